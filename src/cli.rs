@@ -1,0 +1,1 @@
+//! The command line: nginx's short flags, glued ones too, then long options.

@@ -1,0 +1,57 @@
+//! What is wrong in a configuration, where, and what to write instead.
+
+use crate::config::Span;
+
+/// How bad a [`Diagnostic`] is: an error refuses the configuration, a warning is printed and logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    Warning,
+    Error,
+}
+
+/// One finding about the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    pub severity: Severity,
+    /// nginx's wording where nginx has one, without the place: `unknown directive "x"`.
+    pub message: String,
+    /// `None` for findings about no place in a file (a missing file, a system call).
+    pub span: Option<Span>,
+    /// Printed after the caret: the remedy, `did you mean "limit_req_status"?`.
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    pub fn error(span: Span, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, message: message.into(), span: Some(span), help: None }
+    }
+
+    pub fn warning(span: Span, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, message: message.into(), span: Some(span), help: None }
+    }
+
+    /// A finding that has no place in a file.
+    pub fn global(message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, message: message.into(), span: None, help: None }
+    }
+
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// All findings of one load, in the order in which they were found.
+#[derive(Clone, Debug, Default)]
+pub struct Diagnostics(pub Vec<Diagnostic>);
+
+impl Diagnostics {
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.0.push(diagnostic);
+    }
+
+    pub fn has_errors(&self) -> bool {
+        self.0.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+}

@@ -1,0 +1,190 @@
+//! The rows of the directive tables: name, contexts, arity, setter and one line of documentation.
+//!
+//! A row is generic over the module's `C` (its settings in one block) and the compile context `X` of the
+//! language part it belongs to (main, http, stream). Everything that is not the setter is plain data, so
+//! the manual, did-you-mean, conversion and `-T` follow from the row.
+
+use crate::config::{Diagnostic, Inherit, Node};
+
+/// The set of blocks in which a directive may stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context(pub u32);
+
+impl Context {
+    pub const MAIN: Self = Self(1);
+    pub const EVENTS: Self = Self(1 << 1);
+    pub const HTTP: Self = Self(1 << 2);
+    pub const SERVER: Self = Self(1 << 3);
+    pub const LOCATION: Self = Self(1 << 4);
+    /// `if` inside a `server`.
+    pub const SERVER_IF: Self = Self(1 << 5);
+    /// `if` inside a `location`.
+    pub const LOCATION_IF: Self = Self(1 << 6);
+    pub const LIMIT_EXCEPT: Self = Self(1 << 7);
+    pub const UPSTREAM: Self = Self(1 << 8);
+    /// http, server and location: where most directives may stand.
+    pub const ANY: Self = Self::HTTP.or(Self::SERVER).or(Self::LOCATION);
+
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// How many arguments a directive takes, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arity {
+    pub min: u8,
+    pub max: u8,
+}
+
+impl Arity {
+    /// No upper limit.
+    pub const MANY: u8 = u8::MAX;
+
+    pub const fn exactly(count: u8) -> Self {
+        Self { min: count, max: count }
+    }
+
+    pub const fn between(min: u8, max: u8) -> Self {
+        Self { min, max }
+    }
+
+    pub const fn at_least(min: u8) -> Self {
+        Self { min, max: Self::MANY }
+    }
+}
+
+/// What a directive's arguments mean and where the value goes.
+pub enum Kind<C: 'static, X: 'static> {
+    /// `on` or `off`.
+    Flag(fn(&mut C) -> &mut Inherit<bool>),
+    /// A whole number in a range.
+    Number { min: u64, max: u64, slot: fn(&mut C) -> &mut Inherit<u64> },
+    /// Bytes: `8k`, `1m`, `1g`.
+    Size(fn(&mut C) -> &mut Inherit<u64>),
+    /// Milliseconds: `1h 30m`, `30s`, `500ms`; a bare number is seconds.
+    Millis(fn(&mut C) -> &mut Inherit<u64>),
+    /// One word as it stands.
+    Text(fn(&mut C) -> &mut Inherit<Box<str>>),
+    /// One of these words; the setter gets its index.
+    Keyword { words: &'static [&'static str], slot: fn(&mut C) -> &mut Inherit<usize> },
+    /// A setter of the module's own; also for repeated directives.
+    Custom(fn(&mut C, &mut X, &Node) -> Result<(), Diagnostic>),
+    /// A directive with a block; the setter compiles what is inside.
+    Block(fn(&mut C, &mut X, &Node) -> Result<(), Diagnostic>),
+    /// Parsed and checked like nginx, without effect here; the manual says so.
+    Accepted(Accepted),
+}
+
+/// How the arguments of a directive without effect are checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    Flag,
+    Number,
+    Size,
+    Millis,
+    /// A count and a size: `8 4k`.
+    Buffers,
+    Words,
+}
+
+/// One row of a module's table.
+pub struct Directive<C: 'static, X: 'static> {
+    pub name: &'static str,
+    pub contexts: Context,
+    pub arity: Arity,
+    pub kind: Kind<C, X>,
+    /// One sentence, then the default after a semicolon where there is one: `Status of a rejected request; 503.`
+    pub doc: &'static str,
+}
+
+pub const fn flag<C, X>(
+    name: &'static str,
+    contexts: Context,
+    slot: fn(&mut C) -> &mut Inherit<bool>,
+    doc: &'static str,
+) -> Directive<C, X> {
+    Directive { name, contexts, arity: Arity::exactly(1), kind: Kind::Flag(slot), doc }
+}
+
+pub const fn number<C, X>(
+    name: &'static str,
+    contexts: Context,
+    range: (u64, u64),
+    slot: fn(&mut C) -> &mut Inherit<u64>,
+    doc: &'static str,
+) -> Directive<C, X> {
+    let kind = Kind::Number { min: range.0, max: range.1, slot };
+    Directive { name, contexts, arity: Arity::exactly(1), kind, doc }
+}
+
+pub const fn size<C, X>(
+    name: &'static str,
+    contexts: Context,
+    slot: fn(&mut C) -> &mut Inherit<u64>,
+    doc: &'static str,
+) -> Directive<C, X> {
+    Directive { name, contexts, arity: Arity::exactly(1), kind: Kind::Size(slot), doc }
+}
+
+pub const fn millis<C, X>(
+    name: &'static str,
+    contexts: Context,
+    slot: fn(&mut C) -> &mut Inherit<u64>,
+    doc: &'static str,
+) -> Directive<C, X> {
+    Directive { name, contexts, arity: Arity::exactly(1), kind: Kind::Millis(slot), doc }
+}
+
+pub const fn text<C, X>(
+    name: &'static str,
+    contexts: Context,
+    slot: fn(&mut C) -> &mut Inherit<Box<str>>,
+    doc: &'static str,
+) -> Directive<C, X> {
+    Directive { name, contexts, arity: Arity::exactly(1), kind: Kind::Text(slot), doc }
+}
+
+pub const fn keyword<C, X>(
+    name: &'static str,
+    contexts: Context,
+    words: &'static [&'static str],
+    slot: fn(&mut C) -> &mut Inherit<usize>,
+    doc: &'static str,
+) -> Directive<C, X> {
+    Directive { name, contexts, arity: Arity::exactly(1), kind: Kind::Keyword { words, slot }, doc }
+}
+
+pub const fn custom<C, X>(
+    name: &'static str,
+    contexts: Context,
+    arity: Arity,
+    set: fn(&mut C, &mut X, &Node) -> Result<(), Diagnostic>,
+    doc: &'static str,
+) -> Directive<C, X> {
+    Directive { name, contexts, arity, kind: Kind::Custom(set), doc }
+}
+
+pub const fn block<C, X>(
+    name: &'static str,
+    contexts: Context,
+    arity: Arity,
+    set: fn(&mut C, &mut X, &Node) -> Result<(), Diagnostic>,
+    doc: &'static str,
+) -> Directive<C, X> {
+    Directive { name, contexts, arity, kind: Kind::Block(set), doc }
+}
+
+pub const fn accepted<C, X>(
+    name: &'static str,
+    contexts: Context,
+    arity: Arity,
+    check: Accepted,
+    doc: &'static str,
+) -> Directive<C, X> {
+    Directive { name, contexts, arity, kind: Kind::Accepted(check), doc }
+}

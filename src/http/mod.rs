@@ -1,0 +1,1 @@
+//! HTTP: servers, locations, the request pipeline and its modules.

@@ -1,0 +1,19 @@
+//! pronghorn: a multi-worker reverse proxy and load balancer that reads nginx's configuration language.
+//!
+//! Each folder is a floor; a file imports its own folder and lower floors only (`docs/architecture.md`,
+//! checked by `tests/tidy.rs`). From the top: master, worker, http, upstream, net, config and proto,
+//! runtime and shm and log, sys and base.
+
+pub mod base;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod log;
+pub mod master;
+pub mod net;
+pub mod proto;
+pub mod runtime;
+pub mod shm;
+pub mod sys;
+pub mod upstream;
+pub mod worker;

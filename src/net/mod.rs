@@ -1,0 +1,1 @@
+//! Sockets as the proxy uses them: addresses, listening, accepting, connecting.

@@ -1,0 +1,1 @@
+//! Protocols as values: bytes and time in, bytes out; no socket, no clock.

@@ -1,0 +1,1 @@
+//! Single-threaded executor on edge-triggered epoll: tasks, timers, I/O, buffers.

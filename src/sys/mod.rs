@@ -1,0 +1,1 @@
+//! The system calls: safe functions over what the kernel offers. One of the rooms where `unsafe` may stand.

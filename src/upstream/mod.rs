@@ -1,0 +1,1 @@
+//! Groups of peers: who is picked, who has failed, which connections are kept.

@@ -1,0 +1,1 @@
+//! A worker process, after the fork. Never creates a listener.
