@@ -1,1 +1,3 @@
 //! The system calls: safe functions over what the kernel offers. One of the rooms where `unsafe` may stand.
+
+pub mod address;

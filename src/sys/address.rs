@@ -1,0 +1,102 @@
+//! A socket's address: IPv4, IPv6 or a path, as the system calls take and give it.
+//!
+//! Pure data. The text form is nginx's: `127.0.0.1:8080`, `[::1]:80`, `unix:/run/app.sock`.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Where a socket is bound or connected to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SockAddr {
+    Inet(SocketAddr),
+    /// Empty for an unnamed socket (a client of a unix listener). A name that begins with a zero byte is
+    /// abstract (unix(7)).
+    Unix(PathBuf),
+}
+
+impl SockAddr {
+    /// Name bytes as the kernel reports them, the leading zero of an abstract name included.
+    pub fn from_unix_name(name: &[u8]) -> Self {
+        Self::Unix(PathBuf::from(OsStr::from_bytes(name)))
+    }
+
+    /// The port, in host order; `None` for a unix socket.
+    pub fn port(&self) -> Option<u16> {
+        self.inet().map(SocketAddr::port)
+    }
+
+    /// The IP address; `None` for a unix socket.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.inet().map(SocketAddr::ip)
+    }
+
+    pub fn inet(&self) -> Option<&SocketAddr> {
+        match self {
+            Self::Inet(address) => Some(address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The path of a unix socket; `None` for the others, and for names that are no path.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Unix(path) if path.as_os_str().as_bytes().first().is_some_and(|&byte| byte != 0) => {
+                Some(path)
+            }
+            Self::Unix(_) | Self::Inet(_) => None,
+        }
+    }
+
+    pub fn is_unix(&self) -> bool {
+        matches!(self, Self::Unix(_))
+    }
+}
+
+impl From<SocketAddr> for SockAddr {
+    fn from(address: SocketAddr) -> Self {
+        Self::Inet(address)
+    }
+}
+
+impl fmt::Display for SockAddr {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(out),
+            Self::Unix(path) => match path.as_os_str().as_bytes().strip_prefix(b"\0") {
+                Some(name) => write!(out, "unix:@{}", String::from_utf8_lossy(name)),
+                None => write!(out, "unix:{}", path.display()),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_as_nginx_does() {
+        let inet = |text: &str| SockAddr::Inet(text.parse().unwrap());
+        let cases = [
+            (inet("127.0.0.1:8080"), "127.0.0.1:8080"),
+            (inet("[::1]:80"), "[::1]:80"),
+            (SockAddr::Unix("/run/app.sock".into()), "unix:/run/app.sock"),
+            (SockAddr::Unix(PathBuf::new()), "unix:"),
+            (SockAddr::from_unix_name(b"\0hidden"), "unix:@hidden"),
+        ];
+        for (address, text) in cases {
+            assert_eq!(address.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn only_a_named_unix_socket_has_a_path() {
+        assert_eq!(SockAddr::Unix("/a".into()).path(), Some(Path::new("/a")));
+        assert_eq!(SockAddr::Unix(PathBuf::new()).path(), None);
+        assert_eq!(SockAddr::from_unix_name(b"\0a").path(), None);
+        assert_eq!(SockAddr::Inet("1.2.3.4:5".parse().unwrap()).path(), None);
+    }
+}
