@@ -1,1 +1,15 @@
-//! Groups of peers: who is picked, who has failed, which connections are kept.
+//! Groups of upstream servers: which peer is next, which connection to it is kept, who may be tried again.
+//!
+//! Speaks no protocol: the rooms above bring the request, this one answers with a peer or a connection to
+//! it. The configuration of a group is immutable; what changes while serving are the words of its peers
+//! and the idle connections, which belong to one worker.
+
+pub mod group;
+pub mod next;
+pub mod peer;
+pub mod round_robin;
+
+pub use group::Group;
+pub use next::{Fault, Faults};
+pub use peer::{Peer, Server};
+pub use round_robin::{Outcome, Session};

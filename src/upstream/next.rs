@@ -1,0 +1,157 @@
+//! Which faults permit trying another peer (`proxy_next_upstream` and its companions).
+//!
+//! Pure data. Behaviour: nginx.org, proxy_next_upstream of ngx_http_proxy_module: never once bytes have
+//! reached the client (the caller knows), and for POST, LOCK and PATCH only when the request was not sent,
+//! unless `non_idempotent` allows it.
+
+/// What went wrong with one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Connecting, sending or reading the head failed.
+    Error,
+    Timeout,
+    /// An empty or malformed response head.
+    InvalidHeader,
+    /// A whole response head with this status.
+    Status(u16),
+}
+
+impl Fault {
+    /// The status for the client when nobody else is tried.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Error | Self::InvalidHeader | Self::Status(502) => 502,
+            Self::Timeout => 504,
+            Self::Status(status) => status,
+        }
+    }
+
+    /// Whether the peer is to blame: 403 and 404 are answers of a healthy one.
+    pub fn is_failure(self) -> bool {
+        !matches!(self, Self::Status(403 | 404))
+    }
+
+    fn flag(self) -> u16 {
+        match self {
+            Self::Error => 1,
+            Self::Timeout => 1 << 1,
+            Self::InvalidHeader => 1 << 2,
+            Self::Status(500) => 1 << 3,
+            Self::Status(502) => 1 << 4,
+            Self::Status(503) => 1 << 5,
+            Self::Status(504) => 1 << 6,
+            Self::Status(403) => 1 << 7,
+            Self::Status(404) => 1 << 8,
+            Self::Status(429) => 1 << 9,
+            Self::Status(_) => 0,
+        }
+    }
+}
+
+const NON_IDEMPOTENT: u16 = 1 << 10;
+
+/// The words of the directive and what each permits.
+const WORDS: &[(&str, u16)] = &[
+    ("error", 1),
+    ("timeout", 1 << 1),
+    ("invalid_header", 1 << 2),
+    ("http_500", 1 << 3),
+    ("http_502", 1 << 4),
+    ("http_503", 1 << 5),
+    ("http_504", 1 << 6),
+    ("http_403", 1 << 7),
+    ("http_404", 1 << 8),
+    ("http_429", 1 << 9),
+    ("non_idempotent", NON_IDEMPOTENT),
+];
+
+/// A compiled `proxy_next_upstream`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Faults(u16);
+
+impl Default for Faults {
+    /// `error timeout`
+    fn default() -> Self {
+        Self(Fault::Error.flag() | Fault::Timeout.flag())
+    }
+}
+
+impl Faults {
+    /// Reads the arguments; `Err` is the index of the word that is none. `off` permits nothing, whatever
+    /// stands beside it.
+    pub fn parse<'a>(words: impl Iterator<Item = &'a str>) -> Result<Self, usize> {
+        let (mut flags, mut off) = (0, false);
+        for (index, word) in words.enumerate() {
+            if word == "off" {
+                off = true;
+                continue;
+            }
+            let (_, flag) = WORDS.iter().find(|(name, _)| *name == word).ok_or(index)?;
+            flags |= flag;
+        }
+        Ok(Self(if off { 0 } else { flags }))
+    }
+
+    /// Whether this fault lets another peer be tried. `unsafe_sent`: a request that may not be repeated has
+    /// been sent, at least in part.
+    pub fn permits(self, fault: Fault, unsafe_sent: bool) -> bool {
+        let flag = fault.flag();
+        flag != 0 && self.0 & flag != 0 && (!unsafe_sent || self.0 & NON_IDEMPOTENT != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Faults, usize> {
+        Faults::parse(text.split(' '))
+    }
+
+    #[test]
+    fn the_default_is_error_and_timeout() {
+        assert_eq!(parse("error timeout"), Ok(Faults::default()));
+        assert!(Faults::default().permits(Fault::Error, false));
+        assert!(Faults::default().permits(Fault::Timeout, false));
+        assert!(!Faults::default().permits(Fault::InvalidHeader, false));
+        assert!(!Faults::default().permits(Fault::Status(502), false));
+    }
+
+    #[test]
+    fn a_request_that_may_not_be_repeated_needs_a_word_of_its_own() {
+        assert!(!Faults::default().permits(Fault::Error, true));
+        assert!(parse("error non_idempotent").unwrap().permits(Fault::Error, true));
+        assert!(!parse("non_idempotent").unwrap().permits(Fault::Error, true));
+    }
+
+    #[test]
+    fn statuses_are_permitted_one_by_one() {
+        let faults = parse("http_404 http_503").unwrap();
+        assert!(faults.permits(Fault::Status(404), false));
+        assert!(faults.permits(Fault::Status(503), false));
+        assert!(!faults.permits(Fault::Status(500), false));
+        assert!(!faults.permits(Fault::Status(200), false), "a good answer is no fault");
+    }
+
+    #[test]
+    fn off_permits_nothing_and_unknown_words_are_named() {
+        assert!(!parse("off").unwrap().permits(Fault::Error, false));
+        assert!(!parse("error off").unwrap().permits(Fault::Error, false));
+        assert_eq!(parse("error http_418"), Err(1));
+    }
+
+    #[test]
+    fn statuses_for_the_client() {
+        for (fault, status) in [
+            (Fault::Error, 502),
+            (Fault::InvalidHeader, 502),
+            (Fault::Timeout, 504),
+            (Fault::Status(503), 503),
+            (Fault::Status(404), 404),
+        ] {
+            assert_eq!(fault.status(), status);
+        }
+        assert!(!Fault::Status(404).is_failure());
+        assert!(Fault::Status(500).is_failure());
+    }
+}

@@ -1,0 +1,265 @@
+//! Smooth weighted round robin, and the course of one request through the peers of a group.
+//!
+//! In each round every usable peer gains its effective weight, and the one that has most is chosen and pays
+//! the sum: weights 5, 1, 1 give a a b a c a a, not a a a a a b c. Behaviour: nginx's ngx_http_upstream_module.
+
+use std::rc::Rc;
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::upstream::group::{Group, Set};
+use crate::upstream::peer::Peer;
+
+/// What became of a peer's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It answered, or nothing is known against it.
+    Good,
+    /// It is to blame: counts towards `max_fails`.
+    Failed,
+    /// Its answer sends the request to another peer, but it is well (403, 404).
+    Next,
+}
+
+/// One request's course: which peers it has tried, which one it is at. Dropping it ends the turn well.
+#[derive(Debug)]
+pub struct Session {
+    set: Rc<Set>,
+    /// One bit a peer of the list in use.
+    tried: SmallVec<[u64; 1]>,
+    /// The primary peers are used up.
+    backup: bool,
+    current: Option<Rc<Peer>>,
+    tries_left: u32,
+}
+
+impl Session {
+    /// `tries_max`: `proxy_next_upstream_tries`; 0: as many as there are peers.
+    pub fn new(group: &Group, tries_max: u32) -> Self {
+        let set = group.set();
+        let tries = if tries_max == 0 { set.tries } else { set.tries.min(tries_max) };
+        let words = set.primary.len().max(set.backup.len()).div_ceil(64);
+        Self { set, tried: smallvec![0; words], backup: false, current: None, tries_left: tries }
+    }
+
+    /// The next peer, its connection counted; `None` when no peer is left that may be used now.
+    pub fn pick(&mut self, now_ms: u64) -> Option<Rc<Peer>> {
+        debug_assert!(self.current.is_none(), "the turn before this one has not ended");
+        let now_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
+        let mut picked = self.pick_from_list(now_ms);
+        if picked.is_none() && !self.backup && !self.set.backup.is_empty() {
+            self.backup = true;
+            self.tried.fill(0);
+            picked = self.pick_from_list(now_ms);
+        }
+        let peer = picked?;
+        peer.open();
+        self.current = Some(Rc::clone(&peer));
+        Some(peer)
+    }
+
+    /// Ends the turn of the current peer. True when this failure takes the peer out for a while.
+    pub fn finish(&mut self, outcome: Outcome, now_ms: u64) -> bool {
+        let Some(peer) = self.current.take() else { return false };
+        peer.close();
+        if self.set.is_single() {
+            // the only peer is never left out: there would be nobody instead
+            peer.forget_failures();
+            self.tries_left = 0;
+            return false;
+        }
+        self.tries_left = self.tries_left.saturating_sub(1);
+        match outcome {
+            Outcome::Failed => peer.fail(i64::try_from(now_ms).unwrap_or(i64::MAX)),
+            Outcome::Good | Outcome::Next => {
+                peer.succeed();
+                false
+            }
+        }
+    }
+
+    /// Turns that are left after the ended ones.
+    pub fn tries_left(&self) -> u32 {
+        self.tries_left
+    }
+
+    fn list(&self) -> &[Rc<Peer>] {
+        if self.backup { &self.set.backup } else { &self.set.primary }
+    }
+
+    fn pick_from_list(&mut self, now_ms: i64) -> Option<Rc<Peer>> {
+        if let ([only], true) = (self.list(), self.set.is_single()) {
+            return (!only.is_down() && !only.is_full()).then(|| Rc::clone(only));
+        }
+        let mut best: Option<(usize, i64)> = None;
+        let mut total = 0;
+        for (index, peer) in self.list().iter().enumerate() {
+            if self.has_tried(index) || peer.is_down() || peer.is_failed(now_ms) || peer.is_full() {
+                continue;
+            }
+            let (current, share) = peer.weigh();
+            total += share;
+            if best.is_none_or(|(_, most)| current > most) {
+                best = Some((index, current));
+            }
+        }
+        let (index, _) = best?;
+        if let Some(word) = self.tried.get_mut(index / 64) {
+            *word |= 1 << (index % 64);
+        }
+        let peer = Rc::clone(self.list().get(index)?);
+        peer.choose(total, now_ms);
+        Some(peer)
+    }
+
+    fn has_tried(&self, index: usize) -> bool {
+        self.tried.get(index / 64).is_some_and(|word| word & (1 << (index % 64)) != 0)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // cancelled, or simply done: nothing speaks against the peer, so the clock is not needed
+        self.finish(Outcome::Good, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::address;
+    use crate::upstream::peer::Server;
+
+    type Line<'a> = (&'a str, &'a dyn Fn(&mut Server));
+
+    fn group(lines: &[Line<'_>]) -> Group {
+        let servers = lines.iter().map(|(name, set)| {
+            let mut server = Server::new(name, address::parse_upstream(name, 80).unwrap());
+            set(&mut server);
+            server
+        });
+        Group::new("test", servers.collect())
+    }
+
+    fn plain(_: &mut Server) {}
+
+    /// The last digit of the port of each peer chosen, one request each, all good.
+    fn turns(group: &Group, count: usize, now_ms: u64) -> String {
+        (0..count).map(|_| turn(&mut Session::new(group, 0), now_ms)).collect()
+    }
+
+    fn turn(session: &mut Session, now_ms: u64) -> char {
+        session.pick(now_ms).map_or('-', |peer| peer.name.chars().last().unwrap())
+    }
+
+    #[test]
+    fn spreads_by_weight_smoothly() {
+        let group =
+            group(&[("1.1.1.1:81", &|s| s.weight = 5), ("1.1.1.1:82", &plain), ("1.1.1.1:83", &plain)]);
+        assert_eq!(turns(&group, 14, 0), "11213111121311");
+    }
+
+    #[test]
+    fn equal_weights_take_turns() {
+        let group = group(&[("1.1.1.1:81", &plain), ("1.1.1.1:82", &plain), ("1.1.1.1:83", &plain)]);
+        assert_eq!(turns(&group, 7, 0), "1231231");
+    }
+
+    #[test]
+    fn leaves_out_down_and_failed_peers_and_takes_them_back() {
+        let group =
+            group(&[("1.1.1.1:81", &plain), ("1.1.1.1:82", &|s| s.down = true), ("1.1.1.1:83", &plain)]);
+        assert_eq!(turns(&group, 4, 0), "1313");
+        let mut session = Session::new(&group, 0);
+        assert_eq!(turn(&mut session, 5000), '1');
+        assert!(session.finish(Outcome::Failed, 5000), "one failure is the default limit");
+        assert_eq!(turn(&mut session, 5000), '3');
+        drop(session);
+        assert_eq!(turns(&group, 3, 15_000), "333");
+        assert!(turns(&group, 4, 15_001).contains('1'));
+    }
+
+    #[test]
+    fn one_request_tries_each_peer_once() {
+        let group = group(&[("1.1.1.1:81", &plain), ("1.1.1.1:82", &plain)]);
+        let mut session = Session::new(&group, 0);
+        let mut seen = String::new();
+        for _ in 0..3 {
+            seen.push(turn(&mut session, 0));
+            session.finish(Outcome::Next, 0);
+        }
+        assert_eq!(seen, "12-");
+        assert_eq!(session.tries_left(), 0);
+    }
+
+    #[test]
+    fn the_configured_number_of_tries_is_the_most() {
+        let group = group(&[("1.1.1.1:81", &plain), ("1.1.1.1:82", &plain), ("1.1.1.1:83", &plain)]);
+        let mut session = Session::new(&group, 2);
+        turn(&mut session, 0);
+        session.finish(Outcome::Failed, 0);
+        assert_eq!(session.tries_left(), 1);
+        turn(&mut session, 0);
+        session.finish(Outcome::Failed, 0);
+        assert_eq!(session.tries_left(), 0);
+    }
+
+    #[test]
+    fn backups_serve_only_when_no_primary_can() {
+        let group = group(&[("1.1.1.1:81", &plain), ("1.1.1.1:82", &|s| s.backup = true)]);
+        assert_eq!(turns(&group, 3, 0), "111");
+        let mut session = Session::new(&group, 0);
+        assert_eq!(turn(&mut session, 0), '1');
+        session.finish(Outcome::Failed, 0);
+        assert_eq!(turn(&mut session, 0), '2');
+        drop(session);
+        assert_eq!(turns(&group, 2, 10_000), "22");
+        assert_eq!(turns(&group, 1, 10_001), "1");
+    }
+
+    #[test]
+    fn the_only_peer_is_never_left_out() {
+        let group = group(&[("1.1.1.1:81", &plain)]);
+        for _ in 0..5 {
+            let mut session = Session::new(&group, 0);
+            assert_eq!(turn(&mut session, 0), '1');
+            assert!(!session.finish(Outcome::Failed, 0));
+            assert_eq!(session.tries_left(), 0);
+        }
+    }
+
+    #[test]
+    fn a_full_peer_waits_for_a_connection_to_end() {
+        let group = group(&[("1.1.1.1:81", &|s| s.conns_max = 1)]);
+        let mut first = Session::new(&group, 0);
+        assert_eq!(turn(&mut first, 0), '1');
+        assert_eq!(turns(&group, 1, 0), "-");
+        drop(first);
+        assert_eq!(turns(&group, 1, 0), "1");
+    }
+
+    #[test]
+    fn a_dropped_session_gives_its_connection_back() {
+        let group = group(&[("1.1.1.1:81", &plain), ("1.1.1.1:82", &plain)]);
+        let mut session = Session::new(&group, 0);
+        let peer = session.pick(0).unwrap();
+        assert_eq!(peer.conns(), 1);
+        drop(session);
+        assert_eq!(peer.conns(), 0);
+        assert_eq!(peer.fails(), 0);
+    }
+
+    #[test]
+    fn more_than_64_peers_are_each_tried_once() {
+        let names: Vec<String> = (0..70).map(|index| format!("1.1.1.1:{}", 1000 + index)).collect();
+        let servers = names.iter().map(|name| Server::new(name, address::parse_upstream(name, 80).unwrap()));
+        let group = Group::new("many", servers.collect());
+        let mut session = Session::new(&group, 0);
+        let mut seen = std::collections::HashSet::new();
+        while let Some(peer) = session.pick(0) {
+            assert!(seen.insert(peer.name.clone()), "{} twice", peer.name);
+            session.finish(Outcome::Failed, 0);
+        }
+        assert_eq!(seen.len(), 70);
+    }
+}
