@@ -1,1 +1,81 @@
 //! The error log (nginx's line format) and the access log's writer.
+//!
+//! `error!(logger, context, "text {}", value; "key" => value)` writes to every target of a `Logger` that wants the level.
+//! A `Logger` is a copy of a pointer and is stored in configuration; a `Lease` opens and closes what a cycle names.
+//! `access::File` gathers lines. Both survive a fork and are reopened by `reopen`. slog is underneath (`drain`).
+//! Truth: nginx.org, `error_log` and ngx_http_log_module.
+
+pub mod access;
+mod context;
+mod drain;
+pub mod escape;
+mod file;
+pub mod format;
+mod lease;
+mod level;
+mod macros;
+mod repeat;
+mod syslog;
+mod target;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub use self::context::{Cause, Context, Fields, Text};
+#[doc(hidden)]
+pub use self::drain::emit;
+pub use self::lease::{Lease, OpenError, Owner, reopen};
+pub use self::level::Level;
+pub use self::macros::*;
+pub use self::target::{Logger, Target};
+
+/// The id of the process's own logger, plus one; 0 is stderr.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+/// The log before the configuration is read: `-e FILE` or `-e stderr`, level `notice`; becomes the process's own.
+pub fn early(word: &str, prefix: &Path) -> Result<Logger, OpenError> {
+    let failed = |cause| OpenError { path: word.to_owned(), cause };
+    let target = Target::parse(word, prefix).map_err(|text| failed(std::io::Error::other(text)))?;
+    target.open_early().map_err(failed)?;
+    let logger = Logger::of(&[(target, Level::Notice)]);
+    set_process(logger);
+    Ok(logger)
+}
+
+/// The logger for what is no connection's matter: the main level's `error_log`, before it `early`'s, before that stderr.
+pub fn process() -> Logger {
+    let id = PROCESS.load(Ordering::Relaxed);
+    id.checked_sub(1)
+        .and_then(Logger::by_id)
+        .unwrap_or_else(|| Logger::of(&[(Target::stderr(), Level::Notice)]))
+}
+
+/// Makes `logger` the process's own: when a cycle is taken.
+pub fn set_process(logger: Logger) {
+    PROCESS.store(logger.id() + 1, Ordering::Relaxed);
+}
+
+/// What the end of a loop turn does for all logs: access lines are written, hidden repeats told when due.
+pub fn flush_turn() {
+    access::flush_turn();
+    for summary in repeat::take_due(repeat::now_ms(), false) {
+        drain::tell(&summary);
+    }
+}
+
+/// Milliseconds until `flush_turn` should run though nothing happens; None: the worker may sleep.
+pub fn due_ms() -> Option<u64> {
+    let repeats = repeat::due_ms(repeat::now_ms());
+    access::due_ms().into_iter().chain(repeats).min()
+}
+
+/// Writes everything that waits: before an exit.
+pub fn flush_all() {
+    access::flush_all();
+    for summary in repeat::take_due(repeat::now_ms(), true) {
+        drain::tell(&summary);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,5 @@
 //! The system calls: safe functions over what the kernel offers. One of the rooms where `unsafe` may stand.
 
 pub mod address;
+pub mod clock_local;
+pub mod mmap;

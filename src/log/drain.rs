@@ -1,0 +1,266 @@
+//! From a slog record to nginx's line: `YYYY/MM/DD HH:MM:SS [level] PID#TID: *CONN message, client: …`.
+//!
+//! One root per process. A record carries the set of targets, the level (slog has six, nginx eight), the
+//! connection and the context as values under keys that start with `@`; the other values are the message's own.
+//! Each target gets the line in one write(2). The pid is asked per line, so nothing is left over from before a fork.
+
+use std::cell::Cell;
+use std::fmt::{self, Write};
+use std::sync::LazyLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use slog::{Drain, KV, Key, OwnedKVList, Record, RecordLocation, RecordStatic, Serializer};
+
+use super::context::{Context, Fields};
+use super::format;
+use super::level::Level;
+use super::repeat::{self, Summary};
+use super::target::Logger;
+
+/// nginx cuts at 2048; a request line of 8k (`large_client_header_buffers`) should be seen whole.
+const LINE_BYTES_MAX: usize = 16 * 1024;
+
+static ROOT: LazyLock<slog::Logger> = LazyLock::new(|| slog::Logger::root(NginxLine, slog::o!()));
+
+thread_local! {
+    /// Memory for one line, kept between lines. Taken while in use: a context that logs gets its own.
+    static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Seconds since 1970 by the wall clock.
+pub(super) fn wall_secs() -> i64 {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => since.as_secs() as i64,
+        Err(before) => -(before.duration().as_secs() as i64),
+    }
+}
+
+/// Sends one message to the targets of `logger`. Called by the macros, which have checked the level.
+#[doc(hidden)]
+#[cold]
+pub fn emit(
+    logger: &Logger,
+    level: Level,
+    context: &dyn Context,
+    (place, text): (&'static RecordLocation, &'static str),
+    message: &fmt::Arguments<'_>,
+    pairs: &dyn KV,
+) {
+    let now_ms = repeat::now_ms();
+    let (write, summary) = repeat::admit(*logger, level, std::ptr::from_ref(place).addr(), text, now_ms);
+    if let Some(summary) = summary {
+        tell(&summary);
+    }
+    if write {
+        send(*logger, level, context, (place, text), message, pairs);
+    }
+}
+
+/// Tells of hidden repeats: the message's constant text with a count.
+pub(super) fn tell(summary: &Summary) {
+    static PLACE: RecordLocation = RecordLocation {
+        file: file!(),
+        line: line!(),
+        column: column!(),
+        function: "",
+        module: module_path!(),
+    };
+    let text = without_placeholders(summary.text);
+    let message = format_args!("{text} ({} more like this)", summary.hidden);
+    send(summary.logger, summary.level, &(), (&PLACE, summary.text), &message, &());
+}
+
+fn send(
+    logger: Logger,
+    level: Level,
+    context: &dyn Context,
+    (place, text): (&RecordLocation, &str),
+    message: &fmt::Arguments<'_>,
+    pairs: &dyn KV,
+) {
+    let fixed = RecordStatic { location: place, tag: text, level: level.slog() };
+    let route = Route { logger, level, context, pairs };
+    ROOT.log(&Record::new(&fixed, message, slog::BorrowedKV(&route)));
+}
+
+/// A line of the log about itself.
+pub(super) fn own_line(secs: i64, level: Level, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut line = Vec::new();
+    head(secs, level, None, &mut line);
+    write(&mut line);
+    line.push(b'\n');
+    line
+}
+
+/// `{}` and `{name}` of a message's text become `...`.
+fn without_placeholders(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(open) = rest.find('{') {
+        out.push_str(&rest[..open]);
+        match rest[open..].find('}') {
+            Some(close) => {
+                out.push_str("...");
+                rest = &rest[open + close + 1..];
+            }
+            None => rest = "",
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The values of one record: where it goes and what surrounds it, then the message's own.
+struct Route<'a> {
+    logger: Logger,
+    level: Level,
+    context: &'a dyn Context,
+    pairs: &'a dyn KV,
+}
+
+impl KV for Route<'_> {
+    fn serialize(&self, record: &Record<'_>, to: &mut dyn Serializer) -> slog::Result {
+        to.emit_u32("@logger", self.logger.id())?;
+        to.emit_u8("@level", self.level as u8)?;
+        if let Some(connection) = self.context.connection() {
+            to.emit_u64("@connection", connection)?;
+        }
+        if let Some(action) = self.context.action() {
+            to.emit_str("@action", action)?;
+        }
+        to.emit_arguments("@context", &format_args!("{}", Shown(self.context)))?;
+        self.pairs.serialize(record, to)
+    }
+}
+
+struct Shown<'a>(&'a dyn Context);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fields(&mut Fields::new(f));
+        Ok(())
+    }
+}
+
+/// What the serializer collects from a record.
+#[derive(Default)]
+struct Parts {
+    logger: Option<Logger>,
+    level: Option<Level>,
+    connection: Option<u64>,
+    action: String,
+    context: String,
+    pairs: String,
+}
+
+impl Serializer for Parts {
+    fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
+        match key {
+            "@context" => write!(self.context, "{value}")?,
+            _ => {
+                // slog hands over the last pair first.
+                self.pairs.insert_str(0, &format!(", {key}: {value}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn emit_str(&mut self, key: Key, value: &str) -> slog::Result {
+        if key == "@action" {
+            self.action.push_str(value);
+            return Ok(());
+        }
+        self.emit_arguments(key, &format_args!("{value}"))
+    }
+
+    fn emit_u8(&mut self, key: Key, value: u8) -> slog::Result {
+        if key == "@level" {
+            self.level = Level::of_number(value);
+            return Ok(());
+        }
+        self.emit_arguments(key, &format_args!("{value}"))
+    }
+
+    fn emit_u32(&mut self, key: Key, value: u32) -> slog::Result {
+        if key == "@logger" {
+            self.logger = Logger::by_id(value);
+            return Ok(());
+        }
+        self.emit_arguments(key, &format_args!("{value}"))
+    }
+
+    fn emit_u64(&mut self, key: Key, value: u64) -> slog::Result {
+        if key == "@connection" {
+            self.connection = Some(value);
+            return Ok(());
+        }
+        self.emit_arguments(key, &format_args!("{value}"))
+    }
+}
+
+struct NginxLine;
+
+impl Drain for NginxLine {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, record: &Record<'_>, _values: &OwnedKVList) -> Result<(), slog::Never> {
+        let mut parts = Parts::default();
+        // A value whose Display fails loses itself only.
+        let _ = record.kv().serialize(record, &mut parts);
+        let (Some(logger), Some(level)) = (parts.logger, parts.level) else { return Ok(()) };
+        let secs = wall_secs();
+        let mut line = LINE.take();
+        line.clear();
+        head(secs, level, parts.connection, &mut line);
+        body(record.msg(), &parts, &mut line);
+        for &(target, wanted) in logger.entries() {
+            if level <= wanted {
+                target.write(level, secs, &line);
+            }
+        }
+        LINE.set(line);
+        Ok(())
+    }
+}
+
+fn head(secs: i64, level: Level, connection: Option<u64>, line: &mut Vec<u8>) {
+    use std::io::Write;
+    format::error_time(secs, line);
+    let _ = write!(line, " [{level}] {}#{}: ", std::process::id(), nix::unistd::gettid());
+    if let Some(connection) = connection {
+        let _ = write!(line, "*{connection} ");
+    }
+}
+
+fn body(message: &fmt::Arguments<'_>, parts: &Parts, line: &mut Vec<u8>) {
+    let mut out = OneLine { line };
+    let _ = write!(out, "{message}");
+    if !parts.action.is_empty() {
+        let _ = write!(out, " while {}", parts.action);
+    }
+    let _ = write!(out, "{}{}", parts.pairs, parts.context);
+    line.truncate(LINE_BYTES_MAX);
+    line.push(b'\n');
+}
+
+/// Lets no control byte through: what is one message stays one line.
+struct OneLine<'a> {
+    line: &'a mut Vec<u8>,
+}
+
+impl Write for OneLine<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive(|c: char| c.is_ascii_control()) {
+            match piece.as_bytes().split_last() {
+                Some((&last, rest)) if last.is_ascii_control() => {
+                    use std::io::Write;
+                    self.line.extend_from_slice(rest);
+                    let _ = write!(self.line, "\\x{last:02X}");
+                }
+                _ => self.line.extend_from_slice(piece.as_bytes()),
+            }
+        }
+        Ok(())
+    }
+}

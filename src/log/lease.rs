@@ -1,0 +1,125 @@
+//! Who uses which log: a cycle of configuration leases what it names.
+//!
+//! Targets and access logs are interned by name and live as long as the process, but hold a descriptor only while
+//! a lease names them. So handles are plain copies that can be stored in immutable configuration, a reload opens
+//! what is new before the old cycle goes, and what no cycle names any more is closed.
+//! Truth: nginx's `cycle->open_files`.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::context::Cause;
+
+/// The owner that reopened files get: what the workers run as.
+pub type Owner = (u32, u32);
+
+/// Something that holds a descriptor while it is leased.
+pub(super) trait Held: Sync {
+    fn marks(&self) -> &Mutex<Vec<u32>>;
+    fn name(&self) -> &str;
+    fn open(&self, owner: Option<Owner>) -> io::Result<()>;
+    fn reopen(&self, owner: Option<Owner>) -> io::Result<()>;
+    fn close(&self);
+}
+
+static HELD: Mutex<Vec<&'static dyn Held>> = Mutex::new(Vec::new());
+static LAST: AtomicU32 = AtomicU32::new(0);
+static CURRENT: AtomicU32 = AtomicU32::new(0);
+
+/// A poisoned lock guards a log: the words in it are whole after any statement.
+pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn register(held: &'static dyn Held) {
+    lock(&HELD).push(held);
+}
+
+/// Notes that the current lease, if any, names `held`; whether it does so for the first time.
+pub(super) fn mark(held: &dyn Held) -> bool {
+    let current = CURRENT.load(Ordering::Relaxed);
+    let mut marks = lock(held.marks());
+    let first = current != 0 && !marks.contains(&current);
+    if first {
+        marks.push(current);
+    }
+    first
+}
+
+/// One cycle's claim on its log files. Drop it to close what no other cycle names.
+///
+/// Everything declared between `begin` and the next `begin` (or the drop) belongs to it.
+/// Workers never drop theirs.
+#[derive(Debug)]
+pub struct Lease {
+    number: u32,
+}
+
+impl Lease {
+    pub fn begin() -> Lease {
+        let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+        CURRENT.store(number, Ordering::Relaxed);
+        Lease { number }
+    }
+
+    /// Opens everything declared under this lease that is not open yet; all failures, not the first.
+    pub fn open(&self, owner: Option<Owner>) -> Result<(), Vec<OpenError>> {
+        each(|held| lock(held.marks()).contains(&self.number), |held| held.open(owner))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let _ = CURRENT.compare_exchange(self.number, 0, Ordering::Relaxed, Ordering::Relaxed);
+        for held in lock(&HELD).clone() {
+            let mut marks = lock(held.marks());
+            let before = marks.len();
+            marks.retain(|&mark| mark != self.number);
+            let unused = marks.is_empty() && before != 0;
+            drop(marks);
+            if unused {
+                held.close();
+            }
+        }
+    }
+}
+
+/// Reopens all leased logs by path: USR1, and after a rotation.
+///
+/// Buffered lines go to the old file first. A file that cannot be opened keeps its old descriptor.
+/// `owner` is given by the master, so that workers can open the files too.
+pub fn reopen(owner: Option<Owner>) -> Result<(), Vec<OpenError>> {
+    each(|held| !lock(held.marks()).is_empty(), |held| held.reopen(owner))
+}
+
+fn each(
+    wanted: impl Fn(&dyn Held) -> bool,
+    act: impl Fn(&dyn Held) -> io::Result<()>,
+) -> Result<(), Vec<OpenError>> {
+    let mut errors = Vec::new();
+    for held in lock(&HELD).clone() {
+        if wanted(held)
+            && let Err(cause) = act(held)
+        {
+            errors.push(OpenError { path: held.name().to_owned(), cause });
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// A log that could not be opened; shown as nginx's `open() "path" failed (2: No such file or directory)`.
+#[derive(Debug)]
+pub struct OpenError {
+    pub path: String,
+    pub cause: io::Error,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "open() \"{}\" failed {}", self.path, Cause(&self.cause))
+    }
+}
+
+impl std::error::Error for OpenError {}

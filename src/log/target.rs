@@ -1,0 +1,314 @@
+//! Where error log lines go, and the handle that configuration stores.
+//!
+//! A `Target` is one file, stderr, syslog server or memory ring, interned by name. A `Logger` is a set of targets with
+//! a level each, interned too: a copy of one pointer, valid before and after the fork.
+//! Truth: nginx.org, core module, `error_log`.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
+
+use super::context::Cause;
+use super::file;
+use super::lease::{self, Held, Owner, lock};
+use super::level::Level;
+use super::syslog;
+
+/// One destination. Two targets of one name are the same destination, opened once.
+#[derive(Clone, Copy)]
+pub struct Target(&'static Sink);
+
+struct Sink {
+    name: String,
+    kind: Kind,
+    marks: Mutex<Vec<u32>>,
+    state: Mutex<State>,
+}
+
+enum Kind {
+    File(PathBuf),
+    Stderr,
+    Syslog(syslog::Settings),
+    /// Ring of the last lines, for a debugger; its size in bytes.
+    Memory(usize),
+}
+
+#[derive(Default)]
+struct State {
+    file: Option<File>,
+    sender: syslog::Sender,
+    ring: VecDeque<u8>,
+    /// Lines lost since the last that could be written.
+    lost: u64,
+    /// The second of the last failure: until it is over nothing is tried.
+    failed_at: Option<i64>,
+    /// The last write ended within a line.
+    torn: bool,
+}
+
+static SINKS: LazyLock<Mutex<HashMap<String, &'static Sink>>> = LazyLock::new(Mutex::default);
+
+impl Target {
+    /// The first argument of `error_log`: `stderr`, `syslog:…`, `memory:SIZE` or a path (relative to `prefix`).
+    ///
+    /// Nothing is opened; see `Lease::open`. Errors are texts for a diagnostic.
+    pub fn parse(word: &str, prefix: &Path) -> Result<Target, String> {
+        if word == "stderr" {
+            return Ok(Target::stderr());
+        }
+        if let Some(parameters) = word.strip_prefix("syslog:") {
+            let settings = syslog::Settings::parse(parameters)?;
+            return Ok(Target::intern(word, || Kind::Syslog(settings)));
+        }
+        if let Some(size) = word.strip_prefix("memory:") {
+            let bytes = parse_bytes(size).filter(|&bytes| bytes > 0);
+            let bytes = bytes.ok_or_else(|| format!("invalid buffer size \"{size}\""))?;
+            return Ok(Target::intern(word, || Kind::Memory(bytes)));
+        }
+        if word.is_empty() {
+            return Err("an empty name of a log file".to_owned());
+        }
+        Ok(Target::file(&prefix.join(word)))
+    }
+
+    pub fn file(path: &Path) -> Target {
+        Target::intern(&path.to_string_lossy(), || Kind::File(path.to_owned()))
+    }
+
+    pub fn stderr() -> Target {
+        Target::intern("stderr", || Kind::Stderr)
+    }
+
+    /// The word or path that names it.
+    pub fn name(self) -> &'static str {
+        &self.0.name
+    }
+
+    fn intern(name: &str, kind: impl FnOnce() -> Kind) -> Target {
+        let mut sinks = lock(&SINKS);
+        let sink = *sinks.entry(name.to_owned()).or_insert_with(|| {
+            let sink: &'static Sink = Box::leak(Box::new(Sink {
+                name: name.to_owned(),
+                kind: kind(),
+                marks: Mutex::default(),
+                state: Mutex::default(),
+            }));
+            lease::register(sink);
+            sink
+        });
+        lease::mark(sink);
+        Target(sink)
+    }
+
+    /// Opens the file now, outside any lease (`-e`).
+    pub(super) fn open_early(self) -> io::Result<()> {
+        self.0.open(None)
+    }
+
+    /// Writes one line (ends with `\n`). Never waits; what cannot be written is counted and told
+    /// in the log itself once it takes lines again, so at most once a second.
+    pub(super) fn write(self, level: Level, secs: i64, line: &[u8]) {
+        let state = &mut *lock(&self.0.state);
+        if state.failed_at == Some(secs) {
+            state.lost += 1;
+            return;
+        }
+        match self.0.kind.write(state, level, secs, line) {
+            Ok(()) => {
+                state.failed_at = None;
+                if state.lost > 0 {
+                    let lost = std::mem::take(&mut state.lost);
+                    let line = super::drain::own_line(secs, Level::Warn, |out| {
+                        let _ = write!(out, "{lost} lines of this log were lost");
+                    });
+                    if self.0.kind.write(state, Level::Warn, secs, &line).is_err() {
+                        state.lost += lost;
+                    }
+                }
+            }
+            Err(_) => {
+                state.lost += 1;
+                state.failed_at = Some(secs);
+            }
+        }
+    }
+}
+
+impl PartialEq for Target {
+    fn eq(&self, other: &Target) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for Target {}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Target({})", self.0.name)
+    }
+}
+
+impl Kind {
+    fn write(&self, state: &mut State, level: Level, secs: i64, line: &[u8]) -> io::Result<()> {
+        match self {
+            Kind::File(_) => {
+                let Some(file) = &mut state.file else { return Ok(()) };
+                let end = if state.torn { file.write(b"\n").map(|_| ()) } else { Ok(()) };
+                end?;
+                state.torn = false;
+                whole(file.write(line), line.len(), &mut state.torn)
+            }
+            Kind::Stderr => whole(io::stderr().lock().write(line), line.len(), &mut state.torn),
+            Kind::Syslog(settings) => {
+                state.sender.send(settings, level, secs, line.strip_suffix(b"\n").unwrap_or(line))
+            }
+            Kind::Memory(bytes) => {
+                state.ring.extend(line);
+                let over = state.ring.len().saturating_sub(*bytes);
+                state.ring.drain(..over);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn whole(written: io::Result<usize>, length: usize, torn: &mut bool) -> io::Result<()> {
+    let written = written?;
+    if written == length {
+        return Ok(());
+    }
+    *torn = written > 0;
+    Err(io::ErrorKind::WriteZero.into())
+}
+
+impl Held for Sink {
+    fn marks(&self) -> &Mutex<Vec<u32>> {
+        &self.marks
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn open(&self, owner: Option<Owner>) -> io::Result<()> {
+        if lock(&self.state).file.is_some() {
+            return Ok(());
+        }
+        self.reopen(owner)
+    }
+
+    fn reopen(&self, owner: Option<Owner>) -> io::Result<()> {
+        if let Kind::File(path) = &self.kind {
+            let opened = file::append(path)?;
+            if let Some(owner) = owner {
+                file::give(&opened, owner)?;
+            }
+            let state = &mut *lock(&self.state);
+            state.file = Some(opened);
+            (state.failed_at, state.torn) = (None, false);
+        } else {
+            lock(&self.state).sender.close();
+        }
+        Ok(())
+    }
+
+    fn close(&self) {
+        *lock(&self.state) = State::default();
+    }
+}
+
+/// A set of targets, each with its level. Copy it freely; equal sets are one.
+#[derive(Clone, Copy)]
+pub struct Logger(&'static Set);
+
+struct Set {
+    id: u32,
+    /// One past the most talkative level of all targets; 0 for none.
+    ceiling: u8,
+    entries: Box<[(Target, Level)]>,
+}
+
+static SETS: RwLock<Vec<&'static Set>> = RwLock::new(Vec::new());
+static SET_IDS: LazyLock<Mutex<HashMap<SetKey, u32>>> = LazyLock::new(Mutex::default);
+
+/// The addresses of the sinks with their levels.
+type SetKey = Vec<(usize, Level)>;
+
+impl Logger {
+    /// All `error_log` lines of one block, in order; the same target twice gives each line twice.
+    pub fn of(entries: &[(Target, Level)]) -> Logger {
+        for (target, _) in entries {
+            lease::mark(target.0);
+        }
+        let key: SetKey =
+            entries.iter().map(|&(target, level)| (std::ptr::from_ref(target.0).addr(), level)).collect();
+        let mut ids = lock(&SET_IDS);
+        let mut sets = SETS.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&id) = ids.get(&key)
+            && let Some(&set) = sets.get(id as usize)
+        {
+            return Logger(set);
+        }
+        let id = sets.len() as u32;
+        let ceiling = entries.iter().map(|&(_, level)| level as u8 + 1).max().unwrap_or(0);
+        let set: &'static Set = Box::leak(Box::new(Set { id, ceiling, entries: entries.into() }));
+        sets.push(set);
+        ids.insert(key, id);
+        Logger(set)
+    }
+
+    /// A logger that writes nothing.
+    pub fn none() -> Logger {
+        Logger::of(&[])
+    }
+
+    /// Whether any target wants this level.
+    #[inline]
+    pub fn accepts(self, level: Level) -> bool {
+        (level as u8) < self.0.ceiling
+    }
+
+    /// The targets and their levels, as given.
+    pub fn entries(self) -> &'static [(Target, Level)] {
+        &self.0.entries
+    }
+
+    pub(super) fn id(self) -> u32 {
+        self.0.id
+    }
+
+    pub(super) fn by_id(id: u32) -> Option<Logger> {
+        SETS.read().unwrap_or_else(PoisonError::into_inner).get(id as usize).map(|&set| Logger(set))
+    }
+}
+
+impl PartialEq for Logger {
+    fn eq(&self, other: &Logger) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for Logger {}
+
+impl std::fmt::Debug for Logger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.entries.iter()).finish()
+    }
+}
+
+/// `32m`, `8k`, `4096`: nginx's sizes. (`base::number` serves the floors above; the log stands beside no one.)
+fn parse_bytes(text: &str) -> Option<usize> {
+    let (digits, scale) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 1 << 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 1 << 20),
+        _ => (text, 1),
+    };
+    digits.parse::<usize>().ok()?.checked_mul(scale)
+}
+
+/// Says why a target cannot be used, for the process's own log.
+pub(super) fn failed_text(name: &str, error: &io::Error) -> String {
+    format!("write() to \"{name}\" failed {}", Cause(error))
+}

@@ -1,0 +1,63 @@
+//! Wall clock seconds as local calendar time.
+//!
+//! libc keeps the zone's table after the first call, so no file is read per line; nix has no wrapper.
+//! Truth: localtime_r(3).
+#![allow(unsafe_code)]
+
+/// A second of local time, in calendar fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalTime {
+    pub year: i32,
+    /// 1 to 12.
+    pub month: u8,
+    /// 1 to 31.
+    pub day: u8,
+    pub hour: u8,
+    pub minute: u8,
+    /// 0 to 60 (a leap second).
+    pub second: u8,
+    /// East of Greenwich, in minutes; negative to the west.
+    pub offset_min: i32,
+}
+
+/// Breaks `secs` (since 1970-01-01 UTC) into local calendar fields.
+///
+/// A year that does not fit libc's `int` gives the epoch, as a wrong clock must not stop a log line.
+pub fn local_time(secs: i64) -> LocalTime {
+    // SAFETY: `tm` is plain data for which all-zero bytes are a value (integers and a null pointer).
+    let mut fields: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live values of this frame; localtime_r writes only the second.
+    let done = unsafe { libc::localtime_r(&secs, &mut fields) };
+    if done.is_null() {
+        return LocalTime { year: 1970, month: 1, day: 1, hour: 0, minute: 0, second: 0, offset_min: 0 };
+    }
+    LocalTime {
+        year: fields.tm_year.saturating_add(1900),
+        month: fields.tm_mon as u8 + 1,
+        day: fields.tm_mday as u8,
+        hour: fields.tm_hour as u8,
+        minute: fields.tm_min as u8,
+        second: fields.tm_sec as u8,
+        offset_min: (fields.tm_gmtoff / 60) as i32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offset_and_fields_agree_with_the_second() {
+        // The zone of the machine is not ours to choose: undo the offset and compare with UTC.
+        let time = local_time(1_700_000_000); // 2023-11-14 22:13:20 UTC
+        let of_day = i32::from(time.hour) * 60 + i32::from(time.minute) - time.offset_min;
+        assert_eq!(of_day.rem_euclid(24 * 60), 22 * 60 + 13);
+        assert_eq!((time.year, time.month, time.second), (2023, 11, 20));
+        assert!((14..=15).contains(&time.day));
+    }
+
+    #[test]
+    fn a_year_beyond_int_is_the_epoch() {
+        assert_eq!(local_time(i64::MAX).year, 1970);
+    }
+}

@@ -1,0 +1,119 @@
+//! Memory that processes share: a sealed memfd, mapped for as long as the process lives.
+//!
+//! Pages cost nothing until they are touched. The descriptor may be handed to another process (a binary
+//! upgrade), which maps the same words. Truth: memfd_create(2), mmap(2), madvise(2).
+#![allow(unsafe_code)]
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap};
+
+/// Words shared by all processes that map them.
+#[derive(Debug)]
+pub struct Shared {
+    fd: OwnedFd,
+    words: &'static [AtomicU64],
+}
+
+/// Maps `bytes` (rounded up to whole pages) of zeroes. `name` is seen in /proc/PID/maps only.
+pub fn shared(name: &str, bytes: usize) -> io::Result<Shared> {
+    let bytes = bytes.max(1).next_multiple_of(page_bytes());
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    nix::unistd::ftruncate(&fd, i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?)?;
+    // Nobody can shrink it afterwards: a page that has gone would be SIGBUS.
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+    map(fd, bytes)
+}
+
+/// Maps what another process made with `shared`. Refused: descriptors that could shrink.
+pub fn adopt(fd: OwnedFd) -> io::Result<Shared> {
+    let seals = fcntl(&fd, FcntlArg::F_GET_SEALS)?;
+    if seals & SealFlag::F_SEAL_SHRINK.bits() == 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "shared memory is not sealed"));
+    }
+    let bytes = nix::sys::stat::fstat(&fd)?.st_size;
+    map(fd, usize::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?)
+}
+
+impl Shared {
+    pub fn words(&self) -> &'static [AtomicU64] {
+        self.words
+    }
+
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Gives the memory back to the system in every process; the words read as zero from then on.
+    pub fn clear(&self) -> io::Result<()> {
+        let start = NonNull::from(self.words).cast();
+        // SAFETY: the range is exactly one mapping of ours that is never unmapped. MADV_REMOVE punches a hole into the
+        // memfd: the words become zero, a valid value of every atomic, and the addresses stay mapped.
+        unsafe { madvise(start, size_of_val(self.words), MmapAdvise::MADV_REMOVE)? };
+        Ok(())
+    }
+}
+
+fn map(fd: OwnedFd, bytes: usize) -> io::Result<Shared> {
+    let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: no address is asked for, so no existing mapping is replaced.
+    let start = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &fd, 0)? };
+    let words = NonNull::slice_from_raw_parts(start.cast::<AtomicU64>(), bytes / size_of::<AtomicU64>());
+    // SAFETY: the mapping is page aligned, `bytes` long, readable and writable, never unmapped, and cannot shrink
+    // (sealed). All processes touch it through atomics only, and any bits are a valid AtomicU64.
+    let words: &'static [AtomicU64] = unsafe { words.as_ref() };
+    Ok(Shared { fd, words })
+}
+
+fn page_bytes() -> usize {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .unwrap_or(4096)
+}
+
+/// How much of the mapping is in memory now, in bytes: for tests and reports.
+pub fn resident_bytes(shared: &Shared) -> io::Result<u64> {
+    // A memfd's blocks are the pages that were touched.
+    Ok(nix::sys::stat::fstat(&shared.fd)?.st_blocks as u64 * 512)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+
+    #[test]
+    fn two_mappings_of_one_descriptor_are_the_same_words() {
+        let first = shared("test", 10_000).expect("maps");
+        assert_eq!(first.words().len() * 8 % page_bytes(), 0);
+        let second = adopt(first.as_fd().try_clone_to_owned().expect("dup")).expect("adopts");
+        first.words()[3].store(7, Relaxed);
+        assert_eq!(second.words()[3].load(Relaxed), 7);
+        second.clear().expect("clears");
+        assert_eq!(first.words()[3].load(Relaxed), 0);
+    }
+
+    #[test]
+    fn untouched_pages_cost_nothing() {
+        let memory = shared("test", 1 << 30).expect("maps");
+        memory.words()[100_000].store(1, Relaxed);
+        assert!(resident_bytes(&memory).expect("stat") <= page_bytes() as u64);
+    }
+
+    #[test]
+    fn a_file_that_could_shrink_is_refused() {
+        let file = tempfile::tempfile().expect("a file");
+        assert!(adopt(file.into()).is_err());
+    }
+}
