@@ -1,5 +1,17 @@
 //! Memory shared by master and workers: tables of atomics, mapped before the fork.
+//!
+//! One area holds what is always there: a lane per worker (`lanes`, `heartbeat`, `counter::Total`), counters by name
+//! (`counter::Slot`) and latency histograms (`histogram`). It is address space, not memory: a page costs
+//! only once it is touched. Further zones (rate limits, caches) are `Zone`s of their own.
+//! Names keep their counters across reloads, and across a binary upgrade that adopts the descriptor.
 
+mod area;
+pub mod counter;
+pub mod heartbeat;
+pub mod histogram;
+pub mod lanes;
 pub mod zone;
 
+pub use self::area::{as_fd, open, resident_bytes};
+pub use self::lanes::Lane;
 pub use self::zone::Zone;

@@ -50,9 +50,9 @@ impl Zone {
         Some(unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 2) })
     }
 
-    /// Zeroes everything and gives the memory back.
-    pub fn clear(&self) -> io::Result<()> {
-        self.shared.clear()
+    /// Zeroes a range of words (whole pages) and gives its memory back.
+    pub fn clear(&self, range: Range<usize>) -> io::Result<()> {
+        self.shared.clear(range)
     }
 
     /// Bytes in memory now.

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
@@ -51,12 +52,21 @@ impl Shared {
         self.fd.as_fd()
     }
 
-    /// Gives the memory back to the system in every process; the words read as zero from then on.
-    pub fn clear(&self) -> io::Result<()> {
-        let start = NonNull::from(self.words).cast();
-        // SAFETY: the range is exactly one mapping of ours that is never unmapped. MADV_REMOVE punches a hole into the
-        // memfd: the words become zero, a valid value of every atomic, and the addresses stay mapped.
-        unsafe { madvise(start, size_of_val(self.words), MmapAdvise::MADV_REMOVE)? };
+    /// Gives the memory of `range` (in words, on page borders) back to the system in every process; the words read as
+    /// zero from then on. Errors: a range outside, or not of whole pages.
+    pub fn clear(&self, range: Range<usize>) -> io::Result<()> {
+        let part = self.words.get(range).ok_or(io::ErrorKind::InvalidInput)?;
+        let start = NonNull::from(part).cast();
+        if !start.addr().get().is_multiple_of(page_bytes()) || !size_of_val(part).is_multiple_of(page_bytes())
+        {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if part.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the range is whole pages of a mapping of ours that is never unmapped. MADV_REMOVE punches a hole
+        // into the memfd: the words become zero, a valid value of every atomic, and the addresses stay mapped.
+        unsafe { madvise(start, size_of_val(part), MmapAdvise::MADV_REMOVE)? };
         Ok(())
     }
 }
@@ -100,8 +110,10 @@ mod tests {
         let second = adopt(first.as_fd().try_clone_to_owned().expect("dup")).expect("adopts");
         first.words()[3].store(7, Relaxed);
         assert_eq!(second.words()[3].load(Relaxed), 7);
-        second.clear().expect("clears");
+        second.clear(0..page_bytes() / 8).expect("clears");
         assert_eq!(first.words()[3].load(Relaxed), 0);
+        assert!(second.clear(1..page_bytes() / 8).is_err());
+        assert!(second.clear(0..usize::MAX).is_err());
     }
 
     #[test]

@@ -1,0 +1,228 @@
+//! The plan of the area: what lies where, counted in 64-bit words.
+//!
+//! ```text
+//! header | lanes: LANES × 16 | names of slots: SLOTS | slots: SLOTS × 16 | active: LANES × SLOTS × u32
+//!        | names of histograms: HISTOGRAMS | histograms: HISTOGRAMS × STRIPES × 1024
+//! ```
+//! Every part begins on a page of its own. An unused slot costs 8 bytes (its name's fingerprint), a used one
+//! 136 and 4 per worker that used it; nothing is scanned that was never touched.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use super::zone::Zone;
+
+/// Processes that count at one time: 256 workers of two generations. Lane 0 is the master's.
+pub(super) const LANES: usize = 512;
+pub(super) const LANE_WORDS: usize = 16;
+/// Names of servers, locations, upstreams and peers together.
+pub(super) const SLOTS: usize = 65_536;
+pub(super) const SLOT_WORDS: usize = 16;
+pub(super) const HISTOGRAMS: usize = 512;
+/// Workers share stripes (lane modulo stripes): histograms only grow, so nobody has to know whose a count is.
+pub(super) const STRIPES: usize = 16;
+pub(super) const HISTOGRAM_WORDS: usize = 1024;
+
+/// 64 KiB, the largest page of the machines we build for.
+const PAGE_WORDS: usize = 8192;
+/// "pronghor" and the version of this plan.
+const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 1;
+
+const LANES_AT: usize = PAGE_WORDS;
+const SLOT_NAMES_AT: usize = LANES_AT + page_up(LANES * LANE_WORDS);
+const SLOTS_AT: usize = SLOT_NAMES_AT + page_up(SLOTS);
+const ACTIVE_AT: usize = SLOTS_AT + page_up(SLOTS * SLOT_WORDS);
+/// Words of one lane's row of active counts, two to a word; whole pages, so that a row can be given back.
+const ROW_WORDS: usize = page_up(SLOTS / 2);
+const HISTOGRAM_NAMES_AT: usize = ACTIVE_AT + LANES * ROW_WORDS;
+const HISTOGRAMS_AT: usize = HISTOGRAM_NAMES_AT + page_up(HISTOGRAMS);
+const END: usize = HISTOGRAMS_AT + page_up(HISTOGRAMS * STRIPES * HISTOGRAM_WORDS);
+
+const fn page_up(words: usize) -> usize {
+    words.next_multiple_of(PAGE_WORDS)
+}
+
+/// Words of the header.
+#[derive(Clone, Copy)]
+pub(super) enum Header {
+    Magic = 0,
+    /// One past the highest lane ever taken: sums stop there.
+    LanesUsed = 1,
+    SlotsUsed = 2,
+    HistogramsUsed = 3,
+}
+
+pub(super) struct Area {
+    zone: Zone,
+}
+
+static AREA: OnceLock<Area> = OnceLock::new();
+
+/// Maps the area, or adopts an older binary's. The master calls it before anything counts.
+///
+/// Errors: no memory, or a descriptor of another plan; the caller may then open a fresh one.
+/// An area that is already open stays.
+pub fn open(adopted: Option<OwnedFd>) -> io::Result<()> {
+    if AREA.get().is_some() {
+        return Ok(());
+    }
+    let area = Area::new(match adopted {
+        Some(fd) => Zone::adopt(fd)?,
+        None => Zone::map(END * size_of::<u64>())?,
+    })?;
+    // Two threads may come here at once only in tests; the second's empty area goes.
+    let _ = AREA.set(area);
+    Ok(())
+}
+
+/// The descriptor that a new binary's `open` adopts.
+pub fn as_fd() -> BorrowedFd<'static> {
+    area().zone.as_fd()
+}
+
+/// Bytes of the area that are in memory.
+pub fn resident_bytes() -> io::Result<u64> {
+    area().zone.resident_bytes()
+}
+
+/// The area; mapped here when nobody opened it (`-t`, tests).
+#[inline]
+pub(super) fn area() -> &'static Area {
+    AREA.get_or_init(|| {
+        let zone = Zone::map(END * size_of::<u64>()).expect("shared memory for the counters can be mapped");
+        Area::new(zone).expect("a fresh zone has the size it was made with")
+    })
+}
+
+impl Area {
+    pub(super) fn new(zone: Zone) -> io::Result<Area> {
+        let refused = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+        if zone.words().len() < END {
+            return Err(refused("shared memory of another size"));
+        }
+        let magic = &zone.words()[Header::Magic as usize];
+        match magic.compare_exchange(0, MAGIC, Relaxed, Relaxed) {
+            Ok(_) | Err(MAGIC) => Ok(Area { zone }),
+            Err(_) => Err(refused("shared memory of another version")),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn fresh() -> Area {
+        Area::new(Zone::map(END * size_of::<u64>()).expect("maps")).expect("fits")
+    }
+
+    pub(super) fn header(&self, word: Header) -> &'static AtomicU64 {
+        &self.zone.words()[word as usize]
+    }
+
+    /// The lane's words; see `lanes` for their order.
+    #[inline]
+    pub(super) fn lane(&self, lane: usize) -> &'static [AtomicU64; LANE_WORDS] {
+        self.block(LANES_AT + lane % LANES * LANE_WORDS)
+    }
+
+    pub(super) fn slot_name(&self, slot: usize) -> &'static AtomicU64 {
+        &self.zone.words()[SLOT_NAMES_AT + slot % SLOTS]
+    }
+
+    pub(super) fn slot(&self, slot: usize) -> &'static [AtomicU64; SLOT_WORDS] {
+        self.block(SLOTS_AT + slot % SLOTS * SLOT_WORDS)
+    }
+
+    /// The count of `slot` in `lane`.
+    #[inline]
+    pub(super) fn active(&self, lane: usize, slot: usize) -> &'static AtomicU32 {
+        let word = ACTIVE_AT + lane % LANES * ROW_WORDS + slot % SLOTS / 2;
+        let pair = self.zone.halves(word..word + 1).expect("the plan lies inside the zone");
+        &pair[slot % 2]
+    }
+
+    /// Zeroes all active counts of a lane, and gives their memory back.
+    pub(super) fn clear_row(&self, lane: usize) -> io::Result<()> {
+        let start = ACTIVE_AT + lane % LANES * ROW_WORDS;
+        self.zone.clear(start..start + ROW_WORDS)
+    }
+
+    pub(super) fn histogram_name(&self, histogram: usize) -> &'static AtomicU64 {
+        &self.zone.words()[HISTOGRAM_NAMES_AT + histogram % HISTOGRAMS]
+    }
+
+    #[inline]
+    pub(super) fn histogram(&self, histogram: usize, stripe: usize) -> &'static [AtomicU64; HISTOGRAM_WORDS] {
+        self.block(HISTOGRAMS_AT + (histogram % HISTOGRAMS * STRIPES + stripe % STRIPES) * HISTOGRAM_WORDS)
+    }
+
+    #[inline]
+    fn block<const N: usize>(&self, start: usize) -> &'static [AtomicU64; N] {
+        let words: &'static [AtomicU64] = self.zone.words();
+        words[start..start + N].try_into().expect("a range of N words")
+    }
+
+    #[cfg(test)]
+    pub(super) fn zone(&self) -> &Zone {
+        &self.zone
+    }
+}
+
+/// The fingerprint of a name: FNV-1a with a last mix; never 0, which means "free". Equal in every build.
+pub(super) fn fingerprint(kind: u8, name: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for &byte in [kind].iter().chain(name) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash ^= hash >> 32;
+    hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (hash ^ (hash >> 29)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_do_not_overlap_and_the_last_word_is_inside() {
+        let area = Area::fresh();
+        area.lane(LANES - 1)[LANE_WORDS - 1].store(1, Relaxed);
+        area.slot_name(SLOTS - 1).store(2, Relaxed);
+        area.slot(SLOTS - 1)[SLOT_WORDS - 1].store(3, Relaxed);
+        area.active(LANES - 1, SLOTS - 1).store(4, Relaxed);
+        area.histogram_name(HISTOGRAMS - 1).store(5, Relaxed);
+        area.histogram(HISTOGRAMS - 1, STRIPES - 1)[HISTOGRAM_WORDS - 1].store(6, Relaxed);
+        assert_eq!(area.lane(LANES - 1)[LANE_WORDS - 1].load(Relaxed), 1);
+        assert_eq!(area.slot_name(SLOTS - 1).load(Relaxed), 2);
+        assert_eq!(area.slot(SLOTS - 1)[SLOT_WORDS - 1].load(Relaxed), 3);
+        assert_eq!(area.active(LANES - 1, SLOTS - 1).load(Relaxed), 4);
+        assert_eq!(area.active(LANES - 1, SLOTS - 2).load(Relaxed), 0);
+        assert_eq!(area.histogram_name(HISTOGRAMS - 1).load(Relaxed), 5);
+    }
+
+    #[test]
+    fn another_plan_is_refused() {
+        assert!(Area::new(Zone::map(4096).expect("maps")).is_err());
+        let zone = Zone::map(END * 8).expect("maps");
+        zone.words()[0].store(MAGIC + 1, Relaxed);
+        assert!(Area::new(zone).is_err());
+    }
+
+    #[test]
+    fn an_adopted_area_has_the_same_words() {
+        let area = Area::fresh();
+        area.lane(3)[0].store(77, Relaxed);
+        let fd = area.zone().as_fd().try_clone_to_owned().expect("dup");
+        let other = Area::new(Zone::adopt(fd).expect("adopts")).expect("same plan");
+        assert_eq!(other.lane(3)[0].load(Relaxed), 77);
+    }
+
+    #[test]
+    fn fingerprints_tell_kinds_and_names_apart() {
+        assert_ne!(fingerprint(0, b"a"), fingerprint(1, b"a"));
+        assert_ne!(fingerprint(0, b"ab"), fingerprint(0, b"ba"));
+        let all: std::collections::HashSet<u64> =
+            (0..100_000).map(|n| fingerprint(0, format!("host{n}.example.com").as_bytes())).collect();
+        assert_eq!(all.len(), 100_000);
+    }
+}

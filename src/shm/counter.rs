@@ -1,0 +1,385 @@
+//! Counters: the process-wide seven of `stub_status`, and a slot of words for every named server, upstream and peer.
+//!
+//! Sums are added by all workers to one word; what is held (active) is counted per lane, so that a worker that dies
+//! takes its share with it. Slots are found by the fingerprint of their kind and name: a reload finds the same
+//! counters again. Truth: nginx.org, ngx_http_stub_status_module.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use super::area::{Area, Header, SLOT_WORDS, SLOTS, area, fingerprint};
+use super::lanes::{self, TOTALS};
+
+/// The counters of the whole process tree. The last four are gauges: what is held now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Total {
+    Accepted = 0,
+    Handled = 1,
+    Requests = 2,
+    Active = 3,
+    Reading = 4,
+    Writing = 5,
+    Waiting = 6,
+}
+
+impl Total {
+    pub const ALL: [Total; 7] = [
+        Total::Accepted,
+        Total::Handled,
+        Total::Requests,
+        Total::Active,
+        Total::Reading,
+        Total::Writing,
+        Total::Waiting,
+    ];
+}
+
+/// Adds to a sum (`Accepted`, `Handled`, `Requests`).
+#[inline]
+pub fn add(total: Total, count: u64) {
+    lanes::my_words()[TOTALS + total as usize].fetch_add(count, Relaxed);
+}
+
+/// The sum of a counter over all workers, those that are gone included.
+pub fn total(total: Total) -> u64 {
+    let area = area();
+    (0..lanes::used(area)).map(|lane| area.lane(lane)[TOTALS + total as usize].load(Relaxed)).sum()
+}
+
+/// Counts one in a gauge while it lives.
+#[derive(Debug)]
+pub struct Held {
+    word: &'static AtomicU64,
+}
+
+/// Holds one of a gauge (`Active`, `Reading`, `Writing`, `Waiting`) until the guard is dropped.
+#[inline]
+pub fn hold(gauge: Total) -> Held {
+    let word = &lanes::my_words()[TOTALS + gauge as usize];
+    word.fetch_add(1, Relaxed);
+    Held { word }
+}
+
+impl Held {
+    /// Moves to another gauge: a connection that was reading is writing.
+    #[inline]
+    pub fn turn(&mut self, gauge: Total) {
+        *self = hold(gauge);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.word.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What a name names; equal names of two kinds have two slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Server = 0,
+    Location = 1,
+    Upstream = 2,
+    Peer = 3,
+}
+
+/// The words of a slot. Those ending in `Ms` are set, the others grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    Requests = 0,
+    Status1xx = 1,
+    Status2xx = 2,
+    Status3xx = 3,
+    Status4xx = 4,
+    Status5xx = 5,
+    BytesIn = 6,
+    BytesOut = 7,
+    /// Failures within the present `fail_timeout`; the balancer resets it.
+    Fails = 8,
+    /// Monotonic time of the last failure.
+    LastFailMs = 9,
+    /// Monotonic time when the peer was last tried after failures.
+    CheckedMs = 10,
+    /// Free for the balancer or the prober (up, down, draining).
+    State = 11,
+    /// Time to the whole response, summed, in microseconds.
+    ResponseUs = 12,
+    /// Requests that went on to another peer.
+    Retries = 13,
+    /// Failures since the start.
+    Failures = 14,
+    /// Monotonic time of the last choice.
+    SelectedMs = 15,
+}
+
+/// The counters of one name. A copy of a pointer; store it in configuration.
+#[derive(Clone, Copy)]
+pub struct Slot {
+    words: &'static [AtomicU64; SLOT_WORDS],
+    index: u32,
+}
+
+/// Finds or makes the slot of a name. None: all 65,536 are in use.
+///
+/// For the master while it compiles configuration; not for a request's path.
+pub fn slot(kind: Kind, name: &str) -> Option<Slot> {
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let index = names.find(area(), fingerprint(kind as u8, name.as_bytes()))?;
+    Some(Slot::at(area(), index))
+}
+
+/// Frees the slots that no configuration names any more. Only while no worker of an older one lives.
+pub fn sweep(live: &HashSet<u32>) {
+    NAMES.lock().unwrap_or_else(PoisonError::into_inner).sweep(area(), live);
+}
+
+impl Slot {
+    fn at(area: &Area, index: u32) -> Slot {
+        Slot { words: area.slot(index as usize), index }
+    }
+
+    /// Its number, for `sweep`.
+    pub fn index(self) -> u32 {
+        self.index
+    }
+
+    #[inline]
+    pub fn word(self, word: Word) -> &'static AtomicU64 {
+        &self.words[word as usize]
+    }
+
+    #[inline]
+    pub fn add(self, word: Word, count: u64) {
+        self.word(word).fetch_add(count, Relaxed);
+    }
+
+    pub fn get(self, word: Word) -> u64 {
+        self.word(word).load(Relaxed)
+    }
+
+    pub fn set(self, word: Word, value: u64) {
+        self.word(word).store(value, Relaxed);
+    }
+
+    /// Counts an answer by its class; codes outside 100–599 are counted nowhere.
+    #[inline]
+    pub fn status(self, code: u16) {
+        let word = match code / 100 {
+            1 => Word::Status1xx,
+            2 => Word::Status2xx,
+            3 => Word::Status3xx,
+            4 => Word::Status4xx,
+            5 => Word::Status5xx,
+            _ => return,
+        };
+        self.add(word, 1);
+    }
+
+    /// Counts one active request or connection of this worker while the guard lives.
+    #[inline]
+    pub fn enter(self) -> Active {
+        let count = area().active(lanes::mine().number(), self.index as usize);
+        count.fetch_add(1, Relaxed);
+        Active { count }
+    }
+
+    /// How many are active in all workers.
+    pub fn active(self) -> u32 {
+        let area = area();
+        let count = |lane| area.active(lane, self.index as usize).load(Relaxed);
+        (0..lanes::used(area)).map(count).fold(0, u32::wrapping_add)
+    }
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Slot({})", self.index)
+    }
+}
+
+/// One active request in a slot.
+#[derive(Debug)]
+pub struct Active {
+    count: &'static std::sync::atomic::AtomicU32,
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Relaxed);
+    }
+}
+
+pub(super) fn slots_used(area: &Area) -> usize {
+    (area.header(Header::SlotsUsed).load(Relaxed) as usize).min(SLOTS)
+}
+
+/// The index over the fingerprints, in the memory of whoever compiles.
+#[derive(Default)]
+struct Names {
+    by_name: HashMap<u64, u32>,
+    free: Vec<u32>,
+    /// Slots that `by_name` knows; another master (an upgrade) may have added more.
+    read: usize,
+}
+
+static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
+
+impl Names {
+    fn find(&mut self, area: &Area, name: u64) -> Option<u32> {
+        self.catch_up(area);
+        if let Some(&index) = self.by_name.get(&name) {
+            return Some(index);
+        }
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                let next = area.header(Header::SlotsUsed);
+                let next = next
+                    .fetch_update(Relaxed, Relaxed, |used| (used < SLOTS as u64).then_some(used + 1))
+                    .ok()?;
+                next as u32
+            }
+        };
+        area.slot_name(index as usize).store(name, Relaxed);
+        self.by_name.insert(name, index);
+        Some(index)
+    }
+
+    fn catch_up(&mut self, area: &Area) {
+        let used = slots_used(area);
+        for index in self.read..used {
+            let name = area.slot_name(index).load(Relaxed);
+            if name != 0 {
+                self.by_name.entry(name).or_insert(index as u32);
+            }
+        }
+        self.read = used;
+    }
+
+    fn sweep(&mut self, area: &Area, live: &HashSet<u32>) {
+        self.catch_up(area);
+        self.by_name.retain(|_, &mut index| {
+            let keep = live.contains(&index);
+            if !keep {
+                area.slot_name(index as usize).store(0, Relaxed);
+                for word in area.slot(index as usize) {
+                    word.store(0, Relaxed);
+                }
+                self.free.push(index);
+            }
+            keep
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_keeps_its_slot_and_kinds_differ() {
+        let slot_of = |kind, name| slot(kind, name).expect("room").index();
+        let first = slot_of(Kind::Server, "keeps.test");
+        assert_eq!(slot_of(Kind::Server, "keeps.test"), first);
+        assert_ne!(slot_of(Kind::Upstream, "keeps.test"), first);
+        assert_ne!(slot_of(Kind::Server, "other.test"), first);
+    }
+
+    #[test]
+    fn another_master_finds_the_same_slots() {
+        let area = Area::fresh();
+        let (mut old, mut new) = (Names::default(), Names::default());
+        let a = old.find(&area, 11).expect("room");
+        assert_eq!(new.find(&area, 11), Some(a));
+        let b = new.find(&area, 22).expect("room");
+        assert_eq!(old.find(&area, 22), Some(b));
+        assert_ne!(a, b);
+    }
+
+    #[test]
+    fn swept_slots_are_empty_and_used_again() {
+        let area = Area::fresh();
+        let mut names = Names::default();
+        let (a, b) = (names.find(&area, 1).expect("room"), names.find(&area, 2).expect("room"));
+        Slot::at(&area, b).add(Word::Requests, 5);
+        names.sweep(&area, &HashSet::from([a]));
+        assert_eq!(names.find(&area, 3), Some(b));
+        assert_eq!(Slot::at(&area, b).get(Word::Requests), 0);
+        assert_eq!(names.find(&area, 1), Some(a));
+    }
+
+    #[test]
+    fn a_full_table_says_so() {
+        let area = Area::fresh();
+        let mut names = Names::default();
+        for name in 1..=SLOTS as u64 {
+            assert!(names.find(&area, name).is_some());
+        }
+        assert_eq!(names.find(&area, u64::MAX), None);
+        assert!(names.find(&area, 7).is_some());
+        assert_eq!(slots_used(&area), SLOTS);
+    }
+
+    #[test]
+    fn answers_are_counted_by_class() {
+        let slot = slot(Kind::Server, "classes.test").expect("room");
+        for code in [100, 200, 204, 301, 404, 499, 500, 503, 599, 600, 99, 0] {
+            slot.status(code);
+        }
+        let classes = [Word::Status1xx, Word::Status2xx, Word::Status3xx, Word::Status4xx, Word::Status5xx]
+            .map(|w| slot.get(w));
+        assert_eq!(classes, [1, 2, 1, 2, 3]);
+    }
+
+    #[test]
+    fn active_counts_while_the_guard_lives() {
+        let slot = slot(Kind::Peer, "active.test").expect("room");
+        let guards: Vec<Active> = (0..3).map(|_| slot.enter()).collect();
+        assert_eq!(slot.active(), 3);
+        drop(guards);
+        assert_eq!(slot.active(), 0);
+    }
+
+    #[test]
+    fn a_gauge_moves_and_falls_with_its_guard() {
+        // Other tests of this process do not hold gauges.
+        let mut held = hold(Total::Reading);
+        assert_eq!((total(Total::Reading), total(Total::Writing)), (1, 0));
+        held.turn(Total::Writing);
+        assert_eq!((total(Total::Reading), total(Total::Writing)), (0, 1));
+        drop(held);
+        assert_eq!(total(Total::Writing), 0);
+    }
+
+    #[test]
+    fn threads_lose_no_count() {
+        let slot = slot(Kind::Server, "threads.test").expect("room");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..10_000).for_each(|_| slot.add(Word::BytesIn, 3)));
+            }
+        });
+        assert_eq!(slot.get(Word::BytesIn), 120_000);
+    }
+
+    #[test]
+    fn twenty_thousand_names_cost_eight_bytes_unused_and_136_used() {
+        let area = Area::fresh();
+        let before = area.zone().resident_bytes().expect("stat");
+        let mut names = Names::default();
+        let all: Vec<u32> = (1..=20_000)
+            .map(|name| names.find(&area, fingerprint(0, &u32::to_le_bytes(name))).expect("room"))
+            .collect();
+        let unused = area.zone().resident_bytes().expect("stat") - before;
+        assert!(unused <= 20_000 * 8 + 8192, "{unused}");
+        for &index in &all {
+            Slot::at(&area, index).add(Word::Requests, 1);
+            area.active(1, index as usize).fetch_add(1, Relaxed);
+            area.active(2, index as usize).fetch_add(1, Relaxed);
+        }
+        let used = area.zone().resident_bytes().expect("stat") - before;
+        assert!(used <= 20_000 * (8 + 128 + 8) + 5 * 4096, "{used}");
+    }
+}

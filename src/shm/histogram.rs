@@ -1,0 +1,208 @@
+//! Latency histograms: log-linear buckets, 32 to an octave, from 1 µs to 1073 s.
+//!
+//! A value's bucket is at most 1/32 of the value wide. A histogram has 16 stripes, so that workers do not meet on one
+//! cache line; a snapshot sums them. Named like counters, kept across reloads.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, PoisonError};
+
+use super::area::{Area, HISTOGRAM_WORDS, HISTOGRAMS, Header, STRIPES, area, fingerprint};
+use super::lanes;
+
+const SUB_BITS: u32 = 5;
+const SUB_COUNT: u64 = 1 << SUB_BITS;
+/// 2^30 µs: what is longer is counted in the last bucket.
+const VALUE_BITS: u32 = 30;
+const BUCKETS: usize = ((VALUE_BITS - SUB_BITS + 1) as usize) << SUB_BITS;
+/// The word after the buckets: the sum of all values, in microseconds.
+const SUM: usize = BUCKETS;
+const KIND: u8 = 255;
+
+const _: () = assert!(BUCKETS < HISTOGRAM_WORDS);
+
+/// One histogram in shared memory. A copy of a number; store it in configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Histogram {
+    index: u16,
+}
+
+/// Finds or makes the histogram of a name ("request", "zone NAME connect"). None: all 512 are in use.
+///
+/// For the master while it compiles configuration.
+pub fn named(name: &str) -> Option<Histogram> {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _one = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    find(area(), fingerprint(KIND, name.as_bytes())).map(|index| Histogram { index })
+}
+
+fn find(area: &Area, name: u64) -> Option<u16> {
+    let used = area.header(Header::HistogramsUsed);
+    let known = (used.load(Relaxed) as usize).min(HISTOGRAMS);
+    if let Some(index) = (0..known).find(|&index| area.histogram_name(index).load(Relaxed) == name) {
+        return Some(index as u16);
+    }
+    let next =
+        used.fetch_update(Relaxed, Relaxed, |used| (used < HISTOGRAMS as u64).then_some(used + 1)).ok()?;
+    area.histogram_name(next as usize).store(name, Relaxed);
+    Some(next as u16)
+}
+
+impl Histogram {
+    /// Counts one duration in microseconds.
+    #[inline]
+    pub fn record(self, us: u64) {
+        let words = area().histogram(usize::from(self.index), lanes::mine().number());
+        words[bucket(us)].fetch_add(1, Relaxed);
+        words[SUM].fetch_add(us, Relaxed);
+    }
+
+    /// The sum of all stripes at about one moment.
+    pub fn snapshot(self) -> Snapshot {
+        snapshot(area(), usize::from(self.index))
+    }
+}
+
+/// A histogram read out, in the reader's own memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    counts: Vec<u64>,
+    /// All values together, in microseconds.
+    pub sum_us: u64,
+}
+
+impl Snapshot {
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The value below which a share `q` (0 to 1) of all lies, in microseconds: the middle of its bucket. None when empty.
+    pub fn quantile(&self, q: f64) -> Option<u64> {
+        let count = self.count();
+        let rank = ((q.clamp(0.0, 1.0) * count as f64).ceil() as u64).clamp(1, count.max(1));
+        let mut seen = 0;
+        for (index, &here) in self.counts.iter().enumerate() {
+            seen += here;
+            if here > 0 && seen >= rank {
+                let (low, high) = bounds(index);
+                return Some(low + (high - low) / 2);
+            }
+        }
+        None
+    }
+
+    /// Buckets that are not empty: lowest value, one past the highest (both µs), count.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        let filled = self.counts.iter().enumerate().filter(|&(_, &count)| count > 0);
+        filled.map(|(index, &count)| (bounds(index).0, bounds(index).1, count))
+    }
+
+    /// What came since `earlier`, a snapshot of the same histogram.
+    pub fn since(&self, earlier: &Snapshot) -> Snapshot {
+        let counts =
+            self.counts.iter().zip(&earlier.counts).map(|(now, then)| now.saturating_sub(*then)).collect();
+        Snapshot { counts, sum_us: self.sum_us.wrapping_sub(earlier.sum_us) }
+    }
+}
+
+fn snapshot(area: &Area, index: usize) -> Snapshot {
+    let mut all = Snapshot { counts: vec![0; BUCKETS], sum_us: 0 };
+    // Stripes that no lane has used are not touched: reading a hole would fill it.
+    for stripe in 0..lanes::used(area).min(STRIPES) {
+        let words = area.histogram(index, stripe);
+        for (count, word) in all.counts.iter_mut().zip(words) {
+            *count += word.load(Relaxed);
+        }
+        all.sum_us = all.sum_us.wrapping_add(words[SUM].load(Relaxed));
+    }
+    all
+}
+
+/// The bucket of a value: the value itself below 32, then 32 to an octave.
+#[inline]
+fn bucket(us: u64) -> usize {
+    if us < SUB_COUNT {
+        return us as usize;
+    }
+    let octave = us.ilog2();
+    if octave >= VALUE_BITS {
+        return BUCKETS - 1;
+    }
+    let shift = octave - SUB_BITS;
+    (((shift as usize) + 1) << SUB_BITS) + ((us >> shift) - SUB_COUNT) as usize
+}
+
+/// The lowest value of a bucket and one past the highest.
+fn bounds(bucket: usize) -> (u64, u64) {
+    let (row, column) = (bucket as u64 >> SUB_BITS, bucket as u64 & (SUB_COUNT - 1));
+    match row {
+        0 => (column, column + 1),
+        row => ((SUB_COUNT + column) << (row - 1), (SUB_COUNT + column + 1) << (row - 1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn buckets_join_without_gap_and_stay_narrow() {
+        let mut next = 0;
+        for index in 0..BUCKETS {
+            let (low, high) = bounds(index);
+            assert_eq!(low, next);
+            assert_eq!((bucket(low), bucket(high - 1)), (index, index));
+            assert!(high - low == 1 || (high - low) * SUB_COUNT <= low);
+            next = high;
+        }
+        assert_eq!(next, 1 << VALUE_BITS);
+        for long in [next, next + 1, u64::MAX] {
+            assert_eq!(bucket(long), BUCKETS - 1);
+        }
+    }
+
+    #[test]
+    fn quantiles_of_known_values() {
+        let histogram = named("quantiles test").expect("room");
+        assert_eq!(histogram.snapshot().quantile(0.5), None);
+        (1..=1000).for_each(|ms| histogram.record(ms * 1000));
+        let all = histogram.snapshot();
+        assert_eq!((all.count(), all.sum_us), (1000, 500_500_000));
+        for (q, expected) in [(0.0, 1_000), (0.5, 500_000), (0.99, 990_000), (1.0, 1_000_000)] {
+            let found = all.quantile(q).expect("not empty");
+            assert!(found.abs_diff(expected) * SUB_COUNT <= expected, "{q}: {found}");
+        }
+        histogram.record(7);
+        let later = histogram.snapshot().since(&all);
+        assert_eq!((later.count(), later.sum_us), (1, 7));
+        assert_eq!(later.buckets().collect::<Vec<_>>(), [(7, 8, 1)]);
+    }
+
+    #[test]
+    fn a_name_keeps_its_histogram() {
+        let area = Area::fresh();
+        let first = find(&area, 5);
+        assert_eq!((first, find(&area, 6), find(&area, 5)), (Some(0), Some(1), first));
+        assert_eq!((7..).map_while(|name| find(&area, name)).count(), HISTOGRAMS - 2);
+    }
+
+    #[test]
+    fn threads_lose_no_count() {
+        let histogram = named("threads test").expect("room");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..10_000).for_each(|us| histogram.record(us)));
+            }
+        });
+        assert_eq!(histogram.snapshot().count(), 40_000);
+    }
+
+    proptest! {
+        #[test]
+        fn a_value_lies_in_its_bucket(us in 0u64..1 << VALUE_BITS) {
+            let (low, high) = bounds(bucket(us));
+            prop_assert!(low <= us && us < high);
+        }
+    }
+}
