@@ -1,0 +1,3 @@
+//! Requests: framing, routing, answers.
+
+mod keepalive;

@@ -1,0 +1,3 @@
+//! The daemon as a process: starting, signals, what it costs.
+
+mod start;

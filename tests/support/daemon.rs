@@ -1,0 +1,440 @@
+//! The real daemon on a small inline configuration in a temporary directory.
+//!
+//! The test process is a child subreaper, so whatever the daemon leaves behind becomes its child and is found:
+//! dropping a `Daemon` stops it, kills what is left by process id, and fails the test if anything was.
+
+use std::cell::RefCell;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Once;
+use std::time::Duration;
+
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use regex::Regex;
+use tempfile::TempDir;
+
+use super::deadline::{deadline, wait_at_most, wait_for};
+use super::{port, process};
+
+/// What a daemon is started with; `Daemon::start` is the short form.
+pub struct Setup {
+    folder: TempDir,
+    text: String,
+    ports: Vec<u16>,
+    level: String,
+    file_name: String,
+    arguments: Vec<String>,
+    bare: bool,
+    in_background: bool,
+}
+
+/// A running daemon with its own folder and ports.
+pub struct Daemon {
+    folder: TempDir,
+    ports: Vec<u16>,
+    child: RefCell<Child>,
+    /// The master: the child itself, or the process of the pid file when started in the background.
+    pid: std::cell::Cell<i32>,
+    file_name: String,
+}
+
+/// How a daemon ended that did not come up.
+#[derive(Debug)]
+pub struct Exit {
+    pub status: ExitStatus,
+    pub stderr: String,
+    pub log: String,
+}
+
+/// The program under test: `PRONGHORN_TEST_BINARY`, else the one cargo has built.
+pub fn binary() -> PathBuf {
+    std::env::var_os("PRONGHORN_TEST_BINARY")
+        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_pronghorn")), PathBuf::from)
+}
+
+/// Whether another daemon stands in for ours; tests of what only ours does then return early.
+pub fn is_stand_in() -> bool {
+    std::env::var_os("PRONGHORN_TEST_BINARY")
+        .is_some_and(|path| !path.to_string_lossy().contains("pronghorn"))
+}
+
+impl Setup {
+    /// A configuration in which `%%PORT_0%%`, `%%PORT_1%%`… become free ports and `%%DIR%%` the daemon's folder.
+    ///
+    /// Support adds what each foreground daemon under test needs: `daemon off`, `pid`, `error_log`, and an
+    /// empty `events` block unless there is one.
+    pub fn new(conf: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("pronghorn-test-").tempdir();
+        let folder = folder.expect("the temporary directory takes a folder");
+        std::fs::create_dir(folder.path().join("logs")).expect("the folder is new");
+        let mut setup = Self {
+            folder,
+            text: String::new(),
+            ports: Vec::new(),
+            level: "debug".into(),
+            file_name: "pronghorn.conf".into(),
+            arguments: Vec::new(),
+            bare: false,
+            in_background: false,
+        };
+        setup.text = setup.filled(conf);
+        setup
+    }
+
+    /// Replaces `%%NAME%%`.
+    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
+        self.text = self.text.replace(&format!("%%{name}%%"), &value.to_string());
+        self
+    }
+
+    /// Writes a file into the daemon's folder, and the folders on its way.
+    pub fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
+        write(&self.folder.path().join(path), content.as_ref());
+        self
+    }
+
+    /// The level of the error log; `debug` unless told.
+    pub fn level(mut self, level: &str) -> Self {
+        self.level = level.into();
+        self
+    }
+
+    /// The configuration's file name; `pronghorn.toml` makes it the other spelling.
+    pub fn named(mut self, name: &str) -> Self {
+        self.file_name = name.into();
+        self
+    }
+
+    /// Adds nothing to the configuration: it is the whole file.
+    pub fn bare(mut self) -> Self {
+        self.bare = true;
+        self
+    }
+
+    /// More arguments on the command line.
+    pub fn arguments(mut self, words: &[&str]) -> Self {
+        self.arguments.extend(words.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Starts it as a daemon (`daemon on`) instead of in the foreground.
+    pub fn in_background(mut self) -> Self {
+        self.in_background = true;
+        self
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn port(&self, index: usize) -> u16 {
+        self.ports[index]
+    }
+
+    /// Starts the daemon and waits until it listens on all its ports.
+    pub fn start(self) -> Daemon {
+        self.try_start().unwrap_or_else(|exit| {
+            panic!("the daemon did not come up: {}\n{}\n{}", exit.status, exit.stderr, exit.log)
+        })
+    }
+
+    /// Starts the daemon; the error tells how it ended when it did not come up.
+    pub fn try_start(self) -> Result<Daemon, Exit> {
+        become_subreaper();
+        self.write_conf();
+        let mut command = self.command(&[]);
+        let errors = std::fs::File::create(self.folder.path().join("stderr")).expect("the folder is ours");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).process_group(0);
+        let child = command.spawn().expect("the program under test can be run");
+        let pid = std::cell::Cell::new(child.id() as i32);
+        let in_background = self.in_background;
+        let daemon = Daemon {
+            folder: self.folder,
+            ports: self.ports,
+            child: RefCell::new(child),
+            pid,
+            file_name: self.file_name,
+        };
+        daemon.wait_start(in_background)?;
+        Ok(daemon)
+    }
+
+    /// Runs the program with these arguments beside `-p`, `-c` and `-e`, to its end.
+    pub fn run(&self, words: &[&str]) -> Output {
+        self.write_conf();
+        self.command(words).stdin(Stdio::null()).output().expect("the program under test can be run")
+    }
+
+    /// The command with `-p DIR/ -c FILE -e error.log` and these arguments.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = command(self.folder.path(), &self.file_name);
+        command.args(&self.arguments).args(words);
+        command
+    }
+
+    fn write_conf(&self) {
+        let mut text = String::new();
+        if !self.bare {
+            text.push_str(if self.in_background { "daemon on;\n" } else { "daemon off;\n" });
+            let folder = self.folder.path().display();
+            text.push_str(&format!(
+                "pid {folder}/pronghorn.pid;\nerror_log {folder}/error.log {};\n",
+                self.level
+            ));
+            if !self.text.contains("events") {
+                text.push_str("events { }\n");
+            }
+            if geteuid().is_root() && !has_directive(&self.text, "user") {
+                text.push_str("user root;\n");
+            }
+        }
+        text.push_str(&self.text);
+        write(&self.folder.path().join(&self.file_name), text.as_bytes());
+    }
+
+    fn filled(&mut self, conf: &str) -> String {
+        let mut text = conf.replace("%%DIR%%", &self.folder.path().display().to_string());
+        for index in 0.. {
+            let placeholder = format!("%%PORT_{index}%%");
+            if !text.contains(&placeholder) {
+                break;
+            }
+            self.ports.push(port::free());
+            text = text.replace(&placeholder, &self.ports[index].to_string());
+        }
+        text
+    }
+}
+
+impl Daemon {
+    /// Starts the daemon in the foreground on this configuration; see [`Setup::new`] for the placeholders.
+    pub fn start(conf: &str) -> Self {
+        Setup::new(conf).start()
+    }
+
+    /// The port that stands for `%%PORT_index%%`.
+    pub fn port(&self, index: usize) -> u16 {
+        self.ports[index]
+    }
+
+    /// The master's process id.
+    pub fn pid(&self) -> i32 {
+        self.pid.get()
+    }
+
+    /// Follows another process as the master, as after a binary upgrade.
+    pub fn follow(&self, pid: i32) {
+        self.pid.set(pid);
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The content of a file in the daemon's folder; empty if there is none.
+    pub fn read(&self, name: &str) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.path(name)).unwrap_or_default()).into_owned()
+    }
+
+    /// The error log so far.
+    pub fn log(&self) -> String {
+        self.read("error.log")
+    }
+
+    /// Waits for a line of the error log that matches, and returns it.
+    pub fn wait_log(&self, pattern: &str) -> String {
+        self.wait_line("error.log", pattern)
+    }
+
+    /// Waits for a line that matches in a file of the daemon's folder, and returns it.
+    pub fn wait_line(&self, name: &str, pattern: &str) -> String {
+        let regex = Regex::new(pattern).expect("the test's pattern is valid");
+        wait_for(&format!("{pattern:?} in {name}"), || {
+            self.read(name).lines().find(|line| regex.is_match(line)).map(str::to_owned)
+        })
+    }
+
+    /// How many lines of the error log match.
+    pub fn log_count(&self, pattern: &str) -> usize {
+        let regex = Regex::new(pattern).expect("the test's pattern is valid");
+        self.log().lines().filter(|line| regex.is_match(line)).count()
+    }
+
+    /// The worker processes: the master's children that are alive. Waits until there is one.
+    pub fn workers(&self) -> Vec<i32> {
+        wait_for("a worker", || Some(self.workers_now()).filter(|workers| !workers.is_empty()))
+    }
+
+    /// The worker processes of this moment, perhaps none. Those that are leaving count too.
+    pub fn workers_now(&self) -> Vec<i32> {
+        let children = process::children(self.pid());
+        children.into_iter().filter(|&pid| process::is_alive(pid)).collect()
+    }
+
+    /// The only worker; panics if there are several.
+    pub fn worker(&self) -> i32 {
+        let workers = self.workers();
+        assert_eq!(workers.len(), 1, "one worker");
+        workers[0]
+    }
+
+    /// Sends a signal to the master.
+    pub fn signal(&self, signal: Signal) {
+        send(self.pid(), signal);
+    }
+
+    /// Writes a new configuration (placeholders filled as at the start) without telling the daemon.
+    pub fn rewrite(&self, change: impl FnOnce(String) -> String) {
+        let text = self.read(&self.file_name);
+        write(&self.path(&self.file_name), change(text).as_bytes());
+    }
+
+    /// Writes a file into the daemon's folder.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        write(&self.path(name), content.as_ref());
+    }
+
+    /// Sends HUP and waits until every worker is of the new generation and the old ones are gone.
+    pub fn reload(&self) {
+        let old = self.workers();
+        self.signal(Signal::SIGHUP);
+        wait_for("the new workers alone", || {
+            let now = self.workers_now();
+            (!now.is_empty() && now.iter().all(|pid| !old.contains(pid))).then_some(())
+        });
+    }
+
+    /// Sends a signal and waits until the master has ended; the status is known in the foreground only.
+    pub fn stop(&self, signal: Signal) -> Option<ExitStatus> {
+        self.signal(signal);
+        self.wait_end()
+    }
+
+    /// Waits until the master has ended; the status is known in the foreground only.
+    pub fn wait_end(&self) -> Option<ExitStatus> {
+        let pid = self.pid();
+        wait_for("the master to end", || {
+            let status = self.child.borrow_mut().try_wait().ok().flatten();
+            process::reap_other(pid, self.child.borrow().id() as i32);
+            (!process::is_alive(pid)).then_some(status)
+        })
+    }
+
+    /// Runs the program on the same configuration with these arguments, such as `-s reload`, to its end.
+    pub fn run(&self, words: &[&str]) -> Output {
+        let mut command = command(self.folder.path(), &self.file_name);
+        command.args(words).stdin(Stdio::null()).output().expect("the program under test can be run")
+    }
+
+    fn wait_start(&self, in_background: bool) -> Result<(), Exit> {
+        let came = wait_at_most(deadline(), || {
+            let ended = self.child.borrow_mut().try_wait().ok().flatten();
+            if let Some(status) = ended
+                && !(in_background && status.success())
+            {
+                return Some(Err(self.exit(status)));
+            }
+            if in_background {
+                ended?;
+                self.pid.set(self.read("pronghorn.pid").trim().parse().ok()?);
+            }
+            let listens = self.ports.iter().all(|&port| process::is_listening(port));
+            (listens && !process::children(self.pid()).is_empty()).then_some(Ok(()))
+        });
+        came.unwrap_or_else(|| panic!("the daemon did not listen in {:?}:\n{}", deadline(), self.log()))
+    }
+
+    fn exit(&self, status: ExitStatus) -> Exit {
+        Exit { status, stderr: self.read("stderr"), log: self.log() }
+    }
+
+    /// Whatever belongs to this daemon: its tree, and orphans of ours that touch its folder.
+    fn processes(&self) -> Vec<i32> {
+        let mut all = process::tree(self.pid());
+        for child in process::children(std::process::id() as i32) {
+            if process::touches(child, self.folder.path()) {
+                all.extend(process::tree(child));
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let mut known = self.processes();
+        let mut gone = || {
+            let _ = self.child.borrow_mut().try_wait();
+            for pid in self.processes() {
+                if !known.contains(&pid) {
+                    known.push(pid);
+                }
+            }
+            let started = self.child.borrow().id() as i32;
+            known.iter().for_each(|&pid| process::reap_other(pid, started));
+            known.iter().all(|&pid| !process::is_alive(pid)).then_some(())
+        };
+        if gone().is_none() {
+            send(self.pid(), Signal::SIGTERM);
+        }
+        let clean = wait_at_most(deadline(), &mut gone).is_some();
+        if !clean {
+            let left: Vec<i32> = known.iter().copied().filter(|&pid| process::is_alive(pid)).collect();
+            let titles: Vec<String> =
+                left.iter().map(|&pid| format!("{pid} {}", process::title(pid))).collect();
+            left.iter().for_each(|&pid| send(pid, Signal::SIGKILL));
+            let started = self.child.borrow().id() as i32;
+            wait_at_most(Duration::from_secs(5), || {
+                let _ = self.child.borrow_mut().try_wait();
+                left.iter().for_each(|&pid| process::reap_other(pid, started));
+                left.iter().all(|&pid| !process::is_alive(pid)).then_some(())
+            });
+            if !std::thread::panicking() {
+                panic!("processes left after TERM: {titles:?}\n{}", self.log());
+            }
+        }
+        if std::thread::panicking() {
+            let lines: Vec<String> = self.log().lines().map(str::to_owned).collect();
+            let tail = lines.len().saturating_sub(60);
+            eprintln!("--- error.log of {}\n{}", self.folder.path().display(), lines[tail..].join("\n"));
+        }
+    }
+}
+
+/// Sends a signal to one process; one that is gone is no error.
+pub fn send(pid: i32, signal: Signal) {
+    let _ = kill(Pid::from_raw(pid), signal);
+}
+
+fn command(folder: &Path, file_name: &str) -> Command {
+    let mut command = Command::new(binary());
+    command.current_dir(folder).arg("-p").arg(format!("{}/", folder.display()));
+    // An absolute path: nginx would take a relative one from its prefix only after -p.
+    command.arg("-c").arg(folder.join(file_name)).arg("-e").arg(folder.join("error.log"));
+    command
+}
+
+fn become_subreaper() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| prctl::set_child_subreaper(true).expect("Linux has child subreapers"));
+}
+
+fn has_directive(text: &str, name: &str) -> bool {
+    text.lines().any(|line| line.trim_start().strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))
+}
+
+fn write(path: &Path, content: &[u8]) {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).expect("the folder is ours");
+    }
+    std::fs::write(path, content).expect("the folder is ours");
+}

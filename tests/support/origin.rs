@@ -1,0 +1,205 @@
+//! A scripted origin server: a thread per connection that runs the test's closure over raw bytes.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::deadline::wait_for;
+use super::message::Request;
+use super::port;
+use super::wire::Wire;
+
+type Script = dyn Fn(&mut Peer) + Send + Sync;
+
+/// A server whose answers are written by the test. A script that panics fails the test when it is dropped.
+pub struct Origin {
+    port: u16,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stopping: AtomicBool,
+    accepted: AtomicUsize,
+    ended: AtomicUsize,
+    requests: Mutex<Vec<Request>>,
+    failures: Mutex<Vec<String>>,
+    streams: Mutex<HashMap<usize, TcpStream>>,
+}
+
+/// One connection from the daemon, in the script's hands. It closes when the script returns.
+pub struct Peer {
+    wire: Wire,
+    shared: Arc<Shared>,
+    /// How many connections came before this one.
+    pub index: usize,
+}
+
+impl Origin {
+    /// Starts a server that runs `script` for each connection.
+    pub fn start(script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Self {
+        Self::start_on(port::free(), script)
+    }
+
+    /// The same, on a port that the test has chosen.
+    pub fn start_on(port: u16, script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("the port is free");
+        let shared = Arc::new(Shared::default());
+        let theirs = shared.clone();
+        let script: Arc<Script> = Arc::new(script);
+        let acceptor = std::thread::spawn(move || accept(&listener, &theirs, &script));
+        Self { port, shared, acceptor: Some(acceptor) }
+    }
+
+    /// A server that gives `reply`'s bytes for each request of a connection, until the daemon closes it.
+    pub fn replying(reply: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::start(move |peer| {
+            while let Some(request) = peer.request() {
+                if peer.try_send(&reply(&request)).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// A server that answers every request with 200 and this body.
+    pub fn saying(body: &str) -> Self {
+        let bytes = ok(body.as_bytes());
+        Self::replying(move |_| bytes.clone())
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The requests read so far, in the order of their end.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.requests.lock().expect("not poisoned").clone()
+    }
+
+    /// The last request read; panics if there was none.
+    pub fn last(&self) -> Request {
+        self.requests().pop().expect("the origin was asked")
+    }
+
+    /// How many connections were accepted.
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+
+    /// How many scripts have run to their end.
+    pub fn ended(&self) -> usize {
+        self.shared.ended.load(Ordering::SeqCst)
+    }
+
+    /// Waits until so many scripts have run to their end.
+    pub fn wait_ended(&self, count: usize) {
+        wait_for("the origin's connections to end", || (self.ended() >= count).then_some(()));
+    }
+
+    /// Waits until so many requests have been read.
+    pub fn wait_requests(&self, count: usize) {
+        wait_for("the origin's requests", || (self.requests().len() >= count).then_some(()));
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+        let failures = std::mem::take(&mut *self.shared.failures.lock().expect("not poisoned"));
+        if !failures.is_empty() && !std::thread::panicking() {
+            panic!("the origin's script failed: {}", failures.join("; "));
+        }
+    }
+}
+
+impl Peer {
+    /// Reads one request and records it. `None` when the daemon closed the connection before it.
+    pub fn request(&mut self) -> Option<Request> {
+        let request = self.wire.request()?;
+        self.record(request.clone());
+        Some(request)
+    }
+
+    /// Reads the head of a request, records it without its body and leaves that on the wire.
+    pub fn head(&mut self) -> Option<Request> {
+        let request = self.wire.request_head()?;
+        self.record(request.clone());
+        Some(request)
+    }
+
+    fn record(&self, request: Request) {
+        self.shared.requests.lock().expect("not poisoned").push(request);
+    }
+}
+
+impl std::ops::Deref for Peer {
+    type Target = Wire;
+    fn deref(&self) -> &Wire {
+        &self.wire
+    }
+}
+
+impl std::ops::DerefMut for Peer {
+    fn deref_mut(&mut self) -> &mut Wire {
+        &mut self.wire
+    }
+}
+
+/// A 200 response with its length and this body.
+pub fn ok(body: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>, script: &Arc<Script>) {
+    let mut threads = Vec::new();
+    for stream in listener.incoming() {
+        if shared.stopping.load(Ordering::SeqCst) {
+            break;
+        }
+        let Ok(stream) = stream else { continue };
+        let index = shared.accepted.fetch_add(1, Ordering::SeqCst);
+        if let Ok(copy) = stream.try_clone() {
+            shared.streams.lock().expect("not poisoned").insert(index, copy);
+        }
+        let (theirs, script) = (shared.clone(), script.clone());
+        threads.push(std::thread::spawn(move || serve(stream, index, &theirs, &script)));
+    }
+    for stream in shared.streams.lock().expect("not poisoned").values() {
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+    for thread in threads {
+        let _ = thread.join();
+    }
+}
+
+fn serve(stream: TcpStream, index: usize, shared: &Arc<Shared>, script: &Arc<Script>) {
+    let mut peer = Peer { wire: Wire::new(stream), shared: shared.clone(), index };
+    let outcome = catch_unwind(AssertUnwindSafe(|| script(&mut peer)));
+    // The copy goes first, so that dropping the peer is the real close and says FIN or RST.
+    shared.streams.lock().expect("not poisoned").remove(&index);
+    drop(peer);
+    shared.ended.fetch_add(1, Ordering::SeqCst);
+    if let Err(cause) = outcome
+        && !shared.stopping.load(Ordering::SeqCst)
+    {
+        let text = cause.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        shared.failures.lock().expect("not poisoned").push(text.unwrap_or_default());
+    }
+}

@@ -1,0 +1,54 @@
+//! Free TCP ports below the ephemeral range, where no outgoing connection can take one by accident.
+//!
+//! Each test process holds blocks of sixteen ports by a file lock, so test binaries that run at the same time,
+//! also those of other worktrees, never hand out the same port. The kernel drops the lock with the process.
+
+use std::fs::{File, OpenOptions};
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::Mutex;
+
+const FIRST: u16 = 12_000;
+const BLOCK: u16 = 16;
+const BLOCKS: u16 = 1_200; // up to 31,200; the ephemeral range begins at 32,768
+
+struct Held {
+    _locks: Vec<File>,
+    next: u16,
+    end: u16,
+}
+
+static HELD: Mutex<Held> = Mutex::new(Held { _locks: Vec::new(), next: 0, end: 0 });
+
+/// A port on which nobody listens now and which no other test process gets while this one lives.
+pub fn free() -> u16 {
+    let mut held = HELD.lock().expect("no holder of the lock panics");
+    loop {
+        if held.next == held.end {
+            let (lock, block) = claim();
+            held._locks.push(lock);
+            held.next = FIRST + block * BLOCK;
+            held.end = held.next + BLOCK;
+        }
+        let port = held.next;
+        held.next += 1;
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn claim() -> (File, u16) {
+    let folder = std::env::temp_dir().join("pronghorn-test-ports");
+    std::fs::create_dir_all(&folder).expect("the temporary directory takes a folder");
+    // Begin at another place in each process: a port that was just left may have connections in TIME_WAIT.
+    let start = (std::process::id() * 7 % u32::from(BLOCKS)) as u16;
+    for step in 0..BLOCKS {
+        let block = (start + step) % BLOCKS;
+        let path = folder.join(block.to_string());
+        let Ok(file) = OpenOptions::new().create(true).append(true).open(&path) else { continue };
+        if file.try_lock().is_ok() {
+            return (file, block);
+        }
+    }
+    panic!("every block of test ports is taken ({})", folder.display());
+}

@@ -1,0 +1,222 @@
+//! The house rules that a machine can check: import floors, the rooms where `unsafe` may stand, a header on
+//! each file, no file that hides a second room.
+//!
+//! Reads the sources as text. Floors and rooms are those of `docs/architecture.md`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use regex::Regex;
+
+/// From the top; the folders of one line are siblings. A file imports its own folder and lower lines only.
+const FLOORS: [&[&str]; 9] = [
+    &["main", "lib", "cli"],
+    &["master"],
+    &["worker"],
+    &["http", "stream"],
+    &["upstream", "cache"],
+    &["net"],
+    &["config", "proto"],
+    &["runtime", "shm", "log"],
+    &["sys", "base"],
+];
+
+/// Where `unsafe` may stand: folders end with a slash.
+const UNSAFE_ROOMS: [&str; 3] = ["src/sys/", "src/runtime/waker.rs", "src/shm/zone.rs"];
+
+const LINES_MAX: usize = 800;
+
+#[test]
+fn imports_go_down_only() {
+    let faults: Vec<String> = sources("src").iter().flat_map(upward_imports).collect();
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn unsafe_stands_in_its_rooms_and_says_why() {
+    let mut faults = Vec::new();
+    for source in sources("src") {
+        let allowed = UNSAFE_ROOMS.iter().any(|room| source.name.starts_with(room));
+        faults.extend(source.unsafe_faults(allowed));
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn each_file_opens_with_what_it_is_for() {
+    let mut all = sources("src");
+    all.extend(sources("tests"));
+    all.extend(sources("benches"));
+    let without = all.iter().filter(|source| !source.text.starts_with("//! "));
+    let faults: Vec<&str> = without.map(|source| source.name.as_str()).collect();
+    assert!(faults.is_empty(), "no //! header: {faults:?}");
+}
+
+#[test]
+fn no_file_hides_a_second_room() {
+    let long = sources("src").into_iter().filter(|source| source.text.lines().count() > LINES_MAX);
+    let faults: Vec<String> = long.map(|source| source.name).collect();
+    assert!(faults.is_empty(), "longer than {LINES_MAX} lines: {faults:?}");
+}
+
+#[test]
+fn every_folder_of_the_sources_has_a_floor() {
+    let known = ranks();
+    let strange: Vec<String> = sources("src").into_iter().map(|source| source.floor).collect();
+    let strange: Vec<&String> = strange.iter().filter(|floor| !known.contains_key(floor.as_str())).collect();
+    assert!(strange.is_empty(), "no floor for {strange:?}");
+}
+
+#[test]
+fn the_floor_check_sees_what_it_must() {
+    let case = |name: &str, text: &str| !upward_imports(&Source::new(name, text)).is_empty();
+    assert!(case("src/net/listen.rs", "use crate::http::Request;"), "up");
+    assert!(case("src/proto/uri.rs", "use crate::config::Tree;"), "sideways");
+    assert!(case("src/net/listen.rs", "fn f() { crate::worker::stop(); }"), "an inline path");
+    assert!(case("src/net/listen.rs", "use crate::{sys, http::{self, Request}};"), "in a group");
+    assert!(case("src/net/listen.rs", "use crate::{\n    sys,\n    master,\n};"), "in a group of lines");
+    assert!(case("src/net/mod.rs", "use super::http;"), "by way of the parent");
+    assert!(case("src/http/modules/gzip.rs", "use super::super::super::master;"), "by way of the root");
+    assert!(!case("src/http/modules/gzip.rs", "use super::super::Request;"), "its own floor");
+    assert!(!case("src/net/mod.rs", "mod tests {\n    use super::*;\n}"), "tests see their file");
+    assert!(!case("src/net/listen.rs", "use crate::{net::Address, sys::{self, http}};"), "down");
+    assert!(!case("src/net/listen.rs", "// not crate::http::Request"), "a comment");
+    assert!(!case("src/http/mod.rs", "use crate::upstream::Peer;"), "down");
+}
+
+struct Source {
+    /// From the repository's root: `src/net/listen.rs`.
+    name: String,
+    text: String,
+    /// The folder below `src`, or the file's own name at its top.
+    floor: String,
+}
+
+impl Source {
+    fn new(name: &str, text: &str) -> Self {
+        let inside = name.split_once('/').map_or(name, |(_, inside)| inside);
+        let floor = inside.split_once('/').map_or(inside.trim_end_matches(".rs"), |(folder, _)| folder);
+        Self { name: name.into(), text: text.into(), floor: floor.into() }
+    }
+
+    /// The lines without comments, numbered from 1.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines = self.text.lines().enumerate();
+        lines.map(|(index, line)| (index + 1, line.split("//").next().unwrap_or_default()))
+    }
+
+    /// How many `super::` lead from the file to the crate's root.
+    fn depth(&self) -> usize {
+        let inside = self.name.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
+        inside.split('/').count()
+    }
+
+    fn unsafe_faults(&self, allowed: bool) -> Vec<String> {
+        let word = Regex::new(r"\bunsafe\b").expect("valid");
+        let lines: Vec<&str> = self.text.lines().collect();
+        let mut faults = Vec::new();
+        for (number, line) in self.code().filter(|(_, line)| word.is_match(line)) {
+            let before = &lines[number.saturating_sub(9)..number];
+            let says_why = before.iter().any(|line| line.contains("SAFETY:") || line.contains("# Safety"));
+            if !allowed {
+                faults.push(format!("{}:{number}: unsafe outside its rooms: {}", self.name, line.trim()));
+            } else if !says_why {
+                faults.push(format!("{}:{number}: unsafe without SAFETY: {}", self.name, line.trim()));
+            }
+        }
+        faults
+    }
+}
+
+fn upward_imports(source: &Source) -> Vec<String> {
+    let ranks = ranks();
+    let Some(&own) = ranks.get(source.floor.as_str()) else { return Vec::new() };
+    let mut faults = Vec::new();
+    for (number, floor) in mentioned(source) {
+        let Some(&rank) = ranks.get(floor.as_str()) else { continue };
+        if floor != source.floor && rank <= own && own != 0 {
+            faults.push(format!("{}:{number}: {} imports {floor}", source.name, source.floor));
+        }
+    }
+    faults
+}
+
+/// The floors that a file names with the line: `crate::x`, `crate::{x, y::z}`, and `super::` up to the root.
+fn mentioned(source: &Source) -> Vec<(usize, String)> {
+    let path = Regex::new(r"\bcrate::(?:r#)?(\w+)").expect("valid");
+    let parents = Regex::new(r"\b((?:super::)+)(\w+)").expect("valid");
+    let mut found = Vec::new();
+    let mut inner = 0;
+    for (number, line) in source.code() {
+        if line.starts_with("mod ") && line.trim_end().ends_with('{') {
+            inner = 1;
+        } else if line.starts_with('}') {
+            inner = 0;
+        }
+        found.extend(path.captures_iter(line).map(|captures| (number, captures[1].to_owned())));
+        for captures in parents.captures_iter(line) {
+            if captures[1].matches("super::").count() >= source.depth() + inner {
+                found.push((number, captures[2].to_owned()));
+            }
+        }
+    }
+    found.extend(grouped(source));
+    found
+}
+
+/// The first names inside `crate::{…}`, which may span lines.
+fn grouped(source: &Source) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let code: String = source.code().flat_map(|(_, line)| [line, "\n"]).collect();
+    for (start, open) in code.match_indices("crate::{") {
+        let number = code[..start].matches('\n').count() + 1;
+        let mut depth = 1;
+        let mut first = String::new();
+        let mut in_first = true;
+        for letter in code[start + open.len()..].chars() {
+            match letter {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 1 && in_first && (letter.is_alphanumeric() || letter == '_') {
+                first.push(letter);
+            } else if !letter.is_whitespace() {
+                in_first = false;
+            }
+            if (depth == 1 && letter == ',') || depth == 0 {
+                found.push((number, std::mem::take(&mut first)));
+                in_first = true;
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    found
+}
+
+fn ranks() -> BTreeMap<&'static str, usize> {
+    let floors = FLOORS.iter().enumerate();
+    floors.flat_map(|(rank, names)| names.iter().map(move |&name| (name, rank))).collect()
+}
+
+/// Every Rust file under a folder of the repository.
+fn sources(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = vec![root.join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(root).expect("found under the root").display().to_string();
+                found.push(Source::new(&name, &std::fs::read_to_string(&path).expect("a source is UTF-8")));
+            }
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}

@@ -1,0 +1,3 @@
+//! Backends: choosing, reusing, retrying, relaying.
+
+mod proxy_pass;
