@@ -42,16 +42,38 @@ impl Diagnostic {
     }
 }
 
+/// Findings kept of one load. Past it only the first error is still taken: its absence would be a lie.
+const FINDINGS_MAX: usize = 1000;
+
 /// All findings of one load, in the order in which they were found.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnostics(pub Vec<Diagnostic>);
 
 impl Diagnostics {
     pub fn push(&mut self, diagnostic: Diagnostic) {
-        self.0.push(diagnostic);
+        let is_first_error = || diagnostic.severity == Severity::Error && !self.has_errors();
+        if self.0.len() < FINDINGS_MAX || is_first_error() {
+            self.0.push(diagnostic);
+        }
     }
 
     pub fn has_errors(&self) -> bool {
         self.0.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    /// Sorts by place: findings without one first, then by file and offset.
+    pub fn sort(&mut self) {
+        self.0.sort_by_key(|diagnostic| diagnostic.span);
+    }
+}
+
+/// A compile context that collects findings, so that a setter can report more than one.
+pub trait HasDiagnostics {
+    fn diagnostics(&mut self) -> &mut Diagnostics;
+}
+
+impl HasDiagnostics for Diagnostics {
+    fn diagnostics(&mut self) -> &mut Diagnostics {
+        self
     }
 }

@@ -4,6 +4,8 @@
 //! language part it belongs to (main, http, stream). Everything that is not the setter is plain data, so
 //! the manual, did-you-mean, conversion and `-T` follow from the row.
 
+use std::fmt;
+
 use crate::config::{Diagnostic, Inherit, Node};
 
 /// The set of blocks in which a directive may stand.
@@ -32,6 +34,50 @@ impl Context {
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
+
+    /// The contexts of this set by nginx's names, outermost first.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        const NAMES: [(Context, &str); 9] = [
+            (Context::MAIN, "main"),
+            (Context::EVENTS, "events"),
+            (Context::HTTP, "http"),
+            (Context::UPSTREAM, "upstream"),
+            (Context::SERVER, "server"),
+            (Context::SERVER_IF, "if in server"),
+            (Context::LOCATION, "location"),
+            (Context::LOCATION_IF, "if in location"),
+            (Context::LIMIT_EXCEPT, "limit_except"),
+        ];
+        NAMES.into_iter().filter(move |(context, _)| self.contains(*context)).map(|(_, name)| name)
+    }
+
+    /// What kind of block the directive `name` opens in a block of this kind; `None` where the block's
+    /// content is no directives (`map`, `types`) or there is none.
+    pub fn inside(self, name: &str) -> Option<Self> {
+        match (self, name) {
+            (Self::MAIN, "events") => Some(Self::EVENTS),
+            (Self::MAIN, "http") => Some(Self::HTTP),
+            (Self::HTTP, "server") => Some(Self::SERVER),
+            (Self::HTTP, "upstream") => Some(Self::UPSTREAM),
+            (Self::SERVER | Self::LOCATION, "location") => Some(Self::LOCATION),
+            (Self::SERVER, "if") => Some(Self::SERVER_IF),
+            (Self::LOCATION, "if") => Some(Self::LOCATION_IF),
+            (Self::LOCATION, "limit_except") => Some(Self::LIMIT_EXCEPT),
+            _ => None,
+        }
+    }
+}
+
+/// `http, server or location`.
+impl fmt::Display for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.names().collect();
+        match &names[..] {
+            [] => f.write_str("no block"),
+            [one] => f.write_str(one),
+            [first @ .., last] => write!(f, "{} or {last}", first.join(", ")),
+        }
+    }
 }
 
 /// How many arguments a directive takes, both ends included.
@@ -55,6 +101,24 @@ impl Arity {
 
     pub const fn at_least(min: u8) -> Self {
         Self { min, max: Self::MANY }
+    }
+
+    pub const fn accepts(self, count: usize) -> bool {
+        count >= self.min as usize && (self.max == Self::MANY || count <= self.max as usize)
+    }
+}
+
+/// `1 argument`, `1 to 3 arguments`, `at least 2 arguments`.
+impl fmt::Display for Arity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = |count| if count == 1 { "" } else { "s" };
+        match (self.min, self.max) {
+            (0, 0) => f.write_str("no arguments"),
+            (0, Self::MANY) => f.write_str("any number of arguments"),
+            (min, Self::MANY) => write!(f, "at least {min} argument{}", plural(min)),
+            (min, max) if min == max => write!(f, "{min} argument{}", plural(min)),
+            (min, max) => write!(f, "{min} to {max} arguments"),
+        }
     }
 }
 

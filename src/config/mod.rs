@@ -6,9 +6,16 @@
 pub mod diagnostic;
 pub mod directive;
 pub mod inherit;
+pub mod lexer;
+pub mod load;
+pub mod params;
+mod parse;
+pub mod table;
 pub mod tree;
 
-pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use diagnostic::{Diagnostic, Diagnostics, HasDiagnostics, Severity};
 pub use directive::{Arity, Context, Directive, Kind};
 pub use inherit::{Inherit, Merge};
-pub use tree::{FileId, Node, Span, Tree, Word};
+pub use load::{LoadOptions, load, load_text};
+pub use table::{Module, RowInfo, Shape, Slot, Table};
+pub use tree::{FileId, Node, Place, Places, Source, Span, Tree, Word};

@@ -1,6 +1,6 @@
 //! The directive tree: what both spellings parse to, and what the tables compile.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Index of a source in [`Tree::sources`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,11 +54,25 @@ impl Node {
 }
 
 /// A file (or `-g` text, or the embedded default) as it was read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Source {
     /// Absolute; for text that is no file, a name such as `command line`.
     pub path: PathBuf,
+    /// What spans count in. Byte for byte the file, but that bytes which are no UTF-8 stand as SUB (0x1A).
     pub text: String,
+    /// The file's own bytes, kept only where they are not those of `text`.
+    pub raw: Option<Box<[u8]>>,
+}
+
+impl Source {
+    pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
+        Self { path: path.into(), text: text.into(), raw: None }
+    }
+
+    /// The file as it was read.
+    pub fn bytes(&self) -> &[u8] {
+        self.raw.as_deref().unwrap_or(self.text.as_bytes())
+    }
 }
 
 /// A whole configuration: the top-level directives and every source they came from.
@@ -66,4 +80,63 @@ pub struct Source {
 pub struct Tree {
     pub sources: Vec<Source>,
     pub nodes: Vec<Node>,
+}
+
+impl Tree {
+    pub fn source(&self, file: FileId) -> Option<&Source> {
+        self.sources.get(file.0 as usize)
+    }
+
+    /// The text between a span's ends; empty where the span is not of this tree.
+    pub fn text(&self, span: Span) -> &str {
+        self.source(span.file)
+            .and_then(|source| source.text.get(span.start as usize..span.end as usize))
+            .unwrap_or("")
+    }
+
+    /// File, line and column of a span's start. Counts lines from the file's beginning: for messages.
+    pub fn place(&self, span: Span) -> Option<Place<'_>> {
+        let source = self.source(span.file)?;
+        let before = source.text.as_bytes().get(..span.start as usize)?;
+        let line_start = memchr::memrchr(b'\n', before).map_or(0, |at| at + 1);
+        let line = memchr::memchr_iter(b'\n', before).count() as u32 + 1;
+        let column = String::from_utf8_lossy(&before[line_start..]).chars().count() as u32 + 1;
+        Some(Place { path: &source.path, line, column })
+    }
+
+    /// Where each line of each source begins, for `file:line` after the tree is gone.
+    pub fn places(&self) -> Places {
+        let file = |source: &Source| {
+            let lines = memchr::memchr_iter(b'\n', source.text.as_bytes()).map(|at| at as u32 + 1);
+            (source.path.clone(), lines.collect())
+        };
+        Places { files: self.sources.iter().map(file).collect() }
+    }
+}
+
+/// The start of a span as a reader counts: lines and columns (characters) from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    pub path: &'a Path,
+    pub line: u32,
+    pub column: u32,
+}
+
+/// Paths and line starts of a tree's sources: 4 bytes a line, all that is needed to name a span.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    files: Vec<(PathBuf, Box<[u32]>)>,
+}
+
+impl Places {
+    /// Path and line (from 1) of a span's start.
+    pub fn line(&self, span: Span) -> Option<(&Path, u32)> {
+        let (path, starts) = self.files.get(span.file.0 as usize)?;
+        Some((path, starts.partition_point(|&start| start <= span.start) as u32 + 1))
+    }
+
+    /// `path:line`, as nginx names a place; empty where the span is not of this configuration.
+    pub fn name(&self, span: Span) -> String {
+        self.line(span).map_or_else(String::new, |(path, line)| format!("{}:{line}", path.display()))
+    }
 }

@@ -1,0 +1,213 @@
+//! Words of nginx's configuration language.
+//!
+//! Sans I/O: text in, tokens with byte offsets out. Follows what nginx does, which is: a word ends at white
+//! space, `;` or `{`; `{` straight after `$` belongs to the word (`${name}`); `}` and `#` are special only
+//! where a word would begin; a quoted word must be followed by white space, `;`, `{` or `)`; a backslash
+//! takes the next character out of its meaning and itself disappears only before `"`, `'`, `\`, and as
+//! `\t`, `\r`, `\n`.
+
+use std::borrow::Cow;
+
+/// A token and where it stands; offsets are bytes of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// `start..end` includes the quotes.
+    Word {
+        start: usize,
+        end: usize,
+        quoted: bool,
+    },
+    Semicolon(usize),
+    Open(usize),
+    Close(usize),
+    End,
+}
+
+/// What cannot be read as a token. The lexer can go on after each of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// Something other than space, `;`, `{` or `)` follows a closing quote. `start..end` is the quoted word,
+    /// the culprit stands at `end`.
+    AfterQuote { start: usize, end: usize },
+    /// A quote that never closes.
+    OpenQuote { start: usize },
+    /// The text ends within a word.
+    OpenWord { start: usize },
+}
+
+/// Reads one text from front to back.
+pub struct Lexer<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Lexer<'a> {
+    /// A byte order mark at the front is skipped.
+    pub fn new(text: &'a str) -> Self {
+        let at = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+        Self { text, bytes: text.as_bytes(), at }
+    }
+
+    /// Where the next token is looked for.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Goes on at the line after the one that holds `offset`. For recovery after an error.
+    pub fn skip_line(&mut self, offset: usize) {
+        let rest = self.bytes.get(offset..).unwrap_or(&[]);
+        self.at = memchr::memchr(b'\n', rest).map_or(self.bytes.len(), |at| offset + at + 1);
+    }
+
+    pub fn token(&mut self) -> Result<Token, Error> {
+        self.skip_blank();
+        let start = self.at;
+        let Some(&first) = self.bytes.get(start) else { return Ok(Token::End) };
+        match first {
+            b';' => Ok(self.punctuation(Token::Semicolon(start))),
+            b'{' => Ok(self.punctuation(Token::Open(start))),
+            b'}' => Ok(self.punctuation(Token::Close(start))),
+            b'"' | b'\'' => self.quoted(first),
+            _ => self.plain(),
+        }
+    }
+
+    /// What a word means: without its quotes, escapes resolved.
+    pub fn meaning(&self, start: usize, end: usize, quoted: bool) -> Cow<'a, str> {
+        let inside = if quoted { start + 1..end - 1 } else { start..end };
+        unescape(&self.text[inside])
+    }
+
+    fn punctuation(&mut self, token: Token) -> Token {
+        self.at += 1;
+        token
+    }
+
+    fn skip_blank(&mut self) {
+        while let Some(&byte) = self.bytes.get(self.at) {
+            match byte {
+                b' ' | b'\t' | b'\r' | b'\n' => self.at += 1,
+                b'#' => self.skip_line(self.at),
+                _ => return,
+            }
+        }
+    }
+
+    fn quoted(&mut self, quote: u8) -> Result<Token, Error> {
+        let start = self.at;
+        let mut at = start + 1;
+        let end = loop {
+            let rest = self.bytes.get(at..).unwrap_or(&[]);
+            match memchr::memchr2(quote, b'\\', rest) {
+                None => {
+                    self.at = self.bytes.len();
+                    return Err(Error::OpenQuote { start });
+                }
+                Some(found) if rest[found] == b'\\' => at += found + 2,
+                Some(found) => break at + found + 1,
+            }
+        };
+        self.at = end;
+        match self.bytes.get(end) {
+            None | Some(b' ' | b'\t' | b'\r' | b'\n' | b';' | b'{' | b')') => {
+                Ok(Token::Word { start, end, quoted: true })
+            }
+            Some(_) => Err(Error::AfterQuote { start, end }),
+        }
+    }
+
+    fn plain(&mut self) -> Result<Token, Error> {
+        let start = self.at;
+        let mut at = start;
+        let mut after_dollar = false;
+        while let Some(&byte) = self.bytes.get(at) {
+            match byte {
+                b'{' if after_dollar => at += 1,
+                b' ' | b'\t' | b'\r' | b'\n' | b';' | b'{' => {
+                    self.at = at;
+                    return Ok(Token::Word { start, end: at, quoted: false });
+                }
+                _ => {
+                    after_dollar = byte == b'$';
+                    at += if byte == b'\\' { 2 } else { 1 };
+                }
+            }
+        }
+        self.at = self.bytes.len();
+        Err(Error::OpenWord { start })
+    }
+}
+
+fn unescape(word: &str) -> Cow<'_, str> {
+    if memchr::memchr(b'\\', word.as_bytes()).is_none() {
+        return Cow::Borrowed(word);
+    }
+    let mut out = String::with_capacity(word.len());
+    let mut rest = word;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let (meant, length) = match rest.as_bytes().get(at + 1) {
+            Some(b'"') => ('"', 2),
+            Some(b'\'') => ('\'', 2),
+            Some(b'\\') => ('\\', 2),
+            Some(b't') => ('\t', 2),
+            Some(b'r') => ('\r', 2),
+            Some(b'n') => ('\n', 2),
+            _ => ('\\', 1),
+        };
+        out.push(meant);
+        rest = &rest[at + length..];
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        let mut lexer = Lexer::new(text);
+        let mut out = Vec::new();
+        loop {
+            match lexer.token() {
+                Ok(Token::Word { start, end, quoted }) => {
+                    out.push(lexer.meaning(start, end, quoted).into_owned());
+                }
+                Ok(Token::Semicolon(_)) => out.push(";".into()),
+                Ok(Token::Open(_)) => out.push("{".into()),
+                Ok(Token::Close(_)) => out.push("}".into()),
+                Ok(Token::End) => return out,
+                Err(error) => out.push(format!("{error:?}")),
+            }
+        }
+    }
+
+    #[test]
+    fn words_end_as_in_nginx() {
+        let cases: &[(&str, &[&str])] = &[
+            ("listen 80;", &["listen", "80", ";"]),
+            ("\u{feff}events{}", &["events", "{", "}"]),
+            ("a\r\n\tb ;# c;\nd;", &["a", "b", ";", "d", ";"]),
+            ("set $a ${b}c;", &["set", "$a", "${b}c", ";"]),
+            ("set $a{", &["set", "$a", "{"]),
+            ("a x#y b}c ;", &["a", "x#y", "b}c", ";"]),
+            ("a 'x;{' \"y # \";", &["a", "x;{", "y # ", ";"]),
+            ("if ($a = \"b\") {", &["if", "($a", "=", "b", ")", "{"]),
+            ("a it's;", &["a", "it's", ";"]),
+            (r"a \; \{x \ y;", &["a", r"\;", r"\{x", r"\ y", ";"]),
+            (r#"a "\"\'\\\t\r\n\.\d" '\'';"#, &["a", "\"'\\\t\r\n\\.\\d", "'", ";"]),
+            ("\"\" '';", &["", "", ";"]),
+            ("é \"ü\\é\";", &["é", "ü\\é", ";"]),
+            ("a \\", &["a", "OpenWord { start: 2 }"]),
+            ("a b", &["a", "OpenWord { start: 2 }"]),
+            ("a \"b", &["a", "OpenQuote { start: 2 }"]),
+            ("a \"b\\", &["a", "OpenQuote { start: 2 }"]),
+            ("a 'b'c;", &["a", "AfterQuote { start: 2, end: 5 }", "c", ";"]),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(words(text), *expected, "{text}");
+        }
+    }
+}

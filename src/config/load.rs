@@ -1,0 +1,284 @@
+//! Reads a configuration from its files: the main one, `-g` text before it, and what they include.
+//!
+//! Touches the file system (read only). The spelling of a file follows from its name: `.toml`, else nginx's.
+//! An include is relative to the directory of the main file, as in nginx, wherever it stands.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::config::{Diagnostic, Diagnostics, FileId, Node, Source, Span, Tree, parse};
+
+/// Errors of the text after which reading stops; what follows is rarely more than noise.
+const SYNTAX_ERRORS_MAX: usize = 50;
+/// How deep files may include files.
+const INCLUDE_DEPTH_MAX: usize = 50;
+/// How often files may be included in all: a bound for files that include each other in a tree.
+const INCLUDES_MAX: usize = 200_000;
+/// Offsets are 32 bits wide.
+const FILE_BYTES_MAX: usize = 1 << 30;
+/// The name of `-g` text where a file would have its path.
+pub const COMMAND_LINE: &str = "command line";
+
+/// What reading depends on beside the file.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// A relative path of the main file starts here (`-p`).
+    pub prefix: PathBuf,
+    /// `-g` texts, read before the file.
+    pub globals: Vec<String>,
+    /// `include` stays in the tree as any other directive and nothing is read for it (for conversion).
+    pub keep_includes: bool,
+}
+
+/// Reads `path` and everything it includes. The tree holds what could be read, also beside errors.
+pub fn load(path: &Path, options: &LoadOptions) -> (Tree, Diagnostics) {
+    let path = options.prefix.join(path);
+    let mut loader = Loader::new(path.parent().unwrap_or(Path::new("/")), options);
+    let mut nodes = loader.globals(&options.globals);
+    if let Some(file) = loader.read(&path, None) {
+        nodes.append(&mut loader.parse(file, 0));
+    }
+    loader.finish(nodes)
+}
+
+/// Reads a text that stands in no file, under the name `name`; a name that ends in `.toml` makes it TOML.
+/// What it includes is relative to the prefix.
+pub fn load_text(name: &str, text: &str, options: &LoadOptions) -> (Tree, Diagnostics) {
+    let mut loader = Loader::new(&options.prefix, options);
+    let mut nodes = loader.globals(&options.globals);
+    let file = loader.add(PathBuf::from(name), text.as_bytes().to_vec());
+    nodes.append(&mut loader.parse(file, 0));
+    loader.finish(nodes)
+}
+
+/// An I/O error as nginx prints it: `open() "/x" failed (2: No such file or directory)`.
+pub fn system_message(call: &str, path: &Path, error: &io::Error) -> String {
+    let call = format!("{call}() \"{}\" failed", path.display());
+    match error.raw_os_error() {
+        Some(code) => format!("{call} ({code}: {})", nix::errno::Errno::from_raw(code).desc()),
+        None => format!("{call} ({error})"),
+    }
+}
+
+/// What is shared by all texts of one load.
+pub(super) struct Loader {
+    tree: Tree,
+    diagnostics: Diagnostics,
+    /// Directory that includes are relative to.
+    directory: PathBuf,
+    keep_includes: bool,
+    /// Files read so far; one that is included often is read and kept once.
+    known: HashMap<PathBuf, FileId>,
+    /// By source: the bytes that are no text and where they stand.
+    foreign: Vec<Vec<(u32, u8)>>,
+    /// The files being parsed, the innermost last.
+    parsing: Vec<FileId>,
+    include_count: usize,
+    syntax_error_count: usize,
+}
+
+impl Loader {
+    fn new(directory: &Path, options: &LoadOptions) -> Self {
+        Self {
+            tree: Tree::default(),
+            diagnostics: Diagnostics::default(),
+            directory: directory.to_owned(),
+            keep_includes: options.keep_includes,
+            known: HashMap::new(),
+            foreign: Vec::new(),
+            parsing: Vec::new(),
+            include_count: 0,
+            syntax_error_count: 0,
+        }
+    }
+
+    fn globals(&mut self, texts: &[String]) -> Vec<Node> {
+        let mut nodes = Vec::new();
+        for text in texts {
+            let file = self.add(PathBuf::from(COMMAND_LINE), text.as_bytes().to_vec());
+            nodes.append(&mut self.parse(file, 0));
+        }
+        nodes
+    }
+
+    fn finish(mut self, nodes: Vec<Node>) -> (Tree, Diagnostics) {
+        self.tree.nodes = nodes;
+        (self.tree, self.diagnostics)
+    }
+
+    pub(super) fn keeps_includes(&self) -> bool {
+        self.keep_includes
+    }
+
+    pub(super) fn gave_up(&self) -> bool {
+        self.syntax_error_count >= SYNTAX_ERRORS_MAX
+    }
+
+    pub(super) fn give_up(&mut self) {
+        self.syntax_error_count = SYNTAX_ERRORS_MAX;
+    }
+
+    /// Reports an error after which the text may be hard to understand.
+    pub(super) fn syntax(&mut self, diagnostic: Diagnostic) {
+        self.syntax_error_count += 1;
+        self.diagnostics.push(diagnostic);
+    }
+
+    pub(super) fn is_command_line(&self, file: FileId) -> bool {
+        self.tree.source(file).is_some_and(|source| source.path == Path::new(COMMAND_LINE))
+    }
+
+    /// Reports the first byte of a word that is no text.
+    pub(super) fn check_bytes(&mut self, span: Span) {
+        let Some(foreign) = self.foreign.get(span.file.0 as usize).filter(|foreign| !foreign.is_empty())
+        else {
+            return;
+        };
+        let next = foreign.partition_point(|&(at, _)| at < span.start);
+        let Some(&(at, byte)) = foreign.get(next).filter(|&&(at, _)| at < span.end) else { return };
+        let place = Span { start: at, end: at + 1, ..span };
+        let message = format!("byte 0x{byte:02x} is not UTF-8 text");
+        let help = "configuration files are read as UTF-8; only comments may hold other bytes";
+        self.syntax(Diagnostic::error(place, message).help(help));
+    }
+
+    /// Adds what an `include` directive names to `out`.
+    pub(super) fn include(&mut self, node: &Node, depth: usize, out: &mut Vec<Node>) {
+        let [pattern] = &node.args[..] else {
+            let message = "invalid number of arguments in \"include\" directive";
+            return self.diagnostics.push(Diagnostic::error(node.name.span, message));
+        };
+        let pattern_span = pattern.span;
+        let pattern = self.directory.join(&*pattern.text);
+        let text = pattern.to_string_lossy();
+        let paths = if text.contains(['*', '?', '[']) {
+            match glob_paths(&text) {
+                Ok(paths) => paths,
+                Err(message) => return self.diagnostics.push(Diagnostic::error(pattern_span, message)),
+            }
+        } else {
+            vec![pattern]
+        };
+        for path in paths {
+            if let Some(error) = self.include_refused(&path) {
+                self.give_up();
+                return self.diagnostics.push(Diagnostic::error(pattern_span, error));
+            }
+            self.include_count += 1;
+            if let Some(file) = self.read(&path, Some(pattern_span)) {
+                out.append(&mut self.parse(file, depth));
+            }
+        }
+    }
+
+    fn include_refused(&self, path: &Path) -> Option<String> {
+        let file = self.known.get(path);
+        if file.is_some_and(|file| self.parsing.contains(file)) {
+            Some(format!("\"{}\" includes itself", path.display()))
+        } else if self.parsing.len() > INCLUDE_DEPTH_MAX {
+            Some(format!("files include each other more than {INCLUDE_DEPTH_MAX} deep"))
+        } else if self.include_count >= INCLUDES_MAX {
+            Some(format!("more than {INCLUDES_MAX} files are included"))
+        } else {
+            None
+        }
+    }
+
+    /// Reads a file, once. `included_at` is where it is asked for.
+    fn read(&mut self, path: &Path, included_at: Option<Span>) -> Option<FileId> {
+        if let Some(&file) = self.known.get(path) {
+            return Some(file);
+        }
+        let message = match fs::File::open(path) {
+            Err(error) => system_message("open", path, &error),
+            Ok(mut file) => {
+                let mut bytes = Vec::new();
+                match io::Read::read_to_end(&mut file, &mut bytes) {
+                    Err(error) => system_message("read", path, &error),
+                    Ok(_) if bytes.len() > FILE_BYTES_MAX => {
+                        format!("\"{}\" is longer than {FILE_BYTES_MAX} bytes", path.display())
+                    }
+                    Ok(_) => return Some(self.add(path.to_owned(), bytes)),
+                }
+            }
+        };
+        let mut diagnostic = Diagnostic::global(message);
+        diagnostic.span = included_at;
+        self.diagnostics.push(diagnostic);
+        None
+    }
+
+    fn add(&mut self, path: PathBuf, bytes: Vec<u8>) -> FileId {
+        let file = FileId(self.tree.sources.len() as u32);
+        let (source, foreign) = decode(path, bytes);
+        self.known.insert(source.path.clone(), file);
+        self.tree.sources.push(source);
+        self.foreign.push(foreign);
+        file
+    }
+
+    fn parse(&mut self, file: FileId, depth: usize) -> Vec<Node> {
+        // The text is out of the tree while it is read: what it includes adds sources.
+        let source = &mut self.tree.sources[file.0 as usize];
+        let text = std::mem::take(&mut source.text);
+        self.parsing.push(file);
+        let nodes = parse::parse(self, file, &text, depth);
+        self.parsing.pop();
+        self.tree.sources[file.0 as usize].text = text;
+        nodes
+    }
+}
+
+/// Bytes to text of the same length; what is no text is set aside.
+fn decode(path: PathBuf, bytes: Vec<u8>) -> (Source, Vec<(u32, u8)>) {
+    const SUBSTITUTE: u8 = 0x1a;
+    let mut foreign = Vec::new();
+    let text = match String::from_utf8(bytes) {
+        Ok(text) if memchr::memchr(0, text.as_bytes()).is_none() => {
+            return (Source { path, text, raw: None }, foreign);
+        }
+        Ok(text) => text.into_bytes(),
+        Err(error) => error.into_bytes(),
+    };
+    let raw = text.clone().into_boxed_slice();
+    let mut clean = String::with_capacity(text.len());
+    for chunk in text.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            if char == '\0' {
+                foreign.push((clean.len() as u32, 0));
+                clean.push(SUBSTITUTE as char);
+            } else {
+                clean.push(char);
+            }
+        }
+        for &byte in chunk.invalid() {
+            foreign.push((clean.len() as u32, byte));
+            clean.push(SUBSTITUTE as char);
+        }
+    }
+    (Source { path, text: clean, raw: Some(raw) }, foreign)
+}
+
+/// The files that match, in the order of their names; none is no error. As glob(3): `*` matches no
+/// leading dot and no slash.
+fn glob_paths(pattern: &str) -> Result<Vec<PathBuf>, String> {
+    let mut simple = pattern.replace("[^", "[!");
+    while simple.contains("**") {
+        simple = simple.replace("**", "*");
+    }
+    let options = glob::MatchOptions {
+        case_sensitive: true,
+        require_literal_separator: true,
+        require_literal_leading_dot: true,
+    };
+    let paths = glob::glob_with(&simple, options)
+        .map_err(|error| format!("glob() \"{pattern}\" failed ({error})"))?;
+    let mut paths: Vec<PathBuf> = paths.filter_map(Result::ok).collect();
+    paths.sort_by(|one, other| one.as_os_str().cmp(other.as_os_str()));
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests;

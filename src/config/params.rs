@@ -1,0 +1,186 @@
+//! Values of arguments, with the diagnostics nginx gives for them.
+//!
+//! Sizes, times, numbers, `on|off`, and `name=value` parameters. Each function takes the directive and the
+//! argument's index, so that the caret stands under the word that is wrong.
+
+use strsim::damerau_levenshtein;
+
+use crate::config::{Diagnostic, Node, Word};
+
+/// Argument `index` as bytes: `8k`, `1m`, `1g`.
+pub fn size(node: &Node, index: usize) -> Result<u64, Diagnostic> {
+    parse_size(node.arg(index)).ok_or_else(|| {
+        invalid(node, index, "value").help("a size is a number of bytes, or ends in k, m or g: 8k, 1m")
+    })
+}
+
+/// Argument `index` as milliseconds: `30s`, `1h 30m`; a bare number is seconds.
+pub fn millis(node: &Node, index: usize) -> Result<u64, Diagnostic> {
+    parse_millis(node.arg(index)).ok_or_else(|| {
+        invalid(node, index, "value").help("a time is seconds, or numbers with units: 500ms, 30s, 1h 30m")
+    })
+}
+
+/// Argument `index` as a whole number from `min` to `max`.
+pub fn number(node: &Node, index: usize, min: u64, max: u64) -> Result<u64, Diagnostic> {
+    let number = parse_number(node.arg(index)).ok_or_else(|| invalid(node, index, "number"))?;
+    if (min..=max).contains(&number) {
+        return Ok(number);
+    }
+    let message = if max == u64::MAX {
+        format!("value must be equal to or greater than {min}")
+    } else {
+        format!("value must be between {min} and {max}")
+    };
+    let name = &node.name.text;
+    let help = match max {
+        u64::MAX => format!("\"{name}\" is a number from {min}"),
+        max => format!("\"{name}\" is a number from {min} to {max}"),
+    };
+    Err(Diagnostic::error(node.arg_span(index), message).help(help))
+}
+
+/// Argument `index` as `on` or `off`, in any case.
+pub fn flag(node: &Node, index: usize) -> Result<bool, Diagnostic> {
+    let text = node.arg(index);
+    if text.eq_ignore_ascii_case("on") {
+        return Ok(true);
+    }
+    if text.eq_ignore_ascii_case("off") {
+        return Ok(false);
+    }
+    let name = &node.name.text;
+    let message = format!("invalid value \"{text}\" in \"{name}\" directive, it must be \"on\" or \"off\"");
+    Err(Diagnostic::error(node.arg_span(index), message))
+}
+
+/// Argument `index` as one of `words`: its place among them.
+pub fn keyword(node: &Node, index: usize, words: &[&str]) -> Result<usize, Diagnostic> {
+    let text = node.arg(index);
+    words.iter().position(|word| *word == text).ok_or_else(|| invalid_value(node, index, words))
+}
+
+/// `invalid value "x"`, with what could have been meant or what there is.
+pub fn invalid_value(node: &Node, index: usize, words: &[&str]) -> Diagnostic {
+    let text = node.arg(index);
+    let help = match closest(text, words.iter().copied()) {
+        Some(word) => format!("did you mean \"{word}\"?"),
+        None => format!("one of: {}", words.join(", ")),
+    };
+    Diagnostic::error(node.arg_span(index), format!("invalid value \"{text}\"")).help(help)
+}
+
+/// `invalid parameter "x"`, as nginx says of `name=value` arguments.
+pub fn invalid_parameter(word: &Word, names: &[&str]) -> Diagnostic {
+    let diagnostic = Diagnostic::error(word.span, format!("invalid parameter \"{}\"", word.text));
+    let (name, value) = word.text.split_once('=').map_or((&*word.text, false), |(name, _)| (name, true));
+    let bare = |known: &&str| known.trim_end_matches('=').to_owned();
+    if let Some(known) = names.iter().find(|known| bare(known) == name) {
+        return match (known.ends_with('='), value) {
+            (true, false) => diagnostic.help(format!("\"{name}\" needs a value: {name}=…")),
+            (false, true) => diagnostic.help(format!("\"{name}\" takes no value")),
+            _ => diagnostic,
+        };
+    }
+    match closest(name, names.iter().map(|known| known.trim_end_matches('='))) {
+        Some(known) => diagnostic.help(format!("did you mean \"{known}\"?")),
+        None => diagnostic,
+    }
+}
+
+/// The value of a word `name=value`; `None` for another name.
+pub fn value<'a>(word: &'a Word, name: &str) -> Option<&'a str> {
+    word.text.strip_prefix(name)?.strip_prefix('=')
+}
+
+/// The candidate that a mistyped word most likely means: at most every third letter wrong; `-` and `_`
+/// are one, and so are cases.
+pub fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    const WORD_BYTES_MAX: usize = 64; // longer ones are no typing errors, and distance costs a product
+    if word.is_empty() || word.len() > WORD_BYTES_MAX {
+        return None;
+    }
+    let plain = |text: &str| text.to_lowercase().replace('-', "_");
+    let word = plain(word);
+    let limit = word.chars().count().max(3) / 3;
+    candidates
+        .filter(|candidate| candidate.len().abs_diff(word.len()) <= 2 * limit)
+        .map(|candidate| (damerau_levenshtein(&word, &plain(candidate)), candidate))
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, candidate)| (*distance, candidate.len().abs_diff(word.len())))
+        .map(|(_, candidate)| candidate)
+}
+
+fn invalid(node: &Node, index: usize, what: &str) -> Diagnostic {
+    let message = format!("\"{}\" directive invalid {what}", node.name.text);
+    Diagnostic::error(node.arg_span(index), message)
+}
+
+fn parse_number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if digits { text.parse().ok() } else { None }
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let (digits, scale) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 1 << 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 1 << 20),
+        b'g' | b'G' => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    parse_number(digits)?.checked_mul(scale)
+}
+
+/// nginx's `ngx_parse_time`: units may come only from large to small, each once; a bare number last.
+fn parse_millis(text: &str) -> Option<u64> {
+    const UNITS: &[(&str, u64)] = &[
+        ("y", 31_536_000_000),
+        ("M", 2_592_000_000),
+        ("w", 604_800_000),
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+        ("ms", 1),
+    ];
+    let mut rest = text;
+    let mut first_allowed = 0;
+    let mut total: u64 = 0;
+    loop {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let number = parse_number(&rest[..digits])?;
+        rest = &rest[digits..];
+        let unit_end = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let unit = if unit_end == 0 { "s" } else { &rest[..unit_end] };
+        let index = UNITS.iter().position(|(name, _)| *name == unit)?;
+        if index < first_allowed {
+            return None;
+        }
+        first_allowed = index + 1;
+        total = total.checked_add(number.checked_mul(UNITS[index].1)?)?;
+        let bare = unit_end == 0;
+        rest = rest[unit_end..].trim_start_matches(' ');
+        if rest.is_empty() {
+            return Some(total);
+        }
+        if bare {
+            return None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closest_finds_typing_errors_only() {
+        let names = ["limit_req", "limit_req_status", "listen", "location"];
+        let find = |word| closest(word, names.into_iter());
+        assert_eq!(find("limit_req_staus"), Some("limit_req_status"));
+        assert_eq!(find("Limit-Req"), Some("limit_req"));
+        assert_eq!(find("lisetn"), Some("listen"));
+        assert_eq!(find("upstream"), None);
+        assert_eq!(find(""), None);
+    }
+}

@@ -1,0 +1,258 @@
+//! The rows of all modules of one language part, and what happens to a directive: found by its name and
+//! the block it stands in, checked, and given to its module.
+//!
+//! Knows no module: what it sees of one is [`Module`]. Order and wording of the checks are those of nginx's
+//! `ngx_conf_handler`.
+
+use std::collections::HashMap;
+
+use smallvec::SmallVec;
+
+use crate::config::directive::Accepted;
+use crate::config::{Arity, Context, Diagnostic, Directive, HasDiagnostics, Kind, Node, params};
+
+/// The plain data of a row, whatever its module.
+#[derive(Clone, Copy, Debug)]
+pub struct RowInfo {
+    pub name: &'static str,
+    /// The module it belongs to; empty where the rows have none.
+    pub module: &'static str,
+    pub contexts: Context,
+    pub arity: Arity,
+    pub shape: Shape,
+    pub doc: &'static str,
+}
+
+/// A row's [`Kind`] without its setter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    Flag,
+    Number { min: u64, max: u64 },
+    Size,
+    Millis,
+    Text,
+    Keyword(&'static [&'static str]),
+    Custom,
+    Block,
+    Accepted(Accepted),
+}
+
+impl<C, X> Directive<C, X> {
+    pub fn info(&self, module: &'static str) -> RowInfo {
+        let shape = match &self.kind {
+            Kind::Flag(_) => Shape::Flag,
+            Kind::Number { min, max, .. } => Shape::Number { min: *min, max: *max },
+            Kind::Size(_) => Shape::Size,
+            Kind::Millis(_) => Shape::Millis,
+            Kind::Text(_) => Shape::Text,
+            Kind::Keyword { words, .. } => Shape::Keyword(words),
+            Kind::Custom(_) => Shape::Custom,
+            Kind::Block(_) => Shape::Block,
+            Kind::Accepted(check) => Shape::Accepted(*check),
+        };
+        let Self { name, contexts, arity, doc, .. } = *self;
+        RowInfo { name, module, contexts, arity, shape, doc }
+    }
+
+    /// Sets the directive's value in `conf`. Name, context and arity have been checked.
+    pub fn apply(&self, conf: &mut C, cx: &mut X, node: &Node) -> Result<(), Diagnostic> {
+        let is_first = match &self.kind {
+            Kind::Flag(slot) => slot(conf).set(params::flag(node, 0)?, node.span),
+            Kind::Number { min, max, slot } => {
+                slot(conf).set(params::number(node, 0, *min, *max)?, node.span)
+            }
+            Kind::Size(slot) => slot(conf).set(params::size(node, 0)?, node.span),
+            Kind::Millis(slot) => slot(conf).set(params::millis(node, 0)?, node.span),
+            Kind::Text(slot) => slot(conf).set(node.arg(0).into(), node.span),
+            Kind::Keyword { words, slot } => slot(conf).set(params::keyword(node, 0, words)?, node.span),
+            Kind::Custom(set) | Kind::Block(set) => return set(conf, cx, node),
+            Kind::Accepted(check) => return accept(node, *check),
+        };
+        if is_first { Ok(()) } else { Err(duplicate(node)) }
+    }
+}
+
+/// `"x" directive is duplicate`: what a setter says to a directive that may stand once in a block.
+pub fn duplicate(node: &Node) -> Diagnostic {
+    Diagnostic::error(node.name.span, format!("\"{}\" directive is duplicate", node.name.text))
+}
+
+/// A module as the table sees it: rows that write to its part of `P`.
+pub trait Module<P, X>: Sync {
+    fn rows(&self) -> Vec<RowInfo>;
+
+    /// Applies row `row`, counted as in [`Module::rows`], to the module's settings within `partial`.
+    fn apply(&self, row: usize, node: &Node, partial: &mut P, cx: &mut X) -> Result<(), Diagnostic>;
+}
+
+/// A module whose settings `C` are a part of `P`.
+pub struct Slot<C: 'static, P: 'static, X: 'static> {
+    pub name: &'static str,
+    pub rows: &'static [Directive<C, X>],
+    pub conf: fn(&mut P) -> &mut C,
+}
+
+impl<C, P, X> Module<P, X> for Slot<C, P, X> {
+    fn rows(&self) -> Vec<RowInfo> {
+        self.rows.iter().map(|row| row.info(self.name)).collect()
+    }
+
+    fn apply(&self, row: usize, node: &Node, partial: &mut P, cx: &mut X) -> Result<(), Diagnostic> {
+        self.rows[row].apply((self.conf)(partial), cx, node)
+    }
+}
+
+/// All rows of one language part. `P` holds every module's settings of one block, `X` is what compiling
+/// needs beside it. Applying is re-entrant: a block's setter calls back with another `P`.
+pub struct Table<P: 'static, X: 'static> {
+    modules: Vec<&'static dyn Module<P, X>>,
+    rows: Vec<Row>,
+    /// Name to indexes of `rows`: a name may have a row for each of several contexts.
+    by_name: HashMap<&'static str, SmallVec<[u16; 4]>>,
+    /// Rows of other language parts, so that their directives are misplaced here rather than unknown.
+    elsewhere: Vec<RowInfo>,
+}
+
+struct Row {
+    info: RowInfo,
+    module: u16,
+    index: u16,
+}
+
+impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
+    /// Panics when two rows of one name share a context: a fault of the program, seen by any test.
+    pub fn new(modules: Vec<&'static dyn Module<P, X>>) -> Self {
+        let mut table =
+            Self { modules: Vec::new(), rows: Vec::new(), by_name: HashMap::new(), elsewhere: Vec::new() };
+        for (module, of) in modules.iter().enumerate() {
+            for (index, info) in of.rows().into_iter().enumerate() {
+                let same_name = table.by_name.entry(info.name).or_default();
+                for &other in same_name.iter() {
+                    let other: &RowInfo = &table.rows[other as usize].info;
+                    let shared = other.contexts.0 & info.contexts.0;
+                    assert!(shared == 0, "two rows for \"{}\" in one context", info.name);
+                }
+                same_name.push(table.rows.len() as u16);
+                table.rows.push(Row { info, module: module as u16, index: index as u16 });
+            }
+        }
+        table.modules = modules;
+        table
+    }
+
+    /// Makes the rows of another language part known, for messages only.
+    #[must_use]
+    pub fn elsewhere(mut self, rows: impl IntoIterator<Item = RowInfo>) -> Self {
+        self.elsewhere.extend(rows);
+        self
+    }
+
+    /// Every row, module by module, in the order of the tables.
+    pub fn rows(&self) -> impl Iterator<Item = &RowInfo> {
+        self.rows.iter().map(|row| &row.info)
+    }
+
+    /// The row for a directive in a block.
+    pub fn find(&self, name: &str, context: Context) -> Option<&RowInfo> {
+        self.row(name, context).map(|row| &row.info)
+    }
+
+    /// Applies the directives of one block in their order. Whatever is wrong goes to `cx.diagnostics()`.
+    pub fn apply_all(&self, nodes: &[Node], context: Context, partial: &mut P, cx: &mut X) {
+        for node in nodes {
+            self.apply(node, context, partial, cx);
+        }
+    }
+
+    /// Applies one directive that stands in a block of kind `context`.
+    pub fn apply(&self, node: &Node, context: Context, partial: &mut P, cx: &mut X) {
+        let applied = match self.row(&node.name.text, context) {
+            None => Err(self.misplaced(node, context)),
+            Some(row) => self.check(node, context, &row.info).and_then(|()| {
+                self.modules[row.module as usize].apply(row.index as usize, node, partial, cx)
+            }),
+        };
+        if let Err(diagnostic) = applied {
+            cx.diagnostics().push(diagnostic);
+        }
+    }
+
+    fn row(&self, name: &str, context: Context) -> Option<&Row> {
+        let mut rows = self.by_name.get(name)?.iter().map(|&row| &self.rows[row as usize]);
+        rows.find(|row| row.info.contexts.contains(context))
+    }
+
+    fn misplaced(&self, node: &Node, context: Context) -> Diagnostic {
+        let name = &*node.name.text;
+        let all = || self.rows().chain(&self.elsewhere);
+        let contexts = all().filter(|row| row.name == name).fold(0, |set, row| set | row.contexts.0);
+        if contexts != 0 {
+            let message = format!("\"{name}\" directive is not allowed here");
+            let help = format!("\"{name}\" stands in {}", Context(contexts));
+            return Diagnostic::error(node.name.span, message).help(help);
+        }
+        let message = if node.name.text.is_empty() {
+            "a directive has an empty name".to_owned()
+        } else {
+            format!("unknown directive \"{name}\"")
+        };
+        let diagnostic = Diagnostic::error(node.name.span, message);
+        let here = all().filter(|row| row.contexts.contains(context)).map(|row| row.name);
+        match params::closest(name, here) {
+            Some(meant) => diagnostic.help(format!("did you mean \"{meant}\"?")),
+            None => match params::closest(name, all().map(|row| row.name)) {
+                Some(meant) => {
+                    let contexts = all().filter(|row| row.name == meant);
+                    let contexts = Context(contexts.fold(0, |set, row| set | row.contexts.0));
+                    diagnostic.help(format!("did you mean \"{meant}\"? It stands in {contexts}"))
+                }
+                None => diagnostic,
+            },
+        }
+    }
+
+    fn check(&self, node: &Node, context: Context, row: &RowInfo) -> Result<(), Diagnostic> {
+        let name = row.name;
+        let is_block = row.shape == Shape::Block;
+        if !is_block && node.block.is_some() {
+            let message = format!("directive \"{name}\" is not terminated by \";\"");
+            return Err(Diagnostic::error(node.span, message).help("it has no block"));
+        }
+        if is_block && node.block.is_none() {
+            let message = format!("directive \"{name}\" has no opening \"{{\"");
+            return Err(Diagnostic::error(node.span, message));
+        }
+        if row.arity.accepts(node.args.len()) {
+            return Ok(());
+        }
+        let message = format!("invalid number of arguments in \"{name}\" directive");
+        let swallowed = node
+            .args
+            .iter()
+            .skip(row.arity.min as usize)
+            .find(|word| !word.quoted && self.row(&word.text, context).is_some());
+        let (span, help) = match swallowed {
+            Some(word) => (word.span, format!("is \";\" missing before \"{}\"?", word.text)),
+            None => (node.span, format!("\"{name}\" takes {}", row.arity)),
+        };
+        Err(Diagnostic::error(span, message).help(help))
+    }
+}
+
+/// Checks the arguments of a directive that has no effect.
+fn accept(node: &Node, check: Accepted) -> Result<(), Diagnostic> {
+    match check {
+        Accepted::Flag => params::flag(node, 0).map(drop),
+        Accepted::Number => params::number(node, 0, 0, u64::MAX).map(drop),
+        Accepted::Size => params::size(node, 0).map(drop),
+        Accepted::Millis => params::millis(node, 0).map(drop),
+        Accepted::Buffers => {
+            params::number(node, 0, 1, u64::MAX)?;
+            params::size(node, 1).map(drop)
+        }
+        Accepted::Words => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+use super::*;
+use crate::config::directive::{accepted, block, custom, flag, keyword, millis, number, size};
+use crate::config::{Diagnostics, Inherit, LoadOptions, load_text};
+
+#[derive(Default)]
+struct Http {
+    sendfile: Inherit<bool>,
+    connections_max: Inherit<u64>,
+    buffer_bytes: Inherit<u64>,
+    timeout_ms: Inherit<u64>,
+    satisfy: Inherit<usize>,
+    headers: Vec<String>,
+    servers: Vec<Http>,
+}
+
+static HTTP: Slot<Http, Http, Diagnostics> = Slot {
+    name: "core",
+    rows: &[
+        flag("sendfile", Context::ANY, |c| &mut c.sendfile, "Sends files without copying; on."),
+        number("connections", Context::HTTP, (1, 9), |c| &mut c.connections_max, "Most connections."),
+        size("buffer", Context::ANY, |c| &mut c.buffer_bytes, "Bytes of a buffer; 8k."),
+        millis("timeout", Context::ANY, |c| &mut c.timeout_ms, "How long to wait; 60s."),
+        keyword("satisfy", Context::ANY, &["all", "any"], |c| &mut c.satisfy, "Who may pass; all."),
+        custom("add_header", Context::ANY, Arity::between(2, 3), add_header, "Adds a header."),
+        block("server", Context::HTTP, Arity::exactly(0), server, "A virtual server."),
+        accepted("buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "No effect."),
+    ],
+    conf: |partial| partial,
+};
+
+static UPSTREAM: Slot<Http, Http, Diagnostics> = Slot {
+    name: "upstream",
+    rows: &[custom("server", Context::UPSTREAM, Arity::at_least(1), add_header, "A peer.")],
+    conf: |partial| partial,
+};
+
+fn table() -> Table<Http, Diagnostics> {
+    Table::new(vec![&HTTP, &UPSTREAM])
+}
+
+fn add_header(conf: &mut Http, _: &mut Diagnostics, node: &Node) -> Result<(), Diagnostic> {
+    conf.headers.push(node.arg(0).into());
+    Ok(())
+}
+
+fn server(conf: &mut Http, cx: &mut Diagnostics, node: &Node) -> Result<(), Diagnostic> {
+    let mut server = Http::default();
+    table().apply_all(node.children(), Context::SERVER, &mut server, cx);
+    conf.servers.push(server);
+    Ok(())
+}
+
+fn compile(text: &str, context: Context) -> (Http, Vec<String>) {
+    let (tree, mut found) = load_text("t.conf", text, &LoadOptions::default());
+    let mut http = Http::default();
+    table().apply_all(&tree.nodes, context, &mut http, &mut found);
+    let line = |found: Diagnostic| match found.help {
+        Some(help) => format!("{} | {help}", found.message),
+        None => found.message,
+    };
+    (http, found.0.into_iter().map(line).collect())
+}
+
+#[test]
+fn values_reach_their_slots() {
+    let text = "sendfile ON; connections 9; buffer 8k; timeout '1m 30s'; satisfy any; add_header a b;
+                server { sendfile off; add_header c d; } server { } buffers 4 8k;";
+    let (http, found) = compile(text, Context::HTTP);
+    assert_eq!(found, [""; 0]);
+    assert_eq!(http.sendfile.as_ref(), Some(&true));
+    assert_eq!(http.connections_max.as_ref(), Some(&9));
+    assert_eq!(http.buffer_bytes.as_ref(), Some(&8192));
+    assert_eq!(http.timeout_ms.as_ref(), Some(&90_000));
+    assert_eq!(http.satisfy.as_ref(), Some(&1));
+    assert_eq!(http.headers, ["a"]);
+    assert_eq!(http.servers[0].sendfile.as_ref(), Some(&false));
+    assert_eq!(http.servers[0].headers, ["c"]);
+    assert!(!http.servers[1].sendfile.is_set());
+}
+
+#[test]
+fn each_error_has_nginx_words_and_help() {
+    let cases = [
+        ("sendfil on;", "unknown directive \"sendfil\" | did you mean \"sendfile\"?"),
+        ("wibble;", "unknown directive \"wibble\""),
+        (
+            "sendfile maybe;",
+            "invalid value \"maybe\" in \"sendfile\" directive, it must be \"on\" or \"off\"",
+        ),
+        ("sendfile on; sendfile off;", "\"sendfile\" directive is duplicate"),
+        ("sendfile on {}", "directive \"sendfile\" is not terminated by \";\" | it has no block"),
+        ("server;", "directive \"server\" has no opening \"{\""),
+        (
+            "server a {}",
+            "invalid number of arguments in \"server\" directive | \"server\" takes no arguments",
+        ),
+        (
+            "add_header a;",
+            "invalid number of arguments in \"add_header\" directive | \"add_header\" takes 2 to 3 arguments",
+        ),
+        (
+            "buffer 1k\n timeout 1s;",
+            "invalid number of arguments in \"buffer\" directive | is \";\" missing before \"timeout\"?",
+        ),
+        ("connections x;", "\"connections\" directive invalid number"),
+        ("connections 10;", "value must be between 1 and 9 | \"connections\" is a number from 1 to 9"),
+        ("satisfy al;", "invalid value \"al\" | did you mean \"all\"?"),
+        ("satisfy nobody;", "invalid value \"nobody\" | one of: all, any"),
+        (
+            "timeout 1q;",
+            "\"timeout\" directive invalid value \
+             | a time is seconds, or numbers with units: 500ms, 30s, 1h 30m",
+        ),
+        (
+            "buffers 4 q;",
+            "\"buffers\" directive invalid value \
+             | a size is a number of bytes, or ends in k, m or g: 8k, 1m",
+        ),
+        (
+            "server { connections 1; }",
+            "\"connections\" directive is not allowed here | \"connections\" stands in http",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(compile(text, Context::HTTP).1, [expected], "{text}");
+    }
+}
+
+#[test]
+fn all_errors_are_found_at_once() {
+    let (_, found) = compile("a; server { b; sendfile x; } c; sendfile on", Context::HTTP);
+    assert_eq!(found.len(), 5);
+}
+
+#[test]
+fn a_name_means_what_its_context_says() {
+    let (upstream, found) = compile("server 127.0.0.1;", Context::UPSTREAM);
+    assert_eq!(found, [""; 0]);
+    assert_eq!(upstream.headers, ["127.0.0.1"]);
+    let (_, found) = compile("server 127.0.0.1;", Context::LOCATION);
+    assert_eq!(found, ["\"server\" directive is not allowed here | \"server\" stands in http or upstream"]);
+}
