@@ -98,11 +98,12 @@ impl File {
         Ok(file)
     }
 
-    /// Declares and opens a file at once.
+    /// Declares and opens a file at once, for as long as the process lives.
     pub fn open(path: &Path, buffer: Option<usize>, flush_ms: Option<u64>) -> io::Result<File> {
         let file = File::declare(&path.to_string_lossy(), Path::new(""), Options { buffer, flush_ms })
             .map_err(io::Error::other)?;
         file.0.open(None)?;
+        lease::mark_forever(file.0);
         Ok(file)
     }
 

@@ -1,16 +1,21 @@
 //! The writer on real files, pipes and full disks.
 
+use std::io::Read;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::PathBuf;
+use std::sync::MutexGuard;
 
 use super::*;
+use crate::log::{Lease, Level, Logger, Target, reopen, set_process};
 
 struct Bench {
     dir: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Bench {
     fn new() -> Bench {
-        Bench { dir: tempfile::tempdir().expect("a directory") }
+        Bench { dir: tempfile::tempdir().expect("a directory"), _alone: lease::alone() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -20,16 +25,325 @@ impl Bench {
     fn text(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).expect("reads")
     }
+
+    fn open(&self, name: &str, buffer: Option<usize>, flush_ms: Option<u64>) -> File {
+        File::open(&self.path(name), buffer, flush_ms).expect("opens")
+    }
+
+    /// Reopens; files of other tests, whose directories are gone, may fail.
+    fn reopen(&self) {
+        let own = self.dir.path().to_string_lossy().into_owned();
+        let errors = reopen(None).err().unwrap_or_default();
+        assert!(errors.iter().all(|error| !error.path.starts_with(&own)), "{errors:?}");
+    }
+
+    /// Makes `error.log` the process's own.
+    fn error_log(&self) -> Lease {
+        let lease = Lease::begin();
+        set_process(Logger::of(&[(Target::file(&self.path("error.log")), Level::Info)]));
+        lease.open(None).expect("opens");
+        lease
+    }
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn wait_until(mut done: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !done() {
+        assert!(std::time::Instant::now() < deadline, "waited too long");
+        std::thread::yield_now();
+    }
 }
 
 #[test]
 fn lines_of_a_turn_come_at_its_end() {
     let bench = Bench::new();
-    let file = File::open(&bench.path("a.log"), None, None).expect("opens");
+    let file = bench.open("a.log", None, None);
     file.write_line(b"one");
     file.write_line(b"two\n");
-    assert_eq!(file.waiting().0, 8);
+    assert_eq!((file.waiting().0, bench.text("a.log").as_str()), (8, ""));
     flush_turn();
     assert_eq!(bench.text("a.log"), "one\ntwo\n");
     assert_eq!(file.waiting(), (0, 0));
+    assert_eq!(due_ms(), None);
+}
+
+#[test]
+fn a_buffer_is_written_when_full_and_holds_whole_lines() {
+    let bench = Bench::new();
+    let file = bench.open("a.log", Some(10), None);
+    file.write_line(b"1234");
+    file.write_line(b"5678");
+    flush_turn();
+    assert_eq!(bench.text("a.log"), "");
+    file.write_line(b"9");
+    assert_eq!(bench.text("a.log"), "1234\n5678\n");
+    flush_all();
+    assert_eq!(bench.text("a.log"), "1234\n5678\n9\n");
+}
+
+#[test]
+fn a_line_larger_than_the_buffer_is_written_at_once_and_in_order() {
+    let bench = Bench::new();
+    let file = bench.open("a.log", Some(10), None);
+    file.write_line(b"first");
+    file.write_line(b"longer than the buffer");
+    assert_eq!(bench.text("a.log"), "first\nlonger than the buffer\n");
+    let plain = bench.open("b.log", None, None);
+    let long = vec![b'x'; 3 * WAITING_BYTES_MAX];
+    plain.write_line(&long);
+    assert_eq!(bench.text("b.log").len(), long.len() + 1);
+    flush_turn();
+}
+
+#[test]
+fn flush_bounds_how_long_a_line_waits() {
+    let bench = Bench::new();
+    let file = bench.open("a.log", Some(4096), Some(20));
+    file.write_line(b"soon");
+    flush_turn();
+    assert!(due_ms().is_some_and(|ms| ms <= 20));
+    wait_until(|| {
+        flush_turn();
+        bench.text("a.log") == "soon\n"
+    });
+    assert_eq!((file.waiting().0, due_ms()), (0, None));
+}
+
+#[test]
+fn reopen_writes_old_lines_to_the_old_file() {
+    let bench = Bench::new();
+    let file = bench.open("a.log", Some(4096), None);
+    file.write_line(b"old");
+    std::fs::rename(bench.path("a.log"), bench.path("a.log.1")).expect("renames");
+    bench.reopen();
+    file.write_line(b"new");
+    flush_all();
+    assert_eq!((bench.text("a.log.1").as_str(), bench.text("a.log").as_str()), ("old\n", "new\n"));
+}
+
+#[test]
+fn a_file_that_cannot_be_reopened_keeps_the_old_one() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.path("d")).expect("makes");
+    let lease = Lease::begin();
+    let file = File::declare("d/a.log", bench.dir.path(), Options::default()).expect("declares");
+    lease.open(None).expect("opens");
+    std::fs::rename(bench.path("d"), bench.path("e")).expect("renames");
+    let errors = reopen(None).expect_err("the directory is gone");
+    assert!(
+        errors
+            .iter()
+            .any(|error| error.to_string().ends_with("d/a.log\" failed (2: No such file or directory)"))
+    );
+    file.write_line(b"still here");
+    flush_turn();
+    assert_eq!(bench.text("e/a.log"), "still here\n");
+}
+
+#[test]
+fn twenty_rotations_under_load_lose_no_line() {
+    let bench = Bench::new();
+    // Two names of one file: what two workers are to each other.
+    let files = [bench.open("a.log", None, None), bench.open("./a.log", Some(1000), None)];
+    let stop = AtomicBool::new(false);
+    let written: usize = std::thread::scope(|scope| {
+        // Also when the test fails: the scope waits for its threads.
+        let stopper = StopOnDrop(&stop);
+        let writers: Vec<_> = files
+            .iter()
+            .map(|file| {
+                scope.spawn(|| {
+                    let mut count = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        file.write_line(format!("{} line {count}", "x".repeat(count % 90)).as_bytes());
+                        count += 1;
+                        if count % 7 == 0 {
+                            flush_turn();
+                        }
+                    }
+                    count
+                })
+            })
+            .collect();
+        for number in 0..20 {
+            wait_until(|| std::fs::metadata(bench.path("a.log")).is_ok_and(|meta| meta.len() > 5000));
+            std::fs::rename(bench.path("a.log"), bench.path(&format!("a.log.{number}"))).expect("renames");
+            bench.reopen();
+        }
+        drop(stopper);
+        writers.into_iter().map(|writer| writer.join().expect("joins")).sum()
+    });
+    flush_all();
+    let mut found = 0;
+    for entry in std::fs::read_dir(bench.dir.path()).expect("lists") {
+        let text = std::fs::read_to_string(entry.expect("an entry").path()).expect("reads");
+        assert!(text.is_empty() || text.ends_with('\n'));
+        for line in text.lines() {
+            let (filler, rest) = line.split_once(" line ").expect("a whole line");
+            assert!(filler.bytes().all(|byte| byte == b'x') && rest.parse::<usize>().is_ok(), "{line}");
+            found += 1;
+        }
+    }
+    assert_eq!(found, written);
+}
+
+#[test]
+fn a_full_disk_drops_lines_counts_them_and_says_so_once() {
+    let bench = Bench::new();
+    let _lease = bench.error_log();
+    symlink("/dev/full", bench.path("a.log")).expect("links");
+    let file = bench.open("a.log", None, None);
+    for _ in 0..100 {
+        file.write_line(b"lost");
+        file.write_line(b"lost");
+        flush_turn();
+    }
+    let said = bench.text("error.log");
+    assert!(said.lines().count() <= 2, "{said}"); // two when a second ends meanwhile
+    assert!(said.contains("[crit]") && said.contains("failed (28: No space left on device), "), "{said}");
+    assert_eq!(file.waiting().0, 0);
+    // The count goes on until it can be told.
+    assert!(file.waiting().1 > 0 && due_ms().is_some());
+    // Space again: reopening does not wait for the second to end.
+    std::fs::remove_file(bench.path("a.log")).expect("removes");
+    bench.reopen();
+    file.write_line(b"kept");
+    flush_turn();
+    assert_eq!(bench.text("a.log"), "kept\n");
+    wait_until(|| {
+        flush_turn();
+        due_ms().is_none()
+    });
+    let counts = bench.text("error.log");
+    let lost = counts.lines().filter_map(|line| line.rsplit(", ").next()?.strip_suffix(" lines lost"));
+    assert_eq!(lost.map(|count| count.parse::<u64>().expect("a count")).sum::<u64>(), 200);
+    set_process(Logger::none());
+}
+
+#[test]
+fn a_short_write_completes_its_line_later() {
+    let mut state = State { lines: b"first\nsecond\nthird\nfourth\n".to_vec(), ..State::default() };
+    state.drop_lines(9, None); // "sec" is in the file
+    assert_eq!((state.lines.as_slice(), state.torn, state.lost), (&b"ond\n"[..], true, 2));
+    state.lines.extend_from_slice(b"fifth\n");
+    state.drop_lines(0, None); // and not even the rest could be written
+    assert_eq!((state.lines.as_slice(), state.torn, state.lost), (&b"ond\n"[..], true, 3));
+    state.drop_lines(4, None);
+    assert_eq!((state.lines.as_slice(), state.torn, state.lost), (&b""[..], false, 3));
+}
+
+#[test]
+fn a_slow_pipe_gets_all_lines_in_order_and_never_blocks() {
+    let bench = Bench::new();
+    nix::unistd::mkfifo(&bench.path("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+    let mut options = std::fs::OpenOptions::new();
+    let mut reader =
+        options.read(true).custom_flags(libc::O_NONBLOCK).open(bench.path("fifo")).expect("opens");
+    let file = bench.open("fifo", None, None);
+    let mut expected = String::new();
+    for number in 0..5000 {
+        let line = format!("{number} {}\n", "y".repeat(60));
+        file.write_line(line.as_bytes());
+        expected.push_str(&line);
+        flush_turn();
+    }
+    assert!(expected.len() > 200_000 && due_ms().is_some_and(|ms| ms <= RETRY_MS));
+    let (mut got, mut page) = (Vec::new(), [0; 4096]);
+    wait_until(|| {
+        flush_turn();
+        while let Ok(count @ 1..) = reader.read(&mut page) {
+            got.extend_from_slice(&page[..count]);
+        }
+        got.len() == expected.len()
+    });
+    assert!(got == expected.as_bytes());
+    assert_eq!(file.waiting(), (0, 0));
+}
+
+#[test]
+fn a_pipe_nobody_reads_has_a_bound() {
+    let bench = Bench::new();
+    let _lease = bench.error_log();
+    nix::unistd::mkfifo(&bench.path("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+    let file = bench.open("fifo", None, None);
+    let line = [b'z'; 999];
+    for _ in 0..3000 {
+        file.write_line(&line);
+    }
+    let (waiting, lost) = file.waiting();
+    assert!(waiting <= WAITING_BYTES_MAX && waiting > WAITING_BYTES_MAX / 2, "{waiting}");
+    assert!(lost > 1000);
+    lock(&file.0.state).lines.clear();
+    flush_turn();
+    assert!(bench.text("error.log").contains(&format!("{lost} lines lost")));
+    set_process(Logger::none());
+}
+
+#[test]
+fn one_file_has_one_set_of_parameters_in_a_cycle() {
+    let bench = Bench::new();
+    let declare = |buffer| File::declare("a.log", bench.dir.path(), Options { buffer, flush_ms: None });
+    let first = Lease::begin();
+    let file = declare(Some(100)).expect("declares");
+    assert_eq!(declare(Some(100)), Ok(file));
+    let error = declare(None).expect_err("differs");
+    assert!(error.contains("already defined with conflicting parameters"), "{error}");
+    // The next cycle may say something else.
+    let second = Lease::begin();
+    assert_eq!(declare(None), Ok(file));
+    drop(first);
+    second.open(None).expect("opens");
+    file.write_line(b"unbuffered now");
+    flush_turn();
+    assert_eq!(bench.text("a.log"), "unbuffered now\n");
+}
+
+#[test]
+fn a_dropped_lease_flushes_and_closes() {
+    let bench = Bench::new();
+    let lease = Lease::begin();
+    let options = Options { buffer: Some(4096), flush_ms: None };
+    let file = File::declare("a.log", bench.dir.path(), options).expect("declares");
+    lease.open(None).expect("opens");
+    file.write_line(b"last words");
+    drop(lease);
+    assert_eq!(bench.text("a.log"), "last words\n");
+    assert!(lock(&file.0.state).file.is_none());
+    flush_all();
+}
+
+#[test]
+fn ten_thousand_files_share_a_few_buffers() {
+    let bench = Bench::new();
+    let files: Vec<File> = (0..200).map(|n| bench.open(&format!("{n}.log"), None, None)).collect();
+    for file in &files {
+        file.write_line(b"line");
+    }
+    flush_turn();
+    let held: usize = files.iter().map(|file| lock(&file.0.state).lines.capacity()).sum();
+    assert_eq!(held, 0);
+    assert!(lock(&SPARE).len() <= SPARE_MAX);
+    assert!((0..200).all(|n| bench.text(&format!("{n}.log")) == "line\n"));
+}
+
+#[test]
+fn lines_go_to_syslog_with_their_severity() {
+    let bench = Bench::new();
+    let server = std::os::unix::net::UnixDatagram::bind(bench.path("log")).expect("binds");
+    let word = format!("syslog:server=unix:{},severity=notice,tag=web", bench.path("log").display());
+    assert!(File::declare(&word, Path::new(""), Options { buffer: Some(1), flush_ms: None }).is_err());
+    let file = File::declare(&word, Path::new(""), Options::default()).expect("declares");
+    file.write_line(b"GET / 200\n");
+    let mut datagram = [0; 1000];
+    let length = server.recv(&mut datagram).expect("receives");
+    let text = String::from_utf8_lossy(&datagram[..length]);
+    assert!(text.starts_with("<189>") && text.ends_with(" web: GET / 200"), "{text}");
 }

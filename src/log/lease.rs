@@ -25,6 +25,8 @@ pub(super) trait Held: Sync {
 }
 
 static HELD: Mutex<Vec<&'static dyn Held>> = Mutex::new(Vec::new());
+/// The mark of what no lease owns.
+const FOREVER: u32 = u32::MAX;
 static LAST: AtomicU32 = AtomicU32::new(0);
 static CURRENT: AtomicU32 = AtomicU32::new(0);
 
@@ -46,6 +48,14 @@ pub(super) fn mark(held: &dyn Held) -> bool {
         marks.push(current);
     }
     first
+}
+
+/// Notes that `held` is used for as long as the process lives.
+pub(super) fn mark_forever(held: &dyn Held) {
+    let mut marks = lock(held.marks());
+    if !marks.contains(&FOREVER) {
+        marks.push(FOREVER);
+    }
 }
 
 /// One cycle's claim on its log files. Drop it to close what no other cycle names.
@@ -123,3 +133,10 @@ impl fmt::Display for OpenError {
 }
 
 impl std::error::Error for OpenError {}
+
+/// Tests that use what the process has once (the current lease, the turn's list) go one after the other.
+#[cfg(test)]
+pub(super) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    lock(&ALONE)
+}
