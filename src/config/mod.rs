@@ -5,17 +5,21 @@
 
 pub mod diagnostic;
 pub mod directive;
+pub mod dump;
 pub mod inherit;
 pub mod lexer;
 pub mod load;
 pub mod params;
 mod parse;
+pub mod render;
 pub mod table;
 pub mod tree;
 
 pub use diagnostic::{Diagnostic, Diagnostics, HasDiagnostics, Severity};
 pub use directive::{Arity, Context, Directive, Kind};
+pub use dump::dump;
 pub use inherit::{Inherit, Merge};
 pub use load::{LoadOptions, load, load_text};
+pub use render::render;
 pub use table::{Module, RowInfo, Shape, Slot, Table};
 pub use tree::{FileId, Node, Place, Places, Source, Span, Tree, Word};
