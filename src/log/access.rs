@@ -202,7 +202,8 @@ pub fn due_ms() -> Option<u64> {
         return None;
     }
     let now = now_ms();
-    let listed = lock(&LISTED);
+    // A copy: `list` takes the two locks the other way round.
+    let listed = lock(&LISTED).clone();
     listed.iter().filter_map(|slot| lock(&slot.state).wake_ms(now)).min()
 }
 
@@ -211,17 +212,20 @@ fn flush_listed(wanted: impl Fn(&State, u64) -> bool) {
     ANY_LISTED.store(false, Ordering::Relaxed);
     let now = now_ms();
     for slot in listed {
-        let state = &mut *lock(&slot.state);
-        state.listed = false;
-        if let Kind::File(path) = &slot.kind
-            && wanted(state, now)
-        {
-            state.flush(path);
-        }
-        let told = state.take_loss();
-        if !state.lines.is_empty() || state.lost > 0 {
-            slot.list(state);
-        }
+        let told = {
+            let state = &mut *lock(&slot.state);
+            state.listed = false;
+            if let Kind::File(path) = &slot.kind
+                && wanted(state, now)
+            {
+                state.flush(path);
+            }
+            let told = state.take_loss();
+            if !state.lines.is_empty() || state.lost > 0 {
+                slot.list(state);
+            }
+            told
+        };
         if let Some((lost, cause)) = told {
             tell(&slot.name, lost, &cause);
         }

@@ -136,6 +136,13 @@ impl Target {
     }
 }
 
+#[cfg(test)]
+impl Target {
+    pub(super) fn ring(self) -> Vec<u8> {
+        lock(&self.0.state).ring.iter().copied().collect()
+    }
+}
+
 impl PartialEq for Target {
     fn eq(&self, other: &Target) -> bool {
         std::ptr::eq(self.0, other.0)

@@ -34,15 +34,13 @@ pub struct Heartbeat {
 /// This worker's turn began: `now_ms` is monotonic.
 #[inline]
 pub fn awake(now_ms: u64) {
-    // Bit 0 awake, bit 1 asleep; neither: starting.
-    lanes::my_words()[BEAT].store(now_ms << 2 | 1, Release);
+    awake_in(lanes::my_words(), now_ms);
 }
 
 /// This worker's turn is over.
 #[inline]
 pub fn asleep() {
-    let beat = &lanes::my_words()[BEAT];
-    beat.store(beat.load(Relaxed) & !3 | 2, Release);
+    asleep_in(lanes::my_words());
 }
 
 /// Notes what is about to run, for the log line about a stuck worker.
@@ -53,6 +51,18 @@ pub fn event(what: u64) {
 
 pub fn read(lane: Lane) -> Heartbeat {
     read_words(area().lane(lane.number()))
+}
+
+#[inline]
+fn awake_in(words: &[AtomicU64; LANE_WORDS], now_ms: u64) {
+    // Bit 0 awake, bit 1 asleep; neither: starting.
+    words[BEAT].store(now_ms << 2 | 1, Release);
+}
+
+#[inline]
+fn asleep_in(words: &[AtomicU64; LANE_WORDS]) {
+    let beat = &words[BEAT];
+    beat.store(beat.load(Relaxed) & !3 | 2, Release);
 }
 
 fn read_words(words: &[AtomicU64; LANE_WORDS]) -> Heartbeat {
@@ -79,19 +89,28 @@ pub(super) fn clear(words: &[AtomicU64; LANE_WORDS]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shm::area::Area;
 
     #[test]
     fn a_lane_tells_its_state() {
-        // The master's lane of the process-wide area: no other test beats.
-        assert_eq!(read(Lane::MASTER).state, State::Starting);
-        awake(1234);
-        event(9);
-        let seen = read(Lane::MASTER);
-        assert_eq!((seen.state, seen.since_ms, seen.last_event), (State::Awake, 1234, 9));
-        asleep();
-        let seen = read(Lane::MASTER);
-        assert_eq!((seen.state, seen.since_ms), (State::Asleep, 1234));
-        clear(area().lane(0));
-        assert_eq!(read(Lane::MASTER).state, State::Starting);
+        let area = Area::fresh();
+        let lane = lanes::take_in(&area, 3, 8).expect("free");
+        let words = area.lane(lane.number());
+        let seen = || {
+            let beat = read_words(words);
+            (beat.state, beat.since_ms)
+        };
+        assert_eq!(seen(), (State::Starting, 0));
+        assert_eq!((read_words(words).pid, read_words(words).generation), (std::process::id(), 8));
+        awake_in(words, 1234);
+        words[EVENT].store(9, Relaxed);
+        assert_eq!((seen(), read_words(words).last_event), ((State::Awake, 1234), 9));
+        asleep_in(words);
+        assert_eq!(seen(), (State::Asleep, 1234));
+        lanes::give_in(&area, lane);
+        assert_eq!(
+            (seen(), read_words(words).pid, read_words(words).last_event),
+            ((State::Starting, 0), 0, 0)
+        );
     }
 }
