@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Diagnostic, Diagnostics, FileId, Node, Source, Span, Tree, parse};
+use crate::config::{Diagnostic, Diagnostics, FileId, Node, Source, Span, Tree, parse, toml};
 
 /// Errors of the text after which reading stops; what follows is rarely more than noise.
 const SYNTAX_ERRORS_MAX: usize = 50;
@@ -130,6 +130,11 @@ impl Loader {
         self.tree.source(file).is_some_and(|source| source.path == Path::new(COMMAND_LINE))
     }
 
+    /// Whether a source holds bytes that are no text.
+    pub(super) fn has_foreign(&self, file: FileId) -> bool {
+        self.foreign.get(file.0 as usize).is_some_and(|foreign| !foreign.is_empty())
+    }
+
     /// Reports the first byte of a word that is no text.
     pub(super) fn check_bytes(&mut self, span: Span) {
         let Some(foreign) = self.foreign.get(span.file.0 as usize).filter(|foreign| !foreign.is_empty())
@@ -224,7 +229,12 @@ impl Loader {
         let source = &mut self.tree.sources[file.0 as usize];
         let text = std::mem::take(&mut source.text);
         self.parsing.push(file);
-        let nodes = parse::parse(self, file, &text, depth);
+        let is_toml = self.tree.sources[file.0 as usize].path.extension().is_some_and(|name| name == "toml");
+        let nodes = if is_toml {
+            toml::parse(self, file, &text, depth)
+        } else {
+            parse::parse(self, file, &text, depth)
+        };
         self.parsing.pop();
         self.tree.sources[file.0 as usize].text = text;
         nodes

@@ -3,6 +3,7 @@
 //! Knows no module: what a directive means is in the tables of the rooms above
 //! (`docs/architecture.md` §3). Reads files while parsing; touches nothing else.
 
+pub mod convert;
 pub mod diagnostic;
 pub mod directive;
 pub mod dump;
@@ -13,6 +14,7 @@ pub mod params;
 mod parse;
 pub mod render;
 pub mod table;
+mod toml;
 pub mod tree;
 
 pub use diagnostic::{Diagnostic, Diagnostics, HasDiagnostics, Severity};

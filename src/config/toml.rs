@@ -1,0 +1,221 @@
+//! The TOML spelling: tables to directives (`docs/architecture.md` §3).
+//!
+//! `key = v` one argument (true and false are on and off); `key = [a, b]` several; `key = [[..], [..]]`
+//! repeated; a table is a block with its arguments under `args`; an array of tables is repeated blocks.
+//! A `[[….do]]` block holds directives that come where it stands, for orders that keys cannot say.
+//! A backslash at the front of a key is taken off: `"\\args"` is a directive named `args`.
+//! Directives come in the order of the text.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeArray, DeString, DeTable, DeValue};
+
+use crate::config::load::Loader;
+use crate::config::parse::DEPTH_MAX;
+use crate::config::{Diagnostic, FileId, Node, Span, Word};
+
+/// Parses the whole of `text`, the source `file`, whose blocks are already `depth` deep.
+pub(super) fn parse(loader: &mut Loader, file: FileId, text: &str, depth: usize) -> Vec<Node> {
+    if loader.has_foreign(file) {
+        // TOML is UTF-8 in comments too
+        loader.check_bytes(Span { file, start: 0, end: u32::MAX });
+        return Vec::new();
+    }
+    let (table, mut errors) = DeTable::parse_recoverable(text);
+    errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
+    for error in &errors {
+        let range = error.span().unwrap_or(0..0);
+        let range = range.start.min(text.len())..range.end.min(text.len());
+        loader.syntax(Diagnostic::error(to_span(file, &range), error.message()));
+        if loader.gave_up() {
+            return Vec::new();
+        }
+    }
+    let mut reader = Reader { loader, file, text, depth };
+    let mut nodes = Vec::new();
+    reader.block(table.get_ref(), &mut nodes);
+    nodes
+}
+
+struct Reader<'a> {
+    loader: &'a mut Loader,
+    file: FileId,
+    text: &'a str,
+    depth: usize,
+}
+
+/// A directive's value not yet looked into, so that the directives of a block can first be put in order.
+struct Entry<'a, 'i> {
+    key: &'a str,
+    key_range: Range<usize>,
+    start: usize,
+    value: Value<'a, 'i>,
+}
+
+enum Value<'a, 'i> {
+    Scalar(&'a Spanned<DeValue<'i>>),
+    Arguments(&'a Spanned<DeValue<'i>>, &'a DeArray<'i>),
+    Block(&'a Spanned<DeValue<'i>>, &'a DeTable<'i>),
+}
+
+impl Reader<'_> {
+    fn block(&mut self, table: &DeTable<'_>, out: &mut Vec<Node>) {
+        self.directives(table.iter(), out);
+    }
+
+    fn directives<'a, 'i: 'a>(
+        &mut self,
+        pairs: impl Iterator<Item = (&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>)>,
+        out: &mut Vec<Node>,
+    ) {
+        let mut entries = Vec::new();
+        for (key, value) in pairs {
+            self.entries(key.get_ref(), key.span(), value, &mut entries);
+        }
+        entries.sort_by_key(|entry| entry.start);
+        for entry in entries {
+            if self.loader.gave_up() {
+                return;
+            }
+            self.entry(&entry, out);
+        }
+    }
+
+    /// The directives that one key stands for.
+    fn entries<'a, 'i>(
+        &mut self,
+        key: &'a str,
+        key_range: Range<usize>,
+        value: &'a Spanned<DeValue<'i>>,
+        out: &mut Vec<Entry<'a, 'i>>,
+    ) {
+        let mut add = |start, value| out.push(Entry { key, key_range: key_range.clone(), start, value });
+        match value.get_ref() {
+            DeValue::Table(table) => add(value.span().start, Value::Block(value, table)),
+            DeValue::Array(array) if array.iter().any(|item| is_compound(item.get_ref())) => {
+                for item in array.iter() {
+                    match item.get_ref() {
+                        DeValue::Table(table) => add(item.span().start, Value::Block(item, table)),
+                        DeValue::Array(array) => add(item.span().start, Value::Arguments(item, array)),
+                        _ => {
+                            let message = format!("\"{key}\" mixes arguments and repeated directives");
+                            let help = "write [a, b] for one directive or [[a, b], [c]] for two";
+                            let span = to_span(self.file, &item.span());
+                            self.loader.syntax(Diagnostic::error(span, message).help(help));
+                        }
+                    }
+                }
+            }
+            DeValue::Array(array) => add(key_range.start, Value::Arguments(value, array)),
+            _ => add(key_range.start, Value::Scalar(value)),
+        }
+    }
+
+    fn entry(&mut self, entry: &Entry<'_, '_>, out: &mut Vec<Node>) {
+        if entry.key == "do" {
+            return match &entry.value {
+                Value::Block(_, table) => self.block(table, out),
+                Value::Scalar(value) | Value::Arguments(value, _) => {
+                    let help = "write [[….do]] and the directives below it";
+                    self.refuse(value, "\"do\" is a block of directives", help);
+                }
+            };
+        }
+        let name = Word {
+            text: entry.key.strip_prefix('\\').unwrap_or(entry.key).into(),
+            span: to_span(self.file, &entry.key_range),
+            quoted: false,
+        };
+        self.check_word(&name);
+        let (whole, args, block) = match &entry.value {
+            Value::Scalar(value) => (value.span(), self.words(&[*value]), None),
+            Value::Arguments(value, array) => {
+                (value.span(), self.words(&array.iter().collect::<Vec<_>>()), None)
+            }
+            Value::Block(value, table) => {
+                let Some((args, children)) = self.inside(value, table) else { return };
+                (value.span(), args, Some(children))
+            }
+        };
+        // a repeated directive or a block is where its own value is; the key may stand far before it
+        let start = if entry.start == entry.key_range.start { entry.start } else { whole.start };
+        let node = Node { name, args, block, span: to_span(self.file, &(start..whole.end)) };
+        if &*node.name.text == "include" && node.block.is_none() && !self.loader.keeps_includes() {
+            self.loader.include(&node, self.depth, out);
+        } else {
+            out.push(node);
+        }
+    }
+
+    /// Arguments and directives of a block.
+    fn inside(
+        &mut self,
+        value: &Spanned<DeValue<'_>>,
+        table: &DeTable<'_>,
+    ) -> Option<(Vec<Word>, Vec<Node>)> {
+        if self.depth >= DEPTH_MAX {
+            self.refuse(value, &format!("blocks are nested more than {DEPTH_MAX} deep"), "");
+            return None;
+        }
+        let is_args = |key: &Spanned<DeString<'_>>| key.get_ref() == "args";
+        let args = match table.iter().find(|(key, _)| is_args(key)).map(|(_, value)| value) {
+            None => Vec::new(),
+            Some(value) => match value.get_ref() {
+                DeValue::Array(array) => self.words(&array.iter().collect::<Vec<_>>()),
+                _ => self.words(&[value]),
+            },
+        };
+        self.depth += 1;
+        let mut children = Vec::new();
+        self.directives(table.iter().filter(|(key, _)| !is_args(key)), &mut children);
+        self.depth -= 1;
+        Some((args, children))
+    }
+
+    fn words(&mut self, values: &[&Spanned<DeValue<'_>>]) -> Vec<Word> {
+        let mut words = Vec::with_capacity(values.len());
+        for value in values {
+            let range = value.span();
+            let text: Box<str> = match value.get_ref() {
+                DeValue::String(text) => text.as_ref().into(),
+                DeValue::Boolean(on) => if *on { "on" } else { "off" }.into(),
+                DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().into(),
+                // what TOML would compute is no business of ours: as it is written
+                DeValue::Integer(_) | DeValue::Float(_) | DeValue::Datetime(_) => {
+                    self.text.get(range.clone()).unwrap_or("").into()
+                }
+                DeValue::Array(_) | DeValue::Table(_) => {
+                    self.refuse(value, "an argument is a string, a number, true or false", "");
+                    continue;
+                }
+            };
+            let quoted = matches!(value.get_ref(), DeValue::String(_));
+            let word = Word { text, span: to_span(self.file, &range), quoted };
+            self.check_word(&word);
+            words.push(word);
+        }
+        words
+    }
+
+    fn check_word(&mut self, word: &Word) {
+        if word.text.contains('\0') {
+            let message = "a NUL character cannot stand in a directive";
+            self.loader.syntax(Diagnostic::error(word.span, message));
+        }
+    }
+
+    fn refuse(&mut self, value: &Spanned<DeValue<'_>>, message: &str, help: &str) {
+        let mut diagnostic = Diagnostic::error(to_span(self.file, &value.span()), message);
+        diagnostic.help = (!help.is_empty()).then(|| help.into());
+        self.loader.syntax(diagnostic);
+    }
+}
+
+fn is_compound(value: &DeValue<'_>) -> bool {
+    matches!(value, DeValue::Array(_) | DeValue::Table(_))
+}
+
+fn to_span(file: FileId, range: &Range<usize>) -> Span {
+    Span { file, start: range.start as u32, end: range.end as u32 }
+}
