@@ -6,7 +6,9 @@
 pub mod convert;
 pub mod diagnostic;
 pub mod directive;
+pub mod document;
 pub mod dump;
+pub mod effective;
 pub mod inherit;
 pub mod lexer;
 pub mod load;
@@ -20,6 +22,7 @@ pub mod tree;
 pub use diagnostic::{Diagnostic, Diagnostics, HasDiagnostics, Severity};
 pub use directive::{Arity, Context, Directive, Kind};
 pub use dump::dump;
+pub use effective::effective;
 pub use inherit::{Inherit, Merge};
 pub use load::{LoadOptions, load, load_text};
 pub use render::render;

@@ -1,3 +1,5 @@
+//! Both spellings keep a tree: cases, and random trees.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Files, includes and wrong texts of the nginx spelling.
+
 use super::*;
 
 /// A tree as text: `name arg [child child]`.

@@ -1,3 +1,5 @@
+//! How directives reach their setters, and what is said about those that do not.
+
 use super::*;
 use crate::config::directive::{accepted, block, custom, flag, keyword, millis, number, size};
 use crate::config::{Diagnostics, Inherit, LoadOptions, load_text};

@@ -1,0 +1,146 @@
+//! The directives' part of the manual, written from the rows (mdoc, for `man/pronghorn.conf.5`).
+
+use std::fmt::Write;
+
+use crate::config::{Arity, RowInfo, Shape};
+
+/// One `.It` for each row, in the order of names: syntax, contexts, default, what it does.
+pub fn directives<'a>(rows: impl IntoIterator<Item = &'a RowInfo>) -> String {
+    let mut rows: Vec<&RowInfo> = rows.into_iter().collect();
+    rows.sort_by_key(|row| (row.name, row.contexts.0));
+    let mut out = String::from(".Bl -tag -width Ds\n");
+    for row in rows {
+        entry(&mut out, row);
+    }
+    out.push_str(".El\n");
+    out
+}
+
+fn entry(out: &mut String, row: &RowInfo) {
+    let (what, default) = split_default(row.doc);
+    let _ = write!(out, ".It Ic {}{}", escape(row.name), syntax(row));
+    out.push_str(if row.shape == Shape::Block { " Brq ...\n" } else { "\n" });
+    let contexts: Vec<&str> = row.contexts.names().collect();
+    let _ = writeln!(out, "Context: {}.", contexts.join(", "));
+    if let Some(default) = default {
+        let _ = writeln!(out, "Default: {}.", escape(default));
+    }
+    let _ = writeln!(out, ".br\n{}", line(what));
+    if let Shape::Number { min, max } = row.shape {
+        let _ = match max {
+            u64::MAX if min == 0 => Ok(()),
+            u64::MAX => writeln!(out, "At least {min}."),
+            max => writeln!(out, "From {min} to {max}."),
+        };
+    }
+    if matches!(row.shape, Shape::Accepted(_)) {
+        out.push_str("Accepted so that configurations of nginx can be read; has no effect.\n");
+    }
+}
+
+/// `Status of a rejected request; 503.` is a sentence and a default.
+fn split_default(doc: &str) -> (&str, Option<&str>) {
+    match doc.rsplit_once("; ") {
+        Some((what, default)) => (what, Some(default.trim_end_matches('.'))),
+        None => (doc.trim_end_matches('.'), None),
+    }
+}
+
+/// Arguments as macros of the `.It` line.
+fn syntax(row: &RowInfo) -> String {
+    use crate::config::directive::Accepted;
+    match row.shape {
+        Shape::Flag | Shape::Accepted(Accepted::Flag) => " Cm on | off".into(),
+        Shape::Number { .. } | Shape::Accepted(Accepted::Number) => " Ar number".into(),
+        Shape::Size | Shape::Accepted(Accepted::Size) => " Ar size".into(),
+        Shape::Millis | Shape::Accepted(Accepted::Millis) => " Ar time".into(),
+        Shape::Text => " Ar string".into(),
+        Shape::Keyword(words) => {
+            let words: Vec<String> = words.iter().map(|word| escape(word)).collect();
+            format!(" Cm {}", words.join(" | "))
+        }
+        Shape::Accepted(Accepted::Buffers) => " Ar number size".into(),
+        Shape::Custom | Shape::Block | Shape::Accepted(Accepted::Words) => arguments(row.arity),
+    }
+}
+
+fn arguments(arity: Arity) -> String {
+    match (arity.min, arity.max) {
+        (_, 0) => String::new(),
+        (0, 1) => " Op Ar argument".into(),
+        (0, _) => " Op Ar argument ...".into(),
+        (1, 1) => " Ar argument".into(),
+        (_, _) => " Ar argument ...".into(),
+    }
+}
+
+/// A sentence as a text line.
+fn line(text: &str) -> String {
+    let text = escape(text);
+    let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
+    format!("{text}{end}")
+}
+
+/// Text that troff takes as it stands, also at the start of a line and as the argument of a macro.
+fn escape(text: &str) -> String {
+    let words = text.split(' ').map(|word| {
+        let mut plain = word.replace('\\', "\\e").replace('"', "\\(dq").replace('-', "\\-");
+        let is_macro = word.len() == 2 && word.starts_with(|char: char| char.is_ascii_uppercase());
+        if is_macro || word.starts_with(['.', '\'']) || word == "|" {
+            plain.insert_str(0, "\\&");
+        }
+        plain
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Context;
+    use crate::config::directive::Accepted;
+
+    fn row(name: &'static str, shape: Shape, arity: Arity, doc: &'static str) -> RowInfo {
+        RowInfo { name, module: "m", contexts: Context::ANY, arity, shape, doc }
+    }
+
+    #[test]
+    fn rows_become_entries_in_the_order_of_names() {
+        let rows = [
+            row("types", Shape::Block, Arity::exactly(0), "Types of files by their ends."),
+            row("status", Shape::Number { min: 400, max: 599 }, Arity::exactly(1), "Status; 503."),
+            row("hash", Shape::Accepted(Accepted::Size), Arity::exactly(1), "Size of \\a table"),
+            row("satisfy", Shape::Keyword(&["all", "any"]), Arity::exactly(1), "Who may pass; all."),
+            row("add", Shape::Custom, Arity::between(0, 3), ".It adds"),
+        ];
+        let expected = "\
+.Bl -tag -width Ds
+.It Ic add Op Ar argument ...
+Context: http, server, location.
+.br
+\\&.It adds.
+.It Ic hash Ar size
+Context: http, server, location.
+.br
+Size of \\ea table.
+Accepted so that configurations of nginx can be read; has no effect.
+.It Ic satisfy Cm all | any
+Context: http, server, location.
+Default: all.
+.br
+Who may pass.
+.It Ic status Ar number
+Context: http, server, location.
+Default: 503.
+.br
+Status.
+From 400 to 599.
+.It Ic types Brq ...
+Context: http, server, location.
+.br
+Types of files by their ends.
+.El
+";
+        assert_eq!(directives(&rows), expected);
+    }
+}

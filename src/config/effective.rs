@@ -1,0 +1,212 @@
+//! The configuration as it applies (`-T --effective`): every block with its own directives and those it
+//! inherits, each with the place it was written.
+//!
+//! Inheritance is nginx's: a directive that may also stand in `http` comes down to every block below that
+//! does not set it, a list as a whole; what `rewrite` and its kind do, and blocks, do not come down.
+
+use crate::config::convert::nginx_word;
+use crate::config::{Context, Node, Places, RowInfo, Shape, Tree};
+
+const INDENT: &str = "    ";
+
+/// Finds the row of a directive in a block; the tables of all language parts together.
+pub type Find<'a> = &'a dyn Fn(&str, Context) -> Option<RowInfo>;
+
+/// Writes the tree in nginx's spelling, completed with what each block inherits.
+pub fn effective(tree: &Tree, find: Find<'_>) -> String {
+    let mut writer = Writer { places: tree.places(), find, out: String::new() };
+    writer.block(&tree.nodes, Context::MAIN, &[], 0);
+    writer.out
+}
+
+/// The directives of one name (or of names that are one list) in the block that set them.
+struct Setting<'a> {
+    list: &'a str,
+    context: Context,
+    nodes: Vec<&'a Node>,
+}
+
+struct Writer<'a> {
+    places: Places,
+    find: Find<'a>,
+    out: String,
+}
+
+impl Writer<'_> {
+    fn block<'n>(&mut self, nodes: &'n [Node], context: Context, outer: &[&Setting<'n>], depth: usize) {
+        let mut own: Vec<Setting<'n>> = Vec::new();
+        for node in nodes.iter().filter(|node| node.block.is_none()) {
+            let list = list_of(&node.name.text);
+            match own.iter_mut().find(|setting| setting.list == list) {
+                Some(setting) => setting.nodes.push(node),
+                None => own.push(Setting { list, context, nodes: vec![node] }),
+            }
+        }
+        let is_own = |setting: &Setting<'_>| own.iter().any(|own| own.list == setting.list);
+        let mut seen: Vec<&Setting<'n>> = outer.iter().copied().filter(|setting| !is_own(setting)).collect();
+        for setting in &seen {
+            if self.comes_down(setting, context) {
+                setting.nodes.iter().for_each(|node| self.directive(node, depth, "inherited from "));
+            }
+        }
+        seen.extend(&own);
+        for node in nodes {
+            let Some(children) = &node.block else {
+                self.directive(node, depth, self.remark(node, context));
+                continue;
+            };
+            self.head(node, depth);
+            self.out.push_str(" { # ");
+            self.out.push_str(&self.places.name(node.span));
+            self.out.push('\n');
+            match context.inside(&node.name.text) {
+                Some(inside) => self.block(children, inside, &seen, depth + 1),
+                None => self.data(children, depth + 1),
+            }
+            self.out.push_str(&INDENT.repeat(depth));
+            self.out.push_str("}\n");
+        }
+    }
+
+    /// The content of a block that holds no directives: `map`, `types`.
+    fn data(&mut self, nodes: &[Node], depth: usize) {
+        for node in nodes {
+            self.directive(node, depth, "");
+            self.data(node.children(), depth + 1);
+        }
+    }
+
+    fn comes_down(&self, setting: &Setting<'_>, context: Context) -> bool {
+        let name = &setting.nodes[0].name.text;
+        let (Some(above), Some(here)) = ((self.find)(name, setting.context), (self.find)(name, context))
+        else {
+            return false;
+        };
+        let has_value = |row: &RowInfo| !matches!(row.shape, Shape::Block | Shape::Accepted(_));
+        let is_imperative = here.shape == Shape::Custom && here.contexts.contains(Context::SERVER_IF);
+        let continues_location = context == Context::LOCATION_IF || context == Context::LIMIT_EXCEPT;
+        has_value(&above)
+            && has_value(&here)
+            && !is_imperative
+            && (continues_location || here.contexts.contains(Context::HTTP))
+    }
+
+    fn remark(&self, node: &Node, context: Context) -> &'static str {
+        match (self.find)(&node.name.text, context).map(|row| row.shape) {
+            Some(Shape::Accepted(_)) => "without effect, ",
+            _ => "",
+        }
+    }
+
+    fn directive(&mut self, node: &Node, depth: usize, remark: &str) {
+        self.head(node, depth);
+        self.out.push_str("; # ");
+        self.out.push_str(remark);
+        self.out.push_str(&self.places.name(node.span));
+        self.out.push('\n');
+    }
+
+    fn head(&mut self, node: &Node, depth: usize) {
+        self.out.push_str(&INDENT.repeat(depth));
+        nginx_word(&mut self.out, &node.name.text);
+        for arg in &node.args {
+            self.out.push(' ');
+            nginx_word(&mut self.out, &arg.text);
+        }
+    }
+}
+
+/// Directives that are one list under several names: to set either replaces both.
+fn list_of(name: &str) -> &str {
+    match name {
+        "allow" | "deny" => "allow",
+        name => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::directive::{Accepted, accepted, block, custom, flag};
+    use crate::config::{Arity, Diagnostics, Directive, Inherit, LoadOptions, load_text};
+
+    type Conf = Inherit<bool>;
+
+    fn ignore(_: &mut Conf, _: &mut Diagnostics, _: &Node) -> Result<(), crate::config::Diagnostic> {
+        Ok(())
+    }
+
+    const REWRITE: Context =
+        Context::SERVER.or(Context::SERVER_IF).or(Context::LOCATION).or(Context::LOCATION_IF);
+    const LOCATION: Context = Context::LOCATION.or(Context::LOCATION_IF);
+
+    static ROWS: &[Directive<Conf, Diagnostics>] = &[
+        block("http", Context::MAIN, Arity::exactly(0), ignore, ""),
+        block("server", Context::HTTP, Arity::exactly(0), ignore, ""),
+        block("map", Context::HTTP, Arity::exactly(2), ignore, ""),
+        block("location", Context::SERVER.or(Context::LOCATION), Arity::between(1, 2), ignore, ""),
+        block("if", REWRITE, Arity::at_least(1), ignore, ""),
+        flag("sendfile", Context::ANY.or(LOCATION), |conf| conf, ""),
+        custom("add_header", Context::ANY.or(LOCATION), Arity::between(2, 3), ignore, ""),
+        custom("allow", Context::ANY, Arity::exactly(1), ignore, ""),
+        custom("deny", Context::ANY, Arity::exactly(1), ignore, ""),
+        custom("set", REWRITE, Arity::exactly(2), ignore, ""),
+        custom("proxy_pass", LOCATION, Arity::exactly(1), ignore, ""),
+        accepted("hash", Context::ANY, Arity::exactly(1), Accepted::Words, ""),
+    ];
+
+    #[test]
+    fn each_value_names_its_place() {
+        let text = "http {
+sendfile on; add_header A 1; add_header B 2; deny all; hash 3;
+map a b { c d; }
+server {
+sendfile off; set $a 1;
+location / { add_header C 'x y'; proxy_pass b;
+location /in { allow me; }
+if ($a) { set $b 1; } } } }";
+        let (tree, _) = load_text("t", text, &LoadOptions::default());
+        let find = |name: &str, context| {
+            let row = ROWS.iter().find(|row| row.name == name && row.contexts.contains(context))?;
+            Some(row.info(""))
+        };
+        let expected = "http { # t:1
+    sendfile on; # t:2
+    add_header A 1; # t:2
+    add_header B 2; # t:2
+    deny all; # t:2
+    hash 3; # without effect, t:2
+    map a b { # t:3
+        c d; # t:3
+    }
+    server { # t:4
+        add_header A 1; # inherited from t:2
+        add_header B 2; # inherited from t:2
+        deny all; # inherited from t:2
+        sendfile off; # t:5
+        set $a 1; # t:5
+        location / { # t:6
+            deny all; # inherited from t:2
+            sendfile off; # inherited from t:5
+            add_header C \"x y\"; # t:6
+            proxy_pass b; # t:6
+            location /in { # t:7
+                sendfile off; # inherited from t:5
+                add_header C \"x y\"; # inherited from t:6
+                allow me; # t:7
+            }
+            if ($a) { # t:8
+                sendfile off; # inherited from t:5
+                add_header C \"x y\"; # inherited from t:6
+                proxy_pass b; # inherited from t:6
+                set $b 1; # t:8
+            }
+        }
+    }
+}
+";
+        assert_eq!(effective(&tree, &find), expected);
+        let (again, found) = load_text("t", expected, &LoadOptions::default());
+        assert!(found.0.is_empty() && again.nodes.len() == 1);
+    }
+}
