@@ -1,4 +1,18 @@
 //! Single-threaded executor on edge-triggered epoll: tasks, timers, I/O, buffers.
+//!
+//! Linear protocol code is a future; this floor polls it (`docs/architecture.md` §2). Everything is
+//! thread-local; the functions here panic outside of [`Runtime::block_on`].
 
-/// Polls every task once, so that each notices what changed outside its own I/O.
-pub fn wake_all() {}
+pub mod buffer;
+mod executor;
+mod io;
+mod reactor;
+mod time;
+mod timer;
+mod waker;
+
+pub use executor::{
+    Runtime, at_turn_end, last_event, now_ms, on_panic, set_wait_hooks, spawn, task_count, wake_all,
+};
+pub use io::{Acceptor, Io, registration_count};
+pub use time::{Either, TimedOut, Timer, race, sleep, timeout, timer_count, yield_now};

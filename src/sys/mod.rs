@@ -1,5 +1,9 @@
 //! The system calls: safe functions over what the kernel offers. One of the rooms where `unsafe` may stand.
 
 pub mod address;
+pub mod clock;
 pub mod clock_local;
+pub mod epoll;
+pub mod event;
 pub mod mmap;
+pub mod socket;

@@ -1,0 +1,164 @@
+//! Byte buffers from a worker-local pool: taken when bytes are there, given back before the next wait.
+
+use std::cell::RefCell;
+use std::fmt;
+
+/// Sizes that are pooled; others come from the allocator.
+const CLASSES: [usize; 4] = [1024, 4096, 16 * 1024, 64 * 1024];
+/// Free bytes that a worker keeps at most.
+const KEPT_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+#[derive(Default)]
+struct Pool {
+    free: [Vec<Box<[u8]>>; CLASSES.len()],
+    kept_bytes: usize,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::default();
+}
+
+/// Bytes between `start` and `end` are data, behind them is space.
+pub struct Buffer {
+    bytes: Box<[u8]>,
+    start: u32,
+    end: u32,
+}
+
+impl Buffer {
+    /// A buffer of at least `capacity` bytes.
+    pub fn take(capacity: usize) -> Self {
+        let bytes = match CLASSES.iter().position(|size| capacity <= *size) {
+            Some(class) => POOL.with_borrow_mut(|pool| pool.take(class)),
+            None => vec![0; capacity].into(),
+        };
+        Self { bytes, start: 0, end: 0 }
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn data(&self) -> &[u8] {
+        &self.bytes[self.start as usize..self.end as usize]
+    }
+
+    /// The free bytes behind the data.
+    pub fn space(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.end as usize..]
+    }
+
+    /// Counts bytes that were written into [`Buffer::space`].
+    pub fn filled(&mut self, count: usize) {
+        debug_assert!(count <= self.bytes.len() - self.end as usize);
+        self.end = (self.end as usize + count).min(self.bytes.len()) as u32;
+    }
+
+    /// Drops bytes from the front of the data.
+    pub fn consume(&mut self, count: usize) {
+        self.start = (self.start as usize + count).min(self.end as usize) as u32;
+        if self.start == self.end {
+            self.clear();
+        }
+    }
+
+    /// Keeps the first `length` bytes of the data.
+    pub fn truncate(&mut self, length: usize) {
+        self.end = self.end.min((self.start as usize + length) as u32);
+    }
+
+    pub fn clear(&mut self) {
+        (self.start, self.end) = (0, 0);
+    }
+
+    /// Moves the data to the front, so that all free bytes are behind it.
+    pub fn compact(&mut self) {
+        if self.start > 0 {
+            self.bytes.copy_within(self.start as usize..self.end as usize, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+    }
+
+    /// Makes room for at least `capacity` bytes in all.
+    pub fn grow(&mut self, capacity: usize) {
+        if capacity > self.bytes.len() {
+            let mut larger = Self::take(capacity);
+            larger.bytes[..self.data().len()].copy_from_slice(self.data());
+            larger.end = self.end - self.start;
+            *self = larger;
+        }
+    }
+
+    /// Appends bytes, growing as needed.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        let needed = self.data().len() + bytes.len();
+        if self.bytes.len() - (self.end as usize) < bytes.len() {
+            self.compact();
+            self.grow(needed.max(self.bytes.len() * usize::from(needed > self.bytes.len()) * 2));
+        }
+        self.space()[..bytes.len()].copy_from_slice(bytes);
+        self.filled(bytes.len());
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Buffer({} of {})", self.data().len(), self.capacity())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        if let Some(class) = CLASSES.iter().position(|size| *size == bytes.len()) {
+            // The pool is gone when a thread ends with a buffer in its hands.
+            let _ = POOL.try_with(|pool| pool.borrow_mut().give(class, bytes));
+        }
+    }
+}
+
+impl Pool {
+    fn take(&mut self, class: usize) -> Box<[u8]> {
+        match self.free[class].pop() {
+            Some(bytes) => {
+                self.kept_bytes -= bytes.len();
+                bytes
+            }
+            None => vec![0; CLASSES[class]].into(),
+        }
+    }
+
+    fn give(&mut self, class: usize, bytes: Box<[u8]>) {
+        if self.kept_bytes + bytes.len() <= KEPT_BYTES_MAX {
+            self.kept_bytes += bytes.len();
+            self.free[class].push(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grows_compacts_and_keeps_its_data() {
+        let mut buffer = Buffer::take(1000);
+        assert_eq!(buffer.capacity(), 1024);
+        buffer.extend(&[1; 1000]);
+        buffer.consume(900);
+        buffer.extend(&[2; 500]);
+        assert_eq!((buffer.data().len(), buffer.capacity()), (600, 1024));
+        buffer.extend(&[3; 5000]);
+        assert_eq!(buffer.data().len(), 5600);
+        assert_eq!((buffer.data()[0], buffer.data()[100], buffer.data()[5599]), (1, 2, 3));
+        buffer.truncate(1);
+        assert_eq!(buffer.data(), [1]);
+    }
+
+    #[test]
+    fn the_pool_keeps_no_more_than_its_limit() {
+        let many: Vec<Buffer> = (0..100).map(|_| Buffer::take(64 * 1024)).collect();
+        drop(many);
+        assert!(POOL.with_borrow(|pool| pool.kept_bytes) <= KEPT_BYTES_MAX);
+    }
+}

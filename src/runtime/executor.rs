@@ -1,0 +1,444 @@
+//! The executor: one loop per thread, tasks in a slab, ready tasks in a queue.
+//!
+//! A turn polls the tasks that were ready at its start; epoll is asked when nothing is ready, and at least
+//! once per 64 polls. No runtime cell is borrowed while a future is polled or dropped.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Context;
+
+use crate::runtime::reactor::Reactor;
+use crate::runtime::timer::Wheel;
+use crate::runtime::waker::TaskId;
+use crate::sys::clock;
+use crate::sys::epoll::Epoll;
+use crate::sys::event::Event;
+
+/// Task polls between two looks at epoll.
+const POLLS_PER_TURN: usize = 64;
+/// I/O operations of one poll before it must yield.
+const IO_BUDGET: u32 = 32;
+/// epoll's token of the eventfd.
+pub(super) const REMOTE_TOKEN: u64 = u64::MAX;
+
+type BoxedFuture = Pin<Box<dyn Future<Output = ()>>>;
+
+struct Task {
+    /// Away while it is polled; `None` in a free slot.
+    future: Option<BoxedFuture>,
+    generation: u32,
+    is_live: bool,
+    is_queued: bool,
+}
+
+#[derive(Default)]
+struct Tasks {
+    slab: Vec<Task>,
+    free: Vec<u32>,
+}
+
+/// Wakes from other threads.
+pub(super) struct Remote {
+    loop_id: u64,
+    woken: Mutex<Vec<TaskId>>,
+    event: Event,
+}
+
+static REMOTES: Mutex<Vec<Arc<Remote>>> = Mutex::new(Vec::new());
+static NEXT_LOOP: AtomicU64 = AtomicU64::new(1);
+
+/// The state of this thread's loop.
+pub(super) struct Loop {
+    id: u64,
+    tasks: RefCell<Tasks>,
+    ready: RefCell<VecDeque<TaskId>>,
+    pub(super) reactor: RefCell<Reactor>,
+    pub(super) wheel: RefCell<Wheel>,
+    epoll: RefCell<Epoll>,
+    now_ms: Cell<u64>,
+    budget: Cell<u32>,
+    live: Cell<usize>,
+    /// The future of `block_on` has ended: do not wait for anything more.
+    is_done: Cell<bool>,
+    last_event: Cell<u64>,
+    remote: Arc<Remote>,
+    /// Empty between two waits; kept for its memory.
+    woken: Cell<Vec<(u64, u64)>>,
+    turn_end: RefCell<Vec<fn()>>,
+    asleep: Cell<Option<fn()>>,
+    awake: Cell<Option<fn()>>,
+    on_panic: Cell<Option<fn(&str)>>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Loop>>> = const { RefCell::new(None) };
+    static CURRENT_PTR: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Runs `f` with this thread's loop. Panics outside of [`Runtime::block_on`].
+pub(super) fn with<R>(f: impl FnOnce(&Loop) -> R) -> R {
+    CURRENT.with_borrow(|current| f(current.as_ref().expect("called outside of Runtime::block_on")))
+}
+
+/// One loop; at most one a thread.
+pub struct Runtime {
+    inner: Rc<Loop>,
+}
+
+impl Runtime {
+    /// Opens epoll and the eventfd for wakes from other threads.
+    pub fn new() -> io::Result<Self> {
+        let id = NEXT_LOOP.fetch_add(1, Ordering::Relaxed);
+        let epoll = Epoll::new()?;
+        let event = Event::new()?;
+        epoll.add_level(event.as_fd(), REMOTE_TOKEN)?;
+        let remote = Arc::new(Remote { loop_id: id, woken: Mutex::new(Vec::new()), event });
+        REMOTES.lock().unwrap_or_else(PoisonError::into_inner).push(remote.clone());
+        let now = clock::monotonic_ms();
+        let inner = Loop {
+            id,
+            tasks: RefCell::default(),
+            ready: RefCell::default(),
+            reactor: RefCell::default(),
+            wheel: RefCell::new(Wheel::new(now)),
+            epoll: RefCell::new(epoll),
+            now_ms: Cell::new(now),
+            budget: Cell::new(IO_BUDGET),
+            live: Cell::new(0),
+            is_done: Cell::new(false),
+            last_event: Cell::new(0),
+            remote,
+            woken: Cell::default(),
+            turn_end: RefCell::default(),
+            asleep: Cell::new(None),
+            awake: Cell::new(None),
+            on_panic: Cell::new(None),
+        };
+        Ok(Self { inner: Rc::new(inner) })
+    }
+
+    /// Runs the loop until `future` is ready. Tasks that are left over stay for the next call, or are dropped
+    /// with the runtime.
+    ///
+    /// Panics when `future` panics, and when this thread runs another loop.
+    pub fn block_on<F: Future + 'static>(&mut self, future: F) -> F::Output
+    where
+        F::Output: 'static,
+    {
+        let _entered = Entered::new(self.inner.clone());
+        let output = Rc::new(Cell::new(None));
+        let sink = output.clone();
+        self.inner.is_done.set(false);
+        self.inner.spawn(async move {
+            let outcome = CatchPanic(Box::pin(future)).await;
+            sink.set(Some(outcome));
+            with(|current| current.is_done.set(true));
+        });
+        while !self.inner.is_done.get() {
+            self.inner.turn();
+        }
+        let outcome = output.take().expect("set before is_done");
+        outcome.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        let _entered = Entered::new(self.inner.clone());
+        // Futures may spawn or wake while they are dropped: go on until nothing is left.
+        loop {
+            let left: Vec<BoxedFuture> =
+                self.inner.tasks.borrow_mut().slab.iter_mut().filter_map(|task| task.future.take()).collect();
+            if left.is_empty() {
+                break;
+            }
+            drop(left);
+        }
+        *self.inner.tasks.borrow_mut() = Tasks::default();
+        REMOTES
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|remote| remote.loop_id != self.inner.id);
+    }
+}
+
+struct Entered;
+
+impl Entered {
+    fn new(inner: Rc<Loop>) -> Self {
+        CURRENT_PTR.set(inner.id);
+        CURRENT.with_borrow_mut(|current| {
+            assert!(current.is_none(), "this thread runs a loop already");
+            *current = Some(inner);
+        });
+        Self
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT_PTR.set(0);
+        CURRENT.with_borrow_mut(|current| *current = None);
+    }
+}
+
+/// Turns a panic of the future into a value.
+struct CatchPanic<F>(Pin<Box<F>>);
+
+impl<F: Future> Future for CatchPanic<F> {
+    type Output = Result<F::Output, Box<dyn Any + Send>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> std::task::Poll<Self::Output> {
+        match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => std::task::Poll::Ready(Err(panic)),
+        }
+    }
+}
+
+impl Loop {
+    fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        let id = {
+            let mut tasks = self.tasks.borrow_mut();
+            let future: BoxedFuture = Box::pin(future);
+            match tasks.free.pop() {
+                Some(index) => {
+                    let task = &mut tasks.slab[index as usize];
+                    (task.future, task.is_live, task.is_queued) = (Some(future), true, true);
+                    TaskId::new(self.id, task.generation, index)
+                }
+                None => {
+                    let index = tasks.slab.len() as u32;
+                    tasks.slab.push(Task {
+                        future: Some(future),
+                        generation: 0,
+                        is_live: true,
+                        is_queued: true,
+                    });
+                    TaskId::new(self.id, 0, index)
+                }
+            }
+        };
+        self.live.set(self.live.get() + 1);
+        self.ready.borrow_mut().push_back(id);
+    }
+
+    fn wake(&self, id: TaskId) {
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(task) = tasks.slab.get_mut(id.index()) else { return };
+        let same = TaskId::new(self.id, task.generation, id.index() as u32) == id;
+        if same && task.is_live && !task.is_queued {
+            task.is_queued = true;
+            self.ready.borrow_mut().push_back(id);
+        }
+    }
+
+    /// Polls what is ready, then looks at epoll: without waiting while there is more to do.
+    fn turn(&self) {
+        let count = self.ready.borrow().len().min(POLLS_PER_TURN);
+        for _ in 0..count {
+            let Some(id) = self.ready.borrow_mut().pop_front() else { break };
+            self.poll(id);
+        }
+        let is_idle = self.ready.borrow().is_empty();
+        if !is_idle && count < POLLS_PER_TURN {
+            // Woken by each other: poll on until epoll is due.
+            let more = POLLS_PER_TURN - count;
+            for _ in 0..more {
+                let Some(id) = self.ready.borrow_mut().pop_front() else { break };
+                self.poll(id);
+            }
+        }
+        let hooks = self.turn_end.borrow().clone();
+        for hook in hooks {
+            hook();
+        }
+        let is_idle = self.ready.borrow().is_empty() && !self.is_done.get();
+        self.wait(is_idle);
+    }
+
+    fn poll(&self, id: TaskId) {
+        let index = id.index();
+        let future = {
+            let mut tasks = self.tasks.borrow_mut();
+            let Some(task) = tasks.slab.get_mut(index) else { return };
+            task.is_queued = false;
+            task.future.take()
+        };
+        let Some(mut future) = future else { return };
+        self.budget.set(IO_BUDGET);
+        let waker = id.waker();
+        let polled =
+            catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker))));
+        if matches!(polled, Ok(std::task::Poll::Pending)) {
+            if let Some(task) = self.tasks.borrow_mut().slab.get_mut(index) {
+                task.future = Some(future);
+            }
+            return;
+        }
+        // A destructor that panics must not take the loop with it.
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(future)));
+        for panic in [polled.err(), dropped.err()].into_iter().flatten() {
+            if let Some(report) = self.on_panic.get() {
+                report(panic_text(&*panic));
+            }
+        }
+        self.live.set(self.live.get() - 1);
+        let mut tasks = self.tasks.borrow_mut();
+        let task = &mut tasks.slab[index];
+        (task.is_live, task.is_queued, task.generation) =
+            (false, false, task.generation.wrapping_add(1) & 0xF_FFFF);
+        tasks.free.push(index as u32);
+    }
+
+    fn wait(&self, is_idle: bool) {
+        let timeout = if is_idle {
+            let next = self.wheel.borrow().next_ms();
+            next.map(|at| at.saturating_sub(clock::monotonic_ms()))
+        } else {
+            Some(0)
+        };
+        if timeout != Some(0)
+            && let Some(asleep) = self.asleep.get()
+        {
+            asleep();
+        }
+        let mut remote = false;
+        // Waiters are gathered before they are woken: waking needs the cells that the events are read into.
+        let mut woken = self.woken.take();
+        let outcome = self.epoll.borrow_mut().wait(timeout, |event| {
+            if event.token == REMOTE_TOKEN {
+                remote = true;
+            } else {
+                self.last_event.set(event.token);
+                woken.push(self.reactor.borrow_mut().apply(event));
+            }
+        });
+        self.now_ms.set(clock::monotonic_ms());
+        if timeout != Some(0)
+            && let Some(awake) = self.awake.get()
+        {
+            awake();
+        }
+        if let Err(error) = outcome {
+            // EBADF or EINVAL: our own descriptor is gone; nothing can be served any more.
+            panic!("epoll_wait() failed: {error}");
+        }
+        for (reader, writer) in woken.drain(..) {
+            self.wake_bits(reader);
+            self.wake_bits(writer);
+        }
+        self.woken.set(woken);
+        if remote {
+            self.remote.event.clear();
+            let list = mem::take(&mut *self.remote.woken.lock().unwrap_or_else(PoisonError::into_inner));
+            for id in list {
+                self.wake(id);
+            }
+        }
+        let now = self.now_ms.get();
+        self.wheel.borrow_mut().advance(now, |waiter| self.wake_bits(waiter));
+    }
+
+    pub(super) fn wake_bits(&self, bits: u64) {
+        if bits != u64::MAX {
+            self.wake(TaskId::from_bits(bits));
+        }
+    }
+
+    pub(super) fn epoll(&self) -> std::cell::Ref<'_, Epoll> {
+        self.epoll.borrow()
+    }
+
+    /// Takes one I/O operation from the budget of the task that is polled; false: it must yield.
+    pub(super) fn spend(&self) -> bool {
+        match self.budget.get() {
+            0 => false,
+            left => {
+                self.budget.set(left - 1);
+                true
+            }
+        }
+    }
+}
+
+/// Makes a task ready; from another thread through its loop's eventfd. A task that has ended is ignored.
+pub(super) fn wake(id: TaskId) {
+    if CURRENT_PTR.get() == id.loop_id() {
+        return with(|current| current.wake(id));
+    }
+    let remotes = REMOTES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(remote) = remotes.iter().find(|remote| remote.loop_id == id.loop_id()) {
+        remote.woken.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        remote.event.signal();
+    }
+}
+
+/// Adds a task to this thread's loop.
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    with(|current| current.spawn(future));
+}
+
+/// Tasks that have not ended.
+pub fn task_count() -> usize {
+    with(|current| current.live.get())
+}
+
+/// Polls every task once, so that each notices what changed outside its own I/O.
+pub fn wake_all() {
+    with(|current| {
+        let ids: Vec<TaskId> = {
+            let tasks = current.tasks.borrow();
+            let live = tasks.slab.iter().enumerate().filter(|(_, task)| task.is_live);
+            live.map(|(index, task)| TaskId::new(current.id, task.generation, index as u32)).collect()
+        };
+        for id in ids {
+            current.wake(id);
+        }
+    });
+}
+
+/// Milliseconds of the monotonic clock, read once per turn.
+pub fn now_ms() -> u64 {
+    with(|current| current.now_ms.get())
+}
+
+/// The token of the last event, for whoever wonders where a worker is stuck.
+pub fn last_event() -> u64 {
+    with(|current| current.last_event.get())
+}
+
+/// Calls `hook` before every look at epoll.
+pub fn at_turn_end(hook: fn()) {
+    with(|current| current.turn_end.borrow_mut().push(hook));
+}
+
+/// Calls `asleep` before a wait that may block, and `awake` after it.
+pub fn set_wait_hooks(asleep: fn(), awake: fn()) {
+    with(|current| {
+        current.asleep.set(Some(asleep));
+        current.awake.set(Some(awake));
+    });
+}
+
+/// Calls `hook` with the message when a task has panicked; that task ends alone.
+pub fn on_panic(hook: fn(&str)) {
+    with(|current| current.on_panic.set(Some(hook)));
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a text")
+}

@@ -1,0 +1,428 @@
+//! Descriptors in the loop: sockets that are read and written, listeners that are accepted from.
+//!
+//! One registration per connection life, edge-triggered; the system call is tried first. A short read clears
+//! the cached readiness unless the peer's end was seen with it: data and FIN may come in one event.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::task::{Context, Poll, ready};
+
+use nix::sys::socket::{MsgFlags, send};
+
+use crate::runtime::buffer::Buffer;
+use crate::runtime::executor::with;
+use crate::runtime::reactor::{HANGUP, READ, WRITE};
+use crate::runtime::waker::TaskId;
+use crate::sys::address::SockAddr;
+use crate::sys::socket;
+
+/// A registered socket. Dropping it takes it out of epoll and closes it.
+#[derive(Debug)]
+pub struct Io {
+    /// `None` only while `into_fd` takes it out.
+    fd: Option<OwnedFd>,
+    index: u32,
+}
+
+impl Io {
+    /// Registers a non-blocking descriptor.
+    pub fn register(fd: OwnedFd) -> io::Result<Self> {
+        // Taken for ready: the first call tells, and epoll reports the state at registration as an edge anyway.
+        with(|current| {
+            let (index, token) = current.reactor.borrow_mut().insert(READ | WRITE);
+            match current.epoll().add_edge(fd.as_fd(), token) {
+                Ok(()) => Ok(Self { fd: Some(fd), index }),
+                Err(error) => {
+                    current.reactor.borrow_mut().remove(index);
+                    Err(error)
+                }
+            }
+        })
+    }
+
+    /// Registers a socket whose connect is under way: writable once it is decided.
+    pub fn connecting(fd: OwnedFd) -> io::Result<Self> {
+        let io = Self::register(fd)?;
+        io.clear(READ | WRITE);
+        Ok(io)
+    }
+
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_ref().expect("present until into_fd").as_fd()
+    }
+
+    /// Takes the descriptor out of the loop, open.
+    pub fn into_fd(mut self) -> OwnedFd {
+        let fd = self.fd.take().expect("present until into_fd");
+        with(|current| {
+            let _ = current.epoll().remove(fd.as_fd()); // it was added by register
+            current.reactor.borrow_mut().remove(self.index);
+        });
+        fd
+    }
+
+    /// Ready when a read may give something: data, the end, or an error.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.has(READ | HANGUP) {
+            return Poll::Ready(Ok(()));
+        }
+        self.wait_read(cx);
+        Poll::Pending
+    }
+
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.has(WRITE) {
+            return Poll::Ready(Ok(()));
+        }
+        self.wait_write(cx);
+        Poll::Pending
+    }
+
+    /// Ready when the peer will send no more or the connection is gone. Waits in the place of a reader.
+    pub fn poll_hangup(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has(HANGUP) {
+            return Poll::Ready(());
+        }
+        self.wait_read(cx);
+        Poll::Pending
+    }
+
+    /// True when nothing has arrived since the last read and the peer is still there.
+    pub fn is_quiet(&self) -> bool {
+        !self.has(READ | HANGUP)
+    }
+
+    /// Reads now. `WouldBlock`: nothing has come, and the next event will tell.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.has(READ | HANGUP) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        loop {
+            match nix::unistd::read(self.as_fd(), buffer) {
+                Ok(count) => {
+                    // RDHUP came with the data: keep READ set (tests: eof_with_data).
+                    if count < buffer.len() && !self.has(HANGUP) {
+                        self.clear(READ);
+                    }
+                    return Ok(count);
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => {
+                    self.clear(READ);
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    pub fn try_write(&self, data: &[u8]) -> io::Result<usize> {
+        self.try_write_with(data.len(), |fd| send(fd.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL))
+    }
+
+    pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let total = slices.iter().map(|slice| slice.len()).sum();
+        self.try_write_with(total, |fd| nix::sys::uio::writev(fd, slices))
+    }
+
+    /// Runs a system call that writes; a short count or EAGAIN clears the readiness.
+    pub fn try_write_with(
+        &self,
+        total: usize,
+        mut call: impl FnMut(BorrowedFd<'_>) -> nix::Result<usize>,
+    ) -> io::Result<usize> {
+        if !self.has(WRITE) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        loop {
+            match call(self.as_fd()) {
+                Ok(count) => {
+                    if count < total {
+                        self.clear(WRITE);
+                    }
+                    return Ok(count);
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => {
+                    self.clear(WRITE);
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_budget(cx));
+        match self.try_read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.wait_read(cx);
+                Poll::Pending
+            }
+            outcome => Poll::Ready(outcome),
+        }
+    }
+
+    pub fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_budget(cx));
+        self.or_wait_write(cx, self.try_write(data))
+    }
+
+    pub fn poll_write_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_budget(cx));
+        self.or_wait_write(cx, self.try_write_vectored(slices))
+    }
+
+    /// Turns `WouldBlock` of a write into waiting.
+    pub fn or_wait_write(&self, cx: &mut Context<'_>, outcome: io::Result<usize>) -> Poll<io::Result<usize>> {
+        match outcome {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.wait_write(cx);
+                Poll::Pending
+            }
+            outcome => Poll::Ready(outcome),
+        }
+    }
+
+    /// Pending when the task has used up its I/O operations of this poll; it is queued again behind the others.
+    pub fn poll_budget(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if with(|current| current.spend()) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    pub async fn readable(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_readable(cx)).await
+    }
+
+    pub async fn writable(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_writable(cx)).await
+    }
+
+    pub async fn hangup(&self) {
+        poll_fn(|cx| self.poll_hangup(cx)).await;
+    }
+
+    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_read(cx, buffer)).await
+    }
+
+    /// Reads into the free space of a buffer.
+    pub async fn read_buf(&self, buffer: &mut Buffer) -> io::Result<usize> {
+        let count = poll_fn(|cx| self.poll_read(cx, buffer.space())).await?;
+        buffer.filled(count);
+        Ok(count)
+    }
+
+    pub async fn write(&self, data: &[u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_write(cx, data)).await
+    }
+
+    pub async fn write_all(&self, mut data: &[u8]) -> io::Result<()> {
+        while !data.is_empty() {
+            let count = self.write(data).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            data = &data[count..];
+        }
+        Ok(())
+    }
+
+    pub async fn write_all_vectored(&self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            let count = poll_fn(|cx| self.poll_write_vectored(cx, slices)).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            IoSlice::advance_slices(&mut slices, count);
+        }
+        Ok(())
+    }
+
+    /// Tells the peer that nothing more comes.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        Ok(nix::sys::socket::shutdown(self.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Write)?)
+    }
+
+    pub(super) fn has(&self, flags: u8) -> bool {
+        with(|current| current.reactor.borrow().flags(self.index) & flags != 0)
+    }
+
+    pub(super) fn clear(&self, flags: u8) {
+        with(|current| current.reactor.borrow_mut().clear(self.index, flags));
+    }
+
+    pub(super) fn wait_read(&self, cx: &Context<'_>) {
+        let task = TaskId::of(cx).bits();
+        with(|current| current.reactor.borrow_mut().wait_read(self.index, task));
+    }
+
+    pub(super) fn wait_write(&self, cx: &Context<'_>) {
+        let task = TaskId::of(cx).bits();
+        with(|current| current.reactor.borrow_mut().wait_write(self.index, task));
+    }
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        // Closing the descriptor takes it out of epoll: no other process shares this open socket.
+        if let Some(fd) = self.fd.take() {
+            with(|current| current.reactor.borrow_mut().remove(self.index));
+            drop(fd);
+        }
+    }
+}
+
+/// Registered descriptors of this loop.
+pub fn registration_count() -> usize {
+    with(|current| current.reactor.borrow().len())
+}
+
+/// A listening socket, level-triggered: what one turn leaves is reported again.
+#[derive(Debug)]
+pub struct Acceptor {
+    fd: OwnedFd,
+    index: u32,
+    token: u64,
+    is_paused: std::cell::Cell<bool>,
+}
+
+impl Acceptor {
+    pub fn register(fd: OwnedFd) -> io::Result<Self> {
+        with(|current| {
+            let (index, token) = current.reactor.borrow_mut().insert(0);
+            match current.epoll().add_level(fd.as_fd(), token) {
+                Ok(()) => Ok(Self { fd, index, token, is_paused: std::cell::Cell::new(false) }),
+                Err(error) => {
+                    current.reactor.borrow_mut().remove(index);
+                    Err(error)
+                }
+            }
+        })
+    }
+
+    /// Accepts one connection. Errors are the caller's to judge: EMFILE and its kind ask for a pause.
+    pub async fn accept(&self) -> io::Result<(OwnedFd, SockAddr)> {
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(OwnedFd, SockAddr)>> {
+        let is_ready = with(|current| current.reactor.borrow().flags(self.index) & READ != 0);
+        if is_ready {
+            // One connection for one report: what is left is reported again without a call that fails.
+            with(|current| current.reactor.borrow_mut().clear(self.index, READ));
+            loop {
+                match socket::accept(self.fd.as_fd()) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if is_transient(&error) => {}
+                    outcome => return Poll::Ready(outcome),
+                }
+            }
+        }
+        let task = TaskId::of(cx).bits();
+        with(|current| current.reactor.borrow_mut().wait_read(self.index, task));
+        Poll::Pending
+    }
+
+    /// Stops looking at the listener; its queue stays open and fills.
+    pub fn pause(&self) {
+        if !self.is_paused.replace(true) {
+            with(|current| {
+                let _ = current.epoll().remove(self.fd.as_fd());
+                current.reactor.borrow_mut().clear(self.index, READ);
+            });
+        }
+    }
+
+    /// Looks at the listener again.
+    pub fn resume(&self) -> io::Result<()> {
+        if self.is_paused.replace(false) {
+            with(|current| current.epoll().add_level(self.fd.as_fd(), self.token))?;
+        }
+        Ok(())
+    }
+
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        // The descriptor is shared with other processes, so closing it would not take it out of epoll.
+        self.pause();
+        with(|current| current.reactor.borrow_mut().remove(self.index));
+    }
+}
+
+/// Errors that concern the one connection that was lost before it was accepted (accept(2)).
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::runtime::{Runtime, TimedOut, registration_count, spawn, task_count, timeout, timer_count};
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let (a, b) = UnixStream::pair().unwrap();
+        a.set_nonblocking(true).unwrap();
+        b.set_nonblocking(true).unwrap();
+        (a.into(), b.into())
+    }
+
+    #[test]
+    fn bytes_travel_and_nothing_is_left_behind() {
+        let mut runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            let (a, b) = pair();
+            let (a, b) = (Io::register(a).unwrap(), Io::register(b).unwrap());
+            spawn(async move {
+                let mut buffer = Buffer::take(4096);
+                while b.read_buf(&mut buffer).await.unwrap() > 0 {
+                    b.write_all(buffer.data()).await.unwrap();
+                    buffer.clear();
+                }
+            });
+            let mut buffer = [0; 64];
+            assert_eq!(timeout(5, a.read(&mut buffer)).await.unwrap_err(), TimedOut);
+            for round in 0..100u8 {
+                a.write_all(&[round; 10]).await.unwrap();
+                assert_eq!(timeout(5000, a.read(&mut buffer)).await.unwrap().unwrap(), 10);
+                assert_eq!(buffer[0], round);
+            }
+            a.shutdown_write().unwrap();
+            assert_eq!(timeout(5000, a.read(&mut buffer)).await.unwrap().unwrap(), 0);
+            drop(a);
+            assert_eq!((registration_count(), timer_count(), task_count()), (0, 0, 1));
+        });
+    }
+
+    /// Data and FIN come in one event; the short read must not hide the end.
+    #[test]
+    fn eof_with_data() {
+        let mut runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            let (a, b) = pair();
+            nix::unistd::write(&b, b"last words").unwrap();
+            drop(b);
+            let a = Io::register(a).unwrap();
+            a.readable().await.unwrap();
+            let mut buffer = [0; 64];
+            assert_eq!(timeout(5000, a.read(&mut buffer)).await.unwrap().unwrap(), 10);
+            assert_eq!(timeout(5000, a.read(&mut buffer)).await.unwrap().unwrap(), 0);
+        });
+    }
+}

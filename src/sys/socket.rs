@@ -1,0 +1,155 @@
+//! Sockets: listening, accepting, connecting and what the kernel says about them.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use socket2::{Domain, Protocol, SockAddr as RawAddr, SockRef, Socket, Type};
+
+use crate::sys::address::SockAddr;
+
+/// The parameters of a listening socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenOptions {
+    pub backlog: i32,
+    pub rcvbuf: Option<usize>,
+    pub sndbuf: Option<usize>,
+    pub ipv6only: bool,
+    /// TCP_DEFER_ACCEPT.
+    pub deferred: bool,
+    /// TCP_FASTOPEN queue length.
+    pub fastopen: Option<i32>,
+    pub keepalive: bool,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        // nginx's backlog on Linux; the kernel caps it at net.core.somaxconn.
+        Self {
+            backlog: 511,
+            rcvbuf: None,
+            sndbuf: None,
+            ipv6only: true,
+            deferred: false,
+            fastopen: None,
+            keepalive: false,
+        }
+    }
+}
+
+/// Opens a listening socket: SO_REUSEPORT always, non-blocking, closed on exec.
+///
+/// TCP_NODELAY is set here once; accepted sockets inherit it.
+pub fn listen(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
+    let (domain, protocol) = match address {
+        SockAddr::Inet(inet) => (Domain::for_address(*inet), Some(Protocol::TCP)),
+        SockAddr::Unix(_) => (Domain::UNIX, None),
+    };
+    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), protocol)?;
+    if let SockAddr::Inet(inet) = address {
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_keepalive(options.keepalive)?;
+        if inet.is_ipv6() {
+            socket.set_only_v6(options.ipv6only)?;
+        }
+        if options.deferred {
+            set_option(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 1)?;
+        }
+        if let Some(queue) = options.fastopen {
+            set_option(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, queue)?;
+        }
+    }
+    if let Some(bytes) = options.rcvbuf {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = options.sndbuf {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    socket.bind(&raw(address)?)?;
+    socket.listen(options.backlog)?;
+    Ok(socket.into())
+}
+
+/// Accepts one connection, non-blocking and closed on exec.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)> {
+    // SAFETY: accept4 writes at most `length` bytes of an address into the storage and updates the length, as
+    // try_init asks for; a descriptor that it returns is new and ours alone.
+    let (fd, peer) = unsafe {
+        RawAddr::try_init(|storage, length| {
+            let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+            match libc::accept4(listener.as_raw_fd(), storage.cast(), length, flags) {
+                -1 => Err(io::Error::last_os_error()),
+                fd => Ok(OwnedFd::from_raw_fd(fd)),
+            }
+        })?
+    };
+    Ok((fd, from_raw(&peer)))
+}
+
+/// Begins to connect; true when the connection is still being made and the socket becomes writable then.
+pub fn connect_nonblocking(address: &SockAddr, bind: Option<&SockAddr>) -> io::Result<(OwnedFd, bool)> {
+    let domain = match address {
+        SockAddr::Inet(inet) => Domain::for_address(*inet),
+        SockAddr::Unix(_) => Domain::UNIX,
+    };
+    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)?;
+    if matches!(address, SockAddr::Inet(_)) {
+        socket.set_tcp_nodelay(true)?;
+    }
+    if let Some(local) = bind {
+        socket.bind(&raw(local)?)?;
+    }
+    match socket.connect(&raw(address)?) {
+        Ok(()) => Ok((socket.into(), false)),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok((socket.into(), true)),
+        Err(error) => Err(error),
+    }
+}
+
+/// The error that a connect in progress has come to; `Ok` when it is connected.
+pub fn take_error(fd: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&fd).take_error()?.map_or(Ok(()), Err)
+}
+
+pub fn local_addr(fd: impl AsFd) -> io::Result<SockAddr> {
+    SockRef::from(&fd.as_fd()).local_addr().map(|address| from_raw(&address))
+}
+
+pub fn peer_addr(fd: impl AsFd) -> io::Result<SockAddr> {
+    SockRef::from(&fd.as_fd()).peer_addr().map(|address| from_raw(&address))
+}
+
+fn raw(address: &SockAddr) -> io::Result<RawAddr> {
+    match address {
+        SockAddr::Inet(inet) => Ok((*inet).into()),
+        SockAddr::Unix(path) => RawAddr::unix(path),
+    }
+}
+
+fn from_raw(address: &RawAddr) -> SockAddr {
+    match address.as_socket() {
+        Some(inet) => SockAddr::Inet(inet),
+        None => match (address.as_pathname(), address.as_abstract_namespace()) {
+            (Some(path), _) => SockAddr::Unix(path.into()),
+            (None, Some(name)) => SockAddr::from_unix_name(&[b"\0", name].concat()),
+            (None, None) => SockAddr::from_unix_name(b""),
+        },
+    }
+}
+
+fn set_option(fd: &Socket, level: i32, name: i32, value: i32) -> io::Result<()> {
+    // SAFETY: the kernel reads one int from `value`, which lives through the call.
+    let outcome = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    if outcome == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
