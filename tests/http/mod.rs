@@ -1,3 +1,15 @@
 //! Requests: framing, routing, answers.
 
+mod access_log;
+mod add_header;
+mod body;
+mod error_page;
+mod framing;
 mod keepalive;
+mod limits;
+mod listen;
+mod location;
+mod returns;
+mod root;
+mod server_name;
+mod variables;

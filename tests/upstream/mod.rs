@@ -1,3 +1,11 @@
 //! Backends: choosing, reusing, retrying, relaying.
 
+mod balance;
+mod disconnect;
+mod fail;
+mod keepalive;
 mod proxy_pass;
+mod proxy_set_header;
+mod relay;
+mod response_framing;
+mod tunnel;

@@ -1,0 +1,106 @@
+//! `access_log` and `log_format`: the combined line, own formats, escapes, conditions, off.
+
+use crate::support::{Client, Origin, Setup, fetch, get, wait_for};
+
+const CONF: &str = r#"
+http {
+    log_format own '$status|$request|$body_bytes_sent|$http_x|$upstream_addr|$upstream_status|$request_length';
+    log_format json escape=json '{"x":"$http_x","uri":"$uri"}';
+    map $status $worth { ~^2 0; default 1; }
+    access_log logs/combined.log combined;
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location / { return 200 "hello"; }
+        location /own { access_log %%DIR%%/logs/own.log own; return 200 "hello"; }
+        location /proxied { access_log %%DIR%%/logs/own.log own; proxy_pass http://%%ORIGIN%%; }
+        location /json { access_log %%DIR%%/logs/json.log json; return 200 "hello"; }
+        location /off { access_log off; return 200 "hello"; }
+        location /some { access_log %%DIR%%/logs/some.log own if=$worth; return 200 "hello"; }
+        location /some/bad { access_log %%DIR%%/logs/some.log own if=$worth; return 404; }
+        location /buffered { access_log %%DIR%%/logs/buffered.log own buffer=32k flush=100ms; return 200 "hello"; }
+    }
+}
+"#;
+
+fn start(origin: &Origin) -> crate::support::Daemon {
+    let text = CONF.replace("logs/combined.log", "%%DIR%%/logs/combined.log");
+    Setup::new(&text).set("ORIGIN", origin.address()).start()
+}
+
+#[test]
+fn the_combined_line_is_what_log_analysers_read() {
+    let origin = Origin::saying("origin");
+    let daemon = start(&origin);
+    fetch(
+        daemon.port(0),
+        "GET /x?y HTTP/1.1\r\nHost: a\r\nReferer: http://r/\r\nUser-Agent: agent \"7\"\r\nConnection: close\r\n\r\n",
+    );
+    let line = daemon.wait_line("logs/combined.log", "GET");
+    let pattern = concat!(
+        r#"^127\.0\.0\.1 - - \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "GET /x\?y HTTP/1\.1" 200 5 "#,
+        r#""http://r/" "agent \\x227\\x22"$"#
+    );
+    assert!(regex::Regex::new(pattern).expect("valid").is_match(&line), "{line}");
+    get(daemon.port(0), "/off");
+    get(daemon.port(0), "/last");
+    daemon.wait_line("logs/combined.log", "/last");
+    assert!(!daemon.read("logs/combined.log").contains("/off"));
+}
+
+#[test]
+fn own_formats_take_variables() {
+    let origin = Origin::saying("origin");
+    let daemon = start(&origin);
+    let request =
+        |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\nX: \"q\" \\\r\nConnection: close\r\n\r\n");
+    fetch(daemon.port(0), &request("/own"));
+    let length = request("/own").len();
+    let line = daemon.wait_line("logs/own.log", "/own");
+    assert_eq!(line, format!(r"200|GET /own HTTP/1.1|5|\x22q\x22 \x5C|-|-|{length}"));
+
+    fetch(daemon.port(0), &request("/proxied"));
+    let line = daemon.wait_line("logs/own.log", "/proxied");
+    let length = request("/proxied").len();
+    assert_eq!(
+        line,
+        format!(r"200|GET /proxied HTTP/1.1|6|\x22q\x22 \x5C|{}|200|{length}", origin.address())
+    );
+
+    fetch(daemon.port(0), &request("/json"));
+    assert_eq!(daemon.wait_line("logs/json.log", "json"), r#"{"x":"\"q\" \\","uri":"/json"}"#);
+}
+
+#[test]
+fn a_condition_chooses_the_lines() {
+    let origin = Origin::saying("origin");
+    let daemon = start(&origin);
+    get(daemon.port(0), "/some");
+    get(daemon.port(0), "/some/bad");
+    assert!(daemon.wait_line("logs/some.log", "GET").contains("GET /some/bad"));
+    assert_eq!(daemon.read("logs/some.log").lines().count(), 1);
+}
+
+#[test]
+fn buffered_lines_come_whole_and_in_time() {
+    let origin = Origin::saying("origin");
+    let daemon = start(&origin);
+    let mut client = Client::connect(daemon.port(0));
+    for number in 0..300 {
+        client.get(&format!("/buffered/{number}"));
+    }
+    let lines = wait_for("300 lines", || {
+        let text = daemon.read("logs/buffered.log");
+        (text.lines().count() == 300).then_some(text)
+    });
+    for (number, line) in lines.lines().enumerate() {
+        assert!(line.starts_with(&format!("200|GET /buffered/{number} HTTP/1.1|5|")), "{line}");
+    }
+}
+
+#[test]
+fn a_refused_request_is_logged_too() {
+    let origin = Origin::saying("origin");
+    let daemon = start(&origin);
+    fetch(daemon.port(0), "GET / HTTP/1.1\r\nno colon\0\r\n\r\n");
+    assert!(daemon.wait_line("logs/combined.log", "\" 400 ").contains("127.0.0.1"));
+}

@@ -1,0 +1,85 @@
+//! `return`: statuses, texts, redirects, and variables in them.
+
+use crate::support::{Client, Daemon, get};
+
+const CONF: &str = r#"
+http {
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location /text { return 200 "text with $arg_x and $host\n"; }
+        location /typed { default_type text/css; return 200 "typed"; }
+        location /json { default_type application/json; return 200 '{"a": 1}'; }
+        location /empty { return 200 ""; }
+        location /created { return 201; }
+        location /gone { return 410; }
+        location /forbidden { return 403 "mine"; }
+        location /moved { return 301 /new; }
+        location /moved-query { return 302 /new?$args; }
+        location /absolute { return 307 https://example.org$request_uri; }
+        location /bare { return http://example.org/bare; }
+        location /relative { absolute_redirect off; return 308 /new; }
+        location /no-status { return 444; }
+    }
+}
+"#;
+
+#[test]
+fn texts_have_a_length_and_a_type() {
+    let daemon = Daemon::start(CONF);
+    let response = get(daemon.port(0), "/text?x=7");
+    assert_eq!((response.status, response.text().as_str()), (200, "text with 7 and localhost\n"));
+    assert_eq!(response.header("content-type"), Some("text/plain"));
+    assert_eq!(response.length(), Some(response.body.len()));
+    assert_eq!(get(daemon.port(0), "/typed").header("content-type"), Some("text/css"));
+    assert_eq!(get(daemon.port(0), "/json").header("content-type"), Some("application/json"));
+    let response = get(daemon.port(0), "/empty");
+    assert_eq!((response.status, response.length()), (200, Some(0)));
+    assert_eq!(get(daemon.port(0), "/forbidden").text(), "mine");
+}
+
+#[test]
+fn every_response_says_when_and_who() {
+    let daemon = Daemon::start(CONF);
+    let response = get(daemon.port(0), "/text");
+    assert!(response.header("server").is_some());
+    let date = response.header("date").expect("a Date");
+    assert!(date.ends_with(" GMT") && date.len() == 29, "{date}");
+}
+
+#[test]
+fn statuses_have_a_page() {
+    let daemon = Daemon::start(CONF);
+    let response = get(daemon.port(0), "/gone");
+    assert_eq!((response.status, response.reason.as_str()), (410, "Gone"));
+    assert_eq!(response.header("content-type"), Some("text/html"));
+    assert!(response.text().contains("410 Gone"), "{}", response.text());
+    assert_eq!(get(daemon.port(0), "/created").status, 201);
+}
+
+#[test]
+fn redirects_have_a_location() {
+    let daemon = Daemon::start(CONF);
+    let port = daemon.port(0);
+    for (path, status, location) in [
+        ("/moved", 301, format!("http://localhost:{port}/new")),
+        ("/moved-query?a=b&c", 302, format!("http://localhost:{port}/new?a=b&c")),
+        ("/absolute?q", 307, "https://example.org/absolute?q".into()),
+        ("/bare", 302, "http://example.org/bare".into()),
+        ("/relative", 308, "/new".into()),
+    ] {
+        let response = get(port, path);
+        assert_eq!(
+            (response.status, response.header("location")),
+            (status, Some(location.as_str())),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn status_444_closes_without_a_word() {
+    let daemon = Daemon::start(CONF);
+    let mut client = Client::connect(daemon.port(0));
+    client.send("GET /no-status HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    client.expect_end();
+}

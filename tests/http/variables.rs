@@ -1,0 +1,97 @@
+//! Variables: those of a request, `set`, and `map` with its exact, wildcard and regex keys.
+
+use crate::support::{Daemon, fetch, get};
+
+const CONF: &str = r#"
+http {
+    map $arg_key $mapped {
+        default     "other";
+        ""          "empty";
+        exact       "was exact";
+        CASE        "was case";
+        ~^re(.+)$   "regex $1";
+        ~*^any      "any case";
+        variable    "$host";
+    }
+    map $host $by_host {
+        hostnames;
+        default        none;
+        example.org    exact;
+        *.example.org  leading;
+        www.*          trailing;
+    }
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        server_name named;
+        set $own "server";
+        location /request {
+            return 200 "$request_method|$uri|$args|$request_uri|$scheme|$server_port|$server_protocol|$is_args";
+        }
+        location /headers { return 200 "$http_x_one|$http_user_agent|$http_missing|$content_length"; }
+        location /arguments { return 200 "$arg_a|$arg_B|$arg_missing"; }
+        location /cookies { return 200 "$cookie_a|$cookie_b"; }
+        location /names { return 200 "$host|$http_host|$server_name"; }
+        location /addresses { return 200 "$remote_addr|$server_addr"; }
+        location /set { set $own "location $uri"; set $joined "${own}!"; return 200 "$joined"; }
+        location /inherited { return 200 "$own"; }
+        location /map { return 200 "$mapped"; }
+        location /by-host { return 200 "$by_host"; }
+    }
+}
+"#;
+
+#[test]
+fn a_request_has_its_parts() {
+    let daemon = Daemon::start(CONF);
+    let port = daemon.port(0);
+    let response = get(port, "/request/%41?x=1&y");
+    assert_eq!(response.text(), format!("GET|/request/A|x=1&y|/request/%41?x=1&y|http|{port}|HTTP/1.1|?"));
+    let response = fetch(
+        port,
+        "POST /headers HTTP/1.1\r\nHost: h\r\nX-One: 1\r\nUser-Agent: u\r\nContent-Length: 2\r\nConnection: close\r\n\r\nab",
+    );
+    assert_eq!(response.text(), "1|u||2");
+    assert_eq!(get(port, "/arguments?a=1&b=2&a=3").text(), "1|2|");
+    let cookies = "GET /cookies HTTP/1.1\r\nHost: h\r\nCookie: a=1; b=two\r\nConnection: close\r\n\r\n";
+    assert_eq!(fetch(port, cookies).text(), "1|two");
+    let names = "GET /names HTTP/1.1\r\nHost: WWW.X:81\r\nConnection: close\r\n\r\n";
+    assert_eq!(fetch(port, names).text(), "www.x|WWW.X:81|named");
+    assert_eq!(get(port, "/addresses").text(), "127.0.0.1|127.0.0.1");
+}
+
+#[test]
+fn set_gives_values_in_order() {
+    let daemon = Daemon::start(CONF);
+    assert_eq!(get(daemon.port(0), "/set").text(), "location /set!");
+    assert_eq!(get(daemon.port(0), "/inherited").text(), "server");
+}
+
+#[test]
+fn map_looks_for_exact_then_regex_then_default() {
+    let daemon = Daemon::start(CONF);
+    for (key, expected) in [
+        ("exact", "was exact"),
+        ("EXACT", "was exact"),
+        ("case", "was case"),
+        ("", "empty"),
+        ("rest", "regex st"),
+        ("Rest", "other"),
+        ("ANYTHING", "any case"),
+        ("variable", "localhost"),
+        ("unknown", "other"),
+    ] {
+        assert_eq!(get(daemon.port(0), &format!("/map?key={key}")).text(), expected, "{key}");
+    }
+    assert_eq!(get(daemon.port(0), "/map").text(), "empty");
+}
+
+#[test]
+fn map_of_host_names_knows_wildcards() {
+    let daemon = Daemon::start(CONF);
+    for (host, expected) in
+        [("example.org", "exact"), ("a.example.org", "leading"), ("www.net", "trailing"), ("other", "none")]
+    {
+        let request = format!("GET /by-host HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        assert_eq!(fetch(daemon.port(0), &request).text(), expected, "{host}");
+    }
+}

@@ -1,0 +1,129 @@
+//! Origins that refuse, hang, or fail: 502, 504, the next server, `max_fails` and `fail_timeout`.
+
+use std::time::{Duration, Instant};
+
+use crate::support::origin::ok;
+use crate::support::{Client, Daemon, Origin, Setup, get, port};
+
+const CONF: &str = r#"
+http {
+    upstream two { server %%CLOSED%% max_fails=2 fail_timeout=1s; server %%GOOD%%; }
+    upstream gone { server %%CLOSED%%; }
+    upstream bad { server %%BAD%%; server %%GOOD%%; }
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        proxy_read_timeout 1s;
+        location /two { proxy_pass http://two; }
+        location /gone { proxy_pass http://gone; }
+        location /silent { proxy_pass http://%%SILENT%%; }
+        location /bad { proxy_next_upstream error timeout http_503; proxy_pass http://bad; }
+        location /bad-off { proxy_next_upstream off; proxy_pass http://bad; }
+        location /slow { proxy_pass http://%%SLOW%%; }
+    }
+}
+"#;
+
+struct Scene {
+    good: Origin,
+    bad: Origin,
+    _silent: Origin,
+    _slow: Origin,
+    closed: u16,
+    daemon: Daemon,
+}
+
+fn start() -> Scene {
+    let good = Origin::saying("good");
+    let bad = Origin::replying(|_| b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy".to_vec());
+    let silent = Origin::start(|peer| while peer.request().is_some() {});
+    let slow = Origin::start(|peer| {
+        if peer.request().is_some() {
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+            peer.request();
+        }
+    });
+    let closed = port::free();
+    let daemon = Setup::new(CONF)
+        .set("CLOSED", format!("127.0.0.1:{closed}"))
+        .set("GOOD", good.address())
+        .set("BAD", bad.address())
+        .set("SILENT", silent.address())
+        .set("SLOW", slow.address())
+        .level("info")
+        .start();
+    Scene { good, bad, _silent: silent, _slow: slow, closed, daemon }
+}
+
+#[test]
+fn nobody_there_is_a_502() {
+    let scene = start();
+    let mut client = Client::connect(scene.daemon.port(0));
+    let response = client.get("/gone");
+    assert_eq!((response.status, response.reason.as_str()), (502, "Bad Gateway"));
+    assert_eq!(client.get("/two").status, 200, "the client's connection goes on");
+    let line = scene
+        .daemon
+        .wait_log("connect\\(\\) failed \\(111: Connection refused\\) while connecting to upstream");
+    let upstream = format!("upstream: \"http://127.0.0.1:{}/gone\"", scene.closed);
+    assert!(line.contains(&upstream) && line.contains("request: \"GET /gone HTTP/1.1\""), "{line}");
+}
+
+#[test]
+fn a_silent_origin_is_a_504() {
+    let scene = start();
+    let began = Instant::now();
+    assert_eq!(get(scene.daemon.port(0), "/silent").status, 504);
+    assert!(began.elapsed() >= Duration::from_millis(900), "after {:?}", began.elapsed());
+    scene.daemon.wait_log("upstream timed out .*while reading response header from upstream");
+}
+
+#[test]
+fn an_origin_that_stops_in_the_middle_ends_the_answer() {
+    let scene = start();
+    let mut client = Client::connect(scene.daemon.port(0));
+    client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response_head().length(), Some(10));
+    let (bytes, _) = client.rest();
+    assert!(b"half".starts_with(&bytes), "not more than came");
+    scene.daemon.wait_log("upstream timed out .*while reading upstream");
+}
+
+#[test]
+fn the_next_server_is_asked_and_the_failing_one_rests() {
+    let scene = start();
+    let mut client = Client::connect(scene.daemon.port(0));
+    for _ in 0..12 {
+        assert_eq!(client.get("/two").text(), "good");
+    }
+    assert_eq!(scene.good.requests().len(), 12);
+    let refused = || scene.daemon.log_count("connect\\(\\) failed");
+    assert_eq!(refused(), 2, "max_fails=2");
+
+    // After fail_timeout it is tried again; now somebody is there.
+    let back = Origin::start_on(scene.closed, |peer| {
+        while peer.request().is_some() {
+            peer.send(ok(b"back"));
+        }
+    });
+    crate::support::wait_for("the server to be tried again", || {
+        (client.get("/two").text() == "back").then_some(())
+    });
+    assert_eq!(refused(), 2);
+    drop(scene);
+    drop(back);
+}
+
+#[test]
+fn a_status_may_send_the_request_to_the_next_server() {
+    let scene = start();
+    let mut client = Client::connect(scene.daemon.port(0));
+    for _ in 0..4 {
+        assert_eq!(client.get("/bad").text(), "good");
+    }
+    assert!(!scene.bad.requests().is_empty(), "the failing one was asked first");
+
+    let scene = start();
+    let mut client = Client::connect(scene.daemon.port(0));
+    let answers: Vec<u16> = (0..4).map(|_| client.get("/bad-off").status).collect();
+    assert_eq!(answers.iter().filter(|&&status| status == 503).count(), 2, "{answers:?}");
+}

@@ -1,0 +1,83 @@
+//! `proxy_set_header` and the fields that go from client to origin and back.
+
+use crate::support::{Origin, Setup, fetch, get};
+
+const CONF: &str = r#"
+http {
+    upstream named { server %%ORIGIN%%; }
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        proxy_set_header X-Server server;
+        location /default/ { proxy_set_header X-Own own; proxy_pass http://named; }
+        location /inherited/ { proxy_pass http://%%ORIGIN%%; }
+        location /own/ {
+            proxy_set_header Host $host;
+            proxy_set_header X-Real-IP $remote_addr;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header Accept-Encoding "";
+            proxy_set_header X-Empty $arg_none;
+            proxy_pass http://named;
+        }
+    }
+}
+"#;
+
+#[test]
+fn the_origin_gets_its_host_and_no_hop_by_hop_fields() {
+    let origin = Origin::saying("x");
+    let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).start();
+    fetch(
+        daemon.port(0),
+        "GET /default/ HTTP/1.1\r\nHost: client.example\r\nX-Client: kept\r\nKeep-Alive: 5\r\nConnection: close\r\n\r\n",
+    );
+    let request = origin.last();
+    assert_eq!(request.header("host"), Some("named"));
+    assert_eq!(request.header("x-client"), Some("kept"));
+    assert_eq!(request.header("x-own"), Some("own"));
+    assert_eq!(request.header("x-server"), None, "its own replace those from above");
+    assert_eq!(request.header("keep-alive"), None);
+    assert_eq!(request.names().iter().filter(|name| *name == "host").count(), 1);
+
+    get(daemon.port(0), "/inherited/");
+    assert_eq!(origin.last().header("x-server"), Some("server"));
+    assert_eq!(origin.last().header("host"), Some(origin.address().as_str()));
+}
+
+#[test]
+fn fields_are_set_replaced_and_removed() {
+    let origin = Origin::saying("x");
+    let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).start();
+    let request = concat!(
+        "GET /own/ HTTP/1.1\r\nHost: client.example:81\r\nX-Real-IP: forged\r\nX-Forwarded-For: 1.2.3.4\r\n",
+        "Accept-Encoding: gzip\r\nX-Empty: client\r\nConnection: close\r\n\r\n"
+    );
+    fetch(daemon.port(0), request);
+    let request = origin.last();
+    assert_eq!(request.header("host"), Some("client.example"));
+    assert_eq!(request.header("x-real-ip"), Some("127.0.0.1"));
+    assert_eq!(request.header("x-forwarded-for"), Some("1.2.3.4, 127.0.0.1"));
+    assert_eq!(request.header("accept-encoding"), None);
+    assert_eq!(request.header("x-empty"), None, "an empty value sends nothing");
+    assert_eq!(request.names().iter().filter(|name| *name == "x-real-ip").count(), 1);
+}
+
+#[test]
+fn fields_of_the_answer_come_through_but_not_those_of_the_hop() {
+    let origin = Origin::replying(|_| {
+        concat!(
+            "HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nSet-Cookie: a=1\r\n",
+            "Set-Cookie: b=2\r\nX-Accel-Something: hidden\r\nKeep-Alive: timeout=5\r\nX-Kept: yes\r\n",
+            "Content-Type: text/x-own\r\nContent-Length: 1\r\n\r\nx"
+        )
+        .as_bytes()
+        .to_vec()
+    });
+    let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).start();
+    let response = get(daemon.port(0), "/default/");
+    assert_eq!(response.all("set-cookie"), ["a=1", "b=2"]);
+    assert_eq!(response.header("x-kept"), Some("yes"));
+    assert_eq!(response.header("content-type"), Some("text/x-own"));
+    assert_eq!(response.all("date").len(), 1);
+    assert_eq!(response.all("server").len(), 1);
+    assert_ne!(response.header("server"), Some("origin"));
+}

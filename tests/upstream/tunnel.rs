@@ -1,0 +1,134 @@
+//! Upgrade: after a 101 the connection is a tunnel of bytes in both directions, and its end is carried over.
+
+use std::time::Duration;
+
+use crate::support::wire::End;
+use crate::support::{Client, Daemon, Origin, Setup, process, wait_for};
+
+const CONF: &str = r#"
+http {
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location / {
+            proxy_pass http://%%ORIGIN%%;
+            proxy_http_version 1.1;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection "upgrade";
+            proxy_read_timeout 2s;
+        }
+    }
+}
+"#;
+
+const ASK: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n";
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n";
+
+fn echo() -> Origin {
+    Origin::start(|peer| {
+        let Some(request) = peer.request() else { return };
+        assert_eq!(request.header("upgrade"), Some("echo"));
+        peer.send(SWITCH);
+        loop {
+            let bytes = peer.some(16 * 1024);
+            if bytes.is_empty() || peer.try_send(&bytes).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn start(origin: &Origin) -> Daemon {
+    Setup::new(CONF).set("ORIGIN", origin.address()).level("info").start()
+}
+
+fn upgraded(daemon: &Daemon) -> Client {
+    let mut client = Client::connect(daemon.port(0));
+    client.send(ASK);
+    let response = client.response_head();
+    assert_eq!((response.status, response.header("upgrade")), (101, Some("echo")));
+    client
+}
+
+#[test]
+fn bytes_go_both_ways() {
+    let origin = echo();
+    let daemon = start(&origin);
+    let mut client = upgraded(&daemon);
+    for length in [1, 5, 1_000, 60_000] {
+        let bytes: Vec<u8> = (0..length).map(|index| (index * 7) as u8).collect();
+        client.send(&bytes);
+        assert!(client.exactly(length) == bytes, "{length} bytes came back changed");
+    }
+}
+
+#[test]
+fn bytes_behind_the_heads_are_not_lost() {
+    let origin = Origin::start(|peer| {
+        peer.request();
+        peer.send(format!("{SWITCH}early"));
+        let heard = peer.exactly(5);
+        peer.send(heard);
+    });
+    let daemon = start(&origin);
+    let mut client = Client::connect(daemon.port(0));
+    client.send(format!("{ASK}hello"));
+    assert_eq!(client.response_head().status, 101);
+    assert_eq!(client.exactly(10), b"earlyhello");
+}
+
+#[test]
+fn the_end_of_one_side_ends_the_other() {
+    let origin = echo();
+    let daemon = start(&origin);
+    let client = upgraded(&daemon);
+    drop(client);
+    origin.wait_ended(1);
+
+    let origin = Origin::start(|peer| {
+        peer.request();
+        peer.send(format!("{SWITCH}bye"));
+    });
+    let daemon = start(&origin);
+    let mut client = upgraded(&daemon);
+    assert_eq!(client.exactly(3), b"bye");
+    assert_eq!(client.expect_end(), End::Closed);
+}
+
+#[test]
+fn an_idle_tunnel_ends_after_its_timeout() {
+    let origin = echo();
+    let daemon = start(&origin);
+    let mut client = upgraded(&daemon);
+    assert!(client.is_silent(Duration::from_millis(500)), "not before");
+    client.expect_end();
+    origin.wait_ended(1);
+}
+
+#[test]
+fn a_refused_upgrade_is_an_ordinary_answer() {
+    let origin =
+        Origin::replying(|_| b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno".to_vec());
+    let daemon = start(&origin);
+    let mut client = Client::connect(daemon.port(0));
+    client.send(ASK);
+    let response = client.response();
+    assert_eq!((response.status, response.text().as_str()), (426, "no"));
+}
+
+#[test]
+fn many_tunnels_leave_no_descriptor_behind() {
+    let origin = echo();
+    let daemon = start(&origin);
+    drop(upgraded(&daemon));
+    origin.wait_ended(1);
+    let worker = daemon.worker();
+    let mut before = 0;
+    wait_for("the descriptors to settle", || {
+        let now = process::fd_count(worker);
+        std::mem::replace(&mut before, now).eq(&now).then_some(())
+    });
+    let clients: Vec<Client> = (0..100).map(|_| upgraded(&daemon)).collect();
+    assert!(process::fd_count(worker) >= before + 200);
+    drop(clients);
+    wait_for("the descriptors of 100 tunnels", || (process::fd_count(worker) <= before).then_some(()));
+}
