@@ -14,6 +14,7 @@ pub mod lexer;
 pub mod load;
 pub mod params;
 mod parse;
+pub mod property;
 pub mod render;
 pub mod table;
 mod toml;

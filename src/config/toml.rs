@@ -25,9 +25,8 @@ pub(super) fn parse(loader: &mut Loader, file: FileId, text: &str, depth: usize)
     let (table, mut errors) = DeTable::parse_recoverable(text);
     errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     for error in &errors {
-        let range = error.span().unwrap_or(0..0);
-        let range = range.start.min(text.len())..range.end.min(text.len());
-        loader.syntax(Diagnostic::error(to_span(file, &range), error.message()));
+        let span = to_span(file, text, &error.span().unwrap_or(0..0));
+        loader.syntax(Diagnostic::error(span, error.message()));
         if loader.gave_up() {
             return Vec::new();
         }
@@ -101,7 +100,7 @@ impl Reader<'_> {
                         _ => {
                             let message = format!("\"{key}\" mixes arguments and repeated directives");
                             let help = "write [a, b] for one directive or [[a, b], [c]] for two";
-                            let span = to_span(self.file, &item.span());
+                            let span = self.span(&item.span());
                             self.loader.syntax(Diagnostic::error(span, message).help(help));
                         }
                     }
@@ -124,7 +123,7 @@ impl Reader<'_> {
         }
         let name = Word {
             text: entry.key.strip_prefix('\\').unwrap_or(entry.key).into(),
-            span: to_span(self.file, &entry.key_range),
+            span: self.span(&entry.key_range),
             quoted: false,
         };
         self.check_word(&name);
@@ -140,7 +139,7 @@ impl Reader<'_> {
         };
         // a repeated directive or a block is where its own value is; the key may stand far before it
         let start = if entry.start == entry.key_range.start { entry.start } else { whole.start };
-        let node = Node { name, args, block, span: to_span(self.file, &(start..whole.end)) };
+        let node = Node { name, args, block, span: self.span(&(start..whole.end)) };
         if &*node.name.text == "include" && node.block.is_none() && !self.loader.keeps_includes() {
             self.loader.include(&node, self.depth, out);
         } else {
@@ -191,7 +190,7 @@ impl Reader<'_> {
                 }
             };
             let quoted = matches!(value.get_ref(), DeValue::String(_));
-            let word = Word { text, span: to_span(self.file, &range), quoted };
+            let word = Word { text, span: self.span(&range), quoted };
             self.check_word(&word);
             words.push(word);
         }
@@ -205,8 +204,12 @@ impl Reader<'_> {
         }
     }
 
+    fn span(&self, range: &Range<usize>) -> Span {
+        to_span(self.file, self.text, range)
+    }
+
     fn refuse(&mut self, value: &Spanned<DeValue<'_>>, message: &str, help: &str) {
-        let mut diagnostic = Diagnostic::error(to_span(self.file, &value.span()), message);
+        let mut diagnostic = Diagnostic::error(self.span(&value.span()), message);
         diagnostic.help = (!help.is_empty()).then(|| help.into());
         self.loader.syntax(diagnostic);
     }
@@ -216,6 +219,9 @@ fn is_compound(value: &DeValue<'_>) -> bool {
     matches!(value, DeValue::Array(_) | DeValue::Table(_))
 }
 
-fn to_span(file: FileId, range: &Range<usize>) -> Span {
-    Span { file, start: range.start as u32, end: range.end as u32 }
+/// The reader's ranges are those of whole values, but what it recovers from an error may have any.
+fn to_span(file: FileId, text: &str, range: &Range<usize>) -> Span {
+    let start = text.floor_char_boundary(range.start);
+    let end = text.floor_char_boundary(range.end.max(start));
+    Span { file, start: start as u32, end: end as u32 }
 }

@@ -1,0 +1,7 @@
+//! Any text read in nginx's spelling: no panic, and what was read survives both spellings.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pronghorn::config::property;
+
+fuzz_target!(|text: &str| property::reads_and_converts("fuzz.conf", text));
