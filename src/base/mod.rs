@@ -1,1 +1,5 @@
 //! Pure data and text that no crate gives: no system call, no clock.
+
+pub mod number;
+pub mod path;
+pub mod wildcard;
