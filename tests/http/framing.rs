@@ -125,11 +125,11 @@ fn malformed_chunks_are_refused() {
         "fffffffffffffffff\r\nhello\r\n0\r\n\r\n",
     ];
     for body in chunks {
-        let mut client = Client::connect(daemon.port(0));
-        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));
         if body.starts_with("5 5") && is_stand_in() {
             continue; // nginx skips what stands behind the size
         }
+        let mut client = Client::connect(daemon.port(0));
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));
         assert_eq!(client.response().status, 400, "{body:?}");
         client.expect_end();
     }

@@ -1,7 +1,8 @@
-//! Starting: in the foreground, as a daemon, and what stands in the way.
+//! Starting: in the foreground, as a daemon, with directives on the command line.
 
 use nix::sys::signal::Signal;
 
+use crate::support::daemon::is_stand_in;
 use crate::support::{Setup, get, process};
 
 const CONF: &str = r#"
@@ -16,6 +17,7 @@ fn in_the_foreground_it_has_workers_and_stops_on_int() {
     let daemon = Setup::new(CONF).start();
     assert_eq!(get(daemon.port(0), "/").text(), "here\n");
     assert_eq!(daemon.workers().len(), 2);
+    assert_eq!(daemon.read("pronghorn.pid"), format!("{}\n", daemon.pid()));
     let status = daemon.stop(Signal::SIGINT);
     assert_eq!(status.and_then(|status| status.code()), Some(0));
 }
@@ -25,6 +27,50 @@ fn in_the_background_the_pid_file_names_the_master() {
     let daemon = Setup::new(CONF).in_background().start();
     assert_eq!(get(daemon.port(0), "/").text(), "here\n");
     assert!(process::title(daemon.pid()).contains("master process"));
+    for worker in daemon.workers() {
+        assert!(process::title(worker).contains("worker process"), "{}", process::title(worker));
+    }
     daemon.stop(Signal::SIGQUIT);
     assert!(!daemon.path("pronghorn.pid").exists(), "the pid file goes with the master");
+}
+
+#[test]
+fn a_second_start_does_not_disturb_the_first() {
+    let daemon = Setup::new(CONF).start();
+    let output = daemon.run(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+    if !is_stand_in() {
+        assert_eq!(daemon.read("pronghorn.pid"), format!("{}\n", daemon.pid()));
+    }
+}
+
+#[test]
+fn directives_on_the_command_line_come_first() {
+    let conf = CONF.replace("worker_processes 2;", "");
+    let daemon = Setup::new(&conf).arguments(&["-g", "worker_processes 3;"]).start();
+    assert_eq!(daemon.workers().len(), 3);
+}
+
+#[test]
+fn one_process_is_enough_without_a_master() {
+    let conf = format!("master_process off;\n{}", CONF.replace("worker_processes 2;", ""));
+    let daemon = Setup::new(&conf).alone().start();
+    assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+    assert!(daemon.workers_now().is_empty());
+}
+
+#[test]
+fn the_version_and_the_help_are_told() {
+    let setup = Setup::new(CONF);
+    let version = setup.run(&["-v"]);
+    assert_eq!(version.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&version.stderr).into_owned();
+    assert!(text.contains("version"), "{text}");
+    let help = setup.run(&["-h"]);
+    let text = String::from_utf8_lossy(&help.stderr).into_owned() + &String::from_utf8_lossy(&help.stdout);
+    for flag in ["-c", "-p", "-g", "-t", "-T", "-s", "-v", "-V", "-q"] {
+        assert!(text.contains(flag), "no {flag} in {text}");
+    }
+    assert_eq!(setup.run(&["--no-such-option"]).status.code(), Some(1));
 }

@@ -29,6 +29,7 @@ pub struct Setup {
     arguments: Vec<String>,
     bare: bool,
     in_background: bool,
+    alone: bool,
 }
 
 /// A running daemon with its own folder and ports.
@@ -79,6 +80,7 @@ impl Setup {
             arguments: Vec::new(),
             bare: false,
             in_background: false,
+            alone: false,
         };
         setup.text = setup.filled(conf);
         setup
@@ -126,6 +128,12 @@ impl Setup {
         self
     }
 
+    /// Does not wait for workers, for `master_process off`.
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -150,7 +158,7 @@ impl Setup {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).process_group(0);
         let child = command.spawn().expect("the program under test can be run");
         let pid = std::cell::Cell::new(child.id() as i32);
-        let in_background = self.in_background;
+        let (in_background, alone) = (self.in_background, self.alone);
         let daemon = Daemon {
             folder: self.folder,
             ports: self.ports,
@@ -158,7 +166,7 @@ impl Setup {
             pid,
             file_name: self.file_name,
         };
-        daemon.wait_start(in_background)?;
+        daemon.wait_start(in_background, alone)?;
         Ok(daemon)
     }
 
@@ -333,7 +341,7 @@ impl Daemon {
         command.args(words).stdin(Stdio::null()).output().expect("the program under test can be run")
     }
 
-    fn wait_start(&self, in_background: bool) -> Result<(), Exit> {
+    fn wait_start(&self, in_background: bool, alone: bool) -> Result<(), Exit> {
         let came = wait_at_most(deadline(), || {
             let ended = self.child.borrow_mut().try_wait().ok().flatten();
             if let Some(status) = ended
@@ -346,7 +354,8 @@ impl Daemon {
                 self.pid.set(self.read("pronghorn.pid").trim().parse().ok()?);
             }
             let listens = self.ports.iter().all(|&port| process::is_listening(port));
-            (listens && !process::children(self.pid()).is_empty()).then_some(Ok(()))
+            let works = alone || !process::children(self.pid()).is_empty();
+            (listens && works).then_some(Ok(()))
         });
         came.unwrap_or_else(|| panic!("the daemon did not listen in {:?}:\n{}", deadline(), self.log()))
     }

@@ -1,10 +1,11 @@
 //! Relaying large answers: complete, and in bounded memory however slow the reader is.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::support::daemon::is_stand_in;
 use crate::support::origin::Peer;
-use crate::support::{Client, Daemon, Origin, Setup, process, wait_for};
+use crate::support::{Client, Daemon, Origin, Setup, deadline, process, wait_for};
 
 const CONF: &str = r#"
 http {
@@ -122,20 +123,28 @@ fn a_reader_that_stops_stops_the_origin() {
 
 #[test]
 fn what_has_arrived_is_passed_on_while_the_origin_pauses() {
-    let origin = Origin::start(|peer| {
+    let (seen, wait_seen) = std::sync::mpsc::channel();
+    let wait_seen = Mutex::new(wait_seen);
+    let origin = Origin::start(move |peer| {
         peer.request();
         peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
         for word in ["one", "two", "three"] {
             peer.send(format!("{:x}\r\n{word}\r\n", word.len()));
-            peer.exactly(2); // only after the client has it: the test tells by way of a second connection's bytes
+            // The next only when the client has this one.
+            let seen = wait_seen.lock().expect("not poisoned").recv_timeout(deadline());
+            seen.unwrap_or_else(|_| panic!("the client did not get {word:?}"));
         }
+        peer.send("0\r\n\r\n");
     });
-    // The client cannot write back through a GET, so the origin's pause is ended by closing: look at the first word.
     let conf = CONF.replace("proxy_max_temp_file_size 0;", "proxy_buffering off;");
     let daemon = Setup::new(&conf).set("ORIGIN", origin.address()).start();
     let mut client = Client::connect(daemon.port(0));
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     client.response_head();
-    assert_eq!(client.line(), b"3");
-    assert_eq!(client.exactly(3), b"one");
+    for word in ["one", "two", "three"] {
+        assert_eq!(client.line(), format!("{:x}", word.len()).as_bytes());
+        assert_eq!(client.line(), word.as_bytes());
+        seen.send(()).expect("the origin waits");
+    }
+    assert_eq!(client.line(), b"0");
 }

@@ -1,0 +1,137 @@
+//! HUP: the new configuration is used, no request and no connection is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use nix::sys::signal::Signal;
+
+use crate::support::daemon::is_stand_in;
+use crate::support::wire::End;
+use crate::support::{Client, Origin, Setup, get, wait_for};
+
+const CONF: &str = r#"
+worker_processes 2;
+http {
+    keepalive_timeout 60s;
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        keepalive_requests 1000000;
+        location / { return 200 "version 1\n"; }
+        location /proxied { proxy_pass http://%%ORIGIN%%; }
+    }
+}
+"#;
+
+#[test]
+fn the_new_configuration_is_used() {
+    let daemon = Setup::new(CONF).set("ORIGIN", "127.0.0.1:1").start();
+    assert_eq!(get(daemon.port(0), "/").text(), "version 1\n");
+    let pid = daemon.pid();
+    daemon.rewrite(|text| text.replace("version 1", "version 2"));
+    daemon.reload();
+    assert_eq!(get(daemon.port(0), "/").text(), "version 2\n");
+    assert_eq!(daemon.pid(), pid);
+    daemon.wait_log("signal 1 \\(SIGHUP\\) received from \\d+, reconfiguring");
+}
+
+#[test]
+fn an_idle_connection_lives_on_in_a_new_worker() {
+    if is_stand_in() {
+        return; // nginx closes it
+    }
+    let daemon = Setup::new(CONF).set("ORIGIN", "127.0.0.1:1").start();
+    let mut clients: Vec<Client> = (0..50).map(|_| Client::connect(daemon.port(0))).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/").text(), "version 1\n");
+    }
+    for version in 2..5 {
+        daemon
+            .rewrite(|text| text.replace(&format!("version {}", version - 1), &format!("version {version}")));
+        daemon.reload();
+        for client in &mut clients {
+            assert_eq!(client.get("/").text(), format!("version {version}\n"));
+        }
+    }
+}
+
+#[test]
+fn a_request_in_flight_is_finished_by_the_old_worker() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let origin = Origin::start(move |peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst");
+        let _ = wait.lock().expect("not poisoned").recv_timeout(crate::support::deadline());
+        peer.send("-last");
+    });
+    let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).start();
+    let old = daemon.workers();
+    let mut client = Client::connect(daemon.port(0));
+    client.send("GET /proxied HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response_head().status, 200);
+    daemon.signal(Signal::SIGHUP);
+    wait_for("new workers beside the old one", || {
+        let now = daemon.workers_now();
+        (now.iter().filter(|pid| !old.contains(pid)).count() == 2).then_some(())
+    });
+    go.send(()).expect("the origin waits");
+    assert_eq!(client.exactly(10), b"first-last");
+    if is_stand_in() {
+        assert_eq!(client.expect_end(), End::Closed);
+    } else {
+        assert_eq!(client.get("/").text(), "version 1\n", "and then it is handed over");
+    }
+    wait_for("the old workers to end", || {
+        daemon.workers_now().iter().all(|pid| !old.contains(pid)).then_some(())
+    });
+}
+
+#[test]
+fn reloads_under_load_fail_no_request() {
+    let daemon = Setup::new(CONF).set("ORIGIN", "127.0.0.1:1").level("notice").start();
+    let stop = Arc::new(AtomicBool::new(false));
+    let served = Arc::new(AtomicUsize::new(0));
+    let port = daemon.port(0);
+    let threads: Vec<_> = (0..8)
+        .map(|index| {
+            let (stop, served) = (stop.clone(), served.clone());
+            std::thread::spawn(move || {
+                // Half of the clients keep their connection; nginx would close it under them.
+                let mut kept = (index % 2 == 0 && !is_stand_in()).then(|| Client::connect(port));
+                while !stop.load(Ordering::Relaxed) {
+                    let response = kept.as_mut().map_or_else(|| get(port, "/"), |kept| kept.get("/"));
+                    assert_eq!(response.status, 200);
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for _ in 0..10 {
+        let before = served.load(Ordering::Relaxed);
+        daemon.reload();
+        wait_for("requests after the reload", || {
+            (served.load(Ordering::Relaxed) > before + 20).then_some(())
+        });
+    }
+    stop.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().expect("no client failed");
+    }
+}
+
+#[test]
+fn addresses_come_and_go() {
+    let conf = CONF.replace("http {", "http {\n    # more\n");
+    let daemon = Setup::new(&conf).set("ORIGIN", "127.0.0.1:1").start();
+    let more = crate::support::port::free();
+    daemon.rewrite(|text| {
+        text.replace("# more", &format!("server {{ listen 127.0.0.1:{more}; return 200 more; }} # more"))
+    });
+    daemon.reload();
+    assert_eq!(get(more, "/").text(), "more");
+    daemon
+        .rewrite(|text| text.replace(&format!("server {{ listen 127.0.0.1:{more}; return 200 more; }}"), ""));
+    daemon.reload();
+    wait_for("the address to be given up", || (!crate::support::process::is_listening(more)).then_some(()));
+    assert_eq!(get(daemon.port(0), "/").text(), "version 1\n");
+}
