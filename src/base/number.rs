@@ -1,66 +1,88 @@
-//! Sizes and times as nginx spells them, and numbers in network bytes.
+//! Numbers with units as nginx writes them, and strict decimal and hexadecimal numbers of protocols.
 //!
-//! Pure. Behaviour: nginx.org, "Configuration file measurement units".
+//! Touches: nothing. Behaviour: nginx.org, "Configuration file measurement units"; RFC 9112 §6.2, §7.1.
 
-/// Bytes: digits and an optional `k`, `m` or `g` in either case. `None` for anything else, and on overflow.
+/// Milliseconds of each unit, from the largest; a unit may not follow a smaller one.
+const UNITS: [(&str, u64); 8] = [
+    ("y", 31_536_000_000),
+    ("M", 2_592_000_000),
+    ("w", 604_800_000),
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
+
+/// Bytes of `8k`, `1m`, `1g`, `4096`; `None` for anything else and on overflow.
 pub fn parse_size(text: &str) -> Option<u64> {
-    let (digits, unit) = match text.as_bytes().last()? {
-        b'k' | b'K' => (&text[..text.len() - 1], 1 << 10),
+    let (digits, factor) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 1u64 << 10),
         b'm' | b'M' => (&text[..text.len() - 1], 1 << 20),
         b'g' | b'G' => (&text[..text.len() - 1], 1 << 30),
         _ => (text, 1),
     };
-    parse_u64(digits.as_bytes())?.checked_mul(unit)
+    parse_u64(digits.as_bytes())?.checked_mul(factor)
 }
 
-/// Milliseconds: `1h 30m`, `30s`, `500ms`; a number without a unit is seconds. Units go from large to small, each
-/// at most once: `y M w d h m s ms`.
+/// Milliseconds of `1h 30m`, `30s`, `500ms`, `10` (a bare number is seconds and ends the text).
 pub fn parse_millis(text: &str) -> Option<u64> {
-    const UNITS: [(&str, u64); 8] = [
-        ("y", 365 * 86_400_000),
-        ("M", 30 * 86_400_000),
-        ("w", 7 * 86_400_000),
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1000),
-        ("ms", 1),
-    ];
-    let mut rest = text.trim();
-    let mut allowed = &UNITS[..];
-    let mut total: u64 = 0;
+    let mut rest = text;
+    let mut total = 0u64;
+    let mut next_unit = 0;
     if rest.is_empty() {
         return None;
     }
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let number = parse_u64(&rest.as_bytes()[..digits])?;
+        let value = parse_u64(&rest.as_bytes()[..digits])?;
         rest = &rest[digits..];
         let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let name = if letters == 0 { "s" } else { &rest[..letters] };
-        let at = allowed.iter().position(|(unit, _)| *unit == name)?;
-        total = total.checked_add(number.checked_mul(allowed[at].1)?)?;
-        allowed = &allowed[at + 1..];
-        rest = rest[letters..].trim_start();
-        if letters == 0 && !rest.is_empty() {
-            return None;
-        }
+        let factor = if letters == 0 {
+            if !rest.is_empty() {
+                return None;
+            }
+            1_000
+        } else {
+            let (index, factor) = unit(&rest[..letters])?;
+            if index < next_unit {
+                return None;
+            }
+            next_unit = index + 1;
+            factor
+        };
+        total = total.checked_add(value.checked_mul(factor)?)?;
+        rest = rest[letters..].trim_start_matches(' ');
     }
     Some(total)
 }
 
-/// A decimal number: digits only, no sign, no overflow.
+fn unit(name: &str) -> Option<(usize, u64)> {
+    UNITS.iter().enumerate().find(|(_, (unit, _))| *unit == name).map(|(index, (_, factor))| (index, *factor))
+}
+
+/// A decimal number of digits only: no sign, no space; `None` when empty or past 64 bits.
 pub fn parse_u64(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }
-    digits.iter().try_fold(0u64, |value, digit| {
-        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+    digits.iter().try_fold(0u64, |value, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         value.checked_mul(10)?.checked_add(digit)
     })
 }
 
-/// The value of a hexadecimal digit.
+/// A hexadecimal number of digits only; `None` when empty or past 64 bits.
+pub fn parse_hex(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits
+        .iter()
+        .try_fold(0u64, |value, byte| value.checked_mul(16)?.checked_add(u64::from(hex_digit(*byte)?)))
+}
+
+/// The value of one hexadecimal digit of either case.
 pub fn hex_digit(byte: u8) -> Option<u8> {
     match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -75,41 +97,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
-        let cases = [
-            ("4096", Some(4096)),
-            ("8k", Some(8192)),
-            ("1M", Some(1 << 20)),
-            ("2g", Some(2 << 30)),
-            ("", None),
-            ("k", None),
-            ("1kb", None),
-            ("-1", None),
-            ("99999999999999999999g", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(parse_size(text), expected, "{text}");
+    fn sizes_have_units() {
+        for (text, bytes) in
+            [("8k", Some(8192)), ("1M", Some(1 << 20)), ("1g", Some(1 << 30)), ("4096", Some(4096))]
+        {
+            assert_eq!(parse_size(text), bytes, "{text}");
+        }
+        for text in ["", "k", "-1", "1kb", "1.5m", "99999999999999999999", "18446744073709551615k", "é"] {
+            assert_eq!(parse_size(text), None, "{text}");
         }
     }
 
     #[test]
-    fn times() {
-        let cases = [
-            ("10", Some(10_000)),
-            ("1h 30m", Some(5_400_000)),
-            ("1h30m", Some(5_400_000)),
-            ("500ms", Some(500)),
-            ("1d", Some(86_400_000)),
-            ("0", Some(0)),
-            ("", None),
-            ("30m 1h", None),
-            ("1x", None),
-            ("ms", None),
-            ("1m 5", Some(65_000)),
-            ("5 1m", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(parse_millis(text), expected, "{text}");
+    fn times_add_up_from_the_largest_unit() {
+        let cases =
+            [("1h 30m", 5_400_000), ("1h30m", 5_400_000), ("30s", 30_000), ("500ms", 500), ("10", 10_000)];
+        for (text, millis) in cases {
+            assert_eq!(parse_millis(text), Some(millis), "{text}");
+        }
+        for text in ["", "s", "1m 1h", "1s1s", "10 s", "1x", "-1s", "99999999999y"] {
+            assert_eq!(parse_millis(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_protocols_are_strict() {
+        assert_eq!(parse_u64(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(parse_hex(b"fF"), Some(255));
+        for digits in [&b""[..], b"+1", b" 1", b"18446744073709551616", b"1a"] {
+            assert_eq!(parse_u64(digits), None);
+        }
+        for digits in [&b""[..], b"0x1", b"g", b"10000000000000000"] {
+            assert_eq!(parse_hex(digits), None);
         }
     }
 }

@@ -1,122 +1,79 @@
-//! Paths of URIs: decoding, dot segments, slashes; and escaping on the way out.
+//! Paths of URIs: decoding to the form locations are compared with, and escaping back.
 //!
-//! Pure. RFC 3986 §5.2.4, §6.2.2; behaviour where it is free: nginx's parser of complex URIs.
+//! Touches: nothing. Behaviour: nginx's `$uri` (percent-decoding, `merge_slashes`, dot segments); RFC 3986 §5.2.4.
 
 use std::ops::Range;
 
 use crate::base::number::hex_digit;
 
-/// A path that cannot be meant: `%` without two hex digits, a zero byte, or `..` above the root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadUri;
-
-/// What [`normalize_uri`] found beside the path.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What normalizing has found besides the path.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parsed {
-    /// The arguments in the raw bytes, without `?`; `None` when there is no `?`.
+    /// Where the arguments stand in the raw URI; `None` without a `?`.
     pub args: Option<Range<usize>>,
-    /// The decoded path differs from the raw one.
+    /// The normalized path differs from the raw one.
     pub complex: bool,
 }
 
-/// Writes the decoded, normalized path of `raw` (path, arguments, fragment) to `out`.
-///
-/// With `merge_slashes`, runs of slashes become one. Errors: see [`BadUri`].
+/// The URI has no path, a bad `%XX`, a NUL, or leaves the root by `..`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadUri;
+
+/// Which bytes are written as `%XX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Escape {
+    /// A path: what would end it, and what no URI may hold.
+    Uri,
+    /// An argument: also `&` and `+`.
+    Args,
+    /// All but letters, digits, `-`, `.`, `_`, `~`.
+    UriComponent,
+    /// A link inside an HTML attribute.
+    Html,
+}
+
+/// Decodes `raw` (beginning with `/`) into `out`, which is cleared first.
 pub fn normalize_uri(raw: &[u8], merge_slashes: bool, out: &mut Vec<u8>) -> Result<Parsed, BadUri> {
     out.clear();
-    let end = memchr::memchr2(b'?', b'#', raw).unwrap_or(raw.len());
-    let args = (raw.get(end) == Some(&b'?')).then(|| {
-        let start = end + 1;
-        let stop = memchr::memchr(b'#', &raw[start..]).map_or(raw.len(), |at| start + at);
-        start..stop
-    });
-    let path = &raw[..end];
-    if is_plain(path) {
-        out.extend_from_slice(path);
-        return Ok(Parsed { args, complex: false });
+    if raw.first() != Some(&b'/') {
+        return Err(BadUri);
     }
+    let path_end = raw.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(raw.len());
+    let args = (raw.get(path_end) == Some(&b'?')).then(|| {
+        let start = path_end + 1;
+        start..memchr::memchr(b'#', &raw[start..]).map_or(raw.len(), |at| start + at)
+    });
+    let path = &raw[..path_end];
+    out.reserve(path.len());
+    let mut segment_start = 0;
     let mut at = 0;
-    // A segment begins right after the slash that is written last.
-    while at < path.len() {
-        let (byte, length) = decode(&path[at..])?;
-        at += length;
+    while let Some(&byte) = path.get(at) {
+        let byte = if byte == b'%' { decoded(path.get(at + 1..at + 3).ok_or(BadUri)?)? } else { byte };
+        at += if path[at] == b'%' { 3 } else { 1 };
         match byte {
             0 => return Err(BadUri),
             b'/' => {
-                close_segment(out)?;
-                if !(merge_slashes && out.last() == Some(&b'/')) {
+                let dropped = close_segment(out, segment_start)?;
+                let merged = merge_slashes && out.last() == Some(&b'/');
+                if !dropped && !merged {
                     out.push(b'/');
                 }
+                segment_start = out.len();
             }
             byte => out.push(byte),
         }
     }
-    close_segment(out)?;
-    Ok(Parsed { args, complex: true })
-}
-
-/// One byte, escaped or not, and how many raw bytes it took.
-fn decode(raw: &[u8]) -> Result<(u8, usize), BadUri> {
-    if raw[0] != b'%' {
-        return Ok((raw[0], 1));
-    }
-    let digit = |at: usize| raw.get(at).copied().and_then(hex_digit).ok_or(BadUri);
-    Ok((digit(1)? << 4 | digit(2)?, 3))
-}
-
-/// Resolves the segment that ends here when it is `.` or `..`.
-fn close_segment(out: &mut Vec<u8>) -> Result<(), BadUri> {
-    let start = memchr::memrchr(b'/', out).map_or(0, |slash| slash + 1);
-    match &out[start..] {
-        b"." => out.truncate(start),
-        b".." => {
-            // `out` ends in the slash before the dots; go back over the segment before it.
-            let parent = out.get(..start.saturating_sub(1)).and_then(|before| memchr::memrchr(b'/', before));
-            match parent {
-                Some(slash) => out.truncate(slash + 1),
-                None => return Err(BadUri),
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-/// Nothing to decode, no dot segment, no double slash, no zero byte.
-fn is_plain(path: &[u8]) -> bool {
-    let mut previous = 0;
-    for &byte in path {
-        match byte {
-            b'%' | 0 => return false,
-            b'/' | b'.' if previous == b'/' => return false,
-            _ => {}
-        }
-        previous = byte;
-    }
-    true
-}
-
-/// Which bytes [`escape_uri`] escapes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Escape {
-    /// A whole path: space, `#`, `%`, `?`, control and non-ASCII bytes.
-    Path,
-    /// Arguments: as a path, and `&` and `+` too.
-    Args,
-    /// One component: everything but unreserved characters (RFC 3986 §2.3).
-    Component,
+    close_segment(out, segment_start)?;
+    let complex = out != path;
+    Ok(Parsed { args, complex })
 }
 
 /// Appends `path`, escaped.
 pub fn escape_uri(path: &[u8], kind: Escape, out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    out.reserve(path.len());
     for &byte in path {
-        let must = match kind {
-            Escape::Path => matches!(byte, 0..=0x20 | b'#' | b'%' | b'?' | 0x7F..),
-            Escape::Args => matches!(byte, 0..=0x20 | b'#' | b'%' | b'?' | b'&' | b'+' | 0x7F..),
-            Escape::Component => !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')),
-        };
-        if must {
+        if is_escaped(byte, kind) {
             out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
         } else {
             out.push(byte);
@@ -124,72 +81,123 @@ pub fn escape_uri(path: &[u8], kind: Escape, out: &mut Vec<u8>) {
     }
 }
 
+fn is_escaped(byte: u8, kind: Escape) -> bool {
+    if byte <= b' ' || byte >= 0x7f {
+        return true;
+    }
+    match kind {
+        Escape::Uri => {
+            matches!(byte, b'"' | b'#' | b'%' | b'<' | b'>' | b'?' | b'\\' | b'^' | b'`' | b'{'..=b'}')
+        }
+        Escape::Args => {
+            matches!(
+                byte,
+                b'"' | b'#' | b'%' | b'&' | b'+' | b'<' | b'>' | b'?' | b'\\' | b'^' | b'`' | b'{'..=b'}'
+            )
+        }
+        Escape::UriComponent => !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')),
+        Escape::Html => {
+            matches!(
+                byte,
+                b'"' | b'#' | b'%' | b'\'' | b'<' | b'>' | b'?' | b'\\' | b'^' | b'`' | b'{'..=b'}'
+            )
+        }
+    }
+}
+
+fn decoded(digits: &[u8]) -> Result<u8, BadUri> {
+    match digits {
+        [high, low] => Ok(hex_digit(*high).ok_or(BadUri)? << 4 | hex_digit(*low).ok_or(BadUri)?),
+        _ => Err(BadUri),
+    }
+}
+
+/// Resolves the segment that ends here; true when it was a dot segment and is gone.
+fn close_segment(out: &mut Vec<u8>, start: usize) -> Result<bool, BadUri> {
+    match &out[start..] {
+        b"." => out.truncate(start),
+        b".." => {
+            let parent = out[..start].strip_suffix(b"/").ok_or(BadUri)?;
+            let slash = parent.iter().rposition(|byte| *byte == b'/').ok_or(BadUri)?;
+            out.truncate(slash + 1);
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn normal(raw: &str) -> Result<String, BadUri> {
-        let mut out = Vec::new();
-        normalize_uri(raw.as_bytes(), true, &mut out)?;
-        Ok(String::from_utf8_lossy(&out).into_owned())
+    fn normalized(raw: &str) -> Result<String, BadUri> {
+        let mut out = b"old".to_vec();
+        normalize_uri(raw.as_bytes(), true, &mut out).map(|_| String::from_utf8_lossy(&out).into_owned())
     }
 
     #[test]
-    fn normalizes_as_nginx_does() {
-        let cases = [
+    fn resolves_dots_slashes_and_percents() {
+        for (raw, path) in [
             ("/", "/"),
             ("/a/b", "/a/b"),
-            ("/a//b", "/a/b"),
-            ("//a", "/a"),
-            ("/a/./b", "/a/b"),
-            ("/a/.", "/a/"),
-            ("/a/..", "/"),
-            ("/a/../b", "/b"),
-            ("/a/b/../../c", "/c"),
-            ("/a%2Fb", "/a/b"),
-            ("/a/%2e%2e/b", "/b"),
-            ("/%41", "/A"),
-            ("/a b", "/a b"),
+            ("/a//b///c", "/a/b/c"),
+            ("/a/./b/.", "/a/b/"),
+            ("/a/b/..", "/a/"),
+            ("/a/b/../c", "/a/c"),
+            ("/a/%2e%2e/c", "/c"),
+            ("/%61%2Fb", "/a/b"),
+            ("/a%3fb?c", "/a?b"),
+            ("/a%25%23b#c", "/a%#b"),
             ("/...", "/..."),
-            ("/.a", "/.a"),
-            ("/a?b=/../c", "/a"),
-            ("/a#f?b", "/a"),
-            ("/%25", "/%"),
-        ];
-        for (raw, expected) in cases {
-            assert_eq!(normal(raw).as_deref(), Ok(expected), "{raw}");
+            ("/.a/..b", "/.a/..b"),
+        ] {
+            assert_eq!(normalized(raw).as_deref(), Ok(path), "{raw}");
         }
     }
 
     #[test]
-    fn refuses_what_cannot_be_meant() {
-        for raw in ["/..", "/../a", "/a/../../b", "/%2e%2e/", "/%", "/%4", "/%zz", "/%00", "/a\0b"] {
-            assert_eq!(normal(raw), Err(BadUri), "{raw}");
+    fn refuses_what_leaves_the_root_or_cannot_be_decoded() {
+        for raw in ["", "a", "*", "/..", "/a/../..", "/%2e%2e/a", "/%", "/%4", "/%zz", "/%00", "/a/%+1"] {
+            assert_eq!(normalized(raw), Err(BadUri), "{raw}");
         }
     }
 
     #[test]
-    fn splits_arguments_and_keeps_slashes_when_asked() {
+    fn finds_the_arguments() {
+        let mut out = Vec::new();
+        for (raw, args, complex) in [
+            ("/a?b=c", Some(3..6), false),
+            ("/a?b?c#d", Some(3..6), false),
+            ("/a?", Some(3..3), false),
+            ("/a#b?c", None, false),
+            ("//a", None, true),
+        ] {
+            assert_eq!(normalize_uri(raw.as_bytes(), true, &mut out), Ok(Parsed { args, complex }), "{raw}");
+        }
+    }
+
+    #[test]
+    fn slashes_stay_when_asked() {
         let mut out = Vec::new();
         assert_eq!(
-            normalize_uri(b"/a?b=c#d", true, &mut out),
-            Ok(Parsed { args: Some(3..6), complex: false })
+            normalize_uri(b"//a/.//b/..//c", false, &mut out),
+            Ok(Parsed { args: None, complex: true })
         );
-        assert_eq!(normalize_uri(b"/a?", true, &mut out), Ok(Parsed { args: Some(3..3), complex: false }));
-        normalize_uri(b"/a//b", false, &mut out).unwrap();
-        assert_eq!(out, b"/a//b");
+        assert_eq!(out, b"//a///c");
     }
 
     #[test]
-    fn escapes_and_comes_back() {
-        let all: Vec<u8> = (1..=255).filter(|byte| !b"/.".contains(byte)).collect();
-        let mut escaped = b"/".to_vec();
-        escape_uri(&all, Escape::Component, &mut escaped);
+    fn escaped_paths_decode_to_themselves() {
+        let path: Vec<u8> = [b'/'].into_iter().chain(1..=255u8).filter(|byte| *byte != b'.').collect();
+        for kind in [Escape::Uri, Escape::UriComponent] {
+            let (mut escaped, mut decoded) = (Vec::new(), Vec::new());
+            escape_uri(&path[1..], kind, &mut escaped);
+            escaped.insert(0, b'/');
+            assert!(normalize_uri(&escaped, false, &mut decoded).is_ok());
+            assert_eq!(decoded, path);
+        }
         let mut out = Vec::new();
-        normalize_uri(&escaped, true, &mut out).unwrap();
-        assert_eq!(&out[1..], all);
-        let mut text = Vec::new();
-        escape_uri(b"/a b?c", Escape::Path, &mut text);
-        assert_eq!(text, b"/a%20b%3Fc");
+        escape_uri(b"a b&c+d", Escape::Args, &mut out);
+        assert_eq!(out, b"a%20b%26c%2Bd");
     }
 }

@@ -1,242 +1,198 @@
-//! Field names that the proxy knows, and fields as ranges of a head's bytes.
+//! Names of header fields that someone asks for, as numbers; fields as places in the bytes of their head.
 //!
-//! Pure. Names compare without regard to case (RFC 9110 §5.1).
+//! Touches: nothing. RFC 9110 §5, nginx.org for the `X-Accel` names.
 
-use std::ops::Range;
+macro_rules! ids {
+    ($($id:ident = $name:literal,)*) => {
+        /// A known field name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Id { $($id,)* }
 
-/// A known field name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Id {
-    Accept,
-    AcceptCharset,
-    AcceptEncoding,
-    AcceptLanguage,
-    AcceptRanges,
-    Age,
-    Allow,
-    Authorization,
-    CacheControl,
-    Connection,
-    ContentDisposition,
-    ContentEncoding,
-    ContentLanguage,
-    ContentLength,
-    ContentLocation,
-    ContentRange,
-    ContentType,
-    Cookie,
-    Date,
-    Depth,
-    Destination,
-    ETag,
-    Expect,
-    Expires,
-    Host,
-    Http2Settings,
-    IfMatch,
-    IfModifiedSince,
-    IfNoneMatch,
-    IfRange,
-    IfUnmodifiedSince,
-    KeepAlive,
-    LastModified,
-    Link,
-    Location,
-    Origin,
-    Overwrite,
-    P3p,
-    Pragma,
-    ProxyAuthenticate,
-    ProxyAuthorization,
-    ProxyConnection,
-    Range,
-    Referer,
-    Refresh,
-    RetryAfter,
-    Server,
-    SetCookie,
-    Status,
-    Te,
-    Trailer,
-    TransferEncoding,
-    Upgrade,
-    UserAgent,
-    Vary,
-    Via,
-    WwwAuthenticate,
-    XAccelBuffering,
-    XAccelCharset,
-    XAccelExpires,
-    XAccelLimitRate,
-    XAccelRedirect,
-    XForwardedFor,
-    XForwardedProto,
-    XRealIp,
+        /// All ids with their names, in the order of their numbers.
+        const ALL: &[(Id, &str)] = &[$((Id::$id, $name),)*];
+    };
+}
+
+ids! {
+    Host = "Host",
+    Connection = "Connection",
+    ContentLength = "Content-Length",
+    TransferEncoding = "Transfer-Encoding",
+    Expect = "Expect",
+    Upgrade = "Upgrade",
+    Te = "TE",
+    Trailer = "Trailer",
+    KeepAlive = "Keep-Alive",
+    ProxyConnection = "Proxy-Connection",
+    ProxyAuthorization = "Proxy-Authorization",
+    ProxyAuthenticate = "Proxy-Authenticate",
+    ContentType = "Content-Type",
+    ContentEncoding = "Content-Encoding",
+    ContentLanguage = "Content-Language",
+    ContentRange = "Content-Range",
+    Cookie = "Cookie",
+    SetCookie = "Set-Cookie",
+    Date = "Date",
+    Server = "Server",
+    Location = "Location",
+    Refresh = "Refresh",
+    LastModified = "Last-Modified",
+    Etag = "ETag",
+    IfModifiedSince = "If-Modified-Since",
+    IfNoneMatch = "If-None-Match",
+    IfMatch = "If-Match",
+    IfUnmodifiedSince = "If-Unmodified-Since",
+    IfRange = "If-Range",
+    Range = "Range",
+    Accept = "Accept",
+    AcceptEncoding = "Accept-Encoding",
+    AcceptLanguage = "Accept-Language",
+    AcceptRanges = "Accept-Ranges",
+    Authorization = "Authorization",
+    CacheControl = "Cache-Control",
+    Expires = "Expires",
+    Pragma = "Pragma",
+    Age = "Age",
+    Vary = "Vary",
+    Via = "Via",
+    Referer = "Referer",
+    UserAgent = "User-Agent",
+    XForwardedFor = "X-Forwarded-For",
+    XForwardedProto = "X-Forwarded-Proto",
+    XRealIp = "X-Real-IP",
+    XAccelRedirect = "X-Accel-Redirect",
+    XAccelBuffering = "X-Accel-Buffering",
+    XAccelExpires = "X-Accel-Expires",
+    XAccelLimitRate = "X-Accel-Limit-Rate",
+    XAccelCharset = "X-Accel-Charset",
+    WwwAuthenticate = "WWW-Authenticate",
+    Link = "Link",
+    Status = "Status",
+    Depth = "Depth",
+    Destination = "Destination",
+    Overwrite = "Overwrite",
+    Http2Settings = "HTTP2-Settings",
+    Origin = "Origin",
+    Allow = "Allow",
+}
+
+/// One more than the length of the longest known name.
+const LENGTHS: usize = 24;
+/// The index in `ALL` of every id, sorted by the length of its name.
+const BY_LENGTH: [u8; ALL.len()] = sorted().0;
+/// Where the names of each length begin in `BY_LENGTH`.
+const STARTS: [u8; LENGTHS + 1] = sorted().1;
+
+const fn sorted() -> ([u8; ALL.len()], [u8; LENGTHS + 1]) {
+    let (mut order, mut starts) = ([0; ALL.len()], [0; LENGTHS + 1]);
+    let (mut length, mut count) = (0, 0);
+    while length < LENGTHS {
+        starts[length] = count as u8;
+        let mut index = 0;
+        while index < ALL.len() {
+            assert!(ALL[index].1.len() < LENGTHS);
+            if ALL[index].1.len() == length {
+                order[count] = index as u8;
+                count += 1;
+            }
+            index += 1;
+        }
+        length += 1;
+    }
+    starts[LENGTHS] = count as u8;
+    (order, starts)
 }
 
 impl Id {
-    /// The id of a field name; `None` for names that mean nothing to the proxy.
+    /// The id of a name in any case.
     pub fn of(name: &[u8]) -> Option<Self> {
-        let candidates: &[Self] = match name.len() {
-            2 => &[Self::Te],
-            3 => &[Self::Age, Self::P3p, Self::Via],
-            4 => &[Self::Date, Self::ETag, Self::Host, Self::Link, Self::Vary],
-            5 => &[Self::Allow, Self::Depth, Self::Range],
-            6 => &[
-                Self::Accept,
-                Self::Cookie,
-                Self::Expect,
-                Self::Origin,
-                Self::Pragma,
-                Self::Server,
-                Self::Status,
-            ],
-            7 => &[Self::Expires, Self::Referer, Self::Refresh, Self::Trailer, Self::Upgrade],
-            8 => &[Self::IfMatch, Self::IfRange, Self::Location],
-            9 => &[Self::Overwrite, Self::XRealIp],
-            10 => &[Self::Connection, Self::KeepAlive, Self::SetCookie, Self::UserAgent],
-            11 => &[Self::Destination, Self::RetryAfter],
-            12 => &[Self::ContentType],
-            13 => &[
-                Self::AcceptRanges,
-                Self::Authorization,
-                Self::CacheControl,
-                Self::ContentRange,
-                Self::IfNoneMatch,
-                Self::LastModified,
-            ],
-            14 => &[Self::AcceptCharset, Self::ContentLength, Self::Http2Settings],
-            15 => &[
-                Self::AcceptEncoding,
-                Self::AcceptLanguage,
-                Self::XAccelCharset,
-                Self::XAccelExpires,
-                Self::XForwardedFor,
-            ],
-            16 => &[
-                Self::ContentEncoding,
-                Self::ContentLanguage,
-                Self::ContentLocation,
-                Self::ProxyConnection,
-                Self::WwwAuthenticate,
-                Self::XAccelRedirect,
-            ],
-            17 => {
-                &[Self::IfModifiedSince, Self::TransferEncoding, Self::XAccelBuffering, Self::XForwardedProto]
-            }
-            18 => &[Self::ProxyAuthenticate, Self::XAccelLimitRate],
-            19 => &[Self::ContentDisposition, Self::IfUnmodifiedSince, Self::ProxyAuthorization],
-            _ => return None,
-        };
-        candidates.iter().copied().find(|id| id.name().as_bytes().eq_ignore_ascii_case(name))
+        let first = name.first()? | 0x20;
+        let (&start, &end) = (STARTS.get(name.len())?, STARTS.get(name.len() + 1)?);
+        BY_LENGTH[usize::from(start)..usize::from(end)].iter().map(|index| ALL[usize::from(*index)]).find_map(
+            |(id, known)| {
+                let known = known.as_bytes();
+                (known[0] | 0x20 == first && known.eq_ignore_ascii_case(name)).then_some(id)
+            },
+        )
     }
 
-    /// The name in its usual spelling.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Accept => "Accept",
-            Self::AcceptCharset => "Accept-Charset",
-            Self::AcceptEncoding => "Accept-Encoding",
-            Self::AcceptLanguage => "Accept-Language",
-            Self::AcceptRanges => "Accept-Ranges",
-            Self::Age => "Age",
-            Self::Allow => "Allow",
-            Self::Authorization => "Authorization",
-            Self::CacheControl => "Cache-Control",
-            Self::Connection => "Connection",
-            Self::ContentDisposition => "Content-Disposition",
-            Self::ContentEncoding => "Content-Encoding",
-            Self::ContentLanguage => "Content-Language",
-            Self::ContentLength => "Content-Length",
-            Self::ContentLocation => "Content-Location",
-            Self::ContentRange => "Content-Range",
-            Self::ContentType => "Content-Type",
-            Self::Cookie => "Cookie",
-            Self::Date => "Date",
-            Self::Depth => "Depth",
-            Self::Destination => "Destination",
-            Self::ETag => "ETag",
-            Self::Expect => "Expect",
-            Self::Expires => "Expires",
-            Self::Host => "Host",
-            Self::Http2Settings => "HTTP2-Settings",
-            Self::IfMatch => "If-Match",
-            Self::IfModifiedSince => "If-Modified-Since",
-            Self::IfNoneMatch => "If-None-Match",
-            Self::IfRange => "If-Range",
-            Self::IfUnmodifiedSince => "If-Unmodified-Since",
-            Self::KeepAlive => "Keep-Alive",
-            Self::LastModified => "Last-Modified",
-            Self::Link => "Link",
-            Self::Location => "Location",
-            Self::Origin => "Origin",
-            Self::Overwrite => "Overwrite",
-            Self::P3p => "P3P",
-            Self::Pragma => "Pragma",
-            Self::ProxyAuthenticate => "Proxy-Authenticate",
-            Self::ProxyAuthorization => "Proxy-Authorization",
-            Self::ProxyConnection => "Proxy-Connection",
-            Self::Range => "Range",
-            Self::Referer => "Referer",
-            Self::Refresh => "Refresh",
-            Self::RetryAfter => "Retry-After",
-            Self::Server => "Server",
-            Self::SetCookie => "Set-Cookie",
-            Self::Status => "Status",
-            Self::Te => "TE",
-            Self::Trailer => "Trailer",
-            Self::TransferEncoding => "Transfer-Encoding",
-            Self::Upgrade => "Upgrade",
-            Self::UserAgent => "User-Agent",
-            Self::Vary => "Vary",
-            Self::Via => "Via",
-            Self::WwwAuthenticate => "WWW-Authenticate",
-            Self::XAccelBuffering => "X-Accel-Buffering",
-            Self::XAccelCharset => "X-Accel-Charset",
-            Self::XAccelExpires => "X-Accel-Expires",
-            Self::XAccelLimitRate => "X-Accel-Limit-Rate",
-            Self::XAccelRedirect => "X-Accel-Redirect",
-            Self::XForwardedFor => "X-Forwarded-For",
-            Self::XForwardedProto => "X-Forwarded-Proto",
-            Self::XRealIp => "X-Real-IP",
-        }
+    /// The name as it is usually written.
+    pub fn name(self) -> &'static str {
+        ALL[self as usize].1
     }
 }
 
-/// One field of a head: where its name and value stand.
+/// A field as places in its head's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
-    name: (u32, u32),
-    value: (u32, u32),
+    pub(in crate::proto) name_start: u32,
+    pub(in crate::proto) value_start: u32,
+    pub(in crate::proto) value_length: u32,
+    pub(in crate::proto) name_length: u16,
     pub id: Option<Id>,
+    /// The name has characters beyond letters, digits and `-` (`ignore_invalid_headers off` lets it through).
+    pub is_odd: bool,
 }
 
 impl Field {
-    /// Ranges of the head's bytes; a head is far below 4 GiB.
-    pub fn new(name: Range<usize>, value: Range<usize>, id: Option<Id>) -> Self {
-        let short = |range: Range<usize>| (range.start as u32, range.end as u32);
-        Self { name: short(name), value: short(value), id }
-    }
-
+    /// The name; empty when `data` is not the head's bytes.
     pub fn name<'a>(&self, data: &'a [u8]) -> &'a [u8] {
-        data.get(self.name.0 as usize..self.name.1 as usize).unwrap_or(b"")
+        slice(data, self.name_start, u32::from(self.name_length))
     }
 
-    /// Without the white space around it.
+    /// The value without the whitespace around it; empty when `data` is not the head's bytes.
     pub fn value<'a>(&self, data: &'a [u8]) -> &'a [u8] {
-        data.get(self.value.0 as usize..self.value.1 as usize).unwrap_or(b"")
+        slice(data, self.value_start, self.value_length)
     }
 }
 
-/// True for the bytes of a token (RFC 9110 §5.6.2).
-pub fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+fn slice(data: &[u8], start: u32, length: u32) -> &[u8] {
+    let start = start as usize;
+    data.get(start..start + length as usize).unwrap_or(&[])
 }
 
-/// The items of a comma-separated list, trimmed, empty ones left out (RFC 9110 §5.6.1).
-pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
+/// What the `Connection` fields of a head ask for (RFC 9110 §7.6.1).
+#[derive(Clone, Copy, Debug)]
+pub struct Connection<'a> {
+    pub close: bool,
+    pub keep_alive: bool,
+    pub upgrade: bool,
+    fields: &'a [Field],
+    data: &'a [u8],
+}
+
+impl<'a> Connection<'a> {
+    pub(in crate::proto) fn of(fields: &'a [Field], data: &'a [u8]) -> Self {
+        let mut connection = Self { close: false, keep_alive: false, upgrade: false, fields, data };
+        for token in connection.tokens() {
+            connection.close |= token.eq_ignore_ascii_case(b"close");
+            connection.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+            connection.upgrade |= token.eq_ignore_ascii_case(b"upgrade");
+        }
+        connection
+    }
+
+    /// Every token, among them the names of fields that must not be forwarded.
+    pub fn tokens(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let data = self.data;
+        let values = self
+            .fields
+            .iter()
+            .filter(|field| field.id == Some(Id::Connection))
+            .map(|field| field.value(data));
+        values.flat_map(tokens)
+    }
+
+    /// The field of this name ends at this hop.
+    pub fn names(&self, field_name: &[u8]) -> bool {
+        self.tokens().any(|token| token.eq_ignore_ascii_case(field_name))
+    }
+}
+
+/// The members of a comma-separated list, without empty ones.
+pub fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]
@@ -244,15 +200,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_found_in_any_case() {
-        assert_eq!(Id::of(b"content-LENGTH"), Some(Id::ContentLength));
-        assert_eq!(Id::of(Id::WwwAuthenticate.name().as_bytes()), Some(Id::WwwAuthenticate));
-        assert_eq!(Id::of(b"x-unknown"), None);
+    fn every_name_is_found_in_any_case() {
+        for (index, (id, name)) in ALL.iter().enumerate() {
+            assert_eq!(*id as usize, index);
+            assert_eq!(Id::of(name.as_bytes()), Some(*id));
+            assert_eq!(Id::of(name.to_ascii_uppercase().as_bytes()), Some(*id));
+            assert_eq!(Id::of(&name.as_bytes()[1..]), None, "{name}");
+        }
         assert_eq!(Id::of(b""), None);
+        assert_eq!(Id::of(&[b'h'; 100]), None);
     }
 
     #[test]
-    fn lists_skip_what_is_empty() {
-        assert_eq!(list(b" close,, Upgrade ,").collect::<Vec<_>>(), [&b"close"[..], b"Upgrade"]);
+    fn a_field_is_small() {
+        assert_eq!(size_of::<Field>(), 16);
     }
 }

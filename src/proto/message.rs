@@ -1,49 +1,80 @@
-//! Methods and versions of HTTP messages.
+//! What every version of HTTP shares: methods and versions.
+//!
+//! Touches: nothing. RFC 9110 §9, RFC 4918 §9.
 
-/// A request method (RFC 9110 §9; WebDAV: RFC 4918). Names are case-sensitive.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A request's method; `Other` for names we have no business with, whose text stays in the head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Method {
-    #[default]
     Get,
     Head,
     Post,
     Put,
     Delete,
-    Connect,
     Options,
-    Trace,
     Patch,
-    /// Any other token.
+    Trace,
+    Connect,
+    Mkcol,
+    Copy,
+    Move,
+    Propfind,
+    Proppatch,
+    Lock,
+    Unlock,
+    #[default]
     Other,
 }
 
 impl Method {
+    const ALL: [(&'static str, Method); 16] = [
+        ("GET", Method::Get),
+        ("HEAD", Method::Head),
+        ("POST", Method::Post),
+        ("PUT", Method::Put),
+        ("DELETE", Method::Delete),
+        ("OPTIONS", Method::Options),
+        ("PATCH", Method::Patch),
+        ("TRACE", Method::Trace),
+        ("CONNECT", Method::Connect),
+        ("MKCOL", Method::Mkcol),
+        ("COPY", Method::Copy),
+        ("MOVE", Method::Move),
+        ("PROPFIND", Method::Propfind),
+        ("PROPPATCH", Method::Proppatch),
+        ("LOCK", Method::Lock),
+        ("UNLOCK", Method::Unlock),
+    ];
+
+    /// The method of this name (case-sensitive), `Other` when unknown.
     pub fn of(name: &[u8]) -> Self {
-        match name {
-            b"GET" => Self::Get,
-            b"HEAD" => Self::Head,
-            b"POST" => Self::Post,
-            b"PUT" => Self::Put,
-            b"DELETE" => Self::Delete,
-            b"CONNECT" => Self::Connect,
-            b"OPTIONS" => Self::Options,
-            b"TRACE" => Self::Trace,
-            b"PATCH" => Self::Patch,
-            _ => Self::Other,
-        }
+        Self::ALL.iter().find(|(text, _)| text.as_bytes() == name).map_or(Self::Other, |(_, method)| *method)
     }
 
-    /// May be repeated without changing more than once would (RFC 9110 §9.2.2). nginx counts all but POST,
-    /// LOCK and PATCH.
-    pub fn is_idempotent(self) -> bool {
-        matches!(self, Self::Get | Self::Head | Self::Put | Self::Delete | Self::Options | Self::Trace)
+    /// The name on the wire; `None` for `Other`.
+    pub fn name(self) -> Option<&'static str> {
+        Self::ALL.iter().find(|(_, method)| *method == self).map(|(text, _)| *text)
     }
 }
 
-/// HTTP/1.0 or HTTP/1.1; a higher minor version is 1.1 (RFC 9110 §2.5).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// The version that decides framing and persistence: a later minor version counts as 1.1 (RFC 9110 §2.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     Http10,
     #[default]
     Http11,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_to_methods_and_back() {
+        for (text, method) in Method::ALL {
+            assert_eq!(Method::of(text.as_bytes()), method);
+            assert_eq!(method.name(), Some(text));
+        }
+        assert_eq!(Method::of(b"get"), Method::Other);
+        assert_eq!(Method::Other.name(), None);
+    }
 }

@@ -1,203 +1,180 @@
-//! Request targets and hosts (RFC 9112 §3.2, RFC 9110 §7.2).
+//! Request targets and hosts.
+//!
+//! Touches: nothing. RFC 9112 §3.2, RFC 3986 §3.2; hosts as nginx's `$host`.
 
-use std::fmt;
 use std::ops::Range;
 
 use crate::base::number::parse_u64;
+use crate::proto::h1::Error;
 use crate::proto::h1::request::RequestHead;
 use crate::proto::header::Id;
-use crate::proto::message::{Method, Version};
+use crate::proto::message::Method;
 
-/// The form of a request target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
+    /// `/path?query`
     Origin,
+    /// `http://host/path?query`
     Absolute,
+    /// `host:port`, of CONNECT only
     Authority,
+    /// `*`, of OPTIONS only
     Asterisk,
 }
 
-/// A request target, as ranges of its bytes.
+/// The parts of a request target, as places in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     pub form: Form,
-    /// Host and port of the absolute and the authority form.
-    pub authority: Option<Range<usize>>,
-    /// Empty for an absolute target without a path.
+    /// With its port.
+    pub host: Option<Range<usize>>,
+    /// Begins with `/`, or with `?` for an absolute form without a path; empty when there is neither.
     pub path_and_query: Range<usize>,
 }
 
-/// Why a target or a host is refused; always with 400.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    BadTarget,
-    BadHost,
-    SeveralHosts,
-    NoHost,
-    /// The request line and `Host` name different hosts.
-    HostMismatch,
-}
-
-impl Error {
-    pub fn status(self) -> u16 {
-        400
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::BadTarget => "invalid request target",
-            Self::BadHost => "invalid host header",
-            Self::SeveralHosts => "duplicate host header",
-            Self::NoHost => "HTTP/1.1 request without \"Host\" header",
-            Self::HostMismatch => "\"Host\" header that contradicts the request line",
-        })
-    }
-}
-
-/// Splits a request target. `*` belongs to OPTIONS, an authority to CONNECT.
-pub fn parse(method: Method, target: &[u8]) -> Result<Target, Error> {
-    let whole = 0..target.len();
+/// Takes a request target apart. Errors: `InvalidTarget` for a form the method does not have, `InvalidHost`.
+pub fn parse(method: Method, raw: &[u8]) -> Result<Target, Error> {
+    let all = 0..raw.len();
     if method == Method::Connect {
-        return Ok(Target { form: Form::Authority, authority: Some(whole), path_and_query: 0..0 });
+        let (_, port) = split_authority(raw)?;
+        port.ok_or(Error::InvalidTarget)?;
+        return Ok(Target { form: Form::Authority, host: Some(all), path_and_query: raw.len()..raw.len() });
     }
-    if target.first() == Some(&b'/') {
-        return Ok(Target { form: Form::Origin, authority: None, path_and_query: whole });
+    if raw.first() == Some(&b'/') {
+        return Ok(Target { form: Form::Origin, host: None, path_and_query: all });
     }
-    if target == b"*" && method == Method::Options {
-        return Ok(Target { form: Form::Asterisk, authority: None, path_and_query: 0..0 });
+    if raw == b"*" && method == Method::Options {
+        return Ok(Target { form: Form::Asterisk, host: None, path_and_query: raw.len()..raw.len() });
     }
-    let start = match target {
-        _ if starts_with(target, b"http://") => 7,
-        _ if starts_with(target, b"https://") => 8,
-        _ => return Err(Error::BadTarget),
-    };
-    let end = target[start..]
-        .iter()
-        .position(|byte| matches!(byte, b'/' | b'?' | b'#'))
-        .map_or(target.len(), |at| start + at);
-    if end == start {
-        return Err(Error::BadTarget);
-    }
-    Ok(Target { form: Form::Absolute, authority: Some(start..end), path_and_query: end..target.len() })
+    let scheme = [&b"http://"[..], b"https://"]
+        .into_iter()
+        .find(|scheme| raw.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme)))
+        .ok_or(Error::InvalidTarget)?;
+    let start = scheme.len();
+    let length = raw[start..].iter().position(|byte| matches!(byte, b'/' | b'?' | b'#'));
+    let end = length.map_or(raw.len(), |length| start + length);
+    authority(&raw[start..end])?;
+    Ok(Target { form: Form::Absolute, host: Some(start..end), path_and_query: end..raw.len() })
 }
 
-fn starts_with(text: &[u8], prefix: &[u8]) -> bool {
-    text.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
-}
-
-/// The host a request is for: lower case, without port and trailing dot. `None`: it names none.
+/// The host a request is for, in lower case, without port and trailing dot: the target's, else `Host`'s.
 ///
-/// Of an absolute target the request line decides, and `Host` must agree with it. Errors: several or
-/// malformed hosts, none in HTTP/1.1.
+/// `None` for HTTP/1.0 without either. Errors: `InvalidHost` if the target's or the field's is not a host.
 pub fn host(head: &RequestHead, data: &[u8], target: Option<&Target>) -> Result<Option<Vec<u8>>, Error> {
-    let mut fields = head.all(data, Id::Host);
-    let field = fields.next();
-    if fields.next().is_some() {
-        return Err(Error::SeveralHosts);
-    }
-    let named = field.map(authority).transpose()?.flatten();
-    let line = target
-        .filter(|target| target.form == Form::Absolute)
-        .and_then(|target| target.authority.clone())
-        .and_then(|range| data.get(head.target.start + range.start..head.target.start + range.end));
-    match (line, field) {
-        (Some(line), field) => {
-            let host = authority(line)?.ok_or(Error::BadTarget)?;
-            if field.is_none() && head.version >= Version::Http11 {
-                return Err(Error::NoHost);
-            }
-            if field.is_some_and(|field| !field.is_empty()) && named.as_ref() != Some(&host) {
-                return Err(Error::HostMismatch);
-            }
-            Ok(Some(host))
-        }
-        (None, None) if head.version >= Version::Http11 => Err(Error::NoHost),
-        (None, _) => Ok(named),
+    let named = head.get(data, Id::Host).map(authority).transpose()?;
+    let in_target = target.and_then(|target| target.host.clone());
+    match in_target.and_then(|range| data.get(head.target.clone())?.get(range)) {
+        Some(text) => authority(text).map(Some),
+        None => Ok(named),
     }
 }
 
-/// Validates `host[:port]`; `None` when it is empty.
-pub fn authority(text: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let (host, port) = match text.strip_prefix(b"[") {
-        Some(rest) => {
-            let end = memchr::memchr(b']', rest).ok_or(Error::BadHost)?;
-            let inside = std::str::from_utf8(&rest[..end]).map_err(|_| Error::BadHost)?;
-            inside.parse::<std::net::Ipv6Addr>().map_err(|_| Error::BadHost)?;
-            (&text[..end + 2], &rest[end + 1..])
-        }
-        None => {
-            let end = memchr::memchr(b':', text).unwrap_or(text.len());
-            (&text[..end], &text[end..])
-        }
-    };
-    let is_port = match port {
-        [] | [b':'] => true,
-        [b':', digits @ ..] => parse_u64(digits).is_some_and(|port| port <= 65535),
-        _ => false,
-    };
-    let is_name =
-        |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%[]:".contains(byte) || *byte >= 0x80;
-    if host.is_empty() || !is_port || !host.iter().all(is_name) {
-        return Err(Error::BadHost);
-    }
+/// Checks `host[:port]` and returns the host in lower case, without a trailing dot.
+pub fn authority(text: &[u8]) -> Result<Vec<u8>, Error> {
+    let (host, _) = split_authority(text)?;
     let host = host.strip_suffix(b".").unwrap_or(host);
-    if host.is_empty() || host.windows(2).any(|pair| pair == b"..") {
-        return Err(Error::BadHost);
+    if host.is_empty() {
+        return Err(Error::InvalidHost);
     }
-    Ok(Some(host.to_ascii_lowercase()))
+    Ok(host.to_ascii_lowercase())
+}
+
+/// A host and the digits of its port; the port may be empty (`host:`).
+fn split_authority(text: &[u8]) -> Result<(&[u8], Option<&[u8]>), Error> {
+    let host_length = if text.first() == Some(&b'[') {
+        let end = memchr::memchr(b']', text).ok_or(Error::InvalidHost)?;
+        let inside = &text[1..end];
+        let is_address = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
+        if inside.is_empty() || !inside.iter().all(is_address) {
+            return Err(Error::InvalidHost);
+        }
+        end + 1
+    } else {
+        let length = memchr::memchr(b':', text).unwrap_or(text.len());
+        if length == 0 || !text[..length].iter().all(|byte| is_host_byte(*byte)) {
+            return Err(Error::InvalidHost);
+        }
+        length
+    };
+    let (host, rest) = text.split_at(host_length);
+    match rest {
+        [] => Ok((host, None)),
+        [b':'] => Ok((host, Some(&[]))),
+        [b':', port @ ..] if parse_u64(port).is_some_and(|port| port <= 65535) => Ok((host, Some(port))),
+        _ => Err(Error::InvalidHost),
+    }
+}
+
+/// A registered name's characters (RFC 3986 §3.2.2) but the comma, which would join two hosts.
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte >= 0x80 || b"-._~%!$&'()*+;=".contains(&byte)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::h1::request::{self, Limits};
-
-    fn host_of(text: &str) -> Result<Option<String>, Error> {
-        let mut head = RequestHead::default();
-        request::parse(text.as_bytes(), &Limits::default(), &mut head).unwrap();
-        let target = parse(head.method, &text.as_bytes()[head.target.clone()])?;
-        let host = host(&head, text.as_bytes(), Some(&target))?;
-        Ok(host.map(|host| String::from_utf8(host).unwrap()))
-    }
+    use crate::proto::h1::request;
 
     #[test]
-    fn hosts() {
-        let cases = [
-            ("GET / HTTP/1.1\r\nHost: Ex.COM:80\r\n\r\n", Ok(Some("ex.com"))),
-            ("GET / HTTP/1.1\r\nHost: ex.com.\r\n\r\n", Ok(Some("ex.com"))),
-            ("GET / HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n", Ok(Some("[::1]"))),
-            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", Ok(None)),
-            ("GET / HTTP/1.0\r\n\r\n", Ok(None)),
-            ("GET / HTTP/1.1\r\n\r\n", Err(Error::NoHost)),
-            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Err(Error::SeveralHosts)),
-            ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", Err(Error::BadHost)),
-            ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", Err(Error::BadHost)),
-            ("GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", Err(Error::BadHost)),
-            ("GET / HTTP/1.1\r\nHost: a:b\r\n\r\n", Err(Error::BadHost)),
-            ("GET / HTTP/1.1\r\nHost: a:99999\r\n\r\n", Err(Error::BadHost)),
-            ("GET / HTTP/1.1\r\nHost: [zz]\r\n\r\n", Err(Error::BadHost)),
-            ("GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Some("a"))),
-            ("GET http://a:81/ HTTP/1.1\r\nHost: A\r\n\r\n", Ok(Some("a"))),
-            ("GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n", Err(Error::HostMismatch)),
-            ("GET http:/// HTTP/1.1\r\nHost: b\r\n\r\n", Err(Error::BadTarget)),
-            ("GET a HTTP/1.1\r\nHost: b\r\n\r\n", Err(Error::BadTarget)),
-            ("GET * HTTP/1.1\r\nHost: b\r\n\r\n", Err(Error::BadTarget)),
-            ("OPTIONS * HTTP/1.1\r\nHost: b\r\n\r\n", Ok(Some("b"))),
-        ];
-        for (text, expected) in cases {
-            let expected = expected.map(|host| host.map(str::to_string));
-            assert_eq!(host_of(text), expected, "{text:?}");
+    fn hosts_are_checked_and_brought_to_one_form() {
+        for (text, host) in [
+            ("H.Test", "h.test"),
+            ("h.test.:80", "h.test"),
+            ("[::1]:80", "[::1]"),
+            ("[FE80::1]", "[fe80::1]"),
+            ("a_b.test", "a_b.test"),
+            ("127.0.0.1:8080", "127.0.0.1"),
+            ("h:", "h"),
+        ] {
+            assert_eq!(authority(text.as_bytes()).as_deref(), Ok(host.as_bytes()), "{text}");
+        }
+        for text in [
+            "", ".", ":80", "h .test", "user@h", "h/x", "h,e", "h\\e", "h\0", "h#x", "h?x", "\"h\"", "h:abc",
+            "h:-1", "[::1", "[]", "<h>", "h:80:81", "::1", "[::1]x", "h:99999",
+        ] {
+            assert_eq!(authority(text.as_bytes()), Err(Error::InvalidHost), "{text:?}");
         }
     }
 
     #[test]
-    fn an_absolute_target_keeps_its_path() {
-        let target = parse(Method::Get, b"http://a.b?c").unwrap();
-        assert_eq!((target.authority, target.path_and_query), (Some(7..10), 10..12));
+    fn targets_have_the_form_of_their_method() {
+        for (method, raw, form, host, path) in [
+            (Method::Get, "/a?b", Form::Origin, None, "/a?b"),
+            (Method::Get, "http://h:1/a?b", Form::Absolute, Some("h:1"), "/a?b"),
+            (Method::Get, "HTTP://h", Form::Absolute, Some("h"), ""),
+            (Method::Get, "http://h?q", Form::Absolute, Some("h"), "?q"),
+            (Method::Options, "*", Form::Asterisk, None, ""),
+            (Method::Connect, "h:443", Form::Authority, Some("h:443"), ""),
+        ] {
+            let target = parse(method, raw.as_bytes()).expect(raw);
+            assert_eq!(target.form, form);
+            assert_eq!(target.host.map(|range| &raw[range]), host);
+            assert_eq!(&raw[target.path_and_query], path);
+        }
+        for (method, raw) in [
+            (Method::Get, "*"),
+            (Method::Get, "h:80"),
+            (Method::Get, "c"),
+            (Method::Get, "\\c"),
+            (Method::Get, ""),
+            (Method::Get, "ftp://h/"),
+            (Method::Get, "http:///c"),
+            (Method::Get, "http://u@h/"),
+            (Method::Get, "http://h:x/"),
+            (Method::Connect, "/c"),
+            (Method::Connect, "h"),
+        ] {
+            assert!(parse(method, raw.as_bytes()).is_err(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn the_targets_host_wins_over_the_field() {
+        let text = b"GET http://a.test/ HTTP/1.1\r\nHost: B.test:80\r\n\r\n";
+        let mut head = RequestHead::default();
+        request::parse(text, &request::Limits::default(), &mut head).expect("valid");
+        let target = parse(head.method, &text[head.target.clone()]).expect("valid");
+        assert_eq!(host(&head, text, Some(&target)), Ok(Some(b"a.test".to_vec())));
+        assert_eq!(host(&head, text, None), Ok(Some(b"b.test".to_vec())));
     }
 }

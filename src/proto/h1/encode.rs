@@ -1,11 +1,9 @@
-//! Heads and chunks as bytes (RFC 9112 §4, §7.1).
+//! Writing HTTP/1.1: status lines, fields, chunks.
+//!
+//! Touches: nothing; appends to the caller's bytes. RFC 9112 §4, §5, §7.1.
 
-/// Appends a status line. An empty reason leaves the space that the grammar asks for.
+/// `HTTP/1.1 200 OK\r\n`.
 pub fn status_line(status: u16, reason: &[u8], out: &mut Vec<u8>) {
-    if status == 200 && reason == b"OK" {
-        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
-        return;
-    }
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
     out.push(b' ');
@@ -13,32 +11,30 @@ pub fn status_line(status: u16, reason: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a whole Content-Length field.
-pub fn content_length(length: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"Content-Length: ");
-    out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Appends a field line. The value must hold no line end.
+/// `name: value\r\n`. The value must hold no CR, LF or NUL.
 pub fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    debug_assert!(memchr::memchr3(b'\r', b'\n', 0, value).is_none());
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the line before a chunk's data; CR LF follows the data.
+pub fn content_length(length: u64, out: &mut Vec<u8>) {
+    field(b"Content-Length", itoa::Buffer::new().format(length).as_bytes(), out);
+}
+
+/// The size line of a chunk; its data and a CRLF follow. A chunk of 0 bytes would end the body.
 pub fn chunk_head(length: u64, out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let digits = (u64::BITS - (length | 1).leading_zeros()).div_ceil(4);
+    debug_assert!(length > 0);
+    let digits = (u64::BITS - length.leading_zeros()).div_ceil(4).max(1);
     for digit in (0..digits).rev() {
-        out.push(HEX[(length >> (digit * 4)) as usize & 15]);
+        out.push(b"0123456789abcdef"[(length >> (digit * 4) & 15) as usize]);
     }
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the end of a chunked body without trailers.
+/// The last chunk, without trailers.
 pub fn last_chunk(out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n\r\n");
 }
@@ -48,18 +44,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunk_sizes_are_hexadecimal() {
-        for length in [0, 1, 15, 16, 255, 4096, 0xDEAD_BEEF, u64::MAX] {
-            let mut out = Vec::new();
-            chunk_head(length, &mut out);
-            assert_eq!(out, format!("{length:x}\r\n").into_bytes());
-        }
-    }
-
-    #[test]
-    fn a_status_without_a_reason_keeps_its_space() {
+    fn writes_heads_and_chunks() {
         let mut out = Vec::new();
-        status_line(299, b"", &mut out);
-        assert_eq!(out, b"HTTP/1.1 299 \r\n");
+        status_line(200, b"OK", &mut out);
+        content_length(10, &mut out);
+        assert_eq!(out, b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n");
+        for length in [1, 15, 16, 255, 4096, 65535, u64::MAX] {
+            out.clear();
+            chunk_head(length, &mut out);
+            assert_eq!(out, format!("{length:x}\r\n").as_bytes());
+        }
     }
 }

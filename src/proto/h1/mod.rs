@@ -1,40 +1,51 @@
 //! HTTP/1.1 (RFC 9112): heads, bodies, framing.
-//!
-//! What frames ambiguously is refused, in both directions; nothing is repaired that two readers could read
-//! in two ways.
 
 pub mod chunked;
 pub mod encode;
-mod field;
+pub mod fields;
 pub mod length;
 pub mod request;
 pub mod response;
 
 use std::fmt;
 
-/// Why a message cannot be accepted. Displayed after "client sent" or "upstream sent".
+/// Why a message was refused. Its `Display` follows `client sent` or `upstream sent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
-    BadRequestLine,
-    BadMethod,
-    BadTarget,
-    BadVersion,
+    InvalidMethod,
+    InvalidRequestLine,
+    InvalidTarget,
+    InvalidVersion,
     UnsupportedVersion,
-    BadStatusLine,
-    BadField,
+    /// A CR that no LF follows.
+    BareCr,
+    InvalidFieldLine,
+    InvalidFieldName,
+    InvalidFieldValue,
+    /// A value continued on the next line (RFC 9112 §5.2).
+    FoldedField,
     LineTooLong,
     HeadTooLarge,
-    BadContentLength,
-    SeveralLengths,
-    UnknownTransferEncoding,
-    /// Transfer-Encoding in HTTP/1.0, or together with Content-Length.
+    TooManyFields,
+    MissingHost,
+    DuplicateHost,
+    InvalidHost,
+    InvalidContentLength,
+    DuplicateContentLength,
+    /// `Content-Length` beside `Transfer-Encoding`: the two ends may disagree where the message ends.
     Ambiguous,
-    BadChunk,
+    UnknownTransferEncoding,
+    /// `Transfer-Encoding` in a message of HTTP/1.0.
+    UnexpectedTransferEncoding,
+    InvalidStatusLine,
+    InvalidChunk,
+    ChunkTooLarge,
+    ChunkExtensionsTooLong,
     TrailersTooLarge,
 }
 
 impl Error {
-    /// The status that tells a client of its error.
+    /// The status a client is refused with; an upstream's fault is always a 502.
     pub fn status(self) -> u16 {
         match self {
             Self::LineTooLong => 414,
@@ -43,27 +54,44 @@ impl Error {
             _ => 400,
         }
     }
+
+    /// The client sent more than the buffers for its head (nginx's 494, answered as 400).
+    pub fn is_too_large(self) -> bool {
+        matches!(self, Self::HeadTooLarge | Self::TooManyFields)
+    }
 }
 
 impl fmt::Display for Error {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::BadRequestLine => "invalid request",
-            Self::BadMethod => "invalid method",
-            Self::BadTarget => "invalid request target",
-            Self::BadVersion | Self::UnsupportedVersion => "invalid version",
-            Self::BadStatusLine => "no valid HTTP/1.0 header",
-            Self::BadField => "invalid header line",
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InvalidMethod => "invalid method",
+            Self::InvalidRequestLine => "invalid request",
+            Self::InvalidTarget => "invalid request target",
+            Self::InvalidVersion => "invalid HTTP version",
+            Self::UnsupportedVersion => "unsupported HTTP version",
+            Self::BareCr => "a CR without LF",
+            Self::InvalidFieldLine => "invalid header line",
+            Self::InvalidFieldName => "invalid header name",
+            Self::InvalidFieldValue => "invalid header value",
+            Self::FoldedField => "a header folded over several lines",
             Self::LineTooLong => "too long URI",
-            Self::HeadTooLarge => "too large request header",
-            Self::BadContentLength => "invalid \"Content-Length\" header",
-            Self::SeveralLengths => "duplicate \"Content-Length\" header",
+            Self::HeadTooLarge => "too large header",
+            Self::TooManyFields => "too many headers",
+            Self::MissingHost => "HTTP/1.1 request without \"Host\" header",
+            Self::DuplicateHost => "duplicate \"Host\" header",
+            Self::InvalidHost => "invalid host",
+            Self::InvalidContentLength => "invalid \"Content-Length\" header",
+            Self::DuplicateContentLength => "duplicate \"Content-Length\" header",
+            Self::Ambiguous => "\"Content-Length\" and \"Transfer-Encoding\" headers at the same time",
             Self::UnknownTransferEncoding => "unknown \"Transfer-Encoding\"",
-            Self::Ambiguous => {
-                "\"Content-Length\" and \"Transfer-Encoding\" headers that contradict each other"
-            }
-            Self::BadChunk => "invalid chunked body",
+            Self::UnexpectedTransferEncoding => "HTTP/1.0 message with \"Transfer-Encoding\" header",
+            Self::InvalidStatusLine => "invalid status line",
+            Self::InvalidChunk => "invalid chunk",
+            Self::ChunkTooLarge => "too large chunk",
+            Self::ChunkExtensionsTooLong => "too long chunk extensions",
             Self::TrailersTooLarge => "too large trailers",
         })
     }
 }
+
+impl std::error::Error for Error {}
