@@ -93,6 +93,11 @@ impl Io {
         !self.has(READ | HANGUP)
     }
 
+    /// The peer will send no more, or the connection is gone.
+    pub fn is_hung_up(&self) -> bool {
+        self.has(HANGUP)
+    }
+
     /// Reads now. `WouldBlock`: nothing has come, and the next event will tell.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.has(READ | HANGUP) {

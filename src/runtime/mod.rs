@@ -7,6 +7,7 @@ pub mod buffer;
 mod executor;
 mod io;
 mod reactor;
+pub mod relay;
 mod time;
 mod timer;
 mod waker;

@@ -7,3 +7,4 @@ pub mod epoll;
 pub mod event;
 pub mod mmap;
 pub mod socket;
+pub mod transfer;

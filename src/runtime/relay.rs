@@ -1,0 +1,246 @@
+//! Bytes from one descriptor to another, bounded: a slow reader stops its writer.
+//!
+//! Touches: the two descriptors; a pipe of the worker's pool for `splice`. An idle tunnel holds neither buffer
+//! nor pipe.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::task::{Context, Poll, ready};
+
+use crate::runtime::buffer::Buffer;
+use crate::runtime::reactor::{READ, WRITE};
+use crate::runtime::{Io, Timer, now_ms};
+use crate::sys::transfer::{Pipe, send_file};
+
+/// Bytes of one `sendfile`: the worker's other connections get their turn in between.
+const SENDFILE_BYTES: u64 = 2 * 1024 * 1024; // sendfile_max_chunk
+/// Buffer of a tunnel while bytes are in hand.
+const TUNNEL_BYTES: usize = 16 * 1024;
+
+/// How long a relay waits for either side.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub read_timeout_ms: u64,
+    pub write_timeout_ms: u64,
+}
+
+/// The side at which a relay broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Source,
+    Target,
+}
+
+#[derive(Debug)]
+pub enum Cause {
+    Io(io::Error),
+    TimedOut,
+    /// The source ended before its length was reached.
+    Eof,
+}
+
+/// Why a relay ended early, and how many bytes had reached the target.
+#[derive(Debug)]
+pub struct RelayError {
+    pub side: Side,
+    pub cause: Cause,
+    pub moved: u64,
+}
+
+impl fmt::Display for RelayError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.cause {
+            Cause::Io(error) => error.fmt(out),
+            Cause::TimedOut => out.write_str("110: Connection timed out"),
+            Cause::Eof => out.write_str("unexpected end"),
+        }
+    }
+}
+
+/// Moves `length` bytes from socket to socket without copying them to user space.
+///
+/// Errors: the source's end before `length`, either side's failure or silence. What is in the pipe then is lost,
+/// as both connections are.
+pub async fn splice(source: &Io, target: &Io, length: u64, limits: &Limits) -> Result<u64, RelayError> {
+    let fail = |side, cause, moved| RelayError { side, cause, moved };
+    let mut pipe = Pipe::take().map_err(|error| fail(Side::Source, Cause::Io(error), 0))?;
+    let mut timer = Timer::new();
+    let (mut read, mut moved) = (0, 0);
+    while moved < length {
+        if pipe.held() == 0 {
+            let left = length - read;
+            let filled = transfer(source, READ, &mut timer, limits.read_timeout_ms, || {
+                pipe.fill(source.as_fd(), left)
+            });
+            match filled.await {
+                Ok(0) => return Err(fail(Side::Source, Cause::Eof, moved)),
+                Ok(count) => read += count as u64,
+                Err(cause) => return Err(fail(Side::Source, cause, moved)),
+            }
+        }
+        let more = read < length;
+        let drained =
+            transfer(target, WRITE, &mut timer, limits.write_timeout_ms, || pipe.drain(target.as_fd(), more));
+        match drained.await {
+            Ok(count) => moved += count as u64,
+            Err(cause) => return Err(fail(Side::Target, cause, moved)),
+        }
+    }
+    Ok(moved)
+}
+
+/// Sends a part of a file.
+///
+/// Errors: `Eof` at the source when the file is shorter than it was said to be.
+pub async fn sendfile(
+    file: BorrowedFd<'_>,
+    offset: u64,
+    length: u64,
+    target: &Io,
+    limits: &Limits,
+) -> Result<u64, RelayError> {
+    let mut timer = Timer::new();
+    let mut moved = 0;
+    while moved < length {
+        let part = (length - moved).min(SENDFILE_BYTES);
+        let sent = transfer(target, WRITE, &mut timer, limits.write_timeout_ms, || {
+            send_file(target.as_fd(), file, offset + moved, part)
+        });
+        match sent.await {
+            Ok(0) => return Err(RelayError { side: Side::Source, cause: Cause::Eof, moved }),
+            Ok(count) => moved += count as u64,
+            Err(cause) => return Err(RelayError { side: Side::Target, cause, moved }),
+        }
+    }
+    Ok(moved)
+}
+
+/// Makes one transfer, waiting for the descriptor that says EAGAIN.
+async fn transfer(
+    io: &Io,
+    direction: u8,
+    timer: &mut Timer,
+    timeout_ms: u64,
+    mut call: impl FnMut() -> nix::Result<usize>,
+) -> Result<usize, Cause> {
+    poll_fn(|cx| {
+        ready!(io.poll_budget(cx));
+        loop {
+            let is_ready = match direction {
+                READ => io.poll_readable(cx).is_ready(),
+                _ => io.poll_writable(cx).is_ready(),
+            };
+            if !is_ready {
+                break;
+            }
+            match call() {
+                Ok(count) => {
+                    timer.cancel();
+                    return Poll::Ready(Ok(count));
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) if io.is_hung_up() && direction == READ => {
+                    // After a hang-up no edge comes any more, so the call alone can tell the end.
+                    io.clear(READ);
+                    return Poll::Ready(Ok(0));
+                }
+                Err(nix::Error::EAGAIN) => io.clear(direction),
+                Err(error) => return Poll::Ready(Err(Cause::Io(error.into()))),
+            }
+        }
+        if !timer.is_set() {
+            timer.set(now_ms().saturating_add(timeout_ms));
+        }
+        ready!(timer.poll_expired(cx));
+        Poll::Ready(Err(Cause::TimedOut))
+    })
+    .await
+}
+
+/// One direction of a tunnel.
+#[derive(Default)]
+struct Half {
+    buffer: Option<Buffer>,
+    moved: u64,
+    is_done: bool,
+}
+
+impl Half {
+    /// Moves what can be moved now; true when anything was.
+    fn poll(&mut self, source: &Io, target: &Io, cx: &mut Context<'_>) -> Result<bool, (Side, io::Error)> {
+        let mut progress = false;
+        while !self.is_done {
+            if let Some(buffer) = &mut self.buffer {
+                match target.poll_write(cx, buffer.data()) {
+                    Poll::Pending => return Ok(progress),
+                    Poll::Ready(Err(error)) => return Err((Side::Target, error)),
+                    Poll::Ready(Ok(count)) => {
+                        progress = true;
+                        self.moved += count as u64;
+                        buffer.consume(count);
+                        if buffer.data().is_empty() {
+                            self.buffer = None;
+                        }
+                    }
+                }
+                continue;
+            }
+            if source.poll_readable(cx).is_pending() {
+                return Ok(progress);
+            }
+            let mut buffer = Buffer::take(TUNNEL_BYTES);
+            match source.poll_read(cx, buffer.space()) {
+                Poll::Pending => return Ok(progress),
+                Poll::Ready(Err(error)) => return Err((Side::Source, error)),
+                Poll::Ready(Ok(0)) => {
+                    self.is_done = true;
+                    progress = true;
+                    // A peer that is gone already needs no farewell.
+                    let _ = target.shutdown_write();
+                }
+                Poll::Ready(Ok(count)) => {
+                    progress = true;
+                    buffer.filled(count);
+                    self.buffer = Some(buffer);
+                }
+            }
+        }
+        Ok(progress)
+    }
+}
+
+/// Relays in both directions until both have ended; each side's end is passed on to the other.
+///
+/// Returns the bytes from `a` to `b` and from `b` to `a`. Errors: `TimedOut` after `idle_ms` without a byte in
+/// either direction; `moved` counts both.
+pub async fn tunnel(a: &Io, b: &Io, idle_ms: u64) -> Result<(u64, u64), RelayError> {
+    let (mut forth, mut back, mut timer) = (Half::default(), Half::default(), Timer::new());
+    poll_fn(|cx| {
+        let outcome = match (forth.poll(a, b, cx), back.poll(b, a, cx)) {
+            (Ok(first), Ok(second)) => Ok(first || second),
+            (Err((side, error)), _) => Err((side, error)),
+            (_, Err((side, error))) => Err((opposite(side), error)),
+        };
+        let moved = forth.moved + back.moved;
+        match outcome {
+            Err((side, error)) => {
+                return Poll::Ready(Err(RelayError { side, cause: Cause::Io(error), moved }));
+            }
+            Ok(_) if forth.is_done && back.is_done => return Poll::Ready(Ok((forth.moved, back.moved))),
+            Ok(progress) if progress || !timer.is_set() => timer.set(now_ms().saturating_add(idle_ms)),
+            Ok(_) => {}
+        }
+        ready!(timer.poll_expired(cx));
+        Poll::Ready(Err(RelayError { side: Side::Source, cause: Cause::TimedOut, moved }))
+    })
+    .await
+}
+
+fn opposite(side: Side) -> Side {
+    match side {
+        Side::Source => Side::Target,
+        Side::Target => Side::Source,
+    }
+}

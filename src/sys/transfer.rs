@@ -1,0 +1,91 @@
+//! Moving bytes inside the kernel: sendfile(2) from a file, splice(2) through a pipe.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl};
+
+/// Bytes a pipe is asked to hold: few calls for a large body, little kernel memory for a slow reader.
+const PIPE_BYTES: i32 = 256 * 1024;
+/// Empty pipes that a worker keeps.
+const KEPT_PIPES_MAX: usize = 16;
+
+thread_local! {
+    static KEPT: RefCell<Vec<(OwnedFd, OwnedFd, usize)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A pipe from the worker's pool. Given back when it is dropped empty, closed otherwise: bytes of one
+/// connection must never meet another.
+#[derive(Debug)]
+pub struct Pipe {
+    ends: Option<(OwnedFd, OwnedFd, usize)>,
+    held: usize,
+}
+
+impl Pipe {
+    pub fn take() -> io::Result<Self> {
+        let ends = match KEPT.with_borrow_mut(Vec::pop) {
+            Some(ends) => ends,
+            None => {
+                let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+                // Past the user's limit (pipe-user-pages-soft) the default size stays, and works.
+                let size = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).unwrap_or(65_536);
+                (reader, writer, usize::try_from(size).unwrap_or(65_536))
+            }
+        };
+        Ok(Self { ends: Some(ends), held: 0 })
+    }
+
+    /// Bytes inside.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Moves at most `length` bytes from a socket into the empty pipe. Zero: the socket's end.
+    pub fn fill(&mut self, source: BorrowedFd<'_>, length: u64) -> nix::Result<usize> {
+        let Some((_, writer, size)) = &self.ends else { return Ok(0) };
+        let length = (*size as u64).min(length) as usize;
+        let count = nix::fcntl::splice(source, None, writer.as_fd(), None, length, flags())?;
+        self.held += count;
+        Ok(count)
+    }
+
+    /// Moves what is inside to a socket; `more`: further bytes follow soon.
+    pub fn drain(&mut self, target: BorrowedFd<'_>, more: bool) -> nix::Result<usize> {
+        let Some((reader, _, _)) = &self.ends else { return Ok(0) };
+        let flags = if more { flags() | SpliceFFlags::SPLICE_F_MORE } else { flags() };
+        let count = nix::fcntl::splice(reader.as_fd(), None, target, None, self.held, flags)?;
+        self.held -= count;
+        Ok(count)
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        if let Some(ends) = self.ends.take().filter(|_| self.held == 0) {
+            let _ = KEPT.try_with(|kept| {
+                let mut kept = kept.borrow_mut();
+                if kept.len() < KEPT_PIPES_MAX {
+                    kept.push(ends);
+                }
+            });
+        }
+    }
+}
+
+fn flags() -> SpliceFFlags {
+    SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK
+}
+
+/// Sends at most `length` bytes of a file from `offset` on. Zero: the file ends there.
+pub fn send_file(
+    target: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    offset: u64,
+    length: u64,
+) -> nix::Result<usize> {
+    let mut offset = i64::try_from(offset).map_err(|_| nix::Error::EOVERFLOW)?;
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    nix::sys::sendfile::sendfile(target, file, Some(&mut offset), length)
+}
