@@ -1,1 +1,131 @@
 //! HTTP: servers, locations, the request pipeline and its modules.
+
+pub mod body;
+pub mod captures;
+pub mod client;
+pub mod compile;
+pub mod error;
+pub mod error_page;
+pub mod h1;
+pub mod handover;
+pub mod headers;
+pub mod location;
+pub mod modules;
+pub mod pipeline;
+pub mod regex;
+pub mod relay;
+pub mod request;
+pub mod response;
+pub mod script;
+pub mod server;
+pub mod upgrade;
+pub mod upstream;
+pub mod variable;
+
+use std::cell::Cell;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+pub use compile::{CompileOptions, compile};
+pub use handover::Handover;
+pub use server::{Listen, Server};
+
+use crate::log;
+use crate::runtime::{self, Io};
+use crate::sys::address::SockAddr;
+
+/// A compiled `http` block. Immutable; a worker leaks it after the fork and refers to it for life.
+#[derive(Debug)]
+pub struct Config {
+    /// Every address once.
+    pub listens: Vec<Listen>,
+    pub servers: Vec<Server>,
+    /// The settings of the `http` block itself.
+    pub root: modules::Confs,
+    pub variables: variable::Variables,
+    pub maps: Vec<modules::map::Map>,
+    pub upstreams: modules::upstream::Upstreams,
+    pub prefix: PathBuf,
+}
+
+/// What the worker gives to its HTTP service.
+pub struct Hooks {
+    /// Gives an idle connection to a worker of the new generation. The descriptor comes back when nobody takes it.
+    #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
+    pub hand_over: Box<dyn Fn(OwnedFd, &Handover) -> Result<(), OwnedFd>>,
+}
+
+struct Inner {
+    config: &'static Config,
+    hooks: Hooks,
+    next_number: Cell<u64>,
+}
+
+/// The HTTP service of one worker.
+#[derive(Clone, Copy)]
+pub struct Service(&'static Inner);
+
+impl fmt::Debug for Service {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Service")
+    }
+}
+
+impl Service {
+    /// Called once per worker, inside its runtime.
+    pub fn new(config: &'static Config, hooks: Hooks) -> Self {
+        config.upstreams.start();
+        Self(Box::leak(Box::new(Inner { config, hooks, next_number: Cell::new(1) })))
+    }
+
+    pub fn config(self) -> &'static Config {
+        self.0.config
+    }
+
+    /// Serves a connection that `config.listens[listen]` has accepted.
+    pub fn open(self, fd: OwnedFd, peer: SockAddr, listen: usize) {
+        if let Some(conn) = self.connection(fd, peer, &self.0.config.listens[listen]) {
+            runtime::spawn(h1::serve(conn));
+        }
+    }
+
+    /// Goes on with an idle connection that a worker of an older generation has handed over.
+    ///
+    /// Its listener may be gone from the configuration: the connection then closes, as it would have.
+    pub fn adopt(self, fd: OwnedFd, handover: &Handover) {
+        let Some(listen) = self.0.config.listens.iter().find(|l| l.address.to_string() == handover.listen)
+        else {
+            return;
+        };
+        let peer = crate::sys::socket::peer_addr(&fd).unwrap_or(SockAddr::Unix(PathBuf::new()));
+        if let Some(conn) = self.connection(fd, peer, listen) {
+            runtime::spawn(h1::serve(conn.adopted(handover)));
+        }
+    }
+
+    /// Gives an idle connection away.
+    pub fn hand_over(self, fd: OwnedFd, handover: &Handover) -> Result<(), OwnedFd> {
+        (self.0.hooks.hand_over)(fd, handover)
+    }
+
+    fn connection(self, fd: OwnedFd, peer: SockAddr, listen: &'static Listen) -> Option<h1::Conn> {
+        let number = self.0.next_number.get();
+        self.0.next_number.set(number + 1);
+        match Io::register(fd) {
+            Ok(io) => Some(h1::Conn::new(io, self, listen, peer, number)),
+            Err(error) => {
+                log::error!(
+                    log::process(),
+                    &(),
+                    "epoll_ctl() failed for a client connection {}",
+                    log::Cause(&error)
+                );
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

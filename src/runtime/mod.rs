@@ -3,6 +3,7 @@
 //! Linear protocol code is a future; this floor polls it (`docs/architecture.md` §2). Everything is
 //! thread-local; the functions here panic outside of [`Runtime::block_on`].
 
+pub mod blocking;
 pub mod buffer;
 mod executor;
 mod io;

@@ -109,6 +109,11 @@ pub fn connect_nonblocking(address: &SockAddr, bind: Option<&SockAddr>) -> io::R
     }
 }
 
+/// Turns on the kernel's keepalive probes.
+pub fn set_keepalive(fd: impl AsFd) -> io::Result<()> {
+    SockRef::from(&fd.as_fd()).set_keepalive(true)
+}
+
 /// The error that a connect in progress has come to; `Ok` when it is connected.
 pub fn take_error(fd: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&fd).take_error()?.map_or(Ok(()), Err)

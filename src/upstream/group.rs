@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use crate::net::address::Address;
 use crate::upstream::peer::{Peer, Server, Store};
+use crate::upstream::pool::Pool;
 
 /// How a group keeps connections to its peers (`keepalive` and its companions).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,14 +52,21 @@ pub struct Group {
     pub name: Box<str>,
     pub servers: Vec<Server>,
     pub keepalive: Keepalive,
+    /// The idle connections of this worker.
+    pub pool: Pool,
     set: RefCell<Rc<Set>>,
 }
 
 impl Group {
     /// `servers` with the addresses they have; those without are left out until [`Group::learn`].
     pub fn new(name: &str, servers: Vec<Server>) -> Self {
-        let group =
-            Self { name: name.into(), servers, keepalive: Keepalive::default(), set: RefCell::default() };
+        let group = Self {
+            name: name.into(),
+            servers,
+            keepalive: Keepalive::default(),
+            pool: Pool::default(),
+            set: RefCell::default(),
+        };
         group.rebuild(|server| server.addresses.clone());
         group
     }

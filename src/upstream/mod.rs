@@ -7,6 +7,8 @@
 pub mod group;
 pub mod next;
 pub mod peer;
+pub mod pool;
+pub mod resolve;
 pub mod round_robin;
 
 pub use group::Group;

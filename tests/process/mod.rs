@@ -1,7 +1,6 @@
 //! The daemon as a process: starting, signals, what it costs.
 
 mod broken_configuration;
-mod command_line;
 mod connections;
 mod memory;
 mod reload;
@@ -9,5 +8,3 @@ mod respawn;
 mod signals;
 mod start;
 mod syscalls;
-mod upgrade;
-mod watchdog;

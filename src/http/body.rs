@@ -1,0 +1,243 @@
+//! The body of a request: what its framing says is still to come, and the bytes that have come.
+//!
+//! Touches: the client's socket. Bounded: one buffer, refilled only when it was consumed.
+//! RFC 9112 §6, §7.1.
+
+use std::future::poll_fn;
+use std::ops::Range;
+use std::task::{Context, Poll, ready};
+
+use crate::http::error::Error;
+use crate::proto::h1::chunked::Decoder;
+use crate::proto::h1::length::BodyLength;
+use crate::runtime::buffer::Buffer;
+use crate::runtime::{self, Io, Timer};
+
+#[derive(Debug)]
+enum Framing {
+    Length { left: u64 },
+    Chunked(Box<Decoder>),
+    Done,
+}
+
+/// A request's body. Decoded bytes are in [`Body::data`]; [`Body::poll_data`] brings more.
+#[derive(Debug)]
+pub struct Body {
+    framing: Framing,
+    declared: BodyLength,
+    /// Bytes from the socket; taken from the pool when the first byte is due, given back at the end.
+    buffer: Option<Buffer>,
+    /// The decoded bytes inside `buffer.data()`.
+    ready: Range<usize>,
+    /// Decoded bytes that came so far.
+    received: u64,
+    /// The client waits for `100 Continue`.
+    expects_continue: bool,
+    /// `client_max_body_size`; 0: no limit. Only for chunked bodies: a length is judged by the head.
+    max: u64,
+    timeout_ms: u64,
+    buffer_size: usize,
+    timer: Timer,
+}
+
+/// How a request's body is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a body; 0: no limit.
+    pub max: u64,
+    /// Between two reads.
+    pub timeout_ms: u64,
+    pub buffer_size: usize,
+}
+
+impl Body {
+    /// `rest` are the bytes that came behind the head: the body's begin and perhaps the next request.
+    pub fn new(declared: BodyLength, rest: &[u8], expects_continue: bool, limits: Limits) -> Self {
+        let framing = match declared {
+            BodyLength::Length(left) if left > 0 => Framing::Length { left },
+            BodyLength::Chunked => Framing::Chunked(Box::default()),
+            BodyLength::Length(_) | BodyLength::None | BodyLength::UntilClose => Framing::Done,
+        };
+        let buffer = (!rest.is_empty()).then(|| {
+            let mut buffer = Buffer::take(rest.len().max(limits.buffer_size.min(1024)));
+            buffer.extend(rest);
+            buffer
+        });
+        let expects_continue = expects_continue && rest.is_empty();
+        let Limits { max, timeout_ms, buffer_size } = limits;
+        let timer = Timer::new();
+        Self {
+            framing,
+            declared,
+            buffer,
+            ready: 0..0,
+            received: 0,
+            expects_continue,
+            max,
+            timeout_ms,
+            buffer_size,
+            timer,
+        }
+    }
+
+    /// How the head declared the body.
+    pub fn declared(&self) -> BodyLength {
+        self.declared
+    }
+
+    pub fn set_limits(&mut self, limits: Limits) {
+        (self.max, self.timeout_ms, self.buffer_size) = (limits.max, limits.timeout_ms, limits.buffer_size);
+    }
+
+    /// Every byte has been read from the socket and consumed.
+    pub fn is_done(&self) -> bool {
+        matches!(self.framing, Framing::Done) && self.ready.is_empty()
+    }
+
+    /// Every byte has been read from the socket.
+    pub fn is_read(&self) -> bool {
+        matches!(self.framing, Framing::Done)
+    }
+
+    /// Decoded bytes that have arrived since the head.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// The decoded bytes at hand.
+    pub fn data(&self) -> &[u8] {
+        self.buffer.as_ref().and_then(|buffer| buffer.data().get(self.ready.clone())).unwrap_or(&[])
+    }
+
+    pub fn consume(&mut self, count: usize) {
+        debug_assert!(count <= self.ready.len());
+        self.ready.start += count.min(self.ready.len());
+    }
+
+    /// Ready with `true` when [`Body::data`] is not empty, with `false` at the end of the body.
+    ///
+    /// Errors: 400 for bad framing or an early end, 408 when the client pauses too long, 413 when a chunked
+    /// body grows past the limit, 499 when the socket fails.
+    pub fn poll_data(&mut self, io: &Io, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+        loop {
+            if !self.ready.is_empty() {
+                self.timer.cancel();
+                return Poll::Ready(Ok(true));
+            }
+            if self.decode()? {
+                continue;
+            }
+            if self.is_read() {
+                self.timer.cancel();
+                return Poll::Ready(Ok(false));
+            }
+            ready!(self.poll_fill(io, cx))?;
+        }
+    }
+
+    pub async fn data_ready(&mut self, io: &Io) -> Result<bool, Error> {
+        poll_fn(|cx| self.poll_data(io, cx)).await
+    }
+
+    /// The bytes behind the body, which belong to the next request; only once the body was read.
+    pub fn into_rest(self) -> Option<Buffer> {
+        let mut buffer = self.buffer?;
+        buffer.consume(self.ready.end);
+        (!buffer.data().is_empty()).then_some(buffer)
+    }
+
+    /// Like [`Body::into_rest`], leaving an ended body behind.
+    pub fn take_rest(&mut self) -> Option<Buffer> {
+        let mut buffer = self.buffer.take()?;
+        buffer.consume(self.ready.end);
+        self.ready = 0..0;
+        self.framing = Framing::Done;
+        (!buffer.data().is_empty()).then_some(buffer)
+    }
+
+    /// Drops what was consumed and decodes what is buffered; false when more must be read first.
+    fn decode(&mut self) -> Result<bool, Error> {
+        let Some(buffer) = &mut self.buffer else { return Ok(false) };
+        buffer.consume(self.ready.end);
+        self.ready = 0..0;
+        match &mut self.framing {
+            Framing::Done => return Ok(false),
+            Framing::Length { left } => {
+                let count = (*left).min(buffer.data().len() as u64);
+                *left -= count;
+                if *left == 0 {
+                    self.framing = Framing::Done;
+                }
+                self.ready = 0..count as usize;
+            }
+            Framing::Chunked(decoder) => {
+                let step = decoder.decode(buffer.data()).map_err(|error| {
+                    Error::client(400, format!("client sent invalid chunked body ({error})"))
+                })?;
+                match step.data {
+                    Some(data) => self.ready = data,
+                    None => buffer.consume(step.consumed),
+                }
+                if step.done {
+                    self.framing = Framing::Done;
+                }
+            }
+        }
+        self.received += self.ready.len() as u64;
+        if self.max > 0 && self.received > self.max && self.declared == BodyLength::Chunked {
+            return Err(Error::client(
+                413,
+                format!("client intended to send too large chunked body: {} bytes", self.received),
+            ));
+        }
+        Ok(!self.ready.is_empty() || matches!(self.framing, Framing::Done))
+    }
+
+    fn poll_fill(&mut self, io: &Io, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.expects_continue {
+            self.expects_continue = false;
+            // 25 bytes into an empty socket buffer; should they not fit, the client waits no longer than without.
+            let _ = io.try_write(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        let size = self.buffer_size;
+        let left = match self.framing {
+            Framing::Length { left } => left,
+            _ => u64::MAX,
+        };
+        let buffer = self.buffer.get_or_insert_with(|| Buffer::take((size as u64).min(left.max(1)) as usize));
+        if buffer.data().is_empty() {
+            buffer.clear();
+        } else if buffer.space().is_empty() {
+            buffer.compact();
+        }
+        if buffer.space().is_empty() {
+            return Poll::Ready(Err(Error::client(400, "client sent too long chunk extensions or trailers")));
+        }
+        // Never past the end of a body of known length: the rest belongs to the next request.
+        let room = (buffer.space().len() as u64).min(left) as usize;
+        match io.poll_read(cx, &mut buffer.space()[..room]) {
+            Poll::Ready(Ok(0)) => {
+                Poll::Ready(Err(Error::client(400, "client prematurely closed connection")))
+            }
+            Poll::Ready(Ok(count)) => {
+                buffer.filled(count);
+                self.timer.cancel();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(Error::gone(&error))),
+            Poll::Pending => {
+                if buffer.data().is_empty() {
+                    self.buffer = None; // back to the pool: a client that pauses holds no memory
+                }
+                if !self.timer.is_set() {
+                    self.timer.set(runtime::now_ms() + self.timeout_ms);
+                }
+                ready!(self.timer.poll_expired(cx));
+                Poll::Ready(Err(Error::client(
+                    408,
+                    "client timed out (110: Connection timed out) while reading client request body",
+                )))
+            }
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The groups of the last regular expression that matched: `$1` to `$9`.
+
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+/// The subject of a match and its groups.
+#[derive(Clone, Debug, Default)]
+pub struct Captures {
+    subject: Vec<u8>,
+    groups: SmallVec<[Range<usize>; 4]>,
+}
+
+impl Captures {
+    /// `groups` are ranges of `subject`, the whole match first; a group that took no part is empty.
+    pub fn set(&mut self, subject: &[u8], groups: impl Iterator<Item = Range<usize>>) {
+        self.subject.clear();
+        self.subject.extend_from_slice(subject);
+        self.groups.clear();
+        self.groups.extend(groups);
+    }
+
+    /// Group `index`; empty when there is none.
+    pub fn group(&self, index: u8) -> &[u8] {
+        self.groups.get(usize::from(index)).and_then(|range| self.subject.get(range.clone())).unwrap_or(&[])
+    }
+}

@@ -1,0 +1,444 @@
+//! The `http` block: from the tree to immutable settings.
+//!
+//! The structural directives (`server`, `location`, `listen`, `server_name`) are here; everything else is in
+//! the modules' tables. Touches: name resolution of listen addresses; opens nothing.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use crate::base::number::parse_size;
+use crate::config::directive::{block, custom};
+use crate::config::{Arity, Context, Diagnostic, Diagnostics, HasDiagnostics, Node, Span};
+use crate::http::Config;
+use crate::http::location::{Kind, Location, Locations};
+use crate::http::modules::{self, Confs, Directive, Partial, table};
+use crate::http::regex::Regex;
+use crate::http::server::{Listen, Server};
+use crate::http::variable::Registry;
+use crate::log::Logger;
+use crate::net::address::parse_listen;
+use crate::sys::address::SockAddr;
+use crate::sys::socket::ListenOptions;
+
+/// What the compilation is told from outside the `http` block.
+#[derive(Clone, Debug)]
+pub struct CompileOptions {
+    /// Relative paths of logs, roots and temporary files begin here.
+    pub prefix: PathBuf,
+    /// Relative paths of included files (maps) begin here.
+    pub conf_dir: PathBuf,
+    /// The main block's log, in force where no `error_log` is set.
+    pub error_log: Logger,
+    /// `-t`: nothing is created.
+    pub test_only: bool,
+}
+
+/// Everything that setters share while an `http` block is read.
+pub struct Cx {
+    pub options: CompileOptions,
+    pub variables: Registry,
+    pub diagnostics: Diagnostics,
+    /// Log formats, declared once for the whole `http` block.
+    pub log: modules::access_log::Shared,
+    /// Maps by index; a map variable's argument holds the index.
+    pub maps: Vec<modules::map::Map>,
+    /// Named groups of peers, referenced and declared in any order.
+    pub upstreams: modules::upstream::Shared,
+    servers: Vec<ServerDraft>,
+    /// The locations of the blocks that are open, innermost last.
+    open: Vec<Vec<LocationDraft>>,
+}
+
+impl HasDiagnostics for Cx {
+    fn diagnostics(&mut self) -> &mut Diagnostics {
+        &mut self.diagnostics
+    }
+}
+
+impl Cx {
+    fn new(options: &CompileOptions) -> Self {
+        Self {
+            options: options.clone(),
+            variables: Registry::default(),
+            diagnostics: Diagnostics::default(),
+            log: Default::default(),
+            maps: Vec::new(),
+            upstreams: Default::default(),
+            servers: Vec::new(),
+            open: Vec::new(),
+        }
+    }
+
+    /// A path relative to the prefix, as nginx completes the paths of logs, roots and temporary files.
+    pub fn path(&self, text: &str) -> PathBuf {
+        self.options.prefix.join(text)
+    }
+
+    /// A path relative to the directory of the main configuration file.
+    pub fn conf_path(&self, text: &str) -> PathBuf {
+        self.options.conf_dir.join(text)
+    }
+
+    /// Reads the directives of an inner block into settings of their own.
+    pub fn block(&mut self, node: &Node, context: Context) -> Partial {
+        let mut partial = Partial::default();
+        table().apply_all(node.children(), context, &mut partial, self);
+        partial
+    }
+}
+
+struct ServerDraft {
+    partial: Partial,
+    listens: Vec<ListenDraft>,
+    names: Vec<(Box<str>, Span)>,
+    locations: Vec<LocationDraft>,
+    span: Span,
+}
+
+struct ListenDraft {
+    addresses: Vec<SockAddr>,
+    options: ListenOptions,
+    /// Says more than the address, so it sets the socket's options.
+    has_options: bool,
+    is_default: bool,
+    span: Span,
+}
+
+struct LocationDraft {
+    kind: Kind,
+    name: Box<str>,
+    partial: Partial,
+    nested: Vec<LocationDraft>,
+    span: Span,
+}
+
+pub static DIRECTIVES: &[Directive<()>] = &[
+    block("server", Context::HTTP, Arity::exactly(0), server, "A virtual server."),
+    block(
+        "location",
+        Context::SERVER.or(Context::LOCATION),
+        Arity::between(1, 2),
+        location,
+        "Settings for the URIs that match.",
+    ),
+    custom(
+        "listen",
+        Context::SERVER,
+        Arity::at_least(1),
+        listen,
+        "Address, port or unix: path of the server, with the socket's parameters; *:80.",
+    ),
+    custom(
+        "server_name",
+        Context::SERVER,
+        Arity::at_least(1),
+        server_name,
+        "Names of the server: exact, *.wildcard, wildcard.*, ~regex.",
+    ),
+];
+
+/// Compiles the `http` block. Use the result only when `out` has no errors.
+pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostics) -> Config {
+    let mut cx = Cx::new(options);
+    let mut partial = cx.block(http_block, Context::HTTP);
+    modules::access_log::add_default(&mut partial, http_block.name.span, &mut cx);
+    let root = Confs::complete(partial, &Confs::default(), &mut cx);
+    let mut servers = Vec::new();
+    let mut places = Places::default();
+    for (index, draft) in std::mem::take(&mut cx.servers).into_iter().enumerate() {
+        let ServerDraft { partial, listens, names, locations, span } = draft;
+        let confs = Confs::complete(partial, &root, &mut cx);
+        places.add(index, listens, &names, span, &mut cx);
+        servers.push(build_server(confs, names, locations, span, &mut cx));
+    }
+    modules::upstream::resolve(&mut cx);
+    let Cx { variables, mut diagnostics, maps, upstreams, .. } = cx;
+    let variables = variables.freeze(modules::VARIABLES, &mut diagnostics);
+    out.0.append(&mut diagnostics.0);
+    Config {
+        listens: places.listens,
+        servers,
+        root,
+        variables,
+        maps,
+        upstreams: upstreams.into_groups(),
+        prefix: options.prefix.clone(),
+    }
+}
+
+fn server(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let draft = ServerDraft {
+        partial: Partial::default(),
+        listens: Vec::new(),
+        names: Vec::new(),
+        locations: Vec::new(),
+        span: node.name.span,
+    };
+    cx.servers.push(draft);
+    cx.open.push(Vec::new());
+    let partial = cx.block(node, Context::SERVER);
+    let locations = cx.open.pop().unwrap_or_default();
+    if let Some(draft) = cx.servers.last_mut() {
+        draft.partial = partial;
+        draft.locations = locations;
+    }
+    Ok(())
+}
+
+fn location(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let (kind, name) = location_kind(node)?;
+    cx.open.push(Vec::new());
+    let partial = cx.block(node, Context::LOCATION);
+    let nested = cx.open.pop().unwrap_or_default();
+    let kind = match kind {
+        Kind::Regex(regex) => Kind::Regex(regex.declare(&mut cx.variables)),
+        other => other,
+    };
+    let draft = LocationDraft { kind, name: name.into(), partial, nested, span: node.span };
+    match cx.open.last_mut() {
+        Some(list) => list.push(draft),
+        None => return Err(Diagnostic::error(node.span, "\"location\" directive is not allowed here")),
+    }
+    Ok(())
+}
+
+/// The modifier and the name; nginx also takes both in one word (`location ~\.php$`).
+fn location_kind(node: &Node) -> Result<(Kind, &str), Diagnostic> {
+    let (modifier, name) = if node.args.len() == 2 {
+        (node.arg(0), node.arg(1))
+    } else {
+        let text = node.arg(0);
+        let modifier =
+            ["=", "^~", "~*", "~"].into_iter().find(|modifier| text.starts_with(modifier)).unwrap_or("");
+        (modifier, &text[modifier.len()..])
+    };
+    let span = node.arg_span(node.args.len() - 1);
+    let kind = match modifier {
+        "" if name.starts_with('@') => Kind::Named,
+        "" => Kind::Prefix,
+        "=" => Kind::Exact,
+        "^~" => Kind::PrefixFinal,
+        "~" => Kind::Regex(Regex::new(name, false, span)?),
+        "~*" => Kind::Regex(Regex::new(name, true, span)?),
+        other => {
+            let message = format!("invalid location modifier \"{other}\"");
+            return Err(Diagnostic::error(node.arg_span(0), message)
+                .help("one of =, ^~, ~ and ~* may stand before the name"));
+        }
+    };
+    Ok((kind, name))
+}
+
+fn server_name(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let names = node.args.iter().map(|word| {
+        let name = if word.text.starts_with('~') {
+            word.text.clone()
+        } else {
+            word.text.to_ascii_lowercase().into()
+        };
+        (name, word.span)
+    });
+    let names: Vec<_> = names.collect();
+    if let Some(server) = cx.servers.last_mut() {
+        server.names.extend(names);
+    }
+    Ok(())
+}
+
+fn listen(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let text = node.arg(0);
+    let addresses = parse_listen(text, 80).map_err(|bad| {
+        Diagnostic::error(node.arg_span(0), format!("{bad} in \"{text}\" of the \"listen\" directive"))
+    })?;
+    let mut draft = ListenDraft {
+        addresses,
+        options: ListenOptions::default(),
+        has_options: false,
+        is_default: false,
+        span: node.span,
+    };
+    for word in &node.args[1..] {
+        listen_parameter(&mut draft, &word.text).map_err(|why| Diagnostic::error(word.span, why))?;
+    }
+    let server = cx
+        .servers
+        .last_mut()
+        .ok_or_else(|| Diagnostic::error(node.span, "\"listen\" directive is not allowed here"))?;
+    let repeated =
+        draft.addresses.iter().find(|new| server.listens.iter().any(|old| old.addresses.contains(new)));
+    if let Some(address) = repeated {
+        return Err(Diagnostic::error(node.span, format!("a duplicate listen {address}")));
+    }
+    server.listens.push(draft);
+    Ok(())
+}
+
+fn listen_parameter(draft: &mut ListenDraft, text: &str) -> Result<(), String> {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    let invalid = || format!("invalid {name} \"{value}\"");
+    draft.has_options |= !matches!(name, "default_server" | "default" | "bind" | "reuseport");
+    match name {
+        "default_server" | "default" => draft.is_default = true,
+        "bind" | "reuseport" => {} // always so here
+        "backlog" => draft.options.backlog = value.parse().map_err(|_| invalid())?,
+        "rcvbuf" => draft.options.rcvbuf = Some(parse_size(value).ok_or_else(invalid)? as usize),
+        "sndbuf" => draft.options.sndbuf = Some(parse_size(value).ok_or_else(invalid)? as usize),
+        "ipv6only" => {
+            draft.options.ipv6only = match value {
+                "on" => true,
+                "off" => false,
+                _ => return Err(format!("invalid ipv6only flags \"{value}\"")),
+            };
+        }
+        "deferred" => draft.options.deferred = true,
+        "fastopen" => draft.options.fastopen = Some(value.parse().map_err(|_| invalid())?),
+        "so_keepalive" => {
+            draft.options.keepalive = match value {
+                "on" => true,
+                "off" => false,
+                _ => return Err(format!("invalid so_keepalive value: \"{value}\"")),
+            };
+        }
+        "ssl" | "quic" | "http2" | "http3" | "spdy" | "proxy_protocol" => {
+            return Err(format!("the \"{name}\" parameter of \"listen\" is not supported yet"));
+        }
+        _ => return Err(format!("invalid parameter \"{text}\"")),
+    }
+    Ok(())
+}
+
+/// The addresses of all servers, each once.
+#[derive(Default)]
+struct Places {
+    listens: Vec<Listen>,
+    by_address: HashMap<SockAddr, usize>,
+    explicit_default: HashMap<usize, Span>,
+    options_from: HashMap<usize, Span>,
+}
+
+impl Places {
+    fn add(
+        &mut self,
+        server: usize,
+        mut drafts: Vec<ListenDraft>,
+        names: &[(Box<str>, Span)],
+        span: Span,
+        cx: &mut Cx,
+    ) {
+        if drafts.is_empty() {
+            let addresses = parse_listen("*:80", 80).unwrap_or_default();
+            let options = ListenOptions::default();
+            drafts.push(ListenDraft { addresses, options, has_options: false, is_default: false, span });
+        }
+        for draft in drafts {
+            for address in draft.addresses {
+                let index = *self.by_address.entry(address.clone()).or_insert_with(|| {
+                    self.listens.push(Listen::new(address.clone(), draft.options.clone(), server));
+                    self.listens.len() - 1
+                });
+                if draft.has_options {
+                    if let Some(first) = self.options_from.insert(index, draft.span)
+                        && self.listens[index].options != draft.options
+                    {
+                        let message = format!("duplicate listen options for {address}");
+                        let help = "give the options of an address in one \"listen\" only";
+                        cx.diagnostics.push(Diagnostic::error(draft.span, message).help(help));
+                        self.options_from.insert(index, first);
+                    }
+                    self.listens[index].options = draft.options.clone();
+                }
+                if draft.is_default {
+                    if self.explicit_default.insert(index, draft.span).is_some() {
+                        let message = format!("a duplicate default server for {address}");
+                        cx.diagnostics.push(Diagnostic::error(draft.span, message));
+                    }
+                    self.listens[index].default = server;
+                }
+                self.add_names(index, server, names, cx);
+            }
+        }
+    }
+
+    fn add_names(&mut self, index: usize, server: usize, names: &[(Box<str>, Span)], cx: &mut Cx) {
+        let listen = &mut self.listens[index];
+        if names.is_empty() {
+            listen.add_name("", server); // nginx's default server_name
+        }
+        for (name, span) in names {
+            if let Some(pattern) = name.strip_prefix('~') {
+                match Regex::new(pattern, true, *span) {
+                    Ok(regex) => listen.add_regex(regex.declare(&mut cx.variables), server),
+                    Err(diagnostic) => cx.diagnostics.push(diagnostic),
+                }
+            } else if !listen.add_name(name, server) {
+                let message = format!("conflicting server name \"{name}\" on {}, ignored", listen.address);
+                cx.diagnostics.push(Diagnostic::warning(*span, message));
+            }
+        }
+    }
+}
+
+fn build_server(
+    confs: Confs,
+    names: Vec<(Box<str>, Span)>,
+    drafts: Vec<LocationDraft>,
+    span: Span,
+    cx: &mut Cx,
+) -> Server {
+    let (named, other): (Vec<_>, Vec<_>) =
+        drafts.into_iter().partition(|draft| matches!(draft.kind, Kind::Named));
+    let named: Vec<Location> = named.into_iter().map(|draft| build_location(draft, &confs, cx)).collect();
+    for (at, location) in named.iter().enumerate() {
+        if named[..at].iter().any(|earlier| earlier.name == location.name) {
+            cx.diagnostics.push(duplicate(&location.name, location.span));
+        }
+    }
+    let nested = build_locations(other, &confs, cx);
+    let root = Location::new(Kind::Server, "", span, confs, nested);
+    let names = names.into_iter().map(|(name, _)| name).collect();
+    Server { names, root, named: named.into(), span }
+}
+
+fn build_locations(drafts: Vec<LocationDraft>, outer: &Confs, cx: &mut Cx) -> Locations {
+    let list = drafts.into_iter().map(|draft| build_location(draft, outer, cx)).collect();
+    Locations::new(list).unwrap_or_else(|error| {
+        cx.diagnostics.push(duplicate(&error.name, error.span));
+        Locations::default()
+    })
+}
+
+fn build_location(draft: LocationDraft, outer: &Confs, cx: &mut Cx) -> Location {
+    let LocationDraft { kind, name, partial, nested, span } = draft;
+    let confs = Confs::complete(partial, outer, cx);
+    check_nesting(&kind, &name, &nested, cx);
+    let nested = build_locations(nested, &confs, cx);
+    let redirects_to_slash = name.ends_with('/') && confs.proxy_pass.is_set();
+    let mut location = Location::new(kind, &name, span, confs, nested);
+    location.redirects_to_slash = redirects_to_slash;
+    location
+}
+
+fn check_nesting(outer: &Kind, outer_name: &str, nested: &[LocationDraft], cx: &mut Cx) {
+    for draft in nested {
+        let message = match (outer, &draft.kind) {
+            (_, Kind::Named) => format!("named location \"{}\" can be on the server level only", draft.name),
+            (Kind::Exact, _) => {
+                format!("location \"{}\" cannot be inside the exact location \"{outer_name}\"", draft.name)
+            }
+            (Kind::Named, _) => {
+                format!("location \"{}\" cannot be inside the named location \"{outer_name}\"", draft.name)
+            }
+            (Kind::Prefix | Kind::PrefixFinal, Kind::Prefix | Kind::PrefixFinal | Kind::Exact)
+                if !draft.name.starts_with(outer_name) =>
+            {
+                format!("location \"{}\" is outside location \"{outer_name}\"", draft.name)
+            }
+            _ => continue,
+        };
+        cx.diagnostics.push(Diagnostic::error(draft.span, message));
+    }
+}
+
+fn duplicate(name: &str, span: Span) -> Diagnostic {
+    Diagnostic::error(span, format!("duplicate location \"{name}\""))
+}

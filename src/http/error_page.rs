@@ -1,0 +1,114 @@
+//! What a client gets to see when a request fails: `error_page`, else a short page of our own.
+//!
+//! Behaviour: nginx.org, ngx_http_core_module, `error_page`, `recursive_error_pages`.
+
+use std::borrow::Cow;
+
+use crate::http::modules::core::{self, ErrorPage};
+use crate::http::pipeline::Reply;
+use crate::http::request::Request;
+use crate::http::response::{Body, Response, reason};
+use crate::proto::header::Id;
+use crate::proto::message::Method;
+
+/// The answer for a status: the location's `error_page` for it, else the standard page.
+pub fn reply(request: &mut Request, status: u16) -> Reply {
+    let first = request.error_status.is_none() || request.location.core.recursive_error_pages();
+    if first
+        && !request.malformed
+        && let Some(page) = request.location.core.error_page(status)
+    {
+        return page_reply(request, status, page);
+    }
+    last_resort(request, status)
+}
+
+/// The standard page, whatever `error_page` says.
+pub fn last_resort(request: &mut Request, status: u16) -> Reply {
+    // An error page that fails itself keeps the status it was made for, unless it has none.
+    let status = match request.error_status {
+        Some(first) if status < 300 => first,
+        _ => status,
+    };
+    if closes(status) {
+        request.keep_alive = false;
+    }
+    let body = standard_body(request, status);
+    let mut response = Response::new(status);
+    if !body.as_bytes().is_empty() {
+        response.headers.push_id(Id::ContentType, b"text/html");
+    }
+    Reply::Response(Box::new(response), body)
+}
+
+fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> Reply {
+    request.error_status = Some(page.status.unwrap_or(status));
+    request.response.status = page.status.unwrap_or(status);
+    let mut target = page.target.to_vec(request);
+    if page.status == Some(0) {
+        request.error_status = None; // `=`: the page's own status is the answer's
+    }
+    if target.first() == Some(&b'@') {
+        return match page.name {
+            Some(ref name) => Reply::Named(name),
+            None => last_resort(request, status),
+        };
+    }
+    if target.first() != Some(&b'/') {
+        let status =
+            page.status.filter(|status| matches!(status, 301 | 302 | 303 | 307 | 308)).unwrap_or(302);
+        request.error_status = None;
+        return Reply::Redirect(status, target);
+    }
+    if request.method != Method::Head {
+        request.method = Method::Get;
+    }
+    let args = match memchr::memchr(b'?', &target) {
+        Some(at) => {
+            let args = target[at + 1..].to_vec();
+            target.truncate(at);
+            args
+        }
+        None => std::mem::take(&mut request.args),
+    };
+    Reply::Internal { uri: target, args }
+}
+
+/// The page for a status, as nginx words it; empty for statuses that have none.
+pub fn standard_body(request: &Request, status: u16) -> Body {
+    let reason = reason(status);
+    if !matches!(status, 301..=303 | 307 | 308 | 400..=599) || reason.is_empty() {
+        return Body::Empty;
+    }
+    let name = if request.location.core.server_tokens() {
+        concat!("pronghorn/", env!("CARGO_PKG_VERSION"))
+    } else {
+        "pronghorn"
+    };
+    let (title, detail) = wording(request, status, reason);
+    let mut page = format!(
+        "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
+    );
+    if let Some(detail) = detail {
+        page.push_str(&format!("<center>{detail}</center>\r\n"));
+    }
+    page.push_str(&format!("<hr><center>{name}</center>\r\n</body>\r\n</html>\r\n"));
+    Body::Bytes(Cow::Owned(page.into_bytes()))
+}
+
+fn wording(request: &Request, status: u16, reason: &str) -> (String, Option<&'static str>) {
+    if status == 400 && request.head_too_large {
+        return ("400 Bad Request".into(), Some("Request Header Or Cookie Too Large"));
+    }
+    (format!("{status} {reason}"), None)
+}
+
+/// Statuses after which nginx closes the connection.
+fn closes(status: u16) -> bool {
+    matches!(status, 400 | 413 | 414 | 497 | 495 | 496 | 500 | 501)
+}
+
+/// The log of a request, for rooms that do not know the core module.
+pub fn log(request: &Request) -> crate::log::Logger {
+    core::error_log(request)
+}

@@ -1,0 +1,416 @@
+//! The life of an HTTP/1.1 connection, read top to bottom.
+//!
+//! Touches: the client's socket. Between two requests a connection holds its socket, a timer and this
+//! future, nothing else (`idle_connection_fits_its_budget`).
+//! RFC 9112; nginx.org, ngx_http_core_module (`keepalive_*`, `client_header_*`, `lingering_*`).
+
+use std::io;
+
+use crate::http::body::{self, Body};
+use crate::http::client::Client;
+use crate::http::handover::Handover;
+use crate::http::modules::core;
+use crate::http::request::{Connection, Request};
+use crate::http::server::{Listen, Server};
+use crate::http::{Service, pipeline, upgrade};
+use crate::log;
+use crate::net::{drain, open};
+use crate::proto::h1::length::{self, BodyLength};
+use crate::proto::h1::request::{self as head, Progress, RequestHead};
+use crate::proto::header::Id;
+use crate::proto::message::{Method, Version};
+use crate::proto::uri;
+use crate::runtime::buffer::Buffer;
+use crate::runtime::{self, Either, Io, race, timeout};
+use crate::sys::address::SockAddr;
+use crate::sys::socket;
+
+/// A client connection between requests.
+pub struct Conn {
+    io: Io,
+    service: Service,
+    listen: &'static Listen,
+    peer: SockAddr,
+    number: u64,
+    requests: u64,
+    opened_ms: u64,
+    /// When the wait that was handed over with the connection ends; 0: it came by accept.
+    adopted_until_ms: u64,
+    /// Bytes of the next request that came with the last one.
+    rest: Option<Buffer>,
+    _open: open::Guard,
+}
+
+/// What a request leaves of its connection.
+enum After {
+    KeepAlive,
+    Close,
+    /// Bytes of an unread body are on their way: close without a reset that could destroy the response.
+    Linger,
+    Tunnel(Box<upgrade::Tunnel>),
+}
+
+impl Conn {
+    pub fn new(io: Io, service: Service, listen: &'static Listen, peer: SockAddr, number: u64) -> Self {
+        let _open = open::Guard::new();
+        let opened_ms = runtime::now_ms();
+        Self {
+            io,
+            service,
+            listen,
+            peer,
+            number,
+            requests: 0,
+            opened_ms,
+            adopted_until_ms: 0,
+            rest: None,
+            _open,
+        }
+    }
+
+    /// Takes over where an older generation's worker has left the connection.
+    pub fn adopted(mut self, handover: &Handover) -> Self {
+        let now = runtime::now_ms();
+        self.requests = handover.requests;
+        self.opened_ms = now.saturating_sub(handover.opened_ms_ago);
+        self.adopted_until_ms = now + handover.idle_ms_left;
+        self
+    }
+
+    fn default_server(&self) -> &'static Server {
+        &self.service.config().servers[self.listen.default]
+    }
+
+    /// How long the next request may let itself be waited for.
+    fn idle_ms(&self) -> u64 {
+        let core = &self.default_server().root.core;
+        match self.adopted_until_ms.checked_sub(runtime::now_ms()) {
+            Some(left) if self.adopted_until_ms != 0 => left.max(1),
+            _ if self.requests == 0 => core.client_header_timeout(),
+            _ => core.keepalive_timeout(),
+        }
+    }
+
+    fn into_handover(self, idle_ms_left: u64) -> (Service, io::Result<std::os::fd::OwnedFd>, Handover) {
+        let handover = Handover {
+            listen: self.listen.address.to_string(),
+            requests: self.requests,
+            idle_ms_left,
+            opened_ms_ago: runtime::now_ms().saturating_sub(self.opened_ms),
+            number: self.number,
+        };
+        (self.service, Ok(self.io.into_fd()), handover)
+    }
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(mut conn: Conn) {
+    loop {
+        if conn.rest.is_none() {
+            let until_ms = runtime::now_ms() + conn.idle_ms();
+            let wait = conn.idle_ms();
+            let leaving =
+                drain::reached(if conn.requests == 0 { drain::Mode::Close } else { drain::Mode::HandOver });
+            match race(timeout(wait, conn.io.readable()), leaving).await {
+                Either::First(Ok(Ok(()))) => {}
+                Either::First(_) => return,
+                Either::Second(()) if drain::mode() == drain::Mode::HandOver => {
+                    return hand_over(conn, until_ms);
+                }
+                Either::Second(()) => return,
+            }
+        }
+        conn.adopted_until_ms = 0;
+        match Box::pin(one_request(&mut conn)).await {
+            After::KeepAlive => {}
+            After::Close => return,
+            After::Linger => return linger(&conn).await,
+            After::Tunnel(tunnel) => return upgrade::run(&conn.io, *tunnel).await,
+        }
+    }
+}
+
+fn hand_over(conn: Conn, until_ms: u64) {
+    let left = until_ms.saturating_sub(runtime::now_ms());
+    let (service, fd, handover) = conn.into_handover(left);
+    if let Ok(fd) = fd {
+        // Refused: nobody takes it, so it closes, as any server may close an idle connection.
+        drop(service.hand_over(fd, &handover));
+    }
+}
+
+/// Reads one request and answers it.
+async fn one_request(conn: &mut Conn) -> After {
+    let Some((input, head, rest)) = read_head(conn).await else { return After::Close };
+    let mut request = match prepare(conn, input, head, &rest) {
+        Ok(request) => request,
+        Err(refused) => {
+            let (mut request, status) = *refused;
+            let mut client = Client::new(&conn.io);
+            let _ = pipeline::refuse(&mut request, &mut client, status).await;
+            return After::Linger;
+        }
+    };
+    let mut client = Client::new(&conn.io);
+    let outcome = Box::pin(pipeline::handle(&mut request, &mut client)).await;
+    if let Some(tunnel) = request.upstream.take_tunnel() {
+        // The request lives as long as its tunnel, so that it is logged with the tunnel's bytes and time.
+        return After::Tunnel(Box::new(upgrade::Tunnel::new(tunnel, request)));
+    }
+    if outcome.is_err() {
+        return if request.body.is_read() { After::Close } else { After::Linger };
+    }
+    if !request.keep_alive {
+        return if request.body.is_read() { After::Close } else { After::Linger };
+    }
+    if !request.body.is_read() && !discard(&mut request, &conn.io).await {
+        return After::Linger;
+    }
+    conn.rest = request.body.take_rest();
+    After::KeepAlive
+}
+
+/// Reads until a head is complete. `None`: the connection ended or was refused, and the client was told.
+async fn read_head(conn: &mut Conn) -> Option<(Buffer, RequestHead, Vec<u8>)> {
+    let core = &conn.default_server().root.core;
+    let (first, limits) = (core.client_header_buffer_size(), core.head_limits());
+    let mut input = conn.rest.take().unwrap_or_else(|| Buffer::take(first));
+    let mut head = RequestHead::default();
+    let deadline = runtime::now_ms() + core.client_header_timeout();
+    loop {
+        if !input.data().is_empty() {
+            match head::parse(input.data(), &limits, &mut head) {
+                Ok(Progress::Complete(length)) => {
+                    let rest = input.data()[length..].to_vec();
+                    input.truncate(length);
+                    return Some((input, head, rest));
+                }
+                Ok(Progress::Partial) => {}
+                Err(error) => return refuse_head(conn, input, head, &error).await,
+            }
+        }
+        if input.space().is_empty() {
+            let size = (input.capacity() * 2).max(4096);
+            if size > core.head_bytes_max() {
+                let error = limits.too_large(input.data());
+                return refuse_head(conn, input, head, &error).await;
+            }
+            input.grow(size);
+        }
+        let read = match conn.io.try_read(input.space()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let left = deadline.saturating_sub(runtime::now_ms());
+                let closing = drain::reached(drain::Mode::Close);
+                let is_idle = input.data().is_empty();
+                let wait = timeout(left, conn.io.read(input.space()));
+                let outcome = if is_idle {
+                    match race(wait, closing).await {
+                        Either::First(outcome) => outcome,
+                        Either::Second(()) => return None,
+                    }
+                } else {
+                    wait.await
+                };
+                match outcome {
+                    Ok(read) => read,
+                    Err(_) => return timed_out(conn, input, head).await,
+                }
+            }
+            read => read,
+        };
+        match read {
+            Ok(0) | Err(_) if input.data().is_empty() => return None,
+            Ok(0) | Err(_) => return client_left(conn, input, head),
+            Ok(count) => input.filled(count),
+        }
+    }
+}
+
+async fn refuse_head(
+    conn: &mut Conn,
+    input: Buffer,
+    head: RequestHead,
+    error: &crate::proto::h1::Error,
+) -> Option<(Buffer, RequestHead, Vec<u8>)> {
+    let mut request = malformed(conn, input, head);
+    request.head_too_large = error.is_too_large() && error.status() == 400;
+    log::info!(core::error_log(&request), &request, "client sent {error}");
+    let mut client = Client::new(&conn.io);
+    let _ = pipeline::refuse(&mut request, &mut client, error.status()).await;
+    drop(request);
+    linger(conn).await;
+    None
+}
+
+async fn timed_out(
+    conn: &mut Conn,
+    input: Buffer,
+    head: RequestHead,
+) -> Option<(Buffer, RequestHead, Vec<u8>)> {
+    if input.data().is_empty() {
+        return None;
+    }
+    let mut request = malformed(conn, input, head);
+    request.response.status = 408;
+    log::info!(
+        core::error_log(&request),
+        &request,
+        "client timed out (110: Connection timed out) while reading client request headers"
+    );
+    let mut client = Client::new(&conn.io);
+    let _ = pipeline::refuse(&mut request, &mut client, 408).await;
+    None
+}
+
+/// The client closed inside a head.
+fn client_left(conn: &mut Conn, input: Buffer, head: RequestHead) -> Option<(Buffer, RequestHead, Vec<u8>)> {
+    let mut request = malformed(conn, input, head);
+    request.response.status = 400;
+    log::info!(
+        core::error_log(&request),
+        &request,
+        "client prematurely closed connection while reading client request headers"
+    );
+    None
+}
+
+fn malformed(conn: &mut Conn, input: Buffer, mut head: RequestHead) -> Request {
+    head.clear();
+    conn.requests += 1;
+    let limits = body::Limits { max: 0, timeout_ms: 0, buffer_size: 1024 };
+    let body = Body::new(BodyLength::None, b"", false, limits);
+    let mut request =
+        Request::new(conn.service.config(), conn.default_server(), connection(conn), input, head, body);
+    request.malformed = true;
+    request
+}
+
+fn connection(conn: &Conn) -> Connection {
+    let local = if conn.listen.is_wildcard() {
+        socket::local_addr(conn.io.as_fd()).unwrap_or_else(|_| conn.listen.address.clone())
+    } else {
+        conn.listen.address.clone()
+    };
+    Connection {
+        number: conn.number,
+        peer: conn.peer.clone(),
+        local,
+        listen: conn.listen,
+        requests: conn.requests,
+        opened_ms: conn.opened_ms,
+    }
+}
+
+/// Makes a request of a parsed head: its host, server, URI and body. Errors: the status to refuse it with.
+fn prepare(
+    conn: &mut Conn,
+    input: Buffer,
+    head: RequestHead,
+    rest: &[u8],
+) -> Result<Request, Box<(Request, u16)>> {
+    conn.requests += 1;
+    let config = conn.service.config();
+    let data = input.data();
+    let declared = length::request(&head, data);
+    let target = uri::parse(head.method, &data[head.target.clone()]);
+    let host = uri::host(&head, data, target.as_ref().ok());
+    let (index, regex) = match &host {
+        Ok(Some(host)) => conn.listen.server_for(host),
+        _ => (conn.listen.default, None),
+    };
+    let server = &config.servers[index];
+    let core = &server.root.core;
+    let expects = head.version >= Version::Http11
+        && head.get(data, Id::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+    let limits = body::Limits {
+        max: core.client_max_body_size(),
+        timeout_ms: core.client_body_timeout(),
+        buffer_size: core.client_body_buffer_size(),
+    };
+    let body = Body::new(declared.as_ref().map_or(BodyLength::None, |length| *length), rest, expects, limits);
+    let keep_alive = wants_keep_alive(conn, &head, data, core);
+    let connection = connection(conn);
+    let mut request = Request::new(config, server, connection, input, head, body);
+    request.keep_alive = keep_alive;
+    if let Err(error) = declared {
+        log::info!(core::error_log(&request), &request, "client sent {error}");
+        request.keep_alive = false;
+        return Err(Box::new((request, error.status())));
+    }
+    let target = match target {
+        Ok(target) => target,
+        Err(error) => {
+            log::info!(core::error_log(&request), &request, "client sent {error}");
+            return Err(Box::new((request, error.status())));
+        }
+    };
+    match host {
+        Ok(Some(host)) => request.host = host,
+        Ok(None) => {}
+        Err(error) => {
+            log::info!(core::error_log(&request), &request, "client sent {error}");
+            return Err(Box::new((request, error.status())));
+        }
+    }
+    if let Some(regex) = regex {
+        core::store_regex(&mut request, regex);
+    }
+    if request.method == Method::Connect {
+        log::info!(core::error_log(&request), &request, "client sent CONNECT method");
+        return Err(Box::new((request, 405)));
+    }
+    if let Err(status) = core::set_target(&mut request, &target) {
+        return Err(Box::new((request, status)));
+    }
+    Ok(request)
+}
+
+fn wants_keep_alive(conn: &Conn, head: &RequestHead, data: &[u8], core: &core::Conf) -> bool {
+    let asked = head.connection(data);
+    let by_client = if head.version >= Version::Http11 { !asked.close } else { asked.keep_alive };
+    by_client
+        && core.keepalive_timeout() > 0
+        && conn.requests < core.keepalive_requests()
+        && runtime::now_ms().saturating_sub(conn.opened_ms) < core.keepalive_time()
+        && drain::mode() < drain::Mode::Close
+}
+
+/// Reads what is left of a request's body so that the next request can be found; false: it took too long.
+async fn discard(request: &mut Request, io: &Io) -> bool {
+    let core = &request.location.core;
+    let (timeout_ms, time_ms) = (core.lingering_timeout(), core.lingering_time());
+    request.body.set_limits(body::Limits { max: 0, timeout_ms, buffer_size: 4096 });
+    let read = async {
+        while let Ok(true) = request.body.data_ready(io).await {
+            let count = request.body.data().len();
+            request.body.consume(count);
+        }
+        request.body.is_done()
+    };
+    timeout(time_ms, read).await.unwrap_or(false)
+}
+
+/// Tells the client that nothing more comes, and reads what is still on its way, so that no reset
+/// overtakes the response (`lingering_close`).
+async fn linger(conn: &Conn) {
+    let core = &conn.default_server().root.core;
+    if !core.lingering_close() || conn.io.shutdown_write().is_err() {
+        return;
+    }
+    let (timeout_ms, time_ms) = (core.lingering_timeout(), core.lingering_time());
+    let read = async {
+        loop {
+            if timeout(timeout_ms, conn.io.readable()).await.is_err() {
+                return;
+            }
+            let mut buffer = Buffer::take(4096);
+            match conn.io.try_read(buffer.space()) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    };
+    let _ = race(timeout(time_ms, Box::pin(read)), drain::reached(drain::Mode::Now)).await;
+}

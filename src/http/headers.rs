@@ -1,0 +1,164 @@
+//! The fields of a response on their way to the client: wire text with an index beside it.
+//!
+//! Fields are appended as text once; the index finds, hides and lists them without parsing again.
+//! Pure data.
+
+use smallvec::SmallVec;
+
+use crate::proto::header::Id;
+
+/// One field inside the text.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    name_start: u32,
+    name_length: u16,
+    value_length: u32,
+    id: Option<Id>,
+}
+
+impl Entry {
+    fn name<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+        let start = self.name_start as usize;
+        &text[start..start + usize::from(self.name_length)]
+    }
+
+    /// The value begins after `name: `.
+    fn value<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+        let start = self.name_start as usize + usize::from(self.name_length) + 2;
+        &text[start..start + self.value_length as usize]
+    }
+
+    /// The whole line with its CRLF.
+    fn line<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+        let start = self.name_start as usize;
+        &text[start..start + usize::from(self.name_length) + 2 + self.value_length as usize + 2]
+    }
+}
+
+/// An ordered list of fields; names compare without regard to case, repeated fields are kept.
+#[derive(Clone, Debug, Default)]
+pub struct Headers {
+    text: Vec<u8>,
+    entries: SmallVec<[Entry; 12]>,
+}
+
+impl Headers {
+    /// Appends a field. `value` must hold no CR, LF or NUL; bytes that could break the head are dropped here.
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        self.push_with(Id::of(name), name, value);
+    }
+
+    pub fn push_id(&mut self, id: Id, value: &[u8]) {
+        self.push_with(Some(id), id.name().as_bytes(), value);
+    }
+
+    /// Appends a field whose id is known to belong to `name` (a parsed head's).
+    pub fn push_with(&mut self, id: Option<Id>, name: &[u8], value: &[u8]) {
+        let start = self.text.len();
+        self.text.extend_from_slice(name);
+        self.text.extend_from_slice(b": ");
+        let value_start = self.text.len();
+        if memchr::memchr3(b'\r', b'\n', 0, value).is_none() {
+            self.text.extend_from_slice(value);
+        } else {
+            // A variable that carries a decoded %0a must not split the response.
+            self.text.extend(value.iter().filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)));
+        }
+        let value_length = (self.text.len() - value_start) as u32;
+        self.text.extend_from_slice(b"\r\n");
+        let name_length = u16::try_from(name.len()).unwrap_or(u16::MAX);
+        self.entries.push(Entry { name_start: start as u32, name_length, value_length, id });
+    }
+
+    /// Replaces every field of this id by one.
+    pub fn set(&mut self, id: Id, value: &[u8]) {
+        self.remove(id);
+        self.push_id(id, value);
+    }
+
+    pub fn remove(&mut self, id: Id) {
+        self.entries.retain(|entry| entry.id != Some(id));
+    }
+
+    pub fn remove_name(&mut self, name: &[u8]) {
+        let text = &self.text;
+        self.entries.retain(|entry| !entry.name(text).eq_ignore_ascii_case(name));
+    }
+
+    /// The value of the first field of this id.
+    pub fn get(&self, id: Id) -> Option<&[u8]> {
+        self.entries.iter().find(|entry| entry.id == Some(id)).map(|entry| entry.value(&self.text))
+    }
+
+    /// The values of all fields with this name.
+    pub fn all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + 'a {
+        let same = move |entry: &&Entry| entry.name(&self.text).eq_ignore_ascii_case(name);
+        self.entries.iter().filter(same).map(|entry| entry.value(&self.text))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Option<Id>, &[u8], &[u8])> {
+        self.entries.iter().map(|entry| (entry.id, entry.name(&self.text), entry.value(&self.text)))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn clear(&mut self) {
+        self.text.clear();
+        self.entries.clear();
+    }
+
+    /// Appends the fields with these ids as lines, in the order of `ids`.
+    pub fn render_only(&self, ids: &[Id], out: &mut Vec<u8>) {
+        for id in ids {
+            for entry in self.entries.iter().filter(|entry| entry.id == Some(*id)) {
+                out.extend_from_slice(entry.line(&self.text));
+            }
+        }
+    }
+
+    /// Appends all other fields as lines, in their own order.
+    pub fn render_except(&self, ids: &[Id], out: &mut Vec<u8>) {
+        let rest = |entry: &&Entry| entry.id.is_none_or(|id| !ids.contains(&id));
+        for entry in self.entries.iter().filter(rest) {
+            out.extend_from_slice(entry.line(&self.text));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_order_and_puts_the_named_ones_first() {
+        let mut headers = Headers::default();
+        headers.push(b"X-One", b"1");
+        headers.push_id(Id::ContentType, b"text/plain");
+        headers.push(b"x-two", b"2");
+        let mut out = Vec::new();
+        headers.render_only(&[Id::ContentType], &mut out);
+        headers.render_except(&[Id::ContentType], &mut out);
+        assert_eq!(out, b"Content-Type: text/plain\r\nX-One: 1\r\nx-two: 2\r\n");
+    }
+
+    #[test]
+    fn a_value_cannot_split_the_head() {
+        let mut headers = Headers::default();
+        headers.push(b"X-A", b"1\r\nX-B: 2");
+        let mut out = Vec::new();
+        headers.render_except(&[], &mut out);
+        assert_eq!(out, b"X-A: 1X-B: 2\r\n");
+    }
+
+    #[test]
+    fn set_replaces_and_remove_hides() {
+        let mut headers = Headers::default();
+        headers.push_id(Id::ContentType, b"a");
+        headers.set(Id::ContentType, b"b");
+        assert_eq!(headers.get(Id::ContentType), Some(&b"b"[..]));
+        headers.remove_name(b"content-TYPE");
+        assert!(headers.is_empty());
+    }
+}

@@ -1,0 +1,319 @@
+//! Locations and how a URI finds its own.
+//!
+//! Pure: no I/O. The settings of all modules for one location hang here.
+//! Behaviour: nginx.org, ngx_http_core_module, `location`: an exact match ends the search; the longest
+//! prefix is remembered; `^~` keeps it; else the first regular expression of the file wins.
+
+use std::ops::Deref;
+
+use crate::config::Span;
+use crate::http::modules::Confs;
+use crate::http::regex::{Groups, Regex};
+
+/// How a location's name is compared with the URI.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// The server itself, outside of any location.
+    Server,
+    Exact,
+    Prefix,
+    /// `^~`: regular expressions are not tried.
+    PrefixFinal,
+    Regex(Regex),
+    /// `@name`: only for internal redirects.
+    Named,
+}
+
+/// One location (or the server around the locations) with the settings in force there.
+#[derive(Debug)]
+pub struct Location {
+    pub kind: Kind,
+    /// As written, without the modifier.
+    pub name: Box<str>,
+    pub span: Span,
+    pub confs: Confs,
+    nested: Option<Box<Locations>>,
+    /// A request for the name without its last slash is answered with a redirect to it (it is proxied).
+    pub redirects_to_slash: bool,
+}
+
+impl Deref for Location {
+    type Target = Confs;
+
+    fn deref(&self) -> &Confs {
+        &self.confs
+    }
+}
+
+/// The locations of one block.
+#[derive(Debug, Default)]
+pub struct Locations {
+    /// By name.
+    sorted: Box<[Entry]>,
+    /// In the order of the file.
+    regexes: Box<[Location]>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: Box<str>,
+    exact: Option<Location>,
+    prefix: Option<Location>,
+    /// The entry with the longest name that begins this one.
+    parent: Option<u32>,
+}
+
+/// What the search came to.
+#[derive(Debug)]
+pub enum Found<'a> {
+    Location(&'a Location, Option<Groups>),
+    /// The URI lacks only the last slash of this proxied location.
+    AddSlash(&'a Location),
+}
+
+/// Two locations of one block that no URI could tell apart.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Duplicate {
+    pub name: String,
+    pub span: Span,
+}
+
+impl Location {
+    pub fn new(kind: Kind, name: &str, span: Span, confs: Confs, nested: Locations) -> Self {
+        let nested = (!nested.is_empty()).then(|| Box::new(nested));
+        Self { kind, name: name.into(), span, confs, nested, redirects_to_slash: false }
+    }
+
+    /// The location for a decoded URI, beginning inside this one.
+    pub fn find(&self, uri: &[u8]) -> Found<'_> {
+        match self.search(uri) {
+            Some((found, _)) => found,
+            None => Found::Location(self, None),
+        }
+    }
+
+    /// The match inside this location, if any, and whether it is final (no outer regular expression is tried).
+    fn search(&self, uri: &[u8]) -> Option<(Found<'_>, bool)> {
+        let nested = self.nested.as_deref()?;
+        let mut best = None;
+        match nested.lookup(uri) {
+            Some(Static::Exact(location)) => return Some((Found::Location(location, None), true)),
+            Some(Static::AddSlash(location)) => return Some((Found::AddSlash(location), true)),
+            Some(Static::Prefix(location)) => {
+                let no_regex = matches!(location.kind, Kind::PrefixFinal);
+                match location.search(uri) {
+                    Some((found, true)) => return Some((found, true)),
+                    Some((found, false)) => best = Some(found),
+                    None => best = Some(Found::Location(location, None)),
+                }
+                if no_regex {
+                    return best.map(|found| (found, false));
+                }
+            }
+            None => {}
+        }
+        for location in &nested.regexes {
+            let Kind::Regex(regex) = &location.kind else { continue };
+            if let Some(groups) = regex.captures(uri) {
+                return match location.search(uri) {
+                    Some((Found::Location(inner, None), _)) => {
+                        Some((Found::Location(inner, Some(groups)), true))
+                    }
+                    Some((found, _)) => Some((found, true)),
+                    None => Some((Found::Location(location, Some(groups)), true)),
+                };
+            }
+        }
+        best.map(|found| (found, false))
+    }
+
+    pub fn nested(&self) -> Option<&Locations> {
+        self.nested.as_deref()
+    }
+}
+
+enum Static<'a> {
+    Exact(&'a Location),
+    Prefix(&'a Location),
+    AddSlash(&'a Location),
+}
+
+impl Locations {
+    /// Builds the index. Errors: the later of two equal locations.
+    pub fn new(list: Vec<Location>) -> Result<Self, Duplicate> {
+        let mut named: Vec<Location> = Vec::with_capacity(list.len());
+        let mut regexes = Vec::new();
+        for location in list {
+            match location.kind {
+                Kind::Regex(_) => regexes.push(location),
+                _ => named.push(location),
+            }
+        }
+        // Stable: of two equal names the one that stands later in the file is the duplicate.
+        named.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut sorted: Vec<Entry> = Vec::with_capacity(named.len());
+        for location in named {
+            if sorted.last().is_none_or(|last| last.name != location.name) {
+                let parent = parent_of(&sorted, &location.name);
+                sorted.push(Entry { name: location.name.clone(), exact: None, prefix: None, parent });
+            }
+            let Some(entry) = sorted.last_mut() else { continue };
+            let slot =
+                if matches!(location.kind, Kind::Exact) { &mut entry.exact } else { &mut entry.prefix };
+            if slot.is_some() {
+                return Err(Duplicate { name: location.name.into(), span: location.span });
+            }
+            *slot = Some(location);
+        }
+        Ok(Self { sorted: sorted.into(), regexes: regexes.into() })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sorted.is_empty() && self.regexes.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Location> {
+        self.sorted.iter().flat_map(|entry| entry.exact.iter().chain(&entry.prefix)).chain(&self.regexes)
+    }
+
+    fn lookup(&self, uri: &[u8]) -> Option<Static<'_>> {
+        let after = self.sorted.partition_point(|entry| entry.name.as_bytes() <= uri);
+        if let Some(location) = self.sorted.get(after).and_then(|next| add_slash(next, uri)) {
+            return Some(Static::AddSlash(location));
+        }
+        // Whatever lies between the longest prefix and the URI begins with that prefix, so it is an ancestor.
+        let mut index = after.checked_sub(1);
+        while let Some(at) = index {
+            let entry = &self.sorted[at];
+            if uri == entry.name.as_bytes()
+                && let Some(exact) = &entry.exact
+            {
+                return Some(Static::Exact(exact));
+            }
+            if let Some(prefix) = &entry.prefix
+                && uri.starts_with(entry.name.as_bytes())
+            {
+                return Some(Static::Prefix(prefix));
+            }
+            index = entry.parent.map(|parent| parent as usize);
+        }
+        None
+    }
+}
+
+/// The location `/dir/` for the URI `/dir`, when it asks for that redirect.
+fn add_slash<'a>(entry: &'a Entry, uri: &[u8]) -> Option<&'a Location> {
+    let name = entry.name.as_bytes();
+    let is_slash = name.len() == uri.len() + 1 && name.starts_with(uri) && name.ends_with(b"/");
+    let candidates = entry.exact.iter().chain(&entry.prefix);
+    is_slash.then_some(candidates)?.find(|location| location.redirects_to_slash)
+}
+
+fn parent_of(sorted: &[Entry], name: &str) -> Option<u32> {
+    let mut index = sorted.len().checked_sub(1);
+    while let Some(at) = index {
+        if name.starts_with(&*sorted[at].name) {
+            return Some(at as u32);
+        }
+        index = sorted[at].parent.map(|parent| parent as usize);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::modules::Confs;
+
+    fn location(modifier: &str, name: &str, nested: Vec<Location>) -> Location {
+        let kind = match modifier {
+            "=" => Kind::Exact,
+            "^~" => Kind::PrefixFinal,
+            "~" => Kind::Regex(Regex::new(name, false, Span::default()).unwrap()),
+            "~*" => Kind::Regex(Regex::new(name, true, Span::default()).unwrap()),
+            _ => Kind::Prefix,
+        };
+        Location::new(kind, name, Span::default(), Confs::default(), Locations::new(nested).unwrap())
+    }
+
+    fn server(list: Vec<Location>) -> Location {
+        let nested = Locations::new(list).unwrap();
+        Location::new(Kind::Server, "", Span::default(), Confs::default(), nested)
+    }
+
+    fn name(found: Found<'_>) -> String {
+        match found {
+            Found::Location(location, _) => location.name.to_string(),
+            Found::AddSlash(location) => format!("+{}", location.name),
+        }
+    }
+
+    #[test]
+    fn the_documented_example_chooses_as_documented() {
+        let server = server(vec![
+            location("=", "/", vec![]),
+            location("", "/", vec![]),
+            location("", "/documents/", vec![]),
+            location("^~", "/images/", vec![]),
+            location("~*", r"\.(gif|jpg|jpeg)$", vec![]),
+        ]);
+        let cases = [
+            ("/", "/"),
+            ("/index.html", "/"),
+            ("/documents/document.html", "/documents/"),
+            ("/images/1.gif", "/images/"),
+            ("/documents/1.JPG", r"\.(gif|jpg|jpeg)$"),
+        ];
+        for (uri, expected) in cases {
+            assert_eq!(name(server.find(uri.as_bytes())), expected, "{uri}");
+        }
+    }
+
+    #[test]
+    fn prefixes_nest_and_share_beginnings() {
+        let server = server(vec![
+            location("", "/a", vec![]),
+            location("", "/ab/c", vec![location("", "/ab/c/d", vec![])]),
+            location("", "/ab", vec![]),
+        ]);
+        let cases = [
+            ("/abz", "/ab"),
+            ("/ab/c/d/e", "/ab/c/d"),
+            ("/ab/b", "/ab"),
+            ("/az", "/a"),
+            ("/b", ""),
+            ("/ab/c", "/ab/c"),
+        ];
+        for (uri, expected) in cases {
+            assert_eq!(name(server.find(uri.as_bytes())), expected, "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_nested_regex_is_tried_before_an_outer_one() {
+        let server = server(vec![
+            location("", "/in/", vec![location("~", "php$", vec![])]),
+            location("~", "^/in/.*p$", vec![]),
+        ]);
+        assert_eq!(name(server.find(b"/in/x.php")), "php$");
+        assert_eq!(name(server.find(b"/in/x.p")), "^/in/.*p$");
+        assert_eq!(name(server.find(b"/in/x")), "/in/");
+    }
+
+    #[test]
+    fn a_proxied_directory_asks_for_its_slash() {
+        let mut directory = location("", "/dir/", vec![]);
+        directory.redirects_to_slash = true;
+        let server = server(vec![directory, location("", "/", vec![])]);
+        assert_eq!(name(server.find(b"/dir")), "+/dir/");
+        assert_eq!(name(server.find(b"/dir/x")), "/dir/");
+        assert_eq!(name(server.find(b"/dirx")), "/");
+    }
+
+    #[test]
+    fn equal_names_are_duplicates_but_exact_and_prefix_are_not() {
+        assert!(Locations::new(vec![location("=", "/x", vec![]), location("", "/x", vec![])]).is_ok());
+        let twice = Locations::new(vec![location("", "/x", vec![]), location("^~", "/x", vec![])]);
+        assert_eq!(twice.unwrap_err().name, "/x");
+    }
+}

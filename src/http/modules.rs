@@ -1,0 +1,132 @@
+//! The modules of HTTP: one table names them, and the order here is the order of running.
+//!
+//! Adding a module is one file in `modules/` (`Conf`, `DIRECTIVES`, `VARIABLES`, its phase handlers) and one line here.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::config::table::{Module, Slot, Table};
+use crate::config::{self, Merge};
+use crate::http::compile::{self, Cx};
+use crate::http::pipeline::Verdict;
+use crate::http::request::Request;
+use crate::http::variable::Variable;
+
+/// A row of an HTTP module's table.
+pub type Directive<C> = config::Directive<C, Cx>;
+
+/// What a module keeps for one block.
+pub trait BlockConf: Default + Merge {
+    /// False: a block that sets nothing of this module has the defaults, not the outer block's values.
+    const INHERITS: bool = true;
+
+    /// Called once per block after merging: checks across directives, and what can be computed beforehand.
+    fn freeze(&mut self, _cx: &mut Cx) {}
+}
+
+/// A point on a request's way at which modules decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    PostRead,
+    ServerRewrite,
+    Rewrite,
+    Preaccess,
+    Access,
+    Precontent,
+    Content,
+}
+
+const PHASE_COUNT: usize = 7;
+
+pub type Handler = fn(&mut Request) -> Verdict;
+/// A module's part in the response head, or in the log.
+pub type Act = fn(&mut Request);
+
+macro_rules! modules {
+    ($($name:ident => [$($phase:ident $handler:ident),*] $(head $head:ident)? $(log $log:ident)?;)*) => {
+        $(pub mod $name;)*
+
+        /// The settings of all modules in a block that is being read; unset modules cost one word.
+        #[derive(Default)]
+        pub struct Partial {
+            pub structure: (),
+            $(pub $name: Option<Box<$name::Conf>>,)*
+        }
+
+        /// The settings in force in a block; what a block does not set it shares with the outer one.
+        #[derive(Clone, Debug, Default)]
+        pub struct Confs {
+            $(pub $name: Arc<$name::Conf>,)*
+        }
+
+        impl Confs {
+            /// Completes a block's own settings from the block around it.
+            pub fn complete(partial: Partial, outer: &Confs, cx: &mut Cx) -> Confs {
+                Confs { $($name: complete(partial.$name, &outer.$name, cx),)* }
+            }
+        }
+
+        static SLOTS: &[&dyn Module<Partial, Cx>] = &[
+            &Slot { name: "structure", rows: compile::DIRECTIVES, conf: |partial: &mut Partial| &mut partial.structure },
+            $(&Slot {
+                name: stringify!($name),
+                rows: $name::DIRECTIVES,
+                conf: |partial: &mut Partial| &mut **partial.$name.get_or_insert_default(),
+            },)*
+        ];
+
+        /// The variables that modules declare.
+        pub static VARIABLES: &[&[Variable]] = &[$($name::VARIABLES,)*];
+
+        static HANDLERS: &[(Phase, Handler)] = &[$($((Phase::$phase, $name::$handler as Handler),)*)*];
+
+        /// What modules do to the head of every response, in order.
+        pub static HEAD: &[Act] = &[$($($name::$head,)?)*];
+
+        /// The log phase.
+        pub static LOG: &[Act] = &[$($($name::$log,)?)*];
+    };
+}
+
+modules! {
+    core        => [];
+    map         => [];
+    rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
+    upstream    => [];
+    proxy       => [];
+    proxy_pass  => [Content content];
+    index       => [Content content];
+    static_file => [Content content];
+    headers     => [] head add;
+    access_log  => [] log write;
+}
+
+/// The handlers of a phase, in the order of the table.
+pub fn handlers(phase: Phase) -> &'static [Handler] {
+    static BY_PHASE: OnceLock<[Vec<Handler>; PHASE_COUNT]> = OnceLock::new();
+    let by_phase = BY_PHASE.get_or_init(|| {
+        let mut lists: [Vec<Handler>; PHASE_COUNT] = Default::default();
+        for (phase, handler) in HANDLERS {
+            lists[*phase as usize].push(*handler);
+        }
+        lists
+    });
+    &by_phase[phase as usize]
+}
+
+/// All rows of the `http` part of the language.
+pub fn table() -> &'static Table<Partial, Cx> {
+    static TABLE: OnceLock<Table<Partial, Cx>> = OnceLock::new();
+    TABLE.get_or_init(|| Table::new(SLOTS.to_vec()))
+}
+
+fn complete<C: BlockConf>(own: Option<Box<C>>, outer: &Arc<C>, cx: &mut Cx) -> Arc<C> {
+    match own {
+        Some(mut conf) => {
+            conf.merge(outer);
+            conf.freeze(cx);
+            Arc::from(conf)
+        }
+        None if C::INHERITS => outer.clone(),
+        None => Arc::default(),
+    }
+}

@@ -1,0 +1,401 @@
+//! The core of HTTP: timeouts, buffers, roots, types, error pages, and the variables every module may use.
+//!
+//! Touches: the request. Behaviour: nginx.org, ngx_http_core_module.
+
+mod target;
+mod variables;
+
+pub use target::{check_location, redirect, redirect_with_args, set_target, store_named, store_regex, store_regex_groups};
+pub use variables::VARIABLES;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::directive::{Accepted, accepted, custom, flag, keyword, millis, number, size};
+use crate::config::inherit::replace;
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, params};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::request::Request;
+use crate::http::script::Script;
+use crate::log::{Level, Logger, Target};
+use crate::proto::h1::request::Limits;
+
+/// One status of an `error_page` and where it leads.
+#[derive(Clone, Debug)]
+pub struct ErrorPage {
+    statuses: Box<[u16]>,
+    /// `=code`: the status of the answer; `Some(0)` for a lone `=`: the page's own.
+    pub status: Option<u16>,
+    pub target: Script,
+    /// The target when it is a named location.
+    pub name: Option<Box<str>>,
+}
+
+/// Where files are looked for.
+#[derive(Clone, Debug)]
+pub struct Root {
+    pub path: Script,
+    /// The matched part of the URI is replaced (`alias`) instead of kept (`root`).
+    pub is_alias: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Conf {
+    client_header_timeout: Inherit<u64>,
+    client_header_buffer_size: Inherit<u64>,
+    large_client_header_buffers: Inherit<(u64, u64)>,
+    client_body_timeout: Inherit<u64>,
+    client_body_buffer_size: Inherit<u64>,
+    client_max_body_size: Inherit<u64>,
+    send_timeout: Inherit<u64>,
+    keepalive_timeout: Inherit<(u64, Option<u64>)>,
+    keepalive_requests: Inherit<u64>,
+    keepalive_time: Inherit<u64>,
+    lingering_close: Inherit<usize>,
+    lingering_time: Inherit<u64>,
+    lingering_timeout: Inherit<u64>,
+    chunked_transfer_encoding: Inherit<bool>,
+    merge_slashes: Inherit<bool>,
+    ignore_invalid_headers: Inherit<bool>,
+    underscores_in_headers: Inherit<bool>,
+    server_tokens: Inherit<usize>,
+    absolute_redirect: Inherit<bool>,
+    server_name_in_redirect: Inherit<bool>,
+    port_in_redirect: Inherit<bool>,
+    recursive_error_pages: Inherit<bool>,
+    internal: Inherit<bool>,
+    sendfile: Inherit<bool>,
+    default_type: Inherit<Box<str>>,
+    types: Inherit<Arc<HashMap<Box<str>, Box<str>>>>,
+    root: Inherit<Root>,
+    error_pages: Vec<ErrorPage>,
+    error_log: Inherit<Logger>,
+    /// The targets of this block's `error_log` lines while it is read.
+    log_targets: Vec<(Target, Level)>,
+}
+
+const IN_LOCATION: Context = Context::ANY.or(Context::LOCATION_IF);
+const HTTP_SERVER: Context = Context::HTTP.or(Context::SERVER);
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    millis("client_header_timeout", HTTP_SERVER, |c| &mut c.client_header_timeout, "Time for the whole request head; 60s."),
+    size("client_header_buffer_size", HTTP_SERVER, |c| &mut c.client_header_buffer_size, "First buffer for a request head; 1k."),
+    custom("large_client_header_buffers", HTTP_SERVER, Arity::exactly(2), large_client_header_buffers, "Number and size of the buffers for a large head: one line fits one buffer, the head fits all; 4 8k."),
+    millis("client_body_timeout", Context::ANY, |c| &mut c.client_body_timeout, "Time between two reads of a request body; 60s."),
+    size("client_body_buffer_size", Context::ANY, |c| &mut c.client_body_buffer_size, "Buffer for a request body; 16k."),
+    size("client_max_body_size", Context::ANY, |c| &mut c.client_max_body_size, "Largest request body, 0 for any; 1m."),
+    millis("send_timeout", Context::ANY, |c| &mut c.send_timeout, "Time between two writes to the client; 60s."),
+    custom("keepalive_timeout", Context::ANY, Arity::between(1, 2), keepalive_timeout, "Time an idle connection is kept, and the Keep-Alive field's value; 75s."),
+    number("keepalive_requests", Context::ANY, (0, u32::MAX as u64), |c| &mut c.keepalive_requests, "Requests served on one connection; 1000."),
+    millis("keepalive_time", Context::ANY, |c| &mut c.keepalive_time, "Age after which a connection is closed with its request; 1h."),
+    keyword("lingering_close", Context::ANY, &["off", "on", "always"], |c| &mut c.lingering_close, "Reads on after the last response so that no reset overtakes it; on."),
+    millis("lingering_time", Context::ANY, |c| &mut c.lingering_time, "Longest time of a lingering close; 30s."),
+    millis("lingering_timeout", Context::ANY, |c| &mut c.lingering_timeout, "Time between two reads of a lingering close; 5s."),
+    flag("chunked_transfer_encoding", Context::ANY, |c| &mut c.chunked_transfer_encoding, "Allows chunked responses; on."),
+    flag("merge_slashes", HTTP_SERVER, |c| &mut c.merge_slashes, "Compresses adjacent slashes in the URI; on."),
+    flag("ignore_invalid_headers", HTTP_SERVER, |c| &mut c.ignore_invalid_headers, "Leaves out fields with invalid names; on."),
+    flag("underscores_in_headers", HTTP_SERVER, |c| &mut c.underscores_in_headers, "Takes underscores in field names for valid; off."),
+    keyword("server_tokens", Context::ANY, &["off", "on", "build"], |c| &mut c.server_tokens, "Shows the version in Server and on error pages; on."),
+    flag("absolute_redirect", Context::ANY, |c| &mut c.absolute_redirect, "Makes redirects absolute; on."),
+    flag("server_name_in_redirect", Context::ANY, |c| &mut c.server_name_in_redirect, "Uses the server's first name in absolute redirects; off."),
+    flag("port_in_redirect", Context::ANY, |c| &mut c.port_in_redirect, "Shows the port in absolute redirects; on."),
+    flag("recursive_error_pages", IN_LOCATION, |c| &mut c.recursive_error_pages, "Lets the request for an error page have an error page; off."),
+    custom("internal", Context::LOCATION, Arity::exactly(0), internal, "Answers only internal requests, others get 404."),
+    flag("sendfile", IN_LOCATION, |c| &mut c.sendfile, "Accepted; files are always sent by the kernel where they can be; off."),
+    custom("default_type", Context::ANY, Arity::exactly(1), default_type, "MIME type where the file name tells none; text/plain."),
+    crate::config::directive::block("types", Context::ANY, Arity::exactly(0), types, "Maps file name extensions to MIME types."),
+    custom("root", IN_LOCATION, Arity::exactly(1), root, "Directory of the files; html."),
+    custom("alias", Context::LOCATION, Arity::exactly(1), alias, "Replaces the location's part of the URI by a path."),
+    custom("error_page", IN_LOCATION, Arity::at_least(2), error_page, "The URI shown for statuses, with another status after =."),
+    custom("error_log", Context::ANY, Arity::between(1, 2), set_error_log, "Where errors are logged, and from which level on; several lines log to several places."),
+    accepted("tcp_nodelay", Context::ANY, Arity::exactly(1), Accepted::Flag, "Always on."),
+    accepted("tcp_nopush", Context::ANY, Arity::exactly(1), Accepted::Flag, "Heads ride with the first bytes of the body anyway; off."),
+    accepted("sendfile_max_chunk", IN_LOCATION, Arity::exactly(1), Accepted::Size, "Sending is always fair; 2m."),
+    accepted("aio", Context::ANY, Arity::between(1, 2), Accepted::Words, "Disk reads that would wait are always made by threads; off."),
+    accepted("directio", Context::ANY, Arity::exactly(1), Accepted::Words, "Files are read through the page cache; off."),
+    accepted("server_names_hash_max_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed; 512."),
+    accepted("server_names_hash_bucket_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed; 64."),
+    accepted("types_hash_max_size", Context::ANY, Arity::exactly(1), Accepted::Number, "Tables grow as needed; 1024."),
+    accepted("types_hash_bucket_size", Context::ANY, Arity::exactly(1), Accepted::Number, "Tables grow as needed; 64."),
+    accepted("variables_hash_max_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed; 1024."),
+    accepted("variables_hash_bucket_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed; 64."),
+    accepted("client_body_temp_path", Context::ANY, Arity::between(1, 4), Accepted::Words, "Request bodies are streamed from memory; client_body_temp."),
+    accepted("connection_pool_size", HTTP_SERVER, Arity::exactly(1), Accepted::Size, "Memory is pooled by the worker; 512."),
+    accepted("request_pool_size", HTTP_SERVER, Arity::exactly(1), Accepted::Size, "Memory is pooled by the worker; 4k."),
+    accepted("output_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "Files are sent by the kernel; 2 32k."),
+    accepted("postpone_output", Context::ANY, Arity::exactly(1), Accepted::Size, "What is ready is sent; 1460."),
+    accepted("reset_timedout_connection", Context::ANY, Arity::exactly(1), Accepted::Flag, "Connections that time out are closed; off."),
+    accepted("msie_padding", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nobody needs it any more; on."),
+    accepted("msie_refresh", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nobody needs it any more; off."),
+    accepted("log_not_found", Context::ANY, Arity::exactly(1), Accepted::Flag, "Missing files are logged; on."),
+    accepted("etag", Context::ANY, Arity::exactly(1), Accepted::Flag, "Static files carry an ETag; on."),
+    accepted("resolver", Context::ANY, Arity::at_least(1), Accepted::Words, "Names are resolved by the system; none."),
+    accepted("resolver_timeout", Context::ANY, Arity::exactly(1), Accepted::Millis, "Names are resolved by the system; 30s."),
+];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        macro_rules! scalars { ($($name:ident)*) => { $(self.$name.merge(&outer.$name);)* }; }
+        scalars! {
+            client_header_timeout client_header_buffer_size large_client_header_buffers client_body_timeout
+            client_body_buffer_size client_max_body_size send_timeout keepalive_timeout keepalive_requests
+            keepalive_time lingering_close lingering_time lingering_timeout chunked_transfer_encoding
+            merge_slashes ignore_invalid_headers underscores_in_headers server_tokens absolute_redirect
+            server_name_in_redirect port_in_redirect recursive_error_pages internal sendfile default_type types
+            root error_log
+        }
+        replace(&mut self.error_pages, &outer.error_pages);
+    }
+}
+
+impl BlockConf for Conf {}
+
+impl Conf {
+    pub fn client_header_timeout(&self) -> u64 {
+        self.client_header_timeout.get(60_000)
+    }
+
+    pub fn client_header_buffer_size(&self) -> usize {
+        self.client_header_buffer_size.get(1024) as usize
+    }
+
+    /// The most bytes a head may have.
+    pub fn head_bytes_max(&self) -> usize {
+        let (count, size) = self.large_client_header_buffers.get((4, 8192));
+        ((count * size) as usize).max(self.client_header_buffer_size())
+    }
+
+    pub fn head_limits(&self) -> Limits {
+        let (_, line) = self.large_client_header_buffers.get((4, 8192));
+        Limits {
+            line_bytes_max: (line as usize).max(self.client_header_buffer_size()),
+            head_bytes_max: self.head_bytes_max(),
+            ignore_invalid: self.ignore_invalid_headers.get(true),
+            underscores: self.underscores_in_headers.get(false),
+            ..Limits::default()
+        }
+    }
+
+    pub fn client_body_timeout(&self) -> u64 {
+        self.client_body_timeout.get(60_000)
+    }
+
+    pub fn client_body_buffer_size(&self) -> usize {
+        self.client_body_buffer_size.get(16 * 1024) as usize
+    }
+
+    pub fn client_max_body_size(&self) -> u64 {
+        self.client_max_body_size.get(1024 * 1024)
+    }
+
+    pub fn send_timeout(&self) -> u64 {
+        self.send_timeout.get(60_000)
+    }
+
+    pub fn keepalive_timeout(&self) -> u64 {
+        self.keepalive_timeout.get((75_000, None)).0
+    }
+
+    /// Seconds for the `Keep-Alive` field, when it is to be sent.
+    pub fn keepalive_header(&self) -> Option<u64> {
+        self.keepalive_timeout.get((75_000, None)).1
+    }
+
+    pub fn keepalive_requests(&self) -> u64 {
+        self.keepalive_requests.get(1000)
+    }
+
+    pub fn keepalive_time(&self) -> u64 {
+        self.keepalive_time.get(3_600_000)
+    }
+
+    pub fn lingering_close(&self) -> bool {
+        self.lingering_close.get(1) > 0
+    }
+
+    pub fn lingering_time(&self) -> u64 {
+        self.lingering_time.get(30_000)
+    }
+
+    pub fn lingering_timeout(&self) -> u64 {
+        self.lingering_timeout.get(5_000)
+    }
+
+    pub fn chunked_transfer_encoding(&self) -> bool {
+        self.chunked_transfer_encoding.get(true)
+    }
+
+    pub fn merge_slashes(&self) -> bool {
+        self.merge_slashes.get(true)
+    }
+
+    pub fn server_tokens(&self) -> bool {
+        self.server_tokens.get(1) > 0
+    }
+
+    pub fn recursive_error_pages(&self) -> bool {
+        self.recursive_error_pages.get(false)
+    }
+
+    pub fn is_internal(&self) -> bool {
+        self.internal.get(false)
+    }
+
+    pub fn root(&self) -> Option<&Root> {
+        self.root.as_ref()
+    }
+
+    /// The page for a status; of several the one that stands first in the file.
+    pub fn error_page(&self, status: u16) -> Option<&ErrorPage> {
+        self.error_pages.iter().find(|page| page.statuses.contains(&status))
+    }
+
+    /// The MIME type for a file name, by its extension.
+    pub fn type_of(&self, path: &[u8]) -> Option<&str> {
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+        let dot = memchr::memrchr(b'.', name)?;
+        let extension = std::str::from_utf8(&name[dot + 1..]).ok()?.to_ascii_lowercase();
+        match self.types.as_ref() {
+            Some(types) => types.get(extension.as_str()).map(|kind| &**kind),
+            None => match extension.as_str() {
+                "html" => Some("text/html"),
+                "gif" => Some("image/gif"),
+                "jpg" => Some("image/jpeg"),
+                _ => None,
+            },
+        }
+    }
+
+    pub fn default_type(&self) -> &str {
+        self.default_type.as_ref().map_or("text/plain", |kind| kind)
+    }
+}
+
+/// The type of a response that the configuration itself makes, by the URI's extension.
+pub fn content_type(request: &Request) -> Vec<u8> {
+    let core = &request.location.core;
+    core.type_of(&request.uri).unwrap_or(core.default_type()).as_bytes().to_vec()
+}
+
+/// The error log in force for a request.
+pub fn error_log(request: &Request) -> Logger {
+    request.location.core.error_log.as_ref().copied().unwrap_or_else(crate::log::process)
+}
+
+fn large_client_header_buffers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let count = params::number(node, 0, 1, 1024)?;
+    let size = params::size(node, 1)?;
+    once(conf.large_client_header_buffers.set((count, size), node.span), node)
+}
+
+fn keepalive_timeout(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let timeout = params::millis(node, 0)?;
+    let header = node.args.get(1).map(|_| params::millis(node, 1)).transpose()?.map(|ms| ms / 1000);
+    once(conf.keepalive_timeout.set((timeout, header), node.span), node)
+}
+
+fn internal(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    once(conf.internal.set(true, node.span), node)
+}
+
+fn default_type(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    once(conf.default_type.set(node.arg(0).into(), node.span), node)
+}
+
+fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let mut map = HashMap::new();
+    for entry in node.children() {
+        for extension in &entry.args {
+            let key: Box<str> = extension.text.to_ascii_lowercase().into();
+            if map.insert(key, entry.name.text.clone()).is_some() {
+                let message = format!("duplicate extension \"{}\", content type: \"{}\"", extension.text, entry.name.text);
+                cx.diagnostics.push(Diagnostic::warning(extension.span, message));
+            }
+        }
+    }
+    once(conf.types.set(Arc::new(map), node.span), node)
+}
+
+fn root(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    set_root(conf, cx, node, false)
+}
+
+fn alias(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    set_root(conf, cx, node, true)
+}
+
+fn set_root(conf: &mut Conf, cx: &mut Cx, node: &Node, is_alias: bool) -> Result<(), Diagnostic> {
+    let text = node.arg(0);
+    let absolute = if text.starts_with('$') { PathBuf::from(text) } else { cx.path(text) };
+    let mut text = absolute.to_string_lossy().into_owned();
+    if !is_alias {
+        text.truncate(text.trim_end_matches('/').len());
+    }
+    let path = Script::compile_text(&text, node.arg_span(0), cx)?;
+    if !conf.root.set(Root { path, is_alias }, node.span) {
+        let message = match conf.root.as_ref() {
+            Some(first) if first.is_alias != is_alias => {
+                format!("\"{}\" directive is duplicate, \"{}\" directive was specified earlier", node.name.text, if is_alias { "root" } else { "alias" })
+            }
+            _ => format!("\"{}\" directive is duplicate", node.name.text),
+        };
+        return Err(Diagnostic::error(node.span, message));
+    }
+    Ok(())
+}
+
+fn error_page(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let (target, mut rest) = node.args.split_last().ok_or_else(|| Diagnostic::error(node.span, "no arguments"))?;
+    let mut status = None;
+    if let Some((last, before)) = rest.split_last()
+        && let Some(code) = last.text.strip_prefix('=')
+    {
+        status = Some(if code.is_empty() { 0 } else { status_code(code, last.span)? });
+        rest = before;
+    }
+    let mut statuses = Vec::new();
+    for word in rest {
+        let code = status_code(&word.text, word.span)?;
+        if !(300..=599).contains(&code) || code == 499 {
+            let message = format!("value \"{code}\" must be between 300 and 599");
+            return Err(Diagnostic::error(word.span, message));
+        }
+        statuses.push(code);
+    }
+    if statuses.is_empty() {
+        let message = format!("invalid value \"{}\"", target.text);
+        return Err(Diagnostic::error(target.span, message).help("statuses stand before the URI: error_page 502 504 /50x.html;"));
+    }
+    let name = target.text.starts_with('@').then(|| target.text.clone());
+    let target = Script::compile(target, cx)?;
+    conf.error_pages.push(ErrorPage { statuses: statuses.into(), status, target, name });
+    Ok(())
+}
+
+fn set_error_log(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let target = Target::parse(node.arg(0), &cx.options.prefix).map_err(|why| Diagnostic::error(node.arg_span(0), why))?;
+    let level = match node.args.get(1) {
+        None => Level::Error,
+        Some(word) => Level::parse(&word.text).ok_or_else(|| {
+            Diagnostic::error(word.span, format!("invalid log level \"{}\"", word.text))
+                .help("one of debug, info, notice, warn, error, crit, alert, emerg")
+        })?,
+    };
+    conf.log_targets.push((target, level));
+    conf.error_log = Inherit::default();
+    let _ = conf.error_log.set(Logger::of(&conf.log_targets), node.span);
+    Ok(())
+}
+
+fn status_code(text: &str, span: Span) -> Result<u16, Diagnostic> {
+    text.parse().map_err(|_| Diagnostic::error(span, format!("invalid value \"{text}\"")).help("a status is a number from 300 to 599"))
+}
+
+fn once(was_unset: bool, node: &Node) -> Result<(), Diagnostic> {
+    if was_unset {
+        return Ok(());
+    }
+    Err(Diagnostic::error(node.span, format!("\"{}\" directive is duplicate", node.name.text)))
+}

@@ -1,0 +1,131 @@
+//! From the request target to a location, and from a location to a redirect.
+//!
+//! Touches: the request. Behaviour: nginx.org, ngx_http_core_module (`merge_slashes`, `absolute_redirect`,
+//! `server_name_in_redirect`, `port_in_redirect`, `internal`, `client_max_body_size`).
+
+use crate::base::path::normalize_uri;
+use crate::http::location::{Kind, Location};
+use crate::http::modules::core::error_log;
+use crate::http::pipeline::Reply;
+use crate::http::regex::{Groups, Regex};
+use crate::http::request::Request;
+use crate::http::response::Response;
+use crate::log;
+use crate::proto::h1::length::BodyLength;
+use crate::proto::header::Id;
+use crate::proto::uri::Target;
+
+/// Fills the request's path and arguments from its target. Errors: 400 for a path that cannot be meant.
+pub fn set_target(request: &mut Request, target: &Target) -> Result<(), u16> {
+    let start = request.head.target.start;
+    let range = start + target.path_and_query.start..start + target.path_and_query.end;
+    let merge = request.server.root.core.merge_slashes();
+    let mut uri = std::mem::take(&mut request.uri);
+    let raw = request.input.data().get(range).unwrap_or(b"/");
+    // An absolute target may lack the path.
+    let with_slash = (raw.first() != Some(&b'/')).then(|| [b"/", raw].concat());
+    let raw = with_slash.as_deref().unwrap_or(raw);
+    let parsed = normalize_uri(raw, merge, &mut uri).map(|parsed| {
+        let args = parsed.args.map_or(&b""[..], |args| &raw[args]);
+        (args.to_vec(), parsed.complex)
+    });
+    request.uri = uri;
+    match parsed {
+        Ok((args, _)) => {
+            request.args = args;
+            Ok(())
+        }
+        Err(_) => {
+            log::info!(error_log(request), &*request, "client sent invalid request");
+            Err(400)
+        }
+    }
+}
+
+/// What a location refuses before its first phase: outside requests to an internal one, and large bodies.
+pub fn check_location(request: &mut Request) -> Option<u16> {
+    let core = &request.location.core;
+    if core.is_internal() && !request.internal {
+        return Some(404);
+    }
+    request.body.set_limits(crate::http::body::Limits {
+        max: core.client_max_body_size(),
+        timeout_ms: core.client_body_timeout(),
+        buffer_size: core.client_body_buffer_size(),
+    });
+    let max = core.client_max_body_size();
+    if let BodyLength::Length(length) = request.body.declared()
+        && max > 0
+        && length > max
+        && !request.internal
+    {
+        log::error!(error_log(request), &*request, "client intended to send too large body: {length} bytes");
+        return Some(413);
+    }
+    None
+}
+
+/// Keeps the named groups of the expression that chose the location.
+pub fn store_named(request: &mut Request, location: &'static Location, subject: &[u8], groups: &Groups) {
+    if let Kind::Regex(regex) = &location.kind {
+        store_groups(request, regex, subject, groups);
+    }
+}
+
+/// Keeps the groups of the `server_name` expression that chose the server.
+pub fn store_regex(request: &mut Request, regex: &'static Regex) {
+    let host = request.host.clone();
+    if let Some(groups) = regex.captures(&host) {
+        store_regex_groups(request, regex, &host, &groups);
+    }
+}
+
+/// Keeps all groups of a match, numbered and named.
+pub fn store_regex_groups(request: &mut Request, regex: &'static Regex, subject: &[u8], groups: &Groups) {
+    request.captured(subject, groups);
+    store_groups(request, regex, subject, groups);
+}
+
+fn store_groups(request: &mut Request, regex: &'static Regex, subject: &[u8], groups: &Groups) {
+    for (slot, index) in regex.slots() {
+        let value = groups.get(*index).and_then(|range| subject.get(range.clone())).unwrap_or(b"");
+        request.set_slot(*slot, value.to_vec());
+    }
+}
+
+/// A redirect to a path of this server that keeps the arguments.
+pub fn redirect_with_args(request: &Request, status: u16, mut target: Vec<u8>) -> Reply {
+    if !request.args.is_empty() {
+        target.push(b'?');
+        target.extend_from_slice(&request.args);
+    }
+    Reply::Redirect(status, target)
+}
+
+/// The response that sends a client to `target`, made absolute where the configuration wants it.
+pub fn redirect(request: &Request, status: u16, target: &[u8]) -> Response {
+    let core = &request.location.core;
+    let mut response = Response::with_type(status, b"text/html");
+    if target.first() == Some(&b'/') && core.absolute_redirect.get(true) {
+        let mut absolute = b"http://".to_vec();
+        let named = core.server_name_in_redirect.get(false) && !request.server.name().is_empty();
+        let host = if named || request.host.is_empty() { request.server.name().as_bytes() } else { &request.host };
+        if host.is_empty() {
+            let ip = request.connection.local.ip().map_or(String::new(), |ip| match ip {
+                std::net::IpAddr::V4(ip) => ip.to_string(),
+                std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+            });
+            absolute.extend_from_slice(ip.as_bytes());
+        } else {
+            absolute.extend_from_slice(host);
+        }
+        if let Some(port) = request.connection.local.port().filter(|port| *port != 80 && core.port_in_redirect.get(true)) {
+            absolute.extend_from_slice(format!(":{port}").as_bytes());
+        }
+        absolute.extend_from_slice(target);
+        response.headers.push_id(Id::Location, &absolute);
+    } else if !target.is_empty() {
+        response.headers.push_id(Id::Location, target);
+    }
+    response
+}

@@ -1,0 +1,305 @@
+//! The variables of the core module.
+//!
+//! Touches: the request; the clock for `$msec` and its kind.
+//! Behaviour: nginx.org, ngx_http_core_module, "Embedded Variables".
+
+use std::io::Write;
+use std::net::IpAddr;
+
+use crate::http::request::Request;
+use crate::http::response::reason;
+use crate::http::variable::{Argument, Variable, prefix, variable};
+use crate::log::format;
+use crate::proto::h1::length::BodyLength;
+use crate::proto::header::Id;
+use crate::proto::message::Version;
+use crate::sys::clock;
+
+type Out<'a> = &'a mut Vec<u8>;
+
+pub static VARIABLES: &[Variable] = &[
+    variable("uri", |r, _, out| text(&r.uri, out)),
+    variable("document_uri", |r, _, out| text(&r.uri, out)),
+    variable("request_uri", |r, _, out| some(r.target(), out)),
+    variable("request", |r, _, out| some(r.line(), out)),
+    variable("args", |r, _, out| some(&r.args, out)),
+    variable("query_string", |r, _, out| some(&r.args, out)),
+    variable("is_args", |r, _, out| text(if r.args.is_empty() { b"" } else { b"?" }, out)),
+    prefix("arg_", argument),
+    variable("request_method", |r, _, out| some(r.method_text(), out)),
+    variable("scheme", |_, _, out| text(b"http", out)),
+    variable("https", |_, _, out| text(b"", out)),
+    variable("host", |r, _, out| text(r.host_or_name(), out)),
+    variable("server_name", |r, _, out| text(r.server.name().as_bytes(), out)),
+    variable("server_addr", server_addr),
+    variable("server_port", |r, _, out| port(r.connection.local.port(), out)),
+    variable("server_protocol", |r, _, out| some(protocol(r), out)),
+    variable("remote_addr", remote_addr),
+    variable("remote_port", |r, _, out| port(r.connection.peer.port(), out)),
+    variable("binary_remote_addr", binary_remote_addr),
+    variable("connection", |r, _, out| decimal(r.connection.number, out)),
+    variable("connection_requests", |r, _, out| decimal(r.connection.requests, out)),
+    variable("connection_time", |r, _, out| seconds(clock::monotonic_ms().saturating_sub(r.connection.opened_ms), out)),
+    prefix("http_", http_field),
+    prefix("sent_http_", sent_http_field),
+    prefix("cookie_", cookie),
+    variable("content_length", |r, _, out| field(r, Id::ContentLength, out)),
+    variable("content_type", |r, _, out| field(r, Id::ContentType, out)),
+    variable("request_length", |r, _, out| decimal(r.length(), out)),
+    variable("request_time", |r, _, out| seconds(r.elapsed_ms(), out)),
+    variable("request_body", |r, _, out| some(r.body.data(), out)),
+    variable("request_completion", |r, _, out| text(if r.keep_alive { b"OK" } else { b"" }, out)),
+    variable("request_id", request_id),
+    variable("status", status),
+    variable("bytes_sent", |r, _, out| decimal(r.bytes_sent, out)),
+    variable("body_bytes_sent", |r, _, out| decimal(r.body_bytes_sent(), out)),
+    variable("document_root", document_root),
+    variable("realpath_root", document_root),
+    variable("request_filename", request_filename),
+    variable("remote_user", remote_user),
+    variable("hostname", |_, _, out| text(hostname(), out)),
+    variable("pid", |_, _, out| decimal(u64::from(std::process::id()), out)),
+    variable("pipe", |_, _, out| text(b".", out)),
+    variable("msec", |_, _, out| now(format_msec, out)),
+    variable("time_local", |_, _, out| now(|secs, _, out| format::time_local(secs, out), out)),
+    variable("time_iso8601", |_, _, out| now(|secs, _, out| format::time_iso8601(secs, out), out)),
+    variable("nginx_version", |_, _, out| text(env!("CARGO_PKG_VERSION").as_bytes(), out)),
+    variable("pronghorn_version", |_, _, out| text(env!("CARGO_PKG_VERSION").as_bytes(), out)),
+    variable("limit_rate", |_, _, out| text(b"0", out)),
+];
+
+fn text(value: &[u8], out: Out) -> bool {
+    out.extend_from_slice(value);
+    true
+}
+
+/// A value that is none when it is empty.
+fn some(value: &[u8], out: Out) -> bool {
+    out.extend_from_slice(value);
+    !value.is_empty()
+}
+
+fn decimal(value: u64, out: Out) -> bool {
+    text(itoa::Buffer::new().format(value).as_bytes(), out)
+}
+
+/// Milliseconds as seconds with three decimals.
+fn seconds(ms: u64, out: Out) -> bool {
+    write!(out, "{}.{:03}", ms / 1000, ms % 1000).is_ok()
+}
+
+fn port(port: Option<u16>, out: Out) -> bool {
+    match port {
+        Some(port) => decimal(u64::from(port), out),
+        None => true,
+    }
+}
+
+fn protocol(request: &Request) -> &'static [u8] {
+    match request.version() {
+        _ if request.malformed => b"",
+        Version::Http10 => b"HTTP/1.0",
+        Version::Http11 => b"HTTP/1.1",
+    }
+}
+
+fn field(request: &Request, id: Id, out: Out) -> bool {
+    match (id, request.body.declared(), request.header(id)) {
+        (_, _, Some(value)) => text(value, out),
+        (Id::ContentLength, BodyLength::Length(length), None) => decimal(length, out),
+        _ => false,
+    }
+}
+
+fn argument(request: &mut Request, argument: &Argument, out: Out) -> bool {
+    let wanted = argument.name.as_bytes();
+    for pair in request.args.split(|byte| *byte == b'&') {
+        let at = memchr::memchr(b'=', pair);
+        if let Some(at) = at
+            && pair[..at].eq_ignore_ascii_case(wanted)
+        {
+            return text(&pair[at + 1..], out);
+        }
+    }
+    false
+}
+
+/// `$http_user_agent`: the field with dashes for underscores; repeated fields joined as nginx does.
+fn http_field(request: &mut Request, argument: &Argument, out: Out) -> bool {
+    let data = request.input.data();
+    let separator: &[u8] = if &*argument.name == "cookie" { b"; " } else { b", " };
+    let values = request.head.iter(data).filter(|(name, _)| is_variable_name(name, &argument.name)).map(|(_, value)| value);
+    join(values, separator, out)
+}
+
+fn sent_http_field(request: &mut Request, argument: &Argument, out: Out) -> bool {
+    let response = &request.response;
+    match &*argument.name {
+        "content_length" => match response.content_length {
+            Some(length) => return decimal(length, out),
+            None => return false,
+        },
+        "connection" => return text(if request.keep_alive { b"keep-alive" } else { b"close" }, out),
+        "transfer_encoding" => {
+            return response.content_length.is_none() && !response.is_bodiless() && text(b"chunked", out);
+        }
+        _ => {}
+    }
+    let values = response.headers.iter().filter(|(_, name, _)| is_variable_name(name, &argument.name)).map(|(_, _, value)| value);
+    join(values, b", ", out)
+}
+
+fn join<'a>(values: impl Iterator<Item = &'a [u8]>, separator: &[u8], out: Out) -> bool {
+    let mut found = false;
+    for value in values {
+        if found {
+            out.extend_from_slice(separator);
+        }
+        out.extend_from_slice(value);
+        found = true;
+    }
+    found
+}
+
+/// Compares a field's name with a variable's: lower case, `_` for `-`.
+pub fn is_variable_name(field: &[u8], variable: &str) -> bool {
+    field.len() == variable.len()
+        && field.iter().zip(variable.bytes()).all(|(a, b)| {
+            let a = if *a == b'-' { b'_' } else { a.to_ascii_lowercase() };
+            a == b
+        })
+}
+
+fn cookie(request: &mut Request, argument: &Argument, out: Out) -> bool {
+    let data = request.input.data();
+    for (name, value) in request.head.iter(data) {
+        if !name.eq_ignore_ascii_case(b"cookie") {
+            continue;
+        }
+        for pair in value.split(|byte| *byte == b';') {
+            let pair = pair.trim_ascii();
+            if let Some(at) = memchr::memchr(b'=', pair)
+                && pair[..at].trim_ascii_end().eq_ignore_ascii_case(argument.name.as_bytes())
+            {
+                return text(pair[at + 1..].trim_ascii_start(), out);
+            }
+        }
+    }
+    false
+}
+
+fn remote_addr(request: &mut Request, _: &Argument, out: Out) -> bool {
+    match request.connection.peer.ip() {
+        Some(ip) => write!(out, "{ip}").is_ok(),
+        None => text(b"unix:", out),
+    }
+}
+
+fn binary_remote_addr(request: &mut Request, _: &Argument, out: Out) -> bool {
+    match request.connection.peer.ip() {
+        Some(IpAddr::V4(ip)) => text(&ip.octets(), out),
+        Some(IpAddr::V6(ip)) => text(&ip.octets(), out),
+        None => text(b"unix:", out),
+    }
+}
+
+fn server_addr(request: &mut Request, _: &Argument, out: Out) -> bool {
+    match request.connection.local.ip() {
+        Some(ip) => write!(out, "{ip}").is_ok(),
+        None => write!(out, "{}", request.connection.local).is_ok(),
+    }
+}
+
+fn status(request: &mut Request, _: &Argument, out: Out) -> bool {
+    let status = match (request.response.status, request.error_status) {
+        (0, Some(status)) => status,
+        (0, None) => 0,
+        (status, _) => status,
+    };
+    debug_assert!(status < 1000 || reason(status).is_empty());
+    write!(out, "{status:03}").is_ok()
+}
+
+fn document_root(request: &mut Request, _: &Argument, out: Out) -> bool {
+    let location = request.location;
+    match location.core.root() {
+        Some(root) => root.path.evaluate(request, out),
+        None => out.extend_from_slice(b"html"),
+    }
+    true
+}
+
+fn request_filename(request: &mut Request, _: &Argument, out: Out) -> bool {
+    crate::http::modules::static_file::file_name(request, out);
+    true
+}
+
+/// The user of Basic authentication, as sent.
+fn remote_user(request: &mut Request, _: &Argument, out: Out) -> bool {
+    let Some(value) = request.header(Id::Authorization) else { return false };
+    if value.len() < 6 || !value[..6].eq_ignore_ascii_case(b"basic ") {
+        return false;
+    }
+    let decoded = decode_base64(value[6..].trim_ascii());
+    let user = decoded.split(|byte| *byte == b':').next().unwrap_or(b"");
+    some(user, out)
+}
+
+/// Standard alphabet; stops at padding or at the first byte that does not belong.
+fn decode_base64(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut count) = (0u32, 0);
+    for byte in text {
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            _ => break,
+        };
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            out.push((bits >> count) as u8);
+        }
+    }
+    out
+}
+
+/// 16 random bytes in hex, the same for the whole request.
+fn request_id(request: &mut Request, _: &Argument, out: Out) -> bool {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    if request.id.is_none() {
+        let keys = RandomState::new();
+        let half = |salt: u64| {
+            let mut hasher = keys.build_hasher();
+            hasher.write_u64(clock::monotonic_us() ^ salt);
+            hasher.write_u64(request.connection.number << 32 | request.connection.requests);
+            hasher.write_u32(std::process::id());
+            hasher.finish()
+        };
+        request.id = Some((half(1), half(2)));
+    }
+    let (high, low) = request.id.unwrap_or_default();
+    write!(out, "{high:016x}{low:016x}").is_ok()
+}
+
+fn hostname() -> &'static [u8] {
+    static NAME: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    NAME.get_or_init(|| {
+        let name = nix::unistd::gethostname().unwrap_or_default();
+        name.to_string_lossy().to_ascii_lowercase().into_bytes()
+    })
+}
+
+fn now(render: fn(i64, u32, Out), out: Out) -> bool {
+    let (secs, nanos) = clock::wall();
+    render(secs, nanos, out);
+    true
+}
+
+fn format_msec(secs: i64, nanos: u32, out: Out) {
+    format::msec(secs, nanos, out);
+}

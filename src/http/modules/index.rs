@@ -1,0 +1,79 @@
+//! The file that stands for a directory (`index`).
+//!
+//! Runs in the content phase for URIs that end with a slash. Touches: the file system (one `stat` a name).
+//! Behaviour: nginx.org, ngx_http_index_module: the URI becomes the file's and the search begins anew.
+
+use crate::config::directive::custom;
+use crate::config::inherit::replace;
+use crate::config::{Arity, Context, Diagnostic, Merge, Node};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive, static_file};
+use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
+use crate::http::request::Request;
+use crate::http::script::Script;
+use crate::http::variable::Variable;
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    names: Vec<Script>,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] =
+    &[custom("index", Context::ANY, Arity::at_least(1), index, "Files that stand for a directory, tried in order; index.html.")];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        replace(&mut self.names, &outer.names);
+    }
+}
+
+impl BlockConf for Conf {}
+
+fn index(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    for word in &node.args {
+        conf.names.push(Script::compile(word, cx)?);
+    }
+    Ok(())
+}
+
+/// Redirects internally to the first index file that exists.
+pub fn content(request: &mut Request) -> Verdict {
+    if request.uri.last() != Some(&b'/') || !is_get_or_head(request.method) {
+        return Verdict::Next;
+    }
+    let location = request.location;
+    let names = &location.index.names;
+    let mut directory = Vec::new();
+    static_file::file_name(request, &mut directory);
+    if names.is_empty() {
+        return try_name(request, &directory, b"index.html".to_vec());
+    }
+    for script in names {
+        let name = script.to_vec(request);
+        if name.first() == Some(&b'/') {
+            // An absolute last name is a URI, whether it exists or not.
+            return redirect(request, name);
+        }
+        if let Verdict::Done(reply) = try_name(request, &directory, name) {
+            return Verdict::Done(reply);
+        }
+    }
+    Verdict::Next
+}
+
+fn try_name(request: &mut Request, directory: &[u8], name: Vec<u8>) -> Verdict {
+    let mut path = directory.to_vec();
+    path.extend_from_slice(&name);
+    if static_file::is_file(&path) {
+        let mut uri = request.uri.clone();
+        uri.extend_from_slice(&name);
+        return redirect(request, uri);
+    }
+    Verdict::Next
+}
+
+fn redirect(request: &Request, uri: Vec<u8>) -> Verdict {
+    Verdict::Done(Reply::Internal { uri, args: request.args.clone() })
+}

@@ -1,0 +1,461 @@
+//! How requests are passed and answers taken: every `proxy_…` directive but `proxy_pass`.
+//!
+//! Settings only; the life of a proxied request is in `http/upstream.rs`. Responses are streamed: what the
+//! directives about buffers and temporary files would bound does not exist, so they have no effect.
+//! Behaviour: nginx.org, ngx_http_proxy_module.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, LazyLock};
+
+use crate::config::directive::{Accepted, accepted, custom, flag, keyword, millis, number, size};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, inherit};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::regex::Regex;
+use crate::http::script::{self, Script};
+use crate::http::variable::Variable;
+use crate::net::Address;
+use crate::net::connect;
+use crate::proto::header::Id;
+use crate::upstream::Faults;
+
+/// Largest response head while `proxy_buffer_size` is not set; set, it is the limit itself.
+const HEAD_BYTES_MAX: u64 = 64 * 1024;
+
+/// Fields of a client's request that are not passed on: hop by hop, or made anew for the upstream.
+const REPLACED: &[&str] = &[
+    "Host",
+    "Connection",
+    "Proxy-Connection",
+    "Content-Length",
+    "Transfer-Encoding",
+    "TE",
+    "Keep-Alive",
+    "Expect",
+    "Upgrade",
+];
+
+/// Fields of an upstream's response that the client does not get (nginx's list).
+const HIDDEN: &[&str] = &[
+    "Date",
+    "Server",
+    "X-Pad",
+    "X-Accel-Expires",
+    "X-Accel-Redirect",
+    "X-Accel-Limit-Rate",
+    "X-Accel-Buffering",
+    "X-Accel-Charset",
+];
+
+/// The words of `proxy_ignore_headers`.
+const IGNORABLE: &[&str] = &[
+    "X-Accel-Redirect",
+    "X-Accel-Expires",
+    "X-Accel-Limit-Rate",
+    "X-Accel-Buffering",
+    "X-Accel-Charset",
+    "Expires",
+    "Cache-Control",
+    "Set-Cookie",
+    "Vary",
+];
+
+/// The settings of one block.
+#[derive(Clone, Debug, Default)]
+pub struct Conf {
+    set_headers: Vec<(Box<str>, Script)>,
+    hide: Vec<Box<str>>,
+    pass: Vec<Box<str>>,
+    ignore: Vec<Box<str>>,
+    redirects: Vec<Redirect>,
+    next: Inherit<Faults>,
+    next_tries: Inherit<u64>,
+    next_timeout: Inherit<u64>,
+    http_version: Inherit<usize>,
+    method: Inherit<Script>,
+    body: Inherit<Script>,
+    bind: Inherit<Option<Address>>,
+    buffer_size: Inherit<u64>,
+    request_buffering: Inherit<bool>,
+    connect_timeout: Inherit<u64>,
+    send_timeout: Inherit<u64>,
+    read_timeout: Inherit<u64>,
+    intercept_errors: Inherit<bool>,
+    ignore_client_abort: Inherit<bool>,
+    socket_keepalive: Inherit<bool>,
+    pass_request_headers: Inherit<bool>,
+    pass_request_body: Inherit<bool>,
+    frozen: Option<Arc<Frozen>>,
+}
+
+/// What is computed once from the lists of a block.
+#[derive(Debug)]
+struct Frozen {
+    host: Option<Script>,
+    /// `Name: ` and the value; not sent when the value is empty.
+    lines: Vec<(Box<[u8]>, Script)>,
+    sets_connection: bool,
+    replaced: Names,
+    hidden: Names,
+    ignores_redirect: bool,
+    connect: connect::Options,
+}
+
+/// A set of field names, known ones by id.
+#[derive(Debug, Default)]
+pub struct Names {
+    ids: Vec<bool>,
+    others: Vec<Box<[u8]>>,
+}
+
+/// One `proxy_redirect`.
+#[derive(Clone, Debug)]
+pub enum Redirect {
+    Off,
+    /// From the URL of `proxy_pass` to the location's name.
+    Default,
+    Prefix { from: Script, to: Script },
+    Regex { from: Regex, to: Script },
+}
+
+impl Names {
+    fn insert(&mut self, name: &str) {
+        match Id::of(name.as_bytes()) {
+            Some(id) => {
+                let index = id as usize;
+                if self.ids.len() <= index {
+                    self.ids.resize(index + 1, false);
+                }
+                self.ids[index] = true;
+            }
+            None => self.others.push(name.as_bytes().into()),
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        match Id::of(name.as_bytes()) {
+            Some(id) => {
+                if let Some(known) = self.ids.get_mut(id as usize) {
+                    *known = false;
+                }
+            }
+            None => self.others.retain(|other| !other.eq_ignore_ascii_case(name.as_bytes())),
+        }
+    }
+
+    pub fn contains(&self, id: Option<Id>, name: &[u8]) -> bool {
+        match id {
+            Some(id) => self.ids.get(id as usize).is_some_and(|known| *known),
+            None => self.others.iter().any(|other| other.eq_ignore_ascii_case(name)),
+        }
+    }
+}
+
+/// What holds where no `proxy_` directive is set.
+static DEFAULT: LazyLock<Frozen> = LazyLock::new(|| freeze(&Conf::default()));
+
+impl Conf {
+    /// The `Host` that `proxy_set_header` sets; `None`: `$proxy_host`.
+    pub fn host(&self) -> Option<&Script> {
+        self.frozen().host.as_ref()
+    }
+
+    /// The lines of `proxy_set_header`: `Name: ` and the value. `Host` is not among them.
+    pub fn lines(&self) -> &[(Box<[u8]>, Script)] {
+        &self.frozen().lines
+    }
+
+    /// A `Connection` is set by `proxy_set_header`.
+    pub fn sets_connection(&self) -> bool {
+        self.frozen().sets_connection
+    }
+
+    /// A field of the client is not passed on, because it is replaced or between two hops only.
+    pub fn replaces(&self, id: Option<Id>, name: &[u8]) -> bool {
+        self.frozen().replaced.contains(id, name)
+    }
+
+    /// A field of the upstream is kept from the client.
+    pub fn hides(&self, id: Option<Id>, name: &[u8]) -> bool {
+        self.frozen().hidden.contains(id, name)
+    }
+
+    pub fn ignores_accel_redirect(&self) -> bool {
+        self.frozen().ignores_redirect
+    }
+
+    pub fn connect_options(&self) -> &connect::Options {
+        &self.frozen().connect
+    }
+
+    /// The rules for `Location` and `Refresh`, in order.
+    pub fn redirects(&self) -> &[Redirect] {
+        if self.redirects.is_empty() { &[Redirect::Default] } else { &self.redirects }
+    }
+
+    pub fn next(&self) -> Faults {
+        self.next.get(Faults::default())
+    }
+
+    pub fn next_tries(&self) -> u32 {
+        self.next_tries.get(0) as u32
+    }
+
+    pub fn next_timeout_ms(&self) -> u64 {
+        self.next_timeout.get(0)
+    }
+
+    pub fn is_http11(&self) -> bool {
+        self.http_version.get(1) == 1
+    }
+
+    pub fn method(&self) -> Option<&Script> {
+        self.method.as_ref()
+    }
+
+    pub fn body(&self) -> Option<&Script> {
+        self.body.as_ref()
+    }
+
+    /// Bytes that a response head may have.
+    pub fn head_bytes_max(&self) -> usize {
+        self.buffer_size.get(HEAD_BYTES_MAX) as usize
+    }
+
+    pub fn request_buffering(&self) -> bool {
+        self.request_buffering.get(true)
+    }
+
+    pub fn connect_timeout_ms(&self) -> u64 {
+        self.connect_timeout.get(60_000)
+    }
+
+    pub fn send_timeout_ms(&self) -> u64 {
+        self.send_timeout.get(60_000)
+    }
+
+    pub fn read_timeout_ms(&self) -> u64 {
+        self.read_timeout.get(60_000)
+    }
+
+    pub fn intercept_errors(&self) -> bool {
+        self.intercept_errors.get(false)
+    }
+
+    pub fn ignore_client_abort(&self) -> bool {
+        self.ignore_client_abort.get(false)
+    }
+
+    pub fn pass_request_headers(&self) -> bool {
+        self.pass_request_headers.get(true)
+    }
+
+    pub fn pass_request_body(&self) -> bool {
+        self.pass_request_body.get(true)
+    }
+
+    fn frozen(&self) -> &Frozen {
+        self.frozen.as_deref().unwrap_or_else(|| &DEFAULT)
+    }
+}
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        inherit::replace(&mut self.set_headers, &outer.set_headers);
+        inherit::replace(&mut self.hide, &outer.hide);
+        inherit::replace(&mut self.pass, &outer.pass);
+        inherit::replace(&mut self.ignore, &outer.ignore);
+        inherit::replace(&mut self.redirects, &outer.redirects);
+        self.next.merge(&outer.next);
+        self.next_tries.merge(&outer.next_tries);
+        self.next_timeout.merge(&outer.next_timeout);
+        self.http_version.merge(&outer.http_version);
+        self.method.merge(&outer.method);
+        self.body.merge(&outer.body);
+        self.bind.merge(&outer.bind);
+        self.buffer_size.merge(&outer.buffer_size);
+        self.request_buffering.merge(&outer.request_buffering);
+        self.connect_timeout.merge(&outer.connect_timeout);
+        self.send_timeout.merge(&outer.send_timeout);
+        self.read_timeout.merge(&outer.read_timeout);
+        self.intercept_errors.merge(&outer.intercept_errors);
+        self.ignore_client_abort.merge(&outer.ignore_client_abort);
+        self.socket_keepalive.merge(&outer.socket_keepalive);
+        self.pass_request_headers.merge(&outer.pass_request_headers);
+        self.pass_request_body.merge(&outer.pass_request_body);
+    }
+}
+
+impl BlockConf for Conf {
+    fn freeze(&mut self, _: &mut Cx) {
+        self.frozen = Some(Arc::new(freeze(self)));
+    }
+}
+
+const ANY: Context = Context::ANY;
+const ONE: Arity = Arity::exactly(1);
+const MANY: Arity = Arity::at_least(1);
+const VERSIONS: &[&str] = &["1.0", "1.1"];
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("proxy_set_header", ANY, Arity::exactly(2), set_header, "A field of the request to the upstream; Host $proxy_host."),
+    custom("proxy_hide_header", ANY, ONE, |conf, _, node| push(&mut conf.hide, node), "A field that the client does not get."),
+    custom("proxy_pass_header", ANY, ONE, |conf, _, node| push(&mut conf.pass, node), "A field that the client gets, though it is hidden by default."),
+    custom("proxy_ignore_headers", ANY, MANY, ignore_headers, "Fields of the response that are passed on but not obeyed."),
+    custom("proxy_redirect", ANY, Arity::between(1, 2), redirect, "Rewrites Location and Refresh; default."),
+    custom("proxy_next_upstream", ANY, MANY, next_upstream, "Faults after which another server is tried; error timeout."),
+    number("proxy_next_upstream_tries", ANY, (0, u32::MAX as u64), |c| &mut c.next_tries, "Servers tried for one request, 0: all; 0."),
+    millis("proxy_next_upstream_timeout", ANY, |c| &mut c.next_timeout, "Time in which another server may be tried, 0: no limit; 0."),
+    keyword("proxy_http_version", ANY, VERSIONS, |c| &mut c.http_version, "Version of HTTP for requests to upstreams; 1.1."),
+    custom("proxy_method", ANY, ONE, |c, cx, node| script(&mut c.method, cx, node), "Method of the request to the upstream, instead of the client's."),
+    custom("proxy_set_body", ANY, ONE, |c, cx, node| script(&mut c.body, cx, node), "Body of the request to the upstream, instead of the client's."),
+    custom("proxy_bind", ANY, Arity::between(1, 2), bind, "Local address of connections to upstreams; off."),
+    size("proxy_buffer_size", ANY, |c| &mut c.buffer_size, "Most bytes that the head of a response may have; 64k."),
+    flag("proxy_request_buffering", ANY, |c| &mut c.request_buffering, "Reads the request's body, as far as client_body_buffer_size, before an upstream is chosen; on."),
+    millis("proxy_connect_timeout", ANY, |c| &mut c.connect_timeout, "How long connecting may take; 60s."),
+    millis("proxy_send_timeout", ANY, |c| &mut c.send_timeout, "Between two writes to the upstream; 60s."),
+    millis("proxy_read_timeout", ANY, |c| &mut c.read_timeout, "Between two reads from the upstream; 60s."),
+    flag("proxy_intercept_errors", ANY, |c| &mut c.intercept_errors, "Answers of status 300 and above go through error_page; off."),
+    flag("proxy_ignore_client_abort", ANY, |c| &mut c.ignore_client_abort, "The upstream's answer is awaited though the client has gone; off."),
+    flag("proxy_socket_keepalive", ANY, |c| &mut c.socket_keepalive, "TCP keepalive probes to upstreams; off."),
+    flag("proxy_pass_request_headers", ANY, |c| &mut c.pass_request_headers, "The client's fields are passed on; on."),
+    flag("proxy_pass_request_body", ANY, |c| &mut c.pass_request_body, "The client's body is passed on; on."),
+    accepted("proxy_buffering", ANY, ONE, Accepted::Flag, "Without effect: responses are streamed, memory is bounded."),
+    accepted("proxy_buffers", ANY, Arity::exactly(2), Accepted::Buffers, "Without effect: responses are streamed."),
+    accepted("proxy_busy_buffers_size", ANY, ONE, Accepted::Size, "Without effect: responses are streamed."),
+    accepted("proxy_max_temp_file_size", ANY, ONE, Accepted::Size, "Without effect: nothing is written to disk."),
+    accepted("proxy_temp_file_write_size", ANY, ONE, Accepted::Size, "Without effect: nothing is written to disk."),
+    accepted("proxy_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "Without effect: nothing is written to disk."),
+    accepted("fastcgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "Without effect: FastCGI is not available yet."),
+    accepted("uwsgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "Without effect: uwsgi is not available yet."),
+    accepted("scgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "Without effect: SCGI is not available yet."),
+    accepted("proxy_headers_hash_max_size", ANY, ONE, Accepted::Number, "Without effect: no such table is sized by hand."),
+    accepted("proxy_headers_hash_bucket_size", ANY, ONE, Accepted::Number, "Without effect: no such table is sized by hand."),
+];
+
+pub static VARIABLES: &[Variable] = &[];
+
+fn freeze(conf: &Conf) -> Frozen {
+    let is = |name: &str, other: &str| name.eq_ignore_ascii_case(other);
+    let mut replaced = Names::default();
+    REPLACED.iter().for_each(|name| replaced.insert(name));
+    let (mut host, mut lines, mut sets_connection) = (None, Vec::new(), false);
+    for (name, value) in &conf.set_headers {
+        replaced.insert(name);
+        if is(name, "host") {
+            host = Some(value.clone());
+            continue;
+        }
+        sets_connection |= is(name, "connection");
+        // how the body is framed is decided where the body is known
+        let is_framing = is(name, "content-length") || is(name, "transfer-encoding");
+        if !is_framing && value.as_text() != Some(b"") {
+            lines.push((format!("{name}: ").into_bytes().into(), value.clone()));
+        }
+    }
+    let mut hidden = Names::default();
+    HIDDEN.iter().copied().chain(conf.hide.iter().map(|name| &**name)).for_each(|name| hidden.insert(name));
+    conf.pass.iter().for_each(|name| hidden.remove(name));
+    let ignores_redirect = conf.ignore.iter().any(|name| is(name, "x-accel-redirect"));
+    let connect = connect::Options { bind: conf.bind.as_ref().cloned().flatten(), probes: conf.socket_keepalive.get(false) };
+    Frozen { host, lines, sets_connection, replaced, hidden, ignores_redirect, connect }
+}
+
+fn set_header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let name = node.arg(0);
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err(Diagnostic::error(node.arg_span(0), format!("\"{name}\" is no name of a header field")));
+    }
+    let value = Script::compile(&node.args[1], cx)?;
+    let is_framing = ["content-length", "transfer-encoding"].iter().any(|framing| name.eq_ignore_ascii_case(framing));
+    if is_framing && !node.arg(1).is_empty() {
+        let message = format!("\"{name}\" is set by the proxy itself, this value is not used");
+        cx.diagnostics.push(Diagnostic::warning(node.span, message));
+    }
+    conf.set_headers.push((name.into(), value));
+    Ok(())
+}
+
+fn push(list: &mut Vec<Box<str>>, node: &Node) -> Result<(), Diagnostic> {
+    list.push(node.arg(0).into());
+    Ok(())
+}
+
+fn ignore_headers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    for word in &node.args {
+        if !IGNORABLE.iter().any(|name| name.eq_ignore_ascii_case(&word.text)) {
+            let message = format!("invalid value \"{}\"", word.text);
+            return Err(Diagnostic::error(word.span, message).help(format!("one of {}", IGNORABLE.join(", "))));
+        }
+        conf.ignore.push(word.text.clone());
+    }
+    Ok(())
+}
+
+fn redirect(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let duplicate = || Diagnostic::error(node.span, "\"proxy_redirect\" directive is duplicate");
+    if conf.redirects.iter().any(|rule| matches!(rule, Redirect::Off)) {
+        return Err(duplicate());
+    }
+    let rule = match (node.args.len(), node.arg(0)) {
+        (1, "off") if conf.redirects.is_empty() => Redirect::Off,
+        (1, "off") => return Err(duplicate()),
+        (1, "default") => Redirect::Default,
+        (1, other) => return Err(Diagnostic::error(node.arg_span(0), format!("invalid parameter \"{other}\""))),
+        (_, pattern) => {
+            let to = Script::compile(&node.args[1], cx)?;
+            let span = node.arg_span(0);
+            match pattern.strip_prefix('~') {
+                Some(pattern) => {
+                    let (pattern, is_caseless) =
+                        pattern.strip_prefix('*').map_or((pattern, false), |pattern| (pattern, true));
+                    Redirect::Regex { from: Regex::new(pattern, is_caseless, span)?, to }
+                }
+                None => Redirect::Prefix { from: Script::compile(&node.args[0], cx)?, to },
+            }
+        }
+    };
+    conf.redirects.push(rule);
+    Ok(())
+}
+
+fn next_upstream(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let words = node.args.iter().map(|word| &*word.text);
+    // nginx knows this one for its cache; there is nothing stale here that it could mean
+    let faults = Faults::parse(words.filter(|word| *word != "updating")).map_err(|index| {
+        Diagnostic::error(node.arg_span(index), format!("invalid value \"{}\"", node.arg(index)))
+    })?;
+    set(&mut conf.next, faults, node)
+}
+
+fn bind(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let (text, span) = (node.arg(0), node.arg_span(0));
+    if node.args.len() == 2 {
+        return Err(Diagnostic::error(node.arg_span(1), format!("the parameter \"{}\" is not available yet", node.arg(1))));
+    }
+    if script::has_variables(text) {
+        return Err(Diagnostic::error(span, "variables in \"proxy_bind\" are not available yet"));
+    }
+    if text == "off" {
+        return set(&mut conf.bind, None, node);
+    }
+    // port 0 lets the kernel choose one
+    let ip = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0));
+    match text.parse().or(ip) {
+        Ok(address) => set(&mut conf.bind, Some(Address::Inet(address)), node),
+        Err(_) => Err(Diagnostic::error(span, format!("invalid address \"{text}\""))),
+    }
+}
+
+fn script(slot: &mut Inherit<Script>, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let value = Script::compile(&node.args[0], cx)?;
+    set(slot, value, node)
+}
+
+fn set<T>(slot: &mut Inherit<T>, value: T, node: &Node) -> Result<(), Diagnostic> {
+    if slot.set(value, node.span) {
+        return Ok(());
+    }
+    Err(Diagnostic::error(node.span, format!("\"{}\" directive is duplicate", node.name.text)))
+}

@@ -1,0 +1,270 @@
+//! Where the requests of a location go: `proxy_pass`.
+//!
+//! Not inherited: a nested location passes only what it says itself. Touches: nothing; the groups of peers
+//! are made when everything is read.
+//! Behaviour: nginx.org, `proxy_pass` of ngx_http_proxy_module.
+
+use std::path::PathBuf;
+
+use crate::config::directive::custom;
+use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span};
+use crate::http::compile::Cx;
+use crate::http::location::Kind;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::pipeline::{Reply, Verdict};
+use crate::http::request::Request;
+use crate::http::script::{self, Script};
+use crate::http::variable::{Variable, variable};
+use crate::net::address::{self, Host};
+use crate::proto::header::Id;
+
+/// The directive of one block.
+#[derive(Debug, Default)]
+pub struct Conf {
+    pass: Option<(Pass, Span)>,
+}
+
+/// Where to pass requests.
+#[derive(Debug)]
+pub enum Pass {
+    Fixed {
+        /// Index of the group in the configuration's `Upstreams`.
+        group: usize,
+        target: Target,
+    },
+    /// Evaluated for each request.
+    Script(Script),
+}
+
+/// A URL of `proxy_pass`, in parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The whole URL, for `proxy_redirect default`.
+    pub url: Box<str>,
+    /// As written, without port; `unix:/path` for a unix socket.
+    pub name: Box<str>,
+    /// Written with the host.
+    pub port: Option<u16>,
+    pub host: Host,
+    /// The part that replaces the location's name; starts with a slash. `None`: the request's own is passed.
+    pub uri: Option<Box<str>>,
+}
+
+impl Merge for Conf {
+    fn merge(&mut self, _: &Self) {}
+}
+
+impl BlockConf for Conf {
+    const INHERITS: bool = false;
+}
+
+impl Conf {
+    pub fn is_set(&self) -> bool {
+        self.pass.is_some()
+    }
+
+    pub fn pass(&self) -> Option<&Pass> {
+        self.pass.as_ref().map(|(pass, _)| pass)
+    }
+
+    /// The fixed target; `None` when it has variables.
+    pub fn target(&self) -> Option<&Target> {
+        match self.pass() {
+            Some(Pass::Fixed { target, .. }) => Some(target),
+            Some(Pass::Script(_)) | None => None,
+        }
+    }
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
+    "proxy_pass",
+    Context::LOCATION.or(Context::LOCATION_IF).or(Context::LIMIT_EXCEPT),
+    Arity::exactly(1),
+    proxy_pass,
+    "The server or group of servers for the location's requests: http://host:port/uri.",
+)];
+
+pub static VARIABLES: &[Variable] = &[
+    variable("proxy_host", |request, _, out| host(request, out)),
+    variable("proxy_port", |request, _, out| port(request, out)),
+    variable("proxy_add_x_forwarded_for", |request, _, out| {
+        add_x_forwarded_for(request, out);
+        true
+    }),
+];
+
+/// The content phase: requests of this location go upstream.
+pub fn content(request: &mut Request) -> Verdict {
+    if request.location.proxy_pass.is_set() { Verdict::Done(Reply::Upstream) } else { Verdict::Next }
+}
+
+/// Refuses a URI part where there is no location name that it could replace.
+pub fn check(conf: &Conf, kind: &Kind, cx: &mut Cx) {
+    let is_nameless = matches!(kind, Kind::Regex(_) | Kind::Named);
+    if let Some((Pass::Fixed { target, .. }, span)) = &conf.pass
+        && target.uri.is_some()
+        && is_nameless
+    {
+        let message = "\"proxy_pass\" cannot have URI part in location given by regular expression, \
+                       or inside named location, or inside \"if\" statement, or inside \"limit_except\" block";
+        cx.diagnostics.push(Diagnostic::error(*span, message));
+    }
+}
+
+impl Target {
+    /// Reads `http://host[:port][uri]` or `http://unix:/path[:uri]`. Errors: nginx's words.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        let prefix = |scheme: &str| url.get(..scheme.len()).is_some_and(|text| text.eq_ignore_ascii_case(scheme));
+        if prefix("https://") {
+            return Err("https protocol requires TLS to upstreams, which is not available yet".to_owned());
+        }
+        if !prefix("http://") {
+            return Err("invalid URL prefix".to_owned());
+        }
+        let rest = &url["http://".len()..];
+        if let Some(rest) = rest.strip_prefix("unix:") {
+            let (path, uri) = rest.split_once(':').map_or((rest, ""), |(path, uri)| (path, uri));
+            let host = address::parse_upstream(&format!("unix:{path}"), 80)
+                .map_err(|bad| format!("{bad} in upstream \"{rest}\""))?;
+            let name = format!("unix:{path}").into();
+            return Ok(Self { url: url.into(), name, port: None, host, uri: uri_part(uri) });
+        }
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, uri) = rest.split_at(end);
+        let host = address::parse_upstream(authority, 80).map_err(|bad| format!("{bad} in upstream \"{rest}\""))?;
+        let name_end = if authority.starts_with('[') {
+            authority.find(']').map_or(authority.len(), |at| at + 1)
+        } else {
+            authority.find(':').unwrap_or(authority.len())
+        };
+        let port = match &host {
+            Host::Inet { port, .. } if name_end < authority.len() => Some(*port),
+            Host::Inet { .. } | Host::Unix(_) => None,
+        };
+        Ok(Self { url: url.into(), name: authority[..name_end].into(), port, host, uri: uri_part(uri) })
+    }
+
+    /// The value of `$proxy_host`, which is the default `Host`: without the port where it is 80.
+    pub fn write_host(&self, out: &mut Vec<u8>) {
+        if self.is_unix() {
+            return out.extend_from_slice(b"localhost");
+        }
+        out.extend_from_slice(self.name.as_bytes());
+        if let Some(port) = self.port.filter(|&port| port != 80) {
+            out.push(b':');
+            out.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
+        }
+    }
+
+    /// The value of `$proxy_port`; nothing for a unix socket.
+    pub fn write_port(&self, out: &mut Vec<u8>) {
+        if !self.is_unix() {
+            out.extend_from_slice(itoa::Buffer::new().format(self.port.unwrap_or(80)).as_bytes());
+        }
+    }
+
+    fn is_unix(&self) -> bool {
+        matches!(&self.host, Host::Unix(path) if *path != PathBuf::new())
+    }
+}
+
+fn uri_part(text: &str) -> Option<Box<str>> {
+    match text.as_bytes().first() {
+        None => None,
+        Some(b'/') => Some(text.into()),
+        Some(_) => Some(format!("/{text}").into()),
+    }
+}
+
+fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if conf.is_set() {
+        return Err(Diagnostic::error(node.span, "\"proxy_pass\" directive is duplicate"));
+    }
+    let word = &node.args[0];
+    let pass = if script::has_variables(&word.text) {
+        Pass::Script(Script::compile(word, cx)?)
+    } else {
+        let target = Target::parse(&word.text).map_err(|why| Diagnostic::error(word.span, why))?;
+        let group = cx.upstreams.reference(&target.name, target.port, target.host.clone(), word.span);
+        Pass::Fixed { group, target }
+    };
+    conf.pass = Some((pass, node.span));
+    Ok(())
+}
+
+fn host(request: &mut Request, out: &mut Vec<u8>) -> bool {
+    match (request.location.proxy_pass.target(), &request.upstream.host) {
+        (Some(target), _) => target.write_host(out),
+        (None, Some((host, _))) => out.extend_from_slice(host),
+        (None, None) => return false,
+    }
+    true
+}
+
+fn port(request: &mut Request, out: &mut Vec<u8>) -> bool {
+    match (request.location.proxy_pass.target(), &request.upstream.host) {
+        (Some(target), _) => target.write_port(out),
+        (None, Some((_, port))) => out.extend_from_slice(port),
+        (None, None) => return false,
+    }
+    true
+}
+
+/// The client's `X-Forwarded-For` with the client's address appended.
+fn add_x_forwarded_for(request: &Request, out: &mut Vec<u8>) {
+    let data = request.input.data();
+    for (id, value) in request.head.fields.iter().map(|field| (field.id, field.value(data))) {
+        if id == Some(Id::XForwardedFor) {
+            out.extend_from_slice(value);
+            out.extend_from_slice(b", ");
+        }
+    }
+    match request.connection.peer.ip() {
+        Some(ip) => out.extend_from_slice(ip.to_string().as_bytes()),
+        None => out.extend_from_slice(b"unix:"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(url: &str) -> String {
+        let target = match Target::parse(url) {
+            Ok(target) => target,
+            Err(why) => return why,
+        };
+        let (mut host, mut port) = (Vec::new(), Vec::new());
+        target.write_host(&mut host);
+        target.write_port(&mut port);
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        format!("{} {} {} {}", target.name, text(host), text(port), target.uri.as_deref().unwrap_or("-"))
+    }
+
+    #[test]
+    fn takes_a_url_apart_as_nginx_does() {
+        let cases = [
+            ("http://backend", "backend backend 80 -"),
+            ("HTTP://backend/", "backend backend 80 /"),
+            ("http://backend:80/a", "backend backend 80 /a"),
+            ("http://backend:8080", "backend backend:8080 8080 -"),
+            ("http://127.0.0.1:81/a?b=c", "127.0.0.1 127.0.0.1:81 81 /a?b=c"),
+            ("http://backend?b=c", "backend backend 80 /?b=c"),
+            ("http://[::1]:81/x", "[::1] [::1]:81 81 /x"),
+            ("http://[::1]", "[::1] [::1] 80 -"),
+            ("http://unix:/run/a.sock", "unix:/run/a.sock localhost  -"),
+            ("http://unix:/run/a.sock:/uri/", "unix:/run/a.sock localhost  /uri/"),
+        ];
+        for (url, expected) in cases {
+            assert_eq!(shown(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_url() {
+        assert_eq!(shown("backend"), "invalid URL prefix");
+        assert_eq!(shown("http://:80/"), "no host in upstream \":80/\"");
+        assert_eq!(shown("http://a:99999/"), "invalid port in upstream \"a:99999/\"");
+        assert!(shown("https://a").contains("not available yet"));
+    }
+}

@@ -1,0 +1,551 @@
+//! The `upstream` block, and what the log tells of a request's way through its peers.
+//!
+//! Touches: the resolver, for the servers' names, while compiling. A name that does not resolve is a warning:
+//! its server counts as down until it does (`upstream/resolve.rs`).
+//! Behaviour: nginx.org, ngx_http_upstream_module.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use crate::base::number;
+use crate::config::directive::{block, custom, millis, number};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::request::Request;
+use crate::http::variable::{Argument, Variable, prefix, variable};
+use crate::log::Logger;
+use crate::net::address::{self, Host};
+use crate::proto::h1::response::ResponseHead;
+use crate::runtime;
+use crate::runtime::Io;
+use crate::runtime::buffer::Buffer;
+use crate::upstream::group::Keepalive;
+use crate::upstream::peer::{Peer, Server};
+use crate::upstream::{Group, resolve as retry};
+
+/// Groups made while serving, for `proxy_pass` with variables, that are kept with their connections.
+const DYNAMIC_MAX: usize = 64;
+
+/// The directives of one `upstream` block.
+#[derive(Debug, Default)]
+pub struct Conf {
+    servers: Vec<Server>,
+    idle: Option<(usize, bool)>,
+    requests: Inherit<u64>,
+    time: Inherit<u64>,
+    timeout: Inherit<u64>,
+}
+
+impl Merge for Conf {
+    fn merge(&mut self, _: &Self) {}
+}
+
+impl BlockConf for Conf {
+    const INHERITS: bool = false;
+}
+
+const UPSTREAM: Context = Context::UPSTREAM;
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    block("upstream", Context::HTTP, Arity::exactly(1), upstream, "A named group of servers that share load."),
+    custom(
+        "server",
+        UPSTREAM,
+        Arity::at_least(1),
+        server,
+        "A server of the group: weight, max_fails, fail_timeout, max_conns, backup, down.",
+    ),
+    custom(
+        "keepalive",
+        UPSTREAM,
+        Arity::between(1, 2),
+        keepalive,
+        "Idle connections that each worker keeps, \"local\" to the location that opened them; 32 local.",
+    ),
+    number(
+        "keepalive_requests",
+        UPSTREAM,
+        (0, u32::MAX as u64),
+        |conf| &mut conf.requests,
+        "Requests over one connection; 1000.",
+    ),
+    millis("keepalive_time", UPSTREAM, |conf| &mut conf.time, "Age at which a connection is not kept any more; 1h."),
+    millis("keepalive_timeout", UPSTREAM, |conf| &mut conf.timeout, "How long an idle connection is kept; 60s."),
+    custom("zone", UPSTREAM, Arity::between(1, 2), zone, "Name and size of the memory that all workers share; accepted."),
+    custom("least_conn", UPSTREAM, Arity::exactly(0), unavailable, "Not available yet."),
+    custom("ip_hash", UPSTREAM, Arity::exactly(0), unavailable, "Not available yet."),
+    custom("hash", UPSTREAM, Arity::between(1, 2), unavailable, "Not available yet."),
+    custom("random", UPSTREAM, Arity::between(0, 2), unavailable, "Not available yet."),
+    custom("least_time", UPSTREAM, Arity::between(1, 2), unavailable, "Not available yet."),
+    custom("sticky", UPSTREAM, Arity::at_least(1), unavailable, "Not available yet."),
+    custom("queue", UPSTREAM, Arity::between(1, 2), unavailable, "Not available yet."),
+    custom("resolver", UPSTREAM, Arity::at_least(1), unavailable, "Not available yet."),
+    custom("resolver_timeout", UPSTREAM, Arity::exactly(1), unavailable, "Not available yet."),
+    custom("ntlm", UPSTREAM, Arity::exactly(0), unavailable, "Not available yet."),
+    custom("state", UPSTREAM, Arity::exactly(1), unavailable, "Not available yet."),
+];
+
+pub static VARIABLES: &[Variable] = &[
+    variable("upstream_addr", |request, _, out| each(request, out, |attempt, out| out.extend_from_slice(attempt.name()))),
+    variable("upstream_status", |request, _, out| {
+        each(request, out, |attempt, out| match attempt.status {
+            0 => out.push(b'-'),
+            status => out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes()),
+        })
+    }),
+    variable("upstream_connect_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.connect_ms, out))),
+    variable("upstream_header_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.header_ms, out))),
+    variable("upstream_response_time", |request, _, out| {
+        each(request, out, |attempt, out| seconds(Some(attempt.response_ms()), out))
+    }),
+    variable("upstream_response_length", |request, _, out| each(request, out, |attempt, out| count(attempt.length, out))),
+    variable("upstream_bytes_received", |request, _, out| each(request, out, |attempt, out| count(attempt.received, out))),
+    variable("upstream_bytes_sent", |request, _, out| each(request, out, |attempt, out| count(attempt.sent, out))),
+    prefix("upstream_http_", http),
+    prefix("upstream_cookie_", cookie),
+];
+
+/// The groups that a configuration names, while it is read: referenced and defined in any order.
+#[derive(Debug, Default)]
+pub struct Shared {
+    entries: Vec<Entry>,
+    /// By lower-case name and the port that was written with it.
+    by_name: HashMap<(Box<str>, Option<u16>), usize>,
+    groups: Vec<Group>,
+    log: Option<Logger>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: Box<str>,
+    port: Option<u16>,
+    host: Option<Host>,
+    group: Option<Group>,
+    span: Span,
+}
+
+impl Shared {
+    /// The index of the group for a host of `proxy_pass`, as written, and the port written with it; the same
+    /// host is the same group.
+    pub fn reference(&mut self, name: &str, port: Option<u16>, host: Host, span: Span) -> usize {
+        let key = (name.to_ascii_lowercase().into_boxed_str(), port);
+        let next = self.entries.len();
+        let index = *self.by_name.entry(key).or_insert(next);
+        if index == next {
+            self.entries.push(Entry { name: name.into(), port, host: Some(host), group: None, span });
+        }
+        index
+    }
+
+    fn define(&mut self, group: Group, span: Span) -> Result<(), Diagnostic> {
+        let key = (group.name.to_ascii_lowercase().into_boxed_str(), None);
+        let next = self.entries.len();
+        let index = *self.by_name.entry(key).or_insert(next);
+        match self.entries.get_mut(index) {
+            Some(entry) if entry.group.is_some() => {
+                Err(Diagnostic::error(span, format!("duplicate upstream \"{}\"", group.name)))
+            }
+            Some(entry) => {
+                entry.group = Some(group);
+                Ok(())
+            }
+            None => {
+                self.entries.push(Entry { name: group.name.clone(), port: None, host: None, group: Some(group), span });
+                Ok(())
+            }
+        }
+    }
+
+    pub fn into_groups(self) -> Upstreams {
+        Upstreams { groups: self.groups.into(), by_name: self.by_name, dynamic: RefCell::default(), log: self.log }
+    }
+}
+
+/// Makes every referenced group that no block defines from the host it names; called when all was read.
+pub fn resolve(cx: &mut Cx) {
+    let entries = std::mem::take(&mut cx.upstreams.entries);
+    let defined: HashSet<String> =
+        entries.iter().filter(|entry| entry.group.is_some()).map(|entry| entry.name.to_ascii_lowercase()).collect();
+    for entry in entries {
+        if let Some(port) = entry.port.filter(|_| defined.contains(&entry.name.to_ascii_lowercase())) {
+            let message = format!("upstream \"{}\" may not have port {port}", entry.name);
+            cx.diagnostics.push(Diagnostic::error(entry.span, message));
+        }
+        let group = match (entry.group, entry.host) {
+            (Some(group), _) => group,
+            (None, Some(host)) => {
+                let name = with_port(&entry.name, entry.port);
+                let mut server = Server::new(&name, host);
+                look_up(&mut server, entry.span, cx);
+                Group::new(&name, vec![server])
+            }
+            (None, None) => Group::new(&entry.name, Vec::new()),
+        };
+        cx.upstreams.groups.push(group);
+    }
+    cx.upstreams.log = Some(cx.options.error_log);
+}
+
+/// The groups of a configuration, ready to serve.
+#[derive(Debug)]
+pub struct Upstreams {
+    groups: Box<[Group]>,
+    by_name: HashMap<(Box<str>, Option<u16>), usize>,
+    /// The freshest last.
+    dynamic: RefCell<Vec<Rc<Group>>>,
+    log: Option<Logger>,
+}
+
+/// A group of the configuration, or one made for a name that a variable brought.
+#[derive(Clone, Debug)]
+pub enum Chosen {
+    Configured(&'static Group),
+    Dynamic(Rc<Group>),
+}
+
+impl std::ops::Deref for Chosen {
+    type Target = Group;
+
+    fn deref(&self) -> &Group {
+        match self {
+            Self::Configured(group) => group,
+            Self::Dynamic(group) => group,
+        }
+    }
+}
+
+impl Upstreams {
+    pub fn get(&'static self, index: usize) -> Option<&'static Group> {
+        self.groups.get(index)
+    }
+
+    /// The group for a host that was evaluated: one of the configuration, or one that was made before.
+    pub fn find(&'static self, name: &str, port: Option<u16>) -> Option<Chosen> {
+        let key = (name.to_ascii_lowercase().into_boxed_str(), port);
+        if let Some(group) = self.by_name.get(&key).and_then(|&index| self.groups.get(index)) {
+            return Some(Chosen::Configured(group));
+        }
+        let full = with_port(name, port);
+        let mut dynamic = self.dynamic.borrow_mut();
+        let index = dynamic.iter().rposition(|group| group.name.eq_ignore_ascii_case(&full))?;
+        let group = dynamic.remove(index);
+        dynamic.push(Rc::clone(&group));
+        Some(Chosen::Dynamic(group))
+    }
+
+    /// Makes a group of one server for an evaluated host whose addresses are known.
+    pub fn make(&self, name: &str, port: Option<u16>, server: Server) -> Chosen {
+        let group = Rc::new(Group::new(&with_port(name, port), vec![server]));
+        let oldest = {
+            let mut dynamic = self.dynamic.borrow_mut();
+            dynamic.push(Rc::clone(&group));
+            (dynamic.len() > DYNAMIC_MAX).then(|| dynamic.remove(0))
+        };
+        drop(oldest);
+        Chosen::Dynamic(group)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter()
+    }
+
+    /// Begins to retry the names that did not resolve; once per worker.
+    pub fn start(&'static self) {
+        let waiting: Vec<&'static Group> = self.groups.iter().filter(|group| !group.unresolved().is_empty()).collect();
+        if let (false, Some(log)) = (waiting.is_empty(), &self.log) {
+            runtime::spawn(retry::retry(waiting, *log));
+        }
+    }
+}
+
+/// An upstream's response head, kept for `$upstream_http_…`.
+#[derive(Debug)]
+pub struct Head {
+    /// Begins with the head's bytes.
+    pub buffer: Buffer,
+    pub head: ResponseHead,
+}
+
+/// One turn of one peer.
+#[derive(Debug, Default)]
+pub struct Attempt {
+    peer: Option<Rc<Peer>>,
+    /// The group's name, when no peer could be chosen.
+    group: Option<Box<str>>,
+    /// Follows an internal redirect.
+    is_new_pass: bool,
+    pub status: u16,
+    pub started_ms: u64,
+    pub connect_ms: Option<u64>,
+    pub header_ms: Option<u64>,
+    ended_ms: Option<u64>,
+    /// Bytes of the response's body.
+    pub length: u64,
+    pub received: u64,
+    pub sent: u64,
+}
+
+impl Attempt {
+    fn name(&self) -> &[u8] {
+        match (&self.peer, &self.group) {
+            (Some(peer), _) => peer.name.as_bytes(),
+            (None, Some(group)) => group.as_bytes(),
+            (None, None) => b"-",
+        }
+    }
+
+    fn response_ms(&self) -> u64 {
+        self.ended_ms.unwrap_or_else(runtime::now_ms).saturating_sub(self.started_ms)
+    }
+}
+
+/// A request's way through its upstreams, for the log and for the tunnel that may follow.
+#[derive(Debug, Default)]
+pub struct Trace {
+    attempts: SmallVec<[Attempt; 1]>,
+    pass_begins: bool,
+    head: Option<Rc<Head>>,
+    tunnel: Option<Io>,
+    /// `$proxy_host` and `$proxy_port`, where `proxy_pass` has variables.
+    pub host: Option<(Vec<u8>, Vec<u8>)>,
+    /// What is under way, for the error log: `connecting to upstream`.
+    pub action: Option<&'static str>,
+    /// The URL for the error log.
+    pub uri: Vec<u8>,
+}
+
+impl Trace {
+    /// A new pass of this request (the first, or after an internal redirect) begins.
+    pub fn begin_pass(&mut self) {
+        self.pass_begins = !self.attempts.is_empty();
+        self.head = None;
+    }
+
+    /// Adds the turn of `peer`; `None`: there was no peer to choose in `group`.
+    pub fn begin(&mut self, peer: Option<Rc<Peer>>, group: &str) -> &mut Attempt {
+        let group = peer.is_none().then(|| group.into());
+        let is_new_pass = std::mem::take(&mut self.pass_begins);
+        let started_ms = runtime::now_ms();
+        self.attempts.push(Attempt { peer, group, is_new_pass, started_ms, ..Attempt::default() });
+        self.last()
+    }
+
+    /// The turn under way.
+    pub fn last(&mut self) -> &mut Attempt {
+        if self.attempts.is_empty() {
+            self.attempts.push(Attempt::default());
+        }
+        let index = self.attempts.len() - 1;
+        &mut self.attempts[index]
+    }
+
+    /// The turn under way is over.
+    pub fn end(&mut self) {
+        let attempt = self.last();
+        attempt.ended_ms.get_or_insert_with(runtime::now_ms);
+    }
+
+    /// The peer's name, for messages.
+    pub fn peer_name(&self) -> Option<&str> {
+        let attempt = self.attempts.last()?;
+        attempt.peer.as_ref().map(|peer| &*peer.name).or(attempt.group.as_deref())
+    }
+
+    pub fn set_head(&mut self, head: Rc<Head>) {
+        self.head = Some(head);
+    }
+
+    pub fn head(&self) -> Option<&Head> {
+        self.head.as_deref()
+    }
+
+    /// What is under way, for the error log: `connecting to upstream`.
+    pub fn action(&self) -> Option<&str> {
+        self.action
+    }
+
+    /// `http://127.0.0.1:8080/uri`, for the error log, while something is under way.
+    pub fn url(&self) -> Option<String> {
+        self.action?;
+        let uri = String::from_utf8_lossy(&self.uri);
+        self.peer_name().map(|name| if name.starts_with("unix:") { format!("http://{name}:{uri}") } else { format!("http://{name}{uri}") })
+    }
+
+    /// The tunnel is over, and with it the turn.
+    pub fn end_tunnel(&mut self) {
+        self.last().ended_ms = Some(runtime::now_ms());
+    }
+
+    pub fn set_tunnel(&mut self, io: Io) {
+        self.tunnel = Some(io);
+    }
+
+    /// The connection to the upstream that has switched protocols.
+    pub fn take_tunnel(&mut self) -> Option<Io> {
+        self.tunnel.take()
+    }
+}
+
+fn with_port(name: &str, port: Option<u16>) -> String {
+    port.map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"))
+}
+
+fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let partial = cx.block(node, Context::UPSTREAM);
+    let conf = partial.upstream.map(|conf| *conf).unwrap_or_default();
+    if conf.servers.iter().all(|server| server.backup) {
+        return Err(Diagnostic::error(node.span, format!("no servers are inside upstream \"{}\"", node.arg(0))));
+    }
+    let defaults = Keepalive::default();
+    let (idle_max, local) = conf.idle.unwrap_or((defaults.idle_max, defaults.local));
+    let keepalive = Keepalive {
+        idle_max,
+        local,
+        requests_max: conf.requests.get(defaults.requests_max),
+        time_ms: conf.time.get(defaults.time_ms),
+        timeout_ms: conf.timeout.get(defaults.timeout_ms),
+    };
+    let mut group = Group::new(node.arg(0), conf.servers);
+    group.keepalive = keepalive;
+    cx.upstreams.define(group, node.arg_span(0))
+}
+
+fn server(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let name = node.arg(0);
+    let host = address::parse_upstream(name, 80)
+        .map_err(|bad| Diagnostic::error(node.arg_span(0), format!("{bad} in upstream \"{name}\"")))?;
+    let mut server = Server::new(name, host);
+    for word in node.args.iter().skip(1) {
+        parameter(&mut server, &word.text).map_err(|why| Diagnostic::error(word.span, why))?;
+    }
+    look_up(&mut server, node.arg_span(0), cx);
+    conf.servers.push(server);
+    Ok(())
+}
+
+fn parameter(server: &mut Server, text: &str) -> Result<(), String> {
+    let invalid = || format!("invalid parameter \"{text}\"");
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    match (name, value) {
+        ("weight", value) => server.weight = positive(value).filter(|&weight| weight > 0).ok_or_else(invalid)?,
+        ("max_fails", value) => server.fails_max = positive(value).ok_or_else(invalid)?,
+        ("max_conns", value) => server.conns_max = positive(value).ok_or_else(invalid)?,
+        ("fail_timeout", value) => server.fail_timeout_ms = number::parse_millis(value).ok_or_else(invalid)?,
+        ("backup", "") => server.backup = true,
+        ("down", "") => server.down = true,
+        ("resolve" | "drain" | "service" | "slow_start" | "route", _) => {
+            return Err(format!("the \"{name}\" parameter of \"server\" is not available yet"));
+        }
+        _ => return Err(invalid()),
+    }
+    Ok(())
+}
+
+fn positive(text: &str) -> Option<i64> {
+    text.parse::<u32>().ok().map(i64::from)
+}
+
+fn look_up(server: &mut Server, span: Span, cx: &mut Cx) {
+    if server.resolve().is_err() {
+        let message = format!("host not found in upstream \"{}\"", server.name);
+        let help = "the server counts as down until the name resolves; it is tried again while serving";
+        cx.diagnostics.push(Diagnostic::warning(span, message).help(help));
+    }
+}
+
+fn keepalive(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if conf.idle.is_some() {
+        return Err(Diagnostic::error(node.span, "\"keepalive\" directive is duplicate"));
+    }
+    let text = node.arg(0);
+    let idle_max = text.parse().map_err(|_| {
+        Diagnostic::error(node.arg_span(0), format!("invalid value \"{text}\" in \"keepalive\" directive"))
+    })?;
+    match node.arg(1) {
+        "" | "local" => {}
+        other => return Err(Diagnostic::error(node.arg_span(1), format!("invalid parameter \"{other}\""))),
+    }
+    conf.idle = Some((idle_max, node.args.len() == 2));
+    Ok(())
+}
+
+fn zone(_: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if node.args.len() == 2 && number::parse_size(node.arg(1)).is_none() {
+        return Err(Diagnostic::error(node.arg_span(1), format!("invalid zone size \"{}\"", node.arg(1))));
+    }
+    Ok(())
+}
+
+fn unavailable(_: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let message = format!("the \"{}\" directive is not available yet", node.name.text);
+    Err(Diagnostic::error(node.span, message).help("without it the group uses weighted round robin"))
+}
+
+/// One value per turn, `, ` between them and ` : ` where an internal redirect began a new pass.
+fn each(request: &mut Request, out: &mut Vec<u8>, value: impl Fn(&Attempt, &mut Vec<u8>)) -> bool {
+    for (index, attempt) in request.upstream.attempts.iter().enumerate() {
+        match (index, attempt.is_new_pass) {
+            (0, _) => {}
+            (_, true) => out.extend_from_slice(b" : "),
+            (_, false) => out.extend_from_slice(b", "),
+        }
+        value(attempt, out);
+    }
+    !request.upstream.attempts.is_empty()
+}
+
+fn seconds(milliseconds: Option<u64>, out: &mut Vec<u8>) {
+    let Some(milliseconds) = milliseconds else { return out.push(b'-') };
+    let fraction = milliseconds % 1000;
+    out.extend_from_slice(itoa::Buffer::new().format(milliseconds / 1000).as_bytes());
+    out.push(b'.');
+    for divisor in [100, 10, 1] {
+        out.push(b'0' + (fraction / divisor % 10) as u8);
+    }
+}
+
+fn count(count: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());
+}
+
+/// `$upstream_http_name`: all fields of that name, joined.
+fn http(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
+    let Some(kept) = request.upstream.head() else { return false };
+    let mut found = false;
+    for (name, value) in kept.head.iter(kept.buffer.data()) {
+        if is_named(name, &argument.name) {
+            if std::mem::replace(&mut found, true) {
+                out.extend_from_slice(b", ");
+            }
+            out.extend_from_slice(value);
+        }
+    }
+    found
+}
+
+/// `$upstream_cookie_name`: the value of that cookie in the last `Set-Cookie` that sets it.
+fn cookie(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
+    let Some(kept) = request.upstream.head() else { return false };
+    let fields = kept.head.iter(kept.buffer.data());
+    let values = fields.filter(|(name, _)| name.eq_ignore_ascii_case(b"set-cookie"));
+    let pairs = values.filter_map(|(_, value)| {
+        let pair = value.split(|&byte| byte == b';').next()?;
+        let at = memchr::memchr(b'=', pair)?;
+        Some((pair[..at].trim_ascii(), pair[at + 1..].trim_ascii()))
+    });
+    let found = pairs.filter(|(name, _)| name.eq_ignore_ascii_case(argument.name.as_bytes())).last();
+    found.is_some_and(|(_, value)| {
+        out.extend_from_slice(value);
+        true
+    })
+}
+
+/// A variable's name spells a field's in lower case with underscores.
+fn is_named(field: &[u8], variable: &str) -> bool {
+    let spelled = |byte: &u8| if *byte == b'-' { b'_' } else { byte.to_ascii_lowercase() };
+    field.len() == variable.len() && field.iter().map(spelled).eq(variable.bytes())
+}

@@ -1,0 +1,247 @@
+//! The way of a request: phases in order, then the content, then the response.
+//!
+//! Handlers decide, this file waits. Behaviour: nginx's phases (development guide, "HTTP phases").
+
+use std::borrow::Cow;
+
+use crate::http::client::Client;
+use crate::http::error::{Error, Side};
+use crate::http::location::Found;
+use crate::http::modules::{self, Phase};
+use crate::http::request::Request;
+use crate::http::response::{Body, Response};
+use crate::http::{error_page, modules::core, upstream};
+use crate::log;
+use crate::proto::header::Id;
+use crate::proto::message::Method;
+
+/// Internal redirects a request may take before it is a loop; nginx's limit.
+pub const INTERNAL_REDIRECTS_MAX: u8 = 10;
+
+/// What a phase handler decides.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The next handler decides.
+    Next,
+    /// The answer is known.
+    Done(Reply),
+}
+
+/// How a request is answered.
+#[derive(Debug)]
+pub enum Reply {
+    /// A status with the error page that belongs to it.
+    Status(u16),
+    /// This head and body, as they are.
+    Response(Box<Response>, Body),
+    /// A redirect to a location (absolute, or a path of this server).
+    Redirect(u16, Vec<u8>),
+    /// Another URI of this server; the search for a location begins anew.
+    Internal { uri: Vec<u8>, args: Vec<u8> },
+    /// A named location.
+    Named(&'static str),
+    /// A file's content.
+    File(modules::static_file::Answer),
+    /// The upstream of the location.
+    Upstream,
+    /// The connection closes without an answer (`return 444`).
+    Hangup,
+}
+
+/// Runs a request from its first phase to the last byte of the response.
+///
+/// Errors: those after which the connection cannot be used; everything else was answered.
+pub async fn handle(request: &mut Request, client: &mut Client<'_>) -> Result<(), Error> {
+    let mut reply = match run(request, Phase::PostRead).or_else(|| run(request, Phase::ServerRewrite)) {
+        Some(reply) => reply,
+        None => locate(request),
+    };
+    loop {
+        match answer(request, client, reply).await {
+            Ok(None) => return client.finish(request).await,
+            Ok(Some(next)) => reply = next,
+            Err(error) => match recover(request, client, error)? {
+                Some(next) => reply = next,
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+/// Answers a request that is over before its first phase: a malformed head.
+pub async fn refuse(request: &mut Request, client: &mut Client<'_>, status: u16) -> Result<(), Error> {
+    request.keep_alive = false;
+    let mut reply = error_page::reply(request, status);
+    loop {
+        match answer(request, client, reply).await? {
+            None => return client.finish(request).await,
+            Some(next) => reply = next,
+        }
+    }
+}
+
+/// The log phase; called once, when the request is dropped.
+pub fn log(request: &mut Request) {
+    for act in modules::LOG {
+        act(request);
+    }
+}
+
+/// Finds the location and runs the phases up to the content.
+fn locate(request: &mut Request) -> Reply {
+    match request.server.root.find(&request.uri) {
+        Found::AddSlash(location) => {
+            request.location = location;
+            let mut target = request.uri.clone();
+            target.push(b'/');
+            return core::redirect_with_args(request, 301, target);
+        }
+        Found::Location(location, groups) => {
+            request.location = location;
+            if let Some(groups) = groups {
+                let subject = std::mem::take(&mut request.uri);
+                request.captured(&subject, &groups);
+                core::store_named(request, location, &subject, &groups);
+                request.uri = subject;
+            }
+        }
+    }
+    if let Some(status) = core::check_location(request) {
+        return error_page::reply(request, status);
+    }
+    within(request)
+}
+
+/// The phases inside a location that is already chosen.
+fn within(request: &mut Request) -> Reply {
+    const PHASES: [Phase; 5] =
+        [Phase::Rewrite, Phase::Preaccess, Phase::Access, Phase::Precontent, Phase::Content];
+    PHASES.into_iter().find_map(|phase| run(request, phase)).unwrap_or(Reply::Status(404))
+}
+
+fn run(request: &mut Request, phase: Phase) -> Option<Reply> {
+    modules::handlers(phase).iter().find_map(|handler| match handler(request) {
+        Verdict::Next => None,
+        Verdict::Done(reply) => Some(reply),
+    })
+}
+
+/// Carries a reply out. `Some`: it led to another reply.
+async fn answer(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    reply: Reply,
+) -> Result<Option<Reply>, Error> {
+    match reply {
+        Reply::Status(status) => Ok(Some(error_page::reply(request, status))),
+        Reply::Response(response, body) => {
+            send(request, client, *response, &body).await?;
+            Ok(None)
+        }
+        Reply::Redirect(status, target) => {
+            let response = core::redirect(request, status, &target);
+            send(request, client, response, &error_page::standard_body(request, status)).await?;
+            Ok(None)
+        }
+        Reply::Internal { uri, args } => {
+            if let Some(reply) = too_many_redirects(request) {
+                return Ok(Some(reply));
+            }
+            request.uri = uri;
+            request.args = args;
+            request.uri_is_original = false;
+            request.internal = true;
+            // The server's rewrites are run again, as nginx does from this phase on.
+            Ok(Some(run(request, Phase::ServerRewrite).unwrap_or_else(|| locate(request))))
+        }
+        Reply::Named(name) => {
+            if let Some(reply) = too_many_redirects(request) {
+                return Ok(Some(reply));
+            }
+            let Some(location) = request.server.named(name) else {
+                log::error!(core::error_log(request), &*request, "could not find named location \"{name}\"");
+                return Ok(Some(Reply::Status(500)));
+            };
+            request.location = location;
+            request.internal = true;
+            Ok(Some(within(request)))
+        }
+        Reply::File(file) => {
+            modules::static_file::send(request, client, file).await?;
+            Ok(None)
+        }
+        Reply::Upstream => upstream::proxy(request, client).await,
+        Reply::Hangup => {
+            request.keep_alive = false;
+            request.response.status = 444;
+            client.abandon();
+            Ok(None)
+        }
+    }
+}
+
+/// Sends a response whose body is at hand.
+pub async fn send(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    mut response: Response,
+    body: &Body,
+) -> Result<(), Error> {
+    let bytes = body.as_bytes();
+    response.content_length = Some(bytes.len() as u64);
+    client.start(request, response);
+    client.write(request, bytes).await
+}
+
+fn too_many_redirects(request: &mut Request) -> Option<Reply> {
+    request.internal_redirects += 1;
+    if request.internal_redirects <= INTERNAL_REDIRECTS_MAX {
+        return None;
+    }
+    let uri = String::from_utf8_lossy(&request.uri).into_owned();
+    log::error!(
+        core::error_log(request),
+        &*request,
+        "rewrite or internal redirection cycle while internally redirecting to \"{uri}\""
+    );
+    Some(error_page::last_resort(request, 500))
+}
+
+/// What follows an error: an error page when nothing was sent yet, else the end of the connection.
+fn recover(request: &mut Request, client: &mut Client<'_>, error: Error) -> Result<Option<Reply>, Error> {
+    match error.side {
+        Side::Client => log::info!(core::error_log(request), &*request, "{error}"),
+        Side::Upstream | Side::Ours => log::error!(core::error_log(request), &*request, "{error}"),
+    }
+    if error.status == 499 {
+        if !client.has_started() {
+            request.response.status = 499;
+        }
+        return Err(error);
+    }
+    if client.has_started() {
+        // The response cannot be completed: the client must see that it is cut.
+        client.abandon();
+        request.keep_alive = false;
+        return Err(error);
+    }
+    if error.side == Side::Client {
+        request.keep_alive = false; // framing is lost, or the client is too slow
+    }
+    Ok(Some(error_page::reply(request, error.status)))
+}
+
+/// A short text as a response.
+pub fn text(status: u16, content_type: &[u8], body: Vec<u8>) -> Reply {
+    let mut response = Response::new(status);
+    if !content_type.is_empty() {
+        response.headers.push_id(Id::ContentType, content_type);
+    }
+    let body = if body.is_empty() { Body::Empty } else { Body::Bytes(Cow::Owned(body)) };
+    Reply::Response(Box::new(response), body)
+}
+
+/// True for the methods that read a resource.
+pub fn is_get_or_head(method: Method) -> bool {
+    matches!(method, Method::Get | Method::Head)
+}

@@ -1,0 +1,346 @@
+//! The body of a proxied response on its way to the client, and the tunnel after a 101.
+//!
+//! Touches: both sockets. Memory is one buffer while bytes are in hand and none while the upstream pauses; a
+//! client that reads slowly stops the reading from the upstream. What has arrived is sent at once.
+//! A body that the upstream cuts never looks complete to the client (RFC 9112 §8).
+
+use std::future::poll_fn;
+use std::ops::Range;
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use crate::http::client::Client;
+use crate::http::error::Error;
+use crate::http::modules::proxy;
+use crate::http::modules::upstream::Head;
+use crate::http::request::Request;
+use crate::http::response::Response;
+use crate::http::upstream::exchange::{Answer, Stop, Wait};
+use crate::http::upstream::outgoing::Outgoing;
+use crate::proto::h1::chunked::Decoder;
+use crate::proto::h1::length::BodyLength;
+use crate::proto::h1::response::ResponseHead;
+use crate::runtime::buffer::Buffer;
+use crate::runtime::relay;
+use crate::upstream::Group;
+use crate::upstream::pool::Connection;
+
+/// A body of at least this much more is moved inside the kernel.
+const SPLICE_BYTES_MIN: u64 = 64 * 1024;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 16 * 1024;
+
+/// How much of the body is still to come, and how its end is told.
+#[derive(Debug)]
+enum Framing {
+    Length { left: u64 },
+    Chunked(Box<Decoder>),
+    UntilClose,
+    Done,
+}
+
+/// The pieces of a body inside one buffer.
+type Pieces = SmallVec<[Range<usize>; 4]>;
+
+impl Framing {
+    fn new(length: BodyLength) -> Self {
+        match length {
+            BodyLength::None | BodyLength::Length(0) => Self::Done,
+            BodyLength::Length(left) => Self::Length { left },
+            BodyLength::Chunked => Self::Chunked(Box::default()),
+            BodyLength::UntilClose => Self::UntilClose,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+
+    /// Finds the body's pieces in `data`; returns how many bytes of it belong to the body and its framing.
+    fn take(&mut self, data: &[u8], pieces: &mut Pieces) -> Result<usize, Error> {
+        pieces.clear();
+        match self {
+            Self::Done => Ok(0),
+            Self::UntilClose => {
+                pieces.push(0..data.len());
+                Ok(data.len())
+            }
+            Self::Length { left } => {
+                let count = data.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= count as u64;
+                if *left == 0 {
+                    *self = Self::Done;
+                }
+                pieces.push(0..count);
+                Ok(count)
+            }
+            Self::Chunked(decoder) => {
+                let mut at = 0;
+                loop {
+                    let step = decoder.decode(&data[at..]).map_err(|error| {
+                        Error::upstream(502, format!("upstream sent invalid chunked response ({error})"))
+                    })?;
+                    if let Some(piece) = step.data {
+                        pieces.push(at + piece.start..at + piece.end);
+                    }
+                    at += step.consumed;
+                    if step.done {
+                        *self = Self::Done;
+                        return Ok(at);
+                    }
+                    if at == data.len() || step.consumed == 0 {
+                        return Ok(at);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Relays the body of an answer whose head the client is about to get, then keeps the connection if it can.
+pub async fn body(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    group: &Group,
+    answer: Answer,
+    length: BodyLength,
+    outgoing: &mut Outgoing,
+) -> Result<(), Error> {
+    let Answer { connection, head, head_length } = answer;
+    let mut framing = Framing::new(length);
+    let data = head.buffer.data().get(head_length..).unwrap_or(b"");
+    let mut pieces = Pieces::new();
+    let used = framing.take(data, &mut pieces)?;
+    let may_keep = head.head.keep_alive(head.buffer.data()) && request.location.proxy.is_http11();
+    if framing.is_done() {
+        // the whole response is here: the connection is free before the client has it
+        if used == data.len() && may_keep && outgoing.is_done() {
+            group.pool.give(connection, &group.keepalive);
+        }
+        return write(request, client, data, &pieces).await;
+    }
+    write(request, client, data, &pieces).await?;
+    let left = data[used..].to_vec();
+    shrink(request, head, head_length);
+    let mut stream =
+        Stream { connection, framing, buffer: keep(&left), wait: Wait::new(&request.location.proxy) };
+    stream.relay(request, client, outgoing).await?;
+    let is_clean = stream.buffer.is_none() && length != BodyLength::UntilClose;
+    if is_clean && may_keep && outgoing.is_done() {
+        group.pool.give(stream.connection, &group.keepalive);
+    }
+    Ok(())
+}
+
+/// Bytes of unfinished framing, for the next read to be appended to.
+fn keep(left: &[u8]) -> Option<Buffer> {
+    (!left.is_empty()).then(|| {
+        let mut buffer = Buffer::take(READ_BYTES);
+        buffer.extend(left);
+        buffer
+    })
+}
+
+/// A long response keeps of its head what variables may ask for, not the whole buffer.
+fn shrink(request: &mut Request, head: Rc<Head>, head_length: usize) {
+    let mut buffer = Buffer::take(head_length);
+    buffer.extend(head.buffer.data().get(..head_length).unwrap_or(b""));
+    let fields: ResponseHead = head.head.clone();
+    request.upstream.set_head(Rc::new(Head { buffer, head: fields }));
+}
+
+/// Sends the pieces of a body: as they lie when there is one, else joined, so that it is one write.
+async fn write(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    data: &[u8],
+    pieces: &Pieces,
+) -> Result<(), Error> {
+    let count: usize = pieces.iter().map(ExactSizeIterator::len).sum();
+    request.upstream.last().length += count as u64;
+    match pieces.as_slice() {
+        [] => client.flush(request).await,
+        [piece] => client.write(request, &data[piece.clone()]).await,
+        several => {
+            let mut joined = Vec::with_capacity(count);
+            several.iter().for_each(|piece| joined.extend_from_slice(&data[piece.clone()]));
+            client.write(request, &joined).await
+        }
+    }
+}
+
+/// A body that did not come whole with its head.
+struct Stream {
+    connection: Connection,
+    framing: Framing,
+    /// `None` while nothing is in hand.
+    buffer: Option<Buffer>,
+    wait: Wait,
+}
+
+impl Stream {
+    async fn relay(
+        &mut self,
+        request: &mut Request,
+        client: &mut Client<'_>,
+        outgoing: &mut Outgoing,
+    ) -> Result<(), Error> {
+        let mut pieces = Pieces::new();
+        request.upstream.action = Some("reading upstream");
+        while !self.framing.is_done() {
+            if let Some(left) = self.spliceable(client, outgoing) {
+                return self.splice(request, client, left).await;
+            }
+            let count = self.read(request, client, outgoing).await?;
+            if count == 0 {
+                return self.end(request);
+            }
+            request.upstream.last().received += count as u64;
+            let Some(buffer) = &mut self.buffer else { continue };
+            let used = self.framing.take(buffer.data(), &mut pieces)?;
+            if !pieces.is_empty() {
+                write(request, client, buffer.data(), &pieces).await?;
+            }
+            buffer.consume(used);
+            if buffer.data().is_empty() {
+                self.buffer = None;
+            } else if !self.framing.is_done() {
+                buffer.compact();
+                if buffer.space().is_empty() {
+                    return Err(Error::upstream(502, "upstream sent too long chunk extensions or trailers"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The upstream closed its side: the end of a body without a length, the cut of any other.
+    fn end(&mut self, request: &mut Request) -> Result<(), Error> {
+        if matches!(self.framing, Framing::UntilClose) {
+            self.framing = Framing::Done;
+            return Ok(());
+        }
+        request.keep_alive = false;
+        Err(Error::upstream(502, "upstream prematurely closed connection"))
+    }
+
+    async fn read(
+        &mut self,
+        request: &mut Request,
+        client: &Client<'_>,
+        outgoing: &mut Outgoing,
+    ) -> Result<usize, Error> {
+        let upstream = &self.connection.io;
+        let (wait, held) = (&mut self.wait, &mut self.buffer);
+        let limit = match self.framing {
+            Framing::Length { left } => usize::try_from(left).unwrap_or(usize::MAX),
+            _ => usize::MAX,
+        };
+        let read = poll_fn(|cx| {
+            let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES.min(limit)));
+            let polled = wait.poll(cx, request, client.io(), outgoing, upstream, &mut buffer);
+            if !buffer.data().is_empty() {
+                *held = Some(buffer); // else back to the pool: a pause holds no memory
+            }
+            polled
+        });
+        match read.await {
+            Ok(count) => Ok(count),
+            Err(Stop::Request(error)) => Err(error),
+            Err(Stop::Peer(failure)) => {
+                let status = failure.fault.status();
+                Err(Error::upstream(status, failure.cause.to_string()))
+            }
+        }
+    }
+
+    /// How much may be moved without a copy: a long rest of known length that needs no framing, and nothing
+    /// more to send to the upstream.
+    fn spliceable(&self, client: &Client<'_>, outgoing: &Outgoing) -> Option<u64> {
+        let Framing::Length { left } = self.framing else { return None };
+        let fits = left >= SPLICE_BYTES_MIN && self.buffer.is_none() && outgoing.is_done();
+        (fits && client.raw_room().is_some_and(|room| room >= left)).then_some(left)
+    }
+
+    async fn splice(
+        &mut self,
+        request: &mut Request,
+        client: &mut Client<'_>,
+        left: u64,
+    ) -> Result<(), Error> {
+        client.flush(request).await?;
+        let conf: &'static proxy::Conf = &request.location.proxy;
+        let limits = relay::Limits {
+            read_timeout_ms: conf.read_timeout_ms(),
+            write_timeout_ms: request.location.core.send_timeout(),
+        };
+        let moved = relay::splice(&self.connection.io, client.io(), left, &limits).await;
+        let (count, error) = match moved {
+            Ok(count) => (count, None),
+            Err(error) => (error.moved, Some(error)),
+        };
+        client.moved(request, count);
+        let attempt = request.upstream.last();
+        attempt.length += count;
+        attempt.received += count;
+        match error {
+            None => {
+                self.framing = Framing::Done;
+                Ok(())
+            }
+            Some(error) => {
+                request.keep_alive = false;
+                Err(relay_error(&error))
+            }
+        }
+    }
+}
+
+fn relay_error(error: &relay::RelayError) -> Error {
+    use relay::{Cause, Side};
+    match (&error.side, &error.cause) {
+        (Side::Target, Cause::Io(cause)) => Error::gone(cause),
+        (Side::Target, Cause::TimedOut) => {
+            Error::client(408, "client timed out (110: Connection timed out) while sending to client")
+        }
+        (_, Cause::Eof) => Error::upstream(502, "upstream prematurely closed connection"),
+        (Side::Source, Cause::TimedOut) => {
+            Error::upstream(504, "upstream timed out (110: Connection timed out)")
+        }
+        (Side::Source, Cause::Io(cause)) => {
+            Error::upstream(502, format!("recv() failed {}", crate::log::Cause(cause)))
+        }
+    }
+}
+
+/// Sends the 101 and what has come already in both directions; the tunnel itself runs when the request's
+/// memory is gone (`http/upgrade.rs`).
+pub async fn begin_tunnel(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    response: Response,
+    answer: Answer,
+) -> Result<(), Error> {
+    let Answer { connection, head, head_length } = answer;
+    client.start_tunnel(request, response);
+    let early = head.buffer.data().get(head_length..).unwrap_or(b"");
+    client.write(request, early).await?;
+    if let Some(rest) = request.body.take_rest() {
+        let conf: &'static proxy::Conf = &request.location.proxy;
+        let written =
+            crate::runtime::timeout(conf.send_timeout_ms(), connection.io.write_all(rest.data())).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                return Err(Error::upstream(502, format!("send() failed {}", crate::log::Cause(&error))));
+            }
+            Err(_) => return Err(Error::upstream(504, "upstream timed out (110: Connection timed out)")),
+        }
+    }
+    request.upstream.last().received += early.len() as u64;
+    shrink(request, head, head_length);
+    request.upstream.set_tunnel(connection.io);
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! A request on its way through the pipeline.
+//!
+//! Owns the bytes of its head; everything parsed from them is a range. Freed as a whole when it ends, and
+//! logged at that moment, whatever ended it.
+
+use crate::http::body::Body;
+use crate::http::captures::Captures;
+use crate::http::location::Location;
+use crate::http::pipeline;
+use crate::http::response::Response;
+use crate::http::server::{Listen, Server};
+use crate::http::variable::VariableId;
+use crate::http::{Config, modules};
+use crate::log;
+use crate::proto::h1::request::RequestHead;
+use crate::proto::header::Id;
+use crate::proto::message::{Method, Version};
+use crate::runtime;
+use crate::runtime::buffer::Buffer;
+use crate::sys::address::SockAddr;
+use crate::sys::clock;
+
+/// What a request knows of the connection it came on.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Unique in this worker; `*N` in the error log, `$connection`.
+    pub number: u64,
+    pub peer: SockAddr,
+    /// The address the client connected to.
+    pub local: SockAddr,
+    pub listen: &'static Listen,
+    /// Requests so far, this one included.
+    pub requests: u64,
+    pub opened_ms: u64,
+}
+
+/// One request and the answer that becomes of it.
+#[derive(Debug)]
+pub struct Request {
+    pub config: &'static Config,
+    pub server: &'static Server,
+    pub location: &'static Location,
+    pub connection: Connection,
+    /// The head's bytes; `head` points into them.
+    pub input: Buffer,
+    pub head: RequestHead,
+    /// The method in force: an `error_page` redirect turns others into GET.
+    pub method: Method,
+    /// Decoded and normalized path.
+    pub uri: Vec<u8>,
+    /// What follows `?`, without it.
+    pub args: Vec<u8>,
+    /// The path is still the one the client sent, so `proxy_pass` may forward it undecoded.
+    pub uri_is_original: bool,
+    /// Lower case, without port; from the request line or `Host`. Empty when the client named none.
+    pub host: Vec<u8>,
+    pub captures: Captures,
+    pub body: Body,
+    pub response: Response,
+    /// Head and body as sent to the client.
+    pub bytes_sent: u64,
+    pub head_bytes_sent: u64,
+    /// The connection may serve another request after this one.
+    pub keep_alive: bool,
+    /// Came from `error_page`, `try_files` or another internal redirect.
+    pub internal: bool,
+    pub internal_redirects: u8,
+    /// The status that an `error_page` is being made for.
+    pub error_status: Option<u16>,
+    /// The client sent no such request: nothing is known but its first bytes (`-` in the log).
+    pub malformed: bool,
+    /// The head outgrew `large_client_header_buffers` (nginx's 494).
+    pub head_too_large: bool,
+    pub upstream: modules::upstream::Trace,
+    /// `$request_id`, once somebody asked for it.
+    pub id: Option<(u64, u64)>,
+    pub started_ms: u64,
+    slots: Vec<Option<Box<[u8]>>>,
+}
+
+impl Request {
+    #[allow(clippy::too_many_arguments, reason = "one place makes requests")]
+    pub fn new(
+        config: &'static Config,
+        server: &'static Server,
+        connection: Connection,
+        input: Buffer,
+        head: RequestHead,
+        body: Body,
+    ) -> Self {
+        let method = head.method;
+        Self {
+            config,
+            server,
+            location: &server.root,
+            connection,
+            input,
+            head,
+            method,
+            uri: Vec::new(),
+            args: Vec::new(),
+            uri_is_original: true,
+            host: Vec::new(),
+            captures: Captures::default(),
+            body,
+            response: Response::default(),
+            bytes_sent: 0,
+            head_bytes_sent: 0,
+            keep_alive: false,
+            internal: false,
+            internal_redirects: 0,
+            error_status: None,
+            malformed: false,
+            head_too_large: false,
+            upstream: modules::upstream::Trace::default(),
+            id: None,
+            started_ms: runtime::now_ms(),
+            slots: Vec::new(),
+        }
+    }
+
+    /// The first field of this id in the request.
+    pub fn header(&self, id: Id) -> Option<&[u8]> {
+        self.head.get(self.input.data(), id)
+    }
+
+    /// The request line as received.
+    pub fn line(&self) -> &[u8] {
+        let data = self.input.data();
+        let end = memchr::memchr2(b'\r', b'\n', data).unwrap_or(data.len());
+        &data[..end]
+    }
+
+    /// The request target as received, arguments included (`$request_uri`).
+    pub fn target(&self) -> &[u8] {
+        self.input.data().get(self.head.target.clone()).unwrap_or(b"")
+    }
+
+    pub fn method_text(&self) -> &[u8] {
+        self.input.data().get(self.head.method_range.clone()).unwrap_or(b"")
+    }
+
+    pub fn version(&self) -> Version {
+        self.head.version
+    }
+
+    pub fn is_head(&self) -> bool {
+        self.method == Method::Head
+    }
+
+    /// The host for `$host`: the request's, else the server's first name.
+    pub fn host_or_name(&self) -> &[u8] {
+        if self.host.is_empty() { self.server.name().as_bytes() } else { &self.host }
+    }
+
+    /// Appends the value of a variable; false when it has none.
+    pub fn variable(&mut self, id: VariableId, out: &mut Vec<u8>) -> bool {
+        let config: &'static Config = self.config;
+        let (get, argument) = config.variables.get(id);
+        get(self, argument, out)
+    }
+
+    /// The value that was stored in a slot.
+    pub fn slot(&self, index: usize) -> Option<&[u8]> {
+        self.slots.get(index)?.as_deref()
+    }
+
+    pub fn set_slot(&mut self, index: usize, value: Vec<u8>) {
+        if self.slots.is_empty() {
+            self.slots.resize(self.config.variables.slot_count(), None);
+        }
+        if let Some(slot) = self.slots.get_mut(index) {
+            *slot = Some(value.into());
+        }
+    }
+
+    /// Keeps the groups of a match for `$1` to `$9`.
+    pub fn captured(&mut self, subject: &[u8], groups: &crate::http::regex::Groups) {
+        self.captures.set(subject, groups.iter().cloned());
+    }
+
+    /// Milliseconds since the first byte of the request was read.
+    pub fn elapsed_ms(&self) -> u64 {
+        clock::monotonic_ms().saturating_sub(self.started_ms)
+    }
+
+    /// Bytes of the body as sent to the client.
+    pub fn body_bytes_sent(&self) -> u64 {
+        self.bytes_sent.saturating_sub(self.head_bytes_sent)
+    }
+
+    /// Bytes of the request: head and the part of the body that was read.
+    pub fn length(&self) -> u64 {
+        self.input.data().len() as u64 + self.body.received()
+    }
+}
+
+impl log::Context for Request {
+    fn connection(&self) -> Option<u64> {
+        Some(self.connection.number)
+    }
+
+    fn action(&self) -> Option<&str> {
+        self.upstream.action()
+    }
+
+    fn fields(&self, fields: &mut log::Fields) {
+        match self.connection.peer.ip() {
+            Some(ip) => fields.plain("client", ip),
+            None => fields.plain("client", "unix:"),
+        };
+        fields.plain("server", self.server.name());
+        if !self.line().is_empty() {
+            fields.quoted("request", self.line());
+        }
+        if let Some(upstream) = self.upstream.url() {
+            fields.quoted("upstream", upstream.as_bytes());
+        }
+        if let Some(host) = self.header(Id::Host) {
+            fields.quoted("host", host);
+        }
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        pipeline::log(self);
+    }
+}

@@ -1,0 +1,101 @@
+//! A response as the pipeline builds it, before framing: status, fields, and what its body will be.
+//!
+//! Pure data; the sink (`http/sink.rs`) adds the status line, `Server`, `Date`, `Connection` and the framing.
+
+use std::borrow::Cow;
+
+use crate::http::headers::Headers;
+use crate::proto::header::Id;
+
+/// The head of a response.
+#[derive(Clone, Debug, Default)]
+pub struct Response {
+    pub status: u16,
+    /// The reason phrase of an upstream's status line; empty: the standard one for the status.
+    pub reason: Vec<u8>,
+    pub headers: Headers,
+    /// Bytes of the body, when known before it is sent.
+    pub content_length: Option<u64>,
+}
+
+impl Response {
+    pub fn new(status: u16) -> Self {
+        Self { status, ..Self::default() }
+    }
+
+    pub fn with_type(status: u16, content_type: &[u8]) -> Self {
+        let mut response = Self::new(status);
+        if !content_type.is_empty() {
+            response.headers.push_id(Id::ContentType, content_type);
+        }
+        response
+    }
+
+    /// A response of this status never has a body (RFC 9110 §6.4.1).
+    pub fn is_bodiless(&self) -> bool {
+        matches!(self.status, 100..=199 | 204 | 304)
+    }
+}
+
+/// A body that is known when the head is: nothing is waited for.
+#[derive(Clone, Debug)]
+pub enum Body {
+    Empty,
+    Bytes(Cow<'static, [u8]>),
+}
+
+impl Body {
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Empty => b"",
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// The reason phrase that belongs to a status; empty for one that nginx knows no phrase for.
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        206 => "Partial Content",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Moved Temporarily", // nginx's phrase; RFC 9110 says Found
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Not Allowed", // nginx's phrase
+        406 => "Not Acceptable",
+        408 => "Request Time-out",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Request Entity Too Large",
+        414 => "Request-URI Too Large",
+        415 => "Unsupported Media Type",
+        416 => "Requested Range Not Satisfiable",
+        421 => "Misdirected Request",
+        425 => "Too Early",
+        429 => "Too Many Requests",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Temporarily Unavailable",
+        504 => "Gateway Time-out",
+        505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
+        _ => "",
+    }
+}

@@ -1,0 +1,131 @@
+//! Complex values: text with variables, compiled once, evaluated for each request.
+//!
+//! Touches: the variable registry while compiling, the request while evaluating.
+//! Behaviour: nginx's "complex values"; a `$` that starts no variable name is refused as nginx does.
+
+use crate::config::{Diagnostic, Span, Word};
+use crate::http::compile::Cx;
+use crate::http::request::Request;
+use crate::http::variable::VariableId;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(Box<[u8]>),
+    Variable(VariableId),
+    /// `$1` … `$9`: a group of the last regular expression that matched.
+    Capture(u8),
+}
+
+/// A compiled value. Text without variables is a single part and costs a copy to evaluate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    parts: Box<[Part]>,
+    span: Span,
+}
+
+impl Script {
+    /// Compiles an argument. Errors: a `$` without a name, an unclosed `${`; whether the variables
+    /// exist is checked when everything is read.
+    pub fn compile(word: &Word, cx: &mut Cx) -> Result<Self, Diagnostic> {
+        Self::compile_text(&word.text, word.span, cx)
+    }
+
+    /// Like [`Script::compile`] for text that is part of an argument.
+    pub fn compile_text(text: &str, span: Span, cx: &mut Cx) -> Result<Self, Diagnostic> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some(at) = rest.find('$') {
+            push_text(&mut parts, &rest[..at]);
+            let (name, after) = variable_name(&rest[at + 1..], span)?;
+            parts.push(match name.as_bytes() {
+                [digit @ b'0'..=b'9'] => Part::Capture(digit - b'0'),
+                _ => Part::Variable(cx.variables.reference(name, span)),
+            });
+            rest = after;
+        }
+        push_text(&mut parts, rest);
+        Ok(Self { parts: parts.into(), span })
+    }
+
+    /// A value that is the same for every request.
+    pub fn constant(text: impl Into<Vec<u8>>, span: Span) -> Self {
+        let text: Vec<u8> = text.into();
+        Self { parts: Box::new([Part::Text(text.into())]), span }
+    }
+
+    /// Appends the value to `out`. Variables without a value add nothing.
+    pub fn evaluate(&self, request: &mut Request, out: &mut Vec<u8>) {
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => out.extend_from_slice(text),
+                Part::Variable(id) => {
+                    request.variable(*id, out);
+                }
+                Part::Capture(index) => out.extend_from_slice(request.captures.group(*index)),
+            }
+        }
+    }
+
+    pub fn to_vec(&self, request: &mut Request) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.evaluate(request, &mut out);
+        out
+    }
+
+    /// The text, when no variable is in it.
+    pub fn as_text(&self) -> Option<&[u8]> {
+        match &*self.parts {
+            [] => Some(b""),
+            [Part::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    pub fn span(&self) -> Span {
+        self.span
+    }
+}
+
+/// True when `text` has variables, so that it must be compiled.
+pub fn has_variables(text: &str) -> bool {
+    text.contains('$')
+}
+
+fn push_text(parts: &mut Vec<Part>, text: &str) {
+    if !text.is_empty() {
+        parts.push(Part::Text(text.as_bytes().into()));
+    }
+}
+
+/// Splits what follows a `$` into the variable's name and the rest.
+pub fn variable_name(text: &str, span: Span) -> Result<(&str, &str), Diagnostic> {
+    if let Some(braced) = text.strip_prefix('{') {
+        let Some(end) = braced.find('}') else {
+            let message = format!("the closing bracket in \"{braced}\" variable is missing");
+            return Err(Diagnostic::error(span, message));
+        };
+        let (name, after) = (&braced[..end], &braced[end + 1..]);
+        if name.is_empty() || !name.bytes().all(is_name_byte) {
+            return Err(invalid_name(span));
+        }
+        return Ok((name, after));
+    }
+    // A capture is one digit: $10 is $1 and a zero.
+    let end = match text.as_bytes().first() {
+        Some(b'1'..=b'9') => 1,
+        _ => text.bytes().position(|byte| !is_name_byte(byte)).unwrap_or(text.len()),
+    };
+    if end == 0 {
+        return Err(invalid_name(span));
+    }
+    Ok(text.split_at(end))
+}
+
+fn invalid_name(span: Span) -> Diagnostic {
+    Diagnostic::error(span, "invalid variable name")
+        .help("a literal \"$\" cannot stand in a value; use a variable that holds one (geo $dollar { default \"$\"; })")
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}

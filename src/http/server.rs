@@ -1,0 +1,84 @@
+//! Virtual servers: who answers for a host on an address.
+//!
+//! Pure: no I/O.
+//! Behaviour: nginx.org, ngx_http_core_module (`listen`, `server_name`) and "Server names".
+
+use crate::base::wildcard::{Conflict, NameTable};
+use crate::config::Span;
+use crate::http::location::Location;
+use crate::http::regex::Regex;
+use crate::sys::address::SockAddr;
+use crate::sys::socket::ListenOptions;
+
+/// One `server` block.
+#[derive(Debug)]
+pub struct Server {
+    /// As written; the first one is `$server_name`.
+    pub names: Box<[Box<str>]>,
+    /// The server outside of any location.
+    pub root: Location,
+    /// `@name` locations.
+    pub named: Box<[Location]>,
+    pub span: Span,
+}
+
+impl Server {
+    pub fn name(&self) -> &str {
+        self.names.first().map_or("", |name| name)
+    }
+
+    pub fn named(&self, name: &str) -> Option<&Location> {
+        self.named.iter().find(|location| *location.name == *name)
+    }
+}
+
+/// One address to listen on, and the servers that share it.
+#[derive(Debug)]
+pub struct Listen {
+    pub address: SockAddr,
+    pub options: ListenOptions,
+    /// Index of the server for hosts that no name matches.
+    pub default: usize,
+    names: NameTable<u32>,
+    /// The server without a name: nginx's default `server_name ""`.
+    nameless: Option<u32>,
+    regexes: Vec<(Regex, u32)>,
+}
+
+impl Listen {
+    pub fn new(address: SockAddr, options: ListenOptions, default: usize) -> Self {
+        Self { address, options, default, names: NameTable::default(), nameless: None, regexes: Vec::new() }
+    }
+
+    /// Adds a name of `server`; false: another server has this name already, and keeps it.
+    pub fn add_name(&mut self, name: &str, server: usize) -> bool {
+        let server = server as u32;
+        if name.is_empty() {
+            return *self.nameless.get_or_insert(server) == server;
+        }
+        self.names.insert(name, server) != Err(Conflict::Duplicate)
+    }
+
+    pub fn add_regex(&mut self, regex: Regex, server: usize) {
+        self.regexes.push((regex, server as u32));
+    }
+
+    /// The index of the server for a lower-case host, with the regular expression that chose it.
+    pub fn server_for(&self, host: &[u8]) -> (usize, Option<&Regex>) {
+        if host.is_empty() {
+            return (self.nameless.map_or(self.default, |index| index as usize), None);
+        }
+        if let Some(&index) = self.names.lookup(host) {
+            return (index as usize, None);
+        }
+        match self.regexes.iter().find(|(regex, _)| regex.is_match(host)) {
+            Some((regex, index)) => (*index as usize, Some(regex)),
+            None => (self.default, None),
+        }
+    }
+
+    /// Every address of this port or path: the local address must be asked for.
+    pub fn is_wildcard(&self) -> bool {
+        self.address.ip().is_some_and(|ip| ip.is_unspecified())
+    }
+}

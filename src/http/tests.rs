@@ -1,0 +1,135 @@
+//! The service in one process: a real listener, real sockets, the configuration compiled from text.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::{self, Diagnostics};
+use crate::http::{CompileOptions, Config, Hooks, Service, compile};
+use crate::log::Logger;
+use crate::runtime::{self, Acceptor, Runtime, race};
+use crate::sys::socket;
+
+/// Compiles the `http` block of a text; panics with the diagnostics.
+fn config(text: &str) -> Config {
+    let options = config::load::LoadOptions::default();
+    let (tree, mut out) = config::load::load_text("test.conf", text, &options);
+    let http = tree.nodes.iter().find(|node| &*node.name.text == "http").expect("an http block");
+    let options = CompileOptions {
+        prefix: std::env::temp_dir(),
+        conf_dir: std::env::temp_dir(),
+        error_log: Logger::none(),
+        test_only: false,
+    };
+    let compiled = compile(http, &options, &mut out);
+    assert!(!out.has_errors(), "{:?}", out.0);
+    compiled
+}
+
+fn findings(text: &str) -> Diagnostics {
+    let options = config::load::LoadOptions::default();
+    let (tree, mut out) = config::load::load_text("test.conf", text, &options);
+    let options = CompileOptions {
+        prefix: Path::new("/").into(),
+        conf_dir: Path::new("/").into(),
+        error_log: Logger::none(),
+        test_only: false,
+    };
+    compile(&tree.nodes[0], &options, &mut out);
+    out
+}
+
+/// Serves `text` (its `127.0.0.1:0` becomes a free port) while `client` runs on another thread.
+fn serve<T: Send + 'static>(text: &str, client: impl FnOnce(SocketAddr) -> T + Send + 'static) -> T {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config: &'static Config =
+        Box::leak(Box::new(config(&text.replace("127.0.0.1:0", &free.to_string()))));
+    let mut runtime = Runtime::new().unwrap();
+    runtime.block_on(async move {
+        let listen = socket::listen(&config.listens[0].address, &config.listens[0].options).unwrap();
+        let address = *socket::local_addr(&listen).unwrap().inet().unwrap();
+        let acceptor = Acceptor::register(listen).unwrap();
+        let service = Service::new(config, Hooks { hand_over: Box::new(|fd, _| Err(fd)) });
+        let accepting = async {
+            loop {
+                let (fd, peer) = acceptor.accept().await.unwrap();
+                service.open(fd, peer, 0);
+            }
+        };
+        match race(runtime::blocking::run(move || client(address)), accepting).await {
+            runtime::Either::First(result) => result,
+            runtime::Either::Second(never) => never,
+        }
+    })
+}
+
+fn exchange(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn answers_pipelined_requests_and_closes_when_asked() {
+    let text =
+        "http { access_log off; server { listen 127.0.0.1:0; location / { return 200 \"hi $uri\"; } } }";
+    let answer = serve(text, |address| {
+        exchange(
+            address,
+            "GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b%20c HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        )
+    });
+    let bodies: Vec<&str> = answer.split("\r\n\r\n").skip(1).collect();
+    assert!(bodies[0].starts_with("hi /aHTTP/1.1 200 OK\r\n"), "{answer}");
+    assert_eq!(bodies[1], "hi /b c");
+    assert!(
+        answer.contains("Connection: keep-alive\r\n") && answer.contains("Connection: close\r\n"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn proxies_to_itself() {
+    let text = "http { access_log off; upstream u { server 127.0.0.1:1; server 127.0.0.1:2 backup; } server { listen 127.0.0.1:0;
+        location / { proxy_pass http://127.0.0.1:0/inner/; }
+        location /inner/ { return 201 \"inner $request_uri $http_x_a\"; } } }";
+    let answer = serve(text, |address| {
+        exchange(address, "GET /a?b HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nConnection: close\r\n\r\n")
+    });
+    assert!(answer.starts_with("HTTP/1.1 201 Created\r\n"), "{answer}");
+    assert!(answer.ends_with("inner /inner/ 1"), "{answer}");
+}
+
+#[test]
+fn refuses_ambiguous_requests() {
+    let text = "http { access_log off; server { listen 127.0.0.1:0; return 200 ok; } }";
+    let answer = serve(text, |address| {
+        exchange(
+            address,
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        )
+    });
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+}
+
+#[test]
+fn every_error_of_a_block_is_found_at_once() {
+    let out = findings(
+        "http { server { listen 80; location / { return 99999; } location /x { set y 1; } location /x { retrun 200; } \
+         error_page /x; add_header A $nobody; } }",
+    );
+    let messages: Vec<&str> = out.0.iter().map(|diagnostic| &*diagnostic.message).collect();
+    for expected in [
+        "invalid return code \"99999\"",
+        "invalid variable name \"y\"",
+        "unknown directive \"retrun\"",
+        "duplicate location \"/x\"",
+        "unknown \"nobody\" variable",
+    ] {
+        assert!(messages.iter().any(|message| message.contains(expected)), "{expected}: {messages:?}");
+    }
+}

@@ -1,0 +1,188 @@
+//! The life of a proxied request, top to bottom: a group, a peer, a connection, the exchange, the answer.
+//!
+//! Touches: the client's socket and the upstream's. Whether another peer may be tried is decided here and in
+//! `upstream/next.rs`; the body is relayed in `http/relay.rs`.
+//! Behaviour: nginx.org, ngx_http_proxy_module and ngx_http_upstream_module.
+
+mod answer;
+pub mod exchange;
+pub mod outgoing;
+mod target;
+
+use crate::http::client::Client;
+use crate::http::error::{Error, Side};
+use crate::http::modules::{core, proxy};
+use crate::http::pipeline::Reply;
+use crate::http::relay;
+use crate::http::request::Request;
+use crate::log;
+use crate::proto::message::Method;
+use crate::runtime;
+use crate::runtime::Io;
+use crate::upstream::{Fault, Outcome, Session};
+use answer::Next;
+use exchange::{Answer, Failure, Stop};
+use outgoing::Outgoing;
+use target::Goal;
+
+/// Passes a request to the upstream of its location and the answer to the client.
+///
+/// `Some`: an answer of our own instead (an error, an internal redirect). Errors: the client's, and those of
+/// an upstream that fails inside a body that the client has begun to get.
+pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Option<Reply>, Error> {
+    request.upstream.begin_pass();
+    let goal = Goal::find(request).await?;
+    let mut outgoing = Outgoing::prepare(request, client.io(), &goal).await?;
+    let mut session = Session::new(&goal.group, request.location.proxy.next_tries());
+    let outcome = respond(request, client, &goal, &mut outgoing, &mut session).await;
+    request.upstream.end();
+    // an error of the upstream is logged by the pipeline, with what was under way
+    if !outcome.as_ref().is_err_and(|error| error.side == Side::Upstream) {
+        request.upstream.action = None;
+    }
+    outcome
+}
+
+async fn respond(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    goal: &Goal,
+    outgoing: &mut Outgoing,
+    session: &mut Session,
+) -> Result<Option<Reply>, Error> {
+    let answer = match exchange(request, client.io(), goal, outgoing, session).await? {
+        Ok(answer) => answer,
+        Err(status) => return Ok(Some(Reply::Status(status))),
+    };
+    match answer::begin(request, &answer)? {
+        Next::Reply(reply) => Ok(Some(reply)),
+        Next::Tunnel(response) => {
+            relay::begin_tunnel(request, client, response, answer).await?;
+            Ok(None)
+        }
+        Next::Body(response, length) => {
+            client.start(request, response);
+            relay::body(request, client, &goal.group, answer, length, outgoing).await?;
+            Ok(None)
+        }
+    }
+}
+
+/// Tries peers until one answers. `Err(status)`: none did.
+async fn exchange(
+    request: &mut Request,
+    client: &Io,
+    goal: &Goal,
+    outgoing: &mut Outgoing,
+    session: &mut Session,
+) -> Result<Result<Answer, u16>, Error> {
+    let conf: &'static proxy::Conf = &request.location.proxy;
+    let group = &*goal.group;
+    let tag = std::ptr::from_ref(request.location).addr();
+    let started_ms = runtime::now_ms();
+    loop {
+        let Some(peer) = session.pick(runtime::now_ms()) else {
+            request.upstream.begin(None, &group.name).status = 502;
+            request.upstream.action = Some("connecting to upstream");
+            log::error!(core::error_log(request), &*request, "no live upstreams");
+            return Ok(Err(502));
+        };
+        request.upstream.begin(Some(peer.clone()), &group.name);
+        let failure = match turn(request, client, group, &peer, tag, outgoing).await {
+            Ok(answer) => match refused(request, &answer, session, conf, outgoing, started_ms) {
+                None => return Ok(Ok(answer)),
+                Some(fault) => Failure { fault, cause: exchange::Reason::Text(""), is_stale: false },
+            },
+            Err(Stop::Request(error)) => return Err(error),
+            Err(Stop::Peer(failure)) => {
+                log::error!(core::error_log(request), &*request, "{}", failure.cause);
+                failure
+            }
+        };
+        let status = failure.fault.status();
+        let attempt = request.upstream.last();
+        attempt.status = status;
+        attempt.sent = outgoing.sent;
+        request.upstream.end();
+        let outcome = if failure.fault.is_failure() { Outcome::Failed } else { Outcome::Next };
+        if session.finish(outcome, runtime::now_ms()) {
+            log::warn!(core::error_log(request), &*request, "upstream server temporarily disabled");
+        }
+        if !may_go_on(request, session, conf, outgoing, failure.fault, started_ms) {
+            return Ok(Err(status));
+        }
+        outgoing.rewind();
+    }
+}
+
+/// One peer's turn. A kept connection that turns out to be closed is replaced by a new one to the same peer.
+async fn turn(
+    request: &mut Request,
+    client: &Io,
+    group: &crate::upstream::Group,
+    peer: &std::rc::Rc<crate::upstream::Peer>,
+    tag: usize,
+    outgoing: &mut Outgoing,
+) -> Result<Answer, Stop> {
+    let connection = exchange::open(request, group, peer, tag, false).await?;
+    let answered = exchange::run(request, client, outgoing, connection).await;
+    match answered {
+        Err(Stop::Peer(failure)) if failure.is_stale && may_repeat(request, outgoing) => {
+            outgoing.rewind();
+            let connection = exchange::open(request, group, peer, tag, true).await?;
+            exchange::run(request, client, outgoing, connection).await
+        }
+        answered => answered,
+    }
+}
+
+/// Whether a request that met a closed connection may be sent once more: nothing of it was sent, or it does
+/// no harm to do it twice (RFC 9110 §9.2.2).
+fn may_repeat(request: &Request, outgoing: &Outgoing) -> bool {
+    outgoing.can_repeat()
+        && (!outgoing.has_begun()
+            || !is_unsafe(request)
+            || request.location.proxy.next().permits(Fault::Error, true))
+}
+
+/// The fault, when the answer is one that sends the request to another peer.
+fn refused(
+    request: &Request,
+    answer: &Answer,
+    session: &Session,
+    conf: &proxy::Conf,
+    outgoing: &Outgoing,
+    started_ms: u64,
+) -> Option<Fault> {
+    let fault = Fault::Status(answer.head.head.status);
+    // the last try's answer goes to the client as it is
+    let is_last = session.tries_left() <= 1;
+    let is_late = is_late(conf, started_ms);
+    let permitted =
+        !is_last && !is_late && outgoing.can_repeat() && conf.next().permits(fault, is_unsafe(request));
+    permitted.then_some(fault)
+}
+
+fn may_go_on(
+    request: &Request,
+    session: &Session,
+    conf: &proxy::Conf,
+    outgoing: &Outgoing,
+    fault: Fault,
+    started_ms: u64,
+) -> bool {
+    session.tries_left() > 0
+        && outgoing.can_repeat()
+        && conf.next().permits(fault, outgoing.has_begun() && is_unsafe(request))
+        && !is_late(conf, started_ms)
+}
+
+fn is_late(conf: &proxy::Conf, started_ms: u64) -> bool {
+    let limit_ms = conf.next_timeout_ms();
+    limit_ms > 0 && runtime::now_ms().saturating_sub(started_ms) >= limit_ms
+}
+
+/// The methods whose requests must not be sent twice (nginx's list).
+fn is_unsafe(request: &Request) -> bool {
+    matches!(request.method, Method::Post | Method::Lock | Method::Patch)
+}

@@ -1,0 +1,291 @@
+//! One request to one peer, until the head of its response is here.
+//!
+//! Touches: the upstream's socket, and the client's for the body and to notice that it has gone.
+//! The response may come before the request is sent whole; what is left is sent while the body is relayed.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use crate::http::error::Error;
+use crate::http::modules::proxy;
+use crate::http::modules::upstream::Head;
+use crate::http::request::Request;
+use crate::http::upstream::outgoing::{Outgoing, SendFault};
+use crate::log::Cause;
+use crate::net::connect::connect;
+use crate::proto::h1::request::Progress;
+use crate::proto::h1::response::{self, ResponseHead};
+use crate::runtime::buffer::Buffer;
+use crate::runtime::{self, Io, Timer, timeout};
+use crate::upstream::pool::Connection;
+use crate::upstream::{Fault, Group, Peer};
+
+/// Bytes of the buffer for a response's head and whatever body comes with it.
+const READ_BYTES: usize = 16 * 1024;
+
+/// What went wrong with a peer.
+#[derive(Debug)]
+pub struct Failure {
+    pub fault: Fault,
+    /// For the log, in nginx's words, without what was under way.
+    pub cause: Reason,
+    /// The connection was a kept one and gave no byte of a response: its peer may just have closed it.
+    pub is_stale: bool,
+}
+
+/// Why, as text for the log.
+#[derive(Debug)]
+pub enum Reason {
+    Text(&'static str),
+    System(&'static str, io::Error),
+    Parse(String),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => out.write_str(text),
+            Self::System(call, error) => write!(out, "{call} failed {}", Cause(error)),
+            Self::Parse(text) => out.write_str(text),
+        }
+    }
+}
+
+/// Either side's end of an exchange.
+#[derive(Debug)]
+pub enum Stop {
+    /// The client, or we: no other peer can help.
+    Request(Error),
+    Peer(Failure),
+}
+
+/// A response's head with the connection it came on.
+#[derive(Debug)]
+pub struct Answer {
+    pub connection: Connection,
+    /// The head, and behind it in the buffer the begin of the body.
+    pub head: Rc<Head>,
+    /// Where the head ends in the buffer.
+    pub head_length: usize,
+}
+
+fn fail(fault: Fault, cause: Reason) -> Stop {
+    Stop::Peer(Failure { fault, cause, is_stale: false })
+}
+
+/// A connection to `peer`: a kept one, unless `is_fresh` asks for a new one.
+pub async fn open(
+    request: &mut Request,
+    group: &Group,
+    peer: &Rc<Peer>,
+    tag: usize,
+    is_fresh: bool,
+) -> Result<Connection, Stop> {
+    let conf: &'static proxy::Conf = &request.location.proxy;
+    if !is_fresh && let Some(connection) = group.pool.take(peer, tag, &group.keepalive) {
+        request.upstream.last().connect_ms = Some(0);
+        return Ok(connection);
+    }
+    request.upstream.action = Some("connecting to upstream");
+    let started_ms = runtime::now_ms();
+    let io = match timeout(conf.connect_timeout_ms(), connect(&peer.address, conf.connect_options())).await {
+        Ok(Ok(io)) => io,
+        Ok(Err(error)) => return Err(fail(Fault::Error, Reason::System("connect()", error))),
+        Err(_) => {
+            return Err(fail(Fault::Timeout, Reason::Text("upstream timed out (110: Connection timed out)")));
+        }
+    };
+    let now_ms = runtime::now_ms();
+    request.upstream.last().connect_ms = Some(now_ms.saturating_sub(started_ms));
+    Ok(Connection { io, peer: Rc::clone(peer), tag, requests: 1, opened_ms: now_ms, reused: false })
+}
+
+/// Sends the request and reads until a final response head is complete.
+pub async fn run(
+    request: &mut Request,
+    client: &Io,
+    outgoing: &mut Outgoing,
+    connection: Connection,
+) -> Result<Answer, Stop> {
+    let conf: &'static proxy::Conf = &request.location.proxy;
+    let mut buffer = Buffer::take(READ_BYTES);
+    let mut head = ResponseHead::default();
+    let mut wait = Wait::new(conf);
+    request.upstream.action = Some("sending request to upstream");
+    loop {
+        let read = poll_fn(|cx| wait.poll(cx, request, client, outgoing, &connection.io, &mut buffer)).await;
+        match read {
+            Ok(0) => {
+                let cause = match wait.send_error.take() {
+                    Some(error) => Reason::System("send()", error),
+                    None => Reason::Text("upstream prematurely closed connection"),
+                };
+                return Err(lost(Fault::Error, cause, &connection, &buffer));
+            }
+            Ok(_) => request.upstream.last().received = buffer.data().len() as u64,
+            Err(Stop::Peer(failure)) => return Err(lost(failure.fault, failure.cause, &connection, &buffer)),
+            Err(stop) => return Err(stop),
+        }
+        while !buffer.data().is_empty() {
+            match response::parse(buffer.data(), conf.head_bytes_max(), &mut head) {
+                Ok(Progress::Complete(length)) if is_interim(head.status) => {
+                    // 100 answers an expectation that was never passed on; 103 is not passed on yet
+                    buffer.consume(length);
+                    head.clear();
+                }
+                Ok(Progress::Complete(head_length)) => {
+                    let attempt = request.upstream.last();
+                    attempt.status = head.status;
+                    attempt.header_ms = Some(runtime::now_ms().saturating_sub(attempt.started_ms));
+                    let head = Rc::new(Head { buffer, head });
+                    return Ok(Answer { connection, head, head_length });
+                }
+                Ok(Progress::Partial) => break,
+                Err(error) => {
+                    return Err(fail(Fault::InvalidHeader, Reason::Parse(format!("upstream sent {error}"))));
+                }
+            }
+        }
+        if buffer.data().is_empty() {
+            buffer.clear();
+        }
+        if buffer.space().is_empty() {
+            let needed = buffer.data().len() + 1;
+            if needed > conf.head_bytes_max() {
+                let cause = format!(
+                    "upstream sent too big header (more than {} bytes; see \"proxy_buffer_size\")",
+                    conf.head_bytes_max()
+                );
+                return Err(fail(Fault::InvalidHeader, Reason::Parse(cause)));
+            }
+            buffer.grow((buffer.capacity() * 2).min(conf.head_bytes_max().max(READ_BYTES)));
+        }
+    }
+}
+
+fn is_interim(status: u16) -> bool {
+    (100..200).contains(&status) && status != 101
+}
+
+fn lost(fault: Fault, cause: Reason, connection: &Connection, buffer: &Buffer) -> Stop {
+    let is_stale = connection.reused && buffer.data().is_empty() && fault == Fault::Error;
+    Stop::Peer(Failure { fault, cause, is_stale })
+}
+
+/// Waiting for the upstream while the request is on its way.
+#[derive(Debug)]
+pub struct Wait {
+    conf: &'static proxy::Conf,
+    timer: Timer,
+    /// The timer runs for a write, not for a read.
+    is_sending: bool,
+    /// Sending failed: the response may have come before, so reading goes on.
+    pub send_error: Option<io::Error>,
+    sent: u64,
+}
+
+impl Wait {
+    pub fn new(conf: &'static proxy::Conf) -> Self {
+        Self { conf, timer: Timer::new(), is_sending: false, send_error: None, sent: 0 }
+    }
+
+    /// Reads into `buffer`, sending what is left of the request meanwhile. Ready with the bytes read, 0 at
+    /// the end of the connection.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: &mut Request,
+        client: &Io,
+        outgoing: &mut Outgoing,
+        upstream: &Io,
+        buffer: &mut Buffer,
+    ) -> Poll<Result<usize, Stop>> {
+        if let Poll::Ready(stop) = self.poll_send(cx, request, client, outgoing, upstream) {
+            return Poll::Ready(Err(stop));
+        }
+        match upstream.poll_read(cx, buffer.space()) {
+            Poll::Ready(Ok(count)) => {
+                buffer.filled(count);
+                self.timer.cancel();
+                return Poll::Ready(Ok(count));
+            }
+            Poll::Ready(Err(error)) => {
+                let (call, error) = match self.send_error.take() {
+                    Some(earlier) => ("send()", earlier),
+                    None => ("recv()", error),
+                };
+                return Poll::Ready(Err(fail(Fault::Error, Reason::System(call, error))));
+            }
+            Poll::Pending => {}
+        }
+        self.poll_patience(cx, request, client, outgoing)
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: &mut Request,
+        client: &Io,
+        outgoing: &mut Outgoing,
+        upstream: &Io,
+    ) -> Poll<Stop> {
+        if outgoing.is_done() || self.send_error.is_some() {
+            return Poll::Pending;
+        }
+        match outgoing.poll_send(cx, upstream, &mut request.body, client) {
+            Poll::Ready(Ok(())) => {
+                request.upstream.last().sent = outgoing.sent;
+                request.upstream.action = Some("reading response header from upstream");
+                self.timer.cancel();
+            }
+            Poll::Ready(Err(SendFault::Client(error))) => return Poll::Ready(Stop::Request(error)),
+            Poll::Ready(Err(SendFault::Upstream(error))) => self.send_error = Some(error),
+            Poll::Pending => {}
+        }
+        if outgoing.sent != self.sent {
+            self.sent = outgoing.sent;
+            self.timer.cancel();
+        }
+        Poll::Pending
+    }
+
+    /// The client may have gone, or the upstream may have been silent for too long.
+    fn poll_patience(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: &mut Request,
+        client: &Io,
+        outgoing: &Outgoing,
+    ) -> Poll<Result<usize, Stop>> {
+        if !self.conf.ignore_client_abort() && client.poll_hangup(cx).is_ready() {
+            let cause = "client prematurely closed connection, so upstream connection is closed too";
+            return Poll::Ready(Err(Stop::Request(Error::client(499, with_action(cause, request)))));
+        }
+        let is_sending = !outgoing.is_done() && self.send_error.is_none();
+        if is_sending && !outgoing.waits_for_upstream {
+            // the client's own timeout runs
+            self.timer.cancel();
+            return Poll::Pending;
+        }
+        if self.is_sending != is_sending || !self.timer.is_set() {
+            self.is_sending = is_sending;
+            let after = if is_sending { self.conf.send_timeout_ms() } else { self.conf.read_timeout_ms() };
+            self.timer.set(runtime::now_ms() + after);
+        }
+        if self.timer.poll_expired(cx).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(fail(Fault::Timeout, Reason::Text("upstream timed out (110: Connection timed out)"))))
+    }
+}
+
+/// Adds what was under way, as the log does by itself for messages of a request.
+fn with_action(cause: &str, request: &Request) -> String {
+    match request.upstream.action {
+        Some(action) => format!("{cause} while {action}"),
+        None => cause.to_owned(),
+    }
+}

@@ -1,0 +1,381 @@
+//! The request as an upstream gets it: its head, its framing, and sending it.
+//!
+//! Touches: the client's socket for the body, the upstream's for the whole. Bounded: the head, what was read
+//! of the body before an upstream was chosen, and after that one piece at a time.
+//! RFC 9112 §3, §6; RFC 9110 §7.6.1 (fields between two hops).
+
+use std::task::{Context, Poll, ready};
+
+use crate::base::path::{Escape, escape_uri};
+use crate::http::body::Body;
+use crate::http::error::Error;
+use crate::http::location::Kind;
+use crate::http::modules::proxy;
+use crate::http::request::Request;
+use crate::http::upstream::target::Goal;
+use crate::proto::h1::encode;
+use crate::proto::h1::length::BodyLength;
+use crate::proto::header::Id;
+use crate::proto::message::Method;
+use crate::runtime::Io;
+
+/// What is still to come after the bytes at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    Nothing,
+    /// The client's body as it comes.
+    Plain,
+    /// The client's body, each piece a chunk.
+    Chunked,
+}
+
+/// A request on its way to an upstream.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The head and the part of the body that is kept for another try; later one chunk.
+    bytes: Vec<u8>,
+    at: usize,
+    rest: Rest,
+    /// Bytes of the body went out that are not kept: the request cannot be sent again.
+    is_spent: bool,
+    /// The upstream's socket is what sending waits for, not the client's.
+    pub waits_for_upstream: bool,
+    /// Bytes sent on the connection in use.
+    pub sent: u64,
+}
+
+/// Which side stopped the sending.
+#[derive(Debug)]
+pub enum SendFault {
+    Client(Error),
+    Upstream(std::io::Error),
+}
+
+/// How the body is framed for the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    None,
+    Length(u64),
+    Chunked,
+}
+
+impl Outgoing {
+    /// Makes the request's head, after reading as much of its body as may be kept.
+    ///
+    /// Errors: those of reading the client's body; 411 when its length is unknown and the upstream is to
+    /// get HTTP/1.0.
+    pub async fn prepare(request: &mut Request, client: &Io, goal: &Goal) -> Result<Self, Error> {
+        let conf: &'static proxy::Conf = &request.location.proxy;
+        let mut kept = Vec::new();
+        let mut rest = Rest::Nothing;
+        let framing = if let Some(body) = conf.body() {
+            body.evaluate(request, &mut kept);
+            Framing::Length(kept.len() as u64)
+        } else if !conf.pass_request_body() || is_error_page(request) {
+            Framing::None
+        } else {
+            let is_complete = match request.body.declared() {
+                BodyLength::None | BodyLength::UntilClose => true,
+                BodyLength::Length(_) | BodyLength::Chunked if conf.request_buffering() => {
+                    let kept_max = request.location.core.client_body_buffer_size();
+                    read_ahead(&mut request.body, client, kept_max, &mut kept).await?
+                }
+                BodyLength::Length(_) | BodyLength::Chunked => request.body.is_done(),
+            };
+            match request.body.declared() {
+                BodyLength::None | BodyLength::UntilClose => Framing::None,
+                BodyLength::Length(length) => {
+                    rest = if is_complete { Rest::Nothing } else { Rest::Plain };
+                    Framing::Length(length)
+                }
+                BodyLength::Chunked if is_complete => Framing::Length(kept.len() as u64),
+                BodyLength::Chunked if conf.is_http11() => {
+                    rest = Rest::Chunked;
+                    Framing::Chunked
+                }
+                BodyLength::Chunked => {
+                    let cause = "the length of the request body is unknown and \"proxy_http_version\" is 1.0";
+                    return Err(Error::client(411, cause));
+                }
+            }
+        };
+        let mut bytes = Vec::with_capacity(request.input.data().len() + kept.len() + 256);
+        write_head(request, goal, framing, &mut bytes);
+        if framing == Framing::Chunked && !kept.is_empty() {
+            encode::chunk_head(kept.len() as u64, &mut bytes);
+            bytes.extend_from_slice(&kept);
+            bytes.extend_from_slice(b"\r\n");
+        } else {
+            bytes.extend_from_slice(&kept);
+        }
+        Ok(Self { bytes, at: 0, rest, is_spent: false, waits_for_upstream: false, sent: 0 })
+    }
+
+    /// Everything has been sent.
+    pub fn is_done(&self) -> bool {
+        self.at == self.bytes.len() && self.rest == Rest::Nothing
+    }
+
+    /// Something of it may have reached the upstream.
+    pub fn has_begun(&self) -> bool {
+        self.sent > 0
+    }
+
+    /// It can be sent once more from its beginning.
+    pub fn can_repeat(&self) -> bool {
+        !self.is_spent
+    }
+
+    /// Back to the beginning, for another connection.
+    pub fn rewind(&mut self) {
+        debug_assert!(self.can_repeat());
+        (self.at, self.sent) = (0, 0);
+    }
+
+    /// Sends what there is, reading the client's body on the way. Ready when everything has been sent.
+    pub fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        upstream: &Io,
+        body: &mut Body,
+        client: &Io,
+    ) -> Poll<Result<(), SendFault>> {
+        loop {
+            self.waits_for_upstream = true;
+            if let Some(data) = self.bytes.get(self.at..).filter(|data| !data.is_empty()) {
+                let count = ready!(upstream.poll_write(cx, data)).map_err(SendFault::Upstream)?;
+                self.at += count;
+                self.sent += count as u64;
+                continue;
+            }
+            if self.rest == Rest::Nothing {
+                return Poll::Ready(Ok(()));
+            }
+            if body.data().is_empty() {
+                self.waits_for_upstream = false;
+                if !ready!(body.poll_data(client, cx)).map_err(SendFault::Client)? {
+                    if self.rest == Rest::Chunked {
+                        self.refill(encode::last_chunk);
+                    }
+                    self.rest = Rest::Nothing;
+                    continue;
+                }
+                self.waits_for_upstream = true;
+            }
+            self.is_spent = true;
+            let data = body.data();
+            if self.rest == Rest::Plain {
+                let count = ready!(upstream.poll_write(cx, data)).map_err(SendFault::Upstream)?;
+                self.sent += count as u64;
+                body.consume(count);
+            } else {
+                let count = data.len();
+                self.refill(|bytes| {
+                    encode::chunk_head(count as u64, bytes);
+                    bytes.extend_from_slice(body.data());
+                    bytes.extend_from_slice(b"\r\n");
+                });
+                body.consume(count);
+            }
+        }
+    }
+
+    fn refill(&mut self, fill: impl FnOnce(&mut Vec<u8>)) {
+        self.bytes.clear();
+        self.at = 0;
+        self.is_spent = true;
+        fill(&mut self.bytes);
+    }
+}
+
+/// Reads the body into `kept` up to `kept_max`; true when that was all of it.
+async fn read_ahead(
+    body: &mut Body,
+    client: &Io,
+    kept_max: usize,
+    kept: &mut Vec<u8>,
+) -> Result<bool, Error> {
+    while body.data_ready(client).await? {
+        let data = body.data();
+        if kept.len() + data.len() > kept_max {
+            return Ok(false);
+        }
+        kept.extend_from_slice(data);
+        let count = data.len();
+        body.consume(count);
+    }
+    Ok(true)
+}
+
+/// An `error_page` turned the request into a GET: the body belonged to the failed one.
+fn is_error_page(request: &Request) -> bool {
+    request.internal && request.error_status.is_some()
+}
+
+fn write_head(request: &mut Request, goal: &Goal, framing: Framing, out: &mut Vec<u8>) {
+    let conf: &'static proxy::Conf = &request.location.proxy;
+    match conf.method() {
+        Some(method) => method.evaluate(request, out),
+        None if request.method == request.head.method => out.extend_from_slice(request.method_text()),
+        None => out.extend_from_slice(if request.method == Method::Head { b"HEAD" } else { b"GET" }),
+    }
+    out.push(b' ');
+    let uri_start = out.len();
+    write_uri(request, goal, out);
+    request.upstream.uri.clear();
+    request.upstream.uri.extend_from_slice(&out[uri_start..]);
+    out.extend_from_slice(if conf.is_http11() { b" HTTP/1.1\r\n" } else { b" HTTP/1.0\r\n" });
+    write_host(request, conf, goal, out);
+    write_lines(request, conf, out);
+    if !conf.is_http11() && !conf.sets_connection() {
+        out.extend_from_slice(b"Connection: close\r\n");
+    }
+    match framing {
+        Framing::None => {}
+        Framing::Length(length) => {
+            out.extend_from_slice(b"Content-Length: ");
+            out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    }
+    if conf.pass_request_headers() {
+        write_fields(request, conf, out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_host(request: &mut Request, conf: &'static proxy::Conf, goal: &Goal, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"Host: ");
+    let start = out.len();
+    if let Some(host) = conf.host() {
+        host.evaluate(request, out);
+        remove_breaks(out, start);
+    }
+    if out.len() == start && (conf.host().is_none() || conf.is_http11()) {
+        goal.write_host(out);
+    }
+    if out.len() == start {
+        out.truncate(start - b"Host: ".len());
+    } else {
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn write_lines(request: &mut Request, conf: &'static proxy::Conf, out: &mut Vec<u8>) {
+    for (name, value) in conf.lines() {
+        let line_start = out.len();
+        out.extend_from_slice(name);
+        let start = out.len();
+        value.evaluate(request, out);
+        remove_breaks(out, start);
+        if out.len() == start {
+            out.truncate(line_start);
+        } else {
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// The client's own fields, but those that end at this hop.
+fn write_fields(request: &Request, conf: &proxy::Conf, out: &mut Vec<u8>) {
+    let data = request.input.data();
+    let nominated = request.head.get(data, Id::Connection).filter(|value| names_fields(value));
+    for field in &request.head.fields {
+        let (name, value) = (field.name(data), field.value(data));
+        if conf.replaces(field.id, name) || nominated.is_some_and(|list| is_listed(list, name)) {
+            continue;
+        }
+        out.extend_from_slice(name);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// A `Connection` value that has more in it than the usual words.
+fn names_fields(value: &[u8]) -> bool {
+    tokens(value).any(|token| {
+        !["keep-alive", "close", "upgrade", "te"]
+            .iter()
+            .any(|known| token.eq_ignore_ascii_case(known.as_bytes()))
+    })
+}
+
+/// Whether a list of tokens has `name` in it, which is then between two hops only (RFC 9110 §7.6.1).
+pub fn is_listed(list: &[u8], name: &[u8]) -> bool {
+    tokens(list).any(|token| token.eq_ignore_ascii_case(name))
+}
+
+fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// A variable may carry a decoded line break; it must not begin a field or a request of its own.
+fn remove_breaks(out: &mut Vec<u8>, start: usize) {
+    if memchr::memchr3(b'\r', b'\n', 0, &out[start..]).is_some() {
+        let clean: Vec<u8> =
+            out[start..].iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)).collect();
+        out.truncate(start);
+        out.extend_from_slice(&clean);
+    }
+}
+
+/// The target for the upstream by nginx's rules: as the client sent it where `proxy_pass` has no URI part and
+/// nothing changed it; else decoded, the location's name replaced, and encoded again.
+fn write_uri(request: &Request, goal: &Goal, out: &mut Vec<u8>) {
+    let start = out.len();
+    match goal.uri() {
+        Some(uri) if goal.is_evaluated => out.extend_from_slice(uri.as_bytes()),
+        None if request.uri_is_original => out.extend_from_slice(path_and_query(request.target())),
+        replacement => {
+            let replaced_length = match (replacement, &request.location.kind) {
+                (Some(_), Kind::Exact | Kind::Prefix | Kind::PrefixFinal) => {
+                    request.location.name.len().min(request.uri.len())
+                }
+                _ => 0,
+            };
+            if let Some(uri) = replacement {
+                out.extend_from_slice(uri.as_bytes());
+            }
+            escape_uri(&request.uri[replaced_length..], Escape::Uri, out);
+            if !request.args.is_empty() {
+                out.push(b'?');
+                out.extend_from_slice(&request.args);
+            }
+        }
+    }
+    if out.len() == start {
+        out.push(b'/');
+    }
+    encode_breaks(out, start);
+}
+
+/// Spaces and controls would end the request line; variables may bring them.
+fn encode_breaks(out: &mut Vec<u8>, start: usize) {
+    let breaks = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
+    if !out[start..].iter().any(breaks) {
+        return;
+    }
+    let raw = out.split_off(start);
+    for byte in raw {
+        if breaks(&byte) {
+            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+            out.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        } else {
+            out.push(byte);
+        }
+    }
+}
+
+/// The path of a target that may be in absolute form (`http://host/path`).
+fn path_and_query(target: &[u8]) -> &[u8] {
+    if target.first() == Some(&b'/') {
+        return target;
+    }
+    let authority = memchr::memmem::find(target, b"://").map_or(target, |at| &target[at + 3..]);
+    match authority.iter().position(|byte| matches!(byte, b'/' | b'?')) {
+        Some(at) => &authority[at..],
+        None => b"/",
+    }
+}

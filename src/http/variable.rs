@@ -1,0 +1,188 @@
+//! Variables: names become indexes while compiling, values are made when something asks for them.
+//!
+//! Touches: the request. A module's variables stand in its `VARIABLES`; `set`, `map` and named captures add
+//! slots, whose values a request keeps.
+//! Behaviour: nginx.org, "Alphabetical index of variables".
+
+use std::collections::HashMap;
+
+use crate::config::{Diagnostic, Diagnostics, Span};
+use crate::http::request::Request;
+
+/// Index of a variable in [`Variables`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VariableId(u32);
+
+/// What a variable's getter is told beside the request.
+#[derive(Clone, Debug, Default)]
+pub struct Argument {
+    /// The rest of a prefix variable's name: `user_agent` of `$http_user_agent`.
+    pub name: Box<str>,
+    /// The slot in the request, or the index of the map.
+    pub index: usize,
+}
+
+/// Appends the value to `out`; false: the variable has no value now (`-` in the access log).
+pub type Getter = fn(&mut Request, &Argument, &mut Vec<u8>) -> bool;
+
+/// One variable that a module declares.
+pub struct Variable {
+    /// The whole name, or for prefix variables its beginning with the underscore.
+    pub name: &'static str,
+    pub prefix: bool,
+    pub get: Getter,
+}
+
+pub const fn variable(name: &'static str, get: Getter) -> Variable {
+    Variable { name, prefix: false, get }
+}
+
+/// A family of variables with a common beginning: `arg_`, `http_`, `cookie_`.
+pub const fn prefix(name: &'static str, get: Getter) -> Variable {
+    Variable { name, prefix: true, get }
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    name: Box<str>,
+    get: Option<Getter>,
+    argument: Argument,
+    /// Where it was used first; an undefined one is reported there.
+    span: Option<Span>,
+}
+
+/// The variables of one configuration: used ones and defined ones.
+#[derive(Debug, Default)]
+pub struct Registry {
+    entries: Vec<Entry>,
+    by_name: HashMap<Box<str>, u32>,
+    slot_count: usize,
+}
+
+impl Registry {
+    /// The id of a variable that is used at `span`; it may be defined later.
+    pub fn reference(&mut self, name: &str, span: Span) -> VariableId {
+        let id = self.entry(name);
+        self.entries[id.0 as usize].span.get_or_insert(span);
+        id
+    }
+
+    /// Defines (or redefines, as `set` may) a variable by its getter.
+    pub fn define(&mut self, name: &str, get: Getter, argument: Argument) -> VariableId {
+        let id = self.entry(name);
+        let entry = &mut self.entries[id.0 as usize];
+        entry.get = Some(get);
+        entry.argument = argument;
+        id
+    }
+
+    /// A slot in every request for the value of `name`; the same slot when it is asked for again.
+    ///
+    /// `fallback` makes the value when nothing was stored yet.
+    pub fn slot(&mut self, name: &str) -> usize {
+        let id = self.entry(name);
+        let entry = &self.entries[id.0 as usize];
+        if entry.get.is_some_and(|get| std::ptr::fn_addr_eq(get, stored as Getter)) {
+            return entry.argument.index;
+        }
+        let index = self.new_slot();
+        self.define(name, stored, Argument { name: "".into(), index });
+        index
+    }
+
+    /// A slot without a name.
+    pub fn new_slot(&mut self) -> usize {
+        self.slot_count += 1;
+        self.slot_count - 1
+    }
+
+    pub fn is_defined(&self, name: &str) -> bool {
+        self.by_name.get(name).is_some_and(|&id| self.entries[id as usize].get.is_some())
+    }
+
+    /// Resolves what is left to the modules' variables; reports names that nobody defines.
+    pub fn freeze(mut self, modules: &[&'static [Variable]], out: &mut Diagnostics) -> Variables {
+        for entry in self.entries.iter_mut().filter(|entry| entry.get.is_none()) {
+            let found = modules.iter().flat_map(|list| list.iter()).find(|v| v.matches(&entry.name));
+            match (found, entry.span) {
+                (Some(found), _) => {
+                    entry.get = Some(found.get);
+                    if found.prefix {
+                        entry.argument.name = entry.name[found.name.len()..].to_ascii_lowercase().into();
+                    }
+                }
+                (None, Some(span)) => out.push(unknown(&entry.name, span, modules)),
+                (None, None) => {}
+            }
+        }
+        let list = self.entries.into_iter().map(|e| (e.get.unwrap_or(nothing as Getter), e.argument));
+        Variables { list: list.collect(), slot_count: self.slot_count }
+    }
+
+    fn entry(&mut self, name: &str) -> VariableId {
+        if let Some(&id) = self.by_name.get(name) {
+            return VariableId(id);
+        }
+        let id = self.entries.len() as u32;
+        self.entries.push(Entry { name: name.into(), get: None, argument: Argument::default(), span: None });
+        self.by_name.insert(name.into(), id);
+        VariableId(id)
+    }
+}
+
+impl Variable {
+    fn matches(&self, name: &str) -> bool {
+        if self.prefix {
+            name.len() > self.name.len() && name.starts_with(self.name)
+        } else {
+            name == self.name
+        }
+    }
+}
+
+/// The variables that a configuration uses, ready to evaluate.
+#[derive(Debug, Default)]
+pub struct Variables {
+    list: Box<[(Getter, Argument)]>,
+    slot_count: usize,
+}
+
+impl Variables {
+    pub fn get(&self, id: VariableId) -> (Getter, &Argument) {
+        let (get, argument) = &self.list[id.0 as usize];
+        (*get, argument)
+    }
+
+    /// How many values a request may have to keep.
+    pub fn slot_count(&self) -> usize {
+        self.slot_count
+    }
+}
+
+fn unknown(name: &str, span: Span, modules: &[&'static [Variable]]) -> Diagnostic {
+    let known = modules.iter().flat_map(|list| list.iter()).filter(|v| !v.prefix).map(|v| v.name);
+    let best = known
+        .map(|known| (strsim::damerau_levenshtein(known, name), known))
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
+        .min();
+    let diagnostic = Diagnostic::error(span, format!("unknown \"{name}\" variable"));
+    match best {
+        Some((_, known)) => diagnostic.help(format!("did you mean \"${known}\"?")),
+        None => diagnostic,
+    }
+}
+
+/// The value that `set` or a capture has put into the request.
+pub fn stored(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
+    match request.slot(argument.index) {
+        Some(value) => {
+            out.extend_from_slice(value);
+            true
+        }
+        None => false,
+    }
+}
+
+fn nothing(_: &mut Request, _: &Argument, _: &mut Vec<u8>) -> bool {
+    false
+}

@@ -1,0 +1,34 @@
+//! Opening a connection to an upstream server.
+//!
+//! Waits for the handshake only; how long is the caller's matter (`runtime::timeout`). Dropping the future
+//! closes the socket.
+
+use std::io;
+
+use crate::net::address::Address;
+use crate::runtime::Io;
+use crate::sys::socket;
+
+/// How a connection is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The local address (`proxy_bind`); `None`: the kernel's choice.
+    pub bind: Option<Address>,
+    /// TCP keepalive probes while the connection lives (`proxy_socket_keepalive`).
+    pub probes: bool,
+}
+
+/// Connects, without Nagle's delay. Errors: the system call's, such as connection refused.
+pub async fn connect(address: &Address, options: &Options) -> io::Result<Io> {
+    let (fd, in_progress) = socket::connect_nonblocking(address, options.bind.as_ref())?;
+    if options.probes && !address.is_unix() {
+        socket::set_keepalive(&fd)?;
+    }
+    if !in_progress {
+        return Io::register(fd);
+    }
+    let io = Io::connecting(fd)?;
+    io.writable().await?;
+    socket::take_error(io.as_fd())?;
+    Ok(io)
+}

@@ -1,0 +1,149 @@
+//! Connections to peers that wait for their next request.
+//!
+//! One stack per group and worker, the freshest on top, because it is the least likely to be closed by its
+//! peer. One task per group watches them all: it closes what the peer closed or spoke on unasked, what is
+//! idle for too long, and everything when the worker leaves. Taking and giving costs no system call.
+//! Behaviour: nginx.org, `keepalive` of ngx_http_upstream_module.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use crate::net::drain;
+use crate::runtime::{self, Io, Timer};
+use crate::upstream::group::Keepalive;
+use crate::upstream::peer::Peer;
+
+/// A connection to a peer, and what its reuse depends on.
+#[derive(Debug)]
+pub struct Connection {
+    pub io: Io,
+    pub peer: Rc<Peer>,
+    /// Who may use it again, where connections are `local`: the location that opened it.
+    pub tag: usize,
+    /// Requests so far, the one under way included.
+    pub requests: u64,
+    pub opened_ms: u64,
+    /// Has served a request before: its peer may close it at any moment.
+    pub reused: bool,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since_ms: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The longest idle first.
+    idle: RefCell<Vec<Idle>>,
+    /// The watching task, while it runs.
+    watcher: RefCell<Option<Waker>>,
+    /// The watching task has a timer that ends no later than the first wait does.
+    is_timed: Cell<bool>,
+}
+
+/// The idle connections of one group.
+#[derive(Debug, Default)]
+pub struct Pool {
+    state: Rc<State>,
+}
+
+impl Pool {
+    /// The freshest connection to `peer`, if one is good.
+    pub fn take(&self, peer: &Rc<Peer>, tag: usize, keepalive: &Keepalive) -> Option<Connection> {
+        loop {
+            let fits = |idle: &Idle| {
+                Rc::ptr_eq(&idle.connection.peer, peer) && (!keepalive.local || idle.connection.tag == tag)
+            };
+            let idle = {
+                let mut list = self.state.idle.borrow_mut();
+                let index = list.iter().rposition(fits)?;
+                list.remove(index)
+            };
+            let mut connection = idle.connection;
+            if connection.io.is_quiet() || is_empty(&connection.io) {
+                connection.reused = true;
+                connection.requests += 1;
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Keeps a connection whose last response has ended cleanly, unless its time or the worker's is over.
+    pub fn give(&self, connection: Connection, keepalive: &Keepalive) {
+        let now_ms = runtime::now_ms();
+        let is_over = keepalive.idle_max == 0
+            || connection.requests >= keepalive.requests_max
+            || now_ms.saturating_sub(connection.opened_ms) > keepalive.time_ms
+            || drain::mode() != drain::Mode::Serving;
+        if is_over {
+            return;
+        }
+        let watcher = self.state.watcher.borrow().clone();
+        match watcher {
+            // the watching task is woken by this connection from now on
+            Some(waker) if !is_quiet(&connection.io, &mut Context::from_waker(&waker)) => return,
+            Some(waker) if !self.state.is_timed.get() => waker.wake(),
+            Some(_) => {}
+            None => runtime::spawn(watch(Rc::clone(&self.state), keepalive.timeout_ms)),
+        }
+        let evicted = {
+            let mut list = self.state.idle.borrow_mut();
+            let evicted = (list.len() >= keepalive.idle_max).then(|| list.remove(0));
+            list.push(Idle { connection, since_ms: now_ms });
+            evicted
+        };
+        drop(evicted);
+    }
+
+    pub fn idle_count(&self) -> usize {
+        self.state.idle.borrow().len()
+    }
+}
+
+/// Watches the idle connections of one group until the worker leaves.
+async fn watch(state: Rc<State>, timeout_ms: u64) {
+    let mut timer = Timer::new();
+    poll_fn(|cx| {
+        if drain::mode() != drain::Mode::Serving {
+            return Poll::Ready(());
+        }
+        state.watcher.replace(Some(cx.waker().clone()));
+        let now_ms = runtime::now_ms();
+        // out of the cell, so that closing runs while nothing is borrowed
+        let list = state.idle.take();
+        let (kept, closed): (Vec<Idle>, Vec<Idle>) = list
+            .into_iter()
+            .partition(|idle| now_ms < idle.since_ms + timeout_ms && is_quiet(&idle.connection.io, cx));
+        drop(closed);
+        let first_ms = kept.first().map(|idle| idle.since_ms + timeout_ms);
+        state.idle.replace(kept);
+        state.is_timed.set(first_ms.is_some());
+        match first_ms {
+            Some(first_ms) => {
+                timer.set(first_ms);
+                if timer.poll_expired(cx).is_ready() {
+                    cx.waker().wake_by_ref();
+                }
+            }
+            None => timer.cancel(),
+        }
+        Poll::Pending
+    })
+    .await;
+    state.watcher.replace(None);
+    drop(state.idle.take());
+}
+
+/// Nothing has come on the connection, not even its end; if so, `cx` is woken when something does.
+fn is_quiet(io: &Io, cx: &mut Context<'_>) -> bool {
+    io.poll_readable(cx).is_pending() || is_empty(io) && io.poll_readable(cx).is_pending()
+}
+
+/// "Ready" may be left over from the last read: the system knows.
+fn is_empty(io: &Io) -> bool {
+    io.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
