@@ -89,6 +89,15 @@ pub(super) fn with<R>(f: impl FnOnce(&Loop) -> R) -> R {
     CURRENT.with_borrow(|current| f(current.as_ref().expect("called outside of Runtime::block_on")))
 }
 
+/// Like [`with`], for destructors: they may run when no loop does.
+pub(super) fn try_with(f: impl FnOnce(&Loop)) {
+    let _ = CURRENT.try_with(|current| {
+        if let Some(current) = current.borrow().as_ref() {
+            f(current);
+        }
+    });
+}
+
 /// One loop; at most one a thread.
 pub struct Runtime {
     inner: Rc<Loop>,
@@ -258,8 +267,9 @@ impl Loop {
                 self.poll(id);
             }
         }
-        let hooks = self.turn_end.borrow().clone();
-        for hook in hooks {
+        // By index: a hook may add another, and a turn allocates nothing.
+        for index in 0.. {
+            let Some(hook) = self.turn_end.borrow().get(index).copied() else { break };
             hook();
         }
         let is_idle = self.ready.borrow().is_empty() && !self.is_done.get();
@@ -271,6 +281,9 @@ impl Loop {
         let future = {
             let mut tasks = self.tasks.borrow_mut();
             let Some(task) = tasks.slab.get_mut(index) else { return };
+            if !task.is_live || TaskId::new(self.id, task.generation, index as u32) != id {
+                return; // it was woken while it ended; the place may be another's by now
+            }
             task.is_queued = false;
             task.future.take()
         };

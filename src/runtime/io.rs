@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use nix::sys::socket::{MsgFlags, send};
 
 use crate::runtime::buffer::Buffer;
-use crate::runtime::executor::with;
+use crate::runtime::executor::{try_with, with};
 use crate::runtime::reactor::{HANGUP, READ, WRITE};
 use crate::runtime::waker::TaskId;
 use crate::sys::address::SockAddr;
@@ -86,6 +86,11 @@ impl Io {
         }
         self.wait_read(cx);
         Poll::Pending
+    }
+
+    /// True when a read may give something.
+    pub fn is_readable(&self) -> bool {
+        self.has(READ)
     }
 
     /// True when nothing has arrived since the last read and the peer is still there.
@@ -281,7 +286,7 @@ impl Drop for Io {
     fn drop(&mut self) {
         // Closing the descriptor takes it out of epoll: no other process shares this open socket.
         if let Some(fd) = self.fd.take() {
-            with(|current| current.reactor.borrow_mut().remove(self.index));
+            try_with(|current| current.reactor.borrow_mut().remove(self.index));
             drop(fd);
         }
     }

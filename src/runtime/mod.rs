@@ -5,6 +5,7 @@
 
 pub mod blocking;
 pub mod buffer;
+pub mod channel;
 mod executor;
 mod io;
 mod reactor;

@@ -80,9 +80,8 @@ pub async fn splice(source: &Io, target: &Io, length: u64, limits: &Limits) -> R
                 Err(cause) => return Err(fail(Side::Source, cause, moved)),
             }
         }
-        let more = read < length;
         let drained =
-            transfer(target, WRITE, &mut timer, limits.write_timeout_ms, || pipe.drain(target.as_fd(), more));
+            transfer(target, WRITE, &mut timer, limits.write_timeout_ms, || pipe.drain(target.as_fd()));
         match drained.await {
             Ok(count) => moved += count as u64,
             Err(cause) => return Err(fail(Side::Target, cause, moved)),

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
-use crate::runtime::executor::{now_ms, with};
+use crate::runtime::executor::{now_ms, try_with, with};
 use crate::runtime::waker::TaskId;
 
 /// Not filed in the wheel.
@@ -60,7 +60,7 @@ impl Timer {
 
     fn unfile(&mut self) {
         if self.key != UNFILED {
-            with(|current| current.wheel.borrow_mut().remove(self.key));
+            try_with(|current| current.wheel.borrow_mut().remove(self.key));
             self.key = UNFILED;
         }
     }

@@ -8,8 +8,13 @@ const SLOTS: usize = 1 << SLOT_BITS;
 const NONE: u32 = u32::MAX;
 /// `slot` of an entry that has fired and waits for its owner to notice.
 const FIRED: u16 = u16::MAX;
-/// The farthest deadline, in ticks from now: beyond it the wheel re-files the entry.
+/// Ticks of the whole wheel.
 const SPAN: u64 = 1 << (SLOT_BITS * LEVELS as u32);
+/// The farthest place, in ticks from now: beyond it the wheel re-files the entry. One slot of the top level
+/// less than the span, or a deadline would come round to the slot of this very moment.
+const REACH: u64 = SPAN - (SPAN >> SLOT_BITS);
+/// Entries whose memory is kept when no timer is left.
+const KEPT_ENTRIES: usize = 1024;
 
 #[derive(Debug)]
 struct Entry {
@@ -63,7 +68,7 @@ impl Wheel {
     pub fn remove(&mut self, key: u32) {
         self.unlink(key);
         self.free.push(key);
-        if self.free.len() == self.entries.len() {
+        if self.free.len() == self.entries.len() && self.entries.len() > KEPT_ENTRIES {
             // Nobody waits: give the memory of a busy hour back.
             self.entries = Vec::new();
             self.free = Vec::new();
@@ -125,7 +130,7 @@ impl Wheel {
     }
 
     fn link(&mut self, key: u32) {
-        let deadline = self.entries[key as usize].deadline.clamp(self.elapsed, self.elapsed + SPAN - 1);
+        let deadline = self.entries[key as usize].deadline.clamp(self.elapsed, self.elapsed + REACH);
         let difference = self.elapsed ^ deadline;
         let level = if difference < SLOTS as u64 { 0 } else { (difference.ilog2() / SLOT_BITS) as usize };
         let level = level.min(LEVELS - 1);
@@ -177,6 +182,21 @@ mod tests {
         }
         assert_eq!(fired, delays.map(|delay| (delay, 1000 + delay)));
         assert_eq!(wheel.len(), delays.len(), "fired timers stay until their owner removes them");
+    }
+
+    /// Years away: filed at the wheel's end again and again, and never in the slot of the present.
+    #[test]
+    fn a_deadline_beyond_the_wheel_waits_for_its_time() {
+        let mut wheel = Wheel::new(SPAN - 3);
+        wheel.insert(SPAN * 3 + 77, 1);
+        wheel.insert(SPAN * 2 - 4, 2);
+        let (mut fired, mut steps) = (Vec::new(), 0);
+        while let Some(at) = wheel.next_ms() {
+            wheel.advance(at, |waiter| fired.push((waiter, at)));
+            steps += 1;
+            assert!(steps < 100, "the wheel turns on the spot");
+        }
+        assert_eq!(fired, [(2, SPAN * 2 - 4), (1, SPAN * 3 + 77)]);
     }
 
     #[test]

@@ -51,11 +51,11 @@ impl Pipe {
         Ok(count)
     }
 
-    /// Moves what is inside to a socket; `more`: further bytes follow soon.
-    pub fn drain(&mut self, target: BorrowedFd<'_>, more: bool) -> nix::Result<usize> {
+    /// Moves what is inside to a socket. Without SPLICE_F_MORE: it would hold the last, partial segment back
+    /// for 200 ms whenever the source pauses.
+    pub fn drain(&mut self, target: BorrowedFd<'_>) -> nix::Result<usize> {
         let Some((reader, _, _)) = &self.ends else { return Ok(0) };
-        let flags = if more { flags() | SpliceFFlags::SPLICE_F_MORE } else { flags() };
-        let count = nix::fcntl::splice(reader.as_fd(), None, target, None, self.held, flags)?;
+        let count = nix::fcntl::splice(reader.as_fd(), None, target, None, self.held, flags())?;
         self.held -= count;
         Ok(count)
     }
