@@ -480,7 +480,7 @@ fn an_idle_connection_fits_its_budget() {
         let io = Rc::new(Io::register(a).unwrap());
         let waiting = race(timeout(60_000, io.readable()), std::future::pending::<()>());
         let bytes = size_of_val(&waiting);
-        assert!(bytes <= 256, "waiting for the first byte takes {bytes} bytes");
+        assert!(bytes <= 112, "waiting for the first byte takes {bytes} bytes");
         let tunnel = relay::tunnel(&io, &io, 1000);
         let bytes = size_of_val(&tunnel);
         assert!(bytes <= 400, "an idle tunnel takes {bytes} bytes");

@@ -1,11 +1,12 @@
 //! Waiting for time: a timer that is set again and again, sleeping, deadlines, the first of two.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::{Context, Poll, ready};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use crate::runtime::executor::{now_ms, try_with, with};
 use crate::runtime::waker::TaskId;
+use crate::sys::pair::Pair;
 
 /// Not filed in the wheel.
 const UNFILED: u32 = u32::MAX;
@@ -89,19 +90,19 @@ pub async fn sleep(ms: u64) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut;
 
-/// Lets `future` run for at most `ms` milliseconds.
-pub async fn timeout<F: Future>(ms: u64, future: F) -> Result<F::Output, TimedOut> {
-    let mut future = pin!(future);
-    let mut timer = Timer::new();
-    timer.set(now_ms().saturating_add(ms));
-    poll_fn(|cx| {
-        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+/// Lets `future` run for at most `ms` milliseconds, counted from the first poll.
+pub fn timeout<F: Future>(ms: u64, future: F) -> impl Future<Output = Result<F::Output, TimedOut>> {
+    let mut left = Some(ms);
+    Pair::new(future, Timer::new(), move |future: Pin<&mut F>, mut timer: Pin<&mut Timer>, cx| {
+        if let Some(ms) = left.take() {
+            timer.as_mut().get_mut().set(now_ms().saturating_add(ms));
+        }
+        if let Poll::Ready(output) = future.poll(cx) {
+            timer.cancel();
             return Poll::Ready(Ok(output));
         }
-        ready!(timer.poll_expired(cx));
-        Poll::Ready(Err(TimedOut))
+        timer.poll_expired(cx).map(|()| Err(TimedOut))
     })
-    .await
 }
 
 /// Which of two futures was ready first.
@@ -111,17 +112,15 @@ pub enum Either<A, B> {
     Second(B),
 }
 
-/// Runs two futures in one task until one is ready; the other is dropped. The first one is asked first.
-pub async fn race<A: Future, B: Future>(first: A, second: B) -> Either<A::Output, B::Output> {
-    let mut first = pin!(first);
-    let mut second = pin!(second);
-    poll_fn(|cx| {
-        if let Poll::Ready(output) = first.as_mut().poll(cx) {
+/// Runs two futures in one task until one is ready; the other is dropped with the race. The first one is asked
+/// first.
+pub fn race<A: Future, B: Future>(first: A, second: B) -> impl Future<Output = Either<A::Output, B::Output>> {
+    Pair::new(first, second, |first: Pin<&mut A>, second: Pin<&mut B>, cx| {
+        if let Poll::Ready(output) = first.poll(cx) {
             return Poll::Ready(Either::First(output));
         }
-        second.as_mut().poll(cx).map(Either::Second)
+        second.poll(cx).map(Either::Second)
     })
-    .await
 }
 
 /// Lets all other ready tasks run first.

@@ -6,5 +6,6 @@ pub mod clock_local;
 pub mod epoll;
 pub mod event;
 pub mod mmap;
+pub mod pair;
 pub mod socket;
 pub mod transfer;
