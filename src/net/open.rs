@@ -2,10 +2,13 @@
 //!
 //! The worker stops accepting at `worker_connections` and leaves once the count is zero.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::task::{Context, Poll, Waker};
 
 thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };
+    /// Who waits for a connection to end; a handful at most.
+    static WAITING: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
 }
 
 /// One client connection; counted as long as it lives.
@@ -23,9 +26,25 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         COUNT.set(COUNT.get() - 1);
+        // Taken first: waking calls into the runtime.
+        let waiting = WAITING.try_with(RefCell::take).unwrap_or_default();
+        waiting.into_iter().for_each(Waker::wake);
     }
 }
 
 pub fn count() -> usize {
     COUNT.get()
+}
+
+/// Ready when fewer than `limit` connections are open.
+pub fn poll_below(limit: usize, cx: &mut Context<'_>) -> Poll<()> {
+    if COUNT.get() < limit {
+        return Poll::Ready(());
+    }
+    WAITING.with_borrow_mut(|waiting| {
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+    });
+    Poll::Pending
 }

@@ -163,6 +163,21 @@ impl Io {
         }
     }
 
+    /// Runs a system call that receives; EAGAIN clears the readiness.
+    pub fn try_receive<T>(&self, mut call: impl FnMut(BorrowedFd<'_>) -> nix::Result<T>) -> io::Result<T> {
+        loop {
+            match call(self.as_fd()) {
+                Ok(value) => return Ok(value),
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => {
+                    self.clear(READ);
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_budget(cx));
         match self.try_read(buffer) {

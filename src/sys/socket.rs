@@ -127,6 +127,67 @@ pub fn peer_addr(fd: impl AsFd) -> io::Result<SockAddr> {
     SockRef::from(&fd.as_fd()).peer_addr().map(|address| from_raw(&address))
 }
 
+/// Connections that wait in a listener's queue (`tcpi_unacked` of a listening socket, tcp(7)).
+pub fn accept_backlog(listener: BorrowedFd<'_>) -> u32 {
+    // SAFETY: an all-zero tcp_info is valid, and the kernel writes at most `length` bytes into it.
+    unsafe {
+        let mut info: libc::tcp_info = std::mem::zeroed();
+        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+        let fd = listener.as_raw_fd();
+        match libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length)
+        {
+            0 => info.tcpi_unacked,
+            _ => 0,
+        }
+    }
+}
+
+/// Lets only the sockets with these indexes of a reuseport group get new connections, at random.
+///
+/// `group`: any socket of the group. An index counts the group's sockets in the order in which they began to
+/// listen. Needs no privilege: a classic BPF program (socket(7), SO_ATTACH_REUSEPORT_CBPF).
+pub fn steer(group: BorrowedFd<'_>, indexes: &[u32]) -> io::Result<()> {
+    let count = u32::try_from(indexes.len()).unwrap_or(0);
+    if count == 0 || count > 250 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let random = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
+    let mut program = vec![
+        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, random),
+        op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, count),
+    ];
+    for (turn, index) in indexes.iter().enumerate() {
+        program.push(op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, turn as u32));
+        program.push(op(libc::BPF_RET | libc::BPF_K, 0, 0, *index));
+    }
+    program.push(op(libc::BPF_RET | libc::BPF_K, 0, 0, indexes[0]));
+    let length = program.len() as u16;
+    let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
+    // The kernel copies the program during the call.
+    Ok(nix::sys::socket::setsockopt(&group, nix::sys::socket::sockopt::AttachReusePortCbpf, &program)?)
+}
+
+/// Lets the kernel choose among all sockets of the group again.
+pub fn unsteer(group: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the option takes one int, whose value does not matter.
+    let outcome = unsafe {
+        let zero: i32 = 0;
+        let length = size_of::<i32>() as libc::socklen_t;
+        libc::setsockopt(
+            group.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_DETACH_REUSEPORT_BPF,
+            (&raw const zero).cast(),
+            length,
+        )
+    };
+    if outcome == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// asm-generic/socket.h; the libc crate does not name it.
+const SO_DETACH_REUSEPORT_BPF: i32 = 68;
+
 fn raw(address: &SockAddr) -> io::Result<RawAddr> {
     match address {
         SockAddr::Inet(inet) => Ok((*inet).into()),

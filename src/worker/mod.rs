@@ -1,1 +1,310 @@
 //! A worker process, after the fork. Never creates a listener.
+//!
+//! Touches: everything a worker is: its limits, user, loop, leases, and the socket to its master.
+//!
+//! ```text
+//! serving ─Drain→ handing over ─no connection left→ exit 0
+//!    └─Quit, or the master is gone→ closing ─no connection left, or worker_shutdown_timeout→ exit 0
+//! TERM, INT: exit at once
+//! ```
+
+mod accept;
+pub mod config;
+pub mod control;
+mod hygiene;
+pub mod settings;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use nix::libc::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+
+use crate::http::{Handover, Hooks, Service};
+use crate::log;
+use crate::net::drain::{self, Mode};
+use crate::net::open;
+use crate::runtime::{self, Io, Runtime, Timer};
+use crate::shm::heartbeat;
+use crate::sys::msg;
+use crate::sys::process;
+use crate::sys::signal::Signals;
+use accept::Leases;
+pub use accept::Slot;
+pub use config::Config;
+use control::{ToMaster, ToWorker};
+
+/// What the master gives to a worker beside the configuration.
+#[derive(Debug)]
+pub struct Seat {
+    /// From 0 within its generation.
+    pub number: usize,
+    pub generation: u64,
+    pub control: OwnedFd,
+    pub slots: Vec<Slot>,
+    /// The slots to accept from at first.
+    pub leased: Vec<u16>,
+}
+
+/// Runs a worker to its end and returns its exit code. Called in a process of its own.
+///
+/// Code 2: the worker cannot run as configured, and trying again would not help.
+pub fn run(config: Config, seat: Seat) -> i32 {
+    if let Err(why) = hygiene::settle(&config, seat.number) {
+        log::emerg!(log::process(), &(), "{why}");
+        log::flush_all();
+        return 2;
+    }
+    process::set_title(&format!("pronghorn: worker process (generation {})", seat.generation));
+    // The configuration lives as long as the process: plain references, no counts to touch.
+    let config: &'static Config = Box::leak(Box::new(config));
+    let outcome = Runtime::new().and_then(|mut runtime| {
+        let signals = Signals::new(&[SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGPIPE])?;
+        crate::sys::signal::unblock_all();
+        runtime.block_on(serve(config, seat, signals))
+    });
+    log::flush_all();
+    match outcome {
+        Ok(()) => {
+            log::notice!(log::process(), &(), "exit");
+            0
+        }
+        Err(error) => {
+            log::alert!(log::process(), &(), "the worker cannot go on {}", log::Cause(&error));
+            1
+        }
+    }
+}
+
+/// Connections on their way to the new generation.
+type Outbox = Rc<RefCell<VecDeque<(Vec<u8>, Option<OwnedFd>)>>>;
+
+thread_local! {
+    static PANICKED: Cell<bool> = const { Cell::new(false) };
+    static FLUSH_ARMED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What the control task waits for.
+enum Event {
+    Message(ToWorker, Option<OwnedFd>),
+    Signal(i32),
+    MasterGone,
+    /// The last connection has ended while the worker is leaving.
+    Empty,
+    /// The time for a graceful stop is over.
+    Expired,
+    Panicked,
+}
+
+async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io::Result<()> {
+    runtime::set_wait_hooks(heartbeat::asleep, || heartbeat::awake(runtime::now_ms()));
+    runtime::at_turn_end(flush_logs);
+    runtime::on_panic(panicked);
+    heartbeat::awake(runtime::now_ms());
+
+    let outbox = Outbox::default();
+    let mailed = outbox.clone();
+    let hand_over = move |fd, handover: &Handover| {
+        mailed.borrow_mut().push_back((ToMaster::HandOver(handover.clone()).to_bytes(), Some(fd)));
+        runtime::wake_all(); // the control task sends it
+        Ok(())
+    };
+    let service =
+        config.http.as_ref().map(|http| Service::new(http, Hooks { hand_over: Box::new(hand_over) }));
+    let leases = Leases::new(seat.slots, connection_limit(config));
+    if let Some(service) = service {
+        seat.leased.iter().for_each(|slot| leases.add(*slot, service));
+    }
+    outbox.borrow_mut().push_back((ToMaster::Ready.to_bytes(), None));
+    let mut control = Control {
+        io: Io::register(seat.control)?,
+        signal_io: Io::register(signals.as_fd().try_clone_to_owned()?)?,
+        signals,
+        outbox,
+        deadline: Timer::new(),
+    };
+    loop {
+        match poll_fn(|cx| control.poll_event(cx)).await {
+            Event::Message(ToWorker::Adopt(handover), Some(fd)) => {
+                if let Some(service) = service {
+                    service.adopt(fd, &handover);
+                }
+            }
+            Event::Message(ToWorker::Lease(slots), _) => {
+                if let Some(service) = service.filter(|_| drain::mode() == Mode::Serving) {
+                    slots.iter().for_each(|slot| leases.add(*slot, service));
+                }
+            }
+            Event::Message(ToWorker::Release(slots), _) => slots.iter().for_each(|slot| leases.remove(*slot)),
+            Event::Message(ToWorker::Drain, _) => control.leave(Mode::HandOver, config, &leases),
+            Event::Message(ToWorker::Quit, _) | Event::Signal(SIGQUIT | SIGWINCH) | Event::MasterGone => {
+                control.leave(Mode::Close, config, &leases);
+            }
+            Event::Message(ToWorker::Reopen, _) | Event::Signal(SIGUSR1) => reopen_logs(),
+            Event::Message(ToWorker::Adopt(_), None) => {}
+            Event::Signal(SIGTERM | SIGINT) | Event::Empty => break,
+            Event::Expired => {
+                let count = open::count();
+                log::notice!(log::process(), &(), "worker_shutdown_timeout: {count} connections are closed");
+                break;
+            }
+            Event::Panicked => control.send(ToMaster::Replace),
+            Event::Signal(_) => {} // HUP, USR2 and PIPE mean nothing to a worker
+        }
+    }
+    drain::begin(Mode::Now);
+    Ok(())
+}
+
+struct Control {
+    io: Io,
+    signal_io: Io,
+    signals: Signals,
+    outbox: Outbox,
+    deadline: Timer,
+}
+
+impl Control {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.signal_io.poll_readable(cx).is_ready() {
+            let mut drain = [0; 64];
+            let received = self.signals.take();
+            // Signals::take has read the socket through its own descriptor; this call finds that out for the loop.
+            let _ = self.signal_io.try_read(&mut drain);
+            if let Some(signal) = received.iter().max_by_key(|signal| urgency(signal.number)) {
+                return Poll::Ready(Event::Signal(signal.number));
+            }
+            let _ = self.signal_io.poll_readable(cx);
+        }
+        self.poll_send(cx);
+        if let Poll::Ready(event) = self.poll_message(cx) {
+            return Poll::Ready(event);
+        }
+        if PANICKED.replace(false) {
+            return Poll::Ready(Event::Panicked);
+        }
+        if self.deadline.poll_expired(cx).is_ready() {
+            return Poll::Ready(Event::Expired);
+        }
+        if drain::mode() > Mode::Serving
+            && open::poll_below(1, cx).is_ready()
+            && self.outbox.borrow().is_empty()
+        {
+            return Poll::Ready(Event::Empty);
+        }
+        Poll::Pending
+    }
+
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        while self.io.poll_readable(cx).is_ready() {
+            let mut buffer = [0; control::BYTES_MAX];
+            let received = self.io.try_receive(|fd| msg::receive(fd, &mut buffer));
+            match received {
+                Ok((0, _)) => {
+                    return if drain::mode() < Mode::Close {
+                        Poll::Ready(Event::MasterGone)
+                    } else {
+                        Poll::Pending
+                    };
+                }
+                Ok((length, mut fds)) => {
+                    if let Some(message) = ToWorker::from_bytes(&buffer[..length]) {
+                        return Poll::Ready(Event::Message(message, fds.pop()));
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    return if drain::mode() < Mode::Close {
+                        Poll::Ready(Event::MasterGone)
+                    } else {
+                        Poll::Pending
+                    };
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Sends what is in the outbox; what the master cannot take now stays.
+    fn poll_send(&mut self, cx: &mut Context<'_>) {
+        while let Some((bytes, fd)) = self.outbox.borrow_mut().pop_front() {
+            let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+            let sent =
+                self.io.try_write_with(bytes.len(), |to| msg::send(to, &bytes, &fds).map(|()| bytes.len()));
+            drop(fds);
+            match self.io.or_wait_write(cx, sent) {
+                Poll::Pending => {
+                    self.outbox.borrow_mut().push_front((bytes, fd));
+                    return;
+                }
+                // Without a master nobody takes the connection: it closes.
+                Poll::Ready(_) => {}
+            }
+        }
+    }
+
+    fn send(&self, message: ToMaster) {
+        self.outbox.borrow_mut().push_back((message.to_bytes(), None));
+    }
+
+    fn leave(&mut self, mode: Mode, config: &'static Config, leases: &Leases) {
+        if drain::mode() >= mode {
+            return;
+        }
+        if drain::mode() == Mode::Serving {
+            log::notice!(log::process(), &(), "gracefully shutting down");
+            process::set_title("pronghorn: worker process is shutting down");
+            if let Some(ms) = config.settings.worker_shutdown_timeout_ms() {
+                self.deadline.set(runtime::now_ms() + ms);
+            }
+        }
+        leases.clear();
+        drain::begin(mode);
+    }
+}
+
+/// Of several signals at once the gravest counts.
+fn urgency(number: i32) -> u8 {
+    match number {
+        SIGTERM | SIGINT => 3,
+        SIGQUIT | SIGWINCH => 2,
+        SIGUSR1 => 1,
+        _ => 0,
+    }
+}
+
+/// Client connections that fit this worker: `worker_connections`, and no more than descriptors are left for,
+/// since a proxied client needs one for its upstream too.
+fn connection_limit(config: &Config) -> usize {
+    let used = std::fs::read_dir("/proc/self/fd").map_or(64, Iterator::count);
+    let left = usize::try_from(process::nofile()).unwrap_or(usize::MAX).saturating_sub(used + 32);
+    config.settings.worker_connections().min((left / 4 * 3).max(1))
+}
+
+fn reopen_logs() {
+    log::notice!(log::process(), &(), "reopening logs");
+    for error in log::reopen(None).err().unwrap_or_default() {
+        log::emerg!(log::process(), &(), "{error}");
+    }
+}
+
+/// End of a turn: lines go out now; those that wait for `flush=` get a timer.
+fn flush_logs() {
+    log::flush_turn();
+    if let Some(ms) = log::due_ms().filter(|_| !FLUSH_ARMED.replace(true)) {
+        runtime::spawn(async move {
+            runtime::sleep(ms).await;
+            FLUSH_ARMED.set(false);
+            log::flush_turn();
+        });
+    }
+}
+
+fn panicked(text: &str) {
+    log::alert!(log::process(), &(), "a task panicked and was ended: {text}; this worker will be replaced");
+    PANICKED.set(true);
+    runtime::wake_all();
+}

@@ -9,7 +9,7 @@ pub use target::{check_location, redirect, redirect_with_args, set_target, store
 pub use variables::VARIABLES;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::directive::{Accepted, accepted, custom, flag, keyword, millis, number, size};
@@ -375,7 +375,15 @@ fn error_page(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
 }
 
 fn set_error_log(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let target = Target::parse(node.arg(0), &cx.options.prefix).map_err(|why| Diagnostic::error(node.arg_span(0), why))?;
+    conf.log_targets.push(log_target(node, &cx.options.prefix)?);
+    conf.error_log = Inherit::default();
+    let _ = conf.error_log.set(Logger::of(&conf.log_targets), node.span);
+    Ok(())
+}
+
+/// The arguments of an `error_log`: target and level.
+pub fn log_target(node: &Node, prefix: &Path) -> Result<(Target, Level), Diagnostic> {
+    let target = Target::parse(node.arg(0), prefix).map_err(|why| Diagnostic::error(node.arg_span(0), why))?;
     let level = match node.args.get(1) {
         None => Level::Error,
         Some(word) => Level::parse(&word.text).ok_or_else(|| {
@@ -383,10 +391,7 @@ fn set_error_log(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagno
                 .help("one of debug, info, notice, warn, error, crit, alert, emerg")
         })?,
     };
-    conf.log_targets.push((target, level));
-    conf.error_log = Inherit::default();
-    let _ = conf.error_log.set(Logger::of(&conf.log_targets), node.span);
-    Ok(())
+    Ok((target, level))
 }
 
 fn status_code(text: &str, span: Span) -> Result<u16, Diagnostic> {

@@ -1,0 +1,264 @@
+//! What a process is: its title, limits, priority, processors, user; forking, waiting, replacing itself.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, OsString, c_char, c_int};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Gid, Group, Pid, User};
+
+/// The memory of argv and what follows it, where the title is written.
+static AREA: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
+static AREA_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static REMEMBER: extern "C" fn(c_int, *mut *mut c_char, *mut *mut c_char) = remember;
+
+/// glibc calls the functions of .init_array with main's arguments; std keeps no way to the original memory.
+extern "C" fn remember(argc: c_int, argv: *mut *mut c_char, _: *mut *mut c_char) {
+    if argc < 1 || argv.is_null() {
+        return;
+    }
+    // SAFETY: argv has argc valid C strings (execve(2)); they are only measured here.
+    unsafe {
+        let first = (*argv).cast::<u8>();
+        let mut end = first;
+        for index in 0..argc as usize {
+            let argument = (*argv.add(index)).cast::<u8>();
+            // The strings lie one after the other; stop where they do not.
+            if argument != end {
+                break;
+            }
+            end = argument.add(CStr::from_ptr(argument.cast()).to_bytes_with_nul().len());
+        }
+        AREA.store(first, Ordering::Relaxed);
+        AREA_BYTES.store(end.offset_from(first) as usize, Ordering::Relaxed);
+    }
+}
+
+/// Sets what `ps` shows. A title longer than the command line had room for is cut.
+pub fn set_title(title: &str) {
+    let (area, size) = (AREA.load(Ordering::Relaxed), AREA_BYTES.load(Ordering::Relaxed));
+    if area.is_null() || size == 0 {
+        return;
+    }
+    // The kernel takes a command line without its last zero byte for a title that goes on into the
+    // environment's memory (proc(5)), so room is what argv has.
+    let length = title.len().min(size - 1);
+    // SAFETY: AREA is the process's own argv memory of `size` bytes, writable and never freed. std copied the
+    // arguments before main, and nobody else reads this memory.
+    unsafe {
+        std::ptr::copy_nonoverlapping(title.as_ptr(), area, length);
+        std::ptr::write_bytes(area.add(length), 0, size - length);
+    }
+}
+
+/// Which side of a fork this is.
+#[derive(Debug)]
+pub enum Forked {
+    Parent { child: i32 },
+    Child,
+}
+
+/// Forks. Errors: more than one thread runs (a lock another one holds would stay locked for ever), or fork(2)'s.
+pub fn fork() -> io::Result<Forked> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads != 1 {
+        return Err(io::Error::other(format!("{threads} threads run in a process that is about to fork")));
+    }
+    // SAFETY: the process has one thread, checked above, so the child's copy of memory is consistent.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Forked::Parent { child: child.as_raw() }),
+        ForkResult::Child => Ok(Forked::Child),
+    }
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Exited(i32),
+    Signaled { number: i32, core: bool },
+}
+
+/// Collects one child that has ended; `None` when there is none now.
+pub fn reap() -> Option<(i32, Ended)> {
+    loop {
+        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => return Some((pid.as_raw(), Ended::Exited(code))),
+            Ok(WaitStatus::Signaled(pid, signal, core)) => {
+                return Some((pid.as_raw(), Ended::Signaled { number: signal as i32, core }));
+            }
+            Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return None,
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Replaces this process by a program, which inherits exactly `fds`. Returns only on failure.
+pub fn exec(
+    program: &Path,
+    arguments: &[OsString],
+    environment: &[CString],
+    fds: &[BorrowedFd<'_>],
+) -> io::Error {
+    let outcome = (|| {
+        for fd in fds {
+            nix::fcntl::fcntl(*fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+        }
+        let program = CString::new(program.as_os_str().as_bytes())?;
+        let arguments: Result<Vec<CString>, _> =
+            arguments.iter().map(|a| CString::new(a.as_bytes())).collect();
+        nix::unistd::execve(&program, &arguments?, environment)?;
+        Ok(())
+    })();
+    match outcome {
+        Ok(()) => io::Error::other("execve() returned"),
+        Err(error) => error,
+    }
+}
+
+/// Takes over a descriptor by number, as an environment variable names it; `None` when it is not open.
+pub fn inherited(number: RawFd) -> Option<OwnedFd> {
+    if number <= 2 {
+        return None;
+    }
+    // SAFETY: the number is only used when fcntl says that it is open; the caller names each one once, at
+    // start, before anything else could own it.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).ok()?;
+    // SAFETY: as above.
+    Some(unsafe { OwnedFd::from_raw_fd(fd.as_raw_fd()) })
+}
+
+/// Closes every descriptor from 3 on but these: what the starter left open is not ours to keep.
+pub fn close_others(keep: &[RawFd]) {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers: Vec<RawFd> =
+        entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > 2 && !keep.contains(number)) {
+        // SAFETY: called at start, before this process has opened anything that is still in use; closing the
+        // directory's own descriptor a second time is an EBADF.
+        unsafe { nix::libc::close(number) };
+    }
+}
+
+/// Redirects a standard stream to what `target` refers to.
+pub fn redirect(target: BorrowedFd<'_>, stream: RawFd) -> io::Result<()> {
+    // SAFETY: dup2 of two valid descriptor numbers; 0, 1 and 2 belong to the process, not to a Rust owner.
+    if unsafe { nix::libc::dup2(target.as_raw_fd(), stream) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Clears the environment but for these variables. Called while the process has one thread.
+pub fn set_environment(keep: &[(OsString, OsString)]) {
+    let names: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).collect();
+    // SAFETY: the process has one thread yet, so nobody reads the environment meanwhile.
+    unsafe {
+        for name in names {
+            std::env::remove_var(name);
+        }
+        for (name, value) in keep {
+            std::env::set_var(name, value);
+        }
+    }
+}
+
+/// Raises RLIMIT_NOFILE (both limits) to `count`.
+pub fn set_nofile(count: u64) -> io::Result<()> {
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, count, count)?)
+}
+
+pub fn nofile() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
+}
+
+/// RLIMIT_CORE, and permission to dump where the user changes.
+pub fn set_core(bytes: u64) -> io::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, bytes, bytes)?;
+    Ok(nix::sys::prctl::set_dumpable(true)?)
+}
+
+/// The scheduling priority, -20 to 20.
+pub fn set_priority(nice: i32) -> io::Result<()> {
+    // SAFETY: a plain system call on this process.
+    if unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, nice) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Binds this process to processors.
+pub fn set_affinity(cpus: impl IntoIterator<Item = usize>) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        set.set(cpu)?;
+    }
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+pub fn cpu_count() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A user and group to run as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub user: CString,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Looks a user up, and the group (the user's own unless named). Errors: the name that is unknown.
+pub fn identity(user: &str, group: Option<&str>) -> Result<Identity, String> {
+    let found = User::from_name(user).ok().flatten().ok_or_else(|| format!("getpwnam(\"{user}\") failed"))?;
+    let gid = match group {
+        Some(name) => {
+            Group::from_name(name).ok().flatten().ok_or_else(|| format!("getgrnam(\"{name}\") failed"))?.gid
+        }
+        None => found.gid,
+    };
+    let user = CString::new(user).map_err(|_| format!("getpwnam(\"{user}\") failed"))?;
+    Ok(Identity { user, uid: found.uid.as_raw(), gid: gid.as_raw() })
+}
+
+/// Becomes this user for good.
+pub fn become_user(identity: &Identity) -> io::Result<()> {
+    let gid = Gid::from_raw(identity.gid);
+    nix::unistd::setgid(gid)?;
+    nix::unistd::initgroups(&identity.user, gid)?;
+    Ok(nix::unistd::setuid(identity.uid.into())?)
+}
+
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+pub fn pid() -> i32 {
+    nix::unistd::getpid().as_raw()
+}
+
+pub fn parent_pid() -> i32 {
+    nix::unistd::getppid().as_raw()
+}
+
+/// True while a process of this number exists.
+pub fn is_alive(pid: i32) -> bool {
+    pid > 0 && !matches!(nix::sys::signal::kill(Pid::from_raw(pid), None), Err(nix::Error::ESRCH))
+}
+
+/// The state letter and name of a process, as /proc tells: `T (stopped)`.
+pub fn state(pid: i32) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("gone").trim().to_string()
+}

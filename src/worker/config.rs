@@ -1,0 +1,91 @@
+//! A whole configuration, compiled: what a master opens and a worker serves.
+//!
+//! Touches the file system while reading; opens nothing.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::load::{LoadOptions, load, load_text};
+use crate::config::{Context, Diagnostic, Diagnostics, RowInfo, Severity, Tree};
+use crate::http;
+use crate::log;
+use crate::worker::settings::{self, Settings};
+
+/// Where a configuration is read from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Absolute, or relative to the prefix.
+    pub path: PathBuf,
+    pub prefix: PathBuf,
+    /// `-g`.
+    pub globals: Vec<String>,
+    /// The text itself, for the demonstration that is built in.
+    pub embedded: Option<&'static str>,
+}
+
+/// A compiled configuration.
+#[derive(Debug)]
+pub struct Config {
+    pub settings: Settings,
+    pub http: Option<http::Config>,
+    pub prefix: PathBuf,
+}
+
+/// What reading came to: the tree for messages, the findings, and the configuration unless there were errors.
+pub struct Loaded {
+    pub tree: Tree,
+    pub diagnostics: Diagnostics,
+    pub config: Option<Config>,
+}
+
+/// Reads and compiles. Everything it declares to the log belongs to the caller's lease.
+pub fn read(source: &Source, test_only: bool) -> Loaded {
+    let options =
+        LoadOptions { prefix: source.prefix.clone(), globals: source.globals.clone(), keep_includes: false };
+    let (tree, mut diagnostics) = match source.embedded {
+        Some(text) => load_text(&source.path.to_string_lossy(), text, &options),
+        None => load(&source.path, &options),
+    };
+    let main = source.prefix.join(&source.path);
+    let compile = http::CompileOptions {
+        prefix: source.prefix.clone(),
+        conf_dir: main.parent().unwrap_or(Path::new("/")).into(),
+        error_log: log::process(),
+        test_only,
+    };
+    let mut cx = settings::Cx::new(compile);
+    let mut settings = Settings::default();
+    settings::table().apply_all(&tree.nodes, Context::MAIN, &mut settings, &mut cx);
+    if !cx.has_events() && !diagnostics.has_errors() && !cx.diagnostics.has_errors() {
+        let missing = Diagnostic::global("no \"events\" section in configuration").help("add `events { }`");
+        cx.diagnostics.push(missing);
+    }
+    diagnostics.0.append(&mut cx.diagnostics.0);
+    let config = (!diagnostics.has_errors()).then(|| Config {
+        settings,
+        http: cx.http.take(),
+        prefix: source.prefix.clone(),
+    });
+    Loaded { tree, diagnostics, config }
+}
+
+/// The row of a directive in a block, of all parts of the language.
+pub fn find_row(name: &str, context: Context) -> Option<RowInfo> {
+    settings::table().find(name, context).or_else(|| http::modules::table().find(name, context)).cloned()
+}
+
+/// Every row, for the manual.
+pub fn rows() -> impl Iterator<Item = &'static RowInfo> {
+    settings::table().rows().chain(http::modules::table().rows())
+}
+
+impl Loaded {
+    /// The findings as log lines: level word and message with its place.
+    pub fn lines(&self) -> Vec<(log::Level, String)> {
+        let level = |severity| match severity {
+            Severity::Error => log::Level::Emerg,
+            Severity::Warning => log::Level::Warn,
+        };
+        let line = |diagnostic: &Diagnostic| crate::config::render::line(diagnostic, &self.tree);
+        self.diagnostics.0.iter().map(|diagnostic| (level(diagnostic.severity), line(diagnostic))).collect()
+    }
+}

@@ -1,0 +1,128 @@
+//! What master and workers tell each other, as messages of one packet each.
+//!
+//! Pure data; descriptors travel beside the bytes.
+
+use crate::http::Handover;
+
+/// From the master to a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToWorker {
+    /// A newer generation runs: stop accepting, hand idle connections back, finish, leave.
+    Drain,
+    /// Graceful stop: stop accepting, close idle connections, finish, leave.
+    Quit,
+    /// Go on with an idle connection; its descriptor comes with the message.
+    Adopt(Handover),
+    /// Accept from these slots too (indexes into the worker's list).
+    Lease(Vec<u16>),
+    /// Accept from these no more.
+    Release(Vec<u16>),
+    /// Open the logs anew.
+    Reopen,
+}
+
+/// From a worker to the master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToMaster {
+    /// It accepts.
+    Ready,
+    /// An idle connection for the newer generation; its descriptor comes with the message.
+    HandOver(Handover),
+    /// A task has panicked: replace this worker gracefully.
+    Replace,
+}
+
+/// The longest message.
+pub const BYTES_MAX: usize = 8192;
+
+impl ToWorker {
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Drain => b"D".to_vec(),
+            Self::Quit => b"Q".to_vec(),
+            Self::Adopt(handover) => with_tag(b'A', &handover.to_bytes()),
+            Self::Lease(slots) => with_tag(b'L', &numbers(slots)),
+            Self::Release(slots) => with_tag(b'U', &numbers(slots)),
+            Self::Reopen => b"O".to_vec(),
+        }
+    }
+
+    /// `None`: no message of this version.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (tag, rest) = bytes.split_first()?;
+        Some(match tag {
+            b'D' => Self::Drain,
+            b'Q' => Self::Quit,
+            b'A' => Self::Adopt(Handover::from_bytes(rest)?),
+            b'L' => Self::Lease(from_numbers(rest)),
+            b'U' => Self::Release(from_numbers(rest)),
+            b'O' => Self::Reopen,
+            _ => return None,
+        })
+    }
+}
+
+impl ToMaster {
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Ready => b"R".to_vec(),
+            Self::HandOver(handover) => with_tag(b'H', &handover.to_bytes()),
+            Self::Replace => b"P".to_vec(),
+        }
+    }
+
+    /// `None`: no message of this version.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (tag, rest) = bytes.split_first()?;
+        Some(match tag {
+            b'R' => Self::Ready,
+            b'H' => Self::HandOver(Handover::from_bytes(rest)?),
+            b'P' => Self::Replace,
+            _ => return None,
+        })
+    }
+}
+
+fn with_tag(tag: u8, rest: &[u8]) -> Vec<u8> {
+    [&[tag], rest].concat()
+}
+
+fn numbers(list: &[u16]) -> Vec<u8> {
+    list.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+fn from_numbers(bytes: &[u8]) -> Vec<u16> {
+    bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_the_journey() {
+        let handover = Handover {
+            listen: "127.0.0.1:80".into(),
+            requests: 1,
+            idle_ms_left: 2,
+            opened_ms_ago: 3,
+            number: 4,
+        };
+        let to_worker = [
+            ToWorker::Drain,
+            ToWorker::Quit,
+            ToWorker::Adopt(handover.clone()),
+            ToWorker::Lease(vec![1, 700]),
+            ToWorker::Release(vec![]),
+            ToWorker::Reopen,
+        ];
+        for message in to_worker {
+            assert_eq!(ToWorker::from_bytes(&message.to_bytes()), Some(message));
+        }
+        for message in [ToMaster::Ready, ToMaster::HandOver(handover), ToMaster::Replace] {
+            assert_eq!(ToMaster::from_bytes(&message.to_bytes()), Some(message));
+        }
+        assert_eq!(ToWorker::from_bytes(b""), None);
+        assert_eq!(ToMaster::from_bytes(b"Hx"), None);
+    }
+}

@@ -1,0 +1,50 @@
+//! What a worker does to itself before it serves: limits, priority, processors, user, directory.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::sys::process;
+use crate::worker::Config;
+
+/// Settles the process. Errors: what failed, in nginx's words; running on as the wrong user is not an option.
+pub fn settle(config: &Config, number: usize) -> Result<(), String> {
+    let settings = &config.settings;
+    let why = |call: &str, error: std::io::Error| format!("{call} failed {}", crate::log::Cause(&error));
+    match settings.worker_rlimit_nofile() {
+        Some(count) => {
+            process::set_nofile(count).map_err(|e| why(&format!("setrlimit(RLIMIT_NOFILE, {count})"), e))?;
+        }
+        // Without an order the soft limit is raised to the hard one, which costs nothing.
+        None => {
+            if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+                let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+            }
+        }
+    }
+    if let Some(nice) = settings.worker_priority() {
+        process::set_priority(nice).map_err(|e| why(&format!("setpriority({nice})"), e))?;
+    }
+    if let Some(cpus) = settings.cpus(number)
+        && let Err(error) = process::set_affinity(cpus)
+    {
+        // A mask written for another machine: the worker runs anywhere, as nginx's does.
+        crate::log::alert!(
+            crate::log::process(),
+            &(),
+            "sched_setaffinity() failed {}",
+            crate::log::Cause(&error)
+        );
+    }
+    if process::is_root()
+        && let Some(identity) = settings.user()
+    {
+        process::become_user(identity)
+            .map_err(|e| why(&format!("becoming user \"{}\"", identity.user.to_string_lossy()), e))?;
+    }
+    if let Some(bytes) = settings.worker_rlimit_core() {
+        process::set_core(bytes).map_err(|e| why(&format!("setrlimit(RLIMIT_CORE, {bytes})"), e))?;
+    }
+    if let Some(directory) = settings.working_directory() {
+        std::env::set_current_dir(directory).map_err(|e| why(&format!("chdir(\"{directory}\")"), e))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,415 @@
+//! The main and events blocks: what a process is, not what it serves.
+//!
+//! Behaviour: nginx.org, "Core functionality".
+
+use crate::config::directive::{
+    Accepted, accepted, block, custom, flag, keyword, millis, number, size, text,
+};
+use crate::config::table::{Module, Slot, Table};
+use crate::config::{
+    Arity, Context, Diagnostic, Diagnostics, Directive, HasDiagnostics, Inherit, Node, params,
+};
+use crate::http;
+use crate::log::{Level, Logger, Target};
+use crate::sys::process;
+use std::sync::OnceLock;
+
+/// The settings of the main and events blocks.
+#[derive(Debug, Default)]
+pub struct Settings {
+    worker_processes: Inherit<Option<u64>>,
+    worker_connections: Inherit<u64>,
+    worker_shutdown_timeout: Inherit<u64>,
+    worker_watchdog: Inherit<u64>,
+    fast_stop_timeout: Inherit<u64>,
+    worker_priority: Inherit<i32>,
+    worker_rlimit_nofile: Inherit<u64>,
+    worker_rlimit_core: Inherit<u64>,
+    /// One mask a worker, the last for all further ones; empty with `auto`.
+    worker_cpu_affinity: Inherit<Vec<Vec<usize>>>,
+    daemon: Inherit<bool>,
+    master_process: Inherit<bool>,
+    pid: Inherit<Box<str>>,
+    user: Inherit<process::Identity>,
+    working_directory: Inherit<Box<str>>,
+    /// `env NAME` and `env NAME=value`.
+    pub environment: Vec<(Box<str>, Option<Box<str>>)>,
+    error_log: Inherit<Logger>,
+    log_targets: Vec<(Target, Level)>,
+    use_: Inherit<usize>,
+}
+
+/// What compiling the main block needs beside its settings.
+pub struct Cx {
+    pub options: http::CompileOptions,
+    pub diagnostics: Diagnostics,
+    pub http: Option<http::Config>,
+    has_events: bool,
+}
+
+impl Cx {
+    pub fn new(options: http::CompileOptions) -> Self {
+        Self { options, diagnostics: Diagnostics::default(), http: None, has_events: false }
+    }
+
+    pub fn has_events(&self) -> bool {
+        self.has_events
+    }
+}
+
+impl HasDiagnostics for Cx {
+    fn diagnostics(&mut self) -> &mut Diagnostics {
+        &mut self.diagnostics
+    }
+}
+
+type Row = Directive<Settings, Cx>;
+
+pub static MAIN: &[Row] = &[
+    block("events", Context::MAIN, Arity::exactly(0), events, "Settings of connection processing."),
+    block("http", Context::MAIN, Arity::exactly(0), http_block, "The HTTP servers."),
+    custom(
+        "worker_processes",
+        Context::MAIN,
+        Arity::exactly(1),
+        worker_processes,
+        "Number of workers, or auto for one a processor; 1.",
+    ),
+    millis(
+        "worker_shutdown_timeout",
+        Context::MAIN,
+        |s| &mut s.worker_shutdown_timeout,
+        "Time for a graceful stop, after which open connections are closed; none.",
+    ),
+    millis(
+        "worker_watchdog",
+        Context::MAIN,
+        |s| &mut s.worker_watchdog,
+        "Time after which a worker that does not move is replaced; 30s.",
+    ),
+    millis(
+        "fast_stop_timeout",
+        Context::MAIN,
+        |s| &mut s.fast_stop_timeout,
+        "Time workers get at a fast stop before they are killed; 1s.",
+    ),
+    custom(
+        "worker_priority",
+        Context::MAIN,
+        Arity::exactly(1),
+        worker_priority,
+        "Scheduling priority of workers, -20 to 20; 0.",
+    ),
+    number(
+        "worker_rlimit_nofile",
+        Context::MAIN,
+        (1, u64::MAX),
+        |s| &mut s.worker_rlimit_nofile,
+        "Limit of open files of a worker; the system's.",
+    ),
+    size(
+        "worker_rlimit_core",
+        Context::MAIN,
+        |s| &mut s.worker_rlimit_core,
+        "Limit of a worker's core file; the system's.",
+    ),
+    custom(
+        "worker_cpu_affinity",
+        Context::MAIN,
+        Arity::at_least(1),
+        worker_cpu_affinity,
+        "Processors of each worker as bit masks, or auto; none.",
+    ),
+    flag("daemon", Context::MAIN, |s| &mut s.daemon, "Goes to the background; on."),
+    flag(
+        "master_process",
+        Context::MAIN,
+        |s| &mut s.master_process,
+        "Starts workers; off serves in one process, for debugging; on.",
+    ),
+    text("pid", Context::MAIN, |s| &mut s.pid, "File with the master's process id; logs/pronghorn.pid."),
+    custom("user", Context::MAIN, Arity::between(1, 2), user, "User and group of the workers; nobody."),
+    text(
+        "working_directory",
+        Context::MAIN,
+        |s| &mut s.working_directory,
+        "Current directory of the workers; the starter's.",
+    ),
+    custom(
+        "env",
+        Context::MAIN,
+        Arity::exactly(1),
+        env,
+        "Environment variable that is kept, or set with NAME=value; TZ.",
+    ),
+    custom(
+        "error_log",
+        Context::MAIN,
+        Arity::between(1, 2),
+        error_log,
+        "Where errors are logged, and from which level on; several lines log to several places; logs/error.log error.",
+    ),
+    custom(
+        "load_module",
+        Context::MAIN,
+        Arity::exactly(1),
+        load_module,
+        "Accepted with a warning: modules are built in.",
+    ),
+    accepted(
+        "lock_file",
+        Context::MAIN,
+        Arity::exactly(1),
+        Accepted::Words,
+        "Nothing is locked while accepting.",
+    ),
+    accepted(
+        "timer_resolution",
+        Context::MAIN,
+        Arity::exactly(1),
+        Accepted::Millis,
+        "Time is read once a turn.",
+    ),
+    accepted(
+        "pcre_jit",
+        Context::MAIN,
+        Arity::exactly(1),
+        Accepted::Flag,
+        "Expressions are compiled when the configuration is read; off.",
+    ),
+    accepted(
+        "thread_pool",
+        Context::MAIN,
+        Arity::between(2, 3),
+        Accepted::Words,
+        "There is one pool of threads.",
+    ),
+    accepted(
+        "worker_aio_requests",
+        Context::EVENTS,
+        Arity::exactly(1),
+        Accepted::Number,
+        "Disk reads that would wait are made by threads; 32.",
+    ),
+    accepted("debug_points", Context::MAIN, Arity::exactly(1), Accepted::Words, "For nginx's own debugging."),
+    number(
+        "worker_connections",
+        Context::EVENTS,
+        (1, u32::MAX as u64),
+        |s| &mut s.worker_connections,
+        "Client connections of a worker; accepting pauses there; 512.",
+    ),
+    keyword("use", Context::EVENTS, &["epoll"], |s| &mut s.use_, "Always epoll."),
+    accepted(
+        "multi_accept",
+        Context::EVENTS,
+        Arity::exactly(1),
+        Accepted::Flag,
+        "Accepting is fair by itself; off.",
+    ),
+    accepted(
+        "accept_mutex",
+        Context::EVENTS,
+        Arity::exactly(1),
+        Accepted::Flag,
+        "Each worker has listeners of its own; off.",
+    ),
+    accepted(
+        "accept_mutex_delay",
+        Context::EVENTS,
+        Arity::exactly(1),
+        Accepted::Millis,
+        "Each worker has listeners of its own; 500ms.",
+    ),
+    accepted(
+        "debug_connection",
+        Context::EVENTS,
+        Arity::exactly(1),
+        Accepted::Words,
+        "Debug lines follow the level of the log.",
+    ),
+];
+
+static SLOTS: &[&dyn Module<Settings, Cx>] =
+    &[&Slot { name: "core", rows: MAIN, conf: |settings: &mut Settings| settings }];
+
+/// The rows of the main and events blocks.
+pub fn table() -> &'static Table<Settings, Cx> {
+    static TABLE: OnceLock<Table<Settings, Cx>> = OnceLock::new();
+    TABLE.get_or_init(|| Table::new(SLOTS.to_vec()).elsewhere(http::modules::table().rows().cloned()))
+}
+
+impl Settings {
+    pub fn worker_processes(&self) -> usize {
+        match self.worker_processes.get(Some(1)) {
+            Some(count) => count as usize,
+            None => process::cpu_count(),
+        }
+    }
+
+    pub fn worker_connections(&self) -> usize {
+        self.worker_connections.get(512) as usize
+    }
+
+    /// `None`: a graceful stop waits for its last connection.
+    pub fn worker_shutdown_timeout_ms(&self) -> Option<u64> {
+        self.worker_shutdown_timeout.as_ref().copied().filter(|ms| *ms > 0)
+    }
+
+    pub fn worker_watchdog_ms(&self) -> u64 {
+        self.worker_watchdog.get(30_000)
+    }
+
+    pub fn fast_stop_ms(&self) -> u64 {
+        self.fast_stop_timeout.get(1000)
+    }
+
+    pub fn worker_priority(&self) -> Option<i32> {
+        self.worker_priority.as_ref().copied()
+    }
+
+    pub fn worker_rlimit_nofile(&self) -> Option<u64> {
+        self.worker_rlimit_nofile.as_ref().copied()
+    }
+
+    pub fn worker_rlimit_core(&self) -> Option<u64> {
+        self.worker_rlimit_core.as_ref().copied()
+    }
+
+    /// The processors of worker `number`; `None`: any.
+    pub fn cpus(&self, number: usize) -> Option<Vec<usize>> {
+        let masks = self.worker_cpu_affinity.as_ref()?;
+        match masks.get(number).or(masks.last()) {
+            Some(mask) => Some(mask.clone()),
+            None => Some(vec![number % process::cpu_count()]),
+        }
+    }
+
+    pub fn daemon(&self) -> bool {
+        // Under a service manager that waits for our message, going to the background would hide the master.
+        self.daemon.get(std::env::var_os("NOTIFY_SOCKET").is_none())
+    }
+
+    pub fn master_process(&self) -> bool {
+        self.master_process.get(true)
+    }
+
+    pub fn pid(&self) -> &str {
+        self.pid.as_ref().map_or("logs/pronghorn.pid", |path| path)
+    }
+
+    pub fn user(&self) -> Option<&process::Identity> {
+        self.user.as_ref()
+    }
+
+    pub fn working_directory(&self) -> Option<&str> {
+        self.working_directory.as_ref().map(|path| &**path)
+    }
+
+    /// `None`: the configuration names no log.
+    pub fn error_log(&self) -> Option<Logger> {
+        self.error_log.as_ref().copied()
+    }
+}
+
+fn events(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if std::mem::replace(&mut cx.has_events, true) {
+        return Err(Diagnostic::error(node.span, "\"events\" directive is duplicate"));
+    }
+    table().apply_all(node.children(), Context::EVENTS, settings, cx);
+    Ok(())
+}
+
+fn http_block(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if cx.http.is_some() {
+        return Err(Diagnostic::error(node.span, "\"http\" directive is duplicate"));
+    }
+    let mut options = cx.options.clone();
+    if let Some(log) = settings.error_log() {
+        options.error_log = log;
+    }
+    let mut found = Diagnostics::default();
+    cx.http = Some(http::compile(node, &options, &mut found));
+    cx.diagnostics.0.append(&mut found.0);
+    Ok(())
+}
+
+fn worker_processes(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let count = match node.arg(0) {
+        "auto" => None,
+        _ => Some(params::number(node, 0, 1, 256)?),
+    };
+    once(settings.worker_processes.set(count, node.span), node)
+}
+
+fn worker_priority(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let nice = node.arg(0).parse().ok().filter(|nice| (-20..=20).contains(nice)).ok_or_else(|| {
+        Diagnostic::error(node.arg_span(0), format!("invalid number \"{}\"", node.arg(0)))
+            .help("a priority is a number from -20 to 20")
+    })?;
+    once(settings.worker_priority.set(nice, node.span), node)
+}
+
+fn worker_cpu_affinity(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let (first, masks) = match node.arg(0) {
+        "auto" => (0, &node.args[1..]),
+        _ => (1, &node.args[..]),
+    };
+    let mut parsed = Vec::new();
+    for word in masks {
+        if !word.text.bytes().all(|bit| matches!(bit, b'0' | b'1')) {
+            let message = format!("invalid character in \"{}\"", word.text);
+            return Err(Diagnostic::error(word.span, message)
+                .help("a mask is made of 0 and 1, the lowest processor last: 0001 0010"));
+        }
+        let bits = word.text.bytes().rev().enumerate().filter(|(_, bit)| *bit == b'1');
+        parsed.push(bits.map(|(cpu, _)| cpu).collect::<Vec<_>>());
+    }
+    if first == 0 && parsed.len() == 1 {
+        // auto within a mask: one processor of it a worker
+        let allowed = parsed.remove(0);
+        parsed = allowed.into_iter().map(|cpu| vec![cpu]).collect();
+    }
+    once(settings.worker_cpu_affinity.set(parsed, node.span), node)
+}
+
+fn user(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if !process::is_root() {
+        let message = "the \"user\" directive makes sense only if the master process runs with super-user privileges, ignored";
+        cx.diagnostics.push(Diagnostic::warning(node.span, message));
+        return Ok(());
+    }
+    let group = node.args.get(1).map(|word| &*word.text);
+    let identity = process::identity(node.arg(0), group).map_err(|why| Diagnostic::error(node.span, why))?;
+    once(settings.user.set(identity, node.span), node)
+}
+
+fn env(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let (name, value) = match node.arg(0).split_once('=') {
+        Some((name, value)) => (name, Some(value.into())),
+        None => (node.arg(0), None),
+    };
+    settings.environment.push((name.into(), value));
+    Ok(())
+}
+
+fn error_log(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let (target, level) = http::modules::core::log_target(node, &cx.options.prefix)?;
+    settings.log_targets.push((target, level));
+    settings.error_log = Inherit::default();
+    let _ = settings.error_log.set(Logger::of(&settings.log_targets), node.span);
+    Ok(())
+}
+
+fn load_module(_: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let message = format!(
+        "\"load_module\" has no effect: \"{}\" cannot be loaded, what there is is built in",
+        node.arg(0)
+    );
+    cx.diagnostics.push(Diagnostic::warning(node.span, message));
+    Ok(())
+}
+
+fn once(was_unset: bool, node: &Node) -> Result<(), Diagnostic> {
+    if was_unset { Ok(()) } else { Err(crate::config::table::duplicate(node)) }
+}
