@@ -243,3 +243,171 @@ fn opposite(side: Side) -> Side {
         Side::Target => Side::Source,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, Write};
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::runtime::{Runtime, registration_count, timer_count};
+
+    const LIMITS: Limits = Limits { read_timeout_ms: 5000, write_timeout_ms: 5000 };
+
+    /// A socket of ours, and its other end for a thread.
+    fn pair() -> (OwnedFd, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (ours.into(), theirs)
+    }
+
+    /// TCP, where splice has more to do than with unix sockets.
+    fn tcp_pair() -> (OwnedFd, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let theirs = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (ours.into(), theirs)
+    }
+
+    fn pattern(length: usize) -> Vec<u8> {
+        (0..length).map(|index| (index * 31 % 251) as u8).collect()
+    }
+
+    #[test]
+    fn splice_moves_exactly_the_length() {
+        let data = pattern(3_000_000);
+        let ((source, mut sender), (target, mut receiver)) = (tcp_pair(), tcp_pair());
+        let sent = data.clone();
+        let writer = std::thread::spawn(move || {
+            sender.write_all(&sent).unwrap();
+            sender.write_all(b"next").unwrap();
+            sender
+        });
+        let length = data.len();
+        let reader = std::thread::spawn(move || {
+            let mut got = vec![0; length];
+            receiver.read_exact(&mut got).unwrap();
+            (got, receiver)
+        });
+        let rest = Runtime::new().unwrap().block_on(async move {
+            let (source, target) = (Io::register(source).unwrap(), Io::register(target).unwrap());
+            assert_eq!(splice(&source, &target, length as u64, &LIMITS).await.unwrap(), length as u64);
+            let mut rest = [0; 10];
+            let count = source.read(&mut rest).await.unwrap();
+            rest[..count].to_vec()
+        });
+        assert_eq!(rest, b"next");
+        assert!(reader.join().unwrap().0 == data, "bytes arrive as they were");
+        drop(writer.join().unwrap());
+    }
+
+    #[test]
+    fn a_source_that_ends_early_is_told() {
+        let ((source, mut sender), (target, _receiver)) = (tcp_pair(), tcp_pair());
+        sender.write_all(b"half").unwrap();
+        drop(sender);
+        let error = Runtime::new().unwrap().block_on(async move {
+            let (source, target) = (Io::register(source).unwrap(), Io::register(target).unwrap());
+            splice(&source, &target, 8, &LIMITS).await.unwrap_err()
+        });
+        assert!(matches!((error.side, error.cause, error.moved), (Side::Source, Cause::Eof, 4)));
+    }
+
+    #[test]
+    fn a_target_that_takes_nothing_times_out() {
+        let ((source, mut sender), (target, _receiver)) = (tcp_pair(), tcp_pair());
+        let writer = std::thread::spawn(move || {
+            let chunk = pattern(1 << 20);
+            while sender.write_all(&chunk).is_ok() {}
+        });
+        let error = Runtime::new().unwrap().block_on(async move {
+            let (source, target) = (Io::register(source).unwrap(), Io::register(target).unwrap());
+            let limits = Limits { write_timeout_ms: 50, ..LIMITS };
+            splice(&source, &target, 1 << 40, &limits).await.unwrap_err()
+        });
+        assert!(matches!((error.side, error.cause), (Side::Target, Cause::TimedOut)));
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn a_silent_source_times_out_and_leaves_nothing_behind() {
+        let ((source, _sender), (target, _receiver)) = (pair(), pair());
+        Runtime::new().unwrap().block_on(async move {
+            let (source, target) = (Io::register(source).unwrap(), Io::register(target).unwrap());
+            let limits = Limits { read_timeout_ms: 20, ..LIMITS };
+            let error = splice(&source, &target, 100, &limits).await.unwrap_err();
+            assert!(matches!((error.side, error.cause, error.moved), (Side::Source, Cause::TimedOut, 0)));
+            drop((source, target));
+            assert_eq!((registration_count(), timer_count()), (0, 0));
+        });
+    }
+
+    #[test]
+    fn sendfile_sends_a_range_and_tells_of_a_short_file() {
+        let mut file = tempfile::tempfile().unwrap();
+        let data = pattern(500_000);
+        file.write_all(&data).unwrap();
+        file.rewind().unwrap();
+        let (target, mut receiver) = tcp_pair();
+        let reader = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            receiver.read_to_end(&mut got).unwrap();
+            got
+        });
+        let (whole, short) = Runtime::new().unwrap().block_on(async move {
+            let target = Io::register(target).unwrap();
+            let whole = sendfile(file.as_fd(), 100, 400_000, &target, &LIMITS).await.unwrap();
+            let short = sendfile(file.as_fd(), 499_990, 100, &target, &LIMITS).await.unwrap_err();
+            (whole, short)
+        });
+        assert_eq!(whole, 400_000);
+        assert!(matches!((short.side, short.cause, short.moved), (Side::Source, Cause::Eof, 10)));
+        let got = reader.join().unwrap();
+        assert!(got == [&data[100..400_100], &data[499_990..]].concat());
+    }
+
+    #[test]
+    fn a_tunnel_carries_both_ways_and_half_closes() {
+        let ((a, mut left), (b, mut right)) = (tcp_pair(), tcp_pair());
+        let (ping, pong) = (pattern(300_000), pattern(700_000));
+        let (sent, expected) = (ping.clone(), pong.clone());
+        let client = std::thread::spawn(move || {
+            let mut writer = left.try_clone().unwrap();
+            let sending = std::thread::spawn(move || {
+                writer.write_all(&sent).unwrap();
+                writer.shutdown(std::net::Shutdown::Write).unwrap();
+            });
+            let mut got = Vec::new();
+            left.read_to_end(&mut got).unwrap();
+            sending.join().unwrap();
+            assert!(got == expected);
+        });
+        let (ours, theirs) = (pong.clone(), ping.clone());
+        let server = std::thread::spawn(move || {
+            // reads to the client's end before it answers: the half-close must have come through
+            let mut got = Vec::new();
+            right.read_to_end(&mut got).unwrap();
+            assert!(got == theirs);
+            right.write_all(&ours).unwrap();
+        });
+        let counts = Runtime::new().unwrap().block_on(async move {
+            let (a, b) = (Io::register(a).unwrap(), Io::register(b).unwrap());
+            tunnel(&a, &b, 5000).await.unwrap()
+        });
+        assert_eq!(counts, (ping.len() as u64, pong.len() as u64));
+        client.join().unwrap();
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn an_idle_tunnel_times_out() {
+        let ((a, _left), (b, _right)) = (pair(), pair());
+        let error = Runtime::new().unwrap().block_on(async move {
+            let (a, b) = (Io::register(a).unwrap(), Io::register(b).unwrap());
+            tunnel(&a, &b, 20).await.unwrap_err()
+        });
+        assert!(matches!(error.cause, Cause::TimedOut));
+    }
+}
