@@ -411,6 +411,7 @@ fn build_location(draft: LocationDraft, outer: &Confs, cx: &mut Cx) -> Location 
     let LocationDraft { kind, name, partial, nested, span } = draft;
     let confs = Confs::complete(partial, outer, cx);
     check_nesting(&kind, &name, &nested, cx);
+    modules::proxy_pass::check(&confs.proxy_pass, &kind, cx);
     let nested = build_locations(nested, &confs, cx);
     let redirects_to_slash = name.ends_with('/') && confs.proxy_pass.is_set();
     let mut location = Location::new(kind, &name, span, confs, nested);

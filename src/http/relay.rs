@@ -22,7 +22,7 @@ use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::h1::response::ResponseHead;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::relay;
+use crate::runtime::{Either, race, relay};
 use crate::upstream::Group;
 use crate::upstream::pool::Connection;
 
@@ -276,11 +276,19 @@ impl Stream {
             read_timeout_ms: conf.read_timeout_ms(),
             write_timeout_ms: request.location.core.send_timeout(),
         };
-        let moved = relay::splice(&self.connection.io, client.io(), left, &limits).await;
-        let (count, error) = match moved {
-            Ok(count) => (count, None),
-            Err(error) => (error.moved, Some(error)),
+        // a client that leaves is noticed even while the upstream pauses
+        let gone = async {
+            if conf.ignore_client_abort() {
+                std::future::pending::<()>().await;
+            }
+            client.io().hangup().await;
         };
+        let (count, error) =
+            match race(relay::splice(&self.connection.io, client.io(), left, &limits), gone).await {
+                Either::First(Ok(count)) => (count, None),
+                Either::First(Err(error)) => (error.moved, Some(relay_error(&error))),
+                Either::Second(()) => (0, Some(Error::client(499, "client prematurely closed connection"))),
+            };
         client.moved(request, count);
         let attempt = request.upstream.last();
         attempt.length += count;
@@ -292,7 +300,7 @@ impl Stream {
             }
             Some(error) => {
                 request.keep_alive = false;
-                Err(relay_error(&error))
+                Err(error)
             }
         }
     }

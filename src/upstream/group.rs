@@ -7,7 +7,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::net::address::Address;
-use crate::upstream::peer::{Peer, Server, Store};
+use crate::shm::counter::{self, Slot};
+use crate::upstream::peer::{Peer, Server};
 use crate::upstream::pool::Pool;
 
 /// How a group keeps connections to its peers (`keepalive` and its companions).
@@ -52,6 +53,8 @@ pub struct Group {
     pub name: Box<str>,
     pub servers: Vec<Server>,
     pub keepalive: Keepalive,
+    /// `zone`: all workers count its peers' failures together.
+    is_shared: bool,
     /// The idle connections of this worker.
     pub pool: Pool,
     set: RefCell<Rc<Set>>,
@@ -60,14 +63,21 @@ pub struct Group {
 impl Group {
     /// `servers` with the addresses they have; those without are left out until [`Group::learn`].
     pub fn new(name: &str, servers: Vec<Server>) -> Self {
+        Self::with(name, servers, Keepalive::default(), false)
+    }
+
+    /// Like [`Group::new`], with what an `upstream` block says. `is_shared`: it has a `zone`.
+    pub fn with(name: &str, servers: Vec<Server>, keepalive: Keepalive, is_shared: bool) -> Self {
         let group = Self {
             name: name.into(),
             servers,
-            keepalive: Keepalive::default(),
+            keepalive,
+            is_shared,
             pool: Pool::default(),
             set: RefCell::default(),
         };
-        group.rebuild(|server| server.addresses.clone());
+        let slot = |address: &Address| counter::slot(counter::Kind::Peer, &format!("{name}/{address}"));
+        group.rebuild(|server| server.addresses.clone(), slot);
         group
     }
 
@@ -83,11 +93,13 @@ impl Group {
             peers.filter(move |peer| peer.server == index).map(|peer| peer.address.clone())
         };
         let mut index = 0;
-        self.rebuild(|_| {
+        let addresses_of = |_: &Server| {
             let of_server = if index == server_index { addresses.to_vec() } else { known(index).collect() };
             index += 1;
             of_server
-        });
+        };
+        // slots are given out by the master only
+        self.rebuild(addresses_of, |_| None);
     }
 
     /// Indexes of the servers that have no peer because their name did not resolve.
@@ -97,7 +109,11 @@ impl Group {
         (0..self.servers.len()).filter(|&index| !has_peer(index)).collect()
     }
 
-    fn rebuild(&self, mut addresses_of: impl FnMut(&Server) -> Vec<Address>) {
+    fn rebuild(
+        &self,
+        mut addresses_of: impl FnMut(&Server) -> Vec<Address>,
+        slot: impl Fn(&Address) -> Option<Slot>,
+    ) {
         let old = self.set();
         let mut set = Set::default();
         for (index, server) in self.servers.iter().enumerate() {
@@ -105,8 +121,8 @@ impl Group {
                 let mut kept = old.primary.iter().chain(&old.backup);
                 let kept = kept.find(|peer| peer.server == index && peer.address == address);
                 let peer = kept.cloned().unwrap_or_else(|| {
-                    let words = Store::Local(Box::default());
-                    Rc::new(Peer::new(server, index, address, words))
+                    let slot = slot(&address);
+                    Rc::new(Peer::new(server, index, address, slot, self.is_shared))
                 });
                 set.tries += u32::from(!server.down);
                 let list = if server.backup { &mut set.backup } else { &mut set.primary };

@@ -1,12 +1,14 @@
 //! One server of a group, as configured, and the peers it resolves to, with what is known of their health.
 //!
-//! A peer's words are read and written by one worker, or, in a group with `zone`, by all workers: plain
-//! atomics without a lock, so that a worker that dies leaves valid words behind.
+//! A group with `zone` shares its peers' failures among all workers, in words of shared memory without a
+//! lock, so that a worker that dies leaves valid ones behind.
 //! Parameters: nginx.org, `server` of ngx_http_upstream_module.
 
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::cell::Cell;
+use std::rc::Rc;
 
 use crate::net::address::{Address, Host};
+use crate::shm::counter::{Active, Slot, Word};
 
 /// A `server` line of an `upstream` block, or the one server of `proxy_pass http://host`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +18,7 @@ pub struct Server {
     pub host: Host,
     pub weight: i64,
     /// Failures within `fail_timeout` after which a peer is left out; 0: never.
-    pub fails_max: i64,
+    pub fails_max: u64,
     /// The window of `fails_max`, and how long the peer is left out.
     pub fail_timeout_ms: u64,
     /// Connections to one peer, the idle ones not counted; 0: no limit.
@@ -53,27 +55,10 @@ impl Server {
     }
 }
 
-/// What is known of a peer while serving. Milliseconds of the monotonic clock, which all workers share.
-#[derive(Debug, Default)]
-pub struct Words {
-    current_weight: AtomicI64,
-    effective_weight: AtomicI64,
-    conns: AtomicI64,
-    fails: AtomicI64,
-    /// The last failure.
-    accessed_ms: AtomicI64,
-    /// When the current window began, or the last failure.
-    checked_ms: AtomicI64,
-}
-
-/// Words of this worker alone, or of all.
-#[derive(Debug)]
-pub enum Store {
-    Local(Box<Words>),
-    Shared(&'static Words),
-}
-
-/// One address of a server.
+/// One address of a server, and what is known of it while serving.
+///
+/// The words are this worker's; in a group with `zone` the failures and the count of connections are those
+/// of all workers. Milliseconds are those of the monotonic clock, which all workers share.
 #[derive(Debug)]
 pub struct Peer {
     pub address: Address,
@@ -81,29 +66,45 @@ pub struct Peer {
     pub name: Box<str>,
     /// Index of its line in [`crate::upstream::Group::servers`].
     pub server: usize,
+    /// Its counters for the whole process tree; `None` when there was no slot left.
+    pub slot: Option<Slot>,
+    is_shared: bool,
     weight: i64,
-    fails_max: i64,
-    fail_timeout_ms: i64,
+    fails_max: u64,
+    fail_timeout_ms: u64,
     conns_max: i64,
     down: bool,
-    words: Store,
+    current_weight: Cell<i64>,
+    effective_weight: Cell<i64>,
+    conns: Cell<i64>,
+    fails: Cell<u64>,
+    /// The last failure.
+    failed_ms: Cell<u64>,
+    /// When the current window began, or the last failure.
+    checked_ms: Cell<u64>,
 }
 
 impl Peer {
-    pub fn new(server: &Server, index: usize, address: Address, words: Store) -> Self {
-        let peer = Self {
+    /// `is_shared`: failures count for all workers, in the words of `slot`.
+    pub fn new(server: &Server, index: usize, address: Address, slot: Option<Slot>, is_shared: bool) -> Self {
+        Self {
             name: address.to_string().into(),
             address,
             server: index,
+            slot,
+            is_shared: is_shared && slot.is_some(),
             weight: server.weight,
             fails_max: server.fails_max,
-            fail_timeout_ms: i64::try_from(server.fail_timeout_ms).unwrap_or(i64::MAX),
+            fail_timeout_ms: server.fail_timeout_ms,
             conns_max: server.conns_max,
             down: server.down,
-            words,
-        };
-        peer.words().effective_weight.store(server.weight, Relaxed);
-        peer
+            current_weight: Cell::new(0),
+            effective_weight: Cell::new(server.weight),
+            conns: Cell::new(0),
+            fails: Cell::new(0),
+            failed_ms: Cell::new(0),
+            checked_ms: Cell::new(0),
+        }
     }
 
     pub fn is_down(&self) -> bool {
@@ -112,19 +113,21 @@ impl Peer {
 
     /// Connections in use.
     pub fn conns(&self) -> i64 {
-        self.words().conns.load(Relaxed)
+        match self.slot {
+            Some(slot) if self.is_shared => i64::from(slot.active()),
+            _ => self.conns.get(),
+        }
     }
 
-    pub fn fails(&self) -> i64 {
-        self.words().fails.load(Relaxed)
+    pub fn fails(&self) -> u64 {
+        self.get(Word::Fails, &self.fails)
     }
 
     /// Left out for its failures at this moment.
-    pub fn is_failed(&self, now_ms: i64) -> bool {
-        let words = self.words();
+    pub fn is_failed(&self, now_ms: u64) -> bool {
         self.fails_max != 0
-            && words.fails.load(Relaxed) >= self.fails_max
-            && now_ms - words.checked_ms.load(Relaxed) <= self.fail_timeout_ms
+            && self.fails() >= self.fails_max
+            && now_ms.saturating_sub(self.get(Word::CheckedMs, &self.checked_ms)) <= self.fail_timeout_ms
     }
 
     pub fn is_full(&self) -> bool {
@@ -134,74 +137,91 @@ impl Peer {
     /// Gives the peer its share of one round; returns `(current, share)`.
     /// A peer that had failed grows back to its weight, one a round.
     pub(super) fn weigh(&self) -> (i64, i64) {
-        let words = self.words();
-        let share = words.effective_weight.load(Relaxed);
+        let share = self.effective_weight.get();
         if share < self.weight {
-            self.add(&words.effective_weight, 1);
+            self.effective_weight.set(share + 1);
         }
-        (self.add(&words.current_weight, share), share)
+        self.current_weight.set(self.current_weight.get() + share);
+        (self.current_weight.get(), share)
     }
 
     /// Chosen: pays what the round gave out, and begins a new window when the last is over.
-    pub(super) fn choose(&self, total: i64, now_ms: i64) {
-        let words = self.words();
-        self.add(&words.current_weight, -total);
-        if now_ms - words.checked_ms.load(Relaxed) > self.fail_timeout_ms {
-            words.checked_ms.store(now_ms, Relaxed);
+    pub(super) fn choose(&self, total: i64, now_ms: u64) {
+        self.current_weight.set(self.current_weight.get() - total);
+        if now_ms.saturating_sub(self.get(Word::CheckedMs, &self.checked_ms)) > self.fail_timeout_ms {
+            self.set(Word::CheckedMs, &self.checked_ms, now_ms);
         }
     }
 
-    pub(super) fn open(&self) {
-        self.add(&self.words().conns, 1);
-    }
-
-    pub(super) fn close(&self) {
-        self.add(&self.words().conns, -1);
+    /// Counts a connection in use until the guard is dropped.
+    pub(super) fn open(self: &Rc<Self>) -> InUse {
+        self.conns.set(self.conns.get() + 1);
+        InUse { peer: Rc::clone(self), _active: self.slot.map(Slot::enter) }
     }
 
     /// Counts a failure. True when it is the one that takes the peer out.
-    pub(super) fn fail(&self, now_ms: i64) -> bool {
-        let words = self.words();
-        let fails = self.add(&words.fails, 1);
-        words.accessed_ms.store(now_ms, Relaxed);
-        words.checked_ms.store(now_ms, Relaxed);
+    pub(super) fn fail(&self, now_ms: u64) -> bool {
+        let fails = self.fails() + 1;
+        self.set(Word::Fails, &self.fails, fails);
+        self.set(Word::LastFailMs, &self.failed_ms, now_ms);
+        self.set(Word::CheckedMs, &self.checked_ms, now_ms);
+        if let Some(slot) = self.slot {
+            slot.add(Word::Failures, 1);
+        }
         if self.fails_max == 0 {
             return false;
         }
-        let share = words.effective_weight.load(Relaxed) - self.weight / self.fails_max;
-        words.effective_weight.store(share.max(0), Relaxed);
+        let lost = self.weight / i64::try_from(self.fails_max).unwrap_or(i64::MAX);
+        self.effective_weight.set((self.effective_weight.get() - lost).max(0));
         fails >= self.fails_max
     }
 
     /// A request went well: forgets failures that are older than the current window.
     pub(super) fn succeed(&self) {
-        let words = self.words();
-        if words.accessed_ms.load(Relaxed) < words.checked_ms.load(Relaxed) {
-            words.fails.store(0, Relaxed);
+        if self.fails() != 0
+            && self.get(Word::LastFailMs, &self.failed_ms) < self.get(Word::CheckedMs, &self.checked_ms)
+        {
+            self.forget_failures();
         }
     }
 
     pub(super) fn forget_failures(&self) {
-        self.words().fails.store(0, Relaxed);
-    }
-
-    fn words(&self) -> &Words {
-        match &self.words {
-            Store::Local(words) => words,
-            Store::Shared(words) => words,
+        if self.fails() != 0 {
+            self.set(Word::Fails, &self.fails, 0);
         }
     }
 
-    /// Adds and returns the sum. Only words that other workers write too need the locked instruction.
-    fn add(&self, word: &AtomicI64, amount: i64) -> i64 {
-        match self.words {
-            Store::Shared(_) => word.fetch_add(amount, Relaxed) + amount,
-            Store::Local(_) => {
-                let sum = word.load(Relaxed) + amount;
-                word.store(sum, Relaxed);
-                sum
-            }
+    fn get(&self, word: Word, own: &Cell<u64>) -> u64 {
+        match self.slot {
+            Some(slot) if self.is_shared => slot.get(word),
+            _ => own.get(),
         }
+    }
+
+    fn set(&self, word: Word, own: &Cell<u64>, value: u64) {
+        match self.slot {
+            Some(slot) if self.is_shared => slot.set(word, value),
+            _ => own.set(value),
+        }
+    }
+}
+
+/// One connection in use to a peer, counted while it lives.
+#[derive(Debug)]
+pub struct InUse {
+    peer: Rc<Peer>,
+    _active: Option<Active>,
+}
+
+impl InUse {
+    pub fn peer(&self) -> &Rc<Peer> {
+        &self.peer
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.peer.conns.set(self.peer.conns.get() - 1);
     }
 }
 
@@ -209,11 +229,12 @@ impl Peer {
 mod tests {
     use super::*;
     use crate::net::address;
+    use crate::shm::counter;
 
-    fn peer(fails_max: i64) -> Peer {
+    fn peer(fails_max: u64) -> Peer {
         let host = address::parse_upstream("127.0.0.1:81", 80).unwrap();
         let server = Server { fails_max, weight: 4, ..Server::new("127.0.0.1:81", host) };
-        Peer::new(&server, 0, server.addresses[0].clone(), Store::Local(Box::default()))
+        Peer::new(&server, 0, server.addresses[0].clone(), None, false)
     }
 
     #[test]
@@ -254,5 +275,21 @@ mod tests {
         peer.fail(1000);
         let shares: Vec<i64> = (0..4).map(|_| peer.weigh().1).collect();
         assert_eq!(shares, [2, 3, 4, 4]);
+    }
+
+    #[test]
+    fn a_zone_shares_failures_but_a_group_without_keeps_its_own() {
+        let host = address::parse_upstream("127.0.0.1:82", 80).unwrap();
+        let server = Server::new("127.0.0.1:82", host);
+        let slot = counter::slot(counter::Kind::Peer, "a_zone_shares_failures");
+        assert!(slot.is_some());
+        let peer = |is_shared| Peer::new(&server, 0, server.addresses[0].clone(), slot, is_shared);
+        let (first, second, apart) = (peer(true), Rc::new(peer(true)), peer(false));
+        assert!(first.fail(1000));
+        assert!(second.is_failed(1000) && !apart.is_failed(1000));
+        let used = second.open();
+        assert_eq!((first.conns(), apart.conns()), (1, 0));
+        drop(used);
+        assert_eq!(first.conns(), 0);
     }
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use smallvec::{SmallVec, smallvec};
 
 use crate::upstream::group::{Group, Set};
-use crate::upstream::peer::Peer;
+use crate::upstream::peer::{InUse, Peer};
 
 /// What became of a peer's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Session {
     tried: SmallVec<[u64; 1]>,
     /// The primary peers are used up.
     backup: bool,
-    current: Option<Rc<Peer>>,
+    current: Option<InUse>,
     tries_left: u32,
 }
 
@@ -45,7 +45,6 @@ impl Session {
     /// The next peer, its connection counted; `None` when no peer is left that may be used now.
     pub fn pick(&mut self, now_ms: u64) -> Option<Rc<Peer>> {
         debug_assert!(self.current.is_none(), "the turn before this one has not ended");
-        let now_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
         let mut picked = self.pick_from_list(now_ms);
         if picked.is_none() && !self.backup && !self.set.backup.is_empty() {
             self.backup = true;
@@ -53,15 +52,14 @@ impl Session {
             picked = self.pick_from_list(now_ms);
         }
         let peer = picked?;
-        peer.open();
-        self.current = Some(Rc::clone(&peer));
+        self.current = Some(peer.open());
         Some(peer)
     }
 
     /// Ends the turn of the current peer. True when this failure takes the peer out for a while.
     pub fn finish(&mut self, outcome: Outcome, now_ms: u64) -> bool {
-        let Some(peer) = self.current.take() else { return false };
-        peer.close();
+        let Some(used) = self.current.take() else { return false };
+        let peer = used.peer();
         if self.set.is_single() {
             // the only peer is never left out: there would be nobody instead
             peer.forget_failures();
@@ -70,7 +68,7 @@ impl Session {
         }
         self.tries_left = self.tries_left.saturating_sub(1);
         match outcome {
-            Outcome::Failed => peer.fail(i64::try_from(now_ms).unwrap_or(i64::MAX)),
+            Outcome::Failed => peer.fail(now_ms),
             Outcome::Good | Outcome::Next => {
                 peer.succeed();
                 false
@@ -87,7 +85,7 @@ impl Session {
         if self.backup { &self.set.backup } else { &self.set.primary }
     }
 
-    fn pick_from_list(&mut self, now_ms: i64) -> Option<Rc<Peer>> {
+    fn pick_from_list(&mut self, now_ms: u64) -> Option<Rc<Peer>> {
         if let ([only], true) = (self.list(), self.set.is_single()) {
             return (!only.is_down() && !only.is_full()).then(|| Rc::clone(only));
         }

@@ -35,6 +35,7 @@ const DYNAMIC_MAX: usize = 64;
 pub struct Conf {
     servers: Vec<Server>,
     idle: Option<(usize, bool)>,
+    has_zone: bool,
     requests: Inherit<u64>,
     time: Inherit<u64>,
     timeout: Inherit<u64>,
@@ -75,7 +76,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     ),
     millis("keepalive_time", UPSTREAM, |conf| &mut conf.time, "Age at which a connection is not kept any more; 1h."),
     millis("keepalive_timeout", UPSTREAM, |conf| &mut conf.timeout, "How long an idle connection is kept; 60s."),
-    custom("zone", UPSTREAM, Arity::between(1, 2), zone, "Name and size of the memory that all workers share; accepted."),
+    custom("zone", UPSTREAM, Arity::between(1, 2), zone, "Shares the peers' failures and connection counts among all workers; the size is not needed."),
     custom("least_conn", UPSTREAM, Arity::exactly(0), unavailable, "Not available yet."),
     custom("ip_hash", UPSTREAM, Arity::exactly(0), unavailable, "Not available yet."),
     custom("hash", UPSTREAM, Arity::between(1, 2), unavailable, "Not available yet."),
@@ -409,8 +410,7 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         time_ms: conf.time.get(defaults.time_ms),
         timeout_ms: conf.timeout.get(defaults.timeout_ms),
     };
-    let mut group = Group::new(node.arg(0), conf.servers);
-    group.keepalive = keepalive;
+    let group = Group::with(node.arg(0), conf.servers, keepalive, conf.has_zone);
     cx.upstreams.define(group, node.arg_span(0))
 }
 
@@ -445,8 +445,8 @@ fn parameter(server: &mut Server, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn positive(text: &str) -> Option<i64> {
-    text.parse::<u32>().ok().map(i64::from)
+fn positive<T: From<u32>>(text: &str) -> Option<T> {
+    text.parse::<u32>().ok().map(T::from)
 }
 
 fn look_up(server: &mut Server, span: Span, cx: &mut Cx) {
@@ -473,7 +473,10 @@ fn keepalive(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic>
     Ok(())
 }
 
-fn zone(_: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+fn zone(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if std::mem::replace(&mut conf.has_zone, true) {
+        return Err(Diagnostic::error(node.span, "\"zone\" directive is duplicate"));
+    }
     if node.args.len() == 2 && number::parse_size(node.arg(1)).is_none() {
         return Err(Diagnostic::error(node.arg_span(1), format!("invalid zone size \"{}\"", node.arg(1))));
     }

@@ -10,11 +10,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::http::error::Error;
-use crate::http::modules::proxy;
 use crate::http::modules::upstream::Head;
+use crate::http::modules::{core, proxy};
 use crate::http::request::Request;
 use crate::http::upstream::outgoing::{Outgoing, SendFault};
-use crate::log::Cause;
+use crate::log::{self, Cause};
 use crate::net::connect::connect;
 use crate::proto::h1::request::Progress;
 use crate::proto::h1::response::{self, ResponseHead};
@@ -25,6 +25,9 @@ use crate::upstream::{Fault, Group, Peer};
 
 /// Bytes of the buffer for a response's head and whatever body comes with it.
 const READ_BYTES: usize = 16 * 1024;
+
+/// Interim responses (1xx) before the final one.
+const INTERIM_MAX: u32 = 32;
 
 /// What went wrong with a peer.
 #[derive(Debug)]
@@ -111,12 +114,22 @@ pub async fn run(
     connection: Connection,
 ) -> Result<Answer, Stop> {
     let conf: &'static proxy::Conf = &request.location.proxy;
-    let mut buffer = Buffer::take(READ_BYTES);
+    let mut held: Option<Buffer> = None;
     let mut head = ResponseHead::default();
     let mut wait = Wait::new(conf);
+    let mut interim_count = 0;
     request.upstream.action = Some("sending request to upstream");
     loop {
-        let read = poll_fn(|cx| wait.poll(cx, request, client, outgoing, &connection.io, &mut buffer)).await;
+        let read = poll_fn(|cx| {
+            let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES));
+            let polled = wait.poll(cx, request, client, outgoing, &connection.io, &mut buffer);
+            if polled.is_ready() || !buffer.data().is_empty() {
+                held = Some(buffer); // else back to the pool: who waits for an answer holds no memory
+            }
+            polled
+        });
+        let read = read.await;
+        let mut buffer = held.take().unwrap_or_else(|| Buffer::take(0));
         match read {
             Ok(0) => {
                 let cause = match wait.send_error.take() {
@@ -133,6 +146,10 @@ pub async fn run(
             match response::parse(buffer.data(), conf.head_bytes_max(), &mut head) {
                 Ok(Progress::Complete(length)) if is_interim(head.status) => {
                     // 100 answers an expectation that was never passed on; 103 is not passed on yet
+                    interim_count += 1;
+                    if interim_count > INTERIM_MAX {
+                        return Err(fail(Fault::InvalidHeader, Reason::Text("upstream sent too many 1xx")));
+                    }
                     buffer.consume(length);
                     head.clear();
                 }
@@ -144,26 +161,31 @@ pub async fn run(
                     return Ok(Answer { connection, head, head_length });
                 }
                 Ok(Progress::Partial) => break,
+                Err(error) if error.is_too_large() => return Err(too_big(request, conf)),
                 Err(error) => {
                     return Err(fail(Fault::InvalidHeader, Reason::Parse(format!("upstream sent {error}"))));
                 }
             }
         }
-        if buffer.data().is_empty() {
-            buffer.clear();
-        }
         if buffer.space().is_empty() {
-            let needed = buffer.data().len() + 1;
-            if needed > conf.head_bytes_max() {
-                let cause = format!(
-                    "upstream sent too big header (more than {} bytes; see \"proxy_buffer_size\")",
-                    conf.head_bytes_max()
-                );
-                return Err(fail(Fault::InvalidHeader, Reason::Parse(cause)));
+            if buffer.data().len() >= conf.head_bytes_max() {
+                return Err(too_big(request, conf));
             }
             buffer.grow((buffer.capacity() * 2).min(conf.head_bytes_max().max(READ_BYTES)));
         }
+        held = (!buffer.data().is_empty()).then_some(buffer);
     }
+}
+
+/// nginx's message, and below it what would help.
+fn too_big(request: &Request, conf: &proxy::Conf) -> Stop {
+    let limit = conf.head_bytes_max();
+    log::notice!(
+        core::error_log(request),
+        request,
+        "the response head has more than {limit} bytes, \"proxy_buffer_size\" allows more"
+    );
+    fail(Fault::InvalidHeader, Reason::Text("upstream sent too big header"))
 }
 
 fn is_interim(status: u16) -> bool {
