@@ -1,1 +1,350 @@
 //! The command line: nginx's short flags, glued ones too, then long options.
+//!
+//! What nginx's own flags print and return is kept to the byte where something may depend on it
+//! (`pronghorn(8)`).
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use lexopt::Arg;
+
+use crate::config::{self, Severity, convert, render};
+use crate::log;
+use crate::sys::signal;
+use crate::worker::config::{self as whole, Loaded, Source};
+
+/// The configuration that is built in, for a first look.
+pub const DEMO: &str = include_str!("../conf/demo.conf");
+
+/// Where everything is, unless `-p` and `-c` say otherwise; `PRONGHORN_PREFIX` sets it when the program is built.
+const PREFIX: &str = match option_env!("PRONGHORN_PREFIX") {
+    Some(prefix) => prefix,
+    None => "/etc/pronghorn/",
+};
+
+const HELP: &str = "\
+Usage: pronghorn [-?hvVtTq] [-s signal] [-p prefix] [-e filename] [-c filename] [-g directives]
+
+Options:
+  -?,-h         : this help
+  -v            : show version and exit
+  -V            : show version and configure options then exit
+  -t            : test configuration and exit
+  -T            : test configuration, dump it and exit
+  -q            : suppress non-error messages during configuration testing
+  -s signal     : send signal to a master process: stop, quit, reopen, reload
+  -p prefix     : set prefix path (default: /etc/pronghorn/)
+  -e filename   : set error log file (default: stderr)
+  -c filename   : set configuration file (default: pronghorn.conf)
+  -g directives : set global directives out of configuration file
+
+  --effective   : with -T: what applies in each block, and where it was written
+  --format=json : with -t: the findings as JSON
+  --strict      : with -t: warnings fail too
+  --convert file: print the configuration in the other spelling, TOML or nginx's
+";
+
+/// What the program is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Serve,
+    Help,
+    Version { long: bool },
+    Test,
+    Dump,
+    Signal(i32),
+    Convert,
+}
+
+/// The command line, read.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub action: Action,
+    pub conf: Option<PathBuf>,
+    pub prefix: PathBuf,
+    pub error_log: Option<String>,
+    pub globals: Vec<String>,
+    pub quiet: bool,
+    effective: bool,
+    json: bool,
+    strict: bool,
+}
+
+impl Options {
+    /// Reads arguments, the program's name left out. Errors: nginx's words for what is wrong.
+    pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, String> {
+        let mut options = Self {
+            action: Action::Serve,
+            conf: None,
+            prefix: PREFIX.into(),
+            error_log: None,
+            globals: Vec::new(),
+            quiet: false,
+            effective: false,
+            json: false,
+            strict: false,
+        };
+        let mut parser = lexopt::Parser::from_args(arguments);
+        while let Some(argument) = parser.next().map_err(|error| format!("invalid option: {error}"))? {
+            match argument {
+                Arg::Short('?' | 'h') | Arg::Long("help") => options.action = Action::Help,
+                Arg::Short('v') => options.action = Action::Version { long: false },
+                Arg::Short('V') | Arg::Long("version") => options.action = Action::Version { long: true },
+                Arg::Short('t') if options.action == Action::Dump => {}
+                Arg::Short('t') => options.action = Action::Test,
+                Arg::Short('T') => options.action = Action::Dump,
+                Arg::Short('q') => options.quiet = true,
+                Arg::Short('s') => options.action = Action::Signal(signal_number(&text(&mut parser, "-s")?)?),
+                Arg::Short('p') => options.prefix = absolute(&text(&mut parser, "-p")?),
+                Arg::Short('c') => options.conf = Some(text(&mut parser, "-c")?.into()),
+                Arg::Short('e') => options.error_log = Some(text(&mut parser, "-e")?),
+                Arg::Short('g') => options.globals.push(text(&mut parser, "-g")?),
+                Arg::Long("effective") => options.effective = true,
+                Arg::Long("strict") => options.strict = true,
+                Arg::Long("format") => match &*text(&mut parser, "--format")? {
+                    "json" => options.json = true,
+                    "text" => options.json = false,
+                    other => return Err(format!("invalid option: \"--format={other}\": json or text")),
+                },
+                Arg::Long("convert") => {
+                    options.action = Action::Convert;
+                    options.conf = Some(text(&mut parser, "--convert")?.into());
+                }
+                Arg::Short(flag) => return Err(format!("invalid option: \"{flag}\"")),
+                Arg::Long(name) => return Err(format!("invalid option: \"--{name}\"")),
+                Arg::Value(value) => return Err(format!("invalid option: \"{}\"", value.to_string_lossy())),
+            }
+        }
+        Ok(options)
+    }
+
+    /// The configuration to read: the file that was named, the usual one, or the demonstration where neither is.
+    pub fn source(&self) -> Source {
+        let path = match &self.conf {
+            Some(path) => path.clone(),
+            None => ["pronghorn.conf", "pronghorn.toml"]
+                .into_iter()
+                .map(PathBuf::from)
+                .find(|name| self.prefix.join(name).exists())
+                .unwrap_or_else(|| "pronghorn.conf".into()),
+        };
+        let is_missing =
+            self.conf.is_none() && self.prefix == Path::new(PREFIX) && !self.prefix.join(&path).exists();
+        Source {
+            path: if is_missing { "demo.conf".into() } else { path },
+            prefix: if is_missing { std::env::temp_dir() } else { self.prefix.clone() },
+            globals: self.globals.clone(),
+            embedded: is_missing.then_some(DEMO),
+        }
+    }
+}
+
+fn text(parser: &mut lexopt::Parser, option: &str) -> Result<String, String> {
+    let value = parser.value().map_err(|_| format!("option \"{option}\" requires an argument"))?;
+    value
+        .into_string()
+        .map_err(|value| format!("option \"{option}\": \"{}\" is no UTF-8", value.to_string_lossy()))
+}
+
+fn signal_number(name: &str) -> Result<i32, String> {
+    Ok(match name {
+        "stop" => nix::libc::SIGTERM,
+        "quit" => nix::libc::SIGQUIT,
+        "reopen" => nix::libc::SIGUSR1,
+        "reload" => nix::libc::SIGHUP,
+        _ => return Err(format!("invalid option: \"-s {name}\": stop, quit, reopen or reload")),
+    })
+}
+
+fn absolute(path: &str) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.into())
+}
+
+/// Does what needs no daemon. `None`: the daemon is to be started.
+pub fn run(options: &Options) -> Option<i32> {
+    match options.action {
+        Action::Serve => None,
+        Action::Help => {
+            eprint!("pronghorn version: pronghorn/{}\n{HELP}", env!("CARGO_PKG_VERSION"));
+            Some(0)
+        }
+        Action::Version { long } => {
+            eprintln!("pronghorn version: pronghorn/{}", env!("CARGO_PKG_VERSION"));
+            if long {
+                eprintln!("prefix: {PREFIX}");
+            }
+            Some(0)
+        }
+        Action::Test | Action::Dump => Some(test(options)),
+        Action::Signal(number) => Some(send(options, number)),
+        Action::Convert => Some(convert(options)),
+    }
+}
+
+/// Prints what a load found: to a person with source lines, and each line to the early log.
+pub fn report(loaded: &Loaded, early: log::Logger, is_quiet: bool) {
+    let mut shown = loaded.diagnostics.clone();
+    if is_quiet {
+        shown.0.retain(|diagnostic| diagnostic.severity == Severity::Error);
+    }
+    eprint!("{}", render(&shown, &loaded.tree, render::wants_color(&io::stderr())));
+    for (level, line) in loaded.lines() {
+        log::at!(level, early, &(), "{line}");
+    }
+}
+
+fn test(options: &Options) -> i32 {
+    let source = options.source();
+    let path = source.prefix.join(&source.path);
+    let lease = log::Lease::begin();
+    let early = early_log(options);
+    let loaded = whole::read(&source, true);
+    let is_refused = options.strict && !loaded.diagnostics.0.is_empty();
+    let mut is_good = loaded.config.is_some() && !is_refused;
+    if options.json {
+        print_json(&loaded);
+    } else {
+        report(&loaded, early, options.quiet);
+    }
+    if loaded.config.is_some() && !options.quiet {
+        eprintln!("pronghorn: the configuration file {} syntax is ok", path.display());
+    }
+    if let Some(config) = &loaded.config {
+        let owner = config.settings.user().map(|identity| (identity.uid, identity.gid));
+        for error in lease.open(owner).err().unwrap_or_default() {
+            eprintln!("pronghorn: [emerg] {error}");
+            is_good = false;
+        }
+        for problem in unusable_addresses(config) {
+            eprintln!("pronghorn: [emerg] {problem}");
+            is_good = false;
+        }
+    }
+    if !is_good {
+        eprintln!("pronghorn: configuration file {} test failed", path.display());
+        return 1;
+    }
+    if !options.quiet {
+        eprintln!("pronghorn: configuration file {} test is successful", path.display());
+    }
+    if options.action == Action::Dump {
+        let text = if options.effective {
+            config::effective(&loaded.tree, &whole::find_row).into_bytes()
+        } else {
+            config::dump(&loaded.tree)
+        };
+        return i32::from(io::stdout().write_all(&text).is_err());
+    }
+    0
+}
+
+/// Addresses that could not be bound at all. One that is in use is as it should be: by the running daemon.
+fn unusable_addresses(config: &crate::worker::Config) -> Vec<String> {
+    let listens = config.http.iter().flat_map(|http| &http.listens);
+    let failed = listens.filter_map(|listen| {
+        let error = crate::sys::socket::probe(&listen.address).err()?;
+        (error.kind() != io::ErrorKind::AddrInUse)
+            .then(|| format!("bind() to {} failed {}", listen.address, log::Cause(&error)))
+    });
+    failed.collect()
+}
+
+fn early_log(options: &Options) -> log::Logger {
+    match &options.error_log {
+        Some(word) if word != "stderr" => match log::early(word, &options.prefix) {
+            Ok(logger) => logger,
+            Err(error) => {
+                eprintln!("pronghorn: [alert] could not open error log file: {error}");
+                log::Logger::none()
+            }
+        },
+        _ => log::Logger::none(),
+    }
+}
+
+fn print_json(loaded: &Loaded) {
+    let places = loaded.tree.places();
+    let finding = |diagnostic: &config::Diagnostic| {
+        serde_json::json!({
+            "severity": match diagnostic.severity { Severity::Error => "error", Severity::Warning => "warning" },
+            "message": diagnostic.message,
+            "place": diagnostic.span.map(|span| places.name(span)),
+            "help": diagnostic.help,
+        })
+    };
+    let findings: Vec<_> = loaded.diagnostics.0.iter().map(finding).collect();
+    println!("{}", serde_json::json!({ "ok": loaded.config.is_some(), "findings": findings }));
+}
+
+/// Sends a signal to the process of the pid file, which a broken configuration still names.
+fn send(options: &Options, number: i32) -> i32 {
+    let loaded = whole::read(&options.source(), true);
+    let named =
+        loaded.tree.nodes.iter().rfind(|node| &*node.name.text == "pid").map(|node| node.arg(0).to_string());
+    let path = options.source().prefix.join(named.as_deref().unwrap_or("logs/pronghorn.pid"));
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("pronghorn: [error] open() \"{}\" failed {}", path.display(), log::Cause(&error));
+            return 1;
+        }
+    };
+    let Some(pid) = text.trim().parse::<i32>().ok().filter(|pid| *pid > 0) else {
+        eprintln!("pronghorn: [error] invalid PID number \"{}\" in \"{}\"", text.trim(), path.display());
+        return 1;
+    };
+    match signal::send(pid, number) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("pronghorn: [alert] kill({pid}, {number}) failed {}", log::Cause(&error));
+            1
+        }
+    }
+}
+
+fn convert(options: &Options) -> i32 {
+    let Some(path) = &options.conf else { return 1 };
+    let load = config::LoadOptions {
+        prefix: std::env::current_dir().unwrap_or_default(),
+        globals: Vec::new(),
+        keep_includes: true,
+    };
+    let (tree, diagnostics) = config::load(path, &load);
+    eprint!("{}", render(&diagnostics, &tree, render::wants_color(&io::stderr())));
+    if diagnostics.has_errors() {
+        return 1;
+    }
+    let is_toml = path.extension().is_some_and(|extension| extension == "toml");
+    let text = if is_toml { convert::to_nginx(&tree) } else { convert::to_toml(&tree) };
+    i32::from(io::stdout().write_all(text.as_bytes()).is_err())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Options, String> {
+        Options::parse(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn flags_may_be_glued() {
+        let options = parse(&["-tq", "-cfile", "-p/x", "-g", "a;", "-gb;"]).unwrap();
+        assert_eq!((options.action, options.quiet), (Action::Test, true));
+        assert_eq!(options.conf.as_deref(), Some(Path::new("file")));
+        assert_eq!(
+            (options.prefix, options.globals),
+            ("/x".into(), vec!["a;".to_string(), "b;".to_string()])
+        );
+        assert_eq!(parse(&["-tT"]).unwrap().action, Action::Dump);
+        assert_eq!(parse(&["-s", "reload"]).unwrap().action, Action::Signal(1));
+    }
+
+    #[test]
+    fn what_is_no_option_is_refused() {
+        for words in [&["-x"][..], &["file"], &["-s", "sleep"], &["-c"], &["--nonsense"]] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+    }
+}

@@ -73,6 +73,18 @@ pub fn listen(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd
     Ok(socket.into())
 }
 
+/// Tries whether an address can be bound, without SO_REUSEPORT: that would let a second program of the same user
+/// share the address unnoticed. Nothing listens, nothing stays; a path is not touched.
+pub fn probe(address: &SockAddr) -> io::Result<()> {
+    let SockAddr::Inet(inet) = address else { return Ok(()) };
+    let socket = Socket::new(Domain::for_address(*inet), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if inet.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&raw(address)?)
+}
+
 /// Accepts one connection, non-blocking and closed on exec.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)> {
     // SAFETY: accept4 writes at most `length` bytes of an address into the storage and updates the length, as

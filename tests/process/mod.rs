@@ -1,6 +1,7 @@
 //! The daemon as a process: starting, signals, what it costs.
 
 mod broken_configuration;
+mod command_line;
 mod connections;
 mod memory;
 mod reload;
@@ -8,3 +9,5 @@ mod respawn;
 mod signals;
 mod start;
 mod syscalls;
+mod upgrade;
+mod watchdog;

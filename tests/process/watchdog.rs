@@ -1,0 +1,56 @@
+//! A worker that is stuck: named in the log, relieved of new connections, taken back or replaced.
+
+use nix::sys::signal::Signal;
+
+use crate::support::daemon::{is_stand_in, send};
+use crate::support::{Setup, get, wait_for};
+
+const CONF: &str = r#"
+worker_processes 2;
+worker_watchdog %%WATCHDOG%%;
+http {
+    server { listen 127.0.0.1:%%PORT_0%%; location / { return 200 "here\n"; } }
+}
+"#;
+
+#[test]
+fn a_stopped_worker_is_named_and_the_others_serve() {
+    if is_stand_in() {
+        return; // nginx has no watchdog
+    }
+    let daemon = Setup::new(CONF).set("WATCHDOG", "60s").level("notice").start();
+    let workers = daemon.workers();
+    send(workers[0], Signal::SIGSTOP);
+    // Connections come, so its queue fills; each is answered all the same, by the sibling.
+    for _ in 0..20 {
+        assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+    }
+    let line = daemon.wait_log("stuck");
+    assert!(line.contains(&workers[0].to_string()), "{line}");
+    send(workers[0], Signal::SIGCONT);
+    daemon.wait_log(&format!("{}.*(moves|back|again|recovered)", workers[0]));
+    assert_eq!(daemon.workers(), workers, "the same workers");
+    for _ in 0..20 {
+        assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+    }
+}
+
+#[test]
+fn a_worker_that_stays_stuck_is_replaced() {
+    if is_stand_in() {
+        return;
+    }
+    let daemon = Setup::new(CONF).set("WATCHDOG", "1s").level("notice").start();
+    let workers = daemon.workers();
+    send(workers[0], Signal::SIGSTOP);
+    for _ in 0..20 {
+        assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+    }
+    wait_for("another worker in its place", || {
+        let now = daemon.workers_now();
+        (now.len() == 2 && !now.contains(&workers[0]) && now.contains(&workers[1])).then_some(())
+    });
+    for _ in 0..20 {
+        assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+    }
+}
