@@ -88,7 +88,12 @@ impl<'a> Client<'a> {
     /// Runs the head filters, decides the framing and makes the head; it leaves with the first bytes of the body.
     ///
     /// Without `content_length` the body is chunked, or ends with the connection for HTTP/1.0.
-    pub fn start(&mut self, request: &mut Request, response: Response) {
+    /// An error page goes out with the status it stands for.
+    pub fn start(&mut self, request: &mut Request, mut response: Response) {
+        if let Some(status) = request.error_status.filter(|&status| status != response.status) {
+            response.status = status;
+            response.reason.clear();
+        }
         request.response = response;
         for act in modules::HEAD {
             act(request);

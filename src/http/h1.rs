@@ -36,6 +36,8 @@ pub struct Conn {
     opened_ms: u64,
     /// When the wait that was handed over with the connection ends; 0: it came by accept.
     adopted_until_ms: u64,
+    /// `keepalive_timeout` of the last request's location.
+    keepalive_ms: u64,
     /// Bytes of the next request that came with the last one.
     rest: Option<Buffer>,
     _open: open::Guard,
@@ -63,6 +65,7 @@ impl Conn {
             requests: 0,
             opened_ms,
             adopted_until_ms: 0,
+            keepalive_ms: 0,
             rest: None,
             _open,
         }
@@ -87,7 +90,7 @@ impl Conn {
         match self.adopted_until_ms.checked_sub(runtime::now_ms()) {
             Some(left) if self.adopted_until_ms != 0 => left.max(1),
             _ if self.requests == 0 => core.client_header_timeout(),
-            _ => core.keepalive_timeout(),
+            _ => self.keepalive_ms,
         }
     }
 
@@ -166,6 +169,7 @@ async fn one_request(conn: &mut Conn) -> After {
     if !request.body.is_read() && !discard(&mut request, &conn.io).await {
         return After::Linger;
     }
+    conn.keepalive_ms = request.location.core.keepalive_timeout();
     conn.rest = request.body.take_rest();
     After::KeepAlive
 }
@@ -315,8 +319,8 @@ fn prepare(
     let target = uri::parse(head.method, &data[head.target.clone()]);
     let host = uri::host(&head, data, target.as_ref().ok());
     let (index, regex) = match &host {
-        Ok(Some(host)) => conn.listen.server_for(host),
-        _ => (conn.listen.default, None),
+        Ok(host) => conn.listen.server_for(host.as_deref().unwrap_or_default()),
+        Err(_) => (conn.listen.default, None),
     };
     let server = &config.servers[index];
     let core = &server.root.core;
@@ -328,7 +332,7 @@ fn prepare(
         buffer_size: core.client_body_buffer_size(),
     };
     let body = Body::new(declared.as_ref().map_or(BodyLength::None, |length| *length), rest, expects, limits);
-    let keep_alive = wants_keep_alive(conn, &head, data, core);
+    let keep_alive = wants_keep_alive(&head, data);
     let connection = connection(conn);
     let mut request = Request::new(config, server, connection, input, head, body);
     request.keep_alive = keep_alive;
@@ -355,8 +359,9 @@ fn prepare(
     if let Some(regex) = regex {
         core::store_regex(&mut request, regex);
     }
-    if request.method == Method::Connect {
-        log::info!(core::error_log(&request), &request, "client sent CONNECT method");
+    if matches!(request.method, Method::Connect | Method::Trace) {
+        let name = if request.method == Method::Trace { "TRACE" } else { "CONNECT" };
+        log::info!(core::error_log(&request), &request, "client sent {name} method");
         return Err(Box::new((request, 405)));
     }
     if let Err(status) = core::set_target(&mut request, &target) {
@@ -365,14 +370,11 @@ fn prepare(
     Ok(request)
 }
 
-fn wants_keep_alive(conn: &Conn, head: &RequestHead, data: &[u8], core: &core::Conf) -> bool {
+/// What the client asks for; the location has its say later (`core::bound_keepalive`).
+fn wants_keep_alive(head: &RequestHead, data: &[u8]) -> bool {
     let asked = head.connection(data);
     let by_client = if head.version >= Version::Http11 { !asked.close } else { asked.keep_alive };
-    by_client
-        && core.keepalive_timeout() > 0
-        && conn.requests < core.keepalive_requests()
-        && runtime::now_ms().saturating_sub(conn.opened_ms) < core.keepalive_time()
-        && drain::mode() < drain::Mode::Close
+    by_client && drain::mode() < drain::Mode::Close
 }
 
 /// Reads what is left of a request's body so that the next request can be found; false: it took too long.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use crate::http::client::Client;
 use crate::http::error::{Error, Side};
-use crate::http::location::Found;
+use crate::http::location::{Found, Location};
 use crate::http::modules::{self, Phase};
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
@@ -53,7 +53,10 @@ pub enum Reply {
 /// Errors: those after which the connection cannot be used; everything else was answered.
 pub async fn handle(request: &mut Request, client: &mut Client<'_>) -> Result<(), Error> {
     let mut reply = match run(request, Phase::PostRead).or_else(|| run(request, Phase::ServerRewrite)) {
-        Some(reply) => reply,
+        Some(reply) => {
+            core::bound_keepalive(request);
+            reply
+        }
         None => locate(request),
     };
     loop {
@@ -91,13 +94,13 @@ pub fn log(request: &mut Request) {
 fn locate(request: &mut Request) -> Reply {
     match request.server.root.find(&request.uri) {
         Found::AddSlash(location) => {
-            request.location = location;
+            enter(request, location);
             let mut target = request.uri.clone();
             target.push(b'/');
             return core::redirect_with_args(request, 301, target);
         }
         Found::Location(location, groups) => {
-            request.location = location;
+            enter(request, location);
             if let Some(groups) = groups {
                 let subject = std::mem::take(&mut request.uri);
                 request.captured(&subject, &groups);
@@ -110,6 +113,11 @@ fn locate(request: &mut Request) -> Reply {
         return error_page::reply(request, status);
     }
     within(request)
+}
+
+fn enter(request: &mut Request, location: &'static Location) {
+    request.location = location;
+    core::bound_keepalive(request);
 }
 
 /// The phases inside a location that is already chosen.
@@ -162,7 +170,7 @@ async fn answer(
                 log::error!(core::error_log(request), &*request, "could not find named location \"{name}\"");
                 return Ok(Some(Reply::Status(500)));
             };
-            request.location = location;
+            enter(request, location);
             request.internal = true;
             Ok(Some(within(request)))
         }

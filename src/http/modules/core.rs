@@ -21,6 +21,7 @@ use crate::http::request::Request;
 use crate::http::script::Script;
 use crate::log::{Level, Logger, Target};
 use crate::proto::h1::request::Limits;
+use crate::runtime;
 
 /// One status of an `error_page` and where it leads.
 #[derive(Clone, Debug)]
@@ -277,6 +278,15 @@ impl Conf {
 pub fn content_type(request: &Request) -> Vec<u8> {
     let core = &request.location.core;
     core.type_of(&request.uri).unwrap_or(core.default_type()).as_bytes().to_vec()
+}
+
+/// Ends the connection with this request where its location says so.
+pub fn bound_keepalive(request: &mut Request) {
+    let core = &request.location.core;
+    let age_ms = runtime::now_ms().saturating_sub(request.connection.opened_ms);
+    request.keep_alive &= core.keepalive_timeout() > 0
+        && request.connection.requests < core.keepalive_requests()
+        && age_ms < core.keepalive_time();
 }
 
 /// The error log in force for a request.

@@ -9,7 +9,6 @@ use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{self, Reply, Verdict};
 use crate::http::request::Request;
-use crate::http::response::reason;
 use crate::http::script::Script;
 use crate::http::variable::Variable;
 
@@ -109,11 +108,7 @@ fn answer(request: &mut Request, status: u16, text: Option<&'static Script>) -> 
         return Reply::Hangup;
     }
     let Some(text) = text else {
-        return if status < 300 || reason(status).is_empty() {
-            pipeline::text(status, b"", Vec::new())
-        } else {
-            Reply::Status(status)
-        };
+        return if status < 300 { pipeline::text(status, b"", Vec::new()) } else { Reply::Status(status) };
     };
     let value = text.to_vec(request);
     if matches!(status, 301 | 302 | 303 | 307 | 308) {
