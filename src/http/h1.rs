@@ -45,6 +45,8 @@ pub struct Conn {
 
 /// What a request leaves of its connection.
 enum After {
+    /// There was none yet: a new connection whose client has not spoken. Nothing is kept for it.
+    Nothing,
     KeepAlive,
     Close,
     /// Bytes of an unread body are on their way: close without a reset that could destroy the response.
@@ -123,12 +125,13 @@ pub async fn serve(mut conn: Conn) {
                 Either::Second(()) => return,
             }
         }
-        conn.adopted_until_ms = 0;
         match Box::pin(one_request(&mut conn)).await {
-            After::KeepAlive => {}
+            After::Nothing => {}
+            After::KeepAlive => conn.adopted_until_ms = 0,
             After::Close => return,
-            After::Linger => return linger(&conn).await,
-            After::Tunnel(tunnel) => return upgrade::run(&conn.io, *tunnel).await,
+            // Boxed, like the request: what is awaited here would otherwise make every idle connection larger.
+            After::Linger => return Box::pin(linger(&conn)).await,
+            After::Tunnel(tunnel) => return Box::pin(upgrade::run(&conn.io, *tunnel)).await,
         }
     }
 }
@@ -144,7 +147,11 @@ fn hand_over(conn: Conn, until_ms: u64) {
 
 /// Reads one request and answers it.
 async fn one_request(conn: &mut Conn) -> After {
-    let Some((input, head, rest)) = read_head(conn).await else { return After::Close };
+    let (input, head, rest) = match read_head(conn).await {
+        Head::Complete(input, head, rest) => (input, head, rest),
+        Head::Nothing => return After::Nothing,
+        Head::Over => return After::Close,
+    };
     let mut request = match prepare(conn, input, head, &rest) {
         Ok(request) => request,
         Err(refused) => {
@@ -174,8 +181,19 @@ async fn one_request(conn: &mut Conn) -> After {
     After::KeepAlive
 }
 
-/// Reads until a head is complete. `None`: the connection ended or was refused, and the client was told.
-async fn read_head(conn: &mut Conn) -> Option<(Buffer, RequestHead, Vec<u8>)> {
+/// What came of waiting for a request's head.
+#[allow(clippy::large_enum_variant, reason = "lives in one_request's box and is taken apart at once")]
+enum Head {
+    /// The head's bytes, the head, and what came behind it.
+    Complete(Buffer, RequestHead, Vec<u8>),
+    /// The socket had not a byte.
+    Nothing,
+    /// The connection ended or was refused, and the client was told.
+    Over,
+}
+
+/// Reads until a head is complete, once its first bytes are there.
+async fn read_head(conn: &mut Conn) -> Head {
     let core = &conn.default_server().root.core;
     let (first, limits) = (core.client_header_buffer_size(), core.head_limits());
     let mut input = conn.rest.take().unwrap_or_else(|| Buffer::take(first));
@@ -187,7 +205,7 @@ async fn read_head(conn: &mut Conn) -> Option<(Buffer, RequestHead, Vec<u8>)> {
                 Ok(Progress::Complete(length)) => {
                     let rest = input.data()[length..].to_vec();
                     input.truncate(length);
-                    return Some((input, head, rest));
+                    return Head::Complete(input, head, rest);
                 }
                 Ok(Progress::Partial) => {}
                 Err(error) => return refuse_head(conn, input, head, &error).await,
@@ -203,19 +221,11 @@ async fn read_head(conn: &mut Conn) -> Option<(Buffer, RequestHead, Vec<u8>)> {
         }
         let read = match conn.io.try_read(input.space()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if input.data().is_empty() {
+                    return Head::Nothing;
+                }
                 let left = deadline.saturating_sub(runtime::now_ms());
-                let closing = drain::reached(drain::Mode::Close);
-                let is_idle = input.data().is_empty();
-                let wait = timeout(left, conn.io.read(input.space()));
-                let outcome = if is_idle {
-                    match race(wait, closing).await {
-                        Either::First(outcome) => outcome,
-                        Either::Second(()) => return None,
-                    }
-                } else {
-                    wait.await
-                };
-                match outcome {
+                match timeout(left, conn.io.read(input.space())).await {
                     Ok(read) => read,
                     Err(_) => return timed_out(conn, input, head).await,
                 }
@@ -223,7 +233,7 @@ async fn read_head(conn: &mut Conn) -> Option<(Buffer, RequestHead, Vec<u8>)> {
             read => read,
         };
         match read {
-            Ok(0) | Err(_) if input.data().is_empty() => return None,
+            Ok(0) | Err(_) if input.data().is_empty() => return Head::Over,
             Ok(0) | Err(_) => return client_left(conn, input, head),
             Ok(count) => input.filled(count),
         }
@@ -235,7 +245,7 @@ async fn refuse_head(
     input: Buffer,
     head: RequestHead,
     error: &crate::proto::h1::Error,
-) -> Option<(Buffer, RequestHead, Vec<u8>)> {
+) -> Head {
     let mut request = malformed(conn, input, head);
     request.head_too_large = error.is_too_large() && error.status() == 400;
     log::info!(core::error_log(&request), &request, "client sent {error}");
@@ -243,16 +253,12 @@ async fn refuse_head(
     let _ = pipeline::refuse(&mut request, &mut client, error.status()).await;
     drop(request);
     linger(conn).await;
-    None
+    Head::Over
 }
 
-async fn timed_out(
-    conn: &mut Conn,
-    input: Buffer,
-    head: RequestHead,
-) -> Option<(Buffer, RequestHead, Vec<u8>)> {
+async fn timed_out(conn: &mut Conn, input: Buffer, head: RequestHead) -> Head {
     if input.data().is_empty() {
-        return None;
+        return Head::Over;
     }
     let mut request = malformed(conn, input, head);
     request.response.status = 408;
@@ -263,11 +269,11 @@ async fn timed_out(
     );
     let mut client = Client::new(&conn.io);
     let _ = pipeline::refuse(&mut request, &mut client, 408).await;
-    None
+    Head::Over
 }
 
 /// The client closed inside a head.
-fn client_left(conn: &mut Conn, input: Buffer, head: RequestHead) -> Option<(Buffer, RequestHead, Vec<u8>)> {
+fn client_left(conn: &mut Conn, input: Buffer, head: RequestHead) -> Head {
     let mut request = malformed(conn, input, head);
     request.response.status = 400;
     log::info!(
@@ -275,7 +281,7 @@ fn client_left(conn: &mut Conn, input: Buffer, head: RequestHead) -> Option<(Buf
         &request,
         "client prematurely closed connection while reading client request headers"
     );
-    None
+    Head::Over
 }
 
 fn malformed(conn: &mut Conn, input: Buffer, mut head: RequestHead) -> Request {
@@ -415,4 +421,20 @@ async fn linger(conn: &Conn) {
         }
     };
     let _ = race(timeout(time_ms, Box::pin(read)), drain::reached(drain::Mode::Now)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_output<A, F>(_: fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn idle_connection_fits_its_budget() {
+        // All that a worker keeps for a connection between two requests, beside 40 bytes in the runtime's tables.
+        let size = size_of_output(serve);
+        assert!(size <= 512, "{size} bytes");
+    }
 }
