@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use pronghorn::config::{self, LoadOptions, Node};
+use pronghorn::worker::config::{Source, read};
 
 fn load(name: &str) -> Vec<Node> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name);
@@ -40,4 +41,16 @@ fn the_demonstration_can_be_read() {
     outline(&load("demo.conf"), 0, &mut lines);
     assert!(lines.iter().any(|line| line.contains("daemon [\"off\"]")), "it stays in the foreground");
     assert!(lines.iter().any(|line| line.contains("weight=3")), "it has weights");
+}
+
+#[test]
+fn every_shipped_configuration_compiles_without_a_finding() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    for name in ["demo.conf", "pronghorn.conf", "pronghorn.toml"] {
+        let prefix = std::env::temp_dir();
+        let source = Source { path: folder.join(name), prefix, globals: Vec::new(), embedded: None };
+        let loaded = read(&source, true);
+        let findings = config::render(&loaded.diagnostics, &loaded.tree, false);
+        assert!(loaded.config.is_some() && findings.is_empty(), "{name}: {findings}");
+    }
 }
