@@ -18,6 +18,7 @@ use nix::unistd::{ForkResult, Gid, Group, Pid, User};
 static AREA: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 static AREA_BYTES: AtomicUsize = AtomicUsize::new(0);
 
+// SAFETY: glibc calls what stands in this section with the arguments of main, which is the signature here.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static REMEMBER: extern "C" fn(c_int, *mut *mut c_char, *mut *mut c_char) = remember;
