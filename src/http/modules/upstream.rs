@@ -23,6 +23,7 @@ use crate::proto::h1::response::ResponseHead;
 use crate::runtime;
 use crate::runtime::Io;
 use crate::runtime::buffer::Buffer;
+use crate::shm::counter::{Slot, Word};
 use crate::upstream::group::Keepalive;
 use crate::upstream::peer::{Peer, Server};
 use crate::upstream::{Group, resolve as retry};
@@ -254,6 +255,16 @@ impl Upstreams {
         self.groups.iter()
     }
 
+    /// The numbers of the counters' slots that these groups use, for `shm::counter::sweep`.
+    pub fn slots(&self) -> Vec<u32> {
+        let sets = self.groups.iter().map(Group::set);
+        sets.flat_map(|set| {
+            let peers = set.primary.iter().chain(&set.backup);
+            peers.filter_map(|peer| peer.slot.map(Slot::index)).collect::<Vec<_>>()
+        })
+        .collect()
+    }
+
     /// Begins to retry the names that did not resolve; once per worker.
     pub fn start(&'static self) {
         let waiting: Vec<&'static Group> = self.groups.iter().filter(|group| !group.unresolved().is_empty()).collect();
@@ -297,6 +308,16 @@ impl Attempt {
             (None, Some(group)) => group.as_bytes(),
             (None, None) => b"-",
         }
+    }
+
+    /// Adds the turn to its peer's counters.
+    fn count(&self) {
+        let Some(slot) = self.peer.as_ref().and_then(|peer| peer.slot) else { return };
+        slot.add(Word::Requests, 1);
+        slot.status(self.status);
+        slot.add(Word::BytesIn, self.received);
+        slot.add(Word::BytesOut, self.sent);
+        slot.add(Word::ResponseUs, self.response_ms() * 1000);
     }
 
     fn response_ms(&self) -> u64 {
@@ -344,10 +365,13 @@ impl Trace {
         &mut self.attempts[index]
     }
 
-    /// The turn under way is over.
+    /// The turn under way is over, and counted. The second call does nothing.
     pub fn end(&mut self) {
         let attempt = self.last();
-        attempt.ended_ms.get_or_insert_with(runtime::now_ms);
+        if attempt.ended_ms.is_none() {
+            attempt.ended_ms = Some(runtime::now_ms());
+            attempt.count();
+        }
     }
 
     /// The peer's name, for messages.
