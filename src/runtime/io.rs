@@ -28,9 +28,9 @@ pub struct Io {
 impl Io {
     /// Registers a non-blocking descriptor.
     pub fn register(fd: OwnedFd) -> io::Result<Self> {
-        // Taken for ready: the first call tells, and epoll reports the state at registration as an edge anyway.
+        // Taken for writable, which a new socket is; what can be read at registration epoll reports as an edge.
         with(|current| {
-            let (index, token) = current.reactor.borrow_mut().insert(READ | WRITE);
+            let (index, token) = current.reactor.borrow_mut().insert(WRITE);
             match current.epoll().add_edge(fd.as_fd(), token) {
                 Ok(()) => Ok(Self { fd: Some(fd), index }),
                 Err(error) => {
@@ -44,7 +44,7 @@ impl Io {
     /// Registers a socket whose connect is under way: writable once it is decided.
     pub fn connecting(fd: OwnedFd) -> io::Result<Self> {
         let io = Self::register(fd)?;
-        io.clear(READ | WRITE);
+        io.clear(WRITE);
         Ok(io)
     }
 
