@@ -26,8 +26,11 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Re
     let rights = [ControlMessage::ScmRights(&raw)];
     let messages = if raw.is_empty() { &rights[..0] } else { &rights[..] };
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    sendmsg::<UnixAddr>(fd.as_raw_fd(), &[IoSlice::new(bytes)], messages, flags, None)?;
-    Ok(())
+    match sendmsg::<UnixAddr>(fd.as_raw_fd(), &[IoSlice::new(bytes)], messages, flags, None) {
+        // So many descriptors are on their way already that the kernel takes no more (unix(7)).
+        Err(nix::Error::ETOOMANYREFS) => Err(nix::Error::EAGAIN),
+        outcome => outcome.map(drop),
+    }
 }
 
 /// Receives one message into `buffer`: its length, and the descriptors it carried. Length 0: the other end is closed.

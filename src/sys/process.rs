@@ -7,55 +7,83 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Group, Pid, User};
 
-/// The memory of argv and what follows it, where the title is written.
+/// The memory of argv and, behind it, of the environment, where the title is written.
 static AREA: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
+/// Bytes of argv alone, and with the environment.
+static ARGUMENT_BYTES: AtomicUsize = AtomicUsize::new(0);
 static AREA_BYTES: AtomicUsize = AtomicUsize::new(0);
+/// Whether nothing of the environment is left in the area.
+static IS_MOVED: AtomicBool = AtomicBool::new(false);
+
+type Strings = *mut *mut c_char;
 
 // SAFETY: glibc calls what stands in this section with the arguments of main, which is the signature here.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static REMEMBER: extern "C" fn(c_int, *mut *mut c_char, *mut *mut c_char) = remember;
+static REMEMBER: extern "C" fn(c_int, Strings, Strings) = remember;
 
 /// glibc calls the functions of .init_array with main's arguments; std keeps no way to the original memory.
-extern "C" fn remember(argc: c_int, argv: *mut *mut c_char, _: *mut *mut c_char) {
-    if argc < 1 || argv.is_null() {
+extern "C" fn remember(argc: c_int, argv: Strings, environment: Strings) {
+    if argc < 1 || argv.is_null() || environment.is_null() {
         return;
     }
-    // SAFETY: argv has argc valid C strings (execve(2)); they are only measured here.
+    // SAFETY: both are arrays of valid C strings that end with a null pointer (execve(2)); the strings lie one
+    // after the other, and are only measured here.
     unsafe {
         let first = (*argv).cast::<u8>();
-        let mut end = first;
-        for index in 0..argc as usize {
-            let argument = (*argv.add(index)).cast::<u8>();
-            // The strings lie one after the other; stop where they do not.
-            if argument != end {
-                break;
-            }
-            end = argument.add(CStr::from_ptr(argument.cast()).to_bytes_with_nul().len());
-        }
+        let arguments_end = end_of_row(argv, first);
+        let end = end_of_row(environment, arguments_end);
         AREA.store(first, Ordering::Relaxed);
+        ARGUMENT_BYTES.store(arguments_end.offset_from(first) as usize, Ordering::Relaxed);
         AREA_BYTES.store(end.offset_from(first) as usize, Ordering::Relaxed);
     }
 }
 
-/// Sets what `ps` shows. A title longer than the command line had room for is cut.
+/// Where the strings that lie in a row from `start` on end.
+///
+/// # Safety
+/// `strings` is an array of C strings that ends with a null pointer.
+unsafe fn end_of_row(strings: Strings, start: *mut u8) -> *mut u8 {
+    let mut end = start;
+    for index in 0.. {
+        // SAFETY: the null pointer that ends the array ends this loop; each pointer before it is a C string.
+        unsafe {
+            let string = (*strings.add(index)).cast::<u8>();
+            if string.is_null() || string != end {
+                return end;
+            }
+            end = string.add(CStr::from_ptr(string.cast()).to_bytes_with_nul().len());
+        }
+    }
+    end
+}
+
+/// Moves the environment elsewhere, so that titles have its room too. Called while the process has one thread.
+pub fn make_room_for_titles() {
+    let all: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    set_environment(&all);
+    IS_MOVED.store(true, Ordering::Relaxed);
+}
+
+/// Sets what `ps` shows. A title longer than there is room for is cut.
 pub fn set_title(title: &str) {
-    let (area, size) = (AREA.load(Ordering::Relaxed), AREA_BYTES.load(Ordering::Relaxed));
+    // A title that reaches the last byte of argv makes the kernel read on into the environment's memory, up to
+    // the zero that ends it (proc(5)); one within argv ends there.
+    let room = if IS_MOVED.load(Ordering::Relaxed) { &AREA_BYTES } else { &ARGUMENT_BYTES };
+    let (area, size) = (AREA.load(Ordering::Relaxed), room.load(Ordering::Relaxed));
     if area.is_null() || size == 0 {
         return;
     }
-    // The kernel takes a command line without its last zero byte for a title that goes on into the
-    // environment's memory (proc(5)), so room is what argv has.
     let length = title.len().min(size - 1);
-    // SAFETY: AREA is the process's own argv memory of `size` bytes, writable and never freed. std copied the
-    // arguments before main, and nobody else reads this memory.
+    // SAFETY: AREA is the process's own memory of `size` bytes, writable and never freed. std copied the
+    // arguments before main, and the environment is elsewhere when its memory counts as room.
     unsafe {
         std::ptr::copy_nonoverlapping(title.as_ptr(), area, length);
         std::ptr::write_bytes(area.add(length), 0, size - length);
@@ -178,6 +206,18 @@ pub fn set_environment(keep: &[(OsString, OsString)]) {
 /// Raises RLIMIT_NOFILE (both limits) to `count`.
 pub fn set_nofile(count: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, count, count)?)
+}
+
+/// Raises the soft limit of open files to the hard one.
+pub fn raise_nofile() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// Files are created without these permission bits from now on.
+pub fn set_umask(bits: u32) {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(bits));
 }
 
 pub fn nofile() -> u64 {

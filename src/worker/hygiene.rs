@@ -1,7 +1,5 @@
 //! What a worker does to itself before it serves: limits, priority, processors, user, directory.
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
 use crate::sys::process;
 use crate::worker::Config;
 
@@ -14,11 +12,7 @@ pub fn settle(config: &Config, number: usize) -> Result<(), String> {
             process::set_nofile(count).map_err(|e| why(&format!("setrlimit(RLIMIT_NOFILE, {count})"), e))?;
         }
         // Without an order the soft limit is raised to the hard one, which costs nothing.
-        None => {
-            if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-                let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-            }
-        }
+        None => process::raise_nofile(),
     }
     if let Some(nice) = settings.worker_priority() {
         process::set_priority(nice).map_err(|e| why(&format!("setpriority({nice})"), e))?;
