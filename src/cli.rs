@@ -135,6 +135,7 @@ impl Options {
             path: if is_missing { "demo.conf".into() } else { path },
             prefix: if is_missing { std::env::temp_dir() } else { self.prefix.clone() },
             globals: self.globals.clone(),
+            error_log: self.error_log.clone(),
             embedded: is_missing.then_some(DEMO),
         }
     }

@@ -1,5 +1,19 @@
 //! The `pronghorn` program.
 
-fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+use std::process::ExitCode;
+
+use pronghorn::{cli, master};
+
+fn main() -> ExitCode {
+    let code = match cli::Options::parse(std::env::args_os().skip(1)) {
+        Err(why) => {
+            eprintln!("pronghorn: {why}");
+            1
+        }
+        Ok(options) => cli::run(&options).unwrap_or_else(|| {
+            let arguments = std::env::args_os().collect();
+            master::run(master::Start { source: options.source(), arguments })
+        }),
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }

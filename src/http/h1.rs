@@ -21,7 +21,7 @@ use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
 use crate::proto::uri;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{self, Either, Io, race, timeout};
+use crate::runtime::{self, Either, Io, race, sleep, timeout};
 use crate::sys::address::SockAddr;
 use crate::sys::socket;
 
@@ -122,7 +122,11 @@ pub async fn serve(mut conn: Conn) {
                 Either::Second(()) if drain::mode() == drain::Mode::HandOver => {
                     return hand_over(conn, until_ms);
                 }
-                Either::Second(()) => return,
+                // A request may have come that the loop has not heard of yet: one look.
+                Either::Second(()) => match race(conn.io.readable(), sleep(1)).await {
+                    Either::First(Ok(())) => {}
+                    _ => return,
+                },
             }
         }
         match Box::pin(one_request(&mut conn)).await {

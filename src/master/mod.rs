@@ -1,1 +1,350 @@
 //! The master process: binds, forks, supervises. Never runs a request.
+//!
+//! Touches: configuration, listening sockets, the pid file, processes, signals.
+//!
+//! ```text
+//! start: inherited descriptors → configuration, logs, pid file, addresses → background → workers → ready
+//!                    ┌──WINCH──▶ Drained ──HUP──┐
+//! then:  Serving ────┤◀────────────────────────┘        (HUP while serving: the next generation)
+//!                    └──QUIT──▶ Leaving ──TERM, INT──▶ Stopping ──no worker left──▶ exit 0
+//! ```
+
+mod cycle;
+mod daemon;
+mod generation;
+mod inherit;
+mod notify;
+mod pid;
+mod respawn;
+mod seat;
+mod signals;
+mod slots;
+mod upgrade;
+mod watchdog;
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::http::Listen;
+use crate::log;
+use crate::master::cycle::Cycle;
+use crate::master::daemon::Starter;
+use crate::master::generation::Switch;
+use crate::master::inherit::Inherited;
+use crate::master::pid::PidFile;
+use crate::master::respawn::{Loan, Vacancy};
+use crate::master::seat::{Connection, Link, State, Worker};
+use crate::master::slots::{Group, Slots};
+use crate::master::upgrade::Successor;
+use crate::sys::signal::Signals;
+use crate::sys::{clock, process};
+use crate::worker::config::Source;
+use crate::worker::control::{ToMaster, ToWorker};
+use crate::worker::settings::Settings;
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub struct Start {
+    pub source: Source,
+    /// The whole command line, for the title and for an upgrade.
+    pub arguments: Vec<OsString>,
+}
+
+/// What this master is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// WINCH: the workers have left, the addresses stay open.
+    Drained,
+    /// QUIT: it ends when the last worker has finished.
+    Leaving,
+    /// TERM, INT: workers are told to end at once, and killed from this time on (monotonic ms).
+    Stopping {
+        kill_ms: u64,
+    },
+}
+
+struct Master {
+    start: Start,
+    program: PathBuf,
+    /// `None` in a child.
+    signals: Option<Signals>,
+    slots: Slots,
+    cycle: Cycle,
+    /// Counts the sets of workers; binary upgrades go on counting.
+    generation: u64,
+    /// Of all generations.
+    workers: Vec<Worker>,
+    /// Places of this generation whose worker is gone and not replaced yet.
+    vacancies: Vec<Vacancy>,
+    /// Slots lent out for a worker number whose new worker is not ready yet.
+    loans: Vec<(usize, Loan)>,
+    /// How long the next replacement of a worker number that dies young has to wait.
+    delays_ms: HashMap<usize, u64>,
+    /// Set while the workers of this generation are not all ready.
+    switch: Option<Switch>,
+    phase: Phase,
+    pid_file: Option<PidFile>,
+    /// The master that has started this one, while it lives.
+    elder: Option<Link>,
+    successor: Option<Successor>,
+    starter: Option<Starter>,
+    /// Idle connections that wait for a worker to take them.
+    pending: VecDeque<Connection>,
+    /// Who takes the next one.
+    turn: usize,
+    reload_is_wanted: bool,
+    /// Addresses that are not configured any more, until no old worker accepts from them.
+    removed: Vec<Group>,
+    looked_ms: u64,
+    notified_ms: u64,
+}
+
+/// Connections that may wait in the master; beyond that it lets the workers wait.
+const PENDING_MAX: usize = 256;
+
+/// Runs the daemon to its end and returns the exit code. Worker processes end within this call.
+pub fn run(start: Start) -> i32 {
+    let inherited = Inherited::take();
+    process::make_room_for_titles();
+    process::set_umask(0o022);
+    process::raise_nofile();
+    let Some(mut master) = Master::open(start, inherited) else { return 1 };
+    master.supervise()
+}
+
+impl Master {
+    /// Everything up to the first fork. `None`: refused, and told.
+    fn open(start: Start, inherited: Inherited) -> Option<Self> {
+        let Inherited { mut slots, link, lock, shm, generation } = inherited;
+        let claim = |path: &Path| match lock {
+            Some(lock) => Ok(PidFile::inherited(path, lock)),
+            None => PidFile::claim(path),
+        };
+        let (cycle, pid_file) = cycle::start(&start.source, &mut slots, claim)?;
+        slots.remove_others(cycle::listens(&cycle.config));
+        let is_upgrade = link.is_some();
+        let is_demo = start.source.embedded.is_some();
+        let fails = |what: &str, error: std::io::Error| {
+            eprintln!("pronghorn: [emerg] {what} failed {}", log::Cause(&error));
+            log::emerg!(log::process(), &(), "{what} failed {}", log::Cause(&error));
+        };
+        let starter = if cycle.config.settings.daemon() && !is_demo && !is_upgrade {
+            Some(daemon::detach().map_err(|error| fails("fork()", error)).ok()?)
+        } else {
+            None
+        };
+        if let Some(file) = &pid_file {
+            file.write()
+                .map_err(|error| fails(&format!("writing \"{}\"", file.path().display()), error))
+                .ok()?;
+        }
+        // Counters of a binary with another plan of memory begin anew.
+        shm_open(shm).map_err(|error| fails("mapping shared memory", error)).ok()?;
+        let signals = Signals::new(signals::HANDLED).map_err(|error| fails("sigaction()", error)).ok()?;
+        crate::sys::signal::unblock_all();
+        let program = program(&start.arguments);
+        let now_ms = clock::monotonic_ms();
+        Some(Self {
+            start,
+            program,
+            signals: Some(signals),
+            slots,
+            cycle,
+            generation,
+            workers: Vec::new(),
+            vacancies: Vec::new(),
+            loans: Vec::new(),
+            delays_ms: HashMap::new(),
+            switch: None,
+            phase: Phase::Serving,
+            pid_file,
+            elder: link.map(|fd| Link { fd }),
+            successor: None,
+            starter,
+            pending: VecDeque::new(),
+            turn: 0,
+            reload_is_wanted: false,
+            removed: Vec::new(),
+            looked_ms: now_ms,
+            notified_ms: now_ms,
+        })
+    }
+
+    fn supervise(&mut self) -> i32 {
+        log::notice!(log::process(), &(), "pronghorn/{}", env!("CARGO_PKG_VERSION"));
+        if !self.settings().master_process() {
+            return self.serve_alone();
+        }
+        self.set_title();
+        log::notice!(log::process(), &(), "start worker processes");
+        self.start_generation(None);
+        loop {
+            if let Some(code) = self.end() {
+                self.leave();
+                return code;
+            }
+            self.wait();
+            self.heed_signals();
+            self.hear_workers();
+            self.hear_masters();
+            let now_ms = clock::monotonic_ms();
+            self.fill_vacancies(now_ms);
+            self.deliver();
+            self.kill_late(now_ms);
+            if now_ms >= self.next_look_ms() {
+                self.looked_ms = now_ms;
+                self.look(now_ms);
+            }
+            self.tell_manager(now_ms);
+        }
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.cycle.config.settings
+    }
+
+    fn listens(&self) -> &[Listen] {
+        cycle::listens(&self.cycle.config)
+    }
+
+    fn set_title(&self) {
+        let words: Vec<_> = self.start.arguments.iter().map(|word| word.to_string_lossy()).collect();
+        process::set_title(&format!("pronghorn: master process {}", words.join(" ")));
+    }
+
+    /// The exit code, when there is nothing left to do.
+    fn end(&self) -> Option<i32> {
+        match self.phase {
+            Phase::Leaving => (self.workers.is_empty() && self.pending.is_empty()).then_some(0),
+            Phase::Stopping { .. } => self.workers.is_empty().then_some(0),
+            // Not one worker of the first generation can run: the starter hears it.
+            Phase::Serving if self.generation_has_failed() => Some(1),
+            Phase::Serving | Phase::Drained => None,
+        }
+    }
+
+    fn leave(&mut self) {
+        let is_alone = self.elder.is_none() && self.successor.is_none();
+        if is_alone {
+            self.slots.unlink();
+        }
+        if let Some(file) = &self.pid_file {
+            file.remove(!is_alone);
+        }
+        log::notice!(log::process(), &(), "exit");
+    }
+
+    /// Waits for a signal, a message, or the next time at which something is to be done.
+    fn wait(&self) {
+        let now_ms = clock::monotonic_ms();
+        let due_ms = [
+            Some(self.next_look_ms()),
+            self.vacancies.iter().filter_map(|vacancy| vacancy.due_ms).min(),
+            self.next_kill_ms(),
+            (!self.pending.is_empty()).then_some(now_ms + 5),
+            notify::watchdog_ms().map(|ms| self.notified_ms + ms),
+        ];
+        let wait_ms = due_ms.into_iter().flatten().min().map_or(250, |due_ms| due_ms.saturating_sub(now_ms));
+        let mut fds: Vec<BorrowedFd<'_>> = self.signals.iter().map(Signals::as_fd).collect();
+        if self.pending.len() < PENDING_MAX {
+            fds.extend(self.elder.iter().map(|link| link.fd.as_fd()));
+            fds.extend(self.successor.iter().map(|successor| successor.link.fd.as_fd()));
+        }
+        fds.extend(self.workers.iter().filter(|it| self.is_heard(it)).map(|it| it.control.as_fd()));
+        let mut fds: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let timeout = PollTimeout::try_from(wait_ms.min(60_000) as u32).unwrap_or(PollTimeout::ZERO);
+        // Interrupted by a signal: that is what it waits for.
+        let _ = poll(&mut fds, timeout);
+    }
+
+    /// Who leaves gives connections away, and waits while too many wait here.
+    fn is_heard(&self, worker: &Worker) -> bool {
+        worker.state != State::Leaving || self.pending.len() < PENDING_MAX
+    }
+
+    fn hear_workers(&mut self) {
+        for index in 0..self.workers.len() {
+            while self.is_heard(&self.workers[index]) {
+                let Some((bytes, fd)) = seat::receive(&self.workers[index].control) else { break };
+                match (ToMaster::from_bytes(&bytes), fd) {
+                    (Some(ToMaster::Ready), _) => self.worker_is_ready(index),
+                    (Some(ToMaster::HandOver(handover)), Some(fd)) => {
+                        self.pending.push_back(Connection { handover, fd, is_from_link: false });
+                    }
+                    (Some(ToMaster::Replace), _) => self.replace(index),
+                    (Some(ToMaster::Pong), _) => self.has_moved(index),
+                    (Some(ToMaster::Closed), _) => {
+                        self.workers[index].has_closed = true;
+                        self.shut_removed();
+                    }
+                    (Some(ToMaster::HandOver(_)) | None, _) => {}
+                }
+            }
+        }
+    }
+
+    /// Gives idle connections to the workers of this generation in turn, or to the other master.
+    fn deliver(&mut self) {
+        for _ in 0..self.pending.len() {
+            let Some(connection) = self.pending.pop_front() else { return };
+            if !self.deliver_one(&connection) {
+                self.pending.push_back(connection);
+            }
+        }
+    }
+
+    /// False: nobody can take it now.
+    fn deliver_one(&mut self, connection: &Connection) -> bool {
+        let generation = self.generation;
+        let takers: Vec<&Worker> = self.workers.iter().filter(|worker| worker.can_take(generation)).collect();
+        let count = takers.len();
+        self.turn = self.turn.wrapping_add(1);
+        if (0..count).any(|step| takers[(self.turn + step) % count].adopt(connection)) {
+            return true;
+        }
+        let link = self.elder.as_ref().or(self.successor.as_ref().map(|successor| &successor.link));
+        let message = ToMaster::HandOver(connection.handover.clone());
+        match link {
+            Some(link) if count == 0 && !connection.is_from_link => link.send(&message, Some(&connection.fd)),
+            // The last worker is leaving and nobody comes after: it closes.
+            None if matches!(self.phase, Phase::Leaving | Phase::Stopping { .. }) => true,
+            _ => false,
+        }
+    }
+
+    fn tell_manager(&mut self, now_ms: u64) {
+        let Some(every_ms) = notify::watchdog_ms() else { return };
+        let is_well =
+            self.workers.iter().all(|worker| worker.stuck.is_none() || self.is_being_helped(worker));
+        if is_well && now_ms >= self.notified_ms + every_ms {
+            self.notified_ms = now_ms;
+            notify::watchdog();
+        }
+    }
+
+    fn tell_all(&self, message: &ToWorker) {
+        for worker in &self.workers {
+            worker.send(message);
+        }
+    }
+}
+
+/// Maps the counters, those of the older master where they have the same plan.
+fn shm_open(adopted: Option<std::os::fd::OwnedFd>) -> std::io::Result<()> {
+    crate::shm::open(adopted).or_else(|_| crate::shm::open(None))
+}
+
+/// What an upgrade executes: what this process was started by, found again from anywhere.
+fn program(arguments: &[OsString]) -> PathBuf {
+    let name = arguments.first().map(PathBuf::from).unwrap_or_default();
+    if name.components().count() > 1 || name.is_absolute() {
+        return std::path::absolute(&name).unwrap_or(name);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(&name)).find(|file| file.is_file()).unwrap_or(name)
+}

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -14,9 +14,14 @@ use crate::http::Service;
 use crate::log;
 use crate::net::open;
 use crate::runtime::{self, Acceptor, race, sleep};
+use crate::sys::socket;
 
 /// How long accepting rests when descriptors or memory have run out and nothing closes meanwhile.
 const PAUSE_MS: u64 = 500; // nginx's accept_mutex_delay
+
+/// Connections of one queue that a leaving worker accepts at most: where more come all the time, somebody else
+/// accepts them.
+const DRAIN_MAX: usize = 1024;
 
 /// A listening socket that a worker may accept from.
 #[derive(Debug)]
@@ -74,11 +79,25 @@ impl Leases {
         runtime::wake_all();
     }
 
-    pub fn clear(&self) {
-        for (_, stop) in self.active.borrow_mut().drain() {
+    /// Stops accepting for good. What waits in the queues is accepted first: their addresses may be about to go.
+    pub fn close(&self, service: Option<Service>) {
+        for (index, stop) in self.active.borrow_mut().drain() {
             stop.set(true);
+            if let (Some(slot), Some(service)) = (self.slots.get(usize::from(index)), service) {
+                drain(slot, service, self.limit.saturating_sub(open::count()));
+            }
         }
         runtime::wake_all();
+    }
+}
+
+fn drain(slot: &Slot, service: Service, limit: usize) {
+    for _ in 0..limit.min(DRAIN_MAX) {
+        match socket::accept(slot.fd.as_fd()) {
+            Ok((fd, peer)) => service.open(fd, peer, slot.listen),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_) => return,
+        }
     }
 }
 

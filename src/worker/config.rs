@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::load::{LoadOptions, load, load_text};
-use crate::config::{Context, Diagnostic, Diagnostics, RowInfo, Severity, Tree};
+use crate::config::{Context, Diagnostic, Diagnostics, Node, RowInfo, Severity, Tree};
 use crate::http;
 use crate::log;
 use crate::worker::settings::{self, Settings};
@@ -18,12 +18,14 @@ pub struct Source {
     pub prefix: PathBuf,
     /// `-g`.
     pub globals: Vec<String>,
+    /// `-e`: the error log of a configuration that names none.
+    pub error_log: Option<String>,
     /// The text itself, for the demonstration that is built in.
     pub embedded: Option<&'static str>,
 }
 
 /// A compiled configuration.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Config {
     pub settings: Settings,
     pub http: Option<http::Config>,
@@ -54,12 +56,26 @@ pub fn read(source: &Source, test_only: bool) -> Loaded {
     };
     let mut cx = settings::Cx::new(compile);
     let mut settings = Settings::default();
-    settings::table().apply_all(&tree.nodes, Context::MAIN, &mut settings, &mut cx);
+    // What the process logs to is known before anything is compiled that may log.
+    let (blocks, plain): (Vec<&Node>, _) = tree.nodes.iter().partition(|node| &*node.name.text == "http");
+    for node in plain {
+        settings::table().apply(node, Context::MAIN, &mut settings, &mut cx);
+    }
+    let error_log = match &source.error_log {
+        Some(word) => word,
+        None if source.embedded.is_some() => "stderr",
+        None => "logs/error.log",
+    };
+    settings.or_error_log(error_log, &source.prefix);
+    for node in blocks {
+        settings::table().apply(node, Context::MAIN, &mut settings, &mut cx);
+    }
     if !cx.has_events() && !diagnostics.has_errors() && !cx.diagnostics.has_errors() {
         let missing = Diagnostic::global("no \"events\" section in configuration").help("add `events { }`");
         cx.diagnostics.push(missing);
     }
     diagnostics.0.append(&mut cx.diagnostics.0);
+    diagnostics.sort();
     let config = (!diagnostics.has_errors()).then(|| Config {
         settings,
         http: cx.http.take(),

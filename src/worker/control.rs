@@ -19,6 +19,8 @@ pub enum ToWorker {
     Release(Vec<u16>),
     /// Open the logs anew.
     Reopen,
+    /// Give a sign of life.
+    Ping,
 }
 
 /// From a worker to the master.
@@ -30,6 +32,10 @@ pub enum ToMaster {
     HandOver(Handover),
     /// A task has panicked: replace this worker gracefully.
     Replace,
+    /// The answer to a ping.
+    Pong,
+    /// It was told to leave, and accepts no more: what waited in its queues is accepted.
+    Closed,
 }
 
 /// The longest message.
@@ -44,6 +50,7 @@ impl ToWorker {
             Self::Lease(slots) => with_tag(b'L', &numbers(slots)),
             Self::Release(slots) => with_tag(b'U', &numbers(slots)),
             Self::Reopen => b"O".to_vec(),
+            Self::Ping => b"I".to_vec(),
         }
     }
 
@@ -57,6 +64,7 @@ impl ToWorker {
             b'L' => Self::Lease(from_numbers(rest)),
             b'U' => Self::Release(from_numbers(rest)),
             b'O' => Self::Reopen,
+            b'I' => Self::Ping,
             _ => return None,
         })
     }
@@ -68,6 +76,8 @@ impl ToMaster {
             Self::Ready => b"R".to_vec(),
             Self::HandOver(handover) => with_tag(b'H', &handover.to_bytes()),
             Self::Replace => b"P".to_vec(),
+            Self::Pong => b"I".to_vec(),
+            Self::Closed => b"C".to_vec(),
         }
     }
 
@@ -78,6 +88,8 @@ impl ToMaster {
             b'R' => Self::Ready,
             b'H' => Self::HandOver(Handover::from_bytes(rest)?),
             b'P' => Self::Replace,
+            b'I' => Self::Pong,
+            b'C' => Self::Closed,
             _ => return None,
         })
     }
@@ -115,11 +127,19 @@ mod tests {
             ToWorker::Lease(vec![1, 700]),
             ToWorker::Release(vec![]),
             ToWorker::Reopen,
+            ToWorker::Ping,
         ];
         for message in to_worker {
             assert_eq!(ToWorker::from_bytes(&message.to_bytes()), Some(message));
         }
-        for message in [ToMaster::Ready, ToMaster::HandOver(handover), ToMaster::Replace] {
+        let to_master = [
+            ToMaster::Ready,
+            ToMaster::HandOver(handover),
+            ToMaster::Replace,
+            ToMaster::Pong,
+            ToMaster::Closed,
+        ];
+        for message in to_master {
             assert_eq!(ToMaster::from_bytes(&message.to_bytes()), Some(message));
         }
         assert_eq!(ToWorker::from_bytes(b""), None);

@@ -139,11 +139,12 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
                 }
             }
             Event::Message(ToWorker::Release(slots), _) => slots.iter().for_each(|slot| leases.remove(*slot)),
-            Event::Message(ToWorker::Drain, _) => control.leave(Mode::HandOver, config, &leases),
+            Event::Message(ToWorker::Drain, _) => control.leave(Mode::HandOver, config, &leases, service),
             Event::Message(ToWorker::Quit, _) | Event::Signal(SIGQUIT | SIGWINCH) | Event::MasterGone => {
-                control.leave(Mode::Close, config, &leases);
+                control.leave(Mode::Close, config, &leases, service);
             }
             Event::Message(ToWorker::Reopen, _) | Event::Signal(SIGUSR1) => reopen_logs(),
+            Event::Message(ToWorker::Ping, _) => control.send(ToMaster::Pong),
             Event::Message(ToWorker::Adopt(_), None) => {}
             Event::Signal(SIGTERM | SIGINT) | Event::Empty => break,
             Event::Expired => {
@@ -250,7 +251,7 @@ impl Control {
         self.outbox.borrow_mut().push_back((message.to_bytes(), None));
     }
 
-    fn leave(&mut self, mode: Mode, config: &'static Config, leases: &Leases) {
+    fn leave(&mut self, mode: Mode, config: &'static Config, leases: &Leases, service: Option<Service>) {
         if drain::mode() >= mode {
             return;
         }
@@ -261,7 +262,8 @@ impl Control {
                 self.deadline.set(runtime::now_ms() + ms);
             }
         }
-        leases.clear();
+        leases.close(service);
+        self.send(ToMaster::Closed);
         drain::begin(mode);
     }
 }

@@ -7,11 +7,12 @@ use crate::config::directive::{
 };
 use crate::config::table::{Module, Slot, Table};
 use crate::config::{
-    Arity, Context, Diagnostic, Diagnostics, Directive, HasDiagnostics, Inherit, Node, params,
+    Arity, Context, Diagnostic, Diagnostics, Directive, HasDiagnostics, Inherit, Node, Span, params,
 };
 use crate::http;
 use crate::log::{Level, Logger, Target};
 use crate::sys::process;
+use std::path::Path;
 use std::sync::OnceLock;
 
 /// The settings of the main and events blocks.
@@ -306,9 +307,19 @@ impl Settings {
         self.working_directory.as_ref().map(|path| &**path)
     }
 
-    /// `None`: the configuration names no log.
-    pub fn error_log(&self) -> Option<Logger> {
-        self.error_log.as_ref().copied()
+    /// Where the process logs to, and whoever names no log of their own.
+    pub fn error_log(&self) -> Logger {
+        self.error_log.get(Logger::none())
+    }
+
+    /// The log of a configuration that names none.
+    pub fn or_error_log(&mut self, word: &str, prefix: &Path) {
+        if self.log_targets.is_empty()
+            && let Ok(target) = Target::parse(word, prefix)
+        {
+            self.error_log = Inherit::default();
+            let _ = self.error_log.set(Logger::of(&[(target, Level::Error)]), Span::default());
+        }
     }
 }
 
@@ -324,10 +335,7 @@ fn http_block(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), D
     if cx.http.is_some() {
         return Err(Diagnostic::error(node.span, "\"http\" directive is duplicate"));
     }
-    let mut options = cx.options.clone();
-    if let Some(log) = settings.error_log() {
-        options.error_log = log;
-    }
+    let options = http::CompileOptions { error_log: settings.error_log(), ..cx.options.clone() };
     let mut found = Diagnostics::default();
     cx.http = Some(http::compile(node, &options, &mut found));
     cx.diagnostics.0.append(&mut found.0);

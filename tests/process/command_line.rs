@@ -127,7 +127,7 @@ fn a_file_is_converted_to_the_other_spelling_and_back() {
         text(&output.stdout)
     };
     let toml = convert("pronghorn.conf");
-    assert!(toml.contains("[http]") || toml.contains("[http."), "{toml}");
+    assert!(toml.contains("http.server]") && toml.contains("return = [200"), "{toml}");
     std::fs::write(setup.folder().join("back.toml"), &toml).expect("the folder is ours");
     let back = convert("back.toml");
     assert!(back.contains("http {") && back.contains("return 200"), "{back}");

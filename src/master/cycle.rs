@@ -1,0 +1,150 @@
+//! One generation of configuration with what it owns: compiled, its logs and addresses open.
+//!
+//! Nothing of the running cycle is touched before all of the next one is open.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::{Node, Span, Tree, render};
+use crate::log::{self, Cause, Lease, Logger};
+use crate::master::pid::PidFile;
+use crate::master::slots::{BindError, Slots};
+use crate::net::address;
+use crate::worker::config::{self, Config, Source};
+
+/// nginx tries a port that is taken five times, every half second.
+const BIND_TRIES: u32 = 5;
+const BIND_WAIT: Duration = Duration::from_millis(500);
+
+/// A configuration in force, and its claim on its logs.
+#[derive(Debug)]
+pub struct Cycle {
+    pub config: Config,
+    pub lease: Lease,
+}
+
+/// Reads and opens the first cycle, telling on stderr and, with `-e`, in that file. `None`: it was refused.
+///
+/// The pid file is claimed before anything is bound, so that a second start is told whom it meets.
+pub fn start(
+    source: &Source,
+    slots: &mut Slots,
+    claim: impl FnOnce(&Path) -> Result<PidFile, String>,
+) -> Option<(Cycle, Option<PidFile>)> {
+    let early = early_log(source);
+    let tell = |line: &str| {
+        eprintln!("pronghorn: [emerg] {line}");
+        log::emerg!(early, &(), "{line}");
+    };
+    let lease = Lease::begin();
+    let loaded = config::read(source, false);
+    eprint!("{}", render(&loaded.diagnostics, &loaded.tree, render::wants_color(&io::stderr())));
+    for (level, line) in loaded.lines() {
+        log::at!(level, early, &(), "{line}");
+    }
+    let config = loaded.config?;
+    let pid_file = match pid_path(&config, source) {
+        None => None,
+        Some(path) => Some(claim(&path).map_err(|why| tell(&why)).ok()?),
+    };
+    let cycle = Cycle { config, lease };
+    let problems = open_logs(&cycle, &loaded.tree);
+    problems.iter().for_each(|line| tell(line));
+    if !problems.is_empty() {
+        return None;
+    }
+    log::set_process(cycle.config.settings.error_log());
+    for attempt in 1.. {
+        let Err(error) = slots.open(listens(&cycle.config)) else { break };
+        tell(&bind_line(&error, &loaded.tree));
+        let may_pass = error.cause.kind() == io::ErrorKind::AddrInUse;
+        if may_pass && attempt == BIND_TRIES {
+            tell("still could not bind()");
+        }
+        if !may_pass || attempt == BIND_TRIES {
+            return None;
+        }
+        std::thread::sleep(BIND_WAIT); // its last user may be about to leave
+    }
+    Some((cycle, pid_file))
+}
+
+/// Reads and opens the next cycle beside the one in force, telling its log. `None`: it was refused.
+pub fn next(source: &Source, slots: &mut Slots) -> Option<Cycle> {
+    let lease = Lease::begin();
+    let loaded = config::read(source, false);
+    for (level, line) in loaded.lines() {
+        log::at!(level, log::process(), &(), "{line}");
+    }
+    let cycle = Cycle { config: loaded.config?, lease };
+    let mut problems = open_logs(&cycle, &loaded.tree);
+    if problems.is_empty()
+        && let Err(error) = slots.open(listens(&cycle.config))
+    {
+        problems.push(bind_line(&error, &loaded.tree));
+    }
+    for line in &problems {
+        log::emerg!(log::process(), &(), "{line}");
+    }
+    problems.is_empty().then_some(cycle)
+}
+
+/// Where the process id goes; the demonstration leaves no file.
+pub fn pid_path(config: &Config, source: &Source) -> Option<PathBuf> {
+    source.embedded.is_none().then(|| config.prefix.join(config.settings.pid()))
+}
+
+/// The addresses of a configuration.
+pub fn listens(config: &Config) -> &[crate::http::Listen] {
+    config.http.as_ref().map_or(&[], |http| &http.listens)
+}
+
+/// The user that files shall belong to.
+pub fn owner(config: &Config) -> Option<log::Owner> {
+    config.settings.user().map(|identity| (identity.uid, identity.gid))
+}
+
+/// `-e FILE` hears what goes wrong before the configuration's own log is open.
+fn early_log(source: &Source) -> Logger {
+    match source.error_log.as_deref() {
+        None | Some("stderr") => Logger::none(),
+        Some(word) => log::early(word, &source.prefix).unwrap_or_else(|error| {
+            eprintln!("pronghorn: [alert] could not open error log file: {error}");
+            Logger::none()
+        }),
+    }
+}
+
+fn open_logs(cycle: &Cycle, tree: &Tree) -> Vec<String> {
+    let errors = cycle.lease.open(owner(&cycle.config)).err().unwrap_or_default();
+    let line = |error: &log::OpenError| {
+        let names = |node: &Node| {
+            let is_log = matches!(&*node.name.text, "error_log" | "access_log");
+            is_log && cycle.config.prefix.join(node.arg(0)) == Path::new(&error.path)
+        };
+        with_place(error.to_string(), find(&tree.nodes, &names), tree)
+    };
+    errors.iter().map(line).collect()
+}
+
+fn bind_line(error: &BindError, tree: &Tree) -> String {
+    let BindError { address, call, cause } = error;
+    let names = |node: &Node| {
+        let addresses = || address::parse_listen(node.arg(0), 80);
+        &*node.name.text == "listen" && addresses().is_ok_and(|all| all.contains(address))
+    };
+    let message = format!("{call} to {address} failed {}", Cause(cause));
+    with_place(message, find(&tree.nodes, &names), tree)
+}
+
+fn with_place(message: String, span: Option<Span>, tree: &Tree) -> String {
+    match span.and_then(|span| tree.place(span)) {
+        Some(place) => format!("{message} in {}:{}", place.path.display(), place.line),
+        None => message,
+    }
+}
+
+fn find(nodes: &[Node], is_it: &dyn Fn(&Node) -> bool) -> Option<Span> {
+    nodes.iter().find_map(|node| if is_it(node) { Some(node.span) } else { find(node.children(), is_it) })
+}

@@ -1,0 +1,48 @@
+//! Going to the background: the starter returns only when the workers are ready, or with what went wrong.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::sys::process::{self, Forked};
+
+/// The end of the pipe on which the starter waits.
+#[derive(Debug)]
+pub struct Starter(File);
+
+impl Starter {
+    /// Tells the starter that all is well, and lets go of its terminal.
+    pub fn ready(mut self) {
+        let _ = self.0.write_all(b"0");
+        if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+            let _ = process::redirect(null.as_fd(), 2);
+        }
+    }
+}
+
+/// Forks into the background. The calling process ends here, with the code 0 when the daemon says that it is
+/// ready, and 1 when it ends without.
+pub fn detach() -> io::Result<Starter> {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    match process::fork()? {
+        Forked::Parent { .. } => {
+            drop(write);
+            std::process::exit(wait(read));
+        }
+        Forked::Child => {
+            nix::unistd::setsid()?;
+            let null = File::options().read(true).write(true).open("/dev/null")?;
+            process::redirect(null.as_fd(), 0)?;
+            process::redirect(null.as_fd(), 1)?;
+            Ok(Starter(write.into()))
+        }
+    }
+}
+
+fn wait(read: OwnedFd) -> i32 {
+    let mut answer = [0];
+    match File::from(read).read(&mut answer) {
+        Ok(1) => 0,
+        _ => 1,
+    }
+}

@@ -1,0 +1,351 @@
+//! A generation: the workers of one configuration, from their forks to the day the next one is ready.
+
+use crate::http::Listen;
+use crate::log;
+use crate::master::cycle::{self, Cycle};
+use crate::master::pid::PidFile;
+use crate::master::respawn::Cause;
+use crate::master::seat::{State, Worker};
+use crate::master::{Master, Phase, notify, slots};
+use crate::shm::lanes;
+use crate::sys::process::{self, Forked};
+use crate::sys::signal::Blocked;
+use crate::sys::{clock, msg};
+use crate::worker::control::{ToMaster, ToWorker};
+use crate::worker::{self, Seat, Slot};
+
+/// A change of generations under way: the new one starts while the old one serves.
+pub struct Switch {
+    /// What goes on when not one of the new workers can run: the cycle before and its number.
+    pub previous: Option<Box<(Cycle, u64)>>,
+}
+
+impl Master {
+    /// HUP: reads the configuration anew and starts workers for it; on any error nothing changes.
+    pub(super) fn reload(&mut self) {
+        if self.switch.is_some() {
+            // Two reloads at once would leave the first one's workers half started.
+            self.reload_is_wanted = true;
+            return;
+        }
+        notify::reloading();
+        // Addresses on their way out may be wanted again.
+        self.slots.groups.append(&mut self.removed);
+        let Some(next) = cycle::next(&self.start.source, &mut self.slots) else {
+            self.removed = self.slots.remove_others(cycle::listens(&self.cycle.config));
+            self.shut_removed();
+            notify::refused();
+            return;
+        };
+        let previous = std::mem::replace(&mut self.cycle, next);
+        log::set_process(self.settings().error_log());
+        self.start_generation(Some(Box::new((previous, self.generation))));
+    }
+
+    /// Starts all workers of the cycle; those before are told to leave once these are ready.
+    pub(super) fn start_generation(&mut self, previous: Option<Box<(Cycle, u64)>>) {
+        self.generation += 1;
+        self.vacancies.clear();
+        self.delays_ms.clear();
+        self.switch = Some(Switch { previous });
+        let count = self.settings().worker_processes();
+        self.slots.grow(cycle::listens(&self.cycle.config), count);
+        for number in 0..count {
+            self.spawn(number);
+        }
+    }
+
+    /// Forks one worker of this generation; a failure leaves its place vacant for a while.
+    pub(super) fn spawn(&mut self, number: usize) {
+        let leased = self.leases(number);
+        let outcome = (|| {
+            let lane = lanes::take(number as u32, self.generation)
+                .ok_or_else(|| std::io::Error::other("too many workers live"))?;
+            let (control, far_end) = msg::pair()?;
+            let blocked = Blocked::new()?;
+            match process::fork().inspect_err(|_| lanes::give(lane))? {
+                Forked::Parent { child } => Ok((child, lane, control, far_end)),
+                Forked::Child => {
+                    drop(control);
+                    // First of all: until then a signal for this process would reach the master's socket.
+                    drop(self.signals.take());
+                    lanes::enter(lane);
+                    let seat = self.become_seat(number, far_end, leased.clone());
+                    drop(blocked);
+                    let code = self.serve(seat);
+                    std::process::exit(code);
+                }
+            }
+        })();
+        match outcome {
+            Ok((pid, lane, control, far_end)) => {
+                log::notice!(log::process(), &(), "start worker process {pid}");
+                self.workers.push(Worker {
+                    pid,
+                    number,
+                    generation: self.generation,
+                    lane,
+                    control,
+                    far_end,
+                    state: State::Starting,
+                    born_ms: clock::monotonic_ms(),
+                    leave_by_ms: None,
+                    has_closed: false,
+                    leased,
+                    asked_ms: None,
+                    stuck: None,
+                });
+            }
+            Err(error) => {
+                let cause = log::Cause(&error);
+                log::alert!(log::process(), &(), "fork() failed while spawning a worker process {cause}");
+                self.vacate(number, leased, Cause::NotForked);
+            }
+        }
+    }
+
+    /// `master_process off`: serves in this process.
+    pub(super) fn serve_alone(&mut self) -> i32 {
+        let leased = self.leases(0);
+        let Ok((_master_end, far_end)) = msg::pair() else { return 1 };
+        let starter = self.starter.take();
+        drop(self.signals.take());
+        let pid_file = self.pid_file.take();
+        let paths = std::mem::take(&mut self.slots);
+        let copies = paths.try_clone();
+        let seat =
+            Seat { number: 0, generation: 1, control: far_end, slots: self.seat_slots(copies), leased };
+        if let Some(starter) = starter {
+            starter.ready();
+        }
+        notify::ready();
+        let code = self.serve(seat);
+        paths.unlink();
+        if let Some(file) = pid_file {
+            file.remove(false);
+        }
+        code
+    }
+
+    /// In a child: keeps what a worker needs of everything the master has open.
+    fn become_seat(&mut self, number: usize, control: std::os::fd::OwnedFd, leased: Vec<u16>) -> Seat {
+        self.workers.clear();
+        self.pending.clear();
+        self.removed.clear();
+        self.pid_file = None;
+        self.elder = None;
+        self.successor = None;
+        self.starter = None;
+        self.switch = None;
+        let slots = std::mem::take(&mut self.slots);
+        Seat { number, generation: self.generation, control, slots: self.seat_slots(slots), leased }
+    }
+
+    /// The list that leases count in: address by address, slot by slot.
+    fn seat_slots(&self, mut slots: slots::Slots) -> Vec<Slot> {
+        let mut list = Vec::new();
+        for (listen, Listen { address, .. }) in self.listens().iter().enumerate() {
+            let group = slots.groups.iter_mut().find(|group| group.address == *address);
+            list.extend(
+                group.into_iter().flat_map(|group| group.fds.drain(..)).map(|fd| Slot { listen, fd }),
+            );
+        }
+        list
+    }
+
+    fn serve(&mut self, seat: Seat) -> i32 {
+        process::set_environment(&self.environment());
+        worker::run(std::mem::take(&mut self.cycle.config), seat)
+    }
+
+    /// nginx's policy: nothing of the environment but TZ, and what `env` says.
+    fn environment(&self) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
+        let listed = self.settings().environment.iter().map(|(name, value)| (&**name, value.as_deref()));
+        let kept = |(name, value): (&str, Option<&str>)| {
+            let value = value.map(Into::into).or_else(|| std::env::var_os(name))?;
+            Some((name.into(), value))
+        };
+        [("TZ", None), ("RUST_BACKTRACE", None)].into_iter().chain(listed).filter_map(kept).collect()
+    }
+
+    /// The slots that worker `number` accepts from: every `workers`-th of each address, and never none.
+    fn leases(&self, number: usize) -> Vec<u16> {
+        let workers = self.settings().worker_processes().max(1);
+        let mut leased = Vec::new();
+        let mut first = 0;
+        for listen in self.listens() {
+            let count = self.slots.group(&listen.address).map_or(0, |group| group.fds.len());
+            let is_mine = |slot: &usize| slot % workers == number || number % count == *slot;
+            leased.extend((0..count).filter(is_mine).map(|slot| (first + slot) as u16));
+            first += count;
+        }
+        leased
+    }
+
+    /// The listening socket behind an index of the list that leases count in.
+    pub(super) fn listed_slot(&self, index: u16) -> Option<&std::os::fd::OwnedFd> {
+        let groups = self.listens().iter().filter_map(|listen| self.slots.group(&listen.address));
+        groups.flat_map(|group| &group.fds).nth(usize::from(index))
+    }
+
+    pub(super) fn worker_is_ready(&mut self, index: usize) {
+        let worker = &mut self.workers[index];
+        if worker.state == State::Starting {
+            worker.state = State::Ready;
+        }
+        let number = worker.number;
+        if worker.generation == self.generation {
+            self.take_back_loans(number);
+            self.complete_switch();
+        }
+    }
+
+    /// Once all of this generation are ready, those before leave.
+    pub(super) fn complete_switch(&mut self) {
+        let mut own = self.workers.iter().filter(|worker| worker.generation == self.generation).peekable();
+        let is_complete = own.peek().is_some() && own.all(|worker| worker.state != State::Starting);
+        let Some(switch) = self.switch.take_if(|_| is_complete) else { return };
+        let previous_pid_path =
+            switch.previous.as_ref().and_then(|it| cycle::pid_path(&it.0.config, &self.start.source));
+        if let Some(path) = cycle::pid_path(&self.cycle.config, &self.start.source)
+            && previous_pid_path.is_some_and(|previous| previous != path)
+        {
+            self.move_pid_file(&path);
+        }
+        for index in 0..self.workers.len() {
+            if self.workers[index].generation != self.generation {
+                self.dismiss(index, &ToWorker::Drain);
+            }
+        }
+        self.removed.extend(self.slots.remove_others(cycle::listens(&self.cycle.config)));
+        self.shut_removed();
+        drop(switch);
+        self.serves();
+        if std::mem::take(&mut self.reload_is_wanted) {
+            self.reload();
+        }
+    }
+
+    /// Tells everybody who waits for it that this generation serves.
+    fn serves(&mut self) {
+        notify::ready();
+        if let Some(starter) = self.starter.take() {
+            starter.ready();
+        }
+        if let Some(elder) = &self.elder {
+            elder.send(&ToMaster::Ready, None);
+        }
+        if self.start.source.embedded.is_some() && self.generation == 1 {
+            self.print_addresses();
+        }
+    }
+
+    fn print_addresses(&self) {
+        let urls: Vec<String> =
+            self.listens().iter().map(|listen| format!("http://{}/", listen.address)).collect();
+        println!("pronghorn serves its demonstration; Ctrl-C stops it.");
+        for url in &urls {
+            println!("  {url}");
+        }
+        if let Some(url) = urls.first() {
+            println!("Try: curl {url}");
+        }
+    }
+
+    /// True when no worker of the first generation can run.
+    pub(super) fn generation_has_failed(&self) -> bool {
+        let is_first = self.switch.as_ref().is_some_and(|switch| switch.previous.is_none());
+        let is_hopeless = !self.vacancies.is_empty() && self.vacancies.iter().all(|it| it.due_ms.is_none());
+        is_first && is_hopeless && self.workers.is_empty()
+    }
+
+    /// None of a reload's workers can run: the configuration before goes on.
+    pub(super) fn fall_back(&mut self) {
+        let generation = self.generation;
+        let is_dead = !self.workers.iter().any(|worker| worker.generation == generation)
+            && self.vacancies.iter().all(|vacancy| vacancy.due_ms.is_none());
+        let Some(previous) = self.switch.as_mut().filter(|_| is_dead).and_then(|it| it.previous.take())
+        else {
+            return;
+        };
+        let (cycle, previous_generation) = *previous;
+        self.switch = None;
+        self.vacancies.clear();
+        self.cycle = cycle;
+        for worker in self.workers.iter_mut().filter(|worker| worker.generation == previous_generation) {
+            worker.generation = generation;
+        }
+        self.removed = self.slots.remove_others(cycle::listens(&self.cycle.config));
+        self.shut_removed();
+        log::set_process(self.settings().error_log());
+        log::emerg!(
+            log::process(),
+            &(),
+            "not one worker can run with the new configuration, the one before stays in force"
+        );
+        notify::refused();
+    }
+
+    /// Tells a worker to leave.
+    pub(super) fn dismiss(&mut self, index: usize, how: &ToWorker) {
+        let limit_ms = self.settings().worker_shutdown_timeout_ms();
+        let worker = &mut self.workers[index];
+        let stuck = worker.stuck.take();
+        if worker.state != State::Leaving || *how == ToWorker::Quit {
+            worker.send(how);
+        }
+        if worker.state != State::Leaving {
+            worker.state = State::Leaving;
+            // The worker heeds the limit itself; one that cannot is killed a moment later.
+            worker.leave_by_ms = limit_ms.map(|ms| clock::monotonic_ms() + ms + 1000);
+        }
+        if let Some(stuck) = stuck {
+            self.release_helper(stuck);
+        }
+    }
+
+    /// Ends listening on addresses that are gone, as soon as nobody looks at them who would accept from them yet.
+    pub(super) fn shut_removed(&mut self) {
+        let is_own_kept = matches!(self.phase, Phase::Serving | Phase::Drained);
+        let is_looking =
+            |worker: &Worker| !worker.has_closed && (worker.generation != self.generation || !is_own_kept);
+        if !self.removed.is_empty() && !self.workers.iter().any(is_looking) {
+            slots::shut(&std::mem::take(&mut self.removed));
+        }
+    }
+
+    fn move_pid_file(&mut self, path: &std::path::Path) {
+        if self.pid_file.is_none() {
+            return;
+        }
+        let moved = PidFile::claim(path).and_then(|file| match file.write() {
+            Ok(()) => Ok(file),
+            Err(error) => Err(format!("writing \"{}\" failed {}", path.display(), log::Cause(&error))),
+        });
+        match moved {
+            Ok(file) => {
+                if let Some(old) = self.pid_file.replace(file) {
+                    old.remove(false);
+                }
+            }
+            Err(why) => log::emerg!(log::process(), &(), "{why}, the pid file stays where it was"),
+        }
+    }
+
+    /// WINCH, QUIT: tells all workers to leave; with another master beside this one their connections go there.
+    pub(super) fn dismiss_all(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.vacancies.clear();
+        self.switch = None;
+        let is_followed = self.elder.is_some() || self.successor.is_some();
+        let how = if is_followed { ToWorker::Drain } else { ToWorker::Quit };
+        for index in 0..self.workers.len() {
+            self.dismiss(index, &how);
+        }
+        if phase == Phase::Leaving && !is_followed {
+            // New clients are refused from now on, not left waiting for a process that is on its way out.
+            self.removed.append(&mut self.slots.groups);
+            self.shut_removed();
+        }
+    }
+}

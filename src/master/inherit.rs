@@ -1,0 +1,125 @@
+//! Descriptors that come from whoever started this process: an older master, or a service manager.
+//!
+//! An older master names them in `PRONGHORN_FDS`, one a line: `link 5`, `lock 6`, `shm 7`, `generation 3`,
+//! `slot 8 127.0.0.1:80`. A service manager counts them in `LISTEN_FDS` (sd_listen_fds(3)).
+
+use std::ffi::{CString, OsString};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use crate::master::slots::Slots;
+use crate::sys::address::SockAddr;
+use crate::sys::{process, socket};
+
+const VARIABLE: &str = "PRONGHORN_FDS";
+
+/// What this process was given.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    pub slots: Slots,
+    /// To the older master, while it lives.
+    pub link: Option<OwnedFd>,
+    pub lock: Option<OwnedFd>,
+    pub shm: Option<OwnedFd>,
+    pub generation: u64,
+}
+
+impl Inherited {
+    /// Takes what the environment names, and closes every other descriptor from 3 on. The first thing to do.
+    pub fn take() -> Self {
+        let mut found = Self::default();
+        let text = std::env::var_os(VARIABLE).unwrap_or_default();
+        for line in text.as_bytes().split(|byte| *byte == b'\n') {
+            found.take_line(line);
+        }
+        found.take_listen_fds();
+        process::close_others(&found.numbers());
+        found
+    }
+
+    fn take_line(&mut self, line: &[u8]) {
+        let mut words = line.splitn(3, |byte| *byte == b' ');
+        let (Some(kind), Some(number)) = (words.next(), words.next()) else { return };
+        let Some(number) = std::str::from_utf8(number).ok().and_then(|text| text.parse::<u64>().ok()) else {
+            return;
+        };
+        if kind == b"generation" {
+            self.generation = number;
+            return;
+        }
+        let Some(fd) = RawFd::try_from(number).ok().and_then(process::inherited) else { return };
+        match kind {
+            b"link" => self.link = Some(fd),
+            b"lock" => self.lock = Some(fd),
+            b"shm" => self.shm = Some(fd),
+            b"slot" => {
+                // The kernel knows the address better than the text.
+                if let Ok(address) = socket::local_addr(&fd) {
+                    self.slots.adopt(address, fd);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn take_listen_fds(&mut self) {
+        let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<i32>().ok());
+        if number("LISTEN_PID") != Some(process::pid()) {
+            return;
+        }
+        let count = number("LISTEN_FDS").unwrap_or(0).clamp(0, 1024);
+        for fd in (3..3 + count).filter_map(process::inherited) {
+            let is_listener = socket2::SockRef::from(&fd).is_listener().unwrap_or(false);
+            if let Some(address) = socket::local_addr(&fd).ok().filter(|_| is_listener) {
+                let _ = socket2::SockRef::from(&fd).set_nonblocking(true);
+                self.slots.adopt(address, fd);
+            }
+        }
+    }
+
+    fn numbers(&self) -> Vec<RawFd> {
+        let single = [&self.link, &self.lock, &self.shm];
+        let slots = self.slots.groups.iter().flat_map(|group| &group.fds);
+        single.into_iter().flatten().chain(slots).map(AsRawFd::as_raw_fd).collect()
+    }
+}
+
+/// The descriptors for a new master and the environment that names them.
+pub fn bequeath<'a>(
+    slots: &'a Slots,
+    link: BorrowedFd<'a>,
+    lock: Option<BorrowedFd<'a>>,
+    shm: BorrowedFd<'a>,
+    generation: u64,
+) -> (Vec<BorrowedFd<'a>>, Vec<CString>) {
+    use std::fmt::Write;
+    use std::os::fd::AsFd;
+    let mut fds = vec![link, shm];
+    let mut text = format!("link {}\nshm {}\ngeneration {generation}\n", link.as_raw_fd(), shm.as_raw_fd());
+    if let Some(lock) = lock {
+        fds.push(lock);
+        let _ = writeln!(text, "lock {}", lock.as_raw_fd());
+    }
+    for group in &slots.groups {
+        for fd in &group.fds {
+            fds.push(fd.as_fd());
+            let _ = writeln!(text, "slot {} {}", fd.as_raw_fd(), name(&group.address));
+        }
+    }
+    let others = std::env::vars_os().filter(|(name, _)| name != VARIABLE && !is_listen_fds(name));
+    let own = (OsString::from(VARIABLE), OsString::from(text));
+    let environment = others.chain([own]).filter_map(|(name, value)| {
+        let line = [name.into_vec(), b"=".to_vec(), value.into_vec()].concat();
+        CString::new(line).ok()
+    });
+    (fds, environment.collect())
+}
+
+fn is_listen_fds(name: &std::ffi::OsStr) -> bool {
+    ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].iter().any(|ours| name == *ours)
+}
+
+/// For people who read the environment; an abstract unix name has bytes that no environment can hold.
+fn name(address: &SockAddr) -> String {
+    address.to_string().replace('\0', "@")
+}

@@ -1,0 +1,141 @@
+//! The pid file: text, replaced by rename, guarded by a lock that is held for life.
+//!
+//! The lock is a file of its own beside it, so that the pid file can be renamed during an upgrade; the next
+//! generation's master inherits the locked descriptor (flock(2) belongs to the open file).
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::log::Cause;
+use crate::sys::process;
+
+#[derive(Debug)]
+pub struct PidFile {
+    path: PathBuf,
+    lock: File,
+    is_moved: bool,
+}
+
+impl PidFile {
+    /// Takes the lock. Errors, in words: the file's directory is missing, or a running process holds the lock.
+    pub fn claim(path: &Path) -> Result<Self, String> {
+        let name = with_suffix(path, ".lock");
+        loop {
+            let lock = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o644)
+                .open(&name);
+            let lock =
+                lock.map_err(|error| format!("open() \"{}\" failed {}", name.display(), Cause(&error)))?;
+            if lock.try_lock().is_err() {
+                let holder = read(path).map_or(String::new(), |pid| format!(" (process {pid})"));
+                return Err(format!("\"{}\" belongs to a pronghorn that runs{holder}", path.display()));
+            }
+            // Whoever left in between has removed the file that we have locked.
+            let is_same =
+                std::fs::metadata(&name).and_then(|there| Ok(there.ino() == lock.metadata()?.ino()));
+            if is_same.unwrap_or(false) {
+                return Ok(Self { path: path.into(), lock, is_moved: false });
+            }
+        }
+    }
+
+    /// Goes on with the lock of the master that has started this one.
+    pub fn inherited(path: &Path, lock: OwnedFd) -> Self {
+        Self { path: path.into(), lock: lock.into(), is_moved: false }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+
+    /// Writes this process's id.
+    pub fn write(&self) -> io::Result<()> {
+        let fresh = with_suffix(&self.path, ".new");
+        std::fs::write(&fresh, format!("{}\n", process::pid()))?;
+        std::fs::rename(&fresh, &self.path)
+    }
+
+    /// Makes room for the pid file of a new binary: `pid` becomes `pid.oldbin`.
+    pub fn move_away(&mut self) -> io::Result<()> {
+        std::fs::rename(&self.path, with_suffix(&self.path, ".oldbin"))?;
+        self.is_moved = true;
+        Ok(())
+    }
+
+    pub fn move_back(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.is_moved, false) {
+            std::fs::rename(with_suffix(&self.path, ".oldbin"), &self.path)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the file if it still names this process; the lock goes unless another master shares it.
+    pub fn remove(&self, is_lock_shared: bool) {
+        let path = if self.is_moved { with_suffix(&self.path, ".oldbin") } else { self.path.clone() };
+        if read(&path) == Some(process::pid()) {
+            let _ = std::fs::remove_file(path);
+        }
+        if !is_lock_shared {
+            let _ = std::fs::remove_file(with_suffix(&self.path, ".lock"));
+        }
+    }
+}
+
+/// The process id in a pid file.
+pub fn read(path: &Path) -> Option<i32> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_holds_it_and_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("p.pid");
+        let mut first = PidFile::claim(&path).expect("free");
+        first.write().expect("writes");
+        assert_eq!(read(&path), Some(process::pid()));
+        let refusal = PidFile::claim(&path).expect_err("held");
+        assert!(refusal.contains(&process::pid().to_string()), "{refusal}");
+        first.move_away().expect("renames");
+        assert_eq!(read(&path), None);
+        first.move_back().expect("renames");
+        assert_eq!(read(&path), Some(process::pid()));
+        first.remove(false);
+        drop(first);
+        assert_eq!(std::fs::read_dir(folder.path()).expect("reads").count(), 0);
+        assert!(PidFile::claim(&path).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_names_another_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("p.pid");
+        let file = PidFile::claim(&path).expect("free");
+        std::fs::write(&path, "1\n").expect("writes");
+        file.remove(true);
+        assert_eq!(read(&path), Some(1));
+        assert!(
+            PidFile::claim(&folder.path().join("none/p.pid")).expect_err("no folder").contains("(2: No such")
+        );
+    }
+}

@@ -1,0 +1,215 @@
+//! Workers that end: collected, replaced at once, or later where they die as soon as they are born.
+
+use crate::log;
+use crate::master::seat::State;
+use crate::master::{Master, Phase};
+use crate::shm::lanes;
+use crate::sys::process::{self, Ended};
+use crate::sys::{clock, signal};
+use crate::worker::control::ToWorker;
+
+/// A worker that lived no longer than that has died of its own start.
+const YOUNG_MS: u64 = 150;
+const DELAY_MIN_MS: u64 = 100;
+const DELAY_MAX_MS: u64 = 30_000;
+/// A worker that cannot run as configured ends with this code (nginx's too).
+const FATAL: i32 = 2;
+
+/// The place of a worker that is gone.
+pub struct Vacancy {
+    pub number: usize,
+    pub leased: Vec<u16>,
+    /// When to try again; `None`: never, until the next reload.
+    pub due_ms: Option<u64>,
+    /// Who accepts from its slots meanwhile.
+    pub loan: Option<Loan>,
+}
+
+/// Slots that a worker accepts from for another one.
+#[derive(Clone, Debug)]
+pub struct Loan {
+    pub pid: i32,
+    /// Those it had not leased itself.
+    pub slots: Vec<u16>,
+}
+
+/// Why a place became vacant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Ended { after_ms: u64 },
+    Fatal,
+    NotForked,
+}
+
+impl Master {
+    /// Collects every child that has ended.
+    pub(super) fn reap(&mut self) {
+        while let Some((pid, ended)) = process::reap() {
+            if self.successor.as_ref().is_some_and(|successor| successor.pid == pid) {
+                tell("new binary process", pid, ended);
+                self.successor_ended();
+            } else if let Some(index) = self.workers.iter().position(|worker| worker.pid == pid) {
+                tell("worker process", pid, ended);
+                self.worker_ended(index, ended);
+            }
+        }
+    }
+
+    fn worker_ended(&mut self, index: usize, ended: Ended) {
+        self.hear_workers(); // what it had still sent
+        let worker = self.workers.remove(index);
+        lanes::give(worker.lane);
+        self.pending.extend(worker.unread());
+        if let Some(stuck) = worker.stuck {
+            self.release_helper(stuck);
+            self.steer();
+        }
+        self.shut_removed();
+        let is_expected = worker.state == State::Leaving || worker.generation != self.generation;
+        if is_expected || self.phase != Phase::Serving {
+            return;
+        }
+        let after_ms = clock::monotonic_ms().saturating_sub(worker.born_ms);
+        if ended == Ended::Exited(FATAL) {
+            let pid = worker.pid;
+            log::alert!(
+                log::process(),
+                &(),
+                "worker process {pid} exited with fatal code {FATAL} and cannot be respawned"
+            );
+            self.vacate(worker.number, worker.leased, Cause::Fatal);
+        } else {
+            self.vacate(worker.number, worker.leased, Cause::Ended { after_ms });
+        }
+        self.fill_vacancies(clock::monotonic_ms());
+        self.complete_switch();
+        self.fall_back();
+    }
+
+    /// Notes that a place is vacant and when it is filled; until then a sibling accepts from its slots.
+    pub(super) fn vacate(&mut self, number: usize, leased: Vec<u16>, cause: Cause) {
+        let now_ms = clock::monotonic_ms();
+        let delay = self.delays_ms.entry(number).or_insert(0);
+        let due_ms = match cause {
+            Cause::Fatal => None,
+            Cause::Ended { after_ms } if after_ms >= YOUNG_MS => {
+                *delay = 0;
+                Some(now_ms)
+            }
+            Cause::Ended { .. } | Cause::NotForked => {
+                let wait_ms = std::mem::replace(delay, (*delay * 2).clamp(DELAY_MIN_MS, DELAY_MAX_MS));
+                // The first one to die young is replaced at once: that may have been chance. A fork that
+                // failed has its reasons still.
+                Some(now_ms + if cause == Cause::NotForked { wait_ms.max(DELAY_MIN_MS) } else { wait_ms })
+            }
+        };
+        if let Some(wait_ms) = due_ms.map(|due_ms| due_ms - now_ms).filter(|wait_ms| *wait_ms > 0) {
+            log::alert!(
+                log::process(),
+                &(),
+                "worker {number} died as soon as it was born, the next one starts in {wait_ms} ms"
+            );
+        }
+        let loan = if due_ms == Some(now_ms) { None } else { self.lend(&leased) };
+        self.vacancies.push(Vacancy { number, leased, due_ms, loan });
+    }
+
+    /// Starts the workers whose time has come, and sees that nobody's slots are orphaned.
+    pub(super) fn fill_vacancies(&mut self, now_ms: u64) {
+        let is_due = |vacancy: &mut Vacancy| vacancy.due_ms.is_some_and(|due_ms| due_ms <= now_ms);
+        let due: Vec<Vacancy> = self.vacancies.extract_if(.., is_due).collect();
+        for vacancy in due {
+            let number = vacancy.number;
+            self.spawn(number);
+            // The loan ends when the new worker is ready.
+            if let Some(loan) = vacancy.loan {
+                self.loans.push((number, loan));
+            }
+        }
+        for index in 0..self.vacancies.len() {
+            let vacancy = &self.vacancies[index];
+            if !vacancy.loan.as_ref().is_some_and(|loan| self.can_lend(loan.pid)) {
+                let loan = self.lend(&self.vacancies[index].leased);
+                self.vacancies[index].loan = loan;
+            }
+        }
+    }
+
+    pub(super) fn take_back_loans(&mut self, number: usize) {
+        let ended: Vec<_> = self.loans.extract_if(.., |(place, _)| *place == number).collect();
+        for (_, loan) in ended {
+            self.take_back(&loan);
+        }
+    }
+
+    /// Lets the least burdened sibling accept from these slots too.
+    pub(super) fn lend(&self, slots: &[u16]) -> Option<Loan> {
+        let siblings = self.workers.iter().filter(|worker| worker.can_take(self.generation));
+        let sibling = siblings.min_by_key(|worker| worker.leased.len())?;
+        let lent: Vec<u16> = slots.iter().copied().filter(|slot| !sibling.leased.contains(slot)).collect();
+        sibling.send(&ToWorker::Lease(lent.clone())).then_some(Loan { pid: sibling.pid, slots: lent })
+    }
+
+    pub(super) fn can_lend(&self, pid: i32) -> bool {
+        self.workers.iter().any(|worker| worker.pid == pid && worker.can_take(self.generation))
+    }
+
+    pub(super) fn take_back(&self, loan: &Loan) {
+        if let Some(helper) = self.workers.iter().find(|worker| worker.pid == loan.pid) {
+            helper.send(&ToWorker::Release(loan.slots.clone()));
+        }
+    }
+
+    /// A worker asks to be replaced: it leaves, and the next one takes its place.
+    pub(super) fn replace(&mut self, index: usize) {
+        let worker = &self.workers[index];
+        if worker.generation != self.generation || worker.state == State::Leaving {
+            return;
+        }
+        let (number, pid) = (worker.number, worker.pid);
+        log::notice!(log::process(), &(), "worker process {pid} is replaced");
+        self.dismiss(index, &ToWorker::Drain);
+        if self.phase == Phase::Serving {
+            self.spawn(number);
+        }
+    }
+
+    /// When the next worker is to be killed that has not left in time.
+    pub(super) fn next_kill_ms(&self) -> Option<u64> {
+        let stopping = match self.phase {
+            Phase::Stopping { kill_ms } => Some(kill_ms),
+            _ => None,
+        };
+        self.workers.iter().filter_map(|worker| worker.leave_by_ms).chain(stopping).min()
+    }
+
+    pub(super) fn kill_late(&mut self, now_ms: u64) {
+        let all_from = match self.phase {
+            Phase::Stopping { kill_ms } => kill_ms,
+            _ => u64::MAX,
+        };
+        for worker in &mut self.workers {
+            if now_ms >= worker.leave_by_ms.unwrap_or(u64::MAX).min(all_from) {
+                let pid = worker.pid;
+                log::alert!(log::process(), &(), "worker process {pid} has not left in time and is killed");
+                let _ = signal::send(pid, nix::libc::SIGKILL);
+                worker.leave_by_ms = None;
+            }
+        }
+        if let Phase::Stopping { kill_ms } = &mut self.phase
+            && now_ms >= *kill_ms
+        {
+            *kill_ms = now_ms + 1000;
+        }
+    }
+}
+
+fn tell(what: &str, pid: i32, ended: Ended) {
+    match ended {
+        Ended::Exited(code) => log::notice!(log::process(), &(), "{what} {pid} exited with code {code}"),
+        Ended::Signaled { number, core } => {
+            let core = if core { " (core dumped)" } else { "" };
+            log::alert!(log::process(), &(), "{what} {pid} exited on signal {number}{core}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Listening sockets: several for an address, opened once and kept as long as the address is configured.
+//!
+//! Workers lease slots by index; a reload, another number of workers or an upgrade moves leases and closes
+//! nothing, so no accept queue is lost. A unix address has one slot, which all workers look at.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::http::Listen;
+use crate::sys::address::SockAddr;
+use crate::sys::socket::{self, ListenOptions};
+
+/// The slots of one address, in the order in which they began to listen (their indexes to `socket::steer`).
+#[derive(Debug)]
+pub struct Group {
+    pub address: SockAddr,
+    pub fds: Vec<OwnedFd>,
+}
+
+#[derive(Debug, Default)]
+pub struct Slots {
+    pub groups: Vec<Group>,
+}
+
+/// An address that could not be opened.
+#[derive(Debug)]
+pub struct BindError {
+    pub address: SockAddr,
+    pub call: &'static str,
+    pub cause: io::Error,
+}
+
+impl Slots {
+    /// Takes over a socket that another process has opened. Those of an address come in their order.
+    pub fn adopt(&mut self, address: SockAddr, fd: OwnedFd) {
+        match self.groups.iter_mut().find(|group| group.address == address) {
+            Some(group) => group.fds.push(fd),
+            None => self.groups.push(Group { address, fds: vec![fd] }),
+        }
+    }
+
+    /// Opens one slot for each address that has none yet; what it could not open. Nothing stays open of a
+    /// call that fails.
+    pub fn open(&mut self, listens: &[Listen]) -> Result<(), BindError> {
+        let before = self.groups.len();
+        for listen in listens {
+            if self.group(&listen.address).is_some() {
+                continue;
+            }
+            match self.open_first(&listen.address, &listen.options) {
+                Ok(fd) => self.groups.push(Group { address: listen.address.clone(), fds: vec![fd] }),
+                Err(error) => {
+                    self.groups.truncate(before);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings each address to at least `count` slots. An address that cannot have more keeps what it has.
+    pub fn grow(&mut self, listens: &[Listen], count: usize) {
+        for listen in listens.iter().filter(|listen| !listen.address.is_unix()) {
+            let Some(group) = self.groups.iter_mut().find(|group| group.address == listen.address) else {
+                continue;
+            };
+            while group.fds.len() < count {
+                match socket::listen(&group.address, &listen.options) {
+                    Ok(fd) => group.fds.push(fd),
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
+    /// Takes out the addresses that are not configured any more.
+    pub fn remove_others(&mut self, listens: &[Listen]) -> Vec<Group> {
+        let is_gone = |group: &mut Group| !listens.iter().any(|listen| listen.address == group.address);
+        self.groups.extract_if(.., is_gone).collect()
+    }
+
+    /// The same sockets once more.
+    pub fn try_clone(&self) -> Self {
+        let copy = |group: &Group| Group {
+            address: group.address.clone(),
+            fds: group.fds.iter().filter_map(|fd| fd.try_clone().ok()).collect(),
+        };
+        Self { groups: self.groups.iter().map(copy).collect() }
+    }
+
+    pub fn group(&self, address: &SockAddr) -> Option<&Group> {
+        self.groups.iter().find(|group| group.address == *address)
+    }
+
+    /// Removes the paths of unix sockets.
+    pub fn unlink(&self) {
+        for path in self.groups.iter().filter_map(|group| group.address.path()) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    fn open_first(&self, address: &SockAddr, options: &ListenOptions) -> Result<OwnedFd, BindError> {
+        let refused = |call, cause| BindError { address: address.clone(), call, cause };
+        match address {
+            SockAddr::Inet(_) => {
+                // Sockets of ours on this port would refuse the probe; then only the kernel's own rules count.
+                let is_alone = !self.groups.iter().any(|group| group.address.port() == address.port());
+                if is_alone {
+                    // SO_REUSEPORT would let us in beside another server of the same user. Without it the
+                    // kernel says honestly that somebody listens there.
+                    socket::probe(address).map_err(|cause| refused("bind()", cause))?;
+                }
+            }
+            SockAddr::Unix(_) => {
+                if let Some(path) = address.path() {
+                    remove_stale(path);
+                }
+            }
+        }
+        let opened = socket::listen(address, options).map_err(|cause| refused("bind()", cause))?;
+        if let Some(path) = address.path() {
+            use std::os::unix::fs::PermissionsExt;
+            let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666));
+        }
+        Ok(opened)
+    }
+}
+
+/// A socket file that nobody listens on is a leftover of a process that was killed.
+fn remove_stale(path: &std::path::Path) {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    let refused = || {
+        std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    if is_socket && refused() {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Ends listening for all processes that share these sockets.
+pub fn shut(groups: &[Group]) {
+    for group in groups {
+        for fd in &group.fds {
+            let _ = socket2::SockRef::from(&fd.as_fd()).shutdown(std::net::Shutdown::Read);
+        }
+        if let Some(path) = group.address.path() {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn listen(port: u16) -> Listen {
+        Listen::new(SockAddr::Inet(([127, 0, 0, 1], port).into()), ListenOptions::default(), 0)
+    }
+
+    #[test]
+    fn an_address_keeps_its_slots_and_never_shrinks() {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("free").port();
+        let listens = [listen(port)];
+        let mut slots = Slots::default();
+        slots.open(&listens).expect("opens");
+        slots.grow(&listens, 4);
+        slots.grow(&listens, 2);
+        slots.open(&listens).expect("has it already");
+        assert_eq!(slots.groups[0].fds.len(), 4);
+        assert_eq!(slots.remove_others(&[]).len(), 1);
+        assert!(slots.groups.is_empty());
+    }
+
+    #[test]
+    fn another_server_s_port_is_refused_and_nothing_stays_open() {
+        let holder = TcpListener::bind("127.0.0.1:0").expect("free");
+        let taken = holder.local_addr().expect("bound").port();
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("free").port();
+        let mut slots = Slots::default();
+        let error = slots.open(&[listen(free), listen(taken)]).expect_err("taken");
+        assert_eq!((error.address.port(), error.cause.kind()), (Some(taken), io::ErrorKind::AddrInUse));
+        assert!(slots.groups.is_empty());
+    }
+}

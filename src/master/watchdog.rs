@@ -1,0 +1,194 @@
+//! Watches the workers: who does not move gets no new connections, and a sibling accepts what waits for it.
+//!
+//! ```text
+//! moving ─awake in one turn, or no answer to a ping, for 500 ms→ stuck ─answers→ moving
+//!                                                                  └─worker_watchdog→ killed, replaced
+//! ```
+//! A worker is asked only while connections wait in its queues: one that sleeps for want of work, or that has
+//! paused at its limit, is never taken for stuck.
+
+use std::os::fd::AsFd;
+
+use crate::log;
+use crate::master::Master;
+use crate::master::seat::{State, Stuck, Worker};
+use crate::shm::heartbeat::{self, Heartbeat};
+use crate::sys::{process, signal, socket};
+use crate::worker::control::ToWorker;
+
+/// How often the master looks, and how often while a worker has not answered.
+const LOOK_MS: u64 = 250;
+const LOOK_AGAIN_MS: u64 = 50;
+/// Without a sign of life for that long a worker is stuck.
+const STUCK_MS: u64 = 450;
+
+impl Master {
+    pub(super) fn next_look_ms(&self) -> u64 {
+        let is_asking = self.workers.iter().any(|worker| worker.asked_ms.is_some() && worker.stuck.is_none());
+        self.looked_ms + if is_asking { LOOK_AGAIN_MS } else { LOOK_MS }
+    }
+
+    pub(super) fn is_being_helped(&self, worker: &Worker) -> bool {
+        let helper = worker.stuck.as_ref().and_then(|stuck| stuck.helper.as_ref());
+        helper.is_some_and(|loan| self.can_lend(loan.pid))
+    }
+
+    /// One look at every worker of this generation.
+    pub(super) fn look(&mut self, now_ms: u64) {
+        for index in 0..self.workers.len() {
+            let worker = &self.workers[index];
+            if worker.generation != self.generation || worker.state != State::Ready {
+                continue;
+            }
+            match &worker.stuck {
+                None => {
+                    if let Some(silent_ms) = self.silence(index, now_ms) {
+                        self.rescue(index, now_ms, silent_ms);
+                    }
+                }
+                Some(stuck) => {
+                    let limit = self.settings().worker_watchdog_ms();
+                    if limit > 0 && now_ms - stuck.since_ms >= limit {
+                        let pid = worker.pid;
+                        log::alert!(
+                            log::process(),
+                            &(),
+                            "worker process {pid} was stuck for {limit} ms, it is killed and replaced"
+                        );
+                        let _ = signal::send(pid, nix::libc::SIGKILL);
+                    } else {
+                        self.assign_helper(index);
+                    }
+                }
+            }
+        }
+    }
+
+    /// For how long the worker has given no sign of life, once that is too long.
+    fn silence(&mut self, index: usize, now_ms: u64) -> Option<u64> {
+        let worker = &self.workers[index];
+        let beat = heartbeat::read(worker.lane);
+        let turn_ms = now_ms.saturating_sub(beat.since_ms);
+        if beat.state == heartbeat::State::Awake && turn_ms >= STUCK_MS {
+            return Some(turn_ms);
+        }
+        if let Some(asked_ms) = worker.asked_ms {
+            return Some(now_ms.saturating_sub(asked_ms)).filter(|silent_ms| *silent_ms >= STUCK_MS);
+        }
+        if self.has_queue(worker) {
+            let worker = &mut self.workers[index];
+            worker.asked_ms = Some(now_ms);
+            // A socket that is full is one that nobody reads: no answer will come either.
+            worker.send(&ToWorker::Ping);
+        }
+        None
+    }
+
+    fn has_queue(&self, worker: &Worker) -> bool {
+        let slot = |index: &u16| self.listed_slot(*index);
+        worker.leased.iter().filter_map(slot).any(|fd| socket::accept_backlog(fd.as_fd()) > 0)
+    }
+
+    fn rescue(&mut self, index: usize, now_ms: u64, silent_ms: u64) {
+        let worker = &mut self.workers[index];
+        let since_ms = now_ms - silent_ms;
+        worker.stuck = Some(Stuck { since_ms, helper: None });
+        // The answer to this one tells that it moves again.
+        if worker.asked_ms.is_none() {
+            worker.asked_ms = Some(now_ms);
+            worker.send(&ToWorker::Ping);
+        }
+        let (pid, number, beat) = (worker.pid, worker.number, heartbeat::read(worker.lane));
+        let (state, place) = (process::state(pid), place(&beat));
+        log::alert!(
+            log::process(),
+            &(),
+            "worker process {pid} (worker {number}) is stuck for {silent_ms} ms {place}, its state is {state}: its \
+             siblings take its new connections"
+        );
+        self.steer();
+        self.assign_helper(index);
+    }
+
+    /// Lets a sibling accept from the slots of a stuck worker, unless a living one does already.
+    fn assign_helper(&mut self, index: usize) {
+        let Some(Stuck { helper, .. }) = &self.workers[index].stuck else { return };
+        if helper.as_ref().is_some_and(|loan| self.can_lend(loan.pid)) {
+            return;
+        }
+        let helper = self.lend(&self.workers[index].leased);
+        if let Some(stuck) = &mut self.workers[index].stuck {
+            stuck.helper = helper;
+        }
+    }
+
+    /// An answer to a ping has come.
+    pub(super) fn has_moved(&mut self, index: usize) {
+        let worker = &mut self.workers[index];
+        worker.asked_ms = None;
+        let Some(stuck) = worker.stuck.take() else { return };
+        let (pid, now_ms) = (worker.pid, crate::sys::clock::monotonic_ms());
+        let after_ms = now_ms.saturating_sub(stuck.since_ms);
+        log::warn!(
+            log::process(),
+            &(),
+            "worker process {pid} moves again after {after_ms} ms, it takes its connections back"
+        );
+        self.release_helper(stuck);
+        self.steer();
+    }
+
+    /// Takes back what a helper was lent.
+    pub(super) fn release_helper(&self, stuck: Stuck) {
+        if let Some(loan) = stuck.helper {
+            self.take_back(&loan);
+        }
+    }
+
+    /// Tells the kernel which slots of each address may get connections.
+    pub(super) fn steer(&mut self) {
+        let generation = self.generation;
+        let stuck: Vec<u16> = self
+            .workers
+            .iter()
+            .filter(|worker| worker.generation == generation && worker.stuck.is_some())
+            .flat_map(|worker| worker.leased.iter().copied())
+            .collect();
+        let mut first = 0;
+        for listen in self.listens() {
+            let Some(group) = self.slots.group(&listen.address) else { continue };
+            let count = group.fds.len();
+            let live: Vec<u32> = (0..count)
+                .filter(|slot| !stuck.contains(&((first + slot) as u16)))
+                .map(|slot| slot as u32)
+                .collect();
+            first += count;
+            if listen.address.is_unix() || count < 2 {
+                continue;
+            }
+            let any = group.fds[0].as_fd();
+            let outcome = match live.len() {
+                live_count if live_count == count || live_count == 0 => socket::unsteer(any).or(Ok(())),
+                _ => socket::steer(any, &live),
+            };
+            if let Err(error) = outcome {
+                let address = &group.address;
+                log::warn!(
+                    log::process(),
+                    &(),
+                    "connections to {address} cannot be steered {}",
+                    log::Cause(&error)
+                );
+            }
+        }
+    }
+}
+
+/// Where a worker is, as far as its own words tell.
+fn place(beat: &Heartbeat) -> String {
+    match beat.state {
+        heartbeat::State::Starting => "while starting".into(),
+        heartbeat::State::Awake => format!("within one turn (last event {:#x})", beat.last_event),
+        heartbeat::State::Asleep => format!("between two turns (last event {:#x})", beat.last_event),
+    }
+}
