@@ -37,7 +37,9 @@ pub fn parse(method: Method, raw: &[u8]) -> Result<Target, Error> {
     let all = 0..raw.len();
     if method == Method::Connect {
         let (_, port) = split_authority(raw)?;
-        port.ok_or(Error::InvalidTarget)?;
+        if port.is_none_or(<[u8]>::is_empty) {
+            return Err(Error::InvalidTarget); // RFC 9110 §9.3.6
+        }
         return Ok(Target { form: Form::Authority, host: Some(all), path_and_query: raw.len()..raw.len() });
     }
     if raw.first() == Some(&b'/') {
@@ -54,6 +56,9 @@ pub fn parse(method: Method, raw: &[u8]) -> Result<Target, Error> {
     let length = raw[start..].iter().position(|byte| matches!(byte, b'/' | b'?' | b'#'));
     let end = length.map_or(raw.len(), |length| start + length);
     authority(&raw[start..end])?;
+    if raw.get(end) == Some(&b'#') {
+        return Err(Error::InvalidTarget); // a fragment is no part of a target; as nginx
+    }
     Ok(Target { form: Form::Absolute, host: Some(start..end), path_and_query: end..raw.len() })
 }
 
@@ -91,7 +96,9 @@ fn split_authority(text: &[u8]) -> Result<(&[u8], Option<&[u8]>), Error> {
         end + 1
     } else {
         let length = memchr::memchr(b':', text).unwrap_or(text.len());
-        if length == 0 || !text[..length].iter().all(|byte| is_host_byte(*byte)) {
+        let name = &text[..length];
+        let has_empty_label = name.windows(2).any(|two| two == b".."); // a second dot would survive the first
+        if name.is_empty() || has_empty_label || !name.iter().all(|byte| is_host_byte(*byte)) {
             return Err(Error::InvalidHost);
         }
         length
@@ -130,7 +137,8 @@ mod tests {
         }
         for text in [
             "", ".", ":80", "h .test", "user@h", "h/x", "h,e", "h\\e", "h\0", "h#x", "h?x", "\"h\"", "h:abc",
-            "h:-1", "[::1", "[]", "<h>", "h:80:81", "::1", "[::1]x", "h:99999",
+            "h:-1", "[::1", "[]", "<h>", "h:80:81", "::1", "[::1]x", "h:99999", "a..b", "a..", "a..:80",
+            "..",
         ] {
             assert_eq!(authority(text.as_bytes()), Err(Error::InvalidHost), "{text:?}");
         }
@@ -163,6 +171,9 @@ mod tests {
             (Method::Get, "http://h:x/"),
             (Method::Connect, "/c"),
             (Method::Connect, "h"),
+            (Method::Connect, "h:"),
+            (Method::Get, "http://h#x"),
+            (Method::Get, "http://h:80#/a"),
         ] {
             assert!(parse(method, raw.as_bytes()).is_err(), "{raw}");
         }

@@ -98,7 +98,8 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Prog
     let start = skip_empty_lines(buf)?;
     let rest = &buf[start..];
     let Some(length) = memchr::memchr(b'\n', rest) else {
-        return check_begin(rest, limits);
+        let progress = check_begin(rest, limits)?;
+        return if buf.len() > limits.head_bytes_max { Err(Error::HeadTooLarge) } else { Ok(progress) };
     };
     if length > limits.line_bytes_max {
         return Err(Error::LineTooLong);
@@ -298,5 +299,6 @@ mod tests {
         assert_eq!(with_field(&format!("A: {long}")), Err(Error::HeadTooLarge));
         assert_eq!(with_field(&format!("{long}: a")), Err(Error::HeadTooLarge));
         assert_eq!(with_field(&"A: b\r\n".repeat(1001)), Err(Error::TooManyFields));
+        assert_eq!(parsed(&b"\r\n".repeat(20_000)), Err(Error::HeadTooLarge));
     }
 }
