@@ -3,4 +3,5 @@
 pub mod h1;
 pub mod header;
 pub mod message;
+pub mod property;
 pub mod uri;

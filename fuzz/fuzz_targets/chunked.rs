@@ -1,0 +1,11 @@
+//! Any bytes decoded as a chunked body, in any pieces: the first byte counts the lengths that follow it.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pronghorn::proto::property;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&count, rest)) = data.split_first() else { return };
+    let (cuts, input) = rest.split_at(rest.len().min(usize::from(count % 16)));
+    property::decodes_chunked(input, cuts);
+});

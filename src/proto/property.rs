@@ -1,0 +1,376 @@
+//! What holds for every head, chunked body and request target, for the fuzz targets (`fuzz/`) and the
+//! property tests here.
+//!
+//! Touches: nothing; panics when a promise of this floor is broken. What is promised: RFC 9112 §2 to §7.
+
+use crate::base::path::{BadUri, Escape, Parsed, escape_uri, normalize_uri};
+use crate::proto::h1::chunked::Decoder;
+use crate::proto::h1::length::{self, BodyLength};
+use crate::proto::h1::request::{self, Limits, Progress, RequestHead};
+use crate::proto::h1::response::{self, ResponseHead};
+use crate::proto::h1::{Error, encode};
+use crate::proto::header::{Field, Id};
+use crate::proto::message::{Method, Version};
+use crate::proto::uri::{self, Form};
+
+/// Cuts tried of one text; longer ones are cut at some of their bytes only.
+const CUTS_MAX: usize = 300;
+
+/// Limits under which what was written again is read: the copy may be longer than its original.
+const WIDE: Limits = Limits {
+    line_bytes_max: 1 << 20,
+    head_bytes_max: 1 << 24,
+    fields_max: 10_000,
+    ignore_invalid: false,
+    underscores: true,
+};
+
+/// Reads `data` as the head of a request under several limits: places, framing, cuts, and the copy.
+pub fn reads_request_head(data: &[u8]) {
+    let tight = Limits { line_bytes_max: 48, head_bytes_max: 160, fields_max: 3, ..Limits::default() };
+    let lenient = Limits { ignore_invalid: false, underscores: true, ..Limits::default() };
+    for limits in [Limits::default(), tight, lenient] {
+        let mut head = RequestHead::default();
+        let verdict = request::parse(data, &limits, &mut head);
+        check_cuts(data, verdict, |part| request::parse(part, &limits, &mut RequestHead::default()));
+        match verdict {
+            Ok(Progress::Complete(end)) => check_request(data, end, &head, &limits),
+            Ok(Progress::Partial) => assert!(data.len() <= limits.head_bytes_max),
+            Err(error) => assert!(matches!(error.status(), 400 | 414 | 505), "{error:?}"),
+        }
+    }
+}
+
+fn check_request(data: &[u8], end: usize, head: &RequestHead, limits: &Limits) {
+    let (method, target) = (&data[head.method_range.clone()], &data[head.target.clone()]);
+    assert!(!method.is_empty() && method.iter().all(|byte| byte.is_ascii_graphic()));
+    assert!(!target.is_empty() && target.iter().all(|byte| *byte > b' ' && *byte != 0x7f));
+    assert_eq!(head.method, Method::of(method));
+    assert_eq!(head.target.start, head.method_range.end + 1);
+    assert!(end <= limits.head_bytes_max && target.len() <= limits.line_bytes_max);
+    check_fields(data, head.target.end..end, &head.fields);
+    assert!(head.fields.len() <= limits.fields_max);
+    let host_count = head.all(data, Id::Host).count();
+    assert!(host_count == 1 || host_count == 0 && head.version == Version::Http10);
+    let body = length::request(head, data);
+    check_length(&head.fields, data, head.version, body);
+    assert_ne!(body, Ok(BodyLength::UntilClose));
+    reads_target(target);
+    if let Ok(Some(host)) = uri::host(head, data, uri::parse(head.method, target).ok().as_ref()) {
+        check_host(&host);
+    }
+
+    let version: &[u8] = if head.version == Version::Http10 { b"HTTP/1.0" } else { b"HTTP/1.1" };
+    let mut copy = [method, b" ", target, b" ", version, b"\r\n"].concat();
+    write_fields(&head.fields, data, &mut copy);
+    let mut again = RequestHead::default();
+    assert_eq!(request::parse(&copy, &WIDE, &mut again), Ok(Progress::Complete(copy.len())));
+    assert_eq!((&copy[again.method_range.clone()], &copy[again.target.clone()]), (method, target));
+    assert_eq!(again.version, head.version);
+    assert!(again.iter(&copy).eq(head.iter(data)));
+    assert_eq!(length::request(&again, &copy), body);
+}
+
+/// Reads `data` as the head of a response: places, framing for several methods, cuts, and the copy.
+pub fn reads_response_head(data: &[u8]) {
+    for head_bytes_max in [4096, 100] {
+        let mut head = ResponseHead::default();
+        let verdict = response::parse(data, head_bytes_max, &mut head);
+        check_cuts(data, verdict, |part| response::parse(part, head_bytes_max, &mut ResponseHead::default()));
+        match verdict {
+            Ok(Progress::Complete(end)) => check_response(data, end, head_bytes_max, &head),
+            Ok(Progress::Partial) => assert!(data.len() <= head_bytes_max),
+            Err(_) => {}
+        }
+    }
+}
+
+fn check_response(data: &[u8], end: usize, head_bytes_max: usize, head: &ResponseHead) {
+    let reason = &data[head.reason.clone()];
+    assert!((100..1000).contains(&head.status));
+    assert!(!reason.iter().any(|byte| is_control(*byte)));
+    assert!(end <= head_bytes_max);
+    check_fields(data, head.reason.end..end, &head.fields);
+    let mut copy = Vec::new();
+    encode::status_line(head.status, reason, &mut copy);
+    if head.version == Version::Http10 {
+        copy[7] = b'0';
+    }
+    write_fields(&head.fields, data, &mut copy);
+    let mut again = ResponseHead::default();
+    assert_eq!(response::parse(&copy, 1 << 24, &mut again), Ok(Progress::Complete(copy.len())));
+    assert_eq!((again.status, &copy[again.reason.clone()]), (head.status, reason));
+    assert!(again.iter(&copy).eq(head.iter(data)));
+    assert_eq!(again.keep_alive(&copy), head.keep_alive(data));
+    for method in [Method::Get, Method::Head, Method::Connect] {
+        let body = length::response(head, data, method);
+        assert_eq!(length::response(&again, &copy, method), body);
+        let bodiless = method == Method::Head
+            || matches!(head.status, 100..=199 | 204 | 304)
+            || method == Method::Connect && head.status / 100 == 2;
+        match body {
+            Ok(BodyLength::None) => assert!(bodiless),
+            Ok(_) => assert!(!bodiless),
+            Err(_) => {}
+        }
+        if !bodiless {
+            check_length(&head.fields, data, head.version, body);
+        }
+    }
+}
+
+/// What a part of the text is told must agree with what the whole is told: more bytes never undo a refusal,
+/// nor turn a head that is complete into another.
+fn check_cuts(
+    data: &[u8],
+    verdict: Result<Progress, Error>,
+    mut parse: impl FnMut(&[u8]) -> Result<Progress, Error>,
+) {
+    let mut refused = false;
+    for cut in (0..data.len()).step_by(data.len() / CUTS_MAX + 1) {
+        let part = parse(&data[..cut]);
+        match verdict {
+            Ok(Progress::Complete(end)) if cut >= end => assert_eq!(part, verdict, "cut at {cut}"),
+            Ok(_) => assert_eq!(part, Ok(Progress::Partial), "cut at {cut}, whole {verdict:?}"),
+            Err(_) => {
+                assert!(!matches!(part, Ok(Progress::Complete(_))), "cut at {cut}, whole {verdict:?}");
+                assert!(!refused || part.is_err(), "cut at {cut} takes a refusal back");
+                refused |= part.is_err();
+            }
+        }
+    }
+    if let Ok(Progress::Complete(end)) = verdict {
+        assert!(0 < end && end <= data.len());
+        assert_eq!(parse(&data[..end]), verdict, "without what follows");
+        assert_eq!(parse(&data[..end - 1]), Ok(Progress::Partial), "without the last byte");
+    }
+}
+
+/// Fields stand in `within`, in order, apart from each other, and hold nothing that could end a line.
+fn check_fields(data: &[u8], within: std::ops::Range<usize>, fields: &[Field]) {
+    let mut at = within.start;
+    let place = |part: &[u8]| part.as_ptr().addr() - data.as_ptr().addr();
+    for field in fields {
+        let (name, value) = (field.name(data), field.value(data));
+        assert!(!name.is_empty());
+        assert!(!name.iter().any(|byte| *byte <= b' ' || *byte == 0x7f || *byte == b':'), "{name:?}");
+        assert!(!value.iter().any(|byte| is_control(*byte)), "{value:?}");
+        let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+        assert!(!blank(value.first()) && !blank(value.last()), "{value:?}");
+        assert_eq!(field.id, Id::of(name));
+        assert!(place(name) > at && place(value) > place(name) + name.len());
+        at = place(value) + value.len();
+    }
+    assert!(at < within.end);
+}
+
+fn is_control(byte: u8) -> bool {
+    byte < b' ' && byte != b'\t' || byte == 0x7f
+}
+
+fn write_fields(fields: &[Field], data: &[u8], out: &mut Vec<u8>) {
+    for field in fields {
+        encode::field(field.name(data), field.value(data), out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A body is as long as the one field says that speaks of it; two that speak are refused.
+fn check_length(fields: &[Field], data: &[u8], version: Version, body: Result<BodyLength, Error>) {
+    let values = |id| fields.iter().filter(move |field| field.id == Some(id)).map(|field| field.value(data));
+    let (lengths, codings): (Vec<_>, Vec<_>) =
+        (values(Id::ContentLength).collect(), values(Id::TransferEncoding).collect());
+    match body {
+        Ok(BodyLength::None | BodyLength::UntilClose) => assert!(lengths.is_empty() && codings.is_empty()),
+        Ok(BodyLength::Length(bytes)) => {
+            assert!(lengths.len() == 1 && codings.is_empty() && i64::try_from(bytes).is_ok());
+            let digits = lengths[0].iter().skip_while(|byte| **byte == b'0').copied().collect::<Vec<u8>>();
+            assert!(bytes == 0 && digits.is_empty() || digits == bytes.to_string().as_bytes());
+        }
+        Ok(BodyLength::Chunked) => {
+            assert!(lengths.is_empty() && codings.len() == 1 && version == Version::Http11);
+            assert!(codings[0].eq_ignore_ascii_case(b"chunked"));
+        }
+        Err(_) => assert!(!lengths.is_empty() || !codings.is_empty()),
+    }
+}
+
+/// What the decoder made of a text.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Decoded {
+    body: Vec<u8>,
+    trailers: Vec<u8>,
+    /// Bytes up to the end of the body, when that was found.
+    end: Option<usize>,
+    error: Option<Error>,
+}
+
+/// Decodes `input` whole, by single bytes, and in pieces of the lengths `cuts`: always the same comes out,
+/// never more than went in, and what a plain reading gives.
+pub fn decodes_chunked(input: &[u8], cuts: &[u8]) {
+    let whole = decoded(input, &mut std::iter::repeat(input.len().max(1)));
+    let split = decoded(input, &mut cuts.iter().map(|cut| usize::from(*cut)).chain(std::iter::repeat(3)));
+    let bytes = decoded(input, &mut std::iter::repeat(1));
+    assert_eq!(split, whole);
+    assert_eq!(bytes, whole);
+    assert!(whole.body.len() <= input.len());
+    let Some(end) = whole.end else { return };
+    assert!(whole.body.len() + whole.trailers.len() + b"0\r\n\r\n".len() <= end && end <= input.len());
+    assert_eq!(plain_reading(&input[..end]), Some((whole.body.clone(), whole.trailers.clone())));
+
+    let mut copy = Vec::new();
+    if !whole.body.is_empty() {
+        encode::chunk_head(whole.body.len() as u64, &mut copy);
+        copy.extend_from_slice(&[&whole.body[..], b"\r\n"].concat());
+    }
+    copy.extend_from_slice(&[b"0\r\n", &whole.trailers[..], b"\r\n"].concat());
+    let again = decoded(&copy, &mut std::iter::repeat(copy.len()));
+    assert_eq!(again, Decoded { end: Some(copy.len()), ..whole });
+}
+
+fn decoded(input: &[u8], pieces: &mut dyn Iterator<Item = usize>) -> Decoded {
+    let (mut decoder, mut found) = (Decoder::default(), Decoded::default());
+    let mut at = 0;
+    while at < input.len() {
+        let piece_end = input.len().min(at + pieces.next().unwrap_or(1).max(1));
+        while at < piece_end {
+            let part = &input[at..piece_end];
+            let step = match decoder.decode(part) {
+                Ok(step) => step,
+                Err(error) => return Decoded { error: Some(error), ..found },
+            };
+            assert!(step.consumed <= part.len() && (step.consumed > 0 || step.done));
+            assert_eq!(step.done, decoder.is_done());
+            if let Some(data) = step.data {
+                assert!(!step.done && !data.is_empty() && data.end == step.consumed);
+                found.body.extend_from_slice(&part[data]);
+            }
+            at += step.consumed;
+            if step.done {
+                let more = decoder.decode(b"0\r\n\r\n").expect("nothing is wrong behind the end");
+                assert!(more.done && more.consumed == 0 && more.data.is_none());
+                (found.trailers, found.end) = (decoder.trailers().to_vec(), Some(at));
+                return found;
+            }
+        }
+    }
+    assert!(decoder.trailers().is_empty());
+    found
+}
+
+/// The body and the trailers of a complete chunked body, the simple way (RFC 9112 §7.1.3).
+fn plain_reading(mut input: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut body = Vec::new();
+    loop {
+        let line_length = input.windows(2).position(|two| two == b"\r\n")?;
+        let line = std::str::from_utf8(&input[..line_length]).ok();
+        let digits = input.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let size = std::str::from_utf8(&input[..digits]).ok()?;
+        assert!(
+            line.is_none_or(|line| matches!(line.as_bytes().get(digits), None | Some(b';' | b' ' | b'\t')))
+        );
+        let size = usize::from_str_radix(size, 16).ok()?;
+        input = &input[line_length + 2..];
+        if size == 0 {
+            return Some((body, input.strip_suffix(b"\r\n")?.to_vec()));
+        }
+        body.extend_from_slice(input.get(..size)?);
+        input = input[size..].strip_prefix(b"\r\n")?;
+    }
+}
+
+/// Takes `raw` apart as a request target for several methods, as a host, and as a path.
+pub fn reads_target(raw: &[u8]) {
+    for method in [Method::Get, Method::Options, Method::Connect] {
+        let Ok(target) = uri::parse(method, raw) else { continue };
+        let path = &raw[target.path_and_query.clone()];
+        assert_eq!(target.path_and_query.end, raw.len());
+        assert_eq!(target.host.is_some(), matches!(target.form, Form::Absolute | Form::Authority));
+        assert!(matches!(path.first(), None | Some(b'/' | b'?')), "{path:?}");
+        if let Some(host) = target.host {
+            assert!(host.end <= target.path_and_query.start);
+            check_host(&uri::authority(&raw[host]).expect("a target's host is one"));
+        }
+        for merge_slashes in [true, false] {
+            normalizes(path, merge_slashes);
+        }
+    }
+    for merge_slashes in [true, false] {
+        normalizes(raw, merge_slashes);
+    }
+    if let Ok(host) = uri::authority(raw) {
+        check_host(&host);
+    }
+}
+
+fn check_host(host: &[u8]) {
+    assert!(!host.is_empty() && !host.iter().any(u8::is_ascii_uppercase));
+    assert!(!host.iter().any(|byte| *byte <= b' ' || *byte == 0x7f || b"/\\?#@,".contains(byte)), "{host:?}");
+    assert_eq!(uri::authority(host).as_deref(), Ok(host), "the host of a host is that host");
+}
+
+fn normalizes(raw: &[u8], merge_slashes: bool) {
+    let mut path = b"left from before".to_vec();
+    let found = normalize_uri(raw, merge_slashes, &mut path);
+    let path_end = raw.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(raw.len());
+    let expected = plainly_normalized(&raw[..path_end], merge_slashes);
+    let Ok(Parsed { args, complex }) = found else {
+        assert_eq!(expected, None, "{raw:?} is refused");
+        return;
+    };
+    assert_eq!(expected.as_ref(), Some(&path), "{raw:?}");
+    assert_eq!(complex, path != raw[..path_end]);
+    assert!(path[0] == b'/' && !path.contains(&0));
+    assert!(!path.split(|byte| *byte == b'/').any(|segment| matches!(segment, b"." | b"..")), "{path:?}");
+    assert!(!merge_slashes || !path.windows(2).any(|two| two == b"//"), "{path:?}");
+    match args {
+        Some(args) => {
+            assert!(
+                args.start == path_end + 1 && raw[path_end] == b'?' && !raw[args.clone()].contains(&b'#')
+            );
+            assert!(matches!(raw.get(args.end), None | Some(b'#')));
+        }
+        None => assert!(raw.get(path_end) != Some(&b'?')),
+    }
+    for kind in [Escape::Uri, Escape::Args, Escape::UriComponent, Escape::Html] {
+        let (mut escaped, mut again) = (b"/".to_vec(), Vec::new());
+        escape_uri(&path[1..], kind, &mut escaped);
+        assert!(!escaped.iter().any(|byte| !byte.is_ascii_graphic() || b"?#\"<>".contains(byte)));
+        let parsed = normalize_uri(&escaped, merge_slashes, &mut again);
+        assert_eq!(parsed.map(|parsed| parsed.args), Ok::<_, BadUri>(None));
+        assert_eq!(again, path, "escaped as {kind:?}");
+    }
+}
+
+/// A path without its percents and dots, the simple way: decode all, then go through the segments.
+fn plainly_normalized(raw: &[u8], merge_slashes: bool) -> Option<Vec<u8>> {
+    let mut decoded = Vec::new();
+    let mut rest = raw.strip_prefix(b"/")?;
+    while let Some((&byte, behind)) = rest.split_first() {
+        rest = behind;
+        if byte != b'%' {
+            decoded.push(byte);
+            continue;
+        }
+        let (digits, behind) = rest.split_at_checked(2)?;
+        let digits =
+            std::str::from_utf8(digits).ok().filter(|two| two.bytes().all(|d| d.is_ascii_hexdigit()))?;
+        decoded.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = behind;
+    }
+    let segments: Vec<&[u8]> = decoded.split(|byte| *byte == b'/').collect();
+    let mut kept: Vec<&[u8]> = Vec::new();
+    for (index, segment) in segments.iter().enumerate() {
+        let is_last = index + 1 == segments.len();
+        match *segment {
+            b"." => {}
+            b".." => drop(kept.pop()?),
+            b"" if merge_slashes || is_last => {}
+            segment => kept.push(segment),
+        }
+        if is_last && matches!(*segment, b"" | b"." | b"..") {
+            kept.push(b"");
+        }
+    }
+    (!decoded.contains(&0)).then(|| [&b"/"[..], &kept.join(&b'/')].concat())
+}
