@@ -374,3 +374,78 @@ fn plainly_normalized(raw: &[u8], merge_slashes: bool) -> Option<Vec<u8>> {
     }
     (!decoded.contains(&0)).then(|| [&b"/"[..], &kept.join(&b'/')].concat())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a grammar's edges are made of; random bytes seldom meet them.
+    const PIECES: [&[u8]; 36] = [
+        b"GET / HTTP/1.1\r\n",
+        b"GET ",
+        b"/",
+        b" HTTP/1.1",
+        b" HTTP/1.0\r\n",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.0 304",
+        b"Host: h\r\n",
+        b"Content-Length: ",
+        b"Transfer-Encoding: chunked\r\n",
+        b"chunked",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b" ",
+        b"\t",
+        b":",
+        b",",
+        b"0",
+        b"5",
+        b"a",
+        b";",
+        b"%2e",
+        b"%2F",
+        b"%00",
+        b"%",
+        b".",
+        b"..",
+        b"?",
+        b"#",
+        b"http://",
+        b"[::1]",
+        b"@",
+        b"\0",
+        b"\xff",
+        b"0\r\n\r\n",
+    ];
+
+    fn assemble(bytes: &[u8]) -> Vec<u8> {
+        bytes.iter().flat_map(|byte| PIECES[usize::from(*byte) % PIECES.len()]).copied().collect()
+    }
+
+    #[test]
+    fn any_bytes_as_heads() {
+        bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| {
+            for data in [assemble(bytes), bytes.clone()] {
+                reads_request_head(&data);
+                reads_response_head(&data);
+            }
+        });
+    }
+
+    #[test]
+    fn any_bytes_as_chunked_body() {
+        bolero::check!().with_type::<(Vec<u8>, Vec<u8>)>().for_each(|(bytes, cuts)| {
+            decodes_chunked(&assemble(bytes), cuts);
+            decodes_chunked(bytes, cuts);
+        });
+    }
+
+    #[test]
+    fn any_bytes_as_target() {
+        bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| {
+            reads_target(&assemble(bytes));
+            reads_target(bytes);
+        });
+    }
+}
