@@ -52,6 +52,8 @@ pub struct Locations {
     sorted: Box<[Entry]>,
     /// In the order of the file.
     regexes: Box<[Location]>,
+    /// One of them redirects to its slash.
+    has_slashes: bool,
 }
 
 #[derive(Debug)]
@@ -165,7 +167,9 @@ impl Locations {
             }
             *slot = Some(location);
         }
-        Ok(Self { sorted: sorted.into(), regexes: regexes.into() })
+        let mut all = sorted.iter().flat_map(|entry| entry.exact.iter().chain(&entry.prefix));
+        let has_slashes = all.any(|location| location.redirects_to_slash);
+        Ok(Self { sorted: sorted.into(), regexes: regexes.into(), has_slashes })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -178,7 +182,11 @@ impl Locations {
 
     fn lookup(&self, uri: &[u8]) -> Option<Static<'_>> {
         let after = self.sorted.partition_point(|entry| entry.name.as_bytes() <= uri);
-        if let Some(location) = self.sorted.get(after).and_then(|next| add_slash(next, uri)) {
+        let is_named = after > 0 && self.sorted[after - 1].name.as_bytes() == uri;
+        if self.has_slashes
+            && !is_named
+            && let Some(location) = self.add_slash(uri)
+        {
             return Some(Static::AddSlash(location));
         }
         // Whatever lies between the longest prefix and the URI begins with that prefix, so it is an ancestor.
@@ -199,14 +207,15 @@ impl Locations {
         }
         None
     }
-}
 
-/// The location `/dir/` for the URI `/dir`, when it asks for that redirect.
-fn add_slash<'a>(entry: &'a Entry, uri: &[u8]) -> Option<&'a Location> {
-    let name = entry.name.as_bytes();
-    let is_slash = name.len() == uri.len() + 1 && name.starts_with(uri) && name.ends_with(b"/");
-    let candidates = entry.exact.iter().chain(&entry.prefix);
-    is_slash.then_some(candidates)?.find(|location| location.redirects_to_slash)
+    /// The location `/dir/` for the URI `/dir`, when it asks for that redirect.
+    ///
+    /// `/dir-x` may stand between the two names.
+    fn add_slash(&self, uri: &[u8]) -> Option<&Location> {
+        let named = |entry: &Entry| entry.name.bytes().cmp(uri.iter().copied().chain(*b"/"));
+        let entry = &self.sorted[self.sorted.binary_search_by(named).ok()?];
+        entry.exact.iter().chain(&entry.prefix).find(|location| location.redirects_to_slash)
+    }
 }
 
 fn parent_of(sorted: &[Entry], name: &str) -> Option<u32> {
@@ -308,6 +317,27 @@ mod tests {
         assert_eq!(name(server.find(b"/dir")), "+/dir/");
         assert_eq!(name(server.find(b"/dir/x")), "/dir/");
         assert_eq!(name(server.find(b"/dirx")), "/");
+    }
+
+    #[test]
+    fn a_name_between_hides_no_slash_and_an_equal_name_needs_none() {
+        let directory = |name| {
+            let mut directory = location("", name, vec![]);
+            directory.redirects_to_slash = true;
+            directory
+        };
+        let server = server(vec![
+            directory("/a/"),
+            location("", "/a-b", vec![]),
+            location("", "/b", vec![]),
+            directory("/b/"),
+            location("=", "/c", vec![]),
+            directory("/c/"),
+        ]);
+        for (uri, expected) in [("/a", "+/a/"), ("/a-b", "/a-b"), ("/b", "/b"), ("/b/x", "/b/"), ("/c", "/c")]
+        {
+            assert_eq!(name(server.find(uri.as_bytes())), expected, "{uri}");
+        }
     }
 
     #[test]

@@ -22,6 +22,11 @@ http {
             location ~ \.txt$ { return 200 "nested text"; }
         }
         location "/with space/" { return 200 "space"; }
+        location /dir/ { proxy_pass http://127.0.0.1:%%PORT_0%%/long; }
+        location /dir-a { return 200 "beside"; }
+        location /dir-b { return 200 "beside"; }
+        location /both { return 200 "both"; }
+        location /both/ { proxy_pass http://127.0.0.1:%%PORT_0%%/long; }
         location @named { return 200 "named $uri"; }
         location /to-named { error_page 418 = @named; return 418; }
     }
@@ -76,4 +81,17 @@ fn the_path_is_normalised_before_the_choice() {
     ] {
         assert_eq!(get(daemon.port(0), path).text(), expected, "{path}");
     }
+}
+
+#[test]
+fn a_proxied_directory_redirects_to_its_slash() {
+    let daemon = Daemon::start(CONF);
+    let port = daemon.port(0);
+    let response = get(port, "/dir?x=1");
+    let target = format!("http://localhost:{port}/dir/?x=1");
+    assert_eq!((response.status, response.header("location")), (301, Some(&*target)));
+    assert_eq!(get(port, "/dir/").text(), "long");
+    assert_eq!(get(port, "/dir-a").text(), "beside");
+    assert_eq!(get(port, "/dir-").text(), "slash");
+    assert_eq!(get(port, "/both").text(), "both", "a location of this very name needs no slash");
 }
