@@ -180,13 +180,17 @@ impl<'a> Client<'a> {
 
     /// Ends the body. A body shorter than its declared length ends the connection: the client must see the cut.
     pub async fn finish(&mut self, request: &mut Request) -> Result<(), Error> {
+        let mut is_whole = true;
         match self.framing {
             Framing::Chunked => encode::last_chunk(&mut self.pending),
-            Framing::Length { left } if left > 0 => request.keep_alive = false,
-            Framing::Abandoned | Framing::Idle => request.keep_alive = false,
+            Framing::Length { left } if left > 0 => is_whole = false,
+            Framing::Abandoned | Framing::Idle => is_whole = false,
             _ => {}
         }
-        self.send(request, b"", b"").await
+        request.keep_alive &= is_whole;
+        self.send(request, b"", b"").await?;
+        request.is_complete = is_whole;
+        Ok(())
     }
 
     /// Ends a chunked body with trailers, each already a line.
@@ -199,7 +203,9 @@ impl<'a> Client<'a> {
             self.pending.extend_from_slice(b"0\r\n");
             self.pending.extend_from_slice(trailers);
             self.pending.extend_from_slice(b"\r\n");
-            return self.send(request, b"", b"").await;
+            self.send(request, b"", b"").await?;
+            request.is_complete = true;
+            return Ok(());
         }
         self.finish(request).await
     }

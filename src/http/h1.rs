@@ -38,6 +38,8 @@ pub struct Conn {
     adopted_until_ms: u64,
     /// `keepalive_timeout` of the last request's location.
     keepalive_ms: u64,
+    /// The request being read began in the bytes of the one before it.
+    is_pipelined: bool,
     /// Bytes of the next request that came with the last one.
     rest: Option<Buffer>,
     _open: open::Guard,
@@ -68,6 +70,7 @@ impl Conn {
             opened_ms,
             adopted_until_ms: 0,
             keepalive_ms: 0,
+            is_pipelined: false,
             rest: None,
             _open,
         }
@@ -200,6 +203,7 @@ enum Head {
 async fn read_head(conn: &mut Conn) -> Head {
     let core = &conn.default_server().root.core;
     let (first, limits) = (core.client_header_buffer_size(), core.head_limits());
+    conn.is_pipelined = conn.rest.is_some();
     let mut input = conn.rest.take().unwrap_or_else(|| Buffer::take(first));
     let mut head = RequestHead::default();
     let deadline = runtime::now_ms() + core.client_header_timeout();
@@ -312,6 +316,7 @@ fn connection(conn: &Conn) -> Connection {
         listen: conn.listen,
         requests: conn.requests,
         opened_ms: conn.opened_ms,
+        is_pipelined: conn.is_pipelined,
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Connection {
     /// Requests so far, this one included.
     pub requests: u64,
     pub opened_ms: u64,
+    /// The request's first bytes came with the one before it (`$pipe`).
+    pub is_pipelined: bool,
 }
 
 /// One request and the answer that becomes of it.
@@ -60,6 +62,8 @@ pub struct Request {
     /// Head and body as sent to the client.
     pub bytes_sent: u64,
     pub head_bytes_sent: u64,
+    /// The response was sent whole (`$request_completion`).
+    pub is_complete: bool,
     /// The connection may serve another request after this one.
     pub keep_alive: bool,
     /// Came from `error_page`, `try_files` or another internal redirect.
@@ -106,6 +110,7 @@ impl Request {
             response: Response::default(),
             bytes_sent: 0,
             head_bytes_sent: 0,
+            is_complete: false,
             keep_alive: false,
             internal: false,
             internal_redirects: 0,

@@ -5,6 +5,7 @@ use crate::support::{Client, Origin, Setup, fetch, get, wait_for};
 const CONF: &str = r#"
 http {
     log_format own '$status|$request|$body_bytes_sent|$http_x|$upstream_addr|$upstream_status|$request_length';
+    log_format sent '$uri $pipe "$request_completion"';
     log_format json escape=json '{"x":"$http_x","uri":"$uri"}';
     map $status $worth { ~^2 0; default 1; }
     access_log logs/combined.log combined;
@@ -14,6 +15,8 @@ http {
         location /own { access_log %%DIR%%/logs/own.log own; return 200 "hello"; }
         location /proxied { access_log %%DIR%%/logs/own.log own; proxy_pass http://%%ORIGIN%%; }
         location /json { access_log %%DIR%%/logs/json.log json; return 200 "hello"; }
+        location /sent { access_log %%DIR%%/logs/sent.log sent; return 200 "hello"; }
+        location /sent/never { access_log %%DIR%%/logs/sent.log sent; return 444; }
         location /off { access_log off; return 200 "hello"; }
         location /some { access_log %%DIR%%/logs/some.log own if=$worth; return 200 "hello"; }
         location /some/bad { access_log %%DIR%%/logs/some.log own if=$worth; return 404; }
@@ -103,4 +106,21 @@ fn a_refused_request_is_logged_too() {
     let daemon = start(&origin);
     fetch(daemon.port(0), "GET / HTTP/1.1\r\nno colon\0\r\n\r\n");
     assert!(daemon.wait_line("logs/combined.log", "\" 400 ").contains("127.0.0.1"));
+}
+
+#[test]
+fn pipelined_and_completed_requests_are_marked() {
+    let origin = Origin::saying("origin");
+    let daemon = start(&origin);
+    let mut client = Client::connect(daemon.port(0));
+    client.send("GET /sent/1 HTTP/1.1\r\nHost: a\r\n\r\nGET /sent/2 HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!((client.response().status, client.response().status), (200, 200));
+    get(daemon.port(0), "/sent/3");
+    daemon.wait_line("logs/sent.log", "/sent/3");
+    let mut client = Client::connect(daemon.port(0));
+    client.send("GET /sent/never HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.expect_end();
+    daemon.wait_line("logs/sent.log", "never");
+    let expected = "/sent/1 . \"OK\"\n/sent/2 p \"OK\"\n/sent/3 . \"OK\"\n/sent/never . \"\"\n";
+    assert_eq!(daemon.read("logs/sent.log"), expected);
 }
