@@ -9,3 +9,4 @@ mod proxy_set_header;
 mod relay;
 mod response_framing;
 mod tunnel;
+mod variables;

@@ -102,7 +102,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("upstream_connect_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.connect_ms, out))),
     variable("upstream_header_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.header_ms, out))),
     variable("upstream_response_time", |request, _, out| {
-        each(request, out, |attempt, out| seconds(Some(attempt.response_ms()), out))
+        each(request, out, |attempt, out| seconds(attempt.ended_ms.map(|_| attempt.response_ms()), out))
     }),
     variable("upstream_response_length", |request, _, out| each(request, out, |attempt, out| count(attempt.length, out))),
     variable("upstream_bytes_received", |request, _, out| each(request, out, |attempt, out| count(attempt.received, out))),
@@ -554,21 +554,27 @@ fn http(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
     found
 }
 
-/// `$upstream_cookie_name`: the value of that cookie in the last `Set-Cookie` that sets it.
+/// `$upstream_cookie_name`: the value of that cookie in the first `Set-Cookie` that sets it, up to `;`.
+///
+/// As in nginx spaces may surround `=`, and those behind the value belong to it.
 fn cookie(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
     let Some(kept) = request.upstream.head() else { return false };
     let fields = kept.head.iter(kept.buffer.data());
     let values = fields.filter(|(name, _)| name.eq_ignore_ascii_case(b"set-cookie"));
-    let pairs = values.filter_map(|(_, value)| {
-        let pair = value.split(|&byte| byte == b';').next()?;
-        let at = memchr::memchr(b'=', pair)?;
-        Some((pair[..at].trim_ascii(), pair[at + 1..].trim_ascii()))
+    let wanted = argument.name.as_bytes();
+    let mut cookies = values.filter_map(|(_, field)| {
+        let (name, rest) = field.split_at_checked(wanted.len())?;
+        let value = skip_spaces(rest).strip_prefix(b"=").filter(|_| name.eq_ignore_ascii_case(wanted))?;
+        skip_spaces(value).split(|&byte| byte == b';').next()
     });
-    let found = pairs.filter(|(name, _)| name.eq_ignore_ascii_case(argument.name.as_bytes())).last();
-    found.is_some_and(|(_, value)| {
+    cookies.next().is_some_and(|value| {
         out.extend_from_slice(value);
         true
     })
+}
+
+fn skip_spaces(text: &[u8]) -> &[u8] {
+    &text[text.iter().take_while(|&&byte| byte == b' ').count()..]
 }
 
 /// A variable's name spells a field's in lower case with underscores.
