@@ -32,15 +32,13 @@ pub type Groups = SmallVec<[Range<usize>; 4]>;
 impl Regex {
     /// Compiles a pattern at `span`. Errors: what is wrong with the pattern, in one line.
     pub fn new(pattern: &str, caseless: bool, span: Span) -> Result<Self, Diagnostic> {
-        let built = regex::bytes::RegexBuilder::new(&pcre_to_rust(pattern))
-            .case_insensitive(caseless)
-            .unicode(false)
-            .build();
+        let ours = pcre_to_rust(pattern);
+        let built = regex::bytes::RegexBuilder::new(&ours).case_insensitive(caseless).unicode(false).build();
         let engine = match built {
             Ok(linear) => Engine::Linear(Box::new(linear)),
             Err(first) => {
                 let flags = if caseless { "(?i)" } else { "" };
-                match fancy_regex::RegexBuilder::new(&format!("{flags}{pattern}"))
+                match fancy_regex::RegexBuilder::new(&format!("{flags}{ours}"))
                     .backtrack_limit(BACKTRACK_LIMIT)
                     .build()
                 {
@@ -99,7 +97,8 @@ fn named<'a>(names: impl Iterator<Item = Option<&'a str>>) -> Vec<(Box<str>, usi
     names.enumerate().filter_map(|(index, name)| Some((name?.into(), index))).collect()
 }
 
-/// PCRE accepts an escaped slash and other needless escapes; the linear engine refuses some of them.
+/// PCRE accepts an escaped slash and other needless escapes; the linear engine refuses some of them. Neither engine
+/// knows `\Q…\E`.
 fn pcre_to_rust(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len());
     let mut chars = pattern.chars();
@@ -112,6 +111,14 @@ fn pcre_to_rust(pattern: &str) -> String {
             // The engine knows no escape for these letters' neighbours; a literal is a literal.
             Some(next) if !next.is_ascii_alphanumeric() && !next.is_ascii_punctuation() => out.push(next),
             Some('Z') => out.push_str("\\z"),
+            Some('Q') => {
+                let quoted = chars.as_str();
+                let (literal, rest) = quoted.split_once("\\E").unwrap_or((quoted, ""));
+                out.push_str(&regex::escape(literal));
+                chars = rest.chars();
+            }
+            // PCRE ignores an end without a beginning.
+            Some('E') => {}
             Some(next) => {
                 out.push('\\');
                 out.push(next);
@@ -144,6 +151,21 @@ mod tests {
         let backtracking = compile(r"^/(?!private)(\w+)$");
         assert!(backtracking.is_match(b"/open"));
         assert!(!backtracking.is_match(b"/private"));
+    }
+
+    #[test]
+    fn quoted_text_is_literal() {
+        let cases: [(&str, &[u8], bool); 6] = [
+            (r"^\Qa.b\E$", b"a.b", true),
+            (r"^\Qa.b\E$", b"axb", false),
+            (r"^(?<x>[a-z]+)\Q.[c\E\d$", b"ab.[c7", true),
+            (r"^\Qto the end+", b"to the end+", true),
+            (r"^a\Eb$", b"ab", true),
+            (r"^(?!x)\Q(y\E", b"(y", true),
+        ];
+        for (pattern, subject, expected) in cases {
+            assert_eq!(compile(pattern).is_match(subject), expected, "{pattern}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ http {
     server { listen 127.0.0.1:%%PORT_0%%; server_name .both.example; return 200 "both"; }
     server { listen 127.0.0.1:%%PORT_0%%; server_name ~^(?<user>[a-z]+)\.users\.net$; return 200 "user $user"; }
     server { listen 127.0.0.1:%%PORT_0%%; server_name ~^.+\.users\.net$; return 200 "other user"; }
+    server { listen 127.0.0.1:%%PORT_0%%; server_name ~^(?<part>[a-z]+)\Q.quoted.net\E$; return 200 "quoted $part"; }
     server { listen 127.0.0.1:%%PORT_0%%; server_name ""; return 200 "none"; }
     server { listen 127.0.0.1:%%PORT_1%%; server_name one; return 200 "one"; }
     server { listen 127.0.0.1:%%PORT_1%%; server_name two; return 200 "two"; }
@@ -37,6 +38,8 @@ fn the_host_chooses_the_server() {
         ("a.deep.example.org", "longer"),
         ("www.example.org", "leading *.example.org"),
         ("www.example.com", "trailing"),
+        ("a.quoted.net", "quoted a"),
+        ("a.quotedxnet", "default"),
         ("both.example", "both"),
         ("x.both.example", "both"),
         ("xboth.example", "default"),
