@@ -13,6 +13,7 @@ use crate::http::modules;
 use crate::http::request::Request;
 use crate::http::response::{self, Response};
 use crate::log;
+use crate::net::drain;
 use crate::proto::h1::encode;
 use crate::proto::header::Id;
 use crate::proto::message::Version;
@@ -98,6 +99,8 @@ impl<'a> Client<'a> {
         for act in modules::HEAD {
             act(request);
         }
+        // The worker may have been told to leave while the answer was awaited (tests: a_late_answer_after_quit_ends_the_connection).
+        request.keep_alive &= drain::mode() < drain::Mode::Close;
         self.timeout_ms = request.location.core.send_timeout();
         self.framing = if request.is_head() || request.response.is_bodiless() {
             Framing::Bodiless

@@ -46,6 +46,34 @@ fn quit_finishes_requests_and_closes_idle_connections() {
 }
 
 #[test]
+fn a_late_answer_after_quit_ends_the_connection() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let origin = Origin::start(move |peer| {
+        peer.request();
+        let _ = wait.lock().expect("not poisoned").recv_timeout(deadline());
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate");
+    });
+    let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).start();
+    let mut idle = Client::connect(daemon.port(0));
+    idle.get("/");
+    let mut busy = Client::connect(daemon.port(0));
+    busy.send("GET /proxied HTTP/1.1\r\nHost: a\r\n\r\n");
+    origin.wait_requests(1);
+    daemon.signal(Signal::SIGQUIT);
+    daemon.wait_log("gracefully shutting down");
+    assert_eq!(idle.expect_end(), End::Closed);
+    wait_for("the address to be given up", || {
+        (!crate::support::process::is_listening(daemon.port(0))).then_some(())
+    });
+    go.send(()).expect("the origin waits");
+    let response = busy.response();
+    assert_eq!((response.text().as_str(), response.header("connection")), ("late", Some("close")));
+    assert_eq!(busy.expect_end(), End::Closed);
+    assert_eq!(daemon.wait_end().and_then(|status| status.code()), Some(0));
+}
+
+#[test]
 fn term_stops_at_once_even_with_requests() {
     let origin = Origin::start(|peer| {
         peer.request();
