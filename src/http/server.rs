@@ -23,8 +23,9 @@ pub struct Server {
 }
 
 impl Server {
+    /// `$server_name`: the first name; of `.example.org` the part that stands for itself.
     pub fn name(&self) -> &str {
-        self.names.first().map_or("", |name| name)
+        self.names.first().map_or("", |name| name.strip_prefix('.').unwrap_or(name))
     }
 
     pub fn named(&self, name: &str) -> Option<&Location> {

@@ -10,7 +10,7 @@ http {
     server { listen 127.0.0.1:%%PORT_0%%; server_name *.example.org; return 200 "leading $server_name"; }
     server { listen 127.0.0.1:%%PORT_0%%; server_name *.deep.example.org; return 200 "longer"; }
     server { listen 127.0.0.1:%%PORT_0%%; server_name www.*; return 200 "trailing"; }
-    server { listen 127.0.0.1:%%PORT_0%%; server_name .both.example; return 200 "both"; }
+    server { listen 127.0.0.1:%%PORT_0%%; server_name .both.example; return 200 "both $server_name"; }
     server { listen 127.0.0.1:%%PORT_0%%; server_name ~^(?<user>[a-z]+)\.users\.net$; return 200 "user $user"; }
     server { listen 127.0.0.1:%%PORT_0%%; server_name ~^.+\.users\.net$; return 200 "other user"; }
     server { listen 127.0.0.1:%%PORT_0%%; server_name ~^(?<part>[a-z]+)\Q.quoted.net\E$; return 200 "quoted $part"; }
@@ -40,8 +40,8 @@ fn the_host_chooses_the_server() {
         ("www.example.com", "trailing"),
         ("a.quoted.net", "quoted a"),
         ("a.quotedxnet", "default"),
-        ("both.example", "both"),
-        ("x.both.example", "both"),
+        ("both.example", "both both.example"),
+        ("x.both.example", "both both.example"),
         ("xboth.example", "default"),
         ("joe.users.net", "user joe"),
         ("joe7.users.net", "other user"),
