@@ -12,6 +12,8 @@ http {
         location /missing { add_header X-Plain p; add_header X-Always a always; return 404; }
         location /moved { add_header X-Plain p; return 302 /x; }
         location /none { add_header X-None $arg_none; return 200 "x"; }
+        location /once { add_header ETag '"own"'; add_header last-modified "Mon, 28 Sep 1970 06:00:00 GMT"; proxy_pass http://%%ORIGIN%%; }
+        location /never { add_header ETag ""; add_header Last-Modified $arg_none; proxy_pass http://%%ORIGIN%%; }
         location /proxied { add_header X-Proxied yes; proxy_pass http://%%ORIGIN%%; }
     }
 }
@@ -19,8 +21,9 @@ http {
 
 #[test]
 fn fields_are_added_where_they_should_be() {
-    let origin =
-        Origin::replying(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nX-Origin: o\r\n\r\nx".to_vec());
+    let origin = Origin::replying(|_| {
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nX-Origin: o\r\nETag: \"origin\"\r\nLast-Modified: Sat, 21 Nov 2026 09:00:00 GMT\r\n\r\nx".to_vec()
+    });
     let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).start();
     let port = daemon.port(0);
 
@@ -39,4 +42,10 @@ fn fields_are_added_where_they_should_be() {
 
     let response = get(port, "/proxied");
     assert_eq!((response.header("x-proxied"), response.header("x-origin")), (Some("yes"), Some("o")));
+
+    let response = get(port, "/once");
+    assert_eq!(response.all("etag"), ["\"own\""], "an ETag is replaced, not added");
+    assert_eq!(response.all("last-modified"), ["Mon, 28 Sep 1970 06:00:00 GMT"]);
+    let response = get(port, "/never");
+    assert_eq!((response.header("etag"), response.header("last-modified")), (None, None));
 }

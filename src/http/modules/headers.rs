@@ -18,6 +18,8 @@ struct Field {
     value: Script,
     /// Added whatever the status.
     always: bool,
+    /// A field that a response has once: nginx's list.
+    replaces: bool,
 }
 
 #[derive(Debug, Default)]
@@ -30,7 +32,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
     Context::ANY.or(Context::LOCATION_IF),
     Arity::between(2, 3),
     add_header,
-    "Adds a field to responses with status 200, 201, 204, 206, 301, 302, 303, 304, 307 or 308, or to all with always.",
+    "Adds a field to responses with status 200, 201, 204, 206, 301, 302, 303, 304, 307 or 308, or to all with always. ETag and Last-Modified replace the response's own.",
 )];
 
 pub static VARIABLES: &[Variable] = &[];
@@ -53,11 +55,14 @@ fn add_header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         }
     };
     let value = Script::compile(&node.args[1], cx)?;
-    conf.fields.push(Field { name: node.arg(0).into(), value, always });
+    let name: Box<str> = node.arg(0).into();
+    let replaces = name.eq_ignore_ascii_case("ETag") || name.eq_ignore_ascii_case("Last-Modified");
+    conf.fields.push(Field { name, value, always, replaces });
     Ok(())
 }
 
-/// Adds the fields that belong to the response's status; an empty value adds nothing.
+/// Adds the fields that belong to the response's status; an empty value adds nothing, or removes what can only
+/// stand once.
 pub fn add(request: &mut Request) {
     let conf: &'static Conf = &request.location.headers;
     if conf.fields.is_empty() {
@@ -66,8 +71,12 @@ pub fn add(request: &mut Request) {
     let is_usual = matches!(request.response.status, 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308);
     for field in conf.fields.iter().filter(|field| field.always || is_usual) {
         let value = field.value.to_vec(request);
+        let headers = &mut request.response.headers;
+        if field.replaces {
+            headers.remove_name(field.name.as_bytes());
+        }
         if !value.is_empty() {
-            request.response.headers.push(field.name.as_bytes(), &value);
+            headers.push(field.name.as_bytes(), &value);
         }
     }
 }
