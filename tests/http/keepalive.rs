@@ -7,11 +7,15 @@ use crate::support::{Client, Daemon};
 
 const CONF: &str = r#"
 http {
+    log_format header '$sent_http_connection $sent_http_keep_alive';
     server {
         listen 127.0.0.1:%%PORT_0%%;
         location / { return 200 "$uri\n"; }
         location /empty { return 204; }
         location /few { keepalive_requests 2; return 200 "few\n"; }
+        location /safari { keepalive_disable safari; return 200 "safari\n"; }
+        location /none { keepalive_disable none; return 200 "none\n"; }
+        location /header { keepalive_timeout 10s 9s; access_log %%DIR%%/logs/header.log header; return 200 "$uri\n"; }
         location /never { keepalive_timeout 0; return 200 "never\n"; }
     }
     server {
@@ -139,4 +143,38 @@ fn an_empty_line_before_a_request_is_ignored() {
     let mut client = Client::connect(daemon.port(0));
     client.send("\r\nGET /a HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(client.response().text(), "/a\n");
+}
+
+#[test]
+fn keepalive_disable_closes_the_connections_of_old_browsers() {
+    let daemon = Daemon::start(CONF);
+    let (old, mac) = ("Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1)", "Mac OS X Safari/7534.48.3");
+    for (method, path, browser, closes) in [
+        ("POST", "/", old, true),
+        ("GET", "/", old, false),
+        ("POST", "/none", old, false),
+        ("GET", "/", mac, false),
+        ("GET", "/safari", mac, true),
+        ("POST", "/safari", old, false),
+    ] {
+        let mut client = Client::connect(daemon.port(0));
+        client.send(format!(
+            "{method} {path} HTTP/1.1\r\nHost: a\r\nUser-Agent: {browser}\r\nContent-Length: 0\r\n\r\n"
+        ));
+        assert_eq!(client.response().closes(), closes, "{method} {path} {browser}");
+    }
+}
+
+#[test]
+fn the_log_tells_what_was_said_of_the_connection() {
+    if crate::support::daemon::is_stand_in() {
+        return; // nginx has forgotten it by the time it logs
+    }
+    let daemon = Daemon::start(CONF);
+    let mut client = Client::connect(daemon.port(0));
+    assert_eq!(client.get("/header").header("keep-alive"), Some("timeout=9"));
+    assert_eq!(daemon.wait_line("logs/header.log", "keep-alive"), "keep-alive timeout=9");
+    client.send("GET /header HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert_eq!(client.response().header("keep-alive"), None);
+    assert_eq!(daemon.wait_line("logs/header.log", "close"), "close -");
 }

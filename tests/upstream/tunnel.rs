@@ -7,6 +7,8 @@ use crate::support::{Client, Daemon, Origin, Setup, process, wait_for};
 
 const CONF: &str = r#"
 http {
+    log_format connection '$status $sent_http_connection';
+    access_log %%DIR%%/logs/connection.log connection;
     server {
         listen 127.0.0.1:%%PORT_0%%;
         location / {
@@ -131,4 +133,13 @@ fn many_tunnels_leave_no_descriptor_behind() {
     assert!(process::fd_count(worker) >= before + 200);
     drop(clients);
     wait_for("the descriptors of 100 tunnels", || (process::fd_count(worker) <= before).then_some(()));
+}
+
+#[test]
+fn the_log_tells_that_the_connection_was_upgraded() {
+    let origin = echo();
+    let daemon = start(&origin);
+    let client = upgraded(&daemon);
+    drop(client);
+    assert_eq!(daemon.wait_line("logs/connection.log", "101"), "101 upgrade");
 }

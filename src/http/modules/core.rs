@@ -2,9 +2,11 @@
 //!
 //! Touches: the request. Behaviour: nginx.org, ngx_http_core_module.
 
+mod keepalive;
 mod target;
 mod variables;
 
+pub use keepalive::bound_keepalive;
 pub use target::{check_location, redirect, redirect_with_args, set_target, store_named, store_regex, store_regex_groups};
 pub use variables::VARIABLES;
 
@@ -21,7 +23,6 @@ use crate::http::request::Request;
 use crate::http::script::Script;
 use crate::log::{Level, Logger, Target};
 use crate::proto::h1::request::Limits;
-use crate::runtime;
 
 /// One status of an `error_page` and where it leads.
 #[derive(Clone, Debug)]
@@ -54,6 +55,7 @@ pub struct Conf {
     keepalive_timeout: Inherit<(u64, Option<u64>)>,
     keepalive_requests: Inherit<u64>,
     keepalive_time: Inherit<u64>,
+    keepalive_disable: Inherit<keepalive::Browsers>,
     lingering_close: Inherit<usize>,
     lingering_time: Inherit<u64>,
     lingering_timeout: Inherit<u64>,
@@ -91,6 +93,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("keepalive_timeout", Context::ANY, Arity::between(1, 2), keepalive_timeout, "Time an idle connection is kept, and the Keep-Alive field's value; 75s."),
     number("keepalive_requests", Context::ANY, (0, u32::MAX as u64), |c| &mut c.keepalive_requests, "Requests served on one connection; 1000."),
     millis("keepalive_time", Context::ANY, |c| &mut c.keepalive_time, "Age after which a connection is closed with its request; 1h."),
+    custom("keepalive_disable", Context::ANY, Arity::at_least(1), keepalive_disable, "Closes the connections of misbehaving browsers after a request: msie6 after a POST, safari on macOS, or none; msie6."),
     keyword("lingering_close", Context::ANY, &["off", "on", "always"], |c| &mut c.lingering_close, "Reads on after the last response so that no reset overtakes it; on."),
     millis("lingering_time", Context::ANY, |c| &mut c.lingering_time, "Longest time of a lingering close; 30s."),
     millis("lingering_timeout", Context::ANY, |c| &mut c.lingering_timeout, "Time between two reads of a lingering close; 5s."),
@@ -142,7 +145,7 @@ impl Merge for Conf {
         scalars! {
             client_header_timeout client_header_buffer_size large_client_header_buffers client_body_timeout
             client_body_buffer_size client_max_body_size send_timeout keepalive_timeout keepalive_requests
-            keepalive_time lingering_close lingering_time lingering_timeout chunked_transfer_encoding
+            keepalive_time keepalive_disable lingering_close lingering_time lingering_timeout chunked_transfer_encoding
             merge_slashes ignore_invalid_headers underscores_in_headers server_tokens absolute_redirect
             server_name_in_redirect port_in_redirect recursive_error_pages internal sendfile default_type types
             root error_log
@@ -280,15 +283,6 @@ pub fn content_type(request: &Request) -> Vec<u8> {
     core.type_of(&request.uri).unwrap_or(core.default_type()).as_bytes().to_vec()
 }
 
-/// Ends the connection with this request where its location says so.
-pub fn bound_keepalive(request: &mut Request) {
-    let core = &request.location.core;
-    let age_ms = runtime::now_ms().saturating_sub(request.connection.opened_ms);
-    request.keep_alive &= core.keepalive_timeout() > 0
-        && request.connection.requests < core.keepalive_requests()
-        && age_ms < core.keepalive_time();
-}
-
 /// The error log in force for a request.
 pub fn error_log(request: &Request) -> Logger {
     request.location.core.error_log.as_ref().copied().unwrap_or_else(crate::log::process)
@@ -304,6 +298,11 @@ fn keepalive_timeout(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Dia
     let timeout = params::millis(node, 0)?;
     let header = node.args.get(1).map(|_| params::millis(node, 1)).transpose()?.map(|ms| ms / 1000);
     once(conf.keepalive_timeout.set((timeout, header), node.span), node)
+}
+
+fn keepalive_disable(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let browsers = keepalive::Browsers::read(node)?;
+    once(conf.keepalive_disable.set(browsers, node.span), node)
 }
 
 fn internal(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -139,7 +139,14 @@ fn sent_http_field(request: &mut Request, argument: &Argument, out: Out) -> bool
             Some(length) => return decimal(length, out),
             None => return false,
         },
+        "connection" if response.status == 101 => return text(b"upgrade", out),
         "connection" => return text(if request.keep_alive { b"keep-alive" } else { b"close" }, out),
+        "keep_alive" => {
+            return match request.location.core.keepalive_header().filter(|_| request.keep_alive) {
+                Some(seconds) => write!(out, "timeout={seconds}").is_ok(),
+                None => false,
+            };
+        }
         "transfer_encoding" => {
             return response.content_length.is_none() && !response.is_bodiless() && text(b"chunked", out);
         }

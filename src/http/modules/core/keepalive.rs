@@ -1,0 +1,110 @@
+//! Whether a connection may be used again after a request, as far as its location decides.
+//!
+//! Touches: the request. Behaviour: nginx.org, ngx_http_core_module (`keepalive_timeout`, `keepalive_requests`,
+//! `keepalive_time`, `keepalive_disable`).
+
+use memchr::memmem;
+
+use crate::config::{Diagnostic, Node, params};
+use crate::http::request::Request;
+use crate::proto::header::Id;
+use crate::proto::message::Method;
+use crate::runtime;
+
+/// The browsers whose connections are not kept (`keepalive_disable`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Browsers {
+    msie6: bool,
+    safari: bool,
+}
+
+impl Browsers {
+    const DEFAULT: Self = Self { msie6: true, safari: false };
+
+    pub fn read(node: &Node) -> Result<Self, Diagnostic> {
+        let mut browsers = Self { msie6: false, safari: false };
+        for index in 0..node.args.len() {
+            match params::keyword(node, index, &["msie6", "safari", "none"])? {
+                0 => browsers.msie6 = true,
+                1 => browsers.safari = true,
+                _ => {}
+            }
+        }
+        Ok(browsers)
+    }
+
+    fn contain(self, user_agent: &[u8], method: Method) -> bool {
+        (self.msie6 && method == Method::Post && is_old_msie(user_agent))
+            || (self.safari && is_mac_safari(user_agent))
+    }
+}
+
+/// Ends the connection with this request where its location says so.
+pub fn bound_keepalive(request: &mut Request) {
+    let core = &request.location.core;
+    let age_ms = runtime::now_ms().saturating_sub(request.connection.opened_ms);
+    let may_stay = core.keepalive_timeout() > 0
+        && request.connection.requests < core.keepalive_requests()
+        && age_ms < core.keepalive_time();
+    request.keep_alive &= may_stay;
+    let browsers = core.keepalive_disable.get(Browsers::DEFAULT);
+    // Looking at the browser's name costs: only where it can decide.
+    if request.keep_alive
+        && (browsers.safari || (browsers.msie6 && request.method == Method::Post))
+        && let Some(user_agent) = request.header(Id::UserAgent)
+    {
+        request.keep_alive = !browsers.contain(user_agent, request.method);
+    }
+}
+
+fn has(user_agent: &[u8], part: &str) -> bool {
+    memmem::find(user_agent, part.as_bytes()).is_some()
+}
+
+/// Internet Explorer 4 to 6, but for 6 with Windows XP's second service pack.
+fn is_old_msie(user_agent: &[u8]) -> bool {
+    let Some(at) = memmem::find(user_agent, b"MSIE ") else { return false };
+    match user_agent.get(at + 5..at + 8) {
+        _ if has(user_agent, "Opera") => false,
+        Some([b'4' | b'5', b'.', _]) => true,
+        Some([b'6', b'.', _]) => !has(&user_agent[at + 8..], "SV1"),
+        _ => false,
+    }
+}
+
+fn is_mac_safari(user_agent: &[u8]) -> bool {
+    let others = ["MSIE ", "Opera", "Gecko/", "Chrome/"];
+    has(user_agent, "Safari/")
+        && has(user_agent, "Mac OS X")
+        && !others.into_iter().any(|other| has(user_agent, other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browsers_are_told_by_their_names() {
+        let both = Browsers { msie6: true, safari: true };
+        let (get, post) = (Method::Get, Method::Post);
+        let cases = [
+            ("Mozilla/4.0 (compatible; MSIE 5.0; Windows NT)", post, true),
+            ("Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1)", post, true),
+            ("Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1)", get, false),
+            ("Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1; SV1)", post, false),
+            ("Mozilla/4.0 (compatible; MSIE 7.0; Windows NT 5.1)", post, false),
+            ("Mozilla/4.0 (compatible; MSIE 6.0; X11) Opera 8.5", post, false),
+            ("MSIE 6.0", post, true),
+            ("MSIE 5", post, false),
+            ("Mac OS X Safari/7534.48.3", get, true),
+            ("Mac OS X Chrome/100 Safari/537.36", get, false),
+            ("Windows Safari/537.36", get, false),
+            ("", post, false),
+        ];
+        for (name, method, expected) in cases {
+            assert_eq!(both.contain(name.as_bytes(), method), expected, "{name} {method:?}");
+        }
+        let neither = Browsers { msie6: false, safari: false };
+        assert!(!neither.contain(b"Mac OS X Safari/7534.48.3", Method::Get));
+    }
+}
