@@ -79,17 +79,18 @@ pub fn nginx_word(out: &mut String, word: &str) {
 }
 
 fn needs_quotes(word: &str) -> bool {
-    let mut before = ' ';
+    let mut before = [' '; 2];
     for char in word.chars() {
         let special = match char {
-            '{' => before != '$',
+            // a dollar behind a backslash begins no variable
+            '{' => before[1] != '$' || before[0] == '\\',
             ' ' | '\t' | '\r' | '\n' | ';' | '"' | '\'' | '\u{feff}' => true,
             _ => false,
         };
         if special {
             return true;
         }
-        before = char;
+        before = [before[1], char];
     }
     word.is_empty() || word.starts_with(['#', '}'])
 }

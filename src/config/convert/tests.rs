@@ -83,6 +83,7 @@ fn nginx_words_are_quoted_where_needed() {
         ("", "\"\""),
         ("${a}b", "${a}b"),
         ("a{2}", "\"a{2}\""),
+        (r"\${a}", r#""\${a}""#),
         (r"\.php$", r"\.php$"),
         (r"\t", r"\\t"),
         ("a\tb\\", "\"a\\tb\\\\\""),
