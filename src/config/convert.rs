@@ -1,49 +1,163 @@
 //! A tree written in either spelling (`--convert`). Reading the result gives the same directives in the
-//! same order; comments and layout are not kept, and neither is whether a word stood in quotes.
+//! same order, with the comments beside them; layout and whether a word stood in quotes are not kept.
 //!
 //! Load with `keep_includes`, so that an included file stays a file of its own.
 
 use std::collections::HashSet;
 use std::fmt::Write;
 
+use crate::config::comments::{Comments, Place};
 use crate::config::{Node, Tree, Word};
 
 const INDENT: &str = "    ";
 
 /// The tree in nginx's spelling.
 pub fn to_nginx(tree: &Tree) -> String {
-    let mut out = String::new();
-    nginx_block(&mut out, &tree.nodes, 0);
-    out
+    let mut writer = Writer { out: String::new(), comments: Comments::of(tree) };
+    writer.begin();
+    writer.nginx_block(&tree.nodes, 0);
+    writer.end();
+    writer.out
 }
 
 /// The tree in TOML's spelling.
 pub fn to_toml(tree: &Tree) -> String {
-    let mut out = String::new();
-    toml_block(&mut out, &tree.nodes, "");
-    out
+    let mut writer = Writer { out: String::new(), comments: Comments::of(tree) };
+    writer.begin();
+    writer.toml_block(&tree.nodes, "");
+    writer.end();
+    writer.out
 }
 
-fn nginx_block(out: &mut String, nodes: &[Node], depth: usize) {
-    for (index, node) in nodes.iter().enumerate() {
-        if index > 0 && depth < 2 && node.block.is_some() {
-            out.push('\n');
-        }
-        out.push_str(&INDENT.repeat(depth));
-        nginx_word(out, &node.name.text);
-        for arg in &node.args {
-            out.push(' ');
-            nginx_word(out, &arg.text);
-        }
-        match &node.block {
-            None => out.push_str(";\n"),
-            Some(children) if children.is_empty() => out.push_str(" {}\n"),
-            Some(children) => {
-                out.push_str(" {\n");
-                nginx_block(out, children, depth + 1);
-                out.push_str(&INDENT.repeat(depth));
-                out.push_str("}\n");
+struct Writer {
+    out: String,
+    comments: Comments,
+}
+
+impl Writer {
+    fn nginx_block(&mut self, nodes: &[Node], depth: usize) {
+        for (index, node) in nodes.iter().enumerate() {
+            if index > 0 && depth < 2 && node.block.is_some() {
+                self.out.push('\n');
             }
+            let at = node.span.start;
+            self.lines(Place::Before(at), depth);
+            self.out.push_str(&INDENT.repeat(depth));
+            nginx_word(&mut self.out, &node.name.text);
+            for arg in &node.args {
+                self.out.push(' ');
+                nginx_word(&mut self.out, &arg.text);
+            }
+            let Some(children) = &node.block else {
+                self.out.push(';');
+                self.line_end(Place::Beside(at));
+                self.lines(Place::After(at), depth);
+                continue;
+            };
+            self.out.push_str(" {");
+            let head_end = self.out.len();
+            self.line_end(Place::Beside(at));
+            self.nginx_block(children, depth + 1);
+            self.lines(Place::End(at), depth + 1);
+            if self.out.len() == head_end + 1 {
+                self.out.pop(); // `{}`: nothing is in it
+            } else {
+                self.out.push_str(&INDENT.repeat(depth));
+            }
+            self.out.push('}');
+            self.line_end(Place::Closing(at));
+        }
+    }
+
+    fn toml_block(&mut self, nodes: &[Node], path: &str) {
+        for (index, segment) in segments(nodes).iter().enumerate() {
+            let path = if index == 0 { path.to_owned() } else { join(path, "do") };
+            if index > 0 {
+                self.blank_line();
+                let _ = writeln!(self.out, "[[{path}]]");
+            }
+            for run in &segment.plain {
+                self.toml_plain(run);
+            }
+            for run in &segment.blocks {
+                for node in *run {
+                    self.toml_table(node, &join(&path, &toml_key(&node.name.text)), run.len() > 1);
+                }
+            }
+        }
+    }
+
+    fn toml_table(&mut self, node: &Node, path: &str, repeated: bool) {
+        let at = node.span.start;
+        self.blank_line();
+        self.lines(Place::Before(at), 0);
+        let (open, close) = if repeated { ("[[", "]]") } else { ("[", "]") };
+        let _ = write!(self.out, "{open}{path}{close}");
+        self.line_end(Place::Beside(at));
+        if !node.args.is_empty() {
+            let _ = writeln!(self.out, "args = {}", toml_arguments(&node.args));
+        }
+        self.toml_block(node.children(), path);
+        self.lines(Place::End(at), 0);
+        self.lines(Place::Closing(at), 0);
+    }
+
+    fn toml_plain(&mut self, run: &[Node]) {
+        self.lines(Place::Before(run[0].span.start), 0);
+        let _ = write!(self.out, "{} = ", toml_key(&run[0].name.text));
+        if let [node] = run {
+            self.out.push_str(&toml_arguments(&node.args));
+            self.line_end(Place::Beside(node.span.start));
+            self.lines(Place::After(node.span.start), 0);
+            return;
+        }
+        self.out.push_str("[\n");
+        for node in run {
+            self.lines(Place::Before(node.span.start), 1);
+            let _ = write!(self.out, "{INDENT}[{}],", toml_values(&node.args));
+            self.line_end(Place::Beside(node.span.start));
+            self.lines(Place::After(node.span.start), 1);
+        }
+        self.out.push_str("]\n");
+    }
+
+    /// The comments of a place, on lines of their own.
+    fn lines(&mut self, place: Place, depth: usize) {
+        for comment in self.comments.take(place) {
+            let _ = writeln!(self.out, "{}{comment}", INDENT.repeat(depth));
+        }
+    }
+
+    /// Ends a line, with the comment that shares it.
+    fn line_end(&mut self, place: Place) {
+        for comment in self.comments.take(place) {
+            let _ = write!(self.out, " {comment}");
+        }
+        self.out.push('\n');
+    }
+
+    fn blank_line(&mut self) {
+        if !self.out.is_empty() && !self.out.ends_with("\n\n") {
+            self.out.push('\n');
+        }
+    }
+
+    /// The comments that the file begins with, apart from what follows.
+    fn begin(&mut self) {
+        self.lines(Place::Top, 0);
+        self.blank_line();
+    }
+
+    /// The comments below everything, apart from it.
+    fn end(&mut self) {
+        let comments = self.comments.rest();
+        if comments.is_empty() {
+            self.out.truncate(self.out.trim_end_matches('\n').len() + 1);
+            return;
+        }
+        self.blank_line();
+        for comment in comments {
+            let _ = writeln!(self.out, "{comment}");
         }
     }
 }
@@ -101,33 +215,6 @@ struct Segment<'a> {
     blocks: Vec<&'a [Node]>,
 }
 
-fn toml_block(out: &mut String, nodes: &[Node], path: &str) {
-    for (index, segment) in segments(nodes).iter().enumerate() {
-        let path = if index == 0 { path.to_owned() } else { join(path, "do") };
-        if index > 0 {
-            header(out, &path, true);
-        }
-        for run in &segment.plain {
-            toml_plain(out, run);
-        }
-        for run in &segment.blocks {
-            for node in *run {
-                let path = join(&path, &toml_key(&node.name.text));
-                header(out, &path, run.len() > 1);
-                match &node.args[..] {
-                    [] => {}
-                    args => {
-                        out.push_str("args = ");
-                        toml_arguments(out, args);
-                        out.push('\n');
-                    }
-                }
-                toml_block(out, node.children(), &path);
-            }
-        }
-    }
-}
-
 fn segments(nodes: &[Node]) -> Vec<Segment<'_>> {
     let mut segments = vec![Segment { plain: Vec::new(), blocks: Vec::new() }];
     let mut names: HashSet<&str> = HashSet::new();
@@ -149,26 +236,10 @@ fn segments(nodes: &[Node]) -> Vec<Segment<'_>> {
     segments
 }
 
-fn toml_plain(out: &mut String, run: &[Node]) {
-    let _ = write!(out, "{} = ", toml_key(&run[0].name.text));
-    if let [node] = run {
-        toml_arguments(out, &node.args);
-    } else {
-        out.push_str("[\n");
-        for node in run {
-            let _ = writeln!(out, "{INDENT}[{}],", toml_values(&node.args));
-        }
-        out.push(']');
-    }
-    out.push('\n');
-}
-
-fn toml_arguments(out: &mut String, args: &[Word]) {
+fn toml_arguments(args: &[Word]) -> String {
     match args {
-        [one] => out.push_str(&toml_value(one)),
-        several => {
-            let _ = write!(out, "[{}]", toml_values(several));
-        }
+        [one] => toml_value(one),
+        several => format!("[{}]", toml_values(several)),
     }
 }
 
@@ -226,13 +297,7 @@ fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-fn header(out: &mut String, path: &str, repeated: bool) {
-    if !out.is_empty() {
-        out.push('\n');
-    }
-    let (open, close) = if repeated { ("[[", "]]") } else { ("[", "]") };
-    let _ = writeln!(out, "{open}{path}{close}");
-}
-
+#[cfg(test)]
+mod comment_tests;
 #[cfg(test)]
 mod tests;

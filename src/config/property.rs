@@ -1,5 +1,6 @@
 //! What holds for every text, for the fuzz targets (`fuzz/`) and the property tests here.
 
+use crate::config::comments::Comments;
 use crate::config::convert::{to_nginx, to_toml};
 use crate::config::{LoadOptions, Node, Span, Tree, effective, load_text, render};
 
@@ -7,7 +8,8 @@ use crate::config::{LoadOptions, Node, Span, Tree, effective, load_text, render}
 const TOML_DEPTH_MAX: usize = 30;
 
 /// Panics when reading, showing or converting `text` breaks a promise of the configuration language:
-/// spans stand in their source, and a text without errors gives the same directives in either spelling.
+/// spans stand in their source, and a text without errors gives the same directives and comments in either
+/// spelling.
 /// `name` says the spelling; no file is read.
 pub fn reads_and_converts(name: &str, text: &str) {
     let options = LoadOptions { keep_includes: true, ..LoadOptions::default() };
@@ -21,14 +23,17 @@ pub fn reads_and_converts(name: &str, text: &str) {
     if found.has_errors() {
         return;
     }
-    let expected = plain(&tree.nodes);
+    let expected = (plain(&tree.nodes), comments(&tree));
     let nginx = to_nginx(&tree);
     let (again, found) = load_text("again.conf", &nginx, &options);
-    assert!(!found.has_errors() && plain(&again.nodes) == expected, "{found:?}\n{nginx}");
+    assert!(!found.has_errors() && (plain(&again.nodes), comments(&again)) == expected, "{found:?}\n{nginx}");
     if depth(&tree.nodes) <= TOML_DEPTH_MAX {
         let toml = to_toml(&tree);
         let (again, found) = load_text("again.toml", &toml, &options);
-        assert!(!found.has_errors() && plain(&again.nodes) == expected, "{found:?}\n{toml}");
+        assert!(
+            !found.has_errors() && (plain(&again.nodes), comments(&again)) == expected,
+            "{found:?}\n{toml}"
+        );
     }
 }
 
@@ -59,6 +64,13 @@ fn plain(nodes: &[Node]) -> String {
         out.push(';');
     }
     out
+}
+
+/// All comments, sorted: a spelling may move one, but loses none and writes none twice.
+fn comments(tree: &Tree) -> Vec<String> {
+    let mut comments = Comments::of(tree).rest();
+    comments.sort_unstable();
+    comments
 }
 
 fn depth(nodes: &[Node]) -> usize {

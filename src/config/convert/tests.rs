@@ -19,14 +19,14 @@ fn plain(nodes: &[Node]) -> String {
     out
 }
 
-fn read(name: &str, text: &str) -> Tree {
+pub(super) fn read(name: &str, text: &str) -> Tree {
     let options = LoadOptions { keep_includes: true, ..LoadOptions::default() };
     let (tree, found) = load_text(name, text, &options);
     assert!(found.0.is_empty(), "{found:?} in\n{text}");
     tree
 }
 
-fn survives(tree: &Tree) {
+pub(super) fn survives(tree: &Tree) {
     let toml = to_toml(tree);
     assert_eq!(plain(&read("t.toml", &toml).nodes), plain(&tree.nodes), "{toml}");
     let nginx = to_nginx(tree);
@@ -110,7 +110,7 @@ fn word() -> impl Strategy<Value = Word> {
     (text, any::<bool>()).prop_map(|(text, quoted)| Word { text: text.into(), span: Span::default(), quoted })
 }
 
-fn node() -> impl Strategy<Value = Node> {
+pub(super) fn node() -> impl Strategy<Value = Node> {
     let leaf = (word(), prop::collection::vec(word(), 0..4)).prop_map(|(name, args)| Node {
         name,
         args,
