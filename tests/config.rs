@@ -104,7 +104,9 @@ fn outcome(path: &Path) -> (Tree, String) {
     let (tree, mut found) = load(path, &LoadOptions::default());
     TABLE.apply_all(&tree.nodes, Context::MAIN, &mut Conf::default(), &mut found);
     found.sort();
-    let text = if found.0.is_empty() { convert::to_nginx(&tree) } else { render(&found, &tree, false) };
+    // without its sources a tree has no comments: both spellings of a case are expected to say the same
+    let bare = Tree { nodes: tree.nodes.clone(), ..Tree::default() };
+    let text = if found.0.is_empty() { convert::to_nginx(&bare) } else { render(&found, &tree, false) };
     (tree, text.replace(DIRECTORY, ""))
 }
 
@@ -147,7 +149,7 @@ fn each_right_case_survives_conversion() {
             continue;
         }
         survivors += 1;
-        for (name, converted) in [("t.toml", convert::to_toml(&tree)), ("t.conf", text)] {
+        for (name, converted) in [("t.toml", convert::to_toml(&tree)), ("t.conf", convert::to_nginx(&tree))] {
             let options = LoadOptions { keep_includes: true, ..LoadOptions::default() };
             let (again, found) = load_text(name, &converted, &options);
             assert!(found.0.is_empty(), "{name} of {}: {found:?}\n{converted}", path.display());
