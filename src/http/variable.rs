@@ -107,7 +107,9 @@ impl Registry {
             match (found, entry.span) {
                 (Some(found), _) => {
                     entry.get = Some(found.get);
-                    if found.prefix {
+                    if entry.name.len() == found.name.len() && found.prefix {
+                        entry.get = Some(nothing); // a bare `$arg_` names no argument
+                    } else if found.prefix {
                         entry.argument.name = entry.name[found.name.len()..].to_ascii_lowercase().into();
                     }
                 }
@@ -132,11 +134,7 @@ impl Registry {
 
 impl Variable {
     fn matches(&self, name: &str) -> bool {
-        if self.prefix {
-            name.len() > self.name.len() && name.starts_with(self.name)
-        } else {
-            name == self.name
-        }
+        if self.prefix { name.starts_with(self.name) } else { name == self.name }
     }
 }
 

@@ -13,11 +13,13 @@ http {
         ~*^any      "any case";
         variable    "$host";
     }
-    map $host $by_host {
+    map $arg_host $by_name {
         hostnames;
         default        none;
         example.org    exact;
         *.example.org  leading;
+        plain.example.com  plain;
+        *.example.com  leading;
         www.*          trailing;
     }
     server {
@@ -28,14 +30,14 @@ http {
             return 200 "$request_method|$uri|$args|$request_uri|$scheme|$server_port|$server_protocol|$is_args";
         }
         location /headers { return 200 "$http_x_one|$http_user_agent|$http_missing|$content_length"; }
-        location /arguments { return 200 "$arg_a|$arg_B|$arg_missing"; }
+        location /arguments { return 200 "$arg_a|$arg_B|$arg_missing|$arg_"; }
         location /cookies { return 200 "$cookie_a|$cookie_b"; }
         location /names { return 200 "$host|$http_host|$server_name"; }
         location /addresses { return 200 "$remote_addr|$server_addr"; }
         location /set { set $own "location $uri"; set $joined "${own}!"; return 200 "$joined"; }
         location /inherited { return 200 "$own"; }
         location /map { return 200 "$mapped"; }
-        location /by-host { return 200 "$by_host"; }
+        location /by-host { return 200 "$by_name"; }
     }
 }
 "#;
@@ -51,7 +53,7 @@ fn a_request_has_its_parts() {
         "POST /headers HTTP/1.1\r\nHost: h\r\nX-One: 1\r\nUser-Agent: u\r\nContent-Length: 2\r\nConnection: close\r\n\r\nab",
     );
     assert_eq!(response.text(), "1|u||2");
-    assert_eq!(get(port, "/arguments?a=1&b=2&a=3").text(), "1|2|");
+    assert_eq!(get(port, "/arguments?=0&a=1&b=2&a=3").text(), "1|2||");
     let cookies = "GET /cookies HTTP/1.1\r\nHost: h\r\nCookie: a=1; b=two\r\nConnection: close\r\n\r\n";
     assert_eq!(fetch(port, cookies).text(), "1|two");
     let names = "GET /names HTTP/1.1\r\nHost: WWW.X:81\r\nConnection: close\r\n\r\n";
@@ -88,10 +90,15 @@ fn map_looks_for_exact_then_regex_then_default() {
 #[test]
 fn map_of_host_names_knows_wildcards() {
     let daemon = Daemon::start(CONF);
-    for (host, expected) in
-        [("example.org", "exact"), ("a.example.org", "leading"), ("www.net", "trailing"), ("other", "none")]
-    {
-        let request = format!("GET /by-host HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        assert_eq!(fetch(daemon.port(0), &request).text(), expected, "{host}");
+    for (host, expected) in [
+        ("example.org", "exact"),
+        ("example.org.", "exact"),
+        ("plain.example.com.", "plain"),
+        ("a.example.org", "leading"),
+        ("A.example.org.", "leading"),
+        ("www.net", "trailing"),
+        ("other", "none"),
+    ] {
+        assert_eq!(get(daemon.port(0), &format!("/by-host?host={host}")).text(), expected, "{host}");
     }
 }

@@ -138,11 +138,14 @@ fn value(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool 
 
 fn look_up(map: &'static Map, request: &mut Request) -> Vec<u8> {
     let source = map.source.to_vec(request);
-    let key = source.to_ascii_lowercase();
-    let mut found = map.exact.get(&*key).copied();
+    let lower = source.to_ascii_lowercase();
+    let key = match map.wildcards {
+        Some(_) => lower.strip_suffix(b".").unwrap_or(&lower), // a host may end with a dot
+        None => &lower,
+    };
+    let mut found = map.exact.get(key).copied();
     if found.is_none() && let Some(names) = &map.wildcards {
-        let host = key.strip_suffix(b".").unwrap_or(&key);
-        found = names.lookup(host).copied().or_else(|| map.exact.get(host).copied());
+        found = names.lookup(key).copied();
     }
     if found.is_none() {
         for (regex, target) in &map.regexes {

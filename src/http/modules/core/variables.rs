@@ -105,6 +105,11 @@ fn protocol(request: &Request) -> &'static [u8] {
 
 fn field(request: &Request, id: Id, out: Out) -> bool {
     match (id, request.body.declared(), request.header(id)) {
+        (Id::ContentType, _, Some(_)) => {
+            let data = request.input.data();
+            let fields = request.head.iter(data).filter(|(name, _)| name.eq_ignore_ascii_case(b"content-type"));
+            join(fields.map(|(_, value)| value), b", ", out)
+        }
         (_, _, Some(value)) => text(value, out),
         (Id::ContentLength, BodyLength::Length(length), None) => decimal(length, out),
         _ => false,
