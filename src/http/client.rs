@@ -96,6 +96,7 @@ impl<'a> Client<'a> {
             response.reason.clear();
         }
         request.response = response;
+        request.restore_kept();
         for act in modules::HEAD {
             act(request);
         }

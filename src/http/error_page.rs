@@ -13,23 +13,24 @@ use crate::proto::message::Method;
 
 /// The answer for a status: the location's `error_page` for it, else the standard page.
 pub fn reply(request: &mut Request, status: u16) -> Reply {
-    let first = request.error_status.is_none() || request.location.core.recursive_error_pages();
-    if first
-        && !request.malformed
-        && let Some(page) = request.location.core.error_page(status)
-    {
-        return page_reply(request, status, page);
+    instead(request, status).unwrap_or_else(|| last_resort(request, status))
+}
+
+/// The location's `error_page` for a status. An error page has none itself unless `recursive_error_pages` says so.
+pub fn instead(request: &mut Request, status: u16) -> Option<Reply> {
+    if request.is_error_page || request.malformed {
+        return None;
     }
-    last_resort(request, status)
+    let core = &request.location.core;
+    let page = core.error_page(status)?;
+    request.is_error_page = !core.recursive_error_pages();
+    Some(page_reply(request, status, page))
 }
 
 /// The standard page, whatever `error_page` says.
 pub fn last_resort(request: &mut Request, status: u16) -> Reply {
-    // An error page that fails itself keeps the status it was made for, unless it has none.
-    let status = match request.error_status {
-        Some(first) if status < 300 => first,
-        _ => status,
-    };
+    // An error page that fails itself shows its own failure.
+    request.error_status = Some(status);
     if closes(status) {
         request.keep_alive = false;
     }
@@ -42,12 +43,10 @@ pub fn last_resort(request: &mut Request, status: u16) -> Reply {
 }
 
 fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> Reply {
-    request.error_status = Some(page.status.unwrap_or(status));
-    request.response.status = page.status.unwrap_or(status);
+    let shown = page.status.unwrap_or(status);
+    request.response.status = shown; // for the variables of the target
     let mut target = page.target.to_vec(request);
-    if page.status == Some(0) {
-        request.error_status = None; // `=`: the page's own status is the answer's
-    }
+    request.error_status = (shown > 0).then_some(shown); // `=`: the page's own status is the answer's
     if target.first() == Some(&b'@') {
         return match page.name {
             Some(ref name) => Reply::Named(name),
@@ -57,8 +56,9 @@ fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> R
     if target.first() != Some(&b'/') {
         let status =
             page.status.filter(|status| matches!(status, 301 | 302 | 303 | 307 | 308)).unwrap_or(302);
-        request.error_status = None;
-        return Reply::Redirect(status, target);
+        request.error_status = Some(status);
+        let response = core::redirect(request, status, &target);
+        return Reply::Response(Box::new(response), standard_body(request, status));
     }
     if request.method != Method::Head {
         request.method = Method::Get;

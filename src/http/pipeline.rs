@@ -95,9 +95,7 @@ fn locate(request: &mut Request) -> Reply {
     match request.server.root.find(&request.uri) {
         Found::AddSlash(location) => {
             enter(request, location);
-            let mut target = request.uri.clone();
-            target.push(b'/');
-            return core::redirect_with_args(request, 301, target);
+            return core::redirect_to_slash(request);
         }
         Found::Location(location, groups) => {
             enter(request, location);
@@ -148,6 +146,11 @@ async fn answer(
         }
         Reply::Redirect(status, target) => {
             let response = core::redirect(request, status, &target);
+            if let Some(reply) = error_page::instead(request, status) {
+                request.keep(Id::Location, response.headers.get(Id::Location));
+                return Ok(Some(reply));
+            }
+            request.error_status = Some(status);
             send(request, client, response, &error_page::standard_body(request, status)).await?;
             Ok(None)
         }

@@ -5,6 +5,7 @@
 
 use crate::http::body::Body;
 use crate::http::captures::Captures;
+use crate::http::headers::Headers;
 use crate::http::location::Location;
 use crate::http::pipeline;
 use crate::http::response::Response;
@@ -71,6 +72,10 @@ pub struct Request {
     pub internal_redirects: u8,
     /// The status that an `error_page` is being made for.
     pub error_status: Option<u16>,
+    /// An `error_page` answers, and its own failures have no page.
+    pub is_error_page: bool,
+    /// Fields of the answer that an `error_page` stands for; they go out with the page.
+    kept: Option<Box<Headers>>,
     /// The client sent no such request: nothing is known but its first bytes (`-` in the log).
     pub malformed: bool,
     /// The head outgrew `large_client_header_buffers` (nginx's 494).
@@ -115,6 +120,8 @@ impl Request {
             internal: false,
             internal_redirects: 0,
             error_status: None,
+            is_error_page: false,
+            kept: None,
             malformed: false,
             head_too_large: false,
             upstream: modules::upstream::Trace::default(),
@@ -176,6 +183,24 @@ impl Request {
         }
         if let Some(slot) = self.slots.get_mut(index) {
             *slot = Some(value.into());
+        }
+    }
+
+    /// Keeps a field for the page that is shown instead of the answer it belongs to.
+    pub fn keep(&mut self, id: Id, value: Option<&[u8]>) {
+        if let Some(value) = value {
+            self.kept.get_or_insert_default().push_id(id, value);
+        }
+    }
+
+    /// Adds what was kept to the response, but for fields that it has itself.
+    pub fn restore_kept(&mut self) {
+        let Some(kept) = self.kept.take() else { return };
+        let headers = &mut self.response.headers;
+        let missing = |id: Option<Id>| id.is_some_and(|id| headers.get(id).is_none());
+        let fields: Vec<_> = kept.iter().filter(|(id, ..)| missing(*id)).collect();
+        for (id, name, value) in fields {
+            headers.push_with(id, name, value);
         }
     }
 

@@ -1,5 +1,6 @@
 //! `error_page`: other pages for statuses, other statuses, redirects, named locations, what the origin sends.
 
+use crate::support::daemon::is_stand_in;
 use crate::support::{Origin, Setup, get};
 
 const CONF: &str = r#"
@@ -63,4 +64,74 @@ fn pages_statuses_and_redirects() {
     let response = get(port, "/method");
     assert_eq!((response.status, response.header("location")), (301, Some("https://example.org/moved")));
     assert_eq!(get(port, "/loop").status, 404, "an error in an error page gets the plain page");
+}
+
+const CHAIN: &str = r#"
+http {
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        root %%DIR%%/site;
+        recursive_error_pages off;
+        location /a { error_page 404 = /b; return 404; }
+        location /b { error_page 403 /c; return 403; }
+        location /c { return 200 "c\n"; }
+        location /fails { error_page 500 /b; return 500; }
+        location /recursive { recursive_error_pages on; error_page 500 /b; return 500; }
+        location /text { error_page 500 /c; return 500; }
+        location /self { error_page 404 = /self; return 404; }
+        location /moved { error_page 302 /c; return 302 /elsewhere; }
+        location /moved-away { error_page 302 =301 http://example.org/; return 302 /elsewhere; }
+        location /moved-twice { error_page 302 /again; return 302 /elsewhere; }
+        location /again { return 307 /there; }
+        location /to-folder { error_page 302 /folder; return 302 /elsewhere; }
+        location /folder { error_page 301 /c; }
+    }
+}
+"#;
+
+#[test]
+fn an_intercepted_401_still_asks_for_credentials() {
+    let origin = Origin::replying(|_| {
+        b"HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=a\r\nWWW-Authenticate: Other\r\nX: y\r\nContent-Length: 2\r\n\r\nno"
+            .to_vec()
+    });
+    let conf = r#"
+    http {
+        server {
+            listen 127.0.0.1:%%PORT_0%%;
+            proxy_intercept_errors on;
+            error_page 401 /login;
+            location / { proxy_pass http://%%ORIGIN%%; }
+            location = /login { return 200 "log in\n"; }
+        }
+    }
+    "#;
+    let daemon = Setup::new(conf).set("ORIGIN", origin.address()).start();
+    let response = get(daemon.port(0), "/");
+    assert_eq!((response.status, response.text().as_str()), (401, "log in\n"));
+    let challenges = if is_stand_in() { 1 } else { 2 }; // nginx 1.22 knew one
+    assert_eq!(response.all("www-authenticate"), ["Basic realm=a", "Other"][..challenges]);
+    assert_eq!(response.header("x"), None);
+}
+
+#[test]
+fn an_error_page_that_fails_shows_its_own_status() {
+    let daemon = Setup::new(CHAIN).file("site/folder/index.html", "folder").start();
+    for (path, status, location) in [
+        ("/a", 403, None),
+        ("/fails", 403, None),
+        ("/recursive", 403, None),
+        ("/text", 500, None),
+        ("/self", 404, None),
+        ("/moved", 302, Some("/elsewhere")),
+        ("/moved-away", 301, Some("http://example.org/")),
+        ("/moved-twice", 307, Some("/there")),
+        ("/to-folder", 301, Some("/folder/")),
+        ("/folder", 301, Some("/folder/")),
+    ] {
+        let response = get(daemon.port(0), path);
+        let authority = format!("http://localhost:{}", daemon.port(0));
+        let given = response.header("location").map(|given| given.replace(&authority, ""));
+        assert_eq!((response.status, given.as_deref()), (status, location), "{path}");
+    }
 }

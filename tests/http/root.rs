@@ -12,6 +12,7 @@ http {
         root %%DIR%%/site;
         location / { }
         location /else/ { root %%DIR%%/other; }
+        location /quiet/ { log_not_found off; }
         location /copied/ { sendfile off; }
     }
 }
@@ -28,6 +29,7 @@ fn start() -> Daemon {
         .file("site/index.html", "<p>index</p>\n")
         .file("site/folder/index.html", "<p>inner</p>\n")
         .file("site/with space.txt", "space\n")
+        .file("site/a \"?#%<b/index.html", "<p>odd</p>\n")
         .file("site/big.bin", big())
         .file("site/copied/big.bin", big())
         .file("other/else/b.txt", "else\n")
@@ -103,4 +105,23 @@ fn an_unchanged_file_is_not_sent_again() {
     assert_eq!((response.status, response.body.len()), (304, 0));
     let response = fetch(daemon.port(0), &request("If-Modified-Since: Thu, 01 Jan 1970 00:00:01 GMT"));
     assert_eq!(response.status, 200);
+}
+
+#[test]
+fn a_folder_of_any_name_is_redirected_to_safely() {
+    let daemon = start();
+    let escaped = "/a%20%22%3F%23%25%3Cb";
+    let response = get(daemon.port(0), &format!("{escaped}?x=%20y"));
+    let location = format!("http://localhost:{}{escaped}/?x=%20y", daemon.port(0));
+    assert_eq!((response.status, response.header("location")), (301, Some(location.as_str())));
+    assert_eq!(get(daemon.port(0), &format!("{escaped}/")).text(), "<p>odd</p>\n");
+}
+
+#[test]
+fn missing_files_are_logged_unless_told_otherwise() {
+    let daemon = start();
+    assert_eq!(get(daemon.port(0), "/quiet/missing").status, 404);
+    assert_eq!(get(daemon.port(0), "/missing").status, 404);
+    daemon.wait_log("site/missing\" failed \\(2: No such file or directory\\)");
+    assert_eq!(daemon.log_count("quiet/missing"), 0);
 }

@@ -7,7 +7,7 @@ mod target;
 mod variables;
 
 pub use keepalive::bound_keepalive;
-pub use target::{check_location, redirect, redirect_with_args, set_target, store_named, store_regex, store_regex_groups};
+pub use target::{check_location, redirect, redirect_to_slash, set_target, store_named, store_regex, store_regex_groups};
 pub use variables::VARIABLES;
 
 use std::collections::HashMap;
@@ -70,6 +70,7 @@ pub struct Conf {
     recursive_error_pages: Inherit<bool>,
     internal: Inherit<bool>,
     sendfile: Inherit<bool>,
+    log_not_found: Inherit<bool>,
     default_type: Inherit<Box<str>>,
     types: Inherit<Arc<HashMap<Box<str>, Box<str>>>>,
     root: Inherit<Root>,
@@ -133,7 +134,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("reset_timedout_connection", Context::ANY, Arity::exactly(1), Accepted::Flag, "Connections that time out are closed; off."),
     accepted("msie_padding", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nobody needs it any more; on."),
     accepted("msie_refresh", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nobody needs it any more; off."),
-    accepted("log_not_found", Context::ANY, Arity::exactly(1), Accepted::Flag, "Missing files are logged; on."),
+    flag("log_not_found", Context::ANY, |c| &mut c.log_not_found, "Logs files that are not there; on."),
     accepted("etag", Context::ANY, Arity::exactly(1), Accepted::Flag, "Static files carry an ETag; on."),
     accepted("resolver", Context::ANY, Arity::at_least(1), Accepted::Words, "Names are resolved by the system; none."),
     accepted("resolver_timeout", Context::ANY, Arity::exactly(1), Accepted::Millis, "Names are resolved by the system; 30s."),
@@ -147,7 +148,7 @@ impl Merge for Conf {
             client_body_buffer_size client_max_body_size send_timeout keepalive_timeout keepalive_requests
             keepalive_time keepalive_disable lingering_close lingering_time lingering_timeout chunked_transfer_encoding
             merge_slashes ignore_invalid_headers underscores_in_headers server_tokens absolute_redirect
-            server_name_in_redirect port_in_redirect recursive_error_pages internal sendfile default_type types
+            server_name_in_redirect port_in_redirect recursive_error_pages internal sendfile log_not_found default_type types
             root error_log
         }
         replace(&mut self.error_pages, &outer.error_pages);
@@ -245,6 +246,10 @@ impl Conf {
 
     pub fn is_internal(&self) -> bool {
         self.internal.get(false)
+    }
+
+    pub fn log_not_found(&self) -> bool {
+        self.log_not_found.get(true)
     }
 
     pub fn root(&self) -> Option<&Root> {

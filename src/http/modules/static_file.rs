@@ -84,11 +84,7 @@ pub fn content(request: &mut Request) -> Verdict {
     file_name(request, &mut path);
     let os_path = Path::new(OsStr::from_bytes(&path));
     match open(os_path) {
-        Ok((_, metadata)) if metadata.is_dir() => {
-            let mut target = request.uri.clone();
-            target.push(b'/');
-            Verdict::Done(core::redirect_with_args(request, 301, target))
-        }
+        Ok((_, metadata)) if metadata.is_dir() => Verdict::Done(core::redirect_to_slash(request)),
         Ok((_, metadata)) if !metadata.is_file() => {
             log::crit!(core::error_log(request), &*request, "\"{}\" is not a regular file", log::Text(&path));
             Verdict::Done(Reply::Status(404))
@@ -118,6 +114,9 @@ fn failed(request: &Request, path: &[u8], error: &io::Error) -> u16 {
     };
     let logger = core::error_log(request);
     let path = log::Text(path);
+    if status == 404 && !request.location.core.log_not_found() {
+        return status;
+    }
     if status == 500 {
         log::crit!(logger, request, "open() \"{path}\" failed {}", log::Cause(error));
     } else {

@@ -44,6 +44,13 @@ pub fn begin(request: &mut Request, answer: &Answer) -> Result<Next, Error> {
         && head.status >= 300
         && request.location.core.error_page(head.status).is_some()
     {
+        if head.status == 401 {
+            // The page asks for what the upstream asks for.
+            let fields = head.iter(data).filter(|(name, _)| name.eq_ignore_ascii_case(b"www-authenticate"));
+            for (_, value) in fields {
+                request.keep(Id::WwwAuthenticate, Some(value));
+            }
+        }
         return Ok(Next::Reply(Reply::Status(head.status)));
     }
     Ok(Next::Body(response(request, answer, conf, length), length))

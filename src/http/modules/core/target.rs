@@ -3,7 +3,7 @@
 //! Touches: the request. Behaviour: nginx.org, ngx_http_core_module (`merge_slashes`, `absolute_redirect`,
 //! `server_name_in_redirect`, `port_in_redirect`, `internal`, `client_max_body_size`).
 
-use crate::base::path::normalize_uri;
+use crate::base::path::{Escape, escape_uri, normalize_uri};
 use crate::http::location::{Kind, Location};
 use crate::http::modules::core::error_log;
 use crate::http::pipeline::Reply;
@@ -93,13 +93,16 @@ fn store_groups(request: &mut Request, regex: &'static Regex, subject: &[u8], gr
     }
 }
 
-/// A redirect to a path of this server that keeps the arguments.
-pub fn redirect_with_args(request: &Request, status: u16, mut target: Vec<u8>) -> Reply {
+/// A redirect to the slash that the decoded path of the request lacks; it keeps the arguments.
+pub fn redirect_to_slash(request: &Request) -> Reply {
+    let mut target = Vec::new();
+    escape_uri(&request.uri, Escape::Uri, &mut target);
+    target.push(b'/');
     if !request.args.is_empty() {
         target.push(b'?');
         target.extend_from_slice(&request.args);
     }
-    Reply::Redirect(status, target)
+    Reply::Redirect(301, target)
 }
 
 /// The response that sends a client to `target`, made absolute where the configuration wants it.
