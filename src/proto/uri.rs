@@ -36,6 +36,7 @@ pub struct Target {
 pub fn parse(method: Method, raw: &[u8]) -> Result<Target, Error> {
     let all = 0..raw.len();
     if method == Method::Connect {
+        authority(raw)?;
         let (_, port) = split_authority(raw)?;
         if port.is_none_or(<[u8]>::is_empty) {
             return Err(Error::InvalidTarget); // RFC 9110 §9.3.6
@@ -172,6 +173,7 @@ mod tests {
             (Method::Connect, "/c"),
             (Method::Connect, "h"),
             (Method::Connect, "h:"),
+            (Method::Connect, ".:8"),
             (Method::Get, "http://h#x"),
             (Method::Get, "http://h:80#/a"),
         ] {
