@@ -90,8 +90,7 @@ fn split_authority(text: &[u8]) -> Result<(&[u8], Option<&[u8]>), Error> {
     let host_length = if text.first() == Some(&b'[') {
         let end = memchr::memchr(b']', text).ok_or(Error::InvalidHost)?;
         let inside = &text[1..end];
-        let is_address = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
-        if inside.is_empty() || !inside.iter().all(is_address) {
+        if !is_address(inside) && !is_future_address(inside) {
             return Err(Error::InvalidHost);
         }
         end + 1
@@ -113,6 +112,26 @@ fn split_authority(text: &[u8]) -> Result<(&[u8], Option<&[u8]>), Error> {
     }
 }
 
+/// The characters of an IPv6 address, whose last part may be an IPv4 address.
+fn is_address(inside: &[u8]) -> bool {
+    let has_empty_part = inside.windows(2).any(|two| two == b"..");
+    !inside.is_empty()
+        && !has_empty_part
+        && inside.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
+}
+
+/// `v1.something` (RFC 3986 §3.2.2, IPvFuture).
+fn is_future_address(inside: &[u8]) -> bool {
+    let Some((b'v' | b'V', rest)) = inside.split_first() else { return false };
+    let Some(dot) = memchr::memchr(b'.', rest) else { return false };
+    let (version, address) = (&rest[..dot], &rest[dot + 1..]);
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:".contains(byte);
+    !version.is_empty()
+        && version.iter().all(u8::is_ascii_hexdigit)
+        && !address.is_empty()
+        && address.iter().all(is_plain)
+}
+
 /// A registered name's characters (RFC 3986 §3.2.2) but the comma, which would join two hosts.
 fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte >= 0x80 || b"-._~%!$&'()*+;=".contains(&byte)
@@ -130,6 +149,8 @@ mod tests {
             ("h.test.:80", "h.test"),
             ("[::1]:80", "[::1]"),
             ("[FE80::1]", "[fe80::1]"),
+            ("[::ffff:1.2.3.4]", "[::ffff:1.2.3.4]"),
+            ("[v1F.A:b!$&'()*+,;=-._~]:80", "[v1f.a:b!$&'()*+,;=-._~]"),
             ("a_b.test", "a_b.test"),
             ("127.0.0.1:8080", "127.0.0.1"),
             ("h:", "h"),
@@ -137,8 +158,37 @@ mod tests {
             assert_eq!(authority(text.as_bytes()).as_deref(), Ok(host.as_bytes()), "{text}");
         }
         for text in [
-            "", ".", ":80", "h .test", "user@h", "h/x", "h,e", "h\\e", "h\0", "h#x", "h?x", "\"h\"", "h:abc",
-            "h:-1", "[::1", "[]", "<h>", "h:80:81", "::1", "[::1]x", "h:99999", "a..b", "a..", "a..:80",
+            "",
+            ".",
+            ":80",
+            "h .test",
+            "user@h",
+            "h/x",
+            "h,e",
+            "h\\e",
+            "h\0",
+            "h#x",
+            "h?x",
+            "\"h\"",
+            "h:abc",
+            "h:-1",
+            "[ab..cd::1]",
+            "[v.a]",
+            "[v1.]",
+            "[v1]",
+            "[vx.a]",
+            "[v1.a/b]",
+            "[1,2]",
+            "[::1",
+            "[]",
+            "<h>",
+            "h:80:81",
+            "::1",
+            "[::1]x",
+            "h:99999",
+            "a..b",
+            "a..",
+            "a..:80",
             "..",
         ] {
             assert_eq!(authority(text.as_bytes()), Err(Error::InvalidHost), "{text:?}");
