@@ -128,6 +128,7 @@ impl Body {
                 continue;
             }
             if self.is_read() {
+                self.send_continue(io); // asked for in front of an empty body; nginx obliges
                 self.timer.cancel();
                 return Poll::Ready(Ok(false));
             }
@@ -193,12 +194,16 @@ impl Body {
         Ok(!self.ready.is_empty() || matches!(self.framing, Framing::Done))
     }
 
-    fn poll_fill(&mut self, io: &Io, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn send_continue(&mut self, io: &Io) {
         if self.expects_continue {
             self.expects_continue = false;
             // 25 bytes into an empty socket buffer; should they not fit, the client waits no longer than without.
             let _ = io.try_write(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
+    }
+
+    fn poll_fill(&mut self, io: &Io, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.send_continue(io);
         let size = self.buffer_size;
         let left = match self.framing {
             Framing::Length { left } => left,

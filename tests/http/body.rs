@@ -129,6 +129,9 @@ fn expect_100_continue_is_answered_before_the_body() {
     client.send("hello");
     let response = client.response();
     assert_eq!((response.status, response.text().as_str()), (200, "hello"));
+    // It may ask even where nothing follows.
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nExpect: 100-Continue\r\n\r\n");
+    assert_eq!((client.response_head().status, client.response().status), (100, 200));
 }
 
 #[test]
