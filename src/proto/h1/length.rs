@@ -49,7 +49,7 @@ fn declared(fields: &[Field], data: &[u8], version: Version) -> Result<Option<Bo
         match field.id {
             Some(Id::ContentLength) if length.is_some() => return Err(Error::DuplicateContentLength),
             Some(Id::ContentLength) => length = Some(field.value(data)),
-            Some(Id::TransferEncoding) if coding.is_some() => return Err(Error::UnknownTransferEncoding),
+            Some(Id::TransferEncoding) if coding.is_some() => return Err(Error::DuplicateField),
             Some(Id::TransferEncoding) => coding = Some(field.value(data)),
             _ => {}
         }
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(of_request("1.1", &[TE, "Content-Length: x"]), Err(Error::Ambiguous));
         assert_eq!(of_request("1.0", &[TE]), Err(Error::UnexpectedTransferEncoding));
         assert_eq!(of_request("1.1", &[CL, CL]), Err(Error::DuplicateContentLength));
-        assert_eq!(of_request("1.1", &[TE, TE]), Err(Error::UnknownTransferEncoding));
+        assert_eq!(of_request("1.1", &[TE, TE]), Err(Error::DuplicateField));
         for value in [
             "+5",
             "-5",

@@ -29,6 +29,8 @@ pub enum Error {
     TooManyFields,
     MissingHost,
     DuplicateHost,
+    /// A second field of a name that has one value for the whole request.
+    DuplicateField,
     InvalidHost,
     InvalidContentLength,
     DuplicateContentLength,
@@ -79,6 +81,7 @@ impl fmt::Display for Error {
             Self::TooManyFields => "too many headers",
             Self::MissingHost => "HTTP/1.1 request without \"Host\" header",
             Self::DuplicateHost => "duplicate \"Host\" header",
+            Self::DuplicateField => "duplicate header line",
             Self::InvalidHost => "invalid host",
             Self::InvalidContentLength => "invalid \"Content-Length\" header",
             Self::DuplicateContentLength => "duplicate \"Content-Length\" header",

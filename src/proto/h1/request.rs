@@ -86,10 +86,6 @@ impl RequestHead {
     pub fn connection<'a>(&'a self, data: &'a [u8]) -> Connection<'a> {
         Connection::of(&self.fields, data)
     }
-
-    fn count(&self, id: Id) -> usize {
-        self.fields.iter().filter(|field: &&Field| field.id == Some(id)).count()
-    }
 }
 
 /// Parses the head at the begin of `buf`; empty lines before it are skipped.
@@ -118,11 +114,51 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Prog
         return Err(Error::HeadTooLarge);
     }
     let Some(end) = parsed else { return Ok(Progress::Partial) };
-    match head.count(Id::Host) {
-        0 if head.version >= Version::Http11 => Err(Error::MissingHost),
-        0 | 1 => Ok(Progress::Complete(end)),
-        _ => Err(Error::DuplicateHost),
+    let has_host = check_repeats(&head.fields)?;
+    if !has_host && head.version >= Version::Http11 {
+        return Err(Error::MissingHost);
     }
+    Ok(Progress::Complete(end))
+}
+
+/// Fields that say one thing about the whole request; who reads the first and who reads the last would disagree.
+/// nginx's list, but for the lengths, which `length` judges with the framing.
+const UNIQUE: &[Id] = &[
+    Id::Host,
+    Id::Expect,
+    Id::Authorization,
+    Id::ContentRange,
+    Id::IfMatch,
+    Id::IfNoneMatch,
+    Id::IfModifiedSince,
+    Id::IfUnmodifiedSince,
+    Id::IfRange,
+];
+
+/// [`UNIQUE`] as a set: a bit for each id.
+const UNIQUE_BITS: u128 = {
+    let (mut bits, mut index) = (0, 0);
+    while index < UNIQUE.len() {
+        bits |= bit(UNIQUE[index]);
+        index += 1;
+    }
+    bits
+};
+
+const fn bit(id: Id) -> u128 {
+    1 << id as u8
+}
+
+/// Refuses a second field of one of [`UNIQUE`]; tells whether there is a `Host`.
+fn check_repeats(fields: &[Field]) -> Result<bool, Error> {
+    let mut seen = 0;
+    for id in fields.iter().filter_map(|field| field.id) {
+        if seen & bit(id) & UNIQUE_BITS != 0 {
+            return Err(if id == Id::Host { Error::DuplicateHost } else { Error::DuplicateField });
+        }
+        seen |= bit(id);
+    }
+    Ok(seen & bit(Id::Host) != 0)
 }
 
 fn skip_empty_lines(buf: &[u8]) -> Result<usize, Error> {
@@ -272,6 +308,9 @@ mod tests {
             ("A: b\0c", Error::InvalidFieldValue),
             ("A: \x0bc", Error::InvalidFieldValue),
             ("Host: h", Error::DuplicateHost),
+            ("If-Match: a\r\nif-match: b", Error::DuplicateField),
+            ("Authorization: a\r\nAuthorization: a", Error::DuplicateField),
+            ("Expect: a\r\nA: b\r\nExpect: b", Error::DuplicateField),
         ] {
             assert_eq!(with_field(line), Err(error), "{line:?}");
         }
