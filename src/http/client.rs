@@ -28,6 +28,12 @@ const SERVER_SHORT: &str = "Server: pronghorn\r\n";
 const FIRST_BEFORE_LENGTH: [Id; 1] = [Id::ContentType];
 const FIRST_AFTER_LENGTH: [Id; 2] = [Id::LastModified, Id::Location];
 
+/// Room for a usual head.
+const HEAD_BYTES: usize = 512;
+
+/// Body bytes up to this many are copied behind their head: cheaper than to hand the kernel a list.
+const JOINED_MAX: usize = 4096;
+
 /// How the end of the response's body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
@@ -215,6 +221,12 @@ impl<'a> Client<'a> {
     }
 
     async fn send(&mut self, request: &mut Request, data: &[u8], tail: &[u8]) -> Result<(), Error> {
+        let (mut data, mut tail) = (data, tail);
+        if !self.pending.is_empty() && data.len() <= JOINED_MAX {
+            self.pending.extend_from_slice(data);
+            self.pending.extend_from_slice(tail);
+            (data, tail) = (b"", b"");
+        }
         let head = self.pending.len() - self.sent;
         let total = head + data.len() + tail.len();
         if total == 0 {
@@ -223,12 +235,18 @@ impl<'a> Client<'a> {
         let mut done = 0;
         let outcome = poll_fn(|cx| {
             while done < total {
-                let slices = [
-                    IoSlice::new(self.pending.get(self.sent + done.min(head)..).unwrap_or(&[])),
-                    IoSlice::new(&data[done.saturating_sub(head).min(data.len())..]),
-                    IoSlice::new(&tail[done.saturating_sub(head + data.len()).min(tail.len())..]),
-                ];
-                match self.io.poll_write_vectored(cx, &slices) {
+                let first = self.pending.get(self.sent + done.min(head)..).unwrap_or(&[]);
+                let written = if total == head {
+                    self.io.poll_write(cx, first)
+                } else {
+                    let slices = [
+                        IoSlice::new(first),
+                        IoSlice::new(&data[done.saturating_sub(head).min(data.len())..]),
+                        IoSlice::new(&tail[done.saturating_sub(head + data.len()).min(tail.len())..]),
+                    ];
+                    self.io.poll_write_vectored(cx, &slices)
+                };
+                match written {
                     Poll::Ready(Ok(count)) => {
                         done += count;
                         self.timer.cancel();
@@ -257,7 +275,9 @@ impl<'a> Client<'a> {
 fn render_head(request: &Request, framing: Framing, out: &mut Vec<u8>) {
     let response = &request.response;
     let core = &request.location.core;
-    out.reserve(512);
+    out.reserve(
+        HEAD_BYTES + usize::try_from(response.content_length.unwrap_or(0)).unwrap_or(0).min(JOINED_MAX),
+    );
     encode::status_line(response.status, reason_of(response), out);
     out.extend_from_slice(if core.server_tokens() { SERVER_FULL } else { SERVER_SHORT }.as_bytes());
     out.extend_from_slice(b"Date: ");

@@ -161,10 +161,8 @@ async fn one_request(conn: &mut Conn) -> After {
     };
     let mut request = match prepare(conn, input, head, &rest) {
         Ok(request) => request,
-        Err(refused) => {
-            let (mut request, status) = *refused;
-            let mut client = Client::new(&conn.io);
-            let _ = pipeline::refuse(&mut request, &mut client, status).await;
+        Err((request, status)) => {
+            Box::pin(refuse(request, &conn.io, status)).await;
             return After::Linger;
         }
     };
@@ -188,11 +186,19 @@ async fn one_request(conn: &mut Conn) -> After {
     After::KeepAlive
 }
 
+/// Answers a request that goes no further, and logs it.
+///
+/// Boxed where it is awaited, as are the other ends that few requests meet: all futures of a request share one
+/// allocation, which is as large as its largest way.
+async fn refuse(mut request: Box<Request>, io: &Io, status: u16) {
+    let mut client = Client::new(io);
+    let _ = pipeline::refuse(&mut request, &mut client, status).await;
+}
+
 /// What came of waiting for a request's head.
-#[allow(clippy::large_enum_variant, reason = "lives in one_request's box and is taken apart at once")]
 enum Head {
     /// The head's bytes, the head, and what came behind it.
-    Complete(Buffer, RequestHead, Vec<u8>),
+    Complete(Buffer, Box<RequestHead>, Vec<u8>),
     /// The socket had not a byte.
     Nothing,
     /// The connection ended or was refused, and the client was told.
@@ -205,7 +211,7 @@ async fn read_head(conn: &mut Conn) -> Head {
     let (first, limits) = (core.client_header_buffer_size(), core.head_limits());
     conn.is_pipelined = conn.rest.is_some();
     let mut input = conn.rest.take().unwrap_or_else(|| Buffer::take(first));
-    let mut head = RequestHead::default();
+    let mut head = Box::<RequestHead>::default();
     let deadline = runtime::now_ms() + core.client_header_timeout();
     loop {
         if !input.data().is_empty() {
@@ -216,14 +222,14 @@ async fn read_head(conn: &mut Conn) -> Head {
                     return Head::Complete(input, head, rest);
                 }
                 Ok(Progress::Partial) => {}
-                Err(error) => return refuse_head(conn, input, head, &error).await,
+                Err(error) => return Box::pin(refuse_head(conn, input, head, error)).await,
             }
         }
         if input.space().is_empty() {
             let size = (input.capacity() * 2).max(4096);
             if size > core.head_bytes_max() {
                 let error = limits.too_large(input.data());
-                return refuse_head(conn, input, head, &error).await;
+                return Box::pin(refuse_head(conn, input, head, error)).await;
             }
             input.grow(size);
         }
@@ -235,7 +241,7 @@ async fn read_head(conn: &mut Conn) -> Head {
                 let left = deadline.saturating_sub(runtime::now_ms());
                 match timeout(left, conn.io.read(input.space())).await {
                     Ok(read) => read,
-                    Err(_) => return timed_out(conn, input, head).await,
+                    Err(_) => return Box::pin(timed_out(conn, input, head)).await,
                 }
             }
             read => read,
@@ -251,20 +257,18 @@ async fn read_head(conn: &mut Conn) -> Head {
 async fn refuse_head(
     conn: &mut Conn,
     input: Buffer,
-    head: RequestHead,
-    error: &crate::proto::h1::Error,
+    head: Box<RequestHead>,
+    error: crate::proto::h1::Error,
 ) -> Head {
     let mut request = malformed(conn, input, head);
     request.head_too_large = error.is_too_large() && error.status() == 400;
     log::info!(core::error_log(&request), &request, "client sent {error}");
-    let mut client = Client::new(&conn.io);
-    let _ = pipeline::refuse(&mut request, &mut client, error.status()).await;
-    drop(request);
+    refuse(request, &conn.io, error.status()).await;
     linger(conn).await;
     Head::Over
 }
 
-async fn timed_out(conn: &mut Conn, input: Buffer, head: RequestHead) -> Head {
+async fn timed_out(conn: &mut Conn, input: Buffer, head: Box<RequestHead>) -> Head {
     if input.data().is_empty() {
         return Head::Over;
     }
@@ -275,13 +279,12 @@ async fn timed_out(conn: &mut Conn, input: Buffer, head: RequestHead) -> Head {
         &request,
         "client timed out (110: Connection timed out) while reading client request headers"
     );
-    let mut client = Client::new(&conn.io);
-    let _ = pipeline::refuse(&mut request, &mut client, 408).await;
+    refuse(request, &conn.io, 408).await;
     Head::Over
 }
 
 /// The client closed inside a head.
-fn client_left(conn: &mut Conn, input: Buffer, head: RequestHead) -> Head {
+fn client_left(conn: &mut Conn, input: Buffer, head: Box<RequestHead>) -> Head {
     let mut request = malformed(conn, input, head);
     request.response.status = 400;
     log::info!(
@@ -292,7 +295,7 @@ fn client_left(conn: &mut Conn, input: Buffer, head: RequestHead) -> Head {
     Head::Over
 }
 
-fn malformed(conn: &mut Conn, input: Buffer, mut head: RequestHead) -> Request {
+fn malformed(conn: &mut Conn, input: Buffer, mut head: Box<RequestHead>) -> Box<Request> {
     head.clear();
     conn.requests += 1;
     let limits = body::Limits { max: 0, timeout_ms: 0, buffer_size: 1024 };
@@ -324,9 +327,9 @@ fn connection(conn: &Conn) -> Connection {
 fn prepare(
     conn: &mut Conn,
     input: Buffer,
-    head: RequestHead,
+    head: Box<RequestHead>,
     rest: &[u8],
-) -> Result<Request, Box<(Request, u16)>> {
+) -> Result<Box<Request>, (Box<Request>, u16)> {
     conn.requests += 1;
     let config = conn.service.config();
     let data = input.data();
@@ -354,13 +357,13 @@ fn prepare(
     if let Err(error) = declared {
         log::info!(core::error_log(&request), &request, "client sent {error}");
         request.keep_alive = false;
-        return Err(Box::new((request, error.status())));
+        return Err((request, error.status()));
     }
     let target = match target {
         Ok(target) => target,
         Err(error) => {
             log::info!(core::error_log(&request), &request, "client sent {error}");
-            return Err(Box::new((request, error.status())));
+            return Err((request, error.status()));
         }
     };
     match host {
@@ -368,7 +371,7 @@ fn prepare(
         Ok(None) => {}
         Err(error) => {
             log::info!(core::error_log(&request), &request, "client sent {error}");
-            return Err(Box::new((request, error.status())));
+            return Err((request, error.status()));
         }
     }
     if let Some(regex) = regex {
@@ -377,10 +380,10 @@ fn prepare(
     if matches!(request.method, Method::Connect | Method::Trace) {
         let name = if request.method == Method::Trace { "TRACE" } else { "CONNECT" };
         log::info!(core::error_log(&request), &request, "client sent {name} method");
-        return Err(Box::new((request, 405)));
+        return Err((request, 405));
     }
     if let Err(status) = core::set_target(&mut request, &target) {
-        return Err(Box::new((request, status)));
+        return Err((request, status));
     }
     Ok(request)
 }

@@ -43,6 +43,11 @@ pub struct Headers {
 }
 
 impl Headers {
+    /// Makes room for fields whose lines have so many bytes together.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.text.reserve(bytes);
+    }
+
     /// Appends a field. `value` must hold no CR, LF or NUL; bytes that could break the head are dropped here.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
         self.push_with(Id::of(name), name, value);
@@ -52,21 +57,26 @@ impl Headers {
         self.push_with(Some(id), id.name().as_bytes(), value);
     }
 
-    /// Appends a field whose id is known to belong to `name` (a parsed head's).
+    /// Appends a field whose id is known to belong to `name`.
     pub fn push_with(&mut self, id: Option<Id>, name: &[u8], value: &[u8]) {
+        if memchr::memchr3(b'\r', b'\n', 0, value).is_none() {
+            return self.push_clean(id, name, value);
+        }
+        // A variable that carries a decoded %0a must not split the response.
+        let clean: Vec<u8> =
+            value.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)).collect();
+        self.push_clean(id, name, &clean);
+    }
+
+    /// Appends a field of a parsed head, whose value has no byte that could break this one.
+    pub fn push_clean(&mut self, id: Option<Id>, name: &[u8], value: &[u8]) {
         let start = self.text.len();
         self.text.extend_from_slice(name);
         self.text.extend_from_slice(b": ");
-        let value_start = self.text.len();
-        if memchr::memchr3(b'\r', b'\n', 0, value).is_none() {
-            self.text.extend_from_slice(value);
-        } else {
-            // A variable that carries a decoded %0a must not split the response.
-            self.text.extend(value.iter().filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)));
-        }
-        let value_length = (self.text.len() - value_start) as u32;
+        self.text.extend_from_slice(value);
         self.text.extend_from_slice(b"\r\n");
         let name_length = u16::try_from(name.len()).unwrap_or(u16::MAX);
+        let value_length = value.len() as u32;
         self.entries.push(Entry { name_start: start as u32, name_length, value_length, id });
     }
 

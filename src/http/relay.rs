@@ -124,12 +124,12 @@ pub async fn body(
     write(request, client, data, &pieces).await?;
     let left = data[used..].to_vec();
     shrink(request, head, head_length);
-    let mut stream =
+    let stream =
         Stream { connection, framing, buffer: keep(&left), wait: Wait::new(&request.location.proxy) };
-    stream.relay(request, client, outgoing).await?;
-    let is_clean = stream.buffer.is_none() && length != BodyLength::UntilClose;
-    if is_clean && may_keep && outgoing.is_done() {
-        group.pool.give(stream.connection, &group.keepalive);
+    // Boxed: few responses come in pieces, and all would carry the room for it.
+    let (connection, is_clean) = Box::pin(stream.run(request, client, outgoing)).await?;
+    if is_clean && length != BodyLength::UntilClose && may_keep && outgoing.is_done() {
+        group.pool.give(connection, &group.keepalive);
     }
     Ok(())
 }
@@ -181,6 +181,17 @@ struct Stream {
 }
 
 impl Stream {
+    /// Relays to the end. The connection, and whether nothing came behind the response.
+    async fn run(
+        mut self,
+        request: &mut Request,
+        client: &mut Client<'_>,
+        outgoing: &mut Outgoing,
+    ) -> Result<(Connection, bool), Error> {
+        self.relay(request, client, outgoing).await?;
+        Ok((self.connection, self.buffer.is_none()))
+    }
+
     async fn relay(
         &mut self,
         request: &mut Request,

@@ -46,7 +46,7 @@ pub struct Request {
     pub connection: Connection,
     /// The head's bytes; `head` points into them.
     pub input: Buffer,
-    pub head: RequestHead,
+    pub head: Box<RequestHead>,
     /// The method in force: an `error_page` redirect turns others into GET.
     pub method: Method,
     /// Decoded and normalized path.
@@ -94,11 +94,11 @@ impl Request {
         server: &'static Server,
         connection: Connection,
         input: Buffer,
-        head: RequestHead,
+        head: Box<RequestHead>,
         body: Body,
-    ) -> Self {
+    ) -> Box<Self> {
         let method = head.method;
-        Self {
+        Box::new(Self {
             config,
             server,
             location: &server.root,
@@ -128,7 +128,7 @@ impl Request {
             id: None,
             started_ms: runtime::now_ms(),
             slots: Vec::new(),
-        }
+        })
     }
 
     /// The first field of this id in the request.

@@ -14,11 +14,11 @@ use crate::runtime::{Either, Io, race, relay};
 #[derive(Debug)]
 pub struct Tunnel {
     upstream: Io,
-    request: Request,
+    request: Box<Request>,
 }
 
 impl Tunnel {
-    pub fn new(upstream: Io, request: Request) -> Self {
+    pub fn new(upstream: Io, request: Box<Request>) -> Self {
         Self { upstream, request }
     }
 }

@@ -15,7 +15,9 @@ use crate::http::modules::{core, proxy};
 use crate::http::pipeline::Reply;
 use crate::http::relay;
 use crate::http::request::Request;
+use crate::http::response::Response;
 use crate::log;
+use crate::proto::h1::length::BodyLength;
 use crate::proto::message::Method;
 use crate::runtime;
 use crate::runtime::Io;
@@ -54,18 +56,36 @@ async fn respond(
         Ok(answer) => answer,
         Err(status) => return Ok(Some(Reply::Status(status))),
     };
-    match answer::begin(request, &answer)? {
-        Next::Reply(reply) => Ok(Some(reply)),
-        Next::Tunnel(response) => {
-            relay::begin_tunnel(request, client, response, answer).await?;
+    match start(request, client, &answer)? {
+        Step::Reply(reply) => Ok(Some(reply)),
+        Step::Tunnel(response) => {
+            Box::pin(relay::begin_tunnel(request, client, *response, answer)).await?;
             Ok(None)
         }
-        Next::Body(response, length) => {
-            client.start(request, response);
+        Step::Body(length) => {
             relay::body(request, client, &goal.group, answer, length, outgoing).await?;
             Ok(None)
         }
     }
+}
+
+/// What is left to do once the head of an answer is the client's.
+enum Step {
+    Reply(Reply),
+    Tunnel(Box<Response>),
+    Body(BodyLength),
+}
+
+/// A function of its own, so that no response lives in the future that waits for the body.
+fn start(request: &mut Request, client: &mut Client<'_>, answer: &Answer) -> Result<Step, Error> {
+    Ok(match answer::begin(request, answer)? {
+        Next::Reply(reply) => Step::Reply(reply),
+        Next::Tunnel(response) => Step::Tunnel(Box::new(response)),
+        Next::Body(response, length) => {
+            client.start(request, response);
+            Step::Body(length)
+        }
+    })
 }
 
 /// Tries peers until one answers. `Err(status)`: none did.
@@ -124,15 +144,16 @@ async fn turn(
     tag: usize,
     outgoing: &mut Outgoing,
 ) -> Result<Answer, Stop> {
-    let connection = exchange::open(request, group, peer, tag, false).await?;
-    let answered = exchange::run(request, client, outgoing, connection).await;
-    match answered {
-        Err(Stop::Peer(failure)) if failure.is_stale && may_repeat(request, outgoing) => {
-            outgoing.rewind();
-            let connection = exchange::open(request, group, peer, tag, true).await?;
-            exchange::run(request, client, outgoing, connection).await
+    let mut is_fresh = false;
+    loop {
+        let connection = exchange::open(request, group, peer, tag, is_fresh).await?;
+        match exchange::run(request, client, outgoing, connection).await {
+            Err(Stop::Peer(failure)) if failure.is_stale && !is_fresh && may_repeat(request, outgoing) => {
+                outgoing.rewind();
+                is_fresh = true;
+            }
+            answered => return answered,
         }
-        answered => answered,
     }
 }
 

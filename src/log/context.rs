@@ -24,6 +24,20 @@ pub trait Context {
 
 impl Context for () {}
 
+impl<T: Context> Context for Box<T> {
+    fn connection(&self) -> Option<u64> {
+        (**self).connection()
+    }
+
+    fn action(&self) -> Option<&str> {
+        (**self).action()
+    }
+
+    fn fields(&self, fields: &mut Fields<'_>) {
+        (**self).fields(fields);
+    }
+}
+
 /// Receives the trailing fields of one line.
 pub struct Fields<'a> {
     out: &'a mut dyn Write,

@@ -77,44 +77,57 @@ ids! {
     Allow = "Allow",
 }
 
-/// One more than the length of the longest known name.
-const LENGTHS: usize = 24;
-/// The index in `ALL` of every id, sorted by the length of its name.
-const BY_LENGTH: [u8; ALL.len()] = sorted().0;
-/// Where the names of each length begin in `BY_LENGTH`.
-const STARTS: [u8; LENGTHS + 1] = sorted().1;
+/// Places of the table of known names; several times as many as names, so that a good seed is found soon.
+const PLACES: usize = 512;
+const NOBODY: u8 = u8::MAX;
+/// Where each name is, and the seed with which no two of them share a place.
+static TABLE: ([u8; PLACES], u32) = table();
 
-const fn sorted() -> ([u8; ALL.len()], [u8; LENGTHS + 1]) {
-    let (mut order, mut starts) = ([0; ALL.len()], [0; LENGTHS + 1]);
-    let (mut length, mut count) = (0, 0);
-    while length < LENGTHS {
-        starts[length] = count as u8;
+const fn table() -> ([u8; PLACES], u32) {
+    assert!(ALL.len() < NOBODY as usize);
+    let mut seed: u32 = 0x9e37_79b1;
+    loop {
+        let mut places = [NOBODY; PLACES];
         let mut index = 0;
         while index < ALL.len() {
-            assert!(ALL[index].1.len() < LENGTHS);
-            if ALL[index].1.len() == length {
-                order[count] = index as u8;
-                count += 1;
+            let at = place(ALL[index].1.as_bytes(), seed);
+            if places[at] != NOBODY {
+                break;
             }
+            places[at] = index as u8;
             index += 1;
         }
-        length += 1;
+        if index == ALL.len() {
+            return (places, seed);
+        }
+        seed = seed.wrapping_mul(0x0001_0dcd).wrapping_add(2);
     }
-    starts[LENGTHS] = count as u8;
-    (order, starts)
+}
+
+/// The place of a name (not empty), made of its length and three of its letters in lower case.
+const fn place(name: &[u8], seed: u32) -> usize {
+    let length = name.len();
+    let key =
+        u32::from_le_bytes([name[0] | 0x20, name[length / 2] | 0x20, name[length - 1] | 0x20, length as u8]);
+    (key.wrapping_mul(seed) >> 16) as usize % PLACES
 }
 
 impl Id {
     /// The id of a name in any case.
     pub fn of(name: &[u8]) -> Option<Self> {
-        let first = name.first()? | 0x20;
-        let (&start, &end) = (STARTS.get(name.len())?, STARTS.get(name.len() + 1)?);
-        BY_LENGTH[usize::from(start)..usize::from(end)].iter().map(|index| ALL[usize::from(*index)]).find_map(
-            |(id, known)| {
-                let known = known.as_bytes();
-                (known[0] | 0x20 == first && known.eq_ignore_ascii_case(name)).then_some(id)
-            },
-        )
+        if name.is_empty() {
+            return None;
+        }
+        let (places, seed) = &TABLE;
+        let (id, known) = ALL.get(usize::from(places[place(name, *seed)]))?;
+        if known.len() != name.len() {
+            return None;
+        }
+        // Letters may differ in the bit that is their case, everything else not at all.
+        let differs =
+            |(known, byte): (u8, &u8)| (known ^ byte) & if known.is_ascii_alphabetic() { !0x20 } else { !0 };
+        let difference = known.bytes().zip(name).map(differs).fold(0, |all, one| all | one);
+        (difference == 0).then_some(*id)
     }
 
     /// The name as it is usually written.

@@ -1,6 +1,7 @@
 //! Descriptors in the loop: sockets that are read and written, listeners that are accepted from.
 //!
-//! One registration per connection life, edge-triggered; the system call is tried first. A short read clears
+//! One registration per connection life, edge-triggered (a second call adds the interest in writing where a write
+//! finds no room); the system call is tried first. A short read clears
 //! the cached readiness unless the peer's end was seen with it: data and FIN may come in one event.
 
 use std::future::poll_fn;
@@ -8,13 +9,14 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::runtime::buffer::Buffer;
 use crate::runtime::executor::{try_with, with};
-use crate::runtime::reactor::{HANGUP, READ, WRITE};
+use crate::runtime::reactor::{HANGUP, READ, WIDE, WRITE};
 use crate::runtime::waker::TaskId;
 use crate::sys::address::SockAddr;
+use crate::sys::epoll::Epoll;
 use crate::sys::socket;
 
 /// A registered socket. Dropping it takes it out of epoll and closes it.
@@ -29,9 +31,22 @@ impl Io {
     /// Registers a non-blocking descriptor.
     pub fn register(fd: OwnedFd) -> io::Result<Self> {
         // Taken for writable, which a new socket is; what can be read at registration epoll reports as an edge.
+        Self::add(fd, WRITE, Epoll::add_reading)
+    }
+
+    /// Registers a socket whose connect is under way: writable once it is decided.
+    pub fn connecting(fd: OwnedFd) -> io::Result<Self> {
+        Self::add(fd, WIDE, Epoll::add_both)
+    }
+
+    fn add(
+        fd: OwnedFd,
+        flags: u8,
+        call: impl FnOnce(&Epoll, BorrowedFd<'_>, u64) -> io::Result<()>,
+    ) -> io::Result<Self> {
         with(|current| {
-            let (index, token) = current.reactor.borrow_mut().insert(WRITE);
-            match current.epoll().add_edge(fd.as_fd(), token) {
+            let (index, token) = current.reactor.borrow_mut().insert(flags);
+            match call(&current.epoll(), fd.as_fd(), token) {
                 Ok(()) => Ok(Self { fd: Some(fd), index }),
                 Err(error) => {
                     current.reactor.borrow_mut().remove(index);
@@ -39,13 +54,6 @@ impl Io {
                 }
             }
         })
-    }
-
-    /// Registers a socket whose connect is under way: writable once it is decided.
-    pub fn connecting(fd: OwnedFd) -> io::Result<Self> {
-        let io = Self::register(fd)?;
-        io.clear(WRITE);
-        Ok(io)
     }
 
     pub fn as_fd(&self) -> BorrowedFd<'_> {
@@ -109,7 +117,7 @@ impl Io {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         loop {
-            match nix::unistd::read(self.as_fd(), buffer) {
+            match recv(self.as_fd().as_raw_fd(), buffer, MsgFlags::empty()) {
                 Ok(count) => {
                     // RDHUP came with the data: keep READ set (tests: eof_with_data).
                     if count < buffer.len() && !self.has(HANGUP) {
@@ -293,7 +301,23 @@ impl Io {
 
     pub(super) fn wait_write(&self, cx: &Context<'_>) {
         let task = TaskId::of(cx).bits();
-        with(|current| current.reactor.borrow_mut().wait_write(self.index, task));
+        with(|current| {
+            let mut reactor = current.reactor.borrow_mut();
+            reactor.wait_write(self.index, task);
+            if reactor.flags(self.index) & WIDE == 0 {
+                reactor.set(self.index, WIDE);
+                let token = reactor.token(self.index);
+                drop(reactor);
+                if current.epoll().widen(self.as_fd(), token).is_err() {
+                    // No memory for it: the writer looks again at once instead of never.
+                    let mut reactor = current.reactor.borrow_mut();
+                    reactor.clear(self.index, WIDE);
+                    reactor.set(self.index, WRITE);
+                    drop(reactor);
+                    cx.waker().wake_by_ref();
+                }
+            }
+        });
     }
 }
 

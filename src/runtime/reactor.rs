@@ -8,6 +8,9 @@ pub(super) const READ: u8 = 1;
 pub(super) const WRITE: u8 = 2;
 /// The peer sends no more, or the connection is gone: a short read is no proof that nothing is left.
 pub(super) const HANGUP: u8 = 4;
+/// epoll reports when it becomes writable. Asked for when a write first finds no room: until then that edge
+/// would come right after the registration, and wake the loop for nothing.
+pub(super) const WIDE: u8 = 8;
 
 /// No task waits.
 const NOBODY: u64 = u64::MAX;
@@ -49,8 +52,7 @@ impl Reactor {
                 (self.slab.len() - 1) as u32
             }
         };
-        let generation = self.slab[index as usize].generation;
-        (index, u64::from(generation) << 32 | u64::from(index))
+        (index, self.token(index))
     }
 
     pub(super) fn remove(&mut self, index: u32) {
@@ -81,6 +83,14 @@ impl Reactor {
             writer = std::mem::replace(&mut entry.writer, NOBODY);
         }
         (reader, writer)
+    }
+
+    pub(super) fn token(&self, index: u32) -> u64 {
+        u64::from(self.slab[index as usize].generation) << 32 | u64::from(index)
+    }
+
+    pub(super) fn set(&mut self, index: u32, flags: u8) {
+        self.slab[index as usize].flags |= flags;
     }
 
     pub(super) fn flags(&self, index: u32) -> u8 {

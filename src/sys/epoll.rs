@@ -8,6 +8,8 @@ use nix::sys::epoll::{Epoll as NixEpoll, EpollCreateFlags, EpollEvent, EpollFlag
 /// Events taken in one wait.
 const EVENTS_MAX: usize = 256;
 
+const READING: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLET);
+
 /// What happened to one descriptor.
 #[derive(Clone, Copy, Debug)]
 pub struct Event {
@@ -30,10 +32,19 @@ impl Epoll {
         Ok(Self { inner, events: vec![EpollEvent::empty(); EVENTS_MAX] })
     }
 
-    /// Edge-triggered interest in both directions, for the life of a connection.
-    pub fn add_edge(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        Ok(self.inner.add(fd, EpollEvent::new(flags, token))?)
+    /// Edge-triggered interest in what comes in, for the life of a connection.
+    pub fn add_reading(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        Ok(self.inner.add(fd, EpollEvent::new(READING, token))?)
+    }
+
+    /// Edge-triggered interest in both directions.
+    pub fn add_both(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        Ok(self.inner.add(fd, EpollEvent::new(READING | EpollFlags::EPOLLOUT, token))?)
+    }
+
+    /// Widens `add_reading` to both directions; the state at this moment is reported as an edge.
+    pub fn widen(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        Ok(self.inner.modify(fd, &mut EpollEvent::new(READING | EpollFlags::EPOLLOUT, token))?)
     }
 
     /// Level-triggered interest in reading: listeners and event descriptors.

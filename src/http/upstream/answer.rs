@@ -92,7 +92,9 @@ fn response(
     if reason != crate::http::response::reason(head.status).as_bytes() {
         response.reason = reason.to_vec();
     }
-    let nominated = head.get(data, Id::Connection);
+    // The usual values name no field.
+    let nominated = head.get(data, Id::Connection).filter(|list| !matches!(*list, b"keep-alive" | b"close"));
+    response.headers.reserve(answer.head_length);
     for field in &head.fields {
         let (name, value) = (field.name(data), field.value(data));
         let ends_here = match field.id {
@@ -111,7 +113,7 @@ fn response(
         }
         match rewritten(request, conf, field.id, name, value) {
             Some(value) => response.headers.push_with(field.id, name, &value),
-            None => response.headers.push_with(field.id, name, value),
+            None => response.headers.push_clean(field.id, name, value),
         }
     }
     response.content_length = match length {

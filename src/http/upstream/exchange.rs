@@ -115,7 +115,8 @@ pub async fn run(
 ) -> Result<Answer, Stop> {
     let conf: &'static proxy::Conf = &request.location.proxy;
     let mut held: Option<Buffer> = None;
-    let mut head = ResponseHead::default();
+    // Made where it stays: variables ask for it until the request ends.
+    let mut answer = Rc::new(Head { buffer: Buffer::take(0), head: ResponseHead::default() });
     let mut wait = Wait::new(conf);
     let mut interim_count = 0;
     request.upstream.action = Some("sending request to upstream");
@@ -143,7 +144,8 @@ pub async fn run(
             Err(stop) => return Err(stop),
         }
         while !buffer.data().is_empty() {
-            match response::parse(buffer.data(), conf.head_bytes_max(), &mut head) {
+            let Some(Head { head, buffer: place }) = Rc::get_mut(&mut answer) else { break };
+            match response::parse(buffer.data(), conf.head_bytes_max(), head) {
                 Ok(Progress::Complete(length)) if is_interim(head.status) => {
                     // 100 answers an expectation that was never passed on; 103 is not passed on yet
                     interim_count += 1;
@@ -157,8 +159,8 @@ pub async fn run(
                     let attempt = request.upstream.last();
                     attempt.status = head.status;
                     attempt.header_ms = Some(runtime::now_ms().saturating_sub(attempt.started_ms));
-                    let head = Rc::new(Head { buffer, head });
-                    return Ok(Answer { connection, head, head_length });
+                    *place = buffer;
+                    return Ok(Answer { connection, head: answer, head_length });
                 }
                 Ok(Progress::Partial) => break,
                 Err(error) if error.is_too_large() => return Err(too_big(request, conf)),

@@ -67,31 +67,28 @@ pub(super) fn parse(
             Some(_) => {}
         }
         let rest = &buf[at..];
-        let mut classes = 0;
-        let name_length = rest.iter().position(|byte| {
-            let class = CLASS[usize::from(*byte)];
-            classes |= class;
-            class == INVALID
-        });
-        let Some(name_length) = name_length else {
-            return if rest.len() > rules.line_bytes_max { Err(Error::HeadTooLarge) } else { Ok(None) };
-        };
+        let (mut classes, mut name_length) = (0, 0);
+        loop {
+            let Some(byte) = rest.get(name_length) else {
+                return if rest.len() > rules.line_bytes_max { Err(Error::HeadTooLarge) } else { Ok(None) };
+            };
+            match CLASS[usize::from(*byte)] {
+                INVALID => break,
+                class => classes |= class,
+            }
+            name_length += 1;
+        }
         if rest[name_length] != b':' || name_length == 0 {
             let ends = matches!(rest[name_length], b'\n' | b'\r');
             return Err(if ends { Error::InvalidFieldLine } else { Error::InvalidFieldName });
         }
         let value_at = name_length + 1;
-        let Some(line_length) = memchr::memchr(b'\n', &rest[value_at..]).map(|length| value_at + length)
-        else {
-            check_value(rest[value_at..].strip_suffix(b"\r").unwrap_or(&rest[value_at..]))?;
+        let Some((value_end, line_length)) = value_end(rest, value_at)? else {
             return if rest.len() > rules.line_bytes_max { Err(Error::HeadTooLarge) } else { Ok(None) };
         };
         if line_length > rules.line_bytes_max {
             return Err(Error::HeadTooLarge);
         }
-        let raw = &rest[value_at..line_length];
-        let raw = raw.strip_suffix(b"\r").unwrap_or(raw);
-        check_value(raw)?;
         seen_count += 1;
         if seen_count > rules.count_max {
             return Err(Error::TooManyFields);
@@ -101,13 +98,17 @@ pub(super) fn parse(
             return Err(Error::InvalidFieldName);
         }
         if !(is_odd && rules.ignore_odd) {
-            let leading = raw.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-            let trailing =
-                raw[leading..].iter().rev().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+            let (mut start, mut end) = (value_at, value_end);
+            while start < end && matches!(rest[start], b' ' | b'\t') {
+                start += 1;
+            }
+            while start < end && matches!(rest[end - 1], b' ' | b'\t') {
+                end -= 1;
+            }
             fields.push(Field {
                 name_start: place(at)?,
-                value_start: place(at + value_at + leading)?,
-                value_length: place(raw.len() - leading - trailing)?,
+                value_start: place(at + start)?,
+                value_length: place(end - start)?,
                 name_length: u16::try_from(name_length).map_err(|_| Error::HeadTooLarge)?,
                 id: Id::of(&rest[..name_length]),
                 is_odd,
@@ -117,11 +118,40 @@ pub(super) fn parse(
     }
 }
 
+/// Where the value that begins at `at` and its line (without the LF) end; `None` when the line is not whole yet.
+/// Errors: a control character other than tab (RFC 9110 §5.5), a CR that no LF follows.
+fn value_end(line: &[u8], mut at: usize) -> Result<Option<(usize, usize)>, Error> {
+    loop {
+        while let Some(word) = line.get(at..).and_then(<[u8]>::first_chunk) {
+            match controls(*word) {
+                0 => at += 8,
+                flagged => {
+                    // The lowest byte that is flagged is one for sure.
+                    at += flagged.trailing_zeros() as usize / 8;
+                    break;
+                }
+            }
+        }
+        let Some(byte) = line.get(at) else { return Ok(None) };
+        match byte {
+            b'\n' => return Ok(Some((at, at))),
+            b'\r' => {
+                return match line.get(at + 1) {
+                    Some(b'\n') => Ok(Some((at, at + 1))),
+                    Some(_) => Err(Error::BareCr),
+                    None => Ok(None),
+                };
+            }
+            b'\t' | b' '..=0x7e | 0x80.. => at += 1,
+            _ => return Err(Error::InvalidFieldValue),
+        }
+    }
+}
+
 /// Refuses control characters other than tab (RFC 9110 §5.5).
 pub(super) fn check_value(value: &[u8]) -> Result<(), Error> {
     let (words, rest) = value.as_chunks::<8>();
-    if words.iter().all(|word| !may_hold_control(*word))
-        && rest.iter().all(|byte| *byte >= b' ' && *byte != 0x7f)
+    if words.iter().all(|word| controls(*word) == 0) && rest.iter().all(|byte| *byte >= b' ' && *byte != 0x7f)
     {
         return Ok(());
     }
@@ -132,14 +162,15 @@ pub(super) fn check_value(value: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// Eight bytes at once; never misses a control character, may name a tab.
-fn may_hold_control(word: [u8; 8]) -> bool {
+/// Eight bytes at once: the high bit of each that is a control character, a tab too. Exact for the lowest one, and
+/// zero if there is none; a borrow may flag innocent bytes above it.
+fn controls(word: [u8; 8]) -> u64 {
     const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES << 7;
-    let word = u64::from_ne_bytes(word);
-    let below = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
+    let word = u64::from_le_bytes(word);
+    let below = word.wrapping_sub(ONES * 0x20) & !word;
     let delete = word ^ (ONES * 0x7f);
-    (below | (delete.wrapping_sub(ONES) & !delete & HIGHS)) != 0
+    (below | (delete.wrapping_sub(ONES) & !delete)) & HIGHS
 }
 
 fn place(at: usize) -> Result<u32, Error> {
@@ -149,6 +180,23 @@ fn place(at: usize) -> Result<u32, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_ends_at_its_line_wherever_that_is() {
+        for length in 0..20 {
+            let value = vec![b'a'; length];
+            let with = |end: &[u8]| value_end(&[&value[..], end, b"next: line"].concat(), 0);
+            assert_eq!(with(b"\r\n"), Ok(Some((length, length + 1))));
+            assert_eq!(with(b"\n"), Ok(Some((length, length))));
+            assert_eq!(with(b"\r"), Err(Error::BareCr));
+            assert_eq!(with(b"\tb\xff\r\n"), Ok(Some((length + 3, length + 4))));
+            for byte in (0..32).filter(|byte| !b"\t\r\n".contains(byte)).chain([127]) {
+                assert_eq!(with(&[byte]), Err(Error::InvalidFieldValue), "{byte} behind {length}");
+            }
+            assert_eq!(value_end(&[&value[..], b"\r"].concat(), 0), Ok(None));
+            assert_eq!(value_end(&value, 0), Ok(None));
+        }
+    }
 
     #[test]
     fn finds_every_control_character_at_every_place() {
