@@ -1,11 +1,12 @@
 //! `return`: statuses, texts, redirects, and variables in them.
 
-use crate::support::{Client, Daemon, get};
+use crate::support::{Client, Daemon, fetch, get};
 
 const CONF: &str = r#"
 http {
     server {
         listen 127.0.0.1:%%PORT_0%%;
+        server_name named other;
         location /text { return 200 "text with $arg_x and $host\n"; }
         location /typed { default_type text/css; return 200 "typed"; }
         location /json { default_type application/json; return 200 '{"a": 1}'; }
@@ -18,6 +19,8 @@ http {
         location /absolute { return 307 https://example.org$request_uri; }
         location /bare { return http://example.org/bare; }
         location /relative { absolute_redirect off; return 308 /new; }
+        location /named { server_name_in_redirect on; return 301 /new; }
+        location /portless { port_in_redirect off; return 301 /new; }
         location /no-status { return 444; }
     }
 }
@@ -73,6 +76,21 @@ fn redirects_have_a_location() {
             (status, Some(location.as_str())),
             "{path}"
         );
+    }
+}
+
+#[test]
+fn a_redirect_names_the_host_that_was_asked_for() {
+    let daemon = Daemon::start(CONF);
+    let port = daemon.port(0);
+    for (path, host, location) in [
+        ("/moved", "Host: asked\r\n", format!("http://asked:{port}/new")),
+        ("/moved", "", format!("http://127.0.0.1:{port}/new")),
+        ("/named", "Host: asked\r\n", format!("http://named:{port}/new")),
+        ("/portless", "Host: asked\r\n", "http://asked/new".into()),
+    ] {
+        let response = fetch(port, &format!("GET {path} HTTP/1.0\r\n{host}\r\n"));
+        assert_eq!(response.header("location"), Some(location.as_str()), "{path} {host}");
     }
 }
 

@@ -111,8 +111,9 @@ pub fn redirect(request: &Request, status: u16, target: &[u8]) -> Response {
     let mut response = Response::with_type(status, b"text/html");
     if target.first() == Some(&b'/') && core.absolute_redirect.get(true) {
         let mut absolute = b"http://".to_vec();
-        let named = core.server_name_in_redirect.get(false) && !request.server.name().is_empty();
-        let host = if named || request.host.is_empty() { request.server.name().as_bytes() } else { &request.host };
+        // Who names no host gets the address it knows, not a name it may not.
+        let named = core.server_name_in_redirect.get(false);
+        let host = if named { request.server.name().as_bytes() } else { &request.host };
         if host.is_empty() {
             let ip = request.connection.local.ip().map_or(String::new(), |ip| match ip {
                 std::net::IpAddr::V4(ip) => ip.to_string(),
