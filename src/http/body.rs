@@ -31,6 +31,8 @@ pub struct Body {
     ready: Range<usize>,
     /// Decoded bytes that came so far.
     received: u64,
+    /// What was read for an upstream that did not answer; `None`: some of it was sent there and is gone.
+    kept: Option<Vec<u8>>,
     /// The client waits for `100 Continue`.
     expects_continue: bool,
     /// `client_max_body_size`; 0: no limit. Only for chunked bodies: a length is judged by the head.
@@ -72,6 +74,7 @@ impl Body {
             buffer,
             ready: 0..0,
             received: 0,
+            kept: Some(Vec::new()),
             expects_continue,
             max,
             timeout_ms,
@@ -138,6 +141,16 @@ impl Body {
 
     pub async fn data_ready(&mut self, io: &Io) -> Result<bool, Error> {
         poll_fn(|cx| self.poll_data(io, cx)).await
+    }
+
+    /// Puts back what was consumed, for whoever passes the body on next; `None`: that cannot be done any more.
+    pub fn keep(&mut self, kept: Option<Vec<u8>>) {
+        self.kept = kept;
+    }
+
+    /// Takes what was put back.
+    pub fn take_kept(&mut self) -> Option<Vec<u8>> {
+        self.kept.as_mut().map(std::mem::take)
     }
 
     /// The bytes behind the body, which belong to the next request; only once the body was read.

@@ -1,7 +1,7 @@
 //! `error_page`: other pages for statuses, other statuses, redirects, named locations, what the origin sends.
 
 use crate::support::daemon::is_stand_in;
-use crate::support::{Origin, Setup, get};
+use crate::support::{Client, Origin, Setup, get};
 
 const CONF: &str = r#"
 http {
@@ -134,4 +134,45 @@ fn an_error_page_that_fails_shows_its_own_status() {
         let given = response.header("location").map(|given| given.replace(&authority, ""));
         assert_eq!((response.status, given.as_deref()), (status, location), "{path}");
     }
+}
+
+const AGAIN: &str = r#"
+http {
+    upstream gone { server 127.0.0.1:%%CLOSED%%; }
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        client_max_body_size 1m;
+        location / { error_page 502 = @other; proxy_pass http://gone; }
+        location /busy { proxy_intercept_errors on; error_page 503 = @other; proxy_pass http://%%BUSY%%; }
+        location /as-get { error_page 502 = /plain; proxy_pass http://gone; }
+        location /own { proxy_set_body own; error_page 502 = @other; proxy_pass http://gone; }
+        location /plain { proxy_pass http://%%ORIGIN%%; }
+        location @other { proxy_pass http://%%ORIGIN%%; }
+    }
+}
+"#;
+
+#[test]
+fn a_named_location_gets_the_body_that_another_upstream_did_not_take() {
+    let origin = Origin::saying("other");
+    let busy = Origin::replying(|_| b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_vec());
+    let daemon = Setup::new(AGAIN)
+        .set("ORIGIN", origin.address())
+        .set("BUSY", busy.address())
+        .set("CLOSED", crate::support::port::free())
+        .start();
+    let mut client = Client::connect(daemon.port(0));
+    for (path, length) in [("/", 5), ("/busy", 5), ("/own", 5), ("/", 0), ("/", 12_000)] {
+        let body = "x".repeat(length);
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"));
+        assert_eq!(client.response().text(), "other", "{path} {length}");
+        let seen = origin.last();
+        assert_eq!((seen.method.as_str(), seen.body == body.as_bytes()), ("POST", true), "{path} {length}");
+    }
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    assert_eq!((client.response().status, origin.last().body.as_slice()), (200, &b"hello"[..]));
+    client.send("POST /as-get HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    assert_eq!((client.response().status, origin.last().method.as_str()), (200, "GET"));
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nend");
+    assert_eq!((client.response().status, origin.last().body.as_slice()), (200, &b"end"[..]));
 }

@@ -4,6 +4,7 @@
 //! of the body before an upstream was chosen, and after that one piece at a time.
 //! RFC 9112 §3, §6; RFC 9110 §7.6.1 (fields between two hops).
 
+use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
 use crate::base::path::{Escape, escape_uri};
@@ -35,6 +36,8 @@ pub struct Outgoing {
     /// The head and the part of the body that is kept for another try; later one chunk.
     bytes: Vec<u8>,
     at: usize,
+    /// The client's body in `bytes`, as far as it is kept.
+    kept: Range<usize>,
     rest: Rest,
     /// Bytes of the body went out that are not kept: the request cannot be sent again.
     is_spent: bool,
@@ -71,9 +74,13 @@ impl Outgoing {
         let framing = if let Some(body) = conf.body() {
             body.evaluate(request, &mut kept);
             Framing::Length(kept.len() as u64)
-        } else if !conf.pass_request_body() || is_error_page(request) {
+        } else if !conf.pass_request_body() || request.method != request.head.method {
+            // An `error_page` that made a GET of the request leaves the body to the one that failed.
             Framing::None
         } else {
+            kept = request.body.take_kept().ok_or_else(|| {
+                Error::upstream(502, "the request body was sent to a failed upstream and is not kept")
+            })?;
             let is_complete = match request.body.declared() {
                 BodyLength::None | BodyLength::UntilClose => true,
                 BodyLength::Length(_) | BodyLength::Chunked if conf.request_buffering() => {
@@ -101,14 +108,17 @@ impl Outgoing {
         };
         let mut bytes = Vec::with_capacity(request.input.data().len() + kept.len() + 256);
         write_head(request, goal, framing, &mut bytes);
-        if framing == Framing::Chunked && !kept.is_empty() {
+        let is_chunk = framing == Framing::Chunked && !kept.is_empty();
+        if is_chunk {
             encode::chunk_head(kept.len() as u64, &mut bytes);
-            bytes.extend_from_slice(&kept);
-            bytes.extend_from_slice(b"\r\n");
-        } else {
-            bytes.extend_from_slice(&kept);
         }
-        Ok(Self { bytes, at: 0, rest, is_spent: false, waits_for_upstream: false, sent: 0 })
+        let kept_at = bytes.len();
+        bytes.extend_from_slice(&kept);
+        let kept = kept_at..if conf.body().is_some() { kept_at } else { bytes.len() };
+        if is_chunk {
+            bytes.extend_from_slice(b"\r\n");
+        }
+        Ok(Self { bytes, at: 0, kept, rest, is_spent: false, waits_for_upstream: false, sent: 0 })
     }
 
     /// Everything has been sent.
@@ -124,6 +134,15 @@ impl Outgoing {
     /// It can be sent once more from its beginning.
     pub fn can_repeat(&self) -> bool {
         !self.is_spent
+    }
+
+    /// Gives back what was read of the client's body, for another location; `None`: some of it is gone.
+    pub fn into_kept(mut self) -> Option<Vec<u8>> {
+        if self.is_spent {
+            return None;
+        }
+        self.bytes.truncate(self.kept.end);
+        Some(self.bytes.split_off(self.kept.start))
     }
 
     /// Back to the beginning, for another connection.
@@ -205,11 +224,6 @@ async fn read_ahead(
         body.consume(count);
     }
     Ok(true)
-}
-
-/// An `error_page` turned the request into a GET: the body belonged to the failed one.
-fn is_error_page(request: &Request) -> bool {
-    request.internal && request.error_status.is_some()
 }
 
 fn write_head(request: &mut Request, goal: &Goal, framing: Framing, out: &mut Vec<u8>) {
