@@ -31,7 +31,7 @@ pub struct Body {
     ready: Range<usize>,
     /// Decoded bytes that came so far.
     received: u64,
-    /// What was read for an upstream that did not answer; `None`: some of it was sent there and is gone.
+    /// What was read for an upstream, for the next one and for `$request_body`; `None`: some of it is gone.
     kept: Option<Vec<u8>>,
     /// The client waits for `100 Continue`.
     expects_continue: bool,
@@ -146,6 +146,11 @@ impl Body {
     /// Puts back what was consumed, for whoever passes the body on next; `None`: that cannot be done any more.
     pub fn keep(&mut self, kept: Option<Vec<u8>>) {
         self.kept = kept;
+    }
+
+    /// What was put back (`$request_body`).
+    pub fn kept(&self) -> &[u8] {
+        self.kept.as_deref().unwrap_or(b"")
     }
 
     /// Takes what was put back.

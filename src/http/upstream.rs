@@ -39,7 +39,7 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
     let outcome = respond(request, client, &goal, &mut outgoing, &mut session).await;
     request.upstream.end();
     if let Ok(Some(_)) = &outcome {
-        request.body.keep(outgoing.into_kept());
+        outgoing.give_back(&mut request.body);
     }
     // an error of the upstream is logged by the pipeline, with what was under way
     if !outcome.as_ref().is_err_and(|error| error.side == Side::Upstream) {

@@ -117,8 +117,9 @@ impl Registry {
                 (None, None) => {}
             }
         }
+        let has_request_body = self.by_name.contains_key("request_body");
         let list = self.entries.into_iter().map(|e| (e.get.unwrap_or(nothing as Getter), e.argument));
-        Variables { list: list.collect(), slot_count: self.slot_count }
+        Variables { list: list.collect(), slot_count: self.slot_count, has_request_body }
     }
 
     fn entry(&mut self, name: &str) -> VariableId {
@@ -143,12 +144,18 @@ impl Variable {
 pub struct Variables {
     list: Box<[(Getter, Argument)]>,
     slot_count: usize,
+    has_request_body: bool,
 }
 
 impl Variables {
     pub fn get(&self, id: VariableId) -> (Getter, &Argument) {
         let (get, argument) = &self.list[id.0 as usize];
         (*get, argument)
+    }
+
+    /// Something asks for `$request_body`: bodies that were read are kept.
+    pub fn has_request_body(&self) -> bool {
+        self.has_request_body
     }
 
     /// How many values a request may have to keep.

@@ -13,6 +13,8 @@ http {
     server {
         listen 127.0.0.1:%%PORT_0%%;
         location / { proxy_pass http://%%ORIGIN%%; proxy_http_version 1.1; }
+        location /seen { add_header X-Body "[$request_body]"; proxy_pass http://%%ORIGIN%%; }
+        location /unread { return 200 "[$request_body]"; }
         location /here { return 200 "here\n"; }
     }
 }
@@ -206,4 +208,20 @@ fn a_client_that_ends_its_half_still_gets_the_answer() {
     client.half_close();
     assert_eq!(client.response().text(), "here\n");
     assert_eq!(client.expect_end(), End::Closed);
+}
+
+#[test]
+fn the_body_that_was_read_is_a_variable() {
+    let origin = Origin::saying("x");
+    let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).start();
+    let mut client = Client::connect(daemon.port(0));
+    client.send("POST /seen HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    assert_eq!(client.response().header("x-body"), Some("[hello]"));
+    client.send("POST /seen HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n");
+    assert_eq!(client.response().header("x-body"), Some("[hello]"));
+    client.send("GET /seen HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response().header("x-body"), Some("[]"));
+    client.send("POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    assert_eq!(client.response().text(), "[]");
+    assert_eq!(origin.requests().iter().filter(|request| request.body == b"hello").count(), 2);
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::daemon::is_stand_in;
 use crate::support::{Client, Daemon, Origin, Setup};
 
 const CONF: &str = r#"
@@ -126,4 +127,19 @@ fn a_body_that_does_not_end_is_let_go() {
     let text = String::from_utf8_lossy(&bytes);
     assert!(text.is_empty() || text.starts_with("HTTP/1.1 408"), "{text}");
     assert!(origin.requests().is_empty());
+}
+
+#[test]
+fn max_headers_bounds_the_number_of_fields() {
+    if is_stand_in() {
+        return; // newer than nginx 1.22
+    }
+    let daemon = Daemon::start(
+        "http { server { listen 127.0.0.1:%%PORT_0%%; max_headers 5; location / { return 200 here; } } }",
+    );
+    for (count, status) in [(4, 200), (5, 400)] {
+        let mut client = Client::connect(daemon.port(0));
+        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(count)));
+        assert_eq!(client.response().status, status, "{count} beside Host");
+    }
 }

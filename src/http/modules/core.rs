@@ -48,6 +48,7 @@ pub struct Conf {
     client_header_timeout: Inherit<u64>,
     client_header_buffer_size: Inherit<u64>,
     large_client_header_buffers: Inherit<(u64, u64)>,
+    max_headers: Inherit<u64>,
     client_body_timeout: Inherit<u64>,
     client_body_buffer_size: Inherit<u64>,
     client_max_body_size: Inherit<u64>,
@@ -87,6 +88,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     millis("client_header_timeout", HTTP_SERVER, |c| &mut c.client_header_timeout, "Time for the whole request head; 60s."),
     size("client_header_buffer_size", HTTP_SERVER, |c| &mut c.client_header_buffer_size, "First buffer for a request head; 1k."),
     custom("large_client_header_buffers", HTTP_SERVER, Arity::exactly(2), large_client_header_buffers, "Number and size of the buffers for a large head: one line fits one buffer, the head fits all; 4 8k."),
+    number("max_headers", HTTP_SERVER, (1, u32::MAX as u64), |c| &mut c.max_headers, "Most fields of a request head; 1000."),
     millis("client_body_timeout", Context::ANY, |c| &mut c.client_body_timeout, "Time between two reads of a request body; 60s."),
     size("client_body_buffer_size", Context::ANY, |c| &mut c.client_body_buffer_size, "Buffer for a request body; 16k."),
     size("client_max_body_size", Context::ANY, |c| &mut c.client_max_body_size, "Largest request body, 0 for any; 1m."),
@@ -144,7 +146,7 @@ impl Merge for Conf {
     fn merge(&mut self, outer: &Self) {
         macro_rules! scalars { ($($name:ident)*) => { $(self.$name.merge(&outer.$name);)* }; }
         scalars! {
-            client_header_timeout client_header_buffer_size large_client_header_buffers client_body_timeout
+            client_header_timeout client_header_buffer_size large_client_header_buffers max_headers client_body_timeout
             client_body_buffer_size client_max_body_size send_timeout keepalive_timeout keepalive_requests
             keepalive_time keepalive_disable lingering_close lingering_time lingering_timeout chunked_transfer_encoding
             merge_slashes ignore_invalid_headers underscores_in_headers server_tokens absolute_redirect
@@ -179,7 +181,7 @@ impl Conf {
             head_bytes_max: self.head_bytes_max(),
             ignore_invalid: self.ignore_invalid_headers.get(true),
             underscores: self.underscores_in_headers.get(false),
-            ..Limits::default()
+            fields_max: self.max_headers.get(1000) as usize,
         }
     }
 

@@ -36,8 +36,8 @@ pub struct Outgoing {
     /// The head and the part of the body that is kept for another try; later one chunk.
     bytes: Vec<u8>,
     at: usize,
-    /// The client's body in `bytes`, as far as it is kept.
-    kept: Range<usize>,
+    /// The client's body in `bytes`, as far as it is kept; `None`: it was left alone.
+    kept: Option<Range<usize>>,
     rest: Rest,
     /// Bytes of the body went out that are not kept: the request cannot be sent again.
     is_spent: bool,
@@ -71,11 +71,13 @@ impl Outgoing {
         let conf: &'static proxy::Conf = &request.location.proxy;
         let mut kept = Vec::new();
         let mut rest = Rest::Nothing;
+        // An `error_page` that made a GET of the request leaves the body to the one that failed.
+        let is_get_instead = request.method != request.head.method;
+        let takes_body = conf.body().is_none() && conf.pass_request_body() && !is_get_instead;
         let framing = if let Some(body) = conf.body() {
             body.evaluate(request, &mut kept);
             Framing::Length(kept.len() as u64)
-        } else if !conf.pass_request_body() || request.method != request.head.method {
-            // An `error_page` that made a GET of the request leaves the body to the one that failed.
+        } else if !takes_body {
             Framing::None
         } else {
             kept = request.body.take_kept().ok_or_else(|| {
@@ -89,6 +91,9 @@ impl Outgoing {
                 }
                 BodyLength::Length(_) | BodyLength::Chunked => request.body.is_done(),
             };
+            if is_complete && request.config.variables.has_request_body() {
+                request.body.keep(Some(kept.clone()));
+            }
             match request.body.declared() {
                 BodyLength::None | BodyLength::UntilClose => Framing::None,
                 BodyLength::Length(length) => {
@@ -114,7 +119,7 @@ impl Outgoing {
         }
         let kept_at = bytes.len();
         bytes.extend_from_slice(&kept);
-        let kept = kept_at..if conf.body().is_some() { kept_at } else { bytes.len() };
+        let kept = takes_body.then_some(kept_at..bytes.len());
         if is_chunk {
             bytes.extend_from_slice(b"\r\n");
         }
@@ -136,13 +141,13 @@ impl Outgoing {
         !self.is_spent
     }
 
-    /// Gives back what was read of the client's body, for another location; `None`: some of it is gone.
-    pub fn into_kept(mut self) -> Option<Vec<u8>> {
-        if self.is_spent {
-            return None;
-        }
-        self.bytes.truncate(self.kept.end);
-        Some(self.bytes.split_off(self.kept.start))
+    /// Gives back what was read of the client's body, for another location.
+    pub fn give_back(mut self, body: &mut Body) {
+        let Some(kept) = self.kept else { return };
+        body.keep((!self.is_spent).then(|| {
+            self.bytes.truncate(kept.end);
+            self.bytes.split_off(kept.start)
+        }));
     }
 
     /// Back to the beginning, for another connection.
