@@ -158,6 +158,19 @@ impl Body {
         self.kept.as_mut().map(std::mem::take)
     }
 
+    /// Drops what has arrived already, without waiting for more: nobody here wants the body.
+    ///
+    /// Errors: as [`Body::poll_data`], for what has arrived.
+    pub fn discard_arrived(&mut self) -> Result<(), Error> {
+        loop {
+            self.ready.start = self.ready.end;
+            if !self.decode()? || self.is_read() {
+                self.ready.start = self.ready.end;
+                return Ok(());
+            }
+        }
+    }
+
     /// The bytes behind the body, which belong to the next request; only once the body was read.
     pub fn into_rest(self) -> Option<Buffer> {
         let mut buffer = self.buffer?;

@@ -138,6 +138,13 @@ async fn answer(
     client: &mut Client<'_>,
     reply: Reply,
 ) -> Result<Option<Reply>, Error> {
+    if matches!(reply, Reply::Response(..) | Reply::Redirect(..) | Reply::File(_))
+        && request.error_status.is_none()
+        && !request.body.is_read()
+    {
+        // A body that is framed wrongly is refused also where nobody reads it.
+        request.body.discard_arrived()?;
+    }
     match reply {
         Reply::Status(status) => Ok(Some(error_page::reply(request, status))),
         Reply::Response(response, body) => {

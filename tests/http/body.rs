@@ -225,3 +225,23 @@ fn the_body_that_was_read_is_a_variable() {
     assert_eq!(client.response().text(), "[]");
     assert_eq!(origin.requests().iter().filter(|request| request.body == b"hello").count(), 2);
 }
+
+#[test]
+fn a_broken_body_is_refused_also_where_nobody_wants_it() {
+    let origin = Origin::saying("x");
+    let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).start();
+    for path in ["/unread", "/"] {
+        let mut client = Client::connect(daemon.port(0));
+        client.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nSEE-THIS\r\n0\r\n\r\n"
+        ));
+        let response = client.response();
+        assert_eq!((response.status, response.closes()), (400, true), "{path}");
+    }
+    // A whole one is skipped, and the next request is found behind it.
+    let mut client = Client::connect(daemon.port(0));
+    client
+        .send("POST /unread HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n");
+    client.send("GET /here HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!((client.response().text().as_str(), client.response().text().as_str()), ("[]", "here\n"));
+}
