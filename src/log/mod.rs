@@ -14,6 +14,7 @@ pub mod format;
 mod lease;
 mod level;
 mod macros;
+pub mod named;
 mod repeat;
 mod syslog;
 mod target;

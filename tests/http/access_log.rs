@@ -5,16 +5,25 @@ use crate::support::{Client, Origin, Setup, fetch, get, wait_for};
 const CONF: &str = r#"
 http {
     log_format own '$status|$request|$body_bytes_sent|$http_x|$upstream_addr|$upstream_status|$request_length';
+    log_format name '$uri';
     log_format sent '$uri $pipe "$request_completion"';
     log_format json escape=json '{"x":"$http_x","uri":"$uri"}';
     map $status $worth { ~^2 0; default 1; }
     access_log logs/combined.log combined;
     server {
         listen 127.0.0.1:%%PORT_0%%;
+        root %%DIR%%;
         location / { return 200 "hello"; }
         location /own { access_log %%DIR%%/logs/own.log own; return 200 "hello"; }
         location /proxied { access_log %%DIR%%/logs/own.log own; proxy_pass http://%%ORIGIN%%; }
         location /json { access_log %%DIR%%/logs/json.log json; return 200 "hello"; }
+        location /named { access_log %%DIR%%/logs/named_$arg_name.log name; return 200 "hello"; }
+        location /named/kept {
+            open_log_file_cache max=10 min_uses=2;
+            access_log %%DIR%%/logs/folder/$arg_name name;
+            return 200 "hello";
+        }
+        location /named/rootless { root %%DIR%%/$arg_root; access_log %%DIR%%/logs/named_$arg_name.log name; return 200 "hello"; }
         location /sent { access_log %%DIR%%/logs/sent.log sent; return 200 "hello"; }
         location /sent/never { access_log %%DIR%%/logs/sent.log sent; return 444; }
         location /off { access_log off; return 200 "hello"; }
@@ -123,4 +132,41 @@ fn pipelined_and_completed_requests_are_marked() {
     daemon.wait_line("logs/sent.log", "never");
     let expected = "/sent/1 . \"OK\"\n/sent/2 p \"OK\"\n/sent/3 . \"OK\"\n/sent/never . \"\"\n";
     assert_eq!(daemon.read("logs/sent.log"), expected);
+}
+
+#[test]
+fn a_variable_in_the_path_chooses_the_file() {
+    let origin = Origin::saying("origin");
+    let daemon = start(&origin);
+    for query in ["name=a", "name=b", "name=a", ""] {
+        get(daemon.port(0), &format!("/named?{query}"));
+    }
+    get(daemon.port(0), "/named/rootless?root=missing&name=never");
+    get(daemon.port(0), "/named/rootless?root=logs&name=there");
+    daemon.wait_line("logs/named_there.log", "rootless");
+    daemon.wait_line("logs/named_.log", "named");
+    assert_eq!(daemon.read("logs/named_a.log"), "/named\n/named\n");
+    assert_eq!(daemon.read("logs/named_b.log"), "/named\n");
+    assert!(!daemon.path("logs/named_never.log").exists(), "its root directory does not exist");
+}
+
+#[test]
+fn a_log_with_a_variable_may_stay_open() {
+    let origin = Origin::saying("origin");
+    let daemon = start(&origin);
+    let lines = |path: &str| daemon.read(path).lines().count();
+    std::fs::create_dir(daemon.path("logs/folder")).expect("the folder is new");
+    let mut client = Client::connect(daemon.port(0));
+    for name in ["twice", "once", "twice"] {
+        client.get(&format!("/named/kept?name={name}"));
+    }
+    wait_for("the second line", || {
+        (daemon.path("logs/folder/twice").exists() && lines("logs/folder/twice") == 2).then_some(())
+    });
+    std::fs::rename(daemon.path("logs/folder"), daemon.path("logs/moved")).expect("moves");
+    for name in ["once", "twice"] {
+        client.get(&format!("/named/kept?name={name}"));
+    }
+    wait_for("the third line", || (lines("logs/moved/twice") == 3).then_some(()));
+    assert_eq!(lines("logs/moved/once"), 1, "not used often enough to stay open");
 }

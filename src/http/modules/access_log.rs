@@ -4,17 +4,22 @@
 //! Behaviour: nginx.org, ngx_http_log_module.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
 
 use crate::base::number::{parse_millis, parse_size};
-use crate::config::directive::{Accepted, accepted, custom};
+use crate::config::directive::custom;
 use crate::config::inherit::replace;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, params};
 use crate::http::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, Partial};
+use crate::http::modules::{BlockConf, Directive, Partial, core};
 use crate::http::request::Request;
 use crate::http::script::Script;
 use crate::http::variable::{Variable, VariableId};
-use crate::log::{access, escape};
+use crate::log::{self, access, escape, named};
+use crate::sys::clock;
 
 const COMBINED: &str = "$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \
                         \"$http_referer\" \"$http_user_agent\"";
@@ -45,9 +50,17 @@ pub struct Shared {
     formats: HashMap<Box<str>, Format>,
 }
 
+/// Where a log's lines go.
+#[derive(Clone, Debug)]
+enum Sink {
+    File(access::File),
+    /// The name depends on the request.
+    Named(Script),
+}
+
 #[derive(Clone, Debug)]
 struct Log {
-    file: access::File,
+    sink: Sink,
     format: Format,
     /// `if=`: nothing is written for an empty value or `0`.
     condition: Option<Script>,
@@ -57,6 +70,8 @@ struct Log {
 pub struct Conf {
     logs: Vec<Log>,
     off: bool,
+    /// `open_log_file_cache`; `None` inside: off.
+    cache: Inherit<Option<Arc<named::Cache>>>,
 }
 
 pub static DIRECTIVES: &[Directive<Conf>] = &[
@@ -68,13 +83,20 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         access_log,
         "Where requests are logged and in which format, or off; logs/access.log combined.",
     ),
-    accepted("open_log_file_cache", Context::ANY, Arity::at_least(1), Accepted::Words, "Log files stay open; off."),
+    custom(
+        "open_log_file_cache",
+        Context::ANY,
+        Arity::between(1, 4),
+        open_log_file_cache,
+        "Keeps log files with variables in their names open: max, inactive, min_uses and valid, or off; off.",
+    ),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
 
 impl Merge for Conf {
     fn merge(&mut self, outer: &Self) {
+        self.cache.merge(&outer.cache);
         if !self.off {
             replace(&mut self.logs, &outer.logs);
             self.off = self.logs.is_empty() && outer.off;
@@ -158,13 +180,43 @@ fn access_log(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         let message = format!("no buffer is defined for access_log \"{}\"", node.arg(0));
         return Err(Diagnostic::error(node.span, message).help("flush= goes with buffer=SIZE"));
     }
-    if node.arg(0).contains('$') {
-        return Err(Diagnostic::error(node.arg_span(0), "variables in the path of \"access_log\" are not supported yet"));
-    }
     let format = find_format(format_name, format_span, cx)?;
-    let file = access::File::declare(node.arg(0), &cx.options.prefix, options)
-        .map_err(|why| Diagnostic::error(node.arg_span(0), why))?;
-    conf.logs.push(Log { file, format, condition });
+    let is_named = node.arg(0).contains('$') && !node.arg(0).starts_with("syslog:");
+    if is_named && options != access::Options::default() {
+        return Err(Diagnostic::error(node.arg_span(0), "buffered logs cannot have variables in name"));
+    }
+    let sink = if is_named {
+        let path = cx.path(node.arg(0)).to_string_lossy().into_owned();
+        Sink::Named(Script::compile_text(&path, node.arg_span(0), cx)?)
+    } else {
+        let file = access::File::declare(node.arg(0), &cx.options.prefix, options);
+        Sink::File(file.map_err(|why| Diagnostic::error(node.arg_span(0), why))?)
+    };
+    conf.logs.push(Log { sink, format, condition });
+    Ok(())
+}
+
+fn open_log_file_cache(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let mut limits = named::Limits { count_max: 0, inactive_ms: 10_000, uses_min: 1, valid_ms: 60_000 };
+    let is_off = node.args.len() == 1 && node.arg(0) == "off";
+    for word in node.args.iter().filter(|_| !is_off) {
+        let invalid = || params::invalid_parameter(word, &["max=", "inactive=", "min_uses=", "valid="]);
+        let (name, value) = word.text.split_once('=').ok_or_else(invalid)?;
+        match name {
+            "max" => limits.count_max = value.parse().ok().filter(|&max| max > 0).ok_or_else(invalid)?,
+            "inactive" => limits.inactive_ms = parse_millis(value).ok_or_else(invalid)?,
+            "min_uses" => limits.uses_min = value.parse().ok().filter(|&min| min > 0).ok_or_else(invalid)?,
+            "valid" => limits.valid_ms = parse_millis(value).ok_or_else(invalid)?,
+            _ => return Err(invalid()),
+        }
+    }
+    if !is_off && limits.count_max == 0 {
+        let message = "\"open_log_file_cache\" must have \"max\" parameter";
+        return Err(Diagnostic::error(node.span, message));
+    }
+    if !conf.cache.set((!is_off).then(|| Arc::new(named::Cache::new(limits))), node.span) {
+        return Err(Diagnostic::error(node.span, "\"open_log_file_cache\" directive is duplicate"));
+    }
     Ok(())
 }
 
@@ -176,7 +228,7 @@ pub fn add_default(http: &mut Partial, span: Span, cx: &mut Cx) {
     }
     let file = access::File::declare("logs/access.log", &cx.options.prefix, access::Options::default());
     match (file, find_format("combined", span, cx)) {
-        (Ok(file), Ok(format)) => conf.logs.push(Log { file, format, condition: None }),
+        (Ok(file), Ok(format)) => conf.logs.push(Log { sink: Sink::File(file), format, condition: None }),
         (Err(why), _) => cx.diagnostics.push(Diagnostic::error(span, why)),
         (_, Err(diagnostic)) => cx.diagnostics.push(diagnostic),
     }
@@ -222,7 +274,32 @@ pub fn write(request: &mut Request) {
         let mut line = Vec::with_capacity(256);
         render(&log.format, request, &mut line);
         line.push(b'\n');
-        log.file.write_line(&line);
+        match &log.sink {
+            Sink::File(file) => file.write_line(&line),
+            Sink::Named(name) => write_named(request, name, conf.cache.as_ref().and_then(Option::as_ref), &line),
+        }
+    }
+}
+
+/// Appends a line to the log that the request names. Where its root directory is missing there is none: names made
+/// of what clients send must not fill the disk.
+fn write_named(request: &mut Request, name: &'static Script, cache: Option<&Arc<named::Cache>>, line: &[u8]) {
+    let mut root = Vec::new();
+    core::document_root(request, &mut root);
+    if let Err(error) = std::fs::metadata(Path::new(OsStr::from_bytes(&root))) {
+        let root = log::Text(&root);
+        log::error!(core::error_log(request), &*request, "testing \"{root}\" existence failed {}", log::Cause(&error));
+        return;
+    }
+    let name = name.to_vec(request);
+    let path = Path::new(OsStr::from_bytes(&name));
+    let written = match cache {
+        Some(cache) => cache.append(path, line, clock::monotonic_ms()),
+        None => named::append(path, line),
+    };
+    if let Err(error) = written {
+        let name = log::Text(&name);
+        log::error!(core::error_log(request), &*request, "writing to \"{name}\" failed {}", log::Cause(&error));
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
 
 use crate::http::request::Request;
 use crate::http::response::reason;
@@ -53,8 +54,8 @@ pub static VARIABLES: &[Variable] = &[
     variable("status", status),
     variable("bytes_sent", |r, _, out| decimal(r.bytes_sent, out)),
     variable("body_bytes_sent", |r, _, out| decimal(r.body_bytes_sent(), out)),
-    variable("document_root", document_root),
-    variable("realpath_root", document_root),
+    variable("document_root", root_variable),
+    variable("realpath_root", root_variable),
     variable("request_filename", request_filename),
     variable("remote_user", remote_user),
     variable("hostname", |_, _, out| text(hostname(), out)),
@@ -232,13 +233,17 @@ fn status(request: &mut Request, _: &Argument, out: Out) -> bool {
     write!(out, "{status:03}").is_ok()
 }
 
-fn document_root(request: &mut Request, _: &Argument, out: Out) -> bool {
-    let location = request.location;
-    match location.core.root() {
-        Some(root) => root.path.evaluate(request, out),
-        None => out.extend_from_slice(b"html"),
-    }
+fn root_variable(request: &mut Request, _: &Argument, out: Out) -> bool {
+    document_root(request, out);
     true
+}
+
+/// Appends the directory of `root` or `alias`.
+pub fn document_root(request: &mut Request, out: Out) {
+    match request.location.core.root() {
+        Some(root) => root.path.evaluate(request, out),
+        None => out.extend_from_slice(request.config.prefix.join("html").as_os_str().as_bytes()),
+    }
 }
 
 fn request_filename(request: &mut Request, _: &Argument, out: Out) -> bool {

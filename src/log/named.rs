@@ -1,0 +1,182 @@
+//! Access logs whose name depends on the request: opened for each line, or kept open for a while.
+//!
+//! Touches: the file system, at once for each line; such logs are not buffered.
+//! Truth: nginx.org, ngx_http_log_module, `access_log` with variables and `open_log_file_cache`.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use super::file;
+use super::lease::lock;
+
+/// The parameters of `open_log_file_cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Files that are remembered; the one that was not used for the longest time is forgotten first.
+    pub count_max: usize,
+    /// After this time without a line a file is forgotten.
+    pub inactive_ms: u64,
+    /// Lines before a file stays open.
+    pub uses_min: u64,
+    /// How often the name of an open file is looked up, as it may have been moved away.
+    pub valid_ms: u64,
+}
+
+/// The files that `open_log_file_cache` remembers.
+#[derive(Debug)]
+pub struct Cache {
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: HashMap<PathBuf, Entry>,
+    /// Grows with each line: who has the smallest is the longest unused.
+    tick: u64,
+    swept_ms: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: Option<File>,
+    uses: u64,
+    tick: u64,
+    used_ms: u64,
+    checked_ms: u64,
+}
+
+/// Appends a whole line, with its `\n`, to the file of this name, which is created if need be.
+pub fn append(path: &Path, line: &[u8]) -> io::Result<()> {
+    file::append(path)?.write_all(line)
+}
+
+impl Cache {
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, state: Mutex::default() }
+    }
+
+    /// Like [`append`], with the file kept open when it is used often enough.
+    pub fn append(&self, path: &Path, line: &[u8], now_ms: u64) -> io::Result<()> {
+        let Limits { count_max, inactive_ms, uses_min, valid_ms } = self.limits;
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        state.sweep(inactive_ms, now_ms);
+        state.tick += 1;
+        let mut entry = state.entries.remove(path).unwrap_or(Entry {
+            file: None,
+            uses: 0,
+            tick: 0,
+            used_ms: now_ms,
+            checked_ms: now_ms,
+        });
+        if now_ms.saturating_sub(entry.checked_ms) >= valid_ms {
+            entry.file = entry.file.filter(|file| is_named(file, path));
+            entry.checked_ms = now_ms;
+        }
+        let mut file = match entry.file.take() {
+            Some(file) => file,
+            None => file::append(path)?,
+        };
+        let written = file.write_all(line);
+        entry.uses += 1;
+        (entry.tick, entry.used_ms) = (state.tick, now_ms);
+        entry.file = (entry.uses >= uses_min).then_some(file);
+        if state.entries.len() >= count_max {
+            state.forget_oldest();
+        }
+        state.entries.insert(path.to_owned(), entry);
+        written
+    }
+}
+
+impl State {
+    /// Forgets what was not used for `inactive_ms`; looks at most every so often.
+    fn sweep(&mut self, inactive_ms: u64, now_ms: u64) {
+        if now_ms.saturating_sub(self.swept_ms) >= inactive_ms.min(1000) {
+            self.swept_ms = now_ms;
+            self.entries.retain(|_, entry| now_ms.saturating_sub(entry.used_ms) < inactive_ms);
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.tick);
+        if let Some(path) = oldest.map(|(path, _)| path.clone()) {
+            self.entries.remove(&path);
+        }
+    }
+}
+
+/// The file is still the one of this name.
+fn is_named(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { count_max: 3, inactive_ms: 20_000, uses_min: 2, valid_ms: 60_000 };
+
+    /// Writes a line to each name in turn, at these times, with the folder moved away meanwhile for the lines
+    /// whose name ends in `!`; how many lines each file has.
+    fn counts(limits: Limits, lines: &[(&str, u64)], names: &[&str]) -> Vec<usize> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (folder, moved) = (dir.path().join("logs"), dir.path().join("moved"));
+        fs::create_dir(&folder).expect("creates");
+        let cache = Cache::new(limits);
+        for (name, now_ms) in lines {
+            if let Some(name) = name.strip_suffix('!') {
+                fs::rename(&folder, &moved).expect("moves");
+                let _ = cache.append(&folder.join(name), b"line\n", *now_ms);
+                fs::rename(&moved, &folder).expect("moves back");
+            } else {
+                cache.append(&folder.join(name), b"line\n", *now_ms).expect("appends");
+            }
+        }
+        let count =
+            |name: &&str| fs::read_to_string(folder.join(name)).map_or(0, |text| text.lines().count());
+        names.iter().map(count).collect()
+    }
+
+    #[test]
+    fn what_is_used_often_enough_stays_open() {
+        assert_eq!(counts(LIMITS, &[("a", 0), ("a!", 0)], &["a"]), [1], "the second line had to open it");
+        assert_eq!(counts(LIMITS, &[("a", 0), ("a", 0), ("a!", 0)], &["a"]), [3]);
+    }
+
+    #[test]
+    fn the_longest_unused_one_is_forgotten() {
+        let lines = [("a", 0), ("a", 0), ("b", 0), ("c", 0), ("c", 0), ("d", 0), ("d", 0)];
+        let again = [("a!", 0), ("b!", 0), ("c!", 0), ("d!", 0)];
+        let lines = [&lines[..], &again].concat();
+        assert_eq!(counts(LIMITS, &lines, &["a", "b", "c", "d"]), [2, 1, 3, 3]);
+    }
+
+    #[test]
+    fn time_closes_files() {
+        let once = Limits { uses_min: 1, ..LIMITS };
+        assert_eq!(counts(once, &[("a", 0), ("a!", 19_999)], &["a"]), [2]);
+        assert_eq!(counts(once, &[("a", 0), ("a!", 20_000)], &["a"]), [1], "inactive");
+        let checked = Limits { valid_ms: 5_000, ..once };
+        assert_eq!(counts(checked, &[("a", 0), ("a!", 4_999)], &["a"]), [2]);
+        assert_eq!(counts(checked, &[("a", 0), ("a!", 5_000)], &["a"]), [1], "moved away");
+    }
+
+    #[test]
+    fn without_a_cache_each_line_finds_its_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a.log");
+        append(&path, b"one\n").expect("appends");
+        fs::rename(&path, dir.path().join("b.log")).expect("moves");
+        append(&path, b"two\n").expect("appends");
+        assert_eq!(fs::read(&path).expect("reads"), b"two\n");
+    }
+}
