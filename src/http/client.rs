@@ -17,7 +17,7 @@ use crate::net::drain;
 use crate::proto::h1::encode;
 use crate::proto::header::Id;
 use crate::proto::message::Version;
-use crate::runtime::{self, Io, Timer};
+use crate::runtime::{self, Io, Timer, buffer};
 use crate::sys::clock;
 
 /// `Server` of a response with and without `server_tokens`.
@@ -58,7 +58,6 @@ pub struct Client<'a> {
     framing: Framing,
     /// Head and chunk heads that the socket has not taken yet.
     pending: Vec<u8>,
-    sent: usize,
     timer: Timer,
     timeout_ms: u64,
 }
@@ -68,8 +67,7 @@ impl<'a> Client<'a> {
         Self {
             io,
             framing: Framing::Idle,
-            pending: Vec::new(),
-            sent: 0,
+            pending: buffer::scratch(),
             timer: Timer::new(),
             timeout_ms: 60_000,
         }
@@ -89,7 +87,6 @@ impl<'a> Client<'a> {
     pub fn abandon(&mut self) {
         self.framing = Framing::Abandoned;
         self.pending.clear();
-        self.sent = 0;
     }
 
     /// Runs the head filters, decides the framing and makes the head; it leaves with the first bytes of the body.
@@ -163,8 +160,12 @@ impl<'a> Client<'a> {
     ///
     /// Waits until the socket has taken everything. Errors: 499 when the client has gone, 408 when it took
     /// nothing for `send_timeout`.
-    pub async fn write(&mut self, request: &mut Request, data: &[u8]) -> Result<(), Error> {
-        let mut tail: &[u8] = b"";
+    pub fn write<'b>(
+        &'b mut self,
+        request: &'b mut Request,
+        data: &'b [u8],
+    ) -> impl Future<Output = Result<(), Error>> + use<'a, 'b> {
+        let mut tail: &'static [u8] = b"";
         let data = match &mut self.framing {
             Framing::Bodiless | Framing::Abandoned | Framing::Idle => &data[..0],
             Framing::Length { left } => {
@@ -180,12 +181,15 @@ impl<'a> Client<'a> {
                 data
             }
         };
-        self.send(request, data, tail).await
+        self.send(request, data, tail)
     }
 
     /// Sends the head if it is still here.
-    pub async fn flush(&mut self, request: &mut Request) -> Result<(), Error> {
-        self.send(request, b"", b"").await
+    pub fn flush<'b>(
+        &'b mut self,
+        request: &'b mut Request,
+    ) -> impl Future<Output = Result<(), Error>> + use<'a, 'b> {
+        self.send(request, b"", b"")
     }
 
     /// Ends the body. A body shorter than its declared length ends the connection: the client must see the cut.
@@ -220,22 +224,27 @@ impl<'a> Client<'a> {
         self.finish(request).await
     }
 
-    async fn send(&mut self, request: &mut Request, data: &[u8], tail: &[u8]) -> Result<(), Error> {
-        let (mut data, mut tail) = (data, tail);
+    fn send<'b>(
+        &'b mut self,
+        request: &'b mut Request,
+        mut data: &'b [u8],
+        mut tail: &'static [u8],
+    ) -> impl Future<Output = Result<(), Error>> + use<'a, 'b> {
         if !self.pending.is_empty() && data.len() <= JOINED_MAX {
             self.pending.extend_from_slice(data);
             self.pending.extend_from_slice(tail);
             (data, tail) = (b"", b"");
         }
-        let head = self.pending.len() - self.sent;
-        let total = head + data.len() + tail.len();
-        if total == 0 {
-            return Ok(());
-        }
+        self.transmit(request, data, tail)
+    }
+
+    async fn transmit(&mut self, request: &mut Request, data: &[u8], tail: &[u8]) -> Result<(), Error> {
         let mut done = 0;
         let outcome = poll_fn(|cx| {
+            let head = self.pending.len();
+            let total = head + data.len() + tail.len();
             while done < total {
-                let first = self.pending.get(self.sent + done.min(head)..).unwrap_or(&[]);
+                let first = self.pending.get(done..).unwrap_or(&[]);
                 let written = if total == head {
                     self.io.poll_write(cx, first)
                 } else {
@@ -267,8 +276,13 @@ impl<'a> Client<'a> {
         .await;
         request.bytes_sent += done as u64;
         self.pending.clear();
-        self.sent = 0;
         outcome
+    }
+}
+
+impl Drop for Client<'_> {
+    fn drop(&mut self) {
+        buffer::recycle(std::mem::take(&mut self.pending));
     }
 }
 

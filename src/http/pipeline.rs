@@ -60,7 +60,12 @@ pub async fn handle(request: &mut Request, client: &mut Client<'_>) -> Result<()
         None => locate(request),
     };
     loop {
-        match answer(request, client, reply).await {
+        let answered = if matches!(reply, Reply::Upstream) {
+            upstream::proxy(request, client).await
+        } else {
+            answer(request, client, reply).await
+        };
+        match answered {
             Ok(None) => return client.finish(request).await,
             Ok(Some(next)) => reply = next,
             Err(error) => match recover(request, client, error)? {
@@ -76,7 +81,12 @@ pub async fn refuse(request: &mut Request, client: &mut Client<'_>, status: u16)
     request.keep_alive = false;
     let mut reply = error_page::reply(request, status);
     loop {
-        match answer(request, client, reply).await? {
+        let answered = if matches!(reply, Reply::Upstream) {
+            upstream::proxy(request, client).await?
+        } else {
+            answer(request, client, reply).await?
+        };
+        match answered {
             None => return client.finish(request).await,
             Some(next) => reply = next,
         }
@@ -132,7 +142,7 @@ fn run(request: &mut Request, phase: Phase) -> Option<Reply> {
     })
 }
 
-/// Carries a reply out. `Some`: it led to another reply.
+/// Carries out a reply of our own. `Some`: it led to another reply.
 async fn answer(
     request: &mut Request,
     client: &mut Client<'_>,
@@ -188,7 +198,7 @@ async fn answer(
             modules::static_file::send(request, client, file).await?;
             Ok(None)
         }
-        Reply::Upstream => upstream::proxy(request, client).await,
+        Reply::Upstream => Ok(Some(Reply::Upstream)), // the callers' own case: its future is the largest
         Reply::Hangup => {
             request.keep_alive = false;
             request.response.status = 444;

@@ -108,6 +108,30 @@ pub async fn body(
     length: BodyLength,
     outgoing: &mut Outgoing,
 ) -> Result<(), Error> {
+    let (pieces, head, head_length, rest) = begin(request, group, answer, length, outgoing)?;
+    let data = head.buffer.data().get(head_length..).unwrap_or(b"");
+    write(request, client, data, &pieces).await?;
+    let Some((mut stream, used, may_keep)) = rest else { return Ok(()) };
+    stream.buffer = keep(data.get(used..).unwrap_or(b""));
+    shrink(request, head, head_length);
+    // Boxed: few responses come in pieces, and all would carry the room for it.
+    let (connection, is_clean) = Box::pin(stream.run(request, client, outgoing)).await?;
+    if is_clean && may_keep && length != BodyLength::UntilClose && outgoing.is_done() {
+        group.pool.give(connection, &group.keepalive);
+    }
+    Ok(())
+}
+
+/// What is there already of a body: its pieces behind the head, and, unless that is all of it, the stream that
+/// brings the rest, the bytes used, and whether the connection may be kept.
+#[allow(clippy::type_complexity, reason = "taken apart by its one caller")]
+fn begin(
+    request: &Request,
+    group: &Group,
+    answer: Answer,
+    length: BodyLength,
+    outgoing: &Outgoing,
+) -> Result<(Pieces, Rc<Head>, usize, Option<(Box<Stream>, usize, bool)>), Error> {
     let Answer { connection, head, head_length } = answer;
     let mut framing = Framing::new(length);
     let data = head.buffer.data().get(head_length..).unwrap_or(b"");
@@ -119,19 +143,11 @@ pub async fn body(
         if used == data.len() && may_keep && outgoing.is_done() {
             group.pool.give(connection, &group.keepalive);
         }
-        return write(request, client, data, &pieces).await;
+        return Ok((pieces, head, head_length, None));
     }
-    write(request, client, data, &pieces).await?;
-    let left = data[used..].to_vec();
-    shrink(request, head, head_length);
-    let stream =
-        Stream { connection, framing, buffer: keep(&left), wait: Wait::new(&request.location.proxy) };
-    // Boxed: few responses come in pieces, and all would carry the room for it.
-    let (connection, is_clean) = Box::pin(stream.run(request, client, outgoing)).await?;
-    if is_clean && length != BodyLength::UntilClose && may_keep && outgoing.is_done() {
-        group.pool.give(connection, &group.keepalive);
-    }
-    Ok(())
+    let wait = Wait::new(&request.location.proxy);
+    let stream = Box::new(Stream { connection, framing, buffer: None, wait });
+    Ok((pieces, head, head_length, Some((stream, used, may_keep))))
 }
 
 /// Bytes of unfinished framing, for the next read to be appended to.
@@ -158,17 +174,17 @@ async fn write(
     data: &[u8],
     pieces: &Pieces,
 ) -> Result<(), Error> {
-    let count: usize = pieces.iter().map(ExactSizeIterator::len).sum();
-    request.upstream.last().length += count as u64;
-    match pieces.as_slice() {
-        [] => client.flush(request).await,
-        [piece] => client.write(request, &data[piece.clone()]).await,
+    let joined: Vec<u8>;
+    let data = match pieces.as_slice() {
+        [] => b"",
+        [piece] => &data[piece.clone()],
         several => {
-            let mut joined = Vec::with_capacity(count);
-            several.iter().for_each(|piece| joined.extend_from_slice(&data[piece.clone()]));
-            client.write(request, &joined).await
+            joined = several.iter().flat_map(|piece| &data[piece.clone()]).copied().collect();
+            &joined
         }
-    }
+    };
+    request.upstream.last().length += data.len() as u64;
+    client.write(request, data).await
 }
 
 /// A body that did not come whole with its head.
@@ -183,7 +199,7 @@ struct Stream {
 impl Stream {
     /// Relays to the end. The connection, and whether nothing came behind the response.
     async fn run(
-        mut self,
+        mut self: Box<Self>,
         request: &mut Request,
         client: &mut Client<'_>,
         outgoing: &mut Outgoing,

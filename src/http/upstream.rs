@@ -59,17 +59,17 @@ async fn respond(
         Ok(answer) => answer,
         Err(status) => return Ok(Some(Reply::Status(status))),
     };
-    match start(request, client, &answer)? {
-        Step::Reply(reply) => Ok(Some(reply)),
+    // What is matched lives as long as its arms: the body is awaited outside.
+    let length = match start(request, client, &answer)? {
+        Step::Reply(reply) => return Ok(Some(reply)),
         Step::Tunnel(response) => {
             Box::pin(relay::begin_tunnel(request, client, *response, answer)).await?;
-            Ok(None)
+            return Ok(None);
         }
-        Step::Body(length) => {
-            relay::body(request, client, &goal.group, answer, length, outgoing).await?;
-            Ok(None)
-        }
-    }
+        Step::Body(length) => length,
+    };
+    relay::body(request, client, &goal.group, answer, length, outgoing).await?;
+    Ok(None)
 }
 
 /// What is left to do once the head of an answer is the client's.

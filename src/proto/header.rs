@@ -83,6 +83,31 @@ const NOBODY: u8 = u8::MAX;
 /// Where each name is, and the seed with which no two of them share a place.
 static TABLE: ([u8; PLACES], u32) = table();
 
+/// Room for the longest known name, in words of eight bytes.
+const WORD_BYTES: usize = 24;
+/// Each name as words, and the bit of every letter that is its case: the one in which a name may differ.
+static WORDS: [([u64; 3], [u64; 3]); ALL.len()] = words();
+
+const fn words() -> [([u64; 3], [u64; 3]); ALL.len()] {
+    let mut all = [([0; 3], [0; 3]); ALL.len()];
+    let mut index = 0;
+    while index < ALL.len() {
+        let name = ALL[index].1.as_bytes();
+        assert!(name.len() <= WORD_BYTES);
+        let mut at = 0;
+        while at < name.len() {
+            let shift = 8 * (at % 8);
+            all[index].0[at / 8] |= (name[at] as u64) << shift;
+            if name[at].is_ascii_alphabetic() {
+                all[index].1[at / 8] |= 0x20 << shift;
+            }
+            at += 1;
+        }
+        index += 1;
+    }
+    all
+}
+
 const fn table() -> ([u8; PLACES], u32) {
     assert!(ALL.len() < NOBODY as usize);
     let mut seed: u32 = 0x9e37_79b1;
@@ -119,15 +144,18 @@ impl Id {
             return None;
         }
         let (places, seed) = &TABLE;
-        let (id, known) = ALL.get(usize::from(places[place(name, *seed)]))?;
-        if known.len() != name.len() {
+        let index = usize::from(places[place(name, *seed)]);
+        let (known, case) = WORDS.get(index)?;
+        if ALL[index].1.len() != name.len() {
             return None;
         }
-        // Letters may differ in the bit that is their case, everything else not at all.
-        let differs =
-            |(known, byte): (u8, &u8)| (known ^ byte) & if known.is_ascii_alphabetic() { !0x20 } else { !0 };
-        let difference = known.bytes().zip(name).map(differs).fold(0, |all, one| all | one);
-        (difference == 0).then_some(*id)
+        let mut bytes = [0; WORD_BYTES];
+        bytes[..name.len()].copy_from_slice(name);
+        let words = bytes.as_chunks::<8>().0;
+        let difference = (0..words.len())
+            .map(|at| (u64::from_le_bytes(words[at]) ^ known[at]) & !case[at])
+            .fold(0, |all, one| all | one);
+        (difference == 0).then_some(ALL[index].0)
     }
 
     /// The name as it is usually written.

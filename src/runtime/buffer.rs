@@ -101,6 +101,32 @@ impl Buffer {
     }
 }
 
+/// Byte vectors that grow while something is written into them keep their room from one use to the next.
+const SCRATCHES_MAX: usize = 64;
+const SCRATCH_BYTES_MAX: usize = 16 * 1024;
+
+thread_local! {
+    static SCRATCHES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty vector, one that was used before if there is any.
+pub fn scratch() -> Vec<u8> {
+    SCRATCHES.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+/// Keeps a vector for the next [`scratch`], unless it has grown large.
+pub fn recycle(mut bytes: Vec<u8>) {
+    if (1..=SCRATCH_BYTES_MAX).contains(&bytes.capacity()) {
+        bytes.clear();
+        let _ = SCRATCHES.try_with(|all| {
+            let mut all = all.borrow_mut();
+            if all.len() < SCRATCHES_MAX {
+                all.push(bytes);
+            }
+        });
+    }
+}
+
 impl fmt::Debug for Buffer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "Buffer({} of {})", self.data().len(), self.capacity())
