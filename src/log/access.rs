@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
 use super::file;
 use super::lease::{self, Held, Owner, lock};
 use super::repeat::now_ms;
@@ -29,11 +32,13 @@ const SPARE_MAX: usize = 4;
 #[derive(Clone, Copy)]
 pub struct File(&'static Slot);
 
-/// `buffer=` in bytes and `flush=` in milliseconds.
+/// `buffer=` in bytes, `flush=` in milliseconds, and the level of `gzip`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
     pub buffer: Option<usize>,
     pub flush_ms: Option<u64>,
+    /// 1 to 9; each buffer becomes a member of the file.
+    pub gzip: Option<u32>,
 }
 
 struct Slot {
@@ -56,6 +61,8 @@ struct State {
     lines: Vec<u8>,
     /// `lines` begins with the rest of a line whose head is in the file.
     torn: bool,
+    /// With `gzip`: a member that the file has not taken whole.
+    packed: Packed,
     /// When the first of `lines` came, for `flush=`; when to try a slow pipe again.
     write_at_ms: Option<u64>,
     /// In the list of files with work at the turn's end.
@@ -64,6 +71,14 @@ struct State {
     told_at: i64,
     failed_at: Option<i64>,
     cause: Option<io::Error>,
+}
+
+/// Lines as a gzip member, and how far it is written.
+#[derive(Default)]
+struct Packed {
+    bytes: Vec<u8>,
+    done: usize,
+    lines: u64,
 }
 
 static SLOTS: LazyLock<Mutex<HashMap<String, &'static Slot>>> = LazyLock::new(Mutex::default);
@@ -100,8 +115,9 @@ impl File {
 
     /// Declares and opens a file at once, for as long as the process lives.
     pub fn open(path: &Path, buffer: Option<usize>, flush_ms: Option<u64>) -> io::Result<File> {
-        let file = File::declare(&path.to_string_lossy(), Path::new(""), Options { buffer, flush_ms })
-            .map_err(io::Error::other)?;
+        let file =
+            File::declare(&path.to_string_lossy(), Path::new(""), Options { buffer, flush_ms, gzip: None })
+                .map_err(io::Error::other)?;
         file.0.open(None)?;
         lease::mark_forever(file.0);
         Ok(file)
@@ -221,7 +237,7 @@ fn flush_listed(wanted: impl Fn(&State, u64) -> bool) {
                 state.flush(path);
             }
             let told = state.take_loss();
-            if !state.lines.is_empty() || state.lost > 0 {
+            if !state.lines.is_empty() || !state.packed.bytes.is_empty() || state.lost > 0 {
                 slot.list(state);
             }
             told
@@ -268,7 +284,7 @@ impl State {
     /// that was begun stays and goes first the next time.
     fn flush(&mut self, path: &Path) {
         self.write_at_ms = None;
-        if self.lines.is_empty() {
+        if self.lines.is_empty() && self.packed.bytes.is_empty() {
             return;
         }
         if self.failed_at.is_some_and(|second| second == drain::wall_secs()) {
@@ -278,6 +294,9 @@ impl State {
             let missing = io::Error::new(io::ErrorKind::NotFound, format!("{} is not open", path.display()));
             return self.drop_lines(0, Some(missing));
         };
+        if let Some(level) = self.options.gzip {
+            return self.flush_packed(level);
+        }
         let mut done = 0;
         while done < self.lines.len() {
             match file.write(&self.lines[done..]) {
@@ -298,6 +317,44 @@ impl State {
         }
         (self.torn, self.failed_at) = (false, None);
         self.give_back();
+    }
+
+    /// Writes the lines as a gzip member; one that was begun goes first.
+    fn flush_packed(&mut self, level: u32) {
+        loop {
+            if self.packed.bytes.is_empty() {
+                if self.lines.is_empty() {
+                    return;
+                }
+                self.packed = Packed::new(&self.lines, level);
+                self.give_back();
+            }
+            let Some(file) = &mut self.file else { return };
+            match file.write(&self.packed.bytes[self.packed.done..]) {
+                Ok(written) => self.packed.done += written,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.write_at_ms = Some(now_ms() + RETRY_MS);
+                    return;
+                }
+                Err(error) => {
+                    self.failed_at = Some(drain::wall_secs());
+                    if self.packed.done == 0 {
+                        let lines = std::mem::take(&mut self.packed).lines;
+                        self.lose(lines, error);
+                    } else {
+                        // Half a member would hide all that follow: its rest is tried again.
+                        self.cause = Some(error);
+                        self.write_at_ms = Some(now_ms() + 1000);
+                    }
+                    return;
+                }
+            }
+            if self.packed.done == self.packed.bytes.len() {
+                self.packed = Packed::default();
+                self.failed_at = None;
+            }
+        }
     }
 
     /// Whether byte `done` of `lines` is within a line of which a part is in the file.
@@ -362,6 +419,15 @@ impl State {
     }
 }
 
+impl Packed {
+    fn new(lines: &[u8], level: u32) -> Self {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(level));
+        // Neither can fail: they write to memory.
+        let bytes = encoder.write_all(lines).and_then(|()| encoder.finish()).unwrap_or_default();
+        Self { bytes, done: 0, lines: lines.iter().filter(|&&byte| byte == b'\n').count() as u64 }
+    }
+}
+
 impl Held for Slot {
     fn marks(&self) -> &Mutex<Vec<u32>> {
         &self.marks
@@ -396,6 +462,7 @@ impl Held for Slot {
                 state.lost += lines - u64::from(state.torn).min(lines);
                 state.give_back();
             }
+            state.lost += std::mem::take(&mut state.packed).lines;
         }
         state.file = Some(opened);
         (state.torn, state.failed_at, state.write_at_ms) = (false, None, None);

@@ -287,10 +287,71 @@ fn a_pipe_nobody_reads_has_a_bound() {
     set_process(Logger::none());
 }
 
+fn unpacked(bytes: &[u8]) -> std::io::Result<String> {
+    let mut text = String::new();
+    flate2::read::MultiGzDecoder::new(bytes).read_to_string(&mut text).map(|_| text)
+}
+
+#[test]
+fn gzip_makes_a_member_of_each_buffer() {
+    let bench = Bench::new();
+    let lease = Lease::begin();
+    let options = Options { buffer: Some(4096), flush_ms: Some(5), gzip: Some(1) };
+    let file = File::declare("a.gz", bench.dir.path(), options).expect("declares");
+    lease.open(None).expect("opens");
+    let mut expected = String::new();
+    for number in 0..200 {
+        let line = format!("{number} {}\n", "y".repeat(60));
+        file.write_line(line.as_bytes());
+        expected.push_str(&line);
+    }
+    let packed = || std::fs::read(bench.path("a.gz")).expect("reads");
+    assert!(!packed().is_empty(), "a full buffer is written at once");
+    wait_until(|| {
+        flush_turn();
+        unpacked(&packed()).is_ok_and(|text| text == expected)
+    });
+    assert!(packed().len() < expected.len() / 4, "{}", packed().len());
+    let members = packed().windows(3).filter(|bytes| *bytes == [0x1f, 0x8b, 8]).count();
+    assert!(members >= 3, "{members}");
+}
+
+#[test]
+fn a_slow_pipe_gets_whole_gzip_members() {
+    let bench = Bench::new();
+    nix::unistd::mkfifo(&bench.path("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+    let mut open = std::fs::OpenOptions::new();
+    let mut reader = open.read(true).custom_flags(libc::O_NONBLOCK).open(bench.path("fifo")).expect("opens");
+    let lease = Lease::begin();
+    let options = Options { buffer: Some(4096), flush_ms: Some(1), gzip: Some(1) };
+    let file = File::declare("fifo", bench.dir.path(), options).expect("declares");
+    lease.open(None).expect("opens");
+    let mut expected = String::new();
+    let mut number = 1_u64;
+    // Hard to compress, so that the pipe fills; less than may wait.
+    while expected.len() < 400_000 {
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let line = format!("{number:x}{:x}\n", number.swap_bytes());
+        file.write_line(line.as_bytes());
+        expected.push_str(&line);
+    }
+    assert!(!lock(&file.0.state).packed.bytes.is_empty(), "the pipe is full within a member");
+    let (mut got, mut page) = (Vec::new(), [0; 4096]);
+    wait_until(|| {
+        flush_turn();
+        while let Ok(count @ 1..) = reader.read(&mut page) {
+            got.extend_from_slice(&page[..count]);
+        }
+        unpacked(&got).is_ok_and(|text| text.len() == expected.len())
+    });
+    assert!(unpacked(&got).expect("whole members") == expected);
+    assert_eq!(file.waiting(), (0, 0));
+}
+
 #[test]
 fn one_file_has_one_set_of_parameters_in_a_cycle() {
     let bench = Bench::new();
-    let declare = |buffer| File::declare("a.log", bench.dir.path(), Options { buffer, flush_ms: None });
+    let declare = |buffer| File::declare("a.log", bench.dir.path(), Options { buffer, ..Options::default() });
     let first = Lease::begin();
     let file = declare(Some(100)).expect("declares");
     assert_eq!(declare(Some(100)), Ok(file));
@@ -310,7 +371,7 @@ fn one_file_has_one_set_of_parameters_in_a_cycle() {
 fn a_dropped_lease_flushes_and_closes() {
     let bench = Bench::new();
     let lease = Lease::begin();
-    let options = Options { buffer: Some(4096), flush_ms: None };
+    let options = Options { buffer: Some(4096), ..Options::default() };
     let file = File::declare("a.log", bench.dir.path(), options).expect("declares");
     lease.open(None).expect("opens");
     file.write_line(b"last words");
@@ -339,7 +400,7 @@ fn lines_go_to_syslog_with_their_severity() {
     let bench = Bench::new();
     let server = std::os::unix::net::UnixDatagram::bind(bench.path("log")).expect("binds");
     let word = format!("syslog:server=unix:{},severity=notice,tag=web", bench.path("log").display());
-    assert!(File::declare(&word, Path::new(""), Options { buffer: Some(1), flush_ms: None }).is_err());
+    assert!(File::declare(&word, Path::new(""), Options { buffer: Some(1), ..Options::default() }).is_err());
     let file = File::declare(&word, Path::new(""), Options::default()).expect("declares");
     file.write_line(b"GET / 200\n");
     let mut datagram = [0; 1000];

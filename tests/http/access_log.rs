@@ -1,5 +1,7 @@
 //! `access_log` and `log_format`: the combined line, own formats, escapes, conditions, off.
 
+use std::io::Read;
+
 use crate::support::{Client, Origin, Setup, fetch, get, wait_for};
 
 const CONF: &str = r#"
@@ -24,6 +26,7 @@ http {
             return 200 "hello";
         }
         location /named/rootless { root %%DIR%%/$arg_root; access_log %%DIR%%/logs/named_$arg_name.log name; return 200 "hello"; }
+        location /packed { access_log %%DIR%%/logs/packed.gz name gzip=6 flush=100ms; return 200 "hello"; }
         location /sent { access_log %%DIR%%/logs/sent.log sent; return 200 "hello"; }
         location /sent/never { access_log %%DIR%%/logs/sent.log sent; return 444; }
         location /off { access_log off; return 200 "hello"; }
@@ -169,4 +172,17 @@ fn a_log_with_a_variable_may_stay_open() {
     }
     wait_for("the third line", || (lines("logs/moved/twice") == 3).then_some(()));
     assert_eq!(lines("logs/moved/once"), 1, "not used often enough to stay open");
+}
+
+#[test]
+fn a_log_may_be_compressed() {
+    let origin = Origin::saying("origin");
+    let daemon = start(&origin);
+    get(daemon.port(0), "/packed/1");
+    wait_for("flush=100ms", || {
+        let bytes = std::fs::read(daemon.path("logs/packed.gz")).unwrap_or_default();
+        let mut text = String::new();
+        let read = flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_string(&mut text);
+        (read.is_ok() && text == "/packed/1\n").then_some(())
+    });
 }

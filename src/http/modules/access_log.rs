@@ -21,6 +21,9 @@ use crate::http::variable::{Variable, VariableId};
 use crate::log::{self, access, escape, named};
 use crate::sys::clock;
 
+/// `buffer=` where only `gzip` was asked for; nginx's.
+const GZIP_BUFFER_BYTES: usize = 64 * 1024;
+
 const COMBINED: &str = "$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \
                         \"$http_referer\" \"$http_user_agent\"";
 
@@ -171,10 +174,16 @@ fn access_log(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
             }
             Some(("flush", value)) => options.flush_ms = Some(parse_millis(value).ok_or_else(invalid)?),
             Some(("if", value)) => condition = Some(Script::compile_text(value, word.span, cx)?),
-            None if &*word.text == "gzip" => return Err(not_yet(word.span, "gzip")),
-            Some(("gzip", _)) => return Err(not_yet(word.span, "gzip")),
+            None if &*word.text == "gzip" => options.gzip = Some(1), // nginx's default: speed
+            Some(("gzip", value)) => {
+                let level = value.parse().ok().filter(|level| (1..=9).contains(level));
+                options.gzip = Some(level.ok_or_else(invalid)?);
+            }
             _ => return Err(invalid()),
         }
+    }
+    if options.gzip.is_some() {
+        options.buffer.get_or_insert(GZIP_BUFFER_BYTES);
     }
     if options.flush_ms.is_some() && options.buffer.is_none() {
         let message = format!("no buffer is defined for access_log \"{}\"", node.arg(0));
@@ -232,10 +241,6 @@ pub fn add_default(http: &mut Partial, span: Span, cx: &mut Cx) {
         (Err(why), _) => cx.diagnostics.push(Diagnostic::error(span, why)),
         (_, Err(diagnostic)) => cx.diagnostics.push(diagnostic),
     }
-}
-
-fn not_yet(span: Span, what: &str) -> Diagnostic {
-    Diagnostic::error(span, format!("the \"{what}\" parameter of \"access_log\" is not supported yet"))
 }
 
 fn find_format(name: &str, span: Span, cx: &mut Cx) -> Result<Format, Diagnostic> {
