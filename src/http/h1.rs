@@ -22,6 +22,7 @@ use crate::proto::message::{Method, Version};
 use crate::proto::uri;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, Io, race, sleep, timeout};
+use crate::shm::heartbeat;
 use crate::sys::address::SockAddr;
 use crate::sys::socket;
 
@@ -154,6 +155,7 @@ fn hand_over(conn: Conn, until_ms: u64) {
 
 /// Reads one request and answers it.
 async fn one_request(conn: &mut Conn) -> After {
+    heartbeat::event(conn.number);
     let (input, head, rest) = match read_head(conn).await {
         Head::Complete(input, head, rest) => (input, head, rest),
         Head::Nothing => return After::Nothing,

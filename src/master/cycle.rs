@@ -71,7 +71,10 @@ pub fn start(
 }
 
 /// Reads and opens the next cycle beside the one in force, telling its log. `None`: it was refused.
-pub fn next(source: &Source, slots: &mut Slots) -> Option<Cycle> {
+///
+/// An upstream whose names do not resolve is no error at a start, where nothing is lost. Here it is, unless it was
+/// so before: what is served now would become errors.
+pub fn next(source: &Source, slots: &mut Slots, current: &Config) -> Option<Cycle> {
     let lease = Lease::begin();
     let loaded = config::read(source, false);
     for (level, line) in loaded.lines() {
@@ -79,6 +82,14 @@ pub fn next(source: &Source, slots: &mut Slots) -> Option<Cycle> {
     }
     let cycle = Cycle { config: loaded.config?, lease };
     let mut problems = open_logs(&cycle, &loaded.tree);
+    problems.extend(newly_unreachable(&cycle.config, current).map(|server| {
+        let names = |node: &Node| {
+            let may_name = matches!(&*node.name.text, "server" | "proxy_pass");
+            may_name && node.args.first().is_some_and(|word| word.text.contains(server))
+        };
+        let message = format!("host not found in upstream \"{server}\", the configuration in force stays");
+        with_place(message, find(&loaded.tree.nodes, &names), &loaded.tree)
+    }));
     if problems.is_empty()
         && let Err(error) = slots.open(listens(&cycle.config))
     {
@@ -126,6 +137,16 @@ fn open_logs(cycle: &Cycle, tree: &Tree) -> Vec<String> {
         with_place(error.to_string(), find(&tree.nodes, &names), tree)
     };
     errors.iter().map(line).collect()
+}
+
+/// A server of each upstream that nobody could reach now, and could before.
+fn newly_unreachable<'a>(next: &'a Config, current: &'a Config) -> impl Iterator<Item = &'a str> {
+    let was_so = |name: &str| {
+        let groups = current.http.iter().flat_map(|http| http.upstreams.unreachable());
+        groups.into_iter().any(|group| *group.name == *name)
+    };
+    let groups = next.http.iter().flat_map(|http| http.upstreams.unreachable());
+    groups.filter(move |group| !was_so(&group.name)).filter_map(|group| Some(&*group.servers.first()?.name))
 }
 
 fn bind_line(error: &BindError, tree: &Tree) -> String {

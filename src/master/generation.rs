@@ -31,7 +31,7 @@ impl Master {
         notify::reloading();
         // Addresses on their way out may be wanted again.
         self.slots.groups.append(&mut self.removed);
-        let Some(next) = cycle::next(&self.start.source, &mut self.slots) else {
+        let Some(next) = cycle::next(&self.start.source, &mut self.slots, &self.cycle.config) else {
             self.removed = self.slots.remove_others(cycle::listens(&self.cycle.config));
             self.shut_removed();
             notify::refused();

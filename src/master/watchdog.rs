@@ -103,7 +103,7 @@ impl Master {
         log::alert!(
             log::process(),
             &(),
-            "worker process {pid} (worker {number}) is stuck for {silent_ms} ms {place}, its state is {state}: its \
+            "worker process {pid} (worker {number}) is stuck for {silent_ms} ms {place}; its state is {state}; its \
              siblings take its new connections"
         );
         self.steer();
@@ -186,9 +186,13 @@ impl Master {
 
 /// Where a worker is, as far as its own words tell.
 fn place(beat: &Heartbeat) -> String {
-    match beat.state {
-        heartbeat::State::Starting => "while starting".into(),
-        heartbeat::State::Awake => format!("within one turn (last event {:#x})", beat.last_event),
-        heartbeat::State::Asleep => format!("between two turns (last event {:#x})", beat.last_event),
+    let place = match beat.state {
+        heartbeat::State::Starting => "while starting",
+        heartbeat::State::Awake => "within one turn of its loop",
+        heartbeat::State::Asleep => "between two turns of its loop",
+    };
+    match beat.last_event {
+        0 => place.into(),
+        connection => format!("{place}, after a request on connection *{connection}"),
     }
 }

@@ -64,6 +64,13 @@ impl Host {
         }
     }
 
+    /// True for a name that no resolver will ever know (RFC 6761 §6.4): waiting for it would be in vain.
+    pub fn is_invalid_name(&self) -> bool {
+        let Self::Inet { name, .. } = self else { return false };
+        let name = name.strip_suffix('.').unwrap_or(name);
+        name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("invalid"))
+    }
+
     /// Every address of the name, IPv4 first as nginx orders them, none twice.
     ///
     /// Blocks for a name (`localhost` and /etc/hosts included). Errors: not found, or a resolver that does

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::load::{LoadOptions, load, load_text};
-use crate::config::{Context, Diagnostic, Diagnostics, Node, RowInfo, Severity, Tree};
+use crate::config::{Context, Diagnostic, Diagnostics, FileId, Node, RowInfo, Severity, Span, Tree};
 use crate::http;
 use crate::log;
 use crate::worker::settings::{self, Settings};
@@ -71,7 +71,11 @@ pub fn read(source: &Source, test_only: bool) -> Loaded {
         settings::table().apply(node, Context::MAIN, &mut settings, &mut cx);
     }
     if !cx.has_events() && !diagnostics.has_errors() && !cx.diagnostics.has_errors() {
-        let missing = Diagnostic::global("no \"events\" section in configuration").help("add `events { }`");
+        // There is no better place than the begin of the file that should have it.
+        let file = tree.sources.iter().position(|file| file.path == main).unwrap_or(0);
+        let span = Span { file: FileId(file as u32), start: 0, end: 0 };
+        let missing = Diagnostic::error(span, "no \"events\" section in configuration");
+        let missing = missing.help("add `events { }`");
         cx.diagnostics.push(missing);
     }
     diagnostics.0.append(&mut cx.diagnostics.0);

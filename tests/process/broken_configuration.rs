@@ -122,3 +122,44 @@ fn a_reload_with_an_error_keeps_the_old_configuration() {
     daemon.reload();
     assert_eq!(get(daemon.port(0), "/").text(), "good");
 }
+
+#[test]
+fn an_upstream_that_nobody_can_reach_does_not_replace_one_that_serves() {
+    if is_stand_in() {
+        return; // nginx refuses it at a start too
+    }
+    let conf = "http { upstream u { server %%HOST%%; } server { listen 127.0.0.1:%%PORT_0%%; \
+                location / { return 200 \"good\"; } location /u { proxy_pass http://u; } } }\n";
+    // Not there yet, which is a matter of time: it starts, and says so.
+    let daemon = Setup::new(conf).set("HOST", "not-there-yet.example:80").level("notice").try_start();
+    if let Ok(daemon) = &daemon {
+        assert_eq!(get(daemon.port(0), "/").text(), "good");
+        assert_eq!(get(daemon.port(0), "/u").status, 502);
+        daemon.reload(); // it was so before
+    }
+    let daemon = Setup::new(conf).set("HOST", "127.0.0.1:9").level("notice").start();
+    let workers = daemon.workers();
+    daemon.rewrite(|text| text.replace("127.0.0.1:9;", "not-there-yet.example:80;"));
+    daemon.signal(Signal::SIGHUP);
+    let line = daemon.wait_log("host not found in upstream \"not-there-yet.example:80\"");
+    assert!(daemon.wait_log("\\[emerg\\]").contains("pronghorn.conf:"), "{line}");
+    assert_eq!(daemon.workers(), workers, "the same workers");
+    // Names that never resolve are a mistake at any time.
+    let never = Setup::new(conf).set("HOST", "no.such.host.invalid:80").try_start();
+    let exit = never.err().expect("it must not start");
+    assert!(
+        exit.stderr.contains("host not found in upstream \"no.such.host.invalid:80\""),
+        "{}",
+        exit.stderr
+    );
+}
+
+#[test]
+fn an_empty_file_is_named() {
+    let setup = Setup::new("").bare();
+    let output = setup.run(&["-t"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("no \"events\" section in configuration"), "{text}");
+    assert!(is_stand_in() || text.contains("pronghorn.conf:1"), "{text}");
+}

@@ -255,6 +255,12 @@ impl Upstreams {
         self.groups.iter()
     }
 
+    /// The groups none of whose servers has an address: nothing that is passed to them is answered.
+    pub fn unreachable(&self) -> impl Iterator<Item = &Group> {
+        let has_none = |group: &&Group| !group.servers.is_empty() && group.unresolved().len() == group.servers.len();
+        self.groups.iter().filter(has_none)
+    }
+
     /// The numbers of the counters' slots that these groups use, for `shm::counter::sweep`.
     pub fn slots(&self) -> Vec<u32> {
         let sets = self.groups.iter().map(Group::set);
@@ -474,11 +480,16 @@ fn positive<T: From<u32>>(text: &str) -> Option<T> {
 }
 
 fn look_up(server: &mut Server, span: Span, cx: &mut Cx) {
-    if server.resolve().is_err() {
-        let message = format!("host not found in upstream \"{}\"", server.name);
-        let help = "the server counts as down until the name resolves; it is tried again while serving";
-        cx.diagnostics.push(Diagnostic::warning(span, message).help(help));
+    if server.resolve().is_ok() {
+        return;
     }
+    let message = format!("host not found in upstream \"{}\"", server.name);
+    cx.diagnostics.push(if server.host.is_invalid_name() {
+        Diagnostic::error(span, message).help("names that end with \"invalid\" never resolve (RFC 6761)")
+    } else {
+        let help = "the server counts as down until the name resolves; it is tried again while serving";
+        Diagnostic::warning(span, message).help(help)
+    });
 }
 
 fn keepalive(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
