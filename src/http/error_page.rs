@@ -69,7 +69,7 @@ fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> R
             target.truncate(at);
             args
         }
-        None => std::mem::take(&mut request.args),
+        None => Vec::new(), // the page's own, as nginx: not those of the request that failed
     };
     Reply::Internal { uri: target, args }
 }
@@ -100,6 +100,12 @@ fn wording(request: &Request, status: u16, reason: &str) -> (String, Option<&'st
     if status == 400 && request.head_too_large {
         return ("400 Bad Request".into(), Some("Request Header Or Cookie Too Large"));
     }
+    // nginx's pages call these two by other names than its status lines.
+    let reason = match status {
+        302 => "Found",
+        401 => "Authorization Required",
+        _ => reason,
+    };
     (format!("{status} {reason}"), None)
 }
 

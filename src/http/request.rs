@@ -143,9 +143,9 @@ impl Request {
         &data[..end]
     }
 
-    /// The request target as received, arguments included (`$request_uri`).
+    /// Path and arguments as received (`$request_uri`).
     pub fn target(&self) -> &[u8] {
-        self.input.data().get(self.head.target.clone()).unwrap_or(b"")
+        path_and_query(self.input.data().get(self.head.target.clone()).unwrap_or(b""))
     }
 
     pub fn method_text(&self) -> &[u8] {
@@ -255,5 +255,17 @@ impl log::Context for Request {
 impl Drop for Request {
     fn drop(&mut self) {
         pipeline::log(self);
+    }
+}
+
+/// The path of a target that may be in absolute form (`http://host/path`).
+fn path_and_query(target: &[u8]) -> &[u8] {
+    if target.is_empty() || target.first() == Some(&b'/') {
+        return target;
+    }
+    let authority = memchr::memmem::find(target, b"://").map_or(target, |at| &target[at + 3..]);
+    match authority.iter().position(|byte| matches!(byte, b'/' | b'?')) {
+        Some(at) => &authority[at..],
+        None => b"/",
     }
 }

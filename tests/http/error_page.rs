@@ -75,6 +75,9 @@ http {
         location /a { error_page 404 = /b; return 404; }
         location /b { error_page 403 /c; return 403; }
         location /c { return 200 "c\n"; }
+        location /asked { error_page 404 /args; error_page 500 /args?own; return 404; }
+        location /asked/own { error_page 404 /args?own; return 404; }
+        location /args { return 200 "[$args]"; }
         location /fails { error_page 500 /b; return 500; }
         location /recursive { recursive_error_pages on; error_page 500 /b; return 500; }
         location /text { error_page 500 /c; return 500; }
@@ -88,6 +91,13 @@ http {
     }
 }
 "#;
+
+#[test]
+fn an_error_page_has_its_own_arguments() {
+    let daemon = Setup::new(CHAIN).start();
+    assert_eq!(get(daemon.port(0), "/asked?x=1").text(), "[]");
+    assert_eq!(get(daemon.port(0), "/asked/own?x=1").text(), "[own]");
+}
 
 #[test]
 fn an_intercepted_401_still_asks_for_credentials() {
@@ -120,6 +130,7 @@ fn an_error_page_that_fails_shows_its_own_status() {
     for (path, status, location) in [
         ("/a", 403, None),
         ("/fails", 403, None),
+        ("/asked?x=1", 404, None),
         ("/recursive", 403, None),
         ("/text", 500, None),
         ("/self", 404, None),
@@ -173,6 +184,7 @@ fn a_named_location_gets_the_body_that_another_upstream_did_not_take() {
     assert_eq!((client.response().status, origin.last().body.as_slice()), (200, &b"hello"[..]));
     client.send("POST /as-get HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
     assert_eq!((client.response().status, origin.last().method.as_str()), (200, "GET"));
+    assert_eq!(origin.last().body, b"hello", "as nginx");
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nend");
     assert_eq!((client.response().status, origin.last().body.as_slice()), (200, &b"end"[..]));
 }

@@ -71,14 +71,17 @@ impl Outgoing {
         let conf: &'static proxy::Conf = &request.location.proxy;
         let mut kept = Vec::new();
         let mut rest = Rest::Nothing;
-        // An `error_page` that made a GET of the request leaves the body to the one that failed.
+        // An `error_page` has made a GET of the request: it gets the body that is here, and never waits for one.
         let is_get_instead = request.method != request.head.method;
-        let takes_body = conf.body().is_none() && conf.pass_request_body() && !is_get_instead;
+        let takes_body = conf.body().is_none() && conf.pass_request_body();
         let framing = if let Some(body) = conf.body() {
             body.evaluate(request, &mut kept);
             Framing::Length(kept.len() as u64)
         } else if !takes_body {
             Framing::None
+        } else if is_get_instead {
+            kept = request.body.take_kept().filter(|_| request.body.is_done()).unwrap_or_default();
+            if kept.is_empty() { Framing::None } else { Framing::Length(kept.len() as u64) }
         } else {
             kept = request.body.take_kept().ok_or_else(|| {
                 Error::upstream(502, "the request body was sent to a failed upstream and is not kept")
@@ -346,7 +349,7 @@ fn write_uri(request: &Request, goal: &Goal, out: &mut Vec<u8>) {
     let start = out.len();
     match goal.uri() {
         Some(uri) if goal.is_evaluated => out.extend_from_slice(uri.as_bytes()),
-        None if request.uri_is_original => out.extend_from_slice(path_and_query(request.target())),
+        None if request.uri_is_original => out.extend_from_slice(request.target()),
         replacement => {
             let replaced_length = match (replacement, &request.location.kind) {
                 (Some(_), Kind::Exact | Kind::Prefix | Kind::PrefixFinal) => {
@@ -384,17 +387,5 @@ fn encode_breaks(out: &mut Vec<u8>, start: usize) {
         } else {
             out.push(byte);
         }
-    }
-}
-
-/// The path of a target that may be in absolute form (`http://host/path`).
-fn path_and_query(target: &[u8]) -> &[u8] {
-    if target.first() == Some(&b'/') {
-        return target;
-    }
-    let authority = memchr::memmem::find(target, b"://").map_or(target, |at| &target[at + 3..]);
-    match authority.iter().position(|byte| matches!(byte, b'/' | b'?')) {
-        Some(at) => &authority[at..],
-        None => b"/",
     }
 }
