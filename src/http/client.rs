@@ -98,6 +98,9 @@ impl<'a> Client<'a> {
             response.status = status;
             response.reason.clear();
         }
+        if response.status == 204 {
+            response.headers.remove(Id::ContentType); // of what does not follow
+        }
         request.response = response;
         request.restore_kept();
         for act in modules::HEAD {
@@ -293,10 +296,15 @@ fn render_head(request: &Request, framing: Framing, out: &mut Vec<u8>) {
         HEAD_BYTES + usize::try_from(response.content_length.unwrap_or(0)).unwrap_or(0).min(JOINED_MAX),
     );
     encode::status_line(response.status, reason_of(response), out);
-    out.extend_from_slice(if core.server_tokens() { SERVER_FULL } else { SERVER_SHORT }.as_bytes());
-    out.extend_from_slice(b"Date: ");
-    log::format::http_date(clock::wall().0, out);
-    out.extend_from_slice(b"\r\n");
+    // Those of an upstream that `proxy_pass_header` lets through stand instead of ours.
+    if response.headers.get(Id::Server).is_none() {
+        out.extend_from_slice(if core.server_tokens() { SERVER_FULL } else { SERVER_SHORT }.as_bytes());
+    }
+    if response.headers.get(Id::Date).is_none() {
+        out.extend_from_slice(b"Date: ");
+        log::format::http_date(clock::wall().0, out);
+        out.extend_from_slice(b"\r\n");
+    }
     response.headers.render_only(&FIRST_BEFORE_LENGTH, out);
     if let Some(length) = response.content_length.filter(|_| response.status >= 200 && response.status != 204)
     {

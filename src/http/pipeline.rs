@@ -216,7 +216,7 @@ pub async fn send(
     body: &Body,
 ) -> Result<(), Error> {
     let bytes = body.as_bytes();
-    response.content_length = Some(bytes.len() as u64);
+    response.content_length = (response.status != 304).then_some(bytes.len() as u64);
     client.start(request, response);
     client.write(request, bytes).await
 }

@@ -12,6 +12,11 @@ http {
         location /json { default_type application/json; return 200 '{"a": 1}'; }
         location /empty { return 200 ""; }
         location /created { return 201; }
+        location /found { return 302 /x; }
+        location /login { return 401; }
+        location /no-text { return 503 ""; }
+        location /no-content { return 204 "text"; }
+        location /whole { return 200 "$request_uri"; }
         location /gone { return 410; }
         location /forbidden { return 403 "mine"; }
         location /moved { return 301 /new; }
@@ -57,6 +62,20 @@ fn statuses_have_a_page() {
     assert_eq!(response.header("content-type"), Some("text/html"));
     assert!(response.text().contains("410 Gone"), "{}", response.text());
     assert_eq!(get(daemon.port(0), "/created").status, 201);
+    assert!(get(daemon.port(0), "/found").text().contains("<h1>302 Found</h1>"));
+    assert!(get(daemon.port(0), "/login").text().contains("<title>401 Authorization Required</title>"));
+    assert!(get(daemon.port(0), "/no-text").text().contains("503 Service"), "an empty text is none");
+    let response = get(daemon.port(0), "/no-content");
+    assert_eq!((response.status, response.header("content-type"), response.body.len()), (204, None, 0));
+}
+
+#[test]
+fn the_request_uri_begins_with_the_path() {
+    let daemon = Daemon::start(CONF);
+    for target in ["/whole/%41?a", "http://asked.test/whole/%41?a"] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: asked.test\r\nConnection: close\r\n\r\n");
+        assert_eq!(fetch(daemon.port(0), &request).text(), "/whole/%41?a", "{target}");
+    }
 }
 
 #[test]

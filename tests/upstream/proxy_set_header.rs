@@ -81,3 +81,26 @@ fn fields_of_the_answer_come_through_but_not_those_of_the_hop() {
     assert_eq!(response.all("server").len(), 1);
     assert_ne!(response.header("server"), Some("origin"));
 }
+
+#[test]
+fn proxy_pass_header_lets_the_origin_name_itself() {
+    let origin = Origin::replying(|_| {
+        b"HTTP/1.1 200 OK\r\nServer: theirs\r\nDate: Sat, 01 Jan 2000 00:00:00 GMT\r\nContent-Length: 1\r\n\r\nx".to_vec()
+    });
+    let conf = r#"
+    http {
+        server {
+            listen 127.0.0.1:%%PORT_0%%;
+            location / { proxy_pass http://%%ORIGIN%%; }
+            location /passed { proxy_pass_header Server; proxy_pass_header Date; proxy_pass http://%%ORIGIN%%; }
+        }
+    }
+    "#;
+    let daemon = Setup::new(conf).set("ORIGIN", origin.address()).start();
+    let response = get(daemon.port(0), "/passed");
+    assert_eq!(response.all("server"), ["theirs"]);
+    assert_eq!(response.all("date"), ["Sat, 01 Jan 2000 00:00:00 GMT"]);
+    let response = get(daemon.port(0), "/");
+    assert_eq!((response.all("server").len(), response.all("date").len()), (1, 1));
+    assert_ne!(response.header("server"), Some("theirs"));
+}

@@ -110,6 +110,9 @@ fn answer(request: &mut Request, status: u16, text: Option<&'static Script>) -> 
     let Some(text) = text else {
         return if status < 300 { pipeline::text(status, b"", Vec::new()) } else { Reply::Status(status) };
     };
+    if status >= 400 && text.as_text() == Some(b"") {
+        return Reply::Status(status); // no text: the status's page
+    }
     let value = text.to_vec(request);
     if matches!(status, 301 | 302 | 303 | 307 | 308) {
         return Reply::Redirect(status, value);
