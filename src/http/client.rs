@@ -98,9 +98,6 @@ impl<'a> Client<'a> {
             response.status = status;
             response.reason.clear();
         }
-        if response.status == 204 {
-            response.headers.remove(Id::ContentType); // of what does not follow
-        }
         request.response = response;
         request.restore_kept();
         for act in modules::HEAD {

@@ -29,13 +29,14 @@ pub fn instead(request: &mut Request, status: u16) -> Option<Reply> {
 
 /// The standard page, whatever `error_page` says.
 pub fn last_resort(request: &mut Request, status: u16) -> Reply {
+    let shown = if is_bad_request(status) { 400 } else { status };
     // An error page that fails itself shows its own failure.
-    request.error_status = Some(status);
+    request.error_status = Some(shown);
     if closes(status) {
         request.keep_alive = false;
     }
     let body = standard_body(request, status);
-    let mut response = Response::new(status);
+    let mut response = Response::new(shown);
     if !body.as_bytes().is_empty() {
         response.headers.push_id(Id::ContentType, b"text/html");
     }
@@ -76,7 +77,7 @@ fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> R
 
 /// The page for a status, as nginx words it; empty for statuses that have none.
 pub fn standard_body(request: &Request, status: u16) -> Body {
-    let reason = reason(status);
+    let reason = reason(if is_bad_request(status) { 400 } else { status });
     if !matches!(status, 301..=303 | 307 | 308 | 400..=599) || reason.is_empty() {
         return Body::Empty;
     }
@@ -85,9 +86,9 @@ pub fn standard_body(request: &Request, status: u16) -> Body {
     } else {
         "pronghorn"
     };
-    let (title, detail) = wording(request, status, reason);
+    let (title, headline, detail) = wording(request, status, reason);
     let mut page = format!(
-        "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
+        "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{headline}</h1></center>\r\n"
     );
     if let Some(detail) = detail {
         page.push_str(&format!("<center>{detail}</center>\r\n"));
@@ -96,9 +97,18 @@ pub fn standard_body(request: &Request, status: u16) -> Body {
     Body::Bytes(Cow::Owned(page.into_bytes()))
 }
 
-fn wording(request: &Request, status: u16, reason: &str) -> (String, Option<&'static str>) {
-    if status == 400 && request.head_too_large {
-        return ("400 Bad Request".into(), Some("Request Header Or Cookie Too Large"));
+/// Title, headline, and what stands below it.
+fn wording(request: &Request, status: u16, reason: &str) -> (String, String, Option<&'static str>) {
+    let detail = match status {
+        400 if request.head_too_large => Some("Request Header Or Cookie Too Large"),
+        494 => Some("Request Header Or Cookie Too Large"),
+        495 => Some("The SSL certificate error"),
+        496 => Some("No required SSL certificate was sent"),
+        497 => Some("The plain HTTP request was sent to HTTPS port"),
+        _ => None,
+    };
+    if let Some(detail) = detail {
+        return (format!("400 {detail}"), "400 Bad Request".into(), Some(detail));
     }
     // nginx's pages call these two by other names than its status lines.
     let reason = match status {
@@ -106,12 +116,18 @@ fn wording(request: &Request, status: u16, reason: &str) -> (String, Option<&'st
         401 => "Authorization Required",
         _ => reason,
     };
-    (format!("{status} {reason}"), None)
+    let title = format!("{status} {reason}");
+    (title.clone(), title, None)
+}
+
+/// nginx's own statuses for requests that the client sees refused with 400.
+fn is_bad_request(status: u16) -> bool {
+    (494..=497).contains(&status)
 }
 
 /// Statuses after which nginx closes the connection.
 fn closes(status: u16) -> bool {
-    matches!(status, 400 | 413 | 414 | 497 | 495 | 496 | 500 | 501)
+    matches!(status, 400 | 413 | 414 | 494..=497 | 500 | 501)
 }
 
 /// The log of a request, for rooms that do not know the core module.

@@ -261,10 +261,8 @@ fn recover(request: &mut Request, client: &mut Client<'_>, error: Error) -> Resu
 
 /// A short text as a response.
 pub fn text(status: u16, content_type: &[u8], body: Vec<u8>) -> Reply {
-    let mut response = Response::new(status);
-    if !content_type.is_empty() {
-        response.headers.push_id(Id::ContentType, content_type);
-    }
+    // A 204 tells no type of what does not follow.
+    let response = Response::with_type(status, if status == 204 { b"" } else { content_type });
     let body = if body.is_empty() { Body::Empty } else { Body::Bytes(Cow::Owned(body)) };
     Reply::Response(Box::new(response), body)
 }

@@ -16,6 +16,8 @@ http {
         location /login { return 401; }
         location /no-text { return 503 ""; }
         location /no-content { return 204 "text"; }
+        location /plain-to-tls { return 497; }
+        location /spoken { return 444 "spoken"; }
         location /whole { return 200 "$request_uri"; }
         location /gone { return 410; }
         location /forbidden { return 403 "mine"; }
@@ -64,6 +66,11 @@ fn statuses_have_a_page() {
     assert_eq!(get(daemon.port(0), "/created").status, 201);
     assert!(get(daemon.port(0), "/found").text().contains("<h1>302 Found</h1>"));
     assert!(get(daemon.port(0), "/login").text().contains("<title>401 Authorization Required</title>"));
+    assert_eq!(get(daemon.port(0), "/created").header("content-type"), Some("text/plain"));
+    let response = get(daemon.port(0), "/plain-to-tls");
+    assert_eq!((response.status, response.reason.as_str()), (400, "Bad Request"));
+    assert!(response.text().contains("<title>400 The plain HTTP request was sent to HTTPS port</title>"));
+    assert_eq!(get(daemon.port(0), "/spoken").text(), "spoken", "444 with a text is a status like others");
     assert!(get(daemon.port(0), "/no-text").text().contains("503 Service"), "an empty text is none");
     let response = get(daemon.port(0), "/no-content");
     assert_eq!((response.status, response.header("content-type"), response.body.len()), (204, None, 0));

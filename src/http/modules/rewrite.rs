@@ -104,11 +104,12 @@ fn run(conf: &'static Conf, request: &mut Request) -> Verdict {
 }
 
 fn answer(request: &mut Request, status: u16, text: Option<&'static Script>) -> Reply {
-    if status == 444 {
-        return Reply::Hangup;
-    }
     let Some(text) = text else {
-        return if status < 300 { pipeline::text(status, b"", Vec::new()) } else { Reply::Status(status) };
+        return match status {
+            444 => Reply::Hangup,
+            ..300 => pipeline::text(status, &core::content_type(request), Vec::new()),
+            _ => Reply::Status(status),
+        };
     };
     if status >= 400 && text.as_text() == Some(b"") {
         return Reply::Status(status); // no text: the status's page
