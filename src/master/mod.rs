@@ -101,6 +101,10 @@ struct Master {
     /// Addresses that are not configured any more, until no old worker accepts from them.
     removed: Vec<Group>,
     looked_ms: u64,
+    /// What the workers' signs of life were at the last look, and looks in a row that found all of them asleep and
+    /// the same.
+    last_signs: u64,
+    quiet_looks: u32,
     notified_ms: u64,
 }
 
@@ -171,6 +175,8 @@ impl Master {
             reload_is_wanted: false,
             removed: Vec::new(),
             looked_ms: now_ms,
+            last_signs: 0,
+            quiet_looks: 0,
             notified_ms: now_ms,
         })
     }
@@ -240,7 +246,7 @@ impl Master {
     }
 
     /// Waits for a signal, a message, or the next time at which something is to be done.
-    fn wait(&self) {
+    fn wait(&mut self) {
         let now_ms = clock::monotonic_ms();
         let due_ms = [
             Some(self.next_look_ms()),
@@ -256,10 +262,19 @@ impl Master {
             fds.extend(self.successor.iter().map(|successor| successor.link.fd.as_fd()));
         }
         fds.extend(self.workers.iter().filter(|it| self.is_heard(it)).map(|it| it.control.as_fd()));
+        let listeners_from = fds.len();
+        if self.is_quiet() {
+            // A connection that comes wakes the master too, so that it need not look while none does.
+            fds.extend(self.slots.groups.iter().flat_map(|group| &group.fds).map(AsFd::as_fd));
+        }
         let mut fds: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let timeout = PollTimeout::try_from(wait_ms.min(60_000) as u32).unwrap_or(PollTimeout::ZERO);
         // Interrupted by a signal: that is what it waits for.
         let _ = poll(&mut fds, timeout);
+        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+        if fds[listeners_from..].iter().any(is_ready) {
+            self.quiet_looks = 0;
+        }
     }
 
     /// Who leaves gives connections away, and waits while too many wait here.

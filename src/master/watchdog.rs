@@ -19,13 +19,41 @@ use crate::worker::control::ToWorker;
 /// How often the master looks, and how often while a worker has not answered.
 const LOOK_MS: u64 = 250;
 const LOOK_AGAIN_MS: u64 = 50;
+/// How often while nobody does anything; a connection that comes ends that at once.
+const QUIET_LOOK_MS: u64 = 10_000;
+/// Looks that must find nobody at work first.
+const QUIET_LOOKS: u32 = 4;
 /// Without a sign of life for that long a worker is stuck.
 const STUCK_MS: u64 = 450;
 
 impl Master {
     pub(super) fn next_look_ms(&self) -> u64 {
         let is_asking = self.workers.iter().any(|worker| worker.asked_ms.is_some() && worker.stuck.is_none());
-        self.looked_ms + if is_asking { LOOK_AGAIN_MS } else { LOOK_MS }
+        let after_ms = match is_asking {
+            true => LOOK_AGAIN_MS,
+            false if self.is_quiet() => QUIET_LOOK_MS,
+            false => LOOK_MS,
+        };
+        self.looked_ms + after_ms
+    }
+
+    /// All workers have been asleep for a while, and nothing waits for any of them.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet_looks >= QUIET_LOOKS
+    }
+
+    fn note_signs(&mut self) {
+        let mut signs: u64 = 0;
+        let mut is_quiet = self.switch.is_none();
+        for worker in &self.workers {
+            let beat = heartbeat::read(worker.lane);
+            signs =
+                signs.wrapping_mul(31).wrapping_add(beat.since_ms).wrapping_add(u64::from(beat.pid) << 20);
+            let is_asleep = beat.state == heartbeat::State::Asleep;
+            is_quiet &= is_asleep && worker.asked_ms.is_none() && worker.stuck.is_none();
+        }
+        is_quiet &= std::mem::replace(&mut self.last_signs, signs) == signs;
+        self.quiet_looks = if is_quiet { self.quiet_looks.saturating_add(1) } else { 0 };
     }
 
     pub(super) fn is_being_helped(&self, worker: &Worker) -> bool {
@@ -35,6 +63,7 @@ impl Master {
 
     /// One look at every worker of this generation.
     pub(super) fn look(&mut self, now_ms: u64) {
+        self.note_signs();
         for index in 0..self.workers.len() {
             let worker = &self.workers[index];
             if worker.generation != self.generation || worker.state != State::Ready {

@@ -163,7 +163,15 @@ impl Shared {
     }
 
     pub fn into_groups(self) -> Upstreams {
-        Upstreams { groups: self.groups.into(), by_name: self.by_name, dynamic: RefCell::default(), log: self.log }
+        let is_incomplete = |index: &usize| !self.groups[*index].unresolved().is_empty();
+        let incomplete = (0..self.groups.len()).filter(is_incomplete).collect();
+        Upstreams {
+            groups: self.groups.into(),
+            by_name: self.by_name,
+            incomplete,
+            dynamic: RefCell::default(),
+            log: self.log,
+        }
     }
 }
 
@@ -197,6 +205,9 @@ pub fn resolve(cx: &mut Cx) {
 pub struct Upstreams {
     groups: Box<[Group]>,
     by_name: HashMap<(Box<str>, Option<u16>), usize>,
+    /// The groups with names that did not resolve. Noted by the master: a worker that looked through all groups
+    /// would get a copy of each one's page of memory.
+    incomplete: Box<[usize]>,
     /// The freshest last.
     dynamic: RefCell<Vec<Rc<Group>>>,
     log: Option<Logger>,
@@ -273,7 +284,8 @@ impl Upstreams {
 
     /// Begins to retry the names that did not resolve; once per worker.
     pub fn start(&'static self) {
-        let waiting: Vec<&'static Group> = self.groups.iter().filter(|group| !group.unresolved().is_empty()).collect();
+        let waiting: Vec<&'static Group> =
+            self.incomplete.iter().filter_map(|&index| self.groups.get(index)).collect();
         if let (false, Some(log)) = (waiting.is_empty(), &self.log) {
             runtime::spawn(retry::retry(waiting, *log));
         }
