@@ -206,6 +206,14 @@ pub struct Connection<'a> {
 impl<'a> Connection<'a> {
     pub(in crate::proto) fn of(fields: &'a [Field], data: &'a [u8]) -> Self {
         let mut connection = Self { close: false, keep_alive: false, upgrade: false, fields, data };
+        let mut values = fields.iter().filter(|field| field.id == Some(Id::Connection));
+        // The usual values are no lists.
+        match (values.next().map(|field| field.value(data)), values.next()) {
+            (None, _) => return connection,
+            (Some(b"keep-alive"), None) => return Self { keep_alive: true, ..connection },
+            (Some(b"close"), None) => return Self { close: true, ..connection },
+            _ => {}
+        }
         for token in connection.tokens() {
             connection.close |= token.eq_ignore_ascii_case(b"close");
             connection.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");

@@ -23,6 +23,10 @@ pub(super) struct Rules {
     pub ignore_invalid: bool,
 }
 
+/// A one, and a high bit, in each byte of a word.
+const ONES: u64 = u64::MAX / 255;
+const HIGHS: u64 = ONES << 7;
+
 const INVALID: u8 = 0; // no part of any line: the line is refused
 const PLAIN: u8 = 1; // letters, digits, `-`
 const UNDERSCORE: u8 = 2;
@@ -67,8 +71,9 @@ pub(super) fn parse(
             Some(_) => {}
         }
         let rest = &buf[at..];
-        let (mut classes, mut name_length) = (0, 0);
-        loop {
+        let known = known_name(rest);
+        let (mut name_length, mut classes) = known.map_or((0, 0), |(length, _)| (length, PLAIN));
+        while known.is_none() {
             let Some(byte) = rest.get(name_length) else {
                 return if rest.len() > rules.line_bytes_max { Err(Error::HeadTooLarge) } else { Ok(None) };
             };
@@ -110,12 +115,28 @@ pub(super) fn parse(
                 value_start: place(at + start)?,
                 value_length: place(end - start)?,
                 name_length: u16::try_from(name_length).map_err(|_| Error::HeadTooLarge)?,
-                id: Id::of(&rest[..name_length]),
+                id: known.map(|(_, id)| id).or_else(|| Id::of(&rest[..name_length])),
                 is_odd,
             });
         }
         at += line_length + 1;
     }
+}
+
+/// The length and the id of a known name that a line begins with: such a name needs no look at its characters.
+/// `None` also for one that the end of the bytes is too near to.
+fn known_name(line: &[u8]) -> Option<(usize, Id)> {
+    let mut at = 0;
+    while at < 24 {
+        let word = u64::from_le_bytes(*line.get(at..)?.first_chunk()?) ^ (ONES * b':' as u64);
+        let colons = word.wrapping_sub(ONES) & !word & HIGHS;
+        if colons != 0 {
+            let length = at + colons.trailing_zeros() as usize / 8;
+            return Some((length, Id::of(&line[..length])?));
+        }
+        at += 8;
+    }
+    None
 }
 
 /// Where the value that begins at `at` and its line (without the LF) end; `None` when the line is not whole yet.
@@ -165,8 +186,6 @@ pub(super) fn check_value(value: &[u8]) -> Result<(), Error> {
 /// Eight bytes at once: the high bit of each that is a control character, a tab too. Exact for the lowest one, and
 /// zero if there is none; a borrow may flag innocent bytes above it.
 fn controls(word: [u8; 8]) -> u64 {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGHS: u64 = ONES << 7;
     let word = u64::from_le_bytes(word);
     let below = word.wrapping_sub(ONES * 0x20) & !word;
     let delete = word ^ (ONES * 0x7f);
