@@ -5,27 +5,29 @@
 
 use strsim::damerau_levenshtein;
 
+use crate::base::number;
 use crate::config::{Diagnostic, Node, Word};
 
 /// Argument `index` as bytes: `8k`, `1m`, `1g`.
 pub fn size(node: &Node, index: usize) -> Result<u64, Diagnostic> {
-    parse_size(node.arg(index)).ok_or_else(|| {
+    number::parse_size(node.arg(index)).ok_or_else(|| {
         invalid(node, index, "value").help("a size is a number of bytes, or ends in k, m or g: 8k, 1m")
     })
 }
 
 /// Argument `index` as milliseconds: `30s`, `1h 30m`; a bare number is seconds.
 pub fn millis(node: &Node, index: usize) -> Result<u64, Diagnostic> {
-    parse_millis(node.arg(index)).ok_or_else(|| {
+    number::parse_millis(node.arg(index)).ok_or_else(|| {
         invalid(node, index, "value").help("a time is seconds, or numbers with units: 500ms, 30s, 1h 30m")
     })
 }
 
 /// Argument `index` as a whole number from `min` to `max`.
 pub fn number(node: &Node, index: usize, min: u64, max: u64) -> Result<u64, Diagnostic> {
-    let number = parse_number(node.arg(index)).ok_or_else(|| invalid(node, index, "number"))?;
-    if (min..=max).contains(&number) {
-        return Ok(number);
+    let value =
+        number::parse_u64(node.arg(index).as_bytes()).ok_or_else(|| invalid(node, index, "number"))?;
+    if (min..=max).contains(&value) {
+        return Ok(value);
     }
     let message = if max == u64::MAX {
         format!("value must be equal to or greater than {min}")
@@ -114,59 +116,6 @@ pub fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
 fn invalid(node: &Node, index: usize, what: &str) -> Diagnostic {
     let message = format!("\"{}\" directive invalid {what}", node.name.text);
     Diagnostic::error(node.arg_span(index), message)
-}
-
-fn parse_number(text: &str) -> Option<u64> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if digits { text.parse().ok() } else { None }
-}
-
-fn parse_size(text: &str) -> Option<u64> {
-    let (digits, scale) = match text.as_bytes().last()? {
-        b'k' | b'K' => (&text[..text.len() - 1], 1 << 10),
-        b'm' | b'M' => (&text[..text.len() - 1], 1 << 20),
-        b'g' | b'G' => (&text[..text.len() - 1], 1 << 30),
-        _ => (text, 1),
-    };
-    parse_number(digits)?.checked_mul(scale)
-}
-
-/// nginx's `ngx_parse_time`: units may come only from large to small, each once; a bare number last.
-fn parse_millis(text: &str) -> Option<u64> {
-    const UNITS: &[(&str, u64)] = &[
-        ("y", 31_536_000_000),
-        ("M", 2_592_000_000),
-        ("w", 604_800_000),
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1_000),
-        ("ms", 1),
-    ];
-    let mut rest = text;
-    let mut first_allowed = 0;
-    let mut total: u64 = 0;
-    loop {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let number = parse_number(&rest[..digits])?;
-        rest = &rest[digits..];
-        let unit_end = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let unit = if unit_end == 0 { "s" } else { &rest[..unit_end] };
-        let index = UNITS.iter().position(|(name, _)| *name == unit)?;
-        if index < first_allowed {
-            return None;
-        }
-        first_allowed = index + 1;
-        total = total.checked_add(number.checked_mul(UNITS[index].1)?)?;
-        let bare = unit_end == 0;
-        rest = rest[unit_end..].trim_start_matches(' ');
-        if rest.is_empty() {
-            return Some(total);
-        }
-        if bare {
-            return None;
-        }
-    }
 }
 
 #[cfg(test)]

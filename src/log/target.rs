@@ -10,6 +10,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
 
+use crate::base::number::parse_size;
+
 use super::context::Cause;
 use super::file;
 use super::lease::{self, Held, Owner, lock};
@@ -63,7 +65,8 @@ impl Target {
             return Ok(Target::intern(word, || Kind::Syslog(settings)));
         }
         if let Some(size) = word.strip_prefix("memory:") {
-            let bytes = parse_bytes(size).filter(|&bytes| bytes > 0);
+            let bytes =
+                parse_size(size).and_then(|bytes| usize::try_from(bytes).ok()).filter(|&bytes| bytes > 0);
             let bytes = bytes.ok_or_else(|| format!("invalid buffer size \"{size}\""))?;
             return Ok(Target::intern(word, || Kind::Memory(bytes)));
         }
@@ -303,16 +306,6 @@ impl std::fmt::Debug for Logger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.0.entries.iter()).finish()
     }
-}
-
-/// `32m`, `8k`, `4096`: nginx's sizes. (`base::number` serves the floors above; the log stands beside no one.)
-fn parse_bytes(text: &str) -> Option<usize> {
-    let (digits, scale) = match text.as_bytes().last()? {
-        b'k' | b'K' => (&text[..text.len() - 1], 1 << 10),
-        b'm' | b'M' => (&text[..text.len() - 1], 1 << 20),
-        _ => (text, 1),
-    };
-    digits.parse::<usize>().ok()?.checked_mul(scale)
 }
 
 /// Says why a target cannot be used, for the process's own log.
