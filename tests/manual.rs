@@ -47,3 +47,21 @@ fn the_manual_lists_every_directive_and_variable() {
         );
     }
 }
+
+#[test]
+fn the_pages_are_without_a_fault() {
+    for page in ["pronghorn.8", "pronghorn.conf.5"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("man").join(page);
+        let lint =
+            std::process::Command::new("mandoc").args(["-T", "lint", "-W", "warning"]).arg(path).output();
+        // The tool is not everywhere; .ci/run has it.
+        if let Ok(lint) = lint {
+            let told = String::from_utf8_lossy(&lint.stdout).into_owned();
+            assert!(
+                lint.status.success() && told.is_empty(),
+                "{told}{}",
+                String::from_utf8_lossy(&lint.stderr)
+            );
+        }
+    }
+}

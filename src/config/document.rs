@@ -74,11 +74,17 @@ fn arguments(arity: Arity) -> String {
     }
 }
 
-/// A sentence as a text line.
+/// Sentences, each on a line of its own.
 fn line(text: &str) -> String {
-    let text = escape(text);
-    let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
-    format!("{text}{end}")
+    let begins = |rest: &str| rest.starts_with(|char: char| char.is_ascii_uppercase());
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.match_indices(". ").map(|(at, _)| at + 2).find(|at| begins(&rest[*at..])) {
+        let _ = writeln!(out, "{}", escape(rest[..at].trim_end()));
+        rest = &rest[at..];
+    }
+    let end = if rest.ends_with(['.', '!', '?']) { "" } else { "." };
+    out + &escape(rest) + end
 }
 
 /// Text that troff takes as it stands, also at the start of a line and as the argument of a macro.
