@@ -284,23 +284,27 @@ impl Master {
 
     fn hear_workers(&mut self) {
         for index in 0..self.workers.len() {
-            while self.is_heard(&self.workers[index]) {
-                let Some((bytes, fd)) = seat::receive(&self.workers[index].control) else { break };
-                match (ToMaster::from_bytes(&bytes), fd) {
-                    (Some(ToMaster::Ready), _) => self.worker_is_ready(index),
-                    (Some(ToMaster::HandOver(handover)), Some(fd)) => {
-                        self.pending.push_back(Connection { handover, fd, is_from_link: false });
-                    }
-                    (Some(ToMaster::Replace), _) => self.replace(index),
-                    (Some(ToMaster::Pong), _) => self.has_moved(index),
-                    (Some(ToMaster::Closed), _) => {
-                        self.workers[index].has_closed = true;
-                        self.shut_removed();
-                    }
-                    (Some(ToMaster::HandOver(_)) | None, _) => {}
-                }
-            }
+            while self.is_heard(&self.workers[index]) && self.hear(index) {}
         }
+    }
+
+    /// Takes one message of a worker; false: there is none.
+    fn hear(&mut self, index: usize) -> bool {
+        let Some((bytes, fd)) = seat::receive(&self.workers[index].control) else { return false };
+        match (ToMaster::from_bytes(&bytes), fd) {
+            (Some(ToMaster::Ready), _) => self.worker_is_ready(index),
+            (Some(ToMaster::HandOver(handover)), Some(fd)) => {
+                self.pending.push_back(Connection { handover, fd, is_from_link: false });
+            }
+            (Some(ToMaster::Replace), _) => self.replace(index),
+            (Some(ToMaster::Pong), _) => self.has_moved(index),
+            (Some(ToMaster::Closed), _) => {
+                self.workers[index].has_closed = true;
+                self.shut_removed();
+            }
+            (Some(ToMaster::HandOver(_)) | None, _) => {}
+        }
+        true
     }
 
     /// Gives idle connections to the workers of this generation in turn, or to the other master.

@@ -56,7 +56,8 @@ impl Master {
     }
 
     fn worker_ended(&mut self, index: usize, ended: Ended) {
-        self.hear_workers(); // what it had still sent
+        // What it had still sent, however many connections wait here already: nobody can read it later.
+        while self.hear(index) {}
         let worker = self.workers.remove(index);
         lanes::give(worker.lane);
         self.pending.extend(worker.unread());

@@ -108,8 +108,14 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     let outbox = Outbox::default();
     let mailed = outbox.clone();
     let hand_over = move |fd, handover: &Handover| {
-        mailed.borrow_mut().push_back((ToMaster::HandOver(handover.clone()).to_bytes(), Some(fd)));
-        runtime::wake_all(); // the control task sends it
+        let mut outbox = mailed.borrow_mut();
+        let is_first = outbox.is_empty();
+        outbox.push_back((ToMaster::HandOver(handover.clone()).to_bytes(), Some(fd)));
+        drop(outbox);
+        // The control task sends them all. While some are left it was woken already, or waits for room to write.
+        if is_first {
+            runtime::wake_all();
+        }
         Ok(())
     };
     let service =
@@ -231,7 +237,10 @@ impl Control {
 
     /// Sends what is in the outbox; what the master cannot take now stays.
     fn poll_send(&mut self, cx: &mut Context<'_>) {
-        while let Some((bytes, fd)) = self.outbox.borrow_mut().pop_front() {
+        loop {
+            // A statement of its own, so that the cell is free again where the message goes back.
+            let next = self.outbox.borrow_mut().pop_front();
+            let Some((bytes, fd)) = next else { return };
             let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
             let sent =
                 self.io.try_write_with(bytes.len(), |to| msg::send(to, &bytes, &fds).map(|()| bytes.len()));

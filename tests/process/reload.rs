@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use crate::support::daemon::is_stand_in;
@@ -52,6 +53,34 @@ fn an_idle_connection_lives_on_in_a_new_worker() {
             assert_eq!(client.get("/").text(), format!("version {version}\n"));
         }
     }
+}
+
+/// More than fit the sockets between the processes, so that the old worker has to wait for the master.
+#[test]
+fn many_idle_connections_live_on_too() {
+    if is_stand_in() {
+        return; // nginx closes them
+    }
+    const COUNT: u64 = 1_500;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    if hard < COUNT + 200 {
+        eprintln!("{hard} descriptors are too few for this test");
+        return;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the soft limit may be raised");
+    let conf = CONF.replace("worker_processes 2;", "worker_processes 1; events { worker_connections 2000; }");
+    let daemon = Setup::new(&conf).set("ORIGIN", "127.0.0.1:1").start();
+    let mut clients: Vec<Client> = (0..COUNT).map(|_| Client::connect(daemon.port(0))).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/").text(), "version 1\n");
+    }
+    daemon.rewrite(|text| text.replace("version 1", "version 2"));
+    daemon.reload();
+    for client in &mut clients {
+        assert_eq!(client.get("/").text(), "version 2\n");
+    }
+    daemon.wait_log("gracefully shutting down");
+    assert_eq!(daemon.log_count("exited with code [^0]"), 0);
 }
 
 #[test]
