@@ -17,7 +17,7 @@ use crate::worker::config::{self as whole, Loaded, Source};
 /// The configuration that is built in, for a first look.
 pub const DEMO: &str = include_str!("../conf/demo.conf");
 
-/// Where everything is, unless `-p` and `-c` say otherwise; `PRONGHORN_PREFIX` sets it when the program is built.
+/// Where everything is, unless `-p` and `-c` say otherwise; `PRONGHORN_PREFIX` in the environment of the build sets it.
 const PREFIX: &str = match option_env!("PRONGHORN_PREFIX") {
     Some(prefix) => prefix,
     None => "/etc/pronghorn/",
@@ -29,14 +29,14 @@ Usage: pronghorn [-?hvVtTq] [-s signal] [-p prefix] [-e filename] [-c filename] 
 Options:
   -?,-h         : this help
   -v            : show version and exit
-  -V            : show version and configure options then exit
+  -V            : show version and built-in prefix then exit
   -t            : test configuration and exit
   -T            : test configuration, dump it and exit
   -q            : suppress non-error messages during configuration testing
   -s signal     : send signal to a master process: stop, quit, reopen, reload
-  -p prefix     : set prefix path (default: /etc/pronghorn/)
-  -e filename   : set error log file (default: stderr)
-  -c filename   : set configuration file (default: pronghorn.conf)
+  -p prefix     : set prefix path (default: PREFIX)
+  -e filename   : set error log file (default: logs/error.log)
+  -c filename   : set configuration file (default: pronghorn.conf, else pronghorn.toml, else a demonstration)
   -g directives : set global directives out of configuration file
 
   --effective   : with -T: what applies in each block, and where it was written
@@ -167,7 +167,8 @@ pub fn run(options: &Options) -> Option<i32> {
     match options.action {
         Action::Serve => None,
         Action::Help => {
-            eprint!("pronghorn version: pronghorn/{}\n{HELP}", env!("CARGO_PKG_VERSION"));
+            eprintln!("pronghorn version: pronghorn/{}", env!("CARGO_PKG_VERSION"));
+            eprint!("{}", HELP.replace("PREFIX", PREFIX));
             Some(0)
         }
         Action::Version { long } => {
@@ -203,24 +204,24 @@ fn test(options: &Options) -> i32 {
     let loaded = whole::read(&source, true);
     let is_refused = options.strict && !loaded.diagnostics.0.is_empty();
     let mut is_good = loaded.config.is_some() && !is_refused;
-    if options.json {
-        print_json(&loaded);
-    } else {
+    if !options.json {
         report(&loaded, early, options.quiet);
     }
     if loaded.config.is_some() && !options.quiet {
         eprintln!("pronghorn: the configuration file {} syntax is ok", path.display());
     }
+    let mut problems = Vec::new();
     if let Some(config) = &loaded.config {
         let owner = config.settings.user().map(|identity| (identity.uid, identity.gid));
-        for error in lease.open(owner).err().unwrap_or_default() {
-            eprintln!("pronghorn: [emerg] {error}");
-            is_good = false;
-        }
-        for problem in unusable_addresses(config) {
-            eprintln!("pronghorn: [emerg] {problem}");
-            is_good = false;
-        }
+        let unopened = lease.open(owner).err().unwrap_or_default();
+        problems.extend(unopened.iter().map(ToString::to_string));
+        problems.extend(unusable_addresses(config));
+    }
+    is_good &= problems.is_empty();
+    if options.json {
+        print_json(&loaded, &problems, is_good);
+    } else {
+        problems.iter().for_each(|problem| eprintln!("pronghorn: [emerg] {problem}"));
     }
     if !is_good {
         eprintln!("pronghorn: configuration file {} test failed", path.display());
@@ -264,7 +265,8 @@ fn early_log(options: &Options) -> log::Logger {
     }
 }
 
-fn print_json(loaded: &Loaded) {
+/// The findings, and what could not be opened, which has no place.
+fn print_json(loaded: &Loaded, problems: &[String], is_good: bool) {
     let places = loaded.tree.places();
     let finding = |diagnostic: &config::Diagnostic| {
         serde_json::json!({
@@ -274,8 +276,10 @@ fn print_json(loaded: &Loaded) {
             "help": diagnostic.help,
         })
     };
-    let findings: Vec<_> = loaded.diagnostics.0.iter().map(finding).collect();
-    println!("{}", serde_json::json!({ "ok": loaded.config.is_some(), "findings": findings }));
+    let unopened = |message: &String| serde_json::json!({ "severity": "error", "message": message, "place": null, "help": null });
+    let findings: Vec<_> =
+        loaded.diagnostics.0.iter().map(finding).chain(problems.iter().map(unopened)).collect();
+    println!("{}", serde_json::json!({ "ok": is_good, "findings": findings }));
 }
 
 /// Sends a signal to the process of the pid file, which a broken configuration still names.

@@ -1,4 +1,4 @@
-//! The `pronghorn` program.
+//! The `pronghorn` program: the command line, and the daemon where it asks for one.
 
 use std::process::ExitCode;
 

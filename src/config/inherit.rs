@@ -13,8 +13,6 @@ impl<T> Default for Inherit<T> {
 }
 
 impl<T> Inherit<T> {
-    pub const UNSET: Self = Self(None);
-
     /// Sets the value in this block. False, and nothing changed, when it is already set here
     /// (nginx: "directive is duplicate").
     #[must_use]

@@ -171,14 +171,8 @@ impl Body {
         }
     }
 
-    /// The bytes behind the body, which belong to the next request; only once the body was read.
-    pub fn into_rest(self) -> Option<Buffer> {
-        let mut buffer = self.buffer?;
-        buffer.consume(self.ready.end);
-        (!buffer.data().is_empty()).then_some(buffer)
-    }
-
-    /// Like [`Body::into_rest`], leaving an ended body behind.
+    /// The bytes behind the body, which belong to the next request; only once the body was read. Leaves an ended
+    /// body behind.
     pub fn take_rest(&mut self) -> Option<Buffer> {
         let mut buffer = self.buffer.take()?;
         buffer.consume(self.ready.end);

@@ -121,11 +121,6 @@ impl<'a> Client<'a> {
         request.head_bytes_sent = (self.pending.len() - before) as u64;
     }
 
-    /// Appends an informational response (`103`); the final head follows.
-    pub fn informational(&mut self, head: &[u8]) {
-        self.pending.extend_from_slice(head);
-    }
-
     /// The 101 head of an upgrade, made by the caller; afterwards the connection is a tunnel.
     pub fn start_tunnel(&mut self, request: &mut Request, response: Response) {
         request.response = response;
@@ -205,23 +200,6 @@ impl<'a> Client<'a> {
         self.send(request, b"", b"").await?;
         request.is_complete = is_whole;
         Ok(())
-    }
-
-    /// Ends a chunked body with trailers, each already a line.
-    pub async fn finish_with_trailers(
-        &mut self,
-        request: &mut Request,
-        trailers: &[u8],
-    ) -> Result<(), Error> {
-        if self.framing == Framing::Chunked && !trailers.is_empty() {
-            self.pending.extend_from_slice(b"0\r\n");
-            self.pending.extend_from_slice(trailers);
-            self.pending.extend_from_slice(b"\r\n");
-            self.send(request, b"", b"").await?;
-            request.is_complete = true;
-            return Ok(());
-        }
-        self.finish(request).await
     }
 
     fn send<'b>(

@@ -25,8 +25,6 @@ use crate::sys::socket::ListenOptions;
 pub struct CompileOptions {
     /// Relative paths of logs, roots and temporary files begin here.
     pub prefix: PathBuf,
-    /// Relative paths of included files (maps) begin here.
-    pub conf_dir: PathBuf,
     /// The main block's log, in force where no `error_log` is set.
     pub error_log: Logger,
     /// `-t`: nothing is created.
@@ -72,11 +70,6 @@ impl Cx {
     /// A path relative to the prefix, as nginx completes the paths of logs, roots and temporary files.
     pub fn path(&self, text: &str) -> PathBuf {
         self.options.prefix.join(text)
-    }
-
-    /// A path relative to the directory of the main configuration file.
-    pub fn conf_path(&self, text: &str) -> PathBuf {
-        self.options.conf_dir.join(text)
     }
 
     /// Reads the directives of an inner block into settings of their own.

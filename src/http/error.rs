@@ -1,4 +1,6 @@
-//! What can end a request: the status for the client, whose fault it was, and whether another peer may try.
+//! What can end a request: the status for the client, and whose fault it was.
+//!
+//! Whether another peer may be tried is not decided by it (`upstream/next.rs`).
 
 use std::fmt;
 
@@ -16,23 +18,21 @@ pub struct Error {
     /// The status to answer with, when nothing was sent yet; 499: the client has gone.
     pub status: u16,
     pub side: Side,
-    /// Another peer may be asked: nothing of the answer has come, and the request may be repeated.
-    pub retryable: bool,
     /// For the log; a lower-case fact.
     pub cause: String,
 }
 
 impl Error {
     pub fn client(status: u16, cause: impl Into<String>) -> Self {
-        Self { status, side: Side::Client, retryable: false, cause: cause.into() }
+        Self { status, side: Side::Client, cause: cause.into() }
     }
 
     pub fn upstream(status: u16, cause: impl Into<String>) -> Self {
-        Self { status, side: Side::Upstream, retryable: true, cause: cause.into() }
+        Self { status, side: Side::Upstream, cause: cause.into() }
     }
 
     pub fn ours(cause: impl Into<String>) -> Self {
-        Self { status: 500, side: Side::Ours, retryable: false, cause: cause.into() }
+        Self { status: 500, side: Side::Ours, cause: cause.into() }
     }
 
     /// The client closed its connection, or cannot be written to.

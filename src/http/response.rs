@@ -1,6 +1,6 @@
 //! A response as the pipeline builds it, before framing: status, fields, and what its body will be.
 //!
-//! Pure data; the sink (`http/sink.rs`) adds the status line, `Server`, `Date`, `Connection` and the framing.
+//! Pure data; `http/client.rs` adds the status line, `Server`, `Date`, `Connection` and the framing.
 
 use std::borrow::Cow;
 

@@ -47,12 +47,6 @@ impl Script {
         Ok(Self { parts: parts.into(), span })
     }
 
-    /// A value that is the same for every request.
-    pub fn constant(text: impl Into<Vec<u8>>, span: Span) -> Self {
-        let text: Vec<u8> = text.into();
-        Self { parts: Box::new([Part::Text(text.into())]), span }
-    }
-
     /// Appends the value to `out`. Variables without a value add nothing.
     pub fn evaluate(&self, request: &mut Request, out: &mut Vec<u8>) {
         for part in &self.parts {

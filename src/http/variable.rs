@@ -96,10 +96,6 @@ impl Registry {
         self.slot_count - 1
     }
 
-    pub fn is_defined(&self, name: &str) -> bool {
-        self.by_name.get(name).is_some_and(|&id| self.entries[id as usize].get.is_some())
-    }
-
     /// Resolves what is left to the modules' variables; reports names that nobody defines.
     pub fn freeze(mut self, modules: &[&'static [Variable]], out: &mut Diagnostics) -> Variables {
         for entry in self.entries.iter_mut().filter(|entry| entry.get.is_none()) {

@@ -1,7 +1,7 @@
 //! Watches the workers: who does not move gets no new connections, and a sibling accepts what waits for it.
 //!
 //! ```text
-//! moving ─awake in one turn, or no answer to a ping, for 500 ms→ stuck ─answers→ moving
+//! moving ─awake in one turn, or no answer to a ping, for 450 ms→ stuck ─answers→ moving
 //!                                                                  └─worker_watchdog→ killed, replaced
 //! ```
 //! A worker is asked only while connections wait in its queues: one that sleeps for want of work, or that has

@@ -1,4 +1,5 @@
-//! Sockets as the proxy uses them: addresses, listening, accepting, connecting.
+//! Sockets as the proxy uses them: addresses, connecting, and how many connections a worker holds and whether
+//! it is about to leave them.
 
 pub mod address;
 pub mod connect;

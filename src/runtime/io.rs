@@ -96,11 +96,6 @@ impl Io {
         Poll::Pending
     }
 
-    /// True when a read may give something.
-    pub fn is_readable(&self) -> bool {
-        self.has(READ)
-    }
-
     /// True when nothing has arrived since the last read and the peer is still there.
     pub fn is_quiet(&self) -> bool {
         !self.has(READ | HANGUP)
@@ -265,18 +260,6 @@ impl Io {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             data = &data[count..];
-        }
-        Ok(())
-    }
-
-    pub async fn write_all_vectored(&self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-        IoSlice::advance_slices(&mut slices, 0);
-        while !slices.is_empty() {
-            let count = poll_fn(|cx| self.poll_write_vectored(cx, slices)).await?;
-            if count == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            IoSlice::advance_slices(&mut slices, count);
         }
         Ok(())
     }

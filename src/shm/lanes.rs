@@ -27,8 +27,6 @@ static MINE: AtomicUsize = AtomicUsize::new(0);
 pub struct Lane(u16);
 
 impl Lane {
-    pub const MASTER: Lane = Lane(0);
-
     pub fn number(self) -> usize {
         usize::from(self.0)
     }

@@ -289,10 +289,6 @@ pub fn pid() -> i32 {
     nix::unistd::getpid().as_raw()
 }
 
-pub fn parent_pid() -> i32 {
-    nix::unistd::getppid().as_raw()
-}
-
 /// True while a process of this number exists.
 pub fn is_alive(pid: i32) -> bool {
     pid > 0 && !matches!(nix::sys::signal::kill(Pid::from_raw(pid), None), Err(nix::Error::ESRCH))

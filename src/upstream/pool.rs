@@ -98,10 +98,6 @@ impl Pool {
         };
         drop(evicted);
     }
-
-    pub fn idle_count(&self) -> usize {
-        self.state.idle.borrow().len()
-    }
 }
 
 /// Watches the idle connections of one group until the worker leaves.

@@ -39,6 +39,9 @@ pub struct Loaded {
     pub config: Option<Config>,
 }
 
+/// Whom the workers of a master that is root become unless `user` says otherwise; nginx's default.
+const DEFAULT_USER: &str = "nobody";
+
 /// Reads and compiles. Everything it declares to the log belongs to the caller's lease.
 pub fn read(source: &Source, test_only: bool) -> Loaded {
     let options =
@@ -48,12 +51,8 @@ pub fn read(source: &Source, test_only: bool) -> Loaded {
         None => load(&source.path, &options),
     };
     let main = source.prefix.join(&source.path);
-    let compile = http::CompileOptions {
-        prefix: source.prefix.clone(),
-        conf_dir: main.parent().unwrap_or(Path::new("/")).into(),
-        error_log: log::process(),
-        test_only,
-    };
+    let compile =
+        http::CompileOptions { prefix: source.prefix.clone(), error_log: log::process(), test_only };
     let mut cx = settings::Cx::new(compile);
     let mut settings = Settings::default();
     // What the process logs to is known before anything is compiled that may log.
@@ -70,11 +69,12 @@ pub fn read(source: &Source, test_only: bool) -> Loaded {
     for node in blocks {
         settings::table().apply(node, Context::MAIN, &mut settings, &mut cx);
     }
+    if let Err(why) = settings.or_user(DEFAULT_USER) {
+        let missing = Diagnostic::error(file_start(&tree, &main), why);
+        cx.diagnostics.push(missing.help("name the user that the workers become"));
+    }
     if !cx.has_events() && !diagnostics.has_errors() && !cx.diagnostics.has_errors() {
-        // There is no better place than the begin of the file that should have it.
-        let file = tree.sources.iter().position(|file| file.path == main).unwrap_or(0);
-        let span = Span { file: FileId(file as u32), start: 0, end: 0 };
-        let missing = Diagnostic::error(span, "no \"events\" section in configuration");
+        let missing = Diagnostic::error(file_start(&tree, &main), "no \"events\" section in configuration");
         let missing = missing.help("add `events { }`");
         cx.diagnostics.push(missing);
     }
@@ -86,6 +86,12 @@ pub fn read(source: &Source, test_only: bool) -> Loaded {
         prefix: source.prefix.clone(),
     });
     Loaded { tree, diagnostics, config }
+}
+
+/// The begin of the main file: the place of what the file should say and does not.
+fn file_start(tree: &Tree, main: &Path) -> Span {
+    let file = tree.sources.iter().position(|file| file.path == main).unwrap_or(0);
+    Span { file: FileId(file as u32), start: 0, end: 0 }
 }
 
 /// The row of a directive in a block, of all parts of the language.

@@ -80,13 +80,13 @@ pub static MAIN: &[Row] = &[
         "worker_shutdown_timeout",
         Context::MAIN,
         |s| &mut s.worker_shutdown_timeout,
-        "Time for a graceful stop, after which open connections are closed; none.",
+        "Time for a graceful stop, after which open connections are closed, 0 for no limit; 0.",
     ),
     millis(
         "worker_watchdog",
         Context::MAIN,
         |s| &mut s.worker_watchdog,
-        "Time after which a worker that does not move is replaced; 30s.",
+        "Time after which a worker that does not move is killed and replaced, 0 for never; 30s.",
     ),
     millis(
         "fast_stop_timeout",
@@ -121,15 +121,26 @@ pub static MAIN: &[Row] = &[
         worker_cpu_affinity,
         "Processors of each worker as bit masks, or auto; none.",
     ),
-    flag("daemon", Context::MAIN, |s| &mut s.daemon, "Goes to the background; on."),
+    flag(
+        "daemon",
+        Context::MAIN,
+        |s| &mut s.daemon,
+        "Goes to the background; on, under a service manager (NOTIFY_SOCKET) off.",
+    ),
     flag(
         "master_process",
         Context::MAIN,
         |s| &mut s.master_process,
-        "Starts workers; off serves in one process, for debugging; on.",
+        "Starts workers; off serves in one process, for debugging: no reload, no upgrade, no watchdog; on.",
     ),
     text("pid", Context::MAIN, |s| &mut s.pid, "File with the master's process id; logs/pronghorn.pid."),
-    custom("user", Context::MAIN, Arity::between(1, 2), user, "User and group of the workers; nobody."),
+    custom(
+        "user",
+        Context::MAIN,
+        Arity::between(1, 2),
+        user,
+        "User and group of the workers, where the master is root; nobody and its group.",
+    ),
     text(
         "working_directory",
         Context::MAIN,
@@ -155,7 +166,7 @@ pub static MAIN: &[Row] = &[
         Context::MAIN,
         Arity::exactly(1),
         load_module,
-        "Accepted with a warning: modules are built in.",
+        "Has no effect but a warning: all modules are built in.",
     ),
     accepted(
         "lock_file",
@@ -169,28 +180,28 @@ pub static MAIN: &[Row] = &[
         Context::MAIN,
         Arity::exactly(1),
         Accepted::Millis,
-        "Time is read once a turn.",
+        "The clock is read once in a turn of the loop.",
     ),
     accepted(
         "pcre_jit",
         Context::MAIN,
         Arity::exactly(1),
         Accepted::Flag,
-        "Expressions are compiled when the configuration is read; off.",
+        "Regular expressions are not those of PCRE: they are compiled when the configuration is read; off.",
     ),
     accepted(
         "thread_pool",
         Context::MAIN,
         Arity::between(2, 3),
         Accepted::Words,
-        "There is one pool of threads.",
+        "One small pool of threads looks up names; files need none.",
     ),
     accepted(
         "worker_aio_requests",
         Context::EVENTS,
         Arity::exactly(1),
         Accepted::Number,
-        "Disk reads that would wait are made by threads; 32.",
+        "Files are sent by sendfile(2) in the worker's loop; 32.",
     ),
     accepted("debug_points", Context::MAIN, Arity::exactly(1), Accepted::Words, "For nginx's own debugging."),
     number(
@@ -200,13 +211,19 @@ pub static MAIN: &[Row] = &[
         |s| &mut s.worker_connections,
         "Client connections of a worker; accepting pauses there; 512.",
     ),
-    keyword("use", Context::EVENTS, &["epoll"], |s| &mut s.use_, "Always epoll."),
+    keyword(
+        "use",
+        Context::EVENTS,
+        &["epoll"],
+        |s| &mut s.use_,
+        "Always epoll, other methods are refused; epoll.",
+    ),
     accepted(
         "multi_accept",
         Context::EVENTS,
         Arity::exactly(1),
         Accepted::Flag,
-        "Accepting is fair by itself; off.",
+        "A listener gives one connection for each report of epoll; off.",
     ),
     accepted(
         "accept_mutex",
@@ -227,7 +244,7 @@ pub static MAIN: &[Row] = &[
         Context::EVENTS,
         Arity::exactly(1),
         Accepted::Words,
-        "Debug lines follow the level of the log.",
+        "Levels are set by error_log, for all clients alike.",
     ),
 ];
 
@@ -299,8 +316,17 @@ impl Settings {
         self.pid.as_ref().map_or("logs/pronghorn.pid", |path| path)
     }
 
+    /// Whom the workers become; `None`: whoever started the master, who is not root then.
     pub fn user(&self) -> Option<&process::Identity> {
         self.user.as_ref()
+    }
+
+    /// The user of a configuration that names none. Errors: this system has no such user, in nginx's words.
+    pub fn or_user(&mut self, name: &str) -> Result<(), String> {
+        if process::is_root() && self.user.as_ref().is_none() {
+            let _ = self.user.set(process::identity(name, None)?, Span::default());
+        }
+        Ok(())
     }
 
     pub fn working_directory(&self) -> Option<&str> {
@@ -411,7 +437,7 @@ fn error_log(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Di
 
 fn load_module(_: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let message = format!(
-        "\"load_module\" has no effect: \"{}\" cannot be loaded, what there is is built in",
+        "\"load_module\" has no effect: \"{}\" cannot be loaded, all modules are built in, this line stands",
         node.arg(0)
     );
     cx.diagnostics.push(Diagnostic::warning(node.span, message));

@@ -35,8 +35,8 @@ pub struct Conf {}
 
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     block("map", Context::HTTP, Arity::exactly(2), map, "Makes a variable whose value depends on another."),
-    accepted("map_hash_max_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Size of the hash tables of maps; 2048."),
-    accepted("map_hash_bucket_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Bucket size of the hash tables of maps; 64."),
+    accepted("map_hash_max_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
+    accepted("map_hash_bucket_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
