@@ -4,6 +4,9 @@ use std::process::ExitCode;
 
 use pronghorn::{cli, master};
 
+#[global_allocator]
+static ALLOCATOR: pronghorn::sys::alloc::Recycling = pronghorn::sys::alloc::Recycling;
+
 fn main() -> ExitCode {
     let code = match cli::Options::parse(std::env::args_os().skip(1)) {
         Err(why) => {

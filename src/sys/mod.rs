@@ -1,6 +1,7 @@
 //! The system calls: safe functions over what the kernel offers. One of the rooms where `unsafe` may stand.
 
 pub mod address;
+pub mod alloc;
 pub mod clock;
 pub mod clock_local;
 pub mod epoll;

@@ -59,6 +59,7 @@ pub fn run(config: Config, seat: Seat) -> i32 {
         return 2;
     }
     process::set_title(&format!("pronghorn: worker process (generation {})", seat.generation));
+    crate::sys::alloc::keep_blocks();
     // The configuration lives as long as the process: plain references, no counts to touch.
     let config: &'static Config = Box::leak(Box::new(config));
     let outcome = Runtime::new().and_then(|mut runtime| {
