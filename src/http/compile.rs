@@ -17,6 +17,7 @@ use crate::http::server::{Listen, Server};
 use crate::http::variable::Registry;
 use crate::log::Logger;
 use crate::net::address::parse_listen;
+use crate::shm::counter::{self, Slot};
 use crate::sys::address::SockAddr;
 use crate::sys::socket::ListenOptions;
 
@@ -141,8 +142,9 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     for (index, draft) in std::mem::take(&mut cx.servers).into_iter().enumerate() {
         let ServerDraft { partial, listens, names, locations, span } = draft;
         let confs = Confs::complete(partial, &root, &mut cx);
+        let slot = server_slot(&names, &listens, options);
         places.add(index, listens, &names, span, &mut cx);
-        servers.push(build_server(confs, names, locations, span, &mut cx));
+        servers.push(build_server(confs, names, locations, slot, span, &mut cx));
     }
     modules::upstream::resolve(&mut cx);
     let Cx { variables, mut diagnostics, maps, upstreams, .. } = cx;
@@ -155,6 +157,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         variables,
         maps,
         upstreams: upstreams.into_groups(),
+        durations: if options.test_only { Default::default() } else { modules::counters::Durations::find() },
         prefix: options.prefix.clone(),
     }
 }
@@ -371,10 +374,23 @@ impl Places {
     }
 }
 
+/// The counters of the server of this name on its first address: what a reload finds again.
+fn server_slot(
+    names: &[(Box<str>, Span)],
+    listens: &[ListenDraft],
+    options: &CompileOptions,
+) -> Option<Slot> {
+    let name = names.first().map_or("", |(name, _)| name);
+    let address = listens.first().and_then(|listen| listen.addresses.first());
+    let address = address.map_or_else(|| "*:80".to_owned(), ToString::to_string);
+    if options.test_only { None } else { counter::slot(counter::Kind::Server, &format!("{address} {name}")) }
+}
+
 fn build_server(
     confs: Confs,
     names: Vec<(Box<str>, Span)>,
     drafts: Vec<LocationDraft>,
+    slot: Option<Slot>,
     span: Span,
     cx: &mut Cx,
 ) -> Server {
@@ -389,7 +405,7 @@ fn build_server(
     let nested = build_locations(other, &confs, cx);
     let root = Location::new(Kind::Server, "", span, confs, nested);
     let names = names.into_iter().map(|(name, _)| name).collect();
-    Server { names, root, named: named.into(), span }
+    Server { names, root, named: named.into(), slot, span }
 }
 
 fn build_locations(drafts: Vec<LocationDraft>, outer: &Confs, cx: &mut Cx) -> Locations {

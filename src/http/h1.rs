@@ -22,6 +22,7 @@ use crate::proto::message::{Method, Version};
 use crate::proto::uri;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, Io, race, sleep, timeout};
+use crate::shm::counter::{self, Total};
 use crate::shm::heartbeat;
 use crate::sys::address::SockAddr;
 use crate::sys::socket;
@@ -43,7 +44,7 @@ pub struct Conn {
     is_pipelined: bool,
     /// Bytes of the next request that came with the last one.
     rest: Option<Buffer>,
-    _open: open::Guard,
+    open: open::Guard,
 }
 
 /// What a request leaves of its connection.
@@ -59,7 +60,7 @@ enum After {
 
 impl Conn {
     pub fn new(io: Io, service: Service, listen: &'static Listen, peer: SockAddr, number: u64) -> Self {
-        let _open = open::Guard::new();
+        let open = open::Guard::new();
         let opened_ms = runtime::now_ms();
         Self {
             io,
@@ -73,7 +74,7 @@ impl Conn {
             keepalive_ms: 0,
             is_pipelined: false,
             rest: None,
-            _open,
+            open,
         }
     }
 
@@ -88,6 +89,13 @@ impl Conn {
 
     fn default_server(&self) -> &'static Server {
         &self.service.config().servers[self.listen.default]
+    }
+
+    /// Another request of this connection begins to be answered.
+    fn count_request(&mut self) {
+        self.requests += 1;
+        self.open.turn(Total::Writing);
+        counter::add(Total::Requests, 1);
     }
 
     /// How long the next request may let itself be waited for.
@@ -134,8 +142,11 @@ pub async fn serve(mut conn: Conn) {
             }
         }
         match Box::pin(one_request(&mut conn)).await {
-            After::Nothing => {}
-            After::KeepAlive => conn.adopted_until_ms = 0,
+            After::Nothing => conn.open.turn(Total::Waiting),
+            After::KeepAlive => {
+                conn.open.turn(Total::Waiting);
+                conn.adopted_until_ms = 0;
+            }
             After::Close => return,
             // Boxed, like the request: what is awaited here would otherwise make every idle connection larger.
             After::Linger => return Box::pin(linger(&conn)).await,
@@ -156,6 +167,7 @@ fn hand_over(conn: Conn, until_ms: u64) {
 /// Reads one request and answers it.
 async fn one_request(conn: &mut Conn) -> After {
     heartbeat::event(conn.number);
+    conn.open.turn(Total::Reading);
     let (input, head, rest) = match read_head(conn).await {
         Head::Complete(input, head, rest) => (input, head, rest),
         Head::Nothing => return After::Nothing,
@@ -299,7 +311,7 @@ fn client_left(conn: &mut Conn, input: Buffer, head: Box<RequestHead>) -> Head {
 
 fn malformed(conn: &mut Conn, input: Buffer, mut head: Box<RequestHead>) -> Box<Request> {
     head.clear();
-    conn.requests += 1;
+    conn.count_request();
     let limits = body::Limits { max: 0, timeout_ms: 0, buffer_size: 1024 };
     let body = Body::new(BodyLength::None, b"", false, limits);
     let mut request =
@@ -332,7 +344,7 @@ fn prepare(
     head: Box<RequestHead>,
     rest: &[u8],
 ) -> Result<Box<Request>, (Box<Request>, u16)> {
-    conn.requests += 1;
+    conn.count_request();
     let config = conn.service.config();
     let data = input.data();
     let declared = length::request(&head, data);

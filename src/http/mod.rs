@@ -33,6 +33,7 @@ pub use server::{Listen, Server};
 
 use crate::log;
 use crate::runtime::{self, Io};
+use crate::shm::counter::{self, Total};
 use crate::sys::address::SockAddr;
 
 /// A compiled `http` block. Immutable; a worker leaks it after the fork and refers to it for life.
@@ -46,7 +47,17 @@ pub struct Config {
     pub variables: variable::Variables,
     pub maps: Vec<modules::map::Map>,
     pub upstreams: modules::upstream::Upstreams,
+    /// How long requests and their upstreams take, of all servers together.
+    pub durations: modules::counters::Durations,
     pub prefix: PathBuf,
+}
+
+impl Config {
+    /// The numbers of the counters' slots in use, for `shm::counter::sweep`.
+    pub fn slots(&self) -> impl Iterator<Item = u32> {
+        let servers = self.servers.iter().filter_map(|server| server.slot);
+        servers.map(counter::Slot::index).chain(self.upstreams.slots())
+    }
 }
 
 /// What the worker gives to its HTTP service.
@@ -85,7 +96,9 @@ impl Service {
 
     /// Serves a connection that `config.listens[listen]` has accepted.
     pub fn open(self, fd: OwnedFd, peer: SockAddr, listen: usize) {
+        counter::add(Total::Accepted, 1);
         if let Some(conn) = self.connection(fd, peer, &self.0.config.listens[listen]) {
+            counter::add(Total::Handled, 1);
             runtime::spawn(h1::serve(conn));
         }
     }

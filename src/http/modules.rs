@@ -94,10 +94,12 @@ modules! {
     upstream    => [];
     proxy       => [];
     proxy_pass  => [Content content];
+    stub_status => [Content content];
     index       => [Content content];
     static_file => [Content content];
     headers     => [] head add;
     access_log  => [] log write;
+    counters    => [] log count;
 }
 
 /// The handlers of a phase, in the order of the table.

@@ -83,7 +83,7 @@ pub struct Request {
     pub upstream: modules::upstream::Trace,
     /// `$request_id`, once somebody asked for it.
     pub id: Option<(u64, u64)>,
-    pub started_ms: u64,
+    pub started_us: u64,
     slots: Vec<Option<Box<[u8]>>>,
 }
 
@@ -126,7 +126,7 @@ impl Request {
             head_too_large: false,
             upstream: modules::upstream::Trace::default(),
             id: None,
-            started_ms: runtime::now_ms(),
+            started_us: runtime::now_us(),
             slots: Vec::new(),
         })
     }
@@ -209,9 +209,9 @@ impl Request {
         self.captures.set(subject, groups.iter().cloned());
     }
 
-    /// Milliseconds since the first byte of the request was read.
-    pub fn elapsed_ms(&self) -> u64 {
-        clock::monotonic_ms().saturating_sub(self.started_ms)
+    /// Microseconds since the first byte of the request was read.
+    pub fn elapsed_us(&self) -> u64 {
+        clock::monotonic_us().saturating_sub(self.started_us)
     }
 
     /// Bytes of the body as sent to the client.

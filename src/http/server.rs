@@ -7,6 +7,7 @@ use crate::base::wildcard::{Conflict, NameTable};
 use crate::config::Span;
 use crate::http::location::Location;
 use crate::http::regex::Regex;
+use crate::shm::counter::Slot;
 use crate::sys::address::SockAddr;
 use crate::sys::socket::ListenOptions;
 
@@ -19,6 +20,8 @@ pub struct Server {
     pub root: Location,
     /// `@name` locations.
     pub named: Box<[Location]>,
+    /// Its counters; `None` when there was no slot left.
+    pub slot: Option<Slot>,
     pub span: Span,
 }
 

@@ -9,6 +9,8 @@ use crate::config::{self, Diagnostics};
 use crate::http::{CompileOptions, Config, Hooks, Service, compile};
 use crate::log::Logger;
 use crate::runtime::{self, Acceptor, Runtime, race};
+use crate::shm::counter::{self, Kind, Word};
+use crate::shm::histogram::Histogram;
 use crate::sys::socket;
 
 /// Compiles the `http` block of a text; panics with the diagnostics.
@@ -124,4 +126,45 @@ fn every_error_of_a_block_is_found_at_once() {
     ] {
         assert!(messages.iter().any(|message| message.contains(expected)), "{expected}: {messages:?}");
     }
+}
+
+#[test]
+fn every_request_is_counted_and_timed() {
+    let text = "http { access_log off; upstream counted { server 127.0.0.1:1; server 127.0.0.1:0 backup; }
+        server { listen 127.0.0.1:0; server_name counted.test;
+        location / { proxy_pass http://counted/inner; }
+        location /inner { return 201 12345; } location /missing { return 404; } } }";
+    let before: Vec<_> = DURATIONS.iter().map(|name| histogram(name).snapshot()).collect();
+    let (name, length) = serve(text, |address| {
+        let ask = |path: &str| {
+            exchange(
+                address,
+                &format!("GET {path} HTTP/1.1\r\nHost: counted.test\r\nConnection: close\r\n\r\n"),
+            )
+        };
+        let length = ask("/a").len() + ask("/b").len() + ask("/missing").len();
+        (format!("{address} counted.test"), length as u64)
+    });
+    let words = |kind, name: &str, words: &[Word]| {
+        let slot = counter::slot(kind, name).expect("room");
+        words.iter().map(|word| slot.get(*word)).collect::<Vec<_>>()
+    };
+    let server = words(Kind::Server, &name, &[Word::Requests, Word::Status2xx, Word::Status4xx]);
+    assert_eq!(server, [5, 4, 1], "three of the client, two of its own as an upstream");
+    let bytes = words(Kind::Server, &name, &[Word::BytesIn, Word::BytesOut]);
+    assert!(bytes[0] > 0 && bytes[1] > length, "{bytes:?} of {length}");
+    let upstream = words(Kind::Upstream, "counted", &[Word::Requests, Word::Status2xx, Word::Retries]);
+    assert_eq!((upstream[0], upstream[1]), (2, 2));
+    assert!(upstream[2] >= 1, "the first server refuses: {upstream:?}");
+    for (name, before) in DURATIONS.iter().zip(&before) {
+        let new = histogram(name).snapshot().since(before);
+        assert!(new.count() >= 1, "{name}");
+        assert!(new.quantile(1.0).is_some_and(|us| us < 10_000_000), "{name}");
+    }
+}
+
+const DURATIONS: [&str; 4] = ["request", "upstream connect", "upstream header", "upstream response"];
+
+fn histogram(name: &str) -> Histogram {
+    crate::shm::histogram::named(name).expect("room")
 }

@@ -105,12 +105,12 @@ async fn exchange(
     let started_ms = runtime::now_ms();
     loop {
         let Some(peer) = session.pick(runtime::now_ms()) else {
-            request.upstream.begin(None, &group.name).status = 502;
+            request.upstream.begin(None, group).status = 502;
             request.upstream.action = Some("connecting to upstream");
             log::error!(core::error_log(request), &*request, "no live upstreams");
             return Ok(Err(502));
         };
-        request.upstream.begin(Some(peer.clone()), &group.name);
+        request.upstream.begin(Some(peer.clone()), group);
         let failure = match turn(request, client, group, &peer, tag, outgoing).await {
             Ok(answer) => match refused(request, &answer, session, conf, outgoing, started_ms) {
                 None => return Ok(Ok(answer)),

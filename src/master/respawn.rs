@@ -3,7 +3,7 @@
 use crate::log;
 use crate::master::seat::State;
 use crate::master::{Master, Phase};
-use crate::shm::lanes;
+use crate::shm::{counter, lanes};
 use crate::sys::process::{self, Ended};
 use crate::sys::{clock, signal};
 use crate::worker::control::ToWorker;
@@ -66,6 +66,7 @@ impl Master {
             self.steer();
         }
         self.shut_removed();
+        self.sweep_counters();
         let is_expected = worker.state == State::Leaving || worker.generation != self.generation;
         if is_expected || self.phase != Phase::Serving {
             return;
@@ -85,6 +86,15 @@ impl Master {
         self.fill_vacancies(clock::monotonic_ms());
         self.complete_switch();
         self.fall_back();
+    }
+
+    /// Frees the counters that only older configurations have named, once nobody can count in them any more.
+    fn sweep_counters(&self) {
+        let is_alone = self.elder.is_none() && self.successor.is_none() && self.switch.is_none();
+        if is_alone && self.workers.iter().all(|worker| worker.generation == self.generation) {
+            let slots = self.cycle.config.http.iter().flat_map(crate::http::Config::slots);
+            counter::sweep(&slots.collect());
+        }
     }
 
     /// Notes that a place is vacant and when it is filled; until then a sibling accepts from its slots.

@@ -1,9 +1,11 @@
-//! The client connections that this worker holds, counted.
+//! The client connections that this worker holds, counted: for itself, and for all who look at the shared counters.
 //!
 //! The worker stops accepting at `worker_connections` and leaves once the count is zero.
 
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
+
+use crate::shm::counter::{self, Total};
 
 thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };
@@ -11,21 +13,34 @@ thread_local! {
     static WAITING: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
 }
 
-/// One client connection; counted as long as it lives.
+/// One client connection; counted as long as it lives, first among those that wait.
 #[derive(Debug)]
-pub struct Guard(());
+pub struct Guard {
+    gauge: Total,
+}
 
 impl Guard {
     #[allow(clippy::new_without_default, reason = "counting is an effect, not a default value")]
     pub fn new() -> Self {
         COUNT.set(COUNT.get() + 1);
-        Self(())
+        counter::enter(Total::Active);
+        counter::enter(Total::Waiting);
+        Self { gauge: Total::Waiting }
+    }
+
+    /// Counts it among those that wait, are read from, or are answered (`Waiting`, `Reading`, `Writing`).
+    pub fn turn(&mut self, gauge: Total) {
+        counter::leave(self.gauge);
+        counter::enter(gauge);
+        self.gauge = gauge;
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         COUNT.set(COUNT.get() - 1);
+        counter::leave(self.gauge);
+        counter::leave(Total::Active);
         // Taken first: waking calls into the runtime.
         let waiting = WAITING.try_with(RefCell::take).unwrap_or_default();
         waiting.into_iter().for_each(Waker::wake);

@@ -65,6 +65,7 @@ pub(super) struct Loop {
     pub(super) wheel: RefCell<Wheel>,
     epoll: RefCell<Epoll>,
     now_ms: Cell<u64>,
+    now_us: Cell<u64>,
     budget: Cell<u32>,
     live: Cell<usize>,
     /// The future of `block_on` has ended: do not wait for anything more.
@@ -112,7 +113,8 @@ impl Runtime {
         epoll.add_level(event.as_fd(), REMOTE_TOKEN)?;
         let remote = Arc::new(Remote { loop_id: id, woken: Mutex::new(Vec::new()), event });
         REMOTES.lock().unwrap_or_else(PoisonError::into_inner).push(remote.clone());
-        let now = clock::monotonic_ms();
+        let now_us = clock::monotonic_us();
+        let now = now_us / 1000;
         let inner = Loop {
             id,
             tasks: RefCell::default(),
@@ -121,6 +123,7 @@ impl Runtime {
             wheel: RefCell::new(Wheel::new(now)),
             epoll: RefCell::new(epoll),
             now_ms: Cell::new(now),
+            now_us: Cell::new(now_us),
             budget: Cell::new(IO_BUDGET),
             live: Cell::new(0),
             is_done: Cell::new(false),
@@ -336,7 +339,9 @@ impl Loop {
                 woken.push(self.reactor.borrow_mut().apply(event));
             }
         });
-        self.now_ms.set(clock::monotonic_ms());
+        let now_us = clock::monotonic_us();
+        self.now_us.set(now_us);
+        self.now_ms.set(now_us / 1000);
         if timeout != Some(0)
             && let Some(awake) = self.awake.get()
         {
@@ -423,6 +428,11 @@ pub fn wake_all() {
 /// Milliseconds of the monotonic clock, read once per turn.
 pub fn now_ms() -> u64 {
     with(|current| current.now_ms.get())
+}
+
+/// Microseconds of the same clock at the same moment.
+pub fn now_us() -> u64 {
+    with(|current| current.now_us.get())
 }
 
 /// The token of the last event, for whoever wonders where a worker is stuck.

@@ -15,7 +15,7 @@ mod timer;
 mod waker;
 
 pub use executor::{
-    Runtime, at_turn_end, last_event, now_ms, on_panic, set_wait_hooks, spawn, task_count, wake_all,
+    Runtime, at_turn_end, last_event, now_ms, now_us, on_panic, set_wait_hooks, spawn, task_count, wake_all,
 };
 pub use io::{Acceptor, Io, registration_count};
 pub use time::{Either, TimedOut, Timer, race, sleep, timeout, timer_count, yield_now};

@@ -55,6 +55,8 @@ pub struct Group {
     pub keepalive: Keepalive,
     /// `zone`: all workers count its peers' failures together.
     is_shared: bool,
+    /// Its counters; `None`: it is not counted, or there was no slot left.
+    pub slot: Option<Slot>,
     /// The idle connections of this worker.
     pub pool: Pool,
     set: RefCell<Rc<Set>>,
@@ -68,17 +70,38 @@ impl Group {
 
     /// Like [`Group::new`], with what an `upstream` block says. `is_shared`: it has a `zone`.
     pub fn with(name: &str, servers: Vec<Server>, keepalive: Keepalive, is_shared: bool) -> Self {
-        let group = Self {
-            name: name.into(),
-            servers,
-            keepalive,
-            is_shared,
-            pool: Pool::default(),
-            set: RefCell::default(),
-        };
+        let mut group = Self { keepalive, is_shared, ..Self::empty(name, servers) };
+        group.slot = counter::slot(counter::Kind::Upstream, name);
         let slot = |address: &Address| counter::slot(counter::Kind::Peer, &format!("{name}/{address}"));
         group.rebuild(|server| server.addresses.clone(), slot);
         group
+    }
+
+    /// A group that a worker makes while it serves. It has no counters: names that come from requests would use up
+    /// the table, and slots are given out by the master only.
+    pub fn uncounted(name: &str, servers: Vec<Server>) -> Self {
+        let group = Self::empty(name, servers);
+        group.rebuild(|server| server.addresses.clone(), |_| None);
+        group
+    }
+
+    fn empty(name: &str, servers: Vec<Server>) -> Self {
+        Self {
+            name: name.into(),
+            servers,
+            keepalive: Keepalive::default(),
+            is_shared: false,
+            slot: None,
+            pool: Pool::default(),
+            set: RefCell::default(),
+        }
+    }
+
+    /// Its counters and those of its peers.
+    pub fn slots(&self) -> Vec<Slot> {
+        let set = self.set();
+        let peers = set.primary.iter().chain(&set.backup).filter_map(|peer| peer.slot);
+        peers.chain(self.slot).collect()
     }
 
     pub fn set(&self) -> Rc<Set> {

@@ -12,4 +12,5 @@ mod location;
 mod returns;
 mod root;
 mod server_name;
+mod stub_status;
 mod variables;

@@ -99,10 +99,10 @@ pub static VARIABLES: &[Variable] = &[
             status => out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes()),
         })
     }),
-    variable("upstream_connect_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.connect_ms, out))),
-    variable("upstream_header_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.header_ms, out))),
+    variable("upstream_connect_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.connect_us, out))),
+    variable("upstream_header_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.header_us, out))),
     variable("upstream_response_time", |request, _, out| {
-        each(request, out, |attempt, out| seconds(attempt.ended_ms.map(|_| attempt.response_ms()), out))
+        each(request, out, |attempt, out| seconds(attempt.ended_us.map(|_| attempt.response_us()), out))
     }),
     variable("upstream_response_length", |request, _, out| each(request, out, |attempt, out| count(attempt.length, out))),
     variable("upstream_bytes_received", |request, _, out| each(request, out, |attempt, out| count(attempt.received, out))),
@@ -252,7 +252,7 @@ impl Upstreams {
 
     /// Makes a group of one server for an evaluated host whose addresses are known.
     pub fn make(&self, name: &str, port: Option<u16>, server: Server) -> Chosen {
-        let group = Rc::new(Group::new(&with_port(name, port), vec![server]));
+        let group = Rc::new(Group::uncounted(&with_port(name, port), vec![server]));
         let oldest = {
             let mut dynamic = self.dynamic.borrow_mut();
             dynamic.push(Rc::clone(&group));
@@ -274,12 +274,7 @@ impl Upstreams {
 
     /// The numbers of the counters' slots that these groups use, for `shm::counter::sweep`.
     pub fn slots(&self) -> Vec<u32> {
-        let sets = self.groups.iter().map(Group::set);
-        sets.flat_map(|set| {
-            let peers = set.primary.iter().chain(&set.backup);
-            peers.filter_map(|peer| peer.slot.map(Slot::index)).collect::<Vec<_>>()
-        })
-        .collect()
+        self.groups.iter().flat_map(Group::slots).map(Slot::index).collect()
     }
 
     /// Begins to retry the names that did not resolve; once per worker.
@@ -309,10 +304,11 @@ pub struct Attempt {
     /// Follows an internal redirect.
     is_new_pass: bool,
     pub status: u16,
-    pub started_ms: u64,
-    pub connect_ms: Option<u64>,
-    pub header_ms: Option<u64>,
-    ended_ms: Option<u64>,
+    pub started_us: u64,
+    /// From here on: microseconds since `started_us`. Zero for a kept connection.
+    pub connect_us: Option<u64>,
+    pub header_us: Option<u64>,
+    ended_us: Option<u64>,
     /// Bytes of the response's body.
     pub length: u64,
     pub received: u64,
@@ -335,11 +331,12 @@ impl Attempt {
         slot.status(self.status);
         slot.add(Word::BytesIn, self.received);
         slot.add(Word::BytesOut, self.sent);
-        slot.add(Word::ResponseUs, self.response_ms() * 1000);
+        slot.add(Word::ResponseUs, self.response_us());
     }
 
-    fn response_ms(&self) -> u64 {
-        self.ended_ms.unwrap_or_else(runtime::now_ms).saturating_sub(self.started_ms)
+    /// To the end of the turn, or until now.
+    pub fn response_us(&self) -> u64 {
+        self.ended_us.unwrap_or_else(runtime::now_us).saturating_sub(self.started_us)
     }
 }
 
@@ -347,6 +344,8 @@ impl Attempt {
 #[derive(Debug, Default)]
 pub struct Trace {
     attempts: SmallVec<[Attempt; 1]>,
+    /// The counters of the group that was asked last.
+    slot: Option<Slot>,
     pass_begins: bool,
     head: Option<Rc<Head>>,
     tunnel: Option<Io>,
@@ -366,11 +365,12 @@ impl Trace {
     }
 
     /// Adds the turn of `peer`; `None`: there was no peer to choose in `group`.
-    pub fn begin(&mut self, peer: Option<Rc<Peer>>, group: &str) -> &mut Attempt {
-        let group = peer.is_none().then(|| group.into());
+    pub fn begin(&mut self, peer: Option<Rc<Peer>>, group: &Group) -> &mut Attempt {
+        self.slot = group.slot;
+        let group = peer.is_none().then(|| group.name.clone());
         let is_new_pass = std::mem::take(&mut self.pass_begins);
-        let started_ms = runtime::now_ms();
-        self.attempts.push(Attempt { peer, group, is_new_pass, started_ms, ..Attempt::default() });
+        let started_us = runtime::now_us();
+        self.attempts.push(Attempt { peer, group, is_new_pass, started_us, ..Attempt::default() });
         self.last()
     }
 
@@ -386,10 +386,24 @@ impl Trace {
     /// The turn under way is over, and counted. The second call does nothing.
     pub fn end(&mut self) {
         let attempt = self.last();
-        if attempt.ended_ms.is_none() {
-            attempt.ended_ms = Some(runtime::now_ms());
+        if attempt.ended_us.is_none() {
+            attempt.ended_us = Some(runtime::now_us());
             attempt.count();
         }
+    }
+
+    /// Adds the request to the counters of its group; `status`: what the client got.
+    pub fn count(&self, status: u16) {
+        let (Some(slot), Some(attempt)) = (self.slot, self.attempts.last()) else { return };
+        slot.add(Word::Requests, 1);
+        slot.status(status);
+        slot.add(Word::Retries, self.attempts.len() as u64 - 1);
+        slot.add(Word::ResponseUs, attempt.response_us());
+    }
+
+    /// The turns so far.
+    pub fn attempts(&self) -> &[Attempt] {
+        &self.attempts
     }
 
     /// The peer's name, for messages.
@@ -420,7 +434,7 @@ impl Trace {
 
     /// The tunnel is over, and with it the turn.
     pub fn end_tunnel(&mut self) {
-        self.last().ended_ms = Some(runtime::now_ms());
+        self.last().ended_us = Some(runtime::now_us());
     }
 
     pub fn set_tunnel(&mut self, io: Io) {
@@ -548,8 +562,8 @@ fn each(request: &mut Request, out: &mut Vec<u8>, value: impl Fn(&Attempt, &mut 
     !request.upstream.attempts.is_empty()
 }
 
-fn seconds(milliseconds: Option<u64>, out: &mut Vec<u8>) {
-    let Some(milliseconds) = milliseconds else { return out.push(b'-') };
+fn seconds(us: Option<u64>, out: &mut Vec<u8>) {
+    let Some(milliseconds) = us.map(|us| us / 1000) else { return out.push(b'-') };
     let fraction = milliseconds % 1000;
     out.extend_from_slice(itoa::Buffer::new().format(milliseconds / 1000).as_bytes());
     out.push(b'.');

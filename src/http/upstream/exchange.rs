@@ -89,11 +89,11 @@ pub async fn open(
 ) -> Result<Connection, Stop> {
     let conf: &'static proxy::Conf = &request.location.proxy;
     if !is_fresh && let Some(connection) = group.pool.take(peer, tag, &group.keepalive) {
-        request.upstream.last().connect_ms = Some(0);
+        request.upstream.last().connect_us = Some(0);
         return Ok(connection);
     }
     request.upstream.action = Some("connecting to upstream");
-    let started_ms = runtime::now_ms();
+    let started_us = runtime::now_us();
     let io = match timeout(conf.connect_timeout_ms(), connect(&peer.address, conf.connect_options())).await {
         Ok(Ok(io)) => io,
         Ok(Err(error)) => return Err(fail(Fault::Error, Reason::System("connect()", error))),
@@ -101,9 +101,9 @@ pub async fn open(
             return Err(fail(Fault::Timeout, Reason::Text("upstream timed out (110: Connection timed out)")));
         }
     };
-    let now_ms = runtime::now_ms();
-    request.upstream.last().connect_ms = Some(now_ms.saturating_sub(started_ms));
-    Ok(Connection { io, peer: Rc::clone(peer), tag, requests: 1, opened_ms: now_ms, reused: false })
+    request.upstream.last().connect_us = Some(runtime::now_us().saturating_sub(started_us));
+    let opened_ms = runtime::now_ms();
+    Ok(Connection { io, peer: Rc::clone(peer), tag, requests: 1, opened_ms, reused: false })
 }
 
 /// Sends the request and reads until a final response head is complete.
@@ -158,7 +158,7 @@ pub async fn run(
                 Ok(Progress::Complete(head_length)) => {
                     let attempt = request.upstream.last();
                     attempt.status = head.status;
-                    attempt.header_ms = Some(runtime::now_ms().saturating_sub(attempt.started_ms));
+                    attempt.header_us = Some(runtime::now_us().saturating_sub(attempt.started_us));
                     *place = buffer;
                     return Ok(Answer { connection, head: answer, head_length });
                 }

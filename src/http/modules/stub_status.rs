@@ -1,0 +1,65 @@
+//! The page of seven numbers about all workers (`stub_status`).
+//!
+//! Runs in the content phase. Touches: shared memory.
+//! Behaviour: nginx.org, ngx_http_stub_status_module.
+
+use std::io::Write;
+
+use crate::config::directive::custom;
+use crate::config::{Arity, Context, Diagnostic, Merge, Node};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::pipeline::{Reply, Verdict, is_get_or_head, text};
+use crate::http::request::Request;
+use crate::http::variable::{Variable, variable};
+use crate::shm::counter::{Total, total};
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    is_on: bool,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
+    "stub_status",
+    Context::SERVER.or(Context::LOCATION),
+    Arity::between(0, 1),
+    stub_status,
+    "Answers with the numbers of connections and requests of all workers.",
+)];
+
+pub static VARIABLES: &[Variable] = &[
+    variable("connections_active", |_, _, out| write!(out, "{}", total(Total::Active)).is_ok()),
+    variable("connections_reading", |_, _, out| write!(out, "{}", total(Total::Reading)).is_ok()),
+    variable("connections_writing", |_, _, out| write!(out, "{}", total(Total::Writing)).is_ok()),
+    variable("connections_waiting", |_, _, out| write!(out, "{}", total(Total::Waiting)).is_ok()),
+];
+
+impl Merge for Conf {
+    fn merge(&mut self, _: &Self) {}
+}
+
+impl BlockConf for Conf {
+    const INHERITS: bool = false; // it is the content of its own block
+}
+
+fn stub_status(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if std::mem::replace(&mut conf.is_on, true) {
+        return Err(Diagnostic::error(node.span, "\"stub_status\" directive is duplicate"));
+    }
+    Ok(())
+}
+
+pub fn content(request: &mut Request) -> Verdict {
+    if !request.location.stub_status.is_on {
+        return Verdict::Next;
+    }
+    if !is_get_or_head(request.method) {
+        return Verdict::Done(Reply::Status(405));
+    }
+    let [accepted, handled, requests, active, reading, writing, waiting] = Total::ALL.map(total);
+    let page = format!(
+        "Active connections: {active} \nserver accepts handled requests\n {accepted} {handled} {requests} \n\
+         Reading: {reading} Writing: {writing} Waiting: {waiting} \n"
+    );
+    Verdict::Done(text(200, b"text/plain", page.into_bytes()))
+}
