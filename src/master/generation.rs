@@ -8,9 +8,10 @@ use crate::master::respawn::Cause;
 use crate::master::seat::{State, Worker};
 use crate::master::{Master, Phase, notify, slots};
 use crate::shm::lanes;
+use crate::sys::address::SockAddr;
 use crate::sys::process::{self, Forked};
-use crate::sys::signal::Blocked;
-use crate::sys::{clock, msg};
+use crate::sys::signal::{Blocked, Signals};
+use crate::sys::{clock, msg, signal};
 use crate::worker::control::{ToMaster, ToWorker};
 use crate::worker::{self, Seat, Slot};
 
@@ -18,6 +19,16 @@ use crate::worker::{self, Seat, Slot};
 pub struct Switch {
     /// What goes on when not one of the new workers can run: the cycle before and its number.
     pub previous: Option<Box<(Cycle, u64)>>,
+    /// How many slots of each address the workers before accept from. New connections stay with those until the
+    /// new workers are ready.
+    served: Vec<(SockAddr, usize)>,
+}
+
+impl Switch {
+    /// The first slots of an address, which have somebody who accepts from them now.
+    pub fn served_count(&self, address: &SockAddr) -> Option<usize> {
+        self.served.iter().find(|(served, _)| served == address).map(|(_, count)| *count)
+    }
 }
 
 impl Master {
@@ -26,6 +37,7 @@ impl Master {
         if self.switch.is_some() {
             // Two reloads at once would leave the first one's workers half started.
             self.reload_is_wanted = true;
+            self.give_up_hopeless();
             return;
         }
         notify::reloading();
@@ -47,8 +59,12 @@ impl Master {
         self.generation += 1;
         self.vacancies.clear();
         self.delays_ms.clear();
-        self.switch = Some(Switch { previous });
+        let slot_counts = self.slots.groups.iter().map(|group| (group.address.clone(), group.fds.len()));
+        let served = if previous.is_some() { slot_counts.collect() } else { Vec::new() };
+        self.switch = Some(Switch { previous, served });
         let count = self.settings().worker_processes();
+        // Before there are more slots: nobody accepts from those yet.
+        self.steer();
         self.slots.grow(cycle::listens(&self.cycle.config), count);
         for number in 0..count {
             self.spawn(number);
@@ -59,10 +75,10 @@ impl Master {
     pub(super) fn spawn(&mut self, number: usize) {
         let leased = self.leases(number);
         let outcome = (|| {
+            let (control, far_end) = msg::pair()?;
+            let _blocked = Blocked::new()?;
             let lane = lanes::take(number as u32, self.generation)
                 .ok_or_else(|| std::io::Error::other("too many workers live"))?;
-            let (control, far_end) = msg::pair()?;
-            let blocked = Blocked::new()?;
             match process::fork().inspect_err(|_| lanes::give(lane))? {
                 Forked::Parent { child } => Ok((child, lane, control, far_end)),
                 Forked::Child => {
@@ -71,7 +87,7 @@ impl Master {
                     drop(self.signals.take());
                     lanes::enter(lane);
                     let seat = self.become_seat(number, far_end, leased.clone());
-                    drop(blocked);
+                    // Signals stay blocked until the worker can heed them.
                     let code = self.serve(seat);
                     std::process::exit(code);
                 }
@@ -89,6 +105,7 @@ impl Master {
                     far_end,
                     state: State::Starting,
                     born_ms: clock::monotonic_ms(),
+                    shutdown_ms: self.settings().worker_shutdown_timeout_ms(),
                     leave_by_ms: None,
                     has_closed: false,
                     leased,
@@ -109,7 +126,11 @@ impl Master {
         let leased = self.leases(0);
         let Ok((_master_end, far_end)) = msg::pair() else { return 1 };
         let starter = self.starter.take();
-        drop(self.signals.take());
+        let Ok(_blocked) = Blocked::new() else { return 1 };
+        // What has come already comes again when there is somebody to heed it.
+        for signal in self.signals.take().iter_mut().flat_map(Signals::take) {
+            let _ = signal::send(process::pid(), signal.number);
+        }
         let pid_file = self.pid_file.take();
         let paths = std::mem::take(&mut self.slots);
         let copies = paths.try_clone();
@@ -220,7 +241,13 @@ impl Master {
         self.removed.extend(self.slots.remove_others(cycle::listens(&self.cycle.config)));
         self.shut_removed();
         drop(switch);
+        self.steer();
         self.serves();
+        self.reload_if_wanted();
+    }
+
+    /// The reload that was asked for during a change of generations.
+    fn reload_if_wanted(&mut self) {
         if std::mem::take(&mut self.reload_is_wanted) {
             self.reload();
         }
@@ -264,13 +291,44 @@ impl Master {
         let generation = self.generation;
         let is_dead = !self.workers.iter().any(|worker| worker.generation == generation)
             && self.vacancies.iter().all(|vacancy| vacancy.due_ms.is_none());
-        let Some(previous) = self.switch.as_mut().filter(|_| is_dead).and_then(|it| it.previous.take())
-        else {
+        let has_previous = self.switch.as_ref().is_some_and(|switch| switch.previous.is_some());
+        if !is_dead || !has_previous {
             return;
-        };
-        let (cycle, previous_generation) = *previous;
-        self.switch = None;
+        }
+        self.restore();
+        log::emerg!(
+            log::process(),
+            &(),
+            "not one worker can run with the new configuration, the one before stays in force"
+        );
+        notify::refused();
+        self.reload_if_wanted();
+    }
+
+    /// A reload is asked for, and all workers of the one under way have died as soon as they were born: it is not
+    /// waited for.
+    pub(super) fn give_up_hopeless(&mut self) {
+        let is_under_way = self.workers.iter().any(|worker| worker.generation == self.generation);
+        let has_previous = self.switch.as_ref().is_some_and(|switch| switch.previous.is_some());
+        if is_under_way || !has_previous || !self.reload_is_wanted {
+            return;
+        }
+        self.restore();
+        self.reload_if_wanted();
+    }
+
+    /// Ends a change of generations without the new workers: the configuration before is in force again.
+    fn restore(&mut self) {
+        let Some(mut switch) = self.switch.take() else { return };
+        let Some(previous) = switch.previous.take() else { return };
         self.vacancies.clear();
+        let generation = self.generation;
+        let served = |group: &slots::Group| switch.served_count(&group.address);
+        for group in &mut self.slots.groups {
+            // Nothing waits in those that were opened for the new workers: no connection was steered there.
+            group.fds.truncate(served(group).unwrap_or(group.fds.len()));
+        }
+        let (cycle, previous_generation) = *previous;
         self.cycle = cycle;
         for worker in self.workers.iter_mut().filter(|worker| worker.generation == previous_generation) {
             worker.generation = generation;
@@ -278,17 +336,20 @@ impl Master {
         self.removed = self.slots.remove_others(cycle::listens(&self.cycle.config));
         self.shut_removed();
         log::set_process(self.settings().error_log());
-        log::emerg!(
-            log::process(),
-            &(),
-            "not one worker can run with the new configuration, the one before stays in force"
-        );
-        notify::refused();
+        self.steer();
+        // Those of the configuration before that have died meanwhile.
+        for number in 0..self.settings().worker_processes() {
+            let is_it = |worker: &Worker| {
+                worker.number == number && worker.generation == generation && worker.state != State::Leaving
+            };
+            if !self.workers.iter().any(is_it) {
+                self.spawn(number);
+            }
+        }
     }
 
     /// Tells a worker to leave.
     pub(super) fn dismiss(&mut self, index: usize, how: &ToWorker) {
-        let limit_ms = self.settings().worker_shutdown_timeout_ms();
         let worker = &mut self.workers[index];
         let stuck = worker.stuck.take();
         if worker.state != State::Leaving || *how == ToWorker::Quit {
@@ -297,7 +358,7 @@ impl Master {
         if worker.state != State::Leaving {
             worker.state = State::Leaving;
             // The worker heeds the limit itself; one that cannot is killed a moment later.
-            worker.leave_by_ms = limit_ms.map(|ms| clock::monotonic_ms() + ms + 1000);
+            worker.leave_by_ms = worker.shutdown_ms.map(|ms| clock::monotonic_ms() + ms + 1000);
         }
         if let Some(stuck) = stuck {
             self.release_helper(stuck);

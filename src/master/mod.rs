@@ -142,15 +142,16 @@ impl Master {
         } else {
             None
         };
+        // Counters of a binary with another plan of memory begin anew.
+        shm_open(shm).map_err(|error| fails("mapping shared memory", error)).ok()?;
+        let signals = Signals::new(signals::HANDLED).map_err(|error| fails("sigaction()", error)).ok()?;
+        crate::sys::signal::unblock_all();
+        // Whoever reads this file may send a signal at once: they are heeded by now.
         if let Some(file) = &pid_file {
             file.write()
                 .map_err(|error| fails(&format!("writing \"{}\"", file.path().display()), error))
                 .ok()?;
         }
-        // Counters of a binary with another plan of memory begin anew.
-        shm_open(shm).map_err(|error| fails("mapping shared memory", error)).ok()?;
-        let signals = Signals::new(signals::HANDLED).map_err(|error| fails("sigaction()", error)).ok()?;
-        crate::sys::signal::unblock_all();
         let program = program(&start.arguments);
         let now_ms = clock::monotonic_ms();
         Some(Self {
@@ -328,8 +329,10 @@ impl Master {
         }
         let link = self.elder.as_ref().or(self.successor.as_ref().map(|successor| &successor.link));
         let message = ToMaster::HandOver(connection.handover.clone());
+        // What came from there goes back only when nobody here can take it any more.
+        let may_go = !connection.is_from_link || self.phase == Phase::Leaving;
         match link {
-            Some(link) if count == 0 && !connection.is_from_link => link.send(&message, Some(&connection.fd)),
+            Some(link) if count == 0 && may_go => link.send(&message, Some(&connection.fd)),
             // The last worker is leaving and nobody comes after: it closes.
             None if matches!(self.phase, Phase::Leaving | Phase::Stopping { .. }) => true,
             _ => false,

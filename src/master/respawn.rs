@@ -86,6 +86,7 @@ impl Master {
         self.fill_vacancies(clock::monotonic_ms());
         self.complete_switch();
         self.fall_back();
+        self.give_up_hopeless();
     }
 
     /// Frees the counters that only older configurations have named, once nobody can count in them any more.

@@ -35,6 +35,8 @@ pub struct Worker {
     pub far_end: OwnedFd,
     pub state: State,
     pub born_ms: u64,
+    /// How long it may take to leave, by the configuration it has.
+    pub shutdown_ms: Option<u64>,
     /// When a worker that was told to leave is killed.
     pub leave_by_ms: Option<u64>,
     /// It has told that it accepts no more.

@@ -177,27 +177,36 @@ impl Master {
     /// Tells the kernel which slots of each address may get connections.
     pub(super) fn steer(&mut self) {
         let generation = self.generation;
+        // While generations change those before accept: it is their slots that count.
+        let served = |address: &_, count| match &self.switch {
+            Some(switch) => switch.served_count(address).unwrap_or(count),
+            None => count,
+        };
         let stuck: Vec<u16> = self
             .workers
             .iter()
             .filter(|worker| worker.generation == generation && worker.stuck.is_some())
             .flat_map(|worker| worker.leased.iter().copied())
             .collect();
+        let workers = self.settings().worker_processes();
         let mut first = 0;
         for listen in self.listens() {
             let Some(group) = self.slots.group(&listen.address) else { continue };
             let count = group.fds.len();
-            let live: Vec<u32> = (0..count)
+            let live: Vec<u32> = (0..served(&listen.address, count))
                 .filter(|slot| !stuck.contains(&((first + slot) as u16)))
                 .map(|slot| slot as u32)
                 .collect();
             first += count;
-            if listen.address.is_unix() || count < 2 {
+            // Those that a change of generations is about to open are nobody's yet either.
+            let is_all = live.len() == count && (self.switch.is_none() || workers <= count);
+            if listen.address.is_unix() {
                 continue;
             }
             let any = group.fds[0].as_fd();
             let outcome = match live.len() {
-                live_count if live_count == count || live_count == 0 => socket::unsteer(any).or(Ok(())),
+                0 => socket::unsteer(any).or(Ok(())),
+                _ if is_all => socket::unsteer(any).or(Ok(())),
                 _ => socket::steer(any, &live),
             };
             if let Err(error) = outcome {

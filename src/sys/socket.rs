@@ -157,10 +157,12 @@ pub fn accept_backlog(listener: BorrowedFd<'_>) -> u32 {
 /// Lets only the sockets with these indexes of a reuseport group get new connections, at random.
 ///
 /// `group`: any socket of the group. An index counts the group's sockets in the order in which they began to
-/// listen. Needs no privilege: a classic BPF program (socket(7), SO_ATTACH_REUSEPORT_CBPF).
+/// listen. Of more than 250 the first 250 count. Needs no privilege: a classic BPF program (socket(7),
+/// SO_ATTACH_REUSEPORT_CBPF).
 pub fn steer(group: BorrowedFd<'_>, indexes: &[u32]) -> io::Result<()> {
-    let count = u32::try_from(indexes.len()).unwrap_or(0);
-    if count == 0 || count > 250 {
+    let indexes = &indexes[..indexes.len().min(250)]; // a jump skips 255 instructions at most
+    let count = indexes.len() as u32;
+    if count == 0 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };

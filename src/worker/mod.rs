@@ -54,10 +54,9 @@ pub struct Seat {
 /// Code 2: the worker cannot run as configured, and trying again would not help.
 pub fn run(config: Config, seat: Seat) -> i32 {
     if let Err(why) = hygiene::settle(&config, seat.number) {
-        log::emerg!(log::process(), &(), "{why}");
-        log::flush_all();
-        return 2;
+        return cannot_run(&why, seat.number);
     }
+    let number = seat.number;
     process::set_title(&format!("pronghorn: worker process (generation {})", seat.generation));
     crate::sys::alloc::keep_blocks();
     // The configuration lives as long as the process: plain references, no counts to touch.
@@ -69,6 +68,10 @@ pub fn run(config: Config, seat: Seat) -> i32 {
     });
     log::flush_all();
     match outcome {
+        // Not even the loop has found room in `worker_rlimit_nofile`.
+        Err(error) if error.raw_os_error() == Some(nix::libc::EMFILE) => {
+            cannot_run(&format!("the worker cannot start {}", log::Cause(&error)), number)
+        }
         Ok(()) => {
             log::notice!(log::process(), &(), "exit");
             0
@@ -78,6 +81,19 @@ pub fn run(config: Config, seat: Seat) -> i32 {
             1
         }
     }
+}
+
+/// Tells why no worker of this configuration can run, and gives the code that says so.
+///
+/// All of them have the same reason, so the first one tells it to the starter's terminal too.
+fn cannot_run(why: &str, number: usize) -> i32 {
+    log::emerg!(log::process(), &(), "{why}");
+    log::flush_all();
+    let is_told = log::process().entries().iter().any(|(target, _)| *target == log::Target::stderr());
+    if number == 0 && !is_told {
+        eprintln!("pronghorn: [emerg] {why}");
+    }
+    2
 }
 
 /// Connections on their way to the new generation.

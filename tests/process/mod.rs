@@ -3,9 +3,12 @@
 mod broken_configuration;
 mod command_line;
 mod connections;
+mod early_signals;
+mod fatal_worker;
 mod memory;
 mod reload;
 mod respawn;
+mod shutdown_timeout;
 mod signals;
 mod start;
 mod syscalls;

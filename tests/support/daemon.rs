@@ -151,6 +151,14 @@ impl Setup {
 
     /// Starts the daemon; the error tells how it ended when it did not come up.
     pub fn try_start(self) -> Result<Daemon, Exit> {
+        let (in_background, alone) = (self.in_background, self.alone);
+        let daemon = self.spawn();
+        daemon.wait_start(in_background, alone)?;
+        Ok(daemon)
+    }
+
+    /// Starts the daemon and waits for nothing: for what happens during the start.
+    pub fn spawn(self) -> Daemon {
         become_subreaper();
         self.write_conf();
         let mut command = self.command(&[]);
@@ -158,16 +166,13 @@ impl Setup {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).process_group(0);
         let child = command.spawn().expect("the program under test can be run");
         let pid = std::cell::Cell::new(child.id() as i32);
-        let (in_background, alone) = (self.in_background, self.alone);
-        let daemon = Daemon {
+        Daemon {
             folder: self.folder,
             ports: self.ports,
             child: RefCell::new(child),
             pid,
             file_name: self.file_name,
-        };
-        daemon.wait_start(in_background, alone)?;
-        Ok(daemon)
+        }
     }
 
     /// Runs the program with these arguments beside `-p`, `-c` and `-e`, to its end.
@@ -329,9 +334,11 @@ impl Daemon {
     pub fn wait_end(&self) -> Option<ExitStatus> {
         let pid = self.pid();
         wait_for("the master to end", || {
+            // Looked at first: a process that is gone has its status, one that runs may end between two looks.
+            let has_ended = !process::is_alive(pid);
             let status = self.child.borrow_mut().try_wait().ok().flatten();
             process::reap_other(pid, self.child.borrow().id() as i32);
-            (!process::is_alive(pid)).then_some(status)
+            has_ended.then_some(status)
         })
     }
 

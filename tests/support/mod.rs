@@ -12,6 +12,7 @@
 pub mod client;
 pub mod daemon;
 pub mod deadline;
+pub mod load;
 pub mod message;
 pub mod origin;
 pub mod port;
@@ -21,6 +22,7 @@ pub mod wire;
 pub use client::{Client, fetch, get};
 pub use daemon::{Daemon, Setup};
 pub use deadline::{deadline, wait_for};
+pub use load::Load;
 pub use message::{Request, Response};
 pub use origin::Origin;
 pub use wire::Wire;

@@ -1,0 +1,157 @@
+//! Workers that cannot run as configured end with code 2: a start fails, a reload changes nothing.
+
+use std::path::Path;
+
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::Signal;
+
+use crate::support::daemon::{is_stand_in, send};
+use crate::support::{Client, Daemon, Load, Setup, get, process, wait_for};
+
+const CONF: &str = r#"
+worker_processes 2;
+working_directory %%DIR%%;
+http {
+    keepalive_timeout 60s;
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        keepalive_requests 1000000;
+        location / { return 200 "here\n"; }
+    }
+}
+"#;
+
+const NOWHERE: &str = "working_directory /nonexistent/folder";
+
+fn refused_start(conf: &str, reason: &str, in_background: bool) {
+    let setup = Setup::new(conf).set("X", "").level("notice");
+    let setup = if in_background { setup.in_background() } else { setup };
+    let folder = setup.folder().to_owned();
+    let exit = setup.try_start().err().expect("it must not start");
+    assert_eq!(exit.status.code(), Some(1), "{}", exit.stderr);
+    assert!(exit.stderr.contains(reason), "no {reason:?} in {:?}", exit.stderr);
+    assert!(exit.log.contains(reason), "no {reason:?} in\n{}", exit.log);
+    assert!(exit.log.contains("exited with fatal code 2 and cannot be respawned"), "{}", exit.log);
+    gone(&folder);
+}
+
+/// No process is left that knows this folder.
+fn gone(folder: &Path) {
+    let own = std::process::id() as i32;
+    wait_for("every process to end", || {
+        let left = process::children(own);
+        let left = left.into_iter().filter(|&pid| process::is_alive(pid) && process::touches(pid, folder));
+        (left.count() == 0).then_some(())
+    });
+}
+
+#[test]
+fn a_working_directory_that_is_not_there_fails_the_start() {
+    if is_stand_in() {
+        return; // nginx stays without workers
+    }
+    let conf = CONF.replace("working_directory %%DIR%%", NOWHERE);
+    let reason = "chdir(\"/nonexistent/folder\") failed (2: No such file or directory)";
+    refused_start(&conf, reason, false);
+    refused_start(&conf, reason, true);
+}
+
+#[test]
+fn a_limit_that_the_worker_cannot_have_fails_the_start() {
+    if is_stand_in() {
+        return;
+    }
+    // More than fs.nr_open is refused to root too; others may not exceed their hard limit.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    let count = hard.saturating_add(1).max(1 << 40);
+    let conf = format!("worker_rlimit_nofile {count};\n{CONF}");
+    let reason = format!("setrlimit(RLIMIT_NOFILE, {count}) failed (1: Operation not permitted)");
+    refused_start(&conf, &reason, false);
+    refused_start(&conf, &reason, true);
+}
+
+#[test]
+fn descriptors_too_few_to_run_with_fail_the_start() {
+    if is_stand_in() {
+        return;
+    }
+    let conf = format!("worker_rlimit_nofile 4;\n{CONF}");
+    refused_start(&conf, "(24: Too many open files)", false);
+    refused_start(&conf, "(24: Too many open files)", true);
+}
+
+fn reload_in_vain(daemon: &Daemon) {
+    let before = daemon.log_count("the one before stays in force");
+    daemon.signal(Signal::SIGHUP);
+    wait_for("the verdict", || (daemon.log_count("the one before stays in force") > before).then_some(()));
+}
+
+#[test]
+fn a_reload_with_workers_that_cannot_run_changes_nothing() {
+    if is_stand_in() {
+        return;
+    }
+    let daemon = Setup::new(CONF).level("notice").start();
+    let workers = daemon.workers();
+    let load = Load::start(daemon.port(0), 4);
+    let good = daemon.read("pronghorn.conf");
+    daemon.rewrite(|text| text.replace(&format!("working_directory {}", daemon.folder().display()), NOWHERE));
+    for _ in 0..3 {
+        reload_in_vain(&daemon);
+        load.wait(50);
+    }
+    daemon.wait_log("chdir\\(\"/nonexistent/folder\"\\) failed \\(2: No such file");
+    assert_eq!(daemon.workers(), workers, "the same workers");
+    daemon.write("pronghorn.conf", good);
+    daemon.reload();
+    load.wait(50);
+    load.finish();
+}
+
+/// More workers get more sockets; those of a reload that failed would never be looked at again.
+#[test]
+fn a_failed_reload_with_more_workers_leaves_no_queue_without_a_worker() {
+    if is_stand_in() {
+        return;
+    }
+    let daemon = Setup::new(CONF).level("notice").start();
+    let load = Load::start(daemon.port(0), 4);
+    let good = daemon.read("pronghorn.conf");
+    daemon.rewrite(|text| {
+        let text = text.replace("worker_processes 2", "worker_processes 8");
+        text.replace(&format!("working_directory {}", daemon.folder().display()), NOWHERE)
+    });
+    for _ in 0..3 {
+        reload_in_vain(&daemon);
+        for _ in 0..50 {
+            assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+        }
+    }
+    daemon.write("pronghorn.conf", good.replace("worker_processes 2", "worker_processes 8"));
+    daemon.reload();
+    for _ in 0..50 {
+        assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+    }
+    load.finish();
+}
+
+#[test]
+fn a_worker_that_dies_during_a_failed_reload_is_replaced() {
+    if is_stand_in() {
+        return;
+    }
+    let daemon =
+        Setup::new(&CONF.replace("worker_processes 2", "worker_processes 1")).level("notice").start();
+    let mut client = Client::connect(daemon.port(0));
+    assert_eq!(client.get("/").status, 200);
+    daemon.rewrite(|text| text.replace(&format!("working_directory {}", daemon.folder().display()), NOWHERE));
+    daemon.rewrite(|text| text.replace("worker_processes 1", "worker_processes 20"));
+    let worker = daemon.worker();
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_log("SIGHUP\\) received");
+    send(worker, Signal::SIGKILL);
+    daemon.wait_log("the one before stays in force");
+    // Its place cannot be filled while the directory of the configuration in force is there.
+    assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+    assert_ne!(daemon.worker(), worker);
+}

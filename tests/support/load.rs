@@ -1,0 +1,70 @@
+//! Clients that ask without pause while a test does something to the daemon; not one request of theirs may fail.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use super::client::{Client, get};
+use super::daemon::is_stand_in;
+use super::deadline::wait_for;
+
+/// Threads of clients; `finish` tells whether all went well.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<Result<(), String>>>,
+}
+
+impl Load {
+    /// Starts `count` clients that ask for `/`: every other one on one kept-alive connection for all its time,
+    /// the rest on a new connection for each request. (nginx closes kept connections; all are new there.)
+    pub fn start(port: u16, count: usize) -> Self {
+        let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let client = |index: usize| {
+            let (stop, served) = (stop.clone(), served.clone());
+            std::thread::spawn(move || {
+                let keeps = index.is_multiple_of(2) && !is_stand_in();
+                let outcome = catch_unwind(AssertUnwindSafe(|| ask(port, keeps, &stop, &served)));
+                let text = |cause: Box<dyn std::any::Any + Send>| {
+                    let text = cause.downcast_ref::<String>().cloned();
+                    let kind = if keeps { "kept-alive" } else { "new" };
+                    format!("{kind}: {}", text.unwrap_or_else(|| "a client failed".to_owned()))
+                };
+                outcome.map_err(text)
+            })
+        };
+        let threads = (0..count).map(client).collect();
+        Self { stop, served, threads }
+    }
+
+    /// Waits until so many more requests have been answered.
+    pub fn wait(&self, count: usize) {
+        let before = self.served.load(Ordering::SeqCst);
+        wait_for("requests to be answered", || {
+            let failed = self.threads.iter().any(JoinHandle::is_finished);
+            (failed || self.served.load(Ordering::SeqCst) >= before + count).then_some(())
+        });
+    }
+
+    /// Ends the clients; panics if a request of theirs has failed.
+    pub fn finish(self) {
+        self.wait(1);
+        self.stop.store(true, Ordering::SeqCst);
+        let failures: Vec<String> = self
+            .threads
+            .into_iter()
+            .filter_map(|thread| thread.join().expect("its panics are caught").err())
+            .collect();
+        assert!(failures.is_empty(), "failed clients: {failures:#?}");
+    }
+}
+
+fn ask(port: u16, keeps: bool, stop: &AtomicBool, served: &AtomicUsize) {
+    let mut kept = keeps.then(|| Client::connect(port));
+    while !stop.load(Ordering::SeqCst) {
+        let response = kept.as_mut().map_or_else(|| get(port, "/"), |kept| kept.get("/"));
+        assert_eq!(response.status, 200);
+        served.fetch_add(1, Ordering::SeqCst);
+    }
+}
