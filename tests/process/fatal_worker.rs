@@ -26,13 +26,15 @@ const NOWHERE: &str = "working_directory /nonexistent/folder";
 fn refused_start(conf: &str, reason: &str, in_background: bool) {
     let setup = Setup::new(conf).set("X", "").level("notice");
     let setup = if in_background { setup.in_background() } else { setup };
-    let folder = setup.folder().to_owned();
-    let exit = setup.try_start().err().expect("it must not start");
-    assert_eq!(exit.status.code(), Some(1), "{}", exit.stderr);
-    assert!(exit.stderr.contains(reason), "no {reason:?} in {:?}", exit.stderr);
-    assert!(exit.log.contains(reason), "no {reason:?} in\n{}", exit.log);
-    assert!(exit.log.contains("exited with fatal code 2 and cannot be respawned"), "{}", exit.log);
-    gone(&folder);
+    let daemon = setup.spawn();
+    let status = daemon.wait_end();
+    let (errors, log) = (daemon.read("stderr"), daemon.log());
+    assert_eq!(status.and_then(|status| status.code()), Some(1), "{errors}");
+    assert!(errors.contains(reason), "no {reason:?} in {errors:?}");
+    assert!(log.contains(reason), "no {reason:?} in\n{log}");
+    assert!(log.contains("exited with fatal code 2 and cannot be respawned"), "{log}");
+    gone(daemon.folder());
+    assert!(!daemon.path("pronghorn.pid").exists());
 }
 
 /// No process is left that knows this folder.

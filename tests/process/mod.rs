@@ -3,10 +3,12 @@
 mod broken_configuration;
 mod command_line;
 mod connections;
+mod deaths;
 mod early_signals;
 mod fatal_worker;
 mod memory;
 mod reload;
+mod reload_load;
 mod respawn;
 mod shutdown_timeout;
 mod signals;

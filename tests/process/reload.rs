@@ -1,14 +1,11 @@
 //! HUP: the new configuration is used, no request and no connection is lost.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use crate::support::daemon::is_stand_in;
 use crate::support::wire::End;
-use crate::support::{Client, Origin, Setup, get, wait_for};
+use crate::support::{Client, Load, Origin, Setup, get, wait_for};
 
 const CONF: &str = r#"
 worker_processes 2;
@@ -118,34 +115,12 @@ fn a_request_in_flight_is_finished_by_the_old_worker() {
 #[test]
 fn reloads_under_load_fail_no_request() {
     let daemon = Setup::new(CONF).set("ORIGIN", "127.0.0.1:1").level("notice").start();
-    let stop = Arc::new(AtomicBool::new(false));
-    let served = Arc::new(AtomicUsize::new(0));
-    let port = daemon.port(0);
-    let threads: Vec<_> = (0..8)
-        .map(|index| {
-            let (stop, served) = (stop.clone(), served.clone());
-            std::thread::spawn(move || {
-                // Half of the clients keep their connection; nginx would close it under them.
-                let mut kept = (index % 2 == 0 && !is_stand_in()).then(|| Client::connect(port));
-                while !stop.load(Ordering::Relaxed) {
-                    let response = kept.as_mut().map_or_else(|| get(port, "/"), |kept| kept.get("/"));
-                    assert_eq!(response.status, 200);
-                    served.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
+    let load = Load::start(daemon.port(0), 8);
     for _ in 0..10 {
-        let before = served.load(Ordering::Relaxed);
         daemon.reload();
-        wait_for("requests after the reload", || {
-            (served.load(Ordering::Relaxed) > before + 20).then_some(())
-        });
+        load.wait(20);
     }
-    stop.store(true, Ordering::Relaxed);
-    for thread in threads {
-        thread.join().expect("no client failed");
-    }
+    load.finish();
 }
 
 #[test]

@@ -303,10 +303,12 @@ impl Daemon {
         send(self.pid(), signal);
     }
 
-    /// Writes a new configuration (placeholders filled as at the start) without telling the daemon.
+    /// Puts a new configuration in the place of the old one, whole at once, without telling the daemon.
     pub fn rewrite(&self, change: impl FnOnce(String) -> String) {
-        let text = self.read(&self.file_name);
-        write(&self.path(&self.file_name), change(text).as_bytes());
+        let text = change(self.read(&self.file_name));
+        let fresh = self.path("fresh.conf");
+        write(&fresh, text.as_bytes());
+        std::fs::rename(fresh, self.path(&self.file_name)).expect("the folder is ours");
     }
 
     /// Writes a file into the daemon's folder.
