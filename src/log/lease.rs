@@ -96,11 +96,8 @@ impl Drop for Lease {
     }
 }
 
-/// Reopens all leased logs by path: USR1, and after a rotation.
-///
-/// Buffered lines go to the old file first. A file that cannot be opened keeps its old descriptor.
-/// `owner` is given by the master, so that workers can open the files too.
-pub fn reopen(owner: Option<Owner>) -> Result<(), Vec<OpenError>> {
+/// See `log::reopen`.
+pub(super) fn reopen(owner: Option<Owner>) -> Result<(), Vec<OpenError>> {
     each(|held| !lock(held.marks()).is_empty(), |held| held.reopen(owner))
 }
 

@@ -19,19 +19,23 @@ mod repeat;
 mod syslog;
 mod target;
 
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 pub use self::context::{Cause, Context, Fields, Text};
 #[doc(hidden)]
 pub use self::drain::emit;
-pub use self::lease::{Lease, OpenError, Owner, reopen};
+pub use self::lease::{Lease, OpenError, Owner};
 pub use self::level::Level;
 pub use self::macros::*;
 pub use self::target::{Logger, Target};
 
 /// The id of the process's own logger, plus one; 0 is stderr.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+/// Whether standard error is the process's log file.
+static HAS_STDERR: AtomicBool = AtomicBool::new(false);
 
 /// The log before the configuration is read: `-e FILE` or `-e stderr`, level `notice`; becomes the process's own.
 pub fn early(word: &str, prefix: &Path) -> Result<Logger, OpenError> {
@@ -54,6 +58,42 @@ pub fn process() -> Logger {
 /// Makes `logger` the process's own: when a cycle is taken.
 pub fn set_process(logger: Logger) {
     PROCESS.store(logger.id() + 1, Ordering::Relaxed);
+    redirect_stderr();
+}
+
+/// Reopens all leased logs by path: USR1, and after a rotation.
+///
+/// Buffered lines go to the old file first. A file that cannot be opened keeps its old descriptor.
+/// `owner` is given by the master, so that workers can open the files too.
+pub fn reopen(owner: Option<Owner>) -> Result<(), Vec<OpenError>> {
+    let outcome = lease::reopen(owner);
+    redirect_stderr();
+    outcome
+}
+
+/// Makes standard error the process's log file from now on, whichever that is: in the background.
+///
+/// A process that logs to standard error keeps it, one that logs to no file at all gets the null device.
+pub fn take_stderr() {
+    HAS_STDERR.store(true, Ordering::Relaxed);
+    redirect_stderr();
+}
+
+/// Whether `take_stderr` was called in this process or before it was forked.
+pub fn has_stderr() -> bool {
+    HAS_STDERR.load(Ordering::Relaxed)
+}
+
+fn redirect_stderr() {
+    let entries = process().entries();
+    if !has_stderr() || entries.iter().any(|(target, _)| *target == Target::stderr()) {
+        return;
+    }
+    if !entries.iter().any(|(target, _)| target.is_given_to(2))
+        && let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")
+    {
+        let _ = crate::sys::process::redirect(null.as_fd(), 2);
+    }
 }
 
 /// What the end of a loop turn does for all logs: access lines are written, hidden repeats told when due.

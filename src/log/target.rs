@@ -7,10 +7,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
 
 use crate::base::number::parse_size;
+use crate::sys::process;
 
 use super::context::Cause;
 use super::file;
@@ -103,6 +105,12 @@ impl Target {
         });
         lease::mark(sink);
         Target(sink)
+    }
+
+    /// Makes a standard stream the file of this target; false when it has none open.
+    pub(super) fn is_given_to(self, stream: RawFd) -> bool {
+        let state = lock(&self.0.state);
+        state.file.as_ref().is_some_and(|file| process::redirect(file.as_fd(), stream).is_ok())
     }
 
     /// Opens the file now, outside any lease (`-e`).

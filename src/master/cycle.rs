@@ -46,28 +46,40 @@ pub fn start(
     let config = loaded.config?;
     let pid_file = match pid_path(&config, source) {
         None => None,
-        Some(path) => Some(claim(&path).map_err(|why| tell(&why)).ok()?),
+        Some(path) => {
+            let span = find(&loaded.tree.nodes, &|node| &*node.name.text == "pid");
+            let refused = |why| tell(&with_place(why, span, &loaded.tree));
+            Some(claim(&path).map_err(refused).ok()?)
+        }
     };
     let cycle = Cycle { config, lease };
-    let problems = open_logs(&cycle, &loaded.tree);
-    problems.iter().for_each(|line| tell(line));
-    if !problems.is_empty() {
+    if !open(&cycle, slots, &loaded.tree, &tell) {
+        pid_file.iter().for_each(PidFile::give_up);
         return None;
     }
-    log::set_process(cycle.config.settings.error_log());
-    for attempt in 1.. {
-        let Err(error) = slots.open(listens(&cycle.config)) else { break };
-        tell(&bind_line(&error, &loaded.tree));
-        let may_pass = error.cause.kind() == io::ErrorKind::AddrInUse;
-        if may_pass && attempt == BIND_TRIES {
-            tell("still could not bind()");
-        }
-        if !may_pass || attempt == BIND_TRIES {
-            return None;
-        }
-        std::thread::sleep(BIND_WAIT); // its last user may be about to leave
-    }
     Some((cycle, pid_file))
+}
+
+/// Opens logs and addresses of the first cycle; false when that was not possible, and told.
+fn open(cycle: &Cycle, slots: &mut Slots, tree: &Tree, tell: &dyn Fn(&str)) -> bool {
+    let problems = open_logs(cycle, tree);
+    problems.iter().for_each(|line| tell(line));
+    if !problems.is_empty() {
+        return false;
+    }
+    log::set_process(cycle.config.settings.error_log());
+    for attempt in 0..BIND_TRIES {
+        if attempt > 0 {
+            std::thread::sleep(BIND_WAIT); // its last user may be about to leave
+        }
+        let Err(error) = slots.open(listens(&cycle.config)) else { return true };
+        tell(&bind_line(&error, tree));
+        if error.cause.kind() != io::ErrorKind::AddrInUse {
+            return false;
+        }
+    }
+    tell("still could not bind()");
+    false
 }
 
 /// Reads and opens the next cycle beside the one in force, telling its log. `None`: it was refused.

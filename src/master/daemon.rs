@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
+use crate::log;
 use crate::sys::process::{self, Forked};
 
 /// The end of the pipe on which the starter waits.
@@ -11,12 +12,10 @@ use crate::sys::process::{self, Forked};
 pub struct Starter(File);
 
 impl Starter {
-    /// Tells the starter that all is well, and lets go of its terminal.
+    /// Lets go of the starter's terminal, and tells the starter that all is well.
     pub fn ready(mut self) {
+        log::take_stderr();
         let _ = self.0.write_all(b"0");
-        if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
-            let _ = process::redirect(null.as_fd(), 2);
-        }
     }
 }
 

@@ -134,8 +134,9 @@ impl Master {
         let pid_file = self.pid_file.take();
         let paths = std::mem::take(&mut self.slots);
         let copies = paths.try_clone();
-        let seat =
-            Seat { number: 0, generation: 1, control: far_end, slots: self.seat_slots(copies), leased };
+        let slots = self.seat_slots(copies);
+        let leaves_terminal = false; // the starter is told here, before it serves
+        let seat = Seat { number: 0, generation: 1, control: far_end, slots, leased, leaves_terminal };
         if let Some(starter) = starter {
             starter.ready();
         }
@@ -156,10 +157,11 @@ impl Master {
         self.pid_file = None;
         self.elder = None;
         self.successor = None;
-        self.starter = None;
+        let leaves_terminal = self.starter.take().is_some();
         self.switch = None;
         let slots = std::mem::take(&mut self.slots);
-        Seat { number, generation: self.generation, control, slots: self.seat_slots(slots), leased }
+        let slots = self.seat_slots(slots);
+        Seat { number, generation: self.generation, control, slots, leased, leaves_terminal }
     }
 
     /// The list that leases count in: address by address, slot by slot.
@@ -226,10 +228,8 @@ impl Master {
         let mut own = self.workers.iter().filter(|worker| worker.generation == self.generation).peekable();
         let is_complete = own.peek().is_some() && own.all(|worker| worker.state != State::Starting);
         let Some(switch) = self.switch.take_if(|_| is_complete) else { return };
-        let previous_pid_path =
-            switch.previous.as_ref().and_then(|it| cycle::pid_path(&it.0.config, &self.start.source));
         if let Some(path) = cycle::pid_path(&self.cycle.config, &self.start.source)
-            && previous_pid_path.is_some_and(|previous| previous != path)
+            && self.pid_file.as_ref().is_some_and(|file| file.path() != path)
         {
             self.move_pid_file(&path);
         }

@@ -1,7 +1,7 @@
 //! Descriptors that come from whoever started this process: an older master, or a service manager.
 //!
 //! An older master names them in `PRONGHORN_FDS`, one a line: `link 5`, `lock 6`, `shm 7`, `generation 3`,
-//! `slot 8 127.0.0.1:80`. A service manager counts them in `LISTEN_FDS` (sd_listen_fds(3)).
+//! `background 1`, `slot 8 127.0.0.1:80`. A service manager counts them in `LISTEN_FDS` (sd_listen_fds(3)).
 
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -22,6 +22,8 @@ pub struct Inherited {
     pub lock: Option<OwnedFd>,
     pub shm: Option<OwnedFd>,
     pub generation: u64,
+    /// The older master has gone to the background.
+    pub is_in_background: bool,
 }
 
 impl Inherited {
@@ -43,9 +45,10 @@ impl Inherited {
         let Some(number) = std::str::from_utf8(number).ok().and_then(|text| text.parse::<u64>().ok()) else {
             return;
         };
-        if kind == b"generation" {
-            self.generation = number;
-            return;
+        match kind {
+            b"generation" => return self.generation = number,
+            b"background" => return self.is_in_background = number == 1,
+            _ => {}
         }
         let Some(fd) = RawFd::try_from(number).ok().and_then(process::inherited) else { return };
         match kind {
@@ -106,7 +109,10 @@ pub fn bequeath<'a>(
             let _ = writeln!(text, "slot {} {}", fd.as_raw_fd(), name(&group.address));
         }
     }
-    let others = std::env::vars_os().filter(|(name, _)| name != VARIABLE && !is_listen_fds(name));
+    if crate::log::has_stderr() {
+        text.push_str("background 1\n");
+    }
+    let others = std::env::vars_os().filter(|(name, _)| name != VARIABLE && !is_of_this_process(name));
     let own = (OsString::from(VARIABLE), OsString::from(text));
     let environment = others.chain([own]).filter_map(|(name, value)| {
         let line = [name.into_vec(), b"=".to_vec(), value.into_vec()].concat();
@@ -115,8 +121,10 @@ pub fn bequeath<'a>(
     (fds, environment.collect())
 }
 
-fn is_listen_fds(name: &std::ffi::OsStr) -> bool {
-    ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].iter().any(|ours| name == *ours)
+/// Variables of a service manager that hold for the process it has started; without `WATCHDOG_PID` the watchdog
+/// is whoever is the main process.
+fn is_of_this_process(name: &std::ffi::OsStr) -> bool {
+    ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"].iter().any(|ours| name == *ours)
 }
 
 /// For people who read the environment; an abstract unix name has bytes that no environment can hold.

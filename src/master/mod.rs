@@ -124,18 +124,28 @@ pub fn run(start: Start) -> i32 {
 impl Master {
     /// Everything up to the first fork. `None`: refused, and told.
     fn open(start: Start, inherited: Inherited) -> Option<Self> {
-        let Inherited { mut slots, link, lock, shm, generation } = inherited;
+        let Inherited { mut slots, link, lock, shm, generation, is_in_background } = inherited;
         let claim = |path: &Path| match lock {
             Some(lock) => Ok(PidFile::inherited(path, lock)),
             None => PidFile::claim(path),
         };
         let (cycle, pid_file) = cycle::start(&start.source, &mut slots, claim)?;
+        if is_in_background {
+            log::take_stderr();
+        }
         slots.remove_others(cycle::listens(&cycle.config));
         let is_upgrade = link.is_some();
+        let give_up = || {
+            pid_file.iter().for_each(PidFile::give_up);
+            if !is_upgrade {
+                slots.unlink();
+            }
+        };
         let is_demo = start.source.embedded.is_some();
         let fails = |what: &str, error: std::io::Error| {
             eprintln!("pronghorn: [emerg] {what} failed {}", log::Cause(&error));
             log::emerg!(log::process(), &(), "{what} failed {}", log::Cause(&error));
+            give_up();
         };
         let starter = if cycle.config.settings.daemon() && !is_demo && !is_upgrade {
             Some(daemon::detach().map_err(|error| fails("fork()", error)).ok()?)

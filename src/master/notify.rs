@@ -1,47 +1,59 @@
 //! Messages to the service manager (sd_notify(3)); without `NOTIFY_SOCKET` they go nowhere.
 
-use sd_notify::NotifyState;
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// It serves.
 pub fn ready() {
-    send(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    send("READY=1\nSTATUS=serving\n");
 }
 
 /// A reload begins; `ready` or `refused` ends it.
 pub fn reloading() {
-    let now = i128::from(crate::sys::clock::monotonic_us());
-    send(&[NotifyState::Reloading, NotifyState::MonotonicUsec(now)]);
+    send(&format!("RELOADING=1\nMONOTONIC_USEC={}\n", crate::sys::clock::monotonic_us()));
 }
 
-/// The reload was refused: the old configuration serves on.
+/// The reload was refused: the old configuration serves.
 pub fn refused() {
-    send(&[
-        NotifyState::Ready,
-        NotifyState::Status("reload refused, see the error log; the old configuration serves"),
-    ]);
+    send("READY=1\nSTATUS=reload refused, see the error log; the old configuration serves\n");
 }
 
 pub fn stopping() {
-    send(&[NotifyState::Stopping]);
+    send("STOPPING=1\n");
 }
 
 /// Another process is the main one from now on.
 pub fn main_pid(pid: i32) {
-    send(&[NotifyState::MainPid(pid as u32)]);
+    send(&format!("MAINPID={pid}\n"));
 }
 
 pub fn watchdog() {
-    send(&[NotifyState::Watchdog]);
+    send("WATCHDOG=1\n");
 }
 
 /// How often `watchdog` must be told, half of what the manager allows; `None`: never.
 pub fn watchdog_ms() -> Option<u64> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
-    number("WATCHDOG_USEC").filter(|_| is_ours).map(|us| (us / 2000).max(1))
+    number("WATCHDOG_USEC").filter(|us| is_ours && *us > 0).map(|us| (us / 2000).max(1))
 }
 
-fn send(states: &[NotifyState<'_>]) {
-    // Nobody listens, or the manager is gone: neither is a reason to stop serving.
-    let _ = sd_notify::notify(states);
+fn send(text: &str) {
+    if let Some(name) = std::env::var_os("NOTIFY_SOCKET") {
+        // Nobody listens, the manager is gone or does not read: none is a reason to stop serving.
+        let _ = send_to(&name, text);
+    }
+}
+
+fn send_to(name: &OsStr, text: &str) -> io::Result<()> {
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(text.as_bytes(), &address).map(drop)
 }

@@ -17,11 +17,17 @@ pub struct PidFile {
     path: PathBuf,
     lock: File,
     is_moved: bool,
+    /// The lock is that of the master that has started this one.
+    is_inherited: bool,
 }
 
 impl PidFile {
-    /// Takes the lock. Errors, in words: the file's directory is missing, or a running process holds the lock.
+    /// Takes the lock. Errors, in words: the file's directory is missing, a running process holds the lock, or
+    /// the path is something that must not be replaced.
     pub fn claim(path: &Path) -> Result<Self, String> {
+        if std::fs::symlink_metadata(path).is_ok_and(|there| !there.is_file() && !there.is_symlink()) {
+            return Err(format!("\"{}\" is no regular file", path.display()));
+        }
         let name = with_suffix(path, ".lock");
         loop {
             let lock = OpenOptions::new()
@@ -41,14 +47,14 @@ impl PidFile {
             let is_same =
                 std::fs::metadata(&name).and_then(|there| Ok(there.ino() == lock.metadata()?.ino()));
             if is_same.unwrap_or(false) {
-                return Ok(Self { path: path.into(), lock, is_moved: false });
+                return Ok(Self { path: path.into(), lock, is_moved: false, is_inherited: false });
             }
         }
     }
 
     /// Goes on with the lock of the master that has started this one.
     pub fn inherited(path: &Path, lock: OwnedFd) -> Self {
-        Self { path: path.into(), lock: lock.into(), is_moved: false }
+        Self { path: path.into(), lock: lock.into(), is_moved: false, is_inherited: true }
     }
 
     pub fn path(&self) -> &Path {
@@ -62,8 +68,9 @@ impl PidFile {
     /// Writes this process's id.
     pub fn write(&self) -> io::Result<()> {
         let fresh = with_suffix(&self.path, ".new");
-        std::fs::write(&fresh, format!("{}\n", process::pid()))?;
-        std::fs::rename(&fresh, &self.path)
+        let outcome = std::fs::write(&fresh, format!("{}\n", process::pid()))
+            .and_then(|()| std::fs::rename(&fresh, &self.path));
+        outcome.inspect_err(|_| drop(std::fs::remove_file(&fresh)))
     }
 
     /// Makes room for the pid file of a new binary: `pid` becomes `pid.oldbin`.
@@ -78,6 +85,11 @@ impl PidFile {
             std::fs::rename(with_suffix(&self.path, ".oldbin"), &self.path)?;
         }
         Ok(())
+    }
+
+    /// Leaves nothing behind of a start that failed.
+    pub fn give_up(&self) {
+        self.remove(self.is_inherited);
     }
 
     /// Removes the file if it still names this process; the lock goes unless another master shares it.

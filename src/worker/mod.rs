@@ -47,6 +47,8 @@ pub struct Seat {
     pub slots: Vec<Slot>,
     /// The slots to accept from at first.
     pub leased: Vec<u16>,
+    /// The starter's terminal is let go of when the worker is ready.
+    pub leaves_terminal: bool,
 }
 
 /// Runs a worker to its end and returns its exit code. Called in a process of its own.
@@ -90,7 +92,7 @@ fn cannot_run(why: &str, number: usize) -> i32 {
     log::emerg!(log::process(), &(), "{why}");
     log::flush_all();
     let is_told = log::process().entries().iter().any(|(target, _)| *target == log::Target::stderr());
-    if number == 0 && !is_told {
+    if number == 0 && !is_told && !log::has_stderr() {
         eprintln!("pronghorn: [emerg] {why}");
     }
     2
@@ -140,6 +142,9 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     let leases = Leases::new(seat.slots, connection_limit(config));
     if let Some(service) = service {
         seat.leased.iter().for_each(|slot| leases.add(*slot, service));
+    }
+    if seat.leaves_terminal {
+        log::take_stderr();
     }
     outbox.borrow_mut().push_back((ToMaster::Ready.to_bytes(), None));
     let mut control = Control {

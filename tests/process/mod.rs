@@ -3,10 +3,12 @@
 mod broken_configuration;
 mod command_line;
 mod connections;
+mod daemonize;
 mod deaths;
 mod early_signals;
 mod fatal_worker;
 mod memory;
+mod notify;
 mod reload;
 mod reload_load;
 mod respawn;

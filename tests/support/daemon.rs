@@ -4,6 +4,7 @@
 //! dropping a `Daemon` stops it, kills what is left by process id, and fails the test if anything was.
 
 use std::cell::RefCell;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -30,6 +31,9 @@ pub struct Setup {
     bare: bool,
     in_background: bool,
     alone: bool,
+    variables: Vec<(String, String)>,
+    prelude: String,
+    sockets: Vec<OwnedFd>,
 }
 
 /// A running daemon with its own folder and ports.
@@ -48,6 +52,8 @@ pub struct Exit {
     pub status: ExitStatus,
     pub stderr: String,
     pub log: String,
+    /// The names of the files that it has left in its folder.
+    pub left: Vec<String>,
 }
 
 /// The program under test: `PRONGHORN_TEST_BINARY`, else the one cargo has built.
@@ -81,6 +87,9 @@ impl Setup {
             bare: false,
             in_background: false,
             alone: false,
+            variables: Vec::new(),
+            prelude: String::new(),
+            sockets: Vec::new(),
         };
         setup.text = setup.filled(conf);
         setup
@@ -134,6 +143,32 @@ impl Setup {
         self
     }
 
+    /// Sets a variable of the environment that the daemon is started with; `%%DIR%%` in it is the daemon's folder.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        let value = value.replace("%%DIR%%", &self.folder.path().display().to_string());
+        self.variables.push((name.into(), value));
+        self
+    }
+
+    /// Shell words that run before the daemon takes their process's place, such as `ulimit -n 100;`.
+    pub fn prelude(mut self, words: &str) -> Self {
+        self.prelude.push_str(words);
+        self
+    }
+
+    /// Gives the daemon at most two sockets as a service manager does (sd_listen_fds(3)).
+    pub fn listen_fds(mut self, sockets: Vec<OwnedFd>) -> Self {
+        let script = match sockets.len() {
+            1 => "exec 3<&0 </dev/null; ",
+            2 => "exec 3<&0 4<&1 </dev/null >/dev/null; ",
+            count => panic!("one or two sockets, not {count}"),
+        };
+        self.prelude =
+            format!("{script} export LISTEN_PID=$$ LISTEN_FDS={}; {}", sockets.len(), self.prelude);
+        self.sockets = sockets;
+        self
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -158,12 +193,14 @@ impl Setup {
     }
 
     /// Starts the daemon and waits for nothing: for what happens during the start.
-    pub fn spawn(self) -> Daemon {
+    pub fn spawn(mut self) -> Daemon {
         become_subreaper();
         self.write_conf();
         let mut command = self.command(&[]);
         let errors = std::fs::File::create(self.folder.path().join("stderr")).expect("the folder is ours");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).process_group(0);
+        let mut sockets = std::mem::take(&mut self.sockets).into_iter().map(Stdio::from);
+        let mut stream = || sockets.next().unwrap_or_else(Stdio::null);
+        command.stdin(stream()).stdout(stream()).stderr(errors).process_group(0);
         let child = command.spawn().expect("the program under test can be run");
         let pid = std::cell::Cell::new(child.id() as i32);
         Daemon {
@@ -185,6 +222,13 @@ impl Setup {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = command(self.folder.path(), &self.file_name);
         command.args(&self.arguments).args(words);
+        if !self.prelude.is_empty() {
+            let mut shell = Command::new("sh");
+            let script = format!("{} exec \"$@\"", self.prelude);
+            shell.current_dir(self.folder.path()).args(["-c", &script, "sh"]);
+            command = with_arguments(shell, &command);
+        }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -344,6 +388,15 @@ impl Daemon {
         })
     }
 
+    /// Waits until what was spawned with `daemon on` has ended: the starter, not the daemon.
+    pub fn wait_starter(&self) -> ExitStatus {
+        let status = wait_for("the starter to end", || self.child.borrow_mut().try_wait().ok().flatten());
+        if let Ok(pid) = self.read("pronghorn.pid").trim().parse() {
+            self.pid.set(pid);
+        }
+        status
+    }
+
     /// Runs the program on the same configuration with these arguments, such as `-s reload`, to its end.
     pub fn run(&self, words: &[&str]) -> Output {
         let mut command = command(self.folder.path(), &self.file_name);
@@ -370,7 +423,9 @@ impl Daemon {
     }
 
     fn exit(&self, status: ExitStatus) -> Exit {
-        Exit { status, stderr: self.read("stderr"), log: self.log() }
+        let files = std::fs::read_dir(self.folder()).expect("the folder is ours").flatten();
+        let left = files.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+        Exit { status, stderr: self.read("stderr"), log: self.log(), left }
     }
 
     /// Whatever belongs to this daemon: its tree, and orphans of ours that touch its folder.
@@ -426,6 +481,11 @@ impl Drop for Daemon {
             eprintln!("--- error.log of {}\n{}", self.folder.path().display(), lines[tail..].join("\n"));
         }
     }
+}
+
+fn with_arguments(mut outer: Command, inner: &Command) -> Command {
+    outer.arg(inner.get_program()).args(inner.get_args());
+    outer
 }
 
 /// Sends a signal to one process; one that is gone is no error.

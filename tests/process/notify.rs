@@ -1,0 +1,183 @@
+//! What the service manager is told (sd_notify(3)): the test is the manager and reads the datagrams.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use nix::sys::signal::Signal;
+
+use crate::support::daemon::{is_stand_in, send};
+use crate::support::{Setup, deadline, get, process, wait_for};
+
+const CONF: &str = r#"
+worker_processes 2;
+http { server { listen 127.0.0.1:%%PORT_0%%; return 200 "here\n"; } }
+"#;
+
+/// A manager's socket, as a path in the daemon's folder.
+fn manager(setup: Setup) -> (Setup, UnixDatagram) {
+    let socket = UnixDatagram::bind(setup.folder().join("notify")).expect("the folder is new");
+    socket.set_read_timeout(Some(deadline())).expect("a socket takes a timeout");
+    (setup.variable("NOTIFY_SOCKET", "%%DIR%%/notify"), socket)
+}
+
+/// The next message that is no watchdog's, as its lines.
+fn next(socket: &UnixDatagram) -> Vec<String> {
+    loop {
+        let message = any(socket);
+        if message != ["WATCHDOG=1"] {
+            return message;
+        }
+    }
+}
+
+fn any(socket: &UnixDatagram) -> Vec<String> {
+    let mut buffer = [0; 4096];
+    let length = socket.recv(&mut buffer).expect("a message in time");
+    String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned).collect()
+}
+
+fn assert_ready(message: &[String], status: &str) {
+    assert!(message.contains(&"READY=1".into()), "{message:?}");
+    let told = message.iter().find_map(|line| line.strip_prefix("STATUS=")).unwrap_or_default();
+    assert!(told.contains(status), "{message:?}");
+}
+
+/// RELOADING=1 comes with the time at which it was sent, which systemd compares with its own clock.
+fn assert_reloading(message: &[String], since_us: u64) {
+    assert!(message.contains(&"RELOADING=1".into()), "{message:?}");
+    let told = message.iter().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")?.parse::<u64>().ok());
+    let told = told.unwrap_or_else(|| panic!("no time in {message:?}"));
+    assert!((since_us..=now_us()).contains(&told), "{since_us} {told} {}", now_us());
+}
+
+fn now_us() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("it has that clock");
+    now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1000
+}
+
+#[test]
+fn start_reload_and_stop_are_told_in_order() {
+    if is_stand_in() {
+        return;
+    }
+    let (setup, socket) = manager(Setup::new(CONF));
+    let daemon = setup.start();
+    assert_ready(&next(&socket), "serving");
+    assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+
+    let since_us = now_us();
+    daemon.signal(Signal::SIGHUP);
+    assert_reloading(&next(&socket), since_us);
+    assert_ready(&next(&socket), "serving");
+
+    // systemd waits for READY=1 after every RELOADING=1, also when nothing came of it.
+    let since_us = now_us();
+    daemon.rewrite(|text| text.replace("http {", "htpt {"));
+    daemon.signal(Signal::SIGHUP);
+    assert_reloading(&next(&socket), since_us);
+    assert_ready(&next(&socket), "refused");
+
+    daemon.signal(Signal::SIGQUIT);
+    assert_eq!(next(&socket), ["STOPPING=1"]);
+    assert_eq!(daemon.wait_end().and_then(|status| status.code()), Some(0));
+}
+
+#[test]
+fn a_fast_stop_is_told_too() {
+    if is_stand_in() {
+        return;
+    }
+    let (setup, socket) = manager(Setup::new(CONF));
+    let daemon = setup.start();
+    assert_ready(&next(&socket), "serving");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(next(&socket), ["STOPPING=1"]);
+}
+
+#[test]
+fn ready_is_told_when_requests_are_answered_and_not_before() {
+    if is_stand_in() {
+        return;
+    }
+    for _ in 0..3 {
+        let (setup, socket) = manager(Setup::new(CONF));
+        let port = setup.port(0);
+        let manager = std::thread::spawn(move || {
+            assert_ready(&next(&socket), "serving");
+            assert_eq!(get(port, "/").text(), "here\n");
+        });
+        let daemon = setup.start();
+        manager.join().expect("ready and answered");
+        drop(daemon);
+    }
+}
+
+#[test]
+fn an_abstract_address_is_understood() {
+    if is_stand_in() {
+        return;
+    }
+    let name = format!("pronghorn-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).expect("a short name");
+    let socket = UnixDatagram::bind_addr(&address).expect("the name is free");
+    socket.set_read_timeout(Some(deadline())).expect("a socket takes a timeout");
+    let _daemon = Setup::new(CONF).variable("NOTIFY_SOCKET", &format!("@{name}")).start();
+    assert_ready(&next(&socket), "serving");
+}
+
+#[test]
+fn under_a_manager_it_stays_in_the_foreground() {
+    if is_stand_in() {
+        return;
+    }
+    // No word of `daemon`: on by default.
+    let conf = "pid %%DIR%%/pronghorn.pid;\nerror_log %%DIR%%/error.log debug;\nevents { }\nuser root;\n";
+    let (setup, socket) = manager(Setup::new(&format!("{conf}{CONF}")).bare());
+    let daemon = setup.start();
+    assert_ready(&next(&socket), "serving");
+    assert_eq!(daemon.read("pronghorn.pid"), format!("{}\n", daemon.pid()));
+    assert_eq!(daemon.stop(Signal::SIGQUIT).and_then(|status| status.code()), Some(0));
+}
+
+#[test]
+fn the_manager_s_watchdog_is_fed_also_after_an_upgrade() {
+    if is_stand_in() {
+        return;
+    }
+    let (setup, socket) = manager(Setup::new(CONF));
+    // WATCHDOG_PID is the process that systemd has started; what takes its place inherits the duty.
+    let setup = setup.prelude("export WATCHDOG_PID=$$ WATCHDOG_USEC=400000;");
+    let daemon = setup.start();
+    let fed = || (0..3).for_each(|_| while any(&socket) != ["WATCHDOG=1"] {});
+    fed();
+    let old = daemon.pid();
+    daemon.signal(Signal::SIGUSR2);
+    let new = wait_for("the new master to be told", || {
+        next(&socket).iter().find_map(|line| line.strip_prefix("MAINPID=")?.parse::<i32>().ok())
+    });
+    assert_eq!(daemon.read("pronghorn.pid"), format!("{new}\n"));
+    send(old, Signal::SIGQUIT);
+    wait_for("the old master to end", || (!process::is_alive(old)).then_some(()));
+    daemon.follow(new);
+    // What the old one has said lies in the socket still; then only the new one speaks.
+    socket.set_nonblocking(true).expect("a socket");
+    let mut buffer = [0; 4096];
+    while socket.recv(&mut buffer).is_ok() {}
+    socket.set_nonblocking(false).expect("a socket");
+    fed();
+    assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+}
+
+#[test]
+fn workers_know_nothing_of_the_manager() {
+    if is_stand_in() {
+        return;
+    }
+    let (setup, socket) = manager(Setup::new(CONF));
+    let daemon = setup.start();
+    assert_ready(&next(&socket), "serving");
+    for worker in daemon.workers() {
+        let text = std::fs::read(format!("/proc/{worker}/environ")).expect("the worker lives");
+        assert!(!String::from_utf8_lossy(&text).contains("NOTIFY_SOCKET"));
+    }
+}
