@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use smallvec::SmallVec;
 
 use crate::config::directive::Accepted;
-use crate::config::{Arity, Context, Diagnostic, Directive, HasDiagnostics, Kind, Node, params};
+use crate::config::{Arity, Context, Diagnostic, Directive, HasDiagnostics, Kind, Node, absent, params};
 
 /// The plain data of a row, whatever its module.
 #[derive(Clone, Copy, Debug)]
@@ -189,6 +189,10 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
         if contexts != 0 {
             let message = format!("\"{name}\" directive is not allowed here");
             let help = format!("\"{name}\" stands in {}", Context(contexts));
+            return Diagnostic::error(node.name.span, message).help(help);
+        }
+        if let Some(help) = absent::help(name) {
+            let message = format!("the \"{name}\" directive is not available yet");
             return Diagnostic::error(node.name.span, message).help(help);
         }
         let message = if node.name.text.is_empty() {

@@ -86,6 +86,11 @@ fn each_error_has_nginx_words_and_help() {
         ("sendfil on;", "unknown directive \"sendfil\" | did you mean \"sendfile\"?"),
         ("wibble;", "unknown directive \"wibble\""),
         (
+            "gzip on;",
+            "the \"gzip\" directive is not available yet \
+             | there is no compression: without this line answers go out as the backend sends them",
+        ),
+        (
             "sendfile maybe;",
             "invalid value \"maybe\" in \"sendfile\" directive, it must be \"on\" or \"off\"",
         ),

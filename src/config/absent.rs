@@ -1,0 +1,116 @@
+//! Directives of nginx that no module has yet, and what to do where a configuration has them.
+//!
+//! Only for messages: such a directive is an error like any unknown one, but no misspelling. A module that
+//! brings one of these takes its name out here; a row always goes first.
+
+/// Names, a `*` at the end standing for any rest, and what a user can do without.
+const FAMILIES: &[(&[&str], &str)] = &[
+    (
+        &["ssl", "ssl_*", "http2", "http2_*", "http3", "http3_*", "quic_*"],
+        "there is no TLS, HTTP/2 or HTTP/3: let something in front end TLS, and take this line out",
+    ),
+    (&["proxy_ssl_*"], "there is no TLS to backends: take this line out, and use http:// in \"proxy_pass\""),
+    (
+        &["gzip", "gzip_*", "gunzip", "gunzip_*", "brotli", "brotli_*"],
+        "there is no compression: without this line answers go out as the backend sends them",
+    ),
+    (
+        &["proxy_cache", "proxy_cache_*", "proxy_no_cache", "proxy_store", "proxy_store_*", "slice"],
+        "there is no cache: without this line each request goes to the backend",
+    ),
+    (
+        &["allow", "deny", "satisfy", "auth_*", "limit_except", "valid_referers", "secure_link*"],
+        "there is no access control: do not serve what this line protects",
+    ),
+    (
+        &["limit_req*", "limit_conn*", "limit_rate*", "proxy_limit_rate"],
+        "there are no limits on rates: without this line requests are not held back",
+    ),
+    (&["try_files"], "use locations: files are served under \"root\", the rest by \"proxy_pass\""),
+    (
+        &["rewrite", "break", "rewrite_log", "uninitialized_variable_warn"],
+        "for a redirect use \"return\"; \"proxy_pass\" with a URI replaces a location's prefix",
+    ),
+    (&["if"], "choose by \"map\", \"server_name\" or \"location\" where that is possible"),
+    (&["geo", "split_clients", "geoip_*"], "\"map\" may do instead"),
+    (&["expires", "add_trailer"], "\"add_header\" can set Cache-Control and Expires"),
+    (
+        &["set_real_ip_from", "real_ip_*", "proxy_protocol*"],
+        "without this line $remote_addr is the address of who connects; $http_x_forwarded_for has the header",
+    ),
+    (
+        &["fastcgi_*", "uwsgi_*", "scgi_*", "grpc_*", "memcached_*"],
+        "\"proxy_pass\" to a backend that speaks HTTP/1.1 is the only way to a backend",
+    ),
+    (
+        &["autoindex", "autoindex_*", "random_index", "dav_*", "create_full_put_path", "min_delete_depth"],
+        "directories are served by \"index\" only, and files are only read",
+    ),
+    (
+        &[
+            "ssi",
+            "ssi_*",
+            "sub_filter",
+            "sub_filter_*",
+            "charset",
+            "charset_*",
+            "override_charset",
+            "source_charset",
+            "add_before_body",
+            "add_after_body",
+            "addition_types",
+            "image_filter*",
+            "xslt_*",
+            "xml_entities",
+            "mirror*",
+            "userid*",
+            "mp4*",
+            "flv",
+            "perl*",
+            "js_*",
+            "empty_gif",
+        ],
+        "answers are passed on as they are: take this line out",
+    ),
+    (
+        &[
+            "disable_symlinks",
+            "read_ahead",
+            "directio_alignment",
+            "subrequest_output_buffer_size",
+            "post_action",
+        ],
+        "take this line out",
+    ),
+    (&["stream", "mail"], "only \"http\" is served: leave this block to another program"),
+    (
+        &["health_check*", "match", "status_zone", "api"],
+        "servers are watched by \"max_fails\" and \"fail_timeout\"",
+    ),
+];
+
+/// What to do without this directive; `None` where nginx has none of that name either, or we have it.
+pub fn help(name: &str) -> Option<&'static str> {
+    let is_it = |pattern: &&str| match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == *pattern,
+    };
+    FAMILIES.iter().find(|(names, _)| names.iter().any(is_it)).map(|(_, help)| *help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_families_are_found() {
+        for name in
+            ["gzip", "gzip_types", "ssl_certificate", "try_files", "limit_req_zone", "if", "auth_basic"]
+        {
+            assert!(help(name).is_some(), "{name}");
+        }
+        for name in ["", "gzipp", "sslcertificate", "iff", "wibble"] {
+            assert_eq!(help(name), None, "{name}");
+        }
+    }
+}
