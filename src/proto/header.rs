@@ -137,24 +137,50 @@ const fn place(name: &[u8], seed: u32) -> usize {
     (key.wrapping_mul(seed) >> 16) as usize % PLACES
 }
 
+/// A one, and a high bit, in each byte of a word.
+const ONES: u64 = u64::MAX / 255;
+const HIGHS: u64 = ONES << 7;
+
 impl Id {
     /// The id of a name in any case.
     pub fn of(name: &[u8]) -> Option<Self> {
-        if name.is_empty() {
-            return None;
-        }
+        let mut bytes = [0; WORD_BYTES];
+        bytes.get_mut(..name.len())?.copy_from_slice(name);
+        Self::of_words(words_of(&bytes), &bytes, name.len())
+    }
+
+    /// The id of the name that a line begins with, and the name's length; `None` where no known name stands before
+    /// a colon.
+    #[inline]
+    pub(in crate::proto) fn of_line(line: &[u8]) -> Option<(usize, Self)> {
+        let mut padded = [0; WORD_BYTES];
+        let bytes = line.first_chunk().unwrap_or_else(|| {
+            padded[..line.len()].copy_from_slice(line);
+            &padded
+        });
+        let [first, second, third] = words_of(bytes);
+        let (length, words) = if let Some(bits) = colon(first) {
+            (bits / 8, [below(first, bits), 0, 0])
+        } else if let Some(bits) = colon(second) {
+            (8 + bits / 8, [first, below(second, bits), 0])
+        } else {
+            let bits = colon(third)?;
+            (16 + bits / 8, [first, second, below(third, bits)])
+        };
+        Some((length, Self::of_words(words, bytes, length)?))
+    }
+
+    /// `words`: the name and zeros; `bytes`: the name and whatever follows.
+    #[inline]
+    fn of_words(words: [u64; 3], bytes: &[u8; WORD_BYTES], length: usize) -> Option<Self> {
         let (places, seed) = &TABLE;
+        let name = bytes.get(..length).filter(|name| !name.is_empty())?;
         let index = usize::from(places[place(name, *seed)]);
         let (known, case) = WORDS.get(index)?;
-        if ALL[index].1.len() != name.len() {
-            return None;
-        }
-        let mut bytes = [0; WORD_BYTES];
-        bytes[..name.len()].copy_from_slice(name);
-        let words = bytes.as_chunks::<8>().0;
-        let difference = (0..words.len())
-            .map(|at| (u64::from_le_bytes(words[at]) ^ known[at]) & !case[at])
-            .fold(0, |all, one| all | one);
+        // Where a name ends its word has zeros, which no letter equals in any case.
+        let difference = (words[0] ^ known[0]) & !case[0]
+            | (words[1] ^ known[1]) & !case[1]
+            | (words[2] ^ known[2]) & !case[2];
         (difference == 0).then_some(ALL[index].0)
     }
 
@@ -162,6 +188,25 @@ impl Id {
     pub fn name(self) -> &'static str {
         ALL[self as usize].1
     }
+}
+
+/// At which bit of a word the first colon begins.
+#[inline]
+fn colon(word: u64) -> Option<usize> {
+    let word = word ^ (ONES * b':' as u64);
+    let colons = word.wrapping_sub(ONES) & !word & HIGHS; // the lowest one is a colon for sure
+    (colons != 0).then(|| colons.trailing_zeros() as usize - 7)
+}
+
+#[inline]
+fn below(word: u64, bits: usize) -> u64 {
+    word & !(u64::MAX << bits)
+}
+
+#[inline]
+fn words_of(bytes: &[u8; WORD_BYTES]) -> [u64; 3] {
+    let (words, _) = bytes.as_chunks::<8>();
+    [0, 1, 2].map(|at| u64::from_le_bytes(words[at]))
 }
 
 /// A field as places in its head's bytes.

@@ -60,6 +60,9 @@ pub(super) fn parse(
     rules: &Rules,
     fields: &mut Fields,
 ) -> Result<Option<usize>, Error> {
+    if u32::try_from(buf.len()).is_err() {
+        return Err(Error::HeadTooLarge); // places are 32 bits wide
+    }
     let mut seen_count = 0usize;
     loop {
         match buf.get(at..) {
@@ -71,25 +74,18 @@ pub(super) fn parse(
             Some(_) => {}
         }
         let rest = &buf[at..];
-        let known = known_name(rest);
-        let (mut name_length, mut classes) = known.map_or((0, 0), |(length, _)| (length, PLAIN));
-        while known.is_none() {
-            let Some(byte) = rest.get(name_length) else {
-                return if rest.len() > rules.line_bytes_max { Err(Error::HeadTooLarge) } else { Ok(None) };
-            };
-            match CLASS[usize::from(*byte)] {
-                INVALID => break,
-                class => classes |= class,
-            }
-            name_length += 1;
-        }
-        if rest[name_length] != b':' || name_length == 0 {
-            let ends = matches!(rest[name_length], b'\n' | b'\r');
-            return Err(if ends { Error::InvalidFieldLine } else { Error::InvalidFieldName });
-        }
-        let value_at = name_length + 1;
+        // A known name needs no look at its characters.
+        let (name_length, classes, id) = match Id::of_line(rest) {
+            Some((length, id)) => (length, PLAIN, Some(id)),
+            None => match unknown_name(rest)? {
+                Some((length, classes)) => (length, classes, None),
+                None => return incomplete(rest, rules),
+            },
+        };
+        // Mostly one space stands before a value.
+        let value_at = name_length + 1 + usize::from(rest.get(name_length + 1) == Some(&b' '));
         let Some((value_end, line_length)) = value_end(rest, value_at)? else {
-            return if rest.len() > rules.line_bytes_max { Err(Error::HeadTooLarge) } else { Ok(None) };
+            return incomplete(rest, rules);
         };
         if line_length > rules.line_bytes_max {
             return Err(Error::HeadTooLarge);
@@ -98,24 +94,18 @@ pub(super) fn parse(
         if seen_count > rules.count_max {
             return Err(Error::TooManyFields);
         }
-        let is_odd = classes & (TOKEN | ODD) != 0 || classes & UNDERSCORE != 0 && !rules.underscores;
         if classes & ODD != 0 && !rules.ignore_invalid {
             return Err(Error::InvalidFieldName);
         }
+        let is_odd = classes & (TOKEN | ODD) != 0 || classes & UNDERSCORE != 0 && !rules.underscores;
         if !(is_odd && rules.ignore_odd) {
-            let (mut start, mut end) = (value_at, value_end);
-            while start < end && matches!(rest[start], b' ' | b'\t') {
-                start += 1;
-            }
-            while start < end && matches!(rest[end - 1], b' ' | b'\t') {
-                end -= 1;
-            }
+            let (value_start, value_end) = trim(rest, value_at, value_end);
             fields.push(Field {
-                name_start: place(at)?,
-                value_start: place(at + start)?,
-                value_length: place(end - start)?,
+                name_start: at as u32,
+                value_start: (at + value_start) as u32,
+                value_length: (value_end - value_start) as u32,
                 name_length: u16::try_from(name_length).map_err(|_| Error::HeadTooLarge)?,
-                id: known.map(|(_, id)| id).or_else(|| Id::of(&rest[..name_length])),
+                id,
                 is_odd,
             });
         }
@@ -123,20 +113,34 @@ pub(super) fn parse(
     }
 }
 
-/// The length and the id of a known name that a line begins with: such a name needs no look at its characters.
-/// `None` also for one that the end of the bytes is too near to.
-fn known_name(line: &[u8]) -> Option<(usize, Id)> {
-    let mut at = 0;
-    while at < 24 {
-        let word = u64::from_le_bytes(*line.get(at..)?.first_chunk()?) ^ (ONES * b':' as u64);
-        let colons = word.wrapping_sub(ONES) & !word & HIGHS;
-        if colons != 0 {
-            let length = at + colons.trailing_zeros() as usize / 8;
-            return Some((length, Id::of(&line[..length])?));
+fn incomplete(rest: &[u8], rules: &Rules) -> Result<Option<usize>, Error> {
+    if rest.len() > rules.line_bytes_max { Err(Error::HeadTooLarge) } else { Ok(None) }
+}
+
+/// The length of the name that a line begins with, and what its characters are; `None`: it is not whole yet.
+fn unknown_name(line: &[u8]) -> Result<Option<(usize, u8)>, Error> {
+    let mut classes = 0;
+    for (length, byte) in line.iter().enumerate() {
+        match CLASS[usize::from(*byte)] {
+            INVALID if *byte == b':' && length > 0 => return Ok(Some((length, classes))),
+            INVALID if matches!(byte, b'\n' | b'\r') => return Err(Error::InvalidFieldLine),
+            INVALID => return Err(Error::InvalidFieldName),
+            class => classes |= class,
         }
-        at += 8;
     }
-    None
+    Ok(None)
+}
+
+/// The value without spaces and tabs around it.
+#[inline]
+fn trim(line: &[u8], mut start: usize, mut end: usize) -> (usize, usize) {
+    while start < end && matches!(line[start], b' ' | b'\t') {
+        start += 1;
+    }
+    while start < end && matches!(line[end - 1], b' ' | b'\t') {
+        end -= 1;
+    }
+    (start, end)
 }
 
 /// Where the value that begins at `at` and its line (without the LF) end; `None` when the line is not whole yet.
@@ -190,10 +194,6 @@ fn controls(word: [u8; 8]) -> u64 {
     let below = word.wrapping_sub(ONES * 0x20) & !word;
     let delete = word ^ (ONES * 0x7f);
     (below | (delete.wrapping_sub(ONES) & !delete)) & HIGHS
-}
-
-fn place(at: usize) -> Result<u32, Error> {
-    u32::try_from(at).map_err(|_| Error::HeadTooLarge)
 }
 
 #[cfg(test)]
