@@ -6,6 +6,7 @@
 
 use std::io;
 
+use crate::base::in_place::pinned;
 use crate::http::body::{self, Body};
 use crate::http::client::Client;
 use crate::http::handover::Handover;
@@ -141,7 +142,7 @@ pub async fn serve(mut conn: Conn) {
                 },
             }
         }
-        match Box::pin(one_request(&mut conn)).await {
+        match pinned(|| one_request(&mut conn)).await {
             After::Nothing => conn.open.turn(Total::Waiting),
             After::KeepAlive => {
                 conn.open.turn(Total::Waiting);
@@ -181,7 +182,7 @@ async fn one_request(conn: &mut Conn) -> After {
         }
     };
     let mut client = Client::new(&conn.io);
-    let outcome = Box::pin(pipeline::handle(&mut request, &mut client)).await;
+    let outcome = pinned(|| pipeline::handle(&mut request, &mut client)).await;
     if let Some(tunnel) = request.upstream.take_tunnel() {
         // The request lives as long as its tunnel, so that it is logged with the tunnel's bytes and time.
         return After::Tunnel(Box::new(upgrade::Tunnel::new(tunnel, request)));

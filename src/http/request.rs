@@ -3,6 +3,7 @@
 //! Owns the bytes of its head; everything parsed from them is a range. Freed as a whole when it ends, and
 //! logged at that moment, whatever ended it.
 
+use crate::base::in_place::boxed;
 use crate::http::body::Body;
 use crate::http::captures::Captures;
 use crate::http::headers::Headers;
@@ -98,7 +99,7 @@ impl Request {
         body: Body,
     ) -> Box<Self> {
         let method = head.method;
-        Box::new(Self {
+        boxed(|| Self {
             config,
             server,
             location: &server.root,

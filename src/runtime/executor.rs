@@ -80,28 +80,27 @@ pub(super) struct Loop {
     on_panic: Cell<Option<fn(&str)>>,
 }
 
-thread_local! {
-    static CURRENT: RefCell<Option<Rc<Loop>>> = const { RefCell::new(None) };
-    static CURRENT_PTR: Cell<u64> = const { Cell::new(0) };
+scoped_tls::scoped_thread_local! {
+    /// This thread's loop, while it runs.
+    static CURRENT: Loop
 }
 
 /// Runs `f` with this thread's loop. Panics outside of [`Runtime::block_on`].
+#[inline]
 pub(super) fn with<R>(f: impl FnOnce(&Loop) -> R) -> R {
-    CURRENT.with_borrow(|current| f(current.as_ref().expect("called outside of Runtime::block_on")))
+    CURRENT.with(f)
 }
 
 /// Like [`with`], for destructors: they may run when no loop does.
 pub(super) fn try_with(f: impl FnOnce(&Loop)) {
-    let _ = CURRENT.try_with(|current| {
-        if let Some(current) = current.borrow().as_ref() {
-            f(current);
-        }
-    });
+    if CURRENT.is_set() {
+        CURRENT.with(f);
+    }
 }
 
 /// One loop; at most one a thread.
 pub struct Runtime {
-    inner: Rc<Loop>,
+    inner: Box<Loop>,
 }
 
 impl Runtime {
@@ -135,7 +134,7 @@ impl Runtime {
             awake: Cell::new(None),
             on_panic: Cell::new(None),
         };
-        Ok(Self { inner: Rc::new(inner) })
+        Ok(Self { inner: Box::new(inner) })
     }
 
     /// Runs the loop until `future` is ready. Tasks that are left over stay for the next call, or are dropped
@@ -146,7 +145,7 @@ impl Runtime {
     where
         F::Output: 'static,
     {
-        let _entered = Entered::new(self.inner.clone());
+        assert!(!CURRENT.is_set(), "this thread runs a loop already");
         let output = Rc::new(Cell::new(None));
         let sink = output.clone();
         self.inner.is_done.set(false);
@@ -155,9 +154,11 @@ impl Runtime {
             sink.set(Some(outcome));
             with(|current| current.is_done.set(true));
         });
-        while !self.inner.is_done.get() {
-            self.inner.turn();
-        }
+        CURRENT.set(&self.inner, || {
+            while !self.inner.is_done.get() {
+                self.inner.turn();
+            }
+        });
         let outcome = output.take().expect("set before is_done");
         outcome.unwrap_or_else(|panic| resume_unwind(panic))
     }
@@ -165,41 +166,24 @@ impl Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        let _entered = Entered::new(self.inner.clone());
         // Futures may spawn or wake while they are dropped: go on until nothing is left.
-        loop {
-            let left: Vec<BoxedFuture> =
-                self.inner.tasks.borrow_mut().slab.iter_mut().filter_map(|task| task.future.take()).collect();
-            if left.is_empty() {
-                break;
+        CURRENT.set(&self.inner, || {
+            loop {
+                let mut tasks = self.inner.tasks.borrow_mut();
+                let left: Vec<BoxedFuture> =
+                    tasks.slab.iter_mut().filter_map(|task| task.future.take()).collect();
+                drop(tasks);
+                if left.is_empty() {
+                    break;
+                }
+                drop(left);
             }
-            drop(left);
-        }
+        });
         *self.inner.tasks.borrow_mut() = Tasks::default();
         REMOTES
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|remote| remote.loop_id != self.inner.id);
-    }
-}
-
-struct Entered;
-
-impl Entered {
-    fn new(inner: Rc<Loop>) -> Self {
-        CURRENT_PTR.set(inner.id);
-        CURRENT.with_borrow_mut(|current| {
-            assert!(current.is_none(), "this thread runs a loop already");
-            *current = Some(inner);
-        });
-        Self
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        CURRENT_PTR.set(0);
-        CURRENT.with_borrow_mut(|current| *current = None);
     }
 }
 
@@ -391,7 +375,7 @@ impl Loop {
 
 /// Makes a task ready; from another thread through its loop's eventfd. A task that has ended is ignored.
 pub(super) fn wake(id: TaskId) {
-    if CURRENT_PTR.get() == id.loop_id() {
+    if CURRENT.is_set() && with(|current| current.id == id.loop_id()) {
         return with(|current| current.wake(id));
     }
     let remotes = REMOTES.lock().unwrap_or_else(PoisonError::into_inner);
