@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pronghorn::config::{self, LoadOptions, Node};
-use pronghorn::worker::config::{Source, read};
+use pronghorn::worker::config::{Source, find_row, read};
 
 fn load(name: &str) -> Vec<Node> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name);
@@ -26,13 +26,47 @@ fn both_spellings_of_the_example_say_the_same() {
     let (mut conf, mut toml) = (Vec::new(), Vec::new());
     outline(&load("pronghorn.conf"), 0, &mut conf);
     outline(&load("pronghorn.toml"), 0, &mut toml);
-    // A table's keys come before its tables, so only the order among siblings may differ.
-    let sorted = |lines: &[String]| {
-        let mut lines = lines.to_vec();
-        lines.sort();
-        lines
-    };
-    assert_eq!(sorted(&conf), sorted(&toml));
+    assert_eq!(
+        conf, toml,
+        "the example keeps to the order that TOML can say: a table's keys before its tables"
+    );
+}
+
+/// The values in effect, without the places they come from.
+fn effective(name: &str) -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    let (tree, _) = config::load(&folder.join(name), &LoadOptions::default());
+    let text = config::effective(&tree, &find_row);
+    let value = |line: &str| line.rsplit_once(" # ").map_or(line, |(value, _)| value).to_owned();
+    text.lines().map(value).collect()
+}
+
+#[test]
+fn both_spellings_of_the_example_come_to_the_same_values() {
+    let (conf, toml) = (effective("pronghorn.conf"), effective("pronghorn.toml"));
+    assert!(conf.iter().any(|line| line.trim() == "client_max_body_size 10m;"), "{conf:#?}");
+    assert_eq!(conf, toml);
+}
+
+/// The lines of comment that belong to a directive, which is all but the file's own at the top.
+fn comments(text: &str) -> Vec<&str> {
+    let below = text.split_once("\n\n").map_or("", |(_, rest)| rest);
+    below.lines().map(str::trim).filter(|line| line.starts_with('#')).collect()
+}
+
+#[test]
+fn converting_the_example_gives_its_other_spelling() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    let options = LoadOptions { keep_includes: true, ..LoadOptions::default() };
+    let conf = std::fs::read_to_string(folder.join("pronghorn.conf")).expect("it is shipped");
+    let (tree, _) = config::load(&folder.join("pronghorn.toml"), &options);
+    let converted = config::convert::to_nginx(&tree);
+    assert_eq!(comments(&converted), comments(&conf));
+    let (again, _) = config::load_text("again.conf", &converted, &options);
+    let (mut is, mut should) = (Vec::new(), Vec::new());
+    outline(&again.nodes, 0, &mut is);
+    outline(&config::load(&folder.join("pronghorn.conf"), &options).0.nodes, 0, &mut should);
+    assert_eq!(is, should);
 }
 
 #[test]
