@@ -216,6 +216,7 @@ fn test(options: &Options) -> i32 {
         let unopened = lease.open(owner).err().unwrap_or_default();
         problems.extend(unopened.iter().map(ToString::to_string));
         problems.extend(unusable_addresses(config));
+        problems.extend(missing_pid_folder(&config.prefix.join(config.settings.pid())));
     }
     is_good &= problems.is_empty();
     if options.json {
@@ -250,6 +251,12 @@ fn unusable_addresses(config: &crate::worker::Config) -> Vec<String> {
             .then(|| format!("bind() to {} failed {}", listen.address, log::Cause(&error)))
     });
     failed.collect()
+}
+
+/// The folder of the pid file, where it is not there. The file itself belongs to the running daemon.
+fn missing_pid_folder(path: &Path) -> Option<String> {
+    let error = std::fs::metadata(path.parent()?).err()?;
+    Some(format!("open() \"{}\" failed {}", path.display(), log::Cause(&error)))
 }
 
 fn early_log(options: &Options) -> log::Logger {

@@ -39,6 +39,15 @@ fn options_may_be_glued() {
 }
 
 #[test]
+fn a_test_sees_that_the_folder_of_the_pid_file_is_missing() {
+    let conf = "error_log stderr; pid %%DIR%%/missing/pid; events { }";
+    let setup = Setup::new(conf).bare();
+    let output = setup.run(&["-t"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("missing/pid"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_directive_of_the_command_line_and_the_file_is_a_duplicate() {
     let setup = Setup::new(CONF).file("part.conf", "").arguments(&["-g", "pid /tmp/other.pid;"]);
     let output = setup.run(&["-t"]);
