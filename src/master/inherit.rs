@@ -1,7 +1,8 @@
 //! Descriptors that come from whoever started this process: an older master, or a service manager.
 //!
 //! An older master names them in `PRONGHORN_FDS`, one a line: `link 5`, `lock 6`, `shm 7`, `generation 3`,
-//! `background 1`, `slot 8 127.0.0.1:80`. A service manager counts them in `LISTEN_FDS` (sd_listen_fds(3)).
+//! `background 1`, `slot 8 127.0.0.1:80`, `lent 9 127.0.0.1:81`. A service manager counts them in `LISTEN_FDS`
+//! (sd_listen_fds(3)); those are lent, which an older master says of them too.
 
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -24,6 +25,8 @@ pub struct Inherited {
     pub generation: u64,
     /// The older master has gone to the background.
     pub is_in_background: bool,
+    /// What was given and is of no use, in words.
+    pub refused: Vec<String>,
 }
 
 impl Inherited {
@@ -55,10 +58,10 @@ impl Inherited {
             b"link" => self.link = Some(fd),
             b"lock" => self.lock = Some(fd),
             b"shm" => self.shm = Some(fd),
-            b"slot" => {
+            b"slot" | b"lent" => {
                 // The kernel knows the address better than the text.
                 if let Ok(address) = socket::local_addr(&fd) {
-                    self.slots.adopt(address, fd);
+                    self.slots.adopt(address, fd, kind == b"lent");
                 }
             }
             _ => {}
@@ -73,9 +76,12 @@ impl Inherited {
         let count = number("LISTEN_FDS").unwrap_or(0).clamp(0, 1024);
         for fd in (3..3 + count).filter_map(process::inherited) {
             let is_listener = socket2::SockRef::from(&fd).is_listener().unwrap_or(false);
-            if let Some(address) = socket::local_addr(&fd).ok().filter(|_| is_listener) {
-                let _ = socket2::SockRef::from(&fd).set_nonblocking(true);
-                self.slots.adopt(address, fd);
+            match socket::local_addr(&fd) {
+                Ok(address) if is_listener => {
+                    let _ = socket2::SockRef::from(&fd).set_nonblocking(true);
+                    self.slots.adopt(address, fd, true);
+                }
+                _ => self.refused.push(format!("descriptor {} of LISTEN_FDS", fd.as_raw_fd())),
             }
         }
     }
@@ -104,9 +110,10 @@ pub fn bequeath<'a>(
         let _ = writeln!(text, "lock {}", lock.as_raw_fd());
     }
     for group in &slots.groups {
-        for fd in &group.fds {
+        for (index, fd) in group.fds.iter().enumerate() {
             fds.push(fd.as_fd());
-            let _ = writeln!(text, "slot {} {}", fd.as_raw_fd(), name(&group.address));
+            let kind = if index < group.lent_count { "lent" } else { "slot" };
+            let _ = writeln!(text, "{kind} {} {}", fd.as_raw_fd(), name(&group.address));
         }
     }
     if crate::log::has_stderr() {

@@ -124,7 +124,7 @@ pub fn run(start: Start) -> i32 {
 impl Master {
     /// Everything up to the first fork. `None`: refused, and told.
     fn open(start: Start, inherited: Inherited) -> Option<Self> {
-        let Inherited { mut slots, link, lock, shm, generation, is_in_background } = inherited;
+        let Inherited { mut slots, link, lock, shm, generation, is_in_background, refused } = inherited;
         let claim = |path: &Path| match lock {
             Some(lock) => Ok(PidFile::inherited(path, lock)),
             None => PidFile::claim(path),
@@ -133,7 +133,19 @@ impl Master {
         if is_in_background {
             log::take_stderr();
         }
-        slots.remove_others(cycle::listens(&cycle.config));
+        for what in &refused {
+            log::warn!(log::process(), &(), "{what} is not a listening socket and is closed");
+        }
+        for group in slots.remove_others(cycle::listens(&cycle.config)) {
+            let level = if group.lent_count > 0 { log::Level::Warn } else { log::Level::Notice };
+            let address = group.address;
+            log::at!(
+                level,
+                log::process(),
+                &(),
+                "inherited address {address} is not configured and is closed"
+            );
+        }
         let is_upgrade = link.is_some();
         let give_up = || {
             pid_file.iter().for_each(PidFile::give_up);

@@ -26,7 +26,7 @@ impl PidFile {
     /// the path is something that must not be replaced.
     pub fn claim(path: &Path) -> Result<Self, String> {
         if std::fs::symlink_metadata(path).is_ok_and(|there| !there.is_file() && !there.is_symlink()) {
-            return Err(format!("\"{}\" is no regular file", path.display()));
+            return Err(format!("\"{}\" is not a regular file", path.display()));
         }
         let name = with_suffix(path, ".lock");
         loop {

@@ -15,6 +15,16 @@ use crate::sys::socket::{self, ListenOptions};
 pub struct Group {
     pub address: SockAddr,
     pub fds: Vec<OwnedFd>,
+    /// How many of them, the first ones, a service manager has lent: it listens with them when we are gone, so
+    /// they are closed but never ended, and their path is not ours.
+    pub lent_count: usize,
+}
+
+impl Group {
+    /// The path that goes with the address.
+    fn own_path(&self) -> Option<&std::path::Path> {
+        self.address.path().filter(|_| self.lent_count == 0)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -32,10 +42,14 @@ pub struct BindError {
 
 impl Slots {
     /// Takes over a socket that another process has opened. Those of an address come in their order.
-    pub fn adopt(&mut self, address: SockAddr, fd: OwnedFd) {
+    pub fn adopt(&mut self, address: SockAddr, fd: OwnedFd, is_lent: bool) {
+        let lent_count = usize::from(is_lent);
         match self.groups.iter_mut().find(|group| group.address == address) {
-            Some(group) => group.fds.push(fd),
-            None => self.groups.push(Group { address, fds: vec![fd] }),
+            Some(group) => {
+                group.fds.push(fd);
+                group.lent_count += lent_count;
+            }
+            None => self.groups.push(Group { address, fds: vec![fd], lent_count }),
         }
     }
 
@@ -48,9 +62,9 @@ impl Slots {
                 continue;
             }
             match self.open_first(&listen.address, &listen.options) {
-                Ok(fd) => self.groups.push(Group { address: listen.address.clone(), fds: vec![fd] }),
+                Ok(fd) => self.adopt(listen.address.clone(), fd, false),
                 Err(error) => {
-                    self.groups.truncate(before);
+                    unlink(&self.groups.split_off(before));
                     return Err(error);
                 }
             }
@@ -84,6 +98,7 @@ impl Slots {
         let copy = |group: &Group| Group {
             address: group.address.clone(),
             fds: group.fds.iter().filter_map(|fd| fd.try_clone().ok()).collect(),
+            lent_count: group.lent_count,
         };
         Self { groups: self.groups.iter().map(copy).collect() }
     }
@@ -94,9 +109,7 @@ impl Slots {
 
     /// Removes the paths of unix sockets.
     pub fn unlink(&self) {
-        for path in self.groups.iter().filter_map(|group| group.address.path()) {
-            let _ = std::fs::remove_file(path);
-        }
+        unlink(&self.groups);
     }
 
     fn open_first(&self, address: &SockAddr, options: &ListenOptions) -> Result<OwnedFd, BindError> {
@@ -130,8 +143,9 @@ impl Slots {
 fn remove_stale(path: &std::path::Path) {
     use std::os::unix::fs::FileTypeExt;
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    // Not to wait for: whoever accepts nobody lives nevertheless.
     let refused = || {
-        std::os::unix::net::UnixStream::connect(path)
+        socket::connect_nonblocking(&SockAddr::Unix(path.into()), None)
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     };
     if is_socket && refused() {
@@ -142,12 +156,16 @@ fn remove_stale(path: &std::path::Path) {
 /// Ends listening for all processes that share these sockets.
 pub fn shut(groups: &[Group]) {
     for group in groups {
-        for fd in &group.fds {
+        for fd in &group.fds[group.lent_count..] {
             let _ = socket2::SockRef::from(&fd.as_fd()).shutdown(std::net::Shutdown::Read);
         }
-        if let Some(path) = group.address.path() {
-            let _ = std::fs::remove_file(path);
-        }
+    }
+    unlink(groups);
+}
+
+fn unlink(groups: &[Group]) {
+    for path in groups.iter().filter_map(Group::own_path) {
+        let _ = std::fs::remove_file(path);
     }
 }
 

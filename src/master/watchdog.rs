@@ -200,10 +200,10 @@ impl Master {
             first += count;
             // Those that a change of generations is about to open are nobody's yet either.
             let is_all = live.len() == count && (self.switch.is_none() || workers <= count);
-            if listen.address.is_unix() {
+            let any = group.fds[0].as_fd();
+            if !socket::is_steerable(any) {
                 continue;
             }
-            let any = group.fds[0].as_fd();
             let outcome = match live.len() {
                 0 => socket::unsteer(any).or(Ok(())),
                 _ if is_all => socket::unsteer(any).or(Ok(())),

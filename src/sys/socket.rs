@@ -154,6 +154,11 @@ pub fn accept_backlog(listener: BorrowedFd<'_>) -> u32 {
     }
 }
 
+/// Whether a socket may have siblings on its address, among which connections can be steered.
+pub fn is_steerable(fd: BorrowedFd<'_>) -> bool {
+    local_addr(fd).is_ok_and(|address| !address.is_unix()) && SockRef::from(&fd).reuse_port().unwrap_or(false)
+}
+
 /// Lets only the sockets with these indexes of a reuseport group get new connections, at random.
 ///
 /// `group`: any socket of the group. An index counts the group's sockets in the order in which they began to
