@@ -136,7 +136,9 @@ impl Master {
         let copies = paths.try_clone();
         let slots = self.seat_slots(copies);
         let leaves_terminal = false; // the starter is told here, before it serves
-        let seat = Seat { number: 0, generation: 1, control: far_end, slots, leased, leaves_terminal };
+        let is_alone = true;
+        let seat =
+            Seat { number: 0, generation: 1, control: far_end, slots, leased, leaves_terminal, is_alone };
         if let Some(starter) = starter {
             starter.ready();
         }
@@ -161,7 +163,8 @@ impl Master {
         self.switch = None;
         let slots = std::mem::take(&mut self.slots);
         let slots = self.seat_slots(slots);
-        Seat { number, generation: self.generation, control, slots, leased, leaves_terminal }
+        let is_alone = false;
+        Seat { number, generation: self.generation, control, slots, leased, leaves_terminal, is_alone }
     }
 
     /// The list that leases count in: address by address, slot by slot.
@@ -169,9 +172,10 @@ impl Master {
         let mut list = Vec::new();
         for (listen, Listen { address, .. }) in self.listens().iter().enumerate() {
             let group = slots.groups.iter_mut().find(|group| group.address == *address);
-            list.extend(
-                group.into_iter().flat_map(|group| group.fds.drain(..)).map(|fd| Slot { listen, fd }),
-            );
+            let Some(group) = group else { continue };
+            let lent_count = group.lent_count;
+            let slot = |(index, fd)| Slot { listen, fd, is_lent: index < lent_count };
+            list.extend(group.fds.drain(..).enumerate().map(slot));
         }
         list
     }

@@ -157,7 +157,7 @@ fn remove_stale(path: &std::path::Path) {
 pub fn shut(groups: &[Group]) {
     for group in groups {
         for fd in &group.fds[group.lent_count..] {
-            let _ = socket2::SockRef::from(&fd.as_fd()).shutdown(std::net::Shutdown::Read);
+            socket::shut_listener(fd.as_fd());
         }
     }
     unlink(groups);

@@ -85,6 +85,11 @@ pub fn probe(address: &SockAddr) -> io::Result<()> {
     socket.bind(&raw(address)?)
 }
 
+/// Ends listening for all processes that share this socket; what waits in its queue is reset.
+pub fn shut_listener(listener: BorrowedFd<'_>) {
+    let _ = SockRef::from(&listener).shutdown(std::net::Shutdown::Read);
+}
+
 /// Accepts one connection, non-blocking and closed on exec.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)> {
     // SAFETY: accept4 writes at most `length` bytes of an address into the storage and updates the length, as

@@ -1,6 +1,7 @@
 //! Accepting from the leased slots, and pausing where the worker can hold no more.
 //!
-//! Touches: listening sockets, which it never closes for others: it stops looking at them.
+//! Touches: listening sockets, which it never closes for others: it stops looking at them. Only where there is no
+//! master it ends listening itself.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -29,6 +30,8 @@ pub struct Slot {
     /// Index of the address in the configuration.
     pub listen: usize,
     pub fd: OwnedFd,
+    /// A service manager goes on listening with it.
+    pub is_lent: bool,
 }
 
 /// The slots of a worker, and those it accepts from now.
@@ -88,6 +91,13 @@ impl Leases {
             }
         }
         runtime::wake_all();
+    }
+
+    /// Ends listening, for all who have these slots; those that are lent are left alone.
+    pub fn shut(&self) {
+        for slot in self.slots.iter().filter(|slot| !slot.is_lent) {
+            socket::shut_listener(slot.fd.as_fd());
+        }
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Seat {
     pub leased: Vec<u16>,
     /// The starter's terminal is let go of when the worker is ready.
     pub leaves_terminal: bool,
+    /// `master_process off`: nobody else has these slots, and nobody else hears the signals of a master.
+    pub is_alone: bool,
 }
 
 /// Runs a worker to its end and returns its exit code. Called in a process of its own.
@@ -139,6 +141,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     };
     let service =
         config.http.as_ref().map(|http| Service::new(http, Hooks { hand_over: Box::new(hand_over) }));
+    let is_alone = seat.is_alone;
     let leases = Leases::new(seat.slots, connection_limit(config));
     if let Some(service) = service {
         seat.leased.iter().for_each(|slot| leases.add(*slot, service));
@@ -170,6 +173,9 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
             Event::Message(ToWorker::Drain, _) => control.leave(Mode::HandOver, config, &leases, service),
             Event::Message(ToWorker::Quit, _) | Event::Signal(SIGQUIT | SIGWINCH) | Event::MasterGone => {
                 control.leave(Mode::Close, config, &leases, service);
+                if is_alone {
+                    leases.shut();
+                }
             }
             Event::Message(ToWorker::Reopen, _) | Event::Signal(SIGUSR1) => reopen_logs(),
             Event::Message(ToWorker::Ping, _) => control.send(ToMaster::Pong),
@@ -181,6 +187,11 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
                 break;
             }
             Event::Panicked => control.send(ToMaster::Replace),
+            Event::Signal(number @ (SIGHUP | SIGUSR2)) if is_alone => {
+                let name = crate::sys::signal::name(number);
+                let what = "there is no reload and no upgrade with \"master_process off\"";
+                log::warn!(log::process(), &(), "signal {number} ({name}) is ignored: {what}");
+            }
             Event::Signal(_) => {} // HUP, USR2 and PIPE mean nothing to a worker
         }
     }

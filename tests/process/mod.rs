@@ -1,5 +1,6 @@
 //! The daemon as a process: starting, signals, what it costs.
 
+mod alone;
 mod broken_configuration;
 mod command_line;
 mod connections;
@@ -11,6 +12,7 @@ mod listen_fds;
 mod memory;
 mod notify;
 mod pid_file;
+mod queues;
 mod reload;
 mod reload_load;
 mod respawn;
@@ -20,4 +22,6 @@ mod start;
 mod syscalls;
 mod unix_socket;
 mod upgrade;
+mod upgrade_fails;
+mod upgrade_load;
 mod watchdog;

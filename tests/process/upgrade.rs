@@ -20,9 +20,14 @@ fn start() -> Daemon {
 }
 
 /// Sends USR2 and waits for both pid files and the new workers; returns the new master.
-fn upgrade(daemon: &Daemon) -> i32 {
-    let old = daemon.pid();
+pub(super) fn upgrade(daemon: &Daemon) -> i32 {
     daemon.signal(Signal::SIGUSR2);
+    upgraded(daemon)
+}
+
+/// Waits for both pid files and the new workers; returns the new master.
+pub(super) fn upgraded(daemon: &Daemon) -> i32 {
+    let old = daemon.pid();
     wait_for("a new master with workers", || {
         let new: i32 = daemon.read("pronghorn.pid").trim().parse().ok()?;
         let oldbin: i32 = daemon.read("pronghorn.pid.oldbin").trim().parse().ok()?;
@@ -32,7 +37,7 @@ fn upgrade(daemon: &Daemon) -> i32 {
 }
 
 /// The old master's workers; the new master is its child too.
-fn workers_of(master: i32, other: i32) -> Vec<i32> {
+pub(super) fn workers_of(master: i32, other: i32) -> Vec<i32> {
     let children = process::children(master).into_iter();
     children.filter(|&pid| pid != other && process::is_alive(pid)).collect()
 }

@@ -34,6 +34,8 @@ pub struct Setup {
     variables: Vec<(String, String)>,
     prelude: String,
     sockets: Vec<OwnedFd>,
+    program: PathBuf,
+    without_early_log: bool,
 }
 
 /// A running daemon with its own folder and ports.
@@ -90,6 +92,8 @@ impl Setup {
             variables: Vec::new(),
             prelude: String::new(),
             sockets: Vec::new(),
+            program: binary(),
+            without_early_log: false,
         };
         setup.text = setup.filled(conf);
         setup
@@ -134,6 +138,19 @@ impl Setup {
     /// Starts it as a daemon (`daemon on`) instead of in the foreground.
     pub fn in_background(mut self) -> Self {
         self.in_background = true;
+        self
+    }
+
+    /// Starts it from a name of its own, `program` in the daemon's folder, where a test can put something else.
+    pub fn in_its_folder(mut self) -> Self {
+        self.program = self.folder.path().join("program");
+        std::os::unix::fs::symlink(binary(), &self.program).expect("the folder is ours");
+        self
+    }
+
+    /// Leaves `-e` away: until it has read its configuration the daemon has no log.
+    pub fn without_early_log(mut self) -> Self {
+        self.without_early_log = true;
         self
     }
 
@@ -220,7 +237,10 @@ impl Setup {
 
     /// The command with `-p DIR/ -c FILE -e error.log` and these arguments.
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = command(self.folder.path(), &self.file_name);
+        let mut command = command(&self.program, self.folder.path(), &self.file_name);
+        if !self.without_early_log {
+            command.arg("-e").arg(self.folder.path().join("error.log"));
+        }
         command.args(&self.arguments).args(words);
         if !self.prelude.is_empty() {
             let mut shell = Command::new("sh");
@@ -399,7 +419,8 @@ impl Daemon {
 
     /// Runs the program on the same configuration with these arguments, such as `-s reload`, to its end.
     pub fn run(&self, words: &[&str]) -> Output {
-        let mut command = command(self.folder.path(), &self.file_name);
+        let mut command = command(&binary(), self.folder.path(), &self.file_name);
+        command.arg("-e").arg(self.path("error.log"));
         command.args(words).stdin(Stdio::null()).output().expect("the program under test can be run")
     }
 
@@ -493,11 +514,11 @@ pub fn send(pid: i32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid), signal);
 }
 
-fn command(folder: &Path, file_name: &str) -> Command {
-    let mut command = Command::new(binary());
+fn command(program: &Path, folder: &Path, file_name: &str) -> Command {
+    let mut command = Command::new(program);
     command.current_dir(folder).arg("-p").arg(format!("{}/", folder.display()));
     // An absolute path: nginx would take a relative one from its prefix only after -p.
-    command.arg("-c").arg(folder.join(file_name)).arg("-e").arg(folder.join("error.log"));
+    command.arg("-c").arg(folder.join(file_name));
     command
 }
 
