@@ -6,8 +6,10 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::task::{Context, Poll, ready};
+
+use nix::sys::socket::{MsgFlags, send};
 
 use crate::runtime::buffer::Buffer;
 use crate::runtime::reactor::{READ, WRITE};
@@ -16,6 +18,8 @@ use crate::sys::transfer::{Pipe, send_file};
 
 /// Bytes of one `sendfile`: the worker's other connections get their turn in between.
 const SENDFILE_BYTES: u64 = 2 * 1024 * 1024; // sendfile_max_chunk
+/// Buffer of a relay without a pipe.
+const COPY_BYTES: usize = 64 * 1024;
 /// Buffer of a tunnel while bytes are in hand.
 const TUNNEL_BYTES: usize = 16 * 1024;
 
@@ -59,13 +63,14 @@ impl fmt::Display for RelayError {
     }
 }
 
-/// Moves `length` bytes from socket to socket without copying them to user space.
+/// Moves `length` bytes from socket to socket without copying them to user space, or through a buffer where no
+/// pipe can be had: a worker short of descriptors is slower, it does not cut its answers.
 ///
 /// Errors: the source's end before `length`, either side's failure or silence. What is in the pipe then is lost,
 /// as both connections are.
 pub async fn splice(source: &Io, target: &Io, length: u64, limits: &Limits) -> Result<u64, RelayError> {
     let fail = |side, cause, moved| RelayError { side, cause, moved };
-    let mut pipe = Pipe::take().map_err(|error| fail(Side::Source, Cause::Io(error), 0))?;
+    let Ok(mut pipe) = Pipe::take() else { return copy(source, target, length, limits).await };
     let mut timer = Timer::new();
     let (mut read, mut moved) = (0, 0);
     while moved < length {
@@ -85,6 +90,40 @@ pub async fn splice(source: &Io, target: &Io, length: u64, limits: &Limits) -> R
         match drained.await {
             Ok(count) => moved += count as u64,
             Err(cause) => return Err(fail(Side::Target, cause, moved)),
+        }
+    }
+    Ok(moved)
+}
+
+/// The same through a buffer of the worker's pool.
+async fn copy(source: &Io, target: &Io, length: u64, limits: &Limits) -> Result<u64, RelayError> {
+    let mut timer = Timer::new();
+    let mut moved = 0;
+    while moved < length {
+        // Taken once there is something to read: who waits holds none.
+        let waited = transfer(source, READ, &mut timer, limits.read_timeout_ms, || Ok(0)).await;
+        waited.map_err(|cause| RelayError { side: Side::Source, cause, moved })?;
+        let mut buffer = Buffer::take(COPY_BYTES);
+        let room = buffer.space().len().min(usize::try_from(length - moved).unwrap_or(usize::MAX));
+        let read = transfer(source, READ, &mut timer, limits.read_timeout_ms, || {
+            nix::unistd::read(source.as_fd(), &mut buffer.space()[..room])
+        });
+        match read.await {
+            Ok(0) => return Err(RelayError { side: Side::Source, cause: Cause::Eof, moved }),
+            Ok(count) => buffer.filled(count),
+            Err(cause) => return Err(RelayError { side: Side::Source, cause, moved }),
+        }
+        while !buffer.data().is_empty() {
+            let written = transfer(target, WRITE, &mut timer, limits.write_timeout_ms, || {
+                send(target.as_fd().as_raw_fd(), buffer.data(), MsgFlags::MSG_NOSIGNAL)
+            });
+            match written.await {
+                Ok(count) => {
+                    moved += count as u64;
+                    buffer.consume(count);
+                }
+                Err(cause) => return Err(RelayError { side: Side::Target, cause, moved }),
+            }
         }
     }
     Ok(moved)
@@ -276,7 +315,12 @@ mod tests {
     }
 
     #[test]
-    fn splice_moves_exactly_the_length() {
+    fn exactly_the_length_is_moved_with_a_pipe_and_without() {
+        moves_exactly(true);
+        moves_exactly(false);
+    }
+
+    fn moves_exactly(with_pipe: bool) {
         let data = pattern(3_000_000);
         let ((source, mut sender), (target, mut receiver)) = (tcp_pair(), tcp_pair());
         let sent = data.clone();
@@ -293,7 +337,13 @@ mod tests {
         });
         let rest = Runtime::new().unwrap().block_on(async move {
             let (source, target) = (Io::register(source).unwrap(), Io::register(target).unwrap());
-            assert_eq!(splice(&source, &target, length as u64, &LIMITS).await.unwrap(), length as u64);
+            let length = length as u64;
+            let moved = if with_pipe {
+                splice(&source, &target, length, &LIMITS).await
+            } else {
+                copy(&source, &target, length, &LIMITS).await
+            };
+            assert_eq!(moved.unwrap(), length);
             let mut rest = [0; 10];
             let count = source.read(&mut rest).await.unwrap();
             rest[..count].to_vec()
@@ -310,9 +360,11 @@ mod tests {
         drop(sender);
         let error = Runtime::new().unwrap().block_on(async move {
             let (source, target) = (Io::register(source).unwrap(), Io::register(target).unwrap());
-            splice(&source, &target, 8, &LIMITS).await.unwrap_err()
+            let error = splice(&source, &target, 8, &LIMITS).await.unwrap_err();
+            assert!(matches!((error.side, error.cause, error.moved), (Side::Source, Cause::Eof, 4)));
+            copy(&source, &target, 8, &LIMITS).await.unwrap_err()
         });
-        assert!(matches!((error.side, error.cause, error.moved), (Side::Source, Cause::Eof, 4)));
+        assert!(matches!((error.side, error.cause, error.moved), (Side::Source, Cause::Eof, 0)));
     }
 
     #[test]
