@@ -65,6 +65,12 @@ pub fn msec(secs: i64, nanos: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(&last);
 }
 
+/// Takes the time zone of `TZ` as it is now.
+pub fn read_zone() {
+    clock_local::read_zone();
+    TIMES.with_borrow_mut(|times| times.filled = false);
+}
+
 fn cached(secs: i64, use_it: impl FnOnce(&Times)) {
     TIMES.with_borrow_mut(|times| {
         if times.secs != secs || !times.filled {

@@ -182,6 +182,7 @@ impl Master {
 
     fn serve(&mut self, seat: Seat) -> i32 {
         process::set_environment(&self.environment());
+        log::format::read_zone();
         worker::run(std::mem::take(&mut self.cycle.config), seat)
     }
 

@@ -20,6 +20,15 @@ pub struct LocalTime {
     pub offset_min: i32,
 }
 
+/// Reads `TZ` anew: where the environment was changed after the first call of `local_time`.
+pub fn read_zone() {
+    unsafe extern "C" {
+        fn tzset();
+    }
+    // SAFETY: tzset(3) reads the environment, which nobody changes meanwhile: the process has one thread yet.
+    unsafe { tzset() }
+}
+
 /// Breaks `secs` (since 1970-01-01 UTC) into local calendar fields.
 ///
 /// A year that does not fit libc's `int` gives the epoch, as a wrong clock must not stop a log line.

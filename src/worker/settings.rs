@@ -299,7 +299,7 @@ impl Settings {
         let masks = self.worker_cpu_affinity.as_ref()?;
         match masks.get(number).or(masks.last()) {
             Some(mask) => Some(mask.clone()),
-            None => Some(vec![number % process::cpu_count()]),
+            None => process::allowed_cpus().into_iter().cycle().nth(number).map(|cpu| vec![cpu]),
         }
     }
 

@@ -7,6 +7,8 @@ mod connections;
 mod daemonize;
 mod deaths;
 mod early_signals;
+mod environment;
+mod error_log;
 mod fatal_worker;
 mod listen_fds;
 mod memory;

@@ -12,6 +12,7 @@
 pub mod client;
 pub mod daemon;
 pub mod deadline;
+pub mod environment;
 pub mod load;
 pub mod message;
 pub mod origin;
