@@ -22,6 +22,7 @@ pub struct LocalTime {
 
 /// Reads `TZ` anew: where the environment was changed after the first call of `local_time`.
 pub fn read_zone() {
+    // SAFETY: the signature is POSIX's.
     unsafe extern "C" {
         fn tzset();
     }
