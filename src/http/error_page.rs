@@ -13,6 +13,9 @@ use crate::proto::message::Method;
 
 /// The answer for a status: the location's `error_page` for it, else the standard page.
 pub fn reply(request: &mut Request, status: u16) -> Reply {
+    if closes(status) {
+        request.keep_alive = false;
+    }
     instead(request, status).unwrap_or_else(|| last_resort(request, status))
 }
 
@@ -32,9 +35,6 @@ pub fn last_resort(request: &mut Request, status: u16) -> Reply {
     let shown = if is_bad_request(status) { 400 } else { status };
     // An error page that fails itself shows its own failure.
     request.error_status = Some(shown);
-    if closes(status) {
-        request.keep_alive = false;
-    }
     let body = standard_body(request, status);
     let mut response = Response::new(shown);
     if !body.as_bytes().is_empty() {

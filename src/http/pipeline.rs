@@ -232,6 +232,7 @@ fn too_many_redirects(request: &mut Request) -> Option<Reply> {
         &*request,
         "rewrite or internal redirection cycle while internally redirecting to \"{uri}\""
     );
+    request.keep_alive = false;
     Some(error_page::last_resort(request, 500))
 }
 

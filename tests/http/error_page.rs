@@ -1,7 +1,7 @@
 //! `error_page`: other pages for statuses, other statuses, redirects, named locations, what the origin sends.
 
 use crate::support::daemon::is_stand_in;
-use crate::support::{Client, Origin, Setup, get};
+use crate::support::{Client, Origin, Setup, fetch, get};
 
 const CONF: &str = r#"
 http {
@@ -91,6 +91,66 @@ http {
     }
 }
 "#;
+
+#[test]
+fn a_file_for_an_error_goes_out_whole() {
+    let conf = r#"
+    http {
+        server {
+            listen 127.0.0.1:%%PORT_0%%;
+            root %%DIR%%/site;
+            error_page 404 /404.html;
+            error_page 410 =200 /404.html;
+            location /missing { return 404; }
+            location /gone { return 410; }
+        }
+    }
+    "#;
+    let daemon = Setup::new(conf).file("site/404.html", "<p>not here</p>\n").start();
+    let ask = |path: &str, header: &str| {
+        fetch(
+            daemon.port(0),
+            &format!("GET {path} HTTP/1.1\r\nHost: a\r\n{header}\r\nConnection: close\r\n\r\n"),
+        )
+    };
+    // What the client has, or wants a part of, is the page that is missing, not the page for that.
+    for header in [
+        "Range: bytes=0-1",
+        "If-None-Match: *",
+        "If-Match: \"x\"",
+        "If-Unmodified-Since: Fri, 01 Jan 2010 00:00:00 GMT",
+    ] {
+        let response = ask("/missing", header);
+        assert_eq!((response.status, response.text().as_str()), (404, "<p>not here</p>\n"), "{header}");
+        for absent in ["accept-ranges", "content-range", "last-modified"] {
+            assert_eq!(response.header(absent), None, "{header}");
+        }
+    }
+    assert_eq!(
+        ask("/gone", "Range: bytes=0-1").text(),
+        "<p",
+        "a page that is sent with 200 is a file as any"
+    );
+}
+
+#[test]
+fn the_connection_ends_after_a_fault_of_ours_as_without_a_page() {
+    let conf = r#"
+    http {
+        server {
+            listen 127.0.0.1:%%PORT_0%%;
+            error_page 404 500 /page;
+            location /page { return 200 "page"; }
+            location /missing { return 404; }
+            location /broken { return 500; }
+        }
+    }
+    "#;
+    let daemon = Setup::new(conf).start();
+    let mut client = Client::connect(daemon.port(0));
+    assert_eq!(client.get("/missing").header("connection"), Some("keep-alive"));
+    assert_eq!(client.get("/broken").header("connection"), Some("close"));
+}
 
 #[test]
 fn an_error_page_has_its_own_arguments() {

@@ -137,6 +137,12 @@ fn answer(request: &mut Request, file: File, metadata: &Metadata) -> Reply {
     let modified = UNIX_EPOCH + Duration::from_secs(u64::try_from(metadata.mtime()).unwrap_or(0));
     let etag = format!("\"{:x}-{:x}\"", metadata.mtime(), size);
     let mut response = Response::with_type(200, &core::content_type(request));
+    if request.error_status.is_some_and(|status| status != 200) {
+        // The page for an error goes out whole: what the client knows or wants a part of is something else.
+        response.headers.push_id(Id::Etag, etag.as_bytes());
+        response.content_length = Some(size);
+        return Reply::File(Answer { file, response: Box::new(response), offset: 0, length: size });
+    }
     response.headers.push_id(Id::LastModified, httpdate::fmt_http_date(modified).as_bytes());
     response.headers.push_id(Id::Etag, etag.as_bytes());
     if let Some(status) = condition(request, metadata.mtime(), etag.as_bytes()) {
