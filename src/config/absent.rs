@@ -9,9 +9,17 @@ const FAMILIES: &[(&[&str], &str)] = &[
         &["ssl", "ssl_*", "http2", "http2_*", "http3", "http3_*", "quic_*"],
         "there is no TLS, HTTP/2 or HTTP/3: let something in front end TLS, and take this line out",
     ),
+    (
+        &["proxy_cookie_*"],
+        "cookies pass as the backend sets them: let it set the domain and the path that clients see",
+    ),
+    (
+        &["proxy_force_ranges", "max_ranges", "if_modified_since", "post_action", "client_body_in_file_only"],
+        "take this line out",
+    ),
     (&["proxy_ssl_*"], "there is no TLS to backends: take this line out, and use http:// in \"proxy_pass\""),
     (
-        &["gzip", "gzip_*", "gunzip", "gunzip_*", "brotli", "brotli_*"],
+        &["gzip", "gzip_*", "gunzip", "gunzip_*", "brotli", "brotli_*", "postpone_gzipping"],
         "there is no compression: without this line answers go out as the backend sends them",
     ),
     (
@@ -19,20 +27,30 @@ const FAMILIES: &[(&[&str], &str)] = &[
         "there is no cache: without this line each request goes to the backend",
     ),
     (
-        &["allow", "deny", "satisfy", "auth_*", "limit_except", "valid_referers", "secure_link*"],
+        &[
+            "allow",
+            "deny",
+            "satisfy",
+            "auth_*",
+            "limit_except",
+            "valid_referers",
+            "referer_hash_*",
+            "secure_link*",
+            "disable_symlinks",
+        ],
         "there is no access control: do not serve what this line protects",
     ),
     (
         &["limit_req*", "limit_conn*", "limit_rate*", "proxy_limit_rate"],
         "there are no limits on rates: without this line requests are not held back",
     ),
-    (&["try_files"], "use locations: files are served under \"root\", the rest by \"proxy_pass\""),
+    (&["try_files"], "for `try_files $uri @name;` write `error_page 404 = @name;` beside \"root\""),
     (
         &["rewrite", "break", "rewrite_log", "uninitialized_variable_warn"],
         "for a redirect use \"return\"; \"proxy_pass\" with a URI replaces a location's prefix",
     ),
     (&["if"], "choose by \"map\", \"server_name\" or \"location\" where that is possible"),
-    (&["geo", "split_clients", "geoip_*"], "\"map\" may do instead"),
+    (&["geo", "split_clients", "geoip_*", "ancient_browser*", "modern_browser*"], "\"map\" may do instead"),
     (&["expires", "add_trailer"], "\"add_header\" can set Cache-Control and Expires"),
     (
         &["set_real_ip_from", "real_ip_*", "proxy_protocol*"],
@@ -71,16 +89,6 @@ const FAMILIES: &[(&[&str], &str)] = &[
             "empty_gif",
         ],
         "answers are passed on as they are: take this line out",
-    ),
-    (
-        &[
-            "disable_symlinks",
-            "read_ahead",
-            "directio_alignment",
-            "subrequest_output_buffer_size",
-            "post_action",
-        ],
-        "take this line out",
     ),
     (&["stream", "mail"], "only \"http\" is served: leave this block to another program"),
     (

@@ -326,6 +326,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("proxy_max_temp_file_size", ANY, ONE, Accepted::Size, "Nothing is written to disk."),
     accepted("proxy_temp_file_write_size", ANY, ONE, Accepted::Size, "Nothing is written to disk."),
     accepted("proxy_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "Nothing is written to disk."),
+    accepted("proxy_send_lowat", ANY, Arity::exactly(1), Accepted::Size, "Data is never held back to fill a packet; 0."),
     accepted("fastcgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "FastCGI is not available yet."),
     accepted("uwsgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "Uwsgi is not available yet."),
     accepted("scgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "SCGI is not available yet."),
