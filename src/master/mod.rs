@@ -258,6 +258,7 @@ impl Master {
     }
 
     fn leave(&mut self) {
+        self.leave_to_successor();
         let is_alone = self.elder.is_none() && self.successor.is_none();
         if is_alone {
             self.slots.unlink();

@@ -117,8 +117,28 @@ impl Link {
                         found.push((message, fds.pop()));
                     }
                 }
+                // It has ended with a message of ours unread; what it had sent is here all the same (unix(7)).
+                Err(nix::Error::ECONNRESET) => {}
                 Err(error) => return error == nix::Error::EAGAIN,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_master_that_ends_with_something_unread_has_still_sent_what_it_sent() {
+        let (ours, theirs) = msg::pair().expect("a pair");
+        let (ours, theirs) = (Link { fd: ours }, Link { fd: theirs });
+        assert!(ours.send(&ToMaster::Ready, None));
+        assert!(theirs.send(&ToMaster::Pong, None) && theirs.send(&ToMaster::Closed, None));
+        drop(theirs);
+        let mut found = Vec::new();
+        assert!(!ours.receive(&mut found), "it is gone");
+        let messages: Vec<ToMaster> = found.into_iter().map(|(message, _)| message).collect();
+        assert_eq!(messages, [ToMaster::Pong, ToMaster::Closed]);
     }
 }

@@ -30,6 +30,8 @@ pub struct Successor {
 impl Master {
     /// USR2: starts the new binary beside this one.
     pub(super) fn upgrade(&mut self) {
+        // It may have ended just before the signal came.
+        self.hear_masters();
         if self.elder.is_some() {
             log::crit!(
                 log::process(),
@@ -96,6 +98,13 @@ impl Master {
                 log::flush_all();
                 std::process::exit(1);
             }
+        }
+    }
+
+    /// This master ends: a service manager that has not been told yet shall not take that for the end of the service.
+    pub(super) fn leave_to_successor(&self) {
+        if let Some(successor) = self.successor.as_ref().filter(|successor| !successor.is_ready) {
+            notify::main_pid(successor.pid);
         }
     }
 
