@@ -3,6 +3,7 @@
 mod access_log;
 mod add_header;
 mod body;
+mod configurations;
 mod error_page;
 mod framing;
 mod keepalive;
