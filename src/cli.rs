@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 
 use lexopt::Arg;
 
-use crate::config::{self, Severity, convert, render};
+use crate::config::{self, Severity, Tree, convert, render};
 use crate::log;
-use crate::sys::signal;
+use crate::master::problem;
+use crate::sys::{process, signal, socket, terminal};
+use crate::worker::Config;
 use crate::worker::config::{self as whole, Loaded, Source};
 
 /// The configuration that is built in, for a first look.
@@ -167,14 +169,14 @@ pub fn run(options: &Options) -> Option<i32> {
     match options.action {
         Action::Serve => None,
         Action::Help => {
-            eprintln!("pronghorn version: pronghorn/{}", env!("CARGO_PKG_VERSION"));
-            eprint!("{}", HELP.replace("PREFIX", PREFIX));
+            terminal::tell(format_args!("pronghorn version: pronghorn/{}", env!("CARGO_PKG_VERSION")));
+            terminal::tell(HELP.replace("PREFIX", PREFIX));
             Some(0)
         }
         Action::Version { long } => {
-            eprintln!("pronghorn version: pronghorn/{}", env!("CARGO_PKG_VERSION"));
+            terminal::tell(format_args!("pronghorn version: pronghorn/{}", env!("CARGO_PKG_VERSION")));
             if long {
-                eprintln!("prefix: {PREFIX}");
+                terminal::tell(format_args!("prefix: {PREFIX}"));
             }
             Some(0)
         }
@@ -190,7 +192,7 @@ pub fn report(loaded: &Loaded, early: log::Logger, is_quiet: bool) {
     if is_quiet {
         shown.0.retain(|diagnostic| diagnostic.severity == Severity::Error);
     }
-    eprint!("{}", render(&shown, &loaded.tree, render::wants_color(&io::stderr())));
+    terminal::tell(render(&shown, &loaded.tree, render::wants_color(&io::stderr())));
     for (level, line) in loaded.lines() {
         log::at!(level, early, &(), "{line}");
     }
@@ -208,28 +210,28 @@ fn test(options: &Options) -> i32 {
         report(&loaded, early, options.quiet);
     }
     if loaded.config.is_some() && !options.quiet {
-        eprintln!("pronghorn: the configuration file {} syntax is ok", path.display());
+        terminal::tell(format_args!("pronghorn: the configuration file {} syntax is ok", path.display()));
     }
     let mut problems = Vec::new();
     if let Some(config) = &loaded.config {
         let owner = config.settings.user().map(|identity| (identity.uid, identity.gid));
         let unopened = lease.open(owner).err().unwrap_or_default();
-        problems.extend(unopened.iter().map(ToString::to_string));
-        problems.extend(unusable_addresses(config));
-        problems.extend(missing_pid_folder(&config.prefix.join(config.settings.pid())));
+        problems.extend(unopened.iter().map(|error| problem::log(error, config, &loaded.tree)));
+        problems.extend(unusable_addresses(config, &loaded.tree));
+        problems.extend(missing_pid_folder(config, &loaded.tree));
     }
     is_good &= problems.is_empty();
     if options.json {
         print_json(&loaded, &problems, is_good);
     } else {
-        problems.iter().for_each(|problem| eprintln!("pronghorn: [emerg] {problem}"));
+        problems.iter().for_each(|problem| terminal::tell(format_args!("pronghorn: [emerg] {problem}")));
     }
     if !is_good {
-        eprintln!("pronghorn: configuration file {} test failed", path.display());
+        terminal::tell(format_args!("pronghorn: configuration file {} test failed", path.display()));
         return 1;
     }
     if !options.quiet {
-        eprintln!("pronghorn: configuration file {} test is successful", path.display());
+        terminal::tell(format_args!("pronghorn: configuration file {} test is successful", path.display()));
     }
     if options.action == Action::Dump {
         let text = if options.effective {
@@ -243,20 +245,21 @@ fn test(options: &Options) -> i32 {
 }
 
 /// Addresses that could not be bound at all. One that is in use is as it should be: by the running daemon.
-fn unusable_addresses(config: &crate::worker::Config) -> Vec<String> {
+fn unusable_addresses(config: &Config, tree: &Tree) -> Vec<String> {
     let listens = config.http.iter().flat_map(|http| &http.listens);
     let failed = listens.filter_map(|listen| {
-        let error = crate::sys::socket::probe(&listen.address).err()?;
+        let error = socket::probe(&listen.address).err()?;
         (error.kind() != io::ErrorKind::AddrInUse)
-            .then(|| format!("bind() to {} failed {}", listen.address, log::Cause(&error)))
+            .then(|| problem::address(&listen.address, "bind()", &error, tree))
     });
     failed.collect()
 }
 
-/// The folder of the pid file, where it is not there. The file itself belongs to the running daemon.
-fn missing_pid_folder(path: &Path) -> Option<String> {
-    let error = std::fs::metadata(path.parent()?).err()?;
-    Some(format!("open() \"{}\" failed {}", path.display(), log::Cause(&error)))
+/// The folder of the pid file, where it is not there or must not be written. The file itself belongs to the running daemon.
+fn missing_pid_folder(config: &Config, tree: &Tree) -> Option<String> {
+    let path = config.prefix.join(config.settings.pid());
+    let error = process::may_write(path.parent()?).err()?;
+    Some(problem::pid(format!("open() \"{}\" failed {}", path.display(), log::Cause(&error)), tree))
 }
 
 fn early_log(options: &Options) -> log::Logger {
@@ -264,7 +267,7 @@ fn early_log(options: &Options) -> log::Logger {
         Some(word) if word != "stderr" => match log::early(word, &options.prefix) {
             Ok(logger) => logger,
             Err(error) => {
-                eprintln!("pronghorn: [alert] could not open error log file: {error}");
+                terminal::tell(format_args!("pronghorn: [alert] could not open error log file: {error}"));
                 log::Logger::none()
             }
         },
@@ -286,7 +289,7 @@ fn print_json(loaded: &Loaded, problems: &[String], is_good: bool) {
     let unopened = |message: &String| serde_json::json!({ "severity": "error", "message": message, "place": null, "help": null });
     let findings: Vec<_> =
         loaded.diagnostics.0.iter().map(finding).chain(problems.iter().map(unopened)).collect();
-    println!("{}", serde_json::json!({ "ok": is_good, "findings": findings }));
+    terminal::show(format_args!("{}", serde_json::json!({ "ok": is_good, "findings": findings })));
 }
 
 /// Sends a signal to the process of the pid file, which a broken configuration still names.
@@ -298,18 +301,29 @@ fn send(options: &Options, number: i32) -> i32 {
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {
-            eprintln!("pronghorn: [error] open() \"{}\" failed {}", path.display(), log::Cause(&error));
+            terminal::tell(format_args!(
+                "pronghorn: [error] open() \"{}\" failed {}",
+                path.display(),
+                log::Cause(&error)
+            ));
             return 1;
         }
     };
     let Some(pid) = text.trim().parse::<i32>().ok().filter(|pid| *pid > 0) else {
-        eprintln!("pronghorn: [error] invalid PID number \"{}\" in \"{}\"", text.trim(), path.display());
+        terminal::tell(format_args!(
+            "pronghorn: [error] invalid PID number \"{}\" in \"{}\"",
+            text.trim(),
+            path.display()
+        ));
         return 1;
     };
     match signal::send(pid, number) {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("pronghorn: [alert] kill({pid}, {number}) failed {}", log::Cause(&error));
+            terminal::tell(format_args!(
+                "pronghorn: [alert] kill({pid}, {number}) failed {}",
+                log::Cause(&error)
+            ));
             1
         }
     }
@@ -323,7 +337,7 @@ fn convert(options: &Options) -> i32 {
         keep_includes: true,
     };
     let (tree, diagnostics) = config::load(path, &load);
-    eprint!("{}", render(&diagnostics, &tree, render::wants_color(&io::stderr())));
+    terminal::tell(render(&diagnostics, &tree, render::wants_color(&io::stderr())));
     if diagnostics.has_errors() {
         return 1;
     }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use pronghorn::sys::terminal;
 use pronghorn::{cli, master};
 
 #[global_allocator]
@@ -10,7 +11,7 @@ static ALLOCATOR: pronghorn::sys::alloc::Recycling = pronghorn::sys::alloc::Recy
 fn main() -> ExitCode {
     let code = match cli::Options::parse(std::env::args_os().skip(1)) {
         Err(why) => {
-            eprintln!("pronghorn: {why}");
+            terminal::tell(format_args!("pronghorn: {why}"));
             1
         }
         Ok(options) => cli::run(&options).unwrap_or_else(|| {

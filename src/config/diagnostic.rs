@@ -61,6 +61,21 @@ impl Diagnostics {
         self.0.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
+    /// Leaves the first `max` errors and as many warnings, and says that there were more.
+    pub fn cut(&mut self, max: usize) {
+        for (severity, name) in [(Severity::Error, "errors"), (Severity::Warning, "warnings")] {
+            let mut count = 0;
+            self.0.retain(|diagnostic| {
+                count += usize::from(diagnostic.severity == severity);
+                diagnostic.severity != severity || count <= max
+            });
+            if count > max {
+                let message = format!("too many {name}: only the first {max} are shown");
+                self.0.push(Diagnostic { severity, ..Diagnostic::global(message) });
+            }
+        }
+    }
+
     /// Sorts by place: findings without one first, then by file and offset.
     pub fn sort(&mut self) {
         self.0.sort_by_key(|diagnostic| diagnostic.span);

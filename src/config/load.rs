@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::config::{Diagnostic, Diagnostics, FileId, Node, Source, Span, Tree, parse, toml};
@@ -196,8 +197,8 @@ impl Loader {
         if let Some(&file) = self.known.get(path) {
             return Some(file);
         }
-        let message = match fs::File::open(path) {
-            Err(error) => system_message("open", path, &error),
+        let message = match open(path) {
+            Err(message) => message,
             Ok(mut file) => {
                 let mut bytes = Vec::new();
                 match io::Read::read_to_end(&mut file, &mut bytes) {
@@ -238,6 +239,18 @@ impl Loader {
         self.parsing.pop();
         self.tree.sources[file.0 as usize].text = text;
         nodes
+    }
+}
+
+/// Opens a file without waiting for anybody: a pipe has no end, and a reload could not read it again.
+fn open(path: &Path) -> Result<fs::File, String> {
+    let opened = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|error| system_message("open", path, &error))?;
+    match file.metadata() {
+        Ok(there) if there.file_type().is_fifo() => {
+            Err(format!("\"{}\" is a pipe, not a file", path.display()))
+        }
+        _ => Ok(file),
     }
 }
 

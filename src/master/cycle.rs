@@ -6,11 +6,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::{Node, Span, Tree, render};
-use crate::log::{self, Cause, Lease, Logger};
+use crate::config::{Tree, render};
+use crate::log::{self, Lease, Logger};
 use crate::master::pid::PidFile;
+use crate::master::problem;
 use crate::master::slots::{BindError, Slots};
-use crate::net::address;
+use crate::sys::terminal;
 use crate::worker::config::{self, Config, Source};
 
 /// nginx tries a port that is taken five times, every half second.
@@ -34,12 +35,12 @@ pub fn start(
 ) -> Option<(Cycle, Option<PidFile>)> {
     let early = early_log(source);
     let tell = |line: &str| {
-        eprintln!("pronghorn: [emerg] {line}");
+        terminal::tell(format_args!("pronghorn: [emerg] {line}"));
         log::emerg!(early, &(), "{line}");
     };
     let lease = Lease::begin();
     let loaded = config::read(source, false);
-    eprint!("{}", render(&loaded.diagnostics, &loaded.tree, render::wants_color(&io::stderr())));
+    terminal::tell(render(&loaded.diagnostics, &loaded.tree, render::wants_color(&io::stderr())));
     for (level, line) in loaded.lines() {
         log::at!(level, early, &(), "{line}");
     }
@@ -47,8 +48,7 @@ pub fn start(
     let pid_file = match pid_path(&config, source) {
         None => None,
         Some(path) => {
-            let span = find(&loaded.tree.nodes, &|node| &*node.name.text == "pid");
-            let refused = |why| tell(&with_place(why, span, &loaded.tree));
+            let refused = |why| tell(&problem::pid(why, &loaded.tree));
             Some(claim(&path).map_err(refused).ok()?)
         }
     };
@@ -94,14 +94,8 @@ pub fn next(source: &Source, slots: &mut Slots, current: &Config) -> Option<Cycl
     }
     let cycle = Cycle { config: loaded.config?, lease };
     let mut problems = open_logs(&cycle, &loaded.tree);
-    problems.extend(newly_unreachable(&cycle.config, current).map(|server| {
-        let names = |node: &Node| {
-            let may_name = matches!(&*node.name.text, "server" | "proxy_pass");
-            may_name && node.args.first().is_some_and(|word| word.text.contains(server))
-        };
-        let message = format!("host not found in upstream \"{server}\", the configuration in force stays");
-        with_place(message, find(&loaded.tree.nodes, &names), &loaded.tree)
-    }));
+    let unreachable = newly_unreachable(&cycle.config, current);
+    problems.extend(unreachable.map(|server| problem::upstream(server, &loaded.tree)));
     if problems.is_empty()
         && let Err(error) = slots.open(listens(&cycle.config))
     {
@@ -133,7 +127,7 @@ fn early_log(source: &Source) -> Logger {
     match source.error_log.as_deref() {
         None | Some("stderr") => Logger::none(),
         Some(word) => log::early(word, &source.prefix).unwrap_or_else(|error| {
-            eprintln!("pronghorn: [alert] could not open error log file: {error}");
+            terminal::tell(format_args!("pronghorn: [alert] could not open error log file: {error}"));
             Logger::none()
         }),
     }
@@ -141,14 +135,7 @@ fn early_log(source: &Source) -> Logger {
 
 fn open_logs(cycle: &Cycle, tree: &Tree) -> Vec<String> {
     let errors = cycle.lease.open(owner(&cycle.config)).err().unwrap_or_default();
-    let line = |error: &log::OpenError| {
-        let names = |node: &Node| {
-            let is_log = matches!(&*node.name.text, "error_log" | "access_log");
-            is_log && cycle.config.prefix.join(node.arg(0)) == Path::new(&error.path)
-        };
-        with_place(error.to_string(), find(&tree.nodes, &names), tree)
-    };
-    errors.iter().map(line).collect()
+    errors.iter().map(|error| problem::log(error, &cycle.config, tree)).collect()
 }
 
 /// A server of each upstream that nobody could reach now, and could before.
@@ -162,22 +149,5 @@ fn newly_unreachable<'a>(next: &'a Config, current: &'a Config) -> impl Iterator
 }
 
 fn bind_line(error: &BindError, tree: &Tree) -> String {
-    let BindError { address, call, cause } = error;
-    let names = |node: &Node| {
-        let addresses = || address::parse_listen(node.arg(0), 80);
-        &*node.name.text == "listen" && addresses().is_ok_and(|all| all.contains(address))
-    };
-    let message = format!("{call} to {address} failed {}", Cause(cause));
-    with_place(message, find(&tree.nodes, &names), tree)
-}
-
-fn with_place(message: String, span: Option<Span>, tree: &Tree) -> String {
-    match span.and_then(|span| tree.place(span)) {
-        Some(place) => format!("{message} in {}:{}", place.path.display(), place.line),
-        None => message,
-    }
-}
-
-fn find(nodes: &[Node], is_it: &dyn Fn(&Node) -> bool) -> Option<Span> {
-    nodes.iter().find_map(|node| if is_it(node) { Some(node.span) } else { find(node.children(), is_it) })
+    problem::address(&error.address, error.call, &error.cause, tree)
 }

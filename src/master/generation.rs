@@ -11,7 +11,7 @@ use crate::shm::lanes;
 use crate::sys::address::SockAddr;
 use crate::sys::process::{self, Forked};
 use crate::sys::signal::{Blocked, Signals};
-use crate::sys::{clock, msg, signal};
+use crate::sys::{clock, msg, signal, terminal};
 use crate::worker::control::{ToMaster, ToWorker};
 use crate::worker::{self, Seat, Slot};
 
@@ -275,12 +275,12 @@ impl Master {
     fn print_addresses(&self) {
         let urls: Vec<String> =
             self.listens().iter().map(|listen| format!("http://{}/", listen.address)).collect();
-        println!("pronghorn serves its demonstration; Ctrl-C stops it.");
+        terminal::show(format_args!("pronghorn serves its demonstration; Ctrl-C stops it."));
         for url in &urls {
-            println!("  {url}");
+            terminal::show(format_args!("  {url}"));
         }
         if let Some(url) = urls.first() {
-            println!("Try: curl {url}");
+            terminal::show(format_args!("Try: curl {url}"));
         }
     }
 

@@ -15,6 +15,7 @@ mod generation;
 mod inherit;
 mod notify;
 mod pid;
+pub mod problem;
 mod respawn;
 mod seat;
 mod signals;
@@ -41,7 +42,7 @@ use crate::master::seat::{Connection, Link, State, Worker};
 use crate::master::slots::{Group, Slots};
 use crate::master::upgrade::Successor;
 use crate::sys::signal::Signals;
-use crate::sys::{clock, process};
+use crate::sys::{clock, process, terminal};
 use crate::worker::config::Source;
 use crate::worker::control::{ToMaster, ToWorker};
 use crate::worker::settings::Settings;
@@ -155,7 +156,7 @@ impl Master {
         };
         let is_demo = start.source.embedded.is_some();
         let fails = |what: &str, error: std::io::Error| {
-            eprintln!("pronghorn: [emerg] {what} failed {}", log::Cause(&error));
+            terminal::tell(format_args!("pronghorn: [emerg] {what} failed {}", log::Cause(&error)));
             log::emerg!(log::process(), &(), "{what} failed {}", log::Cause(&error));
             give_up();
         };

@@ -126,6 +126,7 @@ impl Slots {
             }
             SockAddr::Unix(_) => {
                 if let Some(path) = address.path() {
+                    socket::probe(address).map_err(|cause| refused("bind()", cause))?;
                     remove_stale(path);
                 }
             }

@@ -12,4 +12,5 @@ pub mod pair;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod terminal;
 pub mod transfer;

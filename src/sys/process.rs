@@ -295,6 +295,14 @@ pub fn pid() -> i32 {
     nix::unistd::getpid().as_raw()
 }
 
+/// Whether files can be made in a folder. Errors: it is not there, or belongs to others.
+pub fn may_write(folder: &Path) -> io::Result<()> {
+    use nix::unistd::AccessFlags;
+    // "" is the current directory.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    Ok(nix::unistd::access(folder, AccessFlags::W_OK | AccessFlags::X_OK)?)
+}
+
 /// True while a process of this number exists.
 pub fn is_alive(pid: i32) -> bool {
     pid > 0 && !matches!(nix::sys::signal::kill(Pid::from_raw(pid), None), Err(nix::Error::ESRCH))

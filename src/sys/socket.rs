@@ -4,6 +4,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 
 use socket2::{Domain, Protocol, SockAddr as RawAddr, SockRef, Socket, Type};
 
@@ -74,9 +76,12 @@ pub fn listen(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd
 }
 
 /// Tries whether an address can be bound, without SO_REUSEPORT: that would let a second program of the same user
-/// share the address unnoticed. Nothing listens, nothing stays; a path is not touched.
+/// share the address unnoticed. Nothing listens, nothing stays. A path is not touched: whether it could be made, and
+/// that nothing but a socket is there, is all that is asked.
 pub fn probe(address: &SockAddr) -> io::Result<()> {
-    let SockAddr::Inet(inet) = address else { return Ok(()) };
+    let SockAddr::Inet(inet) = address else {
+        return address.path().map_or(Ok(()), probe_path);
+    };
     let socket = Socket::new(Domain::for_address(*inet), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if inet.is_ipv6() {
@@ -88,6 +93,13 @@ pub fn probe(address: &SockAddr) -> io::Result<()> {
 /// Ends listening for all processes that share this socket; what waits in its queue is reset.
 pub fn shut_listener(listener: BorrowedFd<'_>) {
     let _ = SockRef::from(&listener).shutdown(std::net::Shutdown::Read);
+}
+
+fn probe_path(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if !there.file_type().is_socket() => Err(io::Error::from_raw_os_error(libc::EEXIST)),
+        _ => crate::sys::process::may_write(path.parent().unwrap_or(path)),
+    }
 }
 
 /// Accepts one connection, non-blocking and closed on exec.

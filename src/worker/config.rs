@@ -42,6 +42,9 @@ pub struct Loaded {
 /// Whom the workers of a master that is root become unless `user` says otherwise; nginx's default.
 const DEFAULT_USER: &str = "nobody";
 
+/// Errors and warnings told of one configuration: who sees more than that has another problem.
+const FINDINGS_SHOWN_MAX: usize = 100;
+
 /// Reads and compiles. Everything it declares to the log belongs to the caller's lease.
 pub fn read(source: &Source, test_only: bool) -> Loaded {
     let options =
@@ -80,6 +83,7 @@ pub fn read(source: &Source, test_only: bool) -> Loaded {
     }
     diagnostics.0.append(&mut cx.diagnostics.0);
     diagnostics.sort();
+    diagnostics.cut(FINDINGS_SHOWN_MAX);
     let config = (!diagnostics.has_errors()).then(|| Config {
         settings,
         http: cx.http.take(),

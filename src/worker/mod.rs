@@ -32,6 +32,7 @@ use crate::shm::heartbeat;
 use crate::sys::msg;
 use crate::sys::process;
 use crate::sys::signal::Signals;
+use crate::sys::terminal;
 use accept::Leases;
 pub use accept::Slot;
 pub use config::Config;
@@ -95,7 +96,7 @@ fn cannot_run(why: &str, number: usize) -> i32 {
     log::flush_all();
     let is_told = log::process().entries().iter().any(|(target, _)| *target == log::Target::stderr());
     if number == 0 && !is_told && !log::has_stderr() {
-        eprintln!("pronghorn: [emerg] {why}");
+        terminal::tell(format_args!("pronghorn: [emerg] {why}"));
     }
     2
 }

@@ -22,6 +22,7 @@ mod shutdown_timeout;
 mod signals;
 mod start;
 mod syscalls;
+mod test_configuration;
 mod unix_socket;
 mod upgrade;
 mod upgrade_fails;

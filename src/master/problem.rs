@@ -1,0 +1,54 @@
+//! What cannot be opened, in words, with the line of the configuration that asks for it.
+
+use std::path::Path;
+
+use crate::config::{Node, Span, Tree};
+use crate::log::{Cause, OpenError};
+use crate::net::address;
+use crate::sys::address::SockAddr;
+use crate::worker::config::Config;
+
+/// A log that cannot be opened.
+pub fn log(error: &OpenError, config: &Config, tree: &Tree) -> String {
+    let names = |node: &Node| {
+        let is_log = matches!(&*node.name.text, "error_log" | "access_log");
+        is_log && config.prefix.join(node.arg(0)) == Path::new(&error.path)
+    };
+    with_place(error.to_string(), find(&tree.nodes, &names), tree)
+}
+
+/// An address that cannot be listened on.
+pub fn address(address: &SockAddr, call: &str, cause: &std::io::Error, tree: &Tree) -> String {
+    let names = |node: &Node| {
+        let addresses = || address::parse_listen(node.arg(0), 80);
+        &*node.name.text == "listen" && addresses().is_ok_and(|all| all.contains(address))
+    };
+    let message = format!("{call} to {address} failed {}", Cause(cause));
+    with_place(message, find(&tree.nodes, &names), tree)
+}
+
+/// A pid file that cannot be written.
+pub fn pid(why: String, tree: &Tree) -> String {
+    with_place(why, find(&tree.nodes, &|node| &*node.name.text == "pid"), tree)
+}
+
+/// An upstream none of whose servers can be found any more.
+pub fn upstream(server: &str, tree: &Tree) -> String {
+    let names = |node: &Node| {
+        let may_name = matches!(&*node.name.text, "server" | "proxy_pass");
+        may_name && node.args.first().is_some_and(|word| word.text.contains(server))
+    };
+    let message = format!("host not found in upstream \"{server}\", the configuration in force stays");
+    with_place(message, find(&tree.nodes, &names), tree)
+}
+
+fn with_place(message: String, span: Option<Span>, tree: &Tree) -> String {
+    match span.and_then(|span| tree.place(span)) {
+        Some(place) => format!("{message} in {}:{}", place.path.display(), place.line),
+        None => message,
+    }
+}
+
+fn find(nodes: &[Node], is_it: &dyn Fn(&Node) -> bool) -> Option<Span> {
+    nodes.iter().find_map(|node| if is_it(node) { Some(node.span) } else { find(node.children(), is_it) })
+}
