@@ -344,6 +344,14 @@ impl Daemon {
         self.log().lines().filter(|line| regex.is_match(line)).count()
     }
 
+    /// Lines of the error log at these levels, but for the watchdog's: on a loaded machine it is right to complain.
+    pub fn complaints(&self, levels: &str) -> Vec<String> {
+        let regex = Regex::new(&format!("\\[({levels})\\]")).expect("the test's pattern is valid");
+        let is_one =
+            |line: &&str| regex.is_match(line) && !line.contains("is stuck") && !line.contains("was stuck");
+        self.log().lines().filter(is_one).map(str::to_owned).collect()
+    }
+
     /// The worker processes: the master's children that are alive. Waits until there is one.
     pub fn workers(&self) -> Vec<i32> {
         wait_for("a worker", || Some(self.workers_now()).filter(|workers| !workers.is_empty()))
