@@ -3,6 +3,7 @@
 //! ```text
 //! moving ─awake in one turn, or no answer to a ping, for 450 ms→ stuck ─answers→ moving
 //!                                                                  └─worker_watchdog→ killed, replaced
+//! starting ─worker_watchdog→ killed, replaced
 //! ```
 //! A worker is asked only while connections wait in its queues: one that sleeps for want of work, or that has
 //! paused at its limit, is never taken for stuck.
@@ -66,6 +67,18 @@ impl Master {
         self.note_signs();
         for index in 0..self.workers.len() {
             let worker = &self.workers[index];
+            let limit_ms = self.settings().worker_watchdog_ms();
+            if worker.state == State::Starting && limit_ms > 0 && now_ms >= worker.born_ms + limit_ms {
+                // A change of generations waits for it, and a reload behind that.
+                let (pid, state) = (worker.pid, process::state(worker.pid));
+                log::alert!(
+                    log::process(),
+                    &(),
+                    "worker process {pid} has not started in {limit_ms} ms, it is killed and replaced; its state is \
+                     {state}"
+                );
+                let _ = signal::send(pid, nix::libc::SIGKILL);
+            }
             if worker.generation != self.generation || worker.state != State::Ready {
                 continue;
             }

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 
 use crate::support::daemon::{is_stand_in, send};
-use crate::support::{Setup, get, wait_for};
+use crate::support::{Setup, deadline, get, wait_for};
 
 const CONF: &str = r#"
 worker_processes 2;
@@ -53,4 +53,32 @@ fn a_worker_that_stays_stuck_is_replaced() {
     for _ in 0..20 {
         assert_eq!(get(daemon.port(0), "/").text(), "here\n");
     }
+}
+
+/// It is not ready, so nothing waits for an answer of its; but the reload waits for it, and the next one behind it.
+#[test]
+fn a_worker_that_is_stopped_while_it_starts_does_not_hold_up_reloads() {
+    if is_stand_in() {
+        return;
+    }
+    let daemon = Setup::new(CONF).set("WATCHDOG", "1s").level("notice").start();
+    let old = daemon.workers();
+    daemon.signal(Signal::SIGHUP);
+    let end = std::time::Instant::now() + deadline();
+    let stopped = loop {
+        let fresh = daemon.workers_now().into_iter().find(|pid| !old.contains(pid));
+        if let Some(fresh) = fresh {
+            send(fresh, Signal::SIGSTOP); // as early as can be: in the middle of its start
+            break fresh;
+        }
+        assert!(std::time::Instant::now() < end, "no new worker");
+    };
+    daemon.rewrite(|text| text.replace("here", "there"));
+    daemon.signal(Signal::SIGHUP);
+    // Where the stop came late the worker was ready, and the reload did not wait for it.
+    wait_for("the old workers to end", || {
+        daemon.workers_now().iter().all(|pid| !old.contains(pid)).then_some(())
+    });
+    wait_for("the next configuration", || (get(daemon.port(0), "/").text() == "there\n").then_some(()));
+    send(stopped, Signal::SIGCONT);
 }
