@@ -12,7 +12,7 @@ use lexopt::Arg;
 use crate::config::{self, Severity, Tree, convert, render};
 use crate::log;
 use crate::master::problem;
-use crate::sys::{process, signal, socket, terminal};
+use crate::sys::{signal, socket, terminal};
 use crate::worker::Config;
 use crate::worker::config::{self as whole, Loaded, Source};
 
@@ -218,7 +218,8 @@ fn test(options: &Options) -> i32 {
         let unopened = lease.open(owner).err().unwrap_or_default();
         problems.extend(unopened.iter().map(|error| problem::log(error, config, &loaded.tree)));
         problems.extend(unusable_addresses(config, &loaded.tree));
-        problems.extend(missing_pid_folder(config, &loaded.tree));
+        problems.extend(equal_paths(config, &loaded.tree));
+        problems.extend(unusable_pid(config, &loaded.tree));
     }
     is_good &= problems.is_empty();
     if options.json {
@@ -255,11 +256,26 @@ fn unusable_addresses(config: &Config, tree: &Tree) -> Vec<String> {
     failed.collect()
 }
 
-/// The folder of the pid file, where it is not there or must not be written. The file itself belongs to the running daemon.
-fn missing_pid_folder(config: &Config, tree: &Tree) -> Option<String> {
+/// Paths of unix sockets that are one file in two spellings.
+fn equal_paths(config: &Config, tree: &Tree) -> Vec<String> {
+    let mut known = Vec::new();
+    let listens = config.http.iter().flat_map(|http| &http.listens);
+    let repeated = listens.filter(|listen| {
+        let Some(path) = listen.address.path() else { return false };
+        let folder = path.parent().map(|folder| folder.canonicalize().unwrap_or_else(|_| folder.into()));
+        let file = (folder, path.file_name());
+        let is_known = known.contains(&file);
+        known.push(file);
+        is_known
+    });
+    let in_use = io::Error::from_raw_os_error(nix::libc::EADDRINUSE);
+    repeated.map(|listen| problem::address(&listen.address, "bind()", &in_use, tree)).collect()
+}
+
+/// What is wrong with the path of the pid file. The file itself belongs to the running daemon.
+fn unusable_pid(config: &Config, tree: &Tree) -> Option<String> {
     let path = config.prefix.join(config.settings.pid());
-    let error = process::may_write(path.parent()?).err()?;
-    Some(problem::pid(format!("open() \"{}\" failed {}", path.display(), log::Cause(&error)), tree))
+    problem::unusable_pid(&path).map(|why| problem::pid(why, tree))
 }
 
 fn early_log(options: &Options) -> log::Logger {

@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::log::Cause;
+use crate::master::problem;
 use crate::sys::process;
 
 #[derive(Debug)]
@@ -25,8 +26,8 @@ impl PidFile {
     /// Takes the lock. Errors, in words: the file's directory is missing, a running process holds the lock, or
     /// the path is something that must not be replaced.
     pub fn claim(path: &Path) -> Result<Self, String> {
-        if std::fs::symlink_metadata(path).is_ok_and(|there| !there.is_file() && !there.is_symlink()) {
-            return Err(format!("\"{}\" is not a regular file", path.display()));
+        if let Some(why) = problem::unusable_pid(path) {
+            return Err(why);
         }
         let name = with_suffix(path, ".lock");
         loop {

@@ -6,6 +6,7 @@ use crate::config::{Node, Span, Tree};
 use crate::log::{Cause, OpenError};
 use crate::net::address;
 use crate::sys::address::SockAddr;
+use crate::sys::process;
 use crate::worker::config::Config;
 
 /// A log that cannot be opened.
@@ -25,6 +26,16 @@ pub fn address(address: &SockAddr, call: &str, cause: &std::io::Error, tree: &Tr
     };
     let message = format!("{call} to {address} failed {}", Cause(cause));
     with_place(message, find(&tree.nodes, &names), tree)
+}
+
+/// Why no pid file can be at a path. Nothing is made or opened: it may be the running daemon's.
+pub fn unusable_pid(path: &Path) -> Option<String> {
+    let there = std::fs::symlink_metadata(path).map(|there| there.file_type());
+    if there.is_ok_and(|kind| !kind.is_file() && !kind.is_symlink()) {
+        return Some(format!("\"{}\" is not a regular file", path.display()));
+    }
+    let error = process::may_write(path.parent()?).err()?;
+    Some(format!("open() \"{}\" failed {}", path.display(), Cause(&error)))
 }
 
 /// A pid file that cannot be written.

@@ -208,3 +208,29 @@ fn workers_know_nothing_of_them() {
         assert!(!String::from_utf8_lossy(&text).contains("LISTEN_"));
     }
 }
+
+#[test]
+fn they_go_to_the_background_with_the_daemon() {
+    if is_stand_in() {
+        return;
+    }
+    let (listener, port) = listener();
+    let daemon = Setup::new(CONF).set("PORT", port).listen_fds(vec![copy(&listener)]).in_background().start();
+    assert_eq!(get(port, "/").text(), "here\n");
+    daemon.stop(Signal::SIGQUIT);
+    assert_listens(port);
+}
+
+#[test]
+fn a_count_that_is_wrong_takes_what_is_there() {
+    if is_stand_in() {
+        return;
+    }
+    for (count, is_taken) in [("5", true), ("99999999999", false), ("-1", false), ("x", false), ("", false)] {
+        let (listener, port) = listener();
+        let setup = Setup::new(CONF).set("PORT", port).listen_fds(vec![copy(&listener)]);
+        let outcome = setup.prelude(&format!("export LISTEN_FDS={count};")).try_start();
+        assert_eq!(outcome.is_ok(), is_taken, "{count:?}");
+        assert_listens(port);
+    }
+}

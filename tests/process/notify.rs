@@ -181,3 +181,27 @@ fn workers_know_nothing_of_the_manager() {
         assert!(!String::from_utf8_lossy(&text).contains("NOTIFY_SOCKET"));
     }
 }
+
+#[test]
+fn a_manager_that_does_not_read_or_is_gone_holds_nobody_up() {
+    if is_stand_in() {
+        return;
+    }
+    let (setup, socket) = manager(Setup::new(CONF));
+    let daemon = setup.start();
+    // More messages than the queue of a datagram socket takes (net.unix.max_dgram_qlen).
+    let limit = std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").expect("Linux tells");
+    let limit: usize = limit.trim().parse().expect("a number");
+    daemon.rewrite(|text| text.replace("http {", "htpt {"));
+    for count in 1..=limit.min(150) {
+        daemon.signal(Signal::SIGHUP);
+        wait_for("the refusal", || (daemon.log_count("unknown directive \"htpt\"") >= count).then_some(()));
+    }
+    daemon.rewrite(|text| text.replace("htpt {", "http {"));
+    daemon.reload();
+    assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+    drop(socket);
+    daemon.reload();
+    assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+    assert_eq!(daemon.stop(Signal::SIGQUIT).and_then(|status| status.code()), Some(0));
+}

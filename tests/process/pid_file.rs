@@ -160,6 +160,10 @@ fn a_path_that_is_no_file_is_refused_and_left_alone() {
     let pipe = setup.folder().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("the folder is ours");
     let place = format!("{}:2", setup.folder().join("pronghorn.conf").display());
+    let tested = setup.run(&["-t"]);
+    let text = String::from_utf8_lossy(&tested.stderr).into_owned();
+    assert_eq!(tested.status.code(), Some(1), "{text}");
+    assert!(text.contains("pipe\" is not a regular file") && text.contains(&place), "{text}");
     let exit = setup.try_start().err().expect("it must not start");
     let words = ["pipe\" is not a regular file", &place];
     assert!(words.iter().all(|word| exit.stderr.contains(word)), "{}", exit.stderr);

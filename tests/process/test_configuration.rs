@@ -42,6 +42,8 @@ fn what_a_start_could_not_open_fails_the_test() {
             &setup("", "listen unix:%%DIR%%/nowhere/s;"),
             "nowhere/s failed (2: No such file or directory)",
         );
+        let twice = "listen unix:%%DIR%%/s; listen unix:%%DIR%%/logs/../s;";
+        fails(&setup("", twice), "logs/../s failed (98: Address already in use)");
         fails(&setup("", "listen unix:%%DIR%%/logs;"), "logs failed (17: File exists)");
     }
     fails(&setup("", "listen localhost:%%PORT_0%%;"), "duplicate listen 127.0.0.1:");
