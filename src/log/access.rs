@@ -5,7 +5,6 @@
 //! is over. Nothing waits: a full disk loses whole lines, which are counted and told once a second at most.
 //! Truth: nginx.org, ngx_http_log_module, `access_log`.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::file;
-use super::lease::{self, Held, Owner, lock};
+use super::lease::{self, Held, Interned, Owner, lock};
 use super::repeat::now_ms;
 use super::{drain, syslog, target};
 
@@ -81,7 +80,7 @@ struct Packed {
     lines: u64,
 }
 
-static SLOTS: LazyLock<Mutex<HashMap<String, &'static Slot>>> = LazyLock::new(Mutex::default);
+static SLOTS: Interned<Slot> = LazyLock::new(Mutex::default);
 static LISTED: Mutex<Vec<&'static Slot>> = Mutex::new(Vec::new());
 static ANY_LISTED: AtomicBool = AtomicBool::new(false);
 static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
@@ -169,19 +168,12 @@ impl File {
 
     /// The file and whether the current lease names it for the first time.
     fn intern(name: &str, kind: impl FnOnce() -> Kind, options: Options) -> (File, bool) {
-        let mut slots = lock(&SLOTS);
-        let slot = *slots.entry(name.to_owned()).or_insert_with(|| {
-            let state = State { options, ..State::default() };
-            let slot: &'static Slot = Box::leak(Box::new(Slot {
-                name: name.to_owned(),
-                kind: kind(),
-                marks: Mutex::default(),
-                state: Mutex::new(state),
-            }));
-            lease::register(slot);
-            slot
+        let (slot, first) = lease::intern(&SLOTS, name, || Slot {
+            name: name.to_owned(),
+            kind: kind(),
+            marks: Mutex::default(),
+            state: Mutex::new(State { options, ..State::default() }),
         });
-        let first = lease::mark(slot);
         (File(slot), first)
     }
 }
@@ -437,11 +429,8 @@ impl Held for Slot {
         &self.name
     }
 
-    fn open(&self, owner: Option<Owner>) -> io::Result<()> {
-        if lock(&self.state).file.is_some() {
-            return Ok(());
-        }
-        self.reopen(owner)
+    fn is_open(&self) -> bool {
+        lock(&self.state).file.is_some()
     }
 
     fn reopen(&self, owner: Option<Owner>) -> io::Result<()> {
@@ -450,10 +439,7 @@ impl Held for Slot {
             state.sender.close();
             return Ok(());
         };
-        let opened = file::append(path)?;
-        if let Some(owner) = owner {
-            file::give(&opened, owner)?;
-        }
+        let opened = file::append_for(path, owner)?;
         if state.file.is_some() {
             state.flush(path);
             if !state.lines.is_empty() {

@@ -7,6 +7,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
+use super::lease::Owner;
+
 /// Opens `path` for appending, creating it as 0644 (less the umask).
 ///
 /// O_NONBLOCK changes nothing on a disk; on a pipe (`/dev/stdout` of a container) a reader that
@@ -21,8 +23,15 @@ pub(super) fn append(path: &Path) -> io::Result<File> {
     }
 }
 
+/// Opens `path` for appending, and gives it to the workers' user where one is named.
+pub(super) fn append_for(path: &Path, owner: Option<Owner>) -> io::Result<File> {
+    let file = append(path)?;
+    owner.map_or(Ok(()), |owner| give(&file, owner))?;
+    Ok(file)
+}
+
 /// Gives `file` to the workers' user, who reopens it by path, and lets that user read and write it.
-pub(super) fn give(file: &File, (uid, gid): (u32, u32)) -> io::Result<()> {
+fn give(file: &File, (uid, gid): Owner) -> io::Result<()> {
     let meta = file.metadata()?;
     if !meta.is_file() {
         return Ok(());

@@ -5,10 +5,11 @@
 //! what is new before the old cycle goes, and what no cycle names any more is closed.
 //! Truth: nginx's `cycle->open_files`.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::context::Cause;
 
@@ -19,10 +20,17 @@ pub type Owner = (u32, u32);
 pub(super) trait Held: Sync {
     fn marks(&self) -> &Mutex<Vec<u32>>;
     fn name(&self) -> &str;
-    fn open(&self, owner: Option<Owner>) -> io::Result<()>;
+    fn is_open(&self) -> bool;
     fn reopen(&self, owner: Option<Owner>) -> io::Result<()>;
     fn close(&self);
+
+    fn open(&self, owner: Option<Owner>) -> io::Result<()> {
+        if self.is_open() { Ok(()) } else { self.reopen(owner) }
+    }
 }
+
+/// All of a kind, by name.
+pub(super) type Interned<T> = LazyLock<Mutex<HashMap<String, &'static T>>>;
 
 static HELD: Mutex<Vec<&'static dyn Held>> = Mutex::new(Vec::new());
 /// The mark of what no lease owns.
@@ -35,8 +43,15 @@ pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) fn register(held: &'static dyn Held) {
-    lock(&HELD).push(held);
+/// The one of this name, made the first time; and whether the current lease names it for the first time.
+pub(super) fn intern<T: Held>(all: &Interned<T>, name: &str, make: impl FnOnce() -> T) -> (&'static T, bool) {
+    let mut all = lock(all);
+    let held = *all.entry(name.to_owned()).or_insert_with(|| {
+        let held: &'static T = Box::leak(Box::new(make()));
+        lock(&HELD).push(held);
+        held
+    });
+    (held, mark(held))
 }
 
 /// Notes that the current lease, if any, names `held`; whether it does so for the first time.

@@ -16,7 +16,7 @@ use crate::sys::process;
 
 use super::context::Cause;
 use super::file;
-use super::lease::{self, Held, Owner, lock};
+use super::lease::{self, Held, Interned, Owner, lock};
 use super::level::Level;
 use super::syslog;
 
@@ -52,7 +52,7 @@ struct State {
     torn: bool,
 }
 
-static SINKS: LazyLock<Mutex<HashMap<String, &'static Sink>>> = LazyLock::new(Mutex::default);
+static SINKS: Interned<Sink> = LazyLock::new(Mutex::default);
 
 impl Target {
     /// The first argument of `error_log`: `stderr`, `syslog:…`, `memory:SIZE` or a path (relative to `prefix`).
@@ -92,18 +92,12 @@ impl Target {
     }
 
     fn intern(name: &str, kind: impl FnOnce() -> Kind) -> Target {
-        let mut sinks = lock(&SINKS);
-        let sink = *sinks.entry(name.to_owned()).or_insert_with(|| {
-            let sink: &'static Sink = Box::leak(Box::new(Sink {
-                name: name.to_owned(),
-                kind: kind(),
-                marks: Mutex::default(),
-                state: Mutex::default(),
-            }));
-            lease::register(sink);
-            sink
+        let (sink, _) = lease::intern(&SINKS, name, || Sink {
+            name: name.to_owned(),
+            kind: kind(),
+            marks: Mutex::default(),
+            state: Mutex::default(),
         });
-        lease::mark(sink);
         Target(sink)
     }
 
@@ -210,19 +204,13 @@ impl Held for Sink {
         &self.name
     }
 
-    fn open(&self, owner: Option<Owner>) -> io::Result<()> {
-        if lock(&self.state).file.is_some() {
-            return Ok(());
-        }
-        self.reopen(owner)
+    fn is_open(&self) -> bool {
+        lock(&self.state).file.is_some()
     }
 
     fn reopen(&self, owner: Option<Owner>) -> io::Result<()> {
         if let Kind::File(path) = &self.kind {
-            let opened = file::append(path)?;
-            if let Some(owner) = owner {
-                file::give(&opened, owner)?;
-            }
+            let opened = file::append_for(path, owner)?;
             let state = &mut *lock(&self.state);
             state.file = Some(opened);
             (state.failed_at, state.torn) = (None, false);
