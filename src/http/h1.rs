@@ -358,7 +358,10 @@ fn prepare(
     let server = &config.servers[index];
     let core = &server.root.core;
     let expects = head.version >= Version::Http11
-        && head.get(data, Id::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+        && head
+            .fields
+            .value(data, Id::Expect)
+            .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
     let limits = body::Limits {
         max: core.client_max_body_size(),
         timeout_ms: core.client_body_timeout(),
@@ -405,7 +408,7 @@ fn prepare(
 
 /// What the client asks for; the location has its say later (`core::bound_keepalive`).
 fn wants_keep_alive(head: &RequestHead, data: &[u8]) -> bool {
-    let asked = head.connection(data);
+    let asked = head.fields.connection(data);
     let by_client = if head.version >= Version::Http11 { !asked.close } else { asked.keep_alive };
     by_client && drain::mode() < drain::Mode::Close
 }

@@ -134,7 +134,7 @@ impl Request {
 
     /// The first field of this id in the request.
     pub fn header(&self, id: Id) -> Option<&[u8]> {
-        self.head.get(self.input.data(), id)
+        self.head.fields.value(self.input.data(), id)
     }
 
     /// The request line as received.

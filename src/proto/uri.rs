@@ -67,7 +67,7 @@ pub fn parse(method: Method, raw: &[u8]) -> Result<Target, Error> {
 ///
 /// `None` for HTTP/1.0 without either. Errors: `InvalidHost` if the target's or the field's is not a host.
 pub fn host(head: &RequestHead, data: &[u8], target: Option<&Target>) -> Result<Option<Vec<u8>>, Error> {
-    let named = head.get(data, Id::Host).map(authority).transpose()?;
+    let named = head.fields.value(data, Id::Host).map(authority).transpose()?;
     let in_target = target.and_then(|target| target.host.clone());
     match in_target.and_then(|range| data.get(head.target.clone())?.get(range)) {
         Some(text) => authority(text).map(Some),

@@ -580,7 +580,7 @@ fn count(count: u64, out: &mut Vec<u8>) {
 fn http(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
     let Some(kept) = request.upstream.head() else { return false };
     let mut found = false;
-    for (name, value) in kept.head.iter(kept.buffer.data()) {
+    for (name, value) in kept.head.fields.pairs(kept.buffer.data()) {
         if is_named(name, &argument.name) {
             if std::mem::replace(&mut found, true) {
                 out.extend_from_slice(b", ");
@@ -596,7 +596,7 @@ fn http(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
 /// As in nginx spaces may surround `=`, and those behind the value belong to it.
 fn cookie(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
     let Some(kept) = request.upstream.head() else { return false };
-    let fields = kept.head.iter(kept.buffer.data());
+    let fields = kept.head.fields.pairs(kept.buffer.data());
     let values = fields.filter(|(name, _)| name.eq_ignore_ascii_case(b"set-cookie"));
     let wanted = argument.name.as_bytes();
     let mut cookies = values.filter_map(|(_, field)| {

@@ -46,7 +46,8 @@ pub fn begin(request: &mut Request, answer: &Answer) -> Result<Next, Error> {
     {
         if head.status == 401 {
             // The page asks for what the upstream asks for.
-            let fields = head.iter(data).filter(|(name, _)| name.eq_ignore_ascii_case(b"www-authenticate"));
+            let fields =
+                head.fields.pairs(data).filter(|(name, _)| name.eq_ignore_ascii_case(b"www-authenticate"));
             for (_, value) in fields {
                 request.keep(Id::WwwAuthenticate, Some(value));
             }
@@ -62,8 +63,12 @@ fn internal_redirect(request: &Request, answer: &Answer, conf: &proxy::Conf) -> 
         return None;
     }
     let data = answer.head.buffer.data();
-    let (_, target) =
-        answer.head.head.iter(data).find(|(name, _)| name.eq_ignore_ascii_case(b"x-accel-redirect"))?;
+    let (_, target) = answer
+        .head
+        .head
+        .fields
+        .pairs(data)
+        .find(|(name, _)| name.eq_ignore_ascii_case(b"x-accel-redirect"))?;
     if let Some(name) = target.strip_prefix(b"@") {
         let name = std::str::from_utf8(name).ok()?;
         let location = request.server.named(&format!("@{name}"))?;
@@ -93,9 +98,10 @@ fn response(
         response.reason = reason.to_vec();
     }
     // The usual values name no field.
-    let nominated = head.get(data, Id::Connection).filter(|list| !matches!(*list, b"keep-alive" | b"close"));
+    let nominated =
+        head.fields.value(data, Id::Connection).filter(|list| !matches!(*list, b"keep-alive" | b"close"));
     response.headers.reserve(answer.head_length);
-    for field in &head.fields {
+    for field in head.fields.iter() {
         let (name, value) = (field.name(data), field.value(data));
         let ends_here = match field.id {
             Some(
@@ -119,7 +125,9 @@ fn response(
     response.content_length = match length {
         BodyLength::Length(length) => Some(length),
         // the answer to HEAD and a 304 tell the length of a body that does not follow
-        BodyLength::None => head.get(data, Id::ContentLength).and_then(crate::base::number::parse_u64),
+        BodyLength::None => {
+            head.fields.value(data, Id::ContentLength).and_then(crate::base::number::parse_u64)
+        }
         BodyLength::Chunked | BodyLength::UntilClose => None,
     };
     response

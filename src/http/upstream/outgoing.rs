@@ -302,8 +302,8 @@ fn write_lines(request: &mut Request, conf: &'static proxy::Conf, out: &mut Vec<
 /// The client's own fields, but those that end at this hop.
 fn write_fields(request: &Request, conf: &proxy::Conf, out: &mut Vec<u8>) {
     let data = request.input.data();
-    let nominated = request.head.get(data, Id::Connection).filter(|value| names_fields(value));
-    for field in &request.head.fields {
+    let nominated = request.head.fields.value(data, Id::Connection).filter(|value| names_fields(value));
+    for field in request.head.fields.iter() {
         let (name, value) = (field.name(data), field.value(data));
         if conf.replaces(field.id, name) || nominated.is_some_and(|list| is_listed(list, name)) {
             continue;

@@ -170,7 +170,7 @@ impl Decoder {
                 underscores: true,
                 ignore_invalid: false,
             };
-            match fields::parse(&self.trailers, 0, &rules, &mut Fields::new())? {
+            match fields::parse(&self.trailers, 0, &rules, &mut Fields::default())? {
                 Some(end) if end == self.trailers.len() => self.state = State::Done,
                 _ => return Err(Error::InvalidChunk),
             }

@@ -2,13 +2,50 @@
 //!
 //! Touches: nothing. RFC 9112 §5; nginx.org, `ignore_invalid_headers`, `underscores_in_headers`.
 
+use std::ops::Deref;
+
 use smallvec::SmallVec;
 
 use crate::proto::h1::Error;
-use crate::proto::header::{Field, Id};
+use crate::proto::header::{Connection, Field, Id};
 
-/// Fields of a head; most heads need no memory of their own for them.
-pub type Fields = SmallVec<[Field; 24]>;
+/// Fields of a head, in the order they came: places in the head's bytes, which each call is given as `data`.
+///
+/// Most heads need no memory of their own for them.
+#[derive(Clone, Debug, Default)]
+pub struct Fields(SmallVec<[Field; 24]>);
+
+impl Fields {
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// The value of the first field of this id.
+    pub fn value<'a>(&self, data: &'a [u8], id: Id) -> Option<&'a [u8]> {
+        self.values(data, id).next()
+    }
+
+    /// The values of all fields of this id.
+    pub fn values<'a>(&self, data: &'a [u8], id: Id) -> impl Iterator<Item = &'a [u8]> {
+        self.iter().filter(move |field| field.id == Some(id)).map(|field| field.value(data))
+    }
+
+    /// Names and values.
+    pub fn pairs<'a>(&self, data: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.iter().map(|field| (field.name(data), field.value(data)))
+    }
+
+    pub fn connection<'a>(&'a self, data: &'a [u8]) -> Connection<'a> {
+        Connection::of(self, data)
+    }
+}
+
+impl Deref for Fields {
+    type Target = [Field];
+    fn deref(&self) -> &[Field] {
+        &self.0
+    }
+}
 
 /// How field lines are judged.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +137,7 @@ pub(super) fn parse(
         let is_odd = classes & (TOKEN | ODD) != 0 || classes & UNDERSCORE != 0 && !rules.underscores;
         if !(is_odd && rules.ignore_odd) {
             let (value_start, value_end) = trim(rest, value_at, value_end);
-            fields.push(Field {
+            fields.0.push(Field {
                 name_start: at as u32,
                 value_start: (at + value_start) as u32,
                 value_length: (value_end - value_start) as u32,

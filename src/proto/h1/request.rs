@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::proto::h1::Error;
 use crate::proto::h1::fields::{self, Fields, Rules};
-use crate::proto::header::{Connection, Field, Id};
+use crate::proto::header::{Field, Id};
 use crate::proto::message::{Method, Version};
 
 /// What a client may send.
@@ -66,25 +66,6 @@ impl RequestHead {
         self.fields.clear();
         (self.method, self.version) = (Method::Other, Version::Http11);
         (self.method_range, self.target) = (0..0, 0..0);
-    }
-
-    /// The value of the first field of this id.
-    pub fn get<'a>(&self, data: &'a [u8], id: Id) -> Option<&'a [u8]> {
-        self.all(data, id).next()
-    }
-
-    /// The values of all fields of this id.
-    pub fn all<'a>(&self, data: &'a [u8], id: Id) -> impl Iterator<Item = &'a [u8]> {
-        self.fields.iter().filter(move |field| field.id == Some(id)).map(|field| field.value(data))
-    }
-
-    /// Names and values in the order they came.
-    pub fn iter<'a>(&self, data: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-        self.fields.iter().map(|field| (field.name(data), field.value(data)))
-    }
-
-    pub fn connection<'a>(&'a self, data: &'a [u8]) -> Connection<'a> {
-        Connection::of(&self.fields, data)
     }
 }
 
@@ -248,9 +229,9 @@ mod tests {
         assert_eq!((head.method, head.version), (Method::Post, Version::Http11));
         assert_eq!(&text[head.target.clone()], b"/a?b");
         assert_eq!(&text[head.method_range.clone()], b"POST");
-        assert_eq!(head.get(text, Id::Host), Some(&b"h.test"[..]));
-        assert_eq!(head.iter(text).nth(1), Some((&b"X-A"[..], &b"b c"[..])));
-        let connection = head.connection(text);
+        assert_eq!(head.fields.value(text, Id::Host), Some(&b"h.test"[..]));
+        assert_eq!(head.fields.pairs(text).nth(1), Some((&b"X-A"[..], &b"b c"[..])));
+        let connection = head.fields.connection(text);
         assert!(connection.close && !connection.keep_alive && connection.names(b"A"));
     }
 

@@ -7,7 +7,6 @@ use std::ops::Range;
 use crate::proto::h1::Error;
 use crate::proto::h1::fields::{self, Fields, Rules};
 pub use crate::proto::h1::request::Progress;
-use crate::proto::header::{Connection, Id};
 use crate::proto::message::Version;
 
 const FIELDS_MAX: usize = 1000;
@@ -28,28 +27,9 @@ impl ResponseHead {
         (self.status, self.version, self.reason) = (0, Version::Http11, 0..0);
     }
 
-    /// The value of the first field of this id.
-    pub fn get<'a>(&self, data: &'a [u8], id: Id) -> Option<&'a [u8]> {
-        self.all(data, id).next()
-    }
-
-    /// The values of all fields of this id.
-    pub fn all<'a>(&self, data: &'a [u8], id: Id) -> impl Iterator<Item = &'a [u8]> {
-        self.fields.iter().filter(move |field| field.id == Some(id)).map(|field| field.value(data))
-    }
-
-    /// Names and values in the order they came.
-    pub fn iter<'a>(&self, data: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-        self.fields.iter().map(|field| (field.name(data), field.value(data)))
-    }
-
-    pub fn connection<'a>(&'a self, data: &'a [u8]) -> Connection<'a> {
-        Connection::of(&self.fields, data)
-    }
-
     /// The upstream keeps the connection after this response (RFC 9112 §9.3).
     pub fn keep_alive(&self, data: &[u8]) -> bool {
-        let asked = self.connection(data);
+        let asked = self.fields.connection(data);
         !asked.close && (self.version >= Version::Http11 || asked.keep_alive)
     }
 }

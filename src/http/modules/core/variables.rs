@@ -108,7 +108,7 @@ fn field(request: &Request, id: Id, out: Out) -> bool {
     match (id, request.body.declared(), request.header(id)) {
         (Id::ContentType, _, Some(_)) => {
             let data = request.input.data();
-            let fields = request.head.iter(data).filter(|(name, _)| name.eq_ignore_ascii_case(b"content-type"));
+            let fields = request.head.fields.pairs(data).filter(|(name, _)| name.eq_ignore_ascii_case(b"content-type"));
             join(fields.map(|(_, value)| value), b", ", out)
         }
         (_, _, Some(value)) => text(value, out),
@@ -134,7 +134,7 @@ fn argument(request: &mut Request, argument: &Argument, out: Out) -> bool {
 fn http_field(request: &mut Request, argument: &Argument, out: Out) -> bool {
     let data = request.input.data();
     let separator: &[u8] = if &*argument.name == "cookie" { b"; " } else { b", " };
-    let values = request.head.iter(data).filter(|(name, _)| is_variable_name(name, &argument.name)).map(|(_, value)| value);
+    let values = request.head.fields.pairs(data).filter(|(name, _)| is_variable_name(name, &argument.name)).map(|(_, value)| value);
     join(values, separator, out)
 }
 
@@ -185,7 +185,7 @@ pub fn is_variable_name(field: &[u8], variable: &str) -> bool {
 
 fn cookie(request: &mut Request, argument: &Argument, out: Out) -> bool {
     let data = request.input.data();
-    for (name, value) in request.head.iter(data) {
+    for (name, value) in request.head.fields.pairs(data) {
         if !name.eq_ignore_ascii_case(b"cookie") {
             continue;
         }
