@@ -22,19 +22,6 @@ fn start(origin: &str) -> Daemon {
     Setup::new(CONF).set("ORIGIN", origin).level("notice").alone().start()
 }
 
-/// Answers in two parts, the second one when the channel says so.
-fn slow() -> (std::sync::mpsc::Sender<()>, Origin) {
-    let (go, wait) = std::sync::mpsc::channel::<()>();
-    let wait = std::sync::Mutex::new(wait);
-    let origin = Origin::start(move |peer| {
-        peer.request();
-        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst");
-        let _ = wait.lock().expect("not poisoned").recv_timeout(deadline());
-        let _ = peer.try_send(b"-last");
-    });
-    (go, origin)
-}
-
 fn busy(daemon: &Daemon) -> Client {
     let mut busy = Client::connect(daemon.port(0));
     busy.send("GET /proxied HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -51,7 +38,7 @@ fn ended(daemon: &Daemon) {
 
 #[test]
 fn quit_finishes_requests_and_refuses_new_clients() {
-    let (go, origin) = slow();
+    let (go, origin) = Origin::in_two_parts();
     let daemon = start(&origin.address());
     let mut idle = Client::connect(daemon.port(0));
     idle.get("/");
@@ -71,7 +58,7 @@ fn quit_finishes_requests_and_refuses_new_clients() {
 #[test]
 fn term_and_int_stop_at_once_even_with_requests() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let (go, origin) = slow();
+        let (go, origin) = Origin::in_two_parts();
         let daemon = start(&origin.address());
         let mut busy = busy(&daemon);
         daemon.signal(signal);

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::daemon::{is_stand_in, send};
 use crate::support::wire::End;
-use crate::support::{Client, Daemon, Origin, Setup, deadline, get, process, wait_for};
+use crate::support::{Client, Daemon, Origin, Setup, get, process, wait_for};
 
 const CONF: &str = r#"
 worker_processes %%WORKERS%%;
@@ -235,14 +235,7 @@ fn a_killed_master_s_workers_finish_their_requests_and_end() {
     if is_stand_in() {
         return; // nginx's stay
     }
-    let (go, wait) = std::sync::mpsc::channel::<()>();
-    let wait = std::sync::Mutex::new(wait);
-    let origin = Origin::start(move |peer| {
-        peer.request();
-        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst");
-        let _ = wait.lock().expect("not poisoned").recv_timeout(deadline());
-        peer.send("-last");
-    });
+    let (go, origin) = Origin::in_two_parts();
     let daemon = Setup::new(CONF).set("WORKERS", 2).set("ORIGIN", origin.address()).start();
     let mut idle = Client::connect(daemon.port(0));
     idle.get("/");

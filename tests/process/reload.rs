@@ -82,14 +82,7 @@ fn many_idle_connections_live_on_too() {
 
 #[test]
 fn a_request_in_flight_is_finished_by_the_old_worker() {
-    let (go, wait) = std::sync::mpsc::channel::<()>();
-    let wait = std::sync::Mutex::new(wait);
-    let origin = Origin::start(move |peer| {
-        peer.request();
-        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst");
-        let _ = wait.lock().expect("not poisoned").recv_timeout(crate::support::deadline());
-        peer.send("-last");
-    });
+    let (go, origin) = Origin::in_two_parts();
     let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).start();
     let old = daemon.workers();
     let mut client = Client::connect(daemon.port(0));

@@ -19,14 +19,7 @@ http {
 
 #[test]
 fn quit_finishes_requests_and_closes_idle_connections() {
-    let (go, wait) = std::sync::mpsc::channel::<()>();
-    let wait = std::sync::Mutex::new(wait);
-    let origin = Origin::start(move |peer| {
-        peer.request();
-        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst");
-        let _ = wait.lock().expect("not poisoned").recv_timeout(deadline());
-        peer.send("-last");
-    });
+    let (go, origin) = Origin::in_two_parts();
     let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).start();
     let mut idle = Client::connect(daemon.port(0));
     idle.get("/");

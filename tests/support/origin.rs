@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use super::deadline::wait_for;
+use super::deadline::{deadline, wait_for};
 use super::message::Request;
 use super::port;
 use super::wire::Wire;
@@ -70,6 +71,19 @@ impl Origin {
     pub fn saying(body: &str) -> Self {
         let bytes = ok(body.as_bytes());
         Self::replying(move |_| bytes.clone())
+    }
+
+    /// A server whose answer is `first-last`, the second half when the channel says so; a request for a connection.
+    pub fn in_two_parts() -> (Sender<()>, Self) {
+        let (go, wait) = channel();
+        let wait = Mutex::new(wait);
+        let origin = Self::start(move |peer| {
+            peer.request();
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst");
+            let _ = wait.lock().expect("not poisoned").recv_timeout(deadline());
+            let _ = peer.try_send(b"-last");
+        });
+        (go, origin)
     }
 
     pub fn port(&self) -> u16 {
