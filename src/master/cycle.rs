@@ -55,6 +55,12 @@ pub fn start(
     let cycle = Cycle { config, lease };
     if !open(&cycle, slots, &loaded.tree, &tell) {
         pid_file.iter().for_each(PidFile::give_up);
+        if source.embedded.is_some() {
+            terminal::tell(format_args!(
+                "pronghorn: the demonstration needs its ports: stop what listens there, or copy conf/demo.conf, \
+                 change them and start it with \"-c\""
+            ));
+        }
         return None;
     }
     Some((cycle, pid_file))

@@ -74,3 +74,16 @@ fn the_version_and_the_help_are_told() {
     }
     assert_eq!(setup.run(&["--no-such-option"]).status.code(), Some(1));
 }
+
+#[test]
+fn the_demonstration_says_what_to_do_where_its_ports_are_taken() {
+    if is_stand_in() || std::path::Path::new("/etc/pronghorn").exists() {
+        return; // it has another configuration by default
+    }
+    // Where this fails somebody else has it, which is as good.
+    let _taken = std::net::TcpListener::bind("127.0.0.1:8080");
+    let output = std::process::Command::new(crate::support::daemon::binary()).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("demo.conf:26") && text.contains("copy conf/demo.conf"), "{text}");
+}
