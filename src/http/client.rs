@@ -277,7 +277,7 @@ fn render_head(request: &Request, framing: Framing, out: &mut Vec<u8>) {
     }
     if response.headers.get(Id::Date).is_none() {
         out.extend_from_slice(b"Date: ");
-        log::format::http_date(clock::wall().0, out);
+        log::format::http_date(clock::wall_seconds(), out);
         out.extend_from_slice(b"\r\n");
     }
     response.headers.render_only(&FIRST_BEFORE_LENGTH, out);

@@ -80,6 +80,15 @@ impl Headers {
         self.entries.push(Entry { name_start: start as u32, name_length, value_length, id });
     }
 
+    /// Appends a field of a parsed head as its line is: `Name: value` and CRLF.
+    pub fn push_line(&mut self, id: Option<Id>, line: &[u8], name_length: usize, value_length: usize) {
+        debug_assert_eq!(line.len(), name_length + value_length + 4);
+        let name_start = self.text.len() as u32;
+        self.text.extend_from_slice(line);
+        let name_length = u16::try_from(name_length).unwrap_or(u16::MAX);
+        self.entries.push(Entry { name_start, name_length, value_length: value_length as u32, id });
+    }
+
     /// Replaces every field of this id by one.
     pub fn set(&mut self, id: Id, value: &[u8]) {
         self.remove(id);

@@ -77,6 +77,8 @@ ids! {
     Allow = "Allow",
 }
 
+const _: () = assert!(ALL.len() <= u64::BITS as usize, "Id::bit needs wider sets");
+
 /// Places of the table of known names; several times as many as names, so that a good seed is found soon.
 const PLACES: usize = 512;
 const NOBODY: u8 = u8::MAX;
@@ -184,6 +186,11 @@ impl Id {
         (difference == 0).then_some(ALL[index].0)
     }
 
+    /// A bit of its own, for sets of ids.
+    pub(in crate::proto) const fn bit(self) -> u64 {
+        1 << self as u8
+    }
+
     /// The name as it is usually written.
     pub fn name(self) -> &'static str {
         ALL[self as usize].1
@@ -227,6 +234,17 @@ impl Field {
         slice(data, self.name_start, u32::from(self.name_length))
     }
 
+    /// The whole line, where it is written as everybody writes it: `Name: value` and CRLF.
+    pub fn line<'a>(&self, data: &'a [u8]) -> Option<&'a [u8]> {
+        let value_start = self.name_start + u32::from(self.name_length) + 2;
+        let line_end = (self.value_start + self.value_length) as usize + 2;
+        let line = data.get(self.name_start as usize..line_end)?;
+        (value_start == self.value_start
+            && line[usize::from(self.name_length) + 1] == b' '
+            && line.ends_with(b"\r\n"))
+        .then_some(line)
+    }
+
     /// The value without the whitespace around it; empty when `data` is not the head's bytes.
     pub fn value<'a>(&self, data: &'a [u8]) -> &'a [u8] {
         slice(data, self.value_start, self.value_length)
@@ -255,8 +273,12 @@ impl<'a> Connection<'a> {
         // The usual values are no lists.
         match (values.next().map(|field| field.value(data)), values.next()) {
             (None, _) => return connection,
-            (Some(b"keep-alive"), None) => return Self { keep_alive: true, ..connection },
-            (Some(b"close"), None) => return Self { close: true, ..connection },
+            (Some(value), None) if value.eq_ignore_ascii_case(b"keep-alive") => {
+                return Self { keep_alive: true, ..connection };
+            }
+            (Some(value), None) if value.eq_ignore_ascii_case(b"close") => {
+                return Self { close: true, ..connection };
+            }
             _ => {}
         }
         for token in connection.tokens() {
@@ -303,6 +325,27 @@ mod tests {
         }
         assert_eq!(Id::of(b""), None);
         assert_eq!(Id::of(&[b'h'; 100]), None);
+    }
+
+    #[test]
+    fn a_line_is_whole_only_as_everybody_writes_it() {
+        let line_of = |text: &'static str| {
+            let data = format!("GET / HTTP/1.1\r\nHost: h\r\n{text}\r\nB: c\r\n\r\n").into_bytes();
+            let mut head = crate::proto::h1::request::RequestHead::default();
+            let limits = crate::proto::h1::request::Limits::default();
+            crate::proto::h1::request::parse(&data, &limits, &mut head).expect("a head");
+            head.fields[1].line(&data).map(<[u8]>::to_vec)
+        };
+        for text in ["A: b", "A: b c", "A: ", "Long-Name: value"] {
+            assert_eq!(line_of(text), Some(format!("{text}\r\n").into_bytes()));
+        }
+        for text in ["A:b", "A:  b", "A: b ", "A:\tb", "A: b\t", "A:", "A:  "] {
+            assert_eq!(line_of(text), None, "{text:?}");
+        }
+        let bare = b"GET / HTTP/1.1\nHost: h\n\n";
+        let mut head = crate::proto::h1::request::RequestHead::default();
+        crate::proto::h1::request::parse(bare, &Default::default(), &mut head).expect("a head");
+        assert_eq!(head.fields[0].line(bare), None);
     }
 
     #[test]

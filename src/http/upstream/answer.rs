@@ -63,12 +63,7 @@ fn internal_redirect(request: &Request, answer: &Answer, conf: &proxy::Conf) -> 
         return None;
     }
     let data = answer.head.buffer.data();
-    let (_, target) = answer
-        .head
-        .head
-        .fields
-        .pairs(data)
-        .find(|(name, _)| name.eq_ignore_ascii_case(b"x-accel-redirect"))?;
+    let target = answer.head.head.fields.value(data, Id::XAccelRedirect)?;
     if let Some(name) = target.strip_prefix(b"@") {
         let name = std::str::from_utf8(name).ok()?;
         let location = request.server.named(&format!("@{name}"))?;
@@ -117,9 +112,12 @@ fn response(
         if ends_here || conf.hides(field.id, name) {
             continue;
         }
-        match rewritten(request, conf, field.id, name, value) {
+        match rewritten(request, conf, field.id, value) {
             Some(value) => response.headers.push_with(field.id, name, &value),
-            None => response.headers.push_clean(field.id, name, value),
+            None => match field.line(data) {
+                Some(line) => response.headers.push_line(field.id, line, name.len(), value.len()),
+                None => response.headers.push_clean(field.id, name, value),
+            },
         }
     }
     response.content_length = match length {
@@ -138,12 +136,11 @@ fn rewritten(
     request: &mut Request,
     conf: &'static proxy::Conf,
     id: Option<Id>,
-    name: &[u8],
     value: &[u8],
 ) -> Option<Vec<u8>> {
     let prefix = match id {
         Some(Id::Location) => 0,
-        _ if name.eq_ignore_ascii_case(b"refresh") => {
+        Some(Id::Refresh) => {
             let lower = value.to_ascii_lowercase();
             memchr::memmem::find(&lower, b"url=")? + b"url=".len()
         }

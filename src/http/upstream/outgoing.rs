@@ -308,6 +308,10 @@ fn write_fields(request: &Request, conf: &proxy::Conf, out: &mut Vec<u8>) {
         if conf.replaces(field.id, name) || nominated.is_some_and(|list| is_listed(list, name)) {
             continue;
         }
+        if let Some(line) = field.line(data) {
+            out.extend_from_slice(line);
+            continue;
+        }
         out.extend_from_slice(name);
         out.extend_from_slice(b": ");
         out.extend_from_slice(value);

@@ -13,11 +13,27 @@ use crate::proto::header::{Connection, Field, Id};
 ///
 /// Most heads need no memory of their own for them.
 #[derive(Clone, Debug, Default)]
-pub struct Fields(SmallVec<[Field; 24]>);
+pub struct Fields {
+    list: SmallVec<[Field; 24]>,
+    /// A bit for each id that is there: most questions are about fields that are not.
+    present: u64,
+}
 
 impl Fields {
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.list.clear();
+        self.present = 0;
+    }
+
+    fn push(&mut self, field: Field) {
+        self.present |= field.id.map_or(0, Id::bit);
+        self.list.push(field);
+    }
+
+    /// True when there is a field of this id.
+    #[inline]
+    pub fn has(&self, id: Id) -> bool {
+        self.present & id.bit() != 0
     }
 
     /// The value of the first field of this id.
@@ -27,7 +43,8 @@ impl Fields {
 
     /// The values of all fields of this id.
     pub fn values<'a>(&self, data: &'a [u8], id: Id) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |field| field.id == Some(id)).map(|field| field.value(data))
+        let fields: &[Field] = if self.has(id) { self } else { &[] };
+        fields.iter().filter(move |field| field.id == Some(id)).map(|field| field.value(data))
     }
 
     /// Names and values.
@@ -36,14 +53,14 @@ impl Fields {
     }
 
     pub fn connection<'a>(&'a self, data: &'a [u8]) -> Connection<'a> {
-        Connection::of(self, data)
+        Connection::of(if self.has(Id::Connection) { self } else { &[] }, data)
     }
 }
 
 impl Deref for Fields {
     type Target = [Field];
     fn deref(&self) -> &[Field] {
-        &self.0
+        &self.list
     }
 }
 
@@ -137,7 +154,7 @@ pub(super) fn parse(
         let is_odd = classes & (TOKEN | ODD) != 0 || classes & UNDERSCORE != 0 && !rules.underscores;
         if !(is_odd && rules.ignore_odd) {
             let (value_start, value_end) = trim(rest, value_at, value_end);
-            fields.0.push(Field {
+            fields.push(Field {
                 name_start: at as u32,
                 value_start: (at + value_start) as u32,
                 value_length: (value_end - value_start) as u32,

@@ -4,9 +4,10 @@
 
 use crate::base::number::parse_u64;
 use crate::proto::h1::Error;
+use crate::proto::h1::fields::Fields;
 use crate::proto::h1::request::RequestHead;
 use crate::proto::h1::response::ResponseHead;
-use crate::proto::header::{Field, Id};
+use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
 
 /// Longest body that is believed: what fits a file's offset.
@@ -43,9 +44,12 @@ pub fn response(head: &ResponseHead, data: &[u8], method: Method) -> Result<Body
     Ok(declared.unwrap_or(BodyLength::UntilClose))
 }
 
-fn declared(fields: &[Field], data: &[u8], version: Version) -> Result<Option<BodyLength>, Error> {
+fn declared(fields: &Fields, data: &[u8], version: Version) -> Result<Option<BodyLength>, Error> {
+    if !fields.has(Id::ContentLength) && !fields.has(Id::TransferEncoding) {
+        return Ok(None);
+    }
     let (mut length, mut coding) = (None, None);
-    for field in fields {
+    for field in fields.iter() {
         match field.id {
             Some(Id::ContentLength) if length.is_some() => return Err(Error::DuplicateContentLength),
             Some(Id::ContentLength) => length = Some(field.value(data)),

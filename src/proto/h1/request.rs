@@ -95,8 +95,8 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Prog
         return Err(Error::HeadTooLarge);
     }
     let Some(end) = parsed else { return Ok(Progress::Partial) };
-    let has_host = check_repeats(&head.fields)?;
-    if !has_host && head.version >= Version::Http11 {
+    check_repeats(&head.fields)?;
+    if !head.fields.has(Id::Host) && head.version >= Version::Http11 {
         return Err(Error::MissingHost);
     }
     Ok(Progress::Complete(end))
@@ -117,29 +117,25 @@ const UNIQUE: &[Id] = &[
 ];
 
 /// [`UNIQUE`] as a set: a bit for each id.
-const UNIQUE_BITS: u128 = {
+const UNIQUE_BITS: u64 = {
     let (mut bits, mut index) = (0, 0);
     while index < UNIQUE.len() {
-        bits |= bit(UNIQUE[index]);
+        bits |= UNIQUE[index].bit();
         index += 1;
     }
     bits
 };
 
-const fn bit(id: Id) -> u128 {
-    1 << id as u8
-}
-
-/// Refuses a second field of one of [`UNIQUE`]; tells whether there is a `Host`.
-fn check_repeats(fields: &[Field]) -> Result<bool, Error> {
+/// Refuses a second field of one of [`UNIQUE`].
+fn check_repeats(fields: &[Field]) -> Result<(), Error> {
     let mut seen = 0;
     for id in fields.iter().filter_map(|field| field.id) {
-        if seen & bit(id) & UNIQUE_BITS != 0 {
+        if seen & id.bit() & UNIQUE_BITS != 0 {
             return Err(if id == Id::Host { Error::DuplicateHost } else { Error::DuplicateField });
         }
-        seen |= bit(id);
+        seen |= id.bit();
     }
-    Ok(seen & bit(Id::Host) != 0)
+    Ok(())
 }
 
 fn skip_empty_lines(buf: &[u8]) -> Result<usize, Error> {
