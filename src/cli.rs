@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use lexopt::Arg;
+use serde::Serialize;
 
 use crate::config::{self, Severity, Tree, convert, render};
 use crate::log;
@@ -291,21 +292,40 @@ fn early_log(options: &Options) -> log::Logger {
     }
 }
 
-/// The findings, and what could not be opened, which has no place.
+/// What `--format=json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    ok: bool,
+    findings: Vec<Finding<'a>>,
+}
+
+#[derive(Serialize)]
+struct Finding<'a> {
+    /// `error` or `warning`.
+    severity: &'static str,
+    message: &'a str,
+    /// `file:line:column`; what could not be opened has none.
+    place: Option<String>,
+    help: Option<&'a str>,
+}
+
+/// The findings, and what could not be opened.
 fn print_json(loaded: &Loaded, problems: &[String], is_good: bool) {
-    let places = loaded.tree.places();
-    let finding = |diagnostic: &config::Diagnostic| {
-        serde_json::json!({
-            "severity": match diagnostic.severity { Severity::Error => "error", Severity::Warning => "warning" },
-            "message": diagnostic.message,
-            "place": diagnostic.span.map(|span| places.name(span)),
-            "help": diagnostic.help,
-        })
-    };
-    let unopened = |message: &String| serde_json::json!({ "severity": "error", "message": message, "place": null, "help": null });
-    let findings: Vec<_> =
-        loaded.diagnostics.0.iter().map(finding).chain(problems.iter().map(unopened)).collect();
-    terminal::show(format_args!("{}", serde_json::json!({ "ok": is_good, "findings": findings })));
+    let place =
+        |span| loaded.tree.place(span).map(|at| format!("{}:{}:{}", at.path.display(), at.line, at.column));
+    let found = loaded.diagnostics.0.iter().map(|diagnostic| Finding {
+        severity: match diagnostic.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        },
+        message: &diagnostic.message,
+        place: diagnostic.span.and_then(place),
+        help: diagnostic.help.as_deref(),
+    });
+    let unopened =
+        problems.iter().map(|message| Finding { severity: "error", message, place: None, help: None });
+    let report = Report { ok: is_good, findings: found.chain(unopened).collect() };
+    terminal::show(serde_json::to_string(&report).unwrap_or_default());
 }
 
 /// Sends a signal to the process of the pid file, which a broken configuration still names.

@@ -237,3 +237,28 @@ fn a_terminal_that_takes_nothing_changes_nothing() {
     let daemon = setup(warned, "").prelude("exec >/dev/full 2>&1;").start();
     assert_eq!(get(daemon.port(0), "/").text(), "here\n");
 }
+
+#[test]
+fn findings_are_told_to_programs_as_json() {
+    if is_stand_in() {
+        return;
+    }
+    let report = |setup: &Setup, code: i32| -> serde_json::Value {
+        let output = setup.run(&["-t", "--format=json"]);
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+        serde_json::from_slice(&output.stdout).expect("one JSON text, and nothing beside it")
+    };
+    assert_eq!(report(&setup("", ""), 0), serde_json::json!({ "ok": true, "findings": [] }));
+    let wrong = setup("worker_procesess 2;", "");
+    let finding = &report(&wrong, 1)["findings"][0];
+    let conf = std::fs::read_to_string(wrong.folder().join("pronghorn.conf")).expect("it was written");
+    let line = 1 + conf.lines().position(|line| line.starts_with("worker_procesess")).expect("it is there");
+    let place = format!("{}:{line}:1", wrong.folder().join("pronghorn.conf").display());
+    assert_eq!((&finding["severity"], &finding["place"]), (&"error".into(), &place.into()), "{finding}");
+    assert_eq!(finding["message"], "unknown directive \"worker_procesess\"");
+    assert!(finding["help"].as_str().is_some_and(|help| help.contains("worker_processes")), "{finding}");
+    let closed = report(&setup("", "access_log %%DIR%%/nowhere/x;"), 1);
+    assert_eq!((&closed["ok"], closed["findings"].as_array().map(Vec::len)), (&false.into(), Some(1)));
+    let message = closed["findings"][0]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("nowhere/x\" failed (2: No such file or directory)"), "{closed}");
+}
