@@ -145,6 +145,7 @@ fn every_request_is_counted_and_timed() {
         let length = ask("/a").len() + ask("/b").len() + ask("/missing").len();
         (format!("{address} counted.test"), length as u64)
     });
+    crate::shm::behind::flush(); // at the end of a turn, in a worker
     let words = |kind, name: &str, words: &[Word]| {
         let slot = counter::slot(kind, name).expect("room");
         words.iter().map(|word| slot.get(*word)).collect::<Vec<_>>()

@@ -51,9 +51,22 @@ impl Histogram {
     /// Counts one duration in microseconds.
     #[inline]
     pub fn record(self, us: u64) {
+        self.add(bucket(us), 1, us);
+    }
+
+    /// Counts durations of one bucket, which together take `sum_us`.
+    pub(super) fn add(self, bucket: usize, count: u64, sum_us: u64) {
         let words = area().histogram(usize::from(self.index), lanes::mine().number());
-        words[bucket(us)].fetch_add(1, Relaxed);
-        words[SUM].fetch_add(us, Relaxed);
+        words[bucket].fetch_add(count, Relaxed);
+        words[SUM].fetch_add(sum_us, Relaxed);
+    }
+
+    pub(super) fn bucket_of(us: u64) -> usize {
+        bucket(us)
+    }
+
+    pub(super) fn index(self) -> usize {
+        usize::from(self.index)
     }
 
     /// The sum of all stripes at about one moment.

@@ -6,6 +6,7 @@
 //! Names keep their counters across reloads, and across a binary upgrade that adopts the descriptor.
 
 mod area;
+pub mod behind;
 pub mod counter;
 pub mod heartbeat;
 pub mod histogram;

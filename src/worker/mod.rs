@@ -28,7 +28,7 @@ use crate::log;
 use crate::net::drain::{self, Mode};
 use crate::net::open;
 use crate::runtime::{self, Io, Runtime, Timer};
-use crate::shm::heartbeat;
+use crate::shm::{behind, heartbeat};
 use crate::sys::msg;
 use crate::sys::process;
 use crate::sys::signal::Signals;
@@ -72,6 +72,7 @@ pub fn run(config: Config, seat: Seat) -> i32 {
         runtime.block_on(serve(config, seat, signals))
     });
     log::flush_all();
+    behind::flush();
     match outcome {
         // Not even the loop has found room in `worker_rlimit_nofile`.
         Err(error) if error.raw_os_error() == Some(nix::libc::EMFILE) => {
@@ -124,6 +125,7 @@ enum Event {
 async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io::Result<()> {
     runtime::set_wait_hooks(heartbeat::asleep, || heartbeat::awake(runtime::now_ms()));
     runtime::at_turn_end(flush_logs);
+    runtime::at_turn_end(behind::flush);
     runtime::on_panic(panicked);
     heartbeat::awake(runtime::now_ms());
 

@@ -7,6 +7,8 @@ use crate::config::Merge;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::variable::Variable;
+use crate::runtime;
+use crate::shm::behind;
 use crate::shm::counter::Word;
 use crate::shm::histogram::{self, Histogram};
 
@@ -24,8 +26,8 @@ impl Merge for Conf {
 
 impl BlockConf for Conf {}
 
-/// A histogram for each phase of a request, each `None` when there is no room for it. In microseconds; those of
-/// upstreams are as fine as a turn of the loop.
+/// A histogram for each phase of a request, each `None` when there is no room for it. In microseconds, and as fine as
+/// a turn of the loop: its clock is read once a turn, and what is answered in its own turn took none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Durations {
     /// From the first byte of a request to the end of its answer.
@@ -53,13 +55,11 @@ impl Durations {
 pub fn count(request: &mut Request) {
     let status = request.response.status;
     if let Some(slot) = request.server.slot {
-        slot.add(Word::Requests, 1);
-        slot.status(status);
-        slot.add(Word::BytesIn, request.length());
-        slot.add(Word::BytesOut, request.bytes_sent);
+        let others = [(Word::BytesIn, request.length()), (Word::BytesOut, request.bytes_sent)];
+        behind::count(slot, status, &others);
     }
     let durations = &request.config.durations;
-    record(durations.request, Some(request.elapsed_us()));
+    record(durations.request, Some(runtime::now_us().saturating_sub(request.started_us)));
     request.upstream.count(status);
     for attempt in request.upstream.attempts() {
         record(durations.connect, attempt.connect_us.filter(|us| *us > 0));
@@ -70,6 +70,6 @@ pub fn count(request: &mut Request) {
 
 fn record(histogram: Option<Histogram>, us: Option<u64>) {
     if let (Some(histogram), Some(us)) = (histogram, us) {
-        histogram.record(us);
+        behind::record(histogram, us);
     }
 }

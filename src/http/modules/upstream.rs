@@ -23,6 +23,7 @@ use crate::proto::h1::response::ResponseHead;
 use crate::runtime;
 use crate::runtime::Io;
 use crate::runtime::buffer::Buffer;
+use crate::shm::behind;
 use crate::shm::counter::{Slot, Word};
 use crate::upstream::group::Keepalive;
 use crate::upstream::peer::{Peer, Server};
@@ -327,11 +328,8 @@ impl Attempt {
     /// Adds the turn to its peer's counters.
     fn count(&self) {
         let Some(slot) = self.peer.as_ref().and_then(|peer| peer.slot) else { return };
-        slot.add(Word::Requests, 1);
-        slot.status(self.status);
-        slot.add(Word::BytesIn, self.received);
-        slot.add(Word::BytesOut, self.sent);
-        slot.add(Word::ResponseUs, self.response_us());
+        let time = (Word::ResponseUs, self.response_us());
+        behind::count(slot, self.status, &[(Word::BytesIn, self.received), (Word::BytesOut, self.sent), time]);
     }
 
     /// To the end of the turn, or until now.
@@ -395,10 +393,8 @@ impl Trace {
     /// Adds the request to the counters of its group; `status`: what the client got.
     pub fn count(&self, status: u16) {
         let (Some(slot), Some(attempt)) = (self.slot, self.attempts.last()) else { return };
-        slot.add(Word::Requests, 1);
-        slot.status(status);
-        slot.add(Word::Retries, self.attempts.len() as u64 - 1);
-        slot.add(Word::ResponseUs, attempt.response_us());
+        let retries = self.attempts.len() as u64 - 1;
+        behind::count(slot, status, &[(Word::Retries, retries), (Word::ResponseUs, attempt.response_us())]);
     }
 
     /// The turns so far.
