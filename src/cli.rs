@@ -187,28 +187,16 @@ pub fn run(options: &Options) -> Option<i32> {
     }
 }
 
-/// Prints what a load found: to a person with source lines, and each line to the early log.
-pub fn report(loaded: &Loaded, early: log::Logger, is_quiet: bool) {
-    let mut shown = loaded.diagnostics.clone();
-    if is_quiet {
-        shown.0.retain(|diagnostic| diagnostic.severity == Severity::Error);
-    }
-    terminal::tell(render(&shown, &loaded.tree, render::wants_color(&io::stderr())));
-    for (level, line) in loaded.lines() {
-        log::at!(level, early, &(), "{line}");
-    }
-}
-
 fn test(options: &Options) -> i32 {
     let source = options.source();
     let path = source.prefix.join(&source.path);
     let lease = log::Lease::begin();
-    let early = early_log(options);
+    let early = whole::early_log(options.error_log.as_deref(), &options.prefix);
     let loaded = whole::read(&source, true);
     let is_refused = options.strict && !loaded.diagnostics.0.is_empty();
     let mut is_good = loaded.config.is_some() && !is_refused;
     if !options.json {
-        report(&loaded, early, options.quiet);
+        loaded.report(early, options.quiet);
     }
     if loaded.config.is_some() && !options.quiet {
         terminal::tell(format_args!("pronghorn: the configuration file {} syntax is ok", path.display()));
@@ -277,19 +265,6 @@ fn equal_paths(config: &Config, tree: &Tree) -> Vec<String> {
 fn unusable_pid(config: &Config, tree: &Tree) -> Option<String> {
     let path = config.prefix.join(config.settings.pid());
     problem::unusable_pid(&path).map(|why| problem::pid(why, tree))
-}
-
-fn early_log(options: &Options) -> log::Logger {
-    match &options.error_log {
-        Some(word) if word != "stderr" => match log::early(word, &options.prefix) {
-            Ok(logger) => logger,
-            Err(error) => {
-                terminal::tell(format_args!("pronghorn: [alert] could not open error log file: {error}"));
-                log::Logger::none()
-            }
-        },
-        _ => log::Logger::none(),
-    }
 }
 
 /// What `--format=json` prints.

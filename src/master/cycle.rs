@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::{Tree, render};
-use crate::log::{self, Lease, Logger};
+use crate::config::Tree;
+use crate::log::{self, Lease};
 use crate::master::pid::PidFile;
 use crate::master::problem;
 use crate::master::slots::{BindError, Slots};
@@ -33,17 +33,14 @@ pub fn start(
     slots: &mut Slots,
     claim: impl FnOnce(&Path) -> Result<PidFile, String>,
 ) -> Option<(Cycle, Option<PidFile>)> {
-    let early = early_log(source);
+    let early = config::early_log(source.error_log.as_deref(), &source.prefix);
     let tell = |line: &str| {
         terminal::tell(format_args!("pronghorn: [emerg] {line}"));
         log::emerg!(early, &(), "{line}");
     };
     let lease = Lease::begin();
     let loaded = config::read(source, false);
-    terminal::tell(render(&loaded.diagnostics, &loaded.tree, render::wants_color(&io::stderr())));
-    for (level, line) in loaded.lines() {
-        log::at!(level, early, &(), "{line}");
-    }
+    loaded.report(early, false);
     let config = loaded.config?;
     let pid_file = match pid_path(&config, source) {
         None => None,
@@ -126,17 +123,6 @@ pub fn listens(config: &Config) -> &[crate::http::Listen] {
 /// The user that files shall belong to.
 pub fn owner(config: &Config) -> Option<log::Owner> {
     config.settings.user().map(|identity| (identity.uid, identity.gid))
-}
-
-/// `-e FILE` hears what goes wrong before the configuration's own log is open.
-fn early_log(source: &Source) -> Logger {
-    match source.error_log.as_deref() {
-        None | Some("stderr") => Logger::none(),
-        Some(word) => log::early(word, &source.prefix).unwrap_or_else(|error| {
-            terminal::tell(format_args!("pronghorn: [alert] could not open error log file: {error}"));
-            Logger::none()
-        }),
-    }
 }
 
 fn open_logs(cycle: &Cycle, tree: &Tree) -> Vec<String> {

@@ -140,8 +140,8 @@ const fn place(name: &[u8], seed: u32) -> usize {
 }
 
 /// A one, and a high bit, in each byte of a word.
-const ONES: u64 = u64::MAX / 255;
-const HIGHS: u64 = ONES << 7;
+pub(in crate::proto) const ONES: u64 = u64::MAX / 255;
+pub(in crate::proto) const HIGHS: u64 = ONES << 7;
 
 impl Id {
     /// The id of a name in any case.

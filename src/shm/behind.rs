@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 
 use super::counter::{Slot, Word};
-use super::histogram::Histogram;
+use super::histogram::{self, Histogram};
 
 /// Slots and histograms that wait at one time. Two that fall on one place take turns.
 const PLACES: usize = 16; // the bits of `dirty`
@@ -65,7 +65,7 @@ pub fn count(slot: Slot, status: u16, others: &[(Word, u64)]) {
 pub fn record(histogram: Histogram, us: u64) {
     BEHIND.with_borrow_mut(|behind| {
         behind.has_durations = true;
-        let bucket = Histogram::bucket_of(us);
+        let bucket = histogram::bucket(us);
         let place = &mut behind.durations[histogram.index() % PLACES];
         match place {
             Some(there) if there.histogram == histogram && there.bucket == bucket => {

@@ -48,21 +48,11 @@ fn find(area: &Area, name: u64) -> Option<u16> {
 }
 
 impl Histogram {
-    /// Counts one duration in microseconds.
-    #[inline]
-    pub fn record(self, us: u64) {
-        self.add(bucket(us), 1, us);
-    }
-
     /// Counts durations of one bucket, which together take `sum_us`.
     pub(super) fn add(self, bucket: usize, count: u64, sum_us: u64) {
         let words = area().histogram(usize::from(self.index), lanes::mine().number());
         words[bucket].fetch_add(count, Relaxed);
         words[SUM].fetch_add(sum_us, Relaxed);
-    }
-
-    pub(super) fn bucket_of(us: u64) -> usize {
-        bucket(us)
     }
 
     pub(super) fn index(self) -> usize {
@@ -132,7 +122,7 @@ fn snapshot(area: &Area, index: usize) -> Snapshot {
 
 /// The bucket of a value: the value itself below 32, then 32 to an octave.
 #[inline]
-fn bucket(us: u64) -> usize {
+pub(super) fn bucket(us: u64) -> usize {
     if us < SUB_COUNT {
         return us as usize;
     }
@@ -159,6 +149,10 @@ mod tests {
 
     use super::*;
 
+    fn record(histogram: Histogram, us: u64) {
+        histogram.add(bucket(us), 1, us);
+    }
+
     #[test]
     fn buckets_join_without_gap_and_stay_narrow() {
         let mut next = 0;
@@ -179,14 +173,14 @@ mod tests {
     fn quantiles_of_known_values() {
         let histogram = named("quantiles test").expect("room");
         assert_eq!(histogram.snapshot().quantile(0.5), None);
-        (1..=1000).for_each(|ms| histogram.record(ms * 1000));
+        (1..=1000).for_each(|ms| record(histogram, ms * 1000));
         let all = histogram.snapshot();
         assert_eq!((all.count(), all.sum_us), (1000, 500_500_000));
         for (q, expected) in [(0.0, 1_000), (0.5, 500_000), (0.99, 990_000), (1.0, 1_000_000)] {
             let found = all.quantile(q).expect("not empty");
             assert!(found.abs_diff(expected) * SUB_COUNT <= expected, "{q}: {found}");
         }
-        histogram.record(7);
+        record(histogram, 7);
         let later = histogram.snapshot().since(&all);
         assert_eq!((later.count(), later.sum_us), (1, 7));
         assert_eq!(later.buckets().collect::<Vec<_>>(), [(7, 8, 1)]);
@@ -205,7 +199,7 @@ mod tests {
         let histogram = named("threads test").expect("room");
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..10_000).for_each(|us| histogram.record(us)));
+                scope.spawn(|| (0..10_000).for_each(|us| record(histogram, us)));
             }
         });
         assert_eq!(histogram.snapshot().count(), 40_000);

@@ -2,12 +2,14 @@
 //!
 //! Touches the file system while reading; opens nothing.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::load::{LoadOptions, load, load_text};
-use crate::config::{Context, Diagnostic, Diagnostics, FileId, Node, RowInfo, Severity, Span, Tree};
+use crate::config::{Context, Diagnostic, Diagnostics, FileId, Node, RowInfo, Severity, Span, Tree, render};
 use crate::http;
-use crate::log;
+use crate::log::{self, Logger};
+use crate::sys::terminal;
 use crate::worker::settings::{self, Settings};
 
 /// Where a configuration is read from.
@@ -44,6 +46,17 @@ const DEFAULT_USER: &str = "nobody";
 
 /// Errors and warnings told of one configuration: who sees more than that has another problem.
 const FINDINGS_SHOWN_MAX: usize = 100;
+
+/// `-e FILE` hears what goes wrong before the configuration's own log is open.
+pub fn early_log(error_log: Option<&str>, prefix: &Path) -> Logger {
+    match error_log {
+        None | Some("stderr") => Logger::none(),
+        Some(word) => log::early(word, prefix).unwrap_or_else(|error| {
+            terminal::tell(format_args!("pronghorn: [alert] could not open error log file: {error}"));
+            Logger::none()
+        }),
+    }
+}
 
 /// Reads and compiles. Everything it declares to the log belongs to the caller's lease.
 pub fn read(source: &Source, test_only: bool) -> Loaded {
@@ -109,6 +122,18 @@ pub fn rows() -> impl Iterator<Item = &'static RowInfo> {
 }
 
 impl Loaded {
+    /// Tells what was found: to a person with source lines, and each line to the early log.
+    pub fn report(&self, early: Logger, is_quiet: bool) {
+        let mut shown = self.diagnostics.clone();
+        if is_quiet {
+            shown.0.retain(|diagnostic| diagnostic.severity == Severity::Error);
+        }
+        terminal::tell(render(&shown, &self.tree, render::wants_color(&io::stderr())));
+        for (level, line) in self.lines() {
+            log::at!(level, early, &(), "{line}");
+        }
+    }
+
     /// The findings as log lines: level word and message with its place.
     pub fn lines(&self) -> Vec<(log::Level, String)> {
         let level = |severity| match severity {

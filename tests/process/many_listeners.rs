@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use nix::sys::signal::Signal;
 
+use super::upgrade::upgrade;
 use crate::support::daemon::{is_stand_in, send};
 use crate::support::{Client, Daemon, Setup, get, port, process, wait_for};
 
@@ -97,11 +98,7 @@ fn a_worker_of_many_addresses_is_replaced_and_an_upgrade_takes_them_all() {
     assert_all_answer(&ports, 1);
 
     let old = daemon.pid();
-    daemon.signal(Signal::SIGUSR2);
-    let new = wait_for("a new master with workers", || {
-        let new: i32 = daemon.read("pronghorn.pid").trim().parse().ok()?;
-        (new != old && process::children(new).len() == 2).then_some(new)
-    });
+    let new = upgrade(&daemon);
     send(old, Signal::SIGQUIT);
     wait_for("the old master to end", || (!process::is_alive(old)).then_some(()));
     daemon.follow(new);

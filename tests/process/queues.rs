@@ -59,12 +59,17 @@ fn quit_answers_what_waits() {
         let stopped = daemon.workers();
         stop(&stopped);
         let clients = waiting(daemon.port(0));
-        daemon.signal(Signal::SIGQUIT);
-        daemon.wait_log("SIGQUIT\\) received");
-        go_on(&stopped);
-        all_answered(clients);
-        assert_eq!(daemon.wait_end().and_then(|status| status.code()), Some(0));
+        quit_answers(&daemon, &stopped, clients);
     }
+}
+
+/// Told to quit while these workers are stopped, it answers these clients and ends well.
+fn quit_answers(daemon: &Daemon, stopped: &[i32], clients: Vec<Client>) {
+    daemon.signal(Signal::SIGQUIT);
+    daemon.wait_log("SIGQUIT\\) received");
+    go_on(stopped);
+    all_answered(clients);
+    assert_eq!(daemon.wait_end().and_then(|status| status.code()), Some(0));
 }
 
 #[test]
@@ -80,11 +85,7 @@ fn quit_answers_what_waits_for_one_stopped_worker_of_two() {
         if is_noticed {
             daemon.wait_log(&format!("worker process {}.* is stuck", stopped[0]));
         }
-        daemon.signal(Signal::SIGQUIT);
-        daemon.wait_log("SIGQUIT\\) received");
-        go_on(&stopped);
-        all_answered(clients);
-        assert_eq!(daemon.wait_end().and_then(|status| status.code()), Some(0));
+        quit_answers(&daemon, &stopped, clients);
     }
 }
 

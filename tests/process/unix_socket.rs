@@ -8,6 +8,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::upgrade::upgrade;
 use crate::support::daemon::{is_stand_in, send};
 use crate::support::{Daemon, Setup, deadline, get, process, wait_for};
 
@@ -176,11 +177,7 @@ fn an_upgrade_keeps_it_and_the_last_master_removes_it() {
     }
     let daemon = Daemon::start(CONF);
     let (old, first) = (daemon.pid(), inode(&daemon));
-    daemon.signal(Signal::SIGUSR2);
-    let new = wait_for("a new master with workers", || {
-        let new: i32 = daemon.read("pronghorn.pid").trim().parse().ok()?;
-        (new != old && process::children(new).len() == 2).then_some(new)
-    });
+    let new = upgrade(&daemon);
     send(old, Signal::SIGQUIT);
     wait_for("the old master to end", || (!process::is_alive(old)).then_some(()));
     daemon.follow(new);

@@ -16,7 +16,7 @@ use crate::http::request::Request;
 use crate::http::upstream::target::Goal;
 use crate::proto::h1::encode;
 use crate::proto::h1::length::BodyLength;
-use crate::proto::header::Id;
+use crate::proto::header::{Id, tokens};
 use crate::proto::message::Method;
 use crate::runtime::Io;
 
@@ -331,10 +331,6 @@ fn names_fields(value: &[u8]) -> bool {
 /// Whether a list of tokens has `name` in it, which is then between two hops only (RFC 9110 §7.6.1).
 pub fn is_listed(list: &[u8], name: &[u8]) -> bool {
     tokens(list).any(|token| token.eq_ignore_ascii_case(name))
-}
-
-fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
-    list.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
 /// A variable may carry a decoded line break; it must not begin a field or a request of its own.

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use smallvec::SmallVec;
 
 use crate::proto::h1::Error;
-use crate::proto::header::{Connection, Field, Id};
+use crate::proto::header::{Connection, Field, HIGHS, Id, ONES};
 
 /// Fields of a head, in the order they came: places in the head's bytes, which each call is given as `data`.
 ///
@@ -76,10 +76,6 @@ pub(super) struct Rules {
     /// Names that are no token are left out too, instead of refused.
     pub ignore_invalid: bool,
 }
-
-/// A one, and a high bit, in each byte of a word.
-const ONES: u64 = u64::MAX / 255;
-const HIGHS: u64 = ONES << 7;
 
 const INVALID: u8 = 0; // no part of any line: the line is refused
 const PLAIN: u8 = 1; // letters, digits, `-`
