@@ -76,6 +76,16 @@ impl Session {
         }
     }
 
+    /// The current peer has answered, and then broken its answer off: that counts against it, as a fault
+    /// before its head would. True when this failure takes the peer out for a while.
+    ///
+    /// To be called before the session is dropped, which would end the turn well. Nobody else is tried: the
+    /// client has the head. nginx does not count these, and goes on to lose a share of all answers to one
+    /// broken peer.
+    pub fn fail_late(&mut self, now_ms: u64) -> bool {
+        self.finish(Outcome::Failed, now_ms)
+    }
+
     /// Turns that are left after the ended ones.
     pub fn tries_left(&self) -> u32 {
         self.tries_left
@@ -175,6 +185,22 @@ mod tests {
         drop(session);
         assert_eq!(turns(&group, 3, 15_000), "333");
         assert!(turns(&group, 4, 15_001).contains('1'));
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_counts_against_its_peer() {
+        let group = group(&[("1.1.1.1:81", &|s| s.fails_max = 2), ("1.1.1.1:82", &plain)]);
+        for is_last in [false, true] {
+            let mut session = Session::new(&group, 0);
+            while turn(&mut session, 0) != '1' {
+                session = Session::new(&group, 0);
+            }
+            assert_eq!(session.fail_late(0), is_last);
+            assert!(!session.fail_late(0), "one turn fails once");
+            drop(session);
+        }
+        assert_eq!(turns(&group, 3, 10_000), "222");
+        assert!(turns(&group, 3, 10_001).contains('1'));
     }
 
     #[test]
