@@ -111,13 +111,22 @@ fn requests() -> impl Strategy<Value = Sent> {
     let method = prop_oneof!["(GET|HEAD|POST|PUT|DELETE|OPTIONS|CONNECT)", "[A-Z_-]{1,10}"];
     let version = select(vec![("HTTP/1.0", Version::Http10), ("HTTP/1.1", Version::Http11)]);
     (method, targets(), version, line_ends(), fields()).prop_map(
-        |(method, target, (name, version), end, (mut fields, lines))| {
+        |(method, target, (name, version), end, (mut fields, mut lines))| {
+            if end == b"\r\n" {
+                lines = with_crlf(&lines); // a lone LF behind it is refused
+            }
             let text =
                 [format!("{method} {target} {name}").as_bytes(), end, b"Host: h.test\r\n", &lines].concat();
             fields.insert(0, (b"Host".to_vec(), b"h.test".to_vec()));
             Sent { text, method: method.into_bytes(), target: target.into_bytes(), version, fields }
         },
     )
+}
+
+fn with_crlf(lines: &[u8]) -> Vec<u8> {
+    let ended = |line: &[u8]| [line.strip_suffix(b"\r").unwrap_or(line), b"\r\n"].concat();
+    let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
+    lines.split(|byte| *byte == b'\n').flat_map(ended).collect()
 }
 
 /// Status, reason, version, fields, text.

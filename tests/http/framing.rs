@@ -124,6 +124,67 @@ fn what_nginx_lets_pass_is_refused_too() {
         ("GET / HTTP/1.1\r\nHost: a\r\n: empty\r\n\r\n", 400),       // no name
         ("GET / HTTP/1.1\r\nHost: a\r\nno colon here\r\n\r\n", 400), // no colon
     ]);
+    // Names that are no token: what one reader takes for Transfer-Encoding another does not see.
+    let names = "() <> @ , ; \\ \" / [ ] ? = { } Transfer\u{ad}Encoding \u{e4}";
+    let requests: Vec<String> = names
+        .split(' ')
+        .map(|name| format!("GET / HTTP/1.1\r\nHost: a\r\nx{name}: chunked\r\n\r\n"))
+        .collect();
+    let cases: Vec<(&str, u16)> = requests.iter().map(|request| (request.as_str(), 400)).collect();
+    refuses(&cases);
+}
+
+#[test]
+fn a_line_feed_hides_no_request_in_a_value() {
+    if is_stand_in() {
+        return;
+    }
+    refuses(&[
+        ("GET /a HTTP/1.1\r\nHost: a\r\nA: b\n\nGET /hidden HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("GET /a HTTP/1.1\r\nHost: a\r\nA: b\nC: d\r\n\r\n", 400),
+        ("GET /a HTTP/1.1\r\nHost: a\r\n\n", 400),
+        ("GET /a HTTP/1.1\rHost: a\r\r", 400),
+    ]);
+}
+
+#[test]
+fn a_head_of_line_feeds_alone_is_taken_and_rewritten() {
+    let (origin, daemon) = start();
+    assert_eq!(fetch(daemon.port(0), "GET /a HTTP/1.1\nHost: a\nA: b\nConnection: close\n\n").status, 200);
+    assert_eq!(origin.last().header("A"), Some("b"));
+}
+
+#[test]
+fn a_quoted_chunk_extension_ends_on_its_line() {
+    if is_stand_in() {
+        return;
+    }
+    let (origin, daemon) = start();
+    for (line, status) in [("5;a=\"", 400), ("5;a=\"b\\\"", 400), ("5;a=\"b\\\" c\";d", 200)] {
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n{line}\r\nhello\r\n0\r\n\r\n"
+        );
+        assert_eq!(fetch(daemon.port(0), &request).status, status, "{line:?}");
+    }
+    assert_eq!(origin.requests().len(), 1);
+}
+
+#[test]
+fn an_offer_of_http_2_is_not_passed_on() {
+    let origin = Origin::saying("reached\n");
+    let conf = CONF.replace(
+        "location / {",
+        "location / { proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection Upgrade;",
+    );
+    let daemon = Setup::new(&conf).set("ORIGIN", origin.address()).start();
+    if is_stand_in() {
+        return;
+    }
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n\
+                   HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n";
+    assert_eq!(fetch(daemon.port(0), request).status, 200);
+    let seen = origin.last();
+    assert_eq!((seen.header("Upgrade"), seen.header("HTTP2-Settings")), (None, None));
 }
 
 #[test]
@@ -168,4 +229,9 @@ fn the_absolute_form_names_the_host() {
     let request = "GET http://named.example/path?x=1 HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n";
     assert_eq!(fetch(daemon.port(0), request).status, 200);
     assert_eq!(origin.last().target, "/path?x=1");
+    for (target, sent) in [("http://named.example?q", "/?q"), ("http://named.example", "/")] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n");
+        assert_eq!(fetch(daemon.port(0), &request).status, 200);
+        assert_eq!(origin.last().target, sent);
+    }
 }

@@ -90,18 +90,31 @@ fn chunks_that_end_early_do_not_look_complete() {
 
 #[test]
 fn invalid_chunks_of_the_origin_do_not_look_complete() {
-    let (_origin, daemon) =
-        start("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nxyz\r\n0\r\n\r\n");
-    let mut client = Client::connect(daemon.port(0));
-    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    let head =
-        client.head_or_end().map(|head| String::from_utf8_lossy(&head).into_owned()).unwrap_or_default();
-    if head.starts_with("HTTP/1.1 502") {
-        return;
+    for line in ["xyz", "0x5", "5;a=\"", "5;a=\"b\\\"", "5 5", "ffffffffffffffff"] {
+        if is_stand_in() && line.starts_with('5') {
+            continue; // nginx 1.22 skips what stands behind the size
+        }
+        let origin = Origin::start(move |peer| {
+            if peer.request().is_some() {
+                let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+                let _ = peer.try_send(format!("{head}5\r\nhello\r\n{line}\r\nhello\r\n0\r\n\r\n").as_bytes());
+            }
+        });
+        let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).start();
+        let mut client = Client::connect(daemon.port(0));
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let head =
+            client.head_or_end().map(|head| String::from_utf8_lossy(&head).into_owned()).unwrap_or_default();
+        if head.starts_with("HTTP/1.1 502") {
+            continue;
+        }
+        let (bytes, _) = client.rest();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(
+            !text.contains("\r\n0\r\n") && !text.starts_with("0\r\n"),
+            "{line:?}: {text:?} has a last chunk"
+        );
     }
-    let (bytes, _) = client.rest();
-    let text = String::from_utf8_lossy(&bytes);
-    assert!(!text.contains("\r\n0\r\n") && !text.starts_with("0\r\n"), "{text:?} has a last chunk");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! Size ─(digit)→ Digits ─(;, space)→ Extension
 //!                  │ CR                │ CR
 //!                  └────→ SizeLf ←─────┘ ─(LF, size > 0)→ Data → DataCr → DataLf → Size
+//! (a quoted string of an extension must end on its line)
 //!                           └(LF, size 0)→ Trailer lines → Done
 //! ```
 
@@ -34,6 +35,9 @@ enum State {
     /// Spaces after the size: only an extension or the end of the line may follow.
     AfterSize,
     Extension,
+    /// Inside the quotes of an extension's value, and behind a backslash there.
+    Quoted,
+    Escaped,
     SizeLf,
     Data,
     DataCr,
@@ -88,7 +92,9 @@ impl Decoder {
                 }
                 State::Done => break,
                 State::Size | State::Digits => self.size(byte)?,
-                State::AfterSize | State::Extension => self.extension(byte)?,
+                State::AfterSize | State::Extension | State::Quoted | State::Escaped => {
+                    self.extension(byte)?;
+                }
                 State::SizeLf if byte != b'\n' => return Err(Error::InvalidChunk),
                 State::SizeLf => self.state = if self.left == 0 { State::Trailers } else { State::Data },
                 State::DataCr if byte == b'\r' => self.state = State::DataLf,
@@ -140,10 +146,14 @@ impl Decoder {
             return Err(Error::ChunkExtensionsTooLong);
         }
         self.state = match (self.state, byte) {
-            (_, b'\r') => State::SizeLf,
+            (State::AfterSize | State::Extension, b'\r') => State::SizeLf,
             (State::AfterSize, b' ' | b'\t') => State::AfterSize,
             (State::AfterSize, b';') => State::Extension,
-            (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => State::Extension,
+            (State::Extension, b'"') => State::Quoted,
+            (State::Quoted, b'"') => State::Extension,
+            (State::Quoted, b'\\') => State::Escaped,
+            (State::Escaped, b'\t' | b' '..=b'~' | 0x80..) => State::Quoted,
+            (state, b'\t' | b' '..=b'~' | 0x80..) if state != State::AfterSize => state,
             _ => return Err(Error::InvalidChunk),
         };
         Ok(())
@@ -168,7 +178,7 @@ impl Decoder {
                 count_max: TRAILERS_MAX,
                 ignore_odd: false,
                 underscores: true,
-                ignore_invalid: false,
+                crlf_only: true,
             };
             match fields::parse(&self.trailers, 0, &rules, &mut Fields::default())? {
                 Some(end) if end == self.trailers.len() => self.state = State::Done,
@@ -211,7 +221,7 @@ mod tests {
 
     #[test]
     fn decodes_cut_at_every_byte() {
-        let input = b"5;a=\"b c\"\r\nhello\r\n00A \t\r\n0123456789\r\n000\r\nX-Sum: 1\r\n\r\nGET";
+        let input = b"5;a=\"b; \\\" c\";d\r\nhello\r\n00A \t\r\n0123456789\r\n000\r\nX-Sum: 1\r\n\r\nGET";
         for piece in 1..=input.len() {
             let whole = decoded(input, piece).expect("valid").expect("complete");
             assert_eq!(whole, (b"hello0123456789".to_vec(), b"GET".to_vec()), "{piece}");
@@ -254,6 +264,9 @@ mod tests {
             "5;\nxx",
             "5;a\rb",
             "5;a\0b",
+            "5;a=\"",
+            "5;a=\"b\\\"",
+            "5;a=\"b\\",
         ] {
             let input = format!("{size}\r\nhello\r\n0\r\n\r\n");
             assert!(decoded(input.as_bytes(), 1000).is_err(), "{size:?}");

@@ -30,6 +30,12 @@ impl Fields {
         self.list.push(field);
     }
 
+    /// Forgets all fields of this id.
+    pub(super) fn remove(&mut self, id: Id) {
+        self.present &= !id.bit();
+        self.list.retain(|field| field.id != Some(id));
+    }
+
     /// True when there is a field of this id.
     #[inline]
     pub fn has(&self, id: Id) -> bool {
@@ -73,29 +79,27 @@ pub(super) struct Rules {
     pub ignore_odd: bool,
     /// `_` belongs to a proper name.
     pub underscores: bool,
-    /// Names that are no token are left out too, instead of refused.
-    pub ignore_invalid: bool,
+    /// Each line must end with CRLF.
+    pub crlf_only: bool,
 }
 
-const INVALID: u8 = 0; // no part of any line: the line is refused
+const INVALID: u8 = 0; // no part of a name: the line is refused
 const PLAIN: u8 = 1; // letters, digits, `-`
 const UNDERSCORE: u8 = 2;
 const TOKEN: u8 = 4; // the other characters of a token
-const ODD: u8 = 8; // separators and bytes past ASCII
 const CLASS: [u8; 256] = classes();
 
 const fn classes() -> [u8; 256] {
-    let mut classes = [ODD; 256];
+    let mut classes = [INVALID; 256]; // controls, separators, bytes past ASCII
     let mut byte = 0;
     while byte < 256 {
         classes[byte] = match byte as u8 {
-            0..=b' ' | 0x7f | b':' => INVALID,
             b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' => PLAIN,
             b'_' => UNDERSCORE,
             b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'.' | b'^' | b'`' | b'|' | b'~' => {
                 TOKEN
             }
-            _ => ODD,
+            _ => INVALID,
         };
         byte += 1;
     }
@@ -103,7 +107,7 @@ const fn classes() -> [u8; 256] {
 }
 
 /// Reads field lines from `at` to the empty line that ends them: where the bytes behind it begin, or `None`
-/// when more must come. Lines may end with a lone LF, as nginx has it.
+/// when more must come. Lines may end with a lone LF, as nginx has it, unless the rules say otherwise.
 pub(super) fn parse(
     buf: &[u8],
     mut at: usize,
@@ -117,6 +121,7 @@ pub(super) fn parse(
     loop {
         match buf.get(at..) {
             None | Some([] | [b'\r']) => return Ok(None),
+            Some([b'\n', ..]) if rules.crlf_only => return Err(Error::BareLf),
             Some([b'\n', ..]) => return Ok(Some(at + 1)),
             Some([b'\r', b'\n', ..]) => return Ok(Some(at + 2)),
             Some([b'\r', ..]) => return Err(Error::BareCr),
@@ -144,10 +149,10 @@ pub(super) fn parse(
         if seen_count > rules.count_max {
             return Err(Error::TooManyFields);
         }
-        if classes & ODD != 0 && !rules.ignore_invalid {
-            return Err(Error::InvalidFieldName);
+        if line_length == value_end && rules.crlf_only {
+            return Err(Error::BareLf);
         }
-        let is_odd = classes & (TOKEN | ODD) != 0 || classes & UNDERSCORE != 0 && !rules.underscores;
+        let is_odd = classes & TOKEN != 0 || classes & UNDERSCORE != 0 && !rules.underscores;
         if !(is_odd && rules.ignore_odd) {
             let (value_start, value_end) = trim(rest, value_at, value_end);
             fields.push(Field {

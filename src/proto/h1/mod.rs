@@ -19,6 +19,8 @@ pub enum Error {
     UnsupportedVersion,
     /// A CR that no LF follows.
     BareCr,
+    /// A LF without a CR before it, in a head whose request line ends with both.
+    BareLf,
     InvalidFieldLine,
     InvalidFieldName,
     InvalidFieldValue,
@@ -72,6 +74,7 @@ impl fmt::Display for Error {
             Self::InvalidVersion => "invalid HTTP version",
             Self::UnsupportedVersion => "unsupported HTTP version",
             Self::BareCr => "a CR without LF",
+            Self::BareLf => "a LF without CR",
             Self::InvalidFieldLine => "invalid header line",
             Self::InvalidFieldName => "invalid header name",
             Self::InvalidFieldValue => "invalid header value",

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::proto::h1::Error;
 use crate::proto::h1::fields::{self, Fields, Rules};
-use crate::proto::header::{Field, Id};
+use crate::proto::header::{Field, Id, tokens};
 use crate::proto::message::{Method, Version};
 
 /// What a client may send.
@@ -17,7 +17,8 @@ pub struct Limits {
     pub line_bytes_max: usize,
     pub head_bytes_max: usize,
     pub fields_max: usize,
-    /// `ignore_invalid_headers`: odd names are left out; when off they are kept and marked.
+    /// `ignore_invalid_headers`: names of odd characters are left out; when off they are kept and marked.
+    /// Names that are no token are refused in any case.
     pub ignore_invalid: bool,
     /// `underscores_in_headers`.
     pub underscores: bool,
@@ -82,13 +83,15 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Prog
         return Err(Error::LineTooLong);
     }
     let line = &rest[..length];
-    request_line(line.strip_suffix(b"\r").unwrap_or(line), start, head)?;
+    let without_cr = line.strip_suffix(b"\r");
+    request_line(without_cr.unwrap_or(line), start, head)?;
     let rules = Rules {
         line_bytes_max: limits.line_bytes_max,
         count_max: limits.fields_max,
         ignore_odd: limits.ignore_invalid,
         underscores: limits.underscores,
-        ignore_invalid: limits.ignore_invalid,
+        // A reader in front that ends lines with CRLF only would see one field where we see two.
+        crlf_only: without_cr.is_some(),
     };
     let parsed = fields::parse(buf, start + length + 1, &rules, &mut head.fields)?;
     if parsed.unwrap_or(buf.len()) > limits.head_bytes_max {
@@ -96,10 +99,25 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Prog
     }
     let Some(end) = parsed else { return Ok(Progress::Partial) };
     check_repeats(&head.fields)?;
+    if head.fields.has(Id::Upgrade) {
+        drop_h2c(buf, head);
+    }
     if !head.fields.has(Id::Host) && head.version >= Version::Http11 {
         return Err(Error::MissingHost);
     }
     Ok(Progress::Complete(end))
+}
+
+/// Forgets the offer to go on in HTTP/2 (RFC 9113 §3.1 has withdrawn it): an upstream that took it up would speak
+/// past every rule of ours.
+#[cold]
+fn drop_h2c(buf: &[u8], head: &mut RequestHead) {
+    let is_h2c =
+        |value| tokens(value).any(|token| token.get(..3).is_some_and(|t| t.eq_ignore_ascii_case(b"h2c")));
+    if head.fields.values(buf, Id::Upgrade).any(is_h2c) {
+        head.fields.remove(Id::Upgrade);
+        head.fields.remove(Id::Http2Settings);
+    }
 }
 
 /// Fields that say one thing about the whole request; who reads the first and who reads the last would disagree.
@@ -154,6 +172,9 @@ fn skip_empty_lines(buf: &[u8]) -> Result<usize, Error> {
 fn check_begin(rest: &[u8], limits: &Limits) -> Result<Progress, Error> {
     if rest == b"\r" {
         return Ok(Progress::Partial);
+    }
+    if memchr::memchr(b'\r', rest).is_some_and(|at| at + 1 < rest.len()) {
+        return Err(Error::BareCr);
     }
     let method_length = rest.iter().position(|byte| !is_method_byte(*byte));
     match method_length {
@@ -295,13 +316,57 @@ mod tests {
     }
 
     #[test]
+    fn names_that_are_no_token_are_refused_always() {
+        for name in [
+            "A(", "A)", "<A", "A>", "A@", "A,", "A;", "A\\", "\"A\"", "A/", "[A", "A]", "A?", "A=", "{", "}",
+            "\u{e4}",
+        ] {
+            let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{name}: b\r\n\r\n");
+            for limits in [Limits::default(), Limits { ignore_invalid: false, ..Limits::default() }] {
+                let verdict = parse(text.as_bytes(), &limits, &mut RequestHead::default());
+                assert_eq!(verdict, Err(Error::InvalidFieldName), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn lines_end_as_the_first_one_does() {
+        for text in [
+            "GET / HTTP/1.1\r\nHost: h\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nA: b\n\nGET /s HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\n\n",
+        ] {
+            assert_eq!(parsed(text.as_bytes()), Err(Error::BareLf), "{text:?}");
+        }
+        let text = "GET / HTTP/1.1\nHost: h\r\nA: b\n\n";
+        assert_eq!(parsed(text.as_bytes()), Ok(Progress::Complete(text.len())));
+        for text in ["GET / HTTP/1.1\rH", "GET /\r "] {
+            assert_eq!(parsed(text.as_bytes()), Err(Error::BareCr), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_offer_of_h2c_is_not_seen() {
+        let text = b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: a, H2C\r\nHTTP2-Settings: x\r\nA: b\r\n\r\n";
+        let mut head = RequestHead::default();
+        assert!(parse(text, &Limits::default(), &mut head).is_ok());
+        assert!(!head.fields.has(Id::Upgrade) && !head.fields.has(Id::Http2Settings));
+        assert_eq!(head.fields.len(), 2);
+        assert!(
+            parse(b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: x\r\n\r\n", &Limits::default(), &mut head).is_ok()
+        );
+        assert!(head.fields.has(Id::Upgrade));
+    }
+
+    #[test]
     fn odd_names_are_left_out_or_marked() {
-        let text = b"GET / HTTP/1.1\r\nHost: h\r\nA_b: c\r\nA(b: c\r\n\r\n";
+        let text = b"GET / HTTP/1.1\r\nHost: h\r\nA_b: c\r\nA.b: c\r\n\r\n";
         let mut head = RequestHead::default();
         assert!(parse(text, &Limits::default(), &mut head).is_ok());
         assert_eq!(head.fields.len(), 1);
         let limits = Limits { ignore_invalid: false, ..Limits::default() };
-        assert_eq!(parse(text, &limits, &mut head), Err(Error::InvalidFieldName));
+        assert!(parse(text, &limits, &mut head).is_ok());
+        assert_eq!(head.fields.iter().map(|field| field.is_odd).collect::<Vec<_>>(), [false, true, true]);
         let limits = Limits { underscores: true, ..Limits::default() };
         assert!(parse(text, &limits, &mut head).is_ok());
         assert_eq!(head.fields.len(), 2);

@@ -54,7 +54,7 @@ pub fn parse(buf: &[u8], head_bytes_max: usize, head: &mut ResponseHead) -> Resu
         count_max: FIELDS_MAX,
         ignore_odd: false,
         underscores: true,
-        ignore_invalid: false,
+        crlf_only: false,
     };
     let parsed = fields::parse(buf, length + 1, &rules, &mut head.fields)?;
     if parsed.unwrap_or(buf.len()) > head_bytes_max {

@@ -22,8 +22,9 @@ pub fn set_target(request: &mut Request, target: &Target) -> Result<(), u16> {
     let merge = request.server.root.core.merge_slashes();
     let mut uri = std::mem::take(&mut request.uri);
     let raw = request.input.data().get(range).unwrap_or(b"/");
-    // An absolute target may lack the path.
+    // An absolute target may lack the path: it is sent on with one.
     let with_slash = (raw.first() != Some(&b'/')).then(|| [b"/", raw].concat());
+    request.uri_is_original &= with_slash.is_none();
     let raw = with_slash.as_deref().unwrap_or(raw);
     let parsed = normalize_uri(raw, merge, &mut uri).map(|parsed| {
         let args = parsed.args.map_or(&b""[..], |args| &raw[args]);
