@@ -45,11 +45,6 @@ const FAMILIES: &[(&[&str], &str)] = &[
         "there are no limits on rates: without this line requests are not held back",
     ),
     (&["try_files"], "for `try_files $uri @name;` write `error_page 404 = @name;` beside \"root\""),
-    (
-        &["rewrite", "break", "rewrite_log", "uninitialized_variable_warn"],
-        "for a redirect use \"return\"; \"proxy_pass\" with a URI replaces a location's prefix",
-    ),
-    (&["if"], "choose by \"map\", \"server_name\" or \"location\" where that is possible"),
     (&["geo", "split_clients", "geoip_*", "ancient_browser*", "modern_browser*"], "\"map\" may do instead"),
     (&["expires", "add_trailer"], "\"add_header\" can set Cache-Control and Expires"),
     (
@@ -112,9 +107,7 @@ mod tests {
 
     #[test]
     fn names_and_families_are_found() {
-        for name in
-            ["gzip", "gzip_types", "ssl_certificate", "try_files", "limit_req_zone", "if", "auth_basic"]
-        {
+        for name in ["gzip", "gzip_types", "ssl_certificate", "try_files", "limit_req_zone", "auth_basic"] {
             assert!(help(name).is_some(), "{name}");
         }
         for name in ["", "gzipp", "sslcertificate", "iff", "wibble"] {

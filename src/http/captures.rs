@@ -20,6 +20,10 @@ impl Captures {
         self.groups.extend(groups);
     }
 
+    pub fn clear(&mut self) {
+        self.groups.clear();
+    }
+
     /// Group `index`; empty when there is none.
     pub fn group(&self, index: u8) -> &[u8] {
         self.groups.get(usize::from(index)).and_then(|range| self.subject.get(range.clone())).unwrap_or(&[])

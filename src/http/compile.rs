@@ -10,13 +10,15 @@ use crate::base::number::parse_size;
 use crate::config::directive::{block, custom};
 use crate::config::{Arity, Context, Diagnostic, Diagnostics, HasDiagnostics, Node, Span};
 use crate::http::Config;
-use crate::http::location::{Kind, Location, Locations};
+use crate::http::location::{Kind, LimitExcept, Location, Locations, Nameless};
+use crate::http::modules::rewrite::traps::{self, IfSettings};
 use crate::http::modules::{self, Confs, Directive, Partial, table};
 use crate::http::regex::Regex;
 use crate::http::server::{Listen, Server};
 use crate::http::variable::Registry;
 use crate::log::Logger;
 use crate::net::address::parse_listen;
+use crate::proto::message::Method;
 use crate::shm::counter::{self, Slot};
 use crate::sys::address::SockAddr;
 use crate::sys::socket::ListenOptions;
@@ -44,8 +46,22 @@ pub struct Cx {
     /// Named groups of peers, referenced and declared in any order.
     pub upstreams: modules::upstream::Shared,
     servers: Vec<ServerDraft>,
-    /// The locations of the blocks that are open, innermost last.
-    open: Vec<Vec<LocationDraft>>,
+    /// The servers and locations that are being read, innermost last.
+    open: Vec<Open>,
+}
+
+/// What a block that is being read holds beside its settings.
+#[derive(Default)]
+struct Open {
+    locations: Vec<LocationDraft>,
+    nameless: NamelessDraft,
+}
+
+/// Blocks that stand for their location under a condition.
+#[derive(Default)]
+struct NamelessDraft {
+    ifs: Vec<IfSettings>,
+    limit_except: Option<(Box<[Method]>, Partial, Span)>,
 }
 
 impl HasDiagnostics for Cx {
@@ -79,6 +95,26 @@ impl Cx {
         table().apply_all(node.children(), context, &mut partial, self);
         partial
     }
+
+    /// Whether the block that is being read is a location (or an `if` in one), not a server.
+    pub fn is_in_location(&self) -> bool {
+        self.open.len() > 1
+    }
+
+    /// Adds the settings of an `if` to the location that is being read: its index there.
+    ///
+    /// `ends`: its steps always end with an answer.
+    pub fn add_if(&mut self, partial: Partial, span: Span, ends: bool) -> usize {
+        let Some(open) = self.open.last_mut() else { return 0 };
+        open.nameless.ifs.push(IfSettings { partial, span, ends });
+        open.nameless.ifs.len() - 1
+    }
+
+    /// Adds the settings for all methods but `methods` to the location that is being read; false: it has some already.
+    pub fn add_limit_except(&mut self, methods: Box<[Method]>, partial: Partial, span: Span) -> bool {
+        let Some(open) = self.open.last_mut() else { return false };
+        open.nameless.limit_except.replace((methods, partial, span)).is_none()
+    }
 }
 
 struct ServerDraft {
@@ -102,7 +138,7 @@ struct LocationDraft {
     kind: Kind,
     name: Box<str>,
     partial: Partial,
-    nested: Vec<LocationDraft>,
+    inside: Open,
     span: Span,
 }
 
@@ -171,9 +207,9 @@ fn server(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         span: node.name.span,
     };
     cx.servers.push(draft);
-    cx.open.push(Vec::new());
+    cx.open.push(Open::default());
     let partial = cx.block(node, Context::SERVER);
-    let locations = cx.open.pop().unwrap_or_default();
+    let locations = cx.open.pop().unwrap_or_default().locations;
     if let Some(draft) = cx.servers.last_mut() {
         draft.partial = partial;
         draft.locations = locations;
@@ -183,16 +219,16 @@ fn server(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 
 fn location(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let (kind, name) = location_kind(node)?;
-    cx.open.push(Vec::new());
+    cx.open.push(Open::default());
     let partial = cx.block(node, Context::LOCATION);
-    let nested = cx.open.pop().unwrap_or_default();
+    let inside = cx.open.pop().unwrap_or_default();
     let kind = match kind {
         Kind::Regex(regex) => Kind::Regex(regex.declare(&mut cx.variables)),
         other => other,
     };
-    let draft = LocationDraft { kind, name: name.into(), partial, nested, span: node.span };
+    let draft = LocationDraft { kind, name: name.into(), partial, inside, span: node.span };
     match cx.open.last_mut() {
-        Some(list) => list.push(draft),
+        Some(outer) => outer.locations.push(draft),
         None => return Err(Diagnostic::error(node.span, "\"location\" directive is not allowed here")),
     }
     Ok(())
@@ -417,13 +453,26 @@ fn build_locations(drafts: Vec<LocationDraft>, outer: &Confs, cx: &mut Cx) -> Lo
 }
 
 fn build_location(draft: LocationDraft, outer: &Confs, cx: &mut Cx) -> Location {
-    let LocationDraft { kind, name, partial, nested, span } = draft;
+    let LocationDraft { kind, name, partial, inside, span } = draft;
     let confs = Confs::complete(partial, outer, cx);
-    check_nesting(&kind, &name, &nested, cx);
+    check_nesting(&kind, &name, &inside.locations, cx);
     modules::proxy_pass::check(&confs.proxy_pass, &kind, cx);
-    let nested = build_locations(nested, &confs, cx);
+    traps::check(&confs, &inside.nameless.ifs, cx);
+    let mut nameless = |partial: Partial, span| {
+        if let Some(own) = &partial.proxy_pass {
+            modules::proxy_pass::check(own, &Kind::Named, cx);
+        }
+        let confs = Confs::complete_nameless(partial, &confs, cx);
+        Location::new(kind.clone(), &name, span, confs, Locations::default())
+    };
+    let ifs = inside.nameless.ifs.into_iter().map(|draft| nameless(draft.partial, draft.span)).collect();
+    let limit_except = inside
+        .nameless
+        .limit_except
+        .map(|(methods, partial, span)| LimitExcept { methods, location: nameless(partial, span) });
+    let nested = build_locations(inside.locations, &confs, cx);
     let redirects_to_slash = name.ends_with('/') && confs.proxy_pass.is_set();
-    let mut location = Location::new(kind, &name, span, confs, nested);
+    let mut location = Location::new(kind, &name, span, confs, nested).with(Nameless { ifs, limit_except });
     location.redirects_to_slash = redirects_to_slash;
     location
 }

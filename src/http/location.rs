@@ -9,6 +9,7 @@ use std::ops::Deref;
 use crate::config::Span;
 use crate::http::modules::Confs;
 use crate::http::regex::{Groups, Regex};
+use crate::proto::message::Method;
 
 /// How a location's name is compared with the URI.
 #[derive(Clone, Debug)]
@@ -33,8 +34,25 @@ pub struct Location {
     pub span: Span,
     pub confs: Confs,
     nested: Option<Box<Locations>>,
+    nameless: Option<Box<Nameless>>,
     /// A request for the name without its last slash is answered with a redirect to it (it is proxied).
     pub redirects_to_slash: bool,
+}
+
+/// The blocks in a location that stand for it under a condition. They have its name, and no locations inside.
+#[derive(Debug, Default)]
+pub struct Nameless {
+    /// Of each `if`, in the order of the file.
+    pub ifs: Box<[Location]>,
+    pub limit_except: Option<LimitExcept>,
+}
+
+/// The settings for all methods but some (`limit_except`).
+#[derive(Debug)]
+pub struct LimitExcept {
+    /// The methods that it leaves alone.
+    pub methods: Box<[Method]>,
+    pub location: Location,
 }
 
 impl Deref for Location {
@@ -83,7 +101,32 @@ pub struct Duplicate {
 impl Location {
     pub fn new(kind: Kind, name: &str, span: Span, confs: Confs, nested: Locations) -> Self {
         let nested = (!nested.is_empty()).then(|| Box::new(nested));
-        Self { kind, name: name.into(), span, confs, nested, redirects_to_slash: false }
+        Self { kind, name: name.into(), span, confs, nested, nameless: None, redirects_to_slash: false }
+    }
+
+    #[must_use]
+    pub fn with(mut self, nameless: Nameless) -> Self {
+        if !nameless.ifs.is_empty() || nameless.limit_except.is_some() {
+            self.nameless = Some(Box::new(nameless));
+        }
+        self
+    }
+
+    /// The location that stands for this one inside its `if` of this index.
+    pub fn inside_if(&self, index: usize) -> Option<&Self> {
+        self.nameless.as_ref()?.ifs.get(index)
+    }
+
+    /// The location that stands for this one with a method that `limit_except` restricts; else itself.
+    #[inline]
+    pub fn for_method(&self, method: Method) -> &Self {
+        match &self.nameless {
+            None => self,
+            Some(nameless) => match &nameless.limit_except {
+                Some(limited) if !limited.methods.contains(&method) => &limited.location,
+                _ => self,
+            },
+        }
     }
 
     /// The location for a decoded URI, beginning inside this one.

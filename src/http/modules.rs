@@ -19,6 +19,9 @@ pub trait BlockConf: Default + Merge {
     /// False: a block that sets nothing of this module has the defaults, not the outer block's values.
     const INHERITS: bool = true;
 
+    /// The same for the block of an `if` or a `limit_except`, which stands for the location around it.
+    const INHERITS_NAMELESS: bool = Self::INHERITS;
+
     /// Called once per block after merging: checks across directives, and what can be computed beforehand.
     fn freeze(&mut self, _cx: &mut Cx) {}
 }
@@ -52,6 +55,13 @@ macro_rules! modules {
             $(pub $name: Option<Box<$name::Conf>>,)*
         }
 
+        impl Partial {
+            /// The block sets nothing.
+            pub fn is_empty(&self) -> bool {
+                $(self.$name.is_none())&&*
+            }
+        }
+
         /// The settings in force in a block; what a block does not set it shares with the outer one.
         #[derive(Clone, Debug, Default)]
         pub struct Confs {
@@ -61,7 +71,12 @@ macro_rules! modules {
         impl Confs {
             /// Completes a block's own settings from the block around it.
             pub fn complete(partial: Partial, outer: &Confs, cx: &mut Cx) -> Confs {
-                Confs { $($name: complete(partial.$name, &outer.$name, cx),)* }
+                Confs { $($name: complete(partial.$name, &outer.$name, $name::Conf::INHERITS, cx),)* }
+            }
+
+            /// The same for a block without a name of its own: an `if` or a `limit_except`.
+            pub fn complete_nameless(partial: Partial, outer: &Confs, cx: &mut Cx) -> Confs {
+                Confs { $($name: complete(partial.$name, &outer.$name, $name::Conf::INHERITS_NAMELESS, cx),)* }
             }
         }
 
@@ -91,6 +106,7 @@ modules! {
     core        => [];
     map         => [];
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
+    rewrite_log => [];
     upstream    => [];
     proxy       => [];
     proxy_pass  => [Content content];
@@ -121,14 +137,19 @@ pub fn table() -> &'static Table<Partial, Cx> {
     TABLE.get_or_init(|| Table::new(SLOTS.to_vec()))
 }
 
-fn complete<C: BlockConf>(own: Option<Box<C>>, outer: &Arc<C>, cx: &mut Cx) -> Arc<C> {
+/// The variable of exactly this name that a module declares.
+pub fn variable_named(name: &str) -> Option<&'static Variable> {
+    VARIABLES.iter().flat_map(|list| list.iter()).find(|variable| !variable.prefix && variable.name == name)
+}
+
+fn complete<C: BlockConf>(own: Option<Box<C>>, outer: &Arc<C>, inherits: bool, cx: &mut Cx) -> Arc<C> {
     match own {
         Some(mut conf) => {
             conf.merge(outer);
             conf.freeze(cx);
             Arc::from(conf)
         }
-        None if C::INHERITS => outer.clone(),
+        None if inherits => outer.clone(),
         None => Arc::default(),
     }
 }

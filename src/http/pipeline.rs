@@ -102,6 +102,8 @@ pub fn log(request: &mut Request) {
 
 /// Finds the location and runs the phases up to the content.
 fn locate(request: &mut Request) -> Reply {
+    request.uri_changed = false;
+    request.left_proxy = false;
     match request.server.root.find(&request.uri) {
         Found::AddSlash(location) => {
             enter(request, location);
@@ -123,15 +125,24 @@ fn locate(request: &mut Request) -> Reply {
     within(request)
 }
 
-fn enter(request: &mut Request, location: &'static Location) {
-    request.location = location;
+/// Puts a location's settings in force, or those of the block that stands for it with this method.
+pub fn enter(request: &mut Request, location: &'static Location) {
+    request.location = location.for_method(request.method);
     core::bound_keepalive(request);
 }
 
-/// The phases inside a location that is already chosen.
+/// The phases inside a location that is already chosen; a rewritten path finds another one.
 fn within(request: &mut Request) -> Reply {
-    const PHASES: [Phase; 5] =
-        [Phase::Rewrite, Phase::Preaccess, Phase::Access, Phase::Precontent, Phase::Content];
+    const PHASES: [Phase; 4] = [Phase::Preaccess, Phase::Access, Phase::Precontent, Phase::Content];
+    if let Some(reply) = run(request, Phase::Rewrite) {
+        return reply;
+    }
+    if request.uri_changed {
+        return match too_many_redirects(request, "processing") {
+            Some(reply) => reply,
+            None => locate(request),
+        };
+    }
     PHASES.into_iter().find_map(|phase| run(request, phase)).unwrap_or(Reply::Status(404))
 }
 
@@ -172,18 +183,19 @@ async fn answer(
             Ok(None)
         }
         Reply::Internal { uri, args } => {
-            if let Some(reply) = too_many_redirects(request) {
+            if let Some(reply) = too_many_redirects(request, REDIRECTING) {
                 return Ok(Some(reply));
             }
             request.uri = uri;
             request.args = args;
             request.uri_is_original = false;
             request.internal = true;
+            request.left_location = false;
             // The server's rewrites are run again, as nginx does from this phase on.
             Ok(Some(run(request, Phase::ServerRewrite).unwrap_or_else(|| locate(request))))
         }
         Reply::Named(name) => {
-            if let Some(reply) = too_many_redirects(request) {
+            if let Some(reply) = too_many_redirects(request, REDIRECTING) {
                 return Ok(Some(reply));
             }
             let Some(location) = request.server.named(name) else {
@@ -192,6 +204,7 @@ async fn answer(
             };
             enter(request, location);
             request.internal = true;
+            (request.uri_changed, request.left_proxy) = (false, false);
             Ok(Some(within(request)))
         }
         Reply::File(file) => {
@@ -221,16 +234,21 @@ pub async fn send(
     client.write(request, bytes).await
 }
 
-fn too_many_redirects(request: &mut Request) -> Option<Reply> {
+const REDIRECTING: &str = "internally redirecting to";
+
+/// Counts a change of the path; `Some`: it was one too many.
+fn too_many_redirects(request: &mut Request, doing: &str) -> Option<Reply> {
     request.internal_redirects += 1;
     if request.internal_redirects <= INTERNAL_REDIRECTS_MAX {
         return None;
     }
-    let uri = String::from_utf8_lossy(&request.uri).into_owned();
+    let uri = log::Text(&request.uri);
     log::error!(
         core::error_log(request),
         &*request,
-        "rewrite or internal redirection cycle while internally redirecting to \"{uri}\""
+        "rewrite or internal redirection cycle while {} \"{}\"",
+        doing,
+        uri
     );
     request.keep_alive = false;
     Some(error_page::last_resort(request, 500))

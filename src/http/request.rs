@@ -71,6 +71,12 @@ pub struct Request {
     /// Came from `error_page`, `try_files` or another internal redirect.
     pub internal: bool,
     pub internal_redirects: u8,
+    /// A `rewrite` has changed the path: the search for a location begins anew after the phase.
+    pub uri_changed: bool,
+    /// A `break` has ended the rewriting of a changed path, which is no longer the one that found the location.
+    pub left_location: bool,
+    /// An `if` without the location's `proxy_pass` is in force after one that had it.
+    pub left_proxy: bool,
     /// The status that an `error_page` is being made for.
     pub error_status: Option<u16>,
     /// An `error_page` answers, and its own failures have no page.
@@ -120,6 +126,9 @@ impl Request {
             keep_alive: false,
             internal: false,
             internal_redirects: 0,
+            uri_changed: false,
+            left_location: false,
+            left_proxy: false,
             error_status: None,
             is_error_page: false,
             kept: None,

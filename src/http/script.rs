@@ -3,6 +3,7 @@
 //! Touches: the variable registry while compiling, the request while evaluating.
 //! Behaviour: nginx's "complex values"; a `$` that starts no variable name is refused as nginx does.
 
+use crate::base::path::{Escape, escape_uri};
 use crate::config::{Diagnostic, Span, Word};
 use crate::http::compile::Cx;
 use crate::http::request::Request;
@@ -56,6 +57,19 @@ impl Script {
                     request.variable(*id, out);
                 }
                 Part::Capture(index) => out.extend_from_slice(request.captures.group(*index)),
+            }
+        }
+    }
+
+    /// Like [`Script::evaluate`], with the captured groups escaped as arguments.
+    pub fn evaluate_escaped(&self, request: &mut Request, out: &mut Vec<u8>) {
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => out.extend_from_slice(text),
+                Part::Variable(id) => {
+                    request.variable(*id, out);
+                }
+                Part::Capture(index) => escape_uri(request.captures.group(*index), Escape::Args, out),
             }
         }
     }

@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 
-use crate::config::{Diagnostic, Diagnostics, Span};
+use crate::config::{Diagnostic, Diagnostics, Span, Word};
+use crate::http::modules;
 use crate::http::request::Request;
 
 /// Index of a variable in [`Variables`].
@@ -20,10 +21,32 @@ pub struct Argument {
     pub name: Box<str>,
     /// The slot in the request, or the index of the map.
     pub index: usize,
+    /// What makes the value while nothing was stored in the slot.
+    fallback: Option<Box<(Getter, Argument)>>,
+}
+
+impl Argument {
+    /// For a getter that looks something up by its index.
+    pub fn index(index: usize) -> Self {
+        Self { index, ..Self::default() }
+    }
 }
 
 /// Appends the value to `out`; false: the variable has no value now (`-` in the access log).
 pub type Getter = fn(&mut Request, &Argument, &mut Vec<u8>) -> bool;
+
+/// Does what a new value of a module's variable means.
+pub type Setter = fn(&mut Request, Vec<u8>);
+
+/// Whether the configuration may give a module's variable another value.
+#[derive(Clone, Copy, Debug)]
+pub enum Change {
+    Never,
+    /// The new value is kept for the request and hides the module's.
+    Kept,
+    /// `set` changes the request itself.
+    By(Setter),
+}
 
 /// One variable that a module declares.
 pub struct Variable {
@@ -31,15 +54,21 @@ pub struct Variable {
     pub name: &'static str,
     pub prefix: bool,
     pub get: Getter,
+    pub change: Change,
 }
 
 pub const fn variable(name: &'static str, get: Getter) -> Variable {
-    Variable { name, prefix: false, get }
+    Variable { name, prefix: false, get, change: Change::Never }
 }
 
 /// A family of variables with a common beginning: `arg_`, `http_`, `cookie_`.
 pub const fn prefix(name: &'static str, get: Getter) -> Variable {
-    Variable { name, prefix: true, get }
+    Variable { name, prefix: true, get, change: Change::Kept }
+}
+
+/// A variable that `set`, `map` and their kind may give another value.
+pub const fn changeable(name: &'static str, get: Getter, change: Change) -> Variable {
+    Variable { name, prefix: false, get, change }
 }
 
 #[derive(Clone, Debug)]
@@ -47,6 +76,10 @@ struct Entry {
     name: Box<str>,
     get: Option<Getter>,
     argument: Argument,
+    /// Where a request keeps the value that `set` or a capture gives it.
+    slot: Option<usize>,
+    /// `set` gives the value: to ask for it before that is worth a warning.
+    is_set: bool,
     /// Where it was used first; an undefined one is reported there.
     span: Option<Span>,
 }
@@ -67,7 +100,7 @@ impl Registry {
         id
     }
 
-    /// Defines (or redefines, as `set` may) a variable by its getter.
+    /// Defines (or redefines, as `map` may) a variable by its getter.
     pub fn define(&mut self, name: &str, get: Getter, argument: Argument) -> VariableId {
         let id = self.entry(name);
         let entry = &mut self.entries[id.0 as usize];
@@ -76,18 +109,34 @@ impl Registry {
         id
     }
 
+    /// Like [`Registry::define`] for the word `$name` of a directive. Errors: no name, or one that a module keeps for
+    /// itself.
+    pub fn declare(&mut self, word: &Word, get: Getter, argument: Argument) -> Result<(), Diagnostic> {
+        let name = declared_name(word)?;
+        self.define(name, get, argument);
+        Ok(())
+    }
+
     /// A slot in every request for the value of `name`; the same slot when it is asked for again.
     ///
-    /// `fallback` makes the value when nothing was stored yet.
+    /// While nothing is stored there the variable is what it would be otherwise.
     pub fn slot(&mut self, name: &str) -> usize {
         let id = self.entry(name);
-        let entry = &self.entries[id.0 as usize];
-        if entry.get.is_some_and(|get| std::ptr::fn_addr_eq(get, stored as Getter)) {
-            return entry.argument.index;
+        if let Some(slot) = self.entries[id.0 as usize].slot {
+            return slot;
         }
-        let index = self.new_slot();
-        self.define(name, stored, Argument { name: "".into(), index });
-        index
+        let slot = self.new_slot();
+        self.entries[id.0 as usize].slot = Some(slot);
+        slot
+    }
+
+    /// The slot for the variable of a `set`, whose word is `$name`. Errors: those of [`Registry::declare`].
+    pub fn set_slot(&mut self, word: &Word) -> Result<usize, Diagnostic> {
+        let name = declared_name(word)?;
+        let slot = self.slot(name);
+        let id = self.entry(name);
+        self.entries[id.0 as usize].is_set = true;
+        Ok(slot)
     }
 
     /// A slot without a name.
@@ -109,12 +158,27 @@ impl Registry {
                         entry.argument.name = entry.name[found.name.len()..].to_ascii_lowercase().into();
                     }
                 }
+                (None, _) if entry.is_set => {
+                    entry.get = Some(modules::rewrite::uninitialized);
+                    entry.argument.name = entry.name.clone();
+                    entry.argument.index = entry.slot.unwrap_or_default();
+                }
+                (None, _) if entry.slot.is_some() => entry.get = Some(nothing),
                 (None, Some(span)) => out.push(unknown(&entry.name, span, modules)),
                 (None, None) => {}
             }
         }
         let has_request_body = self.by_name.contains_key("request_body");
-        let list = self.entries.into_iter().map(|e| (e.get.unwrap_or(nothing as Getter), e.argument));
+        let list = self.entries.into_iter().map(|entry| {
+            let plain = (entry.get.unwrap_or(nothing as Getter), entry.argument);
+            match entry.slot {
+                Some(index) => (
+                    stored as Getter,
+                    Argument { index, fallback: Some(Box::new(plain)), ..Argument::default() },
+                ),
+                None => plain,
+            }
+        });
         Variables { list: list.collect(), slot_count: self.slot_count, has_request_body }
     }
 
@@ -123,7 +187,14 @@ impl Registry {
             return VariableId(id);
         }
         let id = self.entries.len() as u32;
-        self.entries.push(Entry { name: name.into(), get: None, argument: Argument::default(), span: None });
+        self.entries.push(Entry {
+            name: name.into(),
+            get: None,
+            argument: Argument::default(),
+            slot: None,
+            is_set: false,
+            span: None,
+        });
         self.by_name.insert(name.into(), id);
         VariableId(id)
     }
@@ -173,13 +244,30 @@ fn unknown(name: &str, span: Span, modules: &[&'static [Variable]]) -> Diagnosti
     }
 }
 
-/// The value that `set` or a capture has put into the request.
-pub fn stored(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
-    match request.slot(argument.index) {
-        Some(value) => {
-            out.extend_from_slice(value);
-            true
+/// The name that a directive gives to a variable, without its `$`.
+pub fn declared_name(word: &Word) -> Result<&str, Diagnostic> {
+    let Some(name) = word.text.strip_prefix('$').filter(|name| !name.is_empty()) else {
+        let message = format!("invalid variable name \"{}\"", word.text);
+        let help = format!("a variable's name begins with \"$\": ${}", word.text);
+        return Err(Diagnostic::error(word.span, message).help(help));
+    };
+    match modules::variable_named(name).map(|found| found.change) {
+        Some(Change::Never) => {
+            let message = format!("the duplicate \"{name}\" variable");
+            Err(Diagnostic::error(word.span, message).help("this name is built in: take another one"))
         }
+        _ => Ok(name),
+    }
+}
+
+/// The value that `set` or a capture has put into the request, else what the variable is without it.
+fn stored(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
+    if let Some(value) = request.slot(argument.index) {
+        out.extend_from_slice(value);
+        return true;
+    }
+    match &argument.fallback {
+        Some(plain) => plain.0(request, &plain.1, out),
         None => false,
     }
 }

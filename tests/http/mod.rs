@@ -3,6 +3,7 @@
 mod access_log;
 mod add_header;
 mod body;
+mod conditions;
 mod configurations;
 mod error_page;
 mod framing;
@@ -11,6 +12,7 @@ mod limits;
 mod listen;
 mod location;
 mod returns;
+mod rewrite;
 mod root;
 mod server_name;
 mod stub_status;

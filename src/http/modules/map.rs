@@ -48,10 +48,6 @@ impl Merge for Conf {
 impl BlockConf for Conf {}
 
 fn map(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let Some(name) = node.arg(1).strip_prefix('$').filter(|name| !name.is_empty()) else {
-        let message = format!("invalid variable name \"{}\"", node.arg(1));
-        return Err(Diagnostic::error(node.arg_span(1), message));
-    };
     let source = Script::compile(&node.args[0], cx)?;
     let hostnames = node.children().iter().any(|entry| &*entry.name.text == "hostnames" && entry.args.is_empty());
     let volatile = node.children().iter().any(|entry| &*entry.name.text == "volatile" && entry.args.is_empty());
@@ -67,8 +63,7 @@ fn map(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     }
     let index = cx.maps.len();
     cx.maps.push(map);
-    cx.variables.define(name, value, Argument { name: "".into(), index });
-    Ok(())
+    cx.variables.declare(&node.args[1], value, Argument::index(index))
 }
 
 fn add(map: &mut Map, by_text: &mut HashMap<Box<str>, u32>, cx: &mut Cx, entry: &Node) -> Result<(), Diagnostic> {

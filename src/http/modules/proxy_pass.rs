@@ -10,11 +10,12 @@ use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span};
 use crate::http::compile::Cx;
 use crate::http::location::Kind;
-use crate::http::modules::{BlockConf, Directive};
+use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
 use crate::http::script::{self, Script};
 use crate::http::variable::{Variable, variable};
+use crate::log;
 use crate::net::address::{self, Host};
 use crate::proto::header::Id;
 
@@ -56,6 +57,7 @@ impl Merge for Conf {
 
 impl BlockConf for Conf {
     const INHERITS: bool = false;
+    const INHERITS_NAMELESS: bool = true;
 }
 
 impl Conf {
@@ -95,7 +97,15 @@ pub static VARIABLES: &[Variable] = &[
 
 /// The content phase: requests of this location go upstream.
 pub fn content(request: &mut Request) -> Verdict {
-    if request.location.proxy_pass.is_set() { Verdict::Done(Reply::Upstream) } else { Verdict::Next }
+    if request.location.proxy_pass.is_set() {
+        return Verdict::Done(Reply::Upstream);
+    }
+    if request.left_proxy {
+        // nginx's answer where of two `if` the later one has no "proxy_pass".
+        log::alert!(core::error_log(request), &*request, "no upstream configuration");
+        return Verdict::Done(Reply::Status(500));
+    }
+    Verdict::Next
 }
 
 /// Refuses a URI part where there is no location name that it could replace.

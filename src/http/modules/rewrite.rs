@@ -1,21 +1,49 @@
-//! The imperative part of the language: `set` and `return`, in the order of the file.
+//! The imperative part of the language: `rewrite`, `if`, `set`, `return` and `break`, in the order of the file.
 //!
-//! Runs in the server-rewrite and rewrite phases. Touches: the request's slots and captures.
+//! Runs in the server-rewrite and rewrite phases. Touches: the request's URI, slots and captures; the file system where
+//! an `if` asks for a file. An `if` of a location has settings of its own (`location::Nameless`): where it
+//! holds they are in force, from then on and instead of those of the location and of every `if` before.
 //! Behaviour: nginx.org, ngx_http_rewrite_module.
 
-use crate::config::directive::custom;
+mod condition;
+mod replacement;
+pub mod traps;
+
+use crate::config::directive::{block, custom};
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
 use crate::http::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::location::Location;
+use crate::http::modules::{self, BlockConf, Directive, core};
 use crate::http::pipeline::{self, Reply, Verdict};
 use crate::http::request::Request;
 use crate::http::script::Script;
-use crate::http::variable::Variable;
+use crate::http::variable::{self, Argument, Change, Setter, Variable};
+use crate::log;
+use condition::Condition;
+use replacement::Rewrite;
 
 #[derive(Debug)]
 enum Step {
-    Set { slot: usize, value: Script },
+    Set { place: Place, value: Script },
     Return { status: u16, text: Option<Script> },
+    Rewrite(Box<Rewrite>),
+    If(Box<If>),
+    Break,
+}
+
+/// Where `set` puts a value.
+#[derive(Debug)]
+enum Place {
+    Slot(usize),
+    Request(Setter),
+}
+
+#[derive(Debug)]
+struct If {
+    condition: Condition,
+    steps: Vec<Step>,
+    /// Index of its settings in the location; `None` in a server.
+    settings: Option<usize>,
 }
 
 /// The steps of one block, run in the order of the file.
@@ -28,8 +56,11 @@ const CONTEXTS: Context =
     Context::SERVER.or(Context::LOCATION).or(Context::SERVER_IF).or(Context::LOCATION_IF);
 
 pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("rewrite", CONTEXTS, Arity::between(2, 3), rewrite_, "Changes the path where it matches a regular expression: last looks for a location anew, break does not, redirect (302) and permanent (301) send the client there. A ? at the end drops the arguments."),
+    block("if", Context::SERVER.or(Context::LOCATION), Arity::at_least(1), if_, "Directives for requests for which a condition holds: ($variable), ($variable = text), !=, ~ and ~* with a regular expression, !~, !~*, and -f, -d, -e, -x with a path, or these with ! before."),
     custom("set", CONTEXTS, Arity::exactly(2), set, "Sets a variable to a value."),
     custom("return", CONTEXTS, Arity::between(1, 2), return_, "Answers with a status and a text or a URL to go to; 444 closes the connection."),
+    custom("break", CONTEXTS, Arity::exactly(0), break_, "Ends the steps of this module for this location; a path that they have changed stays in it."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
@@ -43,15 +74,22 @@ impl BlockConf for Conf {
     const INHERITS: bool = false;
 }
 
+impl Conf {
+    /// No request comes past the last step.
+    pub fn always_ends(&self) -> bool {
+        matches!(self.steps.last(), Some(Step::Return { .. }))
+    }
+}
+
 fn set(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let Some(name) = node.arg(0).strip_prefix('$').filter(|name| !name.is_empty()) else {
-        let message = format!("invalid variable name \"{}\"", node.arg(0));
-        let help = format!("a variable's name begins with \"$\": set ${} …", node.arg(0));
-        return Err(Diagnostic::error(node.arg_span(0), message).help(help));
+    let word = &node.args[0];
+    let name = variable::declared_name(word)?;
+    let place = match modules::variable_named(name).map(|found| found.change) {
+        Some(Change::By(setter)) => Place::Request(setter),
+        _ => Place::Slot(cx.variables.set_slot(word)?),
     };
-    let slot = cx.variables.slot(name);
     let value = Script::compile(&node.args[1], cx)?;
-    conf.steps.push(Step::Set { slot, value });
+    conf.steps.push(Step::Set { place, value });
     Ok(())
 }
 
@@ -78,29 +116,127 @@ fn return_(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> 
     Ok(())
 }
 
+fn rewrite_(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.steps.push(Step::Rewrite(Box::new(Rewrite::compile(node, cx)?)));
+    Ok(())
+}
+
+fn if_(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let condition = Condition::compile(node, cx);
+    let in_location = cx.is_in_location();
+    let context = if in_location { Context::LOCATION_IF } else { Context::SERVER_IF };
+    // What is wrong inside is told even where the condition is wrong too.
+    let mut partial = cx.block(node, context);
+    let own = partial.rewrite.take().unwrap_or_default();
+    let ends = own.always_ends();
+    let settings = in_location.then(|| cx.add_if(partial, node.span, ends));
+    conf.steps.push(Step::If(Box::new(If { condition: condition?, steps: own.steps, settings })));
+    Ok(())
+}
+
+fn break_(conf: &mut Conf, _: &mut Cx, _: &Node) -> Result<(), Diagnostic> {
+    conf.steps.push(Step::Break);
+    Ok(())
+}
+
 pub fn server_rewrite(request: &mut Request) -> Verdict {
-    run(&request.server.root.rewrite, request)
+    let location = &request.server.root;
+    if location.rewrite.steps.is_empty() {
+        return Verdict::Next;
+    }
+    start(location, request)
 }
 
 pub fn rewrite(request: &mut Request) -> Verdict {
+    let location = request.location;
     // Outside of any location the server's steps have been run already.
-    if std::ptr::eq(request.location, &request.server.root) {
+    if location.rewrite.steps.is_empty() || std::ptr::eq(location, &request.server.root) {
         return Verdict::Next;
     }
-    run(&request.location.rewrite, request)
+    start(location, request)
 }
 
-fn run(conf: &'static Conf, request: &mut Request) -> Verdict {
-    for step in &conf.steps {
-        match step {
-            Step::Set { slot, value } => {
-                let value = value.to_vec(request);
-                request.set_slot(*slot, value);
+fn start(location: &'static Location, request: &mut Request) -> Verdict {
+    let mut run = Run { location, escapes: true };
+    match run.steps(&location.rewrite.steps, request) {
+        Flow::Next | Flow::End => Verdict::Next,
+        Flow::Done(reply) => Verdict::Done(reply),
+    }
+}
+
+/// What follows a step.
+enum Flow {
+    Next,
+    /// No other step of the block is run.
+    End,
+    Done(Reply),
+}
+
+/// The steps of one block on their way.
+struct Run {
+    location: &'static Location,
+    /// Groups of a regular expression are put into values as the client escaped them: nginx's way until the first
+    /// `rewrite` of the block has matched.
+    escapes: bool,
+}
+
+impl Run {
+    fn steps(&mut self, steps: &'static [Step], request: &mut Request) -> Flow {
+        for step in steps {
+            match self.step(step, request) {
+                Flow::Next => {}
+                ended => return ended,
             }
-            Step::Return { status, text } => return Verdict::Done(answer(request, *status, text.as_ref())),
+        }
+        Flow::Next
+    }
+
+    fn step(&mut self, step: &'static Step, request: &mut Request) -> Flow {
+        match step {
+            Step::Set { place, value } => {
+                let value = self.value(value, request);
+                match place {
+                    Place::Slot(slot) => request.set_slot(*slot, value),
+                    Place::Request(setter) => setter(request, value),
+                }
+                Flow::Next
+            }
+            Step::Return { status, text } => Flow::Done(answer(request, *status, text.as_ref())),
+            Step::Rewrite(rewrite) => {
+                let flow = rewrite.run(request);
+                if let Some(flow) = flow {
+                    self.escapes = false;
+                    return flow;
+                }
+                Flow::Next
+            }
+            Step::If(inner) => {
+                if !inner.condition.holds(self, request) {
+                    return Flow::Next;
+                }
+                if let Some(location) = inner.settings.and_then(|index| self.location.inside_if(index)) {
+                    request.left_proxy |= request.location.proxy_pass.is_set();
+                    pipeline::enter(request, location);
+                }
+                self.steps(&inner.steps, request)
+            }
+            Step::Break => {
+                request.left_location |= request.uri_changed;
+                request.uri_changed = false;
+                Flow::End
+            }
         }
     }
-    Verdict::Next
+
+    fn value(&self, value: &'static Script, request: &mut Request) -> Vec<u8> {
+        let mut out = Vec::new();
+        if self.escapes && replacement::is_escaped(request) {
+            value.evaluate_escaped(request, &mut out);
+        } else {
+            value.evaluate(request, &mut out);
+        }
+        out
+    }
 }
 
 fn answer(request: &mut Request, status: u16, text: Option<&'static Script>) -> Reply {
@@ -121,3 +257,16 @@ fn answer(request: &mut Request, status: u16, text: Option<&'static Script>) -> 
     let content_type = core::content_type(request);
     pipeline::text(status, &content_type, value)
 }
+
+/// The value of a variable that some `set` has, and that none has set yet: empty, which is worth a warning.
+pub fn uninitialized(request: &mut Request, argument: &Argument, _: &mut Vec<u8>) -> bool {
+    if request.location.rewrite_log.warns() {
+        let name = &argument.name;
+        log::warn!(core::error_log(request), &*request, "using uninitialized \"{}\" variable", name);
+    }
+    request.set_slot(argument.index, Vec::new()); // one warning a request
+    true
+}
+
+#[cfg(test)]
+mod tests;

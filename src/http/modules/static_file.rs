@@ -77,6 +77,12 @@ pub fn content(request: &mut Request) -> Verdict {
         // Of the statuses that nginx's static module gives, this is the one for a method it does not know.
         return Verdict::Done(Reply::Status(405));
     }
+    if request.left_location && request.location.core.root().is_some_and(|root| root.is_alias) {
+        let name = &request.location.name;
+        let what = "\"alias\" cannot be used in location";
+        log::error!(core::error_log(request), &*request, "{} \"{}\" where URI was rewritten", what, name);
+        return Verdict::Done(Reply::Status(500));
+    }
     if request.uri.last() == Some(&b'/') {
         return Verdict::Done(forbidden_or_missing(request));
     }

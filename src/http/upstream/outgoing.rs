@@ -351,6 +351,8 @@ fn write_uri(request: &Request, goal: &Goal, out: &mut Vec<u8>) {
         Some(uri) if goal.is_evaluated => out.extend_from_slice(uri.as_bytes()),
         None if request.uri_is_original => out.extend_from_slice(request.target()),
         replacement => {
+            // What `rewrite … break` has made is the whole URI.
+            let replacement = replacement.filter(|_| !request.left_location);
             let replaced_length = match (replacement, &request.location.kind) {
                 (Some(_), Kind::Exact | Kind::Prefix | Kind::PrefixFinal) => {
                     request.location.name.len().min(request.uri.len())

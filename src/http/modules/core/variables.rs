@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::http::request::Request;
 use crate::http::response::reason;
-use crate::http::variable::{Argument, Variable, prefix, variable};
+use crate::http::variable::{Argument, Change, Variable, changeable, prefix, variable};
 use crate::log::format;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::header::Id;
@@ -23,7 +23,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("document_uri", |r, _, out| text(&r.uri, out)),
     variable("request_uri", |r, _, out| some(r.target(), out)),
     variable("request", |r, _, out| some(r.line(), out)),
-    variable("args", |r, _, out| some(&r.args, out)),
+    changeable("args", |r, _, out| some(&r.args, out), Change::By(set_args)),
     variable("query_string", |r, _, out| some(&r.args, out)),
     variable("is_args", |r, _, out| text(if r.args.is_empty() { b"" } else { b"?" }, out)),
     prefix("arg_", argument),
@@ -72,6 +72,11 @@ pub static VARIABLES: &[Variable] = &[
 fn text(value: &[u8], out: Out) -> bool {
     out.extend_from_slice(value);
     true
+}
+
+fn set_args(request: &mut Request, value: Vec<u8>) {
+    request.args = value;
+    request.uri_is_original = false;
 }
 
 /// A value that is none when it is empty.

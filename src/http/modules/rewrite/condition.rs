@@ -1,0 +1,170 @@
+//! The conditions of `if`: a variable by itself, compared, matched, or a file.
+//!
+//! Touches: the request's variables and captures; one `stat` for a condition about a file.
+//! Wording of the errors: nginx's `ngx_http_rewrite_if_condition`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::{Run, replacement};
+use crate::config::{Diagnostic, Node, Span, Word};
+use crate::http::compile::Cx;
+use crate::http::modules::core;
+use crate::http::regex::Regex;
+use crate::http::request::Request;
+use crate::http::script::Script;
+use crate::log;
+
+/// What an `if` asks for.
+#[derive(Debug)]
+pub struct Condition {
+    /// The variable, or the path.
+    subject: Script,
+    test: Test,
+    is_negated: bool,
+}
+
+#[derive(Debug)]
+enum Test {
+    /// Neither empty nor `0`.
+    True,
+    Equals(Script),
+    Matches { pattern: Box<str>, regex: Regex },
+    File(Kind),
+}
+
+/// What a path must lead to.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Plain,
+    Directory,
+    Any,
+    Executable,
+}
+
+impl Condition {
+    /// Reads the words between `(` and `)`, which may stand apart from their neighbours or not.
+    pub fn compile(node: &Node, cx: &mut Cx) -> Result<Self, Diagnostic> {
+        let words = between_brackets(node)?;
+        let Some(first) = words.first() else { return Err(invalid(&node.args[0])) };
+        if first.text.len() > 1 && first.text.starts_with('$') {
+            return Self::of_variable(&words, cx);
+        }
+        let (is_negated, test) = match first.text.strip_prefix('!') {
+            Some(rest) => (true, rest),
+            None => (false, &*first.text),
+        };
+        let kind = match test {
+            "-f" => Kind::Plain,
+            "-d" => Kind::Directory,
+            "-e" => Kind::Any,
+            "-x" => Kind::Executable,
+            _ => return Err(invalid(first)),
+        };
+        let [_, path] = &words[..] else { return Err(invalid(first)) };
+        Ok(Self { subject: Script::compile(path, cx)?, test: Test::File(kind), is_negated })
+    }
+
+    fn of_variable(words: &[Word], cx: &mut Cx) -> Result<Self, Diagnostic> {
+        if words.len() != 1 && words.len() != 3 {
+            return Err(invalid(&words[0]));
+        }
+        let subject = Script::compile(&words[0], cx)?;
+        let [_, operator, value] = words else {
+            return Ok(Self { subject, test: Test::True, is_negated: false });
+        };
+        let is_negated = operator.text.starts_with('!');
+        let test = match &*operator.text {
+            "=" | "!=" => Test::Equals(Script::compile(value, cx)?),
+            "~" | "~*" | "!~" | "!~*" => {
+                let is_caseless = operator.text.ends_with('*');
+                let regex = Regex::new(&value.text, is_caseless, value.span)?.declare(&mut cx.variables);
+                Test::Matches { pattern: value.text.clone(), regex }
+            }
+            other => {
+                let diagnostic = Diagnostic::error(operator.span, format!("unexpected \"{other}\" in condition"));
+                return Err(diagnostic.help("a variable is compared with =, !=, ~, ~*, !~ or !~*"));
+            }
+        };
+        Ok(Self { subject, test, is_negated })
+    }
+
+    pub(super) fn holds(&'static self, run: &Run, request: &mut Request) -> bool {
+        let subject = run.value(&self.subject, request);
+        let holds = match &self.test {
+            Test::True => !matches!(&subject[..], b"" | b"0"),
+            Test::Equals(value) => run.value(value, request) == subject,
+            Test::Matches { pattern, regex } => matches(pattern, regex, &subject, request),
+            Test::File(kind) => leads_to(*kind, &subject, request),
+        };
+        holds != self.is_negated
+    }
+}
+
+/// Matches and keeps the groups; what was captured before is gone also where it does not match.
+fn matches(pattern: &str, regex: &'static Regex, subject: &[u8], request: &mut Request) -> bool {
+    let groups = regex.captures(subject);
+    replacement::log_match(request, pattern, subject, groups.is_some());
+    match groups {
+        Some(groups) => {
+            core::store_regex_groups(request, regex, subject, &groups);
+            true
+        }
+        None => {
+            request.captures.clear();
+            false
+        }
+    }
+}
+
+fn leads_to(kind: Kind, path: &[u8], request: &Request) -> bool {
+    match std::fs::metadata(Path::new(OsStr::from_bytes(path))) {
+        Ok(metadata) => match kind {
+            Kind::Plain => metadata.is_file(),
+            Kind::Directory => metadata.is_dir(),
+            Kind::Any => true,
+            Kind::Executable => metadata.permissions().mode() & 0o100 != 0,
+        },
+        Err(error) => {
+            // ENOENT, ENOTDIR and ENAMETOOLONG are answers.
+            if !matches!(error.raw_os_error(), Some(2 | 20 | 36)) {
+                let (path, cause) = (log::Text(path), log::Cause(&error));
+                log::error!(core::error_log(request), request, "stat() \"{}\" failed {}", path, cause);
+            }
+            false
+        }
+    }
+}
+
+/// The condition's words without the brackets around them.
+fn between_brackets(node: &Node) -> Result<Vec<Word>, Diagnostic> {
+    let mut words = node.args.clone();
+    if let Some(first) = words.first_mut() {
+        match first.text.strip_prefix('(') {
+            Some(rest) if !first.quoted => first.text = rest.into(),
+            _ => return Err(invalid(first)),
+        }
+        first.span = Span { start: first.span.start + 1, ..first.span };
+        if first.text.is_empty() {
+            words.remove(0);
+        }
+    }
+    if let Some(last) = words.last_mut() {
+        // A word in quotes may end with a bracket that stands outside of them in no spelling.
+        match last.text.strip_suffix(')') {
+            Some(rest) => last.text = rest.into(),
+            None => return Err(invalid(last)),
+        }
+        if last.text.is_empty() && !last.quoted {
+            words.pop();
+        }
+    }
+    Ok(words)
+}
+
+fn invalid(word: &Word) -> Diagnostic {
+    let diagnostic = Diagnostic::error(word.span, format!("invalid condition \"{}\"", word.text));
+    diagnostic.help("write ($variable), ($variable = text), ($variable ~ expression) or (-f path)")
+}

@@ -1,0 +1,226 @@
+//! `rewrite`: a regular expression and what replaces the path.
+//!
+//! Touches: the request's path, arguments and captures.
+//! Behaviour: nginx.org, `rewrite` of ngx_http_rewrite_module. Groups that go into arguments or a redirect are escaped
+//! where the client has escaped something in its path; a redirect is unescaped again up to its `?`.
+
+use super::Flow;
+use crate::base::number::hex_digit;
+use crate::config::{Diagnostic, Node, params};
+use crate::http::compile::Cx;
+use crate::http::modules::core;
+use crate::http::pipeline::Reply;
+use crate::http::regex::Regex;
+use crate::http::request::Request;
+use crate::http::script::Script;
+use crate::log;
+
+/// One `rewrite`.
+#[derive(Debug)]
+pub struct Rewrite {
+    /// As written, for the log.
+    pattern: Box<str>,
+    regex: Regex,
+    /// The new path; of a redirect the whole URL.
+    path: Script,
+    /// What follows the first `?`, unless the client is redirected.
+    args: Option<Script>,
+    /// The text has a `?`, so that other arguments follow `&`.
+    has_args: bool,
+    /// The request's own arguments follow.
+    adds_args: bool,
+    then: Then,
+}
+
+/// What happens after a match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    NextStep,
+    Last,
+    Break,
+    Redirect(u16),
+}
+
+impl Rewrite {
+    pub fn compile(node: &Node, cx: &mut Cx) -> Result<Self, Diagnostic> {
+        let (pattern, replacement) = (&node.args[0], &node.args[1]);
+        if replacement.text.is_empty() {
+            return Err(Diagnostic::error(replacement.span, "empty replacement"));
+        }
+        let regex = Regex::new(&pattern.text, false, pattern.span)?.declare(&mut cx.variables);
+        let text = replacement.text.strip_suffix('?').unwrap_or(&replacement.text);
+        let is_url = ["http://", "https://", "$scheme"].iter().any(|start| text.starts_with(start));
+        let mut then = if is_url { Then::Redirect(302) } else { Then::NextStep };
+        if let Some(word) = node.args.get(2) {
+            then = match &*word.text {
+                "redirect" => Then::Redirect(302),
+                "permanent" => Then::Redirect(301),
+                "last" if !is_url => Then::Last,
+                "break" if !is_url => Then::Break,
+                "last" | "break" => then,
+                _ => return Err(params::invalid_parameter(word, &["last", "break", "redirect", "permanent"])),
+            };
+        }
+        let is_redirect = matches!(then, Then::Redirect(_));
+        let (path, args) = match text.split_once('?') {
+            Some((path, args)) if !is_redirect => (path, Some(args)),
+            _ => (text, None),
+        };
+        Ok(Self {
+            pattern: pattern.text.clone(),
+            regex,
+            path: Script::compile_text(path, replacement.span, cx)?,
+            args: args.map(|args| Script::compile_text(args, replacement.span, cx)).transpose()?,
+            has_args: text.contains('?'),
+            adds_args: text.len() == replacement.text.len(),
+            then,
+        })
+    }
+
+    /// Matches and replaces; `None`: it does not match.
+    pub(super) fn run(&'static self, request: &mut Request) -> Option<Flow> {
+        let subject = std::mem::take(&mut request.uri);
+        let groups = self.regex.captures(&subject);
+        log_match(request, &self.pattern, &subject, groups.is_some());
+        match &groups {
+            Some(groups) => core::store_regex_groups(request, &self.regex, &subject, groups),
+            None => request.captures.clear(),
+        }
+        request.uri = subject;
+        groups?;
+        request.internal = true;
+        request.uri_is_original = false;
+        if let Then::Redirect(status) = self.then {
+            return Some(Flow::Done(self.redirect(status, request)));
+        }
+        request.left_location |= self.then == Then::Break;
+        request.uri_changed = self.then != Then::Break;
+        self.replace(request);
+        if request.uri.is_empty() {
+            log::error!(core::error_log(request), &*request, "the rewritten URI has a zero length");
+            return Some(Flow::Done(Reply::Status(500)));
+        }
+        Some(if self.then == Then::NextStep { Flow::Next } else { Flow::End })
+    }
+
+    fn replace(&'static self, request: &mut Request) {
+        let mut path = Vec::new();
+        self.path.evaluate(request, &mut path);
+        match &self.args {
+            Some(script) => {
+                let mut args = Vec::new();
+                if is_escaped(request) {
+                    script.evaluate_escaped(request, &mut args);
+                } else {
+                    script.evaluate(request, &mut args);
+                }
+                if self.adds_args && !request.args.is_empty() {
+                    args.push(b'&');
+                    args.extend_from_slice(&request.args);
+                }
+                request.args = args;
+            }
+            None if self.adds_args => {}
+            None => request.args.clear(),
+        }
+        request.uri = path;
+        let (uri, args) = (log::Text(&request.uri), log::Text(&request.args));
+        if request.location.rewrite_log.is_logged() {
+            log::notice!(core::error_log(request), &*request, "rewritten data: \"{}\", args: \"{}\"", uri, args);
+        } else {
+            log::debug!(core::error_log(request), &*request, "rewritten data: \"{}\", args: \"{}\"", uri, args);
+        }
+    }
+
+    fn redirect(&'static self, status: u16, request: &mut Request) -> Reply {
+        let mut url = Vec::new();
+        if is_escaped(request) {
+            self.path.evaluate_escaped(request, &mut url);
+        } else {
+            self.path.evaluate(request, &mut url);
+        }
+        let mut url = unescape_path(&url);
+        if self.adds_args && !request.args.is_empty() {
+            url.push(if self.has_args { b'&' } else { b'?' });
+            url.extend_from_slice(&request.args);
+        }
+        let text = log::Text(&url);
+        if request.location.rewrite_log.is_logged() {
+            log::notice!(core::error_log(request), &*request, "rewritten redirect: \"{}\"", text);
+        } else {
+            log::debug!(core::error_log(request), &*request, "rewritten redirect: \"{}\"", text);
+        }
+        Reply::Redirect(status, url)
+    }
+}
+
+/// The client has escaped something in the path, or written a plus, so that groups of it are escaped too.
+pub fn is_escaped(request: &Request) -> bool {
+    let target = request.target();
+    let path = &target[..memchr::memchr(b'?', target).unwrap_or(target.len())];
+    memchr::memchr2(b'%', b'+', path).is_some()
+}
+
+pub fn log_match(request: &Request, pattern: &str, subject: &[u8], is_match: bool) {
+    let (verb, subject) = (if is_match { "matches" } else { "does not match" }, log::Text(subject));
+    if request.location.rewrite_log.is_logged() {
+        log::notice!(core::error_log(request), request, "\"{}\" {} \"{}\"", pattern, verb, subject);
+    } else {
+        log::debug!(core::error_log(request), request, "\"{}\" {} \"{}\"", pattern, verb, subject);
+    }
+}
+
+/// Decodes up to the first `?` what may stand in a URL as it is.
+fn unescape_path(url: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(url.len());
+    let mut rest = url;
+    while let Some((&byte, after)) = rest.split_first() {
+        if byte == b'?' {
+            out.extend_from_slice(rest);
+            break;
+        }
+        let decoded = match after {
+            [high, low, ..] if byte == b'%' => {
+                hex_digit(*high).zip(hex_digit(*low)).map(|(high, low)| high << 4 | low)
+            }
+            _ => None,
+        };
+        match decoded {
+            Some(plain) if plain > b'%' && plain < 0x7f => {
+                out.push(plain);
+                rest = &after[2..];
+                if plain == b'?' {
+                    out.extend_from_slice(rest);
+                    break;
+                }
+            }
+            _ => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_keeps_escapes_that_it_needs() {
+        let cases = [
+            ("/a%41b", "/aAb"),
+            ("/%0d%0a%20%25", "/%0d%0a%20%25"),
+            ("/a?%41", "/a?%41"),
+            ("/a%3f%41", "/a?%41"),
+            ("/%", "/%"),
+            ("/%4", "/%4"),
+            ("/%zz%41", "/%zzA"),
+            ("/%7f%80", "/%7f%80"),
+        ];
+        for (url, expected) in cases {
+            assert_eq!(unescape_path(url.as_bytes()), expected.as_bytes(), "{url}");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Warnings of `-t` about `if` in a location, where nginx's way surprises most people.
+//!
+//! Touches: the findings. Looks at each location once, while it is compiled.
+//! Behaviour: nginx.org, ngx_http_rewrite_module; nginx's wiki, "If is Evil".
+
+use crate::config::{Diagnostic, Span};
+use crate::http::compile::Cx;
+use crate::http::modules::{Confs, Partial};
+
+/// The settings of an `if`; its steps are its location's.
+pub struct IfSettings {
+    pub partial: Partial,
+    pub span: Span,
+    /// It ends with an answer: nothing after it is in force for the same request.
+    pub ends: bool,
+}
+
+/// Warns of the traps of one location's `if` blocks.
+pub fn check(confs: &Confs, ifs: &[IfSettings], cx: &mut Cx) {
+    if !cx.options.test_only {
+        return;
+    }
+    for (index, this) in ifs.iter().enumerate() {
+        if let Some(earlier) = ifs[..index].iter().rfind(|earlier| !earlier.ends && !earlier.partial.is_empty()) {
+            let lost_proxy = earlier.partial.proxy_pass.is_some()
+                && this.partial.proxy_pass.is_none()
+                && !confs.proxy_pass.is_set();
+            if this.ends {
+                continue;
+            }
+            let (message, help) = if lost_proxy {
+                (
+                    "a request for which this \"if\" and an earlier one with \"proxy_pass\" hold is answered with 500",
+                    "give both a \"proxy_pass\", or choose the backend by a \"map\"",
+                )
+            } else {
+                (
+                    "where this \"if\" and an earlier one hold, only this one's settings are in force",
+                    "settings of the earlier \"if\" are lost for such requests: use a \"map\", or one \"if\"",
+                )
+            };
+            cx.diagnostics.push(Diagnostic::warning(this.span, message).help(help));
+        }
+    }
+}
