@@ -1,0 +1,4 @@
+//! The files that an operator installs: each is run as it is shipped, on places of the test's own.
+
+mod init_script;
+mod place;
