@@ -104,6 +104,7 @@ macro_rules! modules {
 
 modules! {
     core        => [];
+    resolver    => [];
     map         => [];
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];

@@ -5,5 +5,6 @@ pub mod address;
 pub mod connect;
 pub mod drain;
 pub mod open;
+pub mod resolver;
 
 pub use address::Address;

@@ -1,5 +1,6 @@
 //! Protocols as values: bytes and time in, bytes out; no socket, no clock.
 
+pub mod dns;
 pub mod h1;
 pub mod header;
 pub mod message;

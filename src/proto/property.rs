@@ -4,6 +4,7 @@
 //! Touches: nothing; panics when a promise of this floor is broken. What is promised: RFC 9112 §2 to §7.
 
 use crate::base::path::{BadUri, Escape, Parsed, escape_uri, normalize_uri};
+use crate::proto::dns;
 use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::{self, BodyLength};
 use crate::proto::h1::request::{self, Limits, Progress, RequestHead};
@@ -303,6 +304,31 @@ pub fn reads_target(raw: &[u8]) {
     }
 }
 
+/// Reads `data` as a name server's answer behind a header and a question that fit.
+pub fn reads_dns_answer(data: &[u8]) {
+    let Some(name) = dns::Name::new(b"www.test") else { unreachable!("a name") };
+    for kind in [dns::Kind::A, dns::Kind::Aaaa, dns::Kind::Srv] {
+        let _ = dns::read_answer(data, 7, &name, kind);
+        let mut message = Vec::new();
+        dns::write_query(7, &name, kind, &mut message);
+        message[2..4].copy_from_slice(&[0x81, 0x80]);
+        if let Some((counts, records)) = data.split_at_checked(2) {
+            (message[7], message[9]) = (counts[0], counts[1]);
+            message.extend_from_slice(records);
+        }
+        match dns::read_answer(&message, 7, &name, kind) {
+            Ok(dns::Answer::Addresses { list, .. }) => {
+                assert!(!list.is_empty() && list.iter().all(|ip| ip.is_ipv4() == (kind == dns::Kind::A)));
+            }
+            Ok(dns::Answer::Services { list, .. }) => assert!(!list.is_empty() && kind == dns::Kind::Srv),
+            Ok(dns::Answer::Alias { name: other, .. }) => assert_ne!(other, name),
+            Ok(dns::Answer::Failed { code, .. }) => assert_eq!(code, dns::Code::NotFound),
+            Ok(dns::Answer::Truncated) => panic!("the flag is not set"),
+            Err(_) => {}
+        }
+    }
+}
+
 fn check_host(host: &[u8]) {
     assert!(!host.is_empty() && !host.iter().any(u8::is_ascii_uppercase));
     assert!(!host.iter().any(|byte| *byte <= b' ' || *byte == 0x7f || b"/\\?#@,".contains(byte)), "{host:?}");
@@ -447,5 +473,10 @@ mod tests {
             reads_target(&assemble(bytes));
             reads_target(bytes);
         });
+    }
+
+    #[test]
+    fn any_bytes_as_dns_answer() {
+        bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| reads_dns_answer(bytes));
     }
 }

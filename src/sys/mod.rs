@@ -10,6 +10,7 @@ pub mod mmap;
 pub mod msg;
 pub mod pair;
 pub mod process;
+pub mod random;
 pub mod signal;
 pub mod socket;
 pub mod terminal;

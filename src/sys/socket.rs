@@ -138,6 +138,20 @@ pub fn connect_nonblocking(address: &SockAddr, bind: Option<&SockAddr>) -> io::R
     }
 }
 
+/// A datagram socket for one peer: what others send to it the kernel drops. Its port is the kernel's random choice.
+pub fn connect_datagram(address: &SockAddr) -> io::Result<OwnedFd> {
+    let SockAddr::Inet(inet) = address else { return Err(io::ErrorKind::Unsupported.into()) };
+    let socket =
+        Socket::new(Domain::for_address(*inet), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    socket.connect(&raw(address)?)?;
+    Ok(socket.into())
+}
+
+/// Receives one datagram.
+pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
+    nix::sys::socket::recv(fd.as_raw_fd(), buffer, nix::sys::socket::MsgFlags::empty())
+}
+
 /// Turns on the kernel's keepalive probes.
 pub fn set_keepalive(fd: impl AsFd) -> io::Result<()> {
     SockRef::from(&fd.as_fd()).set_keepalive(true)

@@ -125,6 +125,13 @@ impl Group {
         self.rebuild(addresses_of, |_| None);
     }
 
+    /// Its peers have these addresses, in whatever order. For groups of one server.
+    pub fn is_at(&self, addresses: &[Address]) -> bool {
+        let set = self.set();
+        let peers = || set.primary.iter().chain(&set.backup);
+        peers().count() == addresses.len() && peers().all(|peer| addresses.contains(&peer.address))
+    }
+
     /// Indexes of the servers that have no peer because their name did not resolve.
     pub fn unresolved(&self) -> Vec<usize> {
         let set = self.set();

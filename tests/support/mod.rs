@@ -12,6 +12,7 @@
 pub mod client;
 pub mod daemon;
 pub mod deadline;
+pub mod dns;
 pub mod environment;
 pub mod load;
 pub mod message;

@@ -148,8 +148,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("msie_refresh", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nobody needs it any more; off."),
     flag("log_not_found", Context::ANY, |c| &mut c.log_not_found, "Logs files that are not there; on."),
     accepted("etag", Context::ANY, Arity::exactly(1), Accepted::Flag, "Files always have an ETag; on."),
-    accepted("resolver", Context::ANY, Arity::at_least(1), Accepted::Words, "Names are resolved by the system."),
-    accepted("resolver_timeout", Context::ANY, Arity::exactly(1), Accepted::Millis, "Names are resolved by the system, which has a limit of its own."),
 ];
 
 impl Merge for Conf {

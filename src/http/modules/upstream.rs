@@ -18,7 +18,7 @@ use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::variable::{Argument, Variable, prefix, variable};
 use crate::log::Logger;
-use crate::net::address::{self, Host};
+use crate::net::address::{self, Address, Host};
 use crate::proto::h1::response::ResponseHead;
 use crate::runtime;
 use crate::runtime::Io;
@@ -210,8 +210,16 @@ pub struct Upstreams {
     /// would get a copy of each one's page of memory.
     incomplete: Box<[usize]>,
     /// The freshest last.
-    dynamic: RefCell<Vec<Rc<Group>>>,
+    dynamic: RefCell<Vec<Made>>,
     log: Option<Logger>,
+}
+
+/// A group that was made while serving.
+#[derive(Debug)]
+struct Made {
+    group: Rc<Group>,
+    source: usize,
+    asked_ms: u64,
 }
 
 /// A group of the configuration, or one made for a name that a variable brought.
@@ -237,26 +245,44 @@ impl Upstreams {
         self.groups.get(index)
     }
 
-    /// The group for a host that was evaluated: one of the configuration, or one that was made before.
+    /// The group of the configuration for a host that was evaluated.
     pub fn find(&'static self, name: &str, port: Option<u16>) -> Option<Chosen> {
         let key = (name.to_ascii_lowercase().into_boxed_str(), port);
-        if let Some(group) = self.by_name.get(&key).and_then(|&index| self.groups.get(index)) {
-            return Some(Chosen::Configured(group));
-        }
-        let full = with_port(name, port);
-        let mut dynamic = self.dynamic.borrow_mut();
-        let index = dynamic.iter().rposition(|group| group.name.eq_ignore_ascii_case(&full))?;
-        let group = dynamic.remove(index);
-        dynamic.push(Rc::clone(&group));
-        Some(Chosen::Dynamic(group))
+        let index = *self.by_name.get(&key)?;
+        self.groups.get(index).map(Chosen::Configured)
     }
 
-    /// Makes a group of one server for an evaluated host whose addresses are known.
-    pub fn make(&self, name: &str, port: Option<u16>, server: Server) -> Chosen {
+    /// The group that was made for a host before, and when its addresses were asked for. `source`: by whom.
+    pub fn find_made(&self, name: &str, port: Option<u16>, source: usize) -> Option<(Rc<Group>, u64)> {
+        let full = with_port(name, port);
+        let mut dynamic = self.dynamic.borrow_mut();
+        let is_it = |made: &Made| made.source == source && made.group.name.eq_ignore_ascii_case(&full);
+        let index = dynamic.iter().rposition(is_it)?;
+        let made = dynamic.remove(index);
+        let found = (Rc::clone(&made.group), made.asked_ms);
+        dynamic.push(made);
+        Some(found)
+    }
+
+    /// The group of one server for an evaluated host that has these addresses. One that was made before keeps its
+    /// connections.
+    pub fn make(&self, name: &str, port: Option<u16>, source: usize, host: &Host, addresses: Vec<Address>) -> Chosen {
+        let asked_ms = runtime::now_ms();
+        if let Some((group, _)) = self.find_made(name, port, source) {
+            if !group.is_at(&addresses) {
+                group.learn(0, &addresses);
+            }
+            if let Some(made) = self.dynamic.borrow_mut().last_mut() {
+                made.asked_ms = asked_ms;
+            }
+            return Chosen::Dynamic(group);
+        }
+        // Which address fails is forgotten after each request, as in nginx.
+        let server = Server { addresses, fails_max: 0, ..Server::new(name, host.clone()) };
         let group = Rc::new(Group::uncounted(&with_port(name, port), vec![server]));
         let oldest = {
             let mut dynamic = self.dynamic.borrow_mut();
-            dynamic.push(Rc::clone(&group));
+            dynamic.push(Made { group: Rc::clone(&group), source, asked_ms });
             (dynamic.len() > DYNAMIC_MAX).then(|| dynamic.remove(0))
         };
         drop(oldest);

@@ -1,13 +1,22 @@
 //! Where one request goes: the group of its location, or the one that variables name.
 //!
-//! Touches: the resolver (on the blocking pool), for a name that only a variable brought.
+//! Touches: name servers, for a name that only a variable brought; the system's resolver (on the blocking pool) where
+//! no `resolver` is configured. nginx answers 502 there.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
 
 use crate::http::error::Error;
 use crate::http::modules::proxy_pass::{Pass, Target};
+use crate::http::modules::resolver;
 use crate::http::modules::upstream::Chosen;
 use crate::http::request::Request;
-use crate::runtime::blocking;
-use crate::upstream::Server;
+use crate::net::Address;
+use crate::net::address::Host;
+use crate::runtime::{self, blocking};
+
+/// How long addresses from the system's resolver hold, which does not tell their time.
+const SYSTEM_VALID_MS: u64 = 30_000;
 
 /// The group that a request is passed to, and what replaces its URI.
 #[derive(Debug)]
@@ -66,25 +75,43 @@ impl Goal {
     }
 
     async fn evaluated(request: &mut Request, target: Target) -> Result<Self, Error> {
-        let upstreams = &request.config.upstreams;
-        let group = match upstreams.find(&target.name, target.port) {
+        let group = match request.config.upstreams.find(&target.name, target.port) {
             Some(group) => group,
-            None => {
-                let mut server = Server::new(&target.name, target.host.clone());
-                if server.addresses.is_empty() {
-                    let host = target.host.clone();
-                    let found = blocking::run(move || host.resolve()).await;
-                    server.addresses = found.map_err(|error| {
-                        Error::upstream(502, format!("{} could not be resolved ({error})", target.name))
-                    })?;
-                }
-                upstreams.make(&target.name, target.port, server)
-            }
+            None => Box::pin(look_up(request, &target)).await?,
         };
         let (mut host, mut port) = (Vec::new(), Vec::new());
         target.write_host(&mut host);
         target.write_port(&mut port);
         request.upstream.host = Some((host, port));
         Ok(Self { group, target: Parts::Evaluated(Box::new(target)), is_evaluated: true })
+    }
+}
+
+/// The group for a name that no `upstream` has: its addresses by the location's `resolver`, else by the system's.
+async fn look_up(request: &Request, target: &Target) -> Result<Chosen, Error> {
+    let upstreams = &request.config.upstreams;
+    let make = |source, addresses| upstreams.make(&target.name, target.port, source, &target.host, addresses);
+    let (Host::Inet { name, port }, None) = (&target.host, target.host.literal()) else {
+        return Ok(make(0, target.host.literal().into_iter().collect()));
+    };
+    let conf: &'static resolver::Conf = &request.location.resolver;
+    if let Some(resolver) = conf.resolver() {
+        let found = resolver.addresses(name, conf.timeout_ms()).await;
+        let found =
+            found.map_err(|why| Error::upstream(502, format!("{name} could not be resolved {why}")))?;
+        let addresses = found.list.iter().map(|&ip| Address::Inet(SocketAddr::new(ip, *port)));
+        return Ok(make(Rc::as_ptr(resolver).addr(), addresses.collect()));
+    }
+    let known = upstreams.find_made(&target.name, target.port, 0);
+    if let Some((group, asked_ms)) = &known
+        && runtime::now_ms().saturating_sub(*asked_ms) < SYSTEM_VALID_MS
+    {
+        return Ok(Chosen::Dynamic(Rc::clone(group)));
+    }
+    let host = target.host.clone();
+    match (blocking::run(move || host.resolve()).await, known) {
+        (Ok(addresses), _) => Ok(make(0, addresses)),
+        (Err(_), Some((group, _))) => Ok(Chosen::Dynamic(group)),
+        (Err(error), None) => Err(Error::upstream(502, format!("{name} could not be resolved ({error})"))),
     }
 }

@@ -1,0 +1,529 @@
+//! DNS messages as a stub resolver needs them: one question out, one answer in.
+//!
+//! Touches: nothing. Written here because hickory-proto brings some sixty crates for it, Unicode's tables among them.
+//! Truth: RFC 1035 §4, RFC 3596 (AAAA), RFC 2782 (SRV), RFC 2308 (negative answers).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Characters of a name without its last dot. One octet more on the wire than RFC 1035 allows: nginx's limit.
+const NAME_CHARS_MAX: usize = 255;
+const LABEL_BYTES_MAX: usize = 63;
+const HEADER_BYTES: usize = 12;
+/// Aliases that are followed within one answer.
+const ALIASES_MAX: usize = 16;
+/// Addresses or services that are taken from one answer; those behind are left.
+const RECORDS_MAX: usize = 256;
+
+const CNAME: u16 = 5;
+const SOA: u16 = 6;
+const CLASS_IN: u16 = 1;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    A = 1,
+    Aaaa = 28,
+    Srv = 33,
+}
+
+/// A host name as DNS compares it: lower case, without the last dot, each label 1 to 63 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Name(Box<[u8]>);
+
+impl Name {
+    /// `None` for what no question can be asked about.
+    pub fn new(text: &[u8]) -> Option<Self> {
+        let text = text.strip_suffix(b".").unwrap_or(text);
+        let is_label = |label: &[u8]| (1..=LABEL_BYTES_MAX).contains(&label.len());
+        let is_name = text.len() <= NAME_CHARS_MAX && text.split(|&byte| byte == b'.').all(is_label);
+        is_name.then(|| Self(text.to_ascii_lowercase().into()))
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+/// Why a server gave no records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// The server did not understand the question.
+    Format = 1,
+    /// The server could not find out.
+    Server = 2,
+    /// There is no such name, or it has no such record.
+    NotFound = 3,
+    NotImplemented = 4,
+    Refused = 5,
+    /// Codes without a name.
+    Other = 6,
+}
+
+/// One place where a service runs (SRV).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// The lowest is asked first.
+    pub priority: u16,
+    pub weight: u16,
+    pub port: u16,
+    pub target: Name,
+}
+
+/// What an answer says about the name that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Addresses {
+        list: Vec<IpAddr>,
+        ttl_s: u32,
+    },
+    Services {
+        list: Vec<Service>,
+        ttl_s: u32,
+    },
+    /// The name is another's alias, and the answer does not say more.
+    Alias {
+        name: Name,
+        ttl_s: u32,
+    },
+    /// `ttl_s`: how long that may be remembered; `None`: it must not be.
+    Failed {
+        code: Code,
+        ttl_s: Option<u32>,
+    },
+    /// Too long for a datagram: to be asked by TCP.
+    Truncated,
+}
+
+/// Why a message is no answer to a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// Another id, or another question: forged, or late.
+    Foreign,
+    /// It is cut, or contradicts itself.
+    Malformed,
+}
+
+/// Appends the question for `name`, recursion desired.
+pub fn write_query(id: u16, name: &Name, kind: Kind, out: &mut Vec<u8>) {
+    out.extend_from_slice(&id.to_be_bytes());
+    out.extend_from_slice(&[0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in name.0.split(|&byte| byte == b'.') {
+        out.push(label.len() as u8);
+        out.extend_from_slice(label);
+    }
+    out.push(0);
+    out.extend_from_slice(&(kind as u16).to_be_bytes());
+    out.extend_from_slice(&CLASS_IN.to_be_bytes());
+}
+
+/// Reads the answer to a question that was asked with `id`.
+pub fn read_answer(message: &[u8], id: u16, name: &Name, kind: Kind) -> Result<Answer, NoAnswer> {
+    let mut reader = Reader { message, at: 0 };
+    if reader.u16()? != id {
+        return Err(NoAnswer::Foreign);
+    }
+    let flags = reader.u16()?;
+    let counts = [reader.u16()?, reader.u16()?, reader.u16()?];
+    let [questions, answers, authorities] = counts;
+    reader.at = HEADER_BYTES;
+    if flags & 0xf800 != 0x8000 {
+        return Err(NoAnswer::Foreign); // a question, or not of the kind that was asked
+    }
+    let code = code(flags);
+    match questions {
+        1 => {
+            let asked = (reader.name()?, reader.u16()?, reader.u16()?);
+            if asked != (name.clone(), kind as u16, CLASS_IN) {
+                return Err(NoAnswer::Foreign);
+            }
+        }
+        // who did not understand the question may not repeat it
+        0 if code.is_some_and(|code| code != Code::NotFound) => {}
+        _ => return Err(NoAnswer::Foreign),
+    }
+    if let Some(code) = code.filter(|&code| code != Code::NotFound) {
+        return Ok(Answer::Failed { code, ttl_s: None });
+    }
+    if flags & 0x0200 != 0 {
+        return Ok(Answer::Truncated);
+    }
+    let mut records = Records::default();
+    for _ in 0..answers {
+        records.read(&mut reader, kind)?;
+    }
+    let (last, ttl_s) = records.follow(name)?;
+    if code.is_none() {
+        if let Some(answer) = records.of(&last, kind, ttl_s) {
+            return Ok(answer);
+        }
+        if last != *name {
+            return Ok(Answer::Alias { name: last, ttl_s });
+        }
+    }
+    let ttl_s = negative_ttl(&mut reader, authorities).unwrap_or(None);
+    Ok(Answer::Failed { code: Code::NotFound, ttl_s })
+}
+
+fn code(flags: u16) -> Option<Code> {
+    match flags & 0x000f {
+        0 => None,
+        1 => Some(Code::Format),
+        2 => Some(Code::Server),
+        3 => Some(Code::NotFound),
+        4 => Some(Code::NotImplemented),
+        5 => Some(Code::Refused),
+        _ => Some(Code::Other),
+    }
+}
+
+/// How long a negative answer holds: the SOA's own time or its last field, the shorter (RFC 2308 §5).
+fn negative_ttl(reader: &mut Reader<'_>, authorities: u16) -> Result<Option<u32>, NoAnswer> {
+    for _ in 0..authorities {
+        let head = reader.record()?;
+        if head.kind == SOA && head.class == CLASS_IN {
+            let mut fields = Reader { message: &reader.message[..head.end], at: head.start };
+            fields.name()?;
+            fields.name()?;
+            fields.skip(16)?;
+            return Ok(Some(head.ttl_s.min(fields.u32()?)));
+        }
+    }
+    Ok(None)
+}
+
+/// The records of an answer that matter, each with its owner and time to live.
+#[derive(Default)]
+struct Records {
+    aliases: Vec<(Name, u32, Name)>,
+    addresses: Vec<(Name, u32, IpAddr)>,
+    services: Vec<(Name, u32, Service)>,
+}
+
+impl Records {
+    fn read(&mut self, reader: &mut Reader<'_>, kind: Kind) -> Result<(), NoAnswer> {
+        let Head { owner, kind: found, class, ttl_s, start, end } = reader.record()?;
+        if class != CLASS_IN {
+            return Ok(());
+        }
+        let data = &reader.message[start..end];
+        let mut fields = Reader { message: &reader.message[..end], at: start };
+        if found == CNAME {
+            if self.aliases.len() < ALIASES_MAX {
+                self.aliases.push((owner, ttl_s, fields.name()?));
+            }
+        } else if found != kind as u16 {
+            // RRSIG, DNAME and whatever else was added: not asked for
+        } else if kind == Kind::Srv {
+            let service = Service {
+                priority: fields.u16()?,
+                weight: fields.u16()?,
+                port: fields.u16()?,
+                target: fields.name()?,
+            };
+            if self.services.len() < RECORDS_MAX {
+                self.services.push((owner, ttl_s, service));
+            }
+        } else {
+            let address = match kind {
+                Kind::A => <[u8; 4]>::try_from(data).ok().map(|bytes| IpAddr::V4(Ipv4Addr::from(bytes))),
+                Kind::Aaaa => <[u8; 16]>::try_from(data).ok().map(|bytes| IpAddr::V6(Ipv6Addr::from(bytes))),
+                Kind::Srv => None,
+            };
+            let address = address.ok_or(NoAnswer::Malformed)?;
+            if self.addresses.len() < RECORDS_MAX {
+                self.addresses.push((owner, ttl_s, address));
+            }
+        }
+        Ok(())
+    }
+
+    /// The last name of the chain of aliases, and the shortest time to live on the way.
+    fn follow(&self, name: &Name) -> Result<(Name, u32), NoAnswer> {
+        let (mut last, mut ttl_s) = (name, u32::MAX);
+        for _ in 0..=ALIASES_MAX {
+            let Some((_, ttl, target)) = self.aliases.iter().find(|(owner, ..)| owner == last) else {
+                return Ok((last.clone(), ttl_s));
+            };
+            (last, ttl_s) = (target, ttl_s.min(*ttl));
+        }
+        Err(NoAnswer::Malformed) // in a circle
+    }
+
+    fn of(self, name: &Name, kind: Kind, ttl_s: u32) -> Option<Answer> {
+        fn owned<T>(records: Vec<(Name, u32, T)>, name: &Name, ttl_s: u32) -> (Vec<T>, u32) {
+            let own = records.into_iter().filter(|(owner, ..)| owner == name);
+            own.fold((Vec::new(), ttl_s), |(mut list, least), (_, ttl, value)| {
+                list.push(value);
+                (list, least.min(ttl))
+            })
+        }
+        match kind {
+            Kind::A | Kind::Aaaa => {
+                let (list, ttl_s) = owned(self.addresses, name, ttl_s);
+                (!list.is_empty()).then_some(Answer::Addresses { list, ttl_s })
+            }
+            Kind::Srv => {
+                let (list, ttl_s) = owned(self.services, name, ttl_s);
+                (!list.is_empty()).then_some(Answer::Services { list, ttl_s })
+            }
+        }
+    }
+}
+
+struct Head {
+    owner: Name,
+    kind: u16,
+    class: u16,
+    ttl_s: u32,
+    /// Where the record's data stands in the message.
+    start: usize,
+    end: usize,
+}
+
+struct Reader<'a> {
+    message: &'a [u8],
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn skip(&mut self, count: usize) -> Result<(), NoAnswer> {
+        self.at =
+            self.at.checked_add(count).filter(|&at| at <= self.message.len()).ok_or(NoAnswer::Malformed)?;
+        Ok(())
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], NoAnswer> {
+        let start = self.at;
+        self.skip(N)?;
+        self.message[start..self.at].try_into().map_err(|_| NoAnswer::Malformed)
+    }
+
+    fn u16(&mut self) -> Result<u16, NoAnswer> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, NoAnswer> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    /// A record up to its data, which is skipped.
+    fn record(&mut self) -> Result<Head, NoAnswer> {
+        let (owner, kind, class) = (self.name()?, self.u16()?, self.u16()?);
+        let ttl_s = self.u32()?;
+        let ttl_s = if ttl_s > i32::MAX as u32 { 0 } else { ttl_s }; // RFC 2181 §8
+        let length = usize::from(self.u16()?);
+        let start = self.at;
+        self.skip(length)?;
+        Ok(Head { owner, kind, class, ttl_s, start, end: self.at })
+    }
+
+    /// A name, which may end in pointers to names before it (RFC 1035 §4.1.4). A pointer must lead backwards, so
+    /// that there are no circles.
+    fn name(&mut self) -> Result<Name, NoAnswer> {
+        let mut text = Vec::new();
+        let (mut at, mut earliest, mut is_away) = (self.at, self.at, false);
+        loop {
+            let length = usize::from(*self.message.get(at).ok_or(NoAnswer::Malformed)?);
+            at += 1;
+            if length & 0xc0 == 0xc0 {
+                let low = usize::from(*self.message.get(at).ok_or(NoAnswer::Malformed)?);
+                if !std::mem::replace(&mut is_away, true) {
+                    self.at = at + 1;
+                }
+                at = (length & 0x3f) << 8 | low;
+                if at >= earliest {
+                    return Err(NoAnswer::Malformed);
+                }
+                earliest = at;
+                continue;
+            }
+            if length > LABEL_BYTES_MAX {
+                return Err(NoAnswer::Malformed);
+            }
+            if length == 0 {
+                if !is_away {
+                    self.at = at;
+                }
+                return Ok(Name(text.into()));
+            }
+            let label = self.message.get(at..at + length).ok_or(NoAnswer::Malformed)?;
+            if !text.is_empty() {
+                text.push(b'.');
+            }
+            text.extend(label.iter().map(u8::to_ascii_lowercase));
+            if text.len() > NAME_CHARS_MAX {
+                return Err(NoAnswer::Malformed);
+            }
+            at += length;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: u16 = 0x1234;
+
+    fn name(text: &str) -> Name {
+        Name::new(text.as_bytes()).unwrap()
+    }
+
+    /// An answer to the question for `www.test`, with these counts behind the question.
+    fn message(flags: u16, kind: Kind, counts: [u16; 2], records: &[u8]) -> Vec<u8> {
+        let mut message = Vec::new();
+        write_query(ID, &name("www.test"), kind, &mut message);
+        message[2..4].copy_from_slice(&flags.to_be_bytes());
+        message[6..8].copy_from_slice(&counts[0].to_be_bytes());
+        message[8..10].copy_from_slice(&counts[1].to_be_bytes());
+        message.extend_from_slice(records);
+        message
+    }
+
+    /// `owner` in wire form.
+    fn record(owner: &[u8], kind: u16, ttl_s: u32, data: &[u8]) -> Vec<u8> {
+        let mut record = owner.to_vec();
+        record.extend_from_slice(&kind.to_be_bytes());
+        record.extend_from_slice(&CLASS_IN.to_be_bytes());
+        record.extend_from_slice(&ttl_s.to_be_bytes());
+        record.extend_from_slice(&(data.len() as u16).to_be_bytes());
+        record.extend_from_slice(data);
+        record
+    }
+
+    const QUESTION: &[u8] = &[0xc0, 12];
+    const TEST: &[u8] = &[0xc0, 16];
+
+    fn read(message: &[u8], kind: Kind) -> Result<Answer, NoAnswer> {
+        // not one prefix may be read over its end
+        for end in 0..message.len() {
+            let _ = read_answer(&message[..end], ID, &name("www.test"), kind);
+        }
+        read_answer(message, ID, &name("www.test"), kind)
+    }
+
+    fn addresses(texts: &[&str], ttl_s: u32) -> Result<Answer, NoAnswer> {
+        Ok(Answer::Addresses { list: texts.iter().map(|text| text.parse().unwrap()).collect(), ttl_s })
+    }
+
+    #[test]
+    fn names_are_labels_of_63_bytes_and_255_in_all() {
+        let label = "a".repeat(63);
+        let long = [&*label; 4].join(".");
+        for good in ["a", "A.b.", "_http._tcp.x", &label, &long] {
+            assert!(Name::new(good.as_bytes()).is_some(), "{good}");
+        }
+        for bad in ["", ".", "a..b", ".a", &"a".repeat(64), &format!("{long}.a")] {
+            assert!(Name::new(bad.as_bytes()).is_none(), "{bad}");
+        }
+        assert_eq!(name("WWW.Test."), name("www.test"));
+    }
+
+    #[test]
+    fn a_query_is_as_the_standard_has_it() {
+        let mut query = Vec::new();
+        write_query(ID, &name("www.test"), Kind::Aaaa, &mut query);
+        assert_eq!(query, b"\x12\x34\x01\x00\0\x01\0\0\0\0\0\0\x03www\x04test\0\0\x1c\0\x01");
+    }
+
+    #[test]
+    fn reads_addresses_of_either_kind() {
+        let records =
+            [record(QUESTION, 1, 60, &[10, 0, 0, 1]), record(QUESTION, 1, 30, &[10, 0, 0, 2])].concat();
+        let answer = message(0x8180, Kind::A, [2, 0], &records);
+        assert_eq!(read(&answer, Kind::A), addresses(&["10.0.0.1", "10.0.0.2"], 30));
+        let six = record(QUESTION, 28, 5, &[0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(read(&message(0x8180, Kind::Aaaa, [1, 0], &six), Kind::Aaaa), addresses(&["fe80::1"], 5));
+    }
+
+    #[test]
+    fn follows_aliases_inside_the_answer_whatever_their_order() {
+        let alias = record(QUESTION, CNAME, 9, &[&b"\x01b"[..], TEST].concat());
+        let address = record(b"\x01b\x04test\0", 1, 60, &[10, 0, 0, 1]);
+        let foreign = record(b"\x01c\x04test\0", 1, 60, &[10, 6, 6, 6]);
+        for records in [[&alias[..], &address, &foreign].concat(), [&foreign[..], &address, &alias].concat()]
+        {
+            let answer = message(0x8180, Kind::A, [3, 0], &records);
+            assert_eq!(read(&answer, Kind::A), addresses(&["10.0.0.1"], 9));
+        }
+        let answer = message(0x8180, Kind::A, [1, 0], &alias);
+        assert_eq!(read(&answer, Kind::A), Ok(Answer::Alias { name: name("b.test"), ttl_s: 9 }));
+    }
+
+    #[test]
+    fn a_circle_of_aliases_is_malformed() {
+        let there = record(QUESTION, CNAME, 9, &[&b"\x01b"[..], TEST].concat());
+        let back = record(b"\x01b\x04test\0", CNAME, 9, QUESTION);
+        let answer = message(0x8180, Kind::A, [2, 0], &[there, back].concat());
+        assert_eq!(read(&answer, Kind::A), Err(NoAnswer::Malformed));
+        let itself = record(QUESTION, CNAME, 9, QUESTION);
+        assert_eq!(read(&message(0x8180, Kind::A, [1, 0], &itself), Kind::A), Err(NoAnswer::Malformed));
+    }
+
+    #[test]
+    fn reads_services() {
+        let data = [&[0, 1, 0, 5, 0x1f, 0x90][..], b"\x01a", TEST].concat();
+        let answer = message(0x8180, Kind::Srv, [1, 0], &record(QUESTION, 33, 7, &data));
+        let service = Service { priority: 1, weight: 5, port: 8080, target: name("a.test") };
+        assert_eq!(read(&answer, Kind::Srv), Ok(Answer::Services { list: vec![service], ttl_s: 7 }));
+    }
+
+    #[test]
+    fn what_was_not_asked_is_foreign() {
+        let address = record(QUESTION, 1, 60, &[10, 0, 0, 1]);
+        let answer = message(0x8180, Kind::A, [1, 0], &address);
+        let www = name("www.test");
+        assert_eq!(read_answer(&answer, ID + 1, &www, Kind::A), Err(NoAnswer::Foreign));
+        assert_eq!(read_answer(&answer, ID, &name("wwx.test"), Kind::A), Err(NoAnswer::Foreign));
+        assert_eq!(read_answer(&answer, ID, &www, Kind::Aaaa), Err(NoAnswer::Foreign));
+        let question = message(0x0100, Kind::A, [1, 0], &address);
+        assert_eq!(read(&question, Kind::A), Err(NoAnswer::Foreign));
+    }
+
+    #[test]
+    fn failures_have_a_code_and_negative_ones_the_time_of_the_soa() {
+        let failed = |code, ttl_s| Ok(Answer::Failed { code, ttl_s });
+        assert_eq!(read(&message(0x8182, Kind::A, [0, 0], b""), Kind::A), failed(Code::Server, None));
+        assert_eq!(read(&message(0x8183, Kind::A, [0, 0], b""), Kind::A), failed(Code::NotFound, None));
+        assert_eq!(read(&message(0x8180, Kind::A, [0, 0], b""), Kind::A), failed(Code::NotFound, None));
+        let fields = [[0, 0, 0, 1]; 4].concat();
+        let data = [TEST, TEST, &fields, &[0, 0, 0, 77]].concat();
+        let soa = record(TEST, SOA, 900, &data);
+        assert_eq!(read(&message(0x8183, Kind::A, [0, 1], &soa), Kind::A), failed(Code::NotFound, Some(77)));
+        let bare = [&ID.to_be_bytes()[..], &[0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+        assert_eq!(read(&bare, Kind::A), failed(Code::Format, None));
+        assert_eq!(read(&message(0x8380, Kind::A, [0, 0], b""), Kind::A), Ok(Answer::Truncated));
+    }
+
+    #[test]
+    fn hostile_messages_are_malformed() {
+        let cases: [(&str, Vec<u8>); 6] = [
+            ("a pointer to itself", record(&[0xc0, 26], 1, 60, &[10, 0, 0, 1])),
+            ("a pointer forwards", record(&[0xc0, 40], 1, 60, &[10, 0, 0, 1])),
+            ("a label of a strange kind", record(&[0x40, 0], 1, 60, &[10, 0, 0, 1])),
+            ("an address of three bytes", record(QUESTION, 1, 60, &[10, 0, 0])),
+            ("an alias that is cut", record(QUESTION, CNAME, 60, b"\x05ab")),
+            ("nothing where a record should be", Vec::new()),
+        ];
+        for (what, records) in cases {
+            let answer = message(0x8180, Kind::A, [1, 0], &records);
+            assert_eq!(read(&answer, Kind::A), Err(NoAnswer::Malformed), "{what}");
+        }
+    }
+
+    #[test]
+    fn takes_no_more_than_a_bounded_number_of_records() {
+        let records: Vec<u8> = (0..4000u16).flat_map(|_| record(QUESTION, 1, 60, &[10, 0, 0, 1])).collect();
+        let answer = message(0x8180, Kind::A, [4000, 0], &records);
+        let Ok(Answer::Addresses { list, .. }) = read_answer(&answer, ID, &name("www.test"), Kind::A) else {
+            panic!("no addresses")
+        };
+        assert_eq!(list.len(), RECORDS_MAX);
+    }
+}

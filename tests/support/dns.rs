@@ -1,0 +1,279 @@
+//! A scripted name server, UDP and TCP on one port: the test's closure answers each question with raw messages.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::deadline::{deadline, wait_for};
+use super::port;
+
+pub const A: u16 = 1;
+pub const CNAME: u16 = 5;
+pub const SOA: u16 = 6;
+pub const AAAA: u16 = 28;
+pub const SRV: u16 = 33;
+
+pub const FORMERR: u16 = 1;
+pub const SERVFAIL: u16 = 2;
+pub const NXDOMAIN: u16 = 3;
+pub const REFUSED: u16 = 5;
+
+type Script = dyn Fn(&Query) -> Vec<Reply> + Send + Sync;
+
+/// One message for who has asked.
+pub enum Reply {
+    Answer(Vec<u8>),
+    /// From another port than the one that was asked.
+    FromElsewhere(Vec<u8>),
+}
+
+/// A question, as it came.
+#[derive(Clone, Debug)]
+pub struct Query {
+    pub id: u16,
+    pub name: String,
+    pub kind: u16,
+    pub is_tcp: bool,
+    /// How many times this was asked before, by either transport.
+    pub earlier: usize,
+    /// Who asks.
+    pub from: SocketAddr,
+}
+
+#[derive(Default)]
+struct Shared {
+    stopping: AtomicBool,
+    queries: Mutex<Vec<Query>>,
+}
+
+/// A name server. It ends with the value.
+pub struct Dns {
+    port: u16,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Dns {
+    pub fn start(script: impl Fn(&Query) -> Vec<Reply> + Send + Sync + 'static) -> Self {
+        let script: Arc<Script> = Arc::new(script);
+        let shared = Arc::new(Shared::default());
+        let (port, udp) = loop {
+            let port = port::free();
+            if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) {
+                break (port, socket);
+            }
+        };
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("the port is free");
+        udp.set_read_timeout(Some(deadline())).expect("a timeout");
+        let (theirs, their_script) = (shared.clone(), script.clone());
+        let by_udp = std::thread::spawn(move || serve_udp(&udp, &theirs, &their_script));
+        let theirs = shared.clone();
+        let by_tcp = std::thread::spawn(move || serve_tcp(&tcp, &theirs, &script));
+        Self { port, shared, threads: vec![by_udp, by_tcp] }
+    }
+
+    /// A server that knows these addresses, IPv4 or IPv6, and nothing else.
+    pub fn knowing(names: &[(&str, &str)]) -> Self {
+        let names: Vec<(String, IpAddr)> =
+            names.iter().map(|(name, ip)| ((*name).to_owned(), ip.parse().expect("an address"))).collect();
+        Self::start(move |query| {
+            let own = names.iter().filter(|(name, ip)| *name == query.name && kind(*ip) == query.kind);
+            let records: Vec<_> = own.map(|(_, ip)| query.address(60, *ip)).collect();
+            query.reply(&records)
+        })
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn queries(&self) -> Vec<Query> {
+        self.shared.queries.lock().expect("not poisoned").clone()
+    }
+
+    /// How often this was asked for.
+    pub fn asked(&self, name: &str, kind: u16) -> usize {
+        self.queries().iter().filter(|query| query.name == name && query.kind == kind).count()
+    }
+
+    /// Waits until this was asked for so often.
+    pub fn wait_asked(&self, name: &str, kind: u16, count: usize) {
+        wait_for(&format!("{count} questions for {name}"), || {
+            (self.asked(name, kind) >= count).then_some(())
+        });
+    }
+}
+
+impl Drop for Dns {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) {
+            let _ = socket.send_to(b"", (Ipv4Addr::LOCALHOST, self.port));
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Query {
+    /// An answer with these records.
+    pub fn reply(&self, records: &[Vec<u8>]) -> Vec<Reply> {
+        vec![Reply::Answer(self.message(0x8180, records))]
+    }
+
+    /// An answer without records.
+    pub fn fail(&self, code: u16) -> Vec<Reply> {
+        vec![Reply::Answer(self.message(0x8180 | code, &[]))]
+    }
+
+    /// An answer that is too long for UDP.
+    pub fn truncate(&self) -> Vec<Reply> {
+        vec![Reply::Answer(self.message(0x8380, &[]))]
+    }
+
+    /// A whole message: the question, and `records` as its answers.
+    pub fn message(&self, flags: u16, records: &[Vec<u8>]) -> Vec<u8> {
+        let mut message = Vec::new();
+        for word in [self.id, flags, 1, records.len() as u16, 0, 0] {
+            message.extend_from_slice(&word.to_be_bytes());
+        }
+        message.extend_from_slice(&wire(&self.name));
+        message.extend_from_slice(&self.kind.to_be_bytes());
+        message.extend_from_slice(&[0, 1]);
+        for record in records {
+            message.extend_from_slice(record);
+        }
+        message
+    }
+
+    pub fn address(&self, ttl: u32, ip: IpAddr) -> Vec<u8> {
+        record(&self.name, kind(ip), ttl, &octets(ip))
+    }
+
+    pub fn a(&self, ttl: u32, ip: &str) -> Vec<u8> {
+        self.address(ttl, ip.parse().expect("an address"))
+    }
+
+    pub fn alias(&self, ttl: u32, target: &str) -> Vec<u8> {
+        record(&self.name, CNAME, ttl, &wire(target))
+    }
+
+    /// `priority weight port`.
+    pub fn service(&self, ttl: u32, words: [u16; 3], target: &str) -> Vec<u8> {
+        let mut data: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+        data.extend_from_slice(&wire(target));
+        record(&self.name, SRV, ttl, &data)
+    }
+}
+
+/// One record, its owner spelled out.
+pub fn record(owner: &str, kind: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
+    let mut record = wire(owner);
+    record.extend_from_slice(&kind.to_be_bytes());
+    record.extend_from_slice(&[0, 1]);
+    record.extend_from_slice(&ttl.to_be_bytes());
+    record.extend_from_slice(&(data.len() as u16).to_be_bytes());
+    record.extend_from_slice(data);
+    record
+}
+
+/// A name as labels with their lengths.
+pub fn wire(name: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        bytes.push(label.len() as u8);
+        bytes.extend_from_slice(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes
+}
+
+fn kind(ip: IpAddr) -> u16 {
+    if ip.is_ipv4() { A } else { AAAA }
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+fn serve_udp(socket: &UdpSocket, shared: &Shared, script: &Arc<Script>) {
+    let mut buffer = [0; 4096];
+    loop {
+        let received = socket.recv_from(&mut buffer);
+        if shared.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok((length, from)) = received else { continue };
+        let Some(query) = shared.note(&buffer[..length], from, false) else { continue };
+        for reply in script(&query) {
+            let _ = match reply {
+                Reply::Answer(bytes) => socket.send_to(&bytes, from),
+                Reply::FromElsewhere(bytes) => {
+                    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|other| other.send_to(&bytes, from))
+                }
+            };
+        }
+    }
+}
+
+fn serve_tcp(listener: &TcpListener, shared: &Shared, script: &Arc<Script>) {
+    loop {
+        let accepted = listener.accept();
+        if shared.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok((mut stream, from)) = accepted else { continue };
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
+        let mut length = [0; 2];
+        if stream.read_exact(&mut length).is_err() {
+            continue;
+        }
+        let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+        if stream.read_exact(&mut message).is_err() {
+            continue;
+        }
+        let Some(query) = shared.note(&message, from, true) else { continue };
+        for reply in script(&query) {
+            if let Reply::Answer(bytes) = reply {
+                let _ = stream.write_all(&(bytes.len() as u16).to_be_bytes());
+                let _ = stream.write_all(&bytes);
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn note(&self, message: &[u8], from: SocketAddr, is_tcp: bool) -> Option<Query> {
+        let word = |at: usize| message.get(at..at + 2).map(|two| u16::from_be_bytes([two[0], two[1]]));
+        let mut labels = Vec::new();
+        let mut at = 12;
+        loop {
+            let length = usize::from(*message.get(at)?);
+            at += 1;
+            if length == 0 {
+                break;
+            }
+            labels.push(String::from_utf8_lossy(message.get(at..at + length)?).into_owned());
+            at += length;
+        }
+        let (id, name, kind) = (word(0)?, labels.join("."), word(at)?);
+        let mut queries = self.queries.lock().expect("not poisoned");
+        let earlier = queries.iter().filter(|query| query.name == name && query.kind == kind).count();
+        let query = Query { id, name, kind, is_tcp, earlier, from };
+        queries.push(query.clone());
+        Some(query)
+    }
+}
