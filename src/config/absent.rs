@@ -13,10 +13,7 @@ const FAMILIES: &[(&[&str], &str)] = &[
         &["proxy_cookie_*"],
         "cookies pass as the backend sets them: let it set the domain and the path that clients see",
     ),
-    (
-        &["proxy_force_ranges", "max_ranges", "if_modified_since", "post_action", "client_body_in_file_only"],
-        "take this line out",
-    ),
+    (&["proxy_force_ranges", "max_ranges", "if_modified_since", "post_action"], "take this line out"),
     (&["proxy_ssl_*"], "there is no TLS to backends: take this line out, and use http:// in \"proxy_pass\""),
     (
         &["gzip", "gzip_*", "gunzip", "gunzip_*", "brotli", "brotli_*", "postpone_gzipping"],

@@ -8,10 +8,14 @@ use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
 use crate::http::error::Error;
+use crate::http::temp_file::TempFile;
 use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::BodyLength;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Io, Timer};
+
+/// Bytes of one read from a client that sends a long body faster than it is read.
+const LONG_READ_BYTES: usize = 64 * 1024;
 
 #[derive(Debug)]
 enum Framing {
@@ -33,6 +37,10 @@ pub struct Body {
     received: u64,
     /// What was read for an upstream, for the next one and for `$request_body`; `None`: some of it is gone.
     kept: Option<Vec<u8>>,
+    /// The whole body, where it was read into a file.
+    file: Option<Box<TempFile>>,
+    /// The last read filled its room: more is there than it had.
+    is_fast: bool,
     /// The client waits for `100 Continue`.
     expects_continue: bool,
     /// `client_max_body_size`; 0: no limit. Only for chunked bodies: a length is judged by the head.
@@ -75,6 +83,8 @@ impl Body {
             ready: 0..0,
             received: 0,
             kept: Some(Vec::new()),
+            file: None,
+            is_fast: false,
             expects_continue,
             max,
             timeout_ms,
@@ -148,9 +158,19 @@ impl Body {
         self.kept = kept;
     }
 
-    /// What was put back (`$request_body`).
+    /// The whole body, when it is in memory (`$request_body`).
     pub fn kept(&self) -> &[u8] {
-        self.kept.as_deref().unwrap_or(b"")
+        self.kept.as_deref().filter(|_| self.is_done()).unwrap_or(b"")
+    }
+
+    /// The body was read into this file, and stays there until the request ends.
+    pub fn attach(&mut self, file: TempFile) {
+        self.file = Some(Box::new(file));
+    }
+
+    /// The whole body, when it was read into a file.
+    pub fn file(&self) -> Option<&TempFile> {
+        self.file.as_deref()
     }
 
     /// Takes what was put back.
@@ -234,9 +254,14 @@ impl Body {
             Framing::Length { left } => left,
             _ => u64::MAX,
         };
-        let buffer = self.buffer.get_or_insert_with(|| Buffer::take((size as u64).min(left.max(1)) as usize));
+        let wanted = if self.is_fast || left != u64::MAX { size.max(LONG_READ_BYTES) } else { size };
+        let wanted = (wanted as u64).min(left.max(1)) as usize;
+        let buffer = self.buffer.get_or_insert_with(|| Buffer::take(wanted));
         if buffer.data().is_empty() {
             buffer.clear();
+            if buffer.capacity() < wanted {
+                *buffer = Buffer::take(wanted); // the first one is as large as what came with the head
+            }
         } else if buffer.space().is_empty() {
             buffer.compact();
         }
@@ -251,6 +276,7 @@ impl Body {
             }
             Poll::Ready(Ok(count)) => {
                 buffer.filled(count);
+                self.is_fast = count == room;
                 self.timer.cancel();
                 Poll::Ready(Ok(()))
             }

@@ -4,7 +4,7 @@
 //! the modules' tables. Touches: name resolution of listen addresses; opens nothing.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::base::number::parse_size;
 use crate::config::directive::{block, custom};
@@ -15,6 +15,7 @@ use crate::http::modules::rewrite::traps::{self, IfSettings};
 use crate::http::modules::{self, Confs, Directive, Partial, table};
 use crate::http::regex::Regex;
 use crate::http::server::{Listen, Server};
+use crate::http::spool;
 use crate::http::variable::Registry;
 use crate::log::Logger;
 use crate::net::address::parse_listen;
@@ -45,6 +46,10 @@ pub struct Cx {
     pub maps: Vec<modules::map::Map>,
     /// Named groups of peers, referenced and declared in any order.
     pub upstreams: modules::upstream::Shared,
+    /// Directories for temporary files, each once.
+    folders: Vec<PathBuf>,
+    /// Request bodies may go to files somewhere.
+    pub body_files: bool,
     servers: Vec<ServerDraft>,
     /// The servers and locations that are being read, innermost last.
     open: Vec<Open>,
@@ -79,6 +84,8 @@ impl Cx {
             log: Default::default(),
             maps: Vec::new(),
             upstreams: Default::default(),
+            folders: Vec::new(),
+            body_files: false,
             servers: Vec::new(),
             open: Vec::new(),
         }
@@ -87,6 +94,13 @@ impl Cx {
     /// A path relative to the prefix, as nginx completes the paths of logs, roots and temporary files.
     pub fn path(&self, text: &str) -> PathBuf {
         self.options.prefix.join(text)
+    }
+
+    /// Has a directory for temporary files made when the configuration is opened.
+    pub fn need_folder(&mut self, path: &Path) {
+        if !self.folders.iter().any(|known| known == path) {
+            self.folders.push(path.to_owned());
+        }
     }
 
     /// Reads the directives of an inner block into settings of their own.
@@ -183,8 +197,12 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         servers.push(build_server(confs, names, locations, slot, span, &mut cx));
     }
     modules::upstream::resolve(&mut cx);
-    let Cx { variables, mut diagnostics, maps, upstreams, .. } = cx;
+    let Cx { variables, mut diagnostics, maps, upstreams, body_files, mut folders, .. } = cx;
     let variables = variables.freeze(modules::VARIABLES, &mut diagnostics);
+    let client_body_temp_path = spool::default_folder(&options.prefix);
+    if (body_files || variables.has_request_body_file()) && root.request_body.temp_path().is_none() {
+        folders.push(client_body_temp_path.path.clone());
+    }
     out.0.append(&mut diagnostics.0);
     Config {
         listens: places.listens,
@@ -195,6 +213,8 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         upstreams: upstreams.into_groups(),
         durations: if options.test_only { Default::default() } else { modules::counters::Durations::find() },
         prefix: options.prefix.clone(),
+        folders,
+        client_body_temp_path,
     }
 }
 

@@ -18,6 +18,8 @@ pub mod request;
 pub mod response;
 pub mod script;
 pub mod server;
+pub mod spool;
+pub mod temp_file;
 pub mod upgrade;
 pub mod upstream;
 pub mod variable;
@@ -50,6 +52,10 @@ pub struct Config {
     /// How long requests and their upstreams take, of all servers together.
     pub durations: modules::counters::Durations,
     pub prefix: PathBuf,
+    /// Directories for temporary files, to be made before anything is served.
+    pub folders: Vec<PathBuf>,
+    /// Where request bodies go if no `client_body_temp_path` says otherwise.
+    pub client_body_temp_path: temp_file::TempPath,
 }
 
 impl Config {

@@ -109,6 +109,7 @@ modules! {
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];
     upstream    => [];
+    request_body => [];
     proxy       => [];
     proxy_pass  => [Content content];
     stub_status => [Content content];

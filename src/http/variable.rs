@@ -10,6 +10,9 @@ use crate::config::{Diagnostic, Diagnostics, Span, Word};
 use crate::http::modules;
 use crate::http::request::Request;
 
+/// The variable that makes files of bodies too long for memory.
+const REQUEST_BODY_FILE: &str = "request_body_file";
+
 /// Index of a variable in [`Variables`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VariableId(u32);
@@ -169,6 +172,7 @@ impl Registry {
             }
         }
         let has_request_body = self.by_name.contains_key("request_body");
+        let has_request_body_file = self.by_name.contains_key(REQUEST_BODY_FILE);
         let list = self.entries.into_iter().map(|entry| {
             let plain = (entry.get.unwrap_or(nothing as Getter), entry.argument);
             match entry.slot {
@@ -179,7 +183,12 @@ impl Registry {
                 None => plain,
             }
         });
-        Variables { list: list.collect(), slot_count: self.slot_count, has_request_body }
+        Variables {
+            list: list.collect(),
+            slot_count: self.slot_count,
+            has_request_body,
+            has_request_body_file,
+        }
     }
 
     fn entry(&mut self, name: &str) -> VariableId {
@@ -212,6 +221,7 @@ pub struct Variables {
     list: Box<[(Getter, Argument)]>,
     slot_count: usize,
     has_request_body: bool,
+    has_request_body_file: bool,
 }
 
 impl Variables {
@@ -223,6 +233,11 @@ impl Variables {
     /// Something asks for `$request_body`: bodies that were read are kept.
     pub fn has_request_body(&self) -> bool {
         self.has_request_body
+    }
+
+    /// Something asks for `$request_body_file`: bodies that are too long for memory go to files.
+    pub fn has_request_body_file(&self) -> bool {
+        self.has_request_body_file
     }
 
     /// How many values a request may have to keep.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::Tree;
+use crate::http::temp_file;
 use crate::log::{self, Lease};
 use crate::master::pid::PidFile;
 use crate::master::problem;
@@ -65,7 +66,8 @@ pub fn start(
 
 /// Opens logs and addresses of the first cycle; false when that was not possible, and told.
 fn open(cycle: &Cycle, slots: &mut Slots, tree: &Tree, tell: &dyn Fn(&str)) -> bool {
-    let problems = open_logs(cycle, tree);
+    let mut problems = open_logs(cycle, tree);
+    problems.append(&mut make_folders(cycle, tree));
     problems.iter().for_each(|line| tell(line));
     if !problems.is_empty() {
         return false;
@@ -97,6 +99,7 @@ pub fn next(source: &Source, slots: &mut Slots, current: &Config) -> Option<Cycl
     }
     let cycle = Cycle { config: loaded.config?, lease };
     let mut problems = open_logs(&cycle, &loaded.tree);
+    problems.append(&mut make_folders(&cycle, &loaded.tree));
     let unreachable = newly_unreachable(&cycle.config, current);
     problems.extend(unreachable.map(|server| problem::upstream(server, &loaded.tree)));
     if problems.is_empty()
@@ -128,6 +131,12 @@ pub fn owner(config: &Config) -> Option<log::Owner> {
 fn open_logs(cycle: &Cycle, tree: &Tree) -> Vec<String> {
     let errors = cycle.lease.open(owner(&cycle.config)).err().unwrap_or_default();
     errors.iter().map(|error| problem::log(error, &cycle.config, tree)).collect()
+}
+
+fn make_folders(cycle: &Cycle, tree: &Tree) -> Vec<String> {
+    let folders = cycle.config.http.iter().flat_map(|http| &http.folders);
+    let made = folders.map(|path| (path, temp_file::make_folder(path, owner(&cycle.config))));
+    made.filter_map(|(path, made)| Some(problem::folder(path, &made.err()?, &cycle.config, tree))).collect()
 }
 
 /// A server of each upstream that nobody could reach now, and could before.

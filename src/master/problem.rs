@@ -18,6 +18,14 @@ pub fn log(error: &OpenError, config: &Config, tree: &Tree) -> String {
     with_place(error.to_string(), find(&tree.nodes, &names), tree)
 }
 
+/// A directory for temporary files that cannot be made.
+pub fn folder(path: &Path, cause: &std::io::Error, config: &Config, tree: &Tree) -> String {
+    let names =
+        |node: &Node| node.name.text.ends_with("_temp_path") && config.prefix.join(node.arg(0)) == path;
+    let message = format!("mkdir() \"{}\" failed {}", path.display(), Cause(cause));
+    with_place(message, find(&tree.nodes, &names), tree)
+}
+
 /// An address that cannot be listened on.
 pub fn address(address: &SockAddr, call: &str, cause: &std::io::Error, tree: &Tree) -> String {
     let names = |node: &Node| {

@@ -17,7 +17,7 @@ use crate::runtime::reactor::{HANGUP, READ, WIDE, WRITE};
 use crate::runtime::waker::TaskId;
 use crate::sys::address::SockAddr;
 use crate::sys::epoll::Epoll;
-use crate::sys::socket;
+use crate::sys::{socket, transfer};
 
 /// A registered socket. Dropping it takes it out of epoll and closes it.
 #[derive(Debug)]
@@ -204,6 +204,20 @@ impl Io {
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_budget(cx));
         self.or_wait_write(cx, self.try_write_vectored(slices))
+    }
+
+    /// Sends at most `length` bytes of a file from `offset` on. Zero: the file ends there.
+    pub fn poll_write_file(
+        &self,
+        cx: &mut Context<'_>,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_budget(cx));
+        // Any count is a whole one: the file may end before, and only EAGAIN tells of a full socket.
+        let outcome = self.try_write_with(0, |fd| transfer::send_file(fd, file, offset, length));
+        self.or_wait_write(cx, outcome)
     }
 
     /// Turns `WouldBlock` of a write into waiting.

@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use nix::libc::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use nix::libc::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
 
 use crate::http::{Handover, Hooks, Service};
 use crate::log;
@@ -67,7 +67,9 @@ pub fn run(config: Config, seat: Seat) -> i32 {
     // The configuration lives as long as the process: plain references, no counts to touch.
     let config: &'static Config = Box::leak(Box::new(config));
     let outcome = Runtime::new().and_then(|mut runtime| {
-        let signals = Signals::new(&[SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGPIPE])?;
+        // SIGPIPE and SIGXFSZ only so that they do not end the process: the calls fail, and that is told.
+        let taken = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGPIPE, SIGXFSZ];
+        let signals = Signals::new(&taken)?;
         crate::sys::signal::unblock_all();
         runtime.block_on(serve(config, seat, signals))
     });

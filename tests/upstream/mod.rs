@@ -7,6 +7,7 @@ mod keepalive;
 mod proxy_pass;
 mod proxy_set_header;
 mod relay;
+mod request_body;
 mod resolver;
 mod response_framing;
 mod tunnel;

@@ -222,8 +222,9 @@ impl Conf {
         self.buffer_size.get(HEAD_BYTES_MAX) as usize
     }
 
-    pub fn request_buffering(&self) -> bool {
-        self.request_buffering.get(true)
+    /// What `proxy_request_buffering` says, if anything.
+    pub fn request_buffering(&self) -> Option<bool> {
+        self.request_buffering.as_ref().copied()
     }
 
     pub fn connect_timeout_ms(&self) -> u64 {
@@ -287,7 +288,9 @@ impl Merge for Conf {
 }
 
 impl BlockConf for Conf {
-    fn freeze(&mut self, _: &mut Cx) {
+    fn freeze(&mut self, cx: &mut Cx) {
+        // HTTP/1.0 has no chunks: a body whose length is not known is read first
+        cx.body_files |= self.request_buffering() == Some(true) || !self.is_http11();
         self.frozen = Some(Arc::new(freeze(self)));
     }
 }
@@ -311,7 +314,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("proxy_set_body", ANY, ONE, |c, cx, node| script(&mut c.body, cx, node), "Body of the request to the upstream, instead of the client's."),
     custom("proxy_bind", ANY, Arity::between(1, 2), bind, "Local address of connections to upstreams; off."),
     size("proxy_buffer_size", ANY, |c| &mut c.buffer_size, "Most bytes that the head of a response may have; 64k."),
-    flag("proxy_request_buffering", ANY, |c| &mut c.request_buffering, "Reads the request's body, as far as client_body_buffer_size, before an upstream is chosen; on."),
+    flag("proxy_request_buffering", ANY, |c| &mut c.request_buffering, "Reads the request's body before an upstream is chosen: all of it (on), none (off); not set, as far as client_body_buffer_size."),
     millis("proxy_connect_timeout", ANY, |c| &mut c.connect_timeout, "How long connecting may take; 60s."),
     millis("proxy_send_timeout", ANY, |c| &mut c.send_timeout, "Between two writes to the upstream; 60s."),
     millis("proxy_read_timeout", ANY, |c| &mut c.read_timeout, "Between two reads from the upstream; 60s."),

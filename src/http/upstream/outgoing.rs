@@ -4,6 +4,8 @@
 //! of the body before an upstream was chosen, and after that one piece at a time.
 //! RFC 9112 §3, §6; RFC 9110 §7.6.1 (fields between two hops).
 
+use std::future::poll_fn;
+use std::io::IoSlice;
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
@@ -13,6 +15,8 @@ use crate::http::error::Error;
 use crate::http::location::Kind;
 use crate::http::modules::proxy;
 use crate::http::request::Request;
+use crate::http::spool;
+use crate::http::temp_file::TempFile;
 use crate::http::upstream::target::Goal;
 use crate::proto::h1::encode;
 use crate::proto::h1::length::BodyLength;
@@ -20,10 +24,21 @@ use crate::proto::header::{Id, tokens};
 use crate::proto::message::Method;
 use crate::runtime::Io;
 
+/// Bytes of one `sendfile`: other connections get their turn in between.
+const SENDFILE_BYTES: u64 = 2 * 1024 * 1024;
+
+/// A chunk is made of no more than this and one read.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Room for the length of such a chunk: eight digits and the line's end.
+const CHUNK_HEAD_BYTES: usize = 10;
+
 /// What is still to come after the bytes at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rest {
     Nothing,
+    /// The file that the client's body was read into.
+    File,
     /// The client's body as it comes.
     Plain,
     /// The client's body, each piece a chunk.
@@ -39,6 +54,8 @@ pub struct Outgoing {
     /// The client's body in `bytes`, as far as it is kept; `None`: it was left alone.
     kept: Option<Range<usize>>,
     rest: Rest,
+    /// What is still to be sent of the body's file.
+    file_left: Range<u64>,
     /// Bytes of the body went out that are not kept: the request cannot be sent again.
     is_spent: bool,
     /// The upstream's socket is what sending waits for, not the client's.
@@ -65,53 +82,47 @@ enum Framing {
 impl Outgoing {
     /// Makes the request's head, after reading as much of its body as may be kept.
     ///
-    /// Errors: those of reading the client's body; 411 when its length is unknown and the upstream is to
-    /// get HTTP/1.0.
+    /// Errors: those of reading the client's body, and of writing it to a file.
     pub async fn prepare(request: &mut Request, client: &Io, goal: &Goal) -> Result<Self, Error> {
         let conf: &'static proxy::Conf = &request.location.proxy;
+        let takes_body = conf.body().is_none() && conf.pass_request_body();
+        let declared = request.body.declared();
+        let has_body = matches!(declared, BodyLength::Length(_) | BodyLength::Chunked);
         let mut kept = Vec::new();
-        let mut rest = Rest::Nothing;
+        let mut is_complete = true;
         // An `error_page` has made a GET of the request: it gets the body that is here, and never waits for one.
         let is_get_instead = request.method != request.head.method;
-        let takes_body = conf.body().is_none() && conf.pass_request_body();
-        let framing = if let Some(body) = conf.body() {
-            body.evaluate(request, &mut kept);
-            Framing::Length(kept.len() as u64)
-        } else if !takes_body {
-            Framing::None
-        } else if is_get_instead {
+        if is_get_instead {
             kept = request.body.take_kept().filter(|_| request.body.is_done()).unwrap_or_default();
-            if kept.is_empty() { Framing::None } else { Framing::Length(kept.len() as u64) }
-        } else {
-            kept = request.body.take_kept().ok_or_else(|| {
-                Error::upstream(502, "the request body was sent to a failed upstream and is not kept")
-            })?;
-            let is_complete = match request.body.declared() {
-                BodyLength::None | BodyLength::UntilClose => true,
-                BodyLength::Length(_) | BodyLength::Chunked if conf.request_buffering() => {
-                    let kept_max = request.location.core.client_body_buffer_size();
-                    read_ahead(&mut request.body, client, kept_max, &mut kept).await?
+        } else if has_body && request.body.file().is_none() {
+            match request.body.take_kept() {
+                Some(taken) => kept = taken,
+                None if takes_body => {
+                    let cause = "the request body was sent to a failed upstream and is not kept";
+                    return Err(Error::upstream(502, cause));
                 }
-                BodyLength::Length(_) | BodyLength::Chunked => request.body.is_done(),
-            };
-            if is_complete && request.config.variables.has_request_body() {
-                request.body.keep(Some(kept.clone()));
+                None => {}
             }
-            match request.body.declared() {
-                BodyLength::None | BodyLength::UntilClose => Framing::None,
-                BodyLength::Length(length) => {
-                    rest = if is_complete { Rest::Nothing } else { Rest::Plain };
-                    Framing::Length(length)
+            is_complete = read_body(request, client, takes_body, &mut kept).await?;
+        }
+        let file_length = request.body.file().map(TempFile::len);
+        let (framing, rest) = if takes_body {
+            match (declared, file_length) {
+                (_, Some(length)) => (Framing::Length(length), Rest::File),
+                _ if is_get_instead && kept.is_empty() => (Framing::None, Rest::Nothing),
+                (BodyLength::None | BodyLength::UntilClose, _) => (Framing::None, Rest::Nothing),
+                _ if is_complete => (Framing::Length(kept.len() as u64), Rest::Nothing),
+                (BodyLength::Length(length), _) => (Framing::Length(length), Rest::Plain),
+                (BodyLength::Chunked, _) => (Framing::Chunked, Rest::Chunked),
+            }
+        } else {
+            request.body.keep(Some(std::mem::take(&mut kept)).filter(|_| !is_get_instead));
+            match conf.body() {
+                Some(body) => {
+                    body.evaluate(request, &mut kept);
+                    (Framing::Length(kept.len() as u64), Rest::Nothing)
                 }
-                BodyLength::Chunked if is_complete => Framing::Length(kept.len() as u64),
-                BodyLength::Chunked if conf.is_http11() => {
-                    rest = Rest::Chunked;
-                    Framing::Chunked
-                }
-                BodyLength::Chunked => {
-                    let cause = "the length of the request body is unknown and \"proxy_http_version\" is 1.0";
-                    return Err(Error::client(411, cause));
-                }
+                None => (Framing::None, Rest::Nothing),
             }
         };
         let mut bytes = Vec::with_capacity(request.input.data().len() + kept.len() + 256);
@@ -126,12 +137,18 @@ impl Outgoing {
         if is_chunk {
             bytes.extend_from_slice(b"\r\n");
         }
-        Ok(Self { bytes, at: 0, kept, rest, is_spent: false, waits_for_upstream: false, sent: 0 })
+        let file_left = 0..if rest == Rest::File { file_length.unwrap_or(0) } else { 0 };
+        Ok(Self { bytes, at: 0, kept, rest, file_left, is_spent: false, waits_for_upstream: false, sent: 0 })
     }
 
     /// Everything has been sent.
     pub fn is_done(&self) -> bool {
-        self.at == self.bytes.len() && self.rest == Rest::Nothing
+        let has_rest = match self.rest {
+            Rest::Nothing => false,
+            Rest::File => !self.file_left.is_empty(),
+            Rest::Plain | Rest::Chunked => true,
+        };
+        self.at == self.bytes.len() && !has_rest
     }
 
     /// Something of it may have reached the upstream.
@@ -156,7 +173,7 @@ impl Outgoing {
     /// Back to the beginning, for another connection.
     pub fn rewind(&mut self) {
         debug_assert!(self.can_repeat());
-        (self.at, self.sent) = (0, 0);
+        (self.at, self.sent, self.file_left.start) = (0, 0, 0);
     }
 
     /// Sends what there is, reading the client's body on the way. Ready when everything has been sent.
@@ -167,62 +184,156 @@ impl Outgoing {
         body: &mut Body,
         client: &Io,
     ) -> Poll<Result<(), SendFault>> {
+        if self.sent == 0 && self.rest == Rest::Plain && body.data().is_empty() {
+            // one look, so that the head does not go out alone where the body has come
+            if let Poll::Ready(Err(error)) = body.poll_data(client, cx) {
+                return Poll::Ready(Err(SendFault::Client(error)));
+            }
+        }
         loop {
             self.waits_for_upstream = true;
             if let Some(data) = self.bytes.get(self.at..).filter(|data| !data.is_empty()) {
-                let count = ready!(upstream.poll_write(cx, data)).map_err(SendFault::Upstream)?;
-                self.at += count;
+                // what is here of a body that streams goes out with the head
+                let joined = if self.rest == Rest::Plain { body.data() } else { b"" };
+                let slices = [IoSlice::new(data), IoSlice::new(joined)];
+                let polled = match joined {
+                    b"" => upstream.poll_write(cx, data),
+                    _ => upstream.poll_write_vectored(cx, &slices),
+                };
+                let count = ready!(polled).map_err(SendFault::Upstream)?;
+                let of_bytes = count.min(data.len());
+                self.at += of_bytes;
                 self.sent += count as u64;
+                if count > of_bytes {
+                    self.is_spent = true;
+                    body.consume(count - of_bytes);
+                }
                 continue;
             }
-            if self.rest == Rest::Nothing {
+            if self.is_done() {
                 return Poll::Ready(Ok(()));
+            }
+            if self.rest == Rest::File {
+                let count = ready!(self.poll_file(cx, upstream, body))?;
+                self.file_left.start += count;
+                self.sent += count;
+                continue;
+            }
+            if self.rest == Rest::Chunked {
+                ready!(self.poll_chunk(cx, body, client)).map_err(SendFault::Client)?;
+                continue;
             }
             if body.data().is_empty() {
                 self.waits_for_upstream = false;
                 if !ready!(body.poll_data(client, cx)).map_err(SendFault::Client)? {
-                    if self.rest == Rest::Chunked {
-                        self.refill(encode::last_chunk);
-                    }
                     self.rest = Rest::Nothing;
                     continue;
                 }
                 self.waits_for_upstream = true;
             }
             self.is_spent = true;
-            let data = body.data();
-            if self.rest == Rest::Plain {
-                let count = ready!(upstream.poll_write(cx, data)).map_err(SendFault::Upstream)?;
-                self.sent += count as u64;
-                body.consume(count);
-            } else {
-                let count = data.len();
-                self.refill(|bytes| {
-                    encode::chunk_head(count as u64, bytes);
-                    bytes.extend_from_slice(body.data());
-                    bytes.extend_from_slice(b"\r\n");
-                });
-                body.consume(count);
-            }
+            let count = ready!(upstream.poll_write(cx, body.data())).map_err(SendFault::Upstream)?;
+            self.sent += count as u64;
+            body.consume(count);
         }
     }
 
-    fn refill(&mut self, fill: impl FnOnce(&mut Vec<u8>)) {
+    /// Makes one chunk of all that is here of the body, and the last one where it ends.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, body: &mut Body, client: &Io) -> Poll<Result<(), Error>> {
+        self.waits_for_upstream = false;
+        let is_end = !ready!(body.poll_data(client, cx))?;
+        self.waits_for_upstream = true;
+        self.is_spent = true;
         self.bytes.clear();
         self.at = 0;
-        self.is_spent = true;
-        fill(&mut self.bytes);
+        if !is_end {
+            // the payload first, behind room for its length
+            self.bytes.resize(CHUNK_HEAD_BYTES, b'0');
+            let mut polled = Poll::Ready(Ok(true));
+            while matches!(polled, Poll::Ready(Ok(true))) && self.bytes.len() < CHUNK_BYTES {
+                let count = body.data().len();
+                self.bytes.extend_from_slice(body.data());
+                body.consume(count);
+                polled = body.poll_data(client, cx);
+            }
+            let mut head = Vec::with_capacity(CHUNK_HEAD_BYTES);
+            encode::chunk_head((self.bytes.len() - CHUNK_HEAD_BYTES) as u64, &mut head);
+            self.at = CHUNK_HEAD_BYTES - head.len();
+            self.bytes[self.at..CHUNK_HEAD_BYTES].copy_from_slice(&head);
+            self.bytes.extend_from_slice(b"\r\n");
+            match polled {
+                Poll::Ready(Ok(true)) | Poll::Pending => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(false)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            }
+        }
+        encode::last_chunk(&mut self.bytes);
+        self.rest = Rest::Nothing;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_file(&self, cx: &mut Context<'_>, upstream: &Io, body: &Body) -> Poll<Result<u64, SendFault>> {
+        let lost = || SendFault::Client(Error::ours("the file of the request body was cut by somebody"));
+        let Some(file) = body.file() else { return Poll::Ready(Err(lost())) };
+        let length = (self.file_left.end - self.file_left.start).min(SENDFILE_BYTES);
+        match ready!(upstream.poll_write_file(cx, file.as_fd(), self.file_left.start, length)) {
+            Ok(0) => Poll::Ready(Err(lost())),
+            Ok(count) => Poll::Ready(Ok(count as u64)),
+            Err(error) => Poll::Ready(Err(SendFault::Upstream(error))),
+        }
     }
 }
 
-/// Reads the body into `kept` up to `kept_max`; true when that was all of it.
-async fn read_ahead(
-    body: &mut Body,
+/// Reads what the configuration wants of the body before an upstream is chosen: into `kept`, or into a file. True
+/// when that was all of it.
+async fn read_body(
+    request: &mut Request,
     client: &Io,
-    kept_max: usize,
+    takes_body: bool,
     kept: &mut Vec<u8>,
 ) -> Result<bool, Error> {
-    while body.data_ready(client).await? {
+    let conf: &'static proxy::Conf = &request.location.proxy;
+    let variables = &request.config.variables;
+    // without chunks the length must be known
+    let needs_length = takes_body && request.body.declared() == BodyLength::Chunked && !conf.is_http11();
+    let needs_body = needs_length || !takes_body;
+    let is_whole_wanted =
+        needs_length || request.location.request_body.in_file_only() || variables.has_request_body_file();
+    let is_kept = variables.has_request_body();
+    let is_complete = match conf.request_buffering() {
+        Some(false) if !needs_body && !is_kept => request.body.is_done(),
+        Some(false) if !needs_body => read_ahead(request, client, false, kept).await?,
+        Some(true) => Box::pin(spool::read_whole(request, client, kept)).await.map(|()| true)?,
+        _ if is_whole_wanted => Box::pin(spool::read_whole(request, client, kept)).await.map(|()| true)?,
+        _ if takes_body || is_kept => read_ahead(request, client, true, kept).await?,
+        _ => request.body.is_done(),
+    };
+    if is_complete && is_kept {
+        request.body.keep(Some(kept.clone()));
+    }
+    Ok(is_complete)
+}
+
+/// Reads the body into `kept` as far as its buffer goes; true when that was all of it. Unless it `waits`, it reads
+/// only what is there already.
+async fn read_ahead(
+    request: &mut Request,
+    client: &Io,
+    waits: bool,
+    kept: &mut Vec<u8>,
+) -> Result<bool, Error> {
+    let kept_max = request.location.core.client_body_buffer_size();
+    let body = &mut request.body;
+    loop {
+        let polled = poll_fn(|cx| match body.poll_data(client, cx) {
+            Poll::Pending if !waits => Poll::Ready(None),
+            polled => polled.map(Some),
+        });
+        match polled.await.transpose()? {
+            Some(true) => {}
+            Some(false) => return Ok(true),
+            None => return Ok(false),
+        }
         let data = body.data();
         if kept.len() + data.len() > kept_max {
             return Ok(false);
@@ -231,7 +342,6 @@ async fn read_ahead(
         let count = data.len();
         body.consume(count);
     }
-    Ok(true)
 }
 
 fn write_head(request: &mut Request, goal: &Goal, framing: Framing, out: &mut Vec<u8>) {

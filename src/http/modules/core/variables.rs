@@ -48,7 +48,6 @@ pub static VARIABLES: &[Variable] = &[
     variable("content_type", |r, _, out| field(r, Id::ContentType, out)),
     variable("request_length", |r, _, out| decimal(r.length(), out)),
     variable("request_time", |r, _, out| seconds(r.elapsed_us() / 1000, out)),
-    variable("request_body", |r, _, out| some(r.body.kept(), out)),
     variable("request_completion", |r, _, out| text(if r.is_complete { b"OK" } else { b"" }, out)),
     variable("request_id", request_id),
     variable("status", status),

@@ -1,0 +1,109 @@
+//! Where the body of a request goes when it is read whole: `client_body_in_file_only` and its companions.
+//!
+//! Settings only; the reading is in `http/spool.rs`. Nothing is written to disk unless the configuration asks for
+//! it: by these directives, by `proxy_request_buffering on`, or by naming `$request_body_file`.
+//! Behaviour: nginx.org, ngx_http_core_module.
+
+use crate::config::directive::{Accepted, accepted, custom, keyword};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::request::Request;
+use crate::http::temp_file::{Keep, TempPath};
+use crate::http::variable::{Variable, variable};
+
+/// The directory where no `client_body_temp_path` is set.
+pub const DEFAULT_FOLDER: &str = "client_body_temp";
+
+/// The settings of one block.
+#[derive(Clone, Debug, Default)]
+pub struct Conf {
+    in_file_only: Inherit<usize>,
+    temp_path: Inherit<TempPath>,
+}
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.in_file_only.merge(&outer.in_file_only);
+        self.temp_path.merge(&outer.temp_path);
+    }
+}
+
+impl BlockConf for Conf {
+    fn freeze(&mut self, cx: &mut Cx) {
+        cx.body_files |= self.in_file_only();
+    }
+}
+
+impl Conf {
+    /// Every body that is read goes to a file.
+    pub fn in_file_only(&self) -> bool {
+        self.in_file_only.get(0) > 0
+    }
+
+    /// What becomes of a body's file.
+    pub fn keep(&self) -> Keep {
+        match self.in_file_only.get(0) {
+            0 => Keep::Unnamed,
+            1 => Keep::Kept,
+            _ => Keep::Removed,
+        }
+    }
+
+    /// The directory that the configuration names.
+    pub fn temp_path(&self) -> Option<&TempPath> {
+        self.temp_path.as_ref()
+    }
+}
+
+const FILE_ONLY: &[&str] = &["off", "on", "clean"];
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    keyword(
+        "client_body_in_file_only",
+        Context::ANY,
+        FILE_ONLY,
+        |conf| &mut conf.in_file_only,
+        "Writes every request body that is passed on to a file, which stays after the request (on) or not (clean); off.",
+    ),
+    custom(
+        "client_body_temp_path",
+        Context::ANY,
+        Arity::between(1, 4),
+        temp_path,
+        "Directory of the files for request bodies, and digits that name up to three levels inside; client_body_temp.",
+    ),
+    accepted(
+        "client_body_in_single_buffer",
+        Context::ANY,
+        Arity::exactly(1),
+        Accepted::Flag,
+        "A body in memory is always in one buffer; off.",
+    ),
+];
+
+pub static VARIABLES: &[Variable] = &[
+    variable("request_body", |request, _, out| {
+        let body = request.body.kept();
+        out.extend_from_slice(body);
+        !body.is_empty()
+    }),
+    variable("request_body_file", |request, _, out| {
+        let path = request.body.file().map(|file| file.path().as_os_str().as_encoded_bytes());
+        out.extend_from_slice(path.unwrap_or_default());
+        path.is_some()
+    }),
+];
+
+/// The directory for the files of a request's location.
+pub fn folder(request: &Request) -> &'static TempPath {
+    request.location.request_body.temp_path().unwrap_or(&request.config.client_body_temp_path)
+}
+
+fn temp_path(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let path = TempPath::read(node, cx)?;
+    if conf.temp_path.set(path, node.span) {
+        return Ok(());
+    }
+    Err(Diagnostic::error(node.span, "\"client_body_temp_path\" directive is duplicate"))
+}

@@ -1,0 +1,94 @@
+//! A request's body read whole before anything is done with it: in memory while it is short, else in a file.
+//!
+//! Touches: the client's socket, and the disk through the blocking pool. Memory is bounded: what is read while
+//! a piece is written waits in the socket, and a client that pauses leaves no more behind than the buffer that
+//! `client_body_buffer_size` allows. The disk is bounded by `client_max_body_size`.
+//! Behaviour: nginx.org, `client_body_in_file_only`, `client_body_buffer_size`, `proxy_request_buffering`.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use crate::http::body::Body;
+use crate::http::error::Error;
+use crate::http::modules::request_body;
+use crate::http::request::Request;
+use crate::http::temp_file::{TempFile, TempPath};
+use crate::runtime::Io;
+
+/// Bytes of one write to a file; a wake from the blocking pool costs about as much as copying them.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// Reads what is left of the body: behind `kept` while it fits the buffer, else all of it into a file, which is
+/// then the body's ([`Body::file`]), and `kept` is empty.
+///
+/// Errors: those of reading the client's body; 500 when the file cannot be written.
+pub async fn read_whole(request: &mut Request, client: &Io, kept: &mut Vec<u8>) -> Result<(), Error> {
+    let conf = &request.location.request_body;
+    let (folder, keep) = (request_body::folder(request), conf.keep());
+    let buffer_bytes = request.location.core.client_body_buffer_size();
+    let memory_max = if conf.in_file_only() { 0 } else { buffer_bytes };
+    let body = &mut request.body;
+    while kept.len() <= memory_max {
+        if !body.data_ready(client).await? {
+            return match conf.in_file_only() && kept.is_empty() {
+                // nginx makes the file that an application is told of, also when there is nothing to put in
+                true => attach(body, TempFile::create(folder, keep).await),
+                false => Ok(()),
+            };
+        }
+        take(body, kept);
+    }
+    let mut file = TempFile::create(folder, keep).await.map_err(failed)?;
+    let written = write(body, client, kept, &mut file, buffer_bytes).await;
+    written.and_then(|()| attach(body, Ok(file)))
+}
+
+async fn write(
+    body: &mut Body,
+    client: &Io,
+    kept: &mut Vec<u8>,
+    file: &mut TempFile,
+    waiting_bytes_max: usize,
+) -> Result<(), Error> {
+    loop {
+        let arrived = poll_fn(|cx| Poll::Ready(body.poll_data(client, cx))).await;
+        let is_pause = arrived.is_pending();
+        if kept.len() >= WRITE_BYTES || (is_pause && kept.len() >= waiting_bytes_max) {
+            *kept = file.append(std::mem::take(kept)).await.map_err(failed)?;
+        }
+        let has_data = match arrived {
+            Poll::Ready(has_data) => has_data?,
+            Poll::Pending => body.data_ready(client).await?,
+        };
+        if !has_data {
+            break;
+        }
+        take(body, kept);
+    }
+    if !kept.is_empty() {
+        file.append(std::mem::take(kept)).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn take(body: &mut Body, kept: &mut Vec<u8>) {
+    let count = body.data().len();
+    kept.extend_from_slice(body.data());
+    body.consume(count);
+}
+
+fn attach(body: &mut Body, file: Result<TempFile, String>) -> Result<(), Error> {
+    let mut file = file.map_err(failed)?;
+    file.complete();
+    body.attach(file);
+    Ok(())
+}
+
+fn failed(why: String) -> Error {
+    Error::ours(format!("{why} while reading client request body"))
+}
+
+/// The directory of a configuration that names none.
+pub fn default_folder(prefix: &std::path::Path) -> TempPath {
+    TempPath::plain(prefix.join(request_body::DEFAULT_FOLDER))
+}

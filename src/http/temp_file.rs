@@ -1,0 +1,229 @@
+//! Files for what a directive sends to disk instead of memory, and the directories they are in.
+//!
+//! Touches the file system, on the blocking pool where a request waits for it. The directories are made by the
+//! master when it opens a configuration, for the user of the workers; one that is missing later is made again.
+//! Behaviour: nginx.org, `client_body_temp_path`, `client_body_in_file_only`.
+
+use std::cell::Cell;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::{Diagnostic, Node};
+use crate::http::compile::Cx;
+use crate::log::{Cause, Owner};
+use crate::runtime::blocking;
+
+/// Names that are taken already before giving up: somebody else fills the directory.
+const NAMES_TRIED_MAX: u64 = 1000;
+
+/// A directory for temporary files, and how they are spread over directories inside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TempPath {
+    pub path: PathBuf,
+    /// Digits of a file's number that name the directories, its last digits the outermost.
+    levels: Vec<usize>,
+}
+
+/// What becomes of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// It has no name any more: nothing is left even after a crash.
+    Unnamed,
+    /// Its name goes with it.
+    Removed,
+    /// It stays, once [`TempFile::complete`] was called.
+    Kept,
+}
+
+/// A file that is written once, from its begin to its end, and then read.
+#[derive(Debug)]
+pub struct TempFile {
+    file: Arc<File>,
+    path: PathBuf,
+    length: u64,
+    keep: Keep,
+    is_complete: bool,
+}
+
+impl TempPath {
+    /// A directory without directories inside.
+    pub fn plain(path: PathBuf) -> Self {
+        Self { path, levels: Vec::new() }
+    }
+
+    /// Reads `path [level1 [level2 [level3]]]`, and has the directory made when the configuration is opened.
+    pub fn read(node: &Node, cx: &mut Cx) -> Result<Self, Diagnostic> {
+        let mut levels = Vec::new();
+        for word in node.args.iter().skip(1) {
+            let level = word.text.parse().ok().filter(|level| (1..=3).contains(level));
+            levels.push(level.ok_or_else(|| {
+                Diagnostic::error(word.span, format!("invalid value \"{}\"", word.text))
+                    .help("a level is 1, 2 or 3 digits of a file's number")
+            })?);
+        }
+        let path = cx.path(node.arg(0));
+        cx.need_folder(&path);
+        Ok(Self { path, levels })
+    }
+
+    /// The file of a number: `7/45/0000012345` below the path, with the levels 1 and 2.
+    fn name(&self, number: u64) -> PathBuf {
+        let digits = format!("{:010}", number % 10_000_000_000);
+        let mut path = self.path.clone();
+        let mut end = digits.len();
+        for level in &self.levels {
+            path.push(&digits[end - level..end]);
+            end -= level;
+        }
+        path.push(digits);
+        path
+    }
+}
+
+/// Makes a directory for the workers' user. One that is there is made theirs.
+pub fn make_folder(path: &Path, owner: Option<Owner>) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    let Some((uid, _)) = owner else { return Ok(()) };
+    let meta = std::fs::metadata(path)?;
+    if meta.uid() != uid {
+        chown(path, Some(uid), None)?;
+    }
+    if meta.mode() & 0o700 != 0o700 {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(meta.mode() & 0o7777 | 0o700))?;
+    }
+    Ok(())
+}
+
+impl TempFile {
+    /// Makes an empty file. Errors: the call that failed, the file and the cause, in words.
+    pub async fn create(place: &'static TempPath, keep: Keep) -> Result<Self, String> {
+        let first = next_number();
+        // The whole value is made there: should nobody wait for it any more, it is dropped as such.
+        let create = move || {
+            let (file, path) = open(place, first)?;
+            if keep == Keep::Unnamed {
+                let _ = std::fs::remove_file(&path); // the name of the file that was just made
+            }
+            Ok(Self { file: Arc::new(file), path, length: 0, keep, is_complete: false })
+        };
+        blocking::run(create).await
+    }
+
+    /// Writes behind what is there; gives the vector back, empty. Errors: in words, with the file's name.
+    ///
+    /// Dropped while it waits, it may have written or not: the file is then good for nothing.
+    pub async fn append(&mut self, data: Vec<u8>) -> Result<Vec<u8>, String> {
+        let file = Arc::clone(&self.file);
+        let count = data.len() as u64;
+        let written = blocking::run(move || (&*file).write_all(&data).map(|()| data)).await;
+        let mut data = written
+            .map_err(|error| format!("write() \"{}\" failed {}", self.path.display(), Cause(&error)))?;
+        self.length += count;
+        data.clear();
+        Ok(data)
+    }
+
+    /// Everything was written: a file that is to be kept is kept.
+    pub fn complete(&mut self) {
+        self.is_complete = true;
+    }
+
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Its name, also when it has none any more.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        if self.keep == Keep::Removed || (self.keep == Keep::Kept && !self.is_complete) {
+            let _ = std::fs::remove_file(&self.path); // somebody may have taken it: that is what the name is for
+        }
+    }
+}
+
+fn open(place: &TempPath, first: u64) -> Result<(File, PathBuf), String> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600).custom_flags(libc::O_CLOEXEC);
+    for number in first..first + NAMES_TRIED_MAX {
+        let path = place.name(number);
+        let mut opened = options.open(&path);
+        if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            && let Some(folder) = path.parent()
+            && DirBuilder::new().mode(0o700).recursive(true).create(folder).is_ok()
+        {
+            opened = options.open(&path);
+        }
+        match opened {
+            Ok(file) => return Ok((file, path)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(format!("open() \"{}\" failed {}", path.display(), Cause(&error))),
+        }
+    }
+    Err(format!("all names tried in \"{}\" are taken", place.path.display()))
+}
+
+/// Numbers of the workers do not meet, or not often: the process id is in them.
+fn next_number() -> u64 {
+    thread_local! {
+        static NEXT: Cell<u64> = const { Cell::new(0) };
+    }
+    let number = NEXT.get();
+    NEXT.set(number + 1);
+    u64::from(std::process::id()) * 100_003 + number
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_the_last_digits_of_a_number() {
+        let place = |levels: &[usize]| TempPath { path: "/t".into(), levels: levels.to_vec() };
+        assert_eq!(place(&[]).name(12345).to_str(), Some("/t/0000012345"));
+        assert_eq!(place(&[1, 2]).name(12345).to_str(), Some("/t/5/34/0000012345"));
+        assert_eq!(place(&[3, 3, 3]).name(12345).to_str(), Some("/t/345/012/000/0000012345"));
+        assert_eq!(place(&[1]).name(70_000_000_001).to_str(), Some("/t/1/0000000001"));
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_not_used_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = TempPath { path: folder.path().join("deep/down"), levels: vec![2] };
+        let (_, first) = open(&place, 100).unwrap();
+        let (_, second) = open(&place, 100).unwrap();
+        assert_ne!(first, second);
+        assert!(
+            open(&TempPath::plain("/proc/none".into()), 1).unwrap_err().starts_with("open() \"/proc/none/")
+        );
+    }
+
+    #[test]
+    fn a_folder_is_made_once_and_closed_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        make_folder(&path, None).unwrap();
+        make_folder(&path, None).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        assert!(make_folder(&folder.path().join("b/c"), None).is_err());
+    }
+}
