@@ -45,10 +45,6 @@ const FAMILIES: &[(&[&str], &str)] = &[
     (&["geo", "split_clients", "geoip_*", "ancient_browser*", "modern_browser*"], "\"map\" may do instead"),
     (&["expires", "add_trailer"], "\"add_header\" can set Cache-Control and Expires"),
     (
-        &["set_real_ip_from", "real_ip_*", "proxy_protocol*"],
-        "without this line $remote_addr is the address of who connects; $http_x_forwarded_for has the header",
-    ),
-    (
         &["fastcgi_*", "uwsgi_*", "scgi_*", "grpc_*", "memcached_*"],
         "\"proxy_pass\" to a backend that speaks HTTP/1.1 is the only way to a backend",
     ),

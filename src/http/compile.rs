@@ -3,26 +3,22 @@
 //! The structural directives (`server`, `location`, `listen`, `server_name`) are here; everything else is in
 //! the modules' tables. Touches: name resolution of listen addresses; opens nothing.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::base::number::parse_size;
 use crate::config::directive::{block, custom};
 use crate::config::{Arity, Context, Diagnostic, Diagnostics, HasDiagnostics, Node, Span};
 use crate::http::Config;
+use crate::http::listen::{self, Places};
 use crate::http::location::{Kind, LimitExcept, Location, Locations, Nameless};
 use crate::http::modules::rewrite::traps::{self, IfSettings};
 use crate::http::modules::{self, Confs, Directive, Partial, table};
 use crate::http::regex::Regex;
-use crate::http::server::{Listen, Server};
+use crate::http::server::Server;
 use crate::http::spool;
 use crate::http::variable::Registry;
 use crate::log::Logger;
-use crate::net::address::parse_listen;
 use crate::proto::message::Method;
 use crate::shm::counter::{self, Slot};
-use crate::sys::address::SockAddr;
-use crate::sys::socket::ListenOptions;
 
 /// What the compilation is told from outside the `http` block.
 #[derive(Clone, Debug)]
@@ -91,6 +87,11 @@ impl Cx {
         }
     }
 
+    /// What the server that is being read listens on so far.
+    pub fn listens(&mut self) -> Option<&mut Vec<listen::Draft>> {
+        self.servers.last_mut().map(|server| &mut server.listens)
+    }
+
     /// A path relative to the prefix, as nginx completes the paths of logs, roots and temporary files.
     pub fn path(&self, text: &str) -> PathBuf {
         self.options.prefix.join(text)
@@ -133,18 +134,9 @@ impl Cx {
 
 struct ServerDraft {
     partial: Partial,
-    listens: Vec<ListenDraft>,
+    listens: Vec<listen::Draft>,
     names: Vec<(Box<str>, Span)>,
     locations: Vec<LocationDraft>,
-    span: Span,
-}
-
-struct ListenDraft {
-    addresses: Vec<SockAddr>,
-    options: ListenOptions,
-    /// Says more than the address, so it sets the socket's options.
-    has_options: bool,
-    is_default: bool,
     span: Span,
 }
 
@@ -169,8 +161,9 @@ pub static DIRECTIVES: &[Directive<()>] = &[
         "listen",
         Context::SERVER,
         Arity::at_least(1),
-        listen,
-        "Address, port or unix: path of the server, with the socket's parameters; *:80.",
+        listen::listen,
+        "Address, port or unix: path, and the socket's parameters: default_server, backlog=, rcvbuf=, sndbuf=, \
+         so_keepalive=, fastopen=, deferred, ipv6only=, reuseport, bind, multipath, proxy_protocol; *:80.",
     ),
     custom(
         "server_name",
@@ -297,143 +290,10 @@ fn server_name(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-fn listen(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let text = node.arg(0);
-    let addresses = parse_listen(text, 80).map_err(|bad| {
-        Diagnostic::error(node.arg_span(0), format!("{bad} in \"{text}\" of the \"listen\" directive"))
-    })?;
-    let mut draft = ListenDraft {
-        addresses,
-        options: ListenOptions::default(),
-        has_options: false,
-        is_default: false,
-        span: node.span,
-    };
-    for word in &node.args[1..] {
-        listen_parameter(&mut draft, &word.text).map_err(|why| Diagnostic::error(word.span, why))?;
-    }
-    let server = cx
-        .servers
-        .last_mut()
-        .ok_or_else(|| Diagnostic::error(node.span, "\"listen\" directive is not allowed here"))?;
-    let repeated =
-        draft.addresses.iter().find(|new| server.listens.iter().any(|old| old.addresses.contains(new)));
-    if let Some(address) = repeated {
-        return Err(Diagnostic::error(node.span, format!("a duplicate listen {address}")));
-    }
-    server.listens.push(draft);
-    Ok(())
-}
-
-fn listen_parameter(draft: &mut ListenDraft, text: &str) -> Result<(), String> {
-    let (name, value) = text.split_once('=').unwrap_or((text, ""));
-    let invalid = || format!("invalid {name} \"{value}\"");
-    draft.has_options |= !matches!(name, "default_server" | "default" | "bind" | "reuseport");
-    match name {
-        "default_server" | "default" => draft.is_default = true,
-        "bind" | "reuseport" => {} // always so here
-        "backlog" => draft.options.backlog = value.parse().map_err(|_| invalid())?,
-        "rcvbuf" => draft.options.rcvbuf = Some(parse_size(value).ok_or_else(invalid)? as usize),
-        "sndbuf" => draft.options.sndbuf = Some(parse_size(value).ok_or_else(invalid)? as usize),
-        "ipv6only" => {
-            draft.options.ipv6only = match value {
-                "on" => true,
-                "off" => false,
-                _ => return Err(format!("invalid ipv6only flags \"{value}\"")),
-            };
-        }
-        "deferred" => draft.options.deferred = true,
-        "fastopen" => draft.options.fastopen = Some(value.parse().map_err(|_| invalid())?),
-        "so_keepalive" => {
-            draft.options.keepalive = match value {
-                "on" => true,
-                "off" => false,
-                _ => return Err(format!("invalid so_keepalive value: \"{value}\"")),
-            };
-        }
-        "ssl" | "quic" | "http2" | "http3" | "spdy" | "proxy_protocol" => {
-            return Err(format!("the \"{name}\" parameter of \"listen\" is not supported yet"));
-        }
-        _ => return Err(format!("invalid parameter \"{text}\"")),
-    }
-    Ok(())
-}
-
-/// The addresses of all servers, each once.
-#[derive(Default)]
-struct Places {
-    listens: Vec<Listen>,
-    by_address: HashMap<SockAddr, usize>,
-    explicit_default: HashMap<usize, Span>,
-    options_from: HashMap<usize, Span>,
-}
-
-impl Places {
-    fn add(
-        &mut self,
-        server: usize,
-        mut drafts: Vec<ListenDraft>,
-        names: &[(Box<str>, Span)],
-        span: Span,
-        cx: &mut Cx,
-    ) {
-        if drafts.is_empty() {
-            let addresses = parse_listen("*:80", 80).unwrap_or_default();
-            let options = ListenOptions::default();
-            drafts.push(ListenDraft { addresses, options, has_options: false, is_default: false, span });
-        }
-        for draft in drafts {
-            for address in draft.addresses {
-                let index = *self.by_address.entry(address.clone()).or_insert_with(|| {
-                    self.listens.push(Listen::new(address.clone(), draft.options.clone(), server));
-                    self.listens.len() - 1
-                });
-                if draft.has_options {
-                    if let Some(first) = self.options_from.insert(index, draft.span)
-                        && self.listens[index].options != draft.options
-                    {
-                        let message = format!("duplicate listen options for {address}");
-                        let help = "give the options of an address in one \"listen\" only";
-                        cx.diagnostics.push(Diagnostic::error(draft.span, message).help(help));
-                        self.options_from.insert(index, first);
-                    }
-                    self.listens[index].options = draft.options.clone();
-                }
-                if draft.is_default {
-                    if self.explicit_default.insert(index, draft.span).is_some() {
-                        let message = format!("a duplicate default server for {address}");
-                        cx.diagnostics.push(Diagnostic::error(draft.span, message));
-                    }
-                    self.listens[index].default = server;
-                }
-                self.add_names(index, server, names, cx);
-            }
-        }
-    }
-
-    fn add_names(&mut self, index: usize, server: usize, names: &[(Box<str>, Span)], cx: &mut Cx) {
-        let listen = &mut self.listens[index];
-        if names.is_empty() {
-            listen.add_name("", server); // nginx's default server_name
-        }
-        for (name, span) in names {
-            if let Some(pattern) = name.strip_prefix('~') {
-                match Regex::new(pattern, true, *span) {
-                    Ok(regex) => listen.add_regex(regex.declare(&mut cx.variables), server),
-                    Err(diagnostic) => cx.diagnostics.push(diagnostic),
-                }
-            } else if !listen.add_name(name, server) {
-                let message = format!("conflicting server name \"{name}\" on {}, ignored", listen.address);
-                cx.diagnostics.push(Diagnostic::warning(*span, message));
-            }
-        }
-    }
-}
-
 /// The counters of the server of this name on its first address: what a reload finds again.
 fn server_slot(
     names: &[(Box<str>, Span)],
-    listens: &[ListenDraft],
+    listens: &[listen::Draft],
     options: &CompileOptions,
 ) -> Option<Slot> {
     let name = names.first().map_or("", |(name, _)| name);

@@ -5,6 +5,7 @@
 //! RFC 9112; nginx.org, ngx_http_core_module (`keepalive_*`, `client_header_*`, `lingering_*`).
 
 use std::io;
+use std::rc::Rc;
 
 use crate::base::in_place::pinned;
 use crate::http::body::{self, Body};
@@ -13,13 +14,14 @@ use crate::http::handover::Handover;
 use crate::http::modules::core;
 use crate::http::request::{Connection, Request};
 use crate::http::server::{Listen, Server};
-use crate::http::{Service, pipeline, upgrade};
+use crate::http::{Service, pipeline, proxy_header, upgrade};
 use crate::log;
 use crate::net::{drain, open};
 use crate::proto::h1::length::{self, BodyLength};
 use crate::proto::h1::request::{self as head, Progress, RequestHead};
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
+use crate::proto::proxy;
 use crate::proto::uri;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, Io, race, sleep, timeout};
@@ -43,6 +45,8 @@ pub struct Conn {
     keepalive_ms: u64,
     /// The request being read began in the bytes of the one before it.
     is_pipelined: bool,
+    /// What a proxy in front said whose connection this is (`listen … proxy_protocol`).
+    proxy: Option<Rc<proxy::Header>>,
     /// Bytes of the next request that came with the last one.
     rest: Option<Buffer>,
     open: open::Guard,
@@ -74,6 +78,7 @@ impl Conn {
             adopted_until_ms: 0,
             keepalive_ms: 0,
             is_pipelined: false,
+            proxy: None,
             rest: None,
             open,
         }
@@ -85,6 +90,7 @@ impl Conn {
         self.requests = handover.requests;
         self.opened_ms = now.saturating_sub(handover.opened_ms_ago);
         self.adopted_until_ms = now + handover.idle_ms_left;
+        self.proxy = proxy_header::of_handover(handover).map(Rc::new);
         self
     }
 
@@ -116,6 +122,7 @@ impl Conn {
             idle_ms_left,
             opened_ms_ago: runtime::now_ms().saturating_sub(self.opened_ms),
             number: self.number,
+            proxy: self.proxy.as_deref().map(proxy_header::for_handover).unwrap_or_default(),
         };
         (self.service, Ok(self.io.into_fd()), handover)
     }
@@ -142,6 +149,12 @@ pub async fn serve(mut conn: Conn) {
                 },
             }
         }
+        if conn.listen.proxy_protocol && conn.proxy.is_none() {
+            if Box::pin(read_proxy_header(&mut conn)).await {
+                continue;
+            }
+            return;
+        }
         match pinned(|| one_request(&mut conn)).await {
             After::Nothing => conn.open.turn(Total::Waiting),
             After::KeepAlive => {
@@ -159,9 +172,32 @@ pub async fn serve(mut conn: Conn) {
 fn hand_over(conn: Conn, until_ms: u64) {
     let left = until_ms.saturating_sub(runtime::now_ms());
     let (service, fd, handover) = conn.into_handover(left);
+    if handover.proxy.len() > proxy_header::HANDOVER_BYTES_MAX {
+        return; // kilobytes of TLVs: it closes, as any idle connection may
+    }
     if let Ok(fd) = fd {
         // Refused: nobody takes it, so it closes, as any server may close an idle connection.
         drop(service.hand_over(fd, &handover));
+    }
+}
+
+/// Reads what must come before the first request; false: the connection is over.
+async fn read_proxy_header(conn: &mut Conn) -> bool {
+    let core = &conn.default_server().root.core;
+    let (buffer_size, wait_ms) = (core.client_header_buffer_size(), core.client_header_timeout());
+    let who = proxy_header::Sender { number: conn.number, peer: &conn.peer, listen: conn.listen };
+    let read = timeout(wait_ms, proxy_header::read(&conn.io, buffer_size, core.log(), &who)).await;
+    match read {
+        Ok(Some((header, rest))) => {
+            conn.proxy = Some(Rc::new(header));
+            conn.rest = Some(rest).filter(|rest| !rest.data().is_empty());
+            true
+        }
+        Ok(None) => false,
+        Err(_) => {
+            log::info!(core.log(), &who, "client timed out (110: Connection timed out)");
+            false
+        }
     }
 }
 
@@ -224,7 +260,7 @@ enum Head {
 async fn read_head(conn: &mut Conn) -> Head {
     let core = &conn.default_server().root.core;
     let (first, limits) = (core.client_header_buffer_size(), core.head_limits());
-    conn.is_pipelined = conn.rest.is_some();
+    conn.is_pipelined = conn.rest.is_some() && conn.requests > 0;
     let mut input = conn.rest.take().unwrap_or_else(|| Buffer::take(first));
     let mut head = Box::<RequestHead>::default();
     let deadline = runtime::now_ms() + core.client_header_timeout();
@@ -330,6 +366,7 @@ fn connection(conn: &Conn) -> Connection {
     Connection {
         number: conn.number,
         peer: conn.peer.clone(),
+        proxy: conn.proxy.clone(),
         local,
         listen: conn.listen,
         requests: conn.requests,

@@ -12,12 +12,14 @@ pub struct Handover {
     pub idle_ms_left: u64,
     pub opened_ms_ago: u64,
     pub number: u64,
+    /// The header of the PROXY protocol in hex; empty without one.
+    pub proxy: String,
 }
 
 impl Handover {
     pub fn to_bytes(&self) -> Vec<u8> {
-        let Self { listen, requests, idle_ms_left, opened_ms_ago, number } = self;
-        format!("{listen}\n{requests}\n{idle_ms_left}\n{opened_ms_ago}\n{number}").into_bytes()
+        let Self { listen, requests, idle_ms_left, opened_ms_ago, number, proxy } = self;
+        format!("{listen}\n{requests}\n{idle_ms_left}\n{opened_ms_ago}\n{number}\n{proxy}").into_bytes()
     }
 
     /// `None` when the bytes are no handover.
@@ -31,6 +33,7 @@ impl Handover {
             idle_ms_left: number()?,
             opened_ms_ago: number()?,
             number: number()?,
+            proxy: lines.next().unwrap_or_default().to_owned(),
         })
     }
 }
@@ -47,9 +50,13 @@ mod tests {
             idle_ms_left: 60_000,
             opened_ms_ago: 5,
             number: 9,
+            proxy: "0d0a".into(),
         };
         let mut bytes = handover.to_bytes();
         assert_eq!(Handover::from_bytes(&bytes).as_ref(), Some(&handover));
+        let older = bytes.strip_suffix(b"\n0d0a").expect("its last line");
+        let without = Handover { proxy: String::new(), ..handover.clone() };
+        assert_eq!(Handover::from_bytes(older), Some(without));
         bytes.extend_from_slice(b"\nsomething newer");
         assert_eq!(Handover::from_bytes(&bytes), Some(handover));
         assert_eq!(Handover::from_bytes(b"127.0.0.1:80\nx"), None);

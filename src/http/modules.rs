@@ -105,6 +105,7 @@ macro_rules! modules {
 modules! {
     core        => [];
     resolver    => [];
+    realip      => [PostRead find, Preaccess find];
     map         => [];
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];

@@ -3,6 +3,8 @@
 //! Owns the bytes of its head; everything parsed from them is a range. Freed as a whole when it ends, and
 //! logged at that moment, whatever ended it.
 
+use std::rc::Rc;
+
 use crate::base::in_place::boxed;
 use crate::http::body::Body;
 use crate::http::captures::Captures;
@@ -17,6 +19,7 @@ use crate::log;
 use crate::proto::h1::request::RequestHead;
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
+use crate::proto::proxy;
 use crate::runtime;
 use crate::runtime::buffer::Buffer;
 use crate::sys::address::SockAddr;
@@ -27,7 +30,10 @@ use crate::sys::clock;
 pub struct Connection {
     /// Unique in this worker; `*N` in the error log, `$connection`.
     pub number: u64,
+    /// Who is served: the socket's peer, or whom a trusted proxy names (`set_real_ip_from`).
     pub peer: SockAddr,
+    /// What a proxy in front said whose connection this is.
+    pub proxy: Option<Rc<proxy::Header>>,
     /// The address the client connected to.
     pub local: SockAddr,
     pub listen: &'static Listen,
@@ -91,6 +97,8 @@ pub struct Request {
     /// `$request_id`, once somebody asked for it.
     pub id: Option<(u64, u64)>,
     pub started_us: u64,
+    /// The socket's peer, where `connection.peer` is another.
+    pub socket_peer: Option<Box<SockAddr>>,
     slots: Vec<Option<Box<[u8]>>>,
 }
 
@@ -137,6 +145,7 @@ impl Request {
             upstream: modules::upstream::Trace::default(),
             id: None,
             started_us: runtime::now_us(),
+            socket_peer: None,
             slots: Vec::new(),
         })
     }

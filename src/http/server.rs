@@ -41,6 +41,8 @@ impl Server {
 pub struct Listen {
     pub address: SockAddr,
     pub options: ListenOptions,
+    /// Each connection begins with a header that tells whose it is.
+    pub proxy_protocol: bool,
     /// Index of the server for hosts that no name matches.
     pub default: usize,
     names: NameTable<u32>,
@@ -51,7 +53,15 @@ pub struct Listen {
 
 impl Listen {
     pub fn new(address: SockAddr, options: ListenOptions, default: usize) -> Self {
-        Self { address, options, default, names: NameTable::default(), nameless: None, regexes: Vec::new() }
+        Self {
+            address,
+            options,
+            proxy_protocol: false,
+            default,
+            names: NameTable::default(),
+            nameless: None,
+            regexes: Vec::new(),
+        }
     }
 
     /// Adds a name of `server`; false: another server has this name already, and keeps it.

@@ -65,6 +65,7 @@ impl Master {
         let count = self.settings().worker_processes();
         // Before there are more slots: nobody accepts from those yet.
         self.steer();
+        self.slots.change(cycle::listens(&self.cycle.config));
         self.slots.grow(cycle::listens(&self.cycle.config), count);
         for number in 0..count {
             self.spawn(number);

@@ -15,6 +15,8 @@ use crate::sys::socket::{self, ListenOptions};
 pub struct Group {
     pub address: SockAddr,
     pub fds: Vec<OwnedFd>,
+    /// What they were opened with, as far as this process knows.
+    options: ListenOptions,
     /// How many of them, the first ones, a service manager has lent: it listens with them when we are gone, so
     /// they are closed but never ended, and their path is not ours.
     pub lent_count: usize,
@@ -49,7 +51,10 @@ impl Slots {
                 group.fds.push(fd);
                 group.lent_count += lent_count;
             }
-            None => self.groups.push(Group { address, fds: vec![fd], lent_count }),
+            None => {
+                let options = ListenOptions::default();
+                self.groups.push(Group { address, fds: vec![fd], options, lent_count });
+            }
         }
     }
 
@@ -62,7 +67,10 @@ impl Slots {
                 continue;
             }
             match self.open_first(&listen.address, &listen.options) {
-                Ok(fd) => self.adopt(listen.address.clone(), fd, false),
+                Ok(fd) => {
+                    let (address, options) = (listen.address.clone(), listen.options.clone());
+                    self.groups.push(Group { address, fds: vec![fd], options, lent_count: 0 });
+                }
                 Err(error) => {
                     unlink(&self.groups.split_off(before));
                     return Err(error);
@@ -70,6 +78,23 @@ impl Slots {
             }
         }
         Ok(())
+    }
+
+    /// Gives the sockets of each address the options that are configured now.
+    ///
+    /// Best effort: an option that the kernel takes at the opening only waits for the next start.
+    pub fn change(&mut self, listens: &[Listen]) {
+        for listen in listens {
+            let Some(group) = self.groups.iter_mut().find(|group| group.address == listen.address) else {
+                continue;
+            };
+            if group.options != listen.options {
+                for fd in &group.fds[group.lent_count..] {
+                    let _ = socket::change(fd.as_fd(), &group.address, &group.options, &listen.options);
+                }
+                group.options = listen.options.clone();
+            }
+        }
     }
 
     /// Brings each address to at least `count` slots. An address that cannot have more keeps what it has.
@@ -97,6 +122,7 @@ impl Slots {
     pub fn try_clone(&self) -> Self {
         let copy = |group: &Group| Group {
             address: group.address.clone(),
+            options: group.options.clone(),
             fds: group.fds.iter().filter_map(|fd| fd.try_clone().ok()).collect(),
             lent_count: group.lent_count,
         };

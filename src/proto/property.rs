@@ -12,6 +12,7 @@ use crate::proto::h1::response::{self, ResponseHead};
 use crate::proto::h1::{Error, encode};
 use crate::proto::header::{Field, Id};
 use crate::proto::message::{Method, Version};
+use crate::proto::proxy::{self, Tlv};
 use crate::proto::uri::{self, Form};
 
 /// Cuts tried of one text; longer ones are cut at some of their bytes only.
@@ -116,6 +117,32 @@ fn check_response(data: &[u8], end: usize, head_bytes_max: usize, head: &Respons
         }
         if !bodiless {
             check_length(&head.fields, data, head.version, body);
+        }
+    }
+}
+
+/// Reads `data` as the header of the PROXY protocol: cuts, the copy in version 2, and its TLVs.
+pub fn reads_proxy_header(data: &[u8]) {
+    let verdict = proxy::parse(data);
+    for cut in (0..data.len()).step_by(data.len() / CUTS_MAX + 1) {
+        let part = proxy::parse(&data[..cut]);
+        match &verdict {
+            Ok(Some((_, end))) if cut < *end => assert_eq!(part, Ok(None), "cut at {cut}"),
+            Ok(Some(_)) => assert_eq!(part, verdict, "cut at {cut}"),
+            Ok(None) => assert_eq!(part, Ok(None), "cut at {cut}"),
+            Err(_) => assert!(!matches!(part, Ok(Some(_))), "cut at {cut}"),
+        }
+    }
+    let Ok(Some((header, end))) = verdict else { return };
+    assert!(0 < end && end <= data.len());
+    let mut copy = Vec::new();
+    header.write(&mut copy);
+    assert_eq!(proxy::parse(&copy), Ok(Some((header.clone(), copy.len()))));
+    for kind in 0..=255 {
+        for tlv in [Tlv::Plain(kind), Tlv::Ssl(kind), Tlv::SslVerify] {
+            let mut out = Vec::new();
+            assert!(header.write_tlv(tlv, &mut out) || out.is_empty());
+            assert!(out.len() <= data.len().max(10));
         }
     }
 }
@@ -465,6 +492,36 @@ mod tests {
             decodes_chunked(&assemble(bytes), cuts);
             decodes_chunked(bytes, cuts);
         });
+    }
+
+    #[test]
+    fn any_bytes_as_proxy_header() {
+        const PARTS: &[&[u8]] = &[
+            b"\r\n\r\n\0\r\nQUIT\n",
+            b"PROXY ",
+            b"TCP4 ",
+            b"TCP6 ",
+            b"UNKNOWN",
+            b"1.2.3.4 ",
+            b"::1 ",
+            b"80 ",
+            b"80\r\n",
+            b"\r\n",
+            b"\x21\x11\0\x0c",
+            b"\x21\x11\0\x14",
+            b"\x21\x21\0\x28",
+            b"\x20\0\0\0",
+            b"\0\0\0\0",
+            b"\x01\0\x02h2",
+            b"\x20\0\x05",
+        ];
+        bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| {
+            let parts = bytes.iter().flat_map(|byte| PARTS[usize::from(*byte) % PARTS.len()]);
+            reads_proxy_header(&parts.copied().collect::<Vec<u8>>());
+            reads_proxy_header(bytes);
+            reads_proxy_header(&[SIGNED, bytes].concat());
+        });
+        const SIGNED: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11";
     }
 
     #[test]

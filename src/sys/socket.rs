@@ -22,7 +22,18 @@ pub struct ListenOptions {
     pub deferred: bool,
     /// TCP_FASTOPEN queue length.
     pub fastopen: Option<i32>,
-    pub keepalive: bool,
+    /// SO_KEEPALIVE and how the kernel probes.
+    pub keepalive: Option<Probes>,
+    /// Multipath TCP (RFC 8684).
+    pub multipath: bool,
+}
+
+/// When and how often the kernel asks a silent peer whether it is there (tcp(7)); `None`: as the system is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probes {
+    pub idle_s: Option<u32>,
+    pub interval_s: Option<u32>,
+    pub count: Option<u32>,
 }
 
 impl Default for ListenOptions {
@@ -35,7 +46,8 @@ impl Default for ListenOptions {
             ipv6only: true,
             deferred: false,
             fastopen: None,
-            keepalive: false,
+            keepalive: None,
+            multipath: false,
         }
     }
 }
@@ -45,6 +57,7 @@ impl Default for ListenOptions {
 /// TCP_NODELAY is set here once; accepted sockets inherit it.
 pub fn listen(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
     let (domain, protocol) = match address {
+        SockAddr::Inet(inet) if options.multipath => (Domain::for_address(*inet), Some(Protocol::MPTCP)),
         SockAddr::Inet(inet) => (Domain::for_address(*inet), Some(Protocol::TCP)),
         SockAddr::Unix(_) => (Domain::UNIX, None),
     };
@@ -53,26 +66,72 @@ pub fn listen(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_tcp_nodelay(true)?;
-        socket.set_keepalive(options.keepalive)?;
         if inet.is_ipv6() {
             socket.set_only_v6(options.ipv6only)?;
         }
-        if options.deferred {
-            set_option(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 1)?;
-        }
-        if let Some(queue) = options.fastopen {
-            set_option(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, queue)?;
-        }
     }
-    if let Some(bytes) = options.rcvbuf {
-        socket.set_recv_buffer_size(bytes)?;
-    }
-    if let Some(bytes) = options.sndbuf {
-        socket.set_send_buffer_size(bytes)?;
-    }
+    set_options(SockRef::from(&socket), address, &ListenOptions::default(), options)?;
     socket.bind(&raw(address)?)?;
     socket.listen(options.backlog)?;
     Ok(socket.into())
+}
+
+/// Brings a listening socket from one set of options to another, as far as a socket can change.
+pub fn change(
+    listener: BorrowedFd<'_>,
+    address: &SockAddr,
+    from: &ListenOptions,
+    to: &ListenOptions,
+) -> io::Result<()> {
+    let socket = SockRef::from(&listener);
+    if from.backlog != to.backlog {
+        socket.listen(to.backlog)?;
+    }
+    set_options(socket, address, from, to)
+}
+
+/// Whether the kernel makes sockets of Multipath TCP.
+pub fn has_multipath() -> bool {
+    Socket::new(Domain::IPV4, Type::STREAM.cloexec(), Some(Protocol::MPTCP)).is_ok()
+}
+
+/// Sets what differs. Accepted sockets inherit all of it.
+fn set_options(
+    socket: SockRef<'_>,
+    address: &SockAddr,
+    from: &ListenOptions,
+    to: &ListenOptions,
+) -> io::Result<()> {
+    if let Some(bytes) = to.rcvbuf.filter(|_| from.rcvbuf != to.rcvbuf) {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = to.sndbuf.filter(|_| from.sndbuf != to.sndbuf) {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if from.keepalive != to.keepalive {
+        socket.set_keepalive(to.keepalive.is_some())?;
+    }
+    if address.is_unix() {
+        return Ok(());
+    }
+    let tcp = |name, value: i32| set_option(&socket, libc::IPPROTO_TCP, name, value);
+    if let Some(probes) = to.keepalive.filter(|_| from.keepalive != to.keepalive) {
+        let values = [
+            (libc::TCP_KEEPIDLE, probes.idle_s),
+            (libc::TCP_KEEPINTVL, probes.interval_s),
+            (libc::TCP_KEEPCNT, probes.count),
+        ];
+        for (name, value) in values {
+            value.map_or(Ok(()), |value| tcp(name, i32::try_from(value).unwrap_or(i32::MAX)))?;
+        }
+    }
+    if from.deferred != to.deferred {
+        tcp(libc::TCP_DEFER_ACCEPT, i32::from(to.deferred))?;
+    }
+    if from.fastopen != to.fastopen {
+        tcp(libc::TCP_FASTOPEN, to.fastopen.unwrap_or(0))?;
+    }
+    Ok(())
 }
 
 /// Tries whether an address can be bound, without SO_REUSEPORT: that would let a second program of the same user
@@ -256,7 +315,7 @@ fn from_raw(address: &RawAddr) -> SockAddr {
     }
 }
 
-fn set_option(fd: &Socket, level: i32, name: i32, value: i32) -> io::Result<()> {
+fn set_option(fd: &SockRef<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the kernel reads one int from `value`, which lives through the call.
     let outcome = unsafe {
         libc::setsockopt(

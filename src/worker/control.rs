@@ -119,6 +119,7 @@ mod tests {
             idle_ms_left: 2,
             opened_ms_ago: 3,
             number: 4,
+            proxy: "00ff".into(),
         };
         let to_worker = [
             ToWorker::Drain,

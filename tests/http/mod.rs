@@ -11,6 +11,7 @@ mod keepalive;
 mod limits;
 mod listen;
 mod location;
+mod proxy_protocol;
 mod returns;
 mod rewrite;
 mod root;

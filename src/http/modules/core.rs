@@ -285,6 +285,11 @@ impl Conf {
         }
     }
 
+    /// The error log in force.
+    pub fn log(&self) -> Logger {
+        self.error_log.as_ref().copied().unwrap_or_else(crate::log::process)
+    }
+
     pub fn default_type(&self) -> &str {
         self.default_type.as_ref().map_or("text/plain", |kind| kind)
     }
@@ -298,7 +303,7 @@ pub fn content_type(request: &Request) -> Vec<u8> {
 
 /// The error log in force for a request.
 pub fn error_log(request: &Request) -> Logger {
-    request.location.core.error_log.as_ref().copied().unwrap_or_else(crate::log::process)
+    request.location.core.log()
 }
 
 fn large_client_header_buffers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

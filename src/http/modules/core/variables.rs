@@ -4,16 +4,18 @@
 //! Behaviour: nginx.org, ngx_http_core_module, "Embedded Variables".
 
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::http::request::Request;
 use crate::http::response::reason;
 use crate::http::variable::{Argument, Change, Variable, changeable, prefix, variable};
-use crate::log::format;
+use crate::http::modules::core::error_log;
+use crate::log::{self, format};
 use crate::proto::h1::length::BodyLength;
 use crate::proto::header::Id;
 use crate::proto::message::Version;
+use crate::proto::proxy::Tlv;
 use crate::sys::clock;
 
 type Out<'a> = &'a mut Vec<u8>;
@@ -37,6 +39,11 @@ pub static VARIABLES: &[Variable] = &[
     variable("server_protocol", |r, _, out| some(protocol(r), out)),
     variable("remote_addr", remote_addr),
     variable("remote_port", |r, _, out| port(r.connection.peer.port(), out)),
+    variable("proxy_protocol_addr", |r, _, out| proxy_address(r, |(source, _)| source, out)),
+    variable("proxy_protocol_port", |r, _, out| proxy_port(r, |(source, _)| source, out)),
+    variable("proxy_protocol_server_addr", |r, _, out| proxy_address(r, |(_, target)| target, out)),
+    variable("proxy_protocol_server_port", |r, _, out| proxy_port(r, |(_, target)| target, out)),
+    prefix("proxy_protocol_tlv_", proxy_tlv),
     variable("binary_remote_addr", binary_remote_addr),
     variable("connection", |r, _, out| decimal(r.connection.number, out)),
     variable("connection_requests", |r, _, out| decimal(r.connection.requests, out)),
@@ -95,8 +102,8 @@ fn seconds(ms: u64, out: Out) -> bool {
 
 fn port(port: Option<u16>, out: Out) -> bool {
     match port {
-        Some(port) => decimal(u64::from(port), out),
-        None => true,
+        Some(port) if port != 0 => decimal(u64::from(port), out),
+        _ => true, // none is known: a unix socket, or a proxy that named the address alone
     }
 }
 
@@ -217,6 +224,31 @@ fn binary_remote_addr(request: &mut Request, _: &Argument, out: Out) -> bool {
         Some(IpAddr::V4(ip)) => text(&ip.octets(), out),
         Some(IpAddr::V6(ip)) => text(&ip.octets(), out),
         None => text(b"unix:", out),
+    }
+}
+
+/// Source and target, as a proxy in front said.
+fn proxy_addresses(request: &Request) -> Option<(SocketAddr, SocketAddr)> {
+    request.connection.proxy.as_ref()?.addresses
+}
+
+fn proxy_address(request: &Request, which: fn((SocketAddr, SocketAddr)) -> SocketAddr, out: Out) -> bool {
+    proxy_addresses(request).is_some_and(|both| write!(out, "{}", which(both).ip()).is_ok())
+}
+
+fn proxy_port(request: &Request, which: fn((SocketAddr, SocketAddr)) -> SocketAddr, out: Out) -> bool {
+    proxy_addresses(request).is_some_and(|both| decimal(u64::from(which(both).port()), out))
+}
+
+fn proxy_tlv(request: &mut Request, argument: &Argument, out: Out) -> bool {
+    let header = request.connection.proxy.as_ref().filter(|header| header.addresses.is_some());
+    match (header, Tlv::of(&argument.name)) {
+        (Some(header), Some(tlv)) => header.write_tlv(tlv, out),
+        (Some(_), None) => {
+            log::error!(error_log(request), &*request, "unknown PROXY protocol TLV \"{}\"", argument.name);
+            false
+        }
+        (None, _) => false,
     }
 }
 

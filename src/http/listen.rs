@@ -1,0 +1,265 @@
+//! `listen`: addresses, the parameters of their sockets, and which servers share them.
+//!
+//! Touches: name resolution; asks the kernel whether it has Multipath TCP. Opens nothing that stays.
+//! Behaviour: nginx.org, ngx_http_core_module (`listen`).
+
+use std::collections::HashMap;
+
+use crate::base::number::{parse_millis, parse_size};
+use crate::config::{Diagnostic, Node, Span, params};
+use crate::http::compile::Cx;
+use crate::http::regex::Regex;
+use crate::http::server::Listen;
+use crate::net::address::parse_listen;
+use crate::sys::address::SockAddr;
+use crate::sys::socket::{self, ListenOptions, Probes};
+
+/// One `listen` of a server.
+#[derive(Debug)]
+pub struct Draft {
+    pub addresses: Vec<SockAddr>,
+    options: ListenOptions,
+    /// Says more of the socket than its address: it sets the socket's options.
+    has_options: bool,
+    is_default: bool,
+    proxy_protocol: bool,
+    span: Span,
+}
+
+impl Draft {
+    fn new(addresses: Vec<SockAddr>, span: Span) -> Self {
+        Self {
+            addresses,
+            options: ListenOptions::default(),
+            has_options: false,
+            is_default: false,
+            proxy_protocol: false,
+            span,
+        }
+    }
+}
+
+/// The setter of the directive.
+pub fn listen(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let text = node.arg(0);
+    let addresses = parse_listen(text, 80).map_err(|bad| {
+        Diagnostic::error(node.arg_span(0), format!("{bad} in \"{text}\" of the \"listen\" directive"))
+    })?;
+    let mut draft = Draft::new(addresses, node.span);
+    for index in 1..node.args.len() {
+        parameter(&mut draft, cx, node, index)?;
+    }
+    let listens = cx
+        .listens()
+        .ok_or_else(|| Diagnostic::error(node.span, "\"listen\" directive is not allowed here"))?;
+    let repeated = draft.addresses.iter().find(|new| listens.iter().any(|old| old.addresses.contains(new)));
+    if let Some(address) = repeated {
+        return Err(Diagnostic::error(node.span, format!("a duplicate listen {address}")));
+    }
+    listens.push(draft);
+    Ok(())
+}
+
+const NAMES: &[&str] = &[
+    "default_server",
+    "bind",
+    "reuseport",
+    "backlog=",
+    "rcvbuf=",
+    "sndbuf=",
+    "ipv6only=",
+    "deferred",
+    "fastopen=",
+    "so_keepalive=",
+    "setfib=",
+    "accept_filter=",
+    "multipath",
+    "proxy_protocol",
+];
+
+fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Result<(), Diagnostic> {
+    let text = node.arg(index);
+    let span = node.arg_span(index);
+    let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+    let invalid = || Diagnostic::error(span, format!("invalid {name} \"{text}\""));
+    let positive = |value: &str| value.parse().ok().filter(|number: &i32| *number > 0).ok_or_else(invalid);
+    let bytes =
+        |value: &str| parse_size(value).and_then(|size| usize::try_from(size).ok()).ok_or_else(invalid);
+    let options = &mut draft.options;
+    draft.has_options |= !matches!(name, "default_server" | "default" | "proxy_protocol");
+    match (name, value) {
+        ("default_server" | "default", None) => draft.is_default = true,
+        ("proxy_protocol", None) => draft.proxy_protocol = true,
+        ("bind" | "reuseport", None) => {} // always so here
+        ("backlog", Some(value)) => options.backlog = positive(value)?,
+        ("rcvbuf", Some(value)) => options.rcvbuf = Some(bytes(value)?),
+        ("sndbuf", Some(value)) => options.sndbuf = Some(bytes(value)?),
+        ("fastopen", Some(value)) => options.fastopen = Some(positive(value)?),
+        ("deferred", None) => options.deferred = true,
+        ("ipv6only", Some(value)) => {
+            if let Some(address) =
+                draft.addresses.iter().find(|address| !address.ip().is_some_and(|ip| ip.is_ipv6()))
+            {
+                return Err(Diagnostic::error(
+                    span,
+                    format!("ipv6only is not supported on addr \"{address}\""),
+                ));
+            }
+            options.ipv6only = match value {
+                "on" => true,
+                "off" => false,
+                _ => return Err(Diagnostic::error(span, format!("invalid ipv6only flags \"{value}\""))),
+            };
+        }
+        ("so_keepalive", Some(value)) => {
+            let probes = probes(value);
+            let help =
+                "on, off, or TCP_KEEPIDLE:TCP_KEEPINTVL:TCP_KEEPCNT with any of them left out: 30m::10";
+            let message = || format!("invalid so_keepalive value: \"{value}\"");
+            options.keepalive = probes.ok_or_else(|| Diagnostic::error(span, message()).help(help))?;
+        }
+        ("multipath", None) if socket::has_multipath() => options.multipath = true,
+        ("multipath", None) => {
+            let message = "the kernel has no Multipath TCP, \"multipath\" ignored";
+            cx.diagnostics.push(Diagnostic::warning(span, message));
+        }
+        ("setfib", Some(_)) => {
+            let message = "Linux has no routing tables for sockets, \"setfib\" ignored";
+            cx.diagnostics.push(Diagnostic::warning(span, message));
+        }
+        ("accept_filter", Some(value)) => {
+            let message = format!("accept filters \"{value}\" are not supported on this platform, ignored");
+            cx.diagnostics.push(Diagnostic::warning(span, message).help("\"deferred\" is Linux's way"));
+        }
+        ("ssl" | "quic" | "http2" | "http3" | "spdy", None) => {
+            let message = format!("the \"{name}\" parameter of \"listen\" is not supported yet");
+            return Err(Diagnostic::error(span, message));
+        }
+        _ => return Err(params::invalid_parameter(&node.args[index], NAMES)),
+    }
+    Ok(())
+}
+
+/// `on`, `off`, or `idle:interval:count`, any of which may be missing, but not all.
+fn probes(text: &str) -> Option<Option<Probes>> {
+    match text {
+        "on" => return Some(Some(Probes::default())),
+        "off" => return Some(None),
+        _ => {}
+    }
+    let mut parts = text.split(':');
+    let (idle, interval, count) = (parts.next()?, parts.next()?, parts.next()?);
+    let seconds = |text: &str| match text {
+        "" => Some(None),
+        // A bare number is seconds; what is less than one cannot be said to the kernel.
+        _ => parse_millis(text).and_then(|ms| u32::try_from(ms / 1000).ok()).filter(|s| *s > 0).map(Some),
+    };
+    let count = match count {
+        "" => None,
+        _ => Some(count.parse().ok().filter(|count| *count > 0)?),
+    };
+    let probes = Probes { idle_s: seconds(idle)?, interval_s: seconds(interval)?, count };
+    (parts.next().is_none() && probes != Probes::default()).then_some(Some(probes))
+}
+
+/// The addresses of all servers, each once.
+#[derive(Default)]
+pub struct Places {
+    pub listens: Vec<Listen>,
+    by_address: HashMap<SockAddr, usize>,
+    explicit_default: HashMap<usize, Span>,
+    options_from: HashMap<usize, Span>,
+}
+
+impl Places {
+    /// Adds the addresses of a server; one without `listen` is on port 80.
+    pub fn add(
+        &mut self,
+        server: usize,
+        mut drafts: Vec<Draft>,
+        names: &[(Box<str>, Span)],
+        span: Span,
+        cx: &mut Cx,
+    ) {
+        if drafts.is_empty() {
+            drafts.push(Draft::new(parse_listen("*:80", 80).unwrap_or_default(), span));
+        }
+        for draft in drafts {
+            for address in &draft.addresses {
+                let index = self.place(address, &draft, server);
+                if draft.has_options && self.options_from.insert(index, draft.span).is_some() {
+                    let message = format!("duplicate listen options for {address}");
+                    let help = "give the options of an address in one \"listen\" only";
+                    cx.diagnostics.push(Diagnostic::error(draft.span, message).help(help));
+                }
+                if draft.is_default && self.explicit_default.insert(index, draft.span).is_some() {
+                    let message = format!("a duplicate default server for {address}");
+                    cx.diagnostics.push(Diagnostic::error(draft.span, message));
+                }
+                self.add_names(index, server, names, cx);
+            }
+        }
+    }
+
+    /// The index of an address, to which a `listen` more is applied.
+    fn place(&mut self, address: &SockAddr, draft: &Draft, server: usize) -> usize {
+        let index = *self.by_address.entry(address.clone()).or_insert_with(|| {
+            self.listens.push(Listen::new(address.clone(), draft.options.clone(), server));
+            self.listens.len() - 1
+        });
+        let listen = &mut self.listens[index];
+        if draft.has_options {
+            listen.options = draft.options.clone();
+        }
+        if draft.is_default {
+            listen.default = server;
+        }
+        listen.proxy_protocol |= draft.proxy_protocol;
+        index
+    }
+
+    fn add_names(&mut self, index: usize, server: usize, names: &[(Box<str>, Span)], cx: &mut Cx) {
+        let listen = &mut self.listens[index];
+        if names.is_empty() {
+            listen.add_name("", server); // nginx's default server_name
+        }
+        for (name, span) in names {
+            if let Some(pattern) = name.strip_prefix('~') {
+                match Regex::new(pattern, true, *span) {
+                    Ok(regex) => listen.add_regex(regex.declare(&mut cx.variables), server),
+                    Err(diagnostic) => cx.diagnostics.push(diagnostic),
+                }
+            } else if !listen.add_name(name, server) {
+                let message = format!("conflicting server name \"{name}\" on {}, ignored", listen.address);
+                cx.diagnostics.push(Diagnostic::warning(*span, message));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keepalive_values_are_nginx_s() {
+        let some = |idle_s, interval_s, count| Some(Some(Probes { idle_s, interval_s, count }));
+        for (text, expected) in [
+            ("on", Some(Some(Probes::default()))),
+            ("off", Some(None)),
+            ("30m::10", some(Some(1800), None, Some(10))),
+            (":5:", some(None, Some(5), None)),
+            ("60:10:3", some(Some(60), Some(10), Some(3))),
+            ("::", None),
+            ("", None),
+            ("1:2", None),
+            ("1:2:3:4", None),
+            ("x:2:3", None),
+            ("1:2:-3", None),
+            ("0:2:3", None),
+            ("500ms:2:3", None),
+        ] {
+            assert_eq!(probes(text), expected, "{text}");
+        }
+    }
+}

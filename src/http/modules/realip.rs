@@ -1,0 +1,179 @@
+//! The client behind a trusted proxy (`set_real_ip_from`, `real_ip_header`, `real_ip_recursive`).
+//!
+//! Runs in the post-read and preaccess phases. Touches: the request's peer address, which is the connection's again
+//! with the next request. Behaviour: nginx.org, ngx_http_realip_module.
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::base::network::Network;
+use crate::config::directive::{custom, flag};
+use crate::config::inherit::replace;
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::pipeline::Verdict;
+use crate::http::request::Request;
+use crate::http::variable::{Variable, variable};
+use crate::net::address::parse_upstream;
+use crate::sys::address::SockAddr;
+
+/// Where the address stands.
+#[derive(Clone, Debug)]
+enum Source {
+    Field(Box<[u8]>),
+    /// The header of the PROXY protocol.
+    ProxyProtocol,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Conf {
+    /// Who is trusted.
+    trusted: Vec<Network>,
+    header: Inherit<Source>,
+    recursive: Inherit<bool>,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("set_real_ip_from", Context::ANY, Arity::exactly(1), trust, "An address, network, host name or unix: whose word is taken for who the client is."),
+    custom("real_ip_header", Context::ANY, Arity::exactly(1), header, "The field, or proxy_protocol, that tells the client's address; X-Real-IP."),
+    flag("real_ip_recursive", Context::ANY, |c| &mut c.recursive, "Goes past trusted addresses in the field to the last one that is not trusted; off."),
+];
+
+pub static VARIABLES: &[Variable] = &[
+    variable("realip_remote_addr", |r, _, out| match socket_peer(r).ip() {
+        Some(ip) => write!(out, "{ip}").is_ok(),
+        None => write!(out, "unix:").is_ok(),
+    }),
+    variable("realip_remote_port", |r, _, out| match socket_peer(r).port() {
+        Some(port) => write!(out, "{port}").is_ok(),
+        None => true,
+    }),
+];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        replace(&mut self.trusted, &outer.trusted);
+        self.header.merge(&outer.header);
+        self.recursive.merge(&outer.recursive);
+    }
+}
+
+impl BlockConf for Conf {}
+
+fn trust(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let text = node.arg(0);
+    if let Some(parsed) = Network::parse(text) {
+        if parsed.has_low_bits {
+            let message = format!("low address bits of {text} are meaningless");
+            cx.diagnostics.push(Diagnostic::warning(node.arg_span(0), message));
+        }
+        conf.trusted.push(parsed.network);
+        return Ok(());
+    }
+    let not_found = || Diagnostic::error(node.arg_span(0), format!("host not found in set_real_ip_from \"{text}\""));
+    if text.contains(['/', ':']) {
+        return Err(Diagnostic::error(node.arg_span(0), format!("invalid value \"{text}\"")));
+    }
+    let addresses = parse_upstream(text, 80).ok().and_then(|host| host.resolve().ok()).ok_or_else(not_found)?;
+    conf.trusted.extend(addresses.iter().filter_map(SockAddr::ip).map(|ip| Network::of(ip, if ip.is_ipv4() { 32 } else { 128 })));
+    Ok(())
+}
+
+fn header(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let source = match node.arg(0) {
+        "proxy_protocol" => Source::ProxyProtocol,
+        name => Source::Field(name.as_bytes().into()),
+    };
+    if conf.header.set(source, node.span) {
+        return Ok(());
+    }
+    Err(Diagnostic::error(node.span, "\"real_ip_header\" directive is duplicate"))
+}
+
+/// Puts the client that a trusted peer names in the peer's place, once for a request.
+pub fn find(request: &mut Request) -> Verdict {
+    if !request.location.realip.trusted.is_empty() && request.socket_peer.is_none() {
+        replace_peer(request);
+    }
+    Verdict::Next
+}
+
+#[cold]
+fn replace_peer(request: &mut Request) {
+    let conf = &request.location.realip;
+    let peer = request.connection.peer.ip();
+    let found = match conf.header.as_ref() {
+        Some(Source::ProxyProtocol) => {
+            let named = request.connection.proxy.as_ref().and_then(|header| header.addresses);
+            named.map(|(source, _)| source).filter(|_| conf.trusts(peer))
+        }
+        Some(Source::Field(name)) => conf.client(request, name, peer),
+        None => conf.client(request, b"X-Real-IP", peer),
+    };
+    if let Some(client) = found {
+        let socket_peer = std::mem::replace(&mut request.connection.peer, SockAddr::Inet(client));
+        request.socket_peer = Some(Box::new(socket_peer));
+    }
+}
+
+impl Conf {
+    fn trusts(&self, address: Option<IpAddr>) -> bool {
+        self.trusted.iter().any(|network| network.contains(address))
+    }
+
+    /// The last address of the fields of this name; recursive, the last one before a trusted one that is not trusted.
+    fn client(&self, request: &Request, name: &[u8], mut peer: Option<IpAddr>) -> Option<SocketAddr> {
+        let data = request.input.data();
+        let fields = request.head.fields.iter().rev().filter(|field| field.name(data).eq_ignore_ascii_case(name));
+        let words = fields.flat_map(|field| {
+            field.value(data).rsplit(|byte| matches!(byte, b' ' | b',')).filter(|word| !word.is_empty())
+        });
+        let mut found = None;
+        for word in words {
+            if !self.trusts(peer) {
+                break;
+            }
+            let Some(address) = parse_address(word) else { break };
+            found = Some(address);
+            peer = Some(address.ip());
+            if !self.recursive.get(false) {
+                break;
+            }
+        }
+        found
+    }
+}
+
+/// `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]`, `[::1]:80`; the port is 0 where there is none.
+fn parse_address(text: &[u8]) -> Option<SocketAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    bare.parse().map(|ip| SocketAddr::new(ip, 0)).ok().or_else(|| text.parse().ok())
+}
+
+fn socket_peer(request: &Request) -> &SockAddr {
+    request.socket_peer.as_deref().unwrap_or(&request.connection.peer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_with_and_without_a_port() {
+        for (text, expected) in [
+            ("192.0.2.1", Some("192.0.2.1:0")),
+            ("192.0.2.1:80", Some("192.0.2.1:80")),
+            ("2001:db8::1", Some("[2001:db8::1]:0")),
+            ("[2001:db8::1]", Some("[2001:db8::1]:0")),
+            ("[2001:db8::1]:80", Some("[2001:db8::1]:80")),
+            ("unknown", None),
+            ("192.0.2.1:", None),
+            ("192.0.2.1:99999", None),
+            ("[192.0.2.1", None),
+        ] {
+            assert_eq!(parse_address(text.as_bytes()).map(|address| address.to_string()).as_deref(), expected, "{text}");
+        }
+    }
+}
