@@ -12,10 +12,11 @@ use serde::Serialize;
 
 use crate::config::{self, Severity, Tree, convert, render};
 use crate::log;
-use crate::master::problem;
+use crate::master::{pid, problem};
 use crate::sys::{signal, socket, terminal};
 use crate::worker::Config;
 use crate::worker::config::{self as whole, Loaded, Source};
+use crate::worker::settings::Settings;
 
 /// The configuration that is built in, for a first look.
 pub const DEMO: &str = include_str!("../conf/demo.conf");
@@ -46,6 +47,7 @@ Options:
   --format=json : with -t: the findings as JSON
   --strict      : with -t: warnings fail too
   --convert file: print the configuration in the other spelling, TOML or nginx's
+  --pid-path    : print where the pid file is, also where the configuration has errors
 ";
 
 /// What the program is asked to do.
@@ -58,6 +60,7 @@ pub enum Action {
     Dump,
     Signal(i32),
     Convert,
+    PidPath,
 }
 
 /// The command line, read.
@@ -114,6 +117,7 @@ impl Options {
                     options.action = Action::Convert;
                     options.conf = Some(text(&mut parser, "--convert")?.into());
                 }
+                Arg::Long("pid-path") => options.action = Action::PidPath,
                 Arg::Short(flag) => return Err(format!("invalid option: \"{flag}\"")),
                 Arg::Long(name) => return Err(format!("invalid option: \"--{name}\"")),
                 Arg::Value(value) => return Err(format!("invalid option: \"{}\"", value.to_string_lossy())),
@@ -184,6 +188,10 @@ pub fn run(options: &Options) -> Option<i32> {
         Action::Test | Action::Dump => Some(test(options)),
         Action::Signal(number) => Some(send(options, number)),
         Action::Convert => Some(convert(options)),
+        Action::PidPath => {
+            terminal::show(pid_path(options).display());
+            Some(0)
+        }
     }
 }
 
@@ -303,12 +311,18 @@ fn print_json(loaded: &Loaded, problems: &[String], is_good: bool) {
     terminal::show(serde_json::to_string(&report).unwrap_or_default());
 }
 
-/// Sends a signal to the process of the pid file, which a broken configuration still names.
+/// The pid file, which a broken configuration still names. No name of a backend is asked for: whoever wants to stop
+/// the daemon does not wait for a resolver.
+fn pid_path(options: &Options) -> PathBuf {
+    let source = options.source();
+    let (tree, _) = whole::read_tree(&source);
+    let named = tree.nodes.iter().rfind(|node| &*node.name.text == "pid").map(|node| node.arg(0));
+    source.prefix.join(named.unwrap_or(Settings::default().pid()))
+}
+
+/// Sends a signal to the process of the pid file.
 fn send(options: &Options, number: i32) -> i32 {
-    let loaded = whole::read(&options.source(), true);
-    let named =
-        loaded.tree.nodes.iter().rfind(|node| &*node.name.text == "pid").map(|node| node.arg(0).to_string());
-    let path = options.source().prefix.join(named.as_deref().unwrap_or("logs/pronghorn.pid"));
+    let path = pid_path(options);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {
@@ -328,6 +342,13 @@ fn send(options: &Options, number: i32) -> i32 {
         ));
         return 1;
     };
+    if pid::is_left_behind(&path, pid) {
+        terminal::tell(format_args!(
+            "pronghorn: [error] process {pid} of \"{}\" is no pronghorn any more",
+            path.display()
+        ));
+        return 1;
+    }
     match signal::send(pid, number) {
         Ok(()) => 0,
         Err(error) => {

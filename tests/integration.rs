@@ -4,6 +4,7 @@
 //! integration` runs the same tests against nginx, whose behaviour most of them pin.
 
 mod http;
+mod operator;
 mod process;
 mod support;
 mod upstream;

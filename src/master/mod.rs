@@ -14,7 +14,7 @@ mod daemon;
 mod generation;
 mod inherit;
 mod notify;
-mod pid;
+pub mod pid;
 pub mod problem;
 mod respawn;
 mod seat;

@@ -105,6 +105,16 @@ impl PidFile {
     }
 }
 
+/// Whether a pid file is left from a process that is gone, and its number means somebody else by now: a process of
+/// another name, and no master holds the file's lock.
+pub fn is_left_behind(path: &Path, pid: i32) -> bool {
+    let name = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    let (Some(theirs), Some(ours)) = (name(&pid.to_string()), name("self")) else { return false };
+    let is_free =
+        || File::open(with_suffix(path, ".lock")).map_or(true, |lock| lock.try_lock_shared().is_ok());
+    theirs != ours && is_free()
+}
+
 /// The process id in a pid file.
 pub fn read(path: &Path) -> Option<i32> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
@@ -137,6 +147,27 @@ mod tests {
         drop(first);
         assert_eq!(std::fs::read_dir(folder.path()).expect("reads").count(), 0);
         assert!(PidFile::claim(&path).is_ok());
+    }
+
+    #[test]
+    fn a_number_that_means_another_process_by_now_is_seen() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("p.pid");
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().expect("it runs");
+        let pid = other.id() as i32;
+        let name = || std::fs::read_to_string(format!("/proc/{pid}/comm")).expect("it lives");
+        while name().trim() != "sleep" {
+            std::thread::yield_now();
+        }
+        assert!(is_left_behind(&path, pid), "no lock");
+        let file = PidFile::claim(&path).expect("free");
+        assert!(!is_left_behind(&path, pid), "a master of any name holds the lock");
+        drop(file);
+        assert!(is_left_behind(&path, pid));
+        assert!(!is_left_behind(&path, process::pid()), "a process of our name");
+        other.kill().expect("it lives");
+        other.wait().expect("it ends");
+        assert!(!is_left_behind(&path, pid), "nobody: the signal finds that out");
     }
 
     #[test]

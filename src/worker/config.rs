@@ -58,14 +58,19 @@ pub fn early_log(error_log: Option<&str>, prefix: &Path) -> Logger {
     }
 }
 
-/// Reads and compiles. Everything it declares to the log belongs to the caller's lease.
-pub fn read(source: &Source, test_only: bool) -> Loaded {
+/// Reads, and looks at no directive's meaning: names are not resolved, nothing is declared.
+pub fn read_tree(source: &Source) -> (Tree, Diagnostics) {
     let options =
         LoadOptions { prefix: source.prefix.clone(), globals: source.globals.clone(), keep_includes: false };
-    let (tree, mut diagnostics) = match source.embedded {
+    match source.embedded {
         Some(text) => load_text(&source.path.to_string_lossy(), text, &options),
         None => load(&source.path, &options),
-    };
+    }
+}
+
+/// Reads and compiles. Everything it declares to the log belongs to the caller's lease.
+pub fn read(source: &Source, test_only: bool) -> Loaded {
+    let (tree, mut diagnostics) = read_tree(source);
     let main = source.prefix.join(&source.path);
     let compile =
         http::CompileOptions { prefix: source.prefix.clone(), error_log: log::process(), test_only };

@@ -198,6 +198,40 @@ fn a_signal_needs_a_pid_file_that_names_a_process() {
     child.wait().expect("it ends");
     std::fs::write(&pid, format!("{}\n", child.id())).expect("the folder is ours");
     fails("(3: No such process)");
+    if is_stand_in() {
+        return;
+    }
+    let mut other = std::process::Command::new("sleep").arg("60").spawn().expect("it runs");
+    std::fs::write(&pid, format!("{}\n", other.id())).expect("the folder is ours");
+    wait_for("the other process to have its name", || {
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", other.id())).expect("it lives");
+        (name.trim() == "sleep").then_some(())
+    });
+    fails("is no pronghorn any more");
+    assert!(other.try_wait().expect("a child").is_none(), "no signal reaches it");
+    other.kill().expect("it lives");
+    other.wait().expect("it ends");
+}
+
+#[test]
+fn the_place_of_the_pid_file_is_told_whatever_else_is_wrong() {
+    if is_stand_in() {
+        return;
+    }
+    let told = |setup: &Setup, words: &[&str]| {
+        let output = setup.run(words);
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!((output.status.code(), text(&output).as_str()), (Some(0), ""), "{words:?}");
+        out
+    };
+    let broken = Setup::new("include part.conf; http { nonsense 1; upstream a { server a.invalid; }").bare();
+    let broken = broken.file("part.conf", "pid run/named.pid;\n");
+    let folder = broken.folder().display().to_string();
+    assert_eq!(told(&broken, &["--pid-path"]), format!("{folder}/run/named.pid\n"));
+    let none = Setup::new("events { }").bare();
+    let folder = none.folder().display().to_string();
+    assert_eq!(told(&none, &["--pid-path"]), format!("{folder}/logs/pronghorn.pid\n"));
+    assert_eq!(told(&none, &["--pid-path", "-g", "pid /a/b;"]), "/a/b\n");
 }
 
 #[test]

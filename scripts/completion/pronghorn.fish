@@ -1,0 +1,18 @@
+# Completion of pronghorn(8) for fish: vendor_completions.d/pronghorn.fish
+complete -c pronghorn -f
+complete -c pronghorn -s '?' -s h -d 'Show the options'
+complete -c pronghorn -s v -d 'Show the version'
+complete -c pronghorn -s V -d 'Show the version and the built-in prefix'
+complete -c pronghorn -s t -d 'Test the configuration'
+complete -c pronghorn -s T -d 'Test the configuration and print it'
+complete -c pronghorn -s q -d 'Print only errors while testing'
+complete -c pronghorn -s s -x -a 'stop\t"Stop now" quit\t"Stop when all requests are finished" reopen\t"Reopen the logs" reload\t"Read the configuration again"' -d 'Send a signal'
+complete -c pronghorn -s p -x -a '(__fish_complete_directories)' -d 'Take relative paths from here'
+complete -c pronghorn -s e -r -F -d 'Error log'
+complete -c pronghorn -s c -r -F -d 'Configuration'
+complete -c pronghorn -s g -x -d 'Directives of the main context'
+complete -c pronghorn -l effective -d 'With -T: what applies, and where it was written'
+complete -c pronghorn -l format -x -a 'text json' -d 'With -t: how to print the findings'
+complete -c pronghorn -l strict -d 'With -t: warnings fail too'
+complete -c pronghorn -l convert -r -F -d 'Print the configuration in the other spelling'
+complete -c pronghorn -l pid-path -d 'Print where the pid file is'

@@ -1,0 +1,7 @@
+//! The files that an operator installs: each is run as it is shipped, on places of the test's own.
+
+mod completion;
+mod init_script;
+mod logrotate;
+mod place;
+mod systemd;
