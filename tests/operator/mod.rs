@@ -2,6 +2,7 @@
 
 mod completion;
 mod init_script;
+mod install;
 mod logrotate;
 mod place;
 mod systemd;
