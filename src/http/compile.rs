@@ -189,7 +189,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         places.add(index, listens, &names, span, &mut cx);
         servers.push(build_server(confs, names, locations, slot, span, &mut cx));
     }
-    modules::upstream::resolve(&mut cx);
+    modules::upstream::resolve(&root.resolver, &mut cx);
     let Cx { variables, mut diagnostics, maps, upstreams, body_files, mut folders, .. } = cx;
     let variables = variables.freeze(modules::VARIABLES, &mut diagnostics);
     let client_body_temp_path = spool::default_folder(&options.prefix);

@@ -73,6 +73,8 @@ pub struct Hooks {
     /// Gives an idle connection to a worker of the new generation. The descriptor comes back when nobody takes it.
     #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
     pub hand_over: Box<dyn Fn(OwnedFd, &Handover) -> Result<(), OwnedFd>>,
+    /// Tells where a name of an upstream leads now, for the workers that come.
+    pub learned: crate::upstream::follow::Tell,
 }
 
 struct Inner {
@@ -94,7 +96,7 @@ impl fmt::Debug for Service {
 impl Service {
     /// Called once per worker, inside its runtime.
     pub fn new(config: &'static Config, hooks: Hooks) -> Self {
-        config.upstreams.start();
+        config.upstreams.start(&hooks.learned);
         Self(Box::leak(Box::new(Inner { config, hooks, next_number: Cell::new(1) })))
     }
 

@@ -43,6 +43,7 @@ use crate::master::slots::{Group, Slots};
 use crate::master::upgrade::Successor;
 use crate::sys::signal::Signals;
 use crate::sys::{clock, process, terminal};
+use crate::upstream::known;
 use crate::worker::config::Source;
 use crate::worker::control::{ToMaster, ToWorker};
 use crate::worker::settings::Settings;
@@ -327,6 +328,7 @@ impl Master {
                 self.workers[index].has_closed = true;
                 self.shut_removed();
             }
+            (Some(ToMaster::Learned(text)), _) => known::remember(&text),
             (Some(ToMaster::HandOver(_)) | None, _) => {}
         }
         true

@@ -136,6 +136,12 @@ pub struct Notify {
     waiters: RefCell<Vec<Waker>>,
 }
 
+impl std::fmt::Debug for Notify {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Notify after {}", self.count.get())
+    }
+}
+
 impl Notify {
     pub fn new() -> Self {
         Self::default()

@@ -1,13 +1,15 @@
 //! A named set of servers that share load: an `upstream` block, or the one server of a `proxy_pass`.
 //!
 //! Built while the configuration is compiled. Its servers are immutable; its set of peers is replaced as a
-//! whole when a name that did not resolve at the start does.
+//! whole when a name leads elsewhere.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::net::address::Address;
 use crate::shm::counter::{self, Slot};
+use crate::upstream::follow::Names;
+use crate::upstream::known::Spot;
 use crate::upstream::peer::{Peer, Server};
 use crate::upstream::pool::Pool;
 
@@ -55,6 +57,8 @@ pub struct Group {
     pub keepalive: Keepalive,
     /// `zone`: all workers count its peers' failures together.
     is_shared: bool,
+    /// How the names of its servers with `resolve` are looked up; `None`: there is no such server.
+    pub names: Option<Names>,
     /// Its counters; `None`: it is not counted, or there was no slot left.
     pub slot: Option<Slot>,
     /// The idle connections of this worker.
@@ -73,7 +77,7 @@ impl Group {
         let mut group = Self { keepalive, is_shared, ..Self::empty(name, servers) };
         group.slot = counter::slot(counter::Kind::Upstream, name);
         let slot = |address: &Address| counter::slot(counter::Kind::Peer, &format!("{name}/{address}"));
-        group.rebuild(|server| server.addresses.clone(), slot);
+        group.rebuild(|_, server| Some(spots(&server.addresses)), slot);
         group
     }
 
@@ -81,7 +85,7 @@ impl Group {
     /// the table, and slots are given out by the master only.
     pub fn uncounted(name: &str, servers: Vec<Server>) -> Self {
         let group = Self::empty(name, servers);
-        group.rebuild(|server| server.addresses.clone(), |_| None);
+        group.rebuild(|_, server| Some(spots(&server.addresses)), |_| None);
         group
     }
 
@@ -91,6 +95,7 @@ impl Group {
             servers,
             keepalive: Keepalive::default(),
             is_shared: false,
+            names: None,
             slot: None,
             pool: Pool::default(),
             set: RefCell::default(),
@@ -108,59 +113,99 @@ impl Group {
         Rc::clone(&self.set.borrow())
     }
 
-    /// Takes the addresses of a server whose name resolves now. Peers that exist stay what they are.
-    pub fn learn(&self, server_index: usize, addresses: &[Address]) {
-        let old = self.set();
-        let known = |index: usize| {
-            let peers = old.primary.iter().chain(&old.backup);
-            peers.filter(move |peer| peer.server == index).map(|peer| peer.address.clone())
-        };
-        let mut index = 0;
-        let addresses_of = |_: &Server| {
-            let of_server = if index == server_index { addresses.to_vec() } else { known(index).collect() };
-            index += 1;
-            of_server
-        };
+    /// Takes the addresses that a server's name leads to now; false: nothing has changed by it. Peers that exist stay
+    /// what they are, those that are not among the addresses any more get no new requests.
+    pub fn learn(&self, server_index: usize, spots: &[Spot]) -> bool {
+        if self.is_at(server_index, spots) {
+            return false;
+        }
         // slots are given out by the master only
-        self.rebuild(addresses_of, |_| None);
+        self.rebuild(|index, _| (index == server_index).then(|| spots.to_vec()), |_| None);
+        true
     }
 
-    /// Its peers have these addresses, in whatever order. For groups of one server.
-    pub fn is_at(&self, addresses: &[Address]) -> bool {
+    /// The server has just these peers, in whatever order.
+    fn is_at(&self, server_index: usize, spots: &[Spot]) -> bool {
+        let Some(server) = self.servers.get(server_index) else { return true };
         let set = self.set();
-        let peers = || set.primary.iter().chain(&set.backup);
-        peers().count() == addresses.len() && peers().all(|peer| addresses.contains(&peer.address))
+        let listed = |list: &[Rc<Peer>], is_backup: bool| {
+            let of_server = list.iter().filter(|peer| peer.server == server_index);
+            of_server.map(|peer| (Rc::clone(peer), is_backup)).collect::<Vec<_>>()
+        };
+        let mut peers = [listed(&set.primary, false), listed(&set.backup, true)].concat();
+        let is_known = |spot: &Spot| {
+            let is_it = |(peer, is_backup): &(Rc<Peer>, bool)| {
+                *is_backup == (server.backup || spot.is_backup)
+                    && peer.address == spot.address
+                    && peer.has_weight(weight(server, spot))
+            };
+            // each peer stands for one address
+            peers.iter().position(is_it).map(|index| peers.swap_remove(index)).is_some()
+        };
+        spots.iter().all(is_known) && peers.is_empty()
     }
 
-    /// Indexes of the servers that have no peer because their name did not resolve.
+    pub fn has_peers(&self, server_index: usize) -> bool {
+        let set = self.set();
+        set.primary.iter().chain(&set.backup).any(|peer| peer.server == server_index)
+    }
+
+    /// Indexes of the servers that have no peer because their name did not resolve at the start. Names that are
+    /// followed while serving are another matter.
     pub fn unresolved(&self) -> Vec<usize> {
-        let set = self.set();
-        let has_peer = |index| set.primary.iter().chain(&set.backup).any(|peer| peer.server == index);
-        (0..self.servers.len()).filter(|&index| !has_peer(index)).collect()
+        let waits = |index: &usize| !self.servers[*index].resolve && !self.has_peers(*index);
+        (0..self.servers.len()).filter(waits).collect()
     }
 
+    /// `spots_of`: where a server is now; `None`: its peers stay.
     fn rebuild(
         &self,
-        mut addresses_of: impl FnMut(&Server) -> Vec<Address>,
+        spots_of: impl Fn(usize, &Server) -> Option<Vec<Spot>>,
         slot: impl Fn(&Address) -> Option<Slot>,
     ) {
         let old = self.set();
+        // each peer stays once: two SRV records may name one address
+        let mut left: Vec<&Rc<Peer>> = old.primary.iter().chain(&old.backup).collect();
         let mut set = Set::default();
         for (index, server) in self.servers.iter().enumerate() {
-            for address in addresses_of(server) {
-                let mut kept = old.primary.iter().chain(&old.backup);
-                let kept = kept.find(|peer| peer.server == index && peer.address == address);
-                let peer = kept.cloned().unwrap_or_else(|| {
-                    let slot = slot(&address);
-                    Rc::new(Peer::new(server, index, address, slot, self.is_shared))
+            let Some(spots) = spots_of(index, server) else {
+                let of_server = |peer: &&Rc<Peer>| peer.server == index;
+                let before = (set.primary.len(), set.backup.len());
+                set.primary.extend(old.primary.iter().filter(of_server).cloned());
+                set.backup.extend(old.backup.iter().filter(of_server).cloned());
+                let kept = set.primary.len() + set.backup.len() - before.0 - before.1;
+                set.tries += if server.down { 0 } else { kept as u32 };
+                continue;
+            };
+            for spot in spots {
+                let weight = weight(server, &spot);
+                let is_it = |peer: &&Rc<Peer>| {
+                    peer.server == index && peer.address == spot.address && peer.has_weight(weight)
+                };
+                let kept = left.iter().position(is_it).map(|at| Rc::clone(left.swap_remove(at)));
+                let peer = kept.unwrap_or_else(|| {
+                    let slot = slot(&spot.address);
+                    let peer = |server: &Server| Peer::new(server, index, spot.address, slot, self.is_shared);
+                    Rc::new(match spot.weight {
+                        Some(_) => peer(&Server { weight, ..server.clone() }),
+                        None => peer(server),
+                    })
                 });
                 set.tries += u32::from(!server.down);
-                let list = if server.backup { &mut set.backup } else { &mut set.primary };
+                let list = if server.backup || spot.is_backup { &mut set.backup } else { &mut set.primary };
                 list.push(peer);
             }
         }
         self.set.replace(Rc::new(set));
     }
+}
+
+fn spots(addresses: &[Address]) -> Vec<Spot> {
+    addresses.iter().cloned().map(Spot::from).collect()
+}
+
+fn weight(server: &Server, spot: &Spot) -> i64 {
+    spot.weight.map_or(server.weight, i64::from)
 }
 
 #[cfg(test)]
@@ -196,7 +241,8 @@ mod tests {
         session.pick(1000).unwrap();
         let survivor = Rc::clone(&group.set().primary[0]);
 
-        group.learn(0, &addresses(&["1.1.1.1:80", "1.1.1.2:80"]));
+        let now = spots(&addresses(&["1.1.1.1:80", "1.1.1.2:80"]));
+        assert!(group.learn(0, &now) && !group.learn(0, &now));
 
         assert_eq!(group.unresolved(), [0usize; 0]);
         let set = group.set();
@@ -204,6 +250,38 @@ mod tests {
         assert!(Rc::ptr_eq(&set.primary[2], &survivor), "a peer that stays keeps its words");
         session.finish(Outcome::Failed, 1000);
         assert_eq!(survivor.conns(), 0);
+    }
+
+    #[test]
+    fn peers_come_and_go_by_address_and_weight() {
+        let mut followed = server("later.test");
+        followed.resolve = true;
+        let group = Group::new("g", vec![followed]);
+        assert_eq!(group.unresolved(), [0usize; 0], "it is followed");
+        let spot = |port: u16, weight, is_backup| Spot {
+            address: Address::Inet(([1, 1, 1, 1], port).into()),
+            weight: Some(weight),
+            is_backup,
+        };
+        assert!(group.learn(0, &[spot(1, 5, false), spot(1, 5, false), spot(2, 5, true)]));
+        let before = group.set();
+        assert_eq!((before.primary.len(), before.backup.len(), before.tries), (2, 1, 3));
+        assert!(!Rc::ptr_eq(&before.primary[0], &before.primary[1]), "two records are two peers");
+        assert!(
+            !group.learn(0, &[spot(2, 5, true), spot(1, 5, false), spot(1, 5, false)]),
+            "order is nothing"
+        );
+
+        assert!(group.learn(0, &[spot(1, 6, false), spot(1, 5, false), spot(2, 5, false)]));
+        let after = group.set();
+        assert_eq!((after.primary.len(), after.backup.len()), (3, 0));
+        assert!(!before.primary.iter().any(|old| Rc::ptr_eq(old, &after.primary[0])), "another weight");
+        assert!(before.primary.iter().any(|old| Rc::ptr_eq(old, &after.primary[1])));
+        assert!(
+            Rc::ptr_eq(&before.backup[0], &after.primary[2]),
+            "the state is the peer's, whatever its list"
+        );
+        assert!(group.learn(0, &[]) && !group.has_peers(0));
     }
 
     #[test]

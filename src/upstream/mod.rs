@@ -4,7 +4,9 @@
 //! it. The configuration of a group is immutable; what changes while serving are the words of its peers
 //! and the idle connections, which belong to one worker.
 
+pub mod follow;
 pub mod group;
+pub mod known;
 pub mod next;
 pub mod peer;
 pub mod pool;

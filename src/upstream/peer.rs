@@ -25,6 +25,10 @@ pub struct Server {
     pub conns_max: i64,
     pub backup: bool,
     pub down: bool,
+    /// The name is looked up while serving, by the group's resolver.
+    pub resolve: bool,
+    /// The service whose SRV records tell the ports: `http` or `_http._tcp`. Only with `resolve`.
+    pub service: Option<Box<str>>,
     /// Where the name leads. Empty: it did not resolve yet, and the server is down until it does.
     pub addresses: Vec<Address>,
 }
@@ -42,6 +46,8 @@ impl Server {
             conns_max: 0,
             backup: false,
             down: false,
+            resolve: false,
+            service: None,
             addresses,
         }
     }
@@ -105,6 +111,11 @@ impl Peer {
             failed_ms: Cell::new(0),
             checked_ms: Cell::new(0),
         }
+    }
+
+    /// It has what `server` would give to a peer of this weight.
+    pub(super) fn has_weight(&self, weight: i64) -> bool {
+        self.weight == weight
     }
 
     pub fn is_down(&self) -> bool {

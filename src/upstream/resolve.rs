@@ -6,6 +6,7 @@ use crate::log::{self, Logger};
 use crate::net::drain;
 use crate::runtime::{Either, blocking, race, sleep};
 use crate::upstream::group::Group;
+use crate::upstream::known::Spot;
 
 /// Between two attempts; the first comes at once.
 const RETRY_MS: u64 = 5_000;
@@ -33,7 +34,7 @@ async fn try_server(group: &'static Group, index: usize, log: &Logger) {
     let Some(server) = group.servers.get(index) else { return };
     let host = server.host.clone();
     if let Ok(addresses) = blocking::run(move || host.resolve()).await {
-        group.learn(index, &addresses);
+        group.learn(index, &addresses.into_iter().map(Spot::from).collect::<Vec<_>>());
         log::notice!(log, &(), "upstream server \"{}\" of \"{}\" resolves now", server.name, group.name);
     }
 }

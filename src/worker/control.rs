@@ -36,6 +36,8 @@ pub enum ToMaster {
     Pong,
     /// It was told to leave, and accepts no more: what waited in its queues is accepted.
     Closed,
+    /// Where a name of an upstream leads now, for the workers that come (`upstream/known.rs`).
+    Learned(String),
 }
 
 /// The longest message.
@@ -78,6 +80,7 @@ impl ToMaster {
             Self::Replace => b"P".to_vec(),
             Self::Pong => b"I".to_vec(),
             Self::Closed => b"C".to_vec(),
+            Self::Learned(text) => with_tag(b'N', text.as_bytes()),
         }
     }
 
@@ -90,6 +93,7 @@ impl ToMaster {
             b'P' => Self::Replace,
             b'I' => Self::Pong,
             b'C' => Self::Closed,
+            b'N' => Self::Learned(String::from_utf8(rest.to_vec()).ok()?),
             _ => return None,
         })
     }
@@ -139,6 +143,7 @@ mod tests {
             ToMaster::Replace,
             ToMaster::Pong,
             ToMaster::Closed,
+            ToMaster::Learned("group a.test \n10.0.0.1 80 0 0".to_owned()),
         ];
         for message in to_master {
             assert_eq!(ToMaster::from_bytes(&message.to_bytes()), Some(message));

@@ -144,9 +144,16 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         }
         Ok(())
     };
-    let service =
-        config.http.as_ref().map(|http| Service::new(http, Hooks { hand_over: Box::new(hand_over) }));
     let is_alone = seat.is_alone;
+    let mailed = outbox.clone();
+    let learned = move |text: &str| {
+        if !is_alone {
+            mailed.borrow_mut().push_back((ToMaster::Learned(text.to_owned()).to_bytes(), None));
+            runtime::wake_all();
+        }
+    };
+    let hooks = Hooks { hand_over: Box::new(hand_over), learned: Rc::new(learned) };
+    let service = config.http.as_ref().map(|http| Service::new(http, hooks));
     let leases = Leases::new(seat.slots, connection_limit(config));
     if let Some(service) = service {
         seat.leased.iter().for_each(|slot| leases.add(*slot, service));

@@ -8,6 +8,7 @@ mod proxy_pass;
 mod proxy_set_header;
 mod relay;
 mod request_body;
+mod resolve;
 mod resolver;
 mod response_framing;
 mod tunnel;

@@ -17,7 +17,9 @@ use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::variable::{Argument, Variable, prefix, variable};
-use crate::log::Logger;
+use crate::http::modules::resolver;
+use crate::log::{self, Logger};
+use crate::net::resolver::Resolver;
 use crate::net::address::{self, Address, Host};
 use crate::proto::h1::response::ResponseHead;
 use crate::runtime;
@@ -27,6 +29,8 @@ use crate::shm::behind;
 use crate::shm::counter::{Slot, Word};
 use crate::upstream::group::Keepalive;
 use crate::upstream::peer::{Peer, Server};
+use crate::upstream::known::Spot;
+use crate::upstream::follow::{self, Names, Tell};
 use crate::upstream::{Group, resolve as retry};
 
 /// Groups made while serving, for `proxy_pass` with variables, that are kept with their connections.
@@ -41,6 +45,8 @@ pub struct Conf {
     requests: Inherit<u64>,
     time: Inherit<u64>,
     timeout: Inherit<u64>,
+    resolver: Inherit<Rc<Resolver>>,
+    resolver_timeout: Inherit<u64>,
 }
 
 impl Merge for Conf {
@@ -60,7 +66,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         UPSTREAM,
         Arity::at_least(1),
         server,
-        "A server of the group: weight, max_fails, fail_timeout, max_conns, backup, down.",
+        "A server of the group: weight, max_fails, fail_timeout, max_conns, backup, down; resolve follows its name while serving, with service= by SRV records.",
     ),
     custom(
         "keepalive",
@@ -86,8 +92,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("least_time", UPSTREAM, Arity::between(1, 2), unavailable, "Not available yet."),
     custom("sticky", UPSTREAM, Arity::at_least(1), unavailable, "Not available yet."),
     custom("queue", UPSTREAM, Arity::between(1, 2), unavailable, "Not available yet."),
-    custom("resolver", UPSTREAM, Arity::at_least(1), unavailable, "Not available yet."),
-    custom("resolver_timeout", UPSTREAM, Arity::exactly(1), unavailable, "Not available yet."),
+    custom("resolver", UPSTREAM, Arity::at_least(1), own_resolver, "Name servers for the servers with \"resolve\"; those of the http block."),
+    millis("resolver_timeout", UPSTREAM, |conf| &mut conf.resolver_timeout, "How long a lookup may take, and the pause after one that failed; that of the http block."),
     custom("ntlm", UPSTREAM, Arity::exactly(0), unavailable, "Not available yet."),
     custom("state", UPSTREAM, Arity::exactly(1), unavailable, "Not available yet."),
 ];
@@ -128,6 +134,8 @@ struct Entry {
     port: Option<u16>,
     host: Option<Host>,
     group: Option<Group>,
+    /// The block's own `resolver` and `resolver_timeout`.
+    resolver: (Option<Rc<Resolver>>, Option<u64>),
     span: Span,
 }
 
@@ -139,12 +147,17 @@ impl Shared {
         let next = self.entries.len();
         let index = *self.by_name.entry(key).or_insert(next);
         if index == next {
-            self.entries.push(Entry { name: name.into(), port, host: Some(host), group: None, span });
+            self.entries.push(Entry { name: name.into(), port, host: Some(host), group: None, resolver: (None, None), span });
         }
         index
     }
 
-    fn define(&mut self, group: Group, span: Span) -> Result<(), Diagnostic> {
+    fn define(
+        &mut self,
+        group: Group,
+        resolver: (Option<Rc<Resolver>>, Option<u64>),
+        span: Span,
+    ) -> Result<(), Diagnostic> {
         let key = (group.name.to_ascii_lowercase().into_boxed_str(), None);
         let next = self.entries.len();
         let index = *self.by_name.entry(key).or_insert(next);
@@ -153,11 +166,12 @@ impl Shared {
                 Err(Diagnostic::error(span, format!("duplicate upstream \"{}\"", group.name)))
             }
             Some(entry) => {
-                entry.group = Some(group);
+                (entry.group, entry.resolver, entry.span) = (Some(group), resolver, span);
                 Ok(())
             }
             None => {
-                self.entries.push(Entry { name: group.name.clone(), port: None, host: None, group: Some(group), span });
+                let name = group.name.clone();
+                self.entries.push(Entry { name, port: None, host: None, group: Some(group), resolver, span });
                 Ok(())
             }
         }
@@ -166,7 +180,9 @@ impl Shared {
     pub fn into_groups(self) -> Upstreams {
         let is_incomplete = |index: &usize| !self.groups[*index].unresolved().is_empty();
         let incomplete = (0..self.groups.len()).filter(is_incomplete).collect();
+        let followed = (0..self.groups.len()).filter(|&index| self.groups[index].names.is_some()).collect();
         Upstreams {
+            followed,
             groups: self.groups.into(),
             by_name: self.by_name,
             incomplete,
@@ -177,7 +193,7 @@ impl Shared {
 }
 
 /// Makes every referenced group that no block defines from the host it names; called when all was read.
-pub fn resolve(cx: &mut Cx) {
+pub fn resolve(common: &resolver::Conf, cx: &mut Cx) {
     let entries = std::mem::take(&mut cx.upstreams.entries);
     let defined: HashSet<String> =
         entries.iter().filter(|entry| entry.group.is_some()).map(|entry| entry.name.to_ascii_lowercase()).collect();
@@ -187,7 +203,12 @@ pub fn resolve(cx: &mut Cx) {
             cx.diagnostics.push(Diagnostic::error(entry.span, message));
         }
         let group = match (entry.group, entry.host) {
-            (Some(group), _) => group,
+            (Some(mut group), _) => {
+                if let Err(diagnostic) = follow_names(&mut group, entry.resolver, common, entry.span) {
+                    cx.diagnostics.push(diagnostic);
+                }
+                group
+            }
             (None, Some(host)) => {
                 let name = with_port(&entry.name, entry.port);
                 let mut server = Server::new(&name, host);
@@ -201,6 +222,24 @@ pub fn resolve(cx: &mut Cx) {
     cx.upstreams.log = Some(cx.options.error_log);
 }
 
+/// Gives a group with servers to `resolve` the name servers for it.
+fn follow_names(
+    group: &mut Group,
+    (own, own_timeout_ms): (Option<Rc<Resolver>>, Option<u64>),
+    common: &resolver::Conf,
+    span: Span,
+) -> Result<(), Diagnostic> {
+    if !group.servers.iter().any(|server| server.resolve) {
+        return Ok(());
+    }
+    let Some(resolver) = own.or_else(|| common.resolver().cloned()) else {
+        let message = format!("no resolver defined to resolve names at run time in upstream \"{}\"", group.name);
+        return Err(Diagnostic::error(span, message).help("add a \"resolver\" to the http block, or to this one"));
+    };
+    group.names = Some(Names::new(resolver, own_timeout_ms.unwrap_or(common.timeout_ms())));
+    Ok(())
+}
+
 /// The groups of a configuration, ready to serve.
 #[derive(Debug)]
 pub struct Upstreams {
@@ -209,6 +248,8 @@ pub struct Upstreams {
     /// The groups with names that did not resolve. Noted by the master: a worker that looked through all groups
     /// would get a copy of each one's page of memory.
     incomplete: Box<[usize]>,
+    /// The groups with names that are looked up while serving.
+    followed: Box<[usize]>,
     /// The freshest last.
     dynamic: RefCell<Vec<Made>>,
     log: Option<Logger>,
@@ -269,9 +310,7 @@ impl Upstreams {
     pub fn make(&self, name: &str, port: Option<u16>, source: usize, host: &Host, addresses: Vec<Address>) -> Chosen {
         let asked_ms = runtime::now_ms();
         if let Some((group, _)) = self.find_made(name, port, source) {
-            if !group.is_at(&addresses) {
-                group.learn(0, &addresses);
-            }
+            group.learn(0, &addresses.into_iter().map(Spot::from).collect::<Vec<_>>());
             if let Some(made) = self.dynamic.borrow_mut().last_mut() {
                 made.asked_ms = asked_ms;
             }
@@ -304,8 +343,13 @@ impl Upstreams {
         self.groups.iter().flat_map(Group::slots).map(Slot::index).collect()
     }
 
-    /// Begins to retry the names that did not resolve; once per worker.
-    pub fn start(&'static self) {
+    /// Begins to retry the names that did not resolve and to follow those with `resolve`; once per worker. `tell`: of
+    /// where these lead.
+    pub fn start(&'static self, tell: &Tell) {
+        let log = self.log.unwrap_or_else(log::process);
+        for group in self.followed.iter().filter_map(|&index| self.groups.get(index)) {
+            follow::start(group, log, tell);
+        }
         let waiting: Vec<&'static Group> =
             self.incomplete.iter().filter_map(|&index| self.groups.get(index)).collect();
         if let (false, Some(log)) = (waiting.is_empty(), &self.log) {
@@ -489,7 +533,15 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         timeout_ms: conf.timeout.get(defaults.timeout_ms),
     };
     let group = Group::with(node.arg(0), conf.servers, keepalive, conf.has_zone);
-    cx.upstreams.define(group, node.arg_span(0))
+    let resolver = (conf.resolver.as_ref().cloned(), conf.resolver_timeout.as_ref().copied());
+    cx.upstreams.define(group, resolver, node.arg_span(0))
+}
+
+fn own_resolver(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if conf.resolver.set(Rc::new(Resolver::new(resolver::read(node)?)), node.span) {
+        return Ok(());
+    }
+    Err(Diagnostic::error(node.span, "\"resolver\" directive is duplicate"))
 }
 
 fn server(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -500,7 +552,18 @@ fn server(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     for word in node.args.iter().skip(1) {
         parameter(&mut server, &word.text).map_err(|why| Diagnostic::error(word.span, why))?;
     }
-    look_up(&mut server, node.arg_span(0), cx);
+    if let (Some(_), false) = (&server.service, server.resolve) {
+        let message = format!("\"service\" upstream server \"{name}\" requires \"resolve\" parameter");
+        return Err(Diagnostic::error(node.span, message));
+    }
+    if server.service.is_some() && name.contains(':') {
+        let message = format!("\"service\" upstream server \"{name}\" may not have port");
+        return Err(Diagnostic::error(node.arg_span(0), message));
+    }
+    server.resolve &= server.host.literal().is_none(); // an address needs no looking up
+    if !server.resolve {
+        look_up(&mut server, node.arg_span(0), cx);
+    }
     conf.servers.push(server);
     Ok(())
 }
@@ -515,7 +578,9 @@ fn parameter(server: &mut Server, text: &str) -> Result<(), String> {
         ("fail_timeout", value) => server.fail_timeout_ms = number::parse_millis(value).ok_or_else(invalid)?,
         ("backup", "") => server.backup = true,
         ("down", "") => server.down = true,
-        ("resolve" | "drain" | "service" | "slow_start" | "route", _) => {
+        ("resolve", "") => server.resolve = true,
+        ("service", value) if !value.is_empty() => server.service = Some(value.into()),
+        ("drain" | "slow_start" | "route", _) => {
             return Err(format!("the \"{name}\" parameter of \"server\" is not available yet"));
         }
         _ => return Err(invalid()),

@@ -14,6 +14,7 @@ use crate::http::request::Request;
 use crate::net::Address;
 use crate::net::address::Host;
 use crate::runtime::{self, blocking};
+use crate::upstream::Group;
 
 /// How long addresses from the system's resolver hold, which does not tell their time.
 const SYSTEM_VALID_MS: u64 = 30_000;
@@ -41,6 +42,7 @@ impl Goal {
             Some(Pass::Fixed { group, target }) => {
                 let group =
                     upstreams.get(*group).ok_or_else(|| Error::ours("the location's upstream is gone"))?;
+                settle(group).await;
                 Ok(Self {
                     group: Chosen::Configured(group),
                     target: Parts::Fixed(target),
@@ -76,7 +78,10 @@ impl Goal {
 
     async fn evaluated(request: &mut Request, target: Target) -> Result<Self, Error> {
         let group = match request.config.upstreams.find(&target.name, target.port) {
-            Some(group) => group,
+            Some(group) => {
+                settle(&group).await;
+                group
+            }
             None => Box::pin(look_up(request, &target)).await?,
         };
         let (mut host, mut port) = (Vec::new(), Vec::new());
@@ -84,6 +89,15 @@ impl Goal {
         target.write_port(&mut port);
         request.upstream.host = Some((host, port));
         Ok(Self { group, target: Parts::Evaluated(Box::new(target)), is_evaluated: true })
+    }
+}
+
+/// Waits for the first answers about names that are looked up while serving.
+async fn settle(group: &Group) {
+    if let Some(names) = &group.names
+        && !names.are_settled()
+    {
+        Box::pin(names.settle()).await;
     }
 }
 

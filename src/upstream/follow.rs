@@ -1,0 +1,161 @@
+//! Servers with `resolve`: their names are asked for again whenever an answer's time is over, in each worker.
+//!
+//! One task a server. A failure changes nothing, but that the name does not exist takes its peers away; peers whose
+//! address stays keep their state and their connections.
+//! Behaviour: nginx.org, `resolve` and `service` of ngx_http_upstream_module.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use crate::log::{self, Logger};
+use crate::net::Address;
+use crate::net::address::Host;
+use crate::net::drain;
+use crate::net::resolver::{Failure, Resolver};
+use crate::proto::dns::Code;
+use crate::runtime::channel::Notify;
+use crate::runtime::{self, Either, race, sleep, timeout};
+use crate::upstream::group::Group;
+use crate::upstream::known::{self, Spot};
+
+/// Between two questions at least: a time to live of zero is no order to ask without pause.
+const PAUSE_MS_MIN: u64 = 1_000;
+/// After the answer that a name does not exist, where no `valid=` says it; nginx's.
+const ABSENT_MS: u64 = 10_000;
+
+/// How a group's names are looked up while it serves.
+#[derive(Debug)]
+pub struct Names {
+    resolver: Rc<Resolver>,
+    /// `resolver_timeout`: how long a lookup may take, and the pause after one that failed.
+    timeout_ms: u64,
+    /// Servers of which nothing was heard yet.
+    unheard: Cell<usize>,
+    heard: Notify,
+}
+
+/// Told of each change, as [`known::to_text`] has it.
+pub type Tell = Rc<dyn Fn(&str)>;
+
+impl Names {
+    pub fn new(resolver: Rc<Resolver>, timeout_ms: u64) -> Self {
+        Self { resolver, timeout_ms, unheard: Cell::new(0), heard: Notify::new() }
+    }
+
+    /// Something was heard of every name, good or bad.
+    pub fn are_settled(&self) -> bool {
+        self.unheard.get() == 0
+    }
+
+    /// Waits for the first answers, so that the first requests after a start find peers.
+    pub async fn settle(&self) {
+        let settled = async {
+            while !self.are_settled() {
+                self.heard.notified().await;
+            }
+        };
+        let _ = timeout(self.timeout_ms, settled).await;
+    }
+}
+
+/// Begins to follow the names of a group; once per worker.
+pub fn start(group: &'static Group, log: Logger, tell: &Tell) {
+    let Some(names) = &group.names else { return };
+    for (index, server) in group.servers.iter().enumerate().filter(|(_, server)| server.resolve) {
+        let Host::Inet { port, .. } = &server.host else { continue };
+        if let Some(mut spots) = known::recall(&key(group, index)) {
+            if server.service.is_none() {
+                // The port is the configuration's, which may be another one by now.
+                for spot in &mut spots {
+                    spot.address =
+                        Address::Inet(SocketAddr::new(spot.address.ip().unwrap_or([0; 4].into()), *port));
+                }
+            }
+            group.learn(index, &spots);
+        } else {
+            names.unheard.set(names.unheard.get() + 1);
+        }
+        runtime::spawn(follow(group, names, index, log, Rc::clone(tell)));
+    }
+}
+
+async fn follow(group: &'static Group, names: &'static Names, index: usize, log: Logger, tell: Tell) {
+    let mut is_first = !group.has_peers(index);
+    let mut is_absent = false;
+    loop {
+        let found = ask(group, names, index).await;
+        let pause_ms = match &found {
+            Ok((spots, expires_ms)) => {
+                is_absent = false;
+                if group.learn(index, spots) {
+                    tell(&known::to_text(&key(group, index), spots));
+                    let (name, count) = (&group.servers[index].name, spots.len());
+                    log::notice!(
+                        log,
+                        &(),
+                        "upstream server \"{name}\" of \"{}\" has {count} addresses now",
+                        group.name
+                    );
+                }
+                expires_ms.saturating_sub(runtime::now_ms()) + 1
+            }
+            Err(failure) => {
+                let is_gone = *failure == Failure::Code(Code::NotFound);
+                if is_gone && group.learn(index, &[]) {
+                    tell(&known::to_text(&key(group, index), &[]));
+                }
+                if !(is_gone && std::mem::replace(&mut is_absent, is_gone)) {
+                    let name = &group.servers[index].name;
+                    let what =
+                        if group.has_peers(index) { "its addresses stay" } else { "it counts as down" };
+                    log::warn!(
+                        log,
+                        &(),
+                        "upstream server \"{name}\" of \"{}\" could not be resolved {failure}, {what}",
+                        group.name
+                    );
+                }
+                if is_gone { names.resolver.valid_ms().unwrap_or(ABSENT_MS) } else { names.timeout_ms }
+            }
+        };
+        if std::mem::take(&mut is_first) {
+            names.unheard.set(names.unheard.get().saturating_sub(1));
+            names.heard.notify();
+        }
+        let pause = sleep(pause_ms.max(PAUSE_MS_MIN));
+        if let Either::Second(()) = race(pause, drain::reached(drain::Mode::HandOver)).await {
+            return;
+        }
+    }
+}
+
+async fn ask(group: &Group, names: &Names, index: usize) -> Result<(Vec<Spot>, u64), Failure> {
+    let Some(server) = group.servers.get(index) else { return Err(Failure::BadName) };
+    let Host::Inet { name, port } = &server.host else { return Err(Failure::BadName) };
+    let inet = |ip, port| Address::Inet(SocketAddr::new(ip, port));
+    match &server.service {
+        Some(service) => {
+            let found = names.resolver.services(service, name, names.timeout_ms).await?;
+            let spot = |place: &crate::net::resolver::Place| Spot {
+                address: inet(place.ip, place.port),
+                weight: Some(place.weight),
+                is_backup: place.is_backup,
+            };
+            Ok((found.list.iter().map(spot).collect(), found.expires_ms))
+        }
+        None => {
+            let found = names.resolver.addresses(name, names.timeout_ms).await?;
+            Ok((found.list.iter().map(|&ip| inet(ip, *port).into()).collect(), found.expires_ms))
+        }
+    }
+}
+
+/// The name of a server for [`known`]: without the port, which belongs to the configuration.
+fn key(group: &Group, index: usize) -> String {
+    let Some(Host::Inet { name, .. }) = group.servers.get(index).map(|server| &server.host) else {
+        return group.name.to_string();
+    };
+    let service = group.servers[index].service.as_deref().unwrap_or("");
+    format!("{} {name} {service}", group.name)
+}
