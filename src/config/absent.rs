@@ -38,7 +38,7 @@ const FAMILIES: &[(&[&str], &str)] = &[
         "there is no access control: do not serve what this line protects",
     ),
     (
-        &["limit_req*", "limit_conn*", "limit_rate*", "proxy_limit_rate"],
+        &["limit_req*", "limit_conn*"],
         "there are no limits on rates: without this line requests are not held back",
     ),
     (&["try_files"], "for `try_files $uri @name;` write `error_page 404 = @name;` beside \"root\""),
@@ -54,8 +54,6 @@ const FAMILIES: &[(&[&str], &str)] = &[
     ),
     (
         &[
-            "ssi",
-            "ssi_*",
             "sub_filter",
             "sub_filter_*",
             "charset",

@@ -93,6 +93,16 @@ impl Body {
         }
     }
 
+    /// A body that is read already, with what was kept of another one.
+    pub fn copy(other: &Self) -> Self {
+        let kept = other.kept().to_vec();
+        let declared = if kept.is_empty() { BodyLength::None } else { BodyLength::Length(kept.len() as u64) };
+        let limits = Limits { max: 0, timeout_ms: other.timeout_ms, buffer_size: other.buffer_size };
+        let mut body = Self::new(BodyLength::None, b"", false, limits);
+        (body.declared, body.received, body.kept) = (declared, kept.len() as u64, Some(kept));
+        body
+    }
+
     /// How the head declared the body.
     pub fn declared(&self) -> BodyLength {
         self.declared

@@ -5,19 +5,21 @@
 //! RFC 9112 §4, §6, §7.1.
 
 use std::future::poll_fn;
-use std::io::IoSlice;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll};
 
 use crate::http::error::Error;
-use crate::http::modules;
+use crate::http::filter::{Filters, Piece};
+use crate::http::modules::{self, limit_rate};
+use crate::http::output::{Framing, JOINED_MAX, Output};
 use crate::http::request::Request;
 use crate::http::response::{self, Response};
+use crate::http::subrequest;
 use crate::log;
 use crate::net::drain;
 use crate::proto::h1::encode;
 use crate::proto::header::Id;
-use crate::proto::message::Version;
-use crate::runtime::{self, Io, Timer, buffer};
+use crate::proto::message::{Method, Version};
+use crate::runtime::Io;
 use crate::sys::clock;
 
 /// `Server` of a response with and without `server_tokens`.
@@ -31,46 +33,42 @@ const FIRST_AFTER_LENGTH: [Id; 2] = [Id::LastModified, Id::Location];
 /// Room for a usual head.
 const HEAD_BYTES: usize = 512;
 
-/// Body bytes up to this many are copied behind their head: cheaper than to hand the kernel a list.
-const JOINED_MAX: usize = 4096;
-
-/// How the end of the response's body is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    /// Nothing was started.
-    Idle,
-    /// No body follows: HEAD, 204, 304.
-    Bodiless,
-    Length {
-        left: u64,
-    },
-    Chunked,
-    /// The end of the connection ends it (HTTP/1.0).
-    UntilClose,
-    /// Cut: no end may be written.
-    Abandoned,
-}
-
-/// One response on one connection.
+/// One response on one connection; or the part that a subrequest has in one.
 #[derive(Debug)]
 pub struct Client<'a> {
     io: &'a Io,
-    framing: Framing,
-    /// Head and chunk heads that the socket has not taken yet.
-    pending: Vec<u8>,
-    timer: Timer,
-    timeout_ms: u64,
+    output: Output,
+    /// The body goes through these first.
+    filters: Option<Box<Filters>>,
+    /// A subrequest's: the head stays here, the body becomes part of the outer one.
+    is_within: bool,
+    has_started: bool,
 }
 
 impl<'a> Client<'a> {
     pub fn new(io: &'a Io) -> Self {
-        Self {
-            io,
-            framing: Framing::Idle,
-            pending: buffer::scratch(),
-            timer: Timer::new(),
-            timeout_ms: 60_000,
-        }
+        Self { io, output: Output::new(), filters: None, is_within: false, has_started: false }
+    }
+
+    /// What a subrequest answers into: the body that `outer` has begun, until [`Client::resume`].
+    pub fn within(outer: &mut Self) -> Self {
+        let output = std::mem::take(&mut outer.output);
+        Self { io: outer.io, output, filters: None, is_within: true, has_started: false }
+    }
+
+    /// What a subrequest answers into whose body is kept in memory, up to `max` bytes.
+    pub fn memory(io: &'a Io, max: usize) -> Self {
+        Self { io, output: Output::memory(max), filters: None, is_within: true, has_started: false }
+    }
+
+    /// Goes on behind a subrequest that was answered into this body.
+    pub fn resume(&mut self, mut inner: Self) {
+        self.output = std::mem::take(&mut inner.output);
+    }
+
+    /// What [`Client::memory`] has kept.
+    pub fn take_memory(&mut self) -> Vec<u8> {
+        self.output.take_memory()
     }
 
     /// The client's socket; for relays that move bytes inside the kernel, after [`Client::flush`].
@@ -80,13 +78,13 @@ impl<'a> Client<'a> {
 
     /// A response head was made: no other status can be sent.
     pub fn has_started(&self) -> bool {
-        self.framing != Framing::Idle
+        self.has_started
     }
 
     /// Ends the response here; what is missing stays missing, and the connection must be closed.
     pub fn abandon(&mut self) {
-        self.framing = Framing::Abandoned;
-        self.pending.clear();
+        self.filters = None;
+        self.output.abandon();
     }
 
     /// Runs the head filters, decides the framing and makes the head; it leaves with the first bytes of the body.
@@ -103,22 +101,25 @@ impl<'a> Client<'a> {
         for act in modules::HEAD {
             act(request);
         }
+        self.filters = request.filters.take();
+        self.has_started = true;
+        if self.is_within {
+            return;
+        }
         // The worker may have been told to leave while the answer was awaited (tests: a_late_answer_after_quit_ends_the_connection).
         request.keep_alive &= drain::mode() < drain::Mode::Close;
-        self.timeout_ms = request.location.core.send_timeout();
-        self.framing = if request.is_head() || request.response.is_bodiless() {
-            Framing::Bodiless
-        } else if let Some(length) = request.response.content_length {
-            Framing::Length { left: length }
-        } else if request.version() >= Version::Http11 && request.location.core.chunked_transfer_encoding() {
-            Framing::Chunked
-        } else {
+        let framing = framing_of(request);
+        if framing == Framing::UntilClose {
             request.keep_alive = false;
-            Framing::UntilClose
-        };
-        let before = self.pending.len();
-        render_head(request, self.framing, &mut self.pending);
-        request.head_bytes_sent = (self.pending.len() - before) as u64;
+        }
+        self.output.begin(framing, request.location.core.send_timeout());
+        if let Some(pace) = limit_rate::pace(request) {
+            self.output.set_pace(pace);
+        }
+        let pending = self.output.pending();
+        let before = pending.len();
+        render_head(request, framing, pending);
+        request.head_bytes_sent = (pending.len() - before) as u64;
     }
 
     /// The 101 head of an upgrade, made by the caller; afterwards the connection is a tunnel.
@@ -127,28 +128,38 @@ impl<'a> Client<'a> {
         for act in modules::HEAD {
             act(request);
         }
-        self.framing = Framing::UntilClose;
-        self.timeout_ms = request.location.core.send_timeout();
-        let before = self.pending.len();
-        render_head(request, Framing::Bodiless, &mut self.pending);
-        request.head_bytes_sent = (self.pending.len() - before) as u64;
+        self.has_started = true;
+        self.output.begin(Framing::UntilClose, request.location.core.send_timeout());
+        let pending = self.output.pending();
+        let before = pending.len();
+        render_head(request, Framing::Bodiless, pending);
+        request.head_bytes_sent = (pending.len() - before) as u64;
     }
 
-    /// How many more body bytes may be moved past [`Client::write`]: `None` when they must be framed.
+    /// How many more body bytes may be moved past [`Client::write`]: `None` when they must be framed or changed.
     pub fn raw_room(&self) -> Option<u64> {
-        match self.framing {
-            Framing::Length { left } => Some(left),
-            Framing::UntilClose => Some(u64::MAX),
-            _ => None,
-        }
+        if self.filters.is_some() { None } else { self.output.raw_room() }
+    }
+
+    /// False where no body follows the head: what is written is dropped.
+    pub fn wants_body(&self) -> bool {
+        self.filters.is_some() || self.output.wants_body()
     }
 
     /// Counts body bytes that a relay has moved to the socket itself.
     pub fn moved(&mut self, request: &mut Request, count: u64) {
-        if let Framing::Length { left } = &mut self.framing {
-            *left = left.saturating_sub(count);
-        }
+        self.output.moved(count);
         request.bytes_sent += count;
+    }
+
+    /// How many bytes a relay may move now; waits where `limit_rate` says so. Only what [`Client::is_paced`]
+    /// need be asked.
+    pub async fn pace(&mut self) -> Result<u64, Error> {
+        self.output.pace(self.io).await
+    }
+
+    pub fn is_paced(&self) -> bool {
+        self.output.is_paced()
     }
 
     /// Sends body bytes, the head before them, all in one system call when the socket takes it.
@@ -160,23 +171,30 @@ impl<'a> Client<'a> {
         request: &'b mut Request,
         data: &'b [u8],
     ) -> impl Future<Output = Result<(), Error>> + use<'a, 'b> {
-        let mut tail: &'static [u8] = b"";
-        let data = match &mut self.framing {
-            Framing::Bodiless | Framing::Abandoned | Framing::Idle => &data[..0],
-            Framing::Length { left } => {
-                let count = data.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                *left -= count as u64;
-                &data[..count]
-            }
-            Framing::UntilClose => data,
-            Framing::Chunked if data.is_empty() => data,
-            Framing::Chunked => {
-                encode::chunk_head(data.len() as u64, &mut self.pending);
-                tail = b"\r\n";
-                data
-            }
-        };
-        self.send(request, data, tail)
+        self.write_ahead(request, data, 0)
+    }
+
+    /// Like [`Client::write`], but up to `ahead` bytes that the socket does not take yet stay here, to leave
+    /// with what comes next, or by [`Client::poll_flush`].
+    pub fn write_ahead<'b>(
+        &'b mut self,
+        request: &'b mut Request,
+        data: &'b [u8],
+        ahead: usize,
+    ) -> impl Future<Output = Result<(), Error>> + use<'a, 'b> {
+        let is_plain = self.filters.is_none() && !self.output.is_special();
+        let (data, tail) = if is_plain { self.output.frame(data) } else { (data, &b""[..]) };
+        self.send(request, data, tail, is_plain, ahead)
+    }
+
+    /// Bytes that wait for the socket.
+    pub fn pending(&self) -> usize {
+        self.output.pending_count()
+    }
+
+    /// Sends what waits; ready when nothing does. Errors: as for [`Client::write`].
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>, request: &mut Request) -> Poll<Result<(), Error>> {
+        self.output.poll_flush(self.io, cx, &mut request.bytes_sent)
     }
 
     /// Sends the head if it is still here.
@@ -184,20 +202,26 @@ impl<'a> Client<'a> {
         &'b mut self,
         request: &'b mut Request,
     ) -> impl Future<Output = Result<(), Error>> + use<'a, 'b> {
-        self.send(request, b"", b"")
+        self.send(request, b"", b"", true, 0)
     }
 
     /// Ends the body. A body shorter than its declared length ends the connection: the client must see the cut.
     pub async fn finish(&mut self, request: &mut Request) -> Result<(), Error> {
-        let mut is_whole = true;
-        match self.framing {
-            Framing::Chunked => encode::last_chunk(&mut self.pending),
-            Framing::Length { left } if left > 0 => is_whole = false,
-            Framing::Abandoned | Framing::Idle => is_whole = false,
-            _ => {}
+        if self.filters.is_some() {
+            Box::pin(self.write_changed(request, b"", true)).await?;
         }
+        let is_whole = if self.is_within {
+            true
+        } else {
+            if self.output.is_chunked() && request.response.has_trailers {
+                for act in modules::TRAILERS {
+                    act(request);
+                }
+            }
+            self.output.end(&request.response.trailers)
+        };
         request.keep_alive &= is_whole;
-        self.send(request, b"", b"").await?;
+        self.send(request, b"", b"", true, 0).await?;
         request.is_complete = is_whole;
         Ok(())
     }
@@ -207,60 +231,73 @@ impl<'a> Client<'a> {
         request: &'b mut Request,
         mut data: &'b [u8],
         mut tail: &'static [u8],
+        is_plain: bool,
+        ahead: usize,
     ) -> impl Future<Output = Result<(), Error>> + use<'a, 'b> {
-        if !self.pending.is_empty() && data.len() <= JOINED_MAX {
-            self.pending.extend_from_slice(data);
-            self.pending.extend_from_slice(tail);
+        if is_plain && self.output.join(data, tail) {
             (data, tail) = (b"", b"");
         }
-        self.transmit(request, data, tail)
+        self.transmit(request, data, tail, is_plain, ahead)
     }
 
-    async fn transmit(&mut self, request: &mut Request, data: &[u8], tail: &[u8]) -> Result<(), Error> {
+    async fn transmit(
+        &mut self,
+        request: &mut Request,
+        data: &[u8],
+        tail: &'static [u8],
+        is_plain: bool,
+        ahead: usize,
+    ) -> Result<(), Error> {
+        if !is_plain {
+            return Box::pin(self.write_changed(request, data, false)).await;
+        }
         let mut done = 0;
-        let outcome = poll_fn(|cx| {
-            let head = self.pending.len();
-            let total = head + data.len() + tail.len();
-            while done < total {
-                let first = self.pending.get(done..).unwrap_or(&[]);
-                let written = if total == head {
-                    self.io.poll_write(cx, first)
-                } else {
-                    let slices = [
-                        IoSlice::new(first),
-                        IoSlice::new(&data[done.saturating_sub(head).min(data.len())..]),
-                        IoSlice::new(&tail[done.saturating_sub(head + data.len()).min(tail.len())..]),
-                    ];
-                    self.io.poll_write_vectored(cx, &slices)
-                };
-                match written {
-                    Poll::Ready(Ok(count)) => {
-                        done += count;
-                        self.timer.cancel();
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Error::gone(&error))),
-                    Poll::Pending => {
-                        if !self.timer.is_set() {
-                            self.timer.set(runtime::now_ms() + self.timeout_ms);
-                        }
-                        ready!(self.timer.poll_expired(cx));
-                        let cause = "client timed out (110: Connection timed out) while sending to client";
-                        return Poll::Ready(Err(Error::client(408, cause)));
-                    }
+        let outcome = poll_fn(|cx| self.output.poll_send(self.io, cx, (data, tail), ahead, &mut done)).await;
+        self.output.settle(done, data, tail);
+        request.bytes_sent += done as u64;
+        outcome
+    }
+
+    /// Sends what becomes of `data` in the filters, one piece after the other, at the pace that is allowed.
+    async fn write_changed(&mut self, request: &mut Request, data: &[u8], is_end: bool) -> Result<(), Error> {
+        let Some(mut filters) = self.filters.take() else {
+            return self.output.emit(self.io, data, &mut request.bytes_sent).await;
+        };
+        let mut pieces = filters.push(request, data, is_end)?;
+        loop {
+            for piece in pieces {
+                match piece {
+                    Piece::Bytes(bytes) => self.output.emit(self.io, &bytes, &mut request.bytes_sent).await?,
+                    Piece::Subrequest(subrequest) => subrequest::run(request, self, subrequest).await?,
                 }
             }
-            Poll::Ready(Ok(()))
-        })
-        .await;
-        request.bytes_sent += done as u64;
-        self.pending.clear();
-        outcome
+            if !filters.waits() {
+                break;
+            }
+            pieces = filters.push(request, b"", false)?;
+        }
+        if !is_end {
+            self.filters = Some(filters);
+        }
+        Ok(())
     }
 }
 
-impl Drop for Client<'_> {
-    fn drop(&mut self) {
-        buffer::recycle(std::mem::take(&mut self.pending));
+/// How the end of a body is told to this client.
+fn framing_of(request: &mut Request) -> Framing {
+    let response = &mut request.response;
+    if request.method == Method::Head || response.is_bodiless() {
+        return Framing::Bodiless;
+    }
+    let may_chunk =
+        request.head.version >= Version::Http11 && request.location.core.chunked_transfer_encoding();
+    if response.has_trailers && may_chunk {
+        response.content_length = None;
+    }
+    match response.content_length {
+        Some(left) => Framing::Length { left },
+        None if may_chunk => Framing::Chunked,
+        None => Framing::UntilClose,
     }
 }
 

@@ -45,7 +45,7 @@ pub type Handler = fn(&mut Request) -> Verdict;
 pub type Act = fn(&mut Request);
 
 macro_rules! modules {
-    ($($name:ident => [$($phase:ident $handler:ident),*] $(head $head:ident)? $(log $log:ident)?;)*) => {
+    ($($name:ident => [$($phase:ident $handler:ident),*] $(head $head:ident)? $(trailers $trailers:ident)? $(log $log:ident)?;)*) => {
         $(pub mod $name;)*
 
         /// The settings of all modules in a block that is being read; unset modules cost one word.
@@ -97,6 +97,9 @@ macro_rules! modules {
         /// What modules do to the head of every response, in order.
         pub static HEAD: &[Act] = &[$($($name::$head,)?)*];
 
+        /// What modules add behind the body of a response that `has_trailers`, in order.
+        pub static TRAILERS: &[Act] = &[$($($name::$trailers,)?)*];
+
         /// The log phase.
         pub static LOG: &[Act] = &[$($($name::$log,)?)*];
     };
@@ -111,11 +114,14 @@ modules! {
     rewrite_log => [];
     upstream    => [];
     request_body => [];
+    limit_rate  => [];
     proxy       => [];
+    proxy_buffering => [];
     proxy_pass  => [Content content];
     stub_status => [Content content];
     index       => [Content content];
     static_file => [Content content];
+    ssi         => [] head head;
     headers     => [] head add;
     access_log  => [] log write;
     counters    => [] log count;

@@ -52,13 +52,24 @@ pub enum Reply {
 ///
 /// Errors: those after which the connection cannot be used; everything else was answered.
 pub async fn handle(request: &mut Request, client: &mut Client<'_>) -> Result<(), Error> {
-    let mut reply = match run(request, Phase::PostRead).or_else(|| run(request, Phase::ServerRewrite)) {
+    let reply = match run(request, Phase::PostRead).or_else(|| run(request, Phase::ServerRewrite)) {
         Some(reply) => {
             core::bound_keepalive(request);
             reply
         }
         None => locate(request),
     };
+    carry_out(request, client, reply).await
+}
+
+/// The same for a subrequest: it has been read, and begins with the server's rewrites.
+pub async fn handle_inner(request: &mut Request, client: &mut Client<'_>) -> Result<(), Error> {
+    let reply = run(request, Phase::ServerRewrite).unwrap_or_else(|| locate(request));
+    carry_out(request, client, reply).await
+}
+
+/// Follows a reply to the last byte of what becomes of it.
+async fn carry_out(request: &mut Request, client: &mut Client<'_>, mut reply: Reply) -> Result<(), Error> {
     loop {
         let answered = if matches!(reply, Reply::Upstream) {
             upstream::proxy(request, client).await
@@ -143,7 +154,10 @@ fn within(request: &mut Request) -> Reply {
             None => locate(request),
         };
     }
-    PHASES.into_iter().find_map(|phase| run(request, phase)).unwrap_or(Reply::Status(404))
+    // whether the client may have what a subrequest is for was decided for the request that made it
+    let is_sub = request.is_subrequest();
+    let mut phases = PHASES.into_iter().filter(|phase| *phase != Phase::Access || !is_sub);
+    phases.find_map(|phase| run(request, phase)).unwrap_or(Reply::Status(404))
 }
 
 fn run(request: &mut Request, phase: Phase) -> Option<Reply> {

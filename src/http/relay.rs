@@ -1,19 +1,23 @@
 //! The body of a proxied response on its way to the client, and the tunnel after a 101.
 //!
-//! Touches: both sockets. Memory is one buffer while bytes are in hand and none while the upstream pauses; a
-//! client that reads slowly stops the reading from the upstream. What has arrived is sent at once.
+//! Touches: both sockets. Memory is one buffer while bytes are in hand and none while the upstream pauses, and
+//! what `proxy_buffers` allows for a client that reads slowly: then the reading from the upstream stops. What has
+//! arrived is sent at once.
 //! A body that the upstream cuts never looks complete to the client (RFC 9112 §8).
 
 use std::future::poll_fn;
 use std::ops::Range;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use smallvec::SmallVec;
 
 use crate::http::client::Client;
 use crate::http::error::Error;
-use crate::http::modules::proxy;
 use crate::http::modules::upstream::Head;
+use crate::http::modules::{proxy, proxy_buffering};
+use crate::http::pace::Pace;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::upstream::exchange::{Answer, Stop, Wait};
@@ -22,7 +26,7 @@ use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::h1::response::ResponseHead;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{Either, race, relay};
+use crate::runtime::{Either, Timer, race, relay};
 use crate::upstream::Group;
 use crate::upstream::pool::Connection;
 
@@ -110,8 +114,10 @@ pub async fn body(
 ) -> Result<(), Error> {
     let (pieces, head, head_length, rest) = begin(request, group, answer, length, outgoing)?;
     let data = head.buffer.data().get(head_length..).unwrap_or(b"");
-    write(request, client, data, &pieces).await?;
-    let Some((mut stream, used, may_keep)) = rest else { return Ok(()) };
+    let Some((mut stream, used, may_keep)) = rest else {
+        return write(request, client, data, &pieces, 0).await;
+    };
+    write(request, client, data, &pieces, stream.ahead).await?;
     stream.buffer = keep(data.get(used..).unwrap_or(b""));
     shrink(request, head, head_length);
     // Boxed: few responses come in pieces, and all would carry the room for it.
@@ -126,7 +132,7 @@ pub async fn body(
 /// brings the rest, the bytes used, and whether the connection may be kept.
 #[allow(clippy::type_complexity, reason = "taken apart by its one caller")]
 fn begin(
-    request: &Request,
+    request: &mut Request,
     group: &Group,
     answer: Answer,
     length: BodyLength,
@@ -146,7 +152,13 @@ fn begin(
         return Ok((pieces, head, head_length, None));
     }
     let wait = Wait::new(&request.location.proxy);
-    let stream = Box::new(Stream { connection, framing, buffer: None, wait });
+    let mut pace = proxy_buffering::pace(request);
+    if let Some(pace) = &mut pace {
+        pace.pass(data.len() as u64);
+    }
+    let conf = &request.location.proxy_buffering;
+    let ahead = if conf.is_on() { conf.bytes() } else { 0 };
+    let stream = Box::new(Stream { connection, framing, buffer: None, wait, ahead, pace });
     Ok((pieces, head, head_length, Some((stream, used, may_keep))))
 }
 
@@ -173,6 +185,7 @@ async fn write(
     client: &mut Client<'_>,
     data: &[u8],
     pieces: &Pieces,
+    ahead: usize,
 ) -> Result<(), Error> {
     let joined: Vec<u8>;
     let data = match pieces.as_slice() {
@@ -184,7 +197,7 @@ async fn write(
         }
     };
     request.upstream.last().length += data.len() as u64;
-    client.write(request, data).await
+    client.write_ahead(request, data, ahead).await
 }
 
 /// A body that did not come whole with its head.
@@ -194,6 +207,10 @@ struct Stream {
     /// `None` while nothing is in hand.
     buffer: Option<Buffer>,
     wait: Wait,
+    /// Bytes that may wait for a slower client.
+    ahead: usize,
+    /// `proxy_limit_rate`.
+    pace: Option<Pace>,
 }
 
 impl Stream {
@@ -228,7 +245,7 @@ impl Stream {
             let Some(buffer) = &mut self.buffer else { continue };
             let used = self.framing.take(buffer.data(), &mut pieces)?;
             if !pieces.is_empty() {
-                write(request, client, buffer.data(), &pieces).await?;
+                write(request, client, buffer.data(), &pieces, self.ahead).await?;
             }
             buffer.consume(used);
             if buffer.data().is_empty() {
@@ -256,16 +273,24 @@ impl Stream {
     async fn read(
         &mut self,
         request: &mut Request,
-        client: &Client<'_>,
+        client: &mut Client<'_>,
         outgoing: &mut Outgoing,
     ) -> Result<usize, Error> {
-        let upstream = &self.connection.io;
-        let (wait, held) = (&mut self.wait, &mut self.buffer);
-        let limit = match self.framing {
+        let mut limit = match self.framing {
             Framing::Length { left } => usize::try_from(left).unwrap_or(usize::MAX),
             _ => usize::MAX,
         };
+        if self.pace.is_some() {
+            limit = limit.min(self.pause(request, client).await?);
+        }
+        let upstream = &self.connection.io;
+        let (wait, held) = (&mut self.wait, &mut self.buffer);
         let read = poll_fn(|cx| {
+            if client.pending() > 0
+                && let Poll::Ready(Err(error)) = client.poll_flush(cx, request)
+            {
+                return Poll::Ready(Err(Stop::Request(error)));
+            }
             let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES.min(limit)));
             let polled = wait.poll(cx, request, client.io(), outgoing, upstream, &mut buffer);
             if !buffer.data().is_empty() {
@@ -274,7 +299,12 @@ impl Stream {
             polled
         });
         match read.await {
-            Ok(count) => Ok(count),
+            Ok(count) => {
+                if let Some(pace) = &mut self.pace {
+                    pace.pass(count as u64);
+                }
+                Ok(count)
+            }
             Err(Stop::Request(error)) => Err(error),
             Err(Stop::Peer(failure)) => {
                 let status = failure.fault.status();
@@ -283,11 +313,31 @@ impl Stream {
         }
     }
 
+    /// Waits until `proxy_limit_rate` lets something be read, and says how much; what waits for the client goes out
+    /// meanwhile.
+    async fn pause(&mut self, request: &mut Request, client: &mut Client<'_>) -> Result<usize, Error> {
+        let Some(pace) = &self.pace else { return Ok(usize::MAX) };
+        let mut timer = Timer::new();
+        poll_fn(|cx| {
+            if client.pending() > 0
+                && let Poll::Ready(Err(error)) = client.poll_flush(cx, request)
+            {
+                return Poll::Ready(Err(error));
+            }
+            if !request.location.proxy.ignore_client_abort() && client.io().poll_hangup(cx).is_ready() {
+                return Poll::Ready(Err(Error::client(499, "client prematurely closed connection")));
+            }
+            pace.poll_wait(cx, &mut timer).map(|count| Ok(usize::try_from(count).unwrap_or(usize::MAX)))
+        })
+        .await
+    }
+
     /// How much may be moved without a copy: a long rest of known length that needs no framing, and nothing
     /// more to send to the upstream.
     fn spliceable(&self, client: &Client<'_>, outgoing: &Outgoing) -> Option<u64> {
         let Framing::Length { left } = self.framing else { return None };
-        let fits = left >= SPLICE_BYTES_MIN && self.buffer.is_none() && outgoing.is_done();
+        let fits =
+            left >= SPLICE_BYTES_MIN && self.buffer.is_none() && self.pace.is_none() && outgoing.is_done();
         (fits && client.raw_room().is_some_and(|room| room >= left)).then_some(left)
     }
 
@@ -304,32 +354,35 @@ impl Stream {
             write_timeout_ms: request.location.core.send_timeout(),
         };
         // a client that leaves is noticed even while the upstream pauses
+        let client_io = client.io();
         let gone = async {
             if conf.ignore_client_abort() {
                 std::future::pending::<()>().await;
             }
-            client.io().hangup().await;
+            client_io.hangup().await;
         };
-        let (count, error) =
-            match race(relay::splice(&self.connection.io, client.io(), left, &limits), gone).await {
+        let mut gone = pin!(gone);
+        let mut left = left;
+        while left > 0 {
+            let part = if client.is_paced() { left.min(client.pace().await?) } else { left };
+            let moving = relay::splice(&self.connection.io, client.io(), part, &limits);
+            let (count, error) = match race(moving, gone.as_mut()).await {
                 Either::First(Ok(count)) => (count, None),
                 Either::First(Err(error)) => (error.moved, Some(relay_error(&error))),
                 Either::Second(()) => (0, Some(Error::client(499, "client prematurely closed connection"))),
             };
-        client.moved(request, count);
-        let attempt = request.upstream.last();
-        attempt.length += count;
-        attempt.received += count;
-        match error {
-            None => {
-                self.framing = Framing::Done;
-                Ok(())
-            }
-            Some(error) => {
+            left -= count;
+            client.moved(request, count);
+            let attempt = request.upstream.last();
+            attempt.length += count;
+            attempt.received += count;
+            if let Some(error) = error {
                 request.keep_alive = false;
-                Err(error)
+                return Err(error);
             }
         }
+        self.framing = Framing::Done;
+        Ok(())
     }
 }
 

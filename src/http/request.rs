@@ -8,6 +8,7 @@ use std::rc::Rc;
 use crate::base::in_place::boxed;
 use crate::http::body::Body;
 use crate::http::captures::Captures;
+use crate::http::filter::Filters;
 use crate::http::headers::Headers;
 use crate::http::location::Location;
 use crate::http::pipeline;
@@ -99,6 +100,14 @@ pub struct Request {
     pub started_us: u64,
     /// The socket's peer, where `connection.peer` is another.
     pub socket_peer: Option<Box<SockAddr>>,
+    /// What changes the body of the response; put here by a module's part in the head.
+    pub filters: Option<Box<Filters>>,
+    /// What SSI commands have set.
+    pub ssi: Option<Box<modules::ssi::State>>,
+    /// Bytes a second, when the upstream or `set $limit_rate` said so; 0: no limit.
+    pub limit_rate: Option<u64>,
+    /// 0: the client's own request, else how deep a subrequest this is.
+    pub depth: u8,
     slots: Vec<Option<Box<[u8]>>>,
 }
 
@@ -146,8 +155,44 @@ impl Request {
             id: None,
             started_us: runtime::now_us(),
             socket_peer: None,
+            filters: None,
+            ssi: None,
+            limit_rate: None,
+            depth: 0,
             slots: Vec::new(),
         })
+    }
+
+    /// A subrequest for another URI of the same server: it has the head and the body of this one, and its
+    /// variables until [`Request::take_back`].
+    pub fn sub(&mut self, uri: Vec<u8>, args: Vec<u8>) -> Box<Self> {
+        let mut input = Buffer::take(self.input.data().len());
+        input.extend(self.input.data());
+        let body = Body::copy(&self.body);
+        let mut sub =
+            Self::new(self.config, self.server, self.connection.clone(), input, self.head.clone(), body);
+        (sub.uri, sub.args, sub.uri_is_original) = (uri, args, false);
+        sub.method = Method::Get;
+        sub.host.clone_from(&self.host);
+        sub.internal = true;
+        sub.keep_alive = self.keep_alive;
+        sub.depth = self.depth + 1;
+        sub.socket_peer.clone_from(&self.socket_peer);
+        sub.id = self.id;
+        sub.slots = std::mem::take(&mut self.slots);
+        sub.ssi = self.ssi.take();
+        sub
+    }
+
+    /// Has its variables again.
+    pub fn take_back(&mut self, sub: &mut Self) {
+        self.slots = std::mem::take(&mut sub.slots);
+        self.ssi = sub.ssi.take();
+        self.id = sub.id;
+    }
+
+    pub fn is_subrequest(&self) -> bool {
+        self.depth > 0
     }
 
     /// The first field of this id in the request.
@@ -167,8 +212,13 @@ impl Request {
         path_and_query(self.input.data().get(self.head.target.clone()).unwrap_or(b""))
     }
 
+    /// The method in force (`$request_method`).
     pub fn method_text(&self) -> &[u8] {
-        self.input.data().get(self.head.method_range.clone()).unwrap_or(b"")
+        match self.method {
+            Method::Get => b"GET", // also where an internal redirect has made it one
+            Method::Head => b"HEAD",
+            _ => self.input.data().get(self.head.method_range.clone()).unwrap_or(b""),
+        }
     }
 
     pub fn version(&self) -> Version {

@@ -16,6 +16,10 @@ pub struct Response {
     pub headers: Headers,
     /// Bytes of the body, when known before it is sent.
     pub content_length: Option<u64>,
+    /// Trailers follow the body, if it is chunked: `modules::TRAILERS` add theirs at its end.
+    pub has_trailers: bool,
+    /// Lines that each end with CRLF.
+    pub trailers: Vec<u8>,
 }
 
 impl Response {

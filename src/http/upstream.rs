@@ -60,7 +60,11 @@ async fn respond(
         Err(status) => return Ok(Some(Reply::Status(status))),
     };
     // What is matched lives as long as its arms: the body is awaited outside.
-    let length = match start(request, client, &answer)? {
+    let step = start(request, client, &answer);
+    if step.as_ref().is_err_and(|error| error.side == Side::Upstream) {
+        blame(request, session);
+    }
+    let length = match step? {
         Step::Reply(reply) => return Ok(Some(reply)),
         Step::Tunnel(response) => {
             Box::pin(relay::begin_tunnel(request, client, *response, answer)).await?;
@@ -68,8 +72,18 @@ async fn respond(
         }
         Step::Body(length) => length,
     };
-    relay::body(request, client, &goal.group, answer, length, outgoing).await?;
-    Ok(None)
+    let relayed = relay::body(request, client, &goal.group, answer, length, outgoing).await;
+    if relayed.as_ref().is_err_and(|error| error.side == Side::Upstream) {
+        blame(request, session);
+    }
+    relayed.map(|()| None)
+}
+
+/// The peer has broken its answer off: the next requests had better go to another one.
+fn blame(request: &Request, session: &mut Session) {
+    if session.fail_late(runtime::now_ms()) {
+        log::warn!(core::error_log(request), request, "upstream server temporarily disabled");
+    }
 }
 
 /// What is left to do once the head of an answer is the client's.

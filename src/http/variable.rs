@@ -183,7 +183,9 @@ impl Registry {
                 None => plain,
             }
         });
+        let by_name = self.by_name;
         Variables {
+            by_name,
             list: list.collect(),
             slot_count: self.slot_count,
             has_request_body,
@@ -215,9 +217,23 @@ impl Variable {
     }
 }
 
+/// Appends the value of a variable that is asked for by its name; false: it has none, or there is no such variable.
+pub fn by_name(request: &mut Request, name: &str, out: &mut Vec<u8>) -> bool {
+    if let Some(id) = request.config.variables.by_name.get(name) {
+        return request.variable(VariableId(*id), out);
+    }
+    let Some(found) = modules::VARIABLES.iter().flat_map(|list| list.iter()).find(|v| v.matches(name)) else {
+        return false;
+    };
+    let rest = if found.prefix { &name[found.name.len()..] } else { "" };
+    (found.get)(request, &Argument { name: rest.into(), ..Argument::default() }, out)
+}
+
 /// The variables that a configuration uses, ready to evaluate.
 #[derive(Debug, Default)]
 pub struct Variables {
+    /// For names that come with requests.
+    by_name: HashMap<Box<str>, u32>,
     list: Box<[(Getter, Argument)]>,
     slot_count: usize,
     has_request_body: bool,

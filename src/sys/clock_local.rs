@@ -52,6 +52,27 @@ pub fn local_time(secs: i64) -> LocalTime {
     }
 }
 
+/// Appends a time as strftime(3) formats it, in local time or in UTC.
+pub fn format(secs: i64, is_gmt: bool, format: &[u8], out: &mut Vec<u8>) {
+    const BYTES_MAX: usize = 4096;
+    let Ok(format) = std::ffi::CString::new(format) else { return };
+    // SAFETY: `tm` is plain data for which all-zero bytes are a value (integers and a null pointer).
+    let mut fields: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: all pointers are to live values of this frame; the calls write only the second.
+    let done = unsafe {
+        if is_gmt { libc::gmtime_r(&secs, &mut fields) } else { libc::localtime_r(&secs, &mut fields) }
+    };
+    if done.is_null() {
+        return;
+    }
+    let start = out.len();
+    out.resize(start + BYTES_MAX, 0);
+    // SAFETY: the buffer has BYTES_MAX bytes behind `start`, the format ends with a NUL, the fields are filled.
+    let count =
+        unsafe { libc::strftime(out[start..].as_mut_ptr().cast(), BYTES_MAX, format.as_ptr(), &fields) };
+    out.truncate(start + count.min(BYTES_MAX));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +85,16 @@ mod tests {
         assert_eq!(of_day.rem_euclid(24 * 60), 22 * 60 + 13);
         assert_eq!((time.year, time.month, time.second), (2023, 11, 20));
         assert!((14..=15).contains(&time.day));
+    }
+
+    #[test]
+    fn formats_as_strftime() {
+        let mut out = b"x".to_vec();
+        format(1_700_000_000, true, b"%A, %d-%b-%Y %H:%M:%S %Z%%", &mut out);
+        assert_eq!(out, b"xTuesday, 14-Nov-2023 22:13:20 GMT%");
+        format(i64::MAX, true, b"%Y", &mut out);
+        format(0, true, b"", &mut out);
+        assert_eq!(out.len(), 36);
     }
 
     #[test]

@@ -266,7 +266,7 @@ fn find_format(name: &str, span: Span, cx: &mut Cx) -> Result<Format, Diagnostic
 pub fn write(request: &mut Request) {
     let location = request.location;
     let conf = &location.access_log;
-    if conf.off {
+    if conf.off || request.is_subrequest() {
         return;
     }
     for log in &conf.logs {

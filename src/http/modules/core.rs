@@ -53,6 +53,7 @@ pub struct Conf {
     client_body_buffer_size: Inherit<u64>,
     client_max_body_size: Inherit<u64>,
     send_timeout: Inherit<u64>,
+    subrequest_output_buffer_size: Inherit<u64>,
     keepalive_timeout: Inherit<(u64, Option<u64>)>,
     keepalive_requests: Inherit<u64>,
     keepalive_time: Inherit<u64>,
@@ -140,7 +141,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("read_ahead", Context::ANY, Arity::exactly(1), Accepted::Size, "Left to the kernel; 0."),
     accepted("send_lowat", Context::ANY, Arity::exactly(1), Accepted::Size, "Data is never held back to fill a packet; 0."),
     accepted("log_subrequest", Context::ANY, Arity::exactly(1), Accepted::Flag, "There are no subrequests; off."),
-    accepted("subrequest_output_buffer_size", Context::ANY, Arity::exactly(1), Accepted::Size, "There are no subrequests."),
+    size("subrequest_output_buffer_size", Context::ANY, |c| &mut c.subrequest_output_buffer_size, "Most bytes of a subrequest's answer that is kept in memory; 4k."),
     accepted("reset_timedout_connection", Context::ANY, Arity::exactly(1), Accepted::Flag, "A connection that times out is closed without a reset; off."),
     accepted("msie_padding", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nobody needs it any more; on."),
     accepted("msie_refresh", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nobody needs it any more; off."),
@@ -157,7 +158,7 @@ impl Merge for Conf {
             keepalive_time keepalive_disable lingering_close lingering_time lingering_timeout chunked_transfer_encoding
             merge_slashes ignore_invalid_headers underscores_in_headers server_tokens absolute_redirect
             server_name_in_redirect port_in_redirect recursive_error_pages internal log_not_found default_type types
-            root error_log
+            root error_log subrequest_output_buffer_size
         }
         replace(&mut self.error_pages, &outer.error_pages);
     }
@@ -201,6 +202,10 @@ impl Conf {
 
     pub fn client_max_body_size(&self) -> u64 {
         self.client_max_body_size.get(1024 * 1024)
+    }
+
+    pub fn subrequest_output_buffer_size(&self) -> usize {
+        self.subrequest_output_buffer_size.get(4096) as usize
     }
 
     pub fn send_timeout(&self) -> u64 {

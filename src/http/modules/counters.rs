@@ -53,6 +53,9 @@ impl Durations {
 
 /// Counts a request that is over.
 pub fn count(request: &mut Request) {
+    if request.is_subrequest() {
+        return;
+    }
     let status = request.response.status;
     if let Some(slot) = request.server.slot {
         let others = [(Word::BytesIn, request.length()), (Word::BytesOut, request.bytes_sent)];

@@ -65,7 +65,7 @@ fn add_header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
 /// stand once.
 pub fn add(request: &mut Request) {
     let conf: &'static Conf = &request.location.headers;
-    if conf.fields.is_empty() {
+    if conf.fields.is_empty() || request.is_subrequest() {
         return;
     }
     let is_usual = matches!(request.response.status, 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308);

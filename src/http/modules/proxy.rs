@@ -1,7 +1,6 @@
 //! How requests are passed and answers taken: every `proxy_…` directive but `proxy_pass`.
 //!
-//! Settings only; the life of a proxied request is in `http/upstream.rs`. Responses are streamed: what the
-//! directives about buffers and temporary files would bound does not exist, so they have no effect.
+//! Settings only; the life of a proxied request is in `http/upstream.rs`.
 //! Behaviour: nginx.org, ngx_http_proxy_module.
 
 use std::net::{IpAddr, SocketAddr};
@@ -323,13 +322,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("proxy_socket_keepalive", ANY, |c| &mut c.socket_keepalive, "TCP keepalive probes to upstreams; off."),
     flag("proxy_pass_request_headers", ANY, |c| &mut c.pass_request_headers, "The client's fields are passed on; on."),
     flag("proxy_pass_request_body", ANY, |c| &mut c.pass_request_body, "The client's body is passed on; on."),
-    accepted("proxy_buffering", ANY, ONE, Accepted::Flag, "Responses are always streamed through a bounded buffer; off."),
-    accepted("proxy_buffers", ANY, Arity::exactly(2), Accepted::Buffers, "Responses are always streamed through a bounded buffer."),
-    accepted("proxy_busy_buffers_size", ANY, ONE, Accepted::Size, "Responses are always streamed through a bounded buffer."),
-    accepted("proxy_max_temp_file_size", ANY, ONE, Accepted::Size, "Nothing is written to disk."),
-    accepted("proxy_temp_file_write_size", ANY, ONE, Accepted::Size, "Nothing is written to disk."),
     accepted("proxy_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "Nothing is written to disk."),
-    accepted("proxy_send_lowat", ANY, Arity::exactly(1), Accepted::Size, "Data is never held back to fill a packet; 0."),
     accepted("fastcgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "FastCGI is not available yet."),
     accepted("uwsgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "Uwsgi is not available yet."),
     accepted("scgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "SCGI is not available yet."),

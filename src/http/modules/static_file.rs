@@ -8,8 +8,9 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::config::Merge;
@@ -22,7 +23,7 @@ use crate::http::response::Response;
 use crate::http::variable::Variable;
 use crate::log;
 use crate::proto::header::Id;
-use crate::runtime::relay;
+use crate::runtime::{blocking, relay};
 
 /// The static module has no directives of its own; `root`, `alias` and `types` are the core's.
 #[derive(Debug, Default)]
@@ -161,7 +162,8 @@ fn answer(request: &mut Request, file: File, metadata: &Metadata) -> Reply {
     }
     response.headers.push_id(Id::AcceptRanges, b"bytes");
     let (mut offset, mut length) = (0, size);
-    match range(request, size, metadata.mtime(), etag.as_bytes()) {
+    let is_changed = request.location.ssi.applies(&core::content_type(request));
+    match range(request, size, metadata.mtime(), etag.as_bytes()).filter(|_| !is_changed) {
         None => {}
         Some(Ok((first, last))) => {
             response.status = 206;
@@ -240,25 +242,61 @@ fn range(request: &Request, size: u64, modified: i64, etag: &[u8]) -> Option<Res
     Some(if first >= size { Err(()) } else { Ok((first, last.min(size - 1))) })
 }
 
+/// Bytes of a file that are read at once where they cannot be moved inside the kernel.
+const READ_BYTES: usize = 32 * 1024;
+
+/// Sends a file whose bytes are changed or framed on their way.
+async fn send_changed(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    file: File,
+    offset: u64,
+    length: u64,
+) -> Result<(), Error> {
+    let file = Arc::new(file);
+    let mut done = 0;
+    while done < length && client.wants_body() {
+        let (from, at) = (Arc::clone(&file), offset + done);
+        let size = READ_BYTES.min(usize::try_from(length - done).unwrap_or(usize::MAX));
+        let read = blocking::run(move || {
+            let mut bytes = vec![0; size];
+            let count = from.read_at(&mut bytes, at)?;
+            bytes.truncate(count);
+            Ok::<_, std::io::Error>(bytes)
+        });
+        let bytes = read.await.map_err(|error| Error::ours(format!("read() of a file failed ({error})")))?;
+        if bytes.is_empty() {
+            return Err(Error::ours("a file became shorter while it was sent"));
+        }
+        done += bytes.len() as u64;
+        client.write(request, &bytes).await?;
+    }
+    client.flush(request).await
+}
+
 /// Sends the head and the file's bytes, which the kernel moves from the page cache to the socket.
 pub async fn send(request: &mut Request, client: &mut Client<'_>, answer: Answer) -> Result<(), Error> {
     let Answer { file, response, offset, length } = answer;
     client.start(request, *response);
-    let room = client.raw_room().unwrap_or(0).min(length);
+    let Some(room) = client.raw_room() else { return send_changed(request, client, file, offset, length).await };
+    let room = room.min(length);
     if room == 0 {
         return client.flush(request).await;
     }
     client.flush(request).await?;
     let timeout = request.location.core.send_timeout();
     let limits = relay::Limits { read_timeout_ms: timeout, write_timeout_ms: timeout };
-    match relay::sendfile(file.as_fd(), offset, room, client.io(), &limits).await {
-        Ok(moved) => {
-            client.moved(request, moved);
-            Ok(())
-        }
-        Err(error) => Err(match error.side {
+    let mut done = 0;
+    while done < room {
+        let part = if client.is_paced() { (room - done).min(client.pace().await?) } else { room - done };
+        let sent = relay::sendfile(file.as_fd(), offset + done, part, client.io(), &limits).await;
+        let moved = sent.as_ref().map_or_else(|error| error.moved, |moved| *moved);
+        client.moved(request, moved);
+        done += moved;
+        sent.map_err(|error| match error.side {
             relay::Side::Target => Error::client(499, format!("client closed connection ({error})")),
             relay::Side::Source => Error::ours(format!("sendfile() failed ({error})")),
-        }),
+        })?;
     }
+    Ok(())
 }

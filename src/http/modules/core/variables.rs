@@ -72,7 +72,6 @@ pub static VARIABLES: &[Variable] = &[
     variable("time_iso8601", |_, _, out| now(|secs, _, out| format::time_iso8601(secs, out), out)),
     variable("nginx_version", |_, _, out| text(env!("CARGO_PKG_VERSION").as_bytes(), out)),
     variable("pronghorn_version", |_, _, out| text(env!("CARGO_PKG_VERSION").as_bytes(), out)),
-    variable("limit_rate", |_, _, out| text(b"0", out)),
 ];
 
 fn text(value: &[u8], out: Out) -> bool {

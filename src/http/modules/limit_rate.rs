@@ -1,0 +1,96 @@
+//! How fast answers go out: `limit_rate`, `limit_rate_after`, and what may say otherwise for one request.
+//!
+//! Touches: nothing; `http/output.rs` paces. The upstream's `X-Accel-Limit-Rate` and `set $limit_rate` come first.
+//! Behaviour: nginx.org, ngx_http_core_module.
+
+use crate::base::number::parse_size;
+use crate::config::directive::custom;
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::pace::Pace;
+use crate::http::request::Request;
+use crate::http::script::Script;
+use crate::http::variable::{Argument, Change, Variable, changeable};
+use crate::log;
+
+use super::core;
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    rate: Inherit<Script>,
+    after: Inherit<Script>,
+}
+
+const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("limit_rate", CONTEXTS, Arity::exactly(1), |c, cx, node| size(&mut c.rate, cx, node), "Bytes a second that one answer may have, 0: no limit; 0."),
+    custom("limit_rate_after", CONTEXTS, Arity::exactly(1), |c, cx, node| size(&mut c.after, cx, node), "Bytes of an answer before limit_rate holds; 0."),
+];
+
+pub static VARIABLES: &[Variable] = &[changeable("limit_rate", value, Change::By(set))];
+
+fn value(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {
+    out.extend_from_slice(itoa::Buffer::new().format(rate(request)).as_bytes());
+    true
+}
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.rate.merge(&outer.rate);
+        self.after.merge(&outer.after);
+    }
+}
+
+impl BlockConf for Conf {}
+
+/// A size, or variables that give one for each request.
+pub fn size(slot: &mut Inherit<Script>, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let script = Script::compile(&node.args[0], cx)?;
+    let is_size = |text: &[u8]| std::str::from_utf8(text).is_ok_and(|text| parse_size(text).is_some());
+    if script.as_text().is_some_and(|text| !is_size(text)) {
+        let diagnostic = Diagnostic::error(node.arg_span(0), format!("\"{}\" directive invalid value", node.name.text));
+        return Err(diagnostic.help("write bytes, or a number with k or m: 500k"));
+    }
+    if slot.set(script, node.span) {
+        return Ok(());
+    }
+    Err(Diagnostic::error(node.span, format!("\"{}\" directive is duplicate", node.name.text)))
+}
+
+/// The value of a size that may have variables in it; an empty one is 0, a wrong one is logged and 0.
+pub fn evaluate(script: Option<&'static Script>, request: &mut Request) -> u64 {
+    let Some(script) = script else { return 0 };
+    let value = script.to_vec(request);
+    let Some(bytes) = std::str::from_utf8(&value).ok().and_then(parse_size) else {
+        if !value.is_empty() {
+            let value = String::from_utf8_lossy(&value).into_owned();
+            log::error!(core::error_log(request), &*request, "invalid size \"{value}\"");
+        }
+        return 0;
+    };
+    bytes
+}
+
+fn rate(request: &mut Request) -> u64 {
+    match request.limit_rate {
+        Some(rate) => rate,
+        None => evaluate(request.location.limit_rate.rate.as_ref(), request),
+    }
+}
+
+/// `set $limit_rate`: for this request, whatever the locations say that it goes on to.
+fn set(request: &mut Request, value: Vec<u8>) {
+    request.limit_rate = std::str::from_utf8(&value).ok().and_then(parse_size);
+}
+
+/// The pace of the answer that begins now; `None`: as fast as it goes.
+pub fn pace(request: &mut Request) -> Option<Pace> {
+    let conf: &'static Conf = &request.location.limit_rate;
+    if conf.rate.as_ref().is_none() && request.limit_rate.is_none() {
+        return None;
+    }
+    let rate = rate(request);
+    Pace::new(rate, evaluate(conf.after.as_ref(), request))
+}

@@ -1,0 +1,56 @@
+//! A rate in bytes a second: how much may pass now, and how long to wait for more.
+//!
+//! Pure arithmetic on the loop's clock. Behaviour: nginx.org, `limit_rate`, `proxy_limit_rate`: what one second
+//! brings may pass at once.
+
+use std::task::{Context, Poll, ready};
+
+use crate::runtime::{self, Timer};
+
+/// A second's bytes come in this many parts, so that what is paced flows instead of jerking.
+const PARTS: u64 = 10;
+
+/// Bytes that pass against bytes that may.
+#[derive(Debug)]
+pub struct Pace {
+    /// Bytes a second; not 0.
+    rate: u64,
+    /// Bytes before the rate begins to hold.
+    free: u64,
+    started_ms: u64,
+    passed: u64,
+}
+
+impl Pace {
+    /// `None` for a rate of 0: no limit.
+    pub fn new(rate: u64, free: u64) -> Option<Self> {
+        (rate > 0).then(|| Self { rate, free, started_ms: runtime::now_ms(), passed: 0 })
+    }
+
+    /// The bytes that may pass now, at least 1; else the milliseconds to wait for some.
+    pub fn allowance(&self) -> Result<u64, u64> {
+        let elapsed_ms = runtime::now_ms().saturating_sub(self.started_ms);
+        let earned = u128::from(self.rate) * u128::from(elapsed_ms + 1000) / 1000;
+        let allowed = u64::try_from(earned).unwrap_or(u64::MAX).saturating_add(self.free);
+        let part = (self.rate / PARTS).max(1);
+        match allowed.saturating_sub(self.passed) {
+            left if left >= part => Ok(left),
+            left => Err(((part - left).saturating_mul(1000) / self.rate).max(1)),
+        }
+    }
+
+    pub fn pass(&mut self, count: u64) {
+        self.passed += count;
+    }
+
+    /// Ready with the bytes that may pass, once there are some.
+    pub fn poll_wait(&self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<u64> {
+        loop {
+            match self.allowance() {
+                Ok(count) => return Poll::Ready(count),
+                Err(ms) => timer.set(runtime::now_ms() + ms),
+            }
+            ready!(timer.poll_expired(cx));
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Requests that a request makes of its own server, whose answers become part of its own.
+//!
+//! A subrequest has the head and the body of the request it belongs to, a URI of its own, and shares its variables.
+//! Behaviour: nginx's subrequests (development guide, "Subrequests").
+
+use crate::http::client::Client;
+use crate::http::error::Error;
+use crate::http::modules::core;
+use crate::http::pipeline;
+use crate::http::request::Request;
+use crate::log;
+
+/// How deep subrequests may make subrequests; nginx's limit.
+const DEPTH_MAX: u8 = 50;
+
+/// What is asked for, and what becomes of the answer.
+#[derive(Debug)]
+pub struct Subrequest {
+    /// Decoded and normalized path.
+    pub uri: Vec<u8>,
+    pub args: Vec<u8>,
+    pub then: Then,
+}
+
+/// What becomes of an answer.
+#[derive(Debug)]
+pub enum Then {
+    /// It stands where the subrequest stood.
+    Insert,
+    /// It is kept, up to `max` bytes, and handed over with its status.
+    Keep { max: usize, done: Done },
+}
+
+/// Takes the status and the body of an answer that was kept, and the name it was asked for under.
+#[derive(Debug)]
+pub struct Done {
+    pub name: Vec<u8>,
+    pub take: fn(&mut Request, &[u8], u16, Vec<u8>),
+}
+
+/// Makes a subrequest of `request` and puts its answer where it belongs.
+///
+/// Errors: the client has gone, or the answer broke off inside its body: the response cannot be completed.
+pub async fn run(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    subrequest: Subrequest,
+) -> Result<(), Error> {
+    if request.depth >= DEPTH_MAX {
+        let uri = String::from_utf8_lossy(&subrequest.uri).into_owned();
+        log::error!(core::error_log(request), &*request, "subrequests cycle while processing \"{uri}\"");
+        return Err(Error::ours("subrequests cycle"));
+    }
+    let mut inner = request.sub(subrequest.uri, subrequest.args);
+    let outcome = match subrequest.then {
+        Then::Insert => {
+            let mut within = Client::within(client);
+            let outcome = handle(&mut inner, &mut within).await;
+            client.resume(within);
+            outcome
+        }
+        Then::Keep { max, done } => {
+            let mut memory = Client::memory(client.io(), max);
+            let outcome = handle(&mut inner, &mut memory).await;
+            let status = inner.response.status;
+            request.take_back(&mut inner);
+            (done.take)(request, &done.name, status, memory.take_memory());
+            return outcome;
+        }
+    };
+    request.bytes_sent += inner.bytes_sent;
+    request.take_back(&mut inner);
+    outcome
+}
+
+/// A box that hides its type: the pipeline is inside itself here.
+fn handle<'a>(
+    request: &'a mut Request,
+    client: &'a mut Client<'_>,
+) -> std::pin::Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>> {
+    Box::pin(pipeline::handle_inner(request, client))
+}
