@@ -51,6 +51,7 @@ pub async fn run(
         log::error!(core::error_log(request), &*request, "subrequests cycle while processing \"{uri}\"");
         return Err(Error::ours("subrequests cycle"));
     }
+    let uri = String::from_utf8_lossy(&subrequest.uri).into_owned();
     let mut inner = request.sub(subrequest.uri, subrequest.args);
     let outcome = match subrequest.then {
         Then::Insert => {
@@ -65,12 +66,20 @@ pub async fn run(
             let status = inner.response.status;
             request.take_back(&mut inner);
             (done.take)(request, &done.name, status, memory.take_memory());
-            return outcome;
+            return outcome.map_err(|error| broken(error, &uri));
         }
     };
     request.bytes_sent += inner.bytes_sent;
     request.take_back(&mut inner);
-    outcome
+    outcome.map_err(|error| broken(error, &uri))
+}
+
+/// What the log says of the request whose subrequest has failed, and told why.
+fn broken(error: Error, uri: &str) -> Error {
+    match error.status {
+        499 => error,
+        _ => Error { cause: format!("the answer of the subrequest \"{uri}\" broke off"), ..error },
+    }
 }
 
 /// A box that hides its type: the pipeline is inside itself here.

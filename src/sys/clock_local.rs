@@ -92,9 +92,10 @@ mod tests {
         let mut out = b"x".to_vec();
         format(1_700_000_000, true, b"%A, %d-%b-%Y %H:%M:%S %Z%%", &mut out);
         assert_eq!(out, b"xTuesday, 14-Nov-2023 22:13:20 GMT%");
+        let length = out.len();
         format(i64::MAX, true, b"%Y", &mut out);
         format(0, true, b"", &mut out);
-        assert_eq!(out.len(), 36);
+        assert_eq!(out.len(), length, "no such year, and nothing to write");
     }
 
     #[test]

@@ -127,3 +127,36 @@ fn a_status_may_send_the_request_to_the_next_server() {
     let answers: Vec<u16> = (0..4).map(|_| client.get("/bad-off").status).collect();
     assert_eq!(answers.iter().filter(|&&status| status == 503).count(), 2, "{answers:?}");
 }
+
+#[test]
+fn a_peer_that_breaks_its_answers_off_is_left_out() {
+    if crate::support::daemon::is_stand_in() {
+        return; // nginx does not count it
+    }
+    let broken = [
+        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nwhat\r\n",
+    ];
+    for answer in broken {
+        let bad = Origin::start(move |peer| {
+            if peer.request().is_some() {
+                peer.send(answer);
+            }
+        });
+        let good = Origin::saying("good");
+        let conf = "http {
+            upstream mixed { server %%BAD%% fail_timeout=1h; server %%GOOD%%; }
+            server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://mixed; } }
+        }";
+        let daemon =
+            Setup::new(conf).set("BAD", bad.address()).set("GOOD", good.address()).level("info").start();
+        for _ in 0..10 {
+            let mut client = Client::connect(daemon.port(0));
+            client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            client.rest();
+        }
+        assert_eq!((bad.requests().len(), good.requests().len()), (1, 9), "{answer}");
+        daemon.wait_log("upstream server temporarily disabled");
+    }
+}

@@ -1,6 +1,7 @@
 //! Backends: choosing, reusing, retrying, relaying.
 
 mod balance;
+mod buffering;
 mod disconnect;
 mod fail;
 mod keepalive;

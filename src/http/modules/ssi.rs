@@ -307,7 +307,8 @@ impl Ssi {
         };
         let mut uri = Vec::new();
         if normalize_uri(path, true, &mut uri).is_err() {
-            return Err(format!("unsafe URI \"{}\" was detected in an SSI include", String::from_utf8_lossy(&target)));
+            let target = String::from_utf8_lossy(&target);
+            return Err(format!("the URI \"{target}\" of an SSI include leads nowhere in this server"));
         }
         let then = match (command.get("set"), command.get("stub")) {
             (Some(name), _) => {

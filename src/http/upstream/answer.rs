@@ -33,6 +33,9 @@ pub fn begin(request: &mut Request, answer: &Answer) -> Result<Next, Error> {
         .map_err(|error| Error::upstream(502, format!("upstream sent {error}")))?;
     if head.status == 101 {
         return match request.header(Id::Upgrade) {
+            Some(_) if request.is_subrequest() => {
+                Err(Error::upstream(502, "upstream sent 101 to a subrequest, which cannot switch protocols"))
+            }
             Some(_) => Ok(Next::Tunnel(response(request, answer, conf, BodyLength::None))),
             None => Err(Error::upstream(502, "upstream sent 101 without being asked to switch protocols")),
         };

@@ -1,0 +1,78 @@
+//! `limit_rate` and its kind: never faster than allowed, and a client that leaves is let go.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{Client, Daemon, Origin, Setup, get, process, wait_for};
+
+const CONF: &str = r#"
+http {
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        limit_rate 100k;
+        location /file { alias %%DIR%%/file; }
+        location /after { limit_rate_after 150k; alias %%DIR%%/file; }
+        location /free { limit_rate 0; alias %%DIR%%/file; }
+        location /slow { limit_rate 1; alias %%DIR%%/file; }
+        location /query { limit_rate $arg_rate; alias %%DIR%%/file; }
+        location /set { limit_rate 0; set $limit_rate 100k; alias %%DIR%%/file; }
+        location /proxied { proxy_pass http://%%ORIGIN%%; }
+        location /upstream { limit_rate 0; proxy_limit_rate 100k; proxy_pass http://%%ORIGIN%%; }
+        location /unpaced { limit_rate 0; proxy_pass http://%%ORIGIN%%; }
+    }
+}
+"#;
+
+/// Two seconds' worth, of which the first goes out at once.
+const BYTES: usize = 200 * 1024;
+
+fn body() -> Vec<u8> {
+    (0..BYTES).map(|at| (at % 251) as u8).collect()
+}
+
+fn start() -> (Origin, Daemon) {
+    let origin = Origin::replying(|request| {
+        let body = body();
+        if request.target.contains("chunked") {
+            let head = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len());
+            return [head.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
+        }
+        crate::support::origin::ok(&body)
+    });
+    let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).file("file", body()).start();
+    (origin, daemon)
+}
+
+#[test]
+fn nothing_is_faster_than_its_rate() {
+    let (_origin, daemon) = start();
+    let port = daemon.port(0);
+    for path in [
+        "/file",
+        "/query?rate=100k",
+        "/set",
+        "/proxied",
+        "/proxied/chunked",
+        "/upstream",
+        "/upstream/chunked",
+    ] {
+        let began = Instant::now();
+        let response = get(port, path);
+        assert!(response.body == body(), "{path}: {} bytes of {BYTES}", response.body.len());
+        assert!(began.elapsed() >= Duration::from_millis(850), "{path} after {:?}", began.elapsed());
+    }
+    for path in ["/free", "/query", "/after", "/unpaced"] {
+        assert!(get(port, path).body == body(), "{path}");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_is_not_waited_for() {
+    let (_origin, daemon) = start();
+    let worker = daemon.worker();
+    let idle = process::fd_count(worker);
+    let mut client = Client::connect(daemon.port(0));
+    client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.response_head();
+    drop(client);
+    wait_for("the worker to close the connection", || (process::fd_count(worker) <= idle).then_some(()));
+}
