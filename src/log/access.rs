@@ -2,7 +2,8 @@
 //!
 //! Each process has its own buffer per file; several workers append to one file, whole lines per write (O_APPEND).
 //! Without `buffer=` the lines of one loop turn are written at its end; with it when the buffer is full or `flush=`
-//! is over. Nothing waits: a full disk loses whole lines, which are counted and told once a second at most.
+//! is over. Nothing waits: what a full disk does not take is held, up to a bound, and tried again each second; whole
+//! lines beyond are lost and counted. An outage is told once when it begins and once when it is over.
 //! Truth: nginx.org, ngx_http_log_module, `access_log`.
 
 use std::fs;
@@ -21,9 +22,13 @@ use super::{drain, syslog, target};
 
 /// Lines of one turn that are gathered before they are written without waiting for its end.
 const TURN_BYTES_MAX: usize = 64 * 1024;
-/// What may wait for a pipe whose reader is slow.
+/// What may wait for a pipe whose reader is slow, or for room on a disk.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
 const RETRY_MS: u64 = 10;
+/// The same for a file that cannot be written to.
+const OUTAGE_RETRY_MS: u64 = 1_000;
+/// Between two counts of lost lines in one outage.
+const TELL_S: i64 = 60;
 /// Buffers kept for the next turn; 10,000 files share them.
 const SPARE_MAX: usize = 4;
 
@@ -68,8 +73,28 @@ struct State {
     listed: bool,
     lost: u64,
     told_at: i64,
+    /// The second of the last failure: nothing is tried again in it.
     failed_at: Option<i64>,
     cause: Option<io::Error>,
+    outage: Outage,
+}
+
+/// Whether the file takes lines, and what was told of it.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Outage {
+    #[default]
+    None,
+    Untold,
+    Told,
+    /// It takes lines again.
+    Over,
+}
+
+/// What the error log shall say of a file.
+enum News {
+    Held(io::Error),
+    Lost(u64, io::Error),
+    Over,
 }
 
 /// Lines as a gzip member, and how far it is written.
@@ -201,7 +226,17 @@ pub fn flush_turn() {
 
 /// Writes everything, buffers that are not full too: before an exit.
 pub fn flush_all() {
+    let listed = lock(&LISTED).clone();
+    for slot in &listed {
+        lock(&slot.state).failed_at = None;
+    }
     flush_listed(|_, _| true);
+    for slot in listed {
+        let count = lock(&slot.state).give_up();
+        if count > 0 {
+            super::macros::crit!(super::process(), &(), "{count} lines of \"{}\" lost", slot.name);
+        }
+    }
 }
 
 /// Milliseconds until `flush_turn` has something to do though no turn brings it: `flush=`, a slow pipe.
@@ -220,7 +255,7 @@ fn flush_listed(wanted: impl Fn(&State, u64) -> bool) {
     ANY_LISTED.store(false, Ordering::Relaxed);
     let now = now_ms();
     for slot in listed {
-        let told = {
+        let news = {
             let state = &mut *lock(&slot.state);
             state.listed = false;
             if let Kind::File(path) = &slot.kind
@@ -228,22 +263,31 @@ fn flush_listed(wanted: impl Fn(&State, u64) -> bool) {
             {
                 state.flush(path);
             }
-            let told = state.take_loss();
+            let news = state.take_news();
             if !state.lines.is_empty() || !state.packed.bytes.is_empty() || state.lost > 0 {
                 slot.list(state);
             }
-            told
+            news
         };
-        if let Some((lost, cause)) = told {
-            tell(&slot.name, lost, &cause);
+        for news in news {
+            tell(&slot.name, &news);
         }
     }
 }
 
-/// Says in the process's error log that lines were lost. F9's disk is full for hours: one line a second at most.
-fn tell(name: &str, lost: u64, cause: &io::Error) {
-    let logger = super::process();
-    super::macros::crit!(logger, &(), "{}, {lost} lines lost", target::failed_text(name, cause));
+/// Says in the process's error log what became of lines. F9's disk is full for hours.
+fn tell(name: &str, news: &News) {
+    let log = super::process();
+    match news {
+        News::Held(cause) => {
+            let failed = target::failed_text(name, cause);
+            super::macros::crit!(log, &(), "{failed}, its lines are held until it can be written to");
+        }
+        News::Lost(count, cause) => {
+            super::macros::crit!(log, &(), "{}, {count} lines lost", target::failed_text(name, cause));
+        }
+        News::Over => super::macros::notice!(log, &(), "\"{name}\" can be written to again"),
+    }
 }
 
 impl Slot {
@@ -272,19 +316,19 @@ impl State {
         write.into_iter().chain(tell).min()
     }
 
-    /// Writes the gathered lines. What cannot be written is lost, as whole lines; the rest of a line
-    /// that was begun stays and goes first the next time.
+    /// Writes the gathered lines; what cannot be written stays and is tried again later.
     fn flush(&mut self, path: &Path) {
         self.write_at_ms = None;
         if self.lines.is_empty() && self.packed.bytes.is_empty() {
             return;
         }
         if self.failed_at.is_some_and(|second| second == drain::wall_secs()) {
-            return self.drop_lines(0, None);
+            self.write_at_ms = Some(now_ms() + OUTAGE_RETRY_MS);
+            return;
         }
         let Some(file) = &mut self.file else {
             let missing = io::Error::new(io::ErrorKind::NotFound, format!("{} is not open", path.display()));
-            return self.drop_lines(0, Some(missing));
+            return self.fail(0, missing);
         };
         if let Some(level) = self.options.gzip {
             return self.flush_packed(level);
@@ -292,22 +336,19 @@ impl State {
         let mut done = 0;
         while done < self.lines.len() {
             match file.write(&self.lines[done..]) {
-                Ok(0) => return self.drop_lines(done, Some(io::ErrorKind::WriteZero.into())),
+                Ok(0) => return self.fail(done, io::ErrorKind::WriteZero.into()),
                 Ok(written) => done += written,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.torn = self.is_torn(done);
-                    self.lines.drain(..done);
+                    self.keep_from(done);
                     self.write_at_ms = Some(now_ms() + RETRY_MS);
                     return;
                 }
-                Err(error) => {
-                    self.failed_at = Some(drain::wall_secs());
-                    return self.drop_lines(done, Some(error));
-                }
+                Err(error) => return self.fail(done, error),
             }
         }
-        (self.torn, self.failed_at) = (false, None);
+        self.torn = false;
+        self.recover();
         self.give_back();
     }
 
@@ -329,22 +370,11 @@ impl State {
                     self.write_at_ms = Some(now_ms() + RETRY_MS);
                     return;
                 }
-                Err(error) => {
-                    self.failed_at = Some(drain::wall_secs());
-                    if self.packed.done == 0 {
-                        let lines = std::mem::take(&mut self.packed).lines;
-                        self.lose(lines, error);
-                    } else {
-                        // Half a member would hide all that follow: its rest is tried again.
-                        self.cause = Some(error);
-                        self.write_at_ms = Some(now_ms() + 1000);
-                    }
-                    return;
-                }
+                Err(error) => return self.fail(0, error),
             }
             if self.packed.done == self.packed.bytes.len() {
                 self.packed = Packed::default();
-                self.failed_at = None;
+                self.recover();
             }
         }
     }
@@ -354,48 +384,69 @@ impl State {
         if done == 0 { self.torn } else { self.lines[done - 1] != b'\n' }
     }
 
-    /// Drops the lines from byte `done` on, but for the rest of a torn one.
-    fn drop_lines(&mut self, done: usize, cause: Option<io::Error>) {
-        let torn = self.is_torn(done);
-        let rest = &self.lines[done..];
-        let keep = if torn {
-            rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |at| at + 1)
-        } else {
-            0
+    /// Keeps the lines from byte `done` on.
+    fn keep_from(&mut self, done: usize) {
+        self.torn = self.is_torn(done);
+        self.lines.drain(..done);
+    }
+
+    /// The file does not take what is left from byte `done` on.
+    fn fail(&mut self, done: usize, cause: io::Error) {
+        self.keep_from(done);
+        self.failed_at = Some(drain::wall_secs());
+        self.write_at_ms = Some(now_ms() + OUTAGE_RETRY_MS);
+        self.cause = Some(cause);
+        self.outage = match self.outage {
+            Outage::None | Outage::Untold => Outage::Untold,
+            Outage::Told | Outage::Over => Outage::Told,
         };
-        let lost = rest[keep..].iter().filter(|&&byte| byte == b'\n').count() as u64;
-        if keep == 0 {
-            self.give_back();
-        } else {
-            self.lines.drain(..done);
-            self.lines.truncate(keep);
-            // Not tried again before the second of the failure is over.
-            self.write_at_ms = Some(now_ms() + 1000);
-        }
-        self.torn = torn;
-        self.lost += lost;
-        if let Some(cause) = cause {
-            self.cause = Some(cause);
-        }
+    }
+
+    /// The file takes lines.
+    fn recover(&mut self) {
+        self.failed_at = None;
+        self.outage = match self.outage {
+            Outage::None | Outage::Untold => Outage::None,
+            Outage::Told | Outage::Over => Outage::Over,
+        };
     }
 
     fn lose(&mut self, lines: u64, cause: io::Error) {
         self.lost += lines;
-        self.cause = Some(cause);
+        if self.outage == Outage::None {
+            self.cause = Some(cause);
+        }
     }
 
-    /// The count to tell now, if a second has passed since the last.
-    fn take_loss(&mut self) -> Option<(u64, io::Error)> {
-        if self.lost == 0 {
-            return None;
-        }
+    /// What to tell now: counts of lost lines once a second at most, and less often while an outage lasts.
+    fn take_news(&mut self) -> Vec<News> {
+        let mut news = Vec::new();
+        let cause = |state: &mut Self| {
+            let cause = state.cause.as_ref().and_then(io::Error::raw_os_error);
+            io::Error::from_raw_os_error(cause.unwrap_or(libc::ENOSPC))
+        };
         let second = drain::wall_secs();
-        if self.told_at == second {
-            return None;
+        if self.outage == Outage::Untold {
+            self.outage = Outage::Told;
+            self.told_at = second;
+            news.push(News::Held(cause(self)));
         }
-        self.told_at = second;
-        let cause = self.cause.take().unwrap_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC));
-        Some((std::mem::take(&mut self.lost), cause))
+        let pause = if self.outage == Outage::Told { TELL_S } else { 1 };
+        if self.lost > 0 && second.saturating_sub(self.told_at) >= pause {
+            self.told_at = second;
+            news.push(News::Lost(std::mem::take(&mut self.lost), cause(self)));
+        }
+        if self.outage == Outage::Over {
+            self.outage = Outage::None;
+            news.push(News::Over);
+        }
+        news
+    }
+
+    /// Lines that never came to the file: what was lost and what is still held.
+    fn give_up(&mut self) -> u64 {
+        let held = self.lines.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        std::mem::take(&mut self.lost) + held + self.packed.lines
     }
 
     /// Gives the emptied buffer to the next file that has a line; one with `buffer=` keeps its own.
@@ -442,13 +493,15 @@ impl Held for Slot {
         let opened = file::append_for(path, owner)?;
         if state.file.is_some() {
             state.flush(path);
-            if !state.lines.is_empty() {
-                // The rest of a torn line, or what a slow pipe did not take: it belongs to the old file alone.
-                let lines = state.lines.iter().filter(|&&byte| byte == b'\n').count() as u64;
-                state.lost += lines - u64::from(state.torn).min(lines);
-                state.give_back();
+            if state.torn {
+                // The rest of a line whose head is in the old file is nothing in the new one.
+                let rest =
+                    state.lines.iter().position(|&byte| byte == b'\n').map_or(state.lines.len(), |at| at + 1);
+                state.lines.drain(..rest);
             }
-            state.lost += std::mem::take(&mut state.packed).lines;
+            if state.packed.done > 0 {
+                state.lost += std::mem::take(&mut state.packed).lines;
+            }
         }
         state.file = Some(opened);
         (state.torn, state.failed_at, state.write_at_ms) = (false, None, None);

@@ -196,48 +196,71 @@ fn twenty_rotations_under_load_lose_no_line() {
 }
 
 #[test]
-fn a_full_disk_drops_lines_counts_them_and_says_so_once() {
+fn what_a_full_disk_does_not_take_is_written_when_there_is_room() {
     let bench = Bench::new();
     let _lease = bench.error_log();
     symlink("/dev/full", bench.path("a.log")).expect("links");
     let file = bench.open("a.log", None, None);
-    for _ in 0..100 {
-        file.write_line(b"lost");
-        file.write_line(b"lost");
+    for number in 0..200 {
+        file.write_line(format!("line {number}").as_bytes());
         flush_turn();
     }
     let said = bench.text("error.log");
-    assert!(said.lines().count() <= 2, "{said}"); // two when a second ends meanwhile
-    assert!(said.contains("[crit]") && said.contains("failed (28: No space left on device), "), "{said}");
-    assert_eq!(file.waiting().0, 0);
-    // The count goes on until it can be told.
-    assert!(file.waiting().1 > 0 && due_ms().is_some());
-    // Space again: reopening does not wait for the second to end.
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.contains("[crit]") && said.contains("failed (28: No space left on device), its lines are held"),
+        "{said}"
+    );
+    assert!(file.waiting().0 > 0 && due_ms().is_some());
+    // Room again: reopening does not wait for the second to end.
     std::fs::remove_file(bench.path("a.log")).expect("removes");
     bench.reopen();
-    file.write_line(b"kept");
+    file.write_line(b"last");
     flush_turn();
-    assert_eq!(bench.text("a.log"), "kept\n");
+    let expected: String =
+        (0..200).map(|number| format!("line {number}\n")).chain(["last\n".to_owned()]).collect();
+    assert_eq!(bench.text("a.log"), expected);
+    assert_eq!((file.waiting(), due_ms()), ((0, 0), None));
+    assert!(bench.text("error.log").contains("a.log\" can be written to again"));
+    set_process(Logger::none());
+}
+
+#[test]
+fn lines_beyond_what_can_be_held_are_counted_and_told_when_there_is_room() {
+    let bench = Bench::new();
+    let _lease = bench.error_log();
+    symlink("/dev/full", bench.path("a.log")).expect("links");
+    let file = bench.open("a.log", None, None);
+    let line = [b'z'; 999];
+    for _ in 0..3000 {
+        file.write_line(&line);
+        flush_turn();
+    }
+    let (held, lost) = file.waiting();
+    assert!(held <= WAITING_BYTES_MAX && held > WAITING_BYTES_MAX / 2, "{held}");
+    assert_eq!(held as u64 / 1000 + lost, 3000);
+    std::fs::remove_file(bench.path("a.log")).expect("removes");
+    bench.reopen();
     wait_until(|| {
         flush_turn();
         due_ms().is_none()
     });
-    let counts = bench.text("error.log");
-    let lost = counts.lines().filter_map(|line| line.rsplit(", ").next()?.strip_suffix(" lines lost"));
-    assert_eq!(lost.map(|count| count.parse::<u64>().expect("a count")).sum::<u64>(), 200);
+    assert_eq!(bench.text("a.log").len(), held);
+    let said = bench.text("error.log");
+    assert!(said.contains(&format!("{lost} lines lost")), "{said}");
+    assert_eq!(said.lines().filter(|line| line.contains("[crit]")).count(), 2, "{said}");
     set_process(Logger::none());
 }
 
 #[test]
 fn a_short_write_completes_its_line_later() {
-    let mut state = State { lines: b"first\nsecond\nthird\nfourth\n".to_vec(), ..State::default() };
-    state.drop_lines(9, None); // "sec" is in the file
-    assert_eq!((state.lines.as_slice(), state.torn, state.lost), (&b"ond\n"[..], true, 2));
-    state.lines.extend_from_slice(b"fifth\n");
-    state.drop_lines(0, None); // and not even the rest could be written
-    assert_eq!((state.lines.as_slice(), state.torn, state.lost), (&b"ond\n"[..], true, 3));
-    state.drop_lines(4, None);
-    assert_eq!((state.lines.as_slice(), state.torn, state.lost), (&b""[..], false, 3));
+    let mut state = State { lines: b"first\nsecond\nthird\n".to_vec(), ..State::default() };
+    state.fail(9, io::ErrorKind::WriteZero.into()); // "sec" is in the file
+    assert_eq!((state.lines.as_slice(), state.torn, state.lost), (&b"ond\nthird\n"[..], true, 0));
+    state.fail(0, io::ErrorKind::WriteZero.into()); // and not even the rest could be written
+    assert_eq!((state.lines.as_slice(), state.torn), (&b"ond\nthird\n"[..], true));
+    state.fail(4, io::ErrorKind::WriteZero.into());
+    assert_eq!((state.lines.as_slice(), state.torn), (&b"third\n"[..], false));
 }
 
 #[test]

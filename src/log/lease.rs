@@ -111,8 +111,16 @@ impl Drop for Lease {
     }
 }
 
+/// How often all logs were reopened: what is kept open beside the leased ones goes with it.
+static REOPENED: AtomicU32 = AtomicU32::new(0);
+
+pub(super) fn reopened() -> u32 {
+    REOPENED.load(Ordering::Relaxed)
+}
+
 /// See `log::reopen`.
 pub(super) fn reopen(owner: Option<Owner>) -> Result<(), Vec<OpenError>> {
+    REOPENED.fetch_add(1, Ordering::Relaxed);
     each(|held| !lock(held.marks()).is_empty(), |held| held.reopen(owner))
 }
 

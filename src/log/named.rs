@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::file;
-use super::lease::lock;
+use super::lease::{self, lock};
 
 /// The parameters of `open_log_file_cache`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ struct State {
     /// Grows with each line: who has the smallest is the longest unused.
     tick: u64,
     swept_ms: u64,
+    /// As of `lease::reopened`.
+    reopened: u32,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,7 @@ impl Cache {
         let mut state = lock(&self.state);
         let state = &mut *state;
         state.sweep(inactive_ms, now_ms);
+        state.reopen(lease::reopened());
         state.tick += 1;
         let mut entry = state.entries.remove(path).unwrap_or(Entry {
             file: None,
@@ -100,6 +103,13 @@ impl State {
         if now_ms.saturating_sub(self.swept_ms) >= inactive_ms.min(1000) {
             self.swept_ms = now_ms;
             self.entries.retain(|_, entry| now_ms.saturating_sub(entry.used_ms) < inactive_ms);
+        }
+    }
+
+    /// Lets go of all files when the logs were reopened meanwhile: they may have been moved away.
+    fn reopen(&mut self, count: u32) {
+        if std::mem::replace(&mut self.reopened, count) != count {
+            self.entries.values_mut().for_each(|entry| entry.file = None);
         }
     }
 
@@ -168,6 +178,20 @@ mod tests {
         let checked = Limits { valid_ms: 5_000, ..once };
         assert_eq!(counts(checked, &[("a", 0), ("a!", 4_999)], &["a"]), [2]);
         assert_eq!(counts(checked, &[("a", 0), ("a!", 5_000)], &["a"]), [1], "moved away");
+    }
+
+    #[test]
+    fn reopening_the_logs_closes_files() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, moved) = (dir.path().join("a.log"), dir.path().join("b.log"));
+        let cache = Cache::new(Limits { uses_min: 1, ..LIMITS });
+        cache.append(&path, b"one\n", 0).expect("appends");
+        fs::rename(&path, &moved).expect("moves");
+        let count = lease::reopened();
+        lock(&cache.state).reopen(count.wrapping_sub(1));
+        cache.append(&path, b"two\n", 0).expect("appends");
+        assert_eq!(fs::read(&path).expect("reads"), b"two\n");
+        assert_eq!(fs::read(&moved).expect("reads"), b"one\n");
     }
 
     #[test]

@@ -186,3 +186,35 @@ fn a_log_may_be_compressed() {
         (read.is_ok() && text == "/packed/1\n").then_some(())
     });
 }
+
+#[test]
+fn a_log_that_stays_open_follows_a_rotation() {
+    let origin = Origin::saying("x");
+    let daemon = Setup::new(
+        r#"
+http {
+    log_format uri $uri;
+    open_log_file_cache max=10 valid=1h inactive=1h min_uses=1;
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        root %%DIR%%;
+        access_log %%DIR%%/$arg_name.log uri;
+        location / { proxy_pass http://%%ORIGIN%%; }
+    }
+}
+"#,
+    )
+    .set("ORIGIN", origin.address())
+    .start();
+    get(daemon.port(0), "/before?name=a");
+    daemon.wait_line("a.log", "/before");
+    std::fs::rename(daemon.path("a.log"), daemon.path("a.log.1")).expect("moves");
+    daemon.signal(nix::sys::signal::Signal::SIGUSR1);
+    daemon.wait_log("reopening logs");
+    // The worker hears of it after the master has said so.
+    wait_for("the new file", || {
+        get(daemon.port(0), "/after?name=a");
+        daemon.path("a.log").exists().then_some(())
+    });
+    daemon.wait_line("a.log", "/after");
+}
