@@ -9,10 +9,6 @@ const FAMILIES: &[(&[&str], &str)] = &[
         &["ssl", "ssl_*", "http2", "http2_*", "http3", "http3_*", "quic_*"],
         "there is no TLS, HTTP/2 or HTTP/3: let something in front end TLS, and take this line out",
     ),
-    (
-        &["proxy_cookie_*"],
-        "cookies pass as the backend sets them: let it set the domain and the path that clients see",
-    ),
     (&["proxy_force_ranges", "max_ranges", "if_modified_since", "post_action"], "take this line out"),
     (&["proxy_ssl_*"], "there is no TLS to backends: take this line out, and use http:// in \"proxy_pass\""),
     (

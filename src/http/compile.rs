@@ -336,11 +336,11 @@ fn build_location(draft: LocationDraft, outer: &Confs, cx: &mut Cx) -> Location 
     let LocationDraft { kind, name, partial, inside, span } = draft;
     let confs = Confs::complete(partial, outer, cx);
     check_nesting(&kind, &name, &inside.locations, cx);
-    modules::proxy_pass::check(&confs.proxy_pass, &kind, cx);
+    modules::proxy_pass::check(&confs.proxy_pass, &confs.proxy, &kind, cx);
     traps::check(&confs, &inside.nameless.ifs, cx);
     let mut nameless = |partial: Partial, span| {
         if let Some(own) = &partial.proxy_pass {
-            modules::proxy_pass::check(own, &Kind::Named, cx);
+            modules::proxy_pass::check(own, &confs.proxy, &Kind::Named, cx);
         }
         let confs = Confs::complete_nameless(partial, &confs, cx);
         Location::new(kind.clone(), &name, span, confs, Locations::default())

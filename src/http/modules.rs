@@ -115,6 +115,7 @@ modules! {
     upstream    => [];
     request_body => [];
     limit_rate  => [];
+    early_hints => [];
     proxy       => [];
     proxy_buffering => [];
     proxy_pass  => [Content content];

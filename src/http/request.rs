@@ -262,12 +262,28 @@ impl Request {
         }
     }
 
-    /// Adds what was kept to the response, but for fields that it has itself.
+    /// The same for any field, of an answer that leads to another one.
+    pub fn keep_named(&mut self, name: &[u8], value: &[u8]) {
+        self.kept.get_or_insert_default().push(name, value);
+    }
+
+    /// The answer that goes out brings a type of its own.
+    pub fn forget_kept_type(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.remove_name(b"content-type");
+        }
+    }
+
+    /// Adds what was kept to the response, but for fields that it has itself; a type that was kept stands instead
+    /// of the one that a file's name would give.
     pub fn restore_kept(&mut self) {
         let Some(kept) = self.kept.take() else { return };
         let headers = &mut self.response.headers;
-        let missing = |id: Option<Id>| id.is_some_and(|id| headers.get(id).is_none());
-        let fields: Vec<_> = kept.iter().filter(|(id, ..)| missing(*id)).collect();
+        if kept.get(Id::ContentType).is_some() {
+            headers.remove_name(b"content-type");
+        }
+        let has = |name: &[u8]| headers.iter().any(|(_, known, _)| known.eq_ignore_ascii_case(name));
+        let fields: Vec<_> = kept.iter().filter(|(_, name, _)| !has(name)).collect();
         for (id, name, value) in fields {
             headers.push_with(id, name, value);
         }

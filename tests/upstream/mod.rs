@@ -12,5 +12,6 @@ mod request_body;
 mod resolve;
 mod resolver;
 mod response_framing;
+mod response_head;
 mod tunnel;
 mod variables;

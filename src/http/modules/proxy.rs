@@ -3,6 +3,8 @@
 //! Settings only; the life of a proxied request is in `http/upstream.rs`.
 //! Behaviour: nginx.org, ngx_http_proxy_module.
 
+pub mod cookie;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
@@ -12,6 +14,7 @@ use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::regex::Regex;
 use crate::http::script::{self, Script};
+use cookie::Cookies;
 use crate::http::variable::Variable;
 use crate::net::Address;
 use crate::net::connect;
@@ -67,6 +70,7 @@ pub struct Conf {
     pass: Vec<Box<str>>,
     ignore: Vec<Box<str>>,
     redirects: Vec<Redirect>,
+    cookies: Cookies,
     next: Inherit<Faults>,
     next_tries: Inherit<u64>,
     next_timeout: Inherit<u64>,
@@ -96,7 +100,9 @@ struct Frozen {
     sets_connection: bool,
     replaced: Names,
     hidden: Names,
-    ignores_redirect: bool,
+    /// Fields of the upstream that are not obeyed.
+    ignored: Names,
+    has_cookies: bool,
     connect: connect::Options,
 }
 
@@ -179,8 +185,14 @@ impl Conf {
         self.frozen().hidden.contains(id, name)
     }
 
-    pub fn ignores_accel_redirect(&self) -> bool {
-        self.frozen().ignores_redirect
+    /// A field of the upstream is not obeyed.
+    pub fn ignores(&self, id: Id) -> bool {
+        self.frozen().ignored.contains(Some(id), b"")
+    }
+
+    /// The rules for `Set-Cookie`, if there are any.
+    pub fn cookies(&self) -> Option<&Cookies> {
+        self.frozen().has_cookies.then_some(&self.cookies)
     }
 
     pub fn connect_options(&self) -> &connect::Options {
@@ -190,6 +202,11 @@ impl Conf {
     /// The rules for `Location` and `Refresh`, in order.
     pub fn redirects(&self) -> &[Redirect] {
         if self.redirects.is_empty() { &[Redirect::Default] } else { &self.redirects }
+    }
+
+    /// `proxy_redirect default` is written.
+    pub fn has_default_redirect(&self) -> bool {
+        self.redirects.iter().any(|rule| matches!(rule, Redirect::Default))
     }
 
     pub fn next(&self) -> Faults {
@@ -266,6 +283,7 @@ impl Merge for Conf {
         inherit::replace(&mut self.pass, &outer.pass);
         inherit::replace(&mut self.ignore, &outer.ignore);
         inherit::replace(&mut self.redirects, &outer.redirects);
+        self.cookies.merge(&outer.cookies);
         self.next.merge(&outer.next);
         self.next_tries.merge(&outer.next_tries);
         self.next_timeout.merge(&outer.next_timeout);
@@ -305,6 +323,9 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("proxy_pass_header", ANY, ONE, |conf, _, node| push(&mut conf.pass, node), "A field that the client gets, though it is hidden by default."),
     custom("proxy_ignore_headers", ANY, MANY, ignore_headers, "Fields of the response that are passed on but not obeyed."),
     custom("proxy_redirect", ANY, Arity::between(1, 2), redirect, "Rewrites Location and Refresh; default."),
+    custom("proxy_cookie_domain", ANY, Arity::between(1, 2), |conf, cx, node| cookie::domain(&mut conf.cookies, cx, node), "Rewrites the Domain of Set-Cookie: a domain or ~regex, and what it becomes; off."),
+    custom("proxy_cookie_path", ANY, Arity::between(1, 2), |conf, cx, node| cookie::path(&mut conf.cookies, cx, node), "Rewrites the Path of Set-Cookie: a prefix or ~regex, and what it becomes; off."),
+    custom("proxy_cookie_flags", ANY, Arity::between(1, 4), |conf, cx, node| cookie::flags(&mut conf.cookies, cx, node), "Sets or removes flags of the cookies of a name or ~regex: [no]secure, [no]httponly, samesite=strict|lax|none, nosamesite; off."),
     custom("proxy_next_upstream", ANY, MANY, next_upstream, "Faults after which another server is tried; error timeout."),
     number("proxy_next_upstream_tries", ANY, (0, u32::MAX as u64), |c| &mut c.next_tries, "Servers tried for one request, 0: all; 0."),
     millis("proxy_next_upstream_timeout", ANY, |c| &mut c.next_timeout, "Time in which another server may be tried, 0: no limit; 0."),
@@ -353,9 +374,11 @@ fn freeze(conf: &Conf) -> Frozen {
     let mut hidden = Names::default();
     HIDDEN.iter().copied().chain(conf.hide.iter().map(|name| &**name)).for_each(|name| hidden.insert(name));
     conf.pass.iter().for_each(|name| hidden.remove(name));
-    let ignores_redirect = conf.ignore.iter().any(|name| is(name, "x-accel-redirect"));
+    let mut ignored = Names::default();
+    conf.ignore.iter().for_each(|name| ignored.insert(name));
+    let has_cookies = !conf.cookies.is_empty();
     let connect = connect::Options { bind: conf.bind.as_ref().cloned().flatten(), probes: conf.socket_keepalive.get(false) };
-    Frozen { host, lines, sets_connection, replaced, hidden, ignores_redirect, connect }
+    Frozen { host, lines, sets_connection, replaced, hidden, ignored, has_cookies, connect }
 }
 
 fn set_header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -407,7 +430,7 @@ fn redirect(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic>
                 Some(pattern) => {
                     let (pattern, is_caseless) =
                         pattern.strip_prefix('*').map_or((pattern, false), |pattern| (pattern, true));
-                    Redirect::Regex { from: Regex::new(pattern, is_caseless, span)?, to }
+                    Redirect::Regex { from: Regex::new(pattern, is_caseless, span)?.declare(&mut cx.variables), to }
                 }
                 None => Redirect::Prefix { from: Script::compile(&node.args[0], cx)?, to },
             }

@@ -10,7 +10,7 @@ use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span};
 use crate::http::compile::Cx;
 use crate::http::location::Kind;
-use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::modules::{BlockConf, Directive, core, proxy};
 use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
 use crate::http::script::{self, Script};
@@ -108,8 +108,13 @@ pub fn content(request: &mut Request) -> Verdict {
     Verdict::Next
 }
 
-/// Refuses a URI part where there is no location name that it could replace.
-pub fn check(conf: &Conf, kind: &Kind, cx: &mut Cx) {
+/// Refuses a URI part where there is no location name that it could replace, and a default of `proxy_redirect`
+/// that nothing is known for.
+pub fn check(conf: &Conf, redirects: &proxy::Conf, kind: &Kind, cx: &mut Cx) {
+    if let (Some((Pass::Script(_), span)), true) = (&conf.pass, redirects.has_default_redirect()) {
+        let message = "\"proxy_redirect default\" cannot be used with \"proxy_pass\" directive with variables";
+        cx.diagnostics.push(Diagnostic::error(*span, message));
+    }
     let is_nameless = matches!(kind, Kind::Regex(_) | Kind::Named);
     if let Some((Pass::Fixed { target, .. }, span)) = &conf.pass
         && target.uri.is_some()

@@ -3,16 +3,24 @@
 //! Touches: nothing. RFC 9110 §7.6.1; nginx.org, `proxy_hide_header`, `proxy_pass_header`, `proxy_redirect`,
 //! `proxy_intercept_errors`.
 
+use crate::base::path::normalize_uri;
 use crate::http::error::Error;
 use crate::http::modules::core;
 use crate::http::modules::proxy::{self, Redirect};
+use crate::http::modules::upstream::Accel;
 use crate::http::pipeline::Reply;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::upstream::exchange::Answer;
 use crate::http::upstream::outgoing::is_listed;
+use crate::log;
 use crate::proto::h1::length::{self, BodyLength};
 use crate::proto::header::Id;
+use crate::proto::message::Method;
+
+/// Fields of an answer with `X-Accel-Redirect` that go out with the answer it leads to (nginx's list).
+const STAY_WITH_REDIRECT: &[&str] =
+    &["Content-Type", "Set-Cookie", "Content-Disposition", "Cache-Control", "Expires", "Accept-Ranges"];
 
 /// What follows a response head.
 #[derive(Debug)]
@@ -40,6 +48,7 @@ pub fn begin(request: &mut Request, answer: &Answer) -> Result<Next, Error> {
             None => Err(Error::upstream(502, "upstream sent 101 without being asked to switch protocols")),
         };
     }
+    request.upstream.accel = accel(answer, conf);
     if let Some(reply) = internal_redirect(request, answer, conf) {
         return Ok(Next::Reply(reply));
     }
@@ -60,16 +69,45 @@ pub fn begin(request: &mut Request, answer: &Answer) -> Result<Next, Error> {
     Ok(Next::Body(response(request, answer, conf, length), length))
 }
 
+/// What the head asks of the relay. Values that make no sense are as if they were not there, as in nginx.
+fn accel(answer: &Answer, conf: &proxy::Conf) -> Accel {
+    let (fields, data) = (&answer.head.head.fields, answer.head.buffer.data());
+    let value = |id| if conf.ignores(id) { None } else { fields.value(data, id) };
+    let mut accel = Accel::default();
+    if fields.has(Id::XAccelBuffering) {
+        accel.buffering = match value(Id::XAccelBuffering).map(<[u8]>::to_ascii_lowercase).as_deref() {
+            Some(b"yes") => Some(true),
+            Some(b"no") => Some(false),
+            _ => None,
+        };
+    }
+    if fields.has(Id::XAccelLimitRate) {
+        accel.limit_rate = value(Id::XAccelLimitRate).and_then(crate::base::number::parse_u64);
+    }
+    accel
+}
+
 /// `X-Accel-Redirect`: the upstream names the location that answers.
-fn internal_redirect(request: &Request, answer: &Answer, conf: &proxy::Conf) -> Option<Reply> {
-    if conf.ignores_accel_redirect() {
+fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static proxy::Conf) -> Option<Reply> {
+    if conf.ignores(Id::XAccelRedirect) {
         return None;
     }
     let data = answer.head.buffer.data();
     let target = answer.head.head.fields.value(data, Id::XAccelRedirect)?;
+    for field in answer.head.head.fields.iter() {
+        let (name, value) = (field.name(data), field.value(data));
+        let stays = STAY_WITH_REDIRECT.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
+        if stays && !conf.hides(field.id, name) {
+            let new = rewritten(request, conf, field.id, value);
+            request.keep_named(name, new.as_deref().unwrap_or(value));
+        }
+    }
     if let Some(name) = target.strip_prefix(b"@") {
-        let name = std::str::from_utf8(name).ok()?;
-        let location = request.server.named(&format!("@{name}"))?;
+        let name = String::from_utf8_lossy(name);
+        let Some(location) = request.server.named(&format!("@{name}")) else {
+            log::error!(core::error_log(request), &*request, "could not find named location \"@{name}\"");
+            return Some(Reply::Status(500));
+        };
         return Some(Reply::Named(&location.name));
     }
     let (path, args) = match memchr::memchr(b'?', target) {
@@ -77,10 +115,45 @@ fn internal_redirect(request: &Request, answer: &Answer, conf: &proxy::Conf) -> 
         None => (target, &b""[..]),
     };
     let mut uri = Vec::new();
-    match crate::base::path::normalize_uri(path, true, &mut uri) {
-        Ok(_) if uri.first() == Some(&b'/') => Some(Reply::Internal { uri, args: args.to_vec() }),
-        _ => Some(Reply::Status(404)),
+    // nginx does not resolve `..`: who writes it did not mean it
+    let is_safe = !unescaped(path).split(|&byte| byte == b'/').any(|segment| segment == b"..");
+    match normalize_uri(path, true, &mut uri) {
+        Ok(_) if is_safe && uri.first() == Some(&b'/') => {
+            if request.method != Method::Head {
+                request.method = Method::Get;
+            }
+            Some(Reply::Internal { uri, args: args.to_vec() })
+        }
+        _ => {
+            let target = String::from_utf8_lossy(target);
+            log::error!(
+                core::error_log(request),
+                &*request,
+                "upstream sent X-Accel-Redirect to an impossible URI \"{target}\""
+            );
+            Some(Reply::Status(404))
+        }
     }
+}
+
+/// The path with its escapes resolved, well-formed or not.
+fn unescaped(path: &[u8]) -> Vec<u8> {
+    let digit = |index: usize| char::from(*path.get(index)?).to_digit(16);
+    let mut out = Vec::with_capacity(path.len());
+    let mut at = 0;
+    while at < path.len() {
+        match (path[at], digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            (byte, ..) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    out
 }
 
 fn response(
@@ -90,6 +163,9 @@ fn response(
     length: BodyLength,
 ) -> Response {
     let (head, data) = (&answer.head.head, answer.head.buffer.data());
+    if head.fields.has(Id::ContentType) {
+        request.forget_kept_type();
+    }
     let mut response = Response::new(head.status);
     let reason = data.get(head.reason.clone()).unwrap_or(b"");
     if reason != crate::http::response::reason(head.status).as_bytes() {
@@ -99,8 +175,16 @@ fn response(
     let nominated =
         head.fields.value(data, Id::Connection).filter(|list| !matches!(*list, b"keep-alive" | b"close"));
     response.headers.reserve(answer.head_length);
+    let mut seen = 0;
     for field in head.fields.iter() {
         let (name, value) = (field.name(data), field.value(data));
+        if let Some(bit) = single(field.id) {
+            if seen & bit != 0 {
+                log_duplicate(request, name, value);
+                continue;
+            }
+            seen |= bit;
+        }
         let ends_here = match field.id {
             Some(
                 Id::Connection
@@ -134,7 +218,33 @@ fn response(
     response
 }
 
-/// The new value of a `Location` or `Refresh` that `proxy_redirect` changes.
+/// Fields that a response has once; the second one of a kind is left out, as by nginx.
+fn single(id: Option<Id>) -> Option<u8> {
+    Some(match id? {
+        Id::ContentType => 1,
+        Id::LastModified => 1 << 1,
+        Id::Etag => 1 << 2,
+        Id::Location => 1 << 3,
+        Id::Refresh => 1 << 4,
+        Id::Expires => 1 << 5,
+        Id::AcceptRanges => 1 << 6,
+        Id::ContentEncoding => 1 << 7,
+        _ => return None,
+    })
+}
+
+#[cold]
+fn log_duplicate(request: &Request, name: &[u8], value: &[u8]) {
+    let line = [name, b": ", value].concat();
+    log::warn!(
+        core::error_log(request),
+        request,
+        "upstream sent duplicate header line: \"{}\", ignored",
+        String::from_utf8_lossy(&line)
+    );
+}
+
+/// The new value of a `Location` or `Refresh` that `proxy_redirect` changes, or of a cookie.
 fn rewritten(
     request: &mut Request,
     conf: &'static proxy::Conf,
@@ -147,6 +257,7 @@ fn rewritten(
             let lower = value.to_ascii_lowercase();
             memchr::memmem::find(&lower, b"url=")? + b"url=".len()
         }
+        Some(Id::SetCookie) => return conf.cookies()?.rewrite(request, value),
         _ => return None,
     };
     let url = &value[prefix..];

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use crate::http::error::Error;
 use crate::http::modules::upstream::Head;
-use crate::http::modules::{core, proxy};
+use crate::http::modules::{core, early_hints, proxy};
 use crate::http::request::Request;
 use crate::http::upstream::outgoing::{Outgoing, SendFault};
 use crate::log::{self, Cause};
@@ -147,10 +147,14 @@ pub async fn run(
             let Some(Head { head, buffer: place }) = Rc::get_mut(&mut answer) else { break };
             match response::parse(buffer.data(), conf.head_bytes_max(), head) {
                 Ok(Progress::Complete(length)) if is_interim(head.status) => {
-                    // 100 answers an expectation that was never passed on; 103 is not passed on yet
+                    // 100 answers an expectation that was never passed on
                     interim_count += 1;
                     if interim_count > INTERIM_MAX {
                         return Err(fail(Fault::InvalidHeader, Reason::Text("upstream sent too many 1xx")));
+                    }
+                    if head.status == 103 && early_hints::is_wanted(request) {
+                        let passed = Box::pin(early_hints::pass(request, client, head, buffer.data())).await;
+                        passed.map_err(Stop::Request)?;
                     }
                     buffer.consume(length);
                     head.clear();

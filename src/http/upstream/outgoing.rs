@@ -21,7 +21,6 @@ use crate::http::upstream::target::Goal;
 use crate::proto::h1::encode;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::header::{Id, tokens};
-use crate::proto::message::Method;
 use crate::runtime::Io;
 
 /// Bytes of one `sendfile`: other connections get their turn in between.
@@ -348,8 +347,7 @@ fn write_head(request: &mut Request, goal: &Goal, framing: Framing, out: &mut Ve
     let conf: &'static proxy::Conf = &request.location.proxy;
     match conf.method() {
         Some(method) => method.evaluate(request, out),
-        None if request.method == request.head.method => out.extend_from_slice(request.method_text()),
-        None => out.extend_from_slice(if request.method == Method::Head { b"HEAD" } else { b"GET" }),
+        None => out.extend_from_slice(request.method_text()),
     }
     out.push(b' ');
     let uri_start = out.len();

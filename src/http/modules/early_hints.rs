@@ -1,0 +1,94 @@
+//! `103 Early Hints` of an upstream on their way to the client, before the answer that they announce.
+//!
+//! Runs while an answer is awaited. Touches: the request's variables, the client's socket.
+//! Behaviour: RFC 8297; nginx.org, `early_hints` of ngx_http_core_module.
+
+use crate::config::directive::custom;
+use crate::config::{Arity, Context, Diagnostic, Merge, Node, inherit};
+use crate::http::compile::Cx;
+use crate::http::error::Error;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::request::Request;
+use crate::http::script::Script;
+use crate::http::variable::Variable;
+use crate::proto::h1::encode;
+use crate::proto::h1::response::ResponseHead;
+use crate::proto::header::Id;
+use crate::proto::message::Version;
+use crate::runtime::{Io, timeout};
+
+/// The settings of one block.
+#[derive(Clone, Debug, Default)]
+pub struct Conf {
+    conditions: Vec<Script>,
+}
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        inherit::replace(&mut self.conditions, &outer.conditions);
+    }
+}
+
+impl BlockConf for Conf {}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
+    "early_hints",
+    Context::ANY,
+    Arity::at_least(1),
+    conditions,
+    "Passes 103 (Early Hints) of an upstream to the client if any of the strings is neither empty nor 0.",
+)];
+
+pub static VARIABLES: &[Variable] = &[];
+
+fn conditions(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    for word in &node.args {
+        conf.conditions.push(Script::compile(word, cx)?);
+    }
+    Ok(())
+}
+
+/// Whether the client of a request is to get hints: HTTP/1.0 knows no interim answers (RFC 9110 §15.2).
+pub fn is_wanted(request: &mut Request) -> bool {
+    let conf: &'static Conf = &request.location.early_hints;
+    request.version() >= Version::Http11
+        && conf.conditions.iter().any(|script| !matches!(&*script.to_vec(request), b"" | b"0"))
+}
+
+/// Sends a head of status 103 with the upstream's fields, but those that end at this hop or are hidden.
+///
+/// Errors: 499 when the client has gone, 408 when it takes nothing for `send_timeout`.
+pub async fn pass(request: &Request, client: &Io, head: &ResponseHead, data: &[u8]) -> Result<(), Error> {
+    let mut out = Vec::new();
+    encode::status_line(103, b"Early Hints", &mut out);
+    for field in head.fields.iter() {
+        let ends_here = matches!(
+            field.id,
+            Some(
+                Id::Connection
+                    | Id::KeepAlive
+                    | Id::TransferEncoding
+                    | Id::ProxyConnection
+                    | Id::ContentLength
+                    | Id::Upgrade
+                    | Id::Trailer
+            )
+        );
+        if ends_here || request.location.proxy.hides(field.id, field.name(data)) {
+            continue;
+        }
+        out.extend_from_slice(field.name(data));
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(field.value(data));
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    match timeout(request.location.core.send_timeout(), client.write_all(&out)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Error::gone(&error)),
+        Err(_) => {
+            let cause = "client timed out (110: Connection timed out) while sending early hints to client";
+            Err(Error::client(408, cause))
+        }
+    }
+}
