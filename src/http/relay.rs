@@ -157,7 +157,7 @@ fn begin(
         pace.pass(data.len() as u64);
     }
     let conf = &request.location.proxy_buffering;
-    let ahead = if conf.is_on() { conf.bytes() } else { 0 };
+    let ahead = if request.upstream.buffering.unwrap_or(conf.is_on()) { conf.bytes() } else { 0 };
     let stream = Box::new(Stream { connection, framing, buffer: None, wait, ahead, pace });
     Ok((pieces, head, head_length, Some((stream, used, may_keep))))
 }

@@ -408,16 +408,6 @@ impl Attempt {
     }
 }
 
-/// What an upstream's `X-Accel-…` fields ask of the body's relay; those that `proxy_ignore_headers` names are not
-/// here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Accel {
-    /// `X-Accel-Buffering: yes` or `no`.
-    pub buffering: Option<bool>,
-    /// `X-Accel-Limit-Rate`, bytes a second; 0: no limit.
-    pub limit_rate: Option<u64>,
-}
-
 /// A request's way through its upstreams, for the log and for the tunnel that may follow.
 #[derive(Debug, Default)]
 pub struct Trace {
@@ -427,8 +417,8 @@ pub struct Trace {
     pass_begins: bool,
     head: Option<Rc<Head>>,
     tunnel: Option<Io>,
-    /// What the upstream's head asks of us.
-    pub accel: Accel,
+    /// `X-Accel-Buffering: yes` or `no`, unless it is ignored.
+    pub buffering: Option<bool>,
     /// `$proxy_host` and `$proxy_port`, where `proxy_pass` has variables.
     pub host: Option<(Vec<u8>, Vec<u8>)>,
     /// What is under way, for the error log: `connecting to upstream`.
@@ -441,7 +431,7 @@ impl Trace {
     /// A new pass of this request (the first, or after an internal redirect) begins.
     pub fn begin_pass(&mut self) {
         self.pass_begins = !self.attempts.is_empty();
-        self.accel = Accel::default();
+        self.buffering = None;
         self.head = None;
     }
 

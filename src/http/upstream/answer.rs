@@ -3,11 +3,11 @@
 //! Touches: nothing. RFC 9110 §7.6.1; nginx.org, `proxy_hide_header`, `proxy_pass_header`, `proxy_redirect`,
 //! `proxy_intercept_errors`.
 
+use crate::base::number::parse_u64;
 use crate::base::path::normalize_uri;
 use crate::http::error::Error;
 use crate::http::modules::core;
 use crate::http::modules::proxy::{self, Redirect};
-use crate::http::modules::upstream::Accel;
 use crate::http::pipeline::Reply;
 use crate::http::request::Request;
 use crate::http::response::Response;
@@ -48,7 +48,7 @@ pub fn begin(request: &mut Request, answer: &Answer) -> Result<Next, Error> {
             None => Err(Error::upstream(502, "upstream sent 101 without being asked to switch protocols")),
         };
     }
-    request.upstream.accel = accel(answer, conf);
+    obey(request, answer, conf);
     if let Some(reply) = internal_redirect(request, answer, conf) {
         return Ok(Next::Reply(reply));
     }
@@ -70,21 +70,16 @@ pub fn begin(request: &mut Request, answer: &Answer) -> Result<Next, Error> {
 }
 
 /// What the head asks of the relay. Values that make no sense are as if they were not there, as in nginx.
-fn accel(answer: &Answer, conf: &proxy::Conf) -> Accel {
+fn obey(request: &mut Request, answer: &Answer, conf: &proxy::Conf) {
     let (fields, data) = (&answer.head.head.fields, answer.head.buffer.data());
-    let value = |id| if conf.ignores(id) { None } else { fields.value(data, id) };
-    let mut accel = Accel::default();
-    if fields.has(Id::XAccelBuffering) {
-        accel.buffering = match value(Id::XAccelBuffering).map(<[u8]>::to_ascii_lowercase).as_deref() {
-            Some(b"yes") => Some(true),
-            Some(b"no") => Some(false),
-            _ => None,
-        };
+    let value = |id| fields.value(data, id).filter(|_| !conf.ignores(id));
+    if let Some(value) = value(Id::XAccelBuffering) {
+        let is = |word: &[u8]| value.eq_ignore_ascii_case(word);
+        request.upstream.buffering = is(b"yes").then_some(true).or(is(b"no").then_some(false));
     }
-    if fields.has(Id::XAccelLimitRate) {
-        accel.limit_rate = value(Id::XAccelLimitRate).and_then(crate::base::number::parse_u64);
+    if let Some(rate) = value(Id::XAccelLimitRate).and_then(parse_u64) {
+        request.limit_rate = Some(rate);
     }
-    accel
 }
 
 /// `X-Accel-Redirect`: the upstream names the location that answers.
@@ -210,9 +205,7 @@ fn response(
     response.content_length = match length {
         BodyLength::Length(length) => Some(length),
         // the answer to HEAD and a 304 tell the length of a body that does not follow
-        BodyLength::None => {
-            head.fields.value(data, Id::ContentLength).and_then(crate::base::number::parse_u64)
-        }
+        BodyLength::None => head.fields.value(data, Id::ContentLength).and_then(parse_u64),
         BodyLength::Chunked | BodyLength::UntilClose => None,
     };
     response
