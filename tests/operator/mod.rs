@@ -1,8 +1,10 @@
 //! The files that an operator installs: each is run as it is shipped, on places of the test's own.
 
 mod completion;
+mod debian_package;
 mod init_script;
 mod install;
 mod logrotate;
 mod place;
+mod scratch_root;
 mod systemd;
