@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
-use crate::http::error::Error;
+use crate::http::error::{Error, Limit};
 use crate::http::temp_file::TempFile;
 use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::BodyLength;
@@ -48,6 +48,7 @@ pub struct Body {
     timeout_ms: u64,
     buffer_size: usize,
     timer: Timer,
+    pace: Pace,
 }
 
 /// How a request's body is read.
@@ -58,6 +59,52 @@ pub struct Limits {
     /// Between two reads.
     pub timeout_ms: u64,
     pub buffer_size: usize,
+    /// `None`: as slow as the client likes.
+    pub min_rate: Option<MinRate>,
+}
+
+/// The least rate at which a client may send (`client_body_min_rate`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MinRate {
+    pub bytes_per_s: u32,
+    /// Time that a client may be behind the rate.
+    pub grace_ms: u32,
+}
+
+impl MinRate {
+    /// How long as many bytes may take beyond the grace.
+    pub fn time_for_ms(self, bytes: u64) -> u64 {
+        bytes.saturating_mul(1000) / u64::from(self.bytes_per_s.max(1))
+    }
+}
+
+/// How far a client is behind its least rate.
+///
+/// Only time in which we wait for it counts. Bytes earn time, up to the timeout between two reads: who has sent
+/// much may pause as long as anybody.
+#[derive(Debug)]
+struct Pace {
+    rate: Option<MinRate>,
+    /// Milliseconds waited, less those that the bytes have earned.
+    behind_ms: i64,
+    waiting_since_ms: u64,
+}
+
+impl Pace {
+    /// How long the next bytes may be waited for.
+    fn patience_ms(&self, timeout_ms: u64) -> u64 {
+        let left = |rate: MinRate| i64::from(rate.grace_ms).saturating_sub(self.behind_ms).max(0) as u64;
+        self.rate.map_or(timeout_ms, |rate| left(rate).min(timeout_ms))
+    }
+
+    fn count(&mut self, bytes: usize, has_waited: bool, timeout_ms: u64) {
+        let Some(rate) = self.rate else { return };
+        if has_waited {
+            self.behind_ms += runtime::now_ms().saturating_sub(self.waiting_since_ms) as i64;
+        }
+        let ahead_max = timeout_ms.min(i64::MAX as u64) as i64;
+        self.behind_ms = (self.behind_ms - rate.time_for_ms(bytes as u64) as i64).max(-ahead_max);
+    }
 }
 
 impl Body {
@@ -74,7 +121,7 @@ impl Body {
             buffer
         });
         let expects_continue = expects_continue && rest.is_empty();
-        let Limits { max, timeout_ms, buffer_size } = limits;
+        let Limits { max, timeout_ms, buffer_size, min_rate } = limits;
         let timer = Timer::new();
         Self {
             framing,
@@ -90,6 +137,7 @@ impl Body {
             timeout_ms,
             buffer_size,
             timer,
+            pace: Pace { rate: min_rate, behind_ms: 0, waiting_since_ms: 0 },
         }
     }
 
@@ -97,7 +145,8 @@ impl Body {
     pub fn copy(other: &Self) -> Self {
         let kept = other.kept().to_vec();
         let declared = if kept.is_empty() { BodyLength::None } else { BodyLength::Length(kept.len() as u64) };
-        let limits = Limits { max: 0, timeout_ms: other.timeout_ms, buffer_size: other.buffer_size };
+        let limits =
+            Limits { max: 0, timeout_ms: other.timeout_ms, buffer_size: other.buffer_size, min_rate: None };
         let mut body = Self::new(BodyLength::None, b"", false, limits);
         (body.declared, body.received, body.kept) = (declared, kept.len() as u64, Some(kept));
         body
@@ -110,6 +159,7 @@ impl Body {
 
     pub fn set_limits(&mut self, limits: Limits) {
         (self.max, self.timeout_ms, self.buffer_size) = (limits.max, limits.timeout_ms, limits.buffer_size);
+        self.pace.rate = limits.min_rate;
     }
 
     /// Every byte has been read from the socket and consumed.
@@ -241,10 +291,8 @@ impl Body {
         }
         self.received += self.ready.len() as u64;
         if self.max > 0 && self.received > self.max && self.declared == BodyLength::Chunked {
-            return Err(Error::client(
-                413,
-                format!("client intended to send too large chunked body: {} bytes", self.received),
-            ));
+            let cause = format!("client intended to send too large chunked body: {} bytes", self.received);
+            return Err(Error::client(413, cause).by(Limit::BodySize(self.received)));
         }
         Ok(!self.ready.is_empty() || matches!(self.framing, Framing::Done))
     }
@@ -287,6 +335,7 @@ impl Body {
             Poll::Ready(Ok(count)) => {
                 buffer.filled(count);
                 self.is_fast = count == room;
+                self.pace.count(count, self.timer.is_set(), self.timeout_ms);
                 self.timer.cancel();
                 Poll::Ready(Ok(()))
             }
@@ -295,14 +344,15 @@ impl Body {
                 if buffer.data().is_empty() {
                     self.buffer = None; // back to the pool: a client that pauses holds no memory
                 }
+                let patience_ms = self.pace.patience_ms(self.timeout_ms);
                 if !self.timer.is_set() {
-                    self.timer.set(runtime::now_ms() + self.timeout_ms);
+                    self.pace.waiting_since_ms = runtime::now_ms();
+                    self.timer.set(runtime::now_ms() + patience_ms);
                 }
                 ready!(self.timer.poll_expired(cx));
-                Poll::Ready(Err(Error::client(
-                    408,
-                    "client timed out (110: Connection timed out) while reading client request body",
-                )))
+                let limit = if patience_ms < self.timeout_ms { Limit::BodyRate } else { Limit::BodyTimeout };
+                let cause = "client timed out (110: Connection timed out) while reading client request body";
+                Poll::Ready(Err(Error::client(408, cause).by(limit)))
             }
         }
     }

@@ -206,6 +206,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         upstreams: upstreams.into_groups(),
         durations: if options.test_only { Default::default() } else { modules::counters::Durations::find() },
         prefix: options.prefix.clone(),
+        places: crate::config::Places::default(),
         folders,
         client_body_temp_path,
     }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use crate::base::in_place::pinned;
 use crate::http::body::{self, Body};
 use crate::http::client::Client;
+use crate::http::error::Limit;
 use crate::http::handover::Handover;
 use crate::http::modules::core;
 use crate::http::request::{Connection, Request};
@@ -17,6 +18,7 @@ use crate::http::server::{Listen, Server};
 use crate::http::{Service, pipeline, proxy_header, upgrade};
 use crate::log;
 use crate::net::{drain, open};
+use crate::proto::h1;
 use crate::proto::h1::length::{self, BodyLength};
 use crate::proto::h1::request::{self as head, Progress, RequestHead};
 use crate::proto::header::Id;
@@ -41,8 +43,11 @@ pub struct Conn {
     opened_ms: u64,
     /// When the wait that was handed over with the connection ends; 0: it came by accept.
     adopted_until_ms: u64,
-    /// `keepalive_timeout` of the last request's location.
-    keepalive_ms: u64,
+    /// `keepalive_timeout` of the last request's location, and for how long of it the connection stays in any case.
+    keepalive_ms: u32,
+    keepalive_min_ms: u32,
+    /// When the first byte of a head came whose rest is waited for; 0: none is. Its bytes are in `rest`.
+    head_began_ms: u64,
     /// The request being read began in the bytes of the one before it.
     is_pipelined: bool,
     /// What a proxy in front said whose connection this is (`listen … proxy_protocol`).
@@ -56,10 +61,12 @@ pub struct Conn {
 enum After {
     /// There was none yet: a new connection whose client has not spoken. Nothing is kept for it.
     Nothing,
+    /// The head is not whole: its bytes are kept in the connection, and nothing else.
+    Partial,
     KeepAlive,
     Close,
     /// Bytes of an unread body are on their way: close without a reset that could destroy the response.
-    Linger,
+    Linger(&'static core::Conf),
     Tunnel(Box<upgrade::Tunnel>),
 }
 
@@ -77,6 +84,8 @@ impl Conn {
             opened_ms,
             adopted_until_ms: 0,
             keepalive_ms: 0,
+            keepalive_min_ms: 0,
+            head_began_ms: 0,
             is_pipelined: false,
             proxy: None,
             rest: None,
@@ -111,8 +120,17 @@ impl Conn {
         match self.adopted_until_ms.checked_sub(runtime::now_ms()) {
             Some(left) if self.adopted_until_ms != 0 => left.max(1),
             _ if self.requests == 0 => core.client_header_timeout(),
-            _ => self.keepalive_ms,
+            _ => u64::from(self.keepalive_ms),
         }
+    }
+
+    /// The end of a wait for the rest of a head: `client_header_timeout`, or what `client_header_min_rate` leaves.
+    fn head_deadline_ms(&self) -> u64 {
+        let core = &self.default_server().root.core;
+        let bytes = self.rest.as_ref().map_or(0, |rest| rest.data().len() as u64);
+        let paced =
+            core.client_header_min_rate().map(|rate| u64::from(rate.grace_ms) + rate.time_for_ms(bytes));
+        self.head_began_ms + core.client_header_timeout().min(paced.unwrap_or(u64::MAX))
     }
 
     fn into_handover(self, idle_ms_left: u64) -> (Service, io::Result<std::os::fd::OwnedFd>, Handover) {
@@ -131,7 +149,12 @@ impl Conn {
 /// Serves a connection until it ends.
 pub async fn serve(mut conn: Conn) {
     loop {
-        if conn.rest.is_none() {
+        if conn.head_began_ms > 0 {
+            let left = conn.head_deadline_ms().saturating_sub(runtime::now_ms());
+            if left == 0 || timeout(left, conn.io.readable()).await.is_err() {
+                return Box::pin(head_timed_out(&mut conn)).await;
+            }
+        } else if conn.rest.is_none() {
             let until_ms = runtime::now_ms() + conn.idle_ms();
             let wait = conn.idle_ms();
             let leaving =
@@ -142,11 +165,8 @@ pub async fn serve(mut conn: Conn) {
                 Either::Second(()) if drain::mode() == drain::Mode::HandOver => {
                     return hand_over(conn, until_ms);
                 }
-                // A request may have come that the loop has not heard of yet: one look.
-                Either::Second(()) => match race(conn.io.readable(), sleep(1)).await {
-                    Either::First(Ok(())) => {}
-                    _ => return,
-                },
+                Either::Second(()) if Box::pin(conn.speaks_up(until_ms)).await => {}
+                Either::Second(()) => return,
             }
         }
         if conn.listen.proxy_protocol && conn.proxy.is_none() {
@@ -157,15 +177,35 @@ pub async fn serve(mut conn: Conn) {
         }
         match pinned(|| one_request(&mut conn)).await {
             After::Nothing => conn.open.turn(Total::Waiting),
+            After::Partial => {}
             After::KeepAlive => {
                 conn.open.turn(Total::Waiting);
                 conn.adopted_until_ms = 0;
             }
             After::Close => return,
             // Boxed, like the request: what is awaited here would otherwise make every idle connection larger.
-            After::Linger => return Box::pin(linger(&conn)).await,
+            After::Linger(core) => return Box::pin(linger(&conn, core)).await,
             After::Tunnel(tunnel) => return Box::pin(upgrade::run(&conn.io, *tunnel)).await,
         }
+    }
+}
+
+impl Conn {
+    /// Whether an idle connection of a worker that leaves has a request after all.
+    async fn speaks_up(&self, until_ms: u64) -> bool {
+        let end = race(sleep(self.stays_ms(until_ms)), drain::reached(drain::Mode::Now));
+        matches!(race(self.io.readable(), end).await, Either::First(Ok(())))
+    }
+
+    /// How long an idle connection of a worker that leaves still waits for a request that may be on its way;
+    /// `until_ms` is when it would have closed anyway.
+    fn stays_ms(&self, until_ms: u64) -> u64 {
+        if self.keepalive_min_ms == 0 {
+            return 1; // a request may have come that the loop has not heard of yet: one look
+        }
+        let idle_since_ms = until_ms.saturating_sub(u64::from(self.keepalive_ms));
+        let stays_until_ms = (idle_since_ms + u64::from(self.keepalive_min_ms)).min(until_ms);
+        stays_until_ms.saturating_sub(runtime::now_ms()).max(1)
     }
 }
 
@@ -208,13 +248,15 @@ async fn one_request(conn: &mut Conn) -> After {
     let (input, head, rest) = match read_head(conn).await {
         Head::Complete(input, head, rest) => (input, head, rest),
         Head::Nothing => return After::Nothing,
+        Head::Partial => return After::Partial,
         Head::Over => return After::Close,
     };
     let mut request = match prepare(conn, input, head, &rest) {
         Ok(request) => request,
         Err((request, status)) => {
+            let core = &request.location.core;
             Box::pin(refuse(request, &conn.io, status)).await;
-            return After::Linger;
+            return After::Linger(core);
         }
     };
     let mut client = Client::new(&conn.io);
@@ -223,16 +265,26 @@ async fn one_request(conn: &mut Conn) -> After {
         // The request lives as long as its tunnel, so that it is logged with the tunnel's bytes and time.
         return After::Tunnel(Box::new(upgrade::Tunnel::new(tunnel, request)));
     }
-    if outcome.is_err() {
-        return if request.body.is_read() { After::Close } else { After::Linger };
-    }
-    if !request.keep_alive {
-        return if request.body.is_read() { After::Close } else { After::Linger };
+    let core: &'static core::Conf = &request.location.core;
+    if outcome.is_err() || !request.keep_alive {
+        let is_body_late = request.error_status == Some(408) && !request.body.is_read();
+        let is_reader_late = outcome.is_err_and(|error| error.status == 408);
+        let has_timed_out = is_body_late || is_reader_late || request.response.status == 444;
+        if has_timed_out && core.resets_timed_out() {
+            let _ = socket::reset_on_close(conn.io.as_fd());
+            return After::Close;
+        }
+        return if request.body.is_read() && !core.lingers_always() {
+            After::Close
+        } else {
+            After::Linger(core)
+        };
     }
     if !request.body.is_read() && !discard(&mut request, &conn.io).await {
-        return After::Linger;
+        return After::Linger(core);
     }
-    conn.keepalive_ms = request.location.core.keepalive_timeout();
+    conn.keepalive_ms = u32::try_from(core.keepalive_timeout()).unwrap_or(u32::MAX);
+    conn.keepalive_min_ms = u32::try_from(core.keepalive_min_timeout()).unwrap_or(u32::MAX);
     conn.rest = request.body.take_rest();
     After::KeepAlive
 }
@@ -252,6 +304,8 @@ enum Head {
     Complete(Buffer, Box<RequestHead>, Vec<u8>),
     /// The socket had not a byte.
     Nothing,
+    /// More must come; what has come is in the connection.
+    Partial,
     /// The connection ended or was refused, and the client was told.
     Over,
 }
@@ -260,10 +314,19 @@ enum Head {
 async fn read_head(conn: &mut Conn) -> Head {
     let core = &conn.default_server().root.core;
     let (first, limits) = (core.client_header_buffer_size(), core.head_limits());
-    conn.is_pipelined = conn.rest.is_some() && conn.requests > 0;
-    let mut input = conn.rest.take().unwrap_or_else(|| Buffer::take(first));
+    let mut input = match conn.rest.take() {
+        Some(part) if conn.head_began_ms > 0 => {
+            let mut input = Buffer::take(first.max(part.data().len() + 1));
+            input.extend(part.data());
+            input
+        }
+        rest => {
+            conn.is_pipelined = rest.is_some() && conn.requests > 0;
+            rest.unwrap_or_else(|| Buffer::take(first))
+        }
+    };
+    let began_ms = std::mem::take(&mut conn.head_began_ms);
     let mut head = Box::<RequestHead>::default();
-    let deadline = runtime::now_ms() + core.client_header_timeout();
     loop {
         if !input.data().is_empty() {
             match head::parse(input.data(), &limits, &mut head) {
@@ -289,11 +352,10 @@ async fn read_head(conn: &mut Conn) -> Head {
                 if input.data().is_empty() {
                     return Head::Nothing;
                 }
-                let left = deadline.saturating_sub(runtime::now_ms());
-                match timeout(left, conn.io.read(input.space())).await {
-                    Ok(read) => read,
-                    Err(_) => return Box::pin(timed_out(conn, input, head)).await,
-                }
+                // It may be a while: nothing is held meanwhile but these bytes.
+                conn.rest = Some(Buffer::exactly(input.data()));
+                conn.head_began_ms = if began_ms > 0 { began_ms } else { runtime::now_ms() };
+                return Head::Partial;
             }
             read => read,
         };
@@ -305,33 +367,41 @@ async fn read_head(conn: &mut Conn) -> Head {
     }
 }
 
-async fn refuse_head(
-    conn: &mut Conn,
-    input: Buffer,
-    head: Box<RequestHead>,
-    error: crate::proto::h1::Error,
-) -> Head {
+async fn refuse_head(conn: &mut Conn, input: Buffer, head: Box<RequestHead>, error: h1::Error) -> Head {
     let mut request = malformed(conn, input, head);
     request.head_too_large = error.is_too_large() && error.status() == 400;
-    log::info!(core::error_log(&request), &request, "client sent {error}");
+    let limit = match error {
+        h1::Error::TooManyFields => Some(Limit::FieldCount),
+        h1::Error::HeadTooLarge | h1::Error::LineTooLong => Some(Limit::HeadSize),
+        _ => None,
+    };
+    let told = limit.map(|limit| core::told(&request, limit)).unwrap_or_default();
+    log::info!(core::error_log(&request), &request, "client sent {error}{told}");
     refuse(request, &conn.io, error.status()).await;
-    linger(conn).await;
+    linger(conn, &conn.default_server().root.core).await;
     Head::Over
 }
 
-async fn timed_out(conn: &mut Conn, input: Buffer, head: Box<RequestHead>) -> Head {
-    if input.data().is_empty() {
-        return Head::Over;
-    }
-    let mut request = malformed(conn, input, head);
+/// The rest of a head did not come in time, or too slowly.
+async fn head_timed_out(conn: &mut Conn) {
+    let core = &conn.default_server().root.core;
+    let is_late = runtime::now_ms() >= conn.head_began_ms + core.client_header_timeout();
+    let limit = if is_late { Limit::HeaderTimeout } else { Limit::HeaderRate };
+    let resets = core.resets_timed_out();
+    let Some(input) = conn.rest.take() else { return };
+    let mut request = malformed(conn, input, Box::default());
     request.response.status = 408;
     log::info!(
         core::error_log(&request),
         &request,
-        "client timed out (110: Connection timed out) while reading client request headers"
+        "client timed out (110: Connection timed out) while reading client request headers{}",
+        core::told(&request, limit)
     );
+    if resets {
+        let _ = socket::reset_on_close(conn.io.as_fd());
+        return;
+    }
     refuse(request, &conn.io, 408).await;
-    Head::Over
 }
 
 /// The client closed inside a head.
@@ -349,7 +419,7 @@ fn client_left(conn: &mut Conn, input: Buffer, head: Box<RequestHead>) -> Head {
 fn malformed(conn: &mut Conn, input: Buffer, mut head: Box<RequestHead>) -> Box<Request> {
     head.clear();
     conn.count_request();
-    let limits = body::Limits { max: 0, timeout_ms: 0, buffer_size: 1024 };
+    let limits = body::Limits { max: 0, timeout_ms: 0, buffer_size: 1024, min_rate: None };
     let body = Body::new(BodyLength::None, b"", false, limits);
     let mut request =
         Request::new(conn.service.config(), conn.default_server(), connection(conn), input, head, body);
@@ -403,6 +473,7 @@ fn prepare(
         max: core.client_max_body_size(),
         timeout_ms: core.client_body_timeout(),
         buffer_size: core.client_body_buffer_size(),
+        min_rate: core.client_body_min_rate(),
     };
     let body = Body::new(declared.as_ref().map_or(BodyLength::None, |length| *length), rest, expects, limits);
     let keep_alive = wants_keep_alive(&head, data);
@@ -454,7 +525,7 @@ fn wants_keep_alive(head: &RequestHead, data: &[u8]) -> bool {
 async fn discard(request: &mut Request, io: &Io) -> bool {
     let core = &request.location.core;
     let (timeout_ms, time_ms) = (core.lingering_timeout(), core.lingering_time());
-    request.body.set_limits(body::Limits { max: 0, timeout_ms, buffer_size: 4096 });
+    request.body.set_limits(body::Limits { max: 0, timeout_ms, buffer_size: 4096, min_rate: None });
     let read = async {
         while let Ok(true) = request.body.data_ready(io).await {
             let count = request.body.data().len();
@@ -467,8 +538,7 @@ async fn discard(request: &mut Request, io: &Io) -> bool {
 
 /// Tells the client that nothing more comes, and reads what is still on its way, so that no reset
 /// overtakes the response (`lingering_close`).
-async fn linger(conn: &Conn) {
-    let core = &conn.default_server().root.core;
+async fn linger(conn: &Conn, core: &core::Conf) {
     if !core.lingering_close() || conn.io.shutdown_write().is_err() {
         return;
     }

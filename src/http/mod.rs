@@ -39,6 +39,7 @@ pub use compile::{CompileOptions, compile};
 pub use handover::Handover;
 pub use server::{Listen, Server};
 
+use crate::config::Places;
 use crate::log;
 use crate::runtime::{self, Io};
 use crate::shm::counter::{self, Total};
@@ -58,6 +59,8 @@ pub struct Config {
     /// How long requests and their upstreams take, of all servers together.
     pub durations: modules::counters::Durations,
     pub prefix: PathBuf,
+    /// The lines of the configuration's files, to name directives by.
+    pub places: Places,
     /// Directories for temporary files, to be made before anything is served.
     pub folders: Vec<PathBuf>,
     /// Where request bodies go if no `client_body_temp_path` says otherwise.

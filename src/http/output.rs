@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
 
-use crate::http::error::Error;
+use crate::http::error::{Error, Limit};
 use crate::http::pace::Pace;
 use crate::proto::h1::encode;
 use crate::runtime::{self, Io, Timer, buffer};
@@ -223,7 +223,7 @@ impl Output {
                     }
                     ready!(self.timer.poll_expired(cx));
                     let cause = "client timed out (110: Connection timed out) while sending to client";
-                    return Poll::Ready(Err(Error::client(408, cause)));
+                    return Poll::Ready(Err(Error::client(408, cause).by(Limit::SendTimeout)));
                 }
             }
         }

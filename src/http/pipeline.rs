@@ -271,6 +271,7 @@ fn too_many_redirects(request: &mut Request, doing: &str) -> Option<Reply> {
 /// What follows an error: an error page when nothing was sent yet, else the end of the connection.
 fn recover(request: &mut Request, client: &mut Client<'_>, error: Error) -> Result<Option<Reply>, Error> {
     match error.side {
+        Side::Client if error.limit.is_some() => core::log_limit(request, &error),
         Side::Client => log::info!(core::error_log(request), &*request, "{error}"),
         Side::Upstream | Side::Ours => log::error!(core::error_log(request), &*request, "{error}"),
     }

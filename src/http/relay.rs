@@ -14,7 +14,7 @@ use std::task::Poll;
 use smallvec::SmallVec;
 
 use crate::http::client::Client;
-use crate::http::error::Error;
+use crate::http::error::{Error, Limit};
 use crate::http::modules::upstream::Head;
 use crate::http::modules::{proxy, proxy_buffering};
 use crate::http::pace::Pace;
@@ -392,6 +392,7 @@ fn relay_error(error: &relay::RelayError) -> Error {
         (Side::Target, Cause::Io(cause)) => Error::gone(cause),
         (Side::Target, Cause::TimedOut) => {
             Error::client(408, "client timed out (110: Connection timed out) while sending to client")
+                .by(Limit::SendTimeout)
         }
         (_, Cause::Eof) => Error::upstream(502, "upstream prematurely closed connection"),
         (Side::Source, Cause::TimedOut) => {

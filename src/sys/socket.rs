@@ -211,6 +211,11 @@ pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
     nix::sys::socket::recv(fd.as_raw_fd(), buffer, nix::sys::socket::MsgFlags::empty())
 }
 
+/// Makes the close of a connection a reset: nothing of it stays in the kernel.
+pub fn reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&fd).set_linger(Some(std::time::Duration::ZERO))
+}
+
 /// Turns on the kernel's keepalive probes.
 pub fn set_keepalive(fd: impl AsFd) -> io::Result<()> {
     SockRef::from(&fd.as_fd()).set_keepalive(true)

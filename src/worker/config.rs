@@ -104,7 +104,7 @@ pub fn read(source: &Source, test_only: bool) -> Loaded {
     diagnostics.cut(FINDINGS_SHOWN_MAX);
     let config = (!diagnostics.has_errors()).then(|| Config {
         settings,
-        http: cx.http.take(),
+        http: cx.http.take().map(|http| http::Config { places: tree.places(), ..http }),
         prefix: source.prefix.clone(),
     });
     Loaded { tree, diagnostics, config }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
+use crate::support::daemon::is_stand_in;
 use crate::support::wire::End;
-use crate::support::{Client, Daemon};
+use crate::support::{Client, Daemon, Setup};
 
 const CONF: &str = r#"
 http {
@@ -177,4 +180,56 @@ fn the_log_tells_what_was_said_of_the_connection() {
     client.send("GET /header HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert_eq!(client.response().header("keep-alive"), None);
     assert_eq!(daemon.wait_line("logs/header.log", "close"), "close -");
+}
+
+#[test]
+fn keepalive_min_timeout_lets_a_request_on_its_way_be_answered() {
+    if is_stand_in() {
+        return; // nginx has it since 1.27.4
+    }
+    const CONF: &str = r#"
+http {
+    server { listen 127.0.0.1:%%PORT_0%%; location / { return 200 "x"; } location /min { keepalive_min_timeout 20s; return 200 "x"; } }
+}
+"#;
+    let daemon = Setup::new(CONF).start();
+    let (mut plain, mut patient) = (Client::connect(daemon.port(0)), Client::connect(daemon.port(0)));
+    assert_eq!(plain.get("/").status, 200);
+    assert_eq!(patient.get("/min").status, 200);
+    daemon.signal(Signal::SIGQUIT);
+    plain.expect_end();
+    let last = patient.get("/min");
+    assert_eq!((last.status, last.closes()), (200, true));
+    patient.expect_end();
+    daemon.wait_end();
+}
+
+#[test]
+fn lingering_close_always_waits_for_what_the_client_still_sends() {
+    const CONF: &str = r#"
+http {
+    lingering_timeout 20s;
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location / { lingering_close always; return 200 "x"; }
+        location /on { return 200 "x"; }
+    }
+}
+"#;
+    let daemon = Setup::new(CONF).start();
+    let ask = |target: &str| {
+        let mut client = Client::connect(daemon.port(0));
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+        assert_eq!(client.response().status, 200);
+        client
+    };
+    let mut on = ask("/on");
+    on.expect_end();
+    // Half closed by the server, which reads on: bytes find a reader, so no reset comes back.
+    let mut always = ask("/");
+    assert_eq!(always.expect_end(), End::Closed);
+    for _ in 0..20 {
+        always.send("more");
+    }
+    assert_eq!(always.rest().1, End::Closed);
 }

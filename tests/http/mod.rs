@@ -17,6 +17,7 @@ mod returns;
 mod rewrite;
 mod root;
 mod server_name;
+mod slow;
 mod ssi;
 mod stub_status;
 mod variables;

@@ -3,10 +3,12 @@
 //! Touches: the request. Behaviour: nginx.org, ngx_http_core_module.
 
 mod keepalive;
+mod limit;
 mod target;
 mod variables;
 
 pub use keepalive::bound_keepalive;
+pub use limit::{log_limit, told};
 pub use target::{check_location, redirect, redirect_to_slash, set_target, store_named, store_regex, store_regex_groups};
 pub use variables::{VARIABLES, document_root};
 
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use crate::config::directive::{Accepted, accepted, custom, flag, keyword, millis, number, size};
 use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, params};
+use crate::http::body::MinRate;
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
@@ -46,6 +49,8 @@ pub struct Root {
 #[derive(Clone, Debug, Default)]
 pub struct Conf {
     client_header_timeout: Inherit<u64>,
+    client_header_min_rate: Inherit<Option<MinRate>>,
+    client_body_min_rate: Inherit<Option<MinRate>>,
     client_header_buffer_size: Inherit<u64>,
     large_client_header_buffers: Inherit<(u64, u64)>,
     max_headers: Inherit<u64>,
@@ -57,6 +62,8 @@ pub struct Conf {
     keepalive_timeout: Inherit<(u64, Option<u64>)>,
     keepalive_requests: Inherit<u64>,
     keepalive_time: Inherit<u64>,
+    keepalive_min_timeout: Inherit<u64>,
+    reset_timedout_connection: Inherit<bool>,
     keepalive_disable: Inherit<keepalive::Browsers>,
     lingering_close: Inherit<usize>,
     lingering_time: Inherit<u64>,
@@ -86,6 +93,8 @@ const HTTP_SERVER: Context = Context::HTTP.or(Context::SERVER);
 
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     millis("client_header_timeout", HTTP_SERVER, |c| &mut c.client_header_timeout, "Time for the whole request head; 60s."),
+    custom("client_header_min_rate", HTTP_SERVER, Arity::between(1, 2), header_min_rate, "Bytes a second that a request head must come at, and the time for which it may fall behind; off for no rate; 100 20s."),
+    custom("client_body_min_rate", Context::ANY, Arity::between(1, 2), body_min_rate, "Bytes a second that a request body must come at while it is waited for, and the time for which it may fall behind. What has come earns time, up to client_body_timeout; off for no rate; 500 10s."),
     size("client_header_buffer_size", HTTP_SERVER, |c| &mut c.client_header_buffer_size, "First buffer for a request head; 1k."),
     custom("large_client_header_buffers", HTTP_SERVER, Arity::exactly(2), large_client_header_buffers, "Number and size of the buffers for a large head: one line fits one buffer, the head fits all; 4 8k."),
     number("max_headers", HTTP_SERVER, (1, u32::MAX as u64), |c| &mut c.max_headers, "Most fields of a request head; 1000."),
@@ -96,6 +105,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("keepalive_timeout", Context::ANY, Arity::between(1, 2), keepalive_timeout, "Time an idle connection is kept, and the Keep-Alive field's value; 75s."),
     number("keepalive_requests", Context::ANY, (0, u32::MAX as u64), |c| &mut c.keepalive_requests, "Requests served on one connection; 1000."),
     millis("keepalive_time", Context::ANY, |c| &mut c.keepalive_time, "Age after which a connection is closed with its request; 1h."),
+    millis("keepalive_min_timeout", Context::ANY, |c| &mut c.keepalive_min_timeout, "Time for which an idle connection is not closed when the worker leaves; 0."),
     custom("keepalive_disable", Context::ANY, Arity::at_least(1), keepalive_disable, "Closes the connections of misbehaving browsers after a request: msie6 after a POST, safari on macOS, or none; msie6."),
     keyword("lingering_close", Context::ANY, &["off", "on", "always"], |c| &mut c.lingering_close, "Reads on after the last response so that no reset overtakes it; on."),
     millis("lingering_time", Context::ANY, |c| &mut c.lingering_time, "Longest time of a lingering close; 30s."),
@@ -142,7 +152,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("send_lowat", Context::ANY, Arity::exactly(1), Accepted::Size, "Data is never held back to fill a packet; 0."),
     accepted("log_subrequest", Context::ANY, Arity::exactly(1), Accepted::Flag, "There are no subrequests; off."),
     size("subrequest_output_buffer_size", Context::ANY, |c| &mut c.subrequest_output_buffer_size, "Most bytes of a subrequest's answer that is kept in memory; 4k."),
-    accepted("reset_timedout_connection", Context::ANY, Arity::exactly(1), Accepted::Flag, "A connection that times out is closed without a reset; off."),
+    flag("reset_timedout_connection", Context::ANY, |c| &mut c.reset_timedout_connection, "Resets a connection that timed out, or that return 444 ends, so that the kernel keeps nothing of it; off."),
     accepted("msie_padding", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nobody needs it any more; on."),
     accepted("msie_refresh", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nobody needs it any more; off."),
     flag("log_not_found", Context::ANY, |c| &mut c.log_not_found, "Logs files that are not there; on."),
@@ -153,7 +163,8 @@ impl Merge for Conf {
     fn merge(&mut self, outer: &Self) {
         macro_rules! scalars { ($($name:ident)*) => { $(self.$name.merge(&outer.$name);)* }; }
         scalars! {
-            client_header_timeout client_header_buffer_size large_client_header_buffers max_headers client_body_timeout
+            client_header_timeout client_header_min_rate client_body_min_rate keepalive_min_timeout
+            reset_timedout_connection client_header_buffer_size large_client_header_buffers max_headers client_body_timeout
             client_body_buffer_size client_max_body_size send_timeout keepalive_timeout keepalive_requests
             keepalive_time keepalive_disable lingering_close lingering_time lingering_timeout chunked_transfer_encoding
             merge_slashes ignore_invalid_headers underscores_in_headers server_tokens absolute_redirect
@@ -229,8 +240,22 @@ impl Conf {
         self.keepalive_time.get(3_600_000)
     }
 
+    /// How long an idle connection stays open though the worker leaves.
+    pub fn keepalive_min_timeout(&self) -> u64 {
+        self.keepalive_min_timeout.get(0)
+    }
+
+    pub fn resets_timed_out(&self) -> bool {
+        self.reset_timedout_connection.get(false)
+    }
+
     pub fn lingering_close(&self) -> bool {
         self.lingering_close.get(1) > 0
+    }
+
+    /// Also where nothing of a request is left unread.
+    pub fn lingers_always(&self) -> bool {
+        self.lingering_close.get(1) == 2
     }
 
     pub fn lingering_time(&self) -> u64 {
@@ -326,6 +351,16 @@ fn keepalive_timeout(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Dia
 fn keepalive_disable(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let browsers = keepalive::Browsers::read(node)?;
     once(conf.keepalive_disable.set(browsers, node.span), node)
+}
+
+fn header_min_rate(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let rate = limit::read_min_rate(node, limit::HEADER_MIN_RATE)?;
+    once(conf.client_header_min_rate.set(rate, node.span), node)
+}
+
+fn body_min_rate(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let rate = limit::read_min_rate(node, limit::BODY_MIN_RATE)?;
+    once(conf.client_body_min_rate.set(rate, node.span), node)
 }
 
 fn internal(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

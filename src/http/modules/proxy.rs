@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
 use crate::config::directive::{Accepted, accepted, custom, flag, keyword, millis, number, size};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, inherit};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, inherit};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::regex::Regex;
@@ -236,6 +236,11 @@ impl Conf {
     /// Bytes that a response head may have.
     pub fn head_bytes_max(&self) -> usize {
         self.buffer_size.get(HEAD_BYTES_MAX) as usize
+    }
+
+    /// Where that was said.
+    pub fn buffer_size_span(&self) -> Option<Span> {
+        self.buffer_size.span()
     }
 
     /// What `proxy_request_buffering` says, if anything.

@@ -9,12 +9,12 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use crate::http::error::Error;
+use crate::http::error::{Error, Limit};
 use crate::http::modules::upstream::Head;
 use crate::http::modules::{core, early_hints, proxy};
 use crate::http::request::Request;
 use crate::http::upstream::outgoing::{Outgoing, SendFault};
-use crate::log::{self, Cause};
+use crate::log::Cause;
 use crate::net::connect::connect;
 use crate::proto::h1::request::Progress;
 use crate::proto::h1::response::{self, ResponseHead};
@@ -167,7 +167,7 @@ pub async fn run(
                     return Ok(Answer { connection, head: answer, head_length });
                 }
                 Ok(Progress::Partial) => break,
-                Err(error) if error.is_too_large() => return Err(too_big(request, conf)),
+                Err(error) if error.is_too_large() => return Err(too_big(request)),
                 Err(error) => {
                     return Err(fail(Fault::InvalidHeader, Reason::Parse(format!("upstream sent {error}"))));
                 }
@@ -175,7 +175,7 @@ pub async fn run(
         }
         if buffer.space().is_empty() {
             if buffer.data().len() >= conf.head_bytes_max() {
-                return Err(too_big(request, conf));
+                return Err(too_big(request));
             }
             buffer.grow((buffer.capacity() * 2).min(conf.head_bytes_max().max(READ_BYTES)));
         }
@@ -183,15 +183,10 @@ pub async fn run(
     }
 }
 
-/// nginx's message, and below it what would help.
-fn too_big(request: &Request, conf: &proxy::Conf) -> Stop {
-    let limit = conf.head_bytes_max();
-    log::notice!(
-        core::error_log(request),
-        request,
-        "the response head has more than {limit} bytes, \"proxy_buffer_size\" allows more"
-    );
-    fail(Fault::InvalidHeader, Reason::Text("upstream sent too big header"))
+/// nginx's message, and behind it the directive that decided.
+fn too_big(request: &Request) -> Stop {
+    let told = core::told(request, Limit::UpstreamHeadSize);
+    fail(Fault::InvalidHeader, Reason::Parse(format!("upstream sent too big header{told}")))
 }
 
 fn is_interim(status: u16) -> bool {

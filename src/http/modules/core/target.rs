@@ -5,7 +5,8 @@
 
 use crate::base::path::{Escape, escape_uri, normalize_uri};
 use crate::http::location::{Kind, Location};
-use crate::http::modules::core::error_log;
+use crate::http::error::Limit;
+use crate::http::modules::core::{error_log, told};
 use crate::http::pipeline::Reply;
 use crate::http::regex::{Groups, Regex};
 use crate::http::request::Request;
@@ -53,6 +54,7 @@ pub fn check_location(request: &mut Request) -> Option<u16> {
         max: core.client_max_body_size(),
         timeout_ms: core.client_body_timeout(),
         buffer_size: core.client_body_buffer_size(),
+        min_rate: core.client_body_min_rate(),
     });
     let max = core.client_max_body_size();
     if let BodyLength::Length(length) = request.body.declared()
@@ -60,7 +62,8 @@ pub fn check_location(request: &mut Request) -> Option<u16> {
         && length > max
         && !request.internal
     {
-        log::error!(error_log(request), &*request, "client intended to send too large body: {length} bytes");
+        let told = told(request, Limit::BodySize(length));
+        log::error!(error_log(request), &*request, "client intended to send too large body: {length} bytes{told}");
         return Some(413);
     }
     None
