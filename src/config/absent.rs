@@ -16,7 +16,7 @@ const FAMILIES: &[(&[&str], &str)] = &[
         "there is no compression: without this line answers go out as the backend sends them",
     ),
     (
-        &["proxy_cache", "proxy_cache_*", "proxy_no_cache", "proxy_store", "proxy_store_*", "slice"],
+        &["proxy_cache", "proxy_cache_*", "proxy_no_cache", "slice"],
         "there is no cache: without this line each request goes to the backend",
     ),
     (

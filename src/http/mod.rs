@@ -23,6 +23,7 @@ pub mod request;
 pub mod response;
 pub mod script;
 pub mod server;
+pub mod spill;
 pub mod spool;
 pub mod subrequest;
 pub mod temp_file;

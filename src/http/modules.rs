@@ -118,6 +118,7 @@ modules! {
     early_hints => [];
     proxy       => [];
     proxy_buffering => [];
+    proxy_store => [];
     proxy_pass  => [Content content];
     stub_status => [Content content];
     index       => [Content content];

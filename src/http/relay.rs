@@ -9,17 +9,19 @@ use std::future::poll_fn;
 use std::ops::Range;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use smallvec::SmallVec;
 
 use crate::http::client::Client;
 use crate::http::error::{Error, Limit};
+use crate::http::modules::proxy_store::{self, Store};
 use crate::http::modules::upstream::Head;
 use crate::http::modules::{proxy, proxy_buffering};
 use crate::http::pace::Pace;
 use crate::http::request::Request;
 use crate::http::response::Response;
+use crate::http::spill::Spill;
 use crate::http::upstream::exchange::{Answer, Stop, Wait};
 use crate::http::upstream::outgoing::Outgoing;
 use crate::proto::h1::chunked::Decoder;
@@ -118,12 +120,36 @@ pub async fn body(
         return write(request, client, data, &pieces, 0).await;
     };
     write(request, client, data, &pieces, stream.ahead).await?;
+    if proxy_store::is_wanted(request, head.head.status) {
+        Box::pin(stream.store(request, data, &pieces)).await;
+    }
     stream.buffer = keep(data.get(used..).unwrap_or(b""));
     shrink(request, head, head_length);
     // Boxed: few responses come in pieces, and all would carry the room for it.
-    let (connection, is_clean) = Box::pin(stream.run(request, client, outgoing)).await?;
-    if is_clean && may_keep && length != BodyLength::UntilClose && outgoing.is_done() {
+    Box::pin(stream.relay(request, client, outgoing)).await?;
+    let Stream { connection, buffer, ahead, spill, store, .. } = *stream;
+    if buffer.is_none() && may_keep && length != BodyLength::UntilClose && outgoing.is_done() {
         group.pool.give(connection, &group.keepalive);
+    }
+    if let Some(mut spill) = spill {
+        Box::pin(drain(&mut spill, request, client, ahead)).await?;
+    }
+    if let Some(store) = store {
+        Box::pin(store.complete(request)).await;
+    }
+    Ok(())
+}
+
+/// Sends what waits on disk.
+async fn drain(
+    spill: &mut Spill,
+    request: &mut Request,
+    client: &mut Client<'_>,
+    ahead: usize,
+) -> Result<(), Error> {
+    while !spill.is_empty() {
+        let data = spill.next().await.map_err(Error::ours)?;
+        client.write_ahead(request, &data, ahead).await?;
     }
     Ok(())
 }
@@ -144,7 +170,7 @@ fn begin(
     let mut pieces = Pieces::new();
     let used = framing.take(data, &mut pieces)?;
     let may_keep = head.head.keep_alive(head.buffer.data()) && request.location.proxy.is_http11();
-    if framing.is_done() {
+    if framing.is_done() && !proxy_store::is_wanted(request, head.head.status) {
         // the whole response is here: the connection is free before the client has it
         if used == data.len() && may_keep && outgoing.is_done() {
             group.pool.give(connection, &group.keepalive);
@@ -158,7 +184,10 @@ fn begin(
     }
     let conf = &request.location.proxy_buffering;
     let ahead = if request.upstream.buffering.unwrap_or(conf.is_on()) { conf.bytes() } else { 0 };
-    let stream = Box::new(Stream { connection, framing, buffer: None, wait, ahead, pace });
+    let spill = conf.temp_path().filter(|_| ahead > 0 && conf.temp_file_bytes_max() > 0);
+    let spill = spill.map(|place| Spill::new(place, conf.temp_file_bytes_max()));
+    let stream = Stream { connection, framing, buffer: None, wait, ahead, pace, spill, store: None };
+    let stream = Box::new(stream);
     Ok((pieces, head, head_length, Some((stream, used, may_keep))))
 }
 
@@ -211,20 +240,24 @@ struct Stream {
     ahead: usize,
     /// `proxy_limit_rate`.
     pace: Option<Pace>,
+    /// `proxy_max_temp_file_size`.
+    spill: Option<Spill>,
+    /// `proxy_store`.
+    store: Option<Store>,
 }
 
 impl Stream {
-    /// Relays to the end. The connection, and whether nothing came behind the response.
-    async fn run(
-        mut self: Box<Self>,
-        request: &mut Request,
-        client: &mut Client<'_>,
-        outgoing: &mut Outgoing,
-    ) -> Result<(Connection, bool), Error> {
-        self.relay(request, client, outgoing).await?;
-        Ok((self.connection, self.buffer.is_none()))
+    /// Begins to keep the answer in a file.
+    async fn store(&mut self, request: &mut Request, data: &[u8], pieces: &Pieces) {
+        self.store = Store::begin(request).await;
+        if let Some(store) = &mut self.store {
+            for piece in pieces {
+                store.append(request, &data[piece.clone()]).await;
+            }
+        }
     }
 
+    /// Relays to the end.
     async fn relay(
         &mut self,
         request: &mut Request,
@@ -242,22 +275,64 @@ impl Stream {
                 return self.end(request);
             }
             request.upstream.last().received += count as u64;
-            let Some(buffer) = &mut self.buffer else { continue };
+            let Some(mut buffer) = self.buffer.take() else { continue };
             let used = self.framing.take(buffer.data(), &mut pieces)?;
-            if !pieces.is_empty() {
+            if self.store.is_some() || self.spill.is_some() {
+                Box::pin(self.pass(request, client, buffer.data(), &pieces)).await?;
+            } else if !pieces.is_empty() {
                 write(request, client, buffer.data(), &pieces, self.ahead).await?;
             }
             buffer.consume(used);
             if buffer.data().is_empty() {
-                self.buffer = None;
-            } else if !self.framing.is_done() {
+                continue;
+            }
+            if !self.framing.is_done() {
                 buffer.compact();
                 if buffer.space().is_empty() {
                     return Err(Error::upstream(502, "upstream sent too long chunk extensions or trailers"));
                 }
             }
+            self.buffer = Some(buffer);
         }
         Ok(())
+    }
+
+    /// Passes pieces on where they go to a file as well, or wait in one.
+    async fn pass(
+        &mut self,
+        request: &mut Request,
+        client: &mut Client<'_>,
+        data: &[u8],
+        pieces: &Pieces,
+    ) -> Result<(), Error> {
+        for piece in pieces {
+            let data = &data[piece.clone()];
+            if let Some(store) = &mut self.store {
+                store.append(request, data).await;
+            }
+            request.upstream.last().length += data.len() as u64;
+            if let Some(spill) = &mut self.spill {
+                let waits = !spill.is_empty() || client.pending() + data.len() > self.ahead;
+                if waits && spill.append(request, data).await {
+                    continue;
+                }
+                drain(spill, request, client, self.ahead).await?;
+            }
+            client.write_ahead(request, data, self.ahead).await?;
+        }
+        Ok(())
+    }
+
+    /// Something waits on disk, and there is room for it in memory.
+    fn may_refill(&self, client: &Client<'_>) -> bool {
+        let has_spilled = self.spill.as_ref().is_some_and(|spill| !spill.is_empty());
+        has_spilled && client.pending() <= self.ahead / 2
+    }
+
+    async fn refill(&mut self, request: &mut Request, client: &mut Client<'_>) -> Result<(), Error> {
+        let Some(spill) = &mut self.spill else { return Ok(()) };
+        let data = spill.next().await.map_err(Error::ours)?;
+        client.write_ahead(request, &data, self.ahead).await
     }
 
     /// The upstream closed its side: the end of a body without a length, the cut of any other.
@@ -283,22 +358,14 @@ impl Stream {
         if self.pace.is_some() {
             limit = limit.min(self.pause(request, client).await?);
         }
-        let upstream = &self.connection.io;
-        let (wait, held) = (&mut self.wait, &mut self.buffer);
-        let read = poll_fn(|cx| {
-            if client.pending() > 0
-                && let Poll::Ready(Err(error)) = client.poll_flush(cx, request)
-            {
-                return Poll::Ready(Err(Stop::Request(error)));
+        let read = loop {
+            match poll_fn(|cx| self.poll_read(cx, request, client, outgoing, limit)).await {
+                Ok(None) => Box::pin(self.refill(request, client)).await?,
+                Ok(Some(count)) => break Ok(count),
+                Err(stop) => break Err(stop),
             }
-            let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES.min(limit)));
-            let polled = wait.poll(cx, request, client.io(), outgoing, upstream, &mut buffer);
-            if !buffer.data().is_empty() {
-                *held = Some(buffer); // else back to the pool: a pause holds no memory
-            }
-            polled
-        });
-        match read.await {
+        };
+        match read {
             Ok(count) => {
                 if let Some(pace) = &mut self.pace {
                     pace.pass(count as u64);
@@ -311,6 +378,32 @@ impl Stream {
                 Err(Error::upstream(status, failure.cause.to_string()))
             }
         }
+    }
+
+    /// Sends what waits and reads what has come. Ready with `None` when what waits on disk may be sent.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: &mut Request,
+        client: &mut Client<'_>,
+        outgoing: &mut Outgoing,
+        limit: usize,
+    ) -> Poll<Result<Option<usize>, Stop>> {
+        if client.pending() > 0
+            && let Poll::Ready(Err(error)) = client.poll_flush(cx, request)
+        {
+            return Poll::Ready(Err(Stop::Request(error)));
+        }
+        if self.may_refill(client) {
+            return Poll::Ready(Ok(None));
+        }
+        let (wait, held) = (&mut self.wait, &mut self.buffer);
+        let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES.min(limit)));
+        let polled = wait.poll(cx, request, client.io(), outgoing, &self.connection.io, &mut buffer);
+        if !buffer.data().is_empty() {
+            *held = Some(buffer); // else back to the pool: a pause holds no memory
+        }
+        polled.map_ok(Some)
     }
 
     /// Waits until `proxy_limit_rate` lets something be read, and says how much; what waits for the client goes out
@@ -336,8 +429,8 @@ impl Stream {
     /// more to send to the upstream.
     fn spliceable(&self, client: &Client<'_>, outgoing: &Outgoing) -> Option<u64> {
         let Framing::Length { left } = self.framing else { return None };
-        let fits =
-            left >= SPLICE_BYTES_MIN && self.buffer.is_none() && self.pace.is_none() && outgoing.is_done();
+        let is_plain = self.pace.is_none() && self.spill.is_none() && self.store.is_none();
+        let fits = left >= SPLICE_BYTES_MIN && self.buffer.is_none() && is_plain && outgoing.is_done();
         (fits && client.raw_room().is_some_and(|room| room >= left)).then_some(left)
     }
 

@@ -8,9 +8,10 @@ use std::cell::Cell;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::config::{Diagnostic, Node};
 use crate::http::compile::Cx;
@@ -133,6 +134,52 @@ impl TempFile {
     /// Everything was written: a file that is to be kept is kept.
     pub fn complete(&mut self) {
         self.is_complete = true;
+    }
+
+    /// Reads up to `count` bytes from `offset` on. Errors: in words, with the file's name.
+    pub async fn read(&self, offset: u64, count: usize) -> Result<Vec<u8>, String> {
+        let file = Arc::clone(&self.file);
+        let read = blocking::run(move || {
+            let mut data = vec![0; count];
+            let count = file.read_at(&mut data, offset)?;
+            data.truncate(count);
+            Ok::<_, io::Error>(data)
+        });
+        read.await.map_err(|error| format!("pread() \"{}\" failed {}", self.path.display(), Cause(&error)))
+    }
+
+    /// Gives the file its last name, in a directory that is made if it is missing. Errors: in words; the file is gone.
+    pub async fn rename(
+        mut self,
+        target: PathBuf,
+        mode: u32,
+        modified: Option<SystemTime>,
+    ) -> Result<(), String> {
+        let work = move || {
+            let why = |call: &str, error| format!("{call} \"{}\" failed {}", target.display(), Cause(&error));
+            self.file.set_permissions(PermissionsExt::from_mode(mode)).map_err(|e| why("chmod()", e))?;
+            if let Some(modified) = modified {
+                self.file.set_modified(modified).map_err(|error| why("utimes()", error))?;
+            }
+            if let Some(folder) = target.parent() {
+                let made = DirBuilder::new().mode(0o700).recursive(true).create(folder);
+                made.map_err(|error| why("mkdir()", error))?;
+            }
+            let moved = std::fs::rename(&self.path, &target);
+            self.is_complete = moved.is_ok();
+            match moved {
+                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                    // Beside its place first, so that nobody finds half of it.
+                    let mut beside = target.clone().into_os_string();
+                    beside.push(format!(".{}", next_number()));
+                    let copied =
+                        std::fs::copy(&self.path, &beside).and_then(|_| std::fs::rename(&beside, &target));
+                    copied.map_err(|error| why("copy to", error))
+                }
+                moved => moved.map_err(|error| why("rename() to", error)),
+            }
+        };
+        blocking::run(work).await
     }
 
     pub fn len(&self) -> u64 {

@@ -8,6 +8,8 @@ http {
         listen 127.0.0.1:%%PORT_0%%;
         location / { proxy_pass http://%%ORIGIN%%; proxy_buffers 64 1m; }
         location /few { proxy_pass http://%%ORIGIN%%; }
+        location /disk { proxy_pass http://%%ORIGIN%%; proxy_max_temp_file_size 100m; }
+        location /small-disk { proxy_pass http://%%ORIGIN%%; proxy_max_temp_file_size 1m; }
         location /none { proxy_pass http://%%ORIGIN%%; proxy_buffering off; }
     }
 }
@@ -76,4 +78,20 @@ fn a_client_that_leaves_frees_what_waited_for_it() {
     origin.wait_ended(1);
     drop(client);
     wait_for("the connection to end", || (process::fd_count(daemon.worker()) <= fds).then_some(()));
+}
+
+#[test]
+fn the_rest_waits_on_disk_where_that_is_asked_for() {
+    let (origin, daemon) = start();
+    let mut client = Client::connect(daemon.port(0));
+    client.send("GET /disk HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut response = client.response_head();
+    origin.wait_ended(1);
+    let folder = daemon.path("proxy_temp");
+    assert_eq!(std::fs::read_dir(&folder).expect("made at the start").count(), 0, "its file has no name");
+    client.body_into(&mut response);
+    assert!(response.body == body(), "{} bytes of {BYTES}", response.body.len());
+    // Not all of it has room: the upstream waits for the client again, and nothing is lost.
+    let response = client.get("/small-disk");
+    assert!(response.body == body(), "{} bytes of {BYTES}", response.body.len());
 }

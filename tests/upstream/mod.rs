@@ -13,5 +13,6 @@ mod resolve;
 mod resolver;
 mod response_framing;
 mod response_head;
+mod store;
 mod tunnel;
 mod variables;

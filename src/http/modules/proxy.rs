@@ -348,7 +348,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("proxy_socket_keepalive", ANY, |c| &mut c.socket_keepalive, "TCP keepalive probes to upstreams; off."),
     flag("proxy_pass_request_headers", ANY, |c| &mut c.pass_request_headers, "The client's fields are passed on; on."),
     flag("proxy_pass_request_body", ANY, |c| &mut c.pass_request_body, "The client's body is passed on; on."),
-    accepted("proxy_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "Nothing is written to disk."),
     accepted("fastcgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "FastCGI is not available yet."),
     accepted("uwsgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "Uwsgi is not available yet."),
     accepted("scgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "SCGI is not available yet."),

@@ -11,6 +11,7 @@ use crate::http::modules::{BlockConf, Directive, limit_rate};
 use crate::http::pace::Pace;
 use crate::http::request::Request;
 use crate::http::script::Script;
+use crate::http::temp_file::TempPath;
 use crate::http::variable::Variable;
 
 /// nginx's eight pages.
@@ -23,6 +24,9 @@ pub struct Conf {
     limit_rate: Inherit<Script>,
     /// Bytes of a temporary file; not set: none.
     temp_file_max: Inherit<u64>,
+    temp_path: Inherit<TempPath>,
+    /// In force where `proxy_temp_path` is not set.
+    default_path: Option<TempPath>,
 }
 
 const ANY: Context = Context::ANY;
@@ -33,6 +37,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("proxy_buffers", ANY, Arity::exactly(2), buffers, "Number and size of buffers: their product is read ahead at most; 8 4k."),
     size("proxy_max_temp_file_size", ANY, |c| &mut c.temp_file_max, "Bytes of an answer that may wait in a temporary file when the buffers are full, 0: none; 0."),
     custom("proxy_limit_rate", ANY, ONE, |c, cx, node| limit_rate::size(&mut c.limit_rate, cx, node), "Bytes a second that are read from an upstream for one answer, 0: no limit; 0."),
+    custom("proxy_temp_path", ANY, Arity::between(1, 4), temp_path, "Directory for temporary files of answers, and up to three levels of directories in it; proxy_temp."),
     accepted("proxy_busy_buffers_size", ANY, ONE, Accepted::Size, "What has arrived is always sent at once."),
     accepted("proxy_temp_file_write_size", ANY, ONE, Accepted::Size, "Temporary files are written by the buffer."),
     accepted("proxy_send_lowat", ANY, ONE, Accepted::Size, "Data is never held back to fill a packet; 0."),
@@ -46,10 +51,19 @@ impl Merge for Conf {
         self.buffers.merge(&outer.buffers);
         self.limit_rate.merge(&outer.limit_rate);
         self.temp_file_max.merge(&outer.temp_file_max);
+        self.temp_path.merge(&outer.temp_path);
     }
 }
 
-impl BlockConf for Conf {}
+impl BlockConf for Conf {
+    fn freeze(&mut self, cx: &mut Cx) {
+        if self.temp_file_bytes_max() > 0 && !self.temp_path.is_set() {
+            let path = cx.path("proxy_temp");
+            cx.need_folder(&path);
+            self.default_path = Some(TempPath::plain(path));
+        }
+    }
+}
 
 impl Conf {
     pub fn is_on(&self) -> bool {
@@ -62,10 +76,22 @@ impl Conf {
         usize::try_from(count.saturating_mul(size)).unwrap_or(usize::MAX)
     }
 
+    /// Where files under way are.
+    pub fn temp_path(&self) -> Option<&TempPath> {
+        self.temp_path.as_ref().or(self.default_path.as_ref())
+    }
+
     /// Bytes that may wait in a temporary file; 0: none.
     pub fn temp_file_bytes_max(&self) -> u64 {
         self.temp_file_max.get(0)
     }
+}
+
+fn temp_path(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if conf.temp_path.set(TempPath::read(node, cx)?, node.span) {
+        return Ok(());
+    }
+    Err(Diagnostic::error(node.span, "\"proxy_temp_path\" directive is duplicate"))
 }
 
 fn buffers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
