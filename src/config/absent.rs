@@ -33,10 +33,6 @@ const FAMILIES: &[(&[&str], &str)] = &[
         ],
         "there is no access control: do not serve what this line protects",
     ),
-    (
-        &["limit_req*", "limit_conn*"],
-        "there are no limits on rates: without this line requests are not held back",
-    ),
     (&["try_files"], "for `try_files $uri @name;` write `error_page 404 = @name;` beside \"root\""),
     (&["geo", "split_clients", "geoip_*", "ancient_browser*", "modern_browser*"], "\"map\" may do instead"),
     (&["expires", "add_trailer"], "\"add_header\" can set Cache-Control and Expires"),
@@ -94,7 +90,7 @@ mod tests {
 
     #[test]
     fn names_and_families_are_found() {
-        for name in ["gzip", "gzip_types", "ssl_certificate", "try_files", "limit_req_zone", "auth_basic"] {
+        for name in ["gzip", "gzip_types", "ssl_certificate", "try_files", "auth_basic"] {
             assert!(help(name).is_some(), "{name}");
         }
         for name in ["", "gzipp", "sslcertificate", "iff", "wibble"] {

@@ -16,6 +16,7 @@ use crate::http::regex::Regex;
 use crate::http::server::Server;
 use crate::http::spool;
 use crate::http::variable::Registry;
+use crate::http::zone::Zones;
 use crate::log::Logger;
 use crate::proto::message::Method;
 use crate::shm::counter::{self, Slot};
@@ -40,6 +41,8 @@ pub struct Cx {
     pub log: modules::access_log::Shared,
     /// Maps by index; a map variable's argument holds the index.
     pub maps: Vec<modules::map::Map>,
+    pub limit_req: Zones<modules::limit_req::Declared>,
+    pub limit_conn: Zones<modules::limit_conn::Declared>,
     /// Named groups of peers, referenced and declared in any order.
     pub upstreams: modules::upstream::Shared,
     /// Directories for temporary files, each once.
@@ -79,6 +82,8 @@ impl Cx {
             diagnostics: Diagnostics::default(),
             log: Default::default(),
             maps: Vec::new(),
+            limit_req: Zones::default(),
+            limit_conn: Zones::default(),
             upstreams: Default::default(),
             folders: Vec::new(),
             body_files: false,
@@ -190,6 +195,8 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         servers.push(build_server(confs, names, locations, slot, span, &mut cx));
     }
     modules::upstream::resolve(&root.resolver, &mut cx);
+    let limit_req = modules::limit_req::open(&mut cx);
+    let limit_conn = modules::limit_conn::open(&mut cx);
     let Cx { variables, mut diagnostics, maps, upstreams, body_files, mut folders, .. } = cx;
     let variables = variables.freeze(modules::VARIABLES, &mut diagnostics);
     let client_body_temp_path = spool::default_folder(&options.prefix);
@@ -203,6 +210,8 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         root,
         variables,
         maps,
+        limit_req,
+        limit_conn,
         upstreams: upstreams.into_groups(),
         durations: if options.test_only { Default::default() } else { modules::counters::Durations::find() },
         prefix: options.prefix.clone(),

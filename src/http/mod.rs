@@ -30,6 +30,7 @@ pub mod temp_file;
 pub mod upgrade;
 pub mod upstream;
 pub mod variable;
+pub mod zone;
 
 use std::cell::Cell;
 use std::fmt;
@@ -56,6 +57,9 @@ pub struct Config {
     pub root: modules::Confs,
     pub variables: variable::Variables,
     pub maps: Vec<modules::map::Map>,
+    /// What `limit_req` and `limit_conn` count in.
+    pub limit_req: Vec<modules::limit_req::Zone>,
+    pub limit_conn: Vec<modules::limit_conn::Zone>,
     pub upstreams: modules::upstream::Upstreams,
     /// How long requests and their upstreams take, of all servers together.
     pub durations: modules::counters::Durations,
@@ -73,6 +77,12 @@ impl Config {
     pub fn slots(&self) -> impl Iterator<Item = u32> {
         let servers = self.servers.iter().filter_map(|server| server.slot);
         servers.map(counter::Slot::index).chain(self.upstreams.slots())
+    }
+
+    /// The names of the shared memory zones in use, for `shm::named::sweep`.
+    pub fn zones(&self) -> impl Iterator<Item = u64> {
+        let rates = self.limit_req.iter().map(|zone| zone.id);
+        rates.chain(self.limit_conn.iter().map(|zone| zone.id))
     }
 }
 

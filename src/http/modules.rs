@@ -112,6 +112,8 @@ modules! {
     map         => [];
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];
+    limit_req   => [Preaccess preaccess];
+    limit_conn  => [Preaccess preaccess];
     upstream    => [];
     request_body => [];
     limit_rate  => [];

@@ -14,6 +14,7 @@ use crate::http::{error_page, modules::core, upstream};
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
+use crate::runtime::{self, Either, race};
 
 /// Internal redirects a request may take before it is a loop; nginx's limit.
 pub const INTERNAL_REDIRECTS_MAX: u8 = 10;
@@ -25,6 +26,8 @@ pub enum Verdict {
     Next,
     /// The answer is known.
     Done(Reply),
+    /// The next handler decides, in so many milliseconds. For the phases inside a location.
+    Delay(u64),
 }
 
 /// How a request is answered.
@@ -44,6 +47,8 @@ pub enum Reply {
     File(modules::static_file::Answer),
     /// The upstream of the location.
     Upstream,
+    /// Nothing yet: in `ms` the handlers go on with number `next` of their phase.
+    Later { ms: u64, phase: Phase, next: usize },
     /// The connection closes without an answer (`return 444`).
     Hangup,
 }
@@ -130,6 +135,8 @@ fn locate(request: &mut Request) -> Reply {
             }
         }
     }
+    let name = &request.location.name;
+    log::debug!(core::error_log(request), &*request, "using configuration \"{}\"", name);
     if let Some(status) = core::check_location(request) {
         return error_page::reply(request, status);
     }
@@ -142,9 +149,11 @@ pub fn enter(request: &mut Request, location: &'static Location) {
     core::bound_keepalive(request);
 }
 
+/// The phases inside a location once nothing rewrites the path any more.
+const INSIDE: [Phase; 4] = [Phase::Preaccess, Phase::Access, Phase::Precontent, Phase::Content];
+
 /// The phases inside a location that is already chosen; a rewritten path finds another one.
 fn within(request: &mut Request) -> Reply {
-    const PHASES: [Phase; 4] = [Phase::Preaccess, Phase::Access, Phase::Precontent, Phase::Content];
     if let Some(reply) = run(request, Phase::Rewrite) {
         return reply;
     }
@@ -154,17 +163,45 @@ fn within(request: &mut Request) -> Reply {
             None => locate(request),
         };
     }
+    inside(request, INSIDE).unwrap_or(Reply::Status(404))
+}
+
+/// Goes on with a request that was told to wait.
+fn go_on(request: &mut Request, phase: Phase, next: usize) -> Reply {
+    let after = INSIDE.into_iter().skip_while(|other| *other != phase).skip(1);
+    run_from(request, phase, next).or_else(|| inside(request, after)).unwrap_or(Reply::Status(404))
+}
+
+fn inside(request: &mut Request, phases: impl IntoIterator<Item = Phase>) -> Option<Reply> {
     // whether the client may have what a subrequest is for was decided for the request that made it
     let is_sub = request.is_subrequest();
-    let mut phases = PHASES.into_iter().filter(|phase| *phase != Phase::Access || !is_sub);
-    phases.find_map(|phase| run(request, phase)).unwrap_or(Reply::Status(404))
+    phases
+        .into_iter()
+        .filter(|phase| *phase != Phase::Access || !is_sub)
+        .find_map(|phase| run(request, phase))
 }
 
 fn run(request: &mut Request, phase: Phase) -> Option<Reply> {
-    modules::handlers(phase).iter().find_map(|handler| match handler(request) {
-        Verdict::Next => None,
-        Verdict::Done(reply) => Some(reply),
-    })
+    run_from(request, phase, 0)
+}
+
+fn run_from(request: &mut Request, phase: Phase, first: usize) -> Option<Reply> {
+    for (index, handler) in modules::handlers(phase).iter().enumerate().skip(first) {
+        match handler(request) {
+            Verdict::Next => {}
+            Verdict::Done(reply) => return Some(reply),
+            Verdict::Delay(ms) => return Some(Reply::Later { ms, phase, next: index + 1 }),
+        }
+    }
+    None
+}
+
+/// Waits, unless the client leaves before.
+async fn wait(client: &Client<'_>, ms: u64) -> Result<(), Error> {
+    match race(runtime::sleep(ms), client.io().hangup()).await {
+        Either::First(()) => Ok(()),
+        Either::Second(()) => Err(Error::client(499, "client prematurely closed connection")),
+    }
 }
 
 /// Carries out a reply of our own. `Some`: it led to another reply.
@@ -224,6 +261,10 @@ async fn answer(
         Reply::File(file) => {
             modules::static_file::send(request, client, file).await?;
             Ok(None)
+        }
+        Reply::Later { ms, phase, next } => {
+            wait(client, ms).await?;
+            Ok(Some(go_on(request, phase, next)))
         }
         Reply::Upstream => Ok(Some(Reply::Upstream)), // the callers' own case: its future is the largest
         Reply::Hangup => {

@@ -23,6 +23,7 @@ use crate::proto::message::{Method, Version};
 use crate::proto::proxy;
 use crate::runtime;
 use crate::runtime::buffer::Buffer;
+use crate::shm::holders::Held;
 use crate::sys::address::SockAddr;
 use crate::sys::clock;
 
@@ -43,6 +44,14 @@ pub struct Connection {
     pub opened_ms: u64,
     /// The request's first bytes came with the one before it (`$pipe`).
     pub is_pipelined: bool,
+}
+
+/// A request's dealings with `limit_req` and `limit_conn`.
+#[derive(Debug, Default)]
+pub struct Limits {
+    pub req: Option<modules::limit_req::Outcome>,
+    pub conn: Option<modules::limit_conn::Outcome>,
+    pub held: Vec<Held>,
 }
 
 /// One request and the answer that becomes of it.
@@ -95,6 +104,8 @@ pub struct Request {
     /// The head outgrew `large_client_header_buffers` (nginx's 494).
     pub head_too_large: bool,
     pub upstream: modules::upstream::Trace,
+    /// What the limits have said of it, and what it holds.
+    pub limits: Limits,
     /// `$request_id`, once somebody asked for it.
     pub id: Option<(u64, u64)>,
     pub started_us: u64,
@@ -152,6 +163,7 @@ impl Request {
             malformed: false,
             head_too_large: false,
             upstream: modules::upstream::Trace::default(),
+            limits: Limits::default(),
             id: None,
             started_us: runtime::now_us(),
             socket_peer: None,
@@ -181,6 +193,7 @@ impl Request {
         sub.id = self.id;
         sub.slots = std::mem::take(&mut self.slots);
         sub.ssi = self.ssi.take();
+        sub.limits = std::mem::take(&mut self.limits); // what was counted once is not counted again
         sub
     }
 
@@ -188,6 +201,7 @@ impl Request {
     pub fn take_back(&mut self, sub: &mut Self) {
         self.slots = std::mem::take(&mut sub.slots);
         self.ssi = sub.ssi.take();
+        self.limits = std::mem::take(&mut sub.limits);
         self.id = sub.id;
     }
 

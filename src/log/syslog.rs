@@ -19,7 +19,7 @@ const FACILITIES: [&str; 24] = [
 const FACILITY_DEFAULT: u8 = 23; // local7, nginx's
 const PORT_DEFAULT: u16 = 514;
 const TAG_BYTES_MAX: usize = 32; // RFC 3164 §4.1.3
-const TAG_DEFAULT: &str = "pronghorn";
+const TAG_DEFAULT: &str = "nginx"; // as documented: the rules of collectors look for it
 
 /// What `syslog:server=…,facility=…,severity=…,tag=…,nohostname` says.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -360,6 +360,6 @@ fn syslog_over_udp_names_the_host() {
     let host = nix::unistd::gethostname().expect("a host name");
     // local7 is 23, warn is 4.
     assert!(text.starts_with("<188>"), "{text}");
-    assert!(text[5 + 15..].starts_with(&format!(" {} pronghorn: ", host.to_string_lossy())), "{text}");
+    assert!(text[5 + 15..].starts_with(&format!(" {} nginx: ", host.to_string_lossy())), "{text}");
     assert!(text.ends_with(": hello"));
 }

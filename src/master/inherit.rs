@@ -1,7 +1,7 @@
 //! Descriptors that come from whoever started this process: an older master, or a service manager.
 //!
 //! An older master names them in `PRONGHORN_FDS`, one a line: `link 5`, `lock 6`, `shm 7`, `generation 3`,
-//! `background 1`, `slot 8 127.0.0.1:80`, `lent 9 127.0.0.1:81`. A service manager counts them in `LISTEN_FDS`
+//! `background 1`, `slot 8 127.0.0.1:80`, `lent 9 127.0.0.1:81`, `zone 10 9f3a6c`. A service manager counts them in `LISTEN_FDS`
 //! (sd_listen_fds(3)); those are lent, which an older master says of them too.
 
 use std::ffi::{CString, OsString};
@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::master::slots::Slots;
+use crate::shm::named;
 use crate::sys::address::SockAddr;
 use crate::sys::{process, socket};
 
@@ -58,6 +59,13 @@ impl Inherited {
             b"link" => self.link = Some(fd),
             b"lock" => self.lock = Some(fd),
             b"shm" => self.shm = Some(fd),
+            b"zone" => {
+                let name = words.next().and_then(|name| std::str::from_utf8(name).ok());
+                if let Some(name) = name.and_then(|name| u64::from_str_radix(name, 16).ok()) {
+                    // One of another plan is no loss: the configuration maps its own.
+                    let _ = named::adopt(name, fd);
+                }
+            }
             b"slot" | b"lent" => {
                 // The kernel knows the address better than the text.
                 if let Ok(address) = socket::local_addr(&fd) {
@@ -89,7 +97,8 @@ impl Inherited {
     fn numbers(&self) -> Vec<RawFd> {
         let single = [&self.link, &self.lock, &self.shm];
         let slots = self.slots.groups.iter().flat_map(|group| &group.fds);
-        single.into_iter().flatten().chain(slots).map(AsRawFd::as_raw_fd).collect()
+        let zones = named::all().into_iter().map(|(_, fd)| fd.as_raw_fd());
+        single.into_iter().flatten().chain(slots).map(AsRawFd::as_raw_fd).chain(zones).collect()
     }
 }
 
@@ -108,6 +117,10 @@ pub fn bequeath<'a>(
     if let Some(lock) = lock {
         fds.push(lock);
         let _ = writeln!(text, "lock {}", lock.as_raw_fd());
+    }
+    for (name, fd) in named::all() {
+        fds.push(fd);
+        let _ = writeln!(text, "zone {} {name:x}", fd.as_raw_fd());
     }
     for group in &slots.groups {
         for (index, fd) in group.fds.iter().enumerate() {

@@ -3,7 +3,7 @@
 use crate::log;
 use crate::master::seat::State;
 use crate::master::{Master, Phase};
-use crate::shm::{counter, lanes};
+use crate::shm::{counter, lanes, named};
 use crate::sys::process::{self, Ended};
 use crate::sys::{clock, signal};
 use crate::worker::control::ToWorker;
@@ -95,6 +95,8 @@ impl Master {
         if is_alone && self.workers.iter().all(|worker| worker.generation == self.generation) {
             let slots = self.cycle.config.http.iter().flat_map(crate::http::Config::slots);
             counter::sweep(&slots.collect());
+            let zones = self.cycle.config.http.iter().flat_map(crate::http::Config::zones);
+            named::sweep(&zones.collect());
         }
     }
 

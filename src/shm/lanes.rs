@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use super::area::{Area, Header, LANE_WORDS, LANES, area};
 use super::counter::Total;
-use super::heartbeat;
+use super::{heartbeat, holders};
 
 pub(super) const OWNER: usize = 0;
 pub(super) const GENERATION: usize = 1;
@@ -50,6 +50,7 @@ pub fn enter(lane: Lane) {
 
 /// Called by the master when the process of `lane` is gone: zeroes what it held and frees the lane.
 pub fn give(lane: Lane) {
+    holders::give_back(lane);
     give_in(area(), lane);
 }
 

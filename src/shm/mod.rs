@@ -2,7 +2,8 @@
 //!
 //! One area holds what is always there: a lane per worker (`lanes`, `heartbeat`, `counter::Total`), counters by name
 //! (`counter::Slot`) and latency histograms (`histogram`). It is address space, not memory: a page costs
-//! only once it is touched. Further zones (rate limits, caches) are `Zone`s of their own.
+//! only once it is touched. Further zones (rate limits, caches) are `Zone`s of
+//! their own (`named`): leaky buckets (`table`), what each key holds (`holders`).
 //! Names keep their counters across reloads, and across a binary upgrade that adopts the descriptor.
 
 mod area;
@@ -10,7 +11,10 @@ pub mod behind;
 pub mod counter;
 pub mod heartbeat;
 pub mod histogram;
+pub mod holders;
 pub mod lanes;
+pub mod named;
+pub mod table;
 pub mod zone;
 
 pub use self::area::{as_fd, open, resident_bytes};

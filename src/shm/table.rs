@@ -1,0 +1,259 @@
+//! Rates by key: a leaky bucket for each, in a table of fixed size that all workers share.
+//!
+//! ```text
+//! header: magic, 2 words of a secret | buckets of 8 ways: fingerprint, state
+//! state: last_ms: 36 bits | excess: 28 bits, in thousandths of a request
+//! ```
+//! A key is known by 64 bits of a hash that begins with the secret, so that nobody can choose keys that meet in one
+//! bucket. Where a bucket is full its oldest key makes room. One compare-and-swap a request; a process that dies
+//! at any instruction leaves valid words.
+//! Behaviour: nginx.org, ngx_http_limit_req_module.
+
+use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
+use std::io;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use super::named;
+
+const WAYS: usize = 8;
+const WAY_WORDS: usize = 2;
+const BUCKET_WORDS: usize = WAYS * WAY_WORDS;
+/// The header takes the place of one bucket.
+const HEADER_WORDS: usize = BUCKET_WORDS;
+/// "pronghor" and the version of this plan.
+const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 0x0102;
+
+const EXCESS_BITS: u32 = 28;
+/// The most that is counted beyond the rate, in thousandths of a request.
+pub const EXCESS_MAX: u64 = (1 << EXCESS_BITS) - 1;
+const CLOCK_BITS: u32 = 64 - EXCESS_BITS;
+
+/// A table of keys and their rates.
+#[derive(Clone, Copy)]
+pub struct Table {
+    words: &'static [AtomicU64],
+}
+
+/// A key as the table knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key(pub(super) u64);
+
+impl Table {
+    /// The table in the zone of this name, made if there is none. For the master.
+    pub fn open(name: u64, bytes: usize) -> io::Result<Self> {
+        Ok(Self::of(named::zone(name, bytes)?.words()))
+    }
+
+    fn of(words: &'static [AtomicU64]) -> Self {
+        init_header(words, MAGIC);
+        Self { words }
+    }
+
+    /// How many keys it can hold.
+    pub fn capacity(&self) -> usize {
+        self.bucket_count() * WAYS
+    }
+
+    pub fn key(&self, bytes: &[u8]) -> Key {
+        Key(keyed_hash(self.words, bytes))
+    }
+
+    /// The excess of a key if one more request came now; nothing is counted.
+    pub fn peek(&self, key: Key, rate: u64, now_ms: u64) -> u64 {
+        let way = self.ways(key).find(|way| way[0].load(Acquire) == key.0);
+        way.map_or(0, |way| next(way[1].load(Relaxed), rate, now_ms).1)
+    }
+
+    /// Counts a request and gives the excess, in thousandths of a request beyond `rate` (thousandths a second).
+    ///
+    /// `Err` and not counted: the excess would be more than `max`.
+    pub fn add(&self, key: Key, rate: u64, max: u64, now_ms: u64) -> Result<u64, u64> {
+        let state = &self.entry(key, now_ms)[1];
+        let mut seen = state.load(Relaxed);
+        loop {
+            let (new, excess) = next(seen, rate, now_ms);
+            if excess > max {
+                return Err(excess);
+            }
+            match state.compare_exchange_weak(seen, new, Relaxed, Relaxed) {
+                Ok(_) => return Ok(excess),
+                Err(other) => seen = other,
+            }
+        }
+    }
+
+    /// Finds the way of a key, or takes one for it.
+    fn entry(&self, key: Key, now_ms: u64) -> &'static [AtomicU64] {
+        let own = |way: &&[AtomicU64]| way[0].load(Acquire) == key.0;
+        loop {
+            if let Some(way) = self.ways(key).find(own) {
+                return way;
+            }
+            let age = |way: &&[AtomicU64]| {
+                let is_free = way[0].load(Relaxed) == 0;
+                (is_free, age_ms(way[1].load(Relaxed), now_ms))
+            };
+            let Some(way) = self.ways(key).max_by_key(age) else { continue };
+            let before = way[0].load(Relaxed);
+            if before == key.0 {
+                return way;
+            }
+            // The state goes first: the new key never has the old one's excess, but for what is counted in between.
+            way[1].store(0, Relaxed);
+            if way[0].compare_exchange(before, key.0, Release, Relaxed).is_ok() {
+                // Of two workers that took a way for one key at once, both use the first one.
+                let first = self.ways(key).find(own).unwrap_or(way);
+                if !std::ptr::eq(first, way) {
+                    way[0].store(0, Release);
+                }
+                return first;
+            }
+        }
+    }
+
+    fn ways(&self, key: Key) -> impl Iterator<Item = &'static [AtomicU64]> + use<> {
+        let bucket = (key.0 >> 32) as usize % self.bucket_count();
+        let start = HEADER_WORDS + bucket * BUCKET_WORDS;
+        self.words[start..start + BUCKET_WORDS].chunks_exact(WAY_WORDS)
+    }
+
+    fn bucket_count(&self) -> usize {
+        (self.words.len() - HEADER_WORDS) / BUCKET_WORDS
+    }
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Table({})", self.capacity())
+    }
+}
+
+/// Writes a secret into the header of a fresh zone.
+pub(super) fn init_header(words: &'static [AtomicU64], magic: u64) {
+    if words[0].load(Acquire) == magic {
+        return;
+    }
+    for secret in &words[1..3] {
+        secret.store(RandomState::new().build_hasher().finish(), Relaxed);
+    }
+    words[0].store(magic, Release);
+}
+
+/// A hash that only who knows the secret of the header can foresee; never below 1024.
+pub(super) fn keyed_hash(words: &'static [AtomicU64], key: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write_u64(words[1].load(Relaxed));
+    hasher.write_u64(words[2].load(Relaxed));
+    hasher.write(key);
+    hasher.finish().max(1024)
+}
+
+/// State and excess after one more request; 0 is the state of a key without one.
+fn next(state: u64, rate: u64, now_ms: u64) -> (u64, u64) {
+    let now = now_ms & ((1 << CLOCK_BITS) - 1);
+    if state == 0 {
+        return (now.max(1) << EXCESS_BITS, 0);
+    }
+    let (last, before) = (state >> EXCESS_BITS, state & EXCESS_MAX);
+    let passed_ms = age_ms(state, now_ms);
+    let leaked = rate.saturating_mul(passed_ms) / 1000;
+    let excess = (before + 1000).saturating_sub(leaked).min(EXCESS_MAX);
+    let last = if passed_ms > 0 { now.max(1) } else { last };
+    (last << EXCESS_BITS | excess, excess)
+}
+
+/// Time since the last request; 0 where another worker's clock was ahead.
+fn age_ms(state: u64, now_ms: u64) -> u64 {
+    let passed = now_ms.wrapping_sub(state >> EXCESS_BITS) & ((1 << CLOCK_BITS) - 1);
+    if passed >> (CLOCK_BITS - 1) == 0 { passed } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::zone::Zone;
+    use super::*;
+
+    fn table(bytes: usize) -> Table {
+        Table::of(Zone::map(bytes).expect("maps").words())
+    }
+
+    #[test]
+    fn the_bucket_leaks_at_its_rate() {
+        let table = table(64 * 1024);
+        let key = table.key(b"client");
+        let rate = 2000; // 2r/s
+        let cases = [
+            (10_000, 1000, Ok(0)),
+            (10_000, 1000, Ok(1000)),
+            (10_000, 1000, Err(2000)),
+            (10_250, 1000, Err(1500)),
+            (10_500, 1000, Ok(1000)),
+            (10_400, 1000, Err(2000)), // another worker's clock, a moment behind
+            (60_000, 1000, Ok(0)),
+        ];
+        for (now_ms, max, expected) in cases {
+            assert_eq!(table.add(key, rate, max, now_ms), expected, "{now_ms}");
+        }
+        assert_eq!(table.peek(key, rate, 60_000), 1000);
+        assert_eq!(table.peek(key, rate, 60_000), 1000, "looking does not count");
+        assert_eq!(table.peek(table.key(b"stranger"), rate, 60_000), 0);
+    }
+
+    #[test]
+    fn a_slow_rate_begins_with_a_request_even_at_boot() {
+        let table = table(64 * 1024);
+        let key = table.key(b"");
+        assert_eq!(table.add(key, 16, 0, 0), Ok(0));
+        assert_eq!(table.add(key, 16, 0, 10), Err(1000));
+    }
+
+    #[test]
+    fn excess_saturates() {
+        let table = table(64 * 1024);
+        let key = table.key(b"flood");
+        for _ in 0..300_000 {
+            let _ = table.add(key, 1, EXCESS_MAX, 5);
+        }
+        assert_eq!(table.peek(key, 1, 5), EXCESS_MAX);
+    }
+
+    #[test]
+    fn the_oldest_makes_room_and_the_newest_stay() {
+        let table = table(32 * 1024);
+        let count = table.capacity() * 20;
+        let key = |n: usize| table.key(&n.to_le_bytes());
+        for n in 0..count {
+            assert_eq!(table.add(key(n), 1000, 0, n as u64 + 1), Ok(0), "a new key is never refused");
+        }
+        assert!(
+            (count - 20..count).all(|n| table.peek(key(n), 1, count as u64) > 900),
+            "the newest are known"
+        );
+        let known = (0..count / 2).filter(|n| table.peek(key(*n), 1, count as u64) > 0).count();
+        assert_eq!(known, 0, "old ones are gone");
+    }
+
+    #[test]
+    fn two_tables_hash_differently() {
+        assert_ne!(table(32 * 1024).key(b"a"), table(32 * 1024).key(b"a"));
+    }
+
+    #[test]
+    fn no_request_is_lost_between_threads() {
+        let table = table(64 * 1024);
+        let key = table.key(b"shared");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for n in 0..1000 {
+                        table.add(key, 0, EXCESS_MAX, 1000).expect("counted");
+                        let other = table.key(format!("other {n}").as_bytes());
+                        let _ = table.add(other, 0, EXCESS_MAX, 1000);
+                    }
+                });
+            }
+        });
+        assert_eq!(table.peek(key, 0, 1000), 4000 * 1000);
+    }
+}
