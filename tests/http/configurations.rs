@@ -5,7 +5,7 @@
 use crate::support::{Client, Daemon, Origin, Setup, fetch, get};
 
 /// An example, with the daemon's places in it and what support needs to follow the daemon.
-fn example(name: &str, changes: &[(&str, &str)]) -> Setup {
+pub fn example(name: &str, changes: &[(&str, &str)]) -> Setup {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/");
     let read = |path: String| std::fs::read_to_string(path).expect("it is shipped");
     let mut text = read(format!("{folder}examples/{name}"));
@@ -17,14 +17,14 @@ fn example(name: &str, changes: &[(&str, &str)]) -> Setup {
 }
 
 /// An origin that says who it is and what it was asked for.
-fn echo(name: &'static str) -> Origin {
+pub fn echo(name: &'static str) -> Origin {
     Origin::replying(move |request| {
         let host = request.header("host").unwrap_or("-");
         crate::support::origin::ok(format!("{name} {} {host}", request.target).as_bytes())
     })
 }
 
-fn ask(daemon: &Daemon, host: &str, path: &str) -> crate::support::message::Response {
+pub fn ask(daemon: &Daemon, host: &str, path: &str) -> crate::support::message::Response {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     fetch(daemon.port(0), &request)
 }

@@ -4,7 +4,7 @@ mod access_log;
 mod add_header;
 mod body;
 mod conditions;
-mod configurations;
+pub mod configurations;
 mod error_page;
 mod framing;
 mod keepalive;

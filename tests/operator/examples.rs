@@ -1,0 +1,366 @@
+//! `conf/examples/`: each configuration runs, with the test's addresses and folders in it, and does what its comments say.
+//! The older ones are in `tests/http/configurations.rs`.
+
+use crate::http::configurations::{ask, echo, example};
+use crate::support::origin::ok;
+use crate::support::{Client, Daemon, Origin, fetch, get, wait_for};
+
+use super::place::shipped;
+
+/// The names of the tests here and there: an example without one is not shipped.
+const TESTED: &str = "balanced behind-proxy canary container failover files json-log maintenance redirects status \
+                      streams subpath uploads vhosts websocket";
+
+#[test]
+fn every_example_has_its_test() {
+    let folder = std::fs::read_dir(shipped("conf/examples")).expect("it is shipped").flatten();
+    let mut names: Vec<String> =
+        folder.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    let tested: Vec<String> = TESTED.split_whitespace().map(|name| format!("{name}.conf")).collect();
+    assert_eq!(names, tested);
+}
+
+fn send(daemon: &Daemon, request: &str) -> crate::support::Response {
+    fetch(daemon.port(0), &format!("{request}\r\nConnection: close\r\n\r\n"))
+}
+
+#[test]
+fn failover() {
+    let dying = Origin::start(|peer| {
+        peer.request();
+    });
+    let good = echo("second");
+    let changes = [
+        ("10.0.0.1:3000", &*dying.address()),
+        ("10.0.0.2:3000", &*good.address()),
+        ("10.0.0.3:3000", "127.0.0.1:%%PORT_1%%"),
+        ("listen 80;", "listen 127.0.0.1:%%PORT_0%%; listen 127.0.0.1:%%PORT_1%%;"),
+    ];
+    let daemon = example("failover.conf", &changes).start();
+    for _ in 0..6 {
+        assert_eq!(get(daemon.port(0), "/a").text(), "second /a localhost");
+    }
+    assert!(dying.accepted() >= 1, "it was asked, and the request went on");
+    let port = daemon.port(0);
+    let post = fetch(port, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi");
+    assert_eq!(post.text(), "second / a");
+}
+
+#[test]
+fn streams() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let origin = Origin::start(move |peer| {
+        let wait = wait.lock().expect("not poisoned");
+        while let Some(request) = peer.head() {
+            if request.target.starts_with("/v1/") {
+                // The question is answered before it is whole.
+                assert_eq!(peer.exactly(5), b"2\r\nhe");
+            }
+            peer.send(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+            );
+            for _ in 0..3 {
+                peer.send("9\r\ndata: x\n\n\r\n");
+                let _ = wait.recv_timeout(crate::support::deadline());
+            }
+            peer.send("0\r\n\r\n");
+            if request.target.starts_with("/v1/") {
+                return;
+            }
+        }
+    });
+    let changes = [("127.0.0.1:3000", &*origin.address()), ("listen 80", "listen 127.0.0.1:%%PORT_0%%")];
+    let daemon = example("streams.conf", &changes).start();
+    let mut client = Client::connect(daemon.port(0));
+    client.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.response_head();
+    for _ in 0..3 {
+        // Each before the next is written, and before there is an end.
+        assert_eq!(client.exactly(14), b"9\r\ndata: x\n\n\r\n");
+        go.send(()).expect("the origin waits");
+    }
+    assert_eq!(client.exactly(5), b"0\r\n\r\n");
+    let mut client = Client::connect(daemon.port(0));
+    client.send("POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n");
+    client.response_head();
+    assert_eq!(client.exactly(14), b"9\r\ndata: x\n\n\r\n");
+    for _ in 0..3 {
+        go.send(()).expect("the origin waits");
+    }
+}
+
+#[test]
+fn uploads() {
+    let origin = Origin::start(|peer| {
+        while let Some(request) = peer.head() {
+            let length = request.length().expect("a length");
+            if request.target.starts_with("/upload/") {
+                assert_eq!(peer.exactly(4), b"1234");
+                peer.send(ok(b"has begun"));
+                return;
+            }
+            let body = peer.exactly(length);
+            peer.send(ok(format!("{} of {}", body.len(), request.target).as_bytes()));
+        }
+    });
+    let changes = [
+        ("127.0.0.1:3000", &*origin.address()),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+        ("uploads_temp", "%%DIR%%/uploads_temp"),
+    ];
+    let daemon = example("uploads.conf", &changes).start();
+    let length = 2 * 1024 * 1024;
+    let post = |path: &str| format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+    let mut client = Client::connect(daemon.port(0));
+    client.send(post("/upload/film"));
+    client.send("1234");
+    assert_eq!(client.response().text(), "has begun", "the application has it already");
+    let mut client = Client::connect(daemon.port(0));
+    client.send(post("/forms/large"));
+    client.send(vec![b'x'; length]);
+    assert_eq!(client.response().text(), format!("{length} of /forms/large"));
+    let mut client = Client::connect(daemon.port(0));
+    client.send(post("/elsewhere"));
+    assert_eq!(client.response().status, 413);
+}
+
+#[test]
+fn maintenance() {
+    let origin = echo("application");
+    let changes = [
+        ("127.0.0.1:3000", &*origin.address()),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+        ("root maintenance", "root %%DIR%%/maintenance"),
+        ("-f maintenance/on", "-f %%DIR%%/maintenance/on"),
+    ];
+    let daemon = example("maintenance.conf", &changes).file("maintenance/page.html", "<p>Soon</p>\n").start();
+    assert_eq!(get(daemon.port(0), "/x").text(), "application /x localhost");
+    daemon.write("maintenance/on", "");
+    let closed = get(daemon.port(0), "/x");
+    assert_eq!((closed.status, closed.text().as_str()), (503, "<p>Soon</p>\n"));
+    assert_eq!(
+        (closed.header("retry-after"), closed.header("content-type")),
+        (Some("600"), Some("text/html"))
+    );
+    let preview = send(&daemon, "GET /x HTTP/1.1\r\nHost: a\r\nX-Preview: secret");
+    assert_eq!(preview.text(), "application /x a");
+    assert_eq!(get(daemon.port(0), "/health").text(), "ok\n");
+    std::fs::remove_file(daemon.path("maintenance/on")).expect("it is ours");
+    assert_eq!(get(daemon.port(0), "/x").status, 200);
+}
+
+#[test]
+fn json_log() {
+    let origin = echo("application");
+    let changes = [
+        ("127.0.0.1:3000", &*origin.address()),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+        ("logs/access.json", "%%DIR%%/logs/access.json"),
+    ];
+    let daemon = example("json-log.conf", &changes).start();
+    assert_eq!(get(daemon.port(0), "/health").status, 204);
+    let sent = "GET /a?b=\"c\" HTTP/1.1\r\nHost: a\r\nUser-Agent: a \"quoted\" \\ agent";
+    assert_eq!(send(&daemon, sent).status, 200);
+    let line = daemon.wait_line("logs/access.json", "^\\{.*\\}$");
+    let parsed: serde_json::Value =
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    assert_eq!(parsed["uri"], "/a?b=\"c\"");
+    assert_eq!(parsed["agent"], "a \"quoted\" \\ agent");
+    assert_eq!((&parsed["status"], &parsed["upstream_status"]), (&200.into(), &"200".into()));
+    assert_eq!(parsed["upstream"], origin.address());
+    for name in ["seconds", "connection", "connection_requests", "request_bytes", "response_bytes"] {
+        assert!(parsed[name].is_number(), "{name}: {line}");
+    }
+    for name in ["upstream_connect_seconds", "upstream_header_seconds", "upstream_seconds"] {
+        assert!(parsed[name].as_str().is_some_and(|text| text.parse::<f64>().is_ok()), "{name}: {line}");
+    }
+    assert_eq!(origin.last().header("x-request-id"), parsed["id"].as_str());
+    assert!(!daemon.read("logs/access.json").contains("/health"));
+}
+
+#[test]
+fn canary() {
+    let (stable, canary) = (echo("stable"), echo("canary"));
+    let changes = [
+        ("127.0.0.1:3000", &*stable.address()),
+        ("127.0.0.1:4000", &*canary.address()),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+    ];
+    let daemon = example("canary.conf", &changes).start();
+    for (field, version) in [
+        ("X-Version: canary", "canary"),
+        ("X-Version: stable", "stable"),
+        ("Cookie: a=b; version=canary", "canary"),
+        ("Cookie: version=stable", "stable"),
+        ("Cookie: version=canary\r\nX-Version: stable", "stable"),
+    ] {
+        let answer = send(&daemon, &format!("GET / HTTP/1.1\r\nHost: a\r\n{field}"));
+        assert_eq!(answer.header("x-version"), Some(version), "{field}");
+        assert!(answer.text().starts_with(version), "{field}");
+        assert_eq!(answer.header("set-cookie"), Some(&*format!("version={version}; Path=/; Max-Age=86400")));
+    }
+    // Nobody has chosen: 15 of 16, so that out of 400 both have some, and the larger part is stable's.
+    let mut client = Client::connect(daemon.port(0));
+    let versions: Vec<String> = (0..400)
+        .map(|_| client.get("/").header("x-version").map(str::to_owned))
+        .map(|version| version.expect("each answer says"))
+        .collect();
+    let count = versions.iter().filter(|version| *version == "canary").count();
+    assert!((1..120).contains(&count), "{count} of 400");
+}
+
+#[test]
+fn redirects() {
+    let origin = echo("application");
+    let changes = [
+        ("127.0.0.1:3000", &*origin.address()),
+        ("listen      80;", "listen 127.0.0.1:%%PORT_0%%;"),
+        ("listen      80 default_server", "listen 127.0.0.1:%%PORT_0%% default_server"),
+    ];
+    let daemon = example("redirects.conf", &changes).start();
+    for (host, path, status, target) in [
+        ("former.example", "/a/b?c=d", 308, "https://www.example.com/a/b?c=d"),
+        ("example.com", "/x", 301, "http://www.example.com/x"),
+        ("www.example.com", "/old/about.html", 301, "/about"),
+        ("www.example.com", "/blog/12/hello?x=1", 301, "/articles/12-hello?x=1"),
+        ("www.example.com", "/docs/a/b", 301, "https://docs.example.com/a/b"),
+    ] {
+        let answer = ask(&daemon, host, path);
+        let location = answer.header("location").expect("it names a place");
+        assert_eq!(answer.status, status, "{host}{path}");
+        let is_it = if target.starts_with('/') { location.ends_with(target) } else { location == target };
+        assert!(is_it, "{host}{path} to {location}");
+    }
+    assert_eq!(ask(&daemon, "www.example.com", "/new").text(), "application /new www.example.com");
+}
+
+#[test]
+fn status() {
+    let is_ill = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let theirs = is_ill.clone();
+    let origin = Origin::replying(move |request| match request.target.as_str() {
+        "/health" if theirs.load(std::sync::atomic::Ordering::Relaxed) => {
+            b"HTTP/1.1 500 Ill\r\nContent-Length: 7\r\n\r\nsecrets".to_vec()
+        }
+        _ => ok(b"fine"),
+    });
+    let changes = [
+        ("127.0.0.1:3000", &*origin.address()),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+        ("127.0.0.1:8081", "127.0.0.1:%%PORT_1%%"),
+    ];
+    let daemon = example("status.conf", &changes).start();
+    assert_eq!(get(daemon.port(0), "/").text(), "fine");
+    assert_eq!(get(daemon.port(1), "/alive").text(), "alive\n");
+    assert_eq!(get(daemon.port(1), "/ready").status, 200);
+    is_ill.store(true, std::sync::atomic::Ordering::Relaxed);
+    let ready = get(daemon.port(1), "/ready");
+    assert_eq!(ready.status, 503);
+    assert!(!ready.text().contains("secrets"), "{}", ready.text());
+    assert!(get(daemon.port(1), "/status").text().starts_with("Active connections: "));
+    wait_for("the first request's line", || daemon.read("logs/access.log").contains("GET / ").then_some(()));
+    assert!(!daemon.read("logs/access.log").contains("/alive"));
+}
+
+#[test]
+fn behind_proxy() {
+    let origin = echo("application");
+    let changes = [
+        ("127.0.0.1:3000", &*origin.address()),
+        ("listen         80 proxy_protocol", "listen 127.0.0.1:%%PORT_0%% proxy_protocol"),
+        ("listen            8080", "listen 127.0.0.1:%%PORT_1%%"),
+    ];
+    let daemon = example("behind-proxy.conf", &changes).start();
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n";
+    let protocol = "PROXY TCP4 203.0.113.7 192.0.2.1 40000 80\r\n";
+    assert_eq!(fetch(daemon.port(0), &format!("{protocol}{request}\r\n")).status, 200);
+    assert_eq!(origin.last().header("x-real-ip"), Some("203.0.113.7"));
+    daemon.wait_line("logs/access.log", "^203.0.113.7 via 127.0.0.1 ");
+    let mut plain = Client::connect(daemon.port(0));
+    plain.send(format!("{request}\r\n"));
+    assert_eq!(plain.head_or_end(), None, "who does not say so is not served there");
+    // What the client itself has written before the trusted proxies is not believed.
+    let forwarded = "X-Forwarded-For: 1.1.1.1, 203.0.113.9, 10.1.1.1\r\nX-Forwarded-Proto: https\r\n";
+    assert_eq!(fetch(daemon.port(1), &format!("{request}{forwarded}\r\n")).status, 200);
+    let last = origin.last();
+    assert_eq!(
+        (last.header("x-real-ip"), last.header("x-forwarded-proto")),
+        (Some("203.0.113.9"), Some("https"))
+    );
+}
+
+#[test]
+fn files() {
+    let origin = echo("application");
+    let changes = [
+        ("127.0.0.1:3000", &*origin.address()),
+        ("listen 80 default_server", "listen 127.0.0.1:%%PORT_0%% default_server"),
+        ("listen      80", "listen 127.0.0.1:%%PORT_0%%"),
+        ("site/public", "%%DIR%%/site/public"),
+        ("site/page", "%%DIR%%/site/page"),
+    ];
+    let daemon = example("files.conf", &changes)
+        .file("site/public/index.html", "home\n")
+        .file("site/public/robots.txt", "robots\n")
+        .file("site/public/assets/app-1a2b.js", "js\n")
+        .file("site/public/.env", "secret\n")
+        .file("site/page/index.html", "page\n")
+        .file("site/page/app.js", "script\n")
+        .start();
+    let page = "page.example.com";
+    for (host, path, status, body) in [
+        ("a", "/", 200, "home\n"),
+        ("a", "/robots.txt", 200, "robots\n"),
+        ("a", "/orders/7?x=1", 200, "application /orders/7?x=1 a"),
+        ("a", "/assets/app-1a2b.js", 200, "js\n"),
+        (page, "/app.js", 200, "script\n"),
+        (page, "/", 200, "page\n"),
+        (page, "/deep/link", 200, "page\n"),
+    ] {
+        let answer = ask(&daemon, host, path);
+        assert_eq!((answer.status, answer.text().as_str()), (status, body), "{host}{path}");
+    }
+    assert_eq!(ask(&daemon, "a", "/assets/none.js").status, 404);
+    assert_eq!(ask(&daemon, "a", "/.env").status, 404);
+    let asset = ask(&daemon, "a", "/assets/app-1a2b.js");
+    assert_eq!(asset.header("cache-control"), Some("public, max-age=31536000, immutable"));
+    let deep = ask(&daemon, page, "/deep/link");
+    assert_eq!(
+        (deep.header("cache-control"), deep.header("content-type")),
+        (Some("no-cache"), Some("text/html"))
+    );
+}
+
+#[test]
+fn subpath() {
+    let wiki = Origin::replying(|request| {
+        let location = if request.target == "/page" { "/login" } else { "http://127.0.0.1:3000/other" };
+        format!(
+            "HTTP/1.1 302 Found\r\nLocation: {location}\r\nSet-Cookie: id=1; Path=/; Domain=wiki.internal\r\nX-Path: {}\r\nContent-Length: 0\r\n\r\n",
+            request.target
+        )
+        .into_bytes()
+    });
+    let shop = echo("shop");
+    let address = format!("{}/;", wiki.address());
+    let changes = [
+        ("127.0.0.1:3000/;", &*address),
+        ("127.0.0.1:4000", &*shop.address()),
+        ("listen      80", "listen 127.0.0.1:%%PORT_0%%"),
+    ];
+    let daemon = example("subpath.conf", &changes).start();
+    let page = ask(&daemon, "example.com", "/wiki/page");
+    assert_eq!(page.header("x-path"), Some("/page"));
+    let location = page.header("location").expect("it names a place");
+    assert!(location.ends_with("/wiki/login"), "{location}");
+    let cookie = page.header("set-cookie").expect("it has one").to_lowercase();
+    for part in ["path=/wiki/", "domain=example.com", "httponly", "samesite=lax"] {
+        assert!(cookie.contains(part), "{part} of {cookie}");
+    }
+    assert_eq!(wiki.last().header("x-forwarded-prefix"), Some("/wiki"));
+    assert_eq!(ask(&daemon, "example.com", "/shop/cart").text(), "shop /shop/cart example.com");
+    let root = ask(&daemon, "example.com", "/");
+    assert!(root.status == 302 && root.header("location").is_some_and(|place| place.ends_with("/wiki/")));
+}
