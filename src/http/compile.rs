@@ -47,6 +47,8 @@ pub struct Cx {
     pub upstreams: modules::upstream::Shared,
     /// Directories for temporary files, each once.
     folders: Vec<PathBuf>,
+    /// Some `proxy_bind` is `transparent`.
+    pub is_transparent: bool,
     /// Request bodies may go to files somewhere.
     pub body_files: bool,
     servers: Vec<ServerDraft>,
@@ -87,6 +89,7 @@ impl Cx {
             upstreams: Default::default(),
             folders: Vec::new(),
             body_files: false,
+            is_transparent: false,
             servers: Vec::new(),
             open: Vec::new(),
         }
@@ -197,7 +200,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     modules::upstream::resolve(&root.resolver, &mut cx);
     let limit_req = modules::limit_req::open(&mut cx);
     let limit_conn = modules::limit_conn::open(&mut cx);
-    let Cx { variables, mut diagnostics, maps, upstreams, body_files, mut folders, .. } = cx;
+    let Cx { variables, mut diagnostics, maps, upstreams, body_files, is_transparent, mut folders, .. } = cx;
     let variables = variables.freeze(modules::VARIABLES, &mut diagnostics);
     let client_body_temp_path = spool::default_folder(&options.prefix);
     if (body_files || variables.has_request_body_file()) && root.request_body.temp_path().is_none() {
@@ -216,6 +219,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         durations: if options.test_only { Default::default() } else { modules::counters::Durations::find() },
         prefix: options.prefix.clone(),
         places: crate::config::Places::default(),
+        is_transparent,
         folders,
         client_body_temp_path,
     }

@@ -66,6 +66,8 @@ pub struct Config {
     pub prefix: PathBuf,
     /// The lines of the configuration's files, to name directives by.
     pub places: Places,
+    /// Some `proxy_bind` is `transparent`: the workers need CAP_NET_RAW.
+    pub is_transparent: bool,
     /// Directories for temporary files, to be made before anything is served.
     pub folders: Vec<PathBuf>,
     /// Where request bodies go if no `client_body_temp_path` says otherwise.

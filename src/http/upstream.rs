@@ -19,8 +19,7 @@ use crate::http::response::Response;
 use crate::log;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::message::Method;
-use crate::runtime;
-use crate::runtime::Io;
+use crate::runtime::{self, Io, timeout};
 use crate::upstream::{Fault, Outcome, Session};
 use answer::Next;
 use exchange::{Answer, Failure, Stop};
@@ -36,7 +35,12 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
     let goal = Goal::find(request).await?;
     let mut outgoing = Outgoing::prepare(request, client.io(), &goal).await?;
     let mut session = Session::new(&goal.group, request.location.proxy.next_tries());
-    let outcome = respond(request, client, &goal, &mut outgoing, &mut session).await;
+    let outcome = match request.location.proxy.timeout_total_ms() {
+        0 => respond(request, client, &goal, &mut outgoing, &mut session).await,
+        total_ms => {
+            Box::pin(respond_within(total_ms, request, client, &goal, &mut outgoing, &mut session)).await
+        }
+    };
     request.upstream.end();
     if let Ok(Some(_)) = &outcome {
         outgoing.give_back(&mut request.body);
@@ -46,6 +50,29 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
         request.upstream.action = None;
     }
     outcome
+}
+
+/// The same with an end: 504 while nothing was sent, else the answer is cut. What it was waiting for is blamed if
+/// that was the upstream.
+async fn respond_within(
+    total_ms: u64,
+    request: &mut Request,
+    client: &mut Client<'_>,
+    goal: &Goal,
+    outgoing: &mut Outgoing,
+    session: &mut Session,
+) -> Result<Option<Reply>, Error> {
+    if let Ok(outcome) = timeout(total_ms, respond(request, client, goal, outgoing, session)).await {
+        return outcome;
+    }
+    if !client.has_started() {
+        request.upstream.last().status = 504;
+        blame(request, session);
+    }
+    let cause = format!(
+        "upstream timed out: the answer was not complete after {total_ms} ms (\"proxy_timeout_total\")"
+    );
+    Err(Error::upstream(504, cause))
 }
 
 async fn respond(

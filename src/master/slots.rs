@@ -172,7 +172,7 @@ fn remove_stale(path: &std::path::Path) {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
     // Not to wait for: whoever accepts nobody lives nevertheless.
     let refused = || {
-        socket::connect_nonblocking(&SockAddr::Unix(path.into()), None)
+        socket::connect_nonblocking(&SockAddr::Unix(path.into()), None, false)
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     };
     if is_socket && refused() {

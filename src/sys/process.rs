@@ -279,12 +279,45 @@ pub fn identity(user: &str, group: Option<&str>) -> Result<Identity, String> {
     Ok(Identity { user, uid: found.uid.as_raw(), gid: gid.as_raw() })
 }
 
-/// Becomes this user for good.
-pub fn become_user(identity: &Identity) -> io::Result<()> {
+/// Becomes this user for good. `keeps_raw`: with CAP_NET_RAW, and no other capability.
+pub fn become_user(identity: &Identity, keeps_raw: bool) -> io::Result<()> {
+    if keeps_raw {
+        nix::sys::prctl::set_keepcaps(true)?;
+    }
     let gid = Gid::from_raw(identity.gid);
     nix::unistd::setgid(gid)?;
     nix::unistd::initgroups(&identity.user, gid)?;
-    Ok(nix::unistd::setuid(identity.uid.into())?)
+    nix::unistd::setuid(identity.uid.into())?;
+    if keeps_raw {
+        set_capabilities(1 << CAP_NET_RAW)?;
+    }
+    Ok(())
+}
+
+const CAP_NET_RAW: u32 = 13; // linux/capability.h
+const CAPABILITY_VERSION: u32 = 0x2008_0522; // _LINUX_CAPABILITY_VERSION_3: two words of each set
+
+/// Sets the capabilities of the calling thread, permitted and effective, to these of the first 32.
+fn set_capabilities(bits: u32) -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    let header = Header { version: CAPABILITY_VERSION, pid: 0 };
+    let data = [Data { effective: bits, permitted: bits, inheritable: 0 }, Data::default()];
+    // SAFETY: both live until the call returns, and have the layout that version 3 asks for (capset(2)).
+    match unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 pub fn is_root() -> bool {

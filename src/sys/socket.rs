@@ -178,7 +178,12 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)> {
 }
 
 /// Begins to connect; true when the connection is still being made and the socket becomes writable then.
-pub fn connect_nonblocking(address: &SockAddr, bind: Option<&SockAddr>) -> io::Result<(OwnedFd, bool)> {
+/// `is_transparent`: the local address may be one of another machine.
+pub fn connect_nonblocking(
+    address: &SockAddr,
+    bind: Option<&SockAddr>,
+    is_transparent: bool,
+) -> io::Result<(OwnedFd, bool)> {
     let domain = match address {
         SockAddr::Inet(inet) => Domain::for_address(*inet),
         SockAddr::Unix(_) => Domain::UNIX,
@@ -188,6 +193,15 @@ pub fn connect_nonblocking(address: &SockAddr, bind: Option<&SockAddr>) -> io::R
         socket.set_tcp_nodelay(true)?;
     }
     if let Some(local) = bind {
+        if is_transparent {
+            set_transparent(&socket, domain)?;
+        }
+        if matches!(local, SockAddr::Inet(inet) if inet.port() == 0) {
+            // the port is chosen with the peer in view, so that one is enough for many peers
+            let _ = set_option(&SockRef::from(&socket), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
+        } else {
+            socket.set_reuse_address(true)?;
+        }
         socket.bind(&raw(local)?)?;
     }
     match socket.connect(&raw(address)?) {
@@ -195,6 +209,14 @@ pub fn connect_nonblocking(address: &SockAddr, bind: Option<&SockAddr>) -> io::R
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok((socket.into(), true)),
         Err(error) => Err(error),
     }
+}
+
+fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {
+    let (level, name) = match domain {
+        Domain::IPV6 => (libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
+        _ => (libc::SOL_IP, libc::IP_TRANSPARENT),
+    };
+    set_option(&SockRef::from(socket), level, name, 1)
 }
 
 /// A datagram socket for one peer: what others send to it the kernel drops. Its port is the kernel's random choice.

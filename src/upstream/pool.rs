@@ -25,6 +25,8 @@ pub struct Connection {
     /// Requests so far, the one under way included.
     pub requests: u64,
     pub opened_ms: u64,
+    /// Is closed after its request: its local address is that request's own.
+    pub is_single: bool,
     /// Has served a request before: its peer may close it at any moment.
     pub reused: bool,
 }
@@ -76,6 +78,7 @@ impl Pool {
     pub fn give(&self, connection: Connection, keepalive: &Keepalive) {
         let now_ms = runtime::now_ms();
         let is_over = keepalive.idle_max == 0
+            || connection.is_single
             || connection.requests >= keepalive.requests_max
             || now_ms.saturating_sub(connection.opened_ms) > keepalive.time_ms
             || drain::mode() != drain::Mode::Serving;

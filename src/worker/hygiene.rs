@@ -31,7 +31,8 @@ pub fn settle(config: &Config, number: usize) -> Result<(), String> {
     if process::is_root()
         && let Some(identity) = settings.user()
     {
-        process::become_user(identity)
+        let keeps_raw = config.http.as_ref().is_some_and(|http| http.is_transparent);
+        process::become_user(identity, keeps_raw)
             .map_err(|e| why(&format!("becoming user \"{}\"", identity.user.to_string_lossy()), e))?;
     }
     if let Some(bytes) = settings.worker_rlimit_core() {

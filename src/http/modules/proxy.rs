@@ -13,6 +13,7 @@ use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, inhe
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::regex::Regex;
+use crate::http::request::Request;
 use crate::http::script::{self, Script};
 use cookie::Cookies;
 use crate::http::variable::Variable;
@@ -77,7 +78,8 @@ pub struct Conf {
     http_version: Inherit<usize>,
     method: Inherit<Script>,
     body: Inherit<Script>,
-    bind: Inherit<Option<Address>>,
+    bind: Inherit<Bind>,
+    timeout_total: Inherit<u64>,
     buffer_size: Inherit<u64>,
     request_buffering: Inherit<bool>,
     connect_timeout: Inherit<u64>,
@@ -111,6 +113,15 @@ struct Frozen {
 pub struct Names {
     ids: Vec<bool>,
     others: Vec<Box<[u8]>>,
+}
+
+/// One `proxy_bind`.
+#[derive(Clone, Debug)]
+enum Bind {
+    Off,
+    Fixed { address: Address, is_transparent: bool },
+    /// Evaluated for each request.
+    Script { address: Script, is_transparent: bool },
 }
 
 /// One `proxy_redirect`.
@@ -199,6 +210,19 @@ impl Conf {
         &self.frozen().connect
     }
 
+    /// The local address of a connection is the request's own: it has variables.
+    pub fn has_own_local(&self) -> bool {
+        matches!(self.bind.as_ref(), Some(Bind::Script { .. }))
+    }
+
+    /// The value of a `proxy_bind` with variables, and the address that it is.
+    pub fn own_local(&self, request: &mut Request) -> (Vec<u8>, Option<Address>) {
+        let Some(Bind::Script { address, .. }) = self.bind.as_ref() else { return (Vec::new(), None) };
+        let value = address.to_vec(request);
+        let parsed = std::str::from_utf8(&value).ok().and_then(parse_local);
+        (value, parsed)
+    }
+
     /// The rules for `Location` and `Refresh`, in order.
     pub fn redirects(&self) -> &[Redirect] {
         if self.redirects.is_empty() { &[Redirect::Default] } else { &self.redirects }
@@ -260,6 +284,11 @@ impl Conf {
         self.read_timeout.get(60_000)
     }
 
+    /// How long a request may take from its first upstream to the end of the answer; 0: any time.
+    pub fn timeout_total_ms(&self) -> u64 {
+        self.timeout_total.get(0)
+    }
+
     pub fn intercept_errors(&self) -> bool {
         self.intercept_errors.get(false)
     }
@@ -296,6 +325,7 @@ impl Merge for Conf {
         self.method.merge(&outer.method);
         self.body.merge(&outer.body);
         self.bind.merge(&outer.bind);
+        self.timeout_total.merge(&outer.timeout_total);
         self.buffer_size.merge(&outer.buffer_size);
         self.request_buffering.merge(&outer.request_buffering);
         self.connect_timeout.merge(&outer.connect_timeout);
@@ -337,12 +367,13 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     keyword("proxy_http_version", ANY, VERSIONS, |c| &mut c.http_version, "Version of HTTP for requests to upstreams; 1.1."),
     custom("proxy_method", ANY, ONE, |c, cx, node| script(&mut c.method, cx, node), "Method of the request to the upstream, instead of the client's."),
     custom("proxy_set_body", ANY, ONE, |c, cx, node| script(&mut c.body, cx, node), "Body of the request to the upstream, instead of the client's."),
-    custom("proxy_bind", ANY, Arity::between(1, 2), bind, "Local address of connections to upstreams; off."),
+    custom("proxy_bind", ANY, Arity::between(1, 2), bind, "Local address of connections to upstreams, with a port or without; transparent: it may be any address, such as $remote_addr; off."),
     size("proxy_buffer_size", ANY, |c| &mut c.buffer_size, "Most bytes that the head of a response may have; 64k."),
     flag("proxy_request_buffering", ANY, |c| &mut c.request_buffering, "Reads the request's body before an upstream is chosen: all of it (on), none (off); not set, as far as client_body_buffer_size."),
     millis("proxy_connect_timeout", ANY, |c| &mut c.connect_timeout, "How long connecting may take; 60s."),
     millis("proxy_send_timeout", ANY, |c| &mut c.send_timeout, "Between two writes to the upstream; 60s."),
     millis("proxy_read_timeout", ANY, |c| &mut c.read_timeout, "Between two reads from the upstream; 60s."),
+    millis("proxy_timeout_total", ANY, |c| &mut c.timeout_total, "How long a request may take from its first upstream to the end of the answer, all tries together, 0: any time; 0."),
     flag("proxy_intercept_errors", ANY, |c| &mut c.intercept_errors, "Answers of status 300 and above go through error_page; off."),
     flag("proxy_ignore_client_abort", ANY, |c| &mut c.ignore_client_abort, "The upstream's answer is awaited though the client has gone; off."),
     flag("proxy_socket_keepalive", ANY, |c| &mut c.socket_keepalive, "TCP keepalive probes to upstreams; off."),
@@ -381,7 +412,12 @@ fn freeze(conf: &Conf) -> Frozen {
     let mut ignored = Names::default();
     conf.ignore.iter().for_each(|name| ignored.insert(name));
     let has_cookies = !conf.cookies.is_empty();
-    let connect = connect::Options { bind: conf.bind.as_ref().cloned().flatten(), probes: conf.socket_keepalive.get(false) };
+    let (bind, is_transparent) = match conf.bind.as_ref() {
+        None | Some(Bind::Off) => (None, false),
+        Some(Bind::Fixed { address, is_transparent }) => (Some(address.clone()), *is_transparent),
+        Some(Bind::Script { is_transparent, .. }) => (None, *is_transparent),
+    };
+    let connect = connect::Options { bind, is_transparent, probes: conf.socket_keepalive.get(false) };
     Frozen { host, lines, sets_connection, replaced, hidden, ignored, has_cookies, connect }
 }
 
@@ -453,23 +489,30 @@ fn next_upstream(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnos
     set(&mut conf.next, faults, node)
 }
 
-fn bind(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let (text, span) = (node.arg(0), node.arg_span(0));
-    if node.args.len() == 2 {
-        return Err(Diagnostic::error(node.arg_span(1), format!("the parameter \"{}\" is not available yet", node.arg(1))));
-    }
-    if script::has_variables(text) {
-        return Err(Diagnostic::error(span, "variables in \"proxy_bind\" are not available yet"));
-    }
-    if text == "off" {
-        return set(&mut conf.bind, None, node);
-    }
-    // port 0 lets the kernel choose one
-    let ip = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0));
-    match text.parse().or(ip) {
-        Ok(address) => set(&mut conf.bind, Some(Address::Inet(address)), node),
-        Err(_) => Err(Diagnostic::error(span, format!("invalid address \"{text}\""))),
-    }
+fn bind(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let text = node.arg(0);
+    let is_transparent = match node.arg(1) {
+        "" => false,
+        "transparent" => true,
+        other => return Err(Diagnostic::error(node.arg_span(1), format!("invalid parameter \"{other}\""))),
+    };
+    let bind = if text == "off" && node.args.len() == 1 {
+        Bind::Off
+    } else if script::has_variables(text) {
+        Bind::Script { address: Script::compile(&node.args[0], cx)?, is_transparent }
+    } else {
+        let invalid = || Diagnostic::error(node.arg_span(0), format!("invalid address \"{text}\""));
+        Bind::Fixed { address: parse_local(text).ok_or_else(invalid)?, is_transparent }
+    };
+    cx.is_transparent |= is_transparent;
+    set(&mut conf.bind, bind, node)
+}
+
+/// An address with or without a port; without one the kernel chooses it.
+fn parse_local(text: &str) -> Option<Address> {
+    let ip = || text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+    let address = text.parse().ok().or_else(|| Some(SocketAddr::new(ip()?, 0)));
+    address.map(Address::Inet)
 }
 
 fn script(slot: &mut Inherit<Script>, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -14,8 +14,8 @@ use crate::http::modules::upstream::Head;
 use crate::http::modules::{core, early_hints, proxy};
 use crate::http::request::Request;
 use crate::http::upstream::outgoing::{Outgoing, SendFault};
-use crate::log::Cause;
-use crate::net::connect::connect;
+use crate::log::{self, Cause};
+use crate::net::connect::{Options, connect};
 use crate::proto::h1::request::Progress;
 use crate::proto::h1::response::{self, ResponseHead};
 use crate::runtime::buffer::Buffer;
@@ -88,13 +88,19 @@ pub async fn open(
     is_fresh: bool,
 ) -> Result<Connection, Stop> {
     let conf: &'static proxy::Conf = &request.location.proxy;
-    if !is_fresh && let Some(connection) = group.pool.take(peer, tag, &group.keepalive) {
+    let local = conf.has_own_local().then(|| Box::new(own_local(request, conf)));
+    let is_single = local.is_some();
+    if !is_fresh
+        && !is_single
+        && let Some(connection) = group.pool.take(peer, tag, &group.keepalive)
+    {
         request.upstream.last().connect_us = Some(0);
         return Ok(connection);
     }
     request.upstream.action = Some("connecting to upstream");
     let started_us = runtime::now_us();
-    let io = match timeout(conf.connect_timeout_ms(), connect(&peer.address, conf.connect_options())).await {
+    let options = local.as_deref().unwrap_or(conf.connect_options());
+    let io = match timeout(conf.connect_timeout_ms(), connect(&peer.address, options)).await {
         Ok(Ok(io)) => io,
         Ok(Err(error)) => return Err(fail(Fault::Error, Reason::System("connect()", error))),
         Err(_) => {
@@ -103,7 +109,19 @@ pub async fn open(
     };
     request.upstream.last().connect_us = Some(runtime::now_us().saturating_sub(started_us));
     let opened_ms = runtime::now_ms();
-    Ok(Connection { io, peer: Rc::clone(peer), tag, requests: 1, opened_ms, reused: false })
+    Ok(Connection { io, peer: Rc::clone(peer), tag, requests: 1, opened_ms, is_single, reused: false })
+}
+
+/// How the connection of one request is opened, where `proxy_bind` has variables. As in nginx an empty value binds
+/// nothing, and one that is no address is logged and binds nothing.
+#[cold]
+fn own_local(request: &mut Request, conf: &'static proxy::Conf) -> Options {
+    let (value, bind) = conf.own_local(request);
+    if bind.is_none() && !value.is_empty() {
+        let value = String::from_utf8_lossy(&value);
+        log::error!(core::error_log(request), &*request, "invalid local address \"{value}\"");
+    }
+    Options { bind, ..conf.connect_options().clone() }
 }
 
 /// Sends the request and reads until a final response head is complete.
