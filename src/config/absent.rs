@@ -9,7 +9,7 @@ const FAMILIES: &[(&[&str], &str)] = &[
         &["ssl", "ssl_*", "http2", "http2_*", "http3", "http3_*", "quic_*"],
         "there is no TLS, HTTP/2 or HTTP/3: let something in front end TLS, and take this line out",
     ),
-    (&["proxy_force_ranges", "max_ranges", "if_modified_since", "post_action"], "take this line out"),
+    (&["proxy_force_ranges", "max_ranges", "post_action"], "take this line out"),
     (&["proxy_ssl_*"], "there is no TLS to backends: take this line out, and use http:// in \"proxy_pass\""),
     (
         &["gzip", "gzip_*", "gunzip", "gunzip_*", "brotli", "brotli_*", "postpone_gzipping"],
@@ -35,7 +35,6 @@ const FAMILIES: &[(&[&str], &str)] = &[
     ),
     (&["try_files"], "for `try_files $uri @name;` write `error_page 404 = @name;` beside \"root\""),
     (&["geo", "split_clients", "geoip_*", "ancient_browser*", "modern_browser*"], "\"map\" may do instead"),
-    (&["expires", "add_trailer"], "\"add_header\" can set Cache-Control and Expires"),
     (
         &["fastcgi_*", "uwsgi_*", "scgi_*", "grpc_*", "memcached_*"],
         "\"proxy_pass\" to a backend that speaks HTTP/1.1 is the only way to a backend",

@@ -22,6 +22,11 @@ pub trait BlockConf: Default + Merge {
     /// The same for the block of an `if` or a `limit_except`, which stands for the location around it.
     const INHERITS_NAMELESS: bool = Self::INHERITS;
 
+    /// False: a block that sets nothing of this module has not simply these values; it is merged with them.
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     /// Called once per block after merging: checks across directives, and what can be computed beforehand.
     fn freeze(&mut self, _cx: &mut Cx) {}
 }
@@ -126,7 +131,7 @@ modules! {
     index       => [Content content];
     static_file => [Content content];
     ssi         => [] head head;
-    headers     => [] head add;
+    headers     => [] head add trailers add_trailers;
     access_log  => [] log write;
     counters    => [] log count;
 }
@@ -162,7 +167,13 @@ fn complete<C: BlockConf>(own: Option<Box<C>>, outer: &Arc<C>, inherits: bool, c
             conf.freeze(cx);
             Arc::from(conf)
         }
-        None if inherits => outer.clone(),
+        None if inherits && outer.is_shared() => outer.clone(),
+        None if inherits => {
+            let mut conf = C::default();
+            conf.merge(outer);
+            conf.freeze(cx);
+            Arc::new(conf)
+        }
         None => Arc::default(),
     }
 }

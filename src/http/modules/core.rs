@@ -79,6 +79,8 @@ pub struct Conf {
     recursive_error_pages: Inherit<bool>,
     internal: Inherit<bool>,
     log_not_found: Inherit<bool>,
+    etag: Inherit<bool>,
+    if_modified_since: Inherit<usize>,
     default_type: Inherit<Box<str>>,
     types: Inherit<Arc<HashMap<Box<str>, Box<str>>>>,
     root: Inherit<Root>,
@@ -156,7 +158,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("msie_padding", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nobody needs it any more; on."),
     accepted("msie_refresh", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nobody needs it any more; off."),
     flag("log_not_found", Context::ANY, |c| &mut c.log_not_found, "Logs files that are not there; on."),
-    accepted("etag", Context::ANY, Arity::exactly(1), Accepted::Flag, "Files always have an ETag; on."),
+    flag("etag", Context::ANY, |c| &mut c.etag, "Gives files an ETag of their time and size; on."),
+    keyword("if_modified_since", Context::ANY, &["off", "exact", "before"], |c| &mut c.if_modified_since, "When If-Modified-Since is answered with 304: never, for the file's own time, or for any time from it on; exact."),
 ];
 
 impl Merge for Conf {
@@ -168,7 +171,7 @@ impl Merge for Conf {
             client_body_buffer_size client_max_body_size send_timeout keepalive_timeout keepalive_requests
             keepalive_time keepalive_disable lingering_close lingering_time lingering_timeout chunked_transfer_encoding
             merge_slashes ignore_invalid_headers underscores_in_headers server_tokens absolute_redirect
-            server_name_in_redirect port_in_redirect recursive_error_pages internal log_not_found default_type types
+            etag if_modified_since server_name_in_redirect port_in_redirect recursive_error_pages internal log_not_found default_type types
             root error_log subrequest_output_buffer_size
         }
         replace(&mut self.error_pages, &outer.error_pages);
@@ -284,6 +287,19 @@ impl Conf {
 
     pub fn is_internal(&self) -> bool {
         self.internal.get(false)
+    }
+
+    pub fn etag(&self) -> bool {
+        self.etag.get(true)
+    }
+
+    /// Whether what was modified then needs not be sent to who has it as of `date`.
+    pub fn is_current(&self, modified: i64, date: i64) -> bool {
+        match self.if_modified_since.get(1) {
+            0 => false,
+            1 => modified == date,
+            _ => modified <= date,
+        }
     }
 
     pub fn log_not_found(&self) -> bool {

@@ -1,16 +1,21 @@
-//! Fields that the configuration adds to responses (`add_header`).
+//! Fields that the configuration adds to responses: `add_header`, `add_trailer`, `expires`.
 //!
-//! Runs on every response head. Touches: the request's variables, the response's fields.
-//! Behaviour: nginx.org, ngx_http_headers_module.
+//! Runs on every response head, and at the end of bodies that have trailers. Touches: the request's variables, the
+//! response's fields and trailers. Behaviour: nginx.org, ngx_http_headers_module.
 
-use crate::config::directive::custom;
+mod expires;
+
+use std::sync::Arc;
+
+use crate::config::directive::{custom, keyword};
 use crate::config::inherit::replace;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::script::Script;
 use crate::http::variable::Variable;
+use crate::proto::h1::encode;
 
 #[derive(Clone, Debug)]
 struct Field {
@@ -22,30 +27,80 @@ struct Field {
     replaces: bool,
 }
 
+/// What an inner block does with the outer one's fields (`add_header_inherit`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    /// Has them when it has none of its own.
+    On,
+    Off,
+    /// Has them behind its own.
+    Merge,
+}
+
+const RULES: [Rule; 3] = [Rule::On, Rule::Off, Rule::Merge];
+const RULE_NAMES: &[&str] = &["on", "off", "merge"];
+
 #[derive(Debug, Default)]
 pub struct Conf {
     fields: Vec<Field>,
+    trailers: Vec<Field>,
+    fields_rule: Inherit<usize>,
+    trailers_rule: Inherit<usize>,
+    expires: Inherit<Arc<expires::Setting>>,
 }
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
-    "add_header",
-    Context::ANY.or(Context::LOCATION_IF),
-    Arity::between(2, 3),
-    add_header,
-    "Adds a field to responses with status 200, 201, 204, 206, 301, 302, 303, 304, 307 or 308, or to all with always. ETag and Last-Modified replace the response's own.",
-)];
+const ANYWHERE: Context = Context::ANY.or(Context::LOCATION_IF);
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("add_header", ANYWHERE, Arity::between(2, 3), add_header, "Adds a field to responses with status 200, 201, 204, 206, 301, 302, 303, 304, 307 or 308, or to all with always. ETag and Last-Modified replace the response's own."),
+    keyword("add_header_inherit", ANYWHERE, RULE_NAMES, |c| &mut c.fields_rule, "Whether a block has the outer block's add_header: when it has none itself (on), never (off), behind its own (merge); on."),
+    custom("add_trailer", ANYWHERE, Arity::between(2, 3), add_trailer, "Adds a field behind the body of responses with the statuses of add_header, or of all with always. The body is sent in chunks for it."),
+    keyword("add_trailer_inherit", ANYWHERE, RULE_NAMES, |c| &mut c.trailers_rule, "The same as add_header_inherit, of add_trailer; on."),
+    custom("expires", ANYWHERE, Arity::between(1, 2), set_expires, "How long responses stay fresh, as Expires and Cache-Control: a time from now or, with modified before it, from the last modification; @15h30m for a time of the day; epoch, max or off; off."),
+];
 
 pub static VARIABLES: &[Variable] = &[];
 
 impl Merge for Conf {
     fn merge(&mut self, outer: &Self) {
-        replace(&mut self.fields, &outer.fields);
+        self.fields_rule.merge(&outer.fields_rule);
+        self.trailers_rule.merge(&outer.trailers_rule);
+        self.expires.merge(&outer.expires);
+        inherit(rule(&self.fields_rule), &mut self.fields, &outer.fields);
+        inherit(rule(&self.trailers_rule), &mut self.trailers, &outer.trailers);
     }
 }
 
-impl BlockConf for Conf {}
+impl BlockConf for Conf {
+    fn is_shared(&self) -> bool {
+        let is_cut = |setting, fields: &[Field]| rule(setting) == Rule::Off && !fields.is_empty();
+        !is_cut(&self.fields_rule, &self.fields) && !is_cut(&self.trailers_rule, &self.trailers)
+    }
+}
+
+fn rule(setting: &Inherit<usize>) -> Rule {
+    RULES[setting.get(0)]
+}
+
+fn inherit(rule: Rule, own: &mut Vec<Field>, outer: &[Field]) {
+    match rule {
+        Rule::On => replace(own, outer),
+        Rule::Off => {}
+        Rule::Merge => own.extend_from_slice(outer),
+    }
+}
 
 fn add_header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.fields.push(field(cx, node)?);
+    Ok(())
+}
+
+fn add_trailer(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.trailers.push(field(cx, node)?);
+    Ok(())
+}
+
+fn field(cx: &mut Cx, node: &Node) -> Result<Field, Diagnostic> {
     let always = match node.args.get(2) {
         None => false,
         Some(word) if &*word.text == "always" => true,
@@ -57,18 +112,28 @@ fn add_header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
     let value = Script::compile(&node.args[1], cx)?;
     let name: Box<str> = node.arg(0).into();
     let replaces = name.eq_ignore_ascii_case("ETag") || name.eq_ignore_ascii_case("Last-Modified");
-    conf.fields.push(Field { name, value, always, replaces });
-    Ok(())
+    Ok(Field { name, value, always, replaces })
+}
+
+fn set_expires(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let setting = expires::Setting::read(node, cx)?;
+    if conf.expires.set(Arc::new(setting), node.span) {
+        return Ok(());
+    }
+    Err(Diagnostic::error(node.span, "\"expires\" directive is duplicate"))
 }
 
 /// Adds the fields that belong to the response's status; an empty value adds nothing, or removes what can only
 /// stand once.
 pub fn add(request: &mut Request) {
     let conf: &'static Conf = &request.location.headers;
-    if conf.fields.is_empty() || request.is_subrequest() {
+    if conf.fields.is_empty() && conf.trailers.is_empty() && !conf.expires.is_set() {
         return;
     }
-    let is_usual = matches!(request.response.status, 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308);
+    let is_usual = is_usual(request.response.status);
+    if let Some(setting) = conf.expires.as_ref().filter(|_| is_usual) {
+        expires::apply(setting, request);
+    }
     for field in conf.fields.iter().filter(|field| field.always || is_usual) {
         let value = field.value.to_vec(request);
         let headers = &mut request.response.headers;
@@ -79,4 +144,23 @@ pub fn add(request: &mut Request) {
             headers.push(field.name.as_bytes(), &value);
         }
     }
+    request.response.has_trailers |= conf.trailers.iter().any(|field| field.always || is_usual);
+}
+
+/// Adds the trailers; their variables may be those that are known at the end of the body only.
+pub fn add_trailers(request: &mut Request) {
+    let conf: &'static Conf = &request.location.headers;
+    let is_usual = is_usual(request.response.status);
+    for field in conf.trailers.iter().filter(|field| field.always || is_usual) {
+        let mut value = field.value.to_vec(request);
+        value.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));
+        if !value.is_empty() {
+            encode::field(field.name.as_bytes(), &value, &mut request.response.trailers);
+        }
+    }
+}
+
+/// The statuses of answers that went as they should.
+fn is_usual(status: u16) -> bool {
+    matches!(status, 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308)
 }

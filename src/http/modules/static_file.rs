@@ -142,16 +142,17 @@ fn open(path: &Path) -> io::Result<(File, Metadata)> {
 fn answer(request: &mut Request, file: File, metadata: &Metadata) -> Reply {
     let size = metadata.size();
     let modified = UNIX_EPOCH + Duration::from_secs(u64::try_from(metadata.mtime()).unwrap_or(0));
-    let etag = format!("\"{:x}-{:x}\"", metadata.mtime(), size);
+    let has_etag = request.location.core.etag();
+    let etag = if has_etag { format!("\"{:x}-{:x}\"", metadata.mtime(), size) } else { String::new() };
     let mut response = Response::with_type(200, &core::content_type(request));
     if request.error_status.is_some_and(|status| status != 200) {
         // The page for an error goes out whole: what the client knows or wants a part of is something else.
-        response.headers.push_id(Id::Etag, etag.as_bytes());
+        push_etag(&mut response, &etag);
         response.content_length = Some(size);
         return Reply::File(Answer { file, response: Box::new(response), offset: 0, length: size });
     }
     response.headers.push_id(Id::LastModified, httpdate::fmt_http_date(modified).as_bytes());
-    response.headers.push_id(Id::Etag, etag.as_bytes());
+    push_etag(&mut response, &etag);
     if let Some(status) = condition(request, metadata.mtime(), etag.as_bytes()) {
         if status == 412 {
             return Reply::Status(412);
@@ -182,6 +183,12 @@ fn answer(request: &mut Request, file: File, metadata: &Metadata) -> Reply {
     Reply::File(Answer { file, response: Box::new(response), offset, length })
 }
 
+fn push_etag(response: &mut Response, etag: &str) {
+    if !etag.is_empty() {
+        response.headers.push_id(Id::Etag, etag.as_bytes());
+    }
+}
+
 /// `Some(304)` or `Some(412)` when a precondition of the request decides (RFC 9110 §13.2.2).
 fn condition(request: &Request, modified: i64, etag: &[u8]) -> Option<u16> {
     if let Some(value) = request.header(Id::IfMatch) {
@@ -196,16 +203,16 @@ fn condition(request: &Request, modified: i64, etag: &[u8]) -> Option<u16> {
     if let Some(value) = request.header(Id::IfNoneMatch) {
         return etag_listed(value, etag, true).then_some(304);
     }
-    // `if_modified_since exact` is nginx's default.
+
     let date = request.header(Id::IfModifiedSince).and_then(parse_date)?;
-    (modified == date).then_some(304)
+    request.location.core.is_current(modified, date).then_some(304)
 }
 
 fn etag_listed(list: &[u8], etag: &[u8], weak: bool) -> bool {
     list.trim_ascii() == b"*"
         || list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|item| {
             let item = if weak { item.strip_prefix(b"W/").unwrap_or(item) } else { item };
-            item == etag
+            item == etag && !etag.is_empty()
         })
 }
 
