@@ -52,16 +52,17 @@ fn the_manual_lists_every_directive_and_variable() {
 fn the_pages_are_without_a_fault() {
     for page in ["pronghorn.8", "pronghorn.conf.5"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("man").join(page);
-        let lint =
-            std::process::Command::new("mandoc").args(["-T", "lint", "-W", "warning"]).arg(path).output();
+        let mut mandoc = std::process::Command::new("mandoc");
         // The tool is not everywhere; .ci/run has it.
-        if let Ok(lint) = lint {
-            let told = String::from_utf8_lossy(&lint.stdout).into_owned();
-            assert!(
-                lint.status.success() && told.is_empty(),
-                "{told}{}",
-                String::from_utf8_lossy(&lint.stderr)
-            );
-        }
+        let Ok(lint) = mandoc.args(["-T", "lint"]).arg(path).output() else {
+            eprintln!("mandoc is not here: {page} is not looked at");
+            continue;
+        };
+        // Other pages may be installed or not.
+        let is_fault =
+            |line: &&str| !line.contains("referenced manual not found") && !line.contains("mandoc.db");
+        let told = String::from_utf8_lossy(&lint.stdout).into_owned();
+        let faults: Vec<&str> = told.lines().filter(is_fault).collect();
+        assert!(faults.is_empty(), "{}{}", faults.join("\n"), String::from_utf8_lossy(&lint.stderr));
     }
 }

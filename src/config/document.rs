@@ -4,6 +4,9 @@ use std::fmt::Write;
 
 use crate::config::{Arity, RowInfo, Shape};
 
+/// What mandoc(1) finds long enough for a line.
+const WIDTH_MAX: usize = 80;
+
 /// One `.It` for each row, in the order of names: syntax, contexts, default, what it does.
 pub fn directives<'a>(rows: impl IntoIterator<Item = &'a RowInfo>) -> String {
     let mut rows: Vec<&RowInfo> = rows.into_iter().collect();
@@ -21,9 +24,9 @@ fn entry(out: &mut String, row: &RowInfo) {
     let _ = write!(out, ".It Ic {}{}", escape(row.name), syntax(row));
     out.push_str(if row.shape == Shape::Block { " Brq ...\n" } else { "\n" });
     let contexts: Vec<&str> = row.contexts.names().collect();
-    let _ = writeln!(out, "Context: {}.", contexts.join(", "));
+    let _ = writeln!(out, "{}", filled(&format!("Context: {}.", contexts.join(", "))));
     if let Some(default) = default {
-        let _ = writeln!(out, "Default: {}.", escape(default));
+        let _ = writeln!(out, "{}", filled(&format!("Default: {}.", escape(default))));
     }
     let _ = writeln!(out, ".br\n{}", line(what));
     if let Shape::Number { min, max } = row.shape {
@@ -80,11 +83,26 @@ fn line(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.match_indices(". ").map(|(at, _)| at + 2).find(|at| begins(&rest[*at..])) {
-        let _ = writeln!(out, "{}", escape(rest[..at].trim_end()));
+        let _ = writeln!(out, "{}", filled(&escape(rest[..at].trim_end())));
         rest = &rest[at..];
     }
     let end = if rest.ends_with(['.', '!', '?']) { "" } else { "." };
-    out + &escape(rest) + end
+    out + &filled(&(escape(rest) + end))
+}
+
+/// Text in lines that fit a terminal. `escape` has seen to what must not begin a line.
+fn filled(text: &str) -> String {
+    let mut out = String::new();
+    let mut width = 0;
+    for word in text.split(' ') {
+        let is_full = width > 0 && width + 1 + word.len() > WIDTH_MAX;
+        if width > 0 {
+            out.push(if is_full { '\n' } else { ' ' });
+        }
+        out.push_str(word);
+        width = if is_full || width == 0 { word.len() } else { width + 1 + word.len() };
+    }
+    out
 }
 
 /// Text that troff takes as it stands, also at the start of a line and as the argument of a macro.
@@ -108,6 +126,13 @@ mod tests {
 
     fn row(name: &'static str, shape: Shape, arity: Arity, doc: &'static str) -> RowInfo {
         RowInfo { name, module: "m", contexts: Context::ANY, arity, shape, doc }
+    }
+
+    #[test]
+    fn long_sentences_are_cut_between_words() {
+        let text = format!("{} {} .c", "a".repeat(70), "b".repeat(12));
+        assert_eq!(line(&text), format!("{}\n{} \\&.c.", "a".repeat(70), "b".repeat(12)));
+        assert_eq!(filled(&"x".repeat(100)), "x".repeat(100), "a word is never cut");
     }
 
     #[test]
