@@ -20,17 +20,7 @@ const FAMILIES: &[(&[&str], &str)] = &[
         "there is no cache: without this line each request goes to the backend",
     ),
     (
-        &[
-            "allow",
-            "deny",
-            "satisfy",
-            "auth_*",
-            "limit_except",
-            "valid_referers",
-            "referer_hash_*",
-            "secure_link*",
-            "disable_symlinks",
-        ],
+        &["auth_*", "valid_referers", "referer_hash_*", "secure_link*", "disable_symlinks"],
         "there is no access control: do not serve what this line protects",
     ),
     (&["try_files"], "for `try_files $uri @name;` write `error_page 404 = @name;` beside \"root\""),

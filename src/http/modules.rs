@@ -119,6 +119,7 @@ modules! {
     rewrite_log => [];
     limit_req   => [Preaccess preaccess];
     limit_conn  => [Preaccess preaccess];
+    access      => [Access access];
     upstream    => [];
     request_body => [];
     limit_rate  => [];

@@ -28,6 +28,8 @@ pub enum Verdict {
     Done(Reply),
     /// The next handler decides, in so many milliseconds. For the phases inside a location.
     Delay(u64),
+    /// A handler of the access phase lets the request in: enough where any may do so (`satisfy any`).
+    Granted,
 }
 
 /// How a request is answered.
@@ -189,11 +191,36 @@ fn run_from(request: &mut Request, phase: Phase, first: usize) -> Option<Reply> 
     for (index, handler) in modules::handlers(phase).iter().enumerate().skip(first) {
         match handler(request) {
             Verdict::Next => {}
-            Verdict::Done(reply) => return Some(reply),
+            Verdict::Done(Reply::Status(status @ (401 | 403 | 407)))
+                if phase == Phase::Access && request.location.access.satisfies_any() =>
+            {
+                // Who could come in by saying who they are is told so.
+                if !matches!(request.access_status, 401 | 407) {
+                    request.access_status = status;
+                }
+            }
+            Verdict::Done(reply) => {
+                request.access_status = 0;
+                return Some(reply);
+            }
             Verdict::Delay(ms) => return Some(Reply::Later { ms, phase, next: index + 1 }),
+            Verdict::Granted => {
+                if request.location.access.satisfies_any() {
+                    request.access_status = 0;
+                    return None;
+                }
+            }
         }
     }
-    None
+    match std::mem::take(&mut request.access_status) {
+        0 => None,
+        refused => {
+            if refused == 403 {
+                log::error!(core::error_log(request), &*request, "access forbidden by rule");
+            }
+            Some(Reply::Status(refused))
+        }
+    }
 }
 
 /// Waits, unless the client leaves before.

@@ -93,6 +93,8 @@ pub struct Request {
     pub left_location: bool,
     /// An `if` without the location's `proxy_pass` is in force after one that had it.
     pub left_proxy: bool,
+    /// Where any kind of access control may let a request in: with what the others have refused it so far, or 0.
+    pub access_status: u16,
     /// The status that an `error_page` is being made for.
     pub error_status: Option<u16>,
     /// An `error_page` answers, and its own failures have no page.
@@ -157,6 +159,7 @@ impl Request {
             uri_changed: false,
             left_location: false,
             left_proxy: false,
+            access_status: 0,
             error_status: None,
             is_error_page: false,
             kept: None,

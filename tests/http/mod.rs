@@ -1,5 +1,6 @@
 //! Requests: framing, routing, answers.
 
+mod access;
 mod access_log;
 mod add_header;
 mod body;
