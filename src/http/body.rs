@@ -49,6 +49,7 @@ pub struct Body {
     buffer_size: usize,
     timer: Timer,
     pace: Pace,
+    ended_us: Option<u64>,
 }
 
 /// How a request's body is read.
@@ -137,6 +138,7 @@ impl Body {
             timeout_ms,
             buffer_size,
             timer,
+            ended_us: None,
             pace: Pace { rate: min_rate, behind_ms: 0, waiting_since_ms: 0 },
         }
     }
@@ -272,7 +274,7 @@ impl Body {
                 let count = (*left).min(buffer.data().len() as u64);
                 *left -= count;
                 if *left == 0 {
-                    self.framing = Framing::Done;
+                    self.end();
                 }
                 self.ready = 0..count as usize;
             }
@@ -285,7 +287,7 @@ impl Body {
                     None => buffer.consume(step.consumed),
                 }
                 if step.done {
-                    self.framing = Framing::Done;
+                    self.end();
                 }
             }
         }
@@ -295,6 +297,16 @@ impl Body {
             return Err(Error::client(413, cause).by(Limit::BodySize(self.received)));
         }
         Ok(!self.ready.is_empty() || matches!(self.framing, Framing::Done))
+    }
+
+    fn end(&mut self) {
+        self.framing = Framing::Done;
+        self.ended_us = Some(runtime::now_us());
+    }
+
+    /// When its last byte came; `None`: there was none, or more is to come.
+    pub fn ended_us(&self) -> Option<u64> {
+        self.ended_us
     }
 
     fn send_continue(&mut self, io: &Io) {

@@ -19,7 +19,7 @@ use crate::net::drain;
 use crate::proto::h1::encode;
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
-use crate::runtime::Io;
+use crate::runtime::{self, Io};
 use crate::sys::clock;
 
 /// `Server` of a response with and without `server_tokens`.
@@ -103,6 +103,7 @@ impl<'a> Client<'a> {
         }
         self.filters = request.filters.take();
         self.has_started = true;
+        request.answered_us = Some(runtime::now_us());
         if self.is_within {
             return;
         }

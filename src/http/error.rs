@@ -25,6 +25,27 @@ pub enum Limit {
     FieldCount,
     SendTimeout,
     UpstreamHeadSize,
+    SubrequestSize,
+    TotalTimeout,
+}
+
+impl Limit {
+    /// The directive, for `$termination_reason`.
+    pub fn directive(self) -> &'static str {
+        match self {
+            Self::BodySize(_) => "client_max_body_size",
+            Self::BodyTimeout => "client_body_timeout",
+            Self::BodyRate => "client_body_min_rate",
+            Self::HeaderTimeout => "client_header_timeout",
+            Self::HeaderRate => "client_header_min_rate",
+            Self::HeadSize => "large_client_header_buffers",
+            Self::FieldCount => "max_headers",
+            Self::SendTimeout => "send_timeout",
+            Self::UpstreamHeadSize => "proxy_buffer_size",
+            Self::TotalTimeout => "proxy_timeout_total",
+            Self::SubrequestSize => "subrequest_output_buffer_size",
+        }
+    }
 }
 
 /// The end of a request before its response was complete.
@@ -61,6 +82,14 @@ impl Error {
     /// The client closed its connection, or cannot be written to.
     pub fn gone(cause: &std::io::Error) -> Self {
         Self::client(499, format!("client closed connection ({cause})"))
+    }
+}
+
+impl Error {
+    /// A connection that ended or broke, as opposed to one that carried nonsense.
+    pub fn is_early_end(&self) -> bool {
+        let begins = |text| self.cause.starts_with(text);
+        begins("client prematurely") || begins("upstream prematurely") || begins("recv()") || begins("send()")
     }
 }
 

@@ -15,6 +15,7 @@ use crate::http::handover::Handover;
 use crate::http::modules::core;
 use crate::http::request::{Connection, Request};
 use crate::http::server::{Listen, Server};
+use crate::http::termination::{How, Phase, Termination, Who};
 use crate::http::{Service, pipeline, proxy_header, upgrade};
 use crate::log;
 use crate::net::{drain, open};
@@ -245,15 +246,19 @@ async fn read_proxy_header(conn: &mut Conn) -> bool {
 async fn one_request(conn: &mut Conn) -> After {
     heartbeat::event(conn.number);
     conn.open.turn(Total::Reading);
-    let (input, head, rest) = match read_head(conn).await {
-        Head::Complete(input, head, rest) => (input, head, rest),
+    let (input, head, rest, began_ms) = match read_head(conn).await {
+        Head::Complete(input, head, rest, began_ms) => (input, head, rest, began_ms),
         Head::Nothing => return After::Nothing,
         Head::Partial => return After::Partial,
         Head::Over => return After::Close,
     };
     let mut request = match prepare(conn, input, head, &rest) {
-        Ok(request) => request,
-        Err((request, status)) => {
+        Ok(mut request) => {
+            request.began(began_ms);
+            request
+        }
+        Err((mut request, status)) => {
+            request.began(began_ms);
             let core = &request.location.core;
             Box::pin(refuse(request, &conn.io, status)).await;
             return After::Linger(core);
@@ -300,8 +305,8 @@ async fn refuse(mut request: Box<Request>, io: &Io, status: u16) {
 
 /// What came of waiting for a request's head.
 enum Head {
-    /// The head's bytes, the head, and what came behind it.
-    Complete(Buffer, Box<RequestHead>, Vec<u8>),
+    /// The head's bytes, the head, what came behind it, and when its first part came (0: all came at once).
+    Complete(Buffer, Box<RequestHead>, Vec<u8>, u64),
     /// The socket had not a byte.
     Nothing,
     /// More must come; what has come is in the connection.
@@ -333,16 +338,20 @@ async fn read_head(conn: &mut Conn) -> Head {
                 Ok(Progress::Complete(length)) => {
                     let rest = input.data()[length..].to_vec();
                     input.truncate(length);
-                    return Head::Complete(input, head, rest);
+                    return Head::Complete(input, head, rest, began_ms);
                 }
                 Ok(Progress::Partial) => {}
-                Err(error) => return Box::pin(refuse_head(conn, input, head, error)).await,
+                Err(error) => {
+                    conn.head_began_ms = began_ms;
+                    return Box::pin(refuse_head(conn, input, head, error)).await;
+                }
             }
         }
         if input.space().is_empty() {
             let size = (input.capacity() * 2).max(4096);
             if size > core.head_bytes_max() {
                 let error = limits.too_large(input.data());
+                conn.head_began_ms = began_ms;
                 return Box::pin(refuse_head(conn, input, head, error)).await;
             }
             input.grow(size);
@@ -361,7 +370,10 @@ async fn read_head(conn: &mut Conn) -> Head {
         };
         match read {
             Ok(0) | Err(_) if input.data().is_empty() => return Head::Over,
-            Ok(0) | Err(_) => return client_left(conn, input, head),
+            Ok(0) | Err(_) => {
+                conn.head_began_ms = began_ms;
+                return client_left(conn, input, head);
+            }
             Ok(count) => input.filled(count),
         }
     }
@@ -377,6 +389,7 @@ async fn refuse_head(conn: &mut Conn, input: Buffer, head: Box<RequestHead>, err
     };
     let told = limit.map(|limit| core::told(&request, limit)).unwrap_or_default();
     log::info!(core::error_log(&request), &request, "client sent {error}{told}");
+    request.termination = Some(Termination::of_head(limit));
     refuse(request, &conn.io, error.status()).await;
     linger(conn, &conn.default_server().root.core).await;
     Head::Over
@@ -391,6 +404,7 @@ async fn head_timed_out(conn: &mut Conn) {
     let Some(input) = conn.rest.take() else { return };
     let mut request = malformed(conn, input, Box::default());
     request.response.status = 408;
+    request.termination = Some(Termination::of_head(Some(limit)));
     log::info!(
         core::error_log(&request),
         &request,
@@ -408,6 +422,7 @@ async fn head_timed_out(conn: &mut Conn) {
 fn client_left(conn: &mut Conn, input: Buffer, head: Box<RequestHead>) -> Head {
     let mut request = malformed(conn, input, head);
     request.response.status = 400;
+    request.termination = Some(Termination::new(Who::Client, How::Abort, Phase::RequestHead));
     log::info!(
         core::error_log(&request),
         &request,
@@ -424,6 +439,7 @@ fn malformed(conn: &mut Conn, input: Buffer, mut head: Box<RequestHead>) -> Box<
     let mut request =
         Request::new(conn.service.config(), conn.default_server(), connection(conn), input, head, body);
     request.malformed = true;
+    request.began(conn.head_began_ms);
     request
 }
 

@@ -27,6 +27,7 @@ pub mod spill;
 pub mod spool;
 pub mod subrequest;
 pub mod temp_file;
+pub mod termination;
 pub mod upgrade;
 pub mod upstream;
 pub mod variable;

@@ -255,7 +255,8 @@ impl Output {
     pub async fn emit(&mut self, io: &Io, mut data: &[u8], sent: &mut u64) -> Result<(), Error> {
         if let Some(Special::Memory { kept, max }) = self.special.as_deref_mut() {
             if kept.len() + data.len() > *max {
-                return Err(Error::ours(format!("too big subrequest response: more than {max} bytes")));
+                let cause = format!("too big subrequest response: more than {max} bytes");
+                return Err(Error::ours(cause).by(Limit::SubrequestSize));
             }
             kept.extend_from_slice(data);
             return Ok(());

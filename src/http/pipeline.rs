@@ -10,6 +10,7 @@ use crate::http::location::{Found, Location};
 use crate::http::modules::{self, Phase};
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
+use crate::http::termination::{self, How, Phase as Moment, Termination, Who};
 use crate::http::{error_page, modules::core, upstream};
 use crate::log;
 use crate::proto::header::Id;
@@ -81,10 +82,14 @@ async fn carry_out(request: &mut Request, client: &mut Client<'_>, mut reply: Re
         let answered = if matches!(reply, Reply::Upstream) {
             upstream::proxy(request, client).await
         } else {
-            answer(request, client, reply).await
+            let answered = answer(request, client, reply).await;
+            if let Err(error) = &answered {
+                termination::note(request, client.has_started(), error);
+            }
+            answered
         };
         match answered {
-            Ok(None) => return client.finish(request).await,
+            Ok(None) => return finish(request, client).await,
             Ok(Some(next)) => reply = next,
             Err(error) => match recover(request, client, error)? {
                 Some(next) => reply = next,
@@ -97,6 +102,7 @@ async fn carry_out(request: &mut Request, client: &mut Client<'_>, mut reply: Re
 /// Answers a request that is over before its first phase: a malformed head.
 pub async fn refuse(request: &mut Request, client: &mut Client<'_>, status: u16) -> Result<(), Error> {
     request.keep_alive = false;
+    request.termination.get_or_insert(Termination::of_head(None));
     let mut reply = error_page::reply(request, status);
     loop {
         let answered = if matches!(reply, Reply::Upstream) {
@@ -105,10 +111,18 @@ pub async fn refuse(request: &mut Request, client: &mut Client<'_>, status: u16)
             answer(request, client, reply).await?
         };
         match answered {
-            None => return client.finish(request).await,
+            None => return finish(request, client).await,
             Some(next) => reply = next,
         }
     }
+}
+
+async fn finish(request: &mut Request, client: &mut Client<'_>) -> Result<(), Error> {
+    let finished = client.finish(request).await;
+    if let Err(error) = &finished {
+        termination::note(request, true, error);
+    }
+    finished
 }
 
 /// The log phase; called once, when the request is dropped.
@@ -297,6 +311,8 @@ async fn answer(
         Reply::Hangup => {
             request.keep_alive = false;
             request.response.status = 444;
+            request.termination =
+                Some(Termination::new(Who::Proxy, How::Abort, Moment::Process).by_directive("return"));
             client.abandon();
             Ok(None)
         }

@@ -265,7 +265,7 @@ impl Stream {
         outgoing: &mut Outgoing,
     ) -> Result<(), Error> {
         let mut pieces = Pieces::new();
-        request.upstream.action = Some("reading upstream");
+        request.upstream.action = Some(crate::http::modules::upstream::Action::ReadingBody);
         while !self.framing.is_done() {
             if let Some(left) = self.spliceable(client, outgoing) {
                 return self.splice(request, client, left).await;
@@ -484,8 +484,8 @@ fn relay_error(error: &relay::RelayError) -> Error {
     match (&error.side, &error.cause) {
         (Side::Target, Cause::Io(cause)) => Error::gone(cause),
         (Side::Target, Cause::TimedOut) => {
-            Error::client(408, "client timed out (110: Connection timed out) while sending to client")
-                .by(Limit::SendTimeout)
+            let cause = "client timed out (110: Connection timed out) while sending to client";
+            Error::client(408, cause).by(Limit::SendTimeout)
         }
         (_, Cause::Eof) => Error::upstream(502, "upstream prematurely closed connection"),
         (Side::Source, Cause::TimedOut) => {

@@ -14,6 +14,7 @@ use crate::http::location::Location;
 use crate::http::pipeline;
 use crate::http::response::Response;
 use crate::http::server::{Listen, Server};
+use crate::http::termination::Termination;
 use crate::http::variable::VariableId;
 use crate::http::{Config, modules};
 use crate::log;
@@ -110,7 +111,14 @@ pub struct Request {
     pub limits: Limits,
     /// `$request_id`, once somebody asked for it.
     pub id: Option<(u64, u64)>,
+    /// The first byte of the head was read.
     pub started_us: u64,
+    /// The head was complete.
+    pub headed_us: u64,
+    /// The head of the answer was given to the client's socket.
+    pub answered_us: Option<u64>,
+    /// What ended it, other than its answer.
+    pub termination: Option<Termination>,
     /// The socket's peer, where `connection.peer` is another.
     pub socket_peer: Option<Box<SockAddr>>,
     /// What changes the body of the response; put here by a module's part in the head.
@@ -169,6 +177,9 @@ impl Request {
             limits: Limits::default(),
             id: None,
             started_us: runtime::now_us(),
+            headed_us: runtime::now_us(),
+            answered_us: None,
+            termination: None,
             socket_peer: None,
             filters: None,
             ssi: None,
@@ -309,6 +320,14 @@ impl Request {
     /// Keeps the groups of a match for `$1` to `$9`.
     pub fn captured(&mut self, subject: &[u8], groups: &crate::http::regex::Groups) {
         self.captures.set(subject, groups.iter().cloned());
+    }
+
+    /// Its first bytes came at this time, on the clock of `runtime::now_ms`; 0: now.
+    pub fn began(&mut self, began_ms: u64) {
+        if began_ms > 0 {
+            let waited_us = runtime::now_ms().saturating_sub(began_ms) * 1000;
+            self.started_us = self.headed_us.saturating_sub(waited_us);
+        }
     }
 
     /// Microseconds since the first byte of the request was read.

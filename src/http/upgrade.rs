@@ -6,6 +6,7 @@
 
 use crate::http::modules::core;
 use crate::http::request::Request;
+use crate::http::termination::{How, Phase, Termination, Who};
 use crate::log;
 use crate::net::drain;
 use crate::runtime::{Either, Io, race, relay};
@@ -30,14 +31,32 @@ pub async fn run(client: &Io, tunnel: Tunnel) {
     let tunnel = relay::tunnel(client, &upstream, idle_ms);
     let outcome = race(tunnel, drain::reached(drain::Mode::Now)).await;
     match outcome {
-        Either::First(Ok((sent, received))) => count(&mut request, sent, received),
+        Either::First(Ok((sent, received))) => {
+            request.is_complete = true;
+            count(&mut request, sent, received);
+        }
         Either::First(Err(error)) => {
+            request.termination = Some(reason(&error));
             count(&mut request, error.moved, 0);
             log::info!(core::error_log(&request), &request, "the upgraded connection ended: {}", error);
         }
         Either::Second(()) => {}
     }
     request.upstream.end_tunnel();
+}
+
+fn reason(error: &relay::RelayError) -> Termination {
+    let who = match error.side {
+        relay::Side::Source => Who::Client,
+        relay::Side::Target => Who::Upstream,
+    };
+    match error.cause {
+        // both were silent
+        relay::Cause::TimedOut => {
+            Termination::new(Who::Proxy, How::Timeout, Phase::Tunnel).by_directive("proxy_read_timeout")
+        }
+        relay::Cause::Io(_) | relay::Cause::Eof => Termination::new(who, How::Abort, Phase::Tunnel),
+    }
 }
 
 fn count(request: &mut Request, sent: u64, received: u64) {

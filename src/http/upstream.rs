@@ -10,12 +10,14 @@ pub mod outgoing;
 mod target;
 
 use crate::http::client::Client;
-use crate::http::error::{Error, Side};
+use crate::http::error::{Error, Limit, Side};
+use crate::http::modules::upstream::Action;
 use crate::http::modules::{core, proxy};
 use crate::http::pipeline::Reply;
 use crate::http::relay;
 use crate::http::request::Request;
 use crate::http::response::Response;
+use crate::http::termination::{self, How, Phase, Termination, Who};
 use crate::log;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::message::Method;
@@ -32,8 +34,10 @@ use target::Goal;
 /// an upstream that fails inside a body that the client has begun to get.
 pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Option<Reply>, Error> {
     request.upstream.begin_pass();
-    let goal = Goal::find(request).await?;
-    let mut outgoing = Outgoing::prepare(request, client.io(), &goal).await?;
+    request.termination = None;
+    let goal = Goal::find(request).await.map_err(|error| noted(request, client, error))?;
+    let outgoing = Outgoing::prepare(request, client.io(), &goal).await;
+    let mut outgoing = outgoing.map_err(|error| noted(request, client, error))?;
     let mut session = Session::new(&goal.group, request.location.proxy.next_tries());
     let outcome = match request.location.proxy.timeout_total_ms() {
         0 => respond(request, client, &goal, &mut outgoing, &mut session).await,
@@ -41,6 +45,7 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
             Box::pin(respond_within(total_ms, request, client, &goal, &mut outgoing, &mut session)).await
         }
     };
+    let outcome = outcome.map_err(|error| noted(request, client, error));
     request.upstream.end();
     if let Ok(Some(_)) = &outcome {
         outgoing.give_back(&mut request.body);
@@ -72,7 +77,13 @@ async fn respond_within(
     let cause = format!(
         "upstream timed out: the answer was not complete after {total_ms} ms (\"proxy_timeout_total\")"
     );
-    Err(Error::upstream(504, cause))
+    Err(Error::upstream(504, cause).by(Limit::TotalTimeout))
+}
+
+/// Noted while it is known what was under way.
+fn noted(request: &mut Request, client: &Client<'_>, error: Error) -> Error {
+    termination::note(request, client.has_started(), &error);
+    error
 }
 
 async fn respond(
@@ -147,7 +158,8 @@ async fn exchange(
     loop {
         let Some(peer) = session.pick(runtime::now_ms()) else {
             request.upstream.begin(None, group).status = 502;
-            request.upstream.action = Some("connecting to upstream");
+            request.upstream.action = Some(Action::Connecting);
+            request.termination = Some(Termination::new(Who::Upstream, How::Down, Phase::Connect));
             log::error!(core::error_log(request), &*request, "no live upstreams");
             return Ok(Err(502));
         };
@@ -173,6 +185,7 @@ async fn exchange(
             log::warn!(core::error_log(request), &*request, "upstream server temporarily disabled");
         }
         if !may_go_on(request, session, conf, outgoing, failure.fault, started_ms) {
+            request.termination = Termination::of_failure(&failure, request.upstream.action);
             return Ok(Err(status));
         }
         outgoing.rewind();

@@ -23,4 +23,5 @@ mod server_name;
 mod slow;
 mod ssi;
 mod stub_status;
+mod termination;
 mod variables;

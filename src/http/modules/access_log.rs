@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,8 +18,10 @@ use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, Partial, core};
 use crate::http::request::Request;
 use crate::http::script::Script;
-use crate::http::variable::{Variable, VariableId};
+use crate::http::termination;
+use crate::http::variable::{Variable, VariableId, variable};
 use crate::log::{self, access, escape, named};
+use crate::runtime;
 use crate::sys::clock;
 
 /// `buffer=` where only `gzip` was asked for; nginx's.
@@ -95,7 +98,25 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     ),
 ];
 
-pub static VARIABLES: &[Variable] = &[];
+pub static VARIABLES: &[Variable] = &[
+    variable("termination_reason", |request, _, out| {
+        termination::write(request, out);
+        true
+    }),
+    variable("request_head_time", |r, _, out| seconds(Some(r.headed_us), r.started_us, out)),
+    variable("request_body_time", |r, _, out| seconds(r.body.ended_us(), r.headed_us, out)),
+    variable("response_wait_time", |r, _, out| seconds(r.answered_us, r.started_us, out)),
+    variable("response_send_time", |r, _, out| {
+        let now_us = runtime::now_us();
+        r.answered_us.is_some_and(|answered_us| seconds(Some(now_us), answered_us, out))
+    }),
+];
+
+/// The time from one moment to another; no value where the other one has not come.
+fn seconds(until_us: Option<u64>, from_us: u64, out: &mut Vec<u8>) -> bool {
+    let Some(ms) = until_us.map(|until_us| until_us.saturating_sub(from_us) / 1000) else { return false };
+    write!(out, "{}.{:03}", ms / 1000, ms % 1000).is_ok()
+}
 
 impl Merge for Conf {
     fn merge(&mut self, outer: &Self) {

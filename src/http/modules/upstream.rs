@@ -107,6 +107,7 @@ pub static VARIABLES: &[Variable] = &[
         })
     }),
     variable("upstream_connect_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.connect_us, out))),
+    variable("upstream_send_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.sent_us, out))),
     variable("upstream_header_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.header_us, out))),
     variable("upstream_response_time", |request, _, out| {
         each(request, out, |attempt, out| seconds(attempt.ended_us.map(|_| attempt.response_us()), out))
@@ -366,6 +367,27 @@ pub struct Head {
     pub head: ResponseHead,
 }
 
+/// What an upstream is busy with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Connecting,
+    Sending,
+    ReadingHead,
+    ReadingBody,
+}
+
+impl Action {
+    /// nginx's words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting to upstream",
+            Self::Sending => "sending request to upstream",
+            Self::ReadingHead => "reading response header from upstream",
+            Self::ReadingBody => "reading upstream",
+        }
+    }
+}
+
 /// One turn of one peer.
 #[derive(Debug, Default)]
 pub struct Attempt {
@@ -378,6 +400,8 @@ pub struct Attempt {
     pub started_us: u64,
     /// From here on: microseconds since `started_us`. Zero for a kept connection.
     pub connect_us: Option<u64>,
+    /// The request was sent whole.
+    pub sent_us: Option<u64>,
     pub header_us: Option<u64>,
     ended_us: Option<u64>,
     /// Bytes of the response's body.
@@ -422,7 +446,7 @@ pub struct Trace {
     /// `$proxy_host` and `$proxy_port`, where `proxy_pass` has variables.
     pub host: Option<(Vec<u8>, Vec<u8>)>,
     /// What is under way, for the error log: `connecting to upstream`.
-    pub action: Option<&'static str>,
+    pub action: Option<Action>,
     /// The URL for the error log.
     pub uri: Vec<u8>,
 }
@@ -491,7 +515,7 @@ impl Trace {
 
     /// What is under way, for the error log: `connecting to upstream`.
     pub fn action(&self) -> Option<&str> {
-        self.action
+        self.action.map(Action::as_str)
     }
 
     /// `http://127.0.0.1:8080/uri`, for the error log, while something is under way.

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::http::error::{Error, Limit};
-use crate::http::modules::upstream::Head;
+use crate::http::modules::upstream::{Action, Head};
 use crate::http::modules::{core, early_hints, proxy};
 use crate::http::request::Request;
 use crate::http::upstream::outgoing::{Outgoing, SendFault};
@@ -29,6 +29,8 @@ const READ_BYTES: usize = 16 * 1024;
 /// Interim responses (1xx) before the final one.
 const INTERIM_MAX: u32 = 32;
 
+const TOO_BIG: &str = "upstream sent too big header";
+
 /// What went wrong with a peer.
 #[derive(Debug)]
 pub struct Failure {
@@ -37,6 +39,13 @@ pub struct Failure {
     pub cause: Reason,
     /// The connection was a kept one and gave no byte of a response: its peer may just have closed it.
     pub is_stale: bool,
+}
+
+impl Failure {
+    /// The head of its response does not fit `proxy_buffer_size`.
+    pub fn is_too_big(&self) -> bool {
+        matches!(&self.cause, Reason::Parse(text) if text.starts_with(TOO_BIG))
+    }
 }
 
 /// Why, as text for the log.
@@ -97,7 +106,7 @@ pub async fn open(
         request.upstream.last().connect_us = Some(0);
         return Ok(connection);
     }
-    request.upstream.action = Some("connecting to upstream");
+    request.upstream.action = Some(Action::Connecting);
     let started_us = runtime::now_us();
     let options = local.as_deref().unwrap_or(conf.connect_options());
     let io = match timeout(conf.connect_timeout_ms(), connect(&peer.address, options)).await {
@@ -137,7 +146,7 @@ pub async fn run(
     let mut answer = Rc::new(Head { buffer: Buffer::take(0), head: ResponseHead::default() });
     let mut wait = Wait::new(conf);
     let mut interim_count = 0;
-    request.upstream.action = Some("sending request to upstream");
+    request.upstream.action = Some(Action::Sending);
     loop {
         let read = poll_fn(|cx| {
             let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES));
@@ -204,7 +213,7 @@ pub async fn run(
 /// nginx's message, and behind it the directive that decided.
 fn too_big(request: &Request) -> Stop {
     let told = core::told(request, Limit::UpstreamHeadSize);
-    fail(Fault::InvalidHeader, Reason::Parse(format!("upstream sent too big header{told}")))
+    fail(Fault::InvalidHeader, Reason::Parse(format!("{TOO_BIG}{told}")))
 }
 
 fn is_interim(status: u16) -> bool {
@@ -278,8 +287,10 @@ impl Wait {
         }
         match outgoing.poll_send(cx, upstream, &mut request.body, client) {
             Poll::Ready(Ok(())) => {
-                request.upstream.last().sent = outgoing.sent;
-                request.upstream.action = Some("reading response header from upstream");
+                let attempt = request.upstream.last();
+                attempt.sent = outgoing.sent;
+                attempt.sent_us = Some(runtime::now_us().saturating_sub(attempt.started_us));
+                request.upstream.action = Some(Action::ReadingHead);
                 self.timer.cancel();
             }
             Poll::Ready(Err(SendFault::Client(error))) => return Poll::Ready(Stop::Request(error)),
@@ -326,7 +337,7 @@ impl Wait {
 /// Adds what was under way, as the log does by itself for messages of a request.
 fn with_action(cause: &str, request: &Request) -> String {
     match request.upstream.action {
-        Some(action) => format!("{cause} while {action}"),
+        Some(action) => format!("{cause} while {}", action.as_str()),
         None => cause.to_owned(),
     }
 }

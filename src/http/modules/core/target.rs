@@ -11,6 +11,7 @@ use crate::http::pipeline::Reply;
 use crate::http::regex::{Groups, Regex};
 use crate::http::request::Request;
 use crate::http::response::Response;
+use crate::http::termination::{How, Phase, Termination, Who};
 use crate::log;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::header::Id;
@@ -62,7 +63,9 @@ pub fn check_location(request: &mut Request) -> Option<u16> {
         && length > max
         && !request.internal
     {
-        let told = told(request, Limit::BodySize(length));
+        let limit = Limit::BodySize(length);
+        request.termination = Some(Termination::new(Who::Client, How::Limit, Phase::RequestBody).by(limit));
+        let told = told(request, limit);
         log::error!(error_log(request), &*request, "client intended to send too large body: {length} bytes{told}");
         return Some(413);
     }
