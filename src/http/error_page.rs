@@ -57,9 +57,9 @@ fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> R
     if target.first() != Some(&b'/') {
         let status =
             page.status.filter(|status| matches!(status, 301 | 302 | 303 | 307 | 308)).unwrap_or(302);
-        request.error_status = Some(status);
         let response = core::redirect(request, status, &target);
-        return Reply::Response(Box::new(response), standard_body(request, status));
+        let (response, body) = of_redirect(request, status, response);
+        return Reply::Response(Box::new(response), body);
     }
     if request.method != Method::Head {
         request.method = Method::Get;
@@ -73,6 +73,48 @@ fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> R
         None => Vec::new(), // the page's own, as nginx: not those of the request that failed
     };
     Reply::Internal { uri: target, args }
+}
+
+/// A redirect with its page; for Internet Explorer a page that leads on, where `msie_refresh` says so.
+pub fn of_redirect(request: &mut Request, status: u16, response: Response) -> (Response, Body) {
+    if matches!(status, 301 | 302)
+        && request.location.core.msie_refresh()
+        && is_msie(request)
+        && let Some(target) = response.headers.get(Id::Location)
+    {
+        let mut page = b"<html><head><meta http-equiv=\"Refresh\" content=\"0; URL=".to_vec();
+        for &byte in target {
+            match byte {
+                0..=b' ' | b'"' | b'\'' | b'<' | b'>' | 0x7f.. => {
+                    page.extend_from_slice(format!("%{byte:02X}").as_bytes());
+                }
+                _ => page.push(byte),
+            }
+        }
+        page.extend_from_slice(b"\"></head><body></body></html>\r\n");
+        request.error_status = Some(200);
+        return (Response::with_type(200, b"text/html"), Body::Bytes(Cow::Owned(page)));
+    }
+    request.error_status = Some(status);
+    (response, standard_body(request, status))
+}
+
+/// Internet Explorer by its name, and nobody who only takes it on.
+fn is_msie(request: &Request) -> bool {
+    let has = |name: &[u8], part: &str| memchr::memmem::find(name, part.as_bytes());
+    request.header(Id::UserAgent).is_some_and(|name| {
+        has(name, "MSIE ").is_some_and(|at| at + 7 < name.len()) && has(name, "Opera").is_none()
+    })
+}
+
+/// Browsers that show a short error page of their own instead of a short one of ours.
+fn wants_padding(request: &Request, status: u16) -> bool {
+    status >= 400
+        && request.location.core.msie_padding()
+        && (is_msie(request)
+            || request
+                .header(Id::UserAgent)
+                .is_some_and(|name| memchr::memmem::find(name, b"Chrome/").is_some()))
 }
 
 /// The page for a status, as nginx words it; empty for statuses that have none.
@@ -94,6 +136,9 @@ pub fn standard_body(request: &Request, status: u16) -> Body {
         page.push_str(&format!("<center>{detail}</center>\r\n"));
     }
     page.push_str(&format!("<hr><center>{name}</center>\r\n</body>\r\n</html>\r\n"));
+    if wants_padding(request, status) {
+        page.push_str(&"<!-- longer than what a browser hides behind a page of its own -->\r\n".repeat(6));
+    }
     Body::Bytes(Cow::Owned(page.into_bytes()))
 }
 

@@ -270,8 +270,8 @@ async fn answer(
                 request.keep(Id::Location, response.headers.get(Id::Location));
                 return Ok(Some(reply));
             }
-            request.error_status = Some(status);
-            send(request, client, response, &error_page::standard_body(request, status)).await?;
+            let (response, body) = error_page::of_redirect(request, status, response);
+            send(request, client, response, &body).await?;
             Ok(None)
         }
         Reply::Internal { uri, args } => {

@@ -248,3 +248,37 @@ fn a_named_location_gets_the_body_that_another_upstream_did_not_take() {
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nend");
     assert_eq!((client.response().status, origin.last().body.as_slice()), (200, &b"end"[..]));
 }
+
+#[test]
+fn old_browsers_get_pages_that_they_show() {
+    const CONF: &str = r#"
+http {
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location / { return 404; }
+        location /off { msie_padding off; return 404; }
+        location /moved { msie_refresh on; return 302 "http://b.test/a b"; }
+        location /page { msie_refresh on; error_page 404 http://b.test/; return 404; }
+    }
+}
+"#;
+    let daemon = Setup::new(CONF).start();
+    let ask = |path: &str, name: &str| {
+        crate::support::fetch(
+            daemon.port(0),
+            &format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nUser-Agent: {name}\r\n\r\n"),
+        )
+    };
+    let plain = ask("/", "curl").body.len();
+    for name in ["Mozilla/4.0 (compatible; MSIE 7.0)", "Mozilla/5.0 Chrome/140.0"] {
+        assert!(ask("/", name).body.len() >= 512, "{name}");
+        assert_eq!(ask("/off", name).body.len(), plain, "{name}");
+    }
+    let refresh = ask("/moved", "Mozilla/4.0 (compatible; MSIE 7.0)");
+    assert_eq!((refresh.status, refresh.header("location")), (200, None));
+    assert!(refresh.text().contains("URL=http://b.test/a%20b\""), "{}", refresh.text());
+    assert_eq!(ask("/page", "MSIE 7.0 x").status, 200);
+    for name in ["curl", "MSIE 7.0 Opera"] {
+        assert_eq!(ask("/moved", name).status, 302, "{name}");
+    }
+}

@@ -80,6 +80,8 @@ pub struct Conf {
     internal: Inherit<bool>,
     log_not_found: Inherit<bool>,
     etag: Inherit<bool>,
+    msie_padding: Inherit<bool>,
+    msie_refresh: Inherit<bool>,
     if_modified_since: Inherit<usize>,
     default_type: Inherit<Box<str>>,
     types: Inherit<Arc<HashMap<Box<str>, Box<str>>>>,
@@ -155,8 +157,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("log_subrequest", Context::ANY, Arity::exactly(1), Accepted::Flag, "There are no subrequests; off."),
     size("subrequest_output_buffer_size", Context::ANY, |c| &mut c.subrequest_output_buffer_size, "Most bytes of a subrequest's answer that is kept in memory; 4k."),
     flag("reset_timedout_connection", Context::ANY, |c| &mut c.reset_timedout_connection, "Resets a connection that timed out, or that return 444 ends, so that the kernel keeps nothing of it; off."),
-    accepted("msie_padding", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nobody needs it any more; on."),
-    accepted("msie_refresh", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nobody needs it any more; off."),
+    flag("msie_padding", Context::ANY, |c| &mut c.msie_padding, "Makes error pages long enough that Internet Explorer and Chrome show them; on."),
+    flag("msie_refresh", Context::ANY, |c| &mut c.msie_refresh, "Leads Internet Explorer on by a page instead of a redirect; off."),
     flag("log_not_found", Context::ANY, |c| &mut c.log_not_found, "Logs files that are not there; on."),
     flag("etag", Context::ANY, |c| &mut c.etag, "Gives files an ETag of their time and size; on."),
     keyword("if_modified_since", Context::ANY, &["off", "exact", "before"], |c| &mut c.if_modified_since, "When If-Modified-Since is answered with 304: never, for the file's own time, or for any time from it on; exact."),
@@ -171,7 +173,7 @@ impl Merge for Conf {
             client_body_buffer_size client_max_body_size send_timeout keepalive_timeout keepalive_requests
             keepalive_time keepalive_disable lingering_close lingering_time lingering_timeout chunked_transfer_encoding
             merge_slashes ignore_invalid_headers underscores_in_headers server_tokens absolute_redirect
-            etag if_modified_since server_name_in_redirect port_in_redirect recursive_error_pages internal log_not_found default_type types
+            etag if_modified_since msie_padding msie_refresh server_name_in_redirect port_in_redirect recursive_error_pages internal log_not_found default_type types
             root error_log subrequest_output_buffer_size
         }
         replace(&mut self.error_pages, &outer.error_pages);
@@ -287,6 +289,14 @@ impl Conf {
 
     pub fn is_internal(&self) -> bool {
         self.internal.get(false)
+    }
+
+    pub fn msie_padding(&self) -> bool {
+        self.msie_padding.get(true)
+    }
+
+    pub fn msie_refresh(&self) -> bool {
+        self.msie_refresh.get(false)
     }
 
     pub fn etag(&self) -> bool {
