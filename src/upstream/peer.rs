@@ -6,9 +6,14 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::fence;
 
 use crate::net::address::{Address, Host};
 use crate::shm::counter::{Active, Slot, Word};
+
+/// How often a worker tries to get the last free connection before it leaves it to the others.
+const OPEN_TRIES: usize = 3;
 
 /// A `server` line of an `upstream` block, or the one server of `proxy_pass http://host`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,6 +173,27 @@ impl Peer {
     pub(super) fn open(self: &Rc<Self>) -> InUse {
         self.conns.set(self.conns.get() + 1);
         InUse { peer: Rc::clone(self), _active: self.slot.map(Slot::enter) }
+    }
+
+    /// Like [`Peer::open`]; `None` when the last free connection of `max_conns` went to another worker meanwhile.
+    pub(super) fn try_open(self: &Rc<Self>) -> Option<InUse> {
+        let mut used = self.open();
+        if self.conns_max == 0 || !self.is_shared {
+            return Some(used);
+        }
+        for _ in 0..OPEN_TRIES {
+            // who sees too many steps back, so that there are never more; both of two may, so they look again
+            fence(SeqCst);
+            if self.conns() <= self.conns_max {
+                return Some(used);
+            }
+            drop(used);
+            if self.is_full() {
+                return None;
+            }
+            used = self.open();
+        }
+        None
     }
 
     /// Counts a failure. True when it is the one that takes the peer out.

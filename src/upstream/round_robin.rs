@@ -45,15 +45,23 @@ impl Session {
     /// The next peer, its connection counted; `None` when no peer is left that may be used now.
     pub fn pick(&mut self, now_ms: u64) -> Option<Rc<Peer>> {
         debug_assert!(self.current.is_none(), "the turn before this one has not ended");
-        let mut picked = self.pick_from_list(now_ms);
-        if picked.is_none() && !self.backup && !self.set.backup.is_empty() {
-            self.backup = true;
-            self.tried.fill(0);
-            picked = self.pick_from_list(now_ms);
+        loop {
+            let mut picked = self.pick_from_list(now_ms);
+            if picked.is_none() && !self.backup && !self.set.backup.is_empty() {
+                self.backup = true;
+                self.tried.fill(0);
+                picked = self.pick_from_list(now_ms);
+            }
+            let peer = picked?;
+            self.current = peer.try_open();
+            if self.current.is_some() {
+                return Some(peer);
+            }
+            // another worker was faster; of several peers this one now counts as tried
+            if self.set.is_single() {
+                return None;
+            }
         }
-        let peer = picked?;
-        self.current = Some(peer.open());
-        Some(peer)
     }
 
     /// Ends the turn of the current peer. True when this failure takes the peer out for a while.

@@ -5,6 +5,7 @@ mod buffering;
 mod disconnect;
 mod fail;
 mod keepalive;
+mod max_conns;
 mod proxy_bind;
 mod proxy_pass;
 mod proxy_set_header;
