@@ -1,10 +1,10 @@
-//! The generated parts of `man/pronghorn.conf.5` are what the directive tables say.
+//! The generated parts of `man/pronghorn.conf.5` and `docs/from-nginx.md` are what the directive tables say.
 //!
 //! After a change of a row: `PRONGHORN_WRITE_MANUAL=1 cargo test --test manual`.
 
 use std::path::Path;
 
-use pronghorn::config::document;
+use pronghorn::config::{RowInfo, Shape, absent, document};
 use pronghorn::http::modules;
 use pronghorn::worker;
 
@@ -25,7 +25,11 @@ fn variables() -> String {
 
 /// The page with what stands between `BEGIN name` and `END name` replaced.
 fn replaced(page: &str, name: &str, text: &str) -> String {
-    let (begin, end) = (format!(".\\\" BEGIN {name}\n"), format!(".\\\" END {name}\n"));
+    let mark = |word: &str| match page.starts_with('#') {
+        true => format!("<!-- {word} {name} -->\n"),
+        false => format!(".\\\" {word} {name}\n"),
+    };
+    let (begin, end) = (mark("BEGIN"), mark("END"));
     let start = page.find(&begin).expect("the page has the mark") + begin.len();
     let stop = page.find(&end).expect("the page has the mark");
     format!("{}{text}{}", &page[..start], &page[stop..])
@@ -38,13 +42,123 @@ fn the_manual_lists_every_directive_and_variable() {
     let rows = worker::config::rows();
     let expected = replaced(&page, "DIRECTIVES", &document::directives(rows));
     let expected = replaced(&expected, "VARIABLES", &variables());
+    compare(&path, &page, &expected);
+}
+
+/// Writes the page where that is asked for, else it has to be the same already.
+fn compare(path: &Path, page: &str, expected: &str) {
     if std::env::var_os("PRONGHORN_WRITE_MANUAL").is_some() {
-        std::fs::write(&path, &expected).expect("the page can be written");
+        std::fs::write(path, expected).expect("the page can be written");
     } else if page != expected {
         let differs = page.lines().zip(expected.lines()).find(|(is, should)| is != should);
-        panic!(
-            "man/pronghorn.conf.5 is not what the tables say, first at {differs:?}; see the top of this file"
+        let name = path.display();
+        panic!("{name} is not what the tables say, first at {differs:?}; see the top of this file");
+    }
+}
+
+fn is_unavailable(row: &RowInfo) -> bool {
+    row.doc.ends_with("ot available yet.")
+}
+
+/// Names as a sentence of code words, in lines of their own width.
+fn listed(mut names: Vec<&str>) -> String {
+    names.sort_unstable();
+    names.dedup();
+    let mut out = String::new();
+    let mut width = 0;
+    for (index, name) in names.iter().enumerate() {
+        let end = if index + 1 == names.len() { "." } else { "," };
+        let word = format!("`{name}`{end}");
+        if index > 0 {
+            let is_full = width + 1 + word.len() > 130;
+            out.push(if is_full { '\n' } else { ' ' });
+            width = if is_full { 0 } else { width + 1 };
+        }
+        width += word.len();
+        out.push_str(&word);
+    }
+    out + "\n"
+}
+
+fn absent_table() -> String {
+    let mut out = String::from("\n| directive | meanwhile |\n|---|---|\n");
+    for (names, help) in absent::families() {
+        let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        out.push_str(&format!("| {} | {} |\n", names.join(", "), help.replace('"', "`").replace('|', "\\|")));
+    }
+    let rows =
+        worker::config::rows().filter(|row| is_unavailable(row) && !matches!(row.shape, Shape::Accepted(_)));
+    out + "\nKnown, and refused too: " + &listed(rows.map(|row| row.name).collect())
+}
+
+#[test]
+fn the_page_for_users_of_nginx_lists_what_the_tables_say() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/from-nginx.md");
+    let page = std::fs::read_to_string(&path).expect("the page is there");
+    let ignored = worker::config::rows().filter(|row| matches!(row.shape, Shape::Accepted(_)));
+    let expected = replaced(&page, "IGNORED", &listed(ignored.map(|row| row.name).collect()));
+    let expected = replaced(&expected, "ABSENT", &absent_table());
+    compare(&path, &page, &expected);
+}
+
+/// Words in code quotes that look like a directive's name and are none, or one of the language itself.
+const NO_DIRECTIVES: &[&str] = &[
+    "include",
+    "pronghorn",
+    "nginx",
+    "backup",
+    "down",
+    "weight",
+    "max_fails",
+    "fail_timeout",
+    "max_conns",
+    "resolve",
+    "reuseport",
+    "auto",
+    "snippets",
+    "proxy_params",
+    "on",
+    "off",
+    "upgrade",
+    "frontend",
+    "acl",
+    "default_backend",
+    "use_backend",
+    "retries",
+    "errorfile",
+    "stats",
+    "backend",
+];
+
+#[test]
+fn the_page_for_users_of_nginx_names_what_there_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/from-nginx.md");
+    let page = std::fs::read_to_string(path).expect("the page is there");
+    let (before, rest) = page.split_once("## What is not there yet").expect("it has the section");
+    let (absent, after) = rest.split_once("## Step by step").expect("it has the section");
+    let names = |text: &str| -> Vec<String> {
+        let words = text.split('`').skip(1).step_by(2).map(str::to_owned);
+        let is_name = |word: &String| {
+            word.chars().all(|char| char.is_ascii_lowercase() || char == '_') && word.len() > 1
+        };
+        words.filter(is_name).filter(|word| !NO_DIRECTIVES.contains(&word.as_str())).collect()
+    };
+    let found = |name: &str| worker::config::rows().find(|row| row.name == name);
+    for name in names(&format!("{before}{after}")) {
+        let row = found(&name).unwrap_or_else(|| panic!("there is no {name}"));
+        assert!(
+            !is_unavailable(row) || matches!(row.shape, Shape::Accepted(_)),
+            "{name} is not available yet"
         );
+    }
+    let quoted = |name: &String| {
+        absent.lines().any(|line| {
+            line.starts_with("| `")
+                && line.split(" | ").next().is_some_and(|names| names.contains(&format!("`{name}`")))
+        })
+    };
+    for name in names(absent).iter().filter(|name| quoted(name)) {
+        assert!(found(name).is_none() && absent::help(name).is_some(), "{name} is there by now");
     }
 }
 

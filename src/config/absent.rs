@@ -1,7 +1,7 @@
 //! Directives of nginx that no module has yet, and what to do where a configuration has them.
 //!
-//! Only for messages: such a directive is an error like any unknown one, but no misspelling. A module that
-//! brings one of these takes its name out here; a row always goes first.
+//! For messages and for `docs/from-nginx.md`: such a directive is an error like any unknown one, but no misspelling.
+//! A module that brings one of these takes its name out here; a row always goes first.
 
 /// Names, a `*` at the end standing for any rest, and what a user can do without.
 const FAMILIES: &[(&[&str], &str)] = &[
@@ -63,6 +63,11 @@ const FAMILIES: &[(&[&str], &str)] = &[
         "servers are watched by \"max_fails\" and \"fail_timeout\"",
     ),
 ];
+
+/// All of them, for the page about coming from nginx: names, and what to do without.
+pub fn families() -> impl Iterator<Item = (&'static [&'static str], &'static str)> {
+    FAMILIES.iter().map(|(names, help)| (*names, *help))
+}
 
 /// What to do without this directive; `None` where nginx has none of that name either, or we have it.
 pub fn help(name: &str) -> Option<&'static str> {

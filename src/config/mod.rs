@@ -3,7 +3,7 @@
 //! Knows no module: what a directive means is in the tables of the rooms above
 //! (`docs/architecture.md` §3). Reads files while parsing; touches nothing else.
 
-mod absent;
+pub mod absent;
 mod comments;
 pub mod convert;
 pub mod diagnostic;
