@@ -9,7 +9,7 @@ const FAMILIES: &[(&[&str], &str)] = &[
         &["ssl", "ssl_*", "http2", "http2_*", "http3", "http3_*", "quic_*"],
         "there is no TLS, HTTP/2 or HTTP/3: let something in front end TLS, and take this line out",
     ),
-    (&["proxy_force_ranges", "max_ranges", "post_action"], "take this line out"),
+    (&["post_action"], "take this line out"),
     (&["proxy_ssl_*"], "there is no TLS to backends: take this line out, and use http:// in \"proxy_pass\""),
     (
         &["gzip", "gzip_*", "gunzip", "gunzip_*", "brotli", "brotli_*", "postpone_gzipping"],

@@ -133,6 +133,7 @@ modules! {
     static_file => [Content content];
     ssi         => [] head head;
     headers     => [] head add trailers add_trailers;
+    ranges      => [] head head;
     access_log  => [] log write;
     counters    => [] log count;
 }

@@ -55,6 +55,7 @@ pub struct Output {
 }
 
 impl Output {
+    #[inline]
     pub fn new() -> Self {
         let (timer, special) = (Timer::new(), None);
         Self { framing: Framing::Idle, pending: buffer::scratch(), timer, timeout_ms: 60_000, special }
@@ -66,6 +67,7 @@ impl Output {
         output
     }
 
+    #[inline]
     pub fn begin(&mut self, framing: Framing, timeout_ms: u64) {
         (self.framing, self.timeout_ms) = (framing, timeout_ms);
     }
@@ -101,6 +103,7 @@ impl Output {
     }
 
     /// Not every byte goes straight to the socket: [`Output::emit`] must be used.
+    #[inline]
     pub fn is_special(&self) -> bool {
         self.special.is_some()
     }
@@ -147,6 +150,7 @@ impl Output {
     }
 
     /// The part of `data` that belongs to the body, and what must follow it; a chunk's head is written here.
+    #[inline]
     pub fn frame<'b>(&mut self, data: &'b [u8]) -> (&'b [u8], &'static [u8]) {
         match &mut self.framing {
             Framing::Bodiless | Framing::Abandoned | Framing::Idle => (&data[..0], b""),
@@ -164,6 +168,7 @@ impl Output {
     }
 
     /// Writes the end; false when the body is shorter than it was said to be.
+    #[inline]
     pub fn end(&mut self, trailers: &[u8]) -> bool {
         match self.framing {
             Framing::Chunked => encode::last_chunk_with(trailers, &mut self.pending),
@@ -175,6 +180,7 @@ impl Output {
     }
 
     /// Puts few bytes behind a head that still waits; false: they must be sent as they lie.
+    #[inline]
     pub fn join(&mut self, data: &[u8], tail: &[u8]) -> bool {
         let joins = !self.pending.is_empty() && data.len() <= JOINED_MAX;
         if joins {
@@ -186,6 +192,7 @@ impl Output {
 
     /// Sends what waits and then `data` and its tail, of all of which `done` bytes are sent already. Ready when
     /// no more than `ahead` bytes are left.
+    #[inline]
     pub fn poll_send(
         &mut self,
         io: &Io,
@@ -231,6 +238,7 @@ impl Output {
     }
 
     /// After [`Output::poll_send`]: what was not sent waits.
+    #[inline]
     pub fn settle(&mut self, done: usize, data: &[u8], tail: &[u8]) {
         let head = self.pending.len();
         if done == head + data.len() + tail.len() {

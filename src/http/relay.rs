@@ -27,6 +27,7 @@ use crate::http::upstream::outgoing::Outgoing;
 use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::h1::response::ResponseHead;
+use crate::proto::header::Id;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{Either, Timer, race, relay};
 use crate::upstream::Group;
@@ -65,7 +66,8 @@ impl Framing {
     }
 
     /// Finds the body's pieces in `data`; returns how many bytes of it belong to the body and its framing.
-    fn take(&mut self, data: &[u8], pieces: &mut Pieces) -> Result<usize, Error> {
+    /// Trailers behind the body are left in `trailers`.
+    fn take(&mut self, data: &[u8], pieces: &mut Pieces, trailers: &mut Vec<u8>) -> Result<usize, Error> {
         pieces.clear();
         match self {
             Self::Done => Ok(0),
@@ -93,6 +95,7 @@ impl Framing {
                     }
                     at += step.consumed;
                     if step.done {
+                        trailers.extend_from_slice(decoder.trailers());
                         *self = Self::Done;
                         return Ok(at);
                     }
@@ -168,7 +171,9 @@ fn begin(
     let mut framing = Framing::new(length);
     let data = head.buffer.data().get(head_length..).unwrap_or(b"");
     let mut pieces = Pieces::new();
-    let used = framing.take(data, &mut pieces)?;
+    let mut trailers = Vec::new();
+    let used = framing.take(data, &mut pieces, &mut trailers)?;
+    pass_trailers(request, trailers);
     let may_keep = head.head.keep_alive(head.buffer.data()) && request.location.proxy.is_http11();
     if framing.is_done() && !proxy_store::is_wanted(request, head.head.status) {
         // the whole response is here: the connection is free before the client has it
@@ -189,6 +194,38 @@ fn begin(
     let stream = Stream { connection, framing, buffer: None, wait, ahead, pace, spill, store: None };
     let stream = Box::new(stream);
     Ok((pieces, head, head_length, Some((stream, used, may_keep))))
+}
+
+/// Fields that must not stand behind a body: they frame it, route it, or are between two hops (RFC 9110 §6.5.1).
+const NO_TRAILERS: &[Id] = &[
+    Id::Connection,
+    Id::ContentEncoding,
+    Id::ContentLength,
+    Id::ContentRange,
+    Id::ContentType,
+    Id::Host,
+    Id::KeepAlive,
+    Id::ProxyConnection,
+    Id::TransferEncoding,
+    Id::Upgrade,
+];
+
+/// Keeps the trailers of an answer for variables, and for the client where `proxy_pass_trailers` says so.
+fn pass_trailers(request: &mut Request, lines: Vec<u8>) {
+    if lines.is_empty() {
+        return;
+    }
+    let conf: &'static proxy::Conf = &request.location.proxy;
+    if request.response.has_trailers && conf.pass_trailers() {
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            let name = line.split(|byte| *byte == b':').next().unwrap_or(b"");
+            let id = Id::of(name);
+            if !id.is_some_and(|id| NO_TRAILERS.contains(&id)) && !conf.hides(id, name) {
+                request.response.trailers.extend_from_slice(line);
+            }
+        }
+    }
+    request.upstream.trailers = lines;
 }
 
 /// Bytes of unfinished framing, for the next read to be appended to.
@@ -276,7 +313,9 @@ impl Stream {
             }
             request.upstream.last().received += count as u64;
             let Some(mut buffer) = self.buffer.take() else { continue };
-            let used = self.framing.take(buffer.data(), &mut pieces)?;
+            let mut trailers = Vec::new();
+            let used = self.framing.take(buffer.data(), &mut pieces, &mut trailers)?;
+            pass_trailers(request, trailers);
             if self.store.is_some() || self.spill.is_some() {
                 Box::pin(self.pass(request, client, buffer.data(), &pieces)).await?;
             } else if !pieces.is_empty() {

@@ -85,6 +85,7 @@ pub struct Conf {
     connect_timeout: Inherit<u64>,
     send_timeout: Inherit<u64>,
     read_timeout: Inherit<u64>,
+    pass_trailers: Inherit<bool>,
     intercept_errors: Inherit<bool>,
     ignore_client_abort: Inherit<bool>,
     socket_keepalive: Inherit<bool>,
@@ -289,6 +290,10 @@ impl Conf {
         self.timeout_total.get(0)
     }
 
+    pub fn pass_trailers(&self) -> bool {
+        self.pass_trailers.get(false)
+    }
+
     pub fn intercept_errors(&self) -> bool {
         self.intercept_errors.get(false)
     }
@@ -331,6 +336,7 @@ impl Merge for Conf {
         self.connect_timeout.merge(&outer.connect_timeout);
         self.send_timeout.merge(&outer.send_timeout);
         self.read_timeout.merge(&outer.read_timeout);
+        self.pass_trailers.merge(&outer.pass_trailers);
         self.intercept_errors.merge(&outer.intercept_errors);
         self.ignore_client_abort.merge(&outer.ignore_client_abort);
         self.socket_keepalive.merge(&outer.socket_keepalive);
@@ -374,6 +380,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     millis("proxy_send_timeout", ANY, |c| &mut c.send_timeout, "Between two writes to the upstream; 60s."),
     millis("proxy_read_timeout", ANY, |c| &mut c.read_timeout, "Between two reads from the upstream; 60s."),
     millis("proxy_timeout_total", ANY, |c| &mut c.timeout_total, "How long a request may take from its first upstream to the end of the answer, all tries together, 0: any time; 0."),
+    flag("proxy_pass_trailers", ANY, |c| &mut c.pass_trailers, "Passes trailers of an answer in chunks on to clients of HTTP/1.1; off."),
     flag("proxy_intercept_errors", ANY, |c| &mut c.intercept_errors, "Answers of status 300 and above go through error_page; off."),
     flag("proxy_ignore_client_abort", ANY, |c| &mut c.ignore_client_abort, "The upstream's answer is awaited though the client has gone; off."),
     flag("proxy_socket_keepalive", ANY, |c| &mut c.socket_keepalive, "TCP keepalive probes to upstreams; off."),

@@ -98,6 +98,9 @@ impl Conf {
 /// Prepares an answer that has commands: its length is not known, and it is not the file that it was.
 pub fn head(request: &mut Request) {
     let conf: &'static Conf = &request.location.ssi;
+    if !conf.on.get(false) {
+        return;
+    }
     let headers = &mut request.response.headers;
     if !conf.applies(headers.get(Id::ContentType).unwrap_or(b"")) || request.response.content_length == Some(0) {
         return;

@@ -16,6 +16,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::config::Merge;
 use crate::http::client::Client;
 use crate::http::error::Error;
+use crate::http::modules::ranges::{self, Part, parse_date};
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;
@@ -161,18 +162,24 @@ fn answer(request: &mut Request, file: File, metadata: &Metadata) -> Reply {
         response.headers.remove(Id::ContentType);
         return Reply::Response(Box::new(response), crate::http::response::Body::Empty);
     }
-    response.headers.push_id(Id::AcceptRanges, b"bytes");
+    if request.location.ranges.are_served() {
+        response.headers.push_id(Id::AcceptRanges, b"bytes");
+    }
     let (mut offset, mut length) = (0, size);
-    let is_changed = request.location.ssi.applies(&core::content_type(request));
-    match range(request, size, metadata.mtime(), etag.as_bytes()).filter(|_| !is_changed) {
-        None => {}
-        Some(Ok((first, last))) => {
+    // a page that is changed on its way has no parts
+    let part = match request.location.ssi.applies(&core::content_type(request)) {
+        true => Part::Whole,
+        false => ranges::wanted(request, size, Some(metadata.mtime()), Some(etag.as_bytes())),
+    };
+    match part {
+        Part::Whole => {}
+        Part::Bytes(first, last) => {
             response.status = 206;
             response.headers.remove(Id::AcceptRanges);
             response.headers.push_id(Id::ContentRange, format!("bytes {first}-{last}/{size}").as_bytes());
             (offset, length) = (first, last - first + 1);
         }
-        Some(Err(())) => {
+        Part::Unsatisfiable => {
             let mut response = Response::with_type(416, b"text/html");
             response.headers.push_id(Id::ContentRange, format!("bytes */{size}").as_bytes());
             let body = crate::http::error_page::standard_body(request, 416);
@@ -214,39 +221,6 @@ fn etag_listed(list: &[u8], etag: &[u8], weak: bool) -> bool {
             let item = if weak { item.strip_prefix(b"W/").unwrap_or(item) } else { item };
             item == etag && !etag.is_empty()
         })
-}
-
-fn parse_date(value: &[u8]) -> Option<i64> {
-    let time = httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok()?;
-    i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
-}
-
-/// The single byte range asked for: first and last byte. `Some(Err)`: it lies outside of the file.
-/// Several ranges, or a range that cannot be read, are answered with the whole file (RFC 9110 §14.2).
-fn range(request: &Request, size: u64, modified: i64, etag: &[u8]) -> Option<Result<(u64, u64), ()>> {
-    if let Some(value) = request.header(Id::IfRange) {
-        let same = if value.starts_with(b"\"") { value == etag } else { parse_date(value) == Some(modified) };
-        if !same {
-            return None;
-        }
-    }
-    let value = request.header(Id::Range)?;
-    let text = std::str::from_utf8(value.get(6..)?).ok()?.trim();
-    if !value[..6].eq_ignore_ascii_case(b"bytes=") || text.contains(',') {
-        return None;
-    }
-    let (first, last) = text.split_once('-')?;
-    let (first, last) = (first.trim(), last.trim());
-    if first.is_empty() {
-        let suffix: u64 = last.parse().ok()?;
-        return Some(if suffix == 0 || size == 0 { Err(()) } else { Ok((size.saturating_sub(suffix), size - 1)) });
-    }
-    let first: u64 = first.parse().ok()?;
-    let last: u64 = if last.is_empty() { u64::MAX } else { last.parse().ok()? };
-    if last < first {
-        return None;
-    }
-    Some(if first >= size { Err(()) } else { Ok((first, last.min(size - 1))) })
 }
 
 /// Bytes of a file that are read at once where they cannot be moved inside the kernel.

@@ -440,6 +440,8 @@ pub struct Trace {
     slot: Option<Slot>,
     pass_begins: bool,
     head: Option<Rc<Head>>,
+    /// Lines behind the body of the last answer, each ended by CRLF.
+    pub trailers: Vec<u8>,
     tunnel: Option<Io>,
     /// `X-Accel-Buffering: yes` or `no`, unless it is ignored.
     pub buffering: Option<bool>,
@@ -456,6 +458,7 @@ impl Trace {
     pub fn begin_pass(&mut self) {
         self.pass_begins = !self.attempts.is_empty();
         self.buffering = None;
+        self.trailers.clear();
         self.head = None;
     }
 

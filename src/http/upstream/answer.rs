@@ -208,6 +208,7 @@ fn response(
         BodyLength::None => head.fields.value(data, Id::ContentLength).and_then(parse_u64),
         BodyLength::Chunked | BodyLength::UntilClose => None,
     };
+    response.has_trailers = length == BodyLength::Chunked && conf.pass_trailers();
     response
 }
 
