@@ -48,7 +48,6 @@ const FAMILIES: &[(&[&str], &str)] = &[
             "xslt_*",
             "xml_entities",
             "mirror*",
-            "userid*",
             "mp4*",
             "flv",
             "perl*",

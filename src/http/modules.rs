@@ -132,6 +132,7 @@ modules! {
     index       => [Content content];
     static_file => [Content content];
     ssi         => [] head head;
+    userid      => [] head send;
     headers     => [] head add trailers add_trailers;
     ranges      => [] head head;
     access_log  => [] log write;

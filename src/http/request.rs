@@ -107,6 +107,8 @@ pub struct Request {
     /// The head outgrew `large_client_header_buffers` (nginx's 494).
     pub head_too_large: bool,
     pub upstream: modules::upstream::Trace,
+    /// Its cookie of `userid`, once somebody asked for it.
+    pub userid: Option<Box<modules::userid::State>>,
     /// What the limits have said of it, and what it holds.
     pub limits: Limits,
     /// `$request_id`, once somebody asked for it.
@@ -174,6 +176,7 @@ impl Request {
             malformed: false,
             head_too_large: false,
             upstream: modules::upstream::Trace::default(),
+            userid: None,
             limits: Limits::default(),
             id: None,
             started_us: runtime::now_us(),

@@ -24,4 +24,5 @@ mod slow;
 mod ssi;
 mod stub_status;
 mod termination;
+mod userid;
 mod variables;

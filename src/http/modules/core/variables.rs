@@ -7,6 +7,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 
+use crate::base::base64;
 use crate::http::request::Request;
 use crate::http::response::reason;
 use crate::http::variable::{Argument, Change, Variable, changeable, prefix, variable};
@@ -194,21 +195,22 @@ pub fn is_variable_name(field: &[u8], variable: &str) -> bool {
 }
 
 fn cookie(request: &mut Request, argument: &Argument, out: Out) -> bool {
-    let data = request.input.data();
-    for (name, value) in request.head.fields.pairs(data) {
-        if !name.eq_ignore_ascii_case(b"cookie") {
-            continue;
-        }
-        for pair in value.split(|byte| *byte == b';') {
-            let pair = pair.trim_ascii();
-            if let Some(at) = memchr::memchr(b'=', pair)
-                && pair[..at].trim_ascii_end().eq_ignore_ascii_case(argument.name.as_bytes())
-            {
-                return text(pair[at + 1..].trim_ascii_start(), out);
-            }
-        }
+    match cookie_value(request, &argument.name) {
+        Some(value) => text(value, out),
+        None => false,
     }
-    false
+}
+
+/// The value of the first cookie of this name, in any case.
+pub fn cookie_value<'a>(request: &'a Request, wanted: &str) -> Option<&'a [u8]> {
+    let fields = request.head.fields.pairs(request.input.data());
+    let cookies = fields.filter(|(name, _)| name.eq_ignore_ascii_case(b"cookie")).map(|(_, value)| value);
+    cookies.flat_map(|value| value.split(|byte| *byte == b';')).find_map(|pair| {
+        let pair = pair.trim_ascii();
+        let at = memchr::memchr(b'=', pair)?;
+        let is_it = pair[..at].trim_ascii_end().eq_ignore_ascii_case(wanted.as_bytes());
+        is_it.then(|| pair[at + 1..].trim_ascii_start())
+    })
 }
 
 fn remote_addr(request: &mut Request, _: &Argument, out: Out) -> bool {
@@ -292,32 +294,9 @@ fn remote_user(request: &mut Request, _: &Argument, out: Out) -> bool {
     if value.len() < 6 || !value[..6].eq_ignore_ascii_case(b"basic ") {
         return false;
     }
-    let decoded = decode_base64(value[6..].trim_ascii());
+    let Some(decoded) = base64::decode(value[6..].trim_ascii()) else { return false };
     let user = decoded.split(|byte| *byte == b':').next().unwrap_or(b"");
     some(user, out)
-}
-
-/// Standard alphabet; stops at padding or at the first byte that does not belong.
-fn decode_base64(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut count) = (0u32, 0);
-    for byte in text {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' | b'-' => 62,
-            b'/' | b'_' => 63,
-            _ => break,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            out.push((bits >> count) as u8);
-        }
-    }
-    out
 }
 
 /// 16 random bytes in hex, the same for the whole request.

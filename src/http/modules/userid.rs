@@ -1,0 +1,374 @@
+//! Cookies that tell clients apart (`userid`).
+//!
+//! Runs on every response head. Touches: the request's cookies, the response's fields; sequence numbers of the worker.
+//! Behaviour: nginx.org, ngx_http_userid_module. A cookie's value is 16 bytes in base64: the server's number or address,
+//! the time, the worker's start and pid, a sequence number.
+
+use std::cell::Cell;
+use std::io::Write;
+use std::net::IpAddr;
+use std::sync::OnceLock;
+
+use crate::base::base64;
+use crate::config::directive::{custom, keyword, number};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::request::Request;
+use crate::http::variable::{Change, Variable, VariableId, changeable, variable};
+use crate::log;
+use crate::sys::clock;
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    userid: Inherit<usize>,
+    name: Inherit<Box<str>>,
+    /// `; domain=…`, or nothing.
+    domain: Inherit<Box<str>>,
+    path: Inherit<Box<str>>,
+    expires: Inherit<Expires>,
+    flags: Inherit<Box<str>>,
+    p3p: Inherit<Box<str>>,
+    mark: Inherit<Option<u8>>,
+    service: Inherit<u64>,
+    /// `$uid_reset`, where cookies are set.
+    reset: Option<VariableId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expires {
+    Never,
+    Max,
+    Seconds(i64),
+}
+
+/// The cookie of one request: what came, and what is sent.
+#[derive(Debug, Default)]
+pub struct State {
+    /// As it came.
+    cookie: Vec<u8>,
+    got: Option<Uid>,
+    set: Option<Uid>,
+    /// A new value takes the place of a valid one.
+    is_reset: bool,
+}
+
+type Uid = [u8; 16];
+
+const OFF: usize = 0;
+const V1: usize = 2;
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    keyword("userid", Context::ANY, &["off", "log", "v1", "on"], |c| &mut c.userid, "Sets cookies that tell clients apart, of version 1 or 2, or only logs those received; off."),
+    custom("userid_name", Context::ANY, Arity::exactly(1), |c, _, n| text(&mut c.name, n, |value| value.to_owned()), "Name of the cookie; uid."),
+    custom("userid_domain", Context::ANY, Arity::exactly(1), |c, _, n| text(&mut c.domain, n, |value| or_none(value, "; domain=")), "Domain of the cookie; none."),
+    custom("userid_path", Context::ANY, Arity::exactly(1), |c, _, n| text(&mut c.path, n, |value| format!("; path={value}")), "Path of the cookie; /."),
+    custom("userid_expires", Context::ANY, Arity::exactly(1), expires, "Time that a browser keeps the cookie, or max; off: until it is closed."),
+    custom("userid_flags", Context::ANY, Arity::between(1, 3), flags, "Attributes of the cookie: secure, httponly, samesite=strict, lax or none; off."),
+    custom("userid_p3p", Context::ANY, Arity::exactly(1), |c, _, n| text(&mut c.p3p, n, |value| or_none(value, "")), "The P3P field that goes with the cookie; none."),
+    custom("userid_mark", Context::ANY, Arity::exactly(1), mark, "A letter, digit or = that marks valid cookies; others are sent anew; off."),
+    number("userid_service", Context::ANY, (0, u32::MAX as u64), |c| &mut c.service, "The number of this server in the cookies; its address."),
+];
+
+pub static VARIABLES: &[Variable] = &[
+    variable("uid_got", |request, _, out| match of(request).filter(|conf| conf.mode() != OFF) {
+        Some(conf) => show(conf, state(request, conf).got, out),
+        None => false,
+    }),
+    variable("uid_set", |request, _, out| match of(request).filter(|conf| conf.mode() >= V1) {
+        Some(conf) => {
+            make(request, conf);
+            show(conf, state(request, conf).set, out)
+        }
+        None => false,
+    }),
+    changeable("uid_reset", |_, _, _| true, Change::Kept),
+];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.userid.merge(&outer.userid);
+        self.name.merge(&outer.name);
+        self.domain.merge(&outer.domain);
+        self.path.merge(&outer.path);
+        self.expires.merge(&outer.expires);
+        self.flags.merge(&outer.flags);
+        self.p3p.merge(&outer.p3p);
+        self.mark.merge(&outer.mark);
+        self.service.merge(&outer.service);
+    }
+}
+
+impl BlockConf for Conf {
+    fn freeze(&mut self, cx: &mut Cx) {
+        if let Some(span) = self.userid.span().filter(|_| self.mode() >= V1) {
+            self.reset = Some(cx.variables.reference("uid_reset", span));
+        }
+    }
+}
+
+impl Conf {
+    fn mode(&self) -> usize {
+        self.userid.get(OFF)
+    }
+
+    fn name(&self) -> &str {
+        self.name.as_ref().map_or("uid", |name| name)
+    }
+
+    fn mark(&self) -> Option<u8> {
+        self.mark.get(None)
+    }
+}
+
+fn text(slot: &mut Inherit<Box<str>>, node: &Node, make: impl Fn(&str) -> String) -> Result<(), Diagnostic> {
+    once(slot.set(make(node.arg(0)).into(), node.span), node)
+}
+
+fn or_none(value: &str, before: &str) -> String {
+    if value == "none" { String::new() } else { format!("{before}{value}") }
+}
+
+fn expires(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let value = match node.arg(0) {
+        "max" => Expires::Max,
+        "off" => Expires::Never,
+        _ => match params::millis(node, 0)? / 1000 {
+            0 => Expires::Never,
+            seconds => Expires::Seconds(seconds as i64),
+        },
+    };
+    once(conf.expires.set(value, node.span), node)
+}
+
+fn flags(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    const FLAGS: [&str; 5] = ["secure", "httponly", "samesite=strict", "samesite=lax", "samesite=none"];
+    let mut is_set = [false; FLAGS.len()];
+    for (index, word) in node.args.iter().enumerate() {
+        match FLAGS.iter().position(|flag| *flag == &*word.text) {
+            Some(flag) if is_set[flag] => {
+                let message = format!("duplicate value \"{}\"", word.text);
+                cx.diagnostics.push(Diagnostic::warning(word.span, message));
+            }
+            Some(flag) => is_set[flag] = true,
+            None if &*word.text == "off" => {}
+            None => {
+                let words = ["off", "secure", "httponly", "samesite=strict", "samesite=lax", "samesite=none"];
+                return Err(params::invalid_value(node, index, &words));
+            }
+        }
+    }
+    let flags = FLAGS.iter().zip(is_set).filter(|(_, is_set)| *is_set);
+    let text: String = flags.map(|(flag, _)| format!("; {flag}")).collect();
+    once(conf.flags.set(text.into(), node.span), node)
+}
+
+fn mark(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let value = match node.arg(0).as_bytes() {
+        b"off" => None,
+        [byte] if byte.is_ascii_alphanumeric() || *byte == b'=' => Some(*byte),
+        _ => {
+            let message = "value must be \"off\" or a single letter, digit or \"=\"";
+            return Err(Diagnostic::error(node.arg_span(0), format!("\"userid_mark\" directive {message}")));
+        }
+    };
+    once(conf.mark.set(value, node.span), node)
+}
+
+fn once(was_unset: bool, node: &Node) -> Result<(), Diagnostic> {
+    if was_unset { Ok(()) } else { Err(crate::config::table::duplicate(node)) }
+}
+
+/// Adds the cookie to the response's head.
+pub fn send(request: &mut Request) {
+    let conf: &'static Conf = &request.location.userid;
+    if conf.mode() < V1 || request.is_subrequest() {
+        return;
+    }
+    set_cookie(request, conf);
+}
+
+fn set_cookie(request: &mut Request, conf: &'static Conf) {
+    make(request, conf);
+    let state = state(request, conf);
+    let Some(set) = state.set else { return };
+    let mut cookie = conf.name().as_bytes().to_vec();
+    cookie.push(b'=');
+    let value_at = cookie.len();
+    if state.got.is_none() || state.is_reset {
+        base64::encode(&set, &mut cookie);
+        if let Some(mark) = conf.mark() {
+            let at = value_at + 22;
+            cookie[at] = mark;
+        }
+    } else {
+        // The client's own, marked.
+        cookie.extend_from_slice(&state.cookie[..22]);
+        cookie.extend_from_slice(&[conf.mark().unwrap_or(b'='), b'=']);
+    }
+    match conf.expires.get(Expires::Never) {
+        Expires::Never => {}
+        Expires::Max => cookie.extend_from_slice(b"; expires=Thu, 31-Dec-37 23:55:55 GMT"),
+        Expires::Seconds(seconds) => {
+            cookie.extend_from_slice(b"; expires=");
+            cookie_time(clock::wall_seconds().saturating_add(seconds), &mut cookie);
+        }
+    }
+    let none = "".into();
+    for part in [conf.domain.or(&none), conf.path.or(&"; path=/".into()), conf.flags.or(&none)] {
+        cookie.extend_from_slice(part.as_bytes());
+    }
+    request.response.headers.push(b"Set-Cookie", &cookie);
+    if let Some(p3p) = conf.p3p.as_ref().filter(|p3p| !p3p.is_empty()) {
+        request.response.headers.push(b"P3P", p3p.as_bytes());
+    }
+}
+
+/// The cookies of the location in force; `None` where no block around it has any.
+fn of(request: &Request) -> Option<&'static Conf> {
+    let conf: &'static Conf = &request.location.userid;
+    conf.userid.is_set().then_some(conf)
+}
+
+/// What came with the request, read once.
+fn state<'a>(request: &'a mut Request, conf: &Conf) -> &'a mut State {
+    if request.userid.is_none() {
+        let state = read(request, conf);
+        request.userid = Some(Box::new(state));
+    }
+    request.userid.get_or_insert_default()
+}
+
+fn read(request: &Request, conf: &Conf) -> State {
+    let Some(cookie) = core::cookie_value(request, conf.name()) else { return State::default() };
+    let mut state = State { cookie: cookie.to_vec(), ..State::default() };
+    let shown = log::Text(cookie);
+    if cookie.len() < 22 {
+        log::error!(core::error_log(request), request, "client sent too short userid cookie \"{}\"", shown);
+        return state;
+    }
+    // Two more would be a mark and "=", or garbage.
+    match base64::decode(&cookie[..22]).and_then(|bytes| Uid::try_from(bytes).ok()) {
+        Some(uid) => state.got = Some(uid).filter(|uid| uid[12..] != [0; 4]),
+        None => log::error!(core::error_log(request), request, "client sent invalid userid cookie \"{}\"", shown),
+    }
+    state
+}
+
+/// Decides whether a cookie is sent, and which.
+fn make(request: &mut Request, conf: &'static Conf) {
+    let known = state(request, conf);
+    if known.set.is_some() {
+        return;
+    }
+    if let Some(got) = known.got {
+        let mut reset = Vec::new();
+        if let Some(id) = conf.reset {
+            request.variable(id, &mut reset);
+        }
+        let known = state(request, conf);
+        if matches!(&reset[..], b"" | b"0") {
+            let is_marked = conf.mark().is_none_or(|mark| known.cookie.get(22..24) == Some(&[mark, b'=']));
+            known.set = (!is_marked).then_some(got);
+            return;
+        }
+        known.is_reset = true;
+        if reset == b"log" {
+            let mut shown = Vec::new();
+            show(conf, Some(got), &mut shown);
+            let shown = log::Text(&shown);
+            log::notice!(core::error_log(request), &*request, "userid cookie \"{}\" was reset", shown);
+        }
+    }
+    let uid = fresh(request, conf);
+    state(request, conf).set = Some(uid);
+}
+
+thread_local! {
+    static SEQUENCE_V1: Cell<u32> = const { Cell::new(1) };
+    static SEQUENCE_V2: Cell<u32> = const { Cell::new(0x0303_0302) };
+}
+
+/// A value that no other worker gives at any time.
+fn fresh(request: &Request, conf: &Conf) -> Uid {
+    let service = conf.service.as_ref().map(|service| *service as u32);
+    let now = clock::wall_seconds() as u32;
+    let words = if conf.mode() == V1 {
+        let sequence = SEQUENCE_V1.get();
+        SEQUENCE_V1.set(sequence.wrapping_add(0x100));
+        let words = [service.unwrap_or(0), now, start_value(), sequence];
+        words.map(u32::to_ne_bytes)
+    } else {
+        let sequence = SEQUENCE_V2.get();
+        SEQUENCE_V2.set(sequence.wrapping_add(0x100).max(0x0303_0302));
+        let server = service.map_or_else(|| address_word(request), u32::to_be_bytes);
+        [server, now.to_be_bytes(), start_value().to_be_bytes(), sequence.to_be_bytes()]
+    };
+    let mut uid = Uid::default();
+    for (place, word) in uid.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word);
+    }
+    uid
+}
+
+/// The address that the client has connected to, or the end of it.
+fn address_word(request: &Request) -> [u8; 4] {
+    match request.connection.local.ip() {
+        Some(IpAddr::V4(ip)) => ip.octets(),
+        Some(IpAddr::V6(ip)) => {
+            let [.., a, b, c, d] = ip.octets();
+            [a, b, c, d]
+        }
+        None => [0; 4],
+    }
+}
+
+/// When this worker began, and its pid: it differs from worker to worker.
+fn start_value() -> u32 {
+    static VALUE: OnceLock<u32> = OnceLock::new();
+    *VALUE.get_or_init(|| (clock::wall().1 / 1000 / 20) << 16 | std::process::id() & 0xffff)
+}
+
+/// `name=` and the value in hexadecimal, word by word.
+fn show(conf: &Conf, uid: Option<Uid>, out: &mut Vec<u8>) -> bool {
+    let Some(uid) = uid else { return false };
+    out.extend_from_slice(conf.name().as_bytes());
+    out.push(b'=');
+    for word in uid.chunks_exact(4) {
+        let word = u32::from_ne_bytes(word.try_into().unwrap_or_default());
+        let _ = write!(out, "{word:08X}"); // memory takes all
+    }
+    true
+}
+
+/// A time as cookies had it first: `Thu, 31-Dec-37 23:55:55 GMT`, with four digits from 2038 on.
+fn cookie_time(secs: i64, out: &mut Vec<u8>) {
+    let mut date = Vec::new();
+    log::format::http_date(secs, &mut date); // Sun, 06 Nov 1994 08:49:37 GMT
+    let [part @ .., _, _, _, _] = &date[..] else { return };
+    let year = if part.get(12..16) > Some(b"2037") { part.get(12..16) } else { part.get(14..16) };
+    let parts = [part.get(..5), part.get(5..7), part.get(8..11), year, part.get(17..)];
+    let [Some(week), Some(day), Some(month), Some(year), Some(time)] = parts else { return };
+    for text in [week, day, b"-", month, b"-", year, b" ", time, b" GMT"] {
+        out.extend_from_slice(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookie_times_have_two_digits_until_2037() {
+        let cases = [
+            (0, "Thu, 01-Jan-70 00:00:00 GMT"),
+            (2_145_916_555, "Thu, 31-Dec-37 23:55:55 GMT"),
+            (2_145_916_800, "Fri, 01-Jan-2038 00:00:00 GMT"),
+        ];
+        for (secs, expected) in cases {
+            let mut out = Vec::new();
+            cookie_time(secs, &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), expected);
+        }
+    }
+}
