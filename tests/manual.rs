@@ -164,6 +164,9 @@ fn the_page_for_users_of_nginx_names_what_there_is() {
 
 #[test]
 fn the_pages_are_without_a_fault() {
+    if std::env::var_os("PRONGHORN_WRITE_MANUAL").is_some() {
+        return;
+    }
     for page in ["pronghorn.8", "pronghorn.conf.5"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("man").join(page);
         let mut mandoc = std::process::Command::new("mandoc");

@@ -159,7 +159,7 @@ pub static MAIN: &[Row] = &[
         Context::MAIN,
         Arity::between(1, 2),
         error_log,
-        "Where errors are logged, and from which level on; several lines log to several places; logs/error.log error.",
+        "Where errors are logged, and from which level on, several lines to several places; logs/error.log error.",
     ),
     custom(
         "load_module",
@@ -194,7 +194,7 @@ pub static MAIN: &[Row] = &[
         Context::MAIN,
         Arity::between(2, 3),
         Accepted::Words,
-        "One small pool of threads looks up names; files need none.",
+        "One small pool of threads looks up names. Files need none.",
     ),
     accepted(
         "worker_aio_requests",

@@ -8,7 +8,7 @@ use crate::support::{Client, Daemon, Origin, fetch, get, wait_for};
 use super::place::shipped;
 
 /// The names of the tests here and there: an example without one is not shipped.
-const TESTED: &str = "balanced behind-proxy canary container failover files json-log maintenance redirects status \
+const TESTED: &str = "balanced behind-proxy canary container failover files json-log limits maintenance redirects status \
                       streams subpath uploads vhosts websocket";
 
 #[test]
@@ -325,7 +325,7 @@ fn files() {
     assert_eq!(ask(&daemon, "a", "/assets/none.js").status, 404);
     assert_eq!(ask(&daemon, "a", "/.env").status, 404);
     let asset = ask(&daemon, "a", "/assets/app-1a2b.js");
-    assert_eq!(asset.header("cache-control"), Some("public, max-age=31536000, immutable"));
+    assert_eq!(asset.all("cache-control"), ["max-age=31536000", "public, immutable"]);
     let deep = ask(&daemon, page, "/deep/link");
     assert_eq!(
         (deep.header("cache-control"), deep.header("content-type")),
@@ -363,4 +363,41 @@ fn subpath() {
     assert_eq!(ask(&daemon, "example.com", "/shop/cart").text(), "shop /shop/cart example.com");
     let root = ask(&daemon, "example.com", "/");
     assert!(root.status == 302 && root.header("location").is_some_and(|place| place.ends_with("/wiki/")));
+}
+
+#[test]
+fn limits() {
+    let (go, origin) = Origin::in_two_parts();
+    let quick = echo("application");
+    let changes = [
+        ("127.0.0.1:3000", &*quick.address()),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+        // No time passes that would count.
+        ("rate=20r/s", "rate=1r/m"),
+        (
+            "            limit_rate       1m;\n            proxy_pass       http://application",
+            "            proxy_pass http://%%SLOW%%",
+        ),
+    ];
+    let daemon = example("limits.conf", &changes).set("SLOW", origin.address()).start();
+    let mut client = Client::connect(daemon.port(0));
+    let statuses: Vec<u16> = (0..45).map(|_| client.get("/").status).collect();
+    assert!(statuses[..41].iter().all(|status| *status == 200), "{statuses:?}");
+    assert!(statuses[41..].iter().all(|status| *status == 429), "{statuses:?}");
+    let mut held: Vec<Client> = (0..2).map(|_| Client::connect(daemon.port(0))).collect();
+    for client in &mut held {
+        client.send("GET /downloads/film HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.response_head();
+    }
+    assert_eq!(get(daemon.port(0), "/downloads/film").status, 429, "the third at a time");
+    for _ in 0..2 {
+        go.send(()).expect("the origin waits");
+    }
+    for client in &mut held {
+        assert_eq!(client.exactly(10), b"first-last");
+    }
+    for method in ["GET", "DELETE"] {
+        let answer = send(&daemon, &format!("{method} /admin/ HTTP/1.1\r\nHost: a"));
+        assert_eq!(answer.status, 200, "{method} from this machine");
+    }
 }

@@ -130,7 +130,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("root", IN_LOCATION, Arity::exactly(1), root, "Directory of the files; html."),
     custom("alias", Context::LOCATION, Arity::exactly(1), alias, "Replaces the location's part of the URI by a path."),
     custom("error_page", IN_LOCATION, Arity::at_least(2), error_page, "The URI shown for statuses, with another status after =."),
-    custom("error_log", Context::ANY, Arity::between(1, 2), set_error_log, "Where errors are logged, and from which level on; several lines log to several places."),
+    custom("error_log", Context::ANY, Arity::between(1, 2), set_error_log, "Where errors are logged, and from which level on. Several lines log to several places."),
     accepted("tcp_nodelay", Context::ANY, Arity::exactly(1), Accepted::Flag, "Data is never held back to fill a packet; on."),
     accepted("tcp_nopush", Context::ANY, Arity::exactly(1), Accepted::Flag, "A head leaves together with the first bytes of its body anyway; off."),
     accepted("sendfile_max_chunk", IN_LOCATION, Arity::exactly(1), Accepted::Size, "A turn sends at most 2m of a file, so that other connections get theirs; 2m."),

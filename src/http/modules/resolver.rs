@@ -32,7 +32,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         Context::ANY,
         Arity::at_least(1),
         resolver,
-        "Name servers for names that are looked up while serving, asked in turn, with valid=, ipv4= and ipv6=; without it the system's resolver is asked, which reads /etc/hosts too.",
+        "Name servers for names that are looked up while serving, asked in turn, with valid=, ipv4= and ipv6=. Without it the system's resolver is asked, which reads /etc/hosts too.",
     ),
     millis(
         "resolver_timeout",

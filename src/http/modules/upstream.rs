@@ -66,7 +66,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         UPSTREAM,
         Arity::at_least(1),
         server,
-        "A server of the group: weight, max_fails, fail_timeout, max_conns, backup, down; resolve follows its name while serving, with service= by SRV records.",
+        "A server of the group: weight, max_fails, fail_timeout, max_conns, backup, down. With resolve it follows its name while serving, with service= by SRV records.",
     ),
     custom(
         "keepalive",
@@ -84,7 +84,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     ),
     millis("keepalive_time", UPSTREAM, |conf| &mut conf.time, "Age at which a connection is not kept any more; 1h."),
     millis("keepalive_timeout", UPSTREAM, |conf| &mut conf.timeout, "How long an idle connection is kept; 60s."),
-    custom("zone", UPSTREAM, Arity::between(1, 2), zone, "Shares the peers' failures and connection counts among all workers; the size is not needed."),
+    custom("zone", UPSTREAM, Arity::between(1, 2), zone, "Shares the peers' failures and connection counts among all workers. The size is not needed."),
     custom("least_conn", UPSTREAM, Arity::exactly(0), unavailable, "Not available yet."),
     custom("ip_hash", UPSTREAM, Arity::exactly(0), unavailable, "Not available yet."),
     custom("hash", UPSTREAM, Arity::between(1, 2), unavailable, "Not available yet."),
