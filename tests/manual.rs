@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use pronghorn::config::{RowInfo, Shape, absent, document};
-use pronghorn::http::modules;
+use pronghorn::http::{glossary, modules};
 use pronghorn::worker;
 
 fn variables() -> String {
@@ -15,9 +15,11 @@ fn variables() -> String {
         .collect();
     names.sort();
     names.dedup();
-    let mut out = String::from(".Bl -item -compact\n");
+    let mut out = String::from(".Bl -tag -width Ds -compact\n");
     for name in names {
-        out.push_str(&format!(".It\n.Dv ${name}\n"));
+        let known = name.strip_suffix("NAME").unwrap_or(&name);
+        let line = glossary::line(known).unwrap_or_default();
+        out.push_str(&format!(".It Dv ${name}\n{}\n", document::line(line)));
     }
     out.push_str(".El\n");
     out

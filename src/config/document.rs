@@ -78,7 +78,7 @@ fn arguments(arity: Arity) -> String {
 }
 
 /// Sentences, each on a line of its own.
-fn line(text: &str) -> String {
+pub fn line(text: &str) -> String {
     let begins = |rest: &str| rest.starts_with(|char: char| char.is_ascii_uppercase());
     let mut out = String::new();
     let mut rest = text;

@@ -5,6 +5,7 @@
 //! RFC 9112; nginx.org, ngx_http_core_module (`keepalive_*`, `client_header_*`, `lingering_*`).
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use crate::base::in_place::pinned;
@@ -451,6 +452,7 @@ fn connection(conn: &Conn) -> Connection {
     };
     Connection {
         number: conn.number,
+        fd: conn.io.as_fd().as_raw_fd(),
         peer: conn.peer.clone(),
         proxy: conn.proxy.clone(),
         local,

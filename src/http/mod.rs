@@ -7,6 +7,7 @@ pub mod compile;
 pub mod error;
 pub mod error_page;
 pub mod filter;
+pub mod glossary;
 pub mod h1;
 pub mod handover;
 pub mod headers;

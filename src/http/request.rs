@@ -3,6 +3,7 @@
 //! Owns the bytes of its head; everything parsed from them is a range. Freed as a whole when it ends, and
 //! logged at that moment, whatever ended it.
 
+use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use crate::base::in_place::boxed;
@@ -33,6 +34,8 @@ use crate::sys::clock;
 pub struct Connection {
     /// Unique in this worker; `*N` in the error log, `$connection`.
     pub number: u64,
+    /// The client's socket, which lives longer than the request; only to ask the kernel about it.
+    pub fd: RawFd,
     /// Who is served: the socket's peer, or whom a trusted proxy names (`set_real_ip_from`).
     pub peer: SockAddr,
     /// What a proxy in front said whose connection this is.

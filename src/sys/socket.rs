@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
@@ -268,6 +268,35 @@ pub fn accept_backlog(listener: BorrowedFd<'_>) -> u32 {
             0 => info.tcpi_unacked,
             _ => 0,
         }
+    }
+}
+
+/// What tcp(7) tells of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpInfo {
+    pub rtt_us: u32,
+    pub rtt_variance_us: u32,
+    /// In segments.
+    pub congestion_window: u32,
+    /// In bytes.
+    pub receive_space: u32,
+}
+
+/// `None` where it is no TCP connection.
+pub fn tcp_info(fd: RawFd) -> Option<TcpInfo> {
+    // SAFETY: an all-zero tcp_info is valid, and the kernel writes at most `length` bytes into it; a number that is no
+    // socket is an error of the call.
+    unsafe {
+        let mut info: libc::tcp_info = std::mem::zeroed();
+        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+        let told =
+            libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length);
+        (told == 0).then_some(TcpInfo {
+            rtt_us: info.tcpi_rtt,
+            rtt_variance_us: info.tcpi_rttvar,
+            congestion_window: info.tcpi_snd_cwnd,
+            receive_space: info.tcpi_rcv_space,
+        })
     }
 }
 

@@ -218,3 +218,34 @@ http {
     });
     daemon.wait_line("a.log", "/after");
 }
+
+#[test]
+fn subrequests_are_logged_where_that_is_asked_for() {
+    let daemon = Setup::new(
+        r#"
+http {
+    log_format uri '$uri $status';
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        root %%DIR%%;
+        ssi on;
+        default_type text/html;
+        access_log %%DIR%%/sub.log uri;
+        location / { }
+        location /logged/ { log_subrequest on; }
+    }
+}
+"#,
+    )
+    .file("plain/page.html", "<!--#include virtual=\"/plain/part.html\" -->")
+    .file("plain/part.html", "part")
+    .file("logged/page.html", "<!--#include virtual=\"/logged/part.html\" -->")
+    .file("logged/part.html", "part")
+    .start();
+    assert_eq!(get(daemon.port(0), "/plain/page.html").text(), "part");
+    assert_eq!(get(daemon.port(0), "/logged/page.html").text(), "part");
+    daemon.wait_line("sub.log", "^/logged/page.html 200");
+    let mut lines: Vec<String> = daemon.read("sub.log").lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(lines, ["/logged/page.html 200", "/logged/part.html 200", "/plain/page.html 200"]);
+}

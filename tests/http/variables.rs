@@ -1,6 +1,6 @@
 //! Variables: those of a request, `set`, and `map` with its exact, wildcard and regex keys.
 
-use crate::support::{Daemon, fetch, get};
+use crate::support::{Daemon, Origin, Setup, fetch, get};
 
 const CONF: &str = r#"
 http {
@@ -101,4 +101,72 @@ fn map_of_host_names_knows_wildcards() {
     ] {
         assert_eq!(get(daemon.port(0), &format!("/by-host?host={host}")).text(), expected, "{host}");
     }
+}
+
+#[test]
+fn the_request_s_port_is_the_client_s_own_word() {
+    let daemon = Setup::new(
+        "http { server { listen 127.0.0.1:%%PORT_0%%; location / { return 200 \"$host$is_request_port$request_port\"; } } }",
+    )
+    .start();
+    for (line, host, expected) in [
+        ("GET / HTTP/1.1", "h.test:8080", "h.test:8080"),
+        ("GET / HTTP/1.1", "h.test", "h.test"),
+        ("GET / HTTP/1.1", "[::1]:81", "[::1]:81"),
+        ("GET / HTTP/1.1", "[::1]", "[::1]"),
+        ("GET http://a.test:90/x HTTP/1.1", "h.test:8080", "a.test:90"),
+        ("GET http://a.test/x:7 HTTP/1.1", "h.test:8080", "a.test"),
+    ] {
+        let response = fetch(daemon.port(0), &format!("{line}\r\nHost: {host}\r\n\r\n"));
+        assert_eq!(response.text(), expected, "{line} {host}");
+    }
+}
+
+#[test]
+fn the_kernel_tells_of_the_connection() {
+    let daemon = Setup::new(
+        "http { server { listen 127.0.0.1:%%PORT_0%%; listen unix:%%DIR%%/u.sock; location / {
+            return 200 \"$tcpinfo_rtt $tcpinfo_rttvar $tcpinfo_snd_cwnd $tcpinfo_rcv_space\"; } } }",
+    )
+    .start();
+    let text = get(daemon.port(0), "/").text();
+    let numbers: Vec<u32> = text.split(' ').map(|number| number.parse().expect(&text)).collect();
+    assert!(numbers[0] > 0 && numbers[2] > 0 && numbers[3] > 1000, "{text}");
+    let stream = std::os::unix::net::UnixStream::connect(daemon.path("u.sock")).expect("connects");
+    use std::io::{Read, Write};
+    let mut stream = stream;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("sends");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("reads");
+    assert!(answer.ends_with("\r\n\r\n   "), "nothing to tell: {answer:?}");
+}
+
+#[test]
+fn the_real_root_has_no_links_in_it() {
+    let setup = Setup::new(
+        "http { server { listen 127.0.0.1:%%PORT_0%%; root %%DIR%%/link;
+            location / { return 200 \"$document_root $realpath_root\"; } } }",
+    )
+    .file("real/index.html", "x");
+    std::os::unix::fs::symlink(setup.folder().join("real"), setup.folder().join("link")).expect("links");
+    let daemon = setup.start();
+    let real = std::fs::canonicalize(daemon.path("real")).expect("is there");
+    let expected = format!("{} {}", daemon.path("link").display(), real.display());
+    assert_eq!(get(daemon.port(0), "/").text(), expected);
+}
+
+#[test]
+fn trailers_are_known_at_the_end() {
+    let origin = Origin::replying(|_| {
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 5\r\nX-Sum: 6\r\n\r\n"
+            .to_vec()
+    });
+    let daemon = Setup::new(
+        "http { log_format t '$upstream_trailer_x_sum|$sent_trailer_x_own'; access_log %%DIR%%/t.log t;
+         server { listen 127.0.0.1:%%PORT_0%%; add_trailer X-Own $status; location / { proxy_pass http://%%ORIGIN%%; } } }",
+    )
+    .set("ORIGIN", origin.address())
+    .start();
+    get(daemon.port(0), "/");
+    assert_eq!(daemon.wait_line("t.log", "."), "5, 6|200");
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::number::{parse_millis, parse_size};
-use crate::config::directive::custom;
+use crate::config::directive::{custom, flag};
 use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, params};
 use crate::http::compile::Cx;
@@ -78,6 +78,7 @@ pub struct Conf {
     off: bool,
     /// `open_log_file_cache`; `None` inside: off.
     cache: Inherit<Option<Arc<named::Cache>>>,
+    log_subrequest: Inherit<bool>,
 }
 
 pub static DIRECTIVES: &[Directive<Conf>] = &[
@@ -95,6 +96,12 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         Arity::between(1, 4),
         open_log_file_cache,
         "Keeps log files with variables in their names open: max, inactive, min_uses and valid, or off; off.",
+    ),
+    flag(
+        "log_subrequest",
+        Context::ANY,
+        |conf| &mut conf.log_subrequest,
+        "Logs subrequests too, such as those of an SSI include; off.",
     ),
 ];
 
@@ -121,6 +128,7 @@ fn seconds(until_us: Option<u64>, from_us: u64, out: &mut Vec<u8>) -> bool {
 impl Merge for Conf {
     fn merge(&mut self, outer: &Self) {
         self.cache.merge(&outer.cache);
+        self.log_subrequest.merge(&outer.log_subrequest);
         if !self.off {
             replace(&mut self.logs, &outer.logs);
             self.off = self.logs.is_empty() && outer.off;
@@ -287,7 +295,7 @@ fn find_format(name: &str, span: Span, cx: &mut Cx) -> Result<Format, Diagnostic
 pub fn write(request: &mut Request) {
     let location = request.location;
     let conf = &location.access_log;
-    if conf.off || request.is_subrequest() {
+    if conf.off || (request.is_subrequest() && !conf.log_subrequest.get(false)) {
         return;
     }
     for log in &conf.logs {

@@ -154,7 +154,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("directio_alignment", Context::ANY, Arity::exactly(1), Accepted::Size, "Files are always read through the page cache; 512."),
     accepted("read_ahead", Context::ANY, Arity::exactly(1), Accepted::Size, "Left to the kernel; 0."),
     accepted("send_lowat", Context::ANY, Arity::exactly(1), Accepted::Size, "Data is never held back to fill a packet; 0."),
-    accepted("log_subrequest", Context::ANY, Arity::exactly(1), Accepted::Flag, "There are no subrequests; off."),
     size("subrequest_output_buffer_size", Context::ANY, |c| &mut c.subrequest_output_buffer_size, "Most bytes of a subrequest's answer that is kept in memory; 4k."),
     flag("reset_timedout_connection", Context::ANY, |c| &mut c.reset_timedout_connection, "Resets a connection that timed out, or that return 444 ends, so that the kernel keeps nothing of it; off."),
     flag("msie_padding", Context::ANY, |c| &mut c.msie_padding, "Makes error pages long enough that Internet Explorer and Chrome show them; on."),

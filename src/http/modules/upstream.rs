@@ -16,7 +16,7 @@ use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::variable::{Argument, Variable, prefix, variable};
+use crate::http::variable::{self, Argument, Variable, prefix, variable};
 use crate::http::modules::resolver;
 use crate::log::{self, Logger};
 use crate::net::resolver::Resolver;
@@ -116,6 +116,9 @@ pub static VARIABLES: &[Variable] = &[
     variable("upstream_bytes_received", |request, _, out| each(request, out, |attempt, out| count(attempt.received, out))),
     variable("upstream_bytes_sent", |request, _, out| each(request, out, |attempt, out| count(attempt.sent, out))),
     prefix("upstream_http_", http),
+    prefix("upstream_trailer_", |request, argument, out| {
+        variable::trailer(&request.upstream.trailers, &argument.name, out)
+    }),
     prefix("upstream_cookie_", cookie),
 ];
 

@@ -3,6 +3,7 @@
 //! Touches: the request; the clock for `$msec` and its kind.
 //! Behaviour: nginx.org, ngx_http_core_module, "Embedded Variables".
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
@@ -10,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use crate::base::base64;
 use crate::http::request::Request;
 use crate::http::response::reason;
-use crate::http::variable::{Argument, Change, Variable, changeable, prefix, variable};
+use crate::http::variable::{Argument, Change, Variable, changeable, prefix, trailer, variable};
 use crate::http::modules::core::error_log;
 use crate::log::{self, format};
 use crate::proto::h1::length::BodyLength;
@@ -18,6 +19,7 @@ use crate::proto::header::Id;
 use crate::proto::message::Version;
 use crate::proto::proxy::Tlv;
 use crate::sys::clock;
+use crate::sys::socket::{self, TcpInfo};
 
 type Out<'a> = &'a mut Vec<u8>;
 
@@ -51,6 +53,13 @@ pub static VARIABLES: &[Variable] = &[
     variable("connection_time", |r, _, out| seconds(clock::monotonic_ms().saturating_sub(r.connection.opened_ms), out)),
     prefix("http_", http_field),
     prefix("sent_http_", sent_http_field),
+    prefix("sent_trailer_", |r, argument, out| trailer(&r.response.trailers, &argument.name, out)),
+    variable("request_port", |r, _, out| request_port(r).is_some_and(|port| text(port, out))),
+    variable("is_request_port", |r, _, out| text(if request_port(r).is_some() { b":" } else { b"" }, out)),
+    variable("tcpinfo_rtt", |r, _, out| tcp_info(r, |info| info.rtt_us, out)),
+    variable("tcpinfo_rttvar", |r, _, out| tcp_info(r, |info| info.rtt_variance_us, out)),
+    variable("tcpinfo_snd_cwnd", |r, _, out| tcp_info(r, |info| info.congestion_window, out)),
+    variable("tcpinfo_rcv_space", |r, _, out| tcp_info(r, |info| info.receive_space, out)),
     prefix("cookie_", cookie),
     variable("content_length", |r, _, out| field(r, Id::ContentLength, out)),
     variable("content_type", |r, _, out| field(r, Id::ContentType, out)),
@@ -62,7 +71,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("bytes_sent", |r, _, out| decimal(r.bytes_sent, out)),
     variable("body_bytes_sent", |r, _, out| decimal(r.body_bytes_sent(), out)),
     variable("document_root", root_variable),
-    variable("realpath_root", root_variable),
+    variable("realpath_root", realpath_root),
     variable("request_filename", request_filename),
     variable("remote_user", remote_user),
     variable("hostname", |_, _, out| text(hostname(), out)),
@@ -273,6 +282,40 @@ fn status(request: &mut Request, _: &Argument, out: Out) -> bool {
 fn root_variable(request: &mut Request, _: &Argument, out: Out) -> bool {
     document_root(request, out);
     true
+}
+
+/// The directory of the files with all symbolic links resolved; no value where it is missing.
+fn realpath_root(request: &mut Request, _: &Argument, out: Out) -> bool {
+    let mut root = Vec::new();
+    document_root(request, &mut root);
+    match std::fs::canonicalize(OsStr::from_bytes(&root)) {
+        Ok(path) => text(path.as_os_str().as_bytes(), out),
+        Err(error) => {
+            let (root, cause) = (log::Text(&root), log::Cause(&error));
+            log::error!(error_log(request), &*request, "realpath() \"{root}\" failed {cause}");
+            false
+        }
+    }
+}
+
+/// The port in the request line, or else in `Host`; `None` where neither has one.
+fn request_port(request: &Request) -> Option<&[u8]> {
+    let target = request.input.data().get(request.head.target.clone())?;
+    let authority = match memchr::memmem::find(target, b"://").filter(|_| target.first() != Some(&b'/')) {
+        Some(at) => {
+            let rest = &target[at + 3..];
+            &rest[..rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len())]
+        }
+        None => request.header(Id::Host)?,
+    };
+    let colon = memchr::memrchr(b':', authority)?;
+    let port = &authority[colon + 1..];
+    (!port.is_empty() && port.iter().all(u8::is_ascii_digit)).then_some(port)
+}
+
+/// What the kernel knows of the client's connection; no value for one that is not TCP.
+fn tcp_info(request: &Request, word: fn(&TcpInfo) -> u32, out: Out) -> bool {
+    socket::tcp_info(request.connection.fd).is_some_and(|info| decimal(u64::from(word(&info)), out))
 }
 
 /// Appends the directory of `root` or `alias`.
