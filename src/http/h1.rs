@@ -275,8 +275,9 @@ async fn one_request(conn: &mut Conn) -> After {
     if outcome.is_err() || !request.keep_alive {
         let is_body_late = request.error_status == Some(408) && !request.body.is_read();
         let is_reader_late = outcome.is_err_and(|error| error.status == 408);
-        let has_timed_out = is_body_late || is_reader_late || request.response.status == 444;
-        if has_timed_out && core.resets_timed_out() {
+        let may_reset = is_body_late || request.response.status == 444;
+        // Who takes nothing must not keep megabytes in the kernel either: an answer that is cut loses nothing by it.
+        if is_reader_late || (may_reset && core.resets_timed_out()) {
             let _ = socket::reset_on_close(conn.io.as_fd());
             return After::Close;
         }

@@ -200,3 +200,21 @@ fn timed_out_connections_are_reset_where_that_is_wanted() {
     client.send("GET /hangup HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.expect_end(), End::Reset);
 }
+
+#[test]
+fn who_does_not_read_is_reset() {
+    const CONF: &str = r#"
+http {
+    server { listen 127.0.0.1:%%PORT_0%% sndbuf=16k; send_timeout 1s; location / { proxy_pass http://%%ORIGIN%%; } }
+}
+"#;
+    if is_stand_in() {
+        return; // nginx closes, and the kernel goes on for minutes
+    }
+    let origin = Origin::replying(|_| crate::support::origin::ok(&vec![b'x'; 20_000_000]));
+    let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).level("info").start();
+    let mut client = Client::connect(daemon.port(0));
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    daemon.wait_log("client timed out .* while sending to client \\(\"send_timeout\" is 1s at .*:\\d+\\)");
+    assert_eq!(client.rest().1, End::Reset);
+}

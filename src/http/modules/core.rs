@@ -155,7 +155,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("read_ahead", Context::ANY, Arity::exactly(1), Accepted::Size, "Left to the kernel; 0."),
     accepted("send_lowat", Context::ANY, Arity::exactly(1), Accepted::Size, "Data is never held back to fill a packet; 0."),
     size("subrequest_output_buffer_size", Context::ANY, |c| &mut c.subrequest_output_buffer_size, "Most bytes of a subrequest's answer that is kept in memory; 4k."),
-    flag("reset_timedout_connection", Context::ANY, |c| &mut c.reset_timedout_connection, "Resets a connection that timed out, or that return 444 ends, so that the kernel keeps nothing of it; off."),
+    flag("reset_timedout_connection", Context::ANY, |c| &mut c.reset_timedout_connection, "Resets a connection that timed out, or that return 444 ends, so that the kernel keeps nothing of it. One that took nothing for send_timeout is reset in any case; off."),
     flag("msie_padding", Context::ANY, |c| &mut c.msie_padding, "Makes error pages long enough that Internet Explorer and Chrome show them; on."),
     flag("msie_refresh", Context::ANY, |c| &mut c.msie_refresh, "Leads Internet Explorer on by a page instead of a redirect; off."),
     flag("log_not_found", Context::ANY, |c| &mut c.log_not_found, "Logs files that are not there; on."),
