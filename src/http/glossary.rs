@@ -88,6 +88,12 @@ pub static VARIABLES: &[(&str, &str)] = &[
     ("termination_reason", "Who ended the request, in which phase, by which limit: see below."),
     ("time_iso8601", "The local time as 2026-01-31T23:59:59+00:00."),
     ("time_local", "The local time as 31/Jan/2026:23:59:59 +0000."),
+    ("uid_got", "The name and value of the cookie that the client sent, by userid."),
+    (
+        "uid_reset",
+        "Set it to anything but empty and 0 and userid gives a new cookie; log tells the old one too.",
+    ),
+    ("uid_set", "The name and value of the cookie that the client is given, by userid."),
     (
         "upstream_addr",
         "The servers that were asked; a comma between tries, a colon after an internal redirect.",
