@@ -23,8 +23,7 @@ const FAMILIES: &[(&[&str], &str)] = &[
         &["auth_*", "valid_referers", "referer_hash_*", "secure_link*", "disable_symlinks"],
         "there is no access control: do not serve what this line protects",
     ),
-    (&["try_files"], "for `try_files $uri @name;` write `error_page 404 = @name;` beside \"root\""),
-    (&["geo", "split_clients", "geoip_*", "ancient_browser*", "modern_browser*"], "\"map\" may do instead"),
+    (&["geoip_*", "ancient_browser*", "modern_browser*"], "\"map\" may do instead"),
     (
         &["fastcgi_*", "uwsgi_*", "scgi_*", "grpc_*", "memcached_*"],
         "\"proxy_pass\" to a backend that speaks HTTP/1.1 is the only way to a backend",
@@ -83,7 +82,7 @@ mod tests {
 
     #[test]
     fn names_and_families_are_found() {
-        for name in ["gzip", "gzip_types", "ssl_certificate", "try_files", "auth_basic"] {
+        for name in ["gzip", "gzip_types", "ssl_certificate", "auth_basic"] {
             assert!(help(name).is_some(), "{name}");
         }
         for name in ["", "gzipp", "sslcertificate", "iff", "wibble"] {

@@ -41,6 +41,8 @@ pub struct Cx {
     pub log: modules::access_log::Shared,
     /// Maps by index; a map variable's argument holds the index.
     pub maps: Vec<modules::map::Map>,
+    pub geos: Vec<modules::geo::Geo>,
+    pub splits: Vec<modules::split_clients::Split>,
     pub limit_req: Zones<modules::limit_req::Declared>,
     pub limit_conn: Zones<modules::limit_conn::Declared>,
     /// Named groups of peers, referenced and declared in any order.
@@ -84,6 +86,8 @@ impl Cx {
             diagnostics: Diagnostics::default(),
             log: Default::default(),
             maps: Vec::new(),
+            geos: Vec::new(),
+            splits: Vec::new(),
             limit_req: Zones::default(),
             limit_conn: Zones::default(),
             upstreams: Default::default(),
@@ -200,7 +204,18 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     modules::upstream::resolve(&root.resolver, &mut cx);
     let limit_req = modules::limit_req::open(&mut cx);
     let limit_conn = modules::limit_conn::open(&mut cx);
-    let Cx { variables, mut diagnostics, maps, upstreams, body_files, is_transparent, mut folders, .. } = cx;
+    let Cx {
+        variables,
+        mut diagnostics,
+        maps,
+        geos,
+        splits,
+        upstreams,
+        body_files,
+        is_transparent,
+        mut folders,
+        ..
+    } = cx;
     let variables = variables.freeze(modules::VARIABLES, &mut diagnostics);
     let client_body_temp_path = spool::default_folder(&options.prefix);
     if (body_files || variables.has_request_body_file()) && root.request_body.temp_path().is_none() {
@@ -213,6 +228,8 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         root,
         variables,
         maps,
+        geos,
+        splits,
         limit_req,
         limit_conn,
         upstreams: upstreams.into_groups(),

@@ -115,11 +115,14 @@ modules! {
     resolver    => [];
     realip      => [PostRead find, Preaccess find];
     map         => [];
+    geo         => [];
+    split_clients => [];
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];
     limit_req   => [Preaccess preaccess];
     limit_conn  => [Preaccess preaccess];
     access      => [Access access];
+    try_files   => [Precontent precontent];
     upstream    => [];
     request_body => [];
     limit_rate  => [];

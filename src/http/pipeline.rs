@@ -136,6 +136,7 @@ pub fn log(request: &mut Request) {
 fn locate(request: &mut Request) -> Reply {
     request.uri_changed = false;
     request.left_proxy = false;
+    request.adds_uri_to_alias = false;
     match request.server.root.find(&request.uri) {
         Found::AddSlash(location) => {
             enter(request, location);

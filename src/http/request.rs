@@ -95,6 +95,8 @@ pub struct Request {
     pub uri_changed: bool,
     /// A `break` has ended the rewriting of a changed path, which is no longer the one that found the location.
     pub left_location: bool,
+    /// `try_files` has found a file below the `alias` of a regular expression.
+    pub adds_uri_to_alias: bool,
     /// An `if` without the location's `proxy_pass` is in force after one that had it.
     pub left_proxy: bool,
     /// Where any kind of access control may let a request in: with what the others have refused it so far, or 0.
@@ -171,6 +173,7 @@ impl Request {
             internal_redirects: 0,
             uri_changed: false,
             left_location: false,
+            adds_uri_to_alias: false,
             left_proxy: false,
             access_status: 0,
             error_status: None,

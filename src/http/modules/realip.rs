@@ -122,31 +122,42 @@ impl Conf {
         self.trusted.iter().any(|network| network.contains(address))
     }
 
-    /// The last address of the fields of this name; recursive, the last one before a trusted one that is not trusted.
-    fn client(&self, request: &Request, name: &[u8], mut peer: Option<IpAddr>) -> Option<SocketAddr> {
-        let data = request.input.data();
-        let fields = request.head.fields.iter().rev().filter(|field| field.name(data).eq_ignore_ascii_case(name));
-        let words = fields.flat_map(|field| {
-            field.value(data).rsplit(|byte| matches!(byte, b' ' | b',')).filter(|word| !word.is_empty())
-        });
-        let mut found = None;
-        for word in words {
-            if !self.trusts(peer) {
-                break;
-            }
-            let Some(address) = parse_address(word) else { break };
-            found = Some(address);
-            peer = Some(address.ip());
-            if !self.recursive.get(false) {
-                break;
-            }
-        }
-        found
+    fn client(&self, request: &Request, name: &[u8], peer: Option<IpAddr>) -> Option<SocketAddr> {
+        named_client(request, name, &self.trusted, self.recursive.get(false), peer)
     }
 }
 
+/// The client that a trusted peer names: the last address of the fields of this name; recursive, the last one before a
+/// trusted one that is not trusted.
+pub fn named_client(
+    request: &Request,
+    name: &[u8],
+    trusted: &[Network],
+    is_recursive: bool,
+    mut peer: Option<IpAddr>,
+) -> Option<SocketAddr> {
+    let data = request.input.data();
+    let fields = request.head.fields.iter().rev().filter(|field| field.name(data).eq_ignore_ascii_case(name));
+    let words = fields.flat_map(|field| {
+        field.value(data).rsplit(|byte| matches!(byte, b' ' | b',')).filter(|word| !word.is_empty())
+    });
+    let mut found = None;
+    for word in words {
+        if !trusted.iter().any(|network| network.contains(peer)) {
+            break;
+        }
+        let Some(address) = parse_address(word) else { break };
+        found = Some(address);
+        peer = Some(address.ip());
+        if !is_recursive {
+            break;
+        }
+    }
+    found
+}
+
 /// `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]`, `[::1]:80`; the port is 0 where there is none.
-fn parse_address(text: &[u8]) -> Option<SocketAddr> {
+pub fn parse_address(text: &[u8]) -> Option<SocketAddr> {
     let text = std::str::from_utf8(text).ok()?;
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().map(|ip| SocketAddr::new(ip, 0)).ok().or_else(|| text.parse().ok())

@@ -1,0 +1,384 @@
+//! Variables that depend on an address (`geo`).
+//!
+//! Touches: the request's peer address, or a variable; `X-Forwarded-For` where a proxy is trusted.
+//! Behaviour: nginx.org, ngx_http_geo_module. What is no address (a unix socket, an empty variable) is looked up as
+//! 255.255.255.255.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::base::network::Network;
+use crate::config::directive::block;
+use crate::config::{Arity, Context, Diagnostic, Merge, Node, Word};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive, realip};
+use crate::http::request::Request;
+use crate::http::script::Script;
+use crate::http::variable::{self, Argument, Variable};
+
+/// One `geo` block.
+#[derive(Debug)]
+pub struct Geo {
+    /// `None`: the client's address.
+    source: Option<Script>,
+    table: Table,
+    values: Vec<Box<str>>,
+    /// Whose `X-Forwarded-For` is believed.
+    proxies: Vec<Network>,
+    is_recursive: bool,
+    /// Where a request keeps the value; `None` for a volatile one.
+    slot: Option<usize>,
+}
+
+/// From addresses to indexes of values.
+#[derive(Debug)]
+enum Table {
+    Networks(Networks),
+    /// IPv4 ranges that do not overlap: first address to last one and value.
+    Ranges { default: Option<u32>, ranges: BTreeMap<u32, (u32, u32)> },
+}
+
+/// Networks by the length of their prefix, the longest first.
+#[derive(Debug, Default)]
+struct Networks {
+    v4: BTreeMap<std::cmp::Reverse<u8>, HashMap<IpAddr, u32>>,
+    v6: BTreeMap<std::cmp::Reverse<u8>, HashMap<IpAddr, u32>>,
+}
+
+#[derive(Debug, Default)]
+pub struct Conf {}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[block(
+    "geo",
+    Context::HTTP,
+    Arity::between(1, 2),
+    geo,
+    "Makes a variable whose value depends on the client's address, or on that in another variable: networks or, after ranges;, ranges, and default, delete, include, proxy, proxy_recursive, volatile.",
+)];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl Merge for Conf {
+    fn merge(&mut self, _: &Self) {}
+}
+
+impl BlockConf for Conf {}
+
+fn geo(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let (source, target) = match &node.args[..] {
+        [source, target] => {
+            if !source.text.starts_with('$') {
+                let message = format!("invalid variable name \"{}\"", source.text);
+                return Err(Diagnostic::error(source.span, message));
+            }
+            (Some(Script::compile(source, cx)?), target)
+        }
+        [target] => (None, target),
+        _ => return Ok(()),
+    };
+    variable::declared_name(target)?;
+    let mut reader = Reader {
+        geo: Geo {
+            source,
+            table: Table::Networks(Networks::default()),
+            values: Vec::new(),
+            proxies: Vec::new(),
+            is_recursive: false,
+            slot: Some(0),
+        },
+        by_text: HashMap::new(),
+        has_entries: false,
+    };
+    for entry in node.children() {
+        if let Err(diagnostic) = reader.entry(entry, cx) {
+            cx.diagnostics.push(diagnostic);
+        }
+    }
+    let Reader { mut geo, .. } = reader;
+    geo.slot = geo.slot.map(|_| cx.variables.new_slot());
+    cx.variables.declare(target, value, Argument::index(cx.geos.len()))?;
+    cx.geos.push(geo);
+    Ok(())
+}
+
+/// A block that is being read.
+struct Reader {
+    geo: Geo,
+    by_text: HashMap<Box<str>, u32>,
+    has_entries: bool,
+}
+
+impl Reader {
+    fn entry(&mut self, entry: &Node, cx: &mut Cx) -> Result<(), Diagnostic> {
+        let name = &*entry.name.text;
+        let word = match (name, &entry.args[..]) {
+            ("ranges", []) if self.has_entries => {
+                let message = "the \"ranges\" directive must be the first directive inside \"geo\" block";
+                return Err(Diagnostic::error(entry.span, message));
+            }
+            ("ranges", []) => {
+                self.geo.table = Table::Ranges { default: None, ranges: BTreeMap::new() };
+                return Ok(());
+            }
+            ("proxy_recursive", []) => {
+                self.geo.is_recursive = true;
+                return Ok(());
+            }
+            ("volatile", []) => {
+                self.geo.slot = None;
+                return Ok(());
+            }
+            (_, [word]) => word,
+            _ => {
+                let diagnostic = Diagnostic::error(entry.span, "invalid number of the geo parameters");
+                return Err(diagnostic.help("an entry is an address or network, and what the variable becomes"));
+            }
+        };
+        match name {
+            "proxy" => self.geo.proxies.push(network(word, cx)?),
+            "default" => self.default(word, cx),
+            "delete" => {
+                self.has_entries = true;
+                self.delete(word, cx)?;
+            }
+            _ => {
+                self.has_entries = true;
+                self.add(&entry.name, word, cx)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, word: &Word) -> u32 {
+        let values = &mut self.geo.values;
+        *self.by_text.entry(word.text.clone()).or_insert_with(|| {
+            values.push(word.text.clone());
+            (values.len() - 1) as u32
+        })
+    }
+
+    fn default(&mut self, word: &Word, cx: &mut Cx) {
+        let value = self.value(word);
+        let before = match &mut self.geo.table {
+            Table::Networks(networks) => {
+                networks.insert(Network::of(Ipv6Addr::UNSPECIFIED.into(), 0), value);
+                networks.insert(Network::of(Ipv4Addr::UNSPECIFIED.into(), 0), value)
+            }
+            Table::Ranges { default, .. } => default.replace(value),
+        };
+        if let Some(before) = before {
+            let old = &self.geo.values[before as usize];
+            let message = format!("duplicate default geo value: \"{}\", old value: \"{old}\"", word.text);
+            cx.diagnostics.push(Diagnostic::warning(word.span, message));
+        }
+    }
+
+    fn add(&mut self, place: &Word, word: &Word, cx: &mut Cx) -> Result<(), Diagnostic> {
+        let value = self.value(word);
+        let (what, before) = match &mut self.geo.table {
+            Table::Networks(networks) => ("network", networks.insert(network(place, cx)?, value)),
+            Table::Ranges { ranges, .. } => ("range", add_range(ranges, range(place)?, value, place)?),
+        };
+        if let Some(before) = before {
+            let (place, value, old) = (&place.text, &word.text, &self.geo.values[before as usize]);
+            let message = format!("duplicate {what} \"{place}\", value: \"{value}\", old value: \"{old}\"");
+            cx.diagnostics.push(Diagnostic::warning(word.span, message));
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, place: &Word, cx: &mut Cx) -> Result<(), Diagnostic> {
+        let (what, is_gone) = match &mut self.geo.table {
+            Table::Networks(networks) => ("network", networks.remove(network(place, cx)?)),
+            Table::Ranges { ranges, .. } => {
+                let (start, end) = range(place)?;
+                let is_there = ranges.get(&start).is_some_and(|(there, _)| *there == end);
+                ("address range", is_there && ranges.remove(&start).is_some())
+            }
+        };
+        if !is_gone {
+            let message = format!("no {what} \"{}\" to delete", place.text);
+            cx.diagnostics.push(Diagnostic::warning(place.span, message));
+        }
+        Ok(())
+    }
+}
+
+/// Adds a range that lies within one that is there, or beside all of them. Gives back the value of an equal one.
+fn add_range(
+    ranges: &mut BTreeMap<u32, (u32, u32)>,
+    (start, end): (u32, u32),
+    value: u32,
+    place: &Word,
+) -> Result<Option<u32>, Diagnostic> {
+    let overlapped = ranges.range(..=end).next_back().map(|(first, (last, old))| (*first, *last, *old));
+    let Some((first, last, old)) = overlapped.filter(|(_, last, _)| *last >= start) else {
+        ranges.insert(start, (end, value));
+        return Ok(None);
+    };
+    if first > start || last < end {
+        let [first, last] = [first, last].map(Ipv4Addr::from_bits);
+        let message = format!("range \"{}\" overlaps \"{first}-{last}\"", place.text);
+        return Err(Diagnostic::error(place.span, message));
+    }
+    if first < start {
+        ranges.insert(first, (start - 1, old));
+    }
+    ranges.insert(start, (end, value));
+    if last > end {
+        ranges.insert(end + 1, (last, old));
+    }
+    Ok(((first, last) == (start, end)).then_some(old))
+}
+
+fn range(word: &Word) -> Result<(u32, u32), Diagnostic> {
+    let parse = |text: &str| text.parse::<Ipv4Addr>().ok().map(Ipv4Addr::to_bits);
+    let parsed = word.text.split_once('-').and_then(|(start, end)| Some((parse(start)?, parse(end)?)));
+    parsed.filter(|(start, end)| start <= end).ok_or_else(|| {
+        let diagnostic = Diagnostic::error(word.span, format!("invalid range \"{}\"", word.text));
+        diagnostic.help("a range is two IPv4 addresses, the lower one first: 10.0.0.1-10.0.0.9")
+    })
+}
+
+fn network(word: &Word, cx: &mut Cx) -> Result<Network, Diagnostic> {
+    let text = &*word.text;
+    let parsed = Network::parse(text).filter(|parsed| parsed.network != Network::Unix).ok_or_else(|| {
+        let diagnostic = Diagnostic::error(word.span, format!("invalid network \"{text}\""));
+        diagnostic.help("an address, or a network such as 10.0.0.0/8")
+    })?;
+    if parsed.has_low_bits {
+        let message = format!("low address bits of {text} are meaningless");
+        cx.diagnostics.push(Diagnostic::warning(word.span, message));
+    }
+    Ok(parsed.network)
+}
+
+impl Networks {
+    /// Gives back the value that it had.
+    fn insert(&mut self, network: Network, value: u32) -> Option<u32> {
+        let Network::Inet { address, prefix } = network else { return None };
+        let family = if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
+        family.entry(std::cmp::Reverse(prefix)).or_default().insert(address, value)
+    }
+
+    fn remove(&mut self, network: Network) -> bool {
+        let Network::Inet { address, prefix } = network else { return false };
+        let family = if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
+        let lengths = family.get_mut(&std::cmp::Reverse(prefix));
+        lengths.is_some_and(|networks| networks.remove(&address).is_some())
+    }
+
+    fn find(&self, address: IpAddr) -> Option<u32> {
+        let family = if address.is_ipv4() { &self.v4 } else { &self.v6 };
+        family.iter().find_map(|(std::cmp::Reverse(prefix), networks)| {
+            let Network::Inet { address, .. } = Network::of(address, *prefix) else { return None };
+            networks.get(&address).copied()
+        })
+    }
+}
+
+impl Table {
+    fn find(&self, address: IpAddr) -> Option<u32> {
+        match self {
+            Self::Networks(networks) => networks.find(address),
+            Self::Ranges { default, ranges } => {
+                let bits = match address {
+                    IpAddr::V4(ip) => ip.to_bits(),
+                    IpAddr::V6(_) => u32::MAX,
+                };
+                let below = ranges.range(..=bits).next_back();
+                below.filter(|(_, (end, _))| *end >= bits).map(|(_, (_, value))| *value).or(*default)
+            }
+        }
+    }
+}
+
+/// The value, kept for the request unless it is volatile.
+fn value(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
+    let config = request.config;
+    let Some(geo) = config.geos.get(argument.index) else { return false };
+    if let Some(kept) = geo.slot.and_then(|slot| request.slot(slot)) {
+        out.extend_from_slice(kept);
+        return true;
+    }
+    let address = geo.address(request).map_or(Ipv4Addr::BROADCAST.into(), |ip| ip.to_canonical());
+    let value = geo.table.find(address).map_or("", |index| &geo.values[index as usize]);
+    out.extend_from_slice(value.as_bytes());
+    if let Some(slot) = geo.slot {
+        request.set_slot(slot, value.as_bytes().to_vec());
+    }
+    true
+}
+
+impl Geo {
+    /// The address that is looked up; `None` for what is none.
+    fn address(&'static self, request: &mut Request) -> Option<IpAddr> {
+        let address = match &self.source {
+            None => request.connection.peer.ip(),
+            Some(source) => Some(realip::parse_address(&source.to_vec(request))?.ip()),
+        };
+        if self.proxies.is_empty() {
+            return address;
+        }
+        let client = realip::named_client(request, b"X-Forwarded-For", &self.proxies, self.is_recursive, address);
+        client.map(|client| client.ip()).or(address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Span;
+
+    fn word(text: &str) -> Word {
+        Word { text: text.into(), span: Span::default(), quoted: false }
+    }
+
+    fn add(ranges: &mut BTreeMap<u32, (u32, u32)>, text: &str, value: u32) -> Result<Option<u32>, String> {
+        let place = word(text);
+        let range = range(&place).map_err(|diagnostic| diagnostic.message)?;
+        add_range(ranges, range, value, &place).map_err(|diagnostic| diagnostic.message)
+    }
+
+    #[test]
+    fn ranges_nest_and_never_overlap() {
+        let mut ranges = BTreeMap::new();
+        assert_eq!(add(&mut ranges, "10.0.0.0-10.0.0.255", 1), Ok(None));
+        assert_eq!(add(&mut ranges, "10.0.0.10-10.0.0.20", 2), Ok(None));
+        assert_eq!(add(&mut ranges, "10.0.0.10-10.0.0.20", 3), Ok(Some(2)));
+        assert_eq!(add(&mut ranges, "255.255.255.255-255.255.255.255", 4), Ok(None));
+        for (text, expected) in [
+            ("9.0.0.0-10.0.0.5", "range \"9.0.0.0-10.0.0.5\" overlaps \"10.0.0.0-10.0.0.9\""),
+            ("10.0.0.15-10.0.0.25", "range \"10.0.0.15-10.0.0.25\" overlaps \"10.0.0.21-10.0.0.255\""),
+            ("0.0.0.0-255.255.255.255", "overlaps \"255.255.255.255-255.255.255.255\""),
+            ("10.0.0.2-10.0.0.1", "invalid range"),
+            ("10.0.0.1", "invalid range"),
+            ("::1-::2", "invalid range"),
+        ] {
+            let message = add(&mut ranges, text, 5).expect_err(text);
+            assert!(message.contains(expected), "{message}");
+        }
+        let table = Table::Ranges { default: Some(0), ranges };
+        for (address, expected) in
+            [("10.0.0.9", 1), ("10.0.0.10", 3), ("10.0.0.20", 3), ("10.0.0.21", 1), ("10.0.1.0", 0), ("::1", 4)]
+        {
+            assert_eq!(table.find(address.parse().expect("an address")), Some(expected), "{address}");
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        let mut networks = Networks::default();
+        for (text, value) in [("0.0.0.0/0", 0), ("10.0.0.0/8", 1), ("10.1.0.0/16", 2), ("2001:db8::/32", 3)] {
+            networks.insert(Network::parse(text).expect("a network").network, value);
+        }
+        for (address, expected) in
+            [("9.0.0.1", Some(0)), ("10.2.0.1", Some(1)), ("10.1.2.3", Some(2)), ("2001:db8::1", Some(3)), ("::1", None)]
+        {
+            assert_eq!(networks.find(address.parse().expect("an address")), expected, "{address}");
+        }
+        assert!(networks.remove(Network::parse("10.1.0.0/16").expect("a network").network));
+        assert!(!networks.remove(Network::parse("10.1.0.0/16").expect("a network").network));
+        assert_eq!(networks.find("10.1.2.3".parse().expect("an address")), Some(1));
+    }
+}

@@ -1,0 +1,174 @@
+//! The first file that exists, else another URI (`try_files`).
+//!
+//! Runs in the precontent phase. Touches: the file system, one `stat` a name; the request's path.
+//! Not inherited, also not by an `if`: it belongs to the block that it stands in.
+//! Behaviour: nginx.org, `try_files` of ngx_http_core_module.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::config::directive::custom;
+use crate::config::{Arity, Context, Diagnostic, Merge, Node, Word};
+use crate::http::compile::Cx;
+use crate::http::location::Kind;
+use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::pipeline::{Reply, Verdict};
+use crate::http::request::Request;
+use crate::http::script::Script;
+use crate::http::variable::Variable;
+use crate::log;
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    files: Vec<Name>,
+    last: Option<Last>,
+}
+
+/// A name that is tried.
+#[derive(Debug)]
+struct Name {
+    name: Script,
+    is_directory: bool,
+}
+
+/// What answers when no file does.
+#[derive(Debug)]
+enum Last {
+    Status(u16),
+    Named(Box<str>),
+    Uri(Script),
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
+    "try_files",
+    Context::SERVER.or(Context::LOCATION),
+    Arity::at_least(2),
+    try_files,
+    "Answers with the first file (or directory, with / at its end) that exists; else with what stands last: a URI, a @location or =status.",
+)];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl Merge for Conf {
+    fn merge(&mut self, _: &Self) {}
+}
+
+impl BlockConf for Conf {
+    const INHERITS: bool = false;
+}
+
+fn try_files(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if conf.last.is_some() {
+        return Err(crate::config::table::duplicate(node));
+    }
+    let Some((last, files)) = node.args.split_last() else { return Ok(()) };
+    for word in files {
+        let (text, is_directory) = word.text.strip_suffix('/').map_or((&*word.text, false), |text| (text, true));
+        conf.files.push(Name { name: Script::compile_text(text, word.span, cx)?, is_directory });
+    }
+    conf.last = Some(last_of(last, cx)?);
+    Ok(())
+}
+
+fn last_of(word: &Word, cx: &mut Cx) -> Result<Last, Diagnostic> {
+    if let Some(code) = word.text.strip_prefix('=') {
+        let status = code.parse().ok().filter(|status| *status <= 999);
+        return status.map(Last::Status).ok_or_else(|| {
+            Diagnostic::error(word.span, format!("invalid code \"{}\"", word.text)).help("write = and a status: =404")
+        });
+    }
+    if word.text.starts_with('@') && !word.text.contains('$') {
+        return Ok(Last::Named(word.text.clone()));
+    }
+    Script::compile(word, cx).map(Last::Uri)
+}
+
+pub fn precontent(request: &mut Request) -> Verdict {
+    match &request.location.try_files.last {
+        None => Verdict::Next,
+        Some(last) => find(request, last),
+    }
+}
+
+fn find(request: &mut Request, last: &'static Last) -> Verdict {
+    let location = request.location;
+    if request.left_location && location.core.root().is_some_and(|root| root.is_alias) {
+        let what = "\"alias\" cannot be used in location";
+        log::error!(core::error_log(request), &*request, "{} \"{}\" where URI was rewritten", what, location.name);
+        return Verdict::Done(Reply::Status(500));
+    }
+    let mut root = Vec::new();
+    core::document_root(request, &mut root);
+    for file in &location.try_files.files {
+        let name = file.name.to_vec(request);
+        let name = below_root(request, name);
+        let path = [&root[..], &name].concat();
+        if is_there(request, &path, file.is_directory) {
+            found(request, name, file.is_directory);
+            return Verdict::Next;
+        }
+    }
+    Verdict::Done(match last {
+        Last::Status(status) => Reply::Status(*status),
+        Last::Named(name) => Reply::Named(name),
+        Last::Uri(script) => {
+            let mut uri = script.to_vec(request);
+            let args = match memchr::memchr(b'?', &uri) {
+                Some(at) => {
+                    let args = uri[at + 1..].to_vec();
+                    uri.truncate(at);
+                    args
+                }
+                None => Vec::new(),
+            };
+            Reply::Internal { uri, args }
+        }
+    })
+}
+
+/// A name without the location's own, where the files are below an `alias` for it.
+fn below_root(request: &Request, name: Vec<u8>) -> Vec<u8> {
+    if !replaces_name(request) {
+        return name;
+    }
+    match name.strip_prefix(request.location.name.as_bytes()) {
+        Some(rest) => rest.to_vec(),
+        None => name,
+    }
+}
+
+/// The location has an `alias`, which stands for its name.
+fn replaces_name(request: &Request) -> bool {
+    let location = request.location;
+    location.core.root().is_some_and(|root| root.is_alias) && !matches!(location.kind, Kind::Regex(_))
+}
+
+fn is_there(request: &Request, path: &[u8], is_directory: bool) -> bool {
+    match std::fs::metadata(Path::new(OsStr::from_bytes(path))) {
+        Ok(metadata) => metadata.is_dir() == is_directory,
+        Err(error) => {
+            // ENOENT, ENOTDIR and ENAMETOOLONG are answers.
+            if !matches!(error.raw_os_error(), Some(2 | 20 | 36)) {
+                let (path, cause) = (log::Text(path), log::Cause(&error));
+                log::crit!(core::error_log(request), request, "stat() \"{}\" failed {}", path, cause);
+            }
+            false
+        }
+    }
+}
+
+/// Makes the name the request's path.
+fn found(request: &mut Request, name: Vec<u8>, is_directory: bool) {
+    if replaces_name(request) {
+        request.uri = [request.location.name.as_bytes(), &name].concat();
+    } else if request.location.core.root().is_some_and(|root| root.is_alias) {
+        // The `alias` of a regular expression is the whole path but for what was found below it.
+        if !is_directory && !name.is_empty() {
+            request.uri = name;
+            request.adds_uri_to_alias = true;
+        }
+    } else {
+        request.uri = name;
+    }
+}
