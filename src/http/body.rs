@@ -4,6 +4,7 @@
 //! RFC 9112 §6, §7.1.
 
 use std::future::poll_fn;
+use std::io;
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
@@ -13,9 +14,12 @@ use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::BodyLength;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Io, Timer};
+use crate::sys::transfer::Pipe;
 
 /// Bytes of one read from a client that sends a long body faster than it is read.
 const LONG_READ_BYTES: usize = 64 * 1024;
+
+const LEFT_EARLY: &str = "client prematurely closed connection";
 
 #[derive(Debug)]
 enum Framing {
@@ -211,6 +215,53 @@ impl Body {
         }
     }
 
+    /// How many bytes may be moved past [`Body::data`], with [`Body::poll_move`]: what is left of a body of known
+    /// length, once nothing of it is in memory.
+    pub fn movable(&self) -> u64 {
+        match self.framing {
+            Framing::Length { left } if self.ready.is_empty() && self.is_drained() => left,
+            _ => 0,
+        }
+    }
+
+    /// Moves bytes from the socket into an empty pipe. Ready with their count, which is never 0.
+    ///
+    /// Errors: as [`Body::poll_data`].
+    pub fn poll_move(
+        &mut self,
+        io: &Io,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<Result<usize, Error>> {
+        (self.buffer, self.ready) = (None, 0..0);
+        let Framing::Length { left } = &mut self.framing else { return Poll::Ready(Ok(0)) };
+        ready!(io.poll_budget(cx));
+        if io.poll_readable(cx).is_ready() {
+            match io.try_receive(|fd| pipe.fill(fd, *left)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !io.is_hung_up() => {
+                    let _ = io.poll_readable(cx); // not any more: the next event wakes
+                }
+                // after a hang-up no event comes any more: the call alone tells the end
+                Ok(0) => return Poll::Ready(Err(Error::client(400, LEFT_EARLY))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(Error::client(400, LEFT_EARLY)));
+                }
+                Err(error) => return Poll::Ready(Err(Error::gone(&error))),
+                Ok(count) => {
+                    *left -= (count as u64).min(*left);
+                    let is_end = *left == 0;
+                    self.received += count as u64;
+                    self.arrived(count);
+                    if is_end {
+                        self.end();
+                    }
+                    return Poll::Ready(Ok(count));
+                }
+            }
+        }
+        self.poll_patience(cx).map(Err)
+    }
+
     pub async fn data_ready(&mut self, io: &Io) -> Result<bool, Error> {
         poll_fn(|cx| self.poll_data(io, cx)).await
     }
@@ -341,14 +392,11 @@ impl Body {
         // Never past the end of a body of known length: the rest belongs to the next request.
         let room = (buffer.space().len() as u64).min(left) as usize;
         match io.poll_read(cx, &mut buffer.space()[..room]) {
-            Poll::Ready(Ok(0)) => {
-                Poll::Ready(Err(Error::client(400, "client prematurely closed connection")))
-            }
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(Error::client(400, LEFT_EARLY))),
             Poll::Ready(Ok(count)) => {
                 buffer.filled(count);
                 self.is_fast = count == room;
-                self.pace.count(count, self.timer.is_set(), self.timeout_ms);
-                self.timer.cancel();
+                self.arrived(count);
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(Error::gone(&error))),
@@ -356,16 +404,31 @@ impl Body {
                 if buffer.data().is_empty() {
                     self.buffer = None; // back to the pool: a client that pauses holds no memory
                 }
-                let patience_ms = self.pace.patience_ms(self.timeout_ms);
-                if !self.timer.is_set() {
-                    self.pace.waiting_since_ms = runtime::now_ms();
-                    self.timer.set(runtime::now_ms() + patience_ms);
-                }
-                ready!(self.timer.poll_expired(cx));
-                let limit = if patience_ms < self.timeout_ms { Limit::BodyRate } else { Limit::BodyTimeout };
-                let cause = "client timed out (110: Connection timed out) while reading client request body";
-                Poll::Ready(Err(Error::client(408, cause).by(limit)))
+                self.poll_patience(cx).map(Err)
             }
         }
+    }
+
+    fn arrived(&mut self, count: usize) {
+        self.pace.count(count, self.timer.is_set(), self.timeout_ms);
+        self.timer.cancel();
+    }
+
+    /// Nothing has come. Ready when that has lasted for too long.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let patience_ms = self.pace.patience_ms(self.timeout_ms);
+        if !self.timer.is_set() {
+            self.pace.waiting_since_ms = runtime::now_ms();
+            self.timer.set(runtime::now_ms() + patience_ms);
+        }
+        ready!(self.timer.poll_expired(cx));
+        let limit = if patience_ms < self.timeout_ms { Limit::BodyRate } else { Limit::BodyTimeout };
+        let cause = "client timed out (110: Connection timed out) while reading client request body";
+        Poll::Ready(Error::client(408, cause).by(limit))
+    }
+
+    /// Nothing that was read waits to be decoded.
+    fn is_drained(&self) -> bool {
+        self.buffer.as_ref().is_none_or(|buffer| buffer.data().len() == self.ready.end)
     }
 }

@@ -35,6 +35,8 @@ http {
             proxy_pass http://two;
         }
         location /old { proxy_http_version 1.0; client_body_buffer_size 100; proxy_pass http://%%ORIGIN%%; }
+        location /plain { proxy_pass http://%%ORIGIN%%; }
+        location /stuck { client_max_body_size 100m; proxy_send_timeout 500ms; proxy_pass http://%%ORIGIN%%; }
         location /off { proxy_request_buffering off; proxy_pass http://%%ORIGIN%%; }
     }
 }
@@ -280,6 +282,68 @@ fn an_unbuffered_body_reaches_the_upstream_piece_by_piece() {
     client.send("last");
     assert_eq!(client.response().text(), "both");
     assert_eq!(files(&daemon, "bodies"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_long_body_streams_whole_and_not_a_byte_more() {
+    let origin = Origin::replying(|request| ok(&request.body));
+    let daemon = start(&origin);
+    let body = pattern(3_000_000);
+    for path in ["/off", "/plain"] {
+        let mut client = Client::connect(daemon.port(0));
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n"));
+        let mut pipelined = body[1_500_000..].to_vec();
+        pipelined.extend_from_slice(
+            format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nnext").as_bytes(),
+        );
+        client.send(&body[..700_000]);
+        client.send(&body[700_000..1_500_000]).send(&pipelined);
+        assert!(client.response().body == body, "{path}: the body came back changed");
+        assert_eq!(client.response().text(), "next");
+    }
+    assert_eq!(files(&daemon, "bodies"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_client_that_leaves_inside_a_long_body_leaves_no_connection() {
+    let origin = Origin::start(|peer| {
+        peer.head();
+        peer.rest();
+    });
+    let daemon = start(&origin);
+    for half_closes in [false, true] {
+        let mut client = Client::connect(daemon.port(0));
+        client
+            .send("POST /off HTTP/1.1\r\nHost: a\r\nContent-Length: 9000000\r\n\r\n")
+            .send(pattern(3_000_000));
+        if half_closes {
+            client.half_close();
+            client.rest();
+        }
+        drop(client);
+        origin.wait_ended(1 + usize::from(half_closes));
+    }
+    wait_for("two lines", || (daemon.read("logs/bodies.log").lines().count() == 2).then_some(()));
+}
+
+#[test]
+fn an_upstream_that_takes_nothing_of_a_long_body_times_out() {
+    let (stop, stopped) = channel::<()>();
+    let stopped = Mutex::new(stopped);
+    let origin = Origin::start(move |peer| {
+        peer.head();
+        let _ = stopped.lock().unwrap().recv_timeout(deadline());
+    });
+    let daemon = start(&origin);
+    let mut client = Client::connect(daemon.port(0));
+    client.send("POST /stuck HTTP/1.1\r\nHost: a\r\nContent-Length: 90000000\r\n\r\n");
+    let mut writer = client.stream().try_clone().expect("a second handle");
+    let sending =
+        std::thread::spawn(move || std::io::Write::write_all(&mut writer, &vec![b'x'; 90_000_000]).is_ok());
+    assert_eq!(client.response().status, 504);
+    stop.send(()).unwrap();
+    drop(client);
+    let _ = sending.join();
 }
 
 #[test]

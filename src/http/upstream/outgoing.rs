@@ -22,6 +22,7 @@ use crate::proto::h1::encode;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::header::{Id, tokens};
 use crate::runtime::Io;
+use crate::sys::transfer::Pipe;
 
 /// Bytes of one `sendfile`: other connections get their turn in between.
 const SENDFILE_BYTES: u64 = 2 * 1024 * 1024;
@@ -31,6 +32,9 @@ const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Room for the length of such a chunk: eight digits and the line's end.
 const CHUNK_HEAD_BYTES: usize = 10;
+
+/// A rest of at least this much is moved inside the kernel. Shorter ones are read at once, and copying is cheaper.
+const MOVE_BYTES_MIN: u64 = 256 * 1024;
 
 /// What is still to come after the bytes at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,10 @@ pub struct Outgoing {
     rest: Rest,
     /// What is still to be sent of the body's file.
     file_left: Range<u64>,
+    /// What moves a long body inside the kernel, while it does.
+    pipe: Option<Pipe>,
+    /// There was no pipe to be had: the body is copied.
+    is_copied: bool,
     /// Bytes of the body went out that are not kept: the request cannot be sent again.
     is_spent: bool,
     /// The upstream's socket is what sending waits for, not the client's.
@@ -137,7 +145,18 @@ impl Outgoing {
             bytes.extend_from_slice(b"\r\n");
         }
         let file_left = 0..if rest == Rest::File { file_length.unwrap_or(0) } else { 0 };
-        Ok(Self { bytes, at: 0, kept, rest, file_left, is_spent: false, waits_for_upstream: false, sent: 0 })
+        Ok(Self {
+            bytes,
+            at: 0,
+            kept,
+            rest,
+            file_left,
+            pipe: None,
+            is_copied: false,
+            is_spent: false,
+            waits_for_upstream: false,
+            sent: 0,
+        })
     }
 
     /// Everything has been sent.
@@ -222,6 +241,10 @@ impl Outgoing {
                 ready!(self.poll_chunk(cx, body, client)).map_err(SendFault::Client)?;
                 continue;
             }
+            if self.begin_move(body) {
+                self.sent += ready!(self.poll_move(cx, upstream, body, client))?;
+                continue;
+            }
             if body.data().is_empty() {
                 self.waits_for_upstream = false;
                 if !ready!(body.poll_data(client, cx)).map_err(SendFault::Client)? {
@@ -269,6 +292,42 @@ impl Outgoing {
         encode::last_chunk(&mut self.bytes);
         self.rest = Rest::Nothing;
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether the next bytes of the body are moved inside the kernel: a long rest, or what is in the pipe.
+    fn begin_move(&mut self, body: &Body) -> bool {
+        if self.pipe.is_none() && body.movable() >= MOVE_BYTES_MIN && !self.is_copied {
+            self.pipe = Pipe::take().ok();
+            self.is_copied = self.pipe.is_none();
+        }
+        self.pipe.is_some()
+    }
+
+    /// Ready with the bytes that have left; 0 at the end of the body.
+    fn poll_move(
+        &mut self,
+        cx: &mut Context<'_>,
+        upstream: &Io,
+        body: &mut Body,
+        client: &Io,
+    ) -> Poll<Result<u64, SendFault>> {
+        let Some(mut pipe) = self.pipe.take() else { return Poll::Ready(Ok(0)) };
+        if pipe.held() == 0 {
+            if body.movable() == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            self.waits_for_upstream = false;
+            // while the client pauses the pipe is where others find it
+            ready!(body.poll_move(client, cx, &mut pipe)).map_err(SendFault::Client)?;
+            self.waits_for_upstream = true;
+        }
+        self.is_spent = true;
+        let moved = match upstream.poll_budget(cx) {
+            Poll::Ready(()) => upstream.or_wait_write(cx, upstream.try_write_with(0, |fd| pipe.drain(fd))),
+            Poll::Pending => Poll::Pending,
+        };
+        self.pipe = Some(pipe);
+        moved.map(|count| count.map(|count| count as u64).map_err(SendFault::Upstream))
     }
 
     fn poll_file(&self, cx: &mut Context<'_>, upstream: &Io, body: &Body) -> Poll<Result<u64, SendFault>> {
