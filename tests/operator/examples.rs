@@ -2,13 +2,14 @@
 //! The older ones are in `tests/http/configurations.rs`.
 
 use crate::http::configurations::{ask, echo, example};
+use crate::support::dns::{A, AAAA, NXDOMAIN, SRV};
 use crate::support::origin::ok;
-use crate::support::{Client, Daemon, Origin, fetch, get, wait_for};
+use crate::support::{Client, Daemon, Dns, Origin, fetch, get, wait_for};
 
 use super::place::shipped;
 
 /// The names of the tests here and there: an example without one is not shipped.
-const TESTED: &str = "balanced behind-proxy canary container failover files json-log limits maintenance redirects status \
+const TESTED: &str = "balanced behind-proxy canary container discovery failover files json-log limits maintenance redirects status \
                       streams subpath uploads vhosts websocket";
 
 #[test]
@@ -45,6 +46,32 @@ fn failover() {
     let port = daemon.port(0);
     let post = fetch(port, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi");
     assert_eq!(post.text(), "second / a");
+}
+
+#[test]
+fn discovery() {
+    let (application, shop) = (echo("application"), echo("shop"));
+    let shop_port = shop.port();
+    let dns = Dns::start(move |query| match (&*query.name, query.kind) {
+        ("_http._tcp.shop.example.org", SRV) => {
+            query.reply(&[query.service(60, [1, 1, shop_port], "a.example.org")])
+        }
+        ("application.default.svc.cluster.local" | "a.example.org" | "blue.tenants.example.org", A) => {
+            query.reply(&[query.a(60, "127.0.0.1")])
+        }
+        (_, AAAA) => query.reply(&[]),
+        _ => query.fail(NXDOMAIN),
+    });
+    let changes = [
+        ("10.96.0.10", &*dns.address()),
+        (":8080", &*format!(":{}", application.port())),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+    ];
+    let daemon = example("discovery.conf", &changes).start();
+    assert!(get(daemon.port(0), "/").text().starts_with("application /"));
+    assert!(get(daemon.port(0), "/shop/").text().starts_with("shop /shop/"));
+    assert!(get(daemon.port(0), "/tenant/blue/x").text().starts_with("application /tenant/blue/x"));
+    assert_eq!(get(daemon.port(0), "/tenant/red/x").status, 502);
 }
 
 #[test]
@@ -173,6 +200,7 @@ fn json_log() {
     for name in ["seconds", "connection", "connection_requests", "request_bytes", "response_bytes"] {
         assert!(parsed[name].is_number(), "{name}: {line}");
     }
+    assert_eq!(parsed["ended"], "ok");
     for name in ["upstream_connect_seconds", "upstream_header_seconds", "upstream_seconds"] {
         assert!(parsed[name].as_str().is_some_and(|text| text.parse::<f64>().is_ok()), "{name}: {line}");
     }

@@ -24,6 +24,7 @@ pub mod wire;
 pub use client::{Client, fetch, get};
 pub use daemon::{Daemon, Setup};
 pub use deadline::{deadline, wait_for};
+pub use dns::Dns;
 pub use load::Load;
 pub use message::{Request, Response};
 pub use origin::Origin;

@@ -39,6 +39,7 @@ pub fn set_target(request: &mut Request, target: &Target) -> Result<(), u16> {
             Ok(())
         }
         Err(_) => {
+            request.uri.clear(); // what is left of it is no path of ours
             log::info!(error_log(request), &*request, "client sent invalid request");
             Err(400)
         }
