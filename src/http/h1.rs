@@ -266,7 +266,7 @@ async fn one_request(conn: &mut Conn) -> After {
         }
     };
     let mut client = Client::new(&conn.io);
-    let outcome = pinned(|| pipeline::handle(&mut request, &mut client)).await;
+    let outcome = pinned(|| pipeline::handle(&mut request, &mut client, None)).await;
     if let Some(tunnel) = request.upstream.take_tunnel() {
         // The request lives as long as its tunnel, so that it is logged with the tunnel's bytes and time.
         return After::Tunnel(Box::new(upgrade::Tunnel::new(tunnel, request)));
@@ -302,7 +302,7 @@ async fn one_request(conn: &mut Conn) -> After {
 /// allocation, which is as large as its largest way.
 async fn refuse(mut request: Box<Request>, io: &Io, status: u16) {
     let mut client = Client::new(io);
-    let _ = pipeline::refuse(&mut request, &mut client, status).await;
+    let _ = pipeline::handle(&mut request, &mut client, Some(status)).await;
 }
 
 /// What came of waiting for a request's head.

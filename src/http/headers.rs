@@ -81,6 +81,7 @@ impl Headers {
     }
 
     /// Appends a field of a parsed head as its line is: `Name: value` and CRLF.
+    #[inline]
     pub fn push_line(&mut self, id: Option<Id>, line: &[u8], name_length: usize, value_length: usize) {
         debug_assert_eq!(line.len(), name_length + value_length + 4);
         let name_start = self.text.len() as u32;

@@ -58,26 +58,18 @@ pub enum Reply {
 
 /// Runs a request from its first phase to the last byte of the response.
 ///
+/// A subrequest has been read with the request that made it, and begins with the server's rewrites; one that is
+/// `refused` is over before its first phase (a malformed head) and has the page of that status.
 /// Errors: those after which the connection cannot be used; everything else was answered.
-pub async fn handle(request: &mut Request, client: &mut Client<'_>) -> Result<(), Error> {
-    let reply = match run(request, Phase::PostRead).or_else(|| run(request, Phase::ServerRewrite)) {
-        Some(reply) => {
-            core::bound_keepalive(request);
-            reply
-        }
-        None => locate(request),
+pub async fn handle(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    refused: Option<u16>,
+) -> Result<(), Error> {
+    let mut reply = match refused {
+        None => begin(request),
+        Some(status) => refuse(request, status),
     };
-    carry_out(request, client, reply).await
-}
-
-/// The same for a subrequest: it has been read, and begins with the server's rewrites.
-pub async fn handle_inner(request: &mut Request, client: &mut Client<'_>) -> Result<(), Error> {
-    let reply = run(request, Phase::ServerRewrite).unwrap_or_else(|| locate(request));
-    carry_out(request, client, reply).await
-}
-
-/// Follows a reply to the last byte of what becomes of it.
-async fn carry_out(request: &mut Request, client: &mut Client<'_>, mut reply: Reply) -> Result<(), Error> {
     loop {
         let answered = if matches!(reply, Reply::Upstream) {
             upstream::proxy(request, client).await
@@ -89,7 +81,7 @@ async fn carry_out(request: &mut Request, client: &mut Client<'_>, mut reply: Re
             answered
         };
         match answered {
-            Ok(None) => return finish(request, client).await,
+            Ok(None) => break,
             Ok(Some(next)) => reply = next,
             Err(error) => match recover(request, client, error)? {
                 Some(next) => reply = next,
@@ -97,32 +89,33 @@ async fn carry_out(request: &mut Request, client: &mut Client<'_>, mut reply: Re
             },
         }
     }
-}
-
-/// Answers a request that is over before its first phase: a malformed head.
-pub async fn refuse(request: &mut Request, client: &mut Client<'_>, status: u16) -> Result<(), Error> {
-    request.keep_alive = false;
-    request.termination.get_or_insert(Termination::of_head(None));
-    let mut reply = error_page::reply(request, status);
-    loop {
-        let answered = if matches!(reply, Reply::Upstream) {
-            upstream::proxy(request, client).await?
-        } else {
-            answer(request, client, reply).await?
-        };
-        match answered {
-            None => return finish(request, client).await,
-            Some(next) => reply = next,
-        }
-    }
-}
-
-async fn finish(request: &mut Request, client: &mut Client<'_>) -> Result<(), Error> {
     let finished = client.finish(request).await;
     if let Err(error) = &finished {
         termination::note(request, true, error);
     }
     finished
+}
+
+fn begin(request: &mut Request) -> Reply {
+    if !request.is_subrequest()
+        && let Some(reply) = run(request, Phase::PostRead)
+    {
+        core::bound_keepalive(request);
+        return reply;
+    }
+    match run(request, Phase::ServerRewrite) {
+        Some(reply) => {
+            core::bound_keepalive(request);
+            reply
+        }
+        None => locate(request),
+    }
+}
+
+fn refuse(request: &mut Request, status: u16) -> Reply {
+    request.keep_alive = false;
+    request.termination.get_or_insert(Termination::of_head(None));
+    error_page::reply(request, status)
 }
 
 /// The log phase; called once, when the request is dropped.
@@ -199,32 +192,20 @@ fn inside(request: &mut Request, phases: impl IntoIterator<Item = Phase>) -> Opt
 }
 
 fn run(request: &mut Request, phase: Phase) -> Option<Reply> {
-    run_from(request, phase, 0)
+    for (index, handler) in modules::handlers(phase).iter().enumerate() {
+        match handler(request) {
+            Verdict::Next => {}
+            verdict => return decide(request, phase, index, verdict),
+        }
+    }
+    None
 }
 
 fn run_from(request: &mut Request, phase: Phase, first: usize) -> Option<Reply> {
     for (index, handler) in modules::handlers(phase).iter().enumerate().skip(first) {
         match handler(request) {
             Verdict::Next => {}
-            Verdict::Done(Reply::Status(status @ (401 | 403 | 407)))
-                if phase == Phase::Access && request.location.access.satisfies_any() =>
-            {
-                // Who could come in by saying who they are is told so.
-                if !matches!(request.access_status, 401 | 407) {
-                    request.access_status = status;
-                }
-            }
-            Verdict::Done(reply) => {
-                request.access_status = 0;
-                return Some(reply);
-            }
-            Verdict::Delay(ms) => return Some(Reply::Later { ms, phase, next: index + 1 }),
-            Verdict::Granted => {
-                if request.location.access.satisfies_any() {
-                    request.access_status = 0;
-                    return None;
-                }
-            }
+            verdict => return decide(request, phase, index, verdict),
         }
     }
     match std::mem::take(&mut request.access_status) {
@@ -236,6 +217,33 @@ fn run_from(request: &mut Request, phase: Phase, first: usize) -> Option<Reply> 
             Some(Reply::Status(refused))
         }
     }
+}
+
+/// What becomes of a handler's verdict, and of the phase behind it.
+fn decide(request: &mut Request, phase: Phase, index: usize, verdict: Verdict) -> Option<Reply> {
+    match verdict {
+        Verdict::Next => {}
+        Verdict::Done(Reply::Status(status @ (401 | 403 | 407)))
+            if phase == Phase::Access && request.location.access.satisfies_any() =>
+        {
+            // Who could come in by saying who they are is told so.
+            if !matches!(request.access_status, 401 | 407) {
+                request.access_status = status;
+            }
+        }
+        Verdict::Done(reply) => {
+            request.access_status = 0;
+            return Some(reply);
+        }
+        Verdict::Delay(ms) => return Some(Reply::Later { ms, phase, next: index + 1 }),
+        Verdict::Granted => {
+            if request.location.access.satisfies_any() {
+                request.access_status = 0;
+                return None;
+            }
+        }
+    }
+    run_from(request, phase, index + 1)
 }
 
 /// Waits, unless the client leaves before.

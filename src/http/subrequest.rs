@@ -87,5 +87,5 @@ fn handle<'a>(
     request: &'a mut Request,
     client: &'a mut Client<'_>,
 ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>> {
-    Box::pin(pipeline::handle_inner(request, client))
+    Box::pin(pipeline::handle(request, client, None))
 }

@@ -9,6 +9,10 @@ pub mod exchange;
 pub mod outgoing;
 mod target;
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
 use crate::http::client::Client;
 use crate::http::error::{Error, Limit, Side};
 use crate::http::modules::upstream::Action;
@@ -21,8 +25,8 @@ use crate::http::termination::{self, How, Phase, Termination, Who};
 use crate::log;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::message::Method;
-use crate::runtime::{self, Io, timeout};
-use crate::upstream::{Fault, Outcome, Session};
+use crate::runtime::{self, Io, Timer};
+use crate::upstream::{Fault, Group, Outcome, Session};
 use answer::Next;
 use exchange::{Answer, Failure, Stop};
 use outgoing::Outgoing;
@@ -39,12 +43,21 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
     let outgoing = Outgoing::prepare(request, client.io(), &goal).await;
     let mut outgoing = outgoing.map_err(|error| noted(request, client, error))?;
     let mut session = Session::new(&goal.group, request.location.proxy.next_tries());
-    let outcome = match request.location.proxy.timeout_total_ms() {
-        0 => respond(request, client, &goal, &mut outgoing, &mut session).await,
-        total_ms => {
-            Box::pin(respond_within(total_ms, request, client, &goal, &mut outgoing, &mut session)).await
-        }
+    let total_ms = request.location.proxy.timeout_total_ms();
+    let mut deadline = Timer::new();
+    if total_ms > 0 {
+        deadline.set(runtime::now_ms() + total_ms);
+    }
+    // In one place, timed or not, so that it becomes part of this future's code.
+    let outcome = {
+        let mut responding = pin!(respond(request, client, &goal, &mut outgoing, &mut session));
+        poll_fn(|cx| match deadline.poll_expired(cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => responding.as_mut().poll(cx).map(Some),
+        })
+        .await
     };
+    let outcome = outcome.unwrap_or_else(|| Err(too_late(request, client, &mut session, total_ms)));
     let outcome = outcome.map_err(|error| noted(request, client, error));
     request.upstream.end();
     if let Ok(Some(_)) = &outcome {
@@ -57,19 +70,10 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
     outcome
 }
 
-/// The same with an end: 504 while nothing was sent, else the answer is cut. What it was waiting for is blamed if
-/// that was the upstream.
-async fn respond_within(
-    total_ms: u64,
-    request: &mut Request,
-    client: &mut Client<'_>,
-    goal: &Goal,
-    outgoing: &mut Outgoing,
-    session: &mut Session,
-) -> Result<Option<Reply>, Error> {
-    if let Ok(outcome) = timeout(total_ms, respond(request, client, goal, outgoing, session)).await {
-        return outcome;
-    }
+/// `proxy_timeout_total` is over: 504 while nothing was sent, else the answer is cut. What it was waiting for is
+/// blamed if that was the upstream.
+#[cold]
+fn too_late(request: &mut Request, client: &Client<'_>, session: &mut Session, total_ms: u64) -> Error {
     if !client.has_started() {
         request.upstream.last().status = 504;
         blame(request, session);
@@ -77,7 +81,7 @@ async fn respond_within(
     let cause = format!(
         "upstream timed out: the answer was not complete after {total_ms} ms (\"proxy_timeout_total\")"
     );
-    Err(Error::upstream(504, cause).by(Limit::TotalTimeout))
+    Error::upstream(504, cause).by(Limit::TotalTimeout)
 }
 
 /// Noted while it is known what was under way.
@@ -157,46 +161,72 @@ async fn exchange(
     let started_ms = runtime::now_ms();
     loop {
         let Some(peer) = session.pick(runtime::now_ms()) else {
-            request.upstream.begin(None, group).status = 502;
-            request.upstream.action = Some(Action::Connecting);
-            request.termination = Some(Termination::new(Who::Upstream, How::Down, Phase::Connect));
-            log::error!(core::error_log(request), &*request, "no live upstreams");
-            return Ok(Err(502));
+            return Ok(Err(nobody_there(request, group)));
         };
         request.upstream.begin(Some(peer.clone()), group);
-        let failure = match turn(request, client, group, &peer, tag, outgoing).await {
+        let stop = match turn(request, client, group, &peer, tag, outgoing).await {
             Ok(answer) => match refused(request, &answer, session, conf, outgoing, started_ms) {
                 None => return Ok(Ok(answer)),
-                Some(fault) => Failure { fault, cause: exchange::Reason::Text(""), is_stale: false },
+                Some(fault) => {
+                    Stop::Peer(Failure { fault, cause: exchange::Reason::Text(""), is_stale: false })
+                }
             },
-            Err(Stop::Request(error)) => return Err(error),
-            Err(Stop::Peer(failure)) => {
-                log::error!(core::error_log(request), &*request, "{}", failure.cause);
-                failure
-            }
+            Err(stop) => stop,
         };
-        let status = failure.fault.status();
-        let attempt = request.upstream.last();
-        attempt.status = status;
-        attempt.sent = outgoing.sent;
-        request.upstream.end();
-        let outcome = if failure.fault.is_failure() { Outcome::Failed } else { Outcome::Next };
-        if session.finish(outcome, runtime::now_ms()) {
-            log::warn!(core::error_log(request), &*request, "upstream server temporarily disabled");
-        }
-        if !may_go_on(request, session, conf, outgoing, failure.fault, started_ms) {
-            request.termination = Termination::of_failure(&failure, request.upstream.action);
+        if let Some(status) = next(request, session, outgoing, stop, started_ms)? {
             return Ok(Err(status));
         }
-        outgoing.rewind();
     }
+}
+
+#[cold]
+fn nobody_there(request: &mut Request, group: &Group) -> u16 {
+    request.upstream.begin(None, group).status = 502;
+    request.upstream.action = Some(Action::Connecting);
+    request.termination = Some(Termination::new(Who::Upstream, How::Down, Phase::Connect));
+    log::error!(core::error_log(request), &*request, "no live upstreams");
+    502
+}
+
+/// What follows a peer's turn without an answer: another peer's, or the status that is left to tell.
+#[cold]
+fn next(
+    request: &mut Request,
+    session: &mut Session,
+    outgoing: &mut Outgoing,
+    stop: Stop,
+    started_ms: u64,
+) -> Result<Option<u16>, Error> {
+    let conf: &'static proxy::Conf = &request.location.proxy;
+    let failure = match stop {
+        Stop::Request(error) => return Err(error),
+        Stop::Peer(failure) => failure,
+    };
+    if !matches!(failure.cause, exchange::Reason::Text("")) {
+        log::error!(core::error_log(request), &*request, "{}", failure.cause);
+    }
+    let status = failure.fault.status();
+    let attempt = request.upstream.last();
+    attempt.status = status;
+    attempt.sent = outgoing.sent;
+    request.upstream.end();
+    let outcome = if failure.fault.is_failure() { Outcome::Failed } else { Outcome::Next };
+    if session.finish(outcome, runtime::now_ms()) {
+        log::warn!(core::error_log(request), &*request, "upstream server temporarily disabled");
+    }
+    if !may_go_on(request, session, conf, outgoing, failure.fault, started_ms) {
+        request.termination = Termination::of_failure(&failure, request.upstream.action);
+        return Ok(Some(status));
+    }
+    outgoing.rewind();
+    Ok(None)
 }
 
 /// One peer's turn. A kept connection that turns out to be closed is replaced by a new one to the same peer.
 async fn turn(
     request: &mut Request,
     client: &Io,
-    group: &crate::upstream::Group,
+    group: &Group,
     peer: &std::rc::Rc<crate::upstream::Peer>,
     tag: usize,
     outgoing: &mut Outgoing,

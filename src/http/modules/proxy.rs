@@ -160,6 +160,7 @@ impl Names {
         }
     }
 
+    #[inline]
     pub fn contains(&self, id: Option<Id>, name: &[u8]) -> bool {
         match id {
             Some(id) => self.ids.get(id as usize).is_some_and(|known| *known),
@@ -193,6 +194,7 @@ impl Conf {
     }
 
     /// A field of the upstream is kept from the client.
+    #[inline]
     pub fn hides(&self, id: Option<Id>, name: &[u8]) -> bool {
         self.frozen().hidden.contains(id, name)
     }

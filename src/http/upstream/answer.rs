@@ -194,7 +194,8 @@ fn response(
         if ends_here || conf.hides(field.id, name) {
             continue;
         }
-        match rewritten(request, conf, field.id, value) {
+        let may_change = matches!(field.id, Some(Id::Location | Id::Refresh | Id::SetCookie));
+        match may_change.then(|| rewritten(request, conf, field.id, value)).flatten() {
             Some(value) => response.headers.push_with(field.id, name, &value),
             None => match field.line(data) {
                 Some(line) => response.headers.push_line(field.id, line, name.len(), value.len()),
