@@ -1,6 +1,8 @@
 //! What the client gets of an upstream's response head: cookies, redirects inside (`X-Accel-Redirect`), fields that
 //! stand twice, and the heads that come before it (`early_hints`). Scripted origins; the heads are read as bytes.
 
+use std::time::{Duration, Instant};
+
 use crate::support::origin::ok;
 use crate::support::{Client, Daemon, Origin, Setup, fetch, get};
 
@@ -25,6 +27,9 @@ http {
         location /hints { early_hints $http_x_hints; proxy_hide_header X-Secret; proxy_pass http://%%ORIGIN%%; }
         location / { proxy_pass http://%%ORIGIN%%; }
         location /hidden { proxy_hide_header Set-Cookie; proxy_pass http://%%ORIGIN%%; }
+        location /long { proxy_buffering off; proxy_buffers 64 1m; proxy_pass http://%%ORIGIN%%; }
+        location /paced { proxy_pass http://%%ORIGIN%%; }
+        location /unpaced { proxy_ignore_headers X-Accel-Limit-Rate; proxy_pass http://%%ORIGIN%%; }
         location /ignored {
             proxy_ignore_headers X-Accel-Redirect; proxy_pass_header X-Accel-Redirect;
             proxy_pass http://%%ORIGIN%%;
@@ -127,6 +132,40 @@ fn a_field_that_stands_twice_is_passed_once() {
     assert_eq!((count("Content-Type"), count("Expires"), count("Vary"), count("X-Y")), (1, 1, 2, 2));
     assert_eq!(response.header("content-type"), Some("a/b"));
     daemon.wait_log("upstream sent duplicate header line: \"Content-Type: c/d\", ignored");
+}
+
+#[test]
+fn an_upstream_decides_whether_it_is_read_ahead() {
+    const BYTES: usize = 40 * 1024 * 1024; // more than all socket buffers on the way hold
+    let origin = Origin::start(|peer| {
+        peer.request();
+        let head = "HTTP/1.1 200 OK\r\nX-Accel-Buffering: Yes\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let chunk = [format!("{BYTES:x}\r\n").as_bytes(), &vec![b'x'; BYTES], b"\r\n0\r\n\r\n"].concat();
+        let _ = peer.try_send(head.as_bytes()).and_then(|()| peer.try_send(&chunk));
+    });
+    let daemon = start(&origin);
+    let mut client = Client::connect(daemon.port(0));
+    client.send("GET /long HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut response = client.response_head();
+    assert_eq!(response.header("x-accel-buffering"), None);
+    origin.wait_ended(1); // the client has read the head and nothing more
+    client.body_into(&mut response);
+    assert_eq!(response.body.len(), BYTES);
+}
+
+#[test]
+fn an_upstream_decides_how_fast_its_answer_goes_out() {
+    let origin = Origin::replying(|_| {
+        let head = b"HTTP/1.1 200 OK\r\nX-Accel-Limit-Rate: 4000\r\nContent-Length: 12000\r\n\r\n";
+        [&head[..], &[b'x'; 12_000]].concat()
+    });
+    let daemon = start(&origin);
+    let begun = Instant::now();
+    assert_eq!(get(daemon.port(0), "/unpaced").body.len(), 12_000);
+    let fast = begun.elapsed();
+    let begun = Instant::now();
+    assert_eq!(get(daemon.port(0), "/paced").body.len(), 12_000);
+    assert!(begun.elapsed() >= Duration::from_millis(1500) && fast < Duration::from_millis(1500), "{fast:?}");
 }
 
 const HINTS: &str =
