@@ -39,7 +39,7 @@ use target::Goal;
 pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Option<Reply>, Error> {
     request.upstream.begin_pass();
     request.termination = None;
-    let goal = Goal::find(request).await.map_err(|error| noted(request, client, error))?;
+    let goal = Goal::find(request, client.io()).await.map_err(|error| noted(request, client, error))?;
     let outgoing = Outgoing::prepare(request, client.io(), &goal).await;
     let mut outgoing = outgoing.map_err(|error| noted(request, client, error))?;
     let mut session = Session::new(&goal.group, request.location.proxy.next_tries());

@@ -210,3 +210,17 @@ fn the_phases_have_their_times() {
     let fields: Vec<&str> = line.trim().split('|').collect();
     assert_eq!((fields[2], fields[3], fields[4]), ("-", "-", "-"), "{line}: nothing to measure");
 }
+
+#[test]
+fn what_a_limit_refuses_names_it() {
+    let daemon = Setup::new(
+        "http { limit_req_zone $uri zone=z:64k rate=1r/m; log_format r '$status|$termination_reason'; access_log %%DIR%%/r.log r;
+         server { listen 127.0.0.1:%%PORT_0%%; location / { limit_req zone=z; root %%DIR%%; } } }",
+    )
+    .file("page", "x")
+    .start();
+    assert_eq!(get(daemon.port(0), "/page").status, 200);
+    assert_eq!(get(daemon.port(0), "/page").status, 503);
+    daemon.wait_line("r.log", r"^200\|ok$");
+    daemon.wait_line("r.log", r"^503\|proxy_limit/process/limit_req$");
+}

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 
 use crate::support::dns::{A, AAAA, Dns, FORMERR, NXDOMAIN, REFUSED, Reply, SERVFAIL, SOA, record, wire};
-use crate::support::{Client, Daemon, Origin, Setup, get};
+use crate::support::process::fd_count;
+use crate::support::{Client, Daemon, Origin, Setup, get, wait_for};
 
 const CONF: &str = r#"
 http {
@@ -315,4 +316,35 @@ fn mistakes_in_the_directive_are_named() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && text.contains(message), "{line}: {text}");
     }
+}
+
+#[test]
+fn who_leaves_while_a_name_is_looked_up_leaves_nothing_behind() {
+    let origin = Origin::saying("hello");
+    let dns = Dns::start(|query| match (&*query.name, query.kind) {
+        ("good.test", A) => query.reply(&[query.a(60, "127.0.0.1")]),
+        ("good.test", _) => query.reply(&[]),
+        _ => Vec::new(),
+    });
+    let conf = CONF.replace(
+        "resolver_timeout 3s;",
+        "resolver_timeout 1h; log_format r '$uri|$status|$termination_reason'; access_log %%DIR%%/r.log r;",
+    );
+    let daemon = Setup::new(&conf).set("RESOLVER", dns.address()).set("ORIGIN_PORT", origin.port()).start();
+    assert_eq!(status(&daemon, "good.test"), 200);
+    let worker = daemon.worker();
+    let before = fd_count(worker);
+    let mut clients: Vec<_> = (0..40).map(|_| Client::connect(daemon.port(0)).into_wire()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(format!("GET /{number}?name=n{number}.test HTTP/1.1\r\nHost: h\r\n\r\n"));
+    }
+    for number in 0..40 {
+        dns.wait_asked(&format!("n{number}.test"), A, 1);
+    }
+    let count = fd_count(worker);
+    assert!(count >= before + 78, "a socket for each client and each lookup: {before} {count}");
+    drop(clients);
+    daemon.wait_line("r.log", r"^/39\|499\|client_abort/resolve$");
+    // A lookup that nobody waits for ends when it would be repeated.
+    wait_for("the sockets to be closed", || (fd_count(worker) <= before).then_some(()));
 }

@@ -12,6 +12,7 @@ use crate::http::modules::{BlockConf, Directive, core, limit_req};
 use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
 use crate::http::script::Script;
+use crate::http::termination::{How, Phase, Termination, Who};
 use crate::http::variable::{Variable, variable};
 use crate::http::zone::{self, ByRule};
 use crate::log;
@@ -195,5 +196,6 @@ fn reject(request: &mut Request, conf: &Conf, rule: &Rule, zone: &Zone, why: Ref
         return Verdict::Next;
     }
     request.limits.conn = Some(Outcome::Rejected);
+    request.termination = Some(Termination::new(Who::Proxy, How::Limit, Phase::Process).by_directive("limit_conn"));
     Verdict::Done(Reply::Status(conf.status.get(503) as u16))
 }

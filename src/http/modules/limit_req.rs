@@ -14,6 +14,7 @@ use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
 use crate::http::script::Script;
+use crate::http::termination::{How, Phase, Termination, Who};
 use crate::http::variable::{Variable, variable};
 use crate::http::zone::{self, ByRule};
 use crate::log::{self, Level};
@@ -286,6 +287,7 @@ fn reject(request: &mut Request, conf: &Conf, rule: &Rule, zone: &Zone, excess: 
         return Verdict::Next;
     }
     request.limits.req = Some(Outcome::Rejected);
+    request.termination = Some(Termination::new(Who::Proxy, How::Limit, Phase::Process).by_directive("limit_req"));
     Verdict::Done(Reply::Status(conf.status.get(503) as u16))
 }
 

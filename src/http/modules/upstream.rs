@@ -297,27 +297,36 @@ impl Upstreams {
         self.groups.get(index).map(Chosen::Configured)
     }
 
-    /// The group that was made for a host before, and when its addresses were asked for. `source`: by whom.
-    pub fn find_made(&self, name: &str, port: Option<u16>, source: usize) -> Option<(Rc<Group>, u64)> {
+    /// The group that was made for a host before, and whether its addresses were asked for within `valid_ms`; if not,
+    /// the caller does it, and others go on with what is known. `source`: who is asked.
+    pub fn find_made(
+        &self,
+        name: &str,
+        port: Option<u16>,
+        source: usize,
+        valid_ms: u64,
+    ) -> Option<(Rc<Group>, bool)> {
         let full = with_port(name, port);
         let mut dynamic = self.dynamic.borrow_mut();
         let is_it = |made: &Made| made.source == source && made.group.name.eq_ignore_ascii_case(&full);
         let index = dynamic.iter().rposition(is_it)?;
-        let made = dynamic.remove(index);
-        let found = (Rc::clone(&made.group), made.asked_ms);
+        let mut made = dynamic.remove(index);
+        let now_ms = runtime::now_ms();
+        let is_fresh = now_ms.saturating_sub(made.asked_ms) < valid_ms;
+        if !is_fresh {
+            made.asked_ms = now_ms;
+        }
+        let group = Rc::clone(&made.group);
         dynamic.push(made);
-        Some(found)
+        Some((group, is_fresh))
     }
 
     /// The group of one server for an evaluated host that has these addresses. One that was made before keeps its
     /// connections.
     pub fn make(&self, name: &str, port: Option<u16>, source: usize, host: &Host, addresses: Vec<Address>) -> Chosen {
         let asked_ms = runtime::now_ms();
-        if let Some((group, _)) = self.find_made(name, port, source) {
+        if let Some((group, _)) = self.find_made(name, port, source, 0) {
             group.learn(0, &addresses.into_iter().map(Spot::from).collect::<Vec<_>>());
-            if let Some(made) = self.dynamic.borrow_mut().last_mut() {
-                made.asked_ms = asked_ms;
-            }
             return Chosen::Dynamic(group);
         }
         // Which address fails is forgotten after each request, as in nginx.
@@ -373,6 +382,7 @@ pub struct Head {
 /// What an upstream is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    Resolving,
     Connecting,
     Sending,
     ReadingHead,
@@ -383,6 +393,7 @@ impl Action {
     /// nginx's words.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Resolving => "resolving upstream",
             Self::Connecting => "connecting to upstream",
             Self::Sending => "sending request to upstream",
             Self::ReadingHead => "reading response header from upstream",

@@ -9,11 +9,11 @@ use std::rc::Rc;
 use crate::http::error::Error;
 use crate::http::modules::proxy_pass::{Pass, Target};
 use crate::http::modules::resolver;
-use crate::http::modules::upstream::Chosen;
+use crate::http::modules::upstream::{Action, Chosen};
 use crate::http::request::Request;
 use crate::net::Address;
 use crate::net::address::Host;
-use crate::runtime::{self, blocking};
+use crate::runtime::{Either, Io, blocking, race};
 use crate::upstream::Group;
 
 /// How long addresses from the system's resolver hold, which does not tell their time.
@@ -36,13 +36,15 @@ enum Parts {
 
 impl Goal {
     /// Finds the group. Errors: 500 for a value that is no URL, 502 for a name that does not resolve.
-    pub async fn find(request: &mut Request) -> Result<Self, Error> {
+    ///
+    /// 499 for a client that leaves while a name is looked up.
+    pub async fn find(request: &mut Request, client: &Io) -> Result<Self, Error> {
         let upstreams = &request.config.upstreams;
         match request.location.proxy_pass.pass() {
             Some(Pass::Fixed { group, target }) => {
                 let group =
                     upstreams.get(*group).ok_or_else(|| Error::ours("the location's upstream is gone"))?;
-                settle(group).await;
+                settle(request, client, group).await?;
                 Ok(Self {
                     group: Chosen::Configured(group),
                     target: Parts::Fixed(target),
@@ -53,7 +55,7 @@ impl Goal {
                 let url = String::from_utf8(script.to_vec(request))
                     .map_err(|_| Error::ours("the URL of \"proxy_pass\" is no text"))?;
                 let target = Target::parse(&url).map_err(|why| Error::ours(format!("{why} in \"{url}\"")))?;
-                Self::evaluated(request, target).await
+                Self::evaluated(request, client, target).await
             }
             None => Err(Error::ours("no \"proxy_pass\" in this location")),
         }
@@ -76,13 +78,16 @@ impl Goal {
         }
     }
 
-    async fn evaluated(request: &mut Request, target: Target) -> Result<Self, Error> {
+    async fn evaluated(request: &mut Request, client: &Io, target: Target) -> Result<Self, Error> {
         let group = match request.config.upstreams.find(&target.name, target.port) {
             Some(group) => {
-                settle(&group).await;
+                settle(request, client, &group).await?;
                 group
             }
-            None => Box::pin(look_up(request, &target)).await?,
+            None => {
+                let found = Box::pin(patiently(request, client, look_up(request, &target))).await;
+                found.unwrap_or_else(|| Err(left(request)))?
+            }
         };
         let (mut host, mut port) = (Vec::new(), Vec::new());
         target.write_host(&mut host);
@@ -93,12 +98,30 @@ impl Goal {
 }
 
 /// Waits for the first answers about names that are looked up while serving.
-async fn settle(group: &Group) {
-    if let Some(names) = &group.names
-        && !names.are_settled()
-    {
-        Box::pin(names.settle()).await;
+async fn settle(request: &mut Request, client: &Io, group: &Group) -> Result<(), Error> {
+    match &group.names {
+        Some(names) if !names.are_settled() => {
+            let settled = Box::pin(patiently(request, client, names.settle())).await;
+            settled.ok_or_else(|| left(request))
+        }
+        _ => Ok(()),
     }
+}
+
+/// `None`: the client has left before.
+async fn patiently<T>(request: &Request, client: &Io, lookup: impl Future<Output = T>) -> Option<T> {
+    if request.location.proxy.ignore_client_abort() {
+        return Some(lookup.await);
+    }
+    match race(lookup, client.hangup()).await {
+        Either::First(found) => Some(found),
+        Either::Second(()) => None,
+    }
+}
+
+fn left(request: &mut Request) -> Error {
+    request.upstream.action = Some(Action::Resolving);
+    Error::client(499, "client prematurely closed connection while resolving upstream")
 }
 
 /// The group for a name that no `upstream` has: its addresses by the location's `resolver`, else by the system's.
@@ -116,10 +139,8 @@ async fn look_up(request: &Request, target: &Target) -> Result<Chosen, Error> {
         let addresses = found.list.iter().map(|&ip| Address::Inet(SocketAddr::new(ip, *port)));
         return Ok(make(Rc::as_ptr(resolver).addr(), addresses.collect()));
     }
-    let known = upstreams.find_made(&target.name, target.port, 0);
-    if let Some((group, asked_ms)) = &known
-        && runtime::now_ms().saturating_sub(*asked_ms) < SYSTEM_VALID_MS
-    {
+    let known = upstreams.find_made(&target.name, target.port, 0, SYSTEM_VALID_MS);
+    if let Some((group, true)) = &known {
         return Ok(Chosen::Dynamic(Rc::clone(group)));
     }
     let host = target.host.clone();
