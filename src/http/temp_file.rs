@@ -21,6 +21,9 @@ use crate::runtime::blocking;
 /// Names that are taken already before giving up: somebody else fills the directory.
 const NAMES_TRIED_MAX: u64 = 1000;
 
+/// Files of at least this length are closed on the blocking pool.
+const LARGE_BYTES: u64 = 4 * 1024 * 1024;
+
 /// A directory for temporary files, and how they are spread over directories inside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TempPath {
@@ -43,7 +46,8 @@ pub enum Keep {
 /// A file that is written once, from its begin to its end, and then read.
 #[derive(Debug)]
 pub struct TempFile {
-    file: Arc<File>,
+    /// `None` only while it is dropped.
+    file: Option<Arc<File>>,
     path: PathBuf,
     length: u64,
     keep: Keep,
@@ -112,7 +116,7 @@ impl TempFile {
             if keep == Keep::Unnamed {
                 let _ = std::fs::remove_file(&path); // the name of the file that was just made
             }
-            Ok(Self { file: Arc::new(file), path, length: 0, keep, is_complete: false })
+            Ok(Self { file: Some(Arc::new(file)), path, length: 0, keep, is_complete: false })
         };
         blocking::run(create).await
     }
@@ -121,7 +125,7 @@ impl TempFile {
     ///
     /// Dropped while it waits, it may have written or not: the file is then good for nothing.
     pub async fn append(&mut self, data: Vec<u8>) -> Result<Vec<u8>, String> {
-        let file = Arc::clone(&self.file);
+        let file = Arc::clone(self.file());
         let count = data.len() as u64;
         let written = blocking::run(move || (&*file).write_all(&data).map(|()| data)).await;
         let mut data = written
@@ -138,7 +142,7 @@ impl TempFile {
 
     /// Reads up to `count` bytes from `offset` on. Errors: in words, with the file's name.
     pub async fn read(&self, offset: u64, count: usize) -> Result<Vec<u8>, String> {
-        let file = Arc::clone(&self.file);
+        let file = Arc::clone(self.file());
         let read = blocking::run(move || {
             let mut data = vec![0; count];
             let count = file.read_at(&mut data, offset)?;
@@ -157,9 +161,9 @@ impl TempFile {
     ) -> Result<(), String> {
         let work = move || {
             let why = |call: &str, error| format!("{call} \"{}\" failed {}", target.display(), Cause(&error));
-            self.file.set_permissions(PermissionsExt::from_mode(mode)).map_err(|e| why("chmod()", e))?;
+            self.file().set_permissions(PermissionsExt::from_mode(mode)).map_err(|e| why("chmod()", e))?;
             if let Some(modified) = modified {
-                self.file.set_modified(modified).map_err(|error| why("utimes()", error))?;
+                self.file().set_modified(modified).map_err(|error| why("utimes()", error))?;
             }
             if let Some(folder) = target.parent() {
                 let made = DirBuilder::new().mode(0o700).recursive(true).create(folder);
@@ -195,8 +199,12 @@ impl TempFile {
         &self.path
     }
 
+    fn file(&self) -> &Arc<File> {
+        self.file.as_ref().expect("present until it is dropped")
+    }
+
     pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.file().as_fd()
     }
 }
 
@@ -204,6 +212,12 @@ impl Drop for TempFile {
     fn drop(&mut self) {
         if self.keep == Keep::Removed || (self.keep == Keep::Kept && !self.is_complete) {
             let _ = std::fs::remove_file(&self.path); // somebody may have taken it: that is what the name is for
+        }
+        // The last close of a file without a name frees its blocks, which takes long for many.
+        if self.length >= LARGE_BYTES
+            && let Some(file) = self.file.take()
+        {
+            drop(blocking::run(move || drop(file)));
         }
     }
 }

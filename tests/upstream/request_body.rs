@@ -35,6 +35,7 @@ http {
             proxy_pass http://two;
         }
         location /old { proxy_http_version 1.0; client_body_buffer_size 100; proxy_pass http://%%ORIGIN%%; }
+        location /streams { proxy_pass http://two; }
         location /plain { proxy_pass http://%%ORIGIN%%; }
         location /stuck { client_max_body_size 100m; proxy_send_timeout 500ms; proxy_pass http://%%ORIGIN%%; }
         location /off { proxy_request_buffering off; proxy_pass http://%%ORIGIN%%; }
@@ -302,6 +303,30 @@ fn a_long_body_streams_whole_and_not_a_byte_more() {
         assert_eq!(client.response().text(), "next");
     }
     assert_eq!(files(&daemon, "bodies"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_body_that_streams_goes_to_the_next_server_while_nothing_of_it_was_sent() {
+    let origin = Origin::replying(|request| ok(&request.body));
+    let daemon = start(&origin);
+    let body = pattern(600_000);
+    for is_chunked in [false, true, false, true] {
+        let mut client = Client::connect(daemon.port(0));
+        let head = if is_chunked { "Transfer-Encoding: chunked" } else { "Content-Length: 600000" };
+        client.send(format!("POST /streams HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n"));
+        if is_chunked {
+            for piece in body.chunks(50_000) {
+                client.send(format!("{:x}\r\n", piece.len())).send(piece).send("\r\n");
+            }
+            client.send("0\r\n\r\n");
+        } else {
+            client.send(&body);
+        }
+        let response = client.response();
+        assert_eq!(response.status, 200);
+        assert!(response.body == body, "the body came back changed");
+    }
+    daemon.wait_log("connect\\(\\) failed \\(111: Connection refused\\) while connecting to upstream");
 }
 
 #[test]
