@@ -18,7 +18,7 @@ use crate::http::request::{Connection, Request};
 use crate::http::server::{Listen, Server};
 use crate::http::termination::{How, Phase, Termination, Who};
 use crate::http::{Service, pipeline, proxy_header, upgrade};
-use crate::log;
+use crate::log::{self, access};
 use crate::net::{drain, open};
 use crate::proto::h1;
 use crate::proto::h1::length::{self, BodyLength};
@@ -184,9 +184,13 @@ pub async fn serve(mut conn: Conn) {
                 conn.open.turn(Total::Waiting);
                 conn.adopted_until_ms = 0;
             }
-            After::Close => return,
+            // Who sees the end of a connection finds its last request in the log.
+            After::Close => return access::flush_turn(),
             // Boxed, like the request: what is awaited here would otherwise make every idle connection larger.
-            After::Linger(core) => return Box::pin(linger(&conn, core)).await,
+            After::Linger(core) => {
+                access::flush_turn();
+                return Box::pin(linger(&conn, core)).await;
+            }
             After::Tunnel(tunnel) => return Box::pin(upgrade::run(&conn.io, *tunnel)).await,
         }
     }

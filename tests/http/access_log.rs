@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use crate::support::{Client, Origin, Setup, fetch, get, wait_for};
+use crate::support::{Client, Daemon, Origin, Setup, fetch, get, wait_for};
 
 const CONF: &str = r#"
 http {
@@ -248,4 +248,15 @@ http {
     let mut lines: Vec<String> = daemon.read("sub.log").lines().map(str::to_owned).collect();
     lines.sort();
     assert_eq!(lines, ["/logged/page.html 200", "/logged/part.html 200", "/plain/page.html 200"]);
+}
+
+#[test]
+fn who_sees_the_end_of_a_connection_finds_its_last_line() {
+    let daemon = Daemon::start(CONF.replace("%%ORIGIN%%", "127.0.0.1:1").as_str());
+    for count in 1..=50 {
+        let mut client = Client::connect(daemon.port(0));
+        client.send("GET /sent HTTP/1.0\r\nHost: a\r\n\r\n");
+        client.rest();
+        assert_eq!(daemon.read("logs/sent.log").lines().count(), count);
+    }
 }
