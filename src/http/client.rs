@@ -19,7 +19,7 @@ use crate::net::drain;
 use crate::proto::h1::encode;
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
-use crate::runtime::{self, Io};
+use crate::runtime::{self, Io, relay};
 use crate::sys::clock;
 
 /// `Server` of a response with and without `server_tokens`.
@@ -255,7 +255,7 @@ impl<'a> Client<'a> {
         let mut done = 0;
         let outcome = poll_fn(|cx| self.output.poll_send(self.io, cx, (data, tail), ahead, &mut done)).await;
         self.output.settle(done, data, tail);
-        request.bytes_sent += done as u64;
+        request.bytes_sent = relay::advance(self.io, request.bytes_sent, done);
         outcome
     }
 

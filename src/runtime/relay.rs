@@ -14,6 +14,7 @@ use nix::sys::socket::{MsgFlags, send};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::reactor::{READ, WRITE};
 use crate::runtime::{Io, Timer, now_ms};
+use crate::sys::socket::{UNSENT_PROOF_BYTES, lift_unsent_limit};
 use crate::sys::transfer::{Pipe, send_file};
 
 /// Bytes of one `sendfile`: the worker's other connections get their turn in between.
@@ -88,7 +89,7 @@ pub async fn splice(source: &Io, target: &Io, length: u64, limits: &Limits) -> R
         let drained =
             transfer(target, WRITE, &mut timer, limits.write_timeout_ms, || pipe.drain(target.as_fd()));
         match drained.await {
-            Ok(count) => moved += count as u64,
+            Ok(count) => moved = advance(target, moved, count),
             Err(cause) => return Err(fail(Side::Target, cause, moved)),
         }
     }
@@ -148,11 +149,20 @@ pub async fn sendfile(
         });
         match sent.await {
             Ok(0) => return Err(RelayError { side: Side::Source, cause: Cause::Eof, moved }),
-            Ok(count) => moved += count as u64,
+            Ok(count) => moved = advance(target, moved, count),
             Err(cause) => return Err(RelayError { side: Side::Target, cause, moved }),
         }
     }
     Ok(moved)
+}
+
+/// Counts bytes that the target has taken; one that has taken many reads.
+pub fn advance(target: &Io, moved: u64, count: usize) -> u64 {
+    let total = moved + count as u64;
+    if moved < UNSENT_PROOF_BYTES && total >= UNSENT_PROOF_BYTES {
+        lift_unsent_limit(target.as_fd());
+    }
+    total
 }
 
 /// Makes one transfer, waiting for the descriptor that says EAGAIN.

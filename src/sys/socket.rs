@@ -52,6 +52,20 @@ impl Default for ListenOptions {
     }
 }
 
+/// Bytes that may wait in the kernel for a client beyond what is on its way to it.
+///
+/// Without it each client that does not read holds up to `net.ipv4.tcp_wmem` (4 MB), and `send_timeout` begins when
+/// that is full: a thousand of them take the memory of the whole network. What is in flight is not counted.
+const UNSENT_BYTES_MAX: i32 = 256 * 1024;
+
+/// A client that has taken so much does read: the limit is lifted, for it costs a wake for each piece.
+pub const UNSENT_PROOF_BYTES: u64 = 1024 * 1024;
+
+/// Lets the kernel keep as much for this peer as it likes.
+pub fn lift_unsent_limit(fd: BorrowedFd<'_>) {
+    let _ = set_option(&SockRef::from(&fd), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, 0);
+}
+
 /// Opens a listening socket: SO_REUSEPORT always, non-blocking, closed on exec.
 ///
 /// TCP_NODELAY is set here once; accepted sockets inherit it.
@@ -69,6 +83,10 @@ pub fn listen(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd
         if inet.is_ipv6() {
             socket.set_only_v6(options.ipv6only)?;
         }
+    }
+    if !address.is_unix() {
+        let socket = SockRef::from(&socket);
+        set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)?;
     }
     set_options(SockRef::from(&socket), address, &ListenOptions::default(), options)?;
     socket.bind(&raw(address)?)?;
