@@ -268,3 +268,26 @@ fn what_is_wrong_is_said_in_nginx_s_words() {
         assert!(exit.stderr.contains(&expected), "{zone} {rule}: {}", exit.stderr);
     }
 }
+
+#[test]
+fn a_binary_upgrade_keeps_what_was_counted() {
+    if is_stand_in() {
+        return; // nginx begins anew
+    }
+    let conf = SHARED.replace("burst=4 nodelay", "");
+    let daemon = setup(&conf).in_background().start();
+    assert_eq!(statuses(&daemon, &["/?key=a", "/?key=a"]), [200, 503]);
+    let old = daemon.pid();
+    daemon.signal(Signal::SIGUSR2);
+    let new = wait_for("a new master with workers", || {
+        let new: i32 = daemon.read("pronghorn.pid").trim().parse().ok()?;
+        (new != old && crate::support::process::children(new).len() >= 2).then_some(new)
+    });
+    crate::support::daemon::send(old, Signal::SIGQUIT);
+    wait_for("the old master to end", || (!crate::support::process::is_alive(old)).then_some(()));
+    daemon.follow(new);
+    assert_eq!(statuses(&daemon, &["/?key=a", "/?key=b"]), [503, 200], "the new binary has the zone");
+    daemon.reload();
+    assert_eq!(statuses(&daemon, &["/?key=a", "/?key=b"]), [503, 503], "and keeps it");
+    daemon.stop(Signal::SIGQUIT);
+}
