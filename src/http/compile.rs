@@ -26,6 +26,8 @@ use crate::shm::counter::{self, Slot};
 pub struct CompileOptions {
     /// Relative paths of logs, roots and temporary files begin here.
     pub prefix: PathBuf,
+    /// Relative paths of files that belong to the configuration begin here: the folder of the main file.
+    pub folder: PathBuf,
     /// The main block's log, in force where no `error_log` is set.
     pub error_log: Logger,
     /// `-t`: nothing is created.

@@ -122,6 +122,7 @@ modules! {
     limit_req   => [Preaccess preaccess];
     limit_conn  => [Preaccess preaccess];
     access      => [Access access];
+    auth_basic  => [Access access];
     try_files   => [Precontent precontent];
     upstream    => [];
     request_body => [];

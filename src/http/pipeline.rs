@@ -29,8 +29,23 @@ pub enum Verdict {
     Done(Reply),
     /// The next handler decides, in so many milliseconds. For the phases inside a location.
     Delay(u64),
+    /// The answer of this work decides, which is done on another thread. For the phases inside a location.
+    Work(Box<Work>),
     /// A handler of the access phase lets the request in: enough where any may do so (`satisfy any`).
     Granted,
+}
+
+/// What takes too long for the worker's loop.
+pub struct Work {
+    pub run: Box<dyn FnOnce() -> u64 + Send>,
+    /// What follows from its answer.
+    pub then: fn(&mut Request, u64) -> Verdict,
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Work")
+    }
 }
 
 /// How a request is answered.
@@ -50,8 +65,10 @@ pub enum Reply {
     File(modules::static_file::Answer),
     /// The upstream of the location.
     Upstream,
-    /// Nothing yet: in `ms` the handlers go on with number `next` of their phase.
-    Later { ms: u64, phase: Phase, next: usize },
+    /// Nothing yet: in `ms` the handlers go on behind number `index` of their phase.
+    Later { ms: u64, phase: Phase, index: usize },
+    /// Nothing yet: what the work's answer leads to is the verdict of handler number `index`.
+    After { work: Box<Work>, phase: Phase, index: usize },
     /// The connection closes without an answer (`return 444`).
     Hangup,
 }
@@ -176,10 +193,11 @@ fn within(request: &mut Request) -> Reply {
     inside(request, INSIDE).unwrap_or(Reply::Status(404))
 }
 
-/// Goes on with a request that was told to wait.
-fn go_on(request: &mut Request, phase: Phase, next: usize) -> Reply {
+/// Goes on with a request that was told to wait, as if the handler's verdict were this one.
+fn go_on(request: &mut Request, phase: Phase, index: usize, verdict: Verdict) -> Reply {
     let after = INSIDE.into_iter().skip_while(|other| *other != phase).skip(1);
-    run_from(request, phase, next).or_else(|| inside(request, after)).unwrap_or(Reply::Status(404))
+    let reply = decide(request, phase, index, verdict).or_else(|| inside(request, after));
+    reply.unwrap_or(Reply::Status(404))
 }
 
 fn inside(request: &mut Request, phases: impl IntoIterator<Item = Phase>) -> Option<Reply> {
@@ -235,10 +253,12 @@ fn decide(request: &mut Request, phase: Phase, index: usize, verdict: Verdict) -
             request.access_status = 0;
             return Some(reply);
         }
-        Verdict::Delay(ms) => return Some(Reply::Later { ms, phase, next: index + 1 }),
+        Verdict::Delay(ms) => return Some(Reply::Later { ms, phase, index }),
+        Verdict::Work(work) => return Some(Reply::After { work, phase, index }),
         Verdict::Granted => {
             if request.location.access.satisfies_any() {
                 request.access_status = 0;
+                request.forget(Id::WwwAuthenticate);
                 return None;
             }
         }
@@ -312,9 +332,14 @@ async fn answer(
             modules::static_file::send(request, client, file).await?;
             Ok(None)
         }
-        Reply::Later { ms, phase, next } => {
+        Reply::Later { ms, phase, index } => {
             wait(client, ms).await?;
-            Ok(Some(go_on(request, phase, next)))
+            Ok(Some(go_on(request, phase, index, Verdict::Next)))
+        }
+        Reply::After { work, phase, index } => {
+            let Work { run, then } = *work;
+            let verdict = then(request, runtime::blocking::run(run).await);
+            Ok(Some(go_on(request, phase, index, verdict)))
         }
         Reply::Upstream => Ok(Some(Reply::Upstream)), // the callers' own case: its future is the largest
         Reply::Hangup => {

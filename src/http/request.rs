@@ -292,6 +292,13 @@ impl Request {
         }
     }
 
+    /// Takes back what [`Request::keep`] was told.
+    pub fn forget(&mut self, id: Id) {
+        if let Some(kept) = &mut self.kept {
+            kept.remove(id);
+        }
+    }
+
     /// Keeps a field for the page that is shown instead of the answer it belongs to.
     pub fn keep(&mut self, id: Id, value: Option<&[u8]>) {
         if let Some(value) = value {

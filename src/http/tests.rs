@@ -19,8 +19,12 @@ fn config(text: &str) -> Config {
     let options = config::load::LoadOptions::default();
     let (tree, mut out) = config::load::load_text("test.conf", text, &options);
     let http = tree.nodes.iter().find(|node| &*node.name.text == "http").expect("an http block");
-    let options =
-        CompileOptions { prefix: std::env::temp_dir(), error_log: Logger::none(), test_only: false };
+    let options = CompileOptions {
+        prefix: std::env::temp_dir(),
+        folder: std::env::temp_dir(),
+        error_log: Logger::none(),
+        test_only: false,
+    };
     let compiled = compile(http, &options, &mut out);
     assert!(!out.has_errors(), "{:?}", out.0);
     compiled
@@ -29,8 +33,12 @@ fn config(text: &str) -> Config {
 fn findings(text: &str) -> Diagnostics {
     let options = config::load::LoadOptions::default();
     let (tree, mut out) = config::load::load_text("test.conf", text, &options);
-    let options =
-        CompileOptions { prefix: Path::new("/").into(), error_log: Logger::none(), test_only: false };
+    let options = CompileOptions {
+        prefix: Path::new("/").into(),
+        folder: Path::new("/").into(),
+        error_log: Logger::none(),
+        test_only: false,
+    };
     compile(&tree.nodes[0], &options, &mut out);
     out
 }

@@ -72,8 +72,12 @@ pub fn read_tree(source: &Source) -> (Tree, Diagnostics) {
 pub fn read(source: &Source, test_only: bool) -> Loaded {
     let (tree, mut diagnostics) = read_tree(source);
     let main = source.prefix.join(&source.path);
-    let compile =
-        http::CompileOptions { prefix: source.prefix.clone(), error_log: log::process(), test_only };
+    let compile = http::CompileOptions {
+        prefix: source.prefix.clone(),
+        folder: folder_of(&main),
+        error_log: log::process(),
+        test_only,
+    };
     let mut cx = settings::Cx::new(compile);
     let mut settings = Settings::default();
     // What the process logs to is known before anything is compiled that may log.
@@ -108,6 +112,10 @@ pub fn read(source: &Source, test_only: bool) -> Loaded {
         prefix: source.prefix.clone(),
     });
     Loaded { tree, diagnostics, config }
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(Path::new("/")).to_owned()
 }
 
 /// The begin of the main file: the place of what the file should say and does not.

@@ -3,6 +3,7 @@
 mod access;
 mod access_log;
 mod add_header;
+mod auth_basic;
 mod body;
 mod conditions;
 pub mod configurations;

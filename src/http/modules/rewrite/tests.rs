@@ -9,7 +9,7 @@ use crate::log::Logger;
 fn findings(block: &str) -> Diagnostics {
     let text = format!("http {{ server {{ listen 127.0.0.1:1; location / {{ {block} }} }} }}");
     let (tree, mut out) = load::load_text("test.conf", &text, &load::LoadOptions::default());
-    let options = CompileOptions { prefix: Path::new("/").into(), error_log: Logger::none(), test_only: true };
+    let options = CompileOptions { prefix: Path::new("/").into(), folder: Path::new("/").into(), error_log: Logger::none(), test_only: true };
     compile(&tree.nodes[0], &options, &mut out);
     out
 }

@@ -1,0 +1,150 @@
+//! `auth_basic` against the real daemon: every way to keep a password, `satisfy`, and bad credentials.
+
+use crate::support::daemon::is_stand_in;
+use crate::support::{Client, Daemon, Response, Setup, fetch, get};
+
+const CONF: &str = r#"
+http {
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        root %%DIR%%;
+        auth_basic_user_file users;
+        location /closed { auth_basic "the area"; }
+        location /open { auth_basic off; }
+        location /off { set $realm off; auth_basic $realm; }
+        location /none { auth_basic closed; auth_basic_user_file nowhere; }
+        location /page { auth_basic closed; error_page 401 /why; }
+        location /why { auth_basic off; return 200 "why"; }
+        location /any { satisfy any; allow 127.0.0.1; deny all; auth_basic closed; }
+        location /either { satisfy any; deny all; auth_basic closed; }
+        location /both { allow 127.0.0.1; deny all; auth_basic closed; }
+        location /neither { deny all; auth_basic closed; }
+        location /reads { limit_except GET { auth_basic closed; } }
+        location /by-variable { auth_basic closed; auth_basic_user_file $arg_file; }
+    }
+}
+"#;
+
+const USERS: &str = "# users\n\
+    plain:{PLAIN}secret\n\
+    sha:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\n\
+    ssha:{SSHA}gVK8WC9YyFT1gMsQHTGCgT3sSv5zYWx0\n\
+    apr:$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/:a comment\r\n\
+    md5:$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1\n\
+    sha256:$5$abcdefgh$gruCpC7VkOTspMQTTSAR8mtlO9Upms.fwqE5y16JVM.\n\
+    sha512:$6$abcdefgh$ltjgWl6579NluT/Vi1nwEvcil.G5Nbc4NiXZaNGStk8PSwGfQv72N2CKPPrVACtLtip/cZ/1GM/O6IND4WQhG.\n\
+    bcrypt:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n\
+    last:{PLAIN}end";
+
+fn start() -> Daemon {
+    Setup::new(CONF).file("users", USERS).start()
+}
+
+fn base64(text: &str) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for chunk in text.as_bytes().chunks(3) {
+        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for index in 0..4 {
+            let letter = char::from(LETTERS[(bits >> (18 - 6 * index) & 63) as usize]);
+            out.push(if index > chunk.len() { '=' } else { letter });
+        }
+    }
+    out
+}
+
+fn ask(daemon: &Daemon, path: &str, authorization: &str) -> Response {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: {authorization}\r\nConnection: close\r\n\r\n"
+    );
+    fetch(daemon.port(0), &request)
+}
+
+fn enter(daemon: &Daemon, path: &str, user: &str, password: &str) -> u16 {
+    ask(daemon, path, &format!("Basic {}", base64(&format!("{user}:{password}")))).status
+}
+
+#[test]
+fn every_kind_of_password_lets_its_user_in_and_no_other() {
+    let daemon = start();
+    for user in ["plain", "sha", "ssha", "apr", "md5", "sha256", "sha512", "bcrypt"] {
+        // twice: a password that was right is remembered
+        for _ in 0..2 {
+            assert_eq!(enter(&daemon, "/closed", user, "secret"), 404, "{user}");
+            assert_eq!(enter(&daemon, "/closed", user, "wrong"), 401, "{user}");
+            assert_eq!(enter(&daemon, "/closed", user, ""), 401, "{user}");
+        }
+    }
+    assert_eq!(enter(&daemon, "/closed", "last", "end"), 404);
+    assert_eq!(enter(&daemon, "/closed", "stranger", "secret"), 401);
+    daemon.wait_log("user \"bcrypt\": password mismatch");
+    daemon.wait_log(r#"user "stranger" was not found in ".*/users""#);
+}
+
+#[test]
+fn who_says_nothing_is_asked() {
+    let daemon = start();
+    let response = get(daemon.port(0), "/closed");
+    assert_eq!(
+        (response.status, response.header("www-authenticate")),
+        (401, Some("Basic realm=\"the area\""))
+    );
+    daemon.wait_log("no user/password was provided for basic authentication");
+    let plain = format!("basic   {}", base64("plain:secret"));
+    assert_eq!(ask(&daemon, "/closed", &plain).status, 404, "in any case, with any spaces");
+    for bad in [
+        "",
+        "Basic",
+        "Basic ",
+        "Basic !!!",
+        "Bearer x",
+        "Basic cGxhaW4=",
+        &format!("Basic {}", "A".repeat(6000)),
+    ] {
+        assert_eq!(ask(&daemon, "/closed", bad).status, 401, "{bad}");
+    }
+    assert_eq!(get(daemon.port(0), "/open").status, 404);
+    assert_eq!(get(daemon.port(0), "/off").status, 404);
+    assert_eq!(enter(&daemon, "/none", "plain", "secret"), 403);
+    let page = get(daemon.port(0), "/page");
+    assert_eq!((page.status, page.text().as_str()), (401, "why"));
+    assert_eq!(page.header("www-authenticate"), Some("Basic realm=\"closed\""));
+}
+
+#[test]
+fn satisfy_decides_what_is_enough() {
+    let daemon = start();
+    assert_eq!(get(daemon.port(0), "/any").status, 404);
+    assert_eq!(get(daemon.port(0), "/any").header("www-authenticate"), None);
+    assert_eq!(get(daemon.port(0), "/either").status, 401);
+    for user in ["plain", "bcrypt"] {
+        assert_eq!(enter(&daemon, "/either", user, "secret"), 404, "{user}");
+        assert_eq!(enter(&daemon, "/both", user, "secret"), 404, "{user}");
+        assert_eq!(enter(&daemon, "/neither", user, "secret"), 403, "{user}");
+    }
+    assert_eq!(get(daemon.port(0), "/both").status, 401);
+    assert_eq!(get(daemon.port(0), "/neither").status, 403);
+    let post = "POST /reads HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    assert_eq!([get(daemon.port(0), "/reads").status, fetch(daemon.port(0), post).status], [404, 401]);
+}
+
+#[test]
+fn a_slow_check_holds_nobody_up() {
+    let daemon = start();
+    // 2^13 rounds take the better part of a second
+    let users = USERS.replace("$2y$05$", "$2y$13$");
+    daemon.write("slow", users);
+    if is_stand_in() {
+        return; // its worker waits
+    }
+    let mut slow = Client::connect(daemon.port(0));
+    let authorization = base64("bcrypt:secret");
+    slow.send(format!(
+        "GET /by-variable?file=slow HTTP/1.1\r\nHost: a\r\nAuthorization: Basic {authorization}\r\n\r\n"
+    ));
+    for _ in 0..20 {
+        assert_eq!(get(daemon.port(0), "/open").status, 404);
+    }
+    assert_eq!(slow.response().status, 401, "another cost is another password");
+}
