@@ -145,6 +145,12 @@ impl Group {
         spots.iter().all(is_known) && peers.is_empty()
     }
 
+    /// There is no peer at all.
+    pub fn is_empty(&self) -> bool {
+        let set = self.set.borrow();
+        set.primary.is_empty() && set.backup.is_empty()
+    }
+
     pub fn has_peers(&self, server_index: usize) -> bool {
         let set = self.set();
         set.primary.iter().chain(&set.backup).any(|peer| peer.server == server_index)
@@ -196,7 +202,17 @@ impl Group {
                 list.push(peer);
             }
         }
+        let stays =
+            |peer: &&Rc<Peer>| set.primary.iter().chain(&set.backup).any(|other| Rc::ptr_eq(peer, other));
+        let mut has_retired = false;
+        for peer in old.primary.iter().chain(&old.backup).filter(|peer| !stays(peer)) {
+            peer.retire();
+            has_retired = true;
+        }
         self.set.replace(Rc::new(set));
+        if has_retired {
+            self.pool.close_retired();
+        }
     }
 }
 

@@ -88,6 +88,8 @@ pub struct Peer {
     current_weight: Cell<i64>,
     effective_weight: Cell<i64>,
     conns: Cell<i64>,
+    /// Its name does not lead here any more.
+    is_retired: Cell<bool>,
     fails: Cell<u64>,
     /// The last failure.
     failed_ms: Cell<u64>,
@@ -112,6 +114,7 @@ impl Peer {
             current_weight: Cell::new(0),
             effective_weight: Cell::new(server.weight),
             conns: Cell::new(0),
+            is_retired: Cell::new(false),
             fails: Cell::new(0),
             failed_ms: Cell::new(0),
             checked_ms: Cell::new(0),
@@ -121,6 +124,15 @@ impl Peer {
     /// It has what `server` would give to a peer of this weight.
     pub(super) fn has_weight(&self, weight: i64) -> bool {
         self.weight == weight
+    }
+
+    /// Its connections are not kept any more.
+    pub(super) fn retire(&self) {
+        self.is_retired.set(true);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired.get()
     }
 
     pub fn is_down(&self) -> bool {

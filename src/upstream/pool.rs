@@ -79,6 +79,7 @@ impl Pool {
         let now_ms = runtime::now_ms();
         let is_over = keepalive.idle_max == 0
             || connection.is_single
+            || connection.peer.is_retired()
             || connection.requests >= keepalive.requests_max
             || now_ms.saturating_sub(connection.opened_ms) > keepalive.time_ms
             || drain::mode() != drain::Mode::Serving;
@@ -100,6 +101,17 @@ impl Pool {
             evicted
         };
         drop(evicted);
+    }
+}
+
+impl Pool {
+    /// Closes the connections to peers that are retired.
+    pub(super) fn close_retired(&self) {
+        let list = self.state.idle.take();
+        let (closed, kept): (Vec<Idle>, Vec<Idle>) =
+            list.into_iter().partition(|idle| idle.connection.peer.is_retired());
+        self.state.idle.replace(kept);
+        drop(closed); // while nothing is borrowed
     }
 }
 

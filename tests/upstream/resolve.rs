@@ -96,6 +96,7 @@ fn a_name_is_followed_without_a_reload() {
     wait_for("both workers to go elsewhere", || {
         (0..20).all(|_| goes_to(&daemon) == "127.0.0.2").then_some(())
     });
+    origin.wait_ended(origin.accepted()); // kept connections to an address that is gone are closed
     set(&zone, Ok(&["127.0.0.1", "127.0.0.2"]));
     wait_for("both addresses in turn", || {
         let seen: std::collections::HashSet<String> = (0..8).map(|_| goes_to(&daemon)).collect();

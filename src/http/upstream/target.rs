@@ -97,10 +97,10 @@ impl Goal {
     }
 }
 
-/// Waits for the first answers about names that are looked up while serving.
+/// Waits for the first answers about names that are looked up while serving, where there is nobody else to ask.
 async fn settle(request: &mut Request, client: &Io, group: &Group) -> Result<(), Error> {
     match &group.names {
-        Some(names) if !names.are_settled() => {
+        Some(names) if !names.are_settled() && group.is_empty() => {
             let settled = Box::pin(patiently(request, client, names.settle())).await;
             settled.ok_or_else(|| left(request))
         }
