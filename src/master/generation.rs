@@ -12,7 +12,7 @@ use crate::sys::address::SockAddr;
 use crate::sys::process::{self, Forked};
 use crate::sys::signal::{Blocked, Signals};
 use crate::sys::{clock, msg, signal, terminal};
-use crate::worker::control::{ToMaster, ToWorker};
+use crate::worker::control::ToWorker;
 use crate::worker::{self, Seat, Slot};
 
 /// A change of generations under way: the new one starts while the old one serves.
@@ -264,9 +264,6 @@ impl Master {
         notify::ready();
         if let Some(starter) = self.starter.take() {
             starter.ready();
-        }
-        if let Some(elder) = &self.elder {
-            elder.send(&ToMaster::Ready, None);
         }
         if self.start.source.embedded.is_some() && self.generation == 1 {
             self.print_addresses();

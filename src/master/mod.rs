@@ -260,7 +260,6 @@ impl Master {
     }
 
     fn leave(&mut self) {
-        self.leave_to_successor();
         let is_alone = self.elder.is_none() && self.successor.is_none();
         if is_alone {
             self.slots.unlink();
@@ -280,6 +279,8 @@ impl Master {
             self.next_kill_ms(),
             (!self.pending.is_empty()).then_some(now_ms + 5),
             notify::watchdog_ms().map(|ms| self.notified_ms + ms),
+            // No signal tells that it has ended.
+            self.successor.as_ref().filter(|successor| successor.is_detached).map(|_| now_ms + 100),
         ];
         let wait_ms = due_ms.into_iter().flatten().min().map_or(250, |due_ms| due_ms.saturating_sub(now_ms));
         let mut fds: Vec<BorrowedFd<'_>> = self.signals.iter().map(Signals::as_fd).collect();

@@ -6,6 +6,11 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+/// Whether there is a service manager that listens.
+pub fn is_wanted() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// It serves.
 pub fn ready() {
     send("READY=1\nSTATUS=serving\n");

@@ -3,7 +3,7 @@
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGSYS, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 use crate::log;
-use crate::master::{Master, Phase, cycle, notify};
+use crate::master::{Master, Phase, cycle};
 use crate::sys::{clock, signal};
 use crate::worker::control::ToWorker;
 
@@ -43,7 +43,7 @@ impl Master {
             SIGCHLD => self.reap(),
             SIGTERM | SIGINT => self.stop(),
             SIGQUIT if matches!(self.phase, Phase::Serving | Phase::Drained) => {
-                notify::stopping();
+                self.tell_leaving();
                 self.dismiss_all(Phase::Leaving);
             }
             SIGWINCH if self.phase == Phase::Serving => self.dismiss_all(Phase::Drained),
@@ -71,7 +71,7 @@ impl Master {
         if matches!(self.phase, Phase::Stopping { .. }) {
             return;
         }
-        notify::stopping();
+        self.tell_leaving();
         self.phase = Phase::Stopping { kill_ms: clock::monotonic_ms() + self.settings().fast_stop_ms() };
         self.vacancies.clear();
         self.switch = None;

@@ -24,7 +24,8 @@ pub struct Successor {
     pub link: Link,
     /// The new master's own end, kept so that what it has not read when it dies is not lost.
     far_end: Link,
-    is_ready: bool,
+    /// It is no child of this process, whose end would be heard of.
+    pub is_detached: bool,
 }
 
 impl Master {
@@ -73,12 +74,16 @@ impl Master {
     fn start_successor(&mut self) -> std::io::Result<Successor> {
         let (ours, theirs) = msg::pair()?;
         let blocked = Blocked::new()?;
-        match process::fork()? {
+        // A service manager watches over its own children only: of another main process it neither sees the end nor
+        // waits for it at a stop.
+        let is_detached = notify::is_wanted();
+        let forked = if is_detached { process::fork_detached()? } else { process::fork()? };
+        match forked {
             Forked::Parent { child } => Ok(Successor {
                 pid: child,
                 link: Link { fd: ours },
                 far_end: Link { fd: theirs },
-                is_ready: false,
+                is_detached,
             }),
             Forked::Child => {
                 drop(self.signals.take());
@@ -101,10 +106,13 @@ impl Master {
         }
     }
 
-    /// This master ends: a service manager that has not been told yet shall not take that for the end of the service.
-    pub(super) fn leave_to_successor(&self) {
-        if let Some(successor) = self.successor.as_ref().filter(|successor| !successor.is_ready) {
-            notify::main_pid(successor.pid);
+    /// This master is about to end. With another one beside it that is not the end of the service. Until now an upgrade
+    /// could be undone, and the older master was the main process.
+    pub(super) fn tell_leaving(&self) {
+        match &self.successor {
+            Some(successor) => notify::main_pid(successor.pid),
+            None if self.elder.is_none() => notify::stopping(),
+            None => {}
         }
     }
 
@@ -116,6 +124,12 @@ impl Master {
         let mut found = Vec::new();
         if let Some(successor) = &self.successor {
             successor.link.receive(&mut found);
+            if successor.is_detached && process::has_ended(successor.pid) {
+                let pid = successor.pid;
+                log::notice!(log::process(), &(), "new binary process {pid} has ended");
+                self.take_over(found);
+                return self.successor_ended();
+            }
         }
         if self.elder.as_ref().is_some_and(|elder| !elder.receive(&mut found)) {
             self.elder = None;
@@ -125,17 +139,8 @@ impl Master {
 
     fn take_over(&mut self, messages: Vec<(ToMaster, Option<OwnedFd>)>) {
         for message in messages {
-            match message {
-                (ToMaster::HandOver(handover), Some(fd)) => {
-                    self.pending.push_back(Connection { handover, fd, is_from_link: true });
-                }
-                (ToMaster::Ready, _) => {
-                    if let Some(successor) = &mut self.successor {
-                        successor.is_ready = true;
-                        notify::main_pid(successor.pid);
-                    }
-                }
-                _ => {}
+            if let (ToMaster::HandOver(handover), Some(fd)) = message {
+                self.pending.push_back(Connection { handover, fd, is_from_link: true });
             }
         }
     }
@@ -147,9 +152,6 @@ impl Master {
         successor.link.receive(&mut left);
         successor.far_end.receive(&mut left);
         self.take_over(left);
-        if successor.is_ready {
-            notify::main_pid(process::pid());
-        }
         // Its workers notice by themselves that their master is gone; their lanes are nobody's.
         for (lane, pid) in crate::shm::lanes::taken() {
             if i32::try_from(pid).is_ok_and(|pid| !process::is_alive(pid)) {

@@ -3,7 +3,8 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, OsString, c_char, c_int};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -108,6 +109,36 @@ pub fn fork() -> io::Result<Forked> {
         ForkResult::Parent { child } => Ok(Forked::Parent { child: child.as_raw() }),
         ForkResult::Child => Ok(Forked::Child),
     }
+}
+
+/// Forks a process that belongs to whoever looks after orphans: the first process, or a service manager. Errors: as
+/// `fork`, or the process in between could not fork.
+pub fn fork_detached() -> io::Result<Forked> {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    match fork()? {
+        Forked::Child => match fork() {
+            Ok(Forked::Child) => Ok(Forked::Child),
+            Ok(Forked::Parent { child }) => {
+                let _ = File::from(write).write_all(&child.to_ne_bytes());
+                exit_at_once(0)
+            }
+            Err(_) => exit_at_once(1),
+        },
+        Forked::Parent { child: between } => {
+            drop(write);
+            let mut bytes = [0; 4];
+            let told = File::from(read).read_exact(&mut bytes);
+            // It has nothing more to do, and is gone when this returns: the new process has its new parent.
+            while waitpid(Pid::from_raw(between), None) == Err(nix::Error::EINTR) {}
+            told.map(|()| Forked::Parent { child: i32::from_ne_bytes(bytes) })
+        }
+    }
+}
+
+/// Ends this process without what belongs to the one it was forked from: buffers, handlers of the exit.
+fn exit_at_once(code: i32) -> ! {
+    // SAFETY: takes no pointers and does not return.
+    unsafe { libc::_exit(code) }
 }
 
 /// How a child ended.
@@ -339,6 +370,11 @@ pub fn may_write(folder: &Path) -> io::Result<()> {
 /// True while a process of this number exists.
 pub fn is_alive(pid: i32) -> bool {
     pid > 0 && !matches!(nix::sys::signal::kill(Pid::from_raw(pid), None), Err(nix::Error::ESRCH))
+}
+
+/// Whether a process that is no child of ours has ended, be it that nobody has asked for its exit status yet.
+pub fn has_ended(pid: i32) -> bool {
+    !is_alive(pid) || state(pid).starts_with('Z')
 }
 
 /// The state letter and name of a process, as /proc tells: `T (stopped)`.

@@ -152,11 +152,15 @@ fn the_manager_s_watchdog_is_fed_also_after_an_upgrade() {
     fed();
     let old = daemon.pid();
     daemon.signal(Signal::SIGUSR2);
-    let new = wait_for("the new master to be told", || {
+    let new = wait_for("the new master", || {
+        daemon.read("pronghorn.pid").trim().parse::<i32>().ok().filter(|&pid| pid != old)
+    });
+    wait_for("its workers", || (!process::children(new).is_empty()).then_some(()));
+    send(old, Signal::SIGQUIT);
+    let told = wait_for("the new master to be told", || {
         next(&socket).iter().find_map(|line| line.strip_prefix("MAINPID=")?.parse::<i32>().ok())
     });
-    assert_eq!(daemon.read("pronghorn.pid"), format!("{new}\n"));
-    send(old, Signal::SIGQUIT);
+    assert_eq!(told, new);
     wait_for("the old master to end", || (!process::is_alive(old)).then_some(()));
     daemon.follow(new);
     // What the old one has said lies in the socket still; then only the new one speaks.
@@ -204,4 +208,50 @@ fn a_manager_that_does_not_read_or_is_gone_holds_nobody_up() {
     daemon.reload();
     assert_eq!(get(daemon.port(0), "/").text(), "here\n");
     assert_eq!(daemon.stop(Signal::SIGQUIT).and_then(|status| status.code()), Some(0));
+}
+
+#[test]
+fn an_upgrade_under_a_manager_is_its_own_child_and_can_be_undone() {
+    if is_stand_in() {
+        return;
+    }
+    let (setup, socket) = manager(Setup::new(CONF));
+    let daemon = setup.start();
+    let old = daemon.pid();
+    let upgrade = || {
+        daemon.signal(Signal::SIGUSR2);
+        wait_for("the new master and its workers", || {
+            let new: i32 = daemon.read("pronghorn.pid").trim().parse().ok()?;
+            (new != old && !process::children(new).is_empty()).then_some(new)
+        })
+    };
+    let new = upgrade();
+    // This test adopts orphans, as a manager does. Of another's child a manager would not see the end.
+    assert!(process::children(std::process::id() as i32).contains(&new));
+    assert!(!process::children(old).contains(&new));
+    send(new, Signal::SIGQUIT);
+    daemon.wait_log(&format!("new binary process {new} has ended"));
+    wait_for("the pid file to come back", || {
+        (daemon.read("pronghorn.pid") == format!("{old}\n")).then_some(())
+    });
+    assert!(!daemon.path("pronghorn.pid.oldbin").exists());
+    assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+    process::reap_other(new, 0);
+    // The old one was the main process all the time: nothing else was told.
+    socket.set_nonblocking(true).expect("a socket");
+    let mut buffer = [0; 4096];
+    while let Ok(length) = socket.recv(&mut buffer) {
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        assert!(!text.contains("MAINPID") && !text.contains("STOPPING"), "{text}");
+    }
+    socket.set_nonblocking(false).expect("a socket");
+    let newer = upgrade();
+    send(old, Signal::SIGQUIT);
+    let told = wait_for("the manager to be told", || {
+        next(&socket).iter().find_map(|line| line.strip_prefix("MAINPID=")?.parse::<i32>().ok())
+    });
+    assert_eq!(told, newer);
+    daemon.follow(newer);
+    wait_for("the old master to end", || (!process::is_alive(old)).then_some(()));
+    assert_eq!(get(daemon.port(0), "/").text(), "here\n");
 }
