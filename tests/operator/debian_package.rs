@@ -1,6 +1,7 @@
 //! `scripts/debian/build`: the package is installed on a scratch root, started, reloaded, upgraded under requests,
 //! removed and purged.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -84,6 +85,8 @@ fn a_life_on_a_scratch_root() {
         root.read("var/log/pronghorn/access.log").contains("\"GET / ").then_some(())
     });
     good(&script("rotate"));
+    let log = std::fs::metadata(root.path("var/log/pronghorn/access.log")).expect("it is there");
+    assert_eq!(log.permissions().mode() & 0o777, 0o640, "not for everybody");
 
     // An upgrade of the package: the daemon with it, an idle connection and a request that is under way.
     let mut idle = Client::connect(port);
