@@ -17,6 +17,7 @@ mod limit_req;
 mod limits;
 mod listen;
 mod location;
+mod map;
 mod proxy_protocol;
 mod returns;
 mod rewrite;

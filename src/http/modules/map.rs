@@ -85,7 +85,7 @@ fn add(map: &mut Map, by_text: &mut HashMap<Box<str>, u32>, cx: &mut Cx, entry: 
             index
         }
     };
-    if key == "default" && !entry.name.quoted {
+    if key == "default" {
         if map.default.replace(target).is_some() {
             return Err(Diagnostic::error(entry.span, "duplicate default map parameter"));
         }
