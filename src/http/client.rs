@@ -110,8 +110,10 @@ impl<'a> Client<'a> {
         // The worker may have been told to leave while the answer was awaited (tests: a_late_answer_after_quit_ends_the_connection).
         request.keep_alive &= drain::mode() < drain::Mode::Close;
         let framing = framing_of(request);
-        if framing == Framing::UntilClose {
-            request.keep_alive = false;
+        match framing {
+            Framing::UntilClose => request.keep_alive = false,
+            Framing::Bodiless => self.filters = None, // nobody will see what they would make
+            _ => {}
         }
         self.output.begin(framing, request.location.core.send_timeout());
         if let Some(pace) = limit_rate::pace(request) {
