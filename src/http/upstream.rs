@@ -57,7 +57,7 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
         })
         .await
     };
-    let outcome = outcome.unwrap_or_else(|| Err(too_late(request, client, &mut session, total_ms)));
+    let outcome = outcome.unwrap_or_else(|| Err(too_late(request, client, &mut session)));
     let outcome = outcome.map_err(|error| noted(request, client, error));
     request.upstream.end();
     if let Ok(Some(_)) = &outcome {
@@ -73,14 +73,13 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
 /// `proxy_timeout_total` is over: 504 while nothing was sent, else the answer is cut. What it was waiting for is
 /// blamed if that was the upstream.
 #[cold]
-fn too_late(request: &mut Request, client: &Client<'_>, session: &mut Session, total_ms: u64) -> Error {
+fn too_late(request: &mut Request, client: &Client<'_>, session: &mut Session) -> Error {
     if !client.has_started() {
         request.upstream.last().status = 504;
         blame(request, session);
     }
-    let cause = format!(
-        "upstream timed out: the answer was not complete after {total_ms} ms (\"proxy_timeout_total\")"
-    );
+    let told = core::told(request, Limit::TotalTimeout);
+    let cause = format!("upstream timed out: the answer was not complete in time{told}");
     Error::upstream(504, cause).by(Limit::TotalTimeout)
 }
 

@@ -6,7 +6,7 @@
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, inherit};
 use crate::http::compile::Cx;
-use crate::http::error::Error;
+use crate::http::error::{Error, Limit};
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::script::Script;
@@ -88,7 +88,7 @@ pub async fn pass(request: &Request, client: &Io, head: &ResponseHead, data: &[u
         Ok(Err(error)) => Err(Error::gone(&error)),
         Err(_) => {
             let cause = "client timed out (110: Connection timed out) while sending early hints to client";
-            Err(Error::client(408, cause))
+            Err(Error::client(408, cause).by(Limit::SendTimeout))
         }
     }
 }

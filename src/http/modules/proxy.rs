@@ -292,6 +292,11 @@ impl Conf {
         self.timeout_total.get(0)
     }
 
+    /// Where that was said.
+    pub fn timeout_total_span(&self) -> Option<Span> {
+        self.timeout_total.span()
+    }
+
     pub fn pass_trailers(&self) -> bool {
         self.pass_trailers.get(false)
     }

@@ -59,7 +59,7 @@ pub fn told(request: &Request, limit: Limit) -> String {
             ("large_client_header_buffers", core.header_buffers(), core.large_client_header_buffers.span())
         }
         Limit::FieldCount => ("max_headers", core.head_limits().fields_max.to_string(), core.max_headers.span()),
-        Limit::TotalTimeout => ("proxy_timeout_total", ms(proxy.timeout_total_ms()), None),
+        Limit::TotalTimeout => ("proxy_timeout_total", ms(proxy.timeout_total_ms()), proxy.timeout_total_span()),
         Limit::SubrequestSize => ("subrequest_output_buffer_size", core.subrequest_output_buffer_size().to_string(), None),
         Limit::SendTimeout => ("send_timeout", ms(core.send_timeout()), core.send_timeout.span()),
         Limit::UpstreamHeadSize => {
