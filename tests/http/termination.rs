@@ -224,3 +224,20 @@ fn what_a_limit_refuses_names_it() {
     daemon.wait_line("r.log", r"^200\|ok$");
     daemon.wait_line("r.log", r"^503\|proxy_limit/process/limit_req$");
 }
+
+#[test]
+fn a_worker_that_leaves_says_what_it_has_cut_off() {
+    let origin = origin();
+    let daemon = Setup::new(
+        "worker_shutdown_timeout 100ms;
+         http { log_format r '$uri|$termination_reason'; access_log %%DIR%%/r.log r;
+         server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://%%ORIGIN%%; } } }",
+    )
+    .set("ORIGIN", origin.address())
+    .start();
+    let mut wire = Client::connect(daemon.port(0)).into_wire();
+    wire.send("GET /silent HTTP/1.1\r\nHost: h\r\n\r\n");
+    origin.wait_requests(1);
+    daemon.stop(nix::sys::signal::Signal::SIGQUIT);
+    daemon.wait_line("r.log", r"^/silent\|proxy_abort/response_head$");
+}
