@@ -260,3 +260,25 @@ fn who_sees_the_end_of_a_connection_finds_its_last_line() {
         assert_eq!(daemon.read("logs/sent.log").lines().count(), count);
     }
 }
+
+#[test]
+fn mistakes_are_named() {
+    for (line, message) in [
+        ("log_format combined x;", "duplicate \"log_format\" name \"combined\""),
+        ("access_log %%DIR%%/a.log missing;", "unknown log format \"missing\""),
+        ("access_log %%DIR%%/a.log combined flush=1s;", "no buffer is defined for access_log"),
+        ("access_log %%DIR%%/a.log combined gzip=10;", "invalid parameter \"gzip=10\""),
+        ("access_log %%DIR%%/$uri.log combined buffer=1k;", "buffered logs cannot have variables in name"),
+        ("access_log syslog:server=127.0.0.1 combined buffer=1k;", "buffered logs cannot be sent to syslog"),
+        ("error_log %%DIR%%/e.log loud;", "invalid log level \"loud\""),
+    ] {
+        let output =
+            Setup::new(&format!("http {{ {line} server {{ listen 127.0.0.1:%%PORT_0%%; }} }}")).run(&["-t"]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(message), "{line}: {text}");
+    }
+    let conf = "http { error_log off; server { listen 127.0.0.1:%%PORT_0%%; } }";
+    let output = Setup::new(conf).run(&["-t"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && text.contains("writes to a file named \"off\""), "{text}");
+}

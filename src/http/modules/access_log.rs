@@ -140,7 +140,7 @@ impl BlockConf for Conf {}
 
 fn log_format(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let name = node.arg(0);
-    if cx.log.formats.contains_key(name) {
+    if name == "combined" || cx.log.formats.contains_key(name) {
         return Err(Diagnostic::error(node.arg_span(0), format!("duplicate \"log_format\" name \"{name}\"")));
     }
     let mut escape = Escape::Default;
