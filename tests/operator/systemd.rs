@@ -55,11 +55,17 @@ fn the_commands_of_the_unit_do_what_they_are_for() {
 #[test]
 fn the_folders_of_tmpfiles_are_those_of_the_unit() {
     let files = std::fs::read_to_string(shipped("scripts/systemd/tmpfiles.conf")).expect("it is shipped");
-    for (key, root) in
-        [("Runtime", "/run"), ("Logs", "/var/log"), ("State", "/var/lib"), ("Cache", "/var/cache")]
-    {
-        assert!(unit().contains(&format!("\n{key}Directory=pronghorn\n")), "{key}");
+    for root in ["/run", "/var/log", "/var/lib", "/var/cache"] {
         assert!(files.lines().any(|line| line.starts_with(&format!("d {root}/pronghorn "))), "{root}");
+    }
+    let unit = unit();
+    for path in ["/var/log", "/var/lib", "/var/cache"] {
+        let writable = unit.lines().find(|line| line.starts_with("ReadWritePaths=")).expect("it has some");
+        assert!(writable.contains(&format!(" -{path}/pronghorn")), "{path}");
+    }
+    // systemd gives all that is in such a folder to root.
+    for key in ["LogsDirectory=", "CacheDirectory="] {
+        assert!(!unit.lines().any(|line| line.starts_with(key)), "{key}");
     }
     if has("systemd-tmpfiles") && nix::unistd::geteuid().is_root() {
         let root = tempfile::tempdir().expect("a folder");
