@@ -171,7 +171,8 @@ pub async fn serve(mut conn: Conn) {
                 Either::Second(()) => return,
             }
         }
-        if conn.listen.proxy_protocol && conn.proxy.is_none() {
+        // Not of one that has spoken already: a reload may have set the parameter meanwhile.
+        if conn.listen.proxy_protocol && conn.proxy.is_none() && conn.requests == 0 {
             if Box::pin(read_proxy_header(&mut conn)).await {
                 continue;
             }

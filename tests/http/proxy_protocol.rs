@@ -171,3 +171,23 @@ fn a_connection_s_next_request_is_judged_anew() {
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(client.response().text().starts_with("127.0.0.1|"));
 }
+
+#[test]
+fn a_reload_that_asks_for_it_asks_new_connections_only() {
+    if is_stand_in() {
+        return; // nginx closes idle connections
+    }
+    let daemon = start();
+    let mut old = Client::connect(daemon.port(1));
+    assert_eq!(old.get("/").status, 200);
+    let listen = format!("listen 127.0.0.1:{}", daemon.port(1));
+    daemon.rewrite(|text| text.replace(&format!("{listen};"), &format!("{listen} proxy_protocol;")));
+    daemon.reload();
+    assert_eq!(old.get("/").status, 200);
+    let mut new = Client::connect(daemon.port(1));
+    new.send(GET);
+    new.expect_end();
+    let mut new = Client::connect(daemon.port(1));
+    new.send(format!("PROXY TCP4 192.0.2.1 192.0.2.2 123 5678\r\n{GET}"));
+    assert_eq!(new.response().status, 200);
+}
