@@ -20,15 +20,7 @@ const FAMILIES: &[(&[&str], &str)] = &[
         "there is no cache: without this line each request goes to the backend",
     ),
     (
-        &[
-            "auth_request*",
-            "auth_jwt*",
-            "auth_delay",
-            "valid_referers",
-            "referer_hash_*",
-            "secure_link*",
-            "disable_symlinks",
-        ],
+        &["auth_jwt*", "auth_delay", "valid_referers", "referer_hash_*", "secure_link*", "disable_symlinks"],
         "there is no access control: do not serve what this line protects",
     ),
     (&["geoip_*", "ancient_browser*", "modern_browser*"], "\"map\" may do instead"),
@@ -90,7 +82,7 @@ mod tests {
 
     #[test]
     fn names_and_families_are_found() {
-        for name in ["gzip", "gzip_types", "ssl_certificate", "auth_request"] {
+        for name in ["gzip", "gzip_types", "ssl_certificate", "auth_jwt"] {
             assert!(help(name).is_some(), "{name}");
         }
         for name in ["", "gzipp", "sslcertificate", "iff", "wibble"] {

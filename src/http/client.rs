@@ -56,7 +56,7 @@ impl<'a> Client<'a> {
         Self { io: outer.io, output, filters: None, is_within: true, has_started: false }
     }
 
-    /// What a subrequest answers into whose body is kept in memory, up to `max` bytes.
+    /// What a subrequest answers into whose body is kept in memory, up to `max` bytes; 0: none of it is kept.
     pub fn memory(io: &'a Io, max: usize) -> Self {
         Self { io, output: Output::memory(max), filters: None, is_within: true, has_started: false }
     }

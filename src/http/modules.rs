@@ -123,6 +123,7 @@ modules! {
     limit_conn  => [Preaccess preaccess];
     access      => [Access access];
     auth_basic  => [Access access];
+    auth_request => [Access access];
     try_files   => [Precontent precontent];
     upstream    => [];
     request_body => [];

@@ -262,6 +262,9 @@ impl Output {
     /// Frames and sends all of `data` at the pace that is allowed, or keeps it where nothing is sent.
     pub async fn emit(&mut self, io: &Io, mut data: &[u8], sent: &mut u64) -> Result<(), Error> {
         if let Some(Special::Memory { kept, max }) = self.special.as_deref_mut() {
+            if *max == 0 {
+                return Ok(()); // only the status is asked for
+            }
             if kept.len() + data.len() > *max {
                 let cause = format!("too big subrequest response: more than {max} bytes");
                 return Err(Error::ours(cause).by(Limit::SubrequestSize));

@@ -11,7 +11,7 @@ use crate::http::modules::{self, Phase};
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
 use crate::http::termination::{self, How, Phase as Moment, Termination, Who};
-use crate::http::{error_page, modules::core, upstream};
+use crate::http::{error_page, modules::core, subrequest, upstream};
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
@@ -31,6 +31,8 @@ pub enum Verdict {
     Delay(u64),
     /// The answer of this work decides, which is done on another thread. For the phases inside a location.
     Work(Box<Work>),
+    /// The answer to a subrequest decides. For the phases inside a location.
+    Ask(Box<Ask>),
     /// A handler of the access phase lets the request in: enough where any may do so (`satisfy any`).
     Granted,
 }
@@ -46,6 +48,14 @@ impl std::fmt::Debug for Work {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Work")
     }
+}
+
+/// A subrequest that is made for its status.
+#[derive(Debug)]
+pub struct Ask {
+    pub uri: Vec<u8>,
+    /// What follows, from the request and the subrequest with its answer.
+    pub then: fn(&mut Request, &mut Request) -> Verdict,
 }
 
 /// How a request is answered.
@@ -69,6 +79,8 @@ pub enum Reply {
     Later { ms: u64, phase: Phase, index: usize },
     /// Nothing yet: what the work's answer leads to is the verdict of handler number `index`.
     After { work: Box<Work>, phase: Phase, index: usize },
+    /// The same with the answer to a subrequest.
+    AfterAnswer { ask: Box<Ask>, phase: Phase, index: usize },
     /// The connection closes without an answer (`return 444`).
     Hangup,
 }
@@ -255,6 +267,7 @@ fn decide(request: &mut Request, phase: Phase, index: usize, verdict: Verdict) -
         }
         Verdict::Delay(ms) => return Some(Reply::Later { ms, phase, index }),
         Verdict::Work(work) => return Some(Reply::After { work, phase, index }),
+        Verdict::Ask(ask) => return Some(Reply::AfterAnswer { ask, phase, index }),
         Verdict::Granted => {
             if request.location.access.satisfies_any() {
                 request.access_status = 0;
@@ -339,6 +352,10 @@ async fn answer(
         Reply::After { work, phase, index } => {
             let Work { run, then } = *work;
             let verdict = then(request, runtime::blocking::run(run).await);
+            Ok(Some(go_on(request, phase, index, verdict)))
+        }
+        Reply::AfterAnswer { ask, phase, index } => {
+            let verdict = Box::pin(subrequest::ask(request, client, *ask)).await?;
             Ok(Some(go_on(request, phase, index, verdict)))
         }
         Reply::Upstream => Ok(Some(Reply::Upstream)), // the callers' own case: its future is the largest

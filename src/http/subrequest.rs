@@ -6,7 +6,7 @@
 use crate::http::client::Client;
 use crate::http::error::Error;
 use crate::http::modules::core;
-use crate::http::pipeline;
+use crate::http::pipeline::{self, Ask, Verdict};
 use crate::http::request::Request;
 use crate::log;
 
@@ -72,6 +72,25 @@ pub async fn run(
     request.bytes_sent += inner.bytes_sent;
     request.take_back(&mut inner);
     outcome.map_err(|error| broken(error, &uri))
+}
+
+/// Makes a subrequest for its status: the verdict that follows from its answer, whose body nobody gets.
+///
+/// Errors: the client has gone.
+pub async fn ask(request: &mut Request, client: &Client<'_>, ask: Ask) -> Result<Verdict, Error> {
+    if request.depth >= DEPTH_MAX {
+        return Err(Error::ours("subrequests cycle"));
+    }
+    let mut inner = request.sub(ask.uri, Vec::new());
+    let mut memory = Client::memory(client.io(), 0);
+    let outcome = handle(&mut inner, &mut memory).await;
+    let verdict = match outcome {
+        Err(error) if error.status == 499 => Err(error),
+        // An answer that breaks off after its head has said what it was asked for.
+        _ => Ok((ask.then)(request, &mut inner)),
+    };
+    request.take_back(&mut inner);
+    verdict
 }
 
 /// What the log says of the request whose subrequest has failed, and told why.

@@ -4,6 +4,7 @@ mod access;
 mod access_log;
 mod add_header;
 mod auth_basic;
+mod auth_request;
 mod body;
 mod conditions;
 pub mod configurations;

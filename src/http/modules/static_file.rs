@@ -24,6 +24,7 @@ use crate::http::response::Response;
 use crate::http::variable::Variable;
 use crate::log;
 use crate::proto::header::Id;
+use crate::proto::message::Method;
 use crate::runtime::{blocking, relay};
 
 /// The static module has no directives of its own; `root`, `alias` and `types` are the core's.
@@ -78,8 +79,8 @@ pub fn is_file(path: &[u8]) -> bool {
 
 /// Answers with the file, or says why not.
 pub fn content(request: &mut Request) -> Verdict {
-    if !is_get_or_head(request.method) {
-        // Of the statuses that nginx's static module gives, this is the one for a method it does not know.
+    // A POST is told first whether there is such a file at all.
+    if !is_get_or_head(request.method) && request.method != Method::Post {
         return Verdict::Done(Reply::Status(405));
     }
     if request.left_location && request.location.core.root().is_some_and(|root| root.is_alias) {
@@ -100,6 +101,7 @@ pub fn content(request: &mut Request) -> Verdict {
             log::crit!(core::error_log(request), &*request, "\"{}\" is not a regular file", log::Text(&path));
             Verdict::Done(Reply::Status(404))
         }
+        Ok(_) if request.method == Method::Post => Verdict::Done(Reply::Status(405)),
         Ok((file, metadata)) => Verdict::Done(answer(request, file, &metadata)),
         Err(error) => Verdict::Done(Reply::Status(failed(request, &path, &error))),
     }

@@ -1,0 +1,102 @@
+//! Access by the answer to a subrequest (`auth_request`, `auth_request_set`).
+//!
+//! Runs in the access phase. Touches: the request's variables. Does not wait: the pipeline makes the subrequest.
+//! Behaviour: nginx.org, ngx_http_auth_request_module.
+
+use crate::config::directive::custom;
+use crate::config::inherit::replace;
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::http::compile::Cx;
+use crate::http::modules::{self, BlockConf, Directive, core};
+use crate::http::pipeline::{Ask, Reply, Verdict};
+use crate::http::request::Request;
+use crate::http::script::Script;
+use crate::http::variable::{self, Change, Setter, Variable};
+use crate::log;
+use crate::proto::header::Id;
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    /// `None`: off.
+    uri: Inherit<Option<Box<str>>>,
+    sets: Vec<Set>,
+}
+
+/// One `auth_request_set`.
+#[derive(Clone, Debug)]
+struct Set {
+    place: Place,
+    /// Evaluated with the variables of the subrequest.
+    value: Script,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Slot(usize),
+    Request(Setter),
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("auth_request", Context::ANY, Arity::exactly(1), auth_request, "Asks another URI whether a request is let in: by 2xx it is, by 401 and 403 it is not; off."),
+    custom("auth_request_set", Context::ANY, Arity::exactly(2), auth_request_set, "Sets a variable when \"auth_request\" has been answered; the value may have variables of that answer, such as $upstream_http_x_user."),
+];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.uri.merge(&outer.uri);
+        replace(&mut self.sets, &outer.sets);
+    }
+}
+
+impl BlockConf for Conf {}
+
+fn auth_request(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let uri = (node.arg(0) != "off").then(|| node.arg(0).into());
+    if conf.uri.set(uri, node.span) { Ok(()) } else { Err(crate::config::table::duplicate(node)) }
+}
+
+fn auth_request_set(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let word = &node.args[0];
+    let name = variable::declared_name(word)?;
+    let place = match modules::variable_named(name).map(|found| found.change) {
+        Some(Change::By(setter)) => Place::Request(setter),
+        _ => Place::Slot(cx.variables.slot(name)),
+    };
+    conf.sets.push(Set { place, value: Script::compile(&node.args[1], cx)? });
+    Ok(())
+}
+
+pub fn access(request: &mut Request) -> Verdict {
+    let conf: &'static Conf = &request.location.auth_request;
+    match conf.uri.as_ref() {
+        Some(Some(uri)) => Verdict::Ask(Box::new(Ask { uri: uri.as_bytes().to_vec(), then: answered })),
+        Some(None) | None => Verdict::Next,
+    }
+}
+
+/// What follows from the answer. `inner` still has the variables of both.
+fn answered(request: &mut Request, inner: &mut Request) -> Verdict {
+    let conf: &'static Conf = &request.location.auth_request;
+    for set in &conf.sets {
+        let value = set.value.to_vec(inner);
+        match set.place {
+            Place::Slot(slot) => inner.set_slot(slot, value),
+            Place::Request(setter) => setter(request, value),
+        }
+    }
+    match inner.response.status {
+        200..=299 => Verdict::Granted,
+        403 => Verdict::Done(Reply::Status(403)),
+        401 => {
+            request.forget(Id::WwwAuthenticate);
+            request.keep(Id::WwwAuthenticate, inner.response.headers.get(Id::WwwAuthenticate));
+            Verdict::Done(Reply::Status(401))
+        }
+        status => {
+            log::error!(core::error_log(request), &*request, "auth request unexpected status: {}", status);
+            Verdict::Done(Reply::Status(500))
+        }
+    }
+}
