@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -22,6 +25,21 @@ const PACKAGES: [&str; 4] = ["libc6", "libgcc-s1", "gcc-12-base", "init-system-h
 
 pub struct ScratchRoot {
     folder: TempDir,
+    is_over: Arc<AtomicBool>,
+}
+
+/// Asks for the exit status of the daemons of a pid file. The test process may be the one that adopts them, and inside
+/// the root, without /proc, one that has ended looks alive until somebody asks.
+fn reap(pid_file: PathBuf, is_over: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        let mut known = BTreeSet::new();
+        while !is_over.load(Ordering::Relaxed) {
+            let text = std::fs::read_to_string(&pid_file).unwrap_or_default();
+            known.extend(text.trim().parse::<i32>().ok());
+            known.iter().for_each(|&pid| process::reap_other(pid, 0));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
 }
 
 impl ScratchRoot {
@@ -35,7 +53,9 @@ impl ScratchRoot {
             eprintln!("skipped: a scratch root needs root");
             return None;
         }
-        let root = Self { folder: tempfile::tempdir().expect("a folder") };
+        let is_over = Arc::new(AtomicBool::new(false));
+        let root = Self { folder: tempfile::tempdir().expect("a folder"), is_over: is_over.clone() };
+        reap(root.path("run/pronghorn.pid"), is_over);
         for folder in
             ["etc/init.d", "dev", "proc", "tmp", "run", "var/log", "var/cache", "var/lib/dpkg/info", "usr"]
         {
@@ -156,6 +176,7 @@ impl ScratchRoot {
 
 impl Drop for ScratchRoot {
     fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
         let Some(pid) = self.master() else { return };
         let all = process::tree(pid);
         send(pid, Signal::SIGTERM);
