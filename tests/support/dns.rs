@@ -41,6 +41,8 @@ pub struct Query {
     pub earlier: usize,
     /// Who asks.
     pub from: SocketAddr,
+    /// The server's own, for messages of its own accord.
+    pub socket: Arc<UdpSocket>,
 }
 
 #[derive(Default)]
@@ -68,10 +70,11 @@ impl Dns {
         };
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("the port is free");
         udp.set_read_timeout(Some(deadline())).expect("a timeout");
-        let (theirs, their_script) = (shared.clone(), script.clone());
+        let udp = Arc::new(udp);
+        let (theirs, their_script, socket) = (shared.clone(), script.clone(), udp.clone());
         let by_udp = std::thread::spawn(move || serve_udp(&udp, &theirs, &their_script));
         let theirs = shared.clone();
-        let by_tcp = std::thread::spawn(move || serve_tcp(&tcp, &theirs, &script));
+        let by_tcp = std::thread::spawn(move || serve_tcp(&tcp, &socket, &theirs, &script));
         Self { port, shared, threads: vec![by_udp, by_tcp] }
     }
 
@@ -209,7 +212,7 @@ fn octets(ip: IpAddr) -> Vec<u8> {
     }
 }
 
-fn serve_udp(socket: &UdpSocket, shared: &Shared, script: &Arc<Script>) {
+fn serve_udp(socket: &Arc<UdpSocket>, shared: &Shared, script: &Arc<Script>) {
     let mut buffer = [0; 4096];
     loop {
         let received = socket.recv_from(&mut buffer);
@@ -217,7 +220,7 @@ fn serve_udp(socket: &UdpSocket, shared: &Shared, script: &Arc<Script>) {
             return;
         }
         let Ok((length, from)) = received else { continue };
-        let Some(query) = shared.note(&buffer[..length], from, false) else { continue };
+        let Some(query) = shared.note(&buffer[..length], from, false, socket) else { continue };
         for reply in script(&query) {
             let _ = match reply {
                 Reply::Answer(bytes) => socket.send_to(&bytes, from),
@@ -229,7 +232,7 @@ fn serve_udp(socket: &UdpSocket, shared: &Shared, script: &Arc<Script>) {
     }
 }
 
-fn serve_tcp(listener: &TcpListener, shared: &Shared, script: &Arc<Script>) {
+fn serve_tcp(listener: &TcpListener, socket: &Arc<UdpSocket>, shared: &Shared, script: &Arc<Script>) {
     loop {
         let accepted = listener.accept();
         if shared.stopping.load(Ordering::SeqCst) {
@@ -245,7 +248,7 @@ fn serve_tcp(listener: &TcpListener, shared: &Shared, script: &Arc<Script>) {
         if stream.read_exact(&mut message).is_err() {
             continue;
         }
-        let Some(query) = shared.note(&message, from, true) else { continue };
+        let Some(query) = shared.note(&message, from, true, socket) else { continue };
         for reply in script(&query) {
             if let Reply::Answer(bytes) = reply {
                 let _ = stream.write_all(&(bytes.len() as u16).to_be_bytes());
@@ -256,7 +259,7 @@ fn serve_tcp(listener: &TcpListener, shared: &Shared, script: &Arc<Script>) {
 }
 
 impl Shared {
-    fn note(&self, message: &[u8], from: SocketAddr, is_tcp: bool) -> Option<Query> {
+    fn note(&self, message: &[u8], from: SocketAddr, is_tcp: bool, socket: &Arc<UdpSocket>) -> Option<Query> {
         let word = |at: usize| message.get(at..at + 2).map(|two| u16::from_be_bytes([two[0], two[1]]));
         let mut labels = Vec::new();
         let mut at = 12;
@@ -272,7 +275,7 @@ impl Shared {
         let (id, name, kind) = (word(0)?, labels.join("."), word(at)?);
         let mut queries = self.queries.lock().expect("not poisoned");
         let earlier = queries.iter().filter(|query| query.name == name && query.kind == kind).count();
-        let query = Query { id, name, kind, is_tcp, earlier, from };
+        let query = Query { id, name, kind, is_tcp, earlier, from, socket: socket.clone() };
         queries.push(query.clone());
         Some(query)
     }

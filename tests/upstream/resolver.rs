@@ -348,3 +348,34 @@ fn who_leaves_while_a_name_is_looked_up_leaves_nothing_behind() {
     // A lookup that nobody waits for ends when it would be repeated.
     wait_for("the sockets to be closed", || (fd_count(worker) <= before).then_some(()));
 }
+
+#[test]
+fn a_name_server_that_does_not_stop_talking_holds_nobody_up() {
+    let origin = Origin::saying("hello");
+    let is_over = Arc::new(AtomicUsize::new(0));
+    let theirs = is_over.clone();
+    let dns = Dns::start(move |query| {
+        // To whom it may concern, for as long as the test lasts.
+        let (to, over) = (query.from, theirs.clone());
+        let mut other = query.clone();
+        other.id = query.id.wrapping_add(1);
+        let message = other.message(0x8180, &[]);
+        let socket = query.socket.try_clone().expect("clones");
+        std::thread::spawn(move || {
+            while over.load(Ordering::SeqCst) == 0 {
+                let _ = socket.send_to(&message, to);
+            }
+        });
+        Vec::new()
+    });
+    let daemon = start(&dns.address(), &origin);
+    let mut waiting = Client::connect(daemon.port(0)).into_wire();
+    waiting.send("GET /?name=loud.test HTTP/1.1\r\nHost: h\r\n\r\n");
+    dns.wait_asked("loud.test", A, 1);
+    for _ in 0..20 {
+        // An address needs no lookup: these go on beside the noise.
+        assert_eq!(status(&daemon, "127.0.0.1"), 200);
+    }
+    is_over.store(1, Ordering::SeqCst);
+    assert_eq!(waiting.response().status, 502);
+}

@@ -8,7 +8,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use smallvec::SmallVec;
 
@@ -153,6 +153,7 @@ impl<'a> Exchange<'a> {
         for (server, port) in self.ports.iter().enumerate() {
             let Some(io) = &port.io else { continue };
             while io.poll_readable(cx).is_ready() {
+                ready!(io.poll_budget(cx)); // a server that does not stop talking keeps nobody else waiting
                 match io.try_receive(|fd| socket::receive(fd, buffer)) {
                     Ok(length) => return Poll::Ready(Event::Datagram(server, length)),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock && !io.is_hung_up() => {}
