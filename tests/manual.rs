@@ -106,6 +106,7 @@ fn the_page_for_users_of_nginx_lists_what_the_tables_say() {
 /// Words in code quotes that look like a directive's name and are none, or one of the language itself.
 const NO_DIRECTIVES: &[&str] = &[
     "include",
+    "http_req_rate",
     "pronghorn",
     "nginx",
     "backup",
