@@ -75,9 +75,13 @@ impl BlockConf for Conf {
 }
 
 impl Conf {
-    /// No request comes past the last step.
+    /// No request stays in the location past the last step: it is answered, or looks for another one.
     pub fn always_ends(&self) -> bool {
-        matches!(self.steps.last(), Some(Step::Return { .. }))
+        match self.steps.last() {
+            Some(Step::Return { .. }) => true,
+            Some(Step::Rewrite(rewrite)) => rewrite.leaves(),
+            _ => false,
+        }
     }
 }
 

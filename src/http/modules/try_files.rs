@@ -58,6 +58,12 @@ impl BlockConf for Conf {
     const INHERITS: bool = false;
 }
 
+impl Conf {
+    pub fn is_set(&self) -> bool {
+        self.last.is_some()
+    }
+}
+
 fn try_files(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     if conf.last.is_some() {
         return Err(crate::config::table::duplicate(node));

@@ -138,26 +138,19 @@ fn leads_to(kind: Kind, path: &[u8], request: &Request) -> bool {
     }
 }
 
-/// The condition's words without the brackets around them.
+/// The condition's words without the brackets around them, whatever the spelling has put in quotes.
 fn between_brackets(node: &Node) -> Result<Vec<Word>, Diagnostic> {
     let mut words = node.args.clone();
     if let Some(first) = words.first_mut() {
-        match first.text.strip_prefix('(') {
-            Some(rest) if !first.quoted => first.text = rest.into(),
-            _ => return Err(invalid(first)),
-        }
+        first.text = first.text.strip_prefix('(').ok_or_else(|| invalid(first))?.into();
         first.span = Span { start: first.span.start + 1, ..first.span };
         if first.text.is_empty() {
             words.remove(0);
         }
     }
     if let Some(last) = words.last_mut() {
-        // A word in quotes may end with a bracket that stands outside of them in no spelling.
-        match last.text.strip_suffix(')') {
-            Some(rest) => last.text = rest.into(),
-            None => return Err(invalid(last)),
-        }
-        if last.text.is_empty() && !last.quoted {
+        last.text = last.text.strip_suffix(')').ok_or_else(|| invalid(last))?.into();
+        if last.text.is_empty() {
             words.pop();
         }
     }

@@ -77,6 +77,11 @@ impl Rewrite {
         })
     }
 
+    /// Where it matches, the location is left.
+    pub fn leaves(&self) -> bool {
+        matches!(self.then, Then::Last | Then::Redirect(_))
+    }
+
     /// Matches and replaces; `None`: it does not match.
     pub(super) fn run(&'static self, request: &mut Request) -> Option<Flow> {
         let subject = std::mem::take(&mut request.uri);

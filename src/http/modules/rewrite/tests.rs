@@ -8,7 +8,11 @@ use crate::log::Logger;
 
 fn findings(block: &str) -> Diagnostics {
     let text = format!("http {{ server {{ listen 127.0.0.1:1; location / {{ {block} }} }} }}");
-    let (tree, mut out) = load::load_text("test.conf", &text, &load::LoadOptions::default());
+    findings_of("test.conf", &text)
+}
+
+fn findings_of(name: &str, text: &str) -> Diagnostics {
+    let (tree, mut out) = load::load_text(name, text, &load::LoadOptions::default());
     let options = CompileOptions { prefix: Path::new("/").into(), folder: Path::new("/").into(), error_log: Logger::none(), test_only: true };
     compile(&tree.nodes[0], &options, &mut out);
     out
@@ -28,6 +32,24 @@ fn conditions_are_read_as_nginx_reads_them() {
         "(!-d $document_root/x)",
     ] {
         let out = findings(&format!("if {condition} {{ return 204; }}"));
+        assert!(out.0.is_empty(), "{condition}: {:?}", out.0);
+    }
+}
+
+#[test]
+fn conditions_are_read_in_the_other_spelling_too() {
+    for condition in [
+        r#""($arg_a)""#,
+        r#"["(", "$arg_a", ")"]"#,
+        r#"["($arg_a", "=", "b)"]"#,
+        r#"["($arg_a", "~*", "a b", ")"]"#,
+        r#"["($arg_a", "=", "", ")"]"#,
+        r#"["(!-f", "/x)"]"#,
+    ] {
+        let text = format!(
+            "[http.server]\nlisten = \"127.0.0.1:1\"\n[http.server.if]\nargs = {condition}\nreturn = 204\n"
+        );
+        let out = findings_of("test.toml", &text);
         assert!(out.0.is_empty(), "{condition}: {:?}", out.0);
     }
 }
@@ -78,6 +100,9 @@ fn traps_are_told_and_harmless_uses_are_not() {
         ("if ($arg_a) { return 204; } if ($arg_b) { add_header X y; }", ""),
         ("if ($arg_a) { add_header X y; }", ""),
         ("if ($arg_a) { set $a b; } if ($arg_b) { set $c d; }", ""),
+        ("if ($arg_a) { return 204; } try_files $uri =404;", ""),
+        ("if ($arg_a) { rewrite ^ /x last; } try_files $uri =404;", ""),
+        ("if ($arg_a) { set $a b; } try_files $uri =404;", "where this \"if\" holds, the \"try_files\""),
         ("if ($arg_a) { add_header X y; } if ($arg_b) { return 204; }", ""),
         ("if ($arg_a) { add_header X y; } if ($arg_b) { set $a b; }", "where this \"if\" and an earlier one hold"),
         (

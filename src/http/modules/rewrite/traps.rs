@@ -21,6 +21,11 @@ pub fn check(confs: &Confs, ifs: &[IfSettings], cx: &mut Cx) {
         return;
     }
     for (index, this) in ifs.iter().enumerate() {
+        if confs.try_files.is_set() && !this.ends {
+            let message = "where this \"if\" holds, the \"try_files\" of its location is not in force";
+            let help = "set variables by a \"map\" instead, or let the \"if\" end with \"return\" or \"rewrite … last\"";
+            cx.diagnostics.push(Diagnostic::warning(this.span, message).help(help));
+        }
         if let Some(earlier) = ifs[..index].iter().rfind(|earlier| !earlier.ends && !earlier.partial.is_empty()) {
             let lost_proxy = earlier.partial.proxy_pass.is_some()
                 && this.partial.proxy_pass.is_none()
