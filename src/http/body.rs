@@ -158,6 +158,11 @@ impl Body {
         body
     }
 
+    /// So many bytes had come, of a body that is gone.
+    pub fn set_received(&mut self, received: u64) {
+        self.received = received;
+    }
+
     /// How the head declared the body.
     pub fn declared(&self) -> BodyLength {
         self.declared

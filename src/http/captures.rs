@@ -24,6 +24,11 @@ impl Captures {
         self.groups.clear();
     }
 
+    /// Nothing has matched.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
     /// Group `index`; empty when there is none.
     pub fn group(&self, index: u8) -> &[u8] {
         self.groups.get(usize::from(index)).and_then(|range| self.subject.get(range.clone())).unwrap_or(&[])

@@ -192,7 +192,7 @@ pub async fn serve(mut conn: Conn) {
                 access::flush_turn();
                 return Box::pin(linger(&conn, core)).await;
             }
-            After::Tunnel(tunnel) => return Box::pin(upgrade::run(&conn.io, *tunnel)).await,
+            After::Tunnel(tunnel) => return runtime::spawn(upgrade::run(conn.io, conn.open, *tunnel)),
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod location;
 pub mod modules;
 pub mod output;
 pub mod pace;
+pub mod parked;
 pub mod pipeline;
 pub mod proxy_header;
 pub mod regex;

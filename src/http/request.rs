@@ -136,6 +136,8 @@ pub struct Request {
     pub limit_rate: Option<u64>,
     /// 0: the client's own request, else how deep a subrequest this is.
     pub depth: u8,
+    /// Its values went elsewhere, and so does its line in the log.
+    pub is_parked: bool,
     slots: Vec<Option<Box<[u8]>>>,
 }
 
@@ -194,6 +196,7 @@ impl Request {
             ssi: None,
             limit_rate: None,
             depth: 0,
+            is_parked: false,
             slots: Vec::new(),
         })
     }
@@ -299,6 +302,15 @@ impl Request {
         }
     }
 
+    /// All stored values, for [`Request::set_slots`].
+    pub fn take_slots(&mut self) -> Vec<Option<Box<[u8]>>> {
+        std::mem::take(&mut self.slots)
+    }
+
+    pub fn set_slots(&mut self, slots: Vec<Option<Box<[u8]>>>) {
+        self.slots = slots;
+    }
+
     /// Keeps a field for the page that is shown instead of the answer it belongs to.
     pub fn keep(&mut self, id: Id, value: Option<&[u8]>) {
         if let Some(value) = value {
@@ -391,7 +403,9 @@ impl log::Context for Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        pipeline::log(self);
+        if !self.is_parked {
+            pipeline::log(self);
+        }
     }
 }
 

@@ -1,46 +1,63 @@
 //! A connection that has switched protocols: bytes in both directions until both sides are done.
 //!
-//! Touches: both sockets. Holds no buffer while nothing flows; the request lives on in it only to be logged,
-//! without the bytes of its head and body.
+//! Touches: both sockets. Holds no buffer while nothing flows; of the request that asked for it is kept what its
+//! line in the log needs. A task of its own: what the client's connection needs between requests is not kept either.
 //! RFC 9110 §7.8.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use crate::http::modules::core;
+use crate::http::parked::Parked;
 use crate::http::request::Request;
 use crate::http::termination::{How, Phase, Termination, Who};
 use crate::log;
-use crate::net::drain;
-use crate::runtime::{Either, Io, race, relay};
+use crate::net::{drain, open};
+use crate::runtime::Io;
+use crate::runtime::relay::{self, RelayError, Tunneling};
 
-/// The upstream's side of a tunnel, and the request that asked for it.
+/// Both sides of a tunnel, and the request that asked for it.
 #[derive(Debug)]
 pub struct Tunnel {
     upstream: Io,
-    request: Box<Request>,
+    request: Parked,
 }
 
 impl Tunnel {
     pub fn new(upstream: Io, request: Box<Request>) -> Self {
-        Self { upstream, request }
+        Self { upstream, request: Parked::new(request) }
     }
 }
 
 /// Relays until both directions have ended, one was silent for `proxy_read_timeout`, or the worker must go.
-pub async fn run(client: &Io, tunnel: Tunnel) {
-    let Tunnel { upstream, mut request } = tunnel;
-    let idle_ms = request.location.proxy.read_timeout_ms();
-    let tunnel = relay::tunnel(client, &upstream, idle_ms);
-    let outcome = race(tunnel, drain::reached(drain::Mode::Now)).await;
+///
+/// One future and no more: it is all that an idle tunnel costs beside its sockets.
+pub async fn run(client: Io, open: open::Guard, tunnel: Tunnel) {
+    let Tunnel { upstream, request } = tunnel;
+    let mut tunneling = Tunneling::new(request.location().map_or(0, |at| at.proxy.read_timeout_ms()));
+    let outcome = poll_fn(|cx| match tunneling.poll(&client, &upstream, cx) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending if drain::mode() >= drain::Mode::Now => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await;
+    end(request, outcome);
+    drop(open);
+}
+
+fn end(request: Parked, outcome: Option<Result<(u64, u64), RelayError>>) {
+    let Some(mut request) = request.restore() else { return };
     match outcome {
-        Either::First(Ok((sent, received))) => {
+        Some(Ok((sent, received))) => {
             request.is_complete = true;
             count(&mut request, sent, received);
         }
-        Either::First(Err(error)) => {
+        Some(Err(error)) => {
             request.termination = Some(reason(&error));
             count(&mut request, error.moved, 0);
             log::info!(core::error_log(&request), &request, "the upgraded connection ended: {}", error);
         }
-        Either::Second(()) => {}
+        None => {}
     }
     request.upstream.end_tunnel();
 }

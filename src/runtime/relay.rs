@@ -208,7 +208,7 @@ async fn transfer(
 }
 
 /// One direction of a tunnel.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Half {
     buffer: Option<Buffer>,
     moved: u64,
@@ -264,8 +264,27 @@ impl Half {
 /// Returns the bytes from `a` to `b` and from `b` to `a`. Errors: `TimedOut` after `idle_ms` without a byte in
 /// either direction; `moved` counts both.
 pub async fn tunnel(a: &Io, b: &Io, idle_ms: u64) -> Result<(u64, u64), RelayError> {
-    let (mut forth, mut back, mut timer) = (Half::default(), Half::default(), Timer::new());
-    poll_fn(|cx| {
+    let mut tunneling = Tunneling::new(idle_ms);
+    poll_fn(|cx| tunneling.poll(a, b, cx)).await
+}
+
+/// A tunnel under way, for who has more to wait for.
+#[derive(Debug)]
+pub struct Tunneling {
+    forth: Half,
+    back: Half,
+    timer: Timer,
+    idle_ms: u64,
+}
+
+impl Tunneling {
+    pub fn new(idle_ms: u64) -> Self {
+        Self { forth: Half::default(), back: Half::default(), timer: Timer::new(), idle_ms }
+    }
+
+    /// Ready as [`tunnel`] is.
+    pub fn poll(&mut self, a: &Io, b: &Io, cx: &mut Context<'_>) -> Poll<Result<(u64, u64), RelayError>> {
+        let Self { forth, back, timer, idle_ms } = self;
         let outcome = match (forth.poll(a, b, cx), back.poll(b, a, cx)) {
             (Ok(first), Ok(second)) => Ok(first || second),
             (Err((side, error)), _) => Err((side, error)),
@@ -277,13 +296,12 @@ pub async fn tunnel(a: &Io, b: &Io, idle_ms: u64) -> Result<(u64, u64), RelayErr
                 return Poll::Ready(Err(RelayError { side, cause: Cause::Io(error), moved }));
             }
             Ok(_) if forth.is_done && back.is_done => return Poll::Ready(Ok((forth.moved, back.moved))),
-            Ok(progress) if progress || !timer.is_set() => timer.set(now_ms().saturating_add(idle_ms)),
+            Ok(progress) if progress || !timer.is_set() => timer.set(now_ms().saturating_add(*idle_ms)),
             Ok(_) => {}
         }
         ready!(timer.poll_expired(cx));
         Poll::Ready(Err(RelayError { side: Side::Source, cause: Cause::TimedOut, moved }))
-    })
-    .await
+    }
 }
 
 fn opposite(side: Side) -> Side {

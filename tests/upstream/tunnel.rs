@@ -143,3 +143,47 @@ fn the_log_tells_that_the_connection_was_upgraded() {
     drop(client);
     assert_eq!(daemon.wait_line("logs/connection.log", "101"), "101 upgrade");
 }
+
+#[test]
+fn its_line_in_the_log_knows_all_of_the_request() {
+    let conf = r#"
+    http {
+        map $http_x $mapped { ~^(?<part>.) $part; }
+        limit_conn_zone $server_port zone=z:1m;
+        log_format all '$request|$uri|$args|$host|$http_x|$arg_b|$mapped|$kept|$status|$sent_http_upgrade'
+            '|$upstream_http_y|$upstream_status|$upstream_addr|$limit_conn_status|$connection_requests|$request_id';
+        access_log %%DIR%%/logs/all.log all;
+        server {
+            listen 127.0.0.1:%%PORT_0%%;
+            server_name a b;
+            location ~ ^/(ch)at {
+                set $kept "$arg_b-$1";
+                limit_conn z 100;
+                add_header X-Id $request_id;
+                proxy_pass http://%%ORIGIN%%;
+                proxy_set_header Upgrade $http_upgrade;
+                proxy_set_header Connection "upgrade";
+            }
+        }
+    }"#;
+    let origin = Origin::start(|peer| {
+        peer.request();
+        peer.send(SWITCH.replace("\r\n\r\n", "\r\nY: from the origin\r\n\r\n"));
+        peer.rest();
+    });
+    let daemon = Setup::new(conf).set("ORIGIN", origin.address()).level("info").start();
+    let mut client = Client::connect(daemon.port(0));
+    client.send(
+        "GET /ch%61t?a=1&b=2 HTTP/1.1\r\nHost: B\r\nX: value\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n",
+    );
+    let id = client.response_head().header("x-id").map(str::to_owned);
+    client.send("some bytes");
+    drop(client);
+    let line = daemon.wait_line("logs/all.log", "chat");
+    let id = id.unwrap_or_else(|| line.rsplit('|').next().unwrap_or_default().to_owned());
+    let expected = format!(
+        "GET /ch%61t?a=1&b=2 HTTP/1.1|/chat|a=1&b=2|b|value|2|v|2-ch|101|echo|from the origin|101|{}|PASSED|1|{id}",
+        origin.address()
+    );
+    assert_eq!(line.trim_end(), expected);
+}

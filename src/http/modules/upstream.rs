@@ -526,6 +526,10 @@ impl Trace {
         self.head = Some(head);
     }
 
+    pub fn take_head(&mut self) -> Option<Rc<Head>> {
+        self.head.take()
+    }
+
     pub fn head(&self) -> Option<&Head> {
         self.head.as_deref()
     }

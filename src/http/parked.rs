@@ -1,0 +1,210 @@
+//! A request that outlives its answer: what a tunnel keeps of it, to be logged at its end.
+//!
+//! Ten thousand tunnels may be open for days. A request in full has some four kilobytes: buffers that its heads were
+//! read into, tables of their fields, room for what may still happen. Here its texts lie behind one another in one
+//! piece, and the heads are parsed again when somebody wants to look at them.
+
+use std::rc::Rc;
+
+use crate::http::body::{self, Body};
+use crate::http::captures::Captures;
+use crate::http::headers::Headers;
+use crate::http::location::Location;
+use crate::http::modules::upstream::{Head, Trace};
+use crate::http::request::{Connection, Limits, Request};
+use crate::http::server::Server;
+use crate::http::{Config, modules};
+use crate::proto::h1::length::BodyLength;
+use crate::proto::h1::{request, response};
+use crate::proto::message::Method;
+use crate::runtime::buffer::Buffer;
+use crate::sys::address::SockAddr;
+
+/// A request without anything that can be made again. Dropped, it is logged as any other.
+#[derive(Debug)]
+pub struct Parked(Option<Box<Inner>>);
+
+/// The texts, in the order in which they lie.
+const INPUT: usize = 0;
+const URI: usize = 1;
+const ARGS: usize = 2;
+const HOST: usize = 3;
+const SENT: usize = 4;
+const RECEIVED: usize = 5;
+const TEXTS: usize = 6;
+
+#[derive(Debug)]
+struct Inner {
+    config: &'static Config,
+    server: &'static Server,
+    location: &'static Location,
+    connection: Connection,
+    texts: Box<[u8]>,
+    /// Where each text ends.
+    ends: [u32; TEXTS],
+    status: u16,
+    error_status: Option<u16>,
+    method: Method,
+    uri_is_original: bool,
+    internal: bool,
+    bytes_sent: u64,
+    head_bytes_sent: u64,
+    received: u64,
+    started_us: u64,
+    headed_us: u64,
+    answered_us: Option<u64>,
+    upstream: Trace,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few requests have.
+#[derive(Debug)]
+struct Rare {
+    captures: Captures,
+    slots: Vec<Option<Box<[u8]>>>,
+    userid: Option<Box<modules::userid::State>>,
+    limits: Limits,
+    id: Option<(u64, u64)>,
+    socket_peer: Option<Box<SockAddr>>,
+    reason: Vec<u8>,
+}
+
+impl Parked {
+    pub fn new(mut request: Box<Request>) -> Self {
+        request.is_parked = true;
+        let request = &mut *request;
+        let mut sent = Vec::new();
+        request.response.headers.render_except(&[], &mut sent);
+        let head = request.upstream.take_head();
+        let received = head.as_ref().map_or(&b""[..], |head| head.buffer.data());
+        let parts = [request.input.data(), &request.uri, &request.args, &request.host, &sent, received];
+        let mut ends = [0; TEXTS];
+        let mut end = 0;
+        for (part, place) in parts.iter().zip(&mut ends) {
+            end += part.len() as u32;
+            *place = end;
+        }
+        let texts = parts.concat().into();
+        let rare = Rare {
+            captures: std::mem::take(&mut request.captures),
+            slots: request.take_slots(),
+            userid: request.userid.take(),
+            limits: std::mem::take(&mut request.limits),
+            id: request.id,
+            socket_peer: request.socket_peer.take(),
+            reason: std::mem::take(&mut request.response.reason),
+        };
+        let inner = Inner {
+            config: request.config,
+            server: request.server,
+            location: request.location,
+            connection: request.connection.clone(),
+            texts,
+            ends,
+            status: request.response.status,
+            error_status: request.error_status,
+            method: request.method,
+            uri_is_original: request.uri_is_original,
+            internal: request.internal,
+            bytes_sent: request.bytes_sent,
+            head_bytes_sent: request.head_bytes_sent,
+            received: request.body.received(),
+            started_us: request.started_us,
+            headed_us: request.headed_us,
+            answered_us: request.answered_us,
+            upstream: std::mem::take(&mut request.upstream),
+            rare: (!rare.is_empty()).then(|| Box::new(rare)),
+        };
+        Self(Some(Box::new(inner)))
+    }
+
+    /// The location that the request came to.
+    pub fn location(&self) -> Option<&'static Location> {
+        self.0.as_ref().map(|inner| inner.location)
+    }
+
+    /// The request as it was.
+    pub fn restore(mut self) -> Option<Box<Request>> {
+        self.0.take().map(|inner| inner.restore())
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.take() {
+            drop(inner.restore());
+        }
+    }
+}
+
+impl Rare {
+    fn is_empty(&self) -> bool {
+        let has_limits =
+            self.limits.req.is_some() || self.limits.conn.is_some() || !self.limits.held.is_empty();
+        let has_values = self.userid.is_some() || self.id.is_some() || self.socket_peer.is_some();
+        let has_texts = !self.slots.is_empty() || !self.reason.is_empty() || !self.captures.is_empty();
+        !has_limits && !has_values && !has_texts
+    }
+}
+
+impl Inner {
+    fn text(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        self.texts.get(start as usize..self.ends[index] as usize).unwrap_or(b"")
+    }
+
+    fn restore(mut self) -> Box<Request> {
+        let input = buffer(self.text(INPUT));
+        let mut head = Box::<request::RequestHead>::default();
+        // It was parsed before; where it cannot be now, its fields are unknown.
+        let _ = request::parse(input.data(), &self.server.root.core.head_limits(), &mut head);
+        let limits = body::Limits { max: 0, timeout_ms: 0, buffer_size: 1024, min_rate: None };
+        let mut body = Body::new(BodyLength::None, b"", false, limits);
+        body.set_received(self.received);
+        let mut request = Request::new(self.config, self.server, self.connection.clone(), input, head, body);
+        request.location = self.location;
+        request.method = self.method;
+        request.uri = self.text(URI).to_vec();
+        request.args = self.text(ARGS).to_vec();
+        request.host = self.text(HOST).to_vec();
+        request.uri_is_original = self.uri_is_original;
+        request.internal = self.internal;
+        request.error_status = self.error_status;
+        request.response.status = self.status;
+        request.response.headers = headers(self.text(SENT));
+        (request.bytes_sent, request.head_bytes_sent) = (self.bytes_sent, self.head_bytes_sent);
+        (request.started_us, request.headed_us) = (self.started_us, self.headed_us);
+        request.answered_us = self.answered_us;
+        request.upstream = std::mem::take(&mut self.upstream);
+        let received = buffer(self.text(RECEIVED));
+        let mut head = response::ResponseHead::default();
+        if response::parse(received.data(), usize::MAX, &mut head).is_ok() {
+            request.upstream.set_head(Rc::new(Head { buffer: received, head }));
+        }
+        if let Some(rare) = self.rare {
+            let Rare { captures, slots, userid, limits, id, socket_peer, reason } = *rare;
+            (request.captures, request.userid, request.limits) = (captures, userid, limits);
+            (request.id, request.socket_peer, request.response.reason) = (id, socket_peer, reason);
+            request.set_slots(slots);
+        }
+        request
+    }
+}
+
+fn buffer(text: &[u8]) -> Buffer {
+    let mut buffer = Buffer::take(text.len());
+    buffer.extend(text);
+    buffer
+}
+
+/// Lines as [`Headers`] renders them, taken apart again.
+fn headers(lines: &[u8]) -> Headers {
+    let mut headers = Headers::default();
+    for line in lines.split(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if let Some(at) = memchr::memmem::find(line, b": ") {
+            headers.push(&line[..at], &line[at + 2..]);
+        }
+    }
+    headers
+}
