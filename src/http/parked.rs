@@ -10,7 +10,7 @@ use crate::http::body::{self, Body};
 use crate::http::captures::Captures;
 use crate::http::headers::Headers;
 use crate::http::location::Location;
-use crate::http::modules::upstream::{Head, Trace};
+use crate::http::modules::upstream::{self, Action, Head};
 use crate::http::request::{Connection, Limits, Request};
 use crate::http::server::Server;
 use crate::http::{Config, modules};
@@ -31,7 +31,8 @@ const ARGS: usize = 2;
 const HOST: usize = 3;
 const SENT: usize = 4;
 const RECEIVED: usize = 5;
-const TEXTS: usize = 6;
+const UPSTREAM_URI: usize = 6;
+const TEXTS: usize = 7;
 
 #[derive(Debug)]
 struct Inner {
@@ -53,7 +54,8 @@ struct Inner {
     started_us: u64,
     headed_us: u64,
     answered_us: Option<u64>,
-    upstream: Trace,
+    action: Option<Action>,
+    upstream: upstream::Parked,
     rare: Option<Box<Rare>>,
 }
 
@@ -67,6 +69,8 @@ struct Rare {
     id: Option<(u64, u64)>,
     socket_peer: Option<Box<SockAddr>>,
     reason: Vec<u8>,
+    upstream_host: Option<(Vec<u8>, Vec<u8>)>,
+    trailers: Vec<u8>,
 }
 
 impl Parked {
@@ -77,7 +81,15 @@ impl Parked {
         request.response.headers.render_except(&[], &mut sent);
         let head = request.upstream.take_head();
         let received = head.as_ref().map_or(&b""[..], |head| head.buffer.data());
-        let parts = [request.input.data(), &request.uri, &request.args, &request.host, &sent, received];
+        let parts = [
+            request.input.data(),
+            &request.uri,
+            &request.args,
+            &request.host,
+            &sent,
+            received,
+            &request.upstream.uri,
+        ];
         let mut ends = [0; TEXTS];
         let mut end = 0;
         for (part, place) in parts.iter().zip(&mut ends) {
@@ -93,6 +105,8 @@ impl Parked {
             id: request.id,
             socket_peer: request.socket_peer.take(),
             reason: std::mem::take(&mut request.response.reason),
+            upstream_host: request.upstream.host.take(),
+            trailers: std::mem::take(&mut request.upstream.trailers),
         };
         let inner = Inner {
             config: request.config,
@@ -112,7 +126,8 @@ impl Parked {
             started_us: request.started_us,
             headed_us: request.headed_us,
             answered_us: request.answered_us,
-            upstream: std::mem::take(&mut request.upstream),
+            action: request.upstream.action,
+            upstream: request.upstream.park(),
             rare: (!rare.is_empty()).then(|| Box::new(rare)),
         };
         Self(Some(Box::new(inner)))
@@ -142,8 +157,9 @@ impl Rare {
         let has_limits =
             self.limits.req.is_some() || self.limits.conn.is_some() || !self.limits.held.is_empty();
         let has_values = self.userid.is_some() || self.id.is_some() || self.socket_peer.is_some();
+        let has_upstream = self.upstream_host.is_some() || !self.trailers.is_empty();
         let has_texts = !self.slots.is_empty() || !self.reason.is_empty() || !self.captures.is_empty();
-        !has_limits && !has_values && !has_texts
+        !has_limits && !has_values && !has_upstream && !has_texts
     }
 }
 
@@ -175,16 +191,20 @@ impl Inner {
         (request.bytes_sent, request.head_bytes_sent) = (self.bytes_sent, self.head_bytes_sent);
         (request.started_us, request.headed_us) = (self.started_us, self.headed_us);
         request.answered_us = self.answered_us;
-        request.upstream = std::mem::take(&mut self.upstream);
+        request.upstream.unpark(std::mem::take(&mut self.upstream));
+        request.upstream.action = self.action;
+        request.upstream.uri = self.text(UPSTREAM_URI).to_vec();
         let received = buffer(self.text(RECEIVED));
         let mut head = response::ResponseHead::default();
         if response::parse(received.data(), usize::MAX, &mut head).is_ok() {
             request.upstream.set_head(Rc::new(Head { buffer: received, head }));
         }
         if let Some(rare) = self.rare {
-            let Rare { captures, slots, userid, limits, id, socket_peer, reason } = *rare;
+            let Rare { captures, slots, userid, limits, id, socket_peer, reason, upstream_host, trailers } =
+                *rare;
             (request.captures, request.userid, request.limits) = (captures, userid, limits);
             (request.id, request.socket_peer, request.response.reason) = (id, socket_peer, reason);
+            (request.upstream.host, request.upstream.trailers) = (upstream_host, trailers);
             request.set_slots(slots);
         }
         request

@@ -467,6 +467,13 @@ pub struct Trace {
     pub uri: Vec<u8>,
 }
 
+/// What a tunnel keeps of a [`Trace`].
+#[derive(Debug, Default)]
+pub struct Parked {
+    attempts: SmallVec<[Attempt; 1]>,
+    slot: Option<Slot>,
+}
+
 impl Trace {
     /// A new pass of this request (the first, or after an internal redirect) begins.
     pub fn begin_pass(&mut self) {
@@ -524,6 +531,15 @@ impl Trace {
 
     pub fn set_head(&mut self, head: Rc<Head>) {
         self.head = Some(head);
+    }
+
+    /// The turns and the group's counters, for [`Trace::unpark`].
+    pub fn park(&mut self) -> Parked {
+        Parked { attempts: std::mem::take(&mut self.attempts), slot: self.slot.take() }
+    }
+
+    pub fn unpark(&mut self, parked: Parked) {
+        (self.attempts, self.slot) = (parked.attempts, parked.slot);
     }
 
     pub fn take_head(&mut self) -> Option<Rc<Head>> {
