@@ -98,9 +98,7 @@ impl<'a> Client<'a> {
         }
         request.response = response;
         request.restore_kept();
-        for act in modules::HEAD {
-            act(request);
-        }
+        run_heads(request);
         self.filters = request.filters.take();
         self.has_started = true;
         request.answered_us = Some(runtime::now_us());
@@ -128,9 +126,7 @@ impl<'a> Client<'a> {
     /// The 101 head of an upgrade, made by the caller; afterwards the connection is a tunnel.
     pub fn start_tunnel(&mut self, request: &mut Request, response: Response) {
         request.response = response;
-        for act in modules::HEAD {
-            act(request);
-        }
+        run_heads(request);
         self.has_started = true;
         self.output.begin(Framing::UntilClose, request.location.core.send_timeout());
         let pending = self.output.pending();
@@ -283,6 +279,14 @@ impl<'a> Client<'a> {
             self.filters = Some(filters);
         }
         Ok(())
+    }
+}
+
+fn run_heads(request: &mut Request) {
+    for (index, act) in modules::HEAD.iter().enumerate() {
+        if !request.location.is_head_idle(index) {
+            act(request);
+        }
     }
 }
 

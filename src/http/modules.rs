@@ -29,6 +29,11 @@ pub trait BlockConf: Default + Merge {
 
     /// Called once per block after merging: checks across directives, and what can be computed beforehand.
     fn freeze(&mut self, _cx: &mut Cx) {}
+
+    /// False: with these settings the module's handlers and its part in heads let everything pass, and are not asked.
+    fn acts(&self) -> bool {
+        true
+    }
 }
 
 /// A point on a request's way at which modules decide.
@@ -71,17 +76,28 @@ macro_rules! modules {
         #[derive(Clone, Debug, Default)]
         pub struct Confs {
             $(pub $name: Arc<$name::Conf>,)*
+            /// A bit for each of `HANDLERS`, and behind them for each of `HEAD`, that has nothing to do here.
+            idle: u64,
         }
 
         impl Confs {
             /// Completes a block's own settings from the block around it.
             pub fn complete(partial: Partial, outer: &Confs, cx: &mut Cx) -> Confs {
-                Confs { $($name: complete(partial.$name, &outer.$name, $name::Conf::INHERITS, cx),)* }
+                let confs = Confs { $($name: complete(partial.$name, &outer.$name, $name::Conf::INHERITS, cx),)* idle: 0 };
+                Confs { idle: confs.idle(), ..confs }
             }
 
             /// The same for a block without a name of its own: an `if` or a `limit_except`.
             pub fn complete_nameless(partial: Partial, outer: &Confs, cx: &mut Cx) -> Confs {
-                Confs { $($name: complete(partial.$name, &outer.$name, $name::Conf::INHERITS_NAMELESS, cx),)* }
+                let confs = Confs { $($name: complete(partial.$name, &outer.$name, $name::Conf::INHERITS_NAMELESS, cx),)* idle: 0 };
+                Confs { idle: confs.idle(), ..confs }
+            }
+
+            fn idle(&self) -> u64 {
+                let handlers = [$($((stringify!($handler), self.$name.acts()),)*)*];
+                let heads = [$($((stringify!($head), self.$name.acts()),)?)*];
+                let all = handlers.iter().chain(&heads).enumerate();
+                all.filter(|(_, (_, acts))| !acts).map(|(index, _)| 1 << index).sum()
             }
         }
 
@@ -97,10 +113,10 @@ macro_rules! modules {
         /// The variables that modules declare.
         pub static VARIABLES: &[&[Variable]] = &[$($name::VARIABLES,)*];
 
-        static HANDLERS: &[(Phase, Handler)] = &[$($((Phase::$phase, $name::$handler as Handler),)*)*];
+        const HANDLERS: &[(Phase, Handler)] = &[$($((Phase::$phase, $name::$handler as Handler),)*)*];
 
         /// What modules do to the head of every response, in order.
-        pub static HEAD: &[Act] = &[$($($name::$head,)?)*];
+        pub const HEAD: &[Act] = &[$($($name::$head,)?)*];
 
         /// What modules add behind the body of a response that `has_trailers`, in order.
         pub static TRAILERS: &[Act] = &[$($($name::$trailers,)?)*];
@@ -144,13 +160,47 @@ modules! {
     counters    => [] log count;
 }
 
-/// The handlers of a phase, in the order of the table.
-pub fn handlers(phase: Phase) -> &'static [Handler] {
-    static BY_PHASE: OnceLock<[Vec<Handler>; PHASE_COUNT]> = OnceLock::new();
+impl Confs {
+    /// The handler of this number, its place in the table, has nothing to do here.
+    #[inline]
+    pub fn is_idle(&self, number: u32) -> bool {
+        self.idle >> number & 1 == 1
+    }
+
+    /// All handlers of a phase have nothing to do here.
+    #[inline]
+    pub fn is_phase_idle(&self, phase: Phase) -> bool {
+        let all = PHASES[phase as usize];
+        self.idle & all == all
+    }
+
+    /// The same of a part in heads, by its index in [`HEAD`].
+    #[inline]
+    pub fn is_head_idle(&self, index: usize) -> bool {
+        self.is_idle((HANDLERS.len() + index) as u32)
+    }
+}
+
+/// The handlers of each phase, as bits.
+const PHASES: [u64; PHASE_COUNT] = {
+    let mut phases = [0; PHASE_COUNT];
+    let mut number = 0;
+    while number < HANDLERS.len() {
+        phases[HANDLERS[number].0 as usize] |= 1 << number;
+        number += 1;
+    }
+    phases
+};
+
+const _: () = assert!(HANDLERS.len() + HEAD.len() <= u64::BITS as usize);
+
+/// The handlers of a phase with their numbers, in the order of the table.
+pub fn handlers(phase: Phase) -> &'static [(u32, Handler)] {
+    static BY_PHASE: OnceLock<[Vec<(u32, Handler)>; PHASE_COUNT]> = OnceLock::new();
     let by_phase = BY_PHASE.get_or_init(|| {
-        let mut lists: [Vec<Handler>; PHASE_COUNT] = Default::default();
-        for (phase, handler) in HANDLERS {
-            lists[*phase as usize].push(*handler);
+        let mut lists: [Vec<(u32, Handler)>; PHASE_COUNT] = Default::default();
+        for (number, (phase, handler)) in HANDLERS.iter().enumerate() {
+            lists[*phase as usize].push((number as u32, *handler));
         }
         lists
     });

@@ -192,7 +192,7 @@ impl Output {
 
     /// Sends what waits and then `data` and its tail, of all of which `done` bytes are sent already. Ready when
     /// no more than `ahead` bytes are left.
-    #[inline]
+    #[inline(always)]
     pub fn poll_send(
         &mut self,
         io: &Io,
@@ -238,7 +238,7 @@ impl Output {
     }
 
     /// After [`Output::poll_send`]: what was not sent waits.
-    #[inline]
+    #[inline(always)]
     pub fn settle(&mut self, done: usize, data: &[u8], tail: &[u8]) {
         let head = self.pending.len();
         if done == head + data.len() + tail.len() {

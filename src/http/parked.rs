@@ -15,7 +15,7 @@ use crate::http::request::{Connection, Limits, Request};
 use crate::http::server::Server;
 use crate::http::{Config, modules};
 use crate::proto::h1::length::BodyLength;
-use crate::proto::h1::{request, response};
+use crate::proto::h1::{encode, request, response};
 use crate::proto::message::Method;
 use crate::runtime::buffer::Buffer;
 use crate::sys::address::SockAddr;
@@ -78,7 +78,9 @@ impl Parked {
         request.is_parked = true;
         let request = &mut *request;
         let mut sent = Vec::new();
-        request.response.headers.render_except(&[], &mut sent);
+        for (_, name, value) in request.response.headers.iter() {
+            encode::field(name, value, &mut sent);
+        }
         let head = request.upstream.take_head();
         let received = head.as_ref().map_or(&b""[..], |head| head.buffer.data());
         let parts = [
@@ -217,7 +219,7 @@ fn buffer(text: &[u8]) -> Buffer {
     buffer
 }
 
-/// Lines as [`Headers`] renders them, taken apart again.
+/// Fields as lines, taken apart again.
 fn headers(lines: &[u8]) -> Headers {
     let mut headers = Headers::default();
     for line in lines.split(|byte| *byte == b'\n') {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use crate::http::client::Client;
 use crate::http::error::{Error, Side};
 use crate::http::location::{Found, Location};
-use crate::http::modules::{self, Phase};
+use crate::http::modules::{self, Confs, Phase};
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
 use crate::http::termination::{self, How, Phase as Moment, Termination, Who};
@@ -221,8 +221,24 @@ fn inside(request: &mut Request, phases: impl IntoIterator<Item = Phase>) -> Opt
         .find_map(|phase| run(request, phase))
 }
 
+#[inline]
 fn run(request: &mut Request, phase: Phase) -> Option<Reply> {
-    for (index, handler) in modules::handlers(phase).iter().enumerate() {
+    // The server's own steps are run also where a location is in force already.
+    let confs = match phase {
+        Phase::PostRead | Phase::ServerRewrite => &request.server.root.confs,
+        _ => &request.location.confs,
+    };
+    if confs.is_phase_idle(phase) {
+        return None;
+    }
+    run_busy(request, confs, phase)
+}
+
+fn run_busy(request: &mut Request, confs: &'static Confs, phase: Phase) -> Option<Reply> {
+    for (index, (number, handler)) in modules::handlers(phase).iter().enumerate() {
+        if confs.is_idle(*number) {
+            continue;
+        }
         match handler(request) {
             Verdict::Next => {}
             verdict => return decide(request, phase, index, verdict),
@@ -232,7 +248,7 @@ fn run(request: &mut Request, phase: Phase) -> Option<Reply> {
 }
 
 fn run_from(request: &mut Request, phase: Phase, first: usize) -> Option<Reply> {
-    for (index, handler) in modules::handlers(phase).iter().enumerate().skip(first) {
+    for (index, (_, handler)) in modules::handlers(phase).iter().enumerate().skip(first) {
         match handler(request) {
             Verdict::Next => {}
             verdict => return decide(request, phase, index, verdict),

@@ -97,8 +97,15 @@ fn split_authority(text: &[u8]) -> Result<(&[u8], Option<&[u8]>), Error> {
     } else {
         let length = memchr::memchr(b':', text).unwrap_or(text.len());
         let name = &text[..length];
-        let has_empty_label = name.windows(2).any(|two| two == b".."); // a second dot would survive the first
-        if name.is_empty() || has_empty_label || !name.iter().all(|byte| is_host_byte(*byte)) {
+        let mut before = 0;
+        for &byte in name {
+            // an empty label: its second dot would survive the first
+            if !HOST_BYTES[usize::from(byte)] || (byte == b'.' && before == b'.') {
+                return Err(Error::InvalidHost);
+            }
+            before = byte;
+        }
+        if name.is_empty() {
             return Err(Error::InvalidHost);
         }
         length
@@ -133,9 +140,19 @@ fn is_future_address(inside: &[u8]) -> bool {
 }
 
 /// A registered name's characters (RFC 3986 §3.2.2) but the comma, which would join two hosts.
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte >= 0x80 || b"-._~%!$&'()*+;=".contains(&byte)
-}
+const HOST_BYTES: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = 0;
+    while byte < bytes.len() {
+        let is_mark = matches!(
+            byte as u8,
+            b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'('..=b'+' | b';' | b'='
+        );
+        bytes[byte] = (byte as u8).is_ascii_alphanumeric() || byte >= 0x80 || is_mark;
+        byte += 1;
+    }
+    bytes
+};
 
 #[cfg(test)]
 mod tests {

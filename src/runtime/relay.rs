@@ -157,6 +157,7 @@ pub async fn sendfile(
 }
 
 /// Counts bytes that the target has taken; one that has taken many reads.
+#[inline]
 pub fn advance(target: &Io, moved: u64, count: usize) -> u64 {
     let total = moved + count as u64;
     if moved < UNSENT_PROOF_BYTES && total >= UNSENT_PROOF_BYTES {

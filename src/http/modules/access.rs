@@ -50,7 +50,11 @@ impl Merge for Conf {
     }
 }
 
-impl BlockConf for Conf {}
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        !self.rules.is_empty()
+    }
+}
 
 impl Conf {
     pub fn satisfies_any(&self) -> bool {

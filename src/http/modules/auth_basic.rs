@@ -54,7 +54,11 @@ impl Merge for Conf {
     }
 }
 
-impl BlockConf for Conf {}
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        self.realm.is_set()
+    }
+}
 
 fn auth_basic(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let realm = Script::compile(&node.args[0], cx)?;

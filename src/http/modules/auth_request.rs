@@ -50,7 +50,11 @@ impl Merge for Conf {
     }
 }
 
-impl BlockConf for Conf {}
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        self.uri.is_set()
+    }
+}
 
 fn auth_request(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let uri = (node.arg(0) != "off").then(|| node.arg(0).into());

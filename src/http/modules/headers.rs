@@ -76,6 +76,10 @@ impl BlockConf for Conf {
         let is_cut = |setting, fields: &[Field]| rule(setting) == Rule::Off && !fields.is_empty();
         !is_cut(&self.fields_rule, &self.fields) && !is_cut(&self.trailers_rule, &self.trailers)
     }
+
+    fn acts(&self) -> bool {
+        !self.fields.is_empty() || !self.trailers.is_empty() || self.expires.is_set()
+    }
 }
 
 fn rule(setting: &Inherit<usize>) -> Rule {

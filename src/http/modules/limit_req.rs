@@ -105,7 +105,11 @@ impl Merge for Conf {
     }
 }
 
-impl BlockConf for Conf {}
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        !self.rules.is_empty()
+    }
+}
 
 fn limit_req_zone(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let key = Script::compile(&node.args[0], cx)?;

@@ -34,7 +34,11 @@ impl Merge for Conf {
     }
 }
 
-impl BlockConf for Conf {}
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        self.force.get(false)
+    }
+}
 
 impl Conf {
     /// Ranges are served at all.

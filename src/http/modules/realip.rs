@@ -59,7 +59,11 @@ impl Merge for Conf {
     }
 }
 
-impl BlockConf for Conf {}
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        !self.trusted.is_empty()
+    }
+}
 
 fn trust(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let text = node.arg(0);

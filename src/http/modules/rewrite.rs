@@ -72,6 +72,10 @@ impl Merge for Conf {
 
 impl BlockConf for Conf {
     const INHERITS: bool = false;
+
+    fn acts(&self) -> bool {
+        !self.steps.is_empty()
+    }
 }
 
 impl Conf {

@@ -76,7 +76,11 @@ impl Merge for Conf {
     }
 }
 
-impl BlockConf for Conf {}
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        self.on.get(false)
+    }
+}
 
 fn types(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.types.extend(node.args.iter().map(|word| word.text.to_ascii_lowercase().into()));

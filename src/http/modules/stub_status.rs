@@ -41,6 +41,10 @@ impl Merge for Conf {
 impl BlockConf for Conf {
     const INHERITS: bool = false; // it is the content of its own block
     const INHERITS_NAMELESS: bool = true;
+
+    fn acts(&self) -> bool {
+        self.is_on
+    }
 }
 
 fn stub_status(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

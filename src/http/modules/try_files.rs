@@ -56,6 +56,10 @@ impl Merge for Conf {
 
 impl BlockConf for Conf {
     const INHERITS: bool = false;
+
+    fn acts(&self) -> bool {
+        self.last.is_some()
+    }
 }
 
 impl Conf {

@@ -105,6 +105,10 @@ impl BlockConf for Conf {
             self.reset = Some(cx.variables.reference("uid_reset", span));
         }
     }
+
+    fn acts(&self) -> bool {
+        self.mode() >= V1
+    }
 }
 
 impl Conf {

@@ -3,6 +3,7 @@
 //! Touches: nothing; appends to the caller's bytes. RFC 9112 §4, §5, §7.1.
 
 /// `HTTP/1.1 200 OK\r\n`.
+#[inline]
 pub fn status_line(status: u16, reason: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
@@ -12,6 +13,7 @@ pub fn status_line(status: u16, reason: &[u8], out: &mut Vec<u8>) {
 }
 
 /// `name: value\r\n`. The value must hold no CR, LF or NUL.
+#[inline]
 pub fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     debug_assert!(memchr::memchr3(b'\r', b'\n', 0, value).is_none());
     out.extend_from_slice(name);
