@@ -66,9 +66,13 @@ fn ask(daemon: &Daemon, path: &str, count: usize) -> Vec<Client> {
 
 /// Releases what is held once all others were refused; returns how many were answered.
 fn answered(daemon: &Daemon, mut clients: Vec<Client>, held: &[&Held], expected: usize) -> usize {
-    let refused = clients.len() - expected;
+    let (refused, all) = (clients.len() - expected, held.len());
     let lines = || daemon.log_count("no live upstreams");
     wait_for("the others to be refused", || (lines() >= refused).then_some(()));
+    for held in held {
+        let arrived = || held.most.load(Ordering::SeqCst) >= expected / all;
+        wait_for("all that are let through to arrive", || arrived().then_some(()));
+    }
     for held in held {
         clients.iter().for_each(|_| held.release.send(()).unwrap());
     }
