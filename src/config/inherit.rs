@@ -1,6 +1,6 @@
 //! Values that an inner block inherits from the outer one when it does not set them (nginx's merge).
 
-use crate::config::Span;
+use crate::config::{Diagnostic, Node, Span};
 
 /// A directive's value in one block: unset, or set at a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,11 @@ impl<T> Inherit<T> {
         }
         self.0 = Some((value, span));
         true
+    }
+
+    /// The same for a directive that may stand once in a block. Errors: it stands there already.
+    pub fn put(&mut self, value: T, node: &Node) -> Result<(), Diagnostic> {
+        if self.set(value, node.span) { Ok(()) } else { Err(duplicate(node)) }
     }
 
     pub fn as_ref(&self) -> Option<&T> {
@@ -56,6 +61,11 @@ impl<T: Clone> Inherit<T> {
             self.0.clone_from(&outer.0);
         }
     }
+}
+
+/// `"x" directive is duplicate`: what a setter says to a directive that may stand once in a block.
+pub fn duplicate(node: &Node) -> Diagnostic {
+    Diagnostic::error(node.name.span, format!("\"{}\" directive is duplicate", node.name.text))
 }
 
 /// A module's settings in one block, completed from the block around it. Called once per block, outermost first.

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use smallvec::SmallVec;
 
 use crate::config::directive::Accepted;
+use crate::config::inherit::duplicate;
 use crate::config::{Arity, Context, Diagnostic, Directive, HasDiagnostics, Kind, Node, absent, params};
 
 /// The plain data of a row, whatever its module.
@@ -70,11 +71,6 @@ impl<C, X> Directive<C, X> {
         };
         if is_first { Ok(()) } else { Err(duplicate(node)) }
     }
-}
-
-/// `"x" directive is duplicate`: what a setter says to a directive that may stand once in a block.
-pub fn duplicate(node: &Node) -> Diagnostic {
-    Diagnostic::error(node.name.span, format!("\"{}\" directive is duplicate", node.name.text))
 }
 
 /// A module as the table sees it: rows that write to its part of `P`.

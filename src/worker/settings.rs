@@ -5,6 +5,7 @@
 use crate::config::directive::{
     Accepted, accepted, block, custom, flag, keyword, millis, number, size, text,
 };
+use crate::config::inherit::duplicate;
 use crate::config::table::{Module, Slot, Table};
 use crate::config::{
     Arity, Context, Diagnostic, Diagnostics, Directive, HasDiagnostics, Inherit, Node, Span, params,
@@ -351,7 +352,7 @@ impl Settings {
 
 fn events(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     if std::mem::replace(&mut cx.has_events, true) {
-        return Err(Diagnostic::error(node.span, "\"events\" directive is duplicate"));
+        return Err(duplicate(node));
     }
     table().apply_all(node.children(), Context::EVENTS, settings, cx);
     Ok(())
@@ -359,7 +360,7 @@ fn events(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagn
 
 fn http_block(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     if cx.http.is_some() {
-        return Err(Diagnostic::error(node.span, "\"http\" directive is duplicate"));
+        return Err(duplicate(node));
     }
     let options = http::CompileOptions { error_log: settings.error_log(), ..cx.options.clone() };
     let mut found = Diagnostics::default();
@@ -373,7 +374,7 @@ fn worker_processes(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<
         "auto" => None,
         _ => Some(params::number(node, 0, 1, 256)?),
     };
-    once(settings.worker_processes.set(count, node.span), node)
+    settings.worker_processes.put(count, node)
 }
 
 fn worker_priority(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -381,7 +382,7 @@ fn worker_priority(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(
         Diagnostic::error(node.arg_span(0), format!("invalid number \"{}\"", node.arg(0)))
             .help("a priority is a number from -20 to 20")
     })?;
-    once(settings.worker_priority.set(nice, node.span), node)
+    settings.worker_priority.put(nice, node)
 }
 
 fn worker_cpu_affinity(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -404,7 +405,7 @@ fn worker_cpu_affinity(settings: &mut Settings, _: &mut Cx, node: &Node) -> Resu
         let allowed = parsed.remove(0);
         parsed = allowed.into_iter().map(|cpu| vec![cpu]).collect();
     }
-    once(settings.worker_cpu_affinity.set(parsed, node.span), node)
+    settings.worker_cpu_affinity.put(parsed, node)
 }
 
 fn user(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -415,7 +416,7 @@ fn user(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnos
     }
     let group = node.args.get(1).map(|word| &*word.text);
     let identity = process::identity(node.arg(0), group).map_err(|why| Diagnostic::error(node.span, why))?;
-    once(settings.user.set(identity, node.span), node)
+    settings.user.put(identity, node)
 }
 
 fn env(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -442,8 +443,4 @@ fn load_module(_: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnos
     );
     cx.diagnostics.push(Diagnostic::warning(node.span, message));
     Ok(())
-}
-
-fn once(was_unset: bool, node: &Node) -> Result<(), Diagnostic> {
-    if was_unset { Ok(()) } else { Err(crate::config::table::duplicate(node)) }
 }

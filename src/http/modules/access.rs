@@ -6,7 +6,7 @@
 
 use crate::base::network::Network;
 use crate::config::directive::{block, custom, keyword};
-use crate::config::inherit::replace;
+use crate::config::inherit::{duplicate, replace};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
@@ -106,7 +106,7 @@ fn limit_except(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic
     if cx.add_limit_except(methods.into(), partial, node.span) {
         return Ok(());
     }
-    Err(Diagnostic::error(node.span, "\"limit_except\" directive is duplicate"))
+    Err(duplicate(node))
 }
 
 pub fn access(request: &mut Request) -> Verdict {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::base::number::{parse_millis, parse_size};
 use crate::config::directive::{custom, flag};
-use crate::config::inherit::replace;
+use crate::config::inherit::{duplicate, replace};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, params};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, Partial, core};
@@ -253,7 +253,7 @@ fn open_log_file_cache(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), D
         return Err(Diagnostic::error(node.span, message));
     }
     if !conf.cache.set((!is_off).then(|| Arc::new(named::Cache::new(limits))), node.span) {
-        return Err(Diagnostic::error(node.span, "\"open_log_file_cache\" directive is duplicate"));
+        return Err(duplicate(node));
     }
     Ok(())
 }

@@ -62,18 +62,15 @@ impl BlockConf for Conf {
 
 fn auth_basic(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let realm = Script::compile(&node.args[0], cx)?;
-    once(conf.realm.set(realm, node.span), node)
+    conf.realm.put(realm, node)
 }
 
 fn auth_basic_user_file(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let path = Script::compile(&node.args[0], cx)?;
     let file = File { folder: cx.options.folder.clone(), path };
-    once(conf.file.set(file, node.span), node)
+    conf.file.put(file, node)
 }
 
-fn once(was_unset: bool, node: &Node) -> Result<(), Diagnostic> {
-    if was_unset { Ok(()) } else { Err(crate::config::table::duplicate(node)) }
-}
 
 pub fn access(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.auth_basic;

@@ -58,7 +58,7 @@ impl BlockConf for Conf {
 
 fn auth_request(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let uri = (node.arg(0) != "off").then(|| node.arg(0).into());
-    if conf.uri.set(uri, node.span) { Ok(()) } else { Err(crate::config::table::duplicate(node)) }
+    conf.uri.put(uri, node)
 }
 
 fn auth_request_set(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -364,36 +364,36 @@ pub fn error_log(request: &Request) -> Logger {
 fn large_client_header_buffers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let count = params::number(node, 0, 1, 1024)?;
     let size = params::size(node, 1)?;
-    once(conf.large_client_header_buffers.set((count, size), node.span), node)
+    conf.large_client_header_buffers.put((count, size), node)
 }
 
 fn keepalive_timeout(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let timeout = params::millis(node, 0)?;
     let header = node.args.get(1).map(|_| params::millis(node, 1)).transpose()?.map(|ms| ms / 1000);
-    once(conf.keepalive_timeout.set((timeout, header), node.span), node)
+    conf.keepalive_timeout.put((timeout, header), node)
 }
 
 fn keepalive_disable(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let browsers = keepalive::Browsers::read(node)?;
-    once(conf.keepalive_disable.set(browsers, node.span), node)
+    conf.keepalive_disable.put(browsers, node)
 }
 
 fn header_min_rate(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let rate = limit::read_min_rate(node, limit::HEADER_MIN_RATE)?;
-    once(conf.client_header_min_rate.set(rate, node.span), node)
+    conf.client_header_min_rate.put(rate, node)
 }
 
 fn body_min_rate(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let rate = limit::read_min_rate(node, limit::BODY_MIN_RATE)?;
-    once(conf.client_body_min_rate.set(rate, node.span), node)
+    conf.client_body_min_rate.put(rate, node)
 }
 
 fn internal(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    once(conf.internal.set(true, node.span), node)
+    conf.internal.put(true, node)
 }
 
 fn default_type(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    once(conf.default_type.set(node.arg(0).into(), node.span), node)
+    conf.default_type.put(node.arg(0).into(), node)
 }
 
 fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -407,7 +407,7 @@ fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
             }
         }
     }
-    once(conf.types.set(Arc::new(map), node.span), node)
+    conf.types.put(Arc::new(map), node)
 }
 
 fn root(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -495,9 +495,3 @@ fn status_code(text: &str, span: Span) -> Result<u16, Diagnostic> {
     text.parse().map_err(|_| Diagnostic::error(span, format!("invalid value \"{text}\"")).help("a status is a number from 300 to 599"))
 }
 
-fn once(was_unset: bool, node: &Node) -> Result<(), Diagnostic> {
-    if was_unset {
-        return Ok(());
-    }
-    Err(Diagnostic::error(node.span, format!("\"{}\" directive is duplicate", node.name.text)))
-}

@@ -121,10 +121,7 @@ fn field(cx: &mut Cx, node: &Node) -> Result<Field, Diagnostic> {
 
 fn set_expires(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let setting = expires::Setting::read(node, cx)?;
-    if conf.expires.set(Arc::new(setting), node.span) {
-        return Ok(());
-    }
-    Err(Diagnostic::error(node.span, "\"expires\" directive is duplicate"))
+    conf.expires.put(Arc::new(setting), node)
 }
 
 /// Adds the fields that belong to the response's status; an empty value adds nothing, or removes what can only

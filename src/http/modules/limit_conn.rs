@@ -5,7 +5,7 @@
 //! Behaviour: nginx.org, ngx_http_limit_conn_module.
 
 use crate::config::directive::{custom, flag, keyword, number};
-use crate::config::inherit::replace;
+use crate::config::inherit::{duplicate, replace};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, params};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core, limit_req};
@@ -116,7 +116,7 @@ fn limit_conn_zone(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnos
 fn limit_conn(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let zone = cx.limit_conn.reference(node.arg(0), node.arg_span(0));
     if conf.rules.iter().any(|rule| rule.zone == zone) {
-        return Err(Diagnostic::error(node.span, "\"limit_conn\" directive is duplicate"));
+        return Err(duplicate(node));
     }
     let invalid = |message: String| Diagnostic::error(node.arg_span(1), message);
     let max = match node.arg(1).parse::<u64>() {

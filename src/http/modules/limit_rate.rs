@@ -53,10 +53,7 @@ pub fn size(slot: &mut Inherit<Script>, cx: &mut Cx, node: &Node) -> Result<(), 
         let diagnostic = Diagnostic::error(node.arg_span(0), format!("\"{}\" directive invalid value", node.name.text));
         return Err(diagnostic.help("write bytes, or a number with k or m: 500k"));
     }
-    if slot.set(script, node.span) {
-        return Ok(());
-    }
-    Err(Diagnostic::error(node.span, format!("\"{}\" directive is duplicate", node.name.text)))
+    slot.put(script, node)
 }
 
 /// The value of a size that may have variables in it; an empty one is 0, a wrong one is logged and 0.

@@ -7,7 +7,7 @@
 use smallvec::SmallVec;
 
 use crate::config::directive::{custom, flag, keyword, number};
-use crate::config::inherit::replace;
+use crate::config::inherit::{duplicate, replace};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, params};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
@@ -167,7 +167,7 @@ fn limit_req(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic
     let (name, span) = name.ok_or_else(|| zone::missing(&node.name))?;
     let zone = cx.limit_req.reference(name, span);
     if conf.rules.iter().any(|rule| rule.zone == zone) {
-        return Err(Diagnostic::error(node.span, "\"limit_req\" directive is duplicate"));
+        return Err(duplicate(node));
     }
     conf.rules.push(Rule { zone, burst, delay, span: node.span });
     Ok(())

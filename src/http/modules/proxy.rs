@@ -8,6 +8,7 @@ pub mod cookie;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
+use crate::config::inherit::duplicate;
 use crate::config::directive::{Accepted, accepted, custom, flag, keyword, millis, number, size};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, inherit};
 use crate::http::compile::Cx;
@@ -468,13 +469,12 @@ fn ignore_headers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagno
 }
 
 fn redirect(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let duplicate = || Diagnostic::error(node.span, "\"proxy_redirect\" directive is duplicate");
     if conf.redirects.iter().any(|rule| matches!(rule, Redirect::Off)) {
-        return Err(duplicate());
+        return Err(duplicate(node));
     }
     let rule = match (node.args.len(), node.arg(0)) {
         (1, "off") if conf.redirects.is_empty() => Redirect::Off,
-        (1, "off") => return Err(duplicate()),
+        (1, "off") => return Err(duplicate(node)),
         (1, "default") => Redirect::Default,
         (1, other) => return Err(Diagnostic::error(node.arg_span(0), format!("invalid parameter \"{other}\""))),
         (_, pattern) => {
@@ -535,8 +535,5 @@ fn script(slot: &mut Inherit<Script>, cx: &mut Cx, node: &Node) -> Result<(), Di
 }
 
 fn set<T>(slot: &mut Inherit<T>, value: T, node: &Node) -> Result<(), Diagnostic> {
-    if slot.set(value, node.span) {
-        return Ok(());
-    }
-    Err(Diagnostic::error(node.span, format!("\"{}\" directive is duplicate", node.name.text)))
+    slot.put(value, node)
 }

@@ -88,18 +88,12 @@ impl Conf {
 }
 
 fn temp_path(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    if conf.temp_path.set(TempPath::read(node, cx)?, node.span) {
-        return Ok(());
-    }
-    Err(Diagnostic::error(node.span, "\"proxy_temp_path\" directive is duplicate"))
+    conf.temp_path.put(TempPath::read(node, cx)?, node)
 }
 
 fn buffers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let buffers = (params::number(node, 0, 2, 1 << 20)?, params::size(node, 1)?);
-    if conf.buffers.set(buffers, node.span) {
-        return Ok(());
-    }
-    Err(Diagnostic::error(node.span, "\"proxy_buffers\" directive is duplicate"))
+    conf.buffers.put(buffers, node)
 }
 
 /// How fast the answer of an upstream is read; `None`: as fast as it comes.

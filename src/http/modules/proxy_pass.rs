@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use crate::config::inherit::duplicate;
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span};
 use crate::http::compile::Cx;
@@ -193,7 +194,7 @@ fn uri_part(text: &str) -> Option<Box<str>> {
 
 fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     if conf.is_set() {
-        return Err(Diagnostic::error(node.span, "\"proxy_pass\" directive is duplicate"));
+        return Err(duplicate(node));
     }
     let word = &node.args[0];
     let pass = if script::has_variables(&word.text) {

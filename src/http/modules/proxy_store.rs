@@ -70,7 +70,7 @@ fn store(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         "on" => Place::Root,
         _ => Place::File(Script::compile(&node.args[0], cx)?),
     };
-    set(conf.place.set(place, node.span), node)
+    conf.place.put(place, node)
 }
 
 fn access(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -93,15 +93,9 @@ fn access(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
             _ => return Err(invalid()),
         };
     }
-    set(conf.access.set(mode, node.span), node)
+    conf.access.put(mode, node)
 }
 
-fn set(was_unset: bool, node: &Node) -> Result<(), Diagnostic> {
-    if was_unset {
-        return Ok(());
-    }
-    Err(Diagnostic::error(node.span, format!("\"{}\" directive is duplicate", node.name.text)))
-}
 
 /// One answer on its way into a file.
 #[derive(Debug)]

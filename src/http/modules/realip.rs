@@ -89,10 +89,7 @@ fn header(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         "proxy_protocol" => Source::ProxyProtocol,
         name => Source::Field(name.as_bytes().into()),
     };
-    if conf.header.set(source, node.span) {
-        return Ok(());
-    }
-    Err(Diagnostic::error(node.span, "\"real_ip_header\" directive is duplicate"))
+    conf.header.put(source, node)
 }
 
 /// Puts the client that a trusted peer names in the peer's place, once for a request.

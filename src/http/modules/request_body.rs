@@ -102,8 +102,5 @@ pub fn folder(request: &Request) -> &'static TempPath {
 
 fn temp_path(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let path = TempPath::read(node, cx)?;
-    if conf.temp_path.set(path, node.span) {
-        return Ok(());
-    }
-    Err(Diagnostic::error(node.span, "\"client_body_temp_path\" directive is duplicate"))
+    conf.temp_path.put(path, node)
 }

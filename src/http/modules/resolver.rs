@@ -64,10 +64,7 @@ impl Conf {
 }
 
 fn resolver(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    if conf.resolver.set(Rc::new(Resolver::new(read(node)?)), node.span) {
-        return Ok(());
-    }
-    Err(Diagnostic::error(node.span, "\"resolver\" directive is duplicate"))
+    conf.resolver.put(Rc::new(Resolver::new(read(node)?)), node)
 }
 
 /// The arguments of a `resolver` directive.

@@ -5,6 +5,7 @@
 
 use std::io::Write;
 
+use crate::config::inherit::duplicate;
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
 use crate::http::compile::Cx;
@@ -49,7 +50,7 @@ impl BlockConf for Conf {
 
 fn stub_status(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     if std::mem::replace(&mut conf.is_on, true) {
-        return Err(Diagnostic::error(node.span, "\"stub_status\" directive is duplicate"));
+        return Err(duplicate(node));
     }
     Ok(())
 }

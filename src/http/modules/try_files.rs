@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::config::inherit::duplicate;
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Word};
 use crate::http::compile::Cx;
@@ -70,7 +71,7 @@ impl Conf {
 
 fn try_files(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     if conf.last.is_some() {
-        return Err(crate::config::table::duplicate(node));
+        return Err(duplicate(node));
     }
     let Some((last, files)) = node.args.split_last() else { return Ok(()) };
     for word in files {

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
+use crate::config::inherit::duplicate;
 use crate::base::number;
 use crate::config::directive::{block, custom, millis, number};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span};
@@ -602,10 +603,7 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 }
 
 fn own_resolver(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    if conf.resolver.set(Rc::new(Resolver::new(resolver::read(node)?)), node.span) {
-        return Ok(());
-    }
-    Err(Diagnostic::error(node.span, "\"resolver\" directive is duplicate"))
+    conf.resolver.put(Rc::new(Resolver::new(resolver::read(node)?)), node)
 }
 
 fn server(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -671,7 +669,7 @@ fn look_up(server: &mut Server, span: Span, cx: &mut Cx) {
 
 fn keepalive(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     if conf.idle.is_some() {
-        return Err(Diagnostic::error(node.span, "\"keepalive\" directive is duplicate"));
+        return Err(duplicate(node));
     }
     let text = node.arg(0);
     let idle_max = text.parse().map_err(|_| {
@@ -687,7 +685,7 @@ fn keepalive(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic>
 
 fn zone(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     if std::mem::replace(&mut conf.has_zone, true) {
-        return Err(Diagnostic::error(node.span, "\"zone\" directive is duplicate"));
+        return Err(duplicate(node));
     }
     if node.args.len() == 2 && number::parse_size(node.arg(1)).is_none() {
         return Err(Diagnostic::error(node.arg_span(1), format!("invalid zone size \"{}\"", node.arg(1))));

@@ -126,7 +126,7 @@ impl Conf {
 }
 
 fn text(slot: &mut Inherit<Box<str>>, node: &Node, make: impl Fn(&str) -> String) -> Result<(), Diagnostic> {
-    once(slot.set(make(node.arg(0)).into(), node.span), node)
+    slot.put(make(node.arg(0)).into(), node)
 }
 
 fn or_none(value: &str, before: &str) -> String {
@@ -142,7 +142,7 @@ fn expires(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
             seconds => Expires::Seconds(seconds as i64),
         },
     };
-    once(conf.expires.set(value, node.span), node)
+    conf.expires.put(value, node)
 }
 
 fn flags(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -164,7 +164,7 @@ fn flags(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     }
     let flags = FLAGS.iter().zip(is_set).filter(|(_, is_set)| *is_set);
     let text: String = flags.map(|(flag, _)| format!("; {flag}")).collect();
-    once(conf.flags.set(text.into(), node.span), node)
+    conf.flags.put(text.into(), node)
 }
 
 fn mark(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -176,12 +176,9 @@ fn mark(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
             return Err(Diagnostic::error(node.arg_span(0), format!("\"userid_mark\" directive {message}")));
         }
     };
-    once(conf.mark.set(value, node.span), node)
+    conf.mark.put(value, node)
 }
 
-fn once(was_unset: bool, node: &Node) -> Result<(), Diagnostic> {
-    if was_unset { Ok(()) } else { Err(crate::config::table::duplicate(node)) }
-}
 
 /// Adds the cookie to the response's head.
 pub fn send(request: &mut Request) {

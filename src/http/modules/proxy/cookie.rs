@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use crate::config::inherit::duplicate;
 use crate::config::{Diagnostic, Node, inherit};
 use crate::http::compile::Cx;
 use crate::http::modules::core;
@@ -264,8 +265,4 @@ fn is_off(node: &Node) -> Result<bool, Diagnostic> {
         (1, other) => Err(Diagnostic::error(node.arg_span(0), format!("invalid parameter \"{other}\""))),
         _ => Ok(false),
     }
-}
-
-fn duplicate(node: &Node) -> Diagnostic {
-    Diagnostic::error(node.span, format!("\"{}\" directive is duplicate", node.name.text))
 }
