@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use crate::base::number::parse_size;
-use crate::config::{Diagnostic, Diagnostics, Span, Word, params};
+use crate::config::{Diagnostic, Diagnostics, Node, Span, Word, params};
 use crate::http::request::Request;
 use crate::log;
 
@@ -134,4 +134,14 @@ impl log::Context for ByRule<'_> {
             fields.plain("rule", place);
         }
     }
+}
+/// Another kind of limit has a zone of this name.
+pub fn other_use(name: &str, node: &Node) -> Diagnostic {
+    let message = format!("the shared memory zone \"{name}\" is already declared for a different use");
+    Diagnostic::error(node.span, message)
+}
+
+/// The zone is declared with this key already.
+pub fn already_bound(name: &str, key: &str, node: &Node) -> Diagnostic {
+    Diagnostic::error(node.span, format!("{} \"{name}\" is already bound to key \"{key}\"", node.name.text))
 }

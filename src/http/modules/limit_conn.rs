@@ -103,14 +103,10 @@ fn limit_conn_zone(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnos
     let word = &node.args[1];
     let (name, bytes) = zone::parameter(word).ok_or_else(|| params::invalid_parameter(word, &["zone="]))??;
     if cx.limit_req.is_declared(name) {
-        let message = format!("the shared memory zone \"{name}\" is already declared for a different use");
-        return Err(Diagnostic::error(node.span, message));
+        return Err(zone::other_use(name, node));
     }
     let declared = Declared { key, key_text: node.arg(0).into(), bytes, span: node.span };
-    cx.limit_conn.declare(name, declared).map_err(|before| {
-        let message = format!("limit_conn_zone \"{name}\" is already bound to key \"{}\"", before.key_text);
-        Diagnostic::error(node.span, message)
-    })
+    cx.limit_conn.declare(name, declared).map_err(|before| zone::already_bound(name, &before.key_text, node))
 }
 
 fn limit_conn(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

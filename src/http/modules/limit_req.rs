@@ -128,14 +128,10 @@ fn limit_req_zone(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnost
     }
     let (name, bytes) = name_bytes.ok_or_else(|| zone::missing(&node.name))?;
     if cx.limit_conn.is_declared(name) {
-        let message = format!("the shared memory zone \"{name}\" is already declared for a different use");
-        return Err(Diagnostic::error(node.span, message));
+        return Err(zone::other_use(name, node));
     }
     let declared = Declared { key, key_text: node.arg(0).into(), bytes, rate, span: node.span };
-    cx.limit_req.declare(name, declared).map_err(|before| {
-        let message = format!("limit_req_zone \"{name}\" is already bound to key \"{}\"", before.key_text);
-        Diagnostic::error(node.span, message)
-    })
+    cx.limit_req.declare(name, declared).map_err(|before| zone::already_bound(name, &before.key_text, node))
 }
 
 /// `10r/s`, `30r/m`; a bare number is a second's.
