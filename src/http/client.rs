@@ -113,13 +113,19 @@ impl<'a> Client<'a> {
             Framing::Bodiless => self.filters = None, // nobody will see what they would make
             _ => {}
         }
-        self.output.begin(framing, request.location.core.send_timeout());
         if let Some(pace) = limit_rate::pace(request) {
             self.output.set_pace(pace);
         }
+        self.begin(request, framing, framing);
+    }
+
+    /// Makes the head, which says `shown` of what follows; what follows goes out as `framing`.
+    #[inline]
+    fn begin(&mut self, request: &mut Request, framing: Framing, shown: Framing) {
+        self.output.begin(framing, request.location.core.send_timeout());
         let pending = self.output.pending();
         let before = pending.len();
-        render_head(request, framing, pending);
+        render_head(request, shown, pending);
         request.head_bytes_sent = (pending.len() - before) as u64;
     }
 
@@ -128,11 +134,7 @@ impl<'a> Client<'a> {
         request.response = response;
         run_heads(request);
         self.has_started = true;
-        self.output.begin(Framing::UntilClose, request.location.core.send_timeout());
-        let pending = self.output.pending();
-        let before = pending.len();
-        render_head(request, Framing::Bodiless, pending);
-        request.head_bytes_sent = (pending.len() - before) as u64;
+        self.begin(request, Framing::UntilClose, Framing::Bodiless);
     }
 
     /// How many more body bytes may be moved past [`Client::write`]: `None` when they must be framed or changed.

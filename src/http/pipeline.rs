@@ -126,13 +126,8 @@ pub async fn handle(
 }
 
 fn begin(request: &mut Request) -> Reply {
-    if !request.is_subrequest()
-        && let Some(reply) = run(request, Phase::PostRead)
-    {
-        core::bound_keepalive(request);
-        return reply;
-    }
-    match run(request, Phase::ServerRewrite) {
+    let read = if request.is_subrequest() { None } else { run(request, Phase::PostRead) };
+    match read.or_else(|| run(request, Phase::ServerRewrite)) {
         Some(reply) => {
             core::bound_keepalive(request);
             reply
@@ -223,32 +218,24 @@ fn inside(request: &mut Request, phases: impl IntoIterator<Item = Phase>) -> Opt
 
 #[inline]
 fn run(request: &mut Request, phase: Phase) -> Option<Reply> {
-    // The server's own steps are run also where a location is in force already.
-    let confs = match phase {
-        Phase::PostRead | Phase::ServerRewrite => &request.server.root.confs,
-        _ => &request.location.confs,
-    };
-    if confs.is_phase_idle(phase) {
-        return None;
-    }
-    run_busy(request, confs, phase)
+    if confs(request, phase).is_phase_idle(phase) { None } else { run_from(request, phase, 0) }
 }
 
-fn run_busy(request: &mut Request, confs: &'static Confs, phase: Phase) -> Option<Reply> {
-    for (index, (number, handler)) in modules::handlers(phase).iter().enumerate() {
-        if confs.is_idle(*number) {
-            continue;
-        }
-        match handler(request) {
-            Verdict::Next => {}
-            verdict => return decide(request, phase, index, verdict),
-        }
+/// The settings that a phase goes by: the server's own steps are run also where a location is in force already.
+#[inline]
+fn confs(request: &Request, phase: Phase) -> &'static Confs {
+    match phase {
+        Phase::PostRead | Phase::ServerRewrite => &request.server.root.confs,
+        _ => &request.location.confs,
     }
-    None
 }
 
 fn run_from(request: &mut Request, phase: Phase, first: usize) -> Option<Reply> {
-    for (index, (_, handler)) in modules::handlers(phase).iter().enumerate().skip(first) {
+    let confs = confs(request, phase);
+    for (index, (number, handler)) in modules::handlers(phase).iter().enumerate().skip(first) {
+        if confs.is_idle(*number) {
+            continue;
+        }
         match handler(request) {
             Verdict::Next => {}
             verdict => return decide(request, phase, index, verdict),

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use crate::http::client::Client;
 use crate::http::error::{Error, Limit};
 use crate::http::modules::proxy_store::{self, Store};
-use crate::http::modules::upstream::Head;
+use crate::http::modules::upstream::{Action, Head};
 use crate::http::modules::{proxy, proxy_buffering};
 use crate::http::pace::Pace;
 use crate::http::request::Request;
@@ -302,7 +302,7 @@ impl Stream {
         outgoing: &mut Outgoing,
     ) -> Result<(), Error> {
         let mut pieces = Pieces::new();
-        request.upstream.action = Some(crate::http::modules::upstream::Action::ReadingBody);
+        request.upstream.action = Some(Action::ReadingBody);
         while !self.framing.is_done() {
             if let Some(left) = self.spliceable(client, outgoing) {
                 return self.splice(request, client, left).await;
@@ -397,24 +397,20 @@ impl Stream {
         if self.pace.is_some() {
             limit = limit.min(self.pause(request, client).await?);
         }
-        let read = loop {
+        loop {
             match poll_fn(|cx| self.poll_read(cx, request, client, outgoing, limit)).await {
                 Ok(None) => Box::pin(self.refill(request, client)).await?,
-                Ok(Some(count)) => break Ok(count),
-                Err(stop) => break Err(stop),
-            }
-        };
-        match read {
-            Ok(count) => {
-                if let Some(pace) = &mut self.pace {
-                    pace.pass(count as u64);
+                Ok(Some(count)) => {
+                    if let Some(pace) = &mut self.pace {
+                        pace.pass(count as u64);
+                    }
+                    return Ok(count);
                 }
-                Ok(count)
-            }
-            Err(Stop::Request(error)) => Err(error),
-            Err(Stop::Peer(failure)) => {
-                let status = failure.fault.status();
-                Err(Error::upstream(status, failure.cause.to_string()))
+                Err(Stop::Request(error)) => return Err(error),
+                Err(Stop::Peer(failure)) => {
+                    let status = failure.fault.status();
+                    return Err(Error::upstream(status, failure.cause.to_string()));
+                }
             }
         }
     }
@@ -428,9 +424,7 @@ impl Stream {
         outgoing: &mut Outgoing,
         limit: usize,
     ) -> Poll<Result<Option<usize>, Stop>> {
-        if client.pending() > 0
-            && let Poll::Ready(Err(error)) = client.poll_flush(cx, request)
-        {
+        if let Poll::Ready(Err(error)) = client.poll_flush(cx, request) {
             return Poll::Ready(Err(Stop::Request(error)));
         }
         if self.may_refill(client) {
@@ -451,9 +445,7 @@ impl Stream {
         let Some(pace) = &self.pace else { return Ok(usize::MAX) };
         let mut timer = Timer::new();
         poll_fn(|cx| {
-            if client.pending() > 0
-                && let Poll::Ready(Err(error)) = client.poll_flush(cx, request)
-            {
+            if let Poll::Ready(Err(error)) = client.poll_flush(cx, request) {
                 return Poll::Ready(Err(error));
             }
             if !request.location.proxy.ignore_client_abort() && client.io().poll_hangup(cx).is_ready() {
