@@ -13,6 +13,7 @@ pub mod handover;
 pub mod headers;
 pub mod listen;
 pub mod location;
+pub mod media_types;
 pub mod modules;
 pub mod output;
 pub mod pace;

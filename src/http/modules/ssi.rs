@@ -9,11 +9,11 @@ mod expression;
 
 use crate::base::path::{Escape, escape_uri, normalize_uri};
 use crate::config::directive::{Accepted, accepted, custom, flag, number};
-use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
 use crate::http::compile::Cx;
 use crate::http::error::Error;
 use crate::http::filter::{BodyFilter, Flow, Piece};
+use crate::http::media_types::MediaTypes;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::request::Request;
 use crate::http::subrequest::{Done, Subrequest, Then};
@@ -37,7 +37,7 @@ pub struct Conf {
     silent_errors: Inherit<bool>,
     last_modified: Inherit<bool>,
     value_length: Inherit<u64>,
-    types: Vec<Box<str>>,
+    types: MediaTypes,
 }
 
 /// What the commands of one answer share, with those of its subrequests.
@@ -72,7 +72,7 @@ impl Merge for Conf {
         self.silent_errors.merge(&outer.silent_errors);
         self.last_modified.merge(&outer.last_modified);
         self.value_length.merge(&outer.value_length);
-        replace(&mut self.types, &outer.types);
+        self.types.merge(&outer.types);
     }
 }
 
@@ -82,20 +82,15 @@ impl BlockConf for Conf {
     }
 }
 
-fn types(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.types.extend(node.args.iter().map(|word| word.text.to_ascii_lowercase().into()));
+fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.types.add(node, &mut cx.diagnostics);
     Ok(())
 }
 
 impl Conf {
     /// Whether answers of this type are read for commands.
     pub fn applies(&self, content_type: &[u8]) -> bool {
-        if !self.on.get(false) {
-            return false;
-        }
-        let plain = content_type.split(|byte| *byte == b';').next().unwrap_or(b"").trim_ascii();
-        let is = |name: &str| plain.eq_ignore_ascii_case(name.as_bytes());
-        is("text/html") || self.types.iter().any(|name| &**name == "*" || is(name))
+        self.on.get(false) && self.types.has(Some(content_type), &["text/html"])
     }
 }
 
