@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use crate::http::error::Error;
-use crate::http::filter::{Filters, Piece};
+use crate::http::filter::{Filters, Piece, Signal};
 use crate::http::modules::{self, limit_rate};
 use crate::http::output::{Framing, JOINED_MAX, Output};
 use crate::http::request::Request;
@@ -43,22 +43,31 @@ pub struct Client<'a> {
     /// A subrequest's: the head stays here, the body becomes part of the outer one.
     is_within: bool,
     has_started: bool,
+    /// The filters may hold bytes back.
+    holds: bool,
 }
 
 impl<'a> Client<'a> {
     pub fn new(io: &'a Io) -> Self {
-        Self { io, output: Output::new(), filters: None, is_within: false, has_started: false }
+        Self { io, output: Output::new(), filters: None, is_within: false, has_started: false, holds: false }
     }
 
     /// What a subrequest answers into: the body that `outer` has begun, until [`Client::resume`].
     pub fn within(outer: &mut Self) -> Self {
         let output = std::mem::take(&mut outer.output);
-        Self { io: outer.io, output, filters: None, is_within: true, has_started: false }
+        Self { io: outer.io, output, filters: None, is_within: true, has_started: false, holds: false }
     }
 
     /// What a subrequest answers into whose body is kept in memory, up to `max` bytes; 0: none of it is kept.
     pub fn memory(io: &'a Io, max: usize) -> Self {
-        Self { io, output: Output::memory(max), filters: None, is_within: true, has_started: false }
+        Self {
+            io,
+            output: Output::memory(max),
+            filters: None,
+            is_within: true,
+            has_started: false,
+            holds: false,
+        }
     }
 
     /// Goes on behind a subrequest that was answered into this body.
@@ -110,8 +119,11 @@ impl<'a> Client<'a> {
         let framing = framing_of(request);
         match framing {
             Framing::UntilClose => request.keep_alive = false,
-            Framing::Bodiless => self.filters = None, // nobody will see what they would make
+            Framing::Bodiless => (self.filters, request.coding) = (None, None), // nobody will see what they would make
             _ => {}
+        }
+        if let Some(coding) = request.coding.take() {
+            self.output.set_coding(coding);
         }
         if let Some(pace) = limit_rate::pace(request) {
             self.output.set_pace(pace);
@@ -208,8 +220,8 @@ impl<'a> Client<'a> {
 
     /// Ends the body. A body shorter than its declared length ends the connection: the client must see the cut.
     pub async fn finish(&mut self, request: &mut Request) -> Result<(), Error> {
-        if self.filters.is_some() {
-            Box::pin(self.write_changed(request, b"", true)).await?;
+        if self.filters.is_some() || self.output.is_coded() {
+            Box::pin(self.write_changed(request, b"", Signal::End)).await?;
         }
         let is_whole = if self.is_within {
             true
@@ -250,7 +262,7 @@ impl<'a> Client<'a> {
         ahead: usize,
     ) -> Result<(), Error> {
         if !is_plain {
-            return Box::pin(self.write_changed(request, data, false)).await;
+            return Box::pin(self.write_changed(request, data, Signal::More)).await;
         }
         let mut done = 0;
         let outcome = poll_fn(|cx| self.output.poll_send(self.io, cx, (data, tail), ahead, &mut done)).await;
@@ -259,25 +271,49 @@ impl<'a> Client<'a> {
         outcome
     }
 
+    /// What the filters and the coding hold back should leave while nothing more comes.
+    pub fn holds(&self) -> bool {
+        self.holds || self.output.holds()
+    }
+
+    /// Lets go what can leave of it.
+    pub async fn let_go(&mut self, request: &mut Request) -> Result<(), Error> {
+        self.write_changed(request, b"", Signal::Flush).await
+    }
+
     /// Sends what becomes of `data` in the filters, one piece after the other, at the pace that is allowed.
-    async fn write_changed(&mut self, request: &mut Request, data: &[u8], is_end: bool) -> Result<(), Error> {
+    async fn write_changed(
+        &mut self,
+        request: &mut Request,
+        data: &[u8],
+        signal: Signal,
+    ) -> Result<(), Error> {
+        // a subrequest's end is not that of the response
+        let outer = if signal == Signal::End && self.is_within { Signal::More } else { signal };
         let Some(mut filters) = self.filters.take() else {
-            return self.output.emit(self.io, data, &mut request.bytes_sent).await;
+            return self.output.emit(self.io, data, outer, &mut request.bytes_sent).await;
         };
-        let mut pieces = filters.push(request, data, is_end)?;
+        self.holds = signal == Signal::More;
+        let plain = if self.output.is_coded() { Signal::More } else { outer };
+        let mut pieces = filters.push(request, data, signal)?;
         loop {
             for piece in pieces {
                 match piece {
-                    Piece::Bytes(bytes) => self.output.emit(self.io, &bytes, &mut request.bytes_sent).await?,
+                    Piece::Bytes(bytes) => {
+                        self.output.emit(self.io, &bytes, plain, &mut request.bytes_sent).await?;
+                    }
                     Piece::Subrequest(subrequest) => subrequest::run(request, self, subrequest).await?,
                 }
             }
             if !filters.waits() {
                 break;
             }
-            pieces = filters.push(request, b"", false)?;
+            pieces = filters.push(request, b"", Signal::More)?;
         }
-        if !is_end {
+        if self.output.is_coded() && outer != Signal::More {
+            self.output.emit(self.io, b"", outer, &mut request.bytes_sent).await?;
+        }
+        if signal != Signal::End {
             self.filters = Some(filters);
         }
         Ok(())

@@ -2,7 +2,8 @@
 //!
 //! A module's part in the head (`modules::HEAD`) puts a filter into `request.filters`; bodies without one make no
 //! call. Filters get bytes and give pieces, one after the other; a piece may be a subrequest, whose answer takes
-//! its place.
+//! its place. What changes the response as a whole, the answers of subrequests included, is a [`Coding`] in
+//! `request.coding` instead.
 
 use std::fmt;
 
@@ -18,6 +19,25 @@ pub enum Piece {
     Subrequest(Subrequest),
 }
 
+/// What follows the bytes that are pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// More of the body, soon.
+    More,
+    /// The source pauses: what can leave must leave now.
+    Flush,
+    /// Nothing: the body is complete.
+    End,
+}
+
+/// A coding of the response as a whole: gzip and the like.
+pub trait Coding: fmt::Debug {
+    /// Takes the next bytes and appends what is to be sent of them.
+    ///
+    /// Errors: the response cannot go on and is cut.
+    fn push(&mut self, data: &[u8], signal: Signal, out: &mut Vec<u8>) -> Result<(), Error>;
+}
+
 /// Whether a filter has done with what it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
@@ -28,14 +48,14 @@ pub enum Flow {
 
 /// One change of a body.
 pub trait BodyFilter: fmt::Debug {
-    /// Takes the next bytes of the body and appends what becomes of them; `is_end`: none follow.
+    /// Takes the next bytes of the body and appends what becomes of them.
     ///
     /// Errors: the response cannot go on and is cut.
     fn push(
         &mut self,
         request: &mut Request,
         data: &[u8],
-        is_end: bool,
+        signal: Signal,
         out: &mut Vec<Piece>,
     ) -> Result<Flow, Error>;
 }
@@ -65,9 +85,9 @@ impl Filters {
     }
 
     /// Runs bytes through all filters.
-    pub fn push(&mut self, request: &mut Request, data: &[u8], is_end: bool) -> Result<Vec<Piece>, Error> {
+    pub fn push(&mut self, request: &mut Request, data: &[u8], signal: Signal) -> Result<Vec<Piece>, Error> {
         let mut pieces = vec![Piece::Bytes(data.to_vec())];
-        let mut is_end = is_end;
+        let mut is_end = signal == Signal::End;
         for Stage { filter, is_ended, waits, held } in &mut self.0 {
             let was_waiting = std::mem::take(waits);
             let mut next = Vec::new();
@@ -76,14 +96,19 @@ impl Filters {
                     later if *waits => held.push(later),
                     Piece::Bytes(bytes) if bytes.is_empty() => {}
                     Piece::Bytes(bytes) => {
-                        *waits = filter.push(request, &bytes, false, &mut next)? == Flow::Wait;
+                        *waits = filter.push(request, &bytes, Signal::More, &mut next)? == Flow::Wait;
                     }
                     passed @ Piece::Subrequest(_) => next.push(passed),
                 }
             }
             *is_ended |= is_end;
-            if !*waits && (*is_ended || was_waiting) {
-                *waits = filter.push(request, b"", *is_ended, &mut next)? == Flow::Wait;
+            let last = match signal {
+                _ if *is_ended => Some(Signal::End),
+                Signal::Flush => Some(Signal::Flush),
+                _ => was_waiting.then_some(Signal::More),
+            };
+            if let Some(last) = last.filter(|_| !*waits) {
+                *waits = filter.push(request, b"", last, &mut next)? == Flow::Wait;
             }
             is_end = *is_ended && !*waits && held.is_empty();
             pieces = next;

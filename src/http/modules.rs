@@ -152,9 +152,9 @@ modules! {
     stub_status => [Content content];
     index       => [Content content];
     static_file => [Content content];
-    ssi         => [] head head;
-    userid      => [] head send;
     headers     => [] head add trailers add_trailers;
+    userid      => [] head send;
+    ssi         => [] head head;
     ranges      => [] head head;
     access_log  => [] log write;
     counters    => [] log count;

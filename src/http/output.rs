@@ -9,12 +9,16 @@ use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
 
 use crate::http::error::{Error, Limit};
+use crate::http::filter::{Coding, Signal};
 use crate::http::pace::Pace;
 use crate::proto::h1::encode;
 use crate::runtime::{self, Io, Timer, buffer};
 
 /// Body bytes up to this many are copied behind their head: cheaper than to hand the kernel a list.
 pub const JOINED_MAX: usize = 4096;
+
+/// The last bytes of a body, up to this many, are copied in front of its end.
+const LAST_MAX: usize = 32 * 1024;
 
 /// How the end of the response's body is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,12 +39,29 @@ pub enum Framing {
 }
 
 /// What few responses have.
-#[derive(Debug)]
-enum Special {
+#[derive(Debug, Default)]
+struct Special {
     /// `limit_rate`.
-    Pace(Pace),
-    /// Nothing is sent: the body is kept, up to so many bytes.
-    Memory { kept: Vec<u8>, max: usize },
+    pace: Option<Pace>,
+    /// Nothing is sent: the body is kept.
+    memory: Option<Memory>,
+    coding: Option<Box<dyn Coding>>,
+    /// The coding may hold bytes back.
+    holds: bool,
+}
+
+impl Special {
+    /// Bytes must not go past it.
+    fn changes(&self) -> bool {
+        self.memory.is_some() || self.coding.is_some()
+    }
+}
+
+/// A body that is kept, up to so many bytes.
+#[derive(Debug)]
+struct Memory {
+    kept: Vec<u8>,
+    max: usize,
 }
 
 /// The way of one response to its socket.
@@ -63,7 +84,7 @@ impl Output {
 
     pub fn memory(max: usize) -> Self {
         let mut output = Self::default();
-        output.special = Some(Box::new(Special::Memory { kept: Vec::new(), max }));
+        output.special.get_or_insert_default().memory = Some(Memory { kept: Vec::new(), max });
         output
     }
 
@@ -73,15 +94,27 @@ impl Output {
     }
 
     pub fn set_pace(&mut self, pace: Pace) {
-        self.special = Some(Box::new(Special::Pace(pace)));
+        self.special.get_or_insert_default().pace = Some(pace);
+    }
+
+    /// Everything that is emitted goes through this first.
+    pub fn set_coding(&mut self, coding: Box<dyn Coding>) {
+        self.special.get_or_insert_default().coding = Some(coding);
+    }
+
+    pub fn is_coded(&self) -> bool {
+        self.special.as_deref().is_some_and(|special| special.coding.is_some())
+    }
+
+    /// A coding may hold bytes back, which [`Signal::Flush`] lets go.
+    pub fn holds(&self) -> bool {
+        self.special.as_deref().is_some_and(|special| special.holds)
     }
 
     /// What [`Output::memory`] has kept.
     pub fn take_memory(&mut self) -> Vec<u8> {
-        match self.special.as_deref_mut() {
-            Some(Special::Memory { kept, .. }) => std::mem::take(kept),
-            _ => Vec::new(),
-        }
+        let memory = self.special.as_deref_mut().and_then(|special| special.memory.take());
+        memory.map_or_else(Vec::new, |memory| memory.kept)
     }
 
     /// Where a head is rendered to.
@@ -109,12 +142,14 @@ impl Output {
     }
 
     pub fn is_paced(&self) -> bool {
-        matches!(self.special.as_deref(), Some(Special::Pace(_)))
+        self.special.as_deref().is_some_and(|special| special.pace.is_some())
     }
 
     /// The bytes that may leave now; waits until there are some. Errors: the client has gone meanwhile.
     pub async fn pace(&self, io: &Io) -> Result<u64, Error> {
-        let Some(Special::Pace(pace)) = self.special.as_deref() else { return Ok(u64::MAX) };
+        let Some(pace) = self.special.as_deref().and_then(|special| special.pace.as_ref()) else {
+            return Ok(u64::MAX);
+        };
         let mut timer = Timer::new();
         poll_fn(|cx| {
             if let Poll::Ready(count) = pace.poll_wait(cx, &mut timer) {
@@ -132,10 +167,12 @@ impl Output {
     }
 
     pub fn raw_room(&self) -> Option<u64> {
-        match (self.framing, self.special.as_deref()) {
-            (_, Some(Special::Memory { .. })) => None,
-            (Framing::Length { left }, _) => Some(left),
-            (Framing::UntilClose, _) => Some(u64::MAX),
+        if self.special.as_deref().is_some_and(Special::changes) {
+            return None;
+        }
+        match self.framing {
+            Framing::Length { left } => Some(left),
+            Framing::UntilClose => Some(u64::MAX),
             _ => None,
         }
     }
@@ -144,7 +181,12 @@ impl Output {
         if let Framing::Length { left } = &mut self.framing {
             *left = left.saturating_sub(count);
         }
-        if let Some(Special::Pace(pace)) = self.special.as_deref_mut() {
+        self.pass(count);
+    }
+
+    /// Counts bytes that leave against what may leave.
+    fn pass(&mut self, count: u64) {
+        if let Some(pace) = self.special.as_deref_mut().and_then(|special| special.pace.as_mut()) {
             pace.pass(count);
         }
     }
@@ -259,9 +301,13 @@ impl Output {
         polled
     }
 
-    /// Frames and sends all of `data` at the pace that is allowed, or keeps it where nothing is sent.
-    pub async fn emit(&mut self, io: &Io, mut data: &[u8], sent: &mut u64) -> Result<(), Error> {
-        if let Some(Special::Memory { kept, max }) = self.special.as_deref_mut() {
+    /// Encodes, frames and sends all of `data` at the pace that is allowed, or keeps it where nothing is sent.
+    /// The last of a body may be left for [`Output::end`], to leave with it.
+    pub async fn emit(&mut self, io: &Io, data: &[u8], signal: Signal, sent: &mut u64) -> Result<(), Error> {
+        let Some(special) = self.special.as_deref_mut() else {
+            return self.emit_plain(io, data, signal, sent).await;
+        };
+        if let Some(Memory { kept, max }) = &mut special.memory {
             if *max == 0 {
                 return Ok(()); // only the status is asked for
             }
@@ -272,14 +318,41 @@ impl Output {
             kept.extend_from_slice(data);
             return Ok(());
         }
+        let Some(coding) = &mut special.coding else {
+            return self.emit_plain(io, data, signal, sent).await;
+        };
+        let mut coded = buffer::scratch();
+        let outcome = coding.push(data, signal, &mut coded);
+        special.holds = signal == Signal::More && (special.holds || !data.is_empty());
+        if signal == Signal::End {
+            special.coding = None;
+        }
+        let outcome = match outcome {
+            Ok(()) => self.emit_plain(io, &coded, signal, sent).await,
+            Err(error) => Err(error),
+        };
+        buffer::recycle(coded);
+        outcome
+    }
+
+    async fn emit_plain(
+        &mut self,
+        io: &Io,
+        mut data: &[u8],
+        signal: Signal,
+        sent: &mut u64,
+    ) -> Result<(), Error> {
         while !data.is_empty() {
             let room = self.pace(io).await?;
             let (part, rest) = data.split_at(data.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
             data = rest;
-            if let Some(Special::Pace(pace)) = self.special.as_deref_mut() {
-                pace.pass(part.len() as u64);
-            }
+            self.pass(part.len() as u64);
             let (mut part, mut tail) = self.frame(part);
+            if signal == Signal::End && part.len() <= LAST_MAX && self.pending.len() <= LAST_MAX {
+                self.pending.extend_from_slice(part);
+                self.pending.extend_from_slice(tail);
+                continue;
+            }
             if self.join(part, tail) {
                 (part, tail) = (b"", b"");
             }

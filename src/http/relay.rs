@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::ops::Range;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use smallvec::SmallVec;
 
@@ -29,7 +29,7 @@ use crate::proto::h1::length::BodyLength;
 use crate::proto::h1::response::ResponseHead;
 use crate::proto::header::Id;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{Either, Timer, race, relay};
+use crate::runtime::{self, Either, Timer, race, relay};
 use crate::upstream::Group;
 use crate::upstream::pool::Connection;
 
@@ -191,8 +191,9 @@ fn begin(
     let ahead = if request.upstream.buffering.unwrap_or(conf.is_on()) { conf.bytes() } else { 0 };
     let spill = conf.temp_path().filter(|_| ahead > 0 && conf.temp_file_bytes_max() > 0);
     let spill = spill.map(|place| Spill::new(place, conf.temp_file_bytes_max()));
-    let stream = Stream { connection, framing, buffer: None, wait, ahead, pace, spill, store: None };
-    let stream = Box::new(stream);
+    let (store, pause) = (None, Timer::new());
+    let stream =
+        Box::new(Stream { connection, framing, buffer: None, wait, ahead, pace, spill, store, pause });
     Ok((pieces, head, head_length, Some((stream, used, may_keep))))
 }
 
@@ -281,7 +282,12 @@ struct Stream {
     spill: Option<Spill>,
     /// `proxy_store`.
     store: Option<Store>,
+    /// Set while the upstream pauses and something is held back on its way.
+    pause: Timer,
 }
+
+/// A pause of the upstream after which what filters hold back is let go: what comes in one piece is not cut.
+const PAUSE_MS: u64 = 2;
 
 impl Stream {
     /// Begins to keep the answer in a file.
@@ -399,7 +405,8 @@ impl Stream {
         }
         loop {
             match poll_fn(|cx| self.poll_read(cx, request, client, outgoing, limit)).await {
-                Ok(None) => Box::pin(self.refill(request, client)).await?,
+                Ok(None) if self.may_refill(client) => Box::pin(self.refill(request, client)).await?,
+                Ok(None) => Box::pin(client.let_go(request)).await?,
                 Ok(Some(count)) => {
                     if let Some(pace) = &mut self.pace {
                         pace.pass(count as u64);
@@ -415,7 +422,8 @@ impl Stream {
         }
     }
 
-    /// Sends what waits and reads what has come. Ready with `None` when what waits on disk may be sent.
+    /// Sends what waits and reads what has come. Ready with `None` when what waits on disk may be sent, or what is
+    /// held back.
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -436,7 +444,22 @@ impl Stream {
         if !buffer.data().is_empty() {
             *held = Some(buffer); // else back to the pool: a pause holds no memory
         }
+        if polled.is_ready() {
+            self.pause.cancel();
+        } else if client.holds() {
+            return self.poll_pause(cx);
+        }
         polled.map_ok(Some)
+    }
+
+    /// Ready when the upstream has paused for long enough to let go what is held back.
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, Stop>> {
+        if !self.pause.is_set() {
+            self.pause.set(runtime::now_ms() + PAUSE_MS);
+        }
+        ready!(self.pause.poll_expired(cx));
+        self.pause.cancel();
+        Poll::Ready(Ok(None))
     }
 
     /// Waits until `proxy_limit_rate` lets something be read, and says how much; what waits for the client goes out

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use crate::base::in_place::boxed;
 use crate::http::body::Body;
 use crate::http::captures::Captures;
-use crate::http::filter::Filters;
+use crate::http::filter::{Coding, Filters};
 use crate::http::headers::Headers;
 use crate::http::location::Location;
 use crate::http::pipeline;
@@ -130,6 +130,8 @@ pub struct Request {
     pub socket_peer: Option<Box<SockAddr>>,
     /// What changes the body of the response; put here by a module's part in the head.
     pub filters: Option<Box<Filters>>,
+    /// What encodes the response as a whole; the client's own request only.
+    pub coding: Option<Box<dyn Coding>>,
     /// What SSI commands have set.
     pub ssi: Option<Box<modules::ssi::State>>,
     /// Bytes a second, when the upstream or `set $limit_rate` said so; 0: no limit.
@@ -193,6 +195,7 @@ impl Request {
             termination: None,
             socket_peer: None,
             filters: None,
+            coding: None,
             ssi: None,
             limit_rate: None,
             depth: 0,

@@ -16,6 +16,8 @@ pub struct Response {
     pub headers: Headers,
     /// Bytes of the body, when known before it is sent.
     pub content_length: Option<u64>,
+    /// Parts of it may be asked for; the module `ranges` sees to it.
+    pub allows_ranges: bool,
     /// Trailers follow the body, if it is chunked: `modules::TRAILERS` add theirs at its end.
     pub has_trailers: bool,
     /// Lines that each end with CRLF.
@@ -33,6 +35,23 @@ impl Response {
             response.headers.push_id(Id::ContentType, content_type);
         }
         response
+    }
+
+    /// What is said of the body before it is changed on its way: its length is not known, it has no parts, and a
+    /// strong tag is a weak one.
+    pub fn body_changes(&mut self) {
+        self.content_length = None;
+        self.allows_ranges = false;
+        self.headers.remove(Id::AcceptRanges);
+        match self.headers.get(Id::Etag) {
+            None => {}
+            Some(tag) if tag.starts_with(b"W/") => {}
+            Some(tag) if tag.starts_with(b"\"") => {
+                let weak = [b"W/", tag].concat();
+                self.headers.set(Id::Etag, &weak);
+            }
+            Some(_) => self.headers.remove(Id::Etag),
+        }
     }
 
     /// A response of this status never has a body (RFC 9110 §6.4.1).

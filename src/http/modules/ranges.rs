@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 use crate::config::directive::{flag, number};
 use crate::config::{Context, Inherit, Merge};
 use crate::http::error::Error;
-use crate::http::filter::{BodyFilter, Flow, Piece};
+use crate::http::filter::{BodyFilter, Flow, Piece, Signal};
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::variable::Variable;
@@ -152,7 +152,7 @@ impl BodyFilter for Cut {
         &mut self,
         _: &mut Request,
         data: &[u8],
-        _: bool,
+        _: Signal,
         out: &mut Vec<Piece>,
     ) -> Result<Flow, Error> {
         let skip = self.skip.min(data.len() as u64);

@@ -12,7 +12,7 @@ use crate::config::directive::{Accepted, accepted, custom, flag, number};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
 use crate::http::compile::Cx;
 use crate::http::error::Error;
-use crate::http::filter::{BodyFilter, Flow, Piece};
+use crate::http::filter::{BodyFilter, Flow, Piece, Signal};
 use crate::http::media_types::MediaTypes;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::request::Request;
@@ -104,12 +104,11 @@ pub fn head(request: &mut Request) {
     if !conf.applies(headers.get(Id::ContentType).unwrap_or(b"")) || request.response.content_length == Some(0) {
         return;
     }
-    request.response.content_length = None;
-    headers.remove(Id::AcceptRanges);
     if !conf.last_modified.get(false) {
         headers.remove(Id::LastModified);
         headers.remove(Id::Etag);
     }
+    request.response.body_changes();
     let filter = Ssi {
         conf,
         input: Vec::new(),
@@ -150,9 +149,10 @@ impl BodyFilter for Ssi {
         &mut self,
         request: &mut Request,
         data: &[u8],
-        is_end: bool,
+        signal: Signal,
         out: &mut Vec<Piece>,
     ) -> Result<Flow, Error> {
+        let is_end = signal == Signal::End;
         self.input.extend_from_slice(data);
         self.answer_stub(request, out);
         let input = std::mem::take(&mut self.input);
