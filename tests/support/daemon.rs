@@ -148,6 +148,12 @@ impl Setup {
         self
     }
 
+    /// Another program instead of the one under test.
+    pub fn program(mut self, path: &Path) -> Self {
+        self.program = path.into();
+        self
+    }
+
     /// Leaves `-e` away: until it has read its configuration the daemon has no log.
     pub fn without_early_log(mut self) -> Self {
         self.without_early_log = true;

@@ -65,11 +65,16 @@ impl Wire {
     pub fn request(&mut self) -> Option<Request> {
         let head = self.head_or_end()?;
         let mut request = Request::parse(&head);
+        self.request_body(&mut request);
+        Some(request)
+    }
+
+    /// Reads the body that belongs to the head of a request.
+    pub fn request_body(&mut self, request: &mut Request) {
         request.body = match request.header("transfer-encoding") {
             Some(_) => self.chunked(&mut request.trailers),
             None => self.exactly(request.length().unwrap_or(0)),
         };
-        Some(request)
     }
 
     /// Reads the head of a request and leaves the body on the wire.

@@ -1,0 +1,83 @@
+//! The backends that both daemons share: what they received is kept, what they answer stands in the file of cases.
+
+use std::sync::{Arc, Mutex};
+
+use crate::answer;
+use crate::case::{Reply, Script};
+use crate::support::message::Request;
+use crate::support::origin::{Origin, Peer};
+use crate::support::{port, wait_for};
+
+pub struct Backends {
+    pub a: Origin,
+    pub b: Origin,
+    /// A port on which nobody listens.
+    pub dead: u16,
+    received: Received,
+}
+
+/// Requests as text, in the order of their end.
+type Received = Arc<Mutex<Vec<Vec<String>>>>;
+
+impl Backends {
+    pub fn start(script: &Script) -> Self {
+        let received = Received::default();
+        let copies = |reply: &Reply| (reply.path.clone(), reply.bytes.clone(), reply.closes);
+        let replies: Vec<(String, Vec<u8>, bool)> = script.replies.iter().map(copies).collect();
+        let replies = Arc::new(replies);
+        let start = |name: &'static str| {
+            let (received, replies) = (received.clone(), replies.clone());
+            Origin::start(move |peer| serve(peer, name, &received, &replies))
+        };
+        Self { a: start("a"), b: start("b"), dead: port::free(), received }
+    }
+
+    /// What has been received since the last call, when it is at least so many requests.
+    pub fn take(&self, count: usize) -> Vec<Vec<String>> {
+        wait_for("requests at the backends", || {
+            (self.received.lock().expect("not poisoned").len() >= count).then_some(())
+        });
+        std::mem::take(&mut *self.received.lock().expect("not poisoned"))
+    }
+}
+
+fn serve(peer: &mut Peer, name: &str, received: &Received, replies: &[(String, Vec<u8>, bool)]) {
+    while let Some(head) = peer.head_or_end() {
+        let mut request = Request::parse(&head);
+        peer.request_body(&mut request);
+        let mut lines = vec![format!("backend {name}:")];
+        // Connections to backends are kept by default since nginx 1.29.7, and so here.
+        lines.extend(answer::shown(&head).into_iter().filter(|line| line != "Connection: close"));
+        lines.extend(answer::shown(&request.body));
+        received.lock().expect("not poisoned").push(lines);
+        let scripted = replies.iter().find(|(path, _, _)| request.target.contains(path.as_str()));
+        let (bytes, closes) = match scripted {
+            Some((_, bytes, closes)) => (bytes.clone(), *closes),
+            None => (plain(name, &request), false),
+        };
+        let bytes = if request.method == "HEAD" { head_of(&bytes) } else { &bytes };
+        if peer.try_send(bytes).is_err() || closes {
+            return;
+        }
+    }
+}
+
+fn plain(name: &str, request: &Request) -> Vec<u8> {
+    let body = format!("{name}: {} {}\n", request.method, request.target);
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{body}")
+        .into_bytes()
+}
+
+/// An answer without its body; interim answers before it stay.
+fn head_of(bytes: &[u8]) -> &[u8] {
+    let mut end = 0;
+    loop {
+        let is_interim = bytes[end..].starts_with(b"HTTP/1.1 1");
+        let Some(at) = bytes[end..].windows(4).position(|four| four == b"\r\n\r\n") else { return bytes };
+        end += at + 4;
+        if !is_interim {
+            return &bytes[..end];
+        }
+    }
+}

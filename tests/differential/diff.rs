@@ -1,0 +1,56 @@
+//! What differs between two lists of lines.
+
+enum Step<'a> {
+    Same(&'a str),
+    Theirs(&'a str),
+    Ours(&'a str),
+}
+
+/// Only the lines that differ: nginx's with `-`, ours with `+`.
+pub fn changed(theirs: &[String], our: &[String]) -> Vec<String> {
+    let differing = |step| match step {
+        Step::Same(_) => None,
+        Step::Theirs(line) => Some(format!("-{line}")),
+        Step::Ours(line) => Some(format!("+{line}")),
+    };
+    steps(theirs, our).into_iter().filter_map(differing).collect()
+}
+
+/// All lines, those that differ with their sign in front.
+pub fn whole(theirs: &[String], our: &[String]) -> String {
+    let line = |step| match step {
+        Step::Same(line) => format!("  {line}\n"),
+        Step::Theirs(line) => format!("- {line}\n"),
+        Step::Ours(line) => format!("+ {line}\n"),
+    };
+    steps(theirs, our).into_iter().map(line).collect()
+}
+
+/// By the longest common subsequence; the lists are answers, so they are short.
+fn steps<'a>(theirs: &'a [String], our: &'a [String]) -> Vec<Step<'a>> {
+    let mut common = vec![vec![0_usize; our.len() + 1]; theirs.len() + 1];
+    for i in (0..theirs.len()).rev() {
+        for j in (0..our.len()).rev() {
+            common[i][j] = match theirs[i] == our[j] {
+                true => common[i + 1][j + 1] + 1,
+                false => common[i + 1][j].max(common[i][j + 1]),
+            };
+        }
+    }
+    let (mut i, mut j) = (0, 0);
+    let mut out = Vec::new();
+    while i < theirs.len() || j < our.len() {
+        if i < theirs.len() && j < our.len() && theirs[i] == our[j] {
+            out.push(Step::Same(&theirs[i]));
+            i += 1;
+            j += 1;
+        } else if j == our.len() || (i < theirs.len() && common[i + 1][j] >= common[i][j + 1]) {
+            out.push(Step::Theirs(&theirs[i]));
+            i += 1;
+        } else {
+            out.push(Step::Ours(&our[j]));
+            j += 1;
+        }
+    }
+    out
+}
