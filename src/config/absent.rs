@@ -34,8 +34,6 @@ const FAMILIES: &[(&[&str], &str)] = &[
     ),
     (
         &[
-            "sub_filter",
-            "sub_filter_*",
             "charset",
             "charset_*",
             "override_charset",

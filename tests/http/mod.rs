@@ -27,6 +27,7 @@ mod server_name;
 mod slow;
 mod ssi;
 mod stub_status;
+mod sub_filter;
 mod termination;
 mod try_files;
 mod userid;
