@@ -63,8 +63,10 @@ pub trait BodyFilter: fmt::Debug {
 #[derive(Debug)]
 struct Stage {
     filter: Box<dyn BodyFilter>,
-    /// It was told that its input ends.
+    /// Its input has ended.
     is_ended: bool,
+    /// It was told so, and has nothing left.
+    is_over: bool,
     waits: bool,
     /// What came while it waited.
     held: Vec<Piece>,
@@ -76,7 +78,13 @@ pub struct Filters(Vec<Stage>);
 
 impl Filters {
     pub fn add(&mut self, filter: impl BodyFilter + 'static) {
-        self.0.push(Stage { filter: Box::new(filter), is_ended: false, waits: false, held: Vec::new() });
+        self.0.push(Stage {
+            filter: Box::new(filter),
+            is_ended: false,
+            is_over: false,
+            waits: false,
+            held: Vec::new(),
+        });
     }
 
     /// A filter waits until the pieces it gave are carried out; [`Filters::push`] without data lets it go on.
@@ -88,31 +96,63 @@ impl Filters {
     pub fn push(&mut self, request: &mut Request, data: &[u8], signal: Signal) -> Result<Vec<Piece>, Error> {
         let mut pieces = vec![Piece::Bytes(data.to_vec())];
         let mut is_end = signal == Signal::End;
-        for Stage { filter, is_ended, waits, held } in &mut self.0 {
-            let was_waiting = std::mem::take(waits);
-            let mut next = Vec::new();
-            for piece in std::mem::take(held).into_iter().chain(pieces) {
-                match piece {
-                    later if *waits => held.push(later),
-                    Piece::Bytes(bytes) if bytes.is_empty() => {}
-                    Piece::Bytes(bytes) => {
-                        *waits = filter.push(request, &bytes, Signal::More, &mut next)? == Flow::Wait;
-                    }
-                    passed @ Piece::Subrequest(_) => next.push(passed),
-                }
-            }
-            *is_ended |= is_end;
-            let last = match signal {
-                _ if *is_ended => Some(Signal::End),
-                Signal::Flush => Some(Signal::Flush),
-                _ => was_waiting.then_some(Signal::More),
-            };
-            if let Some(last) = last.filter(|_| !*waits) {
-                *waits = filter.push(request, b"", last, &mut next)? == Flow::Wait;
-            }
-            is_end = *is_ended && !*waits && held.is_empty();
-            pieces = next;
+        for stage in &mut self.0 {
+            stage.is_ended |= is_end;
+            pieces = stage.push(request, pieces, signal)?;
+            is_end = stage.is_over;
         }
         Ok(pieces)
+    }
+}
+
+impl Stage {
+    fn push(
+        &mut self,
+        request: &mut Request,
+        given: Vec<Piece>,
+        signal: Signal,
+    ) -> Result<Vec<Piece>, Error> {
+        let was_waiting = std::mem::take(&mut self.waits);
+        let mut pieces = std::mem::take(&mut self.held);
+        pieces.extend(given);
+        let last_bytes =
+            pieces.iter().rposition(|piece| matches!(piece, Piece::Bytes(bytes) if !bytes.is_empty()));
+        let mut out = Vec::new();
+        for (index, piece) in pieces.into_iter().enumerate() {
+            if let Piece::Subrequest(_) = piece
+                && !self.waits
+            {
+                // what the filter holds back stands in front of the answer that comes here
+                let is_last = self.is_ended && last_bytes.is_none_or(|last| last < index);
+                self.tell(request, if is_last { Signal::End } else { Signal::Flush }, &mut out)?;
+            }
+            match piece {
+                later if self.waits => self.held.push(later),
+                Piece::Bytes(bytes) if bytes.is_empty() => {}
+                Piece::Bytes(bytes) => {
+                    self.waits = self.filter.push(request, &bytes, Signal::More, &mut out)? == Flow::Wait;
+                }
+                passed @ Piece::Subrequest(_) => out.push(passed),
+            }
+        }
+        if self.waits {
+            return Ok(out);
+        }
+        match signal {
+            _ if self.is_ended => self.tell(request, Signal::End, &mut out)?,
+            Signal::Flush => self.tell(request, Signal::Flush, &mut out)?,
+            _ if was_waiting => self.tell(request, Signal::More, &mut out)?,
+            _ => {}
+        }
+        Ok(out)
+    }
+
+    /// Pushes no bytes, but what follows.
+    fn tell(&mut self, request: &mut Request, signal: Signal, out: &mut Vec<Piece>) -> Result<(), Error> {
+        if !self.is_over {
+            self.waits = self.filter.push(request, b"", signal, out)? == Flow::Wait;
+            self.is_over = signal == Signal::End && !self.waits;
+        }
+        Ok(())
     }
 }

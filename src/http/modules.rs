@@ -154,6 +154,7 @@ modules! {
     static_file => [Content content];
     headers     => [] head add trailers add_trailers;
     userid      => [] head send;
+    addition    => [] head head;
     sub_filter  => [] head head;
     ssi         => [] head head;
     ranges      => [] head head;

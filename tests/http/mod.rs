@@ -3,6 +3,7 @@
 mod access;
 mod access_log;
 mod add_header;
+mod addition;
 mod auth_basic;
 mod auth_request;
 mod body;

@@ -1,0 +1,98 @@
+//! Other answers before and after an answer (`add_before_body`, `add_after_body`).
+//!
+//! A body filter of the client's own request. Touches: nothing; the answers come from subrequests.
+//! Behaviour: nginx.org, ngx_http_addition_module.
+
+use crate::config::directive::{custom, text};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::http::compile::Cx;
+use crate::http::error::Error;
+use crate::http::filter::{BodyFilter, Flow, Piece, Signal};
+use crate::http::media_types::MediaTypes;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::request::Request;
+use crate::http::subrequest::{Subrequest, Then};
+use crate::http::variable::Variable;
+use crate::proto::header::Id;
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    /// Empty: nothing is added.
+    before: Inherit<Box<str>>,
+    after: Inherit<Box<str>>,
+    types: MediaTypes,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    text("add_before_body", Context::ANY, |c| &mut c.before, "The URI whose answer stands before an answer's body; \"\" for none."),
+    text("add_after_body", Context::ANY, |c| &mut c.after, "The URI whose answer stands behind an answer's body; \"\" for none."),
+    custom("addition_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, that something is added to; *: all."),
+];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.before.merge(&outer.before);
+        self.after.merge(&outer.after);
+        self.types.merge(&outer.types);
+    }
+}
+
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        [&self.before, &self.after].iter().any(|uri| uri.as_ref().is_some_and(|uri| !uri.is_empty()))
+    }
+}
+
+fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.types.add(node, &mut cx.diagnostics);
+    Ok(())
+}
+
+/// Prepares an answer that something is added to: its length is not known.
+pub fn head(request: &mut Request) {
+    let conf: &'static Conf = &request.location.addition;
+    let response = &mut request.response;
+    let is_meant = conf.types.has(response.headers.get(Id::ContentType), &["text/html"]);
+    if response.status != 200 || request.depth > 0 || !is_meant {
+        return;
+    }
+    response.body_changes();
+    let filter = Addition { before: asked(&conf.before), after: asked(&conf.after) };
+    request.filters.get_or_insert_default().add(filter);
+}
+
+fn asked(uri: &'static Inherit<Box<str>>) -> Option<&'static str> {
+    uri.as_ref().map(|uri| &**uri).filter(|uri| !uri.is_empty())
+}
+
+/// What is still to be asked for.
+#[derive(Debug)]
+struct Addition {
+    before: Option<&'static str>,
+    after: Option<&'static str>,
+}
+
+impl BodyFilter for Addition {
+    fn push(
+        &mut self,
+        _: &mut Request,
+        data: &[u8],
+        signal: Signal,
+        out: &mut Vec<Piece>,
+    ) -> Result<Flow, Error> {
+        out.extend(self.before.take().map(subrequest));
+        if !data.is_empty() {
+            out.push(Piece::Bytes(data.to_vec()));
+        }
+        if signal == Signal::End {
+            out.extend(self.after.take().map(subrequest));
+        }
+        Ok(Flow::Done)
+    }
+}
+
+fn subrequest(uri: &str) -> Piece {
+    Piece::Subrequest(Subrequest { uri: uri.as_bytes().to_vec(), args: Vec::new(), then: Then::Insert })
+}
