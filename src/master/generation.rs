@@ -1,5 +1,8 @@
 //! A generation: the workers of one configuration, from their forks to the day the next one is ready.
 
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
+
 use crate::http::Listen;
 use crate::log;
 use crate::master::cycle::{self, Cycle};
@@ -12,7 +15,7 @@ use crate::sys::address::SockAddr;
 use crate::sys::process::{self, Forked};
 use crate::sys::signal::{Blocked, Signals};
 use crate::sys::{clock, msg, signal, terminal};
-use crate::worker::control::ToWorker;
+use crate::worker::control::{SlotIndex, ToWorker};
 use crate::worker::{self, Seat, Slot};
 
 /// A change of generations under way: the new one starts while the old one serves.
@@ -21,13 +24,13 @@ pub struct Switch {
     pub previous: Option<Box<(Cycle, u64)>>,
     /// How many slots of each address the workers before accept from. New connections stay with those until the
     /// new workers are ready.
-    served: Vec<(SockAddr, usize)>,
+    served: HashMap<SockAddr, usize>,
 }
 
 impl Switch {
     /// The first slots of an address, which have somebody who accepts from them now.
     pub fn served_count(&self, address: &SockAddr) -> Option<usize> {
-        self.served.iter().find(|(served, _)| served == address).map(|(_, count)| *count)
+        self.served.get(address).copied()
     }
 }
 
@@ -42,7 +45,8 @@ impl Master {
         }
         notify::reloading();
         // Addresses on their way out may be wanted again.
-        self.slots.groups.append(&mut self.removed);
+        let removed = std::mem::take(&mut self.removed);
+        self.slots.add(removed);
         let Some(next) = cycle::next(&self.start.source, &mut self.slots, &self.cycle.config) else {
             self.removed = self.slots.remove_others(cycle::listens(&self.cycle.config));
             self.shut_removed();
@@ -59,8 +63,8 @@ impl Master {
         self.generation += 1;
         self.vacancies.clear();
         self.delays_ms.clear();
-        let slot_counts = self.slots.groups.iter().map(|group| (group.address.clone(), group.fds.len()));
-        let served = if previous.is_some() { slot_counts.collect() } else { Vec::new() };
+        let slot_counts = self.slots.groups().map(|group| (group.address.clone(), group.fds.len()));
+        let served = slot_counts.filter(|_| previous.is_some()).collect();
         self.switch = Some(Switch { previous, served });
         let count = self.settings().worker_processes();
         // Before there are more slots: nobody accepts from those yet.
@@ -153,7 +157,7 @@ impl Master {
     }
 
     /// In a child: keeps what a worker needs of everything the master has open.
-    fn become_seat(&mut self, number: usize, control: std::os::fd::OwnedFd, leased: Vec<u16>) -> Seat {
+    fn become_seat(&mut self, number: usize, control: std::os::fd::OwnedFd, leased: Vec<SlotIndex>) -> Seat {
         self.workers.clear();
         self.pending.clear();
         self.removed.clear();
@@ -172,8 +176,7 @@ impl Master {
     fn seat_slots(&self, mut slots: slots::Slots) -> Vec<Slot> {
         let mut list = Vec::new();
         for (listen, Listen { address, .. }) in self.listens().iter().enumerate() {
-            let group = slots.groups.iter_mut().find(|group| group.address == *address);
-            let Some(group) = group else { continue };
+            let Some(group) = slots.group_mut(address) else { continue };
             let lent_count = group.lent_count;
             let slot = |(index, fd)| Slot { listen, fd, is_lent: index < lent_count };
             list.extend(group.fds.drain(..).enumerate().map(slot));
@@ -198,23 +201,23 @@ impl Master {
     }
 
     /// The slots that worker `number` accepts from: every `workers`-th of each address, and never none.
-    fn leases(&self, number: usize) -> Vec<u16> {
+    fn leases(&self, number: usize) -> Vec<SlotIndex> {
         let workers = self.settings().worker_processes().max(1);
         let mut leased = Vec::new();
         let mut first = 0;
         for listen in self.listens() {
             let count = self.slots.group(&listen.address).map_or(0, |group| group.fds.len());
             let is_mine = |slot: &usize| slot % workers == number || number % count == *slot;
-            leased.extend((0..count).filter(is_mine).map(|slot| (first + slot) as u16));
+            leased.extend((0..count).filter(is_mine).map(|slot| (first + slot) as SlotIndex));
             first += count;
         }
         leased
     }
 
-    /// The listening socket behind an index of the list that leases count in.
-    pub(super) fn listed_slot(&self, index: u16) -> Option<&std::os::fd::OwnedFd> {
+    /// The list that leases count in.
+    pub(super) fn listed_slots(&self) -> Vec<BorrowedFd<'_>> {
         let groups = self.listens().iter().filter_map(|listen| self.slots.group(&listen.address));
-        groups.flat_map(|group| &group.fds).nth(usize::from(index))
+        groups.flat_map(|group| &group.fds).map(AsFd::as_fd).collect()
     }
 
     pub(super) fn worker_is_ready(&mut self, index: usize) {
@@ -327,7 +330,7 @@ impl Master {
         self.vacancies.clear();
         let generation = self.generation;
         let served = |group: &slots::Group| switch.served_count(&group.address);
-        for group in &mut self.slots.groups {
+        for group in self.slots.groups_mut() {
             // Nothing waits in those that were opened for the new workers: no connection was steered there.
             group.fds.truncate(served(group).unwrap_or(group.fds.len()));
         }
@@ -408,7 +411,8 @@ impl Master {
         }
         if phase == Phase::Leaving && !is_followed {
             // New clients are refused from now on, not left waiting for a process that is on its way out.
-            self.removed.append(&mut self.slots.groups);
+            let groups = self.slots.take_all();
+            self.removed.extend(groups);
             self.shut_removed();
         }
     }

@@ -96,7 +96,7 @@ impl Inherited {
 
     fn numbers(&self) -> Vec<RawFd> {
         let single = [&self.link, &self.lock, &self.shm];
-        let slots = self.slots.groups.iter().flat_map(|group| &group.fds);
+        let slots = self.slots.groups().flat_map(|group| &group.fds);
         let zones = named::all().into_iter().map(|(_, fd)| fd.as_raw_fd());
         single.into_iter().flatten().chain(slots).map(AsRawFd::as_raw_fd).chain(zones).collect()
     }
@@ -122,7 +122,7 @@ pub fn bequeath<'a>(
         fds.push(fd);
         let _ = writeln!(text, "zone {} {name:x}", fd.as_raw_fd());
     }
-    for group in &slots.groups {
+    for group in slots.groups() {
         for (index, fd) in group.fds.iter().enumerate() {
             fds.push(fd.as_fd());
             let kind = if index < group.lent_count { "lent" } else { "slot" };

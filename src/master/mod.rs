@@ -292,7 +292,7 @@ impl Master {
         let listeners_from = fds.len();
         if self.is_quiet() {
             // A connection that comes wakes the master too, so that it need not look while none does.
-            fds.extend(self.slots.groups.iter().flat_map(|group| &group.fds).map(AsFd::as_fd));
+            fds.extend(self.slots.groups().flat_map(|group| &group.fds).map(AsFd::as_fd));
         }
         let mut fds: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let timeout = PollTimeout::try_from(wait_ms.min(60_000) as u32).unwrap_or(PollTimeout::ZERO);

@@ -1,12 +1,14 @@
 //! Workers that end: collected, replaced at once, or later where they die as soon as they are born.
 
+use std::collections::HashSet;
+
 use crate::log;
 use crate::master::seat::State;
 use crate::master::{Master, Phase};
 use crate::shm::{counter, lanes, named};
 use crate::sys::process::{self, Ended};
 use crate::sys::{clock, signal};
-use crate::worker::control::ToWorker;
+use crate::worker::control::{SLOTS_MAX, SlotIndex, ToWorker};
 
 /// A worker that lived no longer than that has died of its own start.
 const YOUNG_MS: u64 = 150;
@@ -18,7 +20,7 @@ const FATAL: i32 = 2;
 /// The place of a worker that is gone.
 pub struct Vacancy {
     pub number: usize,
-    pub leased: Vec<u16>,
+    pub leased: Vec<SlotIndex>,
     /// When to try again; `None`: never, until the next reload.
     pub due_ms: Option<u64>,
     /// Who accepts from its slots meanwhile.
@@ -30,7 +32,7 @@ pub struct Vacancy {
 pub struct Loan {
     pub pid: i32,
     /// Those it had not leased itself.
-    pub slots: Vec<u16>,
+    pub slots: Vec<SlotIndex>,
 }
 
 /// Why a place became vacant.
@@ -101,7 +103,7 @@ impl Master {
     }
 
     /// Notes that a place is vacant and when it is filled; until then a sibling accepts from its slots.
-    pub(super) fn vacate(&mut self, number: usize, leased: Vec<u16>, cause: Cause) {
+    pub(super) fn vacate(&mut self, number: usize, leased: Vec<SlotIndex>, cause: Cause) {
         let now_ms = clock::monotonic_ms();
         let delay = self.delays_ms.entry(number).or_insert(0);
         let due_ms = match cause {
@@ -157,11 +159,13 @@ impl Master {
     }
 
     /// Lets the least burdened sibling accept from these slots too.
-    pub(super) fn lend(&self, slots: &[u16]) -> Option<Loan> {
+    pub(super) fn lend(&self, slots: &[SlotIndex]) -> Option<Loan> {
         let siblings = self.workers.iter().filter(|worker| worker.can_take(self.generation));
         let sibling = siblings.min_by_key(|worker| worker.leased.len())?;
-        let lent: Vec<u16> = slots.iter().copied().filter(|slot| !sibling.leased.contains(slot)).collect();
-        sibling.send(&ToWorker::Lease(lent.clone())).then_some(Loan { pid: sibling.pid, slots: lent })
+        let own: HashSet<SlotIndex> = sibling.leased.iter().copied().collect();
+        let lent: Vec<SlotIndex> = slots.iter().copied().filter(|slot| !own.contains(slot)).collect();
+        let is_told = parts(&lent).all(|part| sibling.send(&ToWorker::Lease(part)));
+        is_told.then_some(Loan { pid: sibling.pid, slots: lent })
     }
 
     pub(super) fn can_lend(&self, pid: i32) -> bool {
@@ -170,7 +174,9 @@ impl Master {
 
     pub(super) fn take_back(&self, loan: &Loan) {
         if let Some(helper) = self.workers.iter().find(|worker| worker.pid == loan.pid) {
-            helper.send(&ToWorker::Release(loan.slots.clone()));
+            for part in parts(&loan.slots) {
+                helper.send(&ToWorker::Release(part));
+            }
         }
     }
 
@@ -226,4 +232,9 @@ fn tell(what: &str, pid: i32, ended: Ended) {
             log::alert!(log::process(), &(), "{what} {pid} exited on signal {number}{core}");
         }
     }
+}
+
+/// As many slots as one message can hold.
+fn parts(slots: &[SlotIndex]) -> impl Iterator<Item = Vec<SlotIndex>> {
+    slots.chunks(SLOTS_MAX).map(<[SlotIndex]>::to_vec)
 }

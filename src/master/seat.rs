@@ -6,7 +6,7 @@ use crate::http::Handover;
 use crate::master::respawn::Loan;
 use crate::shm::lanes::Lane;
 use crate::sys::msg;
-use crate::worker::control::{BYTES_MAX, ToMaster, ToWorker};
+use crate::worker::control::{BYTES_MAX, SlotIndex, ToMaster, ToWorker};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -42,7 +42,7 @@ pub struct Worker {
     /// It has told that it accepts no more.
     pub has_closed: bool,
     /// The slots it accepts from by its number: indexes of the list that every worker of its generation has.
-    pub leased: Vec<u16>,
+    pub leased: Vec<SlotIndex>,
     /// When it was asked for a sign of life that has not come yet.
     pub asked_ms: Option<u64>,
     pub stuck: Option<Stuck>,

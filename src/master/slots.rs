@@ -3,6 +3,8 @@
 //! Workers lease slots by index; a reload, another number of workers or an upgrade moves leases and closes
 //! nothing, so no accept queue is lost. A unix address has one slot, which all workers look at.
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -29,10 +31,9 @@ impl Group {
     }
 }
 
+/// All slots by their addresses, of which there may be thousands.
 #[derive(Debug, Default)]
-pub struct Slots {
-    pub groups: Vec<Group>,
-}
+pub struct Slots(HashMap<SockAddr, Group>);
 
 /// An address that could not be opened.
 #[derive(Debug)]
@@ -46,14 +47,15 @@ impl Slots {
     /// Takes over a socket that another process has opened. Those of an address come in their order.
     pub fn adopt(&mut self, address: SockAddr, fd: OwnedFd, is_lent: bool) {
         let lent_count = usize::from(is_lent);
-        match self.groups.iter_mut().find(|group| group.address == address) {
-            Some(group) => {
+        match self.0.entry(address) {
+            Entry::Occupied(mut known) => {
+                let group = known.get_mut();
                 group.fds.push(fd);
                 group.lent_count += lent_count;
             }
-            None => {
-                let options = ListenOptions::default();
-                self.groups.push(Group { address, fds: vec![fd], options, lent_count });
+            Entry::Vacant(free) => {
+                let (address, options) = (free.key().clone(), ListenOptions::default());
+                free.insert(Group { address, fds: vec![fd], options, lent_count });
             }
         }
     }
@@ -61,23 +63,41 @@ impl Slots {
     /// Opens one slot for each address that has none yet; what it could not open. Nothing stays open of a
     /// call that fails.
     pub fn open(&mut self, listens: &[Listen]) -> Result<(), BindError> {
-        let before = self.groups.len();
-        for listen in listens {
-            if self.group(&listen.address).is_some() {
+        let mut ports: HashSet<Option<u16>> = self.0.keys().map(SockAddr::port).collect();
+        let mut opened = Vec::new();
+        for Listen { address, options, .. } in listens {
+            if self.group(address).is_some() {
                 continue;
             }
-            match self.open_first(&listen.address, &listen.options) {
+            match open_first(address, options, ports.insert(address.port())) {
                 Ok(fd) => {
-                    let (address, options) = (listen.address.clone(), listen.options.clone());
-                    self.groups.push(Group { address, fds: vec![fd], options, lent_count: 0 });
+                    let (address, options) = (address.clone(), options.clone());
+                    opened.push(Group { address, fds: vec![fd], options, lent_count: 0 });
                 }
                 Err(error) => {
-                    unlink(&self.groups.split_off(before));
+                    unlink(&opened);
                     return Err(error);
                 }
             }
         }
+        self.add(opened);
         Ok(())
+    }
+
+    pub fn add(&mut self, groups: Vec<Group>) {
+        self.0.extend(groups.into_iter().map(|group| (group.address.clone(), group)));
+    }
+
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.0.values()
+    }
+
+    pub fn groups_mut(&mut self) -> impl Iterator<Item = &mut Group> {
+        self.0.values_mut()
+    }
+
+    pub fn take_all(&mut self) -> Vec<Group> {
+        self.0.drain().map(|(_, group)| group).collect()
     }
 
     /// Gives the sockets of each address the options that are configured now.
@@ -85,9 +105,7 @@ impl Slots {
     /// Best effort: an option that the kernel takes at the opening only waits for the next start.
     pub fn change(&mut self, listens: &[Listen]) {
         for listen in listens {
-            let Some(group) = self.groups.iter_mut().find(|group| group.address == listen.address) else {
-                continue;
-            };
+            let Some(group) = self.0.get_mut(&listen.address) else { continue };
             if group.options != listen.options {
                 for fd in &group.fds[group.lent_count..] {
                     let _ = socket::change(fd.as_fd(), &group.address, &group.options, &listen.options);
@@ -100,9 +118,7 @@ impl Slots {
     /// Brings each address to at least `count` slots. An address that cannot have more keeps what it has.
     pub fn grow(&mut self, listens: &[Listen], count: usize) {
         for listen in listens.iter().filter(|listen| !listen.address.is_unix()) {
-            let Some(group) = self.groups.iter_mut().find(|group| group.address == listen.address) else {
-                continue;
-            };
+            let Some(group) = self.0.get_mut(&listen.address) else { continue };
             while group.fds.len() < count {
                 match socket::listen(&group.address, &listen.options) {
                     Ok(fd) => group.fds.push(fd),
@@ -114,8 +130,9 @@ impl Slots {
 
     /// Takes out the addresses that are not configured any more.
     pub fn remove_others(&mut self, listens: &[Listen]) -> Vec<Group> {
-        let is_gone = |group: &mut Group| !listens.iter().any(|listen| listen.address == group.address);
-        self.groups.extract_if(.., is_gone).collect()
+        let wanted: HashSet<&SockAddr> = listens.iter().map(|listen| &listen.address).collect();
+        let gone = self.0.extract_if(|address, _| !wanted.contains(address));
+        gone.map(|(_, group)| group).collect()
     }
 
     /// The same sockets once more.
@@ -126,44 +143,48 @@ impl Slots {
             fds: group.fds.iter().filter_map(|fd| fd.try_clone().ok()).collect(),
             lent_count: group.lent_count,
         };
-        Self { groups: self.groups.iter().map(copy).collect() }
+        Self(self.0.iter().map(|(address, group)| (address.clone(), copy(group))).collect())
     }
 
     pub fn group(&self, address: &SockAddr) -> Option<&Group> {
-        self.groups.iter().find(|group| group.address == *address)
+        self.0.get(address)
+    }
+
+    pub fn group_mut(&mut self, address: &SockAddr) -> Option<&mut Group> {
+        self.0.get_mut(address)
     }
 
     /// Removes the paths of unix sockets.
     pub fn unlink(&self) {
-        unlink(&self.groups);
+        unlink(self.groups());
     }
+}
 
-    fn open_first(&self, address: &SockAddr, options: &ListenOptions) -> Result<OwnedFd, BindError> {
-        let refused = |call, cause| BindError { address: address.clone(), call, cause };
-        match address {
-            SockAddr::Inet(_) => {
-                // Sockets of ours on this port would refuse the probe; then only the kernel's own rules count.
-                let is_alone = !self.groups.iter().any(|group| group.address.port() == address.port());
-                if is_alone {
-                    // SO_REUSEPORT would let us in beside another server of the same user. Without it the
-                    // kernel says honestly that somebody listens there.
-                    socket::probe(address).map_err(|cause| refused("bind()", cause))?;
-                }
-            }
-            SockAddr::Unix(_) => {
-                if let Some(path) = address.path() {
-                    socket::probe(address).map_err(|cause| refused("bind()", cause))?;
-                    remove_stale(path);
-                }
+/// Opens an address; `is_alone`: no socket of ours has its port.
+fn open_first(address: &SockAddr, options: &ListenOptions, is_alone: bool) -> Result<OwnedFd, BindError> {
+    let refused = |call, cause| BindError { address: address.clone(), call, cause };
+    match address {
+        SockAddr::Inet(_) => {
+            // Sockets of ours on this port would refuse the probe; then only the kernel's own rules count.
+            if is_alone {
+                // SO_REUSEPORT would let us in beside another server of the same user. Without it the
+                // kernel says honestly that somebody listens there.
+                socket::probe(address).map_err(|cause| refused("bind()", cause))?;
             }
         }
-        let opened = socket::listen(address, options).map_err(|cause| refused("bind()", cause))?;
-        if let Some(path) = address.path() {
-            use std::os::unix::fs::PermissionsExt;
-            let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666));
+        SockAddr::Unix(_) => {
+            if let Some(path) = address.path() {
+                socket::probe(address).map_err(|cause| refused("bind()", cause))?;
+                remove_stale(path);
+            }
         }
-        Ok(opened)
     }
+    let opened = socket::listen(address, options).map_err(|cause| refused("bind()", cause))?;
+    if let Some(path) = address.path() {
+        use std::os::unix::fs::PermissionsExt;
+        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666));
+    }
+    Ok(opened)
 }
 
 /// A socket file that nobody listens on is a leftover of a process that was killed.
@@ -190,8 +211,8 @@ pub fn shut(groups: &[Group]) {
     unlink(groups);
 }
 
-fn unlink(groups: &[Group]) {
-    for path in groups.iter().filter_map(Group::own_path) {
+fn unlink<'a>(groups: impl IntoIterator<Item = &'a Group>) {
+    for path in groups.into_iter().filter_map(Group::own_path) {
         let _ = std::fs::remove_file(path);
     }
 }
@@ -215,9 +236,9 @@ mod tests {
         slots.grow(&listens, 4);
         slots.grow(&listens, 2);
         slots.open(&listens).expect("has it already");
-        assert_eq!(slots.groups[0].fds.len(), 4);
+        assert_eq!(slots.group(&listens[0].address).map(|group| group.fds.len()), Some(4));
         assert_eq!(slots.remove_others(&[]).len(), 1);
-        assert!(slots.groups.is_empty());
+        assert!(slots.0.is_empty());
     }
 
     #[test]
@@ -228,6 +249,6 @@ mod tests {
         let mut slots = Slots::default();
         let error = slots.open(&[listen(free), listen(taken)]).expect_err("taken");
         assert_eq!((error.address.port(), error.cause.kind()), (Some(taken), io::ErrorKind::AddrInUse));
-        assert!(slots.groups.is_empty());
+        assert!(slots.0.is_empty());
     }
 }

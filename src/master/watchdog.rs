@@ -8,6 +8,7 @@
 //! A worker is asked only while connections wait in its queues: one that sleeps for want of work, or that has
 //! paused at its limit, is never taken for stuck.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 
 use crate::log;
@@ -15,7 +16,7 @@ use crate::master::Master;
 use crate::master::seat::{State, Stuck, Worker};
 use crate::shm::heartbeat::{self, Heartbeat};
 use crate::sys::{process, signal, socket};
-use crate::worker::control::ToWorker;
+use crate::worker::control::{SlotIndex, ToWorker};
 
 /// How often the master looks, and how often while a worker has not answered.
 const LOOK_MS: u64 = 250;
@@ -127,8 +128,9 @@ impl Master {
     }
 
     fn has_queue(&self, worker: &Worker) -> bool {
-        let slot = |index: &u16| self.listed_slot(*index);
-        worker.leased.iter().filter_map(slot).any(|fd| socket::accept_backlog(fd.as_fd()) > 0)
+        let slots = self.listed_slots();
+        let own = worker.leased.iter().filter_map(|index| slots.get(*index as usize));
+        own.into_iter().any(|fd| socket::accept_backlog(*fd) > 0)
     }
 
     fn rescue(&mut self, index: usize, now_ms: u64, silent_ms: u64) {
@@ -195,7 +197,7 @@ impl Master {
             Some(switch) => switch.served_count(address).unwrap_or(count),
             None => count,
         };
-        let stuck: Vec<u16> = self
+        let stuck: HashSet<SlotIndex> = self
             .workers
             .iter()
             .filter(|worker| worker.generation == generation && worker.stuck.is_some())
@@ -207,7 +209,7 @@ impl Master {
             let Some(group) = self.slots.group(&listen.address) else { continue };
             let count = group.fds.len();
             let live: Vec<u32> = (0..served(&listen.address, count))
-                .filter(|slot| !stuck.contains(&((first + slot) as u16)))
+                .filter(|slot| !stuck.contains(&((first + slot) as SlotIndex)))
                 .map(|slot| slot as u32)
                 .collect();
             first += count;

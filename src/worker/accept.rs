@@ -16,6 +16,7 @@ use crate::log;
 use crate::net::open;
 use crate::runtime::{self, Acceptor, race, sleep};
 use crate::sys::socket;
+use crate::worker::control::SlotIndex;
 
 /// How long accepting rests when descriptors or memory have run out and nothing closes meanwhile.
 const PAUSE_MS: u64 = 500; // nginx's accept_mutex_delay
@@ -39,7 +40,7 @@ pub struct Slot {
 pub struct Leases {
     slots: Vec<Slot>,
     /// By slot: set when the accepting task shall end.
-    active: RefCell<HashMap<u16, Rc<Cell<bool>>>>,
+    active: RefCell<HashMap<SlotIndex, Rc<Cell<bool>>>>,
     limit: usize,
 }
 
@@ -50,8 +51,8 @@ impl Leases {
     }
 
     /// Begins to accept from a slot. A slot that is leased already, or unknown, is left alone.
-    pub fn add(&self, index: u16, service: Service) {
-        let Some(slot) = self.slots.get(usize::from(index)) else { return };
+    pub fn add(&self, index: SlotIndex, service: Service) {
+        let Some(slot) = self.slots.get(index as usize) else { return };
         if self.active.borrow().contains_key(&index) {
             return;
         }
@@ -75,7 +76,7 @@ impl Leases {
     }
 
     /// Stops accepting from a slot; its queue stays as it is.
-    pub fn remove(&self, index: u16) {
+    pub fn remove(&self, index: SlotIndex) {
         if let Some(stop) = self.active.borrow_mut().remove(&index) {
             stop.set(true);
         }
@@ -86,7 +87,7 @@ impl Leases {
     pub fn close(&self, service: Option<Service>) {
         for (index, stop) in self.active.borrow_mut().drain() {
             stop.set(true);
-            if let (Some(slot), Some(service)) = (self.slots.get(usize::from(index)), service) {
+            if let (Some(slot), Some(service)) = (self.slots.get(index as usize), service) {
                 drain(slot, service, self.limit.saturating_sub(open::count()));
             }
         }

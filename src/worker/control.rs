@@ -4,6 +4,9 @@
 
 use crate::http::Handover;
 
+/// The number of a listening socket in the list of a worker, the same in all of one generation.
+pub type SlotIndex = u32;
+
 /// From the master to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToWorker {
@@ -14,9 +17,9 @@ pub enum ToWorker {
     /// Go on with an idle connection; its descriptor comes with the message.
     Adopt(Handover),
     /// Accept from these slots too (indexes into the worker's list).
-    Lease(Vec<u16>),
+    Lease(Vec<SlotIndex>),
     /// Accept from these no more.
-    Release(Vec<u16>),
+    Release(Vec<SlotIndex>),
     /// Open the logs anew.
     Reopen,
     /// Give a sign of life.
@@ -42,6 +45,9 @@ pub enum ToMaster {
 
 /// The longest message.
 pub const BYTES_MAX: usize = 8192;
+
+/// The most slots in one message.
+pub const SLOTS_MAX: usize = (BYTES_MAX - 1) / size_of::<SlotIndex>();
 
 impl ToWorker {
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -103,17 +109,25 @@ fn with_tag(tag: u8, rest: &[u8]) -> Vec<u8> {
     [&[tag], rest].concat()
 }
 
-fn numbers(list: &[u16]) -> Vec<u8> {
+fn numbers(list: &[SlotIndex]) -> Vec<u8> {
     list.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
-fn from_numbers(bytes: &[u8]) -> Vec<u16> {
-    bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
+fn from_numbers(bytes: &[u8]) -> Vec<SlotIndex> {
+    bytes.as_chunks().0.iter().map(|number| SlotIndex::from_le_bytes(*number)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_most_slots_fit_into_a_message() {
+        let slots: Vec<SlotIndex> = (0..SLOTS_MAX as SlotIndex).map(|slot| slot * 1_000_003).collect();
+        let bytes = ToWorker::Lease(slots.clone()).to_bytes();
+        assert!((BYTES_MAX - size_of::<SlotIndex>()..=BYTES_MAX).contains(&bytes.len()));
+        assert_eq!(ToWorker::from_bytes(&bytes), Some(ToWorker::Lease(slots)));
+    }
 
     #[test]
     fn messages_survive_the_journey() {

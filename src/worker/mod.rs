@@ -47,7 +47,7 @@ pub struct Seat {
     pub control: OwnedFd,
     pub slots: Vec<Slot>,
     /// The slots to accept from at first.
-    pub leased: Vec<u16>,
+    pub leased: Vec<control::SlotIndex>,
     /// The starter's terminal is let go of when the worker is ready.
     pub leaves_terminal: bool,
     /// `master_process off`: nobody else has these slots, and nobody else hears the signals of a master.
