@@ -132,6 +132,8 @@ pub struct Request {
     pub filters: Option<Box<Filters>>,
     /// What encodes the response as a whole; the client's own request only.
     pub coding: Option<Box<dyn Coding>>,
+    /// What becomes of the parts that are asked for of a file.
+    pub ranges: Option<Box<modules::ranges::Plan>>,
     /// What SSI commands have set.
     pub ssi: Option<Box<modules::ssi::State>>,
     /// Bytes a second, when the upstream or `set $limit_rate` said so; 0: no limit.
@@ -196,6 +198,7 @@ impl Request {
             socket_peer: None,
             filters: None,
             coding: None,
+            ranges: None,
             ssi: None,
             limit_rate: None,
             depth: 0,

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod clock_local;
 pub mod epoll;
 pub mod event;
+pub mod file;
 pub mod mmap;
 pub mod msg;
 pub mod pair;

@@ -21,6 +21,7 @@ mod listen;
 mod location;
 mod map;
 mod proxy_protocol;
+mod ranges;
 mod returns;
 mod rewrite;
 mod root;

@@ -1,16 +1,24 @@
 //! Parts of answers: `Range` and `If-Range`, for files and for upstreams that know no ranges.
 //!
-//! One range is served; several, or one that cannot be read, are answered with the whole (RFC 9110 §14.2 leaves
-//! that to the server). Behaviour: RFC 9110 §14; nginx.org, `max_ranges`, `proxy_force_ranges`.
+//! Acts last of all parts in heads: what is cut is the body as the other modules leave it. A file's sender is told
+//! its parts and sends only these (`static_file`); any other body is cut on its way, and has one part at most.
+//! Behaviour: nginx.org, ngx_http_range_filter_module; RFC 9110 §14.
 
+mod parts;
+
+pub use parts::Parts;
+
+use std::ops::Range;
 use std::time::UNIX_EPOCH;
 
 use crate::config::directive::{flag, number};
 use crate::config::{Context, Inherit, Merge};
 use crate::http::error::Error;
+use crate::http::error_page;
 use crate::http::filter::{BodyFilter, Flow, Piece, Signal};
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
+use crate::http::response::Body;
 use crate::http::variable::Variable;
 use crate::proto::header::Id;
 
@@ -21,7 +29,7 @@ pub struct Conf {
 }
 
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    number("max_ranges", Context::ANY, (0, u64::MAX), |c| &mut c.max, "Ranges of a request that are served, 0: none. Several are answered with the whole; not limited."),
+    number("max_ranges", Context::ANY, (0, u64::MAX), |c| &mut c.max, "Most ranges of a request that are served, 0: none. More are answered with the whole, and so are ranges that together are longer than it; not limited."),
     flag("proxy_force_ranges", Context::ANY, |c| &mut c.force, "Serves ranges of upstreams' answers, whatever they say of ranges themselves; off."),
 ];
 
@@ -34,110 +42,205 @@ impl Merge for Conf {
     }
 }
 
-impl BlockConf for Conf {
-    fn acts(&self) -> bool {
-        self.force.get(false)
-    }
-}
+impl BlockConf for Conf {}
 
-impl Conf {
-    /// Ranges are served at all.
-    pub fn are_served(&self) -> bool {
-        self.max.get(u64::MAX) > 0
-    }
-}
-
-/// A part of a body that was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+/// Ranges that are asked for of something that has so many bytes.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
     Whole,
-    /// First and last byte.
-    Bytes(u64, u64),
-    /// It lies outside.
+    Parts(Vec<Range<u64>>),
+    /// They lie outside, or nobody can read them.
     Unsatisfiable,
 }
 
-/// What a request asks for of something that has so many bytes, a time of change and a tag.
-pub fn wanted(request: &Request, size: u64, modified: Option<i64>, etag: Option<&[u8]>) -> Part {
-    let Some(value) = request.header(Id::Range) else { return Part::Whole };
-    if !request.location.ranges.are_served() {
-        return Part::Whole;
-    }
-    if let Some(value) = request.header(Id::IfRange) {
-        let is_same = match value.starts_with(b"\"") {
-            true => etag == Some(value),
-            false => parse_date(value).is_some_and(|date| modified == Some(date)),
-        };
-        if !is_same {
-            return Part::Whole;
-        }
-    }
-    parse(value, size).unwrap_or(Part::Whole)
+/// What the sender of a file and [`head`] tell each other.
+#[derive(Debug)]
+pub enum Plan {
+    /// By the sender: it can send parts.
+    Asked,
+    /// To the sender: these instead of the whole.
+    Parts(Parts),
+    /// To the sender: this page instead of the file.
+    Page(Body),
 }
 
-/// `None`: several ranges, or none that can be read.
-fn parse(value: &[u8], size: u64) -> Option<Part> {
-    let text = std::str::from_utf8(value.get(6..)?).ok()?.trim();
-    if !value[..6].eq_ignore_ascii_case(b"bytes=") || text.contains(',') {
-        return None;
+/// Many small parts have more bytes around them than in them: more than so many are not served where the answer
+/// would become longer than the whole.
+const SMALL_PARTS_MAX: usize = 32;
+
+/// Cuts the parts that were asked for out of an answer that allows it.
+pub fn head(request: &mut Request) {
+    let conf: &'static Conf = &request.location.ranges;
+    if conf.force.get(false) && request.upstream.head().is_some() {
+        request.response.allows_ranges = true;
     }
-    let (first, last) = text.split_once('-')?;
-    let (first, last) = (first.trim(), last.trim());
+    if request.response.allows_ranges && request.response.status == 200 && !request.is_subrequest() {
+        cut(request, conf.max.get(u64::MAX));
+    }
+}
+
+fn cut(request: &mut Request, max: u64) {
+    let Some(size) = request.response.content_length else { return };
+    if max == 0 || request.filters.is_some() || request.coding.is_some() {
+        return;
+    }
+    let is_file = matches!(request.ranges.as_deref(), Some(Plan::Asked));
+    let max = if is_file { usize::try_from(max).unwrap_or(usize::MAX) } else { 1 };
+    let wanted = match request.header(Id::Range) {
+        Some(value) if is_same(request) => parse(value, size, max),
+        _ => Wanted::Whole,
+    };
+    match wanted {
+        Wanted::Whole => accept(request),
+        Wanted::Unsatisfiable => refuse(request, size, is_file),
+        Wanted::Parts(ranges) => {
+            let kind = request.response.headers.get(Id::ContentType);
+            let parts = Parts::new(ranges, size, kind.unwrap_or(b""));
+            if parts.count() > SMALL_PARTS_MAX && parts.length() > size {
+                return accept(request);
+            }
+            serve(request, parts, is_file);
+        }
+    }
+}
+
+fn accept(request: &mut Request) {
+    request.ranges = None;
+    request.response.headers.set(Id::AcceptRanges, b"bytes");
+}
+
+fn serve(request: &mut Request, parts: Parts, is_file: bool) {
+    let response = &mut request.response;
+    response.status = 206;
+    response.reason.clear();
+    response.content_length = Some(parts.length());
+    response.headers.remove(Id::AcceptRanges);
+    match parts.content_range() {
+        Some(range) => response.headers.set(Id::ContentRange, range.as_bytes()),
+        None => response.headers.set(Id::ContentType, parts.content_type().as_bytes()),
+    }
+    if is_file {
+        request.ranges = Some(Box::new(Plan::Parts(parts)));
+    } else if let Some(range) = parts.ranges().first() {
+        let cut = Cut { skip: range.start, left: range.end - range.start };
+        request.filters.get_or_insert_default().add(cut);
+    }
+}
+
+/// Makes the response that of a range which cannot be had, with its page.
+fn refuse(request: &mut Request, size: u64, is_file: bool) {
+    let page = error_page::standard_body(request, 416);
+    let response = &mut request.response;
+    response.status = 416;
+    response.reason.clear();
+    response.content_length = Some(page.as_bytes().len() as u64);
+    for id in [Id::AcceptRanges, Id::LastModified, Id::Etag, Id::ContentType] {
+        response.headers.remove(id);
+    }
+    response.headers.push_id(Id::ContentType, b"text/html");
+    response.headers.set(Id::ContentRange, unsatisfied(size).as_bytes());
+    if is_file {
+        request.ranges = Some(Box::new(Plan::Page(page)));
+    } else {
+        request.filters.get_or_insert_default().add(Instead(page));
+    }
+}
+
+/// `Content-Range` of an answer that has none of the ranges that were asked for.
+pub fn unsatisfied(size: u64) -> String {
+    format!("bytes */{size}")
+}
+
+/// Whether a file of this size, whose head would say this, has none of the ranges that the request asks for.
+pub fn is_refused(request: &Request, size: u64, modified: i64, etag: &[u8]) -> bool {
+    let Some(value) = request.header(Id::Range) else { return false };
+    request.location.ranges.max.get(u64::MAX) > 0
+        && !request.is_subrequest()
+        && is_validated(request, Some(modified), Some(etag))
+        && parse(value, size, usize::MAX) == Wanted::Unsatisfiable
+}
+
+/// The client's part, if it has one, is of what the response is.
+fn is_same(request: &Request) -> bool {
+    let headers = &request.response.headers;
+    is_validated(request, headers.get(Id::LastModified).and_then(parse_date), headers.get(Id::Etag))
+}
+
+/// `If-Range` holds, or there is none.
+fn is_validated(request: &Request, modified: Option<i64>, etag: Option<&[u8]>) -> bool {
+    match request.header(Id::IfRange) {
+        None => true,
+        Some(value) if value.len() >= 2 && value.ends_with(b"\"") => etag == Some(value),
+        Some(value) => modified.is_some() && parse_date(value) == modified,
+    }
+}
+
+/// Reads a `Range` as nginx does; `max`: of more ranges the whole is sent.
+fn parse(value: &[u8], size: u64, max: usize) -> Wanted {
+    let Some((unit, list)) = value.split_at_checked(6) else { return Wanted::Whole };
+    if list.is_empty() || !unit.eq_ignore_ascii_case(b"bytes=") {
+        return Wanted::Whole;
+    }
+    let mut ranges = Vec::new();
+    let mut sum = 0_u64;
+    for item in list.split(|byte| *byte == b',') {
+        let Some(range) = parse_one(item, size) else { return Wanted::Unsatisfiable };
+        if range.start >= range.end {
+            if range.start == 0 {
+                return Wanted::Whole; // nothing of an empty body is all of it
+            }
+            continue;
+        }
+        sum = sum.saturating_add(range.end - range.start);
+        if ranges.len() == max {
+            return Wanted::Whole;
+        }
+        ranges.push(range);
+    }
+    match () {
+        () if ranges.is_empty() => Wanted::Unsatisfiable,
+        () if sum > size => Wanted::Whole,
+        () => Wanted::Parts(ranges),
+    }
+}
+
+/// `first-last`, `first-` or `-suffix`, cut to the size. `None`: it cannot be read.
+fn parse_one(item: &[u8], size: u64) -> Option<Range<u64>> {
+    let dash = memchr::memchr(b'-', item)?;
+    let (first, last) = (trimmed(&item[..dash]), trimmed(&item[dash + 1..]));
     if first.is_empty() {
-        let suffix: u64 = last.parse().ok()?;
-        let is_empty = suffix == 0 || size == 0;
-        return Some(match is_empty {
-            true => Part::Unsatisfiable,
-            false => Part::Bytes(size.saturating_sub(suffix), size - 1),
-        });
+        let suffix = digits(last)?;
+        // An empty suffix begins behind the end.
+        return Some(size.saturating_sub(suffix)..size);
     }
-    let first: u64 = first.parse().ok()?;
-    let last: u64 = if last.is_empty() { u64::MAX } else { last.parse().ok()? };
-    if last < first {
+    let first = digits(first)?;
+    if last.is_empty() {
+        return Some(first..size);
+    }
+    let last = digits(last)?;
+    Some(first..if last >= size { size } else { last + 1 })
+}
+
+fn trimmed(text: &[u8]) -> &[u8] {
+    let is_space = |byte: &u8| *byte == b' ';
+    let start = text.iter().position(|byte| !is_space(byte)).unwrap_or(text.len());
+    let end = text.iter().rposition(|byte| !is_space(byte)).map_or(start, |at| at + 1);
+    &text[start..end]
+}
+
+/// A number that fits a file's size.
+fn digits(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    Some(if first >= size { Part::Unsatisfiable } else { Part::Bytes(first, last.min(size - 1)) })
+    let number: u64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    i64::try_from(number).is_ok().then_some(number)
 }
 
 /// Seconds since 1970 of a date in a header field.
 pub fn parse_date(value: &[u8]) -> Option<i64> {
     let time = httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok()?;
     i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
-}
-
-/// Cuts the part that was asked for out of an upstream's answer.
-pub fn head(request: &mut Request) {
-    let is_forced = request.location.ranges.force.get(false);
-    if !is_forced || request.is_subrequest() || request.upstream.head().is_none() {
-        return;
-    }
-    let response = &request.response;
-    let (Some(size), 200, None) = (response.content_length, response.status, &request.filters) else { return };
-    let modified = response.headers.get(Id::LastModified).and_then(parse_date);
-    let part = wanted(request, size, modified, response.headers.get(Id::Etag));
-    let response = &mut request.response;
-    let range = match part {
-        Part::Whole => {
-            response.headers.remove(Id::AcceptRanges);
-            response.headers.push_id(Id::AcceptRanges, b"bytes");
-            return;
-        }
-        Part::Bytes(first, last) => {
-            response.status = 206;
-            response.content_length = Some(last - first + 1);
-            request.filters.get_or_insert_default().add(Cut { skip: first, left: last - first + 1 });
-            format!("bytes {first}-{last}/{size}")
-        }
-        Part::Unsatisfiable => {
-            response.status = 416;
-            response.content_length = Some(0);
-            request.filters.get_or_insert_default().add(Cut { skip: 0, left: 0 });
-            format!("bytes */{size}")
-        }
-    };
-    response.reason.clear();
-    response.headers.remove(Id::AcceptRanges);
-    response.headers.push_id(Id::ContentRange, range.as_bytes());
 }
 
 /// Passes a part of a body.
@@ -167,23 +270,72 @@ impl BodyFilter for Cut {
     }
 }
 
+/// Passes a page instead of the body.
+#[derive(Debug)]
+struct Instead(Body);
+
+impl BodyFilter for Instead {
+    fn push(
+        &mut self,
+        _: &mut Request,
+        _: &[u8],
+        signal: Signal,
+        out: &mut Vec<Piece>,
+    ) -> Result<Flow, Error> {
+        if signal == Signal::End {
+            let Body::Bytes(page) = std::mem::replace(&mut self.0, Body::Empty) else { return Ok(Flow::Done) };
+            out.push(Piece::Bytes(page.into_owned()));
+        }
+        Ok(Flow::Done)
+    }
+}
+
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of one range are meant")]
 mod tests {
     use super::*;
 
+    fn read(text: &str, size: u64) -> Wanted {
+        parse(text.as_bytes(), size, 5)
+    }
+
     #[test]
-    fn one_range_is_read() {
-        let read = |text: &str, size| parse(text.as_bytes(), size);
-        assert_eq!(read("bytes=0-3", 10), Some(Part::Bytes(0, 3)));
-        assert_eq!(read("Bytes= 4 - ", 10), Some(Part::Bytes(4, 9)));
-        assert_eq!(read("bytes=-3", 10), Some(Part::Bytes(7, 9)));
-        assert_eq!(read("bytes=-30", 10), Some(Part::Bytes(0, 9)));
-        assert_eq!(read("bytes=5-500", 10), Some(Part::Bytes(5, 9)));
-        assert_eq!(read("bytes=10-", 10), Some(Part::Unsatisfiable));
-        assert_eq!(read("bytes=-0", 10), Some(Part::Unsatisfiable));
-        assert_eq!(read("bytes=-1", 0), Some(Part::Unsatisfiable));
-        for bad in ["", "bytes=", "bytes=3-2", "bytes=a-b", "bytes=1-2,4-5", "items=0-1", "bytes=-", "é=0-1xx"] {
-            assert_eq!(read(bad, 10), None, "{bad}");
+    fn ranges_are_read_as_nginx_reads_them() {
+        for (text, size, expected) in [
+            ("bytes=0-3", 10, &[0..4][..]),
+            ("Bytes= 4 - ", 10, &[4..10]),
+            ("bytes=-3", 10, &[7..10]),
+            ("bytes=-30", 10, &[0..10]),
+            ("bytes=5-500", 10, &[5..10]),
+            ("bytes=1-2, 4 -5 ,-1", 10, &[1..3, 4..6, 9..10]),
+            ("bytes=2-3,1-2", 10, &[2..4, 1..3]),
+            ("bytes=0-1,20-30", 10, &[0..2]),
+            ("bytes=9-1,0-0", 10, &[0..1]),
+        ] {
+            assert_eq!(read(text, size), Wanted::Parts(expected.to_vec()), "{text}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_had_or_read_is_refused() {
+        let too_many = format!("bytes=0-{}", u64::MAX);
+        for text in [
+            "bytes=10-", "bytes=-0", "bytes=3-2", "bytes=a-b", "bytes=-", "bytes=1", "bytes=,", "bytes=1-2,",
+            "bytes=--1", "bytes=1-2-3", "bytes=1 2-3", "bytes=0x1-2", "bytes=+1-2", &too_many,
+            "bytes=99999999999999999999999-", "bytes=\t1-2",
+        ] {
+            assert_eq!(read(text, 10), Wanted::Unsatisfiable, "{text}");
+        }
+        assert_eq!(read("bytes=-1", 0), Wanted::Whole, "all of nothing");
+    }
+
+    #[test]
+    fn other_units_many_ranges_and_much_in_all_mean_the_whole() {
+        for text in
+            ["", "bytes", "bytes=", "items=0-1", "é=0-1xx", "bytes=0-0,1-1,2-2,3-3,4-4,5-5", "bytes=0-7,2-5"]
+        {
+            assert_eq!(read(text, 10), Wanted::Whole, "{text}");
+        }
+        assert_eq!(read("bytes=0-", 0), Wanted::Whole);
     }
 }

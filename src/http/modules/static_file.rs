@@ -1,22 +1,27 @@
-//! Files as responses: `root`, `alias`, conditional requests, one byte range, sent by the kernel.
+//! Files as responses: `root`, `alias`, conditional requests, ranges.
 //!
-//! Runs last in the content phase. Touches: the file system, the client's socket (sendfile).
-//! Behaviour: nginx.org, ngx_http_static_module, ngx_http_not_modified_filter_module, ngx_http_range_filter_module.
+//! Runs last in the content phase. Touches: the file system, the client's socket.
+//! Behaviour: nginx.org, ngx_http_static_module, ngx_http_not_modified_filter_module, ngx_http_core_module.
+
+mod condition;
+mod send;
+
+pub use condition::condition;
+pub use send::{Answer, Content, send};
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::config::Merge;
-use crate::http::client::Client;
-use crate::http::error::Error;
-use crate::http::modules::ranges::{self, Part, parse_date};
+use crate::config::directive::{custom, flag, size};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
+use crate::http::compile::Cx;
+use crate::http::modules::ranges;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;
@@ -25,29 +30,57 @@ use crate::http::variable::Variable;
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
-use crate::runtime::{blocking, relay};
 
-/// The static module has no directives of its own; `root`, `alias` and `types` are the core's.
 #[derive(Debug, Default)]
-pub struct Conf {}
+pub struct Conf {
+    sendfile: Inherit<bool>,
+    sendfile_max_chunk: Inherit<u64>,
+    output_buffers: Inherit<(u64, u64)>,
+}
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[];
+const ANYWHERE: Context = Context::ANY.or(Context::LOCATION_IF);
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    flag("sendfile", ANYWHERE, |c| &mut c.sendfile, "Moves files to the socket inside the kernel, where their bytes need no change; on."),
+    size("sendfile_max_chunk", ANYWHERE, |c| &mut c.sendfile_max_chunk, "Most bytes of a file that are sent before other connections get their turn, 0 for any; 2m."),
+    custom("output_buffers", Context::ANY, Arity::exactly(2), output_buffers, "Number and size of buffers. Of a file that is not sent by sendfile so many bytes are read at once as a buffer has; one is used at a time; 2 32k."),
+];
 
 pub static VARIABLES: &[Variable] = &[];
 
 impl Merge for Conf {
-    fn merge(&mut self, _: &Self) {}
+    fn merge(&mut self, outer: &Self) {
+        self.sendfile.merge(&outer.sendfile);
+        self.sendfile_max_chunk.merge(&outer.sendfile_max_chunk);
+        self.output_buffers.merge(&outer.output_buffers);
+    }
 }
 
 impl BlockConf for Conf {}
 
-/// A file that was opened, and the part of it to send.
-#[derive(Debug)]
-pub struct Answer {
-    file: File,
-    response: Box<Response>,
-    offset: u64,
-    length: u64,
+impl Conf {
+    fn sendfile(&self) -> bool {
+        self.sendfile.get(true)
+    }
+
+    fn sendfile_max_chunk(&self) -> u64 {
+        match self.sendfile_max_chunk.get(2 * 1024 * 1024) {
+            0 => u64::MAX,
+            bytes => bytes,
+        }
+    }
+
+    /// Bytes of a file that are read at once.
+    fn read_bytes(&self) -> usize {
+        let (_, size) = self.output_buffers.get((2, 32 * 1024));
+        usize::try_from(size).unwrap_or(usize::MAX).clamp(512, 1024 * 1024)
+    }
+}
+
+fn output_buffers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let count = params::number(node, 0, 1, 1024)?;
+    let size = params::size(node, 1)?;
+    conf.output_buffers.put((count, size), node)
 }
 
 /// Appends the path of the file that the URI stands for.
@@ -155,7 +188,7 @@ fn answer(request: &mut Request, file: File, metadata: &Metadata) -> Reply {
         // The page for an error goes out whole: what the client knows or wants a part of is something else.
         push_etag(&mut response, &etag);
         response.content_length = Some(size);
-        return Reply::File(Answer { file, response: Box::new(response), offset: 0, length: size });
+        return reply(file, response, size);
     }
     response.headers.push_id(Id::LastModified, httpdate::fmt_http_date(modified).as_bytes());
     push_etag(&mut response, &etag);
@@ -167,122 +200,23 @@ fn answer(request: &mut Request, file: File, metadata: &Metadata) -> Reply {
         response.headers.remove(Id::ContentType);
         return Reply::Response(Box::new(response), crate::http::response::Body::Empty);
     }
-    if request.location.ranges.are_served() {
-        response.headers.push_id(Id::AcceptRanges, b"bytes");
+    response.allows_ranges = true;
+    response.content_length = Some(size);
+    if request.location.core.error_page(416).is_some()
+        && ranges::is_refused(request, size, metadata.mtime(), etag.as_bytes())
+    {
+        request.keep(Id::ContentRange, Some(ranges::unsatisfied(size).as_bytes()));
+        return Reply::Status(416);
     }
-    let (mut offset, mut length) = (0, size);
-    // a page that is changed on its way has no parts
-    let part = match request.location.ssi.applies(&core::content_type(request)) {
-        true => Part::Whole,
-        false => ranges::wanted(request, size, Some(metadata.mtime()), Some(etag.as_bytes())),
-    };
-    match part {
-        Part::Whole => {}
-        Part::Bytes(first, last) => {
-            response.status = 206;
-            response.headers.remove(Id::AcceptRanges);
-            response.headers.push_id(Id::ContentRange, format!("bytes {first}-{last}/{size}").as_bytes());
-            (offset, length) = (first, last - first + 1);
-        }
-        Part::Unsatisfiable => {
-            let mut response = Response::with_type(416, b"text/html");
-            response.headers.push_id(Id::ContentRange, format!("bytes */{size}").as_bytes());
-            let body = crate::http::error_page::standard_body(request, 416);
-            return Reply::Response(Box::new(response), body);
-        }
-    }
-    response.content_length = Some(length);
-    Reply::File(Answer { file, response: Box::new(response), offset, length })
+    reply(file, response, size)
+}
+
+fn reply(file: File, response: Response, size: u64) -> Reply {
+    Reply::File(Answer { content: Content::File(Arc::new(file)), response: Box::new(response), size })
 }
 
 fn push_etag(response: &mut Response, etag: &str) {
     if !etag.is_empty() {
         response.headers.push_id(Id::Etag, etag.as_bytes());
     }
-}
-
-/// `Some(304)` or `Some(412)` when a precondition of the request decides (RFC 9110 §13.2.2).
-fn condition(request: &Request, modified: i64, etag: &[u8]) -> Option<u16> {
-    if let Some(value) = request.header(Id::IfMatch) {
-        if !etag_listed(value, etag, false) {
-            return Some(412);
-        }
-    } else if let Some(date) = request.header(Id::IfUnmodifiedSince).and_then(parse_date)
-        && modified > date
-    {
-        return Some(412);
-    }
-    if let Some(value) = request.header(Id::IfNoneMatch) {
-        return etag_listed(value, etag, true).then_some(304);
-    }
-
-    let date = request.header(Id::IfModifiedSince).and_then(parse_date)?;
-    request.location.core.is_current(modified, date).then_some(304)
-}
-
-fn etag_listed(list: &[u8], etag: &[u8], weak: bool) -> bool {
-    list.trim_ascii() == b"*"
-        || list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|item| {
-            let item = if weak { item.strip_prefix(b"W/").unwrap_or(item) } else { item };
-            item == etag && !etag.is_empty()
-        })
-}
-
-/// Bytes of a file that are read at once where they cannot be moved inside the kernel.
-const READ_BYTES: usize = 32 * 1024;
-
-/// Sends a file whose bytes are changed or framed on their way.
-async fn send_changed(
-    request: &mut Request,
-    client: &mut Client<'_>,
-    file: File,
-    offset: u64,
-    length: u64,
-) -> Result<(), Error> {
-    let file = Arc::new(file);
-    let mut done = 0;
-    while done < length && client.wants_body() {
-        let (from, at) = (Arc::clone(&file), offset + done);
-        let size = READ_BYTES.min(usize::try_from(length - done).unwrap_or(usize::MAX));
-        let read = blocking::run(move || {
-            let mut bytes = vec![0; size];
-            let count = from.read_at(&mut bytes, at)?;
-            bytes.truncate(count);
-            Ok::<_, std::io::Error>(bytes)
-        });
-        let bytes = read.await.map_err(|error| Error::ours(format!("read() of a file failed ({error})")))?;
-        if bytes.is_empty() {
-            return Err(Error::ours("a file became shorter while it was sent"));
-        }
-        done += bytes.len() as u64;
-        client.write(request, &bytes).await?;
-    }
-    client.flush(request).await
-}
-
-/// Sends the head and the file's bytes, which the kernel moves from the page cache to the socket.
-pub async fn send(request: &mut Request, client: &mut Client<'_>, answer: Answer) -> Result<(), Error> {
-    let Answer { file, response, offset, length } = answer;
-    client.start(request, *response);
-    let Some(room) = client.raw_room() else { return send_changed(request, client, file, offset, length).await };
-    let room = room.min(length);
-    if room == 0 {
-        return client.flush(request).await;
-    }
-    client.flush(request).await?;
-    let timeout = request.location.core.send_timeout();
-    let limits = relay::Limits { read_timeout_ms: timeout, write_timeout_ms: timeout };
-    let mut done = 0;
-    while done < room {
-        let part = if client.is_paced() { (room - done).min(client.pace().await?) } else { room - done };
-        let sent = relay::sendfile(file.as_fd(), offset + done, part, client.io(), &limits).await;
-        let moved = sent.as_ref().map_or_else(|error| error.moved, |moved| *moved);
-        client.moved(request, moved);
-        done += moved;
-        sent.map_err(|error| match error.side {
-            relay::Side::Target => Error::client(499, format!("client closed connection ({error})")),
-            relay::Side::Source => Error::ours(format!("sendfile() failed ({error})")),
-        })?;
-    }
-    Ok(())
 }

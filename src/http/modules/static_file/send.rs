@@ -1,0 +1,180 @@
+//! A file's bytes on their way to the client: from memory, by sendfile(2), or through buffers.
+//!
+//! Nothing here waits for a disk: what is not in the page cache is read on the blocking pool first.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use crate::http::client::Client;
+use crate::http::error::Error;
+use crate::http::modules::ranges::{Parts, Plan};
+use crate::http::request::Request;
+use crate::http::response::Response;
+use crate::log;
+use crate::proto::header::Id;
+use crate::runtime::{blocking, relay};
+use crate::sys::file;
+
+/// Where the bytes are.
+#[derive(Clone, Debug)]
+pub enum Content {
+    Memory(Arc<[u8]>),
+    File(Arc<File>),
+}
+
+/// A file that answers a request, with the head that belongs to the whole of it.
+#[derive(Debug)]
+pub struct Answer {
+    pub content: Content,
+    pub response: Box<Response>,
+    pub size: u64,
+}
+
+/// A part of a file that is at most so long is read, not moved: sendfile(2) would cost a call of its own.
+const READ_MAX: u64 = 16 * 1024;
+
+/// Sends the head and the file, or the parts of it that were asked for.
+pub async fn send(request: &mut Request, client: &mut Client<'_>, answer: Answer) -> Result<(), Error> {
+    let Answer { content, response, size } = answer;
+    if request.header(Id::Range).is_some() {
+        request.ranges = Some(Box::new(Plan::Asked));
+    }
+    client.start(request, *response);
+    let plan = request.ranges.take();
+    match (plan.map(|plan| *plan), content) {
+        (None | Some(Plan::Asked), Content::Memory(bytes)) => client.write(request, &bytes).await,
+        (None | Some(Plan::Asked), Content::File(file)) => send_file(request, client, &file, 0, size).await,
+        (Some(Plan::Page(page)), _) => client.write(request, page.as_bytes()).await,
+        (Some(Plan::Parts(parts)), content) => Box::pin(send_parts(request, client, &content, &parts)).await,
+    }
+}
+
+/// Parts that are gathered before they are written.
+const GATHERED_BYTES: usize = 32 * 1024;
+
+async fn send_parts(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    content: &Content,
+    parts: &Parts,
+) -> Result<(), Error> {
+    let mut gathered = Vec::new();
+    for (index, range) in parts.ranges().iter().enumerate() {
+        if !client.wants_body() {
+            break;
+        }
+        gathered.extend_from_slice(&parts.head(index));
+        let length = range.end - range.start;
+        match content {
+            Content::Memory(bytes) => {
+                let inside = usize::try_from(range.start)
+                    .ok()
+                    .zip(usize::try_from(range.end).ok())
+                    .and_then(|(start, end)| bytes.get(start..end));
+                gathered.extend_from_slice(inside.unwrap_or(b""));
+            }
+            Content::File(file) if length <= READ_MAX => {
+                gathered.extend_from_slice(&read(file, range.start, length as usize).await?);
+            }
+            Content::File(file) => {
+                client.write(request, &std::mem::take(&mut gathered)).await?;
+                send_file(request, client, file, range.start, length).await?;
+            }
+        }
+        if gathered.len() >= GATHERED_BYTES {
+            client.write(request, &std::mem::take(&mut gathered)).await?;
+        }
+    }
+    gathered.extend_from_slice(&parts.tail());
+    client.write(request, &gathered).await
+}
+
+/// Sends bytes of a file, behind the head if it is still here.
+async fn send_file(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    file: &Arc<File>,
+    offset: u64,
+    length: u64,
+) -> Result<(), Error> {
+    let conf = &request.location.static_file;
+    let Some(room) = client.raw_room().filter(|_| conf.sendfile() && length > READ_MAX) else {
+        return copy(request, client, file, offset, length).await;
+    };
+    let room = room.min(length);
+    client.flush(request).await?;
+    let timeout = request.location.core.send_timeout();
+    let limits = relay::Limits { read_timeout_ms: timeout, write_timeout_ms: timeout };
+    let chunk = conf.sendfile_max_chunk();
+    let mut done = 0;
+    while done < room {
+        let at = offset + done;
+        let mut part = (room - done).min(chunk);
+        if client.is_paced() {
+            part = part.min(client.pace().await?);
+        }
+        part = match file::cached_bytes(file, at, part) {
+            0 => {
+                let (cold, part) = (Arc::clone(file), part.min(COLD_BYTES));
+                let warmed = blocking::run(move || file::warm(&cold, at, part)).await;
+                warmed.map_err(|error| unreadable(&error))?;
+                part
+            }
+            cached => cached,
+        };
+        let sent = relay::sendfile(file.as_fd(), at, part, client.io(), &limits).await;
+        let moved = sent.as_ref().map_or_else(|error| error.moved, |moved| *moved);
+        client.moved(request, moved);
+        done += moved;
+        sent.map_err(|error| match error.side {
+            relay::Side::Target => Error::client(499, format!("client closed connection ({error})")),
+            relay::Side::Source => Error::ours(format!("sendfile() failed ({error})")),
+        })?;
+    }
+    Ok(())
+}
+
+/// Bytes that are read from a disk at once before they are sent.
+const COLD_BYTES: u64 = 512 * 1024;
+
+/// Sends bytes that are changed or framed on their way, or that sendfile(2) is not to be used for.
+async fn copy(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    file: &Arc<File>,
+    offset: u64,
+    length: u64,
+) -> Result<(), Error> {
+    let size = request.location.static_file.read_bytes();
+    let mut done = 0;
+    while done < length && client.wants_body() {
+        let count = size.min(usize::try_from(length - done).unwrap_or(usize::MAX));
+        let bytes = read(file, offset + done, count).await?;
+        done += bytes.len() as u64;
+        client.write(request, &bytes).await?;
+    }
+    Ok(())
+}
+
+/// Reads exactly `count` bytes.
+async fn read(file: &Arc<File>, offset: u64, count: usize) -> Result<Vec<u8>, Error> {
+    let mut bytes = vec![0; count];
+    if !matches!(file::read_cached(file, &mut bytes, offset), Ok(read) if read == count) {
+        let file = Arc::clone(file);
+        let read = blocking::run(move || {
+            let read = file::read_waiting(&file, &mut bytes, offset)?;
+            bytes.truncate(read);
+            Ok(bytes)
+        });
+        bytes = read.await.map_err(|error| unreadable(&error))?;
+    }
+    if bytes.len() < count {
+        return Err(Error::ours("a file became shorter while it was sent"));
+    }
+    Ok(bytes)
+}
+
+fn unreadable(error: &std::io::Error) -> Error {
+    Error::ours(format!("read() of a file failed {}", log::Cause(error)))
+}

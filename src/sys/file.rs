@@ -1,0 +1,175 @@
+//! Files that are served: opening and reading them without waiting for a disk, where the kernel can say so.
+//!
+//! `openat2(RESOLVE_CACHED)` and `preadv2(RWF_NOWAIT)` answer EAGAIN where they would have to wait. Whoever asks
+//! then lets another thread do it.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::Mode;
+
+/// The kernel, or what guards us, knows no openat2.
+static IS_OLD: AtomicBool = AtomicBool::new(false);
+
+/// Reading; never waiting for the other end of a FIFO.
+pub const READ: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC).union(OFlag::O_NOCTTY);
+/// Only to ask what it is; no permission to read is needed.
+pub const ASK: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
+
+/// Opens a path as far as all of it is in memory. Errors: EAGAIN where a disk, or another machine, must be asked;
+/// otherwise those of `open`.
+pub fn open_cached(path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
+    if IS_OLD.load(Ordering::Relaxed) {
+        return open(path, flags, Mode::empty());
+    }
+    match open_resolved(AT_FDCWD, path, flags, libc::RESOLVE_CACHED) {
+        Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
+            let opened = open(path, flags, Mode::empty());
+            // EPERM and EINVAL may also be what the file says.
+            if !matches!(opened, Err(Errno::EPERM | Errno::EINVAL)) {
+                IS_OLD.store(true, Ordering::Relaxed);
+            }
+            opened
+        }
+        other => other,
+    }
+}
+
+/// Opens a path, waiting for whatever it takes.
+pub fn open_waiting(path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
+    open(path, flags, Mode::empty())
+}
+
+/// Opens a path below a directory in which no part may be a symbolic link. Errors: ELOOP for one that is.
+pub fn open_without_links(directory: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
+    open_resolved(directory, path, flags, libc::RESOLVE_NO_SYMLINKS)
+}
+
+fn open_resolved(directory: impl AsFd, path: &[u8], flags: OFlag, resolve: u64) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::from_bits_retain(resolve));
+    openat2(directory, path, how)
+}
+
+/// Reads at `offset` as far as the bytes are in memory. Errors: `WouldBlock` where not one of them is.
+pub fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let Ok(offset) = i64::try_from(offset) else { return Ok(0) };
+    let vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: the one vector is `buffer`, which lives and is ours until the call returns.
+    let count = unsafe { libc::preadv2(file.as_raw_fd(), &raw const vector, 1, offset, libc::RWF_NOWAIT) };
+    match Errno::result(count) {
+        Ok(count) => Ok(usize::try_from(count).unwrap_or(0)),
+        // a file system that cannot say
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Fills `buffer` from `offset` on, waiting for the disk; fewer bytes only at the file's end.
+pub fn read_waiting(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Whether the byte at `offset` is in memory; what cannot be read is left to who reads it.
+fn is_cached(file: &File, offset: u64) -> bool {
+    let outcome = read_cached(file, &mut [0], offset);
+    !matches!(outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Bytes that are asked about at once: the kernel reads ahead in pieces of this order.
+pub const WINDOW_BYTES: u64 = 128 * 1024;
+
+/// How many of `length` bytes from `offset` on can be sent without waiting for a disk, as far as their ends tell:
+/// the kernel is asked for the first and the last byte of each window.
+pub fn cached_bytes(file: &File, offset: u64, length: u64) -> u64 {
+    let mut done = 0;
+    while done < length {
+        let window = WINDOW_BYTES.min(length - done);
+        if !is_cached(file, offset + done) || !is_cached(file, offset + done + window - 1) {
+            break;
+        }
+        done += window;
+    }
+    done
+}
+
+/// Has these bytes read into memory, waiting for the disk.
+pub fn warm(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let mut scratch = vec![0; 64 * 1024];
+    let mut done = 0;
+    while done < length {
+        let room = scratch.len().min(usize::try_from(length - done).unwrap_or(usize::MAX));
+        match read_waiting(file, &mut scratch[..room], offset + done)? {
+            0 => break,
+            count => done += count as u64,
+        }
+    }
+    Ok(())
+}
+
+/// Whether this file is on a disk of this machine, whose `stat` answers at once and tells of every change.
+pub fn is_local(file: &File) -> bool {
+    const LOCAL: [i64; 13] = [
+        0xef53,      // ext2, ext3, ext4
+        0x5846_5342, // xfs
+        0x9123_683e, // btrfs
+        0x0102_1994, // tmpfs
+        0x8584_58f6, // ramfs
+        0x794c_7630, // overlayfs
+        0xf2f5_2010, // f2fs
+        0x2fc1_2fc1, // zfs
+        0xca45_1a4e, // bcachefs
+        0x7371_7368, // squashfs
+        0xe0f5_e1e2, // erofs
+        0x9660,      // iso9660
+        0x4d44,      // vfat
+    ];
+    nix::sys::statfs::fstatfs(file).is_ok_and(|found| LOCAL.contains(&found.filesystem_type().0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn what_was_just_written_is_in_memory() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&vec![7; 300_000]).unwrap();
+        let opened = File::from(open_cached(file.path().as_os_str().as_encoded_bytes(), READ).unwrap());
+        assert_eq!(cached_bytes(&opened, 0, 300_000), 300_000);
+        let mut buffer = [0; 10];
+        assert_eq!(read_cached(&opened, &mut buffer, 299_995).unwrap(), 5);
+        assert_eq!(&buffer[..6], &[7, 7, 7, 7, 7, 0]);
+        assert_eq!(read_cached(&opened, &mut buffer, 300_000).unwrap(), 0);
+        warm(&opened, 0, 300_000).unwrap();
+    }
+
+    #[test]
+    fn links_are_refused_where_they_may_not_be() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("a")).unwrap();
+        std::fs::write(folder.path().join("a/file"), "x").unwrap();
+        std::os::unix::fs::symlink("a", folder.path().join("link")).unwrap();
+        let directory = File::open(folder.path()).unwrap();
+        assert!(open_without_links(directory.as_fd(), b"a/file", READ).is_ok());
+        assert_eq!(open_without_links(directory.as_fd(), b"link/file", READ).unwrap_err(), Errno::ELOOP);
+        assert_eq!(open_without_links(directory.as_fd(), b"b", READ).unwrap_err(), Errno::ENOENT);
+    }
+}
