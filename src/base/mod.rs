@@ -1,6 +1,7 @@
 //! Pure data and text that no crate gives: no system call, no clock.
 
 pub mod base64;
+pub mod byte_table;
 pub mod crypt;
 pub mod in_place;
 pub mod network;

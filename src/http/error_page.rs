@@ -44,6 +44,7 @@ pub fn last_resort(request: &mut Request, status: u16) -> Reply {
 }
 
 fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> Reply {
+    request.led_by = Some(page.target.span());
     let shown = page.status.unwrap_or(status);
     request.response.status = shown; // for the variables of the target
     let mut target = page.target.to_vec(request);

@@ -482,10 +482,12 @@ fn prepare(
     let declared = length::request(&head, data);
     let target = uri::parse(head.method, &data[head.target.clone()]);
     let host = uri::host(&head, data, target.as_ref().ok());
-    let (index, regex) = match &host {
+    let found = match &host {
         Ok(host) => conn.listen.server_for(host.as_deref().unwrap_or_default()),
-        Err(_) => (conn.listen.default, None),
+        Err(_) => Ok((conn.listen.default, None)),
     };
+    let ((index, regex), gave_up) =
+        found.map_or_else(|error| ((conn.listen.default, None), Some(error)), |found| (found, None));
     let server = &config.servers[index];
     let core = &server.root.core;
     let expects = head.version >= Version::Http11
@@ -526,6 +528,10 @@ fn prepare(
     }
     if let Some(regex) = regex {
         core::store_regex(&mut request, regex);
+    }
+    if let Some(error) = gave_up {
+        core::gave_up(&mut request, error);
+        return Err((request, 500));
     }
     if matches!(request.method, Method::Connect | Method::Trace) {
         let name = if request.method == Method::Trace { "TRACE" } else { "CONNECT" };

@@ -8,7 +8,8 @@ use std::ops::Deref;
 
 use crate::config::Span;
 use crate::http::modules::Confs;
-use crate::http::regex::{Groups, Regex};
+use crate::http::regex::hint::{Ends, Hint};
+use crate::http::regex::{GaveUp, Groups, Regex};
 use crate::proto::message::Method;
 
 /// How a location's name is compared with the URI.
@@ -70,6 +71,8 @@ pub struct Locations {
     sorted: Box<[Entry]>,
     /// In the order of the file.
     regexes: Box<[Location]>,
+    /// What subjects each of them may match, close together.
+    hints: Box<[Hint]>,
     /// One of them redirects to its slash.
     has_slashes: bool,
 }
@@ -89,6 +92,8 @@ pub enum Found<'a> {
     Location(&'a Location, Option<Groups>),
     /// The URI lacks only the last slash of this proxied location.
     AddSlash(&'a Location),
+    /// Whether the regular expression of this location matches is not known.
+    GaveUp(&'a Location, GaveUp),
 }
 
 /// Two locations of one block that no URI could tell apart.
@@ -157,19 +162,7 @@ impl Location {
             }
             None => {}
         }
-        for location in &nested.regexes {
-            let Kind::Regex(regex) = &location.kind else { continue };
-            if let Some(groups) = regex.captures(uri) {
-                return match location.search(uri) {
-                    Some((Found::Location(inner, None), _)) => {
-                        Some((Found::Location(inner, Some(groups)), true))
-                    }
-                    Some((found, _)) => Some((found, true)),
-                    None => Some((Found::Location(location, Some(groups)), true)),
-                };
-            }
-        }
-        best.map(|found| (found, false))
+        nested.search_regexes(uri).map(|found| (found, true)).or(best.map(|found| (found, false)))
     }
 
     pub fn nested(&self) -> Option<&Locations> {
@@ -212,7 +205,12 @@ impl Locations {
         }
         let mut all = sorted.iter().flat_map(|entry| entry.exact.iter().chain(&entry.prefix));
         let has_slashes = all.any(|location| location.redirects_to_slash);
-        Ok(Self { sorted: sorted.into(), regexes: regexes.into(), has_slashes })
+        let hint = |location: &Location| match &location.kind {
+            Kind::Regex(regex) => regex.hint(),
+            _ => Hint::default(),
+        };
+        let hints = regexes.iter().map(hint).collect();
+        Ok(Self { sorted: sorted.into(), regexes: regexes.into(), hints, has_slashes })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -221,6 +219,26 @@ impl Locations {
 
     pub fn iter(&self) -> impl Iterator<Item = &Location> {
         self.sorted.iter().flat_map(|entry| entry.exact.iter().chain(&entry.prefix)).chain(&self.regexes)
+    }
+
+    /// The first regular expression of the file that matches, and what is found in its location.
+    fn search_regexes(&self, uri: &[u8]) -> Option<Found<'_>> {
+        let ends = Ends::of(uri);
+        for (index, _) in self.hints.iter().enumerate().filter(|(_, hint)| hint.admits(&ends)) {
+            let location = &self.regexes[index];
+            let Kind::Regex(regex) = &location.kind else { continue };
+            let groups = match regex.captures(uri) {
+                Ok(None) => continue,
+                Ok(Some(groups)) => groups,
+                Err(gave_up) => return Some(Found::GaveUp(location, gave_up)),
+            };
+            return Some(match location.search(uri) {
+                Some((Found::Location(inner, None), _)) => Found::Location(inner, Some(groups)),
+                Some((found, _)) => found,
+                None => Found::Location(location, Some(groups)),
+            });
+        }
+        None
     }
 
     fn lookup(&self, uri: &[u8]) -> Option<Static<'_>> {
@@ -297,6 +315,7 @@ mod tests {
         match found {
             Found::Location(location, _) => location.name.to_string(),
             Found::AddSlash(location) => format!("+{}", location.name),
+            Found::GaveUp(location, _) => format!("?{}", location.name),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::http::captures::Captures;
 use crate::http::headers::Headers;
 use crate::http::location::Location;
 use crate::http::modules::upstream::{self, Action, Head};
-use crate::http::request::{Connection, Limits, Request};
+use crate::http::request::{Connection, Limits, Request, Slots};
 use crate::http::server::Server;
 use crate::http::{Config, modules};
 use crate::proto::h1::length::BodyLength;
@@ -63,7 +63,7 @@ struct Inner {
 #[derive(Debug)]
 struct Rare {
     captures: Captures,
-    slots: Vec<Option<Box<[u8]>>>,
+    slots: Slots,
     userid: Option<Box<modules::userid::State>>,
     limits: Limits,
     id: Option<(u64, u64)>,

@@ -159,6 +159,12 @@ fn locate(request: &mut Request) -> Reply {
             enter(request, location);
             return core::redirect_to_slash(request);
         }
+        Found::GaveUp(location, error) => {
+            enter(request, location);
+            core::gave_up(request, error);
+            request.gave_up = false;
+            return error_page::reply(request, 500);
+        }
         Found::Location(location, groups) => {
             enter(request, location);
             if let Some(groups) = groups {
@@ -218,7 +224,11 @@ fn inside(request: &mut Request, phases: impl IntoIterator<Item = Phase>) -> Opt
 
 #[inline]
 fn run(request: &mut Request, phase: Phase) -> Option<Reply> {
-    if confs(request, phase).is_phase_idle(phase) { None } else { run_from(request, phase, 0) }
+    if confs(request, phase).is_phase_idle(phase) {
+        return None;
+    }
+    let reply = run_from(request, phase, 0);
+    if std::mem::take(&mut request.gave_up) { Some(Reply::Status(500)) } else { reply }
 }
 
 /// The settings that a phase goes by: the server's own steps are run also where a location is in force already.
@@ -395,13 +405,9 @@ fn too_many_redirects(request: &mut Request, doing: &str) -> Option<Reply> {
         return None;
     }
     let uri = log::Text(&request.uri);
-    log::error!(
-        core::error_log(request),
-        &*request,
-        "rewrite or internal redirection cycle while {} \"{}\"",
-        doing,
-        uri
-    );
+    let place = request.config.places.name(request.led_by.unwrap_or(request.location.span));
+    let what = "rewrite or internal redirection cycle";
+    log::error!(core::error_log(request), &*request, "{what} while {doing} \"{uri}\" in {place}");
     request.keep_alive = false;
     Some(error_page::last_resort(request, 500))
 }

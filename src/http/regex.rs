@@ -1,19 +1,28 @@
 //! Regular expressions as PCRE users write them: the linear engine, and a backtracking one with a step
 //! limit for look-around and back-references.
 
+mod dialect;
+pub mod hint;
+
 use std::ops::Range;
 
-use smallvec::SmallVec;
+use regex_automata::meta;
+use regex_automata::util::primitives::NonMaxUsize;
+use smallvec::{SmallVec, smallvec};
 
 use crate::config::{Diagnostic, Span};
 use crate::http::variable::Registry;
+use hint::{Ends, Hint};
 
-/// Steps of the backtracking engine before a match is given up; nginx's PCRE has 10 million.
-const BACKTRACK_LIMIT: usize = 1_000_000;
+/// Steps of the backtracking engine before a match is given up: some tens of milliseconds. nginx's PCRE has 10 million.
+pub const BACKTRACK_LIMIT: usize = 1_000_000;
+
+/// What a compiled pattern may take; as in the regex crate.
+const COMPILED_BYTES_MAX: usize = 10 * 1024 * 1024;
 
 #[derive(Clone, Debug)]
 enum Engine {
-    Linear(Box<regex::bytes::Regex>),
+    Linear(Box<meta::Regex>),
     Backtracking(Box<fancy_regex::Regex>),
 }
 
@@ -21,37 +30,49 @@ enum Engine {
 #[derive(Clone, Debug)]
 pub struct Regex {
     engine: Engine,
+    hint: Hint,
+    group_count: usize,
     names: Vec<(Box<str>, usize)>,
     /// Where a request keeps each named group: slot and group.
     slots: Vec<(usize, usize)>,
+    span: Span,
 }
 
 /// The ranges of the groups, the whole match first; a group that took no part is `0..0`.
 pub type Groups = SmallVec<[Range<usize>; 4]>;
 
+/// The backtracking engine has come to its limit: whether the pattern matches is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GaveUp {
+    /// The pattern in the configuration.
+    pub span: Span,
+}
+
 impl Regex {
     /// Compiles a pattern at `span`. Errors: what is wrong with the pattern, in one line.
     pub fn new(pattern: &str, caseless: bool, span: Span) -> Result<Self, Diagnostic> {
-        let ours = pcre_to_rust(pattern);
-        let built = regex::bytes::RegexBuilder::new(&ours).case_insensitive(caseless).unicode(false).build();
-        let engine = match built {
-            Ok(linear) => Engine::Linear(Box::new(linear)),
-            Err(first) => {
-                let flags = if caseless { "(?i)" } else { "" };
-                match fancy_regex::RegexBuilder::new(&format!("{flags}{ours}"))
-                    .backtrack_limit(BACKTRACK_LIMIT)
-                    .build()
-                {
-                    Ok(backtracking) => Engine::Backtracking(Box::new(backtracking)),
-                    Err(_) => return Err(refused(pattern, &first, span)),
-                }
-            }
+        let refused =
+            |why: &str| Diagnostic::error(span, format!("invalid regular expression \"{pattern}\": {why}"));
+        let ours = dialect::translate(pattern).map_err(|error| refused(&error.why).help(error.help))?;
+        let mut hint = Hint::default();
+        let (engine, names, group_count) = if ours.backtracks {
+            let regex = backtracking(&ours, caseless).map_err(|error| refused(&without_place(&error)))?;
+            let (names, count) = (named(regex.capture_names()), regex.captures_len());
+            (Engine::Backtracking(Box::new(regex)), names, count)
+        } else {
+            let mut parser = regex_syntax::ParserBuilder::new();
+            parser.unicode(ours.is_utf).utf8(false).case_insensitive(caseless);
+            let hir = parser.build().parse(&ours.text).map_err(|error| refused(&kind(&error)))?;
+            hint = Hint::of(&hir);
+            let config = meta::Config::new().utf8_empty(false).nfa_size_limit(Some(COMPILED_BYTES_MAX));
+            let regex = meta::Builder::new().configure(config).build_from_hir(&hir);
+            let regex = regex
+                .map_err(|_| refused("it would take too much memory").help("count up to lower numbers"))?;
+            let names = named(regex.group_info().pattern_names(Default::default()));
+            let count = regex.captures_len();
+            (Engine::Linear(Box::new(regex)), names, count)
         };
-        let names = match &engine {
-            Engine::Linear(regex) => named(regex.capture_names()),
-            Engine::Backtracking(regex) => named(regex.capture_names()),
-        };
-        Ok(Self { engine, names, slots: Vec::new() })
+        Ok(Self { engine, hint, group_count, names, slots: Vec::new(), span })
     }
 
     /// The named groups and their indexes.
@@ -71,112 +92,81 @@ impl Regex {
         &self.slots
     }
 
-    pub fn is_match(&self, subject: &[u8]) -> bool {
+    /// What tells most subjects that do not match.
+    pub fn hint(&self) -> Hint {
+        self.hint
+    }
+
+    pub fn is_match(&self, subject: &[u8]) -> Result<bool, GaveUp> {
         match &self.engine {
-            Engine::Linear(regex) => regex.is_match(subject),
-            Engine::Backtracking(_) => self.captures(subject).is_some(),
+            Engine::Linear(regex) => Ok(self.hint.admits(&Ends::of(subject)) && regex.is_match(subject)),
+            Engine::Backtracking(regex) => regex.is_match(subject).map_err(|_| self.gave_up()),
         }
     }
 
-    /// Matches and gives the groups. A subject that is no UTF-8 never matches a backtracking pattern.
-    pub fn captures(&self, subject: &[u8]) -> Option<Groups> {
+    /// Matches and gives the groups.
+    pub fn captures(&self, subject: &[u8]) -> Result<Option<Groups>, GaveUp> {
         match &self.engine {
-            Engine::Linear(regex) => {
-                let found = regex.captures(subject)?;
-                Some(found.iter().map(|group| group.map_or(0..0, |group| group.range())).collect())
-            }
+            Engine::Linear(regex) if self.hint.admits(&Ends::of(subject)) => Ok(self.linear(regex, subject)),
+            Engine::Linear(_) => Ok(None),
             Engine::Backtracking(regex) => {
-                let found = regex.captures(std::str::from_utf8(subject).ok()?).ok()??;
-                Some(found.iter().map(|group| group.map_or(0..0, |group| group.range())).collect())
+                let found = regex.captures(subject).map_err(|_| self.gave_up())?;
+                Ok(found.map(|found| {
+                    found.iter().map(|group| group.map_or(0..0, |group| group.range())).collect()
+                }))
             }
         }
     }
+
+    fn linear(&self, regex: &meta::Regex, subject: &[u8]) -> Option<Groups> {
+        if self.group_count == 1 {
+            return regex.find(subject).map(|found| smallvec![found.range()]);
+        }
+        let mut slots: SmallVec<[Option<NonMaxUsize>; 8]> = smallvec![None; self.group_count * 2];
+        regex.search_slots(&regex_automata::Input::new(subject), &mut slots)?;
+        let range = |group: &[Option<NonMaxUsize>]| match group {
+            [Some(start), Some(end)] => start.get()..end.get(),
+            _ => 0..0,
+        };
+        Some(slots.chunks(2).map(range).collect())
+    }
+
+    fn gave_up(&self) -> GaveUp {
+        GaveUp { span: self.span }
+    }
+}
+
+fn backtracking(
+    ours: &dialect::Translated,
+    caseless: bool,
+) -> Result<fancy_regex::Regex, fancy_regex::Error> {
+    let mode = if ours.is_utf { fancy_regex::BytesMode::UnicodeBytes } else { fancy_regex::BytesMode::Ascii };
+    let mut builder = fancy_regex::RegexBuilder::new(&ours.text);
+    builder.bytes_mode(mode).unicode_mode(ours.is_utf).case_insensitive(caseless);
+    builder.backtrack_limit(BACKTRACK_LIMIT).delegate_size_limit(COMPILED_BYTES_MAX).build()
 }
 
 fn named<'a>(names: impl Iterator<Item = Option<&'a str>>) -> Vec<(Box<str>, usize)> {
     names.enumerate().filter_map(|(index, name)| Some((name?.into(), index))).collect()
 }
 
-/// PCRE accepts an escaped slash and other needless escapes; the linear engine refuses some of them. Neither engine
-/// knows `\Q…\E`.
-fn pcre_to_rust(pattern: &str) -> String {
-    let mut out = String::with_capacity(pattern.len());
-    let mut chars = pattern.chars();
-    while let Some(char) = chars.next() {
-        if char != '\\' {
-            out.push(char);
-            continue;
-        }
-        match chars.next() {
-            // The engine knows no escape for these letters' neighbours; a literal is a literal.
-            Some(next) if !next.is_ascii_alphanumeric() && !next.is_ascii_punctuation() => out.push(next),
-            Some('Z') => out.push_str("\\z"),
-            Some('Q') => {
-                let quoted = chars.as_str();
-                let (literal, rest) = quoted.split_once("\\E").unwrap_or((quoted, ""));
-                out.push_str(&regex::escape(literal));
-                chars = rest.chars();
-            }
-            // PCRE ignores an end without a beginning.
-            Some('E') => {}
-            Some(next) => {
-                out.push('\\');
-                out.push(next);
-            }
-            None => out.push('\\'),
-        }
+/// What is wrong, in one line and without the pattern.
+fn kind(error: &regex_syntax::Error) -> String {
+    match error {
+        regex_syntax::Error::Parse(error) => error.kind().to_string(),
+        regex_syntax::Error::Translate(error) => error.kind().to_string(),
+        other => other.to_string().lines().last().unwrap_or_default().to_owned(),
     }
-    out
 }
 
-fn refused(pattern: &str, error: &regex::Error, span: Span) -> Diagnostic {
-    let text = error.to_string();
-    let why = text.lines().rev().find_map(|line| line.strip_prefix("error: ")).unwrap_or(&text);
-    Diagnostic::error(span, format!("invalid regular expression \"{pattern}\": {why}"))
+fn without_place(error: &fancy_regex::Error) -> String {
+    let text = match error {
+        fancy_regex::Error::ParseError(_, error) => error.to_string(),
+        fancy_regex::Error::CompileError(error) => error.to_string(),
+        other => other.to_string(),
+    };
+    text.lines().last().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn compile(pattern: &str) -> Regex {
-        Regex::new(pattern, false, Span::default()).expect("a valid pattern")
-    }
-
-    #[test]
-    fn both_engines_capture() {
-        let linear = compile(r"^/u/(?<name>[a-z]+)\.php$");
-        assert_eq!(linear.names(), [("name".into(), 1)]);
-        assert_eq!(linear.captures(b"/u/bob.php").unwrap()[1], 3..6);
-        let backtracking = compile(r"^/(?!private)(\w+)$");
-        assert!(backtracking.is_match(b"/open"));
-        assert!(!backtracking.is_match(b"/private"));
-    }
-
-    #[test]
-    fn quoted_text_is_literal() {
-        let cases: [(&str, &[u8], bool); 6] = [
-            (r"^\Qa.b\E$", b"a.b", true),
-            (r"^\Qa.b\E$", b"axb", false),
-            (r"^(?<x>[a-z]+)\Q.[c\E\d$", b"ab.[c7", true),
-            (r"^\Qto the end+", b"to the end+", true),
-            (r"^a\Eb$", b"ab", true),
-            (r"^(?!x)\Q(y\E", b"(y", true),
-        ];
-        for (pattern, subject, expected) in cases {
-            assert_eq!(compile(pattern).is_match(subject), expected, "{pattern}");
-        }
-    }
-
-    #[test]
-    fn a_hostile_pattern_gives_up_instead_of_hanging() {
-        let hostile = compile(r"^(?=(a+)+b)(a+)+$");
-        assert!(!hostile.is_match("a".repeat(40).as_bytes()));
-    }
-
-    #[test]
-    fn a_pattern_nobody_can_run_is_a_diagnostic() {
-        let error = Regex::new("(unclosed", false, Span::default()).unwrap_err();
-        assert!(error.message.contains("(unclosed"), "{}", error.message);
-    }
-}
+mod tests;

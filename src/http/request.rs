@@ -3,10 +3,12 @@
 //! Owns the bytes of its head; everything parsed from them is a range. Freed as a whole when it ends, and
 //! logged at that moment, whatever ended it.
 
+use std::borrow::Cow;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use crate::base::in_place::boxed;
+use crate::config::Span;
 use crate::http::body::Body;
 use crate::http::captures::Captures;
 use crate::http::filter::{Coding, Filters};
@@ -28,6 +30,9 @@ use crate::runtime::buffer::Buffer;
 use crate::shm::holders::Held;
 use crate::sys::address::SockAddr;
 use crate::sys::clock;
+
+/// The values that a request keeps: by `set`, `map`, named groups.
+pub type Slots = Vec<Option<Cow<'static, [u8]>>>;
 
 /// What a request knows of the connection it came on.
 #[derive(Clone, Debug)]
@@ -99,6 +104,10 @@ pub struct Request {
     pub adds_uri_to_alias: bool,
     /// An `if` without the location's `proxy_pass` is in force after one that had it.
     pub left_proxy: bool,
+    /// The directive that has led it here from another path; `None`: one of the location's.
+    pub led_by: Option<Span>,
+    /// A regular expression has come to its limit: the answer is 500 where it is not on its way yet.
+    pub gave_up: bool,
     /// Where any kind of access control may let a request in: with what the others have refused it so far, or 0.
     pub access_status: u16,
     /// The status that an `error_page` is being made for.
@@ -142,7 +151,7 @@ pub struct Request {
     pub depth: u8,
     /// Its values went elsewhere, and so does its line in the log.
     pub is_parked: bool,
-    slots: Vec<Option<Box<[u8]>>>,
+    slots: Slots,
 }
 
 impl Request {
@@ -181,6 +190,8 @@ impl Request {
             left_location: false,
             adds_uri_to_alias: false,
             left_proxy: false,
+            led_by: None,
+            gave_up: false,
             access_status: 0,
             error_status: None,
             is_error_page: false,
@@ -292,7 +303,7 @@ impl Request {
         self.slots.get(index)?.as_deref()
     }
 
-    pub fn set_slot(&mut self, index: usize, value: Vec<u8>) {
+    pub fn set_slot(&mut self, index: usize, value: impl Into<Cow<'static, [u8]>>) {
         if self.slots.is_empty() {
             self.slots.resize(self.config.variables.slot_count(), None);
         }
@@ -309,11 +320,11 @@ impl Request {
     }
 
     /// All stored values, for [`Request::set_slots`].
-    pub fn take_slots(&mut self) -> Vec<Option<Box<[u8]>>> {
+    pub fn take_slots(&mut self) -> Slots {
         std::mem::take(&mut self.slots)
     }
 
-    pub fn set_slots(&mut self, slots: Vec<Option<Box<[u8]>>>) {
+    pub fn set_slots(&mut self, slots: Slots) {
         self.slots = slots;
     }
 

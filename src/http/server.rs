@@ -6,7 +6,7 @@
 use crate::base::wildcard::{Conflict, NameTable};
 use crate::config::Span;
 use crate::http::location::Location;
-use crate::http::regex::Regex;
+use crate::http::regex::{GaveUp, Regex};
 use crate::shm::counter::Slot;
 use crate::sys::address::SockAddr;
 use crate::sys::socket::ListenOptions;
@@ -78,17 +78,21 @@ impl Listen {
     }
 
     /// The index of the server for a lower-case host, with the regular expression that chose it.
-    pub fn server_for(&self, host: &[u8]) -> (usize, Option<&Regex>) {
+    ///
+    /// Errors: whether an expression matches is not known.
+    pub fn server_for(&self, host: &[u8]) -> Result<(usize, Option<&Regex>), GaveUp> {
         if host.is_empty() {
-            return (self.nameless.map_or(self.default, |index| index as usize), None);
+            return Ok((self.nameless.map_or(self.default, |index| index as usize), None));
         }
         if let Some(&index) = self.names.lookup(host) {
-            return (index as usize, None);
+            return Ok((index as usize, None));
         }
-        match self.regexes.iter().find(|(regex, _)| regex.is_match(host)) {
-            Some((regex, index)) => (*index as usize, Some(regex)),
-            None => (self.default, None),
+        for (regex, index) in &self.regexes {
+            if regex.is_match(host)? {
+                return Ok((*index as usize, Some(regex)));
+            }
         }
+        Ok((self.default, None))
     }
 
     /// Every address of this port or path: the local address must be asked for.

@@ -42,6 +42,10 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
     let goal = Goal::find(request, client.io()).await.map_err(|error| noted(request, client, error))?;
     let outgoing = Outgoing::prepare(request, client.io(), &goal).await;
     let mut outgoing = outgoing.map_err(|error| noted(request, client, error))?;
+    if std::mem::take(&mut request.gave_up) {
+        outgoing.give_back(&mut request.body);
+        return Ok(Some(Reply::Status(500)));
+    }
     let mut session = Session::new(&goal.group, request.location.proxy.next_tries());
     let total_ms = request.location.proxy.timeout_total_ms();
     let mut deadline = Timer::new();

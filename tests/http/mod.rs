@@ -12,6 +12,7 @@ pub mod configurations;
 mod error_page;
 mod framing;
 mod geo;
+mod hostile;
 mod keepalive;
 mod limit_conn;
 mod limit_rate;

@@ -305,7 +305,7 @@ fn value(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool 
     let value = geo.table.find(address).map_or("", |index| &geo.values[index as usize]);
     out.extend_from_slice(value.as_bytes());
     if let Some(slot) = geo.slot {
-        request.set_slot(slot, value.as_bytes().to_vec());
+        request.set_slot(slot, value.as_bytes());
     }
     true
 }

@@ -74,6 +74,7 @@ fn try_name(request: &mut Request, directory: &[u8], name: Vec<u8>) -> Verdict {
     Verdict::Next
 }
 
-fn redirect(request: &Request, uri: Vec<u8>) -> Verdict {
+fn redirect(request: &mut Request, uri: Vec<u8>) -> Verdict {
+    request.led_by = None;
     Verdict::Done(Reply::Internal { uri, args: request.args.clone() })
 }

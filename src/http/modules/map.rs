@@ -3,16 +3,18 @@
 //! Touches: the request's variables; a map file while the configuration is read.
 //! Behaviour: nginx.org, ngx_http_map_module.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 
+use crate::base::byte_table::ByteTable;
 use crate::base::wildcard::NameTable;
 use crate::config::directive::{Accepted, accepted, block};
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Word};
 use crate::http::compile::Cx;
-use crate::http::modules::{BlockConf, Directive};
+use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::regex::Regex;
+use crate::http::regex::hint::Ends;
 use crate::http::request::Request;
-use crate::http::script::Script;
+use crate::http::script::{self, Script};
 use crate::http::variable::{Argument, Variable};
 
 /// One `map` block.
@@ -20,15 +22,21 @@ use crate::http::variable::{Argument, Variable};
 pub struct Map {
     source: Script,
     /// Values by lower-case key; nginx compares without regard to case.
-    exact: HashMap<Box<[u8]>, u32>,
+    exact: ByteTable,
     /// With `hostnames`: `*.example.com` and `www.example.*`.
     wildcards: Option<NameTable<u32>>,
     regexes: Vec<(Regex, u32)>,
     default: Option<u32>,
-    values: Vec<Script>,
+    /// Each text that a value is written as, once; with the index of its script, or `PLAIN`.
+    values: ByteTable,
+    /// Those with variables.
+    scripts: Vec<Script>,
     /// Where a request keeps the value; `None` for a volatile map.
     slot: Option<usize>,
 }
+
+/// A value without variables.
+const PLAIN: u32 = u32::MAX;
 
 #[derive(Debug, Default)]
 pub struct Conf {}
@@ -53,62 +61,93 @@ fn map(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let volatile = node.children().iter().any(|entry| &*entry.name.text == "volatile" && entry.args.is_empty());
     let slot = (!volatile).then(|| cx.variables.new_slot());
     let wildcards = hostnames.then(NameTable::default);
-    let mut map =
-        Map { source, exact: HashMap::new(), wildcards, regexes: Vec::new(), default: None, values: Vec::new(), slot };
-    let mut by_text: HashMap<Box<str>, u32> = HashMap::new();
+    let mut map = Map {
+        source,
+        exact: ByteTable::default(),
+        wildcards,
+        regexes: Vec::new(),
+        default: None,
+        values: ByteTable::default(),
+        scripts: Vec::new(),
+        slot,
+    };
     for entry in node.children() {
-        if let Err(diagnostic) = add(&mut map, &mut by_text, cx, entry) {
+        if let Err(diagnostic) = map.add(cx, entry) {
             cx.diagnostics.push(diagnostic);
         }
     }
+    map.exact.shrink();
+    map.values.shrink();
     let index = cx.maps.len();
     cx.maps.push(map);
     cx.variables.declare(&node.args[1], value, Argument::index(index))
 }
 
-fn add(map: &mut Map, by_text: &mut HashMap<Box<str>, u32>, cx: &mut Cx, entry: &Node) -> Result<(), Diagnostic> {
-    let key = &*entry.name.text;
-    if entry.args.is_empty() && matches!(key, "hostnames" | "volatile") {
-        return Ok(());
-    }
-    let [word] = &*entry.args else {
-        return Err(Diagnostic::error(entry.span, "invalid number of the map parameters")
-            .help("an entry is a value, a space, and what the variable becomes"));
-    };
-    let target = match by_text.get(&word.text) {
-        Some(&index) => index,
-        None => {
-            let value = Script::compile(word, cx)?;
-            map.values.push(value);
-            let index = (map.values.len() - 1) as u32;
-            by_text.insert(word.text.clone(), index);
-            index
+impl Map {
+    fn add(&mut self, cx: &mut Cx, entry: &Node) -> Result<(), Diagnostic> {
+        let key = &*entry.name.text;
+        if entry.args.is_empty() && matches!(key, "hostnames" | "volatile") {
+            return Ok(());
         }
-    };
-    if key == "default" {
-        if map.default.replace(target).is_some() {
-            return Err(Diagnostic::error(entry.span, "duplicate default map parameter"));
+        let [word] = &*entry.args else {
+            return Err(Diagnostic::error(entry.span, "invalid number of the map parameters")
+                .help("an entry is a value, a space, and what the variable becomes"));
+        };
+        let target = self.target(word, cx)?;
+        if key == "default" {
+            if self.default.replace(target).is_some() {
+                return Err(Diagnostic::error(entry.span, "duplicate default map parameter"));
+            }
+            return Ok(());
         }
-        return Ok(());
+        let key = key.strip_prefix('\\').unwrap_or(key);
+        if let Some(pattern) = entry.name.text.strip_prefix('~') {
+            let (pattern, caseless) = pattern.strip_prefix('*').map_or((pattern, false), |rest| (rest, true));
+            let regex = Regex::new(pattern, caseless, entry.name.span)?.declare(&mut cx.variables);
+            self.regexes.push((regex, target));
+            return Ok(());
+        }
+        let key = lower(key.as_bytes());
+        if let Some(names) = self.wildcards.as_mut().filter(|_| is_wildcard(&key)) {
+            let name = String::from_utf8_lossy(&key);
+            return names.insert(&name, target).map_err(|_| conflict(&entry.name));
+        }
+        self.exact.insert(&key, target).map(drop).map_err(|_| conflict(&entry.name))
     }
-    let key = key.strip_prefix('\\').unwrap_or(key);
-    if let Some(pattern) = entry.name.text.strip_prefix('~') {
-        let (pattern, caseless) = pattern.strip_prefix('*').map_or((pattern, false), |rest| (rest, true));
-        let regex = Regex::new(pattern, caseless, entry.name.span)?.declare(&mut cx.variables);
-        map.regexes.push((regex, target));
-        return Ok(());
+
+    /// The number of a value.
+    fn target(&mut self, word: &Word, cx: &mut Cx) -> Result<u32, Diagnostic> {
+        let text = word.text.as_bytes();
+        if let Some((number, _)) = self.values.get(text) {
+            return Ok(number);
+        }
+        let mut script = PLAIN;
+        if script::has_variables(&word.text) {
+            script = self.scripts.len() as u32;
+            self.scripts.push(Script::compile(word, cx)?);
+        }
+        Ok(self.values.insert(text, script).unwrap_or_else(|there| there))
     }
-    if let Some(names) = map.wildcards.as_mut().filter(|_| is_wildcard(key)) {
-        return names.insert(&key.to_ascii_lowercase(), target).map_err(|_| conflict(&entry.name));
+
+    fn value(&'static self, target: u32, request: &mut Request) -> Cow<'static, [u8]> {
+        let text = self.values.key(target);
+        match self.values.value(target) {
+            PLAIN => Cow::Borrowed(text),
+            script => Cow::Owned(self.scripts[script as usize].to_vec(request)),
+        }
     }
-    if map.exact.insert(key.to_ascii_lowercase().into_bytes().into(), target).is_some() {
-        return Err(conflict(&entry.name));
-    }
-    Ok(())
 }
 
-fn is_wildcard(key: &str) -> bool {
-    key.starts_with("*.") || key.starts_with('.') || key.ends_with(".*")
+/// In lower case, without a copy where it is so already.
+fn lower(text: &[u8]) -> Cow<'_, [u8]> {
+    match text.iter().any(u8::is_ascii_uppercase) {
+        true => Cow::Owned(text.to_ascii_lowercase()),
+        false => Cow::Borrowed(text),
+    }
+}
+
+fn is_wildcard(key: &[u8]) -> bool {
+    key.starts_with(b"*.") || key.starts_with(b".") || key.ends_with(b".*")
 }
 
 fn conflict(name: &Word) -> Diagnostic {
@@ -131,28 +170,31 @@ fn value(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool 
     true
 }
 
-fn look_up(map: &'static Map, request: &mut Request) -> Vec<u8> {
+fn look_up(map: &'static Map, request: &mut Request) -> Cow<'static, [u8]> {
     let source = map.source.to_vec(request);
-    let lower = source.to_ascii_lowercase();
+    let lower = lower(&source);
     let key = match map.wildcards {
         Some(_) => lower.strip_suffix(b".").unwrap_or(&lower), // a host may end with a dot
         None => &lower,
     };
-    let mut found = map.exact.get(key).copied();
-    if found.is_none() && let Some(names) = &map.wildcards {
+    let mut found = map.exact.get(key).map(|(_, target)| target);
+    if found.is_none()
+        && let Some(names) = &map.wildcards
+    {
         found = names.lookup(key).copied();
     }
     if found.is_none() {
-        for (regex, target) in &map.regexes {
-            if let Some(groups) = regex.captures(&source) {
-                super::core::store_regex_groups(request, regex, &source, &groups);
+        let ends = Ends::of(&source);
+        for (regex, target) in map.regexes.iter().filter(|(regex, _)| regex.hint().admits(&ends)) {
+            if let Some(groups) = core::captures(request, regex, &source) {
+                core::store_regex_groups(request, regex, &source, &groups);
                 found = Some(*target);
                 break;
             }
         }
     }
     match found.or(map.default) {
-        Some(index) => map.values[index as usize].to_vec(request),
-        None => Vec::new(),
+        Some(target) => map.value(target, request),
+        None => Cow::Borrowed(b""),
     }
 }

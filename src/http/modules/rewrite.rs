@@ -216,10 +216,14 @@ impl Run {
                     self.escapes = false;
                     return flow;
                 }
-                Flow::Next
+                if request.gave_up { Flow::End } else { Flow::Next }
             }
             Step::If(inner) => {
-                if !inner.condition.holds(self, request) {
+                let holds = inner.condition.holds(self, request);
+                if request.gave_up {
+                    return Flow::End;
+                }
+                if !holds {
                     return Flow::Next;
                 }
                 if let Some(location) = inner.settings.and_then(|index| self.location.inside_if(index)) {

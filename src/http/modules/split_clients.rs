@@ -98,7 +98,7 @@ fn value(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool 
     let found = split.parts.iter().find(|(below, _)| below.is_none_or(|below| hash < below));
     let value = found.map_or("", |(_, value)| value);
     out.extend_from_slice(value.as_bytes());
-    request.set_slot(split.slot, value.as_bytes().to_vec());
+    request.set_slot(split.slot, value.as_bytes());
     true
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::config::inherit::duplicate;
 use crate::config::directive::custom;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node, Word};
+use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, Word};
 use crate::http::compile::Cx;
 use crate::http::location::Kind;
 use crate::http::modules::{BlockConf, Directive, core};
@@ -37,7 +37,7 @@ struct Name {
 #[derive(Debug)]
 enum Last {
     Status(u16),
-    Named(Box<str>),
+    Named(Box<str>, Span),
     Uri(Script),
 }
 
@@ -90,7 +90,7 @@ fn last_of(word: &Word, cx: &mut Cx) -> Result<Last, Diagnostic> {
         });
     }
     if word.text.starts_with('@') && !word.text.contains('$') {
-        return Ok(Last::Named(word.text.clone()));
+        return Ok(Last::Named(word.text.clone(), word.span));
     }
     Script::compile(word, cx).map(Last::Uri)
 }
@@ -122,8 +122,12 @@ fn find(request: &mut Request, last: &'static Last) -> Verdict {
     }
     Verdict::Done(match last {
         Last::Status(status) => Reply::Status(*status),
-        Last::Named(name) => Reply::Named(name),
+        Last::Named(name, span) => {
+            request.led_by = Some(*span);
+            Reply::Named(name)
+        }
         Last::Uri(script) => {
+            request.led_by = Some(script.span());
             let mut uri = script.to_vec(request);
             let args = match memchr::memchr(b'?', &uri) {
                 Some(at) => {

@@ -97,6 +97,7 @@ fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static prox
             request.keep_named(name, new.as_deref().unwrap_or(value));
         }
     }
+    request.led_by = None;
     if let Some(name) = target.strip_prefix(b"@") {
         let name = String::from_utf8_lossy(name);
         let Some(location) = request.server.named(&format!("@{name}")) else {
@@ -289,7 +290,7 @@ fn apply(request: &mut Request, rule: &'static Redirect, url: &[u8]) -> Option<V
             Some(new)
         }
         Redirect::Regex { from, to } => {
-            let groups = from.captures(url)?;
+            let groups = core::captures(request, from, url)?;
             core::store_regex_groups(request, from, url, &groups);
             Some(to.to_vec(request))
         }

@@ -8,7 +8,7 @@ use crate::http::location::{Kind, Location};
 use crate::http::error::Limit;
 use crate::http::modules::core::{error_log, told};
 use crate::http::pipeline::Reply;
-use crate::http::regex::{Groups, Regex};
+use crate::http::regex::{self, GaveUp, Groups, Regex};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::termination::{How, Phase, Termination, Who};
@@ -80,10 +80,30 @@ pub fn store_named(request: &mut Request, location: &'static Location, subject: 
     }
 }
 
+/// Matches for a request. An expression that gives up matches nothing, and the request fails.
+pub fn captures(request: &mut Request, regex: &Regex, subject: &[u8]) -> Option<Groups> {
+    match regex.captures(subject) {
+        Ok(groups) => groups,
+        Err(error) => {
+            gave_up(request, error);
+            None
+        }
+    }
+}
+
+/// Logs that an expression gave up, and has the request fail.
+#[cold]
+pub fn gave_up(request: &mut Request, error: GaveUp) {
+    let place = request.config.places.name(error.span);
+    let steps = regex::BACKTRACK_LIMIT;
+    log::error!(error_log(request), &*request, "the regular expression in {place} gave up after {steps} steps");
+    request.gave_up = true;
+}
+
 /// Keeps the groups of the `server_name` expression that chose the server.
 pub fn store_regex(request: &mut Request, regex: &'static Regex) {
     let host = request.host.clone();
-    if let Some(groups) = regex.captures(&host) {
+    if let Some(groups) = captures(request, regex, &host) {
         store_regex_groups(request, regex, &host, &groups);
     }
 }

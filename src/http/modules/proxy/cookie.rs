@@ -147,7 +147,7 @@ impl Rule {
                 Some([&to.to_vec(request), rest].concat())
             }
             Self::Regex { from, to } => {
-                let groups = from.captures(value)?;
+                let groups = core::captures(request, from, value)?;
                 core::store_regex_groups(request, from, value, &groups);
                 Some(to.to_vec(request))
             }
@@ -161,7 +161,7 @@ impl Flags {
             Self::Off => None,
             Self::Text { name, words } => cookie.eq_ignore_ascii_case(&name.to_vec(request)).then_some(words),
             Self::Regex { name, words } => {
-                let groups = name.captures(cookie)?;
+                let groups = core::captures(request, name, cookie)?;
                 core::store_regex_groups(request, name, cookie, &groups);
                 Some(words)
             }

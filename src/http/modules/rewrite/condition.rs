@@ -105,7 +105,7 @@ impl Condition {
 
 /// Matches and keeps the groups; what was captured before is gone also where it does not match.
 fn matches(pattern: &str, regex: &'static Regex, subject: &[u8], request: &mut Request) -> bool {
-    let groups = regex.captures(subject);
+    let groups = core::captures(request, regex, subject);
     replacement::log_match(request, pattern, subject, groups.is_some());
     match groups {
         Some(groups) => {

@@ -6,7 +6,7 @@
 
 use super::Flow;
 use crate::base::number::hex_digit;
-use crate::config::{Diagnostic, Node, params};
+use crate::config::{Diagnostic, Node, Span, params};
 use crate::http::compile::Cx;
 use crate::http::modules::core;
 use crate::http::pipeline::Reply;
@@ -30,6 +30,7 @@ pub struct Rewrite {
     /// The request's own arguments follow.
     adds_args: bool,
     then: Then,
+    span: Span,
 }
 
 /// What happens after a match.
@@ -74,6 +75,7 @@ impl Rewrite {
             has_args: text.contains('?'),
             adds_args: text.len() == replacement.text.len(),
             then,
+            span: node.span,
         })
     }
 
@@ -85,7 +87,7 @@ impl Rewrite {
     /// Matches and replaces; `None`: it does not match.
     pub(super) fn run(&'static self, request: &mut Request) -> Option<Flow> {
         let subject = std::mem::take(&mut request.uri);
-        let groups = self.regex.captures(&subject);
+        let groups = core::captures(request, &self.regex, &subject);
         log_match(request, &self.pattern, &subject, groups.is_some());
         match &groups {
             Some(groups) => core::store_regex_groups(request, &self.regex, &subject, groups),
@@ -98,6 +100,7 @@ impl Rewrite {
         if let Then::Redirect(status) = self.then {
             return Some(Flow::Done(self.redirect(status, request)));
         }
+        request.led_by = Some(self.span);
         request.left_location |= self.then == Then::Break;
         request.uri_changed = self.then != Then::Break;
         self.replace(request);

@@ -3,6 +3,7 @@
 //! Touches: the request's variables and captures. Syntax: nginx.org, ngx_http_ssi_module, "if".
 
 use crate::config::Span;
+use crate::http::modules::core;
 use crate::http::regex::Regex;
 use crate::http::request::Request;
 use crate::http::variable;
@@ -69,7 +70,7 @@ pub fn is_true(request: &mut Request, expression: &[u8]) -> Result<bool, String>
             let pattern = String::from_utf8_lossy(pattern);
             let regex = Regex::new(&pattern, false, Span::default())
                 .map_err(|_| format!("invalid expression \"{pattern}\" in an SSI condition"))?;
-            match regex.captures(&left) {
+            match core::captures(request, &regex, &left) {
                 Some(groups) => {
                     request.captured(&left, &groups);
                     for (name, group) in regex.names() {
