@@ -156,6 +156,7 @@ modules! {
     userid      => [] head send;
     addition    => [] head head;
     sub_filter  => [] head head;
+    charset     => [] head head;
     ssi         => [] head head;
     ranges      => [] head head;
     access_log  => [] log write;

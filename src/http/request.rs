@@ -14,6 +14,7 @@ use crate::http::captures::Captures;
 use crate::http::filter::{Coding, Filters};
 use crate::http::headers::Headers;
 use crate::http::location::Location;
+use crate::http::modules::charset::charset_of;
 use crate::http::pipeline;
 use crate::http::response::Response;
 use crate::http::server::{Listen, Server};
@@ -143,6 +144,9 @@ pub struct Request {
     pub coding: Option<Box<dyn Coding>>,
     /// What becomes of the parts that are asked for of a file.
     pub ranges: Option<Box<modules::ranges::Plan>>,
+    /// The charset of the answer, whatever the configuration says: `X-Accel-Charset`, or in a subrequest that of the
+    /// whole.
+    pub charset: Option<Box<[u8]>>,
     /// What SSI commands have set.
     pub ssi: Option<Box<modules::ssi::State>>,
     /// Bytes a second, when the upstream or `set $limit_rate` said so; 0: no limit.
@@ -210,6 +214,7 @@ impl Request {
             filters: None,
             coding: None,
             ranges: None,
+            charset: None,
             ssi: None,
             limit_rate: None,
             depth: 0,
@@ -234,6 +239,10 @@ impl Request {
         sub.depth = self.depth + 1;
         sub.socket_peer.clone_from(&self.socket_peer);
         sub.id = self.id;
+        sub.charset = match self.depth {
+            0 => self.response.headers.get(Id::ContentType).and_then(charset_of).map(Box::from),
+            _ => self.charset.clone(),
+        };
         sub.slots = std::mem::take(&mut self.slots);
         sub.ssi = self.ssi.take();
         sub.limits = std::mem::take(&mut self.limits); // what was counted once is not counted again

@@ -7,6 +7,7 @@ mod addition;
 mod auth_basic;
 mod auth_request;
 mod body;
+mod charset;
 mod conditions;
 pub mod configurations;
 mod error_page;

@@ -80,6 +80,11 @@ fn obey(request: &mut Request, answer: &Answer, conf: &proxy::Conf) {
     if let Some(rate) = value(Id::XAccelLimitRate).and_then(parse_u64) {
         request.limit_rate = Some(rate);
     }
+    if let Some(charset) = value(Id::XAccelCharset).filter(|charset| !charset.is_empty())
+        && !request.is_subrequest()
+    {
+        request.charset = Some(charset.into());
+    }
 }
 
 /// `X-Accel-Redirect`: the upstream names the location that answers.

@@ -1,0 +1,279 @@
+//! The charset that a text is said to have, and recoding it (`charset`, `source_charset`, `charset_map`).
+//!
+//! A body filter where recoding is needed. Touches: the request's variables. What is held back is the begin of a
+//! character. Behaviour: nginx.org, ngx_http_charset_module; `X-Accel-Charset`.
+
+mod recoding;
+
+use std::sync::Arc;
+
+use crate::config::directive::{block, custom, flag};
+use crate::config::inherit::replace;
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::http::compile::Cx;
+use crate::http::error::Error;
+use crate::http::filter::{BodyFilter, Flow, Piece, Signal};
+use crate::http::media_types::MediaTypes;
+use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::request::Request;
+use crate::http::script::Script;
+use crate::http::variable::Variable;
+use crate::log;
+use crate::proto::header::Id;
+use recoding::{CharsetMap, Table};
+
+/// nginx's; the first of them stays where others are written.
+const TYPES: &[&str] = &[
+    "text/html",
+    "text/xml",
+    "text/plain",
+    "text/vnd.wap.wml",
+    "application/javascript",
+    "application/rss+xml",
+];
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    /// `None`: off.
+    charset: Inherit<Option<Script>>,
+    source: Inherit<Option<Script>>,
+    overrides: Inherit<bool>,
+    types: MediaTypes,
+    /// All `charset_map`s of the configuration.
+    maps: Vec<Arc<CharsetMap>>,
+}
+
+const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("charset", CONTEXTS, Arity::exactly(1), charset, "The charset of answers, which Content-Type tells, or a variable with its name; off."),
+    custom("source_charset", CONTEXTS, Arity::exactly(1), source_charset, "The charset that texts have; where \"charset\" is another one they are recoded."),
+    flag("override_charset", CONTEXTS, |c| &mut c.overrides, "Recodes also answers of upstreams that tell a charset of their own; off."),
+    custom("charset_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, that have a charset, *: all; text/html text/xml text/plain text/vnd.wap.wml application/javascript application/rss+xml."),
+    block("charset_map", Context::HTTP, Arity::exactly(2), charset_map, "How bytes of a charset are recoded to another one or to utf-8, and back: 80 E282AC;"),
+];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.charset.merge(&outer.charset);
+        self.source.merge(&outer.source);
+        self.overrides.merge(&outer.overrides);
+        self.types.merge(&outer.types);
+        replace(&mut self.maps, &outer.maps);
+    }
+}
+
+impl BlockConf for Conf {
+    fn freeze(&mut self, cx: &mut Cx) {
+        let name = |setting: &Inherit<Option<Script>>| {
+            let text = setting.as_ref().and_then(|script| script.as_ref()?.as_text().map(<[u8]>::to_vec));
+            text.map(|text| String::from_utf8_lossy(&text).into_owned())
+        };
+        let (Some(from), Some(to)) = (name(&self.source), name(&self.charset)) else { return };
+        if !from.eq_ignore_ascii_case(&to) && self.table(&from, &to).is_none() {
+            let message = format!("no \"charset_map\" between the charsets \"{from}\" and \"{to}\"");
+            let span = self.source.span().or(self.charset.span()).unwrap_or_default();
+            cx.diagnostics.push(Diagnostic::error(span, message));
+        }
+    }
+
+    fn acts(&self) -> bool {
+        let is_on = |setting: &Inherit<Option<Script>>| setting.as_ref().is_some_and(Option::is_some);
+        is_on(&self.charset) || is_on(&self.source) || !self.maps.is_empty()
+    }
+}
+
+impl Conf {
+    fn table(&self, from: &str, to: &str) -> Option<&Table> {
+        self.maps.iter().find_map(|map| map.between(from, to))
+    }
+}
+
+fn charset(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let script = if node.arg(0) == "off" { None } else { Some(name(cx, node)?) };
+    conf.charset.put(script, node)
+}
+
+fn source_charset(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let script = name(cx, node)?;
+    conf.source.put(Some(script), node)
+}
+
+fn name(cx: &mut Cx, node: &Node) -> Result<Script, Diagnostic> {
+    Script::compile(&node.args[0], cx)
+}
+
+fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.types.add(node, &mut cx.diagnostics);
+    Ok(())
+}
+
+fn charset_map(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let (from, to) = (node.arg(0), node.arg(1));
+    if from.eq_ignore_ascii_case(to) {
+        let message = format!("\"charset_map\" between the same charsets \"{from}\" and \"{to}\"");
+        return Err(Diagnostic::error(node.span, message));
+    }
+    if from.eq_ignore_ascii_case("utf-8") {
+        let message = "utf-8 cannot be the first charset of a \"charset_map\"";
+        let help = format!("the map is read in both directions: charset_map {to} {from} {{ … }}");
+        return Err(Diagnostic::error(node.arg_span(0), message).help(help));
+    }
+    if conf.table(from, to).is_some() {
+        let message = format!("duplicate \"charset_map\" between \"{from}\" and \"{to}\"");
+        return Err(Diagnostic::error(node.span, message));
+    }
+    conf.maps.push(Arc::new(CharsetMap::read(node, &mut cx.diagnostics)));
+    Ok(())
+}
+
+/// Says what charset an answer has, and has it recoded where it comes in another one.
+pub fn head(request: &mut Request) {
+    let Some(charset) = destination(request) else { return };
+    let Some(source) = source(request) else { return tell(request, &charset) };
+    if source.eq_ignore_ascii_case(&charset) {
+        return tell(request, &charset);
+    }
+    let conf: &'static Conf = &request.location.charset;
+    if request.response.headers.get(Id::ContentEncoding).is_some_and(|coding| !coding.is_empty()) {
+        return;
+    }
+    let names = (String::from_utf8_lossy(&source), String::from_utf8_lossy(&charset));
+    let Some(table) = conf.table(&names.0, &names.1) else {
+        let (from, to) = &names;
+        log::error!(
+            core::error_log(request),
+            &*request,
+            "no \"charset_map\" between the charsets \"{from}\" and \"{to}\""
+        );
+        return;
+    };
+    tell(request, &charset);
+    if !table.keeps_length() {
+        request.response.content_length = None;
+        request.response.allows_ranges = false;
+        request.response.headers.remove(Id::AcceptRanges);
+    }
+    request.filters.get_or_insert_default().add(Recoding { table, begun: Vec::new() });
+}
+
+/// The charset that the answer shall have; `None`: it is left as it is.
+fn destination(request: &mut Request) -> Option<Vec<u8>> {
+    let content_type = request.response.headers.get(Id::ContentType).filter(|kind| !kind.is_empty())?;
+    if request.depth > 0 {
+        return request.charset.as_deref().map(<[u8]>::to_vec); // that of what it becomes a part of
+    }
+    if let Some(charset) = request.charset.as_deref() {
+        return Some(charset.to_vec());
+    }
+    let conf: &'static Conf = &request.location.charset;
+    let charset = conf.charset.as_ref()?.as_ref()?;
+    let is_meant = match charset_of(content_type) {
+        Some(_) => conf.overrides.get(false),
+        None => conf.types.has(Some(content_type), TYPES),
+    };
+    is_meant.then(|| charset.to_vec(request))
+}
+
+/// The charset that the answer has, as far as somebody says it.
+fn source(request: &mut Request) -> Option<Vec<u8>> {
+    if let Some(told) = request.response.headers.get(Id::ContentType).and_then(charset_of) {
+        return Some(told.to_vec());
+    }
+    let conf: &'static Conf = &request.location.charset;
+    Some(conf.source.as_ref()?.as_ref()?.to_vec(request))
+}
+
+/// Names the charset behind the type; not in a redirect, whose page some browsers took it from.
+fn tell(request: &mut Request, charset: &[u8]) {
+    if request.depth > 0 {
+        return;
+    }
+    let is_redirect = matches!(request.response.status, 301 | 302);
+    let headers = &mut request.response.headers;
+    let Some(content_type) = headers.get(Id::ContentType) else { return };
+    let mut value = plain(content_type).to_vec();
+    if !is_redirect && !charset.is_empty() {
+        value.extend_from_slice(b"; charset=");
+        value.extend_from_slice(charset);
+    }
+    headers.set(Id::ContentType, &value);
+}
+
+/// Where the parameter `charset` begins, with the `;` in front of it, and where its value does.
+fn find(content_type: &[u8]) -> Option<(usize, usize)> {
+    const NAME: &[u8] = b"charset=";
+    memchr::memchr_iter(b';', content_type).find_map(|at| {
+        let rest = content_type[at + 1..].trim_ascii_start();
+        let is_it = rest.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME));
+        is_it.then(|| (at, content_type.len() - rest.len() + NAME.len()))
+    })
+}
+
+/// The charset that a type tells.
+pub fn charset_of(content_type: &[u8]) -> Option<&[u8]> {
+    let (_, start) = find(content_type)?;
+    let value = &content_type[start..];
+    let value = value.strip_prefix(b"\"").unwrap_or(value);
+    Some(value.strip_suffix(b"\"").unwrap_or(value)).filter(|value| !value.is_empty())
+}
+
+fn plain(content_type: &[u8]) -> &[u8] {
+    find(content_type).map_or(content_type, |(end, _)| &content_type[..end])
+}
+
+#[derive(Debug)]
+struct Recoding {
+    table: &'static Table,
+    /// Bytes of a character that is not complete.
+    begun: Vec<u8>,
+}
+
+impl BodyFilter for Recoding {
+    fn push(
+        &mut self,
+        _: &mut Request,
+        data: &[u8],
+        _: Signal,
+        out: &mut Vec<Piece>,
+    ) -> Result<Flow, Error> {
+        let mut recoded = Vec::with_capacity(data.len());
+        if self.begun.is_empty() {
+            let waits = self.table.recode(data, &mut recoded);
+            self.begun.extend_from_slice(&data[data.len() - waits..]);
+        } else {
+            self.begun.extend_from_slice(data);
+            let waits = self.table.recode(&self.begun, &mut recoded);
+            self.begun.drain(..self.begun.len() - waits);
+        }
+        if !recoded.is_empty() {
+            out.push(Piece::Bytes(recoded));
+        }
+        Ok(Flow::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_charset_of_a_type_is_found() {
+        let cases: &[(&str, Option<&str>, &str)] = &[
+            ("text/html", None, "text/html"),
+            ("text/html; charset=utf-8", Some("utf-8"), "text/html"),
+            ("text/html;CharSet=\"koi8-r\"", Some("koi8-r"), "text/html"),
+            ("text/html; x=y;   charset=a", Some("a"), "text/html; x=y"),
+            ("text/html; charset=", None, "text/html"),
+            ("text/html; charse", None, "text/html; charse"),
+            (";", None, ";"),
+            ("", None, ""),
+        ];
+        for (value, charset, rest) in cases {
+            assert_eq!(charset_of(value.as_bytes()), charset.map(str::as_bytes), "{value}");
+            assert_eq!(plain(value.as_bytes()), rest.as_bytes(), "{value}");
+        }
+    }
+}
