@@ -12,8 +12,8 @@ const FAMILIES: &[(&[&str], &str)] = &[
     (&["post_action"], "take this line out"),
     (&["proxy_ssl_*"], "there is no TLS to backends: take this line out, and use http:// in \"proxy_pass\""),
     (
-        &["gzip", "gzip_*", "gunzip", "gunzip_*", "brotli", "brotli_*", "postpone_gzipping"],
-        "there is no compression: without this line answers go out as the backend sends them",
+        &["gunzip", "gunzip_*", "gzip_static", "brotli_static", "zstd_static"],
+        "files are not looked for in encoded form, and encoded answers go out as the backend sends them",
     ),
     (
         &["proxy_cache", "proxy_cache_*", "proxy_no_cache", "slice"],
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn names_and_families_are_found() {
-        for name in ["gzip", "gzip_types", "ssl_certificate", "auth_jwt"] {
+        for name in ["ssl", "ssl_certificate", "auth_jwt"] {
             assert!(help(name).is_some(), "{name}");
         }
         for name in ["", "gzipp", "sslcertificate", "iff", "wibble"] {

@@ -8,6 +8,7 @@ pub static VARIABLES: &[(&str, &str)] = &[
     ("args", "The arguments in the request line."),
     ("binary_remote_addr", "The client's address in 4 or 16 bytes, for keys."),
     ("body_bytes_sent", "Bytes sent to the client, without the head."),
+    ("brotli_ratio", "How much smaller brotli made the answer: 5.25 is a little less than a fifth."),
     ("bytes_sent", "Bytes sent to the client."),
     ("connection", "The number of the connection, unique in its worker."),
     ("connection_requests", "Requests so far over the connection, this one included."),
@@ -23,6 +24,7 @@ pub static VARIABLES: &[(&str, &str)] = &[
     ("date_local", "The local time, as config timefmt says."),
     ("document_root", "The directory of root or alias."),
     ("document_uri", "The same as $uri."),
+    ("gzip_ratio", "How much smaller gzip made the answer: 5.25 is a little less than a fifth."),
     (
         "host",
         "The host in the request line, else that of Host, else the first name of the server; lower case, no port.",
@@ -110,6 +112,7 @@ pub static VARIABLES: &[(&str, &str)] = &[
     ("upstream_status", "The status of each server's answer; 502 or 504 where there was none."),
     ("upstream_trailer_", "The field of this name behind the body of the server's answer."),
     ("uri", "The path of the request, decoded and normalized, as internal redirects change it."),
+    ("zstd_ratio", "How much smaller Zstandard made the answer: 5.25 is a little less than a fifth."),
 ];
 
 /// The line for a variable.

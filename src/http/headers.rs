@@ -90,10 +90,20 @@ impl Headers {
         self.entries.push(Entry { name_start, name_length, value_length: value_length as u32, id });
     }
 
-    /// Replaces every field of this id by one.
+    /// Puts a field in front of those that have no place of their own in a head.
+    pub fn push_first(&mut self, id: Id, value: &[u8]) {
+        self.push_id(id, value);
+        self.entries.rotate_right(1);
+    }
+
+    /// Replaces every field of this id by one, which stands where the first stood.
     pub fn set(&mut self, id: Id, value: &[u8]) {
+        let first = self.entries.iter().position(|entry| entry.id == Some(id));
         self.remove(id);
         self.push_id(id, value);
+        if let Some(behind) = first.and_then(|first| self.entries.get_mut(first..)) {
+            behind.rotate_right(1);
+        }
     }
 
     pub fn remove(&mut self, id: Id) {
@@ -178,6 +188,13 @@ mod tests {
         headers.push_id(Id::ContentType, b"a");
         headers.set(Id::ContentType, b"b");
         assert_eq!(headers.get(Id::ContentType), Some(&b"b"[..]));
+        headers.push(b"X", b"1");
+        headers.set(Id::ContentType, b"c");
+        headers.push_first(Id::Vary, b"*");
+        let names: Vec<&[u8]> = headers.iter().map(|(_, name, _)| name).collect();
+        assert_eq!(names, [&b"Vary"[..], b"Content-Type", b"X"]);
+        headers.remove_name(b"x");
+        headers.remove(Id::Vary);
         headers.remove_name(b"content-TYPE");
         assert!(headers.is_empty());
     }

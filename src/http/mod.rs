@@ -3,6 +3,7 @@
 pub mod body;
 pub mod captures;
 pub mod client;
+pub mod coding;
 pub mod compile;
 pub mod error;
 pub mod error_page;

@@ -158,6 +158,9 @@ modules! {
     sub_filter  => [] head head;
     charset     => [] head head;
     ssi         => [] head head;
+    gzip        => [] head head;
+    brotli      => [] head head;
+    zstd        => [] head head;
     ranges      => [] head head;
     access_log  => [] log write;
     counters    => [] log count;

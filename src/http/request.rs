@@ -11,6 +11,7 @@ use crate::base::in_place::boxed;
 use crate::config::Span;
 use crate::http::body::Body;
 use crate::http::captures::Captures;
+use crate::http::coding;
 use crate::http::filter::{Coding, Filters};
 use crate::http::headers::Headers;
 use crate::http::location::Location;
@@ -142,6 +143,8 @@ pub struct Request {
     pub filters: Option<Box<Filters>>,
     /// What encodes the response as a whole; the client's own request only.
     pub coding: Option<Box<dyn Coding>>,
+    /// What that came to.
+    pub coded: Option<coding::Report>,
     /// What becomes of the parts that are asked for of a file.
     pub ranges: Option<Box<modules::ranges::Plan>>,
     /// The charset of the answer, whatever the configuration says: `X-Accel-Charset`, or in a subrequest that of the
@@ -213,6 +216,7 @@ impl Request {
             socket_peer: None,
             filters: None,
             coding: None,
+            coded: None,
             ranges: None,
             charset: None,
             ssi: None,

@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex};
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use crate::base::gzip;
 
 use super::file;
 use super::lease::{self, Held, Interned, Owner, lock};
@@ -464,9 +463,7 @@ impl State {
 
 impl Packed {
     fn new(lines: &[u8], level: u32) -> Self {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(level));
-        // Neither can fail: they write to memory.
-        let bytes = encoder.write_all(lines).and_then(|()| encoder.finish()).unwrap_or_default();
+        let bytes = gzip::encode(lines, level as u8);
         Self { bytes, done: 0, lines: lines.iter().filter(|&&byte| byte == b'\n').count() as u64 }
     }
 }

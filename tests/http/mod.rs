@@ -13,6 +13,7 @@ pub mod configurations;
 mod error_page;
 mod framing;
 mod geo;
+mod gzip;
 mod hostile;
 mod keepalive;
 mod limit_conn;

@@ -1,0 +1,339 @@
+//! Content codings: which of gzip, br and zstd an answer goes out with.
+//!
+//! The rules that all codings share; each has a module with its own settings, whose part in the head asks here. Pure
+//! decisions over the request and the response's head. RFC 9110 §8.4, §12.5.3; nginx.org, ngx_http_gzip_module, whose
+//! conditions for a client (`gzip_http_version`, `gzip_proxied`, `gzip_disable`, `gzip_vary`) hold for every coding.
+
+use std::fmt;
+use std::rc::Rc;
+
+use crate::config::{Diagnostic, Inherit, Node};
+use crate::http::compile::Cx;
+use crate::http::filter::{Coding, Signal};
+use crate::http::media_types::MediaTypes;
+use crate::http::modules::gzip::Proxied;
+use crate::http::modules::ranges::parse_date;
+use crate::http::request::Request;
+use crate::http::response::Response;
+use crate::proto::header::Id;
+use crate::sys::clock;
+
+/// A content coding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    Zstd,
+    Brotli,
+    Gzip,
+}
+
+impl Name {
+    /// In the order of preference where a client likes several equally.
+    const ALL: [Self; 3] = [Self::Zstd, Self::Brotli, Self::Gzip];
+
+    /// As in `Accept-Encoding` and `Content-Encoding`.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Brotli => "br",
+            Self::Gzip => "gzip",
+        }
+    }
+}
+
+/// Answers of these types are encoded when no directive says more.
+const TYPES: &[&str] = &["text/html"];
+/// Bytes of an answer that is worth it.
+const LENGTH_MIN: u64 = 20;
+
+/// The settings that every coding has: on or off, the types and the least length of answers.
+#[derive(Debug, Default)]
+pub struct Offer {
+    pub on: Inherit<bool>,
+    pub length_min: Inherit<u64>,
+    types: MediaTypes,
+}
+
+impl Offer {
+    pub fn add_types(&mut self, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+        self.types.add(node, &mut cx.diagnostics);
+        Ok(())
+    }
+
+    pub fn merge(&mut self, outer: &Self) {
+        self.on.merge(&outer.on);
+        self.length_min.merge(&outer.length_min);
+        self.types.merge(&outer.types);
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.on.get(false)
+    }
+
+    /// Answers like this one are encoded for clients that want it.
+    fn fits(&self, response: &Response) -> bool {
+        self.is_on()
+            && response.content_length.is_none_or(|length| length >= self.length_min.get(LENGTH_MIN))
+            && self.types.has(response.headers.get(Id::ContentType), TYPES)
+    }
+}
+
+/// Bytes that went into a coding and came out of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    pub given: u64,
+    pub made: u64,
+}
+
+/// What becomes known of a coding when its response is complete.
+pub type Report = Rc<std::cell::Cell<Option<(Name, Totals)>>>;
+
+/// Something that encodes: one of the libraries.
+pub trait Engine: fmt::Debug {
+    /// Encodes all of `data` and appends what is complete. Errors: a text for the log.
+    fn push(&mut self, data: &[u8], signal: Signal, out: &mut Vec<u8>) -> Result<(), String>;
+}
+
+/// Puts a coding on the response if this is the one for it: `engine` is called then.
+pub fn apply<E: Engine + 'static>(request: &mut Request, name: Name, engine: impl FnOnce(&Request) -> E) {
+    if !is_chosen(request, name) {
+        return;
+    }
+    let engine = engine(request);
+    let report = Report::default();
+    request.response.body_changes();
+    request.response.headers.push_id(Id::ContentEncoding, name.token().as_bytes());
+    request.coded = Some(report.clone());
+    request.coding =
+        Some(Box::new(Stream { engine, name, totals: Totals::default(), is_flushed: true, report }));
+}
+
+/// Whether the response of a client's own request goes out with this coding. Notes that it depends on the client.
+fn is_chosen(request: &mut Request, name: Name) -> bool {
+    let response = &request.response;
+    let is_plain = response.headers.get(Id::ContentEncoding).is_none_or(<[u8]>::is_empty);
+    if request.is_subrequest()
+        || request.coding.is_some()
+        || !matches!(response.status, 200 | 403 | 404)
+        || !is_plain
+        || !offer(request, name).fits(response)
+    {
+        return false;
+    }
+    vary(request);
+    is_allowed(request) && best(request) == Some(name)
+}
+
+fn offer(request: &Request, name: Name) -> &'static Offer {
+    match name {
+        Name::Zstd => &request.location.zstd.offer,
+        Name::Brotli => &request.location.brotli.offer,
+        Name::Gzip => &request.location.gzip.offer,
+    }
+}
+
+/// The coding that the client likes best of those that fit.
+fn best(request: &Request) -> Option<Name> {
+    let list = request.header(Id::AcceptEncoding)?;
+    let fitting = Name::ALL.into_iter().filter(|name| offer(request, *name).fits(&request.response));
+    let liked = fitting.map(|name| (quality(list, name.token()), name)).filter(|(quality, _)| *quality > 0);
+    // the last of equals wins: most preferred last
+    liked.rev().max_by_key(|(quality, _)| *quality).map(|(_, name)| name)
+}
+
+/// Says once that the answer depends on what the client accepts, where `gzip_vary` wants it said.
+pub fn vary(request: &mut Request) {
+    if !request.location.gzip.vary() || request.is_subrequest() {
+        return;
+    }
+    let headers = &mut request.response.headers;
+    let says = |item: &[u8]| item == b"*" || item.eq_ignore_ascii_case(b"accept-encoding");
+    let is_said = headers.all(b"Vary").any(|value| items(value).any(says));
+    if !is_said {
+        headers.push_first(Id::Vary, b"Accept-Encoding");
+    }
+}
+
+/// The client would take this coding, and may have it.
+pub fn accepts(request: &Request, name: Name) -> bool {
+    let likes = |list| quality(list, name.token()) > 0;
+    !request.is_subrequest() && request.header(Id::AcceptEncoding).is_some_and(likes) && is_allowed(request)
+}
+
+/// What the configuration says of clients: of old ones, of proxies, and of those that cannot do it.
+fn is_allowed(request: &Request) -> bool {
+    let conf = &request.location.gzip;
+    request.head.version >= conf.http_version()
+        && (request.header(Id::Via).is_none() || is_allowed_for_proxies(request, conf.proxied()))
+        && !conf.disables(request.header(Id::UserAgent))
+}
+
+/// `gzip_proxied`, in nginx's order: the first field that says something of caching decides.
+fn is_allowed_for_proxies(request: &Request, proxied: Proxied) -> bool {
+    let headers = &request.response.headers;
+    if proxied.has(Proxied::OFF) {
+        return false;
+    }
+    if proxied.has(Proxied::ANY) {
+        return true;
+    }
+    if request.header(Id::Authorization).is_some() && proxied.has(Proxied::AUTH) {
+        return true;
+    }
+    if let Some(expires) = headers.get(Id::Expires) {
+        let now = match headers.get(Id::Date) {
+            Some(date) => parse_date(date),
+            None => Some(clock::wall_seconds()),
+        };
+        return proxied.has(Proxied::EXPIRED)
+            && parse_date(expires).zip(now).is_some_and(|(expires, now)| expires < now);
+    }
+    if headers.get(Id::CacheControl).is_some() {
+        let says = |word: &[u8]| {
+            let is_it = |item: &[u8]| {
+                item.split(|byte| *byte == b'=').next().unwrap_or(b"").trim_ascii().eq_ignore_ascii_case(word)
+            };
+            headers.all(b"Cache-Control").any(|value| items(value).any(is_it))
+        };
+        return proxied.has(Proxied::NO_CACHE) && says(b"no-cache")
+            || proxied.has(Proxied::NO_STORE) && says(b"no-store")
+            || proxied.has(Proxied::PRIVATE) && says(b"private");
+    }
+    !(proxied.has(Proxied::NO_LAST_MODIFIED) && headers.get(Id::LastModified).is_some()
+        || proxied.has(Proxied::NO_ETAG) && headers.get(Id::Etag).is_some())
+}
+
+fn items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// How much `Accept-Encoding` wants a coding, in thousandths; 0: not at all. As nginx reads it: the first
+/// item that begins with the token decides, and `*` stands for nothing.
+fn quality(list: &[u8], token: &str) -> u16 {
+    let token = token.as_bytes();
+    let begins_item = |at: usize| at == 0 || matches!(list[at - 1], b',' | b' ');
+    let is_token = |at: usize| {
+        list.get(at..at + token.len()).is_some_and(|text| text.eq_ignore_ascii_case(token)) && begins_item(at)
+    };
+    let Some(at) = (0..list.len()).find(|at| is_token(*at)) else { return 0 };
+    let rest = list[at + token.len()..].split(|byte| *byte == b',').next().unwrap_or(b"").trim_ascii();
+    let Some(parameter) = rest.strip_prefix(b";") else {
+        return if rest.is_empty() { 1000 } else { 0 };
+    };
+    match parameter.trim_ascii() {
+        [] => 1000,
+        [b'q' | b'Q', b'=', value @ ..] => thousandths(value).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// `0`, `0.5`, `1.000`: a digit and at most three more; nothing behind a space is looked at.
+fn thousandths(value: &[u8]) -> Option<u16> {
+    let value = value.split(|byte| *byte == b' ').next()?;
+    let (whole, fraction) = match value {
+        [whole @ (b'0' | b'1')] => (whole, &b""[..]),
+        [whole @ (b'0' | b'1'), b'.', fraction @ ..] if fraction.len() <= 3 => (whole, fraction),
+        _ => return None,
+    };
+    let mut sum = u16::from(whole - b'0') * 1000;
+    for (digit, unit) in fraction.iter().zip([100, 10, 1]) {
+        sum += char::from(*digit).to_digit(10)? as u16 * unit;
+    }
+    (sum <= 1000).then_some(sum)
+}
+
+/// An engine at work on one response.
+#[derive(Debug)]
+struct Stream<E: Engine> {
+    engine: E,
+    name: Name,
+    totals: Totals,
+    /// Everything given so far has come out.
+    is_flushed: bool,
+    report: Report,
+}
+
+impl<E: Engine> Coding for Stream<E> {
+    fn push(
+        &mut self,
+        data: &[u8],
+        signal: Signal,
+        out: &mut Vec<u8>,
+    ) -> Result<(), crate::http::error::Error> {
+        let before = out.len();
+        // a pause after a pause has nothing to say; each flush costs bytes
+        if data.is_empty() && (signal == Signal::More || signal == Signal::Flush && self.is_flushed) {
+            return Ok(());
+        }
+        self.engine.push(data, signal, out).map_err(crate::http::error::Error::ours)?;
+        self.is_flushed = signal == Signal::Flush;
+        self.totals.given += data.len() as u64;
+        self.totals.made += (out.len() - before) as u64;
+        if signal == Signal::End {
+            self.report.set(Some((self.name, self.totals)));
+        }
+        Ok(())
+    }
+}
+
+/// Appends a coding's `$…_ratio`, bytes given for each made, with two digits; false: the answer had not this coding.
+pub fn ratio(request: &Request, name: Name, out: &mut Vec<u8>) -> bool {
+    let report = request.coded.as_ref().and_then(|report| report.get());
+    let Some((_, Totals { given, made })) = report.filter(|(of, totals)| *of == name && totals.made > 0)
+    else {
+        return false;
+    };
+    let hundredths = (given * 1000 / made + 5) / 10;
+    out.extend_from_slice(format!("{}.{:02}", hundredths / 100, hundredths % 100).as_bytes());
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_item_of_the_name_decides() {
+        let cases: &[(&str, u16)] = &[
+            ("", 0),
+            ("gzip", 1000),
+            ("GZip", 1000),
+            ("deflate, gzip", 1000),
+            ("deflate,gzip ,br", 1000),
+            ("xgzip", 0),
+            ("gzipx", 0),
+            ("x-gzip", 0),
+            ("*", 0),
+            ("gzip;", 1000),
+            ("gzip ; q=0.5", 500),
+            ("gzip;Q=0.001", 1),
+            ("gzip;q=0", 0),
+            ("gzip;q=0.", 0),
+            ("gzip;q=0.000", 0),
+            ("gzip;q=1.000, br", 1000),
+            ("gzip;q=1.001", 0),
+            ("gzip;q=0.0001", 0),
+            ("gzip;q=2", 0),
+            ("gzip;q=", 0),
+            ("gzip;q", 0),
+            ("gzip;x=1", 0),
+            ("gzip;q=0.5 x", 500),
+            ("gzip;q=0, gzip", 0),
+            ("gzip gzip", 0),
+            ("br;q=0.9, gzip;q=0.8", 800),
+        ];
+        for (list, expected) in cases {
+            assert_eq!(quality(list.as_bytes(), "gzip"), *expected, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn no_list_is_too_odd() {
+        for length in 0..5 {
+            for number in 0..7_usize.pow(length) {
+                let digit = |at| b"gzip;q="[number / 7_usize.pow(at) % 7];
+                let list: Vec<u8> = (0..length).map(digit).collect();
+                assert!(quality(&list, "gzip") <= 1000 && quality(&list, "g") <= 1000);
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! brotli for clients that accept it.
+//!
+//! Runs on every response head where `brotli` is on. Which coding an answer gets is decided in `http/coding.rs`.
+//! RFC 7932. Behaviour: the directives are those of the module that nginx's users know (google/ngx_brotli).
+
+use std::fmt;
+use std::io::Write;
+
+use brotli::CompressorWriter;
+use brotli::enc::BrotliEncoderParams;
+
+use crate::config::directive::{Accepted, accepted, custom, flag, number, size};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::http::coding::{self, Engine, Name, Offer};
+use crate::http::compile::Cx;
+use crate::http::filter::Signal;
+use crate::http::modules::{BlockConf, Directive, gzip};
+use crate::http::request::Request;
+use crate::http::variable::{Variable, variable};
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    pub offer: Offer,
+    level: Inherit<u64>,
+    window_bits: Inherit<u8>,
+}
+
+const WINDOW_BITS: u8 = 19;
+/// The window for an answer of few bytes need not be larger than it is; this is the smallest that there is.
+const WINDOW_BITS_MIN: u8 = 10;
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    flag("brotli", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with brotli for clients that accept it; off."),
+    number("brotli_comp_level", Context::ANY, (0, 11), |c| &mut c.level, "How small brotli makes answers, from 0, the fastest, to 11. Above 9 a page of 100 KiB takes the worker a tenth of a second; 6."),
+    custom("brotli_types", Context::ANY, Arity::at_least(1), |c, cx, node| c.offer.add_types(cx, node), "Types of answers, beside text/html, that are encoded with brotli; *: all."),
+    size("brotli_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with brotli; 20."),
+    custom("brotli_window", Context::ANY, Arity::exactly(1), window, "Bytes in which brotli looks for repetitions, a power of two from 1k to 16m; 512k."),
+    accepted("brotli_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once; 32 4k."),
+];
+
+pub static VARIABLES: &[Variable] =
+    &[variable("brotli_ratio", |request, _, out| coding::ratio(request, Name::Brotli, out))];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.offer.merge(&outer.offer);
+        self.level.merge(&outer.level);
+        self.window_bits.merge(&outer.window_bits);
+    }
+}
+
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        self.offer.is_on()
+    }
+}
+
+fn window(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let words = "1k, 2k, 4k, 8k, 16k, 32k, 64k, 128k, 256k, 512k, 1m, 2m, 4m, 8m or 16m";
+    let bits = gzip::power_of_two(node, WINDOW_BITS_MIN, 24, words)?;
+    conf.window_bits.put(bits, node)
+}
+
+/// Encodes the response where this coding is the one for it.
+pub fn head(request: &mut Request) {
+    coding::apply(request, Name::Brotli, |request| {
+        let conf = &request.location.brotli;
+        let most = conf.window_bits.get(WINDOW_BITS);
+        Brotli::new(conf.level.get(6) as u8, most, request.response.content_length)
+    });
+}
+
+struct Brotli {
+    /// There until the end.
+    writer: Option<CompressorWriter<Vec<u8>>>,
+}
+
+impl fmt::Debug for Brotli {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Brotli")
+    }
+}
+
+/// The encoder's own buffer.
+const BUFFER_BYTES: usize = 4096;
+
+impl Brotli {
+    fn new(level: u8, window_bits: u8, length: Option<u64>) -> Self {
+        let fits = |bits: &u8| length.is_some_and(|length| length <= 1 << bits);
+        let params = BrotliEncoderParams {
+            quality: i32::from(level),
+            lgwin: i32::from((WINDOW_BITS_MIN..window_bits).find(fits).unwrap_or(window_bits)),
+            size_hint: length.map_or(0, |length| usize::try_from(length).unwrap_or(0)),
+            ..BrotliEncoderParams::default()
+        };
+        Self { writer: Some(CompressorWriter::with_params(Vec::new(), BUFFER_BYTES, &params)) }
+    }
+}
+
+impl Engine for Brotli {
+    fn push(&mut self, data: &[u8], signal: Signal, out: &mut Vec<u8>) -> Result<(), String> {
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        std::mem::swap(writer.get_mut(), out);
+        let written = writer.write_all(data).and_then(|()| match signal {
+            Signal::Flush => writer.flush(),
+            Signal::More | Signal::End => Ok(()),
+        });
+        match signal {
+            Signal::End => *out = self.writer.take().map(CompressorWriter::into_inner).unwrap_or_default(),
+            Signal::More | Signal::Flush => std::mem::swap(writer.get_mut(), out),
+        }
+        written.map_err(|error| format!("brotli failed: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn decoded(bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        brotli::Decompressor::new(bytes, 4096).read_to_end(&mut out).expect("it is brotli");
+        out
+    }
+
+    #[test]
+    fn pieces_and_flushes_make_one_stream() {
+        let page: Vec<u8> = (0..3_000).flat_map(|n| format!("<li>{n}</li>\n").into_bytes()).collect();
+        for (level, length) in [(0, None), (5, Some(page.len() as u64)), (6, None), (11, Some(1))] {
+            let mut engine = Brotli::new(level, WINDOW_BITS, length);
+            let mut out = b"before ".to_vec();
+            for (index, piece) in page.chunks(5_000).enumerate() {
+                let signal = if index % 2 == 0 { Signal::Flush } else { Signal::More };
+                engine.push(piece, signal, &mut out).expect("it goes on");
+            }
+            engine.push(b"", Signal::End, &mut out).expect("it ends");
+            assert_eq!(&out[..7], b"before ");
+            assert_eq!(decoded(&out[7..]), page, "level {level}");
+        }
+        let mut out = Vec::new();
+        Brotli::new(6, WINDOW_BITS, Some(0)).push(b"", Signal::End, &mut out).expect("it ends");
+        assert_eq!(decoded(&out), b"");
+    }
+}

@@ -1,0 +1,217 @@
+//! gzip for clients that accept it, and which clients may have an encoded answer at all.
+//!
+//! Runs on every response head where `gzip` is on. Which coding an answer gets is decided in `http/coding.rs`.
+//! Behaviour: nginx.org, ngx_http_gzip_module.
+
+mod engine;
+
+use std::sync::Arc;
+
+use crate::base::gzip::{MEMORY_LEVEL, Shape, WINDOW_BITS};
+use crate::config::directive::{Accepted, accepted, custom, flag, keyword, number, size};
+use crate::config::inherit::replace;
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
+use crate::http::coding::{self, Name, Offer};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::regex::Regex;
+use crate::http::request::Request;
+use crate::http::variable::{Variable, variable};
+use crate::proto::message::Version;
+use engine::Gzip;
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    pub offer: Offer,
+    level: Inherit<u64>,
+    window_bits: Inherit<u8>,
+    memory_level: Inherit<u8>,
+    http_version: Inherit<usize>,
+    vary: Inherit<bool>,
+    proxied: Proxied,
+    disable: Vec<Disabled>,
+}
+
+/// The set of answers to proxies that are encoded (`gzip_proxied`); empty: not set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Proxied(u16);
+
+impl Proxied {
+    pub const OFF: Self = Self(1);
+    pub const EXPIRED: Self = Self(1 << 1);
+    pub const NO_CACHE: Self = Self(1 << 2);
+    pub const NO_STORE: Self = Self(1 << 3);
+    pub const PRIVATE: Self = Self(1 << 4);
+    pub const NO_LAST_MODIFIED: Self = Self(1 << 5);
+    pub const NO_ETAG: Self = Self(1 << 6);
+    pub const AUTH: Self = Self(1 << 7);
+    pub const ANY: Self = Self(1 << 8);
+
+    /// In the order of the bits.
+    const WORDS: &[&str] =
+        &["off", "expired", "no-cache", "no-store", "private", "no_last_modified", "no_etag", "auth", "any"];
+
+    pub fn has(self, word: Self) -> bool {
+        self.0 & word.0 != 0
+    }
+}
+
+/// Clients that get nothing encoded (`gzip_disable`).
+#[derive(Clone, Debug)]
+enum Disabled {
+    /// Internet Explorer 4 to 6, but for 6 with SV1.
+    Msie6,
+    Agents(Arc<Regex>),
+}
+
+const VERSIONS: [Version; 2] = [Version::Http10, Version::Http11];
+
+const ONE: Arity = Arity::exactly(1);
+const SOME: Arity = Arity::at_least(1);
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    flag("gzip", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with gzip for clients that accept it; off."),
+    number("gzip_comp_level", Context::ANY, (1, 9), |c| &mut c.level, "How small gzip makes answers, from 1, the fastest, to 9; sizes are those of zlib's levels; 1."),
+    custom("gzip_types", Context::ANY, SOME, |c, cx, node| c.offer.add_types(cx, node), "Types of answers, beside text/html, that are encoded with gzip; *: all."),
+    size("gzip_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with gzip; 20."),
+    custom("gzip_proxied", Context::ANY, SOME, proxied, "Which answers to requests with Via are encoded: expired, no-cache, no-store, private, no_last_modified, no_etag, auth, any, off; for all codings; off."),
+    keyword("gzip_http_version", Context::ANY, &["1.0", "1.1"], |c| &mut c.http_version, "Least version of HTTP of a request whose answer is encoded; for all codings; 1.1."),
+    custom("gzip_disable", Context::ANY, SOME, disable, "Clients whose answers are not encoded: regular expressions for their User-Agent, or msie6 for old ones of Internet Explorer; for all codings."),
+    flag("gzip_vary", Context::ANY, |c| &mut c.vary, "Adds Vary: Accept-Encoding to answers that are encoded for some clients; for all codings; off."),
+    custom("gzip_window", Context::ANY, ONE, window, "Bytes in which gzip looks for repetitions, a power of two from 512 to 32k; 32k."),
+    custom("gzip_hash", Context::ANY, ONE, hash, "Memory for gzip's tables, a power of two from 512 to 128k; 64k."),
+    accepted("gzip_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once; 32 4k."),
+    accepted("postpone_gzipping", Context::ANY, ONE, Accepted::Size, "Memory for gzip is taken from what is kept for the next answer; 0."),
+    accepted("gzip_no_buffer", Context::ANY, ONE, Accepted::Flag, "What is encoded is sent at once; off."),
+];
+
+pub static VARIABLES: &[Variable] = &[variable("gzip_ratio", |request, _, out| coding::ratio(request, Name::Gzip, out))];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.offer.merge(&outer.offer);
+        self.level.merge(&outer.level);
+        self.window_bits.merge(&outer.window_bits);
+        self.memory_level.merge(&outer.memory_level);
+        self.http_version.merge(&outer.http_version);
+        self.vary.merge(&outer.vary);
+        if self.proxied == Proxied::default() {
+            self.proxied = outer.proxied;
+        }
+        replace(&mut self.disable, &outer.disable);
+    }
+}
+
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        self.offer.is_on()
+    }
+}
+
+impl Conf {
+    pub fn http_version(&self) -> Version {
+        VERSIONS[self.http_version.get(1)]
+    }
+
+    pub fn vary(&self) -> bool {
+        self.vary.get(false)
+    }
+
+    pub fn proxied(&self) -> Proxied {
+        if self.proxied == Proxied::default() { Proxied::OFF } else { self.proxied }
+    }
+
+    /// This `User-Agent` gets nothing encoded.
+    pub fn disables(&self, agent: Option<&[u8]>) -> bool {
+        let Some(agent) = agent else { return false };
+        self.disable.iter().any(|rule| match rule {
+            Disabled::Msie6 => is_msie6(agent),
+            Disabled::Agents(regex) => regex.is_match(agent).unwrap_or(true), // not known: better plain
+        })
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            level: self.level.get(1) as u8,
+            window_bits: self.window_bits.get(WINDOW_BITS),
+            memory_level: self.memory_level.get(MEMORY_LEVEL),
+        }
+    }
+}
+
+fn is_msie6(agent: &[u8]) -> bool {
+    let Some(at) = memchr::memmem::find(agent, b"MSIE ") else { return false };
+    match agent.get(at + 5..) {
+        Some([b'4' | b'5', b'.', _, ..]) => true,
+        Some([b'6', b'.', rest @ ..]) => !rest.is_empty() && memchr::memmem::find(rest, b"SV1").is_none(),
+        _ => false,
+    }
+}
+
+fn proxied(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    for (index, word) in node.args.iter().enumerate() {
+        let bit = 1 << params::keyword(node, index, Proxied::WORDS)?;
+        if conf.proxied.0 & bit != 0 {
+            let message = format!("duplicate value \"{}\"", word.text);
+            cx.diagnostics.push(Diagnostic::warning(word.span, message));
+        }
+        conf.proxied.0 |= bit;
+    }
+    Ok(())
+}
+
+fn disable(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    for word in &node.args {
+        conf.disable.push(match &*word.text {
+            "msie6" => Disabled::Msie6,
+            pattern => Disabled::Agents(Arc::new(Regex::new(pattern, true, word.span)?)),
+        });
+    }
+    Ok(())
+}
+
+fn window(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let bits = power_of_two(node, 9, 15, "512, 1k, 2k, 4k, 8k, 16k, or 32k")?;
+    conf.window_bits.put(bits, node)
+}
+
+fn hash(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let bits = power_of_two(node, 9, 17, "512, 1k, 2k, 4k, 8k, 16k, 32k, 64k, or 128k")?;
+    conf.memory_level.put(bits - 8, node)
+}
+
+/// The size as a power of two, which must be one in this range.
+pub fn power_of_two(node: &Node, least: u8, most: u8, words: &str) -> Result<u8, Diagnostic> {
+    let size = params::size(node, 0)?;
+    (least..=most)
+        .find(|bits| size == 1 << bits)
+        .ok_or_else(|| Diagnostic::error(node.arg_span(0), format!("must be {words}")))
+}
+
+/// Encodes the response where this coding is the one for it.
+pub fn head(request: &mut Request) {
+    coding::apply(request, Name::Gzip, |request| Gzip::new(request.location.gzip.shape()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_browsers_are_known() {
+        let cases: &[(&str, bool)] = &[
+            ("Mozilla/4.0 (compatible; MSIE 4.01; Windows 95)", true),
+            ("Mozilla/4.0 (compatible; MSIE 5.5; Windows NT)", true),
+            ("Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1)", true),
+            ("Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1; SV1)", false),
+            ("Mozilla/4.0 (compatible; MSIE 7.0)", false),
+            ("MSIE 6", false),
+            ("MSIE 6.", false),
+            ("curl", false),
+            ("", false),
+        ];
+        for (agent, expected) in cases {
+            assert_eq!(is_msie6(agent.as_bytes()), *expected, "{agent}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Zstandard for clients that accept it.
+//!
+//! Runs on every response head where `zstd` is on. Which coding an answer gets is decided in `http/coding.rs`. Touches:
+//! the worker's store of encoders. RFC 8878, RFC 9659 (the window). Behaviour: the directives are those of the module
+//! that nginx's users know (tokers/zstd-nginx-module).
+
+use std::cell::RefCell;
+use std::fmt;
+
+use zstd_safe::zstd_sys::ZSTD_EndDirective as End;
+use zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ResetDirective};
+
+use crate::config::directive::{Accepted, accepted, custom, flag, number, size};
+use crate::config::{Arity, Context, Inherit, Merge};
+use crate::http::coding::{self, Engine, Name, Offer};
+use crate::http::filter::Signal;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::request::Request;
+use crate::http::variable::{Variable, variable};
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    pub offer: Offer,
+    level: Inherit<u64>,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    flag("zstd", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with Zstandard for clients that accept it; off."),
+    number("zstd_comp_level", Context::ANY, (1, 22), |c| &mut c.level, "How small Zstandard makes answers, from 1, the fastest, to 22. An answer under way holds 1 MiB at level 1, 20 MiB at 19; 1."),
+    custom("zstd_types", Context::ANY, Arity::at_least(1), |c, cx, node| c.offer.add_types(cx, node), "Types of answers, beside text/html, that are encoded with Zstandard; *: all."),
+    size("zstd_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with Zstandard; 20."),
+    accepted("zstd_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once; 32 4k."),
+];
+
+pub static VARIABLES: &[Variable] =
+    &[variable("zstd_ratio", |request, _, out| coding::ratio(request, Name::Zstd, out))];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.offer.merge(&outer.offer);
+        self.level.merge(&outer.level);
+    }
+}
+
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        self.offer.is_on()
+    }
+}
+
+/// Encodes the response where this coding is the one for it.
+pub fn head(request: &mut Request) {
+    coding::apply(request, Name::Zstd, |request| {
+        Zstd::new(request.location.zstd.level.get(1) as i32, request.response.content_length)
+    });
+}
+
+/// Looks back 2 MiB at most, through tables of 8 MiB: clients take a window of 8 MiB (RFC 9659), but it is memory
+/// for each answer under way. Levels up to 5 have less of their own, and up to 9 such tables.
+const BITS_MAX: u32 = 21;
+/// Encoders that wait in a worker, and the level above which they are too large for that.
+const IDLE_MAX: usize = 4;
+const IDLE_LEVEL_MAX: i32 = 9;
+
+thread_local! {
+    static IDLE: RefCell<Vec<CCtx<'static>>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Zstd {
+    level: i32,
+    /// There until it is dropped.
+    context: Option<CCtx<'static>>,
+    /// A parameter was refused.
+    refused: Option<&'static str>,
+}
+
+impl fmt::Debug for Zstd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Zstd").field("level", &self.level).finish_non_exhaustive()
+    }
+}
+
+impl Zstd {
+    fn new(level: i32, length: Option<u64>) -> Self {
+        let idle = IDLE.with_borrow_mut(Vec::pop);
+        let mut context = idle.unwrap_or_else(CCtx::create);
+        // 0 is the level's own
+        let (window, table) = (if level > 5 { BITS_MAX } else { 0 }, if level > 9 { BITS_MAX } else { 0 });
+        let set = context
+            .set_parameter(CParameter::CompressionLevel(level))
+            .and_then(|_| context.set_parameter(CParameter::WindowLog(window)))
+            .and_then(|_| context.set_parameter(CParameter::ChainLog(table)))
+            .and_then(|_| context.set_parameter(CParameter::HashLog(table)))
+            .and_then(|_| context.set_pledged_src_size(length));
+        Self { level, context: Some(context), refused: set.err().map(zstd_safe::get_error_name) }
+    }
+}
+
+impl Engine for Zstd {
+    fn push(&mut self, data: &[u8], signal: Signal, out: &mut Vec<u8>) -> Result<(), String> {
+        let Some(context) = self.context.as_mut().filter(|_| self.refused.is_none()) else {
+            return Err(format!("zstd failed: {}", self.refused.unwrap_or("no context")));
+        };
+        let how = match signal {
+            Signal::More => End::ZSTD_e_continue,
+            Signal::Flush => End::ZSTD_e_flush,
+            Signal::End => End::ZSTD_e_end,
+        };
+        let mut input = InBuffer::around(data);
+        loop {
+            let start = out.len();
+            out.reserve((data.len() - input.pos()) / 4 + 512);
+            let room = out.capacity();
+            let mut output = OutBuffer::around_pos(out, start);
+            let left = context
+                .compress_stream2(&mut output, &mut input, how)
+                .map_err(|code| format!("zstd failed: {}", zstd_safe::get_error_name(code)))?;
+            let is_full = output.pos() == room;
+            let is_done = match signal {
+                Signal::More => input.pos() == data.len() && !is_full,
+                Signal::Flush | Signal::End => left == 0,
+            };
+            if is_done {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Drop for Zstd {
+    fn drop(&mut self) {
+        let Some(mut context) = self.context.take() else { return };
+        if self.level > IDLE_LEVEL_MAX || context.reset(ResetDirective::SessionAndParameters).is_err() {
+            return;
+        }
+        IDLE.with_borrow_mut(|idle| {
+            if idle.len() < IDLE_MAX {
+                idle.push(context);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(bytes: &[u8], most: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(most);
+        zstd_safe::decompress(&mut out, bytes).expect("it is zstd");
+        out
+    }
+
+    #[test]
+    fn pieces_and_flushes_make_one_frame() {
+        let page: Vec<u8> = (0..30_000).flat_map(|n| format!("<li>{n}</li>\n").into_bytes()).collect();
+        for (level, length) in [(1, None), (3, Some(page.len() as u64)), (9, None), (19, None)] {
+            for _ in 0..2 {
+                let mut engine = Zstd::new(level, length);
+                let mut out = b"before ".to_vec();
+                for (index, piece) in page.chunks(50_000).enumerate() {
+                    let signal = if index % 2 == 0 { Signal::Flush } else { Signal::More };
+                    engine.push(piece, signal, &mut out).expect("it goes on");
+                }
+                engine.push(b"", Signal::End, &mut out).expect("it ends");
+                assert_eq!(&out[..7], b"before ");
+                assert_eq!(decoded(&out[7..], page.len()), page, "level {level}");
+            }
+        }
+        let mut out = Vec::new();
+        Zstd::new(1, None).push(b"", Signal::End, &mut out).expect("it ends");
+        assert_eq!(decoded(&out, 0), b"");
+    }
+
+    #[test]
+    fn an_answer_that_is_not_as_long_as_it_said_is_an_error() {
+        let mut out = Vec::new();
+        let mut engine = Zstd::new(1, Some(10));
+        engine.push(b"half", Signal::More, &mut out).expect("it goes on");
+        assert!(engine.push(b"", Signal::End, &mut out).is_err());
+    }
+
+    #[test]
+    fn memory_is_bounded_at_every_level() {
+        for level in [1, 3, 5, 9, 12, 15, 19, 22] {
+            let mut engine = Zstd::new(level, None);
+            engine.push(&[b'x'; 300_000], Signal::Flush, &mut Vec::new()).expect("it goes on");
+            let size = engine.context.as_ref().map_or(0, CCtx::sizeof);
+            println!("level {level}: {} KiB", size / 1024);
+            assert!(size < 32 << 20, "level {level}: {size}");
+        }
+    }
+}
