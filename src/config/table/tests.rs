@@ -86,9 +86,9 @@ fn each_error_has_nginx_words_and_help() {
         ("sendfil on;", "unknown directive \"sendfil\" | did you mean \"sendfile\"?"),
         ("wibble;", "unknown directive \"wibble\""),
         (
-            "gzip on;",
-            "the \"gzip\" directive is not available yet \
-             | there is no compression: without this line answers go out as the backend sends them",
+            "mp4;",
+            "the \"mp4\" directive is not available yet \
+             | answers are passed on as they are: take this line out",
         ),
         (
             "sendfile maybe;",

@@ -32,7 +32,7 @@ const WINDOW_BITS_MIN: u8 = 10;
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("brotli", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with brotli for clients that accept it; off."),
     number("brotli_comp_level", Context::ANY, (0, 11), |c| &mut c.level, "How small brotli makes answers, from 0, the fastest, to 11. Above 9 a page of 100 KiB takes the worker a tenth of a second; 6."),
-    custom("brotli_types", Context::ANY, Arity::at_least(1), |c, cx, node| c.offer.add_types(cx, node), "Types of answers, beside text/html, that are encoded with brotli; *: all."),
+    custom("brotli_types", Context::ANY, Arity::at_least(1), |c, cx, node| c.offer.add_types(cx, node), "Types of answers, beside text/html, that are encoded with brotli, or * for all; text/html."),
     size("brotli_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with brotli; 20."),
     custom("brotli_window", Context::ANY, Arity::exactly(1), window, "Bytes in which brotli looks for repetitions, a power of two from 1k to 16m; 512k."),
     accepted("brotli_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once; 32 4k."),

@@ -70,14 +70,14 @@ const ONE: Arity = Arity::exactly(1);
 const SOME: Arity = Arity::at_least(1);
 
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("gzip", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with gzip for clients that accept it; off."),
-    number("gzip_comp_level", Context::ANY, (1, 9), |c| &mut c.level, "How small gzip makes answers, from 1, the fastest, to 9; sizes are those of zlib's levels; 1."),
-    custom("gzip_types", Context::ANY, SOME, |c, cx, node| c.offer.add_types(cx, node), "Types of answers, beside text/html, that are encoded with gzip; *: all."),
+    flag("gzip", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with gzip for clients that accept it. Of several codings that are on the one that the client likes best is taken, of equals zstd, then br, then gzip; off."),
+    number("gzip_comp_level", Context::ANY, (1, 9), |c| &mut c.level, "How small gzip makes answers, from 1, the fastest, to 9. Sizes are those of zlib's levels; 1."),
+    custom("gzip_types", Context::ANY, SOME, |c, cx, node| c.offer.add_types(cx, node), "Types of answers, beside text/html, that are encoded with gzip, or * for all; text/html."),
     size("gzip_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with gzip; 20."),
-    custom("gzip_proxied", Context::ANY, SOME, proxied, "Which answers to requests with Via are encoded: expired, no-cache, no-store, private, no_last_modified, no_etag, auth, any, off; for all codings; off."),
-    keyword("gzip_http_version", Context::ANY, &["1.0", "1.1"], |c| &mut c.http_version, "Least version of HTTP of a request whose answer is encoded; for all codings; 1.1."),
-    custom("gzip_disable", Context::ANY, SOME, disable, "Clients whose answers are not encoded: regular expressions for their User-Agent, or msie6 for old ones of Internet Explorer; for all codings."),
-    flag("gzip_vary", Context::ANY, |c| &mut c.vary, "Adds Vary: Accept-Encoding to answers that are encoded for some clients; for all codings; off."),
+    custom("gzip_proxied", Context::ANY, SOME, proxied, "Which answers to requests with Via are encoded: expired, no-cache, no-store, private, no_last_modified, no_etag, auth, any or off. For all codings; off."),
+    keyword("gzip_http_version", Context::ANY, &["1.0", "1.1"], |c| &mut c.http_version, "Least version of HTTP of a request whose answer is encoded. For all codings; 1.1."),
+    custom("gzip_disable", Context::ANY, SOME, disable, "Clients whose answers are not encoded: regular expressions for their User-Agent, or msie6 for old ones of Internet Explorer. For all codings."),
+    flag("gzip_vary", Context::ANY, |c| &mut c.vary, "Adds Vary: Accept-Encoding to answers that are encoded for some clients. For all codings; off."),
     custom("gzip_window", Context::ANY, ONE, window, "Bytes in which gzip looks for repetitions, a power of two from 512 to 32k; 32k."),
     custom("gzip_hash", Context::ANY, ONE, hash, "Memory for gzip's tables, a power of two from 512 to 128k; 64k."),
     accepted("gzip_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once; 32 4k."),

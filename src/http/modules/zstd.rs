@@ -27,7 +27,7 @@ pub struct Conf {
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("zstd", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with Zstandard for clients that accept it; off."),
     number("zstd_comp_level", Context::ANY, (1, 22), |c| &mut c.level, "How small Zstandard makes answers, from 1, the fastest, to 22. An answer under way holds 1 MiB at level 1, 20 MiB at 19; 1."),
-    custom("zstd_types", Context::ANY, Arity::at_least(1), |c, cx, node| c.offer.add_types(cx, node), "Types of answers, beside text/html, that are encoded with Zstandard; *: all."),
+    custom("zstd_types", Context::ANY, Arity::at_least(1), |c, cx, node| c.offer.add_types(cx, node), "Types of answers, beside text/html, that are encoded with Zstandard, or * for all; text/html."),
     size("zstd_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with Zstandard; 20."),
     accepted("zstd_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once; 32 4k."),
 ];
