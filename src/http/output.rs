@@ -12,7 +12,7 @@ use crate::http::error::{Error, Limit};
 use crate::http::filter::{Coding, Signal};
 use crate::http::pace::Pace;
 use crate::proto::h1::encode;
-use crate::runtime::{self, Io, Timer, buffer};
+use crate::runtime::{self, Io, Timer, buffer, relay};
 
 /// Body bytes up to this many are copied behind their head: cheaper than to hand the kernel a list.
 pub const JOINED_MAX: usize = 4096;
@@ -297,7 +297,7 @@ impl Output {
         let mut done = 0;
         let polled = self.poll_send(io, cx, (b"", b""), 0, &mut done);
         self.settle(done, b"", b"");
-        *sent += done as u64;
+        *sent = relay::advance(io, *sent, done);
         polled
     }
 
@@ -359,7 +359,7 @@ impl Output {
             let mut done = 0;
             let outcome = poll_fn(|cx| self.poll_send(io, cx, (part, tail), 0, &mut done)).await;
             self.settle(done, part, tail);
-            *sent += done as u64;
+            *sent = relay::advance(io, *sent, done);
             outcome?;
         }
         Ok(())
