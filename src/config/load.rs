@@ -226,18 +226,16 @@ impl Loader {
     }
 
     fn parse(&mut self, file: FileId, depth: usize) -> Vec<Node> {
-        // The text is out of the tree while it is read: what it includes adds sources.
-        let source = &mut self.tree.sources[file.0 as usize];
-        let text = std::mem::take(&mut source.text);
+        let source = &self.tree.sources[file.0 as usize];
+        let text = source.text.clone();
+        let is_toml = source.path.extension().is_some_and(|name| name == "toml");
         self.parsing.push(file);
-        let is_toml = self.tree.sources[file.0 as usize].path.extension().is_some_and(|name| name == "toml");
         let nodes = if is_toml {
             toml::parse(self, file, &text, depth)
         } else {
             parse::parse(self, file, &text, depth)
         };
         self.parsing.pop();
-        self.tree.sources[file.0 as usize].text = text;
         nodes
     }
 }
@@ -260,7 +258,7 @@ fn decode(path: PathBuf, bytes: Vec<u8>) -> (Source, Vec<(u32, u8)>) {
     let mut foreign = Vec::new();
     let text = match String::from_utf8(bytes) {
         Ok(text) if memchr::memchr(0, text.as_bytes()).is_none() => {
-            return (Source { path, text, raw: None }, foreign);
+            return (Source::new(path, text), foreign);
         }
         Ok(text) => text.into_bytes(),
         Err(error) => error.into_bytes(),
@@ -281,7 +279,7 @@ fn decode(path: PathBuf, bytes: Vec<u8>) -> (Source, Vec<(u32, u8)>) {
             clean.push(SUBSTITUTE as char);
         }
     }
-    (Source { path, text: clean, raw: Some(raw) }, foreign)
+    (Source { raw: Some(raw), ..Source::new(path, clean) }, foreign)
 }
 
 /// The files that match, in the order of their names; none is no error. As glob(3): `*` matches no

@@ -30,4 +30,4 @@ pub use inherit::{Inherit, Merge};
 pub use load::{LoadOptions, load, load_text};
 pub use render::render;
 pub use table::{Module, RowInfo, Shape, Slot, Table};
-pub use tree::{FileId, Node, Place, Places, Source, Span, Tree, Word};
+pub use tree::{FileId, Node, Place, Places, Source, Span, Text, Tree, Word};

@@ -4,15 +4,18 @@
 //! most likely ends. Reads no file itself; `include` goes through the [`Loader`].
 //! Wording of the errors: nginx's `ngx_conf_parse` and `ngx_conf_read_token`.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use crate::config::lexer::{Error, Lexer, Token};
 use crate::config::load::Loader;
-use crate::config::{Diagnostic, FileId, Node, Span, Word};
+use crate::config::{Diagnostic, FileId, Node, Span, Text, Word};
 
 /// How deep blocks may nest, included files counted in. nginx has no limit but its stack.
 pub const DEPTH_MAX: usize = 100;
 
 /// Parses the whole of `text`, the source `file`, whose blocks are already `depth` deep.
-pub(super) fn parse(loader: &mut Loader, file: FileId, text: &str, depth: usize) -> Vec<Node> {
+pub(super) fn parse(loader: &mut Loader, file: FileId, text: &Arc<str>, depth: usize) -> Vec<Node> {
     let parser = Parser {
         lexer: Lexer::new(text),
         text,
@@ -36,7 +39,7 @@ struct Open {
 
 struct Parser<'a> {
     lexer: Lexer<'a>,
-    text: &'a str,
+    text: &'a Arc<str>,
     file: FileId,
     depth: usize,
     /// The directive being read.
@@ -77,7 +80,11 @@ impl Parser<'_> {
     fn word(&mut self, start: usize, end: usize, quoted: bool) {
         let span = self.span(start, end);
         self.loader.check_bytes(span);
-        let text = self.lexer.meaning(start, end, quoted).into();
+        let text = match self.lexer.meaning(start, end, quoted) {
+            Cow::Borrowed(_) if quoted => Text::part(self.text, start + 1..end - 1),
+            Cow::Borrowed(_) => Text::part(self.text, start..end),
+            Cow::Owned(text) => text.into(),
+        };
         self.words.push(Word { text, span, quoted });
     }
 

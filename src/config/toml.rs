@@ -8,12 +8,13 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
 use toml::Spanned;
 use toml::de::{DeArray, DeString, DeTable, DeValue};
 
 use crate::config::load::Loader;
 use crate::config::parse::DEPTH_MAX;
-use crate::config::{Diagnostic, FileId, Node, Span, Word};
+use crate::config::{Diagnostic, FileId, Node, Span, Text, Word};
 
 /// Parses the whole of `text`, the source `file`, whose blocks are already `depth` deep.
 pub(super) fn parse(loader: &mut Loader, file: FileId, text: &str, depth: usize) -> Vec<Node> {
@@ -152,14 +153,14 @@ impl Reader<'_> {
         &mut self,
         value: &Spanned<DeValue<'_>>,
         table: &DeTable<'_>,
-    ) -> Option<(Vec<Word>, Vec<Node>)> {
+    ) -> Option<(SmallVec<[Word; 1]>, Vec<Node>)> {
         if self.depth >= DEPTH_MAX {
             self.refuse(value, &format!("blocks are nested more than {DEPTH_MAX} deep"), "");
             return None;
         }
         let is_args = |key: &Spanned<DeString<'_>>| key.get_ref() == "args";
         let args = match table.iter().find(|(key, _)| is_args(key)).map(|(_, value)| value) {
-            None => Vec::new(),
+            None => SmallVec::new(),
             Some(value) => match value.get_ref() {
                 DeValue::Array(array) => self.words(&array.iter().collect::<Vec<_>>()),
                 _ => self.words(&[value]),
@@ -172,11 +173,11 @@ impl Reader<'_> {
         Some((args, children))
     }
 
-    fn words(&mut self, values: &[&Spanned<DeValue<'_>>]) -> Vec<Word> {
-        let mut words = Vec::with_capacity(values.len());
+    fn words(&mut self, values: &[&Spanned<DeValue<'_>>]) -> SmallVec<[Word; 1]> {
+        let mut words = SmallVec::with_capacity(values.len());
         for value in values {
             let range = value.span();
-            let text: Box<str> = match value.get_ref() {
+            let text: Text = match value.get_ref() {
                 DeValue::String(text) => text.as_ref().into(),
                 DeValue::Boolean(on) => if *on { "on" } else { "off" }.into(),
                 DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().into(),

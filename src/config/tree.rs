@@ -1,6 +1,11 @@
 //! The directive tree: what both spellings parse to, and what the tables compile.
 
+use std::fmt;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 /// Index of a source in [`Tree::sources`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,11 +19,74 @@ pub struct Span {
     pub end: u32,
 }
 
+/// A piece of text, mostly a part of its source, which it shares: a large table has no memory of its own for each of
+/// its words.
+#[derive(Clone)]
+pub struct Text {
+    whole: Arc<str>,
+    start: u32,
+    length: u32,
+}
+
+impl Text {
+    /// A part of a source; empty where the range is not of it.
+    pub fn part(whole: &Arc<str>, range: Range<usize>) -> Self {
+        let (start, length) = (range.start as u32, (range.end - range.start) as u32);
+        Self { whole: whole.clone(), start, length }
+    }
+}
+
+impl Deref for Text {
+    type Target = str;
+    fn deref(&self) -> &str {
+        let start = self.start as usize;
+        self.whole.get(start..start + self.length as usize).unwrap_or("")
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Self { whole: text.into(), start: 0, length: text.len() as u32 }
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl From<&Text> for Box<str> {
+    fn from(text: &Text) -> Self {
+        (**text).into()
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Text {}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&**self, f)
+    }
+}
+
 /// One argument (or the name) of a directive, unquoted and unescaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
     /// As meant: quotes and escapes are resolved; `$` of variables is kept.
-    pub text: Box<str>,
+    pub text: Text,
     pub span: Span,
     /// Stood in quotes (TOML: a string), so that `""` and `off` in quotes can be told apart where it matters.
     pub quoted: bool,
@@ -28,7 +96,7 @@ pub struct Word {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     pub name: Word,
-    pub args: Vec<Word>,
+    pub args: SmallVec<[Word; 1]>,
     /// `None`: ended by `;`. `Some`: a block, possibly empty.
     pub block: Option<Vec<Node>>,
     /// From the name to the `;` or the `{`.
@@ -59,13 +127,13 @@ pub struct Source {
     /// Absolute; for text that is no file, a name such as `command line`.
     pub path: PathBuf,
     /// What spans count in. Byte for byte the file, but that bytes which are no UTF-8 stand as SUB (0x1A).
-    pub text: String,
+    pub text: Arc<str>,
     /// The file's own bytes, kept only where they are not those of `text`.
     pub raw: Option<Box<[u8]>>,
 }
 
 impl Source {
-    pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
+    pub fn new(path: impl Into<PathBuf>, text: impl Into<Arc<str>>) -> Self {
         Self { path: path.into(), text: text.into(), raw: None }
     }
 

@@ -309,8 +309,8 @@ fn location_kind(node: &Node) -> Result<(Kind, &str), Diagnostic> {
 
 fn server_name(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let names = node.args.iter().map(|word| {
-        let name = if word.text.starts_with('~') {
-            word.text.clone()
+        let name: Box<str> = if word.text.starts_with('~') {
+            (&word.text).into()
         } else {
             word.text.to_ascii_lowercase().into()
         };

@@ -14,7 +14,7 @@ use crate::shm::lanes;
 use crate::sys::address::SockAddr;
 use crate::sys::process::{self, Forked};
 use crate::sys::signal::{Blocked, Signals};
-use crate::sys::{clock, msg, signal, terminal};
+use crate::sys::{alloc, clock, msg, signal, terminal};
 use crate::worker::control::{SlotIndex, ToWorker};
 use crate::worker::{self, Seat, Slot};
 
@@ -71,6 +71,7 @@ impl Master {
         self.steer();
         self.slots.change(cycle::listens(&self.cycle.config));
         self.slots.grow(cycle::listens(&self.cycle.config), count);
+        alloc::trim();
         for number in 0..count {
             self.spawn(number);
         }

@@ -113,13 +113,14 @@ fn word() -> impl Strategy<Value = Word> {
 pub(super) fn node() -> impl Strategy<Value = Node> {
     let leaf = (word(), prop::collection::vec(word(), 0..4)).prop_map(|(name, args)| Node {
         name,
-        args,
+        args: args.into(),
         block: None,
         span: Span::default(),
     });
     leaf.prop_recursive(4, 40, 6, |inner| {
-        (word(), prop::collection::vec(word(), 0..3), prop::collection::vec(inner, 0..6))
-            .prop_map(|(name, args, block)| Node { name, args, block: Some(block), span: Span::default() })
+        (word(), prop::collection::vec(word(), 0..3), prop::collection::vec(inner, 0..6)).prop_map(
+            |(name, args, block)| Node { name, args: args.into(), block: Some(block), span: Span::default() },
+        )
     })
 }
 

@@ -398,7 +398,7 @@ fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     for entry in node.children() {
         for extension in &entry.args {
             let key: Box<str> = extension.text.to_ascii_lowercase().into();
-            if map.insert(key, entry.name.text.clone()).is_some() {
+            if map.insert(key, (&entry.name.text).into()).is_some() {
                 let message = format!("duplicate extension \"{}\", content type: \"{}\"", extension.text, entry.name.text);
                 cx.diagnostics.push(Diagnostic::warning(extension.span, message));
             }
@@ -457,7 +457,7 @@ fn error_page(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         let message = format!("invalid value \"{}\"", target.text);
         return Err(Diagnostic::error(target.span, message).help("statuses stand before the URI: error_page 502 504 /50x.html;"));
     }
-    let name = target.text.starts_with('@').then(|| target.text.clone());
+    let name = target.text.starts_with('@').then(|| (&target.text).into());
     let target = Script::compile(target, cx)?;
     conf.error_pages.push(ErrorPage { statuses: statuses.into(), status, target, name });
     Ok(())

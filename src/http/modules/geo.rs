@@ -151,8 +151,8 @@ impl Reader {
 
     fn value(&mut self, word: &Word) -> u32 {
         let values = &mut self.geo.values;
-        *self.by_text.entry(word.text.clone()).or_insert_with(|| {
-            values.push(word.text.clone());
+        *self.by_text.entry((&word.text).into()).or_insert_with(|| {
+            values.push((&word.text).into());
             (values.len() - 1) as u32
         })
     }

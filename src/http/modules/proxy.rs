@@ -463,7 +463,7 @@ fn ignore_headers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagno
             let message = format!("invalid value \"{}\"", word.text);
             return Err(Diagnostic::error(word.span, message).help(format!("one of {}", IGNORABLE.join(", "))));
         }
-        conf.ignore.push(word.text.clone());
+        conf.ignore.push((&word.text).into());
     }
     Ok(())
 }

@@ -66,7 +66,7 @@ fn split_clients(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
             below += (u64::from(share) * u64::from(u32::MAX) / u64::from(WHOLE)) as u32;
             below
         });
-        parts.push((upper, value.text.clone()));
+        parts.push((upper, (&value.text).into()));
     }
     let slot = cx.variables.new_slot();
     cx.variables.declare(&node.args[1], value, Argument::index(cx.splits.len()))?;

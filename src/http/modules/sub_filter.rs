@@ -39,7 +39,7 @@ struct Pair {
 }
 
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("sub_filter", Context::ANY, Arity::exactly(2), sub_filter, "Replaces a text in answers by another; letters match in either case, both may have variables. Several may stand in a block."),
+    custom("sub_filter", Context::ANY, Arity::exactly(2), sub_filter, "Replaces a text in answers, in either case, by another. Both may have variables, and several may stand in a block."),
     flag("sub_filter_once", Context::ANY, |c| &mut c.once, "Replaces the first of each text only; on."),
     flag("sub_filter_last_modified", Context::ANY, |c| &mut c.last_modified, "Keeps Last-Modified and a weak ETag of an answer in which texts are replaced; off."),
     custom("sub_filter_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, in which texts are replaced; *: all."),

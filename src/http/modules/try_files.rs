@@ -90,7 +90,7 @@ fn last_of(word: &Word, cx: &mut Cx) -> Result<Last, Diagnostic> {
         });
     }
     if word.text.starts_with('@') && !word.text.contains('$') {
-        return Ok(Last::Named(word.text.clone(), word.span));
+        return Ok(Last::Named((&word.text).into(), word.span));
     }
     Script::compile(word, cx).map(Last::Uri)
 }

@@ -210,13 +210,13 @@ mod tests {
         let word = |text: &str| Word { text: text.into(), span: Span::default(), quoted: false };
         let entry = |(byte, target): &(&str, &str)| Node {
             name: word(byte),
-            args: vec![word(target)],
+            args: vec![word(target)].into(),
             block: None,
             span: Span::default(),
         };
         let block = Some(entries.iter().map(entry).collect());
         let node =
-            Node { name: word("charset_map"), args: vec![word(from), word(to)], block, span: Span::default() };
+            Node { name: word("charset_map"), args: vec![word(from), word(to)].into(), block, span: Span::default() };
         let mut faults = Diagnostics::default();
         (CharsetMap::read(&node, &mut faults), faults.0.len())
     }

@@ -81,7 +81,7 @@ impl Condition {
             "~" | "~*" | "!~" | "!~*" => {
                 let is_caseless = operator.text.ends_with('*');
                 let regex = Regex::new(&value.text, is_caseless, value.span)?.declare(&mut cx.variables);
-                Test::Matches { pattern: value.text.clone(), regex }
+                Test::Matches { pattern: (&value.text).into(), regex }
             }
             other => {
                 let diagnostic = Diagnostic::error(operator.span, format!("unexpected \"{other}\" in condition"));
@@ -140,7 +140,7 @@ fn leads_to(kind: Kind, path: &[u8], request: &Request) -> bool {
 
 /// The condition's words without the brackets around them, whatever the spelling has put in quotes.
 fn between_brackets(node: &Node) -> Result<Vec<Word>, Diagnostic> {
-    let mut words = node.args.clone();
+    let mut words = node.args.to_vec();
     if let Some(first) = words.first_mut() {
         first.text = first.text.strip_prefix('(').ok_or_else(|| invalid(first))?.into();
         first.span = Span { start: first.span.start + 1, ..first.span };

@@ -68,7 +68,7 @@ impl Rewrite {
             _ => (text, None),
         };
         Ok(Self {
-            pattern: pattern.text.clone(),
+            pattern: (&pattern.text).into(),
             regex,
             path: Script::compile_text(path, replacement.span, cx)?,
             args: args.map(|args| Script::compile_text(args, replacement.span, cx)).transpose()?,
