@@ -126,6 +126,11 @@ fn close_segment(out: &mut Vec<u8>, start: usize) -> Result<bool, BadUri> {
     Ok(true)
 }
 
+/// How many segments of a path are "..".
+pub fn steps_up(path: &[u8]) -> usize {
+    path.split(|byte| *byte == b'/').filter(|segment| *segment == b"..").count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,7 +20,7 @@ const FAMILIES: &[(&[&str], &str)] = &[
         "there is no cache: without this line each request goes to the backend",
     ),
     (
-        &["auth_jwt*", "auth_delay", "valid_referers", "referer_hash_*", "secure_link*", "disable_symlinks"],
+        &["auth_jwt*", "auth_delay", "valid_referers", "referer_hash_*", "secure_link*"],
         "there is no access control: do not serve what this line protects",
     ),
     (&["geoip_*", "ancient_browser*", "modern_browser*"], "\"map\" may do instead"),

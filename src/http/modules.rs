@@ -152,6 +152,8 @@ modules! {
     stub_status => [Content content];
     index       => [Content content];
     static_file => [Content content];
+    open_file_cache => [];
+    disable_symlinks => [];
     headers     => [] head add trailers add_trailers;
     userid      => [] head send;
     addition    => [] head head;

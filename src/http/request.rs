@@ -150,6 +150,8 @@ pub struct Request {
     /// The charset of the answer, whatever the configuration says: `X-Accel-Charset`, or in a subrequest that of the
     /// whole.
     pub charset: Option<Box<[u8]>>,
+    /// Paths that other threads were asked for.
+    pub lookups: Option<Box<modules::open_file_cache::Lookups>>,
     /// What SSI commands have set.
     pub ssi: Option<Box<modules::ssi::State>>,
     /// Bytes a second, when the upstream or `set $limit_rate` said so; 0: no limit.
@@ -219,6 +221,7 @@ impl Request {
             coded: None,
             ranges: None,
             charset: None,
+            lookups: None,
             ssi: None,
             limit_rate: None,
             depth: 0,

@@ -58,6 +58,46 @@ fn a_kept_alive_request_takes_four_calls_and_a_share_of_epoll() {
     assert!(all <= 5.0, "{all:.2} calls: {calls:?}");
 }
 
+const FILES: &str = r#"
+worker_processes 1;
+http {
+    access_log off;
+    keepalive_requests 1000000;
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location / { root %%SOURCE%%; sendfile on; }
+        location /off/ { open_file_cache off; alias %%SOURCE%%/; sendfile on; }
+    }
+}
+"#;
+
+#[test]
+fn a_small_file_that_stays_as_it_is_takes_three_calls_and_a_share_of_epoll() {
+    let source = env!("CARGO_MANIFEST_DIR");
+    let daemon = Setup::new(FILES).set("SOURCE", source).level("notice").start();
+    let content = std::fs::read(format!("{source}/Cargo.toml")).expect("it is there");
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(daemon.port(0))).collect();
+    for (path, calls_max) in [("/Cargo.toml", 3.05), ("/off/Cargo.toml", 7.05)] {
+        let mut rounds = |count: usize| {
+            for _ in 0..count {
+                for client in &mut clients {
+                    client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+                }
+                for client in &mut clients {
+                    assert!(client.response().body == content);
+                }
+            }
+        };
+        rounds(2);
+        let Some(calls) = counted(daemon.worker(), &daemon.path("strace"), || rounds(ROUNDS)) else { return };
+        let waits = calls.iter().filter(|(name, _)| name.starts_with("epoll_") && name.contains("wait"));
+        let others = calls.values().sum::<u64>() - waits.map(|(_, count)| count).sum::<u64>();
+        let others = others as f64 / (CLIENTS * ROUNDS) as f64;
+        println!("{others:.2} calls for each request: {calls:?}");
+        assert!(is_stand_in() || others <= calls_max, "{others:.2} calls beside epoll_wait: {calls:?}");
+    }
+}
+
 /// Runs `work` while strace counts the process's calls; `None` when it cannot.
 fn counted(pid: i32, summary: &std::path::Path, work: impl FnOnce()) -> Option<BTreeMap<String, u64>> {
     let mut command = Command::new("strace");

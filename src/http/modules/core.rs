@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::base::path::steps_up;
 use crate::config::directive::{Accepted, accepted, custom, flag, keyword, millis, number, size};
 use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Diagnostics, Inherit, Merge, Node, Span, params};
@@ -44,6 +45,8 @@ pub struct Root {
     pub path: Script,
     /// The matched part of the URI is replaced (`alias`) instead of kept (`root`).
     pub is_alias: bool,
+    /// How often the path itself leads up: what a request adds must not.
+    pub steps_up: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -132,7 +135,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("error_log", Context::ANY, Arity::between(1, 2), set_error_log, "Where errors are logged, and from which level on. Several lines log to several places."),
     accepted("tcp_nodelay", Context::ANY, Arity::exactly(1), Accepted::Flag, "Data is never held back to fill a packet; on."),
     accepted("tcp_nopush", Context::ANY, Arity::exactly(1), Accepted::Flag, "A head leaves together with the first bytes of its body anyway; off."),
-    accepted("aio", Context::ANY, Arity::between(1, 2), Accepted::Words, "Files are sent by sendfile(2) in the worker's loop; off."),
+    accepted("aio", Context::ANY, Arity::between(1, 2), Accepted::Words, "Files that are not in the page cache are read by threads whatever this says; off."),
     accepted("directio", Context::ANY, Arity::exactly(1), Accepted::Words, "Files are always read through the page cache; off."),
     accepted("server_names_hash_max_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
     accepted("server_names_hash_bucket_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
@@ -143,10 +146,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("connection_pool_size", HTTP_SERVER, Arity::exactly(1), Accepted::Size, "Memory is taken as needed."),
     accepted("request_pool_size", HTTP_SERVER, Arity::exactly(1), Accepted::Size, "Memory is taken as needed."),
     accepted("postpone_output", Context::ANY, Arity::exactly(1), Accepted::Size, "What is ready is sent at once."),
-    accepted("open_file_cache", Context::ANY, Arity::between(1, 2), Accepted::Words, "A file is opened for each request; off."),
-    accepted("open_file_cache_errors", Context::ANY, Arity::exactly(1), Accepted::Flag, "A file is opened for each request; off."),
-    accepted("open_file_cache_min_uses", Context::ANY, Arity::exactly(1), Accepted::Number, "A file is opened for each request; 1."),
-    accepted("open_file_cache_valid", Context::ANY, Arity::exactly(1), Accepted::Millis, "A file is opened for each request; 60s."),
     accepted("aio_write", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nothing is written to files but logs; off."),
     accepted("directio_alignment", Context::ANY, Arity::exactly(1), Accepted::Size, "Files are always read through the page cache; 512."),
     accepted("read_ahead", Context::ANY, Arity::exactly(1), Accepted::Size, "Left to the kernel; 0."),
@@ -423,7 +422,8 @@ fn set_root(conf: &mut Conf, cx: &mut Cx, node: &Node, is_alias: bool) -> Result
         text.truncate(text.trim_end_matches('/').len());
     }
     let path = Script::compile_text(&text, node.arg_span(0), cx)?;
-    if !conf.root.set(Root { path, is_alias }, node.span) {
+    let steps_up = steps_up(text.as_bytes());
+    if !conf.root.set(Root { path, is_alias, steps_up }, node.span) {
         let message = match conf.root.as_ref() {
             Some(first) if first.is_alias != is_alias => {
                 format!("\"{}\" directive is duplicate, \"{}\" directive was specified earlier", node.name.text, if is_alias { "root" } else { "alias" })

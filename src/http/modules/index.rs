@@ -1,12 +1,15 @@
 //! The file that stands for a directory (`index`).
 //!
-//! Runs in the content phase for URIs that end with a slash. Touches: the file system (one `stat` a name).
+//! Runs in the content phase for URIs that end with a slash. Touches: the file system.
 //! Behaviour: nginx.org, ngx_http_index_module: the URI becomes the file's and the search begins anew.
+
+use nix::errno::Errno;
 
 use crate::config::directive::custom;
 use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
 use crate::http::compile::Cx;
+use crate::http::modules::open_file_cache::{self, FileKind};
 use crate::http::modules::{BlockConf, Directive, static_file};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;
@@ -56,22 +59,31 @@ pub fn content(request: &mut Request) -> Verdict {
             // An absolute last name is a URI, whether it exists or not.
             return redirect(request, name);
         }
-        if let Verdict::Done(reply) = try_name(request, &directory, name) {
-            return Verdict::Done(reply);
+        match try_name(request, &directory, name) {
+            Verdict::Next => {}
+            verdict => return verdict,
         }
     }
     Verdict::Next
 }
 
+fn again(request: &mut Request, _: u64) -> Verdict {
+    content(request)
+}
+
 fn try_name(request: &mut Request, directory: &[u8], name: Vec<u8>) -> Verdict {
-    let mut path = directory.to_vec();
-    path.extend_from_slice(&name);
-    if static_file::is_file(&path) {
-        let mut uri = request.uri.clone();
-        uri.extend_from_slice(&name);
-        return redirect(request, uri);
+    let path = [directory, &name].concat();
+    match open_file_cache::kind(request, &path, again) {
+        Err(work) => Verdict::Work(work),
+        Ok(Ok(FileKind::File)) => {
+            let uri = [&request.uri[..], &name].concat();
+            redirect(request, uri)
+        }
+        Ok(Err(errno @ (Errno::EACCES | Errno::ELOOP))) => {
+            Verdict::Done(Reply::Status(static_file::failed(request, &path, errno)))
+        }
+        Ok(_) => Verdict::Next,
     }
-    Verdict::Next
 }
 
 fn redirect(request: &mut Request, uri: Vec<u8>) -> Verdict {

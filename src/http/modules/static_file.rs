@@ -9,23 +9,19 @@ mod send;
 pub use condition::condition;
 pub use send::{Answer, Content, send};
 
-use std::ffi::OsStr;
-use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+
+use nix::errno::Errno;
 
 use crate::config::directive::{custom, flag, size};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
 use crate::http::compile::Cx;
-use crate::http::modules::ranges;
-use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::modules::open_file_cache::{self, Entry, FileKind, Found};
+use crate::http::modules::{BlockConf, Directive, core, ranges};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;
-use crate::http::response::Response;
+use crate::http::response::{Body, Response};
 use crate::http::variable::Variable;
 use crate::log;
 use crate::proto::header::Id;
@@ -43,7 +39,7 @@ const ANYWHERE: Context = Context::ANY.or(Context::LOCATION_IF);
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("sendfile", ANYWHERE, |c| &mut c.sendfile, "Moves files to the socket inside the kernel, where their bytes need no change; on."),
     size("sendfile_max_chunk", ANYWHERE, |c| &mut c.sendfile_max_chunk, "Most bytes of a file that are sent before other connections get their turn, 0 for any; 2m."),
-    custom("output_buffers", Context::ANY, Arity::exactly(2), output_buffers, "Number and size of buffers. Of a file that is not sent by sendfile so many bytes are read at once as a buffer has; one is used at a time; 2 32k."),
+    custom("output_buffers", Context::ANY, Arity::exactly(2), output_buffers, "Number and size of buffers: of a file that is not sent by sendfile so many bytes are read at once as one has; 2 32k."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
@@ -106,10 +102,6 @@ pub fn file_name(request: &mut Request, out: &mut Vec<u8>) {
     }
 }
 
-pub fn is_file(path: &[u8]) -> bool {
-    std::fs::metadata(Path::new(OsStr::from_bytes(path))).is_ok_and(|metadata| metadata.is_file())
-}
-
 /// Answers with the file, or says why not.
 pub fn content(request: &mut Request) -> Verdict {
     // A POST is told first whether there is such a file at all.
@@ -123,39 +115,50 @@ pub fn content(request: &mut Request) -> Verdict {
         return Verdict::Done(Reply::Status(500));
     }
     if request.uri.last() == Some(&b'/') {
-        return Verdict::Done(forbidden_or_missing(request));
+        return forbidden_or_missing(request);
     }
     let mut path = Vec::new();
     file_name(request, &mut path);
-    let os_path = Path::new(OsStr::from_bytes(&path));
-    match open(os_path) {
-        Ok((_, metadata)) if metadata.is_dir() => Verdict::Done(core::redirect_to_slash(request)),
-        Ok((_, metadata)) if !metadata.is_file() => {
+    let found = match open_file_cache::open(request, &path, again) {
+        Ok(found) => found,
+        Err(work) => return Verdict::Work(work),
+    };
+    Verdict::Done(match found {
+        Ok(Found::Directory) => core::redirect_to_slash(request),
+        Ok(Found::Other) => {
             log::crit!(core::error_log(request), &*request, "\"{}\" is not a regular file", log::Text(&path));
-            Verdict::Done(Reply::Status(404))
+            Reply::Status(404)
         }
-        Ok(_) if request.method == Method::Post => Verdict::Done(Reply::Status(405)),
-        Ok((file, metadata)) => Verdict::Done(answer(request, file, &metadata)),
-        Err(error) => Verdict::Done(Reply::Status(failed(request, &path, &error))),
-    }
+        Ok(Found::File(_)) if request.method == Method::Post => Reply::Status(405),
+        Ok(Found::File(entry)) => answer(request, &entry),
+        Err(errno) => Reply::Status(failed(request, &path, errno)),
+    })
 }
 
-fn forbidden_or_missing(request: &mut Request) -> Reply {
+fn again(request: &mut Request, _: u64) -> Verdict {
+    content(request)
+}
+
+fn forbidden_or_missing(request: &mut Request) -> Verdict {
     let mut path = Vec::new();
     file_name(request, &mut path);
-    if Path::new(OsStr::from_bytes(&path)).is_dir() {
-        log::error!(core::error_log(request), &*request, "directory index of \"{}\" is forbidden", log::Text(&path));
-        return Reply::Status(403);
-    }
-    let error = io::Error::from_raw_os_error(2);
-    Reply::Status(failed(request, &path, &error))
+    let errno = match open_file_cache::kind(request, &path, again) {
+        Ok(Ok(FileKind::Directory)) => {
+            log::error!(core::error_log(request), &*request, "directory index of \"{}\" is forbidden", log::Text(&path));
+            return Verdict::Done(Reply::Status(403));
+        }
+        Ok(Ok(_)) => Errno::ENOTDIR,
+        Ok(Err(errno)) => errno,
+        Err(work) => return Verdict::Work(work),
+    };
+    Verdict::Done(Reply::Status(failed(request, &path, errno)))
 }
 
 /// The status for a file that could not be opened, with a line in the log.
-fn failed(request: &Request, path: &[u8], error: &io::Error) -> u16 {
-    let status = match error.raw_os_error() {
-        Some(2 | 20 | 36) => 404, // ENOENT, ENOTDIR, ENAMETOOLONG
-        Some(13) => 403,          // EACCES
+pub fn failed(request: &Request, path: &[u8], errno: Errno) -> u16 {
+    let status = match errno {
+        Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG => 404,
+        Errno::EACCES | Errno::ELOOP | Errno::EMLINK => 403,
         _ => 500,
     };
     let logger = core::error_log(request);
@@ -163,56 +166,47 @@ fn failed(request: &Request, path: &[u8], error: &io::Error) -> u16 {
     if status == 404 && !request.location.core.log_not_found() {
         return status;
     }
+    let error = io::Error::from(errno);
     if status == 500 {
-        log::crit!(logger, request, "open() \"{path}\" failed {}", log::Cause(error));
+        log::crit!(logger, request, "open() \"{path}\" failed {}", log::Cause(&error));
     } else {
-        log::error!(logger, request, "open() \"{path}\" failed {}", log::Cause(error));
+        log::error!(logger, request, "open() \"{path}\" failed {}", log::Cause(&error));
     }
     status
 }
 
-fn open(path: &Path) -> io::Result<(File, Metadata)> {
-    // Non-blocking: opening a FIFO must not stop the worker.
-    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC).open(path)?;
-    let metadata = file.metadata()?;
-    Ok((file, metadata))
-}
-
-fn answer(request: &mut Request, file: File, metadata: &Metadata) -> Reply {
-    let size = metadata.size();
-    let modified = UNIX_EPOCH + Duration::from_secs(u64::try_from(metadata.mtime()).unwrap_or(0));
-    let has_etag = request.location.core.etag();
-    let etag = if has_etag { format!("\"{:x}-{:x}\"", metadata.mtime(), size) } else { String::new() };
+fn answer(request: &mut Request, entry: &Entry) -> Reply {
+    let etag = if request.location.core.etag() { &*entry.etag } else { "" };
     let mut response = Response::with_type(200, &core::content_type(request));
+    let size = entry.size();
+    response.content_length = Some(size);
     if request.error_status.is_some_and(|status| status != 200) {
         // The page for an error goes out whole: what the client knows or wants a part of is something else.
-        push_etag(&mut response, &etag);
-        response.content_length = Some(size);
-        return reply(file, response, size);
+        push_etag(&mut response, etag);
+        return reply(entry, response);
     }
-    response.headers.push_id(Id::LastModified, httpdate::fmt_http_date(modified).as_bytes());
-    push_etag(&mut response, &etag);
-    if let Some(status) = condition(request, metadata.mtime(), etag.as_bytes()) {
+    response.headers.push_id(Id::LastModified, entry.last_modified.as_bytes());
+    push_etag(&mut response, etag);
+    if let Some(status) = condition(request, entry.modified(), etag.as_bytes()) {
         if status == 412 {
             return Reply::Status(412);
         }
         response.status = 304;
         response.headers.remove(Id::ContentType);
-        return Reply::Response(Box::new(response), crate::http::response::Body::Empty);
+        return Reply::Response(Box::new(response), Body::Empty);
     }
     response.allows_ranges = true;
-    response.content_length = Some(size);
     if request.location.core.error_page(416).is_some()
-        && ranges::is_refused(request, size, metadata.mtime(), etag.as_bytes())
+        && ranges::is_refused(request, size, entry.modified(), etag.as_bytes())
     {
         request.keep(Id::ContentRange, Some(ranges::unsatisfied(size).as_bytes()));
         return Reply::Status(416);
     }
-    reply(file, response, size)
+    reply(entry, response)
 }
 
-fn reply(file: File, response: Response, size: u64) -> Reply {
-    Reply::File(Answer { content: Content::File(Arc::new(file)), response: Box::new(response), size })
+fn reply(entry: &Entry, response: Response) -> Reply {
+    Reply::File(Answer { content: entry.content.clone(), response: Box::new(response), size: entry.size() })
 }
 
 fn push_etag(response: &mut Response, etag: &str) {

@@ -1,18 +1,17 @@
 //! The first file that exists, else another URI (`try_files`).
 //!
-//! Runs in the precontent phase. Touches: the file system, one `stat` a name; the request's path.
+//! Runs in the precontent phase. Touches: the file system; the request's path.
 //! Not inherited, also not by an `if`: it belongs to the block that it stands in.
 //! Behaviour: nginx.org, `try_files` of ngx_http_core_module.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use nix::errno::Errno;
 
 use crate::config::inherit::duplicate;
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, Word};
 use crate::http::compile::Cx;
 use crate::http::location::Kind;
+use crate::http::modules::open_file_cache::{self, FileKind};
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
@@ -102,6 +101,10 @@ pub fn precontent(request: &mut Request) -> Verdict {
     }
 }
 
+fn again(request: &mut Request, _: u64) -> Verdict {
+    precontent(request)
+}
+
 fn find(request: &mut Request, last: &'static Last) -> Verdict {
     let location = request.location;
     if request.left_location && location.core.root().is_some_and(|root| root.is_alias) {
@@ -115,9 +118,17 @@ fn find(request: &mut Request, last: &'static Last) -> Verdict {
         let name = file.name.to_vec(request);
         let name = below_root(request, name);
         let path = [&root[..], &name].concat();
-        if is_there(request, &path, file.is_directory) {
-            found(request, name, file.is_directory);
-            return Verdict::Next;
+        match open_file_cache::kind(request, &path, again) {
+            Err(work) => return Verdict::Work(work),
+            Ok(Ok(kind)) if (kind == FileKind::Directory) == file.is_directory => {
+                found(request, name, file.is_directory);
+                return Verdict::Next;
+            }
+            Ok(Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG)) => {}
+            Ok(Err(errno)) => {
+                let (path, error) = (log::Text(&path), errno.into());
+                log::crit!(core::error_log(request), &*request, "stat() \"{path}\" failed {}", log::Cause(&error));
+            }
         }
     }
     Verdict::Done(match last {
@@ -157,20 +168,6 @@ fn below_root(request: &Request, name: Vec<u8>) -> Vec<u8> {
 fn replaces_name(request: &Request) -> bool {
     let location = request.location;
     location.core.root().is_some_and(|root| root.is_alias) && !matches!(location.kind, Kind::Regex(_))
-}
-
-fn is_there(request: &Request, path: &[u8], is_directory: bool) -> bool {
-    match std::fs::metadata(Path::new(OsStr::from_bytes(path))) {
-        Ok(metadata) => metadata.is_dir() == is_directory,
-        Err(error) => {
-            // ENOENT, ENOTDIR and ENAMETOOLONG are answers.
-            if !matches!(error.raw_os_error(), Some(2 | 20 | 36)) {
-                let (path, cause) = (log::Text(path), log::Cause(&error));
-                log::crit!(core::error_log(request), request, "stat() \"{}\" failed {}", path, cause);
-            }
-            false
-        }
-    }
 }
 
 /// Makes the name the request's path.

@@ -1,0 +1,164 @@
+//! Symbolic links on the way to a file: `disable_symlinks`.
+//!
+//! Touches: the file system, on the blocking pool: the way is walked from directory to directory.
+//! Behaviour: nginx.org, ngx_http_core_module; openat2(2), RESOLVE_NO_SYMLINKS.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
+
+use crate::config::directive::custom;
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::request::Request;
+use crate::http::script::Script;
+use crate::http::variable::Variable;
+use crate::sys::file;
+
+/// Which links are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    Off,
+    On,
+    IfNotOwner,
+}
+
+#[derive(Clone, Debug)]
+struct Setting {
+    rule: Rule,
+    /// Up to here links are followed.
+    from: Option<Script>,
+}
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    setting: Inherit<Setting>,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
+    "disable_symlinks",
+    Context::ANY,
+    Arity::between(1, 2),
+    disable_symlinks,
+    "Refuses files whose path has a symbolic link in it: on, or if_not_owner for links whose owner is not that of what they lead to. With from= the first part of the path is not looked at; off.",
+)];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.setting.merge(&outer.setting);
+    }
+}
+
+impl BlockConf for Conf {}
+
+fn disable_symlinks(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let (mut rule, mut from) = (None, None);
+    for word in &node.args {
+        match &*word.text {
+            "off" => rule = Some(Rule::Off),
+            "on" => rule = Some(Rule::On),
+            "if_not_owner" => rule = Some(Rule::IfNotOwner),
+            _ => match params::value(word, "from") {
+                Some(text) if !text.is_empty() => from = Some(Script::compile_text(text, word.span, cx)?),
+                _ => return Err(params::invalid_parameter(word, &["off", "on", "if_not_owner", "from"])),
+            },
+        }
+    }
+    match rule {
+        None => Err(Diagnostic::error(node.span, "\"disable_symlinks\" must have \"off\", \"on\" or \"if_not_owner\" parameter")),
+        Some(Rule::Off) if from.is_some() => {
+            let message = "duplicate parameters of \"disable_symlinks\": \"off\" cannot have \"from\"";
+            Err(Diagnostic::error(node.span, message))
+        }
+        Some(rule) => conf.setting.put(Setting { rule, from }, node),
+    }
+}
+
+/// How the links of one path are taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Links {
+    rule: Rule,
+    /// Bytes of the path that are not looked at.
+    skip: usize,
+}
+
+impl Links {
+    pub fn of(request: &mut Request, path: &[u8]) -> Self {
+        let location = request.location;
+        let Some(Setting { rule, from }) = location.disable_symlinks.setting.as_ref() else {
+            return Self { rule: Rule::Off, skip: 0 };
+        };
+        let skip = match from {
+            None => 0,
+            Some(from) => {
+                let from = from.to_vec(request);
+                let start = from.strip_suffix(b"/").unwrap_or(&from);
+                let is_above = path.strip_prefix(start).is_some_and(|rest| rest.starts_with(b"/"));
+                if is_above { start.len() } else { 0 }
+            }
+        };
+        Self { rule: *rule, skip }
+    }
+
+    pub fn are_followed(&self) -> bool {
+        self.rule == Rule::Off
+    }
+
+    /// Opens a path, waiting for whatever it takes. Errors: ELOOP for a link that is refused.
+    pub fn open(&self, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
+        if self.rule == Rule::Off {
+            return file::open_waiting(path, flags);
+        }
+        let (above, below) = path.split_at(self.skip.min(path.len()));
+        let above = if above.is_empty() { b"/" } else { above };
+        let start = file::open_waiting(above, STEP)?;
+        let below = &below[below.iter().take_while(|byte| **byte == b'/').count()..];
+        match self.rule {
+            _ if below.is_empty() => file::open_waiting(path, flags),
+            Rule::IfNotOwner => walk(start, below, flags),
+            Rule::Off | Rule::On => match file::open_without_links(start.as_fd(), below, flags) {
+                Err(Errno::ENOSYS | Errno::EPERM) => Err(Errno::ELOOP), // nobody can say: refused
+                // nginx's answers: a link on the way is no directory, only one at its end is refused as what it is
+                Err(Errno::ELOOP) if is_above_linked(&start, below) => Err(Errno::ENOTDIR),
+                opened => opened,
+            },
+        }
+    }
+}
+
+const STEP: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
+
+/// The directory of a path has a link in its name.
+fn is_above_linked(start: &OwnedFd, path: &[u8]) -> bool {
+    if path.ends_with(b"/") {
+        return true;
+    }
+    let Some(at) = memchr::memrchr(b'/', path) else { return false };
+    file::open_without_links(start.as_fd(), &path[..at], STEP).err() == Some(Errno::ELOOP)
+}
+
+/// Opens step by step; each link must belong to the owner of what it leads to.
+fn walk(start: OwnedFd, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
+    let mut steps = path.split(|byte| *byte == b'/').filter(|step| !step.is_empty()).peekable();
+    let mut at = start;
+    while let Some(step) = steps.next() {
+        let flags = if steps.peek().is_some() { STEP | OFlag::O_DIRECTORY } else { flags };
+        let next = openat(&at, step, flags, Mode::empty())?;
+        let entry = fstatat(&at, step, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let is_link = SFlag::from_bits_truncate(entry.st_mode) & SFlag::S_IFMT == SFlag::S_IFLNK;
+        if is_link && entry.st_uid != fstat(&next)?.st_uid {
+            return Err(Errno::ELOOP);
+        }
+        at = next;
+    }
+    // a slash at the end is for directories
+    if path.ends_with(b"/") && SFlag::from_bits_truncate(fstat(&at)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFDIR {
+        return Err(Errno::ENOTDIR);
+    }
+    Ok(at)
+}

@@ -1,0 +1,369 @@
+//! Opening files for requests: without waiting for a disk in the loop, and with a cache (`open_file_cache`).
+//!
+//! Touches: the file system. What the kernel cannot answer from memory is asked on the blocking pool.
+//!
+//! Without a directive each worker keeps what it has opened lately and asks the kernel before each use, by one
+//! `stat` of the path, whether it is still the same file with the same times: an answer is always the one that a
+//! fresh open would give. The content of a small file is kept only if the file was left alone for two seconds before
+//! it was read, since two changes within one tick of the clock have the same time. With a directive nginx's rules
+//! hold: nothing is asked within `open_file_cache_valid`.
+//! Behaviour: nginx.org, ngx_http_core_module.
+
+mod cache;
+mod opened;
+
+pub use opened::{Entry, FileKind, Found};
+
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::sys::stat::stat;
+
+use crate::base::path::steps_up;
+use crate::config::directive::{custom, flag, millis, number};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
+use crate::http::compile::Cx;
+use crate::http::modules::disable_symlinks::Links;
+use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::pipeline::{Verdict, Work};
+use crate::http::request::Request;
+use crate::http::variable::Variable;
+use crate::log;
+use crate::runtime;
+use crate::sys::file;
+use cache::{Bounds, Cache};
+use opened::{How, Opened, Stamp};
+
+/// What `open_file_cache` says.
+#[derive(Clone, Copy, Debug)]
+enum Setting {
+    Off,
+    /// `number` tells the caches of several directives apart.
+    On { number: u32, max: u64, inactive_ms: u64 },
+}
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    cache: Inherit<Setting>,
+    valid: Inherit<u64>,
+    min_uses: Inherit<u64>,
+    errors: Inherit<bool>,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("open_file_cache", Context::ANY, Arity::between(1, 2), set_cache, "Keeps files open: max=number of them, inactive=time after which one that is not used is closed (60s). What it knows is believed for open_file_cache_valid. Without it files are kept for ten seconds and looked at before each use, with off not even that."),
+    millis("open_file_cache_valid", Context::ANY, |c| &mut c.valid, "Time for which open_file_cache believes what it knows of a file; 60s."),
+    number("open_file_cache_min_uses", Context::ANY, (1, u32::MAX as u64), |c| &mut c.min_uses, "Uses within its inactive time that open_file_cache keeps a file from; 1."),
+    flag("open_file_cache_errors", Context::ANY, |c| &mut c.errors, "Lets open_file_cache keep also that a file cannot be opened; off."),
+];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.cache.merge(&outer.cache);
+        self.valid.merge(&outer.valid);
+        self.min_uses.merge(&outer.min_uses);
+        self.errors.merge(&outer.errors);
+    }
+}
+
+impl BlockConf for Conf {}
+
+fn set_cache(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    static NUMBERS: AtomicU32 = AtomicU32::new(1);
+    let (mut max, mut inactive_ms) = (None, 60_000);
+    for (index, word) in node.args.iter().enumerate() {
+        if let Some(text) = params::value(word, "max") {
+            let number = text.parse().ok().filter(|number| *number > 0);
+            max = Some(number.ok_or_else(|| Diagnostic::error(word.span, "invalid number of files"))?);
+        } else if let Some(text) = params::value(word, "inactive") {
+            let ms = crate::base::number::parse_millis(text);
+            inactive_ms = ms.ok_or_else(|| Diagnostic::error(word.span, "invalid time"))?;
+        } else if index == 0 && node.args.len() == 1 && &*word.text == "off" {
+            return conf.cache.put(Setting::Off, node);
+        } else {
+            return Err(params::invalid_parameter(word, &["max", "inactive"]));
+        }
+    }
+    let Some(max) = max else {
+        let message = "\"open_file_cache\" must have the \"max\" parameter";
+        return Err(Diagnostic::error(node.span, message));
+    };
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+    conf.cache.put(Setting::On { number, max, inactive_ms }, node)
+}
+
+/// The rules of one cache.
+#[derive(Clone, Copy, Debug)]
+struct Policy {
+    number: u32,
+    bounds: Bounds,
+    inactive_ms: u64,
+    /// How long what is known is believed.
+    valid_ms: u64,
+    uses_min: u64,
+    /// Also directories, and files on other machines.
+    keeps_all: bool,
+    keeps_errors: bool,
+}
+
+/// Bytes of small files that a worker keeps in memory, for each cache.
+const BYTES_MAX: usize = 1024 * 1024;
+
+/// The cache that is there without a directive. Few descriptors, for a short time: a file that was removed takes
+/// room on its disk until the last one is closed.
+const UNASKED: Policy = Policy {
+    number: 0,
+    bounds: Bounds { entries: 1000, bytes: BYTES_MAX, descriptors: 64 },
+    inactive_ms: 10_000,
+    valid_ms: 0,
+    uses_min: 0,
+    keeps_all: false,
+    keeps_errors: false,
+};
+
+impl Conf {
+    fn policy(&self) -> Option<Policy> {
+        match self.cache.as_ref() {
+            None => Some(UNASKED),
+            Some(Setting::Off) => None,
+            Some(Setting::On { number, max, inactive_ms }) => {
+                let entries = usize::try_from(*max).unwrap_or(usize::MAX);
+                Some(Policy {
+                    number: *number,
+                    bounds: Bounds { entries, bytes: BYTES_MAX, descriptors: entries },
+                    inactive_ms: *inactive_ms,
+                    valid_ms: self.valid.get(60_000),
+                    uses_min: self.min_uses.get(1),
+                    keeps_all: true,
+                    keeps_errors: self.errors.get(false),
+                })
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// The caches of this worker by their numbers.
+    static CACHES: RefCell<Vec<(u32, Cache)>> = const { RefCell::new(Vec::new()) };
+}
+
+fn with_cache<T>(policy: &Policy, act: impl FnOnce(&mut Cache) -> T) -> T {
+    CACHES.with_borrow_mut(|caches| {
+        let at = match caches.iter().position(|(number, _)| *number == policy.number) {
+            Some(at) => at,
+            None => {
+                caches.push((policy.number, Cache::new(policy.bounds)));
+                caches.len() - 1
+            }
+        };
+        act(&mut caches[at].1)
+    })
+}
+
+/// What is known of a path in its cache, as far as that can be believed now.
+fn cached(policy: &Policy, path: &[u8]) -> Option<Outcome> {
+    let now_ms = runtime::now_ms();
+    with_cache(policy, |cache| {
+        let (kept, checked_ms) = cache.get(path, now_ms)?;
+        if now_ms.saturating_sub(checked_ms) < policy.valid_ms {
+            return Some(kept.clone());
+        }
+        if let Ok(Found::File(entry)) = kept
+            && entry.is_sure()
+            && let Ok(found) = stat(path)
+            && Stamp::of(&found) == entry.stamp
+        {
+            let entry = Found::File(entry.clone());
+            cache.confirm(path, now_ms);
+            return Some(Ok(entry));
+        }
+        cache.drop_kept(path);
+        None
+    })
+}
+
+/// Keeps what was found where the rules say so.
+fn keep(policy: &Policy, path: &[u8], found: &Outcome) {
+    let is_kept = match found {
+        Ok(Found::File(entry)) => policy.keeps_all || entry.is_local() && entry.is_sure(),
+        Ok(Found::Directory | Found::Other) => policy.keeps_all,
+        Err(_) => policy.keeps_errors,
+    };
+    if !is_kept {
+        return;
+    }
+    let is_swept = with_cache(policy, |cache| {
+        cache.put(path, found.clone(), runtime::now_ms(), policy.uses_min);
+        std::mem::replace(&mut cache.is_swept, true)
+    });
+    if !is_swept {
+        runtime::spawn(sweep(*policy));
+    }
+}
+
+/// Closes what is not used any more, until nothing is left.
+async fn sweep(policy: Policy) {
+    loop {
+        runtime::sleep((policy.inactive_ms / 2).max(1000)).await;
+        let unused_since = runtime::now_ms().saturating_sub(policy.inactive_ms);
+        let is_left = with_cache(&policy, |cache| {
+            cache.is_swept = cache.expire(unused_since);
+            cache.is_swept
+        });
+        if !is_left {
+            return;
+        }
+    }
+}
+
+/// What came of opening a path.
+pub type Outcome = Result<Found, Errno>;
+
+/// What a request has asked other threads for, and been told.
+#[derive(Debug, Default)]
+pub struct Lookups {
+    asked: Option<Question>,
+    known: Vec<(Box<[u8]>, Purpose, Outcome)>,
+}
+
+#[derive(Debug)]
+struct Question {
+    path: Box<[u8]>,
+    purpose: Purpose,
+    answer: Arc<Mutex<Option<nix::Result<Opened>>>>,
+}
+
+/// What a path is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To be sent.
+    Read,
+    /// Whether it is there, and what.
+    Kind,
+}
+
+/// Opens a path. `Err`: another thread must do so; the handler gives the work back as its verdict, and is asked
+/// `again` afterwards.
+pub fn open(
+    request: &mut Request,
+    path: &[u8],
+    again: fn(&mut Request, u64) -> Verdict,
+) -> Result<Outcome, Box<Work>> {
+    look(request, path, Purpose::Read, again)
+}
+
+/// What there is under a path, read permission or not. `Err`: as for [`open`].
+pub fn kind(
+    request: &mut Request,
+    path: &[u8],
+    again: fn(&mut Request, u64) -> Verdict,
+) -> Result<Result<FileKind, Errno>, Box<Work>> {
+    look(request, path, Purpose::Kind, again).map(|found| found.map(|found| found.kind()))
+}
+
+fn look(
+    request: &mut Request,
+    path: &[u8],
+    purpose: Purpose,
+    again: fn(&mut Request, u64) -> Verdict,
+) -> Result<Outcome, Box<Work>> {
+    if climbs(request, path) {
+        return Ok(Err(Errno::ENOENT));
+    }
+    let links = Links::of(request, path);
+    let policy = request.location.open_file_cache.policy().filter(|_| links.are_followed());
+    if let Some(told) = told(request, path, purpose, policy.as_ref()) {
+        return Ok(told);
+    }
+    if let Some(found) = policy.as_ref().and_then(|policy| cached(policy, path)) {
+        return Ok(found);
+    }
+    let flags = if purpose == Purpose::Read { file::READ } else { file::ASK };
+    let how = How { reads: purpose == Purpose::Read, asks_place: policy.is_some(), may_wait: false };
+    let opened = match links.are_followed() {
+        true => file::open_cached(path, flags).and_then(|fd| Opened::read(fd, how)),
+        false => Err(Errno::EAGAIN), // the way is walked step by step
+    };
+    match opened {
+        Err(Errno::EAGAIN) => Err(ask(request, path, purpose, (links, how), again)),
+        opened => Ok(conclude(path, purpose, policy.as_ref(), opened)),
+    }
+}
+
+fn conclude(
+    path: &[u8],
+    purpose: Purpose,
+    policy: Option<&Policy>,
+    opened: nix::Result<Opened>,
+) -> Outcome {
+    let found = opened.map(Opened::into_found);
+    // what was only asked about was not opened
+    if let Some(policy) = policy
+        && (purpose == Purpose::Read || !matches!(found, Ok(Found::File(_))))
+    {
+        keep(policy, path, &found);
+    }
+    found
+}
+
+/// Has another thread look.
+fn ask(
+    request: &mut Request,
+    path: &[u8],
+    purpose: Purpose,
+    (links, how): (Links, How),
+    again: fn(&mut Request, u64) -> Verdict,
+) -> Box<Work> {
+    let how = How { may_wait: true, ..how };
+    let answer = Arc::new(Mutex::new(None));
+    let (to, from) = (Arc::clone(&answer), path.to_vec());
+    request.lookups.get_or_insert_default().asked = Some(Question { path: path.into(), purpose, answer });
+    let run = move || {
+        let flags = if purpose == Purpose::Read { file::READ } else { file::ASK };
+        let opened = links.open(&from, flags).and_then(|fd| Opened::read(fd, how));
+        *to.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
+        0
+    };
+    Box::new(Work { run: Box::new(run), then: again })
+}
+
+/// What another thread has said of a path.
+fn told(
+    request: &mut Request,
+    path: &[u8],
+    purpose: Purpose,
+    policy: Option<&Policy>,
+) -> Option<Outcome> {
+    let lookups = request.lookups.as_deref_mut()?;
+    if let Some(question) = lookups.asked.take() {
+        let opened = question.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(opened) = opened {
+            let found = conclude(&question.path, question.purpose, policy, opened);
+            lookups.known.push((question.path, question.purpose, found));
+        }
+    }
+    let is_it = |(known, other, _): &&(Box<[u8]>, Purpose, _)| **known == *path && *other == purpose;
+    lookups.known.iter().find(is_it).map(|(.., found)| found.clone())
+}
+
+/// Whether a path leads up where the configuration does not: a name out of a request must not.
+fn climbs(request: &Request, path: &[u8]) -> bool {
+    if memchr::memmem::find(path, b"/..").is_none() {
+        return false;
+    }
+    let allowed = match request.location.core.root() {
+        Some(root) => root.steps_up,
+        None => steps_up(request.config.prefix.as_os_str().as_encoded_bytes()),
+    };
+    let climbs = steps_up(path) > allowed;
+    if climbs {
+        let path = log::Text(path);
+        log::error!(core::error_log(request), request, "\"{path}\" leads out of its directory");
+    }
+    climbs
+}
