@@ -156,6 +156,7 @@ modules! {
     disable_symlinks => [];
     headers     => [] head add trailers add_trailers;
     userid      => [] head send;
+    gunzip      => [] head head;
     addition    => [] head head;
     sub_filter  => [] head head;
     charset     => [] head head;

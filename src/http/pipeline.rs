@@ -121,6 +121,9 @@ pub async fn handle(
     let finished = client.finish(request).await;
     if let Err(error) = &finished {
         termination::note(request, true, error);
+        if error.side != Side::Client {
+            log::error!(core::error_log(request), &*request, "{error}");
+        }
     }
     finished
 }

@@ -14,6 +14,7 @@ mod disable_symlinks;
 mod error_page;
 mod framing;
 mod geo;
+mod gunzip;
 mod gzip;
 mod hostile;
 mod keepalive;

@@ -1,0 +1,103 @@
+//! Decodes gzip for clients that do not accept it.
+//!
+//! A body filter, in front of all that read or change a body's text. What is held is one piece of the input; what comes
+//! out of it goes on in pieces too, so that nothing grows with how well it was packed.
+//! Behaviour: nginx.org, ngx_http_gunzip_module.
+
+use crate::base::gzip::Decoder;
+use crate::config::directive::{Accepted, accepted, flag};
+use crate::config::{Arity, Context, Inherit, Merge};
+use crate::http::coding::{self, Name};
+use crate::http::error::Error;
+use crate::http::filter::{BodyFilter, Flow, Piece, Signal};
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::request::Request;
+use crate::http::variable::Variable;
+use crate::proto::header::Id;
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    on: Inherit<bool>,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    flag("gunzip", Context::ANY, |c| &mut c.on, "Decodes answers that come encoded with gzip for clients that do not accept it; off."),
+    accepted("gunzip_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is decoded is sent at once; 32 4k."),
+];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.on.merge(&outer.on);
+    }
+}
+
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        self.on.get(false)
+    }
+}
+
+/// Prepares an answer that this client could not read. The part of a page that a subrequest makes is always decoded.
+pub fn head(request: &mut Request) {
+    if !request.location.gunzip.on.get(false) {
+        return;
+    }
+    let coding = request.response.headers.get(Id::ContentEncoding);
+    if !coding.is_some_and(|coding| coding.eq_ignore_ascii_case(b"gzip")) {
+        return;
+    }
+    coding::vary(request);
+    if coding::accepts(request, Name::Gzip) {
+        return;
+    }
+    request.response.headers.remove(Id::ContentEncoding);
+    request.response.body_changes();
+    request.filters.get_or_insert_default().add(Gunzip::default());
+}
+
+/// Bytes that are decoded before they are passed on.
+const ROOM_BYTES: usize = 32 * 1024;
+
+#[derive(Debug, Default)]
+struct Gunzip {
+    decoder: Decoder,
+    /// What waits until the piece before it is passed on.
+    input: Vec<u8>,
+}
+
+impl BodyFilter for Gunzip {
+    fn push(
+        &mut self,
+        _: &mut Request,
+        data: &[u8],
+        signal: Signal,
+        out: &mut Vec<Piece>,
+    ) -> Result<Flow, Error> {
+        let held = std::mem::take(&mut self.input);
+        let joined: Vec<u8>;
+        let input = match (held.is_empty(), data.is_empty()) {
+            (true, _) => data,
+            (false, true) => &held,
+            (false, false) => {
+                joined = [held, data.to_vec()].concat();
+                &joined
+            }
+        };
+        let mut bytes = Vec::new();
+        let progress = self.decoder.decode(input, ROOM_BYTES, &mut bytes);
+        let progress = progress.map_err(|broken| Error::ours(format!("inflate() failed: {broken}")))?;
+        if !bytes.is_empty() {
+            out.push(Piece::Bytes(bytes));
+        }
+        if progress.is_full {
+            self.input = input[progress.used..].to_vec();
+            return Ok(Flow::Wait);
+        }
+        if signal == Signal::End && !self.decoder.is_between() {
+            return Err(Error::ours("inflate() failed: the response ended early"));
+        }
+        Ok(Flow::Done)
+    }
+}
