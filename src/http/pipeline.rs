@@ -81,8 +81,8 @@ pub enum Reply {
     After { work: Box<Work>, phase: Phase, index: usize },
     /// The same with the answer to a subrequest.
     AfterAnswer { ask: Box<Ask>, phase: Phase, index: usize },
-    /// The connection closes without an answer (`return 444`).
-    Hangup,
+    /// The connection closes without an answer; the status is for the log (`return 444`).
+    Hangup(u16),
 }
 
 /// Runs a request from its first phase to the last byte of the response.
@@ -375,9 +375,9 @@ async fn answer(
             Ok(Some(go_on(request, phase, index, verdict)))
         }
         Reply::Upstream => Ok(Some(Reply::Upstream)), // the callers' own case: its future is the largest
-        Reply::Hangup => {
+        Reply::Hangup(status) => {
             request.keep_alive = false;
-            request.response.status = 444;
+            request.response.status = status;
             request.termination =
                 Some(Termination::new(Who::Proxy, How::Abort, Moment::Process).by_directive("return"));
             client.abandon();

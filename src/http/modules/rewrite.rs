@@ -254,13 +254,17 @@ impl Run {
 fn answer(request: &mut Request, status: u16, text: Option<&'static Script>) -> Reply {
     let Some(text) = text else {
         return match status {
-            444 => Reply::Hangup,
-            ..300 => pipeline::text(status, &core::content_type(request), Vec::new()),
+            // nginx has no answer for clients that it takes for gone
+            408 | 444 | 499 => Reply::Hangup(status),
+            ..=300 | 305 | 306 | 309..400 => pipeline::text(status, &core::content_type(request), Vec::new()),
             _ => Reply::Status(status),
         };
     };
     if status >= 400 && text.as_text() == Some(b"") {
         return Reply::Status(status); // no text: the status's page
+    }
+    if request.error_status.is_none() {
+        request.response.status = status; // for the variables of the text
     }
     let value = text.to_vec(request);
     if matches!(status, 301 | 302 | 303 | 307 | 308) {
