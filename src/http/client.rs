@@ -26,10 +26,6 @@ use crate::sys::clock;
 const SERVER_FULL: &str = concat!("Server: pronghorn/", env!("CARGO_PKG_VERSION"), "\r\n");
 const SERVER_SHORT: &str = "Server: pronghorn\r\n";
 
-/// The fields that nginx writes before all others, in its order.
-const FIRST_BEFORE_LENGTH: [Id; 1] = [Id::ContentType];
-const FIRST_AFTER_LENGTH: [Id; 2] = [Id::LastModified, Id::Location];
-
 /// Room for a usual head.
 const HEAD_BYTES: usize = 512;
 
@@ -362,12 +358,12 @@ fn render_head(request: &Request, framing: Framing, out: &mut Vec<u8>) {
         log::format::http_date(clock::wall_seconds(), out);
         out.extend_from_slice(b"\r\n");
     }
-    response.headers.render_only(&FIRST_BEFORE_LENGTH, out);
+    response.headers.render_first(Some(Id::ContentType), out);
     if let Some(length) = response.content_length.filter(|_| response.status >= 200 && response.status != 204)
     {
         encode::content_length(length, out);
     }
-    response.headers.render_only(&FIRST_AFTER_LENGTH, out);
+    response.headers.render_first(response.first, out);
     if framing == Framing::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
@@ -383,7 +379,7 @@ fn render_head(request: &Request, framing: Framing, out: &mut Vec<u8>) {
         }
         _ => out.extend_from_slice(b"Connection: close\r\n"),
     }
-    response.headers.render_except(&[Id::ContentType, Id::LastModified, Id::Location], out);
+    response.headers.render_others([Some(Id::ContentType), response.first], out);
     out.extend_from_slice(b"\r\n");
 }
 

@@ -106,6 +106,11 @@ impl Headers {
         }
     }
 
+    /// Puts the last fields before all others: they were there before these.
+    pub fn put_last_first(&mut self, count: usize) {
+        self.entries.rotate_right(count);
+    }
+
     pub fn remove(&mut self, id: Id) {
         self.entries.retain(|entry| entry.id != Some(id));
     }
@@ -139,20 +144,21 @@ impl Headers {
         self.entries.clear();
     }
 
-    /// Appends the fields with these ids as lines, in the order of `ids`.
-    pub fn render_only(&self, ids: &[Id], out: &mut Vec<u8>) {
-        for id in ids {
-            for entry in self.entries.iter().filter(|entry| entry.id == Some(*id)) {
-                out.extend_from_slice(entry.line(&self.text));
-            }
+    /// Appends the first field of this id as a line.
+    pub fn render_first(&self, id: Option<Id>, out: &mut Vec<u8>) {
+        let Some(id) = id else { return };
+        if let Some(entry) = self.entries.iter().find(|entry| entry.id == Some(id)) {
+            out.extend_from_slice(entry.line(&self.text));
         }
     }
 
-    /// Appends all other fields as lines, in their own order.
-    pub fn render_except(&self, ids: &[Id], out: &mut Vec<u8>) {
-        let rest = |entry: &&Entry| entry.id.is_none_or(|id| !ids.contains(&id));
-        for entry in self.entries.iter().filter(rest) {
-            out.extend_from_slice(entry.line(&self.text));
+    /// Appends all as lines, in their own order, but for the first field of each of these ids.
+    pub fn render_others(&self, mut firsts: [Option<Id>; 2], out: &mut Vec<u8>) {
+        for entry in &self.entries {
+            match firsts.iter_mut().find(|first| entry.id.is_some() && **first == entry.id) {
+                Some(first) => *first = None,
+                None => out.extend_from_slice(entry.line(&self.text)),
+            }
         }
     }
 }
@@ -165,12 +171,13 @@ mod tests {
     fn keeps_order_and_puts_the_named_ones_first() {
         let mut headers = Headers::default();
         headers.push(b"X-One", b"1");
-        headers.push_id(Id::ContentType, b"text/plain");
+        headers.push_id(Id::ContentType, b"a");
         headers.push(b"x-two", b"2");
+        headers.push_id(Id::ContentType, b"b");
         let mut out = Vec::new();
-        headers.render_only(&[Id::ContentType], &mut out);
-        headers.render_except(&[Id::ContentType], &mut out);
-        assert_eq!(out, b"Content-Type: text/plain\r\nX-One: 1\r\nx-two: 2\r\n");
+        headers.render_first(Some(Id::ContentType), &mut out);
+        headers.render_others([Some(Id::ContentType), None], &mut out);
+        assert_eq!(out, b"Content-Type: a\r\nX-One: 1\r\nx-two: 2\r\nContent-Type: b\r\n");
     }
 
     #[test]
@@ -178,7 +185,7 @@ mod tests {
         let mut headers = Headers::default();
         headers.push(b"X-A", b"1\r\nX-B: 2");
         let mut out = Vec::new();
-        headers.render_except(&[], &mut out);
+        headers.render_others([None, None], &mut out);
         assert_eq!(out, b"X-A: 1X-B: 2\r\n");
     }
 

@@ -373,8 +373,12 @@ impl Request {
         }
         let has = |name: &[u8]| headers.iter().any(|(_, known, _)| known.eq_ignore_ascii_case(name));
         let fields: Vec<_> = kept.iter().filter(|(_, name, _)| !has(name)).collect();
-        for (id, name, value) in fields {
-            headers.push_with(id, name, value);
+        for (id, name, value) in &fields {
+            headers.push_with(*id, name, value);
+        }
+        headers.put_last_first(fields.len());
+        if kept.get(Id::Location).is_some() {
+            self.response.first = Some(Id::Location);
         }
     }
 

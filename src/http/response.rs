@@ -16,6 +16,9 @@ pub struct Response {
     pub headers: Headers,
     /// Bytes of the body, when known before it is sent.
     pub content_length: Option<u64>,
+    /// The field that stands before `Connection`, as nginx writes them: the `Last-Modified` of a file, the `Location` that
+    /// was made absolute. Those of an upstream stay in its order.
+    pub first: Option<Id>,
     /// Parts of it may be asked for; the module `ranges` sees to it.
     pub allows_ranges: bool,
     /// Trailers follow the body, if it is chunked: `modules::TRAILERS` add theirs at its end.

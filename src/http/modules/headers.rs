@@ -16,6 +16,7 @@ use crate::http::request::Request;
 use crate::http::script::Script;
 use crate::http::variable::Variable;
 use crate::proto::h1::encode;
+use crate::proto::header::Id;
 
 #[derive(Clone, Debug)]
 struct Field {
@@ -24,7 +25,7 @@ struct Field {
     /// Added whatever the status.
     always: bool,
     /// A field that a response has once: nginx's list.
-    replaces: bool,
+    replaces: Option<Id>,
 }
 
 /// What an inner block does with the outer one's fields (`add_header_inherit`).
@@ -115,7 +116,7 @@ fn field(cx: &mut Cx, node: &Node) -> Result<Field, Diagnostic> {
     };
     let value = Script::compile(&node.args[1], cx)?;
     let name: Box<str> = node.arg(0).into();
-    let replaces = name.eq_ignore_ascii_case("ETag") || name.eq_ignore_ascii_case("Last-Modified");
+    let replaces = [Id::Etag, Id::LastModified].into_iter().find(|id| name.eq_ignore_ascii_case(id.name()));
     Ok(Field { name, value, always, replaces })
 }
 
@@ -137,12 +138,21 @@ pub fn add(request: &mut Request) {
     }
     for field in conf.fields.iter().filter(|field| field.always || is_usual) {
         let value = field.value.to_vec(request);
-        let headers = &mut request.response.headers;
-        if field.replaces {
-            headers.remove_name(field.name.as_bytes());
-        }
-        if !value.is_empty() {
-            headers.push(field.name.as_bytes(), &value);
+        let response = &mut request.response;
+        let headers = &mut response.headers;
+        match field.replaces {
+            None if value.is_empty() => {}
+            None => headers.push(field.name.as_bytes(), &value),
+            Some(id) => {
+                // a file's own date has a place that no other has
+                if value.is_empty() || response.first == Some(id) {
+                    response.first = response.first.filter(|first| *first != id);
+                    headers.remove(id);
+                }
+                if !value.is_empty() {
+                    headers.set(id, &value);
+                }
+            }
         }
     }
     request.response.has_trailers |= conf.trailers.iter().any(|field| field.always || is_usual);

@@ -185,6 +185,7 @@ fn answer(request: &mut Request, entry: &Entry) -> Reply {
         push_etag(&mut response, etag);
         return reply(entry, response);
     }
+    response.first = Some(Id::LastModified);
     response.headers.push_id(Id::LastModified, entry.last_modified.as_bytes());
     push_etag(&mut response, etag);
     if let Some(status) = condition(request, entry.modified(), etag.as_bytes()) {

@@ -98,7 +98,7 @@ fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static prox
         let (name, value) = (field.name(data), field.value(data));
         let stays = STAY_WITH_REDIRECT.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
         if stays && !conf.hides(field.id, name) {
-            let new = rewritten(request, conf, field.id, value);
+            let new = rewritten(request, conf, field.id, value, &mut None);
             request.keep_named(name, new.as_deref().unwrap_or(value));
         }
     }
@@ -201,7 +201,7 @@ fn response(
             continue;
         }
         let may_change = matches!(field.id, Some(Id::Location | Id::Refresh | Id::SetCookie));
-        match may_change.then(|| rewritten(request, conf, field.id, value)).flatten() {
+        match may_change.then(|| rewritten(request, conf, field.id, value, &mut response.first)).flatten() {
             Some(value) => response.headers.push_with(field.id, name, &value),
             None => match field.line(data) {
                 Some(line) => response.headers.push_line(field.id, line, name.len(), value.len()),
@@ -251,6 +251,7 @@ fn rewritten(
     conf: &'static proxy::Conf,
     id: Option<Id>,
     value: &[u8],
+    first: &mut Option<Id>,
 ) -> Option<Vec<u8>> {
     let prefix = match id {
         Some(Id::Location) => 0,
@@ -268,6 +269,7 @@ fn rewritten(
     }
     // a path of ours is made absolute, as for our own redirects
     let absolute = core::redirect(request, 302, &new);
+    *first = absolute.first;
     Some(absolute.headers.get(Id::Location).map_or(new, <[u8]>::to_vec))
 }
 

@@ -155,6 +155,7 @@ pub fn redirect(request: &Request, status: u16, target: &[u8]) -> Response {
             absolute.extend_from_slice(format!(":{port}").as_bytes());
         }
         absolute.extend_from_slice(target);
+        response.first = Some(Id::Location);
         response.headers.push_id(Id::Location, &absolute);
     } else if !target.is_empty() {
         response.headers.push_id(Id::Location, target);
