@@ -14,6 +14,9 @@ use crate::case::Case;
 /// How long nothing may come before the answer is taken for unfinished; only a test that fails waits so long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What stands instead of the name and version of a program.
+const SIGNATURE: &str = "SIGNATURE";
+
 /// What has been read of a connection, and whether it has ended.
 struct Reader<'a> {
     stream: &'a mut TcpStream,
@@ -41,6 +44,8 @@ pub fn read(stream: &mut TcpStream, case: &Case) -> Vec<String> {
         }
     }
     if closes || reader.ended {
+        // who waits for the rest of a body before it closes sees that none comes
+        let _ = reader.stream.shutdown(std::net::Shutdown::Write);
         reader.rest();
     }
     let rest = std::mem::take(&mut reader.bytes);
@@ -60,7 +65,7 @@ pub fn read(stream: &mut TcpStream, case: &Case) -> Vec<String> {
 /// The methods of the requests in these bytes, as far as they look like requests.
 fn methods(bytes: &[u8]) -> Vec<String> {
     static LINE: OnceLock<Regex> = OnceLock::new();
-    let line = LINE.get_or_init(|| Regex::new(r"(?m)^([A-Z]+) \S+ HTTP/1").expect("valid"));
+    let line = LINE.get_or_init(|| Regex::new(r"([A-Z]+) \S+ HTTP/1").expect("valid"));
     line.captures_iter(bytes).map(|found| String::from_utf8_lossy(&found[1]).into_owned()).collect()
 }
 
@@ -141,7 +146,11 @@ impl Head {
         let server =
             self.value("server").filter(|name| name.starts_with("nginx") || name.starts_with("pronghorn"));
         let signature = sign(body);
-        let page = page_length(&self.first) + server.as_ref().map_or(0, String::len);
+        let page = standard_page(&self.first);
+        let page_length = page.len() - SIGNATURE.len() + server.as_ref().map_or(0, String::len);
+        if *body == page.as_bytes() {
+            *body = format!("(the standard page of {})", self.status).into_bytes();
+        }
         let boundary =
             self.value("content-type").and_then(|value| Some(value.split_once("boundary=")?.1.to_owned()));
         for (name, value) in &mut self.fields {
@@ -160,7 +169,7 @@ impl Head {
                     let length: usize = value.parse().unwrap_or(0);
                     if let Some(bytes) = signature {
                         *value = format!("{} + signature", length - bytes);
-                    } else if is_head && server.is_some() && length == page {
+                    } else if is_head && server.is_some() && length == page_length {
                         *value = format!("{} + signature", length - server.as_ref().map_or(0, String::len));
                     }
                 }
@@ -181,21 +190,27 @@ impl Head {
 
 /// Makes the signature of an error page anonymous; its length, if there is one.
 fn sign(body: &mut Vec<u8>) -> Option<usize> {
-    static SIGNATURE: OnceLock<Regex> = OnceLock::new();
-    let pattern = SIGNATURE.get_or_init(|| {
+    static PATTERN: OnceLock<Regex> = OnceLock::new();
+    let pattern = PATTERN.get_or_init(|| {
         Regex::new(r"<hr><center>((?:nginx|pronghorn)(?:/[0-9.]+)?)</center>").expect("valid")
     });
     let length = pattern.captures(body)?[1].len();
-    *body = pattern.replace(body, &b"<hr><center>SIGNATURE</center>"[..]).into_owned();
+    let anonymous = format!("<hr><center>{SIGNATURE}</center>");
+    *body = pattern.replace(body, anonymous.as_bytes()).into_owned();
     Some(length)
 }
 
-/// The length of nginx's standard page for a status line, without the signature.
-fn page_length(first: &str) -> usize {
-    let reason = first.split_once(' ').map_or("", |(_, rest)| rest);
-    let text = "<html>\r\n<head><title></title></head>\r\n<body>\r\n<center><h1></h1></center>\r\n\
-        <hr><center></center>\r\n</body>\r\n</html>\r\n";
-    text.len() + 2 * reason.len()
+/// Nginx's page for a status line, made anonymous.
+fn standard_page(first: &str) -> String {
+    let title = match first.split_once(' ').map_or("", |(_, title)| title) {
+        "302 Moved Temporarily" => "302 Found",
+        "401 Unauthorized" => "401 Authorization Required",
+        title => title,
+    };
+    format!(
+        "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n\
+         <hr><center>{SIGNATURE}</center>\r\n</body>\r\n</html>\r\n"
+    )
 }
 
 impl Reader<'_> {

@@ -43,11 +43,14 @@ impl Backends {
 
 fn serve(peer: &mut Peer, name: &str, received: &Received, replies: &[(String, Vec<u8>, bool)]) {
     while let Some(head) = peer.head_or_end() {
+        let mut lines = vec![format!("backend {name}:")];
+        lines.extend(head_lines(&head));
+        if lines[1].split(' ').count() != 3 {
+            received.lock().expect("not poisoned").push(lines);
+            return;
+        }
         let mut request = Request::parse(&head);
         peer.request_body(&mut request);
-        let mut lines = vec![format!("backend {name}:")];
-        // Connections to backends are kept by default since nginx 1.29.7, and so here.
-        lines.extend(answer::shown(&head).into_iter().filter(|line| line != "Connection: close"));
         lines.extend(answer::shown(&request.body));
         received.lock().expect("not poisoned").push(lines);
         let scripted = replies.iter().find(|(path, _, _)| request.target.contains(path.as_str()));
@@ -60,6 +63,17 @@ fn serve(peer: &mut Peer, name: &str, received: &Received, replies: &[(String, V
             return;
         }
     }
+}
+
+/// The lines of a head. `Host` comes first here and after the fields of `proxy_set_header` from nginx; and since 1.29.7
+/// nginx keeps connections to backends as we do, without a word.
+fn head_lines(head: &[u8]) -> Vec<String> {
+    let mut lines = answer::shown(head);
+    lines.retain(|line| line != "Connection: close");
+    if let Some(at) = lines.iter().position(|line| line.starts_with("Host: ")) {
+        lines[1..=at].rotate_right(1);
+    }
+    lines
 }
 
 fn plain(name: &str, request: &Request) -> Vec<u8> {

@@ -11,7 +11,8 @@
 //!     #? answers=2                       how it is run, see below
 //!     #! key                             it differs on purpose, for the reason that docs/nginx-differences.md has
 //!     #- Content-Length: 3               under this key; these lines are nginx's
-//!     #+ Content-Length: 4               and these are ours, in the order of the answer
+//!     #+ Content-Length: 4               and these are ours, in the order of the answer; only the status lines
+//!                                        where these differ
 //!
 //!     #@ /cookie                         what the backend answers where the target contains this: the #| lines
 //!     #| HTTP/1.1 200 OK                 after it. With "close" behind the path it closes the connection then.
@@ -102,7 +103,7 @@ impl Script {
                     Raw::Nothing => panic!("{place}: neither a request nor an answer is begun"),
                 },
                 '?' => draft.case.options(rest, &place),
-                '!' => draft.case.key = Some(rest.into()),
+                '!' => assert_eq!(draft.case.key.replace(rest.into()), None, "{place}: a second reason"),
                 '-' | '+' => draft.case.expected.push(format!("{sign}{rest}")),
                 '@' => {
                     let (path, closes) =
@@ -141,7 +142,11 @@ impl Script {
             let Some((case, mark)) = self.cases.iter().zip(marks).rfind(of_mark) else { continue };
             if sign == '!' && case.key.is_some() {
                 let indent = &line[..line.find('#').unwrap_or(0)];
-                lines.extend(mark.iter().map(|line| format!("{indent}#{} {}", &line[..1], &line[1..])));
+                let shown = |line: &String| match line.split_at(1) {
+                    (sign, "") => format!("{indent}#{sign}"),
+                    (sign, text) => format!("{indent}#{sign} {text}"),
+                };
+                lines.extend(mark.iter().map(shown));
             }
         }
         std::fs::write(path, lines.join("\n") + "\n").expect("the file can be written");

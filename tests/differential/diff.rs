@@ -6,8 +6,16 @@ enum Step<'a> {
     Ours(&'a str),
 }
 
-/// Only the lines that differ: nginx's with `-`, ours with `+`.
+/// Only the lines that differ: nginx's with `-`, ours with `+`. Of answers with other statuses only the status lines:
+/// nobody expects the rest to be the same.
 pub fn changed(theirs: &[String], our: &[String]) -> Vec<String> {
+    if let ([their_status, ..], [our_status, ..]) = (theirs, our)
+        && their_status.starts_with("HTTP/1.1 ")
+        && our_status.starts_with("HTTP/1.1 ")
+        && their_status != our_status
+    {
+        return vec![format!("-{their_status}"), format!("+{our_status}")];
+    }
     let differing = |step| match step {
         Step::Same(_) => None,
         Step::Theirs(line) => Some(format!("-{line}")),
