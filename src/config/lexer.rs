@@ -35,6 +35,17 @@ pub enum Error {
     OpenWord { start: usize },
 }
 
+/// The bytes at which a word may end, or at which the next one has another meaning.
+const MARKS: [bool; 256] = {
+    let mut marks = [false; 256];
+    let mut index = 0;
+    while index < b" \t\r\n;{\\$".len() {
+        marks[b" \t\r\n;{\\$"[index] as usize] = true;
+        index += 1;
+    }
+    marks
+};
+
 /// Reads one text from front to back.
 pub struct Lexer<'a> {
     text: &'a str,
@@ -120,17 +131,17 @@ impl<'a> Lexer<'a> {
     fn plain(&mut self) -> Result<Token, Error> {
         let start = self.at;
         let mut at = start;
-        let mut after_dollar = false;
-        while let Some(&byte) = self.bytes.get(at) {
-            match byte {
-                b'{' if after_dollar => at += 1,
-                b' ' | b'\t' | b'\r' | b'\n' | b';' | b'{' => {
+        loop {
+            let rest = self.bytes.get(at..).unwrap_or(&[]);
+            let Some(found) = rest.iter().position(|byte| MARKS[usize::from(*byte)]) else { break };
+            at += found;
+            match self.bytes[at] {
+                b'$' if self.bytes.get(at + 1) == Some(&b'{') => at += 2,
+                b'$' => at += 1,
+                b'\\' => at += 2,
+                _ => {
                     self.at = at;
                     return Ok(Token::Word { start, end: at, quoted: false });
-                }
-                _ => {
-                    after_dollar = byte == b'$';
-                    at += if byte == b'\\' { 2 } else { 1 };
                 }
             }
         }

@@ -317,10 +317,10 @@ impl<'a> Client<'a> {
 }
 
 fn run_heads(request: &mut Request) {
-    for (index, act) in modules::HEAD.iter().enumerate() {
-        if !request.location.is_head_idle(index) {
-            act(request);
-        }
+    let mut acting = request.location.acting_heads();
+    while acting != 0 {
+        modules::HEAD[acting.trailing_zeros() as usize](request);
+        acting &= acting - 1;
     }
 }
 

@@ -223,6 +223,9 @@ impl Locations {
 
     /// The first regular expression of the file that matches, and what is found in its location.
     fn search_regexes(&self, uri: &[u8]) -> Option<Found<'_>> {
+        if self.hints.is_empty() {
+            return None;
+        }
         let ends = Ends::of(uri);
         for (index, _) in self.hints.iter().enumerate().filter(|(_, hint)| hint.admits(&ends)) {
             let location = &self.regexes[index];

@@ -183,10 +183,10 @@ impl Confs {
         self.idle & all == all
     }
 
-    /// The same of a part in heads, by its index in [`HEAD`].
+    /// The parts in heads that have something to do here, as bits by their index in [`HEAD`].
     #[inline]
-    pub fn is_head_idle(&self, index: usize) -> bool {
-        self.is_idle((HANDLERS.len() + index) as u32)
+    pub fn acting_heads(&self) -> u64 {
+        !self.idle >> HANDLERS.len() & ((1 << HEAD.len()) - 1)
     }
 }
 

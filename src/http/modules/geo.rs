@@ -211,6 +211,11 @@ fn add_range(
     value: u32,
     place: &Word,
 ) -> Result<Option<u32>, Diagnostic> {
+    // Large tables are mostly sorted.
+    if ranges.last_key_value().is_none_or(|(_, (last, _))| *last < start) {
+        ranges.insert(start, (end, value));
+        return Ok(None);
+    }
     let overlapped = ranges.range(..=end).next_back().map(|(first, (last, old))| (*first, *last, *old));
     let Some((first, last, old)) = overlapped.filter(|(_, last, _)| *last >= start) else {
         ranges.insert(start, (end, value));
