@@ -33,7 +33,7 @@ const FAMILIES: &[(&[&str], &str)] = &[
         "directories are served by \"index\" only, and files are only read",
     ),
     (
-        &["image_filter*", "xslt_*", "xml_entities", "mirror*", "mp4*", "flv", "perl*", "js_*", "empty_gif"],
+        &["image_filter*", "xslt_*", "xml_entities", "mp4*", "flv", "perl*", "js_*", "empty_gif"],
         "answers are passed on as they are: take this line out",
     ),
     (&["stream", "mail"], "only \"http\" is served: leave this block to another program"),

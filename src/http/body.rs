@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use crate::http::error::{Error, Limit};
@@ -42,7 +43,7 @@ pub struct Body {
     /// What was read for an upstream, for the next one and for `$request_body`; `None`: some of it is gone.
     kept: Option<Vec<u8>>,
     /// The whole body, where it was read into a file.
-    file: Option<Box<TempFile>>,
+    file: Option<Rc<TempFile>>,
     /// The last read filled its room: more is there than it had.
     is_fast: bool,
     /// The client waits for `100 Continue`.
@@ -147,15 +148,23 @@ impl Body {
         }
     }
 
-    /// A body that is read already, with what was kept of another one.
+    /// A body that is read already: what was kept of another one, in memory or in a file, which both have then.
     pub fn copy(other: &Self) -> Self {
+        let mut body = other.without();
         let kept = other.kept().to_vec();
-        let declared = if kept.is_empty() { BodyLength::None } else { BodyLength::Length(kept.len() as u64) };
-        let limits =
-            Limits { max: 0, timeout_ms: other.timeout_ms, buffer_size: other.buffer_size, min_rate: None };
-        let mut body = Self::new(BodyLength::None, b"", false, limits);
-        (body.declared, body.received, body.kept) = (declared, kept.len() as u64, Some(kept));
+        let length = other.file().map_or(kept.len() as u64, TempFile::len);
+        if length > 0 {
+            body.declared = BodyLength::Length(length);
+        }
+        (body.received, body.kept, body.file) = (length, Some(kept), other.file.clone());
         body
+    }
+
+    /// The body of a request like this one's that has none.
+    pub fn without(&self) -> Self {
+        let limits =
+            Limits { max: 0, timeout_ms: self.timeout_ms, buffer_size: self.buffer_size, min_rate: None };
+        Self::new(BodyLength::None, b"", false, limits)
     }
 
     /// So many bytes had come, of a body that is gone.
@@ -283,7 +292,7 @@ impl Body {
 
     /// The body was read into this file, and stays there until the request ends.
     pub fn attach(&mut self, file: TempFile) {
-        self.file = Some(Box::new(file));
+        self.file = Some(Rc::new(file));
     }
 
     /// The whole body, when it was read into a file.

@@ -66,6 +66,19 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// For a request that no client waits for. `io` is a silent end: what the pipeline asks its client for, to be
+    /// there and to have said all, holds of it always, and neither body nor head is written.
+    pub fn nobody(io: &'a Io) -> Self {
+        Self {
+            io,
+            output: Output::nothing(),
+            filters: None,
+            is_within: true,
+            has_started: false,
+            holds: false,
+        }
+    }
+
     /// Goes on behind a subrequest that was answered into this body.
     pub fn resume(&mut self, mut inner: Self) {
         self.output = std::mem::take(&mut inner.output);

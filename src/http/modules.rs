@@ -141,6 +141,7 @@ modules! {
     auth_basic  => [Access access];
     auth_request => [Access access];
     try_files   => [Precontent precontent];
+    mirror      => [Precontent precontent];
     upstream    => [];
     request_body => [];
     limit_rate  => [];

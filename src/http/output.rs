@@ -82,6 +82,13 @@ impl Output {
         Self { framing: Framing::Idle, pending: buffer::scratch(), timer, timeout_ms: 60_000, special }
     }
 
+    /// Nobody gets a byte, and none is kept.
+    pub fn nothing() -> Self {
+        let mut output = Self::default();
+        output.framing = Framing::Bodiless;
+        output
+    }
+
     pub fn memory(max: usize) -> Self {
         let mut output = Self::default();
         output.special.get_or_insert_default().memory = Some(Memory { kept: Vec::new(), max });

@@ -11,7 +11,7 @@ use crate::http::modules::{self, Confs, Phase};
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
 use crate::http::termination::{self, How, Phase as Moment, Termination, Who};
-use crate::http::{error_page, modules::core, subrequest, upstream};
+use crate::http::{error_page, modules::core, spool, subrequest, upstream};
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
@@ -33,6 +33,9 @@ pub enum Verdict {
     Work(Box<Work>),
     /// The answer to a subrequest decides. For the phases inside a location.
     Ask(Box<Ask>),
+    /// The request's body is read whole, into memory or a file; what follows then decides. For the phases inside a
+    /// location.
+    Body(fn(&mut Request) -> Verdict),
     /// A handler of the access phase lets the request in: enough where any may do so (`satisfy any`).
     Granted,
 }
@@ -81,6 +84,8 @@ pub enum Reply {
     After { work: Box<Work>, phase: Phase, index: usize },
     /// The same with the answer to a subrequest.
     AfterAnswer { ask: Box<Ask>, phase: Phase, index: usize },
+    /// The same once the request's body was read.
+    AfterBody { then: fn(&mut Request) -> Verdict, phase: Phase, index: usize },
     /// The connection closes without an answer; the status is for the log (`return 444`).
     Hangup(u16),
 }
@@ -284,6 +289,7 @@ fn decide(request: &mut Request, phase: Phase, index: usize, verdict: Verdict) -
         Verdict::Delay(ms) => return Some(Reply::Later { ms, phase, index }),
         Verdict::Work(work) => return Some(Reply::After { work, phase, index }),
         Verdict::Ask(ask) => return Some(Reply::AfterAnswer { ask, phase, index }),
+        Verdict::Body(then) => return Some(Reply::AfterBody { then, phase, index }),
         Verdict::Granted => {
             if request.location.access.satisfies_any() {
                 request.access_status = 0;
@@ -372,6 +378,11 @@ async fn answer(
         }
         Reply::AfterAnswer { ask, phase, index } => {
             let verdict = Box::pin(subrequest::ask(request, client, *ask)).await?;
+            Ok(Some(go_on(request, phase, index, verdict)))
+        }
+        Reply::AfterBody { then, phase, index } => {
+            Box::pin(spool::gather(request, client.io())).await?;
+            let verdict = then(request);
             Ok(Some(go_on(request, phase, index, verdict)))
         }
         Reply::Upstream => Ok(Some(Reply::Upstream)), // the callers' own case: its future is the largest

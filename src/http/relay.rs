@@ -123,6 +123,9 @@ pub async fn body(
         return write(request, client, data, &pieces, 0).await;
     };
     write(request, client, data, &pieces, stream.ahead).await?;
+    if request.is_subrequest() && !client.wants_body() {
+        return Ok(()); // what a mirror answers is not waited for
+    }
     if proxy_store::is_wanted(request, head.head.status) {
         Box::pin(stream.store(request, data, &pieces)).await;
     }

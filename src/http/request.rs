@@ -233,19 +233,7 @@ impl Request {
     /// A subrequest for another URI of the same server: it has the head and the body of this one, and its
     /// variables until [`Request::take_back`].
     pub fn sub(&mut self, uri: Vec<u8>, args: Vec<u8>) -> Box<Self> {
-        let mut input = Buffer::take(self.input.data().len());
-        input.extend(self.input.data());
-        let body = Body::copy(&self.body);
-        let mut sub =
-            Self::new(self.config, self.server, self.connection.clone(), input, self.head.clone(), body);
-        (sub.uri, sub.args, sub.uri_is_original) = (uri, args, false);
-        sub.method = Method::Get;
-        sub.host.clone_from(&self.host);
-        sub.internal = true;
-        sub.keep_alive = self.keep_alive;
-        sub.depth = self.depth + 1;
-        sub.socket_peer.clone_from(&self.socket_peer);
-        sub.id = self.id;
+        let mut sub = self.inner(uri, args, Body::copy(&self.body));
         sub.charset = match self.depth {
             0 => self.response.headers.get(Id::ContentType).and_then(charset_of).map(Box::from),
             _ => self.charset.clone(),
@@ -254,6 +242,33 @@ impl Request {
         sub.ssi = self.ssi.take();
         sub.limits = std::mem::take(&mut self.limits); // what was counted once is not counted again
         sub
+    }
+
+    /// A copy for another URI of the same server that goes its own way: this request, its client and its variables
+    /// know no more of it.
+    pub fn fork(&self, uri: Vec<u8>, body: Body) -> Box<Self> {
+        let mut fork = self.inner(uri, self.args.clone(), body);
+        fork.method = self.method;
+        fork.connection.fd = -1; // the client may be gone before it
+        fork.slots.clone_from(&self.slots);
+        fork.limits = Limits { req: self.limits.req, conn: self.limits.conn, held: Vec::new() };
+        fork
+    }
+
+    fn inner(&self, uri: Vec<u8>, args: Vec<u8>, body: Body) -> Box<Self> {
+        let mut input = Buffer::take(self.input.data().len());
+        input.extend(self.input.data());
+        let mut inner =
+            Self::new(self.config, self.server, self.connection.clone(), input, self.head.clone(), body);
+        (inner.uri, inner.args, inner.uri_is_original) = (uri, args, false);
+        inner.method = Method::Get;
+        inner.host.clone_from(&self.host);
+        inner.internal = true;
+        inner.keep_alive = self.keep_alive;
+        inner.depth = self.depth + 1;
+        inner.socket_peer.clone_from(&self.socket_peer);
+        inner.id = self.id;
+        inner
     }
 
     /// Has its variables again.

@@ -43,6 +43,19 @@ pub async fn read_whole(request: &mut Request, client: &Io, kept: &mut Vec<u8>) 
     written.and_then(|()| attach(body, Ok(file)))
 }
 
+/// The same for a body that several will send: it is kept in the request, in memory or as a file.
+///
+/// Errors: as [`read_whole`].
+pub async fn gather(request: &mut Request, client: &Io) -> Result<(), Error> {
+    if request.body.file().is_some() {
+        return Ok(());
+    }
+    let mut kept = request.body.take_kept().unwrap_or_default();
+    read_whole(request, client, &mut kept).await?;
+    request.body.keep(Some(kept));
+    Ok(())
+}
+
 async fn write(
     body: &mut Body,
     client: &Io,

@@ -3,15 +3,22 @@
 //! A subrequest has the head and the body of the request it belongs to, a URI of its own, and shares its variables.
 //! Behaviour: nginx's subrequests (development guide, "Subrequests").
 
+use crate::http::body::Body;
 use crate::http::client::Client;
 use crate::http::error::Error;
 use crate::http::modules::core;
 use crate::http::pipeline::{self, Ask, Verdict};
 use crate::http::request::Request;
 use crate::log;
+use crate::net::open;
+use crate::runtime::{self, Io};
 
 /// How deep subrequests may make subrequests; nginx's limit.
 const DEPTH_MAX: u8 = 50;
+
+/// Requests that no client waits for which a worker may have under way; what more there are is not sent, so that dead
+/// mirrors cost a bounded number of connections.
+const DETACHED_MAX: usize = 512;
 
 /// What is asked for, and what becomes of the answer.
 #[derive(Debug)]
@@ -91,6 +98,24 @@ pub async fn ask(request: &mut Request, client: &Client<'_>, ask: Ask) -> Result
     };
     request.take_back(&mut inner);
     verdict
+}
+
+/// Makes a request of its own that nobody waits for, and whose answer nobody gets: a task that has a copy of all it
+/// needs, so that neither it nor `request` holds the other up.
+///
+/// There is no client to notice its end or to slow it down; its own timeouts bound it.
+pub fn detach(request: &Request, uri: &str, body: Body) {
+    let Some(guard) = open::Background::new(DETACHED_MAX) else {
+        let why = "copies of requests are under way already";
+        log::error!(core::error_log(request), request, "\"{}\" is not asked: {} {}", uri, DETACHED_MAX, why);
+        return;
+    };
+    let mut fork = request.fork(uri.as_bytes().to_vec(), body);
+    runtime::spawn(async move {
+        let io = Io::silent();
+        let _ = handle(&mut fork, &mut Client::nobody(&io)).await; // the pipeline has logged what went wrong
+        drop((fork, guard));
+    });
 }
 
 /// What the log says of the request whose subrequest has failed, and told why.

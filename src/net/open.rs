@@ -9,6 +9,8 @@ use crate::shm::counter::{self, Total};
 
 thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };
+    /// Requests that no connection waits for.
+    static BACKGROUND: Cell<usize> = const { Cell::new(0) };
     /// Who waits for a connection to end; a handful at most.
     static WAITING: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
 }
@@ -41,10 +43,36 @@ impl Drop for Guard {
         COUNT.set(COUNT.get() - 1);
         counter::leave(self.gauge);
         counter::leave(Total::Active);
-        // Taken first: waking calls into the runtime.
-        let waiting = WAITING.try_with(RefCell::take).unwrap_or_default();
-        waiting.into_iter().for_each(Waker::wake);
+        wake();
     }
+}
+
+/// A request that no connection waits for, such as a copy for a mirror. It takes no place of a client's, but the
+/// worker does not leave before its end.
+#[derive(Debug)]
+pub struct Background(());
+
+impl Background {
+    /// `None`: there are as many as there may be.
+    pub fn new(max: usize) -> Option<Self> {
+        (BACKGROUND.get() < max).then(|| {
+            BACKGROUND.set(BACKGROUND.get() + 1);
+            Self(())
+        })
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        BACKGROUND.set(BACKGROUND.get() - 1);
+        wake();
+    }
+}
+
+fn wake() {
+    // Taken first: waking calls into the runtime.
+    let waiting = WAITING.try_with(RefCell::take).unwrap_or_default();
+    waiting.into_iter().for_each(Waker::wake);
 }
 
 pub fn count() -> usize {
@@ -53,7 +81,16 @@ pub fn count() -> usize {
 
 /// Ready when fewer than `limit` connections are open.
 pub fn poll_below(limit: usize, cx: &mut Context<'_>) -> Poll<()> {
-    if COUNT.get() < limit {
+    poll_until(|| COUNT.get() < limit, cx)
+}
+
+/// Ready when nothing is open, and nothing goes on in the background.
+pub fn poll_idle(cx: &mut Context<'_>) -> Poll<()> {
+    poll_until(|| COUNT.get() + BACKGROUND.get() == 0, cx)
+}
+
+fn poll_until(holds: impl Fn() -> bool, cx: &mut Context<'_>) -> Poll<()> {
+    if holds() {
         return Poll::Ready(());
     }
     WAITING.with_borrow_mut(|waiting| {

@@ -12,6 +12,9 @@ pub(super) const HANGUP: u8 = 4;
 /// would come right after the registration, and wake the loop for nothing.
 pub(super) const WIDE: u8 = 8;
 
+/// The index of a descriptor that is none.
+pub(super) const NOWHERE: u32 = u32::MAX;
+
 /// No task waits.
 const NOBODY: u64 = u64::MAX;
 
@@ -94,7 +97,7 @@ impl Reactor {
     }
 
     pub(super) fn flags(&self, index: u32) -> u8 {
-        self.slab[index as usize].flags
+        self.slab.get(index as usize).map_or(0, |entry| entry.flags)
     }
 
     pub(super) fn clear(&mut self, index: u32, flags: u8) {
@@ -102,11 +105,15 @@ impl Reactor {
     }
 
     pub(super) fn wait_read(&mut self, index: u32, task: u64) {
-        self.slab[index as usize].reader = task;
+        if let Some(entry) = self.slab.get_mut(index as usize) {
+            entry.reader = task;
+        }
     }
 
     pub(super) fn wait_write(&mut self, index: u32, task: u64) {
-        self.slab[index as usize].writer = task;
+        if let Some(entry) = self.slab.get_mut(index as usize) {
+            entry.writer = task;
+        }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -241,9 +241,7 @@ impl Control {
         if self.deadline.poll_expired(cx).is_ready() {
             return Poll::Ready(Event::Expired);
         }
-        if drain::mode() > Mode::Serving
-            && open::poll_below(1, cx).is_ready()
-            && self.outbox.borrow().is_empty()
+        if drain::mode() > Mode::Serving && open::poll_idle(cx).is_ready() && self.outbox.borrow().is_empty()
         {
             return Poll::Ready(Event::Empty);
         }

@@ -25,6 +25,7 @@ mod limits;
 mod listen;
 mod location;
 mod map;
+mod mirror;
 mod open_file_cache;
 mod proxy_protocol;
 mod ranges;

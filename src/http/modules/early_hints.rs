@@ -48,10 +48,12 @@ fn conditions(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
     Ok(())
 }
 
-/// Whether the client of a request is to get hints: HTTP/1.0 knows no interim answers (RFC 9110 §15.2).
+/// Whether the client of a request is to get hints: HTTP/1.0 knows no interim answers (RFC 9110 §15.2), and the head
+/// of an answer that a subrequest is made for has gone out already.
 pub fn is_wanted(request: &mut Request) -> bool {
     let conf: &'static Conf = &request.location.early_hints;
     request.version() >= Version::Http11
+        && !request.is_subrequest()
         && conf.conditions.iter().any(|script| !matches!(&*script.to_vec(request), b"" | b"0"))
 }
 

@@ -1,0 +1,87 @@
+//! Copies of requests for other URIs, whose answers nobody gets (`mirror`).
+//!
+//! Runs in the precontent phase. Touches: the request's body, which is read whole before. Does not wait: each copy is
+//! a task of its own (`http/subrequest.rs`).
+//! Behaviour: nginx.org, ngx_http_mirror_module. What a mirror sends after its head is not waited for.
+
+use crate::config::directive::{custom, flag};
+use crate::config::inherit::{duplicate, replace};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::http::body::Body;
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::pipeline::Verdict;
+use crate::http::request::Request;
+use crate::http::subrequest;
+use crate::http::variable::Variable;
+use crate::proto::h1::length::BodyLength;
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    uris: Vec<Box<str>>,
+    off: bool,
+    request_body: Inherit<bool>,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("mirror", Context::ANY, Arity::exactly(1), mirror, "Sends a copy of each request to this URI too, and forgets the answer. Several may stand in a block. A worker has no more than 512 copies under way; off."),
+    flag("mirror_request_body", Context::ANY, |c| &mut c.request_body, "Copies the request's body too, which is read whole before the request goes on; on."),
+];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        if !self.off {
+            replace(&mut self.uris, &outer.uris);
+        }
+        self.request_body.merge(&outer.request_body);
+    }
+}
+
+impl BlockConf for Conf {
+    fn freeze(&mut self, cx: &mut Cx) {
+        cx.body_files |= self.acts() && self.request_body.get(true);
+    }
+
+    fn acts(&self) -> bool {
+        !self.uris.is_empty()
+    }
+}
+
+fn mirror(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let is_off = node.arg(0) == "off";
+    if conf.off || (is_off && !conf.uris.is_empty()) {
+        return Err(duplicate(node));
+    }
+    match is_off {
+        true => conf.off = true,
+        false => conf.uris.push(node.arg(0).into()),
+    }
+    Ok(())
+}
+
+/// Makes the copies, once the body is here that they have too.
+pub fn precontent(request: &mut Request) -> Verdict {
+    let conf: &'static Conf = &request.location.mirror;
+    if request.is_subrequest() {
+        return Verdict::Next;
+    }
+    let has_body = matches!(request.body.declared(), BodyLength::Length(1..) | BodyLength::Chunked);
+    if has_body && conf.request_body.get(true) {
+        return Verdict::Body(copy_with_body);
+    }
+    copy(request, conf, Body::without)
+}
+
+fn copy_with_body(request: &mut Request) -> Verdict {
+    let conf: &'static Conf = &request.location.mirror;
+    copy(request, conf, Body::copy)
+}
+
+fn copy(request: &mut Request, conf: &'static Conf, body: fn(&Body) -> Body) -> Verdict {
+    for uri in &conf.uris {
+        subrequest::detach(request, uri, body(&request.body));
+    }
+    Verdict::Next
+}
