@@ -12,10 +12,6 @@ const FAMILIES: &[(&[&str], &str)] = &[
     (&["post_action"], "take this line out"),
     (&["proxy_ssl_*"], "there is no TLS to backends: take this line out, and use http:// in \"proxy_pass\""),
     (
-        &["gzip_static", "brotli_static", "zstd_static"],
-        "files are not looked for in encoded form: take this line out",
-    ),
-    (
         &["proxy_cache", "proxy_cache_*", "proxy_no_cache", "slice"],
         "there is no cache: without this line each request goes to the backend",
     ),

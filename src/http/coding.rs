@@ -4,11 +4,13 @@
 //! decisions over the request and the response's head. RFC 9110 §8.4, §12.5.3; nginx.org, ngx_http_gzip_module, whose
 //! conditions for a client (`gzip_http_version`, `gzip_proxied`, `gzip_disable`, `gzip_vary`) hold for every coding.
 
+use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 
 use crate::config::{Diagnostic, Inherit, Node};
 use crate::http::compile::Cx;
+use crate::http::error::Error;
 use crate::http::filter::{Coding, Signal};
 use crate::http::media_types::MediaTypes;
 use crate::http::modules::gzip::Proxied;
@@ -28,7 +30,7 @@ pub enum Name {
 
 impl Name {
     /// In the order of preference where a client likes several equally.
-    const ALL: [Self; 3] = [Self::Zstd, Self::Brotli, Self::Gzip];
+    pub const ALL: [Self; 3] = [Self::Zstd, Self::Brotli, Self::Gzip];
 
     /// As in `Accept-Encoding` and `Content-Encoding`.
     pub fn token(self) -> &'static str {
@@ -85,7 +87,7 @@ pub struct Totals {
 }
 
 /// What becomes known of a coding when its response is complete.
-pub type Report = Rc<std::cell::Cell<Option<(Name, Totals)>>>;
+pub type Report = Rc<Cell<Option<(Name, Totals)>>>;
 
 /// Something that encodes: one of the libraries.
 pub trait Engine: fmt::Debug {
@@ -103,8 +105,14 @@ pub fn apply<E: Engine + 'static>(request: &mut Request, name: Name, engine: imp
     request.response.body_changes();
     request.response.headers.push_id(Id::ContentEncoding, name.token().as_bytes());
     request.coded = Some(report.clone());
-    request.coding =
-        Some(Box::new(Stream { engine, name, totals: Totals::default(), is_flushed: true, report }));
+    request.coding = Some(Box::new(Stream {
+        engine,
+        name,
+        totals: Totals::default(),
+        held: Vec::new(),
+        is_flushed: true,
+        report,
+    }));
 }
 
 /// Whether the response of a client's own request goes out with this coding. Notes that it depends on the client.
@@ -120,7 +128,7 @@ fn is_chosen(request: &mut Request, name: Name) -> bool {
         return false;
     }
     vary(request);
-    is_allowed(request) && best(request) == Some(name)
+    best(request) == Some(name)
 }
 
 fn offer(request: &Request, name: Name) -> &'static Offer {
@@ -133,11 +141,10 @@ fn offer(request: &Request, name: Name) -> &'static Offer {
 
 /// The coding that the client likes best of those that fit.
 fn best(request: &Request) -> Option<Name> {
-    let list = request.header(Id::AcceptEncoding)?;
     let fitting = Name::ALL.into_iter().filter(|name| offer(request, *name).fits(&request.response));
-    let liked = fitting.map(|name| (quality(list, name.token()), name)).filter(|(quality, _)| *quality > 0);
+    let liked = fitting.map(|name| (liking(request, name), name)).filter(|(liking, _)| *liking > 0);
     // the last of equals wins: most preferred last
-    liked.rev().max_by_key(|(quality, _)| *quality).map(|(_, name)| name)
+    liked.rev().max_by_key(|(liking, _)| *liking).map(|(_, name)| name)
 }
 
 /// Says once that the answer depends on what the client accepts, where `gzip_vary` wants it said.
@@ -153,10 +160,12 @@ pub fn vary(request: &mut Request) {
     }
 }
 
-/// The client would take this coding, and may have it.
-pub fn accepts(request: &Request, name: Name) -> bool {
-    let likes = |list| quality(list, name.token()) > 0;
-    !request.is_subrequest() && request.header(Id::AcceptEncoding).is_some_and(likes) && is_allowed(request)
+/// How much the client likes a coding, in thousandths; 0: it does not accept it, or may not have it.
+pub fn liking(request: &Request, name: Name) -> u16 {
+    match request.header(Id::AcceptEncoding) {
+        Some(list) if !request.is_subrequest() && is_allowed(request) => quality(list, name.token()),
+        _ => 0,
+    }
 }
 
 /// What the configuration says of clients: of old ones, of proxies, and of those that cannot do it.
@@ -241,33 +250,38 @@ fn thousandths(value: &[u8]) -> Option<u16> {
     (sum <= 1000).then_some(sum)
 }
 
+/// Bytes that leave by themselves; fewer wait for more, for a pause or for the end, and leave with it.
+const BYTES_MIN: usize = 4096;
+
 /// An engine at work on one response.
 #[derive(Debug)]
 struct Stream<E: Engine> {
     engine: E,
     name: Name,
     totals: Totals,
+    /// Too few to be sent.
+    held: Vec<u8>,
     /// Everything given so far has come out.
     is_flushed: bool,
     report: Report,
 }
 
 impl<E: Engine> Coding for Stream<E> {
-    fn push(
-        &mut self,
-        data: &[u8],
-        signal: Signal,
-        out: &mut Vec<u8>,
-    ) -> Result<(), crate::http::error::Error> {
-        let before = out.len();
+    fn push(&mut self, data: &[u8], signal: Signal, out: &mut Vec<u8>) -> Result<(), Error> {
         // a pause after a pause has nothing to say; each flush costs bytes
         if data.is_empty() && (signal == Signal::More || signal == Signal::Flush && self.is_flushed) {
             return Ok(());
         }
-        self.engine.push(data, signal, out).map_err(crate::http::error::Error::ours)?;
+        let start = out.len();
+        out.append(&mut self.held);
+        let before = out.len();
+        self.engine.push(data, signal, out).map_err(Error::ours)?;
         self.is_flushed = signal == Signal::Flush;
         self.totals.given += data.len() as u64;
         self.totals.made += (out.len() - before) as u64;
+        if signal == Signal::More && out.len() - start < BYTES_MIN {
+            self.held = out.split_off(start);
+        }
         if signal == Signal::End {
             self.report.set(Some((self.name, self.totals)));
         }

@@ -152,6 +152,7 @@ modules! {
     proxy_pass  => [Content content];
     stub_status => [Content content];
     index       => [Content content];
+    gzip_static => [Content content] head head;
     static_file => [Content content];
     open_file_cache => [];
     disable_symlinks => [];

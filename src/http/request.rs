@@ -102,6 +102,8 @@ pub struct Request {
     pub uri_changed: bool,
     /// A `break` has ended the rewriting of a changed path, which is no longer the one that found the location.
     pub left_location: bool,
+    /// The file is there in another form for clients that accept other codings.
+    pub varies: bool,
     /// `try_files` has found a file below the `alias` of a regular expression.
     pub adds_uri_to_alias: bool,
     /// An `if` without the location's `proxy_pass` is in force after one that had it.
@@ -197,6 +199,7 @@ impl Request {
             internal_redirects: 0,
             uri_changed: false,
             left_location: false,
+            varies: false,
             adds_uri_to_alias: false,
             left_proxy: false,
             led_by: None,

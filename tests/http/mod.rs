@@ -16,6 +16,7 @@ mod framing;
 mod geo;
 mod gunzip;
 mod gzip;
+mod gzip_static;
 mod hostile;
 mod keepalive;
 mod limit_conn;

@@ -49,7 +49,7 @@ pub fn head(request: &mut Request) {
         return;
     }
     coding::vary(request);
-    if coding::accepts(request, Name::Gzip) {
+    if coding::liking(request, Name::Gzip) > 0 {
         return;
     }
     request.response.headers.remove(Id::ContentEncoding);

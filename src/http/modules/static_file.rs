@@ -175,7 +175,8 @@ pub fn failed(request: &Request, path: &[u8], errno: Errno) -> u16 {
     status
 }
 
-fn answer(request: &mut Request, entry: &Entry) -> Reply {
+/// The answer that is this file, or what the request's conditions make of it.
+pub fn answer(request: &mut Request, entry: &Entry) -> Reply {
     let etag = if request.location.core.etag() { &*entry.etag } else { "" };
     let mut response = Response::with_type(200, &core::content_type(request));
     let size = entry.size();

@@ -1,0 +1,157 @@
+//! Files that lie beside others in encoded form: `page.html.gz`, `.br` and `.zst` for `page.html`.
+//!
+//! Runs in the content phase, in front of the files themselves. Touches: the file system.
+//! Behaviour: nginx.org, ngx_http_gzip_static_module; the directives of the other codings have its shape.
+
+use std::rc::Rc;
+
+use nix::errno::Errno;
+
+use crate::config::directive::keyword;
+use crate::config::{Context, Inherit, Merge};
+use crate::http::coding::{self, Name};
+use crate::http::modules::open_file_cache::{self, Entry, Found};
+use crate::http::modules::{BlockConf, Directive, core, static_file};
+use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
+use crate::http::request::Request;
+use crate::http::variable::Variable;
+use crate::log;
+use crate::proto::header::Id;
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    gzip: Inherit<usize>,
+    brotli: Inherit<usize>,
+    zstd: Inherit<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Off,
+    /// For clients that accept the coding.
+    On,
+    Always,
+}
+
+const MODES: [Mode; 3] = [Mode::Off, Mode::On, Mode::Always];
+const MODE_NAMES: &[&str] = &["off", "on", "always"];
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    keyword("gzip_static", Context::ANY, MODE_NAMES, |c| &mut c.gzip, "Sends FILE.gz instead of FILE where there is one: to clients that accept gzip (on), or to all (always); off."),
+    keyword("brotli_static", Context::ANY, MODE_NAMES, |c| &mut c.brotli, "The same with FILE.br and brotli; off."),
+    keyword("zstd_static", Context::ANY, MODE_NAMES, |c| &mut c.zstd, "The same with FILE.zst and Zstandard; off."),
+];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.gzip.merge(&outer.gzip);
+        self.brotli.merge(&outer.brotli);
+        self.zstd.merge(&outer.zstd);
+    }
+}
+
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        Name::ALL.into_iter().any(|name| self.mode(name) != Mode::Off)
+    }
+}
+
+impl Conf {
+    fn mode(&self, name: Name) -> Mode {
+        let mode = match name {
+            Name::Zstd => &self.zstd,
+            Name::Brotli => &self.brotli,
+            Name::Gzip => &self.gzip,
+        };
+        MODES[mode.get(0)]
+    }
+}
+
+fn extension(name: Name) -> &'static [u8] {
+    match name {
+        Name::Zstd => b".zst",
+        Name::Brotli => b".br",
+        Name::Gzip => b".gz",
+    }
+}
+
+/// Answers with an encoded file, the one that the client likes best; those for everybody come last.
+pub fn content(request: &mut Request) -> Verdict {
+    let location = request.location;
+    // what else is wrong with such requests is said of the file itself
+    let is_elsewhere = request.left_location && location.core.root().is_some_and(|root| root.is_alias);
+    if !is_get_or_head(request.method) || request.uri.last() == Some(&b'/') || is_elsewhere {
+        return Verdict::Next;
+    }
+    let mut names = Name::ALL.map(|name| (coding::liking(request, name), name));
+    names.sort_by_key(|(liking, _)| std::cmp::Reverse(*liking));
+    let (wanted, others): (Vec<_>, Vec<_>) = names
+        .into_iter()
+        .filter(|(_, name)| location.gzip_static.mode(*name) != Mode::Off)
+        .partition(|(liking, _)| *liking > 0);
+    for (liking, name) in wanted.into_iter().chain(others) {
+        let is_always = location.gzip_static.mode(name) == Mode::Always;
+        let is_sent = is_always || liking > 0;
+        // without Vary nobody need know that others would get something else
+        if !is_sent && !location.gzip.vary() {
+            continue;
+        }
+        match look(request, name) {
+            Look::Nothing => continue,
+            Look::Decided(verdict) => return verdict,
+            Look::File(entry) => {
+                request.varies |= !is_always;
+                if is_sent {
+                    return Verdict::Done(answer(request, &entry, name));
+                }
+            }
+        }
+    }
+    Verdict::Next
+}
+
+fn again(request: &mut Request, _: u64) -> Verdict {
+    content(request)
+}
+
+enum Look {
+    Nothing,
+    File(Rc<Entry>),
+    Decided(Verdict),
+}
+
+fn look(request: &mut Request, name: Name) -> Look {
+    let mut path = Vec::new();
+    static_file::file_name(request, &mut path);
+    path.extend_from_slice(extension(name));
+    match open_file_cache::open(request, &path, again) {
+        Err(work) => Look::Decided(Verdict::Work(work)),
+        Ok(Ok(Found::File(entry))) => Look::File(entry),
+        Ok(Ok(Found::Directory) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG)) => Look::Nothing,
+        Ok(Ok(Found::Other)) => {
+            log::crit!(core::error_log(request), &*request, "\"{}\" is not a regular file", log::Text(&path));
+            Look::Decided(Verdict::Done(Reply::Status(404)))
+        }
+        Ok(Err(errno)) => {
+            static_file::failed(request, &path, errno);
+            Look::Nothing
+        }
+    }
+}
+
+fn answer(request: &mut Request, entry: &Entry, name: Name) -> Reply {
+    let mut reply = static_file::answer(request, entry);
+    if let Reply::File(file) = &mut reply {
+        file.response.headers.push_id(Id::ContentEncoding, name.token().as_bytes());
+    }
+    reply
+}
+
+/// Says that other clients get a file in another form.
+pub fn head(request: &mut Request) {
+    if request.varies {
+        coding::vary(request);
+    }
+}
