@@ -367,6 +367,7 @@ fn convert(options: &Options) -> i32 {
         prefix: std::env::current_dir().unwrap_or_default(),
         globals: Vec::new(),
         keep_includes: true,
+        data_blocks: &[],
     };
     let (tree, diagnostics) = config::load(path, &load);
     terminal::tell(render(&diagnostics, &tree, render::wants_color(&io::stderr())));

@@ -13,7 +13,7 @@ use pronghorn::config::directive::{
     Accepted, accepted, block, custom, flag, keyword, millis, number, size, text,
 };
 use pronghorn::config::{
-    Arity, Context, Diagnostic, Diagnostics, Directive, Inherit, LoadOptions, Node, Slot, Table, Tree,
+    Arity, Block, Context, Diagnostic, Diagnostics, Directive, Inherit, LoadOptions, Node, Slot, Table, Tree,
     convert, load, load_text, render,
 };
 
@@ -167,7 +167,10 @@ fn weigh(nodes: &[Node]) -> (usize, usize) {
         bytes += node.name.text.len() + node.args.capacity() * size_of_val(&node.name);
         bytes += node.args.iter().map(|word| word.text.len()).sum::<usize>();
         let (inside, below) = weigh(node.children());
-        let spare = node.block.as_ref().map_or(0, |block| block.capacity() - block.len());
+        let spare = match &node.block {
+            Some(Block::Directives(nodes)) => nodes.capacity() - nodes.len(),
+            _ => 0,
+        };
         bytes += inside + spare * size_of::<Node>();
         count += below;
     }

@@ -8,4 +8,5 @@ pub mod in_place;
 pub mod network;
 pub mod number;
 pub mod path;
+pub mod radix;
 pub mod wildcard;

@@ -48,16 +48,16 @@ impl Writer {
                 self.out.push(' ');
                 nginx_word(&mut self.out, &arg.text);
             }
-            let Some(children) = &node.block else {
+            if node.block.is_none() {
                 self.out.push(';');
                 self.line_end(Place::Beside(at));
                 self.lines(Place::After(at), depth);
                 continue;
-            };
+            }
             self.out.push_str(" {");
             let head_end = self.out.len();
             self.line_end(Place::Beside(at));
-            self.nginx_block(children, depth + 1);
+            self.nginx_block(node.children(), depth + 1);
             self.lines(Place::End(at), depth + 1);
             if self.out.len() == head_end + 1 {
                 self.out.pop(); // `{}`: nothing is in it

@@ -5,7 +5,7 @@
 //! does not set it, a list as a whole; what `rewrite` and its kind do, and blocks, do not come down.
 
 use crate::config::convert::nginx_word;
-use crate::config::{Context, Node, Places, RowInfo, Shape, Tree};
+use crate::config::{Block, Context, Entry, Node, Places, RowInfo, Shape, Span, Tree};
 
 const INDENT: &str = "    ";
 
@@ -51,17 +51,17 @@ impl Writer<'_> {
         }
         seen.extend(&own);
         for node in nodes {
-            let Some(children) = &node.block else {
+            if node.block.is_none() {
                 self.directive(node, depth, self.remark(node, context));
                 continue;
-            };
+            }
             self.head(node, depth);
             self.out.push_str(" { # ");
             self.out.push_str(&self.places.name(node.span));
             self.out.push('\n');
             match context.inside(&node.name.text) {
-                Some(inside) => self.block(children, inside, &seen, depth + 1),
-                None => self.data(children, depth + 1),
+                Some(inside) => self.block(node.children(), inside, &seen, depth + 1),
+                None => self.data(node, depth + 1),
             }
             self.out.push_str(&INDENT.repeat(depth));
             self.out.push_str("}\n");
@@ -69,10 +69,16 @@ impl Writer<'_> {
     }
 
     /// The content of a block that holds no directives: `map`, `types`.
-    fn data(&mut self, nodes: &[Node], depth: usize) {
-        for node in nodes {
+    fn data(&mut self, block: &Node, depth: usize) {
+        for node in block.children() {
             self.directive(node, depth, "");
-            self.data(node.children(), depth + 1);
+            self.data(node, depth + 1);
+        }
+        if let Some(Block::Data(rows)) = &block.block {
+            for Entry { name, args, span } in rows.iter() {
+                self.words(std::iter::once(name.text).chain(args.iter().map(|arg| arg.text)), depth);
+                self.end(span, "");
+            }
         }
     }
 
@@ -100,18 +106,27 @@ impl Writer<'_> {
 
     fn directive(&mut self, node: &Node, depth: usize, remark: &str) {
         self.head(node, depth);
+        self.end(node.span, remark);
+    }
+
+    fn end(&mut self, span: Span, remark: &str) {
         self.out.push_str("; # ");
         self.out.push_str(remark);
-        self.out.push_str(&self.places.name(node.span));
+        self.out.push_str(&self.places.name(span));
         self.out.push('\n');
     }
 
     fn head(&mut self, node: &Node, depth: usize) {
+        self.words(std::iter::once(&*node.name.text).chain(node.args.iter().map(|arg| &*arg.text)), depth);
+    }
+
+    fn words<'w>(&mut self, words: impl Iterator<Item = &'w str>, depth: usize) {
         self.out.push_str(&INDENT.repeat(depth));
-        nginx_word(&mut self.out, &node.name.text);
-        for arg in &node.args {
-            self.out.push(' ');
-            nginx_word(&mut self.out, &arg.text);
+        for (index, word) in words.enumerate() {
+            if index > 0 {
+                self.out.push(' ');
+            }
+            nginx_word(&mut self.out, word);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Diagnostic, Diagnostics, FileId, Node, Source, Span, Tree, parse, toml};
+use crate::config::{Block, Diagnostic, Diagnostics, FileId, Node, Source, Span, Tree, parse, toml};
 
 /// Errors of the text after which reading stops; what follows is rarely more than noise.
 const SYNTAX_ERRORS_MAX: usize = 50;
@@ -31,27 +31,29 @@ pub struct LoadOptions {
     pub globals: Vec<String>,
     /// `include` stays in the tree as any other directive and nothing is read for it (for conversion).
     pub keep_includes: bool,
+    /// Blocks that hold data, not directives, and may be long.
+    pub data_blocks: &'static [&'static str],
 }
 
 /// Reads `path` and everything it includes. The tree holds what could be read, also beside errors.
 pub fn load(path: &Path, options: &LoadOptions) -> (Tree, Diagnostics) {
     let path = options.prefix.join(path);
     let mut loader = Loader::new(path.parent().unwrap_or(Path::new("/")), options);
-    let mut nodes = loader.globals(&options.globals);
+    let mut content = loader.globals(&options.globals);
     if let Some(file) = loader.read(&path, None) {
-        nodes.append(&mut loader.parse(file, 0));
+        loader.parse(file, 0, &mut content);
     }
-    loader.finish(nodes)
+    loader.finish(content)
 }
 
 /// Reads a text that stands in no file, under the name `name`; a name that ends in `.toml` makes it TOML.
 /// What it includes is relative to the prefix.
 pub fn load_text(name: &str, text: &str, options: &LoadOptions) -> (Tree, Diagnostics) {
     let mut loader = Loader::new(&options.prefix, options);
-    let mut nodes = loader.globals(&options.globals);
+    let mut content = loader.globals(&options.globals);
     let file = loader.add(PathBuf::from(name), text.as_bytes().to_vec());
-    nodes.append(&mut loader.parse(file, 0));
-    loader.finish(nodes)
+    loader.parse(file, 0, &mut content);
+    loader.finish(content)
 }
 
 /// An I/O error as nginx prints it: `open() "/x" failed (2: No such file or directory)`.
@@ -70,6 +72,7 @@ pub(super) struct Loader {
     /// Directory that includes are relative to.
     directory: PathBuf,
     keep_includes: bool,
+    data_blocks: &'static [&'static str],
     /// Files read so far; one that is included often is read and kept once.
     known: HashMap<PathBuf, FileId>,
     /// By source: the bytes that are no text and where they stand.
@@ -87,6 +90,7 @@ impl Loader {
             diagnostics: Diagnostics::default(),
             directory: directory.to_owned(),
             keep_includes: options.keep_includes,
+            data_blocks: options.data_blocks,
             known: HashMap::new(),
             foreign: Vec::new(),
             parsing: Vec::new(),
@@ -95,22 +99,27 @@ impl Loader {
         }
     }
 
-    fn globals(&mut self, texts: &[String]) -> Vec<Node> {
-        let mut nodes = Vec::new();
+    fn globals(&mut self, texts: &[String]) -> Block {
+        let mut content = Block::default();
         for text in texts {
             let file = self.add(PathBuf::from(COMMAND_LINE), text.as_bytes().to_vec());
-            nodes.append(&mut self.parse(file, 0));
+            self.parse(file, 0, &mut content);
         }
-        nodes
+        content
     }
 
-    fn finish(mut self, nodes: Vec<Node>) -> (Tree, Diagnostics) {
-        self.tree.nodes = nodes;
+    fn finish(mut self, content: Block) -> (Tree, Diagnostics) {
+        self.tree.nodes = content.into_nodes();
         (self.tree, self.diagnostics)
     }
 
     pub(super) fn keeps_includes(&self) -> bool {
         self.keep_includes
+    }
+
+    /// A block of this name holds data.
+    pub(super) fn is_data(&self, name: &str) -> bool {
+        self.data_blocks.contains(&name)
     }
 
     pub(super) fn gave_up(&self) -> bool {
@@ -150,8 +159,8 @@ impl Loader {
         self.syntax(Diagnostic::error(place, message).help(help));
     }
 
-    /// Adds what an `include` directive names to `out`.
-    pub(super) fn include(&mut self, node: &Node, depth: usize, out: &mut Vec<Node>) {
+    /// Adds what an `include` directive names to the block that it stands in.
+    pub(super) fn include(&mut self, node: &Node, depth: usize, content: &mut Block) {
         let [pattern] = &node.args[..] else {
             let message = "invalid number of arguments in \"include\" directive";
             return self.diagnostics.push(Diagnostic::error(node.name.span, message));
@@ -174,7 +183,7 @@ impl Loader {
             }
             self.include_count += 1;
             if let Some(file) = self.read(&path, Some(pattern_span)) {
-                out.append(&mut self.parse(file, depth));
+                self.parse(file, depth, content);
             }
         }
     }
@@ -225,18 +234,17 @@ impl Loader {
         file
     }
 
-    fn parse(&mut self, file: FileId, depth: usize) -> Vec<Node> {
+    fn parse(&mut self, file: FileId, depth: usize, content: &mut Block) {
         let source = &self.tree.sources[file.0 as usize];
         let text = source.text.clone();
         let is_toml = source.path.extension().is_some_and(|name| name == "toml");
         self.parsing.push(file);
-        let nodes = if is_toml {
-            toml::parse(self, file, &text, depth)
+        if is_toml {
+            toml::parse(self, file, &text, depth).into_iter().for_each(|node| content.push(node));
         } else {
-            parse::parse(self, file, &text, depth)
-        };
+            *content = parse::parse(self, file, &text, depth, std::mem::take(content));
+        }
         self.parsing.pop();
-        nodes
     }
 }
 

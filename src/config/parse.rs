@@ -9,20 +9,27 @@ use std::sync::Arc;
 
 use crate::config::lexer::{Error, Lexer, Token};
 use crate::config::load::Loader;
-use crate::config::{Diagnostic, FileId, Node, Span, Text, Word};
+use crate::config::rows::Rows;
+use crate::config::{Block, Diagnostic, FileId, Node, Span, Text, Word};
 
 /// How deep blocks may nest, included files counted in. nginx has no limit but its stack.
 pub const DEPTH_MAX: usize = 100;
 
-/// Parses the whole of `text`, the source `file`, whose blocks are already `depth` deep.
-pub(super) fn parse(loader: &mut Loader, file: FileId, text: &Arc<str>, depth: usize) -> Vec<Node> {
+/// Parses the whole of `text`, the source `file`, whose blocks are already `depth` deep: `content` with what it holds.
+pub(super) fn parse(
+    loader: &mut Loader,
+    file: FileId,
+    text: &Arc<str>,
+    depth: usize,
+    content: Block,
+) -> Block {
     let parser = Parser {
         lexer: Lexer::new(text),
         text,
         file,
         depth,
         words: Vec::new(),
-        nodes: Vec::new(),
+        content,
         open: Vec::new(),
         loader,
     };
@@ -34,7 +41,15 @@ struct Open {
     /// `None` for a block that a wrong text opened; it is dropped when it ends.
     node: Option<Node>,
     /// The siblings before it.
-    before: Vec<Node>,
+    before: Block,
+}
+
+/// A word as it is written.
+#[derive(Clone, Copy)]
+struct Written {
+    start: usize,
+    end: usize,
+    quoted: bool,
 }
 
 struct Parser<'a> {
@@ -43,15 +58,15 @@ struct Parser<'a> {
     file: FileId,
     depth: usize,
     /// The directive being read.
-    words: Vec<Word>,
+    words: Vec<Written>,
     /// The block being read.
-    nodes: Vec<Node>,
+    content: Block,
     open: Vec<Open>,
     loader: &'a mut Loader,
 }
 
 impl Parser<'_> {
-    fn run(mut self) -> Vec<Node> {
+    fn run(mut self) -> Block {
         while !self.loader.gave_up() {
             match self.lexer.token() {
                 Ok(Token::Word { start, end, quoted }) => self.word(start, end, quoted),
@@ -74,32 +89,52 @@ impl Parser<'_> {
         while !self.open.is_empty() {
             self.finish_block();
         }
-        self.nodes
+        self.content
     }
 
     fn word(&mut self, start: usize, end: usize, quoted: bool) {
         let span = self.span(start, end);
         self.loader.check_bytes(span);
-        let text = match self.lexer.meaning(start, end, quoted) {
-            Cow::Borrowed(_) if quoted => Text::part(self.text, start + 1..end - 1),
-            Cow::Borrowed(_) => Text::part(self.text, start..end),
-            Cow::Owned(text) => text.into(),
-        };
-        self.words.push(Word { text, span, quoted });
+        self.words.push(Written { start, end, quoted });
     }
 
     fn semicolon(&mut self, at: usize) {
-        if let Some(node) = self.take_directive(at) {
+        if self.is_row() {
+            self.row(at);
+        } else if let Some(node) = self.take_directive(at) {
             self.add(node);
         } else {
             self.unexpected(at, at + 1, None);
         }
     }
 
+    /// The words are an entry of a block of data, and no `include`.
+    fn is_row(&self) -> bool {
+        let Some(first) = self.words.first() else { return false };
+        matches!(self.content, Block::Data(_)) && &self.text[first.start..first.end] != "include"
+    }
+
+    fn row(&mut self, at: usize) {
+        let Block::Data(rows) = &mut self.content else { return };
+        for word in self.words.drain(..) {
+            let text = self.lexer.meaning(word.start, word.end, word.quoted);
+            rows.push_word(&text, word.start as u32, word.end as u32);
+        }
+        rows.end_row(self.file, at as u32);
+        if rows.is_full() {
+            let message = "the entries of this block are longer than 2 GiB";
+            self.loader.syntax(Diagnostic::error(self.span(at, at), message));
+            self.loader.give_up();
+        }
+    }
+
     fn open(&mut self, at: usize) {
-        let node = self.take_directive(at);
+        let mut node = self.take_directive(at);
         if node.is_none() {
             self.unexpected(at, at + 1, Some("a block needs a directive's name before it".into()));
+        } else if matches!(self.content, Block::Data(_)) {
+            self.unexpected(at, at + 1, Some("an entry has no block".into()));
+            node = None;
         }
         if self.depth + self.open.len() >= DEPTH_MAX {
             let message = format!("blocks are nested more than {DEPTH_MAX} deep");
@@ -107,14 +142,16 @@ impl Parser<'_> {
             self.loader.give_up();
             return;
         }
-        let before = std::mem::take(&mut self.nodes);
+        let is_data = node.as_ref().is_some_and(|node| self.loader.is_data(&node.name.text));
+        let content = if is_data { Block::Data(Rows::default()) } else { Block::default() };
+        let before = std::mem::replace(&mut self.content, content);
         self.open.push(Open { node, before });
     }
 
     fn close(&mut self, at: usize) {
         let help = match self.words.last() {
             // nginx names the line of the brace; the semicolon is missing before it
-            Some(last) => Some(format!("\";\" is missing after \"{}\"", abridge(&last.text))),
+            Some(last) => Some(format!("\";\" is missing after \"{}\"", self.abridged(*last))),
             None if self.open.is_empty() => Some("no block is open here".into()),
             None => None,
         };
@@ -140,7 +177,7 @@ impl Parser<'_> {
         };
         let help = match (self.words.last(), self.innermost()) {
             (Some(last), _) if within_directive => {
-                format!("\";\" is missing after \"{}\"", abridge(&last.text))
+                format!("\";\" is missing after \"{}\"", self.abridged(*last))
             }
             (_, Some((name, line))) => format!("the \"{name}\" block of line {line} is not closed"),
             _ => return,
@@ -185,14 +222,23 @@ impl Parser<'_> {
         self.words.clear();
         self.lexer.skip_line(start);
         if self.text[start..self.lexer.at()].trim_end().ends_with('{') {
-            let before = std::mem::take(&mut self.nodes);
+            let before = std::mem::take(&mut self.content);
             self.open.push(Open { node: None, before });
         }
     }
 
     /// The words read so far as a directive that ends at `at`.
     fn take_directive(&mut self, at: usize) -> Option<Node> {
-        let mut words = self.words.drain(..);
+        let (file, lexer, text) = (self.file, &self.lexer, self.text);
+        let mut words = self.words.drain(..).map(|Written { start, end, quoted }| Word {
+            text: match lexer.meaning(start, end, quoted) {
+                Cow::Borrowed(_) if quoted => Text::part(text, start + 1..end - 1),
+                Cow::Borrowed(_) => Text::part(text, start..end),
+                Cow::Owned(meant) => meant.into(),
+            },
+            span: Span { file, start: start as u32, end: end as u32 },
+            quoted,
+        });
         let name = words.next()?;
         let args = words.collect();
         let span = Span { start: name.span.start, end: at as u32, file: self.file };
@@ -201,25 +247,29 @@ impl Parser<'_> {
 
     fn add(&mut self, node: Node) {
         if &*node.name.text == "include" && !self.loader.keeps_includes() {
-            self.loader.include(&node, self.depth + self.open.len(), &mut self.nodes);
+            self.loader.include(&node, self.depth + self.open.len(), &mut self.content);
         } else {
-            self.nodes.push(node);
+            self.content.push(node);
         }
     }
 
     fn finish_block(&mut self) {
         let Some(open) = self.open.pop() else { return };
-        let mut children = std::mem::replace(&mut self.nodes, open.before);
+        let mut content = std::mem::replace(&mut self.content, open.before);
         if let Some(mut node) = open.node {
-            children.shrink_to_fit();
-            node.block = Some(children);
-            self.nodes.push(node);
+            content.shrink();
+            node.block = Some(content);
+            self.content.push(node);
         }
     }
 
     fn innermost(&self) -> Option<(String, usize)> {
         let name = &self.open.iter().rev().find_map(|open| open.node.as_ref())?.name;
         Some((abridge(&name.text), self.line(name.span.start as usize)))
+    }
+
+    fn abridged(&self, word: Written) -> String {
+        abridge(&self.lexer.meaning(word.start, word.end, word.quoted))
     }
 
     fn unexpected(&mut self, start: usize, end: usize, help: Option<String>) {

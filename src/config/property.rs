@@ -58,8 +58,8 @@ fn plain(nodes: &[Node]) -> String {
     for node in nodes {
         let args: Vec<&str> = node.args.iter().map(|word| &*word.text).collect();
         out += &format!("{:?}{args:?}", node.name.text);
-        if let Some(block) = &node.block {
-            out += &format!("{{{}}}", plain(block));
+        if node.block.is_some() {
+            out += &format!("{{{}}}", plain(node.children()));
         }
         out.push(';');
     }

@@ -14,7 +14,7 @@ use toml::de::{DeArray, DeString, DeTable, DeValue};
 
 use crate::config::load::Loader;
 use crate::config::parse::DEPTH_MAX;
-use crate::config::{Diagnostic, FileId, Node, Span, Text, Word};
+use crate::config::{Block, Diagnostic, FileId, Node, Span, Text, Word};
 
 /// Parses the whole of `text`, the source `file`, whose blocks are already `depth` deep.
 pub(super) fn parse(loader: &mut Loader, file: FileId, text: &str, depth: usize) -> Vec<Node> {
@@ -135,14 +135,16 @@ impl Reader<'_> {
             }
             Value::Block(value, table) => {
                 let Some((args, children)) = self.inside(value, table) else { return };
-                (value.span(), args, Some(children))
+                (value.span(), args, Some(Block::Directives(children)))
             }
         };
         // a repeated directive or a block is where its own value is; the key may stand far before it
         let start = if entry.start == entry.key_range.start { entry.start } else { whole.start };
         let node = Node { name, args, block, span: self.span(&(start..whole.end)) };
         if &*node.name.text == "include" && node.block.is_none() && !self.loader.keeps_includes() {
-            self.loader.include(&node, self.depth, out);
+            let mut content = Block::default();
+            self.loader.include(&node, self.depth, &mut content);
+            out.append(&mut content.into_nodes());
         } else {
             out.push(node);
         }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::config::rows::{Entry, Rows};
+
 /// Index of a source in [`Tree::sources`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub u32);
@@ -98,9 +100,54 @@ pub struct Node {
     pub name: Word,
     pub args: SmallVec<[Word; 1]>,
     /// `None`: ended by `;`. `Some`: a block, possibly empty.
-    pub block: Option<Vec<Node>>,
+    pub block: Option<Block>,
     /// From the name to the `;` or the `{`.
     pub span: Span,
+}
+
+/// What stands between `{` and `}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Block {
+    Directives(Vec<Node>),
+    /// No directives: the entries of a `map` or `geo`.
+    Data(Rows),
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self::Directives(Vec::new())
+    }
+}
+
+impl FromIterator<Node> for Block {
+    fn from_iter<I: IntoIterator<Item = Node>>(nodes: I) -> Self {
+        Self::Directives(nodes.into_iter().collect())
+    }
+}
+
+impl Block {
+    pub fn push(&mut self, node: Node) {
+        match self {
+            Self::Directives(nodes) => nodes.push(node),
+            Self::Data(rows) => rows.push_node(&node),
+        }
+    }
+
+    /// The directives; those of data are none.
+    pub fn into_nodes(self) -> Vec<Node> {
+        match self {
+            Self::Directives(nodes) => nodes,
+            Self::Data(_) => Vec::new(),
+        }
+    }
+
+    /// Gives back the room that was taken for growing.
+    pub fn shrink(&mut self) {
+        match self {
+            Self::Directives(nodes) => nodes.shrink_to_fit(),
+            Self::Data(rows) => rows.shrink(),
+        }
+    }
 }
 
 impl Node {
@@ -117,7 +164,19 @@ impl Node {
 
     /// The directives inside, none for a directive without a block.
     pub fn children(&self) -> &[Node] {
-        self.block.as_deref().unwrap_or(&[])
+        match &self.block {
+            Some(Block::Directives(nodes)) => nodes,
+            _ => &[],
+        }
+    }
+
+    /// The content of a block that holds no directives, whatever its shape.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        let rows = match &self.block {
+            Some(Block::Data(rows)) => Some(rows),
+            _ => None,
+        };
+        self.children().iter().map(Entry::of).chain(rows.into_iter().flat_map(Rows::iter))
     }
 }
 

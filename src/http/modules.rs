@@ -218,6 +218,9 @@ pub fn handlers(phase: Phase) -> &'static [(u32, Handler)] {
     &by_phase[phase as usize]
 }
 
+/// Blocks of data that may be long.
+pub const DATA_BLOCKS: &[&str] = &["map", "geo"];
+
 /// All rows of the `http` part of the language.
 pub fn table() -> &'static Table<Partial, Cx> {
     static TABLE: OnceLock<Table<Partial, Cx>> = OnceLock::new();

@@ -60,8 +60,12 @@ pub fn early_log(error_log: Option<&str>, prefix: &Path) -> Logger {
 
 /// Reads, and looks at no directive's meaning: names are not resolved, nothing is declared.
 pub fn read_tree(source: &Source) -> (Tree, Diagnostics) {
-    let options =
-        LoadOptions { prefix: source.prefix.clone(), globals: source.globals.clone(), keep_includes: false };
+    let options = LoadOptions {
+        prefix: source.prefix.clone(),
+        globals: source.globals.clone(),
+        keep_includes: false,
+        data_blocks: http::modules::DATA_BLOCKS,
+    };
     match source.embedded {
         Some(text) => load_text(&source.path.to_string_lossy(), text, &options),
         None => load(&source.path, &options),

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{LoadOptions, Span, load_text};
+use crate::config::{Block, LoadOptions, Span, load_text};
 
 /// What a spelling must keep: names, arguments, blocks, order.
 fn plain(nodes: &[Node]) -> String {
@@ -11,8 +11,8 @@ fn plain(nodes: &[Node]) -> String {
     for node in nodes {
         let args: Vec<&str> = node.args.iter().map(|word| &*word.text).collect();
         let _ = write!(out, "{:?}{args:?}", node.name.text);
-        if let Some(block) = &node.block {
-            let _ = write!(out, "{{{}}}", plain(block));
+        if node.block.is_some() {
+            let _ = write!(out, "{{{}}}", plain(node.children()));
         }
         out.push(';');
     }
@@ -119,7 +119,12 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
     });
     leaf.prop_recursive(4, 40, 6, |inner| {
         (word(), prop::collection::vec(word(), 0..3), prop::collection::vec(inner, 0..6)).prop_map(
-            |(name, args, block)| Node { name, args: args.into(), block: Some(block), span: Span::default() },
+            |(name, args, block)| Node {
+                name,
+                args: args.into(),
+                block: Some(Block::Directives(block)),
+                span: Span::default(),
+            },
         )
     })
 }

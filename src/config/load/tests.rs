@@ -9,8 +9,8 @@ fn shape(nodes: &[Node]) -> String {
         for arg in &node.args {
             out += &format!(" {}", arg.text);
         }
-        if let Some(block) = &node.block {
-            out += &format!(" [{}]", shape(block));
+        if node.block.is_some() {
+            out += &format!(" [{}]", shape(node.children()));
         }
         out
     };

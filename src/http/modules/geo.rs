@@ -4,17 +4,21 @@
 //! Behaviour: nginx.org, ngx_http_geo_module. What is no address (a unix socket, an empty variable) is looked up as
 //! 255.255.255.255.
 
-use std::collections::{BTreeMap, HashMap};
+mod ranges;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::base::byte_table::ByteTable;
 use crate::base::network::Network;
+use crate::base::radix::Radix;
 use crate::config::directive::block;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node, Word};
+use crate::config::{Arity, Context, Diagnostic, Entry, Merge, Node, Cell};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, realip};
 use crate::http::request::Request;
 use crate::http::script::Script;
 use crate::http::variable::{self, Argument, Variable};
+use ranges::Ranges;
 
 /// One `geo` block.
 #[derive(Debug)]
@@ -22,7 +26,8 @@ pub struct Geo {
     /// `None`: the client's address.
     source: Option<Script>,
     table: Table,
-    values: Vec<Box<str>>,
+    /// Each text once.
+    values: ByteTable,
     /// Whose `X-Forwarded-For` is believed.
     proxies: Vec<Network>,
     is_recursive: bool,
@@ -34,15 +39,13 @@ pub struct Geo {
 #[derive(Debug)]
 enum Table {
     Networks(Networks),
-    /// IPv4 ranges that do not overlap: first address to last one and value.
-    Ranges { default: Option<u32>, ranges: BTreeMap<u32, (u32, u32)> },
+    Ranges { default: Option<u32>, ranges: Ranges },
 }
 
-/// Networks by the length of their prefix, the longest first.
 #[derive(Debug, Default)]
 struct Networks {
-    v4: BTreeMap<std::cmp::Reverse<u8>, HashMap<IpAddr, u32>>,
-    v6: BTreeMap<std::cmp::Reverse<u8>, HashMap<IpAddr, u32>>,
+    v4: Radix<u32>,
+    v6: Radix<u128>,
 }
 
 #[derive(Debug, Default)]
@@ -81,20 +84,27 @@ fn geo(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         geo: Geo {
             source,
             table: Table::Networks(Networks::default()),
-            values: Vec::new(),
+            values: ByteTable::default(),
             proxies: Vec::new(),
             is_recursive: false,
             slot: Some(0),
         },
-        by_text: HashMap::new(),
         has_entries: false,
     };
-    for entry in node.children() {
-        if let Err(diagnostic) = reader.entry(entry, cx) {
+    for entry in node.entries() {
+        if let Err(diagnostic) = reader.entry(&entry, cx) {
             cx.diagnostics.push(diagnostic);
         }
     }
     let Reader { mut geo, .. } = reader;
+    geo.values.shrink();
+    match &mut geo.table {
+        Table::Networks(networks) => {
+            networks.v4.shrink();
+            networks.v6.shrink();
+        }
+        Table::Ranges { ranges, .. } => ranges.freeze(),
+    }
     geo.slot = geo.slot.map(|_| cx.variables.new_slot());
     cx.variables.declare(target, value, Argument::index(cx.geos.len()))?;
     cx.geos.push(geo);
@@ -104,20 +114,19 @@ fn geo(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 /// A block that is being read.
 struct Reader {
     geo: Geo,
-    by_text: HashMap<Box<str>, u32>,
     has_entries: bool,
 }
 
 impl Reader {
-    fn entry(&mut self, entry: &Node, cx: &mut Cx) -> Result<(), Diagnostic> {
-        let name = &*entry.name.text;
+    fn entry(&mut self, entry: &Entry<'_>, cx: &mut Cx) -> Result<(), Diagnostic> {
+        let name = entry.name.text;
         let word = match (name, &entry.args[..]) {
             ("ranges", []) if self.has_entries => {
                 let message = "the \"ranges\" directive must be the first directive inside \"geo\" block";
                 return Err(Diagnostic::error(entry.span, message));
             }
             ("ranges", []) => {
-                self.geo.table = Table::Ranges { default: None, ranges: BTreeMap::new() };
+                self.geo.table = Table::Ranges { default: None, ranges: Ranges::default() };
                 return Ok(());
             }
             ("proxy_recursive", []) => {
@@ -149,15 +158,15 @@ impl Reader {
         Ok(())
     }
 
-    fn value(&mut self, word: &Word) -> u32 {
-        let values = &mut self.geo.values;
-        *self.by_text.entry((&word.text).into()).or_insert_with(|| {
-            values.push((&word.text).into());
-            (values.len() - 1) as u32
-        })
+    fn value(&mut self, word: &Cell<'_>) -> u32 {
+        self.geo.values.insert(word.text.as_bytes(), 0).unwrap_or_else(|there| there)
     }
 
-    fn default(&mut self, word: &Word, cx: &mut Cx) {
+    fn text(&self, value: u32) -> String {
+        String::from_utf8_lossy(self.geo.values.key(value)).into_owned()
+    }
+
+    fn default(&mut self, word: &Cell<'_>, cx: &mut Cx) {
         let value = self.value(word);
         let before = match &mut self.geo.table {
             Table::Networks(networks) => {
@@ -167,34 +176,30 @@ impl Reader {
             Table::Ranges { default, .. } => default.replace(value),
         };
         if let Some(before) = before {
-            let old = &self.geo.values[before as usize];
+            let old = self.text(before);
             let message = format!("duplicate default geo value: \"{}\", old value: \"{old}\"", word.text);
             cx.diagnostics.push(Diagnostic::warning(word.span, message));
         }
     }
 
-    fn add(&mut self, place: &Word, word: &Word, cx: &mut Cx) -> Result<(), Diagnostic> {
+    fn add(&mut self, place: &Cell<'_>, word: &Cell<'_>, cx: &mut Cx) -> Result<(), Diagnostic> {
         let value = self.value(word);
         let (what, before) = match &mut self.geo.table {
             Table::Networks(networks) => ("network", networks.insert(network(place, cx)?, value)),
-            Table::Ranges { ranges, .. } => ("range", add_range(ranges, range(place)?, value, place)?),
+            Table::Ranges { ranges, .. } => ("range", ranges.add(range(place)?, value).map_err(|there| overlaps(place, there))?),
         };
         if let Some(before) = before {
-            let (place, value, old) = (&place.text, &word.text, &self.geo.values[before as usize]);
+            let (place, value, old) = (place.text, word.text, self.text(before));
             let message = format!("duplicate {what} \"{place}\", value: \"{value}\", old value: \"{old}\"");
             cx.diagnostics.push(Diagnostic::warning(word.span, message));
         }
         Ok(())
     }
 
-    fn delete(&mut self, place: &Word, cx: &mut Cx) -> Result<(), Diagnostic> {
+    fn delete(&mut self, place: &Cell<'_>, cx: &mut Cx) -> Result<(), Diagnostic> {
         let (what, is_gone) = match &mut self.geo.table {
             Table::Networks(networks) => ("network", networks.remove(network(place, cx)?)),
-            Table::Ranges { ranges, .. } => {
-                let (start, end) = range(place)?;
-                let is_there = ranges.get(&start).is_some_and(|(there, _)| *there == end);
-                ("address range", is_there && ranges.remove(&start).is_some())
-            }
+            Table::Ranges { ranges, .. } => ("address range", ranges.remove(range(place)?)),
         };
         if !is_gone {
             let message = format!("no {what} \"{}\" to delete", place.text);
@@ -204,39 +209,12 @@ impl Reader {
     }
 }
 
-/// Adds a range that lies within one that is there, or beside all of them. Gives back the value of an equal one.
-fn add_range(
-    ranges: &mut BTreeMap<u32, (u32, u32)>,
-    (start, end): (u32, u32),
-    value: u32,
-    place: &Word,
-) -> Result<Option<u32>, Diagnostic> {
-    // Large tables are mostly sorted.
-    if ranges.last_key_value().is_none_or(|(_, (last, _))| *last < start) {
-        ranges.insert(start, (end, value));
-        return Ok(None);
-    }
-    let overlapped = ranges.range(..=end).next_back().map(|(first, (last, old))| (*first, *last, *old));
-    let Some((first, last, old)) = overlapped.filter(|(_, last, _)| *last >= start) else {
-        ranges.insert(start, (end, value));
-        return Ok(None);
-    };
-    if first > start || last < end {
-        let [first, last] = [first, last].map(Ipv4Addr::from_bits);
-        let message = format!("range \"{}\" overlaps \"{first}-{last}\"", place.text);
-        return Err(Diagnostic::error(place.span, message));
-    }
-    if first < start {
-        ranges.insert(first, (start - 1, old));
-    }
-    ranges.insert(start, (end, value));
-    if last > end {
-        ranges.insert(end + 1, (last, old));
-    }
-    Ok(((first, last) == (start, end)).then_some(old))
+fn overlaps(place: &Cell<'_>, (first, last): (u32, u32)) -> Diagnostic {
+    let [first, last] = [first, last].map(Ipv4Addr::from_bits);
+    Diagnostic::error(place.span, format!("range \"{}\" overlaps \"{first}-{last}\"", place.text))
 }
 
-fn range(word: &Word) -> Result<(u32, u32), Diagnostic> {
+fn range(word: &Cell<'_>) -> Result<(u32, u32), Diagnostic> {
     let parse = |text: &str| text.parse::<Ipv4Addr>().ok().map(Ipv4Addr::to_bits);
     let parsed = word.text.split_once('-').and_then(|(start, end)| Some((parse(start)?, parse(end)?)));
     parsed.filter(|(start, end)| start <= end).ok_or_else(|| {
@@ -245,8 +223,8 @@ fn range(word: &Word) -> Result<(u32, u32), Diagnostic> {
     })
 }
 
-fn network(word: &Word, cx: &mut Cx) -> Result<Network, Diagnostic> {
-    let text = &*word.text;
+fn network(word: &Cell<'_>, cx: &mut Cx) -> Result<Network, Diagnostic> {
+    let text = word.text;
     let parsed = Network::parse(text).filter(|parsed| parsed.network != Network::Unix).ok_or_else(|| {
         let diagnostic = Diagnostic::error(word.span, format!("invalid network \"{text}\""));
         diagnostic.help("an address, or a network such as 10.0.0.0/8")
@@ -259,26 +237,29 @@ fn network(word: &Word, cx: &mut Cx) -> Result<Network, Diagnostic> {
 }
 
 impl Networks {
-    /// Gives back the value that it had.
+    /// Sets the value of a network: the one it had.
     fn insert(&mut self, network: Network, value: u32) -> Option<u32> {
-        let Network::Inet { address, prefix } = network else { return None };
-        let family = if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
-        family.entry(std::cmp::Reverse(prefix)).or_default().insert(address, value)
+        match network {
+            Network::Inet { address: IpAddr::V4(ip), prefix } => self.v4.insert(ip.to_bits(), prefix, value),
+            Network::Inet { address: IpAddr::V6(ip), prefix } => self.v6.insert(ip.to_bits(), prefix, value),
+            Network::Unix => None,
+        }
     }
 
     fn remove(&mut self, network: Network) -> bool {
-        let Network::Inet { address, prefix } = network else { return false };
-        let family = if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
-        let lengths = family.get_mut(&std::cmp::Reverse(prefix));
-        lengths.is_some_and(|networks| networks.remove(&address).is_some())
+        let before = match network {
+            Network::Inet { address: IpAddr::V4(ip), prefix } => self.v4.remove(ip.to_bits(), prefix),
+            Network::Inet { address: IpAddr::V6(ip), prefix } => self.v6.remove(ip.to_bits(), prefix),
+            Network::Unix => None,
+        };
+        before.is_some()
     }
 
     fn find(&self, address: IpAddr) -> Option<u32> {
-        let family = if address.is_ipv4() { &self.v4 } else { &self.v6 };
-        family.iter().find_map(|(std::cmp::Reverse(prefix), networks)| {
-            let Network::Inet { address, .. } = Network::of(address, *prefix) else { return None };
-            networks.get(&address).copied()
-        })
+        match address {
+            IpAddr::V4(ip) => self.v4.find(ip.to_bits()),
+            IpAddr::V6(ip) => self.v6.find(ip.to_bits()),
+        }
     }
 }
 
@@ -291,8 +272,7 @@ impl Table {
                     IpAddr::V4(ip) => ip.to_bits(),
                     IpAddr::V6(_) => u32::MAX,
                 };
-                let below = ranges.range(..=bits).next_back();
-                below.filter(|(_, (end, _))| *end >= bits).map(|(_, (_, value))| *value).or(*default)
+                ranges.find(bits).or(*default)
             }
         }
     }
@@ -307,10 +287,10 @@ fn value(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool 
         return true;
     }
     let address = geo.address(request).map_or(Ipv4Addr::BROADCAST.into(), |ip| ip.to_canonical());
-    let value = geo.table.find(address).map_or("", |index| &geo.values[index as usize]);
-    out.extend_from_slice(value.as_bytes());
+    let value = geo.table.find(address).map_or(&b""[..], |index| geo.values.key(index));
+    out.extend_from_slice(value);
     if let Some(slot) = geo.slot {
-        request.set_slot(slot, value.as_bytes());
+        request.set_slot(slot, value);
     }
     true
 }
@@ -335,19 +315,19 @@ mod tests {
     use super::*;
     use crate::config::Span;
 
-    fn word(text: &str) -> Word {
-        Word { text: text.into(), span: Span::default(), quoted: false }
+    fn word(text: &str) -> Cell<'_> {
+        Cell { text, span: Span::default() }
     }
 
-    fn add(ranges: &mut BTreeMap<u32, (u32, u32)>, text: &str, value: u32) -> Result<Option<u32>, String> {
+    fn add(ranges: &mut Ranges, text: &str, value: u32) -> Result<Option<u32>, String> {
         let place = word(text);
         let range = range(&place).map_err(|diagnostic| diagnostic.message)?;
-        add_range(ranges, range, value, &place).map_err(|diagnostic| diagnostic.message)
+        ranges.add(range, value).map_err(|there| overlaps(&place, there).message)
     }
 
     #[test]
     fn ranges_nest_and_never_overlap() {
-        let mut ranges = BTreeMap::new();
+        let mut ranges = Ranges::default();
         assert_eq!(add(&mut ranges, "10.0.0.0-10.0.0.255", 1), Ok(None));
         assert_eq!(add(&mut ranges, "10.0.0.10-10.0.0.20", 2), Ok(None));
         assert_eq!(add(&mut ranges, "10.0.0.10-10.0.0.20", 3), Ok(Some(2)));
@@ -363,6 +343,7 @@ mod tests {
             let message = add(&mut ranges, text, 5).expect_err(text);
             assert!(message.contains(expected), "{message}");
         }
+        ranges.freeze();
         let table = Table::Ranges { default: Some(0), ranges };
         for (address, expected) in
             [("10.0.0.9", 1), ("10.0.0.10", 3), ("10.0.0.20", 3), ("10.0.0.21", 1), ("10.0.1.0", 0), ("::1", 4)]

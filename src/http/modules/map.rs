@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use crate::base::byte_table::ByteTable;
 use crate::base::wildcard::NameTable;
 use crate::config::directive::{Accepted, accepted, block};
-use crate::config::{Arity, Context, Diagnostic, Merge, Node, Word};
+use crate::config::{Arity, Context, Diagnostic, Entry, Merge, Node, Cell};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::regex::Regex;
@@ -57,8 +57,8 @@ impl BlockConf for Conf {}
 
 fn map(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let source = Script::compile(&node.args[0], cx)?;
-    let hostnames = node.children().iter().any(|entry| &*entry.name.text == "hostnames" && entry.args.is_empty());
-    let volatile = node.children().iter().any(|entry| &*entry.name.text == "volatile" && entry.args.is_empty());
+    let has = |word: &str| node.entries().any(|entry| entry.name.text == word && entry.args.is_empty());
+    let (hostnames, volatile) = (has("hostnames"), has("volatile"));
     let slot = (!volatile).then(|| cx.variables.new_slot());
     let wildcards = hostnames.then(NameTable::default);
     let mut map = Map {
@@ -71,8 +71,8 @@ fn map(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         scripts: Vec::new(),
         slot,
     };
-    for entry in node.children() {
-        if let Err(diagnostic) = map.add(cx, entry) {
+    for entry in node.entries() {
+        if let Err(diagnostic) = map.add(cx, &entry) {
             cx.diagnostics.push(diagnostic);
         }
     }
@@ -84,8 +84,8 @@ fn map(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 }
 
 impl Map {
-    fn add(&mut self, cx: &mut Cx, entry: &Node) -> Result<(), Diagnostic> {
-        let key = &*entry.name.text;
+    fn add(&mut self, cx: &mut Cx, entry: &Entry<'_>) -> Result<(), Diagnostic> {
+        let key = entry.name.text;
         if entry.args.is_empty() && matches!(key, "hostnames" | "volatile") {
             return Ok(());
         }
@@ -116,15 +116,15 @@ impl Map {
     }
 
     /// The number of a value.
-    fn target(&mut self, word: &Word, cx: &mut Cx) -> Result<u32, Diagnostic> {
+    fn target(&mut self, word: &Cell<'_>, cx: &mut Cx) -> Result<u32, Diagnostic> {
         let text = word.text.as_bytes();
         if let Some((number, _)) = self.values.get(text) {
             return Ok(number);
         }
         let mut script = PLAIN;
-        if script::has_variables(&word.text) {
+        if script::has_variables(word.text) {
             script = self.scripts.len() as u32;
-            self.scripts.push(Script::compile(word, cx)?);
+            self.scripts.push(Script::compile_text(word.text, word.span, cx)?);
         }
         Ok(self.values.insert(text, script).unwrap_or_else(|there| there))
     }
@@ -150,7 +150,7 @@ fn is_wildcard(key: &[u8]) -> bool {
     key.starts_with(b"*.") || key.starts_with(b".") || key.ends_with(b".*")
 }
 
-fn conflict(name: &Word) -> Diagnostic {
+fn conflict(name: &Cell<'_>) -> Diagnostic {
     Diagnostic::error(name.span, format!("conflicting parameter \"{}\"", name.text))
 }
 
