@@ -338,8 +338,10 @@ fn remote_user(request: &mut Request, _: &Argument, out: Out) -> bool {
         return false;
     }
     let Some(decoded) = base64::decode(value[6..].trim_ascii()) else { return false };
-    let user = decoded.split(|byte| *byte == b':').next().unwrap_or(b"");
-    some(user, out)
+    match memchr::memchr(b':', &decoded) {
+        Some(end) => some(&decoded[..end], out),
+        None => false,
+    }
 }
 
 /// 16 random bytes in hex, the same for the whole request.
