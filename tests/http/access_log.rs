@@ -187,6 +187,97 @@ fn a_log_may_be_compressed() {
     });
 }
 
+/// What `zcat` makes of a log; `None`: it is not whole.
+fn zcat(daemon: &Daemon, name: &str) -> Option<String> {
+    let output = std::process::Command::new("gzip")
+        .arg("-dc")
+        .arg(daemon.path(name))
+        .output()
+        .expect("gzip is installed");
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn a_compressed_log_is_whole_after_a_rotation_and_a_crash() {
+    use nix::sys::signal::Signal;
+    let conf = r#"
+http {
+    log_format uri '$uri $request_id';
+    access_log %%DIR%%/packed.gz uri gzip=9 buffer=4k flush=200ms;
+    server { listen 127.0.0.1:%%PORT_0%%; location / { return 200; } }
+}
+"#;
+    let daemon = Daemon::start(conf);
+    let ask = |from: usize, to: usize| {
+        let mut client = Client::connect(daemon.port(0));
+        (from..to).for_each(|number| drop(client.get(&format!("/{number}"))));
+    };
+    let count = |name: &str| zcat(&daemon, name).map_or(0, |text| text.lines().count());
+    ask(0, 500);
+    std::fs::rename(daemon.path("packed.gz"), daemon.path("packed.gz.1")).expect("moves");
+    daemon.signal(Signal::SIGUSR1);
+    wait_for("the new file", || daemon.path("packed.gz").exists().then_some(()));
+    ask(500, 1000);
+    wait_for("all lines", || (count("packed.gz.1") + count("packed.gz") == 1000).then_some(()));
+    // a worker that is killed loses what it had gathered, and leaves nothing that cannot be read
+    ask(1000, 1300);
+    let killed = daemon.worker();
+    crate::support::daemon::send(killed, Signal::SIGKILL);
+    wait_for("another worker", || daemon.workers_now().iter().any(|pid| *pid != killed).then_some(()));
+    ask(1300, 1400);
+    let lines = || zcat(&daemon, "packed.gz").unwrap_or_default();
+    wait_for("the last line", || lines().lines().any(|line| line.starts_with("/1399 ")).then_some(()));
+    let text = zcat(&daemon, "packed.gz").expect("it is whole");
+    let numbers: Vec<usize> = text
+        .lines()
+        .map(|line| line.split(['/', ' ']).nth(1).and_then(|word| word.parse().ok()).expect("a whole line"))
+        .collect();
+    assert!(numbers.is_sorted(), "{numbers:?}");
+    assert!((1300..1400).all(|number| numbers.contains(&number)));
+    // and one that is told to leave loses nothing
+    ask(1400, 1450);
+    daemon.stop(Signal::SIGQUIT);
+    assert!((1400..1450).all(|number| lines().contains(&format!("/{number} "))));
+}
+
+#[test]
+fn a_request_may_have_several_logs() {
+    let syslog = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port is free");
+    syslog.set_read_timeout(Some(crate::support::deadline::deadline())).expect("a time");
+    let conf = r#"
+http {
+    log_format raw escape=none '$http_x|$uri';
+    log_format shown escape=default '$http_x|$uri';
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        access_log %%DIR%%/raw.log raw;
+        access_log %%DIR%%/shown.log shown buffer=1k flush=50ms;
+        access_log syslog:server=127.0.0.1:%%SYSLOG%%,facility=local3,severity=crit,tag=web,nohostname raw;
+        access_log %%DIR%%/never.log raw if=$no_such_argument;
+        set $no_such_argument "";
+        location / { return 200; }
+        location /own { access_log %%DIR%%/own.log shown; return 200; }
+    }
+}
+"#;
+    let port = syslog.local_addr().expect("bound").port();
+    let daemon = Setup::new(conf).set("SYSLOG", port).start();
+    for path in ["/a", "/own"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nX: \"1\"\r\nConnection: close\r\n\r\n");
+        assert_eq!(fetch(daemon.port(0), &request).status, 200);
+    }
+    assert_eq!(daemon.wait_line("own.log", "own"), r"\x221\x22|/own");
+    assert_eq!(daemon.wait_line("shown.log", "a$"), r"\x221\x22|/a");
+    assert_eq!(daemon.read("raw.log"), "\"1\"|/a\n");
+    assert_eq!(daemon.read("never.log"), "");
+    let mut datagram = [0; 500];
+    let length = syslog.recv(&mut datagram).expect("it comes");
+    let text = String::from_utf8_lossy(&datagram[..length]).into_owned();
+    // local3 is 19, crit is 2
+    let pattern = r#"^<154>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d web: "1"\|/a$"#;
+    assert!(regex::Regex::new(pattern).expect("valid").is_match(&text), "{text}");
+}
+
 #[test]
 fn a_log_that_stays_open_follows_a_rotation() {
     let origin = Origin::saying("x");

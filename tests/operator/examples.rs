@@ -9,7 +9,7 @@ use crate::support::{Client, Daemon, Dns, Origin, fetch, get, wait_for};
 use super::place::shipped;
 
 /// The names of the tests here and there: an example without one is not shipped.
-const TESTED: &str = "balanced behind-proxy canary container discovery failover files json-log limits maintenance redirects status \
+const TESTED: &str = "balanced behind-proxy canary compression container discovery failover files json-log limits maintenance redirects status \
                       streams subpath uploads vhosts websocket";
 
 #[test]
@@ -46,6 +46,66 @@ fn failover() {
     let port = daemon.port(0);
     let post = fetch(port, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi");
     assert_eq!(post.text(), "second / a");
+}
+
+#[test]
+fn compression() {
+    let page = "<p>a page</p>".repeat(200);
+    let text = page.clone();
+    let application = Origin::replying(move |_| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n";
+        format!("{head}Content-Length: {}\r\n\r\n{text}", text.len()).into_bytes()
+    });
+    let gzip = |text: &str| {
+        let mut out = Vec::new();
+        let mut encoder = flate2::read::GzEncoder::new(text.as_bytes(), flate2::Compression::best());
+        std::io::Read::read_to_end(&mut encoder, &mut out).expect("memory");
+        out
+    };
+    let object = gzip("an object");
+    let store = Origin::replying(move |_| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\n";
+        [format!("{head}Content-Length: {}\r\n\r\n", object.len()).as_bytes(), &object].concat()
+    });
+    let changes = [
+        ("127.0.0.1:3000", &*application.address()),
+        ("127.0.0.1:4000", &*store.address()),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+    ];
+    let setup = example("compression.conf", &changes);
+    let setup = setup.file("site/public/assets/app.js", &page).file("site/public/assets/app.js.br", "brotli");
+    let daemon = setup.file("site/public/assets/app.js.gz", gzip(&page)).start();
+    let ask = |path: &str, accept: &str| {
+        let answer =
+            send(&daemon, &format!("GET {path} HTTP/1.1\r\nHost: a\r\nVia: a\r\nAccept-Encoding: {accept}"));
+        let coding = answer.header("content-encoding").unwrap_or("none").to_owned();
+        let text = match &*coding {
+            "br" if path == "/" => {
+                let mut text = String::new();
+                let mut decoder = brotli::Decompressor::new(&answer.body[..], 4096);
+                std::io::Read::read_to_string(&mut decoder, &mut text).expect("brotli");
+                text
+            }
+            "gzip" => {
+                let mut text = String::new();
+                let mut decoder = flate2::read::GzDecoder::new(&answer.body[..]);
+                std::io::Read::read_to_string(&mut decoder, &mut text).expect("gzip");
+                text
+            }
+            _ => answer.text(),
+        };
+        (coding, text, answer.header("vary").is_some())
+    };
+    let is = |coding: &str, text: &str, varies| (coding.to_owned(), text.to_owned(), varies);
+    assert_eq!(ask("/", "gzip, br"), is("br", &page, true));
+    assert_eq!(ask("/", "gzip"), is("gzip", &page, true));
+    assert_eq!(ask("/", "identity"), is("none", &page, true));
+    assert_eq!(ask("/assets/app.js", "gzip, br"), is("br", "brotli", true));
+    assert_eq!(ask("/assets/app.js", "gzip"), is("gzip", &page, true));
+    assert_eq!(ask("/assets/app.js", "identity"), is("none", &page, true));
+    assert_eq!(ask("/account/", "gzip, br"), is("none", &page, false));
+    assert_eq!(ask("/objects/1", "identity"), is("none", "an object", true));
+    assert_eq!(ask("/objects/1", "gzip"), is("gzip", "an object", true));
 }
 
 #[test]
