@@ -24,12 +24,9 @@ const FAMILIES: &[(&[&str], &str)] = &[
         &["fastcgi_*", "uwsgi_*", "scgi_*", "grpc_*", "memcached_*"],
         "\"proxy_pass\" to a backend that speaks HTTP/1.1 is the only way to a backend",
     ),
+    (&["dav_*", "create_full_put_path", "min_delete_depth"], "files are only read"),
     (
-        &["autoindex", "autoindex_*", "random_index", "dav_*", "create_full_put_path", "min_delete_depth"],
-        "directories are served by \"index\" only, and files are only read",
-    ),
-    (
-        &["image_filter*", "xslt_*", "xml_entities", "mp4*", "flv", "perl*", "js_*", "empty_gif"],
+        &["image_filter*", "xslt_*", "xml_entities", "mp4*", "flv", "perl*", "js_*"],
         "answers are passed on as they are: take this line out",
     ),
     (&["stream", "mail"], "only \"http\" is served: leave this block to another program"),

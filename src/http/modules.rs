@@ -151,7 +151,10 @@ modules! {
     proxy_store => [];
     proxy_pass  => [Content content];
     stub_status => [Content content];
+    empty_gif   => [Content content];
+    random_index => [Content content];
     index       => [Content content];
+    autoindex   => [Content content];
     gzip_static => [Content content] head head;
     static_file => [Content content];
     open_file_cache => [];

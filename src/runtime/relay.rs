@@ -130,13 +130,13 @@ async fn copy(source: &Io, target: &Io, length: u64, limits: &Limits) -> Result<
     Ok(moved)
 }
 
-/// Sends a part of a file.
+/// Sends a part of a file; `before`: bytes that the target has taken of the same answer already.
 ///
 /// Errors: `Eof` at the source when the file is shorter than it was said to be.
 pub async fn sendfile(
     file: BorrowedFd<'_>,
-    offset: u64,
-    length: u64,
+    (offset, length): (u64, u64),
+    before: u64,
     target: &Io,
     limits: &Limits,
 ) -> Result<u64, RelayError> {
@@ -149,7 +149,7 @@ pub async fn sendfile(
         });
         match sent.await {
             Ok(0) => return Err(RelayError { side: Side::Source, cause: Cause::Eof, moved }),
-            Ok(count) => moved = advance(target, moved, count),
+            Ok(count) => moved = advance(target, before + moved, count) - before,
             Err(cause) => return Err(RelayError { side: Side::Target, cause, moved }),
         }
     }
@@ -439,8 +439,8 @@ mod tests {
         });
         let (whole, short) = Runtime::new().unwrap().block_on(async move {
             let target = Io::register(target).unwrap();
-            let whole = sendfile(file.as_fd(), 100, 400_000, &target, &LIMITS).await.unwrap();
-            let short = sendfile(file.as_fd(), 499_990, 100, &target, &LIMITS).await.unwrap_err();
+            let whole = sendfile(file.as_fd(), (100, 400_000), 0, &target, &LIMITS).await.unwrap();
+            let short = sendfile(file.as_fd(), (499_990, 100), 0, &target, &LIMITS).await.unwrap_err();
             (whole, short)
         });
         assert_eq!(whole, 400_000);

@@ -92,21 +92,24 @@ fn is_cached(file: &File, offset: u64) -> bool {
     !matches!(outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// Bytes that are asked about at once: the kernel reads ahead in pieces of this order.
-pub const WINDOW_BYTES: u64 = 128 * 1024;
+/// Bytes between two that are asked about: the kernel reads ahead in pieces of this order.
+const STEP_BYTES: u64 = 256 * 1024;
 
-/// How many of `length` bytes from `offset` on can be sent without waiting for a disk, as far as their ends tell:
-/// the kernel is asked for the first and the last byte of each window.
+/// How many of `length` bytes from `offset` on can be sent without waiting for a disk, as far as one byte in each
+/// step and the last one tell.
 pub fn cached_bytes(file: &File, offset: u64, length: u64) -> u64 {
     let mut done = 0;
     while done < length {
-        let window = WINDOW_BYTES.min(length - done);
-        if !is_cached(file, offset + done) || !is_cached(file, offset + done + window - 1) {
-            break;
+        if !is_cached(file, offset + done) {
+            return done;
         }
-        done += window;
+        done += STEP_BYTES.min(length - done);
     }
-    done
+    if length == 0 || is_cached(file, offset + length - 1) {
+        length
+    } else {
+        (length - 1) / STEP_BYTES * STEP_BYTES
+    }
 }
 
 /// Has these bytes read into memory, waiting for the disk.

@@ -177,6 +177,17 @@ fn destination(request: &mut Request) -> Option<Vec<u8>> {
     is_meant.then(|| charset.to_vec(request))
 }
 
+/// Whether an answer of this type that is made here goes out in UTF-8.
+pub fn is_utf8(request: &mut Request, content_type: &[u8]) -> bool {
+    let conf: &'static Conf = &request.location.charset;
+    let told = match (request.charset.as_deref(), conf.charset.as_ref()) {
+        (Some(charset), _) => Some(charset.to_vec()),
+        (None, Some(Some(charset))) if conf.types.has(Some(content_type), TYPES) => Some(charset.to_vec(request)),
+        _ => None,
+    };
+    told.is_some_and(|charset| charset.eq_ignore_ascii_case(b"utf-8"))
+}
+
 /// The charset that the answer has, as far as somebody says it.
 fn source(request: &mut Request) -> Option<Vec<u8>> {
     if let Some(told) = request.response.headers.get(Id::ContentType).and_then(charset_of) {

@@ -26,6 +26,7 @@ use crate::base::path::steps_up;
 use crate::config::directive::{custom, flag, millis, number};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
 use crate::http::compile::Cx;
+use crate::http::modules::autoindex::Reading;
 use crate::http::modules::disable_symlinks::Links;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Verdict, Work};
@@ -228,6 +229,8 @@ pub type Outcome = Result<Found, Errno>;
 #[derive(Debug, Default)]
 pub struct Lookups {
     asked: Option<Question>,
+    /// A directory that is read.
+    pub reading: Option<Reading>,
     known: Vec<(Box<[u8]>, Purpose, Outcome)>,
 }
 

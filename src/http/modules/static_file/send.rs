@@ -123,7 +123,7 @@ async fn send_file(
             }
             cached => cached,
         };
-        let sent = relay::sendfile(file.as_fd(), at, part, client.io(), &limits).await;
+        let sent = relay::sendfile(file.as_fd(), (at, part), request.bytes_sent, client.io(), &limits).await;
         let moved = sent.as_ref().map_or_else(|error| error.moved, |moved| *moved);
         client.moved(request, moved);
         done += moved;

@@ -1,0 +1,200 @@
+//! Lists of directories: `autoindex`.
+//!
+//! Runs in the content phase for URIs that end with a slash, behind `index`. Touches: the file system, on the blocking
+//! pool, which makes the whole page: a directory may have a million names.
+//! Behaviour: nginx.org, ngx_http_autoindex_module. The page has a Content-Length, where nginx sends chunks.
+
+pub mod listing;
+mod page;
+
+use std::borrow::Cow;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::errno::Errno;
+
+use crate::config::directive::{flag, keyword};
+use crate::config::{Context, Inherit, Merge};
+use crate::http::modules::open_file_cache::{self, FileKind};
+use crate::http::modules::{BlockConf, Directive, charset, core, static_file};
+use crate::http::pipeline::{Reply, Verdict, Work, is_get_or_head};
+use crate::http::request::Request;
+use crate::http::response::{Body, Response};
+use crate::http::variable::Variable;
+use crate::log;
+use page::{Format, Page};
+
+const FORMATS: [Format; 4] = [Format::Html, Format::Json, Format::Jsonp, Format::Xml];
+const FORMAT_NAMES: &[&str] = &["html", "json", "jsonp", "xml"];
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    on: Inherit<bool>,
+    format: Inherit<usize>,
+    exact_size: Inherit<bool>,
+    localtime: Inherit<bool>,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    flag("autoindex", Context::ANY, |c| &mut c.on, "Lists directories that have no index file; off."),
+    keyword("autoindex_format", Context::ANY, FORMAT_NAMES, |c| &mut c.format, "The language of these lists; jsonp calls the function that the argument callback names; html."),
+    flag("autoindex_exact_size", Context::ANY, |c| &mut c.exact_size, "Shows sizes in bytes, instead of in K, M or G, in HTML; on."),
+    flag("autoindex_localtime", Context::ANY, |c| &mut c.localtime, "Shows times in the local zone, instead of in UTC, in HTML; off."),
+];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.on.merge(&outer.on);
+        self.format.merge(&outer.format);
+        self.exact_size.merge(&outer.exact_size);
+        self.localtime.merge(&outer.localtime);
+    }
+}
+
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        self.on.get(false)
+    }
+}
+
+/// What comes of reading a directory on another thread.
+pub type Reading = Arc<Mutex<Option<io::Result<Vec<u8>>>>>;
+
+/// Answers with what a directory holds.
+pub fn content(request: &mut Request) -> Verdict {
+    let conf: &'static Conf = &request.location.autoindex;
+    if !conf.on.get(false) || request.uri.last() != Some(&b'/') || !is_get_or_head(request.method) {
+        return Verdict::Next;
+    }
+    let mut path = Vec::new();
+    static_file::file_name(request, &mut path);
+    // its own answer for what is no directory, and what a link or two dots lead to
+    match open_file_cache::kind(request, &path, again) {
+        Err(work) => return Verdict::Work(work),
+        Ok(Ok(FileKind::Directory)) => {}
+        Ok(Ok(_)) => return failed(request, &path, Errno::ENOTDIR),
+        Ok(Err(errno)) => return failed(request, &path, errno),
+    }
+    let Some(page) = page(request, conf) else { return Verdict::Done(Reply::Status(400)) };
+    let run = move |path: &[u8]| listing::read(path).map(|items| page.render(&items));
+    read(request, path, run, finish)
+}
+
+fn again(request: &mut Request, _: u64) -> Verdict {
+    content(request)
+}
+
+/// Has a directory read on another thread; `then` finds the answer with [`taken`].
+pub fn read(
+    request: &mut Request,
+    path: Vec<u8>,
+    run: impl FnOnce(&[u8]) -> io::Result<Vec<u8>> + Send + 'static,
+    then: fn(&mut Request, u64) -> Verdict,
+) -> Verdict {
+    let reading = Reading::default();
+    request.lookups.get_or_insert_default().reading = Some(Arc::clone(&reading));
+    let run = move || {
+        let outcome = run(&path);
+        *reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        0
+    };
+    Verdict::Work(Box::new(Work { run: Box::new(run), then }))
+}
+
+/// What [`read`] has come to.
+pub fn taken(request: &mut Request) -> io::Result<Vec<u8>> {
+    let reading = request.lookups.as_deref_mut().and_then(|lookups| lookups.reading.take());
+    let outcome = reading.and_then(|reading| reading.lock().unwrap_or_else(PoisonError::into_inner).take());
+    outcome.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))
+}
+
+fn page(request: &mut Request, conf: &Conf) -> Option<Page> {
+    let mut format = FORMATS[conf.format.get(0)];
+    let mut callback = Vec::new();
+    if format == Format::Jsonp {
+        callback = callback_of(&request.args)?;
+        if callback.is_empty() {
+            format = Format::Json;
+        }
+    }
+    Some(Page {
+        format,
+        uri: request.uri.clone(),
+        callback,
+        has_exact_sizes: conf.exact_size.get(true),
+        is_local_time: conf.localtime.get(false),
+        is_utf8: charset::is_utf8(request, format.content_type()),
+    })
+}
+
+const CALLBACK_BYTES_MAX: usize = 128;
+
+/// The function that the argument `callback` names; `None`: it is none, and must not get into a script.
+fn callback_of(args: &[u8]) -> Option<Vec<u8>> {
+    let named = |pair: &&[u8]| pair.get(..9).is_some_and(|name| name.eq_ignore_ascii_case(b"callback="));
+    let Some(pair) = args.split(|byte| *byte == b'&').find(named) else { return Some(Vec::new()) };
+    let raw = &pair[9..];
+    if raw.len() > CALLBACK_BYTES_MAX {
+        return None;
+    }
+    let is_fit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+    raw.iter().all(is_fit).then(|| raw.to_vec())
+}
+
+fn finish(request: &mut Request, _: u64) -> Verdict {
+    match taken(request) {
+        Ok(page) => {
+            let conf: &'static Conf = &request.location.autoindex;
+            let asked = FORMATS[conf.format.get(0)];
+            let is_plain = asked == Format::Jsonp && !page.starts_with(b"/*");
+            let format = if is_plain { Format::Json } else { asked };
+            let response = Response::with_type(200, format.content_type());
+            Verdict::Done(Reply::Response(Box::new(response), Body::Bytes(Cow::Owned(page))))
+        }
+        Err(error) => {
+            let mut path = Vec::new();
+            static_file::file_name(request, &mut path);
+            failed(request, &path, Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+        }
+    }
+}
+
+fn failed(request: &mut Request, path: &[u8], errno: Errno) -> Verdict {
+    let status = match errno {
+        Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG => 404,
+        Errno::EACCES | Errno::ELOOP => 403,
+        _ => 500,
+    };
+    let (logger, path, error) = (core::error_log(request), log::Text(path), io::Error::from(errno));
+    if status == 500 {
+        log::crit!(logger, &*request, "opendir() \"{path}\" failed {}", log::Cause(&error));
+    } else {
+        log::error!(logger, &*request, "opendir() \"{path}\" failed {}", log::Cause(&error));
+    }
+    Verdict::Done(Reply::Status(status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_are_called() {
+        for (args, expected) in [
+            ("", Some("")),
+            ("callback=", Some("")),
+            ("a=b&callback=foo.bar_1", Some("foo.bar_1")),
+            ("callback=%61b", None),
+            ("callback=a-b", None),
+            ("callback=alert(1)", None),
+            ("callback=a%2fb", None),
+            ("other=x", Some("")),
+        ] {
+            assert_eq!(callback_of(args.as_bytes()), expected.map(|name| name.as_bytes().to_vec()), "{args}");
+        }
+        assert!(callback_of(format!("callback={}", "x".repeat(128)).as_bytes()).is_some());
+        assert_eq!(callback_of(format!("callback={}", "x".repeat(129)).as_bytes()), None);
+    }
+}

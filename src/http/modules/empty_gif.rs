@@ -1,0 +1,79 @@
+//! A picture of one transparent pixel: `empty_gif`.
+//!
+//! Runs in the content phase. Touches: nothing.
+//! Behaviour: nginx.org, ngx_http_empty_gif_module; GIF89a.
+
+use std::borrow::Cow;
+
+use crate::config::directive::custom;
+use crate::config::inherit::duplicate;
+use crate::config::{Arity, Context, Diagnostic, Merge, Node};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive, static_file};
+use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
+use crate::http::request::Request;
+use crate::http::response::{Body, Response};
+use crate::http::variable::Variable;
+use crate::proto::header::Id;
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    is_on: bool,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
+    "empty_gif",
+    Context::LOCATION,
+    Arity::exactly(0),
+    empty_gif,
+    "Answers with a picture of one transparent pixel.",
+)];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl Merge for Conf {
+    fn merge(&mut self, _: &Self) {}
+}
+
+impl BlockConf for Conf {
+    const INHERITS: bool = false; // it is the content of its own block
+    const INHERITS_NAMELESS: bool = true;
+
+    fn acts(&self) -> bool {
+        self.is_on
+    }
+}
+
+fn empty_gif(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if std::mem::replace(&mut conf.is_on, true) {
+        return Err(duplicate(node));
+    }
+    Ok(())
+}
+
+const PIXEL: &[u8] = b"GIF89a\
+    \x01\x00\x01\x00\x80\x01\x00\
+    \x00\x00\x00\xff\xff\xff\
+    \x21\xf9\x04\x01\x00\x00\x01\x00\
+    \x2c\x00\x00\x00\x00\x01\x00\x01\x00\x00\
+    \x02\x02\x4c\x01\x00\x3b";
+
+/// When it was last modified, as nginx says.
+const MODIFIED: (i64, &[u8]) = (23_349_600, b"Mon, 28 Sep 1970 06:00:00 GMT");
+
+pub fn content(request: &mut Request) -> Verdict {
+    if !is_get_or_head(request.method) {
+        return Verdict::Done(Reply::Status(405));
+    }
+    let mut response = Response::with_type(200, b"image/gif");
+    response.headers.push_id(Id::LastModified, MODIFIED.1);
+    Verdict::Done(match static_file::condition(request, MODIFIED.0, b"") {
+        Some(304) => {
+            response.status = 304;
+            response.headers.remove(Id::ContentType);
+            Reply::Response(Box::new(response), Body::Empty)
+        }
+        Some(status) => Reply::Status(status),
+        None => Reply::Response(Box::new(response), Body::Bytes(Cow::Borrowed(PIXEL))),
+    })
+}
