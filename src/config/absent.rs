@@ -12,7 +12,7 @@ const FAMILIES: &[(&[&str], &str)] = &[
     (&["post_action"], "take this line out"),
     (&["proxy_ssl_*"], "there is no TLS to backends: take this line out, and use http:// in \"proxy_pass\""),
     (
-        &["proxy_cache", "proxy_cache_*", "proxy_no_cache", "slice"],
+        &["proxy_cache", "proxy_cache_*", "proxy_no_cache"],
         "there is no cache: without this line each request goes to the backend",
     ),
     (

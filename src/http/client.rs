@@ -54,8 +54,9 @@ impl<'a> Client<'a> {
         Self { io: outer.io, output, filters: None, is_within: true, has_started: false, holds: false }
     }
 
-    /// What a subrequest answers into whose body is kept in memory, up to `max` bytes; 0: none of it is kept.
-    pub fn memory(io: &'a Io, max: usize) -> Self {
+    /// What a subrequest answers into whose body is kept in memory, up to `max` bytes (0: none of it is kept) or what
+    /// its location allows.
+    pub fn memory(io: &'a Io, max: Option<usize>) -> Self {
         Self {
             io,
             output: Output::memory(max),
@@ -121,6 +122,7 @@ impl<'a> Client<'a> {
         self.has_started = true;
         request.answered_us = Some(runtime::now_us());
         if self.is_within {
+            self.output.bound_memory(|| request.location.core.subrequest_output_buffer_size());
             return;
         }
         // The worker may have been told to leave while the answer was awaited (tests: a_late_answer_after_quit_ends_the_connection).
@@ -161,6 +163,11 @@ impl<'a> Client<'a> {
     /// How many more body bytes may be moved past [`Client::write`]: `None` when they must be framed or changed.
     pub fn raw_room(&self) -> Option<u64> {
         if self.filters.is_some() { None } else { self.output.raw_room() }
+    }
+
+    /// The body is changed on its way, or other answers become part of it.
+    pub fn has_filters(&self) -> bool {
+        self.filters.is_some()
     }
 
     /// False where no body follows the head: what is written is dropped.

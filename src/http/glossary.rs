@@ -82,6 +82,7 @@ pub static VARIABLES: &[(&str, &str)] = &[
     ("server_name", "The first name of the server that took the request."),
     ("server_port", "The port that took the request."),
     ("server_protocol", "HTTP/1.0 or HTTP/1.1."),
+    ("slice_range", "The part of an answer that is asked for with slice, as a Range: bytes=0-1048575."),
     ("status", "The status of the answer."),
     ("tcpinfo_rcv_space", "The window for what the client sends, in bytes."),
     ("tcpinfo_rtt", "The round trip time of the client's connection, in microseconds."),

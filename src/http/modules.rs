@@ -159,6 +159,7 @@ modules! {
     static_file => [Content content];
     open_file_cache => [];
     disable_symlinks => [];
+    slice       => [] head head;
     headers     => [] head add trailers add_trailers;
     userid      => [] head send;
     gunzip      => [] head head;

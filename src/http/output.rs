@@ -61,7 +61,7 @@ impl Special {
 #[derive(Debug)]
 struct Memory {
     kept: Vec<u8>,
-    max: usize,
+    max: Option<usize>,
 }
 
 /// The way of one response to its socket.
@@ -89,7 +89,8 @@ impl Output {
         output
     }
 
-    pub fn memory(max: usize) -> Self {
+    /// The body is kept, up to `max` bytes, or as [`Output::bound_memory`] says.
+    pub fn memory(max: Option<usize>) -> Self {
         let mut output = Self::default();
         output.special.get_or_insert_default().memory = Some(Memory { kept: Vec::new(), max });
         output
@@ -116,6 +117,14 @@ impl Output {
     /// A coding may hold bytes back, which [`Signal::Flush`] lets go.
     pub fn holds(&self) -> bool {
         self.special.as_deref().is_some_and(|special| special.holds)
+    }
+
+    /// Says how much is kept where nobody has said so before.
+    #[cold]
+    pub fn bound_memory(&mut self, max: impl FnOnce() -> usize) {
+        if let Some(memory) = self.special.as_deref_mut().and_then(|special| special.memory.as_mut()) {
+            memory.max.get_or_insert_with(max);
+        }
     }
 
     /// What [`Output::memory`] has kept.
@@ -315,10 +324,11 @@ impl Output {
             return self.emit_plain(io, data, signal, sent).await;
         };
         if let Some(Memory { kept, max }) = &mut special.memory {
-            if *max == 0 {
+            let max = max.unwrap_or(0);
+            if max == 0 {
                 return Ok(()); // only the status is asked for
             }
-            if kept.len() + data.len() > *max {
+            if kept.len() + data.len() > max {
                 let cause = format!("too big subrequest response: more than {max} bytes");
                 return Err(Error::ours(cause).by(Limit::SubrequestSize));
             }

@@ -134,6 +134,9 @@ pub async fn handle(
 }
 
 fn begin(request: &mut Request) -> Reply {
+    if request.is_subrequest() && request.slice.is_some() {
+        return run(request, Phase::Content).unwrap_or(Reply::Status(404)); // the request has gone the way before
+    }
     let read = if request.is_subrequest() { None } else { run(request, Phase::PostRead) };
     match read.or_else(|| run(request, Phase::ServerRewrite)) {
         Some(reply) => {

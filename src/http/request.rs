@@ -154,6 +154,8 @@ pub struct Request {
     pub charset: Option<Box<[u8]>>,
     /// Paths that other threads were asked for.
     pub lookups: Option<Box<modules::open_file_cache::Lookups>>,
+    /// The slice of the answer that is asked for.
+    pub slice: Option<Box<modules::slice::State>>,
     /// What SSI commands have set.
     pub ssi: Option<Box<modules::ssi::State>>,
     /// Bytes a second, when the upstream or `set $limit_rate` said so; 0: no limit.
@@ -225,6 +227,7 @@ impl Request {
             ranges: None,
             charset: None,
             lookups: None,
+            slice: None,
             ssi: None,
             limit_rate: None,
             depth: 0,
@@ -244,6 +247,17 @@ impl Request {
         sub.slots = std::mem::take(&mut self.slots);
         sub.ssi = self.ssi.take();
         sub.limits = std::mem::take(&mut self.limits); // what was counted once is not counted again
+        sub
+    }
+
+    /// A subrequest for a slice of the same answer, in the location that this request has come to.
+    pub fn sub_slice(&mut self, slice: Box<modules::slice::State>) -> Box<Self> {
+        let mut sub = self.sub(self.uri.clone(), self.args.clone());
+        sub.slice = Some(slice);
+        sub.location = self.location;
+        sub.captures = self.captures.clone();
+        (sub.method, sub.internal) = (self.method, self.internal);
+        (sub.uri_is_original, sub.left_location) = (self.uri_is_original, self.left_location);
         sub
     }
 
@@ -279,6 +293,7 @@ impl Request {
         self.slots = std::mem::take(&mut sub.slots);
         self.ssi = sub.ssi.take();
         self.limits = std::mem::take(&mut sub.limits);
+        self.slice = sub.slice.take();
         self.id = sub.id;
     }
 

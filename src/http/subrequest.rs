@@ -6,7 +6,7 @@
 use crate::http::body::Body;
 use crate::http::client::Client;
 use crate::http::error::Error;
-use crate::http::modules::core;
+use crate::http::modules::{core, slice};
 use crate::http::pipeline::{self, Ask, Verdict};
 use crate::http::request::Request;
 use crate::log;
@@ -34,8 +34,11 @@ pub struct Subrequest {
 pub enum Then {
     /// It stands where the subrequest stood.
     Insert,
-    /// It is kept, up to `max` bytes, and handed over with its status.
-    Keep { max: usize, done: Done },
+    /// The same, of a slice of the answer that it becomes a part of.
+    Slice(Box<slice::State>),
+    /// It is kept, up to `max` bytes or what the subrequest's location allows (`subrequest_output_buffer_size`), and
+    /// handed over with its status.
+    Keep { max: Option<usize>, done: Done },
 }
 
 /// Takes the status and the body of an answer that was kept, and the name it was asked for under.
@@ -59,9 +62,12 @@ pub async fn run(
         return Err(Error::ours("subrequests cycle"));
     }
     let uri = String::from_utf8_lossy(&subrequest.uri).into_owned();
-    let mut inner = request.sub(subrequest.uri, subrequest.args);
-    let outcome = match subrequest.then {
-        Then::Insert => {
+    let (mut inner, then) = match subrequest.then {
+        Then::Slice(state) => (request.sub_slice(state), Then::Insert),
+        then => (request.sub(subrequest.uri, subrequest.args), then),
+    };
+    let outcome = match then {
+        Then::Insert | Then::Slice(_) => {
             let mut within = Client::within(client);
             let outcome = handle(&mut inner, &mut within).await;
             client.resume(within);
@@ -89,7 +95,7 @@ pub async fn ask(request: &mut Request, client: &Client<'_>, ask: Ask) -> Result
         return Err(Error::ours("subrequests cycle"));
     }
     let mut inner = request.sub(ask.uri, Vec::new());
-    let mut memory = Client::memory(client.io(), 0);
+    let mut memory = Client::memory(client.io(), Some(0));
     let outcome = handle(&mut inner, &mut memory).await;
     let verdict = match outcome {
         Err(error) if error.status == 499 => Err(error),

@@ -105,7 +105,7 @@ async fn respond(
         Err(status) => return Ok(Some(Reply::Status(status))),
     };
     // What is matched lives as long as its arms: the body is awaited outside.
-    let step = start(request, client, &answer);
+    let step = start(request, client, &answer, outgoing);
     if step.as_ref().is_err_and(|error| error.side == Side::Upstream) {
         blame(request, session);
     }
@@ -139,12 +139,20 @@ enum Step {
 }
 
 /// A function of its own, so that no response lives in the future that waits for the body.
-fn start(request: &mut Request, client: &mut Client<'_>, answer: &Answer) -> Result<Step, Error> {
+fn start(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    answer: &Answer,
+    outgoing: &Outgoing,
+) -> Result<Step, Error> {
     Ok(match answer::begin(request, answer)? {
         Next::Reply(reply) => Step::Reply(reply),
         Next::Tunnel(response) => Step::Tunnel(Box::new(response)),
         Next::Body(response, length) => {
             client.start(request, response);
+            if client.has_filters() {
+                outgoing.lend(&mut request.body);
+            }
             Step::Body(length)
         }
     })

@@ -36,6 +36,7 @@ mod returns;
 mod rewrite;
 mod root;
 mod server_name;
+mod slice;
 mod slow;
 mod ssi;
 mod stub_status;

@@ -191,3 +191,51 @@ fn an_include_that_breaks_off_cuts_the_page() {
         assert!(response.text().starts_with("a<html>") && response.text().contains("502 Bad Gateway"));
     }
 }
+
+#[test]
+fn an_include_that_does_not_begin_at_the_root_lies_beside_its_page() {
+    let page = "[<!--#include virtual=\"part.html?x=1\" -->][<!--#include file=\"../text?x=2\" -->]";
+    let (_origin, daemon) = start(&[("deep down/page.html", page), ("deep down/part.html", "part")]);
+    assert_eq!(get(daemon.port(0), "/deep%20down/page.html").text(), "[part][text 2]");
+}
+
+/// nginx keeps a request's body for the subrequests of its answer.
+#[test]
+fn the_includes_of_a_proxied_page_have_the_request_s_body() {
+    let origin = Origin::replying(|request| {
+        let page = match request.target.as_str() {
+            "/page" => "[<!--#include virtual=\"/part\" -->]".to_owned(),
+            _ => format!("{}:{}", request.method, String::from_utf8_lossy(&request.body)),
+        };
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n";
+        format!("{head}Content-Length: {}\r\n\r\n{page}", page.len()).into_bytes()
+    });
+    let conf = "http { server { listen 127.0.0.1:%%PORT_0%%; ssi on; client_body_temp_path %%DIR%%/bodies;
+        location / { proxy_pass http://%%ORIGIN%%; }
+        location /file/ { client_body_in_file_only clean; proxy_pass http://%%ORIGIN%%/; } } }";
+    let daemon = Setup::new(conf).set("ORIGIN", origin.address()).start();
+    for path in ["/page", "/file/page"] {
+        let ask =
+            format!("PUT {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody");
+        assert_eq!(fetch(daemon.port(0), &ask).text(), "[GET:body]", "{path}");
+    }
+}
+
+#[test]
+fn how_much_of_an_answer_is_kept_says_the_location_that_answers() {
+    let (_origin, daemon) = {
+        let origin = Origin::saying(&"x".repeat(100));
+        let conf = "http { server { listen 127.0.0.1:%%PORT_0%%; root %%DIR%%/pages;
+            location / { ssi on; subrequest_output_buffer_size 10; }
+            location /small { subrequest_output_buffer_size 99; proxy_pass http://%%ORIGIN%%; }
+            location /large { subrequest_output_buffer_size 100; proxy_pass http://%%ORIGIN%%; } } }";
+        let page = "<!--#include virtual=\"$args\" set=\"x\" -->[<!--#echo var=\"x\" -->]";
+        let daemon = Setup::new(conf).set("ORIGIN", origin.address()).file("pages/a.html", page).start();
+        (origin, daemon)
+    };
+    assert_eq!(get(daemon.port(0), "/a.html?/large").text(), format!("[{}]", "x".repeat(100)));
+    let mut wire = Client::connect(daemon.port(0)).into_wire();
+    wire.send("GET /a.html?/small HTTP/1.1\r\nHost: a\r\n\r\n");
+    wire.rest();
+    daemon.wait_log("too big subrequest response: more than 99 bytes");
+}

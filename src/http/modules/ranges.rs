@@ -68,6 +68,33 @@ pub enum Plan {
 /// would become longer than the whole.
 const SMALL_PARTS_MAX: usize = 32;
 
+/// The part that a request asks for of an answer that comes in its own order.
+#[derive(Debug)]
+pub enum Single {
+    Whole,
+    Part(Range<u64>),
+    Unsatisfiable,
+}
+
+/// What of a response that has so many bytes the request asks for; it is told that it may ask for parts.
+pub fn single(request: &mut Request, size: u64) -> Single {
+    if request.location.ranges.max.get(u64::MAX) == 0 {
+        return Single::Whole;
+    }
+    let wanted = match request.header(Id::Range) {
+        Some(value) if is_same(request) => parse(value, size, 1),
+        _ => Wanted::Whole,
+    };
+    match wanted {
+        Wanted::Parts(mut parts) if parts.len() == 1 => Single::Part(parts.remove(0)),
+        Wanted::Unsatisfiable => Single::Unsatisfiable,
+        Wanted::Whole | Wanted::Parts(_) => {
+            accept(request);
+            Single::Whole
+        }
+    }
+}
+
 /// Cuts the parts that were asked for out of an answer that allows it.
 pub fn head(request: &mut Request) {
     let conf: &'static Conf = &request.location.ranges;
@@ -128,7 +155,7 @@ fn serve(request: &mut Request, parts: Parts, is_file: bool) {
 }
 
 /// Makes the response that of a range which cannot be had, with its page.
-fn refuse(request: &mut Request, size: u64, is_file: bool) {
+pub fn refuse(request: &mut Request, size: u64, is_file: bool) {
     let page = error_page::standard_body(request, 416);
     let response = &mut request.response;
     response.status = 416;
@@ -245,9 +272,16 @@ pub fn parse_date(value: &[u8]) -> Option<i64> {
 
 /// Passes a part of a body.
 #[derive(Debug)]
-struct Cut {
+pub struct Cut {
     skip: u64,
     left: u64,
+}
+
+impl Cut {
+    /// Leaves `skip` bytes out and passes `left` bytes behind them.
+    pub fn new(skip: u64, left: u64) -> Self {
+        Self { skip, left }
+    }
 }
 
 impl BodyFilter for Cut {

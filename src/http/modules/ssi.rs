@@ -303,6 +303,7 @@ impl Ssi {
             (Some(target), None) | (None, Some(target)) => expression::evaluate(request, target),
             _ => return Err("an SSI include needs either \"virtual\" or \"file\"".to_owned()),
         };
+        let target = beside(&request.uri, target);
         let (path, args) = match memchr::memchr(b'?', &target) {
             Some(at) => (&target[..at], target[at + 1..].to_vec()),
             None => (&*target, Vec::new()),
@@ -314,18 +315,29 @@ impl Ssi {
         }
         let then = match (command.get("set"), command.get("stub")) {
             (Some(name), _) => {
-                let max = request.location.core.subrequest_output_buffer_size();
-                Then::Keep { max, done: Done { name: name.to_ascii_lowercase(), take: keep_variable } }
+                Then::Keep { max: None, done: Done { name: name.to_ascii_lowercase(), take: keep_variable } }
             }
             (None, Some(stub)) => {
                 self.stub = Some(stub.to_vec());
-                Then::Keep { max: STUBBED_BYTES_MAX, done: Done { name: Vec::new(), take: keep_answer } }
+                Then::Keep { max: Some(STUBBED_BYTES_MAX), done: Done { name: Vec::new(), take: keep_answer } }
             }
             (None, None) => Then::Insert,
         };
         out.push(Piece::Subrequest(Subrequest { uri, args, then }));
         Ok(())
     }
+}
+
+/// A target that does not begin at the root begins where the page lies.
+fn beside(page: &[u8], target: Vec<u8>) -> Vec<u8> {
+    if target.first() == Some(&b'/') {
+        return target;
+    }
+    let folder = memchr::memrchr(b'/', page).map_or(&b""[..], |at| &page[..=at]);
+    let mut path = Vec::with_capacity(folder.len() + target.len());
+    escape_uri(folder, Escape::Uri, &mut path); // what follows is decoded once more
+    path.extend_from_slice(&target);
+    path
 }
 
 fn keep_variable(request: &mut Request, name: &[u8], _: u16, body: Vec<u8>) {

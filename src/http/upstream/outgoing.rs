@@ -188,6 +188,15 @@ impl Outgoing {
         }));
     }
 
+    /// Leaves a copy of the client's body, where all of it is here, for the subrequests of an answer.
+    pub fn lend(&self, body: &mut Body) {
+        if let Some(kept) = self.kept.clone()
+            && self.rest == Rest::Nothing
+        {
+            body.keep(self.bytes.get(kept).map(<[u8]>::to_vec));
+        }
+    }
+
     /// Back to the beginning, for another connection.
     pub fn rewind(&mut self) {
         debug_assert!(self.can_repeat());

@@ -1,0 +1,244 @@
+//! Answers that are fetched in slices of one size (`slice`, `$slice_range`).
+//!
+//! A body filter. Touches: nothing; each slice but the first is a subrequest that begins with the content of the
+//! request's own location. The slices come one after the other, and a client that leaves ends it.
+//! Behaviour: nginx.org, ngx_http_slice_module. A range is served also where the body is changed on its way.
+
+use std::io::Write;
+use std::ops::Range;
+
+use crate::base::number::parse_u64;
+use crate::config::directive::size;
+use crate::config::{Context, Inherit, Merge};
+use crate::http::error::Error;
+use crate::http::filter::{BodyFilter, Flow, Piece, Signal};
+use crate::http::modules::ranges::{self, Cut, Single};
+use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::request::Request;
+use crate::http::response::Response;
+use crate::http::subrequest::{Subrequest, Then};
+use crate::http::variable::{Argument, Variable, variable};
+use crate::log;
+use crate::proto::header::Id;
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    size: Inherit<u64>,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[size(
+    "slice",
+    Context::ANY,
+    |c| &mut c.size,
+    "Fetches answers in slices of this size, which $slice_range asks for: proxy_set_header Range $slice_range; 0.",
+)];
+
+pub static VARIABLES: &[Variable] = &[variable("slice_range", slice_range)];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.size.merge(&outer.size);
+    }
+}
+
+impl BlockConf for Conf {
+    fn acts(&self) -> bool {
+        self.size.get(0) > 0
+    }
+}
+
+/// Which slice is asked for, and what is known of the whole.
+#[derive(Debug)]
+pub struct State {
+    start: u64,
+    size: u64,
+    /// The tag that all slices must have.
+    etag: Option<Vec<u8>>,
+    /// The bytes of the whole that the client gets.
+    wanted: Range<u64>,
+    /// The slice has come as it was asked for.
+    is_answered: bool,
+}
+
+/// `bytes=FIRST-LAST` of the slice that is asked for; the first time, of the one that the client's range begins in.
+fn slice_range(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {
+    if request.slice.is_none() {
+        let size = request.location.slice.size.get(0);
+        if size == 0 || request.is_subrequest() || request.response.status != 0 {
+            return false;
+        }
+        let start = first_wanted(request) / size * size;
+        let state = State { start, size, etag: None, wanted: 0..0, is_answered: false };
+        request.slice = Some(Box::new(state));
+    }
+    let Some(State { start, size, .. }) = request.slice.as_deref() else { return false };
+    write!(out, "bytes={start}-{}", start.saturating_add(size - 1)).is_ok()
+}
+
+/// Where the client's range begins, as far as that is known before the size of the whole.
+fn first_wanted(request: &Request) -> u64 {
+    let Some(value) = request.header(Id::Range).filter(|_| request.header(Id::IfRange).is_none()) else { return 0 };
+    let Some((unit, range)) = value.split_at_checked(6) else { return 0 };
+    if !unit.eq_ignore_ascii_case(b"bytes=") || range.contains(&b',') {
+        return 0;
+    }
+    let range = range.trim_ascii_start();
+    let digits = range.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    parse_u64(&range[..digits]).filter(|first| i64::try_from(*first).is_ok()).unwrap_or(0)
+}
+
+/// Makes the whole's head of the first slice's, and sees to it that each slice is what was asked for.
+pub fn head(request: &mut Request) {
+    let Some(mut state) = request.slice.take() else { return };
+    if request.response.status != 206 && !request.is_subrequest() {
+        return; // no part: the answer is what it is
+    }
+    let (slice, whole) = match read(&request.response, &mut state) {
+        Ok(read) => read,
+        Err(why) => return refuse(request, state, &why),
+    };
+    if request.is_subrequest() {
+        request.filters.get_or_insert_default().add(state.cut(&slice));
+        (state.start, state.is_answered) = (slice.end, true);
+        request.slice = Some(state);
+        return;
+    }
+    let response = &mut request.response;
+    response.status = 200;
+    response.reason.clear();
+    response.content_length = Some(whole);
+    response.headers.remove(Id::ContentRange);
+    response.headers.remove(Id::AcceptRanges);
+    state.wanted = match ranges::single(request, whole) {
+        Single::Whole => 0..whole,
+        Single::Part(range) => {
+            request.response.status = 206;
+            request.response.content_length = Some(range.end - range.start);
+            let text = format!("bytes {}-{}/{whole}", range.start, range.end - 1);
+            request.response.headers.push_id(Id::ContentRange, text.as_bytes());
+            range
+        }
+        Single::Unsatisfiable => return ranges::refuse(request, whole, false),
+    };
+    let cut = state.cut(&slice);
+    // the next one: behind it, or where the client's part begins, also if that could not be known before
+    let first = state.wanted.start / state.size * state.size;
+    state.start = if slice.start > first { first } else { slice.end.max(first) };
+    let cut = if slice.start > first { Cut::new(0, 0) } else { cut };
+    request.filters.get_or_insert_default().add(Slices { cut, state: Some(state) });
+}
+
+/// The bytes that an answer brings, and how many the whole has. Errors: it is not what was asked for.
+fn read(response: &Response, state: &mut State) -> Result<(Range<u64>, u64), String> {
+    if response.status != 206 {
+        return Err(format!("unexpected status code {} in slice response", response.status));
+    }
+    let etag = response.headers.get(Id::Etag);
+    if state.etag.is_some() && state.etag.as_deref() != etag {
+        return Err("etag mismatch in slice response".into());
+    }
+    state.etag = etag.map(<[u8]>::to_vec);
+    let range = response.headers.get(Id::ContentRange).and_then(content_range);
+    let Some((slice, whole)) = range else { return Err("invalid range in slice response".into()) };
+    let Some(whole) = whole else { return Err("no complete length in slice response".into()) };
+    if slice.start != state.start || slice.end != state.start.saturating_add(state.size).min(whole) {
+        return Err(format!("unexpected range in slice response: {}-{}", slice.start, slice.end));
+    }
+    Ok((slice, whole))
+}
+
+/// Reads `bytes FIRST-LAST/SIZE`; a size of `*` is not known.
+fn content_range(value: &[u8]) -> Option<(Range<u64>, Option<u64>)> {
+    let (unit, rest) = value.split_at_checked(6)?;
+    let rest = rest.trim_ascii();
+    let dash = memchr::memchr(b'-', rest)?;
+    let slash = memchr::memchr(b'/', rest)?;
+    let first = parse_u64(rest.get(..dash)?.trim_ascii())?;
+    let last = parse_u64(rest.get(dash + 1..slash)?.trim_ascii())?;
+    let size = match rest[slash + 1..].trim_ascii() {
+        b"*" => None,
+        digits => Some(parse_u64(digits)?),
+    };
+    let is_range = unit.eq_ignore_ascii_case(b"bytes ") && first <= last;
+    is_range.then_some((first..last.checked_add(1)?, size))
+}
+
+/// The whole cannot be made: where nothing of it has been sent, the client is told so.
+#[cold]
+fn refuse(request: &mut Request, state: Box<State>, why: &str) {
+    log::error!(core::error_log(request), &*request, "{why}");
+    request.filters.get_or_insert_default().add(Cut::new(0, 0));
+    if request.is_subrequest() {
+        request.slice = Some(state);
+        return;
+    }
+    request.response = Response::new(502);
+    request.response.content_length = Some(0);
+}
+
+impl State {
+    /// What the client gets of a slice.
+    fn cut(&self, slice: &Range<u64>) -> Cut {
+        let first = self.wanted.start.clamp(slice.start, slice.end);
+        let end = self.wanted.end.clamp(first, slice.end);
+        Cut::new(first - slice.start, end - first)
+    }
+}
+
+/// Passes what is wanted of the first slice, and has the others follow it.
+#[derive(Debug)]
+struct Slices {
+    cut: Cut,
+    /// `None` while a subrequest has it.
+    state: Option<Box<State>>,
+}
+
+impl BodyFilter for Slices {
+    fn push(
+        &mut self,
+        request: &mut Request,
+        data: &[u8],
+        signal: Signal,
+        out: &mut Vec<Piece>,
+    ) -> Result<Flow, Error> {
+        self.cut.push(request, data, signal, out)?;
+        if signal != Signal::End {
+            return Ok(Flow::Done);
+        }
+        let state = match self.state.take() {
+            Some(state) => state,
+            None => request.slice.take().filter(|state| state.is_answered).ok_or_else(|| missing(request))?,
+        };
+        if state.start >= state.wanted.end {
+            self.state = Some(state);
+            return Ok(Flow::Done);
+        }
+        let then = Then::Slice(Box::new(State { is_answered: false, ..*state }));
+        out.push(Piece::Subrequest(Subrequest { uri: request.uri.clone(), args: request.args.clone(), then }));
+        Ok(Flow::Wait)
+    }
+}
+
+fn missing(request: &Request) -> Error {
+    let why = "missing slice response";
+    log::error!(core::error_log(request), request, "{why}");
+    Error::ours(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_range_of_a_part_is_read() {
+        let read = |text: &str| content_range(text.as_bytes());
+        assert_eq!(read("bytes 0-1/10"), Some((0..2, Some(10))));
+        assert_eq!(read("Bytes  4 - 9 / 10 "), Some((4..10, Some(10))));
+        assert_eq!(read("bytes 0-1/*"), Some((0..2, None)));
+        let bad = ["", "bytes", "bytes ", "bytes 0-1", "bytes */10", "bytes 2-1/10", "items 0-1/2", "bytes /-", "bytes 0-/1",
+            "bytes 0-18446744073709551615/1", "bytes 0/1-2"];
+        for text in bad {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}
