@@ -33,6 +33,10 @@ impl<T> Inherit<T> {
         self.0.as_ref().map(|(value, _)| value)
     }
 
+    pub fn as_mut(&mut self) -> Option<&mut T> {
+        self.0.as_mut().map(|(value, _)| value)
+    }
+
     pub fn is_set(&self) -> bool {
         self.0.is_some()
     }

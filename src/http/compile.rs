@@ -266,7 +266,10 @@ fn server(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 fn location(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let (kind, name) = location_kind(node)?;
     cx.open.push(Open::default());
-    let partial = cx.block(node, Context::LOCATION);
+    let mut partial = cx.block(node, Context::LOCATION);
+    if let Some(warning) = partial.core.as_mut().and_then(|core| core.place_alias(&kind, name)) {
+        cx.diagnostics.push(warning);
+    }
     let inside = cx.open.pop().unwrap_or_default();
     let kind = match kind {
         Kind::Regex(regex) => Kind::Regex(regex.declare(&mut cx.variables)),

@@ -42,6 +42,7 @@ mod ssi;
 mod stub_status;
 mod sub_filter;
 mod termination;
+mod traversal;
 mod try_files;
 mod userid;
 mod variables;

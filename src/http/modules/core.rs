@@ -22,6 +22,7 @@ use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Diagnostics, Inherit, Merge, Node, Span, params};
 use crate::http::body::MinRate;
 use crate::http::compile::Cx;
+use crate::http::location::Kind;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::script::Script;
@@ -45,6 +46,8 @@ pub struct Root {
     pub path: Script,
     /// The matched part of the URI is replaced (`alias`) instead of kept (`root`).
     pub is_alias: bool,
+    /// How many bytes of the URI an `alias` stands for, those of its own location's name; `None`: for all of it.
+    pub replaced: Option<usize>,
     /// How often the path itself leads up: what a request adds must not.
     pub steps_up: usize,
 }
@@ -311,6 +314,19 @@ impl Conf {
         self.log_not_found.get(true)
     }
 
+    /// Tells an `alias` of a location what it stands for. Errors: a warning where its files lie open.
+    pub fn place_alias(&mut self, kind: &Kind, name: &str) -> Option<Diagnostic> {
+        let span = self.root.span()?;
+        let root = self.root.as_mut().filter(|root| root.is_alias)?;
+        root.replaced = (!matches!(kind, Kind::Regex(_))).then_some(name.len());
+        let is_open = matches!(kind, Kind::Prefix | Kind::PrefixFinal) && !name.ends_with('/');
+        let path = root.path.as_text().unwrap_or(b"");
+        (is_open && path.ends_with(b"/")).then(|| {
+            let message = format!("\"{name}../\" would lead out of the directory of this \"alias\", and is answered with 404");
+            Diagnostic::warning(span, message).help(format!("end both with a slash: location {name}/"))
+        })
+    }
+
     pub fn root(&self) -> Option<&Root> {
         self.root.as_ref()
     }
@@ -423,7 +439,7 @@ fn set_root(conf: &mut Conf, cx: &mut Cx, node: &Node, is_alias: bool) -> Result
     }
     let path = Script::compile_text(&text, node.arg_span(0), cx)?;
     let steps_up = steps_up(text.as_bytes());
-    if !conf.root.set(Root { path, is_alias, steps_up }, node.span) {
+    if !conf.root.set(Root { path, is_alias, replaced: Some(0), steps_up }, node.span) {
         let message = match conf.root.as_ref() {
             Some(first) if first.is_alias != is_alias => {
                 format!("\"{}\" directive is duplicate, \"{}\" directive was specified earlier", node.name.text, if is_alias { "root" } else { "alias" })

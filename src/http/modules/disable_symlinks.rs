@@ -93,16 +93,14 @@ impl Links {
         let Some(Setting { rule, from }) = location.disable_symlinks.setting.as_ref() else {
             return Self { rule: Rule::Off, skip: 0 };
         };
-        let skip = match from {
-            None => 0,
-            Some(from) => {
-                let from = from.to_vec(request);
-                let start = from.strip_suffix(b"/").unwrap_or(&from);
-                let is_above = path.strip_prefix(start).is_some_and(|rest| rest.starts_with(b"/"));
-                if is_above { start.len() } else { 0 }
-            }
-        };
-        Self { rule: *rule, skip }
+        let Some(from) = from else { return Self { rule: *rule, skip: 0 } };
+        let from = from.to_vec(request);
+        let start = from.strip_suffix(b"/").unwrap_or(&from);
+        match path.strip_prefix(start) {
+            Some(b"") => Self { rule: Rule::Off, skip: 0 },
+            Some([b'/', ..]) => Self { rule: *rule, skip: start.len() },
+            _ => Self { rule: *rule, skip: 0 },
+        }
     }
 
     pub fn are_followed(&self) -> bool {

@@ -269,6 +269,14 @@ pub fn kind(
     look(request, path, Purpose::Kind, again).map(|found| found.map(|found| found.kind()))
 }
 
+/// The mode of what is under a path, where nobody can wait for another thread; `None`: no link is in its way, and a
+/// plain `stat` says the same.
+pub fn mode_without_links(request: &mut Request, path: &[u8]) -> Option<nix::Result<u32>> {
+    let links = Links::of(request, path);
+    let mode = || Ok(nix::sys::stat::fstat(links.open(path, file::ASK)?)?.st_mode);
+    (!links.are_followed()).then(mode)
+}
+
 fn look(
     request: &mut Request,
     path: &[u8],

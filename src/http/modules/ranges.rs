@@ -108,10 +108,11 @@ pub fn head(request: &mut Request) {
 
 fn cut(request: &mut Request, max: u64) {
     let Some(size) = request.response.content_length else { return };
-    if max == 0 || request.filters.is_some() || request.coding.is_some() {
+    if max == 0 || request.coding.is_some() {
         return;
     }
-    let is_file = matches!(request.ranges.as_deref(), Some(Plan::Asked));
+    // what is recoded without another length is cut behind that
+    let is_file = request.filters.is_none() && matches!(request.ranges.as_deref(), Some(Plan::Asked));
     let max = if is_file { usize::try_from(max).unwrap_or(usize::MAX) } else { 1 };
     let wanted = match request.header(Id::Range) {
         Some(value) if is_same(request) => parse(value, size, max),

@@ -85,13 +85,10 @@ pub fn file_name(request: &mut Request, out: &mut Vec<u8>) {
     match location.core.root() {
         Some(root) => {
             root.path.evaluate(request, out);
-            let rest = match root.is_alias {
-                true if matches!(location.kind, crate::http::location::Kind::Regex(_)) => match request.adds_uri_to_alias {
-                    true => &request.uri,
-                    false => &b""[..],
-                },
-                true => request.uri.get(location.name.len()..).unwrap_or(b""),
-                false => &request.uri,
+            let rest = match root.replaced {
+                Some(count) => request.uri.get(count..).unwrap_or(b""),
+                None if request.adds_uri_to_alias => &request.uri,
+                None => b"",
             };
             out.extend_from_slice(rest);
         }

@@ -10,7 +10,6 @@ use crate::config::inherit::duplicate;
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, Word};
 use crate::http::compile::Cx;
-use crate::http::location::Kind;
 use crate::http::modules::open_file_cache::{self, FileKind};
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Reply, Verdict};
@@ -153,27 +152,24 @@ fn find(request: &mut Request, last: &'static Last) -> Verdict {
     })
 }
 
-/// A name without the location's own, where the files are below an `alias` for it.
+/// A name without what an `alias` stands for.
 fn below_root(request: &Request, name: Vec<u8>) -> Vec<u8> {
-    if !replaces_name(request) {
-        return name;
-    }
-    match name.strip_prefix(request.location.name.as_bytes()) {
+    match replaced(request).and_then(|start| name.strip_prefix(start)) {
         Some(rest) => rest.to_vec(),
         None => name,
     }
 }
 
-/// The location has an `alias`, which stands for its name.
-fn replaces_name(request: &Request) -> bool {
-    let location = request.location;
-    location.core.root().is_some_and(|root| root.is_alias) && !matches!(location.kind, Kind::Regex(_))
+/// The part of the path that an `alias` stands for.
+fn replaced(request: &Request) -> Option<&[u8]> {
+    let root = request.location.core.root().filter(|root| root.is_alias)?;
+    request.uri.get(..root.replaced?)
 }
 
 /// Makes the name the request's path.
 fn found(request: &mut Request, name: Vec<u8>, is_directory: bool) {
-    if replaces_name(request) {
-        request.uri = [request.location.name.as_bytes(), &name].concat();
+    if let Some(start) = replaced(request) {
+        request.uri = [start, &name].concat();
     } else if request.location.core.root().is_some_and(|root| root.is_alias) {
         // The `alias` of a regular expression is the whole path but for what was found below it.
         if !is_directory && !name.is_empty() {

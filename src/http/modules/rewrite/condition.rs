@@ -5,13 +5,13 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{Run, replacement};
 use crate::config::{Diagnostic, Node, Span, Word};
 use crate::http::compile::Cx;
-use crate::http::modules::core;
+use crate::http::modules::{core, open_file_cache};
 use crate::http::regex::Regex;
 use crate::http::request::Request;
 use crate::http::script::Script;
@@ -119,19 +119,23 @@ fn matches(pattern: &str, regex: &'static Regex, subject: &[u8], request: &mut R
     }
 }
 
-fn leads_to(kind: Kind, path: &[u8], request: &Request) -> bool {
-    match std::fs::metadata(Path::new(OsStr::from_bytes(path))) {
-        Ok(metadata) => match kind {
-            Kind::Plain => metadata.is_file(),
-            Kind::Directory => metadata.is_dir(),
+fn leads_to(kind: Kind, path: &[u8], request: &mut Request) -> bool {
+    let mode = match open_file_cache::mode_without_links(request, path) {
+        Some(mode) => mode.map_err(std::io::Error::from),
+        None => std::fs::metadata(Path::new(OsStr::from_bytes(path))).map(|metadata| metadata.mode()),
+    };
+    match mode {
+        Ok(mode) => match kind {
+            Kind::Plain => mode & libc::S_IFMT == libc::S_IFREG,
+            Kind::Directory => mode & libc::S_IFMT == libc::S_IFDIR,
             Kind::Any => true,
-            Kind::Executable => metadata.permissions().mode() & 0o100 != 0,
+            Kind::Executable => mode & 0o100 != 0,
         },
         Err(error) => {
             // ENOENT, ENOTDIR and ENAMETOOLONG are answers.
             if !matches!(error.raw_os_error(), Some(2 | 20 | 36)) {
                 let (path, cause) = (log::Text(path), log::Cause(&error));
-                log::error!(core::error_log(request), request, "stat() \"{}\" failed {}", path, cause);
+                log::error!(core::error_log(request), &*request, "stat() \"{}\" failed {}", path, cause);
             }
             false
         }
