@@ -14,6 +14,7 @@ pub mod configurations;
 mod disable_symlinks;
 mod empty_gif;
 mod error_page;
+mod filters;
 mod framing;
 mod geo;
 mod gunzip;

@@ -24,8 +24,8 @@ pub struct Conf {
 }
 
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    text("add_before_body", Context::ANY, |c| &mut c.before, "The URI whose answer stands before an answer's body; \"\" for none."),
-    text("add_after_body", Context::ANY, |c| &mut c.after, "The URI whose answer stands behind an answer's body; \"\" for none."),
+    text("add_before_body", Context::ANY, |c| &mut c.before, "The URI whose answer stands before an answer's body. Nothing does where it is empty."),
+    text("add_after_body", Context::ANY, |c| &mut c.after, "The URI whose answer stands behind an answer's body. Nothing does where it is empty."),
     custom("addition_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, that something is added to; *: all."),
 ];
 

@@ -50,7 +50,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("source_charset", CONTEXTS, Arity::exactly(1), source_charset, "The charset that texts have; where \"charset\" is another one they are recoded."),
     flag("override_charset", CONTEXTS, |c| &mut c.overrides, "Recodes also answers of upstreams that tell a charset of their own; off."),
     custom("charset_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, that have a charset, *: all; text/html text/xml text/plain text/vnd.wap.wml application/javascript application/rss+xml."),
-    block("charset_map", Context::HTTP, Arity::exactly(2), charset_map, "How bytes of a charset are recoded to another one or to utf-8, and back: 80 E282AC;"),
+    block("charset_map", Context::HTTP, Arity::exactly(2), charset_map, "How bytes of a charset are recoded to another one or to utf-8, and back. An entry is a byte and a character, in hexadecimal."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
