@@ -58,9 +58,9 @@ pub fn head(request: &mut Request) {
 /// Looks back 2 MiB at most, through tables of 8 MiB: clients take a window of 8 MiB (RFC 9659), but it is memory
 /// for each answer under way. Levels up to 5 have less of their own, and up to 9 such tables.
 const BITS_MAX: u32 = 21;
-/// Encoders that wait in a worker, and the level above which they are too large for that.
+/// Encoders that wait in a worker, and the size above which they do not.
 const IDLE_MAX: usize = 4;
-const IDLE_LEVEL_MAX: i32 = 9;
+const IDLE_BYTES_MAX: usize = 4 * 1024 * 1024; // those of the levels up to 4 are smaller
 
 thread_local! {
     static IDLE: RefCell<Vec<CCtx<'static>>> = const { RefCell::new(Vec::new()) };
@@ -130,7 +130,8 @@ impl Engine for Zstd {
 impl Drop for Zstd {
     fn drop(&mut self) {
         let Some(mut context) = self.context.take() else { return };
-        if self.level > IDLE_LEVEL_MAX || context.reset(ResetDirective::SessionAndParameters).is_err() {
+        let is_large = context.sizeof() > IDLE_BYTES_MAX;
+        if is_large || context.reset(ResetDirective::SessionAndParameters).is_err() {
             return;
         }
         IDLE.with_borrow_mut(|idle| {
