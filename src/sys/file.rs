@@ -165,6 +165,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_pushed_out_of_memory_is_known_to_be() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&vec![7; 3_000_000]).unwrap();
+        file.as_file().sync_all().unwrap();
+        let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        nix::fcntl::posix_fadvise(file.as_file(), 0, 0, advice).unwrap();
+        let is_memory = nix::sys::statfs::fstatfs(file.as_file()).unwrap().filesystem_type()
+            == nix::sys::statfs::TMPFS_MAGIC;
+        assert_eq!(cached_bytes(file.as_file(), 0, 3_000_000), if is_memory { 3_000_000 } else { 0 });
+        warm(file.as_file(), 0, 3_000_000).unwrap();
+        assert_eq!(cached_bytes(file.as_file(), 0, 3_000_000), 3_000_000);
+        assert_eq!(cached_bytes(file.as_file(), 5, 0), 0);
+    }
+
+    #[test]
     fn links_are_refused_where_they_may_not_be() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("a")).unwrap();

@@ -9,6 +9,7 @@ mod auth_request;
 mod autoindex;
 mod body;
 mod charset;
+mod cold_files;
 mod conditions;
 pub mod configurations;
 mod disable_symlinks;
