@@ -15,11 +15,8 @@ const FAMILIES: &[(&[&str], &str)] = &[
         &["proxy_cache", "proxy_cache_*", "proxy_no_cache"],
         "there is no cache: without this line each request goes to the backend",
     ),
-    (
-        &["auth_jwt*", "auth_delay", "valid_referers", "referer_hash_*", "secure_link*"],
-        "there is no access control: do not serve what this line protects",
-    ),
-    (&["geoip_*", "ancient_browser*", "modern_browser*"], "\"map\" may do instead"),
+    (&["auth_jwt*"], "there is no access control: do not serve what this line protects"),
+    (&["geoip_*"], "\"map\" may do instead"),
     (
         &["fastcgi_*", "uwsgi_*", "scgi_*", "grpc_*", "memcached_*"],
         "\"proxy_pass\" to a backend that speaks HTTP/1.1 is the only way to a backend",

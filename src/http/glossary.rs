@@ -4,6 +4,7 @@
 
 /// By name; families end with an underscore.
 pub static VARIABLES: &[(&str, &str)] = &[
+    ("ancient_browser", "The value of ancient_browser_value where the browser is no modern one, else empty."),
     ("arg_", "The argument of this name in the request line."),
     ("args", "The arguments in the request line."),
     ("binary_remote_addr", "The client's address in 4 or 16 bytes, for keys."),
@@ -32,13 +33,17 @@ pub static VARIABLES: &[(&str, &str)] = &[
     ("hostname", "The name of the machine."),
     ("http_", "The request's field of this name, in lower case and with underscores."),
     ("https", "on over TLS, else empty."),
+    ("invalid_referer", "1 where Referer is none of valid_referers, else empty."),
     ("is_args", "A question mark where the request has arguments, else empty."),
     ("is_request_port", "A colon where $request_port has a value, else empty."),
     ("limit_conn_status", "What limit_conn made of the request: PASSED, REJECTED or REJECTED_DRY_RUN."),
     ("limit_rate", "The rate in bytes a second at which the answer is sent; it can be set."),
     ("limit_req_status", "What limit_req made of the request: PASSED, DELAYED, REJECTED, or with _DRY_RUN."),
+    ("modern_browser", "The value of modern_browser_value where the browser is a modern one, else empty."),
     ("msec", "The time in seconds since 1970, with milliseconds."),
+    ("msie", "1 for Internet Explorer, else empty."),
     ("nginx_version", "The version of pronghorn."),
+    ("parent_id", "The span of the client in its traceparent; no value where the trace begins here."),
     ("pid", "The process id of the worker."),
     ("pipe", "p for a pipelined request, else a dot."),
     ("pronghorn_version", "The version of pronghorn."),
@@ -76,6 +81,11 @@ pub static VARIABLES: &[(&str, &str)] = &[
     ("response_send_time", "From the head of the answer to now, in the log to its last byte; in seconds."),
     ("response_wait_time", "From the first byte of the request to the head of the answer, in seconds."),
     ("scheme", "http or https."),
+    (
+        "secure_link",
+        "1 for a link that is right, 0 where its time is over, else empty; with secure_link_secret the link.",
+    ),
+    ("secure_link_expires", "The second of the end of the link."),
     ("sent_http_", "The answer's field of this name, in lower case and with underscores."),
     ("sent_trailer_", "The field of this name behind the answer's body."),
     ("server_addr", "The address that took the request."),
@@ -83,6 +93,7 @@ pub static VARIABLES: &[(&str, &str)] = &[
     ("server_port", "The port that took the request."),
     ("server_protocol", "HTTP/1.0 or HTTP/1.1."),
     ("slice_range", "The part of an answer that is asked for with slice, as a Range: bytes=0-1048575."),
+    ("span_id", "The span of this request, for its traceparent."),
     ("status", "The status of the answer."),
     ("tcpinfo_rcv_space", "The window for what the client sends, in bytes."),
     ("tcpinfo_rtt", "The round trip time of the client's connection, in microseconds."),
@@ -91,6 +102,11 @@ pub static VARIABLES: &[(&str, &str)] = &[
     ("termination_reason", "Who ended the request, in which phase, by which limit: see below."),
     ("time_iso8601", "The local time as 2026-01-31T23:59:59+00:00."),
     ("time_local", "The local time as 31/Jan/2026:23:59:59 +0000."),
+    ("trace_id", "The trace of the client's traceparent, else that of $request_id."),
+    (
+        "traceparent",
+        "The W3C trace context for the upstream: the trace of the client, or a new one, with a span of this request.",
+    ),
     ("uid_got", "The name and value of the cookie that the client sent, by userid."),
     (
         "uid_reset",

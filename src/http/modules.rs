@@ -133,6 +133,10 @@ modules! {
     map         => [];
     geo         => [];
     split_clients => [];
+    referer     => [];
+    secure_link => [];
+    browser     => [];
+    trace_context => [];
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];
     limit_req   => [Preaccess preaccess];

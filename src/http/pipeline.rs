@@ -264,6 +264,7 @@ fn run_from(request: &mut Request, phase: Phase, first: usize) -> Option<Reply> 
     }
     match std::mem::take(&mut request.access_status) {
         0 => None,
+        401 if first <= AFTER_DELAY && request.location.auth_basic.delay_ms() > 0 => Some(delay_401(request)),
         refused => {
             if refused == 403 {
                 log::error!(core::error_log(request), &*request, "access forbidden by rule");
@@ -271,6 +272,17 @@ fn run_from(request: &mut Request, phase: Phase, first: usize) -> Option<Reply> 
             Some(Reply::Status(refused))
         }
     }
+}
+
+/// For an index: the access phase goes on behind its last handler, with the 401 that has waited.
+const AFTER_DELAY: usize = usize::MAX - 1;
+
+/// Who tries passwords waits for each answer (`auth_delay`).
+fn delay_401(request: &mut Request) -> Reply {
+    log::info!(core::error_log(request), &*request, "delaying unauthorized request");
+    request.access_status = 401;
+    let ms = request.location.auth_basic.delay_ms();
+    Reply::Later { ms, phase: Phase::Access, index: AFTER_DELAY }
 }
 
 /// What becomes of a handler's verdict, and of the phase behind it.
@@ -284,6 +296,11 @@ fn decide(request: &mut Request, phase: Phase, index: usize, verdict: Verdict) -
             if !matches!(request.access_status, 401 | 407) {
                 request.access_status = status;
             }
+        }
+        Verdict::Done(Reply::Status(401))
+            if phase == Phase::Access && request.location.auth_basic.delay_ms() > 0 =>
+        {
+            return Some(delay_401(request));
         }
         Verdict::Done(reply) => {
             request.access_status = 0;

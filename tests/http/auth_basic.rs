@@ -20,6 +20,8 @@ http {
         location /both { allow 127.0.0.1; deny all; auth_basic closed; }
         location /neither { deny all; auth_basic closed; }
         location /reads { limit_except GET { auth_basic closed; } }
+        location /slow { auth_basic closed; auth_delay 400ms; }
+        location /slow-either { satisfy any; deny all; auth_basic closed; auth_delay 400ms; error_page 401 /why; }
         location /by-variable { auth_basic closed; auth_basic_user_file $arg_file; }
     }
 }
@@ -147,4 +149,19 @@ fn a_slow_check_holds_nobody_up() {
         assert_eq!(get(daemon.port(0), "/open").status, 404);
     }
     assert_eq!(slow.response().status, 401, "another cost is another password");
+}
+
+#[test]
+fn who_tries_passwords_waits_and_who_knows_one_does_not() {
+    let daemon = start();
+    for path in ["/slow", "/slow-either"] {
+        let since = std::time::Instant::now();
+        assert_eq!(get(daemon.port(0), path).status, 401, "{path}");
+        assert!(since.elapsed().as_millis() >= 400, "{path}: {:?}", since.elapsed());
+        assert_eq!(enter(&daemon, path, "plain", "wrong"), 401, "{path}");
+        assert!(since.elapsed().as_millis() >= 800, "{path}: {:?}", since.elapsed());
+        let since = std::time::Instant::now();
+        assert_eq!(enter(&daemon, path, "plain", "secret"), 404, "{path}");
+        assert!(since.elapsed().as_millis() < 400, "{path}: {:?}", since.elapsed());
+    }
 }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use crate::base::base64;
 use crate::base::crypt::{self, Scheme};
-use crate::config::directive::custom;
+use crate::config::directive::{custom, millis};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
@@ -29,6 +29,7 @@ pub struct Conf {
     /// `off` as a value switches it off.
     realm: Inherit<Script>,
     file: Inherit<File>,
+    delay_ms: Inherit<u64>,
 }
 
 /// The file of users; a relative path begins at the folder of the configuration.
@@ -43,6 +44,7 @@ const CONTEXTS: Context = Context::ANY.or(Context::LIMIT_EXCEPT);
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("auth_basic", CONTEXTS, Arity::exactly(1), auth_basic, "Asks for a user and password, under this name of the area; off."),
     custom("auth_basic_user_file", CONTEXTS, Arity::exactly(1), auth_basic_user_file, "The file of users, name:password in each line; passwords as of htpasswd (bcrypt, apr1, SHA), crypt(3)'s $1$, $5$ and $6$, {SSHA} or {PLAIN}."),
+    millis("auth_delay", Context::ANY, |c| &mut c.delay_ms, "How long a request waits for its status 401; 0."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
@@ -51,12 +53,20 @@ impl Merge for Conf {
     fn merge(&mut self, outer: &Self) {
         self.realm.merge(&outer.realm);
         self.file.merge(&outer.file);
+        self.delay_ms.merge(&outer.delay_ms);
     }
 }
 
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
         self.realm.is_set()
+    }
+}
+
+impl Conf {
+    /// How long a refusal with 401 waits, whoever refuses.
+    pub fn delay_ms(&self) -> u64 {
+        self.delay_ms.get(0)
     }
 }
 

@@ -66,7 +66,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("request_length", |r, _, out| decimal(r.length(), out)),
     variable("request_time", |r, _, out| seconds(r.elapsed_us() / 1000, out)),
     variable("request_completion", |r, _, out| text(if r.is_complete { b"OK" } else { b"" }, out)),
-    variable("request_id", request_id),
+    variable("request_id", request_id_text),
     variable("status", status),
     variable("bytes_sent", |r, _, out| decimal(r.bytes_sent, out)),
     variable("body_bytes_sent", |r, _, out| decimal(r.body_bytes_sent(), out)),
@@ -345,7 +345,13 @@ fn remote_user(request: &mut Request, _: &Argument, out: Out) -> bool {
 }
 
 /// 16 random bytes in hex, the same for the whole request.
-fn request_id(request: &mut Request, _: &Argument, out: Out) -> bool {
+fn request_id_text(request: &mut Request, _: &Argument, out: Out) -> bool {
+    let (high, low) = request_id(request);
+    write!(out, "{high:016x}{low:016x}").is_ok()
+}
+
+/// The bytes of `$request_id`, the same for the whole request.
+pub fn request_id(request: &mut Request) -> (u64, u64) {
     use std::hash::{BuildHasher, Hasher, RandomState};
     if request.id.is_none() {
         let keys = RandomState::new();
@@ -358,8 +364,7 @@ fn request_id(request: &mut Request, _: &Argument, out: Out) -> bool {
         };
         request.id = Some((half(1), half(2)));
     }
-    let (high, low) = request.id.unwrap_or_default();
-    write!(out, "{high:016x}{low:016x}").is_ok()
+    request.id.unwrap_or_default()
 }
 
 fn hostname() -> &'static [u8] {

@@ -1,0 +1,222 @@
+//! Old browsers and newer ones, by `User-Agent` (`modern_browser`, `ancient_browser` and their values).
+//!
+//! Touches: the request's field. Pure otherwise.
+//! Behaviour: nginx.org, ngx_http_browser_module: the first of the known browsers whose mark is found decides by its version.
+
+use memchr::memmem;
+
+use crate::config::directive::{custom, text};
+use crate::config::inherit::replace;
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::request::Request;
+use crate::http::variable::{Variable, variable};
+use crate::proto::header::Id;
+
+/// Index in [`KNOWN`].
+const OPERA: usize = 0;
+
+/// How a browser tells its version: its name in the configuration, the bytes before its mark that need not be
+/// looked at, and the mark, which the version follows.
+struct Known {
+    name: &'static str,
+    skip: usize,
+    mark: &'static str,
+}
+
+/// In the order in which they are looked for.
+const KNOWN: &[Known] = &[
+    Known { name: "opera", skip: 0, mark: "Opera " },
+    Known { name: "msie", skip: "Mozilla/4.0 (compatible; ".len(), mark: "MSIE " },
+    Known { name: "gecko", skip: "Mozilla/5.0 (".len(), mark: "rv:" },
+    Known { name: "safari", skip: "Mozilla/5.0 (".len(), mark: "AppleWebKit/" },
+    Known { name: "konqueror", skip: "Mozilla/5.0 (compatible; ".len(), mark: "Konqueror/" },
+];
+
+#[derive(Clone, Copy, Debug)]
+struct Modern {
+    /// Index in [`KNOWN`].
+    browser: usize,
+    /// See [`version`].
+    version: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    modern: Vec<Modern>,
+    /// Browsers that no line names are modern.
+    is_unlisted_modern: bool,
+    ancient: Vec<Box<str>>,
+    is_netscape4_ancient: bool,
+    modern_value: Inherit<Box<str>>,
+    ancient_value: Inherit<Box<str>>,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("modern_browser", Context::ANY, Arity::between(1, 2), modern_browser, "A browser (msie, gecko, opera, safari, konqueror) that is modern from this version on; or unlisted, for those that no line names."),
+    custom("ancient_browser", Context::ANY, Arity::at_least(1), ancient_browser, "Texts whose presence in User-Agent makes a browser an ancient one; netscape4 for ^Mozilla/[1-4]."),
+    text("modern_browser_value", Context::ANY, |c| &mut c.modern_value, "The value of $modern_browser; 1."),
+    text("ancient_browser_value", Context::ANY, |c| &mut c.ancient_value, "The value of $ancient_browser; 1."),
+];
+
+pub static VARIABLES: &[Variable] = &[
+    variable("modern_browser", |request, _, out| {
+        let conf: &'static Conf = &request.location.browser;
+        if conf.is_modern(request.header(Id::UserAgent)) {
+            out.extend_from_slice(conf.modern_value.as_ref().map_or("1", |value| value).as_bytes());
+        }
+        true
+    }),
+    variable("ancient_browser", |request, _, out| {
+        let conf: &'static Conf = &request.location.browser;
+        if !conf.is_modern(request.header(Id::UserAgent)) {
+            out.extend_from_slice(conf.ancient_value.as_ref().map_or("1", |value| value).as_bytes());
+        }
+        true
+    }),
+    variable("msie", |request, _, out| {
+        if is_msie(request) {
+            out.push(b'1');
+        }
+        true
+    }),
+];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        if self.modern.is_empty() && !self.is_unlisted_modern {
+            replace(&mut self.modern, &outer.modern);
+            self.is_unlisted_modern = outer.is_unlisted_modern;
+        } else if !self.modern.is_empty() && self.modern.iter().all(|modern| modern.browser != OPERA) {
+            // It may call itself MSIE too.
+            self.modern.insert(0, Modern { browser: OPERA, version: u64::MAX });
+        }
+        if self.ancient.is_empty() && !self.is_netscape4_ancient {
+            replace(&mut self.ancient, &outer.ancient);
+            self.is_netscape4_ancient = outer.is_netscape4_ancient;
+        }
+        self.modern_value.merge(&outer.modern_value);
+        self.ancient_value.merge(&outer.ancient_value);
+    }
+}
+
+impl BlockConf for Conf {}
+
+fn modern_browser(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let [name, number] = &node.args[..] else {
+        if node.arg(0) != "unlisted" {
+            return Err(params::invalid_parameter(&node.args[0], &["unlisted"]));
+        }
+        conf.is_unlisted_modern = true;
+        return Ok(());
+    };
+    let Some(browser) = KNOWN.iter().position(|known| *known.name == *name.text) else {
+        let message = format!("unknown browser name \"{}\"", name.text);
+        let names: Vec<&str> = KNOWN.iter().map(|known| known.name).collect();
+        return Err(Diagnostic::error(name.span, message).help(format!("one of {}", names.join(", "))));
+    };
+    if !number.text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        let message = format!("invalid browser version \"{}\"", number.text);
+        return Err(Diagnostic::error(number.span, message).help("write it as 5.5"));
+    }
+    conf.modern.push(Modern { browser, version: version(number.text.as_bytes()) });
+    conf.modern.sort_by_key(|modern| modern.browser);
+    Ok(())
+}
+
+fn ancient_browser(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    for word in &node.args {
+        match &*word.text {
+            "netscape4" => conf.is_netscape4_ancient = true,
+            text => conf.ancient.push(text.into()),
+        }
+    }
+    Ok(())
+}
+
+impl Conf {
+    fn is_modern(&self, agent: Option<&[u8]>) -> bool {
+        let Some(agent) = agent else { return self.is_unlisted_modern };
+        for modern in &self.modern {
+            let Known { skip, mark, .. } = KNOWN[modern.browser];
+            let rest = agent.get(skip..).unwrap_or(b"");
+            if let Some(at) = memmem::find(rest, mark.as_bytes()) {
+                return version(&rest[at + mark.len()..]) >= modern.version;
+            }
+        }
+        let is_netscape4 = agent.len() > "Mozilla/4.72 ".len()
+            && agent.starts_with(b"Mozilla/")
+            && matches!(agent.get("Mozilla/".len()), Some(b'1'..=b'4'));
+        if self.is_netscape4_ancient && is_netscape4 {
+            return false;
+        }
+        if self.ancient.iter().any(|text| memmem::find(agent, text.as_bytes()).is_some()) {
+            return false;
+        }
+        self.is_unlisted_modern
+    }
+}
+
+/// Up to four numbers between dots, as one that can be compared: each has two digits' room.
+fn version(text: &[u8]) -> u64 {
+    let end = text.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'.').unwrap_or(text.len());
+    let numbers = text[..end].split(|byte| *byte == b'.').take(4);
+    let mut scale = 1_000_000;
+    numbers.fold(0, |version, number| {
+        let number = number.iter().take(6).fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+        let version = version + number * scale;
+        scale /= 100;
+        version
+    })
+}
+
+/// Internet Explorer, of any version.
+fn is_msie(request: &Request) -> bool {
+    let Some(agent) = request.header(Id::UserAgent) else { return false };
+    memmem::find(agent, b"MSIE ").is_some_and(|at| at + 7 < agent.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_number_by_number() {
+        let ordered = ["1", "1.0.1", "1.2", "1.12", "2.0.0.1", "10"];
+        for pair in ordered.windows(2) {
+            assert!(version(pair[0].as_bytes()) < version(pair[1].as_bytes()), "{pair:?}");
+        }
+        assert_eq!(version(b"5.5; Windows"), version(b"5.5"));
+        assert_eq!(version(b""), 0);
+    }
+
+    #[test]
+    fn the_first_known_mark_decides() {
+        let modern = |name: &str, number: &str| Modern {
+            browser: KNOWN.iter().position(|known| known.name == name).expect("known"),
+            version: version(number.as_bytes()),
+        };
+        let conf = Conf {
+            modern: vec![modern("opera", "9"), modern("gecko", "1.0.1"), modern("msie", "5.5")],
+            ancient: vec!["Lynx".into()],
+            is_netscape4_ancient: true,
+            is_unlisted_modern: true,
+            ..Conf::default()
+        };
+        let cases = [
+            ("Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1)", true),
+            ("Mozilla/4.0 (compatible; MSIE 5.01; Windows)", false),
+            ("Mozilla/5.0 (X11; U; Linux; rv:1.0.2) Gecko", true),
+            ("Mozilla/5.0 (X11; U; Linux; rv:0.9) Gecko", false),
+            ("Mozilla/4.0 (compatible; MSIE 6.0; Windows) Opera 8.5", false),
+            ("Mozilla/4.72 [en] (X11)", false),
+            ("Lynx/2.8", false),
+            ("curl/8", true),
+        ];
+        for (agent, expected) in cases {
+            assert_eq!(conf.is_modern(Some(agent.as_bytes())), expected, "{agent}");
+        }
+        assert!(conf.is_modern(None));
+    }
+}

@@ -1,0 +1,172 @@
+//! Whether the page that a request comes from is one of ours (`valid_referers`, `$invalid_referer`).
+//!
+//! Touches: the request's `Referer`, and the names of its server. Decides nothing: `if ($invalid_referer)` does.
+//! Behaviour: nginx.org, ngx_http_referer_module.
+
+use std::sync::Arc;
+
+use crate::base::wildcard::NameTable;
+use crate::config::directive::{Accepted, accepted, custom};
+use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, Word};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::regex::Regex;
+use crate::http::request::Request;
+use crate::http::variable::{Variable, variable};
+use crate::proto::header::Id;
+
+/// A host longer than this is nobody's.
+const HOST_BYTES_MAX: usize = 256;
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    /// `None`: nothing is asked for.
+    valid: Option<Arc<Valid>>,
+    /// The block's own, while it is being read.
+    draft: Option<(Valid, Span)>,
+}
+
+#[derive(Debug, Default)]
+struct Valid {
+    /// Requests without the field.
+    none: bool,
+    /// A field that begins with no scheme: a proxy or firewall has changed it.
+    blocked: bool,
+    server_names: bool,
+    /// What the path must begin with, by host.
+    hosts: NameTable<Box<str>>,
+    regexes: Vec<Regex>,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("valid_referers", Context::SERVER.or(Context::LOCATION), Arity::at_least(1), valid_referers, "For which Referer $invalid_referer is empty: none (there is no such field), blocked (it has no scheme), server_names, hosts with or without the beginning of a path, also as *.wildcard and wildcard.*, or ~regex for what follows the scheme."),
+    accepted("referer_hash_max_size", Context::SERVER.or(Context::LOCATION), Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
+    accepted("referer_hash_bucket_size", Context::SERVER.or(Context::LOCATION), Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
+];
+
+pub static VARIABLES: &[Variable] = &[variable("invalid_referer", |request, _, out| {
+    let conf: &'static Conf = &request.location.referer;
+    if conf.valid.as_deref().is_some_and(|valid| !valid.admits(request)) {
+        out.push(b'1');
+    }
+    true
+})];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.valid.clone_from(&outer.valid);
+    }
+}
+
+impl BlockConf for Conf {
+    fn freeze(&mut self, cx: &mut Cx) {
+        let Some((draft, span)) = self.draft.take() else { return };
+        let has_hosts = draft.server_names || !draft.hosts.is_empty() || !draft.regexes.is_empty();
+        if !has_hosts {
+            let message = "the \"none\" or \"blocked\" referers are specified in the \"valid_referers\" directive \
+                           without any valid referer";
+            cx.diagnostics.push(Diagnostic::error(span, message).help("name a host too, or server_names"));
+        }
+        self.valid = Some(Arc::new(draft));
+    }
+}
+
+fn valid_referers(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let (draft, _) = conf.draft.get_or_insert_with(|| (Valid::default(), node.span));
+    node.args.iter().try_for_each(|word| draft.add(word, cx))
+}
+
+impl Valid {
+    fn add(&mut self, word: &Word, cx: &mut Cx) -> Result<(), Diagnostic> {
+        match &*word.text {
+            "none" => self.none = true,
+            "blocked" => self.blocked = true,
+            "server_names" => self.server_names = true,
+            text => {
+                if let Some(pattern) = text.strip_prefix('~') {
+                    self.regexes.push(Regex::new(pattern, true, word.span)?.declare(&mut cx.variables));
+                    return Ok(());
+                }
+                let at = text.find('/').unwrap_or(text.len());
+                let (host, path) = text.split_at(at);
+                let inserted = self.hosts.insert(&host.to_ascii_lowercase(), path.into());
+                inserted.map_err(|_| {
+                    let diagnostic = Diagnostic::error(word.span, format!("invalid hostname or wildcard \"{text}\""));
+                    diagnostic.help("a host stands once; a \"*\" stands at its beginning or its end")
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn admits(&'static self, request: &mut Request) -> bool {
+        let Some(referer) = request.header(Id::Referer).map(<[u8]>::to_vec) else { return self.none };
+        let Some(rest) = without_scheme(&referer) else { return self.blocked };
+        let host_end = rest.iter().position(|byte| matches!(byte, b'/' | b':')).unwrap_or(rest.len());
+        if host_end > HOST_BYTES_MAX {
+            return false;
+        }
+        let host = rest[..host_end].to_ascii_lowercase();
+        if let Some(path) = self.hosts.lookup(&host) {
+            let path_start = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+            return rest[path_start..].starts_with(path.as_bytes());
+        }
+        if self.server_names && is_name_of(request, &host) {
+            return true;
+        }
+        self.regexes.iter().any(|regex| match core::captures(request, regex, rest) {
+            Some(groups) => {
+                core::store_regex_groups(request, regex, rest, &groups);
+                true
+            }
+            None => false,
+        })
+    }
+}
+
+/// What follows `http://` or `https://`; too short a field is no address.
+fn without_scheme(referer: &[u8]) -> Option<&[u8]> {
+    if referer.len() < "http://i.ru".len() {
+        return None;
+    }
+    ["http://", "https://"].iter().find_map(|scheme| {
+        let (start, rest) = referer.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme.as_bytes()).then_some(rest)
+    })
+}
+
+/// Whether a host is one of the names of the request's server.
+fn is_name_of(request: &Request, host: &[u8]) -> bool {
+    let is_it = |name: &str| match name.as_bytes() {
+        [b'.', domain @ ..] => host == domain || host.ends_with(name.as_bytes()),
+        [b'*', domain @ ..] => host.len() > domain.len() && host.ends_with(domain),
+        [start @ .., b'*'] => host.len() > start.len() && host.starts_with(start),
+        name => host == name,
+    };
+    if request.server.names.iter().any(|name| !name.starts_with('~') && is_it(name)) {
+        return true;
+    }
+    let chosen = request.connection.listen.server_for(host);
+    let by_regex = chosen.ok().and_then(|(index, regex)| regex.map(|_| index));
+    by_regex.is_some_and(|index| std::ptr::eq(&raw const request.config.servers[index], request.server))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_the_web_have_a_host() {
+        let cases = [
+            ("http://example.org/x", Some("example.org/x")),
+            ("HTTPS://example.org", Some("example.org")),
+            ("http://a.b", None),
+            ("ftp://example.org/", None),
+            ("blocked by the firewall", None),
+            ("", None),
+        ];
+        for (referer, expected) in cases {
+            assert_eq!(without_scheme(referer.as_bytes()), expected.map(str::as_bytes), "{referer}");
+        }
+    }
+}

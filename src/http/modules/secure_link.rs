@@ -1,0 +1,171 @@
+//! Links that cannot be made without a secret, and that end (`secure_link`, `secure_link_md5`, `secure_link_secret`).
+//!
+//! Touches: the request's variables; the clock for a link's end. Decides nothing: `if ($secure_link = "")` does.
+//! Behaviour: nginx.org, ngx_http_secure_link_module.
+
+use md5::{Digest, Md5};
+
+use crate::base::base64;
+use crate::base::number::{hex_digit, parse_u64};
+use crate::config::directive::custom;
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::request::Request;
+use crate::http::script::Script;
+use crate::http::variable::{Variable, variable};
+use crate::sys::clock;
+
+/// 16 bytes in base64, padded.
+const ENCODED_BYTES_MAX: usize = 24;
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    link: Inherit<Script>,
+    md5: Inherit<Script>,
+    secret: Inherit<Box<str>>,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("secure_link", Context::ANY, Arity::exactly(1), secure_link, "A value with variables: a link's hash in base64url and, behind a comma, the second of its end."),
+    custom("secure_link_md5", Context::ANY, Arity::exactly(1), secure_link_md5, "The value, with a secret in it, whose MD5 a link's hash must be. Then $secure_link is 1, or 0 when the link's time is over; else it is empty."),
+    custom("secure_link_secret", Context::LOCATION, Arity::exactly(1), secure_link_secret, "For links of the form /prefix/hash/link, the hash in hexadecimal of the link and this secret: $secure_link is the link, or empty."),
+];
+
+pub static VARIABLES: &[Variable] = &[
+    variable("secure_link", |request, _, out| {
+        let conf: &'static Conf = &request.location.secure_link;
+        match conf.secret.as_ref() {
+            Some(secret) => by_secret(request, secret, out),
+            None => by_hash(request, conf, out),
+        }
+    }),
+    variable("secure_link_expires", |request, _, out| {
+        let conf: &'static Conf = &request.location.secure_link;
+        let Some(link) = conf.link.as_ref().filter(|_| conf.md5.is_set()) else { return false };
+        let value = link.to_vec(request);
+        match split(&value) {
+            Some((_, Some((expires, _)))) => {
+                out.extend_from_slice(expires);
+                true
+            }
+            _ => false,
+        }
+    }),
+];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        if !self.secret.is_set() {
+            self.link.merge(&outer.link);
+            self.md5.merge(&outer.md5);
+        }
+        if !self.link.is_set() && !self.md5.is_set() {
+            self.secret.merge(&outer.secret);
+        }
+    }
+}
+
+impl BlockConf for Conf {
+    fn freeze(&mut self, cx: &mut Cx) {
+        if let Some(span) = self.secret.span().filter(|_| self.link.is_set() || self.md5.is_set()) {
+            let message = "\"secure_link_secret\" cannot be mixed with \"secure_link\" and \"secure_link_md5\"";
+            cx.diagnostics.push(Diagnostic::error(span, message));
+        }
+    }
+}
+
+fn secure_link(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let link = Script::compile(&node.args[0], cx)?;
+    conf.link.put(link, node)
+}
+
+fn secure_link_md5(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let md5 = Script::compile(&node.args[0], cx)?;
+    conf.md5.put(md5, node)
+}
+
+fn secure_link_secret(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.secret.put(node.arg(0).into(), node)
+}
+
+/// A link's hash, and its end as text and number. `None`: its end is no time.
+#[allow(clippy::type_complexity, reason = "two callers, both here")]
+fn split(link: &[u8]) -> Option<(&[u8], Option<(&[u8], u64)>)> {
+    let Some(comma) = memchr::memchr(b',', link) else { return Some((link, None)) };
+    let expires = &link[comma + 1..];
+    let number = parse_u64(expires).filter(|number| (1..=i64::MAX as u64).contains(number))?;
+    Some((&link[..comma], Some((expires, number))))
+}
+
+fn by_hash(request: &mut Request, conf: &'static Conf, out: &mut Vec<u8>) -> bool {
+    let (Some(link), Some(md5)) = (conf.link.as_ref(), conf.md5.as_ref()) else { return false };
+    let link = link.to_vec(request);
+    let Some((encoded, expires)) = split(&link) else { return false };
+    let Some(hash) = decode_url(encoded).filter(|_| encoded.len() <= ENCODED_BYTES_MAX) else { return false };
+    if !is_equal(&hash, &Md5::digest(md5.to_vec(request))) {
+        return false;
+    }
+    let is_over = expires.is_some_and(|(_, end)| (end as i64) < clock::wall().0);
+    out.push(if is_over { b'0' } else { b'1' });
+    true
+}
+
+/// base64url: the other two letters only.
+fn decode_url(text: &[u8]) -> Option<Vec<u8>> {
+    let standard = |byte: &u8| match byte {
+        b'-' => b'+',
+        b'_' => b'/',
+        b'+' | b'/' => b'!',
+        other => *other,
+    };
+    base64::decode(&text.iter().map(standard).collect::<Vec<u8>>())
+}
+
+fn by_secret(request: &Request, secret: &str, out: &mut Vec<u8>) -> bool {
+    let Some((hash, link)) = parts(request.target()) else { return false };
+    let hash: Vec<u8> = hash.chunks(2).filter_map(|pair| match pair {
+        [high, low] => Some(hex_digit(*high)? << 4 | hex_digit(*low)?),
+        _ => None,
+    }).collect();
+    let digest = Md5::new().chain_update(link).chain_update(secret).finalize();
+    if !is_equal(&hash, &digest) {
+        return false;
+    }
+    out.extend_from_slice(link);
+    true
+}
+
+/// Hash and link of `/prefix/hash/link`.
+fn parts(target: &[u8]) -> Option<(&[u8], &[u8])> {
+    let rest = target.get(1..)?;
+    let rest = &rest[memchr::memchr(b'/', rest)? + 1..];
+    let end = memchr::memchr(b'/', rest)?;
+    let (hash, link) = (&rest[..end], &rest[end + 1..]);
+    (hash.len() == 32 && !link.is_empty()).then_some((hash, link))
+}
+
+/// Takes as long for any two of the same length.
+fn is_equal(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_taken_apart() {
+        assert_eq!(parts(b"/p/01234567890123456789012345678901/a/b?c"), Some((&b"01234567890123456789012345678901"[..], &b"a/b?c"[..])));
+        for wrong in ["", "/", "/p/", "/p/0123/a", "/p/01234567890123456789012345678901/", "/p/01234567890123456789012345678901"] {
+            assert_eq!(parts(wrong.as_bytes()), None, "{wrong}");
+        }
+        assert_eq!(split(b"hash,17"), Some((&b"hash"[..], Some((&b"17"[..], 17)))));
+        assert_eq!(split(b"hash"), Some((&b"hash"[..], None)));
+        for wrong in ["hash,", "hash,0", "hash,-1", "hash,1x", "hash,99999999999999999999", "hash,1,2"] {
+            assert_eq!(split(wrong.as_bytes()), None, "{wrong}");
+        }
+        assert_eq!(decode_url(b"-_8"), Some(vec![0xfb, 0xff]));
+        assert_eq!(decode_url(b"+/8"), None);
+    }
+}
