@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
+use crate::http::ahead::Sink;
 use crate::http::error::Error;
 use crate::http::filter::{Filters, Piece, Signal};
 use crate::http::modules::{self, limit_rate};
@@ -78,6 +79,11 @@ impl<'a> Client<'a> {
             has_started: false,
             holds: false,
         }
+    }
+
+    /// For a subrequest whose turn has not come; `io` is a silent end.
+    pub fn ahead(io: &'a Io, sink: Sink) -> Self {
+        Self { output: Output::ahead(sink), ..Self::nobody(io) }
     }
 
     /// Goes on behind a subrequest that was answered into this body.
@@ -313,12 +319,20 @@ impl<'a> Client<'a> {
         let plain = if self.output.is_coded() { Signal::More } else { outer };
         let mut pieces = filters.push(request, data, signal)?;
         loop {
+            let mut begun = subrequest::begin_others(request, &pieces).into_iter();
             for piece in pieces {
                 match piece {
                     Piece::Bytes(bytes) => {
                         self.output.emit(self.io, &bytes, plain, &mut request.bytes_sent).await?;
                     }
-                    Piece::Subrequest(subrequest) => subrequest::run(request, self, subrequest).await?,
+                    Piece::Subrequest(subrequest) => match begun.next().flatten() {
+                        Some(source) => {
+                            while let Some(bytes) = source.read(self.io).await? {
+                                self.output.emit(self.io, &bytes, plain, &mut request.bytes_sent).await?;
+                            }
+                        }
+                        None => subrequest::run(request, self, subrequest).await?,
+                    },
                 }
             }
             if !filters.waits() {

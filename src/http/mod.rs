@@ -1,5 +1,6 @@
 //! HTTP: servers, locations, the request pipeline and its modules.
 
+pub mod ahead;
 pub mod body;
 pub mod captures;
 pub mod client;

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
 
+use crate::http::ahead::Sink;
 use crate::http::error::{Error, Limit};
 use crate::http::filter::{Coding, Signal};
 use crate::http::pace::Pace;
@@ -45,6 +46,8 @@ struct Special {
     pace: Option<Pace>,
     /// Nothing is sent: the body is kept.
     memory: Option<Memory>,
+    /// Nothing is sent: another task takes it.
+    ahead: Option<Sink>,
     coding: Option<Box<dyn Coding>>,
     /// The coding may hold bytes back.
     holds: bool,
@@ -53,7 +56,7 @@ struct Special {
 impl Special {
     /// Bytes must not go past it.
     fn changes(&self) -> bool {
-        self.memory.is_some() || self.coding.is_some()
+        self.memory.is_some() || self.ahead.is_some() || self.coding.is_some()
     }
 }
 
@@ -93,6 +96,13 @@ impl Output {
     pub fn memory(max: Option<usize>) -> Self {
         let mut output = Self::default();
         output.special.get_or_insert_default().memory = Some(Memory { kept: Vec::new(), max });
+        output
+    }
+
+    /// The body is handed over to the task that it becomes a part of.
+    pub fn ahead(sink: Sink) -> Self {
+        let mut output = Self::default();
+        output.special.get_or_insert_default().ahead = Some(sink);
         output
     }
 
@@ -334,6 +344,9 @@ impl Output {
             }
             kept.extend_from_slice(data);
             return Ok(());
+        }
+        if let Some(sink) = &special.ahead {
+            return sink.write(data).await;
         }
         let Some(coding) = &mut special.coding else {
             return self.emit_plain(io, data, signal, sent).await;

@@ -240,10 +240,6 @@ impl Request {
     /// variables until [`Request::take_back`].
     pub fn sub(&mut self, uri: Vec<u8>, args: Vec<u8>) -> Box<Self> {
         let mut sub = self.inner(uri, args, Body::copy(&self.body));
-        sub.charset = match self.depth {
-            0 => self.response.headers.get(Id::ContentType).and_then(charset_of).map(Box::from),
-            _ => self.charset.clone(),
-        };
         sub.slots = std::mem::take(&mut self.slots);
         sub.ssi = self.ssi.take();
         sub.limits = std::mem::take(&mut self.limits); // what was counted once is not counted again
@@ -258,6 +254,16 @@ impl Request {
         sub.captures = self.captures.clone();
         (sub.method, sub.internal) = (self.method, self.internal);
         (sub.uri_is_original, sub.left_location) = (self.uri_is_original, self.left_location);
+        sub
+    }
+
+    /// A subrequest that runs beside this request: it has the variables as they are now.
+    pub fn sub_ahead(&self, uri: Vec<u8>, args: Vec<u8>) -> Box<Self> {
+        let mut sub = self.inner(uri, args, Body::copy(&self.body));
+        sub.connection.fd = -1; // the client may be gone before it
+        sub.slots.clone_from(&self.slots);
+        sub.ssi.clone_from(&self.ssi);
+        sub.limits = Limits { req: self.limits.req, conn: self.limits.conn, held: Vec::new() };
         sub
     }
 
@@ -279,6 +285,10 @@ impl Request {
             Self::new(self.config, self.server, self.connection.clone(), input, self.head.clone(), body);
         (inner.uri, inner.args, inner.uri_is_original) = (uri, args, false);
         inner.method = Method::Get;
+        inner.charset = match self.depth {
+            0 => self.response.headers.get(Id::ContentType).and_then(charset_of).map(Box::from),
+            _ => self.charset.clone(),
+        };
         inner.host.clone_from(&self.host);
         inner.internal = true;
         inner.keep_alive = self.keep_alive;

@@ -3,15 +3,17 @@
 //! A subrequest has the head and the body of the request it belongs to, a URI of its own, and shares its variables.
 //! Behaviour: nginx's subrequests (development guide, "Subrequests").
 
+use crate::http::ahead::{self, Source};
 use crate::http::body::Body;
 use crate::http::client::Client;
 use crate::http::error::Error;
+use crate::http::filter::Piece;
 use crate::http::modules::{core, slice};
 use crate::http::pipeline::{self, Ask, Verdict};
 use crate::http::request::Request;
 use crate::log;
 use crate::net::open;
-use crate::runtime::{self, Io};
+use crate::runtime::{self, Either, Io, race};
 
 /// How deep subrequests may make subrequests; nginx's limit.
 const DEPTH_MAX: u8 = 50;
@@ -19,6 +21,9 @@ const DEPTH_MAX: u8 = 50;
 /// Requests that no client waits for which a worker may have under way; what more there are is not sent, so that dead
 /// mirrors cost a bounded number of connections.
 const DETACHED_MAX: usize = 512;
+
+/// Subrequests of one piece of a page that run at a time.
+const BEGUN_MAX: usize = 8;
 
 /// What is asked for, and what becomes of the answer.
 #[derive(Debug)]
@@ -85,6 +90,44 @@ pub async fn run(
     request.bytes_sent += inner.bytes_sent;
     request.take_back(&mut inner);
     outcome.map_err(|error| broken(error, &uri))
+}
+
+/// Begins subrequests whose turn has not come, so that a page with many includes does not wait for one after the
+/// other: of those in `pieces`, in their order, all but the first. `None`: it is made when its turn has come.
+///
+/// Each has the variables as they are now. Only those of the client's own request are begun, a few of them: what
+/// they hold is bounded (`http/ahead.rs`).
+pub fn begin_others(request: &Request, pieces: &[Piece]) -> Vec<Option<Source>> {
+    let subrequests = pieces.iter().filter_map(|piece| match piece {
+        Piece::Subrequest(subrequest) => Some(subrequest),
+        Piece::Bytes(_) => None,
+    });
+    if request.is_subrequest() || subrequests.clone().count() < 2 {
+        return Vec::new();
+    }
+    let begin = |(index, subrequest): (usize, &Subrequest)| match subrequest.then {
+        Then::Insert if index > 0 => begin(request, subrequest),
+        Then::Insert | Then::Slice(_) | Then::Keep { .. } => None,
+    };
+    subrequests.take(BEGUN_MAX).enumerate().map(begin).collect()
+}
+
+fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
+    let guard = open::Background::new(DETACHED_MAX)?;
+    let mut inner = request.sub_ahead(subrequest.uri.clone(), subrequest.args.clone());
+    let (sink, source) = ahead::pipe();
+    runtime::spawn(async move {
+        let io = Io::silent();
+        let mut client = Client::ahead(&io, sink.clone());
+        let uri = String::from_utf8_lossy(&inner.uri).into_owned();
+        let outcome = match race(handle(&mut inner, &mut client), sink.left()).await {
+            Either::First(outcome) => outcome,
+            Either::Second(()) => Ok(()), // nobody reads how it would have ended
+        };
+        sink.end(outcome.map_err(|error| broken(error, &uri)));
+        drop((inner, guard));
+    });
+    Some(source)
 }
 
 /// Makes a subrequest for its status: the verdict that follows from its answer, whose body nobody gets.

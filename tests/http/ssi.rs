@@ -239,3 +239,99 @@ fn how_much_of_an_answer_is_kept_says_the_location_that_answers() {
     wire.rest();
     daemon.wait_log("too big subrequest response: more than 99 bytes");
 }
+
+/// Pages of includes from one origin.
+fn including(origin: &Origin, page: &str) -> Daemon {
+    let conf = "http { server { listen 127.0.0.1:%%PORT_0%%; root %%DIR%%/pages;
+        location / { ssi on; }
+        location /part/ { proxy_pass http://%%ORIGIN%%; } } }";
+    Setup::new(conf).set("ORIGIN", origin.address()).file("pages/a.html", page).level("info").start()
+}
+
+/// The includes of these parts, with a number between them.
+fn parts(count: usize) -> String {
+    (0..count).map(|index| format!("{index}<!--#include virtual=\"/part/{index}\" -->")).collect()
+}
+
+/// An origin that answers the last request first: none has an answer before all have been asked.
+fn backwards(count: usize) -> Origin {
+    use std::sync::{Condvar, Mutex};
+    let (left, next) = (Mutex::new(count), Condvar::new());
+    Origin::start(move |peer| {
+        while let Some(request) = peer.request() {
+            let index: usize = request.target.rsplit('/').next().unwrap().parse().unwrap();
+            let guard = left.lock().unwrap();
+            let (mut left, late) =
+                next.wait_timeout_while(guard, crate::support::deadline(), |left| *left > index + 1).unwrap();
+            assert!(!late.timed_out(), "all requests are there");
+            *left = index;
+            next.notify_all();
+            drop(left);
+            peer.send(crate::support::origin::ok(format!("[{index}]").repeat(20_000).as_bytes()));
+        }
+    })
+}
+
+#[test]
+fn includes_are_asked_for_at_the_same_time_and_stand_in_their_order() {
+    let origin = backwards(6);
+    let daemon = including(&origin, &parts(6));
+    let expected: String =
+        (0..6).map(|index| format!("{index}{}", format!("[{index}]").repeat(20_000))).collect();
+    assert!(get(daemon.port(0), "/a.html").text() == expected);
+}
+
+#[test]
+fn a_page_may_have_more_includes_than_run_at_a_time() {
+    let origin = Origin::replying(|request| crate::support::origin::ok(request.target.as_bytes()));
+    let daemon = including(&origin, &parts(40));
+    let expected: String = (0..40).map(|index| format!("{index}/part/{index}")).collect();
+    let mut client = Client::connect(daemon.port(0));
+    for _ in 0..3 {
+        assert_eq!(client.get("/a.html").text(), expected);
+    }
+}
+
+#[test]
+fn an_include_that_was_begun_and_breaks_off_cuts_the_page() {
+    let origin = Origin::start(|peer| {
+        while let Some(request) = peer.request() {
+            if request.target == "/part/2" {
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+                return;
+            }
+            peer.send(crate::support::origin::ok(b"ok"));
+        }
+    });
+    let daemon = including(&origin, &parts(4));
+    let mut wire = Client::connect(daemon.port(0)).into_wire();
+    wire.send("GET /a.html HTTP/1.1\r\nHost: a\r\n\r\n");
+    wire.response_head();
+    let (body, _) = wire.rest();
+    let body = String::from_utf8_lossy(&body).into_owned();
+    assert!(!body.ends_with("0\r\n\r\n") && !body.contains("\r\n3\r\n"), "{body}");
+    daemon.wait_log("the answer of the subrequest \"/part/2\" broke off");
+}
+
+#[test]
+fn a_client_that_leaves_ends_all_includes() {
+    let origin = Origin::start(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\n\r\nbegin");
+        peer.rest(); // until the daemon has had enough
+    });
+    let daemon = including(&origin, &parts(4));
+    let mut wire = Client::connect(daemon.port(0)).into_wire();
+    wire.send("GET /a.html HTTP/1.1\r\nHost: a\r\n\r\n");
+    wire.response_head();
+    origin.wait_requests(4);
+    drop(wire);
+    origin.wait_ended(4);
+}
+
+#[test]
+fn what_follows_an_include_waits_for_it_where_it_says_so() {
+    let page = "<!--#include virtual=\"/set.html\" wait=\"yes\" --><!--#echo var=\"x\" -->";
+    let (_origin, daemon) = start(&[("a.html", page), ("set.html", "<!--#set var=\"x\" value=\"1\" -->")]);
+    assert_eq!(get(daemon.port(0), "/a.html").text(), "1");
+}

@@ -1,7 +1,7 @@
 //! Server side includes: commands inside a page that insert other pages, variables, or parts of it by condition.
 //!
-//! A body filter. Touches: the request's variables; subrequests for `include`, one after the other. What is held
-//! back is one unfinished command.
+//! A body filter. Touches: the request's variables; subrequests for `include`. What follows an include does not wait
+//! for it, unless it says so. What is held back is one unfinished command.
 //! Behaviour: nginx.org, ngx_http_ssi_module.
 
 mod command;
@@ -41,7 +41,7 @@ pub struct Conf {
 }
 
 /// What the commands of one answer share, with those of its subrequests.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct State {
     variables: Vec<(Vec<u8>, Vec<u8>)>,
     time_format: Option<Vec<u8>>,
@@ -266,7 +266,7 @@ impl Ssi {
                     request.ssi.get_or_insert_default().time_format = Some(format.to_vec());
                 }
             }
-            b"include" => return self.include(request, command, out).map(|()| true),
+            b"include" => return self.include(request, command, out),
             b"block" => self.block = Some((parameter("name")?.to_vec(), Vec::new())),
             b"endblock" => self.blocks.extend(self.block.take()),
             b"if" => {
@@ -298,7 +298,7 @@ impl Ssi {
         self.conditions.last_mut().ok_or_else(|| "SSI command without an \"if\"".to_owned())
     }
 
-    fn include(&mut self, request: &mut Request, command: &Command, out: &mut Vec<Piece>) -> Result<(), String> {
+    fn include(&mut self, request: &mut Request, command: &Command, out: &mut Vec<Piece>) -> Result<bool, String> {
         let target = match (command.get("virtual"), command.get("file")) {
             (Some(target), None) | (None, Some(target)) => expression::evaluate(request, target),
             _ => return Err("an SSI include needs either \"virtual\" or \"file\"".to_owned()),
@@ -323,8 +323,9 @@ impl Ssi {
             }
             (None, None) => Then::Insert,
         };
+        let waits = !matches!(then, Then::Insert) || command.get("wait").is_some_and(|word| word == b"yes");
         out.push(Piece::Subrequest(Subrequest { uri, args, then }));
-        Ok(())
+        Ok(waits)
     }
 }
 
