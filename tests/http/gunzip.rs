@@ -71,6 +71,10 @@ fn start() -> (Origin, Daemon) {
                     whole(&wrong)
                 }
                 "/empty" => whole(b""),
+                "/part" => {
+                    let head = "HTTP/1.1 206 Partial Content\r\nContent-Encoding: gzip\r\nContent-Range: bytes 0-9/200";
+                    [format!("{head}\r\nContent-Length: 10\r\n\r\n").as_bytes(), &coded[..10]].concat()
+                }
                 "/include" => {
                     whole(&gzip(b"(<!--#include virtual=\"/page\" -->|<!--#include virtual=\"/bytes\" -->)"))
                 }
@@ -138,6 +142,8 @@ fn broken_streams_cut_the_answer() {
     }
     if !is_stand_in() {
         assert_eq!(get(daemon.port(0), "/empty").text(), "", "nginx has no end for it");
+        let part = get(daemon.port(0), "/part");
+        assert_eq!((part.header("content-encoding"), &*part.body), (Some("gzip"), &gzip(&page())[..10]));
     }
     assert_eq!(get(daemon.port(0), "/bytes").text(), "byte by byte");
 }

@@ -45,7 +45,8 @@ pub fn head(request: &mut Request) {
         return;
     }
     let coding = request.response.headers.get(Id::ContentEncoding);
-    if !coding.is_some_and(|coding| coding.eq_ignore_ascii_case(b"gzip")) {
+    // a part of an encoded body is nothing that can be decoded
+    if request.response.status == 206 || !coding.is_some_and(|coding| coding.eq_ignore_ascii_case(b"gzip")) {
         return;
     }
     coding::vary(request);
