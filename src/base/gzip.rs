@@ -336,4 +336,52 @@ mod tests {
         let progress = decoder.decode(&good[..good.len() - 1], 1 << 20, &mut out).expect("so far it is");
         assert!(!decoder.is_between() && !progress.is_full);
     }
+
+    /// All that comes out of the input in pieces, and whether it was gzip.
+    fn read(pieces: &[&[u8]], room: usize) -> (Vec<u8>, bool) {
+        let (mut decoder, mut out) = (Decoder::default(), Vec::new());
+        for mut piece in pieces.iter().copied() {
+            loop {
+                match decoder.decode(piece, room, &mut out) {
+                    Ok(progress) if progress.is_full => piece = &piece[progress.used..],
+                    Ok(_) => break,
+                    Err(_) => return (out, false),
+                }
+            }
+        }
+        (out, true)
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_pushed_comes_out_again(
+            pieces in proptest::collection::vec((proptest::collection::vec(0..9_u8, 0..900), 0..2_u8), 0..12),
+            level in 1..=9_u8,
+        ) {
+            let mut encoder = Encoder::new(Shape::of_level(level));
+            let mut out = Vec::new();
+            for (piece, flush) in &pieces {
+                encoder.push(piece, if *flush == 0 { Flush::None } else { Flush::Sync }, &mut out);
+            }
+            encoder.push(b"", Flush::End, &mut out);
+            let all: Vec<u8> = pieces.iter().flat_map(|(piece, _)| piece.iter().copied()).collect();
+            proptest::prop_assert_eq!(read(&[&out], 100), (all, true));
+        }
+
+        #[test]
+        fn damaged_members_are_read_alike_wherever_they_are_split(
+            text in proptest::collection::vec(0..4_u8, 0..2_000),
+            damage in proptest::collection::vec((0..2_000_usize, 0..=255_u8), 0..4),
+            split in 0..2_000_usize,
+            room in 1..3_000_usize,
+        ) {
+            let mut coded = encode(&text, 6);
+            for (at, byte) in damage {
+                let at = at % coded.len();
+                coded[at] = byte;
+            }
+            let (first, second) = coded.split_at(split % coded.len());
+            proptest::prop_assert_eq!(read(&[first, second], room), read(&[&coded], 1 << 20));
+        }
+    }
 }
