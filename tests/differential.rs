@@ -42,6 +42,7 @@ macro_rules! files {
 
 files! {
     access
+    directories
     error_page
     files
     headers

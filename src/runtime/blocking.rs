@@ -1,4 +1,4 @@
-//! Work that may block (name resolution, writing temporary files), on a few threads.
+//! Work that may block (name resolution, files that are not in memory), on a few threads.
 //!
 //! The threads start on first use, so never in the master. A wake across threads costs about 10 µs: not for the
 //! data path.

@@ -392,8 +392,10 @@ fn files() {
         ("listen      80", "listen 127.0.0.1:%%PORT_0%%"),
         ("site/public", "%%DIR%%/site/public"),
         ("site/page", "%%DIR%%/site/page"),
+        ("site/files", "%%DIR%%/site/files"),
     ];
     let daemon = example("files.conf", &changes)
+        .file("site/files/one.pdf", [b'x'; 20_000])
         .file("site/public/index.html", "home\n")
         .file("site/public/robots.txt", "robots\n")
         .file("site/public/assets/app-1a2b.js", "js\n")
@@ -422,6 +424,14 @@ fn files() {
     assert_eq!(
         (deep.header("cache-control"), deep.header("content-type")),
         (Some("no-cache"), Some("text/html"))
+    );
+    let listed = ask(&daemon, "files.example.com", "/");
+    assert!(listed.text().contains("<a href=\"one.pdf\">") && listed.text().contains(" 20K\r\n"));
+    assert_eq!(ask(&daemon, "files.example.com", "/one.pdf").body.len(), 20_000);
+    assert!(
+        ask(&daemon, "files.example.com", "/list/")
+            .text()
+            .contains("\"name\":\"one.pdf\", \"type\":\"file\"")
     );
 }
 

@@ -67,6 +67,7 @@ pub fn content(request: &mut Request) -> Verdict {
     }
     let mut response = Response::with_type(200, b"image/gif");
     response.headers.push_id(Id::LastModified, MODIFIED.1);
+    response.first = Some(Id::LastModified);
     Verdict::Done(match static_file::condition(request, MODIFIED.0, b"") {
         Some(304) => {
             response.status = 304;
