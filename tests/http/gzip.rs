@@ -379,6 +379,23 @@ fn long_bodies_in_chunks_and_clients_that_leave() {
 }
 
 #[test]
+fn a_slow_pace_is_that_of_the_encoded_bytes() {
+    let conf = r#"
+    http { types { text/html html; } root %%DIR%%/pages;
+        server { listen 127.0.0.1:%%PORT_0%%; location / { gzip on; gzip_comp_level 9; limit_rate 4k; } } }"#;
+    let daemon = Setup::new(conf).file("pages/page.html", page(65_536)).start();
+    let began = std::time::Instant::now();
+    let request = "GET /page.html HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
+    let coded = fetch(daemon.port(0), request);
+    assert!(gunzip(&coded.body) == page(65_536));
+    // the first second's bytes go at once
+    let seconds = began.elapsed().as_secs_f64();
+    let expected = (coded.body.len() as f64 / 4096.0) - 1.0;
+    assert!(expected > 0.4 && seconds > expected * 0.9, "{} bytes in {seconds} s", coded.body.len());
+    assert!(seconds < 14.0, "plain it would take fifteen");
+}
+
+#[test]
 fn an_upstream_that_breaks_off_leaves_no_whole_stream() {
     let origin = Origin::start(|peer| {
         peer.request();
