@@ -345,6 +345,9 @@ async fn answer(
     match reply {
         Reply::Status(status) => Ok(Some(error_page::reply(request, status))),
         Reply::Response(response, body) => {
+            if let Some(reply) = modules::static_file::instead(request, &response) {
+                return Ok(Some(reply));
+            }
             send(request, client, *response, &body).await?;
             Ok(None)
         }

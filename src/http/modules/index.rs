@@ -15,6 +15,7 @@ use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;
 use crate::http::script::Script;
 use crate::http::variable::Variable;
+use crate::proto::message::Method;
 
 #[derive(Debug, Default)]
 pub struct Conf {
@@ -43,7 +44,8 @@ fn index(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 
 /// Redirects internally to the first index file that exists.
 pub fn content(request: &mut Request) -> Verdict {
-    if request.uri.last() != Some(&b'/') || !is_get_or_head(request.method) {
+    // a POST is refused as one of the file
+    if request.uri.last() != Some(&b'/') || !(is_get_or_head(request.method) || request.method == Method::Post) {
         return Verdict::Next;
     }
     let location = request.location;

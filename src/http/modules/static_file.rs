@@ -6,7 +6,8 @@
 mod condition;
 mod send;
 
-pub use condition::condition;
+pub use condition::instead;
+use condition::condition;
 pub use send::{Answer, Content, send};
 
 use std::io;
@@ -21,7 +22,7 @@ use crate::http::modules::open_file_cache::{self, Entry, FileKind, Found};
 use crate::http::modules::{BlockConf, Directive, core, ranges};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;
-use crate::http::response::{Body, Response};
+use crate::http::response::Response;
 use crate::http::variable::Variable;
 use crate::log;
 use crate::proto::header::Id;
@@ -34,11 +35,13 @@ pub struct Conf {
     output_buffers: Inherit<(u64, u64)>,
 }
 
+const CHUNK_BYTES: u64 = 2 * 1024 * 1024; // sendfile_max_chunk
+
 const ANYWHERE: Context = Context::ANY.or(Context::LOCATION_IF);
 
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("sendfile", ANYWHERE, |c| &mut c.sendfile, "Moves files to the socket inside the kernel, where their bytes need no change; on."),
-    size("sendfile_max_chunk", ANYWHERE, |c| &mut c.sendfile_max_chunk, "Most bytes of a file that are sent before other connections get their turn, 0 for any; 2m."),
+    size("sendfile_max_chunk", ANYWHERE, |c| &mut c.sendfile_max_chunk, "Most bytes of a file that are sent before other connections get their turn, never more than 2m; 2m."),
     custom("output_buffers", Context::ANY, Arity::exactly(2), output_buffers, "Number and size of buffers: of a file that is not sent by sendfile so many bytes are read at once as one has; 2 32k."),
 ];
 
@@ -60,9 +63,9 @@ impl Conf {
     }
 
     fn sendfile_max_chunk(&self) -> u64 {
-        match self.sendfile_max_chunk.get(2 * 1024 * 1024) {
-            0 => u64::MAX,
-            bytes => bytes,
+        match self.sendfile_max_chunk.get(CHUNK_BYTES) {
+            0 => CHUNK_BYTES,
+            bytes => bytes.min(CHUNK_BYTES),
         }
     }
 
@@ -186,13 +189,11 @@ pub fn answer(request: &mut Request, entry: &Entry) -> Reply {
     response.first = Some(Id::LastModified);
     response.headers.push_id(Id::LastModified, entry.last_modified.as_bytes());
     push_etag(&mut response, etag);
-    if let Some(status) = condition(request, entry.modified(), etag.as_bytes()) {
+    if let Some(status) = condition(request, Some(entry.modified()), etag.as_bytes()) {
         if status == 412 {
             return Reply::Status(412);
         }
-        response.status = 304;
-        response.headers.remove(Id::ContentType);
-        return Reply::Response(Box::new(response), Body::Empty);
+        return condition::not_modified(response);
     }
     response.allows_ranges = true;
     if request.location.core.error_page(416).is_some()

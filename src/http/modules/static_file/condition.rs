@@ -4,18 +4,49 @@
 //! is there must hold, also where RFC 9110 §13.2.2 would look at one only.
 
 use crate::http::modules::ranges::parse_date;
+use crate::http::pipeline::Reply;
 use crate::http::request::Request;
+use crate::http::response::{Body, Response};
 use crate::proto::header::Id;
 
-/// `Some(304)` or `Some(412)` when a condition of the request decides.
-pub fn condition(request: &Request, modified: i64, etag: &[u8]) -> Option<u16> {
-    let has_none = [Id::IfUnmodifiedSince, Id::IfMatch, Id::IfModifiedSince, Id::IfNoneMatch]
-        .iter()
-        .all(|id| request.header(*id).is_none());
-    if has_none || request.is_subrequest() {
+/// What stands instead of a response of our own where a condition of the request decides: nothing but its head, or
+/// the refusal.
+pub fn instead(request: &Request, response: &Response) -> Option<Reply> {
+    let is_shown = response.status == 200 && request.error_status.is_none_or(|status| status == 200);
+    if !is_shown || request.is_subrequest() || !has_any(request) {
         return None;
     }
-    let is_changed = |value: &[u8]| parse_date(value).is_none_or(|date| modified > date);
+    let headers = &response.headers;
+    let modified = headers.get(Id::LastModified).and_then(parse_date);
+    match condition(request, modified, headers.get(Id::Etag).unwrap_or(b""))? {
+        304 => Some(not_modified(response.clone())),
+        status => Some(Reply::Status(status)),
+    }
+}
+
+/// The head alone of a response that the client has already.
+pub fn not_modified(mut response: Response) -> Reply {
+    response.status = 304;
+    response.headers.remove(Id::ContentType);
+    Reply::Response(Box::new(response), Body::Empty)
+}
+
+fn has_any(request: &Request) -> bool {
+    [Id::IfUnmodifiedSince, Id::IfMatch, Id::IfModifiedSince, Id::IfNoneMatch]
+        .iter()
+        .any(|id| request.header(*id).is_some())
+}
+
+/// `Some(304)` or `Some(412)` when a condition of the request decides about something with this time and tag; `None`
+/// and empty where it has none.
+pub fn condition(request: &Request, modified: Option<i64>, etag: &[u8]) -> Option<u16> {
+    if request.is_subrequest() || !has_any(request) {
+        return None;
+    }
+    let is_changed = |value: &[u8]| match (modified, parse_date(value)) {
+        (Some(modified), Some(date)) => modified > date,
+        _ => true,
+    };
     if request.header(Id::IfUnmodifiedSince).is_some_and(is_changed)
         || request.header(Id::IfMatch).is_some_and(|list| !is_listed(list, etag, false))
     {
@@ -25,7 +56,9 @@ pub fn condition(request: &Request, modified: i64, etag: &[u8]) -> Option<u16> {
     let dated = request.header(Id::IfModifiedSince);
     let tagged = request.header(Id::IfNoneMatch);
     let is_current = (dated.is_some() || tagged.is_some())
-        && dated.is_none_or(|value| parse_date(value).is_some_and(|date| core.is_current(modified, date)))
+        && dated.is_none_or(|value| {
+            modified.zip(parse_date(value)).is_some_and(|(modified, date)| core.is_current(modified, date))
+        })
         && tagged.is_none_or(|list| is_listed(list, etag, true));
     is_current.then_some(304)
 }
