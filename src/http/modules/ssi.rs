@@ -117,6 +117,7 @@ pub fn head(request: &mut Request) {
         blocks: Vec::new(),
         stub: None,
         error: ERROR.to_vec(),
+        encoding: Encoding::Entity,
     };
     request.filters.get_or_insert_default().add(filter);
 }
@@ -142,6 +143,8 @@ struct Ssi {
     /// The name of the block that stands in for the include under way.
     stub: Option<Vec<u8>>,
     error: Vec<u8>,
+    /// What the last echo that named one has named.
+    encoding: Encoding,
 }
 
 impl BodyFilter for Ssi {
@@ -250,9 +253,18 @@ impl Ssi {
         };
         match &*command.name {
             b"echo" => {
+                if let Some(encoding) = command.get("encoding") {
+                    match Encoding::read(encoding) {
+                        Some(encoding) => self.encoding = encoding, // for those that follow as well
+                        None => {
+                            let name = String::from_utf8_lossy(encoding);
+                            log::error!(core::error_log(request), &*request, "unknown encoding \"{}\" in an SSI echo", name);
+                        }
+                    }
+                }
                 let value = expression::value(request, &parameter("var")?.to_ascii_lowercase());
                 let value = value.unwrap_or_else(|| command.get("default").unwrap_or(b"(none)").to_vec());
-                out.push(Piece::Bytes(encoded(&value, command.get("encoding").unwrap_or(b"entity"))?));
+                out.push(Piece::Bytes(self.encoding.apply(&value)));
             }
             b"set" => {
                 let value = expression::evaluate(request, parameter("value")?);
@@ -309,7 +321,9 @@ impl Ssi {
             None => (&*target, Vec::new()),
         };
         let mut uri = Vec::new();
-        if normalize_uri(path, true, &mut uri).is_err() {
+        // nginx does not resolve `..`: who writes it did not mean it
+        let is_safe = !path.split(|byte| *byte == b'/').any(|segment| segment == b"..");
+        if !is_safe || normalize_uri(path, true, &mut uri).is_err() {
             let target = String::from_utf8_lossy(&target);
             return Err(format!("the URI \"{target}\" of an SSI include leads nowhere in this server"));
         }
@@ -355,25 +369,43 @@ fn set(request: &mut Request, name: &[u8], value: Vec<u8>) {
     variables.push((name.to_vec(), value));
 }
 
-fn encoded(value: &[u8], encoding: &[u8]) -> Result<Vec<u8>, String> {
-    let mut out = Vec::with_capacity(value.len());
-    match encoding {
-        b"none" => out.extend_from_slice(value),
-        b"url" => escape_uri(value, Escape::Html, &mut out),
-        b"entity" => {
-            for byte in value {
-                match byte {
-                    b'<' => out.extend_from_slice(b"&lt;"),
-                    b'>' => out.extend_from_slice(b"&gt;"),
-                    b'&' => out.extend_from_slice(b"&amp;"),
-                    b'"' => out.extend_from_slice(b"&quot;"),
-                    byte => out.push(*byte),
+/// How a value is shown.
+#[derive(Clone, Copy, Debug)]
+enum Encoding {
+    Plain,
+    Url,
+    Entity,
+}
+
+impl Encoding {
+    fn read(name: &[u8]) -> Option<Self> {
+        match name {
+            b"none" => Some(Self::Plain),
+            b"url" => Some(Self::Url),
+            b"entity" => Some(Self::Entity),
+            _ => None,
+        }
+    }
+
+    fn apply(self, value: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(value.len());
+        match self {
+            Self::Plain => out.extend_from_slice(value),
+            Self::Url => escape_uri(value, Escape::Html, &mut out),
+            Self::Entity => {
+                for byte in value {
+                    match byte {
+                        b'<' => out.extend_from_slice(b"&lt;"),
+                        b'>' => out.extend_from_slice(b"&gt;"),
+                        b'&' => out.extend_from_slice(b"&amp;"),
+                        b'"' => out.extend_from_slice(b"&quot;"),
+                        byte => out.push(*byte),
+                    }
                 }
             }
         }
-        other => return Err(format!("unknown encoding \"{}\" in an SSI echo", String::from_utf8_lossy(other))),
+        out
     }
-    Ok(out)
 }
 
 fn date(request: &Request, is_gmt: bool, out: &mut Vec<u8>) -> bool {
