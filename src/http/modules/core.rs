@@ -336,10 +336,10 @@ impl Conf {
         self.error_pages.iter().find(|page| page.statuses.contains(&status))
     }
 
-    /// The MIME type for a file name, by its extension.
+    /// The MIME type for a file name, by its extension; a name like `.css` has none.
     pub fn type_of(&self, path: &[u8]) -> Option<&str> {
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
-        let dot = memchr::memrchr(b'.', name)?;
+        let dot = memchr::memrchr(b'.', name).filter(|dot| *dot > 0)?;
         let extension = std::str::from_utf8(&name[dot + 1..]).ok()?.to_ascii_lowercase();
         match self.types.as_ref() {
             Some(types) => types.get(extension.as_str()).map(|kind| &**kind),

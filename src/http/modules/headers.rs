@@ -22,6 +22,8 @@ use crate::proto::header::Id;
 struct Field {
     name: Box<str>,
     value: Script,
+    /// The name's; a `Content-Type` that is added is not the answer's own, and stands with the others.
+    id: Option<Id>,
     /// Added whatever the status.
     always: bool,
     /// A field that a response has once: nginx's list.
@@ -117,7 +119,8 @@ fn field(cx: &mut Cx, node: &Node) -> Result<Field, Diagnostic> {
     let value = Script::compile(&node.args[1], cx)?;
     let name: Box<str> = node.arg(0).into();
     let replaces = [Id::Etag, Id::LastModified].into_iter().find(|id| name.eq_ignore_ascii_case(id.name()));
-    Ok(Field { name, value, always, replaces })
+    let id = Id::of(name.as_bytes()).filter(|id| *id != Id::ContentType);
+    Ok(Field { name, value, id, always, replaces })
 }
 
 fn set_expires(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -142,7 +145,7 @@ pub fn add(request: &mut Request) {
         let headers = &mut response.headers;
         match field.replaces {
             None if value.is_empty() => {}
-            None => headers.push(field.name.as_bytes(), &value),
+            None => headers.push_with(field.id, field.name.as_bytes(), &value),
             Some(id) => {
                 // a file's own date has a place that no other has
                 if value.is_empty() || response.first == Some(id) {
