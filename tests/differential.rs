@@ -46,17 +46,22 @@ files! {
     directories
     error_page
     files
+    filters
     headers
     if_conditions
     location
     logs
     maps
+    modules
     proxy
     proxy_interim
     request
     return_forms
     rewrite
     servers
+    site_apps
+    site_legacy
+    site_spa
     try_files
     variables
 }
@@ -83,9 +88,9 @@ fn run(name: &str) {
     if std::env::var_os("PRONGHORN_WRITE_MARKS").is_some() {
         script.write_marks(&path, &marks);
     }
-    let logs = diff::changed(&nginx.log(), &ours.log());
-    if !logs.is_empty() && faults.is_empty() && script.cases.iter().all(|case| case.key.is_none()) {
-        faults.push(format!("--- {name}.conf: the access logs\n{}", logs.join("\n")));
+    let logged: usize = script.cases.iter().map(|case| case.log).sum();
+    if logged > 0 && faults.is_empty() && nginx.log().len() != logged {
+        faults.push(format!("{} lines in nginx's access log, {logged} by cases", nginx.log().len()));
     }
     drop((nginx, ours)); // else they would add their error logs to the report
     let (count, all) = (faults.len(), script.cases.len());
@@ -149,4 +154,4 @@ fn there_are_cases_enough() {
 }
 
 /// What was promised; a file that loses its cases is seen.
-const CASES_MIN: usize = 750;
+const CASES_MIN: usize = 900;

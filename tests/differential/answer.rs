@@ -12,7 +12,7 @@ use regex::bytes::Regex;
 use crate::case::Case;
 
 /// How long nothing may come before the answer is taken for unfinished; only a test that fails waits so long.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What stands instead of the name and version of a program.
 const SIGNATURE: &str = "SIGNATURE";

@@ -20,7 +20,8 @@
 //! ```
 //!
 //! `#?` takes: `port=1` the second port; `answers=2` how many answers to read, `answers=end` all up to the end of the
-//! connection; `log` compare the line of the access log; `backend=2` wait until backends got so many requests;
+//! connection; `log` compare the line of the access log, `log=2` several (in a file where a case says it, each case that writes
+//! one must); `backend=2` wait until backends got so many requests;
 //! `mask=REGEX` (the rest of the line) what matches is replaced by `*` in the answer.
 //!
 //! `\n`, `\r`, `\t`, `\\`, `\xNN` stand for bytes, `{{text*300}}` for repetitions. In the configuration stand
@@ -43,7 +44,8 @@ pub struct Case {
     pub port: usize,
     /// How many answers to read; `None` all that come.
     pub answers: Option<usize>,
-    pub log: bool,
+    /// How many lines of the access log it writes; the lines of all cases are counted if one says so.
+    pub log: usize,
     pub backend: usize,
     pub masks: Vec<Regex>,
     /// Why it differs from nginx.
@@ -165,12 +167,13 @@ impl Case {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             match (key, value) {
                 ("answers", "end") => self.answers = None,
-                ("log", "") => self.log = true,
-                ("port" | "answers" | "backend", _) => {
+                ("log", "") => self.log = 1,
+                ("port" | "answers" | "backend" | "log", _) => {
                     let number = value.parse().unwrap_or_else(|_| panic!("{place}: {word}"));
                     match key {
                         "port" => self.port = number,
                         "backend" => self.backend = number,
+                        "log" => self.log = number,
                         _ => self.answers = Some(number),
                     }
                 }

@@ -15,7 +15,8 @@ use tempfile::TempDir;
 use crate::answer;
 use crate::backend::Backends;
 use crate::case::{Case, Script};
-use crate::support::{Daemon, Setup, wait_for};
+use crate::support::deadline::wait_at_most;
+use crate::support::{Daemon, Setup};
 
 /// When all documents were changed last: Thu, 02 Jan 2020 03:04:05 GMT.
 const CHANGED: Duration = Duration::from_secs(1_577_934_245);
@@ -105,14 +106,16 @@ impl Side {
         for received in backends.take(case.backend) {
             lines.extend(received);
         }
-        if case.log {
-            let all = wait_for("the line of the access log", || {
-                Some(self.log()).filter(|lines| lines.len() > self.seen.get())
-            });
+        if case.log > 0 {
+            let seen = self.seen.get();
+            let is_there = || (self.log().len() >= seen + case.log).then_some(());
+            let _ = wait_at_most(answer::PATIENCE, is_there);
+            let log = self.log();
+            let new = log.iter().skip(seen).take(case.log);
             lines.push("log:".into());
-            lines.push(all[self.seen.get()].clone());
+            lines.extend(new.cloned());
+            self.seen.set((seen + case.log).min(log.len()));
         }
-        self.seen.set(self.log().len());
         let mut lines: Vec<String> = lines.into_iter().map(|line| self.anonymous(line)).collect();
         for mask in &case.masks {
             for line in &mut lines {
