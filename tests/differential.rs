@@ -49,6 +49,7 @@ files! {
     filters
     headers
     if_conditions
+    links
     location
     logs
     maps
