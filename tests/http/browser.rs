@@ -24,7 +24,7 @@ fn browsers_are_old_or_new() {
         ("/", "Mozilla/4.0 (compatible; MSIE 5.01; Windows)", " 1 1"),
         ("/", "Mozilla/5.0 (X11; U; Linux i686; rv:1.7.6) Gecko", "new  "),
         ("/", "Mozilla/4.0 (compatible; MSIE 6.0; Windows; rv:0.9)", "new  1"),
-        ("/", "Mozilla/4.0 (compatible; MSIE 6.0; Windows) Opera 8.5", " 1 1"),
+        ("/", "Mozilla/4.0 (compatible; MSIE 6.0; Windows) Opera 8.5", " 1 "),
         ("/", "Lynx/2.8", " 1 "),
         ("/", "Unknown/1", " 1 "),
         ("/unlisted", "Unknown/1", "new  "),

@@ -171,10 +171,11 @@ fn version(text: &[u8]) -> u64 {
     })
 }
 
-/// Internet Explorer, of any version.
+/// Internet Explorer, of any version; not Opera, which may call itself so.
 fn is_msie(request: &Request) -> bool {
     let Some(agent) = request.header(Id::UserAgent) else { return false };
-    memmem::find(agent, b"MSIE ").is_some_and(|at| at + 7 < agent.len())
+    let is_opera = || memmem::find(agent, b"Opera").is_some();
+    memmem::find(agent, b"MSIE ").is_some_and(|at| at + 7 < agent.len()) && !is_opera()
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 
 use std::fmt::Write;
 
+use regex_syntax::hir::{Class, Hir, HirKind};
+
 /// A pattern in the syntax of the engines.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Translated {
@@ -72,7 +74,7 @@ struct Reader<'a> {
     out: String,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn run(&mut self) -> Result<(), Refused> {
         while let Some(char) = self.next() {
             match char {
@@ -270,6 +272,11 @@ impl Reader<'_> {
             'H' => self.negatable(true, HORIZONTAL),
             'v' => self.negatable(false, VERTICAL),
             'V' => self.negatable(true, VERTICAL),
+            'p' | 'P' if !self.is_utf => {
+                let members = self.property(char)?;
+                let members = if members.is_empty() { r"^\x00-\xFF" } else { &members };
+                let _ = write!(self.out, "[{members}]");
+            }
             'g' | 'k' => self.reference(char)?,
             '1'..='9' => self.number(char),
             _ => self.common_escape(char)?,
@@ -344,20 +351,11 @@ impl Reader<'_> {
                 self.out.push('\\');
                 self.out.push(char);
             }
-            'p' | 'P' if self.is_utf => {
+            'p' | 'P' => {
                 self.out.push('\\');
                 self.out.push(char);
-                let length =
-                    self.rest.strip_prefix('{').and_then(|rest| rest.find('}')).map_or(0, |at| at + 2);
-                self.out.push_str(&self.rest[..length]);
-                self.rest = &self.rest[length..];
-            }
-            'p' | 'P' => {
-                let help = "begin the pattern with (*UTF8), or name the bytes in a class: [A-Za-z]";
-                return Err(Refused {
-                    why: format!(r"\{char} needs characters, and this pattern is matched with bytes"),
-                    help,
-                });
+                let name = self.property_name();
+                self.out.push_str(name);
             }
             'e' => self.byte(0x1b),
             'c' => {
@@ -384,6 +382,32 @@ impl Reader<'_> {
             _ => self.quoted(char),
         }
         Ok(())
+    }
+
+    /// What stands behind `\p`: a letter, or a name in braces.
+    fn property_name(&mut self) -> &'a str {
+        let length = match self.rest.strip_prefix('{').and_then(|rest| rest.find('}')) {
+            Some(at) => at + 2,
+            None => self.rest.chars().next().map_or(0, char::len_utf8),
+        };
+        let (name, after) = self.rest.split_at(length);
+        self.rest = after;
+        name
+    }
+
+    /// The bytes that have a property, as what stands in a class: without `(*UTF8)` a byte is the character of its number.
+    fn property(&mut self, letter: char) -> Result<String, Refused> {
+        let name = self.property_name();
+        let hir = regex_syntax::parse(&format!(r"\{letter}{name}"));
+        let Ok(HirKind::Class(Class::Unicode(class))) = hir.map(Hir::into_kind) else {
+            return Err(Refused { why: format!(r"\{letter}{name} names no property"), help: REWRITE });
+        };
+        let mut members = String::new();
+        for range in class.iter().filter(|range| u32::from(range.start()) <= 0xff) {
+            let (start, end) = (u32::from(range.start()), u32::from(range.end()).min(0xff));
+            let _ = write!(members, r"\x{start:02X}-\x{end:02X}");
+        }
+        Ok(members)
     }
 
     /// Up to two digits, or any number in braces.
@@ -466,6 +490,10 @@ impl Reader<'_> {
                 return Ok(false);
             }
             'E' => return Ok(false),
+            'p' | 'P' if !self.is_utf => {
+                let members = self.property(char)?;
+                self.out.push_str(&members);
+            }
             '1'..='7' => self.octal(char),
             'B' | 'R' | 'X' | 'N' | 'H' | 'V' => {
                 return Err(Refused { why: format!(r"\{char} cannot be run in a class"), help: REWRITE });
