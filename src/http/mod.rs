@@ -21,6 +21,7 @@ pub mod output;
 pub mod pace;
 pub mod parked;
 pub mod pipeline;
+pub mod property;
 pub mod proxy_header;
 pub mod regex;
 pub mod relay;

@@ -133,7 +133,8 @@ pub async fn handle(
     finished
 }
 
-fn begin(request: &mut Request) -> Reply {
+/// The phases up to the content.
+pub fn begin(request: &mut Request) -> Reply {
     if request.is_subrequest() && request.slice.is_some() {
         return run(request, Phase::Content).unwrap_or(Reply::Status(404)); // the request has gone the way before
     }

@@ -1,0 +1,237 @@
+//! What holds for every rewriting configuration and every value with variables, for the fuzz targets (`fuzz/`) and the
+//! property tests here.
+//!
+//! Runs the phases of a request without a socket. Touches no file: configurations that name one are not run.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use crate::config::convert::nginx_word;
+use crate::config::{LoadOptions, Node, load_text};
+use crate::http::body::{self, Body};
+use crate::http::modules::core;
+use crate::http::pipeline::{self, INTERNAL_REDIRECTS_MAX, Reply};
+use crate::http::request::{Connection, Request};
+use crate::http::{CompileOptions, Config, compile};
+use crate::log::Logger;
+use crate::proto::h1::length::BodyLength;
+use crate::proto::h1::request::{self, Limits, Progress, RequestHead};
+use crate::proto::uri;
+use crate::runtime::Runtime;
+use crate::runtime::buffer::Buffer;
+
+/// Configurations that are run in one process: each stays in memory, as a worker's own does. Later ones are only read.
+const CONFIGS_MAX: usize = 2000;
+
+/// What may stand in a configuration from outside.
+const DIRECTIVES: [&str; 9] = [
+    "rewrite",
+    "if",
+    "set",
+    "return",
+    "break",
+    "location",
+    "rewrite_log",
+    "uninitialized_variable_warn",
+    "internal",
+];
+
+thread_local! {
+    static CONFIGS: RefCell<HashMap<String, Option<&'static Config>>> = RefCell::default();
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+    /// Requests ask for its time.
+    static RUNTIME: RefCell<Option<&'static mut Runtime>> = const { RefCell::new(None) };
+}
+
+/// Panics when a configuration of rewriting steps breaks a promise: it is refused with diagnostics, or each request comes to
+/// an end after a bounded number of changes of its path.
+///
+/// The first line is the request's target; what follows is the server, up to an empty line, and behind it a location.
+pub fn rewrites(text: &str) {
+    let (target, rest) = text.split_once('\n').unwrap_or((text, ""));
+    let (server, location) = rest.split_once("\n\n").unwrap_or((rest, ""));
+    let Some(config) = config(&format!("{server}\nlocation / {{ {location}\n}}")) else { return };
+    let Some((_, redirects)) = answer(config, target) else { return };
+    assert!(redirects <= INTERNAL_REDIRECTS_MAX + 1, "{redirects} redirects");
+}
+
+/// Panics when a value with variables is not what a plain replacement of their names makes of it.
+pub fn evaluates(text: &str) {
+    let expected = expand(text);
+    let mut word = String::new();
+    nginx_word(&mut word, text);
+    let server = format!("set $v \"<$arg_x>\"; rewrite ^/(.)(.*) /$2$1; return 200 {word};");
+    let config = config(&server);
+    assert_eq!(config.is_some(), expected.is_some() && COUNT.get() < CONFIGS_MAX, "{text:?}");
+    let (Some(config), Some(expected)) = (config, expected) else { return };
+    match answer(config, "/abc?x=y").expect("a good request").0 {
+        Reply::Response(response, body) => {
+            assert_eq!((response.status, body.as_bytes()), (200, expected.as_bytes()), "{text:?}");
+        }
+        other => panic!("{text:?}: {other:?}"),
+    }
+}
+
+/// What [`evaluates`] expects: `None` where the value is refused.
+fn expand(text: &str) -> Option<String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((plain, after)) = rest.split_once('$') {
+        out.push_str(plain);
+        let is_name = |char: char| char.is_ascii_alphanumeric() || char == '_';
+        let (name, after) = match (after.strip_prefix('{'), after.as_bytes().first()) {
+            (Some(braced), _) => braced.split_once('}')?,
+            (None, Some(b'1'..=b'9')) => after.split_at(1),
+            (None, _) => after.split_at(after.find(|char| !is_name(char)).unwrap_or(after.len())),
+        };
+        if name.is_empty() || !name.chars().all(is_name) {
+            return None;
+        }
+        out.push_str(match name {
+            "v" => "<y>",
+            "uri" => "/bca",
+            "args" => "x=y",
+            "0" => "/abc",
+            "1" => "a",
+            "2" => "bc",
+            "3" | "4" | "5" | "6" | "7" | "8" | "9" => "",
+            _ => return None,
+        });
+        rest = after;
+    }
+    out.push_str(rest);
+    Some(out)
+}
+
+/// The configuration of one server, compiled once; `None` where it has errors or shall not be run.
+fn config(server: &str) -> Option<&'static Config> {
+    if let Some(known) = CONFIGS.with_borrow(|configs| configs.get(server).copied()) {
+        return known;
+    }
+    let text = format!(
+        "http {{ access_log off; error_log stderr emerg; server {{ listen 127.0.0.1:1; {server}\n}} }}"
+    );
+    let (tree, mut out) =
+        load_text("fuzz.conf", &text, &LoadOptions { keep_includes: true, ..LoadOptions::default() });
+    let options = CompileOptions {
+        prefix: "/nonexistent".into(),
+        folder: "/nonexistent".into(),
+        error_log: Logger::none(),
+        test_only: true,
+    };
+    let is_one = matches!(&tree.nodes[..], [http] if matches!(http.children(), [_, _, server] if is_allowed(server.children())));
+    if out.has_errors() || !is_one {
+        return None;
+    }
+    let compiled = compile(&tree.nodes[0], &options, &mut out);
+    if out.has_errors() || COUNT.get() >= CONFIGS_MAX {
+        return None;
+    }
+    COUNT.set(COUNT.get() + 1);
+    let config: &'static Config = Box::leak(Box::new(compiled));
+    CONFIGS.with_borrow_mut(|configs| configs.insert(server.to_owned(), Some(config)));
+    Some(config)
+}
+
+fn is_allowed(nodes: &[Node]) -> bool {
+    nodes.iter().all(|node| {
+        let name = &*node.name.text;
+        (DIRECTIVES.contains(&name) || name == "listen") && is_allowed(node.children())
+    })
+}
+
+fn request(config: &'static Config, target: &str) -> Option<Box<Request>> {
+    let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut head = Box::new(RequestHead::default());
+    let Ok(Progress::Complete(length)) = request::parse(text.as_bytes(), &Limits::default(), &mut head)
+    else {
+        return None;
+    };
+    let mut input = Buffer::take(length);
+    input.extend(&text.as_bytes()[..length]);
+    let target = uri::parse(head.method, &input.data()[head.target.clone()]).ok()?;
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    let connection = Connection {
+        number: 1,
+        fd: -1,
+        peer: address.into(),
+        proxy: None,
+        local: address.into(),
+        listen: &config.listens[0],
+        requests: 1,
+        opened_ms: 0,
+        is_pipelined: false,
+    };
+    let limits = body::Limits { max: 0, timeout_ms: 0, buffer_size: 1024, min_rate: None };
+    let body = Body::new(BodyLength::None, b"", false, limits);
+    let mut request = Request::new(config, &config.servers[0], connection, input, head, body);
+    core::set_target(&mut request, &target).is_ok().then_some(request)
+}
+
+/// The answer to a request, and how often its path was changed; `None`: it is no request.
+fn answer(config: &'static Config, target: &str) -> Option<(Reply, u8)> {
+    let target = target.to_owned();
+    RUNTIME.with_borrow_mut(|runtime| {
+        let runtime =
+            runtime.get_or_insert_with(|| Box::leak(Box::new(Runtime::new().expect("an epoll instance"))));
+        runtime.block_on(async move {
+            let mut request = request(config, &target)?;
+            let reply = pipeline::begin(&mut request);
+            Some((reply, request.internal_redirects))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEPS: [&str; 24] = [
+        "rewrite ^ /a;",
+        "rewrite ^/(.*)$ /x/$1 last;",
+        "rewrite (a)(?<n>b)? /$2$1$n break;",
+        "rewrite ^/x /?a=$1?;",
+        "rewrite . $uri/ redirect;",
+        "rewrite a http://h/$1 permanent;",
+        "set $a $b$1;",
+        "set $b \"$a$uri\";",
+        "set $args $a;",
+        "set $n $args;",
+        "if ($a) {",
+        "if ($uri ~ ^/(.)(?<n>.)) {",
+        "if ($a = $b) {",
+        "if ($n !~* A) {",
+        "}",
+        "break;",
+        "return 404;",
+        "return 200 $n;",
+        "return $a;",
+        "return 301 /$1;",
+        "\n\n",
+        "rewrite ^(.*)+$ $1;",
+        "internal;",
+        "rewrite ^/(?!x)(a|b)\\1 /y;",
+    ];
+
+    #[test]
+    fn any_steps_come_to_an_end() {
+        bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| {
+            let steps: Vec<&str> = bytes.iter().map(|byte| STEPS[usize::from(*byte) % STEPS.len()]).collect();
+            let target = ["/", "/ab?c=%41", "/x%2fy", "/aa"][bytes.len() % 4];
+            rewrites(&format!("{target}\n{}", steps.concat()));
+            rewrites(&String::from_utf8_lossy(bytes));
+        });
+    }
+
+    #[test]
+    fn any_value_is_what_its_parts_are() {
+        const PARTS: [&str; 16] = [
+            "$v", "${v}", "$uri", "$1", "$12", "${2}", "$", "{", "}", "a", "_", "\"", "'", "\\", " ",
+            "$args;",
+        ];
+        bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| {
+            let parts: Vec<&str> = bytes.iter().map(|byte| PARTS[usize::from(*byte) % PARTS.len()]).collect();
+            evaluates(&parts.concat());
+        });
+    }
+}
