@@ -119,6 +119,7 @@ pub static VARIABLES: &[(&str, &str)] = &[
     ),
     ("upstream_bytes_received", "Bytes that each server sent."),
     ("upstream_bytes_sent", "Bytes that each server was sent."),
+    ("upstream_cache_status", "What a cache had for the request; empty, since none is asked."),
     ("upstream_connect_time", "The time to connect to each server, in seconds; 0.000 for a kept connection."),
     ("upstream_cookie_", "The cookie of this name that the server sets."),
     ("upstream_header_time", "The time until the head of each server's answer was there, in seconds."),
