@@ -9,8 +9,9 @@ use crate::support::{Client, Daemon, Dns, Origin, fetch, get, wait_for};
 use super::place::shipped;
 
 /// The names of the tests here and there: an example without one is not shipped.
-const TESTED: &str = "balanced behind-proxy canary compression container discovery failover files json-log limits maintenance redirects status \
-                      streams subpath uploads vhosts websocket";
+const TESTED: &str = "balanced behind-proxy canary compression container discovery failover files \
+                      json-log legacy-pages limits maintenance redirects shadow status streams subpath \
+                      uploads vhosts websocket";
 
 #[test]
 fn every_example_has_its_test() {
@@ -502,4 +503,61 @@ fn limits() {
         let answer = send(&daemon, &format!("{method} /admin/ HTTP/1.1\r\nHost: a"));
         assert_eq!(answer.status, 200, "{method} from this machine");
     }
+}
+
+#[test]
+fn shadow() {
+    let (old, new) = (echo("old"), echo("new"));
+    let changes = [
+        ("127.0.0.1:3000", &*old.address()),
+        ("127.0.0.1:4000", &*new.address()),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+        ("10%     new-version", "50% new-version"),
+    ];
+    let daemon = example("shadow.conf", &changes).start();
+    for count in 0..100 {
+        let post = format!(
+            "POST /a?{count} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
+        );
+        assert!(fetch(daemon.port(0), &post).text().starts_with(&format!("old /a?{count}")));
+    }
+    daemon.stop(nix::sys::signal::Signal::SIGQUIT);
+    let copies = new.requests();
+    assert!((1..100).contains(&copies.len()), "{} copies", copies.len());
+    for copy in copies {
+        assert_eq!((&*copy.method, &*copy.body, copy.header("x-shadow")), ("POST", &b"hi"[..], Some("1")));
+        assert!(copy.target.starts_with("/a?"), "{}", copy.target);
+    }
+    assert_eq!(daemon.read("logs/shadow.log").lines().count(), 100);
+}
+
+#[test]
+fn legacy_pages() {
+    let origin = Origin::replying(|request| {
+        if request.target == "/films/a" {
+            let range = request.header("range").expect("a slice is asked for").to_owned();
+            assert_eq!(range, "bytes=0-1048575");
+            let head = "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-3/4\r\nContent-Length: 4";
+            return format!("{head}\r\n\r\nfilm").into_bytes();
+        }
+        let page =
+            b"<head></head>\xc1\xc2\xd7 http://old.example/a <!--#include virtual=\"/pages/part.html\" -->";
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n", page.len());
+        [head.as_bytes(), page].concat()
+    });
+    let changes = [
+        ("127.0.0.1:3000", &*origin.address()),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+        ("/srv/new.example", "%%DIR%%/new"),
+    ];
+    let setup = example("legacy-pages.conf", &changes);
+    let setup = setup.file("new/pages/head.html", "head ").file("new/pages/foot.html", " foot");
+    let daemon = setup.file("new/pages/part.html", "часть").start();
+    let response = get(daemon.port(0), "/");
+    assert_eq!(response.header("content-type"), Some("text/html; charset=utf-8"));
+    let link = "<link rel=\"stylesheet\" href=\"/pages/new.css\">";
+    assert_eq!(response.text(), format!("head <head>{link}</head>абв https://new.example/a часть foot"));
+    let film = get(daemon.port(0), "/films/a");
+    assert_eq!((film.status, film.text()), (200, "film".into()));
 }
