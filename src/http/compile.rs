@@ -4,6 +4,7 @@
 //! the modules' tables. Touches: name resolution of listen addresses; opens nothing.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::directive::{block, custom};
 use crate::config::{Arity, Context, Diagnostic, Diagnostics, HasDiagnostics, Node, Span};
@@ -38,6 +39,8 @@ pub struct CompileOptions {
 pub struct Cx {
     pub options: CompileOptions,
     pub variables: Registry,
+    /// What all blocks share that set nothing of a module.
+    pub(in crate::http) defaults: Arc<Confs>,
     pub diagnostics: Diagnostics,
     /// Log formats, declared once for the whole `http` block.
     pub log: modules::access_log::Shared,
@@ -85,6 +88,7 @@ impl Cx {
         Self {
             options: options.clone(),
             variables: Registry::default(),
+            defaults: Arc::default(),
             diagnostics: Diagnostics::default(),
             log: Default::default(),
             maps: Vec::new(),
@@ -193,7 +197,8 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     let mut cx = Cx::new(options);
     let mut partial = cx.block(http_block, Context::HTTP);
     modules::access_log::add_default(&mut partial, http_block.name.span, &mut cx);
-    let root = Confs::complete(partial, &Confs::default(), &mut cx);
+    let defaults = cx.defaults.clone();
+    let root = Confs::complete(partial, &defaults, &mut cx);
     let mut servers = Vec::new();
     let mut places = Places::default();
     for (index, draft) in std::mem::take(&mut cx.servers).into_iter().enumerate() {

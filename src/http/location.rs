@@ -80,10 +80,16 @@ pub struct Locations {
 #[derive(Debug)]
 struct Entry {
     name: Box<str>,
-    exact: Option<Location>,
-    prefix: Option<Location>,
+    exact: Option<Box<Location>>,
+    prefix: Option<Box<Location>>,
     /// The entry with the longest name that begins this one.
     parent: Option<u32>,
+}
+
+impl Entry {
+    fn locations(&self) -> impl Iterator<Item = &Location> {
+        self.exact.iter().chain(&self.prefix).map(|location| &**location)
+    }
 }
 
 /// What the search came to.
@@ -201,10 +207,10 @@ impl Locations {
             if slot.is_some() {
                 return Err(Duplicate { name: location.name.into(), span: location.span });
             }
-            *slot = Some(location);
+            *slot = Some(Box::new(location));
         }
-        let mut all = sorted.iter().flat_map(|entry| entry.exact.iter().chain(&entry.prefix));
-        let has_slashes = all.any(|location| location.redirects_to_slash);
+        let has_slashes =
+            sorted.iter().flat_map(Entry::locations).any(|location| location.redirects_to_slash);
         let hint = |location: &Location| match &location.kind {
             Kind::Regex(regex) => regex.hint(),
             _ => Hint::default(),
@@ -218,7 +224,7 @@ impl Locations {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Location> {
-        self.sorted.iter().flat_map(|entry| entry.exact.iter().chain(&entry.prefix)).chain(&self.regexes)
+        self.sorted.iter().flat_map(Entry::locations).chain(&self.regexes)
     }
 
     /// The first regular expression of the file that matches, and what is found in its location.
@@ -278,7 +284,7 @@ impl Locations {
     fn add_slash(&self, uri: &[u8]) -> Option<&Location> {
         let named = |entry: &Entry| entry.name.bytes().cmp(uri.iter().copied().chain(*b"/"));
         let entry = &self.sorted[self.sorted.binary_search_by(named).ok()?];
-        entry.exact.iter().chain(&entry.prefix).find(|location| location.redirects_to_slash)
+        entry.locations().find(|location| location.redirects_to_slash)
     }
 }
 

@@ -83,13 +83,21 @@ macro_rules! modules {
         impl Confs {
             /// Completes a block's own settings from the block around it.
             pub fn complete(partial: Partial, outer: &Confs, cx: &mut Cx) -> Confs {
-                let confs = Confs { $($name: complete(partial.$name, &outer.$name, $name::Conf::INHERITS, cx),)* idle: 0 };
+                let defaults = cx.defaults.clone();
+                let confs = Confs {
+                    $($name: complete(partial.$name, &outer.$name, $name::Conf::INHERITS, &defaults.$name, cx),)*
+                    idle: 0,
+                };
                 Confs { idle: confs.idle(), ..confs }
             }
 
             /// The same for a block without a name of its own: an `if` or a `limit_except`.
             pub fn complete_nameless(partial: Partial, outer: &Confs, cx: &mut Cx) -> Confs {
-                let confs = Confs { $($name: complete(partial.$name, &outer.$name, $name::Conf::INHERITS_NAMELESS, cx),)* idle: 0 };
+                let defaults = cx.defaults.clone();
+                let confs = Confs {
+                    $($name: complete(partial.$name, &outer.$name, $name::Conf::INHERITS_NAMELESS, &defaults.$name, cx),)*
+                    idle: 0,
+                };
                 Confs { idle: confs.idle(), ..confs }
             }
 
@@ -240,7 +248,13 @@ pub fn variable_named(name: &str) -> Option<&'static Variable> {
     VARIABLES.iter().flat_map(|list| list.iter()).find(|variable| !variable.prefix && variable.name == name)
 }
 
-fn complete<C: BlockConf>(own: Option<Box<C>>, outer: &Arc<C>, inherits: bool, cx: &mut Cx) -> Arc<C> {
+fn complete<C: BlockConf>(
+    own: Option<Box<C>>,
+    outer: &Arc<C>,
+    inherits: bool,
+    default: &Arc<C>,
+    cx: &mut Cx,
+) -> Arc<C> {
     match own {
         Some(mut conf) => {
             conf.merge(outer);
@@ -254,6 +268,6 @@ fn complete<C: BlockConf>(own: Option<Box<C>>, outer: &Arc<C>, inherits: bool, c
             conf.freeze(cx);
             Arc::new(conf)
         }
-        None => Arc::default(),
+        None => default.clone(),
     }
 }

@@ -89,7 +89,8 @@ impl Group {
         group
     }
 
-    fn empty(name: &str, servers: Vec<Server>) -> Self {
+    fn empty(name: &str, mut servers: Vec<Server>) -> Self {
+        servers.shrink_to_fit(); // there may be thousands of groups
         Self {
             name: name.into(),
             servers,
