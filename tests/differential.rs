@@ -63,7 +63,9 @@ files! {
     site_apps
     site_legacy
     site_spa
+    syntax
     try_files
+    upstreams
     variables
 }
 
@@ -155,4 +157,4 @@ fn there_are_cases_enough() {
 }
 
 /// What was promised; a file that loses its cases is seen.
-const CASES_MIN: usize = 900;
+const CASES_MIN: usize = 1000;
