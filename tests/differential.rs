@@ -61,6 +61,7 @@ files! {
     rewrite
     servers
     site_apps
+    site_blog
     site_legacy
     site_spa
     syntax

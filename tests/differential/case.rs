@@ -37,8 +37,6 @@ use regex::Regex;
 pub struct Case {
     /// Where it stands in its file, from 1.
     pub line: usize,
-    /// The last line that belongs to it but for marks.
-    pub last_line: usize,
     pub title: String,
     pub bytes: Vec<u8>,
     pub port: usize,
@@ -117,9 +115,6 @@ impl Script {
                     let (name, content) = rest.split_once(' ').unwrap_or((rest, ""));
                     script.files.push((name.into(), bytes(content)));
                 }
-            }
-            if !matches!(sign, '-' | '+' | '!') {
-                draft.case.last_line = index + 1;
             }
         }
         script.cases.extend(draft.finished());
@@ -284,4 +279,30 @@ fn bytes(text: &str) -> Vec<u8> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_is_what_stands_there() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("x.conf");
+        let text = "http { # not #> GET /x\n    #> POST /a\n    #: X-A: b\n    #= {{ab*2}}\\x00\n    #? port=1 log mask=a b\n    \
+                    #! key\n    #- c\n    #+\n#> (raw)\n#| GET /\\\n#|  HTTP/1.0\n#|\n#@ /p close\n#| HTTP/1.1 200 OK\n#/ f \\n\n}\n";
+        std::fs::write(&path, text).expect("the folder is ours");
+        let script = Script::read(&path);
+        let [posted, raw] = &script.cases[..] else { panic!("two cases") };
+        let bytes = "POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nX-A: b\r\n\r\nabab\0";
+        assert_eq!(String::from_utf8_lossy(&posted.bytes), bytes);
+        assert_eq!((posted.line, posted.port, posted.log, posted.masks.len()), (2, 1, 1, 1));
+        assert_eq!((posted.key.as_deref(), posted.expected.join("|")), (Some("key"), "-c|+".into()));
+        assert_eq!(String::from_utf8_lossy(&raw.bytes), "GET / HTTP/1.0\r\n\r\n");
+        assert_eq!((script.replies[0].path.as_str(), script.replies[0].closes), ("/p", true));
+        assert_eq!(script.files, [("f".to_owned(), b"\n".to_vec())]);
+        script.write_marks(&path, &[vec!["-d".into()], Vec::new()]);
+        let written = std::fs::read_to_string(&path).expect("it was written");
+        assert_eq!(written, text.replace("    #- c\n    #+\n", "    #- d\n"));
+    }
 }

@@ -62,3 +62,21 @@ fn steps<'a>(theirs: &'a [String], our: &'a [String]) -> Vec<Step<'a>> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<String> {
+        text.split('|').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn only_what_differs_is_told() {
+        assert_eq!(changed(&lines("a|b|c"), &lines("a|b|c")), [""; 0]);
+        assert_eq!(changed(&lines("a|b|c"), &lines("a|x|c|d")), ["-b", "+x", "+d"]);
+        let (theirs, our) = (lines("HTTP/1.1 200 OK|a"), lines("HTTP/1.1 400 Bad Request|b"));
+        assert_eq!(changed(&theirs, &our), ["-HTTP/1.1 200 OK", "+HTTP/1.1 400 Bad Request"]);
+        assert_eq!(whole(&lines("a|b"), &lines("b|c")), "- a\n  b\n+ c\n");
+    }
+}
