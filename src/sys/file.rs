@@ -126,14 +126,23 @@ pub fn warm(file: &File, offset: u64, length: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether this file is on a disk of this machine, whose `stat` answers at once and tells of every change.
-pub fn is_local(file: &File) -> bool {
-    const LOCAL: [i64; 13] = [
+/// Where a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On a disk of this machine: `stat` answers at once and tells of every change.
+    Disk,
+    /// In memory (tmpfs): the same, but for what is written through a mapping.
+    Memory,
+    /// On another machine, or nobody knows.
+    Elsewhere,
+}
+
+/// Asks where a file is.
+pub fn place(file: &File) -> Place {
+    const DISKS: [i64; 11] = [
         0xef53,      // ext2, ext3, ext4
         0x5846_5342, // xfs
         0x9123_683e, // btrfs
-        0x0102_1994, // tmpfs
-        0x8584_58f6, // ramfs
         0x794c_7630, // overlayfs
         0xf2f5_2010, // f2fs
         0x2fc1_2fc1, // zfs
@@ -143,7 +152,12 @@ pub fn is_local(file: &File) -> bool {
         0x9660,      // iso9660
         0x4d44,      // vfat
     ];
-    nix::sys::statfs::fstatfs(file).is_ok_and(|found| LOCAL.contains(&found.filesystem_type().0))
+    const MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6]; // tmpfs, ramfs
+    match nix::sys::statfs::fstatfs(file).map(|found| found.filesystem_type().0) {
+        Ok(kind) if DISKS.contains(&kind) => Place::Disk,
+        Ok(kind) if MEMORY.contains(&kind) => Place::Memory,
+        _ => Place::Elsewhere,
+    }
 }
 
 #[cfg(test)]

@@ -66,6 +66,7 @@ http {
     server {
         listen 127.0.0.1:%%PORT_0%%;
         location / { root %%SOURCE%%; sendfile on; }
+        location /new/ { alias %%DIR%%/; sendfile on; }
         location /off/ { open_file_cache off; alias %%SOURCE%%/; sendfile on; }
     }
 }
@@ -75,9 +76,10 @@ http {
 fn a_small_file_that_stays_as_it_is_takes_three_calls_and_a_share_of_epoll() {
     let source = env!("CARGO_MANIFEST_DIR");
     let daemon = Setup::new(FILES).set("SOURCE", source).level("notice").start();
+    std::fs::copy(format!("{source}/Cargo.toml"), daemon.path("Cargo.toml")).expect("the folder is ours");
     let content = std::fs::read(format!("{source}/Cargo.toml")).expect("it is there");
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(daemon.port(0))).collect();
-    for (path, calls_max) in [("/Cargo.toml", 3.05), ("/off/Cargo.toml", 7.05)] {
+    for (path, calls_max) in [("/Cargo.toml", 3.05), ("/new/Cargo.toml", 4.05), ("/off/Cargo.toml", 7.05)] {
         let mut rounds = |count: usize| {
             for _ in 0..count {
                 for client in &mut clients {

@@ -4,9 +4,9 @@
 //!
 //! Without a directive each worker keeps what it has opened lately and asks the kernel before each use, by one
 //! `stat` of the path, whether it is still the same file with the same times: an answer is always the one that a
-//! fresh open would give. The content of a small file is kept only if the file was left alone for two seconds before
-//! it was read, since two changes within one tick of the clock have the same time. With a directive nginx's rules
-//! hold: nothing is asked within `open_file_cache_valid`.
+//! fresh open would give. The content of a small file is kept only if the file was left alone for a minute before it
+//! was read, since not every change within that time has a time of its own; until then its descriptor is kept. With a
+//! directive nginx's rules hold: nothing is asked within `open_file_cache_valid`.
 //! Behaviour: nginx.org, ngx_http_core_module.
 
 mod cache;
@@ -175,7 +175,7 @@ fn cached(policy: &Policy, path: &[u8]) -> Option<Outcome> {
             return Some(kept.clone());
         }
         if let Ok(Found::File(entry)) = kept
-            && entry.is_sure()
+            && !entry.is_overdue()
             && let Ok(found) = stat(path)
             && Stamp::of(&found) == entry.stamp
         {
@@ -191,7 +191,7 @@ fn cached(policy: &Policy, path: &[u8]) -> Option<Outcome> {
 /// Keeps what was found where the rules say so.
 fn keep(policy: &Policy, path: &[u8], found: &Outcome) {
     let is_kept = match found {
-        Ok(Found::File(entry)) => policy.keeps_all || entry.is_local() && entry.is_sure(),
+        Ok(Found::File(entry)) => policy.keeps_all || entry.is_local(),
         Ok(Found::Directory | Found::Other) => policy.keeps_all,
         Err(_) => policy.keeps_errors,
     };

@@ -6,19 +6,22 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, SFlag, fstat};
 
 use crate::http::modules::static_file::Content;
-use crate::sys::file;
+use crate::sys::clock;
+use crate::sys::file::{self, Place};
 
-/// Files up to this size are read when they are opened, and leave together with their head.
+/// Files up to this size are kept in memory.
 const SMALL_BYTES: i64 = 16 * 1024;
 
-/// A file that was changed later than so long before it was read may change again without another time.
-const SETTLED: Duration = Duration::from_secs(2);
+/// A file that was changed later than so many seconds before it was read may change again and have the same times:
+/// within one tick of the clock, or through a mapping, whose pages tell of a change once until they are written back
+/// (after 35 seconds).
+const SETTLED_S: i64 = 60;
 
 /// What tells that a file is the same and was not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,15 +54,9 @@ impl Stamp {
         }
     }
 
-    /// It was not changed lately; a change of the content or of what is said of the file is one.
-    fn is_settled(&self) -> bool {
-        let (seconds, nanoseconds) = self.changed;
-        let at = u64::try_from(seconds).ok().zip(u32::try_from(nanoseconds).ok());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
-        let age = now.zip(at).and_then(|(now, (seconds, nanoseconds))| {
-            now.checked_sub(Duration::new(seconds, nanoseconds))
-        });
-        age.is_some_and(|age| age >= SETTLED)
+    /// The second from which on the same stamp means the same content.
+    fn settles_s(&self) -> i64 {
+        self.changed.0.saturating_add(SETTLED_S + 1)
     }
 }
 
@@ -98,8 +95,9 @@ pub struct Entry {
     /// `Last-Modified` and `ETag`.
     pub last_modified: Box<str>,
     pub etag: Box<str>,
-    is_local: bool,
-    is_settled: bool,
+    place: Place,
+    /// From this second on its content may be kept.
+    settles_s: Option<i64>,
 }
 
 impl Entry {
@@ -120,14 +118,14 @@ impl Entry {
         }
     }
 
-    /// The same stamp means the same content.
-    pub fn is_sure(&self) -> bool {
-        matches!(self.content, Content::File(_)) || self.is_settled
+    /// It could be kept in memory by now.
+    pub fn is_overdue(&self) -> bool {
+        self.settles_s.is_some_and(|second| clock::wall_seconds() >= second)
     }
 
-    /// It is on a disk of this machine, as far as that was asked.
+    /// It is on this machine, as far as that was asked.
     pub fn is_local(&self) -> bool {
-        self.is_local
+        self.place != Place::Elsewhere
     }
 }
 
@@ -146,30 +144,32 @@ pub struct How {
 pub struct Opened {
     stamp: Stamp,
     content: Content,
-    is_local: bool,
-    is_settled: bool,
+    place: Place,
+    settles_s: Option<i64>,
 }
 
 impl Opened {
-    /// Asks what was opened, and reads a small file. Errors: EAGAIN where that would have to wait and must not.
+    /// Asks what was opened, and reads a small file that may be kept in memory. Errors: EAGAIN where that would have
+    /// to wait and must not.
     pub fn read(fd: OwnedFd, how: How) -> nix::Result<Self> {
         let file = File::from(fd);
         let stamp = Stamp::of(&fstat(&file)?);
-        let is_file = how.reads && stamp.kind() == FileKind::File;
-        // asked before the content is read: what is changed meanwhile is not settled
-        let is_settled = is_file && stamp.is_settled();
-        let is_local = is_file && how.asks_place && file::is_local(&file);
-        let may_wait = how.may_wait;
-        let small = (is_file && stamp.size <= SMALL_BYTES).then(|| read_small(&file, stamp.size, may_wait)).transpose()?;
-        let content = match small.flatten() {
-            Some(bytes) => Content::Memory(bytes.into()),
-            None => Content::File(Arc::new(file)),
+        let is_asked = how.reads && how.asks_place && stamp.kind() == FileKind::File;
+        let place = if is_asked { file::place(&file) } else { Place::Elsewhere };
+        // asked before the content is read: what is changed meanwhile has not settled
+        let is_small = place == Place::Disk && stamp.size <= SMALL_BYTES;
+        let settles_s = is_small.then(|| stamp.settles_s());
+        let is_settled = settles_s.is_some_and(|second| clock::wall_seconds() >= second);
+        let small = is_settled.then(|| read_small(&file, stamp.size, how.may_wait)).transpose()?;
+        let (content, settles_s) = match small.flatten() {
+            Some(bytes) => (Content::Memory(bytes.into()), None),
+            None => (Content::File(Arc::new(file)), settles_s),
         };
-        Ok(Self { stamp, content, is_local, is_settled })
+        Ok(Self { stamp, content, place, settles_s })
     }
 
     pub fn into_found(self) -> Found {
-        let Self { stamp, content, is_local, is_settled } = self;
+        let Self { stamp, content, place, settles_s } = self;
         match stamp.kind() {
             FileKind::Directory => Found::Directory,
             FileKind::Other => Found::Other,
@@ -181,8 +181,8 @@ impl Opened {
                     content,
                     last_modified: httpdate::fmt_http_date(modified).into(),
                     etag: format!("\"{seconds:x}-{:x}\"", stamp.size).into(),
-                    is_local,
-                    is_settled,
+                    place,
+                    settles_s,
                 }))
             }
         }
