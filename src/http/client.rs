@@ -52,33 +52,20 @@ impl<'a> Client<'a> {
     /// What a subrequest answers into: the body that `outer` has begun, until [`Client::resume`].
     pub fn within(outer: &mut Self) -> Self {
         let output = std::mem::take(&mut outer.output);
-        Self { io: outer.io, output, filters: None, is_within: true, has_started: false, holds: false }
+        Self { output, ..Self::nobody(outer.io) }
     }
 
     /// What a subrequest answers into whose body is kept in memory, up to `max` bytes (0: none of it is kept) or what
     /// its location allows.
     pub fn memory(io: &'a Io, max: Option<usize>) -> Self {
-        Self {
-            io,
-            output: Output::memory(max),
-            filters: None,
-            is_within: true,
-            has_started: false,
-            holds: false,
-        }
+        Self { output: Output::memory(max), ..Self::nobody(io) }
     }
 
     /// For a request that no client waits for. `io` is a silent end: what the pipeline asks its client for, to be
     /// there and to have said all, holds of it always, and neither body nor head is written.
     pub fn nobody(io: &'a Io) -> Self {
-        Self {
-            io,
-            output: Output::nothing(),
-            filters: None,
-            is_within: true,
-            has_started: false,
-            holds: false,
-        }
+        let output = Output::nothing();
+        Self { io, output, filters: None, is_within: true, has_started: false, holds: false }
     }
 
     /// For a subrequest whose turn has not come; `io` is a silent end.
