@@ -57,7 +57,7 @@ pub fn rewrites(text: &str) {
 
 /// Panics when a value with variables is not what a plain replacement of their names makes of it.
 pub fn evaluates(text: &str) {
-    let expected = expand(text);
+    let expected = expand(text).filter(|_| !text.contains('\0')); // which no configuration may hold
     let mut word = String::new();
     nginx_word(&mut word, text);
     let server = format!("set $v \"<$arg_x>\"; rewrite ^/(.)(.*) /$2$1; return 200 {word};");
