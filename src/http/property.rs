@@ -57,7 +57,11 @@ pub fn rewrites(text: &str) {
 
 /// Panics when a value with variables is not what a plain replacement of their names makes of it.
 pub fn evaluates(text: &str) {
-    let expected = expand(text).filter(|_| !text.contains('\0')); // which no configuration may hold
+    let expanded = expand(text);
+    if expanded == Err(Unknown::Variable) {
+        return;
+    }
+    let expected = expanded.ok().filter(|_| !text.contains('\0')); // which no configuration may hold
     let mut word = String::new();
     nginx_word(&mut word, text);
     let server = format!("set $v \"<$arg_x>\"; rewrite ^/(.)(.*) /$2$1; return 200 {word};");
@@ -73,20 +77,29 @@ pub fn evaluates(text: &str) {
     }
 }
 
-/// What [`evaluates`] expects: `None` where the value is refused.
-fn expand(text: &str) -> Option<String> {
+/// Why [`expand`] has nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unknown {
+    /// The value is refused.
+    Value,
+    /// It may have a variable of somebody else.
+    Variable,
+}
+
+/// What [`evaluates`] expects.
+fn expand(text: &str) -> Result<String, Unknown> {
     let mut out = String::new();
     let mut rest = text;
     while let Some((plain, after)) = rest.split_once('$') {
         out.push_str(plain);
         let is_name = |char: char| char.is_ascii_alphanumeric() || char == '_';
         let (name, after) = match (after.strip_prefix('{'), after.as_bytes().first()) {
-            (Some(braced), _) => braced.split_once('}')?,
+            (Some(braced), _) => braced.split_once('}').ok_or(Unknown::Value)?,
             (None, Some(b'1'..=b'9')) => after.split_at(1),
             (None, _) => after.split_at(after.find(|char| !is_name(char)).unwrap_or(after.len())),
         };
         if name.is_empty() || !name.chars().all(is_name) {
-            return None;
+            return Err(Unknown::Value);
         }
         out.push_str(match name {
             "v" => "<y>",
@@ -96,12 +109,12 @@ fn expand(text: &str) -> Option<String> {
             "1" => "a",
             "2" => "bc",
             "3" | "4" | "5" | "6" | "7" | "8" | "9" => "",
-            _ => return None,
+            _ => return Err(Unknown::Variable),
         });
         rest = after;
     }
     out.push_str(rest);
-    Some(out)
+    Ok(out)
 }
 
 /// The configuration of one server, compiled once; `None` where it has errors or shall not be run.
