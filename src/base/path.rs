@@ -1,4 +1,4 @@
-//! Paths of URIs: decoding to the form locations are compared with, and escaping back.
+//! Paths of URIs: decoding to the form locations are compared with, and escaping back; text for HTML.
 //!
 //! Touches: nothing. Behaviour: nginx's `$uri` (percent-decoding, `merge_slashes`, dot segments); RFC 3986 §5.2.4.
 
@@ -129,6 +129,19 @@ fn close_segment(out: &mut Vec<u8>, start: usize) -> Result<bool, BadUri> {
 /// How many segments of a path are "..".
 pub fn steps_up(path: &[u8]) -> usize {
     path.split(|byte| *byte == b'/').filter(|segment| *segment == b"..").count()
+}
+
+/// Text for a page or an attribute.
+pub fn escape_html(text: &[u8], out: &mut Vec<u8>) {
+    for byte in text {
+        match byte {
+            b'<' => out.extend_from_slice(b"&lt;"),
+            b'>' => out.extend_from_slice(b"&gt;"),
+            b'&' => out.extend_from_slice(b"&amp;"),
+            b'"' => out.extend_from_slice(b"&quot;"),
+            byte => out.push(*byte),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 mod command;
 mod expression;
 
-use crate::base::path::{Escape, escape_uri, normalize_uri};
+use crate::base::path::{Escape, escape_html, escape_uri, normalize_uri};
 use crate::config::directive::{Accepted, accepted, custom, flag, number};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
 use crate::http::compile::Cx;
@@ -392,17 +392,7 @@ impl Encoding {
         match self {
             Self::Plain => out.extend_from_slice(value),
             Self::Url => escape_uri(value, Escape::Html, &mut out),
-            Self::Entity => {
-                for byte in value {
-                    match byte {
-                        b'<' => out.extend_from_slice(b"&lt;"),
-                        b'>' => out.extend_from_slice(b"&gt;"),
-                        b'&' => out.extend_from_slice(b"&amp;"),
-                        b'"' => out.extend_from_slice(b"&quot;"),
-                        byte => out.push(*byte),
-                    }
-                }
-            }
+            Self::Entity => escape_html(value, &mut out),
         }
         out
     }

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use crate::base::path::{Escape, escape_uri};
+use crate::base::path::{Escape, escape_html, escape_uri};
 use crate::http::modules::autoindex::listing::{Item, Kind};
 use crate::log::format::http_date;
 use crate::sys::clock_local;
@@ -162,18 +162,6 @@ fn name_of(kind: Kind) -> &'static str {
         Kind::Directory => "directory",
         Kind::File => "file",
         Kind::Other => "other",
-    }
-}
-
-fn escape_html(text: &[u8], out: &mut Vec<u8>) {
-    for byte in text {
-        match byte {
-            b'<' => out.extend_from_slice(b"&lt;"),
-            b'>' => out.extend_from_slice(b"&gt;"),
-            b'&' => out.extend_from_slice(b"&amp;"),
-            b'"' => out.extend_from_slice(b"&quot;"),
-            byte => out.push(*byte),
-        }
     }
 }
 
