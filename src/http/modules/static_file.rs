@@ -8,7 +8,7 @@ mod send;
 
 pub use condition::instead;
 use condition::condition;
-pub use send::{Answer, Content, send};
+pub use send::{Answer, Content, OnDisk, send};
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;

@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, SFlag, fstat};
 
-use crate::http::modules::static_file::Content;
+use crate::http::modules::static_file::{Content, OnDisk};
 use crate::sys::clock;
 use crate::sys::file::{self, Place};
 
@@ -163,7 +163,7 @@ impl Opened {
         let small = is_settled.then(|| read_small(&file, stamp.size, how.may_wait)).transpose()?;
         let (content, settles_s) = match small.flatten() {
             Some(bytes) => (Content::Memory(bytes.into()), None),
-            None => (Content::File(Arc::new(file)), settles_s),
+            None => (Content::File(Arc::new(OnDisk::new(file, u64::try_from(stamp.size).unwrap_or(0)))), settles_s),
         };
         Ok(Self { stamp, content, place, settles_s })
     }

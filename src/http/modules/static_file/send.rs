@@ -3,8 +3,10 @@
 //! Nothing here waits for a disk: what is not in the page cache is read on the blocking pool first.
 
 use std::fs::File;
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::http::client::Client;
 use crate::http::error::Error;
@@ -13,14 +15,51 @@ use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::log;
 use crate::proto::header::Id;
-use crate::runtime::{blocking, relay};
+use crate::runtime::{self, blocking, relay};
 use crate::sys::file;
 
 /// Where the bytes are.
 #[derive(Clone, Debug)]
 pub enum Content {
     Memory(Arc<[u8]>),
-    File(Arc<File>),
+    File(Arc<OnDisk>),
+}
+
+/// An open file, and when all of it was last seen to be in memory.
+#[derive(Debug)]
+pub struct OnDisk {
+    file: File,
+    size: u64,
+    /// On the clock of `runtime::now_ms`; 0: never.
+    warm_ms: AtomicU64,
+}
+
+/// What was in memory so lately still is: the kernel drops first what nobody has used for longest.
+const WARM_MS: u64 = 250;
+
+impl OnDisk {
+    pub fn new(file: File, size: u64) -> Self {
+        Self { file, size, warm_ms: AtomicU64::new(0) }
+    }
+
+    fn is_warm(&self) -> bool {
+        runtime::now_ms().saturating_sub(self.warm_ms.load(Ordering::Relaxed)) < WARM_MS
+    }
+
+    /// So many of its first bytes were in memory since `began_ms`.
+    fn note_warm(&self, length: u64, began_ms: u64) {
+        if length >= self.size && !self.is_warm() {
+            self.warm_ms.store(began_ms, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Deref for OnDisk {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.file
+    }
 }
 
 /// A file that answers a request, with the head that belongs to the whole of it.
@@ -94,7 +133,7 @@ async fn send_parts(
 async fn send_file(
     request: &mut Request,
     client: &mut Client<'_>,
-    file: &Arc<File>,
+    file: &Arc<OnDisk>,
     offset: u64,
     length: u64,
 ) -> Result<(), Error> {
@@ -107,6 +146,7 @@ async fn send_file(
     let timeout = request.location.core.send_timeout();
     let limits = relay::Limits { read_timeout_ms: timeout, write_timeout_ms: timeout };
     let chunk = conf.sendfile_max_chunk();
+    let (began_ms, mut was_cold) = (runtime::now_ms(), false);
     let mut done = 0;
     while done < room {
         let at = offset + done;
@@ -114,8 +154,9 @@ async fn send_file(
         if client.is_paced() {
             part = part.min(client.pace().await?);
         }
-        part = match file::cached_bytes(file, at, part) {
+        part = match if file.is_warm() { part } else { file::cached_bytes(file, at, part) } {
             0 => {
+                was_cold = true;
                 let (cold, part) = (Arc::clone(file), part.min(COLD_BYTES));
                 let warmed = blocking::run(move || file::warm(&cold, at, part)).await;
                 warmed.map_err(|error| unreadable(&error))?;
@@ -132,6 +173,9 @@ async fn send_file(
             relay::Side::Source => Error::ours(format!("sendfile() failed ({error})")),
         })?;
     }
+    if !was_cold && offset == 0 {
+        file.note_warm(room, began_ms);
+    }
     Ok(())
 }
 
@@ -142,7 +186,7 @@ const COLD_BYTES: u64 = 512 * 1024;
 async fn copy(
     request: &mut Request,
     client: &mut Client<'_>,
-    file: &Arc<File>,
+    file: &Arc<OnDisk>,
     offset: u64,
     length: u64,
 ) -> Result<(), Error> {
@@ -158,7 +202,7 @@ async fn copy(
 }
 
 /// Reads exactly `count` bytes.
-async fn read(file: &Arc<File>, offset: u64, count: usize) -> Result<Vec<u8>, Error> {
+async fn read(file: &Arc<OnDisk>, offset: u64, count: usize) -> Result<Vec<u8>, Error> {
     let mut bytes = vec![0; count];
     if !matches!(file::read_cached(file, &mut bytes, offset), Ok(read) if read == count) {
         let file = Arc::clone(file);
