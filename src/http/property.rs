@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::mem::ManuallyDrop;
 
 use crate::config::convert::nginx_word;
 use crate::config::{LoadOptions, Node, load_text};
@@ -37,7 +38,8 @@ const DIRECTIVES: [&str; 9] = [
 ];
 
 thread_local! {
-    static CONFIGS: RefCell<HashMap<String, Option<&'static Config>>> = RefCell::default();
+    /// Never dropped: what it leads to is not lost for whoever looks for leaks at the end.
+    static CONFIGS: ManuallyDrop<RefCell<HashMap<String, Option<&'static Config>>>> = ManuallyDrop::default();
     static COUNT: Cell<usize> = const { Cell::new(0) };
     /// Requests ask for its time.
     static RUNTIME: RefCell<Option<&'static mut Runtime>> = const { RefCell::new(None) };
@@ -119,7 +121,7 @@ fn expand(text: &str) -> Result<String, Unknown> {
 
 /// The configuration of one server, compiled once; `None` where it has errors or shall not be run.
 fn config(server: &str) -> Option<&'static Config> {
-    if let Some(known) = CONFIGS.with_borrow(|configs| configs.get(server).copied()) {
+    if let Some(known) = CONFIGS.with(|configs| configs.borrow().get(server).copied()) {
         return known;
     }
     let text = format!(
@@ -143,7 +145,7 @@ fn config(server: &str) -> Option<&'static Config> {
     }
     COUNT.set(COUNT.get() + 1);
     let config: &'static Config = Box::leak(Box::new(compiled));
-    CONFIGS.with_borrow_mut(|configs| configs.insert(server.to_owned(), Some(config)));
+    CONFIGS.with(|configs| configs.borrow_mut().insert(server.to_owned(), Some(config)));
     Some(config)
 }
 
