@@ -96,7 +96,7 @@ fn testing_says_what_a_start_would_say() {
 
 #[test]
 fn a_port_that_is_taken_is_named() {
-    let holder = std::net::TcpListener::bind(("127.0.0.1", crate::support::port::free())).expect("free");
+    let holder = crate::support::port::listen(std::net::Ipv4Addr::LOCALHOST, crate::support::port::free());
     let port = holder.local_addr().expect("bound").port();
     let text = format!("http {{ server {{ listen 127.0.0.1:{port}; return 200; }} }}\n");
     let exit = Setup::new(&text).try_start().err().expect("it must not start");

@@ -106,7 +106,7 @@ fn it_has_a_session_of_its_own_a_umask_and_the_starter_s_directory() {
 
 #[test]
 fn a_start_that_fails_says_so_and_leaves_nothing() {
-    let holder = std::net::TcpListener::bind(("127.0.0.1", crate::support::port::free())).expect("free");
+    let holder = crate::support::port::listen(std::net::Ipv4Addr::LOCALHOST, crate::support::port::free());
     let taken = holder.local_addr().expect("bound").to_string();
     let setup = Setup::new("http { server { listen %%TAKEN%%; return 200; } }\n").set("TAKEN", &taken);
     let exit = setup.in_background().try_start().err().expect("it must not start");

@@ -18,7 +18,7 @@ http { server { listen 127.0.0.1:%%PORT%%; return 200 "here\n"; } }
 
 /// A socket as systemd makes it: without SO_REUSEPORT.
 fn listener() -> (TcpListener, u16) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port::free())).expect("the port is free");
+    let listener = port::listen(Ipv4Addr::LOCALHOST, port::free());
     let port = listener.local_addr().expect("bound").port();
     (listener, port)
 }

@@ -136,7 +136,7 @@ fn a_start_that_fails_leaves_no_path() {
     if is_stand_in() {
         return;
     }
-    let holder = std::net::TcpListener::bind(("127.0.0.1", crate::support::port::free())).expect("free");
+    let holder = crate::support::port::listen(std::net::Ipv4Addr::LOCALHOST, crate::support::port::free());
     let taken = holder.local_addr().expect("bound").to_string();
     let exit = Setup::new(&CONF.replace("127.0.0.1:%%PORT_0%%", &taken)).try_start();
     let exit = exit.err().expect("it must not start");

@@ -68,7 +68,7 @@ impl Dns {
                 break (port, socket);
             }
         };
-        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("the port is free");
+        let tcp = port::listen(Ipv4Addr::LOCALHOST, port);
         udp.set_read_timeout(Some(deadline())).expect("a timeout");
         let udp = Arc::new(udp);
         let (theirs, their_script, socket) = (shared.clone(), script.clone(), udp.clone());

@@ -48,7 +48,7 @@ impl Origin {
 
     /// The same, on a port that the test has chosen.
     pub fn start_on(port: u16, script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("the port is free");
+        let listener = port::listen(Ipv4Addr::LOCALHOST, port);
         let shared = Arc::new(Shared::default());
         let theirs = shared.clone();
         let script: Arc<Script> = Arc::new(script);

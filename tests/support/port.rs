@@ -7,6 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Mutex;
 
+use super::deadline::wait_for;
+
 const FIRST: u16 = 12_000;
 const BLOCK: u16 = 16;
 const BLOCKS: u16 = 1_200; // up to 31,200; the ephemeral range begins at 32,768
@@ -35,6 +37,12 @@ pub fn free() -> u16 {
             return port;
         }
     }
+}
+
+/// Listens on a port of [`free`]. A process that another thread has just forked may hold the socket that asked
+/// whether it is free, until it executes its program.
+pub fn listen(address: Ipv4Addr, port: u16) -> TcpListener {
+    wait_for("the port to be free", || TcpListener::bind((address, port)).ok())
 }
 
 fn claim() -> (File, u16) {

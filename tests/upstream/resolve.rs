@@ -2,7 +2,6 @@
 //!
 //! A scripted name server whose answers the test changes; origins on several addresses of the loopback share a port.
 
-use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
@@ -10,7 +9,7 @@ use nix::sys::signal::Signal;
 use crate::support::daemon::send;
 use crate::support::dns::{A, AAAA, Dns, NXDOMAIN, SERVFAIL, SRV};
 use crate::support::process::is_alive;
-use crate::support::{Daemon, Origin, Setup, get, wait_for};
+use crate::support::{Daemon, Origin, Setup, get, port as ports, wait_for};
 
 const CONF: &str = r#"
 worker_processes %%WORKERS%%;
@@ -70,7 +69,7 @@ struct Second {
 
 impl Second {
     fn start(port: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.2", port)).expect("the port is free there too");
+        let listener = ports::listen([127, 0, 0, 2].into(), port);
         let thread = std::thread::spawn(move || {
             use std::io::{Read, Write};
             for stream in listener.incoming() {
