@@ -90,15 +90,20 @@ impl Table {
             if let Some(way) = self.ways(key).find(own) {
                 return way;
             }
-            let age = |way: &&[AtomicU64]| {
-                let is_free = way[0].load(Relaxed) == 0;
-                (is_free, age_ms(way[1].load(Relaxed), now_ms))
-            };
-            let Some(way) = self.ways(key).max_by_key(age) else { continue };
-            let before = way[0].load(Relaxed);
-            if before == key.0 {
-                return way;
+            // Who has a way is looked at once: one that was free is not taken from a key that came meanwhile, nor a
+            // second one for a key that somebody else has just brought.
+            let owned = self.ways(key).map(|way| (way, way[0].load(Acquire)));
+            let mut oldest: Option<((bool, u64), &[AtomicU64], u64)> = None;
+            for (way, owner) in owned {
+                if owner == key.0 {
+                    return way;
+                }
+                let age = (owner == 0, age_ms(way[1].load(Relaxed), now_ms));
+                if oldest.is_none_or(|(known, ..)| age >= known) {
+                    oldest = Some((age, way, owner));
+                }
             }
+            let Some((_, way, before)) = oldest else { continue };
             // The state goes first: the new key never has the old one's excess, but for what is counted in between.
             way[1].store(0, Relaxed);
             if way[0].compare_exchange(before, key.0, Release, Relaxed).is_ok() {
@@ -241,7 +246,8 @@ mod tests {
 
     #[test]
     fn no_request_is_lost_between_threads() {
-        let table = table(64 * 1024);
+        // So large that no bucket fills up: one that does would make room in any of its ways, all being as old.
+        let table = table(1024 * 1024);
         let key = table.key(b"shared");
         std::thread::scope(|scope| {
             for _ in 0..4 {
