@@ -259,23 +259,26 @@ impl Request {
 
     /// A subrequest that runs beside this request: it has the variables as they are now.
     pub fn sub_ahead(&self, uri: Vec<u8>, args: Vec<u8>) -> Box<Self> {
-        let mut sub = self.inner(uri, args, Body::copy(&self.body));
-        sub.connection.fd = -1; // the client may be gone before it
-        sub.slots.clone_from(&self.slots);
+        let mut sub = self.apart(uri, args, Body::copy(&self.body));
         sub.ssi.clone_from(&self.ssi);
-        sub.limits = Limits { req: self.limits.req, conn: self.limits.conn, held: Vec::new() };
         sub
     }
 
     /// A copy for another URI of the same server that goes its own way: this request, its client and its variables
     /// know no more of it.
     pub fn fork(&self, uri: Vec<u8>, body: Body) -> Box<Self> {
-        let mut fork = self.inner(uri, self.args.clone(), body);
+        let mut fork = self.apart(uri, self.args.clone(), body);
         fork.method = self.method;
-        fork.connection.fd = -1; // the client may be gone before it
-        fork.slots.clone_from(&self.slots);
-        fork.limits = Limits { req: self.limits.req, conn: self.limits.conn, held: Vec::new() };
         fork
+    }
+
+    /// A subrequest with copies of the variables, which may outlive this request and its client.
+    fn apart(&self, uri: Vec<u8>, args: Vec<u8>, body: Body) -> Box<Self> {
+        let mut sub = self.inner(uri, args, body);
+        sub.connection.fd = -1;
+        sub.slots.clone_from(&self.slots);
+        sub.limits = Limits { req: self.limits.req, conn: self.limits.conn, held: Vec::new() };
+        sub
     }
 
     fn inner(&self, uri: Vec<u8>, args: Vec<u8>, body: Body) -> Box<Self> {

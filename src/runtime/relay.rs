@@ -17,8 +17,6 @@ use crate::runtime::{Io, Timer, now_ms};
 use crate::sys::socket::{UNSENT_PROOF_BYTES, lift_unsent_limit};
 use crate::sys::transfer::{Pipe, send_file};
 
-/// Bytes of one `sendfile`: the worker's other connections get their turn in between.
-const SENDFILE_BYTES: u64 = 2 * 1024 * 1024; // sendfile_max_chunk
 /// Buffer of a relay without a pipe.
 const COPY_BYTES: usize = 64 * 1024;
 /// Buffer of a tunnel while bytes are in hand.
@@ -130,7 +128,8 @@ async fn copy(source: &Io, target: &Io, length: u64, limits: &Limits) -> Result<
     Ok(moved)
 }
 
-/// Sends a part of a file; `before`: bytes that the target has taken of the same answer already.
+/// Sends a part of a file, so short that the worker's other connections can wait for it. `before`: bytes that the
+/// target has taken of the same answer already.
 ///
 /// Errors: `Eof` at the source when the file is shorter than it was said to be.
 pub async fn sendfile(
@@ -143,9 +142,8 @@ pub async fn sendfile(
     let mut timer = Timer::new();
     let mut moved = 0;
     while moved < length {
-        let part = (length - moved).min(SENDFILE_BYTES);
         let sent = transfer(target, WRITE, &mut timer, limits.write_timeout_ms, || {
-            send_file(target.as_fd(), file, offset + moved, part)
+            send_file(target.as_fd(), file, offset + moved, length - moved)
         });
         match sent.await {
             Ok(0) => return Err(RelayError { side: Side::Source, cause: Cause::Eof, moved }),
