@@ -11,7 +11,7 @@ use std::collections::hash_map::Entry;
 pub enum Conflict {
     /// The same name stands in the table already; the first one stays.
     Duplicate,
-    /// A `*` that is neither the first nor the last label, or no name at all.
+    /// A `*` that is neither the first nor the last label, an empty label, or no name at all.
     Invalid,
 }
 
@@ -36,6 +36,9 @@ impl<T> NameTable<T> {
     /// Adds `name`, `*.suffix`, `.suffix` (the name itself and all below it) or `prefix.*`.
     pub fn insert(&mut self, pattern: &str, value: T) -> Result<(), Conflict> {
         let index = u32::try_from(self.values.len()).map_err(|_| Conflict::Invalid)?;
+        if pattern.contains("..") {
+            return Err(Conflict::Invalid);
+        }
         if let Some(suffix) = pattern.strip_prefix("*.") {
             put(&mut self.leading, suffix, index)?;
         } else if let Some(suffix) = pattern.strip_prefix('.') {
@@ -141,6 +144,7 @@ mod tests {
             ("a.*.b", Conflict::Invalid),
             ("*a.b", Conflict::Invalid),
             ("*.a.*", Conflict::Invalid),
+            ("a..b", Conflict::Invalid),
         ] {
             assert_eq!(table.insert(name, ""), Err(conflict), "{name}");
         }

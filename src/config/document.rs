@@ -63,7 +63,9 @@ fn syntax(row: &RowInfo) -> String {
             format!(" Cm {}", words.join(" | "))
         }
         Shape::Accepted(Accepted::Buffers) => " Ar number size".into(),
-        Shape::Custom | Shape::Block | Shape::Accepted(Accepted::Words) => arguments(row.arity),
+        Shape::Custom
+        | Shape::Block
+        | Shape::Accepted(Accepted::Words | Accepted::List | Accepted::Named(_)) => arguments(row.arity),
     }
 }
 

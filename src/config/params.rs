@@ -72,6 +72,11 @@ pub fn invalid_value(node: &Node, index: usize, words: &[&str]) -> Diagnostic {
     Diagnostic::error(node.arg_span(index), format!("invalid value \"{text}\"")).help(help)
 }
 
+/// `duplicate value "x"`: a word that a list has already, which changes nothing.
+pub fn duplicate_value(node: &Node, index: usize) -> Diagnostic {
+    Diagnostic::warning(node.arg_span(index), format!("duplicate value \"{}\"", node.arg(index)))
+}
+
 /// `invalid parameter "x"`, as nginx says of `name=value` arguments.
 pub fn invalid_parameter(word: &Word, names: &[&str]) -> Diagnostic {
     let diagnostic = Diagnostic::error(word.span, format!("invalid parameter \"{}\"", word.text));

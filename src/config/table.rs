@@ -154,8 +154,22 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
     }
 
     /// Applies the directives of one block in their order. Whatever is wrong goes to `cx.diagnostics()`.
-    pub fn apply_all(&self, nodes: &[Node], context: Context, partial: &mut P, cx: &mut X) {
+    pub fn apply_all<'a>(
+        &self,
+        nodes: impl IntoIterator<Item = &'a Node>,
+        context: Context,
+        partial: &mut P,
+        cx: &mut X,
+    ) {
+        // Directives without effect have no slot that could tell of a second one.
+        let mut accepted: SmallVec<[(&str, &str); 8]> = SmallVec::new();
         for node in nodes {
+            if let Some(Shape::Accepted(check)) = self.find(&node.name.text, context).map(|row| row.shape)
+                && let Some(diagnostic) = repeated(node, check, &mut accepted)
+            {
+                cx.diagnostics().push(diagnostic);
+                continue;
+            }
             self.apply(node, context, partial, cx);
         }
     }
@@ -239,6 +253,29 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
     }
 }
 
+/// A directive without effect that stands in its block already, as nginx says; else it is noted in `seen`.
+fn repeated<'a>(
+    node: &'a Node,
+    check: Accepted,
+    seen: &mut SmallVec<[(&'a str, &'a str); 8]>,
+) -> Option<Diagnostic> {
+    let key = match check {
+        Accepted::List => return None,
+        Accepted::Named(_) => (&*node.name.text, node.arg(0)),
+        _ => (&*node.name.text, ""),
+    };
+    if !seen.contains(&key) {
+        seen.push(key);
+        return None;
+    }
+    Some(match check {
+        Accepted::Named(what) => {
+            Diagnostic::error(node.arg_span(0), format!("duplicate {what} \"{}\"", node.arg(0)))
+        }
+        _ => duplicate(node),
+    })
+}
+
 /// Checks the arguments of a directive that has no effect.
 fn accept(node: &Node, check: Accepted) -> Result<(), Diagnostic> {
     match check {
@@ -250,7 +287,7 @@ fn accept(node: &Node, check: Accepted) -> Result<(), Diagnostic> {
             params::number(node, 0, 1, u64::MAX)?;
             params::size(node, 1).map(drop)
         }
-        Accepted::Words => Ok(()),
+        Accepted::Words | Accepted::List | Accepted::Named(_) => Ok(()),
     }
 }
 

@@ -208,6 +208,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         places.add(index, listens, &names, span, &mut cx);
         servers.push(build_server(confs, names, locations, slot, span, &mut cx));
     }
+    let listens = places.finish(&mut cx);
     modules::upstream::resolve(&root.resolver, &mut cx);
     let limit_req = modules::limit_req::open(&mut cx);
     let limit_conn = modules::limit_conn::open(&mut cx);
@@ -230,7 +231,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     }
     out.0.append(&mut diagnostics.0);
     Config {
-        listens: places.listens,
+        listens,
         servers,
         root,
         variables,
@@ -356,7 +357,9 @@ fn build_server(
     let named: Vec<Location> = named.into_iter().map(|draft| build_location(draft, &confs, cx)).collect();
     for (at, location) in named.iter().enumerate() {
         if named[..at].iter().any(|earlier| earlier.name == location.name) {
-            cx.diagnostics.push(duplicate(&location.name, location.span));
+            let message = format!("duplicate location \"{}\"", location.name);
+            let warning = Diagnostic::warning(location.span, message);
+            cx.diagnostics.push(warning.help("the first one of this name counts, this one is never used"));
         }
     }
     let nested = build_locations(other, &confs, cx);

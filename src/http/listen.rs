@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 
 use crate::base::number::{parse_millis, parse_size};
-use crate::config::{Diagnostic, Node, Span, params};
+use crate::base::wildcard::Conflict;
+use crate::config::{Diagnostic, Node, Severity, Span, params};
 use crate::http::compile::Cx;
 use crate::http::regex::Regex;
 use crate::http::server::Listen;
@@ -165,7 +166,10 @@ fn probes(text: &str) -> Option<Option<Probes>> {
 /// The addresses of all servers, each once.
 #[derive(Default)]
 pub struct Places {
-    pub listens: Vec<Listen>,
+    listens: Vec<Listen>,
+    /// By address: what is wrong with the names there, and how many servers share it.
+    held: Vec<Vec<Diagnostic>>,
+    servers: Vec<usize>,
     by_address: HashMap<SockAddr, usize>,
     explicit_default: HashMap<usize, Span>,
     options_from: HashMap<usize, Span>,
@@ -196,7 +200,7 @@ impl Places {
                     let message = format!("a duplicate default server for {address}");
                     cx.diagnostics.push(Diagnostic::error(draft.span, message));
                 }
-                self.add_names(index, server, names, cx);
+                self.add_names(index, server, names, span, cx);
             }
         }
     }
@@ -205,8 +209,11 @@ impl Places {
     fn place(&mut self, address: &SockAddr, draft: &Draft, server: usize) -> usize {
         let index = *self.by_address.entry(address.clone()).or_insert_with(|| {
             self.listens.push(Listen::new(address.clone(), draft.options.clone(), server));
+            self.held.push(Vec::new());
+            self.servers.push(0);
             self.listens.len() - 1
         });
+        self.servers[index] += 1;
         let listen = &mut self.listens[index];
         if draft.has_options {
             listen.options = draft.options.clone();
@@ -218,22 +225,55 @@ impl Places {
         index
     }
 
-    fn add_names(&mut self, index: usize, server: usize, names: &[(Box<str>, Span)], cx: &mut Cx) {
+    fn add_names(
+        &mut self,
+        index: usize,
+        server: usize,
+        names: &[(Box<str>, Span)],
+        server_span: Span,
+        cx: &mut Cx,
+    ) {
         let listen = &mut self.listens[index];
-        if names.is_empty() {
-            listen.add_name("", server); // nginx's default server_name
-        }
+        let nameless = [(Box::default(), server_span)]; // nginx's default server_name
+        let names = if names.is_empty() { &nameless } else { names };
         for (name, span) in names {
             if let Some(pattern) = name.strip_prefix('~') {
                 match Regex::new(pattern, true, *span) {
                     Ok(regex) => listen.add_regex(regex.declare(&mut cx.variables), server),
                     Err(diagnostic) => cx.diagnostics.push(diagnostic),
                 }
-            } else if !listen.add_name(name, server) {
-                let message = format!("conflicting server name \"{name}\" on {}, ignored", listen.address);
-                cx.diagnostics.push(Diagnostic::warning(*span, message));
+                continue;
+            }
+            let conflict = listen.add_name(name, server).err();
+            let address = &listen.address;
+            self.held[index].extend(conflict.map(|conflict| match conflict {
+                Conflict::Duplicate => {
+                    let message = format!("conflicting server name \"{name}\" on {address}, ignored");
+                    Diagnostic::warning(*span, message)
+                }
+                Conflict::Invalid => {
+                    let message = format!("invalid server name or wildcard \"{name}\" on {address}");
+                    let help = "one \"*\" may stand at the beginning or at the end, with a dot beside it";
+                    Diagnostic::error(*span, message).help(help)
+                }
+            }));
+        }
+    }
+
+    /// The addresses. Names are asked for only where servers share an address: nginx looks at them nowhere else,
+    /// and a name that cannot match is no error where it need not.
+    pub fn finish(self, cx: &mut Cx) -> Vec<Listen> {
+        for (held, servers) in self.held.into_iter().zip(&self.servers) {
+            for mut finding in held {
+                match finding.severity {
+                    _ if *servers > 1 => {}
+                    Severity::Warning => continue,
+                    Severity::Error => finding.severity = Severity::Warning,
+                }
+                cx.diagnostics.push(finding);
             }
         }
+        self.listens
     }
 }
 

@@ -5,6 +5,9 @@
 
 use crate::config::{Diagnostic, Diagnostics, Node};
 
+/// The first of the default types of all these directives.
+const ALWAYS: &str = "text/html";
+
 /// What such a directive says in one block.
 #[derive(Clone, Debug, Default)]
 pub struct MediaTypes(Setting);
@@ -26,12 +29,18 @@ impl MediaTypes {
             match &mut self.0 {
                 Setting::All => {}
                 setting if &*name == "*" => *setting = Setting::All,
-                Setting::Listed(list) if list.contains(&name) => {
-                    let message = format!("duplicate MIME type \"{}\"", word.text);
-                    out.push(Diagnostic::warning(word.span, message));
+                setting => {
+                    if let Setting::Unset = setting {
+                        *setting = Setting::Listed(Vec::new());
+                    }
+                    let Setting::Listed(list) = setting else { continue };
+                    if &*name == ALWAYS || list.contains(&name) {
+                        let message = format!("duplicate MIME type \"{}\"", word.text);
+                        out.push(Diagnostic::warning(word.span, message));
+                    } else {
+                        list.push(name);
+                    }
                 }
-                Setting::Listed(list) => list.push(name),
-                setting @ Setting::Unset => *setting = Setting::Listed(vec![name]),
             }
         }
     }
@@ -99,5 +108,6 @@ mod tests {
     fn a_type_that_stands_twice_is_a_warning() {
         assert_eq!(of(&["a/b", "A/B"]).1, 1);
         assert_eq!(of(&["a/b", "a/c"]).1, 0);
+        assert_eq!(of(&["Text/HTML"]).1, 1, "it is in the list without being written");
     }
 }

@@ -64,13 +64,19 @@ impl Listen {
         }
     }
 
-    /// Adds a name of `server`; false: another server has this name already, and keeps it.
-    pub fn add_name(&mut self, name: &str, server: usize) -> bool {
+    /// Adds a name of `server`. Errors: it is there already, and the server that has it keeps it; or it is no name.
+    pub fn add_name(&mut self, name: &str, server: usize) -> Result<(), Conflict> {
         let server = server as u32;
-        if name.is_empty() {
-            return *self.nameless.get_or_insert(server) == server;
+        if !name.is_empty() {
+            return self.names.insert(name, server);
         }
-        self.names.insert(name, server) != Err(Conflict::Duplicate)
+        match self.nameless.replace(server) {
+            None => Ok(()),
+            Some(first) => {
+                self.nameless = Some(first);
+                Err(Conflict::Duplicate)
+            }
+        }
     }
 
     pub fn add_regex(&mut self, regex: Regex, server: usize) {

@@ -92,6 +92,17 @@ impl Faults {
         Ok(Self(if off { 0 } else { flags }))
     }
 
+    /// Both lists as one; `off` in either permits nothing.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(if self.0 == 0 || other.0 == 0 { 0 } else { self.0 | other.0 })
+    }
+
+    /// Everything that `other` permits is permitted here too.
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
     /// Whether this fault lets another peer be tried. `unsafe_sent`: a request that may not be repeated has
     /// been sent, at least in part.
     pub fn permits(self, fault: Fault, unsafe_sent: bool) -> bool {

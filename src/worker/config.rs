@@ -86,18 +86,14 @@ pub fn read(source: &Source, test_only: bool) -> Loaded {
     let mut settings = Settings::default();
     // What the process logs to is known before anything is compiled that may log.
     let (blocks, plain): (Vec<&Node>, _) = tree.nodes.iter().partition(|node| &*node.name.text == "http");
-    for node in plain {
-        settings::table().apply(node, Context::MAIN, &mut settings, &mut cx);
-    }
+    settings::table().apply_all(plain, Context::MAIN, &mut settings, &mut cx);
     let error_log = match &source.error_log {
         Some(word) => word,
         None if source.embedded.is_some() => "stderr",
         None => "logs/error.log",
     };
     settings.or_error_log(error_log, &source.prefix);
-    for node in blocks {
-        settings::table().apply(node, Context::MAIN, &mut settings, &mut cx);
-    }
+    settings::table().apply_all(blocks, Context::MAIN, &mut settings, &mut cx);
     if let Err(why) = settings.or_user(DEFAULT_USER) {
         let missing = Diagnostic::error(file_start(&tree, &main), why);
         cx.diagnostics.push(missing.help("name the user that the workers become"));

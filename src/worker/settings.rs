@@ -67,6 +67,9 @@ impl HasDiagnostics for Cx {
 
 type Row = Directive<Settings, Cx>;
 
+/// Workers of one generation: each has a lane in shared memory (`shm/area.rs`).
+const WORKERS_MAX: u64 = 256;
+
 pub static MAIN: &[Row] = &[
     block("events", Context::MAIN, Arity::exactly(0), events, "Settings of connection processing."),
     block("http", Context::MAIN, Arity::exactly(0), http_block, "The HTTP servers."),
@@ -75,7 +78,7 @@ pub static MAIN: &[Row] = &[
         Context::MAIN,
         Arity::exactly(1),
         worker_processes,
-        "Number of workers, or auto for one a processor; 1.",
+        "Number of workers, up to 256, or auto for one a processor; 1.",
     ),
     millis(
         "worker_shutdown_timeout",
@@ -194,7 +197,7 @@ pub static MAIN: &[Row] = &[
         "thread_pool",
         Context::MAIN,
         Arity::between(2, 3),
-        Accepted::Words,
+        Accepted::Named("thread pool"),
         "One small pool of threads looks up names. Files need none.",
     ),
     accepted(
@@ -244,7 +247,7 @@ pub static MAIN: &[Row] = &[
         "debug_connection",
         Context::EVENTS,
         Arity::exactly(1),
-        Accepted::Words,
+        Accepted::List,
         "Levels are set by error_log, for all clients alike.",
     ),
 ];
@@ -262,7 +265,7 @@ impl Settings {
     pub fn worker_processes(&self) -> usize {
         match self.worker_processes.get(Some(1)) {
             Some(count) => count as usize,
-            None => process::cpu_count(),
+            None => process::cpu_count().min(WORKERS_MAX as usize),
         }
     }
 
@@ -369,12 +372,20 @@ fn http_block(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), D
     Ok(())
 }
 
-fn worker_processes(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+fn worker_processes(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let count = match node.arg(0) {
         "auto" => None,
-        _ => Some(params::number(node, 0, 1, 256)?),
+        _ => Some(params::number(node, 0, 0, u64::MAX)?),
     };
-    settings.worker_processes.put(count, node)
+    let taken = count.map(|count| count.clamp(1, WORKERS_MAX));
+    if let (Some(count), Some(taken)) = (count, taken)
+        && count != taken
+    {
+        let message = format!("worker_processes {count} is taken for {taken}");
+        let help = format!("a number from 1 to {WORKERS_MAX}, or auto");
+        cx.diagnostics.push(Diagnostic::warning(node.arg_span(0), message).help(help));
+    }
+    settings.worker_processes.put(taken, node)
 }
 
 fn worker_priority(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -50,5 +50,6 @@ mod termination;
 mod trace_context;
 mod traversal;
 mod try_files;
+mod types;
 mod userid;
 mod variables;

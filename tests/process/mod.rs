@@ -10,6 +10,7 @@ mod early_signals;
 mod environment;
 mod error_log;
 mod fatal_worker;
+mod findings;
 mod listen_fds;
 mod many_listeners;
 mod memory;

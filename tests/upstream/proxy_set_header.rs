@@ -1,6 +1,6 @@
 //! `proxy_set_header` and the fields that go from client to origin and back.
 
-use crate::support::{Origin, Setup, fetch, get};
+use crate::support::{Daemon, Origin, Setup, fetch, get};
 
 const CONF: &str = r#"
 http {
@@ -103,4 +103,23 @@ fn proxy_pass_header_lets_the_origin_name_itself() {
     let response = get(daemon.port(0), "/");
     assert_eq!((response.all("server").len(), response.all("date").len()), (1, 1));
     assert_ne!(response.header("server"), Some("theirs"));
+}
+
+#[test]
+fn a_line_that_sends_nothing_still_replaces_the_outer_block_s() {
+    let origin = Origin::saying("x");
+    let conf = r#"http { server {
+        listen 127.0.0.1:%%PORT_0%%;
+        proxy_set_header X-Outer 1;
+        location / { proxy_set_header X-By: ""; proxy_pass http://ORIGIN; }
+    } }"#;
+    let daemon = Daemon::start(&conf.replace("ORIGIN", &origin.address()));
+    assert_eq!(get(daemon.port(0), "/").status, 200);
+    let request = origin.last();
+    assert_eq!(request.header("x-outer"), None);
+    assert!(
+        request.names().iter().all(|name| !name.to_ascii_lowercase().starts_with("x-by")),
+        "{:?}",
+        request.names()
+    );
 }

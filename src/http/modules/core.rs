@@ -385,9 +385,12 @@ fn keepalive_timeout(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Dia
     conf.keepalive_timeout.put((timeout, header), node)
 }
 
-fn keepalive_disable(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let browsers = keepalive::Browsers::read(node)?;
-    conf.keepalive_disable.put(browsers, node)
+fn keepalive_disable(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let _ = conf.keepalive_disable.set(keepalive::Browsers::default(), node.span);
+    match conf.keepalive_disable.as_mut() {
+        Some(browsers) => browsers.add(node, &mut cx.diagnostics),
+        None => Ok(()),
+    }
 }
 
 fn header_min_rate(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -408,18 +411,38 @@ fn default_type(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnost
     conf.default_type.put(node.arg(0).into(), node)
 }
 
+/// Several blocks of one level are one table, in which the later line for an extension counts.
 fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let mut map = HashMap::new();
+    let _ = conf.types.set(Arc::default(), node.span);
+    let map = conf.types.as_mut().and_then(Arc::get_mut).expect("a block that is being read shares nothing");
+    let mut same: Option<Diagnostic> = None;
+    let mut same_count = 0;
     for entry in node.children() {
+        let kind = &entry.name.text;
         for extension in &entry.args {
             let key: Box<str> = extension.text.to_ascii_lowercase().into();
-            if map.insert(key, (&entry.name.text).into()).is_some() {
-                let message = format!("duplicate extension \"{}\", content type: \"{}\"", extension.text, entry.name.text);
-                cx.diagnostics.push(Diagnostic::warning(extension.span, message));
+            let Some(previous) = map.insert(key, kind.into()) else { continue };
+            let message = format!(
+                "duplicate extension \"{}\", content type: \"{kind}\", previous content type: \"{previous}\"",
+                extension.text
+            );
+            let warning = Diagnostic::warning(extension.span, message);
+            if *previous != **kind {
+                cx.diagnostics.push(warning.help("the later line counts"));
+            } else {
+                same_count += 1;
+                same.get_or_insert(warning);
             }
         }
     }
-    conf.types.put(Arc::new(map), node)
+    // A list that is included twice changes nothing: one line tells it.
+    if let Some(warning) = same {
+        cx.diagnostics.push(match same_count {
+            1 => warning,
+            count => warning.help(format!("{count} extensions of this block are repeated with the type they had")),
+        });
+    }
+    Ok(())
 }
 
 fn root(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

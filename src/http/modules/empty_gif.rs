@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 
 use crate::config::directive::custom;
-use crate::config::inherit::duplicate;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
@@ -44,10 +43,8 @@ impl BlockConf for Conf {
     }
 }
 
-fn empty_gif(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    if std::mem::replace(&mut conf.is_on, true) {
-        return Err(duplicate(node));
-    }
+fn empty_gif(conf: &mut Conf, _: &mut Cx, _: &Node) -> Result<(), Diagnostic> {
+    conf.is_on = true;
     Ok(())
 }
 

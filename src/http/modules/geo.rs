@@ -177,7 +177,7 @@ impl Reader {
         };
         if let Some(before) = before {
             let old = self.text(before);
-            let message = format!("duplicate default geo value: \"{}\", old value: \"{old}\"", word.text);
+            let message = format!("duplicate network \"default\", value: \"{}\", old value: \"{old}\"", word.text);
             cx.diagnostics.push(Diagnostic::warning(word.span, message));
         }
     }

@@ -149,11 +149,10 @@ fn is_msie6(agent: &[u8]) -> bool {
 }
 
 fn proxied(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    for (index, word) in node.args.iter().enumerate() {
+    for index in 0..node.args.len() {
         let bit = 1 << params::keyword(node, index, Proxied::WORDS)?;
         if conf.proxied.0 & bit != 0 {
-            let message = format!("duplicate value \"{}\"", word.text);
-            cx.diagnostics.push(Diagnostic::warning(word.span, message));
+            cx.diagnostics.push(params::duplicate_value(node, index));
         }
         conf.proxied.0 |= bit;
     }

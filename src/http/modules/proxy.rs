@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::config::inherit::duplicate;
 use crate::config::directive::{Accepted, accepted, custom, flag, keyword, millis, number, size};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, inherit};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, inherit, params};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::regex::Regex;
@@ -408,7 +408,7 @@ fn freeze(conf: &Conf) -> Frozen {
     let mut replaced = Names::default();
     REPLACED.iter().for_each(|name| replaced.insert(name));
     let (mut host, mut lines, mut sets_connection) = (None, Vec::new(), false);
-    for (name, value) in &conf.set_headers {
+    for (name, value) in conf.set_headers.iter().filter(|(name, _)| !name.is_empty()) {
         replaced.insert(name);
         if is(name, "host") {
             host = Some(value.clone());
@@ -439,10 +439,22 @@ fn freeze(conf: &Conf) -> Frozen {
 fn set_header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let name = node.arg(0);
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(is_token) {
-        return Err(Diagnostic::error(node.arg_span(0), format!("\"{name}\" is no name of a header field")));
-    }
     let value = Script::compile(&node.args[1], cx)?;
+    if name.is_empty() || !name.bytes().all(is_token) {
+        let message = format!("\"{name}\" is no name of a header field");
+        let bare = name.trim_end_matches(':').trim();
+        if node.arg(1).is_empty() {
+            cx.diagnostics.push(Diagnostic::warning(node.arg_span(0), message).help("this line has no effect"));
+            // it still replaces the lines of the outer block
+            conf.set_headers.push(("".into(), value));
+            return Ok(());
+        }
+        let help = match !bare.is_empty() && bare.bytes().all(is_token) {
+            true => format!("write the name alone: {bare}"),
+            false => "a name is made of letters, digits and !#$%&'*+-.^_`|~".to_owned(),
+        };
+        return Err(Diagnostic::error(node.arg_span(0), message).help(help));
+    }
     let is_framing = ["content-length", "transfer-encoding"].iter().any(|framing| name.eq_ignore_ascii_case(framing));
     if is_framing && !node.arg(1).is_empty() {
         let message = format!("\"{name}\" is set by the proxy itself, this value is not used");
@@ -457,11 +469,14 @@ fn push(list: &mut Vec<Box<str>>, node: &Node) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-fn ignore_headers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    for word in &node.args {
+fn ignore_headers(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    for (index, word) in node.args.iter().enumerate() {
         if !IGNORABLE.iter().any(|name| name.eq_ignore_ascii_case(&word.text)) {
             let message = format!("invalid value \"{}\"", word.text);
             return Err(Diagnostic::error(word.span, message).help(format!("one of {}", IGNORABLE.join(", "))));
+        }
+        if conf.ignore.iter().any(|name| name.eq_ignore_ascii_case(&word.text)) {
+            cx.diagnostics.push(params::duplicate_value(node, index));
         }
         conf.ignore.push((&word.text).into());
     }
@@ -494,13 +509,24 @@ fn redirect(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic>
     Ok(())
 }
 
-fn next_upstream(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let words = node.args.iter().map(|word| &*word.text);
-    // nginx knows this one for its cache; there is nothing stale here that it could mean
-    let faults = Faults::parse(words.filter(|word| *word != "updating")).map_err(|index| {
-        Diagnostic::error(node.arg_span(index), format!("invalid value \"{}\"", node.arg(index)))
-    })?;
-    set(&mut conf.next, faults, node)
+/// Several lines of a block are one list.
+fn next_upstream(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let mut all = conf.next.as_ref().copied();
+    for index in 0..node.args.len() {
+        // nginx knows this one for its cache; there is nothing stale here that it could mean
+        if node.arg(index) == "updating" {
+            continue;
+        }
+        let faults = Faults::parse(std::iter::once(node.arg(index))).map_err(|_| {
+            Diagnostic::error(node.arg_span(index), format!("invalid value \"{}\"", node.arg(index)))
+        })?;
+        if all.is_some_and(|all| all.contains(faults)) && node.arg(index) != "off" {
+            cx.diagnostics.push(params::duplicate_value(node, index));
+        }
+        all = Some(all.map_or(faults, |all| all.and(faults)));
+    }
+    conf.next = Inherit::default();
+    set(&mut conf.next, all.unwrap_or_default(), node)
 }
 
 fn bind(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::base::wildcard::NameTable;
+use crate::base::wildcard::{Conflict, NameTable};
 use crate::config::directive::{Accepted, accepted, custom};
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, Word};
 use crate::http::compile::Cx;
@@ -90,9 +90,12 @@ impl Valid {
                 let at = text.find('/').unwrap_or(text.len());
                 let (host, path) = text.split_at(at);
                 let inserted = self.hosts.insert(&host.to_ascii_lowercase(), path.into());
-                inserted.map_err(|_| {
-                    let diagnostic = Diagnostic::error(word.span, format!("invalid hostname or wildcard \"{text}\""));
-                    diagnostic.help("a host stands once; a \"*\" stands at its beginning or its end")
+                inserted.map_err(|conflict| {
+                    let (what, help) = match conflict {
+                        Conflict::Duplicate => ("conflicting parameter", "a host stands once"),
+                        Conflict::Invalid => ("invalid hostname or wildcard", "a \"*\" stands at its beginning or its end"),
+                    };
+                    Diagnostic::error(word.span, format!("{what} \"{text}\"")).help(help)
                 })?;
             }
         }

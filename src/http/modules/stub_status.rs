@@ -5,7 +5,6 @@
 
 use std::io::Write;
 
-use crate::config::inherit::duplicate;
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
 use crate::http::compile::Cx;
@@ -48,10 +47,8 @@ impl BlockConf for Conf {
     }
 }
 
-fn stub_status(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    if std::mem::replace(&mut conf.is_on, true) {
-        return Err(duplicate(node));
-    }
+fn stub_status(conf: &mut Conf, _: &mut Cx, _: &Node) -> Result<(), Diagnostic> {
+    conf.is_on = true;
     Ok(())
 }
 

@@ -151,8 +151,7 @@ fn flags(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     for (index, word) in node.args.iter().enumerate() {
         match FLAGS.iter().position(|flag| *flag == &*word.text) {
             Some(flag) if is_set[flag] => {
-                let message = format!("duplicate value \"{}\"", word.text);
-                cx.diagnostics.push(Diagnostic::warning(word.span, message));
+                cx.diagnostics.push(params::duplicate_value(node, index));
             }
             Some(flag) => is_set[flag] = true,
             None if &*word.text == "off" => {}

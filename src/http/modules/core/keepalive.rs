@@ -5,32 +5,36 @@
 
 use memchr::memmem;
 
-use crate::config::{Diagnostic, Node, params};
+use crate::config::{Diagnostic, Diagnostics, Node, params};
 use crate::http::request::Request;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
 use crate::runtime;
 
 /// The browsers whose connections are not kept (`keepalive_disable`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Browsers {
     msie6: bool,
     safari: bool,
+    none: bool,
 }
 
 impl Browsers {
-    const DEFAULT: Self = Self { msie6: true, safari: false };
+    const DEFAULT: Self = Self { msie6: true, safari: false, none: false };
 
-    pub fn read(node: &Node) -> Result<Self, Diagnostic> {
-        let mut browsers = Self { msie6: false, safari: false };
+    /// Adds the words of one line; several lines of a block are one list.
+    pub fn add(&mut self, node: &Node, out: &mut Diagnostics) -> Result<(), Diagnostic> {
         for index in 0..node.args.len() {
-            match params::keyword(node, index, &["msie6", "safari", "none"])? {
-                0 => browsers.msie6 = true,
-                1 => browsers.safari = true,
-                _ => {}
+            let word = match params::keyword(node, index, &["msie6", "safari", "none"])? {
+                0 => &mut self.msie6,
+                1 => &mut self.safari,
+                _ => &mut self.none,
+            };
+            if std::mem::replace(word, true) {
+                out.push(params::duplicate_value(node, index));
             }
         }
-        Ok(browsers)
+        Ok(())
     }
 
     fn contain(self, user_agent: &[u8], method: Method) -> bool {
@@ -85,7 +89,7 @@ mod tests {
 
     #[test]
     fn browsers_are_told_by_their_names() {
-        let both = Browsers { msie6: true, safari: true };
+        let both = Browsers { msie6: true, safari: true, none: false };
         let (get, post) = (Method::Get, Method::Post);
         let cases = [
             ("Mozilla/4.0 (compatible; MSIE 5.0; Windows NT)", post, true),
@@ -104,7 +108,7 @@ mod tests {
         for (name, method, expected) in cases {
             assert_eq!(both.contain(name.as_bytes(), method), expected, "{name} {method:?}");
         }
-        let neither = Browsers { msie6: false, safari: false };
+        let neither = Browsers::default();
         assert!(!neither.contain(b"Mac OS X Safari/7534.48.3", Method::Get));
     }
 }
