@@ -89,9 +89,15 @@ pub struct Connection {
 pub fn receive(fd: &OwnedFd) -> Option<(Vec<u8>, Option<OwnedFd>)> {
     let mut buffer = [0; BYTES_MAX];
     match msg::receive(fd.as_fd(), &mut buffer) {
-        Ok((0, _)) | Err(_) => None,
-        Ok((length, mut fds)) => Some((buffer[..length].to_vec(), fds.pop())),
+        Ok(msg::Message { length: 0, .. }) | Err(_) => None,
+        Ok(mut message) => Some((buffer[..message.length].to_vec(), only(&mut message))),
     }
+}
+
+/// The descriptor of a message that may carry one. More than one, or a message that was cut, carries none.
+fn only(message: &mut msg::Message) -> Option<OwnedFd> {
+    let is_whole = message.fds.len() == 1 && !message.is_cut && !message.has_lost_fds;
+    message.fds.pop().filter(|_| is_whole)
 }
 
 /// The other master's end: what came, and whether it is still there.
@@ -111,10 +117,10 @@ impl Link {
         let mut buffer = [0; BYTES_MAX];
         loop {
             match msg::receive(self.fd.as_fd(), &mut buffer) {
-                Ok((0, _)) => return false,
-                Ok((length, mut fds)) => {
-                    if let Some(message) = ToMaster::from_bytes(&buffer[..length]) {
-                        found.push((message, fds.pop()));
+                Ok(msg::Message { length: 0, .. }) => return false,
+                Ok(mut received) => {
+                    if let Some(message) = ToMaster::from_bytes(&buffer[..received.length]) {
+                        found.push((message, only(&mut received)));
                     }
                 }
                 // It has ended with a message of ours unread; what it had sent is here all the same (unix(7)).

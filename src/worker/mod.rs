@@ -253,16 +253,16 @@ impl Control {
             let mut buffer = [0; control::BYTES_MAX];
             let received = self.io.try_receive(|fd| msg::receive(fd, &mut buffer));
             match received {
-                Ok((0, _)) => {
+                Ok(msg::Message { length: 0, .. }) => {
                     return if drain::mode() < Mode::Close {
                         Poll::Ready(Event::MasterGone)
                     } else {
                         Poll::Pending
                     };
                 }
-                Ok((length, mut fds)) => {
-                    if let Some(message) = ToWorker::from_bytes(&buffer[..length]) {
-                        return Poll::Ready(Event::Message(message, fds.pop()));
+                Ok(mut received) => {
+                    if let Some(message) = ToWorker::from_bytes(&buffer[..received.length]) {
+                        return Poll::Ready(Event::Message(message, received.fds.pop()));
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
