@@ -60,6 +60,9 @@ enum Kind {
 struct State {
     options: Options,
     file: Option<fs::File>,
+    /// Opened for a cycle that is not in force yet, and what that one says of the file.
+    staged: Option<fs::File>,
+    staged_options: Option<Options>,
     sender: syslog::Sender,
     lines: Vec<u8>,
     /// `lines` begins with the rest of a line whose head is in the file.
@@ -120,14 +123,18 @@ impl File {
                 return Err("buffered logs cannot be sent to syslog".to_owned());
             }
             let settings = syslog::Settings::parse(parameters)?;
-            return Ok(File::intern(word, || Kind::Syslog(settings), options).0);
+            let key = settings.key(word);
+            return Ok(File::intern(word, &key, || Kind::Syslog(settings), options).0);
         }
         let path = prefix.join(word);
-        let (file, first) = File::intern(&path.to_string_lossy(), || Kind::File(path.clone()), options);
+        let name = path.to_string_lossy();
+        let (file, first) = File::intern(&name, &name, || Kind::File(path.clone()), options);
         let state = &mut *lock(&file.0.state);
-        if first {
+        if first && state.file.is_some() {
+            state.staged_options = Some(options);
+        } else if first {
             state.options = options;
-        } else if state.options != options {
+        } else if state.staged_options.unwrap_or(state.options) != options {
             return Err(format!(
                 "access_log \"{}\" already defined with conflicting parameters",
                 file.0.name
@@ -190,9 +197,9 @@ impl File {
         self.0.list(state);
     }
 
-    /// The file and whether the current lease names it for the first time.
-    fn intern(name: &str, kind: impl FnOnce() -> Kind, options: Options) -> (File, bool) {
-        let (slot, first) = lease::intern(&SLOTS, name, || Slot {
+    /// The file and whether the current lease names it for the first time. `key`: see `Target::intern`.
+    fn intern(name: &str, key: &str, kind: impl FnOnce() -> Kind, options: Options) -> (File, bool) {
+        let (slot, first) = lease::intern(&SLOTS, key, || Slot {
             name: name.to_owned(),
             kind: kind(),
             marks: Mutex::default(),
@@ -378,6 +385,24 @@ impl State {
         }
     }
 
+    /// Writes to another file from now on; what was gathered goes to the one before.
+    fn change_file(&mut self, path: &Path, opened: fs::File) {
+        if self.file.is_some() {
+            self.flush(path);
+            if self.torn {
+                // The rest of a line whose head is in the old file is nothing in the new one.
+                let rest =
+                    self.lines.iter().position(|&byte| byte == b'\n').map_or(self.lines.len(), |at| at + 1);
+                self.lines.drain(..rest);
+            }
+            if self.packed.done > 0 {
+                self.lost += std::mem::take(&mut self.packed).lines;
+            }
+        }
+        self.file = Some(opened);
+        (self.torn, self.failed_at, self.write_at_ms) = (false, None, None);
+    }
+
     /// Whether byte `done` of `lines` is within a line of which a part is in the file.
     fn is_torn(&self, done: usize) -> bool {
         if done == 0 { self.torn } else { self.lines[done - 1] != b'\n' }
@@ -488,20 +513,7 @@ impl Held for Slot {
             return Ok(());
         };
         let opened = file::append_for(path, owner)?;
-        if state.file.is_some() {
-            state.flush(path);
-            if state.torn {
-                // The rest of a line whose head is in the old file is nothing in the new one.
-                let rest =
-                    state.lines.iter().position(|&byte| byte == b'\n').map_or(state.lines.len(), |at| at + 1);
-                state.lines.drain(..rest);
-            }
-            if state.packed.done > 0 {
-                state.lost += std::mem::take(&mut state.packed).lines;
-            }
-        }
-        state.file = Some(opened);
-        (state.torn, state.failed_at, state.write_at_ms) = (false, None, None);
+        state.change_file(path, opened);
         Ok(())
     }
 
@@ -511,6 +523,30 @@ impl Held for Slot {
             state.flush(path);
         }
         *state = State { options: state.options, listed: state.listed, ..State::default() };
+    }
+
+    fn stage(&self, owner: Option<Owner>) -> io::Result<()> {
+        if let Kind::File(path) = &self.kind {
+            let opened = file::append_for(path, owner)?;
+            let state = &mut *lock(&self.state);
+            let is_same = state.file.as_ref().is_some_and(|file| lease::is_same_file(file, &opened));
+            state.staged = (!is_same).then_some(opened);
+        }
+        Ok(())
+    }
+
+    fn take_staged(&self) {
+        let state = &mut *lock(&self.state);
+        if let (Some(opened), Kind::File(path)) = (state.staged.take(), &self.kind) {
+            state.change_file(path, opened);
+        }
+        state.options = state.staged_options.take().unwrap_or(state.options);
+        state.sender.close();
+    }
+
+    fn drop_staged(&self) {
+        let state = &mut *lock(&self.state);
+        (state.staged, state.staged_options) = (None, None);
     }
 }
 

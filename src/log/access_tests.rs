@@ -391,6 +391,36 @@ fn one_file_has_one_set_of_parameters_in_a_cycle() {
 }
 
 #[test]
+fn a_cycle_that_is_refused_changes_no_file_and_no_parameter() {
+    let bench = Bench::new();
+    let declare = |buffer| File::declare("a.log", bench.dir.path(), Options { buffer, ..Options::default() });
+    let first = Lease::begin();
+    let file = declare(None).expect("declares");
+    first.open(None).expect("opens");
+    fs::rename(bench.path("a.log"), bench.path("a.log.1")).expect("renames");
+    let refused = Lease::begin();
+    assert_eq!(declare(Some(4096)), Ok(file));
+    assert!(declare(None).is_err(), "two sets of parameters in one cycle");
+    refused.open(None).expect("opens");
+    drop(refused);
+    file.write_line(b"one");
+    flush_turn();
+    let second = Lease::begin();
+    assert_eq!(declare(Some(4096)), Ok(file));
+    second.open(None).expect("opens");
+    file.write_line(b"two");
+    flush_turn();
+    second.take();
+    drop(first);
+    file.write_line(b"three");
+    flush_turn();
+    assert_eq!((bench.text("a.log.1"), bench.text("a.log")), ("one\ntwo\n".into(), String::new()));
+    drop(second);
+    assert_eq!(bench.text("a.log"), "three\n");
+    flush_all();
+}
+
+#[test]
 fn a_dropped_lease_flushes_and_closes() {
     let bench = Bench::new();
     let lease = Lease::begin();

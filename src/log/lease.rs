@@ -1,13 +1,16 @@
 //! Who uses which log: a cycle of configuration leases what it names.
 //!
 //! Targets and access logs are interned by name and live as long as the process, but hold a descriptor only while
-//! a lease names them. So handles are plain copies that can be stored in immutable configuration, a reload opens
-//! what is new before the old cycle goes, and what no cycle names any more is closed.
+//! a lease names them. So handles are plain copies that can be stored in immutable configuration. A reload opens every
+//! file it names by its path, beside those in use, and takes them into use when the whole configuration is accepted:
+//! a file that was moved away is followed by a new one. What no cycle names any more is closed.
 //! Truth: nginx's `cycle->open_files`.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -23,9 +26,23 @@ pub(super) trait Held: Sync {
     fn is_open(&self) -> bool;
     fn reopen(&self, owner: Option<Owner>) -> io::Result<()>;
     fn close(&self);
+    /// Opens beside what is in use; nothing is kept where the path still leads to the same file.
+    fn stage(&self, owner: Option<Owner>) -> io::Result<()>;
+    /// Takes what was staged into use.
+    fn take_staged(&self);
+    /// Closes what was staged and not taken.
+    fn drop_staged(&self);
 
     fn open(&self, owner: Option<Owner>) -> io::Result<()> {
-        if self.is_open() { Ok(()) } else { self.reopen(owner) }
+        if self.is_open() { self.stage(owner) } else { self.reopen(owner) }
+    }
+}
+
+/// Whether two descriptors are of one file.
+pub(super) fn is_same_file(one: &fs::File, other: &fs::File) -> bool {
+    match (one.metadata(), other.metadata()) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
     }
 }
 
@@ -89,9 +106,25 @@ impl Lease {
         Lease { number }
     }
 
-    /// Opens everything declared under this lease that is not open yet; all failures, not the first.
+    /// Opens everything declared under this lease by its path; all failures, not the first.
+    ///
+    /// A file that is in use already stays so until [`Lease::take`]; on a failure, and where the lease is dropped
+    /// before, for good.
     pub fn open(&self, owner: Option<Owner>) -> Result<(), Vec<OpenError>> {
-        each(|held| lock(held.marks()).contains(&self.number), |held| held.open(owner))
+        each(|held| self.names(held), |held| held.open(owner))
+    }
+
+    /// Takes the files that `open` has opened into use: the cycle is in force.
+    pub fn take(&self) {
+        for held in lock(&HELD).clone() {
+            if self.names(held) {
+                held.take_staged();
+            }
+        }
+    }
+
+    fn names(&self, held: &dyn Held) -> bool {
+        lock(held.marks()).contains(&self.number)
     }
 }
 
@@ -102,9 +135,11 @@ impl Drop for Lease {
             let mut marks = lock(held.marks());
             let before = marks.len();
             marks.retain(|&mark| mark != self.number);
-            let unused = marks.is_empty() && before != 0;
+            let (was_named, is_named) = (marks.len() != before, !marks.is_empty());
             drop(marks);
-            if unused {
+            if was_named && is_named {
+                held.drop_staged();
+            } else if was_named {
                 held.close();
             }
         }

@@ -72,6 +72,11 @@ impl Settings {
         })
     }
 
+    /// The key of what `word` stands for now: the server's address and this host's name may be others the next time.
+    pub(super) fn key(&self, word: &str) -> String {
+        format!("{word} {:?} {:?}", self.server, self.hostname)
+    }
+
     /// Appends the head of one message: `<PRI>Mon DD HH:MM:SS host tag: `.
     fn head(&self, level: Level, secs: i64, out: &mut Vec<u8>) {
         let priority = u16::from(self.facility) * 8 + level as u16;

@@ -42,6 +42,8 @@ enum Kind {
 #[derive(Default)]
 struct State {
     file: Option<File>,
+    /// Opened for a cycle that is not in force yet.
+    staged: Option<File>,
     sender: syslog::Sender,
     ring: VecDeque<u8>,
     /// Lines lost since the last that could be written.
@@ -64,13 +66,13 @@ impl Target {
         }
         if let Some(parameters) = word.strip_prefix("syslog:") {
             let settings = syslog::Settings::parse(parameters)?;
-            return Ok(Target::intern(word, || Kind::Syslog(settings)));
+            return Ok(Target::intern(word, &settings.key(word), || Kind::Syslog(settings.clone())));
         }
         if let Some(size) = word.strip_prefix("memory:") {
             let bytes =
                 parse_size(size).and_then(|bytes| usize::try_from(bytes).ok()).filter(|&bytes| bytes > 0);
             let bytes = bytes.ok_or_else(|| format!("invalid buffer size \"{size}\""))?;
-            return Ok(Target::intern(word, || Kind::Memory(bytes)));
+            return Ok(Target::intern(word, word, || Kind::Memory(bytes)));
         }
         if word.is_empty() {
             return Err("an empty name of a log file".to_owned());
@@ -79,11 +81,12 @@ impl Target {
     }
 
     pub fn file(path: &Path) -> Target {
-        Target::intern(&path.to_string_lossy(), || Kind::File(path.to_owned()))
+        let name = path.to_string_lossy();
+        Target::intern(&name, &name, || Kind::File(path.to_owned()))
     }
 
     pub fn stderr() -> Target {
-        Target::intern("stderr", || Kind::Stderr)
+        Target::intern("stderr", "stderr", || Kind::Stderr)
     }
 
     /// The word or path that names it.
@@ -91,8 +94,9 @@ impl Target {
         &self.0.name
     }
 
-    fn intern(name: &str, kind: impl FnOnce() -> Kind) -> Target {
-        let (sink, _) = lease::intern(&SINKS, name, || Sink {
+    /// `key`: the name, and beside it what the name stands for now where that may be another thing later.
+    fn intern(name: &str, key: &str, kind: impl FnOnce() -> Kind) -> Target {
+        let (sink, _) = lease::intern(&SINKS, key, || Sink {
             name: name.to_owned(),
             kind: kind(),
             marks: Mutex::default(),
@@ -222,6 +226,30 @@ impl Held for Sink {
 
     fn close(&self) {
         *lock(&self.state) = State::default();
+    }
+
+    fn stage(&self, owner: Option<Owner>) -> io::Result<()> {
+        if let Kind::File(path) = &self.kind {
+            let opened = file::append_for(path, owner)?;
+            let state = &mut *lock(&self.state);
+            let is_same = state.file.as_ref().is_some_and(|file| lease::is_same_file(file, &opened));
+            state.staged = (!is_same).then_some(opened);
+        }
+        Ok(())
+    }
+
+    fn take_staged(&self) {
+        let state = &mut *lock(&self.state);
+        if let Some(opened) = state.staged.take() {
+            state.file = Some(opened);
+            (state.failed_at, state.torn) = (None, false);
+        }
+        // A server that listens anew at the same path is found by the next message.
+        state.sender.close();
+    }
+
+    fn drop_staged(&self) {
+        lock(&self.state).staged = None;
     }
 }
 

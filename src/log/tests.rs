@@ -239,6 +239,44 @@ fn a_lease_opens_and_closes_what_it_names() {
 }
 
 #[test]
+fn a_file_that_was_moved_away_is_followed_by_a_new_one_once_the_lease_is_taken() {
+    let bench = Bench::new();
+    let logger = || Logger::of(&[(Target::file(&bench.path("e.log")), Level::Info)]);
+    let first = Lease::begin();
+    let log = logger();
+    first.open(None).expect("opens");
+    fs::rename(bench.path("e.log"), bench.path("e.log.1")).expect("renames");
+    // Of a configuration that is refused in the end nothing is used.
+    let refused = Lease::begin();
+    logger();
+    refused.open(None).expect("opens");
+    drop(refused);
+    log::info!(log, &(), "one");
+    let second = Lease::begin();
+    logger();
+    second.open(None).expect("opens");
+    log::info!(log, &(), "two");
+    second.take();
+    drop(first);
+    log::info!(log, &(), "three");
+    let texts = |name| bench.lines(name).iter().map(|line| rest(line).to_owned()).collect::<Vec<_>>();
+    assert_eq!(texts("e.log.1"), ["[info] one", "[info] two"]);
+    assert_eq!(texts("e.log"), ["[info] three"]);
+    drop(second);
+}
+
+#[test]
+fn a_syslog_server_that_moves_is_another_target() {
+    let bench = Bench::new();
+    let parse = |word: &str| Target::parse(word, bench.dir.path()).expect("parses");
+    assert_eq!(parse("syslog:server=127.0.0.1:514"), parse("syslog:server=127.0.0.1:514"));
+    let settings = |text: &str| super::syslog::Settings::parse(text).expect("parses");
+    // One word, whose name leads elsewhere the next time.
+    let (one, other) = (settings("server=127.0.0.1:514"), settings("server=127.0.0.2:514"));
+    assert_ne!(one.key("syslog:server=name"), other.key("syslog:server=name"));
+}
+
+#[test]
 fn rotation_and_a_full_disk_for_the_error_log() {
     let bench = Bench::new();
     symlink("/dev/full", bench.path("e.log")).expect("links");

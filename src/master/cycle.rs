@@ -72,6 +72,7 @@ fn open(cycle: &Cycle, slots: &mut Slots, tree: &Tree, tell: &dyn Fn(&str)) -> b
     if !problems.is_empty() {
         return false;
     }
+    cycle.lease.take();
     log::set_process(cycle.config.settings.error_log());
     for attempt in 0..BIND_TRIES {
         if attempt > 0 {
@@ -110,7 +111,11 @@ pub fn next(source: &Source, slots: &mut Slots, current: &Config) -> Option<Cycl
     for line in &problems {
         log::emerg!(log::process(), &(), "{line}");
     }
-    problems.is_empty().then_some(cycle)
+    if !problems.is_empty() {
+        return None;
+    }
+    cycle.lease.take();
+    Some(cycle)
 }
 
 /// Where the process id goes; the demonstration leaves no file.

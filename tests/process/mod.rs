@@ -19,6 +19,7 @@ mod pid_file;
 mod queues;
 mod reload;
 mod reload_load;
+mod reload_logs;
 mod respawn;
 mod shutdown_timeout;
 mod signals;
