@@ -198,6 +198,18 @@ pub fn run(options: &Options) -> Option<i32> {
 fn test(options: &Options) -> i32 {
     let source = options.source();
     let path = source.prefix.join(&source.path);
+    signal::survive(nix::libc::SIGXFSZ);
+    if let Err(error) = crate::shm::open(None) {
+        let why = problem::shared_memory(&error);
+        if options.json {
+            let finding = Finding { severity: "error", message: &why, place: None, help: None };
+            show_json(&Report { ok: false, findings: vec![finding] });
+        } else {
+            terminal::tell(format_args!("pronghorn: [emerg] {why}"));
+        }
+        terminal::tell(format_args!("pronghorn: configuration file {} test failed", path.display()));
+        return 1;
+    }
     let lease = log::Lease::begin();
     let early = whole::early_log(options.error_log.as_deref(), &options.prefix);
     let loaded = whole::read(&source, true);
@@ -209,8 +221,9 @@ fn test(options: &Options) -> i32 {
     if loaded.config.is_some() && !options.quiet {
         terminal::tell(format_args!("pronghorn: the configuration file {} syntax is ok", path.display()));
     }
-    let mut problems = Vec::new();
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     if let Some(config) = &loaded.config {
+        warnings = problem::exposed(config, &loaded.tree);
         let owner = config.settings.user().map(|identity| (identity.uid, identity.gid));
         let unopened = lease.open(owner).err().unwrap_or_default();
         problems.extend(unopened.iter().map(|error| problem::log(error, config, &loaded.tree)));
@@ -218,10 +231,13 @@ fn test(options: &Options) -> i32 {
         problems.extend(equal_paths(config, &loaded.tree));
         problems.extend(unusable_pid(config, &loaded.tree));
     }
-    is_good &= problems.is_empty();
+    is_good &= problems.is_empty() && (warnings.is_empty() || !options.strict);
     if options.json {
-        print_json(&loaded, &problems, is_good);
+        print_json(&loaded, &problems, &warnings, is_good);
     } else {
+        if !options.quiet {
+            warnings.iter().for_each(|warning| terminal::tell(format_args!("pronghorn: [warn] {warning}")));
+        }
         problems.iter().for_each(|problem| terminal::tell(format_args!("pronghorn: [emerg] {problem}")));
     }
     if !is_good {
@@ -293,7 +309,7 @@ struct Finding<'a> {
 }
 
 /// The findings, and what could not be opened.
-fn print_json(loaded: &Loaded, problems: &[String], is_good: bool) {
+fn print_json(loaded: &Loaded, problems: &[String], warnings: &[String], is_good: bool) {
     let place =
         |span| loaded.tree.place(span).map(|at| format!("{}:{}:{}", at.path.display(), at.line, at.column));
     let found = loaded.diagnostics.0.iter().map(|diagnostic| Finding {
@@ -305,10 +321,15 @@ fn print_json(loaded: &Loaded, problems: &[String], is_good: bool) {
         place: diagnostic.span.and_then(place),
         help: diagnostic.help.as_deref(),
     });
-    let unopened =
-        problems.iter().map(|message| Finding { severity: "error", message, place: None, help: None });
-    let report = Report { ok: is_good, findings: found.chain(unopened).collect() };
-    terminal::show(serde_json::to_string(&report).unwrap_or_default());
+    let errors = problems.iter().map(|message| ("error", message));
+    let opened = errors
+        .chain(warnings.iter().map(|message| ("warning", message)))
+        .map(|(severity, message)| Finding { severity, message, place: None, help: None });
+    show_json(&Report { ok: is_good, findings: found.chain(opened).collect() });
+}
+
+fn show_json(report: &Report) {
+    terminal::show(serde_json::to_string(report).unwrap_or_default());
 }
 
 /// The pid file, which a broken configuration still names. No name of a backend is asked for: whoever wants to stop

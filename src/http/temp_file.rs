@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,6 +17,7 @@ use crate::config::{Diagnostic, Node};
 use crate::http::compile::Cx;
 use crate::log::{Cause, Owner};
 use crate::runtime::blocking;
+use crate::sys::trusted::Place;
 
 /// Names that are taken already before giving up: somebody else fills the directory.
 const NAMES_TRIED_MAX: u64 = 1000;
@@ -89,21 +90,9 @@ impl TempPath {
     }
 }
 
-/// Makes a directory for the workers' user. One that is there is made theirs.
+/// Makes a directory for the workers' user. One that is there is made theirs, unless another user may have put it there.
 pub fn make_folder(path: &Path, owner: Option<Owner>) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        made => made?,
-    }
-    let Some((uid, _)) = owner else { return Ok(()) };
-    let meta = std::fs::metadata(path)?;
-    if meta.uid() != uid {
-        chown(path, Some(uid), None)?;
-    }
-    if meta.mode() & 0o700 != 0o700 {
-        std::fs::set_permissions(path, PermissionsExt::from_mode(meta.mode() & 0o7777 | 0o700))?;
-    }
-    Ok(())
+    Place::of(path)?.followed()?.make_directory(owner)
 }
 
 impl TempFile {
@@ -255,6 +244,8 @@ fn next_number() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]

@@ -1,55 +1,47 @@
-//! Opening a log file: append only, never blocking, owned by whom the workers run as.
+//! Opening a log file: append only, never blocking, owned by the user of the workers.
 //!
-//! Truth: open(2), fifo(7); nginx's `ngx_reopen_files` for what happens to the owner.
+//! Root does not follow links that other users can have made (`sys::trusted`).
+//! Source: open(2), fifo(7); nginx's `ngx_reopen_files` for what happens to the owner.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
-use super::lease::Owner;
+use nix::fcntl::OFlag;
 
-/// Opens `path` for appending, creating it as 0644 (less the umask).
+use super::lease::Owner;
+use crate::sys::trusted::{self, Opened, Place};
+
+/// Of a log that is made: its lines may hold what clients confide. Less the umask.
+const MODE: u32 = 0o640;
+
+/// Opens `path` for appending, creating it as 0640.
+pub(super) fn append(path: &Path) -> io::Result<File> {
+    append_for(path, None)
+}
+
+/// Opens `path` for appending, and gives it to the workers' user where one is named, who reopens it by path.
 ///
 /// O_NONBLOCK changes nothing on a disk; on a pipe (`/dev/stdout` of a container) a reader that
 /// stands still must not stop a worker. A FIFO without a reader is opened for both directions, as there
 /// is no one yet to tell apart from a reader that left.
-pub(super) fn append(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o644).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    match options.open(path) {
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => options.read(true).open(path),
-        opened => opened,
-    }
-}
-
-/// Opens `path` for appending, and gives it to the workers' user where one is named.
 pub(super) fn append_for(path: &Path, owner: Option<Owner>) -> io::Result<File> {
-    let file = append(path)?;
-    owner.map_or(Ok(()), |owner| give(&file, owner))?;
-    Ok(file)
-}
-
-/// Gives `file` to the workers' user, who reopens it by path, and lets that user read and write it.
-fn give(file: &File, (uid, gid): Owner) -> io::Result<()> {
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Ok(());
+    let place = Place::of(path)?.followed()?;
+    let open = |access: OFlag| place.open_or_create(access | OFlag::O_APPEND | OFlag::O_NONBLOCK, MODE);
+    let opened: Opened = match open(OFlag::O_WRONLY) {
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => open(OFlag::O_RDWR)?,
+        opened => opened?,
+    };
+    if let Some(owner) = owner {
+        trusted::give(&opened, &place, owner)?;
     }
-    if meta.uid() != uid {
-        // The group stays: adm and the like read logs on purpose.
-        let group = if meta.gid() == 0 { Some(gid) } else { None };
-        fchown(file, Some(uid), group)?;
-    }
-    if meta.mode() & 0o600 != 0o600 {
-        file.set_permissions(std::fs::Permissions::from_mode(meta.mode() & 0o7777 | 0o600))?;
-    }
-    Ok(())
+    Ok(opened.file)
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 
@@ -71,7 +63,7 @@ mod tests {
         let file = append(&path).expect("opens");
         file.set_permissions(std::fs::Permissions::from_mode(0o040)).expect("chmod");
         let meta = file.metadata().expect("stat");
-        give(&file, (meta.uid(), meta.gid())).expect("gives");
+        append_for(&path, Some((meta.uid(), meta.gid()))).expect("gives");
         assert_eq!(file.metadata().expect("stat").mode() & 0o7777, 0o640);
     }
 

@@ -28,6 +28,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use nix::libc::SIGXFSZ;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::http::Listen;
@@ -42,9 +43,9 @@ use crate::master::seat::{Connection, Link, State, Worker};
 use crate::master::slots::{Group, Slots};
 use crate::master::upgrade::Successor;
 use crate::sys::signal::Signals;
-use crate::sys::{clock, process, terminal};
+use crate::sys::{clock, process, signal, terminal};
 use crate::upstream::known;
-use crate::worker::config::Source;
+use crate::worker::config::{self, Source};
 use crate::worker::control::{ToMaster, ToWorker};
 use crate::worker::settings::Settings;
 
@@ -119,6 +120,7 @@ pub fn run(start: Start) -> i32 {
     process::make_room_for_titles();
     process::set_umask(0o022);
     process::raise_nofile();
+    signal::survive(SIGXFSZ);
     let Some(mut master) = Master::open(start, inherited) else { return 1 };
     master.supervise()
 }
@@ -131,6 +133,14 @@ impl Master {
             Some(lock) => Ok(PidFile::inherited(path, lock)),
             None => PidFile::claim(path),
         };
+        // First of all, for a configuration that is read has its counters there.
+        if let Err(error) = shm_open(shm) {
+            let why = problem::shared_memory(&error);
+            let early = config::early_log(start.source.error_log.as_deref(), &start.source.prefix);
+            terminal::tell(format_args!("pronghorn: [emerg] {why}"));
+            log::emerg!(early, &(), "{why}");
+            return None;
+        }
         let (cycle, pid_file) = cycle::start(&start.source, &mut slots, claim)?;
         if is_in_background {
             log::take_stderr();
@@ -166,8 +176,6 @@ impl Master {
         } else {
             None
         };
-        // Counters of a binary with another plan of memory begin anew.
-        shm_open(shm).map_err(|error| fails("mapping shared memory", error)).ok()?;
         let signals = Signals::new(signals::HANDLED).map_err(|error| fails("sigaction()", error)).ok()?;
         crate::sys::signal::unblock_all();
         // Whoever reads this file may send a signal at once: they are heeded by now.
@@ -383,7 +391,7 @@ impl Master {
     }
 }
 
-/// Maps the counters, those of the older master where they have the same plan.
+/// Maps the counters: those of the older master, or new ones where its plan of memory is another.
 fn shm_open(adopted: Option<std::os::fd::OwnedFd>) -> std::io::Result<()> {
     crate::shm::open(adopted).or_else(|_| crate::shm::open(None))
 }

@@ -3,15 +3,18 @@
 //! The lock is a file of its own beside it, so that the pid file can be renamed during an upgrade; the next
 //! generation's master inherits the locked descriptor (flock(2) belongs to the open file).
 
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 use crate::log::Cause;
 use crate::master::problem;
 use crate::sys::process;
+use crate::sys::trusted::Place;
 
 #[derive(Debug)]
 pub struct PidFile {
@@ -30,23 +33,16 @@ impl PidFile {
             return Err(why);
         }
         let name = with_suffix(path, ".lock");
+        let failed = |error| format!("open() \"{}\" failed {}", name.display(), Cause(&error));
+        let place = Place::of(&name).map_err(failed)?;
         loop {
-            let lock = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o644)
-                .open(&name);
-            let lock =
-                lock.map_err(|error| format!("open() \"{}\" failed {}", name.display(), Cause(&error)))?;
+            let lock = place.open_or_create(OFlag::O_RDWR | OFlag::O_NONBLOCK, 0o644).map_err(failed)?.file;
             if lock.try_lock().is_err() {
                 let holder = read(path).map_or(String::new(), |pid| format!(" (process {pid})"));
                 return Err(format!("\"{}\" belongs to a pronghorn that runs{holder}", path.display()));
             }
             // Whoever left in between has removed the file that we have locked.
-            let is_same =
-                std::fs::metadata(&name).and_then(|there| Ok(there.ino() == lock.metadata()?.ino()));
+            let is_same = place.inode().and_then(|inode| Ok(inode == lock.metadata()?.ino()));
             if is_same.unwrap_or(false) {
                 return Ok(Self { path: path.into(), lock, is_moved: false, is_inherited: false });
             }
@@ -66,24 +62,28 @@ impl PidFile {
         self.lock.as_fd()
     }
 
-    /// Writes this process's id.
+    /// Writes this process's id: into a new file beside it, which then takes its name.
     pub fn write(&self) -> io::Result<()> {
-        let fresh = with_suffix(&self.path, ".new");
-        let outcome = std::fs::write(&fresh, format!("{}\n", process::pid()))
-            .and_then(|()| std::fs::rename(&fresh, &self.path));
-        outcome.inspect_err(|_| drop(std::fs::remove_file(&fresh)))
+        let place = Place::of(&self.path)?;
+        let fresh = place.beside(".new")?;
+        let _ = fresh.remove(); // of a process that was killed at this point
+        let mut file = fresh.create(OFlag::O_WRONLY, 0o644)?;
+        let outcome = writeln!(file, "{}", process::pid()).and_then(|()| fresh.rename_to(&place));
+        outcome.inspect_err(|_| drop(fresh.remove()))
     }
 
     /// Makes room for the pid file of a new binary: `pid` becomes `pid.oldbin`.
     pub fn move_away(&mut self) -> io::Result<()> {
-        std::fs::rename(&self.path, with_suffix(&self.path, ".oldbin"))?;
+        let place = Place::of(&self.path)?;
+        place.rename_to(&place.beside(".oldbin")?)?;
         self.is_moved = true;
         Ok(())
     }
 
     pub fn move_back(&mut self) -> io::Result<()> {
         if std::mem::replace(&mut self.is_moved, false) {
-            std::fs::rename(with_suffix(&self.path, ".oldbin"), &self.path)?;
+            let place = Place::of(&self.path)?;
+            place.beside(".oldbin")?.rename_to(&place)?;
         }
         Ok(())
     }
@@ -97,12 +97,16 @@ impl PidFile {
     pub fn remove(&self, is_lock_shared: bool) {
         let path = if self.is_moved { with_suffix(&self.path, ".oldbin") } else { self.path.clone() };
         if read(&path) == Some(process::pid()) {
-            let _ = std::fs::remove_file(path);
+            remove(&path);
         }
         if !is_lock_shared {
-            let _ = std::fs::remove_file(with_suffix(&self.path, ".lock"));
+            remove(&with_suffix(&self.path, ".lock"));
         }
     }
+}
+
+fn remove(path: &Path) {
+    let _ = Place::of(path).and_then(|place| place.remove());
 }
 
 /// Whether a pid file is left from a process that is gone, and its number means somebody else by now: a process of

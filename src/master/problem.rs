@@ -5,9 +5,24 @@ use std::path::Path;
 use crate::config::{Node, Span, Tree};
 use crate::log::{Cause, OpenError};
 use crate::net::address;
+use crate::shm;
 use crate::sys::address::SockAddr;
-use crate::sys::process;
+use crate::sys::{process, trusted};
 use crate::worker::config::Config;
+
+/// The shared memory that cannot be mapped, and the limit that is the usual reason.
+pub fn shared_memory(cause: &std::io::Error) -> String {
+    let remedy = match cause.raw_os_error() {
+        Some(libc::EFBIG) => "; raise the limit of file sizes (ulimit -f, LimitFSIZE=), which counts for it",
+        Some(libc::ENOMEM) => {
+            "; raise the limit of address space (ulimit -v, LimitAS=): little of it is ever used"
+        }
+        Some(libc::EMFILE) => "; raise the limit of open files (ulimit -n, LimitNOFILE=)",
+        _ => "",
+    };
+    let megabytes = shm::BYTES / 1_000_000;
+    format!("mapping {megabytes} MB of shared memory failed {}{remedy}", Cause(cause))
+}
 
 /// A log that cannot be opened.
 pub fn log(error: &OpenError, config: &Config, tree: &Tree) -> String {
@@ -46,6 +61,43 @@ pub fn unusable_pid(path: &Path) -> Option<String> {
     Some(format!("open() \"{}\" failed {}", path.display(), Cause(&error)))
 }
 
+/// Logs, the pid file, temporary folders and sockets in folders where the workers can replace them: a warning each.
+///
+/// Root follows no link that a worker puts there, so the daemon would refuse to start, or a log would stay closed.
+pub fn exposed(config: &Config, tree: &Tree) -> Vec<String> {
+    let Some(identity) = config.settings.user().filter(|identity| identity.uid != 0 && process::is_root())
+    else {
+        return Vec::new();
+    };
+    let mut told = Vec::new();
+    let mut warnings = Vec::new();
+    look(&tree.nodes, &mut |node| {
+        let path = match &*node.name.text {
+            "error_log" | "access_log" | "pid" => node.arg(0),
+            name if name.ends_with("_temp_path") => node.arg(0),
+            "listen" => node.arg(0).strip_prefix("unix:").unwrap_or_default(),
+            _ => return,
+        };
+        if path.is_empty() || path.contains(['$', ':']) || matches!(path, "off" | "stderr") {
+            return;
+        }
+        let path = config.prefix.join(path);
+        let Some(folder) = trusted::exposed_folder(&path, identity.uid, identity.gid) else { return };
+        if told.contains(&folder) {
+            return;
+        }
+        let message = format!(
+            "the workers' user can replace \"{}\", since it can write to the folder \"{}\": a worker that is broken \
+             into could keep this file from being opened; make the folder root's",
+            path.display(),
+            folder.display()
+        );
+        warnings.push(with_place(message, Some(node.span), tree));
+        told.push(folder);
+    });
+    warnings
+}
+
 /// A pid file that cannot be written.
 pub fn pid(why: String, tree: &Tree) -> String {
     with_place(why, find(&tree.nodes, &|node| &*node.name.text == "pid"), tree)
@@ -65,6 +117,13 @@ fn with_place(message: String, span: Option<Span>, tree: &Tree) -> String {
     match span.and_then(|span| tree.place(span)) {
         Some(place) => format!("{message} in {}:{}", place.path.display(), place.line),
         None => message,
+    }
+}
+
+fn look(nodes: &[Node], see: &mut dyn FnMut(&Node)) {
+    for node in nodes {
+        see(node);
+        look(node.children(), see);
     }
 }
 

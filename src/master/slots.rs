@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::http::Listen;
 use crate::sys::address::SockAddr;
 use crate::sys::socket::{self, ListenOptions};
+use crate::sys::trusted::Place;
 
 /// The slots of one address, in the order in which they began to listen (their indexes to `socket::steer`).
 #[derive(Debug)]
@@ -179,25 +180,18 @@ fn open_first(address: &SockAddr, options: &ListenOptions, is_alone: bool) -> Re
             }
         }
     }
-    let opened = socket::listen(address, options).map_err(|cause| refused("bind()", cause))?;
-    if let Some(path) = address.path() {
-        use std::os::unix::fs::PermissionsExt;
-        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666));
-    }
-    Ok(opened)
+    socket::listen(address, options).map_err(|cause| refused("bind()", cause))
 }
 
 /// A socket file that nobody listens on is a leftover of a process that was killed.
 fn remove_stale(path: &std::path::Path) {
-    use std::os::unix::fs::FileTypeExt;
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
     // Not to wait for: whoever accepts nobody lives nevertheless.
     let refused = || {
         socket::connect_nonblocking(&SockAddr::Unix(path.into()), None, false)
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     };
-    if is_socket && refused() {
-        let _ = std::fs::remove_file(path);
+    if refused() {
+        remove_socket(path);
     }
 }
 
@@ -213,7 +207,16 @@ pub fn shut(groups: &[Group]) {
 
 fn unlink<'a>(groups: impl IntoIterator<Item = &'a Group>) {
     for path in groups.into_iter().filter_map(Group::own_path) {
-        let _ = std::fs::remove_file(path);
+        remove_socket(path);
+    }
+}
+
+/// Removes a socket's file; anything else that has its name by now stays.
+fn remove_socket(path: &std::path::Path) {
+    if let Ok(place) = Place::of(path)
+        && place.is_socket()
+    {
+        let _ = place.remove();
     }
 }
 

@@ -41,6 +41,9 @@ const HISTOGRAM_NAMES_AT: usize = ACTIVE_AT + LANES * ROW_WORDS;
 const HISTOGRAMS_AT: usize = HISTOGRAM_NAMES_AT + page_up(HISTOGRAMS);
 const END: usize = HISTOGRAMS_AT + page_up(HISTOGRAMS * STRIPES * HISTOGRAM_WORDS);
 
+/// Address space of the area, of which little is ever touched.
+pub const BYTES: usize = END * size_of::<u64>();
+
 const fn page_up(words: usize) -> usize {
     words.next_multiple_of(PAGE_WORDS)
 }
@@ -71,7 +74,7 @@ pub fn open(adopted: Option<OwnedFd>) -> io::Result<()> {
     }
     let area = Area::new(match adopted {
         Some(fd) => Zone::adopt(fd)?,
-        None => Zone::map(END * size_of::<u64>())?,
+        None => Zone::map(BYTES)?,
     })?;
     // Two threads may come here at once only in tests; the second's empty area goes.
     let _ = AREA.set(area);
@@ -88,11 +91,11 @@ pub fn resident_bytes() -> io::Result<u64> {
     area().zone.resident_bytes()
 }
 
-/// The area; mapped here when nobody opened it (`-t`, tests).
+/// The area; mapped here when nobody opened it, as in tests.
 #[inline]
 pub(super) fn area() -> &'static Area {
     AREA.get_or_init(|| {
-        let zone = Zone::map(END * size_of::<u64>()).expect("shared memory for the counters can be mapped");
+        let zone = Zone::map(BYTES).expect("shared memory for the counters can be mapped");
         Area::new(zone).expect("a fresh zone has the size it was made with")
     })
 }
@@ -112,7 +115,7 @@ impl Area {
 
     #[cfg(test)]
     pub(super) fn fresh() -> Area {
-        Area::new(Zone::map(END * size_of::<u64>()).expect("maps")).expect("fits")
+        Area::new(Zone::map(BYTES).expect("maps")).expect("fits")
     }
 
     pub(super) fn header(&self, word: Header) -> &'static AtomicU64 {
@@ -203,7 +206,7 @@ mod tests {
     #[test]
     fn another_plan_is_refused() {
         assert!(Area::new(Zone::map(4096).expect("maps")).is_err());
-        let zone = Zone::map(END * 8).expect("maps");
+        let zone = Zone::map(BYTES).expect("maps");
         zone.words()[0].store(MAGIC + 1, Relaxed);
         assert!(Area::new(zone).is_err());
     }

@@ -17,6 +17,6 @@ pub mod named;
 pub mod table;
 pub mod zone;
 
-pub use self::area::{as_fd, open, resident_bytes};
+pub use self::area::{BYTES, as_fd, open, resident_bytes};
 pub use self::lanes::Lane;
 pub use self::zone::Zone;

@@ -16,3 +16,4 @@ pub mod signal;
 pub mod socket;
 pub mod terminal;
 pub mod transfer;
+pub mod trusted;

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use signal_hook::iterator::backend::SignalDelivery;
@@ -69,6 +70,14 @@ impl Drop for Blocked {
     fn drop(&mut self) {
         let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.0), None);
     }
+}
+
+/// Lets a system call fail where it would end the process by a signal, until the process executes another program.
+///
+/// SIGXFSZ is for writing past the limit of file sizes, which also counts for shared memory.
+pub fn survive(number: i32) {
+    // A handler that does next to nothing: one that ignores would be inherited by what we execute.
+    let _ = signal_hook::flag::register(number, Arc::default());
 }
 
 /// Unblocks every signal: a process that was started with some blocked would never see them.

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use nix::sys::stat::Mode;
 use socket2::{Domain, Protocol, SockAddr as RawAddr, SockRef, Socket, Type};
 
 use crate::sys::address::SockAddr;
@@ -89,9 +90,25 @@ pub fn listen(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd
         set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)?;
     }
     set_options(SockRef::from(&socket), address, &ListenOptions::default(), options)?;
-    socket.bind(&raw(address)?)?;
+    if address.path().is_some() {
+        bind_for_all(&socket, &raw(address)?)?;
+    } else {
+        socket.bind(&raw(address)?)?;
+    }
     socket.listen(options.backlog)?;
     Ok(socket.into())
+}
+
+/// Binds to a path on which every user can connect (0666): any local client may be one of ours.
+///
+/// The file gets the mode of the socket when it is bound, less the umask. To change it afterwards by its path would
+/// change whatever has that name by then.
+fn bind_for_all(socket: &Socket, address: &RawAddr) -> io::Result<()> {
+    nix::sys::stat::fchmod(socket, Mode::from_bits_truncate(0o666))?;
+    let umask = nix::sys::stat::umask(Mode::empty());
+    let bound = socket.bind(address);
+    nix::sys::stat::umask(umask);
+    bound
 }
 
 /// Brings a listening socket from one set of options to another, as far as a socket can change.
