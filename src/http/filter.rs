@@ -19,6 +19,16 @@ pub enum Piece {
     Subrequest(Subrequest),
 }
 
+impl Piece {
+    /// Bytes that are here already.
+    pub fn byte_count(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Subrequest(_) => 0,
+        }
+    }
+}
+
 /// What follows the bytes that are pushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {

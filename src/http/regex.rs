@@ -51,12 +51,18 @@ pub struct GaveUp {
 impl Regex {
     /// Compiles a pattern at `span`. Errors: what is wrong with the pattern, in one line.
     pub fn new(pattern: &str, caseless: bool, span: Span) -> Result<Self, Diagnostic> {
+        Self::within(pattern, caseless, span, COMPILED_BYTES_MAX)
+    }
+
+    /// Like [`Regex::new`], for a pattern that may take no more than `bytes_max` when it is compiled.
+    pub fn within(pattern: &str, caseless: bool, span: Span, bytes_max: usize) -> Result<Self, Diagnostic> {
         let refused =
             |why: &str| Diagnostic::error(span, format!("invalid regular expression \"{pattern}\": {why}"));
         let ours = dialect::translate(pattern).map_err(|error| refused(&error.why).help(error.help))?;
         let mut hint = Hint::default();
         let (engine, names, group_count) = if ours.backtracks {
-            let regex = backtracking(&ours, caseless).map_err(|error| refused(&without_place(&error)))?;
+            let regex =
+                backtracking(&ours, caseless, bytes_max).map_err(|error| refused(&without_place(&error)))?;
             let (names, count) = (named(regex.capture_names()), regex.captures_len());
             (Engine::Backtracking(Box::new(regex)), names, count)
         } else {
@@ -64,7 +70,7 @@ impl Regex {
             parser.unicode(ours.is_utf).utf8(false).case_insensitive(caseless);
             let hir = parser.build().parse(&ours.text).map_err(|error| refused(&kind(&error)))?;
             hint = Hint::of(&hir);
-            let config = meta::Config::new().utf8_empty(false).nfa_size_limit(Some(COMPILED_BYTES_MAX));
+            let config = meta::Config::new().utf8_empty(false).nfa_size_limit(Some(bytes_max));
             let regex = meta::Builder::new().configure(config).build_from_hir(&hir);
             let regex = regex
                 .map_err(|_| refused("it would take too much memory").help("count up to lower numbers"))?;
@@ -90,6 +96,14 @@ impl Regex {
     /// The slots of the named groups, with the group each keeps.
     pub fn slots(&self) -> &[(usize, usize)] {
         &self.slots
+    }
+
+    /// What it takes compiled; of a backtracking one that is not known, and half a page stands for it.
+    pub fn bytes(&self) -> usize {
+        match &self.engine {
+            Engine::Linear(regex) => regex.memory_usage(),
+            Engine::Backtracking(_) => 2048,
+        }
     }
 
     /// What tells most subjects that do not match.
@@ -139,11 +153,12 @@ impl Regex {
 fn backtracking(
     ours: &dialect::Translated,
     caseless: bool,
+    bytes_max: usize,
 ) -> Result<fancy_regex::Regex, fancy_regex::Error> {
     let mode = if ours.is_utf { fancy_regex::BytesMode::UnicodeBytes } else { fancy_regex::BytesMode::Ascii };
     let mut builder = fancy_regex::RegexBuilder::new(&ours.text);
     builder.bytes_mode(mode).unicode_mode(ours.is_utf).case_insensitive(caseless);
-    builder.backtrack_limit(BACKTRACK_LIMIT).delegate_size_limit(COMPILED_BYTES_MAX).build()
+    builder.backtrack_limit(BACKTRACK_LIMIT).delegate_size_limit(bytes_max).build()
 }
 
 fn named<'a>(names: impl Iterator<Item = Option<&'a str>>) -> Vec<(Box<str>, usize)> {

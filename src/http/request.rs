@@ -19,6 +19,7 @@ use crate::http::modules::charset::charset_of;
 use crate::http::pipeline;
 use crate::http::response::Response;
 use crate::http::server::{Listen, Server};
+use crate::http::subrequest::Tally;
 use crate::http::termination::Termination;
 use crate::http::variable::VariableId;
 use crate::http::{Config, modules};
@@ -160,6 +161,8 @@ pub struct Request {
     pub ssi: Option<Box<modules::ssi::State>>,
     /// Bytes a second, when the upstream or `set $limit_rate` said so; 0: no limit.
     pub limit_rate: Option<u64>,
+    /// The subrequests of the client's request, once there was one.
+    pub tally: Option<Rc<Tally>>,
     /// 0: the client's own request, else how deep a subrequest this is.
     pub depth: u8,
     /// Its values went elsewhere, and so does its line in the log.
@@ -230,6 +233,7 @@ impl Request {
             slice: None,
             ssi: None,
             limit_rate: None,
+            tally: None,
             depth: 0,
             is_parked: false,
             slots: Vec::new(),
@@ -295,7 +299,8 @@ impl Request {
         inner.host.clone_from(&self.host);
         inner.internal = true;
         inner.keep_alive = self.keep_alive;
-        inner.depth = self.depth + 1;
+        inner.depth = self.depth.saturating_add(1);
+        inner.tally.clone_from(&self.tally);
         inner.socket_peer.clone_from(&self.socket_peer);
         inner.id = self.id;
         inner

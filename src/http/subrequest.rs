@@ -3,6 +3,8 @@
 //! A subrequest has the head and the body of the request it belongs to, a URI of its own, and shares its variables.
 //! Behaviour: nginx's subrequests (development guide, "Subrequests").
 
+use std::cell::Cell;
+
 use crate::http::ahead::{self, Source};
 use crate::http::body::Body;
 use crate::http::client::Client;
@@ -15,8 +17,12 @@ use crate::log;
 use crate::net::open;
 use crate::runtime::{self, Either, Io, race};
 
-/// How deep subrequests may make subrequests; nginx's limit.
-const DEPTH_MAX: u8 = 50;
+/// A request that stands deeper than this inside others makes no subrequests; as in nginx.
+const DEPTH_MAX: usize = 50;
+
+/// Subrequests that a client's request may make in all, those that its subrequests make included. nginx lets 64535 be
+/// under way at a time; a page with two includes of itself has 2^50 without such a bound.
+const COUNT_MAX: u32 = 4096;
 
 /// Requests that no client waits for which a worker may have under way; what more there are is not sent, so that dead
 /// mirrors cost a bounded number of connections.
@@ -29,9 +35,75 @@ const BEGUN_MAX: usize = 8;
 #[derive(Debug)]
 pub struct Subrequest {
     /// Decoded and normalized path.
-    pub uri: Vec<u8>,
-    pub args: Vec<u8>,
-    pub then: Then,
+    uri: Vec<u8>,
+    args: Vec<u8>,
+    then: Then,
+}
+
+/// The subrequests that a client's request has made; all requests inside it share this.
+#[derive(Debug, Default)]
+pub struct Tally {
+    count: Cell<u32>,
+    is_told: Cell<bool>,
+}
+
+/// Why a subrequest is not made: subrequests make subrequests without end, or are too many.
+#[derive(Debug)]
+pub struct Refusal {
+    cause: String,
+    /// Another one of the same client's request was refused before, and logged.
+    pub is_told: bool,
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::ours(refusal.cause)
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.cause)
+    }
+}
+
+impl Subrequest {
+    /// A subrequest that `request` is to make. `levels`: how much deeper than in the request's own body it stands, in
+    /// texts that were put there in its place.
+    ///
+    /// Errors: it stands too deep, or the client's request has made too many.
+    pub fn new(
+        request: &mut Request,
+        levels: usize,
+        uri: Vec<u8>,
+        args: Vec<u8>,
+        then: Then,
+    ) -> Result<Self, Refusal> {
+        admit(request, levels, &uri)?;
+        Ok(Self { uri, args, then })
+    }
+
+    /// The next slice of the answer to `request`. It is not counted: slices follow each other, each brings bytes, and a
+    /// long answer has any number of them.
+    pub fn slice(request: &Request, state: Box<slice::State>) -> Self {
+        Self { uri: request.uri.clone(), args: request.args.clone(), then: Then::Slice(state) }
+    }
+}
+
+/// Counts a subrequest that is to be made for `uri`.
+fn admit(request: &mut Request, levels: usize, uri: &[u8]) -> Result<(), Refusal> {
+    let is_cycle = usize::from(request.depth) + levels > DEPTH_MAX;
+    let tally = request.tally.get_or_insert_default();
+    if !is_cycle && tally.count.get() < COUNT_MAX {
+        tally.count.set(tally.count.get() + 1);
+        return Ok(());
+    }
+    let uri = String::from_utf8_lossy(uri);
+    let cause = match is_cycle {
+        true => format!("subrequests cycle while processing \"{uri}\""),
+        false => format!("too many subrequests: \"{uri}\" is one more than the {COUNT_MAX} of a request"),
+    };
+    Err(Refusal { cause, is_told: tally.is_told.replace(true) })
 }
 
 /// What becomes of an answer.
@@ -61,11 +133,6 @@ pub async fn run(
     client: &mut Client<'_>,
     subrequest: Subrequest,
 ) -> Result<(), Error> {
-    if request.depth >= DEPTH_MAX {
-        let uri = String::from_utf8_lossy(&subrequest.uri).into_owned();
-        log::error!(core::error_log(request), &*request, "subrequests cycle while processing \"{uri}\"");
-        return Err(Error::ours("subrequests cycle"));
-    }
     let uri = String::from_utf8_lossy(&subrequest.uri).into_owned();
     let (mut inner, then) = match subrequest.then {
         Then::Slice(state) => (request.sub_slice(state), Then::Insert),
@@ -132,11 +199,9 @@ fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
 
 /// Makes a subrequest for its status: the verdict that follows from its answer, whose body nobody gets.
 ///
-/// Errors: the client has gone.
+/// Errors: the client has gone, or the request has made too many of them.
 pub async fn ask(request: &mut Request, client: &Client<'_>, ask: Ask) -> Result<Verdict, Error> {
-    if request.depth >= DEPTH_MAX {
-        return Err(Error::ours("subrequests cycle"));
-    }
+    admit(request, 0, &ask.uri)?;
     let mut inner = request.sub(ask.uri, Vec::new());
     let mut memory = Client::memory(client.io(), Some(0));
     let outcome = handle(&mut inner, &mut memory).await;
@@ -153,10 +218,21 @@ pub async fn ask(request: &mut Request, client: &Client<'_>, ask: Ask) -> Result
 /// needs, so that neither it nor `request` holds the other up.
 ///
 /// There is no client to notice its end or to slow it down; its own timeouts bound it.
-pub fn detach(request: &Request, uri: &str, body: Body) {
+pub fn detach(request: &mut Request, uri: &str, body: Body) {
+    if let Err(why) = admit(request, 0, uri.as_bytes()) {
+        log::error!(core::error_log(request), &*request, "{why}");
+        return;
+    }
     let Some(guard) = open::Background::new(DETACHED_MAX) else {
         let why = "copies of requests are under way already";
-        log::error!(core::error_log(request), request, "\"{}\" is not asked: {} {}", uri, DETACHED_MAX, why);
+        log::error!(
+            core::error_log(request),
+            &*request,
+            "\"{}\" is not asked: {} {}",
+            uri,
+            DETACHED_MAX,
+            why
+        );
         return;
     };
     let mut fork = request.fork(uri.as_bytes().to_vec(), body);

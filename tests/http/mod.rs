@@ -44,6 +44,7 @@ mod server_name;
 mod slice;
 mod slow;
 mod ssi;
+mod ssi_bounds;
 mod stub_status;
 mod sub_filter;
 mod termination;

@@ -77,22 +77,27 @@ struct Addition {
 impl BodyFilter for Addition {
     fn push(
         &mut self,
-        _: &mut Request,
+        request: &mut Request,
         data: &[u8],
         signal: Signal,
         out: &mut Vec<Piece>,
     ) -> Result<Flow, Error> {
-        out.extend(self.before.take().map(subrequest));
+        if let Some(uri) = self.before.take() {
+            out.push(subrequest(request, uri)?);
+        }
         if !data.is_empty() {
             out.push(Piece::Bytes(data.to_vec()));
         }
-        if signal == Signal::End {
-            out.extend(self.after.take().map(subrequest));
+        if signal == Signal::End
+            && let Some(uri) = self.after.take()
+        {
+            out.push(subrequest(request, uri)?);
         }
         Ok(Flow::Done)
     }
 }
 
-fn subrequest(uri: &str) -> Piece {
-    Piece::Subrequest(Subrequest { uri: uri.as_bytes().to_vec(), args: Vec::new(), then: Then::Insert })
+fn subrequest(request: &mut Request, uri: &str) -> Result<Piece, Error> {
+    let subrequest = Subrequest::new(request, 0, uri.as_bytes().to_vec(), Vec::new(), Then::Insert)?;
+    Ok(Piece::Subrequest(subrequest))
 }

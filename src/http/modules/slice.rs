@@ -16,7 +16,7 @@ use crate::http::modules::ranges::{self, Cut, Single};
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::request::Request;
 use crate::http::response::Response;
-use crate::http::subrequest::{Subrequest, Then};
+use crate::http::subrequest::Subrequest;
 use crate::http::variable::{Argument, Variable, variable};
 use crate::log;
 use crate::proto::header::Id;
@@ -213,8 +213,8 @@ impl BodyFilter for Slices {
             self.state = Some(state);
             return Ok(Flow::Done);
         }
-        let then = Then::Slice(Box::new(State { is_answered: false, ..*state }));
-        out.push(Piece::Subrequest(Subrequest { uri: request.uri.clone(), args: request.args.clone(), then }));
+        let state = Box::new(State { is_answered: false, ..*state });
+        out.push(Piece::Subrequest(Subrequest::slice(request, state)));
         Ok(Flow::Wait)
     }
 }

@@ -1,11 +1,14 @@
 //! Server side includes: commands inside a page that insert other pages, variables, or parts of it by condition.
 //!
 //! A body filter. Touches: the request's variables; subrequests for `include`. What follows an include does not wait
-//! for it, unless it says so. What is held back is one unfinished command.
+//! for it, unless it says so. What is held back is one unfinished command; what commands keep and how many of them are
+//! carried out is bounded (`ssi/store.rs`, and here).
 //! Behaviour: nginx.org, ngx_http_ssi_module.
 
 mod command;
 mod expression;
+mod patterns;
+mod store;
 
 use crate::base::path::{Escape, escape_html, escape_uri, normalize_uri};
 use crate::config::directive::{Accepted, accepted, custom, flag, number};
@@ -21,10 +24,16 @@ use crate::http::variable::{Variable, variable};
 use crate::log;
 use crate::proto::header::Id;
 use crate::sys::{clock, clock_local};
-use command::{Command, Found};
+use command::{Broken, Command, Cursor, Found};
+use std::rc::Rc;
+use store::{Blocks, Variables};
 
-/// A command that is longer than this is text.
-const COMMAND_BYTES_MAX: usize = 64 * 1024;
+/// Commands that a request carries out, in its own page and in those that it includes.
+const COMMANDS_MAX: u32 = 50_000;
+/// Conditions inside one another.
+const CONDITIONS_MAX: usize = 50;
+/// Bytes that commands make before what they have made is sent.
+const MADE_BYTES_MAX: usize = 64 * 1024;
 /// What stands for a command that failed, until `config errmsg` says otherwise.
 const ERROR: &[u8] = b"[an error occurred while processing the directive]";
 const TIME_FORMAT: &[u8] = b"%A, %d-%b-%Y %H:%M:%S %Z";
@@ -43,14 +52,20 @@ pub struct Conf {
 /// What the commands of one answer share, with those of its subrequests.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    variables: Vec<(Vec<u8>, Vec<u8>)>,
+    variables: Variables,
     time_format: Option<Vec<u8>>,
+    /// Commands that were carried out.
+    commands: u32,
+    /// Expressions that were compiled, and those that gave up.
+    compiled: u16,
+    given_up: u16,
     /// The answer of an include that has a stub.
     kept: Option<(u16, Vec<u8>)>,
 }
 
 const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
 const ONE: Arity = Arity::exactly(1);
+const VALUE_LENGTH: u64 = 256;
 
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("ssi", CONTEXTS, |c| &mut c.on, "Carries out SSI commands in answers; off."),
@@ -112,9 +127,11 @@ pub fn head(request: &mut Request) {
     let filter = Ssi {
         conf,
         input: Vec::new(),
+        cursor: Cursor::default(),
+        stubs: Vec::new(),
         conditions: Vec::new(),
-        block: None,
-        blocks: Vec::new(),
+        ignored: 0,
+        blocks: Blocks::default(),
         stub: None,
         error: ERROR.to_vec(),
         encoding: Encoding::Entity,
@@ -131,17 +148,29 @@ struct Condition {
     is_over: bool,
 }
 
+/// A block that stands in for the answer of an include, and how far it was read.
+#[derive(Debug)]
+struct Stub {
+    text: Rc<[u8]>,
+    cursor: Cursor,
+    /// How many stubs stand inside one another here.
+    levels: usize,
+}
+
 #[derive(Debug)]
 struct Ssi {
     conf: &'static Conf,
-    /// What was not looked at yet.
+    /// What came of the page and was not carried out yet.
     input: Vec<u8>,
+    cursor: Cursor,
+    /// The stubs that stand in front of it, the innermost at the end.
+    stubs: Vec<Stub>,
     conditions: Vec<Condition>,
-    /// The block that is open: its name and its text.
-    block: Option<(Vec<u8>, Vec<u8>)>,
-    blocks: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The name of the block that stands in for the include under way.
-    stub: Option<Vec<u8>>,
+    /// Conditions that stand deeper than is allowed.
+    ignored: usize,
+    blocks: Blocks,
+    /// The name of the block that stands in for the include under way, and in how many stubs that include stands.
+    stub: Option<(Vec<u8>, usize)>,
     error: Vec<u8>,
     /// What the last echo that named one has named.
     encoding: Encoding,
@@ -155,60 +184,97 @@ impl BodyFilter for Ssi {
         signal: Signal,
         out: &mut Vec<Piece>,
     ) -> Result<Flow, Error> {
-        let is_end = signal == Signal::End;
         self.input.extend_from_slice(data);
         self.answer_stub(request, out);
-        let input = std::mem::take(&mut self.input);
-        let mut at = 0;
-        while at < input.len() {
-            let (found, rest) = (command::find(&input[at..], is_end), &input[at..]);
-            match found {
-                Found::Text(length) => {
-                    self.text(&rest[..length], out);
-                    at += length;
-                }
-                Found::Partial if is_end || rest.len() > COMMAND_BYTES_MAX => {
-                    self.text(&rest[..command::BEGIN.len().min(rest.len())], out);
-                    at += command::BEGIN.len().min(rest.len());
-                }
-                Found::Partial => break,
-                Found::Command(command, length) => {
-                    at += length;
-                    if self.carry_out(request, command, &rest[..length], out) {
-                        self.input = input[at..].to_vec();
-                        return Ok(Flow::Wait);
-                    }
-                }
+        while let Some(mut stub) = self.stubs.pop() {
+            let flow = self.read(request, &stub.text, &mut stub.cursor, stub.levels, true, out);
+            if flow == Flow::Wait {
+                self.stubs.push(stub);
+                return Ok(flow);
             }
         }
-        self.input = input[at..].to_vec();
-        Ok(Flow::Done)
+        let (input, mut cursor) = (std::mem::take(&mut self.input), std::mem::take(&mut self.cursor));
+        let flow = self.read(request, &input, &mut cursor, 0, signal == Signal::End, out);
+        (self.input, self.cursor) = (input, cursor);
+        // what was read stays until it is the larger part, or each include would move what follows it
+        if flow == Flow::Done || self.cursor.at() > self.input.len() / 2 {
+            self.input.drain(..self.cursor.at());
+            self.cursor.rewind();
+        }
+        Ok(flow)
     }
 }
 
 impl Ssi {
+    /// Carries out the commands of a text from the cursor on, to the end or up to where a subrequest must be waited for,
+    /// or what was made must be sent.
+    fn read(
+        &mut self,
+        request: &mut Request,
+        text: &[u8],
+        cursor: &mut Cursor,
+        levels: usize,
+        is_end: bool,
+        out: &mut Vec<Piece>,
+    ) -> Flow {
+        let value_max = self.conf.value_length.get(VALUE_LENGTH) as usize;
+        let (mut made, mut counted) = (0, out.len());
+        loop {
+            let at = cursor.at();
+            match cursor.next(text, value_max, is_end) {
+                Found::Text(length) => self.text(request, &text[at..at + length], out),
+                Found::Dropped(_) if !is_end => {}
+                Found::Dropped(length) => {
+                    self.carry_out(request, Err(Broken::Syntax), &text[at..at + length], levels, out);
+                }
+                Found::Command(command, length) => {
+                    if self.carry_out(request, command, &text[at..at + length], levels, out) {
+                        return Flow::Wait;
+                    }
+                }
+                Found::Partial => return Flow::Done,
+            }
+            made += out[counted..].iter().map(Piece::byte_count).sum::<usize>();
+            counted = out.len();
+            if made > MADE_BYTES_MAX && cursor.at() < text.len() {
+                return Flow::Wait;
+            }
+        }
+    }
+
     fn is_shown(&self) -> bool {
         self.conditions.last().is_none_or(|condition| condition.is_active)
     }
 
-    fn text(&mut self, text: &[u8], out: &mut Vec<Piece>) {
-        if let Some((_, block)) = &mut self.block {
-            block.extend_from_slice(text);
+    fn text(&mut self, request: &Request, text: &[u8], out: &mut Vec<Piece>) {
+        if self.blocks.is_open() {
+            if let Err(why) = self.blocks.push(text) {
+                self.failed(request, &why, out);
+            }
         } else if self.is_shown() {
             out.push(Piece::Bytes(text.to_vec()));
         }
     }
 
+    fn failed(&self, request: &Request, why: &str, out: &mut Vec<Piece>) {
+        if !why.is_empty() {
+            log::error!(core::error_log(request), request, "{why}");
+        }
+        if !self.conf.silent_errors.get(false) {
+            out.push(Piece::Bytes(self.error.clone()));
+        }
+    }
+
     /// The answer of an include with a stub is here: it, or the stub.
     fn answer_stub(&mut self, request: &mut Request, out: &mut Vec<Piece>) {
-        let Some(name) = self.stub.take() else { return };
+        let Some((name, levels)) = self.stub.take() else { return };
         let kept = request.ssi.as_mut().and_then(|state| state.kept.take());
         match kept {
             Some((status, body)) if status < 300 && !body.is_empty() => out.push(Piece::Bytes(body)),
             _ => {
                 // The block may have commands of its own.
-                if let Some((_, text)) = self.blocks.iter().find(|(known, _)| *known == name) {
-                    self.input.splice(..0, text.iter().copied());
+                if let Some(text) = self.blocks.get(&name) {
+                    self.stubs.push(Stub { text, cursor: Cursor::default(), levels: levels + 1 });
                 }
             }
         }
@@ -218,38 +284,38 @@ impl Ssi {
     fn carry_out(
         &mut self,
         request: &mut Request,
-        command: Option<Command>,
+        command: Result<Command, Broken>,
         text: &[u8],
+        levels: usize,
         out: &mut Vec<Piece>,
     ) -> bool {
         let name = command.as_ref().map_or(&b""[..], |command| &command.name);
-        if self.block.is_some() && name != b"endblock" {
-            self.text(text, out);
+        if self.blocks.is_open() && name != b"endblock" {
+            self.text(request, text, out);
             return false;
         }
         let is_condition = matches!(name, b"if" | b"elif" | b"else" | b"endif");
         if !self.is_shown() && !is_condition {
             return false;
         }
-        let outcome = match command {
-            Some(command) => self.run(request, &command, out),
-            None => Err("invalid SSI command".to_owned()),
-        };
-        outcome.unwrap_or_else(|why| {
-            log::error!(core::error_log(request), &*request, "{why}");
-            if !self.conf.silent_errors.get(false) {
-                out.push(Piece::Bytes(self.error.clone()));
+        let outcome = count(request).and_then(|()| match command {
+            Ok(command) => self.run(request, &command, levels, out),
+            Err(Broken::Syntax) => Err("invalid SSI command".to_owned()),
+            Err(Broken::CommandTooLong) => Err("too long SSI command".to_owned()),
+            Err(Broken::ValueTooLong) => {
+                let limit = self.conf.value_length.get(VALUE_LENGTH);
+                Err(format!("too long parameter of an SSI command, more than {limit} bytes: \"ssi_value_length\" allows more"))
             }
+        });
+        outcome.unwrap_or_else(|why| {
+            self.failed(request, &why, out);
             false
         })
     }
 
-    fn run(&mut self, request: &mut Request, command: &Command, out: &mut Vec<Piece>) -> Result<bool, String> {
-        let limit = self.conf.value_length.get(256) as usize;
-        let parameter = |name: &'static str| match command.get(name) {
-            Some(value) if value.len() > limit => Err(format!("too long \"{name}\" parameter, more than {limit} bytes: \"ssi_value_length\" allows more")),
-            Some(value) => Ok(value),
-            None => Err(format!("mandatory \"{name}\" parameter is absent in an SSI command")),
+    fn run(&mut self, request: &mut Request, command: &Command, levels: usize, out: &mut Vec<Piece>) -> Result<bool, String> {
+        let parameter = |name: &'static str| {
+            command.get(name).ok_or_else(|| format!("mandatory \"{name}\" parameter is absent in an SSI command"))
         };
         match &*command.name {
             b"echo" => {
@@ -267,8 +333,8 @@ impl Ssi {
                 out.push(Piece::Bytes(self.encoding.apply(&value)));
             }
             b"set" => {
-                let value = expression::evaluate(request, parameter("value")?);
-                set(request, &parameter("var")?.to_ascii_lowercase(), value);
+                let value = expression::evaluate(request, parameter("value")?)?;
+                set(request, &parameter("var")?.to_ascii_lowercase(), &value)?;
             }
             b"config" => {
                 if let Some(message) = command.get("errmsg") {
@@ -278,9 +344,15 @@ impl Ssi {
                     request.ssi.get_or_insert_default().time_format = Some(format.to_vec());
                 }
             }
-            b"include" => return self.include(request, command, out),
-            b"block" => self.block = Some((parameter("name")?.to_vec(), Vec::new())),
-            b"endblock" => self.blocks.extend(self.block.take()),
+            b"include" => return self.include(request, command, levels, out),
+            b"block" => self.blocks.open(parameter("name")?),
+            b"endblock" => self.blocks.close(),
+            b"if" if self.ignored > 0 || self.conditions.len() == CONDITIONS_MAX => {
+                self.ignored += 1;
+                return Err(format!("more than {CONDITIONS_MAX} SSI conditions inside one another"));
+            }
+            b"endif" if self.ignored > 0 => self.ignored -= 1,
+            b"elif" | b"else" if self.ignored > 0 => {}
             b"if" => {
                 let is_over = !self.is_shown();
                 let is_active = !is_over && expression::is_true(request, parameter("expr")?)?;
@@ -310,9 +382,9 @@ impl Ssi {
         self.conditions.last_mut().ok_or_else(|| "SSI command without an \"if\"".to_owned())
     }
 
-    fn include(&mut self, request: &mut Request, command: &Command, out: &mut Vec<Piece>) -> Result<bool, String> {
+    fn include(&mut self, request: &mut Request, command: &Command, levels: usize, out: &mut Vec<Piece>) -> Result<bool, String> {
         let target = match (command.get("virtual"), command.get("file")) {
-            (Some(target), None) | (None, Some(target)) => expression::evaluate(request, target),
+            (Some(target), None) | (None, Some(target)) => expression::evaluate(request, target)?,
             _ => return Err("an SSI include needs either \"virtual\" or \"file\"".to_owned()),
         };
         let target = beside(&request.uri, target);
@@ -327,18 +399,21 @@ impl Ssi {
             let target = String::from_utf8_lossy(&target);
             return Err(format!("the URI \"{target}\" of an SSI include leads nowhere in this server"));
         }
-        let then = match (command.get("set"), command.get("stub")) {
+        let (then, stub) = match (command.get("set"), command.get("stub")) {
             (Some(name), _) => {
-                Then::Keep { max: None, done: Done { name: name.to_ascii_lowercase(), take: keep_variable } }
+                (Then::Keep { max: None, done: Done { name: name.to_ascii_lowercase(), take: keep_variable } }, None)
             }
             (None, Some(stub)) => {
-                self.stub = Some(stub.to_vec());
-                Then::Keep { max: Some(STUBBED_BYTES_MAX), done: Done { name: Vec::new(), take: keep_answer } }
+                let done = Done { name: Vec::new(), take: keep_answer };
+                (Then::Keep { max: Some(STUBBED_BYTES_MAX), done }, Some((stub.to_vec(), levels)))
             }
-            (None, None) => Then::Insert,
+            (None, None) => (Then::Insert, None),
         };
         let waits = !matches!(then, Then::Insert) || command.get("wait").is_some_and(|word| word == b"yes");
-        out.push(Piece::Subrequest(Subrequest { uri, args, then }));
+        let subrequest = Subrequest::new(request, levels, uri, args, then)
+            .map_err(|refusal| if refusal.is_told { String::new() } else { refusal.to_string() })?;
+        self.stub = stub;
+        out.push(Piece::Subrequest(subrequest));
         Ok(waits)
     }
 }
@@ -356,17 +431,29 @@ fn beside(page: &[u8], target: Vec<u8>) -> Vec<u8> {
 }
 
 fn keep_variable(request: &mut Request, name: &[u8], _: u16, body: Vec<u8>) {
-    set(request, name, body);
+    if let Err(why) = set(request, name, &body) {
+        log::error!(core::error_log(request), &*request, "{why}");
+    }
 }
 
 fn keep_answer(request: &mut Request, _: &[u8], status: u16, body: Vec<u8>) {
     request.ssi.get_or_insert_default().kept = Some((status, body));
 }
 
-fn set(request: &mut Request, name: &[u8], value: Vec<u8>) {
-    let variables = &mut request.ssi.get_or_insert_default().variables;
-    variables.retain(|(known, _)| known != name);
-    variables.push((name.to_vec(), value));
+/// Errors: a variable of these bytes is too much.
+fn set(request: &mut Request, name: &[u8], value: &[u8]) -> Result<(), String> {
+    request.ssi.get_or_insert_default().variables.set(name, value)
+}
+
+/// Counts a command. Errors: there were too many; an empty text once that was said.
+fn count(request: &mut Request) -> Result<(), String> {
+    let state = request.ssi.get_or_insert_default();
+    state.commands = state.commands.saturating_add(1);
+    match state.commands {
+        0..=COMMANDS_MAX => Ok(()),
+        count if count == COMMANDS_MAX + 1 => Err(format!("too many SSI commands: a request has at most {COMMANDS_MAX}")),
+        _ => Err(String::new()),
+    }
 }
 
 /// How a value is shown.

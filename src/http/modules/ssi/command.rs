@@ -3,7 +3,11 @@
 //! Pure text. Syntax: nginx.org, ngx_http_ssi_module, "SSI Commands".
 
 /// What a command begins with.
-pub const BEGIN: &[u8] = b"<!--#";
+const BEGIN: &[u8] = b"<!--#";
+const END: &[u8] = b"-->";
+
+/// A command that is longer than this cannot be carried out.
+const COMMAND_BYTES_MAX: usize = 64 * 1024;
 
 /// A command: `name parameter="value" …`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -12,15 +16,43 @@ pub struct Command {
     parameters: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// What stands at the begin of a text.
+/// What stands next in a text, with its length in bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
-    /// So many bytes are no command; what follows may be the begin of one.
+    /// No command; what follows may be the begin of one.
     Text(usize),
-    /// A command of so many bytes; `None`: one that cannot be read.
-    Command(Option<Command>, usize),
-    /// A command that has not ended yet.
+    /// A whole command.
+    Command(Result<Command, Broken>, usize),
+    /// A part of a command that is broken already. It is dropped; the command ends with [`Found::Command`].
+    Dropped(usize),
+    /// A command that has not ended yet, or nothing.
     Partial,
+}
+
+/// Why a command cannot be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    Syntax,
+    /// A parameter's value has more bytes than are allowed.
+    ValueTooLong,
+    CommandTooLong,
+}
+
+/// How far a text has been read: where the next command is looked for, or, inside of one, where its end is.
+///
+/// Each byte is looked at once, however the text is cut into pieces and whatever stands in it: a command that gets too
+/// long is not given up and searched for others, but read on to the next `-->`, as nginx does.
+#[derive(Debug, Default)]
+pub struct Cursor {
+    /// Everything in front of it was found.
+    at: usize,
+    /// Inside a command: its end is not in front of this.
+    searched: usize,
+    is_inside: bool,
+    quote: Option<u8>,
+    /// Bytes inside the quotes that are open.
+    quoted_bytes: usize,
+    broken: Option<Broken>,
 }
 
 impl Command {
@@ -30,45 +62,103 @@ impl Command {
     }
 }
 
-/// Finds what `input` begins with. `is_end`: nothing follows it.
-pub fn find(input: &[u8], is_end: bool) -> Found {
-    match memchr::memmem::find(input, BEGIN) {
-        Some(0) => {}
-        Some(at) => return Found::Text(at),
-        None => {
-            let held = if is_end { 0 } else { held_back(input) };
-            return if held == input.len() { Found::Partial } else { Found::Text(input.len() - held) };
-        }
+impl Cursor {
+    pub fn at(&self) -> usize {
+        self.at
     }
-    match end(&input[BEGIN.len()..]) {
-        Some(length) => {
-            let text = &input[BEGIN.len()..BEGIN.len() + length];
-            Found::Command(parse(text), BEGIN.len() + length + b"-->".len())
+
+    /// The text was cut in front of [`Cursor::at`].
+    pub fn rewind(&mut self) {
+        self.searched = self.searched.saturating_sub(self.at);
+        self.at = 0;
+    }
+
+    /// Finds what comes next in `text`, of which the part up to [`Cursor::at`] was found before, and goes on behind it.
+    ///
+    /// `value_max`: bytes of a parameter's value. `is_end`: nothing follows the text.
+    pub fn next(&mut self, text: &[u8], value_max: usize, is_end: bool) -> Found {
+        if !self.is_inside {
+            let rest = &text[self.at..];
+            let length = match memchr::memmem::find(rest, BEGIN) {
+                Some(0) => 0,
+                Some(at) => at,
+                None if is_end => rest.len(),
+                None => rest.len() - held_back(rest),
+            };
+            if length > 0 {
+                self.at += length;
+                return Found::Text(length);
+            }
+            if !rest.starts_with(BEGIN) {
+                return Found::Partial;
+            }
+            *self = Self { at: self.at, searched: self.at + BEGIN.len(), is_inside: true, ..Self::default() };
         }
-        None => Found::Partial,
+        let start = self.at;
+        if self.search(text, value_max) {
+            let end = self.searched + END.len();
+            let command = match self.broken {
+                Some(broken) => Err(broken),
+                None => parse(&text[start + BEGIN.len()..self.searched]).ok_or(Broken::Syntax),
+            };
+            *self = Self { at: end, searched: end, ..Self::default() };
+            return Found::Command(command, end - start);
+        }
+        if self.broken.is_some() {
+            self.at = if is_end { text.len() } else { self.searched };
+            self.searched = self.at;
+        } else if is_end {
+            *self = Self { at: text.len(), searched: text.len(), ..Self::default() };
+            return if text.len() > start { Found::Text(text.len() - start) } else { Found::Partial };
+        }
+        if self.at > start { Found::Dropped(self.at - start) } else { Found::Partial }
+    }
+
+    /// Looks for the `-->` that no quotes hold. True: it stands where `searched` is.
+    fn search(&mut self, text: &[u8], value_max: usize) -> bool {
+        while let Some(&byte) = text.get(self.searched) {
+            #[cfg(test)]
+            tests::LOOKED.set(tests::LOOKED.get() + 1);
+            if self.broken.is_none() && self.searched - self.at > COMMAND_BYTES_MAX {
+                self.break_off(Broken::CommandTooLong);
+            }
+            let mut bytes = 1;
+            match (byte, self.quote) {
+                (b'\\', Some(_)) if self.searched + 1 == text.len() => return false,
+                (b'\\', Some(_)) => {
+                    self.quoted_bytes += 1 + usize::from(!matches!(text[self.searched + 1], b'"' | b'\''));
+                    bytes = 2;
+                }
+                (byte, Some(open)) if byte == open => self.quote = None,
+                (_, Some(_)) => self.quoted_bytes += 1,
+                (b'"' | b'\'', None) if self.broken.is_none() => {
+                    self.quote = Some(byte);
+                    self.quoted_bytes = 0;
+                }
+                (b'-', None) => match &text[self.searched..] {
+                    rest if rest.starts_with(END) => return true,
+                    b"-" | b"--" => return false,
+                    _ => {}
+                },
+                _ => {}
+            }
+            self.searched += bytes;
+            if self.quoted_bytes > value_max && self.quote.is_some() {
+                self.break_off(Broken::ValueTooLong);
+            }
+        }
+        false
+    }
+
+    /// From here on only the next `-->` counts.
+    fn break_off(&mut self, why: Broken) {
+        (self.broken, self.quote) = (Some(why), None);
     }
 }
 
 /// Bytes at the end that may be the begin of a command.
 fn held_back(input: &[u8]) -> usize {
     (1..BEGIN.len()).rev().find(|&count| input.ends_with(&BEGIN[..count])).unwrap_or(0)
-}
-
-/// Where the `-->` is that no quotes hold.
-fn end(text: &[u8]) -> Option<usize> {
-    let mut quote = None;
-    let mut at = 0;
-    while at < text.len() {
-        match (text[at], quote) {
-            (b'\\', Some(_)) => at += 1,
-            (byte, Some(open)) if byte == open => quote = None,
-            (byte @ (b'"' | b'\''), None) => quote = Some(byte),
-            (b'-', None) if text[at..].starts_with(b"-->") => return Some(at),
-            _ => {}
-        }
-        at += 1;
-    }
-    None
 }
 
 fn parse(text: &[u8]) -> Option<Command> {
@@ -109,22 +199,92 @@ fn word(rest: &mut &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    const VALUE_MAX: usize = 256;
+
+    thread_local! {
+        /// Bytes of commands that were looked at.
+        pub static LOOKED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
     fn command(text: &str) -> Option<Command> {
-        match find(text.as_bytes(), true) {
-            Found::Command(command, length) if length == text.len() => command,
+        match Cursor::default().next(text.as_bytes(), VALUE_MAX, true) {
+            Found::Command(command, length) if length == text.len() => command.ok(),
             other => panic!("{other:?}"),
         }
     }
 
+    fn first(text: &[u8], is_end: bool) -> Found {
+        Cursor::default().next(text, VALUE_MAX, is_end)
+    }
+
+    /// What a text becomes that comes in pieces of so many bytes: texts as they are, commands by name, broken ones as `!`.
+    fn read(text: &[u8], piece_bytes: usize) -> String {
+        let (mut cursor, mut input, mut out) = (Cursor::default(), Vec::new(), String::new());
+        let mut pieces = text.chunks(piece_bytes).peekable();
+        while let Some(piece) = pieces.next() {
+            input.extend_from_slice(piece);
+            loop {
+                let at = cursor.at();
+                match cursor.next(&input, VALUE_MAX, pieces.peek().is_none()) {
+                    Found::Text(length) => out.push_str(std::str::from_utf8(&input[at..at + length]).unwrap()),
+                    Found::Command(Ok(command), _) => {
+                        out.push_str(&format!("({})", String::from_utf8(command.name).unwrap()));
+                    }
+                    Found::Command(Err(_), _) => out.push('!'),
+                    Found::Dropped(_) => {}
+                    Found::Partial => break,
+                }
+            }
+            input.drain(..cursor.at());
+            cursor.rewind();
+            assert!(input.len() <= COMMAND_BYTES_MAX + piece_bytes + BEGIN.len(), "{}", input.len());
+        }
+        out
+    }
+
     #[test]
     fn finds_text_commands_and_what_may_become_one() {
-        assert_eq!(find(b"abc", false), Found::Text(3));
-        assert_eq!(find(b"abc<!-", false), Found::Text(3));
-        assert_eq!(find(b"<!--", false), Found::Partial);
-        assert_eq!(find(b"<!--", true), Found::Text(4));
-        assert_eq!(find(b"ab<!--#echo", false), Found::Text(2));
-        assert_eq!(find(b"<!--#echo var=\"-->", false), Found::Partial);
-        assert!(matches!(find(b"<!--#endif -->x", false), Found::Command(Some(_), 14)));
+        assert_eq!(first(b"abc", false), Found::Text(3));
+        assert_eq!(first(b"abc<!-", false), Found::Text(3));
+        assert_eq!(first(b"<!--", false), Found::Partial);
+        assert_eq!(first(b"<!--", true), Found::Text(4));
+        assert_eq!(first(b"ab<!--#echo", false), Found::Text(2));
+        assert_eq!(first(b"<!--#echo var=\"-->", false), Found::Partial);
+        assert!(matches!(first(b"<!--#endif -->x", false), Found::Command(Ok(_), 14)));
+    }
+
+    #[test]
+    fn pieces_of_any_size_are_read_alike() {
+        let long = "x".repeat(300);
+        let cases = [
+            ("a<!--#echo -->b<!-- c --><!--#set v=\"-->\\\"\" -->d<!--", "a(echo)b<!-- c -->(set)d<!--".to_owned()),
+            ("a<!--#<!--#<!--#b-->c", "a!c".to_owned()),
+            ("a<!--# c", "a<!--# c".to_owned()),
+            // the value is too long: the next end of a command ends this one
+            (&*format!("a<!--#echo var=\"{long} -->b<!--#echo -->"), "a!b(echo)".to_owned()),
+            (&*format!("a<!--#echo var=\"{long} --"), "a".to_owned()),
+        ];
+        for (text, expected) in cases {
+            for piece_bytes in 1..text.len() + 1 {
+                assert_eq!(read(text.as_bytes(), piece_bytes), expected, "{text} in pieces of {piece_bytes}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_work_is_in_proportion_to_the_text() {
+        for bytes in [100_000, 200_000, 400_000] {
+            for pattern in ["<!--#", "<!--#\"", "<!--#' -", "<!--# -- ", "<!--#a b=\"\\", "<!--#'-->' ", "<!--#a -->", "-"] {
+                let text = pattern.repeat(bytes / pattern.len());
+                for piece_bytes in [7, 4096, bytes] {
+                    LOOKED.set(0);
+                    read(text.as_bytes(), piece_bytes);
+                    let looked = LOOKED.get();
+                    // a dash at the end of a piece is looked at again
+                    assert!(looked <= text.len() + bytes / piece_bytes * 2, "{pattern}: {looked} of {bytes} in pieces of {piece_bytes}");
+                }
+            }
+        }
     }
 
     #[test]

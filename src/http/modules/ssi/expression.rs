@@ -2,9 +2,11 @@
 //!
 //! Touches: the request's variables and captures. Syntax: nginx.org, ngx_http_ssi_module, "if".
 
-use crate::config::Span;
-use crate::http::modules::core;
-use crate::http::regex::Regex;
+use std::rc::Rc;
+
+use super::patterns;
+use super::store::VALUE_BYTES_MAX;
+use crate::http::regex::{BACKTRACK_LIMIT, Groups, Regex};
 use crate::http::request::Request;
 use crate::http::variable;
 
@@ -13,16 +15,15 @@ pub fn value(request: &mut Request, name: &[u8]) -> Option<Vec<u8>> {
     if let [digit @ b'0'..=b'9'] = name {
         return Some(request.captures.group(digit - b'0').to_vec());
     }
-    let set = request.ssi.as_ref().and_then(|state| state.variables.iter().find(|(known, _)| known == name));
-    if let Some((_, value)) = set {
-        return Some(value.clone());
+    if let Some(value) = request.ssi.as_ref().and_then(|state| state.variables.get(name)) {
+        return Some(value.to_vec());
     }
     let mut out = Vec::new();
     variable::by_name(request, std::str::from_utf8(name).ok()?, &mut out).then_some(out)
 }
 
-/// Text with its variables (`$name`, `${name}`) replaced; `\$` is a dollar.
-pub fn evaluate(request: &mut Request, text: &[u8]) -> Vec<u8> {
+/// Text with its variables (`$name`, `${name}`) replaced; `\$` is a dollar. Errors: it gets too long.
+pub fn evaluate(request: &mut Request, text: &[u8]) -> Result<Vec<u8>, String> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = memchr::memchr2(b'$', b'\\', rest) {
@@ -48,41 +49,73 @@ pub fn evaluate(request: &mut Request, text: &[u8]) -> Vec<u8> {
             continue;
         }
         out.extend_from_slice(&value(request, &name.to_ascii_lowercase()).unwrap_or_default());
+        bound(&out)?;
         rest = after;
     }
     out.extend_from_slice(rest);
-    out
+    bound(&out)?;
+    Ok(out)
+}
+
+/// Errors: a value is too long.
+fn bound(value: &[u8]) -> Result<(), String> {
+    match value.len() {
+        0..=VALUE_BYTES_MAX => Ok(()),
+        _ => Err(format!("too long value in an SSI command: with its variables more than {VALUE_BYTES_MAX} bytes")),
+    }
 }
 
 /// Whether a condition holds: `$variable`, `$variable = text`, `!= text`, `= /expression/`, `!= /expression/`.
 pub fn is_true(request: &mut Request, expression: &[u8]) -> Result<bool, String> {
     let Some(at) = memchr::memchr(b'=', expression) else {
-        return Ok(!evaluate(request, expression.trim_ascii()).is_empty());
+        return Ok(!evaluate(request, expression.trim_ascii())?.is_empty());
     };
     let (left, right) = (&expression[..at], expression[at + 1..].trim_ascii());
     let (left, is_wanted) = match left.strip_suffix(b"!") {
         Some(left) => (left, false),
         None => (left, true),
     };
-    let left = evaluate(request, left.trim_ascii());
+    let left = evaluate(request, left.trim_ascii())?;
     let matches = match right {
         [b'/', pattern @ .., b'/'] => {
-            let pattern = String::from_utf8_lossy(pattern);
-            let regex = Regex::new(&pattern, false, Span::default())
-                .map_err(|_| format!("invalid expression \"{pattern}\" in an SSI condition"))?;
-            match core::captures(request, &regex, &left) {
-                Some(groups) => {
+            match captures(request, pattern, &left)? {
+                Some((regex, groups)) => {
                     request.captured(&left, &groups);
                     for (name, group) in regex.names() {
                         let value = groups.get(*group).and_then(|range| left.get(range.clone()));
-                        super::set(request, &name.to_ascii_lowercase().into_bytes(), value.unwrap_or(b"").to_vec());
+                        super::set(request, &name.to_ascii_lowercase().into_bytes(), value.unwrap_or(b""))?;
                     }
                     true
                 }
                 None => false,
             }
         }
-        _ => left == evaluate(request, right),
+        _ => left == evaluate(request, right)?,
     };
     Ok(matches == is_wanted)
+}
+
+/// Expressions that a request may have compiled, and those that may come to the limit of their steps: both take
+/// milliseconds.
+const COMPILED_MAX: u16 = 256;
+const GIVEN_UP_MAX: u16 = 8;
+
+/// Matches an expression of a condition. Errors: there is no such expression, or there is no time for it.
+fn captures(request: &mut Request, pattern: &[u8], subject: &[u8]) -> Result<Option<(Rc<Regex>, Groups)>, String> {
+    let state = request.ssi.get_or_insert_default();
+    if state.compiled >= COMPILED_MAX || state.given_up >= GIVEN_UP_MAX {
+        return Err(format!(
+            "too many expressions in SSI conditions: a request has {COMPILED_MAX} of them, and {GIVEN_UP_MAX} that give up"
+        ));
+    }
+    let (regex, is_new) = patterns::compiled(pattern).inspect_err(|_| state.compiled += 1)?;
+    state.compiled += u16::from(is_new);
+    match regex.captures(subject) {
+        Ok(groups) => Ok(groups.map(|groups| (regex, groups))),
+        Err(_) => {
+            state.given_up += 1;
+            let pattern = String::from_utf8_lossy(pattern);
+            Err(format!("the expression \"{pattern}\" of an SSI condition gave up after {BACKTRACK_LIMIT} steps"))
+        }
+    }
 }
