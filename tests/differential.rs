@@ -43,12 +43,14 @@ macro_rules! files {
 files! {
     access
     bodies
+    body_limits
     directories
     error_page
     files
     filters
     headers
     if_conditions
+    jumps
     links
     location
     logs

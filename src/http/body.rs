@@ -48,8 +48,10 @@ pub struct Body {
     is_fast: bool,
     /// The client waits for `100 Continue`.
     expects_continue: bool,
-    /// `client_max_body_size`; 0: no limit. Only for chunked bodies: a length is judged by the head.
+    /// `client_max_body_size`; 0: no limit.
     max: u64,
+    /// It was too large, or broken: nobody gets any more of it.
+    is_refused: bool,
     timeout_ms: u64,
     buffer_size: usize,
     timer: Timer,
@@ -140,6 +142,7 @@ impl Body {
             is_fast: false,
             expects_continue,
             max,
+            is_refused: false,
             timeout_ms,
             buffer_size,
             timer,
@@ -177,14 +180,45 @@ impl Body {
         self.declared
     }
 
-    pub fn set_limits(&mut self, limits: Limits) {
-        (self.max, self.timeout_ms, self.buffer_size) = (limits.max, limits.timeout_ms, limits.buffer_size);
-        self.pace.rate = limits.min_rate;
+    /// How the body is framed for whoever wants it: as the head declared it, and empty once it was refused.
+    pub fn offered(&self) -> BodyLength {
+        match self.declared {
+            BodyLength::Length(_) | BodyLength::Chunked if self.is_refused => BodyLength::Length(0),
+            declared => declared,
+        }
     }
 
-    /// Every byte has been read from the socket and consumed.
+    /// How the body is read from now on. The `max` of a body of known length is that of [`Body::admit`].
+    pub fn set_limits(&mut self, limits: Limits) {
+        (self.timeout_ms, self.buffer_size) = (limits.timeout_ms, limits.buffer_size);
+        self.pace.rate = limits.min_rate;
+        if !matches!(self.declared, BodyLength::Length(_)) {
+            self.max = limits.max;
+        }
+    }
+
+    /// Sets the most bytes that the body may have, 0 for any number, where a request comes to a location.
+    ///
+    /// Errors: the length that it has already, as declared or, of a chunked body, as far as it has come. Not of one
+    /// that was refused: there is none any more.
+    pub fn admit(&mut self, max: u64) -> Result<(), u64> {
+        self.max = max;
+        let length = match self.offered() {
+            BodyLength::Length(length) => length,
+            BodyLength::Chunked => self.received,
+            BodyLength::None | BodyLength::UntilClose => 0,
+        };
+        if max > 0 && length > max { Err(length) } else { Ok(()) }
+    }
+
+    /// Nobody gets what has come of the body, or is still to come: the connection closes behind the answer.
+    pub fn refuse(&mut self) {
+        (self.is_refused, self.kept, self.file) = (true, Some(Vec::new()), None);
+    }
+
+    /// Nothing more of it is to come for whoever wants it.
     pub fn is_done(&self) -> bool {
-        matches!(self.framing, Framing::Done) && self.ready.is_empty()
+        self.is_refused || (matches!(self.framing, Framing::Done) && self.ready.is_empty())
     }
 
     /// Every byte has been read from the socket.
@@ -209,15 +243,19 @@ impl Body {
 
     /// Ready with `true` when [`Body::data`] is not empty, with `false` at the end of the body.
     ///
-    /// Errors: 400 for bad framing or an early end, 408 when the client pauses too long, 413 when a chunked
-    /// body grows past the limit, 499 when the socket fails.
+    /// Errors: 400 for bad framing or an early end, 408 when the client pauses too long, 413 when the body
+    /// grows past the limit, 499 when the socket fails.
     pub fn poll_data(&mut self, io: &Io, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+        if self.is_refused {
+            return Poll::Ready(Ok(false));
+        }
         loop {
             if !self.ready.is_empty() {
                 self.timer.cancel();
                 return Poll::Ready(Ok(true));
             }
             if self.decode()? {
+                self.check_size()?;
                 continue;
             }
             if self.is_read() {
@@ -233,7 +271,9 @@ impl Body {
     /// length, once nothing of it is in memory.
     pub fn movable(&self) -> u64 {
         match self.framing {
-            Framing::Length { left } if self.ready.is_empty() && self.is_drained() => left,
+            Framing::Length { left } if self.ready.is_empty() && self.is_drained() && !self.is_refused => {
+                left
+            }
             _ => 0,
         }
     }
@@ -269,6 +309,7 @@ impl Body {
                     if is_end {
                         self.end();
                     }
+                    self.check_size()?;
                     return Poll::Ready(Ok(count));
                 }
             }
@@ -307,7 +348,7 @@ impl Body {
 
     /// Drops what has arrived already, without waiting for more: nobody here wants the body.
     ///
-    /// Errors: as [`Body::poll_data`], for what has arrived.
+    /// Errors: 400 for bad framing of what has arrived.
     pub fn discard_arrived(&mut self) -> Result<(), Error> {
         loop {
             self.ready.start = self.ready.end;
@@ -357,11 +398,15 @@ impl Body {
             }
         }
         self.received += self.ready.len() as u64;
-        if self.max > 0 && self.received > self.max && self.declared == BodyLength::Chunked {
-            let cause = format!("client intended to send too large chunked body: {} bytes", self.received);
-            return Err(Error::client(413, cause).by(Limit::BodySize(self.received)));
-        }
         Ok(!self.ready.is_empty() || matches!(self.framing, Framing::Done))
+    }
+
+    /// The limit holds where bytes are counted, whatever led the request here and however the body is framed.
+    fn check_size(&self) -> Result<(), Error> {
+        if self.max == 0 || self.received <= self.max {
+            return Ok(());
+        }
+        Err(too_large(self.declared, self.received))
     }
 
     fn end(&mut self) {
@@ -445,4 +490,11 @@ impl Body {
     fn is_drained(&self) -> bool {
         self.buffer.as_ref().is_none_or(|buffer| buffer.data().len() == self.ready.end)
     }
+}
+
+#[cold]
+fn too_large(declared: BodyLength, received: u64) -> Error {
+    let kind = if declared == BodyLength::Chunked { "chunked body" } else { "body" };
+    let cause = format!("client intended to send too large {kind}: {received} bytes");
+    Error::client(413, cause).by(Limit::BodySize(received))
 }

@@ -556,12 +556,13 @@ async fn discard(request: &mut Request, io: &Io) -> bool {
     let core = &request.location.core;
     let (timeout_ms, time_ms) = (core.lingering_timeout(), core.lingering_time());
     request.body.set_limits(body::Limits { max: 0, timeout_ms, buffer_size: 4096, min_rate: None });
+    let _ = request.body.admit(0); // nothing of it is kept: the time bounds it
     let read = async {
         while let Ok(true) = request.body.data_ready(io).await {
             let count = request.body.data().len();
             request.body.consume(count);
         }
-        request.body.is_done()
+        request.body.is_read()
     };
     timeout(time_ms, read).await.unwrap_or(false)
 }

@@ -139,7 +139,23 @@ pub fn begin(request: &mut Request) -> Reply {
         return run(request, Phase::Content).unwrap_or(Reply::Status(404)); // the request has gone the way before
     }
     let read = if request.is_subrequest() { None } else { run(request, Phase::PostRead) };
-    match read.or_else(|| run(request, Phase::ServerRewrite)) {
+    match read {
+        Some(reply) => {
+            core::bound_keepalive(request);
+            reply
+        }
+        None => from_server(request),
+    }
+}
+
+/// The server's rewrites, then the search for a location: where every request begins, and where an internal redirect
+/// begins anew.
+///
+/// Until a location is found the server's settings are in force, those of no location that the request has left:
+/// `$request_filename` and `-f` go by the server's `root`, a `return` has the server's fields and error pages.
+fn from_server(request: &mut Request) -> Reply {
+    request.location = &request.server.root;
+    match run(request, Phase::ServerRewrite) {
         Some(reply) => {
             core::bound_keepalive(request);
             reply
@@ -169,7 +185,10 @@ fn locate(request: &mut Request) -> Reply {
     match request.server.root.find(&request.uri) {
         Found::AddSlash(location) => {
             enter(request, location);
-            return core::redirect_to_slash(request);
+            return match core::check_location(request) {
+                Some(status) => error_page::reply(request, status),
+                None => core::redirect_to_slash(request),
+            };
         }
         Found::GaveUp(location, error) => {
             enter(request, location);
@@ -198,6 +217,7 @@ fn locate(request: &mut Request) -> Reply {
 /// Puts a location's settings in force, or those of the block that stands for it with this method.
 pub fn enter(request: &mut Request, location: &'static Location) {
     request.location = location.for_method(request.method);
+    core::bound_body(request);
     core::bound_keepalive(request);
 }
 
@@ -370,9 +390,8 @@ async fn answer(
             request.args = args;
             request.uri_is_original = false;
             request.internal = true;
-            request.left_location = false;
-            // The server's rewrites are run again, as nginx does from this phase on.
-            Ok(Some(run(request, Phase::ServerRewrite).unwrap_or_else(|| locate(request))))
+            (request.left_location, request.adds_uri_to_alias) = (false, false);
+            Ok(Some(from_server(request)))
         }
         Reply::Named(name) => {
             if let Some(reply) = too_many_redirects(request, REDIRECTING) {
@@ -470,7 +489,9 @@ fn recover(request: &mut Request, client: &mut Client<'_>, error: Error) -> Resu
         return Err(error);
     }
     if error.side == Side::Client {
-        request.keep_alive = false; // framing is lost, or the client is too slow
+        // Framing is lost, or the client is too slow: an error page that is proxied must not wait for the body.
+        request.keep_alive = false;
+        request.body.refuse();
     }
     Ok(Some(error_page::reply(request, error.status)))
 }

@@ -92,6 +92,62 @@ fn a_body_that_is_too_long_gets_413() {
     assert_eq!(origin.last().body.len(), 5_000);
 }
 
+const LED: &str = r#"
+http {
+    client_max_body_size 10;
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        rewrite ^/by-server$ /app last;
+        location /app { proxy_pass http://%%ORIGIN%%; }
+        location /by-rewrite { client_max_body_size 1m; rewrite ^ /app last; }
+        location /by-if { client_max_body_size 1m; if ($request_method = POST) { rewrite ^ /app last; } }
+        location /by-try-files { client_max_body_size 1m; try_files /none /app; }
+        location /by-error-page { client_max_body_size 1m; error_page 404 = /app; return 404; }
+        location /by-upstream { client_max_body_size 1m; proxy_pass http://%%LEADS%%; }
+        location /unread { client_max_body_size 1m; rewrite ^ /streamed last; }
+        location /streamed { proxy_request_buffering off; proxy_pass http://%%ORIGIN%%; }
+        location /shown { error_page 413 = /page; proxy_pass http://%%ORIGIN%%; }
+        location /page { proxy_pass http://%%ORIGIN%%; }
+    }
+}
+"#;
+
+#[test]
+fn the_limit_of_a_body_holds_wherever_a_request_is_led() {
+    let leads = Origin::replying(|_| {
+        b"HTTP/1.1 200 OK\r\nX-Accel-Redirect: /app\r\nContent-Length: 0\r\n\r\n".to_vec()
+    });
+    let origin = Origin::saying("reached\n");
+    let setup = Setup::new(LED).set("ORIGIN", origin.address()).set("LEADS", leads.address());
+    let daemon = setup.start();
+    let post = |path: &str, body: &str| {
+        let mut client = Client::connect(daemon.port(0));
+        let length = body.len();
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"));
+        client.response().status
+    };
+    let chunked = |path: &str| {
+        let mut client = Client::connect(daemon.port(0));
+        let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        client.send(format!("{head}14\r\n{}\r\n0\r\n\r\n", "x".repeat(20)));
+        client.response().status
+    };
+    let paths = ["server", "rewrite", "if", "try-files", "error-page", "upstream"];
+    let paths = paths.map(|how| format!("/by-{how}"));
+    for path in paths.iter().map(String::as_str).chain(["/app", "/unread"]) {
+        assert_eq!((post(path, &"x".repeat(20)), post(path, "short")), (413, 200), "{path}");
+        assert!(path == "/unread" || chunked(path) == 413, "{path}");
+    }
+    assert!(origin.requests().iter().all(|request| request.body == b"short"));
+
+    let seen = origin.requests().len();
+    assert_eq!(post("/shown", &"x".repeat(20)), 200, "the page for a 413 is not refused again");
+    assert_eq!(chunked("/shown"), 200);
+    let pages = origin.requests().split_off(seen);
+    let pages: Vec<_> = pages.iter().map(|page| (page.method.as_str(), page.body.len())).collect();
+    assert_eq!(pages, [("GET", 0), ("GET", 0)]);
+}
+
 #[test]
 fn a_client_that_sends_nothing_is_let_go() {
     let (_origin, daemon) = start();

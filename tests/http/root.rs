@@ -125,3 +125,35 @@ fn missing_files_are_logged_unless_told_otherwise() {
     daemon.wait_log("site/missing\" failed \\(2: No such file or directory\\)");
     assert_eq!(daemon.log_count("quiet/missing"), 0);
 }
+
+const LED: &str = r#"
+http {
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        root %%DIR%%/site;
+        index index.php;
+        error_page 403 /forbidden;
+        if ($uri = /stop) { return 403; }
+        if (!-e $request_filename) { rewrite ^/[a-z]+(/.*\.php)$ $1 last; }
+        location / { return 200 "site"; }
+        location ~ \.php$ { return 200 "script $uri"; }
+        location = /forbidden { return 200 "page of the server"; }
+        location @other { return 200 "page of the location"; }
+        location /apps/ { alias %%DIR%%/other/; }
+        location /tried { root %%DIR%%/other; try_files /none /apps/index.php; }
+        location /failed { root %%DIR%%/other; error_page 404 = /apps/index.php; return 404; }
+        location /stopped { error_page 403 = @other; try_files /none /stop; }
+    }
+}
+"#;
+
+#[test]
+fn the_servers_own_steps_go_by_the_servers_settings_after_a_jump_too() {
+    let setup = Setup::new(LED).file("other/index.php", "source").file("site/a.txt", "");
+    let daemon = setup.start();
+    for path in ["/apps/index.php", "/apps/", "/tried", "/failed"] {
+        assert_eq!(get(daemon.port(0), path).text(), "script /index.php", "{path}");
+    }
+    let stopped = get(daemon.port(0), "/stopped");
+    assert_eq!((stopped.status, stopped.text().as_str()), (403, "page of the server"));
+}

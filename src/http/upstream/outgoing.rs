@@ -93,37 +93,39 @@ impl Outgoing {
     pub async fn prepare(request: &mut Request, client: &Io, goal: &Goal) -> Result<Self, Error> {
         let conf: &'static proxy::Conf = &request.location.proxy;
         let takes_body = conf.body().is_none() && conf.pass_request_body();
-        let declared = request.body.declared();
+        let mut declared = request.body.offered();
         let has_body = matches!(declared, BodyLength::Length(_) | BodyLength::Chunked);
         let mut kept = Vec::new();
         let mut is_complete = true;
-        // An `error_page` has made a GET of the request: it gets the body that is here, and never waits for one.
+        // An `error_page` has made a GET of the request; it keeps the body as long as it is here.
         let is_get_instead = request.method != request.head.method;
-        if is_get_instead {
-            kept = request.body.take_kept().filter(|_| request.body.is_done()).unwrap_or_default();
-        } else if has_body && request.body.file().is_none() {
+        if has_body && request.body.file().is_none() {
             match request.body.take_kept() {
                 Some(taken) => kept = taken,
+                None if is_get_instead => declared = BodyLength::None,
                 None if takes_body => {
                     let cause = "the request body was sent to a failed upstream and is not kept";
                     return Err(Error::upstream(502, cause));
                 }
                 None => {}
             }
-            is_complete = read_body(request, client, takes_body, &mut kept).await?;
+            if declared != BodyLength::None {
+                is_complete = read_body(request, client, takes_body, &mut kept).await?;
+            }
         }
         let file_length = request.body.file().map(TempFile::len);
         let (framing, rest) = if takes_body {
             match (declared, file_length) {
                 (_, Some(length)) => (Framing::Length(length), Rest::File),
-                _ if is_get_instead && kept.is_empty() => (Framing::None, Rest::Nothing),
                 (BodyLength::None | BodyLength::UntilClose, _) => (Framing::None, Rest::Nothing),
                 _ if is_complete => (Framing::Length(kept.len() as u64), Rest::Nothing),
                 (BodyLength::Length(length), _) => (Framing::Length(length), Rest::Plain),
                 (BodyLength::Chunked, _) => (Framing::Chunked, Rest::Chunked),
             }
         } else {
-            request.body.keep(Some(std::mem::take(&mut kept)).filter(|_| !is_get_instead));
+            if declared != BodyLength::None {
+                request.body.keep(Some(std::mem::take(&mut kept)));
+            }
             match conf.body() {
                 Some(body) => {
                     body.evaluate(request, &mut kept);
@@ -140,7 +142,7 @@ impl Outgoing {
         }
         let kept_at = bytes.len();
         bytes.extend_from_slice(&kept);
-        let kept = takes_body.then_some(kept_at..bytes.len());
+        let kept = (takes_body && declared != BodyLength::None).then_some(kept_at..bytes.len());
         if is_chunk {
             bytes.extend_from_slice(b"\r\n");
         }

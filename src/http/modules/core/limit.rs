@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use crate::config::{Diagnostic, Node, Span, params};
-use crate::http::body::MinRate;
+use crate::http::body::{Limits, MinRate};
 use crate::http::error::{Error, Limit};
 use crate::http::modules::core::{Conf, error_log};
 use crate::http::request::Request;
@@ -73,6 +73,18 @@ pub fn told(request: &Request, limit: Limit) -> String {
     }
     text.push(')');
     text
+}
+
+/// Has the request's body read as its location says. How large it may be is judged where the location was found
+/// ([`super::check_location`]); nginx does not look at a length in front of a named location.
+pub fn bound_body(request: &mut Request) {
+    let core = &request.location.core;
+    request.body.set_limits(Limits {
+        max: core.client_max_body_size(),
+        timeout_ms: core.client_body_timeout(),
+        buffer_size: core.client_body_buffer_size(),
+        min_rate: core.client_body_min_rate(),
+    });
 }
 
 fn place(request: &Request, span: Option<Span>) -> String {

@@ -13,7 +13,6 @@ use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::termination::{How, Phase, Termination, Who};
 use crate::log;
-use crate::proto::h1::length::BodyLength;
 use crate::proto::header::Id;
 use crate::proto::uri::Target;
 
@@ -52,19 +51,9 @@ pub fn check_location(request: &mut Request) -> Option<u16> {
     if core.is_internal() && !request.internal {
         return Some(404);
     }
-    request.body.set_limits(crate::http::body::Limits {
-        max: core.client_max_body_size(),
-        timeout_ms: core.client_body_timeout(),
-        buffer_size: core.client_body_buffer_size(),
-        min_rate: core.client_body_min_rate(),
-    });
-    let max = core.client_max_body_size();
-    if let BodyLength::Length(length) = request.body.declared()
-        && max > 0
-        && length > max
-        && !request.internal
-    {
+    if let Err(length) = request.body.admit(core.client_max_body_size()) {
         let limit = Limit::BodySize(length);
+        request.body.refuse();
         request.termination = Some(Termination::new(Who::Client, How::Limit, Phase::RequestBody).by(limit));
         let told = told(request, limit);
         log::error!(error_log(request), &*request, "client intended to send too large body: {length} bytes{told}");
