@@ -1,6 +1,8 @@
 //! Names of servers with wildcards, found as nginx finds a `server_name`.
 //!
 //! Order: the exact name, the longest `*.suffix`, the longest `prefix.*`. Regular expressions are the caller's.
+//! The cost of a look-up is linear in the host: wildcards are trees of labels, so that each label is hashed once, and
+//! no further than some pattern goes.
 //! Touches: nothing. Behaviour: nginx.org, "Server names".
 
 use std::collections::HashMap;
@@ -20,15 +22,37 @@ pub enum Conflict {
 pub struct NameTable<T> {
     values: Vec<T>,
     exact: HashMap<Box<[u8]>, u32>,
-    /// `*.example.com` under `example.com`.
-    leading: HashMap<Box<[u8]>, u32>,
-    /// `www.example.*` under `www.example`.
-    trailing: HashMap<Box<[u8]>, u32>,
+    /// Bytes of the longest name in `exact`: a longer host needs no hash.
+    exact_bytes_max: usize,
+    /// `*.example.com` under `com`, `example`.
+    leading: Labels,
+    /// `www.example.*` under `www`, `example`.
+    trailing: Labels,
+}
+
+/// A tree of labels: patterns that share their first labels share their nodes.
+#[derive(Clone, Debug, Default)]
+struct Labels {
+    /// The root is the first; empty where there are no patterns.
+    nodes: Vec<Node>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    children: HashMap<Box<[u8]>, u32>,
+    /// Of the pattern that ends here.
+    value: Option<u32>,
 }
 
 impl<T> Default for NameTable<T> {
     fn default() -> Self {
-        Self { values: Vec::new(), exact: HashMap::new(), leading: HashMap::new(), trailing: HashMap::new() }
+        Self {
+            values: Vec::new(),
+            exact: HashMap::new(),
+            exact_bytes_max: 0,
+            leading: Labels::default(),
+            trailing: Labels::default(),
+        }
     }
 }
 
@@ -39,18 +63,23 @@ impl<T> NameTable<T> {
         if pattern.contains("..") {
             return Err(Conflict::Invalid);
         }
+        let from_right = |name: &'_ str| name.as_bytes().rsplit(is_dot).map(Box::from).collect::<Vec<_>>();
         if let Some(suffix) = pattern.strip_prefix("*.") {
-            put(&mut self.leading, suffix, index)?;
+            check(suffix)?;
+            self.leading.insert(from_right(suffix), index)?;
         } else if let Some(suffix) = pattern.strip_prefix('.') {
+            check(suffix)?;
             if self.exact.contains_key(suffix.as_bytes()) {
                 return Err(Conflict::Duplicate);
             }
-            put(&mut self.leading, suffix, index)?;
-            put(&mut self.exact, suffix, index)?;
+            self.leading.insert(from_right(suffix), index)?;
+            self.insert_exact(suffix, index)?;
         } else if let Some(prefix) = pattern.strip_suffix(".*") {
-            put(&mut self.trailing, prefix, index)?;
+            check(prefix)?;
+            self.trailing.insert(prefix.as_bytes().split(is_dot).map(Box::from), index)?;
         } else {
-            put(&mut self.exact, pattern, index)?;
+            check(pattern)?;
+            self.insert_exact(pattern, index)?;
         }
         self.values.push(value);
         Ok(())
@@ -58,43 +87,106 @@ impl<T> NameTable<T> {
 
     /// The value for a host in lower case, without port and trailing dot.
     pub fn lookup(&self, host: &[u8]) -> Option<&T> {
-        let index =
-            self.exact.get(host).or_else(|| self.lookup_leading(host)).or_else(|| self.lookup_trailing(host));
-        index.and_then(|index| self.values.get(*index as usize))
+        let exact = if host.len() <= self.exact_bytes_max { self.exact.get(host).copied() } else { None };
+        let index = exact.or_else(|| self.lookup_leading(host)).or_else(|| self.lookup_trailing(host));
+        index.and_then(|index| self.values.get(index as usize))
     }
 
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
-    fn lookup_leading(&self, host: &[u8]) -> Option<&u32> {
-        if self.leading.is_empty() {
-            return None;
+    fn insert_exact(&mut self, name: &str, index: u32) -> Result<(), Conflict> {
+        match self.exact.entry(name.as_bytes().into()) {
+            Entry::Occupied(_) => Err(Conflict::Duplicate),
+            Entry::Vacant(entry) => {
+                entry.insert(index);
+                self.exact_bytes_max = self.exact_bytes_max.max(name.len());
+                Ok(())
+            }
         }
-        memchr::memchr_iter(b'.', host).filter(|at| *at > 0).find_map(|at| self.leading.get(&host[at + 1..]))
     }
 
-    fn lookup_trailing(&self, host: &[u8]) -> Option<&u32> {
-        if self.trailing.is_empty() {
-            return None;
+    fn lookup_leading(&self, host: &[u8]) -> Option<u32> {
+        let mut path = self.leading.path()?;
+        let mut end = host.len();
+        // The first label is for the star, and there must be one.
+        while let Some(dot) = memchr::memrchr(b'.', &host[..end]).filter(|dot| *dot > 0) {
+            if !path.step(&host[dot + 1..end]) {
+                break;
+            }
+            end = dot;
         }
-        memchr::memrchr_iter(b'.', host)
-            .filter(|at| at + 1 < host.len())
-            .find_map(|at| self.trailing.get(&host[..at]))
+        path.longest
+    }
+
+    fn lookup_trailing(&self, host: &[u8]) -> Option<u32> {
+        let mut path = self.trailing.path()?;
+        let mut start = 0;
+        while let Some(length) = memchr::memchr(b'.', &host[start..]) {
+            let dot = start + length;
+            if dot + 1 == host.len() || !path.step(&host[start..dot]) {
+                break;
+            }
+            start = dot + 1;
+        }
+        path.longest
     }
 }
 
-fn put(names: &mut HashMap<Box<[u8]>, u32>, name: &str, index: u32) -> Result<(), Conflict> {
-    if name.contains('*') || name.starts_with('.') {
-        return Err(Conflict::Invalid);
-    }
-    match names.entry(name.as_bytes().into()) {
-        Entry::Occupied(_) => Err(Conflict::Duplicate),
-        Entry::Vacant(entry) => {
-            entry.insert(index);
-            Ok(())
+impl Labels {
+    fn insert(&mut self, labels: impl IntoIterator<Item = Box<[u8]>>, index: u32) -> Result<(), Conflict> {
+        if self.nodes.is_empty() {
+            self.nodes.push(Node::default());
+        }
+        let mut at = 0;
+        for label in labels {
+            let next = u32::try_from(self.nodes.len()).map_err(|_| Conflict::Invalid)?;
+            let child = *self.nodes[at].children.entry(label).or_insert(next);
+            if child == next {
+                self.nodes.push(Node::default());
+            }
+            at = child as usize;
+        }
+        match &mut self.nodes[at].value {
+            Some(_) => Err(Conflict::Duplicate),
+            value => {
+                *value = Some(index);
+                Ok(())
+            }
         }
     }
+
+    /// The way from the root; `None` where there are no patterns.
+    fn path(&self) -> Option<Path<'_>> {
+        Some(Path { labels: self, node: self.nodes.first()?, longest: None })
+    }
+}
+
+/// How far the labels of a host lead into the tree.
+struct Path<'a> {
+    labels: &'a Labels,
+    node: &'a Node,
+    /// The value of the longest pattern so far.
+    longest: Option<u32>,
+}
+
+impl Path<'_> {
+    /// One label further; false where no pattern goes on so.
+    fn step(&mut self, label: &[u8]) -> bool {
+        let Some(child) = self.node.children.get(label) else { return false };
+        self.node = &self.labels.nodes[*child as usize];
+        self.longest = self.node.value.or(self.longest);
+        true
+    }
+}
+
+fn is_dot(byte: &u8) -> bool {
+    *byte == b'.'
+}
+
+fn check(name: &str) -> Result<(), Conflict> {
+    if name.contains('*') || name.starts_with('.') { Err(Conflict::Invalid) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -149,6 +241,19 @@ mod tests {
             assert_eq!(table.insert(name, ""), Err(conflict), "{name}");
         }
         assert_eq!(table.lookup(b"x.a.b"), None, "a refused name leaves nothing behind");
+    }
+
+    #[test]
+    fn long_hosts_and_deep_patterns_are_found_too() {
+        let deep = vec!["a"; 300].join(".");
+        let mut table = NameTable::default();
+        for (pattern, value) in [(format!("*.{deep}"), 1), (format!("{deep}.*"), 2), ("*.a".to_owned(), 3)] {
+            assert_eq!(table.insert(&pattern, value), Ok(()));
+        }
+        assert_eq!(table.lookup(format!("b.{deep}").as_bytes()), Some(&1));
+        assert_eq!(table.lookup(format!("{deep}.b").as_bytes()), Some(&2));
+        assert_eq!(table.lookup(format!("b.{}", vec!["a"; 299].join(".")).as_bytes()), Some(&3));
+        assert_eq!(table.lookup(vec!["b"; 4000].join(".").as_bytes()), None);
     }
 
     #[test]
