@@ -22,7 +22,7 @@ use crate::log::{self, access};
 use crate::net::{drain, open};
 use crate::proto::h1;
 use crate::proto::h1::length::{self, BodyLength};
-use crate::proto::h1::request::{self as head, Progress, RequestHead};
+use crate::proto::h1::request::{self as head, Progress, RequestHead, Seen};
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
 use crate::proto::proxy;
@@ -50,6 +50,8 @@ pub struct Conn {
     keepalive_min_ms: u32,
     /// When the first byte of a head came whose rest is waited for; 0: none is. Its bytes are in `rest`.
     head_began_ms: u64,
+    /// Where the line begins that has not come whole, in a head whose rest is waited for.
+    head_line: u32,
     /// The request being read began in the bytes of the one before it.
     is_pipelined: bool,
     /// What a proxy in front said whose connection this is (`listen … proxy_protocol`).
@@ -88,6 +90,7 @@ impl Conn {
             keepalive_ms: 0,
             keepalive_min_ms: 0,
             head_began_ms: 0,
+            head_line: 0,
             is_pipelined: false,
             proxy: None,
             rest: None,
@@ -326,11 +329,14 @@ enum Head {
 async fn read_head(conn: &mut Conn) -> Head {
     let core = &conn.default_server().root.core;
     let (first, limits) = (core.client_header_buffer_size(), core.head_limits());
+    let mut seen = Seen::default();
     let mut input = match conn.rest.take() {
-        Some(part) if conn.head_began_ms > 0 => {
-            let mut input = Buffer::take(first.max(part.data().len() + 1));
-            input.extend(part.data());
-            input
+        Some(mut part) if conn.head_began_ms > 0 => {
+            seen = Seen { bytes: part.data().len(), line: conn.head_line as usize };
+            if part.space().is_empty() {
+                part.grow(first.max(part.data().len() * 2));
+            }
+            part
         }
         rest => {
             conn.is_pipelined = rest.is_some() && conn.requests > 0;
@@ -341,13 +347,20 @@ async fn read_head(conn: &mut Conn) -> Head {
     let mut head = Box::<RequestHead>::default();
     loop {
         if !input.data().is_empty() {
-            match head::parse(input.data(), &limits, &mut head) {
+            match head::parse_more(input.data(), &limits, &mut head, &mut seen) {
                 Ok(Progress::Complete(length)) => {
                     let rest = input.data()[length..].to_vec();
                     input.truncate(length);
                     return Head::Complete(input, head, rest, began_ms);
                 }
-                Ok(Progress::Partial) => {}
+                Ok(Progress::Partial) => {
+                    // Skipped once. One is left where nothing stands behind them: the request has begun.
+                    let empty = head::empty_lines(input.data());
+                    if empty > 0 {
+                        input.consume(empty - usize::from(empty == input.data().len()));
+                        seen = Seen::default();
+                    }
+                }
                 Err(error) => {
                     conn.head_began_ms = began_ms;
                     return Box::pin(refuse_head(conn, input, head, error)).await;
@@ -355,13 +368,12 @@ async fn read_head(conn: &mut Conn) -> Head {
             }
         }
         if input.space().is_empty() {
-            let size = (input.capacity() * 2).max(4096);
-            if size > core.head_bytes_max() {
+            if input.data().len() >= core.head_bytes_max() {
                 let error = limits.too_large(input.data());
                 conn.head_began_ms = began_ms;
                 return Box::pin(refuse_head(conn, input, head, error)).await;
             }
-            input.grow(size);
+            input.grow((input.capacity() * 2).max(4096));
         }
         let read = match conn.io.try_read(input.space()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -369,7 +381,8 @@ async fn read_head(conn: &mut Conn) -> Head {
                     return Head::Nothing;
                 }
                 // It may be a while: nothing is held meanwhile but these bytes.
-                conn.rest = Some(Buffer::exactly(input.data()));
+                conn.rest = Some(input.slim());
+                conn.head_line = seen.line as u32;
                 conn.head_began_ms = if began_ms > 0 { began_ms } else { runtime::now_ms() };
                 return Head::Partial;
             }
@@ -502,7 +515,7 @@ fn prepare(
         min_rate: core.client_body_min_rate(),
     };
     let body = Body::new(declared.as_ref().map_or(BodyLength::None, |length| *length), rest, expects, limits);
-    let keep_alive = wants_keep_alive(&head, data);
+    let keep_alive = wants_keep_alive(&head);
     let connection = connection(conn);
     let mut request = Request::new(config, server, connection, input, head, body);
     request.keep_alive = keep_alive;
@@ -545,8 +558,8 @@ fn prepare(
 }
 
 /// What the client asks for; the location has its say later (`core::bound_keepalive`).
-fn wants_keep_alive(head: &RequestHead, data: &[u8]) -> bool {
-    let asked = head.fields.connection(data);
+fn wants_keep_alive(head: &RequestHead) -> bool {
+    let asked = &head.connection;
     let by_client = if head.version >= Version::Http11 { !asked.close } else { asked.keep_alive };
     by_client && drain::mode() < drain::Mode::Close
 }

@@ -177,7 +177,7 @@ fn begin(
     let mut trailers = Vec::new();
     let used = framing.take(data, &mut pieces, &mut trailers)?;
     pass_trailers(request, trailers);
-    let may_keep = head.head.keep_alive(head.buffer.data()) && request.location.proxy.is_http11();
+    let may_keep = head.head.keep_alive() && request.location.proxy.is_http11();
     if framing.is_done() && !proxy_store::is_wanted(request, head.head.status) {
         // the whole response is here: the connection is free before the client has it
         if used == data.len() && may_keep && outgoing.is_done() {
@@ -210,6 +210,8 @@ const NO_TRAILERS: &[Id] = &[
     Id::Host,
     Id::KeepAlive,
     Id::ProxyConnection,
+    Id::Te,
+    Id::Trailer,
     Id::TransferEncoding,
     Id::Upgrade,
 ];
@@ -221,10 +223,14 @@ fn pass_trailers(request: &mut Request, lines: Vec<u8>) {
     }
     let conf: &'static proxy::Conf = &request.location.proxy;
     if request.response.has_trailers && conf.pass_trailers() {
+        let head = request.upstream.head();
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             let name = line.split(|byte| *byte == b':').next().unwrap_or(b"");
             let id = Id::of(name);
-            if !id.is_some_and(|id| NO_TRAILERS.contains(&id)) && !conf.hides(id, name) {
+            let ends_here = id.is_some_and(|id| NO_TRAILERS.contains(&id))
+                || Id::is_mimicked(name)
+                || head.is_some_and(|kept| kept.head.connection.ends_name(name, kept.buffer.data()));
+            if !ends_here && !conf.hides(id, name) {
                 request.response.trailers.extend_from_slice(line);
             }
         }

@@ -2,6 +2,12 @@
 //!
 //! Touches: nothing. RFC 9110 §5, nginx.org for the `X-Accel` names.
 
+use std::cmp::Ordering;
+
+use smallvec::SmallVec;
+
+use crate::proto::h1::Error;
+
 macro_rules! ids {
     ($($id:ident = $name:literal,)*) => {
         /// A known field name.
@@ -191,6 +197,23 @@ impl Id {
         1 << self as u8
     }
 
+    /// The field says something of the connection between two hops, or frames the body there: each hop writes its own.
+    pub const fn is_own(self) -> bool {
+        OWN_BITS & self.bit() != 0
+    }
+
+    /// A field that frames a body or is between two hops, in the spelling of a program that cannot tell other
+    /// characters from dashes (`Transfer_Encoding`: CGI, WSGI): it would take it for the real one.
+    pub fn is_mimicked(name: &[u8]) -> bool {
+        let Some(bytes) = name.get(..name.len().min(WORD_BYTES)).filter(|bytes| bytes.len() == name.len())
+        else {
+            return false;
+        };
+        let dashed: SmallVec<[u8; WORD_BYTES]> =
+            bytes.iter().map(|byte| if byte.is_ascii_alphanumeric() { *byte } else { b'-' }).collect();
+        Self::of(&dashed).is_some_and(|id| (OWN_BITS | HOP_BITS) & id.bit() != 0)
+    }
+
     /// The name as it is usually written.
     pub fn name(self) -> &'static str {
         ALL[self as usize].1
@@ -256,54 +279,176 @@ fn slice(data: &[u8], start: u32, length: u32) -> &[u8] {
     data.get(start..start + length as usize).unwrap_or(&[])
 }
 
-/// What the `Connection` fields of a head ask for (RFC 9110 §7.6.1).
-#[derive(Clone, Copy, Debug)]
-pub struct Connection<'a> {
+/// Options that the `Connection` fields of a head may have together; messages with more are refused. Known ones have
+/// two or three, and each option but the known ones is remembered.
+pub const CONNECTION_OPTIONS_MAX: usize = 64;
+
+/// What the `Connection` fields of a head say (RFC 9110 §7.6.1): all of their lines are one list (§5.3).
+///
+/// It is taken apart once, with the head, so that asking it about every field of the head is linear in the head.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
     pub close: bool,
     pub keep_alive: bool,
     pub upgrade: bool,
-    fields: &'a [Field],
-    data: &'a [u8],
+    /// A bit for each known field that is named.
+    known: u64,
+    /// Other names, as places in the head's bytes; ordered by [`by_name`].
+    others: Vec<(u32, u16)>,
 }
 
-impl<'a> Connection<'a> {
-    pub(in crate::proto) fn of(fields: &'a [Field], data: &'a [u8]) -> Self {
-        let mut connection = Self { close: false, keep_alive: false, upgrade: false, fields, data };
-        let mut values = fields.iter().filter(|field| field.id == Some(Id::Connection));
+impl Connection {
+    /// Errors: more than [`CONNECTION_OPTIONS_MAX`] options.
+    pub(in crate::proto) fn of(fields: &[Field], data: &[u8]) -> Result<Self, Error> {
+        let mut connection = Self::default();
+        let mut fields = fields.iter().filter(|field| field.id == Some(Id::Connection));
+        let (first, second) = (fields.next(), fields.next());
         // The usual values are no lists.
-        match (values.next().map(|field| field.value(data)), values.next()) {
-            (None, _) => return connection,
-            (Some(value), None) if value.eq_ignore_ascii_case(b"keep-alive") => {
-                return Self { keep_alive: true, ..connection };
-            }
-            (Some(value), None) if value.eq_ignore_ascii_case(b"close") => {
-                return Self { close: true, ..connection };
-            }
-            _ => {}
+        match (first.map(|field| field.value(data)), second) {
+            (Some(value), None) if value.eq_ignore_ascii_case(b"keep-alive") => connection.keep_alive = true,
+            (Some(value), None) if value.eq_ignore_ascii_case(b"close") => connection.close = true,
+            _ => connection.add(first.into_iter().chain(second).chain(fields), data)?,
         }
-        for token in connection.tokens() {
-            connection.close |= token.eq_ignore_ascii_case(b"close");
-            connection.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
-            connection.upgrade |= token.eq_ignore_ascii_case(b"upgrade");
-        }
-        connection
+        Ok(connection)
     }
 
-    /// Every token, among them the names of fields that must not be forwarded.
-    pub fn tokens(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let data = self.data;
-        let values = self
-            .fields
-            .iter()
-            .filter(|field| field.id == Some(Id::Connection))
-            .map(|field| field.value(data));
-        values.flat_map(tokens)
+    fn add<'f>(&mut self, fields: impl Iterator<Item = &'f Field>, data: &[u8]) -> Result<(), Error> {
+        let mut count = 0;
+        for field in fields {
+            let value = field.value(data);
+            let mut at = 0;
+            for part in value.split(|byte| *byte == b',') {
+                let token = part.trim_ascii();
+                let start = at + (part.len() - part.trim_ascii_start().len());
+                at += part.len() + 1;
+                if token.is_empty() {
+                    continue;
+                }
+                count += 1;
+                if count > CONNECTION_OPTIONS_MAX {
+                    return Err(Error::TooManyOptions);
+                }
+                if token.eq_ignore_ascii_case(b"close") {
+                    self.close = true;
+                } else if let Some(id) = Id::of(token) {
+                    self.keep_alive |= id == Id::KeepAlive;
+                    self.upgrade |= id == Id::Upgrade;
+                    self.known |= id.bit();
+                } else if let Ok(length) = u16::try_from(token.len()) {
+                    // a longer one is the name of no field
+                    self.others.push((field.value_start + start as u32, length));
+                }
+            }
+        }
+        self.others.sort_unstable_by(|one, other| by_name(name_at(data, *one), name_at(data, *other)));
+        Ok(())
     }
 
-    /// The field of this name ends at this hop.
-    pub fn names(&self, field_name: &[u8]) -> bool {
-        self.tokens().any(|token| token.eq_ignore_ascii_case(field_name))
+    /// Whether the sender wants this field of the head to end at this hop. `data` is the head's bytes.
+    ///
+    /// Known fields that are for the whole way are never meant, whatever the sender says (§7.6.1: a sender must not
+    /// name them): else a client could take away what a proxy behind it has added.
+    #[inline]
+    pub fn ends(&self, field: &Field, data: &[u8]) -> bool {
+        match field.id {
+            Some(id) => self.known & id.bit() & HOP_BITS != 0,
+            None => !self.others.is_empty() && self.has_other(field.name(data), data),
+        }
     }
+
+    /// The same of a field that is not in the head: a trailer.
+    pub fn ends_name(&self, name: &[u8], data: &[u8]) -> bool {
+        match Id::of(name) {
+            Some(id) => self.known & id.bit() & HOP_BITS != 0,
+            None => self.has_other(name, data),
+        }
+    }
+
+    fn has_other(&self, name: &[u8], data: &[u8]) -> bool {
+        let found = self.others.binary_search_by(|place| by_name(name_at(data, *place), name));
+        found.is_ok() && !is_about_client(name)
+    }
+}
+
+fn name_at(data: &[u8], (start, length): (u32, u16)) -> &[u8] {
+    slice(data, start, u32::from(length))
+}
+
+/// An order of names without regard to case, the shorter ones first.
+fn by_name(one: &[u8], other: &[u8]) -> Ordering {
+    let (lower_one, lower_other) =
+        (one.iter().map(u8::to_ascii_lowercase), other.iter().map(u8::to_ascii_lowercase));
+    one.len().cmp(&other.len()).then_with(|| lower_one.cmp(lower_other))
+}
+
+/// Fields between two hops: what an intermediary says of its own connection, never of the message.
+const HOPS: &[Id] = &[
+    Id::Connection,
+    Id::KeepAlive,
+    Id::ProxyConnection,
+    Id::TransferEncoding,
+    Id::Te,
+    Id::Trailer,
+    Id::Upgrade,
+    Id::Http2Settings,
+    Id::ProxyAuthenticate,
+    Id::ProxyAuthorization,
+];
+
+const HOP_BITS: u64 = bits(HOPS);
+
+/// Fields of a message that are never copied into the next one: each hop writes its own.
+const OWN_BITS: u64 = bits(&[
+    Id::Connection,
+    Id::KeepAlive,
+    Id::ProxyConnection,
+    Id::TransferEncoding,
+    Id::Te,
+    Id::Upgrade,
+    Id::ContentLength,
+]);
+
+const fn bits(ids: &[Id]) -> u64 {
+    let (mut bits, mut index) = (0, 0);
+    while index < ids.len() {
+        bits |= ids[index].bit();
+        index += 1;
+    }
+    bits
+}
+
+/// What the names of fields begin with by which proxies tell a server who its client is.
+const ABOUT_CLIENT: &[&str] = &[
+    "x-forwarded",
+    "x-real-",
+    "x-client",
+    "x-ssl",
+    "x-tls",
+    "x-original-",
+    "x-auth",
+    "x-remote",
+    "x-user",
+    "x-cluster-client",
+    "x-envoy-",
+    "x-amzn-",
+    "x-arr-",
+    "x-azure-",
+    "cf-",
+    "fastly-",
+    "true-client-",
+    "client-",
+    "ssl-",
+    "remote-",
+    "forwarded",
+];
+
+/// A field that a proxy in front adds for the server's decisions. Its client must not be able to take it away by naming
+/// it in a `Connection` that the proxy passes on.
+fn is_about_client(name: &[u8]) -> bool {
+    let begins = |start: &&str| {
+        name.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start.as_bytes()))
+    };
+    ABOUT_CLIENT.iter().any(begins) || name.to_ascii_lowercase().ends_with(b"-cert")
 }
 
 /// The members of a comma-separated list, without empty ones.
@@ -346,6 +491,71 @@ mod tests {
         let mut head = crate::proto::h1::request::RequestHead::default();
         crate::proto::h1::request::parse(bare, &Default::default(), &mut head).expect("a head");
         assert_eq!(head.fields[0].line(bare), None);
+    }
+
+    fn parsed(lines: &str) -> Result<(crate::proto::h1::request::RequestHead, Vec<u8>), Error> {
+        let data = format!("GET / HTTP/1.1\r\nHost: h\r\n{lines}\r\n").into_bytes();
+        let mut head = crate::proto::h1::request::RequestHead::default();
+        crate::proto::h1::request::parse(&data, &Default::default(), &mut head)?;
+        Ok((head, data))
+    }
+
+    #[test]
+    fn all_connection_lines_are_one_list() {
+        let lines = "Connection: keep-alive, X-A,, x-long-name\r\nA: b\r\nconnection:\tUPGRADE , close\r\nX-A: 1\r\nX-B: 2\r\n\
+                     X-Long-Name: 3\r\nTE: x\r\n";
+        let (head, data) = parsed(lines).expect("a head");
+        let connection = &head.connection;
+        assert!(connection.close && connection.keep_alive && connection.upgrade);
+        let ended = head.fields.iter().filter(|field| connection.ends(field, &data));
+        let ended: Vec<&[u8]> = ended.map(|field| field.name(&data)).collect();
+        assert_eq!(ended, [&b"X-A"[..], b"X-Long-Name"]);
+        assert!(connection.ends_name(b"X-LONG-NAME", &data) && !connection.ends_name(b"X-Long-Nam", &data));
+        for (lines, close, keep_alive) in [
+            ("", false, false),
+            ("Connection: Close\r\n", true, false),
+            ("Connection: Keep-Alive\r\n", false, true),
+            ("Connection: closed\r\n", false, false),
+            ("Connection:\r\n", false, false),
+        ] {
+            let (head, _) = parsed(lines).expect("a head");
+            assert_eq!((head.connection.close, head.connection.keep_alive), (close, keep_alive), "{lines}");
+        }
+    }
+
+    #[test]
+    fn no_sender_takes_away_what_is_for_the_whole_way() {
+        let names = "Host, Content-Length, Content-Type, Authorization, Cookie, Cache-Control, Range, If-None-Match, Via, \
+                     Forwarded, X-Forwarded-For, X-Forwarded-Client-Cert, X-Real-IP, X-Client-Cert, Client-Cert, SSL-Client-Verify, \
+                     X-Remote-User, X-SSL-Cert, My-Own-Cert";
+        let (head, data) = parsed(&format!("Connection: {names}, X-Own, TE, Trailer\r\n")).expect("a head");
+        for name in names.split(", ") {
+            assert!(!head.connection.ends_name(name.as_bytes(), &data), "{name}");
+        }
+        for name in ["X-Own", "TE", "Trailer"] {
+            assert!(head.connection.ends_name(name.as_bytes(), &data), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_connection_has_few_options() {
+        let list = |count| format!("Connection: {}\r\n", ",x".repeat(count));
+        assert!(parsed(&list(CONNECTION_OPTIONS_MAX)).is_ok());
+        assert_eq!(parsed(&list(CONNECTION_OPTIONS_MAX + 1)).err(), Some(Error::TooManyOptions));
+        let lines = format!("{}{}", list(CONNECTION_OPTIONS_MAX), list(1));
+        assert_eq!(parsed(&lines).err(), Some(Error::TooManyOptions), "all lines count");
+    }
+
+    #[test]
+    fn spellings_that_cgi_takes_for_framing_are_known() {
+        for name in
+            ["Transfer_Encoding", "content_LENGTH", "Content.Length", "Keep_Alive", "Proxy_Connection"]
+        {
+            assert!(Id::is_mimicked(name.as_bytes()), "{name}");
+        }
+        for name in ["X_Forwarded_For", "Content_Type", "Transfer_Encodings", "_", ""] {
+            assert!(!Id::is_mimicked(name.as_bytes()), "{name}");
+        }
     }
 
     #[test]

@@ -40,6 +40,19 @@ impl Buffer {
         Self { bytes: data.into(), start: 0, end: data.len() as u32 }
     }
 
+    /// For bytes that are kept until more come: not much larger than they are, and with room for half as many again, so
+    /// that bytes that come one by one are not copied each time.
+    pub fn slim(self) -> Self {
+        let length = self.data().len();
+        let wanted = length + length / 2 + 32;
+        if self.start == 0 && self.capacity() <= wanted.max(length * 2) {
+            return self;
+        }
+        let mut bytes = vec![0; wanted];
+        bytes[..length].copy_from_slice(self.data());
+        Self { bytes: bytes.into(), start: 0, end: length as u32 }
+    }
+
     pub fn capacity(&self) -> usize {
         self.bytes.len()
     }

@@ -4,6 +4,7 @@ mod balance;
 mod buffering;
 mod disconnect;
 mod fail;
+mod hops;
 mod keepalive;
 mod max_conns;
 mod proxy_bind;

@@ -64,18 +64,8 @@ pub async fn pass(request: &Request, client: &Io, head: &ResponseHead, data: &[u
     let mut out = Vec::new();
     encode::status_line(103, b"Early Hints", &mut out);
     for field in head.fields.iter() {
-        let ends_here = matches!(
-            field.id,
-            Some(
-                Id::Connection
-                    | Id::KeepAlive
-                    | Id::TransferEncoding
-                    | Id::ProxyConnection
-                    | Id::ContentLength
-                    | Id::Upgrade
-                    | Id::Trailer
-            )
-        );
+        let is_own = field.id.is_some_and(|id| id.is_own() || id == Id::Trailer);
+        let ends_here = is_own || head.connection.ends(field, data);
         if ends_here || request.location.proxy.hides(field.id, field.name(data)) {
             continue;
         }

@@ -119,6 +119,12 @@ fn replace_peer(request: &mut Request) {
 }
 
 impl Conf {
+    /// Whether the field of this name tells the client's address.
+    pub fn reads(&self, name: &[u8]) -> bool {
+        let is_it = |field: &[u8]| !self.trusted.is_empty() && name.eq_ignore_ascii_case(field);
+        matches!(self.header.as_ref(), Some(Source::Field(field)) if is_it(field))
+    }
+
     fn trusts(&self, address: Option<IpAddr>) -> bool {
         self.trusted.iter().any(|network| network.contains(address))
     }

@@ -12,7 +12,6 @@ use crate::http::pipeline::Reply;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::upstream::exchange::Answer;
-use crate::http::upstream::outgoing::is_listed;
 use crate::log;
 use crate::proto::h1::length::{self, BodyLength};
 use crate::proto::header::Id;
@@ -172,9 +171,6 @@ fn response(
     if reason != crate::http::response::reason(head.status).as_bytes() {
         response.reason = reason.to_vec();
     }
-    // The usual values name no field.
-    let nominated =
-        head.fields.value(data, Id::Connection).filter(|list| !matches!(*list, b"keep-alive" | b"close"));
     response.headers.reserve(answer.head_length);
     let mut seen = 0;
     for field in head.fields.iter() {
@@ -187,15 +183,9 @@ fn response(
             seen |= bit;
         }
         let ends_here = match field.id {
-            Some(
-                Id::Connection
-                | Id::KeepAlive
-                | Id::TransferEncoding
-                | Id::ProxyConnection
-                | Id::ContentLength,
-            ) => true,
             Some(Id::Upgrade) => head.status != 101,
-            _ => nominated.is_some_and(|list| is_listed(list, name)),
+            Some(id) if id.is_own() => true,
+            _ => head.connection.ends(field, data),
         };
         if ends_here || conf.hides(field.id, name) {
             continue;

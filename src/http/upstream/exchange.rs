@@ -17,7 +17,7 @@ use crate::http::upstream::outgoing::{Outgoing, SendFault};
 use crate::log::{self, Cause};
 use crate::net::connect::{Options, connect};
 use crate::proto::h1::request::Progress;
-use crate::proto::h1::response::{self, ResponseHead};
+use crate::proto::h1::response::{self, ResponseHead, Seen};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Io, Timer, timeout};
 use crate::upstream::pool::Connection;
@@ -146,6 +146,7 @@ pub async fn run(
     let mut answer = Rc::new(Head { buffer: Buffer::take(0), head: ResponseHead::default() });
     let mut wait = Wait::new(conf);
     let mut interim_count = 0;
+    let mut seen = Seen::default();
     request.upstream.action = Some(Action::Sending);
     loop {
         let read = poll_fn(|cx| {
@@ -172,7 +173,7 @@ pub async fn run(
         }
         while !buffer.data().is_empty() {
             let Some(Head { head, buffer: place }) = Rc::get_mut(&mut answer) else { break };
-            match response::parse(buffer.data(), conf.head_bytes_max(), head) {
+            match response::parse_more(buffer.data(), conf.head_bytes_max(), head, &mut seen) {
                 Ok(Progress::Complete(length)) if is_interim(head.status) => {
                     // 100 answers an expectation that was never passed on
                     interim_count += 1;
@@ -185,6 +186,7 @@ pub async fn run(
                     }
                     buffer.consume(length);
                     head.clear();
+                    seen = Seen::default();
                 }
                 Ok(Progress::Complete(head_length)) => {
                     let attempt = request.upstream.last();

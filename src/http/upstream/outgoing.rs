@@ -20,7 +20,6 @@ use crate::http::temp_file::TempFile;
 use crate::http::upstream::target::Goal;
 use crate::proto::h1::encode;
 use crate::proto::h1::length::BodyLength;
-use crate::proto::header::{Id, tokens};
 use crate::runtime::Io;
 use crate::sys::transfer::Pipe;
 
@@ -480,10 +479,14 @@ fn write_lines(request: &mut Request, conf: &'static proxy::Conf, out: &mut Vec<
 /// The client's own fields, but those that end at this hop.
 fn write_fields(request: &Request, conf: &proxy::Conf, out: &mut Vec<u8>) {
     let data = request.input.data();
-    let nominated = request.head.fields.value(data, Id::Connection).filter(|value| names_fields(value));
-    for field in request.head.fields.iter() {
+    let (fields, connection) = (&request.head.fields, &request.head.connection);
+    for field in fields.iter() {
         let (name, value) = (field.name(data), field.value(data));
-        if conf.replaces(field.id, name) || nominated.is_some_and(|list| is_listed(list, name)) {
+        if conf.replaces(field.id, name) {
+            continue;
+        }
+        // What a proxy in front says of its client is for the upstream too, whatever that client asks for.
+        if connection.ends(field, data) && !request.location.realip.reads(name) {
             continue;
         }
         if let Some(line) = field.line(data) {
@@ -495,20 +498,6 @@ fn write_fields(request: &Request, conf: &proxy::Conf, out: &mut Vec<u8>) {
         out.extend_from_slice(value);
         out.extend_from_slice(b"\r\n");
     }
-}
-
-/// A `Connection` value that has more in it than the usual words.
-fn names_fields(value: &[u8]) -> bool {
-    tokens(value).any(|token| {
-        !["keep-alive", "close", "upgrade", "te"]
-            .iter()
-            .any(|known| token.eq_ignore_ascii_case(known.as_bytes()))
-    })
-}
-
-/// Whether a list of tokens has `name` in it, which is then between two hops only (RFC 9110 §7.6.1).
-pub fn is_listed(list: &[u8], name: &[u8]) -> bool {
-    tokens(list).any(|token| token.eq_ignore_ascii_case(name))
 }
 
 /// A variable may carry a decoded line break; it must not begin a field or a request of its own.

@@ -58,8 +58,9 @@ impl Fields {
         self.iter().map(|field| (field.name(data), field.value(data)))
     }
 
-    pub fn connection<'a>(&'a self, data: &'a [u8]) -> Connection<'a> {
-        Connection::of(if self.has(Id::Connection) { self } else { &[] }, data)
+    /// What the `Connection` fields say; for the parsers of heads, which keep it.
+    pub(super) fn connection(&self, data: &[u8]) -> Result<Connection, Error> {
+        if self.has(Id::Connection) { Connection::of(self, data) } else { Ok(Connection::default()) }
     }
 }
 
@@ -81,6 +82,43 @@ pub(super) struct Rules {
     pub underscores: bool,
     /// Each line must end with CRLF.
     pub crlf_only: bool,
+}
+
+/// How far a head was looked at that comes in pieces, so that what has been judged is not judged again with each piece:
+/// the cost of a head is linear in its bytes however they come. Begins as its default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Bytes of the head that were there the last time; 0: none.
+    pub bytes: usize,
+    /// Where the last line begins, which was not whole.
+    pub line: usize,
+}
+
+impl Seen {
+    /// Whether a head of which more has come must be parsed from its beginning: it may be whole, or it has a fault that
+    /// the parser shall tell. Else more must come.
+    pub(super) fn wants_parse(&mut self, buf: &[u8], rules: &Rules, scratch: &mut Fields) -> bool {
+        let (before, line) = (self.bytes, self.line);
+        let Some(new) = buf.get(before..).filter(|_| before > 0) else { return true };
+        self.bytes = buf.len();
+        let Some(last) = memchr::memrchr(b'\n', new) else {
+            // No line has ended.
+            let is_control = |byte: &u8| (*byte < b' ' && !matches!(byte, b'\t' | b'\r')) || *byte == 0x7f;
+            return buf.len().saturating_sub(line) > rules.line_bytes_max || new.iter().any(is_control);
+        };
+        self.line = before + last + 1;
+        if line == 0 {
+            return true; // the first line has ended
+        }
+        scratch.clear();
+        !matches!(parse(buf, line, rules, scratch), Ok(None))
+    }
+
+    /// The head was parsed from its beginning, and is not whole.
+    pub(super) fn is_partial(&mut self, buf: &[u8]) {
+        self.bytes = buf.len();
+        self.line = memchr::memrchr(b'\n', buf).map_or(0, |last| last + 1);
+    }
 }
 
 const INVALID: u8 = 0; // no part of a name: the line is refused
@@ -153,7 +191,9 @@ pub(super) fn parse(
             return Err(Error::BareLf);
         }
         let is_odd = classes & TOKEN != 0 || classes & UNDERSCORE != 0 && !rules.underscores;
-        if !(is_odd && rules.ignore_odd) {
+        // A name with an underscore is proper where the rules say so, but never one that others take for our framing.
+        let is_mimicked = classes & (TOKEN | UNDERSCORE) != 0 && Id::is_mimicked(&rest[..name_length]);
+        if !(is_odd && rules.ignore_odd || is_mimicked) {
             let (value_start, value_end) = trim(rest, value_at, value_end);
             fields.push(Field {
                 name_start: at as u32,

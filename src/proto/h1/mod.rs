@@ -29,6 +29,8 @@ pub enum Error {
     LineTooLong,
     HeadTooLarge,
     TooManyFields,
+    /// More options in `Connection` than `header::CONNECTION_OPTIONS_MAX`.
+    TooManyOptions,
     MissingHost,
     DuplicateHost,
     /// A second field of a name that has one value for the whole request.
@@ -82,6 +84,7 @@ impl fmt::Display for Error {
             Self::LineTooLong => "too long URI",
             Self::HeadTooLarge => "too large header",
             Self::TooManyFields => "too many headers",
+            Self::TooManyOptions => "more than 64 options in \"Connection\"",
             Self::MissingHost => "HTTP/1.1 request without \"Host\" header",
             Self::DuplicateHost => "duplicate \"Host\" header",
             Self::DuplicateField => "duplicate header line",

@@ -6,8 +6,9 @@
 use std::ops::Range;
 
 use crate::proto::h1::Error;
+pub use crate::proto::h1::fields::Seen;
 use crate::proto::h1::fields::{self, Fields, Rules};
-use crate::proto::header::{Field, Id, tokens};
+use crate::proto::header::{Connection, Field, Id, tokens};
 use crate::proto::message::{Method, Version};
 
 /// What a client may send.
@@ -37,6 +38,16 @@ impl Default for Limits {
 }
 
 impl Limits {
+    fn rules(&self, crlf_only: bool) -> Rules {
+        Rules {
+            line_bytes_max: self.line_bytes_max,
+            count_max: self.fields_max,
+            ignore_odd: self.ignore_invalid,
+            underscores: self.underscores,
+            crlf_only,
+        }
+    }
+
     /// The error for an incomplete head that has filled its buffers.
     pub fn too_large(&self, data: &[u8]) -> Error {
         if memchr::memchr(b'\n', data).is_some() { Error::HeadTooLarge } else { Error::LineTooLong }
@@ -60,14 +71,40 @@ pub struct RequestHead {
     pub target: Range<usize>,
     pub version: Version,
     pub fields: Fields,
+    /// What its `Connection` fields say.
+    pub connection: Connection,
 }
 
 impl RequestHead {
     pub fn clear(&mut self) {
         self.fields.clear();
+        self.connection = Connection::default();
         (self.method, self.version) = (Method::Other, Version::Http11);
         (self.method_range, self.target) = (0..0, 0..0);
     }
+}
+
+/// Parses the head at the begin of `buf`, of which [`parse_more`] was given `seen` before; no empty lines stand before it.
+pub fn parse_more(
+    buf: &[u8],
+    limits: &Limits,
+    head: &mut RequestHead,
+    seen: &mut Seen,
+) -> Result<Progress, Error> {
+    let rules = limits.rules(false);
+    if buf.len() <= limits.head_bytes_max && !seen.wants_parse(buf, &rules, &mut head.fields) {
+        return Ok(Progress::Partial);
+    }
+    let progress = parse(buf, limits, head)?;
+    if progress == Progress::Partial {
+        seen.is_partial(buf);
+    }
+    Ok(progress)
+}
+
+/// How many bytes of empty lines `buf` begins with, once something stands behind them or they are all there is.
+pub fn empty_lines(buf: &[u8]) -> usize {
+    skip_empty_lines(buf).unwrap_or(0)
 }
 
 /// Parses the head at the begin of `buf`; empty lines before it are skipped.
@@ -85,20 +122,15 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Prog
     let line = &rest[..length];
     let without_cr = line.strip_suffix(b"\r");
     request_line(without_cr.unwrap_or(line), start, head)?;
-    let rules = Rules {
-        line_bytes_max: limits.line_bytes_max,
-        count_max: limits.fields_max,
-        ignore_odd: limits.ignore_invalid,
-        underscores: limits.underscores,
-        // A reader in front that ends lines with CRLF only would see one field where we see two.
-        crlf_only: without_cr.is_some(),
-    };
+    // A reader in front that ends lines with CRLF only would see one field where we see two.
+    let rules = limits.rules(without_cr.is_some());
     let parsed = fields::parse(buf, start + length + 1, &rules, &mut head.fields)?;
     if parsed.unwrap_or(buf.len()) > limits.head_bytes_max {
         return Err(Error::HeadTooLarge);
     }
     let Some(end) = parsed else { return Ok(Progress::Partial) };
     check_repeats(&head.fields)?;
+    head.connection = head.fields.connection(buf)?;
     if head.fields.has(Id::Upgrade) {
         drop_h2c(buf, head);
     }
@@ -248,8 +280,8 @@ mod tests {
         assert_eq!(&text[head.method_range.clone()], b"POST");
         assert_eq!(head.fields.value(text, Id::Host), Some(&b"h.test"[..]));
         assert_eq!(head.fields.pairs(text).nth(1), Some((&b"X-A"[..], &b"b c"[..])));
-        let connection = head.fields.connection(text);
-        assert!(connection.close && !connection.keep_alive && connection.names(b"A"));
+        let connection = &head.connection;
+        assert!(connection.close && !connection.keep_alive && connection.ends_name(b"A", text));
     }
 
     #[test]
@@ -370,6 +402,57 @@ mod tests {
         let limits = Limits { underscores: true, ..Limits::default() };
         assert!(parse(text, &limits, &mut head).is_ok());
         assert_eq!(head.fields.len(), 2);
+    }
+
+    #[test]
+    fn names_that_cgi_takes_for_framing_are_left_out_always() {
+        let text =
+            b"GET / HTTP/1.1\r\nHost: h\r\nTransfer_Encoding: chunked\r\nContent_Length: 5\r\nA_b: c\r\n\r\n";
+        let mut head = RequestHead::default();
+        let limits = Limits { underscores: true, ignore_invalid: false, ..Limits::default() };
+        assert!(parse(text, &limits, &mut head).is_ok());
+        let names: Vec<&[u8]> = head.fields.pairs(text).map(|(name, _)| name).collect();
+        assert_eq!(names, [&b"Host"[..], b"A_b"]);
+    }
+
+    #[test]
+    fn a_head_in_pieces_is_the_head_as_a_whole() {
+        for text in [
+            &b"GET /a HTTP/1.1\r\nHost: h\r\nA: b\r\nConnection: x, close\r\n\r\nrest"[..],
+            b"GET /a HTTP/1.0\n\n",
+            b"GET /a HTTP/1.1\nHost: h\r\nA: b\n\n",
+            b"GET /a HTTP/1.1\r\nHost: h\r\nA: b\n\n",
+            b"GET /a HTTP/1.1\r\nHost: h\r\nA b: c\r\nB: c\r\n\r\n",
+            b"GET /a HTTP/1.1\r\nHost: h\r\nA: b\0c\r\n\r\n",
+            b"GET /a HTTP/1.1\r\nHost: h\r\n folded\r\n\r\n",
+            b"GET /a\x01 HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"GET /a HTTP/1.1\rHost: h\r\n\r\n",
+            b"get /a HTTP/1.1\r\n\r\n",
+            b"GET /a HTTP/1.1\r\n\r\n",
+        ] {
+            let mut whole = RequestHead::default();
+            let expected = parse(text, &Limits::default(), &mut whole);
+            for step in 1..=3 {
+                let (mut head, mut seen, mut at) = (RequestHead::default(), Seen::default(), 0);
+                let verdict = loop {
+                    at = text.len().min(at + step);
+                    match parse_more(&text[..at], &Limits::default(), &mut head, &mut seen) {
+                        Ok(Progress::Partial) => {
+                            assert!(at < text.len(), "{:?}", text.escape_ascii().to_string())
+                        }
+                        verdict => break verdict,
+                    }
+                };
+                assert_eq!(verdict, expected, "{}", text.escape_ascii());
+                if verdict.is_ok() {
+                    assert!(head.fields.pairs(text).eq(whole.fields.pairs(text)));
+                    assert_eq!(
+                        (head.target, head.connection),
+                        (whole.target.clone(), whole.connection.clone())
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -5,8 +5,10 @@
 use std::ops::Range;
 
 use crate::proto::h1::Error;
+pub use crate::proto::h1::fields::Seen;
 use crate::proto::h1::fields::{self, Fields, Rules};
 pub use crate::proto::h1::request::Progress;
+use crate::proto::header::Connection;
 use crate::proto::message::Version;
 
 const FIELDS_MAX: usize = 1000;
@@ -19,18 +21,49 @@ pub struct ResponseHead {
     pub reason: Range<usize>,
     pub version: Version,
     pub fields: Fields,
+    /// What its `Connection` fields say.
+    pub connection: Connection,
 }
 
 impl ResponseHead {
     pub fn clear(&mut self) {
         self.fields.clear();
+        self.connection = Connection::default();
         (self.status, self.version, self.reason) = (0, Version::Http11, 0..0);
     }
 
     /// The upstream keeps the connection after this response (RFC 9112 §9.3).
-    pub fn keep_alive(&self, data: &[u8]) -> bool {
-        let asked = self.fields.connection(data);
+    pub fn keep_alive(&self) -> bool {
+        let asked = &self.connection;
         !asked.close && (self.version >= Version::Http11 || asked.keep_alive)
+    }
+}
+
+/// Parses the head at the begin of `buf`, of which this was given `seen` before.
+pub fn parse_more(
+    buf: &[u8],
+    head_bytes_max: usize,
+    head: &mut ResponseHead,
+    seen: &mut Seen,
+) -> Result<Progress, Error> {
+    let rules = rules(head_bytes_max);
+    if buf.len() <= head_bytes_max && !seen.wants_parse(buf, &rules, &mut head.fields) {
+        return Ok(Progress::Partial);
+    }
+    let progress = parse(buf, head_bytes_max, head)?;
+    if progress == Progress::Partial {
+        seen.is_partial(buf);
+    }
+    Ok(progress)
+}
+
+fn rules(head_bytes_max: usize) -> Rules {
+    Rules {
+        line_bytes_max: head_bytes_max,
+        count_max: FIELDS_MAX,
+        ignore_odd: false,
+        underscores: true,
+        crlf_only: false,
     }
 }
 
@@ -49,18 +82,13 @@ pub fn parse(buf: &[u8], head_bytes_max: usize, head: &mut ResponseHead) -> Resu
     };
     let line = &buf[..length];
     status_line(line.strip_suffix(b"\r").unwrap_or(line), head)?;
-    let rules = Rules {
-        line_bytes_max: head_bytes_max,
-        count_max: FIELDS_MAX,
-        ignore_odd: false,
-        underscores: true,
-        crlf_only: false,
-    };
-    let parsed = fields::parse(buf, length + 1, &rules, &mut head.fields)?;
+    let parsed = fields::parse(buf, length + 1, &rules(head_bytes_max), &mut head.fields)?;
     if parsed.unwrap_or(buf.len()) > head_bytes_max {
         return Err(Error::HeadTooLarge);
     }
-    Ok(parsed.map_or(Progress::Partial, Progress::Complete))
+    let Some(end) = parsed else { return Ok(Progress::Partial) };
+    head.connection = head.fields.connection(buf)?;
+    Ok(Progress::Complete(end))
 }
 
 /// `HTTP/1.x SP 3DIGIT [SP reason]`.
@@ -100,7 +128,7 @@ mod tests {
         }
         assert_eq!(parse(text, 4096, &mut head), Ok(Progress::Complete(text.len() - 4)));
         assert_eq!((head.status, &text[head.reason.clone()]), (404, &b"Not Found"[..]));
-        assert!(!head.keep_alive(text));
+        assert!(!head.keep_alive());
         assert_eq!(parsed(b"HTTP/1.0 200\n\n"), Ok(Progress::Complete(14)));
         assert_eq!(parsed(b"HTTP/1.1 200 \r\n\r\n"), Ok(Progress::Complete(17)));
     }
