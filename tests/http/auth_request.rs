@@ -95,3 +95,53 @@ fn a_backend_tells_who_it_is() {
     assert_eq!((response.status, response.header("www-authenticate")), (401, Some("Bearer realm=\"x\"")));
     assert_eq!(ask("").status, 403);
 }
+
+/// A `map` is looked up once a request; the head of a subrequest, which nobody gets, must not be what it is looked up for.
+#[test]
+fn maps_of_the_answer_s_head_are_not_looked_up_for_a_subrequest() {
+    let conf = "http {
+        types { text/html html; }
+        map $sent_http_content_type $policy { default \"\"; text/html self; }
+        map $sent_http_content_type $fresh { default off; text/html epoch; }
+        map $status $class { ~^2 good; default bad; }
+        map $upstream_http_x_kind $kind { default none; part part; }
+        log_format class '$request_uri $status $class $kind';
+        access_log %%DIR%%/access.log class;
+        server {
+            listen 127.0.0.1:%%PORT_0%%;
+            root %%DIR%%/pages;
+            add_header X-Policy $policy always;
+            add_header X-Class $class always;
+            add_trailer X-Kind $kind;
+            expires $fresh;
+            location /in/ { auth_request /ok; }
+            location /ssi/ { ssi on; }
+            location /added/ { add_before_body /missing; add_after_body /missing; }
+            location /copied/ { mirror /missing; }
+            location = /ok { internal; return 204; }
+            location = /missing { internal; return 404; }
+        }
+    }";
+    let pages = ["a.html", "in/a.html", "added/a.html", "copied/a.html"];
+    let setup =
+        pages.iter().fold(Setup::new(conf), |setup, page| setup.file(&format!("pages/{page}"), "page"));
+    let include = "[<!--#include virtual=\"/missing\" set=\"x\" --><!--#include virtual=\"/missing\" --><!--#include virtual=\"/missing\" -->]";
+    let daemon = setup.file("pages/ssi/a.html", include).start();
+    let cases = [
+        ("/a.html", 200, "good"),
+        ("/in/a.html", 200, "good"),
+        ("/in/none", 404, "bad"),
+        ("/ssi/a.html", 200, "good"),
+        ("/added/a.html", 200, "good"),
+        ("/copied/a.html", 200, "good"),
+    ];
+    for (path, status, class) in cases {
+        let response = get(daemon.port(0), path);
+        assert_eq!(response.status, status, "{path}");
+        assert_eq!(response.header("x-policy"), Some("self"), "{path}");
+        assert_eq!(response.header("x-class"), Some(class), "{path}");
+        let is_fresh = status == 200;
+        assert_eq!(response.header("cache-control"), is_fresh.then_some("no-cache"), "{path}");
+        daemon.wait_line("access.log", &format!("^{path} {status} {class} none"));
+    }
+}

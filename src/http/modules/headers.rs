@@ -132,6 +132,10 @@ fn set_expires(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnost
 /// stand once.
 pub fn add(request: &mut Request) {
     let conf: &'static Conf = &request.location.headers;
+    // The head of a subrequest is never sent. A `map` that was looked up for it would keep what it said of that head.
+    if request.is_subrequest() {
+        return;
+    }
     if conf.fields.is_empty() && conf.trailers.is_empty() && !conf.expires.is_set() {
         return;
     }
