@@ -168,6 +168,8 @@ pub struct Request {
     /// Its values went elsewhere, and so does its line in the log.
     pub is_parked: bool,
     slots: Slots,
+    /// Variables that are made out of others just now ([`crate::http::variable::nested`]).
+    pub nesting: u8,
 }
 
 impl Request {
@@ -237,6 +239,7 @@ impl Request {
             depth: 0,
             is_parked: false,
             slots: Vec::new(),
+            nesting: 0,
         })
     }
 

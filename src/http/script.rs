@@ -99,6 +99,17 @@ pub fn has_variables(text: &str) -> bool {
     text.contains('$')
 }
 
+/// The names of the variables in a text, as far as it can be read.
+pub fn names(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (_, after) = rest.split_once('$')?;
+        let (name, after) = variable_name(after, Span::default()).ok()?;
+        rest = after;
+        Some(name)
+    })
+}
+
 fn push_text(parts: &mut Vec<Part>, text: &str) {
     if !text.is_empty() {
         parts.push(Part::Text(text.as_bytes().into()));

@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 
 use crate::config::{Diagnostic, Diagnostics, Span, Word};
-use crate::http::modules;
+use crate::http::modules::{self, core};
 use crate::http::request::Request;
+use crate::log;
 
 /// The variable that makes files of bodies too long for memory.
 const REQUEST_BODY_FILE: &str = "request_body_file";
@@ -289,6 +290,33 @@ pub fn declared_name(word: &Word) -> Result<&str, Diagnostic> {
         }
         _ => Ok(name),
     }
+}
+
+/// How many variables may be made out of each other; nginx's limit.
+const NESTING_MAX: u8 = 100;
+/// A cycle was met: nothing is evaluated before all that led to it has ended.
+const NESTING_BROKEN: u8 = u8::MAX;
+
+/// Evaluates what the value of the variable `name` is made of: other variables, whose values may be made so in turn.
+///
+/// Every getter that evaluates a [`Script`](crate::http::script::Script) does it in here, so that variables which lead
+/// back to themselves end: with a line in the log, and without a value. `R::default()` stands for what was not evaluated.
+pub fn nested<R: Default>(request: &mut Request, name: &str, evaluate: impl FnOnce(&mut Request) -> R) -> R {
+    let nesting = request.nesting;
+    if nesting >= NESTING_MAX {
+        if nesting != NESTING_BROKEN {
+            log::error!(core::error_log(request), &*request, "cycle while evaluating variable \"{name}\"");
+            request.nesting = NESTING_BROKEN;
+        }
+        return R::default();
+    }
+    request.nesting += 1;
+    let value = evaluate(request);
+    // on the way out of a cycle only the outermost one clears the way: with two references each there are 2^100 ways in
+    if request.nesting != NESTING_BROKEN || nesting == 0 {
+        request.nesting = nesting;
+    }
+    value
 }
 
 /// The value that `set` or a capture has put into the request, else what the variable is without it.

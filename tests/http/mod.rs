@@ -32,6 +32,7 @@ mod listen;
 mod location;
 mod map;
 mod mirror;
+mod nesting;
 mod open_file_cache;
 mod proxy_protocol;
 mod ranges;

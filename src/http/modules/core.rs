@@ -13,6 +13,7 @@ pub use target::{captures, check_location, gave_up, redirect, redirect_to_slash,
 pub use variables::{VARIABLES, cookie_value, document_root, request_id};
 
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use crate::http::compile::Cx;
 use crate::http::location::Kind;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::script::Script;
+use crate::http::script::{self, Script};
 use crate::log::{Level, Logger, Target};
 use crate::proto::h1::request::Limits;
 
@@ -50,6 +51,22 @@ pub struct Root {
     pub replaced: Option<usize>,
     /// How often the path itself leads up: what a request adds must not.
     pub steps_up: usize,
+}
+
+impl Root {
+    /// Appends the directory. Variables that give a relative one, or nothing, mean one below the prefix, as in nginx: they
+    /// must not open the directory that the server was started in, or `/`.
+    pub fn evaluate(&self, request: &mut Request, out: &mut Vec<u8>) {
+        let start = out.len();
+        self.path.evaluate(request, out);
+        if out.get(start) != Some(&b'/') {
+            let mut prefix = request.config.prefix.as_os_str().as_bytes().to_vec();
+            if prefix.last() != Some(&b'/') {
+                prefix.push(b'/');
+            }
+            out.splice(start..start, prefix);
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -455,6 +472,12 @@ fn alias(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 
 fn set_root(conf: &mut Conf, cx: &mut Cx, node: &Node, is_alias: bool) -> Result<(), Diagnostic> {
     let text = node.arg(0);
+    for name in ["document_root", "realpath_root"] {
+        if script::names(text).any(|used| used == name) {
+            let message = format!("the ${name} variable cannot be used in the \"{}\" directive", node.name.text);
+            return Err(Diagnostic::error(node.arg_span(0), message).help("its value is made from this directive"));
+        }
+    }
     let absolute = if text.starts_with('$') { PathBuf::from(text) } else { cx.path(text) };
     let mut text = absolute.to_string_lossy().into_owned();
     if !is_alias {

@@ -17,12 +17,13 @@ use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, realip};
 use crate::http::request::Request;
 use crate::http::script::Script;
-use crate::http::variable::{self, Argument, Variable};
+use crate::http::variable::{self, Argument, Variable, nested};
 use ranges::Ranges;
 
 /// One `geo` block.
 #[derive(Debug)]
 pub struct Geo {
+    name: Box<str>,
     /// `None`: the client's address.
     source: Option<Script>,
     table: Table,
@@ -79,9 +80,9 @@ fn geo(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         [target] => (None, target),
         _ => return Ok(()),
     };
-    variable::declared_name(target)?;
     let mut reader = Reader {
         geo: Geo {
+            name: variable::declared_name(target)?.into(),
             source,
             table: Table::Networks(Networks::default()),
             values: ByteTable::default(),
@@ -300,7 +301,10 @@ impl Geo {
     fn address(&'static self, request: &mut Request) -> Option<IpAddr> {
         let address = match &self.source {
             None => request.connection.peer.ip(),
-            Some(source) => Some(realip::parse_address(&source.to_vec(request))?.ip()),
+            Some(source) => {
+                let source = nested(request, &self.name, |request| source.to_vec(request));
+                Some(realip::parse_address(&source)?.ip())
+            }
         };
         if self.proxies.is_empty() {
             return address;

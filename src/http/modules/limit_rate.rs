@@ -11,7 +11,7 @@ use crate::http::modules::{BlockConf, Directive};
 use crate::http::pace::Pace;
 use crate::http::request::Request;
 use crate::http::script::Script;
-use crate::http::variable::{Argument, Change, Variable, changeable};
+use crate::http::variable::{Argument, Change, Variable, changeable, nested};
 use crate::log;
 
 use super::core;
@@ -73,7 +73,10 @@ pub fn evaluate(script: Option<&'static Script>, request: &mut Request) -> u64 {
 fn rate(request: &mut Request) -> u64 {
     match request.limit_rate {
         Some(rate) => rate,
-        None => evaluate(request.location.limit_rate.rate.as_ref(), request),
+        None => {
+            let rate = request.location.limit_rate.rate.as_ref();
+            nested(request, "limit_rate", |request| evaluate(rate, request))
+        }
     }
 }
 

@@ -15,11 +15,12 @@ use crate::http::regex::Regex;
 use crate::http::regex::hint::Ends;
 use crate::http::request::Request;
 use crate::http::script::{self, Script};
-use crate::http::variable::{Argument, Variable};
+use crate::http::variable::{Argument, Variable, nested};
 
 /// One `map` block.
 #[derive(Debug)]
 pub struct Map {
+    name: Box<str>,
     source: Script,
     /// Values by lower-case key; nginx compares without regard to case.
     exact: ByteTable,
@@ -62,6 +63,7 @@ fn map(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let slot = (!volatile).then(|| cx.variables.new_slot());
     let wildcards = hostnames.then(NameTable::default);
     let mut map = Map {
+        name: node.arg(1).trim_start_matches('$').into(),
         source,
         exact: ByteTable::default(),
         wildcards,
@@ -162,7 +164,7 @@ fn value(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool 
         out.extend_from_slice(kept);
         return true;
     }
-    let value = look_up(map, request);
+    let value = nested(request, &map.name, |request| look_up(map, request));
     out.extend_from_slice(&value);
     if let Some(slot) = map.slot {
         request.set_slot(slot, value);

@@ -13,7 +13,7 @@ use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::script::Script;
-use crate::http::variable::{Variable, variable};
+use crate::http::variable::{Variable, nested, variable};
 use crate::sys::clock;
 
 /// 16 bytes in base64, padded.
@@ -37,13 +37,13 @@ pub static VARIABLES: &[Variable] = &[
         let conf: &'static Conf = &request.location.secure_link;
         match conf.secret.as_ref() {
             Some(secret) => by_secret(request, secret, out),
-            None => by_hash(request, conf, out),
+            None => nested(request, "secure_link", |request| by_hash(request, conf, out)),
         }
     }),
     variable("secure_link_expires", |request, _, out| {
         let conf: &'static Conf = &request.location.secure_link;
         let Some(link) = conf.link.as_ref().filter(|_| conf.md5.is_set()) else { return false };
-        let value = link.to_vec(request);
+        let value = nested(request, "secure_link_expires", |request| link.to_vec(request));
         match split(&value) {
             Some((_, Some((expires, _)))) => {
                 out.extend_from_slice(expires);

@@ -9,11 +9,12 @@ use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::script::Script;
-use crate::http::variable::{Argument, Variable};
+use crate::http::variable::{Argument, Variable, nested};
 
 /// One `split_clients` block.
 #[derive(Debug)]
 pub struct Split {
+    name: Box<str>,
     source: Script,
     /// The hashes below the first number have the value; `None`: all that are left.
     parts: Vec<(Option<u32>, Box<str>)>,
@@ -70,7 +71,8 @@ fn split_clients(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
     }
     let slot = cx.variables.new_slot();
     cx.variables.declare(&node.args[1], value, Argument::index(cx.splits.len()))?;
-    cx.splits.push(Split { source, parts, slot });
+    let name = node.arg(1).trim_start_matches('$').into();
+    cx.splits.push(Split { name, source, parts, slot });
     Ok(())
 }
 
@@ -94,7 +96,7 @@ fn value(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool 
         out.extend_from_slice(kept);
         return true;
     }
-    let hash = murmur2(&split.source.to_vec(request));
+    let hash = murmur2(&nested(request, &split.name, |request| split.source.to_vec(request)));
     let found = split.parts.iter().find(|(below, _)| below.is_none_or(|below| hash < below));
     let value = found.map_or("", |(_, value)| value);
     out.extend_from_slice(value.as_bytes());

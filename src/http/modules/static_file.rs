@@ -89,7 +89,7 @@ pub fn file_name(request: &mut Request, out: &mut Vec<u8>) {
     let location = request.location;
     match location.core.root() {
         Some(root) => {
-            root.path.evaluate(request, out);
+            root.evaluate(request, out);
             let rest = match root.replaced {
                 Some(count) => request.uri.get(count..).unwrap_or(b""),
                 None if request.adds_uri_to_alias => &request.uri,

@@ -11,8 +11,9 @@ use std::os::unix::ffi::OsStrExt;
 use crate::base::base64;
 use crate::http::request::Request;
 use crate::http::response::reason;
-use crate::http::variable::{Argument, Change, Variable, changeable, prefix, trailer, variable};
+use crate::http::variable::{Argument, Change, Variable, changeable, nested, prefix, trailer, variable};
 use crate::http::modules::core::error_log;
+use crate::http::modules::static_file;
 use crate::log::{self, format};
 use crate::proto::h1::length::BodyLength;
 use crate::proto::header::Id;
@@ -280,14 +281,14 @@ fn status(request: &mut Request, _: &Argument, out: Out) -> bool {
 }
 
 fn root_variable(request: &mut Request, _: &Argument, out: Out) -> bool {
-    document_root(request, out);
+    nested(request, "document_root", |request| document_root(request, out));
     true
 }
 
 /// The directory of the files with all symbolic links resolved; no value where it is missing.
 fn realpath_root(request: &mut Request, _: &Argument, out: Out) -> bool {
     let mut root = Vec::new();
-    document_root(request, &mut root);
+    nested(request, "realpath_root", |request| document_root(request, &mut root));
     match std::fs::canonicalize(OsStr::from_bytes(&root)) {
         Ok(path) => text(path.as_os_str().as_bytes(), out),
         Err(error) => {
@@ -321,13 +322,13 @@ fn tcp_info(request: &Request, word: fn(&TcpInfo) -> u32, out: Out) -> bool {
 /// Appends the directory of `root` or `alias`.
 pub fn document_root(request: &mut Request, out: Out) {
     match request.location.core.root() {
-        Some(root) => root.path.evaluate(request, out),
+        Some(root) => root.evaluate(request, out),
         None => out.extend_from_slice(request.config.prefix.join("html").as_os_str().as_bytes()),
     }
 }
 
 fn request_filename(request: &mut Request, _: &Argument, out: Out) -> bool {
-    crate::http::modules::static_file::file_name(request, out);
+    nested(request, "request_filename", |request| static_file::file_name(request, out));
     true
 }
 
