@@ -58,6 +58,8 @@ pub struct Cx {
     pub is_transparent: bool,
     /// Request bodies may go to files somewhere.
     pub body_files: bool,
+    /// The longest `keepalive_timeout` so far; first the one that holds without the directive.
+    pub keepalive_ms_max: u64,
     servers: Vec<ServerDraft>,
     /// The servers and locations that are being read, innermost last.
     open: Vec<Open>,
@@ -99,6 +101,7 @@ impl Cx {
             upstreams: Default::default(),
             folders: Vec::new(),
             body_files: false,
+            keepalive_ms_max: modules::core::KEEPALIVE_MS,
             is_transparent: false,
             servers: Vec::new(),
             open: Vec::new(),
@@ -220,6 +223,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         splits,
         upstreams,
         body_files,
+        keepalive_ms_max,
         is_transparent,
         mut folders,
         ..
@@ -232,6 +236,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     out.0.append(&mut diagnostics.0);
     Config {
         listens,
+        keepalive_ms_max,
         servers,
         root,
         variables,

@@ -12,7 +12,7 @@ use crate::base::in_place::pinned;
 use crate::http::body::{self, Body};
 use crate::http::client::Client;
 use crate::http::error::Limit;
-use crate::http::handover::Handover;
+use crate::http::handover::{Handover, PROXY_BYTES_MAX};
 use crate::http::modules::core;
 use crate::http::request::{Connection, Request};
 use crate::http::server::{Listen, Server};
@@ -98,14 +98,17 @@ impl Conn {
         }
     }
 
-    /// Takes over where an older generation's worker has left the connection.
-    pub fn adopted(mut self, handover: &Handover) -> Self {
+    /// Takes over where an older generation's worker has left the connection. That worker's word is not trusted: an idle
+    /// connection stays no longer than the longest `keepalive_timeout` of this configuration, and one whose PROXY header
+    /// is broken is refused.
+    pub fn adopted(mut self, handover: &Handover) -> Option<Self> {
         let now = runtime::now_ms();
-        self.requests = handover.requests;
+        self.proxy = proxy_header::of_handover(handover).ok()?.map(Rc::new);
+        // It was idle between two requests, so it has had one; and it may have many more.
+        self.requests = handover.requests.clamp(1, u64::from(u32::MAX));
         self.opened_ms = now.saturating_sub(handover.opened_ms_ago);
-        self.adopted_until_ms = now + handover.idle_ms_left;
-        self.proxy = proxy_header::of_handover(handover).map(Rc::new);
-        self
+        self.adopted_until_ms = now + handover.idle_ms_left.min(self.service.config().keepalive_ms_max);
+        Some(self)
     }
 
     fn default_server(&self) -> &'static Server {
@@ -140,7 +143,7 @@ impl Conn {
 
     fn into_handover(self, idle_ms_left: u64) -> (Service, io::Result<std::os::fd::OwnedFd>, Handover) {
         let handover = Handover {
-            listen: self.listen.address.to_string(),
+            listen: self.service.listen_index(self.listen),
             requests: self.requests,
             idle_ms_left,
             opened_ms_ago: runtime::now_ms().saturating_sub(self.opened_ms),
@@ -222,7 +225,7 @@ impl Conn {
 fn hand_over(conn: Conn, until_ms: u64) {
     let left = until_ms.saturating_sub(runtime::now_ms());
     let (service, fd, handover) = conn.into_handover(left);
-    if handover.proxy.len() > proxy_header::HANDOVER_BYTES_MAX {
+    if handover.proxy.len() > PROXY_BYTES_MAX {
         return; // kilobytes of TLVs: it closes, as any idle connection may
     }
     if let Ok(fd) = fd {

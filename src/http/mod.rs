@@ -41,7 +41,7 @@ pub mod zone;
 
 use std::cell::Cell;
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 pub use compile::{CompileOptions, compile};
@@ -53,12 +53,15 @@ use crate::log;
 use crate::runtime::{self, Io};
 use crate::shm::counter::{self, Total};
 use crate::sys::address::SockAddr;
+use crate::sys::socket;
 
 /// A compiled `http` block. Immutable; a worker leaks it after the fork and refers to it for life.
 #[derive(Debug)]
 pub struct Config {
     /// Every address once.
     pub listens: Vec<Listen>,
+    /// The longest `keepalive_timeout` of any location.
+    pub keepalive_ms_max: u64,
     pub servers: Vec<Server>,
     /// The settings of the `http` block itself.
     pub root: modules::Confs,
@@ -142,18 +145,27 @@ impl Service {
         }
     }
 
-    /// Goes on with an idle connection that a worker of an older generation has handed over.
+    /// Goes on with an idle connection that a worker of an older generation has handed over; `handover.listen` counts
+    /// in this configuration.
     ///
-    /// Its listener may be gone from the configuration: the connection then closes, as it would have.
+    /// The older worker may still hold the socket, and it may be hostile. The mode is set here once more, and no call on
+    /// a connection relies on it (`runtime/io.rs`).
     pub fn adopt(self, fd: OwnedFd, handover: &Handover) {
-        let Some(listen) = self.0.config.listens.iter().find(|l| l.address.to_string() == handover.listen)
-        else {
+        let Some(listen) = self.0.config.listens.get(handover.listen as usize) else { return };
+        if socket::set_nonblocking(fd.as_fd()).is_err() {
             return;
-        };
-        let peer = crate::sys::socket::peer_addr(&fd).unwrap_or(SockAddr::Unix(PathBuf::new()));
-        if let Some(conn) = self.connection(fd, peer, listen) {
-            runtime::spawn(h1::serve(conn.adopted(handover)));
         }
+        let peer = socket::peer_addr(&fd).unwrap_or(SockAddr::Unix(PathBuf::new()));
+        if let Some(conn) = self.connection(fd, peer, listen).and_then(|conn| conn.adopted(handover)) {
+            runtime::spawn(h1::serve(conn));
+        }
+    }
+
+    /// The index of one of the configuration's listeners, for the master.
+    fn listen_index(self, listen: &'static Listen) -> u32 {
+        // By where it lies: there may be thousands of listeners, and as many connections to hand over.
+        let index = self.0.config.listens.element_offset(listen);
+        index.and_then(|index| u32::try_from(index).ok()).unwrap_or(u32::MAX)
     }
 
     /// Gives an idle connection away.

@@ -13,9 +13,6 @@ use crate::runtime::Io;
 use crate::runtime::buffer::Buffer;
 use crate::sys::address::SockAddr;
 
-/// Of the header as text between workers, whose messages have a size.
-pub const HANDOVER_BYTES_MAX: usize = 6000;
-
 /// Who is about to tell for whom it connects.
 #[derive(Debug)]
 pub struct Sender<'a> {
@@ -87,19 +84,20 @@ fn report(error: Error, data: &[u8], log: Logger, who: &Sender<'_>) {
     }
 }
 
-/// The header as text for the worker that goes on with the connection.
-pub fn for_handover(header: &Header) -> String {
+/// The header for the worker that goes on with the connection.
+pub fn for_handover(header: &Header) -> Box<[u8]> {
     let mut bytes = Vec::new();
     header.write(&mut bytes);
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.into()
 }
 
-/// The header that an older worker has read.
-pub fn of_handover(handover: &Handover) -> Option<Header> {
-    let digits = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let bytes: Option<Vec<u8>> = handover.proxy.as_bytes().chunks(2).map(digits).collect();
-    let (header, _) = proxy::parse(&bytes?).ok()??;
-    Some(header)
+/// The header that an older worker has read, `Ok(None)` where there was none. An error: what came is not one whole header.
+pub fn of_handover(handover: &Handover) -> Result<Option<Header>, Error> {
+    if handover.proxy.is_empty() {
+        return Ok(None);
+    }
+    let (header, length) = proxy::parse(&handover.proxy)?.ok_or(Error::Broken)?;
+    if length == handover.proxy.len() { Ok(Some(header)) } else { Err(Error::Broken) }
 }
 
 #[cfg(test)]
@@ -108,13 +106,17 @@ mod tests {
 
     #[test]
     fn a_header_survives_the_journey_to_another_worker() {
-        let of = |proxy| {
-            let (listen, requests, idle_ms_left, opened_ms_ago, number) = (String::new(), 0, 0, 0, 0);
+        let of = |proxy: Box<[u8]>| {
+            let (listen, requests, idle_ms_left, opened_ms_ago, number) = (0, 0, 0, 0, 0);
             of_handover(&Handover { listen, requests, idle_ms_left, opened_ms_ago, number, proxy })
         };
         let (header, _) = proxy::parse(b"PROXY TCP6 2001:db8::1 ::2 5 6\r\n").expect("valid").expect("whole");
-        assert_eq!(of(for_handover(&header)), Some(header));
-        assert_eq!(of(for_handover(&Header::default())), Some(Header::default()));
-        assert_eq!((of(String::new()), of("0g".into()), of("0d0".into())), (None, None, None));
+        assert_eq!(of(for_handover(&header)), Ok(Some(header.clone())));
+        assert_eq!(of(for_handover(&Header::default())), Ok(Some(Header::default())));
+        assert_eq!(of(Box::default()), Ok(None));
+        let whole = for_handover(&header);
+        for other in [&b"0d0a"[..], &whole[..whole.len() - 1], &[&whole[..], b"x"].concat()] {
+            assert_eq!(of(other.into()), Err(Error::Broken));
+        }
     }
 }

@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex};
@@ -547,6 +548,12 @@ impl Held for Slot {
     fn drop_staged(&self) {
         let state = &mut *lock(&self.state);
         (state.staged, state.staged_options) = (None, None);
+    }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        let state = lock(&self.state);
+        let files = [&state.file, &state.staged].into_iter().flatten().map(AsRawFd::as_raw_fd);
+        files.chain(state.sender.descriptor()).collect()
     }
 }
 

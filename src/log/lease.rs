@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -32,6 +33,8 @@ pub(super) trait Held: Sync {
     fn take_staged(&self);
     /// Closes what was staged and not taken.
     fn drop_staged(&self);
+    /// The descriptors it holds.
+    fn descriptors(&self) -> Vec<RawFd>;
 
     fn open(&self, owner: Option<Owner>) -> io::Result<()> {
         if self.is_open() { self.stage(owner) } else { self.reopen(owner) }
@@ -144,6 +147,11 @@ impl Drop for Lease {
             }
         }
     }
+}
+
+/// See `log::descriptors`.
+pub(super) fn descriptors() -> Vec<RawFd> {
+    lock(&HELD).iter().flat_map(|held| held.descriptors()).collect()
 }
 
 /// How often all logs were reopened: what is kept open beside the leased ones goes with it.

@@ -19,7 +19,7 @@ mod repeat;
 mod syslog;
 mod target;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -108,6 +108,11 @@ pub fn flush_turn() {
 pub fn due_ms() -> Option<u64> {
     let repeats = repeat::due_ms(repeat::now_ms());
     access::due_ms().into_iter().chain(repeats).min()
+}
+
+/// The descriptors of all logs, for a process that keeps these and closes others.
+pub fn descriptors() -> Vec<RawFd> {
+    lease::descriptors()
 }
 
 /// Writes everything that waits: before an exit.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
@@ -178,6 +179,13 @@ impl Sender {
 
     pub(super) fn close(&mut self) {
         *self = Sender::default();
+    }
+
+    pub(super) fn descriptor(&self) -> Option<RawFd> {
+        Some(match self.socket.as_ref()? {
+            Socket::Udp(socket) => socket.as_raw_fd(),
+            Socket::Unix(socket) => socket.as_raw_fd(),
+        })
     }
 }
 

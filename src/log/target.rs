@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
 
@@ -250,6 +250,12 @@ impl Held for Sink {
 
     fn drop_staged(&self) {
         lock(&self.state).staged = None;
+    }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        let state = lock(&self.state);
+        let files = [&state.file, &state.staged].into_iter().flatten().map(AsRawFd::as_raw_fd);
+        files.chain(state.sender.descriptor()).collect()
     }
 }
 

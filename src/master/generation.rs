@@ -1,20 +1,24 @@
 //! A generation: the workers of one configuration, from their forks to the day the next one is ready.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::rc::Rc;
 
 use crate::http::Listen;
 use crate::log;
 use crate::master::cycle::{self, Cycle};
 use crate::master::pid::PidFile;
 use crate::master::respawn::Cause;
-use crate::master::seat::{State, Worker};
+use crate::master::rules::{Ledger, State};
+use crate::master::seat::{Roster, Worker};
+use crate::master::upgrade::OtherWorkers;
 use crate::master::{Master, Phase, notify, slots};
 use crate::shm::lanes;
 use crate::sys::address::SockAddr;
 use crate::sys::process::{self, Forked};
 use crate::sys::signal::{Blocked, Signals};
 use crate::sys::{alloc, clock, msg, signal, terminal};
+use crate::upstream::known;
 use crate::worker::control::{SlotIndex, ToWorker};
 use crate::worker::{self, Seat, Slot};
 
@@ -61,6 +65,7 @@ impl Master {
     /// Starts all workers of the cycle; those before are told to leave once these are ready.
     pub(super) fn start_generation(&mut self, previous: Option<Box<(Cycle, u64)>>) {
         self.generation += 1;
+        self.roster = Rc::new(self.roster());
         self.vacancies.clear();
         self.delays_ms.clear();
         let slot_counts = self.slots.groups().map(|group| (group.address.clone(), group.fds.len()));
@@ -83,9 +88,9 @@ impl Master {
         let outcome = (|| {
             let (control, far_end) = msg::pair()?;
             let _blocked = Blocked::new()?;
-            let lane = lanes::take(number as u32, self.generation)
-                .ok_or_else(|| std::io::Error::other("too many workers live"))?;
-            match process::fork().inspect_err(|_| lanes::give(lane))? {
+            let lane = self.lanes.take().ok_or_else(|| std::io::Error::other("too many workers live"))?;
+            lanes::prepare(lane, number as u32, self.generation);
+            match process::fork().inspect_err(|_| self.give_lane(lane))? {
                 Forked::Parent { child } => Ok((child, lane, control, far_end)),
                 Forked::Child => {
                     drop(control);
@@ -106,16 +111,20 @@ impl Master {
                     pid,
                     number,
                     generation: self.generation,
+                    roster: Rc::clone(&self.roster),
                     lane,
                     control,
                     far_end,
                     state: State::Starting,
+                    ledger: Ledger::default(),
+                    is_condemned: false,
+                    sent: 0,
                     born_ms: clock::monotonic_ms(),
                     shutdown_ms: self.settings().worker_shutdown_timeout_ms(),
                     leave_by_ms: None,
                     has_closed: false,
                     leased,
-                    asked_ms: None,
+                    asked: None,
                     stuck: None,
                 });
             }
@@ -125,6 +134,21 @@ impl Master {
                 self.vacate(number, leased, Cause::NotForked);
             }
         }
+    }
+
+    /// What the messages of this generation's workers can name.
+    fn roster(&self) -> Roster {
+        let addresses = self.listens().iter().map(|listen| listen.address.clone()).collect();
+        let servers = self.cycle.config.http.iter().flat_map(|http| http.upstreams.followed_servers());
+        let index = |index| u32::try_from(index).unwrap_or(u32::MAX);
+        let names = servers.map(|(group, server, name)| ((index(group), index(server)), name)).collect();
+        Roster::new(addresses, names, self.settings().worker_connections() as u64)
+    }
+
+    /// The worker of this lane is gone.
+    pub(super) fn give_lane(&mut self, lane: lanes::Lane) {
+        lanes::give(lane);
+        self.lanes.give(lane);
     }
 
     /// `master_process off`: serves in this process.
@@ -167,8 +191,15 @@ impl Master {
         self.successor = None;
         let leaves_terminal = self.starter.take().is_some();
         self.switch = None;
+        self.others = OtherWorkers::default();
         let slots = std::mem::take(&mut self.slots);
         let slots = self.seat_slots(slots);
+        // All else goes, whatever it is and however the master came by it: a worker begins with what is on this list.
+        let mut keep: Vec<RawFd> = slots.iter().map(|slot| slot.fd.as_raw_fd()).collect();
+        keep.push(control.as_raw_fd());
+        keep.extend(log::descriptors());
+        keep.extend(crate::shm::descriptors());
+        process::close_others(&keep);
         let is_alone = false;
         Seat { number, generation: self.generation, control, slots, leased, leaves_terminal, is_alone }
     }
@@ -250,6 +281,7 @@ impl Master {
         }
         self.removed.extend(self.slots.remove_others(cycle::listens(&self.cycle.config)));
         self.shut_removed();
+        known::retain(&self.roster.names.values().cloned().collect());
         drop(switch);
         self.steer();
         self.serves();
@@ -337,6 +369,7 @@ impl Master {
         }
         let (cycle, previous_generation) = *previous;
         self.cycle = cycle;
+        self.roster = Rc::new(self.roster());
         for worker in self.workers.iter_mut().filter(|worker| worker.generation == previous_generation) {
             worker.generation = generation;
         }
@@ -347,7 +380,7 @@ impl Master {
         // Those of the configuration before that have died meanwhile.
         for number in 0..self.settings().worker_processes() {
             let is_it = |worker: &Worker| {
-                worker.number == number && worker.generation == generation && worker.state != State::Leaving
+                worker.number == number && worker.generation == generation && !worker.state.is_leaving()
             };
             if !self.workers.iter().any(is_it) {
                 self.spawn(number);
@@ -359,11 +392,11 @@ impl Master {
     pub(super) fn dismiss(&mut self, index: usize, how: &ToWorker) {
         let worker = &mut self.workers[index];
         let stuck = worker.stuck.take();
-        if worker.state != State::Leaving || *how == ToWorker::Quit {
+        if !worker.state.is_leaving() || *how == ToWorker::Quit {
             worker.send(how);
         }
-        if worker.state != State::Leaving {
-            worker.state = State::Leaving;
+        if !worker.state.is_leaving() {
+            worker.state = if *how == ToWorker::Quit { State::Quitting } else { State::Draining };
             // The worker heeds the limit itself; one that cannot is killed a moment later.
             worker.leave_by_ms = worker.shutdown_ms.map(|ms| clock::monotonic_ms() + ms + 1000);
         }

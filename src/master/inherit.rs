@@ -2,12 +2,15 @@
 //!
 //! An older master names them in `PRONGHORN_FDS`, one a line: `link 5`, `lock 6`, `shm 7`, `generation 3`,
 //! `background 1`, `slot 8 127.0.0.1:80`, `lent 9 127.0.0.1:81`, `zone 10 9f3a6c`. A service manager counts them in `LISTEN_FDS`
-//! (sd_listen_fds(3)); those are lent, which an older master says of them too.
+//! (sd_listen_fds(3)); those are lent, which an older master says of them too. Each number counts once.
 
+use std::collections::HashSet;
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use crate::master::lanes::Lanes;
+use crate::master::link::Link;
 use crate::master::slots::Slots;
 use crate::shm::named;
 use crate::sys::address::SockAddr;
@@ -16,11 +19,13 @@ use crate::sys::{process, socket};
 const VARIABLE: &str = "PRONGHORN_FDS";
 
 /// What this process was given.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Inherited {
     pub slots: Slots,
     /// To the older master, while it lives.
-    pub link: Option<OwnedFd>,
+    pub link: Option<Link>,
+    /// The places of the shared memory that workers of this master may have.
+    pub lanes: Lanes,
     pub lock: Option<OwnedFd>,
     pub shm: Option<OwnedFd>,
     pub generation: u64,
@@ -33,17 +38,41 @@ pub struct Inherited {
 impl Inherited {
     /// Takes what the environment names, and closes every other descriptor from 3 on. The first thing to do.
     pub fn take() -> Self {
-        let mut found = Self::default();
+        let mut found = Self {
+            slots: Slots::default(),
+            link: None,
+            lanes: Lanes::all(),
+            lock: None,
+            shm: None,
+            generation: 0,
+            is_in_background: false,
+            refused: Vec::new(),
+        };
         let text = std::env::var_os(VARIABLE).unwrap_or_default();
+        let mut numbers = Numbers::default();
+        let mut zones = Vec::new();
         for line in text.as_bytes().split(|byte| *byte == b'\n') {
-            found.take_line(line);
+            found.take_line(line, &mut numbers, &mut zones);
         }
-        found.take_listen_fds();
+        found.take_listen_fds(&mut numbers);
+        match found.link.as_mut().map(Link::meet) {
+            Some(Some(granted)) => found.lanes = Lanes::granted(&granted),
+            // A master of another version gives out places of its memory in its own way: this one begins with a fresh one.
+            Some(None) => {
+                found.shm = None;
+                zones.clear();
+            }
+            None => {}
+        }
+        for (name, fd) in zones {
+            // One of another plan is no loss: the configuration maps its own.
+            let _ = named::adopt(name, fd);
+        }
         process::close_others(&found.numbers());
         found
     }
 
-    fn take_line(&mut self, line: &[u8]) {
+    fn take_line(&mut self, line: &[u8], numbers: &mut Numbers, zones: &mut Vec<(u64, OwnedFd)>) {
         let mut words = line.splitn(3, |byte| *byte == b' ');
         let (Some(kind), Some(number)) = (words.next(), words.next()) else { return };
         let Some(number) = std::str::from_utf8(number).ok().and_then(|text| text.parse::<u64>().ok()) else {
@@ -54,17 +83,14 @@ impl Inherited {
             b"background" => return self.is_in_background = number == 1,
             _ => {}
         }
-        let Some(fd) = RawFd::try_from(number).ok().and_then(process::inherited) else { return };
+        let Some(fd) = RawFd::try_from(number).ok().and_then(|number| numbers.take(number)) else { return };
         match kind {
-            b"link" => self.link = Some(fd),
+            b"link" => self.link = Some(Link::new(fd)),
             b"lock" => self.lock = Some(fd),
             b"shm" => self.shm = Some(fd),
             b"zone" => {
                 let name = words.next().and_then(|name| std::str::from_utf8(name).ok());
-                if let Some(name) = name.and_then(|name| u64::from_str_radix(name, 16).ok()) {
-                    // One of another plan is no loss: the configuration maps its own.
-                    let _ = named::adopt(name, fd);
-                }
+                zones.extend(name.and_then(|name| u64::from_str_radix(name, 16).ok()).map(|name| (name, fd)));
             }
             b"slot" | b"lent" => {
                 // The kernel knows the address better than the text.
@@ -76,13 +102,13 @@ impl Inherited {
         }
     }
 
-    fn take_listen_fds(&mut self) {
+    fn take_listen_fds(&mut self, numbers: &mut Numbers) {
         let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<i32>().ok());
         if number("LISTEN_PID") != Some(process::pid()) {
             return;
         }
         let count = number("LISTEN_FDS").unwrap_or(0).clamp(0, 1024);
-        for fd in (3..3 + count).filter_map(process::inherited) {
+        for fd in (3..3 + count).filter_map(|number| numbers.take(number)) {
             let is_listener = socket2::SockRef::from(&fd).is_listener().unwrap_or(false);
             match socket::local_addr(&fd) {
                 Ok(address) if is_listener => {
@@ -95,10 +121,20 @@ impl Inherited {
     }
 
     fn numbers(&self) -> Vec<RawFd> {
-        let single = [&self.link, &self.lock, &self.shm];
+        let single = [self.link.as_ref().map(|link| &link.fd), self.lock.as_ref(), self.shm.as_ref()];
         let slots = self.slots.groups().flat_map(|group| &group.fds);
         let zones = named::all().into_iter().map(|(_, fd)| fd.as_raw_fd());
         single.into_iter().flatten().chain(slots).map(AsRawFd::as_raw_fd).chain(zones).collect()
+    }
+}
+
+/// The descriptors that were taken over by their numbers. An environment may name one twice: it has one owner.
+#[derive(Debug, Default)]
+struct Numbers(HashSet<RawFd>);
+
+impl Numbers {
+    fn take(&mut self, number: RawFd) -> Option<OwnedFd> {
+        if self.0.insert(number) { process::inherited(number) } else { None }
     }
 }
 

@@ -13,10 +13,13 @@ mod cycle;
 mod daemon;
 mod generation;
 mod inherit;
+mod lanes;
+mod link;
 mod notify;
 pub mod pid;
 pub mod problem;
 mod respawn;
+pub mod rules;
 mod seat;
 mod signals;
 mod slots;
@@ -27,6 +30,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::libc::SIGXFSZ;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -37,16 +41,19 @@ use crate::master::cycle::Cycle;
 use crate::master::daemon::Starter;
 use crate::master::generation::Switch;
 use crate::master::inherit::Inherited;
+use crate::master::lanes::Lanes;
+use crate::master::link::{Link, Message};
 use crate::master::pid::PidFile;
 use crate::master::respawn::{Loan, Vacancy};
-use crate::master::seat::{Connection, Link, State, Worker};
+use crate::master::rules::Fault;
+use crate::master::seat::{Connection, Roster, Worker};
 use crate::master::slots::{Group, Slots};
-use crate::master::upgrade::Successor;
+use crate::master::upgrade::{OtherWorkers, Successor};
 use crate::sys::signal::Signals;
 use crate::sys::{clock, process, signal, terminal};
 use crate::upstream::known;
 use crate::worker::config::{self, Source};
-use crate::worker::control::{ToMaster, ToWorker};
+use crate::worker::control::{Learned, ToMaster, ToWorker};
 use crate::worker::settings::Settings;
 
 /// What the command line asks for.
@@ -80,8 +87,12 @@ struct Master {
     cycle: Cycle,
     /// Counts the sets of workers; binary upgrades go on counting.
     generation: u64,
+    /// What messages of this generation's workers can name.
+    roster: Rc<Roster>,
     /// Of all generations.
     workers: Vec<Worker>,
+    /// Which places of the shared memory its workers have.
+    lanes: Lanes,
     /// Places of this generation whose worker is gone and not replaced yet.
     vacancies: Vec<Vacancy>,
     /// Slots lent out for a worker number whose new worker is not ready yet.
@@ -95,6 +106,8 @@ struct Master {
     /// The master that has started this one, while it lives.
     elder: Option<Link>,
     successor: Option<Successor>,
+    /// The workers of the other master of an upgrade.
+    others: OtherWorkers,
     starter: Option<Starter>,
     /// Idle connections that wait for a worker to take them.
     pending: VecDeque<Connection>,
@@ -128,7 +141,8 @@ pub fn run(start: Start) -> i32 {
 impl Master {
     /// Everything up to the first fork. `None`: refused, and told.
     fn open(start: Start, inherited: Inherited) -> Option<Self> {
-        let Inherited { mut slots, link, lock, shm, generation, is_in_background, refused } = inherited;
+        let Inherited { mut slots, link, lock, shm, generation, is_in_background, refused, lanes } =
+            inherited;
         let claim = |path: &Path| match lock {
             Some(lock) => Ok(PidFile::inherited(path, lock)),
             None => PidFile::claim(path),
@@ -193,15 +207,18 @@ impl Master {
             slots,
             cycle,
             generation,
+            roster: Rc::default(),
             workers: Vec::new(),
+            lanes,
             vacancies: Vec::new(),
             loans: Vec::new(),
             delays_ms: HashMap::new(),
             switch: None,
             phase: Phase::Serving,
             pid_file,
-            elder: link.map(|fd| Link { fd }),
+            elder: link,
             successor: None,
+            others: OtherWorkers::default(),
             starter,
             pending: VecDeque::new(),
             turn: 0,
@@ -220,6 +237,7 @@ impl Master {
             return self.serve_alone();
         }
         self.set_title();
+        self.greet_elder();
         log::notice!(log::process(), &(), "start worker processes");
         self.start_generation(None);
         loop {
@@ -234,6 +252,7 @@ impl Master {
             let now_ms = clock::monotonic_ms();
             self.fill_vacancies(now_ms);
             self.deliver();
+            self.tell_workers();
             self.kill_late(now_ms);
             if now_ms >= self.next_look_ms() {
                 self.looked_ms = now_ms;
@@ -287,8 +306,6 @@ impl Master {
             self.next_kill_ms(),
             (!self.pending.is_empty()).then_some(now_ms + 5),
             notify::watchdog_ms().map(|ms| self.notified_ms + ms),
-            // No signal tells that it has ended.
-            self.successor.as_ref().filter(|successor| successor.is_detached).map(|_| now_ms + 100),
         ];
         let wait_ms = due_ms.into_iter().flatten().min().map_or(250, |due_ms| due_ms.saturating_sub(now_ms));
         let mut fds: Vec<BorrowedFd<'_>> = self.signals.iter().map(Signals::as_fd).collect();
@@ -296,6 +313,9 @@ impl Master {
             fds.extend(self.elder.iter().map(|link| link.fd.as_fd()));
             fds.extend(self.successor.iter().map(|successor| successor.link.fd.as_fd()));
         }
+        // No signal tells that these have ended.
+        fds.extend(self.successor.iter().filter_map(|successor| Some(successor.process.as_ref()?.as_fd())));
+        fds.extend(self.others.orphans());
         fds.extend(self.workers.iter().filter(|it| self.is_heard(it)).map(|it| it.control.as_fd()));
         let listeners_from = fds.len();
         if self.is_quiet() {
@@ -312,35 +332,90 @@ impl Master {
         }
     }
 
-    /// Who leaves gives connections away, and waits while too many wait here.
+    /// A leaving worker hands over its connections; while our queue is full we do not read from it, so it waits.
     fn is_heard(&self, worker: &Worker) -> bool {
-        worker.state != State::Leaving || self.pending.len() < PENDING_MAX
+        !worker.is_condemned && (!worker.state.is_leaving() || self.pending.len() < PENDING_MAX)
     }
 
+    /// Takes what the workers say, of each a bounded number of messages: signals and the others have their turn.
     fn hear_workers(&mut self) {
+        let now_ms = clock::monotonic_ms();
         for index in 0..self.workers.len() {
-            while self.is_heard(&self.workers[index]) && self.hear(index) {}
+            for _ in 0..rules::A_TURN_MAX {
+                if !self.is_heard(&self.workers[index]) || !self.hear(index, now_ms) {
+                    break;
+                }
+            }
         }
     }
 
-    /// Takes one message of a worker; false: there is none.
-    fn hear(&mut self, index: usize) -> bool {
-        let Some((bytes, fd)) = seat::receive(&self.workers[index].control) else { return false };
-        match (ToMaster::from_bytes(&bytes), fd) {
-            (Some(ToMaster::Ready), _) => self.worker_is_ready(index),
-            (Some(ToMaster::HandOver(handover)), Some(fd)) => {
-                self.pending.push_back(Connection { handover, fd, is_from_link: false });
-            }
-            (Some(ToMaster::Replace), _) => self.replace(index),
-            (Some(ToMaster::Pong), _) => self.has_moved(index),
-            (Some(ToMaster::Closed), _) => {
-                self.workers[index].has_closed = true;
+    /// Takes one message of a worker; false: there is none, or it has broken a rule.
+    fn hear(&mut self, index: usize, now_ms: u64) -> bool {
+        let worker = &mut self.workers[index];
+        let heard = match worker.hear(now_ms) {
+            None => return false,
+            Some(Ok(heard)) => heard,
+            Some(Err(fault)) => return self.condemn(index, fault),
+        };
+        match heard {
+            None => log::alert!(
+                log::process(),
+                &(),
+                "worker process {}: a connection was lost, the master has no room for its descriptor: raise the limit \
+                 of open files",
+                worker.pid
+            ),
+            Some((ToMaster::Ready, _)) => self.worker_is_ready(index),
+            Some((ToMaster::HandOver(handover), Some(fd))) => match worker.receive_connection(handover, fd) {
+                Ok(connection) => self.pending.extend(connection),
+                Err(fault) => return self.condemn(index, fault),
+            },
+            Some((ToMaster::HandOver(_), None)) => {}
+            Some((ToMaster::Replace, _)) => self.replace(index),
+            Some((ToMaster::Pong(_), _)) => self.has_moved(index),
+            Some((ToMaster::Closed, _)) => {
+                worker.has_closed = true;
                 self.shut_removed();
             }
-            (Some(ToMaster::Learned(text)), _) => known::remember(&text),
-            (Some(ToMaster::HandOver(_)) | None, _) => {}
+            Some((ToMaster::Learned(learned), _)) => self.learn(index, &learned),
         }
         true
+    }
+
+    /// Notes where a followed name leads now, by the word of a worker of this generation.
+    fn learn(&mut self, index: usize, learned: &Learned) {
+        let worker = &self.workers[index];
+        let Some(name) = worker.roster.names.get(&(learned.group, learned.server)) else { return };
+        if worker.generation != self.generation || !known::remember(name, &learned.spots, worker.pid) {
+            return;
+        }
+        let addresses: Vec<String> =
+            learned.spots.iter().take(8).map(|spot| spot.address.to_string()).collect();
+        let more = if learned.spots.len() > addresses.len() { ", …" } else { "" };
+        log::notice!(
+            log::process(),
+            &(),
+            "worker process {}: \"{name}\" leads to {} addresses now: {}{more}",
+            worker.pid,
+            learned.spots.len(),
+            addresses.join(", ")
+        );
+    }
+
+    /// A worker has broken a rule: other code than ours runs in it, or its memory is not what it was. It is killed, and
+    /// nothing that it still says is heard. Always false: there is no next message.
+    fn condemn(&mut self, index: usize, fault: Fault) -> bool {
+        let worker = &mut self.workers[index];
+        if !std::mem::replace(&mut worker.is_condemned, true) {
+            let (pid, number) = (worker.pid, worker.number);
+            log::alert!(
+                log::process(),
+                &(),
+                "worker process {pid} (worker {number}) breaks a rule of its control socket and is killed: {fault}"
+            );
+            let _ = signal::send(pid, nix::libc::SIGKILL);
+        }
+        false
     }
 
     /// Gives idle connections to the workers of this generation in turn, or to the other master.
@@ -356,14 +431,22 @@ impl Master {
     /// False: nobody can take it now.
     fn deliver_one(&mut self, connection: &Connection) -> bool {
         let generation = self.generation;
-        let takers: Vec<&Worker> = self.workers.iter().filter(|worker| worker.can_take(generation)).collect();
+        let mut takers: Vec<&mut Worker> =
+            self.workers.iter_mut().filter(|worker| worker.can_take(generation)).collect();
         let count = takers.len();
         self.turn = self.turn.wrapping_add(1);
-        if (0..count).any(|step| takers[(self.turn + step) % count].adopt(connection)) {
-            return true;
+        match self.roster.listener_of(&connection.address) {
+            // Its address is gone from the configuration: it closes.
+            None if count > 0 => return true,
+            Some(listen)
+                if (0..count).any(|step| takers[(self.turn + step) % count].adopt(listen, connection)) =>
+            {
+                return true;
+            }
+            _ => {}
         }
         let link = self.elder.as_ref().or(self.successor.as_ref().map(|successor| &successor.link));
-        let message = ToMaster::HandOver(connection.handover.clone());
+        let message = Message::HandOver(connection.handover.clone());
         // What came from there goes back only when nobody here can take it any more.
         let may_go = !connection.is_from_link || self.phase == Phase::Leaving;
         match link {
@@ -384,8 +467,8 @@ impl Master {
         }
     }
 
-    fn tell_all(&self, message: &ToWorker) {
-        for worker in &self.workers {
+    fn tell_all(&mut self, message: &ToWorker) {
+        for worker in &mut self.workers {
             worker.send(message);
         }
     }

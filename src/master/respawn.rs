@@ -3,15 +3,18 @@
 use std::collections::HashSet;
 
 use crate::log;
-use crate::master::seat::State;
+use crate::master::rules::{LEFT_MAX, State};
 use crate::master::{Master, Phase};
-use crate::shm::{counter, lanes, named};
+use crate::shm::{counter, named};
 use crate::sys::process::{self, Ended};
 use crate::sys::{clock, signal};
+use crate::upstream::known;
 use crate::worker::control::{SLOTS_MAX, SlotIndex, ToWorker};
 
 /// A worker that lived no longer than that has died of its own start.
 const YOUNG_MS: u64 = 150;
+/// The same for one that broke a rule: whatever took it over may take over the next one as soon, and the one after.
+const YOUNG_CONDEMNED_MS: u64 = 60_000;
 const DELAY_MIN_MS: u64 = 100;
 const DELAY_MAX_MS: u64 = 30_000;
 /// A worker that cannot run as configured ends with this code (nginx's too).
@@ -38,7 +41,17 @@ pub struct Loan {
 /// Why a place became vacant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    Ended { after_ms: u64 },
+    Ended {
+        after_ms: u64,
+    },
+    /// It broke a rule and was killed.
+    Condemned {
+        after_ms: u64,
+    },
+    /// It asked for it after a panic, and leaves.
+    Replaced {
+        after_ms: u64,
+    },
     Fatal,
     NotForked,
 }
@@ -59,22 +72,33 @@ impl Master {
 
     fn worker_ended(&mut self, index: usize, ended: Ended) {
         // What it had still sent, however many connections wait here already: nobody can read it later.
-        while self.hear(index) {}
+        let now_ms = clock::monotonic_ms();
+        for _ in 0..LEFT_MAX {
+            if self.workers[index].is_condemned || !self.hear(index, now_ms) {
+                break;
+            }
+        }
         let worker = self.workers.remove(index);
-        lanes::give(worker.lane);
+        self.give_lane(worker.lane);
         self.pending.extend(worker.unread());
+        // Its words outlive one that ended as it should.
+        let is_trusted = !worker.is_condemned && matches!(ended, Ended::Exited(0));
+        known::end(worker.pid, is_trusted);
         if let Some(stuck) = worker.stuck {
             self.release_helper(stuck);
             self.steer();
         }
         self.shut_removed();
         self.sweep_counters();
-        let is_expected = worker.state == State::Leaving || worker.generation != self.generation;
+        let is_expected = worker.state.is_leaving() || worker.generation != self.generation;
         if is_expected || self.phase != Phase::Serving {
             return;
         }
         let after_ms = clock::monotonic_ms().saturating_sub(worker.born_ms);
-        if ended == Ended::Exited(FATAL) {
+        // Only its start tells whether it can run: one that has served and ends with this code has another reason.
+        if worker.is_condemned {
+            self.vacate(worker.number, worker.leased, Cause::Condemned { after_ms });
+        } else if ended == Ended::Exited(FATAL) && worker.state == State::Starting {
             let pid = worker.pid;
             log::alert!(
                 log::process(),
@@ -108,11 +132,15 @@ impl Master {
         let delay = self.delays_ms.entry(number).or_insert(0);
         let due_ms = match cause {
             Cause::Fatal => None,
-            Cause::Ended { after_ms } if after_ms >= YOUNG_MS => {
+            Cause::Ended { after_ms } | Cause::Replaced { after_ms } if after_ms >= YOUNG_MS => {
                 *delay = 0;
                 Some(now_ms)
             }
-            Cause::Ended { .. } | Cause::NotForked => {
+            Cause::Condemned { after_ms } if after_ms >= YOUNG_CONDEMNED_MS => {
+                *delay = 0;
+                Some(now_ms)
+            }
+            Cause::Ended { .. } | Cause::Replaced { .. } | Cause::Condemned { .. } | Cause::NotForked => {
                 let wait_ms = std::mem::replace(delay, (*delay * 2).clamp(DELAY_MIN_MS, DELAY_MAX_MS));
                 // The first one to die young is replaced at once: that may have been chance. A fork that
                 // failed has its reasons still.
@@ -120,11 +148,12 @@ impl Master {
             }
         };
         if let Some(wait_ms) = due_ms.map(|due_ms| due_ms - now_ms).filter(|wait_ms| *wait_ms > 0) {
-            log::alert!(
-                log::process(),
-                &(),
-                "worker {number} died as soon as it was born, the next one starts in {wait_ms} ms"
-            );
+            let what = match cause {
+                Cause::Condemned { .. } => "was killed soon after it was born",
+                Cause::Replaced { .. } => "asked to be replaced as soon as it was born",
+                _ => "died as soon as it was born",
+            };
+            log::alert!(log::process(), &(), "worker {number} {what}, the next one starts in {wait_ms} ms");
         }
         let loan = if due_ms == Some(now_ms) { None } else { self.lend(&leased) };
         self.vacancies.push(Vacancy { number, leased, due_ms, loan });
@@ -145,8 +174,8 @@ impl Master {
         for index in 0..self.vacancies.len() {
             let vacancy = &self.vacancies[index];
             if !vacancy.loan.as_ref().is_some_and(|loan| self.can_lend(loan.pid)) {
-                let loan = self.lend(&self.vacancies[index].leased);
-                self.vacancies[index].loan = loan;
+                let leased = self.vacancies[index].leased.clone();
+                self.vacancies[index].loan = self.lend(&leased);
             }
         }
     }
@@ -159,8 +188,9 @@ impl Master {
     }
 
     /// Lets the least burdened sibling accept from these slots too.
-    pub(super) fn lend(&self, slots: &[SlotIndex]) -> Option<Loan> {
-        let siblings = self.workers.iter().filter(|worker| worker.can_take(self.generation));
+    pub(super) fn lend(&mut self, slots: &[SlotIndex]) -> Option<Loan> {
+        let generation = self.generation;
+        let siblings = self.workers.iter_mut().filter(|worker| worker.can_take(generation));
         let sibling = siblings.min_by_key(|worker| worker.leased.len())?;
         let own: HashSet<SlotIndex> = sibling.leased.iter().copied().collect();
         let lent: Vec<SlotIndex> = slots.iter().copied().filter(|slot| !own.contains(slot)).collect();
@@ -172,8 +202,8 @@ impl Master {
         self.workers.iter().any(|worker| worker.pid == pid && worker.can_take(self.generation))
     }
 
-    pub(super) fn take_back(&self, loan: &Loan) {
-        if let Some(helper) = self.workers.iter().find(|worker| worker.pid == loan.pid) {
+    pub(super) fn take_back(&mut self, loan: &Loan) {
+        if let Some(helper) = self.workers.iter_mut().find(|worker| worker.pid == loan.pid) {
             for part in parts(&loan.slots) {
                 helper.send(&ToWorker::Release(part));
             }
@@ -183,14 +213,18 @@ impl Master {
     /// A worker asks to be replaced: it leaves, and the next one takes its place.
     pub(super) fn replace(&mut self, index: usize) {
         let worker = &self.workers[index];
-        if worker.generation != self.generation || worker.state == State::Leaving {
+        if worker.generation != self.generation || worker.state.is_leaving() {
             return;
         }
-        let (number, pid) = (worker.number, worker.pid);
+        let (number, pid, leased) = (worker.number, worker.pid, worker.leased.clone());
+        let now_ms = clock::monotonic_ms();
+        let after_ms = now_ms.saturating_sub(worker.born_ms);
         log::notice!(log::process(), &(), "worker process {pid} is replaced");
         self.dismiss(index, &ToWorker::Drain);
         if self.phase == Phase::Serving {
-            self.spawn(number);
+            // One that panics as soon as it serves is replaced ever later, as one that dies.
+            self.vacate(number, leased, Cause::Replaced { after_ms });
+            self.fill_vacancies(now_ms);
         }
     }
 

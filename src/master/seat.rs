@@ -1,20 +1,17 @@
 //! The master's side of one worker: its process, its socket, what it accepts from.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 use crate::http::Handover;
 use crate::master::respawn::Loan;
+use crate::master::rules::{Facts, Fault, LEFT_MAX, Ledger, Received, State};
 use crate::shm::lanes::Lane;
+use crate::sys::address::SockAddr;
 use crate::sys::msg;
+use crate::sys::socket::{self, Nature};
 use crate::worker::control::{BYTES_MAX, SlotIndex, ToMaster, ToWorker};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    Starting,
-    Ready,
-    /// It was told to leave.
-    Leaving,
-}
 
 /// A worker that does not move.
 #[derive(Debug)]
@@ -24,16 +21,67 @@ pub struct Stuck {
     pub helper: Option<Loan>,
 }
 
+/// What all workers of a generation have in common: the configuration as far as indexes in messages count in it.
+#[derive(Debug, Default)]
+pub struct Roster {
+    pub facts: Facts,
+    /// The listeners, in the order of the configuration.
+    pub addresses: Vec<SockAddr>,
+    /// The index of each.
+    listens: HashMap<SockAddr, u32>,
+    /// The servers whose names are followed, with the names as `upstream/known.rs` has them.
+    pub names: HashMap<(u32, u32), String>,
+}
+
+impl Roster {
+    pub fn new(addresses: Vec<SockAddr>, names: HashMap<(u32, u32), String>, connections_max: u64) -> Self {
+        let indexes = 0..u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let listens = addresses.iter().cloned().zip(indexes).collect();
+        let followed = names.keys().copied().collect();
+        let facts = Facts { listen_count: addresses.len(), connections_max, followed };
+        Self { facts, addresses, listens, names }
+    }
+
+    /// The listener that a connection with this local address belongs to: the one of the address itself, or the one of
+    /// its port on all addresses.
+    pub fn listener_of(&self, local: &SockAddr) -> Option<u32> {
+        let find = |address: &SockAddr| self.listens.get(address).copied();
+        find(local).or_else(|| wildcards(local).iter().find_map(find))
+    }
+}
+
+/// Whether the listener of an address accepts connections with this local address.
+fn accepts(listener: &SockAddr, local: &SockAddr) -> bool {
+    listener == local || wildcards(local).contains(listener)
+}
+
+/// The addresses that stand for all of the machine's, with the port of a local one.
+fn wildcards(local: &SockAddr) -> Vec<SockAddr> {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+    let Some(inet) = local.inet() else { return Vec::new() };
+    let any = |ip: IpAddr| SockAddr::Inet(SocketAddr::new(ip, inet.port()));
+    match inet.ip() {
+        IpAddr::V4(_) => vec![any(Ipv4Addr::UNSPECIFIED.into())],
+        IpAddr::V6(_) => vec![any(Ipv6Addr::UNSPECIFIED.into())],
+    }
+}
+
 #[derive(Debug)]
 pub struct Worker {
     pub pid: i32,
     pub number: usize,
     pub generation: u64,
+    pub roster: Rc<Roster>,
     pub lane: Lane,
     pub control: OwnedFd,
     /// The worker's own end, kept so that what a dead worker has not read is not lost.
     pub far_end: OwnedFd,
     pub state: State,
+    pub ledger: Ledger,
+    /// It has broken a rule and is killed: nothing it says is heard any more.
+    pub is_condemned: bool,
+    /// The sequence number of the last message that was sent to it.
+    pub sent: u32,
     pub born_ms: u64,
     /// How long it may take to leave, by the configuration it has.
     pub shutdown_ms: Option<u64>,
@@ -43,33 +91,110 @@ pub struct Worker {
     pub has_closed: bool,
     /// The slots it accepts from by its number: indexes of the list that every worker of its generation has.
     pub leased: Vec<SlotIndex>,
-    /// When it was asked for a sign of life that has not come yet.
-    pub asked_ms: Option<u64>,
+    pub asked: Option<Asked>,
     pub stuck: Option<Stuck>,
+}
+
+/// A sign of life that was asked for and has not come yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub since_ms: u64,
+    /// The ping found no room in the worker's socket yet.
+    pub is_unsent: bool,
 }
 
 impl Worker {
     /// False: its socket is full or gone.
-    pub fn send(&self, message: &ToWorker) -> bool {
-        msg::send(self.control.as_fd(), &message.to_bytes(), &[]).is_ok()
+    pub fn send(&mut self, message: &ToWorker) -> bool {
+        self.send_with(message, None)
     }
 
-    pub fn adopt(&self, connection: &Connection) -> bool {
-        let bytes = ToWorker::Adopt(connection.handover.clone()).to_bytes();
-        msg::send(self.control.as_fd(), &bytes, &[connection.fd.as_fd()]).is_ok()
+    /// False: its socket is full or gone.
+    pub fn adopt(&mut self, listen: u32, connection: &Connection) -> bool {
+        let message = ToWorker::Adopt(Handover { listen, ..connection.handover.clone() });
+        self.send_with(&message, Some(&connection.fd))
+    }
+
+    /// Asks for a sign of life, or tries again where the question found no room.
+    pub fn ask(&mut self, now_ms: u64) {
+        let since_ms = match self.asked {
+            None => now_ms,
+            Some(Asked { is_unsent: true, since_ms }) => since_ms,
+            Some(_) => return,
+        };
+        let is_unsent = !self.send(&ToWorker::Ping);
+        if !is_unsent {
+            self.ledger.ask(self.sent);
+        }
+        self.asked = Some(Asked { since_ms, is_unsent });
+    }
+
+    fn send_with(&mut self, message: &ToWorker, fd: Option<&OwnedFd>) -> bool {
+        let sequence = self.sent.wrapping_add(1);
+        let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
+        let is_sent = msg::send(self.control.as_fd(), &message.to_bytes(sequence), &fds).is_ok();
+        if is_sent {
+            self.sent = sequence;
+        }
+        is_sent
     }
 
     /// Takes a new connection, or one of another worker.
     pub fn can_take(&self, generation: u64) -> bool {
-        self.generation == generation && self.state == State::Ready && self.stuck.is_none()
+        self.generation == generation
+            && self.state == State::Ready
+            && self.stuck.is_none()
+            && !self.is_condemned
+    }
+
+    /// The next message and its descriptor, judged. `None`: nothing has come. `Ok(None)`: it is of no use.
+    #[allow(clippy::type_complexity, reason = "three answers, each named above")]
+    pub fn hear(&mut self, now_ms: u64) -> Option<Result<Option<(ToMaster, Option<OwnedFd>)>, Fault>> {
+        let mut buffer = [0; BYTES_MAX];
+        let mut message = match msg::receive(self.control.as_fd(), &mut buffer) {
+            Ok(message) => message,
+            Err(nix::Error::EAGAIN) => return None,
+            // The other end has gone with messages of ours unread: what it had sent comes all the same (unix(7)).
+            Err(_) => return None,
+        };
+        let received = Received {
+            bytes: &buffer[..message.length],
+            fd_count: message.fds.len(),
+            is_cut: message.is_cut,
+            has_lost_fds: message.has_lost_fds,
+        };
+        let judged = self.ledger.judge(self.state, &self.roster.facts, received, now_ms);
+        Some(judged.map(|heard| heard.map(|heard| (heard, message.fds.pop()))))
+    }
+
+    /// Takes a connection that it hands over. `Ok(None)`: its client has gone.
+    pub fn receive_connection(&self, handover: Handover, fd: OwnedFd) -> Result<Option<Connection>, Fault> {
+        let Some(listener) = self.roster.addresses.get(handover.listen as usize) else {
+            return Err(Fault::UnknownListener(handover.listen));
+        };
+        match socket::nature(fd.as_fd()) {
+            Nature::Other(what) => Err(Fault::NoConnection(what)),
+            Nature::Unconnected => Ok(None),
+            Nature::Connected(local) if accepts(listener, &local) => {
+                Ok(Connection::new(handover, listener.clone(), fd, false))
+            }
+            Nature::Connected(_) => Err(Fault::OtherAddress),
+        }
     }
 
     /// Connections that were sent to it and that it will not read any more.
     pub fn unread(&self) -> Vec<Connection> {
         let mut found = Vec::new();
-        while let Some((bytes, fd)) = receive(&self.far_end) {
-            if let (Some(ToWorker::Adopt(handover)), Some(fd)) = (ToWorker::from_bytes(&bytes), fd) {
-                found.push(Connection { handover, fd, is_from_link: false });
+        let mut buffer = [0; BYTES_MAX];
+        for _ in 0..LEFT_MAX {
+            let Ok(mut message) = msg::receive(self.far_end.as_fd(), &mut buffer) else { break };
+            let Some((_, ToWorker::Adopt(handover))) = ToWorker::from_bytes(&buffer[..message.length]) else {
+                continue;
+            };
+            // Of this process's own making; the worker may have taken descriptors out, never put others in.
+            let address = self.roster.addresses.get(handover.listen as usize).cloned();
+            if let (Some(address), Some(fd)) = (address, message.fds.pop()) {
+                found.extend(Connection::new(handover, address, fd, false));
             }
         }
         found
@@ -80,54 +205,18 @@ impl Worker {
 #[derive(Debug)]
 pub struct Connection {
     pub handover: Handover,
+    /// The listener it was accepted on.
+    pub address: SockAddr,
     pub fd: OwnedFd,
     /// It came from the other master, so it does not go back there.
     pub is_from_link: bool,
 }
 
-/// One message, `None` when there is none now or the other side is gone.
-pub fn receive(fd: &OwnedFd) -> Option<(Vec<u8>, Option<OwnedFd>)> {
-    let mut buffer = [0; BYTES_MAX];
-    match msg::receive(fd.as_fd(), &mut buffer) {
-        Ok(msg::Message { length: 0, .. }) | Err(_) => None,
-        Ok(mut message) => Some((buffer[..message.length].to_vec(), only(&mut message))),
-    }
-}
-
-/// The descriptor of a message that may carry one. More than one, or a message that was cut, carries none.
-fn only(message: &mut msg::Message) -> Option<OwnedFd> {
-    let is_whole = message.fds.len() == 1 && !message.is_cut && !message.has_lost_fds;
-    message.fds.pop().filter(|_| is_whole)
-}
-
-/// The other master's end: what came, and whether it is still there.
-#[derive(Debug)]
-pub struct Link {
-    pub fd: OwnedFd,
-}
-
-impl Link {
-    pub fn send(&self, message: &ToMaster, fd: Option<&OwnedFd>) -> bool {
-        let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
-        msg::send(self.fd.as_fd(), &message.to_bytes(), &fds).is_ok()
-    }
-
-    /// False when the other master is gone.
-    pub fn receive(&self, found: &mut Vec<(ToMaster, Option<OwnedFd>)>) -> bool {
-        let mut buffer = [0; BYTES_MAX];
-        loop {
-            match msg::receive(self.fd.as_fd(), &mut buffer) {
-                Ok(msg::Message { length: 0, .. }) => return false,
-                Ok(mut received) => {
-                    if let Some(message) = ToMaster::from_bytes(&buffer[..received.length]) {
-                        found.push((message, only(&mut received)));
-                    }
-                }
-                // It has ended with a message of ours unread; what it had sent is here all the same (unix(7)).
-                Err(nix::Error::ECONNRESET) => {}
-                Err(error) => return error == nix::Error::EAGAIN,
-            }
-        }
+impl Connection {
+    /// `None`: the descriptor cannot be made non-blocking.
+    pub fn new(handover: Handover, address: SockAddr, fd: OwnedFd, is_from_link: bool) -> Option<Self> {
+        socket::set_nonblocking(fd.as_fd()).ok()?;
+        Some(Self { handover, address, fd, is_from_link })
     }
 }
 
@@ -135,16 +224,29 @@ impl Link {
 mod tests {
     use super::*;
 
+    fn inet(text: &str) -> SockAddr {
+        SockAddr::Inet(text.parse().expect("an address"))
+    }
+
     #[test]
-    fn a_master_that_ends_with_something_unread_has_still_sent_what_it_sent() {
-        let (ours, theirs) = msg::pair().expect("a pair");
-        let (ours, theirs) = (Link { fd: ours }, Link { fd: theirs });
-        assert!(ours.send(&ToMaster::Ready, None));
-        assert!(theirs.send(&ToMaster::Pong, None) && theirs.send(&ToMaster::Closed, None));
-        drop(theirs);
-        let mut found = Vec::new();
-        assert!(!ours.receive(&mut found), "it is gone");
-        let messages: Vec<ToMaster> = found.into_iter().map(|(message, _)| message).collect();
-        assert_eq!(messages, [ToMaster::Pong, ToMaster::Closed]);
+    fn a_connection_belongs_to_the_closest_listener() {
+        let addresses = ["0.0.0.0:80", "127.0.0.1:80", "[::]:81"].map(inet).to_vec();
+        let roster = Roster::new(addresses, HashMap::new(), 1);
+        let of = |text| roster.listener_of(&inet(text));
+        assert_eq!((of("127.0.0.1:80"), of("127.0.0.2:80")), (Some(1), Some(0)));
+        assert_eq!((of("[::1]:81"), of("[::ffff:127.0.0.1]:81")), (Some(2), Some(2)));
+        assert_eq!((of("127.0.0.1:81"), of("[::1]:80")), (None, None));
+        assert_eq!(roster.listener_of(&SockAddr::Unix("/run/a".into())), None);
+    }
+
+    #[test]
+    fn a_listener_accepts_its_own_addresses_only() {
+        assert!(accepts(&inet("0.0.0.0:80"), &inet("10.0.0.1:80")));
+        assert!(accepts(&inet("10.0.0.1:80"), &inet("10.0.0.1:80")));
+        assert!(!accepts(&inet("10.0.0.1:80"), &inet("10.0.0.2:80")));
+        assert!(!accepts(&inet("0.0.0.0:80"), &inet("10.0.0.1:81")));
+        assert!(!accepts(&inet("0.0.0.0:80"), &SockAddr::Unix("".into())));
+        assert!(accepts(&SockAddr::Unix("/run/a".into()), &SockAddr::Unix("/run/a".into())));
+        assert!(!accepts(&SockAddr::Unix("/run/a".into()), &SockAddr::Unix("".into())));
     }
 }

@@ -80,7 +80,7 @@ impl Master {
         }
     }
 
-    fn reopen_logs(&self) {
+    fn reopen_logs(&mut self) {
         for error in log::reopen(cycle::owner(&self.cycle.config)).err().unwrap_or_default() {
             log::emerg!(log::process(), &(), "{error}");
         }

@@ -7,15 +7,18 @@
 //!      the new master dies → pid.oldbin becomes pid, workers come back if they had left
 //! ```
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::http::Handover;
 use crate::log;
-use crate::master::seat::{Connection, Link};
+use crate::master::link::{Link, Message, VERSION};
+use crate::master::seat::Connection;
 use crate::master::{Master, PENDING_MAX, Phase, inherit, notify};
+use crate::shm::lanes::{LANES, Lane};
 use crate::sys::msg;
-use crate::sys::process::{self, Forked};
+use crate::sys::process::{self, Forked, ProcessFd};
 use crate::sys::signal::Blocked;
-use crate::worker::control::ToMaster;
+use crate::sys::socket::{self, Nature};
 
 /// A new master that this one has started.
 #[derive(Debug)]
@@ -24,8 +27,25 @@ pub struct Successor {
     pub link: Link,
     /// The new master's own end, kept so that what it has not read when it dies is not lost.
     far_end: Link,
-    /// It is no child of this process, whose end would be heard of.
-    pub is_detached: bool,
+    /// Tells its end where it is no child of this process, which a signal would tell of.
+    pub process: Option<ProcessFd>,
+}
+
+/// The workers of the other master, as it tells of them; and those whose master has ended.
+#[derive(Debug, Default)]
+pub struct OtherWorkers {
+    alive: Vec<(Lane, i32)>,
+    /// They finish their requests; their lanes are free when they have.
+    orphans: Vec<(Lane, ProcessFd)>,
+    /// What the other master was told last of this one's.
+    told: Option<Vec<(Lane, i32)>>,
+}
+
+impl OtherWorkers {
+    /// The descriptors that become readable when an orphan ends.
+    pub fn orphans(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.orphans.iter().map(|(_, process)| process.as_fd())
+    }
 }
 
 impl Master {
@@ -73,17 +93,24 @@ impl Master {
 
     fn start_successor(&mut self) -> std::io::Result<Successor> {
         let (ours, theirs) = msg::pair()?;
+        let ours = Link::new(ours);
+        let lanes = Box::new(self.lanes.grant(self.settings().worker_processes()));
+        self.others.told = None;
+        if !ours.send(&Message::Hello { version: VERSION, lanes }, None) {
+            self.lanes.inherit([]);
+            return Err(std::io::Error::other("the link takes no message"));
+        }
         let blocked = Blocked::new()?;
         // A service manager watches over its own children only: of another main process it neither sees the end nor
         // waits for it at a stop.
         let is_detached = notify::is_wanted();
-        let forked = if is_detached { process::fork_detached()? } else { process::fork()? };
-        match forked {
+        let forked = if is_detached { process::fork_detached() } else { process::fork() };
+        match forked.inspect_err(|_| self.lanes.inherit([]))? {
             Forked::Parent { child } => Ok(Successor {
                 pid: child,
-                link: Link { fd: ours },
-                far_end: Link { fd: theirs },
-                is_detached,
+                link: ours,
+                far_end: Link::new(theirs),
+                process: is_detached.then(|| process::open(child)).transpose()?,
             }),
             Forked::Child => {
                 drop(self.signals.take());
@@ -122,42 +149,92 @@ impl Master {
             return;
         }
         let mut found = Vec::new();
-        if let Some(successor) = &self.successor {
+        if let Some(successor) = &mut self.successor {
             successor.link.receive(&mut found);
-            if successor.is_detached && process::has_ended(successor.pid) {
+            if successor.process.as_ref().is_some_and(ProcessFd::has_ended) {
                 let pid = successor.pid;
                 log::notice!(log::process(), &(), "new binary process {pid} has ended");
                 self.take_over(found);
                 return self.successor_ended();
             }
         }
-        if self.elder.as_ref().is_some_and(|elder| !elder.receive(&mut found)) {
-            self.elder = None;
-        }
+        let is_elder_gone = self.elder.as_mut().is_some_and(|elder| !elder.receive(&mut found));
         self.take_over(found);
+        if is_elder_gone {
+            self.elder = None;
+            self.inherit_lanes();
+        }
+        self.reap_orphans();
     }
 
-    fn take_over(&mut self, messages: Vec<(ToMaster, Option<OwnedFd>)>) {
+    fn take_over(&mut self, messages: Vec<(Message, Option<OwnedFd>)>) {
         for message in messages {
-            if let (ToMaster::HandOver(handover), Some(fd)) = message {
-                self.pending.push_back(Connection { handover, fd, is_from_link: true });
+            match message {
+                (Message::HandOver(handover), Some(fd)) => self.take_over_connection(handover, fd),
+                (Message::Workers(workers), _) => self.others.alive = workers,
+                (Message::HandOver(_), None) | (Message::Hello { .. }, _) => {}
             }
+        }
+    }
+
+    /// The other master has another configuration, whose indexes say nothing here: the listener is the one that the
+    /// connection's own address belongs to. Where there is none it closes.
+    fn take_over_connection(&mut self, handover: Handover, fd: OwnedFd) {
+        let Nature::Connected(local) = socket::nature(fd.as_fd()) else { return };
+        let Some(listen) = self.roster.listener_of(&local) else { return };
+        let address = self.roster.addresses[listen as usize].clone();
+        self.pending.extend(Connection::new(handover, address, fd, true));
+    }
+
+    /// A new master says hello to the one that has started it.
+    pub(super) fn greet_elder(&self) {
+        if let Some(elder) = &self.elder {
+            elder.send(&Message::Hello { version: VERSION, lanes: Box::new([0; LANES / 8]) }, None);
+        }
+    }
+
+    /// Tells the other master which workers this one has, when that has changed.
+    pub(super) fn tell_workers(&mut self) {
+        let Some(link) = self.elder.as_ref().or(self.successor.as_ref().map(|successor| &successor.link))
+        else {
+            return;
+        };
+        let own: Vec<(Lane, i32)> = self.workers.iter().map(|worker| (worker.lane, worker.pid)).collect();
+        if self.others.told.as_ref() != Some(&own) && link.send(&Message::Workers(own.clone()), None) {
+            self.others.told = Some(own);
+        }
+    }
+
+    /// The other master has ended: its lanes are this one's, but for those of workers that live on.
+    fn inherit_lanes(&mut self) {
+        self.others.told = None;
+        for (lane, pid) in std::mem::take(&mut self.others.alive) {
+            match process::open(pid) {
+                Ok(process) => self.others.orphans.push((lane, process)),
+                // What it held is given back.
+                Err(_) => crate::shm::lanes::give(lane),
+            }
+        }
+        self.lanes.inherit(self.others.orphans.iter().map(|(lane, _)| *lane));
+        self.reap_orphans();
+    }
+
+    fn reap_orphans(&mut self) {
+        let ended: Vec<_> = self.others.orphans.extract_if(.., |(_, process)| process.has_ended()).collect();
+        for (lane, _) in ended {
+            self.give_lane(lane);
         }
     }
 
     /// The new master has ended while this one lives.
     pub(super) fn successor_ended(&mut self) {
-        let Some(successor) = self.successor.take() else { return };
+        let Some(mut successor) = self.successor.take() else { return };
         let mut left = Vec::new();
         successor.link.receive(&mut left);
         successor.far_end.receive(&mut left);
         self.take_over(left);
-        // Its workers notice by themselves that their master is gone; their lanes are nobody's.
-        for (lane, pid) in crate::shm::lanes::taken() {
-            if i32::try_from(pid).is_ok_and(|pid| !process::is_alive(pid)) {
-                crate::shm::lanes::give(lane);
-            }
-        }
+        // Its workers notice by themselves that their master is gone.
+        self.inherit_lanes();
         self.put_pid_file_back();
         if self.phase == Phase::Drained {
             let pid = successor.pid;

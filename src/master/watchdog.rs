@@ -1,22 +1,24 @@
 //! Watches the workers: who does not move gets no new connections, and a sibling accepts what waits for it.
 //!
 //! ```text
-//! moving ─awake in one turn, or no answer to a ping, for 450 ms→ stuck ─answers→ moving
-//!                                                                  └─worker_watchdog→ killed, replaced
+//! moving ─no answer to a ping for 450 ms→ stuck ─answers→ moving
+//!                                            └─worker_watchdog→ killed, replaced
 //! starting ─worker_watchdog→ killed, replaced
 //! ```
-//! A worker is asked only while connections wait in its queues: one that sleeps for want of work, or that has
-//! paused at its limit, is never taken for stuck.
+//! A worker is asked when its heartbeat says that it has been in one turn for long, or while connections wait in its
+//! queues: one that sleeps for want of work, or that has paused at its limit, is never taken for stuck. Every worker can
+//! write every heartbeat, so that word decides about the question only, never about the answer.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
 
 use crate::log;
 use crate::master::Master;
-use crate::master::seat::{State, Stuck, Worker};
+use crate::master::rules::State;
+use crate::master::seat::{Asked, Stuck, Worker};
 use crate::shm::heartbeat::{self, Heartbeat};
 use crate::sys::{process, signal, socket};
-use crate::worker::control::{SlotIndex, ToWorker};
+use crate::worker::control::SlotIndex;
 
 /// How often the master looks, and how often while a worker has not answered.
 const LOOK_MS: u64 = 250;
@@ -25,12 +27,14 @@ const LOOK_AGAIN_MS: u64 = 50;
 const QUIET_LOOK_MS: u64 = 10_000;
 /// Looks that must find nobody at work first.
 const QUIET_LOOKS: u32 = 4;
-/// Without a sign of life for that long a worker is stuck.
+/// A worker that has been in one turn for so long is asked for a sign of life.
+const LONG_TURN_MS: u64 = 200;
+/// Without an answer for that long a worker is stuck.
 const STUCK_MS: u64 = 450;
 
 impl Master {
     pub(super) fn next_look_ms(&self) -> u64 {
-        let is_asking = self.workers.iter().any(|worker| worker.asked_ms.is_some() && worker.stuck.is_none());
+        let is_asking = self.workers.iter().any(|worker| worker.asked.is_some() && worker.stuck.is_none());
         let after_ms = match is_asking {
             true => LOOK_AGAIN_MS,
             false if self.is_quiet() => QUIET_LOOK_MS,
@@ -52,7 +56,7 @@ impl Master {
             signs =
                 signs.wrapping_mul(31).wrapping_add(beat.since_ms).wrapping_add(u64::from(beat.pid) << 20);
             let is_asleep = beat.state == heartbeat::State::Asleep;
-            is_quiet &= is_asleep && worker.asked_ms.is_none() && worker.stuck.is_none();
+            is_quiet &= is_asleep && worker.asked.is_none() && worker.stuck.is_none();
         }
         is_quiet &= std::mem::replace(&mut self.last_signs, signs) == signs;
         self.quiet_looks = if is_quiet { self.quiet_looks.saturating_add(1) } else { 0 };
@@ -100,6 +104,7 @@ impl Master {
                         );
                         let _ = signal::send(pid, nix::libc::SIGKILL);
                     } else {
+                        self.workers[index].ask(now_ms);
                         self.assign_helper(index);
                     }
                 }
@@ -110,19 +115,16 @@ impl Master {
     /// For how long the worker has given no sign of life, once that is too long.
     fn silence(&mut self, index: usize, now_ms: u64) -> Option<u64> {
         let worker = &self.workers[index];
+        if let Some(Asked { since_ms, .. }) = worker.asked {
+            // A socket that is full is one that nobody reads: that counts as silence too.
+            self.workers[index].ask(now_ms);
+            return Some(now_ms.saturating_sub(since_ms)).filter(|silent_ms| *silent_ms >= STUCK_MS);
+        }
         let beat = heartbeat::read(worker.lane);
-        let turn_ms = now_ms.saturating_sub(beat.since_ms);
-        if beat.state == heartbeat::State::Awake && turn_ms >= STUCK_MS {
-            return Some(turn_ms);
-        }
-        if let Some(asked_ms) = worker.asked_ms {
-            return Some(now_ms.saturating_sub(asked_ms)).filter(|silent_ms| *silent_ms >= STUCK_MS);
-        }
-        if self.has_queue(worker) {
-            let worker = &mut self.workers[index];
-            worker.asked_ms = Some(now_ms);
-            // A socket that is full is one that nobody reads: no answer will come either.
-            worker.send(&ToWorker::Ping);
+        let is_long_awake =
+            beat.state == heartbeat::State::Awake && now_ms.saturating_sub(beat.since_ms) >= LONG_TURN_MS;
+        if is_long_awake || self.has_queue(worker) {
+            self.workers[index].ask(now_ms);
         }
         None
     }
@@ -137,18 +139,13 @@ impl Master {
         let worker = &mut self.workers[index];
         let since_ms = now_ms - silent_ms;
         worker.stuck = Some(Stuck { since_ms, helper: None });
-        // The answer to this one tells that it moves again.
-        if worker.asked_ms.is_none() {
-            worker.asked_ms = Some(now_ms);
-            worker.send(&ToWorker::Ping);
-        }
         let (pid, number, beat) = (worker.pid, worker.number, heartbeat::read(worker.lane));
         let (state, place) = (process::state(pid), place(&beat));
         log::alert!(
             log::process(),
             &(),
-            "worker process {pid} (worker {number}) is stuck for {silent_ms} ms {place}; its state is {state}; its \
-             siblings take its new connections"
+            "worker process {pid} (worker {number}) is stuck: no answer for {silent_ms} ms {place}; its state is {state}; \
+             its siblings take its new connections"
         );
         self.steer();
         self.assign_helper(index);
@@ -160,7 +157,8 @@ impl Master {
         if helper.as_ref().is_some_and(|loan| self.can_lend(loan.pid)) {
             return;
         }
-        let helper = self.lend(&self.workers[index].leased);
+        let leased = self.workers[index].leased.clone();
+        let helper = self.lend(&leased);
         if let Some(stuck) = &mut self.workers[index].stuck {
             stuck.helper = helper;
         }
@@ -169,7 +167,7 @@ impl Master {
     /// An answer to a ping has come.
     pub(super) fn has_moved(&mut self, index: usize) {
         let worker = &mut self.workers[index];
-        worker.asked_ms = None;
+        worker.asked = None;
         let Some(stuck) = worker.stuck.take() else { return };
         let (pid, now_ms) = (worker.pid, crate::sys::clock::monotonic_ms());
         let after_ms = now_ms.saturating_sub(stuck.since_ms);
@@ -183,7 +181,7 @@ impl Master {
     }
 
     /// Takes back what a helper was lent.
-    pub(super) fn release_helper(&self, stuck: Stuck) {
+    pub(super) fn release_helper(&mut self, stuck: Stuck) {
         if let Some(loan) = stuck.helper {
             self.take_back(&loan);
         }

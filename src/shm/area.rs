@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use super::zone::Zone;
 
 /// Processes that count at one time: 256 workers of two generations. Lane 0 is the master's.
-pub(super) const LANES: usize = 512;
+pub const LANES: usize = 512;
 pub(super) const LANE_WORDS: usize = 16;
 /// Names of servers, locations, upstreams and peers together.
 pub(super) const SLOTS: usize = 65_536;

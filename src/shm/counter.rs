@@ -339,7 +339,8 @@ mod tests {
     #[test]
     fn totals_add_up_over_lanes() {
         let area = Area::fresh();
-        let lanes = [1, 2].map(|worker| lanes::take_in(&area, worker, 1).expect("free"));
+        let lanes = [1, 2].map(|number| lanes::Lane::of_number(number).expect("a lane"));
+        lanes.iter().for_each(|lane| lanes::prepare_in(&area, *lane, 0, 1));
         for lane in lanes {
             area.lane(lane.number())[TOTALS + Total::Requests as usize].store(20, Relaxed);
         }

@@ -94,7 +94,8 @@ mod tests {
     #[test]
     fn a_lane_tells_its_state() {
         let area = Area::fresh();
-        let lane = lanes::take_in(&area, 3, 8).expect("free");
+        let lane = Lane::of_number(1).expect("a lane");
+        lanes::prepare_in(&area, lane, 3, 8);
         let words = area.lane(lane.number());
         let seen = || {
             let beat = read_words(words);

@@ -3,9 +3,11 @@
 //! ```text
 //! header: magic, 2 words of a secret, capacity | fingerprints: capacity | counts: LANES rows of capacity × u32
 //! ```
-//! A key's count is the sum of its column. A place whose column is 0 is free for another key: whoever takes it
-//! writes its lane's number first, looks at the column again, and then writes the fingerprint. Whoever counts
-//! looks at the fingerprint again afterwards. Addresses of lanes that no worker has had cost nothing.
+//! A key's count is the sum of its column. A place whose column is 0 is free for another key: a worker that takes it
+//! writes the place into its lane, its lane's number into the place, looks at the column again, and then writes the
+//! fingerprint; a worker that counts looks at the fingerprint again afterwards. A lane's number in a place holds only
+//! while that lane names the place, so what a dead or hostile worker leaves there is free again. Addresses of lanes that
+//! no worker has had cost nothing.
 //! Behaviour: nginx.org, ngx_http_limit_conn_module.
 
 use std::io;
@@ -14,7 +16,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Mutex, PoisonError};
 
 use super::area::{LANES, area};
-use super::lanes::{self, Lane, OWNER};
+use super::lanes::{self, CLAIM, Lane};
 use super::table::{Key, init_header, keyed_hash};
 use super::zone::Zone;
 
@@ -49,8 +51,9 @@ pub enum Refused {
     Full,
 }
 
-/// The zones whose counts a dead worker takes with it.
-static WATCHED: Mutex<Vec<&'static Zone>> = Mutex::new(Vec::new());
+/// The tables whose counts a dead worker takes with it. Their capacities are known here: the one in the zone's header is
+/// for people, since any worker can write it.
+static WATCHED: Mutex<Vec<Holders>> = Mutex::new(Vec::new());
 
 impl Holders {
     /// The table in the zone of this name, made if there is none. For the master.
@@ -60,8 +63,18 @@ impl Holders {
         let zone = super::named::zone(name, words * size_of::<u64>())?;
         zone.words()[CAPACITY_WORD].store(capacity as u64, Relaxed);
         init_header(zone.words(), MAGIC);
-        watch(zone);
-        Ok(Self { zone, capacity })
+        let table = Self { zone, capacity };
+        table.watch();
+        Ok(table)
+    }
+
+    /// What a dead worker held in this table is given back from now on.
+    fn watch(self) {
+        let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+        match watched.iter_mut().find(|other| std::ptr::eq(other.zone, self.zone)) {
+            Some(other) => *other = self,
+            None => watched.push(self),
+        }
     }
 
     pub fn key(&self, bytes: &[u8]) -> Key {
@@ -95,9 +108,10 @@ impl Holders {
         for place in places() {
             let fingerprint = self.fingerprint(place);
             let before = fingerprint.load(SeqCst);
-            if !is_free(before) || self.sum(place) > 0 {
+            if !is_free(before, place) || self.sum(place) > 0 {
                 continue;
             }
+            let _claiming = Claiming::begin(lane, place);
             let claim = lane as u64 + 1;
             if fingerprint.compare_exchange(before, claim, SeqCst, SeqCst).is_err() {
                 continue;
@@ -147,11 +161,28 @@ impl Drop for Held {
     }
 }
 
-/// Nobody's, a key's (which may hold nothing any more), or one that a dead worker was about to take.
-fn is_free(fingerprint: u64) -> bool {
+/// The place that this process is about to take, shown in its lane.
+struct Claiming(&'static AtomicU64);
+
+impl Claiming {
+    fn begin(lane: usize, place: usize) -> Self {
+        let word = &area().lane(lane)[CLAIM];
+        word.store(place as u64 + 1, SeqCst);
+        Self(word)
+    }
+}
+
+impl Drop for Claiming {
+    fn drop(&mut self) {
+        self.0.store(0, SeqCst);
+    }
+}
+
+/// Nobody's, a key's (which may hold nothing any more), or one that no worker is about to take in truth.
+fn is_free(fingerprint: u64, place: usize) -> bool {
     match fingerprint {
         0 | 1024.. => true,
-        claim => area().lane(claim as usize - 1)[OWNER].load(Relaxed) == 0,
+        claim => area().lane(claim as usize - 1)[CLAIM].load(SeqCst) != place as u64 + 1,
     }
 }
 
@@ -163,25 +194,14 @@ fn row_start(lane: usize, capacity: usize) -> usize {
     PAGE_WORDS + capacity.next_multiple_of(PAGE_WORDS) + lane % LANES * row_words(capacity)
 }
 
-/// What a dead worker held in this zone is given back from now on; nothing for zones of another kind.
-pub(super) fn watch(zone: &'static Zone) {
-    if zone.words()[0].load(Relaxed) != MAGIC {
-        return;
-    }
-    let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !watched.iter().any(|other| std::ptr::eq(*other, zone)) {
-        watched.push(zone);
-    }
-}
-
 pub(super) fn forget(zone: &'static Zone) {
-    WATCHED.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| !std::ptr::eq(*other, zone));
+    WATCHED.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| !std::ptr::eq(other.zone, zone));
 }
 
 /// Gives back what the dead worker of this lane held.
 pub(super) fn give_back(lane: Lane) {
-    for zone in WATCHED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        let capacity = zone.words()[CAPACITY_WORD].load(Relaxed) as usize;
+    area().lane(lane.number())[CLAIM].store(0, SeqCst);
+    for Holders { zone, capacity } in WATCHED.lock().unwrap_or_else(PoisonError::into_inner).iter().copied() {
         let start = row_start(lane.number(), capacity);
         let row = start..start + row_words(capacity);
         if zone.clear(row.clone()).is_err() {
@@ -234,6 +254,35 @@ mod tests {
         let held: Vec<_> = (0..1000u32).map(|n| holders.hold(holders.key(&n.to_le_bytes()), 1)).collect();
         assert_eq!(held.iter().filter(|held| held.is_ok()).count(), 32);
         assert_eq!(held.last().map(|held| held.as_ref().map(drop)), Some(Err(&Refused::Full)));
+    }
+
+    /// Words of a lane that another test may have, so one that no worker of a test process gets.
+    const STRANGER: usize = LANES - 2;
+
+    #[test]
+    fn places_that_a_worker_was_about_to_take_are_free_when_it_is_gone() {
+        let holders = holders("holders test 5", 32 * BYTES_A_KEY);
+        for place in 0..holders.capacity {
+            holders.fingerprint(place).store(STRANGER as u64 + 1, SeqCst);
+        }
+        area().lane(STRANGER)[CLAIM].store(7 + 1, SeqCst);
+        let held: Vec<_> = (0..32u32).map(|n| holders.hold(holders.key(&n.to_le_bytes()), 1)).collect();
+        assert_eq!(held.iter().filter(|held| held.is_ok()).count(), 31, "all but the one that it takes now");
+        give_back(Lane::of_number(STRANGER).expect("a lane"));
+        assert!(holders.hold(holders.key(b"another"), 1).is_ok());
+    }
+
+    #[test]
+    fn a_zone_whose_header_a_worker_has_written_is_given_back_by_its_plan() {
+        let holders = holders("holders test 6", 32 * BYTES_A_KEY);
+        let lane = Lane::of_number(LANES - 3).expect("a lane");
+        holders.count(lane.number(), 5).store(3, SeqCst);
+        for capacity in [0, 1, u64::MAX, u64::MAX / 8] {
+            holders.zone.words()[CAPACITY_WORD].store(capacity, Relaxed);
+            holders.zone.words()[0].store(capacity, Relaxed);
+            give_back(lane);
+        }
+        assert_eq!(holders.count(lane.number(), 5).load(SeqCst), 0);
     }
 
     #[test]

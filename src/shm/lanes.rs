@@ -1,22 +1,27 @@
 //! A lane per process that counts: its own words, which nobody else writes while it lives.
 //!
-//! The master takes a lane before it forks, the child enters it, the master gives it back when the child is
-//! gone: what the child held is then zero, what it had counted stays. Words of a lane:
+//! The master prepares a lane before it forks, the child enters it, the master gives it back when the child is
+//! gone: what the child held is then zero, what it had counted stays. Which lanes are free is known to the master
+//! alone (`master/lanes.rs`): every worker can write any of these words, so they are to be shown and summed up, and
+//! nothing about a process's life is decided by them. Words of a lane:
 //! ```text
-//! 0 owner (pid)  1 generation  2 heartbeat  3 last event  4 worker number  5–7 –   | one cache line
+//! 0 owner (pid)  1 generation  2 heartbeat  3 last event  4 worker number  5 claim  6–7 –   | one cache line
 //! 8 accepted  9 handled  10 requests  11 active  12 reading  13 writing  14 waiting  15 –
 //! ```
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use super::area::{Area, Header, LANE_WORDS, LANES, area};
+pub use super::area::LANES;
+use super::area::{Area, Header, LANE_WORDS, area};
 use super::counter::Total;
 use super::{heartbeat, holders};
 
 pub(super) const OWNER: usize = 0;
 pub(super) const GENERATION: usize = 1;
 const WORKER: usize = 4;
+/// The place that the process is about to take in a table of `holders`, plus one; 0: none.
+pub(super) const CLAIM: usize = 5;
 pub(super) const TOTALS: usize = 8;
 
 /// The lane of this process; 0, the master's, until `enter`.
@@ -31,15 +36,17 @@ impl Lane {
         usize::from(self.0)
     }
 
-    /// The lane of that number, for one that came over a wire or an environment variable.
+    /// The lane of that number.
     pub fn of_number(number: usize) -> Option<Lane> {
         (number < LANES).then_some(Lane(number as u16))
     }
 }
 
-/// Takes a free lane for a worker about to be forked. None: all are taken (511 live workers).
-pub fn take(worker: u32, generation: u64) -> Option<Lane> {
-    take_in(area(), worker, generation)
+/// Makes a lane ready for a worker about to be forked: nothing is left in it that is held.
+pub fn prepare(lane: Lane, worker: u32, generation: u64) {
+    // Other workers may have written here since it was given back.
+    give(lane);
+    prepare_in(area(), lane, worker, generation);
 }
 
 /// Called by the child, before it counts anything: the lane is this process's from now on.
@@ -52,12 +59,6 @@ pub fn enter(lane: Lane) {
 pub fn give(lane: Lane) {
     holders::give_back(lane);
     give_in(area(), lane);
-}
-
-/// All lanes in use, with the pid of each.
-pub fn taken() -> impl Iterator<Item = (Lane, u32)> {
-    let owner = |lane: &usize| area().lane(*lane)[OWNER].load(Acquire) as u32;
-    (1..used(area())).map(move |lane| (Lane(lane as u16), owner(&lane))).filter(|&(_, pid)| pid != 0)
 }
 
 /// Which worker (its number within its generation) the lane was taken for.
@@ -81,19 +82,13 @@ pub(super) fn used(area: &Area) -> usize {
     (area.header(Header::LanesUsed).load(Relaxed) as usize).clamp(1, LANES)
 }
 
-pub(super) fn take_in(area: &Area, worker: u32, generation: u64) -> Option<Lane> {
-    // Until the child enters, the taker's pid holds the lane.
-    let holder = u64::from(std::process::id());
-    for number in 1..LANES {
-        let words = area.lane(number);
-        if words[OWNER].compare_exchange(0, holder, Acquire, Relaxed).is_ok() {
-            area.header(Header::LanesUsed).fetch_max(number as u64 + 1, Relaxed);
-            words[GENERATION].store(generation, Relaxed);
-            words[WORKER].store(u64::from(worker), Relaxed);
-            return Some(Lane(number as u16));
-        }
-    }
-    None
+pub(super) fn prepare_in(area: &Area, lane: Lane, worker: u32, generation: u64) {
+    let words = area.lane(lane.number());
+    area.header(Header::LanesUsed).fetch_max(u64::from(lane.0) + 1, Relaxed);
+    words[GENERATION].store(generation, Relaxed);
+    words[WORKER].store(u64::from(worker), Relaxed);
+    // Until the child enters, the lane shows this process.
+    words[OWNER].store(u64::from(std::process::id()), Release);
 }
 
 pub(super) fn give_in(area: &Area, lane: Lane) {
@@ -117,29 +112,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_is_taken_once_until_it_is_given() {
+    fn sums_reach_as_far_as_lanes_were_prepared() {
         let area = Area::fresh();
-        let first = take_in(&area, 0, 1).expect("free");
-        let second = take_in(&area, 1, 1).expect("free");
-        assert_eq!((first.number(), second.number(), used(&area)), (1, 2, 3));
-        give_in(&area, first);
-        assert_eq!(take_in(&area, 0, 2).expect("free"), first);
-        assert_eq!(area.lane(1)[GENERATION].load(Relaxed), 2);
-    }
-
-    #[test]
-    fn all_lanes_can_be_taken_and_then_none() {
-        let area = Area::fresh();
-        let taken = (0..).map_while(|worker| take_in(&area, worker, 1)).count();
-        assert_eq!(taken, LANES - 1);
-        give_in(&area, Lane(300));
-        assert_eq!(take_in(&area, 9, 1), Some(Lane(300)));
+        assert_eq!(used(&area), 1, "the master's own");
+        prepare_in(&area, Lane(2), 0, 1);
+        prepare_in(&area, Lane(1), 1, 1);
+        assert_eq!(used(&area), 3);
+        assert_eq!([1, 2].map(|lane| area.lane(lane)[OWNER].load(Relaxed) as u32), [std::process::id(); 2]);
+        give_in(&area, Lane(1));
+        assert_eq!((area.lane(1)[OWNER].load(Relaxed), used(&area)), (0, 3));
+        area.header(Header::LanesUsed).store(u64::MAX, Relaxed);
+        assert_eq!(used(&area), LANES, "whatever a worker writes there");
     }
 
     #[test]
     fn a_dead_worker_s_gauges_go_and_its_sums_stay() {
         let area = Area::fresh();
-        let lane = take_in(&area, 0, 1).expect("free");
+        let lane = Lane(1);
+        prepare_in(&area, lane, 0, 1);
         let words = area.lane(lane.number());
         for total in Total::ALL {
             words[TOTALS + total as usize].store(5, Relaxed);
@@ -149,19 +139,5 @@ mod tests {
         let left = Total::ALL.map(|total| words[TOTALS + total as usize].load(Relaxed));
         assert_eq!(left, [5, 5, 5, 0, 0, 0, 0]);
         assert_eq!(area.active(lane.number(), 40_000).load(Relaxed), 0);
-    }
-
-    #[test]
-    fn threads_never_share_a_lane() {
-        let area = Area::fresh();
-        let mut lanes: Vec<Lane> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| (0..100).filter_map(|worker| take_in(&area, worker, 1)).collect()))
-                .collect();
-            threads.into_iter().flat_map(|thread| -> Vec<Lane> { thread.join().expect("joins") }).collect()
-        });
-        lanes.sort();
-        lanes.dedup();
-        assert_eq!(lanes.len(), 400);
     }
 }

@@ -17,6 +17,14 @@ pub mod named;
 pub mod table;
 pub mod zone;
 
+use std::os::fd::{AsRawFd, RawFd};
+
 pub use self::area::{BYTES, as_fd, open, resident_bytes};
 pub use self::lanes::Lane;
 pub use self::zone::Zone;
+
+/// The descriptors of all shared memory, for a process that keeps these and closes others.
+pub fn descriptors() -> Vec<RawFd> {
+    let zones = named::all().into_iter().map(|(_, fd)| fd.as_raw_fd());
+    zones.chain([as_fd().as_raw_fd()]).collect()
+}

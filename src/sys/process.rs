@@ -5,7 +5,7 @@
 use std::ffi::{CStr, CString, OsString, c_char, c_int};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -199,15 +199,38 @@ pub fn inherited(number: RawFd) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(fd.as_raw_fd()) })
 }
 
-/// Closes every descriptor from 3 on but these: what the starter left open is not ours to keep.
+/// Closes every descriptor from 3 on but these: what the starter, or the process it was forked from, left open.
+///
+/// For a process that has just begun: the caller has dropped, or lists, whatever owns a descriptor and lives on.
 pub fn close_others(keep: &[RawFd]) {
+    let mut kept: Vec<u32> = keep.iter().filter_map(|number| u32::try_from(*number).ok()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for number in kept.into_iter().filter(|number| *number > 2).chain([u32::MAX]) {
+        if first < number && close_range(first, number - 1).is_err() {
+            return close_listed(keep);
+        }
+        first = number.saturating_add(1);
+    }
+}
+
+/// The same for a kernel without close_range(2).
+fn close_listed(keep: &[RawFd]) {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
     let numbers: Vec<RawFd> =
         entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
     for number in numbers.into_iter().filter(|number| *number > 2 && !keep.contains(number)) {
-        // SAFETY: called at start, before this process has opened anything that is still in use; closing the
-        // directory's own descriptor a second time is an EBADF.
+        // SAFETY: as in `close_range`; closing the directory's own descriptor a second time is an EBADF.
         unsafe { nix::libc::close(number) };
+    }
+}
+
+/// close_range(2): of kernel 5.9.
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: the numbers belong to nobody who goes on, as the caller of `close_others` sees to.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -222,13 +245,15 @@ pub fn redirect(target: BorrowedFd<'_>, stream: RawFd) -> io::Result<()> {
 
 /// Clears the environment but for these variables. Called while the process has one thread.
 pub fn set_environment(keep: &[(OsString, OsString)]) {
-    let names: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).collect();
+    // One that no name may have (`=x=y`) came from the starter: nothing could name it, so it goes.
+    let has_name = |(name, value): &&(OsString, OsString)| {
+        let (name, value) = (name.as_bytes(), value.as_bytes());
+        !name.is_empty() && !name.contains(&b'=') && !name.contains(&0) && !value.contains(&0)
+    };
     // SAFETY: the process has one thread yet, so nobody reads the environment meanwhile.
     unsafe {
-        for name in names {
-            std::env::remove_var(name);
-        }
-        for (name, value) in keep {
+        libc::clearenv();
+        for (name, value) in keep.iter().filter(has_name) {
             std::env::set_var(name, value);
         }
     }
@@ -367,14 +392,31 @@ pub fn may_write(folder: &Path) -> io::Result<()> {
     Ok(nix::unistd::access(folder, AccessFlags::W_OK | AccessFlags::X_OK)?)
 }
 
-/// True while a process of this number exists.
-pub fn is_alive(pid: i32) -> bool {
-    pid > 0 && !matches!(nix::sys::signal::kill(Pid::from_raw(pid), None), Err(nix::Error::ESRCH))
+/// A process that is no child of ours, held by a descriptor: its number may become another process's, this does not.
+#[derive(Debug)]
+pub struct ProcessFd(OwnedFd);
+
+/// pidfd_open(2). Errors: there is no such process.
+pub fn open(pid: i32) -> io::Result<ProcessFd> {
+    // SAFETY: takes no pointers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the kernel has just made it for us; it is closed on exec.
+    Ok(ProcessFd(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
-/// Whether a process that is no child of ours has ended, be it that nobody has asked for its exit status yet.
-pub fn has_ended(pid: i32) -> bool {
-    !is_alive(pid) || state(pid).starts_with('Z')
+impl ProcessFd {
+    /// Readable once the process has ended.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Whether it has ended, be it that nobody has asked for its exit status yet.
+    pub fn has_ended(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+    }
 }
 
 /// The state letter and name of a process, as /proc tells: `T (stopped)`.

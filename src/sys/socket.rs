@@ -291,6 +291,43 @@ pub fn peer_addr(fd: impl AsFd) -> io::Result<SockAddr> {
     SockRef::from(&fd.as_fd()).peer_addr().map(|address| from_raw(&address))
 }
 
+/// Has calls on a socket that would wait fail with EAGAIN. The mode belongs to the open socket, which other processes may
+/// have too.
+pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&fd).set_nonblocking(true)
+}
+
+/// What a descriptor is that another process has sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nature {
+    /// No socket, or none of a kind that a client's connection can be: the words tell what.
+    Other(&'static str),
+    /// A stream socket whose peer is gone, or that never had one.
+    Unconnected,
+    /// A connected stream socket with this address on our side.
+    Connected(SockAddr),
+}
+
+/// Looks what a descriptor is. Never waits, and changes nothing.
+pub fn nature(fd: BorrowedFd<'_>) -> Nature {
+    let socket = SockRef::from(&fd);
+    let is_stream = match socket.r#type() {
+        Ok(kind) => kind == Type::STREAM,
+        Err(_) => return Nature::Other("no socket"),
+    };
+    let is_family = socket.domain().is_ok_and(|it| [Domain::IPV4, Domain::IPV6, Domain::UNIX].contains(&it));
+    if !is_stream || !is_family {
+        return Nature::Other("no stream socket");
+    }
+    if socket.is_listener().unwrap_or(true) {
+        return Nature::Other("a listening socket");
+    }
+    match (socket.peer_addr(), local_addr(fd)) {
+        (Ok(_), Ok(local)) => Nature::Connected(local),
+        _ => Nature::Unconnected,
+    }
+}
+
 /// Connections that wait in a listener's queue (`tcpi_unacked` of a listening socket, tcp(7)).
 pub fn accept_backlog(listener: BorrowedFd<'_>) -> u32 {
     // SAFETY: an all-zero tcp_info is valid, and the kernel writes at most `length` bytes into it.

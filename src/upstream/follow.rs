@@ -35,8 +35,8 @@ pub struct Names {
     heard: Notify,
 }
 
-/// Told of each change, as [`known::to_text`] has it.
-pub type Tell = Rc<dyn Fn(&str)>;
+/// Told of each change: the index of the group in the configuration, of the server in the group, and its addresses.
+pub type Tell = Rc<dyn Fn(usize, usize, &[Spot])>;
 
 impl Names {
     pub fn new(resolver: Rc<Resolver>, timeout_ms: u64) -> Self {
@@ -59,8 +59,8 @@ impl Names {
     }
 }
 
-/// Begins to follow the names of a group; once per worker.
-pub fn start(group: &'static Group, log: Logger, tell: &Tell) {
+/// Begins to follow the names of a group; once per worker. `group_index`: its place in the configuration.
+pub fn start(group: &'static Group, group_index: usize, log: Logger, tell: &Tell) {
     let Some(names) = &group.names else { return };
     for (index, server) in group.servers.iter().enumerate().filter(|(_, server)| server.resolve) {
         let Host::Inet { port, .. } = &server.host else { continue };
@@ -76,11 +76,19 @@ pub fn start(group: &'static Group, log: Logger, tell: &Tell) {
         } else {
             names.unheard.set(names.unheard.get() + 1);
         }
-        runtime::spawn(follow(group, names, index, log, Rc::clone(tell)));
+        let tell = Rc::clone(tell);
+        let tell = move |spots: &[Spot]| tell(group_index, index, spots);
+        runtime::spawn(follow(group, names, index, log, tell));
     }
 }
 
-async fn follow(group: &'static Group, names: &'static Names, index: usize, log: Logger, tell: Tell) {
+async fn follow(
+    group: &'static Group,
+    names: &'static Names,
+    index: usize,
+    log: Logger,
+    tell: impl Fn(&[Spot]),
+) {
     let mut is_first = !group.has_peers(index);
     let mut is_absent = false;
     loop {
@@ -89,7 +97,7 @@ async fn follow(group: &'static Group, names: &'static Names, index: usize, log:
             Ok((spots, expires_ms)) => {
                 is_absent = false;
                 if group.learn(index, spots) {
-                    tell(&known::to_text(&key(group, index), spots));
+                    tell(spots);
                     let (name, count) = (&group.servers[index].name, spots.len());
                     log::notice!(
                         log,
@@ -103,7 +111,7 @@ async fn follow(group: &'static Group, names: &'static Names, index: usize, log:
             Err(failure) => {
                 let is_gone = *failure == Failure::Code(Code::NotFound);
                 if is_gone && group.learn(index, &[]) {
-                    tell(&known::to_text(&key(group, index), &[]));
+                    tell(&[]);
                 }
                 if !(is_gone && std::mem::replace(&mut is_absent, is_gone)) {
                     let name = &group.servers[index].name;
@@ -152,7 +160,7 @@ async fn ask(group: &Group, names: &Names, index: usize) -> Result<(Vec<Spot>, u
 }
 
 /// The name of a server for [`known`]: without the port, which belongs to the configuration.
-fn key(group: &Group, index: usize) -> String {
+pub fn key(group: &Group, index: usize) -> String {
     let Some(Host::Inet { name, .. }) = group.servers.get(index).map(|server| &server.host) else {
         return group.name.to_string();
     };

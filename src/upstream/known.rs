@@ -1,19 +1,18 @@
 //! What names have led to, for workers that begin: those of a new generation, and those that replace a dead one.
 //!
 //! Workers tell the master each change (`worker/control.rs`), and every worker forked later inherits this memory. So a
-//! reload while the name servers are down goes on with the addresses before.
+//! reload while the name servers are down goes on with the addresses before. Names come from the master's own
+//! configuration only, and the words of a worker that did not end as it should are forgotten with it.
 
-use std::collections::HashMap;
-use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::net::Address;
 
-/// Names that are remembered; a configuration has far less, and each reload may bring others.
-const NAMES_MAX: usize = 4096;
-/// Of one name, so that they fit a message.
-const SPOTS_MAX: usize = 100;
+/// Addresses of one name, so that they fit a message.
+pub const SPOTS_MAX: usize = 100;
+/// Workers whose words about one name are kept; the latest counts.
+const TELLERS_MAX: usize = 4;
 
 /// One address of a server, with what an SRV record says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,76 +30,125 @@ impl From<Address> for Spot {
     }
 }
 
-static KNOWN: Mutex<Option<HashMap<String, Vec<Spot>>>> = Mutex::new(None);
+/// What workers have told about each name, the latest last.
+#[derive(Debug, Default)]
+struct Known(HashMap<String, Vec<Telling>>);
 
-fn known() -> MutexGuard<'static, Option<HashMap<String, Vec<Spot>>>> {
+#[derive(Debug)]
+struct Telling {
+    /// The worker's process; `None` once it has ended as it should.
+    teller: Option<i32>,
+    spots: Vec<Spot>,
+}
+
+static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+
+fn known() -> MutexGuard<'static, Option<Known>> {
     KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The addresses of a name, as last heard.
 pub fn recall(key: &str) -> Option<Vec<Spot>> {
-    known().as_ref()?.get(key).cloned()
+    known().as_ref()?.recall(key)
 }
 
-/// Takes the text that [`to_text`] has made; another text is no news.
-pub fn remember(text: &str) {
-    let mut lines = text.lines();
-    let Some(key) = lines.next() else { return };
-    let Some(spots) = lines.map(spot).collect::<Option<Vec<Spot>>>() else { return };
-    let mut known = known();
-    let names = known.get_or_insert_default();
-    if spots.is_empty() {
-        names.remove(key);
-    } else if names.len() < NAMES_MAX || names.contains_key(key) {
-        names.insert(key.to_owned(), spots);
+/// Notes where a name leads by the words of a worker. For the master, which knows the name; false: that is no news.
+pub fn remember(key: &str, spots: &[Spot], teller: i32) -> bool {
+    known().get_or_insert_default().remember(key, spots, teller)
+}
+
+/// A worker has ended. `is_trusted`: as it should; otherwise its words are forgotten, and those of others count again.
+pub fn end(teller: i32, is_trusted: bool) {
+    if let Some(known) = known().as_mut() {
+        known.end(teller, is_trusted);
     }
 }
 
-/// A name and its addresses as lines.
-pub fn to_text(key: &str, spots: &[Spot]) -> String {
-    let mut text = key.to_owned();
-    for spot in spots.iter().take(SPOTS_MAX) {
-        let Address::Inet(inet) = &spot.address else { continue };
-        let weight = spot.weight.unwrap_or(0);
-        let _ = write!(text, "\n{} {} {weight} {}", inet.ip(), inet.port(), u8::from(spot.is_backup));
+/// Forgets the names that the configuration does not have any more.
+pub fn retain(keys: &HashSet<String>) {
+    if let Some(known) = known().as_mut() {
+        known.0.retain(|key, _| keys.contains(key));
     }
-    text
 }
 
-fn spot(line: &str) -> Option<Spot> {
-    let mut words = line.split(' ');
-    let (ip, port) = (words.next()?.parse::<IpAddr>().ok()?, words.next()?.parse().ok()?);
-    let weight: u16 = words.next()?.parse().ok()?;
-    let is_backup = words.next()? == "1";
-    let address = Address::Inet(SocketAddr::new(ip, port));
-    Some(Spot { address, weight: (weight > 0).then_some(weight), is_backup })
+impl Known {
+    fn recall(&self, key: &str) -> Option<Vec<Spot>> {
+        let latest = self.0.get(key)?.last()?;
+        // A name that does not exist any more leads nowhere, which is no knowledge to begin with.
+        Some(latest.spots.clone()).filter(|spots| !spots.is_empty())
+    }
+
+    fn remember(&mut self, key: &str, spots: &[Spot], teller: i32) -> bool {
+        let spots = &spots[..spots.len().min(SPOTS_MAX)];
+        let tellings = self.0.entry(key.to_owned()).or_default();
+        let is_news = tellings.last().is_none_or(|latest| latest.spots != spots);
+        tellings.retain(|telling| telling.teller != Some(teller));
+        if tellings.len() == TELLERS_MAX {
+            tellings.remove(0);
+        }
+        tellings.push(Telling { teller: Some(teller), spots: spots.to_vec() });
+        is_news
+    }
+
+    fn end(&mut self, teller: i32, is_trusted: bool) {
+        self.0.retain(|_, tellings| {
+            if is_trusted {
+                let own = tellings.iter_mut().filter(|telling| telling.teller == Some(teller));
+                own.for_each(|telling| telling.teller = None);
+            } else {
+                tellings.retain(|telling| telling.teller != Some(teller));
+            }
+            !tellings.is_empty()
+        });
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_a_worker_tells_the_next_one_knows() {
-        let address = |text: &str| Address::Inet(text.parse().unwrap());
-        let spots = vec![
-            Spot::from(address("10.0.0.1:80")),
-            Spot { address: address("[fe80::1]:8080"), weight: Some(5), is_backup: true },
-        ];
-        assert_eq!(recall("group a.test"), None);
-        let text = to_text("group a.test", &spots);
-        remember(&text);
-        assert_eq!(recall("group a.test"), Some(spots));
-        remember("group a.test\nnonsense");
-        assert!(recall("group a.test").is_some());
-        remember(&to_text("group a.test", &[]));
-        assert_eq!(recall("group a.test"), None);
+    fn spots(texts: &[&str]) -> Vec<Spot> {
+        texts.iter().map(|text| Spot::from(Address::Inet(text.parse().expect("an address")))).collect()
     }
 
     #[test]
-    fn the_longest_text_fits_a_message() {
-        let widest = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().unwrap();
-        let spot = Spot { address: Address::Inet(widest), weight: Some(u16::MAX), is_backup: true };
-        assert!(to_text(&"k".repeat(600), &vec![spot; 1000]).len() < 8000);
+    fn what_a_worker_tells_the_next_one_knows() {
+        let (first, second) = (spots(&["10.0.0.1:80"]), spots(&["10.0.0.2:80", "[fe80::1]:80"]));
+        let mut known = Known::default();
+        assert_eq!(known.recall("group a.test"), None);
+        assert!(known.remember("group a.test", &first, 7));
+        assert!(!known.remember("group a.test", &first, 8), "no news");
+        assert!(known.remember("group a.test", &second, 7));
+        assert_eq!(known.recall("group a.test"), Some(second));
+        known.remember("group a.test", &[], 8);
+        assert_eq!(known.recall("group a.test"), None, "it does not exist any more");
+    }
+
+    #[test]
+    fn the_words_of_a_worker_that_went_wrong_are_forgotten() {
+        let (good, evil) = (spots(&["10.0.0.1:80"]), spots(&["10.6.6.6:80"]));
+        let mut known = Known::default();
+        known.remember("a", &good, 7);
+        known.remember("a", &evil, 8);
+        known.remember("b", &evil, 8);
+        assert_eq!(known.recall("a"), Some(evil.clone()));
+        known.end(8, false);
+        assert_eq!((known.recall("a"), known.recall("b")), (Some(good.clone()), None));
+        known.end(7, true);
+        known.end(7, false);
+        assert_eq!(known.recall("a"), Some(good), "another process of that number by now");
+    }
+
+    #[test]
+    fn little_is_kept_however_many_tell() {
+        let mut known = Known::default();
+        let many = vec![spots(&["10.0.0.1:80"]).remove(0); 1000];
+        assert_eq!(
+            (0..100).filter(|teller| known.remember("a", &many, *teller)).count(),
+            1,
+            "the first is news"
+        );
+        assert_eq!(known.0["a"].len(), TELLERS_MAX);
+        assert_eq!(known.recall("a").map(|spots| spots.len()), Some(SPOTS_MAX));
     }
 }

@@ -155,7 +155,7 @@ impl Peer {
     pub fn is_failed(&self, now_ms: u64) -> bool {
         self.fails_max != 0
             && self.fails() >= self.fails_max
-            && now_ms.saturating_sub(self.get(Word::CheckedMs, &self.checked_ms)) <= self.fail_timeout_ms
+            && now_ms - self.past(Word::CheckedMs, &self.checked_ms, now_ms) <= self.fail_timeout_ms
     }
 
     pub fn is_full(&self) -> bool {
@@ -176,7 +176,7 @@ impl Peer {
     /// Chosen: pays what the round gave out, and begins a new window when the last is over.
     pub(super) fn choose(&self, total: i64, now_ms: u64) {
         self.current_weight.set(self.current_weight.get() - total);
-        if now_ms.saturating_sub(self.get(Word::CheckedMs, &self.checked_ms)) > self.fail_timeout_ms {
+        if now_ms - self.past(Word::CheckedMs, &self.checked_ms, now_ms) > self.fail_timeout_ms {
             self.set(Word::CheckedMs, &self.checked_ms, now_ms);
         }
     }
@@ -210,7 +210,7 @@ impl Peer {
 
     /// Counts a failure. True when it is the one that takes the peer out.
     pub(super) fn fail(&self, now_ms: u64) -> bool {
-        let fails = self.fails() + 1;
+        let fails = self.fails().saturating_add(1);
         self.set(Word::Fails, &self.fails, fails);
         self.set(Word::LastFailMs, &self.failed_ms, now_ms);
         self.set(Word::CheckedMs, &self.checked_ms, now_ms);
@@ -226,9 +226,10 @@ impl Peer {
     }
 
     /// A request went well: forgets failures that are older than the current window.
-    pub(super) fn succeed(&self) {
+    pub(super) fn succeed(&self, now_ms: u64) {
         if self.fails() != 0
-            && self.get(Word::LastFailMs, &self.failed_ms) < self.get(Word::CheckedMs, &self.checked_ms)
+            && self.past(Word::LastFailMs, &self.failed_ms, now_ms)
+                < self.past(Word::CheckedMs, &self.checked_ms, now_ms)
         {
             self.forget_failures();
         }
@@ -238,6 +239,17 @@ impl Peer {
         if self.fails() != 0 {
             self.set(Word::Fails, &self.fails, 0);
         }
+    }
+
+    /// A time that has passed. One that lies ahead was written by a worker whose memory is not what it was: without
+    /// a repair it would never pass, and the peer would be down for all workers for ever.
+    fn past(&self, word: Word, own: &Cell<u64>, now_ms: u64) -> u64 {
+        let at_ms = self.get(word, own);
+        if at_ms > now_ms {
+            self.set(word, own, now_ms);
+            return now_ms;
+        }
+        at_ms
     }
 
     fn get(&self, word: Word, own: &Cell<u64>) -> u64 {
@@ -301,10 +313,10 @@ mod tests {
     fn a_success_in_a_later_window_forgets_failures() {
         let peer = peer(2);
         peer.fail(1000);
-        peer.succeed();
+        peer.succeed(1000);
         assert_eq!(peer.fails(), 1, "still the window of the failure");
         peer.choose(0, 20_000);
-        peer.succeed();
+        peer.succeed(20_000);
         assert_eq!(peer.fails(), 0);
     }
 
@@ -324,6 +336,33 @@ mod tests {
         peer.fail(1000);
         let shares: Vec<i64> = (0..4).map(|_| peer.weigh().1).collect();
         assert_eq!(shares, [2, 3, 4, 4]);
+    }
+
+    #[test]
+    fn a_time_of_the_future_does_not_take_it_out_for_ever() {
+        let host = address::parse_upstream("127.0.0.1:83", 80).unwrap();
+        let server = Server::new("127.0.0.1:83", host);
+        let slot = counter::slot(counter::Kind::Peer, "a_time_of_the_future").unwrap();
+        let peer = Peer::new(&server, 0, server.addresses[0].clone(), Some(slot), true);
+        for words in [u64::MAX, 1 << 62, 20_000] {
+            for word in [Word::Fails, Word::LastFailMs, Word::CheckedMs] {
+                slot.set(word, words);
+            }
+            assert!(peer.is_failed(10_000));
+            assert!(peer.is_failed(20_000), "as for a failure of just before");
+            assert!(!peer.is_failed(20_001));
+            peer.choose(0, 20_001);
+            peer.succeed(20_001);
+            peer.choose(0, 40_000);
+            peer.succeed(40_000);
+            assert!(
+                !peer.is_failed(40_000) && peer.fails() == 0,
+                "the success of a later window makes it whole"
+            );
+        }
+        slot.set(Word::Fails, u64::MAX);
+        assert!(peer.fail(30_000));
+        assert_eq!(peer.fails(), u64::MAX);
     }
 
     #[test]

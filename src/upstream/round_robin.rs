@@ -78,7 +78,7 @@ impl Session {
         match outcome {
             Outcome::Failed => peer.fail(now_ms),
             Outcome::Good | Outcome::Next => {
-                peer.succeed();
+                peer.succeed(now_ms);
                 false
             }
         }

@@ -1,8 +1,16 @@
-//! What master and workers tell each other, as messages of one packet each.
+//! What master and workers tell each other: frames of one packet each (`base/frame.rs`).
 //!
-//! Pure data; descriptors travel beside the bytes.
+//! Pure data; descriptors travel beside the bytes. Listeners and upstream servers are named by their indexes in the
+//! configuration of the sender's generation. The master trusts nothing that it reads here: which message a worker may
+//! send, how often and with how many descriptors is decided in `master/rules.rs`.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::base::frame::{self, Fields, Frame};
 use crate::http::Handover;
+use crate::http::handover::PROXY_BYTES_MAX;
+use crate::net::Address;
+use crate::upstream::known::{SPOTS_MAX, Spot};
 
 /// The number of a listening socket in the list of a worker, the same in all of one generation.
 pub type SlotIndex = u32;
@@ -22,147 +30,320 @@ pub enum ToWorker {
     Release(Vec<SlotIndex>),
     /// Open the logs anew.
     Reopen,
-    /// Give a sign of life.
+    /// Give a sign of life: a `Pong` with the sequence number of this message.
     Ping,
 }
 
 /// From a worker to the master.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToMaster {
-    /// It accepts.
+    /// It accepts. The first message of every worker.
     Ready,
     /// An idle connection for the newer generation; its descriptor comes with the message.
     HandOver(Handover),
     /// A task has panicked: replace this worker gracefully.
     Replace,
-    /// The answer to a ping.
-    Pong,
-    /// It was told to leave, and accepts no more: what waited in its queues is accepted.
+    /// The answer to the ping of this sequence number.
+    Pong(u32),
+    /// The answer to the first `Drain` or `Quit`: it accepts no more, what waited in its queues is accepted.
     Closed,
     /// Where a name of an upstream leads now, for the workers that come (`upstream/known.rs`).
-    Learned(String),
+    Learned(Learned),
 }
 
-/// The longest message.
-pub const BYTES_MAX: usize = 8192;
+/// The addresses of a server whose name is followed, by index of its group in the configuration and of it in the group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Learned {
+    pub group: u32,
+    pub server: u32,
+    /// Internet addresses only, at most [`SPOTS_MAX`].
+    pub spots: Vec<Spot>,
+}
+
+/// The longest frame.
+pub const BYTES_MAX: usize = 4096;
 
 /// The most slots in one message.
-pub const SLOTS_MAX: usize = (BYTES_MAX - 1) / size_of::<SlotIndex>();
+pub const SLOTS_MAX: usize = (BYTES_MAX - frame::HEAD_BYTES) / size_of::<SlotIndex>();
+
+/// Bytes of an address: family, backup, weight, port, IP.
+const SPOT_BYTES: usize = 22;
+const HANDOVER_BYTES: usize = 36;
+
+const _: () = assert!(frame::HEAD_BYTES + HANDOVER_BYTES + PROXY_BYTES_MAX <= BYTES_MAX);
+const _: () = assert!(frame::HEAD_BYTES + 8 + SPOTS_MAX * SPOT_BYTES <= BYTES_MAX);
 
 impl ToWorker {
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self, sequence: u32) -> Vec<u8> {
         match self {
-            Self::Drain => b"D".to_vec(),
-            Self::Quit => b"Q".to_vec(),
-            Self::Adopt(handover) => with_tag(b'A', &handover.to_bytes()),
-            Self::Lease(slots) => with_tag(b'L', &numbers(slots)),
-            Self::Release(slots) => with_tag(b'U', &numbers(slots)),
-            Self::Reopen => b"O".to_vec(),
-            Self::Ping => b"I".to_vec(),
+            Self::Drain => frame::write(b'D', sequence, |_| {}),
+            Self::Quit => frame::write(b'Q', sequence, |_| {}),
+            Self::Adopt(handover) => frame::write(b'A', sequence, |out| write_handover(handover, out)),
+            Self::Lease(slots) => frame::write(b'L', sequence, |out| write_slots(slots, out)),
+            Self::Release(slots) => frame::write(b'U', sequence, |out| write_slots(slots, out)),
+            Self::Reopen => frame::write(b'O', sequence, |_| {}),
+            Self::Ping => frame::write(b'I', sequence, |_| {}),
         }
     }
 
-    /// `None`: no message of this version.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (tag, rest) = bytes.split_first()?;
-        Some(match tag {
-            b'D' => Self::Drain,
-            b'Q' => Self::Quit,
-            b'A' => Self::Adopt(Handover::from_bytes(rest)?),
-            b'L' => Self::Lease(from_numbers(rest)),
-            b'U' => Self::Release(from_numbers(rest)),
-            b'O' => Self::Reopen,
-            b'I' => Self::Ping,
-            _ => return None,
-        })
+    /// The sequence number and the message; `None`: no message of this version.
+    pub fn from_bytes(bytes: &[u8]) -> Option<(u32, Self)> {
+        let Frame { tag, sequence, payload } = Frame::parse(bytes)?;
+        let fields = Fields(payload);
+        let message = match tag {
+            b'D' => fields.end(Self::Drain),
+            b'Q' => fields.end(Self::Quit),
+            b'A' => read_handover(fields).map(Self::Adopt),
+            b'L' => read_slots(fields).map(Self::Lease),
+            b'U' => read_slots(fields).map(Self::Release),
+            b'O' => fields.end(Self::Reopen),
+            b'I' => fields.end(Self::Ping),
+            _ => None,
+        };
+        Some((sequence, message?))
     }
 }
 
 impl ToMaster {
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self, sequence: u32) -> Vec<u8> {
         match self {
-            Self::Ready => b"R".to_vec(),
-            Self::HandOver(handover) => with_tag(b'H', &handover.to_bytes()),
-            Self::Replace => b"P".to_vec(),
-            Self::Pong => b"I".to_vec(),
-            Self::Closed => b"C".to_vec(),
-            Self::Learned(text) => with_tag(b'N', text.as_bytes()),
+            Self::Ready => frame::write(b'R', sequence, |_| {}),
+            Self::HandOver(handover) => frame::write(b'H', sequence, |out| write_handover(handover, out)),
+            Self::Replace => frame::write(b'P', sequence, |_| {}),
+            Self::Pong(ping) => {
+                frame::write(b'I', sequence, |out| out.extend_from_slice(&ping.to_le_bytes()))
+            }
+            Self::Closed => frame::write(b'C', sequence, |_| {}),
+            Self::Learned(learned) => frame::write(b'N', sequence, |out| write_learned(learned, out)),
         }
     }
 
-    /// `None`: no message of this version.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (tag, rest) = bytes.split_first()?;
-        Some(match tag {
-            b'R' => Self::Ready,
-            b'H' => Self::HandOver(Handover::from_bytes(rest)?),
-            b'P' => Self::Replace,
-            b'I' => Self::Pong,
-            b'C' => Self::Closed,
-            b'N' => Self::Learned(String::from_utf8(rest.to_vec()).ok()?),
-            _ => return None,
-        })
+    /// The sequence number and the message; `None`: no message of this version.
+    pub fn from_bytes(bytes: &[u8]) -> Option<(u32, Self)> {
+        let Frame { tag, sequence, payload } = Frame::parse(bytes)?;
+        let mut fields = Fields(payload);
+        let message = match tag {
+            b'R' => fields.end(Self::Ready),
+            b'H' => read_handover(fields).map(Self::HandOver),
+            b'P' => fields.end(Self::Replace),
+            b'I' => fields.u32().and_then(|ping| fields.end(Self::Pong(ping))),
+            b'C' => fields.end(Self::Closed),
+            b'N' => read_learned(fields).map(Self::Learned),
+            _ => None,
+        };
+        Some((sequence, message?))
     }
 }
 
-fn with_tag(tag: u8, rest: &[u8]) -> Vec<u8> {
-    [&[tag], rest].concat()
+/// Also for the link between two masters.
+pub fn write_handover(handover: &Handover, out: &mut Vec<u8>) {
+    let Handover { listen, requests, idle_ms_left, opened_ms_ago, number, proxy } = handover;
+    out.extend_from_slice(&listen.to_le_bytes());
+    for value in [requests, idle_ms_left, opened_ms_ago, number] {
+        out.extend_from_slice(&value.to_le_bytes());
+    }
+    out.extend_from_slice(&proxy[..proxy.len().min(PROXY_BYTES_MAX)]);
 }
 
-fn numbers(list: &[SlotIndex]) -> Vec<u8> {
-    list.iter().flat_map(|number| number.to_le_bytes()).collect()
+/// `None` also where the header of the PROXY protocol is longer than it may be.
+pub fn read_handover(mut fields: Fields<'_>) -> Option<Handover> {
+    let handover = Handover {
+        listen: fields.u32()?,
+        requests: fields.u64()?,
+        idle_ms_left: fields.u64()?,
+        opened_ms_ago: fields.u64()?,
+        number: fields.u64()?,
+        proxy: fields.rest().into(),
+    };
+    (handover.proxy.len() <= PROXY_BYTES_MAX).then_some(handover)
 }
 
-fn from_numbers(bytes: &[u8]) -> Vec<SlotIndex> {
-    bytes.as_chunks().0.iter().map(|number| SlotIndex::from_le_bytes(*number)).collect()
+fn write_slots(slots: &[SlotIndex], out: &mut Vec<u8>) {
+    out.extend(slots.iter().take(SLOTS_MAX).flat_map(|slot| slot.to_le_bytes()));
+}
+
+fn read_slots(mut fields: Fields<'_>) -> Option<Vec<SlotIndex>> {
+    let (slots, rest) = fields.rest().as_chunks();
+    rest.is_empty().then(|| slots.iter().map(|slot| SlotIndex::from_le_bytes(*slot)).collect())
+}
+
+fn write_learned(learned: &Learned, out: &mut Vec<u8>) {
+    out.extend_from_slice(&learned.group.to_le_bytes());
+    out.extend_from_slice(&learned.server.to_le_bytes());
+    for spot in learned.spots.iter().take(SPOTS_MAX) {
+        let Address::Inet(address) = &spot.address else { continue };
+        let (family, ip) = match address.ip() {
+            IpAddr::V4(ip) => (4, u128::from(ip.to_bits())),
+            IpAddr::V6(ip) => (6, ip.to_bits()),
+        };
+        out.extend_from_slice(&[family, u8::from(spot.is_backup)]);
+        out.extend_from_slice(&spot.weight.unwrap_or(0).to_le_bytes());
+        out.extend_from_slice(&address.port().to_le_bytes());
+        out.extend_from_slice(&ip.to_le_bytes());
+    }
+}
+
+fn read_learned(mut fields: Fields<'_>) -> Option<Learned> {
+    let (group, server) = (fields.u32()?, fields.u32()?);
+    let (spots, rest) = fields.rest().as_chunks::<SPOT_BYTES>();
+    if !rest.is_empty() || spots.len() > SPOTS_MAX {
+        return None;
+    }
+    let spots = spots.iter().map(|bytes| read_spot(Fields(bytes))).collect::<Option<_>>()?;
+    Some(Learned { group, server, spots })
+}
+
+fn read_spot(mut fields: Fields<'_>) -> Option<Spot> {
+    let (family, is_backup) = (fields.u8()?, fields.flag()?);
+    let (weight, port) = (fields.u16()?, fields.u16()?);
+    let bits = u128::from_le_bytes(fields.bytes()?);
+    let ip = match family {
+        4 => IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits).ok()?)),
+        6 => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+        _ => return None,
+    };
+    let address = Address::Inet(SocketAddr::new(ip, port));
+    fields.end(Spot { address, weight: (weight > 0).then_some(weight), is_backup })
+}
+
+/// What must hold for any bytes, for the fuzz target `control` and the test beside it.
+pub mod property {
+    use super::{ToMaster, ToWorker};
+
+    /// Bytes are read as a message only if they are exactly what that message is written as.
+    pub fn one_form_each(bytes: &[u8]) {
+        if let Some((sequence, message)) = ToMaster::from_bytes(bytes) {
+            assert_eq!(message.to_bytes(sequence), bytes);
+        }
+        if let Some((sequence, message)) = ToWorker::from_bytes(bytes) {
+            assert_eq!(message.to_bytes(sequence), bytes);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    #[test]
-    fn the_most_slots_fit_into_a_message() {
-        let slots: Vec<SlotIndex> = (0..SLOTS_MAX as SlotIndex).map(|slot| slot * 1_000_003).collect();
-        let bytes = ToWorker::Lease(slots.clone()).to_bytes();
-        assert!((BYTES_MAX - size_of::<SlotIndex>()..=BYTES_MAX).contains(&bytes.len()));
-        assert_eq!(ToWorker::from_bytes(&bytes), Some(ToWorker::Lease(slots)));
-    }
-
-    #[test]
-    fn messages_survive_the_journey() {
-        let handover = Handover {
-            listen: "127.0.0.1:80".into(),
+    fn handover() -> Handover {
+        Handover {
+            listen: 3,
             requests: 1,
             idle_ms_left: 2,
             opened_ms_ago: 3,
             number: 4,
-            proxy: "00ff".into(),
-        };
-        let to_worker = [
+            proxy: b"PROXY"[..].into(),
+        }
+    }
+
+    fn to_master() -> Vec<ToMaster> {
+        let address = |text: &str| Address::Inet(text.parse().expect("an address"));
+        let spots = vec![
+            Spot::from(address("10.0.0.1:80")),
+            Spot { address: address("[fe80::1]:8080"), weight: Some(5), is_backup: true },
+        ];
+        vec![
+            ToMaster::Ready,
+            ToMaster::HandOver(handover()),
+            ToMaster::Replace,
+            ToMaster::Pong(70_000),
+            ToMaster::Closed,
+            ToMaster::Learned(Learned { group: 1, server: 2, spots }),
+            ToMaster::Learned(Learned { group: 0, server: 0, spots: Vec::new() }),
+        ]
+    }
+
+    fn to_worker() -> Vec<ToWorker> {
+        vec![
             ToWorker::Drain,
             ToWorker::Quit,
-            ToWorker::Adopt(handover.clone()),
+            ToWorker::Adopt(handover()),
             ToWorker::Lease(vec![1, 700]),
             ToWorker::Release(vec![]),
             ToWorker::Reopen,
             ToWorker::Ping,
-        ];
-        for message in to_worker {
-            assert_eq!(ToWorker::from_bytes(&message.to_bytes()), Some(message));
+        ]
+    }
+
+    #[test]
+    fn messages_survive_the_journey() {
+        for message in to_worker() {
+            assert_eq!(ToWorker::from_bytes(&message.to_bytes(9)), Some((9, message)));
         }
-        let to_master = [
-            ToMaster::Ready,
-            ToMaster::HandOver(handover),
-            ToMaster::Replace,
-            ToMaster::Pong,
-            ToMaster::Closed,
-            ToMaster::Learned("group a.test \n10.0.0.1 80 0 0".to_owned()),
-        ];
-        for message in to_master {
-            assert_eq!(ToMaster::from_bytes(&message.to_bytes()), Some(message));
+        for message in to_master() {
+            assert_eq!(ToMaster::from_bytes(&message.to_bytes(u32::MAX)), Some((u32::MAX, message)));
         }
-        assert_eq!(ToWorker::from_bytes(b""), None);
-        assert_eq!(ToMaster::from_bytes(b"Hx"), None);
+    }
+
+    #[test]
+    fn no_part_of_a_message_is_one_and_none_has_a_tail() {
+        for bytes in to_master().iter().map(|message| message.to_bytes(1)) {
+            for length in 0..bytes.len() {
+                assert_eq!(ToMaster::from_bytes(&bytes[..length]), None);
+            }
+            assert_eq!(ToMaster::from_bytes(&[&bytes[..], &[0]].concat()), None);
+        }
+    }
+
+    #[test]
+    fn the_longest_messages_fit_and_longer_ones_are_none() {
+        let longest = |count: usize| Handover { proxy: vec![b'x'; count].into(), ..handover() };
+        let bytes = ToMaster::HandOver(longest(PROXY_BYTES_MAX)).to_bytes(1);
+        assert!(bytes.len() <= BYTES_MAX && ToMaster::from_bytes(&bytes).is_some());
+        let bytes = frame::write(b'H', 1, |out| {
+            write_handover(&longest(PROXY_BYTES_MAX), out);
+            out.push(b'x');
+        });
+        assert_eq!(ToMaster::from_bytes(&bytes), None);
+
+        let slots: Vec<SlotIndex> = (0..SLOTS_MAX as SlotIndex).map(|slot| slot * 1_000_003).collect();
+        let bytes = ToWorker::Lease(slots.clone()).to_bytes(1);
+        assert!((BYTES_MAX - size_of::<SlotIndex>()..=BYTES_MAX).contains(&bytes.len()));
+        assert_eq!(ToWorker::from_bytes(&bytes), Some((1, ToWorker::Lease(slots))));
+
+        let widest = Spot {
+            address: Address::Inet(
+                "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().expect("an address"),
+            ),
+            weight: Some(u16::MAX),
+            is_backup: true,
+        };
+        let learned = Learned { group: u32::MAX, server: u32::MAX, spots: vec![widest; 1000] };
+        let bytes = ToMaster::Learned(learned).to_bytes(1);
+        assert!(bytes.len() <= BYTES_MAX);
+        let Some((_, ToMaster::Learned(read))) = ToMaster::from_bytes(&bytes) else { panic!("read") };
+        assert_eq!(read.spots.len(), SPOTS_MAX);
+    }
+
+    #[test]
+    fn an_address_has_one_form() {
+        let spot = Spot::from(Address::Inet("10.0.0.1:80".parse().expect("an address")));
+        let bytes = ToMaster::Learned(Learned { group: 0, server: 0, spots: vec![spot] }).to_bytes(1);
+        let at = frame::HEAD_BYTES + 8;
+        for (offset, byte, what) in
+            [(0, 5, "a family that is none"), (1, 2, "a flag that is none"), (21, 1, "IPv4")]
+        {
+            let mut other = bytes.clone();
+            other[at + offset] = byte;
+            assert_eq!(ToMaster::from_bytes(&other), None, "{what}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_have_one_form_each(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            property::one_form_each(&bytes);
+        }
+
+        #[test]
+        fn changed_messages_have_one_form_each(index in 0usize..7, at in 0usize..64, byte in any::<u8>()) {
+            for mut bytes in [to_master()[index].to_bytes(1), to_worker()[index].to_bytes(1)] {
+                let length = bytes.len();
+                bytes[at % length] = byte;
+                property::one_form_each(&bytes);
+            }
+        }
     }
 }

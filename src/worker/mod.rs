@@ -33,10 +33,11 @@ use crate::sys::msg;
 use crate::sys::process;
 use crate::sys::signal::Signals;
 use crate::sys::terminal;
+use crate::upstream::known::Spot;
 use accept::Leases;
 pub use accept::Slot;
 pub use config::Config;
-use control::{ToMaster, ToWorker};
+use control::{Learned, ToMaster, ToWorker};
 
 /// What the master gives to a worker beside the configuration.
 #[derive(Debug)]
@@ -104,8 +105,8 @@ fn cannot_run(why: &str, number: usize) -> i32 {
     2
 }
 
-/// Connections on their way to the new generation.
-type Outbox = Rc<RefCell<VecDeque<(Vec<u8>, Option<OwnedFd>)>>>;
+/// Messages to the master that are not sent yet, with the connections on their way to the new generation.
+type Outbox = Rc<RefCell<VecDeque<(ToMaster, Option<OwnedFd>)>>>;
 
 thread_local! {
     static PANICKED: Cell<bool> = const { Cell::new(false) };
@@ -114,7 +115,8 @@ thread_local! {
 
 /// What the control task waits for.
 enum Event {
-    Message(ToWorker, Option<OwnedFd>),
+    /// With its sequence number.
+    Message(u32, ToWorker, Option<OwnedFd>),
     Signal(i32),
     MasterGone,
     /// The last connection has ended while the worker is leaving.
@@ -136,7 +138,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     let hand_over = move |fd, handover: &Handover| {
         let mut outbox = mailed.borrow_mut();
         let is_first = outbox.is_empty();
-        outbox.push_back((ToMaster::HandOver(handover.clone()).to_bytes(), Some(fd)));
+        outbox.push_back((ToMaster::HandOver(handover.clone()), Some(fd)));
         drop(outbox);
         // The control task sends them all. While some are left it was woken already, or waits for room to write.
         if is_first {
@@ -146,9 +148,11 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     };
     let is_alone = seat.is_alone;
     let mailed = outbox.clone();
-    let learned = move |text: &str| {
+    let learned = move |group: usize, server: usize, spots: &[Spot]| {
+        let index = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+        let learned = Learned { group: index(group), server: index(server), spots: spots.to_vec() };
         if !is_alone {
-            mailed.borrow_mut().push_back((ToMaster::Learned(text.to_owned()).to_bytes(), None));
+            put_learned(&mut mailed.borrow_mut(), learned);
             runtime::wake_all();
         }
     };
@@ -161,44 +165,56 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     if seat.leaves_terminal {
         log::take_stderr();
     }
-    outbox.borrow_mut().push_back((ToMaster::Ready.to_bytes(), None));
+    outbox.borrow_mut().push_back((ToMaster::Ready, None));
     let mut control = Control {
         io: Io::register(seat.control)?,
         signal_io: Io::register(signals.as_fd().try_clone_to_owned()?)?,
         signals,
         outbox,
+        sent: 0,
+        is_dismissed: false,
+        is_to_be_replaced: false,
         deadline: Timer::new(),
     };
     loop {
         match poll_fn(|cx| control.poll_event(cx)).await {
-            Event::Message(ToWorker::Adopt(handover), Some(fd)) => {
+            Event::Message(_, ToWorker::Adopt(handover), Some(fd)) => {
                 if let Some(service) = service {
                     service.adopt(fd, &handover);
                 }
             }
-            Event::Message(ToWorker::Lease(slots), _) => {
+            Event::Message(_, ToWorker::Lease(slots), _) => {
                 if let Some(service) = service.filter(|_| drain::mode() == Mode::Serving) {
                     slots.iter().for_each(|slot| leases.add(*slot, service));
                 }
             }
-            Event::Message(ToWorker::Release(slots), _) => slots.iter().for_each(|slot| leases.remove(*slot)),
-            Event::Message(ToWorker::Drain, _) => control.leave(Mode::HandOver, config, &leases, service),
-            Event::Message(ToWorker::Quit, _) | Event::Signal(SIGQUIT | SIGWINCH) | Event::MasterGone => {
+            Event::Message(_, ToWorker::Release(slots), _) => {
+                slots.iter().for_each(|slot| leases.remove(*slot))
+            }
+            Event::Message(_, ToWorker::Drain, _) => {
+                control.leave(Mode::HandOver, config, &leases, service);
+                control.answer_dismissal();
+            }
+            Event::Message(_, ToWorker::Quit, _) => {
+                control.leave(Mode::Close, config, &leases, service);
+                control.answer_dismissal();
+            }
+            Event::Signal(SIGQUIT | SIGWINCH) | Event::MasterGone => {
                 control.leave(Mode::Close, config, &leases, service);
                 if is_alone {
                     leases.shut();
                 }
             }
-            Event::Message(ToWorker::Reopen, _) | Event::Signal(SIGUSR1) => reopen_logs(),
-            Event::Message(ToWorker::Ping, _) => control.send(ToMaster::Pong),
-            Event::Message(ToWorker::Adopt(_), None) => {}
+            Event::Message(_, ToWorker::Reopen, _) | Event::Signal(SIGUSR1) => reopen_logs(),
+            Event::Message(number, ToWorker::Ping, _) => control.send(ToMaster::Pong(number)),
+            Event::Message(_, ToWorker::Adopt(_), None) => {}
             Event::Signal(SIGTERM | SIGINT) | Event::Empty => break,
             Event::Expired => {
                 let count = open::count();
                 log::notice!(log::process(), &(), "worker_shutdown_timeout: {count} connections are closed");
                 break;
             }
-            Event::Panicked => control.send(ToMaster::Replace),
+            Event::Panicked => control.ask_for_replacement(),
             Event::Signal(number @ (SIGHUP | SIGUSR2)) if is_alone => {
                 let name = crate::sys::signal::name(number);
                 let what = "there is no reload and no upgrade with \"master_process off\"";
@@ -216,6 +232,11 @@ struct Control {
     signal_io: Io,
     signals: Signals,
     outbox: Outbox,
+    /// The sequence number of the last message that was sent.
+    sent: u32,
+    /// The master has told it to leave, and was answered.
+    is_dismissed: bool,
+    is_to_be_replaced: bool,
     deadline: Timer,
 }
 
@@ -261,8 +282,8 @@ impl Control {
                     };
                 }
                 Ok(mut received) => {
-                    if let Some(message) = ToWorker::from_bytes(&buffer[..received.length]) {
-                        return Poll::Ready(Event::Message(message, received.fds.pop()));
+                    if let Some((number, message)) = ToWorker::from_bytes(&buffer[..received.length]) {
+                        return Poll::Ready(Event::Message(number, message, received.fds.pop()));
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
@@ -283,24 +304,41 @@ impl Control {
         loop {
             // A statement of its own, so that the cell is free again where the message goes back.
             let next = self.outbox.borrow_mut().pop_front();
-            let Some((bytes, fd)) = next else { return };
+            let Some((message, fd)) = next else { return };
+            let bytes = message.to_bytes(self.sent.wrapping_add(1));
             let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
             let sent =
                 self.io.try_write_with(bytes.len(), |to| msg::send(to, &bytes, &fds).map(|()| bytes.len()));
             drop(fds);
             match self.io.or_wait_write(cx, sent) {
                 Poll::Pending => {
-                    self.outbox.borrow_mut().push_front((bytes, fd));
+                    self.outbox.borrow_mut().push_front((message, fd));
                     return;
                 }
+                Poll::Ready(Ok(_)) => self.sent = self.sent.wrapping_add(1),
                 // Without a master nobody takes the connection: it closes.
-                Poll::Ready(_) => {}
+                Poll::Ready(Err(_)) => {}
             }
         }
     }
 
     fn send(&self, message: ToMaster) {
-        self.outbox.borrow_mut().push_back((message.to_bytes(), None));
+        self.outbox.borrow_mut().push_back((message, None));
+    }
+
+    /// Answers the first of the master's messages that tell it to leave. One that leaves for a signal of its own says
+    /// nothing until then.
+    fn answer_dismissal(&mut self) {
+        if !std::mem::replace(&mut self.is_dismissed, true) {
+            self.send(ToMaster::Closed);
+        }
+    }
+
+    /// Once, however many tasks panic.
+    fn ask_for_replacement(&mut self) {
+        if !std::mem::replace(&mut self.is_to_be_replaced, true) {
+            self.send(ToMaster::Replace);
+        }
     }
 
     fn leave(&mut self, mode: Mode, config: &'static Config, leases: &Leases, service: Option<Service>) {
@@ -315,8 +353,21 @@ impl Control {
             }
         }
         leases.close(service);
-        self.send(ToMaster::Closed);
         drain::begin(mode);
+    }
+}
+
+/// Puts news about a name into the outbox. News that was not sent yet is out of date: while the master is busy one message
+/// for each name waits, not one for each change.
+fn put_learned(outbox: &mut VecDeque<(ToMaster, Option<OwnedFd>)>, learned: Learned) {
+    let is_it = |old: &Learned| (old.group, old.server) == (learned.group, learned.server);
+    let waiting = outbox.iter_mut().find_map(|(message, _)| match message {
+        ToMaster::Learned(old) if is_it(old) => Some(old),
+        _ => None,
+    });
+    match waiting {
+        Some(old) => *old = learned,
+        None => outbox.push_back((ToMaster::Learned(learned), None)),
     }
 }
 

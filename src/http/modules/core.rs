@@ -30,6 +30,9 @@ use crate::http::script::{self, Script};
 use crate::log::{Level, Logger, Target};
 use crate::proto::h1::request::Limits;
 
+/// `keepalive_timeout` where there is no such directive.
+pub const KEEPALIVE_MS: u64 = 75_000;
+
 /// One status of an `error_page` and where it leads.
 #[derive(Clone, Debug)]
 pub struct ErrorPage {
@@ -244,12 +247,12 @@ impl Conf {
     }
 
     pub fn keepalive_timeout(&self) -> u64 {
-        self.keepalive_timeout.get((75_000, None)).0
+        self.keepalive_timeout.get((KEEPALIVE_MS, None)).0
     }
 
     /// Seconds for the `Keep-Alive` field, when it is to be sent.
     pub fn keepalive_header(&self) -> Option<u64> {
-        self.keepalive_timeout.get((75_000, None)).1
+        self.keepalive_timeout.get((KEEPALIVE_MS, None)).1
     }
 
     pub fn keepalive_requests(&self) -> u64 {
@@ -396,8 +399,9 @@ fn large_client_header_buffers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Resu
     conf.large_client_header_buffers.put((count, size), node)
 }
 
-fn keepalive_timeout(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+fn keepalive_timeout(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let timeout = params::millis(node, 0)?;
+    cx.keepalive_ms_max = cx.keepalive_ms_max.max(timeout);
     let header = node.args.get(1).map(|_| params::millis(node, 1)).transpose()?.map(|ms| ms / 1000);
     conf.keepalive_timeout.put((timeout, header), node)
 }

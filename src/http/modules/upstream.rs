@@ -359,12 +359,22 @@ impl Upstreams {
         self.groups.iter().flat_map(Group::slots).map(Slot::index).collect()
     }
 
+    /// The servers whose names are looked up while serving: the index of the group, of the server in it, and the name
+    /// for [`crate::upstream::known`].
+    pub fn followed_servers(&self) -> impl Iterator<Item = (usize, usize, String)> {
+        let groups = self.followed.iter().filter_map(|&index| Some((index, self.groups.get(index)?)));
+        groups.flat_map(|(index, group)| {
+            let servers = group.servers.iter().enumerate().filter(|(_, server)| server.resolve);
+            servers.map(move |(server, _)| (index, server, follow::key(group, server)))
+        })
+    }
+
     /// Begins to retry the names that did not resolve and to follow those with `resolve`; once per worker. `tell`: of
     /// where these lead.
     pub fn start(&'static self, tell: &Tell) {
         let log = self.log.unwrap_or_else(log::process);
-        for group in self.followed.iter().filter_map(|&index| self.groups.get(index)) {
-            follow::start(group, log, tell);
+        for &index in &self.followed {
+            self.groups.get(index).into_iter().for_each(|group| follow::start(group, index, log, tell));
         }
         let waiting: Vec<&'static Group> =
             self.incomplete.iter().filter_map(|&index| self.groups.get(index)).collect();

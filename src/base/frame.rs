@@ -1,0 +1,125 @@
+//! Frames of fixed-width fields: how processes of one binary write messages to each other, and read them strictly.
+//!
+//! ```text
+//! tag: u8 | zero: u8 | payload bytes: u16 | sequence: u32 | payload
+//! ```
+//! Pure data, little-endian. A message has one form only: what reads it must take the payload to its last byte, so that
+//! bytes which are accepted are exactly the bytes that would be written.
+
+/// Bytes before the payload.
+pub const HEAD_BYTES: usize = 8;
+
+/// A frame taken apart; the payload is not looked at yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    pub tag: u8,
+    pub sequence: u32,
+    pub payload: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    /// `None`: not exactly one frame.
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        let (tag, zero, length, sequence) = (fields.u8()?, fields.u8()?, fields.u16()?, fields.u32()?);
+        let payload = fields.0;
+        (zero == 0 && payload.len() == usize::from(length)).then_some(Self { tag, sequence, payload })
+    }
+}
+
+/// Writes a frame around the payload that `write` appends.
+///
+/// # Panics
+/// When the payload is longer than 65,535 bytes: each message has a bound far below it.
+pub fn write(tag: u8, sequence: u32, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut bytes = vec![tag, 0, 0, 0];
+    bytes.extend_from_slice(&sequence.to_le_bytes());
+    write(&mut bytes);
+    let length = u16::try_from(bytes.len() - HEAD_BYTES).expect("payloads are bounded by their messages");
+    bytes[2..4].copy_from_slice(&length.to_le_bytes());
+    bytes
+}
+
+/// The fields of a payload that are not read yet. Each read gives `None` when too few bytes are left.
+#[derive(Clone, Copy, Debug)]
+pub struct Fields<'a>(pub &'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (chunk, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*chunk)
+    }
+
+    pub fn u8(&mut self) -> Option<u8> {
+        self.chunk().map(u8::from_le_bytes)
+    }
+
+    pub fn u16(&mut self) -> Option<u16> {
+        self.chunk().map(u16::from_le_bytes)
+    }
+
+    pub fn u32(&mut self) -> Option<u32> {
+        self.chunk().map(u32::from_le_bytes)
+    }
+
+    pub fn u64(&mut self) -> Option<u64> {
+        self.chunk().map(u64::from_le_bytes)
+    }
+
+    /// A byte that is 0 or 1.
+    pub fn flag(&mut self) -> Option<bool> {
+        match self.u8()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
+    pub fn bytes<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.chunk()
+    }
+
+    /// All that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
+    /// `value`, if everything was read.
+    pub fn end<T>(self, value: T) -> Option<T> {
+        self.0.is_empty().then_some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_read_as_it_was_written() {
+        let bytes = write(7, 0x0102_0304, |payload| payload.extend_from_slice(b"abc"));
+        let frame = Frame::parse(&bytes).expect("a frame");
+        assert_eq!(frame, Frame { tag: 7, sequence: 0x0102_0304, payload: b"abc" });
+    }
+
+    #[test]
+    fn a_part_of_a_frame_or_more_than_one_is_none() {
+        let bytes = write(7, 1, |payload| payload.extend_from_slice(b"abc"));
+        for length in 0..bytes.len() {
+            assert_eq!(Frame::parse(&bytes[..length]), None, "{length}");
+        }
+        assert_eq!(Frame::parse(&[&bytes[..], b"x"].concat()), None);
+        let mut other = bytes;
+        other[1] = 1;
+        assert_eq!(Frame::parse(&other), None, "a byte that must be zero");
+    }
+
+    #[test]
+    fn fields_end_where_the_payload_ends() {
+        let mut fields = Fields(&[1, 2, 0, 3, 0, 0, 0, 4]);
+        assert_eq!((fields.u8(), fields.u16(), fields.u32()), (Some(1), Some(2), Some(3)));
+        assert_eq!(fields.end(()), None);
+        assert_eq!((fields.u16(), fields.flag(), fields.u8()), (None, None, None));
+        assert_eq!(fields.end(()), Some(()));
+    }
+}

@@ -1,0 +1,217 @@
+//! The link between two masters during an upgrade: what it carries, and the two versions of a program at its ends.
+//!
+//! Each end begins with `Hello`, which names the version of these messages. A master does not talk to one of another
+//! version: it keeps the link only to see when that one ends. No worker has either end.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::base::frame::{self, Fields, Frame};
+use crate::http::Handover;
+use crate::log;
+use crate::shm::lanes::{LANES, Lane};
+use crate::sys::msg;
+use crate::worker::control::{BYTES_MAX, read_handover, write_handover};
+
+/// Of the messages of the link and of what `PRONGHORN_FDS` names. Another number: another meaning of any of it.
+pub const VERSION: u32 = 1;
+
+/// Messages that are read in one turn of the master's loop.
+const A_TURN_MAX: usize = 256;
+
+/// Which lanes are meant: a bit for each.
+pub type LaneSet = [u8; LANES / 8];
+
+/// What one master tells the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The first message of each. `lanes`: those of the shared memory that the other one may give to its workers.
+    Hello { version: u32, lanes: Box<LaneSet> },
+    /// An idle connection; its descriptor comes with the message, and its own address tells which listener's it is.
+    HandOver(Handover),
+    /// The lanes of all workers that this master has now, and their processes.
+    Workers(Vec<(Lane, i32)>),
+}
+
+/// Bytes of a worker in a message.
+const WORKER_BYTES: usize = 6;
+
+const _: () = assert!(frame::HEAD_BYTES + LANES * WORKER_BYTES <= BYTES_MAX);
+
+impl Message {
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let sequence = 0; // the link is a socket of two masters only, which trust each other
+        match self {
+            Self::Hello { version, lanes } => frame::write(b'V', sequence, |out| {
+                out.extend_from_slice(&version.to_le_bytes());
+                out.extend_from_slice(&**lanes);
+            }),
+            Self::HandOver(handover) => frame::write(b'H', sequence, |out| write_handover(handover, out)),
+            Self::Workers(workers) => frame::write(b'W', sequence, |out| {
+                for (lane, pid) in workers.iter().take(LANES) {
+                    out.extend_from_slice(&(lane.number() as u16).to_le_bytes());
+                    out.extend_from_slice(&pid.to_le_bytes());
+                }
+            }),
+        }
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let Frame { tag, payload, .. } = Frame::parse(bytes)?;
+        let mut fields = Fields(payload);
+        match tag {
+            b'V' => {
+                let (version, lanes) = (fields.u32()?, Box::new(fields.bytes()?));
+                fields.end(Self::Hello { version, lanes })
+            }
+            b'H' => read_handover(fields).map(Self::HandOver),
+            b'W' => {
+                let (workers, rest) = fields.rest().as_chunks::<WORKER_BYTES>();
+                let worker = |bytes: &[u8; WORKER_BYTES]| {
+                    let mut fields = Fields(bytes);
+                    let lane = Lane::of_number(usize::from(fields.u16()?))?;
+                    let pid = i32::try_from(fields.u32()?).ok()?;
+                    Some((lane, pid))
+                };
+                let workers: Option<Vec<_>> = workers.iter().map(worker).collect();
+                workers.filter(|_| rest.is_empty()).map(Self::Workers)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The other master's end.
+#[derive(Debug)]
+pub struct Link {
+    pub fd: OwnedFd,
+    /// The other one has said hello in our version.
+    speaks: bool,
+    /// It was told that the other one speaks another version.
+    is_refused: bool,
+}
+
+impl Link {
+    pub fn new(fd: OwnedFd) -> Self {
+        Self { fd, speaks: false, is_refused: false }
+    }
+
+    /// Reads the hello that the older master has sent before it executed this program. `None`: it speaks another
+    /// version; nothing that it has named can be relied upon but its descriptors.
+    pub fn meet(&mut self) -> Option<Box<LaneSet>> {
+        let mut buffer = [0; BYTES_MAX];
+        let length = msg::receive(self.fd.as_fd(), &mut buffer).map_or(0, |message| message.length);
+        // Nothing there: the older master is of a version that says nothing.
+        match Message::from_bytes(&buffer[..length]) {
+            Some(Message::Hello { version: VERSION, lanes }) => {
+                self.speaks = true;
+                Some(lanes)
+            }
+            _ => None,
+        }
+    }
+
+    fn refuse(&mut self) {
+        self.speaks = false;
+        if !std::mem::replace(&mut self.is_refused, true) {
+            log::error!(
+                log::process(),
+                &(),
+                "the other master speaks another version of the link than {VERSION}: no connection is handed over \
+                 between the two, each serves its own to their end"
+            );
+        }
+    }
+
+    /// False: the other one is behind, gone, or speaks another version.
+    pub fn send(&self, message: &Message, fd: Option<&OwnedFd>) -> bool {
+        let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
+        let may_send = self.speaks || matches!(message, Message::Hello { .. });
+        may_send && msg::send(self.fd.as_fd(), &message.to_bytes(), &fds).is_ok()
+    }
+
+    /// Appends what has come; false when the other master is gone.
+    pub fn receive(&mut self, found: &mut Vec<(Message, Option<OwnedFd>)>) -> bool {
+        let mut buffer = [0; BYTES_MAX];
+        for _ in 0..A_TURN_MAX {
+            let mut received = match msg::receive(self.fd.as_fd(), &mut buffer) {
+                Ok(received) if received.length == 0 => return false,
+                Ok(received) => received,
+                // It has ended with a message of ours unread; what it had sent is here all the same (unix(7)).
+                Err(nix::Error::ECONNRESET) => continue,
+                Err(error) => return error == nix::Error::EAGAIN,
+            };
+            match Message::from_bytes(&buffer[..received.length]) {
+                Some(Message::Hello { version: VERSION, .. }) => self.speaks = !self.is_refused,
+                Some(message) if self.speaks && received.fds.len() <= 1 => {
+                    found.push((message, received.fds.pop()));
+                }
+                _ => self.refuse(),
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workers() -> Message {
+        let lane = |number| Lane::of_number(number).expect("a lane");
+        Message::Workers(vec![(lane(1), 100), (lane(LANES - 1), i32::MAX)])
+    }
+
+    fn hello(version: u32) -> Message {
+        Message::Hello { version, lanes: Box::new([0x5a; LANES / 8]) }
+    }
+
+    #[test]
+    fn messages_survive_the_journey() {
+        let handover = Handover {
+            listen: 0,
+            requests: 1,
+            idle_ms_left: 2,
+            opened_ms_ago: 3,
+            number: 4,
+            proxy: Box::default(),
+        };
+        for message in [hello(VERSION), Message::HandOver(handover), workers(), Message::Workers(Vec::new())]
+        {
+            let bytes = message.to_bytes();
+            assert_eq!(Message::from_bytes(&bytes), Some(message));
+            assert_eq!(Message::from_bytes(&[&bytes[..], b"x"].concat()), None);
+        }
+        let all = (0..LANES).filter_map(Lane::of_number).map(|lane| (lane, i32::MAX)).collect();
+        assert!(Message::Workers(all).to_bytes().len() <= BYTES_MAX);
+    }
+
+    #[test]
+    fn a_master_that_ends_with_something_unread_has_still_sent_what_it_sent() {
+        let (ours, theirs) = msg::pair().expect("a pair");
+        let (mut ours, theirs) = (Link::new(ours), Link::new(theirs));
+        assert!(theirs.send(&hello(VERSION), None));
+        assert!(ours.meet().is_some());
+        assert!(ours.send(&workers(), None));
+        assert!(msg::send(theirs.fd.as_fd(), &workers().to_bytes(), &[]).is_ok());
+        drop(theirs);
+        let mut found = Vec::new();
+        assert!(!ours.receive(&mut found), "it is gone");
+        assert_eq!(found.into_iter().map(|(message, _)| message).collect::<Vec<_>>(), [workers()]);
+    }
+
+    #[test]
+    fn another_version_is_not_talked_to() {
+        for first in
+            [hello(VERSION + 1).to_bytes(), workers().to_bytes(), b"H127.0.0.1:80\n1\n2\n3\n4\n".to_vec()]
+        {
+            let (ours, theirs) = msg::pair().expect("a pair");
+            let mut ours = Link::new(ours);
+            for bytes in [first, workers().to_bytes()] {
+                msg::send(theirs.as_fd(), &bytes, &[]).expect("sent");
+            }
+            let mut found = Vec::new();
+            assert!(ours.receive(&mut found), "it is still there");
+            assert!(found.is_empty() && !ours.send(&workers(), None));
+        }
+    }
+}

@@ -1,0 +1,482 @@
+//! What a worker may say to the master, and how often.
+//!
+//! A worker may be hostile: somebody else's code may run in it. One table says for each state of a worker and each kind
+//! of message whether it may come and what bounds it; a [`Ledger`] for each worker keeps account. The judgment is a
+//! function of plain values: no socket, no clock. A worker that breaks a rule is killed; no honest one does, however
+//! slow the master or late the message.
+//!
+//! ```text
+//! Starting ─Ready→ Serving ─Drain→ Draining        each ─Quit→ Quitting (from Draining it stays Draining)
+//! ```
+
+use std::collections::HashSet;
+use std::fmt;
+
+use crate::worker::control::{BYTES_MAX, ToMaster};
+
+/// Messages of one worker that are read in one turn of the master's loop.
+pub const A_TURN_MAX: usize = 64;
+/// Messages of a worker that has ended which are still read: more than its socket's buffer holds. Another process may
+/// have its end of the socket and go on writing.
+pub const LEFT_MAX: usize = 1024;
+/// Connections that a worker may hand over beside `worker_connections`: those that were on their way to it, and those
+/// of its queues that it accepts when it is told to leave.
+const HANDED_OVER_SPARE: u64 = 4096;
+/// Names that may come at once beside one for each followed name: those that wait in the socket's buffer after the
+/// master was busy.
+const LEARNED_SPARE: u64 = 512;
+
+/// What the master has told a worker, and heard of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Starting,
+    Ready,
+    /// It was told to leave, and hands its idle connections over.
+    Draining,
+    /// It was told to leave, and closes its idle connections.
+    Quitting,
+}
+
+impl State {
+    pub fn is_leaving(self) -> bool {
+        matches!(self, Self::Draining | Self::Quitting)
+    }
+}
+
+/// The kinds of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Ready,
+    HandOver,
+    Replace,
+    Pong,
+    Closed,
+    Learned,
+}
+
+impl Kind {
+    fn of(message: &ToMaster) -> Self {
+        match message {
+            ToMaster::Ready => Self::Ready,
+            ToMaster::HandOver(_) => Self::HandOver,
+            ToMaster::Replace => Self::Replace,
+            ToMaster::Pong(_) => Self::Pong,
+            ToMaster::Closed => Self::Closed,
+            ToMaster::Learned(_) => Self::Learned,
+        }
+    }
+}
+
+/// How often a message may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// Once in the worker's life, in whatever state.
+    Once,
+    /// Once for each ping, with its number.
+    APing,
+    /// As often as the worker can hold connections. The master does not read it while many wait.
+    AConnection,
+    /// For each followed name once a second: a worker asks no more often.
+    ANameAndSecond,
+}
+
+/// What holds for a message that is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    pub budget: Budget,
+    /// Descriptors that come with it.
+    pub fds: usize,
+}
+
+/// The table: a worker in this state may send such a message on these terms; `None`: it may not.
+pub fn terms(state: State, kind: Kind) -> Option<Terms> {
+    use State::{Draining, Quitting, Ready, Starting};
+    let on = |budget, fds| Some(Terms { budget, fds });
+    match (kind, state) {
+        // The first message of each worker. One that was told to leave while it started says it later.
+        (Kind::Ready, Starting | Draining | Quitting) => on(Budget::Once, 0),
+        (Kind::Ready, Ready) => None,
+        (Kind::HandOver, Draining) => on(Budget::AConnection, 1),
+        (Kind::HandOver, Starting | Ready | Quitting) => None,
+        // It may have panicked just before it was told to leave.
+        (Kind::Replace, Ready | Draining | Quitting) => on(Budget::Once, 0),
+        (Kind::Replace, Starting) => None,
+        (Kind::Pong, Ready | Draining | Quitting) => on(Budget::APing, 0),
+        (Kind::Pong, Starting) => None,
+        (Kind::Closed, Draining | Quitting) => on(Budget::Once, 0),
+        (Kind::Closed, Starting | Ready) => None,
+        (Kind::Learned, Ready | Draining | Quitting) => on(Budget::ANameAndSecond, 0),
+        (Kind::Learned, Starting) => None,
+    }
+}
+
+/// What the configuration of a worker's generation has, as far as its messages can name it.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// Listeners.
+    pub listen_count: usize,
+    /// `worker_connections`.
+    pub connections_max: u64,
+    /// Servers whose names are followed: index of the group, index of the server.
+    pub followed: HashSet<(u32, u32)>,
+}
+
+/// A message as it came, before anything of it is believed.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    pub bytes: &'a [u8],
+    pub fd_count: usize,
+    /// It was longer than [`BYTES_MAX`].
+    pub is_cut: bool,
+    /// The master had no room for its descriptors.
+    pub has_lost_fds: bool,
+}
+
+/// The rule that a worker has broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It has shut the socket down, or sent an empty message.
+    Ended,
+    TooLong,
+    Malformed,
+    /// Expected, received.
+    Sequence(u32, u32),
+    /// The message may not come in this state.
+    NotNow(Kind, State),
+    /// Descriptors that must come with it, and that came.
+    Descriptors(Kind, usize, usize),
+    TooOften(Kind),
+    /// A pong of a ping that was not sent, or was answered already.
+    NotAsked,
+    UnknownListener(u32),
+    UnknownServer(u32, u32),
+    /// A connection that is none: what it is.
+    NoConnection(&'static str),
+    /// A connection of another address than the listener's.
+    OtherAddress,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended => write!(out, "it must not shut it down or send empty messages"),
+            Self::TooLong => write!(out, "messages have at most {BYTES_MAX} bytes"),
+            Self::Malformed => write!(out, "a message is no message"),
+            Self::Sequence(expected, got) => write!(out, "message {got} came where {expected} is next"),
+            Self::NotNow(kind, state) => {
+                write!(out, "{kind:?} must not come from a worker that is {state:?}")
+            }
+            Self::Descriptors(kind, expected, got) => {
+                write!(out, "{kind:?} brings {expected} descriptors, it came with {got}")
+            }
+            Self::TooOften(kind) => write!(out, "{kind:?} came too often"),
+            Self::NotAsked => write!(out, "Pong came without a ping"),
+            Self::UnknownListener(index) => write!(out, "there is no listener {index}"),
+            Self::UnknownServer(group, server) => {
+                write!(out, "there is no server {server} with a followed name in group {group}")
+            }
+            Self::NoConnection(what) => {
+                write!(out, "HandOver brings a client's connection, it came with {what}")
+            }
+            Self::OtherAddress => write!(out, "HandOver came with a connection of another address"),
+        }
+    }
+}
+
+/// The account of one worker.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// The sequence number of its last message.
+    last: u32,
+    said: Said,
+    /// The ping that is not answered yet.
+    ping: Option<u32>,
+    handed_over: u64,
+    /// Names it may still tell now, in thousandths, and when that was so.
+    learned: Option<(u64, u64)>,
+}
+
+/// What may be said once.
+#[derive(Debug, Default)]
+struct Said {
+    ready: bool,
+    replace: bool,
+    closed: bool,
+}
+
+impl Ledger {
+    /// It is about to be asked for a sign of life.
+    pub fn ask(&mut self, ping: u32) {
+        self.ping = Some(ping);
+    }
+
+    /// Decides about a message. `Ok(None)`: nobody's fault, but it is of no use.
+    pub fn judge(
+        &mut self,
+        state: State,
+        facts: &Facts,
+        received: Received<'_>,
+        now_ms: u64,
+    ) -> Result<Option<ToMaster>, Fault> {
+        if received.is_cut {
+            return Err(Fault::TooLong);
+        }
+        if received.bytes.is_empty() {
+            return Err(Fault::Ended);
+        }
+        let (sequence, message) = ToMaster::from_bytes(received.bytes).ok_or(Fault::Malformed)?;
+        let next = self.last.wrapping_add(1);
+        if sequence != next {
+            return Err(Fault::Sequence(next, sequence));
+        }
+        self.last = sequence;
+        let kind = Kind::of(&message);
+        let terms = terms(state, kind).ok_or(Fault::NotNow(kind, state))?;
+        if received.fd_count != terms.fds && !(received.has_lost_fds && received.fd_count < terms.fds) {
+            return Err(Fault::Descriptors(kind, terms.fds, received.fd_count));
+        }
+        self.spend(terms.budget, &message, facts, now_ms)?;
+        match &message {
+            ToMaster::HandOver(handover) if handover.listen as usize >= facts.listen_count => {
+                Err(Fault::UnknownListener(handover.listen))
+            }
+            ToMaster::Learned(learned) if !facts.followed.contains(&(learned.group, learned.server)) => {
+                Err(Fault::UnknownServer(learned.group, learned.server))
+            }
+            _ => Ok((received.fd_count == terms.fds).then_some(message)),
+        }
+    }
+
+    fn spend(&mut self, budget: Budget, message: &ToMaster, facts: &Facts, now_ms: u64) -> Result<(), Fault> {
+        let kind = Kind::of(message);
+        let is_within = match budget {
+            Budget::Once => {
+                let said = match kind {
+                    Kind::Ready => &mut self.said.ready,
+                    Kind::Replace => &mut self.said.replace,
+                    _ => &mut self.said.closed,
+                };
+                !std::mem::replace(said, true)
+            }
+            Budget::APing => {
+                let is_asked = matches!(message, ToMaster::Pong(ping) if self.ping == Some(*ping));
+                self.ping = None;
+                return if is_asked { Ok(()) } else { Err(Fault::NotAsked) };
+            }
+            Budget::AConnection => {
+                self.handed_over += 1;
+                self.handed_over <= facts.connections_max.saturating_add(HANDED_OVER_SPARE)
+            }
+            Budget::ANameAndSecond => self.may_learn(facts, now_ms),
+        };
+        if is_within { Ok(()) } else { Err(Fault::TooOften(kind)) }
+    }
+
+    /// A bucket that begins full, and gets one for each followed name and second.
+    fn may_learn(&mut self, facts: &Facts, now_ms: u64) -> bool {
+        let names = facts.followed.len() as u64;
+        let full = (2 * names + LEARNED_SPARE) * 1000;
+        let (left, at_ms) = self.learned.unwrap_or((full, now_ms));
+        let left = left.saturating_add(now_ms.saturating_sub(at_ms).saturating_mul(names)).min(full);
+        let is_within = left >= 1000;
+        self.learned = Some((if is_within { left - 1000 } else { left }, now_ms.max(at_ms)));
+        is_within
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Handover;
+    use crate::worker::control::{Learned, property};
+
+    const STATES: [State; 4] = [State::Starting, State::Ready, State::Draining, State::Quitting];
+
+    fn facts() -> Facts {
+        Facts { listen_count: 2, connections_max: 10, followed: HashSet::from([(0, 1), (3, 0)]) }
+    }
+
+    fn hand_over(listen: u32) -> ToMaster {
+        let (requests, idle_ms_left, opened_ms_ago, number) = (1, 2, 3, 4);
+        ToMaster::HandOver(Handover {
+            listen,
+            requests,
+            idle_ms_left,
+            opened_ms_ago,
+            number,
+            proxy: Box::default(),
+        })
+    }
+
+    fn learned(group: u32, server: u32) -> ToMaster {
+        ToMaster::Learned(Learned { group, server, spots: Vec::new() })
+    }
+
+    fn all() -> [ToMaster; 6] {
+        [ToMaster::Ready, hand_over(0), ToMaster::Replace, ToMaster::Pong(7), ToMaster::Closed, learned(0, 1)]
+    }
+
+    fn with(bytes: &[u8], fd_count: usize) -> Received<'_> {
+        Received { bytes, fd_count, is_cut: false, has_lost_fds: false }
+    }
+
+    /// A ledger that knows no worker yet, asked once.
+    fn judge(state: State, message: &ToMaster, fds: usize) -> Result<Option<ToMaster>, Fault> {
+        let mut ledger = Ledger::default();
+        ledger.ask(7);
+        ledger.judge(state, &facts(), with(&message.to_bytes(1), fds), 0)
+    }
+
+    #[test]
+    fn each_message_in_each_state() {
+        // Starting, Ready, Draining, Quitting; `-` must not come, a number is how many descriptors come with it.
+        let table = [
+            (Kind::Ready, "0-00"),
+            (Kind::HandOver, "--1-"),
+            (Kind::Replace, "-000"),
+            (Kind::Pong, "-000"),
+            (Kind::Closed, "--00"),
+            (Kind::Learned, "-000"),
+        ];
+        for ((kind, row), message) in table.iter().zip(all()) {
+            assert_eq!(Kind::of(&message), *kind);
+            for (state, cell) in STATES.into_iter().zip(row.chars()) {
+                for fds in [0, 1, 2, 253] {
+                    let expected = match cell.to_digit(10) {
+                        None => Err(Fault::NotNow(*kind, state)),
+                        Some(wanted) if wanted as usize == fds => Ok(Some(message.clone())),
+                        Some(wanted) => Err(Fault::Descriptors(*kind, wanted as usize, fds)),
+                    };
+                    assert_eq!(judge(state, &message, fds), expected, "{kind:?} {state:?} {fds}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_may_be_said_once_is_said_once_in_a_life() {
+        for (message, first, second) in [
+            (ToMaster::Ready, State::Starting, State::Draining),
+            (ToMaster::Replace, State::Ready, State::Draining),
+            (ToMaster::Closed, State::Draining, State::Quitting),
+        ] {
+            let mut ledger = Ledger::default();
+            assert!(ledger.judge(first, &facts(), with(&message.to_bytes(1), 0), 0).is_ok());
+            let again = ledger.judge(second, &facts(), with(&message.to_bytes(2), 0), u64::MAX);
+            assert_eq!(again, Err(Fault::TooOften(Kind::of(&message))));
+        }
+    }
+
+    #[test]
+    fn a_pong_answers_one_ping() {
+        let pong = |ledger: &mut Ledger, number, ping| {
+            ledger.judge(State::Ready, &facts(), with(&ToMaster::Pong(ping).to_bytes(number), 0), 0)
+        };
+        let mut ledger = Ledger::default();
+        assert_eq!(pong(&mut ledger, 1, 0), Err(Fault::NotAsked));
+        ledger.ask(5);
+        assert_eq!(pong(&mut ledger, 2, 5), Ok(Some(ToMaster::Pong(5))));
+        assert_eq!(pong(&mut ledger, 3, 5), Err(Fault::NotAsked), "it was answered");
+        ledger.ask(6);
+        assert_eq!(pong(&mut ledger, 4, 5), Err(Fault::NotAsked), "the answer to another one");
+    }
+
+    #[test]
+    fn connections_are_as_many_as_it_may_hold() {
+        let mut ledger = Ledger::default();
+        let most = facts().connections_max + HANDED_OVER_SPARE;
+        let mut next = |number: u64| {
+            let bytes = hand_over(1).to_bytes(number as u32);
+            ledger.judge(State::Draining, &facts(), with(&bytes, 1), 0)
+        };
+        assert!((1..=most).all(|number| next(number).is_ok()));
+        assert_eq!(next(most + 1), Err(Fault::TooOften(Kind::HandOver)));
+    }
+
+    #[test]
+    fn names_are_told_once_a_second_each() {
+        let mut ledger = Ledger::default();
+        let mut number = 0;
+        let mut tell = |now_ms| {
+            number += 1;
+            ledger.judge(State::Ready, &facts(), with(&learned(3, 0).to_bytes(number), 0), now_ms)
+        };
+        let burst = 2 * facts().followed.len() as u64 + LEARNED_SPARE;
+        assert!((0..burst).all(|_| tell(1000).is_ok()), "after the master was busy for a while");
+        assert_eq!(tell(1499), Err(Fault::TooOften(Kind::Learned)));
+        for second in 2..1000 {
+            assert!(
+                tell(second * 1000).is_ok() && tell(second * 1000).is_ok(),
+                "two names, each once a second"
+            );
+        }
+        assert_eq!(
+            tell(999_499),
+            Err(Fault::TooOften(Kind::Learned)),
+            "a clock that goes back gives nothing"
+        );
+    }
+
+    #[test]
+    fn indexes_are_those_of_its_configuration() {
+        assert_eq!(judge(State::Draining, &hand_over(2), 1), Err(Fault::UnknownListener(2)));
+        assert_eq!(judge(State::Draining, &hand_over(u32::MAX), 1), Err(Fault::UnknownListener(u32::MAX)));
+        for (group, server) in [(0, 0), (1, 1), (u32::MAX, u32::MAX)] {
+            assert_eq!(
+                judge(State::Ready, &learned(group, server), 0),
+                Err(Fault::UnknownServer(group, server))
+            );
+        }
+    }
+
+    #[test]
+    fn messages_come_in_their_order() {
+        let mut ledger = Ledger::default();
+        let mut come = |state, message: ToMaster, number| {
+            ledger.judge(state, &facts(), with(&message.to_bytes(number), 0), 0).map(drop)
+        };
+        assert_eq!(come(State::Starting, ToMaster::Ready, 1), Ok(()));
+        assert_eq!(come(State::Ready, learned(0, 1), 2), Ok(()));
+        assert_eq!(
+            come(State::Ready, learned(0, 1), 2),
+            Err(Fault::Sequence(3, 2)),
+            "somebody else writes too"
+        );
+        assert_eq!(come(State::Ready, learned(0, 1), 4), Err(Fault::Sequence(3, 4)));
+    }
+
+    #[test]
+    fn what_is_no_message_breaks_a_rule() {
+        let mut ledger = Ledger::default();
+        let mut come = |received| ledger.judge(State::Draining, &facts(), received, 0);
+        assert_eq!(come(with(b"", 0)), Err(Fault::Ended));
+        assert_eq!(come(with(b"", 3)), Err(Fault::Ended));
+        assert_eq!(come(with(b"I", 0)), Err(Fault::Malformed));
+        let bytes = hand_over(0).to_bytes(1);
+        assert_eq!(come(with(&bytes[..bytes.len() / 2], 1)), Err(Fault::Malformed));
+        assert_eq!(come(Received { is_cut: true, ..with(&bytes, 1) }), Err(Fault::TooLong));
+    }
+
+    #[test]
+    fn a_connection_that_the_master_had_no_room_for_is_nobody_s_fault() {
+        let bytes = hand_over(0).to_bytes(1);
+        let lost = Received { has_lost_fds: true, ..with(&bytes, 0) };
+        assert_eq!(Ledger::default().judge(State::Draining, &facts(), lost, 0), Ok(None));
+        let many = Received { has_lost_fds: true, ..with(&bytes, 2) };
+        let fault = Fault::Descriptors(Kind::HandOver, 1, 2);
+        assert_eq!(Ledger::default().judge(State::Draining, &facts(), many, 0), Err(fault));
+        let elsewhere = Received { has_lost_fds: true, ..with(&bytes, 0) };
+        let fault = Fault::NotNow(Kind::HandOver, State::Ready);
+        assert_eq!(Ledger::default().judge(State::Ready, &facts(), elsewhere, 0), Err(fault));
+    }
+
+    #[test]
+    fn any_bytes_are_judged() {
+        proptest::proptest!(|(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64), fds in 0usize..4)| {
+            property::one_form_each(&bytes);
+            for state in STATES {
+                let _ = Ledger::default().judge(state, &facts(), with(&bytes, fds), 0);
+            }
+        });
+    }
+}
