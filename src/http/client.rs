@@ -111,6 +111,9 @@ impl<'a> Client<'a> {
         request.response = response;
         request.restore_kept();
         run_heads(request);
+        if request.response.is_current {
+            request.response.leave_out_body();
+        }
         self.filters = request.filters.take();
         self.has_started = true;
         request.answered_us = Some(runtime::now_us());

@@ -100,6 +100,9 @@ pub fn apply<E: Engine + 'static>(request: &mut Request, name: Name, engine: imp
     if !is_chosen(request, name) {
         return;
     }
+    if request.response.is_current {
+        return request.response.body_changes(); // nothing is sent that could be encoded
+    }
     let engine = engine(request);
     let report = Report::default();
     request.response.body_changes();
@@ -121,7 +124,7 @@ fn is_chosen(request: &mut Request, name: Name) -> bool {
     let is_plain = response.headers.get(Id::ContentEncoding).is_none_or(<[u8]>::is_empty);
     if request.is_subrequest()
         || request.coding.is_some()
-        || !matches!(response.status, 200 | 403 | 404)
+        || !matches!(response.represented_status(), 200 | 403 | 404)
         || !is_plain
         || !offer(request, name).fits(response)
     {

@@ -366,7 +366,7 @@ async fn answer(
     match reply {
         Reply::Status(status) => Ok(Some(error_page::reply(request, status))),
         Reply::Response(response, body) => {
-            if let Some(reply) = modules::static_file::instead(request, &response) {
+            if let Some(reply) = modules::static_file::instead(request, &response, body.as_bytes().len()) {
                 return Ok(Some(reply));
             }
             send(request, client, *response, &body).await?;
@@ -448,7 +448,9 @@ pub async fn send(
     body: &Body,
 ) -> Result<(), Error> {
     let bytes = body.as_bytes();
-    response.content_length = (response.status != 304).then_some(bytes.len() as u64);
+    if !response.is_current {
+        response.content_length = (response.status != 304).then_some(bytes.len() as u64);
+    }
     client.start(request, response);
     client.write(request, bytes).await
 }

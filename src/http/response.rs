@@ -21,6 +21,9 @@ pub struct Response {
     pub first: Option<Id>,
     /// Parts of it may be asked for; the module `ranges` sees to it.
     pub allows_ranges: bool,
+    /// The client has it already: a 304 of our own, until its head is sent with type and length of the 200 that it stands
+    /// for. So the modules do to its tag and to `Vary` what they would do to those of the 200 (RFC 9110 §15.4.5).
+    pub is_current: bool,
     /// Trailers follow the body, if it is chunked: `modules::TRAILERS` add theirs at its end.
     pub has_trailers: bool,
     /// Lines that each end with CRLF.
@@ -54,6 +57,20 @@ impl Response {
                 self.headers.set(Id::Etag, &weak);
             }
             Some(_) => self.headers.remove(Id::Etag),
+        }
+    }
+
+    /// The status that decides what modules do to validators and codings: that of the 200 where a 304 stands for it.
+    pub fn represented_status(&self) -> u16 {
+        if self.is_current { 200 } else { self.status }
+    }
+
+    /// Takes from a 304 what only its 200 has; the modules have seen it.
+    pub fn leave_out_body(&mut self) {
+        self.is_current = false;
+        self.content_length = None;
+        for id in [Id::ContentType, Id::ContentEncoding, Id::AcceptRanges] {
+            self.headers.remove(id);
         }
     }
 

@@ -54,4 +54,5 @@ mod traversal;
 mod try_files;
 mod types;
 mod userid;
+mod validators;
 mod variables;

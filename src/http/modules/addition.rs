@@ -55,7 +55,7 @@ pub fn head(request: &mut Request) {
     let conf: &'static Conf = &request.location.addition;
     let response = &mut request.response;
     let is_meant = conf.types.has(response.headers.get(Id::ContentType), &["text/html"]);
-    if response.status != 200 || request.depth > 0 || !is_meant {
+    if response.represented_status() != 200 || request.depth > 0 || !is_meant {
         return;
     }
     response.body_changes();

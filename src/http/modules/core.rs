@@ -330,6 +330,11 @@ impl Conf {
         }
     }
 
+    /// `if_modified_since off`.
+    pub fn is_always_modified(&self) -> bool {
+        self.if_modified_since.get(1) == 0
+    }
+
     pub fn log_not_found(&self) -> bool {
         self.log_not_found.get(true)
     }

@@ -22,6 +22,7 @@ use crate::http::request::Request;
 use crate::http::response::Body;
 use crate::http::variable::Variable;
 use crate::proto::header::Id;
+use crate::proto::message::Method;
 
 #[derive(Debug, Default)]
 pub struct Conf {
@@ -77,12 +78,17 @@ pub enum Single {
     Unsatisfiable,
 }
 
+/// The request's `Range`. Only GET has one (RFC 9110 §14.2): the answer to HEAD is that of the whole.
+pub fn asked(request: &Request) -> Option<&[u8]> {
+    request.header(Id::Range).filter(|_| request.method == Method::Get)
+}
+
 /// What of a response that has so many bytes the request asks for; it is told that it may ask for parts.
 pub fn single(request: &mut Request, size: u64) -> Single {
     if request.location.ranges.max.get(u64::MAX) == 0 {
         return Single::Whole;
     }
-    let wanted = match request.header(Id::Range) {
+    let wanted = match asked(request) {
         Some(value) if is_same(request) => parse(value, size, 1),
         _ => Wanted::Whole,
     };
@@ -115,7 +121,7 @@ fn cut(request: &mut Request, max: u64) {
     // what is recoded without another length is cut behind that
     let is_file = request.filters.is_none() && matches!(request.ranges.as_deref(), Some(Plan::Asked));
     let max = if is_file { usize::try_from(max).unwrap_or(usize::MAX) } else { 1 };
-    let wanted = match request.header(Id::Range) {
+    let wanted = match asked(request) {
         Some(value) if is_same(request) => parse(value, size, max),
         _ => Wanted::Whole,
     };
@@ -182,7 +188,7 @@ pub fn unsatisfied(size: u64) -> String {
 
 /// Whether a file of this size, whose head would say this, has none of the ranges that the request asks for.
 pub fn is_refused(request: &Request, size: u64, modified: i64, etag: &[u8]) -> bool {
-    let Some(value) = request.header(Id::Range) else { return false };
+    let Some(value) = asked(request) else { return false };
     request.location.ranges.max.get(u64::MAX) > 0
         && !request.is_subrequest()
         && is_validated(request, Some(modified), Some(etag))
@@ -199,7 +205,10 @@ fn is_same(request: &Request) -> bool {
 fn is_validated(request: &Request, modified: Option<i64>, etag: Option<&[u8]>) -> bool {
     match request.header(Id::IfRange) {
         None => true,
-        Some(value) if value.len() >= 2 && value.ends_with(b"\"") => etag == Some(value),
+        // Weak tags never compare equal here (RFC 9110 §13.1.5).
+        Some(value) if value.len() >= 2 && value.ends_with(b"\"") => {
+            etag == Some(value) && !value.starts_with(b"W/")
+        }
         Some(value) => modified.is_some() && parse_date(value) == modified,
     }
 }

@@ -77,7 +77,7 @@ fn slice_range(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {
 
 /// Where the client's range begins, as far as that is known before the size of the whole.
 fn first_wanted(request: &Request) -> u64 {
-    let Some(value) = request.header(Id::Range).filter(|_| request.header(Id::IfRange).is_none()) else { return 0 };
+    let Some(value) = ranges::asked(request).filter(|_| request.header(Id::IfRange).is_none()) else { return 0 };
     let Some((unit, range)) = value.split_at_checked(6) else { return 0 };
     if !unit.eq_ignore_ascii_case(b"bytes=") || range.contains(&b',') {
         return 0;

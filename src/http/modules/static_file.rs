@@ -6,7 +6,7 @@
 mod condition;
 mod send;
 
-pub use condition::instead;
+pub use condition::{instead, keep_weak};
 use condition::condition;
 pub use send::{Answer, Content, OnDisk, send};
 

@@ -6,8 +6,8 @@
 use crate::base::number::parse_u64;
 use crate::base::path::normalize_uri;
 use crate::http::error::Error;
-use crate::http::modules::core;
 use crate::http::modules::proxy::{self, Redirect};
+use crate::http::modules::{core, static_file};
 use crate::http::pipeline::Reply;
 use crate::http::request::Request;
 use crate::http::response::Response;
@@ -206,6 +206,9 @@ fn response(
         BodyLength::Chunked | BodyLength::UntilClose => None,
     };
     response.has_trailers = length == BodyLength::Chunked && conf.pass_trailers();
+    if head.status == 304 {
+        static_file::keep_weak(request, &mut response);
+    }
     response
 }
 

@@ -1,17 +1,17 @@
 //! Conditional requests: what the client has, and whether it is still what we have.
 //!
-//! Pure but for the request's fields. Behaviour: nginx.org, ngx_http_not_modified_filter_module: each condition that
-//! is there must hold, also where RFC 9110 §13.2.2 would look at one only.
+//! Pure but for the request's fields. Source: RFC 9110 §13.1, and §13.2.2 for which conditions count beside one another,
+//! where nginx wants all of them to hold; nginx.org, ngx_http_not_modified_filter_module, `if_modified_since`.
 
 use crate::http::modules::ranges::parse_date;
-use crate::http::pipeline::Reply;
+use crate::http::pipeline::{Reply, is_get_or_head};
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
 use crate::proto::header::Id;
 
-/// What stands instead of a response of our own where a condition of the request decides: nothing but its head, or
-/// the refusal.
-pub fn instead(request: &Request, response: &Response) -> Option<Reply> {
+/// What stands instead of a response of our own, of so many bytes, where a condition of the request decides: nothing but
+/// its head, or the refusal.
+pub fn instead(request: &Request, response: &Response, length: usize) -> Option<Reply> {
     let is_shown = response.status == 200 && request.error_status.is_none_or(|status| status == 200);
     if !is_shown || request.is_subrequest() || !has_any(request) {
         return None;
@@ -19,7 +19,11 @@ pub fn instead(request: &Request, response: &Response) -> Option<Reply> {
     let headers = &response.headers;
     let modified = headers.get(Id::LastModified).and_then(parse_date);
     match condition(request, modified, headers.get(Id::Etag).unwrap_or(b""))? {
-        304 => Some(not_modified(response.clone())),
+        304 => {
+            let mut response = response.clone();
+            response.content_length = Some(length as u64);
+            Some(not_modified(response))
+        }
         status => Some(Reply::Status(status)),
     }
 }
@@ -27,7 +31,7 @@ pub fn instead(request: &Request, response: &Response) -> Option<Reply> {
 /// The head alone of a response that the client has already.
 pub fn not_modified(mut response: Response) -> Reply {
     response.status = 304;
-    response.headers.remove(Id::ContentType);
+    response.is_current = true;
     Reply::Response(Box::new(response), Body::Empty)
 }
 
@@ -43,24 +47,39 @@ pub fn condition(request: &Request, modified: Option<i64>, etag: &[u8]) -> Optio
     if request.is_subrequest() || !has_any(request) {
         return None;
     }
-    let is_changed = |value: &[u8]| match (modified, parse_date(value)) {
-        (Some(modified), Some(date)) => modified > date,
-        _ => true,
+    let core = &request.location.core;
+    let since = |id| request.header(id).and_then(parse_date).zip(modified);
+    // A date that cannot be read, or nothing to compare it with, is no condition.
+    let is_refused = match request.header(Id::IfMatch) {
+        Some(list) => !is_listed(list, etag, false),
+        None => since(Id::IfUnmodifiedSince).is_some_and(|(date, modified)| modified > date),
     };
-    if request.header(Id::IfUnmodifiedSince).is_some_and(is_changed)
-        || request.header(Id::IfMatch).is_some_and(|list| !is_listed(list, etag, false))
-    {
+    if is_refused {
         return Some(412);
     }
-    let core = &request.location.core;
-    let dated = request.header(Id::IfModifiedSince);
-    let tagged = request.header(Id::IfNoneMatch);
-    let is_current = (dated.is_some() || tagged.is_some())
-        && dated.is_none_or(|value| {
-            modified.zip(parse_date(value)).is_some_and(|(modified, date)| core.is_current(modified, date))
-        })
-        && tagged.is_none_or(|list| is_listed(list, etag, true));
-    is_current.then_some(304)
+    let is_read = is_get_or_head(request.method);
+    let is_always_new = request.header(Id::IfModifiedSince).is_some() && core.is_always_modified();
+    match request.header(Id::IfNoneMatch) {
+        Some(list) if is_read => (is_listed(list, etag, true) && !is_always_new).then_some(304),
+        Some(list) => is_listed(list, etag, true).then_some(412),
+        None => {
+            let is_current = since(Id::IfModifiedSince).is_some_and(|(date, modified)| core.is_current(modified, date));
+            (is_read && is_current).then_some(304)
+        }
+    }
+}
+
+/// The tag of an upstream's 304 as the client has it.
+///
+/// A 200 that was changed on its way went out with a weak tag. Now the upstream confirms its strong one, and a cache
+/// that has the weak one only would find nothing to refresh (RFC 9110 §15.4.5).
+pub fn keep_weak(request: &Request, response: &mut Response) {
+    let Some(tag) = response.headers.get(Id::Etag).filter(|tag| tag.starts_with(b"\"")) else { return };
+    let weak = [b"W/", tag].concat();
+    let names = |list: &[u8], tag: &[u8]| list.split(|byte| *byte == b',').any(|item| item.trim_ascii() == tag);
+    if request.header(Id::IfNoneMatch).is_some_and(|list| names(list, &weak) && !names(list, tag)) {
+        response.headers.set(Id::Etag, &weak);
+    }
 }
 
 /// Whether a list of tags has this one; `is_weak`: also as a weak one.

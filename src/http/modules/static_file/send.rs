@@ -10,11 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::http::client::Client;
 use crate::http::error::Error;
-use crate::http::modules::ranges::{Parts, Plan};
+use crate::http::modules::ranges::{self, Parts, Plan};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::log;
-use crate::proto::header::Id;
 use crate::runtime::{self, blocking, relay};
 use crate::sys::file;
 
@@ -76,7 +75,7 @@ const READ_MAX: u64 = 16 * 1024;
 /// Sends the head and the file, or the parts of it that were asked for.
 pub async fn send(request: &mut Request, client: &mut Client<'_>, answer: Answer) -> Result<(), Error> {
     let Answer { content, response, size } = answer;
-    if request.header(Id::Range).is_some() {
+    if ranges::asked(request).is_some() {
         request.ranges = Some(Box::new(Plan::Asked));
     }
     client.start(request, *response);
