@@ -16,6 +16,10 @@ pub static VARIABLES: &[(&str, &str)] = &[
     ("connection_time", "How long the connection has been open, in seconds."),
     ("connections_active", "Client connections of all workers, those that wait included."),
     ("connections_reading", "Connections whose request head is being read."),
+    (
+        "connections_reused",
+        "Connections that were waiting and were asked to close since others needed their places.",
+    ),
     ("connections_waiting", "Connections that wait for their next request."),
     ("connections_writing", "Connections whose request is being answered."),
     ("content_length", "The request's Content-Length."),

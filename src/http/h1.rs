@@ -19,7 +19,7 @@ use crate::http::server::{Listen, Server};
 use crate::http::termination::{How, Phase, Termination, Who};
 use crate::http::{Service, pipeline, proxy_header, upgrade};
 use crate::log::{self, access};
-use crate::net::{drain, open};
+use crate::net::{drain, open, room};
 use crate::proto::h1;
 use crate::proto::h1::length::{self, BodyLength};
 use crate::proto::h1::request::{self as head, Progress, RequestHead, Seen};
@@ -28,7 +28,7 @@ use crate::proto::message::{Method, Version};
 use crate::proto::proxy;
 use crate::proto::uri;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{self, Either, Io, race, sleep, timeout};
+use crate::runtime::{self, Either, Io, Waiting, race, sleep, timeout};
 use crate::shm::counter::{self, Total};
 use crate::shm::heartbeat;
 use crate::sys::address::SockAddr;
@@ -54,6 +54,8 @@ pub struct Conn {
     head_line: u32,
     /// The request being read began in the bytes of the one before it.
     is_pipelined: bool,
+    /// Its head came fast enough when it was asked to close, so that others were asked before it.
+    is_spared: bool,
     /// What a proxy in front said whose connection this is (`listen … proxy_protocol`).
     proxy: Option<Rc<proxy::Header>>,
     /// Bytes of the next request that came with the last one.
@@ -92,6 +94,7 @@ impl Conn {
             head_began_ms: 0,
             head_line: 0,
             is_pipelined: false,
+            is_spared: false,
             proxy: None,
             rest: None,
             open,
@@ -122,23 +125,44 @@ impl Conn {
         counter::add(Total::Requests, 1);
     }
 
-    /// How long the next request may let itself be waited for.
+    /// How long to wait for the next request.
     fn idle_ms(&self) -> u64 {
         let core = &self.default_server().root.core;
         match self.adopted_until_ms.checked_sub(runtime::now_ms()) {
             Some(left) if self.adopted_until_ms != 0 => left.max(1),
-            _ if self.requests == 0 => core.client_header_timeout(),
-            _ => u64::from(self.keepalive_ms),
+            _ if self.requests == 0 => room::shorten(core.client_header_timeout()),
+            _ => room::shorten(u64::from(self.keepalive_ms)),
         }
     }
 
     /// The end of a wait for the rest of a head: `client_header_timeout`, or what `client_header_min_rate` leaves.
     fn head_deadline_ms(&self) -> u64 {
         let core = &self.default_server().root.core;
-        let bytes = self.rest.as_ref().map_or(0, |rest| rest.data().len() as u64);
-        let paced =
-            core.client_header_min_rate().map(|rate| u64::from(rate.grace_ms) + rate.time_for_ms(bytes));
-        self.head_began_ms + core.client_header_timeout().min(paced.unwrap_or(u64::MAX))
+        self.head_began_ms + room::shorten(core.client_header_timeout()).min(self.head_paced_ms())
+    }
+
+    /// How long the bytes of the head that have come may have taken by its least rate.
+    fn head_paced_ms(&self) -> u64 {
+        let rate = self.default_server().root.core.client_header_min_rate();
+        rate.map_or(u64::MAX, |rate| u64::from(rate.grace_ms) + rate.time_for_ms(self.head_bytes()))
+    }
+
+    fn head_bytes(&self) -> u64 {
+        self.rest.as_ref().map_or(0, |rest| rest.data().len() as u64)
+    }
+
+    /// The worker has asked for this connection's place, and no whole head has come. A head that comes fast enough
+    /// lets others go first, once.
+    #[cold]
+    fn gives_way(&mut self) -> bool {
+        let core = &self.default_server().root.core;
+        let needed_ms = core.client_header_least_rate().time_for_ms(self.head_bytes());
+        let is_slow = self.head_began_ms == 0 || runtime::now_ms() >= self.head_began_ms + needed_ms;
+        if is_slow || std::mem::replace(&mut self.is_spared, true) {
+            return true;
+        }
+        self.io.unlist();
+        false
     }
 
     fn into_handover(self, idle_ms_left: u64) -> (Service, io::Result<std::os::fd::OwnedFd>, Handover) {
@@ -159,7 +183,7 @@ pub async fn serve(mut conn: Conn) {
     loop {
         if conn.head_began_ms > 0 {
             let left = conn.head_deadline_ms().saturating_sub(runtime::now_ms());
-            if left == 0 || timeout(left, conn.io.readable()).await.is_err() {
+            if left == 0 || timeout(left, conn.io.waiting(Waiting::Head)).await.is_err() {
                 return Box::pin(head_timed_out(&mut conn)).await;
             }
         } else if conn.rest.is_none() {
@@ -167,7 +191,7 @@ pub async fn serve(mut conn: Conn) {
             let wait = conn.idle_ms();
             let leaving =
                 drain::reached(if conn.requests == 0 { drain::Mode::Close } else { drain::Mode::HandOver });
-            match race(timeout(wait, conn.io.readable()), leaving).await {
+            match race(timeout(wait, conn.io.waiting(Waiting::Idle)), leaving).await {
                 Either::First(Ok(Ok(()))) => {}
                 Either::First(_) => return,
                 Either::Second(()) if drain::mode() == drain::Mode::HandOver => {
@@ -185,8 +209,9 @@ pub async fn serve(mut conn: Conn) {
             return;
         }
         match pinned(|| one_request(&mut conn)).await {
+            After::Nothing | After::Partial if conn.io.is_asked() && conn.gives_way() => return,
             After::Nothing => conn.open.turn(Total::Waiting),
-            After::Partial => {}
+            After::Partial => conn.open.rests(),
             After::KeepAlive => {
                 conn.open.turn(Total::Waiting);
                 conn.adopted_until_ms = 0;
@@ -239,9 +264,10 @@ async fn read_proxy_header(conn: &mut Conn) -> bool {
     let core = &conn.default_server().root.core;
     let (buffer_size, wait_ms) = (core.client_header_buffer_size(), core.client_header_timeout());
     let who = proxy_header::Sender { number: conn.number, peer: &conn.peer, listen: conn.listen };
-    let read = timeout(wait_ms, proxy_header::read(&conn.io, buffer_size, core.log(), &who)).await;
-    match read {
+    let read = proxy_header::read(&conn.io, buffer_size, core.log(), &who);
+    match timeout(room::shorten(wait_ms), read).await {
         Ok(Some((header, rest))) => {
+            conn.io.unlist();
             conn.proxy = Some(Rc::new(header));
             conn.rest = Some(rest).filter(|rest| !rest.data().is_empty());
             true
@@ -259,7 +285,13 @@ async fn one_request(conn: &mut Conn) -> After {
     heartbeat::event(conn.number);
     conn.open.turn(Total::Reading);
     let (input, head, rest, began_ms) = match read_head(conn).await {
-        Head::Complete(input, head, rest, began_ms) => (input, head, rest, began_ms),
+        Head::Complete(input, head, rest, began_ms) => {
+            if began_ms > 0 || runtime::asked_count() > 0 {
+                conn.io.unlist();
+            }
+            conn.is_spared = false;
+            (input, head, rest, began_ms)
+        }
         Head::Nothing => return After::Nothing,
         Head::Partial => return After::Partial,
         Head::Over => return After::Close,
@@ -421,8 +453,9 @@ async fn refuse_head(conn: &mut Conn, input: Buffer, head: Box<RequestHead>, err
 /// The rest of a head did not come in time, or too slowly.
 async fn head_timed_out(conn: &mut Conn) {
     let core = &conn.default_server().root.core;
+    let is_slow = runtime::now_ms() >= conn.head_began_ms.saturating_add(conn.head_paced_ms());
     let is_late = runtime::now_ms() >= conn.head_began_ms + core.client_header_timeout();
-    let limit = if is_late { Limit::HeaderTimeout } else { Limit::HeaderRate };
+    let limit = if is_slow && !is_late { Limit::HeaderRate } else { Limit::HeaderTimeout };
     let resets = core.resets_timed_out();
     let Some(input) = conn.rest.take() else { return };
     let mut request = malformed(conn, input, Box::default());
@@ -590,16 +623,17 @@ async fn linger(conn: &Conn, core: &core::Conf) {
         return;
     }
     let (timeout_ms, time_ms) = (core.lingering_timeout(), core.lingering_time());
+    conn.open.rests();
     let read = async {
         loop {
-            if timeout(timeout_ms, conn.io.readable()).await.is_err() {
+            if timeout(timeout_ms, conn.io.waiting(Waiting::Idle)).await.is_err() {
                 return;
             }
             let mut buffer = Buffer::take(4096);
             match conn.io.try_read(buffer.space()) {
                 Ok(0) => return,
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !conn.io.is_asked() => {}
                 Err(_) => return,
             }
         }

@@ -41,7 +41,7 @@ pub mod zone;
 
 use std::cell::Cell;
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 pub use compile::{CompileOptions, compile};
@@ -50,6 +50,7 @@ pub use server::{Listen, Server};
 
 use crate::config::Places;
 use crate::log;
+use crate::net::room;
 use crate::runtime::{self, Io};
 use crate::shm::counter::{self, Total};
 use crate::sys::address::SockAddr;
@@ -155,9 +156,11 @@ impl Service {
         if socket::set_nonblocking(fd.as_fd()).is_err() {
             return;
         }
+        let number = fd.as_raw_fd();
         let peer = socket::peer_addr(&fd).unwrap_or(SockAddr::Unix(PathBuf::new()));
         if let Some(conn) = self.connection(fd, peer, listen).and_then(|conn| conn.adopted(handover)) {
             runtime::spawn(h1::serve(conn));
+            room::client_has_come(number);
         }
     }
 

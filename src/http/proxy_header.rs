@@ -9,8 +9,8 @@ use crate::http::handover::Handover;
 use crate::http::server::Listen;
 use crate::log::{self, Logger};
 use crate::proto::proxy::{self, Error, Header};
-use crate::runtime::Io;
 use crate::runtime::buffer::Buffer;
+use crate::runtime::{Io, Waiting};
 use crate::sys::address::SockAddr;
 
 /// Who is about to tell for whom it connects.
@@ -58,7 +58,8 @@ pub async fn read(io: &Io, buffer_size: usize, log: Logger, who: &Sender<'_>) ->
         if input.space().is_empty() {
             input.grow(input.capacity() * 2); // the longest header is a few KiB
         }
-        match io.read(input.space()).await {
+        match arrived(io, &mut input).await {
+            Ok(0) if io.is_asked() && !io.is_hung_up() => return None,
             Ok(count) if count > 0 => input.filled(count),
             Ok(_) => {
                 log::info!(log, who, "client closed connection");
@@ -69,6 +70,18 @@ pub async fn read(io: &Io, buffer_size: usize, log: Logger, who: &Sender<'_>) ->
                 log::info!(log, who, "recv() failed {}", log::Cause(&error));
                 return None;
             }
+        }
+    }
+}
+
+/// Reads what comes next. Zero: the end, or the worker needs this connection's place.
+async fn arrived(io: &Io, input: &mut Buffer) -> io::Result<usize> {
+    loop {
+        io.waiting(Waiting::Head).await?;
+        match io.try_read(input.space()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && io.is_asked() => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read,
         }
     }
 }

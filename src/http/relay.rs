@@ -586,6 +586,6 @@ pub async fn begin_tunnel(
     }
     request.upstream.last().received += early.len() as u64;
     shrink(request, head, head_length);
-    request.upstream.set_tunnel(connection.io);
+    request.upstream.set_tunnel(connection.io, connection.place);
     Ok(())
 }

@@ -12,7 +12,8 @@ use crate::http::parked::Parked;
 use crate::http::request::Request;
 use crate::http::termination::{How, Phase, Termination, Who};
 use crate::log;
-use crate::net::{drain, open};
+use crate::net::drain;
+use crate::net::open::{self, Place};
 use crate::runtime::Io;
 use crate::runtime::relay::{self, RelayError, Tunneling};
 
@@ -20,12 +21,13 @@ use crate::runtime::relay::{self, RelayError, Tunneling};
 #[derive(Debug)]
 pub struct Tunnel {
     upstream: Io,
+    place: Place,
     request: Parked,
 }
 
 impl Tunnel {
-    pub fn new(upstream: Io, request: Box<Request>) -> Self {
-        Self { upstream, request: Parked::new(request) }
+    pub fn new((upstream, place): (Io, Place), request: Box<Request>) -> Self {
+        Self { upstream, place, request: Parked::new(request) }
     }
 }
 
@@ -33,7 +35,7 @@ impl Tunnel {
 ///
 /// One future and no more: it is all that an idle tunnel costs beside its sockets.
 pub async fn run(client: Io, open: open::Guard, tunnel: Tunnel) {
-    let Tunnel { upstream, request } = tunnel;
+    let Tunnel { upstream, place, request } = tunnel;
     let mut tunneling = Tunneling::new(request.location().map_or(0, |at| at.proxy.read_timeout_ms()));
     let outcome = poll_fn(|cx| match tunneling.poll(&client, &upstream, cx) {
         Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
@@ -42,7 +44,7 @@ pub async fn run(client: Io, open: open::Guard, tunnel: Tunnel) {
     })
     .await;
     end(request, outcome);
-    drop(open);
+    drop((open, place));
 }
 
 fn end(request: Parked, outcome: Option<Result<(u64, u64), RelayError>>) {

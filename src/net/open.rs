@@ -1,6 +1,8 @@
-//! The client connections that this worker holds, counted: for itself, and for all who look at the shared counters.
+//! The connections that this worker holds, counted: for itself, and those of clients for all who look at the shared
+//! counters.
 //!
-//! The worker stops accepting at `worker_connections` and leaves once the count is zero.
+//! `worker_connections` bounds clients and upstream servers together (`net/room.rs`). The worker leaves once the
+//! count of clients is zero.
 
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
@@ -9,9 +11,14 @@ use crate::shm::counter::{self, Total};
 
 thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };
+    static UPSTREAM_COUNT: Cell<usize> = const { Cell::new(0) };
+    /// Connections that have been closed since the start.
+    static CLOSED: Cell<u64> = const { Cell::new(0) };
+    /// Somebody waits for a connection that becomes idle.
+    static IDLE_IS_WANTED: Cell<bool> = const { Cell::new(false) };
     /// Requests that no connection waits for.
     static BACKGROUND: Cell<usize> = const { Cell::new(0) };
-    /// Who waits for a connection to end; a handful at most.
+    /// The tasks that wait for a connection to end; a handful at most.
     static WAITING: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -32,9 +39,19 @@ impl Guard {
 
     /// Counts it among those that wait, are read from, or are answered (`Waiting`, `Reading`, `Writing`).
     pub fn turn(&mut self, gauge: Total) {
-        counter::leave(self.gauge);
-        counter::enter(gauge);
+        counter::pass(self.gauge, gauge);
         self.gauge = gauge;
+        if gauge == Total::Waiting {
+            self.rests();
+        }
+    }
+
+    /// It only waits from now on: somebody may need its place.
+    #[inline]
+    pub fn rests(&self) {
+        if IDLE_IS_WANTED.get() {
+            wake();
+        }
     }
 }
 
@@ -43,7 +60,26 @@ impl Drop for Guard {
         COUNT.set(COUNT.get() - 1);
         counter::leave(self.gauge);
         counter::leave(Total::Active);
-        wake();
+        closed();
+    }
+}
+
+/// A connection to an upstream server; counted as long as it lives, kept ones included.
+#[derive(Debug)]
+pub struct Place(());
+
+impl Place {
+    #[allow(clippy::new_without_default, reason = "counting is an effect, not a default value")]
+    pub fn new() -> Self {
+        UPSTREAM_COUNT.set(UPSTREAM_COUNT.get() + 1);
+        Self(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        UPSTREAM_COUNT.set(UPSTREAM_COUNT.get() - 1);
+        closed();
     }
 }
 
@@ -69,19 +105,46 @@ impl Drop for Background {
     }
 }
 
+fn closed() {
+    CLOSED.set(CLOSED.get().wrapping_add(1));
+    wake();
+}
+
 fn wake() {
     // Taken first: waking calls into the runtime.
+    IDLE_IS_WANTED.set(false);
     let waiting = WAITING.try_with(RefCell::take).unwrap_or_default();
     waiting.into_iter().for_each(Waker::wake);
 }
 
+/// Client connections.
 pub fn count() -> usize {
     COUNT.get()
 }
 
-/// Ready when fewer than `limit` connections are open.
-pub fn poll_below(limit: usize, cx: &mut Context<'_>) -> Poll<()> {
-    poll_until(|| COUNT.get() < limit, cx)
+/// All connections that `worker_connections` bounds.
+#[inline]
+pub fn total() -> usize {
+    COUNT.get() + UPSTREAM_COUNT.get()
+}
+
+/// Connections that have been closed so far, for [`poll_closed`].
+pub fn closed_count() -> u64 {
+    CLOSED.get()
+}
+
+/// Ready when a connection has been closed since [`closed_count`] was `before`.
+pub fn poll_closed(before: u64, cx: &mut Context<'_>) -> Poll<()> {
+    poll_until(|| CLOSED.get() != before, cx)
+}
+
+/// Ready when `holds`, which is asked again whenever a connection is closed or becomes idle.
+pub fn poll_change(holds: impl Fn() -> bool, cx: &mut Context<'_>) -> Poll<()> {
+    let polled = poll_until(holds, cx);
+    if polled.is_pending() {
+        IDLE_IS_WANTED.set(true);
+    }
+    polled
 }
 
 /// Ready when nothing is open, and nothing goes on in the background.

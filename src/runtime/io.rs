@@ -13,7 +13,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::runtime::buffer::Buffer;
 use crate::runtime::executor::{try_with, with};
-use crate::runtime::reactor::{self, HANGUP, READ, WIDE, WRITE};
+use crate::runtime::reactor::{self, ASKED, HANGUP, READ, WIDE, WRITE, Waiting};
 use crate::runtime::waker::TaskId;
 use crate::sys::address::SockAddr;
 use crate::sys::epoll::Epoll;
@@ -83,6 +83,31 @@ impl Io {
         }
         self.wait_read(cx);
         Poll::Pending
+    }
+
+    /// Like [`Io::poll_readable`], and lists the connection meanwhile as one that only waits: [`ask_to_close`] may
+    /// choose it. Then it is ready too; where it finds nothing to read, [`Io::is_asked`] tells it to close.
+    pub fn poll_waiting(&self, waiting: Waiting, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let task = TaskId::of(cx).bits();
+        with(|current| {
+            let mut reactor = current.reactor.borrow_mut();
+            if reactor.flags(self.index) & (READ | HANGUP) != 0 {
+                return Poll::Ready(Ok(()));
+            }
+            reactor.wait_read(self.index, task);
+            reactor.list(self.index, waiting);
+            Poll::Pending
+        })
+    }
+
+    /// The connection goes on: it is not asked to close, neither now nor later while it is served.
+    pub fn unlist(&self) {
+        with(|current| current.reactor.borrow_mut().unlist(self.index));
+    }
+
+    /// The worker needs its place: a connection that still only waits shall close.
+    pub fn is_asked(&self) -> bool {
+        self.has(ASKED)
     }
 
     pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -250,6 +275,11 @@ impl Io {
         poll_fn(|cx| self.poll_readable(cx)).await
     }
 
+    /// Waits as [`Io::poll_waiting`] does.
+    pub async fn waiting(&self, waiting: Waiting) -> io::Result<()> {
+        poll_fn(|cx| self.poll_waiting(waiting, cx)).await
+    }
+
     pub async fn writable(&self) -> io::Result<()> {
         poll_fn(|cx| self.poll_writable(cx)).await
     }
@@ -339,6 +369,26 @@ pub fn registration_count() -> usize {
     with(|current| current.reactor.borrow().len())
 }
 
+/// Asks the connections that have waited longest to close: wakes their tasks, which close them when they run next,
+/// unless a request has come. Returns how many were asked, `count` at most.
+pub fn ask_to_close(count: usize) -> usize {
+    with(|current| {
+        let ask = |_| current.reactor.borrow_mut().ask_oldest();
+        (0..count).map_while(ask).map(|task| current.wake_bits(task)).count()
+    })
+}
+
+/// Connections that were asked to close and have not answered yet.
+#[inline]
+pub fn asked_count() -> usize {
+    reactor::asked_count()
+}
+
+/// Connections that only wait.
+pub fn waiting_count() -> usize {
+    with(|current| current.reactor.borrow().listed_count())
+}
+
 /// A listening socket, level-triggered: what one turn leaves is reported again.
 #[derive(Debug)]
 pub struct Acceptor {
@@ -383,6 +433,19 @@ impl Acceptor {
         let task = TaskId::of(cx).bits();
         with(|current| current.reactor.borrow_mut().wait_read(self.index, task));
         Poll::Pending
+    }
+
+    /// Ready when a connection waits in the queue, which stays there.
+    pub fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let task = TaskId::of(cx).bits();
+        with(|current| {
+            let mut reactor = current.reactor.borrow_mut();
+            if reactor.flags(self.index) & READ != 0 {
+                return Poll::Ready(());
+            }
+            reactor.wait_read(self.index, task);
+            Poll::Pending
+        })
     }
 
     /// Stops looking at the listener; its queue stays open and fills.

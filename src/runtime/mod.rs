@@ -17,5 +17,6 @@ mod waker;
 pub use executor::{
     Runtime, at_turn_end, last_event, now_ms, now_us, on_panic, set_wait_hooks, spawn, task_count, wake_all,
 };
-pub use io::{Acceptor, Io, registration_count};
+pub use io::{Acceptor, Io, ask_to_close, asked_count, registration_count, waiting_count};
+pub use reactor::Waiting;
 pub use time::{Either, TimedOut, Timer, race, sleep, timeout, timer_count, yield_now};

@@ -1,6 +1,13 @@
-//! Readiness of descriptors, cached between the edges that epoll reports.
+//! Readiness of descriptors, cached between the edges that epoll reports, and the list of those whose connection is
+//! only waiting.
 //!
 //! Pure state; the system calls are in `io`.
+//!
+//! A worker that is full closes connections that only wait ("reusable" ones, in nginx's words), those that have waited
+//! longest first. Such a connection waits for reading and for nothing else, so the links of the list are kept where
+//! a waiting writer would stand: being listed takes no memory.
+
+use std::cell::Cell;
 
 use crate::sys::epoll;
 
@@ -11,6 +18,12 @@ pub(super) const HANGUP: u8 = 4;
 /// epoll reports when it becomes writable. Asked for when a write first finds no room: until then that edge
 /// would come right after the registration, and wake the loop for nothing.
 pub(super) const WIDE: u8 = 8;
+/// In the list of waiting connections; `writer` holds its links.
+const LISTED: u8 = 16;
+/// Keeps its place in the list when bytes come.
+const IN_HEAD: u8 = 32;
+/// Its task was woken to close the connection, and has not answered yet.
+pub(super) const ASKED: u8 = 64;
 
 /// The index of a descriptor that is none.
 pub(super) const NOWHERE: u32 = u32::MAX;
@@ -18,9 +31,49 @@ pub(super) const NOWHERE: u32 = u32::MAX;
 /// No task waits.
 const NOBODY: u64 = u64::MAX;
 
+/// No neighbour in a list.
+const NONE: u32 = u32::MAX;
+
+thread_local! {
+    /// Connections that were asked to close and have not answered yet. Beside the loop, so that a request can look
+    /// without borrowing it.
+    static ASKED_COUNT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Connections that were asked to close and have not answered yet.
+#[inline]
+pub(super) fn asked_count() -> usize {
+    ASKED_COUNT.get()
+}
+
+/// What a reusable connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// The first byte of a request, or the end of a closed connection. The next event takes it from the list.
+    Idle,
+    /// The rest of a head. It keeps its place in the list until [`super::Io::unlist`], so that bytes that drip in do
+    /// not make it younger.
+    Head,
+}
+
+/// Connections in the order in which they began to wait.
+#[derive(Debug)]
+struct List {
+    first: u32,
+    last: u32,
+    count: usize,
+}
+
+impl Default for List {
+    fn default() -> Self {
+        Self { first: NONE, last: NONE, count: 0 }
+    }
+}
+
 #[derive(Debug)]
 struct Registration {
     reader: u64,
+    /// The waiting writer; the links while LISTED.
     writer: u64,
     generation: u32,
     flags: u8,
@@ -32,6 +85,11 @@ struct Registration {
 pub(super) struct Reactor {
     slab: Vec<Registration>,
     free: Vec<u32>,
+    waiting: List,
+}
+
+fn links(previous: u32, next: u32) -> u64 {
+    u64::from(previous) << 32 | u64::from(next)
 }
 
 impl Reactor {
@@ -59,6 +117,7 @@ impl Reactor {
     }
 
     pub(super) fn remove(&mut self, index: u32) {
+        self.unlist(index);
         let entry = &mut self.slab[index as usize];
         // An event that was fetched before this moment still carries the old generation.
         entry.generation = entry.generation.wrapping_add(1) & 0x7FFF_FFFF;
@@ -74,18 +133,91 @@ impl Reactor {
             return (NOBODY, NOBODY);
         }
         let (mut reader, mut writer) = (NOBODY, NOBODY);
-        if event.readable {
-            entry.flags |= READ;
-            reader = std::mem::replace(&mut entry.reader, NOBODY);
-        }
         if event.hangup {
             entry.flags |= HANGUP;
         }
         if event.writable {
             entry.flags |= WRITE;
-            writer = std::mem::replace(&mut entry.writer, NOBODY);
+            if entry.flags & LISTED == 0 {
+                writer = std::mem::replace(&mut entry.writer, NOBODY);
+            }
+        }
+        if event.readable {
+            entry.flags |= READ;
+            reader = std::mem::replace(&mut entry.reader, NOBODY);
+            if entry.flags & (LISTED | IN_HEAD) == LISTED {
+                self.unlink(index as u32);
+            }
         }
         (reader, writer)
+    }
+
+    /// Lists a connection as one that only waits, behind all others; one that is listed stays where it is.
+    pub(super) fn list(&mut self, index: u32, waiting: Waiting) {
+        let Some(entry) = self.slab.get_mut(index as usize) else { return };
+        if entry.flags & (LISTED | ASKED) != 0 {
+            if entry.flags & ASKED == 0 {
+                return;
+            }
+            // It was asked, and waits again all the same.
+            entry.flags &= !(ASKED | IN_HEAD);
+            ASKED_COUNT.set(ASKED_COUNT.get() - 1);
+        }
+        entry.flags |= if waiting == Waiting::Head { LISTED | IN_HEAD } else { LISTED };
+        let list = &mut self.waiting;
+        let previous = std::mem::replace(&mut list.last, index);
+        list.count += 1;
+        entry.writer = links(previous, NONE);
+        match self.slab.get_mut(previous as usize) {
+            Some(previous) => previous.writer = previous.writer & !u64::from(NONE) | u64::from(index),
+            None => list.first = index,
+        }
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let entry = &mut self.slab[index as usize];
+        let (previous, next) = ((entry.writer >> 32) as u32, entry.writer as u32);
+        let list = &mut self.waiting;
+        entry.flags &= !LISTED;
+        entry.writer = NOBODY;
+        list.count -= 1;
+        match self.slab.get_mut(previous as usize) {
+            Some(entry) => entry.writer = entry.writer & !u64::from(NONE) | u64::from(next),
+            None => list.first = next,
+        }
+        match self.slab.get_mut(next as usize) {
+            Some(entry) => entry.writer = entry.writer & u64::from(NONE) | u64::from(previous) << 32,
+            None => list.last = previous,
+        }
+    }
+
+    /// Takes a connection from the list, and back what it was asked.
+    pub(super) fn unlist(&mut self, index: u32) {
+        let Some(entry) = self.slab.get(index as usize) else { return };
+        let flags = entry.flags;
+        if flags & LISTED != 0 {
+            self.unlink(index);
+        }
+        if flags & ASKED != 0 {
+            ASKED_COUNT.set(ASKED_COUNT.get() - 1);
+        }
+        self.slab[index as usize].flags &= !(ASKED | IN_HEAD);
+    }
+
+    /// Asks the connection that has waited longest to close. Returns the task to wake; `None`: none only waits.
+    pub(super) fn ask_oldest(&mut self) -> Option<u64> {
+        let index = Some(self.waiting.first).filter(|first| *first != NONE)?;
+        self.unlink(index);
+        let entry = &mut self.slab[index as usize];
+        // Taken for readable: bytes that epoll has not reported yet are looked for before it closes.
+        entry.flags |= ASKED | READ;
+        ASKED_COUNT.set(ASKED_COUNT.get() + 1);
+        Some(std::mem::replace(&mut entry.reader, NOBODY))
+    }
+
+    /// Connections that only wait.
+    pub(super) fn listed_count(&self) -> usize {
+        self.waiting.count
     }
 
     pub(super) fn token(&self, index: u32) -> u64 {
@@ -111,6 +243,7 @@ impl Reactor {
     }
 
     pub(super) fn wait_write(&mut self, index: u32, task: u64) {
+        self.unlist(index); // its links stand where the writer goes
         if let Some(entry) = self.slab.get_mut(index as usize) {
             entry.writer = task;
         }
@@ -118,5 +251,125 @@ impl Reactor {
 
     pub(super) fn len(&self) -> usize {
         self.slab.len() - self.free.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(reactor: &Reactor, index: u32) -> epoll::Event {
+        epoll::Event { token: reactor.token(index), readable: true, writable: false, hangup: false }
+    }
+
+    /// A reactor with `count` descriptors, each waited for by the task of its own number.
+    fn reactor(count: u32) -> Reactor {
+        let mut reactor = Reactor::default();
+        for index in 0..count {
+            assert_eq!(reactor.insert(WRITE).0, index);
+            reactor.wait_read(index, u64::from(index));
+        }
+        reactor
+    }
+
+    fn asked(reactor: &mut Reactor) -> Vec<u64> {
+        std::iter::from_fn(|| reactor.ask_oldest()).collect()
+    }
+
+    #[test]
+    fn those_that_wait_longest_go_first() {
+        let mut reactor = reactor(6);
+        reactor.list(4, Waiting::Head);
+        for index in [3, 0, 5] {
+            reactor.list(index, Waiting::Idle);
+        }
+        reactor.list(3, Waiting::Idle); // it has not moved meanwhile: it keeps its place
+        assert_eq!(reactor.listed_count(), 4);
+        assert_eq!(asked(&mut reactor), [4, 3, 0, 5]);
+        assert_eq!((reactor.listed_count(), asked_count()), (0, 4));
+        for index in [4, 3, 0, 5] {
+            reactor.remove(index);
+        }
+        assert_eq!(asked_count(), 0);
+    }
+
+    #[test]
+    fn an_event_takes_an_idle_connection_from_its_list_and_leaves_a_head_where_it_is() {
+        let mut reactor = reactor(4);
+        reactor.list(0, Waiting::Idle);
+        reactor.list(1, Waiting::Idle);
+        reactor.list(2, Waiting::Head);
+        reactor.list(3, Waiting::Head);
+        for index in [0, 2] {
+            assert_eq!(reactor.apply(event(&reactor, index)).0, u64::from(index));
+        }
+        reactor.wait_read(2, 2);
+        reactor.list(2, Waiting::Head);
+        assert_eq!(asked(&mut reactor), [1, 2, 3]);
+        (0..4).for_each(|index| reactor.remove(index));
+    }
+
+    #[test]
+    fn what_is_asked_can_stay() {
+        let mut reactor = reactor(2);
+        reactor.list(0, Waiting::Idle);
+        reactor.list(1, Waiting::Head);
+        assert_eq!(asked(&mut reactor), [0, 1]);
+        assert_eq!(reactor.flags(0) & (ASKED | READ), ASKED | READ);
+        reactor.unlist(0);
+        reactor.wait_read(1, 1);
+        reactor.list(1, Waiting::Head);
+        assert_eq!((asked_count(), reactor.listed_count(), reactor.flags(0) & ASKED), (0, 1, 0));
+        assert_eq!(asked(&mut reactor), [1]);
+        (0..2).for_each(|index| reactor.remove(index));
+        assert_eq!(asked_count(), 0);
+    }
+
+    /// The links stand where a waiting writer would: neither may take the other for its own.
+    #[test]
+    fn links_and_writers_do_not_mix() {
+        let mut reactor = reactor(3);
+        (0..3).for_each(|index| reactor.list(index, Waiting::Idle));
+        let writable = epoll::Event { readable: false, writable: true, ..event(&reactor, 1) };
+        assert_eq!(reactor.apply(writable), (NOBODY, NOBODY));
+        reactor.wait_write(1, 77);
+        assert_eq!(reactor.listed_count(), 2);
+        assert_eq!(reactor.apply(writable).1, 77);
+        assert_eq!(asked(&mut reactor), [0, 2]);
+        (0..3).for_each(|index| reactor.remove(index));
+    }
+
+    #[test]
+    fn agrees_with_a_list_that_is_simple() {
+        let mut random = 1u64;
+        let mut next = move |end: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % end
+        };
+        let mut reactor = reactor(64);
+        let mut model: Vec<u32> = Vec::new();
+        for _ in 0..20_000 {
+            let index = next(64) as u32;
+            match next(4) {
+                0 | 1 => {
+                    reactor.wait_read(index, u64::from(index));
+                    reactor.list(index, Waiting::Idle);
+                    if !model.contains(&index) {
+                        model.push(index);
+                    }
+                }
+                2 => {
+                    reactor.unlist(index);
+                    model.retain(|other| *other != index);
+                }
+                _ => {
+                    let oldest = (!model.is_empty()).then(|| model.remove(0));
+                    assert_eq!(reactor.ask_oldest(), oldest.map(u64::from));
+                    oldest.iter().for_each(|index| reactor.unlist(*index));
+                }
+            }
+            assert_eq!(reactor.listed_count(), model.len());
+        }
+        (0..64).for_each(|index| reactor.remove(index));
     }
 }

@@ -1,4 +1,4 @@
-//! Counters: the process-wide seven of `stub_status`, and a slot of words for every named server, upstream and peer.
+//! Counters: the process-wide ones of `stub_status`, and a slot of words for every named server, upstream and peer.
 //!
 //! Sums are added by all workers to one word; what is held (active) is counted per lane, so that a worker that dies
 //! takes its share with it. Slots are found by the fingerprint of their kind and name: a reload finds the same
@@ -12,7 +12,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use super::area::{Area, Header, SLOT_WORDS, SLOTS, area, fingerprint};
 use super::lanes::{self, TOTALS};
 
-/// The counters of the whole process tree. The last four are gauges: what is held now.
+/// The counters of the whole process tree. The four from `Active` on are gauges: what is held now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Total {
     Accepted = 0,
@@ -22,10 +22,12 @@ pub enum Total {
     Reading = 4,
     Writing = 5,
     Waiting = 6,
+    /// Connections that only waited and were asked to close, so that others had room.
+    Reused = 7,
 }
 
 impl Total {
-    pub const ALL: [Total; 7] = [
+    pub const ALL: [Total; 8] = [
         Total::Accepted,
         Total::Handled,
         Total::Requests,
@@ -33,10 +35,11 @@ impl Total {
         Total::Reading,
         Total::Writing,
         Total::Waiting,
+        Total::Reused,
     ];
 }
 
-/// Adds to a sum (`Accepted`, `Handled`, `Requests`).
+/// Adds to a sum (`Accepted`, `Handled`, `Requests`, `Reused`).
 ///
 /// For the thread of the worker's loop only, here and for the gauges: nobody else writes to its lane, so that no
 /// locked instruction is needed.
@@ -56,6 +59,16 @@ pub fn enter(gauge: Total) {
 #[inline]
 pub fn leave(gauge: Total) {
     add(gauge, 1u64.wrapping_neg());
+}
+
+/// One that was held as `from` is held as `to`.
+#[inline]
+pub fn pass(from: Total, to: Total) {
+    let words = lanes::my_words();
+    for (gauge, change) in [(from, 1u64.wrapping_neg()), (to, 1)] {
+        let word = &words[TOTALS + gauge as usize];
+        word.store(word.load(Relaxed).wrapping_add(change), Relaxed);
+    }
 }
 
 /// The sum of a counter over all workers, those that are gone included.

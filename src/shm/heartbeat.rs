@@ -1,6 +1,7 @@
-//! A worker's sign of life: one word that says "awake since" or "asleep", and what it did last.
+//! A worker's sign of life: one word that says "awake since" or "asleep", what it did last, and whether it has room.
 //!
-//! The worker writes after and before each epoll_wait, two plain stores; the master reads (the watchdog).
+//! The worker writes after and before each epoll_wait, two plain stores; the master reads (the watchdog). All of it is
+//! a hint: a worker that lies about itself loses its share of new connections, or keeps one that it does not serve.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -10,6 +11,7 @@ use super::lanes::{self, GENERATION, Lane, OWNER};
 
 const BEAT: usize = 2;
 const EVENT: usize = 3;
+const FULL: usize = 6;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -29,6 +31,8 @@ pub struct Heartbeat {
     pub generation: u64,
     /// What `event` was last told; its meaning is the worker's.
     pub last_event: u64,
+    /// It can take no more connections: its siblings should get them.
+    pub is_full: bool,
 }
 
 /// This worker's turn began: `now_ms` is monotonic.
@@ -47,6 +51,11 @@ pub fn asleep() {
 #[inline]
 pub fn event(what: u64) {
     lanes::my_words()[EVENT].store(what, Relaxed);
+}
+
+/// Tells whether this worker can take more connections.
+pub fn set_full(is_full: bool) {
+    lanes::my_words()[FULL].store(u64::from(is_full), Relaxed);
 }
 
 pub fn read(lane: Lane) -> Heartbeat {
@@ -78,12 +87,14 @@ fn read_words(words: &[AtomicU64; LANE_WORDS]) -> Heartbeat {
         pid: words[OWNER].load(Acquire) as u32,
         generation: words[GENERATION].load(Relaxed),
         last_event: words[EVENT].load(Relaxed),
+        is_full: words[FULL].load(Relaxed) != 0,
     }
 }
 
 pub(super) fn clear(words: &[AtomicU64; LANE_WORDS]) {
     words[BEAT].store(0, Relaxed);
     words[EVENT].store(0, Relaxed);
+    words[FULL].store(0, Relaxed);
 }
 
 #[cfg(test)]
@@ -105,7 +116,9 @@ mod tests {
         assert_eq!((read_words(words).pid, read_words(words).generation), (std::process::id(), 8));
         awake_in(words, 1234);
         words[EVENT].store(9, Relaxed);
+        words[FULL].store(1, Relaxed);
         assert_eq!((seen(), read_words(words).last_event), ((State::Awake, 1234), 9));
+        assert!(read_words(words).is_full);
         asleep_in(words);
         assert_eq!(seen(), (State::Asleep, 1234));
         lanes::give_in(&area, lane);
@@ -113,5 +126,6 @@ mod tests {
             (seen(), read_words(words).pid, read_words(words).last_event),
             ((State::Starting, 0), 0, 0)
         );
+        assert!(!read_words(words).is_full);
     }
 }

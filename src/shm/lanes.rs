@@ -5,8 +5,8 @@
 //! alone (`master/lanes.rs`): every worker can write any of these words, so they are to be shown and summed up, and
 //! nothing about a process's life is decided by them. Words of a lane:
 //! ```text
-//! 0 owner (pid)  1 generation  2 heartbeat  3 last event  4 worker number  5 claim  6–7 –   | one cache line
-//! 8 accepted  9 handled  10 requests  11 active  12 reading  13 writing  14 waiting  15 –
+//! 0 owner (pid)  1 generation  2 heartbeat  3 last event  4 worker number  5 claim  6 full  7 –   | one cache line
+//! 8 accepted  9 handled  10 requests  11 active  12 reading  13 writing  14 waiting  15 reused
 //! ```
 
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -137,7 +137,7 @@ mod tests {
         area.active(lane.number(), 40_000).store(3, Relaxed);
         give_in(&area, lane);
         let left = Total::ALL.map(|total| words[TOTALS + total as usize].load(Relaxed));
-        assert_eq!(left, [5, 5, 5, 0, 0, 0, 0]);
+        assert_eq!(left, [5, 5, 5, 0, 0, 0, 0, 5]);
         assert_eq!(area.active(lane.number(), 40_000).load(Relaxed), 0);
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! One stack per group and worker, the freshest on top, because it is the least likely to be closed by its
 //! peer. One task per group watches them all: it closes what the peer closed or spoke on unasked, what is
-//! idle for too long, and everything when the worker leaves. Taking and giving costs no system call.
+//! idle for too long, and everything when the worker leaves. Taking and giving costs no system call. Where the worker is
+//! short of descriptors or of places, those that have been idle longest are closed, group by group.
 //! Behaviour: nginx.org, `keepalive` of ngx_http_upstream_module.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
-use crate::net::drain;
+use crate::net::open::Place;
+use crate::net::{drain, room};
 use crate::runtime::{self, Io, Timer};
 use crate::upstream::group::Keepalive;
 use crate::upstream::peer::Peer;
@@ -19,6 +21,8 @@ use crate::upstream::peer::Peer;
 #[derive(Debug)]
 pub struct Connection {
     pub io: Io,
+    /// Counts it among the worker's connections.
+    pub place: Place,
     pub peer: Rc<Peer>,
     /// Who may use it again, where connections are `local`: the location that opened it.
     pub tag: usize,
@@ -45,6 +49,37 @@ struct State {
     watcher: RefCell<Option<Waker>>,
     /// The watching task has a timer that ends no later than the first wait does.
     is_timed: Cell<bool>,
+}
+
+thread_local! {
+    /// The groups whose idle connections are watched.
+    static WATCHED: RefCell<Vec<Weak<State>>> = const { RefCell::new(Vec::new()) };
+    /// Which of them closes its longest idle one next.
+    static NEXT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Closes up to `count` idle connections, one of each group in turn. Returns how many.
+fn close_idle(count: usize) -> usize {
+    let mut closed = 0;
+    // Out of the cell while connections close.
+    let watched = WATCHED.take();
+    let first = NEXT.get();
+    for step in 0..watched.len() {
+        if closed == count {
+            break;
+        }
+        let index = first.wrapping_add(step) % watched.len();
+        let Some(state) = watched[index].upgrade() else { continue };
+        let oldest = {
+            let mut idle = state.idle.borrow_mut();
+            (!idle.is_empty()).then(|| idle.remove(0))
+        };
+        closed += usize::from(oldest.is_some());
+        NEXT.set(index + 1);
+        drop(oldest);
+    }
+    WATCHED.with_borrow_mut(|list| drop(list.splice(0..0, watched)));
+    closed
 }
 
 /// The idle connections of one group.
@@ -117,6 +152,11 @@ impl Pool {
 
 /// Watches the idle connections of one group until the worker leaves.
 async fn watch(state: Rc<State>, timeout_ms: u64) {
+    room::on_shortage(close_idle);
+    WATCHED.with_borrow_mut(|list| {
+        list.retain(|state| state.strong_count() > 0);
+        list.push(Rc::downgrade(&state));
+    });
     let mut timer = Timer::new();
     poll_fn(|cx| {
         if drain::mode() != drain::Mode::Serving {

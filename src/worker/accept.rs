@@ -1,5 +1,9 @@
 //! Accepting from the leased slots, and pausing where the worker can hold no more.
 //!
+//! At the limit a client that waits in the queue gets the place of a connection that only waits. Where there is none the
+//! worker is *full*: it pauses, and says so in shared memory, so that the master steers new connections to its siblings
+//! (`master/watchdog.rs`).
+//!
 //! Touches: listening sockets, which it never closes for others: it stops looking at them. Only where there is no
 //! master it ends listening itself.
 
@@ -7,14 +11,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::Poll;
 
 use crate::http::Service;
 use crate::log;
-use crate::net::open;
+use crate::net::{open, room};
 use crate::runtime::{self, Acceptor, race, sleep};
+use crate::shm::heartbeat;
 use crate::sys::socket;
 use crate::worker::control::SlotIndex;
 
@@ -41,13 +46,18 @@ pub struct Leases {
     slots: Vec<Slot>,
     /// By slot: set when the accepting task shall end.
     active: RefCell<HashMap<SlotIndex, Rc<Cell<bool>>>>,
-    limit: usize,
+}
+
+thread_local! {
+    /// The siblings are told that they should take this worker's share.
+    static IS_FULL: Cell<bool> = const { Cell::new(false) };
+    /// Because descriptors or memory have run out.
+    static IS_SHORT: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Leases {
-    /// `limit`: client connections that may be open at one time.
-    pub fn new(slots: Vec<Slot>, limit: usize) -> Self {
-        Self { slots, active: RefCell::default(), limit }
+    pub fn new(slots: Vec<Slot>) -> Self {
+        Self { slots, active: RefCell::default() }
     }
 
     /// Begins to accept from a slot. A slot that is leased already, or unknown, is left alone.
@@ -62,7 +72,7 @@ impl Leases {
             Ok(acceptor) => {
                 let stop = Rc::new(Cell::new(false));
                 self.active.borrow_mut().insert(index, stop.clone());
-                runtime::spawn(accept(acceptor, service, slot.listen, stop, self.limit));
+                runtime::spawn(accept(acceptor, service, slot.listen, stop));
             }
             Err(error) => {
                 log::alert!(
@@ -88,7 +98,7 @@ impl Leases {
         for (index, stop) in self.active.borrow_mut().drain() {
             stop.set(true);
             if let (Some(slot), Some(service)) = (self.slots.get(index as usize), service) {
-                drain(slot, service, self.limit.saturating_sub(open::count()));
+                drain(slot, service, room::limit().saturating_sub(open::total()));
             }
         }
         runtime::wake_all();
@@ -112,21 +122,8 @@ fn drain(slot: &Slot, service: Service, limit: usize) {
     }
 }
 
-async fn accept(acceptor: Acceptor, service: Service, listen: usize, stop: Rc<Cell<bool>>, limit: usize) {
+async fn accept(acceptor: Acceptor, service: Service, listen: usize, stop: Rc<Cell<bool>>) {
     loop {
-        if open::count() >= limit {
-            log::warn!(
-                log::process(),
-                &(),
-                "{limit} worker_connections are open, accepting pauses: raise \"worker_connections\" or \
-                 \"worker_rlimit_nofile\", or add workers"
-            );
-            acceptor.pause();
-            poll_fn(|cx| if stop.get() { Poll::Ready(()) } else { open::poll_below(limit, cx) }).await;
-        }
-        if stop.get() {
-            return;
-        }
         if let Err(error) = acceptor.resume() {
             log::alert!(
                 log::process(),
@@ -136,6 +133,9 @@ async fn accept(acceptor: Acceptor, service: Service, listen: usize, stop: Rc<Ce
             );
             return;
         }
+        if open::total() >= room::limit() && !has_room(&acceptor, &stop).await {
+            continue;
+        }
         let accepted = poll_fn(|cx| {
             if stop.get() {
                 return Poll::Ready(None);
@@ -144,33 +144,89 @@ async fn accept(acceptor: Acceptor, service: Service, listen: usize, stop: Rc<Ce
         });
         match accepted.await {
             None => return,
-            Some(Ok((fd, peer))) => service.open(fd, peer, listen),
+            Some(Ok((fd, peer))) => {
+                let number = fd.as_raw_fd();
+                service.open(fd, peer, listen);
+                room::client_has_come(number);
+            }
             Some(Err(error)) => {
+                if room::is_shortage(&error) && room::free_descriptors(&error).await {
+                    continue;
+                }
                 report(&error);
                 acceptor.pause();
-                let before = open::count();
-                let something_closes = poll_fn(|cx| open::poll_below(before.max(1), cx));
-                race(something_closes, sleep(PAUSE_MS)).await;
+                pause_after(&error, &stop).await;
             }
         }
     }
 }
 
-fn report(error: &io::Error) {
-    use nix::libc::{EMFILE, ENFILE};
-    match error.raw_os_error() {
-        Some(EMFILE) => log::crit!(
-            log::process(),
-            &(),
-            "accept4() failed {}, accepting pauses: raise \"worker_rlimit_nofile\"",
-            log::Cause(error)
-        ),
-        Some(ENFILE) => log::crit!(
-            log::process(),
-            &(),
-            "accept4() failed {}, accepting pauses: raise the system's fs.file-max",
-            log::Cause(error)
-        ),
-        _ => log::error!(log::process(), &(), "accept4() failed {}", log::Cause(error)),
+/// Waits at the limit for somebody in the queue, and makes room for them. False: nothing gave way, and the worker has
+/// been full until now; or accepting stops.
+async fn has_room(acceptor: &Acceptor, stop: &Cell<bool>) -> bool {
+    let is_below = || open::total() < room::limit();
+    poll_fn(|cx| match acceptor.poll_incoming(cx) {
+        Poll::Pending => open::poll_change(|| stop.get() || is_below(), cx),
+        ready => ready,
+    })
+    .await;
+    if stop.get() || room::make_room_for_client().await {
+        return true;
     }
+    become_full();
+    acceptor.pause();
+    poll_fn(|cx| open::poll_change(|| stop.get() || is_below() || runtime::waiting_count() > 0, cx)).await;
+    false
+}
+
+/// Accepting rests after a failure: until something closes, or for a while.
+async fn pause_after(error: &io::Error, stop: &Cell<bool>) {
+    if room::is_shortage(error) {
+        IS_SHORT.set(true);
+        become_full();
+    }
+    let before = open::closed_count();
+    let something_closes =
+        poll_fn(|cx| open::poll_change(|| stop.get() || open::closed_count() != before, cx));
+    race(something_closes, sleep(PAUSE_MS)).await;
+}
+
+fn become_full() {
+    if IS_FULL.replace(true) {
+        return;
+    }
+    if !IS_SHORT.get() {
+        let limit = room::limit();
+        log::warn!(
+            log::process(),
+            &(),
+            "{limit} worker_connections are not enough, accepting pauses: raise \"worker_connections\" or \
+             \"worker_rlimit_nofile\", or add workers"
+        );
+    }
+    heartbeat::set_full(true);
+    runtime::spawn(recover());
+}
+
+/// Takes this worker's share back once there is room for more than the next client.
+async fn recover() {
+    loop {
+        poll_fn(|cx| open::poll_change(room::has_slack, cx)).await;
+        if !IS_SHORT.replace(false) {
+            break;
+        }
+        sleep(PAUSE_MS).await;
+        IS_SHORT.set(!room::has_descriptors());
+    }
+    IS_FULL.set(false);
+    heartbeat::set_full(false);
+}
+
+fn report(error: &io::Error) {
+    if !room::is_shortage(error) {
+        log::error!(log::process(), &(), "accept4() failed {}", log::Cause(error));
+        return;
+    }
+    let remedy = room::remedy(error.raw_os_error().unwrap_or(0));
+    log::crit!(log::process(), &(), "accept4() failed {}, accepting pauses: {remedy}", log::Cause(error));
 }

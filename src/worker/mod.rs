@@ -26,7 +26,7 @@ use nix::libc::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIG
 use crate::http::{Handover, Hooks, Service};
 use crate::log;
 use crate::net::drain::{self, Mode};
-use crate::net::open;
+use crate::net::{open, room};
 use crate::runtime::{self, Io, Runtime, Timer};
 use crate::shm::{behind, heartbeat};
 use crate::sys::msg;
@@ -158,7 +158,8 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     };
     let hooks = Hooks { hand_over: Box::new(hand_over), learned: Rc::new(learned) };
     let service = config.http.as_ref().map(|http| Service::new(http, hooks));
-    let leases = Leases::new(seat.slots, connection_limit(config));
+    room::set_limits(connection_limit(config), process::nofile());
+    let leases = Leases::new(seat.slots);
     if let Some(service) = service {
         seat.leased.iter().for_each(|slot| leases.add(*slot, service));
     }
@@ -381,8 +382,8 @@ fn urgency(number: i32) -> u8 {
     }
 }
 
-/// Client connections that fit this worker: `worker_connections`, and no more than descriptors are left for,
-/// since a proxied client needs one for its upstream too.
+/// Connections that fit this worker: `worker_connections`, and no more than three quarters of the descriptors that are
+/// left: files and pipes need some too.
 fn connection_limit(config: &Config) -> usize {
     let used = std::fs::read_dir("/proc/self/fd").map_or(64, Iterator::count);
     let left = usize::try_from(process::nofile()).unwrap_or(usize::MAX).saturating_sub(used + 32);

@@ -213,7 +213,7 @@ pub static MAIN: &[Row] = &[
         Context::EVENTS,
         (1, u32::MAX as u64),
         |s| &mut s.worker_connections,
-        "Client connections of a worker; accepting pauses there; 512.",
+        "Connections of a worker, those to upstream servers included; at the limit those that only wait are closed, oldest first, and the last sixteenth is for clients alone; above three quarters client_header_timeout and keepalive_timeout are a quarter of what they say; 512.",
     ),
     keyword(
         "use",

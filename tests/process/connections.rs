@@ -80,10 +80,12 @@ http {
         return; // nginx closes idle ones or refuses
     }
     let daemon = Setup::new(conf).level("notice").start();
-    let mut clients: Vec<Client> = (0..64).map(|_| Client::connect(daemon.port(0))).collect();
-    for client in &mut clients {
+    let ask = || {
+        let mut client = Client::connect(daemon.port(0));
         client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    }
+        client
+    };
+    let mut clients: Vec<Client> = (0..64).map(|_| ask()).collect();
     for client in &mut clients {
         assert_eq!(client.response().text(), "here\n");
     }

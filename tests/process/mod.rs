@@ -21,6 +21,7 @@ mod reload;
 mod reload_load;
 mod reload_logs;
 mod respawn;
+mod room;
 mod root_files;
 mod shutdown_timeout;
 mod signals;

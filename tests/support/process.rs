@@ -6,6 +6,19 @@ use std::path::Path;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
+/// Sets the number of descriptors that a process may have.
+pub fn limit_descriptors(pid: i32, count: u32) {
+    let limit = format!("--nofile={count}:");
+    let status = std::process::Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status();
+    assert!(status.expect("prlimit runs").success());
+}
+
+/// Leaves a process the descriptors that it has, and not one more.
+pub fn close_table(pid: i32) {
+    let is_free = |number: &u32| !Path::new(&format!("/proc/{pid}/fd/{number}")).exists();
+    limit_descriptors(pid, (0..).find(is_free).expect("some number is free"));
+}
+
 /// The direct children of a process, lowest pid first.
 pub fn children(pid: i32) -> Vec<i32> {
     let mut found = BTreeSet::new();

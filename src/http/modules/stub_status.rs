@@ -32,6 +32,8 @@ pub static VARIABLES: &[Variable] = &[
     variable("connections_reading", |_, _, out| write!(out, "{}", total(Total::Reading)).is_ok()),
     variable("connections_writing", |_, _, out| write!(out, "{}", total(Total::Writing)).is_ok()),
     variable("connections_waiting", |_, _, out| write!(out, "{}", total(Total::Waiting)).is_ok()),
+    // no line of its own on the page, which others parse
+    variable("connections_reused", |_, _, out| write!(out, "{}", total(Total::Reused)).is_ok()),
 ];
 
 impl Merge for Conf {
@@ -59,7 +61,7 @@ pub fn content(request: &mut Request) -> Verdict {
     if !is_get_or_head(request.method) {
         return Verdict::Done(Reply::Status(405));
     }
-    let [accepted, handled, requests, active, reading, writing, waiting] = Total::ALL.map(total);
+    let [accepted, handled, requests, active, reading, writing, waiting, _] = Total::ALL.map(total);
     let page = format!(
         "Active connections: {active} \nserver accepts handled requests\n {accepted} {handled} {requests} \n\
          Reading: {reading} Writing: {writing} Waiting: {waiting} \n"

@@ -22,6 +22,7 @@ use crate::http::modules::resolver;
 use crate::log::{self, Logger};
 use crate::net::resolver::Resolver;
 use crate::net::address::{self, Address, Host};
+use crate::net::open::Place;
 use crate::proto::h1::response::ResponseHead;
 use crate::runtime;
 use crate::runtime::Io;
@@ -469,7 +470,7 @@ pub struct Trace {
     head: Option<Rc<Head>>,
     /// Lines behind the body of the last answer, each ended by CRLF.
     pub trailers: Vec<u8>,
-    tunnel: Option<Io>,
+    tunnel: Option<(Io, Place)>,
     /// `X-Accel-Buffering: yes` or `no`, unless it is ignored.
     pub buffering: Option<bool>,
     /// `$proxy_host` and `$proxy_port`, where `proxy_pass` has variables.
@@ -580,12 +581,12 @@ impl Trace {
         self.last().ended_us = Some(runtime::now_us());
     }
 
-    pub fn set_tunnel(&mut self, io: Io) {
-        self.tunnel = Some(io);
+    pub fn set_tunnel(&mut self, io: Io, place: Place) {
+        self.tunnel = Some((io, place));
     }
 
     /// The connection to the upstream that has switched protocols.
-    pub fn take_tunnel(&mut self) -> Option<Io> {
+    pub fn take_tunnel(&mut self) -> Option<(Io, Place)> {
         self.tunnel.take()
     }
 }

@@ -16,6 +16,7 @@ use crate::http::request::Request;
 use crate::http::upstream::outgoing::{Outgoing, SendFault};
 use crate::log::{self, Cause};
 use crate::net::connect::{Options, connect};
+use crate::net::room;
 use crate::proto::h1::request::Progress;
 use crate::proto::h1::response::{self, ResponseHead, Seen};
 use crate::runtime::buffer::Buffer;
@@ -109,8 +110,17 @@ pub async fn open(
     request.upstream.action = Some(Action::Connecting);
     let started_us = runtime::now_us();
     let options = local.as_deref().unwrap_or(conf.connect_options());
-    let io = match timeout(conf.connect_timeout_ms(), connect(&peer.address, options)).await {
+    let Some(place) = room::for_upstream().await else { return Err(no_place()) };
+    let mut connected = timeout(conf.connect_timeout_ms(), connect(&peer.address, options)).await;
+    if let Ok(Err(error)) = &connected
+        && room::is_shortage(error)
+        && Box::pin(room::free_descriptors(error)).await
+    {
+        connected = Box::pin(timeout(conf.connect_timeout_ms(), connect(&peer.address, options))).await;
+    }
+    let io = match connected {
         Ok(Ok(io)) => io,
+        Ok(Err(error)) if room::is_shortage(&error) => return Err(no_descriptors(&error)),
         Ok(Err(error)) => return Err(fail(Fault::Error, Reason::System("connect()", error))),
         Err(_) => {
             return Err(fail(Fault::Timeout, Reason::Text("upstream timed out (110: Connection timed out)")));
@@ -118,7 +128,24 @@ pub async fn open(
     };
     request.upstream.last().connect_us = Some(runtime::now_us().saturating_sub(started_us));
     let opened_ms = runtime::now_ms();
-    Ok(Connection { io, peer: Rc::clone(peer), tag, requests: 1, opened_ms, is_single, reused: false })
+    Ok(Connection { io, place, peer: Rc::clone(peer), tag, requests: 1, opened_ms, is_single, reused: false })
+}
+
+/// The worker can hold no more connections. No other peer could help, and this one has done nothing wrong.
+#[cold]
+fn no_place() -> Stop {
+    let limit = room::limit();
+    Stop::Request(Error::ours(format!(
+        "{limit} worker_connections are not enough while connecting to upstream: raise \"worker_connections\" or \
+         \"worker_rlimit_nofile\""
+    )))
+}
+
+#[cold]
+fn no_descriptors(error: &io::Error) -> Stop {
+    let remedy = room::remedy(error.raw_os_error().unwrap_or(0));
+    let cause = format!("socket() failed {} while connecting to upstream: {remedy}", Cause(error));
+    Stop::Request(Error::ours(cause))
 }
 
 /// How the connection of one request is opened, where `proxy_bind` has variables. As in nginx an empty value binds

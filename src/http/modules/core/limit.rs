@@ -107,6 +107,11 @@ impl Conf {
         self.client_header_min_rate.get(Some(HEADER_MIN_RATE))
     }
 
+    /// The rate below which an unfinished head gives way to others, also where it may be as slow as it likes.
+    pub fn client_header_least_rate(&self) -> MinRate {
+        self.client_header_min_rate().unwrap_or(HEADER_MIN_RATE)
+    }
+
     pub fn client_body_min_rate(&self) -> Option<MinRate> {
         self.client_body_min_rate.get(Some(BODY_MIN_RATE))
     }
