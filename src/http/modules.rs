@@ -245,7 +245,10 @@ pub fn table() -> &'static Table<Partial, Cx> {
 
 /// The variable of exactly this name that a module declares.
 pub fn variable_named(name: &str) -> Option<&'static Variable> {
-    VARIABLES.iter().flat_map(|list| list.iter()).find(|variable| !variable.prefix && variable.name == name)
+    VARIABLES
+        .iter()
+        .flat_map(|list| list.iter())
+        .find(|variable| !variable.prefix && variable.name.eq_ignore_ascii_case(name))
 }
 
 fn complete<C: BlockConf>(

@@ -48,6 +48,14 @@ impl Script {
         Ok(Self { parts: parts.into(), span })
     }
 
+    /// The variable that a word names with all that stands behind its `$`, as in `if ($arg_go-get)`: there is no text
+    /// beside it, and `$1` is a name too. Whether there is such a variable is checked when everything is read.
+    pub fn variable(word: &Word, cx: &mut Cx) -> Self {
+        let name = word.text.strip_prefix('$').unwrap_or(&word.text);
+        let parts = [Part::Variable(cx.variables.reference(name, word.span))];
+        Self { parts: parts.into(), span: word.span }
+    }
+
     /// Appends the value to `out`. Variables without a value add nothing.
     pub fn evaluate(&self, request: &mut Request, out: &mut Vec<u8>) {
         for part in &self.parts {

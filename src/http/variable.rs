@@ -4,6 +4,7 @@
 //! slots, whose values a request keeps.
 //! Behaviour: nginx.org, "Alphabetical index of variables".
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::config::{Diagnostic, Diagnostics, Span, Word};
@@ -194,7 +195,9 @@ impl Registry {
         }
     }
 
+    /// Names of variables have no case, as in nginx.
     fn entry(&mut self, name: &str) -> VariableId {
+        let name = &*lower(name);
         if let Some(&id) = self.by_name.get(name) {
             return VariableId(id);
         }
@@ -212,6 +215,14 @@ impl Registry {
     }
 }
 
+fn lower(name: &str) -> Cow<'_, str> {
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        name.to_ascii_lowercase().into()
+    } else {
+        name.into()
+    }
+}
+
 impl Variable {
     fn matches(&self, name: &str) -> bool {
         if self.prefix { name.starts_with(self.name) } else { name == self.name }
@@ -220,6 +231,7 @@ impl Variable {
 
 /// Appends the value of a variable that is asked for by its name; false: it has none, or there is no such variable.
 pub fn by_name(request: &mut Request, name: &str, out: &mut Vec<u8>) -> bool {
+    let name = &*lower(name);
     if let Some(id) = request.config.variables.by_name.get(name) {
         return request.variable(VariableId(*id), out);
     }

@@ -2,7 +2,7 @@
 //!
 //! A second server of the same daemon stands for the backend and says what it was asked for.
 
-use crate::support::{Daemon, Setup, get};
+use crate::support::{Daemon, Setup, fetch, get};
 
 const CONF: &str = r#"
 http {
@@ -159,4 +159,28 @@ fn error_pages_roots_and_breaks_inside_an_if() {
     assert_eq!(get(daemon.port(0), "/root/x?if=1").text(), "other");
     assert_eq!(get(daemon.port(0), "/broken").text(), "not broken");
     assert_eq!(get(daemon.port(0), "/broken?if=1").text(), "there");
+}
+
+#[test]
+fn the_whole_word_behind_the_dollar_is_a_name() {
+    let conf = r#"http { server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location /a { if ($arg_go-get) { return 200 yes; } return 200 no; }
+        location /b { if ($cookie_my-c.d ~ x) { return 200 yes; } return 200 no; }
+        location /c { if ($ARG_X = 1) { return 200 yes; } return 200 no; }
+    } }"#;
+    let daemon = Daemon::start(conf);
+    let cases = [("/a", "no"), ("/a?go-get=1", "yes"), ("/a?go=1", "no"), ("/c?x=1", "yes")];
+    for (path, expected) in cases {
+        assert_eq!(get(daemon.port(0), path).text(), expected, "{path}");
+    }
+    let with_cookie = "GET /b HTTP/1.1\r\nHost: a\r\nCookie: my-c.d=x\r\nConnection: close\r\n\r\n";
+    assert_eq!(fetch(daemon.port(0), with_cookie).text(), "yes");
+    for name in ["host$uri", "{host}", "host=a", "1"] {
+        let conf =
+            format!("http {{ server {{ listen 127.0.0.1:%%PORT_0%%; if (${name}) {{ return 404; }} }} }}");
+        let refused = Setup::new(&conf).run(&["-t"]);
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(told.contains(&format!("unknown \"{name}\" variable")), "{told}");
+    }
 }

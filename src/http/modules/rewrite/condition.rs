@@ -48,7 +48,10 @@ impl Condition {
     /// Reads the words between `(` and `)`, which may stand apart from their neighbours or not.
     pub fn compile(node: &Node, cx: &mut Cx) -> Result<Self, Diagnostic> {
         let words = between_brackets(node)?;
-        let Some(first) = words.first() else { return Err(invalid(&node.args[0])) };
+        let Some(first) = words.first() else {
+            let last = node.args.len() - 1;
+            return Err(Diagnostic::error(node.arg_span(last), "invalid condition \")\"").help(HELP));
+        };
         if first.text.len() > 1 && first.text.starts_with('$') {
             return Self::of_variable(&words, cx);
         }
@@ -71,7 +74,7 @@ impl Condition {
         if words.len() != 1 && words.len() != 3 {
             return Err(invalid(&words[0]));
         }
-        let subject = Script::compile(&words[0], cx)?;
+        let subject = Script::variable(&words[0], cx);
         let [_, operator, value] = words else {
             return Ok(Self { subject, test: Test::True, is_negated: false });
         };
@@ -162,6 +165,7 @@ fn between_brackets(node: &Node) -> Result<Vec<Word>, Diagnostic> {
 }
 
 fn invalid(word: &Word) -> Diagnostic {
-    let diagnostic = Diagnostic::error(word.span, format!("invalid condition \"{}\"", word.text));
-    diagnostic.help("write ($variable), ($variable = text), ($variable ~ expression) or (-f path)")
+    Diagnostic::error(word.span, format!("invalid condition \"{}\"", word.text)).help(HELP)
 }
+
+const HELP: &str = "write ($variable), ($variable = text), ($variable ~ expression) or (-f path)";
