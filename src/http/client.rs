@@ -373,11 +373,11 @@ fn render_head(request: &Request, framing: Framing, out: &mut Vec<u8>) {
         HEAD_BYTES + usize::try_from(response.content_length.unwrap_or(0)).unwrap_or(0).min(JOINED_MAX),
     );
     encode::status_line(response.status, reason_of(response), out);
-    // Those of an upstream that `proxy_pass_header` lets through stand instead of ours.
-    if response.headers.get(Id::Server).is_none() {
+    // Those of an upstream that `proxy_pass_header` lets through stand instead of ours, also where there are none.
+    if response.headers.get(Id::Server).is_none() && !response.omits.server {
         out.extend_from_slice(if core.server_tokens() { SERVER_FULL } else { SERVER_SHORT }.as_bytes());
     }
-    if response.headers.get(Id::Date).is_none() {
+    if response.headers.get(Id::Date).is_none() && !response.omits.date {
         out.extend_from_slice(b"Date: ");
         log::format::http_date(clock::wall_seconds(), out);
         out.extend_from_slice(b"\r\n");

@@ -19,6 +19,8 @@ pub struct Response {
     /// The field that stands before `Connection`, as nginx writes them: the `Last-Modified` of a file, the `Location` that
     /// was made absolute. Those of an upstream stay in its order.
     pub first: Option<Id>,
+    /// What stays out of the head unless it is among the fields.
+    pub omits: Omits,
     /// Parts of it may be asked for; the module `ranges` sees to it.
     pub allows_ranges: bool,
     /// The client has it already: a 304 of our own, until its head is sent with type and length of the 200 that it stands
@@ -28,6 +30,14 @@ pub struct Response {
     pub has_trailers: bool,
     /// Lines that each end with CRLF.
     pub trailers: Vec<u8>,
+}
+
+/// Fields that every response of ours has, and one of an upstream only if it brings them, where the configuration passes
+/// the upstream's on (`proxy_pass_header Server`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Omits {
+    pub server: bool,
+    pub date: bool,
 }
 
 impl Response {

@@ -1,6 +1,6 @@
 //! `proxy_set_header` and the fields that go from client to origin and back.
 
-use crate::support::{Daemon, Origin, Setup, fetch, get};
+use crate::support::{Client, Daemon, Origin, Setup, fetch, get};
 
 const CONF: &str = r#"
 http {
@@ -103,6 +103,34 @@ fn proxy_pass_header_lets_the_origin_name_itself() {
     let response = get(daemon.port(0), "/");
     assert_eq!((response.all("server").len(), response.all("date").len()), (1, 1));
     assert_ne!(response.header("server"), Some("theirs"));
+}
+
+#[test]
+fn proxy_pass_header_adds_nothing_of_ours_where_the_origin_is_silent() {
+    let origin = Origin::replying(|request| match request.header("upgrade") {
+        Some(_) => b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n".to_vec(),
+        None => b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx".to_vec(),
+    });
+    let conf = r#"
+    http {
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection $http_connection;
+        server {
+            listen 127.0.0.1:%%PORT_0%%;
+            location / { proxy_pass_header Server; proxy_pass http://%%ORIGIN%%; }
+            location /both { proxy_pass_header Server; proxy_pass_header Date; proxy_pass http://%%ORIGIN%%; }
+        }
+    }
+    "#;
+    let daemon = Setup::new(conf).set("ORIGIN", origin.address()).start();
+    let ours = |path: &str, fields: &str| {
+        let mut client = Client::connect(daemon.port(0));
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+        let head = client.response();
+        (head.all("server").len(), head.all("date").len())
+    };
+    assert_eq!((ours("/", ""), ours("/both", "")), ((0, 1), (0, 0)));
+    assert_eq!(ours("/both", "Connection: upgrade\r\nUpgrade: x\r\n"), (0, 0));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::regex::Regex;
 use crate::http::request::Request;
+use crate::http::response::Omits;
 use crate::http::script::{self, Script};
 use cookie::Cookies;
 use crate::http::variable::Variable;
@@ -104,6 +105,8 @@ struct Frozen {
     sets_connection: bool,
     replaced: Names,
     hidden: Names,
+    /// Of the fields that are not hidden.
+    omits: Omits,
     /// Fields of the upstream that are not obeyed.
     ignored: Names,
     has_cookies: bool,
@@ -198,6 +201,12 @@ impl Conf {
     #[inline]
     pub fn hides(&self, id: Option<Id>, name: &[u8]) -> bool {
         self.frozen().hidden.contains(id, name)
+    }
+
+    /// The fields of an upstream's answer that ours do not stand for.
+    #[inline]
+    pub fn omits(&self) -> Omits {
+        self.frozen().omits
     }
 
     /// A field of the upstream is not obeyed.
@@ -369,7 +378,7 @@ const VERSIONS: &[&str] = &["1.0", "1.1"];
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("proxy_set_header", ANY, Arity::exactly(2), set_header, "A field of the request to the upstream; Host $proxy_host."),
     custom("proxy_hide_header", ANY, ONE, |conf, _, node| push(&mut conf.hide, node), "A field that the client does not get."),
-    custom("proxy_pass_header", ANY, ONE, |conf, _, node| push(&mut conf.pass, node), "A field that the client gets, though it is hidden by default."),
+    custom("proxy_pass_header", ANY, ONE, |conf, _, node| push(&mut conf.pass, node), "A field that the client gets, though it is hidden by default. Of Server and Date it gets the upstream's, or none."),
     custom("proxy_ignore_headers", ANY, MANY, ignore_headers, "Fields of the response that are passed on but not obeyed."),
     custom("proxy_redirect", ANY, Arity::between(1, 2), redirect, "Rewrites Location and Refresh; default."),
     custom("proxy_cookie_domain", ANY, Arity::between(1, 2), |conf, cx, node| cookie::domain(&mut conf.cookies, cx, node), "Rewrites the Domain of Set-Cookie: a domain or ~regex, and what it becomes; off."),
@@ -424,6 +433,8 @@ fn freeze(conf: &Conf) -> Frozen {
     let mut hidden = Names::default();
     HIDDEN.iter().copied().chain(conf.hide.iter().map(|name| &**name)).for_each(|name| hidden.insert(name));
     conf.pass.iter().for_each(|name| hidden.remove(name));
+    let passes = |id: Id| !hidden.contains(Some(id), b"");
+    let omits = Omits { server: passes(Id::Server), date: passes(Id::Date) };
     let mut ignored = Names::default();
     conf.ignore.iter().for_each(|name| ignored.insert(name));
     let has_cookies = !conf.cookies.is_empty();
@@ -433,7 +444,7 @@ fn freeze(conf: &Conf) -> Frozen {
         Some(Bind::Script { is_transparent, .. }) => (None, *is_transparent),
     };
     let connect = connect::Options { bind, is_transparent, probes: conf.socket_keepalive.get(false) };
-    Frozen { host, lines, sets_connection, replaced, hidden, ignored, has_cookies, connect }
+    Frozen { host, lines, sets_connection, replaced, hidden, omits, ignored, has_cookies, connect }
 }
 
 fn set_header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

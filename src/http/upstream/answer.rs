@@ -171,6 +171,7 @@ fn response(
     if reason != crate::http::response::reason(head.status).as_bytes() {
         response.reason = reason.to_vec();
     }
+    response.omits = conf.omits();
     response.headers.reserve(answer.head_length);
     let mut seen = 0;
     for field in head.fields.iter() {
