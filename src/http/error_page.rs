@@ -21,7 +21,7 @@ pub fn reply(request: &mut Request, status: u16) -> Reply {
 
 /// The location's `error_page` for a status. An error page has none itself unless `recursive_error_pages` says so.
 pub fn instead(request: &mut Request, status: u16) -> Option<Reply> {
-    if request.is_error_page || request.malformed {
+    if request.is_error_page {
         return None;
     }
     let core = &request.location.core;
@@ -45,7 +45,7 @@ pub fn last_resort(request: &mut Request, status: u16) -> Reply {
 
 fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> Reply {
     request.led_by = Some(page.target.span());
-    let shown = page.status.unwrap_or(status);
+    let shown = page.status.unwrap_or(if is_bad_request(status) { 400 } else { status });
     request.response.status = shown; // for the variables of the target
     let mut target = page.target.to_vec(request);
     request.error_status = (shown > 0).then_some(shown); // `=`: the page's own status is the answer's
@@ -129,7 +129,7 @@ pub fn standard_body(request: &Request, status: u16) -> Body {
     } else {
         "pronghorn"
     };
-    let (title, headline, detail) = wording(request, status, reason);
+    let (title, headline, detail) = wording(status, reason);
     let mut page = format!(
         "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{headline}</h1></center>\r\n"
     );
@@ -144,9 +144,8 @@ pub fn standard_body(request: &Request, status: u16) -> Body {
 }
 
 /// Title, headline, and what stands below it.
-fn wording(request: &Request, status: u16, reason: &str) -> (String, String, Option<&'static str>) {
+fn wording(status: u16, reason: &str) -> (String, String, Option<&'static str>) {
     let detail = match status {
-        400 if request.head_too_large => Some("Request Header Or Cookie Too Large"),
         494 => Some("Request Header Or Cookie Too Large"),
         495 => Some("The SSL certificate error"),
         496 => Some("No required SSL certificate was sent"),

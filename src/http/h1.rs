@@ -435,8 +435,7 @@ async fn read_head(conn: &mut Conn) -> Head {
 }
 
 async fn refuse_head(conn: &mut Conn, input: Buffer, head: Box<RequestHead>, error: h1::Error) -> Head {
-    let mut request = malformed(conn, input, head);
-    request.head_too_large = error.is_too_large() && error.status() == 400;
+    let mut request = unfinished(conn, input, head, error == h1::Error::MissingHost);
     let limit = match error {
         h1::Error::TooManyFields => Some(Limit::FieldCount),
         h1::Error::HeadTooLarge | h1::Error::LineTooLong => Some(Limit::HeadSize),
@@ -445,7 +444,9 @@ async fn refuse_head(conn: &mut Conn, input: Buffer, head: Box<RequestHead>, err
     let told = limit.map(|limit| core::told(&request, limit)).unwrap_or_default();
     log::info!(core::error_log(&request), &request, "client sent {error}{told}");
     request.termination = Some(Termination::of_head(limit));
-    refuse(request, &conn.io, error.status()).await;
+    // nginx's status for a head that is too large, whose page `error_page 494` may replace
+    let status = if error.is_too_large() { 494 } else { error.status() };
+    refuse(request, &conn.io, status).await;
     linger(conn, &conn.default_server().root.core).await;
     Head::Over
 }
@@ -458,7 +459,9 @@ async fn head_timed_out(conn: &mut Conn) {
     let limit = if is_slow && !is_late { Limit::HeaderRate } else { Limit::HeaderTimeout };
     let resets = core.resets_timed_out();
     let Some(input) = conn.rest.take() else { return };
-    let mut request = malformed(conn, input, Box::default());
+    let mut head = Box::default();
+    let _ = head::parse(input.data(), &core.head_limits(), &mut head); // for the log: what has come of it
+    let mut request = unfinished(conn, input, head, false);
     request.response.status = 408;
     request.termination = Some(Termination::of_head(Some(limit)));
     log::info!(
@@ -476,7 +479,7 @@ async fn head_timed_out(conn: &mut Conn) {
 
 /// The client closed inside a head.
 fn client_left(conn: &mut Conn, input: Buffer, head: Box<RequestHead>) -> Head {
-    let mut request = malformed(conn, input, head);
+    let mut request = unfinished(conn, input, head, false);
     request.response.status = 400;
     request.termination = Some(Termination::new(Who::Client, How::Abort, Phase::RequestHead));
     log::info!(
@@ -487,16 +490,44 @@ fn client_left(conn: &mut Conn, input: Buffer, head: Box<RequestHead>) -> Head {
     Head::Over
 }
 
-fn malformed(conn: &mut Conn, input: Buffer, mut head: Box<RequestHead>) -> Box<Request> {
-    head.clear();
+/// A request whose head was refused or has not come whole: what was read of it is there for its error page and its line
+/// in the log.
+///
+/// The server is the one that nginx has chosen by then: that of the `Host` that was read (without one, where
+/// `has_all_fields`, that of no name), and the default one while the request line is not good.
+fn unfinished(conn: &mut Conn, input: Buffer, head: Box<RequestHead>, has_all_fields: bool) -> Box<Request> {
     conn.count_request();
+    let data = input.data();
+    let target = uri::parse(head.method, &data[head.target.clone()]).ok();
+    let host = target.as_ref().and_then(|target| uri::host(&head, data, Some(target)).ok()).flatten();
+    let found = match &host {
+        Some(host) => conn.listen.server_for(host).ok(),
+        None if has_all_fields => conn.listen.server_for(b"").ok(),
+        None => None,
+    };
+    let (index, regex) = found.unwrap_or((conn.listen.default, None));
     let limits = body::Limits { max: 0, timeout_ms: 0, buffer_size: 1024, min_rate: None };
     let body = Body::new(BodyLength::None, b"", false, limits);
-    let mut request =
-        Request::new(conn.service.config(), conn.default_server(), connection(conn), input, head, body);
-    request.malformed = true;
+    let config = conn.service.config();
+    let mut request = Request::new(config, &config.servers[index], connection(conn), input, head, body);
+    request.malformed = request.head.target.is_empty();
     request.began(conn.head_began_ms);
+    request.host = host.unwrap_or_default();
+    if let Some(regex) = regex {
+        core::store_regex(&mut request, regex);
+    }
+    if let Some(target) = target
+        && core::set_target(&mut request, &target).is_err()
+    {
+        by_default_server(&mut request);
+    }
     request
+}
+
+/// A request line that cannot be meant is refused by the default server: nginx has not looked at `Host` yet.
+fn by_default_server(request: &mut Request) {
+    request.server = &request.config.servers[request.connection.listen.default];
+    request.location = &request.server.root;
 }
 
 fn connection(conn: &Conn) -> Connection {
@@ -563,6 +594,7 @@ fn prepare(
     let target = match target {
         Ok(target) => target,
         Err(error) => {
+            by_default_server(&mut request);
             log::info!(core::error_log(&request), &request, "client sent {error}");
             return Err((request, error.status()));
         }
@@ -588,6 +620,7 @@ fn prepare(
         return Err((request, 405));
     }
     if let Err(status) = core::set_target(&mut request, &target) {
+        by_default_server(&mut request);
         return Err((request, status));
     }
     Ok(request)

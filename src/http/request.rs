@@ -121,10 +121,8 @@ pub struct Request {
     pub is_error_page: bool,
     /// Fields of the answer that an `error_page` stands for; they go out with the page.
     kept: Option<Box<Headers>>,
-    /// The client sent no such request: nothing is known but its first bytes (`-` in the log).
+    /// The request line is not whole, or none of HTTP: nothing is known but its bytes (`-` in the log).
     pub malformed: bool,
-    /// The head outgrew `large_client_header_buffers` (nginx's 494).
-    pub head_too_large: bool,
     pub upstream: modules::upstream::Trace,
     /// Its cookie of `userid`, once somebody asked for it.
     pub userid: Option<Box<modules::userid::State>>,
@@ -216,7 +214,6 @@ impl Request {
             is_error_page: false,
             kept: None,
             malformed: false,
-            head_too_large: false,
             upstream: modules::upstream::Trace::default(),
             userid: None,
             limits: Limits::default(),
@@ -329,7 +326,7 @@ impl Request {
 
     /// The request line as received.
     pub fn line(&self) -> &[u8] {
-        let data = self.input.data();
+        let data = self.input.data().get(self.head.method_range.start..).unwrap_or(b""); // behind empty lines
         let end = memchr::memchr2(b'\r', b'\n', data).unwrap_or(data.len());
         &data[..end]
     }

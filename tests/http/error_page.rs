@@ -282,3 +282,80 @@ http {
         assert_eq!(ask("/moved", name).status, 302, "{name}");
     }
 }
+
+const EARLY: &str = r#"
+http {
+    large_client_header_buffers 2 2k;
+    log_format who '$server_name $status $request_method $request_uri $http_user_agent';
+    access_log %%DIR%%/who.log who;
+    server {
+        listen 127.0.0.1:%%PORT_0%% default_server;
+        server_name default;
+        error_page 400 414 494 /page;
+        location = /page { internal; return 200 "default $status"; }
+    }
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        server_name named;
+        error_page 400 =403 /page;
+        error_page 494 = @page;
+        location = /page { internal; return 200 "named"; }
+        location @page { proxy_pass http://%%ORIGIN%%; }
+    }
+    server { listen 127.0.0.1:%%PORT_0%%; server_name ""; error_page 400 /page; location = /page { return 200 "nameless"; } }
+}
+"#;
+
+#[test]
+fn a_refused_head_has_the_error_page_of_its_server() {
+    let origin = Origin::saying("proxied");
+    let daemon = Setup::new(EARLY).set("ORIGIN", origin.address()).start();
+    let long = "u".repeat(3_000);
+    let cases = [
+        (format!("GET /{long}{long} HTTP/1.1\r\nHost: named\r\n\r\n"), 414, "default 414"),
+        ("get / HTTP/1.1\r\nHost: named\r\n\r\n".to_owned(), 400, "default 400"),
+        ("GET /%zz HTTP/1.1\r\nHost: named\r\n\r\n".to_owned(), 400, "default 400"),
+        ("GET /a HTTP/1.1\r\nBad Name: x\r\nHost: named\r\n\r\n".to_owned(), 400, "default 400"),
+        ("GET /a HTTP/1.1\r\nHost: named\r\nUser-Agent: t\r\nBad Name: x\r\n\r\n".to_owned(), 403, "named"),
+        ("GET /a HTTP/1.1\r\nUser-Agent: t\r\n\r\n".to_owned(), 400, "nameless"),
+        (format!("PUT /a HTTP/1.1\r\nHost: named\r\nUser-Agent: t\r\nX: {long}\r\n\r\n"), 200, "proxied"),
+    ];
+    for (request, status, text) in cases {
+        let mut client = Client::connect(daemon.port(0));
+        client.send(&request);
+        let response = client.response();
+        assert_eq!((response.status, response.text().as_str()), (status, text), "{request}");
+        assert_eq!(response.header("connection"), Some("close"));
+    }
+    assert_eq!(origin.last().method, "PUT");
+    for line in ["^default 400 GET - -$", "^named 403 GET /a t$", "^named 200 PUT /a t$"] {
+        daemon.wait_line("who.log", line);
+    }
+}
+
+const BODIES: &str = r#"
+http {
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        error_page 404 = /page;
+        location /page { proxy_pass http://%%ORIGIN%%; }
+        location /own { return 404; }
+        location /theirs { proxy_intercept_errors on; proxy_pass http://%%MISSES%%; }
+    }
+}
+"#;
+
+#[test]
+fn a_proxied_page_gets_the_body_whoever_found_the_error() {
+    let origin = Origin::saying("page");
+    let misses = Origin::replying(|_| b"HTTP/1.1 404 Gone\r\nContent-Length: 0\r\n\r\n".to_vec());
+    let daemon = Setup::new(BODIES).set("ORIGIN", origin.address()).set("MISSES", misses.address()).start();
+    for path in ["/own", "/theirs"] {
+        let mut client = Client::connect(daemon.port(0));
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"));
+        assert_eq!(client.response().text(), "page", "{path}");
+        let asked = origin.last();
+        assert_eq!((asked.method.as_str(), asked.target.as_str()), ("GET", "/page"), "{path}");
+        assert_eq!(asked.body, b"hello", "{path}");
+    }
+}

@@ -416,6 +416,7 @@ fn write_head(request: &mut Request, goal: &Goal, framing: Framing, out: &mut Ve
     let conf: &'static proxy::Conf = &request.location.proxy;
     match conf.method() {
         Some(method) => method.evaluate(request, out),
+        None if request.malformed => out.extend_from_slice(b"GET"), // what its error page is asked for with
         None => out.extend_from_slice(request.method_text()),
     }
     out.push(b' ');
