@@ -86,6 +86,11 @@ impl Error {
 }
 
 impl Error {
+    /// The client has gone (499), or a subrequest has said to drop it (444): it gets no answer.
+    pub fn ends_silently(&self) -> bool {
+        matches!(self.status, 444 | 499)
+    }
+
     /// A connection that ended or broke, as opposed to one that carried nonsense.
     pub fn is_early_end(&self) -> bool {
         let begins = |text| self.cause.starts_with(text);

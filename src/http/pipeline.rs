@@ -167,7 +167,10 @@ fn from_server(request: &mut Request) -> Reply {
 fn refuse(request: &mut Request, status: u16) -> Reply {
     request.keep_alive = false;
     request.termination.get_or_insert(Termination::of_head(None));
-    error_page::reply(request, status)
+    match status {
+        408 => error_page::last_resort(request, status), // its client is too slow for more
+        _ => error_page::reply(request, status),
+    }
 }
 
 /// The log phase; called once, when the request is dropped.
@@ -364,6 +367,10 @@ async fn answer(
         request.body.discard_arrived()?;
     }
     match reply {
+        Reply::Status(status) if hangs_up(status) => {
+            hang_up(request, client, status);
+            Ok(None)
+        }
         Reply::Status(status) => Ok(Some(error_page::reply(request, status))),
         Reply::Response(response, body) => {
             if let Some(reply) = modules::static_file::instead(request, &response, body.as_bytes().len()) {
@@ -401,6 +408,11 @@ async fn answer(
                 log::error!(core::error_log(request), &*request, "could not find named location \"{name}\"");
                 return Ok(Some(Reply::Status(500)));
             };
+            if request.uri.is_empty() {
+                let what = "empty URI in redirect to named location";
+                log::error!(core::error_log(request), &*request, "{what} \"{name}\"");
+                return Ok(Some(error_page::last_resort(request, 500)));
+            }
             enter(request, location);
             request.internal = true;
             (request.uri_changed, request.left_proxy) = (false, false);
@@ -430,14 +442,26 @@ async fn answer(
         }
         Reply::Upstream => Ok(Some(Reply::Upstream)), // the callers' own case: its future is the largest
         Reply::Hangup(status) => {
-            request.keep_alive = false;
-            request.response.status = status;
-            request.termination =
-                Some(Termination::new(Who::Proxy, How::Abort, Moment::Process).by_directive("return"));
-            client.abandon();
+            let by_return = Termination::new(Who::Proxy, How::Abort, Moment::Process).by_directive("return");
+            request.termination = Some(by_return);
+            hang_up(request, client, status);
             Ok(None)
         }
     }
+}
+
+/// Statuses that are told to nobody, whatever directive names them and whatever `error_page` says: 444 drops a client,
+/// and for nginx those of 408 and 499 have gone. Nor can an interim status be the end of a request.
+pub fn hangs_up(status: u16) -> bool {
+    matches!(status, 408 | 444 | 499 | 100..200)
+}
+
+/// Closes the connection without an answer; the status is for the log.
+fn hang_up(request: &mut Request, client: &mut Client<'_>, status: u16) {
+    request.keep_alive = false;
+    request.response.status = status;
+    request.termination.get_or_insert(Termination::new(Who::Proxy, How::Abort, Moment::Process));
+    client.abandon();
 }
 
 /// Sends a response whose body is at hand.
@@ -478,9 +502,9 @@ fn recover(request: &mut Request, client: &mut Client<'_>, error: Error) -> Resu
         Side::Client => log::info!(core::error_log(request), &*request, "{error}"),
         Side::Upstream | Side::Ours => log::error!(core::error_log(request), &*request, "{error}"),
     }
-    if error.status == 499 {
+    if error.ends_silently() {
         if !client.has_started() {
-            request.response.status = 499;
+            request.response.status = error.status;
         }
         return Err(error);
     }

@@ -206,7 +206,7 @@ pub async fn ask(request: &mut Request, client: &Client<'_>, ask: Ask) -> Result
     let mut memory = Client::memory(client.io(), Some(0));
     let outcome = handle(&mut inner, &mut memory).await;
     let verdict = match outcome {
-        Err(error) if error.status == 499 => Err(error),
+        Err(error) if error.ends_silently() => Err(error),
         // An answer that breaks off after its head has said what it was asked for.
         _ => Ok((ask.then)(request, &mut inner)),
     };
@@ -245,16 +245,25 @@ pub fn detach(request: &mut Request, uri: &str, body: Body) {
 
 /// What the log says of the request whose subrequest has failed, and told why.
 fn broken(error: Error, uri: &str) -> Error {
-    match error.status {
-        499 => error,
-        _ => Error { cause: format!("the answer of the subrequest \"{uri}\" broke off"), ..error },
+    match error.ends_silently() {
+        true => error,
+        false => Error { cause: format!("the answer of the subrequest \"{uri}\" broke off"), ..error },
     }
 }
 
 /// A box that hides its type: the pipeline is inside itself here.
+///
+/// Errors: those of the pipeline; 444 where the connection is to be closed without an answer, which a subrequest says
+/// of the whole request.
 fn handle<'a>(
     request: &'a mut Request,
     client: &'a mut Client<'_>,
 ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>> {
-    Box::pin(pipeline::handle(request, client, None))
+    Box::pin(async move {
+        pipeline::handle(request, client, None).await?;
+        if client.has_started() {
+            return Ok(());
+        }
+        Err(Error::client(444, "a subrequest closes the connection"))
+    })
 }

@@ -138,6 +138,7 @@ pub fn note(request: &mut Request, has_started: bool, error: &Error) {
     let (who, how) = match (error.side, error.status) {
         (Side::Client, 408) => (Who::Client, How::Timeout),
         (Side::Client, 413) => (Who::Client, How::Limit),
+        (Side::Client, 444) => (Who::Proxy, How::Abort),
         (Side::Client, 499) => (Who::Client, How::Abort),
         (Side::Client, _) if error.is_early_end() => (Who::Client, How::Abort),
         (Side::Client, _) => (Who::Client, How::Error),
@@ -149,6 +150,7 @@ pub fn note(request: &mut Request, has_started: bool, error: &Error) {
     };
     let phase = match error.side {
         Side::Client if matches!(error.status, 400 | 413) => Phase::RequestBody,
+        Side::Client if error.status == 444 => Phase::Process,
         Side::Client if has_started => Phase::SendResponse,
         Side::Client if !request.body.is_read() => Phase::RequestBody,
         Side::Client if action.is_none() => Phase::SendResponse,

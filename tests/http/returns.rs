@@ -127,3 +127,32 @@ fn status_444_closes_without_a_word() {
     client.send("GET /no-status HTTP/1.1\r\nHost: localhost\r\n\r\n");
     client.expect_end();
 }
+
+const SILENT: &str = r#"
+http {
+    limit_req_zone $server_port zone=z:1m rate=1r/m;
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location /tried { try_files /none =444; }
+        location /tried-499 { try_files /none =499; }
+        location /counted { limit_req zone=z; limit_req_status 444; try_files /none =404; }
+        location /paged { error_page 444 = /said; try_files /none =444; }
+        location /said { return 200 "said"; }
+        location /denied { error_page 403 = /drop; deny all; }
+        location /drop { return 444 ""; }
+        location /asked { auth_request /drop; try_files /none =404; }
+        location /interim { try_files /none =100; }
+    }
+}
+"#;
+
+#[test]
+fn a_status_that_drops_a_client_gets_no_answer_whatever_names_it() {
+    let daemon = Daemon::start(SILENT);
+    assert_eq!(get(daemon.port(0), "/counted").status, 404);
+    for path in ["/counted", "/tried", "/tried-499", "/paged", "/denied", "/drop", "/asked", "/interim"] {
+        let mut client = Client::connect(daemon.port(0));
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        client.expect_end();
+    }
+}

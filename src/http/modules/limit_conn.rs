@@ -67,7 +67,7 @@ const LEVELS: &[&str] = &["info", "notice", "warn", "error"];
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("limit_conn_zone", Context::HTTP, Arity::exactly(2), limit_conn_zone, "The number of requests under way for each value of a key, in a zone of shared memory: KEY zone=NAME:SIZE."),
     custom("limit_conn", Context::ANY, Arity::exactly(2), limit_conn, "Limits by a zone how many requests of one key are served at one time."),
-    number("limit_conn_status", Context::ANY, (400, 599), |c| &mut c.status, "Status of a rejected request; 503."),
+    number("limit_conn_status", Context::ANY, (400, 599), |c| &mut c.status, "Status of a rejected request; 444 closes its connection without an answer; 503."),
     keyword("limit_conn_log_level", Context::ANY, LEVELS, |c| &mut c.level, "Severity of a rejection; error."),
     flag("limit_conn_dry_run", Context::ANY, |c| &mut c.dry_run, "Counts and logs, but limits nothing; off."),
 ];

@@ -78,7 +78,7 @@ const LEVELS: &[&str] = &["info", "notice", "warn", "error"];
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("limit_req_zone", Context::HTTP, Arity::between(3, 4), limit_req_zone, "The rate of requests for each value of a key, in a zone of shared memory: KEY zone=NAME:SIZE rate=Nr/s or Nr/m."),
     custom("limit_req", Context::ANY, Arity::between(1, 3), limit_req, "Limits the rate of requests by a zone. Up to burst= requests beyond it wait, the first delay= of them not, with nodelay none. More are rejected."),
-    number("limit_req_status", Context::ANY, (400, 599), |c| &mut c.status, "Status of a rejected request; 503."),
+    number("limit_req_status", Context::ANY, (400, 599), |c| &mut c.status, "Status of a rejected request; 444 closes its connection without an answer; 503."),
     keyword("limit_req_log_level", Context::ANY, LEVELS, |c| &mut c.level, "Severity of a rejection; a delay is one step less severe; error."),
     flag("limit_req_dry_run", Context::ANY, |c| &mut c.dry_run, "Counts and logs, but limits nothing; off."),
 ];

@@ -254,14 +254,13 @@ impl Run {
 fn answer(request: &mut Request, status: u16, text: Option<&'static Script>) -> Reply {
     let Some(text) = text else {
         return match status {
-            // nginx has no answer for clients that it takes for gone
-            408 | 444 | 499 => Reply::Hangup(status),
+            400.. if pipeline::hangs_up(status) => Reply::Hangup(status),
             ..=300 | 305 | 306 | 309..400 => pipeline::text(status, &core::content_type(request), Vec::new()),
             _ => Reply::Status(status),
         };
     };
     if status >= 400 && text.as_text() == Some(b"") {
-        return Reply::Status(status); // no text: the status's page
+        return answer(request, status, None); // no text: the status's page
     }
     if request.error_status.is_none() {
         request.response.status = status; // for the variables of the text

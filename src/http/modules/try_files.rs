@@ -44,7 +44,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
     Context::SERVER.or(Context::LOCATION),
     Arity::at_least(2),
     try_files,
-    "Answers with the first file (or directory, with / at its end) that exists; else with what stands last: a URI, a @location or =status.",
+    "Answers with the first file (or directory, with / at its end) that exists; else with what stands last: a URI, a @location or =status; =444 closes the connection without an answer.",
 )];
 
 pub static VARIABLES: &[Variable] = &[];
@@ -81,7 +81,7 @@ fn try_files(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic
 }
 
 fn last_of(word: &Word, cx: &mut Cx) -> Result<Last, Diagnostic> {
-    if let Some(code) = word.text.strip_prefix('=') {
+    if let Some(code) = word.text.strip_prefix('=').filter(|code| code.parse() != Ok(0)) {
         let status = code.parse().ok().filter(|status| *status <= 999);
         return status.map(Last::Status).ok_or_else(|| {
             Diagnostic::error(word.span, format!("invalid code \"{}\"", word.text)).help("write = and a status: =404")
