@@ -1,7 +1,12 @@
 //! The executor: one loop per thread, tasks in a slab, ready tasks in a queue.
 //!
-//! A turn polls the tasks that were ready at its start; epoll is asked when nothing is ready, and at least
-//! once per 64 polls. No runtime cell is borrowed while a future is polled or dropped.
+//! A turn polls the tasks that were ready at its start, then those that they have woken, and looks at epoll. It polls
+//! 64 times at most, and begins no poll once it has lasted for [`TURN_US`]. A poll has a budget of work, spent by I/O
+//! operations and by whatever works on bytes without any; a task that has spent it wakes itself, and a task that
+//! wakes itself is polled again only in the next turn, behind everything that epoll has reported. So one task never
+//! keeps a turn for longer than its budget and one step of work.
+//!
+//! No runtime cell is borrowed while a future is polled or dropped.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -25,8 +30,16 @@ use crate::sys::event::Event;
 
 /// Task polls between two looks at epoll.
 const POLLS_PER_TURN: usize = 64;
-/// I/O operations of one poll before it must yield.
-const IO_BUDGET: u32 = 32;
+/// What one poll may do before it must yield, in units of work. A unit is about a microsecond.
+pub const POLL_WORK: u32 = 1024;
+/// What an I/O operation is charged: a poll has 32.
+const IO_WORK: u32 = POLL_WORK / 32;
+/// Work after which a turn looks at the clock. Turns that did less are short; the clock costs them nothing.
+const CLOCK_WORK: u32 = POLL_WORK;
+/// A turn that has lasted this long, in microseconds, begins no further poll: epoll is due.
+const TURN_US: u64 = 5_000;
+/// A turn this long is reported every time, not only when it is the longest so far (see [`set_turn_hook`]).
+pub const LONG_TURN_US: u64 = 250_000;
 /// epoll's token of the eventfd.
 pub(super) const REMOTE_TOKEN: u64 = u64::MAX;
 
@@ -61,12 +74,17 @@ pub(super) struct Loop {
     id: u64,
     tasks: RefCell<Tasks>,
     ready: RefCell<VecDeque<TaskId>>,
+    /// Tasks that woke themselves while they were polled: ready in the next turn.
+    later: RefCell<Vec<TaskId>>,
     pub(super) reactor: RefCell<Reactor>,
     pub(super) wheel: RefCell<Wheel>,
     epoll: RefCell<Epoll>,
     now_ms: Cell<u64>,
     now_us: Cell<u64>,
+    /// Work that is left to the poll under way.
     budget: Cell<u32>,
+    /// Turns longer than this are told to the hook: the longest so far, at most [`LONG_TURN_US`].
+    notable_us: Cell<u64>,
     live: Cell<usize>,
     /// The future of `block_on` has ended: do not wait for anything more.
     is_done: Cell<bool>,
@@ -77,6 +95,7 @@ pub(super) struct Loop {
     turn_end: RefCell<Vec<fn()>>,
     asleep: Cell<Option<fn()>>,
     awake: Cell<Option<fn()>>,
+    on_turn: Cell<Option<fn(u64)>>,
     on_panic: Cell<Option<fn(&str)>>,
 }
 
@@ -118,12 +137,14 @@ impl Runtime {
             id,
             tasks: RefCell::default(),
             ready: RefCell::default(),
+            later: RefCell::default(),
             reactor: RefCell::default(),
             wheel: RefCell::new(Wheel::new(now)),
             epoll: RefCell::new(epoll),
             now_ms: Cell::new(now),
             now_us: Cell::new(now_us),
-            budget: Cell::new(IO_BUDGET),
+            budget: Cell::new(POLL_WORK),
+            notable_us: Cell::new(0),
             live: Cell::new(0),
             is_done: Cell::new(false),
             last_event: Cell::new(0),
@@ -132,6 +153,7 @@ impl Runtime {
             turn_end: RefCell::default(),
             asleep: Cell::new(None),
             awake: Cell::new(None),
+            on_turn: Cell::new(None),
             on_panic: Cell::new(None),
         };
         Ok(Self { inner: Box::new(inner) })
@@ -154,6 +176,7 @@ impl Runtime {
             sink.set(Some(outcome));
             with(|current| current.is_done.set(true));
         });
+        self.inner.now_us.set(clock::monotonic_us()); // the first turn begins here
         CURRENT.set(&self.inner, || {
             while !self.inner.is_done.get() {
                 self.inner.turn();
@@ -234,24 +257,26 @@ impl Loop {
         let same = TaskId::new(self.id, task.generation, id.index() as u32) == id;
         if same && task.is_live && !task.is_queued {
             task.is_queued = true;
-            self.ready.borrow_mut().push_back(id);
+            if task.future.is_none() {
+                self.later.borrow_mut().push(id); // it wakes itself: the others and epoll come first
+            } else {
+                self.ready.borrow_mut().push_back(id);
+            }
         }
     }
 
     /// Polls what is ready, then looks at epoll: without waiting while there is more to do.
     fn turn(&self) {
-        let count = self.ready.borrow().len().min(POLLS_PER_TURN);
-        for _ in 0..count {
+        let mut worked = 0;
+        for _ in 0..POLLS_PER_TURN {
             let Some(id) = self.ready.borrow_mut().pop_front() else { break };
             self.poll(id);
-        }
-        let is_idle = self.ready.borrow().is_empty();
-        if !is_idle && count < POLLS_PER_TURN {
-            // Woken by each other: poll on until epoll is due.
-            let more = POLLS_PER_TURN - count;
-            for _ in 0..more {
-                let Some(id) = self.ready.borrow_mut().pop_front() else { break };
-                self.poll(id);
+            worked += POLL_WORK - self.budget.get();
+            if worked >= CLOCK_WORK {
+                worked = 0;
+                if clock::monotonic_us().saturating_sub(self.now_us.get()) >= TURN_US {
+                    break;
+                }
             }
         }
         // By index: a hook may add another, and a turn allocates nothing.
@@ -259,8 +284,13 @@ impl Loop {
             let Some(hook) = self.turn_end.borrow().get(index).copied() else { break };
             hook();
         }
-        let is_idle = self.ready.borrow().is_empty() && !self.is_done.get();
+        let mut later = self.later.take();
+        let is_idle = later.is_empty() && self.ready.borrow().is_empty() && !self.is_done.get();
         self.wait(is_idle);
+        if !later.is_empty() {
+            self.ready.borrow_mut().extend(later.drain(..));
+            self.later.replace(later);
+        }
     }
 
     fn poll(&self, id: TaskId) {
@@ -275,7 +305,7 @@ impl Loop {
             task.future.take()
         };
         let Some(mut future) = future else { return };
-        self.budget.set(IO_BUDGET);
+        self.budget.set(POLL_WORK);
         let waker = id.waker();
         let polled =
             catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker))));
@@ -302,8 +332,10 @@ impl Loop {
 
     fn wait(&self, is_idle: bool) {
         let timeout = if is_idle {
+            let now_us = clock::monotonic_us();
+            self.measure(now_us);
             let next = self.wheel.borrow().next_ms();
-            next.map(|at| at.saturating_sub(clock::monotonic_ms()))
+            next.map(|at| at.saturating_sub(now_us / 1000))
         } else {
             Some(0)
         };
@@ -324,11 +356,13 @@ impl Loop {
             }
         });
         let now_us = clock::monotonic_us();
+        if !is_idle {
+            self.measure(now_us);
+        }
         self.now_us.set(now_us);
         self.now_ms.set(now_us / 1000);
-        if timeout != Some(0)
-            && let Some(awake) = self.awake.get()
-        {
+        // Also after a wait that cannot block: a loop that has much to do but looks at epoll is not stuck.
+        if let Some(awake) = self.awake.get() {
             awake();
         }
         if let Err(error) = outcome {
@@ -351,6 +385,23 @@ impl Loop {
         self.wheel.borrow_mut().advance(now, |waiter| self.wake_bits(waiter));
     }
 
+    /// The turn that began at `now_us` of the loop has ended.
+    #[inline]
+    fn measure(&self, ended_us: u64) {
+        let took_us = ended_us.saturating_sub(self.now_us.get());
+        if took_us > self.notable_us.get() {
+            self.notable(took_us);
+        }
+    }
+
+    #[cold]
+    fn notable(&self, took_us: u64) {
+        self.notable_us.set(took_us.min(LONG_TURN_US - 1));
+        if let Some(hook) = self.on_turn.get() {
+            hook(took_us);
+        }
+    }
+
     pub(super) fn wake_bits(&self, bits: u64) {
         if bits != u64::MAX {
             self.wake(TaskId::from_bits(bits));
@@ -366,10 +417,17 @@ impl Loop {
         match self.budget.get() {
             0 => false,
             left => {
-                self.budget.set(left - 1);
+                self.budget.set(left.saturating_sub(IO_WORK));
                 true
             }
         }
+    }
+
+    /// Takes work that was done from the budget; false: it is spent.
+    pub(super) fn charge(&self, work: u32) -> bool {
+        let left = self.budget.get().saturating_sub(work);
+        self.budget.set(left);
+        left > 0
     }
 }
 
@@ -383,6 +441,11 @@ pub(super) fn wake(id: TaskId) {
         remote.woken.lock().unwrap_or_else(PoisonError::into_inner).push(id);
         remote.event.signal();
     }
+}
+
+/// This thread runs a loop.
+pub fn is_running() -> bool {
+    CURRENT.is_set()
 }
 
 /// Adds a task to this thread's loop.
@@ -434,6 +497,15 @@ pub fn set_wait_hooks(asleep: fn(), awake: fn()) {
     with(|current| {
         current.asleep.set(Some(asleep));
         current.awake.set(Some(awake));
+    });
+}
+
+/// Calls `hook` with the microseconds of each turn that was longer than all before it, and of each that reached
+/// [`LONG_TURN_US`]. A turn lasts from one look at epoll to the next.
+pub fn set_turn_hook(hook: fn(u64)) {
+    with(|current| {
+        current.notable_us.set(0);
+        current.on_turn.set(Some(hook));
     });
 }
 

@@ -15,6 +15,7 @@ use crate::runtime::buffer::Buffer;
 use crate::runtime::executor::{try_with, with};
 use crate::runtime::reactor::{self, ASKED, HANGUP, READ, WIDE, WRITE, Waiting};
 use crate::runtime::waker::TaskId;
+use crate::runtime::work;
 use crate::sys::address::SockAddr;
 use crate::sys::epoll::Epoll;
 use crate::sys::{socket, transfer};
@@ -254,6 +255,10 @@ impl Io {
     /// Turns `WouldBlock` of a write into waiting.
     pub fn or_wait_write(&self, cx: &mut Context<'_>, outcome: io::Result<usize>) -> Poll<io::Result<usize>> {
         match outcome {
+            Ok(count) if count > work::TRANSFER_BYTES => {
+                work::transferred(count);
+                Poll::Ready(Ok(count))
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.wait_write(cx);
                 Poll::Pending

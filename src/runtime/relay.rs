@@ -13,6 +13,7 @@ use nix::sys::socket::{MsgFlags, send};
 
 use crate::runtime::buffer::Buffer;
 use crate::runtime::reactor::{READ, WRITE};
+use crate::runtime::work;
 use crate::runtime::{Io, Timer, now_ms};
 use crate::sys::socket::{UNSENT_PROOF_BYTES, lift_unsent_limit};
 use crate::sys::transfer::{Pipe, send_file};
@@ -184,6 +185,7 @@ async fn transfer(
             }
             match call() {
                 Ok(count) => {
+                    work::transferred(count);
                     timer.cancel();
                     return Poll::Ready(Ok(count));
                 }
