@@ -37,16 +37,36 @@ impl Scheme {
         })
     }
 
-    /// A check may take milliseconds and more.
-    pub fn is_slow(self) -> bool {
-        matches!(self, Self::Sha256 | Self::Sha512 | Self::Bcrypt)
+    /// A check of a password of so many bytes may take milliseconds and more.
+    pub fn is_slow(self, password_bytes: usize) -> bool {
+        match self {
+            _ if password_bytes > self.password_bytes_max() => false,
+            Self::Plain | Self::Sha1 => false,
+            Self::Md5(_) => password_bytes > MD5_QUICK_BYTES_MAX,
+            Self::Sha256 | Self::Sha512 | Self::Bcrypt => true,
+        }
+    }
+
+    /// The longest password that can be right. crypt(3) takes no longer one, and a hash in a thousand rounds and more
+    /// makes each of its bytes expensive.
+    fn password_bytes_max(self) -> usize {
+        match self {
+            Self::Plain | Self::Sha1 => usize::MAX,
+            Self::Md5(_) | Self::Sha256 | Self::Sha512 | Self::Bcrypt => HASHED_BYTES_MAX,
+        }
     }
 }
+
+/// Bytes of a password that a thousand rounds of MD5 hash in less than a millisecond.
+const MD5_QUICK_BYTES_MAX: usize = 64;
+/// libxcrypt's CRYPT_MAX_PASSPHRASE_SIZE.
+const HASHED_BYTES_MAX: usize = 512;
 
 /// Whether a password is the one that was stored. False for a stored text that its scheme does not allow.
 pub fn verify(password: &[u8], stored: &str) -> bool {
     match Scheme::of(stored) {
         None => false,
+        Some(scheme) if password.len() > scheme.password_bytes_max() => false,
         Some(Scheme::Plain) => equal(password, &stored.as_bytes()["{PLAIN}".len()..]),
         Some(Scheme::Sha1) => verify_sha1(password, stored).unwrap_or(false),
         Some(Scheme::Md5(name)) => verify_md5(password, stored, name).unwrap_or(false),

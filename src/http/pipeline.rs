@@ -3,6 +3,7 @@
 //! Handlers decide, this file waits. Behaviour: nginx's phases (development guide, "HTTP phases").
 
 use std::borrow::Cow;
+use std::pin::Pin;
 
 use crate::http::client::Client;
 use crate::http::error::{Error, Side};
@@ -15,6 +16,7 @@ use crate::http::{error_page, modules::core, spool, subrequest, upstream};
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
+use crate::runtime::blocking::{self, Lane};
 use crate::runtime::{self, Either, race};
 
 /// Internal redirects a request may take before it is a loop; nginx's limit.
@@ -40,11 +42,24 @@ pub enum Verdict {
     Granted,
 }
 
-/// What takes too long for the worker's loop.
+/// What takes too long for the worker's loop: it is waited for.
 pub struct Work {
-    pub run: Box<dyn FnOnce() -> u64 + Send>,
+    /// Begins with its first poll; dropped, it is given up as far as it has not begun.
+    pub run: Pin<Box<dyn Future<Output = u64>>>,
+    pub lane: Lane,
     /// What follows from its answer.
     pub then: fn(&mut Request, u64) -> Verdict,
+}
+
+impl Work {
+    /// Work on files and directories.
+    pub fn on_files(
+        run: impl FnOnce() -> u64 + Send + 'static,
+        then: fn(&mut Request, u64) -> Verdict,
+    ) -> Box<Self> {
+        let run = async move { blocking::run(Lane::Files, run).await };
+        Box::new(Self { run: Box::pin(run), lane: Lane::Files, then })
+    }
 }
 
 impl std::fmt::Debug for Work {
@@ -353,6 +368,23 @@ async fn wait(client: &Client<'_>, ms: u64) -> Result<(), Error> {
     }
 }
 
+/// Waits for work. A client that leaves meanwhile has nothing begun for it where others wait: it may have closed only
+/// its side for sending, so what is about to begin is still done.
+async fn done_or_gone(
+    client: &Client<'_>,
+    run: Pin<Box<dyn Future<Output = u64>>>,
+    lane: Lane,
+) -> Result<u64, Error> {
+    let mut run = run;
+    match race(run.as_mut(), client.io().hangup()).await {
+        Either::First(outcome) => Ok(outcome),
+        Either::Second(()) if lane.is_crowded() => {
+            Err(Error::client(499, "client prematurely closed connection"))
+        }
+        Either::Second(()) => Ok(run.await),
+    }
+}
+
 /// Carries out a reply of our own. `Some`: it led to another reply.
 async fn answer(
     request: &mut Request,
@@ -427,8 +459,9 @@ async fn answer(
             Ok(Some(go_on(request, phase, index, Verdict::Next)))
         }
         Reply::After { work, phase, index } => {
-            let Work { run, then } = *work;
-            let verdict = then(request, runtime::blocking::run(run).await);
+            let Work { run, lane, then } = *work;
+            let outcome = done_or_gone(client, run, lane).await?;
+            let verdict = then(request, outcome);
             Ok(Some(go_on(request, phase, index, verdict)))
         }
         Reply::AfterAnswer { ask, phase, index } => {

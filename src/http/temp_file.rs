@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use crate::config::{Diagnostic, Node};
 use crate::http::compile::Cx;
 use crate::log::{Cause, Owner};
-use crate::runtime::blocking;
+use crate::runtime::blocking::{self, Lane};
 use crate::sys::trusted::Place;
 
 /// Names that are taken already before giving up: somebody else fills the directory.
@@ -107,7 +107,7 @@ impl TempFile {
             }
             Ok(Self { file: Some(Arc::new(file)), path, length: 0, keep, is_complete: false })
         };
-        blocking::run(create).await
+        blocking::run(Lane::Files, create).await
     }
 
     /// Writes behind what is there; gives the vector back, empty. Errors: in words, with the file's name.
@@ -116,7 +116,7 @@ impl TempFile {
     pub async fn append(&mut self, data: Vec<u8>) -> Result<Vec<u8>, String> {
         let file = Arc::clone(self.file());
         let count = data.len() as u64;
-        let written = blocking::run(move || (&*file).write_all(&data).map(|()| data)).await;
+        let written = blocking::run(Lane::Files, move || (&*file).write_all(&data).map(|()| data)).await;
         let mut data = written
             .map_err(|error| format!("write() \"{}\" failed {}", self.path.display(), Cause(&error)))?;
         self.length += count;
@@ -132,7 +132,7 @@ impl TempFile {
     /// Reads up to `count` bytes from `offset` on. Errors: in words, with the file's name.
     pub async fn read(&self, offset: u64, count: usize) -> Result<Vec<u8>, String> {
         let file = Arc::clone(self.file());
-        let read = blocking::run(move || {
+        let read = blocking::run(Lane::Files, move || {
             let mut data = vec![0; count];
             let count = file.read_at(&mut data, offset)?;
             data.truncate(count);
@@ -172,7 +172,7 @@ impl TempFile {
                 moved => moved.map_err(|error| why("rename() to", error)),
             }
         };
-        blocking::run(work).await
+        blocking::run(Lane::Files, work).await
     }
 
     pub fn len(&self) -> u64 {
@@ -206,7 +206,7 @@ impl Drop for TempFile {
         if self.length >= LARGE_BYTES
             && let Some(file) = self.file.take()
         {
-            drop(blocking::run(move || drop(file)));
+            blocking::detach(Lane::Files, move || drop(file));
         }
     }
 }

@@ -63,7 +63,9 @@ fn serve<T: Send + 'static>(text: &str, client: impl FnOnce(SocketAddr) -> T + S
                 service.open(fd, peer, 0);
             }
         };
-        match race(runtime::blocking::run(move || client(address)), accepting).await {
+        match race(runtime::blocking::run(runtime::blocking::Lane::Files, move || client(address)), accepting)
+            .await
+        {
             runtime::Either::First(result) => result,
             runtime::Either::Second(never) => never,
         }

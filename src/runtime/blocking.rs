@@ -1,100 +1,271 @@
-//! Work that may block (name resolution, files that are not in memory), on a few threads.
+//! Work that may block or takes long (files that are not in memory, the system's resolver, passwords, slow codings),
+//! on a few threads.
 //!
-//! The threads start on first use, so never in the master. A wake across threads costs about 10 µs: not for the
-//! data path.
+//! Each kind of work has a lane of its own, with its own queue and threads, so that none waits behind another: a flood
+//! of passwords holds up passwords. The threads start on first use, so never in the master. A job that nobody waits
+//! for any more when its turn comes is not begun, and a queue holds few of those. A wake across threads costs about
+//! 10 µs: not for the data path.
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
-const THREADS_MAX: usize = 4;
+/// Kinds of work that do not wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Files and directories: what a disk or another machine may keep.
+    Files,
+    /// Names, by the system's resolver.
+    Names,
+    /// Checks of passwords, which are slow on purpose.
+    Passwords,
+    /// Steps of content codings that would make a turn of the loop long.
+    Codings,
+}
 
-type Job = Box<dyn FnOnce() + Send>;
+/// Names that may wait at a time for the system's resolver, which two threads ask.
+pub const NAMES_WAITING_MAX: usize = 64;
+/// Passwords that may wait at a time: some four seconds of bcrypt at cost 12.
+pub const PASSWORDS_WAITING_MAX: usize = 16;
 
-#[derive(Default)]
+impl Lane {
+    fn pool(self) -> &'static Pool {
+        static FILES: Pool = Pool::new(4, usize::MAX);
+        static NAMES: Pool = Pool::new(2, NAMES_WAITING_MAX);
+        static PASSWORDS: Pool = Pool::new(1, PASSWORDS_WAITING_MAX);
+        static CODINGS: Pool = Pool::new(1, usize::MAX);
+        match self {
+            Self::Files => &FILES,
+            Self::Names => &NAMES,
+            Self::Passwords => &PASSWORDS,
+            Self::Codings => &CODINGS,
+        }
+    }
+
+    /// More jobs wait than the lane has threads: one that comes now will not begin soon.
+    pub fn is_crowded(self) -> bool {
+        let pool = self.pool();
+        lock(&pool.queue).waiting() > pool.threads_max
+    }
+}
+
+/// The queue of one lane and its threads.
+struct Pool {
+    queue: Mutex<Queue>,
+    work: Condvar,
+    threads_max: usize,
+    /// Jobs that may wait. Where there is no such limit, connections wait for them, whose number is limited.
+    waiting_max: usize,
+}
+
 struct Queue {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<Arc<dyn Job>>,
     threads: usize,
     idle: usize,
+    /// Jobs in the queue that nobody waits for, less those that are just found to be so.
+    abandoned: isize,
 }
 
-static QUEUE: Mutex<Queue> = Mutex::new(Queue { jobs: VecDeque::new(), threads: 0, idle: 0 });
-static WORK: Condvar = Condvar::new();
+impl Queue {
+    /// Jobs that will be done.
+    fn waiting(&self) -> usize {
+        self.jobs.len().saturating_add_signed(-self.abandoned)
+    }
+}
 
-enum Slot<T> {
-    Waiting(Option<Waker>),
+/// Too many jobs wait already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
+/// Runs `work` on a thread of the lane; here and now when no thread can be started.
+///
+/// Dropping the future keeps work that has not begun from being done; of other work the result is dropped. A panic of
+/// the work panics in the task that waits. For the lanes without a limit, and for callers that are few.
+pub fn run<T: Send + 'static>(lane: Lane, work: impl FnOnce() -> T + Send + 'static) -> Waiting<T> {
+    lane.pool().submit(Box::new(work))
+}
+
+/// Like [`run`], for work that clients ask for. Errors: as many jobs as the lane allows wait already.
+pub fn try_run<T: Send + 'static>(
+    lane: Lane,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<Waiting<T>, Busy> {
+    let pool = lane.pool();
+    let is_full = lock(&pool.queue).waiting() >= pool.waiting_max;
+    if is_full { Err(Busy) } else { Ok(pool.submit(Box::new(work))) }
+}
+
+/// Has work done that nobody waits for.
+pub fn detach(lane: Lane, work: impl FnOnce() + Send + 'static) {
+    run(lane, work).is_detached = true;
+}
+
+/// A job as its threads see it.
+trait Job: Send + Sync {
+    /// Does the work; false: nobody waits for it any more.
+    fn run(&self) -> bool;
+    fn is_waiting(&self) -> bool;
+}
+
+type Work<T> = Box<dyn FnOnce() -> T + Send>;
+
+enum State<T> {
+    Waiting {
+        work: Work<T>,
+        waker: Option<Waker>,
+    },
+    Running(Option<Waker>),
     Done(T),
     Panicked(Box<dyn Any + Send>),
-    Taken,
+    /// The result was taken, or is not wanted.
+    Over,
 }
 
-/// Runs `work` on another thread; here and now when no thread can be started.
-///
-/// Dropping the future does not stop the work; its result is then dropped. A panic of the work panics in the
-/// task that waits.
-pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T> {
-    let slot = Arc::new(Mutex::new(Slot::Waiting(None)));
-    let result = slot.clone();
-    let job: Job = Box::new(move || {
-        let outcome = match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(value) => Slot::Done(value),
-            Err(panic) => Slot::Panicked(panic),
+struct Slot<T>(Mutex<State<T>>);
+
+impl<T: Send> Job for Slot<T> {
+    fn run(&self) -> bool {
+        let mut state = lock(&self.0);
+        let work = match std::mem::replace(&mut *state, State::Over) {
+            State::Waiting { work, waker } => {
+                *state = State::Running(waker);
+                work
+            }
+            other => {
+                *state = other;
+                return false;
+            }
         };
-        let before = std::mem::replace(&mut *lock(&result), outcome);
-        if let Slot::Waiting(Some(waker)) = before {
-            waker.wake();
+        drop(state);
+        let outcome = match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(value) => State::Done(value),
+            Err(panic) => State::Panicked(panic),
+        };
+        let mut state = lock(&self.0);
+        if let State::Running(waker) = &mut *state {
+            let waker = waker.take();
+            *state = outcome;
+            drop(state);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        } else {
+            drop(state); // a result may have a destructor of its own
+            drop(outcome);
         }
-    });
-    if let Err(job) = submit(job) {
-        job();
+        true
     }
-    poll_fn(move |cx| {
-        let mut slot = lock(&slot);
-        if let Slot::Waiting(waker) = &mut *slot {
+
+    fn is_waiting(&self) -> bool {
+        matches!(*lock(&self.0), State::Waiting { .. })
+    }
+}
+
+/// The result of a job that is to come.
+pub struct Waiting<T> {
+    slot: Arc<Slot<T>>,
+    pool: &'static Pool,
+    /// Dropping it does not take the work back.
+    is_detached: bool,
+}
+
+impl<T> Future for Waiting<T> {
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let mut state = lock(&self.slot.0);
+        if let State::Waiting { waker, .. } | State::Running(waker) = &mut *state {
             *waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        match std::mem::replace(&mut *slot, Slot::Taken) {
-            Slot::Done(value) => Poll::Ready(value),
-            Slot::Panicked(panic) => resume_unwind(panic),
-            Slot::Waiting(_) | Slot::Taken => Poll::Pending, // polled after its end
+        match std::mem::replace(&mut *state, State::Over) {
+            State::Done(value) => Poll::Ready(value),
+            State::Panicked(panic) => resume_unwind(panic),
+            State::Waiting { .. } | State::Running(_) | State::Over => Poll::Pending, // polled after its end
         }
-    })
+    }
 }
 
-/// Queues a job. It comes back when there is no thread and none can be started.
-fn submit(job: Job) -> Result<(), Job> {
-    let mut queue = lock(&QUEUE);
-    queue.jobs.push_back(job);
-    if queue.idle >= queue.jobs.len() || queue.threads == THREADS_MAX {
-        WORK.notify_one();
-        return Ok(());
+impl<T> Drop for Waiting<T> {
+    fn drop(&mut self) {
+        if self.is_detached {
+            return;
+        }
+        let state = std::mem::replace(&mut *lock(&self.slot.0), State::Over);
+        if matches!(state, State::Waiting { .. }) {
+            self.pool.abandon();
+        }
+        drop(state); // with nothing locked: it owns the work, or what came of it
     }
-    match std::thread::Builder::new().name("blocking".into()).stack_size(256 * 1024).spawn(work) {
-        Ok(_) => queue.threads += 1,
-        Err(_) if queue.threads > 0 => {} // those that run will come to it
-        Err(_) => return queue.jobs.pop_back().map_or(Ok(()), Err),
-    }
-    Ok(())
 }
 
-fn work() {
-    let mut queue = lock(&QUEUE);
-    loop {
-        match queue.jobs.pop_front() {
-            Some(job) => {
-                drop(queue);
-                job();
-                queue = lock(&QUEUE);
+impl Pool {
+    const fn new(threads_max: usize, waiting_max: usize) -> Self {
+        let queue = Mutex::new(Queue { jobs: VecDeque::new(), threads: 0, idle: 0, abandoned: 0 });
+        Self { queue, work: Condvar::new(), threads_max, waiting_max }
+    }
+
+    fn submit<T: Send + 'static>(&'static self, work: Work<T>) -> Waiting<T> {
+        let slot = Arc::new(Slot(Mutex::new(State::Waiting { work, waker: None })));
+        if !self.push(slot.clone()) {
+            slot.run();
+        }
+        Waiting { slot, pool: self, is_detached: false }
+    }
+
+    /// Queues a job; false: there is no thread and none can be started.
+    fn push(&'static self, job: Arc<dyn Job>) -> bool {
+        let mut queue = lock(&self.queue);
+        queue.jobs.push_back(job);
+        if queue.idle >= queue.waiting() || queue.threads == self.threads_max {
+            self.work.notify_one();
+            return true;
+        }
+        let thread = std::thread::Builder::new().name("blocking".into()).stack_size(256 * 1024);
+        match thread.spawn(|| self.serve()) {
+            Ok(_) => queue.threads += 1,
+            Err(_) if queue.threads > 0 => {} // those that run will come to it
+            Err(_) => {
+                queue.jobs.pop_back();
+                return false;
             }
-            None => {
-                queue.idle += 1;
-                queue = WORK.wait(queue).unwrap_or_else(PoisonError::into_inner);
-                queue.idle -= 1;
+        }
+        true
+    }
+
+    fn serve(&self) {
+        let mut queue = lock(&self.queue);
+        loop {
+            match queue.jobs.pop_front() {
+                Some(job) => {
+                    drop(queue);
+                    let was_wanted = job.run();
+                    drop(job);
+                    queue = lock(&self.queue);
+                    queue.abandoned -= isize::from(!was_wanted);
+                }
+                None => {
+                    queue.idle += 1;
+                    queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                    queue.idle -= 1;
+                }
             }
+        }
+    }
+
+    /// A job that waits is not wanted any more. Its place is given back once such places are half of the queue, so
+    /// that clients that come and go do not make it longer.
+    fn abandon(&self) {
+        let mut queue = lock(&self.queue);
+        queue.abandoned += 1;
+        if queue.abandoned.unsigned_abs() * 2 > queue.jobs.len() {
+            let before = queue.jobs.len();
+            queue.jobs.retain(|job| job.is_waiting());
+            queue.abandoned -= (before - queue.jobs.len()) as isize;
         }
     }
 }
@@ -105,17 +276,85 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
     use super::*;
     use crate::runtime::{Runtime, timeout};
+
+    /// A pool of a test, which shares nothing with those of others.
+    fn pool(threads_max: usize, waiting_max: usize) -> &'static Pool {
+        Box::leak(Box::new(Pool::new(threads_max, waiting_max)))
+    }
+
+    /// Has one thread of the pool wait until the returned end is dropped.
+    fn hold(pool: &'static Pool) -> (mpsc::Sender<()>, Waiting<()>) {
+        let (open, gate) = mpsc::channel::<()>();
+        let (begun, wait) = mpsc::channel::<()>();
+        let held = pool.submit(Box::new(move || {
+            drop(begun);
+            let _ = gate.recv();
+        }));
+        let _ = wait.recv();
+        (open, held)
+    }
 
     #[test]
     fn results_come_back() {
         let mut runtime = Runtime::new().unwrap();
         runtime.block_on(async {
-            let jobs: Vec<_> = (0..20).map(|n| run(move || n * n)).collect();
+            let jobs: Vec<_> = (0..20).map(|n| run(Lane::Files, move || n * n)).collect();
             for (n, job) in jobs.into_iter().enumerate() {
                 assert_eq!(timeout(10_000, job).await, Ok(n * n));
             }
+        });
+    }
+
+    #[test]
+    fn a_job_that_nobody_waits_for_is_not_begun_and_leaves_the_queue() {
+        static DONE: AtomicUsize = AtomicUsize::new(0);
+        let pool = pool(1, usize::MAX);
+        let (open, held) = hold(pool);
+        let count = || DONE.fetch_add(1, Ordering::Relaxed);
+        let abandoned: Vec<_> = (0..100).map(|_| pool.submit(Box::new(count))).collect();
+        let wanted = pool.submit(Box::new(count));
+        drop(abandoned);
+        let queue = lock(&pool.queue);
+        assert_eq!(queue.waiting(), 1);
+        assert!(queue.jobs.len() <= 2, "{}", queue.jobs.len());
+        drop((queue, open));
+        Runtime::new().unwrap().block_on(async move {
+            held.await;
+            assert_eq!(wanted.await, 0);
+        });
+        assert_eq!(DONE.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn what_is_detached_is_done() {
+        let (done, wait) = mpsc::channel();
+        detach(Lane::Files, move || done.send(5).unwrap());
+        assert_eq!(wait.recv(), Ok(5));
+    }
+
+    #[test]
+    fn a_lane_that_is_full_holds_up_no_other_and_refuses() {
+        // Names: no other test of this process uses that lane.
+        let (open, held) = hold(Lane::Names.pool());
+        let (open_too, held_too) = hold(Lane::Names.pool());
+        let waiting: Vec<_> = (0..NAMES_WAITING_MAX).map(|n| try_run(Lane::Names, move || n)).collect();
+        assert!(waiting.iter().all(Result::is_ok) && Lane::Names.is_crowded());
+        assert!(matches!(try_run(Lane::Names, || 0), Err(Busy)));
+        Runtime::new().unwrap().block_on(async move {
+            assert_eq!(run(Lane::Files, || 1).await, 1);
+            assert!(!Lane::Files.is_crowded());
+            drop((open, open_too));
+            held.await;
+            held_too.await;
+            for (n, job) in waiting.into_iter().enumerate() {
+                assert_eq!(job.ok().unwrap().await, n);
+            }
+            assert_eq!(try_run(Lane::Names, || 7).ok().unwrap().await, 7);
         });
     }
 }

@@ -4,7 +4,8 @@
 
 use crate::log::{self, Logger};
 use crate::net::drain;
-use crate::runtime::{Either, blocking, race, sleep};
+use crate::runtime::blocking::{self, Lane};
+use crate::runtime::{Either, race, sleep};
 use crate::upstream::group::Group;
 use crate::upstream::known::Spot;
 
@@ -33,7 +34,7 @@ pub async fn retry(groups: Vec<&'static Group>, log: Logger) {
 async fn try_server(group: &'static Group, index: usize, log: &Logger) {
     let Some(server) = group.servers.get(index) else { return };
     let host = server.host.clone();
-    if let Ok(addresses) = blocking::run(move || host.resolve()).await {
+    if let Ok(addresses) = blocking::run(Lane::Names, move || host.resolve()).await {
         group.learn(index, &addresses.into_iter().map(Spot::from).collect::<Vec<_>>());
         log::notice!(log, &(), "upstream server \"{}\" of \"{}\" resolves now", server.name, group.name);
     }

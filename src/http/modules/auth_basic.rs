@@ -1,28 +1,36 @@
 //! Access by user and password (`auth_basic`, `auth_basic_user_file`).
 //!
-//! Runs in the access phase. Touches: the file of users, read for each request as nginx does; another thread for
-//! passwords whose check is slow. A worker remembers such passwords once they were right.
+//! Runs in the access phase. Touches: the file of users, read for each request as nginx does (on another thread where
+//! it is not in memory); another thread for passwords whose check is slow. A worker remembers whether such a password
+//! was right, checks one that several requests bring once, and lets few others wait (`blocking::PASSWORDS_WAITING_MAX`).
 //! Behaviour: nginx.org, ngx_http_auth_basic_module. RFC 7617.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
+use std::fs::File as Opened;
 use std::hash::{BuildHasher, RandomState};
-use std::os::unix::ffi::OsStrExt;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use crate::base::base64;
 use crate::base::crypt::{self, Scheme};
 use crate::config::directive::{custom, millis};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
 use crate::http::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::modules::{BlockConf, Directive, autoindex, core};
 use crate::http::pipeline::{Reply, Verdict, Work};
 use crate::http::request::Request;
 use crate::http::script::Script;
 use crate::http::variable::Variable;
 use crate::log;
 use crate::proto::header::Id;
+use crate::runtime::blocking::{self, Lane, PASSWORDS_WAITING_MAX};
+use crate::runtime::channel::Notify;
+use crate::runtime::{self, now_ms};
+use crate::sys::file as cached;
 
 #[derive(Debug, Default)]
 pub struct Conf {
@@ -43,7 +51,7 @@ const CONTEXTS: Context = Context::ANY.or(Context::LIMIT_EXCEPT);
 
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("auth_basic", CONTEXTS, Arity::exactly(1), auth_basic, "Asks for a user and password, under this name of the area; off."),
-    custom("auth_basic_user_file", CONTEXTS, Arity::exactly(1), auth_basic_user_file, "The file of users, name:password in each line; passwords as of htpasswd (bcrypt, apr1, SHA), crypt(3)'s $1$, $5$ and $6$, {SSHA} or {PLAIN}."),
+    custom("auth_basic_user_file", CONTEXTS, Arity::exactly(1), auth_basic_user_file, "The file of users, name:password in each line, with passwords as of htpasswd (bcrypt, apr1, SHA), crypt(3)'s $1$, $5$ and $6$, {SSHA} or {PLAIN}. It is a regular file of at most 4 MiB. Of passwords that are slow to check (bcrypt, $5$, $6$) a worker checks one at a time, 16 more wait, and further requests get 503."),
     millis("auth_delay", Context::ANY, |c| &mut c.delay_ms, "How long a request waits for its status 401; 0."),
 ];
 
@@ -94,17 +102,71 @@ fn check(request: &mut Request, realm: &'static Script, file: &'static File) -> 
     if realm.to_vec(request) == b"off" {
         return Verdict::Next;
     }
-    let Some((user, password)) = credentials(request) else {
+    if credentials(request).is_none() {
         let what = "no user/password was provided for basic authentication";
         log::info!(core::error_log(request), &*request, "{}", what);
         return refuse(request);
-    };
-    let path = file.folder.join(OsStr::from_bytes(&file.path.to_vec(request)));
-    let users = match std::fs::read(&path) {
+    }
+    let path = path_of(request, file);
+    match read_users(&path, false) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let read = |path: &[u8]| read_users(path, true);
+            autoindex::read(request, path, read, check_again)
+        }
+        users => check_against(request, &path, users),
+    }
+}
+
+/// Another thread has read the file of users.
+fn check_again(request: &mut Request, _: u64) -> Verdict {
+    let users = autoindex::taken(request);
+    let conf: &'static Conf = &request.location.auth_basic;
+    match conf.file.as_ref() {
+        Some(file) => {
+            let path = path_of(request, file);
+            check_against(request, &path, users)
+        }
+        None => Verdict::Next,
+    }
+}
+
+fn path_of(request: &mut Request, file: &'static File) -> Vec<u8> {
+    file.folder.join(OsStr::from_bytes(&file.path.to_vec(request))).into_os_string().into_vec()
+}
+
+/// Bytes of a file of users: a hundred thousand lines. It is read and searched for each request.
+const USERS_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Reads a file of users. Unless it `may_wait`, it is read as far as it is in memory. Errors: `WouldBlock` where all
+/// of it is not; what is no regular file (a FIFO would be waited for), or too large.
+fn read_users(path: &[u8], may_wait: bool) -> io::Result<Vec<u8>> {
+    let open = if may_wait { cached::open_waiting } else { cached::open_cached };
+    let file = Opened::from(open(path, cached::READ)?);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    if metadata.len() > USERS_BYTES_MAX {
+        let why = format!("it is larger than {USERS_BYTES_MAX} bytes, the most that a file of users may have");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+    }
+    let mut users = vec![0; metadata.len() as usize];
+    if may_wait {
+        let count = cached::read_waiting(&file, &mut users, 0)?;
+        users.truncate(count);
+    } else if !users.is_empty() && cached::read_cached(&file, &mut users, 0)? < users.len() {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    Ok(users)
+}
+
+fn check_against(request: &mut Request, path: &[u8], users: io::Result<Vec<u8>>) -> Verdict {
+    let Some((user, password)) = credentials(request) else { return refuse(request) };
+    let users = match users {
         Ok(users) => users,
         Err(error) => {
-            let (name, cause) = (log::Text(path.as_os_str().as_bytes()), log::Cause(&error));
-            if error.kind() == std::io::ErrorKind::NotFound {
+            let (name, cause) = (log::Text(path), log::Cause(&error));
+            if error.kind() == io::ErrorKind::NotFound {
                 log::error!(core::error_log(request), &*request, "open() \"{}\" failed {}", name, cause);
                 return Verdict::Done(Reply::Status(403));
             }
@@ -112,8 +174,9 @@ fn check(request: &mut Request, realm: &'static Script, file: &'static File) -> 
             return Verdict::Done(Reply::Status(500));
         }
     };
+    runtime::charge((users.len() / SEARCHED_BYTES) as u32);
     let Some(stored) = stored_password(&users, &user) else {
-        let (user, name) = (log::Text(&user), log::Text(path.as_os_str().as_bytes()));
+        let (user, name) = (log::Text(&user), log::Text(path));
         log::error!(core::error_log(request), &*request, "user \"{}\" was not found in \"{}\"", user, name);
         return refuse(request);
     };
@@ -123,46 +186,138 @@ fn check(request: &mut Request, realm: &'static Script, file: &'static File) -> 
         log::error!(core::error_log(request), &*request, "user \"{}\": {}", user, what);
         return Verdict::Done(Reply::Status(500));
     };
-    if !scheme.is_slow() {
+    if !scheme.is_slow(password.len()) {
         return answer(request, u64::from(crypt::verify(&password, stored)));
     }
-    let key = KNOWN.with_borrow(|known| known.hasher.hash_one((&password, stored)).max(2));
-    if KNOWN.with_borrow(|known| known.keys.contains(&key)) {
+    let key = CHECKS.with_borrow(|checks| checks.hasher.hash_one((&password, stored)));
+    if let Some(outcome) = CHECKS.with_borrow_mut(|checks| checks.known(key)) {
+        return answer(request, outcome);
+    }
+    let run = check_slowly(key, password, stored.to_owned());
+    Verdict::Work(Box::new(Work { run: Box::pin(run), lane: Lane::Passwords, then: answer }))
+}
+
+/// Bytes that are read and searched in a microsecond.
+const SEARCHED_BYTES: usize = 4096;
+
+/// What comes of a check.
+const WRONG: u64 = 0;
+const RIGHT: u64 = 1;
+/// It was not made: too many wait.
+const REFUSED: u64 = 2;
+
+fn answer(request: &mut Request, outcome: u64) -> Verdict {
+    if outcome == RIGHT {
         return Verdict::Granted;
     }
-    let stored = stored.to_owned();
-    let run = move || if crypt::verify(&password, &stored) { key } else { 0 };
-    Verdict::Work(Box::new(Work { run: Box::new(run), then: answer }))
+    let user = credentials(request).map(|(user, _)| user).unwrap_or_default();
+    let user = log::Text(&user);
+    if outcome == REFUSED {
+        log::error!(
+            core::error_log(request), &*request,
+            "user \"{}\": {} passwords wait to be checked already: \"limit_req\" here, or passwords that are stored with \
+             a cheaper hash, would help", user, PASSWORDS_WAITING_MAX
+        );
+        return Verdict::Done(Reply::Status(503));
+    }
+    log::error!(core::error_log(request), &*request, "user \"{}\": password mismatch", user);
+    refuse(request)
 }
 
-/// What follows from a check: 0 is a wrong password, 1 a right one, more its key to remember it by.
-fn answer(request: &mut Request, key: u64) -> Verdict {
-    if key == 0 {
-        let user = credentials(request).map(|(user, _)| user).unwrap_or_default();
-        log::error!(core::error_log(request), &*request, "user \"{}\": password mismatch", log::Text(&user));
-        return refuse(request);
+/// Checks a password on another thread, once for all who bring it at the same time.
+async fn check_slowly(key: u64, password: Vec<u8>, stored: String) -> u64 {
+    loop {
+        if let Some(outcome) = CHECKS.with_borrow_mut(|checks| checks.known(key)) {
+            return outcome;
+        }
+        let under_way = CHECKS.with_borrow(|checks| checks.under_way.get(&key).cloned());
+        match under_way {
+            Some(check) => check.notified().await, // its client may leave: then one of those who wait goes on
+            None => break,
+        }
     }
-    if key > 1 {
-        KNOWN.with_borrow_mut(|known| {
-            if known.keys.len() >= KNOWN_MAX {
-                known.keys.clear();
-            }
-            known.keys.insert(key);
-        });
-    }
-    Verdict::Granted
+    let Ok(check) = blocking::try_run(Lane::Passwords, move || crypt::verify(&password, &stored)) else {
+        return REFUSED;
+    };
+    let _under_way = UnderWay::begin(key);
+    let outcome = if check.await { RIGHT } else { WRONG };
+    CHECKS.with_borrow_mut(|checks| checks.remember(key, outcome));
+    outcome
 }
 
-/// Passwords that were right, by a hash that only this worker knows.
-struct Known {
+/// Marks a check as under way until it is dropped.
+struct UnderWay(u64);
+
+impl UnderWay {
+    fn begin(key: u64) -> Self {
+        CHECKS.with_borrow_mut(|checks| checks.under_way.insert(key, Rc::default()));
+        Self(key)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let check = CHECKS.with_borrow_mut(|checks| checks.under_way.remove(&self.0));
+        if let Some(check) = check {
+            check.notify();
+        }
+    }
+}
+
+/// What this worker knows of passwords that are slow to check, by a hash of password and stored text that only it
+/// knows.
+struct Checks {
     hasher: RandomState,
-    keys: HashSet<u64>,
+    right: HashSet<u64>,
+    /// Those of the last [`WRONG_MS`], and those of as long before.
+    wrong: [HashSet<u64>; 2],
+    wrong_since_ms: u64,
+    under_way: HashMap<u64, Rc<Notify>>,
 }
 
+/// Passwords of each set.
 const KNOWN_MAX: usize = 1024;
+/// A wrong password is known as such for this long, and at most twice as long.
+const WRONG_MS: u64 = 5_000;
 
 thread_local! {
-    static KNOWN: RefCell<Known> = RefCell::new(Known { hasher: RandomState::new(), keys: HashSet::new() });
+    static CHECKS: RefCell<Checks> = RefCell::new(Checks::new());
+}
+
+impl Checks {
+    fn new() -> Self {
+        let (right, wrong, under_way) = (HashSet::new(), [HashSet::new(), HashSet::new()], HashMap::new());
+        Self { hasher: RandomState::new(), right, wrong, wrong_since_ms: 0, under_way }
+    }
+
+    fn known(&mut self, key: u64) -> Option<u64> {
+        self.forget_wrong(now_ms());
+        if self.right.contains(&key) {
+            return Some(RIGHT);
+        }
+        self.wrong.iter().any(|wrong| wrong.contains(&key)).then_some(WRONG)
+    }
+
+    fn remember(&mut self, key: u64, outcome: u64) {
+        let known = if outcome == RIGHT { &mut self.right } else { &mut self.wrong[0] };
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(key);
+    }
+
+    fn forget_wrong(&mut self, now_ms: u64) {
+        let passed_ms = now_ms.saturating_sub(self.wrong_since_ms);
+        if passed_ms < WRONG_MS {
+            return;
+        }
+        self.wrong.swap(0, 1);
+        self.wrong[0].clear();
+        if passed_ms >= 2 * WRONG_MS {
+            self.wrong[1].clear();
+        }
+        self.wrong_since_ms = now_ms;
+    }
 }
 
 /// Asks for a user and password.
@@ -192,12 +347,15 @@ fn credentials(request: &Request) -> Option<(Vec<u8>, Vec<u8>)> {
 
 /// The password that stands in the user's line, without what follows another colon.
 fn stored_password<'a>(users: &'a [u8], user: &[u8]) -> Option<&'a [u8]> {
-    let lines = users.split(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"#"));
-    let mut found = lines.filter_map(|line| line.strip_prefix(user)?.strip_prefix(b":"));
-    found.next().map(|rest| {
-        let end = rest.iter().position(|byte| matches!(byte, b':' | b'\r')).unwrap_or(rest.len());
-        &rest[..end]
-    })
+    if user.starts_with(b"#") || user.contains(&b'\n') {
+        return None; // a comment, or two lines
+    }
+    let start = [user, b":"].concat();
+    let begins_line = |at: &usize| *at == 0 || users[*at - 1] == b'\n';
+    let at = memchr::memmem::find_iter(users, &start).find(begins_line)?;
+    let rest = &users[at + start.len()..];
+    let end = rest.iter().position(|byte| matches!(byte, b':' | b'\r' | b'\n')).unwrap_or(rest.len());
+    Some(&rest[..end])
 }
 
 #[cfg(test)]
@@ -216,8 +374,45 @@ mod tests {
             ("# comment", None),
             ("", None),
             ("joe:one", None),
+            ("x\n\njoe", None),
         ] {
             assert_eq!(stored_password(users, user.as_bytes()), expected.map(str::as_bytes), "{user}");
         }
+    }
+
+    #[test]
+    fn a_wrong_password_is_known_for_a_few_seconds_and_a_right_one_for_longer() {
+        let mut checks = Checks::new();
+        checks.forget_wrong(100_000);
+        checks.remember(1, WRONG);
+        checks.remember(2, RIGHT);
+        let known = |checks: &mut Checks, now_ms, key| {
+            checks.forget_wrong(now_ms);
+            checks.right.contains(&key) || checks.wrong.iter().any(|wrong| wrong.contains(&key))
+        };
+        assert!(known(&mut checks, 104_999, 1) && known(&mut checks, 105_000, 1) && known(&mut checks, 109_999, 1));
+        assert!(!known(&mut checks, 110_000, 1) && known(&mut checks, 110_000, 2));
+        checks.remember(1, WRONG);
+        assert!(!known(&mut checks, 120_000, 1));
+        for key in 0..5_000 {
+            checks.remember(key, WRONG);
+            assert!(checks.wrong[0].len() <= KNOWN_MAX);
+        }
+    }
+
+    #[test]
+    fn only_regular_files_of_a_bounded_size_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).into_os_string().into_vec();
+        nix::unistd::mkfifo(&folder.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::fs::write(folder.path().join("users"), "joe:one").unwrap();
+        Opened::create(folder.path().join("large")).unwrap().set_len(USERS_BYTES_MAX + 1).unwrap();
+        for may_wait in [false, true] {
+            let kind = |name: &str| read_users(&path(name), may_wait).map_err(|error| error.kind());
+            assert_eq!(kind("fifo"), Err(io::ErrorKind::InvalidInput));
+            assert_eq!(kind("large"), Err(io::ErrorKind::FileTooLarge));
+        }
+        assert_eq!(read_users(&path("none"), true).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(read_users(&path("users"), true).unwrap(), b"joe:one");
     }
 }

@@ -100,7 +100,7 @@ pub fn read(
         *reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
         0
     };
-    Verdict::Work(Box::new(Work { run: Box::new(run), then }))
+    Verdict::Work(Work::on_files(run, then))
 }
 
 /// What [`read`] has come to.

@@ -340,7 +340,7 @@ fn ask(
         *to.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
         0
     };
-    Box::new(Work { run: Box::new(run), then: again })
+    Work::on_files(run, again)
 }
 
 /// What another thread has said of a path.

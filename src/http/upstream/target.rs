@@ -3,6 +3,7 @@
 //! Touches: name servers, for a name that only a variable brought; the system's resolver (on the blocking pool) where
 //! no `resolver` is configured. nginx answers 502 there.
 
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -13,11 +14,16 @@ use crate::http::modules::upstream::{Action, Chosen};
 use crate::http::request::Request;
 use crate::net::Address;
 use crate::net::address::Host;
-use crate::runtime::{Either, Io, blocking, race};
+use crate::runtime::blocking::{self, Lane};
+use crate::runtime::{Either, Io, race};
 use crate::upstream::Group;
 
 /// How long addresses from the system's resolver hold, which does not tell their time.
 const SYSTEM_VALID_MS: u64 = 30_000;
+
+/// Why a name is not looked up beyond `blocking::NAMES_WAITING_MAX`.
+const NAMES_WAIT: &str =
+    "too many names wait for the system's resolver; \"resolver\" has name servers asked without waiting";
 
 /// The group that a request is passed to, and what replaces its URI.
 #[derive(Debug)]
@@ -144,7 +150,12 @@ async fn look_up(request: &Request, target: &Target) -> Result<Chosen, Error> {
         return Ok(Chosen::Dynamic(Rc::clone(group)));
     }
     let host = target.host.clone();
-    match (blocking::run(move || host.resolve()).await, known) {
+    let looking = blocking::try_run(Lane::Names, move || host.resolve());
+    let looked = match looking {
+        Ok(looking) => looking.await,
+        Err(blocking::Busy) => Err(io::Error::other(NAMES_WAIT)),
+    };
+    match (looked, known) {
         (Ok(addresses), _) => Ok(make(0, addresses)),
         (Err(_), Some((group, _))) => Ok(Chosen::Dynamic(group)),
         (Err(error), None) => Err(Error::upstream(502, format!("{name} could not be resolved ({error})"))),

@@ -14,7 +14,8 @@ use crate::http::modules::ranges::{self, Parts, Plan};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::log;
-use crate::runtime::{self, blocking, relay};
+use crate::runtime::blocking::{self, Lane};
+use crate::runtime::{self, relay};
 use crate::sys::file;
 
 /// Where the bytes are.
@@ -88,6 +89,9 @@ pub async fn send(request: &mut Request, client: &mut Client<'_>, answer: Answer
     }
 }
 
+/// What a short read costs (`runtime::worked`): a client may ask for thousands of parts.
+const READ_WORK: u32 = 4;
+
 /// Parts that are gathered before they are written.
 const GATHERED_BYTES: usize = 32 * 1024;
 
@@ -113,6 +117,7 @@ async fn send_parts(
                 gathered.extend_from_slice(inside.unwrap_or(b""));
             }
             Content::File(file) if length <= READ_MAX => {
+                runtime::worked(READ_WORK).await;
                 gathered.extend_from_slice(&read(file, range.start, length as usize).await?);
             }
             Content::File(file) => {
@@ -157,7 +162,7 @@ async fn send_file(
             0 => {
                 was_cold = true;
                 let (cold, part) = (Arc::clone(file), part.min(COLD_BYTES));
-                let warmed = blocking::run(move || file::warm(&cold, at, part)).await;
+                let warmed = blocking::run(Lane::Files, move || file::warm(&cold, at, part)).await;
                 warmed.map_err(|error| unreadable(&error))?;
                 part
             }
@@ -199,17 +204,21 @@ async fn copy(
         let count = size.min(usize::try_from(length - done).unwrap_or(usize::MAX));
         let bytes = read(file, offset + done, count).await?;
         done += bytes.len() as u64;
+        runtime::worked((bytes.len() / READ_BYTES) as u32).await;
         client.write(request, &bytes).await?;
     }
     Ok(())
 }
+
+/// Bytes that are read from memory in a microsecond.
+const READ_BYTES: usize = 4096;
 
 /// Reads exactly `count` bytes.
 async fn read(file: &Arc<OnDisk>, offset: u64, count: usize) -> Result<Vec<u8>, Error> {
     let mut bytes = vec![0; count];
     if !matches!(file::read_cached(file, &mut bytes, offset), Ok(read) if read == count) {
         let file = Arc::clone(file);
-        let read = blocking::run(move || {
+        let read = blocking::run(Lane::Files, move || {
             let read = file::read_waiting(&file, &mut bytes, offset)?;
             bytes.truncate(read);
             Ok(bytes)
