@@ -20,6 +20,9 @@ use crate::sys::transfer::Pipe;
 /// Bytes of one read from a client that sends a long body faster than it is read.
 const LONG_READ_BYTES: usize = 64 * 1024;
 
+/// Bytes of the smallest chunks that are decoded in a microsecond.
+pub const DECODED_BYTES: usize = 128;
+
 const LEFT_EARLY: &str = "client prematurely closed connection";
 
 #[derive(Debug)]
@@ -454,6 +457,10 @@ impl Body {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(Error::client(400, LEFT_EARLY))),
             Poll::Ready(Ok(count)) => {
                 buffer.filled(count);
+                if left == u64::MAX {
+                    // decoding them takes no I/O: chunks may be of one byte
+                    runtime::charge((count / DECODED_BYTES) as u32);
+                }
                 self.is_fast = count == room;
                 self.arrived(count);
                 Poll::Ready(Ok(()))
@@ -497,4 +504,55 @@ fn too_large(declared: BodyLength, received: u64) -> Error {
     let kind = if declared == BodyLength::Chunked { "chunked body" } else { "body" };
     let cause = format!("client intended to send too large {kind}: {received} bytes");
     Error::client(413, cause).by(Limit::BodySize(received))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::runtime::{Runtime, spawn, yield_now};
+
+    fn pair() -> (Io, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (Io::register(ours.into()).unwrap(), theirs)
+    }
+
+    #[test]
+    fn chunks_of_one_byte_are_decoded_in_turns_with_the_others() {
+        Runtime::new().unwrap().block_on(async {
+            let (client, mut sender) = pair();
+            nix::sys::socket::setsockopt(&sender, nix::sys::socket::sockopt::SndBuf, &(4 << 20)).unwrap();
+            let chunks = "1\r\na\r\n".repeat(10_000);
+            let mut waiting = 0;
+            while let Ok(count) = sender.write(chunks.as_bytes()) {
+                waiting += count;
+            }
+            let (io, mut other) = pair();
+            let is_served = Rc::new(Cell::new(false));
+            let served = is_served.clone();
+            spawn(async move {
+                io.read(&mut [0]).await.unwrap();
+                served.set(true);
+            });
+            yield_now().await; // the other one waits for a byte, of which only epoll can tell
+            other.write_all(b"x").unwrap();
+            let limits = Limits { max: 0, timeout_ms: 5000, buffer_size: 16 * 1024, min_rate: None };
+            let mut body = Body::new(BodyLength::Chunked, b"", false, limits);
+            let mut decoded = 0;
+            while !is_served.get() {
+                assert!(body.data_ready(&client).await.unwrap());
+                decoded += body.data().len();
+                body.consume(body.data().len());
+            }
+            let read = decoded * "1\r\na\r\n".len();
+            assert!(waiting > read + LONG_READ_BYTES, "{waiting} bytes are too few to tell");
+            // the budget ends inside the third read, and the last chunk of it is met once more
+            assert!(read <= (16 + 64 + 64) * 1024 + 6, "{read} bytes in one turn");
+        });
+    }
 }

@@ -30,6 +30,12 @@ const SERVER_SHORT: &str = "Server: pronghorn\r\n";
 /// Room for a usual head.
 const HEAD_BYTES: usize = 512;
 
+/// Bytes that go through the filters at a time.
+const FILTER_STEP_BYTES: usize = 16 * 1024;
+/// What a piece costs beside its bytes, and a subrequest beside its I/O (`runtime::worked`).
+const PIECE_WORK: u32 = 1;
+const SUBREQUEST_WORK: u32 = 64;
+
 /// One response on one connection; or the part that a subrequest has in one.
 #[derive(Debug)]
 pub struct Client<'a> {
@@ -307,28 +313,19 @@ impl<'a> Client<'a> {
         };
         self.holds = signal == Signal::More;
         let plain = if self.output.is_coded() { Signal::More } else { outer };
-        let mut pieces = filters.push(request, data, signal)?;
+        let mut rest = data;
         loop {
-            let mut begun = subrequest::begin_others(request, &pieces).into_iter();
-            for piece in pieces {
-                match piece {
-                    Piece::Bytes(bytes) => {
-                        self.output.emit(self.io, &bytes, plain, &mut request.bytes_sent).await?;
-                    }
-                    Piece::Subrequest(subrequest) => match begun.next().flatten() {
-                        Some(source) => {
-                            while let Some(bytes) = source.read(self.io).await? {
-                                self.output.emit(self.io, &bytes, plain, &mut request.bytes_sent).await?;
-                            }
-                        }
-                        None => subrequest::run(request, self, subrequest).await?,
-                    },
-                }
-            }
-            if !filters.waits() {
+            // In steps: a filter works on all it is given in one go.
+            let (step, later) = rest.split_at(rest.len().min(FILTER_STEP_BYTES));
+            rest = later;
+            let (signal, plain) =
+                if rest.is_empty() { (signal, plain) } else { (Signal::More, Signal::More) };
+            let pieces = filters.push(request, step, signal)?;
+            runtime::worked(filters.work(step.len().max(bytes_of(&pieces)))).await;
+            self.carry_out(request, &mut filters, pieces, plain).await?;
+            if rest.is_empty() {
                 break;
             }
-            pieces = filters.push(request, b"", Signal::More)?;
         }
         if self.output.is_coded() && outer != Signal::More {
             self.output.emit(self.io, b"", outer, &mut request.bytes_sent).await?;
@@ -338,6 +335,53 @@ impl<'a> Client<'a> {
         }
         Ok(())
     }
+
+    /// Sends what the filters gave, and what they give next where they have waited for it.
+    async fn carry_out(
+        &mut self,
+        request: &mut Request,
+        filters: &mut Filters,
+        mut pieces: Vec<Piece>,
+        signal: Signal,
+    ) -> Result<(), Error> {
+        loop {
+            let mut begun = subrequest::begin_others(request, &pieces).into_iter();
+            for piece in pieces {
+                match piece {
+                    Piece::Bytes(bytes) => {
+                        runtime::worked(PIECE_WORK).await;
+                        self.output.emit(self.io, &bytes, signal, &mut request.bytes_sent).await?;
+                    }
+                    Piece::Subrequest(subrequest) => {
+                        // One that is answered from memory does no I/O that would tell.
+                        runtime::worked(SUBREQUEST_WORK).await;
+                        if self.io.is_hung_up() {
+                            return Err(Error::client(499, "client prematurely closed connection"));
+                        }
+                        match begun.next().flatten() {
+                            Some(source) => {
+                                while let Some(bytes) = source.read(self.io).await? {
+                                    self.output
+                                        .emit(self.io, &bytes, signal, &mut request.bytes_sent)
+                                        .await?;
+                                }
+                            }
+                            None => subrequest::run(request, self, subrequest).await?,
+                        }
+                    }
+                }
+            }
+            if !filters.waits() {
+                return Ok(());
+            }
+            pieces = filters.push(request, b"", Signal::More)?;
+            runtime::worked(filters.work(bytes_of(&pieces))).await;
+        }
+    }
+}
+
+fn bytes_of(pieces: &[Piece]) -> usize {
+    pieces.iter().map(|piece| if let Piece::Bytes(bytes) = piece { bytes.len() } else { 0 }).sum()
 }
 
 fn run_heads(request: &mut Request) {

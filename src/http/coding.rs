@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::pin::Pin;
 use std::rc::Rc;
 
 use crate::config::{Diagnostic, Inherit, Node};
@@ -18,6 +19,7 @@ use crate::http::modules::ranges::parse_date;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::proto::header::Id;
+use crate::runtime::blocking::{self, Lane};
 use crate::sys::clock;
 
 /// A content coding.
@@ -89,10 +91,56 @@ pub struct Totals {
 /// What becomes known of a coding when its response is complete.
 pub type Report = Rc<Cell<Option<(Name, Totals)>>>;
 
-/// Something that encodes: one of the libraries.
-pub trait Engine: fmt::Debug {
+/// Something that encodes: one of the libraries. Steps that take long are made on another thread, so it is `Send`.
+pub trait Engine: fmt::Debug + Send {
     /// Encodes all of `data` and appends what is complete. Errors: a text for the log.
     fn push(&mut self, data: &[u8], signal: Signal, out: &mut Vec<u8>) -> Result<(), String>;
+
+    /// Bytes that should be pushed at a time.
+    fn step_bytes(&self) -> usize {
+        STEP_BYTES
+    }
+
+    /// The microseconds that a push may take, for bytes that are hard to encode: with what is gathered already, where
+    /// the push completes a block.
+    fn work(&self, bytes: usize, signal: Signal) -> u32;
+}
+
+/// Bytes that are encoded at a time.
+pub const STEP_BYTES: usize = 16 * 1024;
+
+/// Bytes gathered by an encoder that works on whole blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Block {
+    size: usize,
+    held: usize,
+    ns_per_byte: u32,
+}
+
+impl Block {
+    pub fn new(size: usize, ns_per_byte: u32) -> Self {
+        Self { size, held: 0, ns_per_byte }
+    }
+
+    /// [`Engine::work`] of such an encoder.
+    pub fn work(&self, bytes: usize, signal: Signal) -> u32 {
+        let gathered = self.held + bytes;
+        let is_worked_on = gathered >= self.size || signal != Signal::More;
+        work_of(bytes, COPY_NS) + if is_worked_on { work_of(gathered, self.ns_per_byte) } else { 0 }
+    }
+
+    /// So many bytes were pushed.
+    pub fn push(&mut self, bytes: usize, signal: Signal) {
+        self.held = if signal == Signal::More { (self.held + bytes) % self.size } else { 0 };
+    }
+}
+
+/// Nanoseconds that it takes to put a byte into a block.
+const COPY_NS: u32 = 1;
+
+/// Microseconds for so many bytes.
+pub fn work_of(bytes: usize, ns_per_byte: u32) -> u32 {
+    u32::try_from(bytes as u64 * u64::from(ns_per_byte) / 1000).unwrap_or(u32::MAX)
 }
 
 /// Puts a coding on the response if this is the one for it: `engine` is called then.
@@ -109,7 +157,7 @@ pub fn apply<E: Engine + 'static>(request: &mut Request, name: Name, engine: imp
     request.response.headers.push_id(Id::ContentEncoding, name.token().as_bytes());
     request.coded = Some(report.clone());
     request.coding = Some(Box::new(Stream {
-        engine,
+        engine: Some(engine),
         name,
         totals: Totals::default(),
         held: Vec::new(),
@@ -259,7 +307,8 @@ const BYTES_MIN: usize = 4096;
 /// An engine at work on one response.
 #[derive(Debug)]
 struct Stream<E: Engine> {
-    engine: E,
+    /// Away while another thread works with it.
+    engine: Option<E>,
     name: Name,
     totals: Totals,
     /// Too few to be sent.
@@ -269,27 +318,77 @@ struct Stream<E: Engine> {
     report: Report,
 }
 
-impl<E: Engine> Coding for Stream<E> {
-    fn push(&mut self, data: &[u8], signal: Signal, out: &mut Vec<u8>) -> Result<(), Error> {
-        // a pause after a pause has nothing to say; each flush costs bytes
-        if data.is_empty() && (signal == Signal::More || signal == Signal::Flush && self.is_flushed) {
-            return Ok(());
-        }
-        let start = out.len();
-        out.append(&mut self.held);
-        let before = out.len();
-        self.engine.push(data, signal, out).map_err(Error::ours)?;
+impl<E: Engine> Stream<E> {
+    /// A pause after a pause has nothing to say; each flush costs bytes.
+    fn is_idle(&self, data: &[u8], signal: Signal) -> bool {
+        data.is_empty() && (signal == Signal::More || signal == Signal::Flush && self.is_flushed)
+    }
+
+    /// So many bytes were given, and what `out` has behind `start`, with `held_bytes` of an earlier push, was made.
+    fn pushed(&mut self, given: usize, signal: Signal, out: &mut Vec<u8>, start: usize, held_bytes: usize) {
         self.is_flushed = signal == Signal::Flush;
-        self.totals.given += data.len() as u64;
-        self.totals.made += (out.len() - before) as u64;
+        self.totals.given += given as u64;
+        self.totals.made += (out.len() - start - held_bytes) as u64;
         if signal == Signal::More && out.len() - start < BYTES_MIN {
             self.held = out.split_off(start);
         }
         if signal == Signal::End {
             self.report.set(Some((self.name, self.totals)));
         }
+    }
+}
+
+impl<E: Engine + 'static> Coding for Stream<E> {
+    fn push(&mut self, data: &[u8], signal: Signal, out: &mut Vec<u8>) -> Result<(), Error> {
+        if self.is_idle(data, signal) {
+            return Ok(());
+        }
+        let (start, held_bytes) = (out.len(), self.held.len());
+        out.append(&mut self.held);
+        let engine = self.engine.as_mut().ok_or_else(lost)?;
+        engine.push(data, signal, out).map_err(Error::ours)?;
+        self.pushed(data.len(), signal, out, start, held_bytes);
         Ok(())
     }
+
+    fn step_bytes(&self) -> usize {
+        self.engine.as_ref().map_or(STEP_BYTES, Engine::step_bytes)
+    }
+
+    fn work(&self, bytes: usize, signal: Signal) -> u32 {
+        self.engine.as_ref().map_or(0, |engine| engine.work(bytes, signal))
+    }
+
+    fn push_elsewhere<'a>(
+        &'a mut self,
+        data: &'a [u8],
+        signal: Signal,
+        out: &'a mut Vec<u8>,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>> {
+        Box::pin(async move {
+            if self.is_idle(data, signal) {
+                return Ok(());
+            }
+            let (start, held_bytes) = (out.len(), self.held.len());
+            out.append(&mut self.held);
+            let mut engine = self.engine.take().ok_or_else(lost)?;
+            let (given, mut made) = (data.to_vec(), std::mem::take(out));
+            let pushing = blocking::run(Lane::Codings, move || {
+                let outcome = engine.push(&given, signal, &mut made);
+                (engine, made, outcome)
+            });
+            let (engine, made, outcome) = pushing.await;
+            (self.engine, *out) = (Some(engine), made);
+            outcome.map_err(Error::ours)?;
+            self.pushed(data.len(), signal, out, start, held_bytes);
+            Ok(())
+        })
+    }
+}
+
+/// The engine went to another thread and nobody waited for it to come back.
+fn lost() -> Error {
+    Error::ours("the encoder was given up")
 }
 
 /// Appends a coding's `$…_ratio`, bytes given for each made, with two digits; false: the answer had not this coding.

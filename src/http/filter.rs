@@ -6,6 +6,7 @@
 //! `request.coding` instead.
 
 use std::fmt;
+use std::pin::Pin;
 
 use crate::http::error::Error;
 use crate::http::request::Request;
@@ -46,6 +47,20 @@ pub trait Coding: fmt::Debug {
     ///
     /// Errors: the response cannot go on and is cut.
     fn push(&mut self, data: &[u8], signal: Signal, out: &mut Vec<u8>) -> Result<(), Error>;
+
+    /// Bytes that should be pushed at a time, so that the others need not wait.
+    fn step_bytes(&self) -> usize;
+
+    /// What a push of so many bytes costs (`runtime::worked`), with what it would complete.
+    fn work(&self, bytes: usize, signal: Signal) -> u32;
+
+    /// Does on another thread what [`Coding::push`] does: for steps too long for the worker's loop.
+    fn push_elsewhere<'a>(
+        &'a mut self,
+        data: &'a [u8],
+        signal: Signal,
+        out: &'a mut Vec<u8>,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
 }
 
 /// Whether a filter has done with what it was given.
@@ -69,6 +84,9 @@ pub trait BodyFilter: fmt::Debug {
         out: &mut Vec<Piece>,
     ) -> Result<Flow, Error>;
 }
+
+/// Bytes that one filter searches and changes in a microsecond, where it finds much.
+const FILTERED_BYTES: usize = 64;
 
 #[derive(Debug)]
 struct Stage {
@@ -100,6 +118,11 @@ impl Filters {
     /// A filter waits until the pieces it gave are carried out; [`Filters::push`] without data lets it go on.
     pub fn waits(&self) -> bool {
         self.0.iter().any(|stage| stage.waits)
+    }
+
+    /// What it costs to run so many bytes through all filters (`runtime::worked`).
+    pub fn work(&self, bytes: usize) -> u32 {
+        (self.0.len() * (1 + bytes / FILTERED_BYTES)) as u32
     }
 
     /// Runs bytes through all filters.

@@ -43,6 +43,10 @@ pub static VARIABLES: &[(&str, &str)] = &[
     ("limit_conn_status", "What limit_conn made of the request: PASSED, REJECTED or REJECTED_DRY_RUN."),
     ("limit_rate", "The rate in bytes a second at which the answer is sent; it can be set."),
     ("limit_req_status", "What limit_req made of the request: PASSED, DELAYED, REJECTED, or with _DRY_RUN."),
+    (
+        "longest_turn",
+        "The longest turn of the event loop of any worker now running, since it started, in seconds with milliseconds: as long other connections of that worker had to wait.",
+    ),
     ("modern_browser", "The value of modern_browser_value where the browser is a modern one, else empty."),
     ("msec", "The time in seconds since 1970, with milliseconds."),
     ("msie", "1 for Internet Explorer, else empty."),

@@ -4,6 +4,7 @@
 //! future, nothing else (`idle_connection_fits_its_budget`).
 //! RFC 9112; nginx.org, ngx_http_core_module (`keepalive_*`, `client_header_*`, `lingering_*`).
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -649,6 +650,9 @@ async fn discard(request: &mut Request, io: &Io) -> bool {
     timeout(time_ms, read).await.unwrap_or(false)
 }
 
+/// Bytes of one read of what nobody wants.
+const LINGERING_READ_BYTES: usize = 16 * 1024;
+
 /// Tells the client that nothing more comes, and reads what is still on its way, so that no reset
 /// overtakes the response (`lingering_close`).
 async fn linger(conn: &Conn, core: &core::Conf) {
@@ -662,7 +666,9 @@ async fn linger(conn: &Conn, core: &core::Conf) {
             if timeout(timeout_ms, conn.io.waiting(Waiting::Idle)).await.is_err() {
                 return;
             }
-            let mut buffer = Buffer::take(4096);
+            // A client that sends faster than this reads is read in turns with the others.
+            poll_fn(|cx| conn.io.poll_budget(cx)).await;
+            let mut buffer = Buffer::take(LINGERING_READ_BYTES);
             match conn.io.try_read(buffer.space()) {
                 Ok(0) => return,
                 Ok(_) => {}

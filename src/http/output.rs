@@ -21,6 +21,9 @@ pub const JOINED_MAX: usize = 4096;
 /// The last bytes of a body, up to this many, are copied in front of its end.
 const LAST_MAX: usize = 32 * 1024;
 
+/// Bytes that are copied in a microsecond.
+const COPIED_BYTES: usize = 4096;
+
 /// How the end of the response's body is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Framing {
@@ -336,6 +339,7 @@ impl Output {
         if let Some(Memory { kept, max }) = &mut special.memory {
             let max = max.unwrap_or(0);
             if max == 0 {
+                runtime::worked(1).await;
                 return Ok(()); // only the status is asked for
             }
             if kept.len() + data.len() > max {
@@ -343,26 +347,54 @@ impl Output {
                 return Err(Error::ours(cause).by(Limit::SubrequestSize));
             }
             kept.extend_from_slice(data);
+            runtime::worked(1 + (data.len() / COPIED_BYTES) as u32).await;
             return Ok(());
         }
         if let Some(sink) = &special.ahead {
             return sink.write(data).await;
         }
-        let Some(coding) = &mut special.coding else {
+        if special.coding.is_none() {
             return self.emit_plain(io, data, signal, sent).await;
-        };
-        let mut coded = buffer::scratch();
-        let outcome = coding.push(data, signal, &mut coded);
-        special.holds = signal == Signal::More && (special.holds || !data.is_empty());
-        if signal == Signal::End {
-            special.coding = None;
         }
-        let outcome = match outcome {
-            Ok(()) => self.emit_plain(io, &coded, signal, sent).await,
-            Err(error) => Err(error),
-        };
+        let mut coded = buffer::scratch();
+        let outcome = self.emit_coded(io, data, signal, &mut coded, sent).await;
         buffer::recycle(coded);
         outcome
+    }
+
+    /// Encodes and sends, so many bytes at a time that the others need not wait: a step that is too long is made on
+    /// another thread.
+    async fn emit_coded(
+        &mut self,
+        io: &Io,
+        mut data: &[u8],
+        signal: Signal,
+        coded: &mut Vec<u8>,
+        sent: &mut u64,
+    ) -> Result<(), Error> {
+        loop {
+            let Some(special) = self.special.as_deref_mut() else { return Ok(()) };
+            let Some(coding) = &mut special.coding else { return Ok(()) };
+            let (step, rest) = data.split_at(data.len().min(coding.step_bytes()));
+            data = rest;
+            let signal = if rest.is_empty() { signal } else { Signal::More };
+            special.holds = signal == Signal::More && (special.holds || !step.is_empty());
+            let work = coding.work(step.len(), signal);
+            if work > runtime::POLL_WORK {
+                coding.push_elsewhere(step, signal, coded).await?;
+            } else {
+                coding.push(step, signal, coded)?;
+                runtime::worked(work).await;
+            }
+            if signal == Signal::End {
+                special.coding = None;
+            }
+            self.emit_plain(io, coded, signal, sent).await?;
+            coded.clear();
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
     }
 
     async fn emit_plain(

@@ -5,6 +5,7 @@
 //! arrived is sent at once.
 //! A body that the upstream cuts never looks complete to the client (RFC 9112 §8).
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::pin::pin;
@@ -13,6 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use smallvec::SmallVec;
 
+use crate::http::body::DECODED_BYTES;
 use crate::http::client::Client;
 use crate::http::error::{Error, Limit};
 use crate::http::modules::proxy_store::{self, Store};
@@ -85,6 +87,7 @@ impl Framing {
                 Ok(count)
             }
             Self::Chunked(decoder) => {
+                runtime::charge((data.len() / DECODED_BYTES) as u32);
                 let mut at = 0;
                 loop {
                     let step = decoder.decode(&data[at..]).map_err(|error| {
@@ -263,17 +266,22 @@ async fn write(
     pieces: &Pieces,
     ahead: usize,
 ) -> Result<(), Error> {
-    let joined: Vec<u8>;
-    let data = match pieces.as_slice() {
-        [] => b"",
-        [piece] => &data[piece.clone()],
-        several => {
-            joined = several.iter().flat_map(|piece| &data[piece.clone()]).copied().collect();
-            &joined
-        }
-    };
+    let data = joined(data, pieces);
     request.upstream.last().length += data.len() as u64;
-    client.write_ahead(request, data, ahead).await
+    client.write_ahead(request, &data, ahead).await
+}
+
+/// The pieces behind one another.
+fn joined<'a>(data: &'a [u8], pieces: &Pieces) -> Cow<'a, [u8]> {
+    match pieces.as_slice() {
+        [] => Cow::Borrowed(b""),
+        [piece] => Cow::Borrowed(&data[piece.clone()]),
+        several => {
+            let mut joined = Vec::with_capacity(data.len());
+            several.iter().for_each(|piece| joined.extend_from_slice(&data[piece.clone()]));
+            Cow::Owned(joined)
+        }
+    }
 }
 
 /// A body that did not come whole with its head.
@@ -303,9 +311,7 @@ impl Stream {
     async fn store(&mut self, request: &mut Request, data: &[u8], pieces: &Pieces) {
         self.store = Store::begin(request).await;
         if let Some(store) = &mut self.store {
-            for piece in pieces {
-                store.append(request, &data[piece.clone()]).await;
-            }
+            store.append(request, &joined(data, pieces)).await;
         }
     }
 
@@ -359,22 +365,23 @@ impl Stream {
         data: &[u8],
         pieces: &Pieces,
     ) -> Result<(), Error> {
-        for piece in pieces {
-            let data = &data[piece.clone()];
-            if let Some(store) = &mut self.store {
-                store.append(request, data).await;
-            }
-            request.upstream.last().length += data.len() as u64;
-            if let Some(spill) = &mut self.spill {
-                let waits = !spill.is_empty() || client.pending() + data.len() > self.ahead;
-                if waits && spill.append(request, data).await {
-                    continue;
-                }
-                drain(spill, request, client, self.ahead).await?;
-            }
-            client.write_ahead(request, data, self.ahead).await?;
+        // Joined: each write to a file is a job for another thread, and pieces may be of one byte.
+        let data = &*joined(data, pieces);
+        if data.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        if let Some(store) = &mut self.store {
+            store.append(request, data).await;
+        }
+        request.upstream.last().length += data.len() as u64;
+        if let Some(spill) = &mut self.spill {
+            let waits = !spill.is_empty() || client.pending() + data.len() > self.ahead;
+            if waits && spill.append(request, data).await {
+                return Ok(());
+            }
+            drain(spill, request, client, self.ahead).await?;
+        }
+        client.write_ahead(request, data, self.ahead).await
     }
 
     /// Something waits on disk, and there is room for it in memory.

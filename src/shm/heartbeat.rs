@@ -6,12 +6,13 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use super::area::{LANE_WORDS, area};
+use super::area::{Area, LANE_WORDS, area};
 use super::lanes::{self, GENERATION, Lane, OWNER};
 
 const BEAT: usize = 2;
 const EVENT: usize = 3;
 const FULL: usize = 6;
+const TURN: usize = 7;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -58,6 +59,22 @@ pub fn set_full(is_full: bool) {
     lanes::my_words()[FULL].store(u64::from(is_full), Relaxed);
 }
 
+/// What [`event`] was last told in this process.
+pub fn last_event() -> u64 {
+    lanes::my_words()[EVENT].load(Relaxed)
+}
+
+/// A turn of this worker's loop took so many microseconds. The longest is kept until the lane is given back: it is
+/// that of the worker since it was born, and a reload's workers begin anew.
+pub fn turn(took_us: u64) {
+    turn_in(lanes::my_words(), took_us);
+}
+
+/// The longest turn of all workers that live, in microseconds.
+pub fn longest_turn_us() -> u64 {
+    longest_turn_in(area())
+}
+
 pub fn read(lane: Lane) -> Heartbeat {
     read_words(area().lane(lane.number()))
 }
@@ -72,6 +89,14 @@ fn awake_in(words: &[AtomicU64; LANE_WORDS], now_ms: u64) {
 fn asleep_in(words: &[AtomicU64; LANE_WORDS]) {
     let beat = &words[BEAT];
     beat.store(beat.load(Relaxed) & !3 | 2, Release);
+}
+
+fn turn_in(words: &[AtomicU64; LANE_WORDS], took_us: u64) {
+    words[TURN].store(words[TURN].load(Relaxed).max(took_us), Relaxed);
+}
+
+fn longest_turn_in(area: &Area) -> u64 {
+    (0..lanes::used(area)).map(|lane| area.lane(lane)[TURN].load(Relaxed)).max().unwrap_or(0)
 }
 
 fn read_words(words: &[AtomicU64; LANE_WORDS]) -> Heartbeat {
@@ -95,12 +120,12 @@ pub(super) fn clear(words: &[AtomicU64; LANE_WORDS]) {
     words[BEAT].store(0, Relaxed);
     words[EVENT].store(0, Relaxed);
     words[FULL].store(0, Relaxed);
+    words[TURN].store(0, Relaxed);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shm::area::Area;
 
     #[test]
     fn a_lane_tells_its_state() {
@@ -127,5 +152,18 @@ mod tests {
             ((State::Starting, 0), 0, 0)
         );
         assert!(!read_words(words).is_full);
+    }
+
+    #[test]
+    fn the_longest_turn_is_that_of_the_workers_that_live() {
+        let area = Area::fresh();
+        let lanes: Vec<_> = (1..3).map(|number| Lane::of_number(number).expect("a lane")).collect();
+        lanes.iter().for_each(|lane| lanes::prepare_in(&area, *lane, 0, 1));
+        for (lane, took_us) in [(0, 500), (1, 700), (0, 900), (0, 300)] {
+            turn_in(area.lane(lanes[lane].number()), took_us);
+        }
+        assert_eq!(longest_turn_in(&area), 900);
+        lanes::give_in(&area, lanes[0]);
+        assert_eq!(longest_turn_in(&area), 700);
     }
 }

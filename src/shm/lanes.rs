@@ -5,7 +5,7 @@
 //! alone (`master/lanes.rs`): every worker can write any of these words, so they are to be shown and summed up, and
 //! nothing about a process's life is decided by them. Words of a lane:
 //! ```text
-//! 0 owner (pid)  1 generation  2 heartbeat  3 last event  4 worker number  5 claim  6 full  7 –   | one cache line
+//! 0 owner (pid)  1 generation  2 heartbeat  3 last event  4 worker number  5 claim  6 full  7 longest turn   | one cache line
 //! 8 accepted  9 handled  10 requests  11 active  12 reading  13 writing  14 waiting  15 reused
 //! ```
 

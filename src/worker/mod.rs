@@ -131,6 +131,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     runtime::at_turn_end(flush_logs);
     runtime::at_turn_end(behind::flush);
     runtime::on_panic(panicked);
+    runtime::set_turn_hook(turn_was_long);
     heartbeat::awake(runtime::now_ms());
 
     let outbox = Outbox::default();
@@ -406,6 +407,23 @@ fn flush_logs() {
             FLUSH_ARMED.set(false);
             log::flush_turn();
         });
+    }
+}
+
+/// Keeps the longest turn for `$longest_turn`, and logs each one in which other connections had to wait for long.
+fn turn_was_long(took_us: u64) {
+    heartbeat::turn(took_us);
+    if took_us >= runtime::LONG_TURN_US {
+        let place = match heartbeat::last_event() {
+            0 => String::new(),
+            connection => format!(", after a request on connection *{connection}"),
+        };
+        let took_ms = took_us / 1000;
+        log::warn!(
+            log::process(),
+            &(),
+            "a turn of the event loop took {took_ms} ms{place}: other connections waited"
+        );
     }
 }
 

@@ -52,6 +52,7 @@ mod termination;
 mod trace_context;
 mod traversal;
 mod try_files;
+mod turns;
 mod types;
 mod userid;
 mod validators;

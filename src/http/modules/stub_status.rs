@@ -13,6 +13,7 @@ use crate::http::pipeline::{Reply, Verdict, is_get_or_head, text};
 use crate::http::request::Request;
 use crate::http::variable::{Variable, variable};
 use crate::shm::counter::{Total, total};
+use crate::shm::heartbeat;
 
 #[derive(Debug, Default)]
 pub struct Conf {
@@ -34,6 +35,10 @@ pub static VARIABLES: &[Variable] = &[
     variable("connections_waiting", |_, _, out| write!(out, "{}", total(Total::Waiting)).is_ok()),
     // no line of its own on the page, which others parse
     variable("connections_reused", |_, _, out| write!(out, "{}", total(Total::Reused)).is_ok()),
+    variable("longest_turn", |_, _, out| {
+        let ms = heartbeat::longest_turn_us() / 1000;
+        write!(out, "{}.{:03}", ms / 1000, ms % 1000).is_ok()
+    }),
 ];
 
 impl Merge for Conf {

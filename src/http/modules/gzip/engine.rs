@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 
 use crate::base::gzip::{Encoder, Flush, Shape};
-use crate::http::coding::Engine;
+use crate::http::coding::{Engine, STEP_BYTES, work_of};
 use crate::http::filter::Signal;
 
 /// Encoders that wait in a worker.
@@ -42,6 +42,29 @@ impl Engine for Gzip {
             encoder.push(data, flush, out);
         }
         Ok(())
+    }
+
+    fn step_bytes(&self) -> usize {
+        // half a millisecond each
+        (STEP_NS / self.ns_per_byte() as usize).clamp(STEP_BYTES / 8, STEP_BYTES)
+    }
+
+    fn work(&self, bytes: usize, _: Signal) -> u32 {
+        work_of(bytes, self.ns_per_byte())
+    }
+}
+
+/// The longest that a step should take.
+const STEP_NS: usize = 500_000;
+
+/// Nanoseconds for a byte at each level, measured with random letters of two to four, which are the hardest (a release
+/// build).
+const NS: [u32; 9] = [15, 15, 15, 20, 20, 20, 40, 100, 320];
+
+impl Gzip {
+    fn ns_per_byte(&self) -> u32 {
+        let level = self.encoder.as_ref().map_or(1, |encoder| encoder.shape().level);
+        NS[usize::from(level.clamp(1, 9)) - 1]
     }
 }
 
