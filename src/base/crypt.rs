@@ -252,4 +252,20 @@ mod tests {
             assert!(!verify(b"", stored), "{stored}");
         }
     }
+
+    #[test]
+    fn a_password_that_is_expensive_to_hash_is_wrong_or_slow() {
+        for (bytes, is_right) in [(64, true), (512, true), (513, false), (6000, false)] {
+            let password = vec![b'x'; bytes];
+            let stored = format!("$apr1$abcdefgh${}", md5_crypt(&password, b"abcdefgh", "apr1"));
+            assert_eq!(verify(&password, &stored), is_right, "{bytes}");
+        }
+        let slow =
+            |stored: &str| [8, 64, 65, 512, 513].map(|bytes| Scheme::of(stored).unwrap().is_slow(bytes));
+        assert_eq!(slow("$apr1$"), [false, false, true, true, false]);
+        assert_eq!(slow("$6$"), [true, true, true, true, false]);
+        assert_eq!(slow("{SHA}"), [false; 5]);
+        let long = "x".repeat(6000);
+        assert!(verify(long.as_bytes(), &format!("{{PLAIN}}{long}")));
+    }
 }

@@ -1,7 +1,7 @@
 //! `auth_basic` against the real daemon: every way to keep a password, `satisfy`, and bad credentials.
 
 use crate::support::daemon::is_stand_in;
-use crate::support::{Client, Daemon, Response, Setup, fetch, get};
+use crate::support::{Client, Daemon, Response, Setup, fetch, get, wait_for};
 
 const CONF: &str = r#"
 http {
@@ -164,4 +164,49 @@ fn who_tries_passwords_waits_and_who_knows_one_does_not() {
         assert_eq!(enter(&daemon, path, "plain", "secret"), 404, "{path}");
         assert!(since.elapsed().as_millis() < 400, "{path}: {:?}", since.elapsed());
     }
+}
+
+#[test]
+fn a_file_of_users_that_would_be_waited_for_stops_nobody() {
+    if is_stand_in() {
+        return;
+    }
+    let daemon = start();
+    nix::unistd::mkfifo(&daemon.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::File::create(daemon.path("large")).unwrap().set_len((4 << 20) + 1).unwrap();
+    for (name, why) in
+        [("fifo", "not a regular file"), ("large", "larger than 4194304 bytes"), ("", "regular file")]
+    {
+        assert_eq!(enter(&daemon, &format!("/by-variable?file={name}"), "plain", "secret"), 500, "{name}");
+        daemon.wait_log(&format!("open\\(\\) \".*/{name}\" failed .*{why}"));
+    }
+    assert_eq!(enter(&daemon, "/by-variable?file=users", "plain", "secret"), 404);
+}
+
+#[test]
+fn passwords_that_are_slow_to_check_wait_for_each_other_and_nobody_else() {
+    if is_stand_in() {
+        return;
+    }
+    const USERS: &str = "slow:$5$rounds=60000$abcdefgh$gruCpC7VkOTspMQTTSAR8mtlO9Upms.fwqE5y16JVM.\n";
+    let daemon = Setup::new(CONF).file("users", USERS).start();
+    let ask = |password: &str| {
+        let mut client = Client::connect(daemon.port(0));
+        let credentials = base64(&format!("slow:{password}"));
+        let head = "GET /closed HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Basic";
+        client.send(format!("{head} {credentials}\r\n\r\n"));
+        client
+    };
+    // more than may wait: the last of them are refused before the first is checked
+    let mut clients: Vec<Client> = (0..30).map(|number| ask(&number.to_string())).collect();
+    daemon.wait_log("user \"slow\": 16 passwords wait to be checked already: \"limit_req\" here");
+    let last = clients.last_mut().expect("thirty");
+    assert_eq!(last.response().status, 503);
+    // a name that nobody knows yet is looked up by another thread
+    assert_eq!(get(daemon.port(0), "/a-name-that-is-new").status, 404);
+    // the same password again is checked once: it has waited with the first that brought it
+    assert_eq!(ask("0").response().status, 401);
+    // those who leave make room: nothing is checked for them
+    drop(clients);
+    wait_for("room for another password", || (ask("new").response().status == 401).then_some(()));
 }
