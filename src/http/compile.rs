@@ -16,6 +16,7 @@ use crate::http::modules::{self, Confs, Directive, Partial, table};
 use crate::http::regex::Regex;
 use crate::http::server::Server;
 use crate::http::spool;
+use crate::http::upstream::failover;
 use crate::http::variable::Registry;
 use crate::http::zone::Zones;
 use crate::log::Logger;
@@ -233,6 +234,11 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     if (body_files || variables.has_request_body_file()) && root.request_body.temp_path().is_none() {
         folders.push(client_body_temp_path.path.clone());
     }
+    let upstreams = upstreams.into_groups();
+    let has_default_folder = root.request_body.temp_path().is_none();
+    let wanted_folder = (has_default_folder && failover::may_need_files(&servers, &upstreams))
+        .then(|| client_body_temp_path.path.clone())
+        .filter(|path| !folders.contains(path));
     out.0.append(&mut diagnostics.0);
     Config {
         listens,
@@ -245,12 +251,13 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         splits,
         limit_req,
         limit_conn,
-        upstreams: upstreams.into_groups(),
+        upstreams,
         durations: if options.test_only { Default::default() } else { modules::counters::Durations::find() },
         prefix: options.prefix.clone(),
         places: crate::config::Places::default(),
         is_transparent,
         folders,
+        wanted_folder,
         client_body_temp_path,
     }
 }

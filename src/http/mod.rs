@@ -83,6 +83,8 @@ pub struct Config {
     pub is_transparent: bool,
     /// Directories for temporary files, to be made before anything is served.
     pub folders: Vec<PathBuf>,
+    /// One more, which can be done without: bodies that may have to be sent twice stream where it is missing.
+    pub wanted_folder: Option<PathBuf>,
     /// Where request bodies go if no `client_body_temp_path` says otherwise.
     pub client_body_temp_path: temp_file::TempPath,
 }

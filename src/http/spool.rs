@@ -10,9 +10,10 @@ use std::task::Poll;
 
 use crate::http::body::Body;
 use crate::http::error::Error;
-use crate::http::modules::request_body;
+use crate::http::modules::{core, request_body};
 use crate::http::request::Request;
 use crate::http::temp_file::{TempFile, TempPath};
+use crate::log;
 use crate::runtime::Io;
 
 /// Bytes of one write to a file; a wake from the blocking pool costs about as much as copying them.
@@ -23,6 +24,22 @@ const WRITE_BYTES: usize = 64 * 1024;
 ///
 /// Errors: those of reading the client's body; 500 when the file cannot be written.
 pub async fn read_whole(request: &mut Request, client: &Io, kept: &mut Vec<u8>) -> Result<(), Error> {
+    read(request, client, kept).await?.map_err(failed)
+}
+
+/// The same where it is as well to go on without: false when no file can be made. The log tells why, and what has come
+/// is in `kept`.
+///
+/// Errors: as [`read_whole`], of a file that was made.
+pub async fn try_read_whole(request: &mut Request, client: &Io, kept: &mut Vec<u8>) -> Result<bool, Error> {
+    let Err(why) = read(request, client, kept).await? else { return Ok(true) };
+    let what = "the request body is passed on while it comes, and to one upstream only";
+    log::warn!(core::error_log(request), &*request, "{why} (client_body_temp_path): {what}");
+    Ok(false)
+}
+
+/// The inner error: there is no file, and why.
+async fn read(request: &mut Request, client: &Io, kept: &mut Vec<u8>) -> Result<Result<(), String>, Error> {
     let conf = &request.location.request_body;
     let (folder, keep) = (request_body::folder(request), conf.keep());
     let buffer_bytes = request.location.core.client_body_buffer_size();
@@ -32,15 +49,18 @@ pub async fn read_whole(request: &mut Request, client: &Io, kept: &mut Vec<u8>) 
         if !body.data_ready(client).await? {
             return match conf.in_file_only() && kept.is_empty() {
                 // nginx makes the file that an application is told of, also when there is nothing to put in
-                true => attach(body, TempFile::create(folder, keep).await),
-                false => Ok(()),
+                true => attach(body, TempFile::create(folder, keep).await).map(Ok),
+                false => Ok(Ok(())),
             };
         }
         take(body, kept);
     }
-    let mut file = TempFile::create(folder, keep).await.map_err(failed)?;
+    let mut file = match TempFile::create(folder, keep).await {
+        Ok(file) => file,
+        Err(why) => return Ok(Err(why)),
+    };
     let written = write(body, client, kept, &mut file, buffer_bytes).await;
-    written.and_then(|()| attach(body, Ok(file)))
+    written.and_then(|()| attach(body, Ok(file))).map(Ok)
 }
 
 /// The same for a body that several will send: it is kept in the request, in memory or as a file.

@@ -6,6 +6,7 @@
 
 mod answer;
 pub mod exchange;
+pub mod failover;
 pub mod outgoing;
 mod target;
 
@@ -145,7 +146,7 @@ fn start(
     answer: &Answer,
     outgoing: &Outgoing,
 ) -> Result<Step, Error> {
-    Ok(match answer::begin(request, answer)? {
+    Ok(match answer::begin(request, answer, outgoing.can_repeat())? {
         Next::Reply(reply) => Step::Reply(reply),
         Next::Tunnel(response) => Step::Tunnel(Box::new(response)),
         Next::Body(response, length) => {

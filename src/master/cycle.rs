@@ -140,6 +140,18 @@ fn open_logs(cycle: &Cycle, tree: &Tree) -> Vec<String> {
 
 fn make_folders(cycle: &Cycle, tree: &Tree) -> Vec<String> {
     let folders = cycle.config.http.iter().flat_map(|http| &http.folders);
+    let wanted = cycle.config.http.iter().flat_map(|http| &http.wanted_folder);
+    for path in wanted {
+        if let Err(error) = temp_file::make_folder(path, owner(&cycle.config)) {
+            let what = "long request bodies go to one upstream only";
+            let (path, cause) = (path.display(), log::Cause(&error));
+            log::warn!(
+                log::process(),
+                &(),
+                "mkdir() \"{path}\" failed {cause} (client_body_temp_path): {what}"
+            );
+        }
+    }
     let made = folders.map(|path| (path, temp_file::make_folder(path, owner(&cycle.config))));
     made.filter_map(|(path, made)| Some(problem::folder(path, &made.err()?, &cycle.config, tree))).collect()
 }

@@ -103,6 +103,12 @@ impl Faults {
         self.0 & other.0 == other.0
     }
 
+    /// Whether some fault lets a request be sent once more that was sent already. `is_unsafe`: it may not be repeated
+    /// unless `non_idempotent` says so.
+    pub fn repeats(self, is_unsafe: bool) -> bool {
+        self.0 & !NON_IDEMPOTENT != 0 && (!is_unsafe || self.0 & NON_IDEMPOTENT != 0)
+    }
+
     /// Whether this fault lets another peer be tried. `unsafe_sent`: a request that may not be repeated has
     /// been sent, at least in part.
     pub fn permits(self, fault: Fault, unsafe_sent: bool) -> bool {
@@ -133,6 +139,20 @@ mod tests {
         assert!(!Faults::default().permits(Fault::Error, true));
         assert!(parse("error non_idempotent").unwrap().permits(Fault::Error, true));
         assert!(!parse("non_idempotent").unwrap().permits(Fault::Error, true));
+    }
+
+    #[test]
+    fn what_may_be_sent_again_is_known_before_it_is_sent() {
+        let cases = [
+            ("error timeout", (true, false)),
+            ("error non_idempotent", (true, true)),
+            ("non_idempotent", (false, false)),
+            ("off", (false, false)),
+        ];
+        for (words, expected) in cases {
+            let faults = parse(words).unwrap();
+            assert_eq!((faults.repeats(false), faults.repeats(true)), expected, "{words}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod balance;
 mod buffering;
 mod disconnect;
 mod fail;
+mod failover;
 mod hops;
 mod keepalive;
 mod max_conns;

@@ -44,6 +44,12 @@ pub struct ErrorPage {
     pub name: Option<Box<str>>,
 }
 
+impl ErrorPage {
+    pub fn statuses(&self) -> &[u16] {
+        &self.statuses
+    }
+}
+
 /// Where files are looked for.
 #[derive(Clone, Debug)]
 pub struct Root {
@@ -354,6 +360,10 @@ impl Conf {
 
     pub fn root(&self) -> Option<&Root> {
         self.root.as_ref()
+    }
+
+    pub fn error_pages(&self) -> &[ErrorPage] {
+        &self.error_pages
     }
 
     /// The page for a status; of several the one that stands first in the file.

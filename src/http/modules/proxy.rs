@@ -392,7 +392,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("proxy_set_body", ANY, ONE, |c, cx, node| script(&mut c.body, cx, node), "Body of the request to the upstream, instead of the client's."),
     custom("proxy_bind", ANY, Arity::between(1, 2), bind, "Local address of connections to upstreams, with a port or without; transparent: it may be any address, such as $remote_addr; off."),
     size("proxy_buffer_size", ANY, |c| &mut c.buffer_size, "Most bytes that the head of a response may have; 64k."),
-    flag("proxy_request_buffering", ANY, |c| &mut c.request_buffering, "Reads the request's body before an upstream is chosen: all of it (on), none (off); not set, as far as client_body_buffer_size."),
+    flag("proxy_request_buffering", ANY, |c| &mut c.request_buffering, "Reads the request's body before an upstream is chosen: all of it (on), none (off). Not set, as far as client_body_buffer_size, and all of one that may have to be sent to another server (proxy_next_upstream) or to the proxied location of an error_page."),
     millis("proxy_connect_timeout", ANY, |c| &mut c.connect_timeout, "How long connecting may take; 60s."),
     millis("proxy_send_timeout", ANY, |c| &mut c.send_timeout, "Between two writes to the upstream; 60s."),
     millis("proxy_read_timeout", ANY, |c| &mut c.read_timeout, "Between two reads from the upstream; 60s."),

@@ -1,7 +1,8 @@
 //! Where the body of a request goes when it is read whole: `client_body_in_file_only` and its companions.
 //!
 //! Settings only; the reading is in `http/spool.rs`. Nothing is written to disk unless the configuration asks for
-//! it: by these directives, by `proxy_request_buffering on`, or by naming `$request_body_file`.
+//! it: by these directives, by `proxy_request_buffering on`, by naming `$request_body_file`, or by saying that another
+//! upstream may get what one has failed at (`http/upstream/failover.rs`).
 //! Behaviour: nginx.org, ngx_http_core_module.
 
 use crate::config::directive::{Accepted, accepted, custom, keyword};

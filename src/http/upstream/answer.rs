@@ -12,6 +12,7 @@ use crate::http::pipeline::Reply;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::upstream::exchange::Answer;
+use crate::http::upstream::failover;
 use crate::log;
 use crate::proto::h1::length::{self, BodyLength};
 use crate::proto::header::Id;
@@ -31,8 +32,10 @@ pub enum Next {
     Body(Response, BodyLength),
 }
 
-/// Decides what becomes of an answer. Errors: 502 for a body whose end cannot be known for sure.
-pub fn begin(request: &mut Request, answer: &Answer) -> Result<Next, Error> {
+/// Decides what becomes of an answer. `has_body`: that of the request can be sent to another place still.
+///
+/// Errors: 502 for a body whose end cannot be known for sure.
+pub fn begin(request: &mut Request, answer: &Answer, has_body: bool) -> Result<Next, Error> {
     let conf: &'static proxy::Conf = &request.location.proxy;
     let (head, data) = (&answer.head.head, answer.head.buffer.data());
     request.upstream.set_head(answer.head.clone());
@@ -54,6 +57,7 @@ pub fn begin(request: &mut Request, answer: &Answer) -> Result<Next, Error> {
     if conf.intercept_errors()
         && head.status >= 300
         && request.location.core.error_page(head.status).is_some()
+        && (has_body || !wants_body(request, head.status))
     {
         if head.status == 401 {
             // The page asks for what the upstream asks for.
@@ -66,6 +70,20 @@ pub fn begin(request: &mut Request, answer: &Answer) -> Result<Next, Error> {
         return Ok(Next::Reply(Reply::Status(head.status)));
     }
     Ok(Next::Body(response(request, answer, conf, length), length))
+}
+
+/// The page for a status is a named location's that passes the request on with its body, which was sent and is not kept:
+/// the upstream's own answer says more than an error would.
+#[cold]
+fn wants_body(request: &Request, status: u16) -> bool {
+    let (server, location) = (request.server, request.location);
+    let is_named = location.core.error_page(status).is_some_and(|page| page.name.is_some());
+    let wants = is_named && failover::error_page_is_proxied(server, location, Some(status));
+    if wants {
+        let why = "the request body is not kept (proxy_request_buffering)";
+        log::warn!(core::error_log(request), request, "no error page for {status}: {why}");
+    }
+    wants
 }
 
 /// What the head asks of the relay. Values that make no sense are as if they were not there, as in nginx.

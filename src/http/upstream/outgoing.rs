@@ -18,6 +18,7 @@ use crate::http::request::Request;
 use crate::http::spool;
 use crate::http::temp_file::TempFile;
 use crate::http::upstream::target::Goal;
+use crate::http::upstream::{failover, is_unsafe};
 use crate::proto::h1::encode;
 use crate::proto::h1::length::BodyLength;
 use crate::runtime::Io;
@@ -109,7 +110,7 @@ impl Outgoing {
                 None => {}
             }
             if declared != BodyLength::None {
-                is_complete = read_body(request, client, takes_body, &mut kept).await?;
+                is_complete = read_body(request, client, goal, takes_body, &mut kept).await?;
             }
         }
         let file_length = request.body.file().map(TempFile::len);
@@ -357,6 +358,7 @@ impl Outgoing {
 async fn read_body(
     request: &mut Request,
     client: &Io,
+    goal: &Goal,
     takes_body: bool,
     kept: &mut Vec<u8>,
 ) -> Result<bool, Error> {
@@ -373,7 +375,12 @@ async fn read_body(
         Some(false) if !needs_body => read_ahead(request, client, false, kept).await?,
         Some(true) => Box::pin(spool::read_whole(request, client, kept)).await.map(|()| true)?,
         _ if is_whole_wanted => Box::pin(spool::read_whole(request, client, kept)).await.map(|()| true)?,
-        _ if takes_body || is_kept => read_ahead(request, client, true, kept).await?,
+        _ if takes_body || is_kept => {
+            read_ahead(request, client, true, kept).await?
+                || (takes_body
+                    && failover::needs_whole_body(request, &goal.group, is_unsafe(request))
+                    && Box::pin(spool::try_read_whole(request, client, kept)).await?)
+        }
         _ => request.body.is_done(),
     };
     if is_complete && is_kept {

@@ -1,0 +1,71 @@
+//! Whether the body of a request may have to be sent a second time: to the next server of the group, or to the proxied
+//! location of an `error_page`. Such a body is read whole before anybody gets it; others stream.
+//!
+//! Pure but for the request that it reads. Behaviour: nginx reads every body whole unless `proxy_request_buffering` is
+//! off, so that a configuration of its users relies on it.
+
+use crate::http::location::{Found, Location};
+use crate::http::modules::proxy_pass::Pass;
+use crate::http::modules::upstream::Upstreams;
+use crate::http::request::Request;
+use crate::http::server::Server;
+use crate::upstream::Group;
+
+/// Whether what is too long for `client_body_buffer_size` must not be sent before it is here whole.
+///
+/// Asked for bodies that are longer than that buffer only, and only where `proxy_request_buffering` is not set.
+pub fn needs_whole_body(request: &Request, group: &Group, is_unsafe: bool) -> bool {
+    let conf = &request.location.proxy;
+    let has_next = group.set().tries > 1 && conf.next_tries() != 1 && conf.next().repeats(is_unsafe);
+    has_next || error_page_is_proxied(request.server, request.location, None)
+}
+
+/// Whether an `error_page` for what an upstream answers, or for its failure, leads to a proxied location; of any status,
+/// or of this one.
+pub fn error_page_is_proxied(server: &Server, location: &Location, status: Option<u16>) -> bool {
+    let intercepts = location.proxy.intercept_errors();
+    // No upstream's answer, but that there was none.
+    let can_come = |code: &u16| intercepts || matches!(code, 502 | 504);
+    let pages = location.core.error_pages();
+    pages.iter().filter(|page| page.statuses().iter().any(can_come)).any(|page| {
+        if status.is_some_and(|status| !page.statuses().contains(&status)) {
+            return false;
+        }
+        match (&page.name, page.target.as_text()) {
+            (Some(name), _) => server.named(name).is_some_and(|target| target.proxy_pass.is_set()),
+            (None, Some(uri)) if uri.first() == Some(&b'/') => {
+                let path = uri.split(|byte| *byte == b'?').next().unwrap_or(uri);
+                matches!(server.root.find(path), Found::Location(target, _) if target.proxy_pass.is_set())
+            }
+            _ => false, // an address elsewhere, or one that only a request knows
+        }
+    })
+}
+
+/// Some location of the servers may read bodies whole without being told to: it needs a directory for them.
+pub fn may_need_files(servers: &[Server], upstreams: &Upstreams) -> bool {
+    let has_many = |group: &Group| {
+        let count: usize = group.servers.iter().map(|server| server.addresses.len().max(1)).sum();
+        count > 1
+    };
+    let buffers = |server: &Server, location: &Location| {
+        let conf = &location.proxy;
+        let streams = conf.request_buffering() == Some(false) || conf.body().is_some();
+        let is_spread = match location.proxy_pass.pass() {
+            None => return false,
+            Some(Pass::Fixed { group, .. }) => upstreams.iter().nth(*group).is_some_and(has_many),
+            Some(Pass::Script(_)) => upstreams.iter().any(has_many),
+        };
+        !streams && (is_spread || error_page_is_proxied(server, location, None))
+    };
+    servers.iter().any(|server| {
+        let mut open: Vec<&Location> = server.named.iter().chain([&server.root]).collect();
+        while let Some(location) = open.pop() {
+            if buffers(server, location) {
+                return true;
+            }
+            open.extend(location.nested().into_iter().flat_map(|nested| nested.iter()));
+        }
+        false
+    })
+}
