@@ -50,9 +50,9 @@ fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> R
     let mut target = page.target.to_vec(request);
     request.error_status = (shown > 0).then_some(shown); // `=`: the page's own status is the answer's
     if target.first() == Some(&b'@') {
-        return match page.name {
-            Some(ref name) => Reply::Named(name),
-            None => last_resort(request, status),
+        return match &page.name {
+            Some(name) => Reply::Named(name),
+            None => named(request, &target),
         };
     }
     if target.first() != Some(&b'/') {
@@ -74,6 +74,23 @@ fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> R
         None => Vec::new(), // the page's own, as nginx: not those of the request that failed
     };
     Reply::Internal { uri: target, args }
+}
+
+/// The location whose name, with its `@`, was made of variables.
+pub fn named(request: &mut Request, name: &[u8]) -> Reply {
+    let found = std::str::from_utf8(name).ok().and_then(|name| request.server.named(name));
+    match found {
+        Some(location) => Reply::Named(&location.name),
+        None => {
+            let name = crate::log::Text(name);
+            crate::log::error!(
+                core::error_log(request),
+                &*request,
+                "could not find named location \"{name}\""
+            );
+            reply(request, 500)
+        }
+    }
 }
 
 /// A redirect with its page; for Internet Explorer a page that leads on, where `msie_refresh` says so.

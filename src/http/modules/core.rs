@@ -40,7 +40,7 @@ pub struct ErrorPage {
     /// `=code`: the status of the answer; `Some(0)` for a lone `=`: the page's own.
     pub status: Option<u16>,
     pub target: Script,
-    /// The target when it is a named location.
+    /// The target when it is a named location, whose name has no variables.
     pub name: Option<Box<str>>,
 }
 
@@ -538,7 +538,8 @@ fn error_page(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         let message = format!("invalid value \"{}\"", target.text);
         return Err(Diagnostic::error(target.span, message).help("statuses stand before the URI: error_page 502 504 /50x.html;"));
     }
-    let name = target.text.starts_with('@').then(|| (&target.text).into());
+    let is_name = target.text.starts_with('@') && !script::has_variables(&target.text);
+    let name = is_name.then(|| (&target.text).into());
     let target = Script::compile(target, cx)?;
     conf.error_pages.push(ErrorPage { statuses: statuses.into(), status, target, name });
     Ok(())

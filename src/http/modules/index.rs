@@ -55,11 +55,15 @@ pub fn content(request: &mut Request) -> Verdict {
     if names.is_empty() {
         return try_name(request, &directory, b"index.html".to_vec());
     }
-    for script in names {
+    for (index, script) in names.iter().enumerate() {
         let name = script.to_vec(request);
         if name.first() == Some(&b'/') {
-            // An absolute last name is a URI, whether it exists or not.
-            return redirect(request, name);
+            // An absolute last name is a URI, whether it exists or not; behind other names the directory must.
+            return match if index > 0 { open_file_cache::kind(request, &directory, again) } else { Ok(Ok(FileKind::Directory)) } {
+                Err(work) => Verdict::Work(work),
+                Ok(Err(errno)) => Verdict::Done(Reply::Status(static_file::failed(request, &directory, errno))),
+                Ok(Ok(_)) => redirect(request, name),
+            };
         }
         match try_name(request, &directory, name) {
             Verdict::Next => {}

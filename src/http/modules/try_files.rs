@@ -10,6 +10,7 @@ use crate::config::inherit::duplicate;
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, Word};
 use crate::http::compile::Cx;
+use crate::http::error_page;
 use crate::http::modules::open_file_cache::{self, FileKind};
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Reply, Verdict};
@@ -139,6 +140,9 @@ fn find(request: &mut Request, last: &'static Last) -> Verdict {
         Last::Uri(script) => {
             request.led_by = Some(script.span());
             let mut uri = script.to_vec(request);
+            if uri.first() == Some(&b'@') {
+                return Verdict::Done(error_page::named(request, &uri));
+            }
             let args = match memchr::memchr(b'?', &uri) {
                 Some(at) => {
                     let args = uri[at + 1..].to_vec();
