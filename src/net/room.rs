@@ -12,6 +12,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::AsRawFd;
 
+use nix::errno::Errno;
 use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
 
 use crate::log;
@@ -147,13 +148,15 @@ pub async fn free_descriptors(error: &io::Error) -> bool {
     false
 }
 
-/// Where nothing can wait: closes kept connections to upstream servers at once, or asks clients for later. True: the
-/// call is worth another try now.
-pub fn free_descriptors_now(error: &io::Error) -> bool {
-    let before = open::closed_count();
-    is_shortage(error)
-        && reuse(Shortage::Descriptors(error.raw_os_error().unwrap_or(EMFILE)))
-        && open::closed_count() != before
+/// Where nothing can wait: after a system call has failed for want of descriptors, closes kept connections to upstream
+/// servers, or asks clients that only wait. True: the call is worth another try in a moment.
+pub fn ask_for_descriptors(errno: Errno) -> bool {
+    is_shortage(&errno.into()) && reuse(Shortage::Descriptors(errno as i32))
+}
+
+/// Finds out whether so many descriptors can be had. Errors: EMFILE and its kind.
+pub fn probe(count: usize) -> io::Result<()> {
+    (0..count).map(|_| Event::new()).collect::<io::Result<Vec<_>>>().map(drop)
 }
 
 /// A new descriptor can be had, and not one of the last.

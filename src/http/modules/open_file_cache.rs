@@ -33,6 +33,7 @@ use crate::http::pipeline::{Verdict, Work};
 use crate::http::request::Request;
 use crate::http::variable::Variable;
 use crate::log;
+use crate::net::room;
 use crate::runtime;
 use crate::sys::file;
 use cache::{Bounds, Cache};
@@ -241,6 +242,10 @@ struct Question {
     answer: Arc<Mutex<Option<nix::Result<Opened>>>>,
 }
 
+/// How often, and after which pauses, a file is opened again for which there was no descriptor.
+const DESCRIPTOR_TRIES: u32 = 8;
+const DESCRIPTOR_WAIT: std::time::Duration = std::time::Duration::from_millis(2);
+
 /// What a path is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
@@ -302,6 +307,7 @@ fn look(
     };
     match opened {
         Err(Errno::EAGAIN) => Err(ask(request, path, purpose, (links, how), again)),
+        Err(errno) if room::ask_for_descriptors(errno) => Err(ask(request, path, purpose, (links, how), again)),
         opened => Ok(conclude(path, purpose, policy.as_ref(), opened)),
     }
 }
@@ -336,7 +342,15 @@ fn ask(
     request.lookups.get_or_insert_default().asked = Some(Question { path: path.into(), purpose, answer });
     let run = move || {
         let flags = if purpose == Purpose::Read { file::READ } else { file::ASK };
-        let opened = links.open(&from, flags).and_then(|fd| Opened::read(fd, how));
+        let open = || links.open(&from, flags).and_then(|fd| Opened::read(fd, how));
+        let mut opened = open();
+        for _ in 0..DESCRIPTOR_TRIES {
+            if !matches!(opened, Err(Errno::EMFILE | Errno::ENFILE)) {
+                break;
+            }
+            std::thread::sleep(DESCRIPTOR_WAIT); // connections that only wait are closing meanwhile
+            opened = open();
+        }
         *to.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
         0
     };
