@@ -126,6 +126,7 @@ impl Master {
                     leased,
                     asked: None,
                     stuck: None,
+                    full: None,
                 });
             }
             Err(error) => {
@@ -391,7 +392,7 @@ impl Master {
     /// Tells a worker to leave.
     pub(super) fn dismiss(&mut self, index: usize, how: &ToWorker) {
         let worker = &mut self.workers[index];
-        let stuck = worker.stuck.take();
+        let helped = [worker.stuck.take(), worker.full.take()];
         if !worker.state.is_leaving() || *how == ToWorker::Quit {
             worker.send(how);
         }
@@ -400,7 +401,7 @@ impl Master {
             // The worker heeds the limit itself; one that cannot is killed a moment later.
             worker.leave_by_ms = worker.shutdown_ms.map(|ms| clock::monotonic_ms() + ms + 1000);
         }
-        if let Some(stuck) = stuck {
+        for stuck in helped.into_iter().flatten() {
             self.release_helper(stuck);
         }
     }

@@ -11,6 +11,7 @@
 
 mod cycle;
 mod daemon;
+mod full;
 mod generation;
 mod inherit;
 mod lanes;

@@ -84,7 +84,7 @@ impl Master {
         // Its words outlive one that ended as it should.
         let is_trusted = !worker.is_condemned && matches!(ended, Ended::Exited(0));
         known::end(worker.pid, is_trusted);
-        if let Some(stuck) = worker.stuck {
+        for stuck in [worker.stuck, worker.full].into_iter().flatten() {
             self.release_helper(stuck);
             self.steer();
         }
@@ -187,11 +187,11 @@ impl Master {
         }
     }
 
-    /// Lets the least burdened sibling accept from these slots too.
+    /// Lets the least burdened sibling accept from these slots too, one with room if there is one.
     pub(super) fn lend(&mut self, slots: &[SlotIndex]) -> Option<Loan> {
         let generation = self.generation;
         let siblings = self.workers.iter_mut().filter(|worker| worker.can_take(generation));
-        let sibling = siblings.min_by_key(|worker| worker.leased.len())?;
+        let sibling = siblings.min_by_key(|worker| (worker.full.is_some(), worker.leased.len()))?;
         let own: HashSet<SlotIndex> = sibling.leased.iter().copied().collect();
         let lent: Vec<SlotIndex> = slots.iter().copied().filter(|slot| !own.contains(slot)).collect();
         let is_told = parts(&lent).all(|part| sibling.send(&ToWorker::Lease(part)));

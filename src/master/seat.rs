@@ -13,7 +13,7 @@ use crate::sys::msg;
 use crate::sys::socket::{self, Nature};
 use crate::worker::control::{BYTES_MAX, SlotIndex, ToMaster, ToWorker};
 
-/// A worker that does not move.
+/// A worker that does not move, or has no room.
 #[derive(Debug)]
 pub struct Stuck {
     pub since_ms: u64,
@@ -93,6 +93,8 @@ pub struct Worker {
     pub leased: Vec<SlotIndex>,
     pub asked: Option<Asked>,
     pub stuck: Option<Stuck>,
+    /// It can take no more connections.
+    pub full: Option<Stuck>,
 }
 
 /// A sign of life that was asked for and has not come yet.

@@ -1,4 +1,5 @@
-//! Watches the workers: who does not move gets no new connections, and a sibling accepts what waits for it.
+//! Watches the workers: one that does not move gets no new connections, and a sibling accepts what waits for it. One
+//! that is full is treated alike (`master/full.rs`).
 //!
 //! ```text
 //! moving ─no answer to a ping for 450 ms→ stuck ─answers→ moving
@@ -56,7 +57,7 @@ impl Master {
             signs =
                 signs.wrapping_mul(31).wrapping_add(beat.since_ms).wrapping_add(u64::from(beat.pid) << 20);
             let is_asleep = beat.state == heartbeat::State::Asleep;
-            is_quiet &= is_asleep && worker.asked.is_none() && worker.stuck.is_none();
+            is_quiet &= is_asleep && worker.asked.is_none() && worker.stuck.is_none() && worker.full.is_none();
         }
         is_quiet &= std::mem::replace(&mut self.last_signs, signs) == signs;
         self.quiet_looks = if is_quiet { self.quiet_looks.saturating_add(1) } else { 0 };
@@ -91,6 +92,8 @@ impl Master {
                 None => {
                     if let Some(silent_ms) = self.silence(index, now_ms) {
                         self.rescue(index, now_ms, silent_ms);
+                    } else {
+                        self.relieve(index, now_ms);
                     }
                 }
                 Some(stuck) => {
@@ -136,6 +139,7 @@ impl Master {
     }
 
     fn rescue(&mut self, index: usize, now_ms: u64, silent_ms: u64) {
+        self.end_relief(index);
         let worker = &mut self.workers[index];
         let since_ms = now_ms - silent_ms;
         worker.stuck = Some(Stuck { since_ms, helper: None });
@@ -195,21 +199,27 @@ impl Master {
             Some(switch) => switch.served_count(address).unwrap_or(count),
             None => count,
         };
-        let stuck: HashSet<SlotIndex> = self
-            .workers
-            .iter()
-            .filter(|worker| worker.generation == generation && worker.stuck.is_some())
-            .flat_map(|worker| worker.leased.iter().copied())
-            .collect();
+        let slots_of = |is_one: &dyn Fn(&Worker) -> bool| -> HashSet<SlotIndex> {
+            let own = self.workers.iter().filter(|worker| worker.generation == generation && is_one(worker));
+            own.flat_map(|worker| worker.leased.iter().copied()).collect()
+        };
+        let stuck = slots_of(&|worker| worker.stuck.is_some());
+        let open = slots_of(&|worker| worker.stuck.is_none() && worker.full.is_none());
+        let full = &slots_of(&|worker| worker.full.is_some()) - &open;
         let workers = self.settings().worker_processes();
         let mut first = 0;
         for listen in self.listens() {
             let Some(group) = self.slots.group(&listen.address) else { continue };
             let count = group.fds.len();
-            let live: Vec<u32> = (0..served(&listen.address, count))
-                .filter(|slot| !stuck.contains(&((first + slot) as SlotIndex)))
-                .map(|slot| slot as u32)
-                .collect();
+            let served = served(&listen.address, count);
+            let without = |closed: &dyn Fn(SlotIndex) -> bool| -> Vec<u32> {
+                let slots = 0..served as SlotIndex;
+                slots.filter(|slot| !closed(first as SlotIndex + slot)).collect()
+            };
+            let mut live = without(&|slot| stuck.contains(&slot) || full.contains(&slot));
+            if live.is_empty() {
+                live = without(&|slot| stuck.contains(&slot)); // all are full: each keeps its share
+            }
             first += count;
             // Those that a change of generations is about to open are nobody's yet either.
             let is_all = live.len() == count && (self.switch.is_none() || workers <= count);

@@ -368,6 +368,22 @@ http {
 }
 
 #[test]
+fn idle_connections_give_their_descriptors_to_files() {
+    if is_stand_in() {
+        return; // nginx fails the request
+    }
+    let conf = "http { server { listen 127.0.0.1:%%PORT_0%%; location / { root %%DIR%%/html; } } }";
+    let daemon = Setup::new(conf).file("html/file", "text").start();
+    let mut idle = Client::connect(daemon.port(0));
+    assert_eq!(idle.get("/nothing").status, 404);
+    let mut client = Client::connect(daemon.port(0));
+    assert_eq!(client.get("/nothing").status, 404);
+    process::close_table(daemon.worker());
+    assert_eq!(client.get("/file").text(), "text");
+    idle.expect_end();
+}
+
+#[test]
 fn a_request_fails_alone_where_no_descriptor_can_be_had() {
     let origin = Origin::saying("x");
     let conf = r#"
@@ -390,4 +406,111 @@ http {
     process::limit_descriptors(worker, 4096);
     assert_eq!(get(daemon.port(0), "/a").text(), "x", "the server is not blamed");
     assert_eq!(daemon.log_count("temporarily disabled"), 0);
+}
+
+/// Two workers, of whom a test can fill one: `/pid` tells who serves, and a request without its body keeps a place.
+const TWO: &str = r#"
+worker_processes 2;
+events { worker_connections 24; }
+http {
+    client_body_timeout 60s;
+    client_body_min_rate off;
+    server { listen 127.0.0.1:%%PORT_0%%; location /pid { return 200 "$pid"; } location / { return 200 "here"; } }
+}
+"#;
+
+fn served_by(client: &mut Client) -> i32 {
+    client.get("/pid").text().parse().expect("a process id")
+}
+
+/// Connections that take all places of one worker.
+fn fill(daemon: &Daemon, worker: i32) -> Vec<Client> {
+    let mut busy = Vec::new();
+    while busy.len() < 24 {
+        let mut client = Client::connect(daemon.port(0));
+        if served_by(&mut client) == worker {
+            client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+            busy.push(client);
+        }
+    }
+    busy
+}
+
+fn two_workers() -> (Daemon, i32, i32) {
+    let daemon = Setup::new(TWO).level("notice").start();
+    let workers = wait_for("two workers", || Some(daemon.workers()).filter(|workers| workers.len() == 2));
+    (daemon, workers[0], workers[1])
+}
+
+#[test]
+fn a_full_worker_leaves_new_connections_to_its_sibling_until_it_has_room() {
+    if is_stand_in() {
+        return; // nginx has one queue
+    }
+    let (daemon, full, other) = two_workers();
+    let busy = fill(&daemon, full);
+    // Some of these come to the full worker's queue, before the master knows and perhaps at once.
+    for _ in 0..40 {
+        let mut client = Client::connect(daemon.port(0));
+        assert_eq!(served_by(&mut client), other);
+    }
+    daemon.wait_log(&format!("worker process {full} .* can take no more connections"));
+    assert_eq!(daemon.log_count("can take no more connections"), 1);
+    for mut client in busy {
+        client.send("x");
+        assert_eq!(client.response().text(), "here");
+    }
+    daemon.wait_log(&format!("worker process {full} has room again"));
+    wait_for("the worker to be chosen again", || {
+        (served_by(&mut Client::connect(daemon.port(0))) == full).then_some(())
+    });
+    assert_eq!(daemon.log_count("is stuck"), 0);
+}
+
+#[test]
+fn where_all_workers_are_full_a_client_waits_for_the_first_that_has_room() {
+    if is_stand_in() {
+        return; // nginx refuses
+    }
+    let (daemon, first, second) = two_workers();
+    let mut busy = fill(&daemon, first);
+    busy.extend(fill(&daemon, second));
+    let mut waiting: Vec<Client> = (0..6)
+        .map(|_| {
+            let mut client = Client::connect(daemon.port(0));
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            client
+        })
+        .collect();
+    for worker in [first, second] {
+        daemon.wait_log(&format!("worker process {worker} .* can take no more connections"));
+    }
+    busy.truncate(24); // the second one's places
+    for client in &mut waiting {
+        assert_eq!(client.response().text(), "here");
+    }
+}
+
+#[test]
+fn a_worker_without_descriptors_leaves_new_connections_to_its_sibling() {
+    if is_stand_in() {
+        return; // nginx has one queue
+    }
+    let (daemon, short, other) = two_workers();
+    let mut busy: Vec<Client> = Vec::new();
+    while busy.is_empty() {
+        let mut client = Client::connect(daemon.port(0));
+        if served_by(&mut client) == short {
+            client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+            busy.push(client);
+        }
+    }
+    process::close_table(short);
+    for _ in 0..20 {
+        assert_eq!(served_by(&mut Client::connect(daemon.port(0))), other);
+    }
+    process::limit_descriptors(short, 4096);
+    wait_for("the worker to be chosen again", || {
+        (served_by(&mut Client::connect(daemon.port(0))) == short).then_some(())
+    });
 }
