@@ -85,8 +85,10 @@ impl Master {
     /// Forks one worker of this generation; a failure leaves its place vacant for a while.
     pub(super) fn spawn(&mut self, number: usize) {
         let leased = self.leases(number);
+        let mut call = "socketpair()";
         let outcome = (|| {
             let (control, far_end) = msg::pair()?;
+            call = "fork()";
             let _blocked = Blocked::new()?;
             let lane = self.lanes.take().ok_or_else(|| std::io::Error::other("too many workers live"))?;
             lanes::prepare(lane, number as u32, self.generation);
@@ -130,8 +132,16 @@ impl Master {
                 });
             }
             Err(error) => {
-                let cause = log::Cause(&error);
-                log::alert!(log::process(), &(), "fork() failed while spawning a worker process {cause}");
+                let why = format!("{call} failed while spawning a worker process {}", log::Cause(&error));
+                log::alert!(log::process(), &(), "{why}");
+                let remedy = match error.raw_os_error() {
+                    Some(nix::libc::EAGAIN) => {
+                        ": raise the limit of processes (ulimit -u, pids.max of the container)"
+                    }
+                    Some(nix::libc::EMFILE) => ": raise the limit of open files (ulimit -n)",
+                    _ => "",
+                };
+                self.note_first_failure(|| format!("{why}{remedy}"));
                 self.vacate(number, leased, Cause::NotForked);
             }
         }
@@ -155,9 +165,17 @@ impl Master {
     /// `master_process off`: serves in this process.
     pub(super) fn serve_alone(&mut self) -> i32 {
         let leased = self.leases(0);
-        let Ok((_master_end, far_end)) = msg::pair() else { return 1 };
+        let prepared = msg::pair().and_then(|pair| Ok((pair, Blocked::new()?)));
+        let ((_master_end, far_end), _blocked) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let why = format!("socketpair() failed {}", log::Cause(&error));
+                log::emerg!(log::process(), &(), "{why}");
+                terminal::tell(format_args!("pronghorn: [emerg] {why}"));
+                return 1;
+            }
+        };
         let starter = self.starter.take();
-        let Ok(_blocked) = Blocked::new() else { return 1 };
         // What has come already comes again when there is somebody to heed it.
         for signal in self.signals.take().iter_mut().flat_map(Signals::take) {
             let _ = signal::send(process::pid(), signal.number);
@@ -298,6 +316,7 @@ impl Master {
 
     /// Tells everybody who waits for it that this generation serves.
     fn serves(&mut self) {
+        self.first = None;
         notify::ready();
         if let Some(starter) = self.starter.take() {
             starter.ready();

@@ -45,7 +45,7 @@ use crate::master::inherit::Inherited;
 use crate::master::lanes::Lanes;
 use crate::master::link::{Link, Message};
 use crate::master::pid::PidFile;
-use crate::master::respawn::{Loan, Vacancy};
+use crate::master::respawn::{FirstStart, Loan, Vacancy};
 use crate::master::rules::Fault;
 use crate::master::seat::{Connection, Roster, Worker};
 use crate::master::slots::{Group, Slots};
@@ -115,6 +115,8 @@ struct Master {
     /// Who takes the next one.
     turn: usize,
     reload_is_wanted: bool,
+    /// How the first workers fare, until one set of them was ready.
+    first: Option<FirstStart>,
     /// Addresses that are not configured any more, until no old worker accepts from them.
     removed: Vec<Group>,
     looked_ms: u64,
@@ -224,6 +226,7 @@ impl Master {
             pending: VecDeque::new(),
             turn: 0,
             reload_is_wanted: false,
+            first: Some(FirstStart::default()),
             removed: Vec::new(),
             looked_ms: now_ms,
             last_signs: 0,
@@ -282,7 +285,7 @@ impl Master {
             Phase::Leaving => (self.workers.is_empty() && self.pending.is_empty()).then_some(0),
             Phase::Stopping { .. } => self.workers.is_empty().then_some(0),
             // Not one worker of the first generation can run: the starter hears it.
-            Phase::Serving if self.generation_has_failed() => Some(1),
+            Phase::Serving if self.generation_has_failed() || self.first_start_has_failed() => Some(1),
             Phase::Serving | Phase::Drained => None,
         }
     }

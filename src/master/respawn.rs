@@ -7,7 +7,7 @@ use crate::master::rules::{LEFT_MAX, State};
 use crate::master::{Master, Phase};
 use crate::shm::{counter, named};
 use crate::sys::process::{self, Ended};
-use crate::sys::{clock, signal};
+use crate::sys::{clock, signal, terminal};
 use crate::upstream::known;
 use crate::worker::control::{SLOTS_MAX, SlotIndex, ToWorker};
 
@@ -56,7 +56,43 @@ pub enum Cause {
     NotForked,
 }
 
+/// Failures of the workers of a first start. Once there was one that could serve, the master goes on trying for ever;
+/// before that whoever starts it should hear why nothing comes of it.
+#[derive(Debug, Default)]
+pub struct FirstStart {
+    failures: usize,
+    why: String,
+}
+
+/// Failures of each place before a first start in which no worker lives is over: one may be chance.
+const FIRST_FAILURES: usize = 2;
+
 impl Master {
+    /// A worker of a first start could not be forked, or ended before it could serve.
+    pub(super) fn note_first_failure(&mut self, why: impl FnOnce() -> String) {
+        if let Some(first) = &mut self.first {
+            first.failures += 1;
+            first.why = why();
+        }
+    }
+
+    /// No worker of the first start lives, and each place has been tried often enough. Tells why.
+    pub(super) fn first_start_has_failed(&self) -> bool {
+        let Some(first) = &self.first else { return false };
+        let count = self.settings().worker_processes();
+        if !self.workers.is_empty() || self.vacancies.len() < count || first.failures < count * FIRST_FAILURES
+        {
+            return false;
+        }
+        let why = &first.why;
+        log::emerg!(log::process(), &(), "not one worker process can run: {why}");
+        let is_told = log::process().entries().iter().any(|(target, _)| *target == log::Target::stderr());
+        if !is_told && !log::has_stderr() {
+            terminal::tell(format_args!("pronghorn: [emerg] not one worker process can run: {why}"));
+        }
+        true
+    }
+
     /// Collects every child that has ended.
     pub(super) fn reap(&mut self) {
         while let Some((pid, ended)) = process::reap() {
@@ -95,6 +131,15 @@ impl Master {
             return;
         }
         let after_ms = clock::monotonic_ms().saturating_sub(worker.born_ms);
+        let pid = worker.pid;
+        self.note_first_failure(|| match ended {
+            Ended::Exited(code) => {
+                format!("worker process {pid} exited with code {code} as soon as it was born")
+            }
+            Ended::Signaled { number, .. } => {
+                format!("worker process {pid} exited on signal {number} as soon as it was born")
+            }
+        });
         // Only its start tells whether it can run: one that has served and ends with this code has another reason.
         if worker.is_condemned {
             self.vacate(worker.number, worker.leased, Cause::Condemned { after_ms });
@@ -151,6 +196,7 @@ impl Master {
             let what = match cause {
                 Cause::Condemned { .. } => "was killed soon after it was born",
                 Cause::Replaced { .. } => "asked to be replaced as soon as it was born",
+                Cause::NotForked => "could not be forked",
                 _ => "died as soon as it was born",
             };
             log::alert!(log::process(), &(), "worker {number} {what}, the next one starts in {wait_ms} ms");

@@ -57,7 +57,8 @@ impl Master {
             signs =
                 signs.wrapping_mul(31).wrapping_add(beat.since_ms).wrapping_add(u64::from(beat.pid) << 20);
             let is_asleep = beat.state == heartbeat::State::Asleep;
-            is_quiet &= is_asleep && worker.asked.is_none() && worker.stuck.is_none() && worker.full.is_none();
+            is_quiet &=
+                is_asleep && worker.asked.is_none() && worker.stuck.is_none() && worker.full.is_none();
         }
         is_quiet &= std::mem::replace(&mut self.last_signs, signs) == signs;
         self.quiet_looks = if is_quiet { self.quiet_looks.saturating_add(1) } else { 0 };

@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use nix::libc::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
+use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
 
 use crate::http::{Handover, Hooks, Service};
 use crate::log;
@@ -55,6 +55,9 @@ pub struct Seat {
     pub is_alone: bool,
 }
 
+/// Descriptors that a worker needs beside its own: for a client, an upstream server, and a pipe between them.
+const DESCRIPTORS_MIN: usize = 4;
+
 /// Runs a worker to its end and returns its exit code. Called in a process of its own.
 ///
 /// Code 2: the worker cannot run as configured, and trying again would not help.
@@ -70,7 +73,9 @@ pub fn run(config: Config, seat: Seat) -> i32 {
     let outcome = Runtime::new().and_then(|mut runtime| {
         // SIGPIPE and SIGXFSZ only so that they do not end the process: the calls fail, and that is told.
         let taken = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGPIPE, SIGXFSZ];
-        let signals = Signals::new(&taken)?;
+        // Process 1 of a container gets every orphan, and there is no master that would collect them.
+        let children: &[i32] = if seat.is_alone { &[SIGCHLD] } else { &[] };
+        let signals = Signals::new(&[&taken, children].concat())?;
         crate::sys::signal::unblock_all();
         runtime.block_on(serve(config, seat, signals))
     });
@@ -128,6 +133,10 @@ enum Event {
 
 async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io::Result<()> {
     runtime::set_wait_hooks(heartbeat::asleep, || heartbeat::awake(runtime::now_ms()));
+    room::probe(DESCRIPTORS_MIN)?;
+    if seat.is_alone {
+        while process::reap().is_some() {} // those that ended before their signal was heeded
+    }
     runtime::at_turn_end(flush_logs);
     runtime::at_turn_end(behind::flush);
     runtime::on_panic(panicked);
@@ -222,7 +231,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
                 let what = "there is no reload and no upgrade with \"master_process off\"";
                 log::warn!(log::process(), &(), "signal {number} ({name}) is ignored: {what}");
             }
-            Event::Signal(_) => {} // HUP, USR2 and PIPE mean nothing to a worker
+            Event::Signal(_) => {} // HUP, USR2 and PIPE mean nothing to a worker, and children are collected
         }
     }
     drain::begin(Mode::Now);
@@ -249,6 +258,9 @@ impl Control {
             let received = self.signals.take();
             // Signals::take has read the socket through its own descriptor; this call finds that out for the loop.
             let _ = self.signal_io.try_read(&mut drain);
+            if received.iter().any(|signal| signal.number == SIGCHLD) {
+                while process::reap().is_some() {}
+            }
             if let Some(signal) = received.iter().max_by_key(|signal| urgency(signal.number)) {
                 return Poll::Ready(Event::Signal(signal.number));
             }

@@ -137,3 +137,14 @@ fn in_the_background_it_ends_as_in_the_foreground() {
     daemon.stop(Signal::SIGQUIT);
     assert!(is_stand_in() || !daemon.path("pronghorn.pid").exists());
 }
+
+/// The first process of a container gets every orphan; here a child of the shell that became the daemon.
+#[test]
+fn children_that_end_are_collected() {
+    let setup = Setup::new(CONF).set("ORIGIN", "127.0.0.1:1").file("running", "").alone();
+    let daemon = setup.prelude("while [ -e running ]; do sleep 0.02; done & ").start();
+    assert_eq!(process::children(daemon.pid()).len(), 1);
+    std::fs::remove_file(daemon.path("running")).expect("it is there");
+    wait_for("the child to be collected", || process::children(daemon.pid()).is_empty().then_some(()));
+    assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+}

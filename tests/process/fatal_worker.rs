@@ -157,3 +157,46 @@ fn a_worker_that_dies_during_a_failed_reload_is_replaced() {
     assert_eq!(get(daemon.port(0), "/").text(), "here\n");
     assert_ne!(daemon.worker(), worker);
 }
+
+#[test]
+fn a_start_whose_workers_cannot_be_forked_ends_and_says_why() {
+    if is_stand_in() || !nix::unistd::geteuid().is_root() {
+        return; // nginx stays without workers, and only root may become a user who has no processes yet
+    }
+    // A user of its own for each run, one process for the master and one for who starts it.
+    let user = 60_000 + std::process::id() % 5_000;
+    let prelude = format!(
+        "chown -R {user} . && set -- prlimit --nproc=2 setpriv --reuid={user} --regid={user} --clear-groups \"$@\" &&"
+    );
+    let reason = "not one worker process can run: fork() failed while spawning a worker process (11: ";
+    let setup = Setup::new(CONF).level("notice").in_background().prelude(&prelude);
+    let daemon = setup.spawn();
+    let status = daemon.wait_end();
+    let (errors, log) = (daemon.read("stderr"), daemon.log());
+    assert_eq!(status.and_then(|status| status.code()), Some(1), "{errors}\n{log}");
+    for text in [errors, log] {
+        assert!(text.contains(reason) && text.contains("raise the limit of processes"), "{text:?}");
+    }
+    gone(daemon.folder());
+}
+
+/// However few descriptors there are: whoever starts the daemon gets one that serves, or the reason why not.
+#[test]
+fn a_start_with_few_descriptors_serves_or_says_why() {
+    if is_stand_in() {
+        return;
+    }
+    for count in [9, 11, 12, 13, 14, 15, 16, 18, 20, 24, 32] {
+        let setup = Setup::new(CONF).level("notice").in_background();
+        match setup.prelude(&format!("ulimit -n {count};")).try_start() {
+            Ok(daemon) => {
+                assert_eq!(get(daemon.port(0), "/").text(), "here\n", "{count} descriptors");
+                daemon.stop(Signal::SIGTERM);
+            }
+            Err(exit) => {
+                assert_eq!(exit.status.code(), Some(1), "{count} descriptors: {}", exit.stderr);
+                assert!(exit.stderr.contains("Too many open files"), "{count} descriptors: {}", exit.stderr);
+            }
+        }
+    }
+}
