@@ -59,7 +59,11 @@ pub fn content(request: &mut Request) -> Verdict {
         let name = script.to_vec(request);
         if name.first() == Some(&b'/') {
             // An absolute last name is a URI, whether it exists or not; behind other names the directory must.
-            return match if index > 0 { open_file_cache::kind(request, &directory, again) } else { Ok(Ok(FileKind::Directory)) } {
+            let there = match index {
+                0 => Ok(Ok(FileKind::Directory)),
+                _ => open_file_cache::kind(request, &directory, again),
+            };
+            return match there {
                 Err(work) => Verdict::Work(work),
                 Ok(Err(errno)) => Verdict::Done(Reply::Status(static_file::failed(request, &directory, errno))),
                 Ok(Ok(_)) => redirect(request, name),
