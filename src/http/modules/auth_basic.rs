@@ -102,7 +102,7 @@ fn check(request: &mut Request, realm: &'static Script, file: &'static File) -> 
     if realm.to_vec(request) == b"off" {
         return Verdict::Next;
     }
-    if credentials(request).is_none() {
+    if credentials(request).is_none_or(|(user, _)| user.is_empty()) {
         let what = "no user/password was provided for basic authentication";
         log::info!(core::error_log(request), &*request, "{}", what);
         return refuse(request);
