@@ -399,7 +399,7 @@ async fn read_head(conn: &mut Conn) -> Head {
                 }
                 Err(error) => {
                     conn.head_began_ms = began_ms;
-                    return Box::pin(refuse_head(conn, input, head, error)).await;
+                    return Box::pin(refuse_head(conn, input, error)).await;
                 }
             }
         }
@@ -407,7 +407,7 @@ async fn read_head(conn: &mut Conn) -> Head {
             if input.data().len() >= core.head_bytes_max() {
                 let error = limits.too_large(input.data());
                 conn.head_began_ms = began_ms;
-                return Box::pin(refuse_head(conn, input, head, error)).await;
+                return Box::pin(refuse_head(conn, input, error)).await;
             }
             input.grow((input.capacity() * 2).max(4096));
         }
@@ -428,15 +428,15 @@ async fn read_head(conn: &mut Conn) -> Head {
             Ok(0) | Err(_) if input.data().is_empty() => return Head::Over,
             Ok(0) | Err(_) => {
                 conn.head_began_ms = began_ms;
-                return client_left(conn, input, head);
+                return client_left(conn, input);
             }
             Ok(count) => input.filled(count),
         }
     }
 }
 
-async fn refuse_head(conn: &mut Conn, input: Buffer, head: Box<RequestHead>, error: h1::Error) -> Head {
-    let mut request = unfinished(conn, input, head, error == h1::Error::MissingHost);
+async fn refuse_head(conn: &mut Conn, input: Buffer, error: h1::Error) -> Head {
+    let mut request = unfinished(conn, input, error == h1::Error::MissingHost);
     let limit = match error {
         h1::Error::TooManyFields => Some(Limit::FieldCount),
         h1::Error::HeadTooLarge | h1::Error::LineTooLong => Some(Limit::HeadSize),
@@ -460,9 +460,7 @@ async fn head_timed_out(conn: &mut Conn) {
     let limit = if is_slow && !is_late { Limit::HeaderRate } else { Limit::HeaderTimeout };
     let resets = core.resets_timed_out();
     let Some(input) = conn.rest.take() else { return };
-    let mut head = Box::default();
-    let _ = head::parse(input.data(), &core.head_limits(), &mut head); // for the log: what has come of it
-    let mut request = unfinished(conn, input, head, false);
+    let mut request = unfinished(conn, input, false);
     request.response.status = 408;
     request.termination = Some(Termination::of_head(Some(limit)));
     log::info!(
@@ -479,8 +477,8 @@ async fn head_timed_out(conn: &mut Conn) {
 }
 
 /// The client closed inside a head.
-fn client_left(conn: &mut Conn, input: Buffer, head: Box<RequestHead>) -> Head {
-    let mut request = unfinished(conn, input, head, false);
+fn client_left(conn: &mut Conn, input: Buffer) -> Head {
+    let mut request = unfinished(conn, input, false);
     request.response.status = 400;
     request.termination = Some(Termination::new(Who::Client, How::Abort, Phase::RequestHead));
     log::info!(
@@ -496,9 +494,13 @@ fn client_left(conn: &mut Conn, input: Buffer, head: Box<RequestHead>) -> Head {
 ///
 /// The server is the one that nginx has chosen by then: that of the `Host` that was read (without one, where
 /// `has_all_fields`, that of no name), and the default one while the request line is not good.
-fn unfinished(conn: &mut Conn, input: Buffer, head: Box<RequestHead>, has_all_fields: bool) -> Box<Request> {
+fn unfinished(conn: &mut Conn, input: Buffer, has_all_fields: bool) -> Box<Request> {
     conn.count_request();
     let data = input.data();
+    // What was looked at while it came is in pieces: once more, as far as it goes.
+    let mut head = Box::<RequestHead>::default();
+    let _ = head::parse(data, &conn.default_server().root.core.head_limits(), &mut head);
+    head.connection = head.fields.connection(data).unwrap_or_default();
     let target = uri::parse(head.method, &data[head.target.clone()]).ok();
     let host = target.as_ref().and_then(|target| uri::host(&head, data, Some(target)).ok()).flatten();
     let found = match &host {
@@ -587,6 +589,13 @@ fn prepare(
     let connection = connection(conn);
     let mut request = Request::new(config, server, connection, input, head, body);
     request.keep_alive = keep_alive;
+    let host_error = match host {
+        Ok(host) => {
+            request.host = host.unwrap_or_default();
+            None
+        }
+        Err(error) => Some(error),
+    };
     if let Err(error) = declared {
         log::info!(core::error_log(&request), &request, "client sent {error}");
         request.keep_alive = false;
@@ -600,13 +609,9 @@ fn prepare(
             return Err((request, error.status()));
         }
     };
-    match host {
-        Ok(Some(host)) => request.host = host,
-        Ok(None) => {}
-        Err(error) => {
-            log::info!(core::error_log(&request), &request, "client sent {error}");
-            return Err((request, error.status()));
-        }
+    if let Some(error) = host_error {
+        log::info!(core::error_log(&request), &request, "client sent {error}");
+        return Err((request, error.status()));
     }
     if let Some(regex) = regex {
         core::store_regex(&mut request, regex);

@@ -311,6 +311,7 @@ fn a_refused_head_has_the_error_page_of_its_server() {
     let origin = Origin::saying("proxied");
     let daemon = Setup::new(EARLY).set("ORIGIN", origin.address()).start();
     let long = "u".repeat(3_000);
+    let many = format!("X-A: {}\r\n", "u".repeat(900)).repeat(9);
     let cases = [
         (format!("GET /{long}{long} HTTP/1.1\r\nHost: named\r\n\r\n"), 414, "default 414"),
         ("get / HTTP/1.1\r\nHost: named\r\n\r\n".to_owned(), 400, "default 400"),
@@ -320,15 +321,18 @@ fn a_refused_head_has_the_error_page_of_its_server() {
         ("GET /a HTTP/1.1\r\nUser-Agent: t\r\n\r\n".to_owned(), 400, "nameless"),
         (format!("PUT /a HTTP/1.1\r\nHost: named\r\nUser-Agent: t\r\nX: {long}\r\n\r\n"), 200, "proxied"),
     ];
-    for (request, status, text) in cases {
+    let in_pieces = format!("GET /b HTTP/1.1\r\nHost: named\r\nUser-Agent: t\r\n{many}\r\n");
+    for (request, status, text) in cases.into_iter().chain([(in_pieces, 200, "proxied")]) {
         let mut client = Client::connect(daemon.port(0));
         client.send(&request);
         let response = client.response();
         assert_eq!((response.status, response.text().as_str()), (status, text), "{request}");
         assert_eq!(response.header("connection"), Some("close"));
     }
-    assert_eq!(origin.last().method, "PUT");
-    for line in ["^default 400 GET - -$", "^named 403 GET /a t$", "^named 200 PUT /a t$"] {
+    assert_eq!(origin.last().method, "GET");
+    for line in
+        ["^named 200 GET /b t$", "^default 400 GET - -$", "^named 403 GET /a t$", "^named 200 PUT /a t$"]
+    {
         daemon.wait_line("who.log", line);
     }
 }

@@ -59,7 +59,7 @@ impl Fields {
     }
 
     /// What the `Connection` fields say; for the parsers of heads, which keep it.
-    pub(super) fn connection(&self, data: &[u8]) -> Result<Connection, Error> {
+    pub fn connection(&self, data: &[u8]) -> Result<Connection, Error> {
         if self.has(Id::Connection) { Connection::of(self, data) } else { Ok(Connection::default()) }
     }
 }
