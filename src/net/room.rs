@@ -83,7 +83,7 @@ pub fn shorten(ms: u64) -> u64 {
 
 /// Enough places are free, or held by connections that give way, for a worker that was full to take its share again.
 pub fn has_slack() -> bool {
-    LIMIT.get().saturating_sub(open::total()) + runtime::waiting_count() >= reserve()
+    LIMIT.get().saturating_sub(open::total()).saturating_add(runtime::waiting_count()) >= reserve()
 }
 
 /// A client has come, with this descriptor: looks ahead, so that the next one finds room.

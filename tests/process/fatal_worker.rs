@@ -180,6 +180,26 @@ fn a_start_whose_workers_cannot_be_forked_ends_and_says_why() {
     gone(daemon.folder());
 }
 
+/// Where strace may do so, it lets a system call of each worker fail.
+#[test]
+fn a_start_whose_workers_end_at_once_ends_and_says_why() {
+    const FAILS: &str = "strace -f -o /dev/null -e trace=epoll_create1 -e inject=epoll_create1:error=ENOMEM";
+    let words: Vec<&str> = FAILS.split(' ').skip(1).chain(["true"]).collect();
+    let can_trace = std::process::Command::new("strace").args(words).status();
+    if is_stand_in() || !can_trace.is_ok_and(|status| status.success()) {
+        return;
+    }
+    let daemon = Setup::new(CONF).level("notice").prelude(&format!("set -- {FAILS} \"$@\";")).spawn();
+    let status = daemon.wait_end();
+    let (errors, log) = (daemon.read("stderr"), daemon.log());
+    assert_eq!(status.and_then(|status| status.code()), Some(1), "{errors}\n{log}");
+    for text in [errors, log] {
+        assert!(text.contains("not one worker process can run: worker process "), "{text:?}");
+        assert!(text.contains("exited with code 1 as soon as it was born"), "{text:?}");
+    }
+    gone(daemon.folder());
+}
+
 /// However few descriptors there are: whoever starts the daemon gets one that serves, or the reason why not.
 #[test]
 fn a_start_with_few_descriptors_serves_or_says_why() {

@@ -196,6 +196,24 @@ fn the_longest_idle_one_goes_and_none_without_need() {
 }
 
 #[test]
+fn a_head_that_comes_fast_enough_lets_others_go_first() {
+    if is_stand_in() {
+        return; // nginx closes neither
+    }
+    let origin = Origin::saying("x");
+    let daemon = start(8, &origin);
+    let mut fast = Client::connect(daemon.port(0));
+    // At `client_header_min_rate` these bytes may take 40 s.
+    fast.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(4_000)));
+    let mut idle: Vec<Client> = (0..7).map(|_| Client::connect(daemon.port(0))).collect();
+    idle.iter_mut().for_each(|client| assert_eq!(client.get("/").status, 200));
+    assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+    idle[0].expect_end();
+    fast.send("\r\n\r\n");
+    assert_eq!(fast.response().text(), "here\n");
+}
+
+#[test]
 fn one_that_is_served_never_gives_way() {
     let (origin, go) = patient();
     let daemon = start(40, &origin);
