@@ -39,6 +39,11 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// About what an encoder holds: the window twice and its links, the table of hashes, what waits to be written.
+    pub fn state_bytes(self) -> usize {
+        (4 << self.window_bits) + (512 << self.memory_level) + 64 * 1024
+    }
+
     pub fn of_level(level: u8) -> Self {
         Self { level, window_bits: WINDOW_BITS, memory_level: MEMORY_LEVEL }
     }

@@ -14,11 +14,15 @@ use crate::http::compile::Cx;
 use crate::http::error::Error;
 use crate::http::filter::{Coding, Signal};
 use crate::http::media_types::MediaTypes;
+use crate::http::modules::core;
 use crate::http::modules::gzip::Proxied;
 use crate::http::modules::ranges::parse_date;
 use crate::http::request::Request;
 use crate::http::response::Response;
+use crate::log;
+use crate::net::budget::{self, Part, Share};
 use crate::proto::header::Id;
+use crate::runtime;
 use crate::runtime::blocking::{self, Lane};
 use crate::sys::clock;
 
@@ -143,15 +147,26 @@ pub fn work_of(bytes: usize, ns_per_byte: u32) -> u32 {
     u32::try_from(bytes as u64 * u64::from(ns_per_byte) / 1000).unwrap_or(u32::MAX)
 }
 
-/// Puts a coding on the response if this is the one for it: `engine` is called then.
-pub fn apply<E: Engine + 'static>(request: &mut Request, name: Name, engine: impl FnOnce(&Request) -> E) {
+/// A way to encode: its settings, and the bytes that an encoder with them holds.
+pub type Way<S> = (S, usize);
+
+/// Puts a coding on the response if this is the one for it. Of three ways to do it, the best one and two that take less,
+/// it is the first whose memory the worker can spare: the best where half of its budget is enough, the last where all of it is.
+/// Where not even that is free the answer goes out as it is.
+pub fn apply<E: Engine + 'static, S: PartialEq + Copy>(
+    request: &mut Request,
+    name: Name,
+    ways: impl FnOnce(&Request) -> [Way<S>; 3],
+    engine: impl FnOnce(&Request, S) -> E,
+) {
     if !is_chosen(request, name) {
         return;
     }
     if request.response.is_current {
         return request.response.body_changes(); // nothing is sent that could be encoded
     }
-    let engine = engine(request);
+    let Some((settings, share)) = draw(request, ways(request)) else { return };
+    let engine = engine(request, settings);
     let report = Report::default();
     request.response.body_changes();
     request.response.headers.push_id(Id::ContentEncoding, name.token().as_bytes());
@@ -163,7 +178,31 @@ pub fn apply<E: Engine + 'static>(request: &mut Request, name: Name, engine: imp
         held: Vec::new(),
         is_flushed: true,
         report,
+        _share: share,
     }));
+}
+
+fn draw<S: PartialEq + Copy>(request: &Request, ways: [Way<S>; 3]) -> Option<(S, Share)> {
+    let (best, least) = (ways[0].0, ways[2]);
+    let drawn = ways.into_iter().zip([Part::Half, Part::ThreeQuarters, Part::Whole]);
+    let drawn =
+        drawn.into_iter().find_map(|((settings, bytes), part)| Some((settings, budget::draw(bytes, part)?)));
+    if drawn.as_ref().is_some_and(|(settings, _)| *settings == best) {
+        return drawn;
+    }
+    if let Some(why) = budget::degrade(runtime::now_ms()) {
+        log::warn!(core::error_log(request), request, "answers are encoded less or not at all: {why}");
+    }
+    drawn.or_else(|| {
+        // the client takes nothing that is not encoded
+        let list = request.header(Id::AcceptEncoding).unwrap_or(b"");
+        let forbids = items(list).any(|item| item.to_ascii_lowercase().starts_with(b"identity;"));
+        (forbids && quality(list, "identity") == 0).then(|| {
+            let mut share = Share::default();
+            share.add(least.1);
+            (least.0, share)
+        })
+    })
 }
 
 /// Whether the response of a client's own request goes out with this coding. Notes that it depends on the client.
@@ -316,6 +355,8 @@ struct Stream<E: Engine> {
     /// Everything given so far has come out.
     is_flushed: bool,
     report: Report,
+    /// Given back with the engine.
+    _share: Share,
 }
 
 impl<E: Engine> Stream<E> {

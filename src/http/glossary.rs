@@ -47,6 +47,11 @@ pub static VARIABLES: &[(&str, &str)] = &[
         "longest_turn",
         "The longest turn of the event loop of any worker now running, since it started, in seconds with milliseconds: as long other connections of that worker had to wait.",
     ),
+    (
+        "memory_degraded",
+        "Requests of all workers that had to make do with less memory (worker_memory_budget).",
+    ),
+    ("memory_drawn", "Bytes of memory that the requests of all workers have drawn from their budgets now."),
     ("modern_browser", "The value of modern_browser_value where the browser is a modern one, else empty."),
     ("msec", "The time in seconds since 1970, with milliseconds."),
     ("msie", "1 for Internet Explorer, else empty."),

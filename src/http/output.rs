@@ -12,6 +12,7 @@ use crate::http::ahead::Sink;
 use crate::http::error::{Error, Limit};
 use crate::http::filter::{Coding, Signal};
 use crate::http::pace::Pace;
+use crate::net::budget::Share;
 use crate::proto::h1::encode;
 use crate::runtime::{self, Io, Timer, buffer, relay};
 
@@ -68,6 +69,8 @@ impl Special {
 struct Memory {
     kept: Vec<u8>,
     max: Option<usize>,
+    /// Counts what is kept.
+    share: Share,
 }
 
 /// The way of one response to its socket.
@@ -98,7 +101,8 @@ impl Output {
     /// The body is kept, up to `max` bytes, or as [`Output::bound_memory`] says.
     pub fn memory(max: Option<usize>) -> Self {
         let mut output = Self::default();
-        output.special.get_or_insert_default().memory = Some(Memory { kept: Vec::new(), max });
+        output.special.get_or_insert_default().memory =
+            Some(Memory { kept: Vec::new(), max, share: Share::default() });
         output
     }
 
@@ -336,7 +340,7 @@ impl Output {
         let Some(special) = self.special.as_deref_mut() else {
             return self.emit_plain(io, data, signal, sent).await;
         };
-        if let Some(Memory { kept, max }) = &mut special.memory {
+        if let Some(Memory { kept, max, share }) = &mut special.memory {
             let max = max.unwrap_or(0);
             if max == 0 {
                 runtime::worked(1).await;
@@ -346,6 +350,7 @@ impl Output {
                 let cause = format!("too big subrequest response: more than {max} bytes");
                 return Err(Error::ours(cause).by(Limit::SubrequestSize));
             }
+            share.add(data.len());
             kept.extend_from_slice(data);
             runtime::worked(1 + (data.len() / COPIED_BYTES) as u32).await;
             return Ok(());

@@ -24,6 +24,7 @@ use crate::http::termination::Termination;
 use crate::http::variable::VariableId;
 use crate::http::{Config, modules};
 use crate::log;
+use crate::net::budget::Share;
 use crate::proto::h1::request::RequestHead;
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
@@ -161,6 +162,8 @@ pub struct Request {
     pub limit_rate: Option<u64>,
     /// The subrequests of the client's request, once there was one.
     pub tally: Option<Rc<Tally>>,
+    /// Memory that it holds beyond what each request needs.
+    pub share: Share,
     /// 0: the client's own request, else how deep a subrequest this is.
     pub depth: u8,
     /// Its values went elsewhere, and so does its line in the log.
@@ -233,6 +236,7 @@ impl Request {
             ssi: None,
             limit_rate: None,
             tally: None,
+            share: Share::default(),
             depth: 0,
             is_parked: false,
             slots: Vec::new(),

@@ -14,6 +14,7 @@ use crate::http::modules::{core, slice};
 use crate::http::pipeline::{self, Ask, Verdict};
 use crate::http::request::Request;
 use crate::log;
+use crate::net::budget::{self, Part};
 use crate::net::open;
 use crate::runtime::{self, Either, Io, race};
 
@@ -27,6 +28,9 @@ const COUNT_MAX: u32 = 4096;
 /// Requests that no client waits for which a worker may have under way; what more there are is not sent, so that dead
 /// mirrors cost a bounded number of connections.
 const DETACHED_MAX: usize = 512;
+
+/// What a subrequest takes that runs before its turn: its pipe, its head, and the buffers of an upstream.
+const AHEAD_BYTES: usize = 96 * 1024;
 
 /// Subrequests of one piece of a page that run at a time.
 const BEGUN_MAX: usize = 8;
@@ -181,6 +185,12 @@ pub fn begin_others(request: &Request, pieces: &[Piece]) -> Vec<Option<Source>> 
 
 fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
     let guard = open::Background::new(DETACHED_MAX)?;
+    let Some(share) = budget::draw(AHEAD_BYTES, Part::ThreeQuarters) else {
+        if let Some(why) = budget::degrade(runtime::now_ms()) {
+            log::warn!(core::error_log(request), request, "includes are made one after the other: {why}");
+        }
+        return None;
+    };
     let mut inner = request.sub_ahead(subrequest.uri.clone(), subrequest.args.clone());
     let (sink, source) = ahead::pipe();
     runtime::spawn(async move {
@@ -192,7 +202,7 @@ fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
             Either::Second(()) => Ok(()), // nobody reads how it would have ended
         };
         sink.end(outcome.map_err(|error| broken(error, &uri)));
-        drop((inner, guard));
+        drop((inner, guard, share));
     });
     Some(source)
 }

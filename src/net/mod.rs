@@ -1,7 +1,8 @@
 //! Sockets as the proxy uses them: addresses, connecting, how many connections a worker holds, which of them give way
-//! to others, and whether it is about to leave them.
+//! to others, whether it is about to leave them, and the memory that its requests share.
 
 pub mod address;
+pub mod budget;
 pub mod connect;
 pub mod drain;
 pub mod open;

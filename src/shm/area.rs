@@ -1,7 +1,7 @@
 //! The plan of the area: what lies where, counted in 64-bit words.
 //!
 //! ```text
-//! header | lanes: LANES × 16 | names of slots: SLOTS | slots: SLOTS × 16 | active: LANES × SLOTS × u32
+//! header | lanes: LANES × 24 | names of slots: SLOTS | slots: SLOTS × 16 | active: LANES × SLOTS × u32
 //!        | names of histograms: HISTOGRAMS | histograms: HISTOGRAMS × STRIPES × 1024
 //! ```
 //! Every part begins on a page of its own. An unused slot costs 8 bytes (its name's fingerprint), a used one
@@ -17,7 +17,7 @@ use super::zone::Zone;
 
 /// Processes that count at one time: 256 workers of two generations. Lane 0 is the master's.
 pub const LANES: usize = 512;
-pub(super) const LANE_WORDS: usize = 16;
+pub(super) const LANE_WORDS: usize = 24;
 /// Names of servers, locations, upstreams and peers together.
 pub(super) const SLOTS: usize = 65_536;
 pub(super) const SLOT_WORDS: usize = 16;
@@ -29,7 +29,7 @@ pub(super) const HISTOGRAM_WORDS: usize = 1024;
 /// 64 KiB, the largest page of the machines we build for.
 const PAGE_WORDS: usize = 8192;
 /// "pronghor" and the version of this plan.
-const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 1;
+const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 2;
 
 const LANES_AT: usize = PAGE_WORDS;
 const SLOT_NAMES_AT: usize = LANES_AT + page_up(LANES * LANE_WORDS);

@@ -12,7 +12,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use super::area::{Area, Header, SLOT_WORDS, SLOTS, area, fingerprint};
 use super::lanes::{self, TOTALS};
 
-/// The counters of the whole process tree. The four from `Active` on are gauges: what is held now.
+/// The counters of the whole process tree. `Active` to `Waiting` and `Drawn` are gauges: what is held now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Total {
     Accepted = 0,
@@ -24,9 +24,14 @@ pub enum Total {
     Waiting = 6,
     /// Connections that only waited and were asked to close, so that others had room.
     Reused = 7,
+    /// Bytes of memory that requests hold beyond what each needs (`net/budget.rs`).
+    Drawn = 8,
+    /// Requests that had to make do with less, since those were too many.
+    Degraded = 9,
 }
 
 impl Total {
+    /// Those that count connections and requests.
     pub const ALL: [Total; 8] = [
         Total::Accepted,
         Total::Handled,
@@ -39,7 +44,7 @@ impl Total {
     ];
 }
 
-/// Adds to a sum (`Accepted`, `Handled`, `Requests`, `Reused`).
+/// Adds to a sum (`Accepted`, `Handled`, `Requests`, `Reused`, `Degraded`).
 ///
 /// For the thread of the worker's loop only, here and for the gauges: nobody else writes to its lane, so that no
 /// locked instruction is needed.

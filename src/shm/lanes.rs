@@ -7,6 +7,7 @@
 //! ```text
 //! 0 owner (pid)  1 generation  2 heartbeat  3 last event  4 worker number  5 claim  6 full  7 longest turn   | one cache line
 //! 8 accepted  9 handled  10 requests  11 active  12 reading  13 writing  14 waiting  15 reused
+//! 16 bytes drawn  17 degraded  18–23 –
 //! ```
 
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -93,7 +94,7 @@ pub(super) fn prepare_in(area: &Area, lane: Lane, worker: u32, generation: u64) 
 
 pub(super) fn give_in(area: &Area, lane: Lane) {
     let words = area.lane(lane.number());
-    for gauge in [Total::Active, Total::Reading, Total::Writing, Total::Waiting] {
+    for gauge in [Total::Active, Total::Reading, Total::Writing, Total::Waiting, Total::Drawn] {
         words[TOTALS + gauge as usize].store(0, Relaxed);
     }
     heartbeat::clear(words);

@@ -25,6 +25,7 @@ use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIG
 
 use crate::http::{Handover, Hooks, Service};
 use crate::log;
+use crate::net::budget;
 use crate::net::drain::{self, Mode};
 use crate::net::{open, room};
 use crate::runtime::{self, Io, Runtime, Timer};
@@ -70,6 +71,7 @@ pub fn run(config: Config, seat: Seat) -> i32 {
     crate::sys::alloc::keep_blocks();
     // The configuration lives as long as the process: plain references, no counts to touch.
     let config: &'static Config = Box::leak(Box::new(config));
+    budget::set_max(config.settings.worker_memory_budget());
     let outcome = Runtime::new().and_then(|mut runtime| {
         // SIGPIPE and SIGXFSZ only so that they do not end the process: the calls fail, and that is told.
         let taken = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGPIPE, SIGXFSZ];

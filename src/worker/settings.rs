@@ -12,6 +12,7 @@ use crate::config::{
 };
 use crate::http;
 use crate::log::{Level, Logger, Target};
+use crate::net::budget;
 use crate::sys::process;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -27,6 +28,7 @@ pub struct Settings {
     worker_priority: Inherit<i32>,
     worker_rlimit_nofile: Inherit<u64>,
     worker_rlimit_core: Inherit<u64>,
+    worker_memory_budget: Inherit<u64>,
     /// One mask a worker, the last for all further ones; empty with `auto`.
     worker_cpu_affinity: Inherit<Vec<Vec<usize>>>,
     daemon: Inherit<bool>,
@@ -111,6 +113,13 @@ pub static MAIN: &[Row] = &[
         (1, u64::MAX),
         |s| &mut s.worker_rlimit_nofile,
         "Limit of open files of a worker; the system's.",
+    ),
+    size(
+        "worker_memory_budget",
+        Context::MAIN,
+        |s| &mut s.worker_memory_budget,
+        "Memory of a worker for what requests can do without: encoders, SSI, includes before their turn, lists of \
+         directories. Beyond it they get smaller encoders or none, and includes one after the other; 0 for no limit; 256m.",
     ),
     size(
         "worker_rlimit_core",
@@ -267,6 +276,11 @@ impl Settings {
             Some(count) => count as usize,
             None => process::cpu_count().min(WORKERS_MAX as usize),
         }
+    }
+
+    /// Bytes, 0 for no limit.
+    pub fn worker_memory_budget(&self) -> u64 {
+        self.worker_memory_budget.get(budget::BYTES_DEFAULT)
     }
 
     pub fn worker_connections(&self) -> usize {

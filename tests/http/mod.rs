@@ -31,6 +31,7 @@ mod limits;
 mod listen;
 mod location;
 mod map;
+mod memory_budget;
 mod mirror;
 mod nesting;
 mod open_file_cache;

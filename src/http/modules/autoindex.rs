@@ -22,6 +22,8 @@ use crate::http::request::Request;
 use crate::http::response::{Body, Response};
 use crate::http::variable::Variable;
 use crate::log;
+use crate::net::budget::{self, Part};
+use crate::runtime;
 use page::{Format, Page};
 
 const FORMATS: [Format; 4] = [Format::Html, Format::Json, Format::Jsonp, Format::Xml];
@@ -145,6 +147,12 @@ fn callback_of(args: &[u8]) -> Option<Vec<u8>> {
 
 fn finish(request: &mut Request, _: u64) -> Verdict {
     match taken(request) {
+        Ok(page) if !request.share.grow(page.len(), Part::Whole) => {
+            if let Some(why) = budget::degrade(runtime::now_ms()) {
+                log::warn!(core::error_log(request), &*request, "a list of {} bytes is not sent: {why}", page.len());
+            }
+            Verdict::Done(Reply::Status(503))
+        }
         Ok(page) => {
             let conf: &'static Conf = &request.location.autoindex;
             let asked = FORMATS[conf.format.get(0)];

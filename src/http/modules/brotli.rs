@@ -24,7 +24,7 @@ pub struct Conf {
     window_bits: Inherit<u8>,
 }
 
-const WINDOW_BITS: u8 = 19;
+const WINDOW_BITS: u8 = 17;
 /// The window for an answer of few bytes need not be larger than it is; this is the smallest that there is.
 const WINDOW_BITS_MIN: u8 = 10;
 
@@ -33,7 +33,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     number("brotli_comp_level", Context::ANY, (0, 11), |c| &mut c.level, "How small brotli makes answers, from 0, the fastest, to 11. Steps of more than a millisecond are made on another thread, one at a time for each worker: above 9 a page of 64 KiB takes a tenth of a second and more; 6."),
     custom("brotli_types", Context::ANY, Arity::at_least(1), |c, cx, node| c.offer.add_types(cx, node), "Types of answers, beside text/html, that are encoded with brotli, or * for all; text/html."),
     size("brotli_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with brotli; 20."),
-    custom("brotli_window", Context::ANY, Arity::exactly(1), window, "Bytes in which brotli looks for repetitions, a power of two from 1k to 16m; 512k."),
+    custom("brotli_window", Context::ANY, Arity::exactly(1), window, "Bytes in which brotli looks for repetitions, a power of two from 1k to 16m; 128k."),
     accepted("brotli_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once; 32 4k."),
 ];
 
@@ -62,11 +62,52 @@ fn window(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 
 /// Encodes the response where this coding is the one for it.
 pub fn head(request: &mut Request) {
-    coding::apply(request, Name::Brotli, |request| {
+    let ways = |request: &Request| {
         let conf = &request.location.brotli;
-        let most = conf.window_bits.get(WINDOW_BITS);
-        Brotli::new(conf.level.get(6) as u8, most, request.response.content_length)
-    });
+        let best = Shape::new(conf.level.get(6) as u8, conf.window_bits.get(WINDOW_BITS), request.response.content_length);
+        let less = Shape { level: best.level.min(4), window_bits: best.window_bits.min(16) };
+        let least = Shape { level: best.level.min(1), window_bits: best.window_bits.min(14) };
+        [best, less, least].map(|shape| (shape, shape.state_bytes()))
+    };
+    coding::apply(request, Name::Brotli, ways, |request, shape| Brotli::new(shape, request.response.content_length));
+}
+
+/// What decides how well an answer is encoded, and what that takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    level: u8,
+    window_bits: u8,
+}
+
+impl Shape {
+    /// For an answer of this length, if it is known: its window need not be larger than it is.
+    fn new(level: u8, window_bits: u8, length: Option<u64>) -> Self {
+        let fits = |bits: &u8| length.is_some_and(|length| length <= 1 << bits);
+        let bits = (WINDOW_BITS_MIN..window_bits).find(fits).unwrap_or(window_bits);
+        // With less these levels take tables of 32 MiB, those of level 9, and its time.
+        let least = if matches!(level, 5..=8) { 17 } else { WINDOW_BITS_MIN };
+        Self { level, window_bits: bits.max(least) }
+    }
+
+    /// The most that an encoder was seen to hold, of text and of random digits: its tables, the window twice, and the
+    /// commands that it collects, which grow with the window.
+    fn state_bytes(self) -> usize {
+        const KB: usize = 1024;
+        let window = 1_usize << self.window_bits;
+        let commands = |windows: usize, max_kb: usize| (windows * 2 * window).min(max_kb * KB);
+        match self.level {
+            0 | 1 => 192 * KB,
+            2 | 3 => 900 * KB + 2 * window,
+            4 => 1700 * KB + 2 * window + commands(4, 8192),
+            5 => 2200 * KB + 2 * window + commands(5, 16_384),
+            6 => 3200 * KB + 2 * window + commands(5, 16_384),
+            7 => 9300 * KB + 2 * window + commands(5, 16_384),
+            8 => 17_500 * KB + 2 * window + commands(5, 16_384),
+            9 => 33_500 * KB + 2 * window + commands(5, 16_384),
+            10 => 3600 * KB + 12 * window,
+            _ => 6000 * KB + 12 * window,
+        }
+    }
 }
 
 struct Brotli {
@@ -90,15 +131,16 @@ const SLOW_BLOCK_BITS: i32 = 16;
 const NS: [u32; 12] = [8, 8, 15, 15, 25, 60, 90, 150, 230, 500, 1200, 2300];
 /// Room that is made at a time for what comes out.
 const ROOM_BYTES: usize = 4096;
+/// From a mebibyte on levels 4 to 6 take tables that are several MiB larger.
+const SIZE_HINT_MAX: u64 = (1 << 20) - 1;
 
 impl Brotli {
-    fn new(level: u8, window_bits: u8, length: Option<u64>) -> Self {
-        let fits = |bits: &u8| length.is_some_and(|length| length <= 1 << bits);
+    fn new(Shape { level, window_bits }: Shape, length: Option<u64>) -> Self {
         let params = BrotliEncoderParams {
             quality: i32::from(level),
             lgblock: if level > 8 { SLOW_BLOCK_BITS } else { 0 },
-            lgwin: i32::from((WINDOW_BITS_MIN..window_bits).find(fits).unwrap_or(window_bits)),
-            size_hint: length.map_or(0, |length| usize::try_from(length).unwrap_or(0)),
+            lgwin: i32::from(window_bits),
+            size_hint: length.map_or(0, |length| length.min(SIZE_HINT_MAX) as usize),
             ..BrotliEncoderParams::default()
         };
         let block_bytes = if level < 4 { 16 * 1024 } else { 64 * 1024 };
@@ -166,7 +208,7 @@ mod tests {
     fn pieces_and_flushes_make_one_stream() {
         let page: Vec<u8> = (0..3_000).flat_map(|n| format!("<li>{n}</li>\n").into_bytes()).collect();
         for (level, length) in [(0, None), (5, Some(page.len() as u64)), (6, None), (11, Some(1))] {
-            let mut engine = Brotli::new(level, WINDOW_BITS, length);
+            let mut engine = Brotli::new(Shape::new(level, WINDOW_BITS, length), length);
             let mut out = b"before ".to_vec();
             for (index, piece) in page.chunks(5_000).enumerate() {
                 let signal = if index % 2 == 0 { Signal::Flush } else { Signal::More };
@@ -177,7 +219,7 @@ mod tests {
             assert_eq!(decoded(&out[7..]), page, "level {level}");
         }
         let mut out = Vec::new();
-        Brotli::new(6, WINDOW_BITS, Some(0)).push(b"", Signal::End, &mut out).expect("it ends");
+        Brotli::new(Shape::new(6, WINDOW_BITS, Some(0)), Some(0)).push(b"", Signal::End, &mut out).expect("it ends");
         assert_eq!(decoded(&out), b"");
     }
 }

@@ -13,6 +13,7 @@ use crate::http::filter::{BodyFilter, Flow, Piece, Signal};
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::variable::Variable;
+use crate::net::budget::Share;
 use crate::proto::header::Id;
 
 #[derive(Debug, Default)]
@@ -55,8 +56,13 @@ pub fn head(request: &mut Request) {
     }
     request.response.headers.remove(Id::ContentEncoding);
     request.response.body_changes();
-    request.filters.get_or_insert_default().add(Gunzip::default());
+    let mut gunzip = Gunzip::default();
+    gunzip.share.add(STATE_BYTES);
+    request.filters.get_or_insert_default().add(gunzip);
 }
+
+/// What decoding takes, beside its room. It cannot be done without: the client could not read the answer.
+const STATE_BYTES: usize = 64 * 1024 + ROOM_BYTES;
 
 /// Bytes that are decoded before they are passed on.
 const ROOM_BYTES: usize = 32 * 1024;
@@ -66,6 +72,7 @@ struct Gunzip {
     decoder: Decoder,
     /// What waits until the piece before it is passed on.
     input: Vec<u8>,
+    share: Share,
 }
 
 impl BodyFilter for Gunzip {

@@ -189,7 +189,12 @@ pub fn power_of_two(node: &Node, least: u8, most: u8, words: &str) -> Result<u8,
 
 /// Encodes the response where this coding is the one for it.
 pub fn head(request: &mut Request) {
-    coding::apply(request, Name::Gzip, |request| Gzip::new(request.location.gzip.shape()));
+    let ways = |request: &Request| {
+        let best = request.location.gzip.shape();
+        let least = Shape { window_bits: best.window_bits.min(12), memory_level: best.memory_level.min(5), ..best };
+        [best, best, least].map(|shape| (shape, shape.state_bytes()))
+    };
+    coding::apply(request, Name::Gzip, ways, |_, shape| Gzip::new(shape));
 }
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ pub static VARIABLES: &[Variable] = &[
         let ms = heartbeat::longest_turn_us() / 1000;
         write!(out, "{}.{:03}", ms / 1000, ms % 1000).is_ok()
     }),
+    variable("memory_drawn", |_, _, out| write!(out, "{}", total(Total::Drawn)).is_ok()),
+    variable("memory_degraded", |_, _, out| write!(out, "{}", total(Total::Degraded)).is_ok()),
 ];
 
 impl Merge for Conf {

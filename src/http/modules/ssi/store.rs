@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::net::budget::{self, Part, Share};
+use crate::runtime;
+
 /// Bytes of a value that `set` makes, or of any text with its variables replaced.
 pub const VALUE_BYTES_MAX: usize = 64 * 1024;
 /// Variables of a request, and the bytes of their names and values.
@@ -19,6 +22,7 @@ pub struct Variables(Rc<Table>);
 struct Table {
     values: HashMap<Rc<[u8]>, Rc<[u8]>>,
     bytes: usize,
+    share: Share,
 }
 
 impl Variables {
@@ -39,10 +43,22 @@ impl Variables {
             return Err(format!("too long SSI variables: with \"{name}\" more than {VARIABLE_BYTES_MAX} bytes in a request"));
         }
         let table = Rc::make_mut(&mut self.0);
+        if bytes > table.share.bytes() {
+            draw(&mut table.share, bytes)?;
+        }
         table.values.insert(name.into(), value.into());
         table.bytes = bytes;
         Ok(())
     }
+}
+
+/// Draws what is missing to so many bytes. Errors: the worker's memory budget is used up; empty where that was said lately.
+fn draw(share: &mut Share, bytes: usize) -> Result<(), String> {
+    if share.grow(bytes - share.bytes(), Part::Whole) {
+        return Ok(());
+    }
+    let why = budget::degrade(runtime::now_ms());
+    Err(why.map_or_else(String::new, |why| format!("an SSI command has no memory: {why}")))
 }
 
 /// The blocks of one page, by name.
@@ -52,6 +68,7 @@ pub struct Blocks {
     bytes: usize,
     /// The block that is being read: its name and its text, or `None` once that is too much.
     open: Option<(Vec<u8>, Option<Vec<u8>>)>,
+    share: Share,
 }
 
 impl Blocks {
@@ -68,6 +85,9 @@ impl Blocks {
         let Some((name, kept)) = &mut self.open else { return Ok(()) };
         let Some(bytes) = kept.as_ref().map(|kept| self.bytes + name.len() + kept.len() + text.len()) else { return Ok(()) };
         if bytes <= BLOCK_BYTES_MAX {
+            if bytes > self.share.bytes() {
+                draw(&mut self.share, bytes).inspect_err(|_| *kept = None)?;
+            }
             kept.get_or_insert_default().extend_from_slice(text);
             return Ok(());
         }
