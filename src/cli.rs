@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use lexopt::Arg;
 use serde::Serialize;
 
+use crate::config::needs::Total;
 use crate::config::{self, Severity, Tree, convert, render};
 use crate::log;
 use crate::master::{pid, problem};
 use crate::sys::{signal, socket, terminal};
 use crate::worker::Config;
 use crate::worker::config::{self as whole, Loaded, Source};
-use crate::worker::settings::Settings;
+use crate::worker::settings::default_pid;
 
 /// The configuration that is built in, for a first look.
 pub const DEMO: &str = include_str!("../conf/demo.conf");
@@ -203,7 +204,7 @@ fn test(options: &Options) -> i32 {
         let why = problem::shared_memory(&error);
         if options.json {
             let finding = Finding { severity: "error", message: &why, place: None, help: None };
-            show_json(&Report { ok: false, findings: vec![finding] });
+            show_json(&Report { ok: false, findings: vec![finding], needs: Vec::new() });
         } else {
             terminal::tell(format_args!("pronghorn: [emerg] {why}"));
         }
@@ -217,6 +218,9 @@ fn test(options: &Options) -> i32 {
     let mut is_good = loaded.config.is_some() && !is_refused;
     if !options.json {
         loaded.report(early, options.quiet);
+    }
+    if !options.json && !options.quiet {
+        terminal::tell(summary(&loaded));
     }
     if loaded.config.is_some() && !options.quiet {
         terminal::tell(format_args!("pronghorn: the configuration file {} syntax is ok", path.display()));
@@ -258,6 +262,26 @@ fn test(options: &Options) -> i32 {
     0
 }
 
+/// What the configuration needs that is not there, a row for each; nothing where all is there.
+fn summary(loaded: &Loaded) -> String {
+    let totals = loaded.diagnostics.1.totals(&loaded.tree);
+    if totals.is_empty() {
+        return String::new();
+    }
+    let width = totals.iter().map(|total| total.name.len()).max().unwrap_or(0);
+    let mut out = "pronghorn: this configuration needs what is not available yet:\n".to_owned();
+    for Total { name, lines, servers, first } in totals {
+        let plural =
+            |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+        let lines = plural(lines, "line");
+        let servers = if servers > 0 { format!(" in {}", plural(servers, "server")) } else { String::new() };
+        let place = loaded.tree.place(first);
+        let place = place.map(|at| format!(", {}:{}", at.path.display(), at.line)).unwrap_or_default();
+        out += &format!("  {name:width$}  {lines}{servers}{place}\n");
+    }
+    out
+}
+
 /// Addresses that could not be bound at all. One that is in use is as it should be: by the running daemon.
 fn unusable_addresses(config: &Config, tree: &Tree) -> Vec<String> {
     let listens = config.http.iter().flat_map(|http| &http.listens);
@@ -287,7 +311,7 @@ fn equal_paths(config: &Config, tree: &Tree) -> Vec<String> {
 
 /// What is wrong with the path of the pid file. The file itself belongs to the running daemon.
 fn unusable_pid(config: &Config, tree: &Tree) -> Option<String> {
-    let path = config.prefix.join(config.settings.pid());
+    let path = config.settings.pid(&config.prefix);
     problem::unusable_pid(&path).map(|why| problem::pid(why, tree))
 }
 
@@ -296,6 +320,18 @@ fn unusable_pid(config: &Config, tree: &Tree) -> Option<String> {
 struct Report<'a> {
     ok: bool,
     findings: Vec<Finding<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    needs: Vec<Needed>,
+}
+
+/// Something that the configuration needs and that is not there.
+#[derive(Serialize)]
+struct Needed {
+    name: &'static str,
+    lines: usize,
+    servers: usize,
+    /// `file:line:column` of the first line that would use it.
+    place: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -325,7 +361,9 @@ fn print_json(loaded: &Loaded, problems: &[String], warnings: &[String], is_good
     let opened = errors
         .chain(warnings.iter().map(|message| ("warning", message)))
         .map(|(severity, message)| Finding { severity, message, place: None, help: None });
-    show_json(&Report { ok: is_good, findings: found.chain(opened).collect() });
+    let needed = |Total { name, lines, servers, first }| Needed { name, lines, servers, place: place(first) };
+    let needs = loaded.diagnostics.1.totals(&loaded.tree).into_iter().map(needed).collect();
+    show_json(&Report { ok: is_good, findings: found.chain(opened).collect(), needs });
 }
 
 fn show_json(report: &Report) {
@@ -338,7 +376,7 @@ fn pid_path(options: &Options) -> PathBuf {
     let source = options.source();
     let (tree, _) = whole::read_tree(&source);
     let named = tree.nodes.iter().rfind(|node| &*node.name.text == "pid").map(|node| node.arg(0));
-    source.prefix.join(named.unwrap_or(Settings::default().pid()))
+    named.map_or_else(|| default_pid(&source.prefix), |path| source.prefix.join(path))
 }
 
 /// Sends a signal to the process of the pid file.

@@ -84,9 +84,17 @@ fn listed(mut names: Vec<&str>) -> String {
 
 fn absent_table() -> String {
     let mut out = String::from("\n| directive | meanwhile |\n|---|---|\n");
-    for (names, help) in absent::families() {
-        let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-        out.push_str(&format!("| {} | {} |\n", names.join(", "), help.replace('"', "`").replace('|', "\\|")));
+    let mut rows: Vec<(&str, Vec<String>)> = Vec::new();
+    for feature in absent::features() {
+        let names = feature.names().iter().map(|name| format!("`{name}`"));
+        match rows.iter_mut().find(|(help, _)| *help == feature.help) {
+            Some((_, known)) => known.extend(names),
+            None => rows.push((feature.help, names.collect())),
+        }
+    }
+    for (help, names) in rows {
+        let help = help.replace('"', "`").replace('|', "\\|");
+        out.push_str(&format!("| {} | {help} |\n", names.join(", ")));
     }
     let rows =
         worker::config::rows().filter(|row| is_unavailable(row) && !matches!(row.shape, Shape::Accepted(_)));
@@ -106,6 +114,7 @@ fn the_page_for_users_of_nginx_lists_what_the_tables_say() {
 /// Words in code quotes that look like a directive's name and are none, or one of the language itself.
 const NO_DIRECTIVES: &[&str] = &[
     "include",
+    "logs",
     "http_req_rate",
     "pronghorn",
     "nginx",
@@ -161,7 +170,7 @@ fn the_page_for_users_of_nginx_names_what_there_is() {
         })
     };
     for name in names(absent).iter().filter(|name| quoted(name)) {
-        assert!(found(name).is_none() && absent::help(name).is_some(), "{name} is there by now");
+        assert!(found(name).is_none() && absent::feature(name).is_some(), "{name} is there by now");
     }
 }
 

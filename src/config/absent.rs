@@ -1,50 +1,303 @@
-//! Directives of nginx that no module has yet, and what to do where a configuration has them.
+//! Directives that no module here has: nginx's own, and those of the modules of others that sites use.
 //!
-//! For messages and for `docs/from-nginx.md`: such a directive is an error like any unknown one, but no misspelling.
+//! For messages and for `docs/from-nginx.md`. A line that would do something is an error, and says what to do without;
+//! a setting of something that is not in use is a warning, as it does nothing under nginx either.
 //! A module that brings one of these takes its name out here; a row always goes first.
 
-/// Names, a `*` at the end standing for any rest, and what a user can do without.
-const FAMILIES: &[(&[&str], &str)] = &[
-    (
-        &["ssl", "ssl_*", "http2", "http2_*", "http3", "http3_*", "quic_*"],
-        "there is no TLS, HTTP/2 or HTTP/3: let something in front end TLS, and take this line out",
+use crate::config::Node;
+
+/// Something that a configuration may ask for and that is not there.
+#[derive(Debug)]
+pub struct Feature {
+    /// For messages: `TLS: 14 lines, 25 to 48`.
+    pub name: &'static str,
+    /// Its directives, a `*` at the end or the beginning standing for any rest.
+    names: &'static [&'static str],
+    /// Those that do something; the others only say how.
+    acting: &'static [&'static str],
+    /// What a user can do without it.
+    pub help: &'static str,
+    /// It comes with a module of others: nginx alone does not know its directives.
+    pub is_foreign: bool,
+}
+
+const fn own(
+    name: &'static str,
+    names: &'static [&'static str],
+    acting: &'static [&'static str],
+    help: &'static str,
+) -> Feature {
+    Feature { name, names, acting, help, is_foreign: false }
+}
+
+const fn foreign(name: &'static str, names: &'static [&'static str], help: &'static str) -> Feature {
+    Feature { name, names, acting: &["*"], help, is_foreign: true }
+}
+
+const TAKE_OUT: &str = "answers are passed on as they are: take this line out";
+const BACKENDS: &str = "\"proxy_pass\" to a backend that speaks HTTP/1.1 is the only way to a backend";
+const TO_ELSEWHERE: &str = "only \"http\" is served: leave this block to another program";
+const UNPROTECTED: &str = "there is no such access control: do not serve what this line protects";
+const FOREIGN: &str = "a module of others that is not here: take this line out";
+
+/// `listen … ssl` and what goes with it.
+pub static TLS: Feature = own(
+    "TLS",
+    &["ssl", "ssl_*"],
+    &["ssl"],
+    "there is no TLS: let something in front end it and listen without \"ssl\" here",
+);
+pub static HTTP2: Feature = own(
+    "HTTP/2",
+    &["http2", "http2_*"],
+    &["http2"],
+    "HTTP/1.1 is spoken only: let something in front end HTTP/2, and take this line out",
+);
+pub static HTTP3: Feature = own(
+    "HTTP/3",
+    &["http3", "http3_*", "quic_*"],
+    &[],
+    "HTTP/1.1 is spoken only: let something in front end HTTP/3, and listen without \"quic\"",
+);
+/// `proxy_pass https://…`
+pub static PROXY_TLS: Feature = own(
+    "TLS to backends",
+    &["proxy_ssl_*"],
+    &[],
+    "there is no TLS to backends: use http:// in \"proxy_pass\", through something that speaks TLS if need be",
+);
+
+/// The first pattern that fits counts.
+static FEATURES: &[&Feature] = &[
+    &foreign(
+        "Lua",
+        &["*_by_lua", "*_by_lua_block", "*_by_lua_file", "lua_*", "rewrite_by_lua_no_postpone"],
+        "Lua is not there: \"map\", \"auth_request\" and \"rewrite\" do some of its work, a backend does the rest",
     ),
-    (&["post_action"], "take this line out"),
-    (&["proxy_ssl_*"], "there is no TLS to backends: take this line out, and use http:// in \"proxy_pass\""),
-    (
+    &TLS,
+    &HTTP2,
+    &HTTP3,
+    &PROXY_TLS,
+    &own(
+        "a cache",
         &["proxy_cache", "proxy_cache_*", "proxy_no_cache"],
+        &["proxy_cache", "proxy_cache_purge"],
         "there is no cache: without this line each request goes to the backend",
     ),
-    (&["auth_jwt*"], "there is no access control: do not serve what this line protects"),
-    (&["geoip_*"], "\"map\" may do instead"),
-    (
-        &["fastcgi_*", "uwsgi_*", "scgi_*", "grpc_*", "memcached_*"],
-        "\"proxy_pass\" to a backend that speaks HTTP/1.1 is the only way to a backend",
+    &own("post_action", &["post_action"], &["post_action"], "take this line out"),
+    &own("JWT", &["auth_jwt*"], &["auth_jwt"], UNPROTECTED),
+    &own("GeoIP", &["geoip_*"], &[], "\"map\" or \"geo\" may do instead"),
+    &own("FastCGI", &["fastcgi_*"], &["fastcgi_pass"], BACKENDS),
+    &own("uwsgi", &["uwsgi_*"], &["uwsgi_pass"], BACKENDS),
+    &own("SCGI", &["scgi_*"], &["scgi_pass"], BACKENDS),
+    &own("gRPC", &["grpc_*"], &["grpc_pass"], BACKENDS),
+    &own("memcached", &["memcached_*"], &["memcached_pass"], BACKENDS),
+    &own("a forward proxy", &["tunnel_*"], &["tunnel_pass"], "CONNECT is refused: take this line out"),
+    &own(
+        "WebDAV",
+        &["dav_*", "create_full_put_path", "min_delete_depth"],
+        &["dav_methods", "dav_ext_methods"],
+        "files are only read",
     ),
-    (&["dav_*", "create_full_put_path", "min_delete_depth"], "files are only read"),
-    (
-        &["image_filter*", "xslt_*", "xml_entities", "mp4*", "flv", "perl*", "js_*"],
-        "answers are passed on as they are: take this line out",
+    &own("images", &["image_filter*"], &["image_filter"], TAKE_OUT),
+    &own("XSLT", &["xslt_*", "xml_entities", "xml_external_entities"], &["xslt_stylesheet"], TAKE_OUT),
+    &own("MP4", &["mp4*"], &["mp4"], TAKE_OUT),
+    &own("FLV", &["flv"], &["flv"], TAKE_OUT),
+    &own("Perl", &["perl*"], &["perl", "perl_set"], TAKE_OUT),
+    &own(
+        "njs",
+        &["js_*"],
+        &[
+            "js_access",
+            "js_body_filter",
+            "js_content",
+            "js_header_filter",
+            "js_periodic",
+            "js_set",
+            "js_shared_dict_zone",
+            "js_var",
+        ],
+        TAKE_OUT,
     ),
-    (&["stream", "mail"], "only \"http\" is served: leave this block to another program"),
-    (
-        &["health_check*", "match", "status_zone", "api"],
+    &own("stream", &["stream"], &["stream"], TO_ELSEWHERE),
+    &own("mail", &["mail"], &["mail"], TO_ELSEWHERE),
+    &own(
+        "health checks",
+        &["health_check*", "match"],
+        &["health_check"],
         "servers are watched by \"max_fails\" and \"fail_timeout\"",
+    ),
+    &own("a status interface", &["status_zone", "api"], &["api"], "\"stub_status\" shows the totals"),
+    &foreign("GeoIP2", &["geoip2*"], "\"map\" or \"geo\" may do instead"),
+    &foreign("ModSecurity", &["modsecurity*"], "there is no such firewall: let something in front filter"),
+    &foreign(
+        "NAXSI",
+        &[
+            "SecRulesEnabled",
+            "SecRulesDisabled",
+            "LearningMode",
+            "DeniedUrl",
+            "MainRule",
+            "BasicRule",
+            "CheckRule",
+            "LibInjection*",
+        ],
+        "there is no such firewall: let something in front filter",
+    ),
+    &foreign("LDAP", &["auth_ldap*", "ldap_server"], UNPROTECTED),
+    &foreign("PAM", &["auth_pam*"], UNPROTECTED),
+    &foreign("Kerberos", &["auth_gss*", "auth_spnego*"], UNPROTECTED),
+    &foreign("OpenID Connect", &["auth_oidc*", "oidc_provider"], UNPROTECTED),
+    &foreign("ACME", &["acme_*"], "there is no TLS: let something in front end it"),
+    &foreign("echo", &["echo", "echo_*"], "\"return\" answers with a text"),
+    &foreign("RTMP", &["rtmp", "rtmp_*"], TO_ELSEWHERE),
+    &foreign("VOD", &["vod", "vod_*", "hls*", "f4f*"], TAKE_OUT),
+    &foreign("PageSpeed", &["pagespeed"], TAKE_OUT),
+    &foreign("Passenger", &["passenger_*"], BACKENDS),
+    &foreign("Nchan", &["nchan_*", "push_stream_*"], FOREIGN),
+    &foreign("fancyindex", &["fancyindex*"], "\"autoindex\" lists directories"),
+    &foreign("substitutions", &["subs_filter*"], "\"sub_filter\" replaces texts"),
+    &foreign("cache purging", &["*_cache_purge"], "there is no cache: take this line out"),
+    &foreign(
+        "uploads",
+        &["upload_*", "upload_progress", "track_uploads", "report_uploads"],
+        "bodies go to the backend: take this line out",
+    ),
+    &foreign("statistics", &["vhost_traffic_status*", "stream_server_traffic_status*"], FOREIGN),
+    &foreign("tracing", &["otel_*", "opentracing*", "opentelemetry*"], "\"$traceparent\" passes a trace on"),
+    &foreign(
+        "checks of backends",
+        &["check", "check_*"],
+        "servers are watched by \"max_fails\" and \"fail_timeout\"",
+    ),
+    &foreign(
+        "set-misc",
+        &[
+            "set_escape_uri",
+            "set_unescape_uri",
+            "set_*_base64",
+            "set_*_base32",
+            "set_quote_*",
+            "set_random",
+            "set_md5",
+            "set_sha1",
+            "set_hmac_*",
+            "set_secure_random_*",
+            "set_if_empty",
+            "set_local_today",
+            "set_formatted_*",
+            "set_rotate",
+        ],
+        FOREIGN,
+    ),
+    &foreign("sessions", &["encrypted_session_*", "session_log*", "testcookie*"], FOREIGN),
+    &foreign(
+        "databases",
+        &["drizzle_*", "postgres_*", "redis_*", "redis2_*", "memc_*", "srcache_*", "rds_*"],
+        FOREIGN,
+    ),
+    &foreign("key values", &["keyval", "keyval_zone", "zone_sync*", "mgmt", "state_path"], FOREIGN),
+    &foreign("App Protect", &["app_protect_*"], "there is no such firewall: let something in front filter"),
+    &foreign("Cookie-Flag", &["set_cookie_flag"], "\"proxy_cookie_flags\" does the same"),
+    &foreign(
+        "NDK and others",
+        &[
+            "iconv_*",
+            "array_*",
+            "xss_*",
+            "lower",
+            "upper",
+            "req_status*",
+            "sysguard*",
+            "slowfs_*",
+            "secure_token*",
+            "dyups*",
+            "upsync*",
+        ],
+        FOREIGN,
     ),
 ];
 
-/// All of them, for the page about coming from nginx: names, and what to do without.
-pub fn families() -> impl Iterator<Item = (&'static [&'static str], &'static str)> {
-    FAMILIES.iter().map(|(names, help)| (*names, *help))
+/// All of them, for the page about coming from nginx.
+pub fn features() -> impl Iterator<Item = &'static Feature> {
+    FEATURES.iter().copied()
 }
 
-/// What to do without this directive; `None` where nginx has none of that name either, or we have it.
-pub fn help(name: &str) -> Option<&'static str> {
-    let is_it = |pattern: &&str| match pattern.strip_suffix('*') {
-        Some(start) => name.starts_with(start),
+/// What a directive belongs to; `None` where nobody known has one of that name, or we have it.
+pub fn feature(name: &str) -> Option<&'static Feature> {
+    features().find(|feature| is_among(name, feature.names))
+}
+
+/// What a variable belongs to that only comes with something that is not there.
+pub fn feature_of_variable(name: &str) -> Option<&'static Feature> {
+    const PREFIXES: [&str; 6] = ["geoip_", "geoip2_", "modsecurity", "jwt_", "vod_", "echo_"];
+    let of = |directive: &str| features().find(|feature| is_among(directive, feature.names));
+    match name {
+        _ if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
+            of(name).or_else(|| of(if name.starts_with("jwt_") { "auth_jwt" } else { "echo" }))
+        }
+        "spdy" | "http2_stream_id" => Some(&HTTP2),
+        "upstream_last_server_name" => of("health_check"),
+        _ => None,
+    }
+}
+
+/// The feature of this name of a module's file, without `ngx_http_` and `_module.so`.
+pub fn module(file: &str) -> Option<&'static str> {
+    const MODULES: &[(&str, &str)] = &[
+        ("stream", "stream"),
+        ("mail", "mail"),
+        ("image_filter", "images"),
+        ("xslt", "XSLT"),
+        ("perl", "Perl"),
+        ("geoip2", "GeoIP2"),
+        ("geoip", "GeoIP"),
+        ("lua", "Lua"),
+        ("js_", "njs"),
+        ("auth_pam", "PAM"),
+        ("auth_ldap", "LDAP"),
+        ("spnego", "Kerberos"),
+        ("dav_ext", "WebDAV"),
+        ("echo", "echo"),
+        ("fancyindex", "fancyindex"),
+        ("nchan", "Nchan"),
+        ("subs_filter", "substitutions"),
+        ("uploadprogress", "uploads"),
+        ("cache_purge", "cache purging"),
+        ("modsecurity", "ModSecurity"),
+        ("naxsi", "NAXSI"),
+        ("rtmp", "RTMP"),
+        ("vhost_traffic_status", "statistics"),
+        ("opentracing", "tracing"),
+        ("otel", "tracing"),
+        ("acme", "ACME"),
+        ("pagespeed", "PageSpeed"),
+        ("passenger", "Passenger"),
+    ];
+    MODULES.iter().find(|(part, _)| file.contains(part)).map(|(_, name)| *name)
+}
+
+impl Feature {
+    /// The directive does something; switched off it does not, nor does a block that is empty.
+    pub fn acts(&self, node: &Node) -> bool {
+        let is_off = node.args.len() == 1 && node.arg(0) == "off";
+        let is_empty =
+            node.block.is_some() && node.children().is_empty() && matches!(self.name, "stream" | "mail");
+        is_among(&node.name.text, self.acting) && !is_off && !is_empty
+    }
+
+    pub fn names(&self) -> &'static [&'static str] {
+        self.names
+    }
+}
+
+fn is_among(name: &str, patterns: &[&str]) -> bool {
+    patterns.iter().any(|pattern| match pattern.split_once('*') {
+        Some((start, end)) => {
+            name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
+        }
         None => name == *pattern,
-    };
-    FAMILIES.iter().find(|(names, _)| names.iter().any(is_it)).map(|(_, help)| *help)
+    })
 }
 
 #[cfg(test)]
@@ -53,11 +306,20 @@ mod tests {
 
     #[test]
     fn names_and_families_are_found() {
-        for name in ["ssl", "ssl_certificate", "auth_jwt"] {
-            assert!(help(name).is_some(), "{name}");
+        for (name, expected) in [
+            ("ssl", "TLS"),
+            ("ssl_certificate", "TLS"),
+            ("ssl_certificate_by_lua_block", "Lua"),
+            ("content_by_lua", "Lua"),
+            ("auth_jwt", "JWT"),
+            ("fastcgi_pass", "FastCGI"),
+            ("set_encode_base64", "set-misc"),
+            ("geoip2", "GeoIP2"),
+        ] {
+            assert_eq!(feature(name).map(|feature| feature.name), Some(expected), "{name}");
         }
-        for name in ["", "gzipp", "sslcertificate", "iff", "wibble"] {
-            assert_eq!(help(name), None, "{name}");
+        for name in ["", "gzipp", "sslcertificate", "iff", "wibble", "set", "mapp"] {
+            assert!(feature(name).is_none(), "{name}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What is wrong in a configuration, where, and what to write instead.
 
 use crate::config::Span;
+use crate::config::needs::Needs;
 
 /// How bad a [`Diagnostic`] is: an error refuses the configuration, a warning is printed and logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,20 +20,44 @@ pub struct Diagnostic {
     pub span: Option<Span>,
     /// Printed after the caret: the remedy, `did you mean "limit_req_status"?`.
     pub help: Option<String>,
+    /// What several lines are told for at once, and all of them.
+    pub topic: Option<String>,
+    pub lines: Vec<Span>,
 }
 
 impl Diagnostic {
     pub fn error(span: Span, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, message: message.into(), span: Some(span), help: None }
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            span: Some(span),
+            help: None,
+            topic: None,
+            lines: Vec::new(),
+        }
     }
 
     pub fn warning(span: Span, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, message: message.into(), span: Some(span), help: None }
+        Self {
+            severity: Severity::Warning,
+            message: message.into(),
+            span: Some(span),
+            help: None,
+            topic: None,
+            lines: Vec::new(),
+        }
     }
 
     /// A finding that has no place in a file.
     pub fn global(message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, message: message.into(), span: None, help: None }
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            span: None,
+            help: None,
+            topic: None,
+            lines: Vec::new(),
+        }
     }
 
     #[must_use]
@@ -45,20 +70,33 @@ impl Diagnostic {
 /// Findings kept of one load. Past it only the first error is still taken: its absence would be a lie.
 const FINDINGS_MAX: usize = 1000;
 
-/// All findings of one load, in the order in which they were found.
+/// All findings of one load, in the order in which they were found, and what it needs that is not there.
 #[derive(Clone, Debug, Default)]
-pub struct Diagnostics(pub Vec<Diagnostic>);
+pub struct Diagnostics(pub Vec<Diagnostic>, pub Needs);
 
 impl Diagnostics {
     pub fn push(&mut self, diagnostic: Diagnostic) {
-        let is_first_error = || diagnostic.severity == Severity::Error && !self.has_errors();
+        let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
+        let is_first_error = || is_error(&diagnostic) && !self.0.iter().any(is_error);
         if self.0.len() < FINDINGS_MAX || is_first_error() {
             self.0.push(diagnostic);
         }
     }
 
     pub fn has_errors(&self) -> bool {
-        self.0.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+        self.1.has_errors() || self.0.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    /// Takes the findings of a part.
+    pub fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+        self.1.append(&mut other.1);
+    }
+
+    /// Makes findings of what is needed and not there, once everything is read.
+    pub fn report_needs(&mut self) {
+        let mut findings = self.1.report();
+        self.0.append(&mut findings);
     }
 
     /// Leaves the first `max` errors and as many warnings, and says that there were more.

@@ -71,6 +71,61 @@ impl<'a> Lexer<'a> {
         self.at = memchr::memchr(b'\n', rest).map_or(self.bytes.len(), |at| offset + at + 1);
     }
 
+    /// Goes on behind the `}` that ends a block of Lua, which is no text of this language; false: it never ends.
+    ///
+    /// Braces within strings, long brackets and comments do not count (Lua 5.1 manual, §2.1).
+    pub fn skip_lua(&mut self) -> bool {
+        let mut depth = 1;
+        while let Some(&byte) = self.bytes.get(self.at) {
+            let next = self.bytes.get(self.at + 1);
+            self.at += match (byte, next) {
+                (b'-', Some(b'-')) => match self.long_bracket(self.at + 2) {
+                    Some(length) => 2 + length,
+                    None => {
+                        self.skip_line(self.at);
+                        continue;
+                    }
+                },
+                (b'[', Some(b'[' | b'=')) => self.long_bracket(self.at).unwrap_or(1),
+                (b'"' | b'\'', _) => self.lua_string(byte),
+                _ => 1,
+            };
+            match byte {
+                b'{' => depth += 1,
+                b'}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                return true;
+            }
+        }
+        self.at = self.bytes.len();
+        false
+    }
+
+    /// The length of `[[ … ]]` or `[==[ … ]==]` at `start`; `None`: there is none.
+    fn long_bracket(&self, start: usize) -> Option<usize> {
+        let rest = self.bytes.get(start..)?;
+        let level = rest.strip_prefix(b"[")?.iter().take_while(|byte| **byte == b'=').count();
+        (rest.get(level + 1) == Some(&b'[')).then_some(())?;
+        let end = [b"]", &vec![b'='; level][..], b"]"].concat();
+        let length = memchr::memmem::find(rest, &end).map_or(rest.len(), |at| at + end.len());
+        Some(length)
+    }
+
+    /// The length of a quoted string of Lua that begins here; it ends with its line at the latest.
+    fn lua_string(&self, quote: u8) -> usize {
+        let rest = &self.bytes[self.at..];
+        let mut at = 1;
+        while let Some(&byte) = rest.get(at) {
+            at += if byte == b'\\' { 2 } else { 1 };
+            if byte == quote || byte == b'\n' {
+                break;
+            }
+        }
+        at.min(rest.len())
+    }
+
     pub fn token(&mut self) -> Result<Token, Error> {
         self.skip_blank();
         let start = self.at;
@@ -192,6 +247,27 @@ mod tests {
                 Ok(Token::End) => return out,
                 Err(error) => out.push(format!("{error:?}")),
             }
+        }
+    }
+
+    #[test]
+    fn lua_ends_at_its_own_brace() {
+        for text in [
+            "} x;",
+            "local t = { a = 'x}', b = \"{\\\"{\" } ngx.say(\"it's\") } x;",
+            "-- it's { here\n} x;",
+            "--[[ { \n { ]] a = [[ } ]] b = [==[ ]] } ]==] } x;",
+            "a = t[ [[}]] ] c = a[1] } x;",
+            "s = 'no end\n} x;",
+        ] {
+            let mut lexer = Lexer::new(text);
+            assert!(lexer.skip_lua(), "{text}");
+            assert_eq!(text[lexer.at()..], *" x;", "{text}");
+        }
+        for text in ["", "{ }", "'}", "[[ }", "--[[ }", "'\\"] {
+            let mut lexer = Lexer::new(text);
+            assert!(!lexer.skip_lua(), "{text}");
+            assert_eq!(lexer.token(), Ok(Token::End));
         }
     }
 

@@ -14,6 +14,7 @@ pub mod effective;
 pub mod inherit;
 pub mod lexer;
 pub mod load;
+pub mod needs;
 pub mod params;
 mod parse;
 pub mod property;

@@ -136,6 +136,9 @@ impl Parser<'_> {
             self.unexpected(at, at + 1, Some("an entry has no block".into()));
             node = None;
         }
+        if let Some(lua) = node.take_if(|node| node.name.text.ends_with("_by_lua_block")) {
+            return self.lua(lua);
+        }
         if self.depth + self.open.len() >= DEPTH_MAX {
             let message = format!("blocks are nested more than {DEPTH_MAX} deep");
             self.loader.syntax(Diagnostic::error(self.span(at, at + 1), message));
@@ -146,6 +149,25 @@ impl Parser<'_> {
         let content = if is_data { Block::Data(Rows::default()) } else { Block::default() };
         let before = std::mem::replace(&mut self.content, content);
         self.open.push(Open { node, before });
+    }
+
+    /// A block of OpenResty's: what is inside is left out.
+    fn lua(&mut self, mut node: Node) {
+        if !self.lexer.skip_lua() {
+            let at = self.text.len();
+            let help = format!(
+                "the \"{}\" block of line {} is not closed",
+                abridge(&node.name.text),
+                self.line(node.name.span.start as usize)
+            );
+            let message = "unexpected end of file, expecting \"}\"";
+            self.loader.syntax(Diagnostic::error(self.span(at, at), message).help(help));
+        } else if self.loader.keeps_includes() {
+            let message = format!("the Lua of \"{}\" cannot be written anew", node.name.text);
+            self.loader.syntax(Diagnostic::error(node.name.span, message).help("take this block out"));
+        }
+        node.block = Some(Block::default());
+        self.content.push(node);
     }
 
     fn close(&mut self, at: usize) {

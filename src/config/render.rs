@@ -151,6 +151,7 @@ fn clean(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::needs::Needs;
     use crate::config::{LoadOptions, load_text};
 
     fn at(text: &str, marked: &str, message: &str) -> String {
@@ -158,7 +159,8 @@ mod tests {
         let start = text.find(marked).expect("marked text") as u32;
         let end = start + marked.len() as u32;
         let span = Span { start, end, ..Span::default() };
-        let found = Diagnostics(vec![Diagnostic::error(span, message).help("why not \"b\"?")]);
+        let found =
+            Diagnostics(vec![Diagnostic::error(span, message).help("why not \"b\"?")], Needs::default());
         render(&found, &tree, false)
     }
 
@@ -189,7 +191,8 @@ mod tests {
 
     #[test]
     fn findings_without_a_place_are_one_line() {
-        let found = Diagnostics(vec![Diagnostic::global("no \"events\" section in configuration")]);
+        let found =
+            Diagnostics(vec![Diagnostic::global("no \"events\" section in configuration")], Needs::default());
         let text = render(&found, &Tree::default(), false);
         assert_eq!(text, "pronghorn: [emerg] no \"events\" section in configuration\n");
         let text = render(&found, &Tree::default(), true);

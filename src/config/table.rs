@@ -177,7 +177,13 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
     /// Applies one directive that stands in a block of kind `context`.
     pub fn apply(&self, node: &Node, context: Context, partial: &mut P, cx: &mut X) {
         let applied = match self.row(&node.name.text, context) {
-            None => Err(self.misplaced(node, context)),
+            None => match absent::feature(&node.name.text).filter(|_| !self.has_row(&node.name.text)) {
+                Some(feature) => {
+                    cx.diagnostics().1.directive(feature, node);
+                    Ok(())
+                }
+                None => Err(self.misplaced(node, context)),
+            },
             Some(row) => self.check(node, context, &row.info).and_then(|()| {
                 self.modules[row.module as usize].apply(row.index as usize, node, partial, cx)
             }),
@@ -192,6 +198,11 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
         rows.find(|row| row.info.contexts.contains(context))
     }
 
+    /// Whether some part of the language has a directive of this name.
+    fn has_row(&self, name: &str) -> bool {
+        self.by_name.contains_key(name) || self.elsewhere.iter().any(|row| row.name == name)
+    }
+
     fn misplaced(&self, node: &Node, context: Context) -> Diagnostic {
         let name = &*node.name.text;
         let all = || self.rows().chain(&self.elsewhere);
@@ -199,10 +210,6 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
         if contexts != 0 {
             let message = format!("\"{name}\" directive is not allowed here");
             let help = format!("\"{name}\" stands in {}", Context(contexts));
-            return Diagnostic::error(node.name.span, message).help(help);
-        }
-        if let Some(help) = absent::help(name) {
-            let message = format!("the \"{name}\" directive is not available yet");
             return Diagnostic::error(node.name.span, message).help(help);
         }
         let message = if node.name.text.is_empty() {

@@ -61,6 +61,8 @@ pub struct Cx {
     pub body_files: bool,
     /// The longest `keepalive_timeout` so far; first the one that holds without the directive.
     pub keepalive_ms_max: u64,
+    /// No log is named, and the prefix has no folder for one.
+    pub is_unlogged: bool,
     servers: Vec<ServerDraft>,
     /// The servers and locations that are being read, innermost last.
     open: Vec<Open>,
@@ -103,6 +105,7 @@ impl Cx {
             folders: Vec::new(),
             body_files: false,
             keepalive_ms_max: modules::core::KEEPALIVE_MS,
+            is_unlogged: false,
             is_transparent: false,
             servers: Vec::new(),
             open: Vec::new(),
@@ -225,6 +228,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         upstreams,
         body_files,
         keepalive_ms_max,
+        is_unlogged,
         is_transparent,
         mut folders,
         ..
@@ -239,7 +243,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     let wanted_folder = (has_default_folder && failover::may_need_files(&servers, &upstreams))
         .then(|| client_body_temp_path.path.clone())
         .filter(|path| !folders.contains(path));
-    out.0.append(&mut diagnostics.0);
+    out.append(diagnostics);
     Config {
         listens,
         keepalive_ms_max,
@@ -256,6 +260,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         prefix: options.prefix.clone(),
         places: crate::config::Places::default(),
         is_transparent,
+        is_unlogged,
         folders,
         wanted_folder,
         client_body_temp_path,
@@ -272,7 +277,9 @@ fn server(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     };
     cx.servers.push(draft);
     cx.open.push(Open::default());
+    cx.diagnostics.1.block = Some(node.name.span);
     let partial = cx.block(node, Context::SERVER);
+    cx.diagnostics.1.block = None;
     let locations = cx.open.pop().unwrap_or_default().locations;
     if let Some(draft) = cx.servers.last_mut() {
         draft.partial = partial;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use crate::base::number::{parse_millis, parse_size};
 use crate::base::wildcard::Conflict;
-use crate::config::{Diagnostic, Node, Severity, Span, params};
+use crate::config::{Diagnostic, Node, Severity, Span, absent, params};
 use crate::http::compile::Cx;
 use crate::http::regex::Regex;
 use crate::http::server::Listen;
@@ -24,6 +24,8 @@ pub struct Draft {
     has_options: bool,
     is_default: bool,
     proxy_protocol: bool,
+    /// Of QUIC: the port is one of UDP, and no address here.
+    is_datagram: bool,
     span: Span,
 }
 
@@ -35,6 +37,7 @@ impl Draft {
             has_options: false,
             is_default: false,
             proxy_protocol: false,
+            is_datagram: false,
             span,
         }
     }
@@ -53,7 +56,9 @@ pub fn listen(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let listens = cx
         .listens()
         .ok_or_else(|| Diagnostic::error(node.span, "\"listen\" directive is not allowed here"))?;
-    let repeated = draft.addresses.iter().find(|new| listens.iter().any(|old| old.addresses.contains(new)));
+    let is_same =
+        |new: &&SockAddr, old: &Draft| old.addresses.contains(new) && old.is_datagram == draft.is_datagram;
+    let repeated = draft.addresses.iter().find(|new| listens.iter().any(|old| is_same(new, old)));
     if let Some(address) = repeated {
         return Err(Diagnostic::error(node.span, format!("a duplicate listen {address}")));
     }
@@ -87,7 +92,10 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
     let bytes =
         |value: &str| parse_size(value).and_then(|size| usize::try_from(size).ok()).ok_or_else(invalid);
     let options = &mut draft.options;
-    draft.has_options |= !matches!(name, "default_server" | "default" | "proxy_protocol");
+    draft.has_options |= !matches!(
+        name,
+        "default_server" | "default" | "proxy_protocol" | "ssl" | "quic" | "http2" | "http3" | "spdy"
+    );
     match (name, value) {
         ("default_server" | "default", None) => draft.is_default = true,
         ("proxy_protocol", None) => draft.proxy_protocol = true,
@@ -132,9 +140,16 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
             let message = format!("accept filters \"{value}\" are not supported on this platform, ignored");
             cx.diagnostics.push(Diagnostic::warning(span, message).help("\"deferred\" is Linux's way"));
         }
+        // The address stays, for the checks that follow: one mistake is not told as several.
         ("ssl" | "quic" | "http2" | "http3" | "spdy", None) => {
-            let message = format!("the \"{name}\" parameter of \"listen\" is not supported yet");
-            return Err(Diagnostic::error(span, message));
+            let feature = match name {
+                "ssl" => &absent::TLS,
+                "quic" | "http3" => &absent::HTTP3,
+                _ => &absent::HTTP2,
+            };
+            let message = format!("the \"{name}\" parameter of \"listen\" is not available yet");
+            cx.diagnostics.1.line(feature, span, message);
+            draft.is_datagram |= name == "quic";
         }
         _ => return Err(params::invalid_parameter(&node.args[index], NAMES)),
     }
@@ -188,7 +203,7 @@ impl Places {
         if drafts.is_empty() {
             drafts.push(Draft::new(parse_listen("*:80", 80).unwrap_or_default(), span));
         }
-        for draft in drafts {
+        for draft in drafts.into_iter().filter(|draft| !draft.is_datagram) {
             for address in &draft.addresses {
                 let index = self.place(address, &draft, server);
                 if draft.has_options && self.options_from.insert(index, draft.span).is_some() {

@@ -81,6 +81,8 @@ pub struct Config {
     pub places: Places,
     /// Some `proxy_bind` is `transparent`: the workers need CAP_NET_RAW.
     pub is_transparent: bool,
+    /// Requests are not logged where nothing else is said: no log is named, and the prefix has no folder for one.
+    pub is_unlogged: bool,
     /// Directories for temporary files, to be made before anything is served.
     pub folders: Vec<PathBuf>,
     /// One more, which can be done without: bodies that may have to be sent twice stream where it is missing.

@@ -145,6 +145,8 @@ modules! {
     secure_link => [];
     browser     => [];
     trace_context => [];
+    tls         => [];
+    fastcgi     => [];
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];
     limit_req   => [Preaccess preaccess];

@@ -86,6 +86,11 @@ impl Regex {
         &self.names
     }
 
+    /// How many groups there are, the whole match included.
+    pub fn group_count(&self) -> usize {
+        self.group_count
+    }
+
     /// Makes the named groups variables.
     #[must_use]
     pub fn declare(mut self, variables: &mut Registry) -> Self {

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::config::{Diagnostic, Diagnostics, Span, Word};
+use crate::config::{Diagnostic, Diagnostics, Span, Word, absent};
 use crate::http::modules::{self, core};
 use crate::http::request::Request;
 use crate::log;
@@ -282,6 +282,9 @@ fn unknown(name: &str, span: Span, modules: &[&'static [Variable]]) -> Diagnosti
         .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
         .min();
     let diagnostic = Diagnostic::error(span, format!("unknown \"{name}\" variable"));
+    if let Some(feature) = absent::feature_of_variable(name) {
+        return diagnostic.help(format!("it comes with {}: {}", feature.name, feature.help));
+    }
     match best {
         Some((_, known)) => diagnostic.help(format!("did you mean \"${known}\"?")),
         None => diagnostic,

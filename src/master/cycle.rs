@@ -120,7 +120,7 @@ pub fn next(source: &Source, slots: &mut Slots, current: &Config) -> Option<Cycl
 
 /// Where the process id goes; the demonstration leaves no file.
 pub fn pid_path(config: &Config, source: &Source) -> Option<PathBuf> {
-    source.embedded.is_none().then(|| config.prefix.join(config.settings.pid()))
+    source.embedded.is_none().then(|| config.settings.pid(&config.prefix))
 }
 
 /// The addresses of a configuration.

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::load::{LoadOptions, load, load_text};
+use crate::config::needs;
 use crate::config::{Context, Diagnostic, Diagnostics, FileId, Node, RowInfo, Severity, Span, Tree, render};
 use crate::http;
 use crate::log::{self, Logger};
@@ -90,10 +91,20 @@ pub fn read(source: &Source, test_only: bool) -> Loaded {
     let error_log = match &source.error_log {
         Some(word) => word,
         None if source.embedded.is_some() => "stderr",
-        None => "logs/error.log",
+        None if settings::has_logs(&source.prefix) => "logs/error.log",
+        None => "stderr",
     };
+    if source.embedded.is_none() {
+        settings.warn_of_missing_logs(source.error_log.is_some(), &source.prefix, &mut cx.diagnostics);
+    }
     settings.or_error_log(error_log, &source.prefix);
-    settings::table().apply_all(blocks, Context::MAIN, &mut settings, &mut cx);
+    settings::table().apply_all(blocks.iter().copied(), Context::MAIN, &mut settings, &mut cx);
+    if let (Some(node), true) = (blocks.first(), cx.http.as_ref().is_some_and(|http| http.is_unlogged)) {
+        let message =
+            "requests are not logged: there is no \"access_log\", and the prefix has no folder \"logs\"";
+        let warning = Diagnostic::warning(node.name.span, message);
+        cx.diagnostics.push(warning.help("write where they go: access_log /var/log/nginx/access.log;"));
+    }
     if let Err(why) = settings.or_user(DEFAULT_USER) {
         let missing = Diagnostic::error(file_start(&tree, &main), why);
         cx.diagnostics.push(missing.help("name the user that the workers become"));
@@ -103,7 +114,9 @@ pub fn read(source: &Source, test_only: bool) -> Loaded {
         let missing = missing.help("add `events { }`");
         cx.diagnostics.push(missing);
     }
-    diagnostics.0.append(&mut cx.diagnostics.0);
+    diagnostics.append(cx.diagnostics);
+    diagnostics.report_needs();
+    needs::complete(&mut diagnostics, &tree);
     diagnostics.sort();
     diagnostics.cut(FINDINGS_SHOWN_MAX);
     let config = (!diagnostics.has_errors()).then(|| Config {

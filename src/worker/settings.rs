@@ -8,13 +8,14 @@ use crate::config::directive::{
 use crate::config::inherit::duplicate;
 use crate::config::table::{Module, Slot, Table};
 use crate::config::{
-    Arity, Context, Diagnostic, Diagnostics, Directive, HasDiagnostics, Inherit, Node, Span, params,
+    Arity, Context, Diagnostic, Diagnostics, Directive, HasDiagnostics, Inherit, Node, Severity, Span,
+    absent, params,
 };
 use crate::http;
 use crate::log::{Level, Logger, Target};
 use crate::net::budget;
 use crate::sys::process;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// The settings of the main and events blocks.
@@ -71,6 +72,9 @@ type Row = Directive<Settings, Cx>;
 
 /// Workers of one generation: each has a lane in shared memory (`shm/area.rs`).
 const WORKERS_MAX: u64 = 256;
+
+/// Parts of the names of modules whose directives are built in.
+const BUILT_IN: [&str; 3] = ["brotli", "headers_more", "zstd"];
 
 pub static MAIN: &[Row] = &[
     block("events", Context::MAIN, Arity::exactly(0), events, "Settings of connection processing."),
@@ -146,7 +150,12 @@ pub static MAIN: &[Row] = &[
         |s| &mut s.master_process,
         "Starts workers; off serves in one process, for debugging: no reload, no upgrade, no watchdog; on.",
     ),
-    text("pid", Context::MAIN, |s| &mut s.pid, "File with the master's process id; logs/pronghorn.pid."),
+    text(
+        "pid",
+        Context::MAIN,
+        |s| &mut s.pid,
+        "File with the master's process id; logs/pronghorn.pid, or /run/pronghorn.pid where the prefix has no folder logs.",
+    ),
     custom(
         "user",
         Context::MAIN,
@@ -172,14 +181,14 @@ pub static MAIN: &[Row] = &[
         Context::MAIN,
         Arity::between(1, 2),
         error_log,
-        "Where errors are logged, and from which level on, several lines to several places; logs/error.log error.",
+        "Where errors are logged, and from which level on, several lines to several places; logs/error.log error, or stderr where the prefix has no folder logs.",
     ),
     custom(
         "load_module",
         Context::MAIN,
         Arity::exactly(1),
         load_module,
-        "Has no effect but a warning: all modules are built in.",
+        "Reads nothing: modules are built in. A warning for those that are not.",
     ),
     accepted(
         "lock_file",
@@ -330,8 +339,33 @@ impl Settings {
         self.master_process.get(true)
     }
 
-    pub fn pid(&self) -> &str {
-        self.pid.as_ref().map_or("logs/pronghorn.pid", |path| path)
+    /// Where the pid file is.
+    pub fn pid(&self, prefix: &Path) -> PathBuf {
+        self.pid.as_ref().map_or_else(|| default_pid(prefix), |path| prefix.join(&**path))
+    }
+
+    /// Tells of a configuration without `error_log` and `pid` lines whose prefix has no folder for either, as under
+    /// the packages of nginx, which have other paths built in.
+    pub fn warn_of_missing_logs(&self, has_error_log: bool, prefix: &Path, out: &mut Diagnostics) {
+        if has_logs(prefix) {
+            return;
+        }
+        let (mut said, mut lines) = (Vec::new(), Vec::new());
+        if !has_error_log && self.log_targets.is_empty() {
+            said.push("errors go to stderr".to_owned());
+            lines.push("error_log /var/log/nginx/error.log;");
+        }
+        if !self.pid.is_set() {
+            said.push(format!("the pid file is {PID}"));
+            lines.push("pid /run/nginx.pid;");
+        }
+        if said.is_empty() {
+            return;
+        }
+        let folder = prefix.join("logs");
+        let message = format!("\"{}\" is no folder: {}", folder.display(), said.join(", "));
+        let help = format!("nginx has other paths built in (nginx -V), write them: {}", lines.join(" "));
+        out.push(Diagnostic { severity: Severity::Warning, ..Diagnostic::global(message).help(help) });
     }
 
     /// Whom the workers become; `None`: whoever started the master, who is not root then.
@@ -367,6 +401,19 @@ impl Settings {
     }
 }
 
+/// The pid file where the prefix has no folder for it.
+const PID: &str = "/run/pronghorn.pid";
+
+/// Where logs and the pid file are unless lines say otherwise: the prefix has a folder for them.
+pub fn has_logs(prefix: &Path) -> bool {
+    prefix.join("logs").is_dir()
+}
+
+/// The pid file of a configuration that names none.
+pub fn default_pid(prefix: &Path) -> PathBuf {
+    if has_logs(prefix) { prefix.join("logs/pronghorn.pid") } else { PID.into() }
+}
+
 fn events(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     if std::mem::replace(&mut cx.has_events, true) {
         return Err(duplicate(node));
@@ -382,7 +429,7 @@ fn http_block(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), D
     let options = http::CompileOptions { error_log: settings.error_log(), ..cx.options.clone() };
     let mut found = Diagnostics::default();
     cx.http = Some(http::compile(node, &options, &mut found));
-    cx.diagnostics.0.append(&mut found.0);
+    cx.diagnostics.append(found);
     Ok(())
 }
 
@@ -462,10 +509,15 @@ fn error_log(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Di
 }
 
 fn load_module(_: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let message = format!(
-        "\"load_module\" has no effect: \"{}\" cannot be loaded, all modules are built in, this line stands",
-        node.arg(0)
-    );
-    cx.diagnostics.push(Diagnostic::warning(node.span, message));
+    let file = node.arg(0).rsplit('/').next().unwrap_or_default();
+    if BUILT_IN.iter().any(|module| file.contains(module)) {
+        return Ok(());
+    }
+    let message = format!("\"{}\" is not loaded, modules of nginx cannot be", node.arg(0));
+    let help = match absent::module(file) {
+        Some(name) => format!("{name} is not there; this line does no harm"),
+        None => "take this line out".to_owned(),
+    };
+    cx.diagnostics.push(Diagnostic::warning(node.arg_span(0), message).help(help));
     Ok(())
 }

@@ -35,6 +35,7 @@ mod memory_budget;
 mod mirror;
 mod nesting;
 mod open_file_cache;
+mod plain_variables;
 mod proxy_protocol;
 mod ranges;
 mod referer;

@@ -116,6 +116,173 @@ fn a_header_that_is_never_sent_may_have_any_name() {
     ]);
 }
 
+/// All that `-t` prints of a configuration.
+fn printed(conf: &str) -> String {
+    String::from_utf8_lossy(&Setup::new(conf).run(&["-t"]).stderr).into_owned()
+}
+
+#[test]
+fn settings_of_what_is_not_in_use_are_warnings() {
+    check(&[
+        (
+            "http",
+            "ssl_protocols TLSv1.3; ssl_prefer_server_ciphers on;",
+            &["[warn] \"ssl_protocols\" has no effect"],
+        ),
+        (
+            "http",
+            "proxy_cache_path /tmp/c keys_zone=z:1m; server { proxy_cache off; proxy_cache_valid 1m; proxy_no_cache 1; }",
+            &["[warn] \"proxy_cache_path\" has no effect", "[warn] \"proxy_cache\" has no effect"],
+        ),
+        (
+            "location",
+            "proxy_ssl_verify on; proxy_ssl_server_name on;",
+            &["[warn] \"proxy_ssl_verify\" has no effect"],
+        ),
+        ("server", "http2_max_requests 10; http2 off;", &["[warn] \"http2_max_requests\" has no effect"]),
+        (
+            "http",
+            "fastcgi_param A b; uwsgi_param A b; scgi_param A b; grpc_set_header A b;",
+            &[
+                "[warn] \"fastcgi_param\" has no effect",
+                "[warn] \"uwsgi_param\" has no effect",
+                "[warn] \"scgi_param\" has no effect",
+                "[warn] \"grpc_set_header\" has no effect",
+            ],
+        ),
+        ("main", "stream { }", &["[warn] \"stream\" has no effect"]),
+        ("main", "load_module modules/ngx_http_brotli_filter_module.so;", &[]),
+        (
+            "main",
+            "load_module modules/ngx_http_echo_module.so;",
+            &["[warn] \"modules/ngx_http_echo_module.so\" is not loaded, modules of nginx cannot be"],
+        ),
+    ]);
+}
+
+#[test]
+fn one_missing_feature_is_told_once_for_each_server() {
+    check(&[
+        (
+            "http",
+            "ssl_protocols TLSv1.3; ssl_session_cache off;
+             server { listen 127.0.0.1:%%PORT_1%% ssl http2; server_name a; ssl_certificate a; ssl_certificate_key a; }
+             server { listen 127.0.0.1:%%PORT_1%% ssl; server_name b; http2 on;
+                      location / { ssl_nonsense on; http2_push /a; } }
+             server { listen 127.0.0.1:%%PORT_0%%; server_name a; }",
+            &["[emerg] the \"ssl\" parameter of \"listen\" is not available yet"; 2],
+        ),
+        (
+            "http",
+            "server { listen 127.0.0.1:%%PORT_0%%; location /a { include /dev/null; fastcgi_pass 127.0.0.1:9; fastcgi_param A b; }
+                      location /b { fastcgi_pass 127.0.0.1:9; fastcgi_param A b; } }",
+            &["[emerg] the \"fastcgi_pass\" directive is not available yet"],
+        ),
+        (
+            "server",
+            "location /a { proxy_pass https://127.0.0.1; proxy_ssl_name a; } location /b { proxy_pass HTTPS://127.0.0.1; }",
+            &["[emerg] https protocol requires TLS to upstreams, which is not available yet"],
+        ),
+        ("server", "http2 on;", &["[emerg] the \"http2\" directive is not available yet"]),
+        ("main", "stream { server { } }", &["[emerg] the \"stream\" directive is not available yet"]),
+        (
+            "location",
+            "content_by_lua_block { local t = { a = \"x}\", b = '{' } -- it's
+               ngx.say(\"it's \" .. t.a) } access_by_lua_file a.lua; bad on;",
+            &["[emerg] unknown directive \"content_by_lua_block\"", "[emerg] unknown directive \"bad\""],
+        ),
+        ("http", "geoip2 a.mmdb { }", &["[emerg] unknown directive \"geoip2\""]),
+        ("location", "return 200 $geoip_country_code;", &["[emerg] unknown \"geoip_country_code\" variable"]),
+        (
+            "server",
+            "proxy_cache_valid 1m; location / { proxy_cache z; proxy_cache_lock on; }",
+            &["[emerg] the \"proxy_cache\" directive is not available yet"],
+        ),
+    ]);
+}
+
+#[test]
+fn lines_are_counted_and_a_table_says_what_is_needed() {
+    if is_stand_in() {
+        return;
+    }
+    let text = printed(
+        "http {
+            ssl_protocols TLSv1.3;
+            server {
+                listen 127.0.0.1:%%PORT_0%% ssl;
+                ssl_certificate a;
+                ssl_certificate_key b;
+                location / { fastcgi_pass 127.0.0.1:9; }
+            }
+        }
+        ",
+    );
+    assert!(text.contains(" TLS: 3 lines, ") && !text.contains("FastCGI: "), "{text}");
+    let (_, table) =
+        text.split_once("this configuration needs what is not available yet:\n").expect("a table");
+    let rows: Vec<&str> = table.lines().take(2).collect();
+    assert!(rows[0].starts_with("  TLS      4 lines in 1 server, /"), "{text}");
+    assert!(rows[1].starts_with("  FastCGI  1 line in 1 server, /"), "{text}");
+    assert!(!printed("http { ssl_protocols TLSv1.3; }\n").contains("needs what is not available"));
+}
+
+#[test]
+fn the_configuration_of_debian_s_package_passes() {
+    if is_stand_in() {
+        return;
+    }
+    let conf = "
+        load_module modules/ngx_http_headers_more_filter_module.so;
+        load_module modules/ngx_http_image_filter_module.so;
+        events { worker_connections 768; }
+        http {
+            sendfile on; tcp_nopush on; types_hash_max_size 2048; server_tokens build;
+            types { text/html html; } default_type application/octet-stream;
+            ssl_protocols TLSv1 TLSv1.1 TLSv1.2 TLSv1.3;
+            ssl_prefer_server_ciphers on;
+            access_log %%DIR%%/access.log;
+            gzip on;
+            server {
+                listen 127.0.0.1:%%PORT_0%% default_server;
+                root /var/www/html;
+                index index.html index.htm index.nginx-debian.html;
+                server_name _;
+                location / { try_files $uri $uri/ =404; }
+            }
+        }
+        ";
+    let (code, found) = findings(conf);
+    assert_eq!(code, 0, "{found:?}");
+    assert_eq!(
+        found,
+        [
+            "[warn] \"modules/ngx_http_image_filter_module.so\" is not loaded, modules of nginx cannot be",
+            "[warn] \"ssl_protocols\" has no effect",
+        ]
+    );
+}
+
+#[test]
+fn paths_that_nginx_has_built_in_are_asked_for() {
+    if is_stand_in() {
+        return;
+    }
+    let setup = Setup::new("events { } http { server { listen 127.0.0.1:%%PORT_0%%; } }\n").bare();
+    std::fs::remove_dir(setup.folder().join("logs")).expect("it is empty");
+    let conf = setup.folder().join("pronghorn.conf");
+    std::fs::write(&conf, "events { } http { server { listen 127.0.0.1:0; } }\n").expect("it is ours");
+    let output = std::process::Command::new(crate::support::daemon::binary())
+        .args(["-t", "-p", &setup.folder().display().to_string(), "-c", &conf.display().to_string()])
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    let start =
+        format!("[warn] \"{}\" is no folder: errors go to stderr, ", setup.folder().join("logs").display());
+    assert!(text.contains(&start) && text.contains("the pid file is /run/pronghorn.pid\n"), "{text}");
+    assert!(text.contains("[warn] requests are not logged: "), "{text}");
+}
+
 #[test]
 fn names_of_servers_are_compared_where_servers_share_an_address() {
     let two = |first: &str, second: &str| {

@@ -56,6 +56,7 @@ fn compile(text: &str, context: Context) -> (Http, Vec<String>) {
     let (tree, mut found) = load_text("t.conf", text, &LoadOptions::default());
     let mut http = Http::default();
     table().apply_all(&tree.nodes, context, &mut http, &mut found);
+    found.report_needs();
     let line = |found: Diagnostic| match found.help {
         Some(help) => format!("{} | {help}", found.message),
         None => found.message,

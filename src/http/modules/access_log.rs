@@ -88,7 +88,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         Context::ANY.or(Context::LOCATION_IF).or(Context::LIMIT_EXCEPT),
         Arity::at_least(1),
         access_log,
-        "Where requests are logged and in which format, or off; logs/access.log combined.",
+        "Where requests are logged and in which format, or off; logs/access.log combined, or off where the prefix has no folder logs.",
     ),
     custom(
         "open_log_file_cache",
@@ -262,6 +262,10 @@ fn open_log_file_cache(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), D
 pub fn add_default(http: &mut Partial, span: Span, cx: &mut Cx) {
     let conf = http.access_log.get_or_insert_default();
     if conf.off || !conf.logs.is_empty() {
+        return;
+    }
+    if !cx.options.prefix.join("logs").is_dir() {
+        cx.is_unlogged = true;
         return;
     }
     let file = access::File::declare("logs/access.log", &cx.options.prefix, access::Options::default());

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::config::inherit::duplicate;
 use crate::config::directive::custom;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span};
+use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, absent};
 use crate::http::compile::Cx;
 use crate::http::location::Kind;
 use crate::http::modules::{BlockConf, Directive, core, proxy};
@@ -131,8 +131,8 @@ impl Target {
     /// Reads `http://host[:port][uri]` or `http://unix:/path[:uri]`. Errors: nginx's words.
     pub fn parse(url: &str) -> Result<Self, String> {
         let prefix = |scheme: &str| url.get(..scheme.len()).is_some_and(|text| text.eq_ignore_ascii_case(scheme));
-        if prefix("https://") {
-            return Err("https protocol requires TLS to upstreams, which is not available yet".to_owned());
+        if is_tls(url) {
+            return Err(HTTPS.to_owned());
         }
         if !prefix("http://") {
             return Err("invalid URL prefix".to_owned());
@@ -184,6 +184,13 @@ impl Target {
     }
 }
 
+/// What is said of a URL that needs TLS.
+pub const HTTPS: &str = "https protocol requires TLS to upstreams, which is not available yet";
+
+fn is_tls(url: &str) -> bool {
+    url.get(.."https://".len()).is_some_and(|start| start.eq_ignore_ascii_case("https://"))
+}
+
 fn uri_part(text: &str) -> Option<Box<str>> {
     match text.as_bytes().first() {
         None => None,
@@ -197,6 +204,10 @@ fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         return Err(duplicate(node));
     }
     let word = &node.args[0];
+    if is_tls(&word.text) {
+        cx.diagnostics.1.line(&absent::PROXY_TLS, word.span, HTTPS.to_owned());
+        return Ok(());
+    }
     let pass = if script::has_variables(&word.text) {
         Pass::Script(Script::compile(word, cx)?)
     } else {

@@ -118,6 +118,8 @@ pub static VARIABLES: &[Variable] = &[
     variable("upstream_bytes_received", |request, _, out| each(request, out, |attempt, out| count(attempt.received, out))),
     variable("upstream_bytes_sent", |request, _, out| each(request, out, |attempt, out| count(attempt.sent, out))),
     // empty, as nginx has it wherever no cache was asked; formats of logs name it often
+    variable("upstream_cache_etag", |_, _, _| false),
+    variable("upstream_cache_last_modified", |_, _, _| false),
     variable("upstream_cache_status", |_, _, _| false),
     prefix("upstream_http_", http),
     prefix("upstream_trailer_", |request, argument, out| {

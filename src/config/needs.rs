@@ -1,0 +1,173 @@
+//! What a configuration asks for and is not there: found line by line, told once for each reason and block.
+//!
+//! One missing feature makes many lines useless. Told one by one they hide every other mistake, so that they are
+//! gathered here while the directives are applied, and become findings when all are known.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::config::absent::{Feature, HTTP2, HTTP3, TLS};
+use crate::config::{Diagnostic, Diagnostics, Node, Places, Span, Tree};
+
+/// One line that is about something missing.
+#[derive(Clone, Debug)]
+struct Need {
+    feature: &'static Feature,
+    /// The server that it stands in; `None` outside of all.
+    block: Option<Span>,
+    span: Span,
+    /// nginx's words, or ours, if this line is the one that is told.
+    message: String,
+    /// The line would do something.
+    acts: bool,
+}
+
+/// All of them, in the order in which they were found.
+#[derive(Clone, Debug, Default)]
+pub struct Needs {
+    list: Vec<Need>,
+    /// The server that is being read.
+    pub block: Option<Span>,
+}
+
+/// One row of the summary: what, and how many lines ask for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Total {
+    pub name: &'static str,
+    pub lines: usize,
+    /// Servers that they stand in.
+    pub servers: usize,
+    pub first: Span,
+}
+
+impl Needs {
+    /// A directive of something that is not there.
+    pub fn directive(&mut self, feature: &'static Feature, node: &Node) {
+        let name = &node.name.text;
+        let message = if feature.is_foreign {
+            format!("unknown directive \"{name}\"")
+        } else {
+            format!("the \"{name}\" directive is not available yet")
+        };
+        let acts = feature.acts(node);
+        self.list.push(Need { feature, block: self.block, span: node.name.span, message, acts });
+    }
+
+    /// Another line that would need it.
+    pub fn line(&mut self, feature: &'static Feature, span: Span, message: String) {
+        self.list.push(Need { feature, block: self.block, span, message, acts: true });
+    }
+
+    pub fn append(&mut self, other: &mut Self) {
+        self.list.append(&mut other.list);
+    }
+
+    /// Some line would do something that is not there.
+    pub fn has_errors(&self) -> bool {
+        self.list.iter().any(|need| need.acts)
+    }
+
+    /// Makes findings of them: one for each feature and block.
+    pub fn report(&self) -> Vec<Diagnostic> {
+        let mut groups: Vec<Vec<&Need>> = Vec::new();
+        let mut known: HashMap<(&str, Option<Span>), usize> = HashMap::new();
+        let is_tls = |need: &&Need| need.acts && need.feature.name == TLS.name;
+        let with_tls: HashSet<Option<Span>> =
+            self.list.iter().filter(is_tls).map(|need| need.block).collect();
+        for need in &self.list {
+            // HTTP/2 and HTTP/3 come with TLS, and are told with it.
+            let is_part =
+                [HTTP2.name, HTTP3.name].contains(&need.feature.name) && with_tls.contains(&need.block);
+            let name = if is_part { TLS.name } else { need.feature.name };
+            let index = *known.entry((name, need.block)).or_insert_with(|| {
+                groups.push(Vec::new());
+                groups.len() - 1
+            });
+            groups[index].push(need);
+        }
+        let in_use: HashSet<&str> =
+            self.list.iter().filter(|need| need.acts).map(|need| need.feature.name).collect();
+        groups.iter().filter_map(|group| finding(group, &in_use)).collect()
+    }
+
+    /// What is missing for this configuration to run: the features with lines that would do something.
+    pub fn totals(&self, tree: &Tree) -> Vec<Total> {
+        let places = tree.places();
+        let mut totals: Vec<(Total, HashSet<Span>, bool)> = Vec::new();
+        let mut lines = HashSet::new();
+        for need in &self.list {
+            let name = need.feature.name;
+            let at = totals.iter().position(|(total, ..)| total.name == name).unwrap_or_else(|| {
+                totals.push((Total { name, lines: 0, servers: 0, first: need.span }, HashSet::new(), false));
+                totals.len() - 1
+            });
+            let (total, servers, acts) = &mut totals[at];
+            total.lines += usize::from(lines.insert((name, places.line(need.span))));
+            servers.extend(need.block);
+            if need.acts && !std::mem::replace(acts, true) {
+                total.first = need.span;
+            }
+        }
+        let in_use = totals.into_iter().filter(|(_, _, acts)| *acts);
+        let mut totals: Vec<Total> =
+            in_use.map(|(total, servers, _)| Total { servers: servers.len(), ..total }).collect();
+        totals.sort_by_key(|total| std::cmp::Reverse(total.lines));
+        totals
+    }
+}
+
+/// What is told of the lines of one feature in one block.
+fn finding(group: &[&Need], in_use: &HashSet<&str>) -> Option<Diagnostic> {
+    let first = group.first()?;
+    let mut topics: Vec<&str> = group.iter().map(|need| need.feature.name).collect();
+    topics.sort_unstable_by_key(|name| (*name != TLS.name, *name));
+    topics.dedup();
+    let topic = Some(topics.join(", "));
+    let feature = if topics[0] == TLS.name { &TLS } else { first.feature };
+    let finding = match group.iter().find(|need| need.acts && need.feature.name == feature.name) {
+        Some(acting) => Diagnostic::error(acting.span, acting.message.clone()).help(feature.help),
+        // Settings for all servers are told with the server that needs them.
+        None if first.block.is_none() && in_use.contains(feature.name) => return None,
+        None => {
+            let message = match first.message.strip_prefix("the ") {
+                Some(rest) => rest.replace(" directive is not available yet", " has no effect"),
+                None => first.message.clone(),
+            };
+            let help = format!("{} is not available, and nothing here uses it", feature.name);
+            Diagnostic::warning(first.span, message).help(help)
+        }
+    };
+    let lines = group.iter().map(|need| need.span).collect();
+    Some(Diagnostic { lines, topic, ..finding })
+}
+
+/// `TLS: 14 lines, 25 to 48`; nothing for a single line.
+fn lines_of(diagnostic: &Diagnostic, places: &Places) -> Option<String> {
+    let topic = diagnostic.topic.as_deref()?;
+    let mut lines: Vec<_> = diagnostic.lines.iter().filter_map(|span| places.line(*span)).collect();
+    lines.sort_unstable();
+    lines.dedup();
+    let (first, last) = (lines.first()?, lines.last()?);
+    let mut files: Vec<_> = lines.iter().map(|(path, _)| path).collect();
+    files.dedup();
+    match (lines.len(), files.len()) {
+        (1, _) => topic.contains(',').then(|| topic.to_owned()),
+        (count, 1) => Some(format!("{topic}: {count} lines, {} to {}", first.1, last.1)),
+        (count, files) => Some(format!("{topic}: {count} lines in {files} files")),
+    }
+}
+
+/// Adds the lines to the help of each finding that has several.
+pub fn complete(diagnostics: &mut Diagnostics, tree: &Tree) {
+    if diagnostics.0.iter().all(|diagnostic| diagnostic.topic.is_none()) {
+        return;
+    }
+    let places = tree.places();
+    for diagnostic in &mut diagnostics.0 {
+        if let Some(lines) = lines_of(diagnostic, &places) {
+            diagnostic.help = Some(match diagnostic.help.take() {
+                Some(help) => format!("{lines}: {help}"),
+                None => lines,
+            });
+        }
+    }
+}

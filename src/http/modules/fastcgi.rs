@@ -1,0 +1,69 @@
+//! The script that a URI names, as FastCGI has it: `$fastcgi_script_name` and `$fastcgi_path_info`.
+//!
+//! FastCGI itself is not available. Sites use these two in `try_files`, `if` and headers as well. Touches: the
+//! request's URI. Behaviour: nginx.org, ngx_http_fastcgi_module.
+
+use std::sync::Arc;
+
+use crate::config::directive::{custom, text};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::http::compile::Cx;
+use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::regex::Regex;
+use crate::http::request::Request;
+use crate::http::variable::{Variable, variable};
+
+#[derive(Debug, Default)]
+pub struct Conf {
+    index: Inherit<Box<str>>,
+    split: Inherit<Arc<Regex>>,
+}
+
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    text("fastcgi_index", Context::ANY, |c| &mut c.index, "What $fastcgi_script_name has behind a URI that ends with a slash."),
+    custom("fastcgi_split_path_info", Context::ANY, Arity::exactly(1), split_path_info, "Expression whose two groups are $fastcgi_script_name and $fastcgi_path_info."),
+];
+
+pub static VARIABLES: &[Variable] = &[
+    variable("fastcgi_script_name", |request, _, out| {
+        let (script, _) = split(request);
+        out.extend_from_slice(&script);
+        if script.ends_with(b"/") {
+            out.extend_from_slice(request.location.fastcgi.index.as_ref().map_or(b"", |index| index.as_bytes()));
+        }
+        true
+    }),
+    variable("fastcgi_path_info", |request, _, out| {
+        out.extend_from_slice(&split(request).1);
+        true
+    }),
+];
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        self.index.merge(&outer.index);
+        self.split.merge(&outer.split);
+    }
+}
+
+impl BlockConf for Conf {}
+
+fn split_path_info(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let regex = Regex::new(node.arg(0), false, node.arg_span(0))?;
+    if regex.group_count() != 3 {
+        let message = format!("pattern \"{}\" must have 2 captures", node.arg(0));
+        return Err(Diagnostic::error(node.arg_span(0), message).help("the script and what follows it: ^(.+\\.php)(/.*)$"));
+    }
+    conf.split.put(Arc::new(regex), node)
+}
+
+/// The script's name and what follows it. The groups are these two only: `$1` stays what it was.
+fn split(request: &mut Request) -> (Vec<u8>, Vec<u8>) {
+    let uri = request.uri.clone();
+    let split = request.location.fastcgi.split.as_ref();
+    let groups = split.and_then(|regex| core::captures(request, regex, &uri));
+    match groups.as_deref() {
+        Some([_, script, rest, ..]) => (uri[script.clone()].to_vec(), uri[rest.clone()].to_vec()),
+        _ => (uri, Vec::new()),
+    }
+}
