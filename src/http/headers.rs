@@ -120,6 +120,25 @@ impl Headers {
         self.entries.retain(|entry| !entry.name(text).eq_ignore_ascii_case(name));
     }
 
+    /// Removes every field whose name is meant.
+    pub fn remove_where(&mut self, is_meant: impl Fn(&[u8]) -> bool) {
+        let text = &self.text;
+        self.entries.retain(|entry| !is_meant(entry.name(text)));
+    }
+
+    /// Replaces every field whose name is meant by one, which stands where the first stood and is spelled as that was;
+    /// appended where there is none.
+    pub fn put(&mut self, is_meant: impl Fn(&[u8]) -> bool, id: Option<Id>, name: &[u8], value: &[u8]) {
+        let first = self.entries.iter().position(|entry| is_meant(entry.name(&self.text)));
+        let spelled =
+            first.map_or_else(|| name.to_vec(), |first| self.entries[first].name(&self.text).to_vec());
+        self.remove_where(is_meant);
+        self.push_with(id, &spelled, value);
+        if let Some(behind) = first.and_then(|first| self.entries.get_mut(first..)) {
+            behind.rotate_right(1);
+        }
+    }
+
     /// The value of the first field of this id.
     pub fn get(&self, id: Id) -> Option<&[u8]> {
         self.entries.iter().find(|entry| entry.id == Some(id)).map(|entry| entry.value(&self.text))

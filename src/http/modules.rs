@@ -174,6 +174,7 @@ modules! {
     open_file_cache => [];
     disable_symlinks => [];
     slice       => [] head head;
+    headers_more => [Rewrite rewrite] head head;
     headers     => [] head add trailers add_trailers;
     userid      => [] head send;
     gunzip      => [] head head;

@@ -76,6 +76,8 @@ pub struct Request {
     pub connection: Connection,
     /// The head's bytes; `head` points into them.
     pub input: Buffer,
+    /// Bytes behind them that the client has not sent (`more_set_input_headers`).
+    input_added: u32,
     pub head: Box<RequestHead>,
     /// The method in force: an `error_page` redirect turns others into GET.
     pub method: Method,
@@ -190,6 +192,7 @@ impl Request {
             location: &server.root,
             connection,
             input,
+            input_added: 0,
             head,
             method,
             uri: Vec::new(),
@@ -294,6 +297,7 @@ impl Request {
         input.extend(self.input.data());
         let mut inner =
             Self::new(self.config, self.server, self.connection.clone(), input, self.head.clone(), body);
+        inner.input_added = self.input_added;
         (inner.uri, inner.args, inner.uri_is_original) = (uri, args, false);
         inner.method = Method::Get;
         inner.charset = match self.depth {
@@ -326,6 +330,31 @@ impl Request {
     /// The first field of this id in the request.
     pub fn header(&self, id: Id) -> Option<&[u8]> {
         self.head.fields.value(self.input.data(), id)
+    }
+
+    /// Gives the request another value of a field, instead of all that are meant; an empty one takes them away.
+    ///
+    /// `only_existing`: where there is none it is not added. `value` has no byte that would end its line.
+    pub fn set_field(
+        &mut self,
+        is_meant: impl Fn(&[u8]) -> bool,
+        name: &[u8],
+        value: &[u8],
+        only_existing: bool,
+    ) {
+        let data = self.input.data();
+        if only_existing && !self.head.fields.iter().any(|field| is_meant(field.name(data))) {
+            return;
+        }
+        let line = (!value.is_empty()).then(|| {
+            let start = self.input.data().len();
+            for part in [name, b": ", value, b"\r\n"] {
+                self.input.extend(part);
+                self.input_added += part.len() as u32;
+            }
+            (start, name.len(), value.len())
+        });
+        self.head.fields.replace(self.input.data(), is_meant, line);
     }
 
     /// The request line as received.
@@ -462,7 +491,7 @@ impl Request {
 
     /// Bytes of the request: head and the part of the body that was read.
     pub fn length(&self) -> u64 {
-        self.input.data().len() as u64 + self.body.received()
+        self.input.data().len() as u64 - u64::from(self.input_added) + self.body.received()
     }
 }
 

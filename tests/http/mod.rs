@@ -22,6 +22,7 @@ mod geo;
 mod gunzip;
 mod gzip;
 mod gzip_static;
+mod headers_more;
 mod hostile;
 mod keepalive;
 mod limit_conn;

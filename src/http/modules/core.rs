@@ -9,7 +9,7 @@ mod variables;
 
 pub use keepalive::bound_keepalive;
 pub use limit::{bound_body, log_limit, told};
-pub use target::{captures, check_location, gave_up, redirect, redirect_to_slash, set_target, store_named, store_regex, store_regex_groups};
+pub use target::{absolute, captures, check_location, gave_up, redirect, redirect_to_slash, set_target, store_named, store_regex, store_regex_groups};
 pub use variables::{VARIABLES, cookie_value, document_root, request_id};
 
 use std::collections::HashMap;

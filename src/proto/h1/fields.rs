@@ -36,6 +36,31 @@ impl Fields {
         self.list.retain(|field| field.id != Some(id));
     }
 
+    /// Replaces the fields whose name is meant by the line `Name: value` CRLF at `line_start`, which stands in the place
+    /// of the first, or behind all. `None`: they are removed.
+    pub fn replace(
+        &mut self,
+        data: &[u8],
+        is_meant: impl Fn(&[u8]) -> bool,
+        line: Option<(usize, usize, usize)>,
+    ) {
+        let first = self.list.iter().position(|field| is_meant(field.name(data)));
+        self.list.retain(|field| !is_meant(field.name(data)));
+        if let Some((line_start, name_length, value_length)) = line {
+            let name = data.get(line_start..line_start + name_length).unwrap_or(b"");
+            let field = Field {
+                name_start: line_start as u32,
+                value_start: (line_start + name_length + 2) as u32,
+                value_length: value_length as u32,
+                name_length: u16::try_from(name_length).unwrap_or(u16::MAX),
+                id: Id::of(name),
+                is_odd: false,
+            };
+            self.list.insert(first.unwrap_or(self.list.len()), field);
+        }
+        self.present = self.list.iter().filter_map(|field| field.id).fold(0, |bits, id| bits | id.bit());
+    }
+
     /// True when there is a field of this id.
     #[inline]
     pub fn has(&self, id: Id) -> bool {

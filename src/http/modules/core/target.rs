@@ -122,28 +122,36 @@ pub fn redirect_to_slash(request: &Request) -> Reply {
     Reply::Redirect(301, target)
 }
 
+/// A path of this server as the URL that a client is sent to; `None`: it is sent to `target` as that is.
+pub fn absolute(request: &Request, target: &[u8]) -> Option<Vec<u8>> {
+    let core = &request.location.core;
+    if target.first() != Some(&b'/') || !core.absolute_redirect.get(true) {
+        return None;
+    }
+    let mut absolute = b"http://".to_vec();
+    // Who names no host gets the address it knows, not a name it may not.
+    let named = core.server_name_in_redirect.get(false);
+    let host = if named { request.server.name().as_bytes() } else { &request.host };
+    if host.is_empty() {
+        let ip = request.connection.local.ip().map_or(String::new(), |ip| match ip {
+            std::net::IpAddr::V4(ip) => ip.to_string(),
+            std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+        });
+        absolute.extend_from_slice(ip.as_bytes());
+    } else {
+        absolute.extend_from_slice(host);
+    }
+    if let Some(port) = request.connection.local.port().filter(|port| *port != 80 && core.port_in_redirect.get(true)) {
+        absolute.extend_from_slice(format!(":{port}").as_bytes());
+    }
+    absolute.extend_from_slice(target);
+    Some(absolute)
+}
+
 /// The response that sends a client to `target`, made absolute where the configuration wants it.
 pub fn redirect(request: &Request, status: u16, target: &[u8]) -> Response {
-    let core = &request.location.core;
     let mut response = Response::with_type(status, b"text/html");
-    if target.first() == Some(&b'/') && core.absolute_redirect.get(true) {
-        let mut absolute = b"http://".to_vec();
-        // Who names no host gets the address it knows, not a name it may not.
-        let named = core.server_name_in_redirect.get(false);
-        let host = if named { request.server.name().as_bytes() } else { &request.host };
-        if host.is_empty() {
-            let ip = request.connection.local.ip().map_or(String::new(), |ip| match ip {
-                std::net::IpAddr::V4(ip) => ip.to_string(),
-                std::net::IpAddr::V6(ip) => format!("[{ip}]"),
-            });
-            absolute.extend_from_slice(ip.as_bytes());
-        } else {
-            absolute.extend_from_slice(host);
-        }
-        if let Some(port) = request.connection.local.port().filter(|port| *port != 80 && core.port_in_redirect.get(true)) {
-            absolute.extend_from_slice(format!(":{port}").as_bytes());
-        }
-        absolute.extend_from_slice(target);
+    if let Some(absolute) = absolute(request, target) {
         response.first = Some(Id::Location);
         response.headers.push_id(Id::Location, &absolute);
     } else if !target.is_empty() {
