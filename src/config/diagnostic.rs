@@ -87,6 +87,10 @@ impl Diagnostics {
         self.1.has_errors() || self.0.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
+    pub fn error_count(&self) -> usize {
+        self.0.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
+    }
+
     /// Takes the findings of a part.
     pub fn append(&mut self, mut other: Self) {
         self.0.append(&mut other.0);

@@ -154,6 +154,10 @@ pub enum Accepted {
     /// A count and a size: `8 4k`.
     Buffers,
     Words,
+    /// One of these words, which begin the argument where they end with `=`.
+    OneOf(&'static [&'static str]),
+    /// Bytes, or this word.
+    SizeOr(&'static str),
     /// Any words; the directive may stand more than once in a block.
     List,
     /// Any words, of which the first is a name that stands once; with nginx's word for what it names.

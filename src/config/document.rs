@@ -62,6 +62,11 @@ fn syntax(row: &RowInfo) -> String {
             let words: Vec<String> = words.iter().map(|word| escape(word)).collect();
             format!(" Cm {}", words.join(" | "))
         }
+        Shape::Accepted(Accepted::OneOf(words)) => {
+            let words: Vec<String> = words.iter().map(|word| escape(word)).collect();
+            format!(" Cm {}", words.join(" | "))
+        }
+        Shape::Accepted(Accepted::SizeOr(word)) => format!(" Ar size | Cm {word}"),
         Shape::Accepted(Accepted::Buffers) => " Ar number size".into(),
         Shape::Custom
         | Shape::Block

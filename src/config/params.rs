@@ -15,6 +15,17 @@ pub fn size(node: &Node, index: usize) -> Result<u64, Diagnostic> {
     })
 }
 
+/// The arguments as a number and a size of buffers, `8 4k`, neither of them zero.
+pub fn buffers(node: &Node) -> Result<(u64, u64), Diagnostic> {
+    let count = number::parse_u64(node.arg(0).as_bytes()).filter(|count| (1..=1 << 20).contains(count));
+    let count = count
+        .ok_or_else(|| invalid(node, 0, "value").help("a number of buffers, and the size of one: 8 4k"))?;
+    match size(node, 1)? {
+        0 => Err(invalid(node, 1, "value")),
+        size => Ok((count, size)),
+    }
+}
+
 /// Argument `index` as milliseconds: `30s`, `1h 30m`; a bare number is seconds.
 pub fn millis(node: &Node, index: usize) -> Result<u64, Diagnostic> {
     number::parse_millis(node.arg(index)).ok_or_else(|| {

@@ -290,10 +290,23 @@ fn accept(node: &Node, check: Accepted) -> Result<(), Diagnostic> {
         Accepted::Number => params::number(node, 0, 0, u64::MAX).map(drop),
         Accepted::Size => params::size(node, 0).map(drop),
         Accepted::Millis => params::millis(node, 0).map(drop),
-        Accepted::Buffers => {
-            params::number(node, 0, 1, u64::MAX)?;
-            params::size(node, 1).map(drop)
+        Accepted::Buffers => params::buffers(node).map(drop),
+        Accepted::OneOf(words) => {
+            let is_it = |word: &&str| match word.strip_suffix('=') {
+                Some(_) => node.arg(0).starts_with(*word),
+                None => node.arg(0) == *word,
+            };
+            words.iter().any(|word| is_it(&word)).then_some(()).ok_or_else(|| {
+                let name = &node.name.text;
+                let message = match &**name {
+                    "debug_points" => format!("invalid value \"{}\"", node.arg(0)),
+                    _ => format!("\"{name}\" directive invalid value"),
+                };
+                Diagnostic::error(node.arg_span(0), message).help(format!("one of: {}", words.join(", ")))
+            })
         }
+        Accepted::SizeOr(word) if node.arg(0) == word => Ok(()),
+        Accepted::SizeOr(_) => params::size(node, 0).map(drop),
         Accepted::Words | Accepted::List | Accepted::Named(_) => Ok(()),
     }
 }

@@ -13,6 +13,7 @@ use crate::http::listen::{self, Places};
 use crate::http::location::{Kind, LimitExcept, Location, Locations, Nameless};
 use crate::http::modules::rewrite::traps::{self, IfSettings};
 use crate::http::modules::{self, Confs, Directive, Partial, table};
+use crate::http::passes::{self, Passes};
 use crate::http::regex::Regex;
 use crate::http::server::Server;
 use crate::http::spool;
@@ -66,11 +67,15 @@ pub struct Cx {
     servers: Vec<ServerDraft>,
     /// The servers and locations that are being read, innermost last.
     open: Vec<Open>,
+    block_count: u32,
+    pub passes: Passes,
 }
 
 /// What a block that is being read holds beside its settings.
 #[derive(Default)]
 struct Open {
+    /// Tells blocks apart.
+    serial: u32,
     locations: Vec<LocationDraft>,
     nameless: NamelessDraft,
 }
@@ -109,6 +114,8 @@ impl Cx {
             is_transparent: false,
             servers: Vec::new(),
             open: Vec::new(),
+            block_count: 0,
+            passes: Passes::default(),
         }
     }
 
@@ -134,6 +141,21 @@ impl Cx {
         let mut partial = Partial::default();
         table().apply_all(node.children(), context, &mut partial, self);
         partial
+    }
+
+    fn open_block(&mut self) {
+        self.block_count += 1;
+        self.open.push(Open { serial: self.block_count, ..Open::default() });
+    }
+
+    /// The server and the locations that are being read, outermost first.
+    pub fn open_blocks(&self) -> Vec<u32> {
+        self.open.iter().map(|open| open.serial).collect()
+    }
+
+    /// The number of the server that is being read.
+    pub fn server_number(&self) -> usize {
+        self.servers.len().saturating_sub(1)
     }
 
     /// Whether the block that is being read is a location (or an `if` in one), not a server.
@@ -215,8 +237,9 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         places.add(index, listens, &names, span, &mut cx);
         servers.push(build_server(confs, names, locations, slot, span, &mut cx));
     }
-    let listens = places.finish(&mut cx);
+    let (listens, sharing) = places.finish(&mut cx);
     modules::upstream::resolve(&root.resolver, &mut cx);
+    passes::check(&listens, &sharing, &mut cx);
     let limit_req = modules::limit_req::open(&mut cx);
     let limit_conn = modules::limit_conn::open(&mut cx);
     let Cx {
@@ -276,7 +299,7 @@ fn server(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         span: node.name.span,
     };
     cx.servers.push(draft);
-    cx.open.push(Open::default());
+    cx.open_block();
     cx.diagnostics.1.block = Some(node.name.span);
     let partial = cx.block(node, Context::SERVER);
     cx.diagnostics.1.block = None;
@@ -290,7 +313,7 @@ fn server(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 
 fn location(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let (kind, name) = location_kind(node)?;
-    cx.open.push(Open::default());
+    cx.open_block();
     let mut partial = cx.block(node, Context::LOCATION);
     if let Some(warning) = partial.core.as_mut().and_then(|core| core.place_alias(&kind, name)) {
         cx.diagnostics.push(warning);
@@ -336,15 +359,29 @@ fn location_kind(node: &Node) -> Result<(Kind, &str), Diagnostic> {
 }
 
 fn server_name(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let names = node.args.iter().map(|word| {
-        let name: Box<str> = if word.text.starts_with('~') {
-            (&word.text).into()
-        } else {
-            word.text.to_ascii_lowercase().into()
+    let mut names = Vec::with_capacity(node.args.len());
+    for word in &node.args {
+        let text = &*word.text;
+        let is_wild = text.starts_with("*.") && text.len() > 2;
+        if text.starts_with('*') && !is_wild || text == "." {
+            let message = format!("server name \"{text}\" is invalid");
+            let help = "\"*.example.com\" and \".example.com\" stand for all names below one";
+            return Err(Diagnostic::error(word.span, message).help(help));
+        }
+        if text == "~" {
+            return Err(Diagnostic::error(word.span, format!("empty regex in server name \"{text}\"")));
+        }
+        if text.contains('/') {
+            let message = format!("server name \"{text}\" has suspicious symbols");
+            cx.diagnostics.push(Diagnostic::warning(word.span, message));
+        }
+        let name: Box<str> = match text.strip_prefix('~') {
+            Some(_) => text.into(),
+            None if text.eq_ignore_ascii_case("$hostname") => modules::core::hostname().into(),
+            None => text.to_ascii_lowercase().into(),
         };
-        (name, word.span)
-    });
-    let names: Vec<_> = names.collect();
+        names.push((name, word.span));
+    }
     if let Some(server) = cx.servers.last_mut() {
         server.names.extend(names);
     }
@@ -423,16 +460,18 @@ fn build_location(draft: LocationDraft, outer: &Confs, cx: &mut Cx) -> Location 
 fn check_nesting(outer: &Kind, outer_name: &str, nested: &[LocationDraft], cx: &mut Cx) {
     for draft in nested {
         let message = match (outer, &draft.kind) {
-            (_, Kind::Named) => format!("named location \"{}\" can be on the server level only", draft.name),
             (Kind::Exact, _) => {
                 format!("location \"{}\" cannot be inside the exact location \"{outer_name}\"", draft.name)
             }
             (Kind::Named, _) => {
                 format!("location \"{}\" cannot be inside the named location \"{outer_name}\"", draft.name)
             }
-            (Kind::Prefix | Kind::PrefixFinal, Kind::Prefix | Kind::PrefixFinal | Kind::Exact)
-                if !draft.name.starts_with(outer_name) =>
-            {
+            (_, Kind::Named) => format!("named location \"{}\" can be on the server level only", draft.name),
+            // nginx compares with the text of an expression too: what does not begin with it is never found.
+            (
+                Kind::Prefix | Kind::PrefixFinal | Kind::Regex(_),
+                Kind::Prefix | Kind::PrefixFinal | Kind::Exact,
+            ) if !draft.name.starts_with(outer_name) => {
                 format!("location \"{}\" is outside location \"{outer_name}\"", draft.name)
             }
             _ => continue,

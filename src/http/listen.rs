@@ -182,9 +182,9 @@ fn probes(text: &str) -> Option<Option<Probes>> {
 #[derive(Default)]
 pub struct Places {
     listens: Vec<Listen>,
-    /// By address: what is wrong with the names there, and how many servers share it.
+    /// By address: what is wrong with the names there, and the servers that share it.
     held: Vec<Vec<Diagnostic>>,
-    servers: Vec<usize>,
+    servers: Vec<Vec<usize>>,
     by_address: HashMap<SockAddr, usize>,
     explicit_default: HashMap<usize, Span>,
     options_from: HashMap<usize, Span>,
@@ -225,10 +225,10 @@ impl Places {
         let index = *self.by_address.entry(address.clone()).or_insert_with(|| {
             self.listens.push(Listen::new(address.clone(), draft.options.clone(), server));
             self.held.push(Vec::new());
-            self.servers.push(0);
+            self.servers.push(Vec::new());
             self.listens.len() - 1
         });
-        self.servers[index] += 1;
+        self.servers[index].push(server);
         let listen = &mut self.listens[index];
         if draft.has_options {
             listen.options = draft.options.clone();
@@ -275,20 +275,20 @@ impl Places {
         }
     }
 
-    /// The addresses. Names are asked for only where servers share an address: nginx looks at them nowhere else,
+    /// The addresses, and the servers of each. Names are asked for only where servers share an address: nginx looks at them nowhere else,
     /// and a name that cannot match is no error where it need not.
-    pub fn finish(self, cx: &mut Cx) -> Vec<Listen> {
+    pub fn finish(self, cx: &mut Cx) -> (Vec<Listen>, Vec<Vec<usize>>) {
         for (held, servers) in self.held.into_iter().zip(&self.servers) {
             for mut finding in held {
                 match finding.severity {
-                    _ if *servers > 1 => {}
+                    _ if servers.len() > 1 => {}
                     Severity::Warning => continue,
                     Severity::Error => finding.severity = Severity::Warning,
                 }
                 cx.diagnostics.push(finding);
             }
         }
-        self.listens
+        (self.listens, self.servers)
     }
 }
 

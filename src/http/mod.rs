@@ -20,6 +20,7 @@ pub mod modules;
 pub mod output;
 pub mod pace;
 pub mod parked;
+pub mod passes;
 pub mod pipeline;
 pub mod property;
 pub mod proxy_header;

@@ -5,7 +5,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::config::table::{Module, Slot, Table};
-use crate::config::{self, Merge};
+use crate::config::{self, Merge, RowInfo};
 use crate::http::compile::{self, Cx};
 use crate::http::pipeline::Verdict;
 use crate::http::request::Request;
@@ -243,7 +243,16 @@ pub const DATA_BLOCKS: &[&str] = &["map", "geo"];
 /// All rows of the `http` part of the language.
 pub fn table() -> &'static Table<Partial, Cx> {
     static TABLE: OnceLock<Table<Partial, Cx>> = OnceLock::new();
-    TABLE.get_or_init(|| Table::new(SLOTS.to_vec()))
+    let elsewhere = || ELSEWHERE.get().cloned().unwrap_or_default();
+    TABLE.get_or_init(|| Table::new(SLOTS.to_vec()).elsewhere(elsewhere()))
+}
+
+/// The rows of the other parts of the language, so that their directives are misplaced here rather than unknown.
+static ELSEWHERE: OnceLock<Vec<RowInfo>> = OnceLock::new();
+
+/// Tells of the other parts; before the first use of [`table`].
+pub fn know_elsewhere(rows: Vec<RowInfo>) {
+    let _ = ELSEWHERE.set(rows);
 }
 
 /// The variable of exactly this name that a module declares.

@@ -67,7 +67,7 @@ impl TempPath {
         for word in node.args.iter().skip(1) {
             let level = word.text.parse().ok().filter(|level| (1..=3).contains(level));
             levels.push(level.ok_or_else(|| {
-                Diagnostic::error(word.span, format!("invalid value \"{}\"", word.text))
+                Diagnostic::error(word.span, format!("\"{}\" directive invalid value", node.name.text))
                     .help("a level is 1, 2 or 3 digits of a file's number")
             })?);
         }

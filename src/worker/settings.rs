@@ -2,9 +2,7 @@
 //!
 //! Behaviour: nginx.org, "Core functionality".
 
-use crate::config::directive::{
-    Accepted, accepted, block, custom, flag, keyword, millis, number, size, text,
-};
+use crate::config::directive::{Accepted, accepted, block, custom, flag, millis, number, size, text};
 use crate::config::inherit::duplicate;
 use crate::config::table::{Module, Slot, Table};
 use crate::config::{
@@ -41,7 +39,7 @@ pub struct Settings {
     pub environment: Vec<(Box<str>, Option<Box<str>>)>,
     error_log: Inherit<Logger>,
     log_targets: Vec<(Target, Level)>,
-    use_: Inherit<usize>,
+    use_: Inherit<()>,
 }
 
 /// What compiling the main block needs beside its settings.
@@ -114,7 +112,7 @@ pub static MAIN: &[Row] = &[
     number(
         "worker_rlimit_nofile",
         Context::MAIN,
-        (1, u64::MAX),
+        (0, u64::MAX),
         |s| &mut s.worker_rlimit_nofile,
         "Limit of open files of a worker; the system's.",
     ),
@@ -179,7 +177,7 @@ pub static MAIN: &[Row] = &[
     custom(
         "error_log",
         Context::MAIN,
-        Arity::between(1, 2),
+        Arity::at_least(1),
         error_log,
         "Where errors are logged, and from which level on, several lines to several places; logs/error.log error, or stderr where the prefix has no folder logs.",
     ),
@@ -225,19 +223,25 @@ pub static MAIN: &[Row] = &[
         Accepted::Number,
         "Files are sent by sendfile(2) in the worker's loop; 32.",
     ),
-    accepted("debug_points", Context::MAIN, Arity::exactly(1), Accepted::Words, "For nginx's own debugging."),
-    number(
+    accepted(
+        "debug_points",
+        Context::MAIN,
+        Arity::exactly(1),
+        Accepted::OneOf(&["stop", "abort"]),
+        "For nginx's own debugging.",
+    ),
+    custom(
         "worker_connections",
         Context::EVENTS,
-        (1, u32::MAX as u64),
-        |s| &mut s.worker_connections,
+        Arity::exactly(1),
+        worker_connections,
         "Connections of a worker, those to upstream servers included; at the limit those that only wait are closed, oldest first, and the last sixteenth is for clients alone; above three quarters client_header_timeout and keepalive_timeout are a quarter of what they say; 512.",
     ),
-    keyword(
+    custom(
         "use",
         Context::EVENTS,
-        &["epoll"],
-        |s| &mut s.use_,
+        Arity::exactly(1),
+        use_,
         "Always epoll, other methods are refused; epoll.",
     ),
     accepted(
@@ -276,7 +280,11 @@ static SLOTS: &[&dyn Module<Settings, Cx>] =
 /// The rows of the main and events blocks.
 pub fn table() -> &'static Table<Settings, Cx> {
     static TABLE: OnceLock<Table<Settings, Cx>> = OnceLock::new();
-    TABLE.get_or_init(|| Table::new(SLOTS.to_vec()).elsewhere(http::modules::table().rows().cloned()))
+    TABLE.get_or_init(|| {
+        let table = Table::new(SLOTS.to_vec());
+        http::modules::know_elsewhere(table.rows().cloned().collect());
+        table.elsewhere(http::modules::table().rows().cloned())
+    })
 }
 
 impl Settings {
@@ -449,9 +457,31 @@ fn worker_processes(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result
     settings.worker_processes.put(taken, node)
 }
 
+fn use_(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if node.arg(0) != "epoll" {
+        let message = format!("invalid event type \"{}\"", node.arg(0));
+        return Err(Diagnostic::error(node.arg_span(0), message).help("there is epoll only"));
+    }
+    settings.use_.put((), node)
+}
+
+fn worker_connections(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let count = node.arg(0).parse::<u64>().map_err(|_| {
+        let message = format!("invalid number \"{}\" in \"worker_connections\" directive", node.arg(0));
+        Diagnostic::error(node.arg_span(0), message)
+    })?;
+    if !(1..=u64::from(u32::MAX)).contains(&count) {
+        return Err(Diagnostic::error(
+            node.arg_span(0),
+            format!("{count} worker_connections are not enough"),
+        ));
+    }
+    settings.worker_connections.put(count, node)
+}
+
 fn worker_priority(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let nice = node.arg(0).parse().ok().filter(|nice| (-20..=20).contains(nice)).ok_or_else(|| {
-        Diagnostic::error(node.arg_span(0), format!("invalid number \"{}\"", node.arg(0)))
+        Diagnostic::error(node.arg_span(0), "\"worker_priority\" directive invalid number")
             .help("a priority is a number from -20 to 20")
     })?;
     settings.worker_priority.put(nice, node)
@@ -465,7 +495,8 @@ fn worker_cpu_affinity(settings: &mut Settings, _: &mut Cx, node: &Node) -> Resu
     let mut parsed = Vec::new();
     for word in masks {
         if !word.text.bytes().all(|bit| matches!(bit, b'0' | b'1')) {
-            let message = format!("invalid character in \"{}\"", word.text);
+            let odd = word.text.chars().find(|bit| !matches!(bit, '0' | '1')).unwrap_or_default();
+            let message = format!("invalid character \"{odd}\" in \"{}\"", word.text);
             return Err(Diagnostic::error(word.span, message)
                 .help("a mask is made of 0 and 1, the lowest processor last: 0001 0010"));
         }

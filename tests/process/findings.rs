@@ -284,6 +284,107 @@ fn paths_that_nginx_has_built_in_are_asked_for() {
 }
 
 #[test]
+fn mistakes_have_nginx_s_words() {
+    check(&[
+        ("server", "server_name *example.test;", &["[emerg] server name \"*example.test\" is invalid"]),
+        ("server", "server_name .;", &["[emerg] server name \".\" is invalid"]),
+        ("server", "server_name ~;", &["[emerg] empty regex in server name \"~\""]),
+        ("server", "server_name a/b;", &["[warn] server name \"a/b\" has suspicious symbols"]),
+        ("server", "server_name $hostname a;", &[]),
+        (
+            "server",
+            "location ~ /re { location /b { } }",
+            &["[emerg] location \"/b\" is outside location \"/re\""],
+        ),
+        ("server", "location ~ /re { location /reb { } location ~ x { } }", &[]),
+        (
+            "server",
+            "location = /a { location @b { } }",
+            &["[emerg] location \"@b\" cannot be inside the exact location \"/a\""],
+        ),
+        ("location", "return $arg_u;", &["[emerg] invalid return code \"$arg_u\""]),
+        ("location", "return $scheme://a;", &[]),
+        ("http", "upstream a { keepalive 2; }", &["[emerg] no servers are inside upstream"]),
+        ("http", "upstream a { server a b; }", &["[emerg] invalid parameter \"b\""]),
+        ("http", "worker_processes 2;", &["[emerg] \"worker_processes\" directive is not allowed here"]),
+        ("location", "multi_accept on;", &["[emerg] \"multi_accept\" directive is not allowed here"]),
+        ("location", "expires soon;", &["[emerg] \"expires\" directive invalid value"]),
+        ("location", "gzip_buffers a b;", &["[emerg] \"gzip_buffers\" directive invalid value"]),
+        ("location", "output_buffers 0 1k;", &["[emerg] \"output_buffers\" directive invalid value"]),
+        (
+            "location",
+            "gzip_hash 1;",
+            &["[emerg] \"gzip_hash\" directive must be 512, 1k, 2k, 4k, 8k, 16k, 32k, 64k, or 128k"],
+        ),
+        ("location", "open_file_cache x;", &["[emerg] invalid \"open_file_cache\" parameter \"x\""]),
+        ("location", "index \"\";", &["[emerg] index \"\" in \"index\" directive is invalid"]),
+        (
+            "location",
+            "index /a b;",
+            &["[warn] only the last index in \"index\" directive should be absolute"],
+        ),
+        ("location", "aio sometimes;", &["[emerg] \"aio\" directive invalid value"]),
+        ("location", "directio on;", &["[emerg] \"directio\" directive invalid value"]),
+        ("events", "use select;", &["[emerg] invalid event type \"select\""]),
+        (
+            "events",
+            "worker_connections x;",
+            &["[emerg] invalid number \"x\" in \"worker_connections\" directive"],
+        ),
+        ("main", "debug_points go;", &["[emerg] invalid value \"go\""]),
+        ("main", "worker_cpu_affinity 01x1;", &["[emerg] invalid character \"x\" in \"01x1\""]),
+        ("main", "error_log stderr info warn;", &["[emerg] duplicate log level \"warn\""]),
+        ("main", "error_log stderr debug_core debug_http;", &[]),
+        ("location", "limit_conn none 0;", &["[emerg] invalid number of connections \"0\""]),
+    ]);
+}
+
+#[test]
+fn https_is_followed_through_constants() {
+    const HTTPS: &str = "[emerg] https protocol requires TLS to upstreams, which is not available yet";
+    check(&[
+        ("location", "set $up https://127.0.0.1; proxy_pass $up;", &[HTTPS]),
+        ("server", "set $proto https; location / { proxy_pass $proto://127.0.0.1:81; }", &[HTTPS]),
+        ("http", "map $uri $up { default https://a; } server { location / { proxy_pass $up; } }", &[HTTPS]),
+        ("location", "proxy_pass https://$host;", &[HTTPS]),
+        ("location", "set $proto http; proxy_pass $proto://$host;", &[]),
+        (
+            "location",
+            "proxy_pass $scheme://$host; proxy_ssl_verify off;",
+            &["[warn] \"proxy_ssl_verify\" has no effect"],
+        ),
+        ("location", "proxy_pass $arg_url;", &[]),
+        (
+            "http",
+            "map $uri $up { default http://a; /b https://b; } server { location / { proxy_pass $up; } }",
+            &["[warn] \"$up\" may lead to https://, for which there is no TLS to upstreams"],
+        ),
+        ("server", "location /a { set $p https; } location /b { set $p http; proxy_pass $p://a; }", &[]),
+    ]);
+}
+
+#[test]
+fn a_server_that_asks_itself_is_told() {
+    if is_stand_in() {
+        return;
+    }
+    let leads = |conf: &str| {
+        let (code, found) = findings(conf);
+        assert_eq!(code, 0, "{found:?}");
+        found.iter().filter(|line| line.contains("leads back to this server")).count()
+    };
+    let server =
+        |own: &str, other: &str| format!("server {{ listen 127.0.0.1:{own}; location / {{ {other} }} }}");
+    let pass = |port: &str| format!("proxy_pass http://127.0.0.1:{port};");
+    let (one, two) = ("%%PORT_0%%", "%%PORT_1%%");
+    assert_eq!(leads(&within("http", &server(one, &pass(one)))), 1);
+    assert_eq!(leads(&within("http", &(server(one, &pass(two)) + &server(two, &pass(one))))), 2);
+    assert_eq!(leads(&within("http", &(server(one, &pass(two)) + &server(two, "return 200;")))), 0);
+    let named = "upstream u { server localhost:%%PORT_0%%; } ".to_owned();
+    assert_eq!(leads(&within("http", &(named + &server(one, "proxy_pass http://u;")))), 1);
+}
+
+#[test]
 fn names_of_servers_are_compared_where_servers_share_an_address() {
     let two = |first: &str, second: &str| {
         format!(

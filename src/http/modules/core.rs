@@ -10,7 +10,7 @@ mod variables;
 pub use keepalive::bound_keepalive;
 pub use limit::{bound_body, log_limit, told};
 pub use target::{absolute, captures, check_location, gave_up, redirect, redirect_to_slash, set_target, store_named, store_regex, store_regex_groups};
-pub use variables::{VARIABLES, cookie_value, document_root, request_id};
+pub use variables::{VARIABLES, cookie_value, document_root, hostname, request_id};
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
@@ -142,7 +142,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     number("keepalive_requests", Context::ANY, (0, u32::MAX as u64), |c| &mut c.keepalive_requests, "Requests served on one connection; 1000."),
     millis("keepalive_time", Context::ANY, |c| &mut c.keepalive_time, "Age after which a connection is closed with its request; 1h."),
     millis("keepalive_min_timeout", Context::ANY, |c| &mut c.keepalive_min_timeout, "Time for which an idle connection is not closed when the worker leaves; 0."),
-    custom("keepalive_disable", Context::ANY, Arity::at_least(1), keepalive_disable, "Closes the connections of misbehaving browsers after a request: msie6 after a POST, safari on macOS, or none; msie6."),
+    custom("keepalive_disable", Context::ANY, Arity::between(1, 2), keepalive_disable, "Closes the connections of misbehaving browsers after a request: msie6 after a POST, safari on macOS, or none; msie6."),
     keyword("lingering_close", Context::ANY, &["off", "on", "always"], |c| &mut c.lingering_close, "Reads on after the last response so that no reset overtakes it; on."),
     millis("lingering_time", Context::ANY, |c| &mut c.lingering_time, "Longest time of a lingering close; 30s."),
     millis("lingering_timeout", Context::ANY, |c| &mut c.lingering_timeout, "Time between two reads of a lingering close; 5s."),
@@ -161,11 +161,11 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("root", IN_LOCATION, Arity::exactly(1), root, "Directory of the files; html."),
     custom("alias", Context::LOCATION, Arity::exactly(1), alias, "Replaces the location's part of the URI by a path."),
     custom("error_page", IN_LOCATION, Arity::at_least(2), error_page, "The URI shown for statuses, with another status after =."),
-    custom("error_log", Context::ANY, Arity::between(1, 2), set_error_log, "Where errors are logged, and from which level on. Several lines log to several places."),
+    custom("error_log", Context::ANY, Arity::at_least(1), set_error_log, "Where errors are logged, and from which level on. Several lines log to several places."),
     accepted("tcp_nodelay", Context::ANY, Arity::exactly(1), Accepted::Flag, "Data is never held back to fill a packet; on."),
     accepted("tcp_nopush", Context::ANY, Arity::exactly(1), Accepted::Flag, "A head leaves together with the first bytes of its body anyway; off."),
-    accepted("aio", Context::ANY, Arity::between(1, 2), Accepted::Words, "Files that are not in the page cache are read by threads whatever this says; off."),
-    accepted("directio", Context::ANY, Arity::exactly(1), Accepted::Words, "Files are always read through the page cache; off."),
+    accepted("aio", Context::ANY, Arity::exactly(1), Accepted::OneOf(&["off", "on", "threads", "threads="]), "Files that are not in the page cache are read by threads whatever this says; off."),
+    accepted("directio", Context::ANY, Arity::exactly(1), Accepted::SizeOr("off"), "Files are always read through the page cache; off."),
     accepted("server_names_hash_max_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
     accepted("server_names_hash_bucket_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
     accepted("types_hash_max_size", Context::ANY, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
@@ -409,9 +409,8 @@ pub fn error_log(request: &Request) -> Logger {
 }
 
 fn large_client_header_buffers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let count = params::number(node, 0, 1, 1024)?;
-    let size = params::size(node, 1)?;
-    conf.large_client_header_buffers.put((count, size), node)
+    let buffers = params::buffers(node)?;
+    conf.large_client_header_buffers.put(buffers, node)
 }
 
 fn keepalive_timeout(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -560,13 +559,18 @@ pub fn log_target(node: &Node, prefix: &Path, out: &mut Diagnostics) -> Result<(
         out.push(Diagnostic::warning(node.arg_span(0), message).help(help));
     }
     let target = Target::parse(node.arg(0), prefix).map_err(|why| Diagnostic::error(node.arg_span(0), why))?;
-    let level = match node.args.get(1) {
-        None => Level::Error,
-        Some(word) => Level::parse(&word.text).ok_or_else(|| {
+    let mut level = None;
+    for word in node.args.iter().skip(1) {
+        let named = Level::parse(&word.text).ok_or_else(|| {
             Diagnostic::error(word.span, format!("invalid log level \"{}\"", word.text))
                 .help("one of debug, info, notice, warn, error, crit, alert, emerg")
-        })?,
-    };
+        })?;
+        let is_mask = |text: &str| text.starts_with("debug");
+        if level.replace(named).is_some() && !is_mask(&word.text) {
+            return Err(Diagnostic::error(word.span, format!("duplicate log level \"{}\"", word.text)));
+        }
+    }
+    let level = level.unwrap_or(Level::Error);
     Ok((target, level))
 }
 

@@ -184,7 +184,7 @@ pub fn power_of_two(node: &Node, least: u8, most: u8, words: &str) -> Result<u8,
     let size = params::size(node, 0)?;
     (least..=most)
         .find(|bits| size == 1 << bits)
-        .ok_or_else(|| Diagnostic::error(node.arg_span(0), format!("must be {words}")))
+        .ok_or_else(|| Diagnostic::error(node.arg_span(0), format!("\"{}\" directive must be {words}", node.name.text)))
 }
 
 /// Encodes the response where this coding is the one for it.

@@ -36,7 +36,15 @@ impl Merge for Conf {
 impl BlockConf for Conf {}
 
 fn index(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    for word in &node.args {
+    for (number, word) in node.args.iter().enumerate() {
+        if word.text.is_empty() {
+            let message = "index \"\" in \"index\" directive is invalid";
+            return Err(Diagnostic::error(word.span, message));
+        }
+        if word.text.starts_with('/') && number + 1 < node.args.len() {
+            let message = "only the last index in \"index\" directive should be absolute";
+            cx.diagnostics.push(Diagnostic::warning(word.span, message));
+        }
         conf.names.push(Script::compile(word, cx)?);
     }
     Ok(())

@@ -110,16 +110,16 @@ fn limit_conn_zone(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnos
 }
 
 fn limit_conn(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let zone = cx.limit_conn.reference(node.arg(0), node.arg_span(0));
-    if conf.rules.iter().any(|rule| rule.zone == zone) {
-        return Err(duplicate(node));
-    }
     let invalid = |message: String| Diagnostic::error(node.arg_span(1), message);
     let max = match node.arg(1).parse::<u64>() {
         Ok(0) | Err(_) => return Err(invalid(format!("invalid number of connections \"{}\"", node.arg(1)))),
         Ok(65_536..) => return Err(invalid("connection limit must be less 65536".into())),
         Ok(max) => max as u32,
     };
+    let zone = cx.limit_conn.reference(node.arg(0), node.arg_span(0));
+    if conf.rules.iter().any(|rule| rule.zone == zone) {
+        return Err(duplicate(node));
+    }
     conf.rules.push(Rule { zone, max, span: node.span });
     Ok(())
 }

@@ -81,6 +81,9 @@ fn map(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     map.exact.shrink();
     map.values.shrink();
     let index = cx.maps.len();
+    if let Some(name) = node.arg(1).strip_prefix('$') {
+        cx.note_map(name, (0..map.values.len() as u32).map(|number| map.values.key(number)));
+    }
     cx.maps.push(map);
     cx.variables.declare(&node.args[1], value, Argument::index(index))
 }

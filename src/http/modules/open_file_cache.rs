@@ -88,7 +88,9 @@ fn set_cache(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic>
         } else if index == 0 && node.args.len() == 1 && &*word.text == "off" {
             return conf.cache.put(Setting::Off, node);
         } else {
-            return Err(params::invalid_parameter(word, &["max", "inactive"]));
+            let help = params::invalid_parameter(word, &["max=", "inactive="]).help;
+            let message = format!("invalid \"open_file_cache\" parameter \"{}\"", word.text);
+            return Err(Diagnostic { help, ..Diagnostic::error(word.span, message) });
         }
     }
     let Some(max) = max else {

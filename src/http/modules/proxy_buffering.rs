@@ -92,7 +92,10 @@ fn temp_path(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic
 }
 
 fn buffers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let buffers = (params::number(node, 0, 2, 1 << 20)?, params::size(node, 1)?);
+    let buffers = params::buffers(node)?;
+    if buffers.0 < 2 {
+        return Err(Diagnostic::error(node.arg_span(0), "there must be at least 2 \"proxy_buffers\""));
+    }
     conf.buffers.put(buffers, node)
 }
 

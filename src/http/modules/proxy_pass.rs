@@ -209,10 +209,12 @@ fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         return Ok(());
     }
     let pass = if script::has_variables(&word.text) {
+        cx.note_script(&word.text, word.span);
         Pass::Script(Script::compile(word, cx)?)
     } else {
         let target = Target::parse(&word.text).map_err(|why| Diagnostic::error(word.span, why))?;
         let group = cx.upstreams.reference(&target.name, target.port, target.host.clone(), word.span);
+        cx.note_fixed(group, word.span);
         Pass::Fixed { group, target }
     };
     conf.pass = Some((pass, node.span));

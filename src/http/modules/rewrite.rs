@@ -97,6 +97,7 @@ fn set(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         _ => Place::Slot(cx.variables.set_slot(word)?),
     };
     let value = Script::compile(&node.args[1], cx)?;
+    cx.note_set(name, node.arg(1));
     conf.steps.push(Step::Set { place, value });
     Ok(())
 }
@@ -112,12 +113,12 @@ fn return_(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> 
             Step::Return { status, text }
         }
         // `return URL;` is a temporary redirect.
-        (Err(_), None) if first.starts_with("http://") || first.starts_with("https://") || first.starts_with('$') => {
+        (Err(_), None) if ["http://", "https://", "$scheme"].iter().any(|start| first.starts_with(start)) => {
             Step::Return { status: 302, text: Some(Script::compile(&node.args[0], cx)?) }
         }
         (Err(_), _) => {
             let diagnostic = Diagnostic::error(node.arg_span(0), format!("invalid return code \"{first}\""));
-            return Err(diagnostic.help("write `return CODE [text];` or `return URL;`"));
+            return Err(diagnostic.help("write `return CODE [text];`, or `return URL;` with a URL that begins with http://, https:// or $scheme"));
         }
     };
     conf.steps.push(step);

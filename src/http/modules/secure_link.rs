@@ -29,7 +29,7 @@ pub struct Conf {
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("secure_link", Context::ANY, Arity::exactly(1), secure_link, "A value with variables: a link's hash in base64url and, behind a comma, the second of its end."),
     custom("secure_link_md5", Context::ANY, Arity::exactly(1), secure_link_md5, "The value, with a secret in it, whose MD5 a link's hash must be. Then $secure_link is 1, or 0 when the link's time is over; else it is empty."),
-    custom("secure_link_secret", Context::LOCATION, Arity::exactly(1), secure_link_secret, "For links of the form /prefix/hash/link, the hash in hexadecimal of the link and this secret: $secure_link is the link, or empty."),
+    custom("secure_link_secret", Context::ANY, Arity::exactly(1), secure_link_secret, "For links of the form /prefix/hash/link, the hash in hexadecimal of the link and this secret: $secure_link is the link, or empty."),
 ];
 
 pub static VARIABLES: &[Variable] = &[

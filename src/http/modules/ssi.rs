@@ -11,7 +11,7 @@ mod patterns;
 mod store;
 
 use crate::base::path::{Escape, escape_html, escape_uri, normalize_uri};
-use crate::config::directive::{Accepted, accepted, custom, flag, number};
+use crate::config::directive::{Accepted, accepted, custom, flag, size};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
 use crate::http::compile::Cx;
 use crate::http::error::Error;
@@ -71,7 +71,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("ssi", CONTEXTS, |c| &mut c.on, "Carries out SSI commands in answers; off."),
     flag("ssi_silent_errors", Context::ANY, |c| &mut c.silent_errors, "Leaves nothing where a command failed, instead of a message; off."),
     flag("ssi_last_modified", Context::ANY, |c| &mut c.last_modified, "Keeps Last-Modified of a page with SSI; off."),
-    number("ssi_value_length", Context::ANY, (1, 1 << 20), |c| &mut c.value_length, "Most bytes of a parameter's value in a command; 256."),
+    size("ssi_value_length", Context::ANY, |c| &mut c.value_length, "Most bytes of a parameter's value in a command; 256."),
     custom("ssi_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, whose commands are carried out; *: all."),
     accepted("ssi_min_file_chunk", Context::ANY, ONE, Accepted::Size, "Files are read in parts as they are needed; 1k."),
 ];

@@ -79,9 +79,8 @@ impl Conf {
 }
 
 fn output_buffers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let count = params::number(node, 0, 1, 1024)?;
-    let size = params::size(node, 1)?;
-    conf.output_buffers.put((count, size), node)
+    let buffers = params::buffers(node)?;
+    conf.output_buffers.put(buffers, node)
 }
 
 /// Appends the path of the file that the URI stands for.

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use smallvec::SmallVec;
@@ -185,6 +186,17 @@ impl Shared {
                 Ok(())
             }
         }
+    }
+
+    /// The addresses of a group that need no resolver, once the groups are made.
+    pub fn literals(&self, group: usize) -> Vec<Address> {
+        let local = |server: &Server| match &server.host {
+            Host::Inet { name, port } if name.eq_ignore_ascii_case("localhost") => {
+                Some(Address::Inet((Ipv4Addr::LOCALHOST, *port).into()))
+            }
+            host => host.literal(),
+        };
+        self.groups.get(group).map_or_else(Vec::new, |group| group.servers.iter().filter_map(local).collect())
     }
 
     pub fn into_groups(self) -> Upstreams {
@@ -598,10 +610,15 @@ fn with_port(name: &str, port: Option<u16>) -> String {
 }
 
 fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let before = cx.diagnostics.error_count();
     let partial = cx.block(node, Context::UPSTREAM);
     let conf = partial.upstream.map(|conf| *conf).unwrap_or_default();
     if conf.servers.iter().all(|server| server.backup) {
-        return Err(Diagnostic::error(node.span, format!("no servers are inside upstream \"{}\"", node.arg(0))));
+        // A server that is refused is told, and not missed besides.
+        return match cx.diagnostics.error_count() > before {
+            true => Ok(()),
+            false => Err(Diagnostic::error(node.span, "no servers are inside upstream")),
+        };
     }
     let defaults = Keepalive::default();
     let (idle_max, local) = conf.idle.unwrap_or((defaults.idle_max, defaults.local));

@@ -75,7 +75,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("realpath_root", realpath_root),
     variable("request_filename", request_filename),
     variable("remote_user", remote_user),
-    variable("hostname", |_, _, out| text(hostname(), out)),
+    variable("hostname", |_, _, out| text(hostname().as_bytes(), out)),
     variable("pid", |_, _, out| decimal(u64::from(std::process::id()), out)),
     variable("pipe", |r, _, out| text(if r.connection.is_pipelined { b"p" } else { b"." }, out)),
     variable("msec", |_, _, out| now(format_msec, out)),
@@ -368,12 +368,10 @@ pub fn request_id(request: &mut Request) -> (u64, u64) {
     request.id.unwrap_or_default()
 }
 
-fn hostname() -> &'static [u8] {
-    static NAME: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
-    NAME.get_or_init(|| {
-        let name = nix::unistd::gethostname().unwrap_or_default();
-        name.to_string_lossy().to_ascii_lowercase().into_bytes()
-    })
+/// The name of the machine, in lower case.
+pub fn hostname() -> &'static str {
+    static NAME: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    NAME.get_or_init(|| nix::unistd::gethostname().unwrap_or_default().to_string_lossy().to_ascii_lowercase())
 }
 
 fn now(render: fn(i64, u32, Out), out: Out) -> bool {

@@ -44,13 +44,13 @@ impl Setting {
     pub fn read(node: &Node, cx: &mut Cx) -> Result<Self, Diagnostic> {
         let is_modified = node.args.len() == 2;
         if is_modified && node.arg(0) != "modified" {
-            return Err(Diagnostic::error(node.arg_span(0), "invalid value"));
+            return Err(Diagnostic::error(node.arg_span(0), "\"expires\" directive invalid value"));
         }
         let word = &node.args[node.args.len() - 1];
         let value = Script::compile(word, cx)?;
         let Some(text) = value.as_text() else { return Ok(Self::Variable { value, is_modified }) };
         let help = "a time such as 24h or -1, @15h30m, epoch, max or off";
-        let expires = parse(text, is_modified).map_err(|why| Diagnostic::error(word.span, why).help(help))?;
+        let expires = parse(text, is_modified).map_err(|why| Diagnostic::error(word.span, format!("\"expires\" directive {why}")).help(help))?;
         Ok(Self::Fixed(Fixed(expires)))
     }
 
