@@ -3,6 +3,7 @@
 pub mod base64;
 pub mod byte_table;
 pub mod crypt;
+pub mod foreign;
 pub mod frame;
 pub mod gzip;
 pub mod in_place;

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::base::foreign::char_of;
 use crate::config::{Block, Diagnostic, Diagnostics, FileId, Node, Source, Span, Tree, parse, toml};
 
 /// Errors of the text after which reading stops; what follows is rarely more than noise.
@@ -155,7 +156,10 @@ impl Loader {
         let Some(&(at, byte)) = foreign.get(next).filter(|&&(at, _)| at < span.end) else { return };
         let place = Span { start: at, end: at + 1, ..span };
         let message = format!("byte 0x{byte:02x} is not UTF-8 text");
-        let help = "configuration files are read as UTF-8; only comments may hold other bytes";
+        let help = match byte {
+            0 => "a configuration is text",
+            _ => "TOML is UTF-8: convert the file with iconv, and write \\xe9 in expressions",
+        };
         self.syntax(Diagnostic::error(place, message).help(help));
     }
 
@@ -227,7 +231,8 @@ impl Loader {
 
     fn add(&mut self, path: PathBuf, bytes: Vec<u8>) -> FileId {
         let file = FileId(self.tree.sources.len() as u32);
-        let (source, foreign) = decode(path, bytes);
+        let is_toml = path.extension().is_some_and(|name| name == "toml");
+        let (source, foreign) = decode(path, bytes, is_toml || self.keep_includes);
         self.known.insert(source.path.clone(), file);
         self.tree.sources.push(source);
         self.foreign.push(foreign);
@@ -260,8 +265,9 @@ fn open(path: &Path) -> Result<fs::File, String> {
     }
 }
 
-/// Bytes to text of the same length; what is no text is set aside.
-fn decode(path: PathBuf, bytes: Vec<u8>) -> (Source, Vec<(u32, u8)>) {
+/// Bytes to text. What is no text becomes characters that stand for it (`base::foreign`), as nginx takes any bytes; in
+/// TOML, and where the text is to be written anew, it is set aside instead, of the same length.
+fn decode(path: PathBuf, bytes: Vec<u8>, is_strict: bool) -> (Source, Vec<(u32, u8)>) {
     const SUBSTITUTE: u8 = 0x1a;
     let mut foreign = Vec::new();
     let text = match String::from_utf8(bytes) {
@@ -283,8 +289,12 @@ fn decode(path: PathBuf, bytes: Vec<u8>) -> (Source, Vec<(u32, u8)>) {
             }
         }
         for &byte in chunk.invalid() {
-            foreign.push((clean.len() as u32, byte));
-            clean.push(SUBSTITUTE as char);
+            if is_strict {
+                foreign.push((clean.len() as u32, byte));
+                clean.push(SUBSTITUTE as char);
+            } else {
+                clean.push(char_of(byte));
+            }
         }
     }
     (Source { raw: Some(raw), ..Source::new(path, clean) }, foreign)

@@ -5,6 +5,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use crate::base::foreign;
 use crate::config::load::COMMAND_LINE;
 use crate::config::{Diagnostic, Diagnostics, Severity, Span, Tree};
 
@@ -126,6 +127,7 @@ fn shown(text: &str) -> String {
         match char {
             '\t' => out.push_str(TAB),
             '\u{feff}' => {}
+            char if foreign::byte_of(char).is_some() => out.push('\u{fffd}'),
             char if char.is_control() => out.push('\u{fffd}'),
             char => out.push(char),
         }
@@ -135,6 +137,7 @@ fn shown(text: &str) -> String {
 
 /// A message on one line, without what a terminal would act on.
 fn clean(text: &str) -> String {
+    let text = &*foreign::escaped(text);
     let escape = |char: char| char.is_control();
     if !text.contains(escape) {
         return text.to_owned();

@@ -6,6 +6,7 @@
 
 use std::ops::Deref;
 
+use crate::base::foreign;
 use crate::config::Span;
 use crate::http::modules::Confs;
 use crate::http::regex::hint::{Ends, Hint};
@@ -32,6 +33,8 @@ pub struct Location {
     pub kind: Kind,
     /// As written, without the modifier.
     pub name: Box<str>,
+    /// Bytes of a URI that the name stands for.
+    pub name_length: usize,
     pub span: Span,
     pub confs: Confs,
     nested: Option<Box<Locations>>,
@@ -79,7 +82,7 @@ pub struct Locations {
 
 #[derive(Debug)]
 struct Entry {
-    name: Box<str>,
+    name: Box<[u8]>,
     exact: Option<Box<Location>>,
     prefix: Option<Box<Location>>,
     /// The entry with the longest name that begins this one.
@@ -112,7 +115,17 @@ pub struct Duplicate {
 impl Location {
     pub fn new(kind: Kind, name: &str, span: Span, confs: Confs, nested: Locations) -> Self {
         let nested = (!nested.is_empty()).then(|| Box::new(nested));
-        Self { kind, name: name.into(), span, confs, nested, nameless: None, redirects_to_slash: false }
+        let name_length = foreign::bytes(name).len();
+        Self {
+            kind,
+            name: name.into(),
+            name_length,
+            span,
+            confs,
+            nested,
+            nameless: None,
+            redirects_to_slash: false,
+        }
     }
 
     #[must_use]
@@ -194,12 +207,13 @@ impl Locations {
             }
         }
         // Stable: of two equal names the one that stands later in the file is the duplicate.
-        named.sort_by(|a, b| a.name.cmp(&b.name));
+        named.sort_by(|a, b| foreign::bytes(&a.name).cmp(&foreign::bytes(&b.name)));
         let mut sorted: Vec<Entry> = Vec::with_capacity(named.len());
         for location in named {
-            if sorted.last().is_none_or(|last| last.name != location.name) {
-                let parent = parent_of(&sorted, &location.name);
-                sorted.push(Entry { name: location.name.clone(), exact: None, prefix: None, parent });
+            let name = foreign::bytes(&location.name);
+            if sorted.last().is_none_or(|last| *last.name != *name) {
+                let parent = parent_of(&sorted, &name);
+                sorted.push(Entry { name: name.into(), exact: None, prefix: None, parent });
             }
             let Some(entry) = sorted.last_mut() else { continue };
             let slot =
@@ -251,8 +265,8 @@ impl Locations {
     }
 
     fn lookup(&self, uri: &[u8]) -> Option<Static<'_>> {
-        let after = self.sorted.partition_point(|entry| entry.name.as_bytes() <= uri);
-        let is_named = after > 0 && self.sorted[after - 1].name.as_bytes() == uri;
+        let after = self.sorted.partition_point(|entry| &*entry.name <= uri);
+        let is_named = after > 0 && *self.sorted[after - 1].name == *uri;
         if self.has_slashes
             && !is_named
             && let Some(location) = self.add_slash(uri)
@@ -263,13 +277,13 @@ impl Locations {
         let mut index = after.checked_sub(1);
         while let Some(at) = index {
             let entry = &self.sorted[at];
-            if uri == entry.name.as_bytes()
+            if *uri == *entry.name
                 && let Some(exact) = &entry.exact
             {
                 return Some(Static::Exact(exact));
             }
             if let Some(prefix) = &entry.prefix
-                && uri.starts_with(entry.name.as_bytes())
+                && uri.starts_with(&entry.name)
             {
                 return Some(Static::Prefix(prefix));
             }
@@ -282,16 +296,16 @@ impl Locations {
     ///
     /// `/dir-x` may stand between the two names.
     fn add_slash(&self, uri: &[u8]) -> Option<&Location> {
-        let named = |entry: &Entry| entry.name.bytes().cmp(uri.iter().copied().chain(*b"/"));
+        let named = |entry: &Entry| entry.name.iter().copied().cmp(uri.iter().copied().chain(*b"/"));
         let entry = &self.sorted[self.sorted.binary_search_by(named).ok()?];
         entry.locations().find(|location| location.redirects_to_slash)
     }
 }
 
-fn parent_of(sorted: &[Entry], name: &str) -> Option<u32> {
+fn parent_of(sorted: &[Entry], name: &[u8]) -> Option<u32> {
     let mut index = sorted.len().checked_sub(1);
     while let Some(at) = index {
-        if name.starts_with(&*sorted[at].name) {
+        if name.starts_with(&sorted[at].name) {
             return Some(at as u32);
         }
         index = sorted[at].parent.map(|parent| parent as usize);

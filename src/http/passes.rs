@@ -4,7 +4,7 @@
 //! gives it in the blocks around a `proxy_pass`, and those of its `map`.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::{Diagnostic, Severity, Span, absent};
 use crate::http::compile::Cx;
@@ -12,6 +12,7 @@ use crate::http::modules::proxy_pass::HTTPS;
 use crate::http::script::variable_name;
 use crate::http::server::Listen;
 use crate::net::Address;
+use crate::net::address::Host;
 
 /// How often a variable may stand for another one.
 const DEPTH_MAX: usize = 8;
@@ -147,7 +148,7 @@ fn loops(fixed: &[(usize, Place)], listens: &[Listen], servers: &[Vec<usize>], c
     let mut next: HashMap<usize, HashSet<usize>> = HashMap::new();
     let mut edges = Vec::new();
     for (group, place) in fixed {
-        for address in cx.upstreams.literals(*group) {
+        for address in cx.upstreams.servers(*group).iter().filter_map(|server| known(&server.host)) {
             let reached = |listen: &&Listen| leads_to(&address, listen);
             for (index, listen) in listens.iter().enumerate().filter(|(_, listen)| reached(listen)) {
                 let targets = servers.get(index).cloned().unwrap_or_default();
@@ -171,6 +172,16 @@ fn loops(fixed: &[(usize, Place)], listens: &[Listen], servers: &[Vec<usize>], c
             debug_assert_eq!(warning.severity, Severity::Warning);
             cx.diagnostics.push(warning.help(help));
         }
+    }
+}
+
+/// The address of a host, where no resolver is needed for it.
+fn known(host: &Host) -> Option<Address> {
+    match host {
+        Host::Inet { name, port } if name.eq_ignore_ascii_case("localhost") => {
+            Some(Address::Inet((Ipv4Addr::LOCALHOST, *port).into()))
+        }
+        host => host.literal(),
     }
 }
 

@@ -10,6 +10,7 @@ use regex_automata::meta;
 use regex_automata::util::primitives::NonMaxUsize;
 use smallvec::{SmallVec, smallvec};
 
+use crate::base::foreign;
 use crate::config::{Diagnostic, Span};
 use crate::http::variable::Registry;
 use hint::{Ends, Hint};
@@ -56,6 +57,7 @@ impl Regex {
 
     /// Like [`Regex::new`], for a pattern that may take no more than `bytes_max` when it is compiled.
     pub fn within(pattern: &str, caseless: bool, span: Span, bytes_max: usize) -> Result<Self, Diagnostic> {
+        let pattern = &*foreign::escaped(pattern);
         let refused =
             |why: &str| Diagnostic::error(span, format!("invalid regular expression \"{pattern}\": {why}"));
         let ours = dialect::translate(pattern).map_err(|error| refused(&error.why).help(error.help))?;

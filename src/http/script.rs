@@ -3,6 +3,7 @@
 //! Touches: the variable registry while compiling, the request while evaluating.
 //! Behaviour: nginx's "complex values"; a `$` that starts no variable name is refused as nginx does.
 
+use crate::base::foreign;
 use crate::base::path::{Escape, escape_uri};
 use crate::config::{Diagnostic, Span, Word};
 use crate::http::compile::Cx;
@@ -120,7 +121,7 @@ pub fn names(text: &str) -> impl Iterator<Item = &str> {
 
 fn push_text(parts: &mut Vec<Part>, text: &str) {
     if !text.is_empty() {
-        parts.push(Part::Text(text.as_bytes().into()));
+        parts.push(Part::Text(foreign::bytes(text).into()));
     }
 }
 

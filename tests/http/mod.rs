@@ -17,6 +17,7 @@ mod disable_symlinks;
 mod empty_gif;
 mod error_page;
 mod filters;
+mod foreign_bytes;
 mod framing;
 mod geo;
 mod gunzip;

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::base::foreign;
 use crate::base::number::{parse_millis, parse_size};
 use crate::config::directive::{custom, flag};
 use crate::config::inherit::{duplicate, replace};
@@ -170,14 +171,14 @@ fn compile(text: &str, span: Span, cx: &mut Cx, parts: &mut Vec<Part>) -> Result
     let mut rest = text;
     while let Some(at) = rest.find('$') {
         if at > 0 {
-            parts.push(Part::Text(rest.as_bytes()[..at].into()));
+            parts.push(Part::Text(foreign::bytes(&rest[..at]).into()));
         }
         let (name, after) = crate::http::script::variable_name(&rest[at + 1..], span)?;
         parts.push(Part::Variable(cx.variables.reference(name, span)));
         rest = after;
     }
     if !rest.is_empty() {
-        parts.push(Part::Text(rest.as_bytes().into()));
+        parts.push(Part::Text(foreign::bytes(rest).into()));
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::base::foreign;
 use crate::base::path::steps_up;
 use crate::config::directive::{Accepted, accepted, custom, flag, keyword, millis, number, size};
 use crate::config::inherit::replace;
@@ -349,7 +350,7 @@ impl Conf {
     pub fn place_alias(&mut self, kind: &Kind, name: &str) -> Option<Diagnostic> {
         let span = self.root.span()?;
         let root = self.root.as_mut().filter(|root| root.is_alias)?;
-        root.replaced = (!matches!(kind, Kind::Regex(_))).then_some(name.len());
+        root.replaced = (!matches!(kind, Kind::Regex(_))).then_some(foreign::bytes(name).len());
         let is_open = matches!(kind, Kind::Prefix | Kind::PrefixFinal) && !name.ends_with('/');
         let path = root.path.as_text().unwrap_or(b"");
         (is_open && path.ends_with(b"/")).then(|| {

@@ -8,6 +8,7 @@ mod ranges;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::base::foreign;
 use crate::base::byte_table::ByteTable;
 use crate::base::network::Network;
 use crate::base::radix::Radix;
@@ -160,7 +161,7 @@ impl Reader {
     }
 
     fn value(&mut self, word: &Cell<'_>) -> u32 {
-        self.geo.values.insert(word.text.as_bytes(), 0).unwrap_or_else(|there| there)
+        self.geo.values.insert(&foreign::bytes(word.text), 0).unwrap_or_else(|there| there)
     }
 
     fn text(&self, value: u32) -> String {

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use crate::base::byte_table::ByteTable;
+use crate::base::foreign;
 use crate::base::wildcard::NameTable;
 use crate::config::directive::{Accepted, accepted, block};
 use crate::config::{Arity, Context, Diagnostic, Entry, Merge, Node, Cell};
@@ -112,7 +113,8 @@ impl Map {
             self.regexes.push((regex, target));
             return Ok(());
         }
-        let key = lower(key.as_bytes());
+        let key = foreign::bytes(key);
+        let key = lower(&key);
         if let Some(names) = self.wildcards.as_mut().filter(|_| is_wildcard(&key)) {
             let name = String::from_utf8_lossy(&key);
             return names.insert(&name, target).map_err(|_| conflict(&entry.name));
@@ -122,7 +124,7 @@ impl Map {
 
     /// The number of a value.
     fn target(&mut self, word: &Cell<'_>, cx: &mut Cx) -> Result<u32, Diagnostic> {
-        let text = word.text.as_bytes();
+        let text = &*foreign::bytes(word.text);
         if let Some((number, _)) = self.values.get(text) {
             return Ok(number);
         }

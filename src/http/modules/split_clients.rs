@@ -3,6 +3,7 @@
 //! Touches: the request's variables.
 //! Behaviour: nginx.org, ngx_http_split_clients_module; the hash is nginx's, so that clients stay in their part.
 
+use crate::base::foreign;
 use crate::config::directive::block;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
 use crate::http::compile::Cx;
@@ -99,8 +100,9 @@ fn value(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool 
     let hash = murmur2(&nested(request, &split.name, |request| split.source.to_vec(request)));
     let found = split.parts.iter().find(|(below, _)| below.is_none_or(|below| hash < below));
     let value = found.map_or("", |(_, value)| value);
-    out.extend_from_slice(value.as_bytes());
-    request.set_slot(split.slot, value.as_bytes());
+    let value = foreign::bytes(value);
+    out.extend_from_slice(&value);
+    request.set_slot(split.slot, value);
     true
 }
 

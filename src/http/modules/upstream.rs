@@ -6,7 +6,6 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use smallvec::SmallVec;
@@ -188,15 +187,9 @@ impl Shared {
         }
     }
 
-    /// The addresses of a group that need no resolver, once the groups are made.
-    pub fn literals(&self, group: usize) -> Vec<Address> {
-        let local = |server: &Server| match &server.host {
-            Host::Inet { name, port } if name.eq_ignore_ascii_case("localhost") => {
-                Some(Address::Inet((Ipv4Addr::LOCALHOST, *port).into()))
-            }
-            host => host.literal(),
-        };
-        self.groups.get(group).map_or_else(Vec::new, |group| group.servers.iter().filter_map(local).collect())
+    /// The servers of a group, once the groups are made.
+    pub fn servers(&self, group: usize) -> &[Server] {
+        self.groups.get(group).map_or(&[], |group| &group.servers)
     }
 
     pub fn into_groups(self) -> Upstreams {

@@ -530,7 +530,7 @@ fn write_uri(request: &Request, goal: &Goal, out: &mut Vec<u8>) {
             let replacement = replacement.filter(|_| !request.left_location);
             let replaced_length = match (replacement, &request.location.kind) {
                 (Some(_), Kind::Exact | Kind::Prefix | Kind::PrefixFinal) => {
-                    request.location.name.len().min(request.uri.len())
+                    request.location.name_length.min(request.uri.len())
                 }
                 _ => 0,
             };
