@@ -284,12 +284,11 @@ impl Loop {
             let Some(hook) = self.turn_end.borrow().get(index).copied() else { break };
             hook();
         }
-        let mut later = self.later.take();
-        let is_idle = later.is_empty() && self.ready.borrow().is_empty() && !self.is_done.get();
+        let has_later = !self.later.borrow().is_empty();
+        let is_idle = !has_later && self.ready.borrow().is_empty() && !self.is_done.get();
         self.wait(is_idle);
-        if !later.is_empty() {
-            self.ready.borrow_mut().extend(later.drain(..));
-            self.later.replace(later);
+        if has_later {
+            self.ready.borrow_mut().extend(self.later.borrow_mut().drain(..));
         }
     }
 
