@@ -2,7 +2,6 @@
 //!
 //! Nothing of the running cycle is touched before all of the next one is open.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use crate::http::temp_file;
 use crate::log::{self, Lease};
 use crate::master::pid::PidFile;
 use crate::master::problem;
-use crate::master::slots::{BindError, Slots};
+use crate::master::slots::{BindError, Cause, Slots};
 use crate::sys::terminal;
 use crate::worker::config::{self, Config, Source};
 
@@ -80,7 +79,7 @@ fn open(cycle: &Cycle, slots: &mut Slots, tree: &Tree, tell: &dyn Fn(&str)) -> b
         }
         let Err(error) = slots.open(listens(&cycle.config)) else { return true };
         tell(&bind_line(&error, tree));
-        if error.cause.kind() != io::ErrorKind::AddrInUse {
+        if !error.may_pass() {
             return false;
         }
     }
@@ -104,7 +103,7 @@ pub fn next(source: &Source, slots: &mut Slots, current: &Config) -> Option<Cycl
     let unreachable = newly_unreachable(&cycle.config, current);
     problems.extend(unreachable.map(|server| problem::upstream(server, &loaded.tree)));
     if problems.is_empty()
-        && let Err(error) = slots.open(listens(&cycle.config))
+        && let Err(error) = slots.open_beside(listens(&cycle.config))
     {
         problems.push(bind_line(&error, &loaded.tree));
     }
@@ -167,5 +166,8 @@ fn newly_unreachable<'a>(next: &'a Config, current: &'a Config) -> impl Iterator
 }
 
 fn bind_line(error: &BindError, tree: &Tree) -> String {
-    problem::address(&error.address, error.call, &error.cause, tree)
+    match &error.cause {
+        Cause::Failed(call, cause) => problem::address(&error.address, call, cause, tree),
+        Cause::NeedsRestart(name) => problem::needs_restart(&error.address, name, tree),
+    }
 }

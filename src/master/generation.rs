@@ -11,13 +11,14 @@ use crate::master::pid::PidFile;
 use crate::master::respawn::Cause;
 use crate::master::rules::{Ledger, State};
 use crate::master::seat::{Roster, Worker};
+use crate::master::slots::Group;
 use crate::master::upgrade::OtherWorkers;
 use crate::master::{Master, Phase, notify, slots};
 use crate::shm::lanes;
 use crate::sys::address::SockAddr;
 use crate::sys::process::{self, Forked};
 use crate::sys::signal::{Blocked, Signals};
-use crate::sys::{alloc, clock, msg, signal, terminal};
+use crate::sys::{alloc, clock, msg, signal, socket, terminal};
 use crate::upstream::known;
 use crate::worker::control::{SlotIndex, ToWorker};
 use crate::worker::{self, Seat, Slot};
@@ -48,12 +49,13 @@ impl Master {
             return;
         }
         notify::reloading();
-        // Addresses on their way out may be wanted again.
-        let removed = std::mem::take(&mut self.removed);
-        self.slots.add(removed);
+        // What a service manager has lent of addresses on their way out cannot be opened anew, if it is wanted again.
+        let lent: Vec<_> = self.removed.iter_mut().filter_map(Group::split_lent).collect();
+        lent.into_iter().for_each(|group| self.slots.add(group));
+        self.slots.note_leaving(&self.removed);
         let Some(next) = cycle::next(&self.start.source, &mut self.slots, &self.cycle.config) else {
-            self.removed = self.slots.remove_others(cycle::listens(&self.cycle.config));
-            self.shut_removed();
+            let removed = self.slots.remove_others(cycle::listens(&self.cycle.config));
+            self.retire(removed);
             notify::refused();
             return;
         };
@@ -74,7 +76,9 @@ impl Master {
         let count = self.settings().worker_processes();
         // Before there are more slots: nobody accepts from those yet.
         self.steer();
-        self.slots.change(cycle::listens(&self.cycle.config));
+        for complaint in self.slots.change(cycle::listens(&self.cycle.config)) {
+            log::warn!(log::process(), &(), "{complaint}");
+        }
         self.slots.grow(cycle::listens(&self.cycle.config), count);
         alloc::trim();
         for number in 0..count {
@@ -153,7 +157,11 @@ impl Master {
         let servers = self.cycle.config.http.iter().flat_map(|http| http.upstreams.followed_servers());
         let index = |index| u32::try_from(index).unwrap_or(u32::MAX);
         let names = servers.map(|(group, server, name)| ((index(group), index(server)), name)).collect();
-        Roster::new(addresses, names, self.settings().worker_connections() as u64)
+        let is_dual_stack =
+            |listen: &&Listen| socket::Make::wanted(&listen.address, &listen.options).is_dual_stack;
+        let ports = self.listens().iter().filter(is_dual_stack).filter_map(|listen| listen.address.port());
+        let roster = Roster::new(addresses, names, self.settings().worker_connections() as u64);
+        roster.with_dual_stack(ports)
     }
 
     /// The worker of this lane is gone.
@@ -293,12 +301,13 @@ impl Master {
         {
             self.move_pid_file(&path);
         }
+        // Before the old workers look which of their slots are about to go.
+        self.settle_slots();
         for index in 0..self.workers.len() {
             if self.workers[index].generation != self.generation {
                 self.dismiss(index, &ToWorker::Drain);
             }
         }
-        self.removed.extend(self.slots.remove_others(cycle::listens(&self.cycle.config)));
         self.shut_removed();
         known::retain(&self.roster.names.values().cloned().collect());
         drop(switch);
@@ -381,6 +390,7 @@ impl Master {
         let Some(mut switch) = self.switch.take() else { return };
         let Some(previous) = switch.previous.take() else { return };
         self.vacancies.clear();
+        let mut removed = self.slots.put_displaced_back();
         let generation = self.generation;
         let served = |group: &slots::Group| switch.served_count(&group.address);
         for group in self.slots.groups_mut() {
@@ -393,8 +403,11 @@ impl Master {
         for worker in self.workers.iter_mut().filter(|worker| worker.generation == previous_generation) {
             worker.generation = generation;
         }
-        self.removed = self.slots.remove_others(cycle::listens(&self.cycle.config));
-        self.shut_removed();
+        removed.extend(self.slots.remove_others(cycle::listens(&self.cycle.config)));
+        self.retire(removed);
+        for complaint in self.slots.change(cycle::listens(&self.cycle.config)) {
+            log::warn!(log::process(), &(), "{complaint}");
+        }
         log::set_process(self.settings().error_log());
         self.steer();
         // Those of the configuration before that have died meanwhile.
@@ -425,12 +438,36 @@ impl Master {
         }
     }
 
-    /// Ends listening on addresses that are gone, as soon as nobody looks at them who would accept from them yet.
+    /// The sockets of this configuration are those that clients find, and no others.
+    fn settle_slots(&mut self) {
+        // In this order: there is no moment in which an address has neither.
+        self.slots.reveal();
+        let mut removed = self.slots.take_displaced();
+        removed.extend(self.slots.remove_others(cycle::listens(&self.cycle.config)));
+        self.retire(removed);
+    }
+
+    /// Lets no new client come to these sockets; [`shut_removed`](Self::shut_removed) ends them.
+    fn retire(&mut self, groups: Vec<Group>) {
+        if !groups.is_empty() {
+            self.retired_ms = clock::monotonic_ms();
+            groups.iter().for_each(Group::retire);
+            self.removed.extend(groups);
+        }
+        self.shut_removed();
+    }
+
+    /// Ends listening on addresses that are gone, as soon as nobody looks at them who would accept from them yet, or
+    /// nobody is on the way to them any more.
     pub(super) fn shut_removed(&mut self) {
+        if self.removed.is_empty() {
+            return;
+        }
         let is_own_kept = matches!(self.phase, Phase::Serving | Phase::Drained);
         let is_looking =
             |worker: &Worker| !worker.has_closed && (worker.generation != self.generation || !is_own_kept);
-        if !self.removed.is_empty() && !self.workers.iter().any(is_looking) {
+        let waited_ms = clock::monotonic_ms().saturating_sub(self.retired_ms);
+        if !self.workers.iter().any(is_looking) || slots::are_drained(&self.removed, waited_ms) {
             slots::shut(&std::mem::take(&mut self.removed));
         }
     }
@@ -457,17 +494,18 @@ impl Master {
     pub(super) fn dismiss_all(&mut self, phase: Phase) {
         self.phase = phase;
         self.vacancies.clear();
-        self.switch = None;
+        if self.switch.take().is_some() {
+            self.settle_slots();
+        }
         let is_followed = self.elder.is_some() || self.successor.is_some();
         let how = if is_followed { ToWorker::Drain } else { ToWorker::Quit };
-        for index in 0..self.workers.len() {
-            self.dismiss(index, &how);
-        }
         if phase == Phase::Leaving && !is_followed {
             // New clients are refused from now on, not left waiting for a process that is on its way out.
             let groups = self.slots.take_all();
-            self.removed.extend(groups);
-            self.shut_removed();
+            self.retire(groups);
+        }
+        for index in 0..self.workers.len() {
+            self.dismiss(index, &how);
         }
     }
 }

@@ -51,7 +51,7 @@ use crate::master::seat::{Connection, Roster, Worker};
 use crate::master::slots::{Group, Slots};
 use crate::master::upgrade::{OtherWorkers, Successor};
 use crate::sys::signal::Signals;
-use crate::sys::{clock, process, signal, terminal};
+use crate::sys::{clock, process, signal, socket, terminal};
 use crate::upstream::known;
 use crate::worker::config::{self, Source};
 use crate::worker::control::{Learned, ToMaster, ToWorker};
@@ -117,8 +117,10 @@ struct Master {
     reload_is_wanted: bool,
     /// How the first workers fare, until one set of them was ready.
     first: Option<FirstStart>,
-    /// Addresses that are not configured any more, until no old worker accepts from them.
+    /// Addresses that are not configured any more, until no old worker accepts from them, and when the last of them
+    /// came to that.
     removed: Vec<Group>,
+    retired_ms: u64,
     looked_ms: u64,
     /// What the workers' signs of life were at the last look, and looks in a row that found all of them asleep and
     /// the same.
@@ -129,6 +131,8 @@ struct Master {
 
 /// Connections that may wait in the master; beyond that it lets the workers wait.
 const PENDING_MAX: usize = 256;
+/// How often the master looks whether anybody is still on the way to addresses that go.
+const SHUT_LOOK_MS: u64 = 20;
 
 /// Runs the daemon to its end and returns the exit code. Worker processes end within this call.
 pub fn run(start: Start) -> i32 {
@@ -228,6 +232,7 @@ impl Master {
             reload_is_wanted: false,
             first: Some(FirstStart::default()),
             removed: Vec::new(),
+            retired_ms: now_ms,
             looked_ms: now_ms,
             last_signs: 0,
             quiet_looks: 0,
@@ -257,6 +262,7 @@ impl Master {
             self.fill_vacancies(now_ms);
             self.deliver();
             self.tell_workers();
+            self.shut_removed();
             self.kill_late(now_ms);
             if now_ms >= self.next_look_ms() {
                 self.looked_ms = now_ms;
@@ -309,6 +315,7 @@ impl Master {
             self.vacancies.iter().filter_map(|vacancy| vacancy.due_ms).min(),
             self.next_kill_ms(),
             (!self.pending.is_empty()).then_some(now_ms + 5),
+            (!self.removed.is_empty()).then_some(now_ms + SHUT_LOOK_MS),
             notify::watchdog_ms().map(|ms| self.notified_ms + ms),
         ];
         let wait_ms = due_ms.into_iter().flatten().min().map_or(250, |due_ms| due_ms.saturating_sub(now_ms));
@@ -439,7 +446,9 @@ impl Master {
             self.workers.iter_mut().filter(|worker| worker.can_take(generation)).collect();
         let count = takers.len();
         self.turn = self.turn.wrapping_add(1);
-        match self.roster.listener_of(&connection.address) {
+        // The listener may be gone, and another cover the client's address.
+        let by_local = || self.roster.listener_of(&socket::local_addr(&connection.fd).ok()?);
+        match self.roster.listener_of(&connection.address).or_else(by_local) {
             // Its address is gone from the configuration: it closes.
             None if count > 0 => return true,
             Some(listen)

@@ -43,12 +43,24 @@ pub fn folder(path: &Path, cause: &std::io::Error, config: &Config, tree: &Tree)
 
 /// An address that cannot be listened on.
 pub fn address(address: &SockAddr, call: &str, cause: &std::io::Error, tree: &Tree) -> String {
+    with_place(format!("{call} to {address} failed {}", Cause(cause)), find_listen(address, tree), tree)
+}
+
+/// An address with a parameter that a reload cannot change.
+pub fn needs_restart(address: &SockAddr, parameter: &str, tree: &Tree) -> String {
+    let message = format!(
+        "\"{parameter}\" of \"listen\" for {address} cannot change while the address is served, restart instead of \
+         reloading"
+    );
+    with_place(message, find_listen(address, tree), tree)
+}
+
+fn find_listen(address: &SockAddr, tree: &Tree) -> Option<Span> {
     let names = |node: &Node| {
         let addresses = || address::parse_listen(node.arg(0), 80);
         &*node.name.text == "listen" && addresses().is_ok_and(|all| all.contains(address))
     };
-    let message = format!("{call} to {address} failed {}", Cause(cause));
-    with_place(message, find(&tree.nodes, &names), tree)
+    find(&tree.nodes, &names)
 }
 
 /// Why no pid file can be at a path. Nothing is made or opened: it may be the running daemon's.

@@ -29,6 +29,8 @@ pub struct Roster {
     pub addresses: Vec<SockAddr>,
     /// The index of each.
     listens: HashMap<SockAddr, u32>,
+    /// By port, those of all IPv6 addresses that take IPv4 too.
+    dual_stack: HashMap<u16, u32>,
     /// The servers whose names are followed, with the names as `upstream/known.rs` has them.
     pub names: HashMap<(u32, u32), String>,
 }
@@ -39,20 +41,41 @@ impl Roster {
         let listens = addresses.iter().cloned().zip(indexes).collect();
         let followed = names.keys().copied().collect();
         let facts = Facts { listen_count: addresses.len(), connections_max, followed };
-        Self { facts, addresses, listens, names }
+        Self { facts, addresses, listens, dual_stack: HashMap::new(), names }
+    }
+
+    /// The same where these ports are listened on by sockets of both families.
+    pub fn with_dual_stack(self, ports: impl Iterator<Item = u16>) -> Self {
+        let any = |port| SockAddr::Inet((std::net::Ipv6Addr::UNSPECIFIED, port).into());
+        let dual_stack = ports.filter_map(|port| Some((port, *self.listens.get(&any(port))?))).collect();
+        Self { dual_stack, ..self }
     }
 
     /// The listener that a connection with this local address belongs to: the one of the address itself, or the one of
-    /// its port on all addresses.
+    /// its port on all addresses, of its own family first.
     pub fn listener_of(&self, local: &SockAddr) -> Option<u32> {
         let find = |address: &SockAddr| self.listens.get(address).copied();
-        find(local).or_else(|| wildcards(local).iter().find_map(find))
+        let of_family = |local: &SockAddr| find(local).or_else(|| wildcards(local).iter().find_map(find));
+        let as_ipv4 = as_ipv4(local);
+        let of_both = || local.port().and_then(|port| self.dual_stack.get(&port).copied());
+        of_family(local).or_else(|| as_ipv4.as_ref().and_then(of_family)).or_else(of_both)
     }
 }
 
-/// Whether the listener of an address accepts connections with this local address.
+/// An IPv4 client of a socket of both families has its addresses in IPv6 form: the plain one.
+fn as_ipv4(local: &SockAddr) -> Option<SockAddr> {
+    let inet = local.inet().filter(|inet| inet.ip().to_canonical() != inet.ip())?;
+    Some(SockAddr::Inet((inet.ip().to_canonical(), inet.port()).into()))
+}
+
+/// Whether a connection with this local address may belong to the listener of an address, be it since a reload only.
 fn accepts(listener: &SockAddr, local: &SockAddr) -> bool {
-    listener == local || wildcards(local).contains(listener)
+    let of_family = |local: &SockAddr| listener == local || wildcards(local).contains(listener);
+    let is_of_both = |listener: &SockAddr| {
+        let is_any = listener.ip() == Some(std::net::Ipv6Addr::UNSPECIFIED.into());
+        is_any && listener.port() == local.port()
+    };
+    of_family(local) || as_ipv4(local).as_ref().is_some_and(of_family) || is_of_both(listener)
 }
 
 /// The addresses that stand for all of the machine's, with the port of a local one.
@@ -239,6 +262,10 @@ mod tests {
         assert_eq!((of("[::1]:81"), of("[::ffff:127.0.0.1]:81")), (Some(2), Some(2)));
         assert_eq!((of("127.0.0.1:81"), of("[::1]:80")), (None, None));
         assert_eq!(roster.listener_of(&SockAddr::Unix("/run/a".into())), None);
+        assert_eq!(of("[::ffff:127.0.0.1]:80"), Some(1), "a client of what was a socket of both families");
+        let roster = roster.with_dual_stack([80, 81].into_iter());
+        let of = |text| roster.listener_of(&inet(text));
+        assert_eq!((of("127.0.0.1:81"), of("127.0.0.1:80"), of("[::1]:80")), (Some(2), Some(1), None));
     }
 
     #[test]
@@ -248,6 +275,11 @@ mod tests {
         assert!(!accepts(&inet("10.0.0.1:80"), &inet("10.0.0.2:80")));
         assert!(!accepts(&inet("0.0.0.0:80"), &inet("10.0.0.1:81")));
         assert!(!accepts(&inet("0.0.0.0:80"), &SockAddr::Unix("".into())));
+        // What came over a socket of both families may belong to one of IPv4 now, and the other way round.
+        assert!(accepts(&inet("10.0.0.1:80"), &inet("[::ffff:10.0.0.1]:80")));
+        assert!(accepts(&inet("[::]:80"), &inet("10.0.0.1:80")));
+        assert!(!accepts(&inet("[::]:80"), &inet("10.0.0.1:81")));
+        assert!(!accepts(&inet("[::]:80"), &SockAddr::Unix("".into())));
         assert!(accepts(&SockAddr::Unix("/run/a".into()), &SockAddr::Unix("/run/a".into())));
         assert!(!accepts(&SockAddr::Unix("/run/a".into()), &SockAddr::Unix("".into())));
     }

@@ -2,15 +2,21 @@
 //!
 //! Workers lease slots by index; a reload, another number of workers or an upgrade moves leases and closes
 //! nothing, so no accept queue is lost. A unix address has one slot, which all workers look at.
+//!
+//! What a reload opens is hidden (`sys/retire.rs`) until the workers for it are ready; what it takes away is hidden
+//! then, and closed when no handshake is half way and nothing waits. Where a parameter cannot change on a socket the
+//! address gets new sockets beside those in use, in the same way.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use crate::http::Listen;
 use crate::sys::address::SockAddr;
-use crate::sys::socket::{self, ListenOptions};
+use crate::sys::retire;
+use crate::sys::socket::{self, ListenOptions, Make};
 use crate::sys::trusted::Place;
 
 /// The slots of one address, in the order in which they began to listen (their indexes to `socket::steer`).
@@ -18,8 +24,12 @@ use crate::sys::trusted::Place;
 pub struct Group {
     pub address: SockAddr,
     pub fds: Vec<OwnedFd>,
-    /// What they were opened with, as far as this process knows.
-    options: ListenOptions,
+    /// What they have; `None`: another process has opened them.
+    options: Option<ListenOptions>,
+    /// No client finds them before [`Slots::reveal`].
+    is_hidden: bool,
+    /// Device and inode of the socket's path, which may lead to something else later.
+    file: Option<(u64, u64)>,
     /// How many of them, the first ones, a service manager has lent: it listens with them when we are gone, so
     /// they are closed but never ended, and their path is not ours.
     pub lent_count: usize,
@@ -30,33 +40,96 @@ impl Group {
     fn own_path(&self) -> Option<&std::path::Path> {
         self.address.path().filter(|_| self.lent_count == 0)
     }
+
+    /// Those that are ours to change, hide and end.
+    fn own_fds(&self) -> &[OwnedFd] {
+        &self.fds[self.lent_count..]
+    }
+
+    /// Whether clients that use the path as it is now come here.
+    fn is_at_its_path(&self) -> bool {
+        self.own_path().is_none_or(|path| self.file.is_some() && self.file == file_at(path))
+    }
+
+    /// Whether its sockets are what these options ask for, as far as no option of theirs changes.
+    fn is_as(&self, options: &ListenOptions) -> bool {
+        let wanted = Make::wanted(&self.address, options);
+        self.fds.first().is_none_or(|fd| Make::of(fd.as_fd()) == wanted)
+    }
+
+    /// Lets no new client in; those that are on their way still come.
+    pub fn retire(&self) {
+        if let (Some(any), 1..) = (self.fds.first(), self.lent_count) {
+            let lent: Vec<u32> = (0..self.lent_count as u32).collect();
+            let _ = socket::steer(any.as_fd(), &lent);
+        }
+        self.own_fds().iter().for_each(|fd| retire::retire(fd.as_fd()));
+    }
+
+    /// Cuts off what a service manager has lent, which is not ours to end.
+    pub fn split_lent(&mut self) -> Option<Self> {
+        let own = self.fds.split_off(self.lent_count);
+        let lent = std::mem::replace(&mut self.fds, own);
+        let lent_count = std::mem::take(&mut self.lent_count);
+        (lent_count > 0).then(|| Self {
+            address: self.address.clone(),
+            fds: lent,
+            options: None,
+            is_hidden: false,
+            file: None,
+            lent_count,
+        })
+    }
 }
 
-/// All slots by their addresses, of which there may be thousands.
+/// All slots.
 #[derive(Debug, Default)]
-pub struct Slots(HashMap<SockAddr, Group>);
+pub struct Slots {
+    /// By their addresses, of which there may be thousands.
+    groups: HashMap<SockAddr, Group>,
+    /// Those whose address has got new sockets from the reload under way.
+    displaced: Vec<Group>,
+    /// Ports of sockets that are on their way out, which are not among these any more.
+    leaving: HashSet<Option<u16>>,
+}
 
 /// An address that could not be opened.
 #[derive(Debug)]
 pub struct BindError {
     pub address: SockAddr,
-    pub call: &'static str,
-    pub cause: io::Error,
+    pub cause: Cause,
+}
+
+#[derive(Debug)]
+pub enum Cause {
+    /// The call that failed.
+    Failed(&'static str, io::Error),
+    /// A parameter that this process cannot change while the address is served.
+    NeedsRestart(&'static str),
+}
+
+impl BindError {
+    /// The address is in use, perhaps by somebody who is about to leave.
+    pub fn may_pass(&self) -> bool {
+        matches!(&self.cause, Cause::Failed(_, error) if error.kind() == io::ErrorKind::AddrInUse)
+    }
 }
 
 impl Slots {
     /// Takes over a socket that another process has opened. Those of an address come in their order.
     pub fn adopt(&mut self, address: SockAddr, fd: OwnedFd, is_lent: bool) {
         let lent_count = usize::from(is_lent);
-        match self.0.entry(address) {
+        match self.groups.entry(address) {
             Entry::Occupied(mut known) => {
                 let group = known.get_mut();
                 group.fds.push(fd);
                 group.lent_count += lent_count;
             }
             Entry::Vacant(free) => {
-                let (address, options) = (free.key().clone(), ListenOptions::default());
-                free.insert(Group { address, fds: vec![fd], options, lent_count });
+                let address = free.key().clone();
+                let is_hidden = retire::is_hidden(fd.as_fd());
+                let file = address.path().and_then(file_at);
+                free.insert(Group { address, fds: vec![fd], options: None, is_hidden, file, lent_count });
             }
         }
     }
@@ -64,64 +137,134 @@ impl Slots {
     /// Opens one slot for each address that has none yet; what it could not open. Nothing stays open of a
     /// call that fails.
     pub fn open(&mut self, listens: &[Listen]) -> Result<(), BindError> {
-        let mut ports: HashSet<Option<u16>> = self.0.keys().map(SockAddr::port).collect();
+        self.open_where(listens, false, |group, _| Ok(group.is_some()))
+    }
+
+    /// The same beside the addresses that are served: where this process may, what could take clients from them is
+    /// hidden until [`reveal`](Self::reveal), and an address whose sockets cannot change gets new ones.
+    pub fn open_beside(&mut self, listens: &[Listen]) -> Result<(), BindError> {
+        let may_hide = retire::can_reveal();
+        self.open_where(listens, may_hide, |group, listen| is_usable(group, listen, may_hide))
+    }
+
+    /// Opens the addresses of which `is_usable` says that they have no sockets for these options.
+    fn open_where(
+        &mut self,
+        listens: &[Listen],
+        is_hidden: bool,
+        is_usable: impl Fn(Option<&Group>, &Listen) -> Result<bool, BindError>,
+    ) -> Result<(), BindError> {
+        let mut ports: HashSet<Option<u16>> = self.groups.keys().map(SockAddr::port).collect();
+        ports.extend(&self.leaving);
         let mut opened = Vec::new();
-        for Listen { address, options, .. } in listens {
-            if self.group(address).is_some() {
-                continue;
-            }
-            match open_first(address, options, ports.insert(address.port())) {
-                Ok(fd) => {
-                    let (address, options) = (address.clone(), options.clone());
-                    opened.push(Group { address, fds: vec![fd], options, lent_count: 0 });
+        for listen in listens {
+            let Listen { address, options, .. } = listen;
+            let outcome = match is_usable(self.group(address), listen) {
+                Ok(true) => continue,
+                Ok(false) => {
+                    let is_alone = ports.insert(address.port());
+                    open_first(address, options, is_alone, is_hidden && !is_alone)
                 }
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(group) => opened.push(group),
                 Err(error) => {
                     unlink(&opened);
                     return Err(error);
                 }
             }
         }
-        self.add(opened);
+        for group in opened {
+            self.displaced.extend(self.groups.insert(group.address.clone(), group));
+        }
         Ok(())
     }
 
-    pub fn add(&mut self, groups: Vec<Group>) {
-        self.0.extend(groups.into_iter().map(|group| (group.address.clone(), group)));
+    /// Notes which sockets are on their way out: at their ports others are open, but they are ours.
+    pub fn note_leaving(&mut self, groups: &[Group]) {
+        self.leaving = groups.iter().map(|group| group.address.port()).collect();
+    }
+
+    pub fn add(&mut self, group: Group) {
+        self.groups.insert(group.address.clone(), group);
     }
 
     pub fn groups(&self) -> impl Iterator<Item = &Group> {
-        self.0.values()
+        self.groups.values()
     }
 
     pub fn groups_mut(&mut self) -> impl Iterator<Item = &mut Group> {
-        self.0.values_mut()
+        self.groups.values_mut()
     }
 
     pub fn take_all(&mut self) -> Vec<Group> {
-        self.0.drain().map(|(_, group)| group).collect()
+        self.groups.drain().map(|(_, group)| group).chain(self.displaced.drain(..)).collect()
     }
 
-    /// Gives the sockets of each address the options that are configured now.
-    ///
-    /// Best effort: an option that the kernel takes at the opening only waits for the next start.
-    pub fn change(&mut self, listens: &[Listen]) {
-        for listen in listens {
-            let Some(group) = self.0.get_mut(&listen.address) else { continue };
-            if group.options != listen.options {
-                for fd in &group.fds[group.lent_count..] {
-                    let _ = socket::change(fd.as_fd(), &group.address, &group.options, &listen.options);
-                }
-                group.options = listen.options.clone();
-            }
+    /// Lets clients find what a reload has opened: its workers are ready.
+    pub fn reveal(&mut self) {
+        for group in self.groups.values_mut().filter(|group| group.is_hidden) {
+            group.is_hidden = group.fds.iter().any(|fd| retire::reveal(fd.as_fd()).is_err());
         }
+    }
+
+    /// What the sockets in the map have taken the place of, which nobody needs any more.
+    pub fn take_displaced(&mut self) -> Vec<Group> {
+        std::mem::take(&mut self.displaced)
+    }
+
+    /// Puts back what was displaced; what had taken its place.
+    pub fn put_displaced_back(&mut self) -> Vec<Group> {
+        let displaced = std::mem::take(&mut self.displaced);
+        let back = displaced.into_iter().filter_map(|group| self.groups.insert(group.address.clone(), group));
+        back.collect()
+    }
+
+    /// Gives the sockets of each address the options that are configured now; in words what they could not get.
+    ///
+    /// The sockets of a service manager are its own: it says how they are.
+    pub fn change(&mut self, listens: &[Listen]) -> Vec<String> {
+        let mut complaints = Vec::new();
+        for listen in listens {
+            let Some(group) = self.groups.get_mut(&listen.address) else { continue };
+            if group.options.as_ref() == Some(&listen.options) {
+                continue;
+            }
+            let address = &group.address;
+            let change = |fd: &OwnedFd| socket::change(fd.as_fd(), address, &listen.options);
+            if let Some((name, error)) = group.own_fds().iter().find_map(|fd| change(fd).err()) {
+                complaints.push(format!(
+                    "\"{name}\" of \"listen\" for {address} could not be changed {}: it holds from the next start on",
+                    crate::log::Cause(&error)
+                ));
+            }
+            let is_other = !group.is_as(&listen.options);
+            let is_told = group.options.is_some() || listen.options != ListenOptions::default();
+            if is_other && group.lent_count == 0 {
+                // They are another master's too, as long as an upgrade can be undone.
+                complaints.push(format!(
+                    "\"ipv6only\" or \"multipath\" of \"listen\" for {address} is not what the inherited sockets have: \
+                     reload once more when the upgrade is done"
+                ));
+            }
+            if group.lent_count > 0 && (is_told || is_other) {
+                complaints.push(format!(
+                    "the socket of {address} is the service manager's: the parameters of its \"listen\" hold for \
+                     it as far as the socket unit says the same"
+                ));
+            }
+            group.options = Some(listen.options.clone());
+        }
+        complaints
     }
 
     /// Brings each address to at least `count` slots. An address that cannot have more keeps what it has.
     pub fn grow(&mut self, listens: &[Listen], count: usize) {
         for listen in listens.iter().filter(|listen| !listen.address.is_unix()) {
-            let Some(group) = self.0.get_mut(&listen.address) else { continue };
+            let Some(group) = self.groups.get_mut(&listen.address) else { continue };
             while group.fds.len() < count {
-                match socket::listen(&group.address, &listen.options) {
+                match open_inet(&group.address, &listen.options, group.is_hidden) {
                     Ok(fd) => group.fds.push(fd),
                     Err(_) => break,
                 }
@@ -132,7 +275,7 @@ impl Slots {
     /// Takes out the addresses that are not configured any more.
     pub fn remove_others(&mut self, listens: &[Listen]) -> Vec<Group> {
         let wanted: HashSet<&SockAddr> = listens.iter().map(|listen| &listen.address).collect();
-        let gone = self.0.extract_if(|address, _| !wanted.contains(address));
+        let gone = self.groups.extract_if(|address, _| !wanted.contains(address));
         gone.map(|(_, group)| group).collect()
     }
 
@@ -142,17 +285,20 @@ impl Slots {
             address: group.address.clone(),
             options: group.options.clone(),
             fds: group.fds.iter().filter_map(|fd| fd.try_clone().ok()).collect(),
+            is_hidden: group.is_hidden,
+            file: group.file,
             lent_count: group.lent_count,
         };
-        Self(self.0.iter().map(|(address, group)| (address.clone(), copy(group))).collect())
+        let groups = self.groups.iter().map(|(address, group)| (address.clone(), copy(group)));
+        Self { groups: groups.collect(), ..Self::default() }
     }
 
     pub fn group(&self, address: &SockAddr) -> Option<&Group> {
-        self.0.get(address)
+        self.groups.get(address)
     }
 
     pub fn group_mut(&mut self, address: &SockAddr) -> Option<&mut Group> {
-        self.0.get_mut(address)
+        self.groups.get_mut(address)
     }
 
     /// Removes the paths of unix sockets.
@@ -161,9 +307,29 @@ impl Slots {
     }
 }
 
+/// Whether an address has sockets that can have what a reload asks for. Errors: it has others, and there can be none
+/// beside them.
+fn is_usable(group: Option<&Group>, listen: &Listen, may_hide: bool) -> Result<bool, BindError> {
+    let Some(group) = group else { return Ok(false) };
+    if group.lent_count > 0 || group.is_as(&listen.options) {
+        return Ok(group.is_at_its_path());
+    }
+    // Sockets that differ in that are of two groups anyway, so that those in use keep their clients.
+    let is_dual_stack = group.fds.first().is_some_and(|fd| Make::of(fd.as_fd()).is_dual_stack);
+    if may_hide || is_dual_stack != Make::wanted(&listen.address, &listen.options).is_dual_stack {
+        return Ok(false);
+    }
+    Err(BindError { address: listen.address.clone(), cause: Cause::NeedsRestart("multipath") })
+}
+
 /// Opens an address; `is_alone`: no socket of ours has its port.
-fn open_first(address: &SockAddr, options: &ListenOptions, is_alone: bool) -> Result<OwnedFd, BindError> {
-    let refused = |call, cause| BindError { address: address.clone(), call, cause };
+fn open_first(
+    address: &SockAddr,
+    options: &ListenOptions,
+    is_alone: bool,
+    is_hidden: bool,
+) -> Result<Group, BindError> {
+    let refused = |call, cause| BindError { address: address.clone(), cause: Cause::Failed(call, cause) };
     match address {
         SockAddr::Inet(_) => {
             // Sockets of ours on this port would refuse the probe; then only the kernel's own rules count.
@@ -180,7 +346,25 @@ fn open_first(address: &SockAddr, options: &ListenOptions, is_alone: bool) -> Re
             }
         }
     }
-    socket::listen(address, options).map_err(|cause| refused("bind()", cause))
+    let is_hidden = is_hidden && !address.is_unix();
+    let opened = open_inet(address, options, is_hidden).map_err(|cause| refused("bind()", cause))?;
+    Ok(Group {
+        address: address.clone(),
+        fds: vec![opened],
+        options: Some(options.clone()),
+        is_hidden,
+        file: address.path().and_then(file_at),
+        lent_count: 0,
+    })
+}
+
+fn open_inet(address: &SockAddr, options: &ListenOptions, is_hidden: bool) -> io::Result<OwnedFd> {
+    if is_hidden { socket::listen_hidden(address, options) } else { socket::listen(address, options) }
+}
+
+/// Which file a path leads to.
+fn file_at(path: &std::path::Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 /// A socket file that nobody listens on is a leftover of a process that was killed.
@@ -198,15 +382,22 @@ fn remove_stale(path: &std::path::Path) {
 /// Ends listening for all processes that share these sockets.
 pub fn shut(groups: &[Group]) {
     for group in groups {
-        for fd in &group.fds[group.lent_count..] {
+        for fd in group.own_fds() {
             socket::shut_listener(fd.as_fd());
         }
     }
     unlink(groups);
 }
 
+/// Whether nobody is on the way to these addresses any more, which are retired for this long.
+pub fn are_drained(groups: &[Group], for_ms: u64) -> bool {
+    retire::are_drained(groups.iter().flat_map(Group::own_fds).map(AsFd::as_fd), for_ms)
+}
+
 fn unlink<'a>(groups: impl IntoIterator<Item = &'a Group>) {
-    for path in groups.into_iter().filter_map(Group::own_path) {
+    // Another socket may be at the path by now.
+    let is_there = |group: &&Group| group.is_at_its_path();
+    for path in groups.into_iter().filter(is_there).filter_map(Group::own_path) {
         remove_socket(path);
     }
 }
@@ -241,7 +432,7 @@ mod tests {
         slots.open(&listens).expect("has it already");
         assert_eq!(slots.group(&listens[0].address).map(|group| group.fds.len()), Some(4));
         assert_eq!(slots.remove_others(&[]).len(), 1);
-        assert!(slots.0.is_empty());
+        assert!(slots.groups.is_empty());
     }
 
     #[test]
@@ -251,7 +442,7 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("free").port();
         let mut slots = Slots::default();
         let error = slots.open(&[listen(free), listen(taken)]).expect_err("taken");
-        assert_eq!((error.address.port(), error.cause.kind()), (Some(taken), io::ErrorKind::AddrInUse));
-        assert!(slots.0.is_empty());
+        assert_eq!((error.address.port(), error.may_pass()), (Some(taken), true));
+        assert!(slots.groups.is_empty());
     }
 }

@@ -12,6 +12,7 @@ pub mod msg;
 pub mod pair;
 pub mod process;
 pub mod random;
+pub mod retire;
 pub mod signal;
 pub mod socket;
 pub mod terminal;

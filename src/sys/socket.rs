@@ -11,6 +11,7 @@ use nix::sys::stat::Mode;
 use socket2::{Domain, Protocol, SockAddr as RawAddr, SockRef, Socket, Type};
 
 use crate::sys::address::SockAddr;
+use crate::sys::retire;
 
 /// The parameters of a listening socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +72,20 @@ pub fn lift_unsent_limit(fd: BorrowedFd<'_>) {
 ///
 /// TCP_NODELAY is set here once; accepted sockets inherit it.
 pub fn listen(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
+    let socket = bind(address, options)?;
+    SockRef::from(&socket).listen(options.backlog)?;
+    Ok(socket)
+}
+
+/// The same, hidden until [`retire::reveal`]: of a group of its own, which gets no connections yet.
+pub fn listen_hidden(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
+    let socket = bind(address, options)?;
+    retire::hide(socket.as_fd())?;
+    SockRef::from(&socket).listen(options.backlog)?;
+    Ok(socket)
+}
+
+fn bind(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
     let (domain, protocol) = match address {
         SockAddr::Inet(inet) if options.multipath => (Domain::for_address(*inet), Some(Protocol::MPTCP)),
         SockAddr::Inet(inet) => (Domain::for_address(*inet), Some(Protocol::TCP)),
@@ -95,7 +110,6 @@ pub fn listen(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd
     } else {
         socket.bind(&raw(address)?)?;
     }
-    socket.listen(options.backlog)?;
     Ok(socket.into())
 }
 
@@ -111,18 +125,120 @@ fn bind_for_all(socket: &Socket, address: &RawAddr) -> io::Result<()> {
     bound
 }
 
-/// Brings a listening socket from one set of options to another, as far as a socket can change.
+/// Gives a listening socket these options, whatever it has: those that are not written become what a new socket has.
+///
+/// Not among them: what a socket is from its beginning, see [`Make`]. Errors: the first option that the kernel
+/// refuses, by the name of its parameter; the others are set all the same.
 pub fn change(
     listener: BorrowedFd<'_>,
     address: &SockAddr,
-    from: &ListenOptions,
     to: &ListenOptions,
-) -> io::Result<()> {
+) -> Result<(), (&'static str, io::Error)> {
     let socket = SockRef::from(&listener);
-    if from.backlog != to.backlog {
-        socket.listen(to.backlog)?;
+    let mut outcome = Ok(());
+    let mut note = |name, result: io::Result<()>| {
+        if let (Ok(()), Err(error)) = (&outcome, result) {
+            outcome = Err((name, error));
+        }
+    };
+    note("backlog=", socket.listen(to.backlog));
+    note("rcvbuf=", change_buffer(&socket, Buffer::Receive, to.rcvbuf));
+    note("sndbuf=", change_buffer(&socket, Buffer::Send, to.sndbuf));
+    note("so_keepalive=", socket.set_keepalive(to.keepalive.is_some()));
+    if address.is_unix() {
+        return outcome;
     }
-    set_options(socket, address, from, to)
+    let tcp = |name, value: i32| set_option(&socket, libc::IPPROTO_TCP, name, value);
+    let probes = to.keepalive.unwrap_or_default();
+    for (name, value, system) in [
+        (libc::TCP_KEEPIDLE, probes.idle_s, "tcp_keepalive_time"),
+        (libc::TCP_KEEPINTVL, probes.interval_s, "tcp_keepalive_intvl"),
+        (libc::TCP_KEEPCNT, probes.count, "tcp_keepalive_probes"),
+    ] {
+        let written = value.map(|value| i32::try_from(value).unwrap_or(i32::MAX));
+        if let Some(value) = written.or_else(|| system_value(system, 0)) {
+            note("so_keepalive=", tcp(name, value));
+        }
+    }
+    note("deferred", tcp(libc::TCP_DEFER_ACCEPT, i32::from(to.deferred)));
+    note("fastopen=", tcp(libc::TCP_FASTOPEN, to.fastopen.unwrap_or(0)));
+    outcome
+}
+
+/// What a listening socket is from its beginning: no option changes it, only another socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Make {
+    /// It takes IPv4 too, in IPv6 form.
+    pub is_dual_stack: bool,
+    pub is_multipath: bool,
+}
+
+impl Make {
+    /// Of the sockets that `listen` makes.
+    pub fn wanted(address: &SockAddr, options: &ListenOptions) -> Self {
+        let is_ipv6 = address.ip().is_some_and(|ip| ip.is_ipv6());
+        Self {
+            is_dual_stack: is_ipv6 && address.ip().is_some_and(|ip| ip.is_unspecified()) && !options.ipv6only,
+            is_multipath: options.multipath && !address.is_unix(),
+        }
+    }
+
+    /// Of a socket that is there.
+    pub fn of(listener: BorrowedFd<'_>) -> Self {
+        let socket = SockRef::from(&listener);
+        let is_ipv6 = local_addr(listener).is_ok_and(|address| address.ip().is_some_and(|ip| ip.is_ipv6()));
+        Self {
+            is_dual_stack: is_ipv6 && socket.only_v6().is_ok_and(|only| !only),
+            is_multipath: socket.protocol().is_ok_and(|protocol| protocol == Some(Protocol::MPTCP)),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Buffer {
+    Receive,
+    Send,
+}
+
+/// asm-generic/socket.h, since Linux 5.14; the libc crate does not name it.
+const SO_BUF_LOCK: i32 = 72;
+
+/// Sets the size of a buffer; `None`: the system's, which grows as it is needed.
+fn change_buffer(socket: &SockRef<'_>, which: Buffer, bytes: Option<usize>) -> io::Result<()> {
+    // SOCK_SNDBUF_LOCK and SOCK_RCVBUF_LOCK of include/net/sock.h: somebody has set the size.
+    let (bit, system) = match which {
+        Buffer::Send => (1, "tcp_wmem"),
+        Buffer::Receive => (2, "tcp_rmem"),
+    };
+    let set = |bytes| match which {
+        Buffer::Send => socket.set_send_buffer_size(bytes),
+        Buffer::Receive => socket.set_recv_buffer_size(bytes),
+    };
+    if let Some(bytes) = bytes {
+        return set(bytes);
+    }
+    let default = system_value(system, 1).and_then(|bytes| usize::try_from(bytes).ok());
+    let size = match which {
+        Buffer::Send => socket.send_buffer_size()?,
+        Buffer::Receive => socket.recv_buffer_size()?,
+    };
+    let locked = match option(socket, libc::SOL_SOCKET, SO_BUF_LOCK) {
+        Ok(locked) if locked & bit == 0 => return Ok(()),
+        Ok(locked) => locked,
+        Err(_) if default == Some(size) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if let Some(bytes) = default {
+        set(bytes / 2)?; // the kernel doubles it (socket(7))
+    }
+    // It takes the bits that shall stay.
+    set_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK, locked & !bit)
+}
+
+/// A number of `net.ipv4`'s settings, which IPv6 obeys too: the word at this place of the line.
+fn system_value(name: &str, place: usize) -> Option<i32> {
+    let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()?;
+    text.split_ascii_whitespace().nth(place)?.parse().ok()
 }
 
 /// Whether the kernel makes sockets of Multipath TCP.
@@ -443,6 +559,15 @@ fn from_raw(address: &RawAddr) -> SockAddr {
     }
 }
 
+fn option(fd: &SockRef<'_>, level: i32, name: i32) -> io::Result<i32> {
+    let mut value = 0;
+    let mut length = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `value`.
+    let outcome =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
+    if outcome == -1 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
 fn set_option(fd: &SockRef<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the kernel reads one int from `value`, which lives through the call.
     let outcome = unsafe {
@@ -455,4 +580,68 @@ fn set_option(fd: &SockRef<'_>, level: i32, name: i32, value: i32) -> io::Result
         )
     };
     if outcome == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel says of a listening socket, beside its address.
+    fn facts(fd: &OwnedFd) -> Vec<(&'static str, i32)> {
+        let socket = SockRef::from(fd);
+        let tcp = |name| option(&socket, libc::IPPROTO_TCP, name).expect("TCP has it");
+        let own = |name| option(&socket, libc::SOL_SOCKET, name).expect("the kernel has it");
+        let keepalive = own(libc::SO_KEEPALIVE);
+        // Without SO_KEEPALIVE the rest is of no account.
+        let probes = |name| if keepalive == 1 { tcp(name) } else { 0 };
+        let locked = own(SO_BUF_LOCK);
+        // A size that nobody has set is the kernel's to change.
+        let size = |name, bit| if locked & bit != 0 { own(name) } else { 0 };
+        vec![
+            ("rcvbuf", size(libc::SO_RCVBUF, 2)),
+            ("sndbuf", size(libc::SO_SNDBUF, 1)),
+            ("keepalive", keepalive),
+            ("idle", probes(libc::TCP_KEEPIDLE)),
+            ("interval", probes(libc::TCP_KEEPINTVL)),
+            ("count", probes(libc::TCP_KEEPCNT)),
+            ("deferred", i32::from(tcp(libc::TCP_DEFER_ACCEPT) > 0)),
+            ("fastopen", tcp(libc::TCP_FASTOPEN)),
+            ("multipath", i32::from(Make::of(fd.as_fd()).is_multipath)),
+        ]
+    }
+
+    #[test]
+    fn a_socket_that_changes_is_as_one_that_is_made_so() {
+        let address = SockAddr::Inet(([127, 0, 0, 1], 0).into());
+        let plain = ListenOptions::default;
+        let some = |idle_s, interval_s, count| Some(Probes { idle_s, interval_s, count });
+        let all = [
+            plain(),
+            ListenOptions { backlog: 7, ..plain() },
+            ListenOptions { rcvbuf: Some(32 * 1024), ..plain() },
+            ListenOptions { rcvbuf: Some(64 * 1024), sndbuf: Some(48 * 1024), ..plain() },
+            ListenOptions { sndbuf: Some(96 * 1024), deferred: true, ..plain() },
+            ListenOptions { fastopen: Some(9), keepalive: some(None, None, None), ..plain() },
+            ListenOptions { fastopen: Some(11), keepalive: some(Some(77), None, Some(3)), ..plain() },
+            ListenOptions { keepalive: some(None, Some(5), None), deferred: true, ..plain() },
+        ];
+        for from in &all {
+            for to in &all {
+                let changed = listen(&address, from).expect("listens");
+                change(changed.as_fd(), &address, to).expect("changes");
+                let fresh = listen(&address, to).expect("listens");
+                assert_eq!(facts(&changed), facts(&fresh), "from {from:?} to {to:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_socket_says_what_no_option_changes() {
+        let address = SockAddr::Inet("[::]:0".parse().expect("an address"));
+        for (ipv6only, multipath) in [(true, false), (false, false), (true, has_multipath())] {
+            let options = ListenOptions { ipv6only, multipath, ..ListenOptions::default() };
+            let socket = listen(&address, &options).expect("listens");
+            assert_eq!(Make::of(socket.as_fd()), Make::wanted(&address, &options), "{options:?}");
+        }
+    }
 }

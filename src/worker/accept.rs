@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 
 use crate::http::Service;
@@ -20,7 +20,7 @@ use crate::log;
 use crate::net::{open, room};
 use crate::runtime::{self, Acceptor, race, sleep};
 use crate::shm::heartbeat;
-use crate::sys::socket;
+use crate::sys::{retire, socket};
 use crate::worker::control::SlotIndex;
 
 /// How long accepting rests when descriptors or memory have run out and nothing closes meanwhile.
@@ -44,8 +44,10 @@ pub struct Slot {
 #[derive(Debug)]
 pub struct Leases {
     slots: Vec<Slot>,
-    /// By slot: set when the accepting task shall end.
-    active: RefCell<HashMap<SlotIndex, Rc<Cell<bool>>>>,
+    /// By slot, those it accepts from.
+    active: RefCell<HashMap<SlotIndex, Rc<Lease>>>,
+    /// Slots on their way out, accepted from until the master ends them, while this worker leaves.
+    ending: RefCell<Vec<Weak<Lease>>>,
 }
 
 thread_local! {
@@ -55,9 +57,18 @@ thread_local! {
     static IS_SHORT: Cell<bool> = const { Cell::new(false) };
 }
 
+/// One slot that is accepted from; the accepting task holds it.
+#[derive(Debug, Default)]
+struct Lease {
+    /// The accepting task shall end.
+    stop: Cell<bool>,
+    /// Keeps a worker that leaves from ending before the task.
+    guard: RefCell<Option<open::Background>>,
+}
+
 impl Leases {
     pub fn new(slots: Vec<Slot>) -> Self {
-        Self { slots, active: RefCell::default() }
+        Self { slots, active: RefCell::default(), ending: RefCell::default() }
     }
 
     /// Begins to accept from a slot. A slot that is leased already, or unknown, is left alone.
@@ -70,9 +81,9 @@ impl Leases {
         let registered = slot.fd.try_clone().and_then(Acceptor::register);
         match registered {
             Ok(acceptor) => {
-                let stop = Rc::new(Cell::new(false));
-                self.active.borrow_mut().insert(index, stop.clone());
-                runtime::spawn(accept(acceptor, service, slot.listen, stop));
+                let lease = Rc::new(Lease::default());
+                self.active.borrow_mut().insert(index, lease.clone());
+                runtime::spawn(accept(acceptor, service, slot.listen, lease));
             }
             Err(error) => {
                 log::alert!(
@@ -87,28 +98,68 @@ impl Leases {
 
     /// Stops accepting from a slot; its queue stays as it is.
     pub fn remove(&self, index: SlotIndex) {
-        if let Some(stop) = self.active.borrow_mut().remove(&index) {
-            stop.set(true);
+        if let Some(lease) = self.active.borrow_mut().remove(&index) {
+            lease.stop.set(true);
         }
         runtime::wake_all();
     }
 
-    /// Stops accepting for good. What waits in the queues is accepted first: their addresses may be about to go.
+    /// Stops accepting for good. What waits in the queues is accepted first.
+    ///
+    /// A slot on its way out is accepted from until the master ends it: clients whose handshake has begun still come.
     pub fn close(&self, service: Option<Service>) {
-        for (index, stop) in self.active.borrow_mut().drain() {
-            stop.set(true);
-            if let (Some(slot), Some(service)) = (self.slots.get(index as usize), service) {
+        for (index, lease) in self.active.borrow_mut().drain() {
+            let Some(slot) = self.slots.get(index as usize) else { continue };
+            if let Some(service) = service {
                 drain(slot, service, room::limit().saturating_sub(open::total()));
+            }
+            if retire::is_hidden(slot.fd.as_fd()) {
+                *lease.guard.borrow_mut() = open::Background::new(usize::MAX);
+                self.ending.borrow_mut().push(Rc::downgrade(&lease));
+            } else {
+                lease.stop.set(true);
             }
         }
         runtime::wake_all();
     }
 
+    /// Whether nothing is accepted any more.
+    pub fn are_closed(&self) -> bool {
+        let mut ending = self.ending.borrow_mut();
+        ending.retain(|lease| lease.strong_count() > 0);
+        ending.is_empty()
+    }
+
+    /// Stops accepting from slots on their way out too: there is no master to end them.
+    pub fn abandon(&self) {
+        if self.are_closed() {
+            return;
+        }
+        for lease in self.ending.borrow().iter().filter_map(Weak::upgrade) {
+            lease.stop.set(true);
+        }
+        runtime::wake_all();
+    }
+
+    /// Lets no new client come to these slots; those that are lent are left alone.
+    pub fn retire(&self) {
+        self.own_slots().for_each(|slot| retire::retire(slot.fd.as_fd()));
+    }
+
+    /// Whether nobody is on the way to these slots, which are retired for this long.
+    pub fn are_drained(&self, for_ms: u64) -> bool {
+        retire::are_drained(self.own_slots().map(|slot| slot.fd.as_fd()), for_ms)
+    }
+
     /// Ends listening, for all who have these slots; those that are lent are left alone.
     pub fn shut(&self) {
-        for slot in self.slots.iter().filter(|slot| !slot.is_lent) {
+        for slot in self.own_slots() {
             socket::shut_listener(slot.fd.as_fd());
         }
+    }
+
+    fn own_slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| !slot.is_lent)
     }
 }
 
@@ -122,7 +173,8 @@ fn drain(slot: &Slot, service: Service, limit: usize) {
     }
 }
 
-async fn accept(acceptor: Acceptor, service: Service, listen: usize, stop: Rc<Cell<bool>>) {
+async fn accept(acceptor: Acceptor, service: Service, listen: usize, lease: Rc<Lease>) {
+    let stop = &lease.stop;
     loop {
         if let Err(error) = acceptor.resume() {
             log::alert!(
@@ -133,7 +185,7 @@ async fn accept(acceptor: Acceptor, service: Service, listen: usize, stop: Rc<Ce
             );
             return;
         }
-        if open::total() >= room::limit() && !has_room(&acceptor, &stop).await {
+        if open::total() >= room::limit() && !has_room(&acceptor, stop).await {
             continue;
         }
         let accepted = poll_fn(|cx| {
@@ -149,13 +201,15 @@ async fn accept(acceptor: Acceptor, service: Service, listen: usize, stop: Rc<Ce
                 service.open(fd, peer, listen);
                 room::client_has_come(number);
             }
+            // The master has ended it.
+            Some(Err(error)) if error.raw_os_error() == Some(nix::libc::EINVAL) => return,
             Some(Err(error)) => {
                 if room::is_shortage(&error) && room::free_descriptors(&error).await {
                     continue;
                 }
                 report(&error);
                 acceptor.pause();
-                pause_after(&error, &stop).await;
+                pause_after(&error, stop).await;
             }
         }
     }

@@ -112,6 +112,9 @@ fn cannot_run(why: &str, number: usize) -> i32 {
     2
 }
 
+/// How often a worker without a master looks whether anybody is on the way to its listeners, once it leaves.
+const SHUT_LOOK_MS: u64 = 20;
+
 /// Messages to the master that are not sent yet, with the connections on their way to the new generation.
 type Outbox = Rc<RefCell<VecDeque<(ToMaster, Option<OwnedFd>)>>>;
 
@@ -171,7 +174,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     let hooks = Hooks { hand_over: Box::new(hand_over), learned: Rc::new(learned) };
     let service = config.http.as_ref().map(|http| Service::new(http, hooks));
     room::set_limits(connection_limit(config), process::nofile());
-    let leases = Leases::new(seat.slots);
+    let leases = Rc::new(Leases::new(seat.slots));
     if let Some(service) = service {
         seat.leased.iter().for_each(|slot| leases.add(*slot, service));
     }
@@ -188,9 +191,10 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         is_dismissed: false,
         is_to_be_replaced: false,
         deadline: Timer::new(),
+        has_told_closed: false,
     };
     loop {
-        match poll_fn(|cx| control.poll_event(cx)).await {
+        match poll_fn(|cx| control.poll_event(cx, &leases)).await {
             Event::Message(_, ToWorker::Adopt(handover), Some(fd)) => {
                 if let Some(service) = service {
                     service.adopt(fd, &handover);
@@ -206,17 +210,18 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
             }
             Event::Message(_, ToWorker::Drain, _) => {
                 control.leave(Mode::HandOver, config, &leases, service);
-                control.answer_dismissal();
+                control.is_dismissed = true;
             }
             Event::Message(_, ToWorker::Quit, _) => {
                 control.leave(Mode::Close, config, &leases, service);
-                control.answer_dismissal();
+                control.is_dismissed = true;
             }
             Event::Signal(SIGQUIT | SIGWINCH) | Event::MasterGone => {
-                control.leave(Mode::Close, config, &leases, service);
-                if is_alone {
-                    leases.shut();
+                if is_alone && drain::mode() < Mode::Close {
+                    leases.retire();
+                    runtime::spawn(shut_drained(leases.clone()));
                 }
+                control.leave(Mode::Close, config, &leases, service);
             }
             Event::Message(_, ToWorker::Reopen, _) | Event::Signal(SIGUSR1) => reopen_logs(),
             Event::Message(number, ToWorker::Ping, _) => control.send(ToMaster::Pong(number)),
@@ -247,14 +252,16 @@ struct Control {
     outbox: Outbox,
     /// The sequence number of the last message that was sent.
     sent: u32,
-    /// The master has told it to leave, and was answered.
+    /// The master has told it to leave.
     is_dismissed: bool,
     is_to_be_replaced: bool,
     deadline: Timer,
+    /// The master knows that nothing is accepted any more.
+    has_told_closed: bool,
 }
 
 impl Control {
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+    fn poll_event(&mut self, cx: &mut Context<'_>, leases: &Leases) -> Poll<Event> {
         if self.signal_io.poll_readable(cx).is_ready() {
             let mut drain = [0; 64];
             let received = self.signals.take();
@@ -268,8 +275,13 @@ impl Control {
             }
             let _ = self.signal_io.poll_readable(cx);
         }
+        // One that leaves for a signal of its own says nothing until the master tells it too.
+        if self.is_dismissed && !self.has_told_closed && leases.are_closed() {
+            self.has_told_closed = true;
+            self.send(ToMaster::Closed);
+        }
         self.poll_send(cx);
-        if let Poll::Ready(event) = self.poll_message(cx) {
+        if let Poll::Ready(event) = self.poll_message(cx, leases) {
             return Poll::Ready(event);
         }
         if PANICKED.replace(false) {
@@ -285,31 +297,19 @@ impl Control {
         Poll::Pending
     }
 
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+    fn poll_message(&mut self, cx: &mut Context<'_>, leases: &Leases) -> Poll<Event> {
         while self.io.poll_readable(cx).is_ready() {
             let mut buffer = [0; control::BYTES_MAX];
             let received = self.io.try_receive(|fd| msg::receive(fd, &mut buffer));
             match received {
-                Ok(msg::Message { length: 0, .. }) => {
-                    return if drain::mode() < Mode::Close {
-                        Poll::Ready(Event::MasterGone)
-                    } else {
-                        Poll::Pending
-                    };
-                }
+                Ok(msg::Message { length: 0, .. }) => return master_is_gone(leases),
                 Ok(mut received) => {
                     if let Some((number, message)) = ToWorker::from_bytes(&buffer[..received.length]) {
                         return Poll::Ready(Event::Message(number, message, received.fds.pop()));
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(_) => {
-                    return if drain::mode() < Mode::Close {
-                        Poll::Ready(Event::MasterGone)
-                    } else {
-                        Poll::Pending
-                    };
-                }
+                Err(_) => return master_is_gone(leases),
             }
         }
         Poll::Pending
@@ -340,14 +340,6 @@ impl Control {
 
     fn send(&self, message: ToMaster) {
         self.outbox.borrow_mut().push_back((message, None));
-    }
-
-    /// Answers the first of the master's messages that tell it to leave. One that leaves for a signal of its own says
-    /// nothing until then.
-    fn answer_dismissal(&mut self) {
-        if !std::mem::replace(&mut self.is_dismissed, true) {
-            self.send(ToMaster::Closed);
-        }
     }
 
     /// Once, however many tasks panic.
@@ -385,6 +377,21 @@ fn put_learned(outbox: &mut VecDeque<(ToMaster, Option<OwnedFd>)>, learned: Lear
         Some(old) => *old = learned,
         None => outbox.push_back((ToMaster::Learned(learned), None)),
     }
+}
+
+/// `master_process off`: ends listening once nobody is on the way to a listener any more.
+async fn shut_drained(leases: Rc<Leases>) {
+    let since_ms = runtime::now_ms();
+    while !leases.are_drained(runtime::now_ms().saturating_sub(since_ms)) {
+        runtime::sleep(SHUT_LOOK_MS).await;
+    }
+    leases.shut();
+}
+
+/// Nobody ends the slots on their way out any more.
+fn master_is_gone(leases: &Leases) -> Poll<Event> {
+    leases.abandon();
+    if drain::mode() < Mode::Close { Poll::Ready(Event::MasterGone) } else { Poll::Pending }
 }
 
 /// Of several signals at once the gravest counts.

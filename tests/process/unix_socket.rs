@@ -209,3 +209,44 @@ fn a_master_that_was_killed_does_not_keep_the_next_from_starting() {
     send(child.id() as i32, Signal::SIGTERM);
     assert!(child.wait().expect("it ends").success());
 }
+
+#[test]
+fn a_path_that_was_removed_comes_back_with_a_reload_and_loses_nobody() {
+    if is_stand_in() {
+        return; // nginx goes on with a socket that nobody finds
+    }
+    let daemon = Daemon::start(CONF);
+    let before = inode(&daemon);
+    let mut waiting = UnixStream::connect(daemon.path("s")).expect("somebody listens");
+    std::fs::remove_file(daemon.path("s")).expect("it is there");
+    daemon.signal(Signal::SIGHUP);
+    wait_for("the path", || daemon.path("s").exists().then_some(()));
+    assert_serves(&daemon);
+    assert_ne!(inode(&daemon), before);
+    waiting.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("it reads");
+    let mut text = String::new();
+    waiting.read_to_string(&mut text).expect("an answer in time");
+    assert!(text.ends_with("here\n"), "{text}");
+    // A path that leads to the socket in use stays as it is.
+    let again = inode(&daemon);
+    daemon.reload();
+    assert_serves(&daemon);
+    assert_eq!(inode(&daemon), again);
+    daemon.stop(Signal::SIGTERM);
+    assert!(!daemon.path("s").exists());
+}
+
+#[test]
+fn a_path_that_another_server_has_taken_is_left_to_it() {
+    if is_stand_in() {
+        return;
+    }
+    let daemon = Daemon::start(CONF);
+    std::fs::remove_file(daemon.path("s")).expect("it is there");
+    let other = UnixListener::bind(daemon.path("s")).expect("the name is free");
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_log(r"\[emerg\] .*unix:.*/s failed \(98: Address already in use\) in .*:\d+");
+    daemon.stop(Signal::SIGTERM);
+    assert!(daemon.path("s").exists(), "it is the other server's");
+    drop(other);
+}
