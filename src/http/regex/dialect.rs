@@ -28,6 +28,9 @@ const REWRITE: &str = "write the pattern without it";
 const VERBS: &str =
     "only (*UTF8), (*UCP), (*NO_…) and (*LIMIT_…) may stand at the beginning of a pattern, and (*FAIL) in it";
 
+/// Groups inside one another; PCRE's limit. Engines take time by the square of it.
+const DEPTH_MAX: usize = 250;
+
 /// Horizontal and vertical white space, as what stands in a class.
 const HORIZONTAL: &str = r"\t \xA0";
 const VERTICAL: &str = r"\n\x0B\x0C\r\x85";
@@ -54,6 +57,7 @@ pub fn translate(pattern: &str) -> Result<Translated, Refused> {
         is_extended: has_flag(rest, 'x'),
         group_count: count_groups(rest),
         open_count: 0,
+        depth: 0,
         backtracks: false,
         out: String::with_capacity(rest.len() + 16),
     };
@@ -70,6 +74,8 @@ struct Reader<'a> {
     group_count: usize,
     /// Capturing groups begun so far.
     open_count: usize,
+    /// Groups that are open now.
+    depth: usize,
     backtracks: bool,
     out: String,
 }
@@ -80,7 +86,20 @@ impl<'a> Reader<'a> {
             match char {
                 '\\' => self.escape()?,
                 '[' => self.class()?,
-                '(' => self.group()?,
+                '(' => {
+                    self.depth += 1;
+                    if self.depth > DEPTH_MAX {
+                        return Err(Refused {
+                            why: format!("groups are nested more than {DEPTH_MAX} deep"),
+                            help: REWRITE,
+                        });
+                    }
+                    self.group()?;
+                }
+                ')' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    self.literal(char);
+                }
                 '{' => self.brace(),
                 '*' | '+' | '?' => {
                     self.out.push(char);
@@ -174,6 +193,7 @@ impl<'a> Reader<'a> {
             self.rest = after;
             self.backtracks = true;
             self.out.push_str("(?!)");
+            self.depth -= 1; // it has ended
             return Ok(());
         }
         if !self.takes("?") {
@@ -203,10 +223,12 @@ impl<'a> Reader<'a> {
             self.rest = after;
             self.backtracks = true;
             let _ = write!(self.out, r"\k<{name}>");
+            self.depth -= 1; // it has ended
             return Ok(());
         }
         if let Some(comment) = self.rest.strip_prefix('#') {
             self.rest = comment.split_once(')').map_or("", |(_, after)| after);
+            self.depth -= 1; // it has ended
             return Ok(());
         }
         self.other_group()
@@ -520,8 +542,10 @@ fn posix(rest: &str) -> Option<(&str, &str)> {
 /// Whether a group sets a flag: `(?m)`, `(?i-m:…)`.
 fn has_flag(pattern: &str, flag: char) -> bool {
     pattern.match_indices("(?").any(|(at, _)| {
-        let flags = pattern[at + 2..].split_once([')', ':']).map_or("", |(flags, _)| flags);
-        flags.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-') && flags.contains(flag)
+        let is_flag = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'-';
+        let rest = &pattern.as_bytes()[at + 2..];
+        let (flags, after) = rest.split_at(rest.iter().take_while(|byte| is_flag(byte)).count());
+        matches!(after, [b')' | b':', ..]) && flags.contains(&(flag as u8))
     })
 }
 

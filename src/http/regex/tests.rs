@@ -134,6 +134,22 @@ fn what_cannot_be_run_says_so_and_what_to_write() {
 }
 
 #[test]
+fn groups_have_a_bound_to_their_depth() {
+    for begin in ["(", "(?:", "(?=", "(?!", "(?>", "(?i:", "(?<=", "(*FAIL)("] {
+        let text = begin.repeat(100_000) + &")".repeat(100_000);
+        let error = Regex::new(&text, false, Span::default()).expect_err("it is too deep");
+        assert!(error.message.contains("groups are nested more than 250 deep"), "{begin}");
+    }
+    assert!(matches(&("(".repeat(200) + "a" + &")".repeat(200)), b"a"));
+    assert!(matches(&"(a)".repeat(1000), "a".repeat(1000).as_bytes()), "one behind the other");
+    for whole in ["(?#said aside)", "(?i)", "(?:)", "(?i:)", "(?=a)", "(?P=n)?"] {
+        let text = "(?P<n>a)".to_owned() + &whole.repeat(300);
+        assert!(matches(&text, b"aa"), "{whole}");
+    }
+    assert!(!matches(&("(*FAIL)".repeat(300)), b"a"));
+}
+
+#[test]
 fn a_hostile_pattern_gives_up_instead_of_hanging() {
     let hostile = compile(r"^(?=(a+)+b)(a+)+$");
     assert_eq!(hostile.is_match("a".repeat(40).as_bytes()), Ok(false), "its look ahead is linear");
