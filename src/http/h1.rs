@@ -188,8 +188,8 @@ pub async fn serve(mut conn: Conn) {
                 return Box::pin(head_timed_out(&mut conn)).await;
             }
         } else if conn.rest.is_none() {
-            let until_ms = runtime::now_ms() + conn.idle_ms();
             let wait = conn.idle_ms();
+            let until_ms = runtime::now_ms() + wait;
             let leaving =
                 drain::reached(if conn.requests == 0 { drain::Mode::Close } else { drain::Mode::HandOver });
             match race(timeout(wait, conn.io.waiting(Waiting::Idle)), leaving).await {
