@@ -400,6 +400,12 @@ pub struct Head {
     pub head: ResponseHead,
 }
 
+impl Default for Head {
+    fn default() -> Self {
+        Self { buffer: Buffer::take(0), head: ResponseHead::default() }
+    }
+}
+
 /// What an upstream is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
