@@ -296,7 +296,7 @@ fn accept(node: &Node, check: Accepted) -> Result<(), Diagnostic> {
                 Some(_) => node.arg(0).starts_with(*word),
                 None => node.arg(0) == *word,
             };
-            words.iter().any(|word| is_it(&word)).then_some(()).ok_or_else(|| {
+            words.iter().any(is_it).then_some(()).ok_or_else(|| {
                 let name = &node.name.text;
                 let message = match &**name {
                     "debug_points" => format!("invalid value \"{}\"", node.arg(0)),

@@ -25,10 +25,13 @@ pub struct Passes {
     scripts: Vec<(Box<str>, Place)>,
     fixed: Vec<(usize, Place)>,
     /// The values that `set` gives to each name.
-    sets: HashMap<Box<str>, Vec<(Box<str>, Vec<u32>)>>,
+    sets: HashMap<Box<str>, Vec<Value>>,
     /// The values of each map's variable.
     maps: HashMap<Box<str>, Vec<Box<str>>>,
 }
+
+/// A text that `set` gives, and the blocks it stands in.
+type Value = (Box<str>, Vec<u32>);
 
 /// A `proxy_pass`.
 #[derive(Clone, Debug)]
