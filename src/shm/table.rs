@@ -5,8 +5,9 @@
 //! state: last_ms: 36 bits | excess: 28 bits, in thousandths of a request
 //! ```
 //! A key is known by 64 bits of a hash that begins with the secret, so that nobody can choose keys that meet in one
-//! bucket. Where a bucket is full its oldest key makes room. One compare-and-swap a request; a process that dies
-//! at any instruction leaves valid words.
+//! bucket. Where a bucket is full a key makes room that is within its rate by now, the oldest of them, and only where
+//! there is none the oldest of the others: a refusal counts as use. One compare-and-swap a request; a process that
+//! dies at any instruction leaves valid words.
 //! Behaviour: nginx.org, ngx_http_limit_req_module.
 
 use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
@@ -19,6 +20,8 @@ use super::named;
 const WAYS: usize = 8;
 const WAY_WORDS: usize = 2;
 const BUCKET_WORDS: usize = WAYS * WAY_WORDS;
+/// Which way is given to another key: one that is free, else one within its rate, else any; of equals the oldest.
+type Worth = (bool, bool, u64);
 /// The header takes the place of one bucket.
 const HEADER_WORDS: usize = BUCKET_WORDS;
 /// "pronghor" and the version of this plan.
@@ -28,6 +31,19 @@ const EXCESS_BITS: u32 = 28;
 /// The most that is counted beyond the rate, in thousandths of a request.
 pub const EXCESS_MAX: u64 = (1 << EXCESS_BITS) - 1;
 const CLOCK_BITS: u32 = 64 - EXCESS_BITS;
+
+/// A refusal is noted no sooner than so long after the time that stands in the state: each note may lose what leaks
+/// in a part of a millisecond.
+const REFUSAL_MS: u64 = 64;
+
+/// What became of one more request of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// The excess, in thousandths of a request beyond the rate. `Err` and not counted: it would be more than allowed.
+    pub excess: Result<u64, u64>,
+    /// The key took the place of another one that was beyond its rate, and begins anew with its next request.
+    pub evicts: bool,
+}
 
 /// A table of keys and their rates.
 #[derive(Clone, Copy)]
@@ -65,45 +81,48 @@ impl Table {
         way.map_or(0, |way| next(way[1].load(Relaxed), rate, now_ms).1)
     }
 
-    /// Counts a request and gives the excess, in thousandths of a request beyond `rate` (thousandths a second).
-    ///
-    /// `Err` and not counted: the excess would be more than `max`.
-    pub fn add(&self, key: Key, rate: u64, max: u64, now_ms: u64) -> Result<u64, u64> {
-        let state = &self.entry(key, now_ms)[1];
+    /// Counts a request of a key that may be `max` beyond `rate` (thousandths a second).
+    pub fn add(&self, key: Key, rate: u64, max: u64, now_ms: u64) -> Added {
+        let (way, evicts) = self.entry(key, rate, now_ms);
+        let state = &way[1];
         let mut seen = state.load(Relaxed);
         loop {
             let (new, excess) = next(seen, rate, now_ms);
-            if excess > max {
-                return Err(excess);
+            let (new, answer) =
+                if excess > max { (refused(seen, rate, now_ms), Err(excess)) } else { (new, Ok(excess)) };
+            if new == seen {
+                return Added { excess: answer, evicts };
             }
             match state.compare_exchange_weak(seen, new, Relaxed, Relaxed) {
-                Ok(_) => return Ok(excess),
+                Ok(_) => return Added { excess: answer, evicts },
                 Err(other) => seen = other,
             }
         }
     }
 
-    /// Finds the way of a key, or takes one for it.
-    fn entry(&self, key: Key, now_ms: u64) -> &'static [AtomicU64] {
+    /// Finds the way of a key, or takes one for it; true: from a key that is beyond its rate.
+    fn entry(&self, key: Key, rate: u64, now_ms: u64) -> (&'static [AtomicU64], bool) {
         let own = |way: &&[AtomicU64]| way[0].load(Acquire) == key.0;
         loop {
             if let Some(way) = self.ways(key).find(own) {
-                return way;
+                return (way, false);
             }
             // Who has a way is looked at once: one that was free is not taken from a key that came meanwhile, nor a
             // second one for a key that somebody else has just brought.
             let owned = self.ways(key).map(|way| (way, way[0].load(Acquire)));
-            let mut oldest: Option<((bool, u64), &[AtomicU64], u64)> = None;
+            let mut oldest: Option<(Worth, &[AtomicU64], u64)> = None;
             for (way, owner) in owned {
                 if owner == key.0 {
-                    return way;
+                    return (way, false);
                 }
-                let age = (owner == 0, age_ms(way[1].load(Relaxed), now_ms));
+                let state = way[1].load(Relaxed);
+                let is_within = left(state, rate, now_ms).1 == 0;
+                let age = (owner == 0, is_within, age_ms(state, now_ms));
                 if oldest.is_none_or(|(known, ..)| age >= known) {
                     oldest = Some((age, way, owner));
                 }
             }
-            let Some((_, way, before)) = oldest else { continue };
+            let Some(((is_free, is_within, _), way, before)) = oldest else { continue };
             // The state goes first: the new key never has the old one's excess, but for what is counted in between.
             way[1].store(0, Relaxed);
             if way[0].compare_exchange(before, key.0, Release, Relaxed).is_ok() {
@@ -112,7 +131,7 @@ impl Table {
                 if !std::ptr::eq(first, way) {
                     way[0].store(0, Release);
                 }
-                return first;
+                return (first, !is_free && !is_within);
             }
         }
     }
@@ -168,6 +187,26 @@ fn next(state: u64, rate: u64, now_ms: u64) -> (u64, u64) {
     (last << EXCESS_BITS | excess, excess)
 }
 
+/// What has leaked of a state by now, and what is left of its excess.
+fn left(state: u64, rate: u64, now_ms: u64) -> (u64, u64) {
+    let leaked = rate.saturating_mul(age_ms(state, now_ms)) / 1000;
+    (leaked, (state & EXCESS_MAX).saturating_sub(leaked))
+}
+
+/// The state of a key after a refusal: nothing is counted, but the key is in use.
+///
+/// The excess leaks up to the moment when the last whole thousandth has gone, so that what is noted is what would leak
+/// without the note, or a little less.
+fn refused(state: u64, rate: u64, now_ms: u64) -> u64 {
+    if age_ms(state, now_ms) < REFUSAL_MS || rate == 0 {
+        return state;
+    }
+    let (leaked, left) = left(state, rate, now_ms);
+    let last = (state >> EXCESS_BITS) + (leaked * 1000).div_ceil(rate);
+    let last = (last & ((1 << CLOCK_BITS) - 1)).max(1);
+    last << EXCESS_BITS | left
+}
+
 /// Time since the last request; 0 where another worker's clock was ahead.
 fn age_ms(state: u64, now_ms: u64) -> u64 {
     let passed = now_ms.wrapping_sub(state >> EXCESS_BITS) & ((1 << CLOCK_BITS) - 1);
@@ -198,7 +237,7 @@ mod tests {
             (60_000, 1000, Ok(0)),
         ];
         for (now_ms, max, expected) in cases {
-            assert_eq!(table.add(key, rate, max, now_ms), expected, "{now_ms}");
+            assert_eq!(table.add(key, rate, max, now_ms).excess, expected, "{now_ms}");
         }
         assert_eq!(table.peek(key, rate, 60_000), 1000);
         assert_eq!(table.peek(key, rate, 60_000), 1000, "looking does not count");
@@ -209,8 +248,8 @@ mod tests {
     fn a_slow_rate_begins_with_a_request_even_at_boot() {
         let table = table(64 * 1024);
         let key = table.key(b"");
-        assert_eq!(table.add(key, 16, 0, 0), Ok(0));
-        assert_eq!(table.add(key, 16, 0, 10), Err(1000));
+        assert_eq!(table.add(key, 16, 0, 0).excess, Ok(0));
+        assert_eq!(table.add(key, 16, 0, 10).excess, Err(1000));
     }
 
     #[test]
@@ -229,7 +268,8 @@ mod tests {
         let count = table.capacity() * 20;
         let key = |n: usize| table.key(&n.to_le_bytes());
         for n in 0..count {
-            assert_eq!(table.add(key(n), 1000, 0, n as u64 + 1), Ok(0), "a new key is never refused");
+            let added = table.add(key(n), 1000, 0, n as u64 + 1);
+            assert_eq!(added, Added { excess: Ok(0), evicts: false }, "a new key is never refused");
         }
         assert!(
             (count - 20..count).all(|n| table.peek(key(n), 1, count as u64) > 900),
@@ -237,6 +277,54 @@ mod tests {
         );
         let known = (0..count / 2).filter(|n| table.peek(key(*n), 1, count as u64) > 0).count();
         assert_eq!(known, 0, "old ones are gone");
+    }
+
+    #[test]
+    fn a_key_that_is_refused_stays_while_others_pass_by() {
+        let table = table(32 * 1024);
+        let key = |n: usize| table.key(&n.to_le_bytes());
+        let (rate, greedy) = (16, table.key(b"greedy")); // 1r/m
+        for _ in 0..6 {
+            table.add(greedy, rate, 5000, 1).excess.expect("within its burst");
+        }
+        let mut evicted = 0;
+        // Far more keys than the table holds, each within its rate; then each of them beyond it too.
+        for n in 0..table.capacity() * 8 {
+            let now_ms = 1 + n as u64 / 8;
+            evicted += u32::from(table.add(key(n), rate, 5000, now_ms).evicts);
+            assert!(table.add(greedy, rate, 5000, now_ms).excess.is_err(), "{n}");
+        }
+        assert_eq!(evicted, 0);
+        let later_ms = table.capacity() as u64 + 1;
+        for n in 0..table.capacity() * 8 {
+            let now_ms = later_ms + n as u64 / 8;
+            for _ in 0..3 {
+                evicted += u32::from(table.add(key(n), rate, 5000, now_ms).evicts);
+            }
+        }
+        assert!(evicted > 0, "and it is told");
+    }
+
+    #[test]
+    fn refusals_take_nothing_from_what_leaks() {
+        for rate in [16, 500, 1500, 333_333] {
+            let (table, often, seldom) = (table(64 * 1024), 1, 2_u64);
+            let keys = [often, seldom].map(|n: u64| table.key(&n.to_le_bytes()));
+            let max = (20 * rate).max(5000);
+            for key in keys {
+                while table.peek(key, rate, 1000) + 1000 <= max {
+                    table.add(key, rate, max, 1000).excess.expect("within");
+                }
+            }
+            for now_ms in 1001..11_000 {
+                let _ = table.add(keys[0], rate, 0, now_ms);
+            }
+            let [often, seldom] = keys.map(|key| table.peek(key, rate, 11_000));
+            assert!(
+                often >= seldom && often - seldom <= 10 * rate / REFUSAL_MS + 2,
+                "{often} {seldom} at {rate}"
+            );
+        }
     }
 
     #[test]
@@ -253,7 +341,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for n in 0..1000 {
-                        table.add(key, 0, EXCESS_MAX, 1000).expect("counted");
+                        table.add(key, 0, EXCESS_MAX, 1000).excess.expect("counted");
                         let other = table.key(format!("other {n}").as_bytes());
                         let _ = table.add(other, 0, EXCESS_MAX, 1000);
                     }

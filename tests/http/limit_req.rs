@@ -291,3 +291,42 @@ fn a_binary_upgrade_keeps_what_was_counted() {
     assert_eq!(statuses(&daemon, &["/?key=a", "/?key=b"]), [503, 503], "and keeps it");
     daemon.stop(Signal::SIGQUIT);
 }
+
+/// A client that is refused all the time must not begin anew because others pass by, however many they are.
+#[test]
+fn who_is_refused_stays_known_in_a_small_zone() {
+    let daemon = setup(
+        r#"
+http {
+    limit_req_zone $arg_key zone=small:32k rate=1r/m;
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        keepalive_requests 1000000;
+        limit_req_log_level info;
+        location / { limit_req zone=small burst=5 nodelay; try 200; }
+    }
+}
+"#,
+    )
+    .start();
+    let mut client = Client::connect(daemon.port(0));
+    let passed = (0..10).filter(|_| client.get("/?key=greedy").status == 200).count();
+    assert_eq!(passed, 6);
+    // 2040 keys fit.
+    for n in 0..4000 {
+        assert_eq!(client.get(&format!("/?key={n}")).status, 200);
+        if n % 8 == 0 {
+            assert_eq!(client.get("/?key=greedy").status, 503, "after {n} others");
+        }
+    }
+    assert_eq!(daemon.log_count("is too small"), 0, "nobody was forgotten who matters");
+    // Now they all matter.
+    for n in 0..3000 {
+        client.get(&format!("/?key=again{n}"));
+        client.get(&format!("/?key=again{n}"));
+    }
+    daemon.wait_log(
+        r#"\[warn\].*zone "small" is too small: .* give "limit_req_zone" more than zone=small:32k.*pronghorn\.conf:\d+"#,
+    );
+    assert_eq!(daemon.log_count("is too small"), 1, "once a minute");
+}

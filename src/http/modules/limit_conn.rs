@@ -187,7 +187,7 @@ fn reject(request: &mut Request, conf: &Conf, rule: &Rule, zone: &Zone, why: Ref
         ),
         Refused::Full => log::alert!(
             core::error_log(request), &by_rule,
-            "could not allocate node{} in limit_conn zone \"{}\"", dry, name 
+            "could not allocate node{} in limit_conn zone \"{}\"; give \"limit_conn_zone\" a larger one", dry, name
         ),
     }
     request.limits.held.clear();

@@ -4,6 +4,9 @@
 //! Does not wait: a delay is a verdict, and slept by the pipeline.
 //! Behaviour: nginx.org, ngx_http_limit_req_module.
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
 use smallvec::SmallVec;
 
 use crate::config::directive::{custom, flag, keyword, number};
@@ -58,6 +61,9 @@ pub struct Zone {
     /// Thousandths of a request in a second.
     rate: u64,
     pub id: u64,
+    bytes: usize,
+    /// When it was last told that keys were forgotten that were being limited; 0: never.
+    told_ms: AtomicU64,
     /// `None` with `-t`, where nothing is served.
     table: Option<Table>,
 }
@@ -71,6 +77,9 @@ pub enum Outcome {
     DelayedDryRun,
     RejectedDryRun,
 }
+
+/// How often a zone says that it is too small.
+const TOLD_EVERY_MS: u64 = 60_000;
 
 /// nginx's four, from the least severe.
 const LEVELS: &[&str] = &["info", "notice", "warn", "error"];
@@ -192,7 +201,7 @@ pub fn open(cx: &mut Cx) -> Vec<Zone> {
             diagnostics.push(Diagnostic::error(span, message));
             None
         });
-        Zone { name, key, rate, id, table }
+        Zone { name, key, rate, id, bytes, told_ms: AtomicU64::new(0), table }
     };
     declared.into_iter().map(open).collect()
 }
@@ -226,9 +235,12 @@ fn limit(request: &mut Request) -> Verdict {
         let Some(key) = key_of(request, zone, table) else { continue };
         let answer = if index == last {
             is_last_counted = true;
-            table.add(key, zone.rate, rule.burst, now_ms)
+            add(request, rule, zone, (table, key), rule.burst)
         } else {
             let excess = table.peek(key, zone.rate, now_ms);
+            if excess > rule.burst {
+                let _ = table.add(key, zone.rate, 0, now_ms); // refused, which counts as use
+            }
             if excess > rule.burst { Err(excess) } else { Ok(excess) }
         };
         match answer {
@@ -241,7 +253,7 @@ fn limit(request: &mut Request) -> Verdict {
         return Verdict::Next;
     }
     for Passed { rule, zone, table, key } in passed.into_iter().rev() {
-        let Ok(excess) = table.add(key, zone.rate, EXCESS_MAX, now_ms) else { continue };
+        let Ok(excess) = add(request, rule, zone, (table, key), EXCESS_MAX) else { continue };
         let ms = delay_ms(rule, zone, excess);
         if longest.is_none_or(|(longest_ms, ..)| ms > longest_ms) {
             longest = Some((ms, excess, rule, zone));
@@ -254,6 +266,38 @@ fn limit(request: &mut Request) -> Verdict {
         }
         Some((ms, excess, rule, zone)) => delay(request, conf, rule, zone, (excess, ms)),
     }
+}
+
+/// Counts a request, and says where the zone had to forget a key for it that was being limited.
+fn add(
+    request: &Request,
+    rule: &Rule,
+    zone: &Zone,
+    (table, key): (Table, Key),
+    max: u64,
+) -> Result<u64, u64> {
+    let now_ms = runtime::now_ms();
+    let added = table.add(key, zone.rate, max, now_ms);
+    if added.evicts {
+        tell_too_small(request, rule, zone, now_ms);
+    }
+    added.excess
+}
+
+#[cold]
+fn tell_too_small(request: &Request, rule: &Rule, zone: &Zone, now_ms: u64) {
+    let told_ms = zone.told_ms.load(Relaxed);
+    if told_ms != 0 && now_ms.saturating_sub(told_ms) < TOLD_EVERY_MS {
+        return;
+    }
+    zone.told_ms.store(now_ms.max(1), Relaxed);
+    let by_rule = ByRule { request, rule: rule.span };
+    let (name, size) = (&zone.name, zone.bytes / 1024);
+    log::warn!(
+        core::error_log(request), &by_rule,
+        "zone \"{}\" is too small: it forgot a client that is beyond its rate; give \"limit_req_zone\" more than zone={}:{}k",
+        name, name, size
+    );
 }
 
 /// The key's value in the zone; `None` where the zone does not count this request.
