@@ -2,6 +2,7 @@
 //!
 //! Touches: nothing. RFC 9112 §3.2, RFC 3986 §3.2; hosts as nginx's `$host`.
 
+use std::net::Ipv6Addr;
 use std::ops::Range;
 
 use crate::base::number::parse_u64;
@@ -90,7 +91,8 @@ fn split_authority(text: &[u8]) -> Result<(&[u8], Option<&[u8]>), Error> {
     let host_length = if text.first() == Some(&b'[') {
         let end = memchr::memchr(b']', text).ok_or(Error::InvalidHost)?;
         let inside = &text[1..end];
-        if !is_address(inside) && !is_future_address(inside) {
+        let address = std::str::from_utf8(inside).ok().and_then(|text| text.parse::<Ipv6Addr>().ok());
+        if address.is_none() && !is_future_address(inside) {
             return Err(Error::InvalidHost);
         }
         end + 1
@@ -104,6 +106,9 @@ fn split_authority(text: &[u8]) -> Result<(&[u8], Option<&[u8]>), Error> {
                 return Err(Error::InvalidHost);
             }
             before = byte;
+        }
+        if memchr::memchr(b'%', name).is_some() && !has_whole_escapes(name) {
+            return Err(Error::InvalidHost);
         }
         if name.is_empty() {
             return Err(Error::InvalidHost);
@@ -119,12 +124,11 @@ fn split_authority(text: &[u8]) -> Result<(&[u8], Option<&[u8]>), Error> {
     }
 }
 
-/// The characters of an IPv6 address, whose last part may be an IPv4 address.
-fn is_address(inside: &[u8]) -> bool {
-    let has_empty_part = inside.windows(2).any(|two| two == b"..");
-    !inside.is_empty()
-        && !has_empty_part
-        && inside.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
+/// Each `%` stands before two hexadecimal digits (RFC 3986 §2.1).
+fn has_whole_escapes(name: &[u8]) -> bool {
+    name.split(|byte| *byte == b'%')
+        .skip(1)
+        .all(|rest| matches!(rest, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()))
 }
 
 /// `v1.something` (RFC 3986 §3.2.2, IPvFuture).
@@ -148,7 +152,7 @@ const HOST_BYTES: [bool; 256] = {
             byte as u8,
             b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'('..=b'+' | b';' | b'='
         );
-        bytes[byte] = (byte as u8).is_ascii_alphanumeric() || byte >= 0x80 || is_mark;
+        bytes[byte] = (byte as u8).is_ascii_alphanumeric() || is_mark;
         byte += 1;
     }
     bytes
@@ -171,6 +175,8 @@ mod tests {
             ("a_b.test", "a_b.test"),
             ("127.0.0.1:8080", "127.0.0.1"),
             ("h:", "h"),
+            ("%41b.test", "%41b.test"),
+            ("[::]", "[::]"),
         ] {
             assert_eq!(authority(text.as_bytes()).as_deref(), Ok(host.as_bytes()), "{text}");
         }
@@ -198,6 +204,18 @@ mod tests {
             "[1,2]",
             "[::1",
             "[]",
+            "[12345]",
+            "[12345::1]",
+            "[1:2:3]",
+            "[123g::1]",
+            "[::1%25eth0]",
+            "[1.2.3.4]",
+            "b\u{fc}cher.example",
+            "\u{feff}h",
+            "a%zz",
+            "a%4",
+            "a%",
+            "h:65536",
             "<h>",
             "h:80:81",
             "::1",
