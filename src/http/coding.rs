@@ -252,10 +252,13 @@ pub fn vary(request: &mut Request) {
 
 /// How much the client likes a coding, in thousandths; 0: it does not accept it, or may not have it.
 pub fn liking(request: &Request, name: Name) -> u16 {
-    match request.header(Id::AcceptEncoding) {
-        Some(list) if !request.is_subrequest() && is_allowed(request) => quality(list, name.token()),
-        _ => 0,
+    let (fields, data) = (&request.head.fields, request.input.data());
+    if !fields.has(Id::AcceptEncoding) || request.is_subrequest() || !is_allowed(request) {
+        return 0;
     }
+    // several lines are one list (RFC 9110 §5.3)
+    let mut lines = fields.values(data, Id::AcceptEncoding);
+    lines.find_map(|list| quality(list, name.token())).unwrap_or(0)
 }
 
 /// What the configuration says of clients: of old ones, of proxies, and of those that cannot do it.
@@ -305,24 +308,24 @@ fn items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
-/// How much `Accept-Encoding` wants a coding, in thousandths; 0: not at all. As nginx reads it: the first
-/// item that begins with the token decides, and `*` stands for nothing.
-fn quality(list: &[u8], token: &str) -> u16 {
+/// How much `Accept-Encoding` wants a coding, in thousandths; 0: not at all; `None`: it does not name it. As nginx reads
+/// it: the first item that begins with the token decides, and `*` stands for nothing.
+fn quality(list: &[u8], token: &str) -> Option<u16> {
     let token = token.as_bytes();
     let begins_item = |at: usize| at == 0 || matches!(list[at - 1], b',' | b' ');
     let is_token = |at: usize| {
         list.get(at..at + token.len()).is_some_and(|text| text.eq_ignore_ascii_case(token)) && begins_item(at)
     };
-    let Some(at) = (0..list.len()).find(|at| is_token(*at)) else { return 0 };
+    let at = (0..list.len()).find(|at| is_token(*at))?;
     let rest = list[at + token.len()..].split(|byte| *byte == b',').next().unwrap_or(b"").trim_ascii();
     let Some(parameter) = rest.strip_prefix(b";") else {
-        return if rest.is_empty() { 1000 } else { 0 };
+        return Some(if rest.is_empty() { 1000 } else { 0 });
     };
-    match parameter.trim_ascii() {
+    Some(match parameter.trim_ascii() {
         [] => 1000,
         [b'q' | b'Q', b'=', value @ ..] => thousandths(value).unwrap_or(0),
         _ => 0,
-    }
+    })
 }
 
 /// `0`, `0.5`, `1.000`: a digit and at most three more; nothing behind a space is looked at.
@@ -479,7 +482,7 @@ mod tests {
             ("br;q=0.9, gzip;q=0.8", 800),
         ];
         for (list, expected) in cases {
-            assert_eq!(quality(list.as_bytes(), "gzip"), *expected, "{list:?}");
+            assert_eq!(quality(list.as_bytes(), "gzip").unwrap_or(0), *expected, "{list:?}");
         }
     }
 
@@ -489,7 +492,8 @@ mod tests {
             for number in 0..7_usize.pow(length) {
                 let digit = |at| b"gzip;q="[number / 7_usize.pow(at) % 7];
                 let list: Vec<u8> = (0..length).map(digit).collect();
-                assert!(quality(&list, "gzip") <= 1000 && quality(&list, "g") <= 1000);
+                let bounded = |token| quality(&list, token).is_none_or(|quality| quality <= 1000);
+                assert!(bounded("gzip") && bounded("g"));
             }
         }
     }
