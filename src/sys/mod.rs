@@ -18,3 +18,5 @@ pub mod socket;
 pub mod terminal;
 pub mod transfer;
 pub mod trusted;
+#[cfg(test)]
+pub mod valgrind;
