@@ -321,7 +321,9 @@ proptest! {
         if let Ok(Progress::Complete(_)) = request::parse(&text, &Limits::default(), &mut head) {
             let (method, target) = (&text[head.method_range.clone()], &text[head.target.clone()]);
             let mut copy = [method, b" ", target, b" HTTP/1.1\r\n"].concat();
-            head.fields.pairs(&text).for_each(|(name, value)| encode::field(name, value, &mut copy));
+            let mut lines = encode::Lines::default();
+            head.fields.iter().for_each(|field| lines.push_parsed(field, &text));
+            copy.extend_from_slice(lines.as_bytes());
             copy.extend_from_slice(b"\r\n");
             let mut room = [httparse::EMPTY_HEADER; 64];
             let mut peer = httparse::Request::new(&mut room);

@@ -17,7 +17,7 @@ use crate::http::response::{self, Response};
 use crate::http::subrequest;
 use crate::log;
 use crate::net::drain;
-use crate::proto::h1::encode;
+use crate::proto::h1::encode::{Head, Text};
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
 use crate::runtime::{self, Io, relay};
@@ -416,39 +416,38 @@ fn render_head(request: &Request, framing: Framing, out: &mut Vec<u8>) {
     out.reserve(
         HEAD_BYTES + usize::try_from(response.content_length.unwrap_or(0)).unwrap_or(0).min(JOINED_MAX),
     );
-    encode::status_line(response.status, reason_of(response), out);
+    let mut head = Head::response(response.status, &Text::clean(reason_of(response)), out);
     // Those of an upstream that `proxy_pass_header` lets through stand instead of ours, also where there are none.
     if response.headers.get(Id::Server).is_none() && !response.omits.server {
-        out.extend_from_slice(if core.server_tokens() { SERVER_FULL } else { SERVER_SHORT }.as_bytes());
+        head.constant(if core.server_tokens() { SERVER_FULL } else { SERVER_SHORT });
     }
     if response.headers.get(Id::Date).is_none() && !response.omits.date {
-        out.extend_from_slice(b"Date: ");
-        log::format::http_date(clock::wall_seconds(), out);
-        out.extend_from_slice(b"\r\n");
+        head.written_id(Id::Date, |out| log::format::http_date(clock::wall_seconds(), out));
     }
-    response.headers.render_first(Some(Id::ContentType), out);
+    response.headers.render_first(Some(Id::ContentType), &mut head);
     if let Some(length) = response.content_length.filter(|_| response.status >= 200 && response.status != 204)
     {
-        encode::content_length(length, out);
+        head.number(Id::ContentLength, length);
     }
-    response.headers.render_first(response.first, out);
+    response.headers.render_first(response.first, &mut head);
     if framing == Framing::Chunked {
-        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        head.constant("Transfer-Encoding: chunked\r\n");
     }
     match response.status {
-        101 => out.extend_from_slice(b"Connection: upgrade\r\n"),
+        101 => head.constant("Connection: upgrade\r\n"),
         _ if request.keep_alive => {
-            out.extend_from_slice(b"Connection: keep-alive\r\n");
+            head.constant("Connection: keep-alive\r\n");
             if let Some(seconds) = core.keepalive_header() {
-                out.extend_from_slice(b"Keep-Alive: timeout=");
-                out.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
-                out.extend_from_slice(b"\r\n");
+                head.written_id(Id::KeepAlive, |out| {
+                    out.extend_from_slice(b"timeout=");
+                    out.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
+                });
             }
         }
-        _ => out.extend_from_slice(b"Connection: close\r\n"),
+        _ => head.constant("Connection: close\r\n"),
     }
-    response.headers.render_others([Some(Id::ContentType), response.first], out);
-    out.extend_from_slice(b"\r\n");
+    response.headers.render_others([Some(Id::ContentType), response.first], &mut head);
+    head.end();
 }
 
 fn reason_of(response: &Response) -> &[u8] {

@@ -3,6 +3,7 @@
 //! The structural directives (`server`, `location`, `listen`, `server_name`) are here; everything else is in
 //! the modules' tables. Touches: name resolution of listen addresses; opens nothing.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,6 +59,8 @@ pub struct Cx {
     folders: Vec<PathBuf>,
     /// Some `proxy_bind` is `transparent`.
     pub is_transparent: bool,
+    /// Some `proxy_pass` has variables.
+    pub has_passes_of_variables: bool,
     /// Request bodies may go to files somewhere.
     pub body_files: bool,
     /// The longest `keepalive_timeout` so far; first the one that holds without the directive.
@@ -112,6 +115,7 @@ impl Cx {
             keepalive_ms_max: modules::core::KEEPALIVE_MS,
             is_unlogged: false,
             is_transparent: false,
+            has_passes_of_variables: false,
             servers: Vec::new(),
             open: Vec::new(),
             block_count: 0,
@@ -253,10 +257,12 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         keepalive_ms_max,
         is_unlogged,
         is_transparent,
+        has_passes_of_variables,
         mut folders,
         ..
     } = cx;
     let variables = variables.freeze(modules::VARIABLES, &mut diagnostics);
+    let sockets = if has_passes_of_variables { sockets(http_block) } else { HashSet::new() };
     let client_body_temp_path = spool::default_folder(&options.prefix);
     if (body_files || variables.has_request_body_file()) && root.request_body.temp_path().is_none() {
         folders.push(client_body_temp_path.path.clone());
@@ -279,6 +285,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         limit_req,
         limit_conn,
         upstreams,
+        sockets,
         durations: if options.test_only { Default::default() } else { modules::counters::Durations::find() },
         prefix: options.prefix.clone(),
         places: crate::config::Places::default(),
@@ -288,6 +295,34 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         wanted_folder,
         client_body_temp_path,
     }
+}
+
+/// Directives whose words become values of variables, or the URL of a `proxy_pass`.
+const GIVE_VALUES: &[&str] = &["map", "set", "geo", "split_clients", "proxy_pass"];
+
+/// The paths behind each `unix:` in the values that a block gives to variables.
+fn sockets(block: &Node) -> HashSet<PathBuf> {
+    let mut found = HashSet::new();
+    let mut add = |text: &str| {
+        for rest in text.split("unix:").skip(1) {
+            let end = rest.find([':', '$']).unwrap_or(rest.len());
+            // a path that a variable completes is not written here
+            if end > 0 && !rest[end..].starts_with('$') {
+                found.insert(PathBuf::from(&rest[..end]));
+            }
+        }
+    };
+    let mut open = vec![block];
+    while let Some(node) = open.pop() {
+        if GIVE_VALUES.contains(&&*node.name.text) {
+            node.args.iter().for_each(|word| add(&word.text));
+            for entry in node.entries() {
+                entry.args.iter().for_each(|word| add(word.text));
+            }
+        }
+        open.extend(node.children());
+    }
+    found
 }
 
 fn server(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

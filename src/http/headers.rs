@@ -5,7 +5,8 @@
 
 use smallvec::SmallVec;
 
-use crate::proto::header::Id;
+use crate::proto::h1::encode::{Head, Line, Lines, Text, Token};
+use crate::proto::header::{Field, Id};
 
 /// One field inside the text.
 #[derive(Clone, Copy, Debug)]
@@ -17,28 +18,28 @@ struct Entry {
 }
 
 impl Entry {
-    fn name<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+    fn name<'a>(&self, text: &'a Lines) -> &'a [u8] {
         let start = self.name_start as usize;
-        &text[start..start + usize::from(self.name_length)]
+        &text.as_bytes()[start..start + usize::from(self.name_length)]
     }
 
     /// The value begins after `name: `.
-    fn value<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+    fn value<'a>(&self, text: &'a Lines) -> &'a [u8] {
         let start = self.name_start as usize + usize::from(self.name_length) + 2;
-        &text[start..start + self.value_length as usize]
+        &text.as_bytes()[start..start + self.value_length as usize]
     }
 
     /// The whole line with its CRLF.
-    fn line<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+    fn line<'a>(&self, text: &'a Lines) -> Line<'a> {
         let start = self.name_start as usize;
-        &text[start..start + usize::from(self.name_length) + 2 + self.value_length as usize + 2]
+        text.line(start..start + usize::from(self.name_length) + 2 + self.value_length as usize + 2)
     }
 }
 
 /// An ordered list of fields; names compare without regard to case, repeated fields are kept.
 #[derive(Clone, Debug, Default)]
 pub struct Headers {
-    text: Vec<u8>,
+    text: Lines,
     entries: SmallVec<[Entry; 12]>,
 }
 
@@ -48,46 +49,39 @@ impl Headers {
         self.text.reserve(bytes);
     }
 
-    /// Appends a field. `value` must hold no CR, LF or NUL; bytes that could break the head are dropped here.
+    /// Appends a field. Bytes of the value that would end its line are dropped; so is a field whose name is no token.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
         self.push_with(Id::of(name), name, value);
     }
 
     pub fn push_id(&mut self, id: Id, value: &[u8]) {
-        self.push_with(Some(id), id.name().as_bytes(), value);
+        self.append(Some(id), id.into(), value);
     }
 
     /// Appends a field whose id is known to belong to `name`.
     pub fn push_with(&mut self, id: Option<Id>, name: &[u8], value: &[u8]) {
-        if memchr::memchr3(b'\r', b'\n', 0, value).is_none() {
-            return self.push_clean(id, name, value);
+        if let Some(name) = Token::new(name) {
+            self.append(id, name, value);
         }
-        // A variable that carries a decoded %0a must not split the response.
-        let clean: Vec<u8> =
-            value.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)).collect();
-        self.push_clean(id, name, &clean);
     }
 
-    /// Appends a field of a parsed head, whose value has no byte that could break this one.
-    pub fn push_clean(&mut self, id: Option<Id>, name: &[u8], value: &[u8]) {
-        let start = self.text.len();
-        self.text.extend_from_slice(name);
-        self.text.extend_from_slice(b": ");
-        self.text.extend_from_slice(value);
-        self.text.extend_from_slice(b"\r\n");
-        let name_length = u16::try_from(name.len()).unwrap_or(u16::MAX);
-        let value_length = value.len() as u32;
-        self.entries.push(Entry { name_start: start as u32, name_length, value_length, id });
+    fn append(&mut self, id: Option<Id>, name: Token<'_>, value: &[u8]) {
+        let (name_start, value) = (self.text.len() as u32, Text::clean(value));
+        self.text.push(name, &value);
+        let name_length = u16::try_from(name.as_bytes().len()).unwrap_or(u16::MAX);
+        self.entries.push(Entry { name_start, name_length, value_length: value.as_bytes().len() as u32, id });
     }
 
-    /// Appends a field of a parsed head as its line is: `Name: value` and CRLF.
+    /// Appends a field of a parsed head; `data`: the head's bytes.
     #[inline]
-    pub fn push_line(&mut self, id: Option<Id>, line: &[u8], name_length: usize, value_length: usize) {
-        debug_assert_eq!(line.len(), name_length + value_length + 4);
-        let name_start = self.text.len() as u32;
-        self.text.extend_from_slice(line);
-        let name_length = u16::try_from(name_length).unwrap_or(u16::MAX);
-        self.entries.push(Entry { name_start, name_length, value_length: value_length as u32, id });
+    pub fn push_parsed(&mut self, field: &Field, data: &[u8]) {
+        let (name_start, id) = (self.text.len() as u32, field.id);
+        match field.line(data) {
+            Some(line) => self.text.push_line(line),
+            None => self.text.push_parsed(field, data),
+        }
+        let (name_length, value_length) = (field.name(data).len() as u16, field.value(data).len() as u32);
+        self.entries.push(Entry { name_start, name_length, value_length, id });
     }
 
     /// Puts a field in front of those that have no place of their own in a head.
@@ -154,6 +148,11 @@ impl Headers {
         self.entries.iter().map(|entry| (entry.id, entry.name(&self.text), entry.value(&self.text)))
     }
 
+    /// All fields as lines, in their order.
+    pub fn to_lines(&self) -> Vec<u8> {
+        self.entries.iter().flat_map(|entry| entry.line(&self.text).as_bytes()).copied().collect()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -163,20 +162,20 @@ impl Headers {
         self.entries.clear();
     }
 
-    /// Appends the first field of this id as a line.
-    pub fn render_first(&self, id: Option<Id>, out: &mut Vec<u8>) {
+    /// Writes the first field of this id as a line.
+    pub fn render_first(&self, id: Option<Id>, head: &mut Head<'_>) {
         let Some(id) = id else { return };
         if let Some(entry) = self.entries.iter().find(|entry| entry.id == Some(id)) {
-            out.extend_from_slice(entry.line(&self.text));
+            head.line(entry.line(&self.text));
         }
     }
 
-    /// Appends all as lines, in their own order, but for the first field of each of these ids.
-    pub fn render_others(&self, mut firsts: [Option<Id>; 2], out: &mut Vec<u8>) {
+    /// Writes all as lines, in their own order, but for the first field of each of these ids.
+    pub fn render_others(&self, mut firsts: [Option<Id>; 2], head: &mut Head<'_>) {
         for entry in &self.entries {
             match firsts.iter_mut().find(|first| entry.id.is_some() && **first == entry.id) {
                 Some(first) => *first = None,
-                None => out.extend_from_slice(entry.line(&self.text)),
+                None => head.line(entry.line(&self.text)),
             }
         }
     }
@@ -194,18 +193,20 @@ mod tests {
         headers.push(b"x-two", b"2");
         headers.push_id(Id::ContentType, b"b");
         let mut out = Vec::new();
-        headers.render_first(Some(Id::ContentType), &mut out);
-        headers.render_others([Some(Id::ContentType), None], &mut out);
-        assert_eq!(out, b"Content-Type: a\r\nX-One: 1\r\nx-two: 2\r\nContent-Type: b\r\n");
+        let mut head = Head::response(200, &Text::clean(b""), &mut out);
+        headers.render_first(Some(Id::ContentType), &mut head);
+        headers.render_others([Some(Id::ContentType), None], &mut head);
+        assert_eq!(out, b"HTTP/1.1 200 \r\nContent-Type: a\r\nX-One: 1\r\nx-two: 2\r\nContent-Type: b\r\n");
     }
 
     #[test]
     fn a_value_cannot_split_the_head() {
         let mut headers = Headers::default();
         headers.push(b"X-A", b"1\r\nX-B: 2");
+        headers.push(b"X-C\r\nX-D", b"1");
         let mut out = Vec::new();
-        headers.render_others([None, None], &mut out);
-        assert_eq!(out, b"X-A: 1X-B: 2\r\n");
+        headers.render_others([None, None], &mut Head::response(200, &Text::clean(b""), &mut out));
+        assert_eq!(out, b"HTTP/1.1 200 \r\nX-A: 1X-B: 2\r\n");
     }
 
     #[test]

@@ -41,9 +41,10 @@ pub mod variable;
 pub mod zone;
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use compile::{CompileOptions, compile};
 pub use handover::Handover;
@@ -77,6 +78,9 @@ pub struct Config {
     pub upstreams: modules::upstream::Upstreams,
     /// How long requests and their upstreams take, of all servers together.
     pub durations: modules::counters::Durations,
+    /// Paths of unix sockets that values are written with (`map`, `set` and their like); empty where no `proxy_pass` has
+    /// variables.
+    pub sockets: HashSet<PathBuf>,
     pub prefix: PathBuf,
     /// The lines of the configuration's files, to name directives by.
     pub places: Places,
@@ -97,6 +101,14 @@ impl Config {
     pub fn slots(&self) -> impl Iterator<Item = u32> {
         let servers = self.servers.iter().filter_map(|server| server.slot);
         servers.map(counter::Slot::index).chain(self.upstreams.slots())
+    }
+
+    /// Whether a `proxy_pass` with variables may go to this socket: the configuration has its path as text, or says itself
+    /// that it is one (`is_literal`: the value begins with `unix:` whatever the request) and no variable leads elsewhere
+    /// from there. A client must not choose a socket of this machine.
+    pub fn may_connect(&self, path: &Path, is_literal: bool) -> bool {
+        let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
+        self.sockets.contains(path) || is_literal && !climbs
     }
 
     /// The names of the shared memory zones in use, for `shm::named::sweep`.

@@ -13,7 +13,7 @@ use crate::http::error::{Error, Limit};
 use crate::http::filter::{Coding, Signal};
 use crate::http::pace::Pace;
 use crate::net::budget::Share;
-use crate::proto::h1::encode;
+use crate::proto::h1::encode::{self, Lines};
 use crate::runtime::{self, Io, Timer, buffer, relay};
 
 /// Body bytes up to this many are copied behind their head: cheaper than to hand the kernel a list.
@@ -244,7 +244,7 @@ impl Output {
 
     /// Writes the end; false when the body is shorter than it was said to be.
     #[inline]
-    pub fn end(&mut self, trailers: &[u8]) -> bool {
+    pub fn end(&mut self, trailers: &Lines) -> bool {
         match self.framing {
             Framing::Chunked => encode::last_chunk_with(trailers, &mut self.pending),
             Framing::Length { left } if left > 0 => return false,

@@ -15,7 +15,7 @@ use crate::http::request::{Connection, Limits, Request, Slots};
 use crate::http::server::Server;
 use crate::http::{Config, modules};
 use crate::proto::h1::length::BodyLength;
-use crate::proto::h1::{encode, request, response};
+use crate::proto::h1::{request, response};
 use crate::proto::message::Method;
 use crate::runtime::buffer::Buffer;
 use crate::sys::address::SockAddr;
@@ -77,10 +77,7 @@ impl Parked {
     pub fn new(mut request: Box<Request>) -> Self {
         request.is_parked = true;
         let request = &mut *request;
-        let mut sent = Vec::new();
-        for (_, name, value) in request.response.headers.iter() {
-            encode::field(name, value, &mut sent);
-        }
+        let sent = request.response.headers.to_lines();
         let head = request.upstream.take_head();
         let received = head.as_ref().map_or(&b""[..], |head| head.buffer.data());
         let parts = [

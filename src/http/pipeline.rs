@@ -437,6 +437,7 @@ async fn answer(
                 return Ok(Some(reply));
             }
             let Some(location) = request.server.named(name) else {
+                let name = log::Text(name.as_bytes());
                 log::error!(core::error_log(request), &*request, "could not find named location \"{name}\"");
                 return Ok(Some(Reply::Status(500)));
             };

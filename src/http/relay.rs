@@ -227,16 +227,13 @@ fn pass_trailers(request: &mut Request, lines: Vec<u8>) {
     let conf: &'static proxy::Conf = &request.location.proxy;
     if request.response.has_trailers && conf.pass_trailers() {
         let head = request.upstream.head();
-        for line in lines.split_inclusive(|byte| *byte == b'\n') {
-            let name = line.split(|byte| *byte == b':').next().unwrap_or(b"");
+        let keeps = |name: &[u8]| {
             let id = Id::of(name);
             let ends_here = id.is_some_and(|id| NO_TRAILERS.contains(&id))
-                || Id::is_mimicked(name)
                 || head.is_some_and(|kept| kept.head.connection.ends_name(name, kept.buffer.data()));
-            if !ends_here && !conf.hides(id, name) {
-                request.response.trailers.extend_from_slice(line);
-            }
-        }
+            !ends_here && !conf.hides(id, name)
+        };
+        Decoder::pass_trailers(&lines, keeps, &mut request.response.trailers);
     }
     request.upstream.trailers = lines;
 }

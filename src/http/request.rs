@@ -25,6 +25,7 @@ use crate::http::variable::VariableId;
 use crate::http::{Config, modules};
 use crate::log;
 use crate::net::budget::Share;
+use crate::proto::h1::encode::Token;
 use crate::proto::h1::request::RequestHead;
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
@@ -375,6 +376,15 @@ impl Request {
             Method::Get => b"GET", // also where an internal redirect has made it one
             Method::Head => b"HEAD",
             _ => self.input.data().get(self.head.method_range.clone()).unwrap_or(b""),
+        }
+    }
+
+    /// The same as a head has it.
+    pub fn method_token(&self) -> Token<'_> {
+        match self.method {
+            Method::Get => Token::GET,
+            Method::Head => Token::HEAD,
+            _ => self.head.method_token(self.input.data()),
         }
     }
 

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use crate::http::headers::Headers;
+use crate::proto::h1::encode::Lines;
 use crate::proto::header::Id;
 
 /// The head of a response.
@@ -28,8 +29,7 @@ pub struct Response {
     pub is_current: bool,
     /// Trailers follow the body, if it is chunked: `modules::TRAILERS` add theirs at its end.
     pub has_trailers: bool,
-    /// Lines that each end with CRLF.
-    pub trailers: Vec<u8>,
+    pub trailers: Lines,
 }
 
 /// Fields that every response of ours has, and one of an upstream only if it brings them, where the configuration passes

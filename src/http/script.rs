@@ -98,6 +98,12 @@ impl Script {
         }
     }
 
+    /// Whether every value begins with this text, in any case: it is written so, and no variable has a say.
+    pub fn begins_with(&self, start: &str) -> bool {
+        let Some(Part::Text(text)) = self.parts.first() else { return false };
+        text.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start.as_bytes()))
+    }
+
     pub fn span(&self) -> Span {
         self.span
     }

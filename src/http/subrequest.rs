@@ -102,7 +102,7 @@ fn admit(request: &mut Request, levels: usize, uri: &[u8]) -> Result<(), Refusal
         tally.count.set(tally.count.get() + 1);
         return Ok(());
     }
-    let uri = String::from_utf8_lossy(uri);
+    let uri = log::Text(uri);
     let cause = match is_cycle {
         true => format!("subrequests cycle while processing \"{uri}\""),
         false => format!("too many subrequests: \"{uri}\" is one more than the {COUNT_MAX} of a request"),
@@ -137,7 +137,7 @@ pub async fn run(
     client: &mut Client<'_>,
     subrequest: Subrequest,
 ) -> Result<(), Error> {
-    let uri = String::from_utf8_lossy(&subrequest.uri).into_owned();
+    let uri = log::Text(&subrequest.uri).to_string();
     let (mut inner, then) = match subrequest.then {
         Then::Slice(state) => (request.sub_slice(state), Then::Insert),
         then => (request.sub(subrequest.uri, subrequest.args), then),
@@ -196,7 +196,7 @@ fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
     runtime::spawn(async move {
         let io = Io::silent();
         let mut client = Client::ahead(&io, sink.clone());
-        let uri = String::from_utf8_lossy(&inner.uri).into_owned();
+        let uri = log::Text(&inner.uri).to_string();
         let outcome = match race(handle(&mut inner, &mut client), sink.left()).await {
             Either::First(outcome) => outcome,
             Either::Second(()) => Ok(()), // nobody reads how it would have ended

@@ -3,7 +3,10 @@
 //! Touches: nothing. Written here because hickory-proto brings some sixty crates for it, Unicode's tables among them.
 //! Truth: RFC 1035 §4, RFC 3596 (AAAA), RFC 2782 (SRV), RFC 2308 (negative answers).
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::log;
 
 /// Characters of a name without its last dot. One octet more on the wire than RFC 1035 allows: nginx's limit.
 const NAME_CHARS_MAX: usize = 255;
@@ -44,9 +47,9 @@ impl Name {
     }
 }
 
-impl std::fmt::Display for Name {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str(&String::from_utf8_lossy(&self.0))
+impl fmt::Display for Name {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        log::Text(&self.0).fmt(out) // a client may have named it
     }
 }
 

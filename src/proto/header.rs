@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 use smallvec::SmallVec;
 
 use crate::proto::h1::Error;
+use crate::proto::h1::encode::Line;
 
 macro_rules! ids {
     ($($id:ident = $name:literal,)*) => {
@@ -204,7 +205,7 @@ impl Id {
 
     /// A field that frames a body or is between two hops, in the spelling of a program that cannot tell other
     /// characters from dashes (`Transfer_Encoding`: CGI, WSGI): it would take it for the real one.
-    pub fn is_mimicked(name: &[u8]) -> bool {
+    pub(in crate::proto) fn is_mimicked(name: &[u8]) -> bool {
         let Some(bytes) = name.get(..name.len().min(WORD_BYTES)).filter(|bytes| bytes.len() == name.len())
         else {
             return false;
@@ -258,14 +259,14 @@ impl Field {
     }
 
     /// The whole line, where it is written as everybody writes it: `Name: value` and CRLF.
-    pub fn line<'a>(&self, data: &'a [u8]) -> Option<&'a [u8]> {
+    pub fn line<'a>(&self, data: &'a [u8]) -> Option<Line<'a>> {
         let value_start = self.name_start + u32::from(self.name_length) + 2;
         let line_end = (self.value_start + self.value_length) as usize + 2;
         let line = data.get(self.name_start as usize..line_end)?;
         (value_start == self.value_start
             && line[usize::from(self.name_length) + 1] == b' '
             && line.ends_with(b"\r\n"))
-        .then_some(line)
+        .then_some(Line::parsed(line))
     }
 
     /// The value without the whitespace around it; empty when `data` is not the head's bytes.
@@ -479,7 +480,7 @@ mod tests {
             let mut head = crate::proto::h1::request::RequestHead::default();
             let limits = crate::proto::h1::request::Limits::default();
             crate::proto::h1::request::parse(&data, &limits, &mut head).expect("a head");
-            head.fields[1].line(&data).map(<[u8]>::to_vec)
+            head.fields[1].line(&data).map(|line| line.as_bytes().to_vec())
         };
         for text in ["A: b", "A: b c", "A: ", "Long-Name: value"] {
             assert_eq!(line_of(text), Some(format!("{text}\r\n").into_bytes()));
@@ -490,7 +491,7 @@ mod tests {
         let bare = b"GET / HTTP/1.1\nHost: h\n\n";
         let mut head = crate::proto::h1::request::RequestHead::default();
         crate::proto::h1::request::parse(bare, &Default::default(), &mut head).expect("a head");
-        assert_eq!(head.fields[0].line(bare), None);
+        assert!(head.fields[0].line(bare).is_none());
     }
 
     fn parsed(lines: &str) -> Result<(crate::proto::h1::request::RequestHead, Vec<u8>), Error> {

@@ -94,7 +94,7 @@ fn check_response(data: &[u8], end: usize, head_bytes_max: usize, head: &Respons
     assert!(end <= head_bytes_max);
     check_fields(data, head.reason.end..end, &head.fields);
     let mut copy = Vec::new();
-    encode::status_line(head.status, reason, &mut copy);
+    encode::Head::response(head.status, &encode::Text::clean(reason), &mut copy);
     if head.version == Version::Http10 {
         copy[7] = b'0';
     }
@@ -198,7 +198,9 @@ fn is_control(byte: u8) -> bool {
 
 fn write_fields(fields: &[Field], data: &[u8], out: &mut Vec<u8>) {
     for field in fields {
-        encode::field(field.name(data), field.value(data), out);
+        let mut lines = encode::Lines::default();
+        lines.push_parsed(field, data);
+        out.extend_from_slice(lines.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
 }

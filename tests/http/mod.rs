@@ -48,6 +48,7 @@ mod secure_link;
 mod server_name;
 mod slice;
 mod slow;
+mod splitting;
 mod ssi;
 mod ssi_bounds;
 mod stub_status;

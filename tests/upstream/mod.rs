@@ -18,6 +18,7 @@ mod resolve;
 mod resolver;
 mod response_framing;
 mod response_head;
+mod sockets;
 mod store;
 mod timeout_total;
 mod trailers;

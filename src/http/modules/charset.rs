@@ -142,7 +142,7 @@ pub fn head(request: &mut Request) {
     }
     let names = (String::from_utf8_lossy(&source), String::from_utf8_lossy(&charset));
     let Some(table) = conf.table(&names.0, &names.1) else {
-        let (from, to) = &names;
+        let (from, to) = (log::Text(&source), log::Text(&charset));
         log::error!(
             core::error_log(request),
             &*request,

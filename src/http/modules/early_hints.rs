@@ -62,19 +62,16 @@ pub fn is_wanted(request: &mut Request) -> bool {
 /// Errors: 499 when the client has gone, 408 when it takes nothing for `send_timeout`.
 pub async fn pass(request: &Request, client: &Io, head: &ResponseHead, data: &[u8]) -> Result<(), Error> {
     let mut out = Vec::new();
-    encode::status_line(103, b"Early Hints", &mut out);
+    let mut hints = encode::Head::response(103, &encode::Text::clean(b"Early Hints"), &mut out);
     for field in head.fields.iter() {
         let is_own = field.id.is_some_and(|id| id.is_own() || id == Id::Trailer);
         let ends_here = is_own || head.connection.ends(field, data);
         if ends_here || request.location.proxy.hides(field.id, field.name(data)) {
             continue;
         }
-        out.extend_from_slice(field.name(data));
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(field.value(data));
-        out.extend_from_slice(b"\r\n");
+        hints.parsed(field, data);
     }
-    out.extend_from_slice(b"\r\n");
+    hints.end();
     match timeout(request.location.core.send_timeout(), client.write_all(&out)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Error::gone(&error)),

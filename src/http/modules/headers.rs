@@ -15,7 +15,7 @@ use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::script::Script;
 use crate::http::variable::Variable;
-use crate::proto::h1::encode;
+use crate::proto::h1::encode::{Text, Token};
 use crate::proto::header::Id;
 
 #[derive(Clone, Debug)]
@@ -118,6 +118,14 @@ fn field(cx: &mut Cx, node: &Node) -> Result<Field, Diagnostic> {
     };
     let value = Script::compile(&node.args[1], cx)?;
     let name: Box<str> = node.arg(0).into();
+    if Token::new(name.as_bytes()).is_none() {
+        let diagnostic = Diagnostic::error(node.arg_span(0), format!("\"{name}\" is no name of a header field"));
+        let bare = name.trim_end_matches(':').trim();
+        return Err(match Token::new(bare.as_bytes()) {
+            Some(_) => diagnostic.help(format!("write the name alone: {bare}")),
+            None => diagnostic.help("a name is made of letters, digits and !#$%&'*+-.^_`|~"),
+        });
+    }
     let replaces = [Id::Etag, Id::LastModified].into_iter().find(|id| name.eq_ignore_ascii_case(id.name()));
     let id = Id::of(name.as_bytes()).filter(|id| *id != Id::ContentType);
     Ok(Field { name, value, id, always, replaces })
@@ -170,10 +178,10 @@ pub fn add_trailers(request: &mut Request) {
     let conf: &'static Conf = &request.location.headers;
     let is_usual = is_usual(request.response.status);
     for field in conf.trailers.iter().filter(|field| field.always || is_usual) {
-        let mut value = field.value.to_vec(request);
-        value.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));
-        if !value.is_empty() {
-            encode::field(field.name.as_bytes(), &value, &mut request.response.trailers);
+        let value = field.value.to_vec(request);
+        let value = Text::clean(&value);
+        if let (Some(name), false) = (Token::new(field.name.as_bytes()), value.as_bytes().is_empty()) {
+            request.response.trailers.push(name, &value);
         }
     }
 }

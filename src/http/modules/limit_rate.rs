@@ -62,7 +62,7 @@ pub fn evaluate(script: Option<&'static Script>, request: &mut Request) -> u64 {
     let value = script.to_vec(request);
     let Some(bytes) = std::str::from_utf8(&value).ok().and_then(parse_size) else {
         if !value.is_empty() {
-            let value = String::from_utf8_lossy(&value).into_owned();
+            let value = log::Text(&value);
             log::error!(core::error_log(request), &*request, "invalid size \"{value}\"");
         }
         return 0;

@@ -21,6 +21,7 @@ use cookie::Cookies;
 use crate::http::variable::Variable;
 use crate::net::Address;
 use crate::net::connect;
+use crate::proto::h1::encode::{Label, Token};
 use crate::proto::header::Id;
 use crate::upstream::Faults;
 
@@ -100,8 +101,8 @@ pub struct Conf {
 #[derive(Debug)]
 struct Frozen {
     host: Option<Script>,
-    /// `Name: ` and the value; not sent when the value is empty.
-    lines: Vec<(Box<[u8]>, Script)>,
+    /// The name and the value; not sent when the value is empty.
+    lines: Vec<(Label, Script)>,
     sets_connection: bool,
     replaced: Names,
     hidden: Names,
@@ -182,8 +183,8 @@ impl Conf {
         self.frozen().host.as_ref()
     }
 
-    /// The lines of `proxy_set_header`: `Name: ` and the value. `Host` is not among them.
-    pub fn lines(&self) -> &[(Box<[u8]>, Script)] {
+    /// The lines of `proxy_set_header`: the name and the value. `Host` is not among them.
+    pub fn lines(&self) -> &[(Label, Script)] {
         &self.frozen().lines
     }
 
@@ -388,7 +389,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     number("proxy_next_upstream_tries", ANY, (0, u32::MAX as u64), |c| &mut c.next_tries, "Servers tried for one request, 0: all; 0."),
     millis("proxy_next_upstream_timeout", ANY, |c| &mut c.next_timeout, "Time in which another server may be tried, 0: no limit; 0."),
     keyword("proxy_http_version", ANY, VERSIONS, |c| &mut c.http_version, "Version of HTTP for requests to upstreams; 1.1."),
-    custom("proxy_method", ANY, ONE, |c, cx, node| script(&mut c.method, cx, node), "Method of the request to the upstream, instead of the client's."),
+    custom("proxy_method", ANY, ONE, method, "Method of the request to the upstream, instead of the client's; a value that is no token is answered with 500."),
     custom("proxy_set_body", ANY, ONE, |c, cx, node| script(&mut c.body, cx, node), "Body of the request to the upstream, instead of the client's."),
     custom("proxy_bind", ANY, Arity::between(1, 2), bind, "Local address of connections to upstreams, with a port or without; transparent: it may be any address, such as $remote_addr; off."),
     size("proxy_buffer_size", ANY, |c| &mut c.buffer_size, "Most bytes that the head of a response may have; 64k."),
@@ -427,7 +428,7 @@ fn freeze(conf: &Conf) -> Frozen {
         // how the body is framed is decided where the body is known
         let is_framing = is(name, "content-length") || is(name, "transfer-encoding");
         if !is_framing && value.as_text() != Some(b"") {
-            lines.push((format!("{name}: ").into_bytes().into(), value.clone()));
+            lines.extend(Label::new(name).map(|label| (label, value.clone())));
         }
     }
     let mut hidden = Names::default();
@@ -564,6 +565,14 @@ fn parse_local(text: &str) -> Option<Address> {
     let ip = || text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
     let address = text.parse().ok().or_else(|| Some(SocketAddr::new(ip()?, 0)));
     address.map(Address::Inet)
+}
+
+fn method(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let text = node.arg(0);
+    if !script::has_variables(text) && Token::new(text.as_bytes()).is_none() {
+        return Err(Diagnostic::error(node.arg_span(0), format!("\"{text}\" is no method")).help("a method is one word, such as POST"));
+    }
+    script(&mut conf.method, cx, node)
 }
 
 fn script(slot: &mut Inherit<Script>, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::config::inherit::duplicate;
 use crate::config::directive::custom;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, absent};
+use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, Word, absent};
 use crate::http::compile::Cx;
 use crate::http::location::Kind;
 use crate::http::modules::{BlockConf, Directive, core, proxy};
@@ -210,6 +210,8 @@ fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
     }
     let pass = if script::has_variables(&word.text) {
         cx.note_script(&word.text, word.span);
+        warn_of_clients_word(word, cx);
+        cx.has_passes_of_variables = true;
         Pass::Script(Script::compile(word, cx)?)
     } else {
         let target = Target::parse(&word.text).map_err(|why| Diagnostic::error(word.span, why))?;
@@ -219,6 +221,19 @@ fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
     };
     conf.pass = Some((pass, node.span));
     Ok(())
+}
+
+/// A host that begins with what a client writes is any host: also those that only this machine can reach.
+fn warn_of_clients_word(word: &Word, cx: &mut Cx) {
+    let Some(rest) = word.text.strip_prefix("http://").and_then(|host| host.strip_prefix('$')) else { return };
+    let Ok((name, _)) = script::variable_name(rest, word.span) else { return };
+    let is_whole = ["args", "query_string", "uri", "document_uri", "request_uri", "host"].contains(&name);
+    let is_part = ["arg_", "http_", "cookie_"].iter().any(|start| name.starts_with(start));
+    let is_group = name.bytes().all(|byte| byte.is_ascii_digit());
+    if is_whole || is_part || is_group {
+        let message = format!("the host of \"proxy_pass\" begins with \"${name}\", which a client chooses");
+        cx.diagnostics.push(Diagnostic::warning(word.span, message).help("let \"map\" choose among the hosts that are meant"));
+    }
 }
 
 fn host(request: &mut Request, out: &mut Vec<u8>) -> bool {

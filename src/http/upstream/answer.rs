@@ -123,6 +123,7 @@ fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static prox
     if let Some(name) = target.strip_prefix(b"@") {
         let name = String::from_utf8_lossy(name);
         let Some(location) = request.server.named(&format!("@{name}")) else {
+            let name = log::Text(name.as_bytes());
             log::error!(core::error_log(request), &*request, "could not find named location \"@{name}\"");
             return Some(Reply::Status(500));
         };
@@ -143,7 +144,7 @@ fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static prox
             Some(Reply::Internal { uri, args: args.to_vec() })
         }
         _ => {
-            let target = String::from_utf8_lossy(target);
+            let target = log::Text(target);
             log::error!(
                 core::error_log(request),
                 &*request,
@@ -212,10 +213,7 @@ fn response(
         let may_change = matches!(field.id, Some(Id::Location | Id::Refresh | Id::SetCookie));
         match may_change.then(|| rewritten(request, conf, field.id, value, &mut response.first)).flatten() {
             Some(value) => response.headers.push_with(field.id, name, &value),
-            None => match field.line(data) {
-                Some(line) => response.headers.push_line(field.id, line, name.len(), value.len()),
-                None => response.headers.push_clean(field.id, name, value),
-            },
+            None => response.headers.push_parsed(field, data),
         }
     }
     response.content_length = match length {
@@ -253,7 +251,7 @@ fn log_duplicate(request: &Request, name: &[u8], value: &[u8]) {
         core::error_log(request),
         request,
         "upstream sent duplicate header line: \"{}\", ignored",
-        String::from_utf8_lossy(&line)
+        log::Text(&line)
     );
 }
 

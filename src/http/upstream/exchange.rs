@@ -154,7 +154,7 @@ fn no_descriptors(error: &io::Error) -> Stop {
 fn own_local(request: &mut Request, conf: &'static proxy::Conf) -> Options {
     let (value, bind) = conf.own_local(request);
     if bind.is_none() && !value.is_empty() {
-        let value = String::from_utf8_lossy(&value);
+        let value = log::Text(&value);
         log::error!(core::error_log(request), &*request, "invalid local address \"{value}\"");
     }
     Options { bind, ..conf.connect_options().clone() }

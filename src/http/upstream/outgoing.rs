@@ -19,8 +19,10 @@ use crate::http::spool;
 use crate::http::temp_file::TempFile;
 use crate::http::upstream::target::Goal;
 use crate::http::upstream::{failover, is_unsafe};
-use crate::proto::h1::encode;
+use crate::log;
+use crate::proto::h1::encode::{self, Head, Token};
 use crate::proto::h1::length::BodyLength;
+use crate::proto::header::Id;
 use crate::runtime::Io;
 use crate::sys::transfer::Pipe;
 
@@ -135,7 +137,7 @@ impl Outgoing {
             }
         };
         let mut bytes = Vec::with_capacity(request.input.data().len() + kept.len() + 256);
-        write_head(request, goal, framing, &mut bytes);
+        write_head(request, goal, framing, &mut bytes)?;
         let is_chunk = framing == Framing::Chunked && !kept.is_empty();
         if is_chunk {
             encode::chunk_head(kept.len() as u64, &mut bytes);
@@ -419,77 +421,68 @@ async fn read_ahead(
     }
 }
 
-fn write_head(request: &mut Request, goal: &Goal, framing: Framing, out: &mut Vec<u8>) {
+/// Errors: 500 where `proxy_method` has come to something that is no method.
+fn write_head(request: &mut Request, goal: &Goal, framing: Framing, out: &mut Vec<u8>) -> Result<(), Error> {
     let conf: &'static proxy::Conf = &request.location.proxy;
-    match conf.method() {
-        Some(method) => method.evaluate(request, out),
-        None if request.malformed => out.extend_from_slice(b"GET"), // what its error page is asked for with
-        None => out.extend_from_slice(request.method_text()),
+    let configured;
+    let method = match conf.method() {
+        Some(script) => {
+            configured = script.to_vec(request);
+            Token::new(&configured).ok_or_else(|| no_method(&configured))?
+        }
+        None if request.malformed => Token::GET, // what its error page is asked for with
+        None => request.method_token(),
+    };
+    let (mut head, target) =
+        Head::request(method, conf.is_http11(), out, |out| write_uri(request, goal, out));
+    // kept for the log and for variables
+    let uri = &head.as_bytes()[target];
+    let mut kept = std::mem::take(&mut request.upstream.uri);
+    kept.clear();
+    kept.extend_from_slice(uri);
+    request.upstream.uri = kept;
+    write_host(request, conf, goal, &mut head);
+    for (label, value) in conf.lines() {
+        head.written(label, |out| value.evaluate(request, out));
     }
-    out.push(b' ');
-    let uri_start = out.len();
-    write_uri(request, goal, out);
-    request.upstream.uri.clear();
-    request.upstream.uri.extend_from_slice(&out[uri_start..]);
-    out.extend_from_slice(if conf.is_http11() { b" HTTP/1.1\r\n" } else { b" HTTP/1.0\r\n" });
-    write_host(request, conf, goal, out);
-    write_lines(request, conf, out);
     if !conf.is_http11() && !conf.sets_connection() {
-        out.extend_from_slice(b"Connection: close\r\n");
+        head.constant("Connection: close\r\n");
     }
     match framing {
         Framing::None => {}
-        Framing::Length(length) => {
-            out.extend_from_slice(b"Content-Length: ");
-            out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
-        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Framing::Length(length) => head.number(Id::ContentLength, length),
+        Framing::Chunked => head.constant("Transfer-Encoding: chunked\r\n"),
     }
     if conf.pass_request_headers() {
-        write_fields(request, conf, out);
+        write_fields(request, conf, &mut head);
     }
-    out.extend_from_slice(b"\r\n");
+    head.end();
+    Ok(())
 }
 
-fn write_host(request: &mut Request, conf: &'static proxy::Conf, goal: &Goal, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"Host: ");
-    let start = out.len();
-    if let Some(host) = conf.host() {
-        host.evaluate(request, out);
-        remove_breaks(out, start);
-    }
-    if out.len() == start && (conf.host().is_none() || conf.is_http11()) {
-        goal.write_host(out);
-    }
-    if out.len() == start {
-        out.truncate(start - b"Host: ".len());
-    } else {
-        out.extend_from_slice(b"\r\n");
-    }
+#[cold]
+fn no_method(value: &[u8]) -> Error {
+    Error::ours(format!("\"proxy_method\" has become \"{}\", which is no method", log::Text(value)))
 }
 
-fn write_lines(request: &mut Request, conf: &'static proxy::Conf, out: &mut Vec<u8>) {
-    for (name, value) in conf.lines() {
-        let line_start = out.len();
-        out.extend_from_slice(name);
+fn write_host(request: &mut Request, conf: &'static proxy::Conf, goal: &Goal, head: &mut Head<'_>) {
+    head.written_id(Id::Host, |out| {
         let start = out.len();
-        value.evaluate(request, out);
-        remove_breaks(out, start);
-        if out.len() == start {
-            out.truncate(line_start);
-        } else {
-            out.extend_from_slice(b"\r\n");
+        if let Some(host) = conf.host() {
+            host.evaluate(request, out);
         }
-    }
+        if out.len() == start && (conf.host().is_none() || conf.is_http11()) {
+            goal.write_host(out);
+        }
+    });
 }
 
 /// The client's own fields, but those that end at this hop.
-fn write_fields(request: &Request, conf: &proxy::Conf, out: &mut Vec<u8>) {
+fn write_fields(request: &Request, conf: &proxy::Conf, head: &mut Head<'_>) {
     let data = request.input.data();
     let (fields, connection) = (&request.head.fields, &request.head.connection);
     for field in fields.iter() {
-        let (name, value) = (field.name(data), field.value(data));
+        let name = field.name(data);
         if conf.replaces(field.id, name) {
             continue;
         }
@@ -497,31 +490,13 @@ fn write_fields(request: &Request, conf: &proxy::Conf, out: &mut Vec<u8>) {
         if connection.ends(field, data) && !request.location.realip.reads(name) {
             continue;
         }
-        if let Some(line) = field.line(data) {
-            out.extend_from_slice(line);
-            continue;
-        }
-        out.extend_from_slice(name);
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
-/// A variable may carry a decoded line break; it must not begin a field or a request of its own.
-fn remove_breaks(out: &mut Vec<u8>, start: usize) {
-    if memchr::memchr3(b'\r', b'\n', 0, &out[start..]).is_some() {
-        let clean: Vec<u8> =
-            out[start..].iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)).collect();
-        out.truncate(start);
-        out.extend_from_slice(&clean);
+        head.parsed(field, data);
     }
 }
 
 /// The target for the upstream by nginx's rules: as the client sent it where `proxy_pass` has no URI part and
 /// nothing changed it; else decoded, the location's name replaced, and encoded again.
 fn write_uri(request: &Request, goal: &Goal, out: &mut Vec<u8>) {
-    let start = out.len();
     match goal.uri() {
         Some(uri) if goal.is_evaluated => out.extend_from_slice(uri.as_bytes()),
         None if request.uri_is_original => out.extend_from_slice(request.target()),
@@ -542,27 +517,6 @@ fn write_uri(request: &Request, goal: &Goal, out: &mut Vec<u8>) {
                 out.push(b'?');
                 out.extend_from_slice(&request.args);
             }
-        }
-    }
-    if out.len() == start {
-        out.push(b'/');
-    }
-    encode_breaks(out, start);
-}
-
-/// Spaces and controls would end the request line; variables may bring them.
-fn encode_breaks(out: &mut Vec<u8>, start: usize) {
-    let breaks = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
-    if !out[start..].iter().any(breaks) {
-        return;
-    }
-    let raw = out.split_off(start);
-    for byte in raw {
-        if breaks(&byte) {
-            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-            out.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-        } else {
-            out.push(byte);
         }
     }
 }

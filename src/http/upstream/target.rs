@@ -12,6 +12,7 @@ use crate::http::modules::proxy_pass::{Pass, Target};
 use crate::http::modules::resolver;
 use crate::http::modules::upstream::{Action, Chosen};
 use crate::http::request::Request;
+use crate::log;
 use crate::net::Address;
 use crate::net::address::Host;
 use crate::runtime::blocking::{self, Lane};
@@ -60,7 +61,15 @@ impl Goal {
             Some(Pass::Script(script)) => {
                 let url = String::from_utf8(script.to_vec(request))
                     .map_err(|_| Error::ours("the URL of \"proxy_pass\" is no text"))?;
-                let target = Target::parse(&url).map_err(|why| Error::ours(format!("{why} in \"{url}\"")))?;
+                let shown = log::Text(url.as_bytes());
+                let target =
+                    Target::parse(&url).map_err(|why| Error::ours(format!("{why} in \"{shown}\"")))?;
+                if let Host::Unix(path) = &target.host
+                    && !request.config.may_connect(path, script.begins_with("http://unix:"))
+                {
+                    let what = "a unix socket that the configuration does not name";
+                    return Err(Error::ours(format!("\"proxy_pass\" has become \"{shown}\", {what}")));
+                }
                 Self::evaluated(request, client, target).await
             }
             None => Err(Error::ours("no \"proxy_pass\" in this location")),
@@ -134,6 +143,7 @@ fn left(request: &mut Request) -> Error {
 async fn look_up(request: &Request, target: &Target) -> Result<Chosen, Error> {
     let upstreams = &request.config.upstreams;
     let make = |source, addresses| upstreams.make(&target.name, target.port, source, &target.host, addresses);
+    let shown = log::Text(target.name.as_bytes());
     let (Host::Inet { name, port }, None) = (&target.host, target.host.literal()) else {
         return Ok(make(0, target.host.literal().into_iter().collect()));
     };
@@ -141,7 +151,7 @@ async fn look_up(request: &Request, target: &Target) -> Result<Chosen, Error> {
     if let Some(resolver) = conf.resolver() {
         let found = resolver.addresses(name, conf.timeout_ms()).await;
         let found =
-            found.map_err(|why| Error::upstream(502, format!("{name} could not be resolved {why}")))?;
+            found.map_err(|why| Error::upstream(502, format!("{shown} could not be resolved {why}")))?;
         let addresses = found.list.iter().map(|&ip| Address::Inet(SocketAddr::new(ip, *port)));
         return Ok(make(Rc::as_ptr(resolver).addr(), addresses.collect()));
     }
@@ -158,6 +168,6 @@ async fn look_up(request: &Request, target: &Target) -> Result<Chosen, Error> {
     match (looked, known) {
         (Ok(addresses), _) => Ok(make(0, addresses)),
         (Err(_), Some((group, _))) => Ok(Chosen::Dynamic(group)),
-        (Err(error), None) => Err(Error::upstream(502, format!("{name} could not be resolved ({error})"))),
+        (Err(error), None) => Err(Error::upstream(502, format!("{shown} could not be resolved ({error})"))),
     }
 }

@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use crate::base::number::hex_digit;
 use crate::proto::h1::Error;
+use crate::proto::h1::encode::Lines;
 use crate::proto::h1::fields::{self, Fields, Rules};
 
 /// Of one chunk's size line: legal and useless, so short (nginx has none, CVE lists have many).
@@ -117,6 +118,24 @@ impl Decoder {
         match self.state {
             State::Done => self.trailers.strip_suffix(b"\r\n").unwrap_or(&[]),
             _ => &[],
+        }
+    }
+
+    /// The trailers of a complete body, of which `keeps` is told the name, as lines for another message.
+    pub fn pass_trailers(lines: &[u8], mut keeps: impl FnMut(&[u8]) -> bool, out: &mut Lines) {
+        let rules = Rules {
+            line_bytes_max: TRAILERS_BYTES_MAX,
+            count_max: TRAILERS_MAX,
+            ignore_odd: false,
+            underscores: true,
+            crlf_only: true,
+        };
+        let (mut fields, whole) = (Fields::default(), [lines, b"\r\n"].concat());
+        if let Ok(Some(_)) = fields::parse(&whole, 0, &rules, &mut fields) {
+            fields
+                .iter()
+                .filter(|field| keeps(field.name(&whole)))
+                .for_each(|field| out.push_parsed(field, &whole));
         }
     }
 

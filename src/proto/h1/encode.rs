@@ -1,29 +1,282 @@
-//! Writing HTTP/1.1: status lines, fields, chunks.
+//! Writing HTTP/1.1: heads, field lines, chunks.
 //!
-//! Touches: nothing; appends to the caller's bytes. RFC 9112 §4, §5, §7.1.
+//! What goes into a head has a type that only a checking or a cleaning constructor makes, so that no value, wherever it
+//! came from, can end its line or its head: [`Token`], [`Text`], [`Line`]. The checks are made in release builds too.
+//! Touches: nothing; appends to the caller's bytes. RFC 9112 §3, §4, §5, §7.1.
 
-/// `HTTP/1.1 200 OK\r\n`.
-#[inline]
-pub fn status_line(status: u16, reason: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(reason);
-    out.extend_from_slice(b"\r\n");
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::proto::header::{Field, Id};
+
+/// A method or the name of a field (RFC 9110 §5.6.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token<'a>(&'a [u8]);
+
+impl<'a> Token<'a> {
+    pub const GET: Token<'static> = Token(b"GET");
+    pub const HEAD: Token<'static> = Token(b"HEAD");
+
+    /// `None`: it is empty, or has a byte that no token has.
+    pub fn new(text: &'a [u8]) -> Option<Self> {
+        let is_token = !text.is_empty() && text.iter().all(|byte| is_token_byte(*byte));
+        is_token.then_some(Self(text))
+    }
+
+    /// Of a head that was parsed.
+    pub(in crate::proto) fn parsed(text: &'a [u8]) -> Self {
+        Self(text)
+    }
+
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
 }
 
-/// `name: value\r\n`. The value must hold no CR, LF or NUL.
+impl From<Id> for Token<'static> {
+    fn from(id: Id) -> Self {
+        Self(id.name().as_bytes())
+    }
+}
+
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// The value of a field or the reason of a status: it has no CR, LF or NUL.
+#[derive(Clone, Debug)]
+pub struct Text<'a>(Cow<'a, [u8]>);
+
+impl<'a> Text<'a> {
+    /// Without the bytes that would end the line: a variable may carry a decoded line break.
+    pub fn clean(bytes: &'a [u8]) -> Self {
+        match memchr::memchr3(b'\r', b'\n', 0, bytes) {
+            None => Self(Cow::Borrowed(bytes)),
+            Some(_) => Self(Cow::Owned(bytes.iter().copied().filter(|byte| !is_break(*byte)).collect())),
+        }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn is_break(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n' | 0)
+}
+
+/// One whole field line, its CRLF included.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a>(&'a [u8]);
+
+impl<'a> Line<'a> {
+    /// A line of a parsed head as it stands there; the caller has seen that it is written in full.
+    pub(in crate::proto) fn parsed(line: &'a [u8]) -> Self {
+        Self(line)
+    }
+
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+}
+
+/// The name of a field with its colon and space, made while the configuration is read.
+#[derive(Clone, Debug)]
+pub struct Label(Box<[u8]>);
+
+impl Label {
+    /// `None`: it is no token.
+    pub fn new(name: &str) -> Option<Self> {
+        Token::new(name.as_bytes())?;
+        Some(Self(format!("{name}: ").into_bytes().into()))
+    }
+}
+
+/// Field lines one behind the other, as they go onto the wire.
+#[derive(Clone, Debug, Default)]
+pub struct Lines(Vec<u8>);
+
+impl Lines {
+    pub fn reserve(&mut self, bytes: usize) {
+        self.0.reserve(bytes);
+    }
+
+    #[inline]
+    pub fn push(&mut self, name: Token<'_>, value: &Text<'_>) {
+        push_field(name.0, &value.0, &mut self.0);
+    }
+
+    #[inline]
+    pub fn push_line(&mut self, line: Line<'_>) {
+        self.0.extend_from_slice(line.0);
+    }
+
+    /// Appends a field of a parsed head; `data`: the head's bytes.
+    #[inline]
+    pub fn push_parsed(&mut self, field: &Field, data: &[u8]) {
+        push_field(field.name(data), field.value(data), &mut self.0);
+    }
+
+    /// The line at these bytes, which are those of one or of several whole lines.
+    #[inline]
+    pub fn line(&self, range: Range<usize>) -> Line<'_> {
+        Line(self.0.get(range).unwrap_or(b""))
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
 #[inline]
-pub fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-    debug_assert!(memchr::memchr3(b'\r', b'\n', 0, value).is_none());
+fn push_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
-pub fn content_length(length: u64, out: &mut Vec<u8>) {
-    field(b"Content-Length", itoa::Buffer::new().format(length).as_bytes(), out);
+/// A head that is being written: only through this, and complete after [`Head::end`].
+#[derive(Debug)]
+pub struct Head<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl<'a> Head<'a> {
+    /// `HTTP/1.1 200 OK\r\n`.
+    #[inline]
+    pub fn response(status: u16, reason: &Text<'_>, out: &'a mut Vec<u8>) -> Self {
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(&reason.0);
+        out.extend_from_slice(b"\r\n");
+        Self { out }
+    }
+
+    /// `GET /path HTTP/1.1\r\n`, and where the target stands in `out`. Of what `write` appends as the target, spaces and
+    /// controls are escaped, which would end it; an empty one is `/`.
+    #[inline]
+    pub fn request(
+        method: Token<'_>,
+        is_http11: bool,
+        out: &'a mut Vec<u8>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> (Self, Range<usize>) {
+        out.extend_from_slice(method.0);
+        out.push(b' ');
+        let start = out.len();
+        write(out);
+        if out.len() == start {
+            out.push(b'/');
+        }
+        escape_breaks(out, start);
+        let target = start..out.len();
+        out.extend_from_slice(if is_http11 { b" HTTP/1.1\r\n" } else { b" HTTP/1.0\r\n" });
+        (Self { out }, target)
+    }
+
+    /// What has been written; for looking at.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.out
+    }
+
+    /// Lines that the program has as text.
+    #[inline]
+    pub fn constant(&mut self, lines: &'static str) {
+        self.out.extend_from_slice(lines.as_bytes());
+    }
+
+    #[inline]
+    pub fn line(&mut self, line: Line<'_>) {
+        self.out.extend_from_slice(line.0);
+    }
+
+    #[inline]
+    pub fn lines(&mut self, lines: &Lines) {
+        self.out.extend_from_slice(&lines.0);
+    }
+
+    /// A field of a parsed head; `data`: the head's bytes.
+    #[inline]
+    pub fn parsed(&mut self, field: &Field, data: &[u8]) {
+        match field.line(data) {
+            Some(line) => self.line(line),
+            None => push_field(field.name(data), field.value(data), self.out),
+        }
+    }
+
+    pub fn number(&mut self, name: Id, value: u64) {
+        push_field(name.name().as_bytes(), itoa::Buffer::new().format(value).as_bytes(), self.out);
+    }
+
+    /// A field whose value is what `write` appends, less the bytes that would end its line; none where that is empty.
+    #[inline]
+    pub fn written(&mut self, label: &Label, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.out.len();
+        self.out.extend_from_slice(&label.0);
+        self.value(start, write);
+    }
+
+    /// The same of a known field.
+    #[inline]
+    pub fn written_id(&mut self, name: Id, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.out.len();
+        self.out.extend_from_slice(name.name().as_bytes());
+        self.out.extend_from_slice(b": ");
+        self.value(start, write);
+    }
+
+    #[inline]
+    fn value(&mut self, line_start: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.out.len();
+        write(self.out);
+        if memchr::memchr3(b'\r', b'\n', 0, &self.out[start..]).is_some() {
+            let clean: Vec<u8> = self.out[start..].iter().copied().filter(|byte| !is_break(*byte)).collect();
+            self.out.truncate(start);
+            self.out.extend_from_slice(&clean);
+        }
+        if self.out.len() == start {
+            self.out.truncate(line_start);
+        } else {
+            self.out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// The empty line behind the fields.
+    #[inline]
+    pub fn end(self) {
+        self.out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Spaces and controls would end a request line; variables may bring them.
+fn escape_breaks(out: &mut Vec<u8>, start: usize) {
+    let breaks = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
+    if !out[start..].iter().any(breaks) {
+        return;
+    }
+    let raw = out.split_off(start);
+    for byte in raw {
+        if breaks(&byte) {
+            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+            out.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        } else {
+            out.push(byte);
+        }
+    }
 }
 
 /// The size line of a chunk; its data and a CRLF follow. A chunk of 0 bytes would end the body.
@@ -41,10 +294,10 @@ pub fn last_chunk(out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n\r\n");
 }
 
-/// The last chunk and the trailers behind it: lines that each end with CRLF, or none.
-pub fn last_chunk_with(trailers: &[u8], out: &mut Vec<u8>) {
+/// The last chunk and the trailers behind it.
+pub fn last_chunk_with(trailers: &Lines, out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n");
-    out.extend_from_slice(trailers);
+    out.extend_from_slice(&trailers.0);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -55,13 +308,40 @@ mod tests {
     #[test]
     fn writes_heads_and_chunks() {
         let mut out = Vec::new();
-        status_line(200, b"OK", &mut out);
-        content_length(10, &mut out);
-        assert_eq!(out, b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n");
+        let mut head = Head::response(200, &Text::clean(b"OK"), &mut out);
+        head.number(Id::ContentLength, 10);
+        head.end();
+        assert_eq!(out, b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n");
         for length in [1, 15, 16, 255, 4096, 65535, u64::MAX] {
             out.clear();
             chunk_head(length, &mut out);
             assert_eq!(out, format!("{length:x}\r\n").as_bytes());
         }
+    }
+
+    #[test]
+    fn nothing_ends_a_line_but_its_end() {
+        for bad in [&b""[..], b"GET /", b"A\r\nB", b"A:", b"\xff", b"A\0", b"(a)"] {
+            assert_eq!(Token::new(bad), None, "{}", bad.escape_ascii());
+        }
+        let bad = b"a\r\nX: y\n\r\n\0 b";
+        let mut out = Vec::new();
+        let method = Token::new(b"X-Y_z").expect("a token");
+        let (mut head, target) = Head::request(method, true, &mut out, |out| out.extend_from_slice(bad));
+        assert_eq!(&head.as_bytes()[target], b"a%0D%0AX:%20y%0A%0D%0A%00%20b");
+        head.written(&Label::new("X-A").expect("a name"), |out| out.extend_from_slice(bad));
+        head.written_id(Id::Host, |out| out.extend_from_slice(b"\r\n"));
+        let mut lines = Lines::default();
+        lines.push(Id::Via.into(), &Text::clean(bad));
+        head.lines(&lines);
+        head.end();
+        assert_eq!(
+            out,
+            b"X-Y_z a%0D%0AX:%20y%0A%0D%0A%00%20b HTTP/1.1\r\nX-A: aX: y b\r\nVia: aX: y b\r\n\r\n"
+        );
+        assert_eq!(
+            Head::response(200, &Text::clean(bad), &mut Vec::new()).as_bytes(),
+            b"HTTP/1.1 200 aX: y b\r\n"
+        );
     }
 }

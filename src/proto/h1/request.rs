@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::proto::h1::Error;
+use crate::proto::h1::encode::Token;
 pub use crate::proto::h1::fields::Seen;
 use crate::proto::h1::fields::{self, Fields, Rules};
 use crate::proto::header::{Connection, Field, Id, tokens};
@@ -81,6 +82,11 @@ impl RequestHead {
         self.connection = Connection::default();
         (self.method, self.version) = (Method::Other, Version::Http11);
         (self.method_range, self.target) = (0..0, 0..0);
+    }
+
+    /// The method as it came; `data`: the head's bytes.
+    pub fn method_token<'a>(&self, data: &'a [u8]) -> Token<'a> {
+        Token::parsed(data.get(self.method_range.clone()).unwrap_or(b""))
     }
 }
 

@@ -54,7 +54,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("connection_time", |r, _, out| seconds(clock::monotonic_ms().saturating_sub(r.connection.opened_ms), out)),
     prefix("http_", http_field),
     prefix("sent_http_", sent_http_field),
-    prefix("sent_trailer_", |r, argument, out| trailer(&r.response.trailers, &argument.name, out)),
+    prefix("sent_trailer_", |r, argument, out| trailer(r.response.trailers.as_bytes(), &argument.name, out)),
     variable("request_port", |r, _, out| request_port(r).is_some_and(|port| text(port, out))),
     variable("is_request_port", |r, _, out| text(if request_port(r).is_some() { b":" } else { b"" }, out)),
     variable("tcpinfo_rtt", |r, _, out| tcp_info(r, |info| info.rtt_us, out)),

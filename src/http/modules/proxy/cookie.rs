@@ -109,7 +109,7 @@ impl Cookies {
                 }
                 None if word.is_empty() => {}
                 None => {
-                    let word = String::from_utf8_lossy(&word);
+                    let word = log::Text(&word);
                     log::error!(core::error_log(request), &*request, "invalid proxy_cookie_flags flag \"{word}\"");
                 }
             }
