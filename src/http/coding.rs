@@ -197,7 +197,7 @@ fn draw<S: PartialEq + Copy>(request: &Request, ways: [Way<S>; 3]) -> Option<(S,
         // the client takes nothing that is not encoded
         let list = request.header(Id::AcceptEncoding).unwrap_or(b"");
         let forbids = items(list).any(|item| item.to_ascii_lowercase().starts_with(b"identity;"));
-        (forbids && quality(list, "identity") == 0).then(|| {
+        (forbids && quality(list, "identity").is_none_or(|quality| quality == 0)).then(|| {
             let mut share = Share::default();
             share.add(least.1);
             (least.0, share)
