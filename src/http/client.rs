@@ -416,7 +416,7 @@ fn render_head(request: &Request, framing: Framing, out: &mut Vec<u8>) {
     out.reserve(
         HEAD_BYTES + usize::try_from(response.content_length.unwrap_or(0)).unwrap_or(0).min(JOINED_MAX),
     );
-    let mut head = Head::response(response.status, &Text::clean(reason_of(response)), out);
+    let mut head = Head::response(response.status, &reason_of(response), out);
     // Those of an upstream that `proxy_pass_header` lets through stand instead of ours, also where there are none.
     if response.headers.get(Id::Server).is_none() && !response.omits.server {
         head.constant(if core.server_tokens() { SERVER_FULL } else { SERVER_SHORT });
@@ -450,6 +450,10 @@ fn render_head(request: &Request, framing: Framing, out: &mut Vec<u8>) {
     head.end();
 }
 
-fn reason_of(response: &Response) -> &[u8] {
-    if response.reason.is_empty() { response::reason(response.status).as_bytes() } else { &response.reason }
+fn reason_of(response: &Response) -> Text<'_> {
+    if response.reason.is_empty() {
+        Text::constant(response::reason(response.status))
+    } else {
+        Text::clean(&response.reason)
+    }
 }

@@ -205,6 +205,8 @@ impl Id {
 
     /// A field that frames a body or is between two hops, in the spelling of a program that cannot tell other
     /// characters from dashes (`Transfer_Encoding`: CGI, WSGI): it would take it for the real one.
+    #[cold]
+    #[inline(never)]
     pub(in crate::proto) fn is_mimicked(name: &[u8]) -> bool {
         let Some(bytes) = name.get(..name.len().min(WORD_BYTES)).filter(|bytes| bytes.len() == name.len())
         else {
@@ -306,6 +308,7 @@ impl Connection {
         let (first, second) = (fields.next(), fields.next());
         // The usual values are no lists.
         match (first.map(|field| field.value(data)), second) {
+            (Some(b"keep-alive" | b"Keep-Alive"), None) => connection.keep_alive = true,
             (Some(value), None) if value.eq_ignore_ascii_case(b"keep-alive") => connection.keep_alive = true,
             (Some(value), None) if value.eq_ignore_ascii_case(b"close") => connection.close = true,
             _ => connection.add(first.into_iter().chain(second).chain(fields), data)?,

@@ -99,15 +99,18 @@ fn split_authority(text: &[u8]) -> Result<(&[u8], Option<&[u8]>), Error> {
     } else {
         let length = memchr::memchr(b':', text).unwrap_or(text.len());
         let name = &text[..length];
-        let mut before = 0;
+        let (mut before, mut has_escapes) = (0, false);
         for &byte in name {
             // an empty label: its second dot would survive the first
             if !HOST_BYTES[usize::from(byte)] || (byte == b'.' && before == b'.') {
-                return Err(Error::InvalidHost);
+                if byte != b'%' {
+                    return Err(Error::InvalidHost);
+                }
+                has_escapes = true;
             }
             before = byte;
         }
-        if memchr::memchr(b'%', name).is_some() && !has_whole_escapes(name) {
+        if has_escapes && !has_whole_escapes(name) {
             return Err(Error::InvalidHost);
         }
         if name.is_empty() {
@@ -143,14 +146,15 @@ fn is_future_address(inside: &[u8]) -> bool {
         && address.iter().all(is_plain)
 }
 
-/// A registered name's characters (RFC 3986 §3.2.2) but the comma, which would join two hosts.
+/// A registered name's characters (RFC 3986 §3.2.2) but the comma, which would join two hosts, and `%`, which begins an
+/// escape.
 const HOST_BYTES: [bool; 256] = {
     let mut bytes = [false; 256];
     let mut byte = 0;
     while byte < bytes.len() {
         let is_mark = matches!(
             byte as u8,
-            b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'('..=b'+' | b';' | b'='
+            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'('..=b'+' | b';' | b'='
         );
         bytes[byte] = (byte as u8).is_ascii_alphanumeric() || is_mark;
         byte += 1;

@@ -35,6 +35,11 @@ impl Buffer {
         Self { bytes, start: 0, end: 0 }
     }
 
+    /// A buffer of no bytes, which takes nothing from the pool.
+    pub fn none() -> Self {
+        Self { bytes: Box::default(), start: 0, end: 0 }
+    }
+
     /// A copy of `data` without any room: for few bytes that are kept for long.
     pub fn exactly(data: &[u8]) -> Self {
         Self { bytes: data.into(), start: 0, end: data.len() as u32 }

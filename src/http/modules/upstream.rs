@@ -402,7 +402,7 @@ pub struct Head {
 
 impl Default for Head {
     fn default() -> Self {
-        Self { buffer: Buffer::take(0), head: ResponseHead::default() }
+        Self { buffer: Buffer::none(), head: ResponseHead::default() }
     }
 }
 

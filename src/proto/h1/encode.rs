@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::proto::h1::fields::has_break;
 use crate::proto::header::{Field, Id};
 
 /// A method or the name of a field (RFC 9110 §5.6.2).
@@ -50,10 +51,15 @@ pub struct Text<'a>(Cow<'a, [u8]>);
 impl<'a> Text<'a> {
     /// Without the bytes that would end the line: a variable may carry a decoded line break.
     pub fn clean(bytes: &'a [u8]) -> Self {
-        match memchr::memchr3(b'\r', b'\n', 0, bytes) {
-            None => Self(Cow::Borrowed(bytes)),
-            Some(_) => Self(Cow::Owned(bytes.iter().copied().filter(|byte| !is_break(*byte)).collect())),
+        match has_break(bytes) {
+            false => Self(Cow::Borrowed(bytes)),
+            true => Self(Cow::Owned(bytes.iter().copied().filter(|byte| !is_break(*byte)).collect())),
         }
+    }
+
+    /// Text of the program's own, which has no such bytes.
+    pub fn constant(text: &'static str) -> Self {
+        Self(Cow::Borrowed(text.as_bytes()))
     }
 
     pub fn as_bytes(&self) -> &[u8] {
@@ -98,7 +104,10 @@ pub struct Lines(Vec<u8>);
 
 impl Lines {
     pub fn reserve(&mut self, bytes: usize) {
-        self.0.reserve(bytes);
+        match self.0.capacity() {
+            0 => self.0 = Vec::with_capacity(bytes), // half of the instructions
+            _ => self.0.reserve(bytes),
+        }
     }
 
     #[inline]
@@ -243,7 +252,7 @@ impl<'a> Head<'a> {
     fn value(&mut self, line_start: usize, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.out.len();
         write(self.out);
-        if memchr::memchr3(b'\r', b'\n', 0, &self.out[start..]).is_some() {
+        if has_break(&self.out[start..]) {
             let clean: Vec<u8> = self.out[start..].iter().copied().filter(|byte| !is_break(*byte)).collect();
             self.out.truncate(start);
             self.out.extend_from_slice(&clean);

@@ -307,6 +307,17 @@ pub(super) fn check_value(value: &[u8]) -> Result<(), Error> {
     }
 }
 
+/// Whether a byte would end a line or a head: CR, LF or NUL. Text of a head mostly has no control character at all.
+#[inline]
+pub(super) fn has_break(text: &[u8]) -> bool {
+    let has_control = match (text.as_chunks::<8>().0, text.last_chunk::<8>()) {
+        // The last word overlaps the one before it.
+        (words, Some(last)) => words.iter().chain([last]).any(|word| controls(*word) != 0),
+        _ => text.iter().any(|byte| *byte < b' '),
+    };
+    has_control && memchr::memchr3(b'\r', b'\n', 0, text).is_some()
+}
+
 /// Eight bytes at once: the high bit of each that is a control character, a tab too. Exact for the lowest one, and
 /// zero if there is none; a borrow may flag innocent bytes above it.
 fn controls(word: [u8; 8]) -> u64 {
@@ -335,6 +346,24 @@ mod tests {
             assert_eq!(value_end(&[&value[..], b"\r"].concat(), 0), Ok(None));
             assert_eq!(value_end(&value, 0), Ok(None));
         }
+    }
+
+    #[test]
+    fn finds_every_break_at_every_place() {
+        for length in 0..20 {
+            for at in 0..length {
+                for byte in 0..=255u8 {
+                    let mut text = vec![b'a'; length];
+                    text[at] = byte;
+                    assert_eq!(
+                        has_break(&text),
+                        matches!(byte, b'\r' | b'\n' | 0),
+                        "{byte} at {at} of {length}"
+                    );
+                }
+            }
+        }
+        assert!(!has_break(b"") && has_break(b"\t\t\t\t\t\t\t\t\t\r\t\t"));
     }
 
     #[test]
