@@ -14,6 +14,7 @@ use crate::config::needs::Total;
 use crate::config::{self, Severity, Tree, convert, render};
 use crate::log;
 use crate::master::{pid, problem};
+use crate::sys::names::Names;
 use crate::sys::{signal, socket, terminal};
 use crate::worker::Config;
 use crate::worker::config::{self as whole, Loaded, Source};
@@ -211,7 +212,6 @@ fn test(options: &Options) -> i32 {
         terminal::tell(format_args!("pronghorn: configuration file {} test failed", path.display()));
         return 1;
     }
-    let lease = log::Lease::begin();
     let early = whole::early_log(options.error_log.as_deref(), &options.prefix);
     let loaded = whole::read(&source, true);
     let is_refused = options.strict && !loaded.diagnostics.0.is_empty();
@@ -229,10 +229,10 @@ fn test(options: &Options) -> i32 {
     if let Some(config) = &loaded.config {
         warnings = problem::exposed(config, &loaded.tree);
         let owner = config.settings.user().map(|identity| (identity.uid, identity.gid));
-        let unopened = lease.open(owner).err().unwrap_or_default();
+        let unopened = loaded.lease.open(owner).err().unwrap_or_default();
         problems.extend(unopened.iter().map(|error| problem::log(error, config, &loaded.tree)));
-        problems.extend(unusable_addresses(config, &loaded.tree));
-        problems.extend(equal_paths(config, &loaded.tree));
+        problems.extend(unusable_addresses(config, &loaded.tree, &loaded.names));
+        problems.extend(equal_paths(config, &loaded.tree, &loaded.names));
         problems.extend(unusable_pid(config, &loaded.tree));
     }
     is_good &= problems.is_empty() && (warnings.is_empty() || !options.strict);
@@ -283,18 +283,18 @@ fn summary(loaded: &Loaded) -> String {
 }
 
 /// Addresses that could not be bound at all. One that is in use is as it should be: by the running daemon.
-fn unusable_addresses(config: &Config, tree: &Tree) -> Vec<String> {
+fn unusable_addresses(config: &Config, tree: &Tree, names: &Names) -> Vec<String> {
     let listens = config.http.iter().flat_map(|http| &http.listens);
     let failed = listens.filter_map(|listen| {
         let error = socket::probe(&listen.address).err()?;
         (error.kind() != io::ErrorKind::AddrInUse)
-            .then(|| problem::address(&listen.address, "bind()", &error, tree))
+            .then(|| problem::address(&listen.address, "bind()", &error, tree, names))
     });
     failed.collect()
 }
 
 /// Paths of unix sockets that are one file in two spellings.
-fn equal_paths(config: &Config, tree: &Tree) -> Vec<String> {
+fn equal_paths(config: &Config, tree: &Tree, names: &Names) -> Vec<String> {
     let mut known = Vec::new();
     let listens = config.http.iter().flat_map(|http| &http.listens);
     let repeated = listens.filter(|listen| {
@@ -306,7 +306,7 @@ fn equal_paths(config: &Config, tree: &Tree) -> Vec<String> {
         is_known
     });
     let in_use = io::Error::from_raw_os_error(nix::libc::EADDRINUSE);
-    repeated.map(|listen| problem::address(&listen.address, "bind()", &in_use, tree)).collect()
+    repeated.map(|listen| problem::address(&listen.address, "bind()", &in_use, tree, names)).collect()
 }
 
 /// What is wrong with the path of the pid file. The file itself belongs to the running daemon.

@@ -1,10 +1,11 @@
 //! The `http` block: from the tree to immutable settings.
 //!
 //! The structural directives (`server`, `location`, `listen`, `server_name`) are here; everything else is in
-//! the modules' tables. Touches: name resolution of listen addresses; opens nothing.
+//! the modules' tables. Opens nothing.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::directive::{block, custom};
@@ -24,6 +25,7 @@ use crate::http::zone::Zones;
 use crate::log::Logger;
 use crate::proto::message::Method;
 use crate::shm::counter::{self, Slot};
+use crate::sys::names::Names;
 
 /// What the compilation is told from outside the `http` block.
 #[derive(Clone, Debug)]
@@ -34,6 +36,8 @@ pub struct CompileOptions {
     pub folder: PathBuf,
     /// The main block's log, in force where no `error_log` is set.
     pub error_log: Logger,
+    /// Where names lead, and those that are to be looked up.
+    pub names: Rc<Names>,
     /// `-t`: nothing is created.
     pub test_only: bool,
 }

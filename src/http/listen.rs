@@ -1,6 +1,6 @@
 //! `listen`: addresses, the parameters of their sockets, and which servers share them.
 //!
-//! Touches: name resolution; asks the kernel whether it has Multipath TCP. Opens nothing that stays.
+//! Touches: asks the kernel whether it has Multipath TCP. Opens nothing that stays.
 //! Behaviour: nginx.org, ngx_http_core_module (`listen`).
 
 use std::collections::HashMap;
@@ -46,7 +46,7 @@ impl Draft {
 /// The setter of the directive.
 pub fn listen(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let text = node.arg(0);
-    let addresses = parse_listen(text, 80).map_err(|bad| {
+    let addresses = parse_listen(text, 80, &cx.options.names).map_err(|bad| {
         Diagnostic::error(node.arg_span(0), format!("{bad} in \"{text}\" of the \"listen\" directive"))
     })?;
     let mut draft = Draft::new(addresses, node.span);
@@ -201,7 +201,7 @@ impl Places {
         cx: &mut Cx,
     ) {
         if drafts.is_empty() {
-            drafts.push(Draft::new(parse_listen("*:80", 80).unwrap_or_default(), span));
+            drafts.push(Draft::new(parse_listen("*:80", 80, &cx.options.names).unwrap_or_default(), span));
         }
         for draft in drafts.into_iter().filter(|draft| !draft.is_datagram) {
             for address in &draft.addresses {

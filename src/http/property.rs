@@ -133,6 +133,7 @@ fn config(server: &str) -> Option<&'static Config> {
         prefix: "/nonexistent".into(),
         folder: "/nonexistent".into(),
         error_log: Logger::none(),
+        names: Default::default(),
         test_only: true,
     };
     let is_one = matches!(&tree.nodes[..], [http] if matches!(http.children(), [_, _, server] if is_allowed(server.children())));

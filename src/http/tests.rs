@@ -25,6 +25,7 @@ fn config(text: &str) -> Config {
         prefix: std::env::temp_dir(),
         folder: std::env::temp_dir(),
         error_log: Logger::none(),
+        names: Default::default(),
         test_only: false,
     };
     let compiled = compile(http, &options, &mut out);
@@ -39,6 +40,7 @@ fn findings(text: &str) -> Diagnostics {
         prefix: Path::new("/").into(),
         folder: Path::new("/").into(),
         error_log: Logger::none(),
+        names: Default::default(),
         test_only: false,
     };
     compile(&tree.nodes[0], &options, &mut out);

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex};
 
 use crate::base::gzip;
+use crate::sys::names::Names;
 
 use super::file;
 use super::lease::{self, Held, Interned, Owner, lock};
@@ -118,12 +119,12 @@ impl File {
     ///
     /// Errors are texts for a diagnostic: bad syslog parameters, or a `buffer=` or `flush=` unlike an earlier one of the same
     /// file under the same lease.
-    pub fn declare(word: &str, prefix: &Path, options: Options) -> Result<File, String> {
+    pub fn declare(word: &str, prefix: &Path, options: Options, names: &Names) -> Result<File, String> {
         if let Some(parameters) = word.strip_prefix("syslog:") {
             if options != Options::default() {
                 return Err("buffered logs cannot be sent to syslog".to_owned());
             }
-            let settings = syslog::Settings::parse(parameters)?;
+            let settings = syslog::Settings::parse(parameters, names)?;
             let key = settings.key(word);
             return Ok(File::intern(word, &key, || Kind::Syslog(settings), options).0);
         }
@@ -146,9 +147,9 @@ impl File {
 
     /// Declares and opens a file at once, for as long as the process lives.
     pub fn open(path: &Path, buffer: Option<usize>, flush_ms: Option<u64>) -> io::Result<File> {
-        let file =
-            File::declare(&path.to_string_lossy(), Path::new(""), Options { buffer, flush_ms, gzip: None })
-                .map_err(io::Error::other)?;
+        let options = Options { buffer, flush_ms, gzip: None };
+        let file = File::declare(&path.to_string_lossy(), Path::new(""), options, &Names::default())
+            .map_err(io::Error::other)?;
         file.0.open(None)?;
         lease::mark_forever(file.0);
         Ok(file)

@@ -134,7 +134,8 @@ fn a_file_that_cannot_be_reopened_keeps_the_old_one() {
     let bench = Bench::new();
     std::fs::create_dir(bench.path("d")).expect("makes");
     let lease = Lease::begin();
-    let file = File::declare("d/a.log", bench.dir.path(), Options::default()).expect("declares");
+    let file =
+        File::declare("d/a.log", bench.dir.path(), Options::default(), &Names::default()).expect("declares");
     lease.open(None).expect("opens");
     std::fs::rename(bench.path("d"), bench.path("e")).expect("renames");
     let errors = reopen(None).expect_err("the directory is gone");
@@ -320,7 +321,7 @@ fn gzip_makes_a_member_of_each_buffer() {
     let bench = Bench::new();
     let lease = Lease::begin();
     let options = Options { buffer: Some(4096), flush_ms: Some(5), gzip: Some(1) };
-    let file = File::declare("a.gz", bench.dir.path(), options).expect("declares");
+    let file = File::declare("a.gz", bench.dir.path(), options, &Names::default()).expect("declares");
     lease.open(None).expect("opens");
     let mut expected = String::new();
     for number in 0..200 {
@@ -347,7 +348,7 @@ fn a_slow_pipe_gets_whole_gzip_members() {
     let mut reader = open.read(true).custom_flags(libc::O_NONBLOCK).open(bench.path("fifo")).expect("opens");
     let lease = Lease::begin();
     let options = Options { buffer: Some(4096), flush_ms: Some(1), gzip: Some(1) };
-    let file = File::declare("fifo", bench.dir.path(), options).expect("declares");
+    let file = File::declare("fifo", bench.dir.path(), options, &Names::default()).expect("declares");
     lease.open(None).expect("opens");
     let mut expected = String::new();
     let mut number = 1_u64;
@@ -374,7 +375,9 @@ fn a_slow_pipe_gets_whole_gzip_members() {
 #[test]
 fn one_file_has_one_set_of_parameters_in_a_cycle() {
     let bench = Bench::new();
-    let declare = |buffer| File::declare("a.log", bench.dir.path(), Options { buffer, ..Options::default() });
+    let declare = |buffer| {
+        File::declare("a.log", bench.dir.path(), Options { buffer, ..Options::default() }, &Names::default())
+    };
     let first = Lease::begin();
     let file = declare(Some(100)).expect("declares");
     assert_eq!(declare(Some(100)), Ok(file));
@@ -393,7 +396,9 @@ fn one_file_has_one_set_of_parameters_in_a_cycle() {
 #[test]
 fn a_cycle_that_is_refused_changes_no_file_and_no_parameter() {
     let bench = Bench::new();
-    let declare = |buffer| File::declare("a.log", bench.dir.path(), Options { buffer, ..Options::default() });
+    let declare = |buffer| {
+        File::declare("a.log", bench.dir.path(), Options { buffer, ..Options::default() }, &Names::default())
+    };
     let first = Lease::begin();
     let file = declare(None).expect("declares");
     first.open(None).expect("opens");
@@ -425,7 +430,7 @@ fn a_dropped_lease_flushes_and_closes() {
     let bench = Bench::new();
     let lease = Lease::begin();
     let options = Options { buffer: Some(4096), ..Options::default() };
-    let file = File::declare("a.log", bench.dir.path(), options).expect("declares");
+    let file = File::declare("a.log", bench.dir.path(), options, &Names::default()).expect("declares");
     lease.open(None).expect("opens");
     file.write_line(b"last words");
     drop(lease);
@@ -453,8 +458,16 @@ fn lines_go_to_syslog_with_their_severity() {
     let bench = Bench::new();
     let server = std::os::unix::net::UnixDatagram::bind(bench.path("log")).expect("binds");
     let word = format!("syslog:server=unix:{},severity=notice,tag=web", bench.path("log").display());
-    assert!(File::declare(&word, Path::new(""), Options { buffer: Some(1), ..Options::default() }).is_err());
-    let file = File::declare(&word, Path::new(""), Options::default()).expect("declares");
+    assert!(
+        File::declare(
+            &word,
+            Path::new(""),
+            Options { buffer: Some(1), ..Options::default() },
+            &Names::default()
+        )
+        .is_err()
+    );
+    let file = File::declare(&word, Path::new(""), Options::default(), &Names::default()).expect("declares");
     file.write_line(b"GET / 200\n");
     let mut datagram = [0; 1000];
     let length = server.recv(&mut datagram).expect("receives");

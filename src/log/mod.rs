@@ -23,6 +23,8 @@ use std::os::fd::{AsFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use crate::sys::names::Names;
+
 pub use self::context::{Cause, Context, Fields, Text};
 #[doc(hidden)]
 pub use self::drain::emit;
@@ -38,9 +40,9 @@ static PROCESS: AtomicU32 = AtomicU32::new(0);
 static HAS_STDERR: AtomicBool = AtomicBool::new(false);
 
 /// The log before the configuration is read: `-e FILE` or `-e stderr`, level `notice`; becomes the process's own.
-pub fn early(word: &str, prefix: &Path) -> Result<Logger, OpenError> {
+pub fn early(word: &str, prefix: &Path, names: &Names) -> Result<Logger, OpenError> {
     let failed = |cause| OpenError { path: word.to_owned(), cause };
-    let target = Target::parse(word, prefix).map_err(|text| failed(std::io::Error::other(text)))?;
+    let target = Target::parse(word, prefix, names).map_err(|text| failed(std::io::Error::other(text)))?;
     target.open_early().map_err(failed)?;
     let logger = Logger::of(&[(target, Level::Notice)]);
     set_process(logger);

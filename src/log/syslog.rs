@@ -4,10 +4,12 @@
 //! socket's queue is lost and counted.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+
+use crate::sys::names::Names;
 
 use super::format;
 use super::level::Level;
@@ -40,14 +42,14 @@ enum Server {
 }
 
 impl Settings {
-    /// Reads what follows `syslog:`. Resolves a host name, so it may wait: not in a worker.
-    pub fn parse(text: &str) -> Result<Settings, String> {
+    /// Reads what follows `syslog:`.
+    pub fn parse(text: &str, names: &Names) -> Result<Settings, String> {
         let (mut server, mut facility, mut severity, mut tag) = (None, None, None, None);
         let mut with_hostname = true;
         for parameter in text.split(',') {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             match name {
-                "server" => once(&mut server, name, parse_server(value)?)?,
+                "server" => once(&mut server, name, parse_server(value, names)?)?,
                 "facility" => {
                     let number = FACILITIES.iter().position(|&known| known == value);
                     let number = number.ok_or_else(|| format!("unknown syslog facility \"{value}\""))?;
@@ -112,7 +114,7 @@ fn parse_tag(value: &str) -> Result<String, String> {
     Ok(value.to_owned())
 }
 
-fn parse_server(value: &str) -> Result<Server, String> {
+fn parse_server(value: &str, names: &Names) -> Result<Server, String> {
     if let Some(path) = value.strip_prefix("unix:") {
         if path.is_empty() {
             return Err(format!("no path in syslog server \"{value}\""));
@@ -135,7 +137,10 @@ fn parse_server(value: &str) -> Result<Server, String> {
         None => (value, PORT_DEFAULT),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let found = (host, port).to_socket_addrs().ok().and_then(|mut all| all.next());
+    let found = match host.parse() {
+        Ok(ip) => Some(SocketAddr::new(ip, port)),
+        Err(_) => names.find(host, port).and_then(|all| all.first().copied()),
+    };
     found.map(Server::Udp).ok_or_else(|| failed("host not found"))
 }
 

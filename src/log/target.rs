@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
 
 use crate::base::number::parse_size;
+use crate::sys::names::Names;
 use crate::sys::process;
 
 use super::context::Cause;
@@ -60,12 +61,12 @@ impl Target {
     /// The first argument of `error_log`: `stderr`, `syslog:…`, `memory:SIZE` or a path (relative to `prefix`).
     ///
     /// Nothing is opened; see `Lease::open`. Errors are texts for a diagnostic.
-    pub fn parse(word: &str, prefix: &Path) -> Result<Target, String> {
+    pub fn parse(word: &str, prefix: &Path, names: &Names) -> Result<Target, String> {
         if word == "stderr" {
             return Ok(Target::stderr());
         }
         if let Some(parameters) = word.strip_prefix("syslog:") {
-            let settings = syslog::Settings::parse(parameters)?;
+            let settings = syslog::Settings::parse(parameters, names)?;
             return Ok(Target::intern(word, &settings.key(word), || Kind::Syslog(settings.clone())));
         }
         if let Some(size) = word.strip_prefix("memory:") {
@@ -113,7 +114,10 @@ impl Target {
 
     /// Opens the file now, outside any lease (`-e`).
     pub(super) fn open_early(self) -> io::Result<()> {
-        self.0.open(None)
+        self.0.open(None)?;
+        // A configuration that names it too, and comes to nothing, leaves it open.
+        lease::mark_forever(self.0);
+        Ok(())
     }
 
     /// Writes one line (ends with `\n`). Never waits; what cannot be written is counted and told

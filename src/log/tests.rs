@@ -207,7 +207,12 @@ fn a_line_has_an_end() {
 #[test]
 fn a_lease_opens_and_closes_what_it_names() {
     let bench = Bench::new();
-    let logger = |name| Logger::of(&[(Target::parse(name, bench.dir.path()).expect("a path"), Level::Info)]);
+    let logger = |name| {
+        Logger::of(&[(
+            Target::parse(name, bench.dir.path(), &Names::default()).expect("a path"),
+            Level::Info,
+        )])
+    };
     let old = Lease::begin();
     let (stays, goes) = (logger("stays.log"), logger("goes.log"));
     assert!(!bench.path("stays.log").exists());
@@ -268,9 +273,9 @@ fn a_file_that_was_moved_away_is_followed_by_a_new_one_once_the_lease_is_taken()
 #[test]
 fn a_syslog_server_that_moves_is_another_target() {
     let bench = Bench::new();
-    let parse = |word: &str| Target::parse(word, bench.dir.path()).expect("parses");
+    let parse = |word: &str| Target::parse(word, bench.dir.path(), &Names::default()).expect("parses");
     assert_eq!(parse("syslog:server=127.0.0.1:514"), parse("syslog:server=127.0.0.1:514"));
-    let settings = |text: &str| super::syslog::Settings::parse(text).expect("parses");
+    let settings = |text: &str| super::syslog::Settings::parse(text, &Names::default()).expect("parses");
     // One word, whose name leads elsewhere the next time.
     let (one, other) = (settings("server=127.0.0.1:514"), settings("server=127.0.0.2:514"));
     assert_ne!(one.key("syslog:server=name"), other.key("syslog:server=name"));
@@ -305,12 +310,12 @@ fn rotation_and_a_full_disk_for_the_error_log() {
 #[test]
 fn the_early_log_is_the_process_s_own() {
     let bench = Bench::new();
-    let logger = early("early.log", bench.dir.path()).expect("opens");
+    let logger = early("early.log", bench.dir.path(), &Names::default()).expect("opens");
     assert_eq!(process(), logger);
     log::notice!(process(), &(), "before any configuration");
     log::info!(process(), &(), "too quiet");
     assert_eq!(bench.lines("early.log").len(), 1);
-    let error = early("no/such/early.log", bench.dir.path()).expect_err("no directory");
+    let error = early("no/such/early.log", bench.dir.path(), &Names::default()).expect_err("no directory");
     assert_eq!(error.to_string(), "open() \"no/such/early.log\" failed (2: No such file or directory)");
     set_process(Logger::none());
 }
@@ -318,7 +323,7 @@ fn the_early_log_is_the_process_s_own() {
 #[test]
 fn targets_parse_as_nginx_reads_them() {
     let bench = Bench::new();
-    let parse = |word: &str| Target::parse(word, bench.dir.path());
+    let parse = |word: &str| Target::parse(word, bench.dir.path(), &Names::default());
     assert_eq!(parse("stderr"), Ok(Target::stderr()));
     assert_eq!(parse("logs/e.log"), Ok(Target::file(&bench.path("logs/e.log"))));
     assert_eq!(parse("/abs/e.log").expect("a path").name(), "/abs/e.log");
@@ -348,7 +353,7 @@ fn targets_parse_as_nginx_reads_them() {
 #[test]
 fn memory_keeps_the_last_lines_in_bounds() {
     let bench = Bench::new();
-    let target = Target::parse("memory:1k", bench.dir.path()).expect("parses");
+    let target = Target::parse("memory:1k", bench.dir.path(), &Names::default()).expect("parses");
     let logger = Logger::of(&[(target, Level::Debug)]);
     for number in 0..1000 {
         log::debug!(logger, &(), "line {number}");
@@ -368,7 +373,10 @@ fn syslog_gets_nginx_s_datagram_and_survives_a_restart_of_the_server() {
     };
     let server = UnixDatagram::bind(bench.path("s")).expect("binds");
     let word = format!("syslog:server=unix:{},facility=user,tag=tag_1,nohostname", bench.path("s").display());
-    let logger = Logger::of(&[(Target::parse(&word, bench.dir.path()).expect("parses"), Level::Info)]);
+    let logger = Logger::of(&[(
+        Target::parse(&word, bench.dir.path(), &Names::default()).expect("parses"),
+        Level::Info,
+    )]);
     log::error!(logger, &Request, "bad");
     let text = receive(&server);
     let (head, line) = text.split_once(" tag_1: ").expect("a tag");
@@ -390,7 +398,10 @@ fn syslog_over_udp_names_the_host() {
     let bench = Bench::new();
     let server = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
     let word = format!("syslog:server={}", server.local_addr().expect("bound"));
-    let logger = Logger::of(&[(Target::parse(&word, bench.dir.path()).expect("parses"), Level::Info)]);
+    let logger = Logger::of(&[(
+        Target::parse(&word, bench.dir.path(), &Names::default()).expect("parses"),
+        Level::Info,
+    )]);
     log::warn!(logger, &(), "hello");
     let mut datagram = [0; 2000];
     let length = server.recv(&mut datagram).expect("receives");

@@ -11,8 +11,9 @@ use crate::log::{self, Lease};
 use crate::master::pid::PidFile;
 use crate::master::problem;
 use crate::master::slots::{BindError, Cause, Slots};
+use crate::sys::names::Names;
 use crate::sys::terminal;
-use crate::worker::config::{self, Config, Source};
+use crate::worker::config::{self, Config, Loaded, Source};
 
 /// nginx tries a port that is taken five times, every half second.
 const BIND_TRIES: u32 = 5;
@@ -38,7 +39,6 @@ pub fn start(
         terminal::tell(format_args!("pronghorn: [emerg] {line}"));
         log::emerg!(early, &(), "{line}");
     };
-    let lease = Lease::begin();
     let loaded = config::read(source, false);
     loaded.report(early, false);
     let config = loaded.config?;
@@ -49,8 +49,8 @@ pub fn start(
             Some(claim(&path).map_err(refused).ok()?)
         }
     };
-    let cycle = Cycle { config, lease };
-    if !open(&cycle, slots, &loaded.tree, &tell) {
+    let cycle = Cycle { config, lease: loaded.lease };
+    if !open(&cycle, slots, &loaded.tree, &loaded.names, &tell) {
         pid_file.iter().for_each(PidFile::give_up);
         if source.embedded.is_some() {
             terminal::tell(format_args!(
@@ -64,7 +64,7 @@ pub fn start(
 }
 
 /// Opens logs and addresses of the first cycle; false when that was not possible, and told.
-fn open(cycle: &Cycle, slots: &mut Slots, tree: &Tree, tell: &dyn Fn(&str)) -> bool {
+fn open(cycle: &Cycle, slots: &mut Slots, tree: &Tree, names: &Names, tell: &dyn Fn(&str)) -> bool {
     let mut problems = open_logs(cycle, tree);
     problems.append(&mut make_folders(cycle, tree));
     problems.iter().for_each(|line| tell(line));
@@ -78,7 +78,7 @@ fn open(cycle: &Cycle, slots: &mut Slots, tree: &Tree, tell: &dyn Fn(&str)) -> b
             std::thread::sleep(BIND_WAIT); // its last user may be about to leave
         }
         let Err(error) = slots.open(listens(&cycle.config)) else { return true };
-        tell(&bind_line(&error, tree));
+        tell(&bind_line(&error, tree, names));
         if !error.may_pass() {
             return false;
         }
@@ -87,17 +87,15 @@ fn open(cycle: &Cycle, slots: &mut Slots, tree: &Tree, tell: &dyn Fn(&str)) -> b
     false
 }
 
-/// Reads and opens the next cycle beside the one in force, telling its log. `None`: it was refused.
+/// Opens the next cycle, which was read, beside the one in force, telling its log. `None`: it was refused.
 ///
 /// An upstream whose names do not resolve is no error at a start, where nothing is lost. Here it is, unless it was
 /// so before: what is served now would become errors.
-pub fn next(source: &Source, slots: &mut Slots, current: &Config) -> Option<Cycle> {
-    let lease = Lease::begin();
-    let loaded = config::read(source, false);
+pub fn next(loaded: Loaded, slots: &mut Slots, current: &Config) -> Option<Cycle> {
     for (level, line) in loaded.lines() {
         log::at!(level, log::process(), &(), "{line}");
     }
-    let cycle = Cycle { config: loaded.config?, lease };
+    let cycle = Cycle { config: loaded.config?, lease: loaded.lease };
     let mut problems = open_logs(&cycle, &loaded.tree);
     problems.append(&mut make_folders(&cycle, &loaded.tree));
     let unreachable = newly_unreachable(&cycle.config, current);
@@ -105,7 +103,7 @@ pub fn next(source: &Source, slots: &mut Slots, current: &Config) -> Option<Cycl
     if problems.is_empty()
         && let Err(error) = slots.open_beside(listens(&cycle.config))
     {
-        problems.push(bind_line(&error, &loaded.tree));
+        problems.push(bind_line(&error, &loaded.tree, &loaded.names));
     }
     for line in &problems {
         log::emerg!(log::process(), &(), "{line}");
@@ -165,9 +163,9 @@ fn newly_unreachable<'a>(next: &'a Config, current: &'a Config) -> impl Iterator
     groups.filter(move |group| !was_so(&group.name)).filter_map(|group| Some(&*group.servers.first()?.name))
 }
 
-fn bind_line(error: &BindError, tree: &Tree) -> String {
+fn bind_line(error: &BindError, tree: &Tree, names: &Names) -> String {
     match &error.cause {
-        Cause::Failed(call, cause) => problem::address(&error.address, call, cause, tree),
-        Cause::NeedsRestart(name) => problem::needs_restart(&error.address, name, tree),
+        Cause::Failed(call, cause) => problem::address(&error.address, call, cause, tree, names),
+        Cause::NeedsRestart(name) => problem::needs_restart(&error.address, name, tree, names),
     }
 }

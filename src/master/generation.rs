@@ -16,12 +16,20 @@ use crate::master::upgrade::OtherWorkers;
 use crate::master::{Master, Phase, notify, slots};
 use crate::shm::lanes;
 use crate::sys::address::SockAddr;
+use crate::sys::lookup::Lookup;
 use crate::sys::process::{self, Forked};
 use crate::sys::signal::{Blocked, Signals};
 use crate::sys::{alloc, clock, msg, signal, socket, terminal};
 use crate::upstream::known;
+use crate::worker::config::{Compiled, Draft, Loaded};
 use crate::worker::control::{SlotIndex, ToWorker};
 use crate::worker::{self, Seat, Slot};
+
+/// A reload that waits for the names of its configuration.
+pub struct Reading {
+    pub draft: Box<Draft>,
+    pub lookup: Lookup,
+}
 
 /// A change of generations under way: the new one starts while the old one serves.
 pub struct Switch {
@@ -48,20 +56,56 @@ impl Master {
             self.give_up_hopeless();
             return;
         }
+        if self.reading.is_some() {
+            self.reload_is_wanted = true;
+            return;
+        }
         notify::reloading();
+        self.go_on_reading(Draft::read(&self.start.source, false));
+    }
+
+    /// Compiles what was read. Names in it are looked up while the master does what it always does.
+    fn go_on_reading(&mut self, draft: Draft) {
+        match draft.compile() {
+            Compiled::Done(loaded) => self.change_to(*loaded),
+            Compiled::Asks(draft, lookup) => self.reading = Some(Reading { draft, lookup }),
+        }
+    }
+
+    /// Takes what was found out about the names of the configuration that is being read.
+    pub(super) fn hear_names(&mut self) {
+        let Some(Reading { mut draft, lookup }) = self.reading.take_if(|reading| reading.lookup.hear())
+        else {
+            return;
+        };
+        draft.learn(lookup.finish());
+        self.go_on_reading(*draft);
+    }
+
+    /// Opens a configuration beside the one in force and starts workers for it.
+    fn change_to(&mut self, loaded: Loaded) {
         // What a service manager has lent of addresses on their way out cannot be opened anew, if it is wanted again.
         let lent: Vec<_> = self.removed.iter_mut().filter_map(Group::split_lent).collect();
         lent.into_iter().for_each(|group| self.slots.add(group));
         self.slots.note_leaving(&self.removed);
-        let Some(next) = cycle::next(&self.start.source, &mut self.slots, &self.cycle.config) else {
+        let Some(next) = cycle::next(loaded, &mut self.slots, &self.cycle.config) else {
             let removed = self.slots.remove_others(cycle::listens(&self.cycle.config));
             self.retire(removed);
             notify::refused();
+            self.reload_if_wanted();
             return;
         };
         let previous = std::mem::replace(&mut self.cycle, next);
         log::set_process(self.settings().error_log());
         self.start_generation(Some(Box::new((previous, self.generation))));
+    }
+
+    /// The configuration that is being read is of no use any more.
+    pub(super) fn give_up_reading(&mut self) {
+        if self.reading.take().is_some() {
+            log::notice!(log::process(), &(), "the configuration that was being read is given up");
+            notify::refused();
+        }
     }
 
     /// Starts all workers of the cycle; those before are told to leave once these are ready.
@@ -213,6 +257,7 @@ impl Master {
         self.workers.clear();
         self.pending.clear();
         self.removed.clear();
+        self.reading = None;
         self.pid_file = None;
         self.elder = None;
         self.successor = None;
@@ -493,6 +538,7 @@ impl Master {
     /// WINCH, QUIT: tells all workers to leave; with another master beside this one their connections go there.
     pub(super) fn dismiss_all(&mut self, phase: Phase) {
         self.phase = phase;
+        self.give_up_reading();
         self.vacancies.clear();
         if self.switch.take().is_some() {
             self.settle_slots();

@@ -40,7 +40,7 @@ use crate::http::Listen;
 use crate::log;
 use crate::master::cycle::Cycle;
 use crate::master::daemon::Starter;
-use crate::master::generation::Switch;
+use crate::master::generation::{Reading, Switch};
 use crate::master::inherit::Inherited;
 use crate::master::lanes::Lanes;
 use crate::master::link::{Link, Message};
@@ -114,6 +114,8 @@ struct Master {
     pending: VecDeque<Connection>,
     /// Who takes the next one.
     turn: usize,
+    /// The reload under way, until the names of its configuration are known.
+    reading: Option<Reading>,
     reload_is_wanted: bool,
     /// How the first workers fare, until one set of them was ready.
     first: Option<FirstStart>,
@@ -229,6 +231,7 @@ impl Master {
             starter,
             pending: VecDeque::new(),
             turn: 0,
+            reading: None,
             reload_is_wanted: false,
             first: Some(FirstStart::default()),
             removed: Vec::new(),
@@ -258,6 +261,7 @@ impl Master {
             self.heed_signals();
             self.hear_workers();
             self.hear_masters();
+            self.hear_names();
             let now_ms = clock::monotonic_ms();
             self.fill_vacancies(now_ms);
             self.deliver();
@@ -316,6 +320,7 @@ impl Master {
             self.next_kill_ms(),
             (!self.pending.is_empty()).then_some(now_ms + 5),
             (!self.removed.is_empty()).then_some(now_ms + SHUT_LOOK_MS),
+            self.reading.as_ref().map(|reading| reading.lookup.deadline_ms()),
             notify::watchdog_ms().map(|ms| self.notified_ms + ms),
         ];
         let wait_ms = due_ms.into_iter().flatten().min().map_or(250, |due_ms| due_ms.saturating_sub(now_ms));
@@ -328,6 +333,7 @@ impl Master {
         fds.extend(self.successor.iter().filter_map(|successor| Some(successor.process.as_ref()?.as_fd())));
         fds.extend(self.others.orphans());
         fds.extend(self.workers.iter().filter(|it| self.is_heard(it)).map(|it| it.control.as_fd()));
+        fds.extend(self.reading.iter().filter_map(|reading| reading.lookup.as_fd()));
         let listeners_from = fds.len();
         if self.is_quiet() {
             // A connection that comes wakes the master too, so that it need not look while none does.

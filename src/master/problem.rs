@@ -7,6 +7,7 @@ use crate::log::{Cause, OpenError};
 use crate::net::address;
 use crate::shm;
 use crate::sys::address::SockAddr;
+use crate::sys::names::Names;
 use crate::sys::{process, trusted};
 use crate::worker::config::Config;
 
@@ -42,22 +43,26 @@ pub fn folder(path: &Path, cause: &std::io::Error, config: &Config, tree: &Tree)
 }
 
 /// An address that cannot be listened on.
-pub fn address(address: &SockAddr, call: &str, cause: &std::io::Error, tree: &Tree) -> String {
-    with_place(format!("{call} to {address} failed {}", Cause(cause)), find_listen(address, tree), tree)
+pub fn address(address: &SockAddr, call: &str, cause: &std::io::Error, tree: &Tree, names: &Names) -> String {
+    with_place(
+        format!("{call} to {address} failed {}", Cause(cause)),
+        find_listen(address, tree, names),
+        tree,
+    )
 }
 
 /// An address with a parameter that a reload cannot change.
-pub fn needs_restart(address: &SockAddr, parameter: &str, tree: &Tree) -> String {
+pub fn needs_restart(address: &SockAddr, parameter: &str, tree: &Tree, names: &Names) -> String {
     let message = format!(
         "\"{parameter}\" of \"listen\" for {address} cannot change while the address is served, restart instead of \
          reloading"
     );
-    with_place(message, find_listen(address, tree), tree)
+    with_place(message, find_listen(address, tree, names), tree)
 }
 
-fn find_listen(address: &SockAddr, tree: &Tree) -> Option<Span> {
+fn find_listen(address: &SockAddr, tree: &Tree, known: &Names) -> Option<Span> {
     let names = |node: &Node| {
-        let addresses = || address::parse_listen(node.arg(0), 80);
+        let addresses = || address::parse_listen(node.arg(0), 80, known);
         &*node.name.text == "listen" && addresses().is_ok_and(|all| all.contains(address))
     };
     find(&tree.nodes, &names)

@@ -96,6 +96,9 @@ impl Master {
     /// Collects every child that has ended.
     pub(super) fn reap(&mut self) {
         while let Some((pid, ended)) = process::reap() {
+            if let Some(reading) = &mut self.reading {
+                reading.lookup.note_reaped(pid);
+            }
             if self.successor.as_ref().is_some_and(|successor| successor.pid == pid) {
                 tell("new binary process", pid, ended);
                 self.successor_ended();

@@ -73,6 +73,7 @@ impl Master {
         }
         self.tell_leaving();
         self.phase = Phase::Stopping { kill_ms: clock::monotonic_ms() + self.settings().fast_stop_ms() };
+        self.give_up_reading();
         self.vacancies.clear();
         self.switch = None;
         for worker in &self.workers {

@@ -1,6 +1,7 @@
 //! The addresses of a configuration: what `listen` binds and what `server` and `proxy_pass` connect to.
 //!
-//! Reads text; asks the system's resolver (getaddrinfo, it may block) where the text is a name.
+//! Reads text. Where the text is a name, the names that were looked up are asked (`sys/names.rs`); only
+//! [`Host::resolve`], for workers, asks the system's resolver itself.
 //! Forms and messages: nginx.org, `listen` of ngx_http_core_module and `server` of
 //! ngx_http_upstream_module.
 
@@ -9,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 pub use crate::sys::address::SockAddr as Address;
+use crate::sys::names::Names;
 
 /// Longest path of a unix socket: `sun_path` less its final zero (unix(7)).
 const UNIX_PATH_BYTES_MAX: usize = 107;
@@ -71,6 +73,19 @@ impl Host {
         name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("invalid"))
     }
 
+    /// Every address of the name, as far as is known; a name that was not looked up yet is noted. `None`: it leads
+    /// nowhere.
+    pub fn find(&self, names: &Names) -> Option<Vec<Address>> {
+        if let Some(address) = self.literal() {
+            return Some(vec![address]);
+        }
+        let Self::Inet { name, port } = self else { return None };
+        if self.is_invalid_name() {
+            return None;
+        }
+        Some(names.find(name, *port)?.into_iter().map(Address::Inet).collect())
+    }
+
     /// Every address of the name, IPv4 first as nginx orders them, none twice.
     ///
     /// Blocks for a name (`localhost` and /etc/hosts included). Errors: not found, or a resolver that does
@@ -125,8 +140,8 @@ pub fn parse_upstream(text: &str, default_port: u16) -> Result<Host, BadAddress>
 /// Reads the address of a `listen` directive: `80`, `*:80`, `1.2.3.4`, `1.2.3.4:80`, `[::]:80`, `name:80`,
 /// `unix:/path`, and ranges of ports `8000-8003`.
 ///
-/// Several addresses for a range and for a name with several. Blocks while a name resolves.
-pub fn parse_listen(text: &str, default_port: u16) -> Result<Vec<Address>, BadAddress> {
+/// Several addresses for a range and for a name with several.
+pub fn parse_listen(text: &str, default_port: u16, names: &Names) -> Result<Vec<Address>, BadAddress> {
     if let Some(path) = text.strip_prefix("unix:") {
         return parse_unix(path).map(|path| vec![Address::Unix(path)]);
     }
@@ -145,7 +160,7 @@ pub fn parse_listen(text: &str, default_port: u16) -> Result<Vec<Address>, BadAd
         "*" => vec![wildcard],
         _ => {
             let host = parse_upstream(name, first)?;
-            host.resolve().map_err(|_| BadAddress::NotFound)?
+            host.find(names).ok_or(BadAddress::NotFound)?
         }
     };
     let addresses = bases.iter().filter_map(Address::ip).flat_map(|ip| {
@@ -202,9 +217,10 @@ fn parse_port_range(text: &str) -> Result<(u16, u16), BadAddress> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::names::Answer;
 
     fn listen(text: &str) -> String {
-        match parse_listen(text, 80) {
+        match parse_listen(text, 80, &Names::default()) {
             Ok(addresses) => addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
             Err(error) => error.to_string(),
         }
@@ -249,13 +265,24 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(listen(text), expected, "listen {text}");
         }
-        assert_eq!(parse_listen(&format!("unix:/{}", "x".repeat(120)), 80), Err(BadAddress::UnixPathTooLong));
+        let long = parse_listen(&format!("unix:/{}", "x".repeat(120)), 80, &Names::default());
+        assert_eq!(long, Err(BadAddress::UnixPathTooLong));
     }
 
     #[test]
-    fn localhost_listens_on_its_addresses() {
-        let addresses = parse_listen("localhost:8080", 80).unwrap();
-        assert!(addresses.contains(&Address::Inet("127.0.0.1:8080".parse().unwrap())), "{addresses:?}");
+    fn a_name_listens_on_its_addresses_once_they_are_known() {
+        let names = Names::default();
+        assert_eq!(parse_listen("name.test:8080-8081", 80, &names), Err(BadAddress::NotFound));
+        assert_eq!(names.take_asked(), ["name.test".into()]);
+        let found = ["192.0.2.1:0", "[2001:db8::1]:0"].map(|text| text.parse().unwrap());
+        names.learn([("name.test".into(), Answer::Found(found.to_vec()))]);
+        let addresses = parse_listen("name.test:8080-8081", 80, &names).unwrap();
+        let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let expected = ["192.0.2.1:8080", "192.0.2.1:8081", "[2001:db8::1]:8080", "[2001:db8::1]:8081"];
+        assert_eq!(texts, expected);
+        // A name that can lead nowhere is not asked for.
+        assert_eq!(parse_listen("name.invalid:80", 80, &names), Err(BadAddress::NotFound));
+        assert_eq!(names.take_asked(), [""; 0].map(Box::from));
     }
 
     #[test]

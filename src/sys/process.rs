@@ -135,8 +135,22 @@ pub fn fork_detached() -> io::Result<Forked> {
     }
 }
 
+/// Ends this process as soon as its parent has ended; at once where it has already.
+pub fn die_with(parent: i32) {
+    let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
+    if nix::unistd::getppid().as_raw() != parent {
+        exit_at_once(1);
+    }
+}
+
+/// Kills a child and collects it. Nobody may have collected it before.
+pub fn end_child(pid: i32) {
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    while waitpid(Pid::from_raw(pid), None) == Err(nix::Error::EINTR) {}
+}
+
 /// Ends this process without what belongs to the one it was forked from: buffers, handlers of the exit.
-fn exit_at_once(code: i32) -> ! {
+pub fn exit_at_once(code: i32) -> ! {
     // SAFETY: takes no pointers and does not return.
     unsafe { libc::_exit(code) }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::fence;
 
 use crate::net::address::{Address, Host};
 use crate::shm::counter::{Active, Slot, Word};
+use crate::sys::names::Names;
 
 /// How often a worker tries to get the last free connection before it leaves it to the others.
 const OPEN_TRIES: usize = 3;
@@ -57,12 +58,13 @@ impl Server {
         }
     }
 
-    /// Looks the name up when it is one. Blocks. On an error the addresses stay what they were.
-    pub fn resolve(&mut self) -> std::io::Result<()> {
-        if self.host.literal().is_none() {
-            self.addresses = self.host.resolve()?;
+    /// Takes the addresses of the name, when it is one; false: it leads nowhere, as far as is known.
+    pub fn resolve(&mut self, names: &Names) -> bool {
+        match self.host.find(names) {
+            Some(addresses) => self.addresses = addresses,
+            None => return false,
         }
-        Ok(())
+        true
     }
 }
 

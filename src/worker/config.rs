@@ -1,17 +1,21 @@
 //! A whole configuration, compiled: what a master opens and a worker serves.
 //!
-//! Touches the file system while reading; opens nothing.
+//! Touches the file system while reading; opens nothing. Names are looked up by a process of their own, for which
+//! a start waits, and the master's loop does not.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use crate::config::load::{LoadOptions, load, load_text};
 use crate::config::needs;
 use crate::config::{Context, Diagnostic, Diagnostics, FileId, Node, RowInfo, Severity, Span, Tree, render};
 use crate::http;
-use crate::log::{self, Logger};
-use crate::sys::terminal;
-use crate::worker::settings::{self, Settings};
+use crate::log::{self, Lease, Logger, OpenError};
+use crate::sys::lookup::Lookup;
+use crate::sys::names::{Answer, Names};
+use crate::sys::{clock, terminal};
+use crate::worker::settings::{self, NAMES_TIMEOUT_MS, Settings};
 
 /// Where a configuration is read from.
 #[derive(Clone, Debug)]
@@ -40,10 +44,34 @@ pub struct Loaded {
     pub tree: Tree,
     pub diagnostics: Diagnostics,
     pub config: Option<Config>,
+    /// The claim on the logs that it names.
+    pub lease: Lease,
+    pub names: Rc<Names>,
+}
+
+/// A configuration that is being read: what its files say, and where its names lead as far as that is known.
+pub struct Draft {
+    tree: Tree,
+    findings: Diagnostics,
+    source: Source,
+    test_only: bool,
+    names: Rc<Names>,
+    /// When the lookups of this reading end, once the first has begun.
+    deadline_ms: Option<u64>,
+}
+
+/// How far a reading has come.
+pub enum Compiled {
+    Done(Box<Loaded>),
+    /// It goes on when these names were looked up.
+    Asks(Box<Draft>, Lookup),
 }
 
 /// Whom the workers of a master that is root become unless `user` says otherwise; nginx's default.
 const DEFAULT_USER: &str = "nobody";
+
+/// Names that one finding lists.
+const NAMES_SHOWN_MAX: usize = 20;
 
 /// Errors and warnings told of one configuration: who sees more than that has another problem.
 const FINDINGS_SHOWN_MAX: usize = 100;
@@ -52,11 +80,31 @@ const FINDINGS_SHOWN_MAX: usize = 100;
 pub fn early_log(error_log: Option<&str>, prefix: &Path) -> Logger {
     match error_log {
         None | Some("stderr") => Logger::none(),
-        Some(word) => log::early(word, prefix).unwrap_or_else(|error| {
+        Some(word) => open_early(word, prefix).unwrap_or_else(|error| {
             terminal::tell(format_args!("pronghorn: [alert] could not open error log file: {error}"));
             Logger::none()
         }),
     }
+}
+
+fn open_early(word: &str, prefix: &Path) -> Result<Logger, OpenError> {
+    let names = Names::default();
+    let outcome = log::early(word, prefix, &names);
+    let asked = names.take_asked();
+    if asked.is_empty() {
+        return outcome;
+    }
+    names
+        .learn(look_up(asked, clock::monotonic_ms() + NAMES_TIMEOUT_MS).map_or_else(Vec::from, Lookup::wait));
+    log::early(word, prefix, &names)
+}
+
+/// Begins to look names up; what is known of them where that cannot be.
+fn look_up(names: Vec<Box<str>>, deadline_ms: u64) -> Result<Lookup, Vec<(Box<str>, Answer)>> {
+    Lookup::start(names.clone(), deadline_ms).map_err(|error| {
+        log::alert!(log::process(), &(), "fork() failed while looking names up {}", log::Cause(&error));
+        names.into_iter().map(|name| (name, Answer::NotFound)).collect()
+    })
 }
 
 /// Reads, and looks at no directive's meaning: names are not resolved, nothing is declared.
@@ -73,58 +121,143 @@ pub fn read_tree(source: &Source) -> (Tree, Diagnostics) {
     }
 }
 
-/// Reads and compiles. Everything it declares to the log belongs to the caller's lease.
+/// Reads and compiles, and waits for the names in it.
 pub fn read(source: &Source, test_only: bool) -> Loaded {
-    let (tree, mut diagnostics) = read_tree(source);
-    let main = source.prefix.join(&source.path);
-    let compile = http::CompileOptions {
-        prefix: source.prefix.clone(),
-        folder: folder_of(&main),
-        error_log: log::process(),
-        test_only,
+    let mut draft = Draft::read(source, test_only);
+    loop {
+        match draft.compile() {
+            Compiled::Done(loaded) => return *loaded,
+            Compiled::Asks(asking, lookup) => {
+                draft = *asking;
+                draft.learn(lookup.wait());
+            }
+        }
+    }
+}
+
+impl Draft {
+    /// Reads the files, once: what they say later is for the next reading.
+    pub fn read(source: &Source, test_only: bool) -> Self {
+        let (tree, findings) = read_tree(source);
+        let (source, names) = (source.clone(), Rc::default());
+        Self { tree, findings, source, test_only, names, deadline_ms: None }
+    }
+
+    /// Takes what was found out about names.
+    pub fn learn(&mut self, answers: Vec<(Box<str>, Answer)>) {
+        self.names.learn(answers);
+    }
+
+    /// Compiles what was read. Where it asks for names that nobody has looked up, that is begun, and what was compiled
+    /// is of no use. A name may bring others up, but the time is one for all.
+    pub fn compile(mut self) -> Compiled {
+        loop {
+            let pass = Pass::run(&self);
+            let asked = self.names.take_asked();
+            if asked.is_empty() {
+                return Compiled::Done(Box::new(pass.loaded(self)));
+            }
+            let timeout_ms = pass.settings.names_timeout_ms();
+            let until_ms = *self.deadline_ms.get_or_insert_with(|| clock::monotonic_ms() + timeout_ms);
+            drop(pass);
+            match look_up(asked, until_ms) {
+                Ok(lookup) => return Compiled::Asks(Box::new(self), lookup),
+                Err(answers) => self.names.learn(answers),
+            }
+        }
+    }
+}
+
+/// One compilation of the tree.
+struct Pass {
+    settings: Settings,
+    diagnostics: Diagnostics,
+    http: Option<http::Config>,
+    lease: Lease,
+}
+
+impl Pass {
+    fn run(draft: &Draft) -> Self {
+        // Of a pass that is of no use nothing is claimed.
+        let lease = Lease::begin();
+        let Draft { tree, source, .. } = draft;
+        let main = source.prefix.join(&source.path);
+        let compile = http::CompileOptions {
+            prefix: source.prefix.clone(),
+            folder: folder_of(&main),
+            error_log: log::process(),
+            names: draft.names.clone(),
+            test_only: draft.test_only,
+        };
+        let mut cx = settings::Cx::new(compile);
+        let mut settings = Settings::default();
+        // What the process logs to is known before anything is compiled that may log.
+        let (blocks, plain): (Vec<&Node>, _) = tree.nodes.iter().partition(|node| &*node.name.text == "http");
+        settings::table().apply_all(plain, Context::MAIN, &mut settings, &mut cx);
+        let error_log = match &source.error_log {
+            Some(word) => word,
+            None if source.embedded.is_some() => "stderr",
+            None if settings::has_logs(&source.prefix) => "logs/error.log",
+            None => "stderr",
+        };
+        if source.embedded.is_none() {
+            settings.warn_of_missing_logs(source.error_log.is_some(), &source.prefix, &mut cx.diagnostics);
+        }
+        settings.or_error_log(error_log, &source.prefix, &draft.names);
+        settings::table().apply_all(blocks.iter().copied(), Context::MAIN, &mut settings, &mut cx);
+        if let (Some(node), true) = (blocks.first(), cx.http.as_ref().is_some_and(|http| http.is_unlogged)) {
+            let message =
+                "requests are not logged: there is no \"access_log\", and the prefix has no folder \"logs\"";
+            let warning = Diagnostic::warning(node.name.span, message);
+            cx.diagnostics.push(warning.help("write where they go: access_log /var/log/nginx/access.log;"));
+        }
+        if let Err(why) = settings.or_user(DEFAULT_USER) {
+            let missing = Diagnostic::error(file_start(tree, &main), why);
+            cx.diagnostics.push(missing.help("name the user that the workers become"));
+        }
+        if !cx.has_events() && !draft.findings.has_errors() && !cx.diagnostics.has_errors() {
+            let missing =
+                Diagnostic::error(file_start(tree, &main), "no \"events\" section in configuration");
+            let missing = missing.help("add `events { }`");
+            cx.diagnostics.push(missing);
+        }
+        let mut diagnostics = draft.findings.clone();
+        let http = cx.http.take();
+        diagnostics.append(cx.diagnostics);
+        Self { settings, diagnostics, http, lease }
+    }
+
+    /// What the reading has come to.
+    fn loaded(self, draft: Draft) -> Loaded {
+        let Self { settings, mut diagnostics, http, lease } = self;
+        let Draft { tree, source, names, .. } = draft;
+        diagnostics.report_needs();
+        needs::complete(&mut diagnostics, &tree);
+        diagnostics.0.extend(unanswered(&names.silent(), settings.names_timeout_ms()));
+        diagnostics.sort();
+        diagnostics.cut(FINDINGS_SHOWN_MAX);
+        let config = (!diagnostics.has_errors()).then(|| Config {
+            settings,
+            http: http.map(|http| http::Config { places: tree.places(), ..http }),
+            prefix: source.prefix,
+        });
+        Loaded { tree, diagnostics, config, lease, names }
+    }
+}
+
+/// The names that got no answer in time, in one finding.
+fn unanswered(names: &[Box<str>], timeout_ms: u64) -> Option<Diagnostic> {
+    let shown = names.get(..names.len().min(NAMES_SHOWN_MAX)).filter(|shown| !shown.is_empty())?;
+    let more = match names.len() - shown.len() {
+        0 => String::new(),
+        count => format!(" and {count} more"),
     };
-    let mut cx = settings::Cx::new(compile);
-    let mut settings = Settings::default();
-    // What the process logs to is known before anything is compiled that may log.
-    let (blocks, plain): (Vec<&Node>, _) = tree.nodes.iter().partition(|node| &*node.name.text == "http");
-    settings::table().apply_all(plain, Context::MAIN, &mut settings, &mut cx);
-    let error_log = match &source.error_log {
-        Some(word) => word,
-        None if source.embedded.is_some() => "stderr",
-        None if settings::has_logs(&source.prefix) => "logs/error.log",
-        None => "stderr",
-    };
-    if source.embedded.is_none() {
-        settings.warn_of_missing_logs(source.error_log.is_some(), &source.prefix, &mut cx.diagnostics);
-    }
-    settings.or_error_log(error_log, &source.prefix);
-    settings::table().apply_all(blocks.iter().copied(), Context::MAIN, &mut settings, &mut cx);
-    if let (Some(node), true) = (blocks.first(), cx.http.as_ref().is_some_and(|http| http.is_unlogged)) {
-        let message =
-            "requests are not logged: there is no \"access_log\", and the prefix has no folder \"logs\"";
-        let warning = Diagnostic::warning(node.name.span, message);
-        cx.diagnostics.push(warning.help("write where they go: access_log /var/log/nginx/access.log;"));
-    }
-    if let Err(why) = settings.or_user(DEFAULT_USER) {
-        let missing = Diagnostic::error(file_start(&tree, &main), why);
-        cx.diagnostics.push(missing.help("name the user that the workers become"));
-    }
-    if !cx.has_events() && !diagnostics.has_errors() && !cx.diagnostics.has_errors() {
-        let missing = Diagnostic::error(file_start(&tree, &main), "no \"events\" section in configuration");
-        let missing = missing.help("add `events { }`");
-        cx.diagnostics.push(missing);
-    }
-    diagnostics.append(cx.diagnostics);
-    diagnostics.report_needs();
-    needs::complete(&mut diagnostics, &tree);
-    diagnostics.sort();
-    diagnostics.cut(FINDINGS_SHOWN_MAX);
-    let config = (!diagnostics.has_errors()).then(|| Config {
-        settings,
-        http: cx.http.take().map(|http| http::Config { places: tree.places(), ..http }),
-        prefix: source.prefix.clone(),
-    });
-    Loaded { tree, diagnostics, config }
+    let message = format!(
+        "no answer within {timeout_ms} ms (\"names_timeout\") for the names {}{more}",
+        shown.join(", ")
+    );
+    let finding = Diagnostic { severity: Severity::Warning, ..Diagnostic::global(message) };
+    Some(finding.help("look after the name servers of this system, or give them more time"))
 }
 
 fn folder_of(path: &Path) -> PathBuf {

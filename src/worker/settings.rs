@@ -2,6 +2,7 @@
 //!
 //! Behaviour: nginx.org, "Core functionality".
 
+use crate::base::number::parse_millis;
 use crate::config::directive::{Accepted, accepted, block, custom, flag, millis, number, size, text};
 use crate::config::inherit::duplicate;
 use crate::config::table::{Module, Slot, Table};
@@ -12,9 +13,13 @@ use crate::config::{
 use crate::http;
 use crate::log::{Level, Logger, Target};
 use crate::net::budget;
+use crate::sys::names::Names;
 use crate::sys::process;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+
+/// More than the five seconds that glibc waits for the first of several name servers (resolv.conf(5)).
+pub const NAMES_TIMEOUT_MS: u64 = 10_000;
 
 /// The settings of the main and events blocks.
 #[derive(Debug, Default)]
@@ -24,6 +29,7 @@ pub struct Settings {
     worker_shutdown_timeout: Inherit<u64>,
     worker_watchdog: Inherit<u64>,
     fast_stop_timeout: Inherit<u64>,
+    names_timeout: Inherit<u64>,
     worker_priority: Inherit<i32>,
     worker_rlimit_nofile: Inherit<u64>,
     worker_rlimit_core: Inherit<u64>,
@@ -101,6 +107,13 @@ pub static MAIN: &[Row] = &[
         Context::MAIN,
         |s| &mut s.fast_stop_timeout,
         "Time workers get at a fast stop before they are killed; 1s.",
+    ),
+    custom(
+        "names_timeout",
+        Context::MAIN,
+        Arity::exactly(1),
+        names_timeout,
+        "How long the system's resolver may take for all names of the configuration together, at a start and in a reload. A name without an answer counts as one that was not found; 10s.",
     ),
     custom(
         "worker_priority",
@@ -317,6 +330,10 @@ impl Settings {
         self.fast_stop_timeout.get(1000)
     }
 
+    pub fn names_timeout_ms(&self) -> u64 {
+        self.names_timeout.get(NAMES_TIMEOUT_MS)
+    }
+
     pub fn worker_priority(&self) -> Option<i32> {
         self.worker_priority.as_ref().copied()
     }
@@ -399,9 +416,9 @@ impl Settings {
     }
 
     /// The log of a configuration that names none.
-    pub fn or_error_log(&mut self, word: &str, prefix: &Path) {
+    pub fn or_error_log(&mut self, word: &str, prefix: &Path, names: &Names) {
         if self.log_targets.is_empty()
-            && let Ok(target) = Target::parse(word, prefix)
+            && let Ok(target) = Target::parse(word, prefix, names)
         {
             self.error_log = Inherit::default();
             let _ = self.error_log.set(Logger::of(&[(target, Level::Error)]), Span::default());
@@ -479,6 +496,14 @@ fn worker_connections(settings: &mut Settings, _: &mut Cx, node: &Node) -> Resul
     settings.worker_connections.put(count, node)
 }
 
+fn names_timeout(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let timeout_ms = parse_millis(node.arg(0)).filter(|&ms| ms > 0).ok_or_else(|| {
+        let message = format!("invalid value \"{}\" in \"names_timeout\" directive", node.arg(0));
+        Diagnostic::error(node.arg_span(0), message).help("a time longer than nothing, such as 10s")
+    })?;
+    settings.names_timeout.put(timeout_ms, node)
+}
+
 fn worker_priority(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let nice = node.arg(0).parse().ok().filter(|nice| (-20..=20).contains(nice)).ok_or_else(|| {
         Diagnostic::error(node.arg_span(0), "\"worker_priority\" directive invalid number")
@@ -532,7 +557,7 @@ fn env(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnosti
 }
 
 fn error_log(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let (target, level) = http::modules::core::log_target(node, &cx.options.prefix, &mut cx.diagnostics)?;
+    let (target, level) = http::modules::core::log_target(node, &cx.options, &mut cx.diagnostics)?;
     settings.log_targets.push((target, level));
     settings.error_log = Inherit::default();
     let _ = settings.error_log.set(Logger::of(&settings.log_targets), node.span);

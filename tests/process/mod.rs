@@ -15,6 +15,7 @@ mod listen_changes;
 mod listen_fds;
 mod many_listeners;
 mod memory;
+mod names;
 mod notify;
 mod pid_file;
 mod queues;

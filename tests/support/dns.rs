@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -53,6 +53,7 @@ struct Shared {
 
 /// A name server. It ends with the value.
 pub struct Dns {
+    ip: Ipv4Addr,
     port: u16,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -60,22 +61,36 @@ pub struct Dns {
 
 impl Dns {
     pub fn start(script: impl Fn(&Query) -> Vec<Reply> + Send + Sync + 'static) -> Self {
-        let script: Arc<Script> = Arc::new(script);
-        let shared = Arc::new(Shared::default());
-        let (port, udp) = loop {
-            let port = port::free();
-            if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) {
-                break (port, socket);
+        let udp = loop {
+            if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port::free())) {
+                break socket;
             }
         };
-        let tcp = port::listen(Ipv4Addr::LOCALHOST, port);
+        Self::on(udp, Arc::new(script))
+    }
+
+    /// A server that the system's resolver can be told to ask: at port 53 of an address that nobody else has. `None`: the
+    /// test may not have that port.
+    pub fn for_the_system(script: impl Fn(&Query) -> Vec<Reply> + Send + Sync + 'static) -> Option<Self> {
+        static COUNT: AtomicU8 = AtomicU8::new(1);
+        let pid = std::process::id().to_be_bytes();
+        let ip = Ipv4Addr::new(127, pid[2] | 1, pid[3], COUNT.fetch_add(1, Ordering::SeqCst));
+        let udp = UdpSocket::bind((ip, 53)).ok()?;
+        Some(Self::on(udp, Arc::new(script)))
+    }
+
+    fn on(udp: UdpSocket, script: Arc<Script>) -> Self {
+        let shared = Arc::new(Shared::default());
+        let address = udp.local_addr().expect("it is bound");
+        let (IpAddr::V4(ip), port) = (address.ip(), address.port()) else { panic!("it is IPv4") };
+        let tcp = port::listen(ip, port);
         udp.set_read_timeout(Some(deadline())).expect("a timeout");
         let udp = Arc::new(udp);
         let (theirs, their_script, socket) = (shared.clone(), script.clone(), udp.clone());
         let by_udp = std::thread::spawn(move || serve_udp(&udp, &theirs, &their_script));
         let theirs = shared.clone();
         let by_tcp = std::thread::spawn(move || serve_tcp(&tcp, &socket, &theirs, &script));
-        Self { port, shared, threads: vec![by_udp, by_tcp] }
+        Self { ip, port, shared, threads: vec![by_udp, by_tcp] }
     }
 
     /// A server that knows these addresses, IPv4 or IPv6, and nothing else.
@@ -91,6 +106,10 @@ impl Dns {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    pub fn ip(&self) -> Ipv4Addr {
+        self.ip
     }
 
     /// `127.0.0.1:PORT`.
@@ -118,9 +137,9 @@ impl Dns {
 impl Drop for Dns {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        let _ = TcpStream::connect((self.ip, self.port));
         if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) {
-            let _ = socket.send_to(b"", (Ipv4Addr::LOCALHOST, self.port));
+            let _ = socket.send_to(b"", (self.ip, self.port));
         }
         for thread in self.threads.drain(..) {
             let _ = thread.join();

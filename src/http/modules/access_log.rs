@@ -228,7 +228,7 @@ fn access_log(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         let path = cx.path(node.arg(0)).to_string_lossy().into_owned();
         Sink::Named(Script::compile_text(&path, node.arg_span(0), cx)?)
     } else {
-        let file = access::File::declare(node.arg(0), &cx.options.prefix, options);
+        let file = access::File::declare(node.arg(0), &cx.options.prefix, options, &cx.options.names);
         Sink::File(file.map_err(|why| Diagnostic::error(node.arg_span(0), why))?)
     };
     conf.logs.push(Log { sink, format, condition });
@@ -269,7 +269,12 @@ pub fn add_default(http: &mut Partial, span: Span, cx: &mut Cx) {
         cx.is_unlogged = true;
         return;
     }
-    let file = access::File::declare("logs/access.log", &cx.options.prefix, access::Options::default());
+    let file = access::File::declare(
+        "logs/access.log",
+        &cx.options.prefix,
+        access::Options::default(),
+        &cx.options.names,
+    );
     match (file, find_format("combined", span, cx)) {
         (Ok(file), Ok(format)) => conf.logs.push(Log { sink: Sink::File(file), format, condition: None }),
         (Err(why), _) => cx.diagnostics.push(Diagnostic::error(span, why)),

@@ -14,7 +14,7 @@ pub use variables::{VARIABLES, cookie_value, document_root, hostname, request_id
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::foreign;
@@ -23,7 +23,7 @@ use crate::config::directive::{Accepted, accepted, custom, flag, keyword, millis
 use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Diagnostics, Inherit, Merge, Node, Span, params};
 use crate::http::body::MinRate;
-use crate::http::compile::Cx;
+use crate::http::compile::{CompileOptions, Cx};
 use crate::http::location::Kind;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
@@ -546,20 +546,24 @@ fn error_page(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
 }
 
 fn set_error_log(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.log_targets.push(log_target(node, &cx.options.prefix, &mut cx.diagnostics)?);
+    conf.log_targets.push(log_target(node, &cx.options, &mut cx.diagnostics)?);
     conf.error_log = Inherit::default();
     let _ = conf.error_log.set(Logger::of(&conf.log_targets), node.span);
     Ok(())
 }
 
 /// The arguments of an `error_log`: target and level.
-pub fn log_target(node: &Node, prefix: &Path, out: &mut Diagnostics) -> Result<(Target, Level), Diagnostic> {
+pub fn log_target(
+    node: &Node,
+    options: &CompileOptions,
+    out: &mut Diagnostics,
+) -> Result<(Target, Level), Diagnostic> {
     if node.arg(0) == "off" {
         let message = "\"error_log off\" writes to a file named \"off\"";
         let help = "to hear of nothing but emergencies write: error_log /dev/null emerg;";
         out.push(Diagnostic::warning(node.arg_span(0), message).help(help));
     }
-    let target = Target::parse(node.arg(0), prefix).map_err(|why| Diagnostic::error(node.arg_span(0), why))?;
+    let target = Target::parse(node.arg(0), &options.prefix, &options.names).map_err(|why| Diagnostic::error(node.arg_span(0), why))?;
     let mut level = None;
     for word in node.args.iter().skip(1) {
         let named = Level::parse(&word.text).ok_or_else(|| {

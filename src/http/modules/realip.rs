@@ -79,7 +79,7 @@ fn trust(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     if text.contains(['/', ':']) {
         return Err(Diagnostic::error(node.arg_span(0), format!("invalid value \"{text}\"")));
     }
-    let addresses = parse_upstream(text, 80).ok().and_then(|host| host.resolve().ok()).ok_or_else(not_found)?;
+    let addresses = parse_upstream(text, 80).ok().and_then(|host| host.find(&cx.options.names)).ok_or_else(not_found)?;
     conf.trusted.extend(addresses.iter().filter_map(SockAddr::ip).map(|ip| Network::of(ip, if ip.is_ipv4() { 32 } else { 128 })));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The name servers for names that are looked up while serving (`resolver`, `resolver_timeout`).
 //!
-//! Touches: the system's resolver, for name servers that are given by name, while compiling. Lookups are
-//! `net/resolver.rs`; who uses them: `proxy_pass` with variables, and servers of an `upstream` with `resolve`.
+//! Lookups are `net/resolver.rs`; name servers that are given by name are asked for with the other names of the
+//! configuration. Who uses them: `proxy_pass` with variables, and servers of an `upstream` with `resolve`.
 //! Behaviour: nginx.org, ngx_http_core_module.
 
 use std::net::SocketAddr;
@@ -16,6 +16,7 @@ use crate::http::variable::Variable;
 use crate::net::Address;
 use crate::net::address::parse_upstream;
 use crate::net::resolver::{Resolver, Settings};
+use crate::sys::names::Names;
 
 /// Where a name server listens (RFC 1035 §4.2).
 const PORT: u16 = 53;
@@ -63,12 +64,13 @@ impl Conf {
     }
 }
 
-fn resolver(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.resolver.put(Rc::new(Resolver::new(read(node)?)), node)
+fn resolver(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.resolver.put(Rc::new(Resolver::new(read(node, cx)?)), node)
 }
 
 /// The arguments of a `resolver` directive.
-pub fn read(node: &Node) -> Result<Settings, Diagnostic> {
+pub fn read(node: &Node, cx: &Cx) -> Result<Settings, Diagnostic> {
+    let mut outcome = Ok(());
     let mut settings = Settings { servers: Vec::new(), valid_ms: None, ipv4: true, ipv6: true };
     for word in &node.args {
         let invalid = || params::invalid_parameter(word, &["valid=", "ipv4=", "ipv6=", "status_zone="]);
@@ -78,9 +80,14 @@ pub fn read(node: &Node) -> Result<Settings, Diagnostic> {
             Some(("ipv6", value)) => settings.ipv6 = on_off(value).ok_or_else(invalid)?,
             Some(("status_zone", value)) if !value.is_empty() => {} // for nginx's API, which is not here
             Some(_) => return Err(invalid()),
-            None => settings.servers.extend(servers(word)?),
+            None => match servers(word, &cx.options.names) {
+                Ok(servers) => settings.servers.extend(servers),
+                // The others are asked for at the same time.
+                Err(diagnostic) => outcome = outcome.and(Err(diagnostic)),
+            },
         }
     }
+    outcome?;
     if !settings.ipv4 && !settings.ipv6 {
         return Err(Diagnostic::error(node.span, "\"ipv4\" and \"ipv6\" cannot both be \"off\""));
     }
@@ -91,11 +98,11 @@ pub fn read(node: &Node) -> Result<Settings, Diagnostic> {
     Ok(settings)
 }
 
-fn servers(word: &Word) -> Result<Vec<SocketAddr>, Diagnostic> {
+fn servers(word: &Word, names: &Names) -> Result<Vec<SocketAddr>, Diagnostic> {
     let text = &*word.text;
     let failed = |why: String| Diagnostic::error(word.span, format!("{why} in resolver \"{text}\""));
     let host = parse_upstream(text, PORT).map_err(|bad| failed(bad.to_string()))?;
-    let found = host.resolve().map_err(|_| failed("host not found".to_owned()))?;
+    let found = host.find(names).ok_or_else(|| failed("host not found".to_owned()))?;
     let inet = |address| match address {
         Address::Inet(inet) => Ok(inet),
         Address::Unix(_) => Err(failed("a unix domain socket".to_owned())),

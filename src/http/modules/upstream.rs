@@ -633,8 +633,8 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     cx.upstreams.define(group, resolver, node.arg_span(0))
 }
 
-fn own_resolver(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.resolver.put(Rc::new(Resolver::new(resolver::read(node)?)), node)
+fn own_resolver(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.resolver.put(Rc::new(Resolver::new(resolver::read(node, cx)?)), node)
 }
 
 fn server(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -686,7 +686,7 @@ fn positive<T: From<u32>>(text: &str) -> Option<T> {
 }
 
 fn look_up(server: &mut Server, span: Span, cx: &mut Cx) {
-    if server.resolve().is_ok() {
+    if server.resolve(&cx.options.names) {
         return;
     }
     let message = format!("host not found in upstream \"{}\"", server.name);

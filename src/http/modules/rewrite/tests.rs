@@ -13,7 +13,7 @@ fn findings(block: &str) -> Diagnostics {
 
 fn findings_of(name: &str, text: &str) -> Diagnostics {
     let (tree, mut out) = load::load_text(name, text, &load::LoadOptions::default());
-    let options = CompileOptions { prefix: Path::new("/").into(), folder: Path::new("/").into(), error_log: Logger::none(), test_only: true };
+    let options = CompileOptions { prefix: Path::new("/").into(), folder: Path::new("/").into(), error_log: Logger::none(), names: Default::default(), test_only: true };
     compile(&tree.nodes[0], &options, &mut out);
     out
 }
