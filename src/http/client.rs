@@ -162,9 +162,10 @@ impl<'a> Client<'a> {
         self.begin(request, Framing::UntilClose, Framing::Bodiless);
     }
 
-    /// How many more body bytes may be moved past [`Client::write`]: `None` when they must be framed or changed.
+    /// How many more body bytes may be moved past [`Client::write`]: `None` when they must be framed or changed, or
+    /// the socket may be another process's too.
     pub fn raw_room(&self) -> Option<u64> {
-        if self.filters.is_some() { None } else { self.output.raw_room() }
+        if self.filters.is_some() || self.io.is_shared() { None } else { self.output.raw_room() }
     }
 
     /// The body is changed on its way, or other answers become part of it.

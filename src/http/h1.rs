@@ -107,6 +107,7 @@ impl Conn {
     /// is broken is refused.
     pub fn adopted(mut self, handover: &Handover) -> Option<Self> {
         let now = runtime::now_ms();
+        self.io.share();
         self.proxy = proxy_header::of_handover(handover).ok()?.map(Rc::new);
         // It was idle between two requests, so it has had one; and it may have many more.
         self.requests = handover.requests.clamp(1, u64::from(u32::MAX));

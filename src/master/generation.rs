@@ -11,7 +11,7 @@ use crate::master::pid::PidFile;
 use crate::master::respawn::Cause;
 use crate::master::rules::{Ledger, State};
 use crate::master::seat::{Roster, Worker};
-use crate::master::slots::Group;
+use crate::master::slots::{Group, Mended, Repair};
 use crate::master::upgrade::OtherWorkers;
 use crate::master::{Master, Phase, notify, slots};
 use crate::shm::lanes;
@@ -119,7 +119,8 @@ impl Master {
         self.switch = Some(Switch { previous, served });
         let count = self.settings().worker_processes();
         // Before there are more slots: nobody accepts from those yet.
-        self.steer();
+        self.check_slots();
+        self.renewal_is_wanted = false;
         for complaint in self.slots.change(cycle::listens(&self.cycle.config)) {
             log::warn!(log::process(), &(), "{complaint}");
         }
@@ -127,6 +128,32 @@ impl Master {
         alloc::trim();
         for number in 0..count {
             self.spawn(number);
+        }
+    }
+
+    /// Looks whether the listening sockets are as they were opened. Every worker has them all.
+    pub(super) fn check_slots(&mut self) {
+        for Mended { address, damage, repair } in self.slots.mend(cycle::listens(&self.cycle.config)) {
+            let what = match repair {
+                Repair::InPlace => "it is put right",
+                Repair::Anew => "another one is opened, and new workers are started",
+                Repair::Failed => "it could not be put right, restart the server",
+            };
+            self.renewal_is_wanted |= repair == Repair::Anew;
+            log::alert!(
+                log::process(),
+                &(),
+                "a listening socket of {address} {damage}: a worker must have changed it; {what}"
+            );
+        }
+        self.steer();
+        self.knows_steering = true;
+    }
+
+    /// Living workers lack sockets that were opened anew: all are replaced, with the configuration as it is.
+    pub(super) fn renew_if_wanted(&mut self) {
+        if self.renewal_is_wanted && self.switch.is_none() && self.phase == Phase::Serving {
+            self.start_generation(None);
         }
     }
 
@@ -357,8 +384,11 @@ impl Master {
         known::retain(&self.roster.names.values().cloned().collect());
         drop(switch);
         self.steer();
+        // Those before may all have died meanwhile.
+        self.sweep_counters();
         self.serves();
         self.reload_if_wanted();
+        self.renew_if_wanted();
     }
 
     /// The reload that was asked for during a change of generations.

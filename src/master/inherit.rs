@@ -187,3 +187,19 @@ fn is_of_this_process(name: &std::ffi::OsStr) -> bool {
 fn name(address: &SockAddr) -> String {
     address.to_string().replace('\0', "@")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::IntoRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_named_twice_has_one_owner() {
+        let number = tempfile::tempfile().expect("a file").into_raw_fd();
+        let mut numbers = Numbers::default();
+        let owner = numbers.take(number);
+        assert!(owner.is_some() && numbers.take(number).is_none());
+        assert!(numbers.take(1).is_none(), "a standard stream has its owner");
+    }
+}

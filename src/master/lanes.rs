@@ -50,6 +50,12 @@ impl Lanes {
         }
     }
 
+    /// The lanes that nobody has.
+    pub fn free(&self) -> impl Iterator<Item = Lane> {
+        let is_free = |number: &usize| self.0[*number] == Use::Free;
+        (0..LANES).filter(is_free).filter_map(Lane::of_number)
+    }
+
     /// Grants free lanes to a newer master. A part stays, up to one for each of `worker_count` workers, so that this
     /// master can still reload.
     pub fn grant(&mut self, worker_count: usize) -> LaneSet {
@@ -86,6 +92,7 @@ mod tests {
         assert_eq!(taken(&mut lanes), (1..LANES).collect::<Vec<_>>(), "all but the master's own");
         lanes.give(Lane::of_number(300).expect("a lane"));
         lanes.give(Lane::of_number(0).expect("a lane"));
+        assert_eq!(lanes.free().map(Lane::number).collect::<Vec<_>>(), [300]);
         assert_eq!(taken(&mut lanes), [300]);
     }
 

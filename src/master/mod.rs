@@ -119,6 +119,13 @@ struct Master {
     reload_is_wanted: bool,
     /// How the first workers fare, until one set of them was ready.
     first: Option<FirstStart>,
+    /// The generation whose workers found nothing held in the lanes of others.
+    cleared_generation: u64,
+    /// Listening sockets were opened anew that living workers do not have.
+    renewal_is_wanted: bool,
+    /// Whether each address's connections are steered is known: not of sockets that were inherited, until they were
+    /// looked at.
+    knows_steering: bool,
     /// Addresses that are not configured any more, until no old worker accepts from them, and when the last of them
     /// came to that.
     removed: Vec<Group>,
@@ -234,6 +241,9 @@ impl Master {
             reading: None,
             reload_is_wanted: false,
             first: Some(FirstStart::default()),
+            cleared_generation: 0,
+            renewal_is_wanted: false,
+            knows_steering: false,
             removed: Vec::new(),
             retired_ms: now_ms,
             looked_ms: now_ms,

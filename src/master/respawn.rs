@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::log;
 use crate::master::rules::{LEFT_MAX, State};
 use crate::master::{Master, Phase};
-use crate::shm::{counter, named};
+use crate::shm::{counter, lanes, named};
 use crate::sys::process::{self, Ended};
 use crate::sys::{clock, signal, terminal};
 use crate::upstream::known;
@@ -164,13 +164,17 @@ impl Master {
     }
 
     /// Frees the counters that only older configurations have named, once nobody can count in them any more.
-    fn sweep_counters(&self) {
+    pub(super) fn sweep_counters(&mut self) {
         let is_alone = self.elder.is_none() && self.successor.is_none() && self.switch.is_none();
         if is_alone && self.workers.iter().all(|worker| worker.generation == self.generation) {
             let slots = self.cycle.config.http.iter().flat_map(crate::http::Config::slots);
             counter::sweep(&slots.collect());
             let zones = self.cycle.config.http.iter().flat_map(crate::http::Config::zones);
             named::sweep(&zones.collect());
+            if self.cleared_generation != self.generation {
+                self.cleared_generation = self.generation;
+                lanes::clear(self.lanes.free());
+            }
         }
     }
 
@@ -212,6 +216,9 @@ impl Master {
     pub(super) fn fill_vacancies(&mut self, now_ms: u64) {
         let is_due = |vacancy: &mut Vacancy| vacancy.due_ms.is_some_and(|due_ms| due_ms <= now_ms);
         let due: Vec<Vacancy> = self.vacancies.extract_if(.., is_due).collect();
+        if !due.is_empty() {
+            self.check_slots();
+        }
         for vacancy in due {
             let number = vacancy.number;
             self.spawn(number);
@@ -220,6 +227,7 @@ impl Master {
                 self.loans.push((number, loan));
             }
         }
+        self.renew_if_wanted();
         for index in 0..self.vacancies.len() {
             let vacancy = &self.vacancies[index];
             if !vacancy.loan.as_ref().is_some_and(|loan| self.can_lend(loan.pid)) {

@@ -7,10 +7,11 @@
 //! then, and closed when no handshake is half way and nothing waits. Where a parameter cannot change on a socket the
 //! address gets new sockets beside those in use, in the same way.
 
+use std::cell::Cell;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use crate::http::Listen;
@@ -33,9 +34,81 @@ pub struct Group {
     /// How many of them, the first ones, a service manager has lent: it listens with them when we are gone, so
     /// they are closed but never ended, and their path is not ours.
     pub lent_count: usize,
+    /// The kernel may count these sockets in another order: one that had stopped listening was brought back.
+    pub is_reordered: bool,
+    /// A program of this master's says which of them get connections.
+    pub is_steered: Cell<bool>,
+}
+
+/// A socket that somebody had changed, who could only be one of the workers.
+#[derive(Debug)]
+pub struct Mended {
+    pub address: SockAddr,
+    /// As `socket::damage` tells.
+    pub damage: &'static str,
+    pub repair: Repair,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// The same socket is as it was, for all who have it.
+    InPlace,
+    /// Another one stands in its place; workers that live do not have it.
+    Anew,
+    Failed,
 }
 
 impl Group {
+    /// Sockets that clients find, none of them lent.
+    fn new(address: SockAddr, fds: Vec<OwnedFd>, options: Option<ListenOptions>) -> Self {
+        let file = address.path().and_then(file_at);
+        Self {
+            address,
+            fds,
+            options,
+            is_hidden: false,
+            file,
+            lent_count: 0,
+            is_reordered: false,
+            is_steered: Cell::new(false),
+        }
+    }
+
+    /// Looks at each socket, and puts right what is wrong.
+    fn mend(&mut self, options: &ListenOptions, found: &mut Vec<Mended>) {
+        let before = found.len();
+        for index in 0..self.fds.len() {
+            let fd = self.fds[index].as_fd();
+            let Some(damage) = damage(fd) else { continue };
+            let _ = retire::reveal(fd);
+            let repair = if socket::revive(fd, options.backlog) && !retire::is_hidden(fd) {
+                Repair::InPlace
+            } else if index >= self.lent_count && self.open_anew(index, options) {
+                Repair::Anew
+            } else {
+                Repair::Failed
+            };
+            found.push(Mended { address: self.address.clone(), damage, repair });
+        }
+        let count = found.len() - before;
+        if count > 0 {
+            // Where all of them were brought back they are in their order again.
+            self.is_reordered = count < self.fds.len();
+        }
+    }
+
+    fn open_anew(&mut self, index: usize, options: &ListenOptions) -> bool {
+        // It takes no connection any more, and leaves the address to the next one.
+        socket::shut_listener(self.fds[index].as_fd());
+        let opened = open_one(&self.address, options);
+        if let Ok(fd) = opened {
+            self.fds[index] = fd;
+            self.file = self.address.path().and_then(file_at);
+            return true;
+        }
+        false
+    }
+
     /// The path that goes with the address.
     fn own_path(&self) -> Option<&std::path::Path> {
         self.address.path().filter(|_| self.lent_count == 0)
@@ -72,12 +145,9 @@ impl Group {
         let lent = std::mem::replace(&mut self.fds, own);
         let lent_count = std::mem::take(&mut self.lent_count);
         (lent_count > 0).then(|| Self {
-            address: self.address.clone(),
-            fds: lent,
-            options: None,
-            is_hidden: false,
-            file: None,
             lent_count,
+            file: None,
+            ..Self::new(self.address.clone(), lent, None)
         })
     }
 }
@@ -128,8 +198,7 @@ impl Slots {
             Entry::Vacant(free) => {
                 let address = free.key().clone();
                 let is_hidden = retire::is_hidden(fd.as_fd());
-                let file = address.path().and_then(file_at);
-                free.insert(Group { address, fds: vec![fd], options: None, is_hidden, file, lent_count });
+                free.insert(Group { is_hidden, lent_count, ..Group::new(address, vec![fd], None) });
             }
         }
     }
@@ -259,6 +328,19 @@ impl Slots {
         complaints
     }
 
+    /// Looks whether all sockets still are as they were opened, and puts right what is not. A worker has them all, and can
+    /// end listening, or have the kernel drop what comes, for all others and for those that come after it. What a reload
+    /// has just opened is hidden on purpose, and no worker's yet.
+    pub fn mend(&mut self, listens: &[Listen]) -> Vec<Mended> {
+        let mut found = Vec::new();
+        for listen in listens {
+            if let Some(group) = self.groups.get_mut(&listen.address).filter(|group| !group.is_hidden) {
+                group.mend(&listen.options, &mut found);
+            }
+        }
+        found
+    }
+
     /// Brings each address to at least `count` slots. An address that cannot have more keeps what it has.
     pub fn grow(&mut self, listens: &[Listen], count: usize) {
         for listen in listens.iter().filter(|listen| !listen.address.is_unix()) {
@@ -281,13 +363,11 @@ impl Slots {
 
     /// The same sockets once more.
     pub fn try_clone(&self) -> Self {
-        let copy = |group: &Group| Group {
-            address: group.address.clone(),
-            options: group.options.clone(),
-            fds: group.fds.iter().filter_map(|fd| fd.try_clone().ok()).collect(),
-            is_hidden: group.is_hidden,
-            file: group.file,
-            lent_count: group.lent_count,
+        let copy = |group: &Group| {
+            let fds = group.fds.iter().filter_map(|fd| fd.try_clone().ok()).collect();
+            let (is_hidden, file, lent_count) = (group.is_hidden, group.file, group.lent_count);
+            let copy = Group::new(group.address.clone(), fds, group.options.clone());
+            Group { is_hidden, file, lent_count, ..copy }
         };
         let groups = self.groups.iter().map(|(address, group)| (address.clone(), copy(group)));
         Self { groups: groups.collect(), ..Self::default() }
@@ -348,14 +428,7 @@ fn open_first(
     }
     let is_hidden = is_hidden && !address.is_unix();
     let opened = open_inet(address, options, is_hidden).map_err(|cause| refused("bind()", cause))?;
-    Ok(Group {
-        address: address.clone(),
-        fds: vec![opened],
-        options: Some(options.clone()),
-        is_hidden,
-        file: address.path().and_then(file_at),
-        lent_count: 0,
-    })
+    Ok(Group { is_hidden, ..Group::new(address.clone(), vec![opened], Some(options.clone())) })
 }
 
 fn open_inet(address: &SockAddr, options: &ListenOptions, is_hidden: bool) -> io::Result<OwnedFd> {
@@ -365,6 +438,17 @@ fn open_inet(address: &SockAddr, options: &ListenOptions, is_hidden: bool) -> io
 /// Which file a path leads to.
 fn file_at(path: &std::path::Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+/// What somebody has done to a listening socket.
+fn damage(listener: BorrowedFd<'_>) -> Option<&'static str> {
+    socket::damage(listener).or_else(|| retire::is_hidden(listener).then_some("is hidden from clients"))
+}
+
+/// Opens one more socket for an address that is ours already.
+fn open_one(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
+    address.path().into_iter().for_each(remove_socket);
+    socket::listen(address, options)
 }
 
 /// A socket file that nobody listens on is a leftover of a process that was killed.
@@ -433,6 +517,59 @@ mod tests {
         assert_eq!(slots.group(&listens[0].address).map(|group| group.fds.len()), Some(4));
         assert_eq!(slots.remove_others(&[]).len(), 1);
         assert!(slots.groups.is_empty());
+    }
+
+    #[test]
+    fn sockets_that_stopped_listening_are_brought_back() {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("free").port();
+        let listens = [listen(port)];
+        let mut slots = Slots::default();
+        slots.open(&listens).expect("opens");
+        slots.grow(&listens, 3);
+        assert!(slots.mend(&listens).is_empty());
+        let group = slots.group(&listens[0].address).expect("open");
+        // A copy, as a worker has one.
+        let copy = group.fds[1].try_clone().expect("a descriptor");
+        socket::shut_listener(copy.as_fd());
+        socket::shut_listener(copy.as_fd());
+        let mended = slots.mend(&listens);
+        assert_eq!(mended.iter().map(|it| it.repair).collect::<Vec<_>>(), [Repair::InPlace]);
+        assert!(slots.mend(&listens).is_empty() && socket::damage(copy.as_fd()).is_none());
+        assert!(slots.group(&listens[0].address).is_some_and(|group| group.is_reordered));
+        slots
+            .group(&listens[0].address)
+            .expect("open")
+            .fds
+            .iter()
+            .for_each(|fd| socket::shut_listener(fd.as_fd()));
+        assert_eq!(slots.mend(&listens).len(), 3);
+        assert!(slots.group(&listens[0].address).is_some_and(|group| !group.is_reordered), "all anew");
+        // A connection is whole on both sides, whichever of the three gets it.
+        let _client = std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        let group = slots.group(&listens[0].address).expect("open");
+        let accepted = loop {
+            if let Some((fd, _)) = group.fds.iter().find_map(|fd| socket::accept(fd.as_fd()).ok()) {
+                break fd;
+            }
+            std::thread::yield_now();
+        };
+        let read = socket::receive(accepted.as_fd(), &mut [0; 1]);
+        assert_eq!(read, Err(nix::Error::EAGAIN), "nothing has come, and it has not ended");
+    }
+
+    #[test]
+    fn sockets_that_cannot_be_brought_back_are_opened_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("s");
+        let address = SockAddr::Unix(path.clone());
+        let listens = [Listen::new(address.clone(), ListenOptions::default(), 0)];
+        let mut slots = Slots::default();
+        slots.open(&listens).expect("opens");
+        socket::shut_listener(slots.group(&address).expect("open").fds[0].as_fd());
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_err());
+        let mended = slots.mend(&listens);
+        assert_eq!(mended.iter().map(|it| it.repair).collect::<Vec<_>>(), [Repair::Anew]);
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_ok() && slots.mend(&listens).is_empty());
     }
 
     #[test]

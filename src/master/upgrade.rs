@@ -208,6 +208,7 @@ impl Master {
     /// The other master has ended: its lanes are this one's, but for those of workers that live on.
     fn inherit_lanes(&mut self) {
         self.others.told = None;
+        self.knows_steering = false;
         for (lane, pid) in std::mem::take(&mut self.others.alive) {
             match process::open(pid) {
                 Ok(process) => self.others.orphans.push((lane, process)),

@@ -208,6 +208,8 @@ impl Master {
         let open = slots_of(&|worker| worker.stuck.is_none() && worker.full.is_none());
         let full = &slots_of(&|worker| worker.full.is_some()) - &open;
         let workers = self.settings().worker_processes();
+        // Another master steers the same sockets.
+        let knows_steering = self.knows_steering && self.elder.is_none() && self.successor.is_none();
         let mut first = 0;
         for listen in self.listens() {
             let Some(group) = self.slots.group(&listen.address) else { continue };
@@ -223,15 +225,27 @@ impl Master {
             }
             first += count;
             // Those that a change of generations is about to open are nobody's yet either.
-            let is_all = live.len() == count && (self.switch.is_none() || workers <= count);
+            let is_all =
+                (live.len() == count && (self.switch.is_none() || workers <= count)) || group.is_reordered;
             let any = group.fds[0].as_fd();
             if !socket::is_steerable(any) {
                 continue;
             }
-            let outcome = match live.len() {
-                0 => socket::unsteer(any).or(Ok(())),
-                _ if is_all => socket::unsteer(any).or(Ok(())),
-                _ => socket::steer(any, &live),
+            let was_steered = group.is_steered.replace(!live.is_empty() && !is_all);
+            let outcome = if group.is_steered.get() {
+                socket::steer(any, &live)
+            } else {
+                // An error: there is no program.
+                if socket::unsteer(any).is_ok() && !was_steered && knows_steering {
+                    let address = &group.address;
+                    log::alert!(
+                        log::process(),
+                        &(),
+                        "a program that is not the master's chose which listening sockets of {address} get connections: \
+                         a worker must have attached it; it is taken away"
+                    );
+                }
+                Ok(())
             };
             if let Err(error) = outcome {
                 let address = &group.address;

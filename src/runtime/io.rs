@@ -1,6 +1,7 @@
 //! Descriptors in the loop: sockets that are read and written, listeners that are accepted from.
 //!
-//! One registration per connection life, edge-triggered (a second call adds the interest in writing where a write
+//! No call waits, even where another process that has the socket too clears its O_NONBLOCK: reads and writes ask for that
+//! themselves (MSG_DONTWAIT). One registration per connection life, edge-triggered (a second call adds the interest in writing where a write
 //! finds no room); the system call is tried first. A short read clears
 //! the cached readiness unless the peer's end was seen with it: data and FIN may come in one event.
 
@@ -13,7 +14,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::runtime::buffer::Buffer;
 use crate::runtime::executor::{try_with, with};
-use crate::runtime::reactor::{self, ASKED, HANGUP, READ, WIDE, WRITE, Waiting};
+use crate::runtime::reactor::{self, ASKED, HANGUP, READ, SHARED, WIDE, WRITE, Waiting};
 use crate::runtime::waker::TaskId;
 use crate::runtime::work;
 use crate::sys::address::SockAddr;
@@ -39,6 +40,16 @@ impl Io {
     pub fn register(fd: OwnedFd) -> io::Result<Self> {
         // Taken for writable, which a new socket is; what can be read at registration epoll reports as an edge.
         Self::add(fd, WRITE, Epoll::add_reading)
+    }
+
+    /// Notes that another process may have this socket too. sendfile(2) and splice(2) go by the mode of the socket, which
+    /// that process can change, so they are not to be used for it.
+    pub fn share(&self) {
+        with(|current| current.reactor.borrow_mut().set(self.index, SHARED));
+    }
+
+    pub fn is_shared(&self) -> bool {
+        self.has(SHARED)
     }
 
     /// Registers a socket whose connect is under way: writable once it is decided.
@@ -144,7 +155,7 @@ impl Io {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         loop {
-            match recv(self.as_fd().as_raw_fd(), buffer, MsgFlags::empty()) {
+            match recv(self.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(count) => {
                     // RDHUP came with the data: keep READ set (tests: eof_with_data).
                     if count < buffer.len() && !self.has(HANGUP) {
@@ -163,12 +174,13 @@ impl Io {
     }
 
     pub fn try_write(&self, data: &[u8]) -> io::Result<usize> {
-        self.try_write_with(data.len(), |fd| send(fd.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL))
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        self.try_write_with(data.len(), |fd| send(fd.as_raw_fd(), data, flags))
     }
 
     pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let total = slices.iter().map(|slice| slice.len()).sum();
-        self.try_write_with(total, |fd| nix::sys::uio::writev(fd, slices))
+        self.try_write_with(total, |fd| socket::send_vectored(fd, slices))
     }
 
     /// Runs a system call that writes; a short count or EAGAIN clears the readiness.
@@ -361,9 +373,17 @@ impl Io {
 
 impl Drop for Io {
     fn drop(&mut self) {
-        // Closing the descriptor takes it out of epoll: no other process shares this open socket.
+        // Closing the descriptor takes it out of epoll, and tells the peer: no other process has this open socket. One that
+        // has come from another process that process may keep.
         if let Some(fd) = self.fd.take() {
-            try_with(|current| current.reactor.borrow_mut().remove(self.index));
+            try_with(|current| {
+                let mut reactor = current.reactor.borrow_mut();
+                if reactor.flags(self.index) & SHARED != 0 {
+                    let _ = current.epoll().remove(fd.as_fd()); // it was added by register
+                    let _ = nix::sys::socket::shutdown(fd.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+                }
+                reactor.remove(self.index);
+            });
             drop(fd);
         }
     }
@@ -401,6 +421,12 @@ pub struct Acceptor {
     index: u32,
     token: u64,
     is_paused: std::cell::Cell<bool>,
+}
+
+impl AsFd for Acceptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Acceptor {
@@ -501,6 +527,41 @@ mod tests {
         a.set_nonblocking(true).unwrap();
         b.set_nonblocking(true).unwrap();
         (a.into(), b.into())
+    }
+
+    /// Another process may hold a socket that was handed over, and clear its O_NONBLOCK at any time.
+    #[test]
+    fn a_blocking_socket_never_blocks() {
+        let mut runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            let (a, _b) = UnixStream::pair().unwrap();
+            let a = Io::register(a.into()).unwrap();
+            a.readable_now();
+            assert_eq!(a.try_read(&mut [0; 64]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            let piece = [0; 65_536];
+            let would_block = |outcome: io::Result<usize>| {
+                outcome.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+            };
+            // A short write clears the readiness, so each try looks at the socket itself.
+            let full = |write: &dyn Fn() -> io::Result<usize>| {
+                (0..1000).any(|_| {
+                    a.writable_now();
+                    would_block(write())
+                })
+            };
+            assert!(full(&|| a.try_write(&piece)));
+            assert!(full(&|| a.try_write_vectored(&[IoSlice::new(&piece), IoSlice::new(&piece)])));
+        });
+    }
+
+    impl Io {
+        fn readable_now(&self) {
+            with(|current| current.reactor.borrow_mut().set(self.index, READ));
+        }
+
+        fn writable_now(&self) {
+            with(|current| current.reactor.borrow_mut().set(self.index, WRITE));
+        }
     }
 
     #[test]

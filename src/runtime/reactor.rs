@@ -25,6 +25,9 @@ const IN_HEAD: u8 = 32;
 /// Its task was woken to close the connection, and has not answered yet.
 pub(super) const ASKED: u8 = 64;
 
+/// Another process may have this socket too, and change its mode.
+pub(super) const SHARED: u8 = 128;
+
 /// The index of a descriptor that is none.
 pub(super) const NOWHERE: u32 = u32::MAX;
 

@@ -82,7 +82,8 @@ pub fn total(total: Total) -> u64 {
 }
 
 fn total_in(area: &Area, total: Total) -> u64 {
-    (0..lanes::used(area)).map(|lane| area.lane(lane)[TOTALS + total as usize].load(Relaxed)).sum()
+    let count = |lane: usize| area.lane(lane)[TOTALS + total as usize].load(Relaxed);
+    (0..lanes::used(area)).map(count).fold(0, u64::wrapping_add)
 }
 
 /// What a name names; equal names of two kinds have two slots.
@@ -236,6 +237,8 @@ struct Names {
     free: Vec<u32>,
     /// Slots that `by_name` knows; another master (an upgrade) may have added more.
     read: usize,
+    /// One past the highest slot that was given out here.
+    end: usize,
 }
 
 static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
@@ -251,17 +254,23 @@ impl Names {
             None => {
                 let next = area.header(Header::SlotsUsed);
                 let next = next
-                    .fetch_update(Relaxed, Relaxed, |used| (used < SLOTS as u64).then_some(used + 1))
+                    .fetch_update(Relaxed, Relaxed, |used| (used < SLOTS as u64).then(|| used + 1))
                     .ok()?;
                 next as u32
             }
         };
         area.slot_name(index as usize).store(name, Relaxed);
         self.by_name.insert(name, index);
+        self.end = self.end.max(index as usize + 1);
         Some(index)
     }
 
     fn catch_up(&mut self, area: &Area) {
+        // Never back: a worker that writes a smaller number there must not have two names share one slot.
+        let known = self.read.max(self.end);
+        if slots_used(area) < known {
+            area.header(Header::SlotsUsed).fetch_max(known as u64, Relaxed);
+        }
         let used = slots_used(area);
         for index in self.read..used {
             let name = area.slot_name(index).load(Relaxed);
@@ -322,6 +331,20 @@ mod tests {
         assert_eq!(names.find(&area, 3), Some(b));
         assert_eq!(Slot::at(&area, b).get(Word::Requests), 0);
         assert_eq!(names.find(&area, 1), Some(a));
+    }
+
+    #[test]
+    fn names_never_share_a_slot_whatever_the_header_says() {
+        let area = Area::fresh();
+        let mut names = Names::default();
+        let first: Vec<_> = (1..=5).map(|name| names.find(&area, name).expect("room")).collect();
+        for used in [0, 1, 3] {
+            area.header(Header::SlotsUsed).store(used, Relaxed);
+            let next = names.find(&area, 100 + used).expect("room");
+            assert!(!first.contains(&next), "{used}");
+        }
+        area.header(Header::SlotsUsed).store(u64::MAX, Relaxed);
+        assert_eq!((names.find(&area, 3), names.find(&area, 999)), (Some(first[2]), None));
     }
 
     #[test]

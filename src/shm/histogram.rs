@@ -42,7 +42,7 @@ fn find(area: &Area, name: u64) -> Option<u16> {
         return Some(index as u16);
     }
     let next =
-        used.fetch_update(Relaxed, Relaxed, |used| (used < HISTOGRAMS as u64).then_some(used + 1)).ok()?;
+        used.fetch_update(Relaxed, Relaxed, |used| (used < HISTOGRAMS as u64).then(|| used + 1)).ok()?;
     area.histogram_name(next as usize).store(name, Relaxed);
     Some(next as u16)
 }
@@ -75,7 +75,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        self.counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// The value below which a share `q` (0 to 1) of all lies, in microseconds: the middle of its bucket. None when empty.
@@ -84,7 +84,7 @@ impl Snapshot {
         let rank = ((q.clamp(0.0, 1.0) * count as f64).ceil() as u64).clamp(1, count.max(1));
         let mut seen = 0;
         for (index, &here) in self.counts.iter().enumerate() {
-            seen += here;
+            seen = here.saturating_add(seen);
             if here > 0 && seen >= rank {
                 let (low, high) = bounds(index);
                 return Some(low + (high - low) / 2);
@@ -113,7 +113,7 @@ fn snapshot(area: &Area, index: usize) -> Snapshot {
     for stripe in 0..lanes::used(area).min(STRIPES) {
         let words = area.histogram(index, stripe);
         for (count, word) in all.counts.iter_mut().zip(words) {
-            *count += word.load(Relaxed);
+            *count = count.saturating_add(word.load(Relaxed));
         }
         all.sum_us = all.sum_us.wrapping_add(words[SUM].load(Relaxed));
     }

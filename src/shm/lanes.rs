@@ -62,6 +62,13 @@ pub fn give(lane: Lane) {
     give_in(area(), lane);
 }
 
+/// Zeroes what is held in the master's own lane and in those that nobody has: nothing, unless a worker has written into
+/// rows that are not its own. Only while no other master gives out lanes.
+pub fn clear(free: impl Iterator<Item = Lane>) {
+    let used = used(area());
+    [Lane(0)].into_iter().chain(free).take_while(|lane| lane.number() < used).for_each(give);
+}
+
 /// Which worker (its number within its generation) the lane was taken for.
 pub fn worker(lane: Lane) -> u32 {
     area().lane(lane.number())[WORKER].load(Relaxed) as u32

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -384,6 +384,89 @@ pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
     nix::sys::socket::recv(fd.as_raw_fd(), buffer, nix::sys::socket::MsgFlags::empty())
 }
 
+/// Writes several pieces at once, as writev(2); never waits, and no signal tells that the peer has gone.
+pub fn send_vectored(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> nix::Result<usize> {
+    // SAFETY: a msghdr of zeroes is valid. IoSlice has the layout of iovec (std), and the kernel reads the pieces, which
+    // outlive the call, and writes nothing.
+    let sent = unsafe {
+        let mut header: libc::msghdr = std::mem::zeroed();
+        header.msg_iov = slices.as_ptr().cast_mut().cast();
+        header.msg_iovlen = slices.len() as _;
+        libc::sendmsg(fd.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    };
+    usize::try_from(sent).map_err(|_| nix::Error::last())
+}
+
+/// What is wrong with a listening socket that this program never does to one: any process that has it could. The words
+/// complete "the listening socket …".
+pub fn damage(listener: BorrowedFd<'_>) -> Option<&'static str> {
+    let socket = SockRef::from(&listener);
+    if !socket.is_listener().unwrap_or(false) || is_half_closed(listener) {
+        return Some("does not listen any more");
+    }
+    // A filter of eBPF cannot be read (EACCES), one of classic BPF tells its length.
+    if option_length(listener, SO_GET_FILTER, 0).is_none_or(|length| length > 0) {
+        return Some("has a filter");
+    }
+    let mut is_locked = [0; 4];
+    if read_option(listener, libc::SO_LOCK_FILTER, &mut is_locked).is_some() && is_locked != [0; 4] {
+        return Some("has a lock on its filters");
+    }
+    let mut device = [0; libc::IFNAMSIZ];
+    if read_option(listener, libc::SO_BINDTODEVICE, &mut device).is_some_and(|length| length > 0) {
+        return Some("is bound to a device");
+    }
+    None
+}
+
+/// Undoes the damage to a listening socket in place, for all processes that have it; false: that was not possible.
+pub fn revive(listener: BorrowedFd<'_>, backlog: i32) -> bool {
+    let socket = SockRef::from(&listener);
+    if !socket.is_listener().unwrap_or(true) {
+        // A socket that was shut down twice keeps that mark, and each connection that it accepts would begin with its end.
+        disconnect(listener);
+        let _ = socket.listen(backlog);
+    }
+    let _ = set_option(&socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0);
+    damage(listener).is_none()
+}
+
+/// Takes a socket back to where it was before it was connected or shut down (connect(2), AF_UNSPEC); it stays bound.
+fn disconnect(fd: BorrowedFd<'_>) {
+    // SAFETY: an all-zero sockaddr is valid, its family is AF_UNSPEC (0); it lives through the call.
+    unsafe {
+        let nowhere: libc::sockaddr = std::mem::zeroed();
+        let length = size_of_val(&nowhere) as libc::socklen_t;
+        libc::connect(fd.as_raw_fd(), &raw const nowhere, length);
+    }
+}
+
+/// A unix socket that was shut down still counts as listening.
+fn is_half_closed(listener: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one pollfd, which lives through the call.
+    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
+}
+
+fn read_option(fd: BorrowedFd<'_>, name: i32, value: &mut [u8]) -> Option<usize> {
+    let mut length = value.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into the value, which lives through the call.
+    let outcome = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, value.as_mut_ptr().cast(), &raw mut length)
+    };
+    (outcome == 0).then_some(length as usize)
+}
+
+/// The length that an option would have. `None`: it cannot be read.
+fn option_length(fd: BorrowedFd<'_>, name: i32, room: libc::socklen_t) -> Option<usize> {
+    let mut length = room;
+    // SAFETY: with no room the kernel writes the length only.
+    let outcome = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, std::ptr::null_mut(), &raw mut length)
+    };
+    (outcome == 0).then_some(length as usize)
+}
+
 /// Makes the close of a connection a reset: nothing of it stays in the kernel.
 pub fn reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&fd).set_linger(Some(std::time::Duration::ZERO))
@@ -540,6 +623,8 @@ pub fn unsteer(group: BorrowedFd<'_>) -> io::Result<()> {
 
 /// asm-generic/socket.h; the libc crate does not name it.
 const SO_DETACH_REUSEPORT_BPF: i32 = 68;
+/// The same number as the option that attaches one.
+const SO_GET_FILTER: i32 = libc::SO_ATTACH_FILTER;
 
 fn raw(address: &SockAddr) -> io::Result<RawAddr> {
     match address {

@@ -201,8 +201,13 @@ async fn accept(acceptor: Acceptor, service: Service, listen: usize, lease: Rc<L
                 service.open(fd, peer, listen);
                 room::client_has_come(number);
             }
-            // The master has ended it.
-            Some(Err(error)) if error.raw_os_error() == Some(nix::libc::EINVAL) => return,
+            // It was on its way out, and the master has ended it. Another one may have been ended by anybody who has it, and
+            // the master brings it back.
+            Some(Err(error))
+                if error.raw_os_error() == Some(nix::libc::EINVAL) && retire::is_hidden(acceptor.as_fd()) =>
+            {
+                return;
+            }
             Some(Err(error)) => {
                 if room::is_shortage(&error) && room::free_descriptors(&error).await {
                     continue;

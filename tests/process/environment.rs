@@ -294,3 +294,19 @@ fn short_arguments_and_no_environment_leave_a_title_that_tells_the_process() {
     }
     assert_eq!(get(daemon.port(0), "/").text(), "here\n");
 }
+
+#[test]
+fn a_variable_whose_name_is_none_does_not_end_the_start() {
+    if is_stand_in() {
+        return; // the same with nginx, which looks at what it knows only
+    }
+    // A shell cannot set such a name; env(1) can.
+    let daemon = setup("env KEPT;").variable("KEPT", "yes").prelude("exec env =x=y \"$@\";").start();
+    assert_eq!(get(daemon.port(0), "/").text(), "here\n");
+    let worker = workers(&daemon)[0];
+    let given = environment(worker).expect("it lives");
+    assert!(
+        given.contains(&"KEPT=yes".to_owned()) && !given.iter().any(|line| line.starts_with('=')),
+        "{given:?}"
+    );
+}

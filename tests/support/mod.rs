@@ -9,6 +9,7 @@
 //! behaviour is the specification of most tests here.
 #![allow(dead_code, unused_imports)]
 
+pub mod captured;
 pub mod client;
 pub mod daemon;
 pub mod deadline;
