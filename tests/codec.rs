@@ -195,6 +195,33 @@ fn owned<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<Field> {
     fields.map(|(name, value)| (name.to_vec(), value.to_vec())).collect()
 }
 
+/// Left out on purpose: `Transfer_Encoding` and its like, which programs behind CGI take for the fields of our framing.
+const MIMICKED: &[&str] = &[
+    "connection",
+    "content-length",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+fn without_mimics(mut fields: Vec<Field>) -> Vec<Field> {
+    fields.retain(|(name, _)| {
+        let dashed: String = name
+            .iter()
+            .map(|byte| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase().into() } else { '-' })
+            .collect();
+        !dashed.bytes().zip(name).any(|(dash, byte)| dash == b'-' && *byte != b'-')
+            || !MIMICKED.contains(&dashed.as_str())
+    });
+    fields
+}
+
 /// The other parser knows no version after 1.1, which a recipient must take for 1.1 (RFC 9110 §2.5).
 fn is_later_version(text: &[u8]) -> bool {
     text.windows(8).any(|eight| eight.starts_with(b"HTTP/1.") && matches!(eight[7], b'2'..=b'9'))
@@ -213,7 +240,7 @@ fn compares_as_request(text: &[u8]) -> Result<(), TestCaseError> {
             prop_assert_eq!(Some(&text[head.target.clone()]), peer.path.map(str::as_bytes));
             prop_assert_eq!(Some(head.version == Version::Http11), peer.version.map(|minor| minor == 1));
             let fields = owned(peer.headers.iter().map(|field| (field.name.as_bytes(), field.value)));
-            prop_assert_eq!(owned(head.fields.pairs(text)), fields);
+            prop_assert_eq!(owned(head.fields.pairs(text)), without_mimics(fields));
         }
         (Ok(Progress::Complete(_)), Ok(_)) => prop_assert!(false, "complete for us only: {:?}", text),
         (Ok(Progress::Complete(_)), Err(error)) => {
@@ -256,7 +283,7 @@ fn compares_as_response(text: &[u8]) -> Result<(), TestCaseError> {
             // it leaves a reason out that is not ASCII
             prop_assert!(!reason.is_ascii() || Some(reason) == peer.reason.map(str::as_bytes));
             let fields = owned(peer.headers.iter().map(|field| (field.name.as_bytes(), field.value)));
-            prop_assert_eq!(owned(head.fields.pairs(text)), fields);
+            prop_assert_eq!(owned(head.fields.pairs(text)), without_mimics(fields));
         }
         (Ok(Progress::Complete(_)), Ok(_)) => prop_assert!(false, "complete for us only: {:?}", text),
         (Ok(Progress::Complete(_)), Err(error)) => {
@@ -287,7 +314,7 @@ proptest! {
         prop_assert_eq!(head.method, Method::of(&sent.method));
         prop_assert_eq!(&text[head.target.clone()], &sent.target[..]);
         prop_assert_eq!(head.version, sent.version);
-        prop_assert_eq!(owned(head.fields.pairs(&text)), sent.fields);
+        prop_assert_eq!(owned(head.fields.pairs(&text)), without_mimics(sent.fields));
         for cut in 0..sent.text.len() {
             let part = request::parse(&text[..cut], &LIMITS, &mut RequestHead::default());
             prop_assert_eq!(part, Ok(Progress::Partial), "cut at {}", cut);
@@ -302,7 +329,7 @@ proptest! {
         prop_assert_eq!(response::parse(&text, 1 << 20, &mut head), Ok(Progress::Complete(text.len())));
         prop_assert_eq!((head.status, &text[head.reason.clone()]), (status, &reason[..]));
         prop_assert_eq!(head.version, version);
-        prop_assert_eq!(owned(head.fields.pairs(&text)), fields);
+        prop_assert_eq!(owned(head.fields.pairs(&text)), without_mimics(fields));
         for cut in 0..text.len() {
             let part = response::parse(&text[..cut], 1 << 20, &mut ResponseHead::default());
             prop_assert_eq!(part, Ok(Progress::Partial), "cut at {}", cut);
@@ -331,7 +358,7 @@ proptest! {
             if std::str::from_utf8(target).is_ok() {
                 prop_assert_eq!(theirs, Ok(httparse::Status::Complete(copy.len())));
                 let fields = owned(peer.headers.iter().map(|field| (field.name.as_bytes(), field.value)));
-                prop_assert_eq!(owned(head.fields.pairs(&text)), fields);
+                prop_assert_eq!(owned(head.fields.pairs(&text)), without_mimics(fields));
             }
         }
     }

@@ -10,6 +10,7 @@ use crate::support::{Client, Daemon, Origin, Setup, fetch, get, wait_for};
 
 const CONF: &str = r#"
 worker_processes 1;
+events { worker_connections 2048; }
 http {
     log_format uri "$uri $status $request_method";
     access_log %%DIR%%/access.log uri;

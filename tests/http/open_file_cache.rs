@@ -184,7 +184,7 @@ fn mistakes_are_named() {
         ("open_file_cache inactive=5s;", "must have the \"max\" parameter"),
         ("open_file_cache max=x;", "invalid number of files"),
         ("open_file_cache max=5 inactive=x;", "invalid time"),
-        ("open_file_cache max=5 mix=3;", "invalid parameter \"mix=3\""),
+        ("open_file_cache max=5 mix=3;", "invalid \"open_file_cache\" parameter \"mix=3\""),
         ("open_file_cache_min_uses 0;", "open_file_cache_min_uses"),
     ] {
         let conf = format!("http {{ server {{ listen 127.0.0.1:%%PORT_0%%; {text} }} }}");
