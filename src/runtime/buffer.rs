@@ -18,7 +18,8 @@ thread_local! {
     static POOL: RefCell<Pool> = RefCell::default();
 }
 
-/// Bytes between `start` and `end` are data, behind them is space.
+/// Bytes between `start` and `end` are data, behind them is space. The default has no bytes, and takes none from the pool.
+#[derive(Default)]
 pub struct Buffer {
     bytes: Box<[u8]>,
     start: u32,
@@ -33,11 +34,6 @@ impl Buffer {
             None => vec![0; capacity].into(),
         };
         Self { bytes, start: 0, end: 0 }
-    }
-
-    /// A buffer of no bytes, which takes nothing from the pool.
-    pub fn none() -> Self {
-        Self { bytes: Box::default(), start: 0, end: 0 }
     }
 
     /// A copy of `data` without any room: for few bytes that are kept for long.

@@ -393,17 +393,11 @@ impl Upstreams {
 }
 
 /// An upstream's response head, kept for `$upstream_http_…`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Head {
     /// Begins with the head's bytes.
     pub buffer: Buffer,
     pub head: ResponseHead,
-}
-
-impl Default for Head {
-    fn default() -> Self {
-        Self { buffer: Buffer::none(), head: ResponseHead::default() }
-    }
 }
 
 /// What an upstream is busy with.
