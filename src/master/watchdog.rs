@@ -28,8 +28,9 @@ const LOOK_AGAIN_MS: u64 = 50;
 const QUIET_LOOK_MS: u64 = 10_000;
 /// Looks that must find nobody at work first.
 const QUIET_LOOKS: u32 = 4;
-/// A worker that has been in one turn for so long is asked for a sign of life.
-const LONG_TURN_MS: u64 = 200;
+/// A worker that has been in one turn for so long is asked for a sign of life: longer than turns are (5 ms), and short, for
+/// only the answer counts, and clients wait meanwhile.
+const LONG_TURN_MS: u64 = 20;
 /// Without an answer for that long a worker is stuck.
 const STUCK_MS: u64 = 450;
 
