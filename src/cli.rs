@@ -262,7 +262,7 @@ fn test(options: &Options) -> i32 {
     0
 }
 
-/// What the configuration needs that is not there, a row for each; nothing where all is there.
+/// The features that the configuration needs and that are not there, a row for each; nothing where all are there.
 fn summary(loaded: &Loaded) -> String {
     let totals = loaded.diagnostics.1.totals(&loaded.tree);
     if totals.is_empty() {

@@ -15,7 +15,7 @@ pub struct Feature {
     names: &'static [&'static str],
     /// Those that do something; the others only say how.
     acting: &'static [&'static str],
-    /// What a user can do without it.
+    /// The remedy: how a user does without it.
     pub help: &'static str,
     /// It comes with a module of others: nginx alone does not know its directives.
     pub is_foreign: bool,
@@ -223,7 +223,7 @@ pub fn features() -> impl Iterator<Item = &'static Feature> {
     FEATURES.iter().copied()
 }
 
-/// What a directive belongs to; `None` where nobody known has one of that name, or we have it.
+/// The module or feature that a directive belongs to; `None` where no known one has it, or we have it.
 pub fn feature(name: &str) -> Option<&'static Feature> {
     features().find(|feature| is_among(name, feature.names))
 }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::proto::h1::fields::has_break;
+use crate::proto::h1::fields::{has_break, is_token_byte};
 use crate::proto::header::{Field, Id};
 
 /// A method or the name of a field (RFC 9110 §5.6.2).
@@ -38,10 +38,6 @@ impl From<Id> for Token<'static> {
     fn from(id: Id) -> Self {
         Self(id.name().as_bytes())
     }
-}
-
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// The value of a field or the reason of a status: it has no CR, LF or NUL.

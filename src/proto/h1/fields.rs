@@ -109,6 +109,11 @@ pub(super) struct Rules {
     pub crlf_only: bool,
 }
 
+/// Whether a byte may stand in a token (RFC 9110 §5.6.2).
+pub(super) fn is_token_byte(byte: u8) -> bool {
+    CLASS[usize::from(byte)] != INVALID
+}
+
 /// How far a head was looked at that comes in pieces, so that what has been judged is not judged again with each piece:
 /// the cost of a head is linear in its bytes however they come. Begins as its default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
