@@ -10,9 +10,9 @@ use crate::http::body::{self, Body};
 use crate::http::captures::Captures;
 use crate::http::headers::Headers;
 use crate::http::location::Location;
-use crate::http::modules::upstream::{self, Action, Head};
 use crate::http::request::{Connection, Limits, Request, Slots};
 use crate::http::server::Server;
+use crate::http::upstream::trace::{self, Action, Head};
 use crate::http::{Config, modules};
 use crate::proto::h1::length::BodyLength;
 use crate::proto::h1::{request, response};
@@ -55,7 +55,7 @@ struct Inner {
     headed_us: u64,
     answered_us: Option<u64>,
     action: Option<Action>,
-    upstream: upstream::Parked,
+    upstream: trace::Parked,
     rare: Option<Box<Rare>>,
 }
 

@@ -21,6 +21,7 @@ use crate::http::response::Response;
 use crate::http::server::{Listen, Server};
 use crate::http::subrequest::Tally;
 use crate::http::termination::Termination;
+use crate::http::upstream::trace::Trace;
 use crate::http::variable::VariableId;
 use crate::http::{Config, modules};
 use crate::log;
@@ -127,7 +128,7 @@ pub struct Request {
     kept: Option<Box<Headers>>,
     /// The request line is not whole, or none of HTTP: nothing is known but its bytes (`-` in the log).
     pub malformed: bool,
-    pub upstream: modules::upstream::Trace,
+    pub upstream: Trace,
     /// Its cookie of `userid`, once somebody asked for it.
     pub userid: Option<Box<modules::userid::State>>,
     /// What the limits have said of it, and what it holds.
@@ -221,7 +222,7 @@ impl Request {
             is_error_page: false,
             kept: None,
             malformed: false,
-            upstream: modules::upstream::Trace::default(),
+            upstream: Trace::default(),
             userid: None,
             limits: Limits::default(),
             id: None,

@@ -5,9 +5,9 @@
 //! Idea: HAProxy's termination state.
 
 use crate::http::error::{Error, Limit, Side};
-use crate::http::modules::upstream::Action;
 use crate::http::request::Request;
 use crate::http::upstream::exchange::Failure;
+use crate::http::upstream::trace::Action;
 use crate::upstream::Fault;
 
 /// Who ended it.

@@ -9,6 +9,7 @@ pub mod exchange;
 pub mod failover;
 pub mod outgoing;
 mod target;
+pub mod trace;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -16,13 +17,13 @@ use std::task::Poll;
 
 use crate::http::client::Client;
 use crate::http::error::{Error, Limit, Side};
-use crate::http::modules::upstream::Action;
 use crate::http::modules::{core, proxy};
 use crate::http::pipeline::Reply;
 use crate::http::relay;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::termination::{self, How, Phase, Termination, Who};
+use crate::http::upstream::trace::Action;
 use crate::log;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::message::Method;

@@ -10,10 +10,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::http::error::{Error, Limit};
-use crate::http::modules::upstream::{Action, Head};
 use crate::http::modules::{core, early_hints, proxy};
 use crate::http::request::Request;
 use crate::http::upstream::outgoing::{Outgoing, SendFault};
+use crate::http::upstream::trace::{Action, Head};
 use crate::log::{self, Cause};
 use crate::net::connect::{Options, connect};
 use crate::net::room;
