@@ -203,30 +203,14 @@ struct LocationDraft {
     span: Span,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<()>] = &[
     block("server", Context::HTTP, Arity::exactly(0), server, "A virtual server."),
-    block(
-        "location",
-        Context::SERVER.or(Context::LOCATION),
-        Arity::between(1, 2),
-        location,
-        "Settings for the URIs that match.",
-    ),
-    custom(
-        "listen",
-        Context::SERVER,
-        Arity::at_least(1),
-        listen::listen,
-        "Address, port or unix: path, and the socket's parameters: default_server, backlog=, rcvbuf=, sndbuf=, \
-         so_keepalive=, fastopen=, deferred, ipv6only=, reuseport, bind, multipath, proxy_protocol; *:80.",
-    ),
-    custom(
-        "server_name",
-        Context::SERVER,
-        Arity::at_least(1),
-        server_name,
-        "Names of the server: exact, *.wildcard, wildcard.*, ~regex.",
-    ),
+    block("location", Context::SERVER.or(Context::LOCATION), Arity::between(1, 2), location, "Settings for the URIs that match."),
+    custom("listen", Context::SERVER, Arity::at_least(1), listen::listen,
+        "Address, port or unix: path, and the socket's parameters: default_server, backlog=, rcvbuf=, sndbuf=, so_keepalive=, fastopen=, deferred, \
+         ipv6only=, reuseport, bind, multipath, proxy_protocol; *:80."),
+    custom("server_name", Context::SERVER, Arity::at_least(1), server_name, "Names of the server: exact, *.wildcard, wildcard.*, ~regex."),
 ];
 
 /// Compiles the `http` block. Use the result only when `out` has no errors.

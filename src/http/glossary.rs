@@ -52,7 +52,8 @@ pub static VARIABLES: &[(&str, &str)] = &[
     ("limit_req_status", "What limit_req made of the request: PASSED, DELAYED, REJECTED, or with _DRY_RUN."),
     (
         "longest_turn",
-        "The longest turn of the event loop of any worker now running, since it started, in seconds with milliseconds: as long other connections of that worker had to wait.",
+        "The longest turn of the event loop of any worker now running, since it started, in seconds with milliseconds: as long other \
+         connections of that worker had to wait.",
     ),
     (
         "memory_degraded",

@@ -11,6 +11,60 @@ use crate::http::pipeline::Verdict;
 use crate::http::request::Request;
 use crate::http::variable::Variable;
 
+pub mod access;
+pub mod access_log;
+pub mod addition;
+pub mod auth_basic;
+pub mod auth_request;
+pub mod autoindex;
+pub mod brotli;
+pub mod browser;
+pub mod charset;
+pub mod core;
+pub mod counters;
+pub mod disable_symlinks;
+pub mod early_hints;
+pub mod empty_gif;
+pub mod fastcgi;
+pub mod geo;
+pub mod gunzip;
+pub mod gzip;
+pub mod gzip_static;
+pub mod headers;
+pub mod headers_more;
+pub mod index;
+pub mod limit_conn;
+pub mod limit_rate;
+pub mod limit_req;
+pub mod map;
+pub mod mirror;
+pub mod open_file_cache;
+pub mod proxy;
+pub mod proxy_buffering;
+pub mod proxy_pass;
+pub mod proxy_store;
+pub mod random_index;
+pub mod ranges;
+pub mod realip;
+pub mod referer;
+pub mod request_body;
+pub mod resolver;
+pub mod rewrite;
+pub mod rewrite_log;
+pub mod secure_link;
+pub mod slice;
+pub mod split_clients;
+pub mod ssi;
+pub mod static_file;
+pub mod stub_status;
+pub mod sub_filter;
+pub mod tls;
+pub mod trace_context;
+pub mod try_files;
+pub mod upstream;
+pub mod userid;
+pub mod zstd;
+
 /// A row of an HTTP module's table.
 pub type Directive<C> = config::Directive<C, Cx>;
 
@@ -56,8 +110,6 @@ pub type Act = fn(&mut Request);
 
 macro_rules! modules {
     ($($name:ident => [$($phase:ident $handler:ident),*] $(head $head:ident)? $(trailers $trailers:ident)? $(log $log:ident)?;)*) => {
-        $(pub mod $name;)*
-
         /// The settings of all modules in a block that is being read; unset modules cost one word.
         #[derive(Default)]
         pub struct Partial {

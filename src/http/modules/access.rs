@@ -34,8 +34,10 @@ pub struct Conf {
 
 const RULE: Context = Context::ANY.or(Context::LIMIT_EXCEPT);
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("allow", RULE, Arity::exactly(1), allow, "Lets clients in by address, network, unix: or all. Of all lines with \"deny\" the first that fits decides."),
+    custom("allow", RULE, Arity::exactly(1), allow,
+        "Lets clients in by address, network, unix: or all. Of all lines with \"deny\" the first that fits decides."),
     custom("deny", RULE, Arity::exactly(1), deny, "Refuses clients by address, network, unix: or all."),
     keyword("satisfy", Context::ANY, &["all", "any"], |c| &mut c.satisfy, "Whether all kinds of access control have to let a request in, or any of them; all."),
     block("limit_except", Context::LOCATION, Arity::at_least(1), limit_except, "Directives for all methods but those named. GET stands for HEAD too."),

@@ -82,28 +82,14 @@ pub struct Conf {
     log_subrequest: Inherit<bool>,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("log_format", Context::HTTP, Arity::at_least(2), log_format, "Declares a format of access log lines."),
-    custom(
-        "access_log",
-        Context::ANY.or(Context::LOCATION_IF).or(Context::LIMIT_EXCEPT),
-        Arity::at_least(1),
-        access_log,
-        "Where requests are logged and in which format, or off; logs/access.log combined, or off where the prefix has no folder logs.",
-    ),
-    custom(
-        "open_log_file_cache",
-        Context::ANY,
-        Arity::between(1, 4),
-        open_log_file_cache,
-        "Keeps log files with variables in their names open: max, inactive, min_uses and valid, or off; off.",
-    ),
-    flag(
-        "log_subrequest",
-        Context::ANY,
-        |conf| &mut conf.log_subrequest,
-        "Logs subrequests too, such as those of an SSI include; off.",
-    ),
+    custom("access_log", Context::ANY.or(Context::LOCATION_IF).or(Context::LIMIT_EXCEPT), Arity::at_least(1), access_log,
+        "Where requests are logged and in which format, or off; logs/access.log combined, or off where the prefix has no folder logs."),
+    custom("open_log_file_cache", Context::ANY, Arity::between(1, 4), open_log_file_cache,
+        "Keeps log files with variables in their names open: max, inactive, min_uses and valid, or off; off."),
+    flag("log_subrequest", Context::ANY, |conf| &mut conf.log_subrequest, "Logs subrequests too, such as those of an SSI include; off."),
 ];
 
 pub static VARIABLES: &[Variable] = &[
@@ -152,8 +138,11 @@ fn log_format(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> 
             "json" => Escape::Json,
             "none" => Escape::None,
             _ => {
-                return Err(Diagnostic::error(texts[0].span, format!("unknown log format escaping \"{kind}\""))
-                    .help("one of default, json and none"));
+                return Err(Diagnostic::error(
+                    texts[0].span,
+                    format!("unknown log format escaping \"{kind}\""),
+                )
+                .help("one of default, json and none"));
             }
         };
         texts = &texts[1..];
@@ -186,7 +175,10 @@ fn compile(text: &str, span: Span, cx: &mut Cx, parts: &mut Vec<Part>) -> Result
 fn access_log(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     if node.arg(0) == "off" {
         if node.args.len() > 1 {
-            return Err(Diagnostic::error(node.arg_span(1), format!("invalid parameter \"{}\"", node.arg(1))));
+            return Err(Diagnostic::error(
+                node.arg_span(1),
+                format!("invalid parameter \"{}\"", node.arg(1)),
+            ));
         }
         conf.off = true;
         return Ok(());
@@ -320,7 +312,9 @@ pub fn write(request: &mut Request) {
         line.push(b'\n');
         match &log.sink {
             Sink::File(file) => file.write_line(&line),
-            Sink::Named(name) => write_named(request, name, conf.cache.as_ref().and_then(Option::as_ref), &line),
+            Sink::Named(name) => {
+                write_named(request, name, conf.cache.as_ref().and_then(Option::as_ref), &line)
+            }
         }
     }
 }
@@ -332,7 +326,12 @@ fn write_named(request: &mut Request, name: &'static Script, cache: Option<&Arc<
     core::document_root(request, &mut root);
     if let Err(error) = std::fs::metadata(Path::new(OsStr::from_bytes(&root))) {
         let root = log::Text(&root);
-        log::error!(core::error_log(request), &*request, "testing \"{root}\" existence failed {}", log::Cause(&error));
+        log::error!(
+            core::error_log(request),
+            &*request,
+            "testing \"{root}\" existence failed {}",
+            log::Cause(&error)
+        );
         return;
     }
     let name = name.to_vec(request);
@@ -343,7 +342,12 @@ fn write_named(request: &mut Request, name: &'static Script, cache: Option<&Arc<
     };
     if let Err(error) = written {
         let name = log::Text(&name);
-        log::error!(core::error_log(request), &*request, "writing to \"{name}\" failed {}", log::Cause(&error));
+        log::error!(
+            core::error_log(request),
+            &*request,
+            "writing to \"{name}\" failed {}",
+            log::Cause(&error)
+        );
     }
 }
 

@@ -23,6 +23,7 @@ pub struct Conf {
     types: MediaTypes,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     text("add_before_body", Context::ANY, |c| &mut c.before, "The URI whose answer stands before an answer's body. Nothing does where it is empty."),
     text("add_after_body", Context::ANY, |c| &mut c.after, "The URI whose answer stands behind an answer's body. Nothing does where it is empty."),

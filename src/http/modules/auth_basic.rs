@@ -49,9 +49,13 @@ struct File {
 
 const CONTEXTS: Context = Context::ANY.or(Context::LIMIT_EXCEPT);
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("auth_basic", CONTEXTS, Arity::exactly(1), auth_basic, "Asks for a user and password, under this name of the area; off."),
-    custom("auth_basic_user_file", CONTEXTS, Arity::exactly(1), auth_basic_user_file, "The file of users, name:password in each line, with passwords as of htpasswd (bcrypt, apr1, SHA), crypt(3)'s $1$, $5$ and $6$, {SSHA} or {PLAIN}. It is a regular file of at most 4 MiB. Of passwords that are slow to check (bcrypt, $5$, $6$) a worker checks one at a time, 16 more wait, and further requests get 503."),
+    custom("auth_basic_user_file", CONTEXTS, Arity::exactly(1), auth_basic_user_file,
+        "The file of users, name:password in each line, with passwords as of htpasswd (bcrypt, apr1, SHA), crypt(3)'s $1$, $5$ and $6$, {SSHA} or {PLAIN}. \
+         It is a regular file of at most 4 MiB. Of passwords that are slow to check (bcrypt, $5$, $6$) a worker checks one at a time, 16 more wait, and \
+         further requests get 503."),
     millis("auth_delay", Context::ANY, |c| &mut c.delay_ms, "How long a request waits for its status 401; 0."),
 ];
 
@@ -88,7 +92,6 @@ fn auth_basic_user_file(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(),
     let file = File { folder: cx.options.folder.clone(), path };
     conf.file.put(file, node)
 }
-
 
 pub fn access(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.auth_basic;
@@ -147,7 +150,8 @@ fn read_users(path: &[u8], may_wait: bool) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
     if metadata.len() > USERS_BYTES_MAX {
-        let why = format!("it is larger than {USERS_BYTES_MAX} bytes, the most that a file of users may have");
+        let why =
+            format!("it is larger than {USERS_BYTES_MAX} bytes, the most that a file of users may have");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
     }
     let mut users = vec![0; metadata.len() as usize];
@@ -180,7 +184,9 @@ fn check_against(request: &mut Request, path: &[u8], users: io::Result<Vec<u8>>)
         log::error!(core::error_log(request), &*request, "user \"{}\" was not found in \"{}\"", user, name);
         return refuse(request);
     };
-    let Some((stored, scheme)) = std::str::from_utf8(stored).ok().and_then(|text| Some((text, Scheme::of(text)?))) else {
+    let Some((stored, scheme)) =
+        std::str::from_utf8(stored).ok().and_then(|text| Some((text, Scheme::of(text)?)))
+    else {
         let user = log::Text(&user);
         let what = "the password is stored in a way that is not supported";
         log::error!(core::error_log(request), &*request, "user \"{}\": {}", user, what);
@@ -214,9 +220,12 @@ fn answer(request: &mut Request, outcome: u64) -> Verdict {
     let user = log::Text(&user);
     if outcome == REFUSED {
         log::error!(
-            core::error_log(request), &*request,
+            core::error_log(request),
+            &*request,
             "user \"{}\": {} passwords wait to be checked already: \"limit_req\" here, or passwords that are stored with \
-             a cheaper hash, would help", user, PASSWORDS_WAITING_MAX
+             a cheaper hash, would help",
+            user,
+            PASSWORDS_WAITING_MAX
         );
         return Verdict::Done(Reply::Status(503));
     }
@@ -390,7 +399,11 @@ mod tests {
             checks.forget_wrong(now_ms);
             checks.right.contains(&key) || checks.wrong.iter().any(|wrong| wrong.contains(&key))
         };
-        assert!(known(&mut checks, 104_999, 1) && known(&mut checks, 105_000, 1) && known(&mut checks, 109_999, 1));
+        assert!(
+            known(&mut checks, 104_999, 1)
+                && known(&mut checks, 105_000, 1)
+                && known(&mut checks, 109_999, 1)
+        );
         assert!(!known(&mut checks, 110_000, 1) && known(&mut checks, 110_000, 2));
         checks.remember(1, WRONG);
         assert!(!known(&mut checks, 120_000, 1));

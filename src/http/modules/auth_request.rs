@@ -36,9 +36,12 @@ enum Place {
     Request(Setter),
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("auth_request", Context::ANY, Arity::exactly(1), auth_request, "Asks another URI whether a request is let in: by 2xx it is, by 401 and 403 it is not; off."),
-    custom("auth_request_set", Context::ANY, Arity::exactly(2), auth_request_set, "Sets a variable when \"auth_request\" has been answered; the value may have variables of that answer, such as $upstream_http_x_user."),
+    custom("auth_request", Context::ANY, Arity::exactly(1), auth_request,
+        "Asks another URI whether a request is let in: by 2xx it is, by 401 and 403 it is not; off."),
+    custom("auth_request_set", Context::ANY, Arity::exactly(2), auth_request_set,
+        "Sets a variable when \"auth_request\" has been answered; the value may have variables of that answer, such as $upstream_http_x_user."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -37,9 +37,11 @@ pub struct Conf {
     localtime: Inherit<bool>,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("autoindex", Context::ANY, |c| &mut c.on, "Lists directories that have no index file; off."),
-    keyword("autoindex_format", Context::ANY, FORMAT_NAMES, |c| &mut c.format, "The language of these lists; jsonp calls the function that the argument callback names; html."),
+    keyword("autoindex_format", Context::ANY, FORMAT_NAMES, |c| &mut c.format,
+        "The language of these lists; jsonp calls the function that the argument callback names; html."),
     flag("autoindex_exact_size", Context::ANY, |c| &mut c.exact_size, "Shows sizes in bytes, instead of in K, M or G, in HTML; on."),
     flag("autoindex_localtime", Context::ANY, |c| &mut c.localtime, "Shows times in the local zone, instead of in UTC, in HTML; off."),
 ];
@@ -149,7 +151,12 @@ fn finish(request: &mut Request, _: u64) -> Verdict {
     match taken(request) {
         Ok(page) if !request.share.grow(page.len(), Part::Whole) => {
             if let Some(why) = budget::degrade(runtime::now_ms()) {
-                log::warn!(core::error_log(request), &*request, "a list of {} bytes is not sent: {why}", page.len());
+                log::warn!(
+                    core::error_log(request),
+                    &*request,
+                    "a list of {} bytes is not sent: {why}",
+                    page.len()
+                );
             }
             Verdict::Done(Reply::Status(503))
         }

@@ -28,10 +28,14 @@ const WINDOW_BITS: u8 = 17;
 /// The window for an answer of few bytes need not be larger than it is; this is the smallest that there is.
 const WINDOW_BITS_MIN: u8 = 10;
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("brotli", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with brotli for clients that accept it; off."),
-    number("brotli_comp_level", Context::ANY, (0, 11), |c| &mut c.level, "How small brotli makes answers, from 0, the fastest, to 11. Steps of more than a millisecond are made on another thread, one at a time for each worker: above 9 a page of 64 KiB takes a tenth of a second and more; 6."),
-    custom("brotli_types", Context::ANY, Arity::at_least(1), |c, cx, node| c.offer.add_types(cx, node), "Types of answers, beside text/html, that are encoded with brotli, or * for all; text/html."),
+    number("brotli_comp_level", Context::ANY, (0, 11), |c| &mut c.level,
+        "How small brotli makes answers, from 0, the fastest, to 11. Steps of more than a millisecond are made on another thread, one at a time for each \
+         worker: above 9 a page of 64 KiB takes a tenth of a second and more; 6."),
+    custom("brotli_types", Context::ANY, Arity::at_least(1), |c, cx, node| c.offer.add_types(cx, node),
+        "Types of answers, beside text/html, that are encoded with brotli, or * for all; text/html."),
     size("brotli_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with brotli; 20."),
     custom("brotli_window", Context::ANY, Arity::exactly(1), window, "Bytes in which brotli looks for repetitions, a power of two from 1k to 16m; 128k."),
     accepted("brotli_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once; 32 4k."),
@@ -64,12 +68,18 @@ fn window(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 pub fn head(request: &mut Request) {
     let ways = |request: &Request| {
         let conf = &request.location.brotli;
-        let best = Shape::new(conf.level.get(6) as u8, conf.window_bits.get(WINDOW_BITS), request.response.content_length);
+        let best = Shape::new(
+            conf.level.get(6) as u8,
+            conf.window_bits.get(WINDOW_BITS),
+            request.response.content_length,
+        );
         let less = Shape { level: best.level.min(4), window_bits: best.window_bits.min(16) };
         let least = Shape { level: best.level.min(1), window_bits: best.window_bits.min(14) };
         [best, less, least].map(|shape| (shape, shape.state_bytes()))
     };
-    coding::apply(request, Name::Brotli, ways, |request, shape| Brotli::new(shape, request.response.content_length));
+    coding::apply(request, Name::Brotli, ways, |request, shape| {
+        Brotli::new(shape, request.response.content_length)
+    });
 }
 
 /// What decides how well an answer is encoded, and what that takes.
@@ -167,7 +177,15 @@ impl Engine for Brotli {
             let (mut room, mut made) = (ROOM_BYTES, 0);
             let target = &mut out[start..];
             let is_good = state.compress_stream(
-                how(), &mut left, data, &mut at, &mut room, target, &mut made, &mut None, &mut |_, _, _, _| (),
+                how(),
+                &mut left,
+                data,
+                &mut at,
+                &mut room,
+                target,
+                &mut made,
+                &mut None,
+                &mut |_, _, _, _| (),
             );
             out.truncate(start + made);
             if !is_good {
@@ -219,7 +237,9 @@ mod tests {
             assert_eq!(decoded(&out[7..]), page, "level {level}");
         }
         let mut out = Vec::new();
-        Brotli::new(Shape::new(6, WINDOW_BITS, Some(0)), Some(0)).push(b"", Signal::End, &mut out).expect("it ends");
+        Brotli::new(Shape::new(6, WINDOW_BITS, Some(0)), Some(0))
+            .push(b"", Signal::End, &mut out)
+            .expect("it ends");
         assert_eq!(decoded(&out), b"");
     }
 }

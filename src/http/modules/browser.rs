@@ -53,9 +53,12 @@ pub struct Conf {
     ancient_value: Inherit<Box<str>>,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("modern_browser", Context::ANY, Arity::between(1, 2), modern_browser, "A browser (msie, gecko, opera, safari, konqueror) that is modern from this version on; or unlisted, for those that no line names."),
-    custom("ancient_browser", Context::ANY, Arity::at_least(1), ancient_browser, "Texts whose presence in User-Agent makes a browser an ancient one; netscape4 for ^Mozilla/[1-4]."),
+    custom("modern_browser", Context::ANY, Arity::between(1, 2), modern_browser,
+        "A browser (msie, gecko, opera, safari, konqueror) that is modern from this version on; or unlisted, for those that no line names."),
+    custom("ancient_browser", Context::ANY, Arity::at_least(1), ancient_browser,
+        "Texts whose presence in User-Agent makes a browser an ancient one; netscape4 for ^Mozilla/[1-4]."),
     text("modern_browser_value", Context::ANY, |c| &mut c.modern_value, "The value of $modern_browser; 1."),
     text("ancient_browser_value", Context::ANY, |c| &mut c.ancient_value, "The value of $ancient_browser; 1."),
 ];

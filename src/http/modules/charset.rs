@@ -45,12 +45,16 @@ pub struct Conf {
 
 const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("charset", CONTEXTS, Arity::exactly(1), charset, "The charset of answers, which Content-Type tells, or a variable with its name; off."),
     custom("source_charset", CONTEXTS, Arity::exactly(1), source_charset, "The charset that texts have; where \"charset\" is another one they are recoded."),
     flag("override_charset", CONTEXTS, |c| &mut c.overrides, "Recodes also answers of upstreams that tell a charset of their own; off."),
-    custom("charset_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, that have a charset, *: all; text/html text/xml text/plain text/vnd.wap.wml application/javascript application/rss+xml."),
-    block("charset_map", Context::HTTP, Arity::exactly(2), charset_map, "How bytes of a charset are recoded to another one or to utf-8, and back. An entry is a byte and a character, in hexadecimal."),
+    custom("charset_types", Context::ANY, Arity::at_least(1), types,
+        "Types of answers, beside text/html, that have a charset, *: all; text/html text/xml text/plain text/vnd.wap.wml application/javascript \
+         application/rss+xml."),
+    block("charset_map", Context::HTTP, Arity::exactly(2), charset_map,
+        "How bytes of a charset are recoded to another one or to utf-8, and back. An entry is a byte and a character, in hexadecimal."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
@@ -182,7 +186,9 @@ pub fn is_utf8(request: &mut Request, content_type: &[u8]) -> bool {
     let conf: &'static Conf = &request.location.charset;
     let told = match (request.charset.as_deref(), conf.charset.as_ref()) {
         (Some(charset), _) => Some(charset.to_vec()),
-        (None, Some(Some(charset))) if conf.types.has(Some(content_type), TYPES) => Some(charset.to_vec(request)),
+        (None, Some(Some(charset))) if conf.types.has(Some(content_type), TYPES) => {
+            Some(charset.to_vec(request))
+        }
         _ => None,
     };
     told.is_some_and(|charset| charset.eq_ignore_ascii_case(b"utf-8"))
@@ -243,13 +249,7 @@ struct Recoding {
 }
 
 impl BodyFilter for Recoding {
-    fn push(
-        &mut self,
-        _: &mut Request,
-        data: &[u8],
-        _: Signal,
-        out: &mut Vec<Piece>,
-    ) -> Result<Flow, Error> {
+    fn push(&mut self, _: &mut Request, data: &[u8], _: Signal, out: &mut Vec<Piece>) -> Result<Flow, Error> {
         let mut recoded = Vec::with_capacity(data.len());
         if self.begun.is_empty() {
             let waits = self.table.recode(data, &mut recoded);

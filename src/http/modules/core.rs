@@ -9,7 +9,10 @@ mod variables;
 
 pub use keepalive::bound_keepalive;
 pub use limit::{bound_body, log_limit, told};
-pub use target::{absolute, captures, check_location, gave_up, redirect, redirect_to_slash, set_target, store_named, store_regex, store_regex_groups};
+pub use target::{
+    absolute, captures, check_location, gave_up, redirect, redirect_to_slash, set_target, store_named,
+    store_regex, store_regex_groups,
+};
 pub use variables::{VARIABLES, cookie_value, document_root, hostname, request_id};
 
 use std::collections::HashMap;
@@ -128,23 +131,32 @@ pub struct Conf {
 const IN_LOCATION: Context = Context::ANY.or(Context::LOCATION_IF);
 const HTTP_SERVER: Context = Context::HTTP.or(Context::SERVER);
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     millis("client_header_timeout", HTTP_SERVER, |c| &mut c.client_header_timeout, "Time for the whole request head; 60s."),
-    custom("client_header_min_rate", HTTP_SERVER, Arity::between(1, 2), header_min_rate, "Bytes a second that a request head must come at, and the time for which it may fall behind; off for no rate; 100 20s."),
-    custom("client_body_min_rate", Context::ANY, Arity::between(1, 2), body_min_rate, "Bytes a second that a request body must come at while it is waited for, and the time for which it may fall behind. What has come earns time, up to client_body_timeout; off for no rate; 500 10s."),
+    custom("client_header_min_rate", HTTP_SERVER, Arity::between(1, 2), header_min_rate,
+        "Bytes a second that a request head must come at, and the time for which it may fall behind; off for no rate; 100 20s."),
+    custom("client_body_min_rate", Context::ANY, Arity::between(1, 2), body_min_rate,
+        "Bytes a second that a request body must come at while it is waited for, and the time for which it may fall behind. What has come earns time, up \
+         to client_body_timeout; off for no rate; 500 10s."),
     size("client_header_buffer_size", HTTP_SERVER, |c| &mut c.client_header_buffer_size, "First buffer for a request head; 1k."),
-    custom("large_client_header_buffers", HTTP_SERVER, Arity::exactly(2), large_client_header_buffers, "Number and size of the buffers for a large head: one line fits one buffer, the head fits all; 4 8k."),
+    custom("large_client_header_buffers", HTTP_SERVER, Arity::exactly(2), large_client_header_buffers,
+        "Number and size of the buffers for a large head: one line fits one buffer, the head fits all; 4 8k."),
     number("max_headers", HTTP_SERVER, (1, u32::MAX as u64), |c| &mut c.max_headers, "Most fields of a request head; 1000."),
     millis("client_body_timeout", Context::ANY, |c| &mut c.client_body_timeout, "Time between two reads of a request body; 60s."),
     size("client_body_buffer_size", Context::ANY, |c| &mut c.client_body_buffer_size, "Buffer for a request body; 16k."),
     size("client_max_body_size", Context::ANY, |c| &mut c.client_max_body_size, "Largest request body, 0 for any; 1m."),
     millis("send_timeout", Context::ANY, |c| &mut c.send_timeout, "Time between two writes to the client; 60s."),
-    custom("keepalive_timeout", Context::ANY, Arity::between(1, 2), keepalive_timeout, "Time an idle connection is kept, and the Keep-Alive field's value; 75s."),
+    custom("keepalive_timeout", Context::ANY, Arity::between(1, 2), keepalive_timeout,
+        "Time an idle connection is kept, and the Keep-Alive field's value; 75s."),
     number("keepalive_requests", Context::ANY, (0, u32::MAX as u64), |c| &mut c.keepalive_requests, "Requests served on one connection; 1000."),
     millis("keepalive_time", Context::ANY, |c| &mut c.keepalive_time, "Age after which a connection is closed with its request; 1h."),
-    millis("keepalive_min_timeout", Context::ANY, |c| &mut c.keepalive_min_timeout, "Time for which an idle connection is not closed when the worker leaves; 0."),
-    custom("keepalive_disable", Context::ANY, Arity::between(1, 2), keepalive_disable, "Closes the connections of misbehaving browsers after a request: msie6 after a POST, safari on macOS, or none; msie6."),
-    keyword("lingering_close", Context::ANY, &["off", "on", "always"], |c| &mut c.lingering_close, "Reads on after the last response so that no reset overtakes it; on."),
+    millis("keepalive_min_timeout", Context::ANY, |c| &mut c.keepalive_min_timeout,
+        "Time for which an idle connection is not closed when the worker leaves; 0."),
+    custom("keepalive_disable", Context::ANY, Arity::between(1, 2), keepalive_disable,
+        "Closes the connections of misbehaving browsers after a request: msie6 after a POST, safari on macOS, or none; msie6."),
+    keyword("lingering_close", Context::ANY, &["off", "on", "always"], |c| &mut c.lingering_close,
+        "Reads on after the last response so that no reset overtakes it; on."),
     millis("lingering_time", Context::ANY, |c| &mut c.lingering_time, "Longest time of a lingering close; 30s."),
     millis("lingering_timeout", Context::ANY, |c| &mut c.lingering_timeout, "Time between two reads of a lingering close; 5s."),
     flag("chunked_transfer_encoding", Context::ANY, |c| &mut c.chunked_transfer_encoding, "Allows chunked responses; on."),
@@ -162,10 +174,12 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("root", IN_LOCATION, Arity::exactly(1), root, "Directory of the files; html."),
     custom("alias", Context::LOCATION, Arity::exactly(1), alias, "Replaces the location's part of the URI by a path."),
     custom("error_page", IN_LOCATION, Arity::at_least(2), error_page, "The URI shown for statuses, with another status after =."),
-    custom("error_log", Context::ANY, Arity::at_least(1), set_error_log, "Where errors are logged, and from which level on. Several lines log to several places."),
+    custom("error_log", Context::ANY, Arity::at_least(1), set_error_log,
+        "Where errors are logged, and from which level on. Several lines log to several places."),
     accepted("tcp_nodelay", Context::ANY, Arity::exactly(1), Accepted::Flag, "Data is never held back to fill a packet; on."),
     accepted("tcp_nopush", Context::ANY, Arity::exactly(1), Accepted::Flag, "A head leaves together with the first bytes of its body anyway; off."),
-    accepted("aio", Context::ANY, Arity::exactly(1), Accepted::OneOf(&["off", "on", "threads", "threads="]), "Files that are not in the page cache are read by threads whatever this says; off."),
+    accepted("aio", Context::ANY, Arity::exactly(1), Accepted::OneOf(&["off", "on", "threads", "threads="]),
+        "Files that are not in the page cache are read by threads whatever this says; off."),
     accepted("directio", Context::ANY, Arity::exactly(1), Accepted::SizeOr("off"), "Files are always read through the page cache; off."),
     accepted("server_names_hash_max_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
     accepted("server_names_hash_bucket_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
@@ -180,13 +194,17 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("directio_alignment", Context::ANY, Arity::exactly(1), Accepted::Size, "Files are always read through the page cache; 512."),
     accepted("read_ahead", Context::ANY, Arity::exactly(1), Accepted::Size, "Left to the kernel; 0."),
     accepted("send_lowat", Context::ANY, Arity::exactly(1), Accepted::Size, "Data is never held back to fill a packet; 0."),
-    size("subrequest_output_buffer_size", Context::ANY, |c| &mut c.subrequest_output_buffer_size, "Most bytes of a subrequest's answer that is kept in memory; 4k."),
-    flag("reset_timedout_connection", Context::ANY, |c| &mut c.reset_timedout_connection, "Resets a connection that timed out, or that return 444 ends, so that the kernel keeps nothing of it. One that took nothing for send_timeout is reset in any case; off."),
+    size("subrequest_output_buffer_size", Context::ANY, |c| &mut c.subrequest_output_buffer_size,
+        "Most bytes of a subrequest's answer that is kept in memory; 4k."),
+    flag("reset_timedout_connection", Context::ANY, |c| &mut c.reset_timedout_connection,
+        "Resets a connection that timed out, or that return 444 ends, so that the kernel keeps nothing of it. One that took nothing for send_timeout is \
+         reset in any case; off."),
     flag("msie_padding", Context::ANY, |c| &mut c.msie_padding, "Makes error pages long enough that Internet Explorer and Chrome show them; on."),
     flag("msie_refresh", Context::ANY, |c| &mut c.msie_refresh, "Leads Internet Explorer on by a page instead of a redirect; off."),
     flag("log_not_found", Context::ANY, |c| &mut c.log_not_found, "Logs files that are not there; on."),
     flag("etag", Context::ANY, |c| &mut c.etag, "Gives files an ETag of their time and size; on."),
-    keyword("if_modified_since", Context::ANY, &["off", "exact", "before"], |c| &mut c.if_modified_since, "When If-Modified-Since is answered with 304: never, for the file's own time, or for any time from it on; exact."),
+    keyword("if_modified_since", Context::ANY, &["off", "exact", "before"], |c| &mut c.if_modified_since,
+        "When If-Modified-Since is answered with 304: never, for the file's own time, or for any time from it on; exact."),
 ];
 
 impl Merge for Conf {
@@ -198,8 +216,8 @@ impl Merge for Conf {
             client_body_buffer_size client_max_body_size send_timeout keepalive_timeout keepalive_requests
             keepalive_time keepalive_disable lingering_close lingering_time lingering_timeout chunked_transfer_encoding
             merge_slashes ignore_invalid_headers underscores_in_headers server_tokens absolute_redirect
-            etag if_modified_since msie_padding msie_refresh server_name_in_redirect port_in_redirect recursive_error_pages internal log_not_found default_type types
-            root error_log subrequest_output_buffer_size
+            etag if_modified_since msie_padding msie_refresh server_name_in_redirect port_in_redirect
+            recursive_error_pages internal log_not_found default_type types root error_log subrequest_output_buffer_size
         }
         replace(&mut self.error_pages, &outer.error_pages);
     }
@@ -354,7 +372,9 @@ impl Conf {
         let is_open = matches!(kind, Kind::Prefix | Kind::PrefixFinal) && !name.ends_with('/');
         let path = root.path.as_text().unwrap_or(b"");
         (is_open && path.ends_with(b"/")).then(|| {
-            let message = format!("\"{name}../\" would lead out of the directory of this \"alias\", and is answered with 404");
+            let message = format!(
+                "\"{name}../\" would lead out of the directory of this \"alias\", and is answered with 404"
+            );
             Diagnostic::warning(span, message).help(format!("end both with a slash: location {name}/"))
         })
     }
@@ -475,7 +495,9 @@ fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     if let Some(warning) = same {
         cx.diagnostics.push(match same_count {
             1 => warning,
-            count => warning.help(format!("{count} extensions of this block are repeated with the type they had")),
+            count => {
+                warning.help(format!("{count} extensions of this block are repeated with the type they had"))
+            }
         });
     }
     Ok(())
@@ -493,8 +515,11 @@ fn set_root(conf: &mut Conf, cx: &mut Cx, node: &Node, is_alias: bool) -> Result
     let text = node.arg(0);
     for name in ["document_root", "realpath_root"] {
         if script::names(text).any(|used| used == name) {
-            let message = format!("the ${name} variable cannot be used in the \"{}\" directive", node.name.text);
-            return Err(Diagnostic::error(node.arg_span(0), message).help("its value is made from this directive"));
+            let message =
+                format!("the ${name} variable cannot be used in the \"{}\" directive", node.name.text);
+            return Err(
+                Diagnostic::error(node.arg_span(0), message).help("its value is made from this directive")
+            );
         }
     }
     let absolute = if text.starts_with('$') { PathBuf::from(text) } else { cx.path(text) };
@@ -507,7 +532,11 @@ fn set_root(conf: &mut Conf, cx: &mut Cx, node: &Node, is_alias: bool) -> Result
     if !conf.root.set(Root { path, is_alias, replaced: Some(0), steps_up }, node.span) {
         let message = match conf.root.as_ref() {
             Some(first) if first.is_alias != is_alias => {
-                format!("\"{}\" directive is duplicate, \"{}\" directive was specified earlier", node.name.text, if is_alias { "root" } else { "alias" })
+                format!(
+                    "\"{}\" directive is duplicate, \"{}\" directive was specified earlier",
+                    node.name.text,
+                    if is_alias { "root" } else { "alias" }
+                )
             }
             _ => format!("\"{}\" directive is duplicate", node.name.text),
         };
@@ -517,7 +546,8 @@ fn set_root(conf: &mut Conf, cx: &mut Cx, node: &Node, is_alias: bool) -> Result
 }
 
 fn error_page(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let (target, mut rest) = node.args.split_last().ok_or_else(|| Diagnostic::error(node.span, "no arguments"))?;
+    let (target, mut rest) =
+        node.args.split_last().ok_or_else(|| Diagnostic::error(node.span, "no arguments"))?;
     let mut status = None;
     if let Some((last, before)) = rest.split_last()
         && let Some(code) = last.text.strip_prefix('=')
@@ -536,7 +566,8 @@ fn error_page(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
     }
     if statuses.is_empty() {
         let message = format!("invalid value \"{}\"", target.text);
-        return Err(Diagnostic::error(target.span, message).help("statuses stand before the URI: error_page 502 504 /50x.html;"));
+        return Err(Diagnostic::error(target.span, message)
+            .help("statuses stand before the URI: error_page 502 504 /50x.html;"));
     }
     let is_name = target.text.starts_with('@') && !script::has_variables(&target.text);
     let name = is_name.then(|| (&target.text).into());
@@ -563,7 +594,8 @@ pub fn log_target(
         let help = "to hear of nothing but emergencies write: error_log /dev/null emerg;";
         out.push(Diagnostic::warning(node.arg_span(0), message).help(help));
     }
-    let target = Target::parse(node.arg(0), &options.prefix, &options.names).map_err(|why| Diagnostic::error(node.arg_span(0), why))?;
+    let target = Target::parse(node.arg(0), &options.prefix, &options.names)
+        .map_err(|why| Diagnostic::error(node.arg_span(0), why))?;
     let mut level = None;
     for word in node.args.iter().skip(1) {
         let named = Level::parse(&word.text).ok_or_else(|| {
@@ -580,6 +612,8 @@ pub fn log_target(
 }
 
 fn status_code(text: &str, span: Span) -> Result<u16, Diagnostic> {
-    text.parse().map_err(|_| Diagnostic::error(span, format!("invalid value \"{text}\"")).help("a status is a number from 300 to 599"))
+    text.parse().map_err(|_| {
+        Diagnostic::error(span, format!("invalid value \"{text}\""))
+            .help("a status is a number from 300 to 599")
+    })
 }
-

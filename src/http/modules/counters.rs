@@ -16,7 +16,10 @@ use crate::shm::histogram::{self, Histogram};
 #[derive(Debug, Default)]
 pub struct Conf {}
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[];
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+
+];
 
 pub static VARIABLES: &[Variable] = &[];
 

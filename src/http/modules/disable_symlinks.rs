@@ -38,13 +38,12 @@ pub struct Conf {
     setting: Inherit<Setting>,
 }
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
-    "disable_symlinks",
-    Context::ANY,
-    Arity::between(1, 2),
-    disable_symlinks,
-    "Refuses files whose path has a symbolic link in it: on, or if_not_owner for links whose owner is not that of what they lead to. With from= the first part of the path is not looked at; off.",
-)];
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("disable_symlinks", Context::ANY, Arity::between(1, 2), disable_symlinks,
+        "Refuses files whose path has a symbolic link in it: on, or if_not_owner for links whose owner is not that of what they lead to. With from= the \
+         first part of the path is not looked at; off."),
+];
 
 pub static VARIABLES: &[Variable] = &[];
 
@@ -70,7 +69,10 @@ fn disable_symlinks(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Dia
         }
     }
     match rule {
-        None => Err(Diagnostic::error(node.span, "\"disable_symlinks\" must have \"off\", \"on\" or \"if_not_owner\" parameter")),
+        None => Err(Diagnostic::error(
+            node.span,
+            "\"disable_symlinks\" must have \"off\", \"on\" or \"if_not_owner\" parameter",
+        )),
         Some(Rule::Off) if from.is_some() => {
             let message = "duplicate parameters of \"disable_symlinks\": \"off\" cannot have \"from\"";
             Err(Diagnostic::error(node.span, message))
@@ -155,7 +157,9 @@ fn walk(start: OwnedFd, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
         at = next;
     }
     // a slash at the end is for directories
-    if path.ends_with(b"/") && SFlag::from_bits_truncate(fstat(&at)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFDIR {
+    if path.ends_with(b"/")
+        && SFlag::from_bits_truncate(fstat(&at)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFDIR
+    {
         return Err(Errno::ENOTDIR);
     }
     Ok(at)

@@ -31,13 +31,11 @@ impl Merge for Conf {
 
 impl BlockConf for Conf {}
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
-    "early_hints",
-    Context::ANY,
-    Arity::at_least(1),
-    conditions,
-    "Passes 103 (Early Hints) of an upstream to the client if any of the strings is neither empty nor 0.",
-)];
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("early_hints", Context::ANY, Arity::at_least(1), conditions,
+        "Passes 103 (Early Hints) of an upstream to the client if any of the strings is neither empty nor 0."),
+];
 
 pub static VARIABLES: &[Variable] = &[];
 

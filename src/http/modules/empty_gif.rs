@@ -20,13 +20,10 @@ pub struct Conf {
     is_on: bool,
 }
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
-    "empty_gif",
-    Context::LOCATION,
-    Arity::exactly(0),
-    empty_gif,
-    "Answers with a picture of one transparent pixel.",
-)];
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("empty_gif", Context::LOCATION, Arity::exactly(0), empty_gif, "Answers with a picture of one transparent pixel."),
+];
 
 pub static VARIABLES: &[Variable] = &[];
 

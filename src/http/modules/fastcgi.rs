@@ -19,9 +19,11 @@ pub struct Conf {
     split: Inherit<Arc<Regex>>,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     text("fastcgi_index", Context::ANY, |c| &mut c.index, "What $fastcgi_script_name has behind a URI that ends with a slash."),
-    custom("fastcgi_split_path_info", Context::ANY, Arity::exactly(1), split_path_info, "Expression whose two groups are $fastcgi_script_name and $fastcgi_path_info."),
+    custom("fastcgi_split_path_info", Context::ANY, Arity::exactly(1), split_path_info,
+        "Expression whose two groups are $fastcgi_script_name and $fastcgi_path_info."),
 ];
 
 pub static VARIABLES: &[Variable] = &[
@@ -29,7 +31,9 @@ pub static VARIABLES: &[Variable] = &[
         let (script, _) = split(request);
         out.extend_from_slice(&script);
         if script.ends_with(b"/") {
-            out.extend_from_slice(request.location.fastcgi.index.as_ref().map_or(b"", |index| index.as_bytes()));
+            out.extend_from_slice(
+                request.location.fastcgi.index.as_ref().map_or(b"", |index| index.as_bytes()),
+            );
         }
         true
     }),
@@ -52,7 +56,8 @@ fn split_path_info(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagn
     let regex = Regex::new(node.arg(0), false, node.arg_span(0))?;
     if regex.group_count() != 3 {
         let message = format!("pattern \"{}\" must have 2 captures", node.arg(0));
-        return Err(Diagnostic::error(node.arg_span(0), message).help("the script and what follows it: ^(.+\\.php)(/.*)$"));
+        return Err(Diagnostic::error(node.arg_span(0), message)
+            .help("the script and what follows it: ^(.+\\.php)(/.*)$"));
     }
     conf.split.put(Arc::new(regex), node)
 }

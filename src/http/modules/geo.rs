@@ -8,12 +8,12 @@ mod ranges;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::base::foreign;
 use crate::base::byte_table::ByteTable;
+use crate::base::foreign;
 use crate::base::network::Network;
 use crate::base::radix::Radix;
 use crate::config::directive::block;
-use crate::config::{Arity, Context, Diagnostic, Entry, Merge, Node, Cell};
+use crate::config::{Arity, Cell, Context, Diagnostic, Entry, Merge, Node};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, realip};
 use crate::http::request::Request;
@@ -53,13 +53,12 @@ struct Networks {
 #[derive(Debug, Default)]
 pub struct Conf {}
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[block(
-    "geo",
-    Context::HTTP,
-    Arity::between(1, 2),
-    geo,
-    "Makes a variable whose value depends on the client's address, or on that in another variable: networks or, after ranges;, ranges, and default, delete, include, proxy, proxy_recursive, volatile.",
-)];
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    block("geo", Context::HTTP, Arity::between(1, 2), geo,
+        "Makes a variable whose value depends on the client's address, or on that in another variable: networks or, after ranges;, ranges, and default, \
+         delete, include, proxy, proxy_recursive, volatile."),
+];
 
 pub static VARIABLES: &[Variable] = &[];
 
@@ -142,7 +141,9 @@ impl Reader {
             (_, [word]) => word,
             _ => {
                 let diagnostic = Diagnostic::error(entry.span, "invalid number of the geo parameters");
-                return Err(diagnostic.help("an entry is an address or network, and what the variable becomes"));
+                return Err(
+                    diagnostic.help("an entry is an address or network, and what the variable becomes")
+                );
             }
         };
         match name {
@@ -179,7 +180,8 @@ impl Reader {
         };
         if let Some(before) = before {
             let old = self.text(before);
-            let message = format!("duplicate network \"default\", value: \"{}\", old value: \"{old}\"", word.text);
+            let message =
+                format!("duplicate network \"default\", value: \"{}\", old value: \"{old}\"", word.text);
             cx.diagnostics.push(Diagnostic::warning(word.span, message));
         }
     }
@@ -188,7 +190,9 @@ impl Reader {
         let value = self.value(word);
         let (what, before) = match &mut self.geo.table {
             Table::Networks(networks) => ("network", networks.insert(network(place, cx)?, value)),
-            Table::Ranges { ranges, .. } => ("range", ranges.add(range(place)?, value).map_err(|there| overlaps(place, there))?),
+            Table::Ranges { ranges, .. } => {
+                ("range", ranges.add(range(place)?, value).map_err(|there| overlaps(place, there))?)
+            }
         };
         if let Some(before) = before {
             let (place, value, old) = (place.text, word.text, self.text(before));
@@ -310,7 +314,8 @@ impl Geo {
         if self.proxies.is_empty() {
             return address;
         }
-        let client = realip::named_client(request, b"X-Forwarded-For", &self.proxies, self.is_recursive, address);
+        let client =
+            realip::named_client(request, b"X-Forwarded-For", &self.proxies, self.is_recursive, address);
         client.map(|client| client.ip()).or(address)
     }
 }
@@ -350,9 +355,14 @@ mod tests {
         }
         ranges.freeze();
         let table = Table::Ranges { default: Some(0), ranges };
-        for (address, expected) in
-            [("10.0.0.9", 1), ("10.0.0.10", 3), ("10.0.0.20", 3), ("10.0.0.21", 1), ("10.0.1.0", 0), ("::1", 4)]
-        {
+        for (address, expected) in [
+            ("10.0.0.9", 1),
+            ("10.0.0.10", 3),
+            ("10.0.0.20", 3),
+            ("10.0.0.21", 1),
+            ("10.0.1.0", 0),
+            ("::1", 4),
+        ] {
             assert_eq!(table.find(address.parse().expect("an address")), Some(expected), "{address}");
         }
     }
@@ -363,9 +373,13 @@ mod tests {
         for (text, value) in [("0.0.0.0/0", 0), ("10.0.0.0/8", 1), ("10.1.0.0/16", 2), ("2001:db8::/32", 3)] {
             networks.insert(Network::parse(text).expect("a network").network, value);
         }
-        for (address, expected) in
-            [("9.0.0.1", Some(0)), ("10.2.0.1", Some(1)), ("10.1.2.3", Some(2)), ("2001:db8::1", Some(3)), ("::1", None)]
-        {
+        for (address, expected) in [
+            ("9.0.0.1", Some(0)),
+            ("10.2.0.1", Some(1)),
+            ("10.1.2.3", Some(2)),
+            ("2001:db8::1", Some(3)),
+            ("::1", None),
+        ] {
             assert_eq!(networks.find(address.parse().expect("an address")), expected, "{address}");
         }
         assert!(networks.remove(Network::parse("10.1.0.0/16").expect("a network").network));

@@ -21,6 +21,7 @@ pub struct Conf {
     on: Inherit<bool>,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("gunzip", Context::ANY, |c| &mut c.on, "Decodes answers that come encoded with gzip for clients that do not accept it; off."),
     accepted("gunzip_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is decoded is sent at once; 32 4k."),

@@ -69,14 +69,23 @@ const VERSIONS: [Version; 2] = [Version::Http10, Version::Http11];
 const ONE: Arity = Arity::exactly(1);
 const SOME: Arity = Arity::at_least(1);
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("gzip", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with gzip for clients that accept it. Of several codings that are on the one that the client likes best is taken, of equals zstd, then br, then gzip; off."),
-    number("gzip_comp_level", Context::ANY, (1, 9), |c| &mut c.level, "How small gzip makes answers, from 1, the fastest, to 9. Sizes are those of zlib's levels; 1."),
-    custom("gzip_types", Context::ANY, SOME, |c, cx, node| c.offer.add_types(cx, node), "Types of answers, beside text/html, that are encoded with gzip, or * for all; text/html."),
+    flag("gzip", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on,
+        "Encodes answers with gzip for clients that accept it. Of several codings that are on the one that the client likes best is taken, of equals zstd, \
+         then br, then gzip; off."),
+    number("gzip_comp_level", Context::ANY, (1, 9), |c| &mut c.level,
+        "How small gzip makes answers, from 1, the fastest, to 9. Sizes are those of zlib's levels; 1."),
+    custom("gzip_types", Context::ANY, SOME, |c, cx, node| c.offer.add_types(cx, node),
+        "Types of answers, beside text/html, that are encoded with gzip, or * for all; text/html."),
     size("gzip_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with gzip; 20."),
-    custom("gzip_proxied", Context::ANY, SOME, proxied, "Which answers to requests with Via are encoded: expired, no-cache, no-store, private, no_last_modified, no_etag, auth, any or off. For all codings; off."),
-    keyword("gzip_http_version", Context::ANY, &["1.0", "1.1"], |c| &mut c.http_version, "Least version of HTTP of a request whose answer is encoded. For all codings; 1.1."),
-    custom("gzip_disable", Context::ANY, SOME, disable, "Clients whose answers are not encoded: regular expressions for their User-Agent, or msie6 for old ones of Internet Explorer. For all codings."),
+    custom("gzip_proxied", Context::ANY, SOME, proxied,
+        "Which answers to requests with Via are encoded: expired, no-cache, no-store, private, no_last_modified, no_etag, auth, any or off. For all \
+         codings; off."),
+    keyword("gzip_http_version", Context::ANY, &["1.0", "1.1"], |c| &mut c.http_version,
+        "Least version of HTTP of a request whose answer is encoded. For all codings; 1.1."),
+    custom("gzip_disable", Context::ANY, SOME, disable,
+        "Clients whose answers are not encoded: regular expressions for their User-Agent, or msie6 for old ones of Internet Explorer. For all codings."),
     flag("gzip_vary", Context::ANY, |c| &mut c.vary, "Adds Vary: Accept-Encoding to answers that are encoded for some clients. For all codings; off."),
     custom("gzip_window", Context::ANY, ONE, window, "Bytes in which gzip looks for repetitions, a power of two from 512 to 32k; 32k."),
     custom("gzip_hash", Context::ANY, ONE, hash, "Memory for gzip's tables, a power of two from 512 to 128k; 64k."),
@@ -85,7 +94,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("gzip_no_buffer", Context::ANY, ONE, Accepted::Flag, "What is encoded is sent at once; off."),
 ];
 
-pub static VARIABLES: &[Variable] = &[variable("gzip_ratio", |request, _, out| coding::ratio(request, Name::Gzip, out))];
+pub static VARIABLES: &[Variable] =
+    &[variable("gzip_ratio", |request, _, out| coding::ratio(request, Name::Gzip, out))];
 
 impl Merge for Conf {
     fn merge(&mut self, outer: &Self) {
@@ -182,16 +192,17 @@ fn hash(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 /// The size as a power of two, which must be one in this range.
 pub fn power_of_two(node: &Node, least: u8, most: u8, words: &str) -> Result<u8, Diagnostic> {
     let size = params::size(node, 0)?;
-    (least..=most)
-        .find(|bits| size == 1 << bits)
-        .ok_or_else(|| Diagnostic::error(node.arg_span(0), format!("\"{}\" directive must be {words}", node.name.text)))
+    (least..=most).find(|bits| size == 1 << bits).ok_or_else(|| {
+        Diagnostic::error(node.arg_span(0), format!("\"{}\" directive must be {words}", node.name.text))
+    })
 }
 
 /// Encodes the response where this coding is the one for it.
 pub fn head(request: &mut Request) {
     let ways = |request: &Request| {
         let best = request.location.gzip.shape();
-        let least = Shape { window_bits: best.window_bits.min(12), memory_level: best.memory_level.min(5), ..best };
+        let least =
+            Shape { window_bits: best.window_bits.min(12), memory_level: best.memory_level.min(5), ..best };
         [best, best, least].map(|shape| (shape, shape.state_bytes()))
     };
     coding::apply(request, Name::Gzip, ways, |_, shape| Gzip::new(shape));

@@ -36,8 +36,10 @@ enum Mode {
 const MODES: [Mode; 3] = [Mode::Off, Mode::On, Mode::Always];
 const MODE_NAMES: &[&str] = &["off", "on", "always"];
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    keyword("gzip_static", Context::ANY, MODE_NAMES, |c| &mut c.gzip, "Sends FILE.gz instead of FILE where there is one: to clients that accept gzip (on), or to all (always); off."),
+    keyword("gzip_static", Context::ANY, MODE_NAMES, |c| &mut c.gzip,
+        "Sends FILE.gz instead of FILE where there is one: to clients that accept gzip (on), or to all (always); off."),
     keyword("brotli_static", Context::ANY, MODE_NAMES, |c| &mut c.brotli, "The same with FILE.br and brotli; off."),
     keyword("zstd_static", Context::ANY, MODE_NAMES, |c| &mut c.zstd, "The same with FILE.zst and Zstandard; off."),
 ];

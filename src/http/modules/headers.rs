@@ -54,12 +54,19 @@ pub struct Conf {
 
 const ANYWHERE: Context = Context::ANY.or(Context::LOCATION_IF);
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("add_header", ANYWHERE, Arity::between(2, 3), add_header, "Adds a field to responses with status 200, 201, 204, 206, 301, 302, 303, 304, 307 or 308, or to all with always. ETag and Last-Modified replace the response's own."),
-    keyword("add_header_inherit", ANYWHERE, RULE_NAMES, |c| &mut c.fields_rule, "Whether a block has the outer block's add_header: when it has none itself (on), never (off), behind its own (merge); on."),
-    custom("add_trailer", ANYWHERE, Arity::between(2, 3), add_trailer, "Adds a field behind the body of responses with the statuses of add_header, or of all with always. The body is sent in chunks for it."),
+    custom("add_header", ANYWHERE, Arity::between(2, 3), add_header,
+        "Adds a field to responses with status 200, 201, 204, 206, 301, 302, 303, 304, 307 or 308, or to all with always. ETag and Last-Modified replace \
+         the response's own."),
+    keyword("add_header_inherit", ANYWHERE, RULE_NAMES, |c| &mut c.fields_rule,
+        "Whether a block has the outer block's add_header: when it has none itself (on), never (off), behind its own (merge); on."),
+    custom("add_trailer", ANYWHERE, Arity::between(2, 3), add_trailer,
+        "Adds a field behind the body of responses with the statuses of add_header, or of all with always. The body is sent in chunks for it."),
     keyword("add_trailer_inherit", ANYWHERE, RULE_NAMES, |c| &mut c.trailers_rule, "The same as add_header_inherit, of add_trailer; on."),
-    custom("expires", ANYWHERE, Arity::between(1, 2), set_expires, "How long responses stay fresh, as Expires and Cache-Control: a time from now or, with modified before it, from the last modification; @15h30m for a time of the day; epoch, max or off; off."),
+    custom("expires", ANYWHERE, Arity::between(1, 2), set_expires,
+        "How long responses stay fresh, as Expires and Cache-Control: a time from now or, with modified before it, from the last modification; @15h30m for \
+         a time of the day; epoch, max or off; off."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
@@ -119,7 +126,8 @@ fn field(cx: &mut Cx, node: &Node) -> Result<Field, Diagnostic> {
     let value = Script::compile(&node.args[1], cx)?;
     let name: Box<str> = node.arg(0).into();
     if Token::new(name.as_bytes()).is_none() {
-        let diagnostic = Diagnostic::error(node.arg_span(0), format!("\"{name}\" is no name of a header field"));
+        let diagnostic =
+            Diagnostic::error(node.arg_span(0), format!("\"{name}\" is no name of a header field"));
         let bare = name.trim_end_matches(':').trim();
         return Err(match Token::new(bare.as_bytes()) {
             Some(_) => diagnostic.help(format!("write the name alone: {bare}")),

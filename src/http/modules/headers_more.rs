@@ -59,11 +59,18 @@ enum Direction {
 const ANYWHERE: Context = Context::ANY.or(Context::LOCATION_IF);
 const SOME: Arity = Arity::at_least(1);
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("more_set_headers", ANYWHERE, SOME, |c, cx, node| add(&mut c.output, cx, node, Direction::Output), "Sets fields of answers, 'Name: value', in place of those there are. An empty value takes them away. With -s '404 500' for these statuses only, with -t 'text/html' for these types only, with -a beside those there are. Lines of outer blocks are run first."),
-    custom("more_clear_headers", ANYWHERE, SOME, |c, cx, node| add(&mut c.output, cx, node, Direction::Output), "Takes fields away from answers. A name may end with *. The options -s and -t are those of more_set_headers."),
-    custom("more_set_input_headers", ANYWHERE, SOME, |c, cx, node| add(&mut c.input, cx, node, Direction::Input), "Sets fields of requests, 'Name: value', after the rewrites. An empty value takes them away. With -r only where the request has the field, with -t 'text/html' for requests with bodies of these types only."),
-    custom("more_clear_input_headers", ANYWHERE, SOME, |c, cx, node| add(&mut c.input, cx, node, Direction::Input), "Takes fields away from requests. A name may end with *. The option -t is that of more_set_input_headers."),
+    custom("more_set_headers", ANYWHERE, SOME, |c, cx, node| add(&mut c.output, cx, node, Direction::Output),
+        "Sets fields of answers, 'Name: value', in place of those there are. An empty value takes them away. With -s '404 500' for these statuses only, \
+         with -t 'text/html' for these types only, with -a beside those there are. Lines of outer blocks are run first."),
+    custom("more_clear_headers", ANYWHERE, SOME, |c, cx, node| add(&mut c.output, cx, node, Direction::Output),
+        "Takes fields away from answers. A name may end with *. The options -s and -t are those of more_set_headers."),
+    custom("more_set_input_headers", ANYWHERE, SOME, |c, cx, node| add(&mut c.input, cx, node, Direction::Input),
+        "Sets fields of requests, 'Name: value', after the rewrites. An empty value takes them away. With -r only where the request has the field, with -t \
+         'text/html' for requests with bodies of these types only."),
+    custom("more_clear_input_headers", ANYWHERE, SOME, |c, cx, node| add(&mut c.input, cx, node, Direction::Input),
+        "Takes fields away from requests. A name may end with *. The option -t is that of more_set_input_headers."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
@@ -124,18 +131,27 @@ fn add(
             }
             option => option,
         };
-        let mut argument = || words.next().ok_or_else(|| refused(word, format!("option {option} takes an argument.")));
+        let mut argument =
+            || words.next().ok_or_else(|| refused(word, format!("option {option} takes an argument.")));
         match option {
             "-t" => {
                 let types = argument()?.text.split(|char: char| char.is_ascii_whitespace() || char == ';');
-                command.types.extend(types.filter(|kind| !kind.is_empty()).map(|kind| kind.as_bytes().into()));
+                command
+                    .types
+                    .extend(types.filter(|kind| !kind.is_empty()).map(|kind| kind.as_bytes().into()));
             }
             "-s" if direction == Direction::Output => {
                 let word = argument()?;
                 for status in word.text.split_ascii_whitespace() {
                     let number = status.parse().map_err(|_| {
                         let digit = status.chars().find(|char| !char.is_ascii_digit()).unwrap_or('9');
-                        refused(word, format!("invalid digit \"{digit}\" found in the status code list \"{}\"", word.text))
+                        refused(
+                            word,
+                            format!(
+                                "invalid digit \"{digit}\" found in the status code list \"{}\"",
+                                word.text
+                            ),
+                        )
                     })?;
                     command.statuses.push(number);
                 }
@@ -161,7 +177,8 @@ fn add(
         }
         (field.is_added, field.is_replaced) = (adds, replaces);
         if direction == Direction::Output && !is_ours(field) {
-            let message = format!("\"{}\" is set by the server itself, this line does not change it", field.name);
+            let message =
+                format!("\"{}\" is set by the server itself, this line does not change it", field.name);
             cx.diagnostics.push(Diagnostic::warning(node.span, message));
         }
     }
@@ -193,7 +210,8 @@ fn field(word: &Word, clears: bool, cx: &mut Cx) -> Result<Option<Field>, Diagno
     if name == "*" {
         return Err(Diagnostic::error(word.span, "wildcard key too short: *"));
     }
-    let value = if clears || value.is_empty() { None } else { Some(Script::compile_text(value, word.span, cx)?) };
+    let value =
+        if clears || value.is_empty() { None } else { Some(Script::compile_text(value, word.span, cx)?) };
     if is_pattern && value.is_some() {
         let message = format!("\"{name}\" is a pattern, and names no field that could be set");
         cx.diagnostics.push(Diagnostic::warning(word.span, message).help("a \"*\" takes fields away only"));
@@ -207,7 +225,9 @@ impl Field {
     fn means(&self, name: &[u8]) -> bool {
         let own = self.name.as_bytes();
         match self.is_pattern {
-            true => name.get(..own.len() - 1).is_some_and(|start| start.eq_ignore_ascii_case(&own[..own.len() - 1])),
+            true => name
+                .get(..own.len() - 1)
+                .is_some_and(|start| start.eq_ignore_ascii_case(&own[..own.len() - 1])),
             false => name.eq_ignore_ascii_case(own),
         }
     }
@@ -244,7 +264,11 @@ pub fn rewrite(request: &mut Request) -> Verdict {
                     Err(_) if value.is_empty() => request.host.clear(),
                     Err(_) => {
                         let value = log::Text(&value);
-                        log::error!(core::error_log(request), &*request, "\"{value}\" of more_set_input_headers is no host");
+                        log::error!(
+                            core::error_log(request),
+                            &*request,
+                            "\"{value}\" of more_set_input_headers is no host"
+                        );
                         continue;
                     }
                 }

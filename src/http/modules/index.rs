@@ -22,8 +22,10 @@ pub struct Conf {
     names: Vec<Script>,
 }
 
-pub static DIRECTIVES: &[Directive<Conf>] =
-    &[custom("index", Context::ANY, Arity::at_least(1), index, "Files that stand for a directory, tried in order; index.html.")];
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("index", Context::ANY, Arity::at_least(1), index, "Files that stand for a directory, tried in order; index.html."),
+];
 
 pub static VARIABLES: &[Variable] = &[];
 
@@ -53,7 +55,9 @@ fn index(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 /// Redirects internally to the first index file that exists.
 pub fn content(request: &mut Request) -> Verdict {
     // a POST is refused as one of the file
-    if request.uri.last() != Some(&b'/') || !(is_get_or_head(request.method) || request.method == Method::Post) {
+    if request.uri.last() != Some(&b'/')
+        || !(is_get_or_head(request.method) || request.method == Method::Post)
+    {
         return Verdict::Next;
     }
     let location = request.location;
@@ -73,7 +77,9 @@ pub fn content(request: &mut Request) -> Verdict {
             };
             return match there {
                 Err(work) => Verdict::Work(work),
-                Ok(Err(errno)) => Verdict::Done(Reply::Status(static_file::failed(request, &directory, errno))),
+                Ok(Err(errno)) => {
+                    Verdict::Done(Reply::Status(static_file::failed(request, &directory, errno)))
+                }
                 Ok(Ok(_)) => redirect(request, name),
             };
         }

@@ -64,8 +64,10 @@ pub enum Outcome {
 /// nginx's four, from the least severe.
 const LEVELS: &[&str] = &["info", "notice", "warn", "error"];
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("limit_conn_zone", Context::HTTP, Arity::exactly(2), limit_conn_zone, "The number of requests under way for each value of a key, in a zone of shared memory: KEY zone=NAME:SIZE."),
+    custom("limit_conn_zone", Context::HTTP, Arity::exactly(2), limit_conn_zone,
+        "The number of requests under way for each value of a key, in a zone of shared memory: KEY zone=NAME:SIZE."),
     custom("limit_conn", Context::ANY, Arity::exactly(2), limit_conn, "Limits by a zone how many requests of one key are served at one time."),
     number("limit_conn_status", Context::ANY, (400, 599), |c| &mut c.status, "Status of a rejected request; 444 closes its connection without an answer; 503."),
     keyword("limit_conn_log_level", Context::ANY, LEVELS, |c| &mut c.level, "Severity of a rejection; error."),
@@ -101,7 +103,8 @@ impl BlockConf for Conf {
 fn limit_conn_zone(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let key = Script::compile(&node.args[0], cx)?;
     let word = &node.args[1];
-    let (name, bytes) = zone::parameter(word).ok_or_else(|| params::invalid_parameter(word, &["zone="]))??;
+    let (name, bytes) =
+        zone::parameter(word).ok_or_else(|| params::invalid_parameter(word, &["zone="]))??;
     if cx.limit_req.is_declared(name) {
         return Err(zone::other_use(name, node));
     }
@@ -182,12 +185,19 @@ fn reject(request: &mut Request, conf: &Conf, rule: &Rule, zone: &Zone, why: Ref
     let (dry, name) = (if is_dry { ", dry run," } else { "" }, &zone.name);
     match why {
         Refused::Limit => log::at!(
-            level, core::error_log(request), &by_rule,
-            "limiting connections{} by zone \"{}\"", dry, name 
+            level,
+            core::error_log(request),
+            &by_rule,
+            "limiting connections{} by zone \"{}\"",
+            dry,
+            name
         ),
         Refused::Full => log::alert!(
-            core::error_log(request), &by_rule,
-            "could not allocate node{} in limit_conn zone \"{}\"; give \"limit_conn_zone\" a larger one", dry, name
+            core::error_log(request),
+            &by_rule,
+            "could not allocate node{} in limit_conn zone \"{}\"; give \"limit_conn_zone\" a larger one",
+            dry,
+            name
         ),
     }
     request.limits.held.clear();
@@ -196,6 +206,7 @@ fn reject(request: &mut Request, conf: &Conf, rule: &Rule, zone: &Zone, why: Ref
         return Verdict::Next;
     }
     request.limits.conn = Some(Outcome::Rejected);
-    request.termination = Some(Termination::new(Who::Proxy, How::Limit, Phase::Process).by_directive("limit_conn"));
+    request.termination =
+        Some(Termination::new(Who::Proxy, How::Limit, Phase::Process).by_directive("limit_conn"));
     Verdict::Done(Reply::Status(conf.status.get(503) as u16))
 }

@@ -24,6 +24,7 @@ pub struct Conf {
 
 const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("limit_rate", CONTEXTS, Arity::exactly(1), |c, cx, node| size(&mut c.rate, cx, node), "Bytes a second that one answer may have, 0: no limit; 0."),
     custom("limit_rate_after", CONTEXTS, Arity::exactly(1), |c, cx, node| size(&mut c.after, cx, node), "Bytes of an answer before limit_rate holds; 0."),
@@ -50,7 +51,8 @@ pub fn size(slot: &mut Inherit<Script>, cx: &mut Cx, node: &Node) -> Result<(), 
     let script = Script::compile(&node.args[0], cx)?;
     let is_size = |text: &[u8]| std::str::from_utf8(text).is_ok_and(|text| parse_size(text).is_some());
     if script.as_text().is_some_and(|text| !is_size(text)) {
-        let diagnostic = Diagnostic::error(node.arg_span(0), format!("\"{}\" directive invalid value", node.name.text));
+        let diagnostic =
+            Diagnostic::error(node.arg_span(0), format!("\"{}\" directive invalid value", node.name.text));
         return Err(diagnostic.help("write bytes, or a number with k or m: 500k"));
     }
     slot.put(script, node)

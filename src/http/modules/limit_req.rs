@@ -84,9 +84,12 @@ const TOLD_EVERY_MS: u64 = 60_000;
 /// nginx's four, from the least severe.
 const LEVELS: &[&str] = &["info", "notice", "warn", "error"];
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("limit_req_zone", Context::HTTP, Arity::between(3, 4), limit_req_zone, "The rate of requests for each value of a key, in a zone of shared memory: KEY zone=NAME:SIZE rate=Nr/s or Nr/m."),
-    custom("limit_req", Context::ANY, Arity::between(1, 3), limit_req, "Limits the rate of requests by a zone. Up to burst= requests beyond it wait, the first delay= of them not, with nodelay none. More are rejected."),
+    custom("limit_req_zone", Context::HTTP, Arity::between(3, 4), limit_req_zone,
+        "The rate of requests for each value of a key, in a zone of shared memory: KEY zone=NAME:SIZE rate=Nr/s or Nr/m."),
+    custom("limit_req", Context::ANY, Arity::between(1, 3), limit_req,
+        "Limits the rate of requests by a zone. Up to burst= requests beyond it wait, the first delay= of them not, with nodelay none. More are rejected."),
     number("limit_req_status", Context::ANY, (400, 599), |c| &mut c.status, "Status of a rejected request; 444 closes its connection without an answer; 503."),
     keyword("limit_req_log_level", Context::ANY, LEVELS, |c| &mut c.level, "Severity of a rejection; a delay is one step less severe; error."),
     flag("limit_req_dry_run", Context::ANY, |c| &mut c.dry_run, "Counts and logs, but limits nothing; off."),
@@ -294,9 +297,12 @@ fn tell_too_small(request: &Request, rule: &Rule, zone: &Zone, now_ms: u64) {
     let by_rule = ByRule { request, rule: rule.span };
     let (name, size) = (&zone.name, zone.bytes / 1024);
     log::warn!(
-        core::error_log(request), &by_rule,
+        core::error_log(request),
+        &by_rule,
         "zone \"{}\" is too small: it forgot a client that is beyond its rate; give \"limit_req_zone\" more than zone={}:{}k",
-        name, name, size
+        name,
+        name,
+        size
     );
 }
 
@@ -323,15 +329,22 @@ fn reject(request: &mut Request, conf: &Conf, rule: &Rule, zone: &Zone, excess: 
     let by_rule = ByRule { request: &*request, rule: rule.span };
     let (dry, name) = (if is_dry { ", dry run" } else { "" }, &zone.name);
     log::at!(
-        level, core::error_log(request), &by_rule,
-        "limiting requests{}, excess: {}.{:03} by zone \"{}\"", dry, excess / 1000, excess % 1000, name 
+        level,
+        core::error_log(request),
+        &by_rule,
+        "limiting requests{}, excess: {}.{:03} by zone \"{}\"",
+        dry,
+        excess / 1000,
+        excess % 1000,
+        name
     );
     if is_dry {
         request.limits.req = Some(Outcome::RejectedDryRun);
         return Verdict::Next;
     }
     request.limits.req = Some(Outcome::Rejected);
-    request.termination = Some(Termination::new(Who::Proxy, How::Limit, Phase::Process).by_directive("limit_req"));
+    request.termination =
+        Some(Termination::new(Who::Proxy, How::Limit, Phase::Process).by_directive("limit_req"));
     Verdict::Done(Reply::Status(conf.status.get(503) as u16))
 }
 
@@ -342,8 +355,14 @@ fn delay(request: &mut Request, conf: &Conf, rule: &Rule, zone: &Zone, (excess, 
     let by_rule = ByRule { request: &*request, rule: rule.span };
     let (dry, name) = (if is_dry { ", dry run" } else { "" }, &zone.name);
     log::at!(
-        level, core::error_log(request), &by_rule,
-        "delaying request{}, excess: {}.{:03}, by zone \"{}\"", dry, excess / 1000, excess % 1000, name 
+        level,
+        core::error_log(request),
+        &by_rule,
+        "delaying request{}, excess: {}.{:03}, by zone \"{}\"",
+        dry,
+        excess / 1000,
+        excess % 1000,
+        name
     );
     if is_dry {
         request.limits.req = Some(Outcome::DelayedDryRun);

@@ -9,7 +9,7 @@ use crate::base::byte_table::ByteTable;
 use crate::base::foreign;
 use crate::base::wildcard::NameTable;
 use crate::config::directive::{Accepted, accepted, block};
-use crate::config::{Arity, Context, Diagnostic, Entry, Merge, Node, Cell};
+use crate::config::{Arity, Cell, Context, Diagnostic, Entry, Merge, Node};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::regex::Regex;
@@ -43,6 +43,7 @@ const PLAIN: u32 = u32::MAX;
 #[derive(Debug, Default)]
 pub struct Conf {}
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     block("map", Context::HTTP, Arity::exactly(2), map, "Makes a variable whose value depends on another."),
     accepted("map_hash_max_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),

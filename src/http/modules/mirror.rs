@@ -23,8 +23,11 @@ pub struct Conf {
     request_body: Inherit<bool>,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("mirror", Context::ANY, Arity::exactly(1), mirror, "Sends a copy of each request to this URI too, and forgets the answer. Several may stand in a block. A worker has no more than 512 copies under way; off."),
+    custom("mirror", Context::ANY, Arity::exactly(1), mirror,
+        "Sends a copy of each request to this URI too, and forgets the answer. Several may stand in a block. A worker has no more than 512 copies under \
+         way; off."),
     flag("mirror_request_body", Context::ANY, |c| &mut c.request_body, "Copies the request's body too, which is read whole before the request goes on; on."),
 ];
 

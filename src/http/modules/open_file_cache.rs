@@ -14,7 +14,6 @@ mod opened;
 
 pub use opened::{Entry, FileKind, Found};
 
-
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,7 +43,11 @@ use opened::{How, Opened, Stamp};
 enum Setting {
     Off,
     /// `number` tells the caches of several directives apart.
-    On { number: u32, max: u64, inactive_ms: u64 },
+    On {
+        number: u32,
+        max: u64,
+        inactive_ms: u64,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -55,10 +58,14 @@ pub struct Conf {
     errors: Inherit<bool>,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("open_file_cache", Context::ANY, Arity::between(1, 2), set_cache, "Keeps files open: max=number of them, inactive=time after which one that is not used is closed (60s). What it knows is believed for open_file_cache_valid. Without it files are kept for ten seconds and looked at before each use, with off not even that."),
+    custom("open_file_cache", Context::ANY, Arity::between(1, 2), set_cache,
+        "Keeps files open: max=number of them, inactive=time after which one that is not used is closed (60s). What it knows is believed for \
+         open_file_cache_valid. Without it files are kept for ten seconds and looked at before each use, with off not even that."),
     millis("open_file_cache_valid", Context::ANY, |c| &mut c.valid, "Time for which open_file_cache believes what it knows of a file; 60s."),
-    number("open_file_cache_min_uses", Context::ANY, (1, u32::MAX as u64), |c| &mut c.min_uses, "Uses within its inactive time that open_file_cache keeps a file from; 1."),
+    number("open_file_cache_min_uses", Context::ANY, (1, u32::MAX as u64), |c| &mut c.min_uses,
+        "Uses within its inactive time that open_file_cache keeps a file from; 1."),
     flag("open_file_cache_errors", Context::ANY, |c| &mut c.errors, "Lets open_file_cache keep also that a file cannot be opened; off."),
 ];
 
@@ -309,17 +316,14 @@ fn look(
     };
     match opened {
         Err(Errno::EAGAIN) => Err(ask(request, path, purpose, (links, how), again)),
-        Err(errno) if room::ask_for_descriptors(errno) => Err(ask(request, path, purpose, (links, how), again)),
+        Err(errno) if room::ask_for_descriptors(errno) => {
+            Err(ask(request, path, purpose, (links, how), again))
+        }
         opened => Ok(conclude(path, purpose, policy.as_ref(), opened)),
     }
 }
 
-fn conclude(
-    path: &[u8],
-    purpose: Purpose,
-    policy: Option<&Policy>,
-    opened: nix::Result<Opened>,
-) -> Outcome {
+fn conclude(path: &[u8], purpose: Purpose, policy: Option<&Policy>, opened: nix::Result<Opened>) -> Outcome {
     let found = opened.map(Opened::into_found);
     // what was only asked about was not opened
     if let Some(policy) = policy
@@ -360,12 +364,7 @@ fn ask(
 }
 
 /// What another thread has said of a path.
-fn told(
-    request: &mut Request,
-    path: &[u8],
-    purpose: Purpose,
-    policy: Option<&Policy>,
-) -> Option<Outcome> {
+fn told(request: &mut Request, path: &[u8], purpose: Purpose, policy: Option<&Policy>) -> Option<Outcome> {
     let lookups = request.lookups.as_deref_mut()?;
     if let Some(question) = lookups.asked.take() {
         let opened = question.answer.lock().unwrap_or_else(PoisonError::into_inner).take();

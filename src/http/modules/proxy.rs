@@ -8,8 +8,8 @@ pub mod cookie;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
-use crate::config::inherit::duplicate;
 use crate::config::directive::{Accepted, accepted, custom, flag, keyword, millis, number, size};
+use crate::config::inherit::duplicate;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, inherit, params};
 use crate::http::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
@@ -17,13 +17,13 @@ use crate::http::regex::Regex;
 use crate::http::request::Request;
 use crate::http::response::Omits;
 use crate::http::script::{self, Script};
-use cookie::Cookies;
 use crate::http::variable::Variable;
 use crate::net::Address;
 use crate::net::connect;
 use crate::proto::h1::encode::{Label, Token};
 use crate::proto::header::Id;
 use crate::upstream::Faults;
+use cookie::Cookies;
 
 /// Largest response head while `proxy_buffer_size` is not set; set, it is the limit itself.
 const HEAD_BYTES_MAX: u64 = 64 * 1024;
@@ -125,9 +125,15 @@ pub struct Names {
 #[derive(Clone, Debug)]
 enum Bind {
     Off,
-    Fixed { address: Address, is_transparent: bool },
+    Fixed {
+        address: Address,
+        is_transparent: bool,
+    },
     /// Evaluated for each request.
-    Script { address: Script, is_transparent: bool },
+    Script {
+        address: Script,
+        is_transparent: bool,
+    },
 }
 
 /// One `proxy_redirect`.
@@ -136,8 +142,14 @@ pub enum Redirect {
     Off,
     /// From the URL of `proxy_pass` to the location's name.
     Default,
-    Prefix { from: Script, to: Script },
-    Regex { from: Regex, to: Script },
+    Prefix {
+        from: Script,
+        to: Script,
+    },
+    Regex {
+        from: Regex,
+        to: Script,
+    },
 }
 
 impl Names {
@@ -376,28 +388,37 @@ const ONE: Arity = Arity::exactly(1);
 const MANY: Arity = Arity::at_least(1);
 const VERSIONS: &[&str] = &["1.0", "1.1"];
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("proxy_set_header", ANY, Arity::exactly(2), set_header, "A field of the request to the upstream; Host $proxy_host."),
     custom("proxy_hide_header", ANY, ONE, |conf, _, node| push(&mut conf.hide, node), "A field that the client does not get."),
-    custom("proxy_pass_header", ANY, ONE, |conf, _, node| push(&mut conf.pass, node), "A field that the client gets, though it is hidden by default. Of Server and Date it gets the upstream's, or none."),
+    custom("proxy_pass_header", ANY, ONE, |conf, _, node| push(&mut conf.pass, node),
+        "A field that the client gets, though it is hidden by default. Of Server and Date it gets the upstream's, or none."),
     custom("proxy_ignore_headers", ANY, MANY, ignore_headers, "Fields of the response that are passed on but not obeyed."),
     custom("proxy_redirect", ANY, Arity::between(1, 2), redirect, "Rewrites Location and Refresh; default."),
-    custom("proxy_cookie_domain", ANY, Arity::between(1, 2), |conf, cx, node| cookie::domain(&mut conf.cookies, cx, node), "Rewrites the Domain of Set-Cookie: a domain or ~regex, and what it becomes; off."),
-    custom("proxy_cookie_path", ANY, Arity::between(1, 2), |conf, cx, node| cookie::path(&mut conf.cookies, cx, node), "Rewrites the Path of Set-Cookie: a prefix or ~regex, and what it becomes; off."),
-    custom("proxy_cookie_flags", ANY, Arity::between(1, 4), |conf, cx, node| cookie::flags(&mut conf.cookies, cx, node), "Sets or removes flags of the cookies of a name or ~regex: [no]secure, [no]httponly, samesite=strict|lax|none, nosamesite; off."),
+    custom("proxy_cookie_domain", ANY, Arity::between(1, 2), |conf, cx, node| cookie::domain(&mut conf.cookies, cx, node),
+        "Rewrites the Domain of Set-Cookie: a domain or ~regex, and what it becomes; off."),
+    custom("proxy_cookie_path", ANY, Arity::between(1, 2), |conf, cx, node| cookie::path(&mut conf.cookies, cx, node),
+        "Rewrites the Path of Set-Cookie: a prefix or ~regex, and what it becomes; off."),
+    custom("proxy_cookie_flags", ANY, Arity::between(1, 4), |conf, cx, node| cookie::flags(&mut conf.cookies, cx, node),
+        "Sets or removes flags of the cookies of a name or ~regex: [no]secure, [no]httponly, samesite=strict|lax|none, nosamesite; off."),
     custom("proxy_next_upstream", ANY, MANY, next_upstream, "Faults after which another server is tried; error timeout."),
     number("proxy_next_upstream_tries", ANY, (0, u32::MAX as u64), |c| &mut c.next_tries, "Servers tried for one request, 0: all; 0."),
     millis("proxy_next_upstream_timeout", ANY, |c| &mut c.next_timeout, "Time in which another server may be tried, 0: no limit; 0."),
     keyword("proxy_http_version", ANY, VERSIONS, |c| &mut c.http_version, "Version of HTTP for requests to upstreams; 1.1."),
     custom("proxy_method", ANY, ONE, method, "Method of the request to the upstream, instead of the client's; a value that is no token is answered with 500."),
     custom("proxy_set_body", ANY, ONE, |c, cx, node| script(&mut c.body, cx, node), "Body of the request to the upstream, instead of the client's."),
-    custom("proxy_bind", ANY, Arity::between(1, 2), bind, "Local address of connections to upstreams, with a port or without; transparent: it may be any address, such as $remote_addr; off."),
+    custom("proxy_bind", ANY, Arity::between(1, 2), bind,
+        "Local address of connections to upstreams, with a port or without; transparent: it may be any address, such as $remote_addr; off."),
     size("proxy_buffer_size", ANY, |c| &mut c.buffer_size, "Most bytes that the head of a response may have; 64k."),
-    flag("proxy_request_buffering", ANY, |c| &mut c.request_buffering, "Reads the request's body before an upstream is chosen: all of it (on), none (off). Not set, as far as client_body_buffer_size, and all of one that may have to be sent to another server (proxy_next_upstream) or to the proxied location of an error_page."),
+    flag("proxy_request_buffering", ANY, |c| &mut c.request_buffering,
+        "Reads the request's body before an upstream is chosen: all of it (on), none (off). Not set, as far as client_body_buffer_size, and all of one \
+         that may have to be sent to another server (proxy_next_upstream) or to the proxied location of an error_page."),
     millis("proxy_connect_timeout", ANY, |c| &mut c.connect_timeout, "How long connecting may take; 60s."),
     millis("proxy_send_timeout", ANY, |c| &mut c.send_timeout, "Between two writes to the upstream; 60s."),
     millis("proxy_read_timeout", ANY, |c| &mut c.read_timeout, "Between two reads from the upstream; 60s."),
-    millis("proxy_timeout_total", ANY, |c| &mut c.timeout_total, "How long a request may take from its first upstream to the end of the answer, all tries together, 0: any time; 0."),
+    millis("proxy_timeout_total", ANY, |c| &mut c.timeout_total,
+        "How long a request may take from its first upstream to the end of the answer, all tries together, 0: any time; 0."),
     flag("proxy_pass_trailers", ANY, |c| &mut c.pass_trailers, "Passes trailers of an answer in chunks on to clients of HTTP/1.1; off."),
     flag("proxy_intercept_errors", ANY, |c| &mut c.intercept_errors, "Answers of status 300 and above go through error_page; off."),
     flag("proxy_ignore_client_abort", ANY, |c| &mut c.ignore_client_abort, "The upstream's answer is awaited though the client has gone; off."),
@@ -456,7 +477,8 @@ fn set_header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         let message = format!("\"{name}\" is no name of a header field");
         let bare = name.trim_end_matches(':').trim();
         if node.arg(1).is_empty() {
-            cx.diagnostics.push(Diagnostic::warning(node.arg_span(0), message).help("this line has no effect"));
+            cx.diagnostics
+                .push(Diagnostic::warning(node.arg_span(0), message).help("this line has no effect"));
             // it still replaces the lines of the outer block
             conf.set_headers.push(("".into(), value));
             return Ok(());
@@ -467,7 +489,8 @@ fn set_header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         };
         return Err(Diagnostic::error(node.arg_span(0), message).help(help));
     }
-    let is_framing = ["content-length", "transfer-encoding"].iter().any(|framing| name.eq_ignore_ascii_case(framing));
+    let is_framing =
+        ["content-length", "transfer-encoding"].iter().any(|framing| name.eq_ignore_ascii_case(framing));
     if is_framing && !node.arg(1).is_empty() {
         let message = format!("\"{name}\" is set by the proxy itself, this value is not used");
         cx.diagnostics.push(Diagnostic::warning(node.span, message));
@@ -485,7 +508,9 @@ fn ignore_headers(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagn
     for (index, word) in node.args.iter().enumerate() {
         if !IGNORABLE.iter().any(|name| name.eq_ignore_ascii_case(&word.text)) {
             let message = format!("invalid value \"{}\"", word.text);
-            return Err(Diagnostic::error(word.span, message).help(format!("one of {}", IGNORABLE.join(", "))));
+            return Err(
+                Diagnostic::error(word.span, message).help(format!("one of {}", IGNORABLE.join(", ")))
+            );
         }
         if conf.ignore.iter().any(|name| name.eq_ignore_ascii_case(&word.text)) {
             cx.diagnostics.push(params::duplicate_value(node, index));
@@ -503,7 +528,9 @@ fn redirect(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic>
         (1, "off") if conf.redirects.is_empty() => Redirect::Off,
         (1, "off") => return Err(duplicate(node)),
         (1, "default") => Redirect::Default,
-        (1, other) => return Err(Diagnostic::error(node.arg_span(0), format!("invalid parameter \"{other}\""))),
+        (1, other) => {
+            return Err(Diagnostic::error(node.arg_span(0), format!("invalid parameter \"{other}\"")));
+        }
         (_, pattern) => {
             let to = Script::compile(&node.args[1], cx)?;
             let span = node.arg_span(0);
@@ -511,7 +538,10 @@ fn redirect(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic>
                 Some(pattern) => {
                     let (pattern, is_caseless) =
                         pattern.strip_prefix('*').map_or((pattern, false), |pattern| (pattern, true));
-                    Redirect::Regex { from: Regex::new(pattern, is_caseless, span)?.declare(&mut cx.variables), to }
+                    Redirect::Regex {
+                        from: Regex::new(pattern, is_caseless, span)?.declare(&mut cx.variables),
+                        to,
+                    }
                 }
                 None => Redirect::Prefix { from: Script::compile(&node.args[0], cx)?, to },
             }
@@ -570,7 +600,8 @@ fn parse_local(text: &str) -> Option<Address> {
 fn method(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let text = node.arg(0);
     if !script::has_variables(text) && Token::new(text.as_bytes()).is_none() {
-        return Err(Diagnostic::error(node.arg_span(0), format!("\"{text}\" is no method")).help("a method is one word, such as POST"));
+        return Err(Diagnostic::error(node.arg_span(0), format!("\"{text}\" is no method"))
+            .help("a method is one word, such as POST"));
     }
     script(&mut conf.method, cx, node)
 }

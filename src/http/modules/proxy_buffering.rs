@@ -32,12 +32,16 @@ pub struct Conf {
 const ANY: Context = Context::ANY;
 const ONE: Arity = Arity::exactly(1);
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("proxy_buffering", ANY, |c| &mut c.buffering, "Reads answers ahead of a client that is slower, as far as proxy_buffers; on."),
     custom("proxy_buffers", ANY, Arity::exactly(2), buffers, "Number and size of buffers: their product is read ahead at most; 8 4k."),
-    size("proxy_max_temp_file_size", ANY, |c| &mut c.temp_file_max, "Bytes of an answer that may wait in a temporary file when the buffers are full, 0: none; 0."),
-    custom("proxy_limit_rate", ANY, ONE, |c, cx, node| limit_rate::size(&mut c.limit_rate, cx, node), "Bytes a second that are read from an upstream for one answer, 0: no limit; 0."),
-    custom("proxy_temp_path", ANY, Arity::between(1, 4), temp_path, "Directory for temporary files of answers, and up to three levels of directories in it; proxy_temp."),
+    size("proxy_max_temp_file_size", ANY, |c| &mut c.temp_file_max,
+        "Bytes of an answer that may wait in a temporary file when the buffers are full, 0: none; 0."),
+    custom("proxy_limit_rate", ANY, ONE, |c, cx, node| limit_rate::size(&mut c.limit_rate, cx, node),
+        "Bytes a second that are read from an upstream for one answer, 0: no limit; 0."),
+    custom("proxy_temp_path", ANY, Arity::between(1, 4), temp_path,
+        "Directory for temporary files of answers, and up to three levels of directories in it; proxy_temp."),
     accepted("proxy_busy_buffers_size", ANY, ONE, Accepted::Size, "What has arrived is always sent at once."),
     accepted("proxy_temp_file_write_size", ANY, ONE, Accepted::Size, "Temporary files are written by the buffer."),
     accepted("proxy_send_lowat", ANY, ONE, Accepted::Size, "Data is never held back to fill a packet; 0."),

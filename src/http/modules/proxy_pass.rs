@@ -6,8 +6,8 @@
 
 use std::path::PathBuf;
 
-use crate::config::inherit::duplicate;
 use crate::config::directive::custom;
+use crate::config::inherit::duplicate;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, Word, absent};
 use crate::http::compile::Cx;
 use crate::http::location::Kind;
@@ -79,13 +79,11 @@ impl Conf {
     }
 }
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
-    "proxy_pass",
-    Context::LOCATION.or(Context::LOCATION_IF).or(Context::LIMIT_EXCEPT),
-    Arity::exactly(1),
-    proxy_pass,
-    "The server or group of servers for the location's requests: http://host:port/uri.",
-)];
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("proxy_pass", Context::LOCATION.or(Context::LOCATION_IF).or(Context::LIMIT_EXCEPT), Arity::exactly(1), proxy_pass,
+        "The server or group of servers for the location's requests: http://host:port/uri."),
+];
 
 pub static VARIABLES: &[Variable] = &[
     variable("proxy_host", |request, _, out| host(request, out)),
@@ -113,7 +111,8 @@ pub fn content(request: &mut Request) -> Verdict {
 /// that nothing is known for.
 pub fn check(conf: &Conf, redirects: &proxy::Conf, kind: &Kind, cx: &mut Cx) {
     if let (Some((Pass::Script(_), span)), true) = (&conf.pass, redirects.has_default_redirect()) {
-        let message = "\"proxy_redirect default\" cannot be used with \"proxy_pass\" directive with variables";
+        let message =
+            "\"proxy_redirect default\" cannot be used with \"proxy_pass\" directive with variables";
         cx.diagnostics.push(Diagnostic::error(*span, message));
     }
     let is_nameless = matches!(kind, Kind::Regex(_) | Kind::Named);
@@ -130,7 +129,8 @@ pub fn check(conf: &Conf, redirects: &proxy::Conf, kind: &Kind, cx: &mut Cx) {
 impl Target {
     /// Reads `http://host[:port][uri]` or `http://unix:/path[:uri]`. Errors: nginx's words.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let prefix = |scheme: &str| url.get(..scheme.len()).is_some_and(|text| text.eq_ignore_ascii_case(scheme));
+        let prefix =
+            |scheme: &str| url.get(..scheme.len()).is_some_and(|text| text.eq_ignore_ascii_case(scheme));
         if is_tls(url) {
             return Err(HTTPS.to_owned());
         }
@@ -147,7 +147,8 @@ impl Target {
         }
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, uri) = rest.split_at(end);
-        let host = address::parse_upstream(authority, 80).map_err(|bad| format!("{bad} in upstream \"{rest}\""))?;
+        let host =
+            address::parse_upstream(authority, 80).map_err(|bad| format!("{bad} in upstream \"{rest}\""))?;
         let name_end = if authority.starts_with('[') {
             authority.find(']').map_or(authority.len(), |at| at + 1)
         } else {
@@ -225,14 +226,18 @@ fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
 
 /// A host that begins with what a client writes is any host: also those that only this machine can reach.
 fn warn_of_clients_word(word: &Word, cx: &mut Cx) {
-    let Some(rest) = word.text.strip_prefix("http://").and_then(|host| host.strip_prefix('$')) else { return };
+    let Some(rest) = word.text.strip_prefix("http://").and_then(|host| host.strip_prefix('$')) else {
+        return;
+    };
     let Ok((name, _)) = script::variable_name(rest, word.span) else { return };
     let is_whole = ["args", "query_string", "uri", "document_uri", "request_uri", "host"].contains(&name);
     let is_part = ["arg_", "http_", "cookie_"].iter().any(|start| name.starts_with(start));
     let is_group = name.bytes().all(|byte| byte.is_ascii_digit());
     if is_whole || is_part || is_group {
         let message = format!("the host of \"proxy_pass\" begins with \"${name}\", which a client chooses");
-        cx.diagnostics.push(Diagnostic::warning(word.span, message).help("let \"map\" choose among the hosts that are meant"));
+        cx.diagnostics.push(
+            Diagnostic::warning(word.span, message).help("let \"map\" choose among the hosts that are meant"),
+        );
     }
 }
 

@@ -40,6 +40,7 @@ pub struct Conf {
 
 const ANY: Context = Context::ANY;
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("proxy_store", ANY, Arity::exactly(1), store, "Keeps answers with status 200 as files: on (below root), or a path with variables; off."),
     custom("proxy_store_access", ANY, Arity::between(1, 3), access, "Who may read and write these files: user:rw group:r all:r; user:rw."),
@@ -96,7 +97,6 @@ fn access(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.access.put(mode, node)
 }
 
-
 /// One answer on its way into a file.
 #[derive(Debug)]
 pub struct Store {
@@ -128,13 +128,13 @@ impl Store {
         };
         let target = request.config.prefix.join(target);
         let folder = request.location.proxy_buffering.temp_path().or(conf.folder.as_ref())?;
-        let modified = request.response.headers.get(Id::LastModified).and_then(|value| {
-            httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok()
-        });
+        let modified = request
+            .response
+            .headers
+            .get(Id::LastModified)
+            .and_then(|value| httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok());
         match TempFile::create(folder, Keep::Kept).await {
-            Ok(file) => {
-                Some(Self { file: Some(file), target, mode: conf.access.get(0o600), modified })
-            }
+            Ok(file) => Some(Self { file: Some(file), target, mode: conf.access.get(0o600), modified }),
             Err(why) => {
                 log::error!(core::error_log(request), &*request, "{why}: this answer is not stored");
                 None

@@ -18,12 +18,10 @@ pub struct Conf {
     on: Inherit<bool>,
 }
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[flag(
-    "random_index",
-    Context::LOCATION,
-    |c| &mut c.on,
-    "Answers for a directory with one of its files, at random; off.",
-)];
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    flag("random_index", Context::LOCATION, |c| &mut c.on, "Answers for a directory with one of its files, at random; off."),
+];
 
 pub static VARIABLES: &[Variable] = &[];
 
@@ -52,7 +50,8 @@ pub fn content(request: &mut Request) -> Verdict {
         Ok(_) => return Verdict::Next, // the others say so
     }
     let run = |path: &[u8]| {
-        let mut names: Vec<_> = listing::read(path)?.into_iter().filter(|item| item.kind == listing::Kind::File).collect();
+        let mut names: Vec<_> =
+            listing::read(path)?.into_iter().filter(|item| item.kind == listing::Kind::File).collect();
         let index = random::number().checked_rem(names.len() as u64).unwrap_or(0);
         Ok(if names.is_empty() { Vec::new() } else { names.swap_remove(index as usize).name })
     };

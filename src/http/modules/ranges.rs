@@ -30,8 +30,11 @@ pub struct Conf {
     force: Inherit<bool>,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    number("max_ranges", Context::ANY, (0, u64::MAX), |c| &mut c.max, "Most ranges of a request that are served, 0: none. More are answered with the whole, and so are ranges that together are longer than it; not limited."),
+    number("max_ranges", Context::ANY, (0, u64::MAX), |c| &mut c.max,
+        "Most ranges of a request that are served, 0: none. More are answered with the whole, and so are ranges that together are longer than it; not \
+         limited."),
     flag("proxy_force_ranges", Context::ANY, |c| &mut c.force, "Serves ranges of upstreams' answers, whatever they say of ranges themselves; off."),
 ];
 
@@ -296,13 +299,7 @@ impl Cut {
 }
 
 impl BodyFilter for Cut {
-    fn push(
-        &mut self,
-        _: &mut Request,
-        data: &[u8],
-        _: Signal,
-        out: &mut Vec<Piece>,
-    ) -> Result<Flow, Error> {
+    fn push(&mut self, _: &mut Request, data: &[u8], _: Signal, out: &mut Vec<Piece>) -> Result<Flow, Error> {
         let skip = self.skip.min(data.len() as u64);
         self.skip -= skip;
         let data = &data[skip as usize..];
@@ -328,7 +325,9 @@ impl BodyFilter for Instead {
         out: &mut Vec<Piece>,
     ) -> Result<Flow, Error> {
         if signal == Signal::End {
-            let Body::Bytes(page) = std::mem::replace(&mut self.0, Body::Empty) else { return Ok(Flow::Done) };
+            let Body::Bytes(page) = std::mem::replace(&mut self.0, Body::Empty) else {
+                return Ok(Flow::Done);
+            };
             out.push(Piece::Bytes(page.into_owned()));
         }
         Ok(Flow::Done)
@@ -365,9 +364,22 @@ mod tests {
     fn what_cannot_be_had_or_read_is_refused() {
         let too_many = format!("bytes=0-{}", u64::MAX);
         for text in [
-            "bytes=10-", "bytes=-0", "bytes=3-2", "bytes=a-b", "bytes=-", "bytes=1", "bytes=,", "bytes=1-2,",
-            "bytes=--1", "bytes=1-2-3", "bytes=1 2-3", "bytes=0x1-2", "bytes=+1-2", &too_many,
-            "bytes=99999999999999999999999-", "bytes=\t1-2",
+            "bytes=10-",
+            "bytes=-0",
+            "bytes=3-2",
+            "bytes=a-b",
+            "bytes=-",
+            "bytes=1",
+            "bytes=,",
+            "bytes=1-2,",
+            "bytes=--1",
+            "bytes=1-2-3",
+            "bytes=1 2-3",
+            "bytes=0x1-2",
+            "bytes=+1-2",
+            &too_many,
+            "bytes=99999999999999999999999-",
+            "bytes=\t1-2",
         ] {
             assert_eq!(read(text, 10), Wanted::Unsatisfiable, "{text}");
         }

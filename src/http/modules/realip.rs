@@ -34,6 +34,7 @@ pub struct Conf {
     recursive: Inherit<bool>,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("set_real_ip_from", Context::ANY, Arity::exactly(1), trust, "An address, network, host name or unix: whose word is taken for who the client is."),
     custom("real_ip_header", Context::ANY, Arity::exactly(1), header, "The field, or proxy_protocol, that tells the client's address; X-Real-IP."),
@@ -75,12 +76,19 @@ fn trust(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         conf.trusted.push(parsed.network);
         return Ok(());
     }
-    let not_found = || Diagnostic::error(node.arg_span(0), format!("host not found in set_real_ip_from \"{text}\""));
+    let not_found =
+        || Diagnostic::error(node.arg_span(0), format!("host not found in set_real_ip_from \"{text}\""));
     if text.contains(['/', ':']) {
         return Err(Diagnostic::error(node.arg_span(0), format!("invalid value \"{text}\"")));
     }
-    let addresses = parse_upstream(text, 80).ok().and_then(|host| host.find(&cx.options.names)).ok_or_else(not_found)?;
-    conf.trusted.extend(addresses.iter().filter_map(SockAddr::ip).map(|ip| Network::of(ip, if ip.is_ipv4() { 32 } else { 128 })));
+    let addresses =
+        parse_upstream(text, 80).ok().and_then(|host| host.find(&cx.options.names)).ok_or_else(not_found)?;
+    conf.trusted.extend(
+        addresses
+            .iter()
+            .filter_map(SockAddr::ip)
+            .map(|ip| Network::of(ip, if ip.is_ipv4() { 32 } else { 128 })),
+    );
     Ok(())
 }
 
@@ -191,7 +199,11 @@ mod tests {
             ("192.0.2.1:99999", None),
             ("[192.0.2.1", None),
         ] {
-            assert_eq!(parse_address(text.as_bytes()).map(|address| address.to_string()).as_deref(), expected, "{text}");
+            assert_eq!(
+                parse_address(text.as_bytes()).map(|address| address.to_string()).as_deref(),
+                expected,
+                "{text}"
+            );
         }
     }
 }

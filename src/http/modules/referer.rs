@@ -38,8 +38,11 @@ struct Valid {
     regexes: Vec<Regex>,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("valid_referers", Context::SERVER.or(Context::LOCATION), Arity::at_least(1), valid_referers, "For which Referer $invalid_referer is empty: none (there is no such field), blocked (it has no scheme), server_names, hosts with or without the beginning of a path, also as *.wildcard and wildcard.*, or ~regex for what follows the scheme."),
+    custom("valid_referers", Context::SERVER.or(Context::LOCATION), Arity::at_least(1), valid_referers,
+        "For which Referer $invalid_referer is empty: none (there is no such field), blocked (it has no scheme), server_names, hosts with or without the \
+         beginning of a path, also as *.wildcard and wildcard.*, or ~regex for what follows the scheme."),
     accepted("referer_hash_max_size", Context::SERVER.or(Context::LOCATION), Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
     accepted("referer_hash_bucket_size", Context::SERVER.or(Context::LOCATION), Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
 ];
@@ -93,7 +96,9 @@ impl Valid {
                 inserted.map_err(|conflict| {
                     let (what, help) = match conflict {
                         Conflict::Duplicate => ("conflicting parameter", "a host stands once"),
-                        Conflict::Invalid => ("invalid hostname or wildcard", "a \"*\" stands at its beginning or its end"),
+                        Conflict::Invalid => {
+                            ("invalid hostname or wildcard", "a \"*\" stands at its beginning or its end")
+                        }
                     };
                     Diagnostic::error(word.span, format!("{what} \"{text}\"")).help(help)
                 })?;

@@ -59,28 +59,13 @@ impl Conf {
 
 const FILE_ONLY: &[&str] = &["off", "on", "clean"];
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    keyword(
-        "client_body_in_file_only",
-        Context::ANY,
-        FILE_ONLY,
-        |conf| &mut conf.in_file_only,
-        "Writes every request body that is passed on to a file, which stays after the request (on) or not (clean); off.",
-    ),
-    custom(
-        "client_body_temp_path",
-        Context::ANY,
-        Arity::between(1, 4),
-        temp_path,
-        "Directory of the files for request bodies, and digits that name up to three levels inside; client_body_temp.",
-    ),
-    accepted(
-        "client_body_in_single_buffer",
-        Context::ANY,
-        Arity::exactly(1),
-        Accepted::Flag,
-        "A body in memory is always in one buffer; off.",
-    ),
+    keyword("client_body_in_file_only", Context::ANY, FILE_ONLY, |conf| &mut conf.in_file_only,
+        "Writes every request body that is passed on to a file, which stays after the request (on) or not (clean); off."),
+    custom("client_body_temp_path", Context::ANY, Arity::between(1, 4), temp_path,
+        "Directory of the files for request bodies, and digits that name up to three levels inside; client_body_temp."),
+    accepted("client_body_in_single_buffer", Context::ANY, Arity::exactly(1), Accepted::Flag, "A body in memory is always in one buffer; off."),
 ];
 
 pub static VARIABLES: &[Variable] = &[

@@ -27,20 +27,12 @@ pub struct Conf {
     timeout: Inherit<u64>,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom(
-        "resolver",
-        Context::ANY,
-        Arity::at_least(1),
-        resolver,
-        "Name servers for names that are looked up while serving, asked in turn, with valid=, ipv4= and ipv6=. Without it the system's resolver is asked, which reads /etc/hosts too.",
-    ),
-    millis(
-        "resolver_timeout",
-        Context::ANY,
-        |conf| &mut conf.timeout,
-        "How long a request waits for a name; 30s.",
-    ),
+    custom("resolver", Context::ANY, Arity::at_least(1), resolver,
+        "Name servers for names that are looked up while serving, asked in turn, with valid=, ipv4= and ipv6=. Without it the system's resolver is asked, \
+         which reads /etc/hosts too."),
+    millis("resolver_timeout", Context::ANY, |conf| &mut conf.timeout, "How long a request waits for a name; 30s."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

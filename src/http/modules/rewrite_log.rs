@@ -16,6 +16,7 @@ pub struct Conf {
 
 const CONTEXTS: Context = Context::ANY.or(Context::SERVER_IF).or(Context::LOCATION_IF);
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("rewrite_log", CONTEXTS, |c| &mut c.rewrite_log, "Logs what each rewrite does, at level notice; off."),
     flag("uninitialized_variable_warn", CONTEXTS, |c| &mut c.uninitialized_variable_warn, "Warns of variables that are used before they are set; on."),

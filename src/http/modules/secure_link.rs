@@ -26,10 +26,14 @@ pub struct Conf {
     secret: Inherit<Box<str>>,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("secure_link", Context::ANY, Arity::exactly(1), secure_link, "A value with variables: a link's hash in base64url and, behind a comma, the second of its end."),
-    custom("secure_link_md5", Context::ANY, Arity::exactly(1), secure_link_md5, "The value, with a secret in it, whose MD5 a link's hash must be. Then $secure_link is 1, or 0 when the link's time is over; else it is empty."),
-    custom("secure_link_secret", Context::ANY, Arity::exactly(1), secure_link_secret, "For links of the form /prefix/hash/link, the hash in hexadecimal of the link and this secret: $secure_link is the link, or empty."),
+    custom("secure_link", Context::ANY, Arity::exactly(1), secure_link,
+        "A value with variables: a link's hash in base64url and, behind a comma, the second of its end."),
+    custom("secure_link_md5", Context::ANY, Arity::exactly(1), secure_link_md5,
+        "The value, with a secret in it, whose MD5 a link's hash must be. Then $secure_link is 1, or 0 when the link's time is over; else it is empty."),
+    custom("secure_link_secret", Context::ANY, Arity::exactly(1), secure_link_secret,
+        "For links of the form /prefix/hash/link, the hash in hexadecimal of the link and this secret: $secure_link is the link, or empty."),
 ];
 
 pub static VARIABLES: &[Variable] = &[
@@ -69,7 +73,8 @@ impl Merge for Conf {
 impl BlockConf for Conf {
     fn freeze(&mut self, cx: &mut Cx) {
         if let Some(span) = self.secret.span().filter(|_| self.link.is_set() || self.md5.is_set()) {
-            let message = "\"secure_link_secret\" cannot be mixed with \"secure_link\" and \"secure_link_md5\"";
+            let message =
+                "\"secure_link_secret\" cannot be mixed with \"secure_link\" and \"secure_link_md5\"";
             cx.diagnostics.push(Diagnostic::error(span, message));
         }
     }
@@ -124,10 +129,13 @@ fn decode_url(text: &[u8]) -> Option<Vec<u8>> {
 
 fn by_secret(request: &Request, secret: &str, out: &mut Vec<u8>) -> bool {
     let Some((hash, link)) = parts(request.target()) else { return false };
-    let hash: Vec<u8> = hash.chunks(2).filter_map(|pair| match pair {
-        [high, low] => Some(hex_digit(*high)? << 4 | hex_digit(*low)?),
-        _ => None,
-    }).collect();
+    let hash: Vec<u8> = hash
+        .chunks(2)
+        .filter_map(|pair| match pair {
+            [high, low] => Some(hex_digit(*high)? << 4 | hex_digit(*low)?),
+            _ => None,
+        })
+        .collect();
     let digest = Md5::new().chain_update(link).chain_update(secret).finalize();
     if !is_equal(&hash, &digest) {
         return false;
@@ -156,8 +164,18 @@ mod tests {
 
     #[test]
     fn links_are_taken_apart() {
-        assert_eq!(parts(b"/p/01234567890123456789012345678901/a/b?c"), Some((&b"01234567890123456789012345678901"[..], &b"a/b?c"[..])));
-        for wrong in ["", "/", "/p/", "/p/0123/a", "/p/01234567890123456789012345678901/", "/p/01234567890123456789012345678901"] {
+        assert_eq!(
+            parts(b"/p/01234567890123456789012345678901/a/b?c"),
+            Some((&b"01234567890123456789012345678901"[..], &b"a/b?c"[..]))
+        );
+        for wrong in [
+            "",
+            "/",
+            "/p/",
+            "/p/0123/a",
+            "/p/01234567890123456789012345678901/",
+            "/p/01234567890123456789012345678901",
+        ] {
             assert_eq!(parts(wrong.as_bytes()), None, "{wrong}");
         }
         assert_eq!(split(b"hash,17"), Some((&b"hash"[..], Some((&b"17"[..], 17)))));

@@ -26,12 +26,11 @@ pub struct Conf {
     size: Inherit<u64>,
 }
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[size(
-    "slice",
-    Context::ANY,
-    |c| &mut c.size,
-    "Fetches answers in slices of this size, which $slice_range asks for: proxy_set_header Range $slice_range; 0.",
-)];
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    size("slice", Context::ANY, |c| &mut c.size,
+        "Fetches answers in slices of this size, which $slice_range asks for: proxy_set_header Range $slice_range; 0."),
+];
 
 pub static VARIABLES: &[Variable] = &[variable("slice_range", slice_range)];
 
@@ -77,7 +76,9 @@ fn slice_range(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {
 
 /// Where the client's range begins, as far as that is known before the size of the whole.
 fn first_wanted(request: &Request) -> u64 {
-    let Some(value) = ranges::asked(request).filter(|_| request.header(Id::IfRange).is_none()) else { return 0 };
+    let Some(value) = ranges::asked(request).filter(|_| request.header(Id::IfRange).is_none()) else {
+        return 0;
+    };
     let Some((unit, range)) = value.split_at_checked(6) else { return 0 };
     if !unit.eq_ignore_ascii_case(b"bytes=") || range.contains(&b',') {
         return 0;
@@ -235,8 +236,19 @@ mod tests {
         assert_eq!(read("bytes 0-1/10"), Some((0..2, Some(10))));
         assert_eq!(read("Bytes  4 - 9 / 10 "), Some((4..10, Some(10))));
         assert_eq!(read("bytes 0-1/*"), Some((0..2, None)));
-        let bad = ["", "bytes", "bytes ", "bytes 0-1", "bytes */10", "bytes 2-1/10", "items 0-1/2", "bytes /-", "bytes 0-/1",
-            "bytes 0-18446744073709551615/1", "bytes 0/1-2"];
+        let bad = [
+            "",
+            "bytes",
+            "bytes ",
+            "bytes 0-1",
+            "bytes */10",
+            "bytes 2-1/10",
+            "items 0-1/2",
+            "bytes /-",
+            "bytes 0-/1",
+            "bytes 0-18446744073709551615/1",
+            "bytes 0/1-2",
+        ];
         for text in bad {
             assert_eq!(read(text), None, "{text}");
         }

@@ -26,13 +26,11 @@ pub struct Split {
 #[derive(Debug, Default)]
 pub struct Conf {}
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[block(
-    "split_clients",
-    Context::HTTP,
-    Arity::exactly(2),
-    split_clients,
-    "Makes a variable that has one of several values, each for a share of the requests by the hash of a text: 0.5% value; * value;",
-)];
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    block("split_clients", Context::HTTP, Arity::exactly(2), split_clients,
+        "Makes a variable that has one of several values, each for a share of the requests by the hash of a text: 0.5% value; * value;"),
+];
 
 pub static VARIABLES: &[Variable] = &[];
 
@@ -57,7 +55,8 @@ fn split_clients(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
             "*" => None,
             text => Some(parse_percent(text).ok_or_else(|| {
                 let message = format!("invalid percent value \"{text}\"");
-                Diagnostic::error(entry.name.span, message).help("a share is 0.01% to 100%, or * for the rest")
+                Diagnostic::error(entry.name.span, message)
+                    .help("a share is 0.01% to 100%, or * for the rest")
             })?),
         };
         sum = share.map_or(WHOLE, |share| sum + share);
@@ -154,8 +153,13 @@ mod tests {
 
     #[test]
     fn the_hash_is_murmur2() {
-        let cases =
-            [("", 0), ("a", 0x9268_5f5e), ("abc", 0x1357_7c9b), ("abcd", 0x2687_3021), ("127.0.0.1", 0xb613_1d91)];
+        let cases = [
+            ("", 0),
+            ("a", 0x9268_5f5e),
+            ("abc", 0x1357_7c9b),
+            ("abcd", 0x2687_3021),
+            ("127.0.0.1", 0xb613_1d91),
+        ];
         for (text, expected) in cases {
             assert_eq!(murmur2(text.as_bytes()), expected, "{text}");
         }

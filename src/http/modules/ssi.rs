@@ -67,6 +67,7 @@ const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
 const ONE: Arity = Arity::exactly(1);
 const VALUE_LENGTH: u64 = 256;
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("ssi", CONTEXTS, |c| &mut c.on, "Carries out SSI commands in answers; off."),
     flag("ssi_silent_errors", Context::ANY, |c| &mut c.silent_errors, "Leaves nothing where a command failed, instead of a message; off."),
@@ -116,7 +117,9 @@ pub fn head(request: &mut Request) {
         return;
     }
     let headers = &mut request.response.headers;
-    if !conf.applies(headers.get(Id::ContentType).unwrap_or(b"")) || request.response.content_length == Some(0) {
+    if !conf.applies(headers.get(Id::ContentType).unwrap_or(b""))
+        || request.response.content_length == Some(0)
+    {
         return;
     }
     if !conf.last_modified.get(false) {
@@ -313,9 +316,17 @@ impl Ssi {
         })
     }
 
-    fn run(&mut self, request: &mut Request, command: &Command, levels: usize, out: &mut Vec<Piece>) -> Result<bool, String> {
+    fn run(
+        &mut self,
+        request: &mut Request,
+        command: &Command,
+        levels: usize,
+        out: &mut Vec<Piece>,
+    ) -> Result<bool, String> {
         let parameter = |name: &'static str| {
-            command.get(name).ok_or_else(|| format!("mandatory \"{name}\" parameter is absent in an SSI command"))
+            command
+                .get(name)
+                .ok_or_else(|| format!("mandatory \"{name}\" parameter is absent in an SSI command"))
         };
         match &*command.name {
             b"echo" => {
@@ -324,7 +335,12 @@ impl Ssi {
                         Some(encoding) => self.encoding = encoding, // for those that follow as well
                         None => {
                             let name = String::from_utf8_lossy(encoding);
-                            log::error!(core::error_log(request), &*request, "unknown encoding \"{}\" in an SSI echo", name);
+                            log::error!(
+                                core::error_log(request),
+                                &*request,
+                                "unknown encoding \"{}\" in an SSI echo",
+                                name
+                            );
                         }
                     }
                 }
@@ -382,7 +398,13 @@ impl Ssi {
         self.conditions.last_mut().ok_or_else(|| "SSI command without an \"if\"".to_owned())
     }
 
-    fn include(&mut self, request: &mut Request, command: &Command, levels: usize, out: &mut Vec<Piece>) -> Result<bool, String> {
+    fn include(
+        &mut self,
+        request: &mut Request,
+        command: &Command,
+        levels: usize,
+        out: &mut Vec<Piece>,
+    ) -> Result<bool, String> {
         let target = match (command.get("virtual"), command.get("file")) {
             (Some(target), None) | (None, Some(target)) => expression::evaluate(request, target)?,
             _ => return Err("an SSI include needs either \"virtual\" or \"file\"".to_owned()),
@@ -400,9 +422,10 @@ impl Ssi {
             return Err(format!("the URI \"{target}\" of an SSI include leads nowhere in this server"));
         }
         let (then, stub) = match (command.get("set"), command.get("stub")) {
-            (Some(name), _) => {
-                (Then::Keep { max: None, done: Done { name: name.to_ascii_lowercase(), take: keep_variable } }, None)
-            }
+            (Some(name), _) => (
+                Then::Keep { max: None, done: Done { name: name.to_ascii_lowercase(), take: keep_variable } },
+                None,
+            ),
             (None, Some(stub)) => {
                 let done = Done { name: Vec::new(), take: keep_answer };
                 (Then::Keep { max: Some(STUBBED_BYTES_MAX), done }, Some((stub.to_vec(), levels)))
@@ -451,7 +474,9 @@ fn count(request: &mut Request) -> Result<(), String> {
     state.commands = state.commands.saturating_add(1);
     match state.commands {
         0..=COMMANDS_MAX => Ok(()),
-        count if count == COMMANDS_MAX + 1 => Err(format!("too many SSI commands: a request has at most {COMMANDS_MAX}")),
+        count if count == COMMANDS_MAX + 1 => {
+            Err(format!("too many SSI commands: a request has at most {COMMANDS_MAX}"))
+        }
         _ => Err(String::new()),
     }
 }

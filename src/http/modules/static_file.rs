@@ -6,8 +6,8 @@
 mod condition;
 mod send;
 
-pub use condition::{instead, keep_weak};
 use condition::condition;
+pub use condition::{instead, keep_weak};
 pub use send::{Answer, Content, OnDisk, send};
 
 use std::io;
@@ -41,10 +41,13 @@ const CHUNK_BYTES_MAX: u64 = 2 * 1024 * 1024;
 
 const ANYWHERE: Context = Context::ANY.or(Context::LOCATION_IF);
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("sendfile", ANYWHERE, |c| &mut c.sendfile, "Moves files to the socket inside the kernel, where their bytes need no change; on."),
-    size("sendfile_max_chunk", ANYWHERE, |c| &mut c.sendfile_max_chunk, "Most bytes of a file that are sent before other connections get their turn, never more than 2m; 512k."),
-    custom("output_buffers", Context::ANY, Arity::exactly(2), output_buffers, "Number and size of buffers: of a file that is not sent by sendfile so many bytes are read at once as one has; 2 32k."),
+    size("sendfile_max_chunk", ANYWHERE, |c| &mut c.sendfile_max_chunk,
+        "Most bytes of a file that are sent before other connections get their turn, never more than 2m; 512k."),
+    custom("output_buffers", Context::ANY, Arity::exactly(2), output_buffers,
+        "Number and size of buffers: of a file that is not sent by sendfile so many bytes are read at once as one has; 2 32k."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
@@ -145,7 +148,12 @@ fn forbidden_or_missing(request: &mut Request) -> Verdict {
     file_name(request, &mut path);
     let errno = match open_file_cache::kind(request, &path, again) {
         Ok(Ok(FileKind::Directory)) => {
-            log::error!(core::error_log(request), &*request, "directory index of \"{}\" is forbidden", log::Text(&path));
+            log::error!(
+                core::error_log(request),
+                &*request,
+                "directory index of \"{}\" is forbidden",
+                log::Text(&path)
+            );
             return Verdict::Done(Reply::Status(403));
         }
         Ok(Ok(_)) => Errno::ENOTDIR,

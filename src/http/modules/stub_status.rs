@@ -20,13 +20,11 @@ pub struct Conf {
     is_on: bool,
 }
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
-    "stub_status",
-    Context::SERVER.or(Context::LOCATION),
-    Arity::between(0, 1),
-    stub_status,
-    "Answers with the numbers of connections and requests of all workers.",
-)];
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("stub_status", Context::SERVER.or(Context::LOCATION), Arity::between(0, 1), stub_status,
+        "Answers with the numbers of connections and requests of all workers."),
+];
 
 pub static VARIABLES: &[Variable] = &[
     variable("connections_active", |_, _, out| write!(out, "{}", total(Total::Active)).is_ok()),

@@ -38,10 +38,13 @@ struct Pair {
     replacement: Script,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("sub_filter", Context::ANY, Arity::exactly(2), sub_filter, "Replaces a text in answers, in either case, by another. Both may have variables, and several may stand in a block."),
+    custom("sub_filter", Context::ANY, Arity::exactly(2), sub_filter,
+        "Replaces a text in answers, in either case, by another. Both may have variables, and several may stand in a block."),
     flag("sub_filter_once", Context::ANY, |c| &mut c.once, "Replaces the first of each text only; on."),
-    flag("sub_filter_last_modified", Context::ANY, |c| &mut c.last_modified, "Keeps Last-Modified and a weak ETag of an answer in which texts are replaced; off."),
+    flag("sub_filter_last_modified", Context::ANY, |c| &mut c.last_modified,
+        "Keeps Last-Modified and a weak ETag of an answer in which texts are replaced; off."),
     custom("sub_filter_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, in which texts are replaced; *: all."),
 ];
 
@@ -115,10 +118,7 @@ pub fn head(request: &mut Request) {
 }
 
 /// The texts as this request has them, without the empty ones; `None`: there is nothing to look for.
-fn evaluate(
-    conf: &'static Conf,
-    request: &mut Request,
-) -> Option<(Arc<Search>, Vec<Replacement>)> {
+fn evaluate(conf: &'static Conf, request: &mut Request) -> Option<(Arc<Search>, Vec<Replacement>)> {
     let pairs = conf.pairs.iter().map(|pair| (pair.text.to_vec(request), pair));
     let (texts, pairs): (Vec<_>, Vec<_>) = pairs.filter(|(text, _)| !text.is_empty()).unzip();
     if texts.is_empty() {

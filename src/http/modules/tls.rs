@@ -11,7 +11,10 @@ use crate::http::variable::{Argument, Variable, variable};
 #[derive(Debug, Default)]
 pub struct Conf {}
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[];
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+
+];
 
 pub static VARIABLES: &[Variable] = &[
     variable("http2", empty),

@@ -14,7 +14,10 @@ use crate::http::variable::{Variable, variable};
 #[derive(Debug, Default)]
 pub struct Conf {}
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[];
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+
+];
 
 pub static VARIABLES: &[Variable] = &[
     variable("traceparent", |request, _, out| {
@@ -79,7 +82,8 @@ impl Trace {
 /// The parent that the client names; two of them are none.
 fn sent(request: &Request) -> Option<Parent> {
     let fields = request.head.fields.pairs(request.input.data());
-    let mut values = fields.filter(|(name, _)| name.eq_ignore_ascii_case(b"traceparent")).map(|(_, value)| value);
+    let mut values =
+        fields.filter(|(name, _)| name.eq_ignore_ascii_case(b"traceparent")).map(|(_, value)| value);
     values.next().filter(|_| values.next().is_none()).and_then(parse)
 }
 

@@ -6,8 +6,8 @@
 
 use nix::errno::Errno;
 
-use crate::config::inherit::duplicate;
 use crate::config::directive::custom;
+use crate::config::inherit::duplicate;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, Word};
 use crate::http::compile::Cx;
 use crate::http::error_page;
@@ -40,13 +40,12 @@ enum Last {
     Uri(Script),
 }
 
-pub static DIRECTIVES: &[Directive<Conf>] = &[custom(
-    "try_files",
-    Context::SERVER.or(Context::LOCATION),
-    Arity::at_least(2),
-    try_files,
-    "Answers with the first file (or directory, with / at its end) that exists; else with what stands last: a URI, a @location or =status; =444 closes the connection without an answer.",
-)];
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("try_files", Context::SERVER.or(Context::LOCATION), Arity::at_least(2), try_files,
+        "Answers with the first file (or directory, with / at its end) that exists; else with what stands last: a URI, a @location or =status; =444 closes \
+         the connection without an answer."),
+];
 
 pub static VARIABLES: &[Variable] = &[];
 
@@ -74,7 +73,8 @@ fn try_files(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic
     }
     let Some((last, files)) = node.args.split_last() else { return Ok(()) };
     for word in files {
-        let (text, is_directory) = word.text.strip_suffix('/').map_or((&*word.text, false), |text| (text, true));
+        let (text, is_directory) =
+            word.text.strip_suffix('/').map_or((&*word.text, false), |text| (text, true));
         conf.files.push(Name { name: Script::compile_text(text, word.span, cx)?, is_directory });
     }
     conf.last = Some(last_of(last, cx)?);
@@ -85,7 +85,8 @@ fn last_of(word: &Word, cx: &mut Cx) -> Result<Last, Diagnostic> {
     if let Some(code) = word.text.strip_prefix('=').filter(|code| code.parse() != Ok(0)) {
         let status = code.parse().ok().filter(|status| *status <= 999);
         return status.map(Last::Status).ok_or_else(|| {
-            Diagnostic::error(word.span, format!("invalid code \"{}\"", word.text)).help("write = and a status: =404")
+            Diagnostic::error(word.span, format!("invalid code \"{}\"", word.text))
+                .help("write = and a status: =404")
         });
     }
     if word.text.starts_with('@') && !word.text.contains('$') {
@@ -109,7 +110,13 @@ fn find(request: &mut Request, last: &'static Last) -> Verdict {
     let location = request.location;
     if request.left_location && location.core.root().is_some_and(|root| root.is_alias) {
         let what = "\"alias\" cannot be used in location";
-        log::error!(core::error_log(request), &*request, "{} \"{}\" where URI was rewritten", what, location.name);
+        log::error!(
+            core::error_log(request),
+            &*request,
+            "{} \"{}\" where URI was rewritten",
+            what,
+            location.name
+        );
         return Verdict::Done(Reply::Status(500));
     }
     let mut root = Vec::new();
@@ -127,7 +134,12 @@ fn find(request: &mut Request, last: &'static Last) -> Verdict {
             Ok(Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG)) => {}
             Ok(Err(errno)) => {
                 let (path, error) = (log::Text(&path), errno.into());
-                log::crit!(core::error_log(request), &*request, "stat() \"{path}\" failed {}", log::Cause(&error));
+                log::crit!(
+                    core::error_log(request),
+                    &*request,
+                    "stat() \"{path}\" failed {}",
+                    log::Cause(&error)
+                );
             }
         }
     }

@@ -8,25 +8,25 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use crate::config::inherit::duplicate;
 use crate::base::number;
 use crate::config::directive::{block, custom, millis, number};
+use crate::config::inherit::duplicate;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span};
 use crate::http::compile::Cx;
+use crate::http::modules::resolver;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::upstream::trace::Attempt;
 use crate::http::variable::{self, Argument, Variable, prefix, variable};
-use crate::http::modules::resolver;
 use crate::log::{self, Logger};
-use crate::net::resolver::Resolver;
 use crate::net::address::{self, Address, Host};
+use crate::net::resolver::Resolver;
 use crate::runtime;
-use crate::upstream::group::Keepalive;
-use crate::upstream::peer::Server;
-use crate::upstream::known::Spot;
 use crate::shm::counter::Slot;
 use crate::upstream::follow::{self, Names, Tell};
+use crate::upstream::group::Keepalive;
+use crate::upstream::known::Spot;
+use crate::upstream::peer::Server;
 use crate::upstream::{Group, resolve as retry};
 
 /// Groups made while serving, for `proxy_pass` with variables, that are kept with their connections.
@@ -55,29 +55,15 @@ impl BlockConf for Conf {
 
 const UPSTREAM: Context = Context::UPSTREAM;
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     block("upstream", Context::HTTP, Arity::exactly(1), upstream, "A named group of servers that share load."),
-    custom(
-        "server",
-        UPSTREAM,
-        Arity::at_least(1),
-        server,
-        "A server of the group: weight, max_fails, fail_timeout, max_conns, backup, down. With resolve it follows its name while serving, with service= by SRV records.",
-    ),
-    custom(
-        "keepalive",
-        UPSTREAM,
-        Arity::between(1, 2),
-        keepalive,
-        "Idle connections that each worker keeps, \"local\" to the location that opened them; 32 local.",
-    ),
-    number(
-        "keepalive_requests",
-        UPSTREAM,
-        (0, u32::MAX as u64),
-        |conf| &mut conf.requests,
-        "Requests over one connection; 1000.",
-    ),
+    custom("server", UPSTREAM, Arity::at_least(1), server,
+        "A server of the group: weight, max_fails, fail_timeout, max_conns, backup, down. With resolve it follows its name while serving, with service= by \
+         SRV records."),
+    custom("keepalive", UPSTREAM, Arity::between(1, 2), keepalive,
+        "Idle connections that each worker keeps, \"local\" to the location that opened them; 32 local."),
+    number("keepalive_requests", UPSTREAM, (0, u32::MAX as u64), |conf| &mut conf.requests, "Requests over one connection; 1000."),
     millis("keepalive_time", UPSTREAM, |conf| &mut conf.time, "Age at which a connection is not kept any more; 1h."),
     millis("keepalive_timeout", UPSTREAM, |conf| &mut conf.timeout, "How long an idle connection is kept; 60s."),
     custom("zone", UPSTREAM, Arity::between(1, 2), zone, "Shares the peers' failures and connection counts among all workers. The size is not needed."),
@@ -89,28 +75,43 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("sticky", UPSTREAM, Arity::at_least(1), unavailable, "Not available yet."),
     custom("queue", UPSTREAM, Arity::between(1, 2), unavailable, "Not available yet."),
     custom("resolver", UPSTREAM, Arity::at_least(1), own_resolver, "Name servers for the servers with \"resolve\"; those of the http block."),
-    millis("resolver_timeout", UPSTREAM, |conf| &mut conf.resolver_timeout, "How long a lookup may take, and the pause after one that failed; that of the http block."),
+    millis("resolver_timeout", UPSTREAM, |conf| &mut conf.resolver_timeout,
+        "How long a lookup may take, and the pause after one that failed; that of the http block."),
     custom("ntlm", UPSTREAM, Arity::exactly(0), unavailable, "Not available yet."),
     custom("state", UPSTREAM, Arity::exactly(1), unavailable, "Not available yet."),
 ];
 
 pub static VARIABLES: &[Variable] = &[
-    variable("upstream_addr", |request, _, out| each(request, out, |attempt, out| out.extend_from_slice(attempt.name()))),
+    variable("upstream_addr", |request, _, out| {
+        each(request, out, |attempt, out| out.extend_from_slice(attempt.name()))
+    }),
     variable("upstream_status", |request, _, out| {
         each(request, out, |attempt, out| match attempt.status {
             0 => out.push(b'-'),
             status => out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes()),
         })
     }),
-    variable("upstream_connect_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.connect_us, out))),
-    variable("upstream_send_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.sent_us, out))),
-    variable("upstream_header_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.header_us, out))),
+    variable("upstream_connect_time", |request, _, out| {
+        each(request, out, |attempt, out| seconds(attempt.connect_us, out))
+    }),
+    variable("upstream_send_time", |request, _, out| {
+        each(request, out, |attempt, out| seconds(attempt.sent_us, out))
+    }),
+    variable("upstream_header_time", |request, _, out| {
+        each(request, out, |attempt, out| seconds(attempt.header_us, out))
+    }),
     variable("upstream_response_time", |request, _, out| {
         each(request, out, |attempt, out| seconds(attempt.ended_us.map(|_| attempt.response_us()), out))
     }),
-    variable("upstream_response_length", |request, _, out| each(request, out, |attempt, out| count(attempt.length, out))),
-    variable("upstream_bytes_received", |request, _, out| each(request, out, |attempt, out| count(attempt.received, out))),
-    variable("upstream_bytes_sent", |request, _, out| each(request, out, |attempt, out| count(attempt.sent, out))),
+    variable("upstream_response_length", |request, _, out| {
+        each(request, out, |attempt, out| count(attempt.length, out))
+    }),
+    variable("upstream_bytes_received", |request, _, out| {
+        each(request, out, |attempt, out| count(attempt.received, out))
+    }),
+    variable("upstream_bytes_sent", |request, _, out| {
+        each(request, out, |attempt, out| count(attempt.sent, out))
+    }),
     // empty, as nginx has it wherever no cache was asked; formats of logs name it often
     variable("upstream_cache_etag", |_, _, _| false),
     variable("upstream_cache_last_modified", |_, _, _| false),
@@ -151,7 +152,14 @@ impl Shared {
         let next = self.entries.len();
         let index = *self.by_name.entry(key).or_insert(next);
         if index == next {
-            self.entries.push(Entry { name: name.into(), port, host: Some(host), group: None, resolver: (None, None), span });
+            self.entries.push(Entry {
+                name: name.into(),
+                port,
+                host: Some(host),
+                group: None,
+                resolver: (None, None),
+                span,
+            });
         }
         index
     }
@@ -204,8 +212,11 @@ impl Shared {
 /// Makes every referenced group that no block defines from the host it names; called when all was read.
 pub fn resolve(common: &resolver::Conf, cx: &mut Cx) {
     let entries = std::mem::take(&mut cx.upstreams.entries);
-    let defined: HashSet<String> =
-        entries.iter().filter(|entry| entry.group.is_some()).map(|entry| entry.name.to_ascii_lowercase()).collect();
+    let defined: HashSet<String> = entries
+        .iter()
+        .filter(|entry| entry.group.is_some())
+        .map(|entry| entry.name.to_ascii_lowercase())
+        .collect();
     for entry in entries {
         if let Some(port) = entry.port.filter(|_| defined.contains(&entry.name.to_ascii_lowercase())) {
             let message = format!("upstream \"{}\" may not have port {port}", entry.name);
@@ -242,8 +253,11 @@ fn follow_names(
         return Ok(());
     }
     let Some(resolver) = own.or_else(|| common.resolver().cloned()) else {
-        let message = format!("no resolver defined to resolve names at run time in upstream \"{}\"", group.name);
-        return Err(Diagnostic::error(span, message).help("add a \"resolver\" to the http block, or to this one"));
+        let message =
+            format!("no resolver defined to resolve names at run time in upstream \"{}\"", group.name);
+        return Err(
+            Diagnostic::error(span, message).help("add a \"resolver\" to the http block, or to this one")
+        );
     };
     group.names = Some(Names::new(resolver, own_timeout_ms.unwrap_or(common.timeout_ms())));
     Ok(())
@@ -328,7 +342,14 @@ impl Upstreams {
 
     /// The group of one server for an evaluated host that has these addresses. One that was made before keeps its
     /// connections.
-    pub fn make(&self, name: &str, port: Option<u16>, source: usize, host: &Host, addresses: Vec<Address>) -> Chosen {
+    pub fn make(
+        &self,
+        name: &str,
+        port: Option<u16>,
+        source: usize,
+        host: &Host,
+        addresses: Vec<Address>,
+    ) -> Chosen {
         let asked_ms = runtime::now_ms();
         if let Some((group, _)) = self.find_made(name, port, source, 0) {
             group.learn(0, &addresses.into_iter().map(Spot::from).collect::<Vec<_>>());
@@ -352,7 +373,8 @@ impl Upstreams {
 
     /// The groups none of whose servers has an address: nothing that is passed to them is answered.
     pub fn unreachable(&self) -> impl Iterator<Item = &Group> {
-        let has_none = |group: &&Group| !group.servers.is_empty() && group.unresolved().len() == group.servers.len();
+        let has_none =
+            |group: &&Group| !group.servers.is_empty() && group.unresolved().len() == group.servers.len();
         self.groups.iter().filter(has_none)
     }
 
@@ -447,10 +469,14 @@ fn parameter(server: &mut Server, text: &str) -> Result<(), String> {
     let invalid = || format!("invalid parameter \"{text}\"");
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
     match (name, value) {
-        ("weight", value) => server.weight = positive(value).filter(|&weight| weight > 0).ok_or_else(invalid)?,
+        ("weight", value) => {
+            server.weight = positive(value).filter(|&weight| weight > 0).ok_or_else(invalid)?
+        }
         ("max_fails", value) => server.fails_max = positive(value).ok_or_else(invalid)?,
         ("max_conns", value) => server.conns_max = positive(value).ok_or_else(invalid)?,
-        ("fail_timeout", value) => server.fail_timeout_ms = number::parse_millis(value).ok_or_else(invalid)?,
+        ("fail_timeout", value) => {
+            server.fail_timeout_ms = number::parse_millis(value).ok_or_else(invalid)?
+        }
         ("backup", "") => server.backup = true,
         ("down", "") => server.down = true,
         ("resolve", "") => server.resolve = true,

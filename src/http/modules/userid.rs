@@ -58,14 +58,18 @@ type Uid = [u8; 16];
 const OFF: usize = 0;
 const V1: usize = 2;
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    keyword("userid", Context::ANY, &["off", "log", "v1", "on"], |c| &mut c.userid, "Sets cookies that tell clients apart, of version 1 or 2, or only logs those received; off."),
+    keyword("userid", Context::ANY, &["off", "log", "v1", "on"], |c| &mut c.userid,
+        "Sets cookies that tell clients apart, of version 1 or 2, or only logs those received; off."),
     custom("userid_name", Context::ANY, Arity::exactly(1), |c, _, n| text(&mut c.name, n, |value| value.to_owned()), "Name of the cookie; uid."),
-    custom("userid_domain", Context::ANY, Arity::exactly(1), |c, _, n| text(&mut c.domain, n, |value| or_none(value, "; domain=")), "Domain of the cookie; none."),
+    custom("userid_domain", Context::ANY, Arity::exactly(1), |c, _, n| text(&mut c.domain, n, |value| or_none(value, "; domain=")),
+        "Domain of the cookie; none."),
     custom("userid_path", Context::ANY, Arity::exactly(1), |c, _, n| text(&mut c.path, n, |value| format!("; path={value}")), "Path of the cookie; /."),
     custom("userid_expires", Context::ANY, Arity::exactly(1), expires, "Time that a browser keeps the cookie, or max; off: until it is closed."),
     custom("userid_flags", Context::ANY, Arity::between(1, 3), flags, "Attributes of the cookie: secure, httponly, samesite=strict, lax or none; off."),
-    custom("userid_p3p", Context::ANY, Arity::exactly(1), |c, _, n| text(&mut c.p3p, n, |value| or_none(value, "")), "The P3P field that goes with the cookie; none."),
+    custom("userid_p3p", Context::ANY, Arity::exactly(1), |c, _, n| text(&mut c.p3p, n, |value| or_none(value, "")),
+        "The P3P field that goes with the cookie; none."),
     custom("userid_mark", Context::ANY, Arity::exactly(1), mark, "A letter, digit or = that marks valid cookies; others are sent anew; off."),
     number("userid_service", Context::ANY, (0, u32::MAX as u64), |c| &mut c.service, "The number of this server in the cookies; its address."),
 ];
@@ -178,7 +182,6 @@ fn mark(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.mark.put(value, node)
 }
 
-
 /// Adds the cookie to the response's head.
 pub fn send(request: &mut Request) {
     let conf: &'static Conf = &request.location.userid;
@@ -250,7 +253,9 @@ fn read(request: &Request, conf: &Conf) -> State {
     // Two more would be a mark and "=", or garbage.
     match base64::decode(&cookie[..22]).and_then(|bytes| Uid::try_from(bytes).ok()) {
         Some(uid) => state.got = Some(uid).filter(|uid| uid[12..] != [0; 4]),
-        None => log::error!(core::error_log(request), request, "client sent invalid userid cookie \"{}\"", shown),
+        None => {
+            log::error!(core::error_log(request), request, "client sent invalid userid cookie \"{}\"", shown)
+        }
     }
     state
 }

@@ -25,10 +25,13 @@ pub struct Conf {
     level: Inherit<u64>,
 }
 
+#[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("zstd", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with Zstandard for clients that accept it; off."),
-    number("zstd_comp_level", Context::ANY, (1, 22), |c| &mut c.level, "How small Zstandard makes answers, from 1, the fastest, to 22. An answer under way holds 1 MiB at level 1, 20 MiB at 19; 1."),
-    custom("zstd_types", Context::ANY, Arity::at_least(1), |c, cx, node| c.offer.add_types(cx, node), "Types of answers, beside text/html, that are encoded with Zstandard, or * for all; text/html."),
+    number("zstd_comp_level", Context::ANY, (1, 22), |c| &mut c.level,
+        "How small Zstandard makes answers, from 1, the fastest, to 22. An answer under way holds 1 MiB at level 1, 20 MiB at 19; 1."),
+    custom("zstd_types", Context::ANY, Arity::at_least(1), |c, cx, node| c.offer.add_types(cx, node),
+        "Types of answers, beside text/html, that are encoded with Zstandard, or * for all; text/html."),
     size("zstd_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with Zstandard; 20."),
     accepted("zstd_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once; 32 4k."),
 ];
@@ -58,7 +61,9 @@ pub fn head(request: &mut Request) {
         let length = request.response.content_length;
         [best, less, least].map(|shape| (shape, shape.state_bytes(length)))
     };
-    coding::apply(request, Name::Zstd, ways, |request, shape| Zstd::new(shape, request.response.content_length));
+    coding::apply(request, Name::Zstd, ways, |request, shape| {
+        Zstd::new(shape, request.response.content_length)
+    });
 }
 
 /// What decides how well an answer is encoded, and what that takes.
@@ -84,7 +89,9 @@ impl Shape {
             (9..=12, _) => 13_500,
             _ => 21_000,
         };
-        let short = length.and_then(|length| usize::try_from(length).ok()).map_or(usize::MAX, |length| length.saturating_mul(40));
+        let short = length
+            .and_then(|length| usize::try_from(length).ok())
+            .map_or(usize::MAX, |length| length.saturating_mul(40));
         (kb * 1024).min(short.saturating_add(300 * 1024))
     }
 }
@@ -194,7 +201,8 @@ impl Drop for Zstd {
         let Some(mut context) = self.context.take() else { return };
         let is_large = context.sizeof() > IDLE_BYTES_MAX;
         // on another thread, when its client left while it worked there, it would wait for nobody
-        if is_large || !runtime::is_running() || context.reset(ResetDirective::SessionAndParameters).is_err() {
+        if is_large || !runtime::is_running() || context.reset(ResetDirective::SessionAndParameters).is_err()
+        {
             return;
         }
         IDLE.with_borrow_mut(|idle| {
@@ -232,7 +240,9 @@ mod tests {
             }
         }
         let mut out = Vec::new();
-        Zstd::new(Shape { level: 1, window_bits: 0 }, None).push(b"", Signal::End, &mut out).expect("it ends");
+        Zstd::new(Shape { level: 1, window_bits: 0 }, None)
+            .push(b"", Signal::End, &mut out)
+            .expect("it ends");
         assert_eq!(decoded(&out, 0), b"");
     }
 
@@ -251,7 +261,9 @@ mod tests {
         for (shape, bytes) in levels.chain(small).flat_map(|shape| [(shape, 300_000), (shape, 3000)]) {
             for length in [None, Some(bytes)] {
                 let mut engine = Zstd::new(shape, length);
-                let page: Vec<u8> = (0..bytes as u32).map(|n| b"0123456789abcdef"[(n.wrapping_mul(n) >> 7) as usize & 15]).collect();
+                let page: Vec<u8> = (0..bytes as u32)
+                    .map(|n| b"0123456789abcdef"[(n.wrapping_mul(n) >> 7) as usize & 15])
+                    .collect();
                 engine.push(&page, Signal::More, &mut Vec::new()).expect("it goes on");
                 let size = engine.context.as_ref().map_or(0, CCtx::sizeof);
                 IDLE.with_borrow_mut(Vec::clear);

@@ -215,8 +215,12 @@ mod tests {
             span: Span::default(),
         };
         let block = Some(entries.iter().map(entry).collect());
-        let node =
-            Node { name: word("charset_map"), args: vec![word(from), word(to)].into(), block, span: Span::default() };
+        let node = Node {
+            name: word("charset_map"),
+            args: vec![word(from), word(to)].into(),
+            block,
+            span: Span::default(),
+        };
         let mut faults = Diagnostics::default();
         (CharsetMap::read(&node, &mut faults), faults.0.len())
     }

@@ -46,21 +46,37 @@ pub fn told(request: &Request, limit: Limit) -> String {
     let (core, proxy) = (&request.location.core, &request.location.proxy);
     // Until a request has its location, its server's settings decide; those of the head are the default server's.
     let (name, value, span) = match limit {
-        Limit::BodySize(_) => ("client_max_body_size", core.client_max_body_size().to_string(), core.client_max_body_size.span()),
-        Limit::BodyTimeout => ("client_body_timeout", ms(core.client_body_timeout()), core.client_body_timeout.span()),
-        Limit::BodyRate => ("client_body_min_rate", rate(core.client_body_min_rate()), core.client_body_min_rate.span()),
+        Limit::BodySize(_) => (
+            "client_max_body_size",
+            core.client_max_body_size().to_string(),
+            core.client_max_body_size.span(),
+        ),
+        Limit::BodyTimeout => {
+            ("client_body_timeout", ms(core.client_body_timeout()), core.client_body_timeout.span())
+        }
+        Limit::BodyRate => {
+            ("client_body_min_rate", rate(core.client_body_min_rate()), core.client_body_min_rate.span())
+        }
         Limit::HeaderTimeout => {
             ("client_header_timeout", ms(core.client_header_timeout()), core.client_header_timeout.span())
         }
-        Limit::HeaderRate => {
-            ("client_header_min_rate", rate(core.client_header_min_rate()), core.client_header_min_rate.span())
-        }
+        Limit::HeaderRate => (
+            "client_header_min_rate",
+            rate(core.client_header_min_rate()),
+            core.client_header_min_rate.span(),
+        ),
         Limit::HeadSize => {
             ("large_client_header_buffers", core.header_buffers(), core.large_client_header_buffers.span())
         }
-        Limit::FieldCount => ("max_headers", core.head_limits().fields_max.to_string(), core.max_headers.span()),
-        Limit::TotalTimeout => ("proxy_timeout_total", ms(proxy.timeout_total_ms()), proxy.timeout_total_span()),
-        Limit::SubrequestSize => ("subrequest_output_buffer_size", core.subrequest_output_buffer_size().to_string(), None),
+        Limit::FieldCount => {
+            ("max_headers", core.head_limits().fields_max.to_string(), core.max_headers.span())
+        }
+        Limit::TotalTimeout => {
+            ("proxy_timeout_total", ms(proxy.timeout_total_ms()), proxy.timeout_total_span())
+        }
+        Limit::SubrequestSize => {
+            ("subrequest_output_buffer_size", core.subrequest_output_buffer_size().to_string(), None)
+        }
         Limit::SendTimeout => ("send_timeout", ms(core.send_timeout()), core.send_timeout.span()),
         Limit::UpstreamHeadSize => {
             ("proxy_buffer_size", proxy.head_bytes_max().to_string(), proxy.buffer_size_span())
@@ -99,7 +115,10 @@ fn ms(ms: u64) -> String {
 }
 
 fn rate(rate: Option<MinRate>) -> String {
-    rate.map_or_else(|| "off".into(), |rate| format!("{} bytes/s after {}", rate.bytes_per_s, ms(u64::from(rate.grace_ms))))
+    rate.map_or_else(
+        || "off".into(),
+        |rate| format!("{} bytes/s after {}", rate.bytes_per_s, ms(u64::from(rate.grace_ms))),
+    )
 }
 
 impl Conf {

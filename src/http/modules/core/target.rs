@@ -4,8 +4,8 @@
 //! `server_name_in_redirect`, `port_in_redirect`, `internal`, `client_max_body_size`).
 
 use crate::base::path::{Escape, escape_uri, normalize_uri};
-use crate::http::location::{Kind, Location};
 use crate::http::error::Limit;
+use crate::http::location::{Kind, Location};
 use crate::http::modules::core::{error_log, told};
 use crate::http::pipeline::Reply;
 use crate::http::regex::{self, GaveUp, Groups, Regex};
@@ -56,7 +56,11 @@ pub fn check_location(request: &mut Request) -> Option<u16> {
         request.body.refuse();
         request.termination = Some(Termination::new(Who::Client, How::Limit, Phase::RequestBody).by(limit));
         let told = told(request, limit);
-        log::error!(error_log(request), &*request, "client intended to send too large body: {length} bytes{told}");
+        log::error!(
+            error_log(request),
+            &*request,
+            "client intended to send too large body: {length} bytes{told}"
+        );
         return Some(413);
     }
     None
@@ -85,7 +89,11 @@ pub fn captures(request: &mut Request, regex: &Regex, subject: &[u8]) -> Option<
 pub fn gave_up(request: &mut Request, error: GaveUp) {
     let place = request.config.places.name(error.span);
     let steps = regex::BACKTRACK_LIMIT;
-    log::error!(error_log(request), &*request, "the regular expression in {place} gave up after {steps} steps");
+    log::error!(
+        error_log(request),
+        &*request,
+        "the regular expression in {place} gave up after {steps} steps"
+    );
     request.gave_up = true;
 }
 
@@ -141,7 +149,9 @@ pub fn absolute(request: &Request, target: &[u8]) -> Option<Vec<u8>> {
     } else {
         absolute.extend_from_slice(host);
     }
-    if let Some(port) = request.connection.local.port().filter(|port| *port != 80 && core.port_in_redirect.get(true)) {
+    if let Some(port) =
+        request.connection.local.port().filter(|port| *port != 80 && core.port_in_redirect.get(true))
+    {
         absolute.extend_from_slice(format!(":{port}").as_bytes());
     }
     absolute.extend_from_slice(target);

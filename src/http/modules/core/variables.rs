@@ -9,11 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::base::base64;
+use crate::http::modules::core::error_log;
+use crate::http::modules::static_file;
 use crate::http::request::Request;
 use crate::http::response::reason;
 use crate::http::variable::{Argument, Change, Variable, changeable, nested, prefix, trailer, variable};
-use crate::http::modules::core::error_log;
-use crate::http::modules::static_file;
 use crate::log::{self, format};
 use crate::proto::h1::length::BodyLength;
 use crate::proto::header::Id;
@@ -51,7 +51,9 @@ pub static VARIABLES: &[Variable] = &[
     variable("binary_remote_addr", binary_remote_addr),
     variable("connection", |r, _, out| decimal(r.connection.number, out)),
     variable("connection_requests", |r, _, out| decimal(r.connection.requests, out)),
-    variable("connection_time", |r, _, out| seconds(clock::monotonic_ms().saturating_sub(r.connection.opened_ms), out)),
+    variable("connection_time", |r, _, out| {
+        seconds(clock::monotonic_ms().saturating_sub(r.connection.opened_ms), out)
+    }),
     prefix("http_", http_field),
     prefix("sent_http_", sent_http_field),
     prefix("sent_trailer_", |r, argument, out| trailer(r.response.trailers.as_bytes(), &argument.name, out)),
@@ -129,7 +131,11 @@ fn field(request: &Request, id: Id, out: Out) -> bool {
     match (id, request.body.declared(), request.header(id)) {
         (Id::ContentType, _, Some(_)) => {
             let data = request.input.data();
-            let fields = request.head.fields.pairs(data).filter(|(name, _)| name.eq_ignore_ascii_case(b"content-type"));
+            let fields = request
+                .head
+                .fields
+                .pairs(data)
+                .filter(|(name, _)| name.eq_ignore_ascii_case(b"content-type"));
             join(fields.map(|(_, value)| value), b", ", out)
         }
         (_, _, Some(value)) => text(value, out),
@@ -155,7 +161,12 @@ fn argument(request: &mut Request, argument: &Argument, out: Out) -> bool {
 fn http_field(request: &mut Request, argument: &Argument, out: Out) -> bool {
     let data = request.input.data();
     let separator: &[u8] = if &*argument.name == "cookie" { b"; " } else { b", " };
-    let values = request.head.fields.pairs(data).filter(|(name, _)| is_variable_name(name, &argument.name)).map(|(_, value)| value);
+    let values = request
+        .head
+        .fields
+        .pairs(data)
+        .filter(|(name, _)| is_variable_name(name, &argument.name))
+        .map(|(_, value)| value);
     join(values, separator, out)
 }
 
@@ -179,7 +190,11 @@ fn sent_http_field(request: &mut Request, argument: &Argument, out: Out) -> bool
         }
         _ => {}
     }
-    let values = response.headers.iter().filter(|(_, name, _)| is_variable_name(name, &argument.name)).map(|(_, _, value)| value);
+    let values = response
+        .headers
+        .iter()
+        .filter(|(_, name, _)| is_variable_name(name, &argument.name))
+        .map(|(_, _, value)| value);
     join(values, b", ", out)
 }
 

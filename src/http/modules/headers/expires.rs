@@ -50,7 +50,8 @@ impl Setting {
         let value = Script::compile(word, cx)?;
         let Some(text) = value.as_text() else { return Ok(Self::Variable { value, is_modified }) };
         let help = "a time such as 24h or -1, @15h30m, epoch, max or off";
-        let expires = parse(text, is_modified).map_err(|why| Diagnostic::error(word.span, format!("\"expires\" directive {why}")).help(help))?;
+        let expires = parse(text, is_modified)
+            .map_err(|why| Diagnostic::error(word.span, format!("\"expires\" directive {why}")).help(help))?;
         Ok(Self::Fixed(Fixed(expires)))
     }
 

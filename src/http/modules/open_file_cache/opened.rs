@@ -163,7 +163,10 @@ impl Opened {
         let small = is_settled.then(|| read_small(&file, stamp.size, how.may_wait)).transpose()?;
         let (content, settles_s) = match small.flatten() {
             Some(bytes) => (Content::Memory(bytes.into()), None),
-            None => (Content::File(Arc::new(OnDisk::new(file, u64::try_from(stamp.size).unwrap_or(0)))), settles_s),
+            None => (
+                Content::File(Arc::new(OnDisk::new(file, u64::try_from(stamp.size).unwrap_or(0)))),
+                settles_s,
+            ),
         };
         Ok(Self { stamp, content, place, settles_s })
     }

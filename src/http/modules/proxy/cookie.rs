@@ -28,8 +28,14 @@ pub struct Cookies {
 enum Rule {
     Off,
     /// A whole domain, or the begin of a path.
-    Text { from: Script, to: Script },
-    Regex { from: Regex, to: Script },
+    Text {
+        from: Script,
+        to: Script,
+    },
+    Regex {
+        from: Regex,
+        to: Script,
+    },
 }
 
 /// Flags for the cookies of a name.
@@ -76,7 +82,8 @@ impl Cookies {
 
     /// The value of a `Set-Cookie` as the client gets it; `None`: as it came.
     pub fn rewrite(&'static self, request: &mut Request, field: &[u8]) -> Option<Vec<u8>> {
-        let mut attributes: Vec<Attribute<'_>> = field.split(|&byte| byte == b';').map(Attribute::read).collect();
+        let mut attributes: Vec<Attribute<'_>> =
+            field.split(|&byte| byte == b';').map(Attribute::read).collect();
         attributes.first().filter(|cookie| cookie.value.is_some())?;
         let mut is_changed = false;
         for attribute in attributes.iter_mut().skip(1) {
@@ -110,7 +117,11 @@ impl Cookies {
                 None if word.is_empty() => {}
                 None => {
                     let word = log::Text(&word);
-                    log::error!(core::error_log(request), &*request, "invalid proxy_cookie_flags flag \"{word}\"");
+                    log::error!(
+                        core::error_log(request),
+                        &*request,
+                        "invalid proxy_cookie_flags flag \"{word}\""
+                    );
                 }
             }
         }
@@ -217,7 +228,9 @@ fn rule(rules: &mut Vec<Rule>, cx: &mut Cx, node: &Node, is_domain: bool) -> Res
     let to = Script::compile_text(&without_dot(node.arg(1)), span, cx)?;
     rules.push(match pattern(node, cx, is_domain)? {
         Some(from) => Rule::Regex { from, to },
-        None => Rule::Text { from: Script::compile_text(&without_dot(node.arg(0)), node.arg_span(0), cx)?, to },
+        None => {
+            Rule::Text { from: Script::compile_text(&without_dot(node.arg(0)), node.arg_span(0), cx)?, to }
+        }
     });
     Ok(())
 }

@@ -26,8 +26,20 @@ mod tests {
 
     #[test]
     fn any_bytes_as_range() {
-        const PIECES: [&[u8]; 12] =
-            [b"0", b"1", b"9", b"-", b",", b" ", b"5-", b"-7", b"18446744073709551615", b"3-12", b"a", b"\xff"];
+        const PIECES: [&[u8]; 12] = [
+            b"0",
+            b"1",
+            b"9",
+            b"-",
+            b",",
+            b" ",
+            b"5-",
+            b"-7",
+            b"18446744073709551615",
+            b"3-12",
+            b"a",
+            b"\xff",
+        ];
         bolero::check!().with_type::<(u64, u8, Vec<u8>)>().for_each(|(size, max, bytes)| {
             let value = bytes.iter().flat_map(|byte| PIECES[usize::from(*byte) % PIECES.len()]).copied();
             let value: Vec<u8> = b"bytes=".iter().copied().chain(value).collect();

@@ -31,7 +31,10 @@ enum Test {
     /// Neither empty nor `0`.
     True,
     Equals(Script),
-    Matches { pattern: Box<str>, regex: Regex },
+    Matches {
+        pattern: Box<str>,
+        regex: Regex,
+    },
     File(Kind),
 }
 
@@ -87,7 +90,8 @@ impl Condition {
                 Test::Matches { pattern: (&value.text).into(), regex }
             }
             other => {
-                let diagnostic = Diagnostic::error(operator.span, format!("unexpected \"{other}\" in condition"));
+                let diagnostic =
+                    Diagnostic::error(operator.span, format!("unexpected \"{other}\" in condition"));
                 return Err(diagnostic.help("a variable is compared with =, !=, ~, ~*, !~ or !~*"));
             }
         };

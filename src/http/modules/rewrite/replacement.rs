@@ -59,7 +59,9 @@ impl Rewrite {
                 "last" if !is_url => Then::Last,
                 "break" if !is_url => Then::Break,
                 "last" | "break" => then,
-                _ => return Err(params::invalid_parameter(word, &["last", "break", "redirect", "permanent"])),
+                _ => {
+                    return Err(params::invalid_parameter(word, &["last", "break", "redirect", "permanent"]));
+                }
             };
         }
         let is_redirect = matches!(then, Then::Redirect(_));
@@ -134,9 +136,21 @@ impl Rewrite {
         request.uri = path;
         let (uri, args) = (log::Text(&request.uri), log::Text(&request.args));
         if request.location.rewrite_log.is_logged() {
-            log::notice!(core::error_log(request), &*request, "rewritten data: \"{}\", args: \"{}\"", uri, args);
+            log::notice!(
+                core::error_log(request),
+                &*request,
+                "rewritten data: \"{}\", args: \"{}\"",
+                uri,
+                args
+            );
         } else {
-            log::debug!(core::error_log(request), &*request, "rewritten data: \"{}\", args: \"{}\"", uri, args);
+            log::debug!(
+                core::error_log(request),
+                &*request,
+                "rewritten data: \"{}\", args: \"{}\"",
+                uri,
+                args
+            );
         }
     }
 

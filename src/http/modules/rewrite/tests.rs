@@ -13,7 +13,13 @@ fn findings(block: &str) -> Diagnostics {
 
 fn findings_of(name: &str, text: &str) -> Diagnostics {
     let (tree, mut out) = load::load_text(name, text, &load::LoadOptions::default());
-    let options = CompileOptions { prefix: Path::new("/").into(), folder: Path::new("/").into(), error_log: Logger::none(), names: Default::default(), test_only: true };
+    let options = CompileOptions {
+        prefix: Path::new("/").into(),
+        folder: Path::new("/").into(),
+        error_log: Logger::none(),
+        names: Default::default(),
+        test_only: true,
+    };
     compile(&tree.nodes[0], &options, &mut out);
     out
 }
@@ -104,7 +110,10 @@ fn traps_are_told_and_harmless_uses_are_not() {
         ("if ($arg_a) { rewrite ^ /x last; } try_files $uri =404;", ""),
         ("if ($arg_a) { set $a b; } try_files $uri =404;", "where this \"if\" holds, the \"try_files\""),
         ("if ($arg_a) { add_header X y; } if ($arg_b) { return 204; }", ""),
-        ("if ($arg_a) { add_header X y; } if ($arg_b) { set $a b; }", "where this \"if\" and an earlier one hold"),
+        (
+            "if ($arg_a) { add_header X y; } if ($arg_b) { set $a b; }",
+            "where this \"if\" and an earlier one hold",
+        ),
         (
             "if ($arg_a) { proxy_pass http://127.0.0.1; } if ($arg_b) { set $a b; }",
             "a request for which this \"if\" and an earlier one with \"proxy_pass\" hold",

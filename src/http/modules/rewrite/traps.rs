@@ -26,7 +26,9 @@ pub fn check(confs: &Confs, ifs: &[IfSettings], cx: &mut Cx) {
             let help = "set variables by a \"map\" instead, or let the \"if\" end with \"return\" or \"rewrite … last\"";
             cx.diagnostics.push(Diagnostic::warning(this.span, message).help(help));
         }
-        if let Some(earlier) = ifs[..index].iter().rfind(|earlier| !earlier.ends && !earlier.partial.is_empty()) {
+        if let Some(earlier) =
+            ifs[..index].iter().rfind(|earlier| !earlier.ends && !earlier.partial.is_empty())
+        {
             let lost_proxy = earlier.partial.proxy_pass.is_some()
                 && this.partial.proxy_pass.is_none()
                 && !confs.proxy_pass.is_set();

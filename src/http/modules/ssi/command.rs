@@ -226,7 +226,9 @@ mod tests {
             loop {
                 let at = cursor.at();
                 match cursor.next(&input, VALUE_MAX, pieces.peek().is_none()) {
-                    Found::Text(length) => out.push_str(std::str::from_utf8(&input[at..at + length]).unwrap()),
+                    Found::Text(length) => {
+                        out.push_str(std::str::from_utf8(&input[at..at + length]).unwrap())
+                    }
                     Found::Command(Ok(command), _) => {
                         out.push_str(&format!("({})", String::from_utf8(command.name).unwrap()));
                     }
@@ -257,7 +259,10 @@ mod tests {
     fn pieces_of_any_size_are_read_alike() {
         let long = "x".repeat(300);
         let cases = [
-            ("a<!--#echo -->b<!-- c --><!--#set v=\"-->\\\"\" -->d<!--", "a(echo)b<!-- c -->(set)d<!--".to_owned()),
+            (
+                "a<!--#echo -->b<!-- c --><!--#set v=\"-->\\\"\" -->d<!--",
+                "a(echo)b<!-- c -->(set)d<!--".to_owned(),
+            ),
             ("a<!--#<!--#<!--#b-->c", "a!c".to_owned()),
             ("a<!--# c", "a<!--# c".to_owned()),
             // the value is too long: the next end of a command ends this one
@@ -274,14 +279,26 @@ mod tests {
     #[test]
     fn the_work_is_in_proportion_to_the_text() {
         for bytes in [100_000, 200_000, 400_000] {
-            for pattern in ["<!--#", "<!--#\"", "<!--#' -", "<!--# -- ", "<!--#a b=\"\\", "<!--#'-->' ", "<!--#a -->", "-"] {
+            for pattern in [
+                "<!--#",
+                "<!--#\"",
+                "<!--#' -",
+                "<!--# -- ",
+                "<!--#a b=\"\\",
+                "<!--#'-->' ",
+                "<!--#a -->",
+                "-",
+            ] {
                 let text = pattern.repeat(bytes / pattern.len());
                 for piece_bytes in [7, 4096, bytes] {
                     LOOKED.set(0);
                     read(text.as_bytes(), piece_bytes);
                     let looked = LOOKED.get();
                     // a dash at the end of a piece is looked at again
-                    assert!(looked <= text.len() + bytes / piece_bytes * 2, "{pattern}: {looked} of {bytes} in pieces of {piece_bytes}");
+                    assert!(
+                        looked <= text.len() + bytes / piece_bytes * 2,
+                        "{pattern}: {looked} of {bytes} in pieces of {piece_bytes}"
+                    );
                 }
             }
         }

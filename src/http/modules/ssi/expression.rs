@@ -61,7 +61,9 @@ pub fn evaluate(request: &mut Request, text: &[u8]) -> Result<Vec<u8>, String> {
 fn bound(value: &[u8]) -> Result<(), String> {
     match value.len() {
         0..=VALUE_BYTES_MAX => Ok(()),
-        _ => Err(format!("too long value in an SSI command: with its variables more than {VALUE_BYTES_MAX} bytes")),
+        _ => Err(format!(
+            "too long value in an SSI command: with its variables more than {VALUE_BYTES_MAX} bytes"
+        )),
     }
 }
 
@@ -77,19 +79,17 @@ pub fn is_true(request: &mut Request, expression: &[u8]) -> Result<bool, String>
     };
     let left = evaluate(request, left.trim_ascii())?;
     let matches = match right {
-        [b'/', pattern @ .., b'/'] => {
-            match captures(request, pattern, &left)? {
-                Some((regex, groups)) => {
-                    request.captured(&left, &groups);
-                    for (name, group) in regex.names() {
-                        let value = groups.get(*group).and_then(|range| left.get(range.clone()));
-                        super::set(request, &name.to_ascii_lowercase().into_bytes(), value.unwrap_or(b""))?;
-                    }
-                    true
+        [b'/', pattern @ .., b'/'] => match captures(request, pattern, &left)? {
+            Some((regex, groups)) => {
+                request.captured(&left, &groups);
+                for (name, group) in regex.names() {
+                    let value = groups.get(*group).and_then(|range| left.get(range.clone()));
+                    super::set(request, &name.to_ascii_lowercase().into_bytes(), value.unwrap_or(b""))?;
                 }
-                None => false,
+                true
             }
-        }
+            None => false,
+        },
         _ => left == evaluate(request, right)?,
     };
     Ok(matches == is_wanted)
@@ -101,7 +101,11 @@ const COMPILED_MAX: u16 = 256;
 const GIVEN_UP_MAX: u16 = 8;
 
 /// Matches an expression of a condition. Errors: there is no such expression, or there is no time for it.
-fn captures(request: &mut Request, pattern: &[u8], subject: &[u8]) -> Result<Option<(Rc<Regex>, Groups)>, String> {
+fn captures(
+    request: &mut Request,
+    pattern: &[u8],
+    subject: &[u8],
+) -> Result<Option<(Rc<Regex>, Groups)>, String> {
     let state = request.ssi.get_or_insert_default();
     if state.compiled >= COMPILED_MAX || state.given_up >= GIVEN_UP_MAX {
         return Err(format!(
@@ -115,7 +119,9 @@ fn captures(request: &mut Request, pattern: &[u8], subject: &[u8]) -> Result<Opt
         Err(_) => {
             state.given_up += 1;
             let pattern = String::from_utf8_lossy(pattern);
-            Err(format!("the expression \"{pattern}\" of an SSI condition gave up after {BACKTRACK_LIMIT} steps"))
+            Err(format!(
+                "the expression \"{pattern}\" of an SSI condition gave up after {BACKTRACK_LIMIT} steps"
+            ))
         }
     }
 }

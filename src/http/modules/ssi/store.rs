@@ -36,11 +36,16 @@ impl Variables {
         let bytes = self.0.bytes - before.unwrap_or(0) + name.len() + value.len();
         let name_text = || String::from_utf8_lossy(name).into_owned();
         if before.is_none() && self.0.values.len() >= VARIABLES_MAX {
-            return Err(format!("too many SSI variables: \"{}\" is one more than {VARIABLES_MAX}", name_text()));
+            return Err(format!(
+                "too many SSI variables: \"{}\" is one more than {VARIABLES_MAX}",
+                name_text()
+            ));
         }
         if bytes > VARIABLE_BYTES_MAX {
             let name = name_text();
-            return Err(format!("too long SSI variables: with \"{name}\" more than {VARIABLE_BYTES_MAX} bytes in a request"));
+            return Err(format!(
+                "too long SSI variables: with \"{name}\" more than {VARIABLE_BYTES_MAX} bytes in a request"
+            ));
         }
         let table = Rc::make_mut(&mut self.0);
         if bytes > table.share.bytes() {
@@ -83,7 +88,9 @@ impl Blocks {
     /// Takes more text of the block that is open. Errors: it is too much now, said once; none of the block is kept.
     pub fn push(&mut self, text: &[u8]) -> Result<(), String> {
         let Some((name, kept)) = &mut self.open else { return Ok(()) };
-        let Some(bytes) = kept.as_ref().map(|kept| self.bytes + name.len() + kept.len() + text.len()) else { return Ok(()) };
+        let Some(bytes) = kept.as_ref().map(|kept| self.bytes + name.len() + kept.len() + text.len()) else {
+            return Ok(());
+        };
         if bytes <= BLOCK_BYTES_MAX {
             if bytes > self.share.bytes() {
                 draw(&mut self.share, bytes).inspect_err(|_| *kept = None)?;
@@ -93,7 +100,9 @@ impl Blocks {
         }
         *kept = None;
         let name = String::from_utf8_lossy(name);
-        Err(format!("too long SSI block \"{name}\": the blocks of a page have at most {BLOCK_BYTES_MAX} bytes"))
+        Err(format!(
+            "too long SSI block \"{name}\": the blocks of a page have at most {BLOCK_BYTES_MAX} bytes"
+        ))
     }
 
     /// The block that is open ends. Of two with one name the first stays.
@@ -127,7 +136,8 @@ mod tests {
 
         let mut variables = Variables::default();
         let value = vec![b'x'; VALUE_BYTES_MAX];
-        let kept = (0..100).filter(|number| variables.set(format!("v{number}").as_bytes(), &value).is_ok()).count();
+        let kept =
+            (0..100).filter(|number| variables.set(format!("v{number}").as_bytes(), &value).is_ok()).count();
         assert_eq!(kept, VARIABLE_BYTES_MAX / (VALUE_BYTES_MAX + 3));
         for _ in 0..100 {
             variables.set(b"v0", &value).expect("it has its room already");

@@ -63,7 +63,8 @@ pub fn condition(request: &Request, modified: Option<i64>, etag: &[u8]) -> Optio
         Some(list) if is_read => (is_listed(list, etag, true) && !is_always_new).then_some(304),
         Some(list) => is_listed(list, etag, true).then_some(412),
         None => {
-            let is_current = since(Id::IfModifiedSince).is_some_and(|(date, modified)| core.is_current(modified, date));
+            let is_current =
+                since(Id::IfModifiedSince).is_some_and(|(date, modified)| core.is_current(modified, date));
             (is_read && is_current).then_some(304)
         }
     }
@@ -76,7 +77,8 @@ pub fn condition(request: &Request, modified: Option<i64>, etag: &[u8]) -> Optio
 pub fn keep_weak(request: &Request, response: &mut Response) {
     let Some(tag) = response.headers.get(Id::Etag).filter(|tag| tag.starts_with(b"\"")) else { return };
     let weak = [b"W/", tag].concat();
-    let names = |list: &[u8], tag: &[u8]| list.split(|byte| *byte == b',').any(|item| item.trim_ascii() == tag);
+    let names =
+        |list: &[u8], tag: &[u8]| list.split(|byte| *byte == b',').any(|item| item.trim_ascii() == tag);
     if request.header(Id::IfNoneMatch).is_some_and(|list| names(list, &weak) && !names(list, tag)) {
         response.headers.set(Id::Etag, &weak);
     }
@@ -92,9 +94,7 @@ fn is_listed(list: &[u8], etag: &[u8], is_weak: bool) -> bool {
     };
     list == b"*"
         || !etag.is_empty()
-            && list
-                .split(|byte| *byte == b',')
-                .any(|item| opaque(item.trim_ascii()) == opaque(etag))
+            && list.split(|byte| *byte == b',').any(|item| opaque(item.trim_ascii()) == opaque(etag))
 }
 
 #[cfg(test)]

@@ -69,7 +69,9 @@ impl Scan<'_> {
     pub fn next(&mut self, from: usize, is_wanted: impl Fn(usize) -> bool) -> Found {
         let mut at = from;
         let found = loop {
-            let Some(found) = self.search.automaton.find(Input::new(self.body).range(at..)) else { break None };
+            let Some(found) = self.search.automaton.find(Input::new(self.body).range(at..)) else {
+                break None;
+            };
             // One that is not wanted hides those behind it in the list that begin at the same place.
             let first = found.pattern().as_usize();
             let index = (first..self.search.count())
@@ -117,7 +119,8 @@ impl Scan<'_> {
             .filter(|start| self.search.begins[usize::from(self.body[*start])])
             .find_map(|start| {
                 let part = &self.body[start..];
-                let cut = |text: &[u8]| text.len() > part.len() && text[..part.len()].eq_ignore_ascii_case(part);
+                let cut =
+                    |text: &[u8]| text.len() > part.len() && text[..part.len()].eq_ignore_ascii_case(part);
                 let mut texts = self.search.texts.iter().enumerate();
                 texts.find(|(index, text)| is_wanted(*index) && cut(text)).map(|(index, _)| (start, index))
             });
@@ -183,7 +186,11 @@ mod tests {
             let every: Vec<usize> = (1..body.len()).collect();
             for (expected, is_once) in [(all, false), (once, true)] {
                 assert_eq!(replaced(texts, body.as_bytes(), &[], is_once), **expected, "{texts:?}");
-                assert_eq!(replaced(texts, body.as_bytes(), &every, is_once), **expected, "{texts:?} by bytes");
+                assert_eq!(
+                    replaced(texts, body.as_bytes(), &every, is_once),
+                    **expected,
+                    "{texts:?} by bytes"
+                );
                 for cut in 1..body.len() {
                     assert_eq!(
                         replaced(texts, body.as_bytes(), &[cut], is_once),
