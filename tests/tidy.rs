@@ -26,6 +26,9 @@ const UNSAFE_ROOMS: [&str; 3] = ["src/sys/", "src/runtime/waker.rs", "src/shm/zo
 
 const LINES_MAX: usize = 800;
 
+/// Tables that rustfmt leaves alone have the longest lines.
+const COLUMNS_MAX: usize = 160;
+
 #[test]
 fn imports_go_down_only() {
     let faults: Vec<String> = sources("src").iter().flat_map(upward_imports).collect();
@@ -57,6 +60,30 @@ fn no_file_hides_a_second_room() {
     let long = sources("src").into_iter().filter(|source| source.text.lines().count() > LINES_MAX);
     let faults: Vec<String> = long.map(|source| source.name).collect();
     assert!(faults.is_empty(), "longer than {LINES_MAX} lines: {faults:?}");
+}
+
+#[test]
+fn no_line_is_wider_than_a_table() {
+    let mut faults = Vec::new();
+    for source in sources("src") {
+        let lines = source.text.lines().enumerate();
+        let wide = lines.filter(|(_, line)| line.chars().count() > COLUMNS_MAX);
+        faults.extend(wide.map(|(index, _)| format!("{}:{}", source.name, index + 1)));
+    }
+    assert!(faults.is_empty(), "wider than {COLUMNS_MAX} columns: {faults:?}");
+}
+
+/// rustfmt and clippy's module lints do not follow a `mod` that a macro writes.
+#[test]
+fn the_formatter_sees_every_module() {
+    let hidden = Regex::new(r"\bmod \$").expect("valid");
+    let sources = sources("src");
+    let faults: Vec<&str> = sources
+        .iter()
+        .filter(|source| hidden.is_match(&source.text))
+        .map(|source| source.name.as_str())
+        .collect();
+    assert!(faults.is_empty(), "modules that a macro declares: {faults:?}");
 }
 
 #[test]
