@@ -6,6 +6,7 @@ pub mod crypt;
 pub mod foreign;
 pub mod frame;
 pub mod gzip;
+pub mod http_date;
 pub mod in_place;
 pub mod network;
 pub mod number;

@@ -7,14 +7,14 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use crate::http::ahead::Sink;
-use crate::http::error::Error;
-use crate::http::filter::{Filters, Piece, Signal};
 use crate::http::modules::{self, limit_rate};
-use crate::http::output::{Framing, JOINED_MAX, Output};
 use crate::http::request::Request;
+use crate::http::request::ahead::Sink;
+use crate::http::request::error::Error;
+use crate::http::request::subrequest;
+use crate::http::response::filter::{Filters, Piece, Signal};
+use crate::http::response::output::{Framing, JOINED_MAX, Output};
 use crate::http::response::{self, Response};
-use crate::http::subrequest;
 use crate::log;
 use crate::net::drain;
 use crate::proto::h1::encode::{Head, Text};

@@ -1,41 +1,20 @@
 //! HTTP: servers, locations, the request pipeline and its modules.
 
-pub mod ahead;
-pub mod body;
 pub mod captures;
 pub mod client;
-pub mod coding;
-pub mod compile;
-pub mod error;
-pub mod error_page;
-pub mod filter;
+pub mod config;
 pub mod glossary;
 pub mod h1;
-pub mod handover;
-pub mod headers;
-pub mod listen;
-pub mod location;
-pub mod media_types;
 pub mod modules;
-pub mod output;
-pub mod pace;
-pub mod parked;
-pub mod passes;
 pub mod pipeline;
 pub mod property;
 pub mod proxy_header;
 pub mod regex;
-pub mod relay;
 pub mod request;
 pub mod response;
 pub mod script;
-pub mod server;
-pub mod spill;
-pub mod spool;
-pub mod subrequest;
 pub mod temp_file;
-pub mod termination;
-pub mod upgrade;
+pub mod tunnel;
 pub mod upstream;
 pub mod variable;
 pub mod zone;
@@ -46,9 +25,9 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-pub use compile::{CompileOptions, compile};
-pub use handover::Handover;
-pub use server::{Listen, Server};
+pub use config::compile::{CompileOptions, compile};
+pub use config::server::{Listen, Server};
+pub use h1::handover::Handover;
 
 use crate::config::Places;
 use crate::log;

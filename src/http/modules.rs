@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::config::table::{Module, Slot, Table};
 use crate::config::{self, Merge, RowInfo};
-use crate::http::compile::{self, Cx};
+use crate::http::config::compile::{self, Cx};
 use crate::http::pipeline::Verdict;
 use crate::http::request::Request;
 use crate::http::variable::Variable;

@@ -6,13 +6,16 @@ use std::borrow::Cow;
 use std::pin::Pin;
 
 use crate::http::client::Client;
-use crate::http::error::{Error, Side};
-use crate::http::location::{Found, Location};
+use crate::http::config::location::{Found, Location};
 use crate::http::modules::{self, Confs, Phase};
 use crate::http::request::Request;
+use crate::http::request::body_file;
+use crate::http::request::error::{Error, Side};
+use crate::http::request::subrequest;
+use crate::http::request::termination::{self, How, Phase as Moment, Termination, Who};
+use crate::http::response::error_page;
 use crate::http::response::{Body, Response};
-use crate::http::termination::{self, How, Phase as Moment, Termination, Who};
-use crate::http::{error_page, modules::core, spool, subrequest, upstream};
+use crate::http::{modules::core, upstream};
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
@@ -470,7 +473,7 @@ async fn answer(
             Ok(Some(go_on(request, phase, index, verdict)))
         }
         Reply::AfterBody { then, phase, index } => {
-            Box::pin(spool::gather(request, client.io())).await?;
+            Box::pin(body_file::gather(request, client.io())).await?;
             let verdict = then(request);
             Ok(Some(go_on(request, phase, index, verdict)))
         }

@@ -9,11 +9,12 @@ use std::mem::ManuallyDrop;
 
 use crate::config::convert::nginx_word;
 use crate::config::{LoadOptions, Node, load_text};
-use crate::http::body::{self, Body};
+use crate::http::compile;
 use crate::http::modules::core;
 use crate::http::pipeline::{self, INTERNAL_REDIRECTS_MAX, Reply};
+use crate::http::request::body::{self, Body};
 use crate::http::request::{Connection, Request};
-use crate::http::{CompileOptions, Config, compile};
+use crate::http::{CompileOptions, Config};
 use crate::log::Logger;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::h1::request::{self, Limits, Progress, RequestHead};

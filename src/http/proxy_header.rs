@@ -5,10 +5,10 @@
 
 use std::io;
 
-use crate::http::handover::Handover;
-use crate::http::server::Listen;
+use crate::http::config::server::Listen;
+use crate::http::h1::handover::Handover;
 use crate::log::{self, Logger};
-use crate::proto::proxy::{self, Error, Header};
+use crate::proto::proxy_protocol::{self, Error, Header};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{Io, Waiting};
 use crate::sys::address::SockAddr;
@@ -43,7 +43,7 @@ impl log::Context for Sender<'_> {
 pub async fn read(io: &Io, buffer_size: usize, log: Logger, who: &Sender<'_>) -> Option<(Header, Buffer)> {
     let mut input = Buffer::take(buffer_size);
     loop {
-        match proxy::parse(input.data()) {
+        match proxy_protocol::parse(input.data()) {
             Ok(Some((header, length))) => {
                 input.consume(length);
                 input.compact();
@@ -109,7 +109,7 @@ pub fn of_handover(handover: &Handover) -> Result<Option<Header>, Error> {
     if handover.proxy.is_empty() {
         return Ok(None);
     }
-    let (header, length) = proxy::parse(&handover.proxy)?.ok_or(Error::Broken)?;
+    let (header, length) = proxy_protocol::parse(&handover.proxy)?.ok_or(Error::Broken)?;
     if length == handover.proxy.len() { Ok(Some(header)) } else { Err(Error::Broken) }
 }
 
@@ -123,7 +123,8 @@ mod tests {
             let (listen, requests, idle_ms_left, opened_ms_ago, number) = (0, 0, 0, 0, 0);
             of_handover(&Handover { listen, requests, idle_ms_left, opened_ms_ago, number, proxy })
         };
-        let (header, _) = proxy::parse(b"PROXY TCP6 2001:db8::1 ::2 5 6\r\n").expect("valid").expect("whole");
+        let (header, _) =
+            proxy_protocol::parse(b"PROXY TCP6 2001:db8::1 ::2 5 6\r\n").expect("valid").expect("whole");
         assert_eq!(of(for_handover(&header)), Ok(Some(header.clone())));
         assert_eq!(of(for_handover(&Header::default())), Ok(Some(Header::default())));
         assert_eq!(of(Box::default()), Ok(None));

@@ -6,7 +6,7 @@
 use crate::base::foreign;
 use crate::base::path::{Escape, escape_uri};
 use crate::config::{Diagnostic, Span, Word};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::request::Request;
 use crate::http::variable::VariableId;
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::config::{Diagnostic, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::log::{Cause, Owner};
 use crate::runtime::blocking::{self, Lane};
 use crate::sys::trusted::Place;

@@ -9,7 +9,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::config::{self, Diagnostics};
-use crate::http::{CompileOptions, Config, Hooks, Service, compile};
+use crate::http::compile;
+use crate::http::{CompileOptions, Config, Hooks, Service};
 use crate::log::Logger;
 use crate::runtime::{self, Acceptor, Runtime, race};
 use crate::shm::counter::{self, Kind, Word};

@@ -19,7 +19,7 @@ use crate::sys::names::Names;
 use super::file;
 use super::lease::{self, Held, Interned, Owner, lock};
 use super::repeat::now_ms;
-use super::{drain, syslog, target};
+use super::{sink, syslog, target};
 
 /// Lines of one turn that are gathered before they are written without waiting for its end.
 const TURN_BYTES_MAX: usize = 64 * 1024;
@@ -165,7 +165,7 @@ impl File {
         let state = &mut *lock(&self.0.state);
         let path = match &self.0.kind {
             Kind::Syslog(settings) => {
-                let secs = drain::wall_secs();
+                let secs = sink::wall_secs();
                 if let Err(error) = state.sender.send(settings, settings.severity, secs, line) {
                     state.lose(1, error);
                     self.0.list(state);
@@ -330,7 +330,7 @@ impl State {
         if self.lines.is_empty() && self.packed.bytes.is_empty() {
             return;
         }
-        if self.failed_at.is_some_and(|second| second == drain::wall_secs()) {
+        if self.failed_at.is_some_and(|second| second == sink::wall_secs()) {
             self.write_at_ms = Some(now_ms() + OUTAGE_RETRY_MS);
             return;
         }
@@ -419,7 +419,7 @@ impl State {
     /// The file does not take what is left from byte `done` on.
     fn fail(&mut self, done: usize, cause: io::Error) {
         self.keep_from(done);
-        self.failed_at = Some(drain::wall_secs());
+        self.failed_at = Some(sink::wall_secs());
         self.write_at_ms = Some(now_ms() + OUTAGE_RETRY_MS);
         self.cause = Some(cause);
         self.outage = match self.outage {
@@ -451,7 +451,7 @@ impl State {
             let cause = state.cause.as_ref().and_then(io::Error::raw_os_error);
             io::Error::from_raw_os_error(cause.unwrap_or(libc::ENOSPC))
         };
-        let second = drain::wall_secs();
+        let second = sink::wall_secs();
         if self.outage == Outage::Untold {
             self.outage = Outage::Told;
             self.told_at = second;

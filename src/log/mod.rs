@@ -7,7 +7,6 @@
 
 pub mod access;
 mod context;
-mod drain;
 pub mod escape;
 mod file;
 pub mod format;
@@ -16,6 +15,7 @@ mod level;
 mod macros;
 pub mod named;
 mod repeat;
+mod sink;
 mod syslog;
 mod target;
 
@@ -26,11 +26,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::sys::names::Names;
 
 pub use self::context::{Cause, Context, Fields, Text};
-#[doc(hidden)]
-pub use self::drain::emit;
 pub use self::lease::{Lease, OpenError, Owner};
 pub use self::level::Level;
 pub use self::macros::*;
+#[doc(hidden)]
+pub use self::sink::emit;
 pub use self::target::{Logger, Target};
 
 /// The id of the process's own logger, plus one; 0 is stderr.
@@ -102,7 +102,7 @@ fn redirect_stderr() {
 pub fn flush_turn() {
     access::flush_turn();
     for summary in repeat::take_due(repeat::now_ms(), false) {
-        drain::tell(&summary);
+        sink::tell(&summary);
     }
 }
 
@@ -121,7 +121,7 @@ pub fn descriptors() -> Vec<RawFd> {
 pub fn flush_all() {
     access::flush_all();
     for summary in repeat::take_due(repeat::now_ms(), true) {
-        drain::tell(&summary);
+        sink::tell(&summary);
     }
 }
 

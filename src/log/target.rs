@@ -133,7 +133,7 @@ impl Target {
                 state.failed_at = None;
                 if state.lost > 0 {
                     let lost = std::mem::take(&mut state.lost);
-                    let line = super::drain::own_line(secs, Level::Warn, |out| {
+                    let line = super::sink::own_line(secs, Level::Warn, |out| {
                         let _ = write!(out, "{lost} lines of this log were lost");
                     });
                     if self.0.kind.write(state, Level::Warn, secs, &line).is_err() {

@@ -6,6 +6,7 @@ pub mod budget;
 pub mod connect;
 pub mod drain;
 pub mod open;
+pub mod pace;
 pub mod resolver;
 pub mod room;
 

@@ -5,5 +5,5 @@ pub mod h1;
 pub mod header;
 pub mod message;
 pub mod property;
-pub mod proxy;
+pub mod proxy_protocol;
 pub mod uri;

@@ -12,7 +12,7 @@ use crate::proto::h1::response::{self, ResponseHead};
 use crate::proto::h1::{Error, encode};
 use crate::proto::header::{Field, Id};
 use crate::proto::message::{Method, Version};
-use crate::proto::proxy::{self, Tlv};
+use crate::proto::proxy_protocol::{self, Tlv};
 use crate::proto::uri::{self, Form};
 
 /// Cuts tried of one text; longer ones are cut at some of their bytes only.
@@ -123,9 +123,9 @@ fn check_response(data: &[u8], end: usize, head_bytes_max: usize, head: &Respons
 
 /// Reads `data` as the header of the PROXY protocol: cuts, the copy in version 2, and its TLVs.
 pub fn reads_proxy_header(data: &[u8]) {
-    let verdict = proxy::parse(data);
+    let verdict = proxy_protocol::parse(data);
     for cut in (0..data.len()).step_by(data.len() / CUTS_MAX + 1) {
-        let part = proxy::parse(&data[..cut]);
+        let part = proxy_protocol::parse(&data[..cut]);
         match &verdict {
             Ok(Some((_, end))) if cut < *end => assert_eq!(part, Ok(None), "cut at {cut}"),
             Ok(Some(_)) => assert_eq!(part, verdict, "cut at {cut}"),
@@ -137,7 +137,7 @@ pub fn reads_proxy_header(data: &[u8]) {
     assert!(0 < end && end <= data.len());
     let mut copy = Vec::new();
     header.write(&mut copy);
-    assert_eq!(proxy::parse(&copy), Ok(Some((header.clone(), copy.len()))));
+    assert_eq!(proxy_protocol::parse(&copy), Ok(Some((header.clone(), copy.len()))));
     for kind in 0..=255 {
         for tlv in [Tlv::Plain(kind), Tlv::Ssl(kind), Tlv::SslVerify] {
             let mut out = Vec::new();

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 pub use super::area::LANES;
 use super::area::{Area, Header, LANE_WORDS, area};
 use super::counter::Total;
-use super::{heartbeat, holders};
+use super::{heartbeat, held_counts};
 
 pub(super) const OWNER: usize = 0;
 pub(super) const GENERATION: usize = 1;
@@ -58,7 +58,7 @@ pub fn enter(lane: Lane) {
 
 /// Called by the master when the process of `lane` is gone: zeroes what it held and frees the lane.
 pub fn give(lane: Lane) {
-    holders::give_back(lane);
+    held_counts::give_back(lane);
     give_in(area(), lane);
 }
 

@@ -10,11 +10,11 @@ mod area;
 pub mod behind;
 pub mod counter;
 pub mod heartbeat;
+pub mod held_counts;
 pub mod histogram;
-pub mod holders;
 pub mod lanes;
+pub mod leaky_bucket;
 pub mod named;
-pub mod table;
 pub mod zone;
 
 use std::os::fd::{AsRawFd, RawFd};

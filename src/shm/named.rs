@@ -9,7 +9,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::area::fingerprint;
-use super::holders;
+use super::held_counts;
 use super::zone::Zone;
 
 /// The kind byte of the names of zones, beside those of counters.
@@ -81,7 +81,7 @@ impl Zones {
 
     fn sweep(&mut self, live: &HashSet<u64>) {
         for named in self.0.iter_mut().filter(|named| named.name != 0 && !live.contains(&named.name)) {
-            holders::forget(named.zone);
+            held_counts::forget(named.zone);
             // Where the kernel cannot punch holes the zone is never used again.
             if named.zone.clear(0..named.zone.words().len()).is_ok() {
                 named.name = 0;

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::base::frame::{self, Fields, Frame};
 use crate::http::Handover;
-use crate::http::handover::PROXY_BYTES_MAX;
+use crate::http::h1::handover::PROXY_BYTES_MAX;
 use crate::net::Address;
 use crate::upstream::known::{SPOTS_MAX, Spot};
 

@@ -8,7 +8,7 @@ use crate::base::network::Network;
 use crate::config::directive::{block, custom, keyword};
 use crate::config::inherit::{duplicate, replace};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;

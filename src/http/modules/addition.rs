@@ -5,13 +5,13 @@
 
 use crate::config::directive::{custom, text};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
-use crate::http::compile::Cx;
-use crate::http::error::Error;
-use crate::http::filter::{BodyFilter, Flow, Piece, Signal};
-use crate::http::media_types::MediaTypes;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::subrequest::{Subrequest, Then};
+use crate::http::request::error::Error;
+use crate::http::request::subrequest::{Subrequest, Then};
+use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
+use crate::http::response::media_types::MediaTypes;
 use crate::http::variable::Variable;
 use crate::proto::header::Id;
 

@@ -19,7 +19,7 @@ use crate::base::base64;
 use crate::base::crypt::{self, Scheme};
 use crate::config::directive::{custom, millis};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, autoindex, core};
 use crate::http::pipeline::{Reply, Verdict, Work};
 use crate::http::request::Request;

@@ -6,7 +6,7 @@
 use crate::config::directive::custom;
 use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{self, BlockConf, Directive, core};
 use crate::http::pipeline::{Ask, Reply, Verdict};
 use crate::http::request::Request;

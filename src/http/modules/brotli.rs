@@ -1,6 +1,6 @@
 //! brotli for clients that accept it.
 //!
-//! Runs on every response head where `brotli` is on. Which coding an answer gets is decided in `http/coding.rs`.
+//! Runs on every response head where `brotli` is on. Which coding an answer gets is decided in `http/response/coding.rs`.
 //! RFC 7932. Behaviour: the directives are those of the module that nginx's users know (google/ngx_brotli).
 
 use std::fmt;
@@ -10,11 +10,11 @@ use brotli::enc::{BrotliEncoderParams, StandardAlloc};
 
 use crate::config::directive::{Accepted, accepted, custom, flag, number, size};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
-use crate::http::coding::{self, Block, Engine, Name, Offer};
-use crate::http::compile::Cx;
-use crate::http::filter::Signal;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, gzip};
 use crate::http::request::Request;
+use crate::http::response::coding::{self, Block, Engine, Name, Offer};
+use crate::http::response::filter::Signal;
 use crate::http::variable::{Variable, variable};
 
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use memchr::memmem;
 use crate::config::directive::{custom, text};
 use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::variable::{Variable, variable};

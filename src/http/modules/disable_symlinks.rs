@@ -11,7 +11,7 @@ use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::script::Script;

@@ -5,10 +5,10 @@
 
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, inherit};
-use crate::http::compile::Cx;
-use crate::http::error::{Error, Limit};
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
+use crate::http::request::error::{Error, Limit};
 use crate::http::script::Script;
 use crate::http::variable::Variable;
 use crate::proto::h1::encode;

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::config::directive::{custom, text};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::regex::Regex;
 use crate::http::request::Request;

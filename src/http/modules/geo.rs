@@ -14,7 +14,7 @@ use crate::base::network::Network;
 use crate::base::radix::Radix;
 use crate::config::directive::block;
 use crate::config::{Arity, Cell, Context, Diagnostic, Entry, Merge, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, realip};
 use crate::http::request::Request;
 use crate::http::script::Script;

@@ -7,11 +7,11 @@
 use crate::base::gzip::Decoder;
 use crate::config::directive::{Accepted, accepted, flag};
 use crate::config::{Arity, Context, Inherit, Merge};
-use crate::http::coding::{self, Name};
-use crate::http::error::Error;
-use crate::http::filter::{BodyFilter, Flow, Piece, Signal};
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
+use crate::http::request::error::Error;
+use crate::http::response::coding::{self, Name};
+use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
 use crate::http::variable::Variable;
 use crate::net::budget::Share;
 use crate::proto::header::Id;

@@ -1,6 +1,6 @@
 //! gzip for clients that accept it, and which clients may have an encoded answer at all.
 //!
-//! Runs on every response head where `gzip` is on. Which coding an answer gets is decided in `http/coding.rs`.
+//! Runs on every response head where `gzip` is on. Which coding an answer gets is decided in `http/response/coding.rs`.
 //! Behaviour: nginx.org, ngx_http_gzip_module.
 
 mod engine;
@@ -11,11 +11,11 @@ use crate::base::gzip::{MEMORY_LEVEL, Shape, WINDOW_BITS};
 use crate::config::directive::{Accepted, accepted, custom, flag, keyword, number, size};
 use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
-use crate::http::coding::{self, Name, Offer};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::regex::Regex;
 use crate::http::request::Request;
+use crate::http::response::coding::{self, Name, Offer};
 use crate::http::variable::{Variable, variable};
 use crate::proto::message::Version;
 use engine::Gzip;

@@ -9,11 +9,11 @@ use nix::errno::Errno;
 
 use crate::config::directive::keyword;
 use crate::config::{Context, Inherit, Merge};
-use crate::http::coding::{self, Name};
 use crate::http::modules::open_file_cache::{self, Entry, Found};
 use crate::http::modules::{BlockConf, Directive, core, static_file};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;
+use crate::http::response::coding::{self, Name};
 use crate::http::variable::Variable;
 use crate::log;
 use crate::proto::header::Id;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Word};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::Verdict;
 use crate::http::request::Request;

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use crate::config::directive::custom;
 use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::open_file_cache::{self, FileKind};
 use crate::http::modules::{BlockConf, Directive, static_file};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};

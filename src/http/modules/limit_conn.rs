@@ -7,16 +7,16 @@
 use crate::config::directive::{custom, flag, keyword, number};
 use crate::config::inherit::{duplicate, replace};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, params};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core, limit_req};
 use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
+use crate::http::request::termination::{How, Phase, Termination, Who};
 use crate::http::script::Script;
-use crate::http::termination::{How, Phase, Termination, Who};
 use crate::http::variable::{Variable, variable};
 use crate::http::zone::{self, ByRule};
 use crate::log;
-use crate::shm::holders::{Holders, Refused};
+use crate::shm::held_counts::{Holders, Refused};
 
 /// One `limit_conn`.
 #[derive(Clone, Copy, Debug)]

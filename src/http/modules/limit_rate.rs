@@ -1,18 +1,18 @@
 //! How fast answers go out: `limit_rate`, `limit_rate_after`, and what may say otherwise for one request.
 //!
-//! Touches: nothing; `http/output.rs` paces. The upstream's `X-Accel-Limit-Rate` and `set $limit_rate` come first.
+//! Touches: nothing; `http/response/output.rs` paces. The upstream's `X-Accel-Limit-Rate` and `set $limit_rate` come first.
 //! Behaviour: nginx.org, ngx_http_core_module.
 
 use crate::base::number::parse_size;
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::pace::Pace;
 use crate::http::request::Request;
 use crate::http::script::Script;
 use crate::http::variable::{Argument, Change, Variable, changeable, nested};
 use crate::log;
+use crate::net::pace::Pace;
 
 use super::core;
 

@@ -12,17 +12,17 @@ use smallvec::SmallVec;
 use crate::config::directive::{custom, flag, keyword, number};
 use crate::config::inherit::{duplicate, replace};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, params};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
+use crate::http::request::termination::{How, Phase, Termination, Who};
 use crate::http::script::Script;
-use crate::http::termination::{How, Phase, Termination, Who};
 use crate::http::variable::{Variable, variable};
 use crate::http::zone::{self, ByRule};
 use crate::log::{self, Level};
 use crate::runtime;
-use crate::shm::table::{EXCESS_MAX, Key, Table};
+use crate::shm::leaky_bucket::{EXCESS_MAX, Key, Table};
 
 /// One `limit_req`.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,7 @@ use crate::base::foreign;
 use crate::base::wildcard::NameTable;
 use crate::config::directive::{Accepted, accepted, block};
 use crate::config::{Arity, Cell, Context, Diagnostic, Entry, Merge, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::regex::Regex;
 use crate::http::regex::hint::Ends;

@@ -1,18 +1,18 @@
 //! Copies of requests for other URIs, whose answers nobody gets (`mirror`).
 //!
 //! Runs in the precontent phase. Touches: the request's body, which is read whole before. Does not wait: each copy is
-//! a task of its own (`http/subrequest.rs`).
+//! a task of its own (`http/request/subrequest.rs`).
 //! Behaviour: nginx.org, ngx_http_mirror_module. What a mirror sends after its head is not waited for.
 
 use crate::config::directive::{custom, flag};
 use crate::config::inherit::{duplicate, replace};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
-use crate::http::body::Body;
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::Verdict;
 use crate::http::request::Request;
-use crate::http::subrequest;
+use crate::http::request::body::Body;
+use crate::http::request::subrequest;
 use crate::http::variable::Variable;
 use crate::proto::h1::length::BodyLength;
 

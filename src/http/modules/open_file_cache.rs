@@ -24,7 +24,7 @@ use nix::sys::stat::stat;
 use crate::base::path::steps_up;
 use crate::config::directive::{custom, flag, millis, number};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::autoindex::Reading;
 use crate::http::modules::disable_symlinks::Links;
 use crate::http::modules::{BlockConf, Directive, core};

@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock};
 use crate::config::directive::{Accepted, accepted, custom, flag, keyword, millis, number, size};
 use crate::config::inherit::duplicate;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, inherit, params};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::regex::Regex;
 use crate::http::request::Request;

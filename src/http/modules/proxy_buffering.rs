@@ -1,18 +1,18 @@
 //! How much of an answer is held between an upstream and its client, and how fast it is taken.
 //!
-//! Settings only; the relay is `http/relay.rs`. What has arrived is always sent at once; buffers only let the
+//! Settings only; the relay is `http/upstream/relay.rs`. What has arrived is always sent at once; buffers only let the
 //! upstream go on while its client takes nothing.
 //! Behaviour: nginx.org, ngx_http_proxy_module; unlike there nothing goes to disk unless it is asked for.
 
 use crate::config::directive::{Accepted, accepted, custom, flag, size};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, limit_rate};
-use crate::http::pace::Pace;
 use crate::http::request::Request;
 use crate::http::script::Script;
 use crate::http::temp_file::TempPath;
 use crate::http::variable::Variable;
+use crate::net::pace::Pace;
 
 /// nginx's eight pages.
 const BUFFERS: (u64, u64) = (8, 4096);

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core, static_file};
 use crate::http::request::Request;
 use crate::http::script::Script;

@@ -10,16 +10,16 @@ pub mod property;
 pub use parts::Parts;
 
 use std::ops::Range;
-use std::time::UNIX_EPOCH;
 
+use crate::base::http_date;
 use crate::config::directive::{flag, number};
 use crate::config::{Context, Inherit, Merge};
-use crate::http::error::Error;
-use crate::http::error_page;
-use crate::http::filter::{BodyFilter, Flow, Piece, Signal};
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
+use crate::http::request::error::Error;
 use crate::http::response::Body;
+use crate::http::response::error_page;
+use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
 use crate::http::variable::Variable;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
@@ -201,7 +201,7 @@ pub fn is_refused(request: &Request, size: u64, modified: i64, etag: &[u8]) -> b
 /// The client's part, if it has one, is of what the response is.
 fn is_same(request: &Request) -> bool {
     let headers = &request.response.headers;
-    is_validated(request, headers.get(Id::LastModified).and_then(parse_date), headers.get(Id::Etag))
+    is_validated(request, headers.get(Id::LastModified).and_then(http_date::parse), headers.get(Id::Etag))
 }
 
 /// `If-Range` holds, or there is none.
@@ -212,7 +212,7 @@ fn is_validated(request: &Request, modified: Option<i64>, etag: Option<&[u8]>) -
         Some(value) if value.len() >= 2 && value.ends_with(b"\"") => {
             etag == Some(value) && !value.starts_with(b"W/")
         }
-        Some(value) => modified.is_some() && parse_date(value) == modified,
+        Some(value) => modified.is_some() && http_date::parse(value) == modified,
     }
 }
 
@@ -276,12 +276,6 @@ fn digits(text: &[u8]) -> Option<u64> {
     }
     let number: u64 = std::str::from_utf8(text).ok()?.parse().ok()?;
     i64::try_from(number).is_ok().then_some(number)
-}
-
-/// Seconds since 1970 of a date in a header field.
-pub fn parse_date(value: &[u8]) -> Option<i64> {
-    let time = httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok()?;
-    i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
 }
 
 /// Passes a part of a body.

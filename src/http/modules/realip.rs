@@ -10,7 +10,7 @@ use crate::base::network::Network;
 use crate::config::directive::{custom, flag};
 use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::Verdict;
 use crate::http::request::Request;

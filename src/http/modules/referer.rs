@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::base::wildcard::{Conflict, NameTable};
 use crate::config::directive::{Accepted, accepted, custom};
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, Word};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::regex::Regex;
 use crate::http::request::Request;

@@ -1,13 +1,13 @@
 //! Where the body of a request goes when it is read whole: `client_body_in_file_only` and its companions.
 //!
-//! Settings only; the reading is in `http/spool.rs`. Nothing is written to disk unless the configuration asks for
+//! Settings only; the reading is in `http/request/body_file.rs`. Nothing is written to disk unless the configuration asks for
 //! it: by these directives, by `proxy_request_buffering on`, by naming `$request_body_file`, or by saying that another
 //! upstream may get what one has failed at (`http/upstream/failover.rs`).
 //! Behaviour: nginx.org, ngx_http_core_module.
 
 use crate::config::directive::{Accepted, accepted, custom, keyword};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::temp_file::{Keep, TempPath};

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use crate::base::number::parse_millis;
 use crate::config::directive::{custom, millis};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Word, params};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::variable::Variable;
 use crate::net::Address;

@@ -11,8 +11,8 @@ pub mod traps;
 
 use crate::config::directive::{block, custom};
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
-use crate::http::compile::Cx;
-use crate::http::location::Location;
+use crate::http::config::compile::Cx;
+use crate::http::config::location::Location;
 use crate::http::modules::{self, BlockConf, Directive, core};
 use crate::http::pipeline::{self, Reply, Verdict};
 use crate::http::request::Request;

@@ -9,7 +9,7 @@ use crate::base::base64;
 use crate::base::number::{hex_digit, parse_u64};
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::script::Script;

@@ -6,7 +6,7 @@
 use crate::base::foreign;
 use crate::config::directive::block;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::script::Script;

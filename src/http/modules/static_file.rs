@@ -17,7 +17,7 @@ use nix::errno::Errno;
 
 use crate::config::directive::{custom, flag, size};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::open_file_cache::{self, Entry, FileKind, Found};
 use crate::http::modules::{BlockConf, Directive, core, ranges};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};

@@ -7,7 +7,7 @@ use std::io::Write;
 
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head, text};
 use crate::http::request::Request;

@@ -1,7 +1,7 @@
 //! The `upstream` block, its groups, and the variables that tell of a request's way through its peers.
 //!
 //! Touches: the resolver, for the servers' names, while compiling. A name that does not resolve is a warning:
-//! its server counts as down until it does (`upstream/resolve.rs`).
+//! its server counts as down until it does (`upstream/unresolved.rs`).
 //! Behaviour: nginx.org, ngx_http_upstream_module.
 
 use std::cell::RefCell;
@@ -12,7 +12,7 @@ use crate::base::number;
 use crate::config::directive::{block, custom, millis, number};
 use crate::config::inherit::duplicate;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::resolver;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
@@ -23,11 +23,12 @@ use crate::net::address::{self, Address, Host};
 use crate::net::resolver::Resolver;
 use crate::runtime;
 use crate::shm::counter::Slot;
+use crate::upstream::Group;
 use crate::upstream::follow::{self, Names, Tell};
 use crate::upstream::group::Keepalive;
 use crate::upstream::known::Spot;
 use crate::upstream::peer::Server;
-use crate::upstream::{Group, resolve as retry};
+use crate::upstream::unresolved as retry;
 
 /// Groups made while serving, for `proxy_pass` with variables, that are kept with their connections.
 const DYNAMIC_MAX: usize = 64;

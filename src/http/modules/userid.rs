@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use crate::base::base64;
 use crate::config::directive::{custom, keyword, number};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::request::Request;
 use crate::http::variable::{Change, Variable, VariableId, changeable, variable};

@@ -1,6 +1,6 @@
 //! Zstandard for clients that accept it.
 //!
-//! Runs on every response head where `zstd` is on. Which coding an answer gets is decided in `http/coding.rs`. Touches:
+//! Runs on every response head where `zstd` is on. Which coding an answer gets is decided in `http/response/coding.rs`. Touches:
 //! the worker's store of encoders. RFC 8878, RFC 9659 (the window). Behaviour: the directives are those of the module
 //! that nginx's users know (tokers/zstd-nginx-module).
 
@@ -12,10 +12,10 @@ use zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ResetDirective};
 
 use crate::config::directive::{Accepted, accepted, custom, flag, number, size};
 use crate::config::{Arity, Context, Inherit, Merge};
-use crate::http::coding::{self, Block, Engine, Name, Offer};
-use crate::http::filter::Signal;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
+use crate::http::response::coding::{self, Block, Engine, Name, Offer};
+use crate::http::response::filter::Signal;
 use crate::http::variable::{Variable, variable};
 use crate::runtime;
 

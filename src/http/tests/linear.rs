@@ -21,10 +21,11 @@ use std::time::Duration;
 use super::{config, serve};
 use crate::base::wildcard::NameTable;
 use crate::http::{Config, Hooks, Service};
+use crate::proto::dns;
 use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::request::{self, Limits, RequestHead, Seen};
 use crate::proto::h1::response::{self, ResponseHead};
-use crate::proto::{dns, proxy};
+use crate::proto::proxy_protocol;
 use crate::runtime::{self, Runtime};
 use crate::sys::address::SockAddr;
 use crate::sys::valgrind;
@@ -205,9 +206,9 @@ fn parsers() {
         data
     };
     measure("PROXY header, many TLVs", tlvs, |data| {
-        let (header, _) = proxy::parse(&data).expect("a header").expect("whole");
+        let (header, _) = proxy_protocol::parse(&data).expect("a header").expect("whole");
         let mut out = Vec::new();
-        assert!(!header.write_tlv(proxy::Tlv::of("0x05").expect("a number"), &mut out));
+        assert!(!header.write_tlv(proxy_protocol::Tlv::of("0x05").expect("a number"), &mut out));
     });
     measure("name server's answer, aliases with pointers", dns_answer, |message| {
         let name = dns::Name::new(b"a.test").expect("a name");

@@ -5,11 +5,11 @@
 
 use crate::base::number::parse_u64;
 use crate::base::path::normalize_uri;
-use crate::http::error::Error;
 use crate::http::modules::proxy::{self, Redirect};
 use crate::http::modules::{core, static_file};
 use crate::http::pipeline::Reply;
 use crate::http::request::Request;
+use crate::http::request::error::Error;
 use crate::http::response::Response;
 use crate::http::upstream::exchange::Answer;
 use crate::http::upstream::failover;

@@ -9,9 +9,9 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use crate::http::error::{Error, Limit};
 use crate::http::modules::{core, early_hints, proxy};
 use crate::http::request::Request;
+use crate::http::request::error::{Error, Limit};
 use crate::http::upstream::outgoing::{Outgoing, SendFault};
 use crate::http::upstream::trace::{Action, Head};
 use crate::log::{self, Cause};

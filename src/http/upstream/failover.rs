@@ -4,11 +4,11 @@
 //! Pure but for the request that it reads. Behaviour: nginx reads every body whole unless `proxy_request_buffering` is
 //! off, so that a configuration of its users relies on it.
 
-use crate::http::location::{Found, Location};
+use crate::http::config::location::{Found, Location};
+use crate::http::config::server::Server;
 use crate::http::modules::proxy_pass::Pass;
 use crate::http::modules::upstream::Upstreams;
 use crate::http::request::Request;
-use crate::http::server::Server;
 use crate::upstream::Group;
 
 /// Whether what is too long for `client_body_buffer_size` must not be sent before it is here whole.

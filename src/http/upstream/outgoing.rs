@@ -10,12 +10,12 @@ use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
 use crate::base::path::{Escape, escape_uri};
-use crate::http::body::Body;
-use crate::http::error::Error;
-use crate::http::location::Kind;
+use crate::http::config::location::Kind;
 use crate::http::modules::proxy;
 use crate::http::request::Request;
-use crate::http::spool;
+use crate::http::request::body::Body;
+use crate::http::request::body_file;
+use crate::http::request::error::Error;
 use crate::http::temp_file::TempFile;
 use crate::http::upstream::target::Goal;
 use crate::http::upstream::{failover, is_unsafe};
@@ -375,13 +375,15 @@ async fn read_body(
     let is_complete = match conf.request_buffering() {
         Some(false) if !needs_body && !is_kept => request.body.is_done(),
         Some(false) if !needs_body => read_ahead(request, client, false, kept).await?,
-        Some(true) => Box::pin(spool::read_whole(request, client, kept)).await.map(|()| true)?,
-        _ if is_whole_wanted => Box::pin(spool::read_whole(request, client, kept)).await.map(|()| true)?,
+        Some(true) => Box::pin(body_file::read_whole(request, client, kept)).await.map(|()| true)?,
+        _ if is_whole_wanted => {
+            Box::pin(body_file::read_whole(request, client, kept)).await.map(|()| true)?
+        }
         _ if takes_body || is_kept => {
             read_ahead(request, client, true, kept).await?
                 || (takes_body
                     && failover::needs_whole_body(request, &goal.group, is_unsafe(request))
-                    && Box::pin(spool::try_read_whole(request, client, kept)).await?)
+                    && Box::pin(body_file::try_read_whole(request, client, kept)).await?)
         }
         _ => request.body.is_done(),
     };

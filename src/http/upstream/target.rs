@@ -7,11 +7,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use crate::http::error::Error;
 use crate::http::modules::proxy_pass::{Pass, Target};
 use crate::http::modules::resolver;
 use crate::http::modules::upstream::Chosen;
 use crate::http::request::Request;
+use crate::http::request::error::Error;
 use crate::http::upstream::trace::Action;
 use crate::log;
 use crate::net::Address;

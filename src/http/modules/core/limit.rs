@@ -5,10 +5,10 @@
 use std::fmt::Write;
 
 use crate::config::{Diagnostic, Node, Span, params};
-use crate::http::body::{Limits, MinRate};
-use crate::http::error::{Error, Limit};
 use crate::http::modules::core::{Conf, error_log};
 use crate::http::request::Request;
+use crate::http::request::body::{Limits, MinRate};
+use crate::http::request::error::{Error, Limit};
 use crate::log;
 
 /// Of a request's head; beyond the first seconds nobody's head comes slower.

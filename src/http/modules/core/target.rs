@@ -4,14 +4,14 @@
 //! `server_name_in_redirect`, `port_in_redirect`, `internal`, `client_max_body_size`).
 
 use crate::base::path::{Escape, escape_uri, normalize_uri};
-use crate::http::error::Limit;
-use crate::http::location::{Kind, Location};
+use crate::http::config::location::{Kind, Location};
 use crate::http::modules::core::{error_log, told};
 use crate::http::pipeline::Reply;
 use crate::http::regex::{self, GaveUp, Groups, Regex};
 use crate::http::request::Request;
+use crate::http::request::error::Limit;
+use crate::http::request::termination::{How, Phase, Termination, Who};
 use crate::http::response::Response;
-use crate::http::termination::{How, Phase, Termination, Who};
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::uri::Target;

@@ -18,7 +18,7 @@ use crate::log::{self, format};
 use crate::proto::h1::length::BodyLength;
 use crate::proto::header::Id;
 use crate::proto::message::Version;
-use crate::proto::proxy::Tlv;
+use crate::proto::proxy_protocol::Tlv;
 use crate::sys::clock;
 use crate::sys::socket::{self, TcpInfo};
 

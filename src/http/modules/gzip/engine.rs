@@ -5,8 +5,8 @@
 use std::cell::RefCell;
 
 use crate::base::gzip::{Encoder, Flush, Shape};
-use crate::http::coding::{Engine, STEP_BYTES, work_of};
-use crate::http::filter::Signal;
+use crate::http::response::coding::{Engine, STEP_BYTES, work_of};
+use crate::http::response::filter::Signal;
 
 /// Encoders that wait in a worker.
 const IDLE_MAX: usize = 8;

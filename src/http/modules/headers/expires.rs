@@ -4,7 +4,7 @@
 
 use crate::base::number::parse_millis;
 use crate::config::{Diagnostic, Node};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::request::Request;
 use crate::http::script::Script;
 use crate::log::format;

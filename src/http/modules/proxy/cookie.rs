@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use crate::config::inherit::duplicate;
 use crate::config::{Diagnostic, Node, inherit};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::core;
 use crate::http::regex::Regex;
 use crate::http::request::Request;

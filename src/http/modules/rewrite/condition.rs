@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::{Run, replacement};
 use crate::config::{Diagnostic, Node, Span, Word};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{core, open_file_cache};
 use crate::http::regex::Regex;
 use crate::http::request::Request;

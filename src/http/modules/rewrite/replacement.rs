@@ -7,7 +7,7 @@
 use super::Flow;
 use crate::base::number::hex_digit;
 use crate::config::{Diagnostic, Node, Span, params};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::core;
 use crate::http::pipeline::Reply;
 use crate::http::regex::Regex;

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::config::{Diagnostics, load};
-use crate::http::{CompileOptions, compile};
+use crate::http::CompileOptions;
+use crate::http::compile;
 use crate::log::Logger;
 
 fn findings(block: &str) -> Diagnostics {

@@ -4,7 +4,7 @@
 //! Behaviour: nginx.org, ngx_http_rewrite_module; nginx's wiki, "If is Evil".
 
 use crate::config::{Diagnostic, Span};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
 use crate::http::modules::{Confs, Partial};
 
 /// The settings of an `if`; its steps are its location's.

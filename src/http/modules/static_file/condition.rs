@@ -3,7 +3,7 @@
 //! Pure but for the request's fields. Source: RFC 9110 §13.1, and §13.2.2 for which conditions count beside one another,
 //! where nginx wants all of them to hold; nginx.org, ngx_http_not_modified_filter_module, `if_modified_since`.
 
-use crate::http::modules::ranges::parse_date;
+use crate::base::http_date;
 use crate::http::pipeline::{Reply, is_get_or_head};
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
@@ -17,7 +17,7 @@ pub fn instead(request: &Request, response: &Response, length: usize) -> Option<
         return None;
     }
     let headers = &response.headers;
-    let modified = headers.get(Id::LastModified).and_then(parse_date);
+    let modified = headers.get(Id::LastModified).and_then(http_date::parse);
     match condition(request, modified, headers.get(Id::Etag).unwrap_or(b""))? {
         304 => {
             let mut response = response.clone();
@@ -48,7 +48,7 @@ pub fn condition(request: &Request, modified: Option<i64>, etag: &[u8]) -> Optio
         return None;
     }
     let core = &request.location.core;
-    let since = |id| request.header(id).and_then(parse_date).zip(modified);
+    let since = |id| request.header(id).and_then(http_date::parse).zip(modified);
     // A date that cannot be read, or nothing to compare it with, is no condition.
     let is_refused = match request.header(Id::IfMatch) {
         Some(list) => !is_listed(list, etag, false),

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::http::client::Client;
-use crate::http::error::Error;
 use crate::http::modules::ranges::{self, Parts, Plan};
 use crate::http::request::Request;
+use crate::http::request::error::Error;
 use crate::http::response::Response;
 use crate::log;
 use crate::runtime::blocking::{self, Lane};

@@ -5,7 +5,7 @@
 
 use crate::base::wildcard::{Conflict, NameTable};
 use crate::config::Span;
-use crate::http::location::Location;
+use crate::http::config::location::Location;
 use crate::http::regex::{GaveUp, Regex};
 use crate::shm::counter::Slot;
 use crate::sys::address::SockAddr;

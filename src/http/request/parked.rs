@@ -6,12 +6,12 @@
 
 use std::rc::Rc;
 
-use crate::http::body::{self, Body};
 use crate::http::captures::Captures;
-use crate::http::headers::Headers;
-use crate::http::location::Location;
+use crate::http::config::location::Location;
+use crate::http::config::server::Server;
+use crate::http::request::body::{self, Body};
 use crate::http::request::{Connection, Limits, Request, Slots};
-use crate::http::server::Server;
+use crate::http::response::headers::Headers;
 use crate::http::upstream::trace::{self, Action, Head};
 use crate::http::{Config, modules};
 use crate::proto::h1::length::BodyLength;

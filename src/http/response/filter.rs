@@ -8,9 +8,9 @@
 use std::fmt;
 use std::pin::Pin;
 
-use crate::http::error::Error;
 use crate::http::request::Request;
-use crate::http::subrequest::Subrequest;
+use crate::http::request::error::Error;
+use crate::http::request::subrequest::Subrequest;
 
 /// A part of a body.
 #[derive(Debug)]

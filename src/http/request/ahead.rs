@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use crate::http::error::Error;
+use crate::http::request::error::Error;
 use crate::runtime::{self, Io};
 
 /// What one subrequest may hold.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use crate::http::error::{Error, Limit};
+use crate::http::request::error::{Error, Limit};
 use crate::http::temp_file::TempFile;
 use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::BodyLength;

@@ -1,6 +1,6 @@
 //! What can end a request: the status for the client, and whose fault it was.
 //!
-//! Whether another peer may be tried is not decided by it (`upstream/next.rs`).
+//! Whether another peer may be tried is not decided by it (`upstream/fault.rs`).
 
 use std::fmt;
 

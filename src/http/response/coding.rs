@@ -9,16 +9,16 @@ use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use crate::base::http_date;
 use crate::config::{Diagnostic, Inherit, Node};
-use crate::http::compile::Cx;
-use crate::http::error::Error;
-use crate::http::filter::{Coding, Signal};
-use crate::http::media_types::MediaTypes;
+use crate::http::config::compile::Cx;
 use crate::http::modules::core;
 use crate::http::modules::gzip::Proxied;
-use crate::http::modules::ranges::parse_date;
 use crate::http::request::Request;
+use crate::http::request::error::Error;
 use crate::http::response::Response;
+use crate::http::response::filter::{Coding, Signal};
+use crate::http::response::media_types::MediaTypes;
 use crate::log;
 use crate::net::budget::{self, Part, Share};
 use crate::proto::header::Id;
@@ -283,11 +283,11 @@ fn is_allowed_for_proxies(request: &Request, proxied: Proxied) -> bool {
     }
     if let Some(expires) = headers.get(Id::Expires) {
         let now = match headers.get(Id::Date) {
-            Some(date) => parse_date(date),
+            Some(date) => http_date::parse(date),
             None => Some(clock::wall_seconds()),
         };
         return proxied.has(Proxied::EXPIRED)
-            && parse_date(expires).zip(now).is_some_and(|(expires, now)| expires < now);
+            && http_date::parse(expires).zip(now).is_some_and(|(expires, now)| expires < now);
     }
     if headers.get(Id::CacheControl).is_some() {
         let says = |word: &[u8]| {

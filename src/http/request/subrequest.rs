@@ -5,14 +5,14 @@
 
 use std::cell::Cell;
 
-use crate::http::ahead::{self, Source};
-use crate::http::body::Body;
 use crate::http::client::Client;
-use crate::http::error::Error;
-use crate::http::filter::Piece;
 use crate::http::modules::{core, slice};
 use crate::http::pipeline::{self, Ask, Verdict};
 use crate::http::request::Request;
+use crate::http::request::ahead::{self, Source};
+use crate::http::request::body::Body;
+use crate::http::request::error::Error;
+use crate::http::response::filter::Piece;
 use crate::log;
 use crate::net::budget::{self, Part};
 use crate::net::open;
@@ -167,7 +167,7 @@ pub async fn run(
 /// other: of those in `pieces`, in their order, all but the first. `None`: it is made when its turn has come.
 ///
 /// Each has the variables as they are now. Only those of the client's own request are begun, a few of them: what
-/// they hold is bounded (`http/ahead.rs`).
+/// they hold is bounded (`http/request/ahead.rs`).
 pub fn begin_others(request: &Request, pieces: &[Piece]) -> Vec<Option<Source>> {
     let subrequests = pieces.iter().filter_map(|piece| match piece {
         Piece::Subrequest(subrequest) => Some(subrequest),

@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::area::{LANES, area};
 use super::lanes::{self, CLAIM, Lane};
-use super::table::{Key, init_header, keyed_hash};
+use super::leaky_bucket::{Key, init_header, keyed_hash};
 use super::zone::Zone;
 
 const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 0x0103;

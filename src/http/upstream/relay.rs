@@ -14,18 +14,18 @@ use std::task::{Context, Poll, ready};
 
 use smallvec::SmallVec;
 
-use crate::http::body::DECODED_BYTES;
 use crate::http::client::Client;
-use crate::http::error::{Error, Limit};
 use crate::http::modules::proxy_store::{self, Store};
 use crate::http::modules::{proxy, proxy_buffering};
-use crate::http::pace::Pace;
 use crate::http::request::Request;
+use crate::http::request::body::DECODED_BYTES;
+use crate::http::request::error::{Error, Limit};
 use crate::http::response::Response;
-use crate::http::spill::Spill;
+use crate::http::response::body_file::Spill;
 use crate::http::upstream::exchange::{Answer, Stop, Wait};
 use crate::http::upstream::outgoing::Outgoing;
 use crate::http::upstream::trace::{Action, Head};
+use crate::net::pace::Pace;
 use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::h1::response::ResponseHead;
@@ -565,7 +565,7 @@ fn relay_error(error: &relay::RelayError) -> Error {
 }
 
 /// Sends the 101 and what has come already in both directions; the tunnel itself runs when the request's
-/// memory is gone (`http/upgrade.rs`).
+/// memory is gone (`http/tunnel.rs`).
 pub async fn begin_tunnel(
     request: &mut Request,
     client: &mut Client<'_>,

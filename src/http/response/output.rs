@@ -8,11 +8,11 @@ use std::future::poll_fn;
 use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
 
-use crate::http::ahead::Sink;
-use crate::http::error::{Error, Limit};
-use crate::http::filter::{Coding, Signal};
-use crate::http::pace::Pace;
+use crate::http::request::ahead::Sink;
+use crate::http::request::error::{Error, Limit};
+use crate::http::response::filter::{Coding, Signal};
 use crate::net::budget::Share;
+use crate::net::pace::Pace;
 use crate::proto::h1::encode::{self, Lines};
 use crate::runtime::{self, Io, Timer, buffer, relay};
 

@@ -1,13 +1,14 @@
 //! The life of a proxied request, top to bottom: a group, a peer, a connection, the exchange, the answer.
 //!
 //! Touches: the client's socket and the upstream's. Whether another peer may be tried is decided here and in
-//! `upstream/next.rs`; the body is relayed in `http/relay.rs`.
+//! `upstream/fault.rs`; the body is relayed in `http/upstream/relay.rs`.
 //! Behaviour: nginx.org, ngx_http_proxy_module and ngx_http_upstream_module.
 
 mod answer;
 pub mod exchange;
 pub mod failover;
 pub mod outgoing;
+pub mod relay;
 mod target;
 pub mod trace;
 
@@ -16,13 +17,12 @@ use std::pin::pin;
 use std::task::Poll;
 
 use crate::http::client::Client;
-use crate::http::error::{Error, Limit, Side};
 use crate::http::modules::{core, proxy};
 use crate::http::pipeline::Reply;
-use crate::http::relay;
 use crate::http::request::Request;
+use crate::http::request::error::{Error, Limit, Side};
+use crate::http::request::termination::{self, How, Phase, Termination, Who};
 use crate::http::response::Response;
-use crate::http::termination::{self, How, Phase, Termination, Who};
 use crate::http::upstream::trace::Action;
 use crate::log;
 use crate::proto::h1::length::BodyLength;

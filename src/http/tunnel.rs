@@ -8,9 +8,9 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use crate::http::modules::core;
-use crate::http::parked::Parked;
 use crate::http::request::Request;
-use crate::http::termination::{How, Phase, Termination, Who};
+use crate::http::request::parked::Parked;
+use crate::http::request::termination::{How, Phase, Termination, Who};
 use crate::log;
 use crate::net::drain;
 use crate::net::open::{self, Place};

@@ -11,14 +11,14 @@ use std::sync::Arc;
 use crate::config::directive::{block, custom};
 use crate::config::{Arity, Context, Diagnostic, Diagnostics, HasDiagnostics, Node, Span};
 use crate::http::Config;
-use crate::http::listen::{self, Places};
-use crate::http::location::{Kind, LimitExcept, Location, Locations, Nameless};
+use crate::http::config::listen::{self, Places};
+use crate::http::config::location::{Kind, LimitExcept, Location, Locations, Nameless};
+use crate::http::config::passes::{self, Passes};
+use crate::http::config::server::Server;
 use crate::http::modules::rewrite::traps::{self, IfSettings};
 use crate::http::modules::{self, Confs, Directive, Partial, table};
-use crate::http::passes::{self, Passes};
 use crate::http::regex::Regex;
-use crate::http::server::Server;
-use crate::http::spool;
+use crate::http::request::body_file;
 use crate::http::upstream::failover;
 use crate::http::variable::Registry;
 use crate::http::zone::Zones;
@@ -251,7 +251,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     } = cx;
     let variables = variables.freeze(modules::VARIABLES, &mut diagnostics);
     let sockets = if has_passes_of_variables { sockets(http_block) } else { HashSet::new() };
-    let client_body_temp_path = spool::default_folder(&options.prefix);
+    let client_body_temp_path = body_file::default_folder(&options.prefix);
     if (body_files || variables.has_request_body_file()) && root.request_body.temp_path().is_none() {
         folders.push(client_body_temp_path.path.clone());
     }

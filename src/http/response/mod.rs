@@ -2,9 +2,17 @@
 //!
 //! Pure data; `http/client.rs` adds the status line, `Server`, `Date`, `Connection` and the framing.
 
+pub mod body_file;
+pub mod coding;
+pub mod error_page;
+pub mod filter;
+pub mod headers;
+pub mod media_types;
+pub mod output;
+
 use std::borrow::Cow;
 
-use crate::http::headers::Headers;
+use crate::http::response::headers::Headers;
 use crate::proto::h1::encode::Lines;
 use crate::proto::header::Id;
 

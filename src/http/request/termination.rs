@@ -4,8 +4,8 @@
 //! the value are an interface: operators search their logs for them, and `man/pronghorn.conf.5` lists them.
 //! Idea: HAProxy's termination state.
 
-use crate::http::error::{Error, Limit, Side};
 use crate::http::request::Request;
+use crate::http::request::error::{Error, Limit, Side};
 use crate::http::upstream::exchange::Failure;
 use crate::http::upstream::trace::Action;
 use crate::upstream::Fault;

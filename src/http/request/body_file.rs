@@ -8,10 +8,10 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use crate::http::body::Body;
-use crate::http::error::Error;
 use crate::http::modules::{core, request_body};
 use crate::http::request::Request;
+use crate::http::request::body::Body;
+use crate::http::request::error::Error;
 use crate::http::temp_file::{TempFile, TempPath};
 use crate::log;
 use crate::runtime::Io;

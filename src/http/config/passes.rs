@@ -7,10 +7,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::{Diagnostic, Severity, Span, absent};
-use crate::http::compile::Cx;
+use crate::http::config::compile::Cx;
+use crate::http::config::server::Listen;
 use crate::http::modules::proxy_pass::HTTPS;
 use crate::http::script::variable_name;
-use crate::http::server::Listen;
 use crate::net::Address;
 use crate::net::address::Host;
 

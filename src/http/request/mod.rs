@@ -3,24 +3,32 @@
 //! Owns the bytes of its head; everything parsed from them is a range. Freed as a whole when it ends, and
 //! logged at that moment, whatever ended it.
 
+pub mod ahead;
+pub mod body;
+pub mod body_file;
+pub mod error;
+pub mod parked;
+pub mod subrequest;
+pub mod termination;
+
 use std::borrow::Cow;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use crate::base::in_place::boxed;
 use crate::config::Span;
-use crate::http::body::Body;
 use crate::http::captures::Captures;
-use crate::http::coding;
-use crate::http::filter::{Coding, Filters};
-use crate::http::headers::Headers;
-use crate::http::location::Location;
+use crate::http::config::location::Location;
+use crate::http::config::server::{Listen, Server};
 use crate::http::modules::charset::charset_of;
 use crate::http::pipeline;
+use crate::http::request::body::Body;
+use crate::http::request::subrequest::Tally;
+use crate::http::request::termination::Termination;
 use crate::http::response::Response;
-use crate::http::server::{Listen, Server};
-use crate::http::subrequest::Tally;
-use crate::http::termination::Termination;
+use crate::http::response::coding;
+use crate::http::response::filter::{Coding, Filters};
+use crate::http::response::headers::Headers;
 use crate::http::upstream::trace::Trace;
 use crate::http::variable::VariableId;
 use crate::http::{Config, modules};
@@ -30,10 +38,10 @@ use crate::proto::h1::encode::Token;
 use crate::proto::h1::request::RequestHead;
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
-use crate::proto::proxy;
+use crate::proto::proxy_protocol;
 use crate::runtime;
 use crate::runtime::buffer::Buffer;
-use crate::shm::holders::Held;
+use crate::shm::held_counts::Held;
 use crate::sys::address::SockAddr;
 use crate::sys::clock;
 
@@ -50,7 +58,7 @@ pub struct Connection {
     /// Who is served: the socket's peer, or whom a trusted proxy names (`set_real_ip_from`).
     pub peer: SockAddr,
     /// What a proxy in front said whose connection this is.
-    pub proxy: Option<Rc<proxy::Header>>,
+    pub proxy: Option<Rc<proxy_protocol::Header>>,
     /// The address the client connected to.
     pub local: SockAddr,
     pub listen: &'static Listen,

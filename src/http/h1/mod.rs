@@ -4,21 +4,25 @@
 //! future, nothing else (`idle_connection_fits_its_budget`).
 //! RFC 9112; nginx.org, ngx_http_core_module (`keepalive_*`, `client_header_*`, `lingering_*`).
 
+pub mod handover;
+
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use crate::base::in_place::pinned;
-use crate::http::body::{self, Body};
 use crate::http::client::Client;
-use crate::http::error::Limit;
-use crate::http::handover::{Handover, PROXY_BYTES_MAX};
+use crate::http::config::server::{Listen, Server};
+use crate::http::h1::handover::{Handover, PROXY_BYTES_MAX};
 use crate::http::modules::core;
+use crate::http::proxy_header;
+use crate::http::request::body::{self, Body};
+use crate::http::request::error::Limit;
+use crate::http::request::termination::{How, Phase, Termination, Who};
 use crate::http::request::{Connection, Request};
-use crate::http::server::{Listen, Server};
-use crate::http::termination::{How, Phase, Termination, Who};
-use crate::http::{Service, pipeline, proxy_header, upgrade};
+use crate::http::tunnel;
+use crate::http::{Service, pipeline};
 use crate::log::{self, access};
 use crate::net::{drain, open, room};
 use crate::proto::h1;
@@ -26,7 +30,7 @@ use crate::proto::h1::length::{self, BodyLength};
 use crate::proto::h1::request::{self as head, Progress, RequestHead, Seen};
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
-use crate::proto::proxy;
+use crate::proto::proxy_protocol;
 use crate::proto::uri;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, Io, Waiting, race, sleep, timeout};
@@ -58,7 +62,7 @@ pub struct Conn {
     /// Its head came fast enough when it was asked to close, so that others were asked before it.
     is_spared: bool,
     /// What a proxy in front said whose connection this is (`listen … proxy_protocol`).
-    proxy: Option<Rc<proxy::Header>>,
+    proxy: Option<Rc<proxy_protocol::Header>>,
     /// Bytes of the next request that came with the last one.
     rest: Option<Buffer>,
     open: open::Guard,
@@ -74,7 +78,7 @@ enum After {
     Close,
     /// Bytes of an unread body are on their way: close without a reset that could destroy the response.
     Linger(&'static core::Conf),
-    Tunnel(Box<upgrade::Tunnel>),
+    Tunnel(Box<tunnel::Tunnel>),
 }
 
 impl Conn {
@@ -225,7 +229,7 @@ pub async fn serve(mut conn: Conn) {
                 access::flush_turn();
                 return Box::pin(linger(&conn, core)).await;
             }
-            After::Tunnel(tunnel) => return runtime::spawn(upgrade::run(conn.io, conn.open, *tunnel)),
+            After::Tunnel(tunnel) => return runtime::spawn(tunnel::run(conn.io, conn.open, *tunnel)),
         }
     }
 }
@@ -314,7 +318,7 @@ async fn one_request(conn: &mut Conn) -> After {
     let outcome = pinned(|| pipeline::handle(&mut request, &mut client, None)).await;
     if let Some(tunnel) = request.upstream.take_tunnel() {
         // The request lives as long as its tunnel, so that it is logged with the tunnel's bytes and time.
-        return After::Tunnel(Box::new(upgrade::Tunnel::new(tunnel, request)));
+        return After::Tunnel(Box::new(tunnel::Tunnel::new(tunnel, request)));
     }
     let core: &'static core::Conf = &request.location.core;
     if outcome.is_err() || !request.keep_alive {
