@@ -12,13 +12,13 @@ use serde::Serialize;
 
 use crate::config::needs::Total;
 use crate::config::{self, Severity, Tree, convert, render};
+use crate::cycle::Config;
+use crate::cycle::config::{self as whole, Loaded, Source};
+use crate::cycle::settings::default_pid;
 use crate::log;
 use crate::master::{pid, problem};
 use crate::sys::names::Names;
 use crate::sys::{signal, socket, terminal};
-use crate::worker::Config;
-use crate::worker::config::{self as whole, Loaded, Source};
-use crate::worker::settings::default_pid;
 
 /// The configuration that is built in, for a first look.
 pub const DEMO: &str = include_str!("../conf/demo.conf");

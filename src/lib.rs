@@ -1,12 +1,13 @@
 //! pronghorn: a multi-worker reverse proxy and load balancer that reads nginx's configuration language.
 //!
 //! Each folder is a floor; a file imports its own folder and lower floors only (`docs/architecture.md`,
-//! checked by `tests/tidy.rs`). From the top: master, worker, http, upstream, net, config and proto,
+//! checked by `tests/tidy.rs`). From the top: master, worker, cycle, http, upstream, net, config and proto,
 //! runtime and shm and log, sys and base.
 
 pub mod base;
 pub mod cli;
 pub mod config;
+pub mod cycle;
 pub mod http;
 pub mod log;
 pub mod master;

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// From the top; the folders of one line are siblings. A file imports its own folder and lower lines only.
-const FLOORS: [&[&str]; 9] = [
+const FLOORS: [&[&str]; 10] = [
     &["main", "lib", "cli"],
     &["master"],
     &["worker"],
+    &["cycle"],
     &["http", "stream"],
     &["upstream", "cache"],
     &["net"],

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::Tree;
+use crate::cycle::config::{self, Config, Loaded, Source};
 use crate::http::temp_file;
 use crate::log::{self, Lease};
 use crate::master::pid::PidFile;
@@ -13,7 +14,6 @@ use crate::master::problem;
 use crate::master::slots::{BindError, Cause, Slots};
 use crate::sys::names::Names;
 use crate::sys::terminal;
-use crate::worker::config::{self, Config, Loaded, Source};
 
 /// nginx tries a port that is taken five times, every half second.
 const BIND_TRIES: u32 = 5;

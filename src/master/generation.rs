@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 
+use crate::cycle::config::{Compiled, Draft, Loaded};
 use crate::http::Listen;
 use crate::log;
 use crate::master::cycle::{self, Cycle};
@@ -21,8 +22,7 @@ use crate::sys::process::{self, Forked};
 use crate::sys::signal::{Blocked, Signals};
 use crate::sys::{alloc, clock, msg, signal, socket, terminal};
 use crate::upstream::known;
-use crate::worker::config::{Compiled, Draft, Loaded};
-use crate::worker::control::{SlotIndex, ToWorker};
+use crate::worker::messages::{SlotIndex, ToWorker};
 use crate::worker::{self, Seat, Slot};
 
 /// A reload that waits for the names of its configuration.

@@ -10,7 +10,7 @@ use crate::http::Handover;
 use crate::log;
 use crate::shm::lanes::{LANES, Lane};
 use crate::sys::msg;
-use crate::worker::control::{BYTES_MAX, read_handover, write_handover};
+use crate::worker::messages::{BYTES_MAX, read_handover, write_handover};
 
 /// Of the messages of the link and of what `PRONGHORN_FDS` names. Another number: another meaning of any of it.
 pub const VERSION: u32 = 1;

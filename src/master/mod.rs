@@ -36,6 +36,8 @@ use std::rc::Rc;
 use nix::libc::SIGXFSZ;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::cycle::config::{self, Source};
+use crate::cycle::settings::Settings;
 use crate::http::Listen;
 use crate::log;
 use crate::master::cycle::Cycle;
@@ -53,9 +55,7 @@ use crate::master::upgrade::{OtherWorkers, Successor};
 use crate::sys::signal::Signals;
 use crate::sys::{clock, process, signal, socket, terminal};
 use crate::upstream::known;
-use crate::worker::config::{self, Source};
-use crate::worker::control::{Learned, ToMaster, ToWorker};
-use crate::worker::settings::Settings;
+use crate::worker::messages::{Learned, ToMaster, ToWorker};
 
 /// What the command line asks for.
 #[derive(Debug)]

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use crate::config::{Node, Span, Tree};
+use crate::cycle::config::Config;
 use crate::log::{Cause, OpenError};
 use crate::net::address;
 use crate::shm;
 use crate::sys::address::SockAddr;
 use crate::sys::names::Names;
 use crate::sys::{process, trusted};
-use crate::worker::config::Config;
 
 /// The shared memory that cannot be mapped, and the limit that is the usual reason.
 pub fn shared_memory(cause: &std::io::Error) -> String {

@@ -9,7 +9,7 @@ use crate::shm::{counter, lanes, named};
 use crate::sys::process::{self, Ended};
 use crate::sys::{clock, signal, terminal};
 use crate::upstream::known;
-use crate::worker::control::{SLOTS_MAX, SlotIndex, ToWorker};
+use crate::worker::messages::{SLOTS_MAX, SlotIndex, ToWorker};
 
 /// A worker that lived no longer than that has died of its own start.
 const YOUNG_MS: u64 = 150;

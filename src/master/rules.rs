@@ -12,7 +12,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use crate::worker::control::{BYTES_MAX, ToMaster};
+use crate::worker::messages::{BYTES_MAX, ToMaster};
 
 /// Messages of one worker that are read in one turn of the master's loop.
 pub const A_TURN_MAX: usize = 64;
@@ -291,7 +291,7 @@ pub mod property {
 
     use super::{Facts, Ledger, Received, State};
     use crate::sys::msg;
-    use crate::worker::control::{self, BYTES_MAX};
+    use crate::worker::messages::{self, BYTES_MAX};
 
     /// Sends the bytes behind the first over a control socket, with as many descriptors as the first byte says, and
     /// judges what comes in every state.
@@ -300,7 +300,7 @@ pub mod property {
     /// When a descriptor of the message stays open, or the system gives no sockets.
     pub fn leaves_nothing(input: &[u8]) {
         let Some((count, bytes)) = input.split_first() else { return };
-        control::property::one_form_each(bytes);
+        messages::property::one_form_each(bytes);
         let (ours, theirs) = msg::pair().expect("two sockets");
         // Each copy that the message carries keeps this end's counterpart from hearing of its end.
         let (watched, carried) = msg::pair().expect("two sockets");
@@ -334,7 +334,7 @@ pub mod property {
 mod tests {
     use super::*;
     use crate::http::Handover;
-    use crate::worker::control::Learned;
+    use crate::worker::messages::Learned;
 
     const STATES: [State; 4] = [State::Starting, State::Ready, State::Draining, State::Quitting];
 

@@ -11,7 +11,7 @@ use crate::shm::lanes::Lane;
 use crate::sys::address::SockAddr;
 use crate::sys::msg;
 use crate::sys::socket::{self, Nature};
-use crate::worker::control::{BYTES_MAX, SlotIndex, ToMaster, ToWorker};
+use crate::worker::messages::{BYTES_MAX, SlotIndex, ToMaster, ToWorker};
 
 /// A worker that does not move, or has no room.
 #[derive(Debug)]

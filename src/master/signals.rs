@@ -5,7 +5,7 @@ use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGSYS, SIGTERM, SIGU
 use crate::log;
 use crate::master::{Master, Phase, cycle};
 use crate::sys::{clock, signal};
-use crate::worker::control::ToWorker;
+use crate::worker::messages::ToWorker;
 
 pub const HANDLED: &[i32] =
     &[SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGCHLD, SIGPIPE, SIGSYS];

@@ -19,7 +19,7 @@ use crate::master::rules::State;
 use crate::master::seat::{Asked, Stuck, Worker};
 use crate::shm::heartbeat::{self, Heartbeat};
 use crate::sys::{process, signal, socket};
-use crate::worker::control::SlotIndex;
+use crate::worker::messages::SlotIndex;
 
 /// How often the master looks, and how often while a worker has not answered.
 const LOOK_MS: u64 = 250;

@@ -1,6 +1,6 @@
 //! What names have led to, for workers that begin: those of a new generation, and those that replace a dead one.
 //!
-//! Workers tell the master each change (`worker/control.rs`), and every worker forked later inherits this memory. So a
+//! Workers tell the master each change (`worker/messages.rs`), and every worker forked later inherits this memory. So a
 //! reload while the name servers are down goes on with the addresses before. Names come from the master's own
 //! configuration only, and the words of a worker that did not end as it should are forgotten with it.
 

@@ -21,7 +21,7 @@ use crate::net::{open, room};
 use crate::runtime::{self, Acceptor, race, sleep};
 use crate::shm::heartbeat;
 use crate::sys::{retire, socket};
-use crate::worker::control::SlotIndex;
+use crate::worker::messages::SlotIndex;
 
 /// How long accepting rests when descriptors or memory have run out and nothing closes meanwhile.
 const PAUSE_MS: u64 = 500; // nginx's accept_mutex_delay

@@ -1,7 +1,7 @@
 //! What a worker does to itself before it serves: limits, priority, processors, user, directory.
 
+use crate::cycle::Config;
 use crate::sys::process;
-use crate::worker::Config;
 
 /// Settles the process. Errors: what failed, in nginx's words; running on as the wrong user is not an option.
 pub fn settle(config: &Config, number: usize) -> Result<(), String> {

@@ -9,10 +9,8 @@
 //! ```
 
 mod accept;
-pub mod config;
-pub mod control;
 mod hygiene;
-pub mod settings;
+pub mod messages;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,6 +21,7 @@ use std::task::{Context, Poll};
 
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
 
+use crate::cycle::Config;
 use crate::http::{Handover, Hooks, Service};
 use crate::log;
 use crate::net::budget;
@@ -37,8 +36,7 @@ use crate::sys::terminal;
 use crate::upstream::known::Spot;
 use accept::Leases;
 pub use accept::Slot;
-pub use config::Config;
-use control::{Learned, ToMaster, ToWorker};
+use messages::{Learned, ToMaster, ToWorker};
 
 /// What the master gives to a worker beside the configuration.
 #[derive(Debug)]
@@ -49,7 +47,7 @@ pub struct Seat {
     pub control: OwnedFd,
     pub slots: Vec<Slot>,
     /// The slots to accept from at first.
-    pub leased: Vec<control::SlotIndex>,
+    pub leased: Vec<messages::SlotIndex>,
     /// The starter's terminal is let go of when the worker is ready.
     pub leaves_terminal: bool,
     /// `master_process off`: nobody else has these slots, and nobody else hears the signals of a master.
@@ -299,7 +297,7 @@ impl Control {
 
     fn poll_message(&mut self, cx: &mut Context<'_>, leases: &Leases) -> Poll<Event> {
         while self.io.poll_readable(cx).is_ready() {
-            let mut buffer = [0; control::BYTES_MAX];
+            let mut buffer = [0; messages::BYTES_MAX];
             let received = self.io.try_receive(|fd| msg::receive(fd, &mut buffer));
             match received {
                 Ok(msg::Message { length: 0, .. }) => return master_is_gone(leases),

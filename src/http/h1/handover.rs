@@ -1,6 +1,6 @@
 //! An idle connection on its way from a worker of the old generation to one of the new.
 //!
-//! Pure data: the descriptor travels beside it, and `worker/control.rs` writes and reads it. A worker may be hostile, so
+//! Pure data: the descriptor travels beside it, and `worker/messages.rs` writes and reads it. A worker may be hostile, so
 //! the one that goes on with the connection takes none of these numbers beyond what its configuration allows.
 
 /// The longest header of the PROXY protocol that goes with a connection; one with kilobytes of TLVs closes instead.

@@ -10,12 +10,12 @@ use std::rc::Rc;
 use crate::config::load::{LoadOptions, load, load_text};
 use crate::config::needs;
 use crate::config::{Context, Diagnostic, Diagnostics, FileId, Node, RowInfo, Severity, Span, Tree, render};
+use crate::cycle::settings::{self, NAMES_TIMEOUT_MS, Settings};
 use crate::http;
 use crate::log::{self, Lease, Logger, OpenError};
 use crate::sys::lookup::Lookup;
 use crate::sys::names::{Answer, Names};
 use crate::sys::{clock, terminal};
-use crate::worker::settings::{self, NAMES_TIMEOUT_MS, Settings};
 
 /// Where a configuration is read from.
 #[derive(Clone, Debug)]
