@@ -1,5 +1,5 @@
-//! Sockets as the proxy uses them: addresses, connecting, how many connections a worker holds, which of them give way
-//! to others, whether it is about to leave them, and the memory that its requests share.
+//! Sockets as the proxy uses them: addresses, connecting, connections as the protocols see them, how many a worker
+//! holds, which of them give way to others, whether it is about to leave them, and the memory that its requests share.
 
 pub mod address;
 pub mod budget;
@@ -9,5 +9,7 @@ pub mod open;
 pub mod pace;
 pub mod resolver;
 pub mod room;
+pub mod transport;
 
 pub use address::Address;
+pub use transport::Transport;

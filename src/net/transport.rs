@@ -1,0 +1,303 @@
+//! A connection as the protocols see it: bytes that are read and written, and whether the peer is still there.
+//!
+//! What lies underneath, a plain socket or a session that encrypts, is decided once, when the connection is opened.
+//! Everything above `net/` that reads or writes a connection takes a [`Transport`]. Moving bytes inside the kernel is
+//! possible on a plain socket alone: [`Transport::plain`] is the only door to that, and `into_plain` to giving it away.
+//! Touches: the connection's socket.
+
+#[cfg(test)]
+pub mod script;
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::task::{Context, Poll};
+
+use crate::runtime::{Io, Waiting};
+use crate::sys::address::SockAddr;
+use crate::sys::socket::{self, TcpInfo, UNSENT_PROOF_BYTES};
+
+/// One connection of a client or to an upstream server.
+///
+/// It belongs to the task that serves it; dropping it closes the connection. All methods take `&self`, since both
+/// directions are used side by side. None of them waits: `poll_` asks the runtime to wake the task, and counts against
+/// the task's budget where it moves bytes; `try_` does neither.
+///
+/// A transport may hold plaintext that the socket knows nothing of (so `poll_readable` and `is_quiet` ask it, not the
+/// socket), and written bytes that the socket has not taken (so a sender ends with `poll_flush`). A plain socket holds
+/// nothing in either direction.
+#[derive(Debug)]
+pub enum Transport {
+    Plain(Io),
+    /// Plays what a test has written down.
+    #[cfg(test)]
+    Scripted(script::Player),
+}
+
+/// Calls the method of whichever kind it is.
+macro_rules! each {
+    ($transport:expr, $inner:ident => $call:expr) => {
+        match $transport {
+            Transport::Plain($inner) => $call,
+            #[cfg(test)]
+            Transport::Scripted($inner) => $call,
+        }
+    };
+}
+
+impl Transport {
+    /// Reads into `buffer`. Ready with 0 at the end of what the peer sends.
+    #[inline]
+    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        each!(self, inner => inner.poll_read(cx, buffer))
+    }
+
+    /// Reads now. `WouldBlock`: nothing has come, and `poll_readable` will tell.
+    #[inline]
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        each!(self, inner => inner.try_read(buffer))
+    }
+
+    /// Takes bytes to be sent; the count may be less than was given.
+    #[inline]
+    pub fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, inner => inner.poll_write(cx, data))
+    }
+
+    #[inline]
+    pub fn poll_write_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, inner => inner.poll_write_vectored(cx, slices))
+    }
+
+    /// Takes bytes to be sent if that is possible now.
+    #[inline]
+    pub fn try_write(&self, data: &[u8]) -> io::Result<usize> {
+        each!(self, inner => inner.try_write(data))
+    }
+
+    /// Ready when the socket has taken all that was written. A plain socket keeps nothing back.
+    #[inline]
+    pub fn poll_flush(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when a read may give something: bytes that are here already, the end, or an error.
+    #[inline]
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, inner => inner.poll_readable(cx))
+    }
+
+    /// Like [`Transport::poll_readable`], and lists the connection meanwhile as one that only waits: the worker may ask
+    /// for its place ([`Transport::is_asked`]).
+    #[inline]
+    pub fn poll_waiting(&self, waiting: Waiting, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(io) => io.poll_waiting(waiting, cx),
+            #[cfg(test)]
+            Self::Scripted(player) => player.poll_readable(cx),
+        }
+    }
+
+    /// Ready when the peer will send no more or the connection is gone. Waits in the place of a reader.
+    #[inline]
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        each!(self, inner => inner.poll_hangup(cx))
+    }
+
+    /// The peer will send no more, or the connection is gone.
+    #[inline]
+    pub fn is_gone(&self) -> bool {
+        each!(self, inner => inner.is_hung_up())
+    }
+
+    /// True when nothing has arrived since the last read and the peer is still there.
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        each!(self, inner => inner.is_quiet())
+    }
+
+    /// Tells the peer that nothing more comes, as far as the socket takes that now.
+    pub fn shutdown(&self) -> io::Result<()> {
+        each!(self, inner => inner.shutdown_write())
+    }
+
+    /// Pending when the task has used up its I/O operations of this poll; it is queued again behind the others. For
+    /// loops of `try_` calls, which cost nothing of the budget.
+    pub fn poll_budget(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Plain(io) => io.poll_budget(cx),
+            #[cfg(test)]
+            Self::Scripted(_) => Poll::Ready(()),
+        }
+    }
+
+    /// The socket itself, for splice and sendfile: `None` where its bytes are not those of the protocol, or where another
+    /// process may have the socket too, by whose mode those calls would go.
+    #[inline]
+    pub fn plain(&self) -> Option<&Io> {
+        match self {
+            Self::Plain(io) => Some(io).filter(|io| !io.is_shared()),
+            #[cfg(test)]
+            Self::Scripted(_) => None,
+        }
+    }
+
+    /// The descriptor out of the loop, open, for another process; `None`: only this process can go on with the
+    /// connection, which is closed now.
+    pub fn into_plain(self) -> Option<OwnedFd> {
+        match self {
+            Self::Plain(io) => Some(io.into_fd()),
+            #[cfg(test)]
+            Self::Scripted(_) => None,
+        }
+    }
+
+    /// Notes that another process may have the socket too.
+    pub fn share(&self) {
+        self.with_socket(Io::share);
+    }
+
+    /// The connection goes on: it is not asked to close, neither now nor later while it is served.
+    #[inline]
+    pub fn unlist(&self) {
+        self.with_socket(Io::unlist);
+    }
+
+    /// The worker needs its place: a connection that still only waits shall close.
+    #[inline]
+    pub fn is_asked(&self) -> bool {
+        self.with_socket(Io::is_asked).unwrap_or(false)
+    }
+
+    /// For questions to the kernel while the connection is open.
+    pub fn probe(&self) -> Option<Probe> {
+        self.with_socket(|io| Probe(io.as_fd().as_raw_fd()))
+    }
+
+    /// The address that the peer has connected to; `None`: there is none to be had.
+    pub fn local_addr(&self) -> Option<SockAddr> {
+        self.with_socket(|io| socket::local_addr(io.as_fd()).ok())?
+    }
+
+    /// The connection ends with a reset, whatever is on its way.
+    pub fn reset_on_close(&self) {
+        self.with_socket(|io| socket::reset_on_close(io.as_fd()));
+    }
+
+    /// Counts bytes that the socket has taken of one message. One that has taken many has a peer that reads: from then
+    /// on the kernel may hold as much of it unsent as it likes.
+    #[inline]
+    pub fn advance(&self, before: u64, count: usize) -> u64 {
+        let total = before + count as u64;
+        if before < UNSENT_PROOF_BYTES && total >= UNSENT_PROOF_BYTES {
+            self.with_socket(|io| socket::lift_unsent_limit(io.as_fd()));
+        }
+        total
+    }
+
+    /// Every kind but the one of tests has a socket underneath.
+    #[inline]
+    fn with_socket<T>(&self, ask: impl FnOnce(&Io) -> T) -> Option<T> {
+        match self {
+            Self::Plain(io) => Some(ask(io)),
+            #[cfg(test)]
+            Self::Scripted(_) => None,
+        }
+    }
+
+    pub async fn readable(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_readable(cx)).await
+    }
+
+    /// Waits as [`Transport::poll_waiting`] does.
+    pub async fn waiting(&self, waiting: Waiting) -> io::Result<()> {
+        poll_fn(|cx| self.poll_waiting(waiting, cx)).await
+    }
+
+    /// Waits as [`Transport::poll_gone`] does.
+    pub async fn gone(&self) {
+        poll_fn(|cx| self.poll_gone(cx)).await;
+    }
+
+    /// Writes all of `data` and flushes. Errors: the connection's; `WriteZero` where it takes nothing more.
+    pub async fn write_all(&self, mut data: &[u8]) -> io::Result<()> {
+        while !data.is_empty() {
+            let count = poll_fn(|cx| self.poll_write(cx, data)).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            data = &data[count..];
+        }
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+}
+
+/// A socket that the kernel can be asked about, for values that outlive a borrow of its [`Transport`].
+///
+/// It does not keep the socket open. Its holder lives no longer than the connection; were it to, the answers would be
+/// those of whichever connection has the number by then, and nothing worse.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe(RawFd);
+
+impl Probe {
+    /// What the kernel measures of the connection; `None`: it is not TCP.
+    pub fn tcp_info(self) -> Option<TcpInfo> {
+        socket::tcp_info(self.0)
+    }
+}
+
+impl From<Io> for Transport {
+    fn from(io: Io) -> Self {
+        Self::Plain(io)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::runtime::{Runtime, registration_count};
+
+    fn pair() -> (Transport, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Io::register(ours.into()).unwrap().into(), theirs)
+    }
+
+    #[test]
+    fn costs_no_more_than_its_socket() {
+        // The idle connection pays for it, and so does each kept one of an upstream.
+        assert_eq!(size_of::<Io>(), 8);
+        assert!(size_of::<Transport>() <= 16);
+    }
+
+    #[test]
+    fn a_shared_socket_is_no_door_into_the_kernel_but_can_be_given_away() {
+        Runtime::new().unwrap().block_on(async {
+            let (transport, _peer) = pair();
+            assert!(transport.plain().is_some());
+            transport.share();
+            assert!(transport.plain().is_none());
+            assert!(transport.into_plain().is_some());
+            assert_eq!(registration_count(), 0);
+        });
+    }
+
+    #[test]
+    fn the_kernel_is_asked_about_sockets_only() {
+        Runtime::new().unwrap().block_on(async {
+            let (transport, _peer) = pair();
+            assert!(transport.probe().unwrap().tcp_info().is_none());
+            let (transport, _script) = script::play();
+            assert!(transport.plain().is_none() && transport.probe().is_none());
+            assert!(transport.local_addr().is_none() && !transport.is_asked());
+            assert_eq!(transport.advance(UNSENT_PROOF_BYTES - 1, 2), UNSENT_PROOF_BYTES + 1);
+            assert!(transport.into_plain().is_none());
+        });
+    }
+}

@@ -1,0 +1,396 @@
+//! A connection without a socket, for tests: it plays what its script says, step by step.
+//!
+//! One script for what comes from the peer and one for what it takes; the test holds a [`Script`] and the code under
+//! test the [`Transport`]. Polls in a script cost no time: a pause is one poll that finds nothing, after which the task
+//! is woken at once. Where a script is over nothing more comes, and everything is taken.
+//! Touches: memory.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use crate::net::transport::Transport;
+
+/// A step of what comes.
+#[derive(Debug)]
+enum Arrival {
+    /// Never empty. A read that has less room leaves the rest.
+    Bytes(Vec<u8>),
+    /// One look finds nothing; what follows has come by the next one.
+    Pause,
+    /// The peer has closed its direction. It stays the last step.
+    End,
+    /// The connection is lost, in this direction and in the other one.
+    Reset,
+}
+
+/// A step of what is taken, by one write each.
+#[derive(Clone, Copy, Debug)]
+enum Room {
+    AtMost(usize),
+    /// One write finds no room.
+    Pause,
+    /// No room from here on, until [`Script::drains`].
+    Full,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    arrivals: VecDeque<Arrival>,
+    rooms: VecDeque<Room>,
+    written: Vec<u8>,
+    write_count: usize,
+    is_shut: bool,
+    is_dropped: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// A transport that plays a script, and the script.
+pub fn play() -> (Transport, Script) {
+    let state = Rc::default();
+    (Transport::Scripted(Player(Rc::clone(&state))), Script(state))
+}
+
+/// The test's side. Steps may be added while the transport is in use, whose waiting task is woken.
+#[derive(Clone, Debug)]
+pub struct Script(Rc<RefCell<State>>);
+
+impl Script {
+    /// The peer sends these bytes in one piece.
+    pub fn sends(&self, data: &[u8]) -> &Self {
+        match data {
+            b"" => self,
+            _ => self.arrives(Arrival::Bytes(data.to_vec())),
+        }
+    }
+
+    /// The peer sends these bytes in two pieces, cut at `cut`, with a pause between them.
+    pub fn sends_cut(&self, data: &[u8], cut: usize) -> &Self {
+        self.sends(&data[..cut]).pauses().sends(&data[cut..])
+    }
+
+    /// The peer sends each byte alone, with a pause before it.
+    pub fn drips(&self, data: &[u8]) -> &Self {
+        data.chunks(1).fold(self, |script, byte| script.pauses().sends(byte))
+    }
+
+    /// One look finds nothing.
+    pub fn pauses(&self) -> &Self {
+        self.arrives(Arrival::Pause)
+    }
+
+    /// The peer closes its direction, and goes on taking what is sent.
+    pub fn ends(&self) -> &Self {
+        self.arrives(Arrival::End)
+    }
+
+    /// The peer resets the connection.
+    pub fn resets(&self) -> &Self {
+        self.arrives(Arrival::Reset)
+    }
+
+    /// The next write is taken up to so many bytes.
+    pub fn takes(&self, count: usize) -> &Self {
+        self.has_room(Room::AtMost(count))
+    }
+
+    /// The next write finds no room, the one after it does.
+    pub fn blocks(&self) -> &Self {
+        self.has_room(Room::Pause)
+    }
+
+    /// From here on nothing is taken, until [`Script::drains`].
+    pub fn is_full(&self) -> &Self {
+        self.has_room(Room::Full)
+    }
+
+    /// Each of so many writes takes one byte, and finds no room before it.
+    pub fn sips(&self, count: usize) -> &Self {
+        (0..count).fold(self, |script, _| script.blocks().takes(1))
+    }
+
+    /// Forgets what was said of its room: everything is taken from now on.
+    pub fn drains(&self) {
+        let mut state = self.0.borrow_mut();
+        state.rooms.clear();
+        let writer = state.writer.take();
+        drop(state);
+        wake(writer);
+    }
+
+    /// The bytes that were taken.
+    pub fn written(&self) -> Vec<u8> {
+        self.0.borrow().written.clone()
+    }
+
+    /// In how many writes they were taken.
+    pub fn write_count(&self) -> usize {
+        self.0.borrow().write_count
+    }
+
+    /// Bytes of the script that were not read.
+    pub fn unread(&self) -> usize {
+        let of = |step: &Arrival| if let Arrival::Bytes(bytes) = step { bytes.len() } else { 0 };
+        self.0.borrow().arrivals.iter().map(of).sum()
+    }
+
+    /// The transport's side has ended its direction.
+    pub fn is_shut(&self) -> bool {
+        self.0.borrow().is_shut
+    }
+
+    /// The transport is closed.
+    pub fn is_closed(&self) -> bool {
+        self.0.borrow().is_dropped
+    }
+
+    fn arrives(&self, step: Arrival) -> &Self {
+        let mut state = self.0.borrow_mut();
+        state.arrivals.push_back(step);
+        let (reader, writer) = (state.reader.take(), state.writer.take());
+        drop(state);
+        wake(reader);
+        wake(writer); // a reset ends its wait too
+        self
+    }
+
+    fn has_room(&self, step: Room) -> &Self {
+        self.0.borrow_mut().rooms.push_back(step);
+        self
+    }
+}
+
+/// The transport's side: the methods that [`Transport`] has.
+#[derive(Debug)]
+pub struct Player(Rc<RefCell<State>>);
+
+impl Player {
+    pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.0.borrow_mut();
+        match state.arrivals.front_mut() {
+            None => Err(io::ErrorKind::WouldBlock.into()),
+            Some(Arrival::Pause) => {
+                state.arrivals.pop_front();
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            Some(Arrival::End) => Ok(0),
+            Some(Arrival::Reset) => Err(io::ErrorKind::ConnectionReset.into()),
+            Some(Arrival::Bytes(bytes)) => {
+                let count = bytes.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&bytes[..count]);
+                bytes.drain(..count);
+                if bytes.is_empty() {
+                    state.arrivals.pop_front();
+                }
+                Ok(count)
+            }
+        }
+    }
+
+    pub(super) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.skip_pause(cx) {
+            return Poll::Pending;
+        }
+        match self.try_read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(cx),
+            outcome => Poll::Ready(outcome),
+        }
+    }
+
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.skip_pause(cx) {
+            return Poll::Pending;
+        }
+        if self.0.borrow().arrivals.is_empty() { self.wait(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    pub(super) fn poll_hangup(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.skip_pause(cx) {
+            return Poll::Pending;
+        }
+        if self.is_hung_up() { Poll::Ready(()) } else { self.wait(cx) }
+    }
+
+    /// Like a socket it tells of the end while bytes before it are unread.
+    pub(super) fn is_hung_up(&self) -> bool {
+        let state = self.0.borrow();
+        let mut arrived = state.arrivals.iter().take_while(|step| !matches!(step, Arrival::Pause));
+        arrived.any(|step| matches!(step, Arrival::End | Arrival::Reset))
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        matches!(self.0.borrow().arrivals.front(), None | Some(Arrival::Pause))
+    }
+
+    pub(super) fn try_write(&self, data: &[u8]) -> io::Result<usize> {
+        self.try_write_vectored(&[IoSlice::new(data)])
+    }
+
+    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut state = self.0.borrow_mut();
+        assert!(!state.is_shut, "written behind the end");
+        if matches!(state.arrivals.front(), Some(Arrival::Reset)) {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let mut room = match state.rooms.front() {
+            None => usize::MAX,
+            Some(Room::Full) => return Err(io::ErrorKind::WouldBlock.into()),
+            Some(Room::Pause) => 0,
+            Some(Room::AtMost(count)) => *count,
+        };
+        state.rooms.pop_front();
+        if room == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        state.write_count += 1;
+        let before = state.written.len();
+        for slice in slices {
+            let part = &slice[..slice.len().min(room)];
+            state.written.extend_from_slice(part);
+            room -= part.len();
+        }
+        Ok(state.written.len() - before)
+    }
+
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(data)])
+    }
+
+    pub(super) fn poll_write_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.try_write_vectored(slices) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut state = self.0.borrow_mut();
+                state.writer = Some(cx.waker().clone());
+                let is_full = matches!(state.rooms.front(), Some(Room::Full));
+                drop(state);
+                if !is_full {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
+            outcome => Poll::Ready(outcome),
+        }
+    }
+
+    pub(super) fn shutdown_write(&self) -> io::Result<()> {
+        let mut state = self.0.borrow_mut();
+        if matches!(state.arrivals.front(), Some(Arrival::Reset)) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        state.is_shut = true;
+        Ok(())
+    }
+
+    /// True where this look finds nothing, though something follows.
+    fn skip_pause(&self, cx: &Context<'_>) -> bool {
+        let mut state = self.0.borrow_mut();
+        let is_pause = matches!(state.arrivals.front(), Some(Arrival::Pause));
+        if is_pause {
+            state.arrivals.pop_front();
+            drop(state);
+            cx.waker().wake_by_ref();
+        }
+        is_pause
+    }
+
+    fn wait<T>(&self, cx: &Context<'_>) -> Poll<T> {
+        self.0.borrow_mut().reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        self.0.borrow_mut().is_dropped = true;
+    }
+}
+
+/// With no cell borrowed: it calls into the runtime.
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+    use crate::runtime::{Runtime, TimedOut, spawn, timeout, yield_now};
+
+    async fn read_all(transport: &Transport) -> (Vec<u8>, io::Result<usize>) {
+        let mut all = Vec::new();
+        let mut piece = [0; 3];
+        loop {
+            match poll_fn(|cx| transport.poll_read(cx, &mut piece)).await {
+                Ok(count) if count > 0 => all.extend_from_slice(&piece[..count]),
+                end => return (all, end),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_sent_arrives_however_it_is_cut() {
+        Runtime::new().unwrap().block_on(async {
+            for cut in 0..=5 {
+                let (transport, script) = play();
+                script.sends_cut(b"hello", cut).drips(b" you").ends();
+                let (all, end) = read_all(&transport).await;
+                assert_eq!((&all[..], end.unwrap()), (&b"hello you"[..], 0));
+                assert!(transport.is_gone());
+            }
+            let (transport, script) = play();
+            script.sends(b"half").resets();
+            assert!(transport.is_gone(), "told before the bytes are read, as by a socket");
+            let (all, end) = read_all(&transport).await;
+            assert_eq!((&all[..], end.unwrap_err().kind()), (&b"half"[..], io::ErrorKind::ConnectionReset));
+            assert!(transport.try_write(b"x").is_err() && transport.shutdown().is_err());
+        });
+    }
+
+    #[test]
+    fn silence_lasts_until_the_script_goes_on() {
+        Runtime::new().unwrap().block_on(async {
+            let (transport, script) = play();
+            assert!(transport.is_quiet());
+            assert_eq!(timeout(1, transport.readable()).await.unwrap_err(), TimedOut);
+            spawn(async move {
+                yield_now().await;
+                script.sends(b"now");
+            });
+            transport.readable().await.unwrap();
+            assert!(!transport.is_quiet() && !transport.is_gone());
+            assert_eq!(transport.try_read(&mut [0; 8]).unwrap(), 3);
+        });
+    }
+
+    #[test]
+    fn writes_are_taken_as_the_script_says() {
+        Runtime::new().unwrap().block_on(async {
+            let (transport, script) = play();
+            script.takes(2).sips(3);
+            transport.write_all(b"all of it").await.unwrap();
+            assert_eq!((script.written(), script.write_count()), (b"all of it".to_vec(), 5));
+            script.is_full();
+            assert_eq!(timeout(1, transport.write_all(b" more")).await.unwrap_err(), TimedOut);
+            let again = script.clone();
+            spawn(async move { again.drains() });
+            transport.write_all(b" more").await.unwrap();
+            let slices = [IoSlice::new(b", "), IoSlice::new(b""), IoSlice::new(b"in pieces")];
+            script.takes(4);
+            assert_eq!(poll_fn(|cx| transport.poll_write_vectored(cx, &slices)).await.unwrap(), 4);
+            assert_eq!(script.written(), b"all of it more, in");
+            transport.shutdown().unwrap();
+            drop(transport);
+            assert!(script.is_shut() && script.is_closed());
+        });
+    }
+}
