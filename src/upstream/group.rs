@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use crate::net::address::Address;
 use crate::shm::counter::{self, Slot};
+use crate::upstream::balance::Method;
 use crate::upstream::follow::Names;
 use crate::upstream::known::Spot;
 use crate::upstream::peer::{Peer, Server};
@@ -40,6 +41,8 @@ pub struct Set {
     pub backup: Vec<Rc<Peer>>,
     /// Peers that are not `down`, backups included: how many turns a request may take.
     pub tries: u32,
+    /// How one of them is chosen.
+    pub method: Method,
 }
 
 impl Set {
@@ -55,6 +58,7 @@ pub struct Group {
     pub name: Box<str>,
     pub servers: Vec<Server>,
     pub keepalive: Keepalive,
+    pub method: Method,
     /// `zone`: all workers count its peers' failures together.
     is_shared: bool,
     /// How the names of its servers with `resolve` are looked up; `None`: there is no such server.
@@ -95,6 +99,7 @@ impl Group {
             name: name.into(),
             servers,
             keepalive: Keepalive::default(),
+            method: Method::default(),
             is_shared: false,
             names: None,
             slot: None,
@@ -173,7 +178,7 @@ impl Group {
         let old = self.set();
         // each peer stays once: two SRV records may name one address
         let mut left: Vec<&Rc<Peer>> = old.primary.iter().chain(&old.backup).collect();
-        let mut set = Set::default();
+        let mut set = Set { method: self.method.clone(), ..Set::default() };
         for (index, server) in self.servers.iter().enumerate() {
             let Some(spots) = spots_of(index, server) else {
                 let of_server = |peer: &&Rc<Peer>| peer.server == index;
@@ -229,7 +234,7 @@ fn weight(server: &Server, spot: &Spot) -> i64 {
 mod tests {
     use super::*;
     use crate::net::address;
-    use crate::upstream::round_robin::{Outcome, Session};
+    use crate::upstream::session::{Outcome, Session};
 
     fn server(name: &str) -> Server {
         Server::new(name, address::parse_upstream(name, 80).unwrap())

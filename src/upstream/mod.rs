@@ -4,16 +4,17 @@
 //! it. The configuration of a group is immutable; what changes while serving are the words of its peers
 //! and the idle connections, which belong to one worker.
 
+pub mod balance;
 pub mod fault;
 pub mod follow;
 pub mod group;
 pub mod known;
 pub mod peer;
 pub mod pool;
-pub mod round_robin;
+pub mod session;
 pub mod unresolved;
 
 pub use fault::{Fault, Faults};
 pub use group::Group;
 pub use peer::{Peer, Server};
-pub use round_robin::{Outcome, Session};
+pub use session::{Outcome, Session};

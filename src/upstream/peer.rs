@@ -164,6 +164,12 @@ impl Peer {
         self.conns_max != 0 && self.conns() >= self.conns_max
     }
 
+    /// May be given a request at this moment.
+    #[inline]
+    pub(super) fn is_usable(&self, now_ms: u64) -> bool {
+        !self.is_down() && !self.is_failed(now_ms) && !self.is_full()
+    }
+
     /// Gives the peer its share of one round; returns `(current, share)`.
     /// A peer that had failed grows back to its weight, one a round.
     pub(super) fn weigh(&self) -> (i64, i64) {
@@ -175,9 +181,13 @@ impl Peer {
         (self.current_weight.get(), share)
     }
 
-    /// Chosen: pays what the round gave out, and begins a new window when the last is over.
-    pub(super) fn choose(&self, total: i64, now_ms: u64) {
+    /// Chosen: pays what the round gave out.
+    pub(super) fn pay(&self, total: i64) {
         self.current_weight.set(self.current_weight.get() - total);
+    }
+
+    /// Its turn begins, and with it a new window of failures where the last one is over.
+    pub(super) fn begin_turn(&self, now_ms: u64) {
         if now_ms - self.past(Word::CheckedMs, &self.checked_ms, now_ms) > self.fail_timeout_ms {
             self.set(Word::CheckedMs, &self.checked_ms, now_ms);
         }
@@ -317,7 +327,7 @@ mod tests {
         peer.fail(1000);
         peer.succeed(1000);
         assert_eq!(peer.fails(), 1, "still the window of the failure");
-        peer.choose(0, 20_000);
+        peer.begin_turn(20_000);
         peer.succeed(20_000);
         assert_eq!(peer.fails(), 0);
     }
@@ -353,9 +363,9 @@ mod tests {
             assert!(peer.is_failed(10_000));
             assert!(peer.is_failed(20_000), "as for a failure of just before");
             assert!(!peer.is_failed(20_001));
-            peer.choose(0, 20_001);
+            peer.begin_turn(20_001);
             peer.succeed(20_001);
-            peer.choose(0, 40_000);
+            peer.begin_turn(40_000);
             peer.succeed(40_000);
             assert!(
                 !peer.is_failed(40_000) && peer.fails() == 0,

@@ -1,12 +1,12 @@
-//! Smooth weighted round robin, and the course of one request through the peers of a group.
+//! The course of one request through the peers of a group: who has been tried, who is next, how many turns are left.
 //!
-//! In each round every usable peer gains its effective weight, and the one that has most is chosen and pays
-//! the sum: weights 5, 1, 1 give a a b a c a a, not a a a a a b c. Behaviour: nginx's ngx_http_upstream_module.
+//! The order is nginx's: the primary peers as the group's balancer picks them (`upstream/balance/`), then the backups;
+//! a group of one peer always has that one. Decides without waiting: the time is an argument.
+//! Behaviour: nginx's ngx_http_upstream_round_robin.c.
 
 use std::rc::Rc;
 
-use smallvec::{SmallVec, smallvec};
-
+use crate::upstream::balance::{Eligible, Tried};
 use crate::upstream::group::{Group, Set};
 use crate::upstream::peer::{InUse, Peer};
 
@@ -21,16 +21,22 @@ pub enum Outcome {
     Next,
 }
 
-/// One request's course: which peers it has tried, which one it is at. Dropping it ends the turn well.
+/// One request's course through a group.
+///
+/// Made when the request is about to be passed on, and asked for a peer with [`Session::pick`] at each turn, which
+/// [`Session::finish`] ends. It keeps the set of peers with which it began, whatever names lead to meanwhile, and counts
+/// the connection of the turn under way. Dropping it ends that turn well: the request was answered, or given up by the
+/// client.
 #[derive(Debug)]
 pub struct Session {
     set: Rc<Set>,
-    /// One bit a peer of the list in use.
-    tried: SmallVec<[u64; 1]>,
+    /// Of the list in use.
+    tried: Tried,
     /// The primary peers are used up.
     backup: bool,
     current: Option<InUse>,
     tries_left: u32,
+    key: Box<[u8]>,
 }
 
 impl Session {
@@ -38,8 +44,15 @@ impl Session {
     pub fn new(group: &Group, tries_max: u32) -> Self {
         let set = group.set();
         let tries = if tries_max == 0 { set.tries } else { set.tries.min(tries_max) };
-        let words = set.primary.len().max(set.backup.len()).div_ceil(64);
-        Self { set, tried: smallvec![0; words], backup: false, current: None, tries_left: tries }
+        let tried = Tried::new(set.primary.len().max(set.backup.len()));
+        Self { set, tried, backup: false, current: None, tries_left: tries, key: Box::default() }
+    }
+
+    /// With the key by which the group's balancer chooses: the value of `hash`, the client's address of `ip_hash`.
+    #[must_use]
+    pub fn with_key(mut self, key: Box<[u8]>) -> Self {
+        self.key = key;
+        self
     }
 
     /// The next peer, its connection counted; `None` when no peer is left that may be used now.
@@ -49,7 +62,7 @@ impl Session {
             let mut picked = self.pick_from_list(now_ms);
             if picked.is_none() && !self.backup && !self.set.backup.is_empty() {
                 self.backup = true;
-                self.tried.fill(0);
+                self.tried.clear();
                 picked = self.pick_from_list(now_ms);
             }
             let peer = picked?;
@@ -57,7 +70,7 @@ impl Session {
             if self.current.is_some() {
                 return Some(peer);
             }
-            // another worker was faster; of several peers this one now counts as tried
+            // Another worker was faster; of several peers this one now counts as tried.
             if self.set.is_single() {
                 return None;
             }
@@ -69,7 +82,7 @@ impl Session {
         let Some(used) = self.current.take() else { return false };
         let peer = used.peer();
         if self.set.is_single() {
-            // the only peer is never left out: there would be nobody instead
+            // The only peer is never left out: there would be none instead.
             peer.forget_failures();
             self.tries_left = 0;
             return false;
@@ -107,35 +120,18 @@ impl Session {
         if let ([only], true) = (self.list(), self.set.is_single()) {
             return (!only.is_down() && !only.is_full()).then(|| Rc::clone(only));
         }
-        let mut best: Option<(usize, i64)> = None;
-        let mut total = 0;
-        for (index, peer) in self.list().iter().enumerate() {
-            if self.has_tried(index) || peer.is_down() || peer.is_failed(now_ms) || peer.is_full() {
-                continue;
-            }
-            let (current, share) = peer.weigh();
-            total += share;
-            if best.is_none_or(|(_, most)| current > most) {
-                best = Some((index, current));
-            }
-        }
-        let (index, _) = best?;
-        if let Some(word) = self.tried.get_mut(index / 64) {
-            *word |= 1 << (index % 64);
-        }
+        let eligible = Eligible::new(self.list(), &self.tried, now_ms);
+        let index = self.set.method.pick(&eligible, &self.key)?;
         let peer = Rc::clone(self.list().get(index)?);
-        peer.choose(total, now_ms);
+        self.tried.add(index);
+        peer.begin_turn(now_ms);
         Some(peer)
-    }
-
-    fn has_tried(&self, index: usize) -> bool {
-        self.tried.get(index / 64).is_some_and(|word| word & (1 << (index % 64)) != 0)
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // cancelled, or simply done: nothing speaks against the peer, so the clock is not needed
+        // Cancelled, or done: nothing speaks against the peer, so the clock is not needed.
         self.finish(Outcome::Good, 0);
     }
 }

@@ -1,0 +1,73 @@
+//! Smooth weighted round robin: the balancer of a group that names no other.
+//!
+//! In each round every peer that may be used gains its effective weight; the one that has most by then is chosen and
+//! pays the sum. So weights 5, 1, 1 give a a b a c a a, not a a a a a b c. A peer that has failed has lost weight, and
+//! gains it back one a round. Behaviour: nginx's ngx_http_upstream_get_peer (ngx_http_upstream_round_robin.c).
+
+use crate::upstream::balance::Eligible;
+use crate::upstream::peer::Peer;
+
+pub(super) fn pick(eligible: &Eligible<'_>) -> Option<usize> {
+    let mut best: Option<(usize, i64, &Peer)> = None;
+    let mut total = 0;
+    for (index, peer) in eligible.iter() {
+        let (current, share) = peer.weigh();
+        total += share;
+        // Of equal ones the first.
+        if best.is_none_or(|(_, most, _)| current > most) {
+            best = Some((index, current, peer));
+        }
+    }
+    let (index, _, peer) = best?;
+    peer.pay(total);
+    Some(index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::balance::Tried;
+    use crate::upstream::balance::tests::peers;
+
+    /// The peers chosen one after the other, as digits from 0.
+    fn turns(weights: &[i64], count: usize) -> String {
+        let peers = peers(weights.len() as u16, |index, server| server.weight = weights[usize::from(index)]);
+        let tried = Tried::new(peers.len());
+        let turn = |_| pick(&Eligible::new(&peers, &tried, 0)).unwrap().to_string();
+        (0..count).map(turn).collect()
+    }
+
+    #[test]
+    fn spreads_by_weight_smoothly() {
+        assert_eq!(turns(&[5, 1, 1], 14), "00102000010200");
+        assert_eq!(turns(&[1, 1, 1], 7), "0120120");
+        assert_eq!(turns(&[1], 2), "00");
+    }
+
+    #[test]
+    fn each_peer_gets_its_weight_in_a_whole_round() {
+        let weights = [7, 3, 1, 5];
+        let chosen = turns(&weights, 1600);
+        let counts = [0, 1, 2, 3].map(|peer| chosen.matches(&peer.to_string()).count() as i64);
+        assert_eq!(counts, weights.map(|weight| weight * 100));
+    }
+
+    #[test]
+    fn a_peer_that_failed_comes_back_slowly() {
+        let peers = peers(2, |_, server| server.weight = 4);
+        let tried = Tried::new(peers.len());
+        peers[0].fail(1000);
+        let turn = |_| pick(&Eligible::new(&peers, &tried, 20_000)).unwrap().to_string();
+        let chosen: String = (0..16).map(turn).collect();
+        // The first rounds belong to the other one, until the lost weight has grown back.
+        assert!(chosen.starts_with("11"), "{chosen}");
+        assert!(chosen.ends_with("0101") || chosen.ends_with("1010"), "{chosen}");
+    }
+
+    #[test]
+    fn nobody_is_chosen_where_nobody_may_be_used() {
+        let peers = peers(2, |_, server| server.down = true);
+        assert_eq!(pick(&Eligible::new(&peers, &Tried::new(2), 0)), None);
+        assert_eq!(pick(&Eligible::new(&[], &Tried::new(0), 0)), None);
+    }
+}
