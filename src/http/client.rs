@@ -357,7 +357,7 @@ impl<'a> Client<'a> {
                         // One that is answered from memory does no I/O that would tell.
                         runtime::worked(SUBREQUEST_WORK).await;
                         if self.io.is_hung_up() {
-                            return Err(Error::client(499, "client prematurely closed connection"));
+                            return Err(Error::left());
                         }
                         match begun.next().flatten() {
                             Some(source) => {

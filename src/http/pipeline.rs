@@ -367,7 +367,7 @@ fn decide(request: &mut Request, phase: Phase, index: usize, verdict: Verdict) -
 async fn wait(client: &Client<'_>, ms: u64) -> Result<(), Error> {
     match race(runtime::sleep(ms), client.io().hangup()).await {
         Either::First(()) => Ok(()),
-        Either::Second(()) => Err(Error::client(499, "client prematurely closed connection")),
+        Either::Second(()) => Err(Error::left()),
     }
 }
 
@@ -381,9 +381,7 @@ async fn done_or_gone(
     let mut run = run;
     match race(run.as_mut(), client.io().hangup()).await {
         Either::First(outcome) => Ok(outcome),
-        Either::Second(()) if lane.is_crowded() => {
-            Err(Error::client(499, "client prematurely closed connection"))
-        }
+        Either::Second(()) if lane.is_crowded() => Err(Error::left()),
         Either::Second(()) => Ok(run.await),
     }
 }
@@ -537,7 +535,10 @@ fn recover(request: &mut Request, client: &mut Client<'_>, error: Error) -> Resu
     match error.side {
         Side::Client if error.limit.is_some() => core::log_limit(request, &error),
         Side::Client => log::info!(core::error_log(request), &*request, "{error}"),
-        Side::Upstream | Side::Ours => log::error!(core::error_log(request), &*request, "{error}"),
+        Side::Upstream | Side::Ours => {
+            let told = error.told_limit().map(|limit| core::told(request, limit)).unwrap_or_default();
+            log::error!(core::error_log(request), &*request, "{error}{told}");
+        }
     }
     if error.ends_silently() {
         if !client.has_started() {

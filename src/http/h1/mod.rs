@@ -18,7 +18,7 @@ use crate::http::h1::handover::{Handover, PROXY_BYTES_MAX};
 use crate::http::modules::core;
 use crate::http::proxy_header;
 use crate::http::request::body::{self, Body};
-use crate::http::request::error::Limit;
+use crate::http::request::error::{During, Error, Kind, Limit};
 use crate::http::request::termination::{How, Phase, Termination, Who};
 use crate::http::request::{Connection, Request};
 use crate::http::tunnel;
@@ -280,7 +280,7 @@ async fn read_proxy_header(conn: &mut Conn) -> bool {
         }
         Ok(None) => false,
         Err(_) => {
-            log::info!(core.log(), &who, "client timed out (110: Connection timed out)");
+            log::info!(core.log(), &who, "{}", Error::client(Kind::TimedOut));
             false
         }
     }
@@ -471,7 +471,8 @@ async fn head_timed_out(conn: &mut Conn) {
     log::info!(
         core::error_log(&request),
         &request,
-        "client timed out (110: Connection timed out) while reading client request headers{}",
+        "{}{}",
+        Error::client_timed_out(During::RequestHead, limit),
         core::told(&request, limit)
     );
     if resets {
@@ -486,11 +487,7 @@ fn client_left(conn: &mut Conn, input: Buffer) -> Head {
     let mut request = unfinished(conn, input, false);
     request.response.status = 400;
     request.termination = Some(Termination::new(Who::Client, How::Abort, Phase::RequestHead));
-    log::info!(
-        core::error_log(&request),
-        &request,
-        "client prematurely closed connection while reading client request headers"
-    );
+    log::info!(core::error_log(&request), &request, "{}", Error::left().during(During::RequestHead));
     Head::Over
 }
 

@@ -8,7 +8,7 @@ use crate::config::{Arity, Context, Diagnostic, Merge, Node, inherit};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::request::error::{Error, Limit};
+use crate::http::request::error::{During, Error, Limit};
 use crate::http::script::Script;
 use crate::http::variable::Variable;
 use crate::proto::h1::encode;
@@ -72,10 +72,7 @@ pub async fn pass(request: &Request, client: &Io, head: &ResponseHead, data: &[u
     hints.end();
     match timeout(request.location.core.send_timeout(), client.write_all(&out)).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Error::gone(&error)),
-        Err(_) => {
-            let cause = "client timed out (110: Connection timed out) while sending early hints to client";
-            Err(Error::client(408, cause).by(Limit::SendTimeout))
-        }
+        Ok(Err(error)) => Err(Error::gone(error)),
+        Err(_) => Err(Error::client_timed_out(During::EarlyHints, Limit::SendTimeout)),
     }
 }

@@ -53,7 +53,7 @@ impl Sink {
     fn poll_write(&self, cx: &mut Context<'_>, data: &mut &[u8]) -> Poll<Result<(), Error>> {
         let mut pipe = self.0.borrow_mut();
         if pipe.has_left {
-            return Poll::Ready(Err(Error::client(499, "client prematurely closed connection")));
+            return Poll::Ready(Err(Error::left()));
         }
         let (now, later) = data.split_at(data.len().min(HELD_BYTES_MAX.saturating_sub(pipe.held.len())));
         pipe.held.extend_from_slice(now);
@@ -101,7 +101,7 @@ impl Source {
         poll_fn(|cx| {
             let polled = self.poll_read(cx);
             if polled.is_pending() && client.poll_hangup(cx).is_ready() {
-                return Poll::Ready(Err(Error::client(499, "client prematurely closed connection")));
+                return Poll::Ready(Err(Error::left()));
             }
             polled
         })

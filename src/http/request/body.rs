@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use crate::http::request::error::{Error, Limit};
+use crate::http::request::error::{During, Error, Kind, Limit};
 use crate::http::temp_file::TempFile;
 use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::BodyLength;
@@ -22,8 +22,6 @@ const LONG_READ_BYTES: usize = 64 * 1024;
 
 /// Bytes of the smallest chunks that are decoded in a microsecond.
 pub const DECODED_BYTES: usize = 128;
-
-const LEFT_EARLY: &str = "client prematurely closed connection";
 
 #[derive(Debug)]
 enum Framing {
@@ -299,11 +297,11 @@ impl Body {
                     let _ = io.poll_readable(cx); // not any more: the next event wakes
                 }
                 // after a hang-up no event comes any more: the call alone tells the end
-                Ok(0) => return Poll::Ready(Err(Error::client(400, LEFT_EARLY))),
+                Ok(0) => return Poll::Ready(Err(Error::client(Kind::Cut))),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Poll::Ready(Err(Error::client(400, LEFT_EARLY)));
+                    return Poll::Ready(Err(Error::client(Kind::Cut)));
                 }
-                Err(error) => return Poll::Ready(Err(Error::gone(&error))),
+                Err(error) => return Poll::Ready(Err(Error::gone(error))),
                 Ok(count) => {
                     *left -= (count as u64).min(*left);
                     let is_end = *left == 0;
@@ -388,9 +386,9 @@ impl Body {
                 self.ready = 0..count as usize;
             }
             Framing::Chunked(decoder) => {
-                let step = decoder.decode(buffer.data()).map_err(|error| {
-                    Error::client(400, format!("client sent invalid chunked body ({error})"))
-                })?;
+                let step = decoder
+                    .decode(buffer.data())
+                    .map_err(|error| Error::client(Kind::BadChunks(error.as_str())))?;
                 match step.data {
                     Some(data) => self.ready = data,
                     None => buffer.consume(step.consumed),
@@ -449,12 +447,12 @@ impl Body {
             buffer.compact();
         }
         if buffer.space().is_empty() {
-            return Poll::Ready(Err(Error::client(400, "client sent too long chunk extensions or trailers")));
+            return Poll::Ready(Err(Error::client(Kind::LongChunks)));
         }
         // Never past the end of a body of known length: the rest belongs to the next request.
         let room = (buffer.space().len() as u64).min(left) as usize;
         match io.poll_read(cx, &mut buffer.space()[..room]) {
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(Error::client(400, LEFT_EARLY))),
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(Error::client(Kind::Cut))),
             Poll::Ready(Ok(count)) => {
                 buffer.filled(count);
                 if left == u64::MAX {
@@ -465,7 +463,7 @@ impl Body {
                 self.arrived(count);
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(Error::gone(&error))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(Error::gone(error))),
             Poll::Pending => {
                 if buffer.data().is_empty() {
                     self.buffer = None; // back to the pool: a client that pauses holds no memory
@@ -489,8 +487,7 @@ impl Body {
         }
         ready!(self.timer.poll_expired(cx));
         let limit = if patience_ms < self.timeout_ms { Limit::BodyRate } else { Limit::BodyTimeout };
-        let cause = "client timed out (110: Connection timed out) while reading client request body";
-        Poll::Ready(Error::client(408, cause).by(limit))
+        Poll::Ready(Error::client_timed_out(During::RequestBody, limit))
     }
 
     /// Nothing that was read waits to be decoded.
@@ -501,9 +498,8 @@ impl Body {
 
 #[cold]
 fn too_large(declared: BodyLength, received: u64) -> Error {
-    let kind = if declared == BodyLength::Chunked { "chunked body" } else { "body" };
-    let cause = format!("client intended to send too large {kind}: {received} bytes");
-    Error::client(413, cause).by(Limit::BodySize(received))
+    let is_chunked = declared == BodyLength::Chunked;
+    Error::client(Kind::BodyTooLarge { is_chunked, bytes: received }).by(Limit::BodySize(received))
 }
 
 #[cfg(test)]

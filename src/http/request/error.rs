@@ -1,8 +1,15 @@
-//! What can end a request: the status for the client, and whose fault it was.
+//! What can end a request: a fact of one side, its status for the client, and the words that the log has for it.
 //!
-//! Whether another peer may be tried is not decided by it (`upstream/fault.rs`).
+//! Decisions (`$termination_reason`, another peer, whether the client is answered at all) match on [`Kind`]; the words
+//! are made by `Display` and read by people only. Whether another peer may be tried is decided in `upstream/fault.rs`.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::io;
+
+use crate::http::upstream::trace::Action;
+use crate::log::Cause;
+use crate::upstream::Fault;
 
 /// Who caused an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +17,174 @@ pub enum Side {
     Client,
     Upstream,
     Ours,
+}
+
+impl Side {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Ours => "proxy",
+        }
+    }
+}
+
+/// The system call that failed on an upstream's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Connect,
+    Send,
+    Recv,
+}
+
+impl Call {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect()",
+            Self::Send => "send()",
+            Self::Recv => "recv()",
+        }
+    }
+}
+
+/// What was being done for the client, where the message of an error names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum During {
+    RequestHead,
+    RequestBody,
+    SendResponse,
+    EarlyHints,
+    /// An upstream was busy with this when the client closed its connection.
+    Upstream(Action),
+}
+
+impl During {
+    /// nginx's words, which follow ` while `.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::RequestHead => "reading client request headers",
+            Self::RequestBody => "reading client request body",
+            Self::SendResponse => "sending to client",
+            Self::EarlyHints => "sending early hints to client",
+            Self::Upstream(action) => action.as_str(),
+        }
+    }
+}
+
+/// What happened. Protocol errors carry the words of the parser that found them.
+#[derive(Debug)]
+pub enum Kind {
+    /// The client closed its connection while something was done for it.
+    Gone,
+    /// Reading from the client or writing to it failed.
+    Lost(io::Error),
+    /// The connection ended inside a message.
+    Cut,
+    /// A system call on an upstream's socket failed.
+    Failed(Call, io::Error),
+    /// Nothing moved for as long as a timeout allows.
+    TimedOut,
+    /// The answer was not complete within `proxy_timeout_total`.
+    Late,
+    /// A response head does not fit its buffer.
+    HeadTooBig,
+    /// A head that cannot be understood, or frames its body ambiguously.
+    BadHead(&'static str),
+    /// More interim responses than a peer may send before the final one.
+    TooManyInterim,
+    /// 101 to a request that did not ask for another protocol.
+    UnaskedSwitch,
+    /// 101 to a subrequest.
+    SwitchInSubrequest,
+    /// A body's chunks cannot be decoded.
+    BadChunks(&'static str),
+    /// Chunk extensions or trailers that do not fit a buffer.
+    LongChunks,
+    /// A request body larger than `client_max_body_size`: the bytes that came, or were announced.
+    BodyTooLarge { is_chunked: bool, bytes: u64 },
+    /// A response whose status lets another peer be tried.
+    Status(u16),
+    /// The request's body went to an upstream that failed, and no copy is left.
+    BodySpent,
+    /// A name that has no address: the name, and why.
+    Unresolved(Box<(String, String)>),
+    /// A subrequest says that the whole connection is to be closed without an answer.
+    Dropped,
+    /// The answer of a subrequest broke off: its URI, and what ended it.
+    Subrequest(Box<(String, Kind)>),
+    /// An error of the proxy itself, or of its configuration.
+    Other(Cow<'static, str>),
+}
+
+impl Kind {
+    /// What ended the innermost subrequest, where this is the end of one.
+    pub fn root(&self) -> &Self {
+        match self {
+            Self::Subrequest(inner) => inner.1.root(),
+            kind => kind,
+        }
+    }
+
+    /// The fault of a peer that gave no answer to pass on.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::TimedOut | Self::Late => Fault::Timeout,
+            Self::Status(status) => Fault::Status(*status),
+            Self::HeadTooBig
+            | Self::BadHead(_)
+            | Self::TooManyInterim
+            | Self::UnaskedSwitch
+            | Self::SwitchInSubrequest
+            | Self::BadChunks(_)
+            | Self::LongChunks => Fault::InvalidHeader,
+            Self::Gone
+            | Self::Lost(_)
+            | Self::Cut
+            | Self::Failed(..)
+            | Self::BodyTooLarge { .. }
+            | Self::BodySpent
+            | Self::Unresolved(_)
+            | Self::Dropped
+            | Self::Subrequest(_)
+            | Self::Other(_) => Fault::Error,
+        }
+    }
+
+    /// The words for the log.
+    fn write(&self, side: Side, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let who = side.as_str();
+        match self {
+            Self::Gone | Self::Cut => write!(out, "{who} prematurely closed connection"),
+            Self::Lost(error) => write!(out, "{who} closed connection ({error})"),
+            Self::Failed(call, error) => write!(out, "{} failed {}", call.as_str(), Cause(error)),
+            Self::TimedOut => write!(out, "{who} timed out (110: Connection timed out)"),
+            Self::Late => write!(out, "{who} timed out: the answer was not complete in time"),
+            Self::HeadTooBig => write!(out, "{who} sent too big header"),
+            Self::BadHead(why) => write!(out, "{who} sent {why}"),
+            Self::TooManyInterim => write!(out, "{who} sent too many 1xx"),
+            Self::UnaskedSwitch => write!(out, "{who} sent 101 without being asked to switch protocols"),
+            Self::SwitchInSubrequest => {
+                write!(out, "{who} sent 101 to a subrequest, which cannot switch protocols")
+            }
+            Self::BadChunks(why) => {
+                let what = if side == Side::Client { "body" } else { "response" };
+                write!(out, "{who} sent invalid chunked {what} ({why})")
+            }
+            Self::LongChunks => write!(out, "{who} sent too long chunk extensions or trailers"),
+            Self::BodyTooLarge { is_chunked, bytes } => {
+                let kind = if *is_chunked { "chunked body" } else { "body" };
+                write!(out, "{who} intended to send too large {kind}: {bytes} bytes")
+            }
+            Self::Status(status) => write!(out, "{who} answered with {status}"),
+            Self::BodySpent => {
+                out.write_str("the request body was sent to a failed upstream and is not kept")
+            }
+            Self::Unresolved(why) => write!(out, "{} could not be resolved {}", why.0, why.1),
+            Self::Dropped => out.write_str("a subrequest closes the connection"),
+            Self::Subrequest(inner) => write!(out, "the answer of the subrequest \"{}\" broke off", inner.0),
+            Self::Other(text) => out.write_str(text),
+        }
+    }
 }
 
 /// A limit of the configuration that ended a request; the log names its directive.
@@ -49,28 +224,40 @@ impl Limit {
 }
 
 /// The end of a request before its response was complete.
+///
+/// Whatever reads or writes for a request returns it; the pipeline logs it once and answers with its status where
+/// nothing was sent yet. [`Error::client`], [`Error::upstream`] and [`Error::ours`] say whose fault it was.
 #[derive(Debug)]
 pub struct Error {
+    pub kind: Kind,
+    pub side: Side,
     /// The status to answer with, when nothing was sent yet; 499: the client has gone.
     pub status: u16,
-    pub side: Side,
-    /// For the log; a lower-case fact.
-    pub cause: String,
     /// What decided, where the configuration did.
     pub limit: Option<Limit>,
+    during: Option<During>,
 }
 
 impl Error {
-    pub fn client(status: u16, cause: impl Into<String>) -> Self {
-        Self { status, side: Side::Client, cause: cause.into(), limit: None }
+    pub fn client(kind: Kind) -> Self {
+        let status = match kind {
+            Kind::Gone | Kind::Lost(_) => 499,
+            Kind::TimedOut => 408,
+            Kind::BodyTooLarge { .. } => 413,
+            Kind::Dropped => 444,
+            _ => 400,
+        };
+        Self { kind, side: Side::Client, status, limit: None, during: None }
     }
 
-    pub fn upstream(status: u16, cause: impl Into<String>) -> Self {
-        Self { status, side: Side::Upstream, cause: cause.into(), limit: None }
+    pub fn upstream(kind: Kind) -> Self {
+        let status = kind.fault().status();
+        Self { kind, side: Side::Upstream, status, limit: None, during: None }
     }
 
-    pub fn ours(cause: impl Into<String>) -> Self {
-        Self { status: 500, side: Side::Ours, cause: cause.into(), limit: None }
+    pub fn ours(cause: impl Into<Cow<'static, str>>) -> Self {
+        let kind = Kind::Other(cause.into());
+        Self { kind, side: Side::Ours, status: 500, limit: None, during: None }
     }
 
     /// The same, because a limit of the configuration said so.
@@ -79,27 +266,207 @@ impl Error {
         Self { limit: Some(limit), ..self }
     }
 
-    /// The client closed its connection, or cannot be written to.
-    pub fn gone(cause: &std::io::Error) -> Self {
-        Self::client(499, format!("client closed connection ({cause})"))
+    /// The same, and the message says what was being done.
+    #[must_use]
+    pub fn during(self, during: During) -> Self {
+        Self { during: Some(during), ..self }
     }
-}
 
-impl Error {
-    /// The client has gone (499), or a subrequest has said to drop it (444): it gets no answer.
+    /// The client closed its connection.
+    pub fn left() -> Self {
+        Self::client(Kind::Gone)
+    }
+
+    /// The client's connection broke, or cannot be written to.
+    pub fn gone(cause: io::Error) -> Self {
+        Self::client(Kind::Lost(cause))
+    }
+
+    /// The client took nothing, or sent nothing, for as long as `limit` allows.
+    pub fn client_timed_out(during: During, limit: Limit) -> Self {
+        Self::client(Kind::TimedOut).during(during).by(limit)
+    }
+
+    /// What the request around a subrequest says of the end of that one.
+    #[must_use]
+    pub fn of_subrequest(self, uri: String) -> Self {
+        Self { kind: Kind::Subrequest(Box::new((uri, self.kind))), during: None, ..self }
+    }
+
+    /// The client has gone, or a subrequest has said to drop it: it gets no answer.
     pub fn ends_silently(&self) -> bool {
-        matches!(self.status, 444 | 499)
+        matches!(self.kind, Kind::Gone | Kind::Lost(_) | Kind::Dropped)
     }
 
-    /// A connection that ended or broke, as opposed to one that carried nonsense.
-    pub fn is_early_end(&self) -> bool {
-        let begins = |text| self.cause.starts_with(text);
-        begins("client prematurely") || begins("upstream prematurely") || begins("recv()") || begins("send()")
+    /// The limit that the message names with its value, where the configuration is to blame for an upstream's error.
+    pub fn told_limit(&self) -> Option<Limit> {
+        self.limit.filter(|_| self.side == Side::Client || matches!(self.kind, Kind::Late | Kind::HeadTooBig))
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.cause)
+        self.kind.write(self.side, out)?;
+        let Some(during) = self.during else { return Ok(()) };
+        if let During::Upstream(action) = during
+            && action != Action::Resolving
+        {
+            out.write_str(", so upstream connection is closed too")?;
+        }
+        write!(out, " while {}", during.as_str())
+    }
+}
+
+/// What went wrong with a peer before it gave an answer that can be passed on. Its `Display` is nginx's message, without
+/// what was under way.
+#[derive(Debug)]
+pub struct Failure {
+    pub kind: Kind,
+    /// The connection was a kept one and gave no byte of a response: its peer may just have closed it.
+    pub is_stale: bool,
+}
+
+impl From<Kind> for Failure {
+    fn from(kind: Kind) -> Self {
+        Self { kind, is_stale: false }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.write(Side::Upstream, out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reset() -> io::Error {
+        io::Error::from_raw_os_error(104)
+    }
+
+    #[test]
+    fn an_error_of_the_client_in_nginx_s_words_with_its_status() {
+        let cases = [
+            (Error::left(), 499, "client prematurely closed connection"),
+            (Error::gone(reset()), 499, "client closed connection (Connection reset by peer (os error 104))"),
+            (Error::client(Kind::Cut), 400, "client prematurely closed connection"),
+            (
+                Error::left().during(During::Upstream(Action::Resolving)),
+                499,
+                "client prematurely closed connection while resolving upstream",
+            ),
+            (
+                Error::left().during(During::Upstream(Action::ReadingHead)),
+                499,
+                "client prematurely closed connection, so upstream connection is closed too \
+                 while reading response header from upstream",
+            ),
+            (
+                Error::client_timed_out(During::RequestHead, Limit::HeaderTimeout),
+                408,
+                "client timed out (110: Connection timed out) while reading client request headers",
+            ),
+            (
+                Error::client_timed_out(During::RequestBody, Limit::BodyTimeout),
+                408,
+                "client timed out (110: Connection timed out) while reading client request body",
+            ),
+            (
+                Error::client_timed_out(During::SendResponse, Limit::SendTimeout),
+                408,
+                "client timed out (110: Connection timed out) while sending to client",
+            ),
+            (
+                Error::client_timed_out(During::EarlyHints, Limit::SendTimeout),
+                408,
+                "client timed out (110: Connection timed out) while sending early hints to client",
+            ),
+            (
+                Error::client(Kind::BadChunks("invalid chunk")),
+                400,
+                "client sent invalid chunked body (invalid chunk)",
+            ),
+            (Error::client(Kind::LongChunks), 400, "client sent too long chunk extensions or trailers"),
+            (
+                Error::client(Kind::BodyTooLarge { is_chunked: false, bytes: 11 }),
+                413,
+                "client intended to send too large body: 11 bytes",
+            ),
+            (
+                Error::client(Kind::BodyTooLarge { is_chunked: true, bytes: 12 }),
+                413,
+                "client intended to send too large chunked body: 12 bytes",
+            ),
+            (Error::client(Kind::Dropped), 444, "a subrequest closes the connection"),
+        ];
+        for (error, status, words) in cases {
+            assert_eq!((error.status, &*error.to_string()), (status, words));
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_upstream_in_nginx_s_words_with_its_fault() {
+        let (error, timeout, invalid) = (Fault::Error, Fault::Timeout, Fault::InvalidHeader);
+        let unresolved = Kind::Unresolved(Box::new(("a.example".into(), "(3: Host not found)".into())));
+        let cases = [
+            (Kind::Cut, error, "upstream prematurely closed connection"),
+            (Kind::Failed(Call::Connect, reset()), error, "connect() failed (104: Connection reset by peer)"),
+            (Kind::Failed(Call::Send, reset()), error, "send() failed (104: Connection reset by peer)"),
+            (Kind::Failed(Call::Recv, reset()), error, "recv() failed (104: Connection reset by peer)"),
+            (Kind::TimedOut, timeout, "upstream timed out (110: Connection timed out)"),
+            (Kind::Late, timeout, "upstream timed out: the answer was not complete in time"),
+            (Kind::HeadTooBig, invalid, "upstream sent too big header"),
+            (Kind::BadHead("invalid status line"), invalid, "upstream sent invalid status line"),
+            (Kind::TooManyInterim, invalid, "upstream sent too many 1xx"),
+            (Kind::UnaskedSwitch, invalid, "upstream sent 101 without being asked to switch protocols"),
+            (
+                Kind::SwitchInSubrequest,
+                invalid,
+                "upstream sent 101 to a subrequest, which cannot switch protocols",
+            ),
+            (
+                Kind::BadChunks("too large chunk"),
+                invalid,
+                "upstream sent invalid chunked response (too large chunk)",
+            ),
+            (Kind::LongChunks, invalid, "upstream sent too long chunk extensions or trailers"),
+            (Kind::BodySpent, error, "the request body was sent to a failed upstream and is not kept"),
+            (unresolved, error, "a.example could not be resolved (3: Host not found)"),
+            (Kind::Status(503), Fault::Status(503), "upstream answered with 503"),
+        ];
+        for (kind, fault, words) in cases {
+            assert_eq!(kind.fault(), fault, "{words}");
+            let error = Error::upstream(kind);
+            assert_eq!((&*error.to_string(), error.status), (words, fault.status()));
+            assert_eq!(Failure::from(error.kind).to_string(), words);
+        }
+    }
+
+    #[test]
+    fn only_a_client_that_has_gone_gets_no_answer() {
+        for error in [Error::left(), Error::gone(reset()), Error::client(Kind::Dropped)] {
+            assert!(error.ends_silently() && !error.of_subrequest("/a".into()).ends_silently());
+        }
+        for error in [Error::client(Kind::Cut), Error::upstream(Kind::Cut), Error::ours("full")] {
+            assert!(!error.ends_silently(), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_subrequest_keeps_what_it_was() {
+        let inner = Error::upstream(Kind::Late).by(Limit::TotalTimeout);
+        assert_eq!(inner.told_limit(), Some(Limit::TotalTimeout));
+        let outer = inner.of_subrequest("/a?b".into()).of_subrequest("/c".into());
+        assert_eq!(outer.to_string(), "the answer of the subrequest \"/c\" broke off");
+        assert!(matches!(outer.kind.root(), Kind::Late));
+        assert_eq!((outer.status, outer.side, outer.limit), (504, Side::Upstream, Some(Limit::TotalTimeout)));
+        assert_eq!(outer.told_limit(), None, "the subrequest's own message has told it");
+    }
+
+    #[test]
+    fn an_error_stays_small() {
+        assert!(size_of::<Error>() <= 48, "it is part of every future of a request");
     }
 }

@@ -11,7 +11,7 @@ use crate::http::pipeline::{self, Ask, Verdict};
 use crate::http::request::Request;
 use crate::http::request::ahead::{self, Source};
 use crate::http::request::body::Body;
-use crate::http::request::error::Error;
+use crate::http::request::error::{Error, Kind};
 use crate::http::response::filter::Piece;
 use crate::log;
 use crate::net::budget::{self, Part};
@@ -257,7 +257,7 @@ pub fn detach(request: &mut Request, uri: &str, body: Body) {
 fn broken(error: Error, uri: &str) -> Error {
     match error.ends_silently() {
         true => error,
-        false => Error { cause: format!("the answer of the subrequest \"{uri}\" broke off"), ..error },
+        false => error.of_subrequest(uri.to_owned()),
     }
 }
 
@@ -274,6 +274,6 @@ fn handle<'a>(
         if client.has_started() {
             return Ok(());
         }
-        Err(Error::client(444, "a subrequest closes the connection"))
+        Err(Error::client(Kind::Dropped))
     })
 }

@@ -5,10 +5,8 @@
 //! Idea: HAProxy's termination state.
 
 use crate::http::request::Request;
-use crate::http::request::error::{Error, Limit, Side};
-use crate::http::upstream::exchange::Failure;
+use crate::http::request::error::{Error, Failure, Kind, Limit, Side};
 use crate::http::upstream::trace::Action;
-use crate::upstream::Fault;
 
 /// Who ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,15 +83,12 @@ impl Termination {
     pub fn of_failure(failure: &Failure, action: Option<Action>) -> Option<Self> {
         let phase = phase_of(action);
         let upstream = |how| Self::new(Who::Upstream, how, phase);
-        match failure.fault {
-            Fault::Timeout => Some(timed_out(phase)),
-            Fault::Error if phase == Phase::Connect => Some(upstream(How::Error)),
-            Fault::Error => Some(upstream(How::Abort)),
-            Fault::InvalidHeader if failure.is_too_big() => {
-                Some(upstream(How::Limit).by(Limit::UpstreamHeadSize))
-            }
-            Fault::InvalidHeader => Some(upstream(How::Error)),
-            _ => None,
+        match failure.kind {
+            Kind::Status(_) => None,
+            Kind::TimedOut | Kind::Late => Some(timed_out(phase)),
+            Kind::HeadTooBig => Some(upstream(How::Limit).by(Limit::UpstreamHeadSize)),
+            Kind::Cut | Kind::Failed(..) if phase != Phase::Connect => Some(upstream(How::Abort)),
+            _ => Some(upstream(How::Error)),
         }
     }
 
@@ -135,22 +130,10 @@ impl Termination {
 #[cold]
 pub fn note(request: &mut Request, has_started: bool, error: &Error) {
     let action = request.upstream.action;
-    let (who, how) = match (error.side, error.status) {
-        (Side::Client, 408) => (Who::Client, How::Timeout),
-        (Side::Client, 413) => (Who::Client, How::Limit),
-        (Side::Client, 444) => (Who::Proxy, How::Abort),
-        (Side::Client, 499) => (Who::Client, How::Abort),
-        (Side::Client, _) if error.is_early_end() => (Who::Client, How::Abort),
-        (Side::Client, _) => (Who::Client, How::Error),
-        (Side::Upstream, 504) => (Who::Upstream, How::Timeout),
-        (Side::Upstream, _) if error.is_early_end() => (Who::Upstream, How::Abort),
-        (Side::Upstream, _) => (Who::Upstream, How::Error),
-        (Side::Ours, _) if error.limit.is_some() => (Who::Proxy, How::Limit),
-        (Side::Ours, _) => (Who::Proxy, How::Error),
-    };
+    let (who, how) = decide(error);
     let phase = match error.side {
-        Side::Client if matches!(error.status, 400 | 413) => Phase::RequestBody,
-        Side::Client if error.status == 444 => Phase::Process,
+        Side::Client if is_of_body(error.kind.root()) => Phase::RequestBody,
+        Side::Client if matches!(error.kind, Kind::Dropped) => Phase::Process,
         Side::Client if has_started => Phase::SendResponse,
         Side::Client if !request.body.is_read() => Phase::RequestBody,
         Side::Client if action.is_none() => Phase::SendResponse,
@@ -164,6 +147,28 @@ pub fn note(request: &mut Request, has_started: bool, error: &Error) {
         _ => None,
     });
     request.termination = Some(Termination { who, how, phase, limit });
+}
+
+/// Who ended a request, and how. The end of a subrequest aborts nothing: the request around it goes on to its end.
+fn decide(error: &Error) -> (Who, How) {
+    match (error.side, error.kind.root()) {
+        (Side::Client, Kind::Dropped) => (Who::Proxy, How::Abort),
+        (Side::Client, Kind::TimedOut) => (Who::Client, How::Timeout),
+        (Side::Client, Kind::BodyTooLarge { .. }) => (Who::Client, How::Limit),
+        (Side::Upstream, Kind::TimedOut | Kind::Late) => (Who::Upstream, How::Timeout),
+        (Side::Ours, _) if error.limit.is_some() => (Who::Proxy, How::Limit),
+        (Side::Ours, _) => (Who::Proxy, How::Error),
+        (side, _) => {
+            let who = if side == Side::Client { Who::Client } else { Who::Upstream };
+            let is_abort = matches!(error.kind, Kind::Gone | Kind::Lost(_) | Kind::Cut | Kind::Failed(..));
+            (who, if is_abort { How::Abort } else { How::Error })
+        }
+    }
+}
+
+/// The request's body ended it, not the way of the answer.
+fn is_of_body(kind: &Kind) -> bool {
+    matches!(kind, Kind::Cut | Kind::BadChunks(_) | Kind::LongChunks | Kind::BodyTooLarge { .. })
 }
 
 /// The value of `$termination_reason`.
@@ -199,4 +204,73 @@ fn timed_out(phase: Phase) -> Termination {
         Phase::SendRequest => "proxy_send_timeout",
         _ => "proxy_read_timeout",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::request::error::Call;
+
+    fn reset() -> std::io::Error {
+        std::io::Error::from_raw_os_error(104)
+    }
+
+    fn shown(termination: Option<Termination>) -> String {
+        let mut out = Vec::new();
+        termination.inspect(|termination| termination.write(&mut out));
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_failure_of_the_last_peer_names_its_phase_and_limit() {
+        let connecting = Some(Action::Connecting);
+        let reading = Some(Action::ReadingHead);
+        let cases = [
+            (Kind::Failed(Call::Connect, reset()), connecting, "upstream_error/connect"),
+            (Kind::TimedOut, connecting, "upstream_timeout/connect/proxy_connect_timeout"),
+            (Kind::TimedOut, Some(Action::Sending), "upstream_timeout/send_request/proxy_send_timeout"),
+            (Kind::TimedOut, reading, "upstream_timeout/response_head/proxy_read_timeout"),
+            (Kind::Failed(Call::Send, reset()), Some(Action::Sending), "upstream_abort/send_request"),
+            (Kind::Failed(Call::Recv, reset()), reading, "upstream_abort/response_head"),
+            (Kind::Cut, reading, "upstream_abort/response_head"),
+            (Kind::HeadTooBig, reading, "upstream_limit/response_head/proxy_buffer_size"),
+            (Kind::BadHead("invalid status line"), reading, "upstream_error/response_head"),
+            (Kind::TooManyInterim, reading, "upstream_error/response_head"),
+            (Kind::Status(503), reading, ""),
+        ];
+        for (kind, action, expected) in cases {
+            let failure = Failure::from(kind);
+            assert_eq!(shown(Termination::of_failure(&failure, action)), expected, "{failure}");
+        }
+    }
+
+    #[test]
+    fn each_kind_of_error_says_who_and_how() {
+        let unresolved = Kind::Unresolved(Box::new(("a".into(), "(3: Host not found)".into())));
+        let cases = [
+            (Error::left(), (Who::Client, How::Abort)),
+            (Error::gone(reset()), (Who::Client, How::Abort)),
+            (Error::client(Kind::Cut), (Who::Client, How::Abort)),
+            (Error::client(Kind::TimedOut), (Who::Client, How::Timeout)),
+            (Error::client(Kind::BodyTooLarge { is_chunked: true, bytes: 1 }), (Who::Client, How::Limit)),
+            (Error::client(Kind::BadChunks("invalid chunk")), (Who::Client, How::Error)),
+            (Error::client(Kind::LongChunks), (Who::Client, How::Error)),
+            (Error::client(Kind::Dropped), (Who::Proxy, How::Abort)),
+            (Error::upstream(Kind::Cut), (Who::Upstream, How::Abort)),
+            (Error::upstream(Kind::Failed(Call::Recv, reset())), (Who::Upstream, How::Abort)),
+            (Error::upstream(Kind::TimedOut), (Who::Upstream, How::Timeout)),
+            (Error::upstream(Kind::Late), (Who::Upstream, How::Timeout)),
+            (Error::upstream(Kind::BadChunks("invalid chunk")), (Who::Upstream, How::Error)),
+            (Error::upstream(Kind::UnaskedSwitch), (Who::Upstream, How::Error)),
+            (Error::upstream(unresolved), (Who::Upstream, How::Error)),
+            (Error::ours("full"), (Who::Proxy, How::Error)),
+            (Error::ours("full").by(Limit::SubrequestSize), (Who::Proxy, How::Limit)),
+            (Error::upstream(Kind::Cut).of_subrequest("/a".into()), (Who::Upstream, How::Error)),
+            (Error::upstream(Kind::Late).of_subrequest("/a".into()), (Who::Upstream, How::Timeout)),
+            (Error::client(Kind::TimedOut).of_subrequest("/a".into()), (Who::Client, How::Timeout)),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(decide(&error), expected, "{error:?}");
+        }
+    }
 }

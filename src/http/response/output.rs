@@ -9,7 +9,7 @@ use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
 
 use crate::http::request::ahead::Sink;
-use crate::http::request::error::{Error, Limit};
+use crate::http::request::error::{During, Error, Limit};
 use crate::http::response::filter::{Coding, Signal};
 use crate::net::budget::Share;
 use crate::net::pace::Pace;
@@ -189,7 +189,7 @@ impl Output {
                 return Poll::Ready(Ok(count));
             }
             ready!(io.poll_hangup(cx));
-            Poll::Ready(Err(Error::client(499, "client prematurely closed connection")))
+            Poll::Ready(Err(Error::left()))
         })
         .await
     }
@@ -295,7 +295,7 @@ impl Output {
                     *done += count;
                     self.timer.cancel();
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Error::gone(&error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Error::gone(error))),
                 Poll::Pending => {
                     if !self.timer.is_set() {
                         self.timer.set(runtime::now_ms() + self.timeout_ms);
@@ -304,8 +304,8 @@ impl Output {
                         return Poll::Ready(Ok(()));
                     }
                     ready!(self.timer.poll_expired(cx));
-                    let cause = "client timed out (110: Connection timed out) while sending to client";
-                    return Poll::Ready(Err(Error::client(408, cause).by(Limit::SendTimeout)));
+                    let late = Error::client_timed_out(During::SendResponse, Limit::SendTimeout);
+                    return Poll::Ready(Err(late));
                 }
             }
         }

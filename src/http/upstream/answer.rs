@@ -9,7 +9,7 @@ use crate::http::modules::proxy::{self, Redirect};
 use crate::http::modules::{core, static_file};
 use crate::http::pipeline::Reply;
 use crate::http::request::Request;
-use crate::http::request::error::Error;
+use crate::http::request::error::{Error, Kind};
 use crate::http::response::Response;
 use crate::http::upstream::exchange::Answer;
 use crate::http::upstream::failover;
@@ -40,14 +40,12 @@ pub fn begin(request: &mut Request, answer: &Answer, has_body: bool) -> Result<N
     let (head, data) = (&answer.head.head, answer.head.buffer.data());
     request.upstream.set_head(answer.head.clone());
     let length = length::response(head, data, request.method)
-        .map_err(|error| Error::upstream(502, format!("upstream sent {error}")))?;
+        .map_err(|error| Error::upstream(Kind::BadHead(error.as_str())))?;
     if head.status == 101 {
         return match request.header(Id::Upgrade) {
-            Some(_) if request.is_subrequest() => {
-                Err(Error::upstream(502, "upstream sent 101 to a subrequest, which cannot switch protocols"))
-            }
+            Some(_) if request.is_subrequest() => Err(Error::upstream(Kind::SwitchInSubrequest)),
             Some(_) => Ok(Next::Tunnel(response(request, answer, conf, BodyLength::None))),
-            None => Err(Error::upstream(502, "upstream sent 101 without being asked to switch protocols")),
+            None => Err(Error::upstream(Kind::UnaskedSwitch)),
         };
     }
     obey(request, answer, conf);

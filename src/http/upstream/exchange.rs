@@ -3,7 +3,6 @@
 //! Touches: the upstream's socket, and the client's for the body and to notice that it has gone.
 //! The response may come before the request is sent whole; what is left is sent while the body is relayed.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -11,7 +10,7 @@ use std::task::{Context, Poll};
 
 use crate::http::modules::{core, early_hints, proxy};
 use crate::http::request::Request;
-use crate::http::request::error::{Error, Limit};
+use crate::http::request::error::{Call, During, Error, Failure, Kind};
 use crate::http::upstream::outgoing::{Outgoing, SendFault};
 use crate::http::upstream::trace::{Action, Head};
 use crate::log::{self, Cause};
@@ -29,43 +28,6 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// Interim responses (1xx) before the final one.
 const INTERIM_MAX: u32 = 32;
-
-const TOO_BIG: &str = "upstream sent too big header";
-
-/// What went wrong with a peer.
-#[derive(Debug)]
-pub struct Failure {
-    pub fault: Fault,
-    /// For the log, in nginx's words, without what was under way.
-    pub cause: Reason,
-    /// The connection was a kept one and gave no byte of a response: its peer may just have closed it.
-    pub is_stale: bool,
-}
-
-impl Failure {
-    /// The head of its response does not fit `proxy_buffer_size`.
-    pub fn is_too_big(&self) -> bool {
-        matches!(&self.cause, Reason::Parse(text) if text.starts_with(TOO_BIG))
-    }
-}
-
-/// Why, as text for the log.
-#[derive(Debug)]
-pub enum Reason {
-    Text(&'static str),
-    System(&'static str, io::Error),
-    Parse(String),
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(text) => out.write_str(text),
-            Self::System(call, error) => write!(out, "{call} failed {}", Cause(error)),
-            Self::Parse(text) => out.write_str(text),
-        }
-    }
-}
 
 /// Either side's end of an exchange.
 #[derive(Debug)]
@@ -85,8 +47,8 @@ pub struct Answer {
     pub head_length: usize,
 }
 
-fn fail(fault: Fault, cause: Reason) -> Stop {
-    Stop::Peer(Failure { fault, cause, is_stale: false })
+fn fail(kind: Kind) -> Stop {
+    Stop::Peer(kind.into())
 }
 
 /// A connection to `peer`: a kept one, unless `is_fresh` asks for a new one.
@@ -121,10 +83,8 @@ pub async fn open(
     let io = match connected {
         Ok(Ok(io)) => io,
         Ok(Err(error)) if room::is_shortage(&error) => return Err(no_descriptors(&error)),
-        Ok(Err(error)) => return Err(fail(Fault::Error, Reason::System("connect()", error))),
-        Err(_) => {
-            return Err(fail(Fault::Timeout, Reason::Text("upstream timed out (110: Connection timed out)")));
-        }
+        Ok(Err(error)) => return Err(fail(Kind::Failed(Call::Connect, error))),
+        Err(_) => return Err(fail(Kind::TimedOut)),
     };
     request.upstream.last().connect_us = Some(runtime::now_us().saturating_sub(started_us));
     let opened_ms = runtime::now_ms();
@@ -188,14 +148,11 @@ pub async fn run(
         let mut buffer = held.take().unwrap_or_else(|| Buffer::take(0));
         match read {
             Ok(0) => {
-                let cause = match wait.send_error.take() {
-                    Some(error) => Reason::System("send()", error),
-                    None => Reason::Text("upstream prematurely closed connection"),
-                };
-                return Err(lost(Fault::Error, cause, &connection, &buffer));
+                let kind = wait.send_error.take().map_or(Kind::Cut, |error| Kind::Failed(Call::Send, error));
+                return Err(lost(kind, &connection, &buffer));
             }
             Ok(_) => request.upstream.last().received = buffer.data().len() as u64,
-            Err(Stop::Peer(failure)) => return Err(lost(failure.fault, failure.cause, &connection, &buffer)),
+            Err(Stop::Peer(failure)) => return Err(lost(failure.kind, &connection, &buffer)),
             Err(stop) => return Err(stop),
         }
         while !buffer.data().is_empty() {
@@ -205,7 +162,7 @@ pub async fn run(
                     // 100 answers an expectation that was never passed on
                     interim_count += 1;
                     if interim_count > INTERIM_MAX {
-                        return Err(fail(Fault::InvalidHeader, Reason::Text("upstream sent too many 1xx")));
+                        return Err(fail(Kind::TooManyInterim));
                     }
                     if head.status == 103 && early_hints::is_wanted(request) {
                         let passed = Box::pin(early_hints::pass(request, client, head, buffer.data())).await;
@@ -223,15 +180,13 @@ pub async fn run(
                     return Ok(Answer { connection, head: answer, head_length });
                 }
                 Ok(Progress::Partial) => break,
-                Err(error) if error.is_too_large() => return Err(too_big(request)),
-                Err(error) => {
-                    return Err(fail(Fault::InvalidHeader, Reason::Parse(format!("upstream sent {error}"))));
-                }
+                Err(error) if error.is_too_large() => return Err(fail(Kind::HeadTooBig)),
+                Err(error) => return Err(fail(Kind::BadHead(error.as_str()))),
             }
         }
         if buffer.space().is_empty() {
             if buffer.data().len() >= conf.head_bytes_max() {
-                return Err(too_big(request));
+                return Err(fail(Kind::HeadTooBig));
             }
             buffer.grow((buffer.capacity() * 2).min(conf.head_bytes_max().max(READ_BYTES)));
         }
@@ -239,19 +194,13 @@ pub async fn run(
     }
 }
 
-/// nginx's message, and behind it the directive that decided.
-fn too_big(request: &Request) -> Stop {
-    let told = core::told(request, Limit::UpstreamHeadSize);
-    fail(Fault::InvalidHeader, Reason::Parse(format!("{TOO_BIG}{told}")))
-}
-
 fn is_interim(status: u16) -> bool {
     (100..200).contains(&status) && status != 101
 }
 
-fn lost(fault: Fault, cause: Reason, connection: &Connection, buffer: &Buffer) -> Stop {
-    let is_stale = connection.reused && buffer.data().is_empty() && fault == Fault::Error;
-    Stop::Peer(Failure { fault, cause, is_stale })
+fn lost(kind: Kind, connection: &Connection, buffer: &Buffer) -> Stop {
+    let is_stale = connection.reused && buffer.data().is_empty() && kind.fault() == Fault::Error;
+    Stop::Peer(Failure { kind, is_stale })
 }
 
 /// Waiting for the upstream while the request is on its way.
@@ -292,11 +241,11 @@ impl Wait {
                 return Poll::Ready(Ok(count));
             }
             Poll::Ready(Err(error)) => {
-                let (call, error) = match self.send_error.take() {
-                    Some(earlier) => ("send()", earlier),
-                    None => ("recv()", error),
+                let kind = match self.send_error.take() {
+                    Some(earlier) => Kind::Failed(Call::Send, earlier),
+                    None => Kind::Failed(Call::Recv, error),
                 };
-                return Poll::Ready(Err(fail(Fault::Error, Reason::System(call, error))));
+                return Poll::Ready(Err(fail(kind)));
             }
             Poll::Pending => {}
         }
@@ -342,8 +291,8 @@ impl Wait {
         outgoing: &Outgoing,
     ) -> Poll<Result<usize, Stop>> {
         if !self.conf.ignore_client_abort() && client.poll_hangup(cx).is_ready() {
-            let cause = "client prematurely closed connection, so upstream connection is closed too";
-            return Poll::Ready(Err(Stop::Request(Error::client(499, with_action(cause, request)))));
+            let action = request.upstream.action.unwrap_or(Action::ReadingBody);
+            return Poll::Ready(Err(Stop::Request(Error::left().during(During::Upstream(action)))));
         }
         let is_sending = !outgoing.is_done() && self.send_error.is_none();
         if is_sending && !outgoing.waits_for_upstream {
@@ -359,14 +308,6 @@ impl Wait {
         if self.timer.poll_expired(cx).is_pending() {
             return Poll::Pending;
         }
-        Poll::Ready(Err(fail(Fault::Timeout, Reason::Text("upstream timed out (110: Connection timed out)"))))
-    }
-}
-
-/// Adds what was under way, as the log does by itself for messages of a request.
-fn with_action(cause: &str, request: &Request) -> String {
-    match request.upstream.action {
-        Some(action) => format!("{cause} while {}", action.as_str()),
-        None => cause.to_owned(),
+        Poll::Ready(Err(fail(Kind::TimedOut)))
     }
 }

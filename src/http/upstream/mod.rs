@@ -20,7 +20,7 @@ use crate::http::client::Client;
 use crate::http::modules::{core, proxy};
 use crate::http::pipeline::Reply;
 use crate::http::request::Request;
-use crate::http::request::error::{Error, Limit, Side};
+use crate::http::request::error::{Error, Failure, Kind, Limit, Side};
 use crate::http::request::termination::{self, How, Phase, Termination, Who};
 use crate::http::response::Response;
 use crate::http::upstream::trace::Action;
@@ -30,7 +30,7 @@ use crate::proto::message::Method;
 use crate::runtime::{self, Io, Timer};
 use crate::upstream::{Fault, Group, Outcome, Session};
 use answer::Next;
-use exchange::{Answer, Failure, Stop};
+use exchange::{Answer, Stop};
 use outgoing::Outgoing;
 use target::Goal;
 
@@ -84,9 +84,7 @@ fn too_late(request: &mut Request, client: &Client<'_>, session: &mut Session) -
         request.upstream.last().status = 504;
         blame(request, session);
     }
-    let told = core::told(request, Limit::TotalTimeout);
-    let cause = format!("upstream timed out: the answer was not complete in time{told}");
-    Error::upstream(504, cause).by(Limit::TotalTimeout)
+    Error::upstream(Kind::Late).by(Limit::TotalTimeout)
 }
 
 /// Noted while it is known what was under way.
@@ -180,9 +178,7 @@ async fn exchange(
         let stop = match turn(request, client, group, &peer, tag, outgoing).await {
             Ok(answer) => match refused(request, &answer, session, conf, outgoing, started_ms) {
                 None => return Ok(Ok(answer)),
-                Some(fault) => {
-                    Stop::Peer(Failure { fault, cause: exchange::Reason::Text(""), is_stale: false })
-                }
+                Some(status) => Stop::Peer(Kind::Status(status).into()),
             },
             Err(stop) => stop,
         };
@@ -215,24 +211,33 @@ fn next(
         Stop::Request(error) => return Err(error),
         Stop::Peer(failure) => failure,
     };
-    if !matches!(failure.cause, exchange::Reason::Text("")) {
-        log::error!(core::error_log(request), &*request, "{}", failure.cause);
-    }
-    let status = failure.fault.status();
+    tell(request, &failure);
+    let fault = failure.kind.fault();
+    let status = fault.status();
     let attempt = request.upstream.last();
     attempt.status = status;
     attempt.sent = outgoing.sent;
     request.upstream.end();
-    let outcome = if failure.fault.is_failure() { Outcome::Failed } else { Outcome::Next };
+    let outcome = if fault.is_failure() { Outcome::Failed } else { Outcome::Next };
     if session.finish(outcome, runtime::now_ms()) {
         log::warn!(core::error_log(request), &*request, "upstream server temporarily disabled");
     }
-    if !may_go_on(request, session, conf, outgoing, failure.fault, started_ms) {
+    if !may_go_on(request, session, conf, outgoing, fault, started_ms) {
         request.termination = Termination::of_failure(&failure, request.upstream.action);
         return Ok(Some(status));
     }
     outgoing.rewind();
     Ok(None)
+}
+
+/// A status is not told: the access log has it, and the client may get it.
+fn tell(request: &Request, failure: &Failure) {
+    let told = match failure.kind {
+        Kind::Status(_) => return,
+        Kind::HeadTooBig => core::told(request, Limit::UpstreamHeadSize),
+        _ => String::new(),
+    };
+    log::error!(core::error_log(request), request, "{failure}{told}");
 }
 
 /// One peer's turn. A kept connection that turns out to be closed is replaced by a new one to the same peer.
@@ -266,7 +271,7 @@ fn may_repeat(request: &Request, outgoing: &Outgoing) -> bool {
             || request.location.proxy.next().permits(Fault::Error, true))
 }
 
-/// The fault, when the answer is one that sends the request to another peer.
+/// The status, when the answer is one that sends the request to another peer.
 fn refused(
     request: &Request,
     answer: &Answer,
@@ -274,14 +279,15 @@ fn refused(
     conf: &proxy::Conf,
     outgoing: &Outgoing,
     started_ms: u64,
-) -> Option<Fault> {
-    let fault = Fault::Status(answer.head.head.status);
+) -> Option<u16> {
+    let status = answer.head.head.status;
+    let fault = Fault::Status(status);
     // the last try's answer goes to the client as it is
     let is_last = session.tries_left() <= 1;
     let is_late = is_late(conf, started_ms);
     let permitted =
         !is_last && !is_late && outgoing.can_repeat() && conf.next().permits(fault, is_unsafe(request));
-    permitted.then_some(fault)
+    permitted.then_some(status)
 }
 
 fn may_go_on(

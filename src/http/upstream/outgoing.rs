@@ -15,7 +15,7 @@ use crate::http::modules::proxy;
 use crate::http::request::Request;
 use crate::http::request::body::Body;
 use crate::http::request::body_file;
-use crate::http::request::error::Error;
+use crate::http::request::error::{self, Error};
 use crate::http::temp_file::TempFile;
 use crate::http::upstream::target::Goal;
 use crate::http::upstream::{failover, is_unsafe};
@@ -106,8 +106,7 @@ impl Outgoing {
                 Some(taken) => kept = taken,
                 None if is_get_instead => declared = BodyLength::None,
                 None if takes_body => {
-                    let cause = "the request body was sent to a failed upstream and is not kept";
-                    return Err(Error::upstream(502, cause));
+                    return Err(Error::upstream(error::Kind::BodySpent));
                 }
                 None => {}
             }

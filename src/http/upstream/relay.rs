@@ -19,7 +19,7 @@ use crate::http::modules::proxy_store::{self, Store};
 use crate::http::modules::{proxy, proxy_buffering};
 use crate::http::request::Request;
 use crate::http::request::body::DECODED_BYTES;
-use crate::http::request::error::{Error, Limit};
+use crate::http::request::error::{Call, During, Error, Kind, Limit};
 use crate::http::response::Response;
 use crate::http::response::body_file::Spill;
 use crate::http::upstream::exchange::{Answer, Stop, Wait};
@@ -90,9 +90,9 @@ impl Framing {
                 runtime::charge((data.len() / DECODED_BYTES) as u32);
                 let mut at = 0;
                 loop {
-                    let step = decoder.decode(&data[at..]).map_err(|error| {
-                        Error::upstream(502, format!("upstream sent invalid chunked response ({error})"))
-                    })?;
+                    let step = decoder
+                        .decode(&data[at..])
+                        .map_err(|error| Error::upstream(Kind::BadChunks(error.as_str())))?;
                     if let Some(piece) = step.data {
                         pieces.push(at + piece.start..at + piece.end);
                     }
@@ -346,7 +346,7 @@ impl Stream {
             if !self.framing.is_done() {
                 buffer.compact();
                 if buffer.space().is_empty() {
-                    return Err(Error::upstream(502, "upstream sent too long chunk extensions or trailers"));
+                    return Err(Error::upstream(Kind::LongChunks));
                 }
             }
             self.buffer = Some(buffer);
@@ -400,7 +400,7 @@ impl Stream {
             return Ok(());
         }
         request.keep_alive = false;
-        Err(Error::upstream(502, "upstream prematurely closed connection"))
+        Err(Error::upstream(Kind::Cut))
     }
 
     async fn read(
@@ -427,10 +427,7 @@ impl Stream {
                     return Ok(count);
                 }
                 Err(Stop::Request(error)) => return Err(error),
-                Err(Stop::Peer(failure)) => {
-                    let status = failure.fault.status();
-                    return Err(Error::upstream(status, failure.cause.to_string()));
-                }
+                Err(Stop::Peer(failure)) => return Err(Error::upstream(failure.kind)),
             }
         }
     }
@@ -485,7 +482,7 @@ impl Stream {
                 return Poll::Ready(Err(error));
             }
             if !request.location.proxy.ignore_client_abort() && client.io().poll_hangup(cx).is_ready() {
-                return Poll::Ready(Err(Error::client(499, "client prematurely closed connection")));
+                return Poll::Ready(Err(Error::left()));
             }
             pace.poll_wait(cx, &mut timer).map(|count| Ok(usize::try_from(count).unwrap_or(usize::MAX)))
         })
@@ -528,8 +525,8 @@ impl Stream {
             let moving = relay::splice(&self.connection.io, client.io(), part, &limits);
             let (count, error) = match race(moving, gone.as_mut()).await {
                 Either::First(Ok(count)) => (count, None),
-                Either::First(Err(error)) => (error.moved, Some(relay_error(&error))),
-                Either::Second(()) => (0, Some(Error::client(499, "client prematurely closed connection"))),
+                Either::First(Err(error)) => (error.moved, Some(relay_error(error))),
+                Either::Second(()) => (0, Some(Error::left())),
             };
             left -= count;
             client.moved(request, count);
@@ -546,21 +543,14 @@ impl Stream {
     }
 }
 
-fn relay_error(error: &relay::RelayError) -> Error {
+fn relay_error(error: relay::RelayError) -> Error {
     use relay::{Cause, Side};
-    match (&error.side, &error.cause) {
+    match (error.side, error.cause) {
         (Side::Target, Cause::Io(cause)) => Error::gone(cause),
-        (Side::Target, Cause::TimedOut) => {
-            let cause = "client timed out (110: Connection timed out) while sending to client";
-            Error::client(408, cause).by(Limit::SendTimeout)
-        }
-        (_, Cause::Eof) => Error::upstream(502, "upstream prematurely closed connection"),
-        (Side::Source, Cause::TimedOut) => {
-            Error::upstream(504, "upstream timed out (110: Connection timed out)")
-        }
-        (Side::Source, Cause::Io(cause)) => {
-            Error::upstream(502, format!("recv() failed {}", crate::log::Cause(cause)))
-        }
+        (Side::Target, Cause::TimedOut) => Error::client_timed_out(During::SendResponse, Limit::SendTimeout),
+        (_, Cause::Eof) => Error::upstream(Kind::Cut),
+        (Side::Source, Cause::TimedOut) => Error::upstream(Kind::TimedOut),
+        (Side::Source, Cause::Io(cause)) => Error::upstream(Kind::Failed(Call::Recv, cause)),
     }
 }
 
@@ -582,10 +572,8 @@ pub async fn begin_tunnel(
             crate::runtime::timeout(conf.send_timeout_ms(), connection.io.write_all(rest.data())).await;
         match written {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                return Err(Error::upstream(502, format!("send() failed {}", crate::log::Cause(&error))));
-            }
-            Err(_) => return Err(Error::upstream(504, "upstream timed out (110: Connection timed out)")),
+            Ok(Err(error)) => return Err(Error::upstream(Kind::Failed(Call::Send, error))),
+            Err(_) => return Err(Error::upstream(Kind::TimedOut)),
         }
     }
     request.upstream.last().received += early.len() as u64;

@@ -11,7 +11,7 @@ use crate::http::modules::proxy_pass::{Pass, Target};
 use crate::http::modules::resolver;
 use crate::http::modules::upstream::Chosen;
 use crate::http::request::Request;
-use crate::http::request::error::Error;
+use crate::http::request::error::{During, Error, Kind};
 use crate::http::upstream::trace::Action;
 use crate::log;
 use crate::net::Address;
@@ -137,22 +137,26 @@ async fn patiently<T>(request: &Request, client: &Io, lookup: impl Future<Output
 
 fn left(request: &mut Request) -> Error {
     request.upstream.action = Some(Action::Resolving);
-    Error::client(499, "client prematurely closed connection while resolving upstream")
+    Error::left().during(During::Upstream(Action::Resolving))
+}
+
+#[cold]
+fn unresolved(target: &Target, why: &dyn std::fmt::Display) -> Error {
+    let name = log::Text(target.name.as_bytes()).to_string();
+    Error::upstream(Kind::Unresolved(Box::new((name, why.to_string()))))
 }
 
 /// The group for a name that no `upstream` has: its addresses by the location's `resolver`, else by the system's.
 async fn look_up(request: &Request, target: &Target) -> Result<Chosen, Error> {
     let upstreams = &request.config.upstreams;
     let make = |source, addresses| upstreams.make(&target.name, target.port, source, &target.host, addresses);
-    let shown = log::Text(target.name.as_bytes());
     let (Host::Inet { name, port }, None) = (&target.host, target.host.literal()) else {
         return Ok(make(0, target.host.literal().into_iter().collect()));
     };
     let conf: &'static resolver::Conf = &request.location.resolver;
     if let Some(resolver) = conf.resolver() {
         let found = resolver.addresses(name, conf.timeout_ms()).await;
-        let found =
-            found.map_err(|why| Error::upstream(502, format!("{shown} could not be resolved {why}")))?;
+        let found = found.map_err(|why| unresolved(target, &why))?;
         let addresses = found.list.iter().map(|&ip| Address::Inet(SocketAddr::new(ip, *port)));
         return Ok(make(Rc::as_ptr(resolver).addr(), addresses.collect()));
     }
@@ -169,6 +173,6 @@ async fn look_up(request: &Request, target: &Target) -> Result<Chosen, Error> {
     match (looked, known) {
         (Ok(addresses), _) => Ok(make(0, addresses)),
         (Err(_), Some((group, _))) => Ok(Chosen::Dynamic(group)),
-        (Err(error), None) => Err(Error::upstream(502, format!("{shown} could not be resolved ({error})"))),
+        (Err(error), None) => Err(unresolved(target, &format_args!("({error})"))),
     }
 }

@@ -67,9 +67,10 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Error {
+    /// The words of its `Display`.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::InvalidMethod => "invalid method",
             Self::InvalidRequestLine => "invalid request",
             Self::InvalidTarget => "invalid request target",
@@ -99,7 +100,13 @@ impl fmt::Display for Error {
             Self::ChunkTooLarge => "too large chunk",
             Self::ChunkExtensionsTooLong => "too long chunk extensions",
             Self::TrailersTooLarge => "too large trailers",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::config::{Diagnostic, Node, Span, params};
 use crate::http::modules::core::{Conf, error_log};
 use crate::http::request::Request;
 use crate::http::request::body::{Limits, MinRate};
-use crate::http::request::error::{Error, Limit};
+use crate::http::request::error::{Error, Kind, Limit};
 use crate::log;
 
 /// Of a request's head; beyond the first seconds nobody's head comes slower.
@@ -34,7 +34,7 @@ pub fn read_min_rate(node: &Node, default: MinRate) -> Result<Option<MinRate>, D
 #[cold]
 pub fn log_limit(request: &Request, error: &Error) {
     let told = error.limit.map(|limit| told(request, limit)).unwrap_or_default();
-    if error.status == 413 {
+    if matches!(error.kind.root(), Kind::BodyTooLarge { .. }) {
         log::error!(error_log(request), request, "{error}{told}");
     } else {
         log::info!(error_log(request), request, "{error}{told}");

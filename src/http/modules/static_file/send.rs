@@ -173,7 +173,7 @@ async fn send_file(
         client.moved(request, moved);
         done += moved;
         sent.map_err(|error| match error.side {
-            relay::Side::Target => Error::client(499, format!("client closed connection ({error})")),
+            relay::Side::Target => Error::gone(std::io::Error::other(error.to_string())),
             relay::Side::Source => Error::ours(format!("sendfile() failed ({error})")),
         })?;
         if done < room {
