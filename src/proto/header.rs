@@ -8,6 +8,8 @@ use smallvec::SmallVec;
 
 use crate::proto::h1::Error;
 use crate::proto::h1::encode::Line;
+use crate::proto::h1::fields::Fields;
+use crate::sys::wide;
 
 macro_rules! ids {
     ($($id:ident = $name:literal,)*) => {
@@ -94,22 +96,32 @@ static TABLE: ([u8; PLACES], u32) = table();
 
 /// Room for the longest known name, in words of eight bytes.
 const WORD_BYTES: usize = 24;
-/// Each name as words, and the bit of every letter that is its case: the one in which a name may differ.
-static WORDS: [([u64; 3], [u64; 3]); ALL.len()] = words();
 
-const fn words() -> [([u64; 3], [u64; 3]); ALL.len()] {
-    let mut all = [([0; 3], [0; 3]); ALL.len()];
+/// A known name as words of eight bytes, zeros behind it.
+struct Known {
+    words: [u64; 3],
+    /// The bits in which another spelling may not differ: those of its letters but for their case.
+    fixed: [u64; 3],
+    length: usize,
+    id: Id,
+}
+
+static KNOWN: [Known; ALL.len()] = known();
+
+const fn known() -> [Known; ALL.len()] {
+    const NONE: Known = Known { words: [0; 3], fixed: [0; 3], length: 0, id: Id::Host };
+    let mut all = [NONE; ALL.len()];
     let mut index = 0;
     while index < ALL.len() {
         let name = ALL[index].1.as_bytes();
         assert!(name.len() <= WORD_BYTES);
+        (all[index].length, all[index].id) = (name.len(), ALL[index].0);
         let mut at = 0;
         while at < name.len() {
             let shift = 8 * (at % 8);
-            all[index].0[at / 8] |= (name[at] as u64) << shift;
-            if name[at].is_ascii_alphabetic() {
-                all[index].1[at / 8] |= 0x20 << shift;
-            }
+            all[index].words[at / 8] |= (name[at] as u64) << shift;
+            let fixed = if name[at].is_ascii_alphabetic() { 0xdf } else { 0xff };
+            all[index].fixed[at / 8] |= fixed << shift;
             at += 1;
         }
         index += 1;
@@ -138,11 +150,10 @@ const fn table() -> ([u8; PLACES], u32) {
     }
 }
 
-/// The place of a name (not empty), made of its length and three of its letters in lower case.
+/// The place of a name (not empty), made of its length and its first and last letters in lower case.
 const fn place(name: &[u8], seed: u32) -> usize {
     let length = name.len();
-    let key =
-        u32::from_le_bytes([name[0] | 0x20, name[length / 2] | 0x20, name[length - 1] | 0x20, length as u8]);
+    let key = u32::from_le_bytes([name[0] | 0x20, name[length - 1] | 0x20, length as u8, 0]);
     (key.wrapping_mul(seed) >> 16) as usize % PLACES
 }
 
@@ -155,42 +166,42 @@ impl Id {
     pub fn of(name: &[u8]) -> Option<Self> {
         let mut bytes = [0; WORD_BYTES];
         bytes.get_mut(..name.len())?.copy_from_slice(name);
-        Self::of_words(words_of(&bytes), &bytes, name.len())
+        Self::of_padded(&bytes, name.len())
     }
 
     /// The id of the name that a line begins with, and the name's length; `None` where no known name stands before
     /// a colon.
     #[inline]
     pub(in crate::proto) fn of_line(line: &[u8]) -> Option<(usize, Self)> {
-        let mut padded = [0; WORD_BYTES];
-        let bytes = line.first_chunk().unwrap_or_else(|| {
-            padded[..line.len()].copy_from_slice(line);
-            &padded
-        });
-        let [first, second, third] = words_of(bytes);
-        let (length, words) = if let Some(bits) = colon(first) {
-            (bits / 8, [below(first, bits), 0, 0])
-        } else if let Some(bits) = colon(second) {
-            (8 + bits / 8, [first, below(second, bits), 0])
-        } else {
-            let bits = colon(third)?;
-            (16 + bits / 8, [first, second, below(third, bits)])
-        };
-        Some((length, Self::of_words(words, bytes, length)?))
+        match line.first_chunk() {
+            Some(bytes) => Self::of_begin(bytes),
+            None => Self::of_short_line(line),
+        }
     }
 
-    /// `words`: the name and zeros; `bytes`: the name and whatever follows.
+    #[inline(never)]
+    fn of_short_line(line: &[u8]) -> Option<(usize, Self)> {
+        let mut padded = [0; WORD_BYTES];
+        padded.get_mut(..line.len())?.copy_from_slice(line);
+        Self::of_begin(&padded)
+    }
+
+    #[inline(always)]
+    fn of_begin(bytes: &[u8; WORD_BYTES]) -> Option<(usize, Self)> {
+        let length = colon(bytes)?;
+        Some((length, Self::of_padded(bytes, length)?))
+    }
+
+    /// `bytes`: the name and whatever follows.
     #[inline]
-    fn of_words(words: [u64; 3], bytes: &[u8; WORD_BYTES], length: usize) -> Option<Self> {
+    fn of_padded(bytes: &[u8; WORD_BYTES], length: usize) -> Option<Self> {
         let (places, seed) = &TABLE;
         let name = bytes.get(..length).filter(|name| !name.is_empty())?;
-        let index = usize::from(places[place(name, *seed)]);
-        let (known, case) = WORDS.get(index)?;
-        // Where a name ends its word has zeros, which no letter equals in any case.
-        let difference = (words[0] ^ known[0]) & !case[0]
-            | (words[1] ^ known[1]) & !case[1]
-            | (words[2] ^ known[2]) & !case[2];
-        (difference == 0).then_some(ALL[index].0)
+        let known = KNOWN.get(usize::from(places[place(name, *seed)]))?;
+        let (words, _) = bytes.as_chunks::<8>();
+        let differing =
+            |index: usize| (u64::from_le_bytes(words[index]) ^ known.words[index]) & known.fixed[index];
+        (known.length == length && differing(0) | differing(1) | differing(2) == 0).then_some(known.id)
     }
 
     /// A bit of its own, for sets of ids.
@@ -223,23 +234,13 @@ impl Id {
     }
 }
 
-/// At which bit of a word the first colon begins.
+/// Where the first colon is.
 #[inline]
-fn colon(word: u64) -> Option<usize> {
-    let word = word ^ (ONES * b':' as u64);
-    let colons = word.wrapping_sub(ONES) & !word & HIGHS; // the lowest one is a colon for sure
-    (colons != 0).then(|| colons.trailing_zeros() as usize - 7)
-}
-
-#[inline]
-fn below(word: u64, bits: usize) -> u64 {
-    word & !(u64::MAX << bits)
-}
-
-#[inline]
-fn words_of(bytes: &[u8; WORD_BYTES]) -> [u64; 3] {
-    let (words, _) = bytes.as_chunks::<8>();
-    [0, 1, 2].map(|at| u64::from_le_bytes(words[at]))
+fn colon(bytes: &[u8; WORD_BYTES]) -> Option<usize> {
+    match wide::ask(bytes, 0, |block| block.equal(b':')) {
+        Some((0, next)) => wide::find(bytes, next, |block| block.equal(b':')),
+        first => first.map(|(mask, _)| mask.trailing_zeros() as usize),
+    }
 }
 
 /// A field as places in its head's bytes.
@@ -302,20 +303,20 @@ pub struct Connection {
 
 impl Connection {
     /// Errors: more than [`CONNECTION_OPTIONS_MAX`] options.
-    pub(in crate::proto) fn of(fields: &[Field], data: &[u8]) -> Result<Self, Error> {
+    pub(in crate::proto) fn of(fields: &Fields, data: &[u8]) -> Result<Self, Error> {
         let mut connection = Self::default();
-        let mut fields = fields.iter().filter(|field| field.id == Some(Id::Connection));
-        let (first, second) = (fields.next(), fields.next());
+        let mut lines = fields.iter().filter(|field| field.id == Some(Id::Connection));
+        let is_single = fields.repeated() & Id::Connection.bit() == 0;
         // The usual values are no lists.
-        match (first.map(|field| field.value(data)), second) {
-            (Some(b"keep-alive" | b"Keep-Alive"), None) => connection.keep_alive = true,
-            (Some(value), None) if value.eq_ignore_ascii_case(b"keep-alive") => connection.keep_alive = true,
-            (Some(value), None) if value.eq_ignore_ascii_case(b"close") => connection.close = true,
-            _ => connection.add(first.into_iter().chain(second).chain(fields), data)?,
+        match lines.clone().next().filter(|_| is_single).map(|field| field.value(data)) {
+            Some(b"keep-alive" | b"Keep-Alive") => connection.keep_alive = true,
+            Some(b"close") => connection.close = true,
+            _ => connection.add(&mut lines, data)?,
         }
         Ok(connection)
     }
 
+    #[inline(never)]
     fn add<'f>(&mut self, fields: impl Iterator<Item = &'f Field>, data: &[u8]) -> Result<(), Error> {
         let mut count = 0;
         for field in fields {

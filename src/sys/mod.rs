@@ -1,4 +1,5 @@
-//! The system calls: safe functions over what the kernel offers. One of the rooms where `unsafe` may stand.
+//! The system calls, and what only some processors have: safe functions over both. One of the rooms where `unsafe`
+//! may stand.
 
 pub mod address;
 pub mod alloc;
@@ -22,3 +23,4 @@ pub mod transfer;
 pub mod trusted;
 #[cfg(test)]
 pub mod valgrind;
+pub mod wide;

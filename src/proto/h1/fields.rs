@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use crate::proto::h1::Error;
 use crate::proto::header::{Connection, Field, HIGHS, Id, ONES};
+use crate::sys::wide::{self, Block};
 
 /// Fields of a head, in the order they came: places in the head's bytes, which each call is given as `data`.
 ///
@@ -17,16 +18,22 @@ pub struct Fields {
     list: SmallVec<[Field; 24]>,
     /// A bit for each id that is there: most questions are about fields that are not.
     present: u64,
+    /// Those that came more than once.
+    repeated: u64,
 }
 
 impl Fields {
     pub fn clear(&mut self) {
         self.list.clear();
-        self.present = 0;
+        (self.present, self.repeated) = (0, 0);
     }
 
+    #[inline]
     fn push(&mut self, field: Field) {
-        self.present |= field.id.map_or(0, Id::bit);
+        if let Some(id) = field.id {
+            self.repeated |= self.present & id.bit();
+            self.present |= id.bit();
+        }
         self.list.push(field);
     }
 
@@ -67,6 +74,12 @@ impl Fields {
         self.present & id.bit() != 0
     }
 
+    /// A bit for each id that came more than once in the head.
+    #[inline]
+    pub(in crate::proto) fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
     /// The value of the first field of this id.
     pub fn value<'a>(&self, data: &'a [u8], id: Id) -> Option<&'a [u8]> {
         self.values(data, id).next()
@@ -84,6 +97,7 @@ impl Fields {
     }
 
     /// What the `Connection` fields say; for the parsers of heads, which keep it.
+    #[inline]
     pub fn connection(&self, data: &[u8]) -> Result<Connection, Error> {
         if self.has(Id::Connection) { Connection::of(self, data) } else { Ok(Connection::default()) }
     }
@@ -93,6 +107,38 @@ impl Deref for Fields {
     type Target = [Field];
     fn deref(&self) -> &[Field] {
         &self.list
+    }
+}
+
+/// The line that a head begins with.
+pub(super) struct FirstLine {
+    /// Without its LF, but with a CR before it.
+    pub length: usize,
+    pub has_cr: bool,
+    /// No control character is in it but these two.
+    pub is_clean: bool,
+}
+
+impl FirstLine {
+    /// `None`: its end has not come.
+    #[inline]
+    pub(super) fn of(rest: &[u8]) -> Option<Self> {
+        let end = wide::find(rest, 0, Block::controls)?;
+        // Mostly the first control character is its end.
+        match rest.get(end..) {
+            Some([b'\r', b'\n', ..]) => Some(Self { length: end + 1, has_cr: true, is_clean: true }),
+            Some([b'\n', ..]) => Some(Self { length: end, has_cr: false, is_clean: true }),
+            _ => {
+                let length = end + memchr::memchr(b'\n', &rest[end..])?;
+                Some(Self { length, has_cr: rest[..length].ends_with(b"\r"), is_clean: false })
+            }
+        }
+    }
+
+    /// The line without what ends it.
+    #[inline]
+    pub(super) fn text<'a>(&self, rest: &'a [u8]) -> &'a [u8] {
+        rest.get(..self.length - usize::from(self.has_cr)).unwrap_or_default()
     }
 }
 
@@ -186,68 +232,87 @@ pub(super) fn parse(
         return Err(Error::HeadTooLarge); // places are 32 bits wide
     }
     let mut seen_count = 0usize;
-    loop {
-        match buf.get(at..) {
-            None | Some([] | [b'\r']) => return Ok(None),
-            Some([b'\n', ..]) if rules.crlf_only => return Err(Error::BareLf),
-            Some([b'\n', ..]) => return Ok(Some(at + 1)),
-            Some([b'\r', b'\n', ..]) => return Ok(Some(at + 2)),
-            Some([b'\r', ..]) => return Err(Error::BareCr),
-            Some([b' ' | b'\t', ..]) => return Err(Error::FoldedField),
-            Some(_) => {}
+    while let Some(rest) = buf.get(at..) {
+        if rest.first().is_none_or(|byte| *byte <= b' ')
+            && let Some(end) = end_of_fields(rest, rules)
+        {
+            return end.map(|length| length.map(|length| at + length));
         }
-        let rest = &buf[at..];
         // A known name needs no look at its characters.
-        let (name_length, classes, id) = match Id::of_line(rest) {
-            Some((length, id)) => (length, PLAIN, Some(id)),
-            None => match unknown_name(rest)? {
-                Some((length, classes)) => (length, classes, None),
+        let (name_length, class, id) = match Id::of_line(rest) {
+            Some((length, id)) => (length, Class::Proper, Some(id)),
+            None => match unknown_name(rest, rules)? {
+                Some((length, class)) => (length, class, None),
                 None => return incomplete(rest, rules),
             },
         };
         // Mostly one space stands before a value.
-        let value_at = name_length + 1 + usize::from(rest.get(name_length + 1) == Some(&b' '));
-        let Some((value_end, line_length)) = value_end(rest, value_at)? else {
+        let value_start = name_length + 1 + usize::from(rest.get(name_length + 1) == Some(&b' '));
+        let Some((value_end, line_length)) = value_end(rest, value_start)? else {
             return incomplete(rest, rules);
         };
+        seen_count += 1;
         if line_length > rules.line_bytes_max {
             return Err(Error::HeadTooLarge);
         }
-        seen_count += 1;
         if seen_count > rules.count_max {
             return Err(Error::TooManyFields);
         }
         if line_length == value_end && rules.crlf_only {
             return Err(Error::BareLf);
         }
-        let is_odd = classes & TOKEN != 0 || classes & UNDERSCORE != 0 && !rules.underscores;
-        // A name with an underscore is proper where the rules say so, but never one that others take for our framing.
-        let is_mimicked = classes & (TOKEN | UNDERSCORE) != 0 && Id::is_mimicked(&rest[..name_length]);
-        if !(is_odd && rules.ignore_odd || is_mimicked) {
-            let (value_start, value_end) = trim(rest, value_at, value_end);
+        if class != Class::Ignored {
+            let (value_start, value_length) = trim(rest, value_start, value_end);
             fields.push(Field {
                 name_start: at as u32,
                 value_start: (at + value_start) as u32,
-                value_length: (value_end - value_start) as u32,
+                value_length: value_length as u32,
                 name_length: u16::try_from(name_length).map_err(|_| Error::HeadTooLarge)?,
                 id,
-                is_odd,
+                is_odd: class == Class::Odd,
             });
         }
         at += line_length + 1;
     }
+    Ok(None)
+}
+
+/// What a line means that begins with no visible character: the length of the empty line that ends the fields, a fault,
+/// or that more must come. `None`: it is a field line, for better or worse.
+#[inline]
+fn end_of_fields(rest: &[u8], rules: &Rules) -> Option<Result<Option<usize>, Error>> {
+    Some(match rest {
+        [b'\r', b'\n', ..] => Ok(Some(2)),
+        [] | [b'\r'] => Ok(None),
+        [b'\n', ..] if rules.crlf_only => Err(Error::BareLf),
+        [b'\n', ..] => Ok(Some(1)),
+        [b'\r', ..] => Err(Error::BareCr),
+        [b' ' | b'\t', ..] => Err(Error::FoldedField),
+        _ => return None,
+    })
 }
 
 fn incomplete(rest: &[u8], rules: &Rules) -> Result<Option<usize>, Error> {
     if rest.len() > rules.line_bytes_max { Err(Error::HeadTooLarge) } else { Ok(None) }
 }
 
-/// The length of the name that a line begins with, and what its characters are; `None`: it is not whole yet.
-fn unknown_name(line: &[u8]) -> Result<Option<(usize, u8)>, Error> {
+/// What becomes of a field because of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Proper,
+    /// Kept, and marked.
+    Odd,
+    Ignored,
+}
+
+/// The length of the name that a line begins with, which is no known one, and its class; `None`: it is not whole yet.
+fn unknown_name(line: &[u8], rules: &Rules) -> Result<Option<(usize, Class)>, Error> {
     let mut classes = 0;
     for (length, byte) in line.iter().enumerate() {
         match CLASS[usize::from(*byte)] {
-            INVALID if *byte == b':' && length > 0 => return Ok(Some((length, classes))),
+            INVALID if *byte == b':' && length > 0 => {
+                return Ok(Some((length, class_of(&line[..length], classes, rules))));
+            }
             INVALID if matches!(byte, b'\n' | b'\r') => return Err(Error::InvalidFieldLine),
             INVALID => return Err(Error::InvalidFieldName),
             class => classes |= class,
@@ -256,43 +321,46 @@ fn unknown_name(line: &[u8]) -> Result<Option<(usize, u8)>, Error> {
     Ok(None)
 }
 
-/// The value without spaces and tabs around it.
+/// `classes`: those of the name's characters.
+fn class_of(name: &[u8], classes: u8, rules: &Rules) -> Class {
+    let is_odd = classes & TOKEN != 0 || classes & UNDERSCORE != 0 && !rules.underscores;
+    // A name with an underscore is proper where the rules say so, but never one that others take for our framing.
+    let is_mimicked = classes & (TOKEN | UNDERSCORE) != 0 && Id::is_mimicked(name);
+    match is_odd {
+        _ if is_mimicked => Class::Ignored,
+        true if rules.ignore_odd => Class::Ignored,
+        true => Class::Odd,
+        false => Class::Proper,
+    }
+}
+
+/// Where the value without spaces and tabs around it begins, and its length.
 #[inline]
-fn trim(line: &[u8], mut start: usize, mut end: usize) -> (usize, usize) {
-    while start < end && matches!(line[start], b' ' | b'\t') {
-        start += 1;
+fn trim(line: &[u8], start: usize, end: usize) -> (usize, usize) {
+    match line.get(start..end) {
+        // Mostly there are none.
+        Some(value @ [first, .., last]) if *first > b' ' && *last > b' ' => (start, value.len()),
+        Some(value) => {
+            // Of what is trimmed a value has nothing but spaces and tabs.
+            let from_start = value.trim_ascii_start();
+            (end - from_start.len(), from_start.trim_ascii_end().len())
+        }
+        None => (end, 0),
     }
-    while start < end && matches!(line[end - 1], b' ' | b'\t') {
-        end -= 1;
-    }
-    (start, end)
 }
 
 /// Where the value that begins at `at` and its line (without the LF) end; `None` when the line is not whole yet.
 /// Errors: a control character other than tab (RFC 9110 §5.5), a CR that no LF follows.
+#[inline]
 fn value_end(line: &[u8], mut at: usize) -> Result<Option<(usize, usize)>, Error> {
     loop {
-        while let Some(word) = line.get(at..).and_then(<[u8]>::first_chunk) {
-            match controls(*word) {
-                0 => at += 8,
-                flagged => {
-                    // The lowest byte that is flagged is one for sure.
-                    at += flagged.trailing_zeros() as usize / 8;
-                    break;
-                }
-            }
-        }
-        let Some(byte) = line.get(at) else { return Ok(None) };
-        match byte {
-            b'\n' => return Ok(Some((at, at))),
-            b'\r' => {
-                return match line.get(at + 1) {
-                    Some(b'\n') => Ok(Some((at, at + 1))),
-                    Some(_) => Err(Error::BareCr),
-                    None => Ok(None),
-                };
-            }
-            b'\t' | b' '..=0x7e | 0x80.. => at += 1,
+        let Some(end) = wide::find(line, at, Block::controls) else { return Ok(None) };
+        match line.get(end..) {
+            Some([b'\r', b'\n', ..]) => return Ok(Some((end, end + 1))),
+            Some([b'\n', ..]) => return Ok(Some((end, end))),
+            Some([b'\t', ..]) => at = end + 1,
+            Some([b'\r']) => return Ok(None),
+            Some([b'\r', ..]) => return Err(Error::BareCr),
             _ => return Err(Error::InvalidFieldValue),
         }
     }

@@ -8,9 +8,10 @@ use std::ops::Range;
 use crate::proto::h1::Error;
 use crate::proto::h1::encode::Token;
 pub use crate::proto::h1::fields::Seen;
-use crate::proto::h1::fields::{self, Fields, Rules};
+use crate::proto::h1::fields::{self, Fields, FirstLine, Rules};
 use crate::proto::header::{Connection, Field, Id, tokens};
 use crate::proto::message::{Method, Version};
+use crate::sys::wide;
 
 /// What a client may send.
 #[derive(Clone, Copy, Debug)]
@@ -118,24 +119,24 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Prog
     head.clear();
     let start = skip_empty_lines(buf)?;
     let rest = &buf[start..];
-    let Some(length) = memchr::memchr(b'\n', rest) else {
+    let Some(line) = FirstLine::of(rest) else {
         let progress = check_begin(rest, limits)?;
         return if buf.len() > limits.head_bytes_max { Err(Error::HeadTooLarge) } else { Ok(progress) };
     };
-    if length > limits.line_bytes_max {
+    if line.length > limits.line_bytes_max {
         return Err(Error::LineTooLong);
     }
-    let line = &rest[..length];
-    let without_cr = line.strip_suffix(b"\r");
-    request_line(without_cr.unwrap_or(line), start, head)?;
+    request_line(rest, &line, start, head)?;
     // A reader in front that ends lines with CRLF only would see one field where we see two.
-    let rules = limits.rules(without_cr.is_some());
-    let parsed = fields::parse(buf, start + length + 1, &rules, &mut head.fields)?;
+    let rules = limits.rules(line.has_cr);
+    let parsed = fields::parse(buf, start + line.length + 1, &rules, &mut head.fields)?;
     if parsed.unwrap_or(buf.len()) > limits.head_bytes_max {
         return Err(Error::HeadTooLarge);
     }
     let Some(end) = parsed else { return Ok(Progress::Partial) };
-    check_repeats(&head.fields)?;
+    if head.fields.repeated() & UNIQUE_BITS != 0 {
+        check_repeats(&head.fields)?;
+    }
     head.connection = head.fields.connection(buf)?;
     if head.fields.has(Id::Upgrade) {
         drop_h2c(buf, head);
@@ -183,6 +184,7 @@ const UNIQUE_BITS: u64 = {
 };
 
 /// Refuses a second field of one of [`UNIQUE`].
+#[cold]
 fn check_repeats(fields: &[Field]) -> Result<(), Error> {
     let mut seen = 0;
     for id in fields.iter().filter_map(|field| field.id) {
@@ -232,25 +234,36 @@ fn is_method_byte(byte: u8) -> bool {
 }
 
 /// `METHOD SP target SP HTTP/1.x`, with single spaces.
-fn request_line(line: &[u8], start: usize, head: &mut RequestHead) -> Result<(), Error> {
-    let method_length =
-        line.iter().position(|byte| !is_method_byte(*byte)).ok_or(Error::InvalidRequestLine)?;
-    if method_length == 0 || line[method_length] != b' ' {
-        return Err(Error::InvalidMethod);
-    }
+#[inline]
+fn request_line(rest: &[u8], first: &FirstLine, start: usize, head: &mut RequestHead) -> Result<(), Error> {
+    let line = first.text(rest);
+    let (method, method_length) = match line {
+        [b'G', b'E', b'T', b' ', ..] => (Method::Get, 3),
+        _ => method(line)?,
+    };
     let target_start = method_length + 1;
-    let target_length = memchr::memchr(b' ', &line[target_start..]).ok_or(Error::InvalidRequestLine)?;
-    let target_end = target_start + target_length;
+    // Searched for in all that is here: blocks of a short line would have to be padded.
+    let target_end = wide::find(rest, target_start, |block| block.equal(b' '))
+        .filter(|end| *end < line.len())
+        .ok_or(Error::InvalidRequestLine)?;
     let target = &line[target_start..target_end];
-    fields::check_value(target).map_err(|_| Error::InvalidRequestLine)?;
-    if target.is_empty() || memchr::memchr(b'\t', target).is_some() {
+    if target.is_empty() || !first.is_clean && target.iter().any(u8::is_ascii_control) {
         return Err(Error::InvalidRequestLine);
     }
     head.version = version(&line[target_end + 1..])?;
-    head.method = Method::of(&line[..method_length]);
+    head.method = method;
     head.method_range = start..start + method_length;
     head.target = start + target_start..start + target_end;
     Ok(())
+}
+
+/// The method that a line begins with, and its length.
+fn method(line: &[u8]) -> Result<(Method, usize), Error> {
+    let length = line.iter().position(|byte| !is_method_byte(*byte)).ok_or(Error::InvalidRequestLine)?;
+    if length == 0 || line[length] != b' ' {
+        return Err(Error::InvalidMethod);
+    }
+    Ok((Method::of(&line[..length]), length))
 }
 
 fn version(text: &[u8]) -> Result<Version, Error> {

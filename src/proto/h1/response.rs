@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::proto::h1::Error;
 pub use crate::proto::h1::fields::Seen;
-use crate::proto::h1::fields::{self, Fields, Rules};
+use crate::proto::h1::fields::{self, Fields, FirstLine, Rules};
 pub use crate::proto::h1::request::Progress;
 use crate::proto::header::Connection;
 use crate::proto::message::Version;
@@ -70,7 +70,7 @@ fn rules(head_bytes_max: usize) -> Rules {
 /// Parses the head at the begin of `buf`, of at most `head_bytes_max` bytes.
 pub fn parse(buf: &[u8], head_bytes_max: usize, head: &mut ResponseHead) -> Result<Progress, Error> {
     head.clear();
-    let Some(length) = memchr::memchr(b'\n', buf) else {
+    let Some(line) = FirstLine::of(buf) else {
         let known = buf.len().min(b"HTTP/1.".len());
         return if buf[..known] != b"HTTP/1."[..known] {
             Err(Error::InvalidStatusLine)
@@ -80,9 +80,8 @@ pub fn parse(buf: &[u8], head_bytes_max: usize, head: &mut ResponseHead) -> Resu
             Ok(Progress::Partial)
         };
     };
-    let line = &buf[..length];
-    status_line(line.strip_suffix(b"\r").unwrap_or(line), head)?;
-    let parsed = fields::parse(buf, length + 1, &rules(head_bytes_max), &mut head.fields)?;
+    status_line(line.text(buf), line.is_clean, head)?;
+    let parsed = fields::parse(buf, line.length + 1, &rules(head_bytes_max), &mut head.fields)?;
     if parsed.unwrap_or(buf.len()) > head_bytes_max {
         return Err(Error::HeadTooLarge);
     }
@@ -91,8 +90,9 @@ pub fn parse(buf: &[u8], head_bytes_max: usize, head: &mut ResponseHead) -> Resu
     Ok(Progress::Complete(end))
 }
 
-/// `HTTP/1.x SP 3DIGIT [SP reason]`.
-fn status_line(line: &[u8], head: &mut ResponseHead) -> Result<(), Error> {
+/// `HTTP/1.x SP 3DIGIT [SP reason]`. `is_clean`: it has no control character.
+#[inline]
+fn status_line(line: &[u8], is_clean: bool, head: &mut ResponseHead) -> Result<(), Error> {
     let (version, rest) = match line {
         [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'0'..=b'9', b' ', rest @ ..] => (*minor, rest),
         _ => return Err(Error::InvalidStatusLine),
@@ -105,7 +105,9 @@ fn status_line(line: &[u8], head: &mut ResponseHead) -> Result<(), Error> {
         _ => return Err(Error::InvalidStatusLine),
     };
     let reason = line.len() - reason_length..line.len();
-    fields::check_value(&line[reason.clone()]).map_err(|_| Error::InvalidStatusLine)?;
+    if !is_clean {
+        fields::check_value(&line[reason.clone()]).map_err(|_| Error::InvalidStatusLine)?;
+    }
     head.version = if version == b'0' { Version::Http10 } else { Version::Http11 };
     (head.status, head.reason) = (status, reason);
     Ok(())
