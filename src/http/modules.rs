@@ -40,9 +40,7 @@ pub mod map;
 pub mod mirror;
 pub mod open_file_cache;
 pub mod proxy;
-pub mod proxy_buffering;
 pub mod proxy_pass;
-pub mod proxy_store;
 pub mod random_index;
 pub mod ranges;
 pub mod realip;
@@ -213,8 +211,6 @@ modules! {
     limit_rate  => [];
     early_hints => [];
     proxy       => [];
-    proxy_buffering => [];
-    proxy_store => [];
     proxy_pass  => [Content content];
     stub_status => [Content content];
     empty_gif   => [Content content];

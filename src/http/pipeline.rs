@@ -184,7 +184,7 @@ fn from_server(request: &mut Request) -> Reply {
 
 fn refuse(request: &mut Request, status: u16) -> Reply {
     request.keep_alive = false;
-    request.termination.get_or_insert(Termination::of_head(None));
+    request.termination.get_or_insert(Termination::of_head(None, request.passes()));
     match status {
         408 => error_page::last_resort(request, status), // its client is too slow for more
         _ => error_page::reply(request, status),
@@ -477,7 +477,7 @@ async fn answer(
         }
         Reply::Upstream => Ok(Some(Reply::Upstream)), // the callers' own case: its future is the largest
         Reply::Hangup(status) => {
-            let by_return = Termination::new(Who::Proxy, How::Abort, Moment::Process).by_directive("return");
+            let by_return = Termination::new(Who::Proxy, How::Abort, Moment::Process).by("return");
             request.termination = Some(by_return);
             hang_up(request, client, status);
             Ok(None)

@@ -11,6 +11,7 @@ use crate::http::modules::core;
 use crate::http::request::Request;
 use crate::http::request::parked::Parked;
 use crate::http::request::termination::{How, Phase, Termination, Who};
+use crate::http::upstream::conf::Conf;
 use crate::log;
 use crate::net::drain;
 use crate::net::open::{self, Place};
@@ -36,7 +37,7 @@ impl Tunnel {
 /// One future and no more: it is all that an idle tunnel costs beside its sockets.
 pub async fn run(client: Io, open: open::Guard, tunnel: Tunnel) {
     let Tunnel { upstream, place, request } = tunnel;
-    let mut tunneling = Tunneling::new(request.location().map_or(0, |at| at.proxy.read_timeout_ms()));
+    let mut tunneling = Tunneling::new(request.location().map_or(0, |at| at.passes().read_timeout_ms()));
     let outcome = poll_fn(|cx| match tunneling.poll(&client, &upstream, cx) {
         Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
         Poll::Pending if drain::mode() >= drain::Mode::Now => Poll::Ready(None),
@@ -55,7 +56,7 @@ fn end(request: Parked, outcome: Option<Result<(u64, u64), RelayError>>) {
             count(&mut request, sent, received);
         }
         Some(Err(error)) => {
-            request.termination = Some(reason(&error));
+            request.termination = Some(reason(&error, request.passes()));
             count(&mut request, error.moved, 0);
             log::info!(core::error_log(&request), &request, "the upgraded connection ended: {}", error);
         }
@@ -64,7 +65,7 @@ fn end(request: Parked, outcome: Option<Result<(u64, u64), RelayError>>) {
     request.upstream.end_tunnel();
 }
 
-fn reason(error: &relay::RelayError) -> Termination {
+fn reason(error: &relay::RelayError, passes: &Conf) -> Termination {
     let who = match error.side {
         relay::Side::Source => Who::Client,
         relay::Side::Target => Who::Upstream,
@@ -72,7 +73,7 @@ fn reason(error: &relay::RelayError) -> Termination {
     match error.cause {
         // both were silent
         relay::Cause::TimedOut => {
-            Termination::new(Who::Proxy, How::Timeout, Phase::Tunnel).by_directive("proxy_read_timeout")
+            Termination::new(Who::Proxy, How::Timeout, Phase::Tunnel).by(passes.directive("read_timeout"))
         }
         relay::Cause::Io(_) | relay::Cause::Eof => Termination::new(who, How::Abort, Phase::Tunnel),
     }

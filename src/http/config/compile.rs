@@ -101,7 +101,7 @@ impl HasDiagnostics for Cx {
 }
 
 impl Cx {
-    fn new(options: &CompileOptions) -> Self {
+    pub(crate) fn new(options: &CompileOptions) -> Self {
         Self {
             options: options.clone(),
             variables: Registry::default(),

@@ -11,6 +11,7 @@ use crate::config::Span;
 use crate::http::modules::Confs;
 use crate::http::regex::hint::{Ends, Hint};
 use crate::http::regex::{GaveUp, Groups, Regex};
+use crate::http::upstream::conf;
 use crate::proto::message::Method;
 
 /// How a location's name is compared with the URI.
@@ -57,6 +58,14 @@ pub struct LimitExcept {
     /// The methods that it leaves alone.
     pub methods: Box<[Method]>,
     pub location: Location,
+}
+
+impl Location {
+    /// The settings of the family that passes its requests to upstreams. There is one so far.
+    #[inline]
+    pub fn passes(&self) -> &conf::Conf {
+        &self.confs.proxy.upstream
+    }
 }
 
 impl Deref for Location {

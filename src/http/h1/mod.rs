@@ -449,7 +449,7 @@ async fn refuse_head(conn: &mut Conn, input: Buffer, error: h1::Error) -> Head {
     };
     let told = limit.map(|limit| core::told(&request, limit)).unwrap_or_default();
     log::info!(core::error_log(&request), &request, "client sent {error}{told}");
-    request.termination = Some(Termination::of_head(limit));
+    request.termination = Some(Termination::of_head(limit, request.passes()));
     // nginx's status for a head that is too large, whose page `error_page 494` may replace
     let status = if error.is_too_large() { 494 } else { error.status() };
     refuse(request, &conn.io, status).await;
@@ -467,7 +467,7 @@ async fn head_timed_out(conn: &mut Conn) {
     let Some(input) = conn.rest.take() else { return };
     let mut request = unfinished(conn, input, false);
     request.response.status = 408;
-    request.termination = Some(Termination::of_head(Some(limit)));
+    request.termination = Some(Termination::of_head(Some(limit), request.passes()));
     log::info!(
         core::error_log(&request),
         &request,

@@ -64,7 +64,7 @@ pub async fn pass(request: &Request, client: &Io, head: &ResponseHead, data: &[u
     for field in head.fields.iter() {
         let is_own = field.id.is_some_and(|id| id.is_own() || id == Id::Trailer);
         let ends_here = is_own || head.connection.ends(field, data);
-        if ends_here || request.location.proxy.hides(field.id, field.name(data)) {
+        if ends_here || request.passes().hides(field.id, field.name(data)) {
             continue;
         }
         hints.parsed(field, data);

@@ -206,7 +206,6 @@ fn reject(request: &mut Request, conf: &Conf, rule: &Rule, zone: &Zone, why: Ref
         return Verdict::Next;
     }
     request.limits.conn = Some(Outcome::Rejected);
-    request.termination =
-        Some(Termination::new(Who::Proxy, How::Limit, Phase::Process).by_directive("limit_conn"));
+    request.termination = Some(Termination::new(Who::Proxy, How::Limit, Phase::Process).by("limit_conn"));
     Verdict::Done(Reply::Status(conf.status.get(503) as u16))
 }

@@ -343,8 +343,7 @@ fn reject(request: &mut Request, conf: &Conf, rule: &Rule, zone: &Zone, excess: 
         return Verdict::Next;
     }
     request.limits.req = Some(Outcome::Rejected);
-    request.termination =
-        Some(Termination::new(Who::Proxy, How::Limit, Phase::Process).by_directive("limit_req"));
+    request.termination = Some(Termination::new(Who::Proxy, How::Limit, Phase::Process).by("limit_req"));
     Verdict::Done(Reply::Status(conf.status.get(503) as u16))
 }
 

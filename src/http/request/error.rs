@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io;
 
+use crate::http::upstream::conf::{Conf, Name};
 use crate::http::upstream::trace::Action;
 use crate::log::Cause;
 use crate::upstream::Fault;
@@ -205,9 +206,11 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// The directive, for `$termination_reason`.
-    pub fn directive(self) -> &'static str {
-        match self {
+    /// The directive, for `$termination_reason`; `passes`: the settings in force for what goes upstream.
+    pub fn directive(self, passes: &Conf) -> Name {
+        let name = match self {
+            Self::UpstreamHeadSize => return passes.directive("buffer_size"),
+            Self::TotalTimeout => return passes.directive("timeout_total"),
             Self::BodySize(_) => "client_max_body_size",
             Self::BodyTimeout => "client_body_timeout",
             Self::BodyRate => "client_body_min_rate",
@@ -216,10 +219,9 @@ impl Limit {
             Self::HeadSize => "large_client_header_buffers",
             Self::FieldCount => "max_headers",
             Self::SendTimeout => "send_timeout",
-            Self::UpstreamHeadSize => "proxy_buffer_size",
-            Self::TotalTimeout => "proxy_timeout_total",
             Self::SubrequestSize => "subrequest_output_buffer_size",
-        }
+        };
+        name.into()
     }
 }
 

@@ -6,6 +6,7 @@
 
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Failure, Kind, Limit, Side};
+use crate::http::upstream::conf::{Conf, Name};
 use crate::http::upstream::trace::Action;
 
 /// Who ended it.
@@ -53,7 +54,7 @@ pub struct Termination {
     pub how: How,
     pub phase: Phase,
     /// The directive whose value was reached.
-    pub limit: Option<&'static str>,
+    pub limit: Option<Name>,
 }
 
 impl Termination {
@@ -61,32 +62,32 @@ impl Termination {
         Self { who, how, phase, limit: None }
     }
 
-    pub fn by(self, limit: Limit) -> Self {
-        self.by_directive(limit.directive())
-    }
-
-    pub fn by_directive(self, limit: &'static str) -> Self {
-        Self { limit: Some(limit), ..self }
+    /// The same, because of a directive's value.
+    #[must_use]
+    pub fn by(self, directive: impl Into<Name>) -> Self {
+        Self { limit: Some(directive.into()), ..self }
     }
 
     /// A head that was refused, or did not come; `limit`: what decided, where the configuration did.
-    pub fn of_head(limit: Option<Limit>) -> Self {
+    pub fn of_head(limit: Option<Limit>, passes: &Conf) -> Self {
         let client = |how| Self::new(Who::Client, how, Phase::RequestHead);
         match limit {
-            Some(limit @ (Limit::HeaderTimeout | Limit::HeaderRate)) => client(How::Timeout).by(limit),
-            Some(limit) => client(How::Limit).by(limit),
+            Some(limit @ (Limit::HeaderTimeout | Limit::HeaderRate)) => {
+                client(How::Timeout).by(limit.directive(passes))
+            }
+            Some(limit) => client(How::Limit).by(limit.directive(passes)),
             None => client(How::Error),
         }
     }
 
     /// No peer could answer, and this is why the last one did not; `None`: it did, and its status is passed on.
-    pub fn of_failure(failure: &Failure, action: Option<Action>) -> Option<Self> {
+    pub fn of_failure(failure: &Failure, action: Option<Action>, passes: &Conf) -> Option<Self> {
         let phase = phase_of(action);
         let upstream = |how| Self::new(Who::Upstream, how, phase);
         match failure.kind {
             Kind::Status(_) => None,
-            Kind::TimedOut | Kind::Late => Some(timed_out(phase)),
-            Kind::HeadTooBig => Some(upstream(How::Limit).by(Limit::UpstreamHeadSize)),
+            Kind::TimedOut | Kind::Late => Some(upstream(How::Timeout).by(timeout(phase, passes))),
+            Kind::HeadTooBig => Some(upstream(How::Limit).by(Limit::UpstreamHeadSize.directive(passes))),
             Kind::Cut | Kind::Failed(..) if phase != Phase::Connect => Some(upstream(How::Abort)),
             _ => Some(upstream(How::Error)),
         }
@@ -119,10 +120,12 @@ impl Termination {
                 Phase::SendResponse => "/send_response",
                 Phase::Tunnel => "/tunnel",
             },
-            if self.limit.is_some() { "/" } else { "" },
-            self.limit.unwrap_or(""),
         ];
         words.iter().for_each(|word| out.extend_from_slice(word.as_bytes()));
+        if let Some(limit) = self.limit {
+            out.push(b'/');
+            limit.write(out);
+        }
     }
 }
 
@@ -142,10 +145,10 @@ pub fn note(request: &mut Request, has_started: bool, error: &Error) {
         Side::Client | Side::Upstream => phase_of(action),
         Side::Ours => Phase::Process,
     };
-    let limit = error.limit.map(Limit::directive).or(match who {
-        Who::Upstream if how == How::Timeout => timed_out(phase).limit,
-        _ => None,
-    });
+    let passes = request.passes();
+    let limit = error.limit.map(|limit| limit.directive(passes));
+    let timed_out = || (who == Who::Upstream && how == How::Timeout).then(|| timeout(phase, passes));
+    let limit = limit.or_else(timed_out);
     request.termination = Some(Termination { who, how, phase, limit });
 }
 
@@ -198,11 +201,12 @@ fn phase_of(action: Option<Action>) -> Phase {
     }
 }
 
-fn timed_out(phase: Phase) -> Termination {
-    Termination::new(Who::Upstream, How::Timeout, phase).by_directive(match phase {
-        Phase::Connect => "proxy_connect_timeout",
-        Phase::SendRequest => "proxy_send_timeout",
-        _ => "proxy_read_timeout",
+/// The directive for how long an upstream may take in a phase.
+fn timeout(phase: Phase, passes: &Conf) -> Name {
+    passes.directive(match phase {
+        Phase::Connect => "connect_timeout",
+        Phase::SendRequest => "send_timeout",
+        _ => "read_timeout",
     })
 }
 
@@ -210,6 +214,7 @@ fn timed_out(phase: Phase) -> Termination {
 mod tests {
     use super::*;
     use crate::http::request::error::Call;
+    use crate::http::upstream::conf::Family;
 
     fn reset() -> std::io::Error {
         std::io::Error::from_raw_os_error(104)
@@ -223,6 +228,8 @@ mod tests {
 
     #[test]
     fn a_failure_of_the_last_peer_names_its_phase_and_limit() {
+        static FAMILY: Family = Family::new("proxy_", &[]);
+        let conf = Conf::of(&FAMILY);
         let connecting = Some(Action::Connecting);
         let reading = Some(Action::ReadingHead);
         let cases = [
@@ -240,7 +247,7 @@ mod tests {
         ];
         for (kind, action, expected) in cases {
             let failure = Failure::from(kind);
-            assert_eq!(shown(Termination::of_failure(&failure, action)), expected, "{failure}");
+            assert_eq!(shown(Termination::of_failure(&failure, action, &conf)), expected, "{failure}");
         }
     }
 

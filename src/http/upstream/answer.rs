@@ -11,6 +11,7 @@ use crate::http::pipeline::Reply;
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Kind};
 use crate::http::response::Response;
+use crate::http::upstream::conf::Conf;
 use crate::http::upstream::exchange::Answer;
 use crate::http::upstream::failover;
 use crate::log;
@@ -36,7 +37,7 @@ pub enum Next {
 ///
 /// Errors: 502 for a body whose end cannot be known for sure.
 pub fn begin(request: &mut Request, answer: &Answer, has_body: bool) -> Result<Next, Error> {
-    let conf: &'static proxy::Conf = &request.location.proxy;
+    let conf = request.passes();
     let (head, data) = (&answer.head.head, answer.head.buffer.data());
     request.upstream.set_head(answer.head.clone());
     let length = length::response(head, data, request.method)
@@ -85,7 +86,7 @@ fn wants_body(request: &Request, status: u16) -> bool {
 }
 
 /// What the head asks of the relay. Values that make no sense are as if they were not there, as in nginx.
-fn obey(request: &mut Request, answer: &Answer, conf: &proxy::Conf) {
+fn obey(request: &mut Request, answer: &Answer, conf: &Conf) {
     let (fields, data) = (&answer.head.head.fields, answer.head.buffer.data());
     let value = |id| fields.value(data, id).filter(|_| !conf.ignores(id));
     if let Some(value) = value(Id::XAccelBuffering) {
@@ -103,7 +104,7 @@ fn obey(request: &mut Request, answer: &Answer, conf: &proxy::Conf) {
 }
 
 /// `X-Accel-Redirect`: the upstream names the location that answers.
-fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static proxy::Conf) -> Option<Reply> {
+fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static Conf) -> Option<Reply> {
     if conf.ignores(Id::XAccelRedirect) {
         return None;
     }
@@ -113,7 +114,7 @@ fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static prox
         let (name, value) = (field.name(data), field.value(data));
         let stays = STAY_WITH_REDIRECT.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
         if stays && !conf.hides(field.id, name) {
-            let new = rewritten(request, conf, field.id, value, &mut None);
+            let new = rewritten(request, field.id, value, &mut None);
             request.keep_named(name, new.as_deref().unwrap_or(value));
         }
     }
@@ -173,12 +174,7 @@ fn unescaped(path: &[u8]) -> Vec<u8> {
     out
 }
 
-fn response(
-    request: &mut Request,
-    answer: &Answer,
-    conf: &'static proxy::Conf,
-    length: BodyLength,
-) -> Response {
+fn response(request: &mut Request, answer: &Answer, conf: &'static Conf, length: BodyLength) -> Response {
     let (head, data) = (&answer.head.head, answer.head.buffer.data());
     if head.fields.has(Id::ContentType) {
         request.forget_kept_type();
@@ -209,7 +205,7 @@ fn response(
             continue;
         }
         let may_change = matches!(field.id, Some(Id::Location | Id::Refresh | Id::SetCookie));
-        match may_change.then(|| rewritten(request, conf, field.id, value, &mut response.first)).flatten() {
+        match may_change.then(|| rewritten(request, field.id, value, &mut response.first)).flatten() {
             Some(value) => response.headers.push_with(field.id, name, &value),
             None => response.headers.push_parsed(field, data),
         }
@@ -254,13 +250,8 @@ fn log_duplicate(request: &Request, name: &[u8], value: &[u8]) {
 }
 
 /// The new value of a `Location` or `Refresh` that `proxy_redirect` changes, or of a cookie.
-fn rewritten(
-    request: &mut Request,
-    conf: &'static proxy::Conf,
-    id: Option<Id>,
-    value: &[u8],
-    first: &mut Option<Id>,
-) -> Option<Vec<u8>> {
+fn rewritten(request: &mut Request, id: Option<Id>, value: &[u8], first: &mut Option<Id>) -> Option<Vec<u8>> {
+    let conf: &'static proxy::Conf = &request.location.proxy;
     let prefix = match id {
         Some(Id::Location) => 0,
         Some(Id::Refresh) => {

@@ -8,9 +8,10 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use crate::http::modules::{core, early_hints, proxy};
+use crate::http::modules::{core, early_hints};
 use crate::http::request::Request;
 use crate::http::request::error::{Call, During, Error, Failure, Kind};
+use crate::http::upstream::conf::Conf;
 use crate::http::upstream::outgoing::{Outgoing, SendFault};
 use crate::http::upstream::trace::{Action, Head};
 use crate::log::{self, Cause};
@@ -59,7 +60,7 @@ pub async fn open(
     tag: usize,
     is_fresh: bool,
 ) -> Result<Connection, Stop> {
-    let conf: &'static proxy::Conf = &request.location.proxy;
+    let conf = request.passes();
     let local = conf.has_own_local().then(|| Box::new(own_local(request, conf)));
     let is_single = local.is_some();
     if !is_fresh
@@ -111,7 +112,7 @@ fn no_descriptors(error: &io::Error) -> Stop {
 /// How the connection of one request is opened, where `proxy_bind` has variables. As in nginx an empty value binds
 /// nothing, and one that is no address is logged and binds nothing.
 #[cold]
-fn own_local(request: &mut Request, conf: &'static proxy::Conf) -> Options {
+fn own_local(request: &mut Request, conf: &'static Conf) -> Options {
     let (value, bind) = conf.own_local(request);
     if bind.is_none() && !value.is_empty() {
         let value = log::Text(&value);
@@ -127,7 +128,7 @@ pub async fn run(
     outgoing: &mut Outgoing,
     connection: Connection,
 ) -> Result<Answer, Stop> {
-    let conf: &'static proxy::Conf = &request.location.proxy;
+    let conf = request.passes();
     let mut held: Option<Buffer> = None;
     // Variables ask for it until the request ends. Unlike `new`, `default` makes it where it stays: it has 700 bytes.
     let mut answer = Rc::<Head>::default();
@@ -206,7 +207,7 @@ fn lost(kind: Kind, connection: &Connection, buffer: &Buffer) -> Stop {
 /// Waiting for the upstream while the request is on its way.
 #[derive(Debug)]
 pub struct Wait {
-    conf: &'static proxy::Conf,
+    conf: &'static Conf,
     timer: Timer,
     /// The timer runs for a write, not for a read.
     is_sending: bool,
@@ -216,7 +217,7 @@ pub struct Wait {
 }
 
 impl Wait {
-    pub fn new(conf: &'static proxy::Conf) -> Self {
+    pub fn new(conf: &'static Conf) -> Self {
         Self { conf, timer: Timer::new(), is_sending: false, send_error: None, sent: 0 }
     }
 

@@ -15,7 +15,7 @@ use crate::upstream::Group;
 ///
 /// Asked for bodies that are longer than that buffer only, and only where `proxy_request_buffering` is not set.
 pub fn needs_whole_body(request: &Request, group: &Group, is_unsafe: bool) -> bool {
-    let conf = &request.location.proxy;
+    let conf = request.passes();
     let has_next = group.set().tries > 1 && conf.next_tries() != 1 && conf.next().repeats(is_unsafe);
     has_next || error_page_is_proxied(request.server, request.location, None)
 }
@@ -23,7 +23,7 @@ pub fn needs_whole_body(request: &Request, group: &Group, is_unsafe: bool) -> bo
 /// Whether an `error_page` for what an upstream answers, or for its failure, leads to a proxied location; of any status,
 /// or of this one.
 pub fn error_page_is_proxied(server: &Server, location: &Location, status: Option<u16>) -> bool {
-    let intercepts = location.proxy.intercept_errors();
+    let intercepts = location.passes().intercept_errors();
     // No upstream's answer, but that there was none.
     let can_come = |code: &u16| intercepts || matches!(code, 502 | 504);
     let pages = location.core.error_pages();
@@ -49,8 +49,7 @@ pub fn may_need_files(servers: &[Server], upstreams: &Upstreams) -> bool {
         count > 1
     };
     let buffers = |server: &Server, location: &Location| {
-        let conf = &location.proxy;
-        let streams = conf.request_buffering() == Some(false) || conf.body().is_some();
+        let streams = location.passes().request_buffering() == Some(false) || location.proxy.body().is_some();
         let is_spread = match location.proxy_pass.pass() {
             None => return false,
             Some(Pass::Fixed { group, .. }) => upstreams.iter().nth(*group).is_some_and(has_many),

@@ -5,10 +5,12 @@
 //! Behaviour: nginx.org, ngx_http_proxy_module and ngx_http_upstream_module.
 
 mod answer;
+pub mod conf;
 pub mod exchange;
 pub mod failover;
 pub mod outgoing;
 pub mod relay;
+pub mod store;
 mod target;
 pub mod trace;
 
@@ -17,7 +19,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use crate::http::client::Client;
-use crate::http::modules::{core, proxy};
+use crate::http::modules::core;
 use crate::http::pipeline::Reply;
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Failure, Kind, Limit, Side};
@@ -30,6 +32,7 @@ use crate::proto::message::Method;
 use crate::runtime::{self, Io, Timer};
 use crate::upstream::{Fault, Group, Outcome, Session};
 use answer::Next;
+use conf::Conf;
 use exchange::{Answer, Stop};
 use outgoing::Outgoing;
 use target::Goal;
@@ -48,8 +51,8 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
         outgoing.give_back(&mut request.body);
         return Ok(Some(Reply::Status(500)));
     }
-    let mut session = Session::new(&goal.group, request.location.proxy.next_tries());
-    let total_ms = request.location.proxy.timeout_total_ms();
+    let mut session = Session::new(&goal.group, request.passes().next_tries());
+    let total_ms = request.passes().timeout_total_ms();
     let mut deadline = Timer::new();
     if total_ms > 0 {
         deadline.set(runtime::now_ms() + total_ms);
@@ -166,7 +169,7 @@ async fn exchange(
     outgoing: &mut Outgoing,
     session: &mut Session,
 ) -> Result<Result<Answer, u16>, Error> {
-    let conf: &'static proxy::Conf = &request.location.proxy;
+    let conf = request.passes();
     let group = &*goal.group;
     let tag = std::ptr::from_ref(request.location).addr();
     let started_ms = runtime::now_ms();
@@ -206,7 +209,7 @@ fn next(
     stop: Stop,
     started_ms: u64,
 ) -> Result<Option<u16>, Error> {
-    let conf: &'static proxy::Conf = &request.location.proxy;
+    let conf = request.passes();
     let failure = match stop {
         Stop::Request(error) => return Err(error),
         Stop::Peer(failure) => failure,
@@ -223,7 +226,7 @@ fn next(
         log::warn!(core::error_log(request), &*request, "upstream server temporarily disabled");
     }
     if !may_go_on(request, session, conf, outgoing, fault, started_ms) {
-        request.termination = Termination::of_failure(&failure, request.upstream.action);
+        request.termination = Termination::of_failure(&failure, request.upstream.action, conf);
         return Ok(Some(status));
     }
     outgoing.rewind();
@@ -268,7 +271,7 @@ fn may_repeat(request: &Request, outgoing: &Outgoing) -> bool {
     outgoing.can_repeat()
         && (!outgoing.has_begun()
             || !is_unsafe(request)
-            || request.location.proxy.next().permits(Fault::Error, true))
+            || request.passes().next().permits(Fault::Error, true))
 }
 
 /// The status, when the answer is one that sends the request to another peer.
@@ -276,7 +279,7 @@ fn refused(
     request: &Request,
     answer: &Answer,
     session: &Session,
-    conf: &proxy::Conf,
+    conf: &Conf,
     outgoing: &Outgoing,
     started_ms: u64,
 ) -> Option<u16> {
@@ -293,7 +296,7 @@ fn refused(
 fn may_go_on(
     request: &Request,
     session: &Session,
-    conf: &proxy::Conf,
+    conf: &Conf,
     outgoing: &Outgoing,
     fault: Fault,
     started_ms: u64,
@@ -304,7 +307,7 @@ fn may_go_on(
         && !is_late(conf, started_ms)
 }
 
-fn is_late(conf: &proxy::Conf, started_ms: u64) -> bool {
+fn is_late(conf: &Conf, started_ms: u64) -> bool {
     let limit_ms = conf.next_timeout_ms();
     limit_ms > 0 && runtime::now_ms().saturating_sub(started_ms) >= limit_ms
 }

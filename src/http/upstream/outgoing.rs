@@ -94,7 +94,7 @@ impl Outgoing {
     /// Errors: those of reading the client's body, and of writing it to a file.
     pub async fn prepare(request: &mut Request, client: &Io, goal: &Goal) -> Result<Self, Error> {
         let conf: &'static proxy::Conf = &request.location.proxy;
-        let takes_body = conf.body().is_none() && conf.pass_request_body();
+        let takes_body = conf.body().is_none() && conf.upstream.pass_request_body();
         let mut declared = request.body.offered();
         let has_body = matches!(declared, BodyLength::Length(_) | BodyLength::Chunked);
         let mut kept = Vec::new();
@@ -371,7 +371,7 @@ async fn read_body(
     let is_whole_wanted =
         needs_length || request.location.request_body.in_file_only() || variables.has_request_body_file();
     let is_kept = variables.has_request_body();
-    let is_complete = match conf.request_buffering() {
+    let is_complete = match conf.upstream.request_buffering() {
         Some(false) if !needs_body && !is_kept => request.body.is_done(),
         Some(false) if !needs_body => read_ahead(request, client, false, kept).await?,
         Some(true) => Box::pin(body_file::read_whole(request, client, kept)).await.map(|()| true)?,
@@ -454,7 +454,7 @@ fn write_head(request: &mut Request, goal: &Goal, framing: Framing, out: &mut Ve
         Framing::Length(length) => head.number(Id::ContentLength, length),
         Framing::Chunked => head.constant("Transfer-Encoding: chunked\r\n"),
     }
-    if conf.pass_request_headers() {
+    if conf.upstream.pass_request_headers() {
         write_fields(request, conf, &mut head);
     }
     head.end();

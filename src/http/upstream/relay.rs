@@ -15,8 +15,6 @@ use std::task::{Context, Poll, ready};
 use smallvec::SmallVec;
 
 use crate::http::client::Client;
-use crate::http::modules::proxy_store::{self, Store};
-use crate::http::modules::{proxy, proxy_buffering};
 use crate::http::request::Request;
 use crate::http::request::body::DECODED_BYTES;
 use crate::http::request::error::{Call, During, Error, Kind, Limit};
@@ -24,6 +22,7 @@ use crate::http::response::Response;
 use crate::http::response::body_file::Spill;
 use crate::http::upstream::exchange::{Answer, Stop, Wait};
 use crate::http::upstream::outgoing::Outgoing;
+use crate::http::upstream::store::{self, Store};
 use crate::http::upstream::trace::{Action, Head};
 use crate::net::pace::Pace;
 use crate::proto::h1::chunked::Decoder;
@@ -129,7 +128,7 @@ pub async fn body(
     if request.is_subrequest() && !client.wants_body() {
         return Ok(()); // what a mirror answers is not waited for
     }
-    if proxy_store::is_wanted(request, head.head.status) {
+    if store::is_wanted(request, head.head.status) {
         Box::pin(stream.store(request, data, &pieces)).await;
     }
     stream.buffer = keep(data.get(used..).unwrap_or(b""));
@@ -181,20 +180,21 @@ fn begin(
     let used = framing.take(data, &mut pieces, &mut trailers)?;
     pass_trailers(request, trailers);
     let may_keep = head.head.keep_alive() && request.location.proxy.is_http11();
-    if framing.is_done() && !proxy_store::is_wanted(request, head.head.status) {
+    if framing.is_done() && !store::is_wanted(request, head.head.status) {
         // the whole response is here: the connection is free before the client has it
         if used == data.len() && may_keep && outgoing.is_done() {
             group.pool.give(connection, &group.keepalive);
         }
         return Ok((pieces, head, head_length, None));
     }
-    let wait = Wait::new(&request.location.proxy);
-    let mut pace = proxy_buffering::pace(request);
+    let wait = Wait::new(request.passes());
+    let mut pace = request.passes().pace(request);
     if let Some(pace) = &mut pace {
         pace.pass(data.len() as u64);
     }
-    let conf = &request.location.proxy_buffering;
-    let ahead = if request.upstream.buffering.unwrap_or(conf.is_on()) { conf.bytes() } else { 0 };
+    let conf = request.passes();
+    let ahead =
+        if request.upstream.buffering.unwrap_or(conf.is_buffering()) { conf.buffer_bytes() } else { 0 };
     let spill = conf.temp_path().filter(|_| ahead > 0 && conf.temp_file_bytes_max() > 0);
     let spill = spill.map(|place| Spill::new(place, conf.temp_file_bytes_max()));
     let (store, pause) = (None, Timer::new());
@@ -224,7 +224,7 @@ fn pass_trailers(request: &mut Request, lines: Vec<u8>) {
     if lines.is_empty() {
         return;
     }
-    let conf: &'static proxy::Conf = &request.location.proxy;
+    let conf = request.passes();
     if request.response.has_trailers && conf.pass_trailers() {
         let head = request.upstream.head();
         let keeps = |name: &[u8]| {
@@ -481,7 +481,7 @@ impl Stream {
             if let Poll::Ready(Err(error)) = client.poll_flush(cx, request) {
                 return Poll::Ready(Err(error));
             }
-            if !request.location.proxy.ignore_client_abort() && client.io().poll_hangup(cx).is_ready() {
+            if !request.passes().ignore_client_abort() && client.io().poll_hangup(cx).is_ready() {
                 return Poll::Ready(Err(Error::left()));
             }
             pace.poll_wait(cx, &mut timer).map(|count| Ok(usize::try_from(count).unwrap_or(usize::MAX)))
@@ -505,7 +505,7 @@ impl Stream {
         left: u64,
     ) -> Result<(), Error> {
         client.flush(request).await?;
-        let conf: &'static proxy::Conf = &request.location.proxy;
+        let conf = request.passes();
         let limits = relay::Limits {
             read_timeout_ms: conf.read_timeout_ms(),
             write_timeout_ms: request.location.core.send_timeout(),
@@ -567,7 +567,7 @@ pub async fn begin_tunnel(
     let early = head.buffer.data().get(head_length..).unwrap_or(b"");
     client.write(request, early).await?;
     if let Some(rest) = request.body.take_rest() {
-        let conf: &'static proxy::Conf = &request.location.proxy;
+        let conf = request.passes();
         let written =
             crate::runtime::timeout(conf.send_timeout_ms(), connection.io.write_all(rest.data())).await;
         match written {

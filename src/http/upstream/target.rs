@@ -126,7 +126,7 @@ async fn settle(request: &mut Request, client: &Io, group: &Group) -> Result<(),
 
 /// `None`: the client has left before.
 async fn patiently<T>(request: &Request, client: &Io, lookup: impl Future<Output = T>) -> Option<T> {
-    if request.location.proxy.ignore_client_abort() {
+    if request.passes().ignore_client_abort() {
         return Some(lookup.await);
     }
     match race(lookup, client.hangup()).await {

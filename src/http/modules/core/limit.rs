@@ -43,45 +43,22 @@ pub fn log_limit(request: &Request, error: &Error) {
 
 /// What stands behind a refusal in the log: ` ("client_max_body_size" is 1048576 at conf/site.conf:14)`.
 pub fn told(request: &Request, limit: Limit) -> String {
-    let (core, proxy) = (&request.location.core, &request.location.proxy);
+    let (core, passes) = (&request.location.core, request.passes());
     // Until a request has its location, its server's settings decide; those of the head are the default server's.
-    let (name, value, span) = match limit {
-        Limit::BodySize(_) => (
-            "client_max_body_size",
-            core.client_max_body_size().to_string(),
-            core.client_max_body_size.span(),
-        ),
-        Limit::BodyTimeout => {
-            ("client_body_timeout", ms(core.client_body_timeout()), core.client_body_timeout.span())
-        }
-        Limit::BodyRate => {
-            ("client_body_min_rate", rate(core.client_body_min_rate()), core.client_body_min_rate.span())
-        }
-        Limit::HeaderTimeout => {
-            ("client_header_timeout", ms(core.client_header_timeout()), core.client_header_timeout.span())
-        }
-        Limit::HeaderRate => (
-            "client_header_min_rate",
-            rate(core.client_header_min_rate()),
-            core.client_header_min_rate.span(),
-        ),
-        Limit::HeadSize => {
-            ("large_client_header_buffers", core.header_buffers(), core.large_client_header_buffers.span())
-        }
-        Limit::FieldCount => {
-            ("max_headers", core.head_limits().fields_max.to_string(), core.max_headers.span())
-        }
-        Limit::TotalTimeout => {
-            ("proxy_timeout_total", ms(proxy.timeout_total_ms()), proxy.timeout_total_span())
-        }
-        Limit::SubrequestSize => {
-            ("subrequest_output_buffer_size", core.subrequest_output_buffer_size().to_string(), None)
-        }
-        Limit::SendTimeout => ("send_timeout", ms(core.send_timeout()), core.send_timeout.span()),
-        Limit::UpstreamHeadSize => {
-            ("proxy_buffer_size", proxy.head_bytes_max().to_string(), proxy.buffer_size_span())
-        }
+    let (value, span) = match limit {
+        Limit::BodySize(_) => (core.client_max_body_size().to_string(), core.client_max_body_size.span()),
+        Limit::BodyTimeout => (ms(core.client_body_timeout()), core.client_body_timeout.span()),
+        Limit::BodyRate => (rate(core.client_body_min_rate()), core.client_body_min_rate.span()),
+        Limit::HeaderTimeout => (ms(core.client_header_timeout()), core.client_header_timeout.span()),
+        Limit::HeaderRate => (rate(core.client_header_min_rate()), core.client_header_min_rate.span()),
+        Limit::HeadSize => (core.header_buffers(), core.large_client_header_buffers.span()),
+        Limit::FieldCount => (core.head_limits().fields_max.to_string(), core.max_headers.span()),
+        Limit::TotalTimeout => (ms(passes.timeout_total_ms()), passes.timeout_total_span()),
+        Limit::SubrequestSize => (core.subrequest_output_buffer_size().to_string(), None),
+        Limit::SendTimeout => (ms(core.send_timeout()), core.send_timeout.span()),
+        Limit::UpstreamHeadSize => (passes.head_bytes_max().to_string(), passes.buffer_size_span()),
     };
+    let name = limit.directive(passes);
     let mut text = format!(" (\"{name}\" is {value}");
     text.push_str(&place(request, span));
     if let Limit::BodySize(bytes) = limit {

@@ -54,7 +54,10 @@ pub fn check_location(request: &mut Request) -> Option<u16> {
     if let Err(length) = request.body.admit(core.client_max_body_size()) {
         let limit = Limit::BodySize(length);
         request.body.refuse();
-        request.termination = Some(Termination::new(Who::Client, How::Limit, Phase::RequestBody).by(limit));
+        request.termination = Some(
+            Termination::new(Who::Client, How::Limit, Phase::RequestBody)
+                .by(limit.directive(request.passes())),
+        );
         let told = told(request, limit);
         log::error!(
             error_log(request),

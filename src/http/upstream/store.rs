@@ -1,4 +1,4 @@
-//! Answers of upstreams kept as files: `proxy_store`.
+//! Answers of upstreams kept as files: `proxy_store`, and its like in other families.
 //!
 //! Touches: the file system, on the blocking pool. A file gets its name only when it is whole; one that cannot be
 //! written is given up, the answer goes on.
@@ -9,72 +9,37 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use crate::config::directive::custom;
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::{Diagnostic, Inherit, Node};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, core, static_file};
+use crate::http::modules::{core, static_file};
 use crate::http::request::Request;
 use crate::http::script::Script;
-use crate::http::temp_file::{Keep, TempFile, TempPath};
-use crate::http::variable::Variable;
+use crate::http::temp_file::{Keep, TempFile};
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
 
 /// Where answers go.
 #[derive(Clone, Debug)]
-enum Place {
+pub enum Place {
     Off,
     /// The file that the URI names below `root` or `alias`.
     Root,
     File(Script),
 }
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    place: Inherit<Place>,
-    access: Inherit<u32>,
-    /// For files under way, where no `proxy_temp_path` is set.
-    folder: Option<TempPath>,
-}
-
-const ANY: Context = Context::ANY;
-
-#[rustfmt::skip]
-pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("proxy_store", ANY, Arity::exactly(1), store, "Keeps answers with status 200 as files: on (below root), or a path with variables; off."),
-    custom("proxy_store_access", ANY, Arity::between(1, 3), access, "Who may read and write these files: user:rw group:r all:r; user:rw."),
-];
-
-pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.place.merge(&outer.place);
-        self.access.merge(&outer.access);
-    }
-}
-
-impl BlockConf for Conf {
-    fn freeze(&mut self, cx: &mut Cx) {
-        if !matches!(self.place.as_ref(), None | Some(Place::Off)) {
-            let path = cx.path("proxy_temp");
-            cx.need_folder(&path);
-            self.folder = Some(TempPath::plain(path));
-        }
-    }
-}
-
-fn store(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+/// Reads `proxy_store`.
+pub fn place(slot: &mut Inherit<Place>, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let place = match node.arg(0) {
         "off" => Place::Off,
         "on" => Place::Root,
         _ => Place::File(Script::compile(&node.args[0], cx)?),
     };
-    conf.place.put(place, node)
+    slot.put(place, node)
 }
 
-fn access(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+/// Reads `proxy_store_access`.
+pub fn access(slot: &mut Inherit<u32>, node: &Node) -> Result<(), Diagnostic> {
     let mut mode = 0o600;
     for word in &node.args {
         let invalid = || {
@@ -94,7 +59,7 @@ fn access(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
             _ => return Err(invalid()),
         };
     }
-    conf.access.put(mode, node)
+    slot.put(mode, node)
 }
 
 /// One answer on its way into a file.
@@ -109,15 +74,14 @@ pub struct Store {
 
 /// Whether the answer that has begun is to be kept.
 pub fn is_wanted(request: &Request, status: u16) -> bool {
-    let place = request.location.proxy_store.place.as_ref();
-    !matches!(place, None | Some(Place::Off)) && status == 200 && request.method != Method::Head
+    request.passes().store().is_some() && status == 200 && request.method != Method::Head
 }
 
 impl Store {
     /// Begins a file. An error is logged: the answer goes on without.
     pub async fn begin(request: &mut Request) -> Option<Self> {
-        let conf: &'static Conf = &request.location.proxy_store;
-        let target = match conf.place.as_ref()? {
+        let conf = request.passes();
+        let target = match conf.store()? {
             Place::Off => return None,
             Place::Root => {
                 let mut name = Vec::new();
@@ -127,14 +91,14 @@ impl Store {
             Place::File(script) => PathBuf::from(OsString::from_vec(script.to_vec(request))),
         };
         let target = request.config.prefix.join(target);
-        let folder = request.location.proxy_buffering.temp_path().or(conf.folder.as_ref())?;
+        let folder = conf.temp_path()?;
         let modified = request
             .response
             .headers
             .get(Id::LastModified)
             .and_then(|value| httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok());
         match TempFile::create(folder, Keep::Kept).await {
-            Ok(file) => Some(Self { file: Some(file), target, mode: conf.access.get(0o600), modified }),
+            Ok(file) => Some(Self { file: Some(file), target, mode: conf.store_mode(), modified }),
             Err(why) => {
                 log::error!(core::error_log(request), &*request, "{why}: this answer is not stored");
                 None

@@ -1,0 +1,723 @@
+//! What all ways to an upstream have in common: the settings of `proxy_…`, and of every family of directives like it.
+//!
+//! nginx has these directives once for each protocol (`proxy_`, `fastcgi_`, `uwsgi_`, `scgi_`, `grpc_`). Here a family is
+//! a prefix: [`upstream_rows!`] gives its table the rows, and its settings hold a [`Conf`]. What passes a request on asks
+//! [`Request::passes`] for the settings in force and never names a family; where a message names a directive,
+//! [`Conf::directive`] has its full name.
+//! Behaviour: nginx.org, ngx_http_proxy_module; unlike there nothing goes to disk unless it is asked for.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+
+use crate::config::{Diagnostic, Inherit, Merge, Node, Span, inherit, params};
+use crate::http::config::compile::Cx;
+use crate::http::modules::limit_rate;
+use crate::http::request::Request;
+use crate::http::response::Omits;
+use crate::http::script::{self, Script};
+use crate::http::temp_file::TempPath;
+use crate::http::upstream::store::Place;
+use crate::net::Address;
+use crate::net::connect;
+use crate::net::pace::Pace;
+use crate::proto::header::Id;
+use crate::upstream::Faults;
+
+/// Largest response head while `proxy_buffer_size` is not set; set, it is the limit itself.
+const HEAD_BYTES_MAX: u64 = 64 * 1024;
+
+/// nginx's eight pages.
+const BUFFERS: (u64, u64) = (8, 4096);
+
+/// The words of `proxy_ignore_headers`.
+const IGNORABLE: &[&str] = &[
+    "X-Accel-Redirect",
+    "X-Accel-Expires",
+    "X-Accel-Limit-Rate",
+    "X-Accel-Buffering",
+    "X-Accel-Charset",
+    "Expires",
+    "Cache-Control",
+    "Set-Cookie",
+    "Vary",
+];
+
+/// A family of directives: one protocol to upstreams.
+#[derive(Debug)]
+pub struct Family {
+    /// What the names of its directives begin with: `proxy_`.
+    pub prefix: &'static str,
+    /// Fields of a response that the client does not get unless they are asked for.
+    pub hidden: &'static [&'static str],
+    /// What holds where none of its directives is set.
+    frozen: OnceLock<Frozen>,
+}
+
+impl Family {
+    pub const fn new(prefix: &'static str, hidden: &'static [&'static str]) -> Self {
+        Self { prefix, hidden, frozen: OnceLock::new() }
+    }
+}
+
+/// The full name of a directive, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name {
+    prefix: &'static str,
+    rest: &'static str,
+}
+
+impl From<&'static str> for Name {
+    fn from(name: &'static str) -> Self {
+        Self { prefix: "", rest: name }
+    }
+}
+
+impl Name {
+    pub fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.prefix.as_bytes());
+        out.extend_from_slice(self.rest.as_bytes());
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.prefix)?;
+        out.write_str(self.rest)
+    }
+}
+
+/// The settings of one block that every family has.
+///
+/// A family's own settings hold one, merge it and freeze it with theirs. Its fields are set by the rows that
+/// [`upstream_rows!`] makes; everybody else uses the getters, which know the defaults.
+#[derive(Debug)]
+pub struct Conf {
+    family: &'static Family,
+    pub hide: Vec<Box<str>>,
+    pub pass: Vec<Box<str>>,
+    pub ignore: Vec<Box<str>>,
+    pub next: Inherit<Faults>,
+    pub next_tries: Inherit<u64>,
+    pub next_timeout: Inherit<u64>,
+    bind: Inherit<Bind>,
+    pub timeout_total: Inherit<u64>,
+    pub buffer_size: Inherit<u64>,
+    pub request_buffering: Inherit<bool>,
+    pub connect_timeout: Inherit<u64>,
+    pub send_timeout: Inherit<u64>,
+    pub read_timeout: Inherit<u64>,
+    pub pass_trailers: Inherit<bool>,
+    pub intercept_errors: Inherit<bool>,
+    pub ignore_client_abort: Inherit<bool>,
+    pub socket_keepalive: Inherit<bool>,
+    pub pass_request_headers: Inherit<bool>,
+    pub pass_request_body: Inherit<bool>,
+    pub buffering: Inherit<bool>,
+    buffers: Inherit<(u64, u64)>,
+    pub limit_rate: Inherit<Script>,
+    /// Bytes of a temporary file; not set: none.
+    pub temp_file_max: Inherit<u64>,
+    temp_path: Inherit<TempPath>,
+    /// In force where `proxy_temp_path` is not set and files are needed.
+    default_path: Option<TempPath>,
+    pub store: Inherit<Place>,
+    pub store_access: Inherit<u32>,
+    frozen: Option<Arc<Frozen>>,
+}
+
+/// What is computed once from the lists of a block.
+#[derive(Debug)]
+struct Frozen {
+    hidden: Names,
+    /// Of the fields that are not hidden.
+    omits: Omits,
+    /// Fields of the upstream that are not obeyed.
+    ignored: Names,
+    connect: connect::Options,
+}
+
+/// A set of field names, known ones by id.
+#[derive(Debug, Default)]
+pub struct Names {
+    ids: Vec<bool>,
+    others: Vec<Box<[u8]>>,
+}
+
+/// One `proxy_bind`.
+#[derive(Clone, Debug)]
+enum Bind {
+    Off,
+    Fixed {
+        address: Address,
+        is_transparent: bool,
+    },
+    /// Evaluated for each request.
+    Script {
+        address: Script,
+        is_transparent: bool,
+    },
+}
+
+impl Names {
+    pub fn insert(&mut self, name: &str) {
+        match Id::of(name.as_bytes()) {
+            Some(id) => {
+                let index = id as usize;
+                if self.ids.len() <= index {
+                    self.ids.resize(index + 1, false);
+                }
+                self.ids[index] = true;
+            }
+            None => self.others.push(name.as_bytes().into()),
+        }
+    }
+
+    pub fn remove(&mut self, name: &str) {
+        match Id::of(name.as_bytes()) {
+            Some(id) => {
+                if let Some(known) = self.ids.get_mut(id as usize) {
+                    *known = false;
+                }
+            }
+            None => self.others.retain(|other| !other.eq_ignore_ascii_case(name.as_bytes())),
+        }
+    }
+
+    #[inline]
+    pub fn contains(&self, id: Option<Id>, name: &[u8]) -> bool {
+        match id {
+            Some(id) => self.ids.get(id as usize).is_some_and(|known| *known),
+            None => self.others.iter().any(|other| other.eq_ignore_ascii_case(name)),
+        }
+    }
+}
+
+impl Request {
+    /// The settings of the family that passes the requests of this location on.
+    #[inline]
+    pub fn passes(&self) -> &'static Conf {
+        self.location.passes()
+    }
+}
+
+impl Conf {
+    /// Nothing is set.
+    pub fn of(family: &'static Family) -> Self {
+        Self {
+            family,
+            hide: Vec::new(),
+            pass: Vec::new(),
+            ignore: Vec::new(),
+            next: Inherit::default(),
+            next_tries: Inherit::default(),
+            next_timeout: Inherit::default(),
+            bind: Inherit::default(),
+            timeout_total: Inherit::default(),
+            buffer_size: Inherit::default(),
+            request_buffering: Inherit::default(),
+            connect_timeout: Inherit::default(),
+            send_timeout: Inherit::default(),
+            read_timeout: Inherit::default(),
+            pass_trailers: Inherit::default(),
+            intercept_errors: Inherit::default(),
+            ignore_client_abort: Inherit::default(),
+            socket_keepalive: Inherit::default(),
+            pass_request_headers: Inherit::default(),
+            pass_request_body: Inherit::default(),
+            buffering: Inherit::default(),
+            buffers: Inherit::default(),
+            limit_rate: Inherit::default(),
+            temp_file_max: Inherit::default(),
+            temp_path: Inherit::default(),
+            default_path: None,
+            store: Inherit::default(),
+            store_access: Inherit::default(),
+            frozen: None,
+        }
+    }
+
+    /// The full name of a directive that every family has: `proxy_read_timeout` for `read_timeout`.
+    pub fn directive(&self, name: &'static str) -> Name {
+        Name { prefix: self.family.prefix, rest: name }
+    }
+
+    /// A field of the upstream is kept from the client.
+    #[inline]
+    pub fn hides(&self, id: Option<Id>, name: &[u8]) -> bool {
+        self.frozen().hidden.contains(id, name)
+    }
+
+    /// The fields of an upstream's answer that ours do not stand for.
+    #[inline]
+    pub fn omits(&self) -> Omits {
+        self.frozen().omits
+    }
+
+    /// A field of the upstream is not obeyed.
+    pub fn ignores(&self, id: Id) -> bool {
+        self.frozen().ignored.contains(Some(id), b"")
+    }
+
+    pub fn connect_options(&self) -> &connect::Options {
+        &self.frozen().connect
+    }
+
+    /// The local address of a connection is the request's own: it has variables.
+    pub fn has_own_local(&self) -> bool {
+        matches!(self.bind.as_ref(), Some(Bind::Script { .. }))
+    }
+
+    /// The value of a `proxy_bind` with variables, and the address that it is.
+    pub fn own_local(&self, request: &mut Request) -> (Vec<u8>, Option<Address>) {
+        let Some(Bind::Script { address, .. }) = self.bind.as_ref() else { return (Vec::new(), None) };
+        let value = address.to_vec(request);
+        let parsed = std::str::from_utf8(&value).ok().and_then(parse_local);
+        (value, parsed)
+    }
+
+    pub fn next(&self) -> Faults {
+        self.next.get(Faults::default())
+    }
+
+    pub fn next_tries(&self) -> u32 {
+        self.next_tries.get(0) as u32
+    }
+
+    pub fn next_timeout_ms(&self) -> u64 {
+        self.next_timeout.get(0)
+    }
+
+    /// Bytes that a response head may have.
+    pub fn head_bytes_max(&self) -> usize {
+        self.buffer_size.get(HEAD_BYTES_MAX) as usize
+    }
+
+    /// Where that was said.
+    pub fn buffer_size_span(&self) -> Option<Span> {
+        self.buffer_size.span()
+    }
+
+    /// What `proxy_request_buffering` says, if anything.
+    pub fn request_buffering(&self) -> Option<bool> {
+        self.request_buffering.as_ref().copied()
+    }
+
+    pub fn connect_timeout_ms(&self) -> u64 {
+        self.connect_timeout.get(60_000)
+    }
+
+    pub fn send_timeout_ms(&self) -> u64 {
+        self.send_timeout.get(60_000)
+    }
+
+    pub fn read_timeout_ms(&self) -> u64 {
+        self.read_timeout.get(60_000)
+    }
+
+    /// How long a request may take from its first upstream to the end of the answer; 0: any time.
+    pub fn timeout_total_ms(&self) -> u64 {
+        self.timeout_total.get(0)
+    }
+
+    /// Where that was said.
+    pub fn timeout_total_span(&self) -> Option<Span> {
+        self.timeout_total.span()
+    }
+
+    pub fn pass_trailers(&self) -> bool {
+        self.pass_trailers.get(false)
+    }
+
+    pub fn intercept_errors(&self) -> bool {
+        self.intercept_errors.get(false)
+    }
+
+    pub fn ignore_client_abort(&self) -> bool {
+        self.ignore_client_abort.get(false)
+    }
+
+    pub fn pass_request_headers(&self) -> bool {
+        self.pass_request_headers.get(true)
+    }
+
+    pub fn pass_request_body(&self) -> bool {
+        self.pass_request_body.get(true)
+    }
+
+    /// Answers are read ahead of a slower client.
+    pub fn is_buffering(&self) -> bool {
+        self.buffering.get(true)
+    }
+
+    /// Bytes read ahead of the client.
+    pub fn buffer_bytes(&self) -> usize {
+        let (count, size) = self.buffers.get(BUFFERS);
+        usize::try_from(count.saturating_mul(size)).unwrap_or(usize::MAX)
+    }
+
+    /// Where files under way are; `None`: nothing in this block needs them.
+    pub fn temp_path(&self) -> Option<&TempPath> {
+        self.temp_path.as_ref().or(self.default_path.as_ref())
+    }
+
+    /// Bytes that may wait in a temporary file; 0: none.
+    pub fn temp_file_bytes_max(&self) -> u64 {
+        self.temp_file_max.get(0)
+    }
+
+    /// Where answers are kept as files, if they are.
+    pub fn store(&self) -> Option<&Place> {
+        self.store.as_ref().filter(|place| !matches!(place, Place::Off))
+    }
+
+    /// The mode of these files.
+    pub fn store_mode(&self) -> u32 {
+        self.store_access.get(0o600)
+    }
+
+    /// How fast the answer of an upstream is read; `None`: as fast as it comes.
+    pub fn pace(&'static self, request: &mut Request) -> Option<Pace> {
+        let script = self.limit_rate.as_ref()?;
+        Pace::new(limit_rate::evaluate(Some(script), request), 0)
+    }
+
+    fn frozen(&self) -> &Frozen {
+        match &self.frozen {
+            Some(frozen) => frozen,
+            None => self.family.frozen.get_or_init(|| freeze(&Self::of(self.family))),
+        }
+    }
+
+    /// Called once per block after merging.
+    pub fn freeze(&mut self, cx: &mut Cx) {
+        let needs_files = self.temp_file_bytes_max() > 0 || self.store().is_some();
+        if needs_files && !self.temp_path.is_set() {
+            let path = cx.path(&format!("{}temp", self.family.prefix));
+            cx.need_folder(&path);
+            self.default_path = Some(TempPath::plain(path));
+        }
+        cx.body_files |= self.request_buffering() == Some(true);
+        self.frozen = Some(Arc::new(freeze(self)));
+    }
+}
+
+impl Merge for Conf {
+    fn merge(&mut self, outer: &Self) {
+        inherit::replace(&mut self.hide, &outer.hide);
+        inherit::replace(&mut self.pass, &outer.pass);
+        inherit::replace(&mut self.ignore, &outer.ignore);
+        self.next.merge(&outer.next);
+        self.next_tries.merge(&outer.next_tries);
+        self.next_timeout.merge(&outer.next_timeout);
+        self.bind.merge(&outer.bind);
+        self.timeout_total.merge(&outer.timeout_total);
+        self.buffer_size.merge(&outer.buffer_size);
+        self.request_buffering.merge(&outer.request_buffering);
+        self.connect_timeout.merge(&outer.connect_timeout);
+        self.send_timeout.merge(&outer.send_timeout);
+        self.read_timeout.merge(&outer.read_timeout);
+        self.pass_trailers.merge(&outer.pass_trailers);
+        self.intercept_errors.merge(&outer.intercept_errors);
+        self.ignore_client_abort.merge(&outer.ignore_client_abort);
+        self.socket_keepalive.merge(&outer.socket_keepalive);
+        self.pass_request_headers.merge(&outer.pass_request_headers);
+        self.pass_request_body.merge(&outer.pass_request_body);
+        self.buffering.merge(&outer.buffering);
+        self.buffers.merge(&outer.buffers);
+        self.limit_rate.merge(&outer.limit_rate);
+        self.temp_file_max.merge(&outer.temp_file_max);
+        self.temp_path.merge(&outer.temp_path);
+        self.store.merge(&outer.store);
+        self.store_access.merge(&outer.store_access);
+    }
+}
+
+/// The table of one family: its own rows, and those that every family has, under its prefix.
+///
+/// `upstream_rows!("fastcgi_", upstream, [own rows])`, where `upstream` is the field of the family's settings that holds
+/// a [`Conf`]. A macro, since a row is a constant: its name and its text are put together by the compiler, and the
+/// manual, the diagnostics and the conversion read them like any other.
+macro_rules! upstream_rows {
+    ($prefix:literal, $field:ident, [$($own:expr),* $(,)?]) => {{
+        use $crate::config::directive::{Accepted, accepted, custom, flag, millis, number, size};
+        use $crate::config::{Arity, Context};
+        use $crate::http::upstream::{conf, store};
+        const ANY: Context = Context::ANY;
+        const ONE: Arity = Arity::exactly(1);
+        const MANY: Arity = Arity::at_least(1);
+        &[
+            $($own,)*
+            custom(concat!($prefix, "hide_header"), ANY, ONE, |c, _, node| conf::push(&mut c.$field.hide, node),
+                "A field that the client does not get."),
+            custom(concat!($prefix, "pass_header"), ANY, ONE, |c, _, node| conf::push(&mut c.$field.pass, node),
+                "A field that the client gets, though it is hidden by default. Of Server and Date it gets the upstream's, or none."),
+            custom(concat!($prefix, "ignore_headers"), ANY, MANY, |c, cx, node| conf::ignore_headers(&mut c.$field, cx, node),
+                "Fields of the response that are passed on but not obeyed."),
+            custom(concat!($prefix, "next_upstream"), ANY, MANY, |c, cx, node| conf::next_upstream(&mut c.$field, cx, node),
+                "Faults after which another server is tried; error timeout."),
+            number(concat!($prefix, "next_upstream_tries"), ANY, (0, u32::MAX as u64), |c| &mut c.$field.next_tries,
+                "Servers tried for one request, 0: all; 0."),
+            millis(concat!($prefix, "next_upstream_timeout"), ANY, |c| &mut c.$field.next_timeout,
+                "Time in which another server may be tried, 0: no limit; 0."),
+            custom(concat!($prefix, "bind"), ANY, Arity::between(1, 2), |c, cx, node| conf::bind(&mut c.$field, cx, node),
+                "Local address of connections to upstreams, with a port or without; transparent: it may be any address, such as $remote_addr; off."),
+            size(concat!($prefix, "buffer_size"), ANY, |c| &mut c.$field.buffer_size, "Most bytes that the head of a response may have; 64k."),
+            flag(concat!($prefix, "request_buffering"), ANY, |c| &mut c.$field.request_buffering, concat!(
+                "Reads the request's body before an upstream is chosen: all of it (on), none (off). Not set, as far as client_body_buffer_size, \
+                 and all of one that may have to be sent to another server (", $prefix, "next_upstream) or to the proxied location of an error_page.")),
+            millis(concat!($prefix, "connect_timeout"), ANY, |c| &mut c.$field.connect_timeout, "How long connecting may take; 60s."),
+            millis(concat!($prefix, "send_timeout"), ANY, |c| &mut c.$field.send_timeout, "Between two writes to the upstream; 60s."),
+            millis(concat!($prefix, "read_timeout"), ANY, |c| &mut c.$field.read_timeout, "Between two reads from the upstream; 60s."),
+            millis(concat!($prefix, "timeout_total"), ANY, |c| &mut c.$field.timeout_total,
+                "How long a request may take from its first upstream to the end of the answer, all tries together, 0: any time; 0."),
+            flag(concat!($prefix, "pass_trailers"), ANY, |c| &mut c.$field.pass_trailers,
+                "Passes trailers of an answer in chunks on to clients of HTTP/1.1; off."),
+            flag(concat!($prefix, "intercept_errors"), ANY, |c| &mut c.$field.intercept_errors,
+                "Answers of status 300 and above go through error_page; off."),
+            flag(concat!($prefix, "ignore_client_abort"), ANY, |c| &mut c.$field.ignore_client_abort,
+                "The upstream's answer is awaited though the client has gone; off."),
+            flag(concat!($prefix, "socket_keepalive"), ANY, |c| &mut c.$field.socket_keepalive, "TCP keepalive probes to upstreams; off."),
+            flag(concat!($prefix, "pass_request_headers"), ANY, |c| &mut c.$field.pass_request_headers, "The client's fields are passed on; on."),
+            flag(concat!($prefix, "pass_request_body"), ANY, |c| &mut c.$field.pass_request_body, "The client's body is passed on; on."),
+            flag(concat!($prefix, "buffering"), ANY, |c| &mut c.$field.buffering,
+                concat!("Reads answers ahead of a client that is slower, as far as ", $prefix, "buffers; on.")),
+            custom(concat!($prefix, "buffers"), ANY, Arity::exactly(2), |c, _, node| conf::buffers(&mut c.$field, node),
+                "Number and size of buffers: their product is read ahead at most; 8 4k."),
+            size(concat!($prefix, "max_temp_file_size"), ANY, |c| &mut c.$field.temp_file_max,
+                "Bytes of an answer that may wait in a temporary file when the buffers are full, 0: none; 0."),
+            custom(concat!($prefix, "limit_rate"), ANY, ONE, |c, cx, node| $crate::http::modules::limit_rate::size(&mut c.$field.limit_rate, cx, node),
+                "Bytes a second that are read from an upstream for one answer, 0: no limit; 0."),
+            custom(concat!($prefix, "temp_path"), ANY, Arity::between(1, 4), |c, cx, node| conf::temp_path(&mut c.$field, cx, node),
+                concat!("Directory for temporary files of answers, and up to three levels of directories in it; ", $prefix, "temp.")),
+            custom(concat!($prefix, "store"), ANY, ONE, |c, cx, node| store::place(&mut c.$field.store, cx, node),
+                "Keeps answers with status 200 as files: on (below root), or a path with variables; off."),
+            custom(concat!($prefix, "store_access"), ANY, Arity::between(1, 3), |c, _, node| store::access(&mut c.$field.store_access, node),
+                "Who may read and write these files: user:rw group:r all:r; user:rw."),
+            accepted(concat!($prefix, "busy_buffers_size"), ANY, ONE, Accepted::Size, "What has arrived is always sent at once."),
+            accepted(concat!($prefix, "temp_file_write_size"), ANY, ONE, Accepted::Size, "Temporary files are written by the buffer."),
+            accepted(concat!($prefix, "send_lowat"), ANY, ONE, Accepted::Size, "Data is never held back to fill a packet; 0."),
+        ]
+    }};
+}
+pub(crate) use upstream_rows;
+
+fn freeze(conf: &Conf) -> Frozen {
+    let mut hidden = Names::default();
+    let own = conf.hide.iter().map(|name| &**name);
+    conf.family.hidden.iter().copied().chain(own).for_each(|name| hidden.insert(name));
+    conf.pass.iter().for_each(|name| hidden.remove(name));
+    let passes = |id: Id| !hidden.contains(Some(id), b"");
+    let omits = Omits { server: passes(Id::Server), date: passes(Id::Date) };
+    let mut ignored = Names::default();
+    conf.ignore.iter().for_each(|name| ignored.insert(name));
+    let (bind, is_transparent) = match conf.bind.as_ref() {
+        None | Some(Bind::Off) => (None, false),
+        Some(Bind::Fixed { address, is_transparent }) => (Some(address.clone()), *is_transparent),
+        Some(Bind::Script { is_transparent, .. }) => (None, *is_transparent),
+    };
+    let connect = connect::Options { bind, is_transparent, probes: conf.socket_keepalive.get(false) };
+    Frozen { hidden, omits, ignored, connect }
+}
+
+/// Adds a field's name to a list.
+pub fn push(list: &mut Vec<Box<str>>, node: &Node) -> Result<(), Diagnostic> {
+    list.push(node.arg(0).into());
+    Ok(())
+}
+
+pub fn ignore_headers(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    for (index, word) in node.args.iter().enumerate() {
+        if !IGNORABLE.iter().any(|name| name.eq_ignore_ascii_case(&word.text)) {
+            let message = format!("invalid value \"{}\"", word.text);
+            return Err(
+                Diagnostic::error(word.span, message).help(format!("one of {}", IGNORABLE.join(", ")))
+            );
+        }
+        if conf.ignore.iter().any(|name| name.eq_ignore_ascii_case(&word.text)) {
+            cx.diagnostics.push(params::duplicate_value(node, index));
+        }
+        conf.ignore.push((&word.text).into());
+    }
+    Ok(())
+}
+
+/// Several lines of a block are one list.
+pub fn next_upstream(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let mut all = conf.next.as_ref().copied();
+    for index in 0..node.args.len() {
+        // nginx knows this one for its cache; there is nothing stale here that it could mean
+        if node.arg(index) == "updating" {
+            continue;
+        }
+        let faults = Faults::parse(std::iter::once(node.arg(index))).map_err(|_| {
+            Diagnostic::error(node.arg_span(index), format!("invalid value \"{}\"", node.arg(index)))
+        })?;
+        if all.is_some_and(|all| all.contains(faults)) && node.arg(index) != "off" {
+            cx.diagnostics.push(params::duplicate_value(node, index));
+        }
+        all = Some(all.map_or(faults, |all| all.and(faults)));
+    }
+    conf.next = Inherit::default();
+    conf.next.put(all.unwrap_or_default(), node)
+}
+
+pub fn bind(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let text = node.arg(0);
+    let is_transparent = match node.arg(1) {
+        "" => false,
+        "transparent" => true,
+        other => return Err(Diagnostic::error(node.arg_span(1), format!("invalid parameter \"{other}\""))),
+    };
+    let bind = if text == "off" && node.args.len() == 1 {
+        Bind::Off
+    } else if script::has_variables(text) {
+        Bind::Script { address: Script::compile(&node.args[0], cx)?, is_transparent }
+    } else {
+        let invalid = || Diagnostic::error(node.arg_span(0), format!("invalid address \"{text}\""));
+        Bind::Fixed { address: parse_local(text).ok_or_else(invalid)?, is_transparent }
+    };
+    cx.is_transparent |= is_transparent;
+    conf.bind.put(bind, node)
+}
+
+/// An address with or without a port; without one the kernel chooses it.
+fn parse_local(text: &str) -> Option<Address> {
+    let ip = || text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+    let address = text.parse().ok().or_else(|| Some(SocketAddr::new(ip()?, 0)));
+    address.map(Address::Inet)
+}
+
+pub fn temp_path(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.temp_path.put(TempPath::read(node, cx)?, node)
+}
+
+pub fn buffers(conf: &mut Conf, node: &Node) -> Result<(), Diagnostic> {
+    let buffers = params::buffers(node)?;
+    if buffers.0 < 2 {
+        let message = format!("there must be at least 2 \"{}\"", node.name.text);
+        return Err(Diagnostic::error(node.arg_span(0), message));
+    }
+    conf.buffers.put(buffers, node)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::table::{Module, Slot, Table};
+    use crate::config::{Context, Directive, LoadOptions, RowInfo, load_text};
+    use crate::http::CompileOptions;
+    use crate::http::modules;
+    use crate::log::Logger;
+
+    /// A second family, as another protocol would have it: its own settings, and those of all.
+    struct Toy {
+        script: Inherit<bool>,
+        upstream: Conf,
+    }
+
+    static FAMILY: Family = Family::new("toy_", &["X-Toy"]);
+
+    static ROWS: &[Directive<Toy, Cx>] = upstream_rows!(
+        "toy_",
+        upstream,
+        [flag("toy_script", Context::ANY, |c: &mut Toy| &mut c.script, "Its own; off.")]
+    );
+
+    impl Default for Toy {
+        fn default() -> Self {
+            Self { script: Inherit::default(), upstream: Conf::of(&FAMILY) }
+        }
+    }
+
+    static SLOT: Slot<Toy, Toy, Cx> = Slot { name: "toy", rows: ROWS, conf: |toy| toy };
+
+    fn options() -> CompileOptions {
+        CompileOptions {
+            prefix: Path::new("/srv").into(),
+            folder: Path::new("/srv").into(),
+            error_log: Logger::none(),
+            names: Default::default(),
+            test_only: true,
+        }
+    }
+
+    /// The settings that a text of directives makes, and what is wrong with it.
+    fn compiled(text: &str) -> (Toy, Vec<String>) {
+        let (tree, out) = load_text("toy.conf", text, &LoadOptions::default());
+        assert!(!out.has_errors(), "{:?}", out.0);
+        let mut cx = Cx::new(&options());
+        let mut toy = Toy::default();
+        Table::new(vec![&SLOT]).apply_all(&tree.nodes, Context::LOCATION, &mut toy, &mut cx);
+        toy.upstream.freeze(&mut cx);
+        (toy, cx.diagnostics.0.iter().map(|found| found.message.clone()).collect())
+    }
+
+    #[test]
+    fn a_second_prefix_makes_a_second_table() {
+        let (toy, found) = compiled(
+            "toy_script on; toy_read_timeout 5s; toy_connect_timeout 1s; toy_buffers 4 8k; toy_buffering off;\n\
+             toy_next_upstream error http_503; toy_hide_header X-Own; toy_pass_header X-Toy; toy_store on;\n\
+             toy_ignore_headers X-Accel-Buffering; toy_bind 127.0.0.1; toy_timeout_total 9s;",
+        );
+        assert_eq!(found, [""; 0]);
+        let conf = &toy.upstream;
+        assert!(toy.script.get(false) && !conf.is_buffering());
+        assert_eq!(
+            (conf.read_timeout_ms(), conf.connect_timeout_ms(), conf.send_timeout_ms()),
+            (5000, 1000, 60_000)
+        );
+        assert_eq!((conf.buffer_bytes(), conf.timeout_total_ms()), (4 * 8192, 9000));
+        assert!(conf.next().permits(crate::upstream::Fault::Status(503), false));
+        assert!(conf.hides(None, b"x-own") && !conf.hides(None, b"X-Toy"));
+        assert!(conf.ignores(Id::XAccelBuffering) && !conf.ignores(Id::XAccelRedirect));
+        assert_eq!(conf.connect_options().bind, parse_local("127.0.0.1"));
+        assert!(conf.temp_path().is_some_and(|temp| temp.path == Path::new("/srv/toy_temp")));
+        assert_eq!(conf.directive("read_timeout").to_string(), "toy_read_timeout");
+    }
+
+    #[test]
+    fn what_is_not_set_is_the_family_s_own() {
+        let (toy, _) = compiled("");
+        assert!(toy.upstream.hides(None, b"X-Toy") && Conf::of(&FAMILY).hides(None, b"x-toy"));
+        assert!(toy.upstream.temp_path().is_none(), "no file is needed");
+        assert_eq!(toy.upstream.head_bytes_max(), 64 * 1024);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_the_family_s_name() {
+        for (text, expected) in [
+            ("toy_buffers 1 8k;", "there must be at least 2 \"toy_buffers\""),
+            ("toy_bind nowhere;", "invalid address \"nowhere\""),
+            ("toy_bind 127.0.0.1 opaque;", "invalid parameter \"opaque\""),
+            ("toy_next_upstream error http_418;", "invalid value \"http_418\""),
+            ("toy_ignore_headers X-Toy;", "invalid value \"X-Toy\""),
+            ("toy_read_timeout 1s; toy_read_timeout 2s;", "\"toy_read_timeout\" directive is duplicate"),
+            ("toy_store_access user:x;", "invalid value \"user:x\""),
+        ] {
+            assert_eq!(compiled(text).1, [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn every_family_has_the_same_rows_as_proxy() {
+        let rest = |rows: &[RowInfo], prefix: &str| -> Vec<String> {
+            rows.iter().filter_map(|row| Some(row.name.strip_prefix(prefix)?.to_owned())).collect()
+        };
+        let proxy: Vec<RowInfo> = modules::table().rows().copied().collect();
+        let (proxy, toy) = (rest(&proxy, "proxy_"), rest(&SLOT.rows(), "toy_"));
+        assert_eq!(toy.len(), ROWS.len());
+        for name in toy.iter().filter(|name| *name != "script") {
+            assert!(proxy.contains(name), "{name}");
+        }
+        for row in SLOT.rows() {
+            assert!(!row.doc.contains("proxy_"), "{}", row.name);
+        }
+        // the names that messages use
+        for name in ["connect_timeout", "send_timeout", "read_timeout", "buffer_size", "timeout_total"] {
+            assert!(toy.iter().any(|row| row == name), "{name}");
+        }
+    }
+}
