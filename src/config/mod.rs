@@ -17,6 +17,7 @@ pub mod load;
 pub mod needs;
 pub mod params;
 mod parse;
+#[cfg(any(test, feature = "property"))]
 pub mod property;
 pub mod render;
 pub mod rows;

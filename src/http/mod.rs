@@ -7,6 +7,7 @@ pub mod glossary;
 pub mod h1;
 pub mod modules;
 pub mod pipeline;
+#[cfg(any(test, feature = "property"))]
 pub mod property;
 pub mod proxy_header;
 pub mod regex;

@@ -285,6 +285,7 @@ impl Ledger {
 }
 
 /// What must hold for any bytes and descriptors, for the fuzz target `control` and the test beside it.
+#[cfg(any(test, feature = "property"))]
 pub mod property {
     use std::collections::HashSet;
     use std::os::fd::AsFd;

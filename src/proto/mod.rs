@@ -4,6 +4,10 @@ pub mod dns;
 pub mod h1;
 pub mod header;
 pub mod message;
+#[cfg(any(test, feature = "property"))]
 pub mod property;
 pub mod proxy_protocol;
 pub mod uri;
+
+#[cfg(test)]
+mod tests;

@@ -207,6 +207,7 @@ fn read_spot(mut fields: Fields<'_>) -> Option<Spot> {
 }
 
 /// What must hold for any bytes, for the fuzz target `control` and the test beside it.
+#[cfg(any(test, feature = "property"))]
 pub mod property {
     use super::{ToMaster, ToWorker};
 

@@ -5,6 +5,7 @@
 //! Behaviour: nginx.org, ngx_http_range_filter_module; RFC 9110 §14.
 
 mod parts;
+#[cfg(any(test, feature = "property"))]
 pub mod property;
 
 pub use parts::Parts;

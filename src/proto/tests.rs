@@ -7,11 +7,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use pronghorn::proto::h1::request::{self, Limits, Progress, RequestHead};
-use pronghorn::proto::h1::response::{self, ResponseHead};
-use pronghorn::proto::h1::{Error, encode};
-use pronghorn::proto::message::{Method, Version};
-use pronghorn::proto::property;
+use crate::proto::h1::request::{self, Limits, Progress, RequestHead};
+use crate::proto::h1::response::{self, ResponseHead};
+use crate::proto::h1::{Error, encode};
+use crate::proto::message::{Method, Version};
+use crate::proto::property;
 
 /// Nothing is left out and nothing is too long, so that only the grammar decides.
 const LIMITS: Limits = Limits {
