@@ -17,13 +17,12 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Context;
 
 use crate::runtime::reactor::Reactor;
 use crate::runtime::timer::Wheel;
-use crate::runtime::waker::TaskId;
+use crate::runtime::waker::{LOOP_ID_MAX, TaskId};
 use crate::sys::clock;
 use crate::sys::epoll::Epoll;
 use crate::sys::event::Event;
@@ -67,7 +66,21 @@ pub(super) struct Remote {
 }
 
 static REMOTES: Mutex<Vec<Arc<Remote>>> = Mutex::new(Vec::new());
-static NEXT_LOOP: AtomicU64 = AtomicU64::new(1);
+
+impl Remote {
+    /// Gives a new loop an id that no living loop has, and enters it where other threads find it. An id may have been
+    /// another loop's before: a waker of that one is a spurious poll here, as any stale waker is.
+    fn enlist(event: Event) -> io::Result<Arc<Self>> {
+        let mut all = REMOTES.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_free = |id: &u64| all.iter().all(|remote| remote.loop_id != *id);
+        let Some(loop_id) = (1..=LOOP_ID_MAX).find(is_free) else {
+            return Err(io::Error::other(format!("more than {LOOP_ID_MAX} event loops in one process")));
+        };
+        let remote = Arc::new(Self { loop_id, woken: Mutex::new(Vec::new()), event });
+        all.push(remote.clone());
+        Ok(remote)
+    }
+}
 
 /// The state of this thread's loop.
 pub(super) struct Loop {
@@ -125,12 +138,11 @@ pub struct Runtime {
 impl Runtime {
     /// Opens epoll and the eventfd for wakes from other threads.
     pub fn new() -> io::Result<Self> {
-        let id = NEXT_LOOP.fetch_add(1, Ordering::Relaxed);
         let epoll = Epoll::new()?;
         let event = Event::new()?;
         epoll.add_level(event.as_fd(), REMOTE_TOKEN)?;
-        let remote = Arc::new(Remote { loop_id: id, woken: Mutex::new(Vec::new()), event });
-        REMOTES.lock().unwrap_or_else(PoisonError::into_inner).push(remote.clone());
+        let remote = Remote::enlist(event)?;
+        let id = remote.loop_id;
         let now_us = clock::monotonic_us();
         let now = now_us / 1000;
         let inner = Loop {
@@ -519,4 +531,28 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("a panic without a text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A task's word has room for 4,095 ids; a process may open and close more loops than that.
+    #[test]
+    fn ids_of_loops_are_given_again() {
+        for _ in 0..=LOOP_ID_MAX {
+            let mut runtime = Runtime::new().expect("epoll and eventfd");
+            assert!((1..=LOOP_ID_MAX).contains(&runtime.inner.id));
+            assert_eq!(runtime.block_on(async { 7 }), 7);
+        }
+    }
+
+    #[test]
+    fn loops_that_live_at_once_have_different_ids() {
+        let runtimes: Vec<Runtime> = (0..16).map(|_| Runtime::new().expect("epoll and eventfd")).collect();
+        let mut ids: Vec<u64> = runtimes.iter().map(|runtime| runtime.inner.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), 16);
+    }
 }

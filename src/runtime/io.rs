@@ -482,7 +482,7 @@ impl Acceptor {
     /// Stops looking at the listener; its queue stays open and fills.
     pub fn pause(&self) {
         if !self.is_paused.replace(true) {
-            with(|current| {
+            try_with(|current| {
                 let _ = current.epoll().remove(self.fd.as_fd());
                 current.reactor.borrow_mut().clear(self.index, READ);
             });
@@ -506,7 +506,7 @@ impl Drop for Acceptor {
     fn drop(&mut self) {
         // The descriptor is shared with other processes, so closing it would not take it out of epoll.
         self.pause();
-        with(|current| current.reactor.borrow_mut().remove(self.index));
+        try_with(|current| current.reactor.borrow_mut().remove(self.index));
     }
 }
 

@@ -12,6 +12,8 @@ use crate::runtime::executor;
 
 const INDEX_BITS: u32 = 32;
 const GENERATION_BITS: u32 = 20;
+/// The largest id of a loop that a task's word has room for.
+pub const LOOP_ID_MAX: u64 = (1 << (u64::BITS - INDEX_BITS - GENERATION_BITS)) - 1;
 
 /// A task of one loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +21,7 @@ pub struct TaskId(u64);
 
 impl TaskId {
     pub fn new(loop_id: u64, generation: u32, index: u32) -> Self {
+        debug_assert!((1..=LOOP_ID_MAX).contains(&loop_id), "loop {loop_id} has no room in a task's word");
         let generation = u64::from(generation) & ((1 << GENERATION_BITS) - 1);
         Self(loop_id << (INDEX_BITS + GENERATION_BITS) | generation << INDEX_BITS | u64::from(index))
     }
