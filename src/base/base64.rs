@@ -1,6 +1,7 @@
 //! Base64 as nginx reads and writes it: the standard alphabet, padding or not, whatever the last bits are.
 //!
-//! Touches: nothing. RFC 4648 §4.
+//! Touches: nothing. RFC 4648 §4. Written here because nginx's decoder takes what the crates refuse: text after the first
+//! `=`, missing padding, and stray bits in the last byte. Clients that nginx lets in must get in here.
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 

@@ -1,7 +1,8 @@
 //! Passwords as files of users keep them: `{PLAIN}`, `{SHA}`, `{SSHA}`, `$apr1$`, `$1$`, `$5$`, `$6$`, `$2y$`.
 //!
 //! Pure: no I/O; slow on purpose where the scheme is. Truth: nginx.org, `auth_basic_user_file`; Apache's apr_md5;
-//! "Unix crypt using SHA-256 and SHA-512" (Drepper). The traditional DES scheme is not known here.
+//! "Unix crypt using SHA-256 and SHA-512" (Drepper). Crates do bcrypt, SHA-crypt and the digests; the MD5 schemes
+//! (`$apr1$`, `$1$`) are written here, since no maintained crate has them. The traditional DES scheme is not known here.
 
 use md5::{Digest, Md5};
 use sha_crypt::Params;

@@ -171,7 +171,8 @@ impl Area {
     }
 }
 
-/// The fingerprint of a name: FNV-1a with a last mix; never 0, which means "free". Equal in every build.
+/// The fingerprint of a name: FNV-1a with a last mix; never 0, which means "free". Equal in every build,
+/// since the next binary finds by it what this one counted; std's hashers promise that of no two versions.
 pub(super) fn fingerprint(kind: u8, name: &[u8]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for &byte in [kind].iter().chain(name) {
