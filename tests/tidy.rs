@@ -3,6 +3,9 @@
 //!
 //! Reads the sources as text. Floors and rooms are those of `docs/architecture.md`.
 
+#[path = "tidy/circles.rs"]
+mod circles;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +29,9 @@ const FLOORS: [&[&str]; 10] = [
 const UNSAFE_ROOMS: [&str; 3] = ["src/sys/", "src/runtime/waker.rs", "src/shm/zone.rs"];
 
 const LINES_MAX: usize = 800;
+
+/// Files that lead to each other by imports.
+const CIRCLE_FILES_MAX: usize = 82;
 
 /// Tables that rustfmt leaves alone have the longest lines.
 const COLUMNS_MAX: usize = 160;
@@ -85,6 +91,15 @@ fn the_formatter_sees_every_module() {
         .map(|source| source.name.as_str())
         .collect();
     assert!(faults.is_empty(), "modules that a macro declares: {faults:?}");
+}
+
+#[test]
+fn no_circle_of_files_is_large() {
+    let sources = sources("src");
+    let files = sources.iter().map(|source| (source.name.as_str(), source.text.as_str()));
+    let circles = circles::Graph::new(files).circles();
+    let large: Vec<_> = circles.iter().filter(|circle| circle.len() > CIRCLE_FILES_MAX).collect();
+    assert!(large.is_empty(), "circles of more than {CIRCLE_FILES_MAX} files: {large:#?}");
 }
 
 #[test]
