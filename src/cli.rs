@@ -12,12 +12,9 @@ use serde::Serialize;
 
 use crate::config::needs::Total;
 use crate::config::{self, Severity, Tree, convert, render};
-use crate::cycle::Config;
-use crate::cycle::config::{self as whole, Loaded, Source};
-use crate::cycle::settings::default_pid;
+use crate::cycle::{self, Config, Loaded, Source, default_pid};
 use crate::log;
 use crate::master::{pid, problem};
-use crate::sys::names::Names;
 use crate::sys::{signal, socket, terminal};
 
 /// The configuration that is built in, for a first look.
@@ -212,8 +209,8 @@ fn test(options: &Options) -> i32 {
         terminal::tell(format_args!("pronghorn: configuration file {} test failed", path.display()));
         return 1;
     }
-    let early = whole::early_log(options.error_log.as_deref(), &options.prefix);
-    let loaded = whole::read(&source, true);
+    let early = cycle::early_log(options.error_log.as_deref(), &options.prefix);
+    let loaded = cycle::read(&source, true);
     let is_refused = options.strict && !loaded.diagnostics.0.is_empty();
     let mut is_good = loaded.config.is_some() && !is_refused;
     if !options.json {
@@ -228,11 +225,10 @@ fn test(options: &Options) -> i32 {
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     if let Some(config) = &loaded.config {
         warnings = problem::exposed(config, &loaded.tree);
-        let owner = config.settings.user().map(|identity| (identity.uid, identity.gid));
-        let unopened = loaded.lease.open(owner).err().unwrap_or_default();
+        let unopened = loaded.lease.open(config.owner()).err().unwrap_or_default();
         problems.extend(unopened.iter().map(|error| problem::log(error, config, &loaded.tree)));
-        problems.extend(unusable_addresses(config, &loaded.tree, &loaded.names));
-        problems.extend(equal_paths(config, &loaded.tree, &loaded.names));
+        problems.extend(unusable_addresses(config, &loaded.tree));
+        problems.extend(equal_paths(config, &loaded.tree));
         problems.extend(unusable_pid(config, &loaded.tree));
     }
     is_good &= problems.is_empty() && (warnings.is_empty() || !options.strict);
@@ -253,7 +249,7 @@ fn test(options: &Options) -> i32 {
     }
     if options.action == Action::Dump {
         let text = if options.effective {
-            config::effective(&loaded.tree, &whole::find_row).into_bytes()
+            config::effective(&loaded.tree, &cycle::find_row).into_bytes()
         } else {
             config::dump(&loaded.tree)
         };
@@ -283,22 +279,20 @@ fn summary(loaded: &Loaded) -> String {
 }
 
 /// Addresses that could not be bound at all. One that is in use is as it should be: by the running daemon.
-fn unusable_addresses(config: &Config, tree: &Tree, names: &Names) -> Vec<String> {
-    let listens = config.http.iter().flat_map(|http| &http.listens);
-    let failed = listens.filter_map(|listen| {
-        let error = socket::probe(&listen.address).err()?;
-        (error.kind() != io::ErrorKind::AddrInUse)
-            .then(|| problem::address(&listen.address, "bind()", &error, tree, names))
+fn unusable_addresses(config: &Config, tree: &Tree) -> Vec<String> {
+    let failed = config.listeners().iter().filter_map(|listener| {
+        let error = socket::probe(&listener.address).err()?;
+        let is_in_use = error.kind() == io::ErrorKind::AddrInUse;
+        (!is_in_use).then(|| problem::address(listener, "bind()", &error, tree))
     });
     failed.collect()
 }
 
 /// Paths of unix sockets that are one file in two spellings.
-fn equal_paths(config: &Config, tree: &Tree, names: &Names) -> Vec<String> {
+fn equal_paths(config: &Config, tree: &Tree) -> Vec<String> {
     let mut known = Vec::new();
-    let listens = config.http.iter().flat_map(|http| &http.listens);
-    let repeated = listens.filter(|listen| {
-        let Some(path) = listen.address.path() else { return false };
+    let repeated = config.listeners().iter().filter(|listener| {
+        let Some(path) = listener.address.path() else { return false };
         let folder = path.parent().map(|folder| folder.canonicalize().unwrap_or_else(|_| folder.into()));
         let file = (folder, path.file_name());
         let is_known = known.contains(&file);
@@ -306,7 +300,7 @@ fn equal_paths(config: &Config, tree: &Tree, names: &Names) -> Vec<String> {
         is_known
     });
     let in_use = io::Error::from_raw_os_error(nix::libc::EADDRINUSE);
-    repeated.map(|listen| problem::address(&listen.address, "bind()", &in_use, tree, names)).collect()
+    repeated.map(|listener| problem::address(listener, "bind()", &in_use, tree)).collect()
 }
 
 /// What is wrong with the path of the pid file. The file itself belongs to the running daemon.
@@ -374,7 +368,7 @@ fn show_json(report: &Report) {
 /// the daemon does not wait for a resolver.
 fn pid_path(options: &Options) -> PathBuf {
     let source = options.source();
-    let (tree, _) = whole::read_tree(&source);
+    let (tree, _) = cycle::read_tree(&source);
     let named = tree.nodes.iter().rfind(|node| &*node.name.text == "pid").map(|node| node.arg(0));
     named.map_or_else(|| default_pid(&source.prefix), |path| source.prefix.join(path))
 }

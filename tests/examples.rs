@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pronghorn::config::{self, LoadOptions, Node};
-use pronghorn::cycle::config::{Source, find_row, read};
+use pronghorn::cycle::{Source, find_row, read};
 
 fn load(name: &str) -> Vec<Node> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name);

@@ -41,7 +41,7 @@ fn replaced(page: &str, name: &str, text: &str) -> String {
 fn the_manual_lists_every_directive_and_variable() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("man/pronghorn.conf.5");
     let page = std::fs::read_to_string(&path).expect("the page is there");
-    let rows = cycle::config::rows();
+    let rows = cycle::rows();
     let expected = replaced(&page, "DIRECTIVES", &document::directives(rows));
     let expected = replaced(&expected, "VARIABLES", &variables());
     compare(&path, &page, &expected);
@@ -96,8 +96,7 @@ fn absent_table() -> String {
         let help = help.replace('"', "`").replace('|', "\\|");
         out.push_str(&format!("| {} | {help} |\n", names.join(", ")));
     }
-    let rows =
-        cycle::config::rows().filter(|row| is_unavailable(row) && !matches!(row.shape, Shape::Accepted(_)));
+    let rows = cycle::rows().filter(|row| is_unavailable(row) && !matches!(row.shape, Shape::Accepted(_)));
     out + "\nKnown, and refused too: " + &listed(rows.map(|row| row.name).collect())
 }
 
@@ -105,7 +104,7 @@ fn absent_table() -> String {
 fn the_page_for_users_of_nginx_lists_what_the_tables_say() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/from-nginx.md");
     let page = std::fs::read_to_string(&path).expect("the page is there");
-    let ignored = cycle::config::rows().filter(|row| matches!(row.shape, Shape::Accepted(_)));
+    let ignored = cycle::rows().filter(|row| matches!(row.shape, Shape::Accepted(_)));
     let expected = replaced(&page, "IGNORED", &listed(ignored.map(|row| row.name).collect()));
     let expected = replaced(&expected, "ABSENT", &absent_table());
     compare(&path, &page, &expected);
@@ -155,7 +154,7 @@ fn the_page_for_users_of_nginx_names_what_there_is() {
         };
         words.filter(is_name).filter(|word| !NO_DIRECTIVES.contains(&word.as_str())).collect()
     };
-    let found = |name: &str| cycle::config::rows().find(|row| row.name == name);
+    let found = |name: &str| cycle::rows().find(|row| row.name == name);
     for name in names(&format!("{before}{after}")) {
         let row = found(&name).unwrap_or_else(|| panic!("there is no {name}"));
         assert!(

@@ -32,6 +32,7 @@ pub use h1::handover::Handover;
 
 use crate::config::Places;
 use crate::log;
+use crate::net::listener::{Listener, Serves};
 use crate::net::room;
 use crate::runtime::{self, Io};
 use crate::shm::counter::{self, Total};
@@ -77,6 +78,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// What the master listens on for these servers.
+    pub fn listeners(&self) -> impl Iterator<Item = Listener> {
+        self.listens.iter().enumerate().map(|(index, listen)| Listener {
+            address: listen.address.clone(),
+            options: listen.options.clone(),
+            span: listen.span,
+            serves: Serves::Http(index),
+        })
+    }
+
     /// The numbers of the counters' slots in use, for `shm::counter::sweep`.
     pub fn slots(&self) -> impl Iterator<Item = u32> {
         let servers = self.servers.iter().filter_map(|server| server.slot);

@@ -15,9 +15,8 @@ use std::time::SystemTime;
 
 use crate::config::{Diagnostic, Node};
 use crate::http::config::compile::Cx;
-use crate::log::{Cause, Owner};
+use crate::log::Cause;
 use crate::runtime::blocking::{self, Lane};
-use crate::sys::trusted::Place;
 
 /// Names that are taken already before giving up: somebody else fills the directory.
 const NAMES_TRIED_MAX: u64 = 1000;
@@ -88,11 +87,6 @@ impl TempPath {
         path.push(digits);
         path
     }
-}
-
-/// Makes a directory for the workers' user. One that is there is made theirs, unless another user may have put it there.
-pub fn make_folder(path: &Path, owner: Option<Owner>) -> io::Result<()> {
-    Place::of(path)?.followed()?.make_directory(owner)
 }
 
 impl TempFile {
@@ -244,6 +238,7 @@ fn next_number() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use crate::sys::trusted::make_directory;
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
@@ -273,9 +268,9 @@ mod tests {
     fn a_folder_is_made_once_and_closed_to_others() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
-        make_folder(&path, None).unwrap();
-        make_folder(&path, None).unwrap();
+        make_directory(&path, None).unwrap();
+        make_directory(&path, None).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
-        assert!(make_folder(&folder.path().join("b/c"), None).is_err());
+        assert!(make_directory(&folder.path().join("b/c"), None).is_err());
     }
 }

@@ -4,17 +4,16 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 
-use crate::cycle::config::{Compiled, Draft, Loaded};
-use crate::http::Listen;
+use crate::cycle::{Compiled, Cycle, Draft, Loaded};
 use crate::log;
-use crate::master::cycle::{self, Cycle};
 use crate::master::pid::PidFile;
 use crate::master::respawn::Cause;
 use crate::master::rules::{Ledger, State};
 use crate::master::seat::{Roster, Worker};
 use crate::master::slots::{Group, Mended, Repair};
 use crate::master::upgrade::OtherWorkers;
-use crate::master::{Master, Phase, notify, slots};
+use crate::master::{Master, Phase, notify, opening, slots};
+use crate::net::listener::Listener;
 use crate::shm::lanes;
 use crate::sys::address::SockAddr;
 use crate::sys::lookup::Lookup;
@@ -88,8 +87,8 @@ impl Master {
         let lent: Vec<_> = self.removed.iter_mut().filter_map(Group::split_lent).collect();
         lent.into_iter().for_each(|group| self.slots.add(group));
         self.slots.note_leaving(&self.removed);
-        let Some(next) = cycle::next(loaded, &mut self.slots, &self.cycle.config) else {
-            let removed = self.slots.remove_others(cycle::listens(&self.cycle.config));
+        let Some(next) = opening::next(loaded, &mut self.slots, &self.cycle.config) else {
+            let removed = self.slots.remove_others(self.cycle.config.listeners());
             self.retire(removed);
             notify::refused();
             self.reload_if_wanted();
@@ -121,10 +120,10 @@ impl Master {
         // Before there are more slots: nobody accepts from those yet.
         self.check_slots();
         self.renewal_is_wanted = false;
-        for complaint in self.slots.change(cycle::listens(&self.cycle.config)) {
+        for complaint in self.slots.change(self.cycle.config.listeners()) {
             log::warn!(log::process(), &(), "{complaint}");
         }
-        self.slots.grow(cycle::listens(&self.cycle.config), count);
+        self.slots.grow(self.cycle.config.listeners(), count);
         alloc::trim();
         for number in 0..count {
             self.spawn(number);
@@ -133,7 +132,7 @@ impl Master {
 
     /// Looks whether the listening sockets are as they were opened. Every worker has them all.
     pub(super) fn check_slots(&mut self) {
-        for Mended { address, damage, repair } in self.slots.mend(cycle::listens(&self.cycle.config)) {
+        for Mended { address, damage, repair } in self.slots.mend(self.cycle.config.listeners()) {
             let what = match repair {
                 Repair::InPlace => "it is put right",
                 Repair::Anew => "another one is opened, and new workers are started",
@@ -224,13 +223,13 @@ impl Master {
 
     /// What the messages of this generation's workers can name.
     fn roster(&self) -> Roster {
-        let addresses = self.listens().iter().map(|listen| listen.address.clone()).collect();
-        let servers = self.cycle.config.http.iter().flat_map(|http| http.upstreams.followed_servers());
+        let addresses = self.listeners().iter().map(|listen| listen.address.clone()).collect();
+        let servers = self.cycle.config.followed_servers();
         let index = |index| u32::try_from(index).unwrap_or(u32::MAX);
         let names = servers.map(|(group, server, name)| ((index(group), index(server)), name)).collect();
         let is_dual_stack =
-            |listen: &&Listen| socket::Make::wanted(&listen.address, &listen.options).is_dual_stack;
-        let ports = self.listens().iter().filter(is_dual_stack).filter_map(|listen| listen.address.port());
+            |listen: &&Listener| socket::Make::wanted(&listen.address, &listen.options).is_dual_stack;
+        let ports = self.listeners().iter().filter(is_dual_stack).filter_map(|listen| listen.address.port());
         let roster = Roster::new(addresses, names, self.settings().worker_connections() as u64);
         roster.with_dual_stack(ports)
     }
@@ -306,7 +305,7 @@ impl Master {
     /// The list that leases count in: address by address, slot by slot.
     fn seat_slots(&self, mut slots: slots::Slots) -> Vec<Slot> {
         let mut list = Vec::new();
-        for (listen, Listen { address, .. }) in self.listens().iter().enumerate() {
+        for (listen, Listener { address, .. }) in self.listeners().iter().enumerate() {
             let Some(group) = slots.group_mut(address) else { continue };
             let lent_count = group.lent_count;
             let slot = |(index, fd)| Slot { listen, fd, is_lent: index < lent_count };
@@ -336,7 +335,7 @@ impl Master {
         let workers = self.settings().worker_processes().max(1);
         let mut leased = Vec::new();
         let mut first = 0;
-        for listen in self.listens() {
+        for listen in self.listeners() {
             let count = self.slots.group(&listen.address).map_or(0, |group| group.fds.len());
             let is_mine = |slot: &usize| slot % workers == number || number % count == *slot;
             leased.extend((0..count).filter(is_mine).map(|slot| (first + slot) as SlotIndex));
@@ -347,7 +346,7 @@ impl Master {
 
     /// The list that leases count in.
     pub(super) fn listed_slots(&self) -> Vec<BorrowedFd<'_>> {
-        let groups = self.listens().iter().filter_map(|listen| self.slots.group(&listen.address));
+        let groups = self.listeners().iter().filter_map(|listen| self.slots.group(&listen.address));
         groups.flat_map(|group| &group.fds).map(AsFd::as_fd).collect()
     }
 
@@ -368,7 +367,7 @@ impl Master {
         let mut own = self.workers.iter().filter(|worker| worker.generation == self.generation).peekable();
         let is_complete = own.peek().is_some() && own.all(|worker| worker.state != State::Starting);
         let Some(switch) = self.switch.take_if(|_| is_complete) else { return };
-        if let Some(path) = cycle::pid_path(&self.cycle.config, &self.start.source)
+        if let Some(path) = self.cycle.pid_path(&self.start.source)
             && self.pid_file.as_ref().is_some_and(|file| file.path() != path)
         {
             self.move_pid_file(&path);
@@ -412,7 +411,7 @@ impl Master {
 
     fn print_addresses(&self) {
         let urls: Vec<String> =
-            self.listens().iter().map(|listen| format!("http://{}/", listen.address)).collect();
+            self.listeners().iter().map(|listen| format!("http://{}/", listen.address)).collect();
         terminal::show(format_args!("pronghorn serves its demonstration; Ctrl-C stops it."));
         for url in &urls {
             terminal::show(format_args!("  {url}"));
@@ -478,9 +477,9 @@ impl Master {
         for worker in self.workers.iter_mut().filter(|worker| worker.generation == previous_generation) {
             worker.generation = generation;
         }
-        removed.extend(self.slots.remove_others(cycle::listens(&self.cycle.config)));
+        removed.extend(self.slots.remove_others(self.cycle.config.listeners()));
         self.retire(removed);
-        for complaint in self.slots.change(cycle::listens(&self.cycle.config)) {
+        for complaint in self.slots.change(self.cycle.config.listeners()) {
             log::warn!(log::process(), &(), "{complaint}");
         }
         log::set_process(self.settings().error_log());
@@ -518,7 +517,7 @@ impl Master {
         // In this order: there is no moment in which an address has neither.
         self.slots.reveal();
         let mut removed = self.slots.take_displaced();
-        removed.extend(self.slots.remove_others(cycle::listens(&self.cycle.config)));
+        removed.extend(self.slots.remove_others(self.cycle.config.listeners()));
         self.retire(removed);
     }
 

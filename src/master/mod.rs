@@ -9,7 +9,6 @@
 //!                    └──QUIT──▶ Leaving ──TERM, INT──▶ Stopping ──no worker left──▶ exit 0
 //! ```
 
-mod cycle;
 mod daemon;
 mod full;
 mod generation;
@@ -17,6 +16,7 @@ mod inherit;
 mod lanes;
 mod link;
 mod notify;
+mod opening;
 pub mod pid;
 pub mod problem;
 mod respawn;
@@ -36,11 +36,8 @@ use std::rc::Rc;
 use nix::libc::SIGXFSZ;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::cycle::config::{self, Source};
-use crate::cycle::settings::Settings;
-use crate::http::Listen;
+use crate::cycle::{self, Cycle, Settings, Source};
 use crate::log;
-use crate::master::cycle::Cycle;
 use crate::master::daemon::Starter;
 use crate::master::generation::{Reading, Switch};
 use crate::master::inherit::Inherited;
@@ -52,6 +49,7 @@ use crate::master::rules::Fault;
 use crate::master::seat::{Connection, Roster, Worker};
 use crate::master::slots::{Group, Slots};
 use crate::master::upgrade::{OtherWorkers, Successor};
+use crate::net::listener::Listener;
 use crate::sys::signal::Signals;
 use crate::sys::{clock, process, signal, socket, terminal};
 use crate::upstream::known;
@@ -166,19 +164,19 @@ impl Master {
         // First of all, for a configuration that is read has its counters there.
         if let Err(error) = shm_open(shm) {
             let why = problem::shared_memory(&error);
-            let early = config::early_log(start.source.error_log.as_deref(), &start.source.prefix);
+            let early = cycle::early_log(start.source.error_log.as_deref(), &start.source.prefix);
             terminal::tell(format_args!("pronghorn: [emerg] {why}"));
             log::emerg!(early, &(), "{why}");
             return None;
         }
-        let (cycle, pid_file) = cycle::start(&start.source, &mut slots, claim)?;
+        let (cycle, pid_file) = opening::start(&start.source, &mut slots, claim)?;
         if is_in_background {
             log::take_stderr();
         }
         for what in &refused {
             log::warn!(log::process(), &(), "{what} is not a listening socket and is closed");
         }
-        for group in slots.remove_others(cycle::listens(&cycle.config)) {
+        for group in slots.remove_others(cycle.config.listeners()) {
             let level = if group.lent_count > 0 { log::Level::Warn } else { log::Level::Notice };
             let address = group.address;
             log::at!(
@@ -290,8 +288,8 @@ impl Master {
         &self.cycle.config.settings
     }
 
-    fn listens(&self) -> &[Listen] {
-        cycle::listens(&self.cycle.config)
+    fn listeners(&self) -> &[Listener] {
+        self.cycle.config.listeners()
     }
 
     fn set_title(&self) {

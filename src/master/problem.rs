@@ -3,12 +3,10 @@
 use std::path::Path;
 
 use crate::config::{Node, Span, Tree};
-use crate::cycle::config::Config;
+use crate::cycle::Config;
 use crate::log::{Cause, OpenError};
-use crate::net::address;
+use crate::net::listener::Listener;
 use crate::shm;
-use crate::sys::address::SockAddr;
-use crate::sys::names::Names;
 use crate::sys::{process, trusted};
 
 /// The shared memory that cannot be mapped, and the limit that is the usual reason.
@@ -43,29 +41,18 @@ pub fn folder(path: &Path, cause: &std::io::Error, config: &Config, tree: &Tree)
 }
 
 /// An address that cannot be listened on.
-pub fn address(address: &SockAddr, call: &str, cause: &std::io::Error, tree: &Tree, names: &Names) -> String {
-    with_place(
-        format!("{call} to {address} failed {}", Cause(cause)),
-        find_listen(address, tree, names),
-        tree,
-    )
+pub fn address(listener: &Listener, call: &str, cause: &std::io::Error, tree: &Tree) -> String {
+    with_place(format!("{call} to {} failed {}", listener.address, Cause(cause)), listener.span, tree)
 }
 
 /// An address with a parameter that a reload cannot change.
-pub fn needs_restart(address: &SockAddr, parameter: &str, tree: &Tree, names: &Names) -> String {
+pub fn needs_restart(listener: &Listener, parameter: &str, tree: &Tree) -> String {
     let message = format!(
-        "\"{parameter}\" of \"listen\" for {address} cannot change while the address is served, restart instead of \
-         reloading"
+        "\"{parameter}\" of \"listen\" for {} cannot change while the address is served, restart instead of \
+         reloading",
+        listener.address
     );
-    with_place(message, find_listen(address, tree, names), tree)
-}
-
-fn find_listen(address: &SockAddr, tree: &Tree, known: &Names) -> Option<Span> {
-    let names = |node: &Node| {
-        let addresses = || address::parse_listen(node.arg(0), 80, known);
-        &*node.name.text == "listen" && addresses().is_ok_and(|all| all.contains(address))
-    };
-    find(&tree.nodes, &names)
+    with_place(message, listener.span, tree)
 }
 
 /// Why no pid file can be at a path. Nothing is made or opened: it may be the running daemon's.

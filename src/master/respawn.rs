@@ -167,10 +167,8 @@ impl Master {
     pub(super) fn sweep_counters(&mut self) {
         let is_alone = self.elder.is_none() && self.successor.is_none() && self.switch.is_none();
         if is_alone && self.workers.iter().all(|worker| worker.generation == self.generation) {
-            let slots = self.cycle.config.http.iter().flat_map(crate::http::Config::slots);
-            counter::sweep(&slots.collect());
-            let zones = self.cycle.config.http.iter().flat_map(crate::http::Config::zones);
-            named::sweep(&zones.collect());
+            counter::sweep(&self.cycle.config.slots().collect());
+            named::sweep(&self.cycle.config.zones().collect());
             if self.cleared_generation != self.generation {
                 self.cleared_generation = self.generation;
                 lanes::clear(self.lanes.free());

@@ -3,7 +3,7 @@
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGSYS, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 use crate::log;
-use crate::master::{Master, Phase, cycle};
+use crate::master::{Master, Phase};
 use crate::sys::{clock, signal};
 use crate::worker::messages::ToWorker;
 
@@ -82,7 +82,7 @@ impl Master {
     }
 
     fn reopen_logs(&mut self) {
-        for error in log::reopen(cycle::owner(&self.cycle.config)).err().unwrap_or_default() {
+        for error in log::reopen(self.cycle.config.owner()).err().unwrap_or_default() {
             log::emerg!(log::process(), &(), "{error}");
         }
         self.tell_all(&ToWorker::Reopen);

@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use crate::http::Listen;
+use crate::net::listener::Listener;
 use crate::sys::address::SockAddr;
 use crate::sys::retire;
 use crate::sys::socket::{self, ListenOptions, Make};
@@ -166,7 +166,7 @@ pub struct Slots {
 /// An address that could not be opened.
 #[derive(Debug)]
 pub struct BindError {
-    pub address: SockAddr,
+    pub listener: Listener,
     pub cause: Cause,
 }
 
@@ -205,34 +205,34 @@ impl Slots {
 
     /// Opens one slot for each address that has none yet; what it could not open. Nothing stays open of a
     /// call that fails.
-    pub fn open(&mut self, listens: &[Listen]) -> Result<(), BindError> {
-        self.open_where(listens, false, |group, _| Ok(group.is_some()))
+    pub fn open(&mut self, listeners: &[Listener]) -> Result<(), BindError> {
+        self.open_where(listeners, false, |group, _| Ok(group.is_some()))
     }
 
     /// The same beside the addresses that are served: where this process may, what could take clients from them is
     /// hidden until [`reveal`](Self::reveal), and an address whose sockets cannot change gets new ones.
-    pub fn open_beside(&mut self, listens: &[Listen]) -> Result<(), BindError> {
+    pub fn open_beside(&mut self, listeners: &[Listener]) -> Result<(), BindError> {
         let may_hide = retire::can_reveal();
-        self.open_where(listens, may_hide, |group, listen| is_usable(group, listen, may_hide))
+        self.open_where(listeners, may_hide, |group, listener| is_usable(group, listener, may_hide))
     }
 
     /// Opens the addresses of which `is_usable` says that they have no sockets for these options.
     fn open_where(
         &mut self,
-        listens: &[Listen],
+        listeners: &[Listener],
         is_hidden: bool,
-        is_usable: impl Fn(Option<&Group>, &Listen) -> Result<bool, BindError>,
+        is_usable: impl Fn(Option<&Group>, &Listener) -> Result<bool, BindError>,
     ) -> Result<(), BindError> {
         let mut ports: HashSet<Option<u16>> = self.groups.keys().map(SockAddr::port).collect();
         ports.extend(&self.leaving);
         let mut opened = Vec::new();
-        for listen in listens {
-            let Listen { address, options, .. } = listen;
-            let outcome = match is_usable(self.group(address), listen) {
+        for listener in listeners {
+            let address = &listener.address;
+            let outcome = match is_usable(self.group(address), listener) {
                 Ok(true) => continue,
                 Ok(false) => {
                     let is_alone = ports.insert(address.port());
-                    open_first(address, options, is_alone, is_hidden && !is_alone)
+                    open_first(listener, is_alone, is_hidden && !is_alone)
                 }
                 Err(error) => Err(error),
             };
@@ -293,23 +293,23 @@ impl Slots {
     /// Gives the sockets of each address the options that are configured now; in words what they could not get.
     ///
     /// The sockets of a service manager are its own: it says how they are.
-    pub fn change(&mut self, listens: &[Listen]) -> Vec<String> {
+    pub fn change(&mut self, listeners: &[Listener]) -> Vec<String> {
         let mut complaints = Vec::new();
-        for listen in listens {
-            let Some(group) = self.groups.get_mut(&listen.address) else { continue };
-            if group.options.as_ref() == Some(&listen.options) {
+        for listener in listeners {
+            let Some(group) = self.groups.get_mut(&listener.address) else { continue };
+            if group.options.as_ref() == Some(&listener.options) {
                 continue;
             }
             let address = &group.address;
-            let change = |fd: &OwnedFd| socket::change(fd.as_fd(), address, &listen.options);
+            let change = |fd: &OwnedFd| socket::change(fd.as_fd(), address, &listener.options);
             if let Some((name, error)) = group.own_fds().iter().find_map(|fd| change(fd).err()) {
                 complaints.push(format!(
                     "\"{name}\" of \"listen\" for {address} could not be changed {}: it holds from the next start on",
                     crate::log::Cause(&error)
                 ));
             }
-            let is_other = !group.is_as(&listen.options);
-            let is_told = group.options.is_some() || listen.options != ListenOptions::default();
+            let is_other = !group.is_as(&listener.options);
+            let is_told = group.options.is_some() || listener.options != ListenOptions::default();
             if is_other && group.lent_count == 0 {
                 // They are another master's too, as long as an upgrade can be undone.
                 complaints.push(format!(
@@ -323,7 +323,7 @@ impl Slots {
                      it as far as the socket unit says the same"
                 ));
             }
-            group.options = Some(listen.options.clone());
+            group.options = Some(listener.options.clone());
         }
         complaints
     }
@@ -331,22 +331,22 @@ impl Slots {
     /// Looks whether all sockets still are as they were opened, and puts right what is not. A worker has them all, and can
     /// end listening, or have the kernel drop what comes, for all others and for those that come after it. What a reload
     /// has just opened is hidden on purpose, and no worker's yet.
-    pub fn mend(&mut self, listens: &[Listen]) -> Vec<Mended> {
+    pub fn mend(&mut self, listeners: &[Listener]) -> Vec<Mended> {
         let mut found = Vec::new();
-        for listen in listens {
-            if let Some(group) = self.groups.get_mut(&listen.address).filter(|group| !group.is_hidden) {
-                group.mend(&listen.options, &mut found);
+        for listener in listeners {
+            if let Some(group) = self.groups.get_mut(&listener.address).filter(|group| !group.is_hidden) {
+                group.mend(&listener.options, &mut found);
             }
         }
         found
     }
 
     /// Brings each address to at least `count` slots. An address that cannot have more keeps what it has.
-    pub fn grow(&mut self, listens: &[Listen], count: usize) {
-        for listen in listens.iter().filter(|listen| !listen.address.is_unix()) {
-            let Some(group) = self.groups.get_mut(&listen.address) else { continue };
+    pub fn grow(&mut self, listeners: &[Listener], count: usize) {
+        for listener in listeners.iter().filter(|listener| !listener.address.is_unix()) {
+            let Some(group) = self.groups.get_mut(&listener.address) else { continue };
             while group.fds.len() < count {
-                match open_inet(&group.address, &listen.options, group.is_hidden) {
+                match open_inet(&group.address, &listener.options, group.is_hidden) {
                     Ok(fd) => group.fds.push(fd),
                     Err(_) => break,
                 }
@@ -355,8 +355,8 @@ impl Slots {
     }
 
     /// Takes out the addresses that are not configured any more.
-    pub fn remove_others(&mut self, listens: &[Listen]) -> Vec<Group> {
-        let wanted: HashSet<&SockAddr> = listens.iter().map(|listen| &listen.address).collect();
+    pub fn remove_others(&mut self, listeners: &[Listener]) -> Vec<Group> {
+        let wanted: HashSet<&SockAddr> = listeners.iter().map(|listener| &listener.address).collect();
         let gone = self.groups.extract_if(|address, _| !wanted.contains(address));
         gone.map(|(_, group)| group).collect()
     }
@@ -389,27 +389,23 @@ impl Slots {
 
 /// Whether an address has sockets that can have what a reload asks for. Errors: it has others, and there can be none
 /// beside them.
-fn is_usable(group: Option<&Group>, listen: &Listen, may_hide: bool) -> Result<bool, BindError> {
+fn is_usable(group: Option<&Group>, listener: &Listener, may_hide: bool) -> Result<bool, BindError> {
     let Some(group) = group else { return Ok(false) };
-    if group.lent_count > 0 || group.is_as(&listen.options) {
+    if group.lent_count > 0 || group.is_as(&listener.options) {
         return Ok(group.is_at_its_path());
     }
     // Sockets that differ in that are of two groups anyway, so that those in use keep their clients.
     let is_dual_stack = group.fds.first().is_some_and(|fd| Make::of(fd.as_fd()).is_dual_stack);
-    if may_hide || is_dual_stack != Make::wanted(&listen.address, &listen.options).is_dual_stack {
+    if may_hide || is_dual_stack != Make::wanted(&listener.address, &listener.options).is_dual_stack {
         return Ok(false);
     }
-    Err(BindError { address: listen.address.clone(), cause: Cause::NeedsRestart("multipath") })
+    Err(BindError { listener: listener.clone(), cause: Cause::NeedsRestart("multipath") })
 }
 
 /// Opens an address; `is_alone`: no socket of ours has its port.
-fn open_first(
-    address: &SockAddr,
-    options: &ListenOptions,
-    is_alone: bool,
-    is_hidden: bool,
-) -> Result<Group, BindError> {
-    let refused = |call, cause| BindError { address: address.clone(), cause: Cause::Failed(call, cause) };
+fn open_first(listener: &Listener, is_alone: bool, is_hidden: bool) -> Result<Group, BindError> {
+    let Listener { address, options, .. } = listener;
+    let refused = |call, cause| BindError { listener: listener.clone(), cause: Cause::Failed(call, cause) };
     match address {
         SockAddr::Inet(_) => {
             // Sockets of ours on this port would refuse the probe; then only the kernel's own rules count.
@@ -500,21 +496,27 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::net::listener::Serves;
 
-    fn listen(port: u16) -> Listen {
-        Listen::new(SockAddr::Inet(([127, 0, 0, 1], port).into()), ListenOptions::default(), 0)
+    fn of(address: SockAddr) -> Listener {
+        let (options, span, serves) = (ListenOptions::default(), None, Serves::Http(0));
+        Listener { address, options, span, serves }
+    }
+
+    fn listen(port: u16) -> Listener {
+        of(SockAddr::Inet(([127, 0, 0, 1], port).into()))
     }
 
     #[test]
     fn an_address_keeps_its_slots_and_never_shrinks() {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("free").port();
-        let listens = [listen(port)];
+        let listeners = [listen(port)];
         let mut slots = Slots::default();
-        slots.open(&listens).expect("opens");
-        slots.grow(&listens, 4);
-        slots.grow(&listens, 2);
-        slots.open(&listens).expect("has it already");
-        assert_eq!(slots.group(&listens[0].address).map(|group| group.fds.len()), Some(4));
+        slots.open(&listeners).expect("opens");
+        slots.grow(&listeners, 4);
+        slots.grow(&listeners, 2);
+        slots.open(&listeners).expect("has it already");
+        assert_eq!(slots.group(&listeners[0].address).map(|group| group.fds.len()), Some(4));
         assert_eq!(slots.remove_others(&[]).len(), 1);
         assert!(slots.groups.is_empty());
     }
@@ -522,31 +524,31 @@ mod tests {
     #[test]
     fn sockets_that_stopped_listening_are_brought_back() {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("free").port();
-        let listens = [listen(port)];
+        let listeners = [listen(port)];
         let mut slots = Slots::default();
-        slots.open(&listens).expect("opens");
-        slots.grow(&listens, 3);
-        assert!(slots.mend(&listens).is_empty());
-        let group = slots.group(&listens[0].address).expect("open");
+        slots.open(&listeners).expect("opens");
+        slots.grow(&listeners, 3);
+        assert!(slots.mend(&listeners).is_empty());
+        let group = slots.group(&listeners[0].address).expect("open");
         // A copy, as a worker has one.
         let copy = group.fds[1].try_clone().expect("a descriptor");
         socket::shut_listener(copy.as_fd());
         socket::shut_listener(copy.as_fd());
-        let mended = slots.mend(&listens);
+        let mended = slots.mend(&listeners);
         assert_eq!(mended.iter().map(|it| it.repair).collect::<Vec<_>>(), [Repair::InPlace]);
-        assert!(slots.mend(&listens).is_empty() && socket::damage(copy.as_fd()).is_none());
-        assert!(slots.group(&listens[0].address).is_some_and(|group| group.is_reordered));
+        assert!(slots.mend(&listeners).is_empty() && socket::damage(copy.as_fd()).is_none());
+        assert!(slots.group(&listeners[0].address).is_some_and(|group| group.is_reordered));
         slots
-            .group(&listens[0].address)
+            .group(&listeners[0].address)
             .expect("open")
             .fds
             .iter()
             .for_each(|fd| socket::shut_listener(fd.as_fd()));
-        assert_eq!(slots.mend(&listens).len(), 3);
-        assert!(slots.group(&listens[0].address).is_some_and(|group| !group.is_reordered), "all anew");
+        assert_eq!(slots.mend(&listeners).len(), 3);
+        assert!(slots.group(&listeners[0].address).is_some_and(|group| !group.is_reordered), "all anew");
         // A connection is whole on both sides, whichever of the three gets it.
-        let _client = std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-        let group = slots.group(&listens[0].address).expect("open");
+        let _client = std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listeners");
+        let group = slots.group(&listeners[0].address).expect("open");
         let accepted = loop {
             if let Some((fd, _)) = group.fds.iter().find_map(|fd| socket::accept(fd.as_fd()).ok()) {
                 break fd;
@@ -562,14 +564,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("s");
         let address = SockAddr::Unix(path.clone());
-        let listens = [Listen::new(address.clone(), ListenOptions::default(), 0)];
+        let listeners = [of(address.clone())];
         let mut slots = Slots::default();
-        slots.open(&listens).expect("opens");
+        slots.open(&listeners).expect("opens");
         socket::shut_listener(slots.group(&address).expect("open").fds[0].as_fd());
         assert!(std::os::unix::net::UnixStream::connect(&path).is_err());
-        let mended = slots.mend(&listens);
+        let mended = slots.mend(&listeners);
         assert_eq!(mended.iter().map(|it| it.repair).collect::<Vec<_>>(), [Repair::Anew]);
-        assert!(std::os::unix::net::UnixStream::connect(&path).is_ok() && slots.mend(&listens).is_empty());
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_ok() && slots.mend(&listeners).is_empty());
     }
 
     #[test]
@@ -579,7 +581,7 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("free").port();
         let mut slots = Slots::default();
         let error = slots.open(&[listen(free), listen(taken)]).expect_err("taken");
-        assert_eq!((error.address.port(), error.may_pass()), (Some(taken), true));
+        assert_eq!((error.listener.address.port(), error.may_pass()), (Some(taken), true));
         assert!(slots.groups.is_empty());
     }
 }

@@ -212,7 +212,7 @@ impl Master {
         // Another master steers the same sockets.
         let knows_steering = self.knows_steering && self.elder.is_none() && self.successor.is_none();
         let mut first = 0;
-        for listen in self.listens() {
+        for listen in self.listeners() {
             let Some(group) = self.slots.group(&listen.address) else { continue };
             let count = group.fds.len();
             let served = served(&listen.address, count);

@@ -27,6 +27,11 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 /// Links that one path may lead through, as in the kernel's own walk.
 const LINKS_MAX: u32 = 40;
 
+/// Makes a directory for another user. One that is there is made theirs, unless a third one may have put it there.
+pub fn make_directory(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    Place::of(path)?.followed()?.make_directory(owner)
+}
+
 /// A name in a directory that is held open. Whatever becomes of the path afterwards, the name is looked up there.
 #[derive(Debug)]
 pub struct Place {

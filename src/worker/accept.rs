@@ -15,13 +15,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::task::Poll;
 
-use crate::http::Service;
 use crate::log;
 use crate::net::{open, room};
 use crate::runtime::{self, Acceptor, race, sleep};
 use crate::shm::heartbeat;
 use crate::sys::{retire, socket};
 use crate::worker::messages::SlotIndex;
+use crate::worker::services::Services;
 
 /// How long accepting rests when descriptors or memory have run out and nothing closes meanwhile.
 const PAUSE_MS: u64 = 500; // nginx's accept_mutex_delay
@@ -33,7 +33,7 @@ const DRAIN_MAX: usize = 1024;
 /// A listening socket that a worker may accept from.
 #[derive(Debug)]
 pub struct Slot {
-    /// Index of the address in the configuration.
+    /// Index of the listener in the configuration.
     pub listen: usize,
     pub fd: OwnedFd,
     /// A service manager goes on listening with it.
@@ -72,7 +72,7 @@ impl Leases {
     }
 
     /// Begins to accept from a slot. A slot that is leased already, or unknown, is left alone.
-    pub fn add(&self, index: SlotIndex, service: Service) {
+    pub fn add(&self, index: SlotIndex, services: Services) {
         let Some(slot) = self.slots.get(index as usize) else { return };
         if self.active.borrow().contains_key(&index) {
             return;
@@ -83,7 +83,7 @@ impl Leases {
             Ok(acceptor) => {
                 let lease = Rc::new(Lease::default());
                 self.active.borrow_mut().insert(index, lease.clone());
-                runtime::spawn(accept(acceptor, service, slot.listen, lease));
+                runtime::spawn(accept(acceptor, services, slot.listen, lease));
             }
             Err(error) => {
                 log::alert!(
@@ -107,11 +107,11 @@ impl Leases {
     /// Stops accepting for good. What waits in the queues is accepted first.
     ///
     /// A slot on its way out is accepted from until the master ends it: clients whose handshake has begun still come.
-    pub fn close(&self, service: Option<Service>) {
+    pub fn close(&self, services: Option<Services>) {
         for (index, lease) in self.active.borrow_mut().drain() {
             let Some(slot) = self.slots.get(index as usize) else { continue };
-            if let Some(service) = service {
-                drain(slot, service, room::limit().saturating_sub(open::total()));
+            if let Some(services) = services {
+                drain(slot, services, room::limit().saturating_sub(open::total()));
             }
             if retire::is_hidden(slot.fd.as_fd()) {
                 *lease.guard.borrow_mut() = open::Background::new(usize::MAX);
@@ -163,17 +163,17 @@ impl Leases {
     }
 }
 
-fn drain(slot: &Slot, service: Service, limit: usize) {
+fn drain(slot: &Slot, services: Services, limit: usize) {
     for _ in 0..limit.min(DRAIN_MAX) {
         match socket::accept(slot.fd.as_fd()) {
-            Ok((fd, peer)) => service.open(fd, peer, slot.listen),
+            Ok((fd, peer)) => services.open(fd, peer, slot.listen),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(_) => return,
         }
     }
 }
 
-async fn accept(acceptor: Acceptor, service: Service, listen: usize, lease: Rc<Lease>) {
+async fn accept(acceptor: Acceptor, services: Services, listen: usize, lease: Rc<Lease>) {
     let stop = &lease.stop;
     loop {
         if let Err(error) = acceptor.resume() {
@@ -198,7 +198,7 @@ async fn accept(acceptor: Acceptor, service: Service, listen: usize, lease: Rc<L
             None => return,
             Some(Ok((fd, peer))) => {
                 let number = fd.as_raw_fd();
-                service.open(fd, peer, listen);
+                services.open(fd, peer, listen);
                 room::client_has_come(number);
             }
             // It was on its way out, and the master has ended it. Another one may have been ended by anybody who has it, and

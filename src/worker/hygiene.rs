@@ -31,7 +31,7 @@ pub fn settle(config: &Config, number: usize) -> Result<(), String> {
     if process::is_root()
         && let Some(identity) = settings.user()
     {
-        let keeps_raw = config.http.as_ref().is_some_and(|http| http.is_transparent);
+        let keeps_raw = config.is_transparent();
         process::become_user(identity, keeps_raw)
             .map_err(|e| why(&format!("becoming user \"{}\"", identity.user.to_string_lossy()), e))?;
     }

@@ -11,6 +11,7 @@
 mod accept;
 mod hygiene;
 pub mod messages;
+mod services;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -22,7 +23,7 @@ use std::task::{Context, Poll};
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
 
 use crate::cycle::Config;
-use crate::http::{Handover, Hooks, Service};
+use crate::http::{Handover, Hooks};
 use crate::log;
 use crate::net::budget;
 use crate::net::drain::{self, Mode};
@@ -37,6 +38,7 @@ use crate::upstream::known::Spot;
 use accept::Leases;
 pub use accept::Slot;
 use messages::{Learned, ToMaster, ToWorker};
+use services::Services;
 
 /// What the master gives to a worker beside the configuration.
 #[derive(Debug)]
@@ -170,11 +172,11 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         }
     };
     let hooks = Hooks { hand_over: Box::new(hand_over), learned: Rc::new(learned) };
-    let service = config.http.as_ref().map(|http| Service::new(http, hooks));
+    let services = Services::new(config, hooks);
     room::set_limits(connection_limit(config), process::nofile());
     let leases = Rc::new(Leases::new(seat.slots));
-    if let Some(service) = service {
-        seat.leased.iter().for_each(|slot| leases.add(*slot, service));
+    if let Some(services) = services {
+        seat.leased.iter().for_each(|slot| leases.add(*slot, services));
     }
     if seat.leaves_terminal {
         log::take_stderr();
@@ -194,24 +196,24 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     loop {
         match poll_fn(|cx| control.poll_event(cx, &leases)).await {
             Event::Message(_, ToWorker::Adopt(handover), Some(fd)) => {
-                if let Some(service) = service {
-                    service.adopt(fd, &handover);
+                if let Some(services) = services {
+                    services.adopt(fd, &handover);
                 }
             }
             Event::Message(_, ToWorker::Lease(slots), _) => {
-                if let Some(service) = service.filter(|_| drain::mode() == Mode::Serving) {
-                    slots.iter().for_each(|slot| leases.add(*slot, service));
+                if let Some(services) = services.filter(|_| drain::mode() == Mode::Serving) {
+                    slots.iter().for_each(|slot| leases.add(*slot, services));
                 }
             }
             Event::Message(_, ToWorker::Release(slots), _) => {
                 slots.iter().for_each(|slot| leases.remove(*slot))
             }
             Event::Message(_, ToWorker::Drain, _) => {
-                control.leave(Mode::HandOver, config, &leases, service);
+                control.leave(Mode::HandOver, config, &leases, services);
                 control.is_dismissed = true;
             }
             Event::Message(_, ToWorker::Quit, _) => {
-                control.leave(Mode::Close, config, &leases, service);
+                control.leave(Mode::Close, config, &leases, services);
                 control.is_dismissed = true;
             }
             Event::Signal(SIGQUIT | SIGWINCH) | Event::MasterGone => {
@@ -219,7 +221,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
                     leases.retire();
                     runtime::spawn(shut_drained(leases.clone()));
                 }
-                control.leave(Mode::Close, config, &leases, service);
+                control.leave(Mode::Close, config, &leases, services);
             }
             Event::Message(_, ToWorker::Reopen, _) | Event::Signal(SIGUSR1) => reopen_logs(),
             Event::Message(number, ToWorker::Ping, _) => control.send(ToMaster::Pong(number)),
@@ -347,7 +349,7 @@ impl Control {
         }
     }
 
-    fn leave(&mut self, mode: Mode, config: &'static Config, leases: &Leases, service: Option<Service>) {
+    fn leave(&mut self, mode: Mode, config: &'static Config, leases: &Leases, services: Option<Services>) {
         if drain::mode() >= mode {
             return;
         }
@@ -358,7 +360,7 @@ impl Control {
                 self.deadline.set(runtime::now_ms() + ms);
             }
         }
-        leases.close(service);
+        leases.close(services);
         drain::begin(mode);
     }
 }

@@ -27,6 +27,8 @@ pub struct Draft {
     /// Of QUIC: the port is one of UDP, and no address here.
     is_datagram: bool,
     span: Span,
+    /// A server without `listen` has it.
+    is_implied: bool,
 }
 
 impl Draft {
@@ -39,6 +41,7 @@ impl Draft {
             proxy_protocol: false,
             is_datagram: false,
             span,
+            is_implied: false,
         }
     }
 }
@@ -201,7 +204,8 @@ impl Places {
         cx: &mut Cx,
     ) {
         if drafts.is_empty() {
-            drafts.push(Draft::new(parse_listen("*:80", 80, &cx.options.names).unwrap_or_default(), span));
+            let addresses = parse_listen("*:80", 80, &cx.options.names).unwrap_or_default();
+            drafts.push(Draft { is_implied: true, ..Draft::new(addresses, span) });
         }
         for draft in drafts.into_iter().filter(|draft| !draft.is_datagram) {
             for address in &draft.addresses {
@@ -237,6 +241,7 @@ impl Places {
             listen.default = server;
         }
         listen.proxy_protocol |= draft.proxy_protocol;
+        listen.span = listen.span.or((!draft.is_implied).then_some(draft.span));
         index
     }
 

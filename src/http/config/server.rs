@@ -41,6 +41,8 @@ impl Server {
 pub struct Listen {
     pub address: SockAddr,
     pub options: ListenOptions,
+    /// The first `listen` that names it; `None`: a server without one has it by default.
+    pub span: Option<Span>,
     /// Each connection begins with a header that tells whose it is.
     pub proxy_protocol: bool,
     /// Index of the server for hosts that no name matches.
@@ -56,6 +58,7 @@ impl Listen {
         Self {
             address,
             options,
+            span: None,
             proxy_protocol: false,
             default,
             names: NameTable::default(),
