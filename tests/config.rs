@@ -13,8 +13,8 @@ use pronghorn::config::directive::{
     Accepted, accepted, block, custom, flag, keyword, millis, number, size, text,
 };
 use pronghorn::config::{
-    Arity, Block, Context, Diagnostic, Diagnostics, Directive, Inherit, LoadOptions, Node, Slot, Table, Tree,
-    convert, load, load_text, render,
+    Arity, Block, Context, Diagnostic, Diagnostics, Directive, Inherit, Inherits, LoadOptions, Node, Slot,
+    Table, Tree, convert, load, load_text, render,
 };
 
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/config/");
@@ -60,7 +60,8 @@ static ROWS: &[Directive<Conf, Diagnostics>] = &[
     accepted("types_hash_max_size", BELOW, Arity::exactly(1), Accepted::Number, "Size of a hash."),
 ];
 
-static CORE: Slot<Conf, Conf, Diagnostics> = Slot { name: "core", rows: ROWS, conf: |conf| conf };
+static CORE: Slot<Conf, Conf, Diagnostics> =
+    Slot { name: "core", rows: ROWS, conf: |conf| conf, inherits: Inherits::Everywhere };
 static TABLE: LazyLock<Table<Conf, Diagnostics>> = LazyLock::new(|| Table::new(vec![&CORE]));
 
 type Set = Result<(), Diagnostic>;

@@ -57,6 +57,26 @@ pub fn parse_millis(text: &str) -> Option<u64> {
     Some(total)
 }
 
+/// Bytes as the configuration writes them, in the largest unit that leaves no rest: `8k`, `1m`, `4097`.
+pub fn format_size(bytes: u64) -> String {
+    let units = [("g", 1u64 << 30), ("m", 1 << 20), ("k", 1 << 10)];
+    match units.into_iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor)) {
+        Some((unit, factor)) => format!("{}{unit}", bytes / factor),
+        None => bytes.to_string(),
+    }
+}
+
+/// Milliseconds as the configuration writes them: `75s`, `1h`, `500ms`, `0`. Minutes are written as seconds, as nginx's
+/// documentation has them.
+pub fn format_millis(ms: u64) -> String {
+    let units = [("h", 3_600_000), ("s", 1_000)];
+    match units.into_iter().find(|(_, factor)| ms.is_multiple_of(*factor)) {
+        _ if ms == 0 => "0".to_owned(),
+        Some((unit, factor)) => format!("{}{unit}", ms / factor),
+        None => format!("{ms}ms"),
+    }
+}
+
 fn unit(name: &str) -> Option<(usize, u64)> {
     UNITS.iter().enumerate().find(|(_, (unit, _))| *unit == name).map(|(index, (_, factor))| (index, *factor))
 }
@@ -95,6 +115,24 @@ pub fn hex_digit(byte: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_are_written_as_they_are_read() {
+        for (bytes, text) in
+            [(0, "0"), (20, "20"), (1024, "1k"), (1025, "1025"), (1 << 20, "1m"), (3 << 30, "3g")]
+        {
+            assert_eq!((&*format_size(bytes), parse_size(text)), (text, Some(bytes)));
+        }
+        for (ms, text) in
+            [(0, "0"), (1, "1ms"), (1500, "1500ms"), (75_000, "75s"), (600_000, "600s"), (3_600_000, "1h")]
+        {
+            assert_eq!((&*format_millis(ms), parse_millis(text)), (text, Some(ms)));
+        }
+        for largest in [u64::MAX, u64::MAX - u64::MAX % 3_600_000] {
+            assert_eq!(parse_size(&format_size(largest)), Some(largest));
+            assert_eq!(parse_millis(&format_millis(largest)), Some(largest));
+        }
+    }
 
     #[test]
     fn sizes_have_units() {

@@ -1,4 +1,4 @@
-//! The rows of the directive tables: name, contexts, arity, setter and one line of documentation.
+//! The rows of the directive tables: name, contexts, arity, setter, how it inherits, and one line of documentation.
 //!
 //! A row is generic over the module's `C` (its settings in one block) and the compile context `X` of the
 //! language part it belongs to (main, http, stream). Everything that is not the setter is plain data, so
@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::config::field::{Field, KeywordField};
 use crate::config::{Diagnostic, Inherit, Node};
 
 /// The set of blocks in which a directive may stand.
@@ -23,6 +24,8 @@ impl Context {
     /// `if` inside a `location`.
     pub const LOCATION_IF: Self = Self(1 << 6);
     pub const LIMIT_EXCEPT: Self = Self(1 << 7);
+    /// Blocks that stand for the location around them under a condition.
+    pub const CONDITIONAL: Self = Self::LOCATION_IF.or(Self::LIMIT_EXCEPT);
     pub const UPSTREAM: Self = Self(1 << 8);
     /// http, server and location: where most directives may stand.
     pub const ANY: Self = Self::HTTP.or(Self::SERVER).or(Self::LOCATION);
@@ -49,22 +52,6 @@ impl Context {
             (Context::LIMIT_EXCEPT, "limit_except"),
         ];
         NAMES.into_iter().filter(move |(context, _)| self.contains(*context)).map(|(_, name)| name)
-    }
-
-    /// What kind of block the directive `name` opens in a block of this kind; `None` where the block's
-    /// content is no directives (`map`, `types`) or there is none.
-    pub fn inside(self, name: &str) -> Option<Self> {
-        match (self, name) {
-            (Self::MAIN, "events") => Some(Self::EVENTS),
-            (Self::MAIN, "http") => Some(Self::HTTP),
-            (Self::HTTP, "server") => Some(Self::SERVER),
-            (Self::HTTP, "upstream") => Some(Self::UPSTREAM),
-            (Self::SERVER | Self::LOCATION, "location") => Some(Self::LOCATION),
-            (Self::SERVER, "if") => Some(Self::SERVER_IF),
-            (Self::LOCATION, "if") => Some(Self::LOCATION_IF),
-            (Self::LOCATION, "limit_except") => Some(Self::LIMIT_EXCEPT),
-            _ => None,
-        }
     }
 }
 
@@ -122,20 +109,25 @@ impl fmt::Display for Arity {
     }
 }
 
-/// What a directive's arguments mean and where the value goes.
+/// What a directive's arguments mean and where the value goes. A slot names the field of the settings; the field has
+/// the default, if there is one ([`crate::config::Setting`]).
 pub enum Kind<C: 'static, X: 'static> {
     /// `on` or `off`.
-    Flag(fn(&mut C) -> &mut Inherit<bool>),
+    Flag(FieldOf<C, bool>),
     /// A whole number in a range.
-    Number { min: u64, max: u64, slot: fn(&mut C) -> &mut Inherit<u64> },
+    Number { min: u64, max: u64, slot: FieldOf<C, u64> },
     /// Bytes: `8k`, `1m`, `1g`.
-    Size(fn(&mut C) -> &mut Inherit<u64>),
+    Size(FieldOf<C, u64>),
     /// Milliseconds: `1h 30m`, `30s`, `500ms`; a bare number is seconds.
-    Millis(fn(&mut C) -> &mut Inherit<u64>),
+    Millis(FieldOf<C, u64>),
+    /// A count and a size of buffers, neither of them zero: `8 4k`.
+    Buffers(FieldOf<C, (u64, u64)>),
     /// One word as it stands.
-    Text(fn(&mut C) -> &mut Inherit<Box<str>>),
+    Text(FieldOf<C, Box<str>>),
+    /// One of the words of an enum.
+    Keyword(fn(&mut C) -> &mut dyn KeywordField),
     /// One of these words; the setter gets its index.
-    Keyword { words: &'static [&'static str], slot: fn(&mut C) -> &mut Inherit<usize> },
+    Index { words: &'static [&'static str], slot: fn(&mut C) -> &mut Inherit<usize> },
     /// A setter of the module's own; also for repeated directives.
     Custom(fn(&mut C, &mut X, &Node) -> Result<(), Diagnostic>),
     /// A directive with a block; the setter compiles what is inside.
@@ -143,6 +135,29 @@ pub enum Kind<C: 'static, X: 'static> {
     /// Parsed and checked like nginx, without effect here; the manual says so.
     Accepted(Accepted),
 }
+
+/// Finds the field that a row sets.
+pub type FieldOf<C, T> = fn(&mut C) -> &mut dyn Field<T>;
+
+/// Where else a directive's value holds than in the block that sets it. Lists are inherited as a whole: a block that
+/// sets any of it has none of the outer block's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inherits {
+    /// In every block below that does not set it.
+    Everywhere,
+    /// The same, and this name belongs to one list with others, which is called like the first of them:
+    /// to set one is to set all.
+    List(&'static str),
+    /// In blocks that stand for the one around them under a condition (an `if` in a location), not in others:
+    /// what answers a request.
+    Conditional,
+    /// Nowhere: steps that are carried out where they are written.
+    Nowhere,
+}
+
+/// The kinds of blocks that a directive opens, each by the kind of block around it. Empty where its content is data
+/// (`map`, `types`) or where it has none.
+pub type Opens = &'static [(Context, Context)];
 
 /// How the arguments of a directive without effect are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,55 +185,113 @@ pub struct Directive<C: 'static, X: 'static> {
     pub contexts: Context,
     pub arity: Arity,
     pub kind: Kind<C, X>,
-    /// One sentence, then the default after a semicolon where there is one: `Status of a rejected request; 503.`
+    /// One sentence or more.
     pub doc: &'static str,
+    /// The default in words, where no field can tell it.
+    pub default: Option<&'static str>,
+    /// `None`: like the other rows of the module.
+    pub inherits: Option<Inherits>,
+    pub opens: Opens,
+}
+
+impl<C, X> Directive<C, X> {
+    const fn new(
+        name: &'static str,
+        contexts: Context,
+        arity: Arity,
+        kind: Kind<C, X>,
+        doc: &'static str,
+    ) -> Self {
+        Self { name, contexts, arity, kind, doc, default: None, inherits: None, opens: &[] }
+    }
+
+    /// The default in words, of a row whose field cannot tell it: it is computed, or has a setter of its own.
+    #[must_use]
+    pub const fn default(mut self, words: &'static str) -> Self {
+        self.default = Some(words);
+        self
+    }
+
+    /// Says that this row is not inherited like the others of its module.
+    #[must_use]
+    pub const fn inherits(mut self, how: Inherits) -> Self {
+        self.inherits = Some(how);
+        self
+    }
+
+    /// Says which kinds of blocks it opens.
+    #[must_use]
+    pub const fn opens(mut self, blocks: Opens) -> Self {
+        self.opens = blocks;
+        self
+    }
 }
 
 pub const fn flag<C, X>(
     name: &'static str,
     contexts: Context,
-    slot: fn(&mut C) -> &mut Inherit<bool>,
+    slot: FieldOf<C, bool>,
     doc: &'static str,
 ) -> Directive<C, X> {
-    Directive { name, contexts, arity: Arity::exactly(1), kind: Kind::Flag(slot), doc }
+    Directive::new(name, contexts, Arity::exactly(1), Kind::Flag(slot), doc)
 }
 
 pub const fn number<C, X>(
     name: &'static str,
     contexts: Context,
     range: (u64, u64),
-    slot: fn(&mut C) -> &mut Inherit<u64>,
+    slot: FieldOf<C, u64>,
     doc: &'static str,
 ) -> Directive<C, X> {
     let kind = Kind::Number { min: range.0, max: range.1, slot };
-    Directive { name, contexts, arity: Arity::exactly(1), kind, doc }
+    Directive::new(name, contexts, Arity::exactly(1), kind, doc)
 }
 
 pub const fn size<C, X>(
     name: &'static str,
     contexts: Context,
-    slot: fn(&mut C) -> &mut Inherit<u64>,
+    slot: FieldOf<C, u64>,
     doc: &'static str,
 ) -> Directive<C, X> {
-    Directive { name, contexts, arity: Arity::exactly(1), kind: Kind::Size(slot), doc }
+    Directive::new(name, contexts, Arity::exactly(1), Kind::Size(slot), doc)
 }
 
 pub const fn millis<C, X>(
     name: &'static str,
     contexts: Context,
-    slot: fn(&mut C) -> &mut Inherit<u64>,
+    slot: FieldOf<C, u64>,
     doc: &'static str,
 ) -> Directive<C, X> {
-    Directive { name, contexts, arity: Arity::exactly(1), kind: Kind::Millis(slot), doc }
+    Directive::new(name, contexts, Arity::exactly(1), Kind::Millis(slot), doc)
 }
 
 pub const fn text<C, X>(
     name: &'static str,
     contexts: Context,
-    slot: fn(&mut C) -> &mut Inherit<Box<str>>,
+    slot: FieldOf<C, Box<str>>,
     doc: &'static str,
 ) -> Directive<C, X> {
-    Directive { name, contexts, arity: Arity::exactly(1), kind: Kind::Text(slot), doc }
+    Directive::new(name, contexts, Arity::exactly(1), Kind::Text(slot), doc)
+}
+
+/// A count and a size.
+pub const fn buffers<C, X>(
+    name: &'static str,
+    contexts: Context,
+    slot: FieldOf<C, (u64, u64)>,
+    doc: &'static str,
+) -> Directive<C, X> {
+    Directive::new(name, contexts, Arity::exactly(2), Kind::Buffers(slot), doc)
+}
+
+/// One of the words of an enum ([`crate::config::Keyword`]).
+pub const fn one_of<C, X>(
+    name: &'static str,
+    contexts: Context,
+    slot: fn(&mut C) -> &mut dyn KeywordField,
+    doc: &'static str,
+) -> Directive<C, X> {
+    Directive::new(name, contexts, Arity::exactly(1), Kind::Keyword(slot), doc)
 }
 
 pub const fn keyword<C, X>(
@@ -228,7 +301,7 @@ pub const fn keyword<C, X>(
     slot: fn(&mut C) -> &mut Inherit<usize>,
     doc: &'static str,
 ) -> Directive<C, X> {
-    Directive { name, contexts, arity: Arity::exactly(1), kind: Kind::Keyword { words, slot }, doc }
+    Directive::new(name, contexts, Arity::exactly(1), Kind::Index { words, slot }, doc)
 }
 
 pub const fn custom<C, X>(
@@ -238,7 +311,7 @@ pub const fn custom<C, X>(
     set: fn(&mut C, &mut X, &Node) -> Result<(), Diagnostic>,
     doc: &'static str,
 ) -> Directive<C, X> {
-    Directive { name, contexts, arity, kind: Kind::Custom(set), doc }
+    Directive::new(name, contexts, arity, Kind::Custom(set), doc)
 }
 
 pub const fn block<C, X>(
@@ -248,7 +321,7 @@ pub const fn block<C, X>(
     set: fn(&mut C, &mut X, &Node) -> Result<(), Diagnostic>,
     doc: &'static str,
 ) -> Directive<C, X> {
-    Directive { name, contexts, arity, kind: Kind::Block(set), doc }
+    Directive::new(name, contexts, arity, Kind::Block(set), doc)
 }
 
 pub const fn accepted<C, X>(
@@ -258,5 +331,5 @@ pub const fn accepted<C, X>(
     check: Accepted,
     doc: &'static str,
 ) -> Directive<C, X> {
-    Directive { name, contexts, arity, kind: Kind::Accepted(check), doc }
+    Directive::new(name, contexts, arity, Kind::Accepted(check), doc)
 }

@@ -20,7 +20,10 @@ pub fn directives<'a>(rows: impl IntoIterator<Item = &'a RowInfo>) -> String {
 }
 
 fn entry(out: &mut String, row: &RowInfo) {
-    let (what, default) = split_default(row.doc);
+    let (what, default) = match &row.default {
+        Some(default) => (row.doc.trim_end_matches('.'), Some(&**default)),
+        None => split_default(row.doc),
+    };
     let _ = write!(out, ".It Ic {}{}", escape(row.name), syntax(row));
     out.push_str(if row.shape == Shape::Block { " Brq ...\n" } else { "\n" });
     let contexts: Vec<&str> = row.contexts.names().collect();
@@ -67,7 +70,7 @@ fn syntax(row: &RowInfo) -> String {
             format!(" Cm {}", words.join(" | "))
         }
         Shape::Accepted(Accepted::SizeOr(word)) => format!(" Ar size | Cm {word}"),
-        Shape::Accepted(Accepted::Buffers) => " Ar number size".into(),
+        Shape::Buffers | Shape::Accepted(Accepted::Buffers) => " Ar number size".into(),
         Shape::Custom
         | Shape::Block
         | Shape::Accepted(Accepted::Words | Accepted::List | Accepted::Named(_)) => arguments(row.arity),
@@ -128,11 +131,12 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Context;
     use crate::config::directive::Accepted;
+    use crate::config::{Context, Inherits};
 
     fn row(name: &'static str, shape: Shape, arity: Arity, doc: &'static str) -> RowInfo {
-        RowInfo { name, module: "m", contexts: Context::ANY, arity, shape, doc }
+        let (contexts, inherits) = (Context::ANY, Inherits::Everywhere);
+        RowInfo { name, module: "m", contexts, arity, shape, doc, default: None, inherits, opens: &[] }
     }
 
     #[test]

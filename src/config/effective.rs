@@ -1,11 +1,10 @@
 //! The configuration as it applies (`-T --effective`): every block with its own directives and those it
 //! inherits, each with the place it was written.
 //!
-//! Inheritance is nginx's: a directive that may also stand in `http` comes down to every block below that
-//! does not set it, a list as a whole; what `rewrite` and its kind do, and blocks, do not come down.
+//! Inheritance is nginx's, and each row says how its directive takes part ([`Inherits`]).
 
 use crate::config::convert::nginx_word;
-use crate::config::{Block, Context, Entry, Node, Places, RowInfo, Shape, Span, Tree};
+use crate::config::{Block, Context, Entry, Inherits, Node, Places, RowInfo, Shape, Span, Tree};
 
 const INDENT: &str = "    ";
 
@@ -36,7 +35,7 @@ impl Writer<'_> {
     fn block<'n>(&mut self, nodes: &'n [Node], context: Context, outer: &[&Setting<'n>], depth: usize) {
         let mut own: Vec<Setting<'n>> = Vec::new();
         for node in nodes.iter().filter(|node| node.block.is_none()) {
-            let list = list_of(&node.name.text);
+            let list = self.list_of(node, context);
             match own.iter_mut().find(|setting| setting.list == list) {
                 Some(setting) => setting.nodes.push(node),
                 None => own.push(Setting { list, context, nodes: vec![node] }),
@@ -59,7 +58,7 @@ impl Writer<'_> {
             self.out.push_str(" { # ");
             self.out.push_str(&self.places.name(node.span));
             self.out.push('\n');
-            match context.inside(&node.name.text) {
+            match (self.find)(&node.name.text, context).and_then(|row| row.inside(context)) {
                 Some(inside) => self.block(node.children(), inside, &seen, depth + 1),
                 None => self.data(node, depth + 1),
             }
@@ -89,12 +88,20 @@ impl Writer<'_> {
             return false;
         };
         let has_value = |row: &RowInfo| !matches!(row.shape, Shape::Block | Shape::Accepted(_));
-        let is_imperative = here.shape == Shape::Custom && here.contexts.contains(Context::SERVER_IF);
-        let continues_location = context == Context::LOCATION_IF || context == Context::LIMIT_EXCEPT;
-        has_value(&above)
-            && has_value(&here)
-            && !is_imperative
-            && (continues_location || here.contexts.contains(Context::HTTP))
+        let is_inherited = match here.inherits {
+            Inherits::Everywhere | Inherits::List(_) => true,
+            Inherits::Conditional => Context::CONDITIONAL.contains(context),
+            Inherits::Nowhere => false,
+        };
+        has_value(&above) && has_value(&here) && is_inherited
+    }
+
+    /// The list that a directive belongs to: its own name, unless the row names one.
+    fn list_of<'n>(&self, node: &'n Node, context: Context) -> &'n str {
+        match (self.find)(&node.name.text, context).map(|row| row.inherits) {
+            Some(Inherits::List(list)) => list,
+            _ => &node.name.text,
+        }
     }
 
     fn remark(&self, node: &Node, context: Context) -> &'static str {
@@ -131,14 +138,6 @@ impl Writer<'_> {
     }
 }
 
-/// Directives that are one list under several names: to set either replaces both.
-fn list_of(name: &str) -> &str {
-    match name {
-        "allow" | "deny" => "allow",
-        name => name,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,17 +155,20 @@ mod tests {
     const LOCATION: Context = Context::LOCATION.or(Context::LOCATION_IF);
 
     static ROWS: &[Directive<Conf, Diagnostics>] = &[
-        block("http", Context::MAIN, Arity::exactly(0), ignore, ""),
-        block("server", Context::HTTP, Arity::exactly(0), ignore, ""),
+        block("http", Context::MAIN, Arity::exactly(0), ignore, "").opens(&[(Context::MAIN, Context::HTTP)]),
+        block("server", Context::HTTP, Arity::exactly(0), ignore, "")
+            .opens(&[(Context::HTTP, Context::SERVER)]),
         block("map", Context::HTTP, Arity::exactly(2), ignore, ""),
-        block("location", Context::SERVER.or(Context::LOCATION), Arity::between(1, 2), ignore, ""),
-        block("if", REWRITE, Arity::at_least(1), ignore, ""),
+        block("location", Context::SERVER.or(Context::LOCATION), Arity::between(1, 2), ignore, "")
+            .opens(&[(Context::SERVER, Context::LOCATION), (Context::LOCATION, Context::LOCATION)]),
+        block("if", REWRITE, Arity::at_least(1), ignore, "")
+            .opens(&[(Context::LOCATION, Context::LOCATION_IF)]),
         flag("sendfile", Context::ANY.or(LOCATION), |conf| conf, ""),
         custom("add_header", Context::ANY.or(LOCATION), Arity::between(2, 3), ignore, ""),
-        custom("allow", Context::ANY, Arity::exactly(1), ignore, ""),
-        custom("deny", Context::ANY, Arity::exactly(1), ignore, ""),
-        custom("set", REWRITE, Arity::exactly(2), ignore, ""),
-        custom("proxy_pass", LOCATION, Arity::exactly(1), ignore, ""),
+        custom("allow", Context::ANY, Arity::exactly(1), ignore, "").inherits(Inherits::List("allow")),
+        custom("deny", Context::ANY, Arity::exactly(1), ignore, "").inherits(Inherits::List("allow")),
+        custom("set", REWRITE, Arity::exactly(2), ignore, "").inherits(Inherits::Nowhere),
+        custom("proxy_pass", LOCATION, Arity::exactly(1), ignore, "").inherits(Inherits::Conditional),
         accepted("hash", Context::ANY, Arity::exactly(1), Accepted::Words, ""),
     ];
 
@@ -183,7 +185,7 @@ if ($a) { set $b 1; } } } }";
         let (tree, _) = load_text("t", text, &LoadOptions::default());
         let find = |name: &str, context| {
             let row = ROWS.iter().find(|row| row.name == name && row.contexts.contains(context))?;
-            Some(row.info(""))
+            Some(row.info("", Inherits::Everywhere, &mut Conf::default()))
         };
         let expected = "http { # t:1
     sendfile on; # t:2

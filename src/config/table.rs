@@ -4,16 +4,20 @@
 //! Knows no module: what it sees of one is [`Module`]. Order and wording of the checks are those of nginx's
 //! `ngx_conf_handler`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use smallvec::SmallVec;
 
-use crate::config::directive::Accepted;
+use crate::base::number::{format_millis, format_size};
+use crate::config::directive::{Accepted, Opens};
 use crate::config::inherit::duplicate;
-use crate::config::{Arity, Context, Diagnostic, Directive, HasDiagnostics, Kind, Node, absent, params};
+use crate::config::{
+    Arity, Context, Diagnostic, Directive, HasDiagnostics, Inherits, Kind, Node, absent, params,
+};
 
 /// The plain data of a row, whatever its module.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RowInfo {
     pub name: &'static str,
     /// The module it belongs to; empty where the rows have none.
@@ -22,6 +26,19 @@ pub struct RowInfo {
     pub arity: Arity,
     pub shape: Shape,
     pub doc: &'static str,
+    /// What holds where nothing sets it, as the configuration would say it; in words where it cannot.
+    pub default: Option<Cow<'static, str>>,
+    pub inherits: Inherits,
+    /// The kind of block that it opens in each kind of block.
+    pub opens: Opens,
+}
+
+impl RowInfo {
+    /// The kind of block that this directive opens in a block of kind `context`; `None`: its content, if any, is no
+    /// directives.
+    pub fn inside(&self, context: Context) -> Option<Context> {
+        self.opens.iter().find(|(around, _)| *around == context).map(|(_, inside)| *inside)
+    }
 }
 
 /// A row's [`Kind`] without its setter.
@@ -31,6 +48,7 @@ pub enum Shape {
     Number { min: u64, max: u64 },
     Size,
     Millis,
+    Buffers,
     Text,
     Keyword(&'static [&'static str]),
     Custom,
@@ -39,20 +57,46 @@ pub enum Shape {
 }
 
 impl<C, X> Directive<C, X> {
-    pub fn info(&self, module: &'static str) -> RowInfo {
+    /// `defaults` are the module's settings where nothing is set; `inherits` is how its rows are inherited that do not
+    /// say it themselves.
+    pub fn info(&self, module: &'static str, inherits: Inherits, defaults: &mut C) -> RowInfo {
         let shape = match &self.kind {
             Kind::Flag(_) => Shape::Flag,
             Kind::Number { min, max, .. } => Shape::Number { min: *min, max: *max },
             Kind::Size(_) => Shape::Size,
             Kind::Millis(_) => Shape::Millis,
+            Kind::Buffers(_) => Shape::Buffers,
             Kind::Text(_) => Shape::Text,
-            Kind::Keyword { words, .. } => Shape::Keyword(words),
+            Kind::Keyword(slot) => Shape::Keyword(slot(defaults).words()),
+            Kind::Index { words, .. } => Shape::Keyword(words),
             Kind::Custom(_) => Shape::Custom,
             Kind::Block(_) => Shape::Block,
             Kind::Accepted(check) => Shape::Accepted(*check),
         };
-        let Self { name, contexts, arity, doc, .. } = *self;
-        RowInfo { name, module, contexts, arity, shape, doc }
+        let default = self.default.map(Cow::Borrowed).or_else(|| self.field_default(defaults));
+        let inherits = self.inherits.unwrap_or(inherits);
+        let Self { name, contexts, arity, doc, opens, .. } = *self;
+        RowInfo { name, module, contexts, arity, shape, doc, default, inherits, opens }
+    }
+
+    /// The default that the row's field has, as it would be written.
+    fn field_default(&self, defaults: &mut C) -> Option<Cow<'static, str>> {
+        let text = match &self.kind {
+            Kind::Flag(slot) => {
+                return slot(defaults).default_value().map(|on| if *on { "on" } else { "off" }.into());
+            }
+            Kind::Keyword(slot) => return slot(defaults).default_word().map(Cow::Borrowed),
+            Kind::Number { slot, .. } => slot(defaults).default_value()?.to_string(),
+            Kind::Size(slot) => format_size(*slot(defaults).default_value()?),
+            Kind::Millis(slot) => format_millis(*slot(defaults).default_value()?),
+            Kind::Buffers(slot) => {
+                let (count, size) = *slot(defaults).default_value()?;
+                format!("{count} {}", format_size(size))
+            }
+            Kind::Text(slot) => slot(defaults).default_value()?.to_string(),
+            Kind::Index { .. } | Kind::Custom(_) | Kind::Block(_) | Kind::Accepted(_) => return None,
+        };
+        Some(text.into())
     }
 
     /// Sets the directive's value in `conf`. Name, context and arity have been checked.
@@ -65,7 +109,12 @@ impl<C, X> Directive<C, X> {
             Kind::Size(slot) => slot(conf).set(params::size(node, 0)?, node.span),
             Kind::Millis(slot) => slot(conf).set(params::millis(node, 0)?, node.span),
             Kind::Text(slot) => slot(conf).set(node.arg(0).into(), node.span),
-            Kind::Keyword { words, slot } => slot(conf).set(params::keyword(node, 0, words)?, node.span),
+            Kind::Buffers(slot) => slot(conf).set(params::buffers(node)?, node.span),
+            Kind::Keyword(slot) => {
+                let field = slot(conf);
+                field.set_word(params::keyword(node, 0, field.words())?, node.span)
+            }
+            Kind::Index { words, slot } => slot(conf).set(params::keyword(node, 0, words)?, node.span),
             Kind::Custom(set) | Kind::Block(set) => return set(conf, cx, node),
             Kind::Accepted(check) => return accept(node, *check),
         };
@@ -86,11 +135,14 @@ pub struct Slot<C: 'static, P: 'static, X: 'static> {
     pub name: &'static str,
     pub rows: &'static [Directive<C, X>],
     pub conf: fn(&mut P) -> &mut C,
+    /// How its settings are inherited, where a row does not say it.
+    pub inherits: Inherits,
 }
 
-impl<C, P, X> Module<P, X> for Slot<C, P, X> {
+impl<C: Default, P, X> Module<P, X> for Slot<C, P, X> {
     fn rows(&self) -> Vec<RowInfo> {
-        self.rows.iter().map(|row| row.info(self.name)).collect()
+        let mut defaults = C::default();
+        self.rows.iter().map(|row| row.info(self.name, self.inherits, &mut defaults)).collect()
     }
 
     fn apply(&self, row: usize, node: &Node, partial: &mut P, cx: &mut X) -> Result<(), Diagnostic> {

@@ -7,8 +7,8 @@ use crate::config::directive::{Accepted, accepted, block, custom, flag, millis, 
 use crate::config::inherit::duplicate;
 use crate::config::table::{Module, Slot, Table};
 use crate::config::{
-    Arity, Context, Diagnostic, Diagnostics, Directive, HasDiagnostics, Inherit, Node, Severity, Span,
-    absent, params,
+    Arity, Context, Diagnostic, Diagnostics, Directive, HasDiagnostics, Inherit, Inherits, Node, Severity,
+    Span, absent, params,
 };
 use crate::http;
 use crate::log::{Level, Logger, Target};
@@ -82,8 +82,9 @@ const BUILT_IN: [&str; 3] = ["brotli", "headers_more", "zstd"];
 
 #[rustfmt::skip]
 pub static MAIN: &[Row] = &[
-    block("events", Context::MAIN, Arity::exactly(0), events, "Settings of connection processing."),
-    block("http", Context::MAIN, Arity::exactly(0), http_block, "The HTTP servers."),
+    block("events", Context::MAIN, Arity::exactly(0), events, "Settings of connection processing.")
+        .opens(&[(Context::MAIN, Context::EVENTS)]),
+    block("http", Context::MAIN, Arity::exactly(0), http_block, "The HTTP servers.").opens(&[(Context::MAIN, Context::HTTP)]),
     custom("worker_processes", Context::MAIN, Arity::exactly(1), worker_processes, "Number of workers, up to 256, or auto for one a processor; 1."),
     millis("worker_shutdown_timeout", Context::MAIN, |s| &mut s.worker_shutdown_timeout,
         "Time for a graceful stop, after which open connections are closed, 0 for no limit; 0."),
@@ -129,8 +130,12 @@ pub static MAIN: &[Row] = &[
     accepted("debug_connection", Context::EVENTS, Arity::exactly(1), Accepted::List, "Levels are set by error_log, for all clients alike."),
 ];
 
-static SLOTS: &[&dyn Module<Settings, Cx>] =
-    &[&Slot { name: "core", rows: MAIN, conf: |settings: &mut Settings| settings }];
+static SLOTS: &[&dyn Module<Settings, Cx>] = &[&Slot {
+    name: "core",
+    rows: MAIN,
+    conf: |settings: &mut Settings| settings,
+    inherits: Inherits::Everywhere,
+}];
 
 /// The rows of the main and events blocks.
 pub fn table() -> &'static Table<Settings, Cx> {

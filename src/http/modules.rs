@@ -5,7 +5,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::config::table::{Module, Slot, Table};
-use crate::config::{self, Merge, RowInfo};
+use crate::config::{self, Inherits, Merge, RowInfo};
 use crate::http::config::compile::{self, Cx};
 use crate::http::pipeline::Verdict;
 use crate::http::request::Request;
@@ -88,6 +88,15 @@ pub trait BlockConf: Default + Merge {
     }
 }
 
+/// How a module's rows are inherited, unless one says it itself.
+const fn inherits<C: BlockConf>() -> Inherits {
+    match (C::INHERITS, C::INHERITS_NAMELESS) {
+        (true, _) => Inherits::Everywhere,
+        (false, true) => Inherits::Conditional,
+        (false, false) => Inherits::Nowhere,
+    }
+}
+
 /// A point on a request's way at which modules decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -160,11 +169,17 @@ macro_rules! modules {
         }
 
         static SLOTS: &[&dyn Module<Partial, Cx>] = &[
-            &Slot { name: "structure", rows: compile::DIRECTIVES, conf: |partial: &mut Partial| &mut partial.structure },
+            &Slot {
+                name: "structure",
+                rows: compile::DIRECTIVES,
+                conf: |partial: &mut Partial| &mut partial.structure,
+                inherits: Inherits::Nowhere,
+            },
             $(&Slot {
                 name: stringify!($name),
                 rows: $name::DIRECTIVES,
                 conf: |partial: &mut Partial| &mut **partial.$name.get_or_insert_default(),
+                inherits: inherits::<$name::Conf>(),
             },)*
         ];
 

@@ -1,39 +1,63 @@
 //! How directives reach their setters, and what is said about those that do not.
 
 use super::*;
-use crate::config::directive::{accepted, block, custom, flag, keyword, millis, number, size};
-use crate::config::{Diagnostics, Inherit, LoadOptions, load_text};
+use crate::config::directive::{
+    accepted, block, buffers, custom, flag, keyword, millis, number, one_of, size, text,
+};
+use crate::config::inherit::{own, replace};
+use crate::config::{Diagnostics, Inherit, LoadOptions, Setting, keywords, load_text, settings};
 
-#[derive(Default)]
-struct Http {
-    sendfile: Inherit<bool>,
-    connections_max: Inherit<u64>,
-    buffer_bytes: Inherit<u64>,
-    timeout_ms: Inherit<u64>,
-    satisfy: Inherit<usize>,
-    headers: Vec<String>,
-    servers: Vec<Http>,
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Linger {
+    Off,
+    Always,
+}
+keywords!(Linger { "off" => Off, "always" => Always });
+
+settings! {
+    struct Http {
+        sendfile: Setting<bool> = true,
+        connections_max: Inherit<u64>,
+        requests_max: Setting<u64> = 1000,
+        buffer_bytes: Setting<u64> = 8192,
+        output: Setting<(u64, u64)> = (2, 32 * 1024),
+        timeout_ms: Setting<u64> = 60_000,
+        kind: Setting<Box<str>> = "text/plain".into(),
+        satisfy: Inherit<usize>,
+        linger: Setting<Linger> = Linger::Always,
+        headers: Vec<String> => replace,
+        servers: Vec<Http> => own,
+    }
 }
 
 static HTTP: Slot<Http, Http, Diagnostics> = Slot {
     name: "core",
     rows: &[
-        flag("sendfile", Context::ANY, |c| &mut c.sendfile, "Sends files without copying; on."),
+        flag("sendfile", Context::ANY, |c| &mut c.sendfile, "Sends files without copying."),
         number("connections", Context::HTTP, (1, 9), |c| &mut c.connections_max, "Most connections."),
-        size("buffer", Context::ANY, |c| &mut c.buffer_bytes, "Bytes of a buffer; 8k."),
-        millis("timeout", Context::ANY, |c| &mut c.timeout_ms, "How long to wait; 60s."),
+        number("requests", Context::HTTP, (1, 9000), |c| &mut c.requests_max, "Most requests."),
+        size("buffer", Context::ANY, |c| &mut c.buffer_bytes, "Bytes of a buffer."),
+        buffers("output", Context::ANY, |c| &mut c.output, "Number and size of buffers."),
+        millis("timeout", Context::ANY, |c| &mut c.timeout_ms, "How long to wait."),
+        text("kind", Context::ANY, |c| &mut c.kind, "The type of a file."),
+        one_of("linger", Context::ANY, |c| &mut c.linger, "Whether to wait for the client."),
         keyword("satisfy", Context::ANY, &["all", "any"], |c| &mut c.satisfy, "Who may pass; all."),
-        custom("add_header", Context::ANY, Arity::between(2, 3), add_header, "Adds a header."),
-        block("server", Context::HTTP, Arity::exactly(0), server, "A virtual server."),
+        custom("add_header", Context::ANY, Arity::between(2, 3), add_header, "Adds a header.")
+            .default("none"),
+        block("server", Context::HTTP, Arity::exactly(0), server, "A virtual server.")
+            .opens(&[(Context::HTTP, Context::SERVER)])
+            .inherits(Inherits::Nowhere),
         accepted("buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "No effect."),
     ],
     conf: |partial| partial,
+    inherits: Inherits::Everywhere,
 };
 
 static UPSTREAM: Slot<Http, Http, Diagnostics> = Slot {
     name: "upstream",
     rows: &[custom("server", Context::UPSTREAM, Arity::at_least(1), add_header, "A peer.")],
     conf: |partial| partial,
+    inherits: Inherits::Everywhere,
 };
 
 fn table() -> Table<Http, Diagnostics> {
@@ -67,16 +91,18 @@ fn compile(text: &str, context: Context) -> (Http, Vec<String>) {
 #[test]
 fn values_reach_their_slots() {
     let text = "sendfile ON; connections 9; buffer 8k; timeout '1m 30s'; satisfy any; add_header a b;
-                server { sendfile off; add_header c d; } server { } buffers 4 8k;";
+                server { sendfile off; add_header c d; } server { } buffers 4 8k;
+                output 1 4k; linger off; kind text/html;";
     let (http, found) = compile(text, Context::HTTP);
     assert_eq!(found, [""; 0]);
-    assert_eq!(http.sendfile.as_ref(), Some(&true));
+    assert!(http.sendfile.get() && http.sendfile.is_set());
     assert_eq!(http.connections_max.as_ref(), Some(&9));
-    assert_eq!(http.buffer_bytes.as_ref(), Some(&8192));
-    assert_eq!(http.timeout_ms.as_ref(), Some(&90_000));
+    assert_eq!((http.buffer_bytes.get(), http.timeout_ms.get()), (8192, 90_000));
+    assert_eq!((http.output.get(), http.linger.get()), ((1, 4096), Linger::Off));
+    assert_eq!(&**http.kind.value(), "text/html");
     assert_eq!(http.satisfy.as_ref(), Some(&1));
     assert_eq!(http.headers, ["a"]);
-    assert_eq!(http.servers[0].sendfile.as_ref(), Some(&false));
+    assert!(!http.servers[0].sendfile.get());
     assert_eq!(http.servers[0].headers, ["c"]);
     assert!(!http.servers[1].sendfile.is_set());
 }
@@ -113,6 +139,14 @@ fn each_error_has_nginx_words_and_help() {
         ("connections x;", "\"connections\" directive invalid number"),
         ("connections 10;", "value must be between 1 and 9 | \"connections\" is a number from 1 to 9"),
         ("satisfy al;", "invalid value \"al\" | did you mean \"all\"?"),
+        ("linger alway;", "invalid value \"alway\" | did you mean \"always\"?"),
+        ("linger on;", "invalid value \"on\" | one of: off, always"),
+        ("linger off; linger off;", "\"linger\" directive is duplicate"),
+        (
+            "output 0 4k;",
+            "\"output\" directive invalid value | a number of buffers, and the size of one: 8 4k",
+        ),
+        ("output 1 0;", "\"output\" directive invalid value"),
         ("satisfy nobody;", "invalid value \"nobody\" | one of: all, any"),
         (
             "timeout 1q;",
@@ -132,6 +166,39 @@ fn each_error_has_nginx_words_and_help() {
     for (text, expected) in cases {
         assert_eq!(compile(text, Context::HTTP).1, [expected], "{text}");
     }
+}
+
+#[test]
+fn a_default_is_told_as_the_configuration_would_say_it() {
+    let table = table();
+    let default = |name: &str| table.find(name, Context::HTTP).and_then(|row| row.default.as_deref());
+    for (name, expected) in [
+        ("sendfile", Some("on")),
+        ("connections", None),
+        ("requests", Some("1000")),
+        ("buffer", Some("8k")),
+        ("output", Some("2 32k")),
+        ("timeout", Some("60s")),
+        ("kind", Some("text/plain")),
+        ("satisfy", None),
+        ("linger", Some("always")),
+        ("add_header", Some("none")),
+        ("server", None),
+        ("buffers", None),
+    ] {
+        assert_eq!(default(name), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_row_inherits_like_its_module_unless_it_says_otherwise() {
+    let table = table();
+    let row = |name: &str| table.find(name, Context::HTTP).expect("it is there");
+    assert_eq!(row("timeout").inherits, Inherits::Everywhere);
+    assert_eq!(row("server").inherits, Inherits::Nowhere);
+    assert_eq!(row("server").inside(Context::HTTP), Some(Context::SERVER));
+    assert_eq!(row("server").inside(Context::SERVER), None, "a server within a server is none");
+    assert_eq!(row("timeout").inside(Context::HTTP), None);
 }
 
 #[test]

@@ -205,8 +205,9 @@ struct LocationDraft {
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<()>] = &[
-    block("server", Context::HTTP, Arity::exactly(0), server, "A virtual server."),
-    block("location", Context::SERVER.or(Context::LOCATION), Arity::between(1, 2), location, "Settings for the URIs that match."),
+    block("server", Context::HTTP, Arity::exactly(0), server, "A virtual server.").opens(&[(Context::HTTP, Context::SERVER)]),
+    block("location", Context::SERVER.or(Context::LOCATION), Arity::between(1, 2), location, "Settings for the URIs that match.")
+        .opens(&[(Context::SERVER, Context::LOCATION), (Context::LOCATION, Context::LOCATION)]),
     custom("listen", Context::SERVER, Arity::at_least(1), listen::listen,
         "Address, port or unix: path, and the socket's parameters: default_server, backlog=, rcvbuf=, sndbuf=, so_keepalive=, fastopen=, deferred, \
          ipv6only=, reuseport, bind, multipath, proxy_protocol; *:80."),

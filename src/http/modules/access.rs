@@ -7,7 +7,7 @@
 use crate::base::network::Network;
 use crate::config::directive::{block, custom, keyword};
 use crate::config::inherit::{duplicate, replace};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Inherits, Merge, Node, Span};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Reply, Verdict};
@@ -33,14 +33,17 @@ pub struct Conf {
 }
 
 const RULE: Context = Context::ANY.or(Context::LIMIT_EXCEPT);
+/// A block with any rule has none of the outer block's.
+const LIST: Inherits = Inherits::List("allow");
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("allow", RULE, Arity::exactly(1), allow,
-        "Lets clients in by address, network, unix: or all. Of all lines with \"deny\" the first that fits decides."),
-    custom("deny", RULE, Arity::exactly(1), deny, "Refuses clients by address, network, unix: or all."),
+        "Lets clients in by address, network, unix: or all. Of all lines with \"deny\" the first that fits decides.").inherits(LIST),
+    custom("deny", RULE, Arity::exactly(1), deny, "Refuses clients by address, network, unix: or all.").inherits(LIST),
     keyword("satisfy", Context::ANY, &["all", "any"], |c| &mut c.satisfy, "Whether all kinds of access control have to let a request in, or any of them; all."),
-    block("limit_except", Context::LOCATION, Arity::at_least(1), limit_except, "Directives for all methods but those named. GET stands for HEAD too."),
+    block("limit_except", Context::LOCATION, Arity::at_least(1), limit_except,
+        "Directives for all methods but those named. GET stands for HEAD too.").opens(&[(Context::LOCATION, Context::LIMIT_EXCEPT)]),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

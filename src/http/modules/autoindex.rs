@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 
-use crate::config::directive::{flag, keyword};
-use crate::config::{Context, Inherit, Merge};
+use crate::config::directive::{flag, one_of};
+use crate::config::{Context, Setting, keywords, settings};
 use crate::http::modules::open_file_cache::{self, FileKind};
 use crate::http::modules::{BlockConf, Directive, charset, core, static_file};
 use crate::http::pipeline::{Reply, Verdict, Work, is_get_or_head};
@@ -26,40 +26,31 @@ use crate::net::budget::{self, Part};
 use crate::runtime;
 use page::{Format, Page};
 
-const FORMATS: [Format; 4] = [Format::Html, Format::Json, Format::Jsonp, Format::Xml];
-const FORMAT_NAMES: &[&str] = &["html", "json", "jsonp", "xml"];
+keywords!(Format { "html" => Html, "json" => Json, "jsonp" => Jsonp, "xml" => Xml });
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    on: Inherit<bool>,
-    format: Inherit<usize>,
-    exact_size: Inherit<bool>,
-    localtime: Inherit<bool>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        on: Setting<bool> = false,
+        format: Setting<Format> = Format::Html,
+        exact_size: Setting<bool> = true,
+        localtime: Setting<bool> = false,
+    }
 }
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("autoindex", Context::ANY, |c| &mut c.on, "Lists directories that have no index file; off."),
-    keyword("autoindex_format", Context::ANY, FORMAT_NAMES, |c| &mut c.format,
-        "The language of these lists; jsonp calls the function that the argument callback names; html."),
-    flag("autoindex_exact_size", Context::ANY, |c| &mut c.exact_size, "Shows sizes in bytes, instead of in K, M or G, in HTML; on."),
-    flag("autoindex_localtime", Context::ANY, |c| &mut c.localtime, "Shows times in the local zone, instead of in UTC, in HTML; off."),
+    flag("autoindex", Context::ANY, |c| &mut c.on, "Lists directories that have no index file."),
+    one_of("autoindex_format", Context::ANY, |c| &mut c.format, "The language of these lists; jsonp calls the function that the argument callback names."),
+    flag("autoindex_exact_size", Context::ANY, |c| &mut c.exact_size, "Shows sizes in bytes, instead of in K, M or G, in HTML."),
+    flag("autoindex_localtime", Context::ANY, |c| &mut c.localtime, "Shows times in the local zone, instead of in UTC, in HTML."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
 
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.on.merge(&outer.on);
-        self.format.merge(&outer.format);
-        self.exact_size.merge(&outer.exact_size);
-        self.localtime.merge(&outer.localtime);
-    }
-}
-
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
-        self.on.get(false)
+        self.on.get()
     }
 }
 
@@ -69,7 +60,7 @@ pub type Reading = Arc<Mutex<Option<io::Result<Vec<u8>>>>>;
 /// Answers with what a directory holds.
 pub fn content(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.autoindex;
-    if !conf.on.get(false) || request.uri.last() != Some(&b'/') || !is_get_or_head(request.method) {
+    if !conf.on.get() || request.uri.last() != Some(&b'/') || !is_get_or_head(request.method) {
         return Verdict::Next;
     }
     let mut path = Vec::new();
@@ -115,7 +106,7 @@ pub fn taken(request: &mut Request) -> io::Result<Vec<u8>> {
 }
 
 fn page(request: &mut Request, conf: &Conf) -> Option<Page> {
-    let mut format = FORMATS[conf.format.get(0)];
+    let mut format = conf.format.get();
     let mut callback = Vec::new();
     if format == Format::Jsonp {
         callback = callback_of(&request.args)?;
@@ -127,8 +118,8 @@ fn page(request: &mut Request, conf: &Conf) -> Option<Page> {
         format,
         uri: request.uri.clone(),
         callback,
-        has_exact_sizes: conf.exact_size.get(true),
-        is_local_time: conf.localtime.get(false),
+        has_exact_sizes: conf.exact_size.get(),
+        is_local_time: conf.localtime.get(),
         is_utf8: charset::is_utf8(request, format.content_type()),
     })
 }
@@ -162,7 +153,7 @@ fn finish(request: &mut Request, _: u64) -> Verdict {
         }
         Ok(page) => {
             let conf: &'static Conf = &request.location.autoindex;
-            let asked = FORMATS[conf.format.get(0)];
+            let asked = conf.format.get();
             let is_plain = asked == Format::Jsonp && !page.starts_with(b"/*");
             let format = if is_plain { Format::Json } else { asked };
             let response = Response::with_type(200, format.content_type());

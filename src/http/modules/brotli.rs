@@ -9,7 +9,7 @@ use brotli::enc::encode::{BrotliEncoderOperation as Operation, BrotliEncoderStat
 use brotli::enc::{BrotliEncoderParams, StandardAlloc};
 
 use crate::config::directive::{Accepted, accepted, custom, flag, number, size};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, gzip};
 use crate::http::request::Request;
@@ -17,11 +17,13 @@ use crate::http::response::coding::{self, Block, Engine, Name, Offer};
 use crate::http::response::filter::Signal;
 use crate::http::variable::{Variable, variable};
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    pub offer: Offer,
-    level: Inherit<u64>,
-    window_bits: Inherit<u8>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        pub offer: Offer,
+        level: Setting<u64> = 6,
+        window_bits: Setting<u8> = WINDOW_BITS,
+    }
 }
 
 const WINDOW_BITS: u8 = 17;
@@ -30,27 +32,20 @@ const WINDOW_BITS_MIN: u8 = 10;
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("brotli", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with brotli for clients that accept it; off."),
+    flag("brotli", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with brotli for clients that accept it."),
     number("brotli_comp_level", Context::ANY, (0, 11), |c| &mut c.level,
         "How small brotli makes answers, from 0, the fastest, to 11. Steps of more than a millisecond are made on another thread, one at a time for each \
-         worker: above 9 a page of 64 KiB takes a tenth of a second and more; 6."),
-    custom("brotli_types", Context::ANY, Arity::at_least(1), |c, cx, node| c.offer.add_types(cx, node),
-        "Types of answers, beside text/html, that are encoded with brotli, or * for all; text/html."),
-    size("brotli_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with brotli; 20."),
-    custom("brotli_window", Context::ANY, Arity::exactly(1), window, "Bytes in which brotli looks for repetitions, a power of two from 1k to 16m; 128k."),
-    accepted("brotli_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once; 32 4k."),
+         worker: above 9 a page of 64 KiB takes a tenth of a second and more."),
+    custom("brotli_types", Context::ANY, Arity::at_least(1), |c: &mut Conf, cx, node| c.offer.add_types(cx, node),
+        "Types of answers, beside text/html, that are encoded with brotli, or * for all.").default("text/html"),
+    size("brotli_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with brotli."),
+    custom("brotli_window", Context::ANY, Arity::exactly(1), window,
+        "Bytes in which brotli looks for repetitions, a power of two from 1k to 16m.").default("128k"),
+    accepted("brotli_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once.").default("32 4k"),
 ];
 
 pub static VARIABLES: &[Variable] =
     &[variable("brotli_ratio", |request, _, out| coding::ratio(request, Name::Brotli, out))];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.offer.merge(&outer.offer);
-        self.level.merge(&outer.level);
-        self.window_bits.merge(&outer.window_bits);
-    }
-}
 
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
@@ -68,11 +63,8 @@ fn window(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 pub fn head(request: &mut Request) {
     let ways = |request: &Request| {
         let conf = &request.location.brotli;
-        let best = Shape::new(
-            conf.level.get(6) as u8,
-            conf.window_bits.get(WINDOW_BITS),
-            request.response.content_length,
-        );
+        let best =
+            Shape::new(conf.level.get() as u8, conf.window_bits.get(), request.response.content_length);
         let less = Shape { level: best.level.min(4), window_bits: best.window_bits.min(16) };
         let least = Shape { level: best.level.min(1), window_bits: best.window_bits.min(14) };
         [best, less, least].map(|shape| (shape, shape.state_bytes()))

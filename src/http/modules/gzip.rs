@@ -8,9 +8,9 @@ mod engine;
 use std::sync::Arc;
 
 use crate::base::gzip::{MEMORY_LEVEL, Shape, WINDOW_BITS};
-use crate::config::directive::{Accepted, accepted, custom, flag, keyword, number, size};
+use crate::config::directive::{Accepted, accepted, custom, flag, number, one_of, size};
 use crate::config::inherit::replace;
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
+use crate::config::{Arity, Context, Diagnostic, Merge, Node, Setting, keywords, params, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::regex::Regex;
@@ -20,16 +20,18 @@ use crate::http::variable::{Variable, variable};
 use crate::proto::message::Version;
 use engine::Gzip;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    pub offer: Offer,
-    level: Inherit<u64>,
-    window_bits: Inherit<u8>,
-    memory_level: Inherit<u8>,
-    http_version: Inherit<usize>,
-    vary: Inherit<bool>,
-    proxied: Proxied,
-    disable: Vec<Disabled>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        pub offer: Offer,
+        level: Setting<u64> = 1,
+        window_bits: Setting<u8> = WINDOW_BITS,
+        memory_level: Setting<u8> = MEMORY_LEVEL,
+        http_version: Setting<Version> = Version::Http11,
+        vary: Setting<bool> = false,
+        proxied: Proxied,
+        disable: Vec<Disabled> => replace,
+    }
 }
 
 /// The set of answers to proxies that are encoded (`gzip_proxied`); empty: not set.
@@ -64,7 +66,7 @@ enum Disabled {
     Agents(Arc<Regex>),
 }
 
-const VERSIONS: [Version; 2] = [Version::Http10, Version::Http11];
+keywords!(Version { "1.0" => Http10, "1.1" => Http11 });
 
 const ONE: Arity = Arity::exactly(1);
 const SOME: Arity = Arity::at_least(1);
@@ -73,42 +75,34 @@ const SOME: Arity = Arity::at_least(1);
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("gzip", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on,
         "Encodes answers with gzip for clients that accept it. Of several codings that are on the one that the client likes best is taken, of equals zstd, \
-         then br, then gzip; off."),
+         then br, then gzip."),
     number("gzip_comp_level", Context::ANY, (1, 9), |c| &mut c.level,
-        "How small gzip makes answers, from 1, the fastest, to 9. Sizes are those of zlib's levels; 1."),
-    custom("gzip_types", Context::ANY, SOME, |c, cx, node| c.offer.add_types(cx, node),
-        "Types of answers, beside text/html, that are encoded with gzip, or * for all; text/html."),
-    size("gzip_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with gzip; 20."),
+        "How small gzip makes answers, from 1, the fastest, to 9. Sizes are those of zlib's levels."),
+    custom("gzip_types", Context::ANY, SOME, |c: &mut Conf, cx, node| c.offer.add_types(cx, node),
+        "Types of answers, beside text/html, that are encoded with gzip, or * for all.").default("text/html"),
+    size("gzip_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with gzip."),
     custom("gzip_proxied", Context::ANY, SOME, proxied,
         "Which answers to requests with Via are encoded: expired, no-cache, no-store, private, no_last_modified, no_etag, auth, any or off. For all \
-         codings; off."),
-    keyword("gzip_http_version", Context::ANY, &["1.0", "1.1"], |c| &mut c.http_version,
-        "Least version of HTTP of a request whose answer is encoded. For all codings; 1.1."),
+         codings.").default("off"),
+    one_of("gzip_http_version", Context::ANY, |c| &mut c.http_version, "Least version of HTTP of a request whose answer is encoded. For all codings."),
     custom("gzip_disable", Context::ANY, SOME, disable,
         "Clients whose answers are not encoded: regular expressions for their User-Agent, or msie6 for old ones of Internet Explorer. For all codings."),
-    flag("gzip_vary", Context::ANY, |c| &mut c.vary, "Adds Vary: Accept-Encoding to answers that are encoded for some clients. For all codings; off."),
-    custom("gzip_window", Context::ANY, ONE, window, "Bytes in which gzip looks for repetitions, a power of two from 512 to 32k; 32k."),
-    custom("gzip_hash", Context::ANY, ONE, hash, "Memory for gzip's tables, a power of two from 512 to 128k; 64k."),
-    accepted("gzip_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once; 32 4k."),
-    accepted("postpone_gzipping", Context::ANY, ONE, Accepted::Size, "Memory for gzip is taken from what is kept for the next answer; 0."),
-    accepted("gzip_no_buffer", Context::ANY, ONE, Accepted::Flag, "What is encoded is sent at once; off."),
+    flag("gzip_vary", Context::ANY, |c| &mut c.vary, "Adds Vary: Accept-Encoding to answers that are encoded for some clients. For all codings."),
+    custom("gzip_window", Context::ANY, ONE, window, "Bytes in which gzip looks for repetitions, a power of two from 512 to 32k.").default("32k"),
+    custom("gzip_hash", Context::ANY, ONE, hash, "Memory for gzip's tables, a power of two from 512 to 128k.").default("64k"),
+    accepted("gzip_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once.").default("32 4k"),
+    accepted("postpone_gzipping", Context::ANY, ONE, Accepted::Size, "Memory for gzip is taken from what is kept for the next answer.").default("0"),
+    accepted("gzip_no_buffer", Context::ANY, ONE, Accepted::Flag, "What is encoded is sent at once.").default("off"),
 ];
 
 pub static VARIABLES: &[Variable] =
     &[variable("gzip_ratio", |request, _, out| coding::ratio(request, Name::Gzip, out))];
 
-impl Merge for Conf {
+impl Merge for Proxied {
     fn merge(&mut self, outer: &Self) {
-        self.offer.merge(&outer.offer);
-        self.level.merge(&outer.level);
-        self.window_bits.merge(&outer.window_bits);
-        self.memory_level.merge(&outer.memory_level);
-        self.http_version.merge(&outer.http_version);
-        self.vary.merge(&outer.vary);
-        if self.proxied == Proxied::default() {
-            self.proxied = outer.proxied;
+        if *self == Self::default() {
+            *self = *outer;
         }
-        replace(&mut self.disable, &outer.disable);
     }
 }
 
@@ -120,11 +114,11 @@ impl BlockConf for Conf {
 
 impl Conf {
     pub fn http_version(&self) -> Version {
-        VERSIONS[self.http_version.get(1)]
+        self.http_version.get()
     }
 
     pub fn vary(&self) -> bool {
-        self.vary.get(false)
+        self.vary.get()
     }
 
     pub fn proxied(&self) -> Proxied {
@@ -142,9 +136,9 @@ impl Conf {
 
     fn shape(&self) -> Shape {
         Shape {
-            level: self.level.get(1) as u8,
-            window_bits: self.window_bits.get(WINDOW_BITS),
-            memory_level: self.memory_level.get(MEMORY_LEVEL),
+            level: self.level.get() as u8,
+            window_bits: self.window_bits.get(),
+            memory_level: self.memory_level.get(),
         }
     }
 }

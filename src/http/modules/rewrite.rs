@@ -62,7 +62,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
          the client there. A ? at the end drops the arguments."),
     block("if", Context::SERVER.or(Context::LOCATION), Arity::at_least(1), if_,
         "Directives for requests for which a condition holds: ($variable), ($variable = text), !=, ~ and ~* with a regular expression, !~, !~*, and -f, \
-         -d, -e, -x with a path, or these with ! before."),
+         -d, -e, -x with a path, or these with ! before.").opens(&[(Context::SERVER, Context::SERVER_IF), (Context::LOCATION, Context::LOCATION_IF)]),
     custom("set", CONTEXTS, Arity::exactly(2), set, "Sets a variable to a value."),
     custom("return", CONTEXTS, Arity::between(1, 2), return_, "Answers with a status and a text or a URL to go to. Status 444 closes the connection."),
     custom("break", CONTEXTS, Arity::exactly(0), break_, "Ends the steps of this module for this location. A path that they have changed stays in it."),

@@ -58,7 +58,7 @@ const UPSTREAM: Context = Context::UPSTREAM;
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    block("upstream", Context::HTTP, Arity::exactly(1), upstream, "A named group of servers that share load."),
+    block("upstream", Context::HTTP, Arity::exactly(1), upstream, "A named group of servers that share load.").opens(&[(Context::HTTP, Context::UPSTREAM)]),
     custom("server", UPSTREAM, Arity::at_least(1), server,
         "A server of the group: weight, max_fails, fail_timeout, max_conns, backup, down. With resolve it follows its name while serving, with service= by \
          SRV records."),

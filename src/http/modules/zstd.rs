@@ -11,7 +11,7 @@ use zstd_safe::zstd_sys::ZSTD_EndDirective as End;
 use zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ResetDirective};
 
 use crate::config::directive::{Accepted, accepted, custom, flag, number, size};
-use crate::config::{Arity, Context, Inherit, Merge};
+use crate::config::{Arity, Context, Setting, settings};
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::response::coding::{self, Block, Engine, Name, Offer};
@@ -19,32 +19,27 @@ use crate::http::response::filter::Signal;
 use crate::http::variable::{Variable, variable};
 use crate::runtime;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    pub offer: Offer,
-    level: Inherit<u64>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        pub offer: Offer,
+        level: Setting<u64> = 1,
+    }
 }
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("zstd", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with Zstandard for clients that accept it; off."),
+    flag("zstd", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with Zstandard for clients that accept it."),
     number("zstd_comp_level", Context::ANY, (1, 22), |c| &mut c.level,
-        "How small Zstandard makes answers, from 1, the fastest, to 22. An answer under way holds 1 MiB at level 1, 20 MiB at 19; 1."),
-    custom("zstd_types", Context::ANY, Arity::at_least(1), |c, cx, node| c.offer.add_types(cx, node),
-        "Types of answers, beside text/html, that are encoded with Zstandard, or * for all; text/html."),
-    size("zstd_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with Zstandard; 20."),
-    accepted("zstd_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once; 32 4k."),
+        "How small Zstandard makes answers, from 1, the fastest, to 22. An answer under way holds 1 MiB at level 1, 20 MiB at 19."),
+    custom("zstd_types", Context::ANY, Arity::at_least(1), |c: &mut Conf, cx, node| c.offer.add_types(cx, node),
+        "Types of answers, beside text/html, that are encoded with Zstandard, or * for all.").default("text/html"),
+    size("zstd_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with Zstandard."),
+    accepted("zstd_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once.").default("32 4k"),
 ];
 
 pub static VARIABLES: &[Variable] =
     &[variable("zstd_ratio", |request, _, out| coding::ratio(request, Name::Zstd, out))];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.offer.merge(&outer.offer);
-        self.level.merge(&outer.level);
-    }
-}
 
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
@@ -55,7 +50,7 @@ impl BlockConf for Conf {
 /// Encodes the response where this coding is the one for it.
 pub fn head(request: &mut Request) {
     let ways = |request: &Request| {
-        let best = Shape { level: request.location.zstd.level.get(1) as i32, window_bits: 0 };
+        let best = Shape { level: request.location.zstd.level.get() as i32, window_bits: 0 };
         let less = Shape { level: 1, window_bits: 16 };
         let least = Shape { level: 1, window_bits: 15 };
         let length = request.response.content_length;

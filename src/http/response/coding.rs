@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use crate::base::http_date;
-use crate::config::{Diagnostic, Inherit, Node};
+use crate::config::{Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::core;
 use crate::http::modules::gzip::Proxied;
@@ -50,15 +50,16 @@ impl Name {
 
 /// Answers of these types are encoded when no directive says more.
 const TYPES: &[&str] = &["text/html"];
-/// Bytes of an answer that is worth it.
-const LENGTH_MIN: u64 = 20;
 
-/// The settings that every coding has: on or off, the types and the least length of answers.
-#[derive(Debug, Default)]
-pub struct Offer {
-    pub on: Inherit<bool>,
-    pub length_min: Inherit<u64>,
-    types: MediaTypes,
+settings! {
+    /// The settings that every coding has: on or off, the types and the least length of answers.
+    #[derive(Debug)]
+    pub struct Offer {
+        pub on: Setting<bool> = false,
+        /// Bytes of an answer that is worth it.
+        pub length_min: Setting<u64> = 20,
+        types: MediaTypes,
+    }
 }
 
 impl Offer {
@@ -67,20 +68,14 @@ impl Offer {
         Ok(())
     }
 
-    pub fn merge(&mut self, outer: &Self) {
-        self.on.merge(&outer.on);
-        self.length_min.merge(&outer.length_min);
-        self.types.merge(&outer.types);
-    }
-
     pub fn is_on(&self) -> bool {
-        self.on.get(false)
+        self.on.get()
     }
 
     /// Answers like this one are encoded for clients that want it.
     fn fits(&self, response: &Response) -> bool {
         self.is_on()
-            && response.content_length.is_none_or(|length| length >= self.length_min.get(LENGTH_MIN))
+            && response.content_length.is_none_or(|length| length >= self.length_min.get())
             && self.types.has(response.headers.get(Id::ContentType), TYPES)
     }
 }

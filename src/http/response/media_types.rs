@@ -3,7 +3,7 @@
 //! Pure data. Behaviour: nginx's `*_types` directives: the first of the default types stays in the list, `*` is any
 //! type and also none; what stands behind the `;` of a type makes no difference.
 
-use crate::config::{Diagnostic, Diagnostics, Node};
+use crate::config::{Diagnostic, Diagnostics, Merge, Node};
 
 /// The first of the default types of all these directives.
 const ALWAYS: &str = "text/html";
@@ -45,13 +45,6 @@ impl MediaTypes {
         }
     }
 
-    /// Takes the outer block's list where this block has none.
-    pub fn merge(&mut self, outer: &Self) {
-        if matches!(self.0, Setting::Unset) {
-            self.0.clone_from(&outer.0);
-        }
-    }
-
     /// Whether an answer of this type is meant; `None`: it has none. The first of `defaults` stays in force beside
     /// types that are written, the others only where none are.
     pub fn has(&self, content_type: Option<&[u8]>, defaults: &[&str]) -> bool {
@@ -64,6 +57,15 @@ impl MediaTypes {
             Setting::Listed(list) => {
                 defaults.first().is_some_and(|name| is(name)) || list.iter().any(|name| is(name))
             }
+        }
+    }
+}
+
+/// Takes the outer block's list where this block has none.
+impl Merge for MediaTypes {
+    fn merge(&mut self, outer: &Self) {
+        if matches!(self.0, Setting::Unset) {
+            self.0.clone_from(&outer.0);
         }
     }
 }
