@@ -4,7 +4,7 @@
 //! Behaviour: nginx.org, ngx_http_addition_module.
 
 use crate::config::directive::{custom, text};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
@@ -15,30 +15,24 @@ use crate::http::response::media_types::MediaTypes;
 use crate::http::variable::Variable;
 use crate::proto::header::Id;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    /// Empty: nothing is added.
-    before: Inherit<Box<str>>,
-    after: Inherit<Box<str>>,
-    types: MediaTypes,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        /// Empty: nothing is added.
+        before: Inherit<Box<str>>,
+        after: Inherit<Box<str>>,
+        types: MediaTypes,
+    }
 }
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     text("add_before_body", Context::ANY, |c| &mut c.before, "The URI whose answer stands before an answer's body. Nothing does where it is empty."),
     text("add_after_body", Context::ANY, |c| &mut c.after, "The URI whose answer stands behind an answer's body. Nothing does where it is empty."),
-    custom("addition_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, that something is added to; *: all."),
+    custom("addition_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, that something is added to.").default("*: all"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.before.merge(&outer.before);
-        self.after.merge(&outer.after);
-        self.types.merge(&outer.types);
-    }
-}
 
 impl BlockConf for Conf {
     fn acts(&self) -> bool {

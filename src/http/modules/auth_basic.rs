@@ -18,7 +18,7 @@ use std::rc::Rc;
 use crate::base::base64;
 use crate::base::crypt::{self, Scheme};
 use crate::config::directive::{custom, millis};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, autoindex, core};
 use crate::http::pipeline::{Reply, Verdict, Work};
@@ -32,12 +32,14 @@ use crate::runtime::channel::Notify;
 use crate::runtime::{self, now_ms};
 use crate::sys::file as cached;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    /// `off` as a value switches it off.
-    realm: Inherit<Script>,
-    file: Inherit<File>,
-    delay_ms: Inherit<u64>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        /// `off` as a value switches it off.
+        realm: Inherit<Script>,
+        file: Inherit<File>,
+        delay_ms: Setting<u64> = 0,
+    }
 }
 
 /// The file of users; a relative path begins at the folder of the configuration.
@@ -51,23 +53,15 @@ const CONTEXTS: Context = Context::ANY.or(Context::LIMIT_EXCEPT);
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("auth_basic", CONTEXTS, Arity::exactly(1), auth_basic, "Asks for a user and password, under this name of the area; off."),
+    custom("auth_basic", CONTEXTS, Arity::exactly(1), auth_basic, "Asks for a user and password, under this name of the area.").default("off"),
     custom("auth_basic_user_file", CONTEXTS, Arity::exactly(1), auth_basic_user_file,
         "The file of users, name:password in each line, with passwords as of htpasswd (bcrypt, apr1, SHA), crypt(3)'s $1$, $5$ and $6$, {SSHA} or {PLAIN}. \
          It is a regular file of at most 4 MiB. Of passwords that are slow to check (bcrypt, $5$, $6$) a worker checks one at a time, 16 more wait, and \
          further requests get 503."),
-    millis("auth_delay", Context::ANY, |c| &mut c.delay_ms, "How long a request waits for its status 401; 0."),
+    millis("auth_delay", Context::ANY, |c| &mut c.delay_ms, "How long a request waits for its status 401."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.realm.merge(&outer.realm);
-        self.file.merge(&outer.file);
-        self.delay_ms.merge(&outer.delay_ms);
-    }
-}
 
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
@@ -78,7 +72,7 @@ impl BlockConf for Conf {
 impl Conf {
     /// How long a refusal with 401 waits, whoever refuses.
     pub fn delay_ms(&self) -> u64 {
-        self.delay_ms.get(0)
+        self.delay_ms.get()
     }
 }
 

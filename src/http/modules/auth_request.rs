@@ -5,7 +5,7 @@
 
 use crate::config::directive::custom;
 use crate::config::inherit::replace;
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{self, BlockConf, Directive, core};
 use crate::http::pipeline::{Ask, Reply, Verdict};
@@ -15,11 +15,13 @@ use crate::http::variable::{self, Change, Setter, Variable};
 use crate::log;
 use crate::proto::header::Id;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    /// `None`: off.
-    uri: Inherit<Option<Box<str>>>,
-    sets: Vec<Set>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        /// `None`: off.
+        uri: Inherit<Option<Box<str>>>,
+        sets: Vec<Set> => replace,
+    }
 }
 
 /// One `auth_request_set`.
@@ -39,19 +41,12 @@ enum Place {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("auth_request", Context::ANY, Arity::exactly(1), auth_request,
-        "Asks another URI whether a request is let in: by 2xx it is, by 401 and 403 it is not; off."),
+        "Asks another URI whether a request is let in: by 2xx it is, by 401 and 403 it is not.").default("off"),
     custom("auth_request_set", Context::ANY, Arity::exactly(2), auth_request_set,
         "Sets a variable when \"auth_request\" has been answered; the value may have variables of that answer, such as $upstream_http_x_user."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.uri.merge(&outer.uri);
-        replace(&mut self.sets, &outer.sets);
-    }
-}
 
 impl BlockConf for Conf {
     fn acts(&self) -> bool {

@@ -6,8 +6,8 @@
 use memchr::memmem;
 
 use crate::config::directive::{custom, text};
-use crate::config::inherit::replace;
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
+use crate::config::inherit::{replace, together};
+use crate::config::{Arity, Context, Diagnostic, Node, Setting, params, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
@@ -42,15 +42,18 @@ struct Modern {
     version: u64,
 }
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    modern: Vec<Modern>,
-    /// Browsers that no line names are modern.
-    is_unlisted_modern: bool,
-    ancient: Vec<Box<str>>,
-    is_netscape4_ancient: bool,
-    modern_value: Inherit<Box<str>>,
-    ancient_value: Inherit<Box<str>>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        modern: Vec<Modern> => together,
+        /// Browsers that no line names are modern.
+        is_unlisted_modern: bool => together,
+        ancient: Vec<Box<str>> => together,
+        is_netscape4_ancient: bool => together,
+        modern_value: Setting<Box<str>> = "1".into(),
+        ancient_value: Setting<Box<str>> = "1".into(),
+    }
+    then inherit_browsers
 }
 
 #[rustfmt::skip]
@@ -58,23 +61,23 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("modern_browser", Context::ANY, Arity::between(1, 2), modern_browser,
         "A browser (msie, gecko, opera, safari, konqueror) that is modern from this version on; or unlisted, for those that no line names."),
     custom("ancient_browser", Context::ANY, Arity::at_least(1), ancient_browser,
-        "Texts whose presence in User-Agent makes a browser an ancient one; netscape4 for ^Mozilla/[1-4]."),
-    text("modern_browser_value", Context::ANY, |c| &mut c.modern_value, "The value of $modern_browser; 1."),
-    text("ancient_browser_value", Context::ANY, |c| &mut c.ancient_value, "The value of $ancient_browser; 1."),
+        "Texts whose presence in User-Agent makes a browser an ancient one.").default("netscape4 for ^Mozilla/[1-4]"),
+    text("modern_browser_value", Context::ANY, |c| &mut c.modern_value, "The value of $modern_browser."),
+    text("ancient_browser_value", Context::ANY, |c| &mut c.ancient_value, "The value of $ancient_browser."),
 ];
 
 pub static VARIABLES: &[Variable] = &[
     variable("modern_browser", |request, _, out| {
         let conf: &'static Conf = &request.location.browser;
         if conf.is_modern(request.header(Id::UserAgent)) {
-            out.extend_from_slice(conf.modern_value.as_ref().map_or("1", |value| value).as_bytes());
+            out.extend_from_slice(conf.modern_value.value().as_bytes());
         }
         true
     }),
     variable("ancient_browser", |request, _, out| {
         let conf: &'static Conf = &request.location.browser;
         if !conf.is_modern(request.header(Id::UserAgent)) {
-            out.extend_from_slice(conf.ancient_value.as_ref().map_or("1", |value| value).as_bytes());
+            out.extend_from_slice(conf.ancient_value.value().as_bytes());
         }
         true
     }),
@@ -86,25 +89,21 @@ pub static VARIABLES: &[Variable] = &[
     }),
 ];
 
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        if self.modern.is_empty() && !self.is_unlisted_modern {
-            replace(&mut self.modern, &outer.modern);
-            self.is_unlisted_modern = outer.is_unlisted_modern;
-        } else if !self.modern.is_empty() && self.modern.iter().all(|modern| modern.browser != OPERA) {
-            // It may call itself MSIE too.
-            self.modern.insert(0, Modern { browser: OPERA, version: u64::MAX });
-        }
-        if self.ancient.is_empty() && !self.is_netscape4_ancient {
-            replace(&mut self.ancient, &outer.ancient);
-            self.is_netscape4_ancient = outer.is_netscape4_ancient;
-        }
-        self.modern_value.merge(&outer.modern_value);
-        self.ancient_value.merge(&outer.ancient_value);
+impl BlockConf for Conf {}
+
+fn inherit_browsers(conf: &mut Conf, outer: &Conf) {
+    if conf.modern.is_empty() && !conf.is_unlisted_modern {
+        replace(&mut conf.modern, &outer.modern);
+        conf.is_unlisted_modern = outer.is_unlisted_modern;
+    } else if !conf.modern.is_empty() && conf.modern.iter().all(|modern| modern.browser != OPERA) {
+        // It may call itself MSIE too.
+        conf.modern.insert(0, Modern { browser: OPERA, version: u64::MAX });
+    }
+    if conf.ancient.is_empty() && !conf.is_netscape4_ancient {
+        replace(&mut conf.ancient, &outer.ancient);
+        conf.is_netscape4_ancient = outer.is_netscape4_ancient;
     }
 }
-
-impl BlockConf for Conf {}
 
 fn modern_browser(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let [name, number] = &node.args[..] else {

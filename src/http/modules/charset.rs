@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::config::directive::{block, custom, flag};
 use crate::config::inherit::replace;
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::request::Request;
@@ -32,42 +32,32 @@ const TYPES: &[&str] = &[
     "application/rss+xml",
 ];
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    /// `None`: off.
-    charset: Inherit<Option<Script>>,
-    source: Inherit<Option<Script>>,
-    overrides: Inherit<bool>,
-    types: MediaTypes,
-    /// All `charset_map`s of the configuration.
-    maps: Vec<Arc<CharsetMap>>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        charset: Inherit<Option<Script>>,
+        source: Inherit<Option<Script>>,
+        overrides: Setting<bool> = false,
+        types: MediaTypes,
+        maps: Vec<Arc<CharsetMap>> => replace,
+    }
 }
 
 const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("charset", CONTEXTS, Arity::exactly(1), charset, "The charset of answers, which Content-Type tells, or a variable with its name; off."),
+    custom("charset", CONTEXTS, Arity::exactly(1), charset, "The charset of answers, which Content-Type tells, or a variable with its name.").default("off"),
     custom("source_charset", CONTEXTS, Arity::exactly(1), source_charset, "The charset that texts have; where \"charset\" is another one they are recoded."),
-    flag("override_charset", CONTEXTS, |c| &mut c.overrides, "Recodes also answers of upstreams that tell a charset of their own; off."),
+    flag("override_charset", CONTEXTS, |c| &mut c.overrides, "Recodes also answers of upstreams that tell a charset of their own."),
     custom("charset_types", Context::ANY, Arity::at_least(1), types,
-        "Types of answers, beside text/html, that have a charset, *: all; text/html text/xml text/plain text/vnd.wap.wml application/javascript \
-         application/rss+xml."),
+        "Types of answers, beside text/html, that have a charset, *: all.")
+        .default("text/html text/xml text/plain text/vnd.wap.wml application/javascript application/rss+xml"),
     block("charset_map", Context::HTTP, Arity::exactly(2), charset_map,
         "How bytes of a charset are recoded to another one or to utf-8, and back. An entry is a byte and a character, in hexadecimal."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.charset.merge(&outer.charset);
-        self.source.merge(&outer.source);
-        self.overrides.merge(&outer.overrides);
-        self.types.merge(&outer.types);
-        replace(&mut self.maps, &outer.maps);
-    }
-}
 
 impl BlockConf for Conf {
     fn freeze(&mut self, cx: &mut Cx) {
@@ -175,7 +165,7 @@ fn destination(request: &mut Request) -> Option<Vec<u8>> {
     let conf: &'static Conf = &request.location.charset;
     let charset = conf.charset.as_ref()?.as_ref()?;
     let is_meant = match charset_of(content_type) {
-        Some(_) => conf.overrides.get(false),
+        Some(_) => conf.overrides.get(),
         None => conf.types.has(Some(content_type), TYPES),
     };
     is_meant.then(|| charset.to_vec(request))

@@ -3,7 +3,7 @@
 //! Runs in the log phase, whatever the configuration says: the counters are there from the start, so that whoever
 //! looks later sees the whole past. Touches: shared memory.
 
-use crate::config::Merge;
+use crate::config::settings;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::variable::Variable;
@@ -12,9 +12,10 @@ use crate::shm::behind;
 use crate::shm::counter::Word;
 use crate::shm::histogram::{self, Histogram};
 
-/// It has no directives.
-#[derive(Debug, Default)]
-pub struct Conf {}
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {}
+}
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
@@ -22,10 +23,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, _: &Self) {}
-}
 
 impl BlockConf for Conf {}
 

@@ -10,7 +10,7 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 
 use crate::config::directive::custom;
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, params, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
@@ -33,25 +33,21 @@ struct Setting {
     from: Option<Script>,
 }
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    setting: Inherit<Setting>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        setting: Inherit<Setting>,
+    }
 }
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("disable_symlinks", Context::ANY, Arity::between(1, 2), disable_symlinks,
         "Refuses files whose path has a symbolic link in it: on, or if_not_owner for links whose owner is not that of what they lead to. With from= the \
-         first part of the path is not looked at; off."),
+         first part of the path is not looked at.").default("off"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.setting.merge(&outer.setting);
-    }
-}
 
 impl BlockConf for Conf {}
 

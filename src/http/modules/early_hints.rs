@@ -4,7 +4,8 @@
 //! Behaviour: RFC 8297; nginx.org, `early_hints` of ngx_http_core_module.
 
 use crate::config::directive::custom;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node, inherit};
+use crate::config::inherit::replace;
+use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
@@ -17,15 +18,11 @@ use crate::proto::header::Id;
 use crate::proto::message::Version;
 use crate::runtime::{Io, timeout};
 
-/// The settings of one block.
-#[derive(Clone, Debug, Default)]
-pub struct Conf {
-    conditions: Vec<Script>,
-}
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        inherit::replace(&mut self.conditions, &outer.conditions);
+settings! {
+    /// The settings of one block.
+    #[derive(Clone, Debug)]
+    pub struct Conf {
+        conditions: Vec<Script> => replace,
     }
 }
 

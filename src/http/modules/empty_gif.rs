@@ -6,7 +6,8 @@
 use std::borrow::Cow;
 
 use crate::config::directive::custom;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node};
+use crate::config::inherit::own;
+use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
@@ -15,9 +16,11 @@ use crate::http::response::{Body, Response};
 use crate::http::variable::Variable;
 use crate::proto::header::Id;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    is_on: bool,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        is_on: bool => own,
+    }
 }
 
 #[rustfmt::skip]
@@ -26,10 +29,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, _: &Self) {}
-}
 
 impl BlockConf for Conf {
     const INHERITS: bool = false; // it is the content of its own block

@@ -6,17 +6,19 @@
 use std::sync::Arc;
 
 use crate::config::directive::{custom, text};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::regex::Regex;
 use crate::http::request::Request;
 use crate::http::variable::{Variable, variable};
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    index: Inherit<Box<str>>,
-    split: Inherit<Arc<Regex>>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        index: Inherit<Box<str>>,
+        split: Inherit<Arc<Regex>>,
+    }
 }
 
 #[rustfmt::skip]
@@ -42,13 +44,6 @@ pub static VARIABLES: &[Variable] = &[
         true
     }),
 ];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.index.merge(&outer.index);
-        self.split.merge(&outer.split);
-    }
-}
 
 impl BlockConf for Conf {}
 

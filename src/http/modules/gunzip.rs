@@ -6,7 +6,7 @@
 
 use crate::base::gzip::Decoder;
 use crate::config::directive::{Accepted, accepted, flag};
-use crate::config::{Arity, Context, Inherit, Merge};
+use crate::config::{Arity, Context, Setting, settings};
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::request::error::Error;
@@ -16,34 +16,30 @@ use crate::http::variable::Variable;
 use crate::net::budget::Share;
 use crate::proto::header::Id;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    on: Inherit<bool>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        on: Setting<bool> = false,
+    }
 }
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("gunzip", Context::ANY, |c| &mut c.on, "Decodes answers that come encoded with gzip for clients that do not accept it; off."),
-    accepted("gunzip_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is decoded is sent at once; 32 4k."),
+    flag("gunzip", Context::ANY, |c| &mut c.on, "Decodes answers that come encoded with gzip for clients that do not accept it."),
+    accepted("gunzip_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is decoded is sent at once.").default("32 4k"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
 
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.on.merge(&outer.on);
-    }
-}
-
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
-        self.on.get(false)
+        self.on.get()
     }
 }
 
 /// Prepares an answer that this client could not read. The part of a page that a subrequest makes is always decoded.
 pub fn head(request: &mut Request) {
-    if !request.location.gunzip.on.get(false) {
+    if !request.location.gunzip.on.get() {
         return;
     }
     let coding = request.response.headers.get(Id::ContentEncoding);

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 
-use crate::config::directive::keyword;
-use crate::config::{Context, Inherit, Merge};
+use crate::config::directive::one_of;
+use crate::config::{Context, Setting, keywords, settings};
 use crate::http::modules::open_file_cache::{self, Entry, Found};
 use crate::http::modules::{BlockConf, Directive, core, static_file};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
@@ -18,11 +18,13 @@ use crate::http::variable::Variable;
 use crate::log;
 use crate::proto::header::Id;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    gzip: Inherit<usize>,
-    brotli: Inherit<usize>,
-    zstd: Inherit<usize>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        gzip: Setting<Mode> = Mode::Off,
+        brotli: Setting<Mode> = Mode::Off,
+        zstd: Setting<Mode> = Mode::Off,
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,26 +35,17 @@ enum Mode {
     Always,
 }
 
-const MODES: [Mode; 3] = [Mode::Off, Mode::On, Mode::Always];
-const MODE_NAMES: &[&str] = &["off", "on", "always"];
+keywords!(Mode { "off" => Off, "on" => On, "always" => Always });
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    keyword("gzip_static", Context::ANY, MODE_NAMES, |c| &mut c.gzip,
-        "Sends FILE.gz instead of FILE where there is one: to clients that accept gzip (on), or to all (always); off."),
-    keyword("brotli_static", Context::ANY, MODE_NAMES, |c| &mut c.brotli, "The same with FILE.br and brotli; off."),
-    keyword("zstd_static", Context::ANY, MODE_NAMES, |c| &mut c.zstd, "The same with FILE.zst and Zstandard; off."),
+    one_of("gzip_static", Context::ANY, |c| &mut c.gzip,
+        "Sends FILE.gz instead of FILE where there is one: to clients that accept gzip (on), or to all (always)."),
+    one_of("brotli_static", Context::ANY, |c| &mut c.brotli, "The same with FILE.br and brotli."),
+    one_of("zstd_static", Context::ANY, |c| &mut c.zstd, "The same with FILE.zst and Zstandard."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.gzip.merge(&outer.gzip);
-        self.brotli.merge(&outer.brotli);
-        self.zstd.merge(&outer.zstd);
-    }
-}
 
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
@@ -62,12 +55,11 @@ impl BlockConf for Conf {
 
 impl Conf {
     fn mode(&self, name: Name) -> Mode {
-        let mode = match name {
-            Name::Zstd => &self.zstd,
-            Name::Brotli => &self.brotli,
-            Name::Gzip => &self.gzip,
-        };
-        MODES[mode.get(0)]
+        match name {
+            Name::Zstd => self.zstd.get(),
+            Name::Brotli => self.brotli.get(),
+            Name::Gzip => self.gzip.get(),
+        }
     }
 }
 

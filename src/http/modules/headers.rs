@@ -7,9 +7,9 @@ mod expires;
 
 use std::sync::Arc;
 
-use crate::config::directive::{custom, keyword};
-use crate::config::inherit::replace;
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::directive::{custom, one_of};
+use crate::config::inherit::{replace, together};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, keywords, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
@@ -40,16 +40,18 @@ enum Rule {
     Merge,
 }
 
-const RULES: [Rule; 3] = [Rule::On, Rule::Off, Rule::Merge];
-const RULE_NAMES: &[&str] = &["on", "off", "merge"];
+keywords!(Rule { "on" => On, "off" => Off, "merge" => Merge });
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    fields: Vec<Field>,
-    trailers: Vec<Field>,
-    fields_rule: Inherit<usize>,
-    trailers_rule: Inherit<usize>,
-    expires: Inherit<Arc<expires::Setting>>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        fields: Vec<Field> => together,
+        trailers: Vec<Field> => together,
+        fields_rule: Setting<Rule> = Rule::On,
+        trailers_rule: Setting<Rule> = Rule::On,
+        expires: Inherit<Arc<expires::Setting>>,
+    }
+    then inherit_lists
 }
 
 const ANYWHERE: Context = Context::ANY.or(Context::LOCATION_IF);
@@ -59,31 +61,21 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("add_header", ANYWHERE, Arity::between(2, 3), add_header,
         "Adds a field to responses with status 200, 201, 204, 206, 301, 302, 303, 304, 307 or 308, or to all with always. ETag and Last-Modified replace \
          the response's own."),
-    keyword("add_header_inherit", ANYWHERE, RULE_NAMES, |c| &mut c.fields_rule,
-        "Whether a block has the outer block's add_header: when it has none itself (on), never (off), behind its own (merge); on."),
+    one_of("add_header_inherit", ANYWHERE, |c| &mut c.fields_rule,
+        "Whether a block has the outer block's add_header: when it has none itself (on), never (off), behind its own (merge)."),
     custom("add_trailer", ANYWHERE, Arity::between(2, 3), add_trailer,
         "Adds a field behind the body of responses with the statuses of add_header, or of all with always. The body is sent in chunks for it."),
-    keyword("add_trailer_inherit", ANYWHERE, RULE_NAMES, |c| &mut c.trailers_rule, "The same as add_header_inherit, of add_trailer; on."),
+    one_of("add_trailer_inherit", ANYWHERE, |c| &mut c.trailers_rule, "The same as add_header_inherit, of add_trailer."),
     custom("expires", ANYWHERE, Arity::between(1, 2), set_expires,
         "How long responses stay fresh, as Expires and Cache-Control: a time from now or, with modified before it, from the last modification; @15h30m for \
-         a time of the day; epoch, max or off; off."),
+         a time of the day; epoch, max or off.").default("off"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
 
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.fields_rule.merge(&outer.fields_rule);
-        self.trailers_rule.merge(&outer.trailers_rule);
-        self.expires.merge(&outer.expires);
-        inherit(rule(&self.fields_rule), &mut self.fields, &outer.fields);
-        inherit(rule(&self.trailers_rule), &mut self.trailers, &outer.trailers);
-    }
-}
-
 impl BlockConf for Conf {
     fn is_shared(&self) -> bool {
-        let is_cut = |setting, fields: &[Field]| rule(setting) == Rule::Off && !fields.is_empty();
+        let is_cut = |rule: &Setting<Rule>, fields: &[Field]| rule.get() == Rule::Off && !fields.is_empty();
         !is_cut(&self.fields_rule, &self.fields) && !is_cut(&self.trailers_rule, &self.trailers)
     }
 
@@ -92,8 +84,9 @@ impl BlockConf for Conf {
     }
 }
 
-fn rule(setting: &Inherit<usize>) -> Rule {
-    RULES[setting.get(0)]
+fn inherit_lists(conf: &mut Conf, outer: &Conf) {
+    inherit(conf.fields_rule.get(), &mut conf.fields, &outer.fields);
+    inherit(conf.trailers_rule.get(), &mut conf.trailers, &outer.trailers);
 }
 
 fn inherit(rule: Rule, own: &mut Vec<Field>, outer: &[Field]) {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::config::directive::custom;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node, Word};
+use crate::config::{Arity, Context, Diagnostic, Node, Word, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::Verdict;
@@ -18,11 +18,13 @@ use crate::log;
 use crate::proto::header::Id;
 use crate::proto::uri;
 
-/// The lines of one block, behind those of the blocks around it.
-#[derive(Debug, Default)]
-pub struct Conf {
-    output: Vec<Arc<Command>>,
-    input: Vec<Arc<Command>>,
+settings! {
+    /// The lines of one block, behind those of the blocks around it.
+    #[derive(Debug)]
+    pub struct Conf {
+        output: Vec<Arc<Command>> => before,
+        input: Vec<Arc<Command>> => before,
+    }
 }
 
 /// One directive.
@@ -75,11 +77,9 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 
 pub static VARIABLES: &[Variable] = &[];
 
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.output.splice(0..0, outer.output.iter().cloned());
-        self.input.splice(0..0, outer.input.iter().cloned());
-    }
+/// Outer commands run first.
+fn before(own: &mut Vec<Arc<Command>>, outer: &Vec<Arc<Command>>) {
+    own.splice(0..0, outer.iter().cloned());
 }
 
 impl BlockConf for Conf {

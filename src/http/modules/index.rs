@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use crate::config::directive::custom;
 use crate::config::inherit::replace;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::open_file_cache::{self, FileKind};
 use crate::http::modules::{BlockConf, Directive, static_file};
@@ -17,23 +17,19 @@ use crate::http::script::Script;
 use crate::http::variable::Variable;
 use crate::proto::message::Method;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    names: Vec<Script>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        names: Vec<Script> => replace,
+    }
 }
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("index", Context::ANY, Arity::at_least(1), index, "Files that stand for a directory, tried in order; index.html."),
+    custom("index", Context::ANY, Arity::at_least(1), index, "Files that stand for a directory, tried in order.").default("index.html"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        replace(&mut self.names, &outer.names);
-    }
-}
 
 impl BlockConf for Conf {}
 

@@ -5,7 +5,7 @@
 
 use crate::base::number::parse_size;
 use crate::config::directive::custom;
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
@@ -16,18 +16,22 @@ use crate::net::pace::Pace;
 
 use super::core;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    rate: Inherit<Script>,
-    after: Inherit<Script>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        rate: Inherit<Script>,
+        after: Inherit<Script>,
+    }
 }
 
 const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("limit_rate", CONTEXTS, Arity::exactly(1), |c, cx, node| size(&mut c.rate, cx, node), "Bytes a second that one answer may have, 0: no limit; 0."),
-    custom("limit_rate_after", CONTEXTS, Arity::exactly(1), |c, cx, node| size(&mut c.after, cx, node), "Bytes of an answer before limit_rate holds; 0."),
+    custom("limit_rate", CONTEXTS, Arity::exactly(1), |c: &mut Conf, cx, node| size(&mut c.rate, cx, node),
+        "Bytes a second that one answer may have, 0: no limit.").default("0"),
+    custom("limit_rate_after", CONTEXTS, Arity::exactly(1), |c: &mut Conf, cx, node| size(&mut c.after, cx, node),
+        "Bytes of an answer before limit_rate holds.").default("0"),
 ];
 
 pub static VARIABLES: &[Variable] = &[changeable("limit_rate", value, Change::By(set))];
@@ -35,13 +39,6 @@ pub static VARIABLES: &[Variable] = &[changeable("limit_rate", value, Change::By
 fn value(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {
     out.extend_from_slice(itoa::Buffer::new().format(rate(request)).as_bytes());
     true
-}
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.rate.merge(&outer.rate);
-        self.after.merge(&outer.after);
-    }
 }
 
 impl BlockConf for Conf {}

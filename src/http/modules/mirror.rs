@@ -5,8 +5,8 @@
 //! Behaviour: nginx.org, ngx_http_mirror_module. What a mirror sends after its head is not waited for.
 
 use crate::config::directive::{custom, flag};
-use crate::config::inherit::{duplicate, replace};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::inherit::{duplicate, replace, together};
+use crate::config::{Arity, Context, Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::Verdict;
@@ -16,39 +16,40 @@ use crate::http::request::subrequest;
 use crate::http::variable::Variable;
 use crate::proto::h1::length::BodyLength;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    uris: Vec<Box<str>>,
-    off: bool,
-    request_body: Inherit<bool>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        uris: Vec<Box<str>> => together,
+        off: bool => together,
+        request_body: Setting<bool> = true,
+    }
+    then inherit_uris
 }
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("mirror", Context::ANY, Arity::exactly(1), mirror,
         "Sends a copy of each request to this URI too, and forgets the answer. Several may stand in a block. A worker has no more than 512 copies under \
-         way; off."),
-    flag("mirror_request_body", Context::ANY, |c| &mut c.request_body, "Copies the request's body too, which is read whole before the request goes on; on."),
+         way.").default("off"),
+    flag("mirror_request_body", Context::ANY, |c| &mut c.request_body, "Copies the request's body too, which is read whole before the request goes on."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
 
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        if !self.off {
-            replace(&mut self.uris, &outer.uris);
-        }
-        self.request_body.merge(&outer.request_body);
-    }
-}
-
 impl BlockConf for Conf {
     fn freeze(&mut self, cx: &mut Cx) {
-        cx.body_files |= self.acts() && self.request_body.get(true);
+        cx.body_files |= self.acts() && self.request_body.get();
     }
 
     fn acts(&self) -> bool {
         !self.uris.is_empty()
+    }
+}
+
+/// `mirror off` has none, and hands that on.
+fn inherit_uris(conf: &mut Conf, outer: &Conf) {
+    if !conf.off {
+        replace(&mut conf.uris, &outer.uris);
     }
 }
 
@@ -71,7 +72,7 @@ pub fn precontent(request: &mut Request) -> Verdict {
         return Verdict::Next;
     }
     let has_body = matches!(request.body.declared(), BodyLength::Length(1..) | BodyLength::Chunked);
-    if has_body && conf.request_body.get(true) {
+    if has_body && conf.request_body.get() {
         return Verdict::Body(copy_with_body);
     }
     copy(request, conf, Body::without)

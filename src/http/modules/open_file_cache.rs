@@ -23,7 +23,7 @@ use nix::sys::stat::stat;
 
 use crate::base::path::steps_up;
 use crate::config::directive::{custom, flag, millis, number};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
+use crate::config::{self, Arity, Context, Diagnostic, Inherit, Node, params, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::autoindex::Reading;
 use crate::http::modules::disable_symlinks::Links;
@@ -50,12 +50,14 @@ enum Setting {
     },
 }
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    cache: Inherit<Setting>,
-    valid: Inherit<u64>,
-    min_uses: Inherit<u64>,
-    errors: Inherit<bool>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        cache: Inherit<Setting>,
+        valid_ms: config::Setting<u64> = 60_000,
+        min_uses: config::Setting<u64> = 1,
+        errors: config::Setting<bool> = false,
+    }
 }
 
 #[rustfmt::skip]
@@ -63,22 +65,14 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("open_file_cache", Context::ANY, Arity::between(1, 2), set_cache,
         "Keeps files open: max=number of them, inactive=time after which one that is not used is closed (60s). What it knows is believed for \
          open_file_cache_valid. Without it files are kept for ten seconds and looked at before each use, with off not even that."),
-    millis("open_file_cache_valid", Context::ANY, |c| &mut c.valid, "Time for which open_file_cache believes what it knows of a file; 60s."),
-    number("open_file_cache_min_uses", Context::ANY, (1, u32::MAX as u64), |c| &mut c.min_uses,
-        "Uses within its inactive time that open_file_cache keeps a file from; 1."),
-    flag("open_file_cache_errors", Context::ANY, |c| &mut c.errors, "Lets open_file_cache keep also that a file cannot be opened; off."),
+    millis("open_file_cache_valid", Context::ANY, |c: &mut Conf| &mut c.valid_ms,
+        "Time for which open_file_cache believes what it knows of a file.").default("60s"),
+    number("open_file_cache_min_uses", Context::ANY, (1, u32::MAX as u64), |c: &mut Conf| &mut c.min_uses,
+        "Uses within its inactive time that open_file_cache keeps a file from.").default("1"),
+    flag("open_file_cache_errors", Context::ANY, |c: &mut Conf| &mut c.errors, "Lets open_file_cache keep also that a file cannot be opened.").default("off"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.cache.merge(&outer.cache);
-        self.valid.merge(&outer.valid);
-        self.min_uses.merge(&outer.min_uses);
-        self.errors.merge(&outer.errors);
-    }
-}
 
 impl BlockConf for Conf {}
 
@@ -148,10 +142,10 @@ impl Conf {
                     number: *number,
                     bounds: Bounds { entries, bytes: BYTES_MAX, descriptors: entries },
                     inactive_ms: *inactive_ms,
-                    valid_ms: self.valid.get(60_000),
-                    uses_min: self.min_uses.get(1),
+                    valid_ms: self.valid_ms.get(),
+                    uses_min: self.min_uses.get(),
                     keeps_all: true,
-                    keeps_errors: self.errors.get(false),
+                    keeps_errors: self.errors.get(),
                 })
             }
         }

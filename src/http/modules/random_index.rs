@@ -4,7 +4,7 @@
 //! Behaviour: nginx.org, ngx_http_random_index_module.
 
 use crate::config::directive::flag;
-use crate::config::{Context, Inherit, Merge};
+use crate::config::{Context, Setting, settings};
 use crate::http::modules::autoindex::{self, listing};
 use crate::http::modules::open_file_cache::{self, FileKind};
 use crate::http::modules::{BlockConf, Directive, static_file};
@@ -13,27 +13,23 @@ use crate::http::request::Request;
 use crate::http::variable::Variable;
 use crate::sys::random;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    on: Inherit<bool>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        on: Setting<bool> = false,
+    }
 }
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("random_index", Context::LOCATION, |c| &mut c.on, "Answers for a directory with one of its files, at random; off."),
+    flag("random_index", Context::LOCATION, |c| &mut c.on, "Answers for a directory with one of its files, at random."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
 
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.on.merge(&outer.on);
-    }
-}
-
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
-        self.on.get(false)
+        self.on.get()
     }
 }
 

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use crate::base::http_date;
 use crate::config::directive::{flag, number};
-use crate::config::{Context, Inherit, Merge};
+use crate::config::{Context, Inherit, Setting, settings};
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::request::error::Error;
@@ -25,28 +25,23 @@ use crate::http::variable::Variable;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    max: Inherit<u64>,
-    force: Inherit<bool>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        max: Inherit<u64>,
+        force: Setting<bool> = false,
+    }
 }
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    number("max_ranges", Context::ANY, (0, u64::MAX), |c| &mut c.max,
-        "Most ranges of a request that are served, 0: none. More are answered with the whole, and so are ranges that together are longer than it; not \
-         limited."),
-    flag("proxy_force_ranges", Context::ANY, |c| &mut c.force, "Serves ranges of upstreams' answers, whatever they say of ranges themselves; off."),
+    number("max_ranges", Context::ANY, (0, u64::MAX), |c: &mut Conf| &mut c.max,
+        "Most ranges of a request that are served, 0: none. More are answered with the whole, and so are ranges that together are longer than it.")
+        .default("not limited"),
+    flag("proxy_force_ranges", Context::ANY, |c| &mut c.force, "Serves ranges of upstreams' answers, whatever they say of ranges themselves."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.max.merge(&outer.max);
-        self.force.merge(&outer.force);
-    }
-}
 
 impl BlockConf for Conf {}
 
@@ -89,7 +84,7 @@ pub fn asked(request: &Request) -> Option<&[u8]> {
 
 /// What of a response that has so many bytes the request asks for; it is told that it may ask for parts.
 pub fn single(request: &mut Request, size: u64) -> Single {
-    if request.location.ranges.max.get(u64::MAX) == 0 {
+    if request.location.ranges.max.as_ref().copied().unwrap_or(u64::MAX) == 0 {
         return Single::Whole;
     }
     let wanted = match asked(request) {
@@ -109,11 +104,11 @@ pub fn single(request: &mut Request, size: u64) -> Single {
 /// Cuts the parts that were asked for out of an answer that allows it.
 pub fn head(request: &mut Request) {
     let conf: &'static Conf = &request.location.ranges;
-    if conf.force.get(false) && request.upstream.head().is_some() {
+    if conf.force.get() && request.upstream.head().is_some() {
         request.response.allows_ranges = true;
     }
     if request.response.allows_ranges && request.response.status == 200 && !request.is_subrequest() {
-        cut(request, conf.max.get(u64::MAX));
+        cut(request, conf.max.as_ref().copied().unwrap_or(u64::MAX));
     }
 }
 
@@ -193,7 +188,7 @@ pub fn unsatisfied(size: u64) -> String {
 /// Whether a file of this size, whose head would say this, has none of the ranges that the request asks for.
 pub fn is_refused(request: &Request, size: u64, modified: i64, etag: &[u8]) -> bool {
     let Some(value) = asked(request) else { return false };
-    request.location.ranges.max.get(u64::MAX) > 0
+    request.location.ranges.max.as_ref().copied().unwrap_or(u64::MAX) > 0
         && !request.is_subrequest()
         && is_validated(request, Some(modified), Some(etag))
         && parse(value, size, usize::MAX) == Wanted::Unsatisfiable

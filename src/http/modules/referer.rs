@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::base::wildcard::{Conflict, NameTable};
 use crate::config::directive::{Accepted, accepted, custom};
-use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, Word};
+use crate::config::inherit::own;
+use crate::config::{Arity, Context, Diagnostic, Node, Span, Word, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::regex::Regex;
@@ -18,12 +19,14 @@ use crate::proto::header::Id;
 /// A host longer than this is nobody's.
 const HOST_BYTES_MAX: usize = 256;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    /// `None`: nothing is asked for.
-    valid: Option<Arc<Valid>>,
-    /// The block's own, while it is being read.
-    draft: Option<(Valid, Span)>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        /// `None`: nothing is asked for.
+        valid: Option<Arc<Valid>> => Clone::clone_from,
+        /// The block's own, while it is being read.
+        draft: Option<(Valid, Span)> => own,
+    }
 }
 
 #[derive(Debug, Default)]
@@ -54,12 +57,6 @@ pub static VARIABLES: &[Variable] = &[variable("invalid_referer", |request, _, o
     }
     true
 })];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.valid.clone_from(&outer.valid);
-    }
-}
 
 impl BlockConf for Conf {
     fn freeze(&mut self, cx: &mut Cx) {

@@ -5,8 +5,8 @@
 //! upstream may get what one has failed at (`http/upstream/failover.rs`).
 //! Behaviour: nginx.org, ngx_http_core_module.
 
-use crate::config::directive::{Accepted, accepted, custom, keyword};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::directive::{Accepted, accepted, custom, one_of};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, keywords, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
@@ -16,17 +16,12 @@ use crate::http::variable::{Variable, variable};
 /// The directory where no `client_body_temp_path` is set.
 pub const DEFAULT_FOLDER: &str = "client_body_temp";
 
-/// The settings of one block.
-#[derive(Clone, Debug, Default)]
-pub struct Conf {
-    in_file_only: Inherit<usize>,
-    temp_path: Inherit<TempPath>,
-}
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.in_file_only.merge(&outer.in_file_only);
-        self.temp_path.merge(&outer.temp_path);
+settings! {
+    /// The settings of one block.
+    #[derive(Clone, Debug)]
+    pub struct Conf {
+        in_file_only: Setting<Keep> = Keep::Unnamed,
+        temp_path: Inherit<TempPath>,
     }
 }
 
@@ -39,16 +34,12 @@ impl BlockConf for Conf {
 impl Conf {
     /// Every body that is read goes to a file.
     pub fn in_file_only(&self) -> bool {
-        self.in_file_only.get(0) > 0
+        self.in_file_only.get() != Keep::Unnamed
     }
 
     /// What becomes of a body's file.
     pub fn keep(&self) -> Keep {
-        match self.in_file_only.get(0) {
-            0 => Keep::Unnamed,
-            1 => Keep::Kept,
-            _ => Keep::Removed,
-        }
+        self.in_file_only.get()
     }
 
     /// The directory that the configuration names.
@@ -57,15 +48,15 @@ impl Conf {
     }
 }
 
-const FILE_ONLY: &[&str] = &["off", "on", "clean"];
+keywords!(Keep { "off" => Unnamed, "on" => Kept, "clean" => Removed });
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    keyword("client_body_in_file_only", Context::ANY, FILE_ONLY, |conf| &mut conf.in_file_only,
-        "Writes every request body that is passed on to a file, which stays after the request (on) or not (clean); off."),
+    one_of("client_body_in_file_only", Context::ANY, |conf| &mut conf.in_file_only,
+        "Writes every request body that is passed on to a file, which stays after the request (on) or not (clean)."),
     custom("client_body_temp_path", Context::ANY, Arity::between(1, 4), temp_path,
-        "Directory of the files for request bodies, and digits that name up to three levels inside; client_body_temp."),
-    accepted("client_body_in_single_buffer", Context::ANY, Arity::exactly(1), Accepted::Flag, "A body in memory is always in one buffer; off."),
+        "Directory of the files for request bodies, and digits that name up to three levels inside.").default("client_body_temp"),
+    accepted("client_body_in_single_buffer", Context::ANY, Arity::exactly(1), Accepted::Flag, "A body in memory is always in one buffer.").default("off"),
 ];
 
 pub static VARIABLES: &[Variable] = &[

@@ -8,7 +8,8 @@ use md5::{Digest, Md5};
 use crate::base::base64;
 use crate::base::number::{hex_digit, parse_u64};
 use crate::config::directive::custom;
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::inherit::together;
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
@@ -19,11 +20,14 @@ use crate::sys::clock;
 /// 16 bytes in base64, padded.
 const ENCODED_BYTES_MAX: usize = 24;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    link: Inherit<Script>,
-    md5: Inherit<Script>,
-    secret: Inherit<Box<str>>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        link: Inherit<Script> => together,
+        md5: Inherit<Script> => together,
+        secret: Inherit<Box<str>> => together,
+    }
+    then inherit_links
 }
 
 #[rustfmt::skip]
@@ -58,18 +62,6 @@ pub static VARIABLES: &[Variable] = &[
     }),
 ];
 
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        if !self.secret.is_set() {
-            self.link.merge(&outer.link);
-            self.md5.merge(&outer.md5);
-        }
-        if !self.link.is_set() && !self.md5.is_set() {
-            self.secret.merge(&outer.secret);
-        }
-    }
-}
-
 impl BlockConf for Conf {
     fn freeze(&mut self, cx: &mut Cx) {
         if let Some(span) = self.secret.span().filter(|_| self.link.is_set() || self.md5.is_set()) {
@@ -77,6 +69,17 @@ impl BlockConf for Conf {
                 "\"secure_link_secret\" cannot be mixed with \"secure_link\" and \"secure_link_md5\"";
             cx.diagnostics.push(Diagnostic::error(span, message));
         }
+    }
+}
+
+/// The two ways of making links exclude each other.
+fn inherit_links(conf: &mut Conf, outer: &Conf) {
+    if !conf.secret.is_set() {
+        conf.link.merge(&outer.link);
+        conf.md5.merge(&outer.md5);
+    }
+    if !conf.link.is_set() && !conf.md5.is_set() {
+        conf.secret.merge(&outer.secret);
     }
 }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::base::number::parse_u64;
 use crate::config::directive::size;
-use crate::config::{Context, Inherit, Merge};
+use crate::config::{Context, Setting, settings};
 use crate::http::modules::ranges::{self, Cut, Single};
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::request::Request;
@@ -21,28 +21,23 @@ use crate::http::variable::{Argument, Variable, variable};
 use crate::log;
 use crate::proto::header::Id;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    size: Inherit<u64>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        size: Setting<u64> = 0,
+    }
 }
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    size("slice", Context::ANY, |c| &mut c.size,
-        "Fetches answers in slices of this size, which $slice_range asks for: proxy_set_header Range $slice_range; 0."),
+    size("slice", Context::ANY, |c| &mut c.size, "Fetches answers in slices of this size, which $slice_range asks for: proxy_set_header Range $slice_range."),
 ];
 
 pub static VARIABLES: &[Variable] = &[variable("slice_range", slice_range)];
 
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.size.merge(&outer.size);
-    }
-}
-
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
-        self.size.get(0) > 0
+        self.size.get() > 0
     }
 }
 
@@ -62,7 +57,7 @@ pub struct State {
 /// `bytes=FIRST-LAST` of the slice that is asked for; the first time, of the one that the client's range begins in.
 fn slice_range(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {
     if request.slice.is_none() {
-        let size = request.location.slice.size.get(0);
+        let size = request.location.slice.size.get();
         if size == 0 || request.is_subrequest() || request.response.status != 0 {
             return false;
         }

@@ -12,7 +12,7 @@ mod store;
 
 use crate::base::path::{Escape, escape_html, escape_uri, normalize_uri};
 use crate::config::directive::{Accepted, accepted, custom, flag, size};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::request::Request;
@@ -40,13 +40,15 @@ const TIME_FORMAT: &[u8] = b"%A, %d-%b-%Y %H:%M:%S %Z";
 /// The most that an include with a stub may bring.
 const STUBBED_BYTES_MAX: usize = 1024 * 1024;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    on: Inherit<bool>,
-    silent_errors: Inherit<bool>,
-    last_modified: Inherit<bool>,
-    value_length: Inherit<u64>,
-    types: MediaTypes,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        on: Setting<bool> = false,
+        silent_errors: Setting<bool> = false,
+        last_modified: Setting<bool> = false,
+        value_length: Setting<u64> = 256,
+        types: MediaTypes,
+    }
 }
 
 /// What the commands of one answer share, with those of its subrequests.
@@ -65,16 +67,15 @@ pub struct State {
 
 const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
 const ONE: Arity = Arity::exactly(1);
-const VALUE_LENGTH: u64 = 256;
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("ssi", CONTEXTS, |c| &mut c.on, "Carries out SSI commands in answers; off."),
-    flag("ssi_silent_errors", Context::ANY, |c| &mut c.silent_errors, "Leaves nothing where a command failed, instead of a message; off."),
-    flag("ssi_last_modified", Context::ANY, |c| &mut c.last_modified, "Keeps Last-Modified of a page with SSI; off."),
-    size("ssi_value_length", Context::ANY, |c| &mut c.value_length, "Most bytes of a parameter's value in a command; 256."),
-    custom("ssi_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, whose commands are carried out; *: all."),
-    accepted("ssi_min_file_chunk", Context::ANY, ONE, Accepted::Size, "Files are read in parts as they are needed; 1k."),
+    flag("ssi", CONTEXTS, |c| &mut c.on, "Carries out SSI commands in answers."),
+    flag("ssi_silent_errors", Context::ANY, |c| &mut c.silent_errors, "Leaves nothing where a command failed, instead of a message."),
+    flag("ssi_last_modified", Context::ANY, |c| &mut c.last_modified, "Keeps Last-Modified of a page with SSI."),
+    size("ssi_value_length", Context::ANY, |c| &mut c.value_length, "Most bytes of a parameter's value in a command."),
+    custom("ssi_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, whose commands are carried out.").default("*: all"),
+    accepted("ssi_min_file_chunk", Context::ANY, ONE, Accepted::Size, "Files are read in parts as they are needed.").default("1k"),
 ];
 
 pub static VARIABLES: &[Variable] = &[
@@ -82,19 +83,9 @@ pub static VARIABLES: &[Variable] = &[
     variable("date_gmt", |request, _, out| date(request, true, out)),
 ];
 
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.on.merge(&outer.on);
-        self.silent_errors.merge(&outer.silent_errors);
-        self.last_modified.merge(&outer.last_modified);
-        self.value_length.merge(&outer.value_length);
-        self.types.merge(&outer.types);
-    }
-}
-
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
-        self.on.get(false)
+        self.on.get()
     }
 }
 
@@ -106,14 +97,14 @@ fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 impl Conf {
     /// Whether answers of this type are read for commands.
     pub fn applies(&self, content_type: &[u8]) -> bool {
-        self.on.get(false) && self.types.has(Some(content_type), &["text/html"])
+        self.on.get() && self.types.has(Some(content_type), &["text/html"])
     }
 }
 
 /// Prepares an answer that has commands: its length is not known, and it is not the file that it was.
 pub fn head(request: &mut Request) {
     let conf: &'static Conf = &request.location.ssi;
-    if !conf.on.get(false) {
+    if !conf.on.get() {
         return;
     }
     let headers = &mut request.response.headers;
@@ -122,7 +113,7 @@ pub fn head(request: &mut Request) {
     {
         return;
     }
-    if !conf.last_modified.get(false) {
+    if !conf.last_modified.get() {
         headers.remove(Id::LastModified);
         headers.remove(Id::Etag);
     }
@@ -220,7 +211,7 @@ impl Ssi {
         is_end: bool,
         out: &mut Vec<Piece>,
     ) -> Flow {
-        let value_max = self.conf.value_length.get(VALUE_LENGTH) as usize;
+        let value_max = self.conf.value_length.get() as usize;
         let (mut made, mut counted) = (0, out.len());
         loop {
             let at = cursor.at();
@@ -263,7 +254,7 @@ impl Ssi {
         if !why.is_empty() {
             log::error!(core::error_log(request), request, "{why}");
         }
-        if !self.conf.silent_errors.get(false) {
+        if !self.conf.silent_errors.get() {
             out.push(Piece::Bytes(self.error.clone()));
         }
     }
@@ -306,7 +297,7 @@ impl Ssi {
             Err(Broken::Syntax) => Err("invalid SSI command".to_owned()),
             Err(Broken::CommandTooLong) => Err("too long SSI command".to_owned()),
             Err(Broken::ValueTooLong) => {
-                let limit = self.conf.value_length.get(VALUE_LENGTH);
+                let limit = self.conf.value_length.get();
                 Err(format!("too long parameter of an SSI command, more than {limit} bytes: \"ssi_value_length\" allows more"))
             }
         });

@@ -15,9 +15,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 
-use crate::config::directive::{custom, flag, size};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
-use crate::http::config::compile::Cx;
+use crate::config::directive::{buffers, flag, size};
+use crate::config::{Context, Setting, settings};
 use crate::http::modules::open_file_cache::{self, Entry, FileKind, Found};
 use crate::http::modules::{BlockConf, Directive, core, ranges};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
@@ -28,47 +27,40 @@ use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    sendfile: Inherit<bool>,
-    sendfile_max_chunk: Inherit<u64>,
-    output_buffers: Inherit<(u64, u64)>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        sendfile: Setting<bool> = true,
+        /// Less than nginx's 2m: what is in the processor's caches goes to the client from there.
+        sendfile_max_chunk: Setting<u64> = 512 * 1024,
+        output_buffers: Setting<(u64, u64)> = (2, 32 * 1024),
+    }
 }
 
-/// Less than nginx's 2m: what is in the processor's caches goes to the client from there.
-const CHUNK_BYTES: u64 = 512 * 1024;
 const CHUNK_BYTES_MAX: u64 = 2 * 1024 * 1024;
 
 const ANYWHERE: Context = Context::ANY.or(Context::LOCATION_IF);
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("sendfile", ANYWHERE, |c| &mut c.sendfile, "Moves files to the socket inside the kernel, where their bytes need no change; on."),
+    flag("sendfile", ANYWHERE, |c| &mut c.sendfile, "Moves files to the socket inside the kernel, where their bytes need no change."),
     size("sendfile_max_chunk", ANYWHERE, |c| &mut c.sendfile_max_chunk,
-        "Most bytes of a file that are sent before other connections get their turn, never more than 2m; 512k."),
-    custom("output_buffers", Context::ANY, Arity::exactly(2), output_buffers,
-        "Number and size of buffers: of a file that is not sent by sendfile so many bytes are read at once as one has; 2 32k."),
+        "Most bytes of a file that are sent before other connections get their turn, never more than 2m."),
+    buffers("output_buffers", Context::ANY, |c| &mut c.output_buffers,
+        "Number and size of buffers: of a file that is not sent by sendfile so many bytes are read at once as one has."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.sendfile.merge(&outer.sendfile);
-        self.sendfile_max_chunk.merge(&outer.sendfile_max_chunk);
-        self.output_buffers.merge(&outer.output_buffers);
-    }
-}
 
 impl BlockConf for Conf {}
 
 impl Conf {
     fn sendfile(&self) -> bool {
-        self.sendfile.get(true)
+        self.sendfile.get()
     }
 
     fn sendfile_max_chunk(&self) -> u64 {
-        match self.sendfile_max_chunk.get(CHUNK_BYTES) {
+        match self.sendfile_max_chunk.get() {
             0 => CHUNK_BYTES_MAX,
             bytes => bytes.min(CHUNK_BYTES_MAX),
         }
@@ -76,14 +68,9 @@ impl Conf {
 
     /// Bytes of a file that are read at once.
     fn read_bytes(&self) -> usize {
-        let (_, size) = self.output_buffers.get((2, 32 * 1024));
+        let (_, size) = self.output_buffers.get();
         usize::try_from(size).unwrap_or(usize::MAX).clamp(512, 1024 * 1024)
     }
-}
-
-fn output_buffers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let buffers = params::buffers(node)?;
-    conf.output_buffers.put(buffers, node)
 }
 
 /// Appends the path of the file that the URI stands for.

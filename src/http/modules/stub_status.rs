@@ -6,7 +6,8 @@
 use std::io::Write;
 
 use crate::config::directive::custom;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node};
+use crate::config::inherit::own;
+use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head, text};
@@ -15,9 +16,11 @@ use crate::http::variable::{Variable, variable};
 use crate::shm::counter::{Total, total};
 use crate::shm::heartbeat;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    is_on: bool,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        is_on: bool => own,
+    }
 }
 
 #[rustfmt::skip]
@@ -40,10 +43,6 @@ pub static VARIABLES: &[Variable] = &[
     variable("memory_drawn", |_, _, out| write!(out, "{}", total(Total::Drawn)).is_ok()),
     variable("memory_degraded", |_, _, out| write!(out, "{}", total(Total::Degraded)).is_ok()),
 ];
-
-impl Merge for Conf {
-    fn merge(&mut self, _: &Self) {}
-}
 
 impl BlockConf for Conf {
     const INHERITS: bool = false; // it is the content of its own block

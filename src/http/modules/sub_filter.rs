@@ -9,7 +9,8 @@ mod search;
 use std::sync::Arc;
 
 use crate::config::directive::{custom, flag};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::inherit::together;
+use crate::config::{Arity, Context, Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
@@ -21,14 +22,17 @@ use crate::http::variable::Variable;
 use crate::proto::header::Id;
 use search::{Found, Search};
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    pairs: Vec<Pair>,
-    /// What all the texts are found with, where none has a variable.
-    search: Option<Arc<Search>>,
-    once: Inherit<bool>,
-    last_modified: Inherit<bool>,
-    types: MediaTypes,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        pairs: Vec<Pair> => together,
+        /// What all the texts are found with, where none has a variable.
+        search: Option<Arc<Search>> => together,
+        once: Setting<bool> = true,
+        last_modified: Setting<bool> = false,
+        types: MediaTypes,
+    }
+    then inherit_pairs
 }
 
 /// One `sub_filter`.
@@ -42,25 +46,12 @@ struct Pair {
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("sub_filter", Context::ANY, Arity::exactly(2), sub_filter,
         "Replaces a text in answers, in either case, by another. Both may have variables, and several may stand in a block."),
-    flag("sub_filter_once", Context::ANY, |c| &mut c.once, "Replaces the first of each text only; on."),
-    flag("sub_filter_last_modified", Context::ANY, |c| &mut c.last_modified,
-        "Keeps Last-Modified and a weak ETag of an answer in which texts are replaced; off."),
-    custom("sub_filter_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, in which texts are replaced; *: all."),
+    flag("sub_filter_once", Context::ANY, |c| &mut c.once, "Replaces the first of each text only."),
+    flag("sub_filter_last_modified", Context::ANY, |c| &mut c.last_modified, "Keeps Last-Modified and a weak ETag of an answer in which texts are replaced."),
+    custom("sub_filter_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, in which texts are replaced.").default("*: all"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        if self.pairs.is_empty() {
-            self.pairs.clone_from(&outer.pairs);
-            self.search.clone_from(&outer.search);
-        }
-        self.once.merge(&outer.once);
-        self.last_modified.merge(&outer.last_modified);
-        self.types.merge(&outer.types);
-    }
-}
 
 impl BlockConf for Conf {
     fn freeze(&mut self, _: &mut Cx) {
@@ -86,6 +77,13 @@ fn sub_filter(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
     Ok(())
 }
 
+fn inherit_pairs(conf: &mut Conf, outer: &Conf) {
+    if conf.pairs.is_empty() {
+        conf.pairs.clone_from(&outer.pairs);
+        conf.search.clone_from(&outer.search);
+    }
+}
+
 fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.types.add(node, &mut cx.diagnostics);
     Ok(())
@@ -107,11 +105,11 @@ pub fn head(request: &mut Request) {
         },
     };
     request.response.body_changes();
-    if !conf.last_modified.get(false) {
+    if !conf.last_modified.get() {
         request.response.headers.remove(Id::LastModified);
         request.response.headers.remove(Id::Etag);
     }
-    let is_once = conf.once.get(true);
+    let is_once = conf.once.get();
     let left = search.count();
     let filter = Substitution { search, replacements, is_once, left, held: Vec::new() };
     request.filters.get_or_insert_default().add(filter);

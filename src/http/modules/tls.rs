@@ -3,13 +3,15 @@
 //! Formats of logs, headers for backends and maps name them on sites without TLS too. Touches: nothing.
 //! Behaviour: nginx.org, ngx_http_ssl_module, ngx_http_v2_module and ngx_http_v3_module.
 
-use crate::config::Merge;
+use crate::config::settings;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::variable::{Argument, Variable, variable};
 
-#[derive(Debug, Default)]
-pub struct Conf {}
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {}
+}
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
@@ -48,10 +50,6 @@ pub static VARIABLES: &[Variable] = &[
     variable("ssl_sigalg", none),
     variable("ssl_sigalgs", none),
 ];
-
-impl Merge for Conf {
-    fn merge(&mut self, _: &Self) {}
-}
 
 impl BlockConf for Conf {}
 

@@ -6,13 +6,15 @@
 
 use std::io::Write;
 
-use crate::config::Merge;
+use crate::config::settings;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::request::Request;
 use crate::http::variable::{Variable, variable};
 
-#[derive(Debug, Default)]
-pub struct Conf {}
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {}
+}
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
@@ -43,10 +45,6 @@ pub static VARIABLES: &[Variable] = &[
 
 /// The flags of a trace that begins here: its identity is in the log, if in nothing else.
 const SAMPLED: u8 = 1;
-
-impl Merge for Conf {
-    fn merge(&mut self, _: &Self) {}
-}
 
 impl BlockConf for Conf {}
 

@@ -7,8 +7,8 @@
 use nix::errno::Errno;
 
 use crate::config::directive::custom;
-use crate::config::inherit::duplicate;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, Word};
+use crate::config::inherit::{duplicate, own};
+use crate::config::{Arity, Context, Diagnostic, Node, Span, Word, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::open_file_cache::{self, FileKind};
 use crate::http::modules::{BlockConf, Directive, core};
@@ -19,10 +19,12 @@ use crate::http::script::Script;
 use crate::http::variable::Variable;
 use crate::log;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    files: Vec<Name>,
-    last: Option<Last>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        files: Vec<Name> => own,
+        last: Option<Last> => own,
+    }
 }
 
 /// A name that is tried.
@@ -48,10 +50,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, _: &Self) {}
-}
 
 impl BlockConf for Conf {
     const INHERITS: bool = false;

@@ -10,8 +10,9 @@ use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use crate::base::base64;
-use crate::config::directive::{custom, keyword, number};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, params};
+use crate::config::directive::{custom, number, one_of};
+use crate::config::inherit::own;
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, keywords, params, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::request::Request;
@@ -19,20 +20,22 @@ use crate::http::variable::{Change, Variable, VariableId, changeable, variable};
 use crate::log;
 use crate::sys::clock;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    userid: Inherit<usize>,
-    name: Inherit<Box<str>>,
-    /// `; domain=…`, or nothing.
-    domain: Inherit<Box<str>>,
-    path: Inherit<Box<str>>,
-    expires: Inherit<Expires>,
-    flags: Inherit<Box<str>>,
-    p3p: Inherit<Box<str>>,
-    mark: Inherit<Option<u8>>,
-    service: Inherit<u64>,
-    /// `$uid_reset`, where cookies are set.
-    reset: Option<VariableId>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        userid: Setting<Mode> = Mode::Off,
+        name: Setting<Box<str>> = "uid".into(),
+        /// `; domain=…`, or nothing.
+        domain: Setting<Box<str>> = "".into(),
+        path: Setting<Box<str>> = "; path=/".into(),
+        expires: Setting<Expires> = Expires::Never,
+        flags: Setting<Box<str>> = "".into(),
+        p3p: Setting<Box<str>> = "".into(),
+        mark: Setting<Option<u8>> = None,
+        service: Inherit<u64>,
+        /// `$uid_reset`, where cookies are set.
+        reset: Option<VariableId> => own,
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,31 +58,42 @@ pub struct State {
 
 type Uid = [u8; 16];
 
-const OFF: usize = 0;
-const V1: usize = 2;
+/// What is done about cookies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+enum Mode {
+    Off,
+    /// They are read, and none is set.
+    Log,
+    V1,
+    V2,
+}
+keywords!(Mode { "off" => Off, "log" => Log, "v1" => V1, "on" => V2 });
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    keyword("userid", Context::ANY, &["off", "log", "v1", "on"], |c| &mut c.userid,
-        "Sets cookies that tell clients apart, of version 1 or 2, or only logs those received; off."),
-    custom("userid_name", Context::ANY, Arity::exactly(1), |c, _, n| text(&mut c.name, n, |value| value.to_owned()), "Name of the cookie; uid."),
-    custom("userid_domain", Context::ANY, Arity::exactly(1), |c, _, n| text(&mut c.domain, n, |value| or_none(value, "; domain=")),
-        "Domain of the cookie; none."),
-    custom("userid_path", Context::ANY, Arity::exactly(1), |c, _, n| text(&mut c.path, n, |value| format!("; path={value}")), "Path of the cookie; /."),
-    custom("userid_expires", Context::ANY, Arity::exactly(1), expires, "Time that a browser keeps the cookie, or max; off: until it is closed."),
-    custom("userid_flags", Context::ANY, Arity::between(1, 3), flags, "Attributes of the cookie: secure, httponly, samesite=strict, lax or none; off."),
-    custom("userid_p3p", Context::ANY, Arity::exactly(1), |c, _, n| text(&mut c.p3p, n, |value| or_none(value, "")),
-        "The P3P field that goes with the cookie; none."),
-    custom("userid_mark", Context::ANY, Arity::exactly(1), mark, "A letter, digit or = that marks valid cookies; others are sent anew; off."),
-    number("userid_service", Context::ANY, (0, u32::MAX as u64), |c| &mut c.service, "The number of this server in the cookies; its address."),
+    one_of("userid", Context::ANY, |c| &mut c.userid, "Sets cookies that tell clients apart, of version 1 or 2, or only logs those received."),
+    custom("userid_name", Context::ANY, Arity::exactly(1), |c: &mut Conf, _, n| text(&mut c.name, n, |value| value.to_owned()),
+        "Name of the cookie.").default("uid"),
+    custom("userid_domain", Context::ANY, Arity::exactly(1), |c: &mut Conf, _, n| text(&mut c.domain, n, |value| or_none(value, "; domain=")),
+        "Domain of the cookie.").default("none"),
+    custom("userid_path", Context::ANY, Arity::exactly(1), |c: &mut Conf, _, n| text(&mut c.path, n, |value| format!("; path={value}")),
+        "Path of the cookie.").default("/"),
+    custom("userid_expires", Context::ANY, Arity::exactly(1), expires, "Time that a browser keeps the cookie, or max.").default("off: until it is closed"),
+    custom("userid_flags", Context::ANY, Arity::between(1, 3), flags,
+        "Attributes of the cookie: secure, httponly, samesite=strict, lax or none.").default("off"),
+    custom("userid_p3p", Context::ANY, Arity::exactly(1), |c: &mut Conf, _, n| text(&mut c.p3p, n, |value| or_none(value, "")),
+        "The P3P field that goes with the cookie.").default("none"),
+    custom("userid_mark", Context::ANY, Arity::exactly(1), mark, "A letter, digit or = that marks valid cookies; others are sent anew.").default("off"),
+    number("userid_service", Context::ANY, (0, u32::MAX as u64), |c: &mut Conf| &mut c.service,
+        "The number of this server in the cookies.").default("its address"),
 ];
 
 pub static VARIABLES: &[Variable] = &[
-    variable("uid_got", |request, _, out| match of(request).filter(|conf| conf.mode() != OFF) {
+    variable("uid_got", |request, _, out| match of(request).filter(|conf| conf.mode() != Mode::Off) {
         Some(conf) => show(conf, state(request, conf).got, out),
         None => false,
     }),
-    variable("uid_set", |request, _, out| match of(request).filter(|conf| conf.mode() >= V1) {
+    variable("uid_set", |request, _, out| match of(request).filter(|conf| conf.mode() >= Mode::V1) {
         Some(conf) => {
             make(request, conf);
             show(conf, state(request, conf).set, out)
@@ -89,47 +103,33 @@ pub static VARIABLES: &[Variable] = &[
     changeable("uid_reset", |_, _, _| true, Change::Kept),
 ];
 
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.userid.merge(&outer.userid);
-        self.name.merge(&outer.name);
-        self.domain.merge(&outer.domain);
-        self.path.merge(&outer.path);
-        self.expires.merge(&outer.expires);
-        self.flags.merge(&outer.flags);
-        self.p3p.merge(&outer.p3p);
-        self.mark.merge(&outer.mark);
-        self.service.merge(&outer.service);
-    }
-}
-
 impl BlockConf for Conf {
     fn freeze(&mut self, cx: &mut Cx) {
-        if let Some(span) = self.userid.span().filter(|_| self.mode() >= V1) {
+        if let Some(span) = self.userid.span().filter(|_| self.mode() >= Mode::V1) {
             self.reset = Some(cx.variables.reference("uid_reset", span));
         }
     }
 
     fn acts(&self) -> bool {
-        self.mode() >= V1
+        self.mode() >= Mode::V1
     }
 }
 
 impl Conf {
-    fn mode(&self) -> usize {
-        self.userid.get(OFF)
+    fn mode(&self) -> Mode {
+        self.userid.get()
     }
 
     fn name(&self) -> &str {
-        self.name.as_ref().map_or("uid", |name| name)
+        self.name.value()
     }
 
     fn mark(&self) -> Option<u8> {
-        self.mark.get(None)
+        self.mark.get()
     }
 }
 
-fn text(slot: &mut Inherit<Box<str>>, node: &Node, make: impl Fn(&str) -> String) -> Result<(), Diagnostic> {
+fn text(slot: &mut Setting<Box<str>>, node: &Node, make: impl Fn(&str) -> String) -> Result<(), Diagnostic> {
     slot.put(make(node.arg(0)).into(), node)
 }
 
@@ -185,7 +185,7 @@ fn mark(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 /// Adds the cookie to the response's head.
 pub fn send(request: &mut Request) {
     let conf: &'static Conf = &request.location.userid;
-    if conf.mode() < V1 || request.is_subrequest() {
+    if conf.mode() < Mode::V1 || request.is_subrequest() {
         return;
     }
     set_cookie(request, conf);
@@ -209,7 +209,7 @@ fn set_cookie(request: &mut Request, conf: &'static Conf) {
         cookie.extend_from_slice(&state.cookie[..22]);
         cookie.extend_from_slice(&[conf.mark().unwrap_or(b'='), b'=']);
     }
-    match conf.expires.get(Expires::Never) {
+    match conf.expires.get() {
         Expires::Never => {}
         Expires::Max => cookie.extend_from_slice(b"; expires=Thu, 31-Dec-37 23:55:55 GMT"),
         Expires::Seconds(seconds) => {
@@ -217,12 +217,12 @@ fn set_cookie(request: &mut Request, conf: &'static Conf) {
             cookie_time(clock::wall_seconds().saturating_add(seconds), &mut cookie);
         }
     }
-    let none = "".into();
-    for part in [conf.domain.or(&none), conf.path.or(&"; path=/".into()), conf.flags.or(&none)] {
-        cookie.extend_from_slice(part.as_bytes());
+    for part in [&conf.domain, &conf.path, &conf.flags] {
+        cookie.extend_from_slice(part.value().as_bytes());
     }
     request.response.headers.push(b"Set-Cookie", &cookie);
-    if let Some(p3p) = conf.p3p.as_ref().filter(|p3p| !p3p.is_empty()) {
+    let p3p = conf.p3p.value();
+    if !p3p.is_empty() {
         request.response.headers.push(b"P3P", p3p.as_bytes());
     }
 }
@@ -298,7 +298,7 @@ thread_local! {
 fn fresh(request: &Request, conf: &Conf) -> Uid {
     let service = conf.service.as_ref().map(|service| *service as u32);
     let now = clock::wall_seconds() as u32;
-    let words = if conf.mode() == V1 {
+    let words = if conf.mode() == Mode::V1 {
         let sequence = SEQUENCE_V1.get();
         SEQUENCE_V1.set(sequence.wrapping_add(0x100));
         let words = [service.unwrap_or(0), now, start_value(), sequence];
