@@ -607,7 +607,7 @@ mod tests {
 
     use super::*;
     use crate::config::table::{Module, Slot, Table};
-    use crate::config::{Context, Directive, LoadOptions, RowInfo, load_text};
+    use crate::config::{Context, Directive, Inherits, LoadOptions, RowInfo, load_text};
     use crate::http::CompileOptions;
     use crate::http::modules;
     use crate::log::Logger;
@@ -632,7 +632,8 @@ mod tests {
         }
     }
 
-    static SLOT: Slot<Toy, Toy, Cx> = Slot { name: "toy", rows: ROWS, conf: |toy| toy };
+    static SLOT: Slot<Toy, Toy, Cx> =
+        Slot { name: "toy", rows: ROWS, conf: |toy| toy, inherits: Inherits::Everywhere };
 
     fn options() -> CompileOptions {
         CompileOptions {
@@ -706,7 +707,7 @@ mod tests {
         let rest = |rows: &[RowInfo], prefix: &str| -> Vec<String> {
             rows.iter().filter_map(|row| Some(row.name.strip_prefix(prefix)?.to_owned())).collect()
         };
-        let proxy: Vec<RowInfo> = modules::table().rows().copied().collect();
+        let proxy: Vec<RowInfo> = modules::table().rows().cloned().collect();
         let (proxy, toy) = (rest(&proxy, "proxy_"), rest(&SLOT.rows(), "toy_"));
         assert_eq!(toy.len(), ROWS.len());
         for name in toy.iter().filter(|name| *name != "script") {
