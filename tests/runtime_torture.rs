@@ -15,11 +15,13 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
+use pronghorn::net::Transport;
+use pronghorn::net::tunnel::tunnel;
 use pronghorn::runtime::buffer::Buffer;
 use pronghorn::runtime::channel::Notify;
 use pronghorn::runtime::{
-    self, Acceptor, Either, Io, Runtime, Timer, race, registration_count, relay, sleep, spawn, task_count,
-    timeout, timer_count, yield_now,
+    self, Acceptor, Either, Io, Runtime, Timer, race, registration_count, sleep, spawn, task_count, timeout,
+    timer_count, yield_now,
 };
 
 /// Far more than any script needs, also on a busy machine: reaching it means that a wake was lost.
@@ -435,7 +437,7 @@ fn tunnels_carry_every_byte_both_ways() {
         let (forth, back) = (random.below(200_000), random.below(200_000));
         scripts.push(Box::pin(async move {
             let (near, far) = (Io::register(near).unwrap(), Io::register(far).unwrap());
-            assert_eq!(relay::tunnel(&near, &far, LOST_MS).await.unwrap(), (forth, back));
+            assert_eq!(tunnel(&near.into(), &far.into(), LOST_MS).await.unwrap(), (forth, back));
         }));
         scripts.push(Box::pin(async move {
             let io = Io::register(client).unwrap();
@@ -477,12 +479,13 @@ fn an_idle_connection_fits_its_budget() {
     let (a, b) = unix_pair();
     drop(b);
     Runtime::new().unwrap().block_on(async move {
-        let io = Rc::new(Io::register(a).unwrap());
+        let io = Io::register(a).unwrap();
         let waiting = race(timeout(60_000, io.readable()), std::future::pending::<()>());
         let bytes = size_of_val(&waiting);
         assert!(bytes <= 112, "waiting for the first byte takes {bytes} bytes");
-        let tunnel = relay::tunnel(&io, &io, 1000);
-        let bytes = size_of_val(&tunnel);
+        drop(waiting);
+        let io = Transport::from(io);
+        let bytes = size_of_val(&tunnel(&io, &io, 1000));
         assert!(bytes <= 400, "an idle tunnel takes {bytes} bytes");
         assert!(size_of::<Io>() <= 8 && size_of::<Timer>() <= 16 && size_of::<Buffer>() <= 24);
     });

@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
+use crate::http::downstream::Downstream;
 use crate::http::modules::{self, limit_rate};
 use crate::http::request::Request;
 use crate::http::request::ahead::Sink;
@@ -20,7 +21,7 @@ use crate::net::drain;
 use crate::proto::h1::encode::{Head, Text};
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
-use crate::runtime::{self, Io, relay};
+use crate::runtime;
 use crate::sys::clock;
 
 /// `Server` of a response with and without `server_tokens`.
@@ -39,7 +40,7 @@ const SUBREQUEST_WORK: u32 = 64;
 /// One response on one connection; or the part that a subrequest has in one.
 #[derive(Debug)]
 pub struct Client<'a> {
-    io: &'a Io,
+    downstream: Downstream<'a>,
     output: Output,
     /// The body goes through these first.
     filters: Option<Box<Filters>>,
@@ -51,32 +52,32 @@ pub struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    pub fn new(io: &'a Io) -> Self {
-        Self { io, output: Output::new(), filters: None, is_within: false, has_started: false, holds: false }
+    pub fn new(downstream: Downstream<'a>) -> Self {
+        let output = Output::new();
+        Self { downstream, output, filters: None, is_within: false, has_started: false, holds: false }
     }
 
     /// What a subrequest answers into: the body that `outer` has begun, until [`Client::resume`].
     pub fn within(outer: &mut Self) -> Self {
         let output = std::mem::take(&mut outer.output);
-        Self { output, ..Self::nobody(outer.io) }
+        Self { downstream: outer.downstream, output, ..Self::nobody() }
     }
 
     /// What a subrequest answers into whose body is kept in memory, up to `max` bytes (0: none of it is kept) or what
     /// its location allows.
-    pub fn memory(io: &'a Io, max: Option<usize>) -> Self {
-        Self { output: Output::memory(max), ..Self::nobody(io) }
+    pub fn memory(downstream: Downstream<'a>, max: Option<usize>) -> Self {
+        Self { downstream, output: Output::memory(max), ..Self::nobody() }
     }
 
-    /// For a request that no client waits for. `io` is a silent end: what the pipeline asks its client for, to be
-    /// there and to have said all, holds of it always, and neither body nor head is written.
-    pub fn nobody(io: &'a Io) -> Self {
-        let output = Output::nothing();
-        Self { io, output, filters: None, is_within: true, has_started: false, holds: false }
+    /// For a request that no client waits for: neither body nor head is written.
+    pub fn nobody() -> Self {
+        let (downstream, output) = (Downstream::Nobody, Output::nothing());
+        Self { downstream, output, filters: None, is_within: true, has_started: false, holds: false }
     }
 
-    /// For a subrequest whose turn has not come; `io` is a silent end.
-    pub fn ahead(io: &'a Io, sink: Sink) -> Self {
-        Self { output: Output::ahead(sink), ..Self::nobody(io) }
+    /// For a subrequest whose turn has not come.
+    pub fn ahead(sink: Sink) -> Self {
+        Self { output: Output::ahead(sink), ..Self::nobody() }
     }
 
     /// Goes on behind a subrequest that was answered into this body.
@@ -89,9 +90,9 @@ impl<'a> Client<'a> {
         self.output.take_memory()
     }
 
-    /// The client's socket; for relays that move bytes inside the kernel, after [`Client::flush`].
-    pub fn io(&self) -> &'a Io {
-        self.io
+    /// The client's connection; for relays that move bytes inside the kernel, after [`Client::flush`].
+    pub fn downstream(&self) -> Downstream<'a> {
+        self.downstream
     }
 
     /// A response head was made: no other status can be sent.
@@ -165,7 +166,7 @@ impl<'a> Client<'a> {
     /// How many more body bytes may be moved past [`Client::write`]: `None` when they must be framed or changed, or
     /// the socket may be another process's too.
     pub fn raw_room(&self) -> Option<u64> {
-        if self.filters.is_some() || self.io.is_shared() { None } else { self.output.raw_room() }
+        self.downstream.plain().filter(|_| self.filters.is_none()).and_then(|_| self.output.raw_room())
     }
 
     /// The body is changed on its way, or other answers become part of it.
@@ -187,7 +188,7 @@ impl<'a> Client<'a> {
     /// How many bytes a relay may move now; waits where `limit_rate` says so. Only what [`Client::is_paced`]
     /// need be asked.
     pub async fn pace(&mut self) -> Result<u64, Error> {
-        self.output.pace(self.io).await
+        self.output.pace(self.downstream).await
     }
 
     pub fn is_paced(&self) -> bool {
@@ -226,7 +227,7 @@ impl<'a> Client<'a> {
 
     /// Sends what waits; ready when nothing does. Errors: as for [`Client::write`].
     pub fn poll_flush(&mut self, cx: &mut Context<'_>, request: &mut Request) -> Poll<Result<(), Error>> {
-        self.output.poll_flush(self.io, cx, &mut request.bytes_sent)
+        self.output.poll_flush(self.downstream, cx, &mut request.bytes_sent)
     }
 
     /// Sends the head if it is still here.
@@ -284,9 +285,10 @@ impl<'a> Client<'a> {
             return Box::pin(self.write_changed(request, data, Signal::More)).await;
         }
         let mut done = 0;
-        let outcome = poll_fn(|cx| self.output.poll_send(self.io, cx, (data, tail), ahead, &mut done)).await;
+        let outcome =
+            poll_fn(|cx| self.output.poll_send(self.downstream, cx, (data, tail), ahead, &mut done)).await;
         self.output.settle(done, data, tail);
-        request.bytes_sent = relay::advance(self.io, request.bytes_sent, done);
+        request.bytes_sent = self.downstream.advance(request.bytes_sent, done);
         outcome
     }
 
@@ -310,7 +312,7 @@ impl<'a> Client<'a> {
         // a subrequest's end is not that of the response
         let outer = if signal == Signal::End && self.is_within { Signal::More } else { signal };
         let Some(mut filters) = self.filters.take() else {
-            return self.output.emit(self.io, data, outer, &mut request.bytes_sent).await;
+            return self.output.emit(self.downstream, data, outer, &mut request.bytes_sent).await;
         };
         self.holds = signal == Signal::More;
         let plain = if self.output.is_coded() { Signal::More } else { outer };
@@ -329,7 +331,7 @@ impl<'a> Client<'a> {
             }
         }
         if self.output.is_coded() && outer != Signal::More {
-            self.output.emit(self.io, b"", outer, &mut request.bytes_sent).await?;
+            self.output.emit(self.downstream, b"", outer, &mut request.bytes_sent).await?;
         }
         if signal != Signal::End {
             self.filters = Some(filters);
@@ -351,19 +353,19 @@ impl<'a> Client<'a> {
                 match piece {
                     Piece::Bytes(bytes) => {
                         runtime::worked(PIECE_WORK).await;
-                        self.output.emit(self.io, &bytes, signal, &mut request.bytes_sent).await?;
+                        self.output.emit(self.downstream, &bytes, signal, &mut request.bytes_sent).await?;
                     }
                     Piece::Subrequest(subrequest) => {
                         // One that is answered from memory does no I/O that would tell.
                         runtime::worked(SUBREQUEST_WORK).await;
-                        if self.io.is_hung_up() {
+                        if self.downstream.is_gone() {
                             return Err(Error::left());
                         }
                         match begun.next().flatten() {
                             Some(source) => {
-                                while let Some(bytes) = source.read(self.io).await? {
+                                while let Some(bytes) = source.read(self.downstream).await? {
                                     self.output
-                                        .emit(self.io, &bytes, signal, &mut request.bytes_sent)
+                                        .emit(self.downstream, &bytes, signal, &mut request.bytes_sent)
                                         .await?;
                                 }
                             }

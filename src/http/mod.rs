@@ -3,6 +3,7 @@
 pub mod captures;
 pub mod client;
 pub mod config;
+pub mod downstream;
 pub mod glossary;
 pub mod h1;
 pub mod modules;
@@ -188,7 +189,7 @@ impl Service {
         let number = self.0.next_number.get();
         self.0.next_number.set(number + 1);
         match Io::register(fd) {
-            Ok(io) => Some(h1::Conn::new(io, self, listen, peer, number)),
+            Ok(io) => Some(h1::Conn::new(io.into(), self, listen, peer, number)),
             Err(error) => {
                 log::error!(
                     log::process(),

@@ -365,7 +365,7 @@ fn decide(request: &mut Request, phase: Phase, index: usize, verdict: Verdict) -
 
 /// Waits, unless the client leaves before.
 async fn wait(client: &Client<'_>, ms: u64) -> Result<(), Error> {
-    match race(runtime::sleep(ms), client.io().hangup()).await {
+    match race(runtime::sleep(ms), client.downstream().gone()).await {
         Either::First(()) => Ok(()),
         Either::Second(()) => Err(Error::left()),
     }
@@ -379,7 +379,7 @@ async fn done_or_gone(
     lane: Lane,
 ) -> Result<u64, Error> {
     let mut run = run;
-    match race(run.as_mut(), client.io().hangup()).await {
+    match race(run.as_mut(), client.downstream().gone()).await {
         Either::First(outcome) => Ok(outcome),
         Either::Second(()) if lane.is_crowded() => Err(Error::left()),
         Either::Second(()) => Ok(run.await),
@@ -471,7 +471,7 @@ async fn answer(
             Ok(Some(go_on(request, phase, index, verdict)))
         }
         Reply::AfterBody { then, phase, index } => {
-            Box::pin(body_file::gather(request, client.io())).await?;
+            Box::pin(body_file::gather(request, client.downstream())).await?;
             let verdict = then(request);
             Ok(Some(go_on(request, phase, index, verdict)))
         }

@@ -171,7 +171,7 @@ fn request(config: &'static Config, target: &str) -> Option<Box<Request>> {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
     let connection = Connection {
         number: 1,
-        fd: -1,
+        probe: None,
         peer: address.into(),
         proxy: None,
         local: address.into(),

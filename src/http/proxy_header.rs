@@ -8,9 +8,10 @@ use std::io;
 use crate::http::config::server::Listen;
 use crate::http::h1::handover::Handover;
 use crate::log::{self, Logger};
+use crate::net::Transport;
 use crate::proto::proxy_protocol::{self, Error, Header};
+use crate::runtime::Waiting;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{Io, Waiting};
 use crate::sys::address::SockAddr;
 
 /// Who is about to tell for whom it connects.
@@ -40,7 +41,12 @@ impl log::Context for Sender<'_> {
 }
 
 /// Reads the header: it, and what came behind it. `None`: there is none, and the log says why.
-pub async fn read(io: &Io, buffer_size: usize, log: Logger, who: &Sender<'_>) -> Option<(Header, Buffer)> {
+pub async fn read(
+    transport: &Transport,
+    buffer_size: usize,
+    log: Logger,
+    who: &Sender<'_>,
+) -> Option<(Header, Buffer)> {
     let mut input = Buffer::take(buffer_size);
     loop {
         match proxy_protocol::parse(input.data()) {
@@ -58,8 +64,8 @@ pub async fn read(io: &Io, buffer_size: usize, log: Logger, who: &Sender<'_>) ->
         if input.space().is_empty() {
             input.grow(input.capacity() * 2); // the longest header is a few KiB
         }
-        match arrived(io, &mut input).await {
-            Ok(0) if io.is_asked() && !io.is_hung_up() => return None,
+        match arrived(transport, &mut input).await {
+            Ok(0) if transport.is_asked() && !transport.is_gone() => return None,
             Ok(count) if count > 0 => input.filled(count),
             Ok(_) => {
                 log::info!(log, who, "client closed connection");
@@ -75,11 +81,11 @@ pub async fn read(io: &Io, buffer_size: usize, log: Logger, who: &Sender<'_>) ->
 }
 
 /// Reads what comes next. Zero: the end, or the worker needs this connection's place.
-async fn arrived(io: &Io, input: &mut Buffer) -> io::Result<usize> {
+async fn arrived(transport: &Transport, input: &mut Buffer) -> io::Result<usize> {
     loop {
-        io.waiting(Waiting::Head).await?;
-        match io.try_read(input.space()) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && io.is_asked() => return Ok(0),
+        transport.waiting(Waiting::Head).await?;
+        match transport.try_read(input.space()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && transport.is_asked() => return Ok(0),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             read => return read,
         }

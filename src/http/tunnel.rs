@@ -13,21 +13,21 @@ use crate::http::request::parked::Parked;
 use crate::http::request::termination::{How, Phase, Termination, Who};
 use crate::http::upstream::conf::Conf;
 use crate::log;
-use crate::net::drain;
 use crate::net::open::{self, Place};
-use crate::runtime::Io;
-use crate::runtime::relay::{self, RelayError, Tunneling};
+use crate::net::tunnel::Tunneling;
+use crate::net::{Transport, drain};
+use crate::runtime::relay::{self, RelayError};
 
 /// Both sides of a tunnel, and the request that asked for it.
 #[derive(Debug)]
 pub struct Tunnel {
-    upstream: Io,
+    upstream: Transport,
     place: Place,
     request: Parked,
 }
 
 impl Tunnel {
-    pub fn new((upstream, place): (Io, Place), request: Box<Request>) -> Self {
+    pub fn new((upstream, place): (Transport, Place), request: Box<Request>) -> Self {
         Self { upstream, place, request: Parked::new(request) }
     }
 }
@@ -35,7 +35,7 @@ impl Tunnel {
 /// Relays until both directions have ended, one was silent for `proxy_read_timeout`, or the worker must go.
 ///
 /// One future and no more: it is all that an idle tunnel costs beside its sockets.
-pub async fn run(client: Io, open: open::Guard, tunnel: Tunnel) {
+pub async fn run(client: Transport, open: open::Guard, tunnel: Tunnel) {
     let Tunnel { upstream, place, request } = tunnel;
     let mut tunneling = Tunneling::new(request.location().map_or(0, |at| at.passes().read_timeout_ms()));
     let outcome = poll_fn(|cx| match tunneling.poll(&client, &upstream, cx) {

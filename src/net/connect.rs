@@ -5,6 +5,7 @@
 
 use std::io;
 
+use crate::net::Transport;
 use crate::net::address::Address;
 use crate::runtime::Io;
 use crate::sys::socket;
@@ -21,7 +22,7 @@ pub struct Options {
 }
 
 /// Connects, without Nagle's delay. Errors: the system call's, such as connection refused.
-pub async fn connect(address: &Address, options: &Options) -> io::Result<Io> {
+pub async fn connect(address: &Address, options: &Options) -> io::Result<Transport> {
     // a unix socket has no local address that could be chosen
     let bind = options.bind.as_ref().filter(|_| !address.is_unix());
     let (fd, in_progress) = socket::connect_nonblocking(address, bind, options.is_transparent)?;
@@ -29,10 +30,10 @@ pub async fn connect(address: &Address, options: &Options) -> io::Result<Io> {
         socket::set_keepalive(&fd)?;
     }
     if !in_progress {
-        return Io::register(fd);
+        return Ok(Io::register(fd)?.into());
     }
     let io = Io::connecting(fd)?;
     io.writable().await?;
     socket::take_error(io.as_fd())?;
-    Ok(io)
+    Ok(io.into())
 }

@@ -11,6 +11,7 @@ pub mod pace;
 pub mod resolver;
 pub mod room;
 pub mod transport;
+pub mod tunnel;
 
 pub use address::Address;
 pub use transport::Transport;

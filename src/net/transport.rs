@@ -10,12 +10,16 @@ pub mod script;
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::task::{Context, Poll};
 
-use crate::runtime::{Io, Waiting};
+use crate::runtime::buffer::Buffer;
+use crate::runtime::{Io, Waiting, relay};
 use crate::sys::address::SockAddr;
-use crate::sys::socket::{self, TcpInfo, UNSENT_PROOF_BYTES};
+use crate::sys::socket::{self, TcpInfo};
+
+/// Bytes of a file that are copied at a time where the kernel cannot send them.
+const FILE_BYTES: usize = 16 * 1024;
 
 /// One connection of a client or to an upstream server.
 ///
@@ -71,6 +75,37 @@ impl Transport {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         each!(self, inner => inner.poll_write_vectored(cx, slices))
+    }
+
+    /// Sends at most `length` bytes of a file from `offset` on, inside the kernel where that is possible. Zero: the file
+    /// ends there.
+    pub fn poll_write_file(
+        &self,
+        cx: &mut Context<'_>,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+    ) -> Poll<io::Result<usize>> {
+        match self.plain() {
+            Some(io) => io.poll_write_file(cx, file, offset, length),
+            None => self.poll_copy_file(cx, file, offset, length),
+        }
+    }
+
+    /// The same through a buffer. What is read again because little of it was taken is in the page cache by then.
+    fn poll_copy_file(
+        &self,
+        cx: &mut Context<'_>,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+    ) -> Poll<io::Result<usize>> {
+        let mut buffer = Buffer::take(FILE_BYTES);
+        let room = buffer.space().len().min(usize::try_from(length).unwrap_or(usize::MAX));
+        let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let count = nix::sys::uio::pread(file, &mut buffer.space()[..room], offset)?;
+        buffer.filled(count);
+        if count == 0 { Poll::Ready(Ok(0)) } else { self.poll_write(cx, buffer.data()) }
     }
 
     /// Takes bytes to be sent if that is possible now.
@@ -192,11 +227,7 @@ impl Transport {
     /// on the kernel may hold as much of it unsent as it likes.
     #[inline]
     pub fn advance(&self, before: u64, count: usize) -> u64 {
-        let total = before + count as u64;
-        if before < UNSENT_PROOF_BYTES && total >= UNSENT_PROOF_BYTES {
-            self.with_socket(|io| socket::lift_unsent_limit(io.as_fd()));
-        }
-        total
+        self.with_socket(|io| relay::advance(io, before, count)).unwrap_or(before + count as u64)
     }
 
     /// Every kind but the one of tests has a socket underneath.
@@ -289,6 +320,26 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_copied_where_the_kernel_cannot_send_it() {
+        use std::io::Write;
+        use std::os::fd::AsFd;
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"0123456789").unwrap();
+        Runtime::new().unwrap().block_on(async move {
+            let (transport, script) = script::play();
+            script.takes(2);
+            let send = async |from, length| {
+                poll_fn(|cx| transport.poll_write_file(cx, file.as_fd(), from, length)).await.unwrap()
+            };
+            assert_eq!(
+                (send(3, 4).await, send(5, 2).await, send(9, 9).await, send(10, 5).await),
+                (2, 2, 1, 0)
+            );
+            assert_eq!(script.written(), b"34569");
+        });
+    }
+
+    #[test]
     fn the_kernel_is_asked_about_sockets_only() {
         Runtime::new().unwrap().block_on(async {
             let (transport, _peer) = pair();
@@ -296,7 +347,7 @@ mod tests {
             let (transport, _script) = script::play();
             assert!(transport.plain().is_none() && transport.probe().is_none());
             assert!(transport.local_addr().is_none() && !transport.is_asked());
-            assert_eq!(transport.advance(UNSENT_PROOF_BYTES - 1, 2), UNSENT_PROOF_BYTES + 1);
+            assert_eq!(transport.advance(100, 2), 102);
             assert!(transport.into_plain().is_none());
         });
     }

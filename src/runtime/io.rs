@@ -24,18 +24,12 @@ use crate::sys::{socket, transfer};
 /// A registered socket. Dropping it takes it out of epoll and closes it.
 #[derive(Debug)]
 pub struct Io {
-    /// `None` only while `into_fd` takes it out, and in a silent end.
+    /// `None` only while `into_fd` takes it out.
     fd: Option<OwnedFd>,
     index: u32,
 }
 
 impl Io {
-    /// An end at which nothing ever happens: nothing comes, nobody leaves, and nothing can be written. For work that
-    /// no peer waits for; it has no descriptor.
-    pub fn silent() -> Self {
-        Self { fd: None, index: reactor::NOWHERE }
-    }
-
     /// Registers a non-blocking descriptor.
     pub fn register(fd: OwnedFd) -> io::Result<Self> {
         // Taken for writable, which a new socket is; what can be read at registration epoll reports as an edge.

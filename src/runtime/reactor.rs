@@ -28,9 +28,6 @@ pub(super) const ASKED: u8 = 64;
 /// Another process may have this socket too, and change its mode.
 pub(super) const SHARED: u8 = 128;
 
-/// The index of a descriptor that is none.
-pub(super) const NOWHERE: u32 = u32::MAX;
-
 /// No task waits.
 const NOBODY: u64 = u64::MAX;
 

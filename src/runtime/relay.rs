@@ -1,13 +1,12 @@
 //! Bytes from one descriptor to another, bounded: a slow reader stops its writer.
 //!
-//! Touches: the two descriptors; a pipe of the worker's pool for `splice`. An idle tunnel holds neither buffer
-//! nor pipe.
+//! Touches: the two descriptors; a pipe of the worker's pool for `splice`.
 
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
 
 use nix::sys::socket::{MsgFlags, send};
 
@@ -20,8 +19,6 @@ use crate::sys::transfer::{Pipe, send_file};
 
 /// Buffer of a relay without a pipe.
 const COPY_BYTES: usize = 64 * 1024;
-/// Buffer of a tunnel while bytes are in hand.
-const TUNNEL_BYTES: usize = 16 * 1024;
 
 /// How long a relay waits for either side.
 #[derive(Clone, Copy, Debug)]
@@ -208,110 +205,6 @@ async fn transfer(
     .await
 }
 
-/// One direction of a tunnel.
-#[derive(Debug, Default)]
-struct Half {
-    buffer: Option<Buffer>,
-    moved: u64,
-    is_done: bool,
-}
-
-impl Half {
-    /// Moves what can be moved now; true when anything was.
-    fn poll(&mut self, source: &Io, target: &Io, cx: &mut Context<'_>) -> Result<bool, (Side, io::Error)> {
-        let mut progress = false;
-        while !self.is_done {
-            if let Some(buffer) = &mut self.buffer {
-                match target.poll_write(cx, buffer.data()) {
-                    Poll::Pending => return Ok(progress),
-                    Poll::Ready(Err(error)) => return Err((Side::Target, error)),
-                    Poll::Ready(Ok(count)) => {
-                        progress = true;
-                        self.moved += count as u64;
-                        buffer.consume(count);
-                        if buffer.data().is_empty() {
-                            self.buffer = None;
-                        }
-                    }
-                }
-                continue;
-            }
-            if source.poll_readable(cx).is_pending() {
-                return Ok(progress);
-            }
-            let mut buffer = Buffer::take(TUNNEL_BYTES);
-            match source.poll_read(cx, buffer.space()) {
-                Poll::Pending => return Ok(progress),
-                Poll::Ready(Err(error)) => return Err((Side::Source, error)),
-                Poll::Ready(Ok(0)) => {
-                    self.is_done = true;
-                    progress = true;
-                    // A peer that is gone already needs no farewell.
-                    let _ = target.shutdown_write();
-                }
-                Poll::Ready(Ok(count)) => {
-                    progress = true;
-                    buffer.filled(count);
-                    self.buffer = Some(buffer);
-                }
-            }
-        }
-        Ok(progress)
-    }
-}
-
-/// Relays in both directions until both have ended; each side's end is passed on to the other.
-///
-/// Returns the bytes from `a` to `b` and from `b` to `a`. Errors: `TimedOut` after `idle_ms` without a byte in
-/// either direction; `moved` counts both.
-pub async fn tunnel(a: &Io, b: &Io, idle_ms: u64) -> Result<(u64, u64), RelayError> {
-    let mut tunneling = Tunneling::new(idle_ms);
-    poll_fn(|cx| tunneling.poll(a, b, cx)).await
-}
-
-/// A tunnel under way, for who has more to wait for.
-#[derive(Debug)]
-pub struct Tunneling {
-    forth: Half,
-    back: Half,
-    timer: Timer,
-    idle_ms: u64,
-}
-
-impl Tunneling {
-    pub fn new(idle_ms: u64) -> Self {
-        Self { forth: Half::default(), back: Half::default(), timer: Timer::new(), idle_ms }
-    }
-
-    /// Ready as [`tunnel`] is.
-    pub fn poll(&mut self, a: &Io, b: &Io, cx: &mut Context<'_>) -> Poll<Result<(u64, u64), RelayError>> {
-        let Self { forth, back, timer, idle_ms } = self;
-        let outcome = match (forth.poll(a, b, cx), back.poll(b, a, cx)) {
-            (Ok(first), Ok(second)) => Ok(first || second),
-            (Err((side, error)), _) => Err((side, error)),
-            (_, Err((side, error))) => Err((opposite(side), error)),
-        };
-        let moved = forth.moved + back.moved;
-        match outcome {
-            Err((side, error)) => {
-                return Poll::Ready(Err(RelayError { side, cause: Cause::Io(error), moved }));
-            }
-            Ok(_) if forth.is_done && back.is_done => return Poll::Ready(Ok((forth.moved, back.moved))),
-            Ok(progress) if progress || !timer.is_set() => timer.set(now_ms().saturating_add(*idle_ms)),
-            Ok(_) => {}
-        }
-        ready!(timer.poll_expired(cx));
-        Poll::Ready(Err(RelayError { side: Side::Source, cause: Cause::TimedOut, moved }))
-    }
-}
-
-fn opposite(side: Side) -> Side {
-    match side {
-        Side::Source => Side::Target,
-        Side::Target => Side::Source,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Seek, Write};
@@ -447,48 +340,5 @@ mod tests {
         assert!(matches!((short.side, short.cause, short.moved), (Side::Source, Cause::Eof, 10)));
         let got = reader.join().unwrap();
         assert!(got == [&data[100..400_100], &data[499_990..]].concat());
-    }
-
-    #[test]
-    fn a_tunnel_carries_both_ways_and_half_closes() {
-        let ((a, mut left), (b, mut right)) = (tcp_pair(), tcp_pair());
-        let (ping, pong) = (pattern(300_000), pattern(700_000));
-        let (sent, expected) = (ping.clone(), pong.clone());
-        let client = std::thread::spawn(move || {
-            let mut writer = left.try_clone().unwrap();
-            let sending = std::thread::spawn(move || {
-                writer.write_all(&sent).unwrap();
-                writer.shutdown(std::net::Shutdown::Write).unwrap();
-            });
-            let mut got = Vec::new();
-            left.read_to_end(&mut got).unwrap();
-            sending.join().unwrap();
-            assert!(got == expected);
-        });
-        let (ours, theirs) = (pong.clone(), ping.clone());
-        let server = std::thread::spawn(move || {
-            // reads to the client's end before it answers: the half-close must have come through
-            let mut got = Vec::new();
-            right.read_to_end(&mut got).unwrap();
-            assert!(got == theirs);
-            right.write_all(&ours).unwrap();
-        });
-        let counts = Runtime::new().unwrap().block_on(async move {
-            let (a, b) = (Io::register(a).unwrap(), Io::register(b).unwrap());
-            tunnel(&a, &b, 5000).await.unwrap()
-        });
-        assert_eq!(counts, (ping.len() as u64, pong.len() as u64));
-        client.join().unwrap();
-        server.join().unwrap();
-    }
-
-    #[test]
-    fn an_idle_tunnel_times_out() {
-        let ((a, _left), (b, _right)) = (pair(), pair());
-        let error = Runtime::new().unwrap().block_on(async move {
-            let (a, b) = (Io::register(a).unwrap(), Io::register(b).unwrap());
-            tunnel(&a, &b, 20).await.unwrap_err()
-        });
-        assert!(matches!(error.cause, Cause::TimedOut));
     }
 }

@@ -12,15 +12,15 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use crate::net::open::Place;
-use crate::net::{drain, room};
-use crate::runtime::{self, Io, Timer};
+use crate::net::{Transport, drain, room};
+use crate::runtime::{self, Timer};
 use crate::upstream::group::Keepalive;
 use crate::upstream::peer::Peer;
 
 /// A connection to a peer, and what its reuse depends on.
 #[derive(Debug)]
 pub struct Connection {
-    pub io: Io,
+    pub transport: Transport,
     /// Counts it among the worker's connections.
     pub place: Place,
     pub peer: Rc<Peer>,
@@ -101,7 +101,7 @@ impl Pool {
                 list.remove(index)
             };
             let mut connection = idle.connection;
-            if connection.io.is_quiet() || is_empty(&connection.io) {
+            if connection.transport.is_quiet() || is_empty(&connection.transport) {
                 connection.reused = true;
                 connection.requests += 1;
                 return Some(connection);
@@ -124,7 +124,7 @@ impl Pool {
         let watcher = self.state.watcher.borrow().clone();
         match watcher {
             // the watching task is woken by this connection from now on
-            Some(waker) if !is_quiet(&connection.io, &mut Context::from_waker(&waker)) => return,
+            Some(waker) if !is_quiet(&connection.transport, &mut Context::from_waker(&waker)) => return,
             Some(waker) if !self.state.is_timed.get() => waker.wake(),
             Some(_) => {}
             None => runtime::spawn(watch(Rc::clone(&self.state), keepalive.timeout_ms)),
@@ -166,9 +166,9 @@ async fn watch(state: Rc<State>, timeout_ms: u64) {
         let now_ms = runtime::now_ms();
         // out of the cell, so that closing runs while nothing is borrowed
         let list = state.idle.take();
-        let (kept, closed): (Vec<Idle>, Vec<Idle>) = list
-            .into_iter()
-            .partition(|idle| now_ms < idle.since_ms + timeout_ms && is_quiet(&idle.connection.io, cx));
+        let (kept, closed): (Vec<Idle>, Vec<Idle>) = list.into_iter().partition(|idle| {
+            now_ms < idle.since_ms + timeout_ms && is_quiet(&idle.connection.transport, cx)
+        });
         drop(closed);
         let first_ms = kept.first().map(|idle| idle.since_ms + timeout_ms);
         state.idle.replace(kept);
@@ -190,11 +190,12 @@ async fn watch(state: Rc<State>, timeout_ms: u64) {
 }
 
 /// Nothing has come on the connection, not even its end; if so, `cx` is woken when something does.
-fn is_quiet(io: &Io, cx: &mut Context<'_>) -> bool {
-    io.poll_readable(cx).is_pending() || is_empty(io) && io.poll_readable(cx).is_pending()
+fn is_quiet(transport: &Transport, cx: &mut Context<'_>) -> bool {
+    let waits = |cx: &mut Context<'_>| transport.poll_readable(cx).is_pending();
+    waits(cx) || is_empty(transport) && waits(cx)
 }
 
 /// "Ready" may be left over from the last read: the system knows.
-fn is_empty(io: &Io) -> bool {
-    io.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+fn is_empty(transport: &Transport) -> bool {
+    transport.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }

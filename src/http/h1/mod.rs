@@ -8,12 +8,13 @@ pub mod handover;
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use crate::base::in_place::pinned;
 use crate::http::client::Client;
 use crate::http::config::server::{Listen, Server};
+use crate::http::downstream::Downstream;
 use crate::http::h1::handover::{Handover, PROXY_BYTES_MAX};
 use crate::http::modules::core;
 use crate::http::proxy_header;
@@ -24,7 +25,7 @@ use crate::http::request::{Connection, Request};
 use crate::http::tunnel;
 use crate::http::{Service, pipeline};
 use crate::log::{self, access};
-use crate::net::{drain, open, room};
+use crate::net::{Transport, drain, open, room};
 use crate::proto::h1;
 use crate::proto::h1::length::{self, BodyLength};
 use crate::proto::h1::request::{self as head, Progress, RequestHead, Seen};
@@ -33,15 +34,14 @@ use crate::proto::message::{Method, Version};
 use crate::proto::proxy_protocol;
 use crate::proto::uri;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{self, Either, Io, Waiting, race, sleep, timeout};
+use crate::runtime::{self, Either, Waiting, race, sleep, timeout};
 use crate::shm::counter::{self, Total};
 use crate::shm::heartbeat;
 use crate::sys::address::SockAddr;
-use crate::sys::socket;
 
 /// A client connection between requests.
 pub struct Conn {
-    io: Io,
+    transport: Transport,
     service: Service,
     listen: &'static Listen,
     peer: SockAddr,
@@ -82,11 +82,17 @@ enum After {
 }
 
 impl Conn {
-    pub fn new(io: Io, service: Service, listen: &'static Listen, peer: SockAddr, number: u64) -> Self {
+    pub fn new(
+        transport: Transport,
+        service: Service,
+        listen: &'static Listen,
+        peer: SockAddr,
+        number: u64,
+    ) -> Self {
         let open = open::Guard::new();
         let opened_ms = runtime::now_ms();
         Self {
-            io,
+            transport,
             service,
             listen,
             peer,
@@ -111,7 +117,7 @@ impl Conn {
     /// is broken is refused.
     pub fn adopted(mut self, handover: &Handover) -> Option<Self> {
         let now = runtime::now_ms();
-        self.io.share();
+        self.transport.share();
         self.proxy = proxy_header::of_handover(handover).ok()?.map(Rc::new);
         // It was idle between two requests, so it has had one; and it may have many more.
         self.requests = handover.requests.clamp(1, u64::from(u32::MAX));
@@ -167,11 +173,11 @@ impl Conn {
         if is_slow || std::mem::replace(&mut self.is_spared, true) {
             return true;
         }
-        self.io.unlist();
+        self.transport.unlist();
         false
     }
 
-    fn into_handover(self, idle_ms_left: u64) -> (Service, io::Result<std::os::fd::OwnedFd>, Handover) {
+    fn into_handover(self, idle_ms_left: u64) -> (Service, Option<OwnedFd>, Handover) {
         let handover = Handover {
             listen: self.service.listen_index(self.listen),
             requests: self.requests,
@@ -180,7 +186,7 @@ impl Conn {
             number: self.number,
             proxy: self.proxy.as_deref().map(proxy_header::for_handover).unwrap_or_default(),
         };
-        (self.service, Ok(self.io.into_fd()), handover)
+        (self.service, self.transport.into_plain(), handover)
     }
 }
 
@@ -189,7 +195,7 @@ pub async fn serve(mut conn: Conn) {
     loop {
         if conn.head_began_ms > 0 {
             let left = conn.head_deadline_ms().saturating_sub(runtime::now_ms());
-            if left == 0 || timeout(left, conn.io.waiting(Waiting::Head)).await.is_err() {
+            if left == 0 || timeout(left, conn.transport.waiting(Waiting::Head)).await.is_err() {
                 return Box::pin(head_timed_out(&mut conn)).await;
             }
         } else if conn.rest.is_none() {
@@ -197,7 +203,7 @@ pub async fn serve(mut conn: Conn) {
             let until_ms = runtime::now_ms() + wait;
             let leaving =
                 drain::reached(if conn.requests == 0 { drain::Mode::Close } else { drain::Mode::HandOver });
-            match race(timeout(wait, conn.io.waiting(Waiting::Idle)), leaving).await {
+            match race(timeout(wait, conn.transport.waiting(Waiting::Idle)), leaving).await {
                 Either::First(Ok(Ok(()))) => {}
                 Either::First(_) => return,
                 Either::Second(()) if drain::mode() == drain::Mode::HandOver => {
@@ -215,7 +221,7 @@ pub async fn serve(mut conn: Conn) {
             return;
         }
         match pinned(|| one_request(&mut conn)).await {
-            After::Nothing | After::Partial if conn.io.is_asked() && conn.gives_way() => return,
+            After::Nothing | After::Partial if conn.transport.is_asked() && conn.gives_way() => return,
             After::Nothing => conn.open.turn(Total::Waiting),
             After::Partial => conn.open.rests(),
             After::KeepAlive => {
@@ -229,7 +235,7 @@ pub async fn serve(mut conn: Conn) {
                 access::flush_turn();
                 return Box::pin(linger(&conn, core)).await;
             }
-            After::Tunnel(tunnel) => return runtime::spawn(tunnel::run(conn.io, conn.open, *tunnel)),
+            After::Tunnel(tunnel) => return runtime::spawn(tunnel::run(conn.transport, conn.open, *tunnel)),
         }
     }
 }
@@ -238,7 +244,7 @@ impl Conn {
     /// Whether an idle connection of a worker that leaves has a request after all.
     async fn speaks_up(&self, until_ms: u64) -> bool {
         let end = race(sleep(self.stays_ms(until_ms)), drain::reached(drain::Mode::Now));
-        matches!(race(self.io.readable(), end).await, Either::First(Ok(())))
+        matches!(race(self.transport.readable(), end).await, Either::First(Ok(())))
     }
 
     /// How long an idle connection of a worker that leaves still waits for a request that may be on its way;
@@ -259,7 +265,7 @@ fn hand_over(conn: Conn, until_ms: u64) {
     if handover.proxy.len() > PROXY_BYTES_MAX {
         return; // kilobytes of TLVs: it closes, as any idle connection may
     }
-    if let Ok(fd) = fd {
+    if let Some(fd) = fd {
         // Refused: nobody takes it, so it closes, as any server may close an idle connection.
         drop(service.hand_over(fd, &handover));
     }
@@ -270,10 +276,10 @@ async fn read_proxy_header(conn: &mut Conn) -> bool {
     let core = &conn.default_server().root.core;
     let (buffer_size, wait_ms) = (core.client_header_buffer_size(), core.client_header_timeout());
     let who = proxy_header::Sender { number: conn.number, peer: &conn.peer, listen: conn.listen };
-    let read = proxy_header::read(&conn.io, buffer_size, core.log(), &who);
+    let read = proxy_header::read(&conn.transport, buffer_size, core.log(), &who);
     match timeout(room::shorten(wait_ms), read).await {
         Ok(Some((header, rest))) => {
-            conn.io.unlist();
+            conn.transport.unlist();
             conn.proxy = Some(Rc::new(header));
             conn.rest = Some(rest).filter(|rest| !rest.data().is_empty());
             true
@@ -293,7 +299,7 @@ async fn one_request(conn: &mut Conn) -> After {
     let (input, head, rest, began_ms) = match read_head(conn).await {
         Head::Complete(input, head, rest, began_ms) => {
             if began_ms > 0 || runtime::asked_count() > 0 {
-                conn.io.unlist();
+                conn.transport.unlist();
             }
             conn.is_spared = false;
             (input, head, rest, began_ms)
@@ -310,11 +316,11 @@ async fn one_request(conn: &mut Conn) -> After {
         Err((mut request, status)) => {
             request.began(began_ms);
             let core = &request.location.core;
-            Box::pin(refuse(request, &conn.io, status)).await;
+            Box::pin(refuse(request, &conn.transport, status)).await;
             return After::Linger(core);
         }
     };
-    let mut client = Client::new(&conn.io);
+    let mut client = Client::new(Downstream::H1(&conn.transport));
     let outcome = pinned(|| pipeline::handle(&mut request, &mut client, None)).await;
     if let Some(tunnel) = request.upstream.take_tunnel() {
         // The request lives as long as its tunnel, so that it is logged with the tunnel's bytes and time.
@@ -327,7 +333,7 @@ async fn one_request(conn: &mut Conn) -> After {
         let may_reset = is_body_late || request.response.status == 444;
         // Who takes nothing must not keep megabytes in the kernel either: an answer that is cut loses nothing by it.
         if is_reader_late || (may_reset && core.resets_timed_out()) {
-            let _ = socket::reset_on_close(conn.io.as_fd());
+            conn.transport.reset_on_close();
             return After::Close;
         }
         return if request.body.is_read() && !core.lingers_always() {
@@ -336,7 +342,7 @@ async fn one_request(conn: &mut Conn) -> After {
             After::Linger(core)
         };
     }
-    if !request.body.is_read() && !discard(&mut request, &conn.io).await {
+    if !request.body.is_read() && !discard(&mut request, Downstream::H1(&conn.transport)).await {
         return After::Linger(core);
     }
     conn.keepalive_ms = u32::try_from(core.keepalive_timeout()).unwrap_or(u32::MAX);
@@ -349,8 +355,8 @@ async fn one_request(conn: &mut Conn) -> After {
 ///
 /// Boxed where it is awaited, as are the other ends that few requests meet: all futures of a request share one
 /// allocation, which is as large as its largest way.
-async fn refuse(mut request: Box<Request>, io: &Io, status: u16) {
-    let mut client = Client::new(io);
+async fn refuse(mut request: Box<Request>, transport: &Transport, status: u16) {
+    let mut client = Client::new(Downstream::H1(transport));
     let _ = pipeline::handle(&mut request, &mut client, Some(status)).await;
 }
 
@@ -416,7 +422,7 @@ async fn read_head(conn: &mut Conn) -> Head {
             }
             input.grow((input.capacity() * 2).max(4096));
         }
-        let read = match conn.io.try_read(input.space()) {
+        let read = match conn.transport.try_read(input.space()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if input.data().is_empty() {
                     return Head::Nothing;
@@ -452,7 +458,7 @@ async fn refuse_head(conn: &mut Conn, input: Buffer, error: h1::Error) -> Head {
     request.termination = Some(Termination::of_head(limit, request.passes()));
     // nginx's status for a head that is too large, whose page `error_page 494` may replace
     let status = if error.is_too_large() { 494 } else { error.status() };
-    refuse(request, &conn.io, status).await;
+    refuse(request, &conn.transport, status).await;
     linger(conn, &conn.default_server().root.core).await;
     Head::Over
 }
@@ -476,10 +482,10 @@ async fn head_timed_out(conn: &mut Conn) {
         core::told(&request, limit)
     );
     if resets {
-        let _ = socket::reset_on_close(conn.io.as_fd());
+        conn.transport.reset_on_close();
         return;
     }
-    refuse(request, &conn.io, 408).await;
+    refuse(request, &conn.transport, 408).await;
 }
 
 /// The client closed inside a head.
@@ -537,13 +543,13 @@ fn by_default_server(request: &mut Request) {
 
 fn connection(conn: &Conn) -> Connection {
     let local = if conn.listen.is_wildcard() {
-        socket::local_addr(conn.io.as_fd()).unwrap_or_else(|_| conn.listen.address.clone())
+        conn.transport.local_addr().unwrap_or_else(|| conn.listen.address.clone())
     } else {
         conn.listen.address.clone()
     };
     Connection {
         number: conn.number,
-        fd: conn.io.as_fd().as_raw_fd(),
+        probe: conn.transport.probe(),
         peer: conn.peer.clone(),
         proxy: conn.proxy.clone(),
         local,
@@ -642,13 +648,13 @@ fn wants_keep_alive(head: &RequestHead) -> bool {
 }
 
 /// Reads what is left of a request's body so that the next request can be found; false: it took too long.
-async fn discard(request: &mut Request, io: &Io) -> bool {
+async fn discard(request: &mut Request, client: Downstream<'_>) -> bool {
     let core = &request.location.core;
     let (timeout_ms, time_ms) = (core.lingering_timeout(), core.lingering_time());
     request.body.set_limits(body::Limits { max: 0, timeout_ms, buffer_size: 4096, min_rate: None });
     let _ = request.body.admit(0); // nothing of it is kept: the time bounds it
     let read = async {
-        while let Ok(true) = request.body.data_ready(io).await {
+        while let Ok(true) = request.body.data_ready(client).await {
             let count = request.body.data().len();
             request.body.consume(count);
         }
@@ -663,23 +669,23 @@ const LINGERING_READ_BYTES: usize = 16 * 1024;
 /// Tells the client that nothing more comes, and reads what is still on its way, so that no reset
 /// overtakes the response (`lingering_close`).
 async fn linger(conn: &Conn, core: &core::Conf) {
-    if !core.lingering_close() || conn.io.shutdown_write().is_err() {
+    if !core.lingering_close() || conn.transport.shutdown().is_err() {
         return;
     }
     let (timeout_ms, time_ms) = (core.lingering_timeout(), core.lingering_time());
     conn.open.rests();
     let read = async {
         loop {
-            if timeout(timeout_ms, conn.io.waiting(Waiting::Idle)).await.is_err() {
+            if timeout(timeout_ms, conn.transport.waiting(Waiting::Idle)).await.is_err() {
                 return;
             }
             // A client that sends faster than this reads is read in turns with the others.
-            poll_fn(|cx| conn.io.poll_budget(cx)).await;
+            poll_fn(|cx| conn.transport.poll_budget(cx)).await;
             let mut buffer = Buffer::take(LINGERING_READ_BYTES);
-            match conn.io.try_read(buffer.space()) {
+            match conn.transport.try_read(buffer.space()) {
                 Ok(0) => return,
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !conn.io.is_asked() => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !conn.transport.is_asked() => {}
                 Err(_) => return,
             }
         }

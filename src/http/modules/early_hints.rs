@@ -7,6 +7,7 @@ use crate::config::directive::custom;
 use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::http::config::compile::Cx;
+use crate::http::downstream::Downstream;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::request::error::{During, Error, Limit};
@@ -16,7 +17,7 @@ use crate::proto::h1::encode;
 use crate::proto::h1::response::ResponseHead;
 use crate::proto::header::Id;
 use crate::proto::message::Version;
-use crate::runtime::{Io, timeout};
+use crate::runtime::timeout;
 
 settings! {
     /// The settings of one block.
@@ -55,7 +56,12 @@ pub fn is_wanted(request: &mut Request) -> bool {
 /// Sends a head of status 103 with the upstream's fields, but those that end at this hop or are hidden.
 ///
 /// Errors: 499 when the client has gone, 408 when it takes nothing for `send_timeout`.
-pub async fn pass(request: &Request, client: &Io, head: &ResponseHead, data: &[u8]) -> Result<(), Error> {
+pub async fn pass(
+    request: &Request,
+    client: Downstream<'_>,
+    head: &ResponseHead,
+    data: &[u8],
+) -> Result<(), Error> {
     let mut out = Vec::new();
     let mut hints = encode::Head::response(103, &encode::Text::clean(b"Early Hints"), &mut out);
     for field in head.fields.iter() {
@@ -67,6 +73,7 @@ pub async fn pass(request: &Request, client: &Io, head: &ResponseHead, data: &[u
         hints.parsed(field, data);
     }
     hints.end();
+    let Downstream::H1(client) = client else { return Ok(()) };
     match timeout(request.location.core.send_timeout(), client.write_all(&out)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Error::gone(error)),

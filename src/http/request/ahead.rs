@@ -9,8 +9,9 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use crate::http::downstream::Downstream;
 use crate::http::request::error::Error;
-use crate::runtime::{self, Io};
+use crate::runtime;
 
 /// What one subrequest may hold.
 const HELD_BYTES_MAX: usize = 32 * 1024;
@@ -97,10 +98,10 @@ impl Sink {
 
 impl Source {
     /// The next bytes; `None` at the end. Errors: the answer broke off, or the client has gone.
-    pub async fn read(&self, client: &Io) -> Result<Option<Vec<u8>>, Error> {
+    pub async fn read(&self, client: Downstream<'_>) -> Result<Option<Vec<u8>>, Error> {
         poll_fn(|cx| {
             let polled = self.poll_read(cx);
-            if polled.is_pending() && client.poll_hangup(cx).is_ready() {
+            if polled.is_pending() && client.poll_gone(cx).is_ready() {
                 return Poll::Ready(Err(Error::left()));
             }
             polled
@@ -165,13 +166,13 @@ mod tests {
                 }
                 writer.end(Ok(()));
             });
-            let (client, mut count) = (Io::silent(), 0);
-            while let Some(data) = source.read(&client).await.unwrap() {
+            let (client, mut count) = (Downstream::Nobody, 0);
+            while let Some(data) = source.read(client).await.unwrap() {
                 assert!(data.len() <= HELD_BYTES_MAX);
                 count += data.len();
             }
             assert_eq!(count, 100_000);
-            assert!(source.read(&client).await.unwrap().is_none());
+            assert!(source.read(client).await.unwrap().is_none());
         });
     }
 
@@ -181,9 +182,9 @@ mod tests {
             let (sink, source) = pipe();
             sink.write(b"half").await.unwrap();
             sink.end(Err(Error::ours("broken")));
-            let client = Io::silent();
-            assert_eq!(source.read(&client).await.unwrap().unwrap(), b"half");
-            assert!(source.read(&client).await.is_err());
+            let client = Downstream::Nobody;
+            assert_eq!(source.read(client).await.unwrap().unwrap(), b"half");
+            assert!(source.read(client).await.is_err());
             drop(source);
             sink.left().await;
             assert!(sink.write(b"more").await.is_err());

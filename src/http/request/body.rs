@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use crate::http::downstream::Downstream;
 use crate::http::request::error::{During, Error, Kind, Limit};
 use crate::http::temp_file::TempFile;
 use crate::proto::h1::chunked::Decoder;
@@ -246,7 +247,7 @@ impl Body {
     ///
     /// Errors: 400 for bad framing or an early end, 408 when the client pauses too long, 413 when the body
     /// grows past the limit, 499 when the socket fails.
-    pub fn poll_data(&mut self, io: &Io, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+    pub fn poll_data(&mut self, client: Downstream<'_>, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
         if self.is_refused {
             return Poll::Ready(Ok(false));
         }
@@ -260,11 +261,11 @@ impl Body {
                 continue;
             }
             if self.is_read() {
-                self.send_continue(io); // asked for in front of an empty body; nginx obliges
+                self.send_continue(client); // asked for in front of an empty body; nginx obliges
                 self.timer.cancel();
                 return Poll::Ready(Ok(false));
             }
-            ready!(self.poll_fill(io, cx))?;
+            ready!(self.poll_fill(client, cx))?;
         }
     }
 
@@ -318,8 +319,8 @@ impl Body {
         self.poll_patience(cx).map(Err)
     }
 
-    pub async fn data_ready(&mut self, io: &Io) -> Result<bool, Error> {
-        poll_fn(|cx| self.poll_data(io, cx)).await
+    pub async fn data_ready(&mut self, client: Downstream<'_>) -> Result<bool, Error> {
+        poll_fn(|cx| self.poll_data(client, cx)).await
     }
 
     /// Puts back what was consumed, for whoever passes the body on next; `None`: that cannot be done any more.
@@ -420,16 +421,19 @@ impl Body {
         self.ended_us
     }
 
-    fn send_continue(&mut self, io: &Io) {
-        if self.expects_continue {
+    fn send_continue(&mut self, client: Downstream<'_>) {
+        if let Downstream::H1(transport) = client
+            && self.expects_continue
+        {
             self.expects_continue = false;
             // 25 bytes into an empty socket buffer; should they not fit, the client waits no longer than without.
-            let _ = io.try_write(b"HTTP/1.1 100 Continue\r\n\r\n");
+            let _ = transport.try_write(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
     }
 
-    fn poll_fill(&mut self, io: &Io, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.send_continue(io);
+    fn poll_fill(&mut self, client: Downstream<'_>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let Downstream::H1(transport) = client else { return Poll::Pending };
+        self.send_continue(client);
         let size = self.buffer_size;
         let left = match self.framing {
             Framing::Length { left } => left,
@@ -451,7 +455,7 @@ impl Body {
         }
         // Never past the end of a body of known length: the rest belongs to the next request.
         let room = (buffer.space().len() as u64).min(left) as usize;
-        match io.poll_read(cx, &mut buffer.space()[..room]) {
+        match transport.poll_read(cx, &mut buffer.space()[..room]) {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(Error::client(Kind::Cut))),
             Poll::Ready(Ok(count)) => {
                 buffer.filled(count);
@@ -509,13 +513,14 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::net::Transport;
     use crate::runtime::{Runtime, spawn, yield_now};
 
-    fn pair() -> (Io, UnixStream) {
+    fn pair() -> (Transport, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();
-        (Io::register(ours.into()).unwrap(), theirs)
+        (Io::register(ours.into()).unwrap().into(), theirs)
     }
 
     #[test]
@@ -532,7 +537,7 @@ mod tests {
             let is_served = Rc::new(Cell::new(false));
             let served = is_served.clone();
             spawn(async move {
-                io.read(&mut [0]).await.unwrap();
+                poll_fn(|cx| io.poll_read(cx, &mut [0])).await.unwrap();
                 served.set(true);
             });
             yield_now().await; // the other one waits for a byte, of which only epoll can tell
@@ -541,7 +546,7 @@ mod tests {
             let mut body = Body::new(BodyLength::Chunked, b"", false, limits);
             let mut decoded = 0;
             while !is_served.get() {
-                assert!(body.data_ready(&client).await.unwrap());
+                assert!(body.data_ready(Downstream::H1(&client)).await.unwrap());
                 decoded += body.data().len();
                 body.consume(body.data().len());
             }

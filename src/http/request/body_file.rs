@@ -8,13 +8,13 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
+use crate::http::downstream::Downstream;
 use crate::http::modules::{core, request_body};
 use crate::http::request::Request;
 use crate::http::request::body::Body;
 use crate::http::request::error::Error;
 use crate::http::temp_file::{TempFile, TempPath};
 use crate::log;
-use crate::runtime::Io;
 
 /// Bytes of one write to a file; a wake from the blocking pool costs about as much as copying them.
 const WRITE_BYTES: usize = 64 * 1024;
@@ -23,7 +23,11 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// then the body's ([`Body::file`]), and `kept` is empty.
 ///
 /// Errors: those of reading the client's body; 500 when the file cannot be written.
-pub async fn read_whole(request: &mut Request, client: &Io, kept: &mut Vec<u8>) -> Result<(), Error> {
+pub async fn read_whole(
+    request: &mut Request,
+    client: Downstream<'_>,
+    kept: &mut Vec<u8>,
+) -> Result<(), Error> {
     read(request, client, kept).await?.map_err(failed)
 }
 
@@ -31,7 +35,11 @@ pub async fn read_whole(request: &mut Request, client: &Io, kept: &mut Vec<u8>) 
 /// is in `kept`.
 ///
 /// Errors: as [`read_whole`], of a file that was made.
-pub async fn try_read_whole(request: &mut Request, client: &Io, kept: &mut Vec<u8>) -> Result<bool, Error> {
+pub async fn try_read_whole(
+    request: &mut Request,
+    client: Downstream<'_>,
+    kept: &mut Vec<u8>,
+) -> Result<bool, Error> {
     let Err(why) = read(request, client, kept).await? else { return Ok(true) };
     let what = "the request body is passed on while it comes, and to one upstream only";
     log::warn!(core::error_log(request), &*request, "{why} (client_body_temp_path): {what}");
@@ -39,7 +47,11 @@ pub async fn try_read_whole(request: &mut Request, client: &Io, kept: &mut Vec<u
 }
 
 /// The inner error: there is no file, and why.
-async fn read(request: &mut Request, client: &Io, kept: &mut Vec<u8>) -> Result<Result<(), String>, Error> {
+async fn read(
+    request: &mut Request,
+    client: Downstream<'_>,
+    kept: &mut Vec<u8>,
+) -> Result<Result<(), String>, Error> {
     let conf = &request.location.request_body;
     let (folder, keep) = (request_body::folder(request), conf.keep());
     let buffer_bytes = request.location.core.client_body_buffer_size();
@@ -66,7 +78,7 @@ async fn read(request: &mut Request, client: &Io, kept: &mut Vec<u8>) -> Result<
 /// The same for a body that several will send: it is kept in the request, in memory or as a file.
 ///
 /// Errors: as [`read_whole`].
-pub async fn gather(request: &mut Request, client: &Io) -> Result<(), Error> {
+pub async fn gather(request: &mut Request, client: Downstream<'_>) -> Result<(), Error> {
     if request.body.file().is_some() {
         return Ok(());
     }
@@ -78,7 +90,7 @@ pub async fn gather(request: &mut Request, client: &Io) -> Result<(), Error> {
 
 async fn write(
     body: &mut Body,
-    client: &Io,
+    client: Downstream<'_>,
     kept: &mut Vec<u8>,
     file: &mut TempFile,
     waiting_bytes_max: usize,

@@ -12,7 +12,6 @@ pub mod subrequest;
 pub mod termination;
 
 use std::borrow::Cow;
-use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use crate::base::in_place::boxed;
@@ -34,6 +33,7 @@ use crate::http::variable::VariableId;
 use crate::http::{Config, modules};
 use crate::log;
 use crate::net::budget::Share;
+use crate::net::transport::Probe;
 use crate::proto::h1::encode::Token;
 use crate::proto::h1::request::RequestHead;
 use crate::proto::header::Id;
@@ -53,8 +53,8 @@ pub type Slots = Vec<Option<Cow<'static, [u8]>>>;
 pub struct Connection {
     /// Unique in this worker; `*N` in the error log, `$connection`.
     pub number: u64,
-    /// The client's socket, which lives longer than the request; only to ask the kernel about it.
-    pub fd: RawFd,
+    /// To ask the kernel about the client's socket; `None`: no client waits for the request.
+    pub probe: Option<Probe>,
     /// Who is served: the socket's peer, or whom a trusted proxy names (`set_real_ip_from`).
     pub peer: SockAddr,
     /// What a proxy in front said whose connection this is.
@@ -296,7 +296,7 @@ impl Request {
     /// A subrequest with copies of the variables, which may outlive this request and its client.
     fn apart(&self, uri: Vec<u8>, args: Vec<u8>, body: Body) -> Box<Self> {
         let mut sub = self.inner(uri, args, body);
-        sub.connection.fd = -1;
+        sub.connection.probe = None;
         sub.slots.clone_from(&self.slots);
         sub.limits = Limits { req: self.limits.req, conn: self.limits.conn, held: Vec::new() };
         sub

@@ -16,7 +16,7 @@ use crate::http::response::filter::Piece;
 use crate::log;
 use crate::net::budget::{self, Part};
 use crate::net::open;
-use crate::runtime::{self, Either, Io, race};
+use crate::runtime::{self, Either, race};
 
 /// A request that stands deeper than this inside others makes no subrequests; as in nginx.
 const DEPTH_MAX: usize = 50;
@@ -150,7 +150,7 @@ pub async fn run(
             outcome
         }
         Then::Keep { max, done } => {
-            let mut memory = Client::memory(client.io(), max);
+            let mut memory = Client::memory(client.downstream(), max);
             let outcome = handle(&mut inner, &mut memory).await;
             let status = inner.response.status;
             request.take_back(&mut inner);
@@ -194,8 +194,7 @@ fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
     let mut inner = request.sub_ahead(subrequest.uri.clone(), subrequest.args.clone());
     let (sink, source) = ahead::pipe();
     runtime::spawn(async move {
-        let io = Io::silent();
-        let mut client = Client::ahead(&io, sink.clone());
+        let mut client = Client::ahead(sink.clone());
         let uri = log::Text(&inner.uri).to_string();
         let outcome = match race(handle(&mut inner, &mut client), sink.left()).await {
             Either::First(outcome) => outcome,
@@ -213,7 +212,7 @@ fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
 pub async fn ask(request: &mut Request, client: &Client<'_>, ask: Ask) -> Result<Verdict, Error> {
     admit(request, 0, &ask.uri)?;
     let mut inner = request.sub(ask.uri, Vec::new());
-    let mut memory = Client::memory(client.io(), Some(0));
+    let mut memory = Client::memory(client.downstream(), Some(0));
     let outcome = handle(&mut inner, &mut memory).await;
     let verdict = match outcome {
         Err(error) if error.ends_silently() => Err(error),
@@ -247,8 +246,7 @@ pub fn detach(request: &mut Request, uri: &str, body: Body) {
     };
     let mut fork = request.fork(uri.as_bytes().to_vec(), body);
     runtime::spawn(async move {
-        let io = Io::silent();
-        let _ = handle(&mut fork, &mut Client::nobody(&io)).await; // the pipeline has logged what went wrong
+        let _ = handle(&mut fork, &mut Client::nobody()).await; // the pipeline has logged what went wrong
         drop((fork, guard));
     });
 }

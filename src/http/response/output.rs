@@ -8,13 +8,14 @@ use std::future::poll_fn;
 use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
 
+use crate::http::downstream::Downstream;
 use crate::http::request::ahead::Sink;
 use crate::http::request::error::{During, Error, Limit};
 use crate::http::response::filter::{Coding, Signal};
 use crate::net::budget::Share;
 use crate::net::pace::Pace;
 use crate::proto::h1::encode::{self, Lines};
-use crate::runtime::{self, Io, Timer, buffer, relay};
+use crate::runtime::{self, Timer, buffer};
 
 /// Body bytes up to this many are copied behind their head: cheaper than to hand the kernel a list.
 pub const JOINED_MAX: usize = 4096;
@@ -179,7 +180,7 @@ impl Output {
     }
 
     /// The bytes that may leave now; waits until there are some. Errors: the client has gone meanwhile.
-    pub async fn pace(&self, io: &Io) -> Result<u64, Error> {
+    pub async fn pace(&self, client: Downstream<'_>) -> Result<u64, Error> {
         let Some(pace) = self.special.as_deref().and_then(|special| special.pace.as_ref()) else {
             return Ok(u64::MAX);
         };
@@ -188,7 +189,7 @@ impl Output {
             if let Poll::Ready(count) = pace.poll_wait(cx, &mut timer) {
                 return Poll::Ready(Ok(count));
             }
-            ready!(io.poll_hangup(cx));
+            ready!(client.poll_gone(cx));
             Poll::Ready(Err(Error::left()))
         })
         .await
@@ -270,25 +271,26 @@ impl Output {
     #[inline(always)]
     pub fn poll_send(
         &mut self,
-        io: &Io,
+        client: Downstream<'_>,
         cx: &mut Context<'_>,
         (data, tail): (&[u8], &[u8]),
         ahead: usize,
         done: &mut usize,
     ) -> Poll<Result<(), Error>> {
+        let Downstream::H1(transport) = client else { return Poll::Ready(Ok(())) };
         let head = self.pending.len();
         let total = head + data.len() + tail.len();
         while *done < total {
             let first = self.pending.get(*done..).unwrap_or(&[]);
             let written = if total == head {
-                io.poll_write(cx, first)
+                transport.poll_write(cx, first)
             } else {
                 let slices = [
                     IoSlice::new(first),
                     IoSlice::new(&data[done.saturating_sub(head).min(data.len())..]),
                     IoSlice::new(&tail[done.saturating_sub(head + data.len()).min(tail.len())..]),
                 ];
-                io.poll_write_vectored(cx, &slices)
+                transport.poll_write_vectored(cx, &slices)
             };
             match written {
                 Poll::Ready(Ok(count)) => {
@@ -326,19 +328,30 @@ impl Output {
     }
 
     /// Sends what waits, counting into `sent`; ready when nothing waits.
-    pub fn poll_flush(&mut self, io: &Io, cx: &mut Context<'_>, sent: &mut u64) -> Poll<Result<(), Error>> {
+    pub fn poll_flush(
+        &mut self,
+        client: Downstream<'_>,
+        cx: &mut Context<'_>,
+        sent: &mut u64,
+    ) -> Poll<Result<(), Error>> {
         let mut done = 0;
-        let polled = self.poll_send(io, cx, (b"", b""), 0, &mut done);
+        let polled = self.poll_send(client, cx, (b"", b""), 0, &mut done);
         self.settle(done, b"", b"");
-        *sent = relay::advance(io, *sent, done);
+        *sent = client.advance(*sent, done);
         polled
     }
 
     /// Encodes, frames and sends all of `data` at the pace that is allowed, or keeps it where nothing is sent.
     /// The last of a body may be left for [`Output::end`], to leave with it.
-    pub async fn emit(&mut self, io: &Io, data: &[u8], signal: Signal, sent: &mut u64) -> Result<(), Error> {
+    pub async fn emit(
+        &mut self,
+        client: Downstream<'_>,
+        data: &[u8],
+        signal: Signal,
+        sent: &mut u64,
+    ) -> Result<(), Error> {
         let Some(special) = self.special.as_deref_mut() else {
-            return self.emit_plain(io, data, signal, sent).await;
+            return self.emit_plain(client, data, signal, sent).await;
         };
         if let Some(Memory { kept, max, share }) = &mut special.memory {
             let max = max.unwrap_or(0);
@@ -359,10 +372,10 @@ impl Output {
             return sink.write(data).await;
         }
         if special.coding.is_none() {
-            return self.emit_plain(io, data, signal, sent).await;
+            return self.emit_plain(client, data, signal, sent).await;
         }
         let mut coded = buffer::scratch();
-        let outcome = self.emit_coded(io, data, signal, &mut coded, sent).await;
+        let outcome = self.emit_coded(client, data, signal, &mut coded, sent).await;
         buffer::recycle(coded);
         outcome
     }
@@ -371,7 +384,7 @@ impl Output {
     /// another thread.
     async fn emit_coded(
         &mut self,
-        io: &Io,
+        client: Downstream<'_>,
         mut data: &[u8],
         signal: Signal,
         coded: &mut Vec<u8>,
@@ -394,7 +407,7 @@ impl Output {
             if signal == Signal::End {
                 special.coding = None;
             }
-            self.emit_plain(io, coded, signal, sent).await?;
+            self.emit_plain(client, coded, signal, sent).await?;
             coded.clear();
             if rest.is_empty() {
                 return Ok(());
@@ -404,13 +417,13 @@ impl Output {
 
     async fn emit_plain(
         &mut self,
-        io: &Io,
+        client: Downstream<'_>,
         mut data: &[u8],
         signal: Signal,
         sent: &mut u64,
     ) -> Result<(), Error> {
         while !data.is_empty() {
-            let room = self.pace(io).await?;
+            let room = self.pace(client).await?;
             let (part, rest) = data.split_at(data.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
             data = rest;
             self.pass(part.len() as u64);
@@ -424,9 +437,9 @@ impl Output {
                 (part, tail) = (b"", b"");
             }
             let mut done = 0;
-            let outcome = poll_fn(|cx| self.poll_send(io, cx, (part, tail), 0, &mut done)).await;
+            let outcome = poll_fn(|cx| self.poll_send(client, cx, (part, tail), 0, &mut done)).await;
             self.settle(done, part, tail);
-            *sent = relay::advance(io, *sent, done);
+            *sent = client.advance(*sent, done);
             outcome?;
         }
         Ok(())

@@ -8,6 +8,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use crate::http::downstream::Downstream;
 use crate::http::modules::{core, early_hints};
 use crate::http::request::Request;
 use crate::http::request::error::{Call, During, Error, Failure, Kind};
@@ -16,11 +17,11 @@ use crate::http::upstream::outgoing::{Outgoing, SendFault};
 use crate::http::upstream::trace::{Action, Head};
 use crate::log::{self, Cause};
 use crate::net::connect::{Options, connect};
-use crate::net::room;
+use crate::net::{Transport, room};
 use crate::proto::h1::request::Progress;
 use crate::proto::h1::response::{self, Seen};
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{self, Io, Timer, timeout};
+use crate::runtime::{self, Timer, timeout};
 use crate::upstream::pool::Connection;
 use crate::upstream::{Fault, Group, Peer};
 
@@ -81,15 +82,24 @@ pub async fn open(
     {
         connected = Box::pin(timeout(conf.connect_timeout_ms(), connect(&peer.address, options))).await;
     }
-    let io = match connected {
-        Ok(Ok(io)) => io,
+    let transport = match connected {
+        Ok(Ok(transport)) => transport,
         Ok(Err(error)) if room::is_shortage(&error) => return Err(no_descriptors(&error)),
         Ok(Err(error)) => return Err(fail(Kind::Failed(Call::Connect, error))),
         Err(_) => return Err(fail(Kind::TimedOut)),
     };
     request.upstream.last().connect_us = Some(runtime::now_us().saturating_sub(started_us));
     let opened_ms = runtime::now_ms();
-    Ok(Connection { io, place, peer: Rc::clone(peer), tag, requests: 1, opened_ms, is_single, reused: false })
+    Ok(Connection {
+        transport,
+        place,
+        peer: Rc::clone(peer),
+        tag,
+        requests: 1,
+        opened_ms,
+        is_single,
+        reused: false,
+    })
 }
 
 /// The worker can hold no more connections. No other peer could help, and this one has done nothing wrong.
@@ -124,7 +134,7 @@ fn own_local(request: &mut Request, conf: &'static Conf) -> Options {
 /// Sends the request and reads until a final response head is complete.
 pub async fn run(
     request: &mut Request,
-    client: &Io,
+    client: Downstream<'_>,
     outgoing: &mut Outgoing,
     connection: Connection,
 ) -> Result<Answer, Stop> {
@@ -139,7 +149,7 @@ pub async fn run(
     loop {
         let read = poll_fn(|cx| {
             let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES));
-            let polled = wait.poll(cx, request, client, outgoing, &connection.io, &mut buffer);
+            let polled = wait.poll(cx, request, client, outgoing, &connection.transport, &mut buffer);
             if polled.is_ready() || !buffer.data().is_empty() {
                 held = Some(buffer); // else back to the pool: who waits for an answer holds no memory
             }
@@ -227,9 +237,9 @@ impl Wait {
         &mut self,
         cx: &mut Context<'_>,
         request: &mut Request,
-        client: &Io,
+        client: Downstream<'_>,
         outgoing: &mut Outgoing,
-        upstream: &Io,
+        upstream: &Transport,
         buffer: &mut Buffer,
     ) -> Poll<Result<usize, Stop>> {
         if let Poll::Ready(stop) = self.poll_send(cx, request, client, outgoing, upstream) {
@@ -257,9 +267,9 @@ impl Wait {
         &mut self,
         cx: &mut Context<'_>,
         request: &mut Request,
-        client: &Io,
+        client: Downstream<'_>,
         outgoing: &mut Outgoing,
-        upstream: &Io,
+        upstream: &Transport,
     ) -> Poll<Stop> {
         if outgoing.is_done() || self.send_error.is_some() {
             return Poll::Pending;
@@ -288,10 +298,10 @@ impl Wait {
         &mut self,
         cx: &mut Context<'_>,
         request: &mut Request,
-        client: &Io,
+        client: Downstream<'_>,
         outgoing: &Outgoing,
     ) -> Poll<Result<usize, Stop>> {
-        if !self.conf.ignore_client_abort() && client.poll_hangup(cx).is_ready() {
+        if !self.conf.ignore_client_abort() && client.poll_gone(cx).is_ready() {
             let action = request.upstream.action.unwrap_or(Action::ReadingBody);
             return Poll::Ready(Err(Stop::Request(Error::left().during(During::Upstream(action)))));
         }

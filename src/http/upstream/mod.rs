@@ -19,6 +19,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use crate::http::client::Client;
+use crate::http::downstream::Downstream;
 use crate::http::modules::core;
 use crate::http::pipeline::Reply;
 use crate::http::request::Request;
@@ -29,7 +30,7 @@ use crate::http::upstream::trace::Action;
 use crate::log;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::message::Method;
-use crate::runtime::{self, Io, Timer};
+use crate::runtime::{self, Timer};
 use crate::upstream::{Fault, Group, Outcome, Session};
 use answer::Next;
 use conf::Conf;
@@ -44,8 +45,9 @@ use target::Goal;
 pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Option<Reply>, Error> {
     request.upstream.begin_pass();
     request.termination = None;
-    let goal = Goal::find(request, client.io()).await.map_err(|error| noted(request, client, error))?;
-    let outgoing = Outgoing::prepare(request, client.io(), &goal).await;
+    let goal =
+        Goal::find(request, client.downstream()).await.map_err(|error| noted(request, client, error))?;
+    let outgoing = Outgoing::prepare(request, client.downstream(), &goal).await;
     let mut outgoing = outgoing.map_err(|error| noted(request, client, error))?;
     if std::mem::take(&mut request.gave_up) {
         outgoing.give_back(&mut request.body);
@@ -103,7 +105,7 @@ async fn respond(
     outgoing: &mut Outgoing,
     session: &mut Session,
 ) -> Result<Option<Reply>, Error> {
-    let answer = match exchange(request, client.io(), goal, outgoing, session).await? {
+    let answer = match exchange(request, client.downstream(), goal, outgoing, session).await? {
         Ok(answer) => answer,
         Err(status) => return Ok(Some(Reply::Status(status))),
     };
@@ -164,7 +166,7 @@ fn start(
 /// Tries peers until one answers. `Err(status)`: none did.
 async fn exchange(
     request: &mut Request,
-    client: &Io,
+    client: Downstream<'_>,
     goal: &Goal,
     outgoing: &mut Outgoing,
     session: &mut Session,
@@ -246,7 +248,7 @@ fn tell(request: &Request, failure: &Failure) {
 /// One peer's turn. A kept connection that turns out to be closed is replaced by a new one to the same peer.
 async fn turn(
     request: &mut Request,
-    client: &Io,
+    client: Downstream<'_>,
     group: &Group,
     peer: &std::rc::Rc<crate::upstream::Peer>,
     tag: usize,

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use crate::base::path::{Escape, escape_uri};
 use crate::http::config::location::Kind;
+use crate::http::downstream::Downstream;
 use crate::http::modules::proxy;
 use crate::http::request::Request;
 use crate::http::request::body::Body;
@@ -20,10 +21,10 @@ use crate::http::temp_file::TempFile;
 use crate::http::upstream::target::Goal;
 use crate::http::upstream::{failover, is_unsafe};
 use crate::log;
+use crate::net::Transport;
 use crate::proto::h1::encode::{self, Head, Token};
 use crate::proto::h1::length::BodyLength;
 use crate::proto::header::Id;
-use crate::runtime::Io;
 use crate::sys::transfer::Pipe;
 
 /// Bytes of one `sendfile`: other connections get their turn in between.
@@ -92,7 +93,7 @@ impl Outgoing {
     /// Makes the request's head, after reading as much of its body as may be kept.
     ///
     /// Errors: those of reading the client's body, and of writing it to a file.
-    pub async fn prepare(request: &mut Request, client: &Io, goal: &Goal) -> Result<Self, Error> {
+    pub async fn prepare(request: &mut Request, client: Downstream<'_>, goal: &Goal) -> Result<Self, Error> {
         let conf: &'static proxy::Conf = &request.location.proxy;
         let takes_body = conf.body().is_none() && conf.upstream.pass_request_body();
         let mut declared = request.body.offered();
@@ -210,9 +211,9 @@ impl Outgoing {
     pub fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
-        upstream: &Io,
+        upstream: &Transport,
         body: &mut Body,
-        client: &Io,
+        client: Downstream<'_>,
     ) -> Poll<Result<(), SendFault>> {
         if self.sent == 0 && self.rest == Rest::Plain && body.data().is_empty() {
             // one look, so that the head does not go out alone where the body has come
@@ -253,7 +254,7 @@ impl Outgoing {
                 ready!(self.poll_chunk(cx, body, client)).map_err(SendFault::Client)?;
                 continue;
             }
-            if self.begin_move(body) {
+            if self.begin_move(upstream, body, client) {
                 self.sent += ready!(self.poll_move(cx, upstream, body, client))?;
                 continue;
             }
@@ -273,7 +274,12 @@ impl Outgoing {
     }
 
     /// Makes one chunk of all that is here of the body, and the last one where it ends.
-    fn poll_chunk(&mut self, cx: &mut Context<'_>, body: &mut Body, client: &Io) -> Poll<Result<(), Error>> {
+    fn poll_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut Body,
+        client: Downstream<'_>,
+    ) -> Poll<Result<(), Error>> {
         self.waits_for_upstream = false;
         let is_end = !ready!(body.poll_data(client, cx))?;
         self.waits_for_upstream = true;
@@ -307,8 +313,9 @@ impl Outgoing {
     }
 
     /// Whether the next bytes of the body are moved inside the kernel: a long rest, or what is in the pipe.
-    fn begin_move(&mut self, body: &Body) -> bool {
-        if self.pipe.is_none() && body.movable() >= MOVE_BYTES_MIN && !self.is_copied {
+    fn begin_move(&mut self, upstream: &Transport, body: &Body, client: Downstream<'_>) -> bool {
+        let is_long = self.pipe.is_none() && body.movable() >= MOVE_BYTES_MIN && !self.is_copied;
+        if is_long && client.plain().is_some() && upstream.plain().is_some() {
             self.pipe = Pipe::take().ok();
             self.is_copied = self.pipe.is_none();
         }
@@ -319,11 +326,15 @@ impl Outgoing {
     fn poll_move(
         &mut self,
         cx: &mut Context<'_>,
-        upstream: &Io,
+        upstream: &Transport,
         body: &mut Body,
-        client: &Io,
+        client: Downstream<'_>,
     ) -> Poll<Result<u64, SendFault>> {
-        let Some(mut pipe) = self.pipe.take() else { return Poll::Ready(Ok(0)) };
+        let (Some(mut pipe), Some(client), Some(upstream)) =
+            (self.pipe.take(), client.plain(), upstream.plain())
+        else {
+            return Poll::Ready(Ok(0));
+        };
         if pipe.held() == 0 {
             if body.movable() == 0 {
                 return Poll::Ready(Ok(0));
@@ -342,7 +353,12 @@ impl Outgoing {
         moved.map(|count| count.map(|count| count as u64).map_err(SendFault::Upstream))
     }
 
-    fn poll_file(&self, cx: &mut Context<'_>, upstream: &Io, body: &Body) -> Poll<Result<u64, SendFault>> {
+    fn poll_file(
+        &self,
+        cx: &mut Context<'_>,
+        upstream: &Transport,
+        body: &Body,
+    ) -> Poll<Result<u64, SendFault>> {
         let lost = || SendFault::Client(Error::ours("the file of the request body was cut by somebody"));
         let Some(file) = body.file() else { return Poll::Ready(Err(lost())) };
         let length = (self.file_left.end - self.file_left.start).min(SENDFILE_BYTES);
@@ -358,7 +374,7 @@ impl Outgoing {
 /// when that was all of it.
 async fn read_body(
     request: &mut Request,
-    client: &Io,
+    client: Downstream<'_>,
     goal: &Goal,
     takes_body: bool,
     kept: &mut Vec<u8>,
@@ -396,7 +412,7 @@ async fn read_body(
 /// only what is there already.
 async fn read_ahead(
     request: &mut Request,
-    client: &Io,
+    client: Downstream<'_>,
     waits: bool,
     kept: &mut Vec<u8>,
 ) -> Result<bool, Error> {

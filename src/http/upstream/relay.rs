@@ -30,7 +30,7 @@ use crate::proto::h1::length::BodyLength;
 use crate::proto::h1::response::ResponseHead;
 use crate::proto::header::Id;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{self, Either, Timer, race, relay};
+use crate::runtime::{self, Either, Io, Timer, race, relay};
 use crate::upstream::Group;
 use crate::upstream::pool::Connection;
 
@@ -322,8 +322,10 @@ impl Stream {
         let mut pieces = Pieces::new();
         request.upstream.action = Some(Action::ReadingBody);
         while !self.framing.is_done() {
-            if let Some(left) = self.spliceable(client, outgoing) {
-                return self.splice(request, client, left).await;
+            if let Some((left, sockets)) = self.spliceable(client, outgoing) {
+                splice(request, client, sockets, left).await?;
+                self.framing = Framing::Done;
+                return Ok(());
             }
             let count = self.read(request, client, outgoing).await?;
             if count == 0 {
@@ -450,7 +452,8 @@ impl Stream {
         }
         let (wait, held) = (&mut self.wait, &mut self.buffer);
         let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES.min(limit)));
-        let polled = wait.poll(cx, request, client.io(), outgoing, &self.connection.io, &mut buffer);
+        let polled =
+            wait.poll(cx, request, client.downstream(), outgoing, &self.connection.transport, &mut buffer);
         if !buffer.data().is_empty() {
             *held = Some(buffer); // else back to the pool: a pause holds no memory
         }
@@ -481,7 +484,7 @@ impl Stream {
             if let Poll::Ready(Err(error)) = client.poll_flush(cx, request) {
                 return Poll::Ready(Err(error));
             }
-            if !request.passes().ignore_client_abort() && client.io().poll_hangup(cx).is_ready() {
+            if !request.passes().ignore_client_abort() && client.downstream().poll_gone(cx).is_ready() {
                 return Poll::Ready(Err(Error::left()));
             }
             pace.poll_wait(cx, &mut timer).map(|count| Ok(usize::try_from(count).unwrap_or(usize::MAX)))
@@ -489,58 +492,61 @@ impl Stream {
         .await
     }
 
-    /// How much may be moved without a copy: a long rest of known length that needs no framing, and nothing
-    /// more to send to the upstream.
-    fn spliceable(&self, client: &Client<'_>, outgoing: &Outgoing) -> Option<u64> {
+    /// How much may be moved without a copy, and between which sockets: a long rest of known length that needs no
+    /// framing, and nothing more to send to the upstream.
+    fn spliceable<'s>(&'s self, client: &Client<'s>, outgoing: &Outgoing) -> Option<(u64, (&'s Io, &'s Io))> {
         let Framing::Length { left } = self.framing else { return None };
         let is_plain = self.pace.is_none() && self.spill.is_none() && self.store.is_none();
         let fits = left >= SPLICE_BYTES_MIN && self.buffer.is_none() && is_plain && outgoing.is_done();
-        (fits && client.raw_room().is_some_and(|room| room >= left)).then_some(left)
-    }
-
-    async fn splice(
-        &mut self,
-        request: &mut Request,
-        client: &mut Client<'_>,
-        left: u64,
-    ) -> Result<(), Error> {
-        client.flush(request).await?;
-        let conf = request.passes();
-        let limits = relay::Limits {
-            read_timeout_ms: conf.read_timeout_ms(),
-            write_timeout_ms: request.location.core.send_timeout(),
-        };
-        // a client that leaves is noticed even while the upstream pauses
-        let client_io = client.io();
-        let gone = async {
-            if conf.ignore_client_abort() {
-                std::future::pending::<()>().await;
-            }
-            client_io.hangup().await;
-        };
-        let mut gone = pin!(gone);
-        let mut left = left;
-        while left > 0 {
-            let part = if client.is_paced() { left.min(client.pace().await?) } else { left };
-            let moving = relay::splice(&self.connection.io, client.io(), part, &limits);
-            let (count, error) = match race(moving, gone.as_mut()).await {
-                Either::First(Ok(count)) => (count, None),
-                Either::First(Err(error)) => (error.moved, Some(relay_error(error))),
-                Either::Second(()) => (0, Some(Error::left())),
-            };
-            left -= count;
-            client.moved(request, count);
-            let attempt = request.upstream.last();
-            attempt.length += count;
-            attempt.received += count;
-            if let Some(error) = error {
-                request.keep_alive = false;
-                return Err(error);
-            }
+        if !fits || client.raw_room().is_none_or(|room| room < left) {
+            return None;
         }
-        self.framing = Framing::Done;
-        Ok(())
+        Some((left, (self.connection.transport.plain()?, client.downstream().plain()?)))
     }
+}
+
+/// Moves `left` bytes of a body between two sockets inside the kernel.
+async fn splice(
+    request: &mut Request,
+    client: &mut Client<'_>,
+    (source, target): (&Io, &Io),
+    left: u64,
+) -> Result<(), Error> {
+    client.flush(request).await?;
+    let conf = request.passes();
+    let limits = relay::Limits {
+        read_timeout_ms: conf.read_timeout_ms(),
+        write_timeout_ms: request.location.core.send_timeout(),
+    };
+    // a client that leaves is noticed even while the upstream pauses
+    let downstream = client.downstream();
+    let gone = async {
+        if conf.ignore_client_abort() {
+            std::future::pending::<()>().await;
+        }
+        downstream.gone().await;
+    };
+    let mut gone = pin!(gone);
+    let mut left = left;
+    while left > 0 {
+        let part = if client.is_paced() { left.min(client.pace().await?) } else { left };
+        let moving = relay::splice(source, target, part, &limits);
+        let (count, error) = match race(moving, gone.as_mut()).await {
+            Either::First(Ok(count)) => (count, None),
+            Either::First(Err(error)) => (error.moved, Some(relay_error(error))),
+            Either::Second(()) => (0, Some(Error::left())),
+        };
+        left -= count;
+        client.moved(request, count);
+        let attempt = request.upstream.last();
+        attempt.length += count;
+        attempt.received += count;
+        if let Some(error) = error {
+            request.keep_alive = false;
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 fn relay_error(error: relay::RelayError) -> Error {
@@ -569,7 +575,8 @@ pub async fn begin_tunnel(
     if let Some(rest) = request.body.take_rest() {
         let conf = request.passes();
         let written =
-            crate::runtime::timeout(conf.send_timeout_ms(), connection.io.write_all(rest.data())).await;
+            crate::runtime::timeout(conf.send_timeout_ms(), connection.transport.write_all(rest.data()))
+                .await;
         match written {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(Error::upstream(Kind::Failed(Call::Send, error))),
@@ -578,6 +585,6 @@ pub async fn begin_tunnel(
     }
     request.upstream.last().received += early.len() as u64;
     shrink(request, head, head_length);
-    request.upstream.set_tunnel(connection.io, connection.place);
+    request.upstream.set_tunnel(connection.transport, connection.place);
     Ok(())
 }

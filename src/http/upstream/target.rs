@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use crate::http::downstream::Downstream;
 use crate::http::modules::proxy_pass::{Pass, Target};
 use crate::http::modules::resolver;
 use crate::http::modules::upstream::Chosen;
@@ -17,7 +18,7 @@ use crate::log;
 use crate::net::Address;
 use crate::net::address::Host;
 use crate::runtime::blocking::{self, Lane};
-use crate::runtime::{Either, Io, race};
+use crate::runtime::{Either, race};
 use crate::upstream::Group;
 
 /// How long addresses from the system's resolver hold, which does not tell their time.
@@ -46,7 +47,7 @@ impl Goal {
     /// Finds the group. Errors: 500 for a value that is no URL, 502 for a name that does not resolve.
     ///
     /// 499 for a client that leaves while a name is looked up.
-    pub async fn find(request: &mut Request, client: &Io) -> Result<Self, Error> {
+    pub async fn find(request: &mut Request, client: Downstream<'_>) -> Result<Self, Error> {
         let upstreams = &request.config.upstreams;
         match request.location.proxy_pass.pass() {
             Some(Pass::Fixed { group, target }) => {
@@ -94,7 +95,7 @@ impl Goal {
         }
     }
 
-    async fn evaluated(request: &mut Request, client: &Io, target: Target) -> Result<Self, Error> {
+    async fn evaluated(request: &mut Request, client: Downstream<'_>, target: Target) -> Result<Self, Error> {
         let group = match request.config.upstreams.find(&target.name, target.port) {
             Some(group) => {
                 settle(request, client, &group).await?;
@@ -114,7 +115,7 @@ impl Goal {
 }
 
 /// Waits for the first answers about names that are looked up while serving, where there is nobody else to ask.
-async fn settle(request: &mut Request, client: &Io, group: &Group) -> Result<(), Error> {
+async fn settle(request: &mut Request, client: Downstream<'_>, group: &Group) -> Result<(), Error> {
     match &group.names {
         Some(names) if !names.are_settled() && group.is_empty() => {
             let settled = Box::pin(patiently(request, client, names.settle())).await;
@@ -125,11 +126,15 @@ async fn settle(request: &mut Request, client: &Io, group: &Group) -> Result<(),
 }
 
 /// `None`: the client has left before.
-async fn patiently<T>(request: &Request, client: &Io, lookup: impl Future<Output = T>) -> Option<T> {
+async fn patiently<T>(
+    request: &Request,
+    client: Downstream<'_>,
+    lookup: impl Future<Output = T>,
+) -> Option<T> {
     if request.passes().ignore_client_abort() {
         return Some(lookup.await);
     }
-    match race(lookup, client.hangup()).await {
+    match race(lookup, client.gone()).await {
         Either::First(found) => Some(found),
         Either::Second(()) => None,
     }

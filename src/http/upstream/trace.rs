@@ -6,10 +6,11 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
+use crate::net::Transport;
 use crate::net::open::Place;
 use crate::proto::h1::response::ResponseHead;
+use crate::runtime;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{self, Io};
 use crate::shm::behind;
 use crate::shm::counter::{Slot, Word};
 use crate::upstream::Group;
@@ -104,7 +105,7 @@ pub struct Trace {
     head: Option<Rc<Head>>,
     /// Lines behind the body of the last answer, each ended by CRLF.
     pub trailers: Vec<u8>,
-    tunnel: Option<(Io, Place)>,
+    tunnel: Option<(Transport, Place)>,
     /// `X-Accel-Buffering: yes` or `no`, unless it is ignored.
     pub buffering: Option<bool>,
     /// `$proxy_host` and `$proxy_port`, where `proxy_pass` has variables.
@@ -221,12 +222,12 @@ impl Trace {
         self.last().ended_us = Some(runtime::now_us());
     }
 
-    pub fn set_tunnel(&mut self, io: Io, place: Place) {
-        self.tunnel = Some((io, place));
+    pub fn set_tunnel(&mut self, transport: Transport, place: Place) {
+        self.tunnel = Some((transport, place));
     }
 
     /// The connection to the upstream that has switched protocols.
-    pub fn take_tunnel(&mut self) -> Option<(Io, Place)> {
+    pub fn take_tunnel(&mut self) -> Option<(Transport, Place)> {
         self.tunnel.take()
     }
 }

@@ -14,8 +14,8 @@ use smallvec::SmallVec;
 
 use super::Failure;
 use crate::log;
-use crate::net::Address;
 use crate::net::connect::{self, connect};
+use crate::net::{Address, Transport};
 use crate::proto::dns::{self, Answer, Code, Kind, Name, NoAnswer};
 use crate::runtime::{self, Io, Timer, timeout};
 use crate::sys::{random, socket};
@@ -215,12 +215,12 @@ impl<'a> Exchange<'a> {
         dns::write_query(id, self.name, kind, &mut message);
         let length = (message.len() - 2) as u16;
         message[..2].copy_from_slice(&length.to_be_bytes());
-        let io = connect(&Address::Inet(self.servers[server]), &connect::Options::default()).await?;
-        io.write_all(&message).await?;
+        let server = connect(&Address::Inet(self.servers[server]), &connect::Options::default()).await?;
+        server.write_all(&message).await?;
         let mut length = [0; 2];
-        read_exact(&io, &mut length).await?;
+        read_exact(&server, &mut length).await?;
         message.resize(usize::from(u16::from_be_bytes(length)), 0);
-        read_exact(&io, &mut message).await?;
+        read_exact(&server, &mut message).await?;
         Ok(dns::read_answer(&message, id, self.name, kind))
     }
 
@@ -248,9 +248,9 @@ fn is_final(code: Code) -> bool {
     }
 }
 
-async fn read_exact(io: &Io, mut buffer: &mut [u8]) -> io::Result<()> {
+async fn read_exact(transport: &Transport, mut buffer: &mut [u8]) -> io::Result<()> {
     while !buffer.is_empty() {
-        match io.read(buffer).await? {
+        match poll_fn(|cx| transport.poll_read(cx, buffer)).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count => buffer = &mut buffer[count..],
         }

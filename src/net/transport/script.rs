@@ -208,10 +208,20 @@ impl Player {
     }
 
     pub(super) fn poll_hangup(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.skip_pause(cx) {
-            return Poll::Pending;
+        if self.is_hung_up() {
+            return Poll::Ready(());
         }
-        if self.is_hung_up() { Poll::Ready(()) } else { self.wait(cx) }
+        // Also a pause behind bytes that are not read: only the end is looked for.
+        let mut state = self.0.borrow_mut();
+        let pause = state.arrivals.iter().position(|step| matches!(step, Arrival::Pause));
+        let Some(index) = pause else {
+            drop(state);
+            return self.wait(cx);
+        };
+        state.arrivals.remove(index);
+        drop(state);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Like a socket it tells of the end while bytes before it are unread.

@@ -15,12 +15,13 @@ use crate::http::request::Request;
 use crate::http::response::reason;
 use crate::http::variable::{Argument, Change, Variable, changeable, nested, prefix, trailer, variable};
 use crate::log::{self, format};
+use crate::net::transport::Probe;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::header::Id;
 use crate::proto::message::Version;
 use crate::proto::proxy_protocol::Tlv;
 use crate::sys::clock;
-use crate::sys::socket::{self, TcpInfo};
+use crate::sys::socket::TcpInfo;
 
 type Out<'a> = &'a mut Vec<u8>;
 
@@ -331,7 +332,8 @@ fn request_port(request: &Request) -> Option<&[u8]> {
 
 /// What the kernel knows of the client's connection; no value for one that is not TCP.
 fn tcp_info(request: &Request, word: fn(&TcpInfo) -> u32, out: Out) -> bool {
-    socket::tcp_info(request.connection.fd).is_some_and(|info| decimal(u64::from(word(&info)), out))
+    let info = request.connection.probe.and_then(Probe::tcp_info);
+    info.is_some_and(|info| decimal(u64::from(word(&info)), out))
 }
 
 /// Appends the directory of `root` or `alias`.

@@ -142,7 +142,8 @@ async fn send_file(
     length: u64,
 ) -> Result<(), Error> {
     let conf = &request.location.static_file;
-    let Some(room) = client.raw_room().filter(|_| conf.sendfile() && length > READ_MAX) else {
+    let room = client.raw_room().filter(|_| conf.sendfile() && length > READ_MAX);
+    let (Some(room), Some(socket)) = (room, client.downstream().plain()) else {
         return copy(request, client, file, offset, length).await;
     };
     let room = room.min(length);
@@ -168,7 +169,7 @@ async fn send_file(
             }
             cached => cached,
         };
-        let sent = relay::sendfile(file.as_fd(), (at, part), request.bytes_sent, client.io(), &limits).await;
+        let sent = relay::sendfile(file.as_fd(), (at, part), request.bytes_sent, socket, &limits).await;
         let moved = sent.as_ref().map_or_else(|error| error.moved, |moved| *moved);
         client.moved(request, moved);
         done += moved;

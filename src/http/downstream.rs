@@ -1,0 +1,86 @@
+//! The connection of a request's client, as far as a request asks for it.
+//!
+//! A request asks whether its client is still there, reads its body from it and answers into it. How its bytes are
+//! framed there is the matter of a client protocol (`http/h1/`), which alone looks at what is inside.
+//! Touches: the client's connection.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use crate::net::Transport;
+use crate::runtime::Io;
+
+/// Where a request has come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Downstream<'a> {
+    /// A connection of HTTP/1, which serves one request at a time.
+    H1(&'a Transport),
+    /// A request that no client waits for: a copy for a mirror, a subrequest whose turn has not come. It never goes
+    /// away, and nothing comes from it.
+    Nobody,
+}
+
+impl<'a> Downstream<'a> {
+    /// Ready when the client will send no more or is gone. Waits in the place of a reader of its connection.
+    #[inline]
+    pub fn poll_gone(self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::H1(transport) => transport.poll_gone(cx),
+            Self::Nobody => Poll::Pending,
+        }
+    }
+
+    /// Waits as [`Downstream::poll_gone`] does.
+    pub async fn gone(self) {
+        poll_fn(|cx| self.poll_gone(cx)).await;
+    }
+
+    #[inline]
+    pub fn is_gone(self) -> bool {
+        match self {
+            Self::H1(transport) => transport.is_gone(),
+            Self::Nobody => false,
+        }
+    }
+
+    /// Counts bytes of a message that its connection has taken, as [`Transport::advance`] does.
+    #[inline]
+    pub fn advance(self, before: u64, count: usize) -> u64 {
+        match self {
+            Self::H1(transport) => transport.advance(before, count),
+            Self::Nobody => before + count as u64,
+        }
+    }
+
+    /// The client's socket, where bytes of a body may be moved between it and another one inside the kernel.
+    #[inline]
+    pub fn plain(self) -> Option<&'a Io> {
+        match self {
+            Self::H1(transport) => transport.plain(),
+            Self::Nobody => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::transport::script::play;
+    use crate::runtime::{Runtime, TimedOut, timeout};
+
+    #[test]
+    fn a_client_goes_and_nobody_stays() {
+        assert_eq!(size_of::<Downstream<'_>>(), size_of::<usize>());
+        Runtime::new().unwrap().block_on(async {
+            let (transport, script) = play();
+            let client = Downstream::H1(&transport);
+            assert_eq!(timeout(1, client.gone()).await, Err(TimedOut));
+            script.sends(b"next request").pauses().ends();
+            assert!(!client.is_gone());
+            client.gone().await;
+            assert!(client.is_gone() && client.plain().is_none());
+            assert_eq!(timeout(1, Downstream::Nobody.gone()).await, Err(TimedOut));
+            assert!(!Downstream::Nobody.is_gone() && Downstream::Nobody.plain().is_none());
+        });
+    }
+}
