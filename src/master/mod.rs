@@ -1,55 +1,62 @@
 //! The master process: binds, forks, supervises. Never runs a request.
 //!
-//! Touches: configuration, listening sockets, the pid file, processes, signals.
+//! Touches: configuration, listening sockets, the pid file, processes, signals. What is to be done with them is decided
+//! in `supervisor.rs`, and performed here.
 //!
 //! ```text
 //! start: inherited descriptors → configuration, logs, pid file, addresses → background → workers → ready
-//!                    ┌──WINCH──▶ Drained ──HUP──┐
-//! then:  Serving ────┤◀────────────────────────┘        (HUP while serving: the next generation)
-//!                    └──QUIT──▶ Leaving ──TERM, INT──▶ Stopping ──no worker left──▶ exit 0
+//! then:  wait → what has happened → Supervisor::on → actions → what came of them → … → wait
 //! ```
 
 mod daemon;
-mod full;
+mod fork;
 mod generation;
 mod inherit;
 mod lanes;
 mod link;
+mod notice;
 mod notify;
 mod opening;
 pub mod pid;
 pub mod problem;
+mod reading;
 mod respawn;
 pub mod rules;
 mod seat;
 mod signals;
 mod slots;
+mod sockets;
+mod supervisor;
 mod upgrade;
 mod watchdog;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use nix::libc::SIGXFSZ;
+use nix::libc::{SIGKILL, SIGTERM, SIGXFSZ};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cycle::{self, Cycle, Settings, Source};
 use crate::log;
 use crate::master::daemon::Starter;
-use crate::master::generation::{Reading, Switch};
 use crate::master::inherit::Inherited;
 use crate::master::lanes::Lanes;
 use crate::master::link::{Link, Message};
 use crate::master::pid::PidFile;
-use crate::master::respawn::{FirstStart, Loan, Vacancy};
-use crate::master::rules::Fault;
+use crate::master::reading::Reading;
+use crate::master::respawn::parts;
+use crate::master::rules::LEFT_MAX;
 use crate::master::seat::{Connection, Roster, Worker};
 use crate::master::slots::{Group, Slots};
+use crate::master::sockets::Change;
+use crate::master::supervisor::{Action, Event, Phase, Sight, Supervisor, WorkerId};
 use crate::master::upgrade::{OtherWorkers, Successor};
 use crate::net::listener::Listener;
+use crate::shm::heartbeat;
+use crate::sys::process::Ended;
 use crate::sys::signal::Signals;
 use crate::sys::{clock, process, signal, socket, terminal};
 use crate::upstream::known;
@@ -63,44 +70,28 @@ pub struct Start {
     pub arguments: Vec<OsString>,
 }
 
-/// What this master is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Serving,
-    /// WINCH: the workers have left, the addresses stay open.
-    Drained,
-    /// QUIT: it ends when the last worker has finished.
-    Leaving,
-    /// TERM, INT: workers are told to end at once, and killed from this time on (monotonic ms).
-    Stopping {
-        kill_ms: u64,
-    },
-}
-
+/// The sockets, processes and files that the supervisor decides about.
+///
+/// It reports each event to the supervisor and performs the actions that come back (`happen`, `perform`). Nothing here
+/// decides when a worker is forked, told to leave or killed.
 struct Master {
     start: Start,
     program: PathBuf,
     /// `None` in a child.
     signals: Option<Signals>,
+    supervisor: Supervisor,
     slots: Slots,
     cycle: Cycle,
-    /// Counts the sets of workers; binary upgrades go on counting.
-    generation: u64,
+    /// The configuration before, from the moment the next one is in force until its change begins.
+    previous: Option<Box<Cycle>>,
+    /// Set while the workers of this generation are not all ready.
+    change: Option<Change>,
     /// What messages of this generation's workers can name.
     roster: Rc<Roster>,
     /// Of all generations.
     workers: Vec<Worker>,
     /// Which places of the shared memory its workers have.
     lanes: Lanes,
-    /// Places of this generation whose worker is gone and not replaced yet.
-    vacancies: Vec<Vacancy>,
-    /// Slots lent out for a worker number whose new worker is not ready yet.
-    loans: Vec<(usize, Loan)>,
-    /// How long the next replacement of a worker number that dies young has to wait.
-    delays_ms: HashMap<usize, u64>,
-    /// Set while the workers of this generation are not all ready.
-    switch: Option<Switch>,
-    phase: Phase,
     pid_file: Option<PidFile>,
     /// The master that has started this one, while it lives.
     elder: Option<Link>,
@@ -110,17 +101,12 @@ struct Master {
     starter: Option<Starter>,
     /// Idle connections that wait for a worker to take them.
     pending: VecDeque<Connection>,
-    /// Who takes the next one.
+    /// Which worker takes the next one.
     turn: usize,
     /// The reload under way, until the names of its configuration are known.
     reading: Option<Reading>,
-    reload_is_wanted: bool,
-    /// How the first workers fare, until one set of them was ready.
-    first: Option<FirstStart>,
     /// The generation whose workers found nothing held in the lanes of others.
     cleared_generation: u64,
-    /// Listening sockets were opened anew that living workers do not have.
-    renewal_is_wanted: bool,
     /// Whether each address's connections are steered is known: not of sockets that were inherited, until they were
     /// looked at.
     knows_steering: bool,
@@ -128,11 +114,6 @@ struct Master {
     /// came to that.
     removed: Vec<Group>,
     retired_ms: u64,
-    looked_ms: u64,
-    /// What the workers' signs of life were at the last look, and looks in a row that found all of them asleep and
-    /// the same.
-    last_signs: u64,
-    quiet_looks: u32,
     notified_ms: u64,
 }
 
@@ -214,21 +195,19 @@ impl Master {
         }
         let program = program(&start.arguments);
         let now_ms = clock::monotonic_ms();
+        let limits = reading::limits(&cycle.config.settings);
         Some(Self {
             start,
             program,
             signals: Some(signals),
+            supervisor: Supervisor::new(limits, generation, now_ms),
             slots,
             cycle,
-            generation,
+            previous: None,
+            change: None,
             roster: Rc::default(),
             workers: Vec::new(),
             lanes,
-            vacancies: Vec::new(),
-            loans: Vec::new(),
-            delays_ms: HashMap::new(),
-            switch: None,
-            phase: Phase::Serving,
             pid_file,
             elder: link,
             successor: None,
@@ -237,16 +216,10 @@ impl Master {
             pending: VecDeque::new(),
             turn: 0,
             reading: None,
-            reload_is_wanted: false,
-            first: Some(FirstStart::default()),
             cleared_generation: 0,
-            renewal_is_wanted: false,
             knows_steering: false,
             removed: Vec::new(),
             retired_ms: now_ms,
-            looked_ms: now_ms,
-            last_signs: 0,
-            quiet_looks: 0,
             notified_ms: now_ms,
         })
     }
@@ -258,29 +231,90 @@ impl Master {
         }
         self.set_title();
         self.greet_elder();
-        log::notice!(log::process(), &(), "start worker processes");
-        self.start_generation(None);
+        self.happen(Event::Started);
         loop {
-            if let Some(code) = self.end() {
+            if let Some(end) = self.supervisor.end(!self.pending.is_empty()) {
+                end.why.iter().for_each(|why| tell_first_failure(why));
                 self.leave();
-                return code;
+                return end.code;
             }
             self.wait();
             self.heed_signals();
             self.hear_workers();
             self.hear_masters();
             self.hear_names();
-            let now_ms = clock::monotonic_ms();
-            self.fill_vacancies(now_ms);
+            self.happen(Event::Tick);
             self.deliver();
             self.tell_workers();
             self.shut_removed();
-            self.kill_late(now_ms);
-            if now_ms >= self.next_look_ms() {
-                self.looked_ms = now_ms;
-                self.look(now_ms);
+            self.look();
+            self.tell_manager();
+        }
+    }
+
+    /// Tells the supervisor what has happened, and does what it says. What comes of that has happened next.
+    fn happen(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.supervisor.on(event, clock::monotonic_ms()) {
+                events.extend(self.perform(action));
             }
-            self.tell_manager(now_ms);
+        }
+    }
+
+    /// Does what the supervisor has decided, and gives what it must know of the outcome.
+    fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Prepare => self.prepare(),
+            Action::Fork { worker, number, generation } => {
+                return Some(self.fork(worker, number, generation));
+            }
+            Action::Send(worker, message) => {
+                // One whose socket is full or gone is noticed by its silence, or by its end.
+                let _ = self.worker_mut(worker).map(|worker| worker.send(&message));
+            }
+            Action::Ping(id) => {
+                let is_sent = self.worker_mut(id).is_some_and(Worker::ping);
+                return (!is_sent).then_some(Event::PingUnsent(id));
+            }
+            Action::Lend { helper, slots } => {
+                let lend =
+                    |worker: &mut Worker| parts(&slots).all(|part| worker.send(&ToWorker::Lease(part)));
+                let is_told = self.worker_mut(helper).is_some_and(lend);
+                return (!is_told).then_some(Event::NotLent { helper, slots });
+            }
+            Action::Terminate(worker) => self.signal(worker, SIGTERM),
+            Action::Kill(worker) => self.signal(worker, SIGKILL),
+            Action::CheckSockets => return self.check_slots().then_some(Event::SocketsReplaced),
+            Action::Steer => self.steer(),
+            Action::ShutRemoved => self.shut_removed(),
+            Action::Sweep => self.sweep_counters(),
+            Action::MovePidFile => self.move_pid_file(),
+            Action::Settle => self.settle_slots(),
+            Action::Serve => self.announce(),
+            Action::Restore => self.restore(),
+            Action::TellRefused => notify::refused(),
+            Action::RetireAll => {
+                let groups = self.slots.take_all();
+                self.retire(groups);
+            }
+            Action::Read => return self.read(),
+            Action::GiveUpReading => self.give_up_reading(),
+            Action::TellLeaving => self.tell_leaving(),
+            Action::ReopenLogs => self.reopen_logs(),
+            Action::Upgrade => self.upgrade(),
+            Action::Tell(notice) => notice.tell(),
+        }
+        None
+    }
+
+    fn worker_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
+        self.workers.iter_mut().find(|worker| worker.id == id)
+    }
+
+    fn signal(&mut self, worker: WorkerId, number: i32) {
+        if let Some(worker) = self.worker_mut(worker) {
+            let _ = signal::send(worker.pid, number);
         }
     }
 
@@ -295,17 +329,6 @@ impl Master {
     fn set_title(&self) {
         let words: Vec<_> = self.start.arguments.iter().map(|word| word.to_string_lossy()).collect();
         process::set_title(&format!("pronghorn: master process {}", words.join(" ")));
-    }
-
-    /// The exit code, when there is nothing left to do.
-    fn end(&self) -> Option<i32> {
-        match self.phase {
-            Phase::Leaving => (self.workers.is_empty() && self.pending.is_empty()).then_some(0),
-            Phase::Stopping { .. } => self.workers.is_empty().then_some(0),
-            // Not one worker of the first generation can run: the starter hears it.
-            Phase::Serving if self.generation_has_failed() || self.first_start_has_failed() => Some(1),
-            Phase::Serving | Phase::Drained => None,
-        }
     }
 
     fn leave(&mut self) {
@@ -323,9 +346,7 @@ impl Master {
     fn wait(&mut self) {
         let now_ms = clock::monotonic_ms();
         let due_ms = [
-            Some(self.next_look_ms()),
-            self.vacancies.iter().filter_map(|vacancy| vacancy.due_ms).min(),
-            self.next_kill_ms(),
+            Some(self.supervisor.due_ms(now_ms)),
             (!self.pending.is_empty()).then_some(now_ms + 5),
             (!self.removed.is_empty()).then_some(now_ms + SHUT_LOOK_MS),
             self.reading.as_ref().map(|reading| reading.lookup.deadline_ms()),
@@ -343,7 +364,7 @@ impl Master {
         fds.extend(self.workers.iter().filter(|it| self.is_heard(it)).map(|it| it.control.as_fd()));
         fds.extend(self.reading.iter().filter_map(|reading| reading.lookup.as_fd()));
         let listeners_from = fds.len();
-        if self.is_quiet() {
+        if self.supervisor.is_quiet() {
             // A connection that comes wakes the master too, so that it need not look while none does.
             fds.extend(self.slots.groups().flat_map(|group| &group.fds).map(AsFd::as_fd));
         }
@@ -352,14 +373,17 @@ impl Master {
         // Interrupted by a signal: that is what it waits for.
         let _ = poll(&mut fds, timeout);
         let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
-        if fds[listeners_from..].iter().any(is_ready) {
-            self.quiet_looks = 0;
+        let is_stirred = fds[listeners_from..].iter().any(is_ready);
+        drop(fds);
+        if is_stirred {
+            self.happen(Event::Stirred);
         }
     }
 
     /// A leaving worker hands over its connections; while our queue is full we do not read from it, so it waits.
     fn is_heard(&self, worker: &Worker) -> bool {
-        !worker.is_condemned && (!worker.state.is_leaving() || self.pending.len() < PENDING_MAX)
+        let state = self.supervisor.hears(worker.id);
+        state.is_some_and(|state| !state.is_leaving() || self.pending.len() < PENDING_MAX)
     }
 
     /// Takes what the workers say, of each a bounded number of messages: signals and the others have their turn.
@@ -377,10 +401,15 @@ impl Master {
     /// Takes one message of a worker; false: there is none, or it has broken a rule.
     fn hear(&mut self, index: usize, now_ms: u64) -> bool {
         let worker = &mut self.workers[index];
-        let heard = match worker.hear(now_ms) {
+        let id = worker.id;
+        let Some(state) = self.supervisor.hears(id) else { return false };
+        let heard = match worker.hear(state, now_ms) {
             None => return false,
             Some(Ok(heard)) => heard,
-            Some(Err(fault)) => return self.condemn(index, fault),
+            Some(Err(fault)) => {
+                self.happen(Event::BrokeRule(id, fault));
+                return false;
+            }
         };
         match heard {
             None => log::alert!(
@@ -390,18 +419,18 @@ impl Master {
                  of open files",
                 worker.pid
             ),
-            Some((ToMaster::Ready, _)) => self.worker_is_ready(index),
+            Some((ToMaster::Ready, _)) => self.happen(Event::Ready(id)),
             Some((ToMaster::HandOver(handover), Some(fd))) => match worker.receive_connection(handover, fd) {
                 Ok(connection) => self.pending.extend(connection),
-                Err(fault) => return self.condemn(index, fault),
+                Err(fault) => {
+                    self.happen(Event::BrokeRule(id, fault));
+                    return false;
+                }
             },
             Some((ToMaster::HandOver(_), None)) => {}
-            Some((ToMaster::Replace, _)) => self.replace(index),
-            Some((ToMaster::Pong(_), _)) => self.has_moved(index),
-            Some((ToMaster::Closed, _)) => {
-                worker.has_closed = true;
-                self.shut_removed();
-            }
+            Some((ToMaster::Replace, _)) => self.happen(Event::Replace(id)),
+            Some((ToMaster::Pong(_), _)) => self.happen(Event::Pong(id)),
+            Some((ToMaster::Closed, _)) => self.happen(Event::Closed(id)),
             Some((ToMaster::Learned(learned), _)) => self.learn(index, &learned),
         }
         true
@@ -411,7 +440,8 @@ impl Master {
     fn learn(&mut self, index: usize, learned: &Learned) {
         let worker = &self.workers[index];
         let Some(name) = worker.roster.names.get(&(learned.group, learned.server)) else { return };
-        if worker.generation != self.generation || !known::remember(name, &learned.spots, worker.pid) {
+        let is_of_generation = self.supervisor.is_of_generation(worker.id);
+        if !is_of_generation || !known::remember(name, &learned.spots, worker.pid) {
             return;
         }
         let addresses: Vec<String> =
@@ -427,20 +457,53 @@ impl Master {
         );
     }
 
-    /// A worker has broken a rule: other code than ours runs in it, or its memory is not what it was. It is killed, and
-    /// nothing that it still says is heard. Always false: there is no next message.
-    fn condemn(&mut self, index: usize, fault: Fault) -> bool {
-        let worker = &mut self.workers[index];
-        if !std::mem::replace(&mut worker.is_condemned, true) {
-            let (pid, number) = (worker.pid, worker.number);
-            log::alert!(
-                log::process(),
-                &(),
-                "worker process {pid} (worker {number}) breaks a rule of its control socket and is killed: {fault}"
-            );
-            let _ = signal::send(pid, nix::libc::SIGKILL);
+    /// Collects every child that has ended.
+    pub(super) fn reap(&mut self) {
+        while let Some((pid, ended)) = process::reap() {
+            if let Some(reading) = &mut self.reading {
+                reading.lookup.note_reaped(pid);
+            }
+            if self.successor.as_ref().is_some_and(|successor| successor.pid == pid) {
+                tell("new binary process", pid, ended);
+                self.successor_ended();
+            } else if let Some(index) = self.workers.iter().position(|worker| worker.pid == pid) {
+                tell("worker process", pid, ended);
+                self.worker_ended(index, ended);
+            }
         }
-        false
+    }
+
+    fn worker_ended(&mut self, index: usize, ended: Ended) {
+        // What it had still sent, however many connections wait here already: nobody can read it later.
+        let now_ms = clock::monotonic_ms();
+        for _ in 0..LEFT_MAX {
+            if !self.hear(index, now_ms) {
+                break;
+            }
+        }
+        let worker = self.workers.remove(index);
+        self.give_lane(worker.lane);
+        self.pending.extend(worker.unread());
+        // Its words outlive one that ended as it should.
+        let is_trusted = self.supervisor.hears(worker.id).is_some() && matches!(ended, Ended::Exited(0));
+        known::end(worker.pid, is_trusted);
+        self.happen(Event::Ended(worker.id, ended));
+    }
+
+    /// Looks at every worker, when it is time.
+    fn look(&mut self) {
+        if clock::monotonic_ms() < self.supervisor.next_look_ms() {
+            return;
+        }
+        let slots = self.listed_slots();
+        let sights = self.workers.iter().map(|worker| {
+            let own = self.supervisor.queues_to_look_at(worker.id).iter();
+            let mut own = own.filter_map(|index| slots.get(*index as usize));
+            let has_queue = own.any(|fd| socket::accept_backlog(*fd) > 0);
+            (worker.id, Sight { beat: heartbeat::read(worker.lane), has_queue })
+        });
+        let sights = sights.collect();
+        self.happen(Event::Looked(sights));
     }
 
     /// Gives idle connections to the workers of this generation in turn, or to the other master.
@@ -455,9 +518,9 @@ impl Master {
 
     /// False: nobody can take it now.
     fn deliver_one(&mut self, connection: &Connection) -> bool {
-        let generation = self.generation;
+        let takers: Vec<WorkerId> = self.supervisor.takers().collect();
         let mut takers: Vec<&mut Worker> =
-            self.workers.iter_mut().filter(|worker| worker.can_take(generation)).collect();
+            self.workers.iter_mut().filter(|worker| takers.binary_search(&worker.id).is_ok()).collect();
         let count = takers.len();
         self.turn = self.turn.wrapping_add(1);
         // The listener may be gone, and another cover the client's address.
@@ -475,28 +538,40 @@ impl Master {
         let link = self.elder.as_ref().or(self.successor.as_ref().map(|successor| &successor.link));
         let message = Message::HandOver(connection.handover.clone());
         // What came from there goes back only when nobody here can take it any more.
-        let may_go = !connection.is_from_link || self.phase == Phase::Leaving;
+        let may_go = !connection.is_from_link || self.supervisor.phase() == Phase::Leaving;
         match link {
             Some(link) if count == 0 && may_go => link.send(&message, Some(&connection.fd)),
             // The last worker is leaving and nobody comes after: it closes.
-            None if matches!(self.phase, Phase::Leaving | Phase::Stopping { .. }) => true,
+            None if matches!(self.supervisor.phase(), Phase::Leaving | Phase::Stopping { .. }) => true,
             _ => false,
         }
     }
 
-    fn tell_manager(&mut self, now_ms: u64) {
+    fn tell_manager(&mut self) {
         let Some(every_ms) = notify::watchdog_ms() else { return };
-        let is_well =
-            self.workers.iter().all(|worker| worker.stuck.is_none() || self.is_being_helped(worker));
-        if is_well && now_ms >= self.notified_ms + every_ms {
+        let now_ms = clock::monotonic_ms();
+        if self.supervisor.is_well() && now_ms >= self.notified_ms + every_ms {
             self.notified_ms = now_ms;
             notify::watchdog();
         }
     }
+}
 
-    fn tell_all(&mut self, message: &ToWorker) {
-        for worker in &mut self.workers {
-            worker.send(message);
+/// Tells the starter, and the log, why no worker of a first start can run.
+fn tell_first_failure(why: &str) {
+    log::emerg!(log::process(), &(), "not one worker process can run: {why}");
+    let is_told = log::process().entries().iter().any(|(target, _)| *target == log::Target::stderr());
+    if !is_told && !log::has_stderr() {
+        terminal::tell(format_args!("pronghorn: [emerg] not one worker process can run: {why}"));
+    }
+}
+
+fn tell(what: &str, pid: i32, ended: Ended) {
+    match ended {
+        Ended::Exited(code) => log::notice!(log::process(), &(), "{what} {pid} exited with code {code}"),
+        Ended::Signaled { number, core } => {
+            let core = if core { " (core dumped)" } else { "" };
+            log::alert!(log::process(), &(), "{what} {pid} exited on signal {number}{core}");
         }
     }
 }

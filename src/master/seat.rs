@@ -5,21 +5,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use crate::http::Handover;
-use crate::master::respawn::Loan;
 use crate::master::rules::{Facts, Fault, LEFT_MAX, Ledger, Received, State};
+use crate::master::supervisor::WorkerId;
 use crate::shm::lanes::Lane;
 use crate::sys::address::SockAddr;
 use crate::sys::msg;
 use crate::sys::socket::{self, Nature};
-use crate::worker::messages::{BYTES_MAX, SlotIndex, ToMaster, ToWorker};
-
-/// A worker that does not move, or has no room.
-#[derive(Debug)]
-pub struct Stuck {
-    pub since_ms: u64,
-    /// Who accepts from its slots meanwhile.
-    pub helper: Option<Loan>,
-}
+use crate::worker::messages::{BYTES_MAX, ToMaster, ToWorker};
 
 /// What all workers of a generation have in common: the configuration as far as indexes in messages count in it.
 #[derive(Debug, Default)]
@@ -89,43 +81,19 @@ fn wildcards(local: &SockAddr) -> Vec<SockAddr> {
     }
 }
 
+/// The process and the socket of a worker. What is decided about it is in its `Member` (`supervisor.rs`).
 #[derive(Debug)]
 pub struct Worker {
+    pub id: WorkerId,
     pub pid: i32,
-    pub number: usize,
-    pub generation: u64,
     pub roster: Rc<Roster>,
     pub lane: Lane,
     pub control: OwnedFd,
     /// The worker's own end, kept so that what a dead worker has not read is not lost.
     pub far_end: OwnedFd,
-    pub state: State,
     pub ledger: Ledger,
-    /// It has broken a rule and is killed: nothing it says is heard any more.
-    pub is_condemned: bool,
     /// The sequence number of the last message that was sent to it.
     pub sent: u32,
-    pub born_ms: u64,
-    /// How long it may take to leave, by the configuration it has.
-    pub shutdown_ms: Option<u64>,
-    /// When a worker that was told to leave is killed.
-    pub leave_by_ms: Option<u64>,
-    /// It has told that it accepts no more.
-    pub has_closed: bool,
-    /// The slots it accepts from by its number: indexes of the list that every worker of its generation has.
-    pub leased: Vec<SlotIndex>,
-    pub asked: Option<Asked>,
-    pub stuck: Option<Stuck>,
-    /// It can take no more connections.
-    pub full: Option<Stuck>,
-}
-
-/// A sign of life that was asked for and has not come yet.
-#[derive(Clone, Copy, Debug)]
-pub struct Asked {
-    pub since_ms: u64,
-    /// The ping found no room in the worker's socket yet.
-    pub is_unsent: bool,
 }
 
 impl Worker {
@@ -140,18 +108,13 @@ impl Worker {
         self.send_with(&message, Some(&connection.fd))
     }
 
-    /// Asks for a sign of life, or tries again where the question found no room.
-    pub fn ask(&mut self, now_ms: u64) {
-        let since_ms = match self.asked {
-            None => now_ms,
-            Some(Asked { is_unsent: true, since_ms }) => since_ms,
-            Some(_) => return,
-        };
-        let is_unsent = !self.send(&ToWorker::Ping);
-        if !is_unsent {
+    /// Asks for a sign of life. False: the question found no room.
+    pub fn ping(&mut self) -> bool {
+        let is_sent = self.send(&ToWorker::Ping);
+        if is_sent {
             self.ledger.ask(self.sent);
         }
-        self.asked = Some(Asked { since_ms, is_unsent });
+        is_sent
     }
 
     fn send_with(&mut self, message: &ToWorker, fd: Option<&OwnedFd>) -> bool {
@@ -164,17 +127,13 @@ impl Worker {
         is_sent
     }
 
-    /// Takes a new connection, or one of another worker.
-    pub fn can_take(&self, generation: u64) -> bool {
-        self.generation == generation
-            && self.state == State::Ready
-            && self.stuck.is_none()
-            && !self.is_condemned
-    }
-
     /// The next message and its descriptor, judged. `None`: nothing has come. `Ok(None)`: it is of no use.
     #[allow(clippy::type_complexity, reason = "three answers, each named above")]
-    pub fn hear(&mut self, now_ms: u64) -> Option<Result<Option<(ToMaster, Option<OwnedFd>)>, Fault>> {
+    pub fn hear(
+        &mut self,
+        state: State,
+        now_ms: u64,
+    ) -> Option<Result<Option<(ToMaster, Option<OwnedFd>)>, Fault>> {
         let mut buffer = [0; BYTES_MAX];
         let mut message = match msg::receive(self.control.as_fd(), &mut buffer) {
             Ok(message) => message,
@@ -188,7 +147,7 @@ impl Worker {
             is_cut: message.is_cut,
             has_lost_fds: message.has_lost_fds,
         };
-        let judged = self.ledger.judge(self.state, &self.roster.facts, received, now_ms);
+        let judged = self.ledger.judge(state, &self.roster.facts, received, now_ms);
         Some(judged.map(|heard| heard.map(|heard| (heard, message.fds.pop()))))
     }
 

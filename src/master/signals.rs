@@ -3,8 +3,9 @@
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGSYS, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 use crate::log;
-use crate::master::{Master, Phase};
-use crate::sys::{clock, signal};
+use crate::master::Master;
+use crate::master::supervisor::{Event, Order};
+use crate::sys::signal;
 use crate::worker::messages::ToWorker;
 
 pub const HANDLED: &[i32] =
@@ -39,52 +40,26 @@ impl Master {
     }
 
     fn heed(&mut self, number: i32) {
-        match number {
-            SIGCHLD => self.reap(),
-            SIGTERM | SIGINT => self.stop(),
-            SIGQUIT if matches!(self.phase, Phase::Serving | Phase::Drained) => {
-                self.tell_leaving();
-                self.dismiss_all(Phase::Leaving);
-            }
-            SIGWINCH if self.phase == Phase::Serving => self.dismiss_all(Phase::Drained),
-            SIGHUP => self.heed_hup(),
-            SIGUSR1 => self.reopen_logs(),
-            SIGUSR2 if matches!(self.phase, Phase::Serving | Phase::Drained) => self.upgrade(),
-            _ => {}
-        }
+        let order = match number {
+            SIGCHLD => return self.reap(),
+            SIGTERM | SIGINT => Order::Stop,
+            SIGQUIT => Order::Leave,
+            SIGWINCH => Order::Drain,
+            SIGHUP => Order::Reload,
+            SIGUSR1 => Order::Reopen,
+            SIGUSR2 => Order::Upgrade,
+            _ => return,
+        };
+        let is_followed = self.elder.is_some() || self.successor.is_some();
+        self.happen(Event::Ordered { order, is_followed });
     }
 
-    fn heed_hup(&mut self) {
-        match self.phase {
-            Phase::Serving => self.reload(),
-            // nginx: the workers of an upgrade that is taken back start with the configuration they had.
-            Phase::Drained => {
-                self.phase = Phase::Serving;
-                log::notice!(log::process(), &(), "start worker processes");
-                self.start_generation(None);
-            }
-            Phase::Leaving | Phase::Stopping { .. } => {}
-        }
-    }
-
-    fn stop(&mut self) {
-        if matches!(self.phase, Phase::Stopping { .. }) {
-            return;
-        }
-        self.tell_leaving();
-        self.phase = Phase::Stopping { kill_ms: clock::monotonic_ms() + self.settings().fast_stop_ms() };
-        self.give_up_reading();
-        self.vacancies.clear();
-        self.switch = None;
-        for worker in &self.workers {
-            let _ = signal::send(worker.pid, SIGTERM);
-        }
-    }
-
-    fn reopen_logs(&mut self) {
+    pub(super) fn reopen_logs(&mut self) {
         for error in log::reopen(self.cycle.config.owner()).err().unwrap_or_default() {
             log::emerg!(log::process(), &(), "{error}");
         }
-        self.tell_all(&ToWorker::Reopen);
+        for worker in &mut self.workers {
+            worker.send(&ToWorker::Reopen);
+        }
     }
 }

@@ -13,7 +13,8 @@ use crate::http::Handover;
 use crate::log;
 use crate::master::link::{Link, Message, VERSION};
 use crate::master::seat::Connection;
-use crate::master::{Master, PENDING_MAX, Phase, inherit, notify};
+use crate::master::supervisor::Event;
+use crate::master::{Master, PENDING_MAX, inherit, notify};
 use crate::shm::lanes::{LANES, Lane};
 use crate::sys::msg;
 use crate::sys::process::{self, Forked, ProcessFd};
@@ -119,7 +120,7 @@ impl Master {
                 let lock = self.pid_file.as_ref().map(|file| file.lock());
                 let shm = crate::shm::as_fd();
                 let (fds, environment) =
-                    inherit::bequeath(&self.slots, theirs.as_fd(), lock, shm, self.generation);
+                    inherit::bequeath(&self.slots, theirs.as_fd(), lock, shm, self.supervisor.generation());
                 let error = process::exec(&self.program, &self.start.arguments, &environment, &fds);
                 let (program, cause) = (self.program.display(), log::Cause(&error));
                 log::alert!(
@@ -237,12 +238,7 @@ impl Master {
         // Its workers notice by themselves that their master is gone.
         self.inherit_lanes();
         self.put_pid_file_back();
-        if self.phase == Phase::Drained {
-            let pid = successor.pid;
-            log::notice!(log::process(), &(), "the new binary process {pid} is gone, start worker processes");
-            self.phase = Phase::Serving;
-            self.start_generation(None);
-        }
+        self.happen(Event::SuccessorEnded(successor.pid));
     }
 
     fn put_pid_file_back(&mut self) {

@@ -1,0 +1,211 @@
+//! Forking a worker: what it gets of everything the master has open, and what it is told of itself.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+use crate::log;
+use crate::master::rules::Ledger;
+use crate::master::seat::{Roster, Worker};
+use crate::master::supervisor::{Event, WorkerId};
+use crate::master::upgrade::OtherWorkers;
+use crate::master::{Master, notify, slots};
+use crate::net::listener::Listener;
+use crate::shm::lanes;
+use crate::sys::process::{self, Forked};
+use crate::sys::signal::{Blocked, Signals};
+use crate::sys::{msg, signal, socket, terminal};
+use crate::worker::messages::SlotIndex;
+use crate::worker::{self, Seat, Slot};
+
+impl Master {
+    /// Forks one worker. A failure leaves its place vacant for a while.
+    pub(super) fn fork(&mut self, worker: WorkerId, number: usize, generation: u64) -> Event {
+        let leased = self.leases(number);
+        let mut call = "socketpair()";
+        let outcome = (|| {
+            let (control, far_end) = msg::pair()?;
+            call = "fork()";
+            let _blocked = Blocked::new()?;
+            let lane = self.lanes.take().ok_or_else(|| std::io::Error::other("too many workers live"))?;
+            lanes::prepare(lane, number as u32, generation);
+            match process::fork().inspect_err(|_| self.give_lane(lane))? {
+                Forked::Parent { child } => Ok((child, lane, control, far_end)),
+                Forked::Child => {
+                    drop(control);
+                    // First of all: until then a signal for this process would reach the master's socket.
+                    drop(self.signals.take());
+                    lanes::enter(lane);
+                    let seat = self.become_seat(number, generation, far_end, leased.clone());
+                    // Signals stay blocked until the worker can heed them.
+                    let code = self.serve(seat);
+                    std::process::exit(code);
+                }
+            }
+        })();
+        match outcome {
+            Ok((pid, lane, control, far_end)) => {
+                log::notice!(log::process(), &(), "start worker process {pid}");
+                let roster = Rc::clone(&self.roster);
+                let ledger = Ledger::default();
+                self.workers.push(Worker {
+                    id: worker,
+                    pid,
+                    roster,
+                    lane,
+                    control,
+                    far_end,
+                    ledger,
+                    sent: 0,
+                });
+                Event::Forked { worker, pid, leased }
+            }
+            Err(error) => {
+                let why = format!("{call} failed while spawning a worker process {}", log::Cause(&error));
+                log::alert!(log::process(), &(), "{why}");
+                let remedy = match error.raw_os_error() {
+                    Some(nix::libc::EAGAIN) => {
+                        ": raise the limit of processes (ulimit -u, pids.max of the container)"
+                    }
+                    Some(nix::libc::EMFILE) => ": raise the limit of open files (ulimit -n)",
+                    _ => "",
+                };
+                Event::NotForked { worker, leased, why: format!("{why}{remedy}") }
+            }
+        }
+    }
+
+    /// What the messages of this generation's workers can name.
+    pub(super) fn roster(&self) -> Roster {
+        let addresses = self.listeners().iter().map(|listen| listen.address.clone()).collect();
+        let servers = self.cycle.config.followed_servers();
+        let index = |index| u32::try_from(index).unwrap_or(u32::MAX);
+        let names = servers.map(|(group, server, name)| ((index(group), index(server)), name)).collect();
+        let is_dual_stack =
+            |listen: &&Listener| socket::Make::wanted(&listen.address, &listen.options).is_dual_stack;
+        let ports = self.listeners().iter().filter(is_dual_stack).filter_map(|listen| listen.address.port());
+        let roster = Roster::new(addresses, names, self.settings().worker_connections() as u64);
+        roster.with_dual_stack(ports)
+    }
+
+    /// The worker of this lane is gone.
+    pub(super) fn give_lane(&mut self, lane: lanes::Lane) {
+        lanes::give(lane);
+        self.lanes.give(lane);
+    }
+
+    /// `master_process off`: serves in this process.
+    pub(super) fn serve_alone(&mut self) -> i32 {
+        let leased = self.leases(0);
+        let prepared = msg::pair().and_then(|pair| Ok((pair, Blocked::new()?)));
+        let ((_master_end, far_end), _blocked) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let why = format!("socketpair() failed {}", log::Cause(&error));
+                log::emerg!(log::process(), &(), "{why}");
+                terminal::tell(format_args!("pronghorn: [emerg] {why}"));
+                return 1;
+            }
+        };
+        let starter = self.starter.take();
+        // What has come already comes again when there is somebody to heed it.
+        for signal in self.signals.take().iter_mut().flat_map(Signals::take) {
+            let _ = signal::send(process::pid(), signal.number);
+        }
+        let pid_file = self.pid_file.take();
+        let paths = std::mem::take(&mut self.slots);
+        let copies = paths.try_clone();
+        let slots = self.seat_slots(copies);
+        let leaves_terminal = false; // the starter is told here, before it serves
+        let is_alone = true;
+        let seat =
+            Seat { number: 0, generation: 1, control: far_end, slots, leased, leaves_terminal, is_alone };
+        if let Some(starter) = starter {
+            starter.ready();
+        }
+        notify::ready();
+        let code = self.serve(seat);
+        paths.unlink();
+        if let Some(file) = pid_file {
+            file.remove(false);
+        }
+        code
+    }
+
+    /// In a child: keeps what a worker needs of everything the master has open.
+    fn become_seat(
+        &mut self,
+        number: usize,
+        generation: u64,
+        control: OwnedFd,
+        leased: Vec<SlotIndex>,
+    ) -> Seat {
+        self.workers.clear();
+        self.pending.clear();
+        self.removed.clear();
+        self.reading = None;
+        self.pid_file = None;
+        self.elder = None;
+        self.successor = None;
+        let leaves_terminal = self.starter.take().is_some();
+        self.change = None;
+        self.others = OtherWorkers::default();
+        let slots = std::mem::take(&mut self.slots);
+        let slots = self.seat_slots(slots);
+        // All else goes, whatever it is and however the master came by it: a worker begins with what is on this list.
+        let mut keep: Vec<RawFd> = slots.iter().map(|slot| slot.fd.as_raw_fd()).collect();
+        keep.push(control.as_raw_fd());
+        keep.extend(log::descriptors());
+        keep.extend(crate::shm::descriptors());
+        process::close_others(&keep);
+        let is_alone = false;
+        Seat { number, generation, control, slots, leased, leaves_terminal, is_alone }
+    }
+
+    /// The list that leases count in: address by address, slot by slot.
+    fn seat_slots(&self, mut slots: slots::Slots) -> Vec<Slot> {
+        let mut list = Vec::new();
+        for (listen, Listener { address, .. }) in self.listeners().iter().enumerate() {
+            let Some(group) = slots.group_mut(address) else { continue };
+            let lent_count = group.lent_count;
+            let slot = |(index, fd)| Slot { listen, fd, is_lent: index < lent_count };
+            list.extend(group.fds.drain(..).enumerate().map(slot));
+        }
+        list
+    }
+
+    fn serve(&mut self, seat: Seat) -> i32 {
+        process::set_environment(&self.environment());
+        log::format::read_zone();
+        worker::run(std::mem::take(&mut self.cycle.config), seat)
+    }
+
+    /// nginx's policy: nothing of the environment but TZ, and what `env` says.
+    fn environment(&self) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
+        let listed = self.settings().environment.iter().map(|(name, value)| (&**name, value.as_deref()));
+        let kept = |(name, value): (&str, Option<&str>)| {
+            let value = value.map(Into::into).or_else(|| std::env::var_os(name))?;
+            Some((name.into(), value))
+        };
+        [("TZ", None), ("RUST_BACKTRACE", None)].into_iter().chain(listed).filter_map(kept).collect()
+    }
+
+    /// The slots that worker `number` accepts from: every `workers`-th of each address, and never none.
+    fn leases(&self, number: usize) -> Vec<SlotIndex> {
+        let workers = self.settings().worker_processes().max(1);
+        let mut leased = Vec::new();
+        let mut first = 0;
+        for listen in self.listeners() {
+            let count = self.slots.group(&listen.address).map_or(0, |group| group.fds.len());
+            let is_mine = |slot: &usize| slot % workers == number || number % count == *slot;
+            leased.extend((0..count).filter(is_mine).map(|slot| (first + slot) as SlotIndex));
+            first += count;
+        }
+        leased
+    }
+
+    /// The list that leases count in.
+    pub(super) fn listed_slots(&self) -> Vec<BorrowedFd<'_>> {
+        let groups = self.listeners().iter().filter_map(|listen| self.slots.group(&listen.address));
+        groups.flat_map(|group| &group.fds).map(AsFd::as_fd).collect()
+    }
+}

@@ -1,0 +1,144 @@
+//! A configuration from the files to the day its workers serve: read, opened, put in force, announced.
+
+use crate::cycle::{Compiled, Draft, Loaded, Settings};
+use crate::log;
+use crate::master::pid::PidFile;
+use crate::master::slots::Group;
+use crate::master::supervisor::{Event, Limits};
+use crate::master::{Master, notify, opening};
+use crate::shm::{counter, lanes, named};
+use crate::sys::lookup::Lookup;
+use crate::sys::terminal;
+use crate::upstream::known;
+
+/// A reload that waits for the names of its configuration.
+pub struct Reading {
+    pub draft: Box<Draft>,
+    pub lookup: Lookup,
+}
+
+/// What a configuration says of processes.
+pub fn limits(settings: &Settings) -> Limits {
+    Limits {
+        worker_count: settings.worker_processes(),
+        watchdog_ms: settings.worker_watchdog_ms(),
+        shutdown_ms: settings.worker_shutdown_timeout_ms(),
+        fast_stop_ms: settings.fast_stop_ms(),
+    }
+}
+
+impl Master {
+    /// Reads the configuration anew. `None`: it waits for the names in it.
+    pub(super) fn read(&mut self) -> Option<Event> {
+        notify::reloading();
+        self.go_on_reading(Draft::read(&self.start.source, false))
+    }
+
+    /// Compiles what was read. Names in it are looked up while the master does what it always does.
+    fn go_on_reading(&mut self, draft: Draft) -> Option<Event> {
+        match draft.compile() {
+            Compiled::Done(loaded) => Some(self.open_next(*loaded)),
+            Compiled::Asks(draft, lookup) => {
+                self.reading = Some(Reading { draft, lookup });
+                None
+            }
+        }
+    }
+
+    /// Takes what was found out about the names of the configuration that is being read.
+    pub(super) fn hear_names(&mut self) {
+        let Some(Reading { mut draft, lookup }) = self.reading.take_if(|reading| reading.lookup.hear())
+        else {
+            return;
+        };
+        draft.learn(lookup.finish());
+        if let Some(event) = self.go_on_reading(*draft) {
+            self.happen(event);
+        }
+    }
+
+    /// Opens a configuration beside the one in force, and puts it in force.
+    fn open_next(&mut self, loaded: Loaded) -> Event {
+        // What a service manager has lent of addresses on their way out cannot be opened anew, if it is wanted again.
+        let lent: Vec<_> = self.removed.iter_mut().filter_map(Group::split_lent).collect();
+        lent.into_iter().for_each(|group| self.slots.add(group));
+        self.slots.note_leaving(&self.removed);
+        let Some(next) = opening::next(loaded, &mut self.slots, &self.cycle.config) else {
+            let removed = self.slots.remove_others(self.cycle.config.listeners());
+            self.retire(removed);
+            notify::refused();
+            return Event::Refused;
+        };
+        self.previous = Some(Box::new(std::mem::replace(&mut self.cycle, next)));
+        log::set_process(self.settings().error_log());
+        Event::Opened(limits(self.settings()))
+    }
+
+    /// The configuration that is being read is of no use any more.
+    pub(super) fn give_up_reading(&mut self) {
+        self.reading = None;
+        log::notice!(log::process(), &(), "the configuration that was being read is given up");
+        notify::refused();
+    }
+
+    /// All workers of this generation are ready, and those before leave: tells everybody who waits for it.
+    pub(super) fn announce(&mut self) {
+        self.shut_removed();
+        known::retain(&self.roster.names.values().cloned().collect());
+        self.steer();
+        // Those before may all have died meanwhile.
+        self.sweep_counters();
+        notify::ready();
+        if let Some(starter) = self.starter.take() {
+            starter.ready();
+        }
+        if self.start.source.embedded.is_some() && self.supervisor.generation() == 1 {
+            self.print_addresses();
+        }
+    }
+
+    fn print_addresses(&self) {
+        let urls: Vec<String> =
+            self.listeners().iter().map(|listen| format!("http://{}/", listen.address)).collect();
+        terminal::show(format_args!("pronghorn serves its demonstration; Ctrl-C stops it."));
+        for url in &urls {
+            terminal::show(format_args!("  {url}"));
+        }
+        if let Some(url) = urls.first() {
+            terminal::show(format_args!("Try: curl {url}"));
+        }
+    }
+
+    /// Frees the counters that only older configurations have named, once nobody can count in them any more.
+    pub(super) fn sweep_counters(&mut self) {
+        let is_alone = self.elder.is_none() && self.successor.is_none();
+        if is_alone && self.supervisor.is_settled() {
+            counter::sweep(&self.cycle.config.slots().collect());
+            named::sweep(&self.cycle.config.zones().collect());
+            if self.cleared_generation != self.supervisor.generation() {
+                self.cleared_generation = self.supervisor.generation();
+                lanes::clear(self.lanes.free());
+            }
+        }
+    }
+
+    /// Moves the pid file to where this configuration wants it.
+    pub(super) fn move_pid_file(&mut self) {
+        let Some(path) = self.cycle.pid_path(&self.start.source) else { return };
+        if self.pid_file.as_ref().is_none_or(|file| file.path() == path) {
+            return;
+        }
+        let moved = PidFile::claim(&path).and_then(|file| match file.write() {
+            Ok(()) => Ok(file),
+            Err(error) => Err(format!("writing \"{}\" failed {}", path.display(), log::Cause(&error))),
+        });
+        match moved {
+            Ok(file) => {
+                if let Some(old) = self.pid_file.replace(file) {
+                    old.remove(false);
+                }
+            }
+            Err(why) => log::emerg!(log::process(), &(), "{why}, the pid file stays where it was"),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The listening sockets through a change of generations: opened, put right, steered, and ended when nobody needs them.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use crate::cycle::Cycle;
+use crate::log;
+use crate::master::slots::{Group, Mended, Repair};
+use crate::master::{Master, slots};
+use crate::sys::address::SockAddr;
+use crate::sys::{alloc, clock, socket};
+use crate::worker::messages::SlotIndex;
+
+/// What a change of generations that is under way may have to go back to.
+pub struct Change {
+    /// The configuration that goes on when not one of the new workers can run.
+    previous: Option<Box<Cycle>>,
+    /// How many slots of each address the workers before accept from. New connections stay with those until the
+    /// new workers are ready.
+    served: HashMap<SockAddr, usize>,
+}
+
+impl Change {
+    /// The first slots of an address, which have somebody who accepts from them now.
+    fn served_count(&self, address: &SockAddr) -> Option<usize> {
+        self.served.get(address).copied()
+    }
+}
+
+impl Master {
+    /// Brings the sockets to what the next generation needs. Its forks follow.
+    pub(super) fn prepare(&mut self) {
+        self.roster = Rc::new(self.roster());
+        let previous = self.previous.take();
+        let slot_counts = self.slots.groups().map(|group| (group.address.clone(), group.fds.len()));
+        let served = slot_counts.filter(|_| previous.is_some()).collect();
+        self.change = Some(Change { previous, served });
+        // Before there are more slots: nobody accepts from those yet. All workers come anew, with whatever was replaced.
+        self.check_slots();
+        let count = self.settings().worker_processes();
+        for complaint in self.slots.change(self.cycle.config.listeners()) {
+            log::warn!(log::process(), &(), "{complaint}");
+        }
+        self.slots.grow(self.cycle.config.listeners(), count);
+        alloc::trim();
+    }
+
+    /// Looks whether the listening sockets are as they were opened. Every worker has them all. True: some were opened
+    /// anew, which living workers do not have.
+    pub(super) fn check_slots(&mut self) -> bool {
+        let mut are_new = false;
+        for Mended { address, damage, repair } in self.slots.mend(self.cycle.config.listeners()) {
+            let what = match repair {
+                Repair::InPlace => "it is put right",
+                Repair::Anew => "another one is opened, and new workers are started",
+                Repair::Failed => "it could not be put right, restart the server",
+            };
+            are_new |= repair == Repair::Anew;
+            log::alert!(
+                log::process(),
+                &(),
+                "a listening socket of {address} {damage}: a worker must have changed it; {what}"
+            );
+        }
+        self.steer();
+        self.knows_steering = true;
+        are_new
+    }
+
+    /// Tells the kernel which slots of each address may get connections.
+    pub(super) fn steer(&mut self) {
+        // While generations change those before accept: it is their slots that count.
+        let served =
+            |address: &_, count| match self.change.as_ref().filter(|_| self.supervisor.is_switching()) {
+                Some(change) => change.served_count(address).unwrap_or(count),
+                None => count,
+            };
+        let (stuck, full) = self.supervisor.closed_slots();
+        let workers = self.settings().worker_processes();
+        // Another master steers the same sockets.
+        let knows_steering = self.knows_steering && self.elder.is_none() && self.successor.is_none();
+        let mut first = 0;
+        for listener in self.listeners() {
+            let Some(group) = self.slots.group(&listener.address) else { continue };
+            let count = group.fds.len();
+            let served = served(&listener.address, count);
+            let without = |closed: &dyn Fn(SlotIndex) -> bool| -> Vec<u32> {
+                let slots = 0..served as SlotIndex;
+                slots.filter(|slot| !closed(first as SlotIndex + slot)).collect()
+            };
+            let mut live = without(&|slot| stuck.contains(&slot) || full.contains(&slot));
+            if live.is_empty() {
+                live = without(&|slot| stuck.contains(&slot)); // all are full: each keeps its share
+            }
+            first += count;
+            // Those that a change of generations is about to open are nobody's yet either.
+            let is_all = (live.len() == count && (!self.supervisor.is_switching() || workers <= count))
+                || group.is_reordered;
+            let any = group.fds[0].as_fd();
+            if !socket::is_steerable(any) {
+                continue;
+            }
+            let was_steered = group.is_steered.replace(!live.is_empty() && !is_all);
+            let outcome = if group.is_steered.get() {
+                socket::steer(any, &live)
+            } else {
+                // An error: there is no program.
+                if socket::unsteer(any).is_ok() && !was_steered && knows_steering {
+                    let address = &group.address;
+                    log::alert!(
+                        log::process(),
+                        &(),
+                        "a program that is not the master's chose which listening sockets of {address} get connections: \
+                         a worker must have attached it; it is taken away"
+                    );
+                }
+                Ok(())
+            };
+            if let Err(error) = outcome {
+                let address = &group.address;
+                log::warn!(
+                    log::process(),
+                    &(),
+                    "connections to {address} cannot be steered {}",
+                    log::Cause(&error)
+                );
+            }
+        }
+    }
+
+    /// The sockets of this configuration are those that clients find, and no others: there is no way back.
+    pub(super) fn settle_slots(&mut self) {
+        // In this order: there is no moment in which an address has neither.
+        self.slots.reveal();
+        let mut removed = self.slots.take_displaced();
+        removed.extend(self.slots.remove_others(self.cycle.config.listeners()));
+        self.retire(removed);
+        self.change = None;
+    }
+
+    /// Lets no new client come to these sockets; [`shut_removed`](Self::shut_removed) ends them.
+    pub(super) fn retire(&mut self, groups: Vec<Group>) {
+        if !groups.is_empty() {
+            self.retired_ms = clock::monotonic_ms();
+            groups.iter().for_each(Group::retire);
+            self.removed.extend(groups);
+        }
+        self.shut_removed();
+    }
+
+    /// Ends listening on addresses that are gone, as soon as nobody looks at them who would accept from them yet, or
+    /// nobody is on the way to them any more.
+    pub(super) fn shut_removed(&mut self) {
+        if self.removed.is_empty() {
+            return;
+        }
+        let waited_ms = clock::monotonic_ms().saturating_sub(self.retired_ms);
+        if !self.supervisor.is_somebody_closing() || slots::are_drained(&self.removed, waited_ms) {
+            slots::shut(&std::mem::take(&mut self.removed));
+        }
+    }
+
+    /// Puts the configuration before back in force, with the sockets it had.
+    pub(super) fn restore(&mut self) {
+        let Some(mut change) = self.change.take() else { return };
+        let Some(previous) = change.previous.take() else { return };
+        let mut removed = self.slots.put_displaced_back();
+        for group in self.slots.groups_mut() {
+            // Nothing waits in those that were opened for the new workers: no connection was steered there.
+            group.fds.truncate(change.served_count(&group.address).unwrap_or(group.fds.len()));
+        }
+        self.cycle = *previous;
+        self.roster = Rc::new(self.roster());
+        removed.extend(self.slots.remove_others(self.cycle.config.listeners()));
+        self.retire(removed);
+        for complaint in self.slots.change(self.cycle.config.listeners()) {
+            log::warn!(log::process(), &(), "{complaint}");
+        }
+        log::set_process(self.settings().error_log());
+        self.steer();
+    }
+}

@@ -1,0 +1,590 @@
+//! The decisions of the master as a value: events and the time go in, actions come out.
+//!
+//! Touches nothing: no socket, no clock, no process, no shared memory. `master/mod.rs` performs the actions in their order
+//! and reports back what came of those that can fail. So each history of workers that die, get stuck or never start can be
+//! written down and played in a test.
+//!
+//! ```text
+//! Serving ──WINCH──▶ Drained ──HUP, or the new master of an upgrade has ended──▶ Serving
+//! Serving, Drained ──QUIT──▶ Leaving        all ──TERM, INT──▶ Stopping
+//! a worker:  (Fork) Starting ─Ready→ Ready ─Drain→ Draining ─Quit→ Quitting        each ─Ended→ gone
+//! a place:   worker ─ended, replaced→ vacant ─due→ worker
+//! ```
+//! The rest of it is in `respawn.rs` (vacant places), `watchdog.rs` (stuck and full workers) and `generation.rs` (changes
+//! of the configuration): each is one more `impl` over the state that is declared here.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::master::notice::Notice;
+use crate::master::respawn::{FirstStart, Loan, Vacancy};
+use crate::master::rules::{Fault, State};
+use crate::shm::heartbeat::Heartbeat;
+use crate::sys::process::Ended;
+use crate::worker::messages::{SlotIndex, ToWorker};
+
+/// Names a worker for as long as the master lives: a process id exists only once it was forked, and comes again.
+pub type WorkerId = u64;
+
+/// What the configuration in force says of processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub worker_count: usize,
+    /// `worker_watchdog`; 0: a worker is never killed for being stuck.
+    pub watchdog_ms: u64,
+    /// `worker_shutdown_timeout`.
+    pub shutdown_ms: Option<u64>,
+    pub fast_stop_ms: u64,
+}
+
+/// A signal, by what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// TERM, INT.
+    Stop,
+    /// QUIT.
+    Leave,
+    /// WINCH.
+    Drain,
+    /// HUP.
+    Reload,
+    /// USR1.
+    Reopen,
+    /// USR2.
+    Upgrade,
+}
+
+/// A look at one worker: what it wrote to shared memory, and whether connections wait in its queues.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight {
+    pub beat: Heartbeat,
+    pub has_queue: bool,
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The first configuration is open.
+    Started,
+    /// `is_followed`: another master serves beside this one.
+    Ordered {
+        order: Order,
+        is_followed: bool,
+    },
+    /// The outcome of [`Action::Fork`], with the slots that are the worker's own.
+    Forked {
+        worker: WorkerId,
+        pid: i32,
+        leased: Vec<SlotIndex>,
+    },
+    NotForked {
+        worker: WorkerId,
+        leased: Vec<SlotIndex>,
+        why: String,
+    },
+    Ready(WorkerId),
+    /// It asks to be replaced.
+    Replace(WorkerId),
+    Pong(WorkerId),
+    /// It accepts no more.
+    Closed(WorkerId),
+    BrokeRule(WorkerId, Fault),
+    Ended(WorkerId, Ended),
+    /// A ping found no room in the worker's socket.
+    PingUnsent(WorkerId),
+    /// Slots could not be lent: the helper's socket is full or gone.
+    NotLent {
+        helper: WorkerId,
+        slots: Vec<SlotIndex>,
+    },
+    /// It is time to look, and this is to be seen.
+    Looked(Vec<(WorkerId, Sight)>),
+    /// A listener that is polled while all is quiet has a connection.
+    Stirred,
+    /// A turn of the master's loop.
+    Tick,
+    /// Listening sockets were opened anew that living workers do not have.
+    SocketsReplaced,
+    /// The configuration that was asked for is open, and in force now.
+    Opened(Limits),
+    /// It was refused.
+    Refused,
+    /// The new master of an upgrade has ended.
+    SuccessorEnded(i32),
+}
+
+/// What is to be done. Actions are performed in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Brings the listening sockets to what the next generation needs; its forks follow.
+    Prepare,
+    Fork {
+        worker: WorkerId,
+        number: usize,
+        generation: u64,
+    },
+    Send(WorkerId, ToWorker),
+    /// Asks for a sign of life.
+    Ping(WorkerId),
+    /// Lets a worker accept from these slots too.
+    Lend {
+        helper: WorkerId,
+        slots: Vec<SlotIndex>,
+    },
+    /// SIGTERM.
+    Terminate(WorkerId),
+    /// SIGKILL.
+    Kill(WorkerId),
+    CheckSockets,
+    /// Tells the kernel which slots may get connections.
+    Steer,
+    /// Ends listening on removed addresses that no worker accepts from any more.
+    ShutRemoved,
+    /// Frees counters that no configuration names.
+    Sweep,
+    MovePidFile,
+    /// The sockets of this configuration are those that clients find, and no others.
+    Settle,
+    /// All workers of the generation are ready and those before were told to leave: whoever waits for it is told.
+    Serve,
+    /// Puts the configuration before back in force.
+    Restore,
+    /// Tells the service manager that a reload was refused.
+    TellRefused,
+    /// No new client comes to any address.
+    RetireAll,
+    Read,
+    GiveUpReading,
+    TellLeaving,
+    ReopenLogs,
+    Upgrade,
+    Tell(Notice),
+}
+
+/// What this master is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Serving,
+    /// WINCH: the workers have left, the addresses stay open.
+    Drained,
+    /// QUIT: it ends when the last worker has finished.
+    Leaving,
+    /// TERM, INT: workers are told to end at once, and killed from this time on (monotonic ms).
+    Stopping {
+        kill_ms: u64,
+    },
+}
+
+/// A worker that does not move, or has no room.
+#[derive(Debug)]
+pub struct Stuck {
+    pub since_ms: u64,
+    /// The worker that accepts from its slots meanwhile.
+    pub helper: Option<Loan>,
+}
+
+/// A sign of life that was asked for and has not come yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub since_ms: u64,
+    /// The ping found no room in the worker's socket yet.
+    pub is_unsent: bool,
+}
+
+/// A worker as far as decisions about it go. Its socket and process are the master's (`seat.rs`).
+#[derive(Debug)]
+pub(super) struct Member {
+    pub id: WorkerId,
+    /// 0 until it was forked.
+    pub pid: i32,
+    pub number: usize,
+    pub generation: u64,
+    pub state: State,
+    /// It has broken a rule and is killed: nothing it says is heard any more.
+    pub is_condemned: bool,
+    pub born_ms: u64,
+    /// How long it may take to leave, by the configuration it has.
+    pub shutdown_ms: Option<u64>,
+    /// When a worker that was told to leave is killed.
+    pub leave_by_ms: Option<u64>,
+    /// It has told that it accepts no more.
+    pub has_closed: bool,
+    /// The slots it accepts from by its number: indexes of the list that every worker of its generation has.
+    pub leased: Vec<SlotIndex>,
+    pub asked: Option<Asked>,
+    pub stuck: Option<Stuck>,
+    /// It can take no more connections.
+    pub full: Option<Stuck>,
+}
+
+impl Member {
+    /// Takes a new connection, or one of another worker.
+    pub fn can_take(&self, generation: u64) -> bool {
+        self.generation == generation
+            && self.state == State::Ready
+            && self.stuck.is_none()
+            && !self.is_condemned
+    }
+}
+
+/// A change of generations under way: the new one starts while the old one serves.
+#[derive(Debug)]
+pub(super) struct Switch {
+    /// The generation that goes on when not one of the new workers can run, and its limits.
+    pub previous: Option<(u64, Limits)>,
+}
+
+/// The master's mind: which workers there are, which places are vacant, what is under way.
+///
+/// [`on`](Self::on) is called with every event, and its actions are performed before the next one. A worker exists here
+/// from the decision to fork it; [`Event::Forked`] or [`Event::NotForked`] follows. Invariant: at most one change of
+/// generations is under way, and no configuration is read during one.
+#[derive(Debug)]
+pub struct Supervisor {
+    pub(super) limits: Limits,
+    pub(super) phase: Phase,
+    /// Counts the sets of workers; binary upgrades go on counting.
+    pub(super) generation: u64,
+    /// Of all generations.
+    pub(super) members: Vec<Member>,
+    next_id: WorkerId,
+    /// Places of this generation whose worker is gone and not replaced yet.
+    pub(super) vacancies: Vec<Vacancy>,
+    /// Slots lent out for a worker number whose new worker is not ready yet.
+    pub(super) loans: Vec<(usize, Loan)>,
+    /// How long the next replacement of a worker number that dies young has to wait.
+    pub(super) delays_ms: HashMap<usize, u64>,
+    /// Set while the workers of this generation are not all ready.
+    pub(super) switch: Option<Switch>,
+    /// A configuration is being read.
+    pub(super) is_reading: bool,
+    pub(super) reload_is_wanted: bool,
+    pub(super) renewal_is_wanted: bool,
+    /// How the first workers fare, until one set of them was ready.
+    pub(super) first: Option<FirstStart>,
+    pub(super) looked_ms: u64,
+    /// The workers' signs of life at the last look, and looks in a row that found all of them asleep and the same.
+    pub(super) last_signs: u64,
+    pub(super) quiet_looks: u32,
+    actions: Vec<Action>,
+}
+
+/// The master has nothing left to do.
+#[derive(Debug, PartialEq, Eq)]
+pub struct End {
+    pub code: i32,
+    /// Why not one worker of a first start can run.
+    pub why: Option<String>,
+}
+
+impl Supervisor {
+    /// `generation`: of the workers of the master before this one; 0 where there was none.
+    pub fn new(limits: Limits, generation: u64, now_ms: u64) -> Self {
+        Self {
+            limits,
+            phase: Phase::Serving,
+            generation,
+            members: Vec::new(),
+            next_id: 1,
+            vacancies: Vec::new(),
+            loans: Vec::new(),
+            delays_ms: HashMap::new(),
+            switch: None,
+            is_reading: false,
+            reload_is_wanted: false,
+            renewal_is_wanted: false,
+            first: Some(FirstStart::default()),
+            looked_ms: now_ms,
+            last_signs: 0,
+            quiet_looks: 0,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes what has happened at `now_ms` (monotonic) and tells what is to be done about it.
+    pub fn on(&mut self, event: Event, now_ms: u64) -> Vec<Action> {
+        match event {
+            Event::Started => {
+                self.act(Action::Tell(Notice::StartWorkers));
+                self.start_generation(None);
+            }
+            Event::Ordered { order, is_followed } => self.heed(order, is_followed, now_ms),
+            Event::Forked { worker, pid, leased } => {
+                if let Some(member) = self.member_mut(worker) {
+                    (member.pid, member.leased, member.born_ms) = (pid, leased, now_ms);
+                }
+            }
+            Event::NotForked { worker, leased, why } => self.not_forked(worker, leased, why, now_ms),
+            Event::Ready(worker) => self.is_ready(worker, now_ms),
+            Event::Replace(worker) => self.replace(worker, now_ms),
+            Event::Pong(worker) => self.has_moved(worker, now_ms),
+            Event::Closed(worker) => {
+                if let Some(member) = self.member_mut(worker) {
+                    member.has_closed = true;
+                }
+                self.act(Action::ShutRemoved);
+            }
+            Event::BrokeRule(worker, fault) => self.condemn(worker, fault),
+            Event::Ended(worker, ended) => self.worker_ended(worker, ended, now_ms),
+            Event::PingUnsent(worker) => {
+                if let Some(asked) = self.member_mut(worker).and_then(|member| member.asked.as_mut()) {
+                    asked.is_unsent = true;
+                }
+            }
+            Event::NotLent { helper, slots } => self.forget_loan(helper, &slots),
+            Event::Looked(sights) => self.look(&sights, now_ms),
+            Event::Stirred => self.quiet_looks = 0,
+            Event::Tick => {
+                self.fill_vacancies(now_ms);
+                self.kill_late(now_ms);
+            }
+            Event::SocketsReplaced => self.renewal_is_wanted = true,
+            Event::Opened(limits) => self.change_to(limits),
+            Event::Refused => {
+                self.is_reading = false;
+                self.reload_if_wanted();
+            }
+            Event::SuccessorEnded(pid) if self.phase == Phase::Drained => {
+                self.act(Action::Tell(Notice::SuccessorGone { pid }));
+                self.phase = Phase::Serving;
+                self.start_generation(None);
+            }
+            Event::SuccessorEnded(_) => {}
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    pub(super) fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    fn heed(&mut self, order: Order, is_followed: bool, now_ms: u64) {
+        let is_serving = matches!(self.phase, Phase::Serving | Phase::Drained);
+        match order {
+            Order::Stop => self.stop(now_ms),
+            Order::Leave if is_serving => {
+                self.act(Action::TellLeaving);
+                self.dismiss_all(Phase::Leaving, is_followed, now_ms);
+            }
+            Order::Drain if self.phase == Phase::Serving => {
+                self.dismiss_all(Phase::Drained, is_followed, now_ms);
+            }
+            Order::Reload if self.phase == Phase::Serving => self.reload(),
+            // nginx: the workers of an upgrade that is taken back start with the configuration they had.
+            Order::Reload if self.phase == Phase::Drained => {
+                self.phase = Phase::Serving;
+                self.act(Action::Tell(Notice::StartWorkers));
+                self.start_generation(None);
+            }
+            Order::Reopen => self.act(Action::ReopenLogs),
+            Order::Upgrade if is_serving => self.act(Action::Upgrade),
+            Order::Leave | Order::Drain | Order::Reload | Order::Upgrade => {}
+        }
+    }
+
+    fn stop(&mut self, now_ms: u64) {
+        if matches!(self.phase, Phase::Stopping { .. }) {
+            return;
+        }
+        self.act(Action::TellLeaving);
+        self.phase = Phase::Stopping { kill_ms: now_ms + self.limits.fast_stop_ms };
+        self.give_up_reading();
+        self.vacancies.clear();
+        self.switch = None;
+        let workers: Vec<WorkerId> = self.members.iter().map(|member| member.id).collect();
+        workers.into_iter().for_each(|worker| self.act(Action::Terminate(worker)));
+    }
+
+    /// Tells all workers to leave; with another master beside this one their connections go there.
+    fn dismiss_all(&mut self, phase: Phase, is_followed: bool, now_ms: u64) {
+        self.phase = phase;
+        self.give_up_reading();
+        self.vacancies.clear();
+        if self.switch.take().is_some() {
+            self.act(Action::Settle);
+        }
+        if phase == Phase::Leaving && !is_followed {
+            // New clients are refused from now on, not left waiting for a process that is on its way out.
+            self.act(Action::RetireAll);
+        }
+        let how = if is_followed { ToWorker::Drain } else { ToWorker::Quit };
+        for index in 0..self.members.len() {
+            self.dismiss(index, &how, now_ms);
+        }
+    }
+
+    /// Tells a worker to leave.
+    pub(super) fn dismiss(&mut self, index: usize, how: &ToWorker, now_ms: u64) {
+        let member = &mut self.members[index];
+        let helped = [member.stuck.take(), member.full.take()];
+        let is_leaving = member.state.is_leaving();
+        if !is_leaving {
+            member.state = if *how == ToWorker::Quit { State::Quitting } else { State::Draining };
+            // The worker heeds the limit itself; one that cannot is killed a moment later.
+            member.leave_by_ms = member.shutdown_ms.map(|ms| now_ms + ms + 1000);
+        }
+        let worker = member.id;
+        if !is_leaving || *how == ToWorker::Quit {
+            self.act(Action::Send(worker, how.clone()));
+        }
+        helped.into_iter().flatten().for_each(|stuck| self.release_helper(stuck));
+    }
+
+    /// A worker has broken a rule: other code than ours runs in it, or its memory is not what it was. It is killed, and
+    /// nothing that it still says is heard.
+    fn condemn(&mut self, worker: WorkerId, fault: Fault) {
+        let Some(member) = self.member_mut(worker) else { return };
+        if !std::mem::replace(&mut member.is_condemned, true) {
+            let (pid, number) = (member.pid, member.number);
+            self.act(Action::Tell(Notice::BrokeRule { pid, number, fault }));
+            self.act(Action::Kill(worker));
+        }
+    }
+
+    /// Decides to fork a worker of this generation.
+    pub(super) fn fork(&mut self, number: usize) {
+        let worker = self.next_id;
+        self.next_id += 1;
+        self.members.push(Member {
+            id: worker,
+            pid: 0,
+            number,
+            generation: self.generation,
+            state: State::Starting,
+            is_condemned: false,
+            born_ms: 0,
+            shutdown_ms: self.limits.shutdown_ms,
+            leave_by_ms: None,
+            has_closed: false,
+            leased: Vec::new(),
+            asked: None,
+            stuck: None,
+            full: None,
+        });
+        self.act(Action::Fork { worker, number, generation: self.generation });
+    }
+
+    fn kill_late(&mut self, now_ms: u64) {
+        let all_from = match self.phase {
+            Phase::Stopping { kill_ms } => kill_ms,
+            _ => u64::MAX,
+        };
+        let mut late = Vec::new();
+        for member in &mut self.members {
+            if now_ms >= member.leave_by_ms.unwrap_or(u64::MAX).min(all_from) {
+                member.leave_by_ms = None;
+                late.push((member.id, member.pid));
+            }
+        }
+        for (worker, pid) in late {
+            self.act(Action::Tell(Notice::Late { pid }));
+            self.act(Action::Kill(worker));
+        }
+        if let Phase::Stopping { kill_ms } = &mut self.phase
+            && now_ms >= *kill_ms
+        {
+            *kill_ms = now_ms + 1000;
+        }
+    }
+
+    pub(super) fn index(&self, worker: WorkerId) -> Option<usize> {
+        // Ids are given in ascending order, and members stay in theirs.
+        self.members.binary_search_by_key(&worker, |member| member.id).ok()
+    }
+
+    pub(super) fn member(&self, worker: WorkerId) -> Option<&Member> {
+        self.index(worker).map(|index| &self.members[index])
+    }
+
+    pub(super) fn member_mut(&mut self, worker: WorkerId) -> Option<&mut Member> {
+        self.index(worker).map(|index| &mut self.members[index])
+    }
+}
+
+/// What the master asks of it between two events.
+impl Supervisor {
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// A change of generations is under way.
+    pub fn is_switching(&self) -> bool {
+        self.switch.is_some()
+    }
+
+    /// By what rules a worker's messages are judged; `None`: it is not heard, or not there.
+    pub fn hears(&self, worker: WorkerId) -> Option<State> {
+        self.member(worker).filter(|member| !member.is_condemned).map(|member| member.state)
+    }
+
+    pub fn is_of_generation(&self, worker: WorkerId) -> bool {
+        self.member(worker).is_some_and(|member| member.generation == self.generation)
+    }
+
+    /// No worker of another generation lives, and none will be fallen back to.
+    pub fn is_settled(&self) -> bool {
+        self.switch.is_none() && self.members.iter().all(|member| member.generation == self.generation)
+    }
+
+    /// The workers that take connections of others, in the order of their ids.
+    pub fn takers(&self) -> impl Iterator<Item = WorkerId> {
+        self.members.iter().filter(|member| member.can_take(self.generation)).map(|member| member.id)
+    }
+
+    /// Whether some worker still accepts from addresses that are on their way out.
+    pub fn is_somebody_closing(&self) -> bool {
+        let is_own_kept = matches!(self.phase, Phase::Serving | Phase::Drained);
+        let mut members = self.members.iter();
+        members.any(|member| !member.has_closed && (member.generation != self.generation || !is_own_kept))
+    }
+
+    /// The slots of stuck workers, and those of full ones that nobody else accepts from.
+    pub fn closed_slots(&self) -> (HashSet<SlotIndex>, HashSet<SlotIndex>) {
+        let slots_of = |is_one: &dyn Fn(&Member) -> bool| -> HashSet<SlotIndex> {
+            let own = self.members.iter().filter(|it| it.generation == self.generation && is_one(it));
+            own.flat_map(|member| member.leased.iter().copied()).collect()
+        };
+        let stuck = slots_of(&|member| member.stuck.is_some());
+        let open = slots_of(&|member| member.stuck.is_none() && member.full.is_none());
+        let full = &slots_of(&|member| member.full.is_some()) - &open;
+        (stuck, full)
+    }
+
+    /// No worker is stuck without a sibling that accepts for it.
+    pub fn is_well(&self) -> bool {
+        let is_helped = |stuck: &Stuck| stuck.helper.as_ref().is_some_and(|loan| self.can_lend(loan.helper));
+        self.members.iter().all(|member| member.stuck.as_ref().is_none_or(is_helped))
+    }
+
+    /// When it wants to be asked again although nothing happens.
+    pub fn due_ms(&self, now_ms: u64) -> u64 {
+        let stopping = match self.phase {
+            Phase::Stopping { kill_ms } => Some(kill_ms),
+            _ => None,
+        };
+        let leaving = self.members.iter().filter_map(|member| member.leave_by_ms);
+        let vacant = self.vacancies.iter().filter_map(|vacancy| vacancy.due_ms);
+        let renewal = self.is_renewal_due().then_some(now_ms);
+        let others = leaving.chain(vacant).chain(stopping).chain(renewal);
+        others.min().unwrap_or(u64::MAX).min(self.next_look_ms())
+    }
+
+    /// Whether there is nothing left to do. `is_waited_for`: connections wait to be handed on.
+    pub fn end(&self, is_waited_for: bool) -> Option<End> {
+        let end = |code| End { code, why: None };
+        match self.phase {
+            Phase::Leaving => (self.members.is_empty() && !is_waited_for).then(|| end(0)),
+            Phase::Stopping { .. } => self.members.is_empty().then(|| end(0)),
+            // Not one worker of the first generation can run: the starter hears it.
+            Phase::Serving if self.generation_has_failed() => Some(end(1)),
+            Phase::Serving => self.first_start_failure().map(|why| End { code: 1, why: Some(why) }),
+            Phase::Drained => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
