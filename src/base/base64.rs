@@ -1,11 +1,12 @@
-//! Base64 as nginx reads and writes it: the standard alphabet, padding or not, whatever the last bits are.
+//! Base64 as nginx reads and writes it: the standard alphabet, with or without padding, stray bits ignored.
 //!
-//! Touches: nothing. RFC 4648 §4. Written here because nginx's decoder takes what the crates refuse: text after the first
-//! `=`, missing padding, and stray bits in the last byte. Clients that nginx lets in must get in here.
+//! Touches: nothing. RFC 4648 §4. Written here because nginx's decoder accepts what the crates refuse: text
+//! after the first `=`, missing padding, and stray bits in the last byte. A client that nginx lets in must
+//! get in here.
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// Decodes up to the first `=`. `None`: a byte of no alphabet, or a length that no encoder makes.
+/// Decodes up to the first `=`. `None`: a byte outside the alphabet, or a length that no encoder produces.
 pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let text = &text[..memchr::memchr(b'=', text).unwrap_or(text.len())];
     if text.len() % 4 == 1 {
@@ -32,7 +33,7 @@ pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Appends `bytes`, padded.
+/// Appends the encoded form of `bytes`, with padding.
 pub fn encode(bytes: &[u8], out: &mut Vec<u8>) {
     for chunk in bytes.chunks(3) {
         let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
@@ -65,10 +66,6 @@ mod tests {
         for text in ["Z", "Zm9vZ", "Zm9 ", "Zm9_", "Zm\0v"] {
             assert_eq!(decode(text.as_bytes()), None, "{text}");
         }
-        assert_eq!(
-            decode(b"Zm9v=\xff").as_deref(),
-            Some(&b"foo"[..]),
-            "what follows the padding is no matter"
-        );
+        assert_eq!(decode(b"Zm9v=\xff").as_deref(), Some(&b"foo"[..]), "bytes after the padding are ignored");
     }
 }

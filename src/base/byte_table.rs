@@ -1,21 +1,27 @@
-//! A hash table from byte strings to numbers, for tables that are filled once, may be long, and are asked for every
-//! request: the keys lie one behind the other, and no entry is an allocation of its own.
+//! A hash table from byte strings to numbers, for tables that are filled once, may be long, and are looked up
+//! for every request: the keys lie one after the other, and no entry is an allocation of its own.
 //!
-//! Pure. The hash has no secret: keys come from the configuration, and what clients ask for never enters the table.
+//! Pure. The hash has no secret: keys come from the configuration, and keys that clients send are only looked
+//! up.
 
-/// Numbers by byte string. Entries keep the number of their insertion.
+/// Maps byte strings to numbers.
+///
+/// Entries are numbered in the order of insertion and never removed, so that a caller can keep an entry's
+/// number instead of its key. `map` and `geo` fill one while the configuration is compiled; afterwards it is
+/// only read.
 #[derive(Clone, Debug, Default)]
 pub struct ByteTable {
     keys: Vec<u8>,
     entries: Vec<Entry>,
-    /// Open addressing: the number of an entry and 1; 0 is free. A power of two, at most three quarters full.
+    /// Open addressing: an entry's number plus 1; 0 is free. The length is a power of two, at most three
+    /// quarters are used.
     index: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     hash: u32,
-    /// Its key ends here and begins where that of the entry before ends.
+    /// End of the key, which begins where the previous entry's key ends.
     end: u32,
     value: u32,
 }
@@ -29,13 +35,14 @@ impl ByteTable {
         self.entries.is_empty()
     }
 
-    /// The number of the entry, and its value.
+    /// The number and the value of the entry with this key.
     pub fn get(&self, key: &[u8]) -> Option<(u32, u32)> {
         let number = self.find(key, hash(key)).ok()?;
         Some((number, self.entries[number as usize].value))
     }
 
-    /// Adds a key that is not there: its number. Errors: the number of the entry that has the key, which stays as it is.
+    /// Adds a key and returns its number. Errors: the key exists already; its entry, whose number is
+    /// returned, stays as it is.
     pub fn insert(&mut self, key: &[u8], value: u32) -> Result<u32, u32> {
         if (self.entries.len() + 1) * 4 > self.index.len() * 3 {
             self.grow();
@@ -53,12 +60,12 @@ impl ByteTable {
         }
     }
 
-    /// The value of an entry; 0 where there is no such entry.
+    /// The value of an entry; 0 if there is no such entry.
     pub fn value(&self, number: u32) -> u32 {
         self.entries.get(number as usize).map_or(0, |entry| entry.value)
     }
 
-    /// The key of an entry; empty where there is no such entry.
+    /// The key of an entry; empty if there is no such entry.
     pub fn key(&self, number: u32) -> &[u8] {
         let number = number as usize;
         let start = number.checked_sub(1).map_or(0, |before| self.entries[before].end);
@@ -66,13 +73,13 @@ impl ByteTable {
         &self.keys[start as usize..end as usize]
     }
 
-    /// Gives back the room that was taken for growing.
+    /// Releases the spare capacity, once the table is filled.
     pub fn shrink(&mut self) {
         self.keys.shrink_to_fit();
         self.entries.shrink_to_fit();
     }
 
-    /// The number of the entry with this key, or the free place in the index for it.
+    /// The number of the entry with this key, or the free slot of the index where it belongs.
     fn find(&self, key: &[u8], hash: u32) -> Result<u32, usize> {
         if self.index.is_empty() {
             return Err(0);

@@ -1,8 +1,9 @@
-//! Passwords as files of users keep them: `{PLAIN}`, `{SHA}`, `{SSHA}`, `$apr1$`, `$1$`, `$5$`, `$6$`, `$2y$`.
+//! Password hashes of user files: `{PLAIN}`, `{SHA}`, `{SSHA}`, `$apr1$`, `$1$`, `$5$`, `$6$`, `$2y$`.
 //!
-//! Pure: no I/O; slow on purpose where the scheme is. Truth: nginx.org, `auth_basic_user_file`; Apache's apr_md5;
-//! "Unix crypt using SHA-256 and SHA-512" (Drepper). Crates do bcrypt, SHA-crypt and the digests; the MD5 schemes
-//! (`$apr1$`, `$1$`) are written here, since no maintained crate has them. The traditional DES scheme is not known here.
+//! Pure: no I/O; slow where the scheme is slow on purpose. Truth: nginx.org, `auth_basic_user_file`; Apache's
+//! apr_md5; "Unix crypt using SHA-256 and SHA-512" (Drepper). Crates do bcrypt, SHA-crypt and the digests;
+//! the MD5 schemes (`$apr1$`, `$1$`) are written here, since no maintained crate has them. Traditional DES is
+//! not supported.
 
 use md5::{Digest, Md5};
 use sha_crypt::Params;
@@ -10,12 +11,12 @@ use sha1::Sha1;
 
 use crate::base::base64;
 
-/// How a password is kept.
+/// The scheme by which a stored password was hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     Plain,
     Sha1,
-    /// With the name that stands between the dollars.
+    /// With the name between the dollar signs: `apr1` or `1`.
     Md5(&'static str),
     Sha256,
     Sha512,
@@ -23,7 +24,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// The scheme of a stored password; `None`: one that is not known.
+    /// The scheme of a stored password; `None` if it is unknown.
     pub fn of(stored: &str) -> Option<Self> {
         let has = |start: &str| stored.starts_with(start);
         Some(match () {
@@ -38,7 +39,8 @@ impl Scheme {
         })
     }
 
-    /// A check of a password of so many bytes may take milliseconds and more.
+    /// Whether checking a password of this length may take milliseconds or more, so that it belongs on a
+    /// thread.
     pub fn is_slow(self, password_bytes: usize) -> bool {
         match self {
             _ if password_bytes > self.password_bytes_max() => false,
@@ -48,8 +50,8 @@ impl Scheme {
         }
     }
 
-    /// The longest password that can be right. crypt(3) takes no longer one, and a hash in a thousand rounds and more
-    /// makes each of its bytes expensive.
+    /// The longest password that can match. crypt(3) accepts no longer one, and a thousand rounds or more
+    /// make each byte expensive.
     fn password_bytes_max(self) -> usize {
         match self {
             Self::Plain | Self::Sha1 => usize::MAX,
@@ -58,12 +60,12 @@ impl Scheme {
     }
 }
 
-/// Bytes of a password that a thousand rounds of MD5 hash in less than a millisecond.
+/// Up to this length a thousand rounds of MD5 take less than a millisecond.
 const MD5_QUICK_BYTES_MAX: usize = 64;
 /// libxcrypt's CRYPT_MAX_PASSPHRASE_SIZE.
 const HASHED_BYTES_MAX: usize = 512;
 
-/// Whether a password is the one that was stored. False for a stored text that its scheme does not allow.
+/// Checks a password against a stored one. False if the stored text is malformed for its scheme.
 pub fn verify(password: &[u8], stored: &str) -> bool {
     match Scheme::of(stored) {
         None => false,
@@ -74,7 +76,7 @@ pub fn verify(password: &[u8], stored: &str) -> bool {
         Some(scheme @ (Scheme::Sha256 | Scheme::Sha512)) => {
             verify_sha2(password, stored, scheme == Scheme::Sha512).unwrap_or(false)
         }
-        // A NUL would end the password for other programs.
+        // To programs in C a NUL would end the password.
         Some(Scheme::Bcrypt) => !password.contains(&0) && bcrypt::verify(password, stored).unwrap_or(false),
     }
 }
@@ -97,7 +99,8 @@ fn verify_md5(password: &[u8], stored: &str, name: &str) -> Option<bool> {
     Some(equal(md5_crypt(password, salt, name).as_bytes(), hash.as_bytes()))
 }
 
-/// The hash of Apache's `$apr1$` and of FreeBSD's `$1$`, which differ in the name that is hashed along.
+/// The hash of Apache's `$apr1$` and of FreeBSD's `$1$`, which differ only in the name that is hashed with
+/// the rest.
 fn md5_crypt(password: &[u8], salt: &[u8], name: &str) -> String {
     let inner = Md5::new().chain_update(password).chain_update(salt).chain_update(password).finalize();
     let mut outer = Md5::new().chain_update(password).chain_update(format!("${name}$")).chain_update(salt);
@@ -151,10 +154,10 @@ fn verify_sha2(password: &[u8], stored: &str, is_512: bool) -> Option<bool> {
     Some(parts.next().is_none() && equal(made.as_bytes(), hash.as_bytes()))
 }
 
-/// More would keep a thread for minutes.
+/// More rounds would occupy a thread for minutes.
 const ROUNDS_MAX: u32 = 10_000_000;
 
-/// Three bytes a time as four letters, each time one further and in another order.
+/// Encodes three bytes at a time as four letters; SHA-crypt takes the bytes from three places that rotate.
 fn sha2_letters(hash: &[u8], mut at: [usize; 3], order: [usize; 3]) -> String {
     let mut out = String::new();
     for _ in 0..hash.len() / 3 {
@@ -168,7 +171,7 @@ fn sha2_letters(hash: &[u8], mut at: [usize; 3], order: [usize; 3]) -> String {
     out
 }
 
-/// crypt(3)'s letters, the lowest six bits first.
+/// Appends bytes in crypt(3)'s alphabet, the lowest six bits first.
 fn push_letters(bytes: [u8; 3], count: usize, out: &mut String) {
     const LETTERS: &[u8; 64] = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let [a, b, c] = bytes.map(u32::from);
@@ -179,7 +182,7 @@ fn push_letters(bytes: [u8; 3], count: usize, out: &mut String) {
     }
 }
 
-/// Compares in a time that tells nothing of where they differ.
+/// Compares in constant time: how long it takes does not reveal where the two differ.
 fn equal(one: &[u8], two: &[u8]) -> bool {
     let different = one.iter().zip(two).fold(0, |all, (a, b)| all | (a ^ b));
     std::hint::black_box(different) == 0 && one.len() == two.len()
@@ -189,7 +192,7 @@ fn equal(one: &[u8], two: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// Made by openssl passwd and by glibc's crypt(3).
+    /// Generated by `openssl passwd` and glibc's crypt(3).
     const STORED: &[(&str, &str)] = &[
         ("secret", "{PLAIN}secret"),
         ("", "{PLAIN}"),

@@ -1,33 +1,34 @@
-//! Bytes that are no UTF-8, carried in text as characters that nobody writes.
+//! Bytes that are not UTF-8, carried in text as private-use characters.
 //!
-//! Configurations of the time before UTF-8 have locations, texts and expressions in Latin-1, KOI8-R or GBK. Each byte of
-//! theirs from 0x80 on is one of the last 128 characters of Unicode's last private plane while the configuration is
-//! text, and a byte again where text becomes what requests are compared with or answered by.
+//! Configurations from before UTF-8 have locations, texts and expressions in Latin-1, KOI8-R or GBK. While
+//! the configuration is handled as text, each of their bytes from 0x80 on is one of the last 128 characters
+//! of Unicode's last private-use plane. It becomes a byte again when the text is compiled into something that
+//! requests are compared with or answered with.
 //! Pure data.
 
 use std::borrow::Cow;
 
 /// The character for byte 0.
 const FIRST: u32 = 0x10ff00;
-/// The beginning of all these characters in UTF-8: U+10FF80 to U+10FFFF.
+/// The first bytes of all these characters (U+10FF80 to U+10FFFF) in UTF-8.
 const LEAD: [u8; 2] = [0xf4, 0x8f];
 
-/// The character that stands for a byte that is no text.
+/// The character that represents a byte.
 pub fn char_of(byte: u8) -> char {
     char::from_u32(FIRST + u32::from(byte)).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
-/// The byte that a character stands for.
+/// The byte that a character represents; `None` for an ordinary character.
 pub fn byte_of(char: char) -> Option<u8> {
     u8::try_from(u32::from(char).checked_sub(FIRST)?).ok().filter(|byte| *byte >= 0x80)
 }
 
-/// Whether a text has such characters: most have none.
+/// Quick check for such characters: most texts have none. May be true for a neighbour of theirs.
 fn is_among(text: &str) -> bool {
     memchr::memmem::find(text.as_bytes(), &LEAD).is_some()
 }
 
-/// The bytes that a text means.
+/// The text as bytes, the original ones restored.
 pub fn bytes(text: &str) -> Cow<'_, [u8]> {
     if !is_among(text) {
         return Cow::Borrowed(text.as_bytes());
@@ -42,7 +43,7 @@ pub fn bytes(text: &str) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// The text with `\\xe9` for each of these bytes, as expressions and messages write them.
+/// The text with `\\xe9` for each such byte, the form that expressions and messages use.
 pub fn escaped(text: &str) -> Cow<'_, str> {
     if !is_among(text) {
         return Cow::Borrowed(text);

@@ -1,15 +1,15 @@
-//! Frames of fixed-width fields: how processes of one binary write messages to each other, and read them strictly.
+//! Frames of fixed-width fields, in which processes of one binary exchange messages.
 //!
 //! ```text
 //! tag: u8 | zero: u8 | payload bytes: u16 | sequence: u32 | payload
 //! ```
-//! Pure data, little-endian. A message has one form only: what reads it must take the payload to its last byte, so that
-//! bytes which are accepted are exactly the bytes that would be written.
+//! Pure data, little-endian. Each message has exactly one encoding: a reader must consume the payload to its
+//! last byte, so that it accepts only the bytes that a writer would produce.
 
 /// Bytes before the payload.
 pub const HEAD_BYTES: usize = 8;
 
-/// A frame taken apart; the payload is not looked at yet.
+/// A parsed frame; the payload has not been looked at yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     pub tag: u8,
@@ -18,7 +18,7 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// `None`: not exactly one frame.
+    /// `None` unless `bytes` is exactly one frame.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut fields = Fields(bytes);
         let (tag, zero, length, sequence) = (fields.u8()?, fields.u8()?, fields.u16()?, fields.u32()?);
@@ -27,10 +27,10 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Writes a frame around the payload that `write` appends.
+/// Encodes a frame whose payload is appended by `write`.
 ///
 /// # Panics
-/// When the payload is longer than 65,535 bytes: each message has a bound far below it.
+/// If the payload is longer than 65,535 bytes: each message has a bound far below that.
 pub fn write(tag: u8, sequence: u32, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = vec![tag, 0, 0, 0];
     bytes.extend_from_slice(&sequence.to_le_bytes());
@@ -40,7 +40,7 @@ pub fn write(tag: u8, sequence: u32, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8
     bytes
 }
 
-/// The fields of a payload that are not read yet. Each read gives `None` when too few bytes are left.
+/// Reads the fields of a payload one after the other. Each read returns `None` when too few bytes are left.
 #[derive(Clone, Copy, Debug)]
 pub struct Fields<'a>(pub &'a [u8]);
 
@@ -80,12 +80,12 @@ impl<'a> Fields<'a> {
         self.chunk()
     }
 
-    /// All that is left.
+    /// All remaining bytes.
     pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
 
-    /// `value`, if everything was read.
+    /// `value`, if every byte was read.
     pub fn end<T>(self, value: T) -> Option<T> {
         self.0.is_empty().then_some(value)
     }

@@ -1,4 +1,4 @@
-//! gzip members in pieces: encoding at zlib's levels, decoding into bounded room.
+//! gzip members, piece by piece: encoding at zlib's levels, decoding into a bounded buffer.
 //!
 //! Pure data. RFC 1951, RFC 1952. The work is done by zlib-rs, whose levels are not zlib's: see [`LEVELS`].
 
@@ -8,11 +8,12 @@ use zlib_rs::{Deflate, DeflateConfig, DeflateFlush, Inflate, InflateFlush, Statu
 
 /// A window of 2^15 bytes, the largest.
 pub const WINDOW_BITS: u8 = 15;
-/// nginx's, of the levels 1 to 9 of zlib's memory.
+/// nginx's default; zlib's memory levels are 1 to 9.
 pub const MEMORY_LEVEL: u8 = 8;
 
-/// The level of zlib-rs that stands for each level of zlib: the cheapest that makes at most 1.05 times the bytes, for
-/// 9 the smallest. Bytes and CPU against zlib 1.2.13, a 64 KiB page of links; other pages, scripts and JSON keep the bound:
+/// The level of zlib-rs that replaces each level of zlib: the cheapest whose output is at most 1.05 times as
+/// large; for 9 the one with the smallest output. Bytes and CPU relative to zlib 1.2.13, measured with a 64
+/// KiB page of links; other pages, scripts and JSON keep the bound:
 ///
 /// | zlib | zlib-rs | bytes | CPU  |
 /// |------|---------|-------|------|
@@ -27,7 +28,7 @@ pub const MEMORY_LEVEL: u8 = 8;
 /// | 9    | 8       | 0.98  | 0.79 |
 const LEVELS: [i32; 9] = [2, 3, 3, 4, 4, 5, 6, 7, 8];
 
-/// What a member is encoded with. States of equal shapes can take each other's place.
+/// The parameters of an encoder. An encoder can be reused for another member of the same shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// zlib's, 1 to 9.
@@ -39,7 +40,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// About what an encoder holds: the window twice and its links, the table of hashes, what waits to be written.
+    /// Approximate memory of an encoder: twice the window and its links, the hash table, pending output.
     pub fn state_bytes(self) -> usize {
         (4 << self.window_bits) + (512 << self.memory_level) + 64 * 1024
     }
@@ -49,18 +50,21 @@ impl Shape {
     }
 }
 
-/// What follows the bytes that are encoded.
+/// What to do after the given bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
-    /// More bytes.
+    /// More bytes follow.
     None,
-    /// What was given must be readable from what is made.
+    /// The output so far must decode to all of the input so far.
     Sync,
     /// The member ends.
     End,
 }
 
-/// One member that is being made; some 300 KiB.
+/// Encodes one member at a time; some 300 KiB.
+///
+/// A response that is compressed owns one; workers keep some for later responses ([`Encoder::reset`]).
+/// Encoding cannot fail.
 pub struct Encoder {
     deflate: Deflate,
     shape: Shape,
@@ -77,7 +81,7 @@ impl Encoder {
         let level = LEVELS[usize::from(shape.level.clamp(1, 9)) - 1];
         let deflate = Deflate::new_with_config(DeflateConfig {
             level,
-            // 16 more: a gzip head and end
+            // 16 more selects gzip's header and trailer
             window_bits: 16 + i32::from(shape.window_bits.clamp(9, WINDOW_BITS)),
             mem_level: i32::from(shape.memory_level.clamp(1, 9)),
             ..DeflateConfig::default()
@@ -89,17 +93,17 @@ impl Encoder {
         self.shape
     }
 
-    /// Begins another member.
+    /// Starts another member.
     pub fn reset(&mut self) {
         self.deflate.reset();
     }
 
-    /// Bytes of the member so far: given, and made of them.
+    /// Bytes of the member so far: in and out.
     pub fn totals(&self) -> (u64, u64) {
         (self.deflate.total_in(), self.deflate.total_out())
     }
 
-    /// Encodes all of `data` and appends what is complete.
+    /// Encodes all of `data`, and appends the output that is ready.
     pub fn push(&mut self, mut data: &[u8], flush: Flush, out: &mut Vec<u8>) {
         let how = match flush {
             Flush::None => DeflateFlush::NoFlush,
@@ -109,7 +113,7 @@ impl Encoder {
         loop {
             let (used, made) = (self.deflate.total_in(), self.deflate.total_out());
             let start = out.len();
-            // a fifth is what pages come to; a flush needs few bytes more
+            // pages shrink to about a fifth; a flush needs a few bytes more
             out.resize(start + data.len() / 4 + 512, 0);
             let status = self.deflate.compress(data, &mut out[start..], how);
             let used = usize::try_from(self.deflate.total_in() - used).unwrap_or(usize::MAX);
@@ -119,23 +123,23 @@ impl Encoder {
             data = data.get(used..).unwrap_or(b"");
             match status {
                 Ok(Status::Ok) if is_full || (flush == Flush::End && (used > 0 || made > 0)) => {}
-                // no room or no input left: both are looked after here
+                // a full buffer or no input left: the loop and the caller take care of both
                 Ok(Status::BufError) if is_full => {}
-                // the end, or all is taken; errors are of states that cannot be made here
+                // the end, or all input is consumed; errors come from states that this type cannot reach
                 _ => return,
             }
         }
     }
 }
 
-/// A whole member of these bytes.
+/// Encodes `data` as one member.
 pub fn encode(data: &[u8], level: u8) -> Vec<u8> {
     let mut out = Vec::new();
     Encoder::new(Shape::of_level(level)).push(data, Flush::End, &mut out);
     out
 }
 
-/// What is no gzip, with zlib's words for why.
+/// The input is not gzip, with zlib's reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken(pub &'static str);
 
@@ -145,16 +149,19 @@ impl fmt::Display for Broken {
     }
 }
 
-/// How far a piece was decoded.
+/// The progress of one call of [`Decoder::decode`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes of the input that are done with.
+    /// Input bytes consumed.
     pub used: usize,
-    /// The room is full: there may be more without more input.
+    /// The room is used up: more output may come without more input.
     pub is_full: bool,
 }
 
-/// Members that are being read, one behind the other; some 50 KiB.
+/// Decodes members that follow each other; some 50 KiB.
+///
+/// The caller bounds the output of each call, so that a small input cannot expand without limit, and calls
+/// again until a call does not fill its room.
 #[derive(Default)]
 pub struct Decoder {
     /// `None` between members.
@@ -168,12 +175,12 @@ impl fmt::Debug for Decoder {
 }
 
 impl Decoder {
-    /// No member is open: the input may end here.
+    /// Whether the input may end here: no member is open.
     pub fn is_between(&self) -> bool {
         self.inflate.is_none()
     }
 
-    /// Appends at most `room` bytes of what the input holds. Errors: it is no gzip, or a sum is wrong.
+    /// Appends at most `room` bytes of output. Errors: the input is not gzip, or a checksum is wrong.
     pub fn decode(&mut self, input: &[u8], room: usize, out: &mut Vec<u8>) -> Result<Progress, Broken> {
         let start = out.len();
         out.resize(start + room, 0);
@@ -215,7 +222,7 @@ mod tests {
         (0..).flat_map(|n| line(n).into_bytes()).take(count).collect()
     }
 
-    /// By another implementation.
+    /// Decodes with another implementation.
     fn gunzip(bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         flate2::read::MultiGzDecoder::new(bytes).read_to_end(&mut out).expect("it is gzip");
@@ -342,7 +349,7 @@ mod tests {
         assert!(!decoder.is_between() && !progress.is_full);
     }
 
-    /// All that comes out of the input in pieces, and whether it was gzip.
+    /// The whole output for an input in pieces, and whether the input was gzip.
     fn read(pieces: &[&[u8]], room: usize) -> (Vec<u8>, bool) {
         let (mut decoder, mut out) = (Decoder::default(), Vec::new());
         for mut piece in pieces.iter().copied() {

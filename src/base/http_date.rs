@@ -1,8 +1,9 @@
-//! Dates as header fields write them (RFC 9110 §5.6.7).
+//! Dates in header fields (RFC 9110 §5.6.7).
 
 use std::time::UNIX_EPOCH;
 
-/// Seconds since 1970. `None` for text in none of the three formats, and for dates before 1970.
+/// Parses a date: seconds since 1970. `None` for text in none of the three formats, and for dates before
+/// 1970.
 pub fn parse(value: &[u8]) -> Option<i64> {
     let time = httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok()?;
     i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()

@@ -1,17 +1,17 @@
-//! Boxes whose content is made where it stays.
+//! Boxes whose content is built in place.
 //!
-//! `Box::new(make())` makes the value on the stack and copies it, however large it is; a future of a thousand
-//! bytes of which ten are set is copied whole.
+//! `Box::new(make())` builds the value on the stack and then copies all of it: a future of a thousand bytes
+//! is copied whole, even if only ten of them are set.
 
 use std::pin::Pin;
 
-/// A box of what `make` returns.
+/// Boxes the value that `make` returns.
 #[inline(always)]
 pub fn boxed<T>(make: impl FnOnce() -> T) -> Box<T> {
     Box::write(Box::new_uninit(), make())
 }
 
-/// The same for a future that is awaited: `Box::pin` without the copy.
+/// The same for a future: `Box::pin` without the copy.
 #[inline(always)]
 pub fn pinned<F>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
     Box::into_pin(boxed(make))

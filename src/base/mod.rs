@@ -1,4 +1,4 @@
-//! Pure data and text that no crate gives: no system call, no clock.
+//! Pure data types and text functions that no crate offers: no system calls, no clock.
 
 pub mod base64;
 pub mod byte_table;

@@ -1,15 +1,15 @@
-//! Networks of addresses: `10.0.0.0/8`, `2001:db8::/32`, `unix:`.
+//! Networks: `10.0.0.0/8`, `2001:db8::/32`, `unix:`.
 //!
 //! Pure data. Behaviour: nginx.org, `set_real_ip_from`, `allow`, `geo`.
 
 use std::fmt;
 use std::net::IpAddr;
 
-/// An address and how many of its leading bits count.
+/// An address and the number of leading bits that must match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Network {
     Inet {
-        /// Its bits behind the prefix are zero.
+        /// All bits after the prefix are zero.
         address: IpAddr,
         prefix: u8,
     },
@@ -17,16 +17,16 @@ pub enum Network {
     Unix,
 }
 
-/// What a text is, when it is a network.
+/// A network read from text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parsed {
     pub network: Network,
-    /// Bits behind the prefix were set and are ignored.
+    /// Bits after the prefix were set in the text; they are ignored.
     pub has_low_bits: bool,
 }
 
 impl Network {
-    /// Reads an address, `address/prefix`, `address/mask` (IPv4) or `unix:`. `None`: no network.
+    /// Reads an address, `address/prefix`, `address/mask` (IPv4) or `unix:`. `None` for anything else.
     pub fn parse(text: &str) -> Option<Parsed> {
         if text == "unix:" {
             return Some(Parsed { network: Self::Unix, has_low_bits: false });
@@ -56,8 +56,8 @@ impl Network {
         Self::Inet { address: masked(address, prefix), prefix }
     }
 
-    /// Whether an address lies in it; `None` is that of a unix socket. An IPv4 address in IPv6 form
-    /// (`::ffff:10.0.0.1`) is the IPv4 address.
+    /// Tests an address; `None` is a client on a unix socket. An IPv4 address in IPv6 form
+    /// (`::ffff:10.0.0.1`) counts as the IPv4 address.
     pub fn contains(&self, address: Option<IpAddr>) -> bool {
         match (self, address) {
             (Self::Unix, None) => true,
@@ -79,7 +79,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// The prefix of a mask such as `255.255.0.0`.
+/// The prefix length of a mask such as `255.255.0.0`.
 fn mask(text: &str) -> Option<u8> {
     let bits = u32::from(text.parse::<std::net::Ipv4Addr>().ok()?);
     (bits.leading_ones() + bits.trailing_zeros() == 32).then_some(bits.leading_ones() as u8)

@@ -1,8 +1,8 @@
-//! Numbers with units as nginx writes them, and strict decimal and hexadecimal numbers of protocols.
+//! Numbers with nginx's units, and the strict decimal and hexadecimal numbers of protocols.
 //!
 //! Touches: nothing. Behaviour: nginx.org, "Configuration file measurement units"; RFC 9112 §6.2, §7.1.
 
-/// Milliseconds of each unit, from the largest; a unit may not follow a smaller one.
+/// Milliseconds of each unit, largest first; a unit must not follow a smaller one.
 const UNITS: [(&str, u64); 8] = [
     ("y", 31_536_000_000),
     ("M", 2_592_000_000),
@@ -14,7 +14,7 @@ const UNITS: [(&str, u64); 8] = [
     ("ms", 1),
 ];
 
-/// Bytes of `8k`, `1m`, `1g`, `4096`; `None` for anything else and on overflow.
+/// Parses a size into bytes: `8k`, `1m`, `1g`, `4096`. `None` for anything else and on overflow.
 pub fn parse_size(text: &str) -> Option<u64> {
     let (digits, factor) = match text.as_bytes().last()? {
         b'k' | b'K' => (&text[..text.len() - 1], 1u64 << 10),
@@ -25,7 +25,8 @@ pub fn parse_size(text: &str) -> Option<u64> {
     parse_u64(digits.as_bytes())?.checked_mul(factor)
 }
 
-/// Milliseconds of `1h 30m`, `30s`, `500ms`, `10` (a bare number is seconds and ends the text).
+/// Parses a time into milliseconds: `1h 30m`, `30s`, `500ms`, `10` (a bare number is seconds and ends the
+/// text).
 pub fn parse_millis(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut total = 0u64;
@@ -81,7 +82,7 @@ fn unit(name: &str) -> Option<(usize, u64)> {
     UNITS.iter().enumerate().find(|(_, (unit, _))| *unit == name).map(|(index, (_, factor))| (index, *factor))
 }
 
-/// A decimal number of digits only: no sign, no space; `None` when empty or past 64 bits.
+/// Parses a decimal number of digits only: no sign, no space. `None` if it is empty or exceeds 64 bits.
 pub fn parse_u64(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -92,7 +93,7 @@ pub fn parse_u64(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// A hexadecimal number of digits only; `None` when empty or past 64 bits.
+/// Parses a hexadecimal number of digits only. `None` if it is empty or exceeds 64 bits.
 pub fn parse_hex(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -102,7 +103,7 @@ pub fn parse_hex(digits: &[u8]) -> Option<u64> {
         .try_fold(0u64, |value, byte| value.checked_mul(16)?.checked_add(u64::from(hex_digit(*byte)?)))
 }
 
-/// The value of one hexadecimal digit of either case.
+/// The value of one hexadecimal digit, in either case.
 pub fn hex_digit(byte: u8) -> Option<u8> {
     match byte {
         b'0'..=b'9' => Some(byte - b'0'),

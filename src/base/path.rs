@@ -1,4 +1,5 @@
-//! Paths of URIs: decoding to the form locations are compared with, and escaping back; text for HTML.
+//! Paths of URIs: decoding to the form that locations are compared with, escaping back, and escaping text for
+//! HTML.
 //!
 //! Touches: nothing. Behaviour: nginx's `$uri` (percent-decoding, `merge_slashes`, dot segments); RFC 3986 §5.2.4.
 
@@ -6,33 +7,34 @@ use std::ops::Range;
 
 use crate::base::number::hex_digit;
 
-/// What normalizing has found besides the path.
+/// Facts found while normalizing a URI, in addition to the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parsed {
-    /// Where the arguments stand in the raw URI; `None` without a `?`.
+    /// Range of the arguments in the raw URI; `None` without a `?`.
     pub args: Option<Range<usize>>,
     /// The normalized path differs from the raw one.
     pub complex: bool,
 }
 
-/// The URI has no path, a bad `%XX`, a NUL, or leaves the root by `..`.
+/// The URI has no path, contains a bad `%XX` or a NUL, or leaves the root by `..`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadUri;
 
-/// Which bytes are written as `%XX`.
+/// Selects the bytes that are escaped as `%XX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Escape {
-    /// A path: what would end it, and what no URI may hold.
+    /// In a path: bytes that would end it, and bytes that a URI must not contain.
     Uri,
-    /// An argument: also `&` and `+`.
+    /// In an argument: also `&` and `+`.
     Args,
-    /// All but letters, digits, `-`, `.`, `_`, `~`.
+    /// Everything except letters, digits, `-`, `.`, `_`, `~`.
     UriComponent,
-    /// A link inside an HTML attribute.
+    /// In a link inside an HTML attribute.
     Html,
 }
 
-/// Decodes `raw` (beginning with `/`) into `out`, which is cleared first.
+/// Decodes the path of `raw`, which must begin with `/`, into `out`, which is cleared first:
+/// percent-decoding, dot segments, repeated slashes if `merge_slashes`.
 pub fn normalize_uri(raw: &[u8], merge_slashes: bool, out: &mut Vec<u8>) -> Result<Parsed, BadUri> {
     out.clear();
     if raw.first() != Some(&b'/') {
@@ -68,7 +70,7 @@ pub fn normalize_uri(raw: &[u8], merge_slashes: bool, out: &mut Vec<u8>) -> Resu
     Ok(Parsed { args, complex })
 }
 
-/// Appends `path`, escaped.
+/// Appends the escaped `path`.
 pub fn escape_uri(path: &[u8], kind: Escape, out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     out.reserve(path.len());
@@ -112,7 +114,7 @@ fn decoded(digits: &[u8]) -> Result<u8, BadUri> {
     }
 }
 
-/// Resolves the segment that ends here; true when it was a dot segment and is gone.
+/// Resolves the segment that ends here; true if it was a dot segment and has been removed.
 fn close_segment(out: &mut Vec<u8>, start: usize) -> Result<bool, BadUri> {
     match &out[start..] {
         b"." => out.truncate(start),
@@ -126,12 +128,12 @@ fn close_segment(out: &mut Vec<u8>, start: usize) -> Result<bool, BadUri> {
     Ok(true)
 }
 
-/// How many segments of a path are "..".
+/// Counts the ".." segments of a path.
 pub fn steps_up(path: &[u8]) -> usize {
     path.split(|byte| *byte == b'/').filter(|segment| *segment == b"..").count()
 }
 
-/// Text for a page or an attribute.
+/// Appends `text`, escaped for an HTML page or attribute.
 pub fn escape_html(text: &[u8], out: &mut Vec<u8>) {
     for byte in text {
         match byte {

@@ -1,16 +1,16 @@
-//! A radix tree from prefixes of bits to numbers: the longest prefix of an address is found in as many steps as prefixes
-//! of different length lie around it, however many there are in all.
+//! A radix tree that maps bit prefixes to numbers. Finding the longest prefix of an address takes one step
+//! for each prefix or fork on the way to it, however many prefixes the tree has in all.
 //!
-//! Pure data. Nodes lie in one list; a node without a value is where two prefixes part.
+//! Pure data. All nodes are in one list; a node without a value is a fork, where two prefixes diverge.
 
-/// What prefixes are made of: the bits of an IPv4 or IPv6 address.
+/// Fixed-width bit strings: IPv4 and IPv6 addresses.
 pub trait Bits: Copy + Eq {
     const COUNT: u8;
 
-    /// The first `length` bits, the others zero.
+    /// Keeps the first `length` bits and clears the others.
     fn first(self, length: u8) -> Self;
 
-    /// How many bits are the same from the first one on.
+    /// The number of leading bits that both have in common.
     fn common(self, other: Self) -> u8;
 
     fn bit(self, index: u8) -> bool;
@@ -39,9 +39,10 @@ macro_rules! bits {
 bits!(u32);
 bits!(u128);
 
+/// Numbers by bit prefix. `geo` fills one for each family of addresses while the configuration is compiled.
 #[derive(Clone, Debug)]
 pub struct Radix<B> {
-    /// The root, the empty prefix, is the first; none where the tree is empty.
+    /// The first is the root, the empty prefix; an empty tree has none.
     nodes: Vec<Node<B>>,
 }
 
@@ -49,13 +50,13 @@ pub struct Radix<B> {
 struct Node<B> {
     prefix: B,
     length: u8,
-    /// By the bit behind the prefix; 0: nothing.
+    /// Indexed by the bit that follows the prefix; 0: no child.
     children: [u32; 2],
-    /// `NOTHING`: only a fork.
+    /// `NOTHING`: the node is only a fork.
     value: u32,
 }
 
-/// No value; not for use as one.
+/// Marks a node without a value; callers must not use it as a value.
 const NOTHING: u32 = u32::MAX;
 
 impl<B> Default for Radix<B> {
@@ -65,7 +66,7 @@ impl<B> Default for Radix<B> {
 }
 
 impl<B: Bits> Radix<B> {
-    /// Sets the value of the first `length` bits of `prefix`: the one it had.
+    /// Sets the value of the first `length` bits of `prefix`. Returns the previous value.
     pub fn insert(&mut self, prefix: B, length: u8, value: u32) -> Option<u32> {
         let length = length.min(B::COUNT);
         let prefix = prefix.first(length);
@@ -97,7 +98,7 @@ impl<B: Bits> Radix<B> {
         }
     }
 
-    /// Takes the value of exactly this prefix out.
+    /// Removes the value of exactly this prefix and returns it.
     pub fn remove(&mut self, prefix: B, length: u8) -> Option<u32> {
         let mut at = 0;
         loop {
@@ -114,7 +115,7 @@ impl<B: Bits> Radix<B> {
         }
     }
 
-    /// The value of the longest prefix that an address begins with.
+    /// The value of the longest prefix of an address.
     pub fn find(&self, address: B) -> Option<u32> {
         let mut best = None;
         let mut at = 0;
@@ -133,7 +134,7 @@ impl<B: Bits> Radix<B> {
         best
     }
 
-    /// Gives back the room that was taken for growing.
+    /// Releases the spare capacity, once the tree is filled.
     pub fn shrink(&mut self) {
         self.nodes.shrink_to_fit();
     }

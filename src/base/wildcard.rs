@@ -1,46 +1,49 @@
-//! Names of servers with wildcards, found as nginx finds a `server_name`.
+//! Server names with wildcards, looked up in nginx's order for `server_name`.
 //!
-//! Order: the exact name, the longest `*.suffix`, the longest `prefix.*`. Regular expressions are the caller's.
-//! The cost of a look-up is linear in the host: wildcards are trees of labels, so that each label is hashed once, and
-//! no further than some pattern goes.
+//! Order: the exact name, the longest `*.suffix`, the longest `prefix.*`. Regular expressions are the
+//! caller's task. The cost of a lookup is linear in the length of the host: wildcards are trees of labels, so
+//! that each label is hashed once, and labels beyond the deepest matching pattern are not hashed at all.
 //! Touches: nothing. Behaviour: nginx.org, "Server names".
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// Why a name was not inserted.
+/// The reason why a name was not inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conflict {
-    /// The same name stands in the table already; the first one stays.
+    /// The table already has this name; the first one stays.
     Duplicate,
-    /// A `*` that is neither the first nor the last label, an empty label, or no name at all.
+    /// A `*` that is neither the first nor the last label, an empty label, or an empty name.
     Invalid,
 }
 
-/// Values by host name. Names are expected in lower case.
+/// Maps host names and wildcard patterns to values. Names must be in lower case.
+///
+/// Filled while the configuration is compiled (`server_name`, `valid_referers`, `map` with `hostnames`), then
+/// only read: one lookup for each request.
 #[derive(Clone, Debug)]
 pub struct NameTable<T> {
     values: Vec<T>,
     exact: HashMap<Box<[u8]>, u32>,
-    /// Bytes of the longest name in `exact`: a longer host needs no hash.
+    /// Length of the longest name in `exact`: a longer host is not even hashed.
     exact_bytes_max: usize,
-    /// `*.example.com` under `com`, `example`.
+    /// `*.example.com` is under `com`, `example`.
     leading: Labels,
-    /// `www.example.*` under `www`, `example`.
+    /// `www.example.*` is under `www`, `example`.
     trailing: Labels,
 }
 
-/// A tree of labels: patterns that share their first labels share their nodes.
+/// A tree of labels: patterns that begin with the same labels share nodes.
 #[derive(Clone, Debug, Default)]
 struct Labels {
-    /// The root is the first; empty where there are no patterns.
+    /// The first is the root; empty if there are no patterns.
     nodes: Vec<Node>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Node {
     children: HashMap<Box<[u8]>, u32>,
-    /// Of the pattern that ends here.
+    /// Index of the value of the pattern that ends here.
     value: Option<u32>,
 }
 
@@ -57,7 +60,7 @@ impl<T> Default for NameTable<T> {
 }
 
 impl<T> NameTable<T> {
-    /// Adds `name`, `*.suffix`, `.suffix` (the name itself and all below it) or `prefix.*`.
+    /// Adds `name`, `*.suffix`, `.suffix` (the name itself and every name below it) or `prefix.*`.
     pub fn insert(&mut self, pattern: &str, value: T) -> Result<(), Conflict> {
         let index = u32::try_from(self.values.len()).map_err(|_| Conflict::Invalid)?;
         if pattern.contains("..") {
@@ -85,7 +88,7 @@ impl<T> NameTable<T> {
         Ok(())
     }
 
-    /// The value for a host in lower case, without port and trailing dot.
+    /// The value for a host, given in lower case, without a port or a trailing dot.
     pub fn lookup(&self, host: &[u8]) -> Option<&T> {
         let exact = if host.len() <= self.exact_bytes_max { self.exact.get(host).copied() } else { None };
         let index = exact.or_else(|| self.lookup_leading(host)).or_else(|| self.lookup_trailing(host));
@@ -110,7 +113,7 @@ impl<T> NameTable<T> {
     fn lookup_leading(&self, host: &[u8]) -> Option<u32> {
         let mut path = self.leading.path()?;
         let mut end = host.len();
-        // The first label is for the star, and there must be one.
+        // The star needs at least one label, so the host's first label is never looked up.
         while let Some(dot) = memchr::memrchr(b'.', &host[..end]).filter(|dot| *dot > 0) {
             if !path.step(&host[dot + 1..end]) {
                 break;
@@ -157,22 +160,22 @@ impl Labels {
         }
     }
 
-    /// The way from the root; `None` where there are no patterns.
+    /// Starts a walk at the root; `None` if there are no patterns.
     fn path(&self) -> Option<Path<'_>> {
         Some(Path { labels: self, node: self.nodes.first()?, longest: None })
     }
 }
 
-/// How far the labels of a host lead into the tree.
+/// A walk into the tree, label by label.
 struct Path<'a> {
     labels: &'a Labels,
     node: &'a Node,
-    /// The value of the longest pattern so far.
+    /// Index of the value of the longest pattern matched so far.
     longest: Option<u32>,
 }
 
 impl Path<'_> {
-    /// One label further; false where no pattern goes on so.
+    /// Descends by one label; false if no pattern continues with it.
     fn step(&mut self, label: &[u8]) -> bool {
         let Some(child) = self.node.children.get(label) else { return false };
         self.node = &self.labels.nodes[*child as usize];

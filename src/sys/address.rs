@@ -1,4 +1,4 @@
-//! A socket's address: IPv4, IPv6 or a path, as the system calls take and give it.
+//! A socket's address as system calls take and return it: IPv4, IPv6 or a path.
 //!
 //! Pure data. The text form is nginx's: `127.0.0.1:8080`, `[::1]:80`, `unix:/run/app.sock`.
 
@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Where a socket is bound or connected to.
+/// The address that a socket is bound or connected to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SockAddr {
     Inet(SocketAddr),
@@ -18,7 +18,7 @@ pub enum SockAddr {
 }
 
 impl SockAddr {
-    /// Name bytes as the kernel reports them, the leading zero of an abstract name included.
+    /// From a name as the kernel reports it, including the leading zero of an abstract name.
     pub fn from_unix_name(name: &[u8]) -> Self {
         Self::Unix(PathBuf::from(OsStr::from_bytes(name)))
     }
@@ -40,7 +40,7 @@ impl SockAddr {
         }
     }
 
-    /// The path of a unix socket; `None` for the others, and for names that are no path.
+    /// The path of a unix socket; `None` for other sockets, and for unnamed and abstract ones.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Unix(path) if path.as_os_str().as_bytes().first().is_some_and(|&byte| byte != 0) => {

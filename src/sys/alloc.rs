@@ -1,12 +1,12 @@
-//! The allocator: glibc's, with lists of freed blocks in front of it for the sizes that a request uses.
+//! The allocator: glibc's, with free lists in front of it for the sizes that a request uses.
 //!
-//! glibc keeps seven freed blocks of a size at hand. A turn of the loop that answers a hundred requests frees and
-//! takes hundreds (their futures, heads, headers), and each beyond the seventh costs a walk through glibc's bins.
-//! Only a thread that has asked for it keeps blocks: the one of a worker's loop, which never ends before the
-//! process does.
+//! glibc caches seven freed blocks of each size per thread. A turn of the loop that answers a hundred
+//! requests frees and allocates hundreds (their futures, heads, headers), and each block beyond the seventh
+//! costs a walk through glibc's bins. Only a thread that asked for it keeps blocks: the thread of a worker's
+//! loop, which lives as long as the process.
 //!
-//! Written here because replacing the whole allocator (jemalloc, mimalloc) costs each worker megabytes. To run without it, take
-//! `#[global_allocator]` out of `main.rs`; `keep_blocks` then has no effect.
+//! Written here because replacing the whole allocator (jemalloc, mimalloc) costs each worker megabytes. To
+//! run without it, remove `#[global_allocator]` from `main.rs`; `keep_blocks` then has no effect.
 
 #![allow(unsafe_code)]
 
@@ -17,10 +17,13 @@ use std::ptr::null_mut;
 const STEP: usize = 32;
 const LARGE: usize = 1536;
 const CLASSES: usize = LARGE / STEP;
-/// Blocks kept of one size: 2.4 MB if all sizes were used to the full, which no traffic does.
+/// Blocks kept of each size: 2.4 MB if every list were full, which no traffic causes.
 const KEPT_MAX: u32 = 64;
 
-/// To be made the `#[global_allocator]`.
+/// The allocator, which `main.rs` makes the `#[global_allocator]`.
+///
+/// Each thread has a free list for every 32-byte size class up to 1,536 bytes. Larger blocks, and alignments
+/// above 16, go straight to the system's allocator.
 #[derive(Debug)]
 pub struct Recycling;
 
@@ -30,24 +33,24 @@ struct List {
 }
 
 thread_local! {
-    // Without a destructor, so that touching it never registers one, which would allocate.
+    // No destructor: registering one on first use would allocate.
     static LISTS: [List; CLASSES] = const { [const { List { first: Cell::new(null_mut()), count: Cell::new(0) } }; CLASSES] };
     static IS_ON: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Lets this thread keep the blocks it frees. What it keeps is lost when the thread ends before the process.
+/// Makes this thread keep the blocks that it frees. They leak if the thread ends before the process.
 pub fn keep_blocks() {
     IS_ON.set(true);
 }
 
-/// Gives memory that is free back to the kernel: what reading a configuration took would else stay with the
-/// master, and with each worker that it forks.
+/// Returns free memory to the kernel. Otherwise the memory that reading a configuration took would stay with
+/// the master, and with every worker that it forks.
 pub fn trim() {
-    // SAFETY: touches nothing but what is free.
+    // SAFETY: touches free memory only.
     unsafe { nix::libc::malloc_trim(0) };
 }
 
-/// The class of a block and the layout that all blocks of the class are made with.
+/// The size class of a block, and the layout with which all blocks of that class are allocated.
 fn class(layout: Layout) -> Option<(usize, Layout)> {
     let (size, align) = (layout.size(), layout.align());
     if size == 0 || size > LARGE || align > 16 {
@@ -58,9 +61,9 @@ fn class(layout: Layout) -> Option<(usize, Layout)> {
     Some((class, whole))
 }
 
-// SAFETY: a block of a class is always made by System with the class's own layout, and given back to it with the
-// same; in between it is in one list or in the hands of one caller. A freed block has room for the link that its
-// first word becomes, and is aligned for it. The lists belong to one thread.
+// SAFETY: a block of a class is always allocated by System with the class's layout and freed with the same
+// one; in between it belongs either to one list or to one caller. A freed block is large enough, and aligned,
+// for the link that its first word becomes. Each thread has its own lists.
 unsafe impl GlobalAlloc for Recycling {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some((class, whole)) = class(layout) else {
@@ -86,7 +89,7 @@ unsafe impl GlobalAlloc for Recycling {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let Some((class, whole)) = class(layout) else {
-            // SAFETY: made by System with this layout, as alloc does.
+            // SAFETY: alloc took it from System with this layout.
             return unsafe { System.dealloc(block, layout) };
         };
         let is_kept = IS_ON.get()
@@ -102,7 +105,7 @@ unsafe impl GlobalAlloc for Recycling {
                 has_room
             });
         if !is_kept {
-            // SAFETY: made by System with the layout of its class.
+            // SAFETY: allocated by System with the layout of its class.
             unsafe { System.dealloc(block, whole) };
         }
     }
@@ -111,12 +114,12 @@ unsafe impl GlobalAlloc for Recycling {
         let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else { return null_mut() };
         let (old_class, new_class) = (class(layout), class(new_layout));
         match (old_class, new_class) {
-            // SAFETY: no class before, none after: all System's.
+            // SAFETY: no class before, none after: System's throughout.
             (None, None) => unsafe { System.realloc(block, layout, new_size) },
             (Some((old, _)), Some((new, _))) if old == new => block,
             _ => {
-                // SAFETY: a new block, as large as the smaller of both at least; the old one is given back as it
-                // was made.
+                // SAFETY: the copy is as long as the smaller of the two blocks; the old one is freed with its
+                // own layout.
                 unsafe {
                     let new_block = self.alloc(new_layout);
                     if !new_block.is_null() {
@@ -171,12 +174,12 @@ mod tests {
                 if held.len() > 300 {
                     let (block, size, mark) = held.swap_remove((seed >> 40) % held.len());
                     let bytes = std::slice::from_raw_parts(block, size);
-                    assert!(bytes.iter().all(|byte| *byte == mark), "somebody else wrote here");
+                    assert!(bytes.iter().all(|byte| *byte == mark), "another block overlaps");
                     if seed.is_multiple_of(3) {
                         let new_size = 1 + (seed >> 20) % 2000;
                         let block = Recycling.realloc(block, layout(size), new_size);
                         let kept = std::slice::from_raw_parts(block, size.min(new_size));
-                        assert!(kept.iter().all(|byte| *byte == mark), "lost while it grew");
+                        assert!(kept.iter().all(|byte| *byte == mark), "content lost by realloc");
                         Recycling.dealloc(block, layout(new_size));
                     } else {
                         Recycling.dealloc(block, layout(size));

@@ -1,4 +1,4 @@
-//! The clocks: monotonic for waiting, wall for logs.
+//! The clocks: the monotonic one for timers, the wall clock for logs.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,7 +17,7 @@ pub fn monotonic_us() -> u64 {
     }
 }
 
-/// Seconds since 1970, a few milliseconds late at most: half the cost of [`wall`].
+/// Seconds since 1970, at most a few milliseconds late, at half the cost of [`wall`].
 pub fn wall_seconds() -> i64 {
     match clock_gettime(ClockId::CLOCK_REALTIME_COARSE) {
         Ok(time) => time.tv_sec(),

@@ -1,10 +1,11 @@
 //! Wall clock seconds as local calendar time.
 //!
-//! libc keeps the zone's table after the first call, so no file is read per line; nix has no wrapper.
+//! libc caches the time zone's table after the first call, so that no file is read for each line; nix has no
+//! wrapper.
 //! Truth: localtime_r(3).
 #![allow(unsafe_code)]
 
-/// A second of local time, in calendar fields.
+/// Local time in calendar fields, to the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalTime {
     pub year: i32,
@@ -20,23 +21,24 @@ pub struct LocalTime {
     pub offset_min: i32,
 }
 
-/// Reads `TZ` anew: where the environment was changed after the first call of `local_time`.
+/// Reads `TZ` again, after the environment has changed.
 pub fn read_zone() {
     // SAFETY: the signature is POSIX's.
     unsafe extern "C" {
         fn tzset();
     }
-    // SAFETY: tzset(3) reads the environment, which nobody changes meanwhile: the process has one thread yet.
+    // SAFETY: tzset(3) reads the environment, which no other thread can change: the process still has only
+    // one.
     unsafe { tzset() }
 }
 
-/// Breaks `secs` (since 1970-01-01 UTC) into local calendar fields.
+/// Converts `secs` (since 1970-01-01 UTC) to local calendar fields.
 ///
-/// A year that does not fit libc's `int` gives the epoch, as a wrong clock must not stop a log line.
+/// A year that does not fit libc's `int` gives the epoch: a wrong clock must not prevent a log line.
 pub fn local_time(secs: i64) -> LocalTime {
     // SAFETY: `tm` is plain data for which all-zero bytes are a value (integers and a null pointer).
     let mut fields: libc::tm = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are to live values of this frame; localtime_r writes only the second.
+    // SAFETY: both pointers are to live values of this frame; localtime_r writes only to the second.
     let done = unsafe { libc::localtime_r(&secs, &mut fields) };
     if done.is_null() {
         return LocalTime { year: 1970, month: 1, day: 1, hour: 0, minute: 0, second: 0, offset_min: 0 };
@@ -52,13 +54,14 @@ pub fn local_time(secs: i64) -> LocalTime {
     }
 }
 
-/// Appends a time as strftime(3) formats it, in local time or in UTC.
+/// Appends a time formatted by strftime(3), in local time or UTC. Nothing is appended if the result exceeds 4
+/// KiB.
 pub fn format(secs: i64, is_gmt: bool, format: &[u8], out: &mut Vec<u8>) {
     const BYTES_MAX: usize = 4096;
     let Ok(format) = std::ffi::CString::new(format) else { return };
     // SAFETY: `tm` is plain data for which all-zero bytes are a value (integers and a null pointer).
     let mut fields: libc::tm = unsafe { std::mem::zeroed() };
-    // SAFETY: all pointers are to live values of this frame; the calls write only the second.
+    // SAFETY: all pointers are to live values of this frame; the calls write only to the second.
     let done = unsafe {
         if is_gmt { libc::gmtime_r(&secs, &mut fields) } else { libc::localtime_r(&secs, &mut fields) }
     };
@@ -67,7 +70,8 @@ pub fn format(secs: i64, is_gmt: bool, format: &[u8], out: &mut Vec<u8>) {
     }
     let start = out.len();
     out.resize(start + BYTES_MAX, 0);
-    // SAFETY: the buffer has BYTES_MAX bytes behind `start`, the format ends with a NUL, the fields are filled.
+    // SAFETY: the buffer has BYTES_MAX bytes after `start`, the format ends with a NUL, the fields are filled
+    // in.
     let count =
         unsafe { libc::strftime(out[start..].as_mut_ptr().cast(), BYTES_MAX, format.as_ptr(), &fields) };
     out.truncate(start + count.min(BYTES_MAX));

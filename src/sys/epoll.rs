@@ -1,16 +1,16 @@
-//! epoll(7): interest in descriptors, identified by one word each.
+//! epoll(7): registers interest in descriptors, each identified by a token.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
 use nix::sys::epoll::{Epoll as NixEpoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// Events taken in one wait.
+/// Most events that one wait returns.
 const EVENTS_MAX: usize = 256;
 
 const READING: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLET);
 
-/// What happened to one descriptor.
+/// Readiness of one descriptor.
 #[derive(Clone, Copy, Debug)]
 pub struct Event {
     pub token: u64,
@@ -20,7 +20,7 @@ pub struct Event {
     pub hangup: bool,
 }
 
-/// An epoll instance and room for its events.
+/// An epoll instance with a buffer for its events. Each reactor owns one.
 pub struct Epoll {
     inner: NixEpoll,
     events: Vec<EpollEvent>,
@@ -32,22 +32,22 @@ impl Epoll {
         Ok(Self { inner, events: vec![EpollEvent::empty(); EVENTS_MAX] })
     }
 
-    /// Edge-triggered interest in what comes in, for the life of a connection.
+    /// Registers edge-triggered interest in reading, for the life of a connection.
     pub fn add_reading(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         Ok(self.inner.add(fd, EpollEvent::new(READING, token))?)
     }
 
-    /// Edge-triggered interest in both directions.
+    /// Registers edge-triggered interest in both directions.
     pub fn add_both(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         Ok(self.inner.add(fd, EpollEvent::new(READING | EpollFlags::EPOLLOUT, token))?)
     }
 
-    /// Widens `add_reading` to both directions; the state at this moment is reported as an edge.
+    /// Widens `add_reading` to both directions; the current state is reported as an edge.
     pub fn widen(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         Ok(self.inner.modify(fd, &mut EpollEvent::new(READING | EpollFlags::EPOLLOUT, token))?)
     }
 
-    /// Level-triggered interest in reading: listeners and event descriptors.
+    /// Registers level-triggered interest in reading, for listeners and event descriptors.
     pub fn add_level(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         Ok(self.inner.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?)
     }
@@ -56,7 +56,7 @@ impl Epoll {
         Ok(self.inner.delete(fd)?)
     }
 
-    /// Waits at most `timeout_ms` (`None`: for ever) and hands each event to `each`.
+    /// Waits at most `timeout_ms` (`None`: forever) and calls `each` for each event.
     ///
     /// A signal ends the wait early, without events.
     pub fn wait(&mut self, timeout_ms: Option<u64>, mut each: impl FnMut(Event)) -> io::Result<()> {

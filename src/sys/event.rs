@@ -17,7 +17,7 @@ impl Event {
         self.0.as_fd()
     }
 
-    /// Makes the descriptor readable. It cannot fail in a way that matters: a full counter is readable too.
+    /// Makes the descriptor readable. The one possible error is harmless: a full counter is readable too.
     pub fn signal(&self) {
         let _ = self.0.write(1);
     }

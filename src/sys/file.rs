@@ -1,7 +1,7 @@
-//! Files that are served: opening and reading them without waiting for a disk, where the kernel can say so.
+//! Opening and reading served files without waiting for a disk, where the kernel supports that.
 //!
-//! `openat2(RESOLVE_CACHED)` and `preadv2(RWF_NOWAIT)` answer EAGAIN where they would have to wait. Whoever asks
-//! then lets another thread do it.
+//! `openat2(RESOLVE_CACHED)` and `preadv2(RWF_NOWAIT)` fail with EAGAIN where they would have to wait. The
+//! caller then hands the work to another thread.
 
 #![allow(unsafe_code)]
 
@@ -15,17 +15,17 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
 
-/// The kernel, or what guards us, knows no openat2.
+/// openat2 does not work: the kernel is too old, or a seccomp filter blocks it.
 static IS_OLD: AtomicBool = AtomicBool::new(false);
 
-/// Reading; never waiting for the other end of a FIFO.
+/// For reading; never waits for the other end of a FIFO.
 pub const READ: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC).union(OFlag::O_NOCTTY);
-/// Only to ask what it is; no permission to read is needed.
+/// For stat only; needs no permission to read.
 pub const ASK: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
 
-/// Opens a path as far as all of it is in memory. Errors: EAGAIN where a disk, or another machine, must be asked;
-/// otherwise those of `open`.
+/// Opens a path if every part of it is cached. Errors: EAGAIN if a disk, or another machine, would have to be
+/// asked; otherwise those of open(2).
 pub fn open_cached(path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
     if IS_OLD.load(Ordering::Relaxed) {
         return open(path, flags, Mode::empty());
@@ -33,7 +33,7 @@ pub fn open_cached(path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
     match open_resolved(AT_FDCWD, path, flags, libc::RESOLVE_CACHED) {
         Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
             let opened = open(path, flags, Mode::empty());
-            // EPERM and EINVAL may also be what the file says.
+            // EPERM and EINVAL may also come from the file itself.
             if !matches!(opened, Err(Errno::EPERM | Errno::EINVAL)) {
                 IS_OLD.store(true, Ordering::Relaxed);
             }
@@ -43,12 +43,12 @@ pub fn open_cached(path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
     }
 }
 
-/// Opens a path, waiting for whatever it takes.
+/// Opens a path, waiting for the disk if need be.
 pub fn open_waiting(path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
     open(path, flags, Mode::empty())
 }
 
-/// Opens a path below a directory in which no part may be a symbolic link. Errors: ELOOP for one that is.
+/// Opens a path below a directory; no part of the path may be a symbolic link. Errors: ELOOP if one is.
 pub fn open_without_links(directory: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
     open_resolved(directory, path, flags, libc::RESOLVE_NO_SYMLINKS)
 }
@@ -58,21 +58,22 @@ fn open_resolved(directory: impl AsFd, path: &[u8], flags: OFlag, resolve: u64) 
     openat2(directory, path, how)
 }
 
-/// Reads at `offset` as far as the bytes are in memory. Errors: `WouldBlock` where not one of them is.
+/// Reads the bytes at `offset` that are in memory, up to the first that is not. Errors: `WouldBlock` if none
+/// are.
 pub fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let Ok(offset) = i64::try_from(offset) else { return Ok(0) };
     let vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: the one vector is `buffer`, which lives and is ours until the call returns.
+    // SAFETY: the only vector is `buffer`, which is borrowed mutably until the call returns.
     let count = unsafe { libc::preadv2(file.as_raw_fd(), &raw const vector, 1, offset, libc::RWF_NOWAIT) };
     match Errno::result(count) {
         Ok(count) => Ok(usize::try_from(count).unwrap_or(0)),
-        // a file system that cannot say
+        // the file system does not support RWF_NOWAIT
         Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => Err(io::ErrorKind::WouldBlock.into()),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Fills `buffer` from `offset` on, waiting for the disk; fewer bytes only at the file's end.
+/// Fills `buffer` from `offset` on, waiting for the disk. Returns fewer bytes only at the end of the file.
 pub fn read_waiting(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
@@ -86,17 +87,17 @@ pub fn read_waiting(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<u
     Ok(done)
 }
 
-/// Whether the byte at `offset` is in memory; what cannot be read is left to who reads it.
+/// Whether the byte at `offset` is in memory. True on an error too: the real read will report it.
 fn is_cached(file: &File, offset: u64) -> bool {
     let outcome = read_cached(file, &mut [0], offset);
     !matches!(outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// Bytes between two that are asked about: the kernel reads ahead in pieces of this order.
+/// Distance of the bytes that are probed: the kernel's read-ahead is of this order.
 const STEP_BYTES: u64 = 256 * 1024;
 
-/// How many of `length` bytes from `offset` on can be sent without waiting for a disk, as far as one byte in each
-/// step and the last one tell.
+/// Estimates how many of `length` bytes from `offset` on can be sent without waiting for a disk: one byte of
+/// each step and the last one are probed.
 pub fn cached_bytes(file: &File, offset: u64, length: u64) -> u64 {
     let mut done = 0;
     while done < length {
@@ -112,7 +113,7 @@ pub fn cached_bytes(file: &File, offset: u64, length: u64) -> u64 {
     }
 }
 
-/// Has these bytes read into memory, waiting for the disk.
+/// Reads these bytes into the page cache, waiting for the disk.
 pub fn warm(file: &File, offset: u64, length: u64) -> io::Result<()> {
     let mut scratch = vec![0; 64 * 1024];
     let mut done = 0;
@@ -126,18 +127,18 @@ pub fn warm(file: &File, offset: u64, length: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Where a file is.
+/// The kind of storage that a file is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// On a disk of this machine: `stat` answers at once and tells of every change.
+    /// A disk of this machine: `stat` answers at once and shows every change.
     Disk,
-    /// In memory (tmpfs): the same, but for what is written through a mapping.
+    /// Memory (tmpfs): likewise, except for changes through a mapping.
     Memory,
-    /// On another machine, or nobody knows.
+    /// Another machine, or unknown.
     Elsewhere,
 }
 
-/// Asks where a file is.
+/// Asks the kernel for the kind of file system.
 pub fn place(file: &File) -> Place {
     const DISKS: [i64; 11] = [
         0xef53,      // ext2, ext3, ext4

@@ -1,8 +1,9 @@
-//! Names looked up by the system's resolver in a process of its own, side by side, with one deadline for all.
+//! Host names looked up by the system's resolver in a child process, concurrently, with one deadline for all.
 //!
-//! getaddrinfo(3) blocks, for ten seconds a name where nobody answers, and the master has one thread, which other
-//! things wait for. So a child asks, with threads, and writes each answer into a pipe when it comes. It keeps nothing
-//! of its parent but that pipe, and is killed at the deadline, or when its parent ends.
+//! getaddrinfo(3) blocks, for ten seconds a name if no server answers, and the master's only thread must not
+//! block. So a child looks the names up, with threads, and writes each answer into a pipe as soon as it has
+//! it. The child inherits nothing from its parent but that pipe, and is killed at the deadline or when its
+//! parent ends.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -22,38 +23,42 @@ use crate::sys::names::Answer;
 use crate::sys::process::{self, Forked};
 use crate::sys::signal::Blocked;
 
-/// Names that are looked up at one time. A name server drops what comes faster, and each is a thread.
+/// Names looked up at the same time. Each takes a thread, and a name server drops queries that come faster.
 const AT_ONCE_MAX: usize = 64;
 const STACK_BYTES: usize = 512 * 1024;
-/// Addresses of one name; an answer fits a write that a pipe takes whole (PIPE_BUF, pipe(7)).
+/// Most addresses of one name, so that an answer fits a single atomic write to a pipe (PIPE_BUF, pipe(7)).
 const ADDRESSES_MAX: usize = 128;
-/// Index, kind and count of an answer; family, address and scope of each address.
+/// An answer's head is index, kind and count; each address is family, octets and scope.
 const HEAD_BYTES: usize = 4 + 1 + 1;
 const ADDRESS_BYTES: usize = 1 + 16 + 4;
 const _: () = assert!(HEAD_BYTES + ADDRESSES_MAX * ADDRESS_BYTES <= libc::PIPE_BUF);
 
-/// Names that are being looked up.
+/// A lookup of several names, in progress.
+///
+/// Started for the names that compiling a configuration has noted. The master polls its descriptor along with
+/// others and calls [`Lookup::hear`] when it is readable or the deadline has passed; a process with nothing
+/// else to do calls [`Lookup::wait`]. Dropping it kills the child.
 #[derive(Debug)]
 pub struct Lookup {
     names: Vec<Box<str>>,
     answers: Vec<Option<Answer>>,
-    /// `None`: the child has closed it.
+    /// `None` once the child has closed it.
     pipe: Option<File>,
     unread: Vec<u8>,
     child: i32,
-    /// The process that has started it: only that one may end the child.
+    /// The process that started the child; only that one may end it.
     owner: i32,
     is_reaped: bool,
     deadline_ms: u64,
 }
 
 impl Lookup {
-    /// Begins to look names up, until this time (monotonic). Errors: there can be no process for it.
+    /// Starts looking names up, until this time (monotonic clock). Errors: no child process can be created.
     pub fn start(names: Vec<Box<str>>, deadline_ms: u64) -> io::Result<Self> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let owner = process::pid();
-        // The child never unblocks them: a signal to the process group is for its parent.
+        // The child never unblocks signals: one that is sent to the process group is meant for its parent.
         let _blocked = Blocked::new()?;
         match process::fork()? {
             Forked::Child => {
@@ -75,7 +80,7 @@ impl Lookup {
         }
     }
 
-    /// Readable when answers have come; `None`: all have.
+    /// Readable when answers have arrived; `None` when no more will come.
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
@@ -84,7 +89,7 @@ impl Lookup {
         self.deadline_ms
     }
 
-    /// Takes what has come; true: there is nothing more to wait for.
+    /// Reads the answers that have arrived. True: there is nothing more to wait for.
     pub fn hear(&mut self) -> bool {
         while let Some(pipe) = &mut self.pipe {
             let mut part = [0; 4096];
@@ -93,7 +98,7 @@ impl Lookup {
                 Ok(count) => {
                     self.unread.extend_from_slice(&part[..count]);
                     if self.take_answers().is_none() {
-                        self.pipe = None; // it is out of its mind
+                        self.pipe = None; // the child writes nonsense
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -106,7 +111,7 @@ impl Lookup {
             || clock::monotonic_ms() >= self.deadline_ms
     }
 
-    /// Takes whole answers out of what was read; `None`: it is none.
+    /// Takes whole answers out of the bytes read so far. `None`: they are malformed.
     fn take_answers(&mut self) -> Option<()> {
         let mut rest = &self.unread[..];
         while let Some((head, behind)) = rest.split_at_checked(HEAD_BYTES) {
@@ -126,12 +131,12 @@ impl Lookup {
         Some(())
     }
 
-    /// A child of the process was collected, perhaps this one.
+    /// Notes that a child of this process was reaped, which may have been this one.
     pub fn note_reaped(&mut self, pid: i32) {
         self.is_reaped |= pid == self.child;
     }
 
-    /// The answers. A name that has none got none in time, or its lookup came to nothing.
+    /// The answers. A name without one is `Silent` after the deadline, `NotFound` before.
     pub fn finish(mut self) -> Vec<(Box<str>, Answer)> {
         let is_late = clock::monotonic_ms() >= self.deadline_ms;
         let without = if is_late { Answer::Silent } else { Answer::NotFound };
@@ -140,9 +145,10 @@ impl Lookup {
         names.into_iter().zip(answers.into_iter().map(|answer| answer.unwrap_or(without.clone()))).collect()
     }
 
-    /// Waits for the end, for a process that has nothing else to do. A signal that ends it still does.
+    /// Waits until all answers are in, for a process with nothing else to do. Signals can still end that
+    /// process.
     pub fn wait(mut self) -> Vec<(Box<str>, Answer)> {
-        // As the first process of a container it would not be ended by signals that it does not handle.
+        // Signals without a handler do not end the first process of a container, so we handle them.
         let ending = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]);
         let before = ending.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK);
         let signals = SignalFd::with_flags(&ending, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
@@ -162,7 +168,7 @@ impl Lookup {
         if let Some(signal) = ended_by {
             drop(self);
             let _ = raise(signal);
-            process::exit_at_once(128 + signal as i32); // the first process of a container
+            process::exit_at_once(128 + signal as i32); // reached by the first process of a container only
         }
         self.finish()
     }
@@ -170,14 +176,14 @@ impl Lookup {
 
 impl Drop for Lookup {
     fn drop(&mut self) {
-        // A fork of the owner has a copy of this, but not the child.
+        // A process forked by the owner has a copy of this value, but the child is not its own.
         if !self.is_reaped && process::pid() == self.owner {
             process::end_child(self.child);
         }
     }
 }
 
-/// Looks all names up and writes the answers. In the child.
+/// Looks all names up and writes the answers. Runs in the child.
 fn answer_all(names: &[Box<str>], pipe: &File) {
     let waiting: Mutex<VecDeque<usize>> = Mutex::new((0..names.len()).collect());
     let work = || {
@@ -187,13 +193,13 @@ fn answer_all(names: &[Box<str>], pipe: &File) {
             let bytes = encode(index, &look_up(&names[index]));
             let mut pipe = pipe;
             if pipe.write_all(&bytes).is_err() {
-                return; // nobody listens any more
+                return; // the parent has closed its end
             }
         }
     };
     thread::scope(|scope| {
         for _ in 1..names.len().min(AT_ONCE_MAX) {
-            // Where there can be no more threads, those that are there do it.
+            // If no more threads can be created, those that exist do the work.
             if thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work).is_err() {
                 break;
             }
@@ -202,7 +208,7 @@ fn answer_all(names: &[Box<str>], pipe: &File) {
     });
 }
 
-/// Every address of a name, IPv4 first, none twice. Blocks.
+/// Every address of a name, IPv4 first, without duplicates. Blocks.
 fn look_up(name: &str) -> Vec<SocketAddr> {
     let mut found: Vec<SocketAddr> = Vec::new();
     for address in (name, 0).to_socket_addrs().into_iter().flatten() {
@@ -246,7 +252,7 @@ fn decode(bytes: &[u8]) -> Option<SocketAddr> {
 mod tests {
     use super::*;
 
-    /// A lookup whose child is this test: it writes into the pipe.
+    /// A lookup without a child: the test writes into the pipe itself.
     fn scene(names: &[&str]) -> (Lookup, File) {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("a pipe has flags");

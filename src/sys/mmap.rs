@@ -1,6 +1,6 @@
-//! Memory that processes share: a sealed memfd, mapped for as long as the process lives.
+//! Memory shared by processes: a sealed memfd, mapped for as long as the process lives.
 //!
-//! Pages cost nothing until they are touched. The descriptor may be handed to another process (a binary
+//! Pages cost nothing until they are touched. The descriptor may be passed to another process (a binary
 //! upgrade), which maps the same words. Truth: memfd_create(2), mmap(2), madvise(2).
 #![allow(unsafe_code)]
 
@@ -16,24 +16,27 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap};
 
 /// Words shared by all processes that map them.
+///
+/// The mapping is never unmapped, so the words may be referred to with `'static`. All access is atomic.
 #[derive(Debug)]
 pub struct Shared {
     fd: OwnedFd,
     words: &'static [AtomicU64],
 }
 
-/// Maps `bytes` (rounded up to whole pages) of zeroes. `name` is seen in /proc/PID/maps only.
+/// Creates and maps `bytes` (rounded up to whole pages) of zeroes. `name` appears only in /proc/PID/maps.
 pub fn shared(name: &str, bytes: usize) -> io::Result<Shared> {
     let bytes = bytes.max(1).next_multiple_of(page_bytes());
     let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     nix::unistd::ftruncate(&fd, i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?)?;
-    // Nobody can shrink it afterwards: a page that has gone would be SIGBUS.
+    // Sealed, so that no process can shrink it: access to a page that is gone would raise SIGBUS.
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
     map(fd, bytes)
 }
 
-/// Maps what another process made with `shared`. Refused: descriptors that could shrink.
+/// Maps memory that another process created with `shared`. Errors: the descriptor is not sealed, so that it
+/// could shrink.
 pub fn adopt(fd: OwnedFd) -> io::Result<Shared> {
     let seals = fcntl(&fd, FcntlArg::F_GET_SEALS)?;
     if seals & SealFlag::F_SEAL_SHRINK.bits() == 0 {
@@ -52,8 +55,8 @@ impl Shared {
         self.fd.as_fd()
     }
 
-    /// Gives the memory of `range` (in words, on page borders) back to the system in every process; the words read as
-    /// zero from then on. Errors: a range outside, or not of whole pages.
+    /// Returns the memory of `range` (in words, on page boundaries) to the system, for all processes; the
+    /// words read as zero from then on. Errors: the range is out of bounds, or not of whole pages.
     pub fn clear(&self, range: Range<usize>) -> io::Result<()> {
         let part = self.words.get(range).ok_or(io::ErrorKind::InvalidInput)?;
         let start = NonNull::from(part).cast();
@@ -74,7 +77,7 @@ impl Shared {
 fn map(fd: OwnedFd, bytes: usize) -> io::Result<Shared> {
     let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
     let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: no address is asked for, so no existing mapping is replaced.
+    // SAFETY: no address is requested, so no existing mapping is replaced.
     let start = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &fd, 0)? };
     let words = NonNull::slice_from_raw_parts(start.cast::<AtomicU64>(), bytes / size_of::<AtomicU64>());
     // SAFETY: the mapping is page aligned, `bytes` long, readable and writable, never unmapped, and cannot shrink
@@ -91,9 +94,9 @@ fn page_bytes() -> usize {
         .unwrap_or(4096)
 }
 
-/// How much of the mapping is in memory now, in bytes: for tests and reports.
+/// Bytes of the mapping that are in memory now, for tests and reports.
 pub fn resident_bytes(shared: &Shared) -> io::Result<u64> {
-    // A memfd's blocks are the pages that were touched.
+    // A memfd's blocks are the pages that have been touched.
     Ok(nix::sys::stat::fstat(&shared.fd)?.st_blocks as u64 * 512)
 }
 

@@ -1,5 +1,5 @@
-//! The system calls, and what only some processors have: safe functions over both. One of the rooms where `unsafe`
-//! may stand.
+//! Safe functions over system calls and over instructions that only some processors have. One of the rooms
+//! where `unsafe` is allowed.
 
 pub mod address;
 pub mod alloc;

@@ -1,7 +1,7 @@
 //! Messages with descriptors between the master and its workers, and between two masters: SOCK_SEQPACKET, SCM_RIGHTS.
 //!
-//! The sender may be hostile. Every descriptor that the kernel has installed is owned before anything else is looked
-//! at, however many came and whatever was cut off, so that no message can leave one behind.
+//! The sender may be hostile. Every descriptor that the kernel has installed gets an owner before anything
+//! else is looked at, however many there are and whatever was cut off, so that no message can leak one.
 //! Truth: unix(7), recvmsg(2), cmsg(3).
 
 #![allow(unsafe_code)]
@@ -14,45 +14,45 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socketpair,
 };
 
-/// The most descriptors that the kernel puts into one message (SCM_MAX_FD, unix(7)).
+/// Most descriptors that the kernel passes in one message (SCM_MAX_FD, unix(7)).
 const FDS_MAX: usize = 253;
 
-/// Room for the control message of so many descriptors, in words, so that it is aligned for its header.
+/// Room for the control message of that many descriptors; in words, so that it is aligned for its header.
 const CONTROL_WORDS: usize = (FDS_MAX * size_of::<RawFd>() + 64) / size_of::<u64>();
 
-/// One message as it came.
+/// One received message.
 #[derive(Debug)]
 pub struct Message {
-    /// Bytes written into the buffer. 0: the other end is closed or shut, or it has sent an empty message.
+    /// Bytes written into the buffer. 0: the other end is closed or shut down, or sent an empty message.
     pub length: usize,
-    /// All descriptors that came; closed when they are dropped.
+    /// All descriptors that arrived; closed when dropped.
     pub fds: Vec<OwnedFd>,
     /// The message was longer than the buffer (MSG_TRUNC).
     pub is_cut: bool,
-    /// Descriptors were lost on the way: this process has no room for more (MSG_CTRUNC).
+    /// Descriptors were lost: this process cannot have more of them (MSG_CTRUNC).
     pub has_lost_fds: bool,
 }
 
-/// A connected pair; both ends are non-blocking and closed on exec.
+/// Creates a connected pair; both ends are non-blocking and closed on exec.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
-/// Sends one message whole. `WouldBlock`: the receiver is behind.
+/// Sends one whole message. Errors: EAGAIN if the receiver is behind.
 pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let messages = if raw.is_empty() { &rights[..0] } else { &rights[..] };
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     match sendmsg::<UnixAddr>(fd.as_raw_fd(), &[IoSlice::new(bytes)], messages, flags, None) {
-        // So many descriptors are on their way already that the kernel takes no more (unix(7)).
+        // Too many descriptors are in flight already (unix(7)): try again later, as for EAGAIN.
         Err(nix::Error::ETOOMANYREFS) => Err(nix::Error::EAGAIN),
         outcome => outcome.map(drop),
     }
 }
 
-/// Receives one message into `buffer`, and all its descriptors.
+/// Receives one message into `buffer`, with all its descriptors.
 pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Message> {
     let mut control = [0_u64; CONTROL_WORDS];
     let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
@@ -64,8 +64,8 @@ pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Message> {
     header.msg_controllen = size_of_val(&control) as _;
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
     let length = loop {
-        // SAFETY: the header names the caller's buffer and the control space, with their true sizes; both outlive the
-        // call, and the kernel writes inside them only.
+        // SAFETY: the header points to the caller's buffer and the control space, with their true sizes; both
+        // outlive the call, and the kernel writes only inside them.
         let length = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) };
         match usize::try_from(length) {
             Ok(length) => break length,
@@ -82,12 +82,13 @@ pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Message> {
     })
 }
 
-/// Owns what the control messages of a received header carry. nix's own walk over them returns an error for a message
-/// that was cut, and leaves the descriptors in it open.
+/// Takes ownership of the descriptors in the control messages of a received header. nix's own iterator
+/// returns an error for a truncated message, and leaks the descriptors in it.
 fn take_fds(header: &libc::msghdr) -> Vec<OwnedFd> {
     let mut fds = Vec::new();
-    // SAFETY: the header was filled by recvmsg, so its control space holds whole control messages, one after the other,
-    // as far as its length says. CMSG_FIRSTHDR and CMSG_NXTHDR stay inside and give null at the end (cmsg(3)).
+    // SAFETY: recvmsg filled the header, so its control space holds whole control messages, one after the
+    // other, up to its length. CMSG_FIRSTHDR and CMSG_NXTHDR stay inside and return null at the end
+    // (cmsg(3)).
     let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
     while !next.is_null() {
         // SAFETY: not null, so a header inside the control space, which is aligned for it.
@@ -97,8 +98,8 @@ fn take_fds(header: &libc::msghdr) -> Vec<OwnedFd> {
             let header_bytes = unsafe { libc::CMSG_LEN(0) } as usize;
             let count = (control.cmsg_len as usize).saturating_sub(header_bytes) / size_of::<RawFd>();
             for index in 0..count {
-                // SAFETY: the kernel has written `count` descriptors behind this header, new ones of this process that
-                // nobody else knows; each is read once. They need not be aligned.
+                // SAFETY: the kernel wrote `count` descriptors after this header. They are new in this
+                // process and have no other owner; each is read once. They need not be aligned.
                 fds.push(unsafe {
                     let data = libc::CMSG_DATA(next).cast::<RawFd>();
                     OwnedFd::from_raw_fd(data.add(index).read_unaligned())
@@ -117,7 +118,8 @@ mod tests {
 
     use super::*;
 
-    /// All that this process has open. Other tests open and close theirs meanwhile, so each case counts its own kind.
+    /// Counts the descriptors of this process that refer to `of`. Other tests open and close files meanwhile,
+    /// so that a count of all descriptors would tell nothing.
     fn open_copies(of: &std::fs::File) -> usize {
         use std::os::unix::fs::MetadataExt;
         let own = of.metadata().expect("open");

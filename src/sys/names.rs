@@ -1,24 +1,29 @@
-//! The names of a configuration and where they lead: collected while it is compiled, looked up all at once.
+//! The host names of a configuration and their addresses: collected while it is compiled, looked up all at
+//! once.
 //!
-//! Compiling never waits. It asks this table; a name that is not in it is noted and counts as one that leads nowhere.
-//! When names were noted, they are looked up (`sys/lookup.rs`) and the configuration is compiled once more.
+//! Compiling never waits. It asks this table; a name that is not in it yet is noted and counts as
+//! unresolvable. If names were noted, they are looked up (`sys/lookup.rs`) and the configuration is compiled
+//! once more.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
-/// What became of a name.
+/// The result of looking up one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Where it leads, with port 0: IPv4 first as nginx orders them, none twice, at least one.
+    /// The addresses, with port 0: IPv4 first as in nginx, without duplicates, at least one.
     Found(Vec<SocketAddr>),
-    /// It does not exist, or nobody could be asked.
+    /// The name does not exist, or no server could be asked.
     NotFound,
-    /// There was no answer in time.
+    /// No answer came in time.
     Silent,
 }
 
-/// The answers so far, and the names that were asked for beside them.
+/// The answers so far, and the names that were asked for without an answer.
+///
+/// Every setter that reads an address asks [`Names::find`]. The caller of the compiler takes the unknown
+/// names, looks them up, and passes the results to [`Names::learn`].
 #[derive(Debug, Default)]
 pub struct Names {
     answers: RefCell<HashMap<Box<str>, Answer>>,
@@ -26,7 +31,8 @@ pub struct Names {
 }
 
 impl Names {
-    /// The addresses of a name with this port; `None`: it leads nowhere, as far as is known.
+    /// The addresses of a name, with this port. `None`: the name is unknown so far (and noted), or has no
+    /// address.
     pub fn find(&self, name: &str, port: u16) -> Option<Vec<SocketAddr>> {
         match self.answers.borrow().get(name) {
             Some(Answer::Found(addresses)) => {
@@ -45,7 +51,7 @@ impl Names {
         }
     }
 
-    /// The names that were asked for and are not known, each once.
+    /// Takes the names that were asked for and are unknown, each once.
     pub fn take_asked(&self) -> Vec<Box<str>> {
         let mut asked: Vec<_> = self.asked.borrow_mut().drain().collect();
         asked.sort();
@@ -56,7 +62,7 @@ impl Names {
         self.answers.borrow_mut().extend(answers);
     }
 
-    /// The names that got no answer in time.
+    /// The names for which no answer came in time.
     pub fn silent(&self) -> Vec<Box<str>> {
         let answers = self.answers.borrow();
         let silent = answers.iter().filter(|(_, answer)| **answer == Answer::Silent);

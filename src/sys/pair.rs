@@ -1,7 +1,7 @@
 //! Two futures in one place, polled by a plain function.
 //!
-//! Not a system call, but it needs the one projection of a pin that safe code cannot write without storing
-//! each future twice (an `async fn` keeps its argument beside the pinned copy of it).
+//! Not a system call, but it needs a pin projection, which safe code can only avoid by storing each future
+//! twice (an `async fn` keeps its argument as well as the pinned copy of it).
 
 #![allow(unsafe_code)]
 
@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// A future made of two parts, which `poll` is handed pinned.
+/// A future made of two parts; `poll` receives both, pinned.
 #[derive(Debug)]
 #[must_use = "a future does nothing unless polled"]
 pub struct Pair<A, B, F> {
@@ -34,9 +34,9 @@ where
     type Output = T;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        // SAFETY: `first` and `second` are pinned with the whole: nothing moves them out, there is no Drop, and
-        // Pair is Unpin only if both are (the automatic rule). `poll` is never handed out pinned, so it may be
-        // used through a plain reference.
+        // SAFETY: `first` and `second` are pinned with the whole: nothing moves them out, there is no Drop
+        // impl, and Pair is Unpin only if both are (the automatic rule). `poll` is never pinned, so a plain
+        // reference to it is sound.
         let (first, second, poll) = unsafe {
             let this = self.get_unchecked_mut();
             (Pin::new_unchecked(&mut this.first), Pin::new_unchecked(&mut this.second), &mut this.poll)

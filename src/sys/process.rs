@@ -1,4 +1,4 @@
-//! What a process is: its title, limits, priority, processors, user; forking, waiting, replacing itself.
+//! Processes: title, limits, priority, CPU affinity, user; fork, wait and exec.
 
 #![allow(unsafe_code)]
 
@@ -15,28 +15,29 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Group, Pid, User};
 
-/// The memory of argv and, behind it, of the environment, where the title is written.
+/// The memory of argv, followed by that of the environment: the title is written there.
 static AREA: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
-/// Bytes of argv alone, and with the environment.
+/// Bytes of argv alone.
 static ARGUMENT_BYTES: AtomicUsize = AtomicUsize::new(0);
+/// Bytes of argv and the environment.
 static AREA_BYTES: AtomicUsize = AtomicUsize::new(0);
-/// Whether nothing of the environment is left in the area.
+/// The environment has been moved out of the area.
 static IS_MOVED: AtomicBool = AtomicBool::new(false);
 
 type Strings = *mut *mut c_char;
 
-// SAFETY: glibc calls what stands in this section with the arguments of main, which is the signature here.
+// SAFETY: glibc calls the functions in this section with main's arguments, which is the signature here.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static REMEMBER: extern "C" fn(c_int, Strings, Strings) = remember;
 
-/// glibc calls the functions of .init_array with main's arguments; std keeps no way to the original memory.
+/// Remembers where argv and the environment lie. std gives no access to that memory later.
 extern "C" fn remember(argc: c_int, argv: Strings, environment: Strings) {
     if argc < 1 || argv.is_null() || environment.is_null() {
         return;
     }
-    // SAFETY: both are arrays of valid C strings that end with a null pointer (execve(2)); the strings lie one
-    // after the other, and are only measured here.
+    // SAFETY: both are arrays of valid C strings that end with a null pointer (execve(2)). The strings are
+    // only measured here.
     unsafe {
         let first = (*argv).cast::<u8>();
         let arguments_end = end_of_row(argv, first);
@@ -47,14 +48,14 @@ extern "C" fn remember(argc: c_int, argv: Strings, environment: Strings) {
     }
 }
 
-/// Where the strings that lie in a row from `start` on end.
+/// The end of the strings, as far as they lie one after the other from `start` on.
 ///
 /// # Safety
 /// `strings` is an array of C strings that ends with a null pointer.
 unsafe fn end_of_row(strings: Strings, start: *mut u8) -> *mut u8 {
     let mut end = start;
     for index in 0.. {
-        // SAFETY: the null pointer that ends the array ends this loop; each pointer before it is a C string.
+        // SAFETY: the loop ends at the array's null pointer; each pointer before it is a C string.
         unsafe {
             let string = (*strings.add(index)).cast::<u8>();
             if string.is_null() || string != end {
@@ -66,39 +67,41 @@ unsafe fn end_of_row(strings: Strings, start: *mut u8) -> *mut u8 {
     end
 }
 
-/// Moves the environment elsewhere, so that titles have its room too. Called while the process has one thread.
+/// Moves the environment elsewhere, so that titles can use its memory too. Call while the process has one
+/// thread.
 pub fn make_room_for_titles() {
     let all: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     set_environment(&all);
     IS_MOVED.store(true, Ordering::Relaxed);
 }
 
-/// Sets what `ps` shows. A title longer than there is room for is cut.
+/// Sets the title that `ps` shows. It is truncated to the available room.
 pub fn set_title(title: &str) {
-    // A title that reaches the last byte of argv makes the kernel read on into the environment's memory, up to
-    // the zero that ends it (proc(5)); one within argv ends there.
+    // A title that reaches the last byte of argv makes the kernel read on into the environment's memory up to
+    // the next zero (proc(5)); a shorter one ends within argv.
     let room = if IS_MOVED.load(Ordering::Relaxed) { &AREA_BYTES } else { &ARGUMENT_BYTES };
     let (area, size) = (AREA.load(Ordering::Relaxed), room.load(Ordering::Relaxed));
     if area.is_null() || size == 0 {
         return;
     }
     let length = title.len().min(size - 1);
-    // SAFETY: AREA is the process's own memory of `size` bytes, writable and never freed. std copied the
-    // arguments before main, and the environment is elsewhere when its memory counts as room.
+    // SAFETY: AREA is `size` bytes of the process's own memory, writable and never freed. std copied the
+    // arguments before main, and the environment has been moved if its memory counts as room.
     unsafe {
         std::ptr::copy_nonoverlapping(title.as_ptr(), area, length);
         std::ptr::write_bytes(area.add(length), 0, size - length);
     }
 }
 
-/// Which side of a fork this is.
+/// The side of a fork that is running.
 #[derive(Debug)]
 pub enum Forked {
     Parent { child: i32 },
     Child,
 }
 
-/// Forks. Errors: more than one thread runs (a lock another one holds would stay locked for ever), or fork(2)'s.
+/// Forks. Errors: more than one thread runs (a lock held by another thread would stay locked forever in the
+/// child), or those of fork(2).
 pub fn fork() -> io::Result<Forked> {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads != 1 {
@@ -111,8 +114,8 @@ pub fn fork() -> io::Result<Forked> {
     }
 }
 
-/// Forks a process that belongs to whoever looks after orphans: the first process, or a service manager. Errors: as
-/// `fork`, or the process in between could not fork.
+/// Forks a process that is not our child: it is adopted by init or by a service manager (a subreaper).
+/// Errors: as `fork`, or the intermediate process could not fork.
 pub fn fork_detached() -> io::Result<Forked> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     match fork()? {
@@ -128,14 +131,14 @@ pub fn fork_detached() -> io::Result<Forked> {
             drop(write);
             let mut bytes = [0; 4];
             let told = File::from(read).read_exact(&mut bytes);
-            // It has nothing more to do, and is gone when this returns: the new process has its new parent.
+            // Wait until the intermediate process is gone, so that the new process has been adopted.
             while waitpid(Pid::from_raw(between), None) == Err(nix::Error::EINTR) {}
             told.map(|()| Forked::Parent { child: i32::from_ne_bytes(bytes) })
         }
     }
 }
 
-/// Ends this process as soon as its parent has ended; at once where it has already.
+/// Makes this process end when its parent does; ends it at once if the parent is gone already.
 pub fn die_with(parent: i32) {
     let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
     if nix::unistd::getppid().as_raw() != parent {
@@ -143,26 +146,27 @@ pub fn die_with(parent: i32) {
     }
 }
 
-/// Kills a child and collects it. Nobody may have collected it before.
+/// Kills a child and reaps it. It must not have been reaped before.
 pub fn end_child(pid: i32) {
     let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     while waitpid(Pid::from_raw(pid), None) == Err(nix::Error::EINTR) {}
 }
 
-/// Ends this process without what belongs to the one it was forked from: buffers, handlers of the exit.
+/// Ends this process without flushing buffers or running exit handlers, which it has inherited from its
+/// parent.
 pub fn exit_at_once(code: i32) -> ! {
     // SAFETY: takes no pointers and does not return.
     unsafe { libc::_exit(code) }
 }
 
-/// How a child ended.
+/// The way a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     Exited(i32),
     Signaled { number: i32, core: bool },
 }
 
-/// Collects one child that has ended; `None` when there is none now.
+/// Reaps one child that has ended; `None` if there is none now.
 pub fn reap() -> Option<(i32, Ended)> {
     loop {
         match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
@@ -177,7 +181,8 @@ pub fn reap() -> Option<(i32, Ended)> {
     }
 }
 
-/// Replaces this process by a program, which inherits exactly `fds`. Returns only on failure.
+/// Replaces this process by a program, which inherits `fds` in addition to the standard streams. Returns only
+/// on failure.
 pub fn exec(
     program: &Path,
     arguments: &[OsString],
@@ -200,22 +205,24 @@ pub fn exec(
     }
 }
 
-/// Takes over a descriptor by number, as an environment variable names it; `None` when it is not open.
+/// Takes ownership of an inherited descriptor by its number, which came in an environment variable. `None` if
+/// it is not open, or is a standard stream.
 pub fn inherited(number: RawFd) -> Option<OwnedFd> {
     if number <= 2 {
         return None;
     }
-    // SAFETY: the number is only used when fcntl says that it is open; the caller names each one once, at
-    // start, before anything else could own it.
+    // SAFETY: fcntl checks that the number is open; the caller passes each one once, at start-up, before
+    // anything else could own it.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
     nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).ok()?;
     // SAFETY: as above.
     Some(unsafe { OwnedFd::from_raw_fd(fd.as_raw_fd()) })
 }
 
-/// Closes every descriptor from 3 on but these: what the starter, or the process it was forked from, left open.
+/// Closes every descriptor from 3 on except these: those that a parent, or the program that started us, left
+/// open.
 ///
-/// For a process that has just begun: the caller has dropped, or lists, whatever owns a descriptor and lives on.
+/// For a process that has just started: any owner of a descriptor that lives on must be listed in `keep`.
 pub fn close_others(keep: &[RawFd]) {
     let mut kept: Vec<u32> = keep.iter().filter_map(|number| u32::try_from(*number).ok()).collect();
     kept.sort_unstable();
@@ -234,21 +241,22 @@ fn close_listed(keep: &[RawFd]) {
     let numbers: Vec<RawFd> =
         entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
     for number in numbers.into_iter().filter(|number| *number > 2 && !keep.contains(number)) {
-        // SAFETY: as in `close_range`; closing the directory's own descriptor a second time is an EBADF.
+        // SAFETY: as in `close_range`. Closing the descriptor of the directory a second time only gives
+        // EBADF.
         unsafe { nix::libc::close(number) };
     }
 }
 
-/// close_range(2): of kernel 5.9.
+/// close_range(2), since Linux 5.9.
 fn close_range(first: u32, last: u32) -> io::Result<()> {
-    // SAFETY: the numbers belong to nobody who goes on, as the caller of `close_others` sees to.
+    // SAFETY: no owner of these descriptors lives on; the caller of `close_others` sees to that.
     match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Redirects a standard stream to what `target` refers to.
+/// Redirects a standard stream to the open file of `target`.
 pub fn redirect(target: BorrowedFd<'_>, stream: RawFd) -> io::Result<()> {
     // SAFETY: dup2 of two valid descriptor numbers; 0, 1 and 2 belong to the process, not to a Rust owner.
     if unsafe { nix::libc::dup2(target.as_raw_fd(), stream) } == -1 {
@@ -257,14 +265,14 @@ pub fn redirect(target: BorrowedFd<'_>, stream: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Clears the environment but for these variables. Called while the process has one thread.
+/// Clears the environment except for these variables. Call while the process has one thread.
 pub fn set_environment(keep: &[(OsString, OsString)]) {
-    // One that no name may have (`=x=y`) came from the starter: nothing could name it, so it goes.
+    // An entry without a valid name (`=x=y`), which the parent may have passed, cannot be set and is dropped.
     let has_name = |(name, value): &&(OsString, OsString)| {
         let (name, value) = (name.as_bytes(), value.as_bytes());
         !name.is_empty() && !name.contains(&b'=') && !name.contains(&0) && !value.contains(&0)
     };
-    // SAFETY: the process has one thread yet, so nobody reads the environment meanwhile.
+    // SAFETY: the process still has one thread, so no other code reads the environment meanwhile.
     unsafe {
         libc::clearenv();
         for (name, value) in keep.iter().filter(has_name) {
@@ -273,19 +281,19 @@ pub fn set_environment(keep: &[(OsString, OsString)]) {
     }
 }
 
-/// Raises RLIMIT_NOFILE (both limits) to `count`.
+/// Sets RLIMIT_NOFILE (both limits) to `count`.
 pub fn set_nofile(count: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, count, count)?)
 }
 
-/// Raises the soft limit of open files to the hard one.
+/// Raises the soft limit on open files to the hard one.
 pub fn raise_nofile() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
 
-/// Files are created without these permission bits from now on.
+/// Sets the umask: files are created without these permission bits from now on.
 pub fn set_umask(bits: u32) {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(bits));
 }
@@ -294,13 +302,13 @@ pub fn nofile() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
-/// RLIMIT_CORE, and permission to dump where the user changes.
+/// Sets RLIMIT_CORE, and allows core dumps after a change of user.
 pub fn set_core(bytes: u64) -> io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, bytes, bytes)?;
     Ok(nix::sys::prctl::set_dumpable(true)?)
 }
 
-/// The scheduling priority, -20 to 20.
+/// Sets the scheduling priority, -20 to 20.
 pub fn set_priority(nice: i32) -> io::Result<()> {
     // SAFETY: a plain system call on this process.
     if unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, nice) } == -1 {
@@ -336,7 +344,7 @@ pub struct Identity {
     pub gid: u32,
 }
 
-/// Looks a user up, and the group (the user's own unless named). Errors: the name that is unknown.
+/// Looks up a user, and a group (by default the user's own). Errors: a name is unknown, in nginx's words.
 pub fn identity(user: &str, group: Option<&str>) -> Result<Identity, String> {
     let found = User::from_name(user).ok().flatten().ok_or_else(|| format!("getpwnam(\"{user}\") failed"))?;
     let gid = match group {
@@ -349,7 +357,7 @@ pub fn identity(user: &str, group: Option<&str>) -> Result<Identity, String> {
     Ok(Identity { user, uid: found.uid.as_raw(), gid: gid.as_raw() })
 }
 
-/// Becomes this user for good. `keeps_raw`: with CAP_NET_RAW, and no other capability.
+/// Changes to this user, for good. `keeps_raw` keeps CAP_NET_RAW and no other capability.
 pub fn become_user(identity: &Identity, keeps_raw: bool) -> io::Result<()> {
     if keeps_raw {
         nix::sys::prctl::set_keepcaps(true)?;
@@ -367,7 +375,7 @@ pub fn become_user(identity: &Identity, keeps_raw: bool) -> io::Result<()> {
 const CAP_NET_RAW: u32 = 13; // linux/capability.h
 const CAPABILITY_VERSION: u32 = 0x2008_0522; // _LINUX_CAPABILITY_VERSION_3: two words of each set
 
-/// Sets the capabilities of the calling thread, permitted and effective, to these of the first 32.
+/// Sets the permitted and effective capabilities of the calling thread; `bits` are the first 32.
 fn set_capabilities(bits: u32) -> io::Result<()> {
     #[repr(C)]
     struct Header {
@@ -398,7 +406,7 @@ pub fn pid() -> i32 {
     nix::unistd::getpid().as_raw()
 }
 
-/// Whether files can be made in a folder. Errors: it is not there, or belongs to others.
+/// Checks that files can be created in a directory. Errors: it does not exist, or we lack permission.
 pub fn may_write(folder: &Path) -> io::Result<()> {
     use nix::unistd::AccessFlags;
     // "" is the current directory.
@@ -406,16 +414,17 @@ pub fn may_write(folder: &Path) -> io::Result<()> {
     Ok(nix::unistd::access(folder, AccessFlags::W_OK | AccessFlags::X_OK)?)
 }
 
-/// A process that is no child of ours, held by a descriptor: its number may become another process's, this does not.
+/// A process that is not our child, held by a pidfd: a number may be reused for another process, a descriptor
+/// cannot.
 #[derive(Debug)]
 pub struct ProcessFd(OwnedFd);
 
-/// pidfd_open(2). Errors: there is no such process.
+/// Opens a process (pidfd_open(2)). Errors: there is no such process.
 pub fn open(pid: i32) -> io::Result<ProcessFd> {
     // SAFETY: takes no pointers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the kernel has just made it for us; it is closed on exec.
+    // SAFETY: the kernel has just created it for us; it is closed on exec.
     Ok(ProcessFd(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
@@ -425,7 +434,7 @@ impl ProcessFd {
         self.0.as_fd()
     }
 
-    /// Whether it has ended, be it that nobody has asked for its exit status yet.
+    /// Whether the process has ended, even if it has not been reaped.
     pub fn has_ended(&self) -> bool {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
@@ -433,7 +442,7 @@ impl ProcessFd {
     }
 }
 
-/// The state letter and name of a process, as /proc tells: `T (stopped)`.
+/// The state of a process as /proc shows it: `T (stopped)`.
 pub fn state(pid: i32) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("gone").trim().to_string()

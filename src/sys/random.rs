@@ -1,13 +1,13 @@
-//! Numbers that nobody can foretell.
+//! Unpredictable numbers.
 
 #![allow(unsafe_code)]
 
 use std::hash::{BuildHasher, RandomState};
 
-/// A random number from the kernel; from std's seed in the unlikely case that the kernel gives none.
+/// A random number from the kernel, or from std's seed in the unlikely case that the kernel has none.
 pub fn number() -> u64 {
     let mut bytes = [0u8; 8];
-    // SAFETY: the kernel writes at most as many bytes as `bytes` has.
+    // SAFETY: the kernel writes at most `bytes.len()` bytes.
     let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_NONBLOCK) };
     if usize::try_from(count) == Ok(bytes.len()) {
         return u64::from_ne_bytes(bytes);

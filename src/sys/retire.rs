@@ -1,9 +1,10 @@
-//! Listening sockets on their way out, or not in use yet: hidden from new clients, while every handshake that has
-//! begun ends where it began.
+//! Listening sockets that are being retired, or are not in use yet: hidden from new clients, while handshakes
+//! in progress still complete.
 //!
-//! Closing a listener resets what waits in its queue, and every handshake that is half way. A hidden one gets no new
-//! handshakes: the kernel finds the next socket that fits (a wildcard's, or the one that takes the place), or refuses.
-//! Once no handshake is half way and the queue is empty, closing it loses nobody.
+//! Closing a listener resets the connections in its queue and every handshake in progress. A hidden one gets
+//! no new handshakes: the kernel picks the next socket that matches (a wildcard's, or the successor's), or
+//! refuses. Once no handshake is in progress and the queue is empty, the listener can be closed without
+//! losing a client.
 //! Truth: socket(7) SO_BINDTODEVICE, sock_diag(7).
 
 #![allow(unsafe_code)]
@@ -18,29 +19,29 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::sys::socket;
 
-/// asm-generic/socket.h; the libc crate does not name it. Since Linux 5.1, for everybody since 5.7.
+/// asm-generic/socket.h; the libc crate does not have it. Since Linux 5.1, without privileges since 5.7.
 const SO_BINDTOIFINDEX: i32 = 62;
-/// A network interface that does not exist: no packet comes from it.
+/// Index of a network interface that does not exist: no packet comes from it.
 const NOWHERE: i32 = i32::MAX;
 
-/// How long a handshake that has begun at a listener on its way out may take: a round trip, and one packet that is lost
-/// and sent again after a second (RFC 6298 §2).
+/// Time that handshakes in progress at a retired listener get: a round trip, and one lost packet, which is
+/// sent again after a second (RFC 6298 §2).
 pub const HANDSHAKE_MS_MAX: u64 = 2_000;
-/// The same where the kernel does not tell whether there are such handshakes.
+/// The same if the kernel cannot tell whether there are such handshakes.
 const HANDSHAKE_MS: u64 = 200;
 
-/// Takes a listener out of the way of new clients; those that are on their way still come. Best effort.
+/// Stops new clients from reaching a listener; those whose handshake has begun still arrive. Best effort.
 pub fn retire(listener: BorrowedFd<'_>) {
     if is_unix(listener) {
-        // A connection to a path is made whole at once; what waits in the queue is accepted all the same (unix(7)).
+        // On a unix socket there are no handshakes, and queued connections can still be accepted (unix(7)).
         socket::shut_listener(listener);
     } else {
         let _ = hide(listener);
     }
 }
 
-/// Whether nobody is on the way to these listeners, retired `for_ms` ago: no handshake is half way and nobody waits in
-/// a queue. True as well when that takes too long.
+/// Whether these listeners, retired `for_ms` ago, can be closed: no handshake is in progress and the queues
+/// are empty, or that has taken too long.
 pub fn are_drained<'a>(listeners: impl Iterator<Item = BorrowedFd<'a>>, for_ms: u64) -> bool {
     let fds: Vec<BorrowedFd<'a>> = listeners.filter(|fd| !is_unix(*fd)).collect();
     let port = |fd: &BorrowedFd<'a>| socket::local_addr(fd).ok().and_then(|address| address.port());
@@ -48,7 +49,7 @@ pub fn are_drained<'a>(listeners: impl Iterator<Item = BorrowedFd<'a>>, for_ms: 
     if ports.is_empty() || for_ms >= HANDSHAKE_MS_MAX {
         return true;
     }
-    // Asked before the queues are looked at: a handshake that ends meanwhile is in one of them.
+    // Before the queues are checked: a handshake that completes in between is then found in one of them.
     let is_half_open = half_open(&ports).map_or(for_ms < HANDSHAKE_MS, |count| count > 0);
     let mut fds: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     let is_waited_for = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0);
@@ -59,24 +60,25 @@ fn is_unix(listener: BorrowedFd<'_>) -> bool {
     SockRef::from(&listener).domain().is_ok_and(|domain| domain == Domain::UNIX)
 }
 
-/// Hides a listener from new clients. Needs no privilege for a socket that was never hidden.
+/// Hides a listener from new clients. No privilege is needed for a socket that was never hidden.
 ///
-/// A kernel that cannot hide it drops their first packet instead, and they come again a second later.
+/// If the kernel cannot hide it, the clients' first packet is dropped instead, and they try again a second
+/// later.
 pub(super) fn hide(listener: BorrowedFd<'_>) -> io::Result<()> {
     set(listener, SO_BINDTOIFINDEX, NOWHERE).or_else(|_| drop_new(listener))
 }
 
-/// Makes a hidden listener one that clients find. Errors: the process lacks CAP_NET_RAW.
+/// Makes a hidden listener visible to clients. Errors: the process lacks CAP_NET_RAW.
 pub fn reveal(listener: BorrowedFd<'_>) -> io::Result<()> {
     set(listener, SO_BINDTOIFINDEX, 0)
 }
 
-/// Whether new clients do not come to this listener any more.
+/// Whether new clients no longer reach this listener.
 pub fn is_hidden(listener: BorrowedFd<'_>) -> bool {
     get(listener, SO_BINDTOIFINDEX).is_ok_and(|index| index == NOWHERE) || has_filter(listener)
 }
 
-/// Whether this process may open listeners hidden, and reveal them later.
+/// Whether this process can open hidden listeners and reveal them later.
 pub fn can_reveal() -> bool {
     let Ok(scratch) = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None) else { return false };
     let scratch = SockRef::from(&scratch);
@@ -84,8 +86,8 @@ pub fn can_reveal() -> bool {
     set(fd, SO_BINDTOIFINDEX, NOWHERE).and_then(|()| reveal(fd)).is_ok()
 }
 
-/// Drops packets that ask for a new connection: SYN without ACK. Connections that the listener has accepted inherit
-/// the filter, which lets all of theirs pass.
+/// Drops packets that open a new connection: SYN without ACK. Accepted connections inherit the filter, which
+/// lets all of their packets pass.
 fn drop_new(listener: BorrowedFd<'_>) -> io::Result<()> {
     const FLAGS_BYTE: u32 = 13; // of the TCP header (RFC 9293 §3.1)
     const SYN: u32 = 0x02;
@@ -114,7 +116,7 @@ fn drop_new(listener: BorrowedFd<'_>) -> io::Result<()> {
 
 fn has_filter(listener: BorrowedFd<'_>) -> bool {
     let mut count: libc::socklen_t = 0;
-    // SAFETY: with a length of zero the kernel writes nothing but the number of instructions (socket(7)).
+    // SAFETY: with a length of zero the kernel writes only the number of instructions (socket(7)).
     let outcome = unsafe {
         let (level, name) = (libc::SOL_SOCKET, libc::SO_GET_FILTER);
         libc::getsockopt(listener.as_raw_fd(), level, name, std::ptr::null_mut(), &raw mut count)
@@ -122,7 +124,7 @@ fn has_filter(listener: BorrowedFd<'_>) -> bool {
     outcome == 0 && count > 0
 }
 
-/// How many handshakes are half way at these local ports. Errors: the kernel does not tell.
+/// Counts the handshakes in progress at these local ports. Errors: the kernel does not tell.
 fn half_open(ports: &HashSet<u16>) -> io::Result<usize> {
     const REQUEST_BYTES: usize = 16 + 56; // nlmsghdr, inet_diag_req_v2
     const BY_FAMILY: u16 = 20; // linux/sock_diag.h
@@ -146,7 +148,7 @@ fn half_open(ports: &HashSet<u16>) -> io::Result<usize> {
         send(netlink.as_raw_fd(), &request, MsgFlags::empty())?;
         let mut buffer = vec![0u8; 32 * 1024];
         loop {
-            // The kernel has answered before the call returns; nothing is waited for.
+            // The kernel had answered when send() returned, so there is nothing to wait for.
             let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
             match count_ports(&buffer[..length], ports) {
                 (count, false) => found += count,
@@ -160,9 +162,10 @@ fn half_open(ports: &HashSet<u16>) -> io::Result<usize> {
     Ok(found)
 }
 
-/// The messages of one part of the answer whose local port is one of these, and whether it is the last part.
+/// Counts the messages in one part of the answer whose local port is one of these; true if it is the last
+/// part.
 fn count_ports(mut bytes: &[u8], ports: &HashSet<u16>) -> (usize, bool) {
-    const LOCAL_PORT: usize = 16 + 4; // behind nlmsghdr: four bytes, then inet_diag_sockid
+    const LOCAL_PORT: usize = 16 + 4; // after nlmsghdr: four bytes, then inet_diag_sockid
     const DONE: u16 = libc::NLMSG_DONE as u16;
     const ERROR: u16 = libc::NLMSG_ERROR as u16;
     let mut count = 0;
@@ -182,7 +185,7 @@ fn count_ports(mut bytes: &[u8], ports: &HashSet<u16>) -> (usize, bool) {
 
 fn set(fd: BorrowedFd<'_>, name: i32, value: i32) -> io::Result<()> {
     let length = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: the kernel reads one int from `value`, which lives through the call.
+    // SAFETY: the kernel reads one int from `value`, which outlives the call.
     let outcome = unsafe {
         libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, (&raw const value).cast(), length)
     };
@@ -233,7 +236,7 @@ mod tests {
         assert!(accept(wildcard.as_fd()).is_ok(), "the new one");
         assert!(accept(specific.as_fd()).is_ok(), "the one before");
         hide(wildcard.as_fd()).expect("hides");
-        let refused = connect(&address).expect_err("nobody is there");
+        let refused = connect(&address).expect_err("both are hidden");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         if can_reveal() {
             reveal(specific.as_fd()).expect("may");

@@ -1,7 +1,7 @@
-//! Signals as something to read: each arrives on a descriptor, with the process that sent it.
+//! Signals that are read from a descriptor, each with the process that sent it.
 //!
-//! signal-hook's handlers write to a socket pair. A child that was forked must drop its inherited `Signals`
-//! first: until then a signal for the child lands in the parent's socket.
+//! signal-hook's handlers write to a socket pair. A forked child must first drop its inherited `Signals`:
+//! until then a signal for the child ends up in the parent's socket.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,11 +16,11 @@ use signal_hook::iterator::exfiltrator::origin::WithOrigin;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
     pub number: i32,
-    /// The sender, when the kernel tells.
+    /// The sender, if the kernel tells.
     pub sender: Option<i32>,
 }
 
-/// The signals of this process, as a descriptor that becomes readable.
+/// The signals of this process, as a descriptor that becomes readable. The master and each worker own one.
 #[derive(Debug)]
 pub struct Signals {
     delivery: SignalDelivery<UnixStream, WithOrigin>,
@@ -42,7 +42,7 @@ impl Signals {
 
     /// The signals that have arrived since the last call; equal ones may have become one.
     pub fn take(&mut self) -> Vec<Received> {
-        // One byte came for each signal; the handlers themselves keep which and from whom.
+        // The socket has one byte for each signal; its number and sender are kept by the handlers.
         let mut drain = [0; 256];
         while matches!(io::Read::read(&mut self.delivery.get_read(), &mut drain), Ok(count) if count > 0) {}
         let received = |origin: signal_hook::iterator::exfiltrator::origin::Origin| Received {
@@ -53,8 +53,8 @@ impl Signals {
     }
 }
 
-/// Blocks all signals of this thread until the guard is dropped: around a fork, so that none is lost or
-/// reaches the wrong process.
+/// Blocks all signals in this thread until the guard is dropped. Used around a fork, so that no signal is
+/// lost or reaches the wrong process.
 #[derive(Debug)]
 pub struct Blocked(SigSet);
 
@@ -72,15 +72,16 @@ impl Drop for Blocked {
     }
 }
 
-/// Lets a system call fail where it would end the process by a signal, until the process executes another program.
+/// Makes a system call fail instead of ending the process by this signal, until the process executes another
+/// program.
 ///
-/// SIGXFSZ is for writing past the limit of file sizes, which also counts for shared memory.
+/// SIGXFSZ is raised by writes beyond the limit on file sizes, which applies to shared memory too.
 pub fn survive(number: i32) {
-    // A handler that does next to nothing: one that ignores would be inherited by what we execute.
+    // A handler that does next to nothing: SIG_IGN would be inherited by programs that we execute.
     let _ = signal_hook::flag::register(number, Arc::default());
 }
 
-/// Unblocks every signal: a process that was started with some blocked would never see them.
+/// Unblocks every signal: a process started with some of them blocked would never see them.
 pub fn unblock_all() {
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
@@ -91,7 +92,7 @@ pub fn send(pid: i32, number: i32) -> io::Result<()> {
     Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal)?)
 }
 
-/// `SIGHUP` for 1.
+/// The name of a signal: `SIGHUP` for 1.
 pub fn name(number: i32) -> &'static str {
     nix::sys::signal::Signal::try_from(number).map_or("unknown signal", nix::sys::signal::Signal::as_str)
 }

@@ -1,4 +1,4 @@
-//! Sockets: listening, accepting, connecting and what the kernel says about them.
+//! Sockets: listening, accepting, connecting, and the kernel's information about them.
 
 #![allow(unsafe_code)]
 
@@ -24,13 +24,14 @@ pub struct ListenOptions {
     pub deferred: bool,
     /// TCP_FASTOPEN queue length.
     pub fastopen: Option<i32>,
-    /// SO_KEEPALIVE and how the kernel probes.
+    /// SO_KEEPALIVE, and the settings of the probes.
     pub keepalive: Option<Probes>,
     /// Multipath TCP (RFC 8684).
     pub multipath: bool,
 }
 
-/// When and how often the kernel asks a silent peer whether it is there (tcp(7)); `None`: as the system is set.
+/// TCP keepalive probes (tcp(7)): when the first one is sent to a silent peer, and how often; `None`: the
+/// system's setting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Probes {
     pub idle_s: Option<u32>,
@@ -54,21 +55,23 @@ impl Default for ListenOptions {
     }
 }
 
-/// Bytes that may wait in the kernel for a client beyond what is on its way to it.
+/// Unsent bytes that may wait in the kernel for a client, not counting those in flight.
 ///
-/// Without it each client that does not read holds up to `net.ipv4.tcp_wmem` (4 MB), and `send_timeout` begins when
-/// that is full: a thousand of them take the memory of the whole network. What is in flight is not counted.
+/// Without this limit each client that does not read holds up to `net.ipv4.tcp_wmem` (4 MB), and
+/// `send_timeout` starts only when that is full: a thousand such clients take all memory that the kernel has
+/// for TCP.
 const UNSENT_BYTES_MAX: i32 = 256 * 1024;
 
-/// A client that has taken so much does read: the limit is lifted, for it costs a wake for each piece.
+/// A client that has taken this much is reading. The limit is then lifted, since it costs a wake-up for each
+/// piece.
 pub const UNSENT_PROOF_BYTES: u64 = 1024 * 1024;
 
-/// Lets the kernel keep as much for this peer as it likes.
+/// Lifts the limit on unsent bytes for this peer.
 pub fn lift_unsent_limit(fd: BorrowedFd<'_>) {
     let _ = set_option(&SockRef::from(&fd), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, 0);
 }
 
-/// Opens a listening socket: SO_REUSEPORT always, non-blocking, closed on exec.
+/// Opens a listening socket: with SO_REUSEPORT, non-blocking, closed on exec.
 ///
 /// TCP_NODELAY is set here once; accepted sockets inherit it.
 pub fn listen(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
@@ -77,7 +80,8 @@ pub fn listen(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd
     Ok(socket)
 }
 
-/// The same, hidden until [`retire::reveal`]: of a group of its own, which gets no connections yet.
+/// The same, hidden until [`retire::reveal`]: the socket is in a reuseport group of its own and gets no
+/// connections.
 pub fn listen_hidden(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
     let socket = bind(address, options)?;
     retire::hide(socket.as_fd())?;
@@ -113,10 +117,10 @@ fn bind(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// Binds to a path on which every user can connect (0666): any local client may be one of ours.
+/// Binds to a path with mode 0666, so that every local user can connect.
 ///
-/// The file gets the mode of the socket when it is bound, less the umask. To change it afterwards by its path would
-/// change whatever has that name by then.
+/// When it is bound, the file gets the mode of the socket, less the umask. Changing the mode afterwards by
+/// path would be a race: another file may have that name by then.
 fn bind_for_all(socket: &Socket, address: &RawAddr) -> io::Result<()> {
     nix::sys::stat::fchmod(socket, Mode::from_bits_truncate(0o666))?;
     let umask = nix::sys::stat::umask(Mode::empty());
@@ -125,10 +129,11 @@ fn bind_for_all(socket: &Socket, address: &RawAddr) -> io::Result<()> {
     bound
 }
 
-/// Gives a listening socket these options, whatever it has: those that are not written become what a new socket has.
+/// Sets all options of a listening socket, whatever it has now: those that are not configured become a new
+/// socket's defaults.
 ///
-/// Not among them: what a socket is from its beginning, see [`Make`]. Errors: the first option that the kernel
-/// refuses, by the name of its parameter; the others are set all the same.
+/// Properties that are fixed when a socket is created are not changed; see [`Make`]. Errors: the first option
+/// that the kernel refuses, with the name of its parameter; the others are set nevertheless.
 pub fn change(
     listener: BorrowedFd<'_>,
     address: &SockAddr,
@@ -165,16 +170,17 @@ pub fn change(
     outcome
 }
 
-/// What a listening socket is from its beginning: no option changes it, only another socket.
+/// Properties of a listening socket that are fixed when it is created: to change them, another socket must be
+/// opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Make {
-    /// It takes IPv4 too, in IPv6 form.
+    /// An IPv6 socket that accepts IPv4 as well.
     pub is_dual_stack: bool,
     pub is_multipath: bool,
 }
 
 impl Make {
-    /// Of the sockets that `listen` makes.
+    /// The properties of a socket that `listen` would open.
     pub fn wanted(address: &SockAddr, options: &ListenOptions) -> Self {
         let is_ipv6 = address.ip().is_some_and(|ip| ip.is_ipv6());
         Self {
@@ -183,7 +189,7 @@ impl Make {
         }
     }
 
-    /// Of a socket that is there.
+    /// The properties of an existing socket.
     pub fn of(listener: BorrowedFd<'_>) -> Self {
         let socket = SockRef::from(&listener);
         let is_ipv6 = local_addr(listener).is_ok_and(|address| address.ip().is_some_and(|ip| ip.is_ipv6()));
@@ -200,12 +206,12 @@ enum Buffer {
     Send,
 }
 
-/// asm-generic/socket.h, since Linux 5.14; the libc crate does not name it.
+/// asm-generic/socket.h, since Linux 5.14; the libc crate does not have it.
 const SO_BUF_LOCK: i32 = 72;
 
-/// Sets the size of a buffer; `None`: the system's, which grows as it is needed.
+/// Sets the size of a buffer; `None`: the system's default, which grows as needed.
 fn change_buffer(socket: &SockRef<'_>, which: Buffer, bytes: Option<usize>) -> io::Result<()> {
-    // SOCK_SNDBUF_LOCK and SOCK_RCVBUF_LOCK of include/net/sock.h: somebody has set the size.
+    // SOCK_SNDBUF_LOCK and SOCK_RCVBUF_LOCK of include/net/sock.h: the size was set explicitly.
     let (bit, system) = match which {
         Buffer::Send => (1, "tcp_wmem"),
         Buffer::Receive => (2, "tcp_rmem"),
@@ -231,22 +237,22 @@ fn change_buffer(socket: &SockRef<'_>, which: Buffer, bytes: Option<usize>) -> i
     if let Some(bytes) = default {
         set(bytes / 2)?; // the kernel doubles it (socket(7))
     }
-    // It takes the bits that shall stay.
+    // The option's value is the set of bits to keep.
     set_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK, locked & !bit)
 }
 
-/// A number of `net.ipv4`'s settings, which IPv6 obeys too: the word at this place of the line.
+/// Reads a number from a `net.ipv4` sysctl, which applies to IPv6 too: the word at this place of the line.
 fn system_value(name: &str, place: usize) -> Option<i32> {
     let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()?;
     text.split_ascii_whitespace().nth(place)?.parse().ok()
 }
 
-/// Whether the kernel makes sockets of Multipath TCP.
+/// Whether the kernel supports Multipath TCP sockets.
 pub fn has_multipath() -> bool {
     Socket::new(Domain::IPV4, Type::STREAM.cloexec(), Some(Protocol::MPTCP)).is_ok()
 }
 
-/// Sets what differs. Accepted sockets inherit all of it.
+/// Sets the options that differ. Accepted sockets inherit all of them.
 fn set_options(
     socket: SockRef<'_>,
     address: &SockAddr,
@@ -285,9 +291,9 @@ fn set_options(
     Ok(())
 }
 
-/// Tries whether an address can be bound, without SO_REUSEPORT: that would let a second program of the same user
-/// share the address unnoticed. Nothing listens, nothing stays. A path is not touched: whether it could be made, and
-/// that nothing but a socket is there, is all that is asked.
+/// Tests whether an address can be bound, and leaves nothing behind. Without SO_REUSEPORT, with which a
+/// second program of the same user would share the address unnoticed. For a path, only checks that it could
+/// be created and that no other kind of file is there.
 pub fn probe(address: &SockAddr) -> io::Result<()> {
     let SockAddr::Inet(inet) = address else {
         return address.path().map_or(Ok(()), probe_path);
@@ -300,7 +306,7 @@ pub fn probe(address: &SockAddr) -> io::Result<()> {
     socket.bind(&raw(address)?)
 }
 
-/// Ends listening for all processes that share this socket; what waits in its queue is reset.
+/// Stops listening, for all processes that share this socket; queued TCP connections are reset.
 pub fn shut_listener(listener: BorrowedFd<'_>) {
     let _ = SockRef::from(&listener).shutdown(std::net::Shutdown::Read);
 }
@@ -315,7 +321,7 @@ fn probe_path(path: &Path) -> io::Result<()> {
 /// Accepts one connection, non-blocking and closed on exec.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)> {
     // SAFETY: accept4 writes at most `length` bytes of an address into the storage and updates the length, as
-    // try_init asks for; a descriptor that it returns is new and ours alone.
+    // try_init requires; the descriptor that it returns is new and has no other owner.
     let (fd, peer) = unsafe {
         RawAddr::try_init(|storage, length| {
             let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
@@ -328,8 +334,8 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)> {
     Ok((fd, from_raw(&peer)))
 }
 
-/// Begins to connect; true when the connection is still being made and the socket becomes writable then.
-/// `is_transparent`: the local address may be one of another machine.
+/// Starts to connect. True if the connection is still in progress: the socket becomes writable when it is
+/// decided. `is_transparent`: the local address may belong to another machine.
 pub fn connect_nonblocking(
     address: &SockAddr,
     bind: Option<&SockAddr>,
@@ -348,7 +354,7 @@ pub fn connect_nonblocking(
             set_transparent(&socket, domain)?;
         }
         if matches!(local, SockAddr::Inet(inet) if inet.port() == 0) {
-            // the port is chosen with the peer in view, so that one is enough for many peers
+            // choose the port at connect, so that one port can serve many peers
             let _ = set_option(&SockRef::from(&socket), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
         } else {
             socket.set_reuse_address(true)?;
@@ -370,7 +376,8 @@ fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {
     set_option(&SockRef::from(socket), level, name, 1)
 }
 
-/// A datagram socket for one peer: what others send to it the kernel drops. Its port is the kernel's random choice.
+/// Opens a datagram socket for one peer; the kernel drops datagrams from others and picks a random local
+/// port.
 pub fn connect_datagram(address: &SockAddr) -> io::Result<OwnedFd> {
     let SockAddr::Inet(inet) = address else { return Err(io::ErrorKind::Unsupported.into()) };
     let socket =
@@ -384,10 +391,10 @@ pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
     nix::sys::socket::recv(fd.as_raw_fd(), buffer, nix::sys::socket::MsgFlags::empty())
 }
 
-/// Writes several pieces at once, as writev(2); never waits, and no signal tells that the peer has gone.
+/// Writes several slices at once, like writev(2), but never waits and raises no SIGPIPE.
 pub fn send_vectored(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> nix::Result<usize> {
-    // SAFETY: a msghdr of zeroes is valid. IoSlice has the layout of iovec (std), and the kernel reads the pieces, which
-    // outlive the call, and writes nothing.
+    // SAFETY: a msghdr of zeroes is valid. IoSlice has the layout of iovec (std); the kernel only reads the
+    // slices, which outlive the call.
     let sent = unsafe {
         let mut header: libc::msghdr = std::mem::zeroed();
         header.msg_iov = slices.as_ptr().cast_mut().cast();
@@ -397,14 +404,14 @@ pub fn send_vectored(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> nix::Result<
     usize::try_from(sent).map_err(|_| nix::Error::last())
 }
 
-/// What is wrong with a listening socket that this program never does to one: any process that has it could. The words
-/// complete "the listening socket …".
+/// Looks for damage to a listening socket: states that this program never causes, but any other process that
+/// has the socket can. The words complete "the listening socket …".
 pub fn damage(listener: BorrowedFd<'_>) -> Option<&'static str> {
     let socket = SockRef::from(&listener);
     if !socket.is_listener().unwrap_or(false) || is_half_closed(listener) {
-        return Some("does not listen any more");
+        return Some("no longer listens");
     }
-    // A filter of eBPF cannot be read (EACCES), one of classic BPF tells its length.
+    // An eBPF filter cannot be read (EACCES); of a classic BPF filter we get the length.
     if option_length(listener, SO_GET_FILTER, 0).is_none_or(|length| length > 0) {
         return Some("has a filter");
     }
@@ -419,11 +426,13 @@ pub fn damage(listener: BorrowedFd<'_>) -> Option<&'static str> {
     None
 }
 
-/// Undoes the damage to a listening socket in place, for all processes that have it; false: that was not possible.
+/// Repairs a damaged listening socket in place, for all processes that have it; false if that was not
+/// possible.
 pub fn revive(listener: BorrowedFd<'_>, backlog: i32) -> bool {
     let socket = SockRef::from(&listener);
     if !socket.is_listener().unwrap_or(true) {
-        // A socket that was shut down twice keeps that mark, and each connection that it accepts would begin with its end.
+        // A socket that was shut down twice stays marked as such, and each connection that it accepts would
+        // start at end of file; disconnecting clears the mark.
         disconnect(listener);
         let _ = socket.listen(backlog);
     }
@@ -431,9 +440,10 @@ pub fn revive(listener: BorrowedFd<'_>, backlog: i32) -> bool {
     damage(listener).is_none()
 }
 
-/// Takes a socket back to where it was before it was connected or shut down (connect(2), AF_UNSPEC); it stays bound.
+/// Returns a socket to its state before it was connected or shut down (connect(2), AF_UNSPEC); it stays
+/// bound.
 fn disconnect(fd: BorrowedFd<'_>) {
-    // SAFETY: an all-zero sockaddr is valid, its family is AF_UNSPEC (0); it lives through the call.
+    // SAFETY: an all-zero sockaddr is valid, its family is AF_UNSPEC (0); it outlives the call.
     unsafe {
         let nowhere: libc::sockaddr = std::mem::zeroed();
         let length = size_of_val(&nowhere) as libc::socklen_t;
@@ -441,33 +451,33 @@ fn disconnect(fd: BorrowedFd<'_>) {
     }
 }
 
-/// A unix socket that was shut down still counts as listening.
+/// Detects a unix socket that was shut down: it still counts as listening.
 fn is_half_closed(listener: BorrowedFd<'_>) -> bool {
     let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
-    // SAFETY: one pollfd, which lives through the call.
+    // SAFETY: one pollfd, which outlives the call.
     unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
 }
 
 fn read_option(fd: BorrowedFd<'_>, name: i32, value: &mut [u8]) -> Option<usize> {
     let mut length = value.len() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes into the value, which lives through the call.
+    // SAFETY: the kernel writes at most `length` bytes into the value, which outlives the call.
     let outcome = unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, value.as_mut_ptr().cast(), &raw mut length)
     };
     (outcome == 0).then_some(length as usize)
 }
 
-/// The length that an option would have. `None`: it cannot be read.
+/// The length of an option's value. `None` if it cannot be read.
 fn option_length(fd: BorrowedFd<'_>, name: i32, room: libc::socklen_t) -> Option<usize> {
     let mut length = room;
-    // SAFETY: with no room the kernel writes the length only.
+    // SAFETY: with a null pointer the kernel writes only the length.
     let outcome = unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, std::ptr::null_mut(), &raw mut length)
     };
     (outcome == 0).then_some(length as usize)
 }
 
-/// Makes the close of a connection a reset: nothing of it stays in the kernel.
+/// Makes close(2) reset the connection, so that nothing of it stays in the kernel.
 pub fn reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&fd).set_linger(Some(std::time::Duration::ZERO))
 }
@@ -477,7 +487,7 @@ pub fn set_keepalive(fd: impl AsFd) -> io::Result<()> {
     SockRef::from(&fd.as_fd()).set_keepalive(true)
 }
 
-/// The error that a connect in progress has come to; `Ok` when it is connected.
+/// The outcome of a connect that was in progress; `Ok` if it is connected.
 pub fn take_error(fd: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&fd).take_error()?.map_or(Ok(()), Err)
 }
@@ -490,33 +500,33 @@ pub fn peer_addr(fd: impl AsFd) -> io::Result<SockAddr> {
     SockRef::from(&fd.as_fd()).peer_addr().map(|address| from_raw(&address))
 }
 
-/// Has calls on a socket that would wait fail with EAGAIN. The mode belongs to the open socket, which other processes may
-/// have too.
+/// Makes calls that would wait fail with EAGAIN. The mode belongs to the open socket, which other processes
+/// may share.
 pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&fd).set_nonblocking(true)
 }
 
-/// What a descriptor is that another process has sent.
+/// The kind of a descriptor that another process has sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Nature {
-    /// No socket, or none of a kind that a client's connection can be: the words tell what.
+    /// Not a client's connection. The words name it, with an article.
     Other(&'static str),
-    /// A stream socket whose peer is gone, or that never had one.
+    /// A stream socket whose peer is gone, or that was never connected.
     Unconnected,
-    /// A connected stream socket with this address on our side.
+    /// A connected stream socket with this local address.
     Connected(SockAddr),
 }
 
-/// Looks what a descriptor is. Never waits, and changes nothing.
+/// Determines the kind of a descriptor. Never waits, and changes nothing.
 pub fn nature(fd: BorrowedFd<'_>) -> Nature {
     let socket = SockRef::from(&fd);
     let is_stream = match socket.r#type() {
         Ok(kind) => kind == Type::STREAM,
-        Err(_) => return Nature::Other("no socket"),
+        Err(_) => return Nature::Other("a descriptor that is not a socket"),
     };
     let is_family = socket.domain().is_ok_and(|it| [Domain::IPV4, Domain::IPV6, Domain::UNIX].contains(&it));
     if !is_stream || !is_family {
-        return Nature::Other("no stream socket");
+        return Nature::Other("a socket of another kind");
     }
     if socket.is_listener().unwrap_or(true) {
         return Nature::Other("a listening socket");
@@ -527,7 +537,7 @@ pub fn nature(fd: BorrowedFd<'_>) -> Nature {
     }
 }
 
-/// Connections that wait in a listener's queue (`tcpi_unacked` of a listening socket, tcp(7)).
+/// Number of connections in a listener's queue (`tcpi_unacked` of a listening socket, tcp(7)).
 pub fn accept_backlog(listener: BorrowedFd<'_>) -> u32 {
     // SAFETY: an all-zero tcp_info is valid, and the kernel writes at most `length` bytes into it.
     unsafe {
@@ -542,7 +552,7 @@ pub fn accept_backlog(listener: BorrowedFd<'_>) -> u32 {
     }
 }
 
-/// What tcp(7) tells of a connection.
+/// Part of TCP_INFO of a connection (tcp(7)).
 #[derive(Clone, Copy, Debug)]
 pub struct TcpInfo {
     pub rtt_us: u32,
@@ -553,10 +563,10 @@ pub struct TcpInfo {
     pub receive_space: u32,
 }
 
-/// `None` where it is no TCP connection.
+/// TCP_INFO of a descriptor; `None` if it is not a TCP connection.
 pub fn tcp_info(fd: RawFd) -> Option<TcpInfo> {
-    // SAFETY: an all-zero tcp_info is valid, and the kernel writes at most `length` bytes into it; a number that is no
-    // socket is an error of the call.
+    // SAFETY: an all-zero tcp_info is valid, and the kernel writes at most `length` bytes into it. The call
+    // fails for a number that is not a socket.
     unsafe {
         let mut info: libc::tcp_info = std::mem::zeroed();
         let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -571,15 +581,16 @@ pub fn tcp_info(fd: RawFd) -> Option<TcpInfo> {
     }
 }
 
-/// Whether a socket may have siblings on its address, among which connections can be steered.
+/// Whether a socket can be in a reuseport group, within which connections can be steered.
 pub fn is_steerable(fd: BorrowedFd<'_>) -> bool {
     local_addr(fd).is_ok_and(|address| !address.is_unix()) && SockRef::from(&fd).reuse_port().unwrap_or(false)
 }
 
-/// Lets only the sockets with these indexes of a reuseport group get new connections, at random.
+/// Restricts new connections to the sockets with these indexes in a reuseport group; each is chosen at
+/// random.
 ///
-/// `group`: any socket of the group. An index counts the group's sockets in the order in which they began to
-/// listen. Of more than 250 the first 250 count. Needs no privilege: a classic BPF program (socket(7),
+/// `group` is any socket of the group. Indexes follow the order in which the sockets began to listen; only
+/// the first 250 are used. Needs no privilege: it is a classic BPF program (socket(7),
 /// SO_ATTACH_REUSEPORT_CBPF).
 pub fn steer(group: BorrowedFd<'_>, indexes: &[u32]) -> io::Result<()> {
     let indexes = &indexes[..indexes.len().min(250)]; // a jump skips 255 instructions at most
@@ -621,9 +632,9 @@ pub fn unsteer(group: BorrowedFd<'_>) -> io::Result<()> {
     if outcome == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// asm-generic/socket.h; the libc crate does not name it.
+/// asm-generic/socket.h; the libc crate does not have it.
 const SO_DETACH_REUSEPORT_BPF: i32 = 68;
-/// The same number as the option that attaches one.
+/// Has the same number as the option that attaches a filter.
 const SO_GET_FILTER: i32 = libc::SO_ATTACH_FILTER;
 
 fn raw(address: &SockAddr) -> io::Result<RawAddr> {
@@ -654,7 +665,7 @@ fn option(fd: &SockRef<'_>, level: i32, name: i32) -> io::Result<i32> {
 }
 
 fn set_option(fd: &SockRef<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
-    // SAFETY: the kernel reads one int from `value`, which lives through the call.
+    // SAFETY: the kernel reads one int from `value`, which outlives the call.
     let outcome = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
@@ -671,16 +682,16 @@ fn set_option(fd: &SockRef<'_>, level: i32, name: i32, value: i32) -> io::Result
 mod tests {
     use super::*;
 
-    /// What the kernel says of a listening socket, beside its address.
+    /// The options of a listening socket as the kernel reports them.
     fn facts(fd: &OwnedFd) -> Vec<(&'static str, i32)> {
         let socket = SockRef::from(fd);
         let tcp = |name| option(&socket, libc::IPPROTO_TCP, name).expect("TCP has it");
         let own = |name| option(&socket, libc::SOL_SOCKET, name).expect("the kernel has it");
         let keepalive = own(libc::SO_KEEPALIVE);
-        // Without SO_KEEPALIVE the rest is of no account.
+        // Without SO_KEEPALIVE the probes do not matter.
         let probes = |name| if keepalive == 1 { tcp(name) } else { 0 };
         let locked = own(SO_BUF_LOCK);
-        // A size that nobody has set is the kernel's to change.
+        // A size that was not set explicitly may be changed by the kernel.
         let size = |name, bit| if locked & bit != 0 { own(name) } else { 0 };
         vec![
             ("rcvbuf", size(libc::SO_RCVBUF, 2)),

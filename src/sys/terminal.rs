@@ -1,15 +1,14 @@
-//! What people at the terminal are told. Whether they can read it changes nothing: a stream that is closed or full
-//! is no reason to end.
+//! Messages for people at the terminal. Errors are ignored: a closed or full stream is no reason to exit.
 
 use std::fmt::Display;
 use std::io::{self, Write};
 
-/// Writes lines to standard error; the last needs no line end.
+/// Writes lines to standard error, and ends the last one if need be.
 pub fn tell(text: impl Display) {
     write(io::stderr(), &text.to_string());
 }
 
-/// Writes lines to standard output.
+/// Likewise to standard output.
 pub fn show(text: impl Display) {
     write(io::stdout(), &text.to_string());
 }

@@ -6,17 +6,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl};
 
-/// Bytes a pipe is asked to hold: few calls for a large body, little kernel memory for a slow reader.
+/// Requested capacity of a pipe: few calls for a large body, little kernel memory for a slow reader.
 const PIPE_BYTES: i32 = 256 * 1024;
-/// Empty pipes that a worker keeps.
+/// Empty pipes that a worker keeps for reuse.
 const KEPT_PIPES_MAX: usize = 16;
 
 thread_local! {
     static KEPT: RefCell<Vec<(OwnedFd, OwnedFd, usize)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A pipe from the worker's pool. Given back when it is dropped empty, closed otherwise: bytes of one
-/// connection must never meet another.
+/// A pipe from the worker's pool. When dropped, an empty one returns to the pool and any other is closed:
+/// bytes of one connection must never reach another.
 #[derive(Debug)]
 pub struct Pipe {
     ends: Option<(OwnedFd, OwnedFd, usize)>,
@@ -29,7 +29,7 @@ impl Pipe {
             Some(ends) => ends,
             None => {
                 let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-                // Past the user's limit (pipe-user-pages-soft) the default size stays, and works.
+                // Beyond the user's limit (pipe-user-pages-soft) the pipe keeps its default size.
                 let size = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).unwrap_or(65_536);
                 (reader, writer, usize::try_from(size).unwrap_or(65_536))
             }
@@ -37,12 +37,12 @@ impl Pipe {
         Ok(Self { ends: Some(ends), held: 0 })
     }
 
-    /// Bytes inside.
+    /// Bytes in the pipe.
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// Moves at most `length` bytes from a socket into the empty pipe. Zero: the socket's end.
+    /// Moves at most `length` bytes from a socket into the empty pipe. Zero: end of the stream.
     pub fn fill(&mut self, source: BorrowedFd<'_>, length: u64) -> nix::Result<usize> {
         let Some((_, writer, size)) = &self.ends else { return Ok(0) };
         let length = (*size as u64).min(length) as usize;
@@ -51,8 +51,8 @@ impl Pipe {
         Ok(count)
     }
 
-    /// Moves what is inside to a socket. Without SPLICE_F_MORE: it would hold the last, partial segment back
-    /// for 200 ms whenever the source pauses.
+    /// Moves the pipe's bytes to a socket. Without SPLICE_F_MORE, which would hold the last, partial segment
+    /// back for 200 ms whenever the source pauses.
     pub fn drain(&mut self, target: BorrowedFd<'_>) -> nix::Result<usize> {
         let Some((reader, _, _)) = &self.ends else { return Ok(0) };
         let count = nix::fcntl::splice(reader.as_fd(), None, target, None, self.held, flags())?;

@@ -1,12 +1,12 @@
-//! Files at paths of the configuration, opened and made by a process that is root.
+//! Opening and creating files at configured paths, safely for a process that is root.
 //!
-//! Such a path may lead through a directory that belongs to the workers' user, or to anybody else. The owner of a
-//! directory can replace whatever is in it by a symbolic link, and root would then append to, or give away, a file of
-//! their choice (CVE-2016-1247). So a path is walked from directory to directory, each held by a descriptor, and a link
-//! is followed only where root alone can have put it: the link, and the directory it stands in, belong to root. What
-//! is opened is changed through its descriptor, never by its name again.
+//! Such a path may lead through a directory that belongs to the workers' user, or to any other. The owner of
+//! a directory can replace any file in it by a symbolic link, and root would then append to, or give away, a
+//! file of their choice (CVE-2016-1247). So a path is walked from directory to directory, each held by a
+//! descriptor, and a link is followed only if no other user than root can have put it there: the link and its
+//! directory belong to root. Opened files are changed through their descriptor, never by name.
 //!
-//! A process that is not root has nothing to lend: it follows links as open(2) does.
+//! A process that is not root has no privileges to abuse: it follows links as open(2) does.
 //! Source: openat2(2), path_resolution(7), symlink(7).
 
 use std::collections::VecDeque;
@@ -24,22 +24,26 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 
-/// Links that one path may lead through, as in the kernel's own walk.
+/// Most links that one path may lead through, as in the kernel (path_resolution(7)).
 const LINKS_MAX: u32 = 40;
 
-/// Makes a directory for another user. One that is there is made theirs, unless a third one may have put it there.
+/// Creates a directory for another user. An existing one is given to that user, unless a third user may have
+/// created it.
 pub fn make_directory(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     Place::of(path)?.followed()?.make_directory(owner)
 }
 
-/// A name in a directory that is held open. Whatever becomes of the path afterwards, the name is looked up there.
+/// A name in a directory that is held open.
+///
+/// Logs, the pid file, the paths of unix sockets and temporary directories are handled through one. The name
+/// is always looked up in the same directory, whatever happens to the path meanwhile.
 #[derive(Debug)]
 pub struct Place {
     folder: OwnedFd,
     name: OsString,
 }
 
-/// A file, and whether this call has made it.
+/// An open file, and whether this call created it.
 #[derive(Debug)]
 pub struct Opened {
     pub file: File,
@@ -47,15 +51,15 @@ pub struct Opened {
 }
 
 impl Place {
-    /// Walks to the directory of `path`. The last name is not looked at; see [`Place::followed`].
+    /// Walks to the directory of `path`. The last name is not looked up yet; see [`Place::followed`].
     ///
-    /// Errors: those of open(2), and a link that somebody else can have put there, in words.
+    /// Errors: those of open(2), and, in words, a link that another user may have put there.
     pub fn of(path: &Path) -> io::Result<Self> {
         let name = path.file_name().ok_or(Errno::EISDIR)?.to_owned();
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let how = OpenHow::new().flags(DIRECTORY).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
         let folder = match openat2(AT_FDCWD, parent, how) {
-            // A link on the way, or a kernel without openat2.
+            // There is a link on the way, or the kernel has no openat2.
             Err(Errno::ELOOP | Errno::ENOSYS | Errno::EPERM) => {
                 walk(open(".", DIRECTORY, Mode::empty())?, parent, &mut 0)?
             }
@@ -64,7 +68,7 @@ impl Place {
         Ok(Self { folder, name })
     }
 
-    /// Follows the last name while it is a link.
+    /// Follows the last name as long as it is a link.
     pub fn followed(mut self) -> io::Result<Self> {
         let mut links = 0;
         while let Some(target) = link_target(self.folder.as_fd(), &self.name, &mut links)? {
@@ -76,17 +80,17 @@ impl Place {
         Ok(self)
     }
 
-    /// The name with `suffix` behind it, in the same directory.
+    /// The name with `suffix` appended, in the same directory.
     pub fn beside(&self, suffix: &str) -> io::Result<Self> {
         let mut name = self.name.clone();
         name.push(suffix);
         Ok(Self { folder: self.folder.try_clone()?, name })
     }
 
-    /// Opens what is there. Errors: those of open(2), and a link, in words.
+    /// Opens an existing file. Errors: those of open(2), and, in words, a link.
     pub fn open(&self, flags: OFlag) -> io::Result<File> {
         let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-        // The links in /proc/PID/fd lead to no path, and only the kernel can follow them.
+        // The links in /proc/PID/fd have no path behind them; only the kernel can follow them.
         let no_follow = if is_proc(self.folder.as_fd()) { OFlag::empty() } else { OFlag::O_NOFOLLOW };
         match openat(&self.folder, &*self.name, flags | no_follow, Mode::empty()) {
             Err(Errno::ELOOP) => Err(io::Error::other(format!("\"{}\" is a symbolic link", self.shown()))),
@@ -94,16 +98,16 @@ impl Place {
         }
     }
 
-    /// Makes a file. Errors: EEXIST where the name is taken, be it by a link.
+    /// Creates a file. Errors: EEXIST if the name is taken, even by a link.
     pub fn create(&self, flags: OFlag, mode: u32) -> io::Result<File> {
         let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         Ok(openat(&self.folder, &*self.name, flags, Mode::from_bits_truncate(mode))?.into())
     }
 
-    /// Opens what is there, or makes a file.
+    /// Opens an existing file, or creates one.
     ///
-    /// Errors: a file of root's that has a second name, in a directory that is not root's: the other name may be that
-    /// of any file.
+    /// Errors: a file of root's with a second hard link, in a directory that is not root's: it may be any
+    /// file of the system.
     pub fn open_or_create(&self, flags: OFlag, mode: u32) -> io::Result<Opened> {
         loop {
             match self.open(flags) {
@@ -128,15 +132,15 @@ impl Place {
         }
     }
 
-    /// Whether a file with this name can only have been put here by root: nobody else can add or replace names,
-    /// group `gid`, which is that of the workers, included.
+    /// Whether only root can have put a file with this name here: no other user can add or replace names, and
+    /// the workers' group `gid` cannot either.
     pub fn is_guarded(&self, gid: u32) -> io::Result<bool> {
         let folder = fstat(&self.folder)?;
         let is_closed = folder.st_mode & 0o002 == 0 && (folder.st_mode & 0o020 == 0 || folder.st_gid != gid);
         Ok(is_ours(folder.st_uid) && (is_closed || folder.st_mode & libc::S_ISVTX != 0))
     }
 
-    /// Renames to another place, replacing what has that name.
+    /// Renames the file to another place, replacing any file there.
     pub fn rename_to(&self, target: &Place) -> io::Result<()> {
         Ok(renameat(&self.folder, &*self.name, &target.folder, &*target.name)?)
     }
@@ -146,7 +150,7 @@ impl Place {
         Ok(unlinkat(&self.folder, &*self.name, UnlinkatFlags::NoRemoveDir)?)
     }
 
-    /// The inode that has the name now, itself where it is a link.
+    /// The inode that has the name now; a link is not followed.
     pub fn inode(&self) -> io::Result<u64> {
         Ok(self.stat()?.st_ino)
     }
@@ -155,9 +159,10 @@ impl Place {
         self.stat().is_ok_and(|found| kind(&found) == SFlag::S_IFSOCK)
     }
 
-    /// Makes a directory for one user, 0700. One that is there becomes theirs if only root can have put it there.
+    /// Creates a directory for one user, 0700. An existing one is given to that user if only root can have
+    /// put it there.
     ///
-    /// Errors: those of mkdir(2), ENOTDIR, and a directory of somebody else's, in words.
+    /// Errors: those of mkdir(2), ENOTDIR, and, in words, a directory of another user.
     pub fn make_directory(&self, owner: Option<(u32, u32)>) -> io::Result<()> {
         let is_new = match mkdirat(&self.folder, &*self.name, Mode::S_IRWXU) {
             Err(Errno::EEXIST) => false,
@@ -172,7 +177,7 @@ impl Place {
         }
         if !is_new && !self.is_guarded(gid)? {
             let why = format!(
-                "\"{}\" belongs to user {}, and not to the workers', in a directory that is not root's alone: \
+                "\"{}\" belongs to user {} and not to the workers' user, in a directory that others can write to: \
                  change the owner by hand, or remove it",
                 self.shown(),
                 found.st_uid
@@ -183,7 +188,7 @@ impl Place {
         Ok(fchmod(&made, Mode::from_bits_truncate(found.st_mode & 0o7777 | 0o700))?)
     }
 
-    /// Whether the directory belongs to root, or to this process's user.
+    /// Whether the directory belongs to root or to this process's user.
     fn is_ours(&self) -> io::Result<bool> {
         Ok(is_ours(fstat(&self.folder)?.st_uid))
     }
@@ -197,10 +202,10 @@ impl Place {
     }
 }
 
-/// Gives a file to a user who is to reopen it by its path, and lets them read and write it.
+/// Gives a file to the user who will reopen it by path, readable and writable.
 ///
-/// Only files that this process has made, or that are root's in a place where nobody else can have put them, are given
-/// away; others stay as they are.
+/// Only files that this process created, or that no other user than root can have put there, are given away;
+/// others stay as they are.
 pub fn give(opened: &Opened, place: &Place, (uid, gid): (u32, u32)) -> io::Result<()> {
     let found = fstat(&opened.file)?;
     let is_root_s_alone = opened.is_new || (found.st_nlink == 1 && place.is_guarded(gid)?);
@@ -208,7 +213,7 @@ pub fn give(opened: &Opened, place: &Place, (uid, gid): (u32, u32)) -> io::Resul
         return Ok(());
     }
     if found.st_uid != uid {
-        // The group stays: adm and the like read logs on purpose.
+        // A group other than root's stays: adm and the like may read logs on purpose.
         let group = (found.st_gid == 0).then(|| Gid::from_raw(gid));
         fchown(&opened.file, Some(Uid::from_raw(uid)), group)?;
     }
@@ -218,7 +223,8 @@ pub fn give(opened: &Opened, place: &Place, (uid, gid): (u32, u32)) -> io::Resul
     Ok(())
 }
 
-/// The innermost directory on the way to `path` in which a user, a member of group `gid`, can replace names.
+/// The innermost directory on the way to `path` in which user `uid`, a member of group `gid`, can replace
+/// names.
 pub fn exposed_folder(path: &Path, uid: u32, gid: u32) -> Option<PathBuf> {
     let folder = path.parent()?.canonicalize().ok()?;
     let is_exposed = |folder: &&Path| {
@@ -230,11 +236,11 @@ pub fn exposed_folder(path: &Path, uid: u32, gid: u32) -> Option<PathBuf> {
 }
 
 const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
-/// The owner of an O_PATH descriptor cannot be changed.
+/// Without O_PATH, on whose descriptors fchown(2) fails.
 const DIRECTORY_TO_CHANGE: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// Opens a directory, part by part, from `folder` on.
+/// Opens a directory part by part, starting at `folder`.
 fn walk(mut folder: OwnedFd, path: &Path, links: &mut u32) -> io::Result<OwnedFd> {
     let mut parts: VecDeque<OsString> = parts(path);
     while let Some(part) = parts.pop_front() {
@@ -256,13 +262,14 @@ fn parts(path: &Path) -> VecDeque<OsString> {
     named.map(|part| part.as_os_str().to_owned()).collect()
 }
 
-/// What a link says; `None` for anything else, also for nothing. Errors: a link that is not root's, and too many.
+/// The target of a link; `None` for any other file, and for a name that does not exist. Errors: a link that
+/// another user can replace, and too many links.
 fn link_target(folder: BorrowedFd<'_>, name: &OsStr, links: &mut u32) -> io::Result<Option<PathBuf>> {
     let link = match fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Err(Errno::ENOENT) => return Ok(None),
         found => found?,
     };
-    // The text of those in /proc is no path: `open` leaves them to the kernel.
+    // The text of most links in /proc is not a path: `open` leaves them to the kernel.
     if kind(&link) != SFlag::S_IFLNK || (is_proc(folder) && name != "self" && name != "thread-self") {
         return Ok(None);
     }
@@ -282,7 +289,8 @@ fn link_target(folder: BorrowedFd<'_>, name: &OsStr, links: &mut u32) -> io::Res
     Ok(Some(readlinkat(folder, name)?.into()))
 }
 
-/// Root's and our own files are ours. Where we are not root, all are: nothing can be done that others could not do.
+/// Root's files and our own are ours. If we are not root, all files are: we have no privileges that others
+/// could abuse.
 fn is_ours(uid: u32) -> bool {
     let own = Uid::effective();
     uid == 0 || uid == own.as_raw() || !own.is_root()
@@ -310,7 +318,8 @@ mod tests {
     const APPEND: OFlag = OFlag::O_WRONLY.union(OFlag::O_APPEND);
     const NOBODY: u32 = 65_534;
 
-    /// A directory of root's and one of another user's in it; `None` where we are not root and can make no such.
+    /// A directory of root's, and one of another user in it; `None` if we are not root and cannot create
+    /// them.
     fn folders() -> Option<(tempfile::TempDir, PathBuf)> {
         let folder = tempfile::tempdir().unwrap();
         let theirs = folder.path().join("theirs");

@@ -1,11 +1,11 @@
-//! Requests of a program to the valgrind it runs under, for tests that count instructions.
+//! Requests of a program to the Valgrind that runs it, for tests that count instructions.
 //!
-//! Without valgrind they do nothing: the sequence of instructions leaves every register as it was. valgrind.h and
-//! callgrind.h have the numbers.
+//! Without Valgrind they do nothing: the sequence of instructions leaves every register unchanged. The
+//! numbers come from valgrind.h and callgrind.h.
 
-/// Callgrind's counts begin anew.
+/// Resets Callgrind's counts.
 const ZERO_STATS: usize = 0x4354_0001;
-/// Callgrind writes its counts into a file that has this text in its head.
+/// Makes Callgrind write its counts into a file with this text in its header.
 const DUMP_STATS_AT: usize = 0x4354_0003;
 const RUNNING_ON_VALGRIND: usize = 0x1001;
 
@@ -13,7 +13,7 @@ pub fn is_running() -> bool {
     ask(RUNNING_ON_VALGRIND, 0) > 0
 }
 
-/// Counts the instructions of `work` under a name that the file of counts will have. The name must not have a NUL.
+/// Counts the instructions of `work`; the file of counts carries this name, which must not contain a NUL.
 pub fn count<T>(name: &str, work: impl FnOnce() -> T) -> T {
     let name = [name.as_bytes(), b"\0"].concat();
     ask(ZERO_STATS, 0);
@@ -27,9 +27,9 @@ pub fn count<T>(name: &str, work: impl FnOnce() -> T) -> T {
 fn ask(request: usize, argument: usize) -> usize {
     let words = [request, argument, 0, 0, 0, 0];
     let answer;
-    // SAFETY: the four rotations are 128 bits together, so that rdi is as before, and a register that is exchanged with
-    // itself too. Valgrind reads the words, and the text that an argument points to, both of which outlive this, and
-    // writes rdx alone.
+    // SAFETY: the four rotations add up to 128 bits, so that rdi ends as it began, and exchanging a register
+    // with itself changes nothing. Valgrind reads the words, and the text that the argument points to, which
+    // both outlive the call; it writes only rdx.
     unsafe {
         std::arch::asm!(
             "rol rdi, 3",
@@ -49,7 +49,7 @@ fn ask(request: usize, argument: usize) -> usize {
 fn ask(request: usize, argument: usize) -> usize {
     let words = [request, argument, 0, 0, 0, 0];
     let answer;
-    // SAFETY: as above, with x12 and x10; x3 alone is written.
+    // SAFETY: as above, with x12 and x10; only x3 is written.
     unsafe {
         std::arch::asm!(
             "ror x12, x12, #3",

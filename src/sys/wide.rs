@@ -1,13 +1,13 @@
-//! Sixteen bytes at a time: which of them are meant, as a mask with a bit for each.
+//! Byte searches, sixteen bytes at a time, with a bit mask of matches as the result.
 //!
-//! Touches: nothing. On x86_64 this takes two instructions that every such processor has (SSE2); elsewhere two words of
-//! eight bytes do the same. The searches of `memchr` are faster in long texts, but most of what is searched for in
-//! a head lies within the next sixteen bytes, where their call alone costs more than the search here.
+//! Touches: nothing. On x86_64 a search takes two instructions that every such processor has (SSE2);
+//! elsewhere two words of eight bytes do the same. `memchr` is faster in long texts, but most delimiters in a
+//! head are found within the next sixteen bytes, where the call alone would cost more than the search here.
 
-/// Bytes that are looked at together.
+/// Bytes that are searched together.
 pub const BYTES: usize = 16;
 
-/// Sixteen bytes to ask about. Bit `n` of each answer is of byte `n`.
+/// Sixteen bytes to search. Bit `n` of each mask is for byte `n`.
 #[derive(Clone, Copy)]
 pub struct Block(imp::Vector);
 
@@ -17,21 +17,21 @@ impl Block {
         Self(imp::load(bytes))
     }
 
-    /// Which bytes equal this one.
+    /// The mask of bytes that equal this one.
     #[inline(always)]
     pub fn equal(self, byte: u8) -> u32 {
         imp::equal(self.0, byte)
     }
 
-    /// Which bytes are control characters: below the space, or DEL.
+    /// The mask of control characters: below the space, or DEL.
     #[inline(always)]
     pub fn controls(self) -> u32 {
         imp::controls(self.0)
     }
 }
 
-/// Asks about the up to sixteen bytes of `text` from `at` on. `None`: there are none. Else their mask, of which bits
-/// behind the end are zero, and where the next block begins.
+/// Searches up to sixteen bytes of `text` from `at` on. Returns their mask, in which bits beyond the end are
+/// zero, and the start of the next block; `None` if there are no bytes left.
 #[inline(always)]
 pub fn ask(text: &[u8], at: usize, which: impl Fn(Block) -> u32) -> Option<(u32, usize)> {
     let rest = text.get(at..)?;
@@ -44,7 +44,8 @@ pub fn ask(text: &[u8], at: usize, which: impl Fn(Block) -> u32) -> Option<(u32,
     Some((ask_end(text, rest, which), text.len()))
 }
 
-/// The same for fewer than sixteen bytes: with those before them, or padded where there are none.
+/// The same for fewer than sixteen bytes: the last sixteen of the text are loaded, or zeros are appended if
+/// the text is shorter than that.
 #[inline]
 fn ask_end(text: &[u8], rest: &[u8], which: impl Fn(Block) -> u32) -> u32 {
     let missing = BYTES - rest.len();
@@ -56,7 +57,7 @@ fn ask_end(text: &[u8], rest: &[u8], which: impl Fn(Block) -> u32) -> u32 {
     which(Block::new(&padded)) & (u32::from(u16::MAX) >> missing)
 }
 
-/// Where the first byte from `at` on is that is meant.
+/// The index of the first match from `at` on.
 #[inline(always)]
 pub fn find(text: &[u8], mut at: usize, which: impl Fn(Block) -> u32) -> Option<usize> {
     while let Some((mask, next)) = ask(text, at, &which) {
@@ -81,7 +82,7 @@ mod imp {
     pub(super) fn load(bytes: &[u8; 16]) -> Vector {
         let word = u128::from_le_bytes(*bytes);
         // SAFETY: every x86_64 processor has SSE2.
-        unsafe { _mm_set_epi64x((word >> 64) as i64, word as i64) } // together one instruction
+        unsafe { _mm_set_epi64x((word >> 64) as i64, word as i64) } // compiles to one load
     }
 
     #[inline(always)]
@@ -125,12 +126,12 @@ mod words {
         mask(vector.map(|word| zeros(word & (ONES * 0xe0)) | zeros(word ^ (ONES * 0x7f))))
     }
 
-    /// The high bit of each byte that is zero, and no other.
+    /// Sets the high bit of each byte that is zero, and no other bit.
     fn zeros(word: u64) -> u64 {
         !(((word & !HIGHS) + !HIGHS) | word) & HIGHS
     }
 
-    /// The high bits of sixteen bytes, gathered.
+    /// Gathers the high bits of sixteen bytes into a mask.
     fn mask(highs: Vector) -> u32 {
         let [low, high] = highs.map(|word| ((word >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32);
         low | high << 8
@@ -172,7 +173,7 @@ mod tests {
                 for from in 0..=length + 1 {
                     let simple = text.iter().skip(from).position(|byte| *byte == b':').map(|n| from + n);
                     assert_eq!(find(&text, from, |block| block.equal(b':')), simple, "{length} {at} {from}");
-                    // Zeros that pad a short text are not found.
+                    // The zeros that pad a short text must not be found.
                     assert_eq!(find(&text, from, |block| block.equal(0)), None);
                 }
             }

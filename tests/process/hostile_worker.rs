@@ -145,11 +145,11 @@ fn only_connections_of_its_listeners_are_handed_over() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("free");
     let elsewhere = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
     let cases: [(&str, u32, Option<BorrowedFd<'_>>); 9] = [
-        ("no socket", 0, Some(reader.as_fd())),
-        ("no socket", 0, Some(file.as_fd())),
-        ("no socket", 0, Some(epoll.0.as_fd())),
-        ("no stream socket", 0, Some(datagram.as_fd())),
-        ("no stream socket", 0, None), // its control socket
+        ("a descriptor that is not a socket", 0, Some(reader.as_fd())),
+        ("a descriptor that is not a socket", 0, Some(file.as_fd())),
+        ("a descriptor that is not a socket", 0, Some(epoll.0.as_fd())),
+        ("a socket of another kind", 0, Some(datagram.as_fd())),
+        ("a socket of another kind", 0, None), // its control socket
         ("a listening socket", 0, Some(listener.as_fd())),
         ("a connection of another address", 0, Some(unix.as_fd())),
         ("a connection of another address", 0, Some(elsewhere.as_fd())),
@@ -386,9 +386,7 @@ fn listening_sockets_that_a_worker_has_shut_listen_again() {
     // One end is enough: the sibling has the same sockets.
     let pid = shut(&daemon);
     send(pid, Signal::SIGKILL);
-    daemon.wait_log(
-        "a listening socket of 127.0.0.1:.* does not listen any more: a worker must have changed it",
-    );
+    daemon.wait_log("a listening socket of 127.0.0.1:.* no longer listens: a worker must have changed it");
     wait_for("the address to listen", || process::is_listening(daemon.port(1)).then_some(()));
     (0..20).for_each(|_| assert_eq!(get(daemon.port(0), "/").text(), "here\n"));
     let _ = shut(&daemon);
