@@ -1,35 +1,24 @@
-//! The way back to an HTTP/1.1 client: head, framing and body of one response.
+//! The way back to a client: the head of one response, and its body through the filters.
 //!
-//! Touches: the client's socket. Holds no more than the head: body bytes stay with whoever produced them
-//! until the socket has taken them, so a slow client stops its producer.
-//! RFC 9112 §4, §6, §7.1.
+//! Touches: the client's connection. Holds no more than the head: body bytes stay with whoever produced them
+//! until the connection has taken them, so a slow client stops its producer.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use crate::http::downstream::Downstream;
+use crate::http::h1::writer::Terms;
 use crate::http::modules::{self, limit_rate};
 use crate::http::request::Request;
 use crate::http::request::ahead::Sink;
 use crate::http::request::error::Error;
 use crate::http::request::subrequest;
+use crate::http::response::Response;
 use crate::http::response::filter::{Filters, Piece, Signal};
-use crate::http::response::output::{Framing, JOINED_MAX, Output};
-use crate::http::response::{self, Response};
-use crate::log;
+use crate::http::response::output::Output;
 use crate::net::drain;
-use crate::proto::h1::encode::{Head, Text};
-use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
 use crate::runtime;
-use crate::sys::clock;
-
-/// `Server` of a response with and without `server_tokens`.
-const SERVER_FULL: &str = concat!("Server: pronghorn/", env!("CARGO_PKG_VERSION"), "\r\n");
-const SERVER_SHORT: &str = "Server: pronghorn\r\n";
-
-/// Room for a usual head.
-const HEAD_BYTES: usize = 512;
 
 /// Bytes that go through the filters at a time.
 const FILTER_STEP_BYTES: usize = 16 * 1024;
@@ -130,29 +119,18 @@ impl<'a> Client<'a> {
         }
         // The worker may have been told to leave while the answer was awaited (tests: a_late_answer_after_quit_ends_the_connection).
         request.keep_alive &= drain::mode() < drain::Mode::Close;
-        let framing = framing_of(request);
-        match framing {
-            Framing::UntilClose => request.keep_alive = false,
-            Framing::Bodiless => (self.filters, request.coding) = (None, None), // nobody will see what they would make
-            _ => {}
+        if request.method == Method::Head || request.response.is_bodiless() {
+            (self.filters, request.coding) = (None, None); // nobody will see what they would make
         }
+        let terms = terms(request);
+        let started = self.output.start(&mut request.response, terms);
+        (request.keep_alive, request.head_bytes_sent) = (started.keep_alive, started.head_bytes);
         if let Some(coding) = request.coding.take() {
             self.output.set_coding(coding);
         }
         if let Some(pace) = limit_rate::pace(request) {
             self.output.set_pace(pace);
         }
-        self.begin(request, framing, framing);
-    }
-
-    /// Makes the head, which says `shown` of what follows; what follows goes out as `framing`.
-    #[inline]
-    fn begin(&mut self, request: &mut Request, framing: Framing, shown: Framing) {
-        self.output.begin(framing, request.location.core.send_timeout());
-        let pending = self.output.pending();
-        let before = pending.len();
-        render_head(request, shown, pending);
-        request.head_bytes_sent = (pending.len() - before) as u64;
     }
 
     /// The 101 head of an upgrade, made by the caller; afterwards the connection is a tunnel.
@@ -160,7 +138,8 @@ impl<'a> Client<'a> {
         request.response = response;
         run_heads(request);
         self.has_started = true;
-        self.begin(request, Framing::UntilClose, Framing::Bodiless);
+        let started = self.output.start_tunnel(&request.response, &terms(request));
+        request.head_bytes_sent = started.head_bytes;
     }
 
     /// How many more body bytes may be moved past [`Client::write`]: `None` when they must be framed or changed, or
@@ -246,7 +225,7 @@ impl<'a> Client<'a> {
         let is_whole = if self.is_within {
             true
         } else {
-            if self.output.is_chunked() && request.response.has_trailers {
+            if self.output.takes_trailers() && request.response.has_trailers {
                 for act in modules::TRAILERS {
                     act(request);
                 }
@@ -383,6 +362,19 @@ impl<'a> Client<'a> {
     }
 }
 
+/// What the head of a response depends on beside the response.
+fn terms(request: &Request) -> Terms {
+    let core = &request.location.core;
+    Terms {
+        is_head: request.method == Method::Head,
+        may_chunk: request.version() >= Version::Http11 && core.chunked_transfer_encoding(),
+        keep_alive: request.keep_alive,
+        tells_version: core.server_tokens(),
+        keepalive_seconds: core.keepalive_header(),
+        timeout_ms: core.send_timeout(),
+    }
+}
+
 fn bytes_of(pieces: &[Piece]) -> usize {
     pieces.iter().map(|piece| if let Piece::Bytes(bytes) = piece { bytes.len() } else { 0 }).sum()
 }
@@ -392,71 +384,5 @@ fn run_heads(request: &mut Request) {
     while acting != 0 {
         modules::HEAD[acting.trailing_zeros() as usize](request);
         acting &= acting - 1;
-    }
-}
-
-/// How the end of a body is told to this client.
-fn framing_of(request: &mut Request) -> Framing {
-    let response = &mut request.response;
-    if request.method == Method::Head || response.is_bodiless() {
-        return Framing::Bodiless;
-    }
-    let may_chunk =
-        request.head.version >= Version::Http11 && request.location.core.chunked_transfer_encoding();
-    if response.has_trailers && may_chunk {
-        response.content_length = None;
-    }
-    match response.content_length {
-        Some(left) => Framing::Length { left },
-        None if may_chunk => Framing::Chunked,
-        None => Framing::UntilClose,
-    }
-}
-
-fn render_head(request: &Request, framing: Framing, out: &mut Vec<u8>) {
-    let response = &request.response;
-    let core = &request.location.core;
-    out.reserve(
-        HEAD_BYTES + usize::try_from(response.content_length.unwrap_or(0)).unwrap_or(0).min(JOINED_MAX),
-    );
-    let mut head = Head::response(response.status, &reason_of(response), out);
-    // Those of an upstream that `proxy_pass_header` lets through stand instead of ours, also where there are none.
-    if response.headers.get(Id::Server).is_none() && !response.omits.server {
-        head.constant(if core.server_tokens() { SERVER_FULL } else { SERVER_SHORT });
-    }
-    if response.headers.get(Id::Date).is_none() && !response.omits.date {
-        head.written_id(Id::Date, |out| log::format::http_date(clock::wall_seconds(), out));
-    }
-    response.headers.render_first(Some(Id::ContentType), &mut head);
-    if let Some(length) = response.content_length.filter(|_| response.status >= 200 && response.status != 204)
-    {
-        head.number(Id::ContentLength, length);
-    }
-    response.headers.render_first(response.first, &mut head);
-    if framing == Framing::Chunked {
-        head.constant("Transfer-Encoding: chunked\r\n");
-    }
-    match response.status {
-        101 => head.constant("Connection: upgrade\r\n"),
-        _ if request.keep_alive => {
-            head.constant("Connection: keep-alive\r\n");
-            if let Some(seconds) = core.keepalive_header() {
-                head.written_id(Id::KeepAlive, |out| {
-                    out.extend_from_slice(b"timeout=");
-                    out.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
-                });
-            }
-        }
-        _ => head.constant("Connection: close\r\n"),
-    }
-    response.headers.render_others([Some(Id::ContentType), response.first], &mut head);
-    head.end();
-}
-
-fn reason_of(response: &Response) -> Text<'_> {
-    if response.reason.is_empty() {
-        Text::constant(response::reason(response.status))
-    } else {
-        Text::clean(&response.reason)
     }
 }

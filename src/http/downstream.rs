@@ -7,7 +7,10 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
+use crate::http::h1;
+use crate::http::request::error::Error;
 use crate::net::Transport;
+use crate::proto::h1::encode::Lines;
 use crate::runtime::Io;
 
 /// Where a request has come from.
@@ -40,6 +43,16 @@ impl<'a> Downstream<'a> {
         match self {
             Self::H1(transport) => transport.is_gone(),
             Self::Nobody => false,
+        }
+    }
+
+    /// Sends fields of a response that is still being made (`103 Early Hints`), while nothing of it is on its way.
+    ///
+    /// Errors: 499 when the client has gone, 408 when it takes nothing for so long.
+    pub async fn hint(self, fields: &Lines, timeout_ms: u64) -> Result<(), Error> {
+        match self {
+            Self::H1(transport) => h1::writer::write_early_hints(transport, fields, timeout_ms).await,
+            Self::Nobody => Ok(()),
         }
     }
 

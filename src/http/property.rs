@@ -12,11 +12,10 @@ use crate::config::{LoadOptions, Node, load_text};
 use crate::http::compile;
 use crate::http::modules::core;
 use crate::http::pipeline::{self, INTERNAL_REDIRECTS_MAX, Reply};
-use crate::http::request::body::{self, Body};
+use crate::http::request::body::Body;
 use crate::http::request::{Connection, Request};
 use crate::http::{CompileOptions, Config};
 use crate::log::Logger;
-use crate::proto::h1::length::BodyLength;
 use crate::proto::h1::request::{self, Limits, Progress, RequestHead};
 use crate::proto::uri;
 use crate::runtime::Runtime;
@@ -180,8 +179,7 @@ fn request(config: &'static Config, target: &str) -> Option<Box<Request>> {
         opened_ms: 0,
         is_pipelined: false,
     };
-    let limits = body::Limits { max: 0, timeout_ms: 0, buffer_size: 1024, min_rate: None };
-    let body = Body::new(BodyLength::None, b"", false, limits);
+    let body = Body::none();
     let mut request = Request::new(config, &config.servers[0], connection, input, head, body);
     core::set_target(&mut request, &target).is_ok().then_some(request)
 }

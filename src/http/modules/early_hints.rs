@@ -1,6 +1,6 @@
 //! `103 Early Hints` of an upstream on their way to the client, before the answer that they announce.
 //!
-//! Runs while an answer is awaited. Touches: the request's variables, the client's socket.
+//! Runs while an answer is awaited. Touches: the request's variables, the client's connection.
 //! Behaviour: RFC 8297; nginx.org, `early_hints` of ngx_http_core_module.
 
 use crate::config::directive::custom;
@@ -10,14 +10,13 @@ use crate::http::config::compile::Cx;
 use crate::http::downstream::Downstream;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::request::error::{During, Error, Limit};
+use crate::http::request::error::Error;
 use crate::http::script::Script;
 use crate::http::variable::Variable;
-use crate::proto::h1::encode;
+use crate::proto::h1::encode::Lines;
 use crate::proto::h1::response::ResponseHead;
 use crate::proto::header::Id;
 use crate::proto::message::Version;
-use crate::runtime::timeout;
 
 settings! {
     /// The settings of one block.
@@ -62,21 +61,14 @@ pub async fn pass(
     head: &ResponseHead,
     data: &[u8],
 ) -> Result<(), Error> {
-    let mut out = Vec::new();
-    let mut hints = encode::Head::response(103, &encode::Text::clean(b"Early Hints"), &mut out);
+    let mut hints = Lines::default();
     for field in head.fields.iter() {
         let is_own = field.id.is_some_and(|id| id.is_own() || id == Id::Trailer);
         let ends_here = is_own || head.connection.ends(field, data);
         if ends_here || request.passes().hides(field.id, field.name(data)) {
             continue;
         }
-        hints.parsed(field, data);
+        hints.push_parsed(field, data);
     }
-    hints.end();
-    let Downstream::H1(client) = client else { return Ok(()) };
-    match timeout(request.location.core.send_timeout(), client.write_all(&out)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Error::gone(error)),
-        Err(_) => Err(Error::client_timed_out(During::EarlyHints, Limit::SendTimeout)),
-    }
+    client.hint(&hints, request.location.core.send_timeout()).await
 }

@@ -490,9 +490,9 @@ impl Request {
         self.captures.set(subject, groups.iter().cloned());
     }
 
-    /// Its first bytes came at this time, on the clock of `runtime::now_ms`; 0: now.
-    pub fn began(&mut self, began_ms: u64) {
-        if began_ms > 0 {
+    /// Its first bytes came at this time, on the clock of `runtime::now_ms`; `None`: now.
+    pub fn began(&mut self, began_ms: Option<u64>) {
+        if let Some(began_ms) = began_ms {
             let waited_us = runtime::now_ms().saturating_sub(began_ms) * 1000;
             self.started_us = self.headed_us.saturating_sub(waited_us);
         }

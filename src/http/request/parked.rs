@@ -9,12 +9,11 @@ use std::rc::Rc;
 use crate::http::captures::Captures;
 use crate::http::config::location::Location;
 use crate::http::config::server::Server;
-use crate::http::request::body::{self, Body};
+use crate::http::request::body::Body;
 use crate::http::request::{Connection, Limits, Request, Slots};
 use crate::http::response::headers::Headers;
 use crate::http::upstream::trace::{self, Action, Head};
 use crate::http::{Config, modules};
-use crate::proto::h1::length::BodyLength;
 use crate::proto::h1::{request, response};
 use crate::proto::message::Method;
 use crate::runtime::buffer::Buffer;
@@ -173,8 +172,7 @@ impl Inner {
         let mut head = Box::<request::RequestHead>::default();
         // It was parsed before; where it cannot be now, its fields are unknown.
         let _ = request::parse(input.data(), &self.server.root.core.head_limits(), &mut head);
-        let limits = body::Limits { max: 0, timeout_ms: 0, buffer_size: 1024, min_rate: None };
-        let mut body = Body::new(BodyLength::None, b"", false, limits);
+        let mut body = Body::none();
         body.set_received(self.received);
         let mut request = Request::new(self.config, self.server, self.connection.clone(), input, head, body);
         request.location = self.location;

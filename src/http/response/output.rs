@@ -1,47 +1,47 @@
-//! The bytes of one response on their way to the socket: framing, what waits, the pace.
+//! The bytes of one response on their way to its client: content coding, pace, and what they are written with.
 //!
-//! Touches: the client's socket. What waits is bounded by whoever writes; `send_timeout` runs while the socket
-//! takes nothing. A subrequest writes into the output of the response that it is part of.
-//! RFC 9112 §6, §7.1.
+//! Touches: the client's connection, through the writer of its protocol. What waits is bounded by whoever writes. A
+//! subrequest writes into the output of the response that it is part of.
 
 use std::future::poll_fn;
-use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
 
 use crate::http::downstream::Downstream;
+use crate::http::h1;
+use crate::http::h1::writer::{Started, Terms};
 use crate::http::request::ahead::Sink;
-use crate::http::request::error::{During, Error, Limit};
+use crate::http::request::error::{Error, Limit};
+use crate::http::response::Response;
 use crate::http::response::filter::{Coding, Signal};
 use crate::net::budget::Share;
 use crate::net::pace::Pace;
-use crate::proto::h1::encode::{self, Lines};
+use crate::proto::h1::encode::Lines;
 use crate::runtime::{self, Timer, buffer};
-
-/// Body bytes up to this many are copied behind their head: cheaper than to hand the kernel a list.
-pub const JOINED_MAX: usize = 4096;
-
-/// The last bytes of a body, up to this many, are copied in front of its end.
-const LAST_MAX: usize = 32 * 1024;
 
 /// Bytes that are copied in a microsecond.
 const COPIED_BYTES: usize = 4096;
 
-/// How the end of the response's body is told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Framing {
-    /// Nothing was started.
+/// What a response is written with: the protocol of the connection, or what stands in its place.
+#[derive(Debug, Default)]
+enum Writer {
+    /// Nobody gets a byte, and none is kept.
     #[default]
-    Idle,
-    /// No body follows: HEAD, 204, 304.
-    Bodiless,
-    Length {
-        left: u64,
-    },
-    Chunked,
-    /// The end of the connection ends it (HTTP/1.0).
-    UntilClose,
-    /// Cut: no end may be written.
-    Abandoned,
+    Nobody,
+    H1(h1::Writer),
+    /// The body is kept.
+    Memory(Box<Memory>),
+    /// Another task takes the body, which becomes a part of its own.
+    Ahead(Sink),
+}
+
+/// A body that is kept, up to so many bytes.
+#[derive(Debug)]
+struct Memory {
+    kept: Vec<u8>,
+    /// `None`: nobody has said how many yet.
+    max: Option<usize>,
+    /// Counts what is kept.
+    share: Share,
 }
 
 /// What few responses have.
@@ -49,74 +49,64 @@ pub enum Framing {
 struct Special {
     /// `limit_rate`.
     pace: Option<Pace>,
-    /// Nothing is sent: the body is kept.
-    memory: Option<Memory>,
-    /// Nothing is sent: another task takes it.
-    ahead: Option<Sink>,
     coding: Option<Box<dyn Coding>>,
     /// The coding may hold bytes back.
     holds: bool,
 }
 
-impl Special {
-    /// Bytes must not go past it.
-    fn changes(&self) -> bool {
-        self.memory.is_some() || self.ahead.is_some() || self.coding.is_some()
-    }
-}
-
-/// A body that is kept, up to so many bytes.
-#[derive(Debug)]
-struct Memory {
-    kept: Vec<u8>,
-    max: Option<usize>,
-    /// Counts what is kept.
-    share: Share,
-}
-
-/// The way of one response to its socket.
+/// The way of one response to its client: content coding and pace, which are the same in every protocol, and the writer
+/// that frames and sends what comes of them.
 #[derive(Debug, Default)]
 pub struct Output {
-    framing: Framing,
-    /// Head, chunk heads and what was written ahead: the socket has not taken them yet.
-    pending: Vec<u8>,
-    timer: Timer,
-    timeout_ms: u64,
+    writer: Writer,
     special: Option<Box<Special>>,
 }
 
 impl Output {
     #[inline]
     pub fn new() -> Self {
-        let (timer, special) = (Timer::new(), None);
-        Self { framing: Framing::Idle, pending: buffer::scratch(), timer, timeout_ms: 60_000, special }
+        Self::with(Writer::H1(h1::Writer::new()))
+    }
+
+    #[inline]
+    fn with(writer: Writer) -> Self {
+        Self { writer, special: None }
     }
 
     /// Nobody gets a byte, and none is kept.
     pub fn nothing() -> Self {
-        let mut output = Self::default();
-        output.framing = Framing::Bodiless;
-        output
+        Self::default()
     }
 
     /// The body is kept, up to `max` bytes, or as [`Output::bound_memory`] says.
     pub fn memory(max: Option<usize>) -> Self {
-        let mut output = Self::default();
-        output.special.get_or_insert_default().memory =
-            Some(Memory { kept: Vec::new(), max, share: Share::default() });
-        output
+        Self::with(Writer::Memory(Box::new(Memory { kept: Vec::new(), max, share: Share::default() })))
     }
 
     /// The body is handed over to the task that it becomes a part of.
     pub fn ahead(sink: Sink) -> Self {
-        let mut output = Self::default();
-        output.special.get_or_insert_default().ahead = Some(sink);
-        output
+        Self::with(Writer::Ahead(sink))
     }
 
+    /// Makes the head of `response`, which leaves with the first bytes of the body.
     #[inline]
-    pub fn begin(&mut self, framing: Framing, timeout_ms: u64) {
-        (self.framing, self.timeout_ms) = (framing, timeout_ms);
+    pub fn start(&mut self, response: &mut Response, terms: Terms) -> Started {
+        match &mut self.writer {
+            Writer::H1(writer) => writer.start(response, terms),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => Self::headless(&terms),
+        }
+    }
+
+    /// Makes the head of a 101, behind which the connection is a tunnel.
+    pub fn start_tunnel(&mut self, response: &Response, terms: &Terms) -> Started {
+        match &mut self.writer {
+            Writer::H1(writer) => writer.start_tunnel(response, terms),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => Self::headless(terms),
+        }
+    }
+
+    fn headless(terms: &Terms) -> Started {
+        Started { keep_alive: terms.keep_alive, head_bytes: 0 }
     }
 
     pub fn set_pace(&mut self, pace: Pace) {
@@ -140,39 +130,49 @@ impl Output {
     /// Says how much is kept where nobody has said so before.
     #[cold]
     pub fn bound_memory(&mut self, max: impl FnOnce() -> usize) {
-        if let Some(memory) = self.special.as_deref_mut().and_then(|special| special.memory.as_mut()) {
+        if let Writer::Memory(memory) = &mut self.writer {
             memory.max.get_or_insert_with(max);
         }
     }
 
     /// What [`Output::memory`] has kept.
     pub fn take_memory(&mut self) -> Vec<u8> {
-        let memory = self.special.as_deref_mut().and_then(|special| special.memory.take());
-        memory.map_or_else(Vec::new, |memory| memory.kept)
+        match std::mem::take(&mut self.writer) {
+            Writer::Memory(memory) => memory.kept,
+            other => {
+                self.writer = other;
+                Vec::new()
+            }
+        }
     }
 
-    /// Where a head is rendered to.
-    pub fn pending(&mut self) -> &mut Vec<u8> {
-        &mut self.pending
-    }
-
+    /// Bytes that wait for the client.
     pub fn pending_count(&self) -> usize {
-        self.pending.len()
+        match &self.writer {
+            Writer::H1(writer) => writer.pending_count(),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => 0,
+        }
     }
 
     pub fn abandon(&mut self) {
-        self.framing = Framing::Abandoned;
-        self.pending.clear();
+        match &mut self.writer {
+            Writer::H1(writer) => writer.abandon(),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => {}
+        }
     }
 
-    pub fn is_chunked(&self) -> bool {
-        self.framing == Framing::Chunked
+    /// Fields may follow the body.
+    pub fn takes_trailers(&self) -> bool {
+        match &self.writer {
+            Writer::H1(writer) => writer.takes_trailers(),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
+        }
     }
 
-    /// Not every byte goes straight to the socket: [`Output::emit`] must be used.
+    /// Not every byte goes straight to the connection: [`Output::emit`] must be used.
     #[inline]
     pub fn is_special(&self) -> bool {
-        self.special.is_some()
+        self.special.is_some() || matches!(self.writer, Writer::Memory(_) | Writer::Ahead(_))
     }
 
     pub fn is_paced(&self) -> bool {
@@ -196,24 +196,25 @@ impl Output {
     }
 
     pub fn wants_body(&self) -> bool {
-        self.special.is_some()
-            || !matches!(self.framing, Framing::Idle | Framing::Bodiless | Framing::Abandoned)
+        match &self.writer {
+            Writer::H1(writer) => self.special.is_some() || writer.wants_body(),
+            Writer::Memory(_) | Writer::Ahead(_) => true,
+            Writer::Nobody => false,
+        }
     }
 
+    /// How many bytes may be moved past it; `None`: they must be framed or coded.
     pub fn raw_room(&self) -> Option<u64> {
-        if self.special.as_deref().is_some_and(Special::changes) {
-            return None;
-        }
-        match self.framing {
-            Framing::Length { left } => Some(left),
-            Framing::UntilClose => Some(u64::MAX),
+        match &self.writer {
+            Writer::H1(writer) if !self.is_coded() => writer.raw_room(),
             _ => None,
         }
     }
 
+    /// Counts bytes that were moved past it.
     pub fn moved(&mut self, count: u64) {
-        if let Framing::Length { left } = &mut self.framing {
-            *left = left.saturating_sub(count);
+        if let Writer::H1(writer) = &mut self.writer {
+            writer.moved(count);
         }
         self.pass(count);
     }
@@ -225,45 +226,31 @@ impl Output {
         }
     }
 
-    /// The part of `data` that belongs to the body, and what must follow it; a chunk's head is written here.
+    /// The part of `data` that belongs to the body, and what must follow it.
     #[inline]
     pub fn frame<'b>(&mut self, data: &'b [u8]) -> (&'b [u8], &'static [u8]) {
-        match &mut self.framing {
-            Framing::Bodiless | Framing::Abandoned | Framing::Idle => (&data[..0], b""),
-            Framing::Length { left } => {
-                let count = data.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                *left -= count as u64;
-                (&data[..count], b"")
-            }
-            Framing::Chunked if !data.is_empty() => {
-                encode::chunk_head(data.len() as u64, &mut self.pending);
-                (data, b"\r\n")
-            }
-            Framing::UntilClose | Framing::Chunked => (data, b""),
+        match &mut self.writer {
+            Writer::H1(writer) => writer.frame(data),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => (&data[..0], b""),
         }
     }
 
     /// Writes the end; false when the body is shorter than it was said to be.
     #[inline]
     pub fn end(&mut self, trailers: &Lines) -> bool {
-        match self.framing {
-            Framing::Chunked => encode::last_chunk_with(trailers, &mut self.pending),
-            Framing::Length { left } if left > 0 => return false,
-            Framing::Abandoned | Framing::Idle => return false,
-            _ => {}
+        match &mut self.writer {
+            Writer::H1(writer) => writer.end(trailers),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
         }
-        true
     }
 
     /// Puts few bytes behind a head that still waits; false: they must be sent as they lie.
     #[inline]
     pub fn join(&mut self, data: &[u8], tail: &[u8]) -> bool {
-        let joins = !self.pending.is_empty() && data.len() <= JOINED_MAX;
-        if joins {
-            self.pending.extend_from_slice(data);
-            self.pending.extend_from_slice(tail);
+        match &mut self.writer {
+            Writer::H1(writer) => writer.join(data, tail),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
         }
-        joins
     }
 
     /// Sends what waits and then `data` and its tail, of all of which `done` bytes are sent already. Ready when
@@ -273,58 +260,32 @@ impl Output {
         &mut self,
         client: Downstream<'_>,
         cx: &mut Context<'_>,
-        (data, tail): (&[u8], &[u8]),
+        body: (&[u8], &[u8]),
         ahead: usize,
         done: &mut usize,
     ) -> Poll<Result<(), Error>> {
-        let Downstream::H1(transport) = client else { return Poll::Ready(Ok(())) };
-        let head = self.pending.len();
-        let total = head + data.len() + tail.len();
-        while *done < total {
-            let first = self.pending.get(*done..).unwrap_or(&[]);
-            let written = if total == head {
-                transport.poll_write(cx, first)
-            } else {
-                let slices = [
-                    IoSlice::new(first),
-                    IoSlice::new(&data[done.saturating_sub(head).min(data.len())..]),
-                    IoSlice::new(&tail[done.saturating_sub(head + data.len()).min(tail.len())..]),
-                ];
-                transport.poll_write_vectored(cx, &slices)
-            };
-            match written {
-                Poll::Ready(Ok(count)) => {
-                    *done += count;
-                    self.timer.cancel();
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Error::gone(error))),
-                Poll::Pending => {
-                    if !self.timer.is_set() {
-                        self.timer.set(runtime::now_ms() + self.timeout_ms);
-                    }
-                    if total - *done <= ahead {
-                        return Poll::Ready(Ok(()));
-                    }
-                    ready!(self.timer.poll_expired(cx));
-                    let late = Error::client_timed_out(During::SendResponse, Limit::SendTimeout);
-                    return Poll::Ready(Err(late));
-                }
+        match (&mut self.writer, client) {
+            (Writer::H1(writer), Downstream::H1(transport)) => {
+                writer.poll_send(transport, cx, body, ahead, done)
             }
+            _ => Poll::Ready(Ok(())),
         }
-        Poll::Ready(Ok(()))
+    }
+
+    /// Puts the last bytes of a body in front of the end that follows; false: they are too many.
+    fn hold_last(&mut self, data: &[u8], tail: &[u8]) -> bool {
+        match &mut self.writer {
+            Writer::H1(writer) => writer.hold_last(data, tail),
+            Writer::Nobody | Writer::Memory(_) | Writer::Ahead(_) => false,
+        }
     }
 
     /// After [`Output::poll_send`]: what was not sent waits.
     #[inline(always)]
     pub fn settle(&mut self, done: usize, data: &[u8], tail: &[u8]) {
-        let head = self.pending.len();
-        if done == head + data.len() + tail.len() {
-            self.pending.clear();
-            return;
+        if let Writer::H1(writer) = &mut self.writer {
+            writer.settle(done, data, tail);
         }
-        self.pending.drain(..done.min(head));
-        self.pending.extend_from_slice(&data[done.saturating_sub(head).min(data.len())..]);
-        self.pending.extend_from_slice(&tail[done.saturating_sub(head + data.len()).min(tail.len())..]);
     }
 
     /// Sends what waits, counting into `sent`; ready when nothing waits.
@@ -350,28 +311,13 @@ impl Output {
         signal: Signal,
         sent: &mut u64,
     ) -> Result<(), Error> {
-        let Some(special) = self.special.as_deref_mut() else {
-            return self.emit_plain(client, data, signal, sent).await;
-        };
-        if let Some(Memory { kept, max, share }) = &mut special.memory {
-            let max = max.unwrap_or(0);
-            if max == 0 {
-                runtime::worked(1).await;
-                return Ok(()); // only the status is asked for
-            }
-            if kept.len() + data.len() > max {
-                let cause = format!("too big subrequest response: more than {max} bytes");
-                return Err(Error::ours(cause).by(Limit::SubrequestSize));
-            }
-            share.add(data.len());
-            kept.extend_from_slice(data);
-            runtime::worked(1 + (data.len() / COPIED_BYTES) as u32).await;
-            return Ok(());
+        match &mut self.writer {
+            Writer::H1(_) => {}
+            Writer::Nobody => return Ok(()),
+            Writer::Memory(memory) => return memory.keep(data).await,
+            Writer::Ahead(sink) => return sink.write(data).await,
         }
-        if let Some(sink) = &special.ahead {
-            return sink.write(data).await;
-        }
-        if special.coding.is_none() {
+        if !self.is_coded() {
             return self.emit_plain(client, data, signal, sent).await;
         }
         let mut coded = buffer::scratch();
@@ -428,9 +374,7 @@ impl Output {
             data = rest;
             self.pass(part.len() as u64);
             let (mut part, mut tail) = self.frame(part);
-            if signal == Signal::End && part.len() <= LAST_MAX && self.pending.len() <= LAST_MAX {
-                self.pending.extend_from_slice(part);
-                self.pending.extend_from_slice(tail);
+            if signal == Signal::End && self.hold_last(part, tail) {
                 continue;
             }
             if self.join(part, tail) {
@@ -446,8 +390,20 @@ impl Output {
     }
 }
 
-impl Drop for Output {
-    fn drop(&mut self) {
-        buffer::recycle(std::mem::take(&mut self.pending));
+impl Memory {
+    async fn keep(&mut self, data: &[u8]) -> Result<(), Error> {
+        let max = self.max.unwrap_or(0);
+        if max == 0 {
+            runtime::worked(1).await;
+            return Ok(()); // only the status is asked for
+        }
+        if self.kept.len() + data.len() > max {
+            let cause = format!("too big subrequest response: more than {max} bytes");
+            return Err(Error::ours(cause).by(Limit::SubrequestSize));
+        }
+        self.share.add(data.len());
+        self.kept.extend_from_slice(data);
+        runtime::worked(1 + (data.len() / COPIED_BYTES) as u32).await;
+        Ok(())
     }
 }

@@ -1,0 +1,733 @@
+//! The life of an HTTP/1.1 connection, read top to bottom.
+//!
+//! Touches: the client's connection. Between two requests it holds its transport, a timer and this
+//! future, nothing else (`idle_connection_fits_its_budget`).
+//! RFC 9112; nginx.org, ngx_http_core_module (`keepalive_*`, `client_header_*`, `lingering_*`).
+
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use crate::base::in_place::pinned;
+use crate::http::client::Client;
+use crate::http::config::server::{Listen, Server};
+use crate::http::downstream::Downstream;
+use crate::http::h1::Reader;
+use crate::http::h1::handover::{Handover, PROXY_BYTES_MAX};
+use crate::http::modules::core;
+use crate::http::proxy_header;
+use crate::http::request::body::{self, Body};
+use crate::http::request::error::{During, Error, Kind, Limit};
+use crate::http::request::termination::{How, Phase, Termination, Who};
+use crate::http::request::{Connection, Request};
+use crate::http::tunnel;
+use crate::http::{Service, pipeline};
+use crate::log::{self, access};
+use crate::net::{Transport, drain, open, room};
+use crate::proto::h1;
+use crate::proto::h1::length::{self, BodyLength};
+use crate::proto::h1::request::{self as head, Progress, RequestHead, Seen};
+use crate::proto::header::Id;
+use crate::proto::message::{Method, Version};
+use crate::proto::proxy_protocol;
+use crate::proto::uri;
+use crate::runtime::buffer::Buffer;
+use crate::runtime::{self, Either, Waiting, race, sleep, timeout};
+use crate::shm::counter::{self, Total};
+use crate::shm::heartbeat;
+use crate::sys::address::SockAddr;
+
+/// A client connection between requests.
+pub struct Conn {
+    transport: Transport,
+    service: Service,
+    listen: &'static Listen,
+    peer: SockAddr,
+    number: u64,
+    requests: u64,
+    opened_ms: u64,
+    /// When the wait that was handed over with the connection ends; `None`: it came by accept.
+    adopted_until_ms: Option<u64>,
+    /// `keepalive_timeout` of the last request's location, and for how long of it the connection stays in any case.
+    keepalive_ms: u32,
+    keepalive_min_ms: u32,
+    /// The request being read began in the bytes of the one before it.
+    is_pipelined: bool,
+    /// Its head came fast enough when it was asked to close, so that others were asked before it.
+    is_spared: bool,
+    /// What a proxy in front said whose connection this is (`listen … proxy_protocol`).
+    proxy: Option<Rc<proxy_protocol::Header>>,
+    held: Held,
+    open: open::Guard,
+}
+
+/// Bytes that a connection holds while it waits.
+#[derive(Debug, Default)]
+enum Held {
+    #[default]
+    Nothing,
+    /// Those of the next request, which came with what was before it.
+    Ahead(Buffer),
+    /// A head whose rest is waited for.
+    Head(Partial),
+}
+
+/// A head that has not come whole.
+#[derive(Debug)]
+struct Partial {
+    bytes: Buffer,
+    /// Where the line begins that has not come whole.
+    line: u32,
+    /// When the first byte came.
+    began_ms: u64,
+}
+
+/// What a request leaves of its connection.
+enum After {
+    /// There was none yet: a new connection whose client has not spoken. Nothing is kept for it.
+    Nothing,
+    /// The head is not whole: its bytes are kept in the connection, and nothing else.
+    Partial,
+    KeepAlive,
+    Close,
+    /// Bytes of an unread body are on their way: close without a reset that could destroy the response.
+    Linger(&'static core::Conf),
+    Tunnel(Box<tunnel::Tunnel>),
+}
+
+impl Conn {
+    pub fn new(
+        transport: Transport,
+        service: Service,
+        listen: &'static Listen,
+        peer: SockAddr,
+        number: u64,
+    ) -> Self {
+        let open = open::Guard::new();
+        let opened_ms = runtime::now_ms();
+        Self {
+            transport,
+            service,
+            listen,
+            peer,
+            number,
+            requests: 0,
+            opened_ms,
+            adopted_until_ms: None,
+            keepalive_ms: 0,
+            keepalive_min_ms: 0,
+            is_pipelined: false,
+            is_spared: false,
+            proxy: None,
+            held: Held::Nothing,
+            open,
+        }
+    }
+
+    /// Takes over where an older generation's worker has left the connection. That worker's word is not trusted: an idle
+    /// connection stays no longer than the longest `keepalive_timeout` of this configuration, and one whose PROXY header
+    /// is broken is refused.
+    pub fn adopted(mut self, handover: &Handover) -> Option<Self> {
+        let now = runtime::now_ms();
+        self.transport.share();
+        self.proxy = proxy_header::of_handover(handover).ok()?.map(Rc::new);
+        // It was idle between two requests, so it has had one; and it may have many more.
+        self.requests = handover.requests.clamp(1, u64::from(u32::MAX));
+        self.opened_ms = now.saturating_sub(handover.opened_ms_ago);
+        self.adopted_until_ms = Some(now + handover.idle_ms_left.min(self.service.config().keepalive_ms_max));
+        Some(self)
+    }
+
+    fn default_server(&self) -> &'static Server {
+        &self.service.config().servers[self.listen.default]
+    }
+
+    /// Another request of this connection begins to be answered.
+    fn count_request(&mut self) {
+        self.requests += 1;
+        self.open.turn(Total::Writing);
+        counter::add(Total::Requests, 1);
+    }
+
+    /// How long to wait for the next request.
+    fn idle_ms(&self) -> u64 {
+        let core = &self.default_server().root.core;
+        match self.adopted_until_ms.and_then(|until_ms| until_ms.checked_sub(runtime::now_ms())) {
+            Some(left) => left.max(1),
+            None if self.requests == 0 => room::shorten(core.client_header_timeout()),
+            None => room::shorten(u64::from(self.keepalive_ms)),
+        }
+    }
+
+    /// The end of a wait for the rest of a head: `client_header_timeout`, or what `client_header_min_rate` leaves.
+    /// `None`: none has begun.
+    fn head_deadline_ms(&self) -> Option<u64> {
+        let Held::Head(partial) = &self.held else { return None };
+        let core = &self.default_server().root.core;
+        Some(partial.began_ms + room::shorten(core.client_header_timeout()).min(partial.paced_ms(core)))
+    }
+
+    /// The worker has asked for this connection's place, and no whole head has come. A head that comes fast enough
+    /// lets others go first, once.
+    #[cold]
+    fn gives_way(&mut self) -> bool {
+        let core = &self.default_server().root.core;
+        let is_slow = match &self.held {
+            Held::Head(partial) => {
+                let needed_ms = core.client_header_least_rate().time_for_ms(partial.length());
+                runtime::now_ms() >= partial.began_ms + needed_ms
+            }
+            Held::Nothing | Held::Ahead(_) => true,
+        };
+        if is_slow || std::mem::replace(&mut self.is_spared, true) {
+            return true;
+        }
+        self.transport.unlist();
+        false
+    }
+
+    fn into_handover(self, idle_ms_left: u64) -> (Service, Option<OwnedFd>, Handover) {
+        let handover = Handover {
+            listen: self.service.listen_index(self.listen),
+            requests: self.requests,
+            idle_ms_left,
+            opened_ms_ago: runtime::now_ms().saturating_sub(self.opened_ms),
+            number: self.number,
+            proxy: self.proxy.as_deref().map(proxy_header::for_handover).unwrap_or_default(),
+        };
+        (self.service, self.transport.into_plain(), handover)
+    }
+}
+
+impl Partial {
+    fn length(&self) -> u64 {
+        self.bytes.data().len() as u64
+    }
+
+    /// How long as many bytes may have taken by the least rate of a head.
+    fn paced_ms(&self, core: &core::Conf) -> u64 {
+        let rate = core.client_header_min_rate();
+        rate.map_or(u64::MAX, |rate| u64::from(rate.grace_ms) + rate.time_for_ms(self.length()))
+    }
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(mut conn: Conn) {
+    loop {
+        if let Some(deadline_ms) = conn.head_deadline_ms() {
+            let left = deadline_ms.saturating_sub(runtime::now_ms());
+            if left == 0 || timeout(left, conn.transport.waiting(Waiting::Head)).await.is_err() {
+                return Box::pin(head_timed_out(&mut conn)).await;
+            }
+        } else if matches!(conn.held, Held::Nothing) {
+            let wait = conn.idle_ms();
+            let until_ms = runtime::now_ms() + wait;
+            let leaving =
+                drain::reached(if conn.requests == 0 { drain::Mode::Close } else { drain::Mode::HandOver });
+            match race(timeout(wait, conn.transport.waiting(Waiting::Idle)), leaving).await {
+                Either::First(Ok(Ok(()))) => {}
+                Either::First(_) => return,
+                Either::Second(()) if drain::mode() == drain::Mode::HandOver => {
+                    return hand_over(conn, until_ms);
+                }
+                Either::Second(()) if Box::pin(conn.speaks_up(until_ms)).await => {}
+                Either::Second(()) => return,
+            }
+        }
+        // Only before the first request: a reload may have turned `proxy_protocol` on since.
+        if conn.listen.proxy_protocol && conn.proxy.is_none() && conn.requests == 0 {
+            if Box::pin(read_proxy_header(&mut conn)).await {
+                continue;
+            }
+            return;
+        }
+        match pinned(|| one_request(&mut conn)).await {
+            After::Nothing | After::Partial if conn.transport.is_asked() && conn.gives_way() => return,
+            After::Nothing => conn.open.turn(Total::Waiting),
+            After::Partial => conn.open.rests(),
+            After::KeepAlive => {
+                conn.open.turn(Total::Waiting);
+                conn.adopted_until_ms = None;
+            }
+            // Flush first: a client that sees the close must already find its request in the access log.
+            After::Close => return access::flush_turn(),
+            // Boxed, like the request: what is awaited here would otherwise make every idle connection larger.
+            After::Linger(core) => {
+                access::flush_turn();
+                return Box::pin(linger(&conn, core)).await;
+            }
+            After::Tunnel(tunnel) => return runtime::spawn(tunnel::run(conn.transport, conn.open, *tunnel)),
+        }
+    }
+}
+
+impl Conn {
+    /// Whether an idle connection of a worker that leaves has a request after all.
+    async fn speaks_up(&self, until_ms: u64) -> bool {
+        let end = race(sleep(self.stays_ms(until_ms)), drain::reached(drain::Mode::Now));
+        matches!(race(self.transport.readable(), end).await, Either::First(Ok(())))
+    }
+
+    /// How long an idle connection of a worker that leaves still waits for a request that may be on its way;
+    /// `until_ms` is when it would have closed anyway.
+    fn stays_ms(&self, until_ms: u64) -> u64 {
+        if self.keepalive_min_ms == 0 {
+            return 1; // a request may have come that the loop has not heard of yet: one look
+        }
+        let idle_since_ms = until_ms.saturating_sub(u64::from(self.keepalive_ms));
+        let stays_until_ms = (idle_since_ms + u64::from(self.keepalive_min_ms)).min(until_ms);
+        stays_until_ms.saturating_sub(runtime::now_ms()).max(1)
+    }
+}
+
+fn hand_over(conn: Conn, until_ms: u64) {
+    let left = until_ms.saturating_sub(runtime::now_ms());
+    let (service, fd, handover) = conn.into_handover(left);
+    if handover.proxy.len() > PROXY_BYTES_MAX {
+        return; // kilobytes of TLVs: it closes, as any idle connection may
+    }
+    if let Some(fd) = fd {
+        // Refused: nobody takes it, so it closes, as any server may close an idle connection.
+        drop(service.hand_over(fd, &handover));
+    }
+}
+
+/// Reads what must come before the first request; false: the connection is over.
+async fn read_proxy_header(conn: &mut Conn) -> bool {
+    let core = &conn.default_server().root.core;
+    let (buffer_size, wait_ms) = (core.client_header_buffer_size(), core.client_header_timeout());
+    let who = proxy_header::Sender { number: conn.number, peer: &conn.peer, listen: conn.listen };
+    let read = proxy_header::read(&conn.transport, buffer_size, core.log(), &who);
+    match timeout(room::shorten(wait_ms), read).await {
+        Ok(Some((header, rest))) => {
+            conn.transport.unlist();
+            conn.proxy = Some(Rc::new(header));
+            conn.held = if rest.data().is_empty() { Held::Nothing } else { Held::Ahead(rest) };
+            true
+        }
+        Ok(None) => false,
+        Err(_) => {
+            log::info!(core.log(), &who, "{}", Error::client(Kind::TimedOut));
+            false
+        }
+    }
+}
+
+/// Reads one request and answers it.
+async fn one_request(conn: &mut Conn) -> After {
+    heartbeat::event(conn.number);
+    conn.open.turn(Total::Reading);
+    let (input, head, rest, began_ms) = match read_head(conn).await {
+        Head::Complete(input, head, rest, began_ms) => {
+            if began_ms.is_some() || runtime::asked_count() > 0 {
+                conn.transport.unlist();
+            }
+            conn.is_spared = false;
+            (input, head, rest, began_ms)
+        }
+        Head::Nothing => return After::Nothing,
+        Head::Partial => return After::Partial,
+        Head::Over => return After::Close,
+    };
+    let mut request = match prepare(conn, input, head, &rest) {
+        Ok(mut request) => {
+            request.began(began_ms);
+            request
+        }
+        Err((mut request, status)) => {
+            request.began(began_ms);
+            let core = &request.location.core;
+            Box::pin(refuse(request, &conn.transport, status)).await;
+            return After::Linger(core);
+        }
+    };
+    let mut client = Client::new(Downstream::H1(&conn.transport));
+    let outcome = pinned(|| pipeline::handle(&mut request, &mut client, None)).await;
+    if let Some(tunnel) = request.upstream.take_tunnel() {
+        // The request lives as long as its tunnel, so that it is logged with the tunnel's bytes and time.
+        return After::Tunnel(Box::new(tunnel::Tunnel::new(tunnel, request)));
+    }
+    let core: &'static core::Conf = &request.location.core;
+    if outcome.is_err() || !request.keep_alive {
+        let is_body_late = request.error_status == Some(408) && !request.body.is_read();
+        let is_reader_late = outcome.is_err_and(|error| error.status == 408);
+        let may_reset = is_body_late || request.response.status == 444;
+        // Who takes nothing must not keep megabytes in the kernel either: an answer that is cut loses nothing by it.
+        if is_reader_late || (may_reset && core.resets_timed_out()) {
+            conn.transport.reset_on_close();
+            return After::Close;
+        }
+        return if request.body.is_read() && !core.lingers_always() {
+            After::Close
+        } else {
+            After::Linger(core)
+        };
+    }
+    if !request.body.is_read() && !discard(&mut request, Downstream::H1(&conn.transport)).await {
+        return After::Linger(core);
+    }
+    conn.keepalive_ms = u32::try_from(core.keepalive_timeout()).unwrap_or(u32::MAX);
+    conn.keepalive_min_ms = u32::try_from(core.keepalive_min_timeout()).unwrap_or(u32::MAX);
+    conn.held = request.body.take_rest().map_or(Held::Nothing, Held::Ahead);
+    After::KeepAlive
+}
+
+/// Answers a request that goes no further, and logs it.
+///
+/// Boxed where it is awaited, as are the other ends that few requests meet: all futures of a request share one
+/// allocation, which is as large as its largest way.
+async fn refuse(mut request: Box<Request>, transport: &Transport, status: u16) {
+    let mut client = Client::new(Downstream::H1(transport));
+    let _ = pipeline::handle(&mut request, &mut client, Some(status)).await;
+}
+
+/// What came of waiting for a request's head.
+enum Head {
+    /// The head's bytes, the head, what came behind it, and when its first part came (`None`: all came at once).
+    Complete(Buffer, Box<RequestHead>, Vec<u8>, Option<u64>),
+    /// The socket had not a byte.
+    Nothing,
+    /// More must come; what has come is in the connection.
+    Partial,
+    /// The connection ended or was refused, and the client was told.
+    Over,
+}
+
+/// Reads until a head is complete, once its first bytes are there.
+async fn read_head(conn: &mut Conn) -> Head {
+    let core = &conn.default_server().root.core;
+    let (first, limits) = (core.client_header_buffer_size(), core.head_limits());
+    let mut seen = Seen::default();
+    let (mut input, began_ms) = match std::mem::take(&mut conn.held) {
+        Held::Head(Partial { mut bytes, line, began_ms }) => {
+            seen = Seen { bytes: bytes.data().len(), line: line as usize };
+            if bytes.space().is_empty() {
+                bytes.grow(first.max(bytes.data().len() * 2));
+            }
+            (bytes, Some(began_ms))
+        }
+        Held::Ahead(bytes) => {
+            conn.is_pipelined = conn.requests > 0;
+            (bytes, None)
+        }
+        Held::Nothing => {
+            conn.is_pipelined = false;
+            (Buffer::take(first), None)
+        }
+    };
+    let mut head = Box::<RequestHead>::default();
+    loop {
+        if !input.data().is_empty() {
+            match head::parse_more(input.data(), &limits, &mut head, &mut seen) {
+                Ok(Progress::Complete(length)) => {
+                    let rest = input.data()[length..].to_vec();
+                    input.truncate(length);
+                    return Head::Complete(input, head, rest, began_ms);
+                }
+                Ok(Progress::Partial) => {
+                    // Skipped once. One is left where nothing stands behind them: the request has begun.
+                    let empty = head::empty_lines(input.data());
+                    if empty > 0 {
+                        input.consume(empty - usize::from(empty == input.data().len()));
+                        seen = Seen::default();
+                    }
+                }
+                Err(error) => {
+                    return Box::pin(refuse_head(conn, (input, began_ms), error)).await;
+                }
+            }
+        }
+        if input.space().is_empty() {
+            if input.data().len() >= core.head_bytes_max() {
+                let error = limits.too_large(input.data());
+                return Box::pin(refuse_head(conn, (input, began_ms), error)).await;
+            }
+            input.grow((input.capacity() * 2).max(4096));
+        }
+        let read = match conn.transport.try_read(input.space()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if input.data().is_empty() {
+                    return Head::Nothing;
+                }
+                // It may be a while: nothing is held meanwhile but these bytes.
+                let began_ms = began_ms.unwrap_or_else(runtime::now_ms);
+                conn.held = Held::Head(Partial { bytes: input.slim(), line: seen.line as u32, began_ms });
+                return Head::Partial;
+            }
+            read => read,
+        };
+        match read {
+            Ok(0) | Err(_) if input.data().is_empty() => return Head::Over,
+            Ok(0) | Err(_) => return client_left(conn, (input, began_ms)),
+            Ok(count) => input.filled(count),
+        }
+    }
+}
+
+async fn refuse_head(conn: &mut Conn, read: Read, error: h1::Error) -> Head {
+    let mut request = unfinished(conn, read, error == h1::Error::MissingHost);
+    let limit = match error {
+        h1::Error::TooManyFields => Some(Limit::FieldCount),
+        h1::Error::HeadTooLarge | h1::Error::LineTooLong => Some(Limit::HeadSize),
+        _ => None,
+    };
+    let told = limit.map(|limit| core::told(&request, limit)).unwrap_or_default();
+    log::info!(core::error_log(&request), &request, "client sent {error}{told}");
+    request.termination = Some(Termination::of_head(limit, request.passes()));
+    // nginx's status for a head that is too large, whose page `error_page 494` may replace
+    let status = if error.is_too_large() { 494 } else { error.status() };
+    refuse(request, &conn.transport, status).await;
+    linger(conn, &conn.default_server().root.core).await;
+    Head::Over
+}
+
+/// What was read of a head that goes no further, and when its first part came (`None`: all of it came at once).
+type Read = (Buffer, Option<u64>);
+
+/// The rest of a head did not come in time, or too slowly.
+async fn head_timed_out(conn: &mut Conn) {
+    let core = &conn.default_server().root.core;
+    let Held::Head(partial) = std::mem::take(&mut conn.held) else { return };
+    let is_slow = runtime::now_ms() >= partial.began_ms.saturating_add(partial.paced_ms(core));
+    let is_late = runtime::now_ms() >= partial.began_ms + core.client_header_timeout();
+    let limit = if is_slow && !is_late { Limit::HeaderRate } else { Limit::HeaderTimeout };
+    let resets = core.resets_timed_out();
+    let mut request = unfinished(conn, (partial.bytes, Some(partial.began_ms)), false);
+    request.response.status = 408;
+    request.termination = Some(Termination::of_head(Some(limit), request.passes()));
+    log::info!(
+        core::error_log(&request),
+        &request,
+        "{}{}",
+        Error::client_timed_out(During::RequestHead, limit),
+        core::told(&request, limit)
+    );
+    if resets {
+        conn.transport.reset_on_close();
+        return;
+    }
+    refuse(request, &conn.transport, 408).await;
+}
+
+/// The client closed inside a head.
+fn client_left(conn: &mut Conn, read: Read) -> Head {
+    let mut request = unfinished(conn, read, false);
+    request.response.status = 400;
+    request.termination = Some(Termination::new(Who::Client, How::Abort, Phase::RequestHead));
+    log::info!(core::error_log(&request), &request, "{}", Error::left().during(During::RequestHead));
+    Head::Over
+}
+
+/// A request whose head was refused or has not come whole: what was read of it is there for its error page and its line
+/// in the log.
+///
+/// The server is the one that nginx has chosen by then: that of the `Host` that was read (without one, where
+/// `has_all_fields`, that of no name), and the default one while the request line is not good.
+fn unfinished(conn: &mut Conn, (input, began_ms): Read, has_all_fields: bool) -> Box<Request> {
+    conn.count_request();
+    let data = input.data();
+    // What was looked at while it came is in pieces: once more, as far as it goes.
+    let mut head = Box::<RequestHead>::default();
+    let _ = head::parse(data, &conn.default_server().root.core.head_limits(), &mut head);
+    head.connection = head.fields.connection(data).unwrap_or_default();
+    let target = uri::parse(head.method, &data[head.target.clone()]).ok();
+    let host = target.as_ref().and_then(|target| uri::host(&head, data, Some(target)).ok()).flatten();
+    let found = match &host {
+        Some(host) => conn.listen.server_for(host).ok(),
+        None if has_all_fields => conn.listen.server_for(b"").ok(),
+        None => None,
+    };
+    let (index, regex) = found.unwrap_or((conn.listen.default, None));
+    let config = conn.service.config();
+    let mut request =
+        Request::new(config, &config.servers[index], connection(conn), input, head, Body::none());
+    request.malformed = request.head.target.is_empty();
+    request.began(began_ms);
+    request.host = host.unwrap_or_default();
+    if let Some(regex) = regex {
+        core::store_regex(&mut request, regex);
+    }
+    if let Some(target) = target
+        && core::set_target(&mut request, &target).is_err()
+    {
+        by_default_server(&mut request);
+    }
+    request
+}
+
+/// A request line that cannot be meant is refused by the default server: nginx has not looked at `Host` yet.
+fn by_default_server(request: &mut Request) {
+    request.server = &request.config.servers[request.connection.listen.default];
+    request.location = &request.server.root;
+}
+
+fn connection(conn: &Conn) -> Connection {
+    let local = if conn.listen.is_wildcard() {
+        conn.transport.local_addr().unwrap_or_else(|| conn.listen.address.clone())
+    } else {
+        conn.listen.address.clone()
+    };
+    Connection {
+        number: conn.number,
+        probe: conn.transport.probe(),
+        peer: conn.peer.clone(),
+        proxy: conn.proxy.clone(),
+        local,
+        listen: conn.listen,
+        requests: conn.requests,
+        opened_ms: conn.opened_ms,
+        is_pipelined: conn.is_pipelined,
+    }
+}
+
+/// Makes a request of a parsed head: its host, server, URI and body. Errors: the status to refuse it with.
+fn prepare(
+    conn: &mut Conn,
+    input: Buffer,
+    head: Box<RequestHead>,
+    rest: &[u8],
+) -> Result<Box<Request>, (Box<Request>, u16)> {
+    conn.count_request();
+    let config = conn.service.config();
+    let data = input.data();
+    let declared = length::request(&head, data);
+    let target = uri::parse(head.method, &data[head.target.clone()]);
+    let host = uri::host(&head, data, target.as_ref().ok());
+    let found = match &host {
+        Ok(host) => conn.listen.server_for(host.as_deref().unwrap_or_default()),
+        Err(_) => Ok((conn.listen.default, None)),
+    };
+    let ((index, regex), gave_up) =
+        found.map_or_else(|error| ((conn.listen.default, None), Some(error)), |found| (found, None));
+    let server = &config.servers[index];
+    let core = &server.root.core;
+    let expects = head.version >= Version::Http11
+        && head
+            .fields
+            .value(data, Id::Expect)
+            .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+    let limits = body::Limits {
+        max: core.client_max_body_size(),
+        timeout_ms: core.client_body_timeout(),
+        buffer_size: core.client_body_buffer_size(),
+        min_rate: core.client_body_min_rate(),
+    };
+    let length = declared.as_ref().map_or(BodyLength::None, |length| *length);
+    let reader = Reader::new(length, rest, expects, limits.buffer_size);
+    let body = Body::new(length, body::Reader::H1(reader), limits);
+    let keep_alive = wants_keep_alive(&head);
+    let connection = connection(conn);
+    let mut request = Request::new(config, server, connection, input, head, body);
+    request.keep_alive = keep_alive;
+    let host_error = match host {
+        Ok(host) => {
+            request.host = host.unwrap_or_default();
+            None
+        }
+        Err(error) => Some(error),
+    };
+    if let Err(error) = declared {
+        log::info!(core::error_log(&request), &request, "client sent {error}");
+        request.keep_alive = false;
+        return Err((request, error.status()));
+    }
+    let target = match target {
+        Ok(target) => target,
+        Err(error) => {
+            by_default_server(&mut request);
+            log::info!(core::error_log(&request), &request, "client sent {error}");
+            return Err((request, error.status()));
+        }
+    };
+    if let Some(error) = host_error {
+        log::info!(core::error_log(&request), &request, "client sent {error}");
+        return Err((request, error.status()));
+    }
+    if let Some(regex) = regex {
+        core::store_regex(&mut request, regex);
+    }
+    if let Some(error) = gave_up {
+        core::gave_up(&mut request, error);
+        return Err((request, 500));
+    }
+    if matches!(request.method, Method::Connect | Method::Trace) {
+        let name = if request.method == Method::Trace { "TRACE" } else { "CONNECT" };
+        log::info!(core::error_log(&request), &request, "client sent {name} method");
+        return Err((request, 405));
+    }
+    if let Err(status) = core::set_target(&mut request, &target) {
+        by_default_server(&mut request);
+        return Err((request, status));
+    }
+    Ok(request)
+}
+
+/// What the client asks for; the location has its say later (`core::bound_keepalive`).
+fn wants_keep_alive(head: &RequestHead) -> bool {
+    let asked = &head.connection;
+    let by_client = if head.version >= Version::Http11 { !asked.close } else { asked.keep_alive };
+    by_client && drain::mode() < drain::Mode::Close
+}
+
+/// Reads what is left of a request's body so that the next request can be found; false: it took too long.
+async fn discard(request: &mut Request, client: Downstream<'_>) -> bool {
+    let core = &request.location.core;
+    let (timeout_ms, time_ms) = (core.lingering_timeout(), core.lingering_time());
+    request.body.set_limits(body::Limits { max: 0, timeout_ms, buffer_size: 4096, min_rate: None });
+    let _ = request.body.admit(0); // nothing of it is kept: the time bounds it
+    let read = async {
+        while let Ok(true) = request.body.data_ready(client).await {
+            let count = request.body.data().len();
+            request.body.consume(count);
+        }
+        request.body.is_read()
+    };
+    timeout(time_ms, read).await.unwrap_or(false)
+}
+
+/// Bytes of one read of what nobody wants.
+const LINGERING_READ_BYTES: usize = 16 * 1024;
+
+/// Tells the client that nothing more comes, and reads what is still on its way, so that no reset
+/// overtakes the response (`lingering_close`).
+async fn linger(conn: &Conn, core: &core::Conf) {
+    if !core.lingering_close() || conn.transport.shutdown().is_err() {
+        return;
+    }
+    let (timeout_ms, time_ms) = (core.lingering_timeout(), core.lingering_time());
+    conn.open.rests();
+    let read = async {
+        loop {
+            if timeout(timeout_ms, conn.transport.waiting(Waiting::Idle)).await.is_err() {
+                return;
+            }
+            // A client that sends faster than this reads is read in turns with the others.
+            poll_fn(|cx| conn.transport.poll_budget(cx)).await;
+            let mut buffer = Buffer::take(LINGERING_READ_BYTES);
+            match conn.transport.try_read(buffer.space()) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !conn.transport.is_asked() => {}
+                Err(_) => return,
+            }
+        }
+    };
+    let _ = race(timeout(time_ms, Box::pin(read)), drain::reached(drain::Mode::Now)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_output<A, F>(_: fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn idle_connection_fits_its_budget() {
+        // All that a worker keeps for a connection between two requests, beside 40 bytes in the runtime's tables.
+        let size = size_of_output(serve);
+        assert!(size <= 512, "{size} bytes");
+    }
+}
