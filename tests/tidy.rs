@@ -18,7 +18,7 @@ const FLOORS: [&[&str]; 10] = [
     &["worker"],
     &["cycle"],
     &["http", "stream"],
-    &["upstream", "cache"],
+    &["script", "upstream", "cache"],
     &["net"],
     &["config", "proto"],
     &["runtime", "shm", "log"],

@@ -1,6 +1,5 @@
 //! HTTP: servers, locations, the request pipeline and its modules.
 
-pub mod captures;
 pub mod client;
 pub mod config;
 pub mod downstream;
@@ -11,14 +10,12 @@ pub mod pipeline;
 #[cfg(any(test, feature = "property"))]
 pub mod property;
 pub mod proxy_header;
-pub mod regex;
 pub mod request;
 pub mod response;
-pub mod script;
+pub mod scope;
 pub mod temp_file;
 pub mod tunnel;
 pub mod upstream;
-pub mod variable;
 pub mod zone;
 
 use std::cell::Cell;
@@ -36,6 +33,7 @@ use crate::log;
 use crate::net::listener::{Listener, Serves};
 use crate::net::room;
 use crate::runtime::{self, Io};
+use crate::script::registry::Variables;
 use crate::shm::counter::{self, Total};
 use crate::sys::address::SockAddr;
 use crate::sys::socket;
@@ -50,7 +48,7 @@ pub struct Config {
     pub servers: Vec<Server>,
     /// The settings of the `http` block itself.
     pub root: modules::Confs,
-    pub variables: variable::Variables,
+    pub variables: Variables<request::Request>,
     pub maps: Vec<modules::map::Map>,
     pub geos: Vec<modules::geo::Geo>,
     pub splits: Vec<modules::split_clients::Split>,

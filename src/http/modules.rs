@@ -9,7 +9,7 @@ use crate::config::{self, Inherits, Merge, RowInfo};
 use crate::http::config::compile::{self, Cx};
 use crate::http::pipeline::Verdict;
 use crate::http::request::Request;
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 
 pub mod access;
 pub mod access_log;
@@ -316,14 +316,6 @@ static ELSEWHERE: OnceLock<Vec<RowInfo>> = OnceLock::new();
 /// Tells of the other parts; before the first use of [`table`].
 pub fn know_elsewhere(rows: Vec<RowInfo>) {
     let _ = ELSEWHERE.set(rows);
-}
-
-/// The variable of exactly this name that a module declares.
-pub fn variable_named(name: &str) -> Option<&'static Variable> {
-    VARIABLES
-        .iter()
-        .flat_map(|list| list.iter())
-        .find(|variable| !variable.prefix && variable.name.eq_ignore_ascii_case(name))
 }
 
 fn complete<C: BlockConf>(

@@ -21,6 +21,7 @@ use crate::proto::header::Id;
 use crate::proto::message::Method;
 use crate::runtime::blocking::{self, Lane};
 use crate::runtime::{self, Either, race};
+use crate::script::regex;
 
 /// Internal redirects a request may take before it is a loop; nginx's limit.
 pub const INTERNAL_REDIRECTS_MAX: u8 = 10;
@@ -213,15 +214,15 @@ fn locate(request: &mut Request) -> Reply {
         }
         Found::GaveUp(location, error) => {
             enter(request, location);
-            core::gave_up(request, error);
-            request.gave_up = false;
+            regex::give_up(request, error);
+            request.values.gave_up = false;
             return error_page::reply(request, 500);
         }
         Found::Location(location, groups) => {
             enter(request, location);
             if let Some(groups) = groups {
                 let subject = std::mem::take(&mut request.uri);
-                request.captured(&subject, &groups);
+                request.values.captures.set(&subject, groups.iter().cloned());
                 core::store_named(request, location, &subject, &groups);
                 request.uri = subject;
             }
@@ -281,7 +282,7 @@ fn run(request: &mut Request, phase: Phase) -> Option<Reply> {
         return None;
     }
     let reply = run_from(request, phase, 0);
-    if std::mem::take(&mut request.gave_up) { Some(Reply::Status(500)) } else { reply }
+    if std::mem::take(&mut request.values.gave_up) { Some(Reply::Status(500)) } else { reply }
 }
 
 /// The settings that a phase goes by: the server's own steps are run also where a location is in force already.

@@ -17,13 +17,13 @@ use crate::http::config::passes::{self, Passes};
 use crate::http::config::server::Server;
 use crate::http::modules::rewrite::traps::{self, IfSettings};
 use crate::http::modules::{self, Confs, Directive, Partial, table};
-use crate::http::regex::Regex;
 use crate::http::request::body_file;
+use crate::http::scope::Registry;
 use crate::http::upstream::failover;
-use crate::http::variable::Registry;
 use crate::http::zone::Zones;
 use crate::log::Logger;
 use crate::proto::message::Method;
+use crate::script::regex::Pattern;
 use crate::shm::counter::{self, Slot};
 use crate::sys::names::Names;
 
@@ -104,7 +104,7 @@ impl Cx {
     pub(crate) fn new(options: &CompileOptions) -> Self {
         Self {
             options: options.clone(),
-            variables: Registry::default(),
+            variables: Registry::new(modules::VARIABLES),
             defaults: Arc::default(),
             diagnostics: Diagnostics::default(),
             log: Default::default(),
@@ -250,10 +250,10 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         mut folders,
         ..
     } = cx;
-    let variables = variables.freeze(modules::VARIABLES, &mut diagnostics);
+    let variables = variables.freeze(modules::rewrite::warn_uninitialized, &mut diagnostics);
     let sockets = if has_passes_of_variables { sockets(http_block) } else { HashSet::new() };
     let client_body_temp_path = body_file::default_folder(&options.prefix);
-    if (body_files || variables.has_request_body_file()) && root.request_body.temp_path().is_none() {
+    if (body_files || variables.is_used("request_body_file")) && root.request_body.temp_path().is_none() {
         folders.push(client_body_temp_path.path.clone());
     }
     let upstreams = upstreams.into_groups();
@@ -336,17 +336,13 @@ fn server(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 }
 
 fn location(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let (kind, name) = location_kind(node)?;
+    let (kind, name) = location_kind(node, cx)?;
     cx.open_block();
     let mut partial = cx.block(node, Context::LOCATION);
     if let Some(warning) = partial.core.as_mut().and_then(|core| core.place_alias(&kind, name)) {
         cx.diagnostics.push(warning);
     }
     let inside = cx.open.pop().unwrap_or_default();
-    let kind = match kind {
-        Kind::Regex(regex) => Kind::Regex(regex.declare(&mut cx.variables)),
-        other => other,
-    };
     let draft = LocationDraft { kind, name: name.into(), partial, inside, span: node.span };
     match cx.open.last_mut() {
         Some(outer) => outer.locations.push(draft),
@@ -356,7 +352,7 @@ fn location(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 }
 
 /// The modifier and the name; nginx also takes both in one word (`location ~\.php$`).
-fn location_kind(node: &Node) -> Result<(Kind, &str), Diagnostic> {
+fn location_kind<'a>(node: &'a Node, cx: &mut Cx) -> Result<(Kind, &'a str), Diagnostic> {
     let (modifier, name) = if node.args.len() == 2 {
         (node.arg(0), node.arg(1))
     } else {
@@ -371,8 +367,8 @@ fn location_kind(node: &Node) -> Result<(Kind, &str), Diagnostic> {
         "" => Kind::Prefix,
         "=" => Kind::Exact,
         "^~" => Kind::PrefixFinal,
-        "~" => Kind::Regex(Regex::new(name, false, span)?),
-        "~*" => Kind::Regex(Regex::new(name, true, span)?),
+        "~" => Kind::Regex(Pattern::new(name, false, span)?.declare(&mut cx.variables)),
+        "~*" => Kind::Regex(Pattern::new(name, true, span)?.declare(&mut cx.variables)),
         other => {
             let message = format!("invalid location modifier \"{other}\"");
             return Err(Diagnostic::error(node.arg_span(0), message)

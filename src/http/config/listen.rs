@@ -10,8 +10,8 @@ use crate::base::wildcard::Conflict;
 use crate::config::{Diagnostic, Node, Severity, Span, absent, params};
 use crate::http::config::compile::Cx;
 use crate::http::config::server::Listen;
-use crate::http::regex::Regex;
 use crate::net::address::parse_listen;
+use crate::script::regex::Pattern;
 use crate::sys::address::SockAddr;
 use crate::sys::socket::{self, ListenOptions, Probes};
 
@@ -258,7 +258,7 @@ impl Places {
         let names = if names.is_empty() { &nameless } else { names };
         for (name, span) in names {
             if let Some(pattern) = name.strip_prefix('~') {
-                match Regex::new(pattern, true, *span) {
+                match Pattern::new(pattern, true, *span) {
                     Ok(regex) => listen.add_regex(regex.declare(&mut cx.variables), server),
                     Err(diagnostic) => cx.diagnostics.push(diagnostic),
                 }

@@ -9,10 +9,10 @@ use std::ops::Deref;
 use crate::base::foreign;
 use crate::config::Span;
 use crate::http::modules::Confs;
-use crate::http::regex::hint::{Ends, Hint};
-use crate::http::regex::{GaveUp, Groups, Regex};
 use crate::http::upstream::conf;
 use crate::proto::message::Method;
+use crate::script::regex::hint::{Ends, Hint};
+use crate::script::regex::{GaveUp, Groups, Regex};
 
 /// How a location's name is compared with the URI.
 #[derive(Clone, Debug)]
@@ -325,14 +325,21 @@ fn parent_of(sorted: &[Entry], name: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::scope::Registry;
+    use crate::script::regex::Pattern;
+
+    fn regex(pattern: &str, is_caseless: bool) -> Regex {
+        let pattern = Pattern::new(pattern, is_caseless, Span::default()).unwrap();
+        pattern.declare(&mut Registry::new(&[]))
+    }
     use crate::http::modules::Confs;
 
     fn location(modifier: &str, name: &str, nested: Vec<Location>) -> Location {
         let kind = match modifier {
             "=" => Kind::Exact,
             "^~" => Kind::PrefixFinal,
-            "~" => Kind::Regex(Regex::new(name, false, Span::default()).unwrap()),
-            "~*" => Kind::Regex(Regex::new(name, true, Span::default()).unwrap()),
+            "~" => Kind::Regex(regex(name, false)),
+            "~*" => Kind::Regex(regex(name, true)),
             _ => Kind::Prefix,
         };
         Location::new(kind, name, Span::default(), Confs::default(), Locations::new(nested).unwrap())

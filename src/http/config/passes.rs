@@ -10,9 +10,9 @@ use crate::config::{Diagnostic, Severity, Span, absent};
 use crate::http::config::compile::Cx;
 use crate::http::config::server::Listen;
 use crate::http::modules::proxy_pass::HTTPS;
-use crate::http::script::variable_name;
 use crate::net::Address;
 use crate::net::address::Host;
+use crate::script::value::variable_name;
 
 /// How often a variable may stand for another one.
 const DEPTH_MAX: usize = 8;

@@ -6,7 +6,7 @@
 use crate::base::wildcard::{Conflict, NameTable};
 use crate::config::Span;
 use crate::http::config::location::Location;
-use crate::http::regex::{GaveUp, Regex};
+use crate::script::regex::{GaveUp, Regex};
 use crate::shm::counter::Slot;
 use crate::sys::address::SockAddr;
 use crate::sys::socket::ListenOptions;

@@ -34,6 +34,7 @@ use crate::proto::proxy_protocol;
 use crate::proto::uri;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, Waiting, race, sleep, timeout};
+use crate::script::regex;
 use crate::shm::counter::{self, Total};
 use crate::shm::heartbeat;
 use crate::sys::address::SockAddr;
@@ -648,7 +649,7 @@ fn prepare(
         core::store_regex(&mut request, regex);
     }
     if let Some(error) = gave_up {
-        core::gave_up(&mut request, error);
+        regex::give_up(&mut *request, error);
         return Err((request, 500));
     }
     if matches!(request.method, Method::Connect | Method::Trace) {

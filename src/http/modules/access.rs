@@ -12,7 +12,7 @@ use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 use crate::http::zone::ByRule;
 use crate::log;
 use crate::proto::message::Method;

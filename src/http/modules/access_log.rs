@@ -19,10 +19,12 @@ use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, Partial, core};
 use crate::http::request::Request;
 use crate::http::request::termination;
-use crate::http::script::Script;
-use crate::http::variable::{Variable, VariableId, variable};
+use crate::http::scope::{Script, Variable};
 use crate::log::{self, access, escape, named};
 use crate::runtime;
+use crate::script::Scope;
+use crate::script::value::variable_name;
+use crate::script::variable::{VariableId, variable};
 use crate::sys::clock;
 
 /// `buffer=` where only `gzip` was asked for; nginx's.
@@ -162,7 +164,7 @@ fn compile(text: &str, span: Span, cx: &mut Cx, parts: &mut Vec<Part>) -> Result
         if at > 0 {
             parts.push(Part::Text(foreign::bytes(&rest[..at]).into()));
         }
-        let (name, after) = crate::http::script::variable_name(&rest[at + 1..], span)?;
+        let (name, after) = variable_name(&rest[at + 1..], span)?;
         parts.push(Part::Variable(cx.variables.reference(name, span)));
         rest = after;
     }

@@ -12,7 +12,7 @@ use crate::http::request::error::Error;
 use crate::http::request::subrequest::{Subrequest, Then};
 use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
 use crate::http::response::media_types::MediaTypes;
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 use crate::proto::header::Id;
 
 settings! {

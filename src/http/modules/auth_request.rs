@@ -7,13 +7,13 @@ use crate::config::directive::custom;
 use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{self, BlockConf, Directive, core};
+use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Ask, Reply, Verdict};
 use crate::http::request::Request;
-use crate::http::script::Script;
-use crate::http::variable::{self, Change, Setter, Variable};
+use crate::http::scope::{Script, Target, Variable};
 use crate::log;
 use crate::proto::header::Id;
+use crate::script::Scope;
 
 settings! {
     #[derive(Debug)]
@@ -27,15 +27,9 @@ settings! {
 /// One `auth_request_set`.
 #[derive(Clone, Debug)]
 struct Set {
-    place: Place,
+    target: Target,
     /// Evaluated with the variables of the subrequest.
     value: Script,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Place {
-    Slot(usize),
-    Request(Setter),
 }
 
 #[rustfmt::skip]
@@ -61,12 +55,8 @@ fn auth_request(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnost
 
 fn auth_request_set(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let word = &node.args[0];
-    let name = variable::declared_name(word)?;
-    let place = match modules::variable_named(name).map(|found| found.change) {
-        Some(Change::By(setter)) => Place::Request(setter),
-        _ => Place::Slot(cx.variables.slot(name)),
-    };
-    conf.sets.push(Set { place, value: Script::compile(&node.args[1], cx)? });
+    let target = cx.variables.target(word)?;
+    conf.sets.push(Set { target, value: Script::compile(&node.args[1], cx)? });
     Ok(())
 }
 
@@ -83,9 +73,9 @@ fn answered(request: &mut Request, inner: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.auth_request;
     for set in &conf.sets {
         let value = set.value.to_vec(inner);
-        match set.place {
-            Place::Slot(slot) => inner.set_slot(slot, value),
-            Place::Request(setter) => setter(request, value),
+        match set.target {
+            Target::Slot(slot) => inner.set_slot(slot, value),
+            Target::By(setter) => setter(request, value),
         }
     }
     match inner.response.status {

@@ -20,7 +20,7 @@ use crate::http::modules::{BlockConf, Directive, charset, core, static_file};
 use crate::http::pipeline::{Reply, Verdict, Work, is_get_or_head};
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 use crate::log;
 use crate::net::budget::{self, Part};
 use crate::runtime;

@@ -11,8 +11,9 @@ use crate::config::{Arity, Context, Diagnostic, Node, Setting, params, settings}
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::variable::{Variable, variable};
+use crate::http::scope::Variable;
 use crate::proto::header::Id;
+use crate::script::variable::variable;
 
 /// Index in [`KNOWN`].
 const OPERA: usize = 0;

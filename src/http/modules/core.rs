@@ -10,8 +10,7 @@ mod variables;
 pub use keepalive::bound_keepalive;
 pub use limit::{bound_body, log_limit, told};
 pub use target::{
-    absolute, captures, check_location, gave_up, redirect, redirect_to_slash, set_target, store_named,
-    store_regex, store_regex_groups,
+    absolute, check_location, redirect, redirect_to_slash, set_target, store_named, store_regex,
 };
 pub use variables::{VARIABLES, cookie_value, document_root, hostname, request_id};
 
@@ -30,9 +29,10 @@ use crate::http::config::location::Kind;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::request::body::MinRate;
-use crate::http::script::{self, Script};
+use crate::http::scope::Script;
 use crate::log::{Level, Logger, Target};
 use crate::proto::h1::request::Limits;
+use crate::script::value;
 
 /// `keepalive_timeout` where there is no such directive.
 pub const KEEPALIVE_MS: u64 = 75_000;
@@ -514,7 +514,7 @@ fn alias(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 fn set_root(conf: &mut Conf, cx: &mut Cx, node: &Node, is_alias: bool) -> Result<(), Diagnostic> {
     let text = node.arg(0);
     for name in ["document_root", "realpath_root"] {
-        if script::names(text).any(|used| used == name) {
+        if value::names(text).any(|used| used == name) {
             let message =
                 format!("the ${name} variable cannot be used in the \"{}\" directive", node.name.text);
             return Err(
@@ -569,7 +569,7 @@ fn error_page(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         return Err(Diagnostic::error(target.span, message)
             .help("statuses stand before the URI: error_page 502 504 /50x.html;"));
     }
-    let is_name = target.text.starts_with('@') && !script::has_variables(&target.text);
+    let is_name = target.text.starts_with('@') && !value::has_variables(&target.text);
     let name = is_name.then(|| (&target.text).into());
     let target = Script::compile(target, cx)?;
     conf.error_pages.push(ErrorPage { statuses: statuses.into(), status, target, name });

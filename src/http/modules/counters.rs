@@ -6,7 +6,7 @@
 use crate::config::settings;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 use crate::runtime;
 use crate::shm::behind;
 use crate::shm::counter::Word;

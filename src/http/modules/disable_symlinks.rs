@@ -14,8 +14,7 @@ use crate::config::{Arity, Context, Diagnostic, Inherit, Node, params, settings}
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::script::Script;
-use crate::http::variable::Variable;
+use crate::http::scope::{Script, Variable};
 use crate::sys::file;
 
 /// Which links are refused.

@@ -13,7 +13,7 @@ use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 use crate::proto::header::Id;
 
 settings! {

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use crate::config::directive::{custom, text};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, core};
-use crate::http::regex::Regex;
+use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::variable::{Variable, variable};
+use crate::http::scope::Variable;
+use crate::script::regex::Pattern;
+use crate::script::variable::variable;
 
 settings! {
     #[derive(Debug)]
     pub struct Conf {
         index: Inherit<Box<str>>,
-        split: Inherit<Arc<Regex>>,
+        split: Inherit<Arc<Pattern>>,
     }
 }
 
@@ -48,7 +49,7 @@ pub static VARIABLES: &[Variable] = &[
 impl BlockConf for Conf {}
 
 fn split_path_info(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let regex = Regex::new(node.arg(0), false, node.arg_span(0))?;
+    let regex = Pattern::new(node.arg(0), false, node.arg_span(0))?;
     if regex.group_count() != 3 {
         let message = format!("pattern \"{}\" must have 2 captures", node.arg(0));
         return Err(Diagnostic::error(node.arg_span(0), message)
@@ -61,7 +62,7 @@ fn split_path_info(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagn
 fn split(request: &mut Request) -> (Vec<u8>, Vec<u8>) {
     let uri = request.uri.clone();
     let split = request.location.fastcgi.split.as_ref();
-    let groups = split.and_then(|regex| core::captures(request, regex, &uri));
+    let groups = split.and_then(|regex| regex.search(request, &uri));
     match groups.as_deref() {
         Some([_, script, rest, ..]) => (uri[script.clone()].to_vec(), uri[rest.clone()].to_vec()),
         _ => (uri, Vec::new()),

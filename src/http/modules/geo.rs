@@ -17,8 +17,9 @@ use crate::config::{Arity, Cell, Context, Diagnostic, Entry, Merge, Node};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, realip};
 use crate::http::request::Request;
-use crate::http::script::Script;
-use crate::http::variable::{self, Argument, Variable, nested};
+use crate::http::scope::{Script, Variable};
+use crate::script::variable::{Argument, Definition};
+use crate::script::{Scope, nested};
 use ranges::Ranges;
 
 /// One `geo` block.
@@ -82,7 +83,7 @@ fn geo(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     };
     let mut reader = Reader {
         geo: Geo {
-            name: variable::declared_name(target)?.into(),
+            name: cx.variables.declared_name(target)?.into(),
             source,
             table: Table::Networks(Networks::default()),
             values: ByteTable::default(),
@@ -107,7 +108,7 @@ fn geo(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         Table::Ranges { ranges, .. } => ranges.freeze(),
     }
     geo.slot = geo.slot.map(|_| cx.variables.new_slot());
-    cx.variables.declare(target, value, Argument::index(cx.geos.len()))?;
+    cx.variables.declare(target, Definition::Module(value, Argument::index(cx.geos.len())))?;
     cx.geos.push(geo);
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::response::coding::{self, Name};
 use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 use crate::net::budget::Share;
 use crate::proto::header::Id;
 

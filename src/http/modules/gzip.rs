@@ -13,11 +13,12 @@ use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Merge, Node, Setting, keywords, params, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::regex::Regex;
 use crate::http::request::Request;
 use crate::http::response::coding::{self, Name, Offer};
-use crate::http::variable::{Variable, variable};
+use crate::http::scope::Variable;
 use crate::proto::message::Version;
+use crate::script::regex::Pattern;
+use crate::script::variable::variable;
 use engine::Gzip;
 
 settings! {
@@ -63,7 +64,7 @@ impl Proxied {
 enum Disabled {
     /// Internet Explorer 4 to 6, but for 6 with SV1.
     Msie6,
-    Agents(Arc<Regex>),
+    Agents(Arc<Pattern>),
 }
 
 keywords!(Version { "1.0" => Http10, "1.1" => Http11 });
@@ -167,7 +168,7 @@ fn disable(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     for word in &node.args {
         conf.disable.push(match &*word.text {
             "msie6" => Disabled::Msie6,
-            pattern => Disabled::Agents(Arc::new(Regex::new(pattern, true, word.span)?)),
+            pattern => Disabled::Agents(Arc::new(Pattern::new(pattern, true, word.span)?)),
         });
     }
     Ok(())

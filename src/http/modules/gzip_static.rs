@@ -14,7 +14,7 @@ use crate::http::modules::{BlockConf, Directive, core, static_file};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;
 use crate::http::response::coding::{self, Name};
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 use crate::log;
 use crate::proto::header::Id;
 

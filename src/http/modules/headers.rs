@@ -13,8 +13,7 @@ use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, keywords
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::script::Script;
-use crate::http::variable::Variable;
+use crate::http::scope::{Script, Variable};
 use crate::proto::h1::encode::{Text, Token};
 use crate::proto::header::Id;
 

@@ -12,10 +12,10 @@ use crate::http::modules::{BlockConf, Directive, core, limit_req};
 use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
 use crate::http::request::termination::{How, Phase, Termination, Who};
-use crate::http::script::Script;
-use crate::http::variable::{Variable, variable};
+use crate::http::scope::{Script, Variable};
 use crate::http::zone::{self, ByRule};
 use crate::log;
+use crate::script::variable::variable;
 use crate::shm::held_counts::{Holders, Refused};
 
 /// One `limit_conn`.

@@ -9,10 +9,11 @@ use crate::config::{Arity, Context, Diagnostic, Inherit, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::script::Script;
-use crate::http::variable::{Argument, Change, Variable, changeable, nested};
+use crate::http::scope::{Script, Variable};
 use crate::log;
 use crate::net::pace::Pace;
+use crate::script::nested;
+use crate::script::variable::{Argument, Change, changeable};
 
 use super::core;
 

@@ -17,11 +17,11 @@ use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
 use crate::http::request::termination::{How, Phase, Termination, Who};
-use crate::http::script::Script;
-use crate::http::variable::{Variable, variable};
+use crate::http::scope::{Script, Variable};
 use crate::http::zone::{self, ByRule};
 use crate::log::{self, Level};
 use crate::runtime;
+use crate::script::variable::variable;
 use crate::shm::leaky_bucket::{EXCESS_MAX, Key, Table};
 
 /// One `limit_req`.

@@ -11,12 +11,13 @@ use crate::base::wildcard::NameTable;
 use crate::config::directive::{Accepted, accepted, block};
 use crate::config::{Arity, Cell, Context, Diagnostic, Entry, Merge, Node};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, core};
-use crate::http::regex::Regex;
-use crate::http::regex::hint::Ends;
+use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::script::{self, Script};
-use crate::http::variable::{Argument, Variable, nested};
+use crate::http::scope::{Script, Variable};
+use crate::script::regex::hint::Ends;
+use crate::script::regex::{Pattern, Regex};
+use crate::script::variable::{Argument, Definition};
+use crate::script::{Scope, nested, value};
 
 /// One `map` block.
 #[derive(Debug)]
@@ -87,7 +88,7 @@ fn map(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         cx.note_map(name, (0..map.values.len() as u32).map(|number| map.values.key(number)));
     }
     cx.maps.push(map);
-    cx.variables.declare(&node.args[1], value, Argument::index(index))
+    cx.variables.declare(&node.args[1], Definition::Module(value, Argument::index(index)))
 }
 
 impl Map {
@@ -110,7 +111,7 @@ impl Map {
         let key = key.strip_prefix('\\').unwrap_or(key);
         if let Some(pattern) = entry.name.text.strip_prefix('~') {
             let (pattern, caseless) = pattern.strip_prefix('*').map_or((pattern, false), |rest| (rest, true));
-            let regex = Regex::new(pattern, caseless, entry.name.span)?.declare(&mut cx.variables);
+            let regex = Pattern::new(pattern, caseless, entry.name.span)?.declare(&mut cx.variables);
             self.regexes.push((regex, target));
             return Ok(());
         }
@@ -130,7 +131,7 @@ impl Map {
             return Ok(number);
         }
         let mut script = PLAIN;
-        if script::has_variables(word.text) {
+        if value::has_variables(word.text) {
             script = self.scripts.len() as u32;
             self.scripts.push(Script::compile_text(word.text, word.span, cx)?);
         }
@@ -194,8 +195,7 @@ fn look_up(map: &'static Map, request: &mut Request) -> Cow<'static, [u8]> {
     if found.is_none() {
         let ends = Ends::of(&source);
         for (regex, target) in map.regexes.iter().filter(|(regex, _)| regex.hint().admits(&ends)) {
-            if let Some(groups) = core::captures(request, regex, &source) {
-                core::store_regex_groups(request, regex, &source, &groups);
+            if regex.find(request, &source).is_some() {
                 found = Some(*target);
                 break;
             }

@@ -13,7 +13,7 @@ use crate::http::pipeline::Verdict;
 use crate::http::request::Request;
 use crate::http::request::body::Body;
 use crate::http::request::subrequest;
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 use crate::proto::h1::length::BodyLength;
 
 settings! {

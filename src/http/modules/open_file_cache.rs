@@ -30,7 +30,7 @@ use crate::http::modules::disable_symlinks::Links;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Verdict, Work};
 use crate::http::request::Request;
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 use crate::log;
 use crate::net::room;
 use crate::runtime;

@@ -13,12 +13,12 @@ use crate::config::inherit::duplicate;
 use crate::config::{Diagnostic, Inherit, Merge, Node, inherit};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::regex::Regex;
-use crate::http::script::{self, Script};
+use crate::http::scope::{Script, Variable};
 use crate::http::upstream::conf::{self, Family, Names, upstream_rows};
-use crate::http::variable::Variable;
 use crate::proto::h1::encode::{Label, Token};
 use crate::proto::header::Id;
+use crate::script::regex::{Pattern, Regex};
+use crate::script::value;
 use cookie::Cookies;
 
 /// Fields of a client's request that are not passed on: hop by hop, or made anew for the upstream.
@@ -276,7 +276,7 @@ fn redirect(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic>
                     let (pattern, is_caseless) =
                         pattern.strip_prefix('*').map_or((pattern, false), |pattern| (pattern, true));
                     Redirect::Regex {
-                        from: Regex::new(pattern, is_caseless, span)?.declare(&mut cx.variables),
+                        from: Pattern::new(pattern, is_caseless, span)?.declare(&mut cx.variables),
                         to,
                     }
                 }
@@ -290,7 +290,7 @@ fn redirect(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic>
 
 fn method(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let text = node.arg(0);
-    if !script::has_variables(text) && Token::new(text.as_bytes()).is_none() {
+    if !value::has_variables(text) && Token::new(text.as_bytes()).is_none() {
         return Err(Diagnostic::error(node.arg_span(0), format!("\"{text}\" is no method"))
             .help("a method is one word, such as POST"));
     }

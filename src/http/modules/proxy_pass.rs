@@ -14,11 +14,12 @@ use crate::http::config::location::Kind;
 use crate::http::modules::{BlockConf, Directive, core, proxy};
 use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
-use crate::http::script::{self, Script};
-use crate::http::variable::{Variable, variable};
+use crate::http::scope::{Script, Variable};
 use crate::log;
 use crate::net::address::{self, Host};
 use crate::proto::header::Id;
+use crate::script::value;
+use crate::script::variable::variable;
 
 /// The directive of one block.
 #[derive(Debug, Default)]
@@ -209,7 +210,7 @@ fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         cx.diagnostics.1.line(&absent::PROXY_TLS, word.span, HTTPS.to_owned());
         return Ok(());
     }
-    let pass = if script::has_variables(&word.text) {
+    let pass = if value::has_variables(&word.text) {
         cx.note_script(&word.text, word.span);
         warn_of_clients_word(word, cx);
         cx.has_passes_of_variables = true;
@@ -229,7 +230,7 @@ fn warn_of_clients_word(word: &Word, cx: &mut Cx) {
     let Some(rest) = word.text.strip_prefix("http://").and_then(|host| host.strip_prefix('$')) else {
         return;
     };
-    let Ok((name, _)) = script::variable_name(rest, word.span) else { return };
+    let Ok((name, _)) = value::variable_name(rest, word.span) else { return };
     let is_whole = ["args", "query_string", "uri", "document_uri", "request_uri", "host"].contains(&name);
     let is_part = ["arg_", "http_", "cookie_"].iter().any(|start| name.starts_with(start));
     let is_group = name.bytes().all(|byte| byte.is_ascii_digit());

@@ -10,7 +10,7 @@ use crate::http::modules::open_file_cache::{self, FileKind};
 use crate::http::modules::{BlockConf, Directive, static_file};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 use crate::sys::random;
 
 settings! {

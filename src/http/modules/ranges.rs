@@ -21,7 +21,7 @@ use crate::http::request::error::Error;
 use crate::http::response::Body;
 use crate::http::response::error_page;
 use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
 

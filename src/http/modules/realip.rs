@@ -14,8 +14,9 @@ use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::Verdict;
 use crate::http::request::Request;
-use crate::http::variable::{Variable, variable};
+use crate::http::scope::Variable;
 use crate::net::address::parse_upstream;
+use crate::script::variable::variable;
 use crate::sys::address::SockAddr;
 
 /// Where the address stands.

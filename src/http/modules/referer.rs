@@ -10,11 +10,12 @@ use crate::config::directive::{Accepted, accepted, custom};
 use crate::config::inherit::own;
 use crate::config::{Arity, Context, Diagnostic, Node, Span, Word, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, core};
-use crate::http::regex::Regex;
+use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::variable::{Variable, variable};
+use crate::http::scope::Variable;
 use crate::proto::header::Id;
+use crate::script::regex::{Pattern, Regex};
+use crate::script::variable::variable;
 
 /// A host longer than this is nobody's.
 const HOST_BYTES_MAX: usize = 256;
@@ -84,7 +85,7 @@ impl Valid {
             "server_names" => self.server_names = true,
             text => {
                 if let Some(pattern) = text.strip_prefix('~') {
-                    self.regexes.push(Regex::new(pattern, true, word.span)?.declare(&mut cx.variables));
+                    self.regexes.push(Pattern::new(pattern, true, word.span)?.declare(&mut cx.variables));
                     return Ok(());
                 }
                 let at = text.find('/').unwrap_or(text.len());
@@ -119,13 +120,7 @@ impl Valid {
         if self.server_names && is_name_of(request, &host) {
             return true;
         }
-        self.regexes.iter().any(|regex| match core::captures(request, regex, rest) {
-            Some(groups) => {
-                core::store_regex_groups(request, regex, rest, &groups);
-                true
-            }
-            None => false,
-        })
+        self.regexes.iter().any(|regex| regex.find(request, rest).is_some())
     }
 }
 

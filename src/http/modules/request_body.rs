@@ -10,8 +10,9 @@ use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, keywords
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
+use crate::http::scope::Variable;
 use crate::http::temp_file::{Keep, TempPath};
-use crate::http::variable::{Variable, variable};
+use crate::script::variable::variable;
 
 /// The directory where no `client_body_temp_path` is set.
 pub const DEFAULT_FOLDER: &str = "client_body_temp";

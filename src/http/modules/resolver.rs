@@ -12,7 +12,7 @@ use crate::config::directive::{custom, millis};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Word, params};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 use crate::net::Address;
 use crate::net::address::parse_upstream;
 use crate::net::resolver::{Resolver, Settings};

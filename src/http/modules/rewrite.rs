@@ -13,29 +13,21 @@ use crate::config::directive::{block, custom};
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
 use crate::http::config::compile::Cx;
 use crate::http::config::location::Location;
-use crate::http::modules::{self, BlockConf, Directive, core};
+use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{self, Reply, Verdict};
 use crate::http::request::Request;
-use crate::http::script::Script;
-use crate::http::variable::{self, Argument, Change, Setter, Variable};
+use crate::http::scope::{Script, Target, Variable};
 use crate::log;
 use condition::Condition;
 use replacement::Rewrite;
 
 #[derive(Debug)]
 enum Step {
-    Set { place: Place, value: Script },
+    Set { target: Target, value: Script },
     Return { status: u16, text: Option<Script> },
     Rewrite(Box<Rewrite>),
     If(Box<If>),
     Break,
-}
-
-/// Where `set` puts a value.
-#[derive(Debug)]
-enum Place {
-    Slot(usize),
-    Request(Setter),
 }
 
 #[derive(Debug)]
@@ -96,14 +88,11 @@ impl Conf {
 
 fn set(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let word = &node.args[0];
-    let name = variable::declared_name(word)?;
-    let place = match modules::variable_named(name).map(|found| found.change) {
-        Some(Change::By(setter)) => Place::Request(setter),
-        _ => Place::Slot(cx.variables.set_slot(word)?),
-    };
+    let name = cx.variables.declared_name(word)?;
+    let target = cx.variables.set_target(word)?;
     let value = Script::compile(&node.args[1], cx)?;
     cx.note_set(name, node.arg(1));
-    conf.steps.push(Step::Set { place, value });
+    conf.steps.push(Step::Set { target, value });
     Ok(())
 }
 
@@ -207,12 +196,9 @@ impl Run {
 
     fn step(&mut self, step: &'static Step, request: &mut Request) -> Flow {
         match step {
-            Step::Set { place, value } => {
+            Step::Set { target, value } => {
                 let value = self.value(value, request);
-                match place {
-                    Place::Slot(slot) => request.set_slot(*slot, value),
-                    Place::Request(setter) => setter(request, value),
-                }
+                target.put(request, value);
                 Flow::Next
             }
             Step::Return { status, text } => Flow::Done(answer(request, *status, text.as_ref())),
@@ -222,11 +208,11 @@ impl Run {
                     self.escapes = false;
                     return flow;
                 }
-                if request.gave_up { Flow::End } else { Flow::Next }
+                if request.values.gave_up { Flow::End } else { Flow::Next }
             }
             Step::If(inner) => {
                 let holds = inner.condition.holds(self, request);
-                if request.gave_up {
+                if request.values.gave_up {
                     return Flow::End;
                 }
                 if !holds {
@@ -279,14 +265,11 @@ fn answer(request: &mut Request, status: u16, text: Option<&'static Script>) -> 
     pipeline::text(status, &content_type, value)
 }
 
-/// The value of a variable that some `set` has, and that none has set yet: empty, which is worth a warning.
-pub fn uninitialized(request: &mut Request, argument: &Argument, _: &mut Vec<u8>) -> bool {
+/// Logs the use of a variable that some `set` has, and that none has set yet, where the location wants to know.
+pub fn warn_uninitialized(request: &Request, name: &str) {
     if request.location.rewrite_log.warns() {
-        let name = &argument.name;
-        log::warn!(core::error_log(request), &*request, "using uninitialized \"{}\" variable", name);
+        log::warn!(core::error_log(request), request, "using uninitialized \"{}\" variable", name);
     }
-    request.set_slot(argument.index, Vec::new()); // one warning a request
-    true
 }
 
 #[cfg(test)]

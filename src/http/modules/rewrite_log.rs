@@ -6,7 +6,7 @@
 use crate::config::directive::flag;
 use crate::config::{Context, Setting, settings};
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 
 settings! {
     #[derive(Debug)]

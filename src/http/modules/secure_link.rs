@@ -13,8 +13,9 @@ use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::script::Script;
-use crate::http::variable::{Variable, nested, variable};
+use crate::http::scope::{Script, Variable};
+use crate::script::nested;
+use crate::script::variable::variable;
 use crate::sys::clock;
 
 /// 16 bytes in base64, padded.

@@ -17,9 +17,10 @@ use crate::http::request::error::Error;
 use crate::http::request::subrequest::Subrequest;
 use crate::http::response::Response;
 use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
-use crate::http::variable::{Argument, Variable, variable};
+use crate::http::scope::Variable;
 use crate::log;
 use crate::proto::header::Id;
+use crate::script::variable::{Argument, variable};
 
 settings! {
     #[derive(Debug)]

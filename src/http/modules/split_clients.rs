@@ -9,8 +9,9 @@ use crate::config::{Arity, Context, Diagnostic, Merge, Node};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::script::Script;
-use crate::http::variable::{Argument, Variable, nested};
+use crate::http::scope::{Script, Variable};
+use crate::script::variable::{Argument, Definition};
+use crate::script::{Scope, nested};
 
 /// One `split_clients` block.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ fn split_clients(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         parts.push((upper, (&value.text).into()));
     }
     let slot = cx.variables.new_slot();
-    cx.variables.declare(&node.args[1], value, Argument::index(cx.splits.len()))?;
+    cx.variables.declare(&node.args[1], Definition::Module(value, Argument::index(cx.splits.len())))?;
     let name = node.arg(1).trim_start_matches('$').into();
     cx.splits.push(Split { name, source, parts, slot });
     Ok(())

@@ -22,7 +22,7 @@ use crate::http::modules::{BlockConf, Directive, core, ranges};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;
 use crate::http::response::Response;
-use crate::http::variable::Variable;
+use crate::http::scope::Variable;
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::Method;

@@ -12,7 +12,8 @@ use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::{Reply, Verdict, is_get_or_head, text};
 use crate::http::request::Request;
-use crate::http::variable::{Variable, variable};
+use crate::http::scope::Variable;
+use crate::script::variable::variable;
 use crate::shm::counter::{Total, total};
 use crate::shm::heartbeat;
 

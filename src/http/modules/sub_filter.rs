@@ -17,8 +17,7 @@ use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
 use crate::http::response::media_types::MediaTypes;
-use crate::http::script::Script;
-use crate::http::variable::Variable;
+use crate::http::scope::{Script, Variable};
 use crate::proto::header::Id;
 use search::{Found, Search};
 

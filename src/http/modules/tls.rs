@@ -6,7 +6,8 @@
 use crate::config::settings;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
-use crate::http::variable::{Argument, Variable, variable};
+use crate::http::scope::Variable;
+use crate::script::variable::{Argument, variable};
 
 settings! {
     #[derive(Debug)]

@@ -9,7 +9,8 @@ use std::io::Write;
 use crate::config::settings;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::request::Request;
-use crate::http::variable::{Variable, variable};
+use crate::http::scope::Variable;
+use crate::script::variable::variable;
 
 settings! {
     #[derive(Debug)]

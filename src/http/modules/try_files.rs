@@ -15,8 +15,7 @@ use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
 use crate::http::response::error_page;
-use crate::http::script::Script;
-use crate::http::variable::Variable;
+use crate::http::scope::{Script, Variable};
 use crate::log;
 
 settings! {

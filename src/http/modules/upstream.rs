@@ -16,12 +16,14 @@ use crate::http::config::compile::Cx;
 use crate::http::modules::resolver;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
+use crate::http::response::headers::trailer;
+use crate::http::scope::Variable;
 use crate::http::upstream::trace::Attempt;
-use crate::http::variable::{self, Argument, Variable, prefix, variable};
 use crate::log::{self, Logger};
 use crate::net::address::{self, Address, Host};
 use crate::net::resolver::Resolver;
 use crate::runtime;
+use crate::script::variable::{Argument, prefix, variable};
 use crate::shm::counter::Slot;
 use crate::upstream::Group;
 use crate::upstream::follow::{self, Names, Tell};
@@ -119,7 +121,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("upstream_cache_status", |_, _, _| false),
     prefix("upstream_http_", http),
     prefix("upstream_trailer_", |request, argument, out| {
-        variable::trailer(&request.upstream.trailers, &argument.name, out)
+        trailer(&request.upstream.trailers, &argument.name, out)
     }),
     prefix("upstream_cookie_", cookie),
 ];

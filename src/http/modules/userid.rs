@@ -16,8 +16,10 @@ use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, keywords
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
 use crate::http::request::Request;
-use crate::http::variable::{Change, Variable, VariableId, changeable, variable};
+use crate::http::scope::Variable;
 use crate::log;
+use crate::script::Scope;
+use crate::script::variable::{Change, VariableId, changeable, variable};
 use crate::sys::clock;
 
 settings! {

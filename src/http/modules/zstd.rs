@@ -16,8 +16,9 @@ use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::response::coding::{self, Block, Engine, Name, Offer};
 use crate::http::response::filter::Signal;
-use crate::http::variable::{Variable, variable};
+use crate::http::scope::Variable;
 use crate::runtime;
+use crate::script::variable::variable;
 
 settings! {
     #[derive(Debug)]

@@ -11,12 +11,10 @@ pub mod parked;
 pub mod subrequest;
 pub mod termination;
 
-use std::borrow::Cow;
 use std::rc::Rc;
 
 use crate::base::in_place::boxed;
 use crate::config::Span;
-use crate::http::captures::Captures;
 use crate::http::config::location::Location;
 use crate::http::config::server::{Listen, Server};
 use crate::http::modules::charset::charset_of;
@@ -29,7 +27,6 @@ use crate::http::response::coding;
 use crate::http::response::filter::{Coding, Filters};
 use crate::http::response::headers::Headers;
 use crate::http::upstream::trace::Trace;
-use crate::http::variable::VariableId;
 use crate::http::{Config, modules};
 use crate::log;
 use crate::net::budget::Share;
@@ -41,12 +38,10 @@ use crate::proto::message::{Method, Version};
 use crate::proto::proxy_protocol;
 use crate::runtime;
 use crate::runtime::buffer::Buffer;
+use crate::script::Values;
 use crate::shm::held_counts::Held;
 use crate::sys::address::SockAddr;
 use crate::sys::clock;
-
-/// The values that a request keeps: by `set`, `map`, named groups.
-pub type Slots = Vec<Option<Cow<'static, [u8]>>>;
 
 /// What a request knows of the connection it came on.
 #[derive(Clone, Debug)]
@@ -99,7 +94,8 @@ pub struct Request {
     pub uri_is_original: bool,
     /// Lower case, without port; from the request line or `Host`. Empty when the client named none.
     pub host: Vec<u8>,
-    pub captures: Captures,
+    /// What its variables keep.
+    pub values: Values,
     pub body: Body,
     pub response: Response,
     /// Head and body as sent to the client.
@@ -124,8 +120,6 @@ pub struct Request {
     pub left_proxy: bool,
     /// The directive that has led it here from another path; `None`: one of the location's.
     pub led_by: Option<Span>,
-    /// A regular expression has come to its limit: the answer is 500 where it is not on its way yet.
-    pub gave_up: bool,
     /// Where any kind of access control may let a request in: with what the others have refused it so far, or 0.
     pub access_status: u16,
     /// The status that an `error_page` is being made for.
@@ -180,9 +174,6 @@ pub struct Request {
     pub depth: u8,
     /// Its values went elsewhere, and so does its line in the log.
     pub is_parked: bool,
-    slots: Slots,
-    /// Variables that are made out of others just now ([`crate::http::variable::nested`]).
-    pub nesting: u8,
 }
 
 impl Request {
@@ -209,7 +200,7 @@ impl Request {
             args: Vec::new(),
             uri_is_original: true,
             host: Vec::new(),
-            captures: Captures::default(),
+            values: Values::default(),
             body,
             response: Response::default(),
             bytes_sent: 0,
@@ -224,7 +215,6 @@ impl Request {
             adds_uri_to_alias: false,
             left_proxy: false,
             led_by: None,
-            gave_up: false,
             access_status: 0,
             error_status: None,
             is_error_page: false,
@@ -252,8 +242,6 @@ impl Request {
             share: Share::default(),
             depth: 0,
             is_parked: false,
-            slots: Vec::new(),
-            nesting: 0,
         })
     }
 
@@ -261,7 +249,7 @@ impl Request {
     /// variables until [`Request::take_back`].
     pub fn sub(&mut self, uri: Vec<u8>, args: Vec<u8>) -> Box<Self> {
         let mut sub = self.inner(uri, args, Body::copy(&self.body));
-        sub.slots = std::mem::take(&mut self.slots);
+        sub.values.set_slots(self.values.take_slots());
         sub.ssi = self.ssi.take();
         sub.limits = std::mem::take(&mut self.limits); // what was counted once is not counted again
         sub
@@ -272,7 +260,7 @@ impl Request {
         let mut sub = self.sub(self.uri.clone(), self.args.clone());
         sub.slice = Some(slice);
         sub.location = self.location;
-        sub.captures = self.captures.clone();
+        sub.values.captures = self.values.captures.clone();
         (sub.method, sub.internal) = (self.method, self.internal);
         (sub.uri_is_original, sub.left_location) = (self.uri_is_original, self.left_location);
         sub
@@ -297,7 +285,7 @@ impl Request {
     fn apart(&self, uri: Vec<u8>, args: Vec<u8>, body: Body) -> Box<Self> {
         let mut sub = self.inner(uri, args, body);
         sub.connection.probe = None;
-        sub.slots.clone_from(&self.slots);
+        sub.values.set_slots(self.values.slots().clone());
         sub.limits = Limits { req: self.limits.req, conn: self.limits.conn, held: Vec::new() };
         sub
     }
@@ -326,7 +314,7 @@ impl Request {
 
     /// Has its variables again.
     pub fn take_back(&mut self, sub: &mut Self) {
-        self.slots = std::mem::take(&mut sub.slots);
+        self.values.set_slots(sub.values.take_slots());
         self.ssi = sub.ssi.take();
         self.limits = std::mem::take(&mut sub.limits);
         self.slice = sub.slice.take();
@@ -410,41 +398,11 @@ impl Request {
         if self.host.is_empty() { self.server.name().as_bytes() } else { &self.host }
     }
 
-    /// Appends the value of a variable; false when it has none.
-    pub fn variable(&mut self, id: VariableId, out: &mut Vec<u8>) -> bool {
-        let config: &'static Config = self.config;
-        let (get, argument) = config.variables.get(id);
-        get(self, argument, out)
-    }
-
-    /// The value that was stored in a slot.
-    pub fn slot(&self, index: usize) -> Option<&[u8]> {
-        self.slots.get(index)?.as_deref()
-    }
-
-    pub fn set_slot(&mut self, index: usize, value: impl Into<Cow<'static, [u8]>>) {
-        if self.slots.is_empty() {
-            self.slots.resize(self.config.variables.slot_count(), None);
-        }
-        if let Some(slot) = self.slots.get_mut(index) {
-            *slot = Some(value.into());
-        }
-    }
-
     /// Takes back what [`Request::keep`] was told.
     pub fn forget(&mut self, id: Id) {
         if let Some(kept) = &mut self.kept {
             kept.remove(id);
         }
-    }
-
-    /// All stored values, for [`Request::set_slots`].
-    pub fn take_slots(&mut self) -> Slots {
-        std::mem::take(&mut self.slots)
-    }
-
-    pub fn set_slots(&mut self, slots: Slots) {
-        self.slots = slots;
     }
 
     /// Keeps a field for the page that is shown instead of the answer it belongs to.
@@ -483,11 +441,6 @@ impl Request {
         if kept.get(Id::Location).is_some() {
             self.response.first = Some(Id::Location);
         }
-    }
-
-    /// Keeps the groups of a match for `$1` to `$9`.
-    pub fn captured(&mut self, subject: &[u8], groups: &crate::http::regex::Groups) {
-        self.captures.set(subject, groups.iter().cloned());
     }
 
     /// Its first bytes came at this time, on the clock of `runtime::now_ms`; `None`: now.

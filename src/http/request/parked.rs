@@ -6,17 +6,18 @@
 
 use std::rc::Rc;
 
-use crate::http::captures::Captures;
 use crate::http::config::location::Location;
 use crate::http::config::server::Server;
 use crate::http::request::body::Body;
-use crate::http::request::{Connection, Limits, Request, Slots};
+use crate::http::request::{Connection, Limits, Request};
 use crate::http::response::headers::Headers;
 use crate::http::upstream::trace::{self, Action, Head};
 use crate::http::{Config, modules};
 use crate::proto::h1::{request, response};
 use crate::proto::message::Method;
 use crate::runtime::buffer::Buffer;
+use crate::script::Slots;
+use crate::script::captures::Captures;
 use crate::sys::address::SockAddr;
 
 /// A request without anything that can be made again. Dropped, it is logged as any other.
@@ -96,8 +97,8 @@ impl Parked {
         }
         let texts = parts.concat().into();
         let rare = Rare {
-            captures: std::mem::take(&mut request.captures),
-            slots: request.take_slots(),
+            captures: std::mem::take(&mut request.values.captures),
+            slots: request.values.take_slots(),
             userid: request.userid.take(),
             limits: std::mem::take(&mut request.limits),
             id: request.id,
@@ -199,10 +200,10 @@ impl Inner {
         if let Some(rare) = self.rare {
             let Rare { captures, slots, userid, limits, id, socket_peer, reason, upstream_host, trailers } =
                 *rare;
-            (request.captures, request.userid, request.limits) = (captures, userid, limits);
+            (request.values.captures, request.userid, request.limits) = (captures, userid, limits);
             (request.id, request.socket_peer, request.response.reason) = (id, socket_peer, reason);
             (request.upstream.host, request.upstream.trailers) = (upstream_host, trailers);
-            request.set_slots(slots);
+            request.values.set_slots(slots);
         }
         request
     }

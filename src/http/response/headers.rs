@@ -181,6 +181,22 @@ impl Headers {
     }
 }
 
+/// The values of a trailer among field lines, joined. `name` spells it with underscores.
+pub fn trailer(lines: &[u8], name: &str, out: &mut Vec<u8>) -> bool {
+    let spelled = |byte: &u8| if *byte == b'-' { b'_' } else { byte.to_ascii_lowercase() };
+    let mut found = false;
+    for line in lines.split(|&byte| byte == b'\n') {
+        let Some(colon) = memchr::memchr(b':', line) else { continue };
+        if line[..colon].iter().map(spelled).eq(name.bytes()) {
+            if std::mem::replace(&mut found, true) {
+                out.extend_from_slice(b", ");
+            }
+            out.extend_from_slice(line[colon + 1..].trim_ascii());
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -296,8 +296,7 @@ fn apply(request: &mut Request, rule: &'static Redirect, url: &[u8]) -> Option<V
             Some(new)
         }
         Redirect::Regex { from, to } => {
-            let groups = core::captures(request, from, url)?;
-            core::store_regex_groups(request, from, url, &groups);
+            from.find(request, url)?;
             Some(to.to_vec(request))
         }
     }

@@ -15,13 +15,14 @@ use crate::http::config::compile::Cx;
 use crate::http::modules::limit_rate;
 use crate::http::request::Request;
 use crate::http::response::Omits;
-use crate::http::script::{self, Script};
+use crate::http::scope::Script;
 use crate::http::temp_file::TempPath;
 use crate::http::upstream::store::Place;
 use crate::net::Address;
 use crate::net::connect;
 use crate::net::pace::Pace;
 use crate::proto::header::Id;
+use crate::script::value;
 use crate::upstream::Faults;
 
 /// Largest response head while `proxy_buffer_size` is not set; set, it is the limit itself.
@@ -571,7 +572,7 @@ pub fn bind(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic>
     };
     let bind = if text == "off" && node.args.len() == 1 {
         Bind::Off
-    } else if script::has_variables(text) {
+    } else if value::has_variables(text) {
         Bind::Script { address: Script::compile(&node.args[0], cx)?, is_transparent }
     } else {
         let invalid = || Diagnostic::error(node.arg_span(0), format!("invalid address \"{text}\""));

@@ -49,7 +49,7 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
         Goal::find(request, client.downstream()).await.map_err(|error| noted(request, client, error))?;
     let outgoing = Outgoing::prepare(request, client.downstream(), &goal).await;
     let mut outgoing = outgoing.map_err(|error| noted(request, client, error))?;
-    if std::mem::take(&mut request.gave_up) {
+    if std::mem::take(&mut request.values.gave_up) {
         outgoing.give_back(&mut request.body);
         return Ok(Some(Reply::Status(500)));
     }

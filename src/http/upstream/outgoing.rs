@@ -384,9 +384,10 @@ async fn read_body(
     // without chunks the length must be known
     let needs_length = takes_body && request.body.declared() == BodyLength::Chunked && !conf.is_http11();
     let needs_body = needs_length || !takes_body;
-    let is_whole_wanted =
-        needs_length || request.location.request_body.in_file_only() || variables.has_request_body_file();
-    let is_kept = variables.has_request_body();
+    let is_whole_wanted = needs_length
+        || request.location.request_body.in_file_only()
+        || variables.is_used("request_body_file");
+    let is_kept = variables.is_used("request_body");
     let is_complete = match conf.upstream.request_buffering() {
         Some(false) if !needs_body && !is_kept => request.body.is_done(),
         Some(false) if !needs_body => read_ahead(request, client, false, kept).await?,

@@ -13,7 +13,7 @@ use crate::config::{Diagnostic, Inherit, Node};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{core, static_file};
 use crate::http::request::Request;
-use crate::http::script::Script;
+use crate::http::scope::Script;
 use crate::http::temp_file::{Keep, TempFile};
 use crate::log;
 use crate::proto::header::Id;

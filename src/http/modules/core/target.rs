@@ -7,7 +7,6 @@ use crate::base::path::{Escape, escape_uri, normalize_uri};
 use crate::http::config::location::{Kind, Location};
 use crate::http::modules::core::{error_log, told};
 use crate::http::pipeline::Reply;
-use crate::http::regex::{self, GaveUp, Groups, Regex};
 use crate::http::request::Request;
 use crate::http::request::error::Limit;
 use crate::http::request::termination::{How, Phase, Termination, Who};
@@ -15,6 +14,7 @@ use crate::http::response::Response;
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::uri::Target;
+use crate::script::regex::{Groups, Regex};
 
 /// Fills the request's path and arguments from its target. Errors: 400 for a path that cannot be meant.
 pub fn set_target(request: &mut Request, target: &Target) -> Result<(), u16> {
@@ -72,53 +72,14 @@ pub fn check_location(request: &mut Request) -> Option<u16> {
 /// Keeps the named groups of the expression that chose the location.
 pub fn store_named(request: &mut Request, location: &'static Location, subject: &[u8], groups: &Groups) {
     if let Kind::Regex(regex) = &location.kind {
-        store_groups(request, regex, subject, groups);
+        regex.keep_named(request, subject, groups);
     }
-}
-
-/// Matches for a request. An expression that gives up matches nothing, and the request fails.
-pub fn captures(request: &mut Request, regex: &Regex, subject: &[u8]) -> Option<Groups> {
-    match regex.captures(subject) {
-        Ok(groups) => groups,
-        Err(error) => {
-            gave_up(request, error);
-            None
-        }
-    }
-}
-
-/// Logs that an expression gave up, and has the request fail.
-#[cold]
-pub fn gave_up(request: &mut Request, error: GaveUp) {
-    let place = request.config.places.name(error.span);
-    let steps = regex::BACKTRACK_LIMIT;
-    log::error!(
-        error_log(request),
-        &*request,
-        "the regular expression in {place} gave up after {steps} steps"
-    );
-    request.gave_up = true;
 }
 
 /// Keeps the groups of the `server_name` expression that chose the server.
 pub fn store_regex(request: &mut Request, regex: &'static Regex) {
     let host = request.host.clone();
-    if let Some(groups) = captures(request, regex, &host) {
-        store_regex_groups(request, regex, &host, &groups);
-    }
-}
-
-/// Keeps all groups of a match, numbered and named.
-pub fn store_regex_groups(request: &mut Request, regex: &'static Regex, subject: &[u8], groups: &Groups) {
-    request.captured(subject, groups);
-    store_groups(request, regex, subject, groups);
-}
-
-fn store_groups(request: &mut Request, regex: &'static Regex, subject: &[u8], groups: &Groups) {
-    for (slot, index) in regex.slots() {
-        let value = groups.get(*index).and_then(|range| subject.get(range.clone())).unwrap_or(b"");
-        request.set_slot(*slot, value.to_vec());
-    }
+    regex.find(request, &host);
 }
 
 /// A redirect to the slash that the decoded path of the request lacks; it keeps the arguments.

@@ -12,14 +12,17 @@ use crate::base::base64;
 use crate::http::modules::core::error_log;
 use crate::http::modules::static_file;
 use crate::http::request::Request;
+use crate::http::response::headers::trailer;
 use crate::http::response::reason;
-use crate::http::variable::{Argument, Change, Variable, changeable, nested, prefix, trailer, variable};
+use crate::http::scope::Variable;
 use crate::log::{self, format};
 use crate::net::transport::Probe;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::header::Id;
 use crate::proto::message::Version;
 use crate::proto::proxy_protocol::Tlv;
+use crate::script::nested;
+use crate::script::variable::{Argument, Change, changeable, prefix, variable};
 use crate::sys::clock;
 use crate::sys::socket::TcpInfo;
 

@@ -6,7 +6,7 @@ use crate::base::number::parse_millis;
 use crate::config::{Diagnostic, Node};
 use crate::http::config::compile::Cx;
 use crate::http::request::Request;
-use crate::http::script::Script;
+use crate::http::scope::Script;
 use crate::log::format;
 use crate::proto::header::Id;
 use crate::sys::clock;

@@ -10,10 +10,11 @@ use crate::config::inherit::duplicate;
 use crate::config::{Diagnostic, Node, inherit};
 use crate::http::config::compile::Cx;
 use crate::http::modules::core;
-use crate::http::regex::Regex;
 use crate::http::request::Request;
-use crate::http::script::{self, Script};
+use crate::http::scope::Script;
 use crate::log;
+use crate::script::regex::{Pattern, Regex};
+use crate::script::value;
 
 /// The rules of one block.
 #[derive(Clone, Debug, Default)]
@@ -158,8 +159,7 @@ impl Rule {
                 Some([&to.to_vec(request), rest].concat())
             }
             Self::Regex { from, to } => {
-                let groups = core::captures(request, from, value)?;
-                core::store_regex_groups(request, from, value, &groups);
+                from.find(request, value)?;
                 Some(to.to_vec(request))
             }
         }
@@ -172,8 +172,7 @@ impl Flags {
             Self::Off => None,
             Self::Text { name, words } => cookie.eq_ignore_ascii_case(&name.to_vec(request)).then_some(words),
             Self::Regex { name, words } => {
-                let groups = core::captures(request, name, cookie)?;
-                core::store_regex_groups(request, name, cookie, &groups);
+                name.find(request, cookie)?;
                 Some(words)
             }
         }
@@ -247,7 +246,7 @@ pub fn flags(cookies: &mut Cookies, cx: &mut Cx, node: &Node) -> Result<(), Diag
     let mut words = Vec::new();
     for word in &node.args[1..] {
         let is_known = |(known, ..): &(&str, &str, Option<&str>)| word.text.eq_ignore_ascii_case(known);
-        if !script::has_variables(&word.text) && !WORDS.iter().any(is_known) {
+        if !value::has_variables(&word.text) && !WORDS.iter().any(is_known) {
             let known: Vec<&str> = WORDS.iter().map(|(known, ..)| *known).collect();
             return Err(Diagnostic::error(word.span, format!("invalid parameter \"{}\"", word.text))
                 .help(format!("one of {}", known.join(", "))));
@@ -268,7 +267,7 @@ fn pattern(node: &Node, cx: &mut Cx, is_caseless: bool) -> Result<Option<Regex>,
         Some(pattern) if !is_caseless => (pattern, true),
         _ => (pattern, is_caseless),
     };
-    Ok(Some(Regex::new(pattern, is_caseless, node.arg_span(0))?.declare(&mut cx.variables)))
+    Ok(Some(Pattern::new(pattern, is_caseless, node.arg_span(0))?.declare(&mut cx.variables)))
 }
 
 /// True for `off`. Errors: any other single argument.

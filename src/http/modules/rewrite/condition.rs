@@ -12,10 +12,10 @@ use super::{Run, replacement};
 use crate::config::{Diagnostic, Node, Span, Word};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{core, open_file_cache};
-use crate::http::regex::Regex;
 use crate::http::request::Request;
-use crate::http::script::Script;
+use crate::http::scope::Script;
 use crate::log;
+use crate::script::regex::{Pattern, Regex};
 
 /// What an `if` asks for.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Condition {
             "=" | "!=" => Test::Equals(Script::compile(value, cx)?),
             "~" | "~*" | "!~" | "!~*" => {
                 let is_caseless = operator.text.ends_with('*');
-                let regex = Regex::new(&value.text, is_caseless, value.span)?.declare(&mut cx.variables);
+                let regex = Pattern::new(&value.text, is_caseless, value.span)?.declare(&mut cx.variables);
                 Test::Matches { pattern: (&value.text).into(), regex }
             }
             other => {
@@ -112,15 +112,15 @@ impl Condition {
 
 /// Matches and keeps the groups; what was captured before is gone also where it does not match.
 fn matches(pattern: &str, regex: &'static Regex, subject: &[u8], request: &mut Request) -> bool {
-    let groups = core::captures(request, regex, subject);
+    let groups = regex.search(request, subject);
     replacement::log_match(request, pattern, subject, groups.is_some());
     match groups {
         Some(groups) => {
-            core::store_regex_groups(request, regex, subject, &groups);
+            regex.keep(request, subject, &groups);
             true
         }
         None => {
-            request.captures.clear();
+            request.values.captures.clear();
             false
         }
     }

@@ -10,10 +10,10 @@ use crate::config::{Diagnostic, Node, Span, params};
 use crate::http::config::compile::Cx;
 use crate::http::modules::core;
 use crate::http::pipeline::Reply;
-use crate::http::regex::Regex;
 use crate::http::request::Request;
-use crate::http::script::Script;
+use crate::http::scope::Script;
 use crate::log;
+use crate::script::regex::{Pattern, Regex};
 
 /// One `rewrite`.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Rewrite {
         if replacement.text.is_empty() {
             return Err(Diagnostic::error(replacement.span, "empty replacement"));
         }
-        let regex = Regex::new(&pattern.text, false, pattern.span)?.declare(&mut cx.variables);
+        let regex = Pattern::new(&pattern.text, false, pattern.span)?.declare(&mut cx.variables);
         let text = replacement.text.strip_suffix('?').unwrap_or(&replacement.text);
         let is_url = ["http://", "https://", "$scheme"].iter().any(|start| text.starts_with(start));
         let mut then = if is_url { Then::Redirect(302) } else { Then::NextStep };
@@ -89,11 +89,11 @@ impl Rewrite {
     /// Matches and replaces; `None`: it does not match.
     pub(super) fn run(&'static self, request: &mut Request) -> Option<Flow> {
         let subject = std::mem::take(&mut request.uri);
-        let groups = core::captures(request, &self.regex, &subject);
+        let groups = self.regex.search(request, &subject);
         log_match(request, &self.pattern, &subject, groups.is_some());
         match &groups {
-            Some(groups) => core::store_regex_groups(request, &self.regex, &subject, groups),
-            None => request.captures.clear(),
+            Some(groups) => self.regex.keep(request, &subject, groups),
+            None => request.values.captures.clear(),
         }
         request.uri = subject;
         groups?;

@@ -6,20 +6,20 @@ use std::rc::Rc;
 
 use super::patterns;
 use super::store::VALUE_BYTES_MAX;
-use crate::http::regex::{BACKTRACK_LIMIT, Groups, Regex};
 use crate::http::request::Request;
-use crate::http::variable;
+use crate::script::regex::{BACKTRACK_LIMIT, Groups, Pattern};
+use crate::script::registry;
 
 /// The value of a variable by its name: one that `set` made, a capture, or one of the server's.
 pub fn value(request: &mut Request, name: &[u8]) -> Option<Vec<u8>> {
     if let [digit @ b'0'..=b'9'] = name {
-        return Some(request.captures.group(digit - b'0').to_vec());
+        return Some(request.values.captures.group(digit - b'0').to_vec());
     }
     if let Some(value) = request.ssi.as_ref().and_then(|state| state.variables.get(name)) {
         return Some(value.to_vec());
     }
     let mut out = Vec::new();
-    variable::by_name(request, std::str::from_utf8(name).ok()?, &mut out).then_some(out)
+    registry::by_name(request, std::str::from_utf8(name).ok()?, &mut out).then_some(out)
 }
 
 /// Text with its variables (`$name`, `${name}`) replaced; `\$` is a dollar. Errors: it gets too long.
@@ -81,7 +81,7 @@ pub fn is_true(request: &mut Request, expression: &[u8]) -> Result<bool, String>
     let matches = match right {
         [b'/', pattern @ .., b'/'] => match captures(request, pattern, &left)? {
             Some((regex, groups)) => {
-                request.captured(&left, &groups);
+                request.values.captures.set(&left, groups.iter().cloned());
                 for (name, group) in regex.names() {
                     let value = groups.get(*group).and_then(|range| left.get(range.clone()));
                     super::set(request, &name.to_ascii_lowercase().into_bytes(), value.unwrap_or(b""))?;
@@ -105,7 +105,7 @@ fn captures(
     request: &mut Request,
     pattern: &[u8],
     subject: &[u8],
-) -> Result<Option<(Rc<Regex>, Groups)>, String> {
+) -> Result<Option<(Rc<Pattern>, Groups)>, String> {
     let state = request.ssi.get_or_insert_default();
     if state.compiled >= COMPILED_MAX || state.given_up >= GIVEN_UP_MAX {
         return Err(format!(

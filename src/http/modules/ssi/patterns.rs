@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::config::Span;
-use crate::http::regex::Regex;
+use crate::script::regex::Pattern;
 
 /// What a compiled expression may take.
 const BYTES_MAX: usize = 1024 * 1024;
@@ -17,19 +17,19 @@ const KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The expressions that were used last, the most recent one at the end.
 #[derive(Debug, Default)]
-struct Store(Vec<(Box<[u8]>, Rc<Regex>)>);
+struct Store(Vec<(Box<[u8]>, Rc<Pattern>)>);
 
 thread_local! {
     static STORE: RefCell<Store> = const { RefCell::new(Store(Vec::new())) };
 }
 
 /// The compiled expression, and whether it had to be compiled. Errors: a text for the log.
-pub fn compiled(pattern: &[u8]) -> Result<(Rc<Regex>, bool), String> {
+pub fn compiled(pattern: &[u8]) -> Result<(Rc<Pattern>, bool), String> {
     STORE.with_borrow_mut(|store| store.get(pattern))
 }
 
 impl Store {
-    fn get(&mut self, pattern: &[u8]) -> Result<(Rc<Regex>, bool), String> {
+    fn get(&mut self, pattern: &[u8]) -> Result<(Rc<Pattern>, bool), String> {
         if let Some(at) = self.0.iter().rposition(|(known, _)| **known == *pattern) {
             let found = self.0.remove(at);
             let regex = Rc::clone(&found.1);
@@ -37,7 +37,7 @@ impl Store {
             return Ok((regex, false));
         }
         let text = String::from_utf8_lossy(pattern);
-        let regex = Regex::within(&text, false, Span::default(), BYTES_MAX)
+        let regex = Pattern::within(&text, false, Span::default(), BYTES_MAX)
             .map_err(|error| format!("{} in an SSI condition", error.message))?;
         let regex = Rc::new(regex);
         self.0.push((pattern.into(), Rc::clone(&regex)));

@@ -1,14 +1,16 @@
-//! Complex values: text with variables, compiled once, evaluated for each request.
+//! Complex values: text with variables, compiled once, evaluated as often as something asks.
 //!
-//! Touches: the variable registry while compiling, the request while evaluating.
+//! Touches: the variable registry while compiling, the scope while evaluating.
 //! Behaviour: nginx's "complex values"; a `$` that starts no variable name is refused as nginx does.
+
+use std::fmt;
+use std::marker::PhantomData;
 
 use crate::base::foreign;
 use crate::base::path::{Escape, escape_uri};
 use crate::config::{Diagnostic, Span, Word};
-use crate::http::config::compile::Cx;
-use crate::http::request::Request;
-use crate::http::variable::VariableId;
+use crate::script::variable::VariableId;
+use crate::script::{Compile, Scope};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
@@ -19,21 +21,48 @@ enum Part {
 }
 
 /// A compiled value. Text without variables is a single part and costs a copy to evaluate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Script {
+///
+/// It holds ids only, those of one language part's registry: `S` costs nothing, and keeps the script of one part from being
+/// evaluated for a scope of another.
+pub struct Script<S> {
     parts: Box<[Part]>,
     span: Span,
+    of: PhantomData<fn(&mut S)>,
 }
 
-impl Script {
+impl<S> Clone for Script<S> {
+    fn clone(&self) -> Self {
+        Self { parts: self.parts.clone(), span: self.span, of: PhantomData }
+    }
+}
+
+impl<S> PartialEq for Script<S> {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts == other.parts && self.span == other.span
+    }
+}
+
+impl<S> Eq for Script<S> {}
+
+impl<S> fmt::Debug for Script<S> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Script").field("parts", &self.parts).field("span", &self.span).finish()
+    }
+}
+
+impl<S: Scope> Script<S> {
     /// Compiles an argument. Errors: a `$` without a name, an unclosed `${`; whether the variables
     /// exist is checked when everything is read.
-    pub fn compile(word: &Word, cx: &mut Cx) -> Result<Self, Diagnostic> {
+    pub fn compile(word: &Word, cx: &mut impl Compile<Scope = S>) -> Result<Self, Diagnostic> {
         Self::compile_text(&word.text, word.span, cx)
     }
 
     /// Like [`Script::compile`] for text that is part of an argument.
-    pub fn compile_text(text: &str, span: Span, cx: &mut Cx) -> Result<Self, Diagnostic> {
+    pub fn compile_text(
+        text: &str,
+        span: Span,
+        cx: &mut impl Compile<Scope = S>,
+    ) -> Result<Self, Diagnostic> {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some(at) = rest.find('$') {
@@ -41,51 +70,51 @@ impl Script {
             let (name, after) = variable_name(&rest[at + 1..], span)?;
             parts.push(match name.as_bytes() {
                 [digit @ b'0'..=b'9'] => Part::Capture(digit - b'0'),
-                _ => Part::Variable(cx.variables.reference(name, span)),
+                _ => Part::Variable(cx.variables().reference(name, span)),
             });
             rest = after;
         }
         push_text(&mut parts, rest);
-        Ok(Self { parts: parts.into(), span })
+        Ok(Self { parts: parts.into(), span, of: PhantomData })
     }
 
     /// The variable that a word names with all that stands behind its `$`, as in `if ($arg_go-get)`: there is no text
     /// beside it, and `$1` is a name too. Whether there is such a variable is checked when everything is read.
-    pub fn variable(word: &Word, cx: &mut Cx) -> Self {
+    pub fn variable(word: &Word, cx: &mut impl Compile<Scope = S>) -> Self {
         let name = word.text.strip_prefix('$').unwrap_or(&word.text);
-        let parts = [Part::Variable(cx.variables.reference(name, word.span))];
-        Self { parts: parts.into(), span: word.span }
+        let parts = [Part::Variable(cx.variables().reference(name, word.span))];
+        Self { parts: parts.into(), span: word.span, of: PhantomData }
     }
 
     /// Appends the value to `out`. Variables without a value add nothing.
-    pub fn evaluate(&self, request: &mut Request, out: &mut Vec<u8>) {
+    pub fn evaluate(&self, scope: &mut S, out: &mut Vec<u8>) {
         for part in &self.parts {
             match part {
                 Part::Text(text) => out.extend_from_slice(text),
                 Part::Variable(id) => {
-                    request.variable(*id, out);
+                    scope.variable(*id, out);
                 }
-                Part::Capture(index) => out.extend_from_slice(request.captures.group(*index)),
+                Part::Capture(index) => out.extend_from_slice(scope.values().captures.group(*index)),
             }
         }
     }
 
     /// Like [`Script::evaluate`], with the captured groups escaped as arguments.
-    pub fn evaluate_escaped(&self, request: &mut Request, out: &mut Vec<u8>) {
+    pub fn evaluate_escaped(&self, scope: &mut S, out: &mut Vec<u8>) {
         for part in &self.parts {
             match part {
                 Part::Text(text) => out.extend_from_slice(text),
                 Part::Variable(id) => {
-                    request.variable(*id, out);
+                    scope.variable(*id, out);
                 }
-                Part::Capture(index) => escape_uri(request.captures.group(*index), Escape::Args, out),
+                Part::Capture(index) => escape_uri(scope.values().captures.group(*index), Escape::Args, out),
             }
         }
     }
 
-    pub fn to_vec(&self, request: &mut Request) -> Vec<u8> {
+    pub fn to_vec(&self, scope: &mut S) -> Vec<u8> {
         let mut out = Vec::new();
-        self.evaluate(request, &mut out);
+        self.evaluate(scope, &mut out);
         out
     }
 

@@ -2,8 +2,9 @@
 
 use super::*;
 
-fn compile(pattern: &str) -> Regex {
-    Regex::new(pattern, false, Span::default()).unwrap_or_else(|error| panic!("{pattern}: {}", error.message))
+fn compile(pattern: &str) -> Pattern {
+    Pattern::new(pattern, false, Span::default())
+        .unwrap_or_else(|error| panic!("{pattern}: {}", error.message))
 }
 
 fn matches(pattern: &str, subject: &[u8]) -> bool {
@@ -124,7 +125,7 @@ fn what_cannot_be_run_says_so_and_what_to_write() {
         ("(?:(?:(?:a{1000}){1000}){1000})", "too much memory", "lower numbers"),
     ];
     for (pattern, why, help) in cases {
-        let Err(error) = Regex::new(pattern, false, Span::default()) else {
+        let Err(error) = Pattern::new(pattern, false, Span::default()) else {
             assert_eq!(why, "", "{pattern} was taken");
             continue;
         };
@@ -137,7 +138,7 @@ fn what_cannot_be_run_says_so_and_what_to_write() {
 fn groups_have_a_bound_to_their_depth() {
     for begin in ["(", "(?:", "(?=", "(?!", "(?>", "(?i:", "(?<=", "(*FAIL)("] {
         let text = begin.repeat(100_000) + &")".repeat(100_000);
-        let error = Regex::new(&text, false, Span::default()).expect_err("it is too deep");
+        let error = Pattern::new(&text, false, Span::default()).expect_err("it is too deep");
         assert!(error.message.contains("groups are nested more than 250 deep"), "{begin}");
     }
     assert!(matches(&("(".repeat(200) + "a" + &")".repeat(200)), b"a"));

@@ -1,5 +1,8 @@
 //! Regular expressions as PCRE users write them: the linear engine, and a backtracking one with a step
 //! limit for look-around and back-references.
+//!
+//! A [`Pattern`] is compiled text. A [`Regex`] is one whose named groups are variables of a configuration. Touches: the
+//! registry while compiling; the scope's slots and captures, and its log where a match is given up.
 
 mod dialect;
 pub mod hint;
@@ -12,7 +15,9 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::base::foreign;
 use crate::config::{Diagnostic, Span};
-use crate::http::variable::Registry;
+use crate::log;
+use crate::script::Scope;
+use crate::script::registry::Registry;
 use hint::{Ends, Hint};
 
 /// Steps of the backtracking engine before a match is given up: some tens of milliseconds. nginx's PCRE has 10 million.
@@ -27,16 +32,22 @@ enum Engine {
     Backtracking(Box<fancy_regex::Regex>),
 }
 
-/// A compiled pattern.
+/// A compiled pattern: all that is needed to match, and the names that its groups have.
 #[derive(Clone, Debug)]
-pub struct Regex {
+pub struct Pattern {
     engine: Engine,
     hint: Hint,
     group_count: usize,
     names: Vec<(Box<str>, usize)>,
-    /// Where a request keeps each named group: slot and group.
-    slots: Vec<(usize, usize)>,
     span: Span,
+}
+
+/// A pattern whose named groups are variables. Made by [`Pattern::declare`], so that they cannot be forgotten.
+#[derive(Clone, Debug)]
+pub struct Regex {
+    pattern: Pattern,
+    /// Where a scope keeps each named group: slot and group.
+    slots: Vec<(usize, usize)>,
 }
 
 /// The ranges of the groups, the whole match first; a group that took no part is `0..0`.
@@ -49,13 +60,13 @@ pub struct GaveUp {
     pub span: Span,
 }
 
-impl Regex {
+impl Pattern {
     /// Compiles a pattern at `span`. Errors: what is wrong with the pattern, in one line.
     pub fn new(pattern: &str, caseless: bool, span: Span) -> Result<Self, Diagnostic> {
         Self::within(pattern, caseless, span, COMPILED_BYTES_MAX)
     }
 
-    /// Like [`Regex::new`], for a pattern that may take no more than `bytes_max` when it is compiled.
+    /// Like [`Pattern::new`], for a pattern that may take no more than `bytes_max` when it is compiled.
     pub fn within(pattern: &str, caseless: bool, span: Span, bytes_max: usize) -> Result<Self, Diagnostic> {
         let pattern = &*foreign::escaped(pattern);
         let refused =
@@ -80,7 +91,7 @@ impl Regex {
             let count = regex.captures_len();
             (Engine::Linear(Box::new(regex)), names, count)
         };
-        Ok(Self { engine, hint, group_count, names, slots: Vec::new(), span })
+        Ok(Self { engine, hint, group_count, names, span })
     }
 
     /// The named groups and their indexes.
@@ -94,15 +105,20 @@ impl Regex {
     }
 
     /// Makes the named groups variables.
-    #[must_use]
-    pub fn declare(mut self, variables: &mut Registry) -> Self {
-        self.slots = self.names.iter().map(|(name, group)| (variables.slot(name), *group)).collect();
-        self
+    pub fn declare<S: Scope>(self, variables: &mut Registry<S>) -> Regex {
+        let slots = self.names.iter().map(|(name, group)| (variables.slot(name), *group)).collect();
+        Regex { pattern: self, slots }
     }
 
-    /// The slots of the named groups, with the group each keeps.
-    pub fn slots(&self) -> &[(usize, usize)] {
-        &self.slots
+    /// Matches for a scope. A pattern that gives up matches nothing, and fails what the scope is about.
+    pub fn search<S: Scope>(&self, scope: &mut S, subject: &[u8]) -> Option<Groups> {
+        match self.captures(subject) {
+            Ok(groups) => groups,
+            Err(error) => {
+                give_up(scope, error);
+                None
+            }
+        }
     }
 
     /// What it takes compiled; of a backtracking one that is not known, and half a page stands for it.
@@ -155,6 +171,59 @@ impl Regex {
     fn gave_up(&self) -> GaveUp {
         GaveUp { span: self.span }
     }
+}
+
+impl Regex {
+    pub fn hint(&self) -> Hint {
+        self.pattern.hint
+    }
+
+    pub fn is_match(&self, subject: &[u8]) -> Result<bool, GaveUp> {
+        self.pattern.is_match(subject)
+    }
+
+    /// Matches and gives the groups.
+    pub fn captures(&self, subject: &[u8]) -> Result<Option<Groups>, GaveUp> {
+        self.pattern.captures(subject)
+    }
+
+    /// Like [`Pattern::search`].
+    pub fn search<S: Scope>(&self, scope: &mut S, subject: &[u8]) -> Option<Groups> {
+        self.pattern.search(scope, subject)
+    }
+
+    /// Matches for a scope, which keeps the groups of a match.
+    pub fn find<S: Scope>(&self, scope: &mut S, subject: &[u8]) -> Option<Groups> {
+        let groups = self.search(scope, subject)?;
+        self.keep(scope, subject, &groups);
+        Some(groups)
+    }
+
+    /// Keeps all groups of a match, numbered and named.
+    pub fn keep<S: Scope>(&self, scope: &mut S, subject: &[u8], groups: &Groups) {
+        scope.values_mut().captures.set(subject, groups.iter().cloned());
+        self.keep_named(scope, subject, groups);
+    }
+
+    /// Keeps the named groups of a match.
+    pub fn keep_named<S: Scope>(&self, scope: &mut S, subject: &[u8], groups: &Groups) {
+        for (slot, index) in &self.slots {
+            let value = groups.get(*index).and_then(|range| subject.get(range.clone())).unwrap_or(b"");
+            scope.set_slot(*slot, value.to_vec());
+        }
+    }
+}
+
+/// Logs that an expression gave up, and notes it in the scope's values.
+#[cold]
+pub fn give_up<S: Scope>(scope: &mut S, error: GaveUp) {
+    let place = scope.places().name(error.span);
+    log::error!(
+        scope.logger(),
+        &*scope,
+        "the regular expression in {place} gave up after {BACKTRACK_LIMIT} steps"
+    );
+    scope.values_mut().gave_up = true;
 }
 
 fn backtracking(

@@ -1,0 +1,57 @@
+//! HTTP as a language of variables: a request is what they are asked of, [`Cx`] what they are compiled with.
+//!
+//! Touches: nothing. The short names here are those of `script/` for HTTP, for all modules.
+
+use crate::config::Places;
+use crate::http::Config;
+use crate::http::config::compile::Cx;
+use crate::http::request::Request;
+use crate::log::Logger;
+use crate::script::registry::{self, Variables};
+use crate::script::{Compile, Scope, Values, value, variable};
+use crate::sys::address::SockAddr;
+
+pub type Script = value::Script<Request>;
+pub type Variable = variable::Variable<Request>;
+pub type Registry = registry::Registry<Request>;
+pub type Target = registry::Target<Request>;
+
+impl Scope for Request {
+    #[inline]
+    fn variables(&self) -> &'static Variables<Self> {
+        let config: &'static Config = self.config;
+        &config.variables
+    }
+
+    #[inline]
+    fn values(&self) -> &Values {
+        &self.values
+    }
+
+    #[inline]
+    fn values_mut(&mut self) -> &mut Values {
+        &mut self.values
+    }
+
+    #[inline]
+    fn peer(&self) -> &SockAddr {
+        &self.connection.peer
+    }
+
+    fn logger(&self) -> Logger {
+        self.location.core.log()
+    }
+
+    fn places(&self) -> &'static Places {
+        let config: &'static Config = self.config;
+        &config.places
+    }
+}
+
+impl Compile for Cx {
+    type Scope = Request;
+
+    fn variables(&mut self) -> &mut Registry {
+        &mut self.variables
+    }
+}
