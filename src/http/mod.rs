@@ -49,9 +49,6 @@ pub struct Config {
     /// The settings of the `http` block itself.
     pub root: modules::Confs,
     pub variables: Variables<request::Request>,
-    pub maps: Vec<modules::map::Map>,
-    pub geos: Vec<modules::geo::Geo>,
-    pub splits: Vec<modules::split_clients::Split>,
     /// What `limit_req` and `limit_conn` count in.
     pub limit_req: Vec<modules::limit_req::Zone>,
     pub limit_conn: Vec<modules::limit_conn::Zone>,

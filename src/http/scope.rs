@@ -2,9 +2,13 @@
 //!
 //! Touches: nothing. The short names here are those of `script/` for HTTP, for all modules.
 
+use std::net::IpAddr;
+
+use crate::base::network::Network;
 use crate::config::Places;
 use crate::http::Config;
 use crate::http::config::compile::Cx;
+use crate::http::modules::realip;
 use crate::http::request::Request;
 use crate::log::Logger;
 use crate::script::registry::{self, Variables};
@@ -17,6 +21,8 @@ pub type Registry = registry::Registry<Request>;
 pub type Target = registry::Target<Request>;
 
 impl Scope for Request {
+    const HAS_NAMED_CLIENTS: bool = true;
+
     #[inline]
     fn variables(&self) -> &'static Variables<Self> {
         let config: &'static Config = self.config;
@@ -45,6 +51,10 @@ impl Scope for Request {
     fn places(&self) -> &'static Places {
         let config: &'static Config = self.config;
         &config.places
+    }
+
+    fn named_client(&self, trusted: &[Network], is_recursive: bool, peer: Option<IpAddr>) -> Option<IpAddr> {
+        realip::named_client(self, b"X-Forwarded-For", trusted, is_recursive, peer).map(|client| client.ip())
     }
 }
 

@@ -214,6 +214,13 @@ fn parse_port_range(text: &str) -> Result<(u16, u16), BadAddress> {
     Ok((first, last))
 }
 
+/// An address as proxies write it: `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]`, `[::1]:80`; the port is 0 where there is none.
+pub fn parse_inet(text: &[u8]) -> Option<SocketAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    bare.parse().map(|ip| SocketAddr::new(ip, 0)).ok().or_else(|| text.parse().ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,5 +325,26 @@ mod tests {
     #[test]
     fn an_unknown_name_is_an_error_not_an_empty_list() {
         assert!(parse_upstream("name.invalid", 80).unwrap().resolve().is_err());
+    }
+
+    #[test]
+    fn addresses_with_and_without_a_port() {
+        for (text, expected) in [
+            ("192.0.2.1", Some("192.0.2.1:0")),
+            ("192.0.2.1:80", Some("192.0.2.1:80")),
+            ("2001:db8::1", Some("[2001:db8::1]:0")),
+            ("[2001:db8::1]", Some("[2001:db8::1]:0")),
+            ("[2001:db8::1]:80", Some("[2001:db8::1]:80")),
+            ("unknown", None),
+            ("192.0.2.1:", None),
+            ("192.0.2.1:99999", None),
+            ("[192.0.2.1", None),
+        ] {
+            assert_eq!(
+                parse_inet(text.as_bytes()).map(|address| address.to_string()).as_deref(),
+                expected,
+                "{text}"
+            );
+        }
     }
 }

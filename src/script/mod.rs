@@ -7,13 +7,18 @@
 //! `stream`, which are near copies of each other.
 
 pub mod captures;
+pub mod geo;
+pub mod map;
 pub mod regex;
 pub mod registry;
+pub mod split_clients;
 pub mod value;
 pub mod variable;
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
+use crate::base::network::Network;
 use crate::config::{HasDiagnostics, Places};
 use crate::log::{self, Logger};
 use crate::script::captures::Captures;
@@ -26,6 +31,9 @@ use crate::sys::address::SockAddr;
 /// It owns [`Values`], which the code here reads and writes through [`Scope::values`] and [`Scope::values_mut`]; no other
 /// room needs to know what they hold. As a [`log::Context`] it is named in the messages about its own values.
 pub trait Scope: log::Context + Sized + 'static {
+    /// Proxies in front have a way of their own to name a client, as with `X-Forwarded-For`, which `geo` may trust.
+    const HAS_NAMED_CLIENTS: bool = false;
+
     /// All variables of the configuration in force.
     fn variables(&self) -> &'static Variables<Self>;
 
@@ -41,6 +49,16 @@ pub trait Scope: log::Context + Sized + 'static {
 
     /// The lines of the configuration's files, to name directives by.
     fn places(&self) -> &'static Places;
+
+    /// The client that the proxy at the address `peer` names in that way, where it is one of those that are trusted.
+    fn named_client(
+        &self,
+        _trusted: &[Network],
+        _is_recursive: bool,
+        _peer: Option<IpAddr>,
+    ) -> Option<IpAddr> {
+        None
+    }
 
     /// Appends the value of a variable; false when it has none.
     #[inline]

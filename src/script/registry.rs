@@ -236,7 +236,7 @@ pub fn by_name<S: Scope>(scope: &mut S, name: &str, out: &mut Vec<u8>) -> bool {
     }
     let Some(found) = find(variables.modules, name) else { return false };
     let rest = if found.prefix { &name[found.name.len()..] } else { "" };
-    (found.get)(scope, &Argument { name: rest.into(), ..Argument::default() }, out)
+    (found.get)(scope, &Argument { name: rest.into() }, out)
 }
 
 fn find<S>(modules: Modules<S>, name: &str) -> Option<&'static Variable<S>> {

@@ -6,6 +6,9 @@
 use std::fmt;
 
 use crate::script::Scope;
+use crate::script::geo::Geo;
+use crate::script::map::Map;
+use crate::script::split_clients::Split;
 
 /// Index of a variable in [`Variables`](super::registry::Variables).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,15 +19,6 @@ pub struct VariableId(pub(super) u32);
 pub struct Argument {
     /// The rest of a prefix variable's name: `user_agent` of `$http_user_agent`.
     pub name: Box<str>,
-    /// The index of the map.
-    pub index: usize,
-}
-
-impl Argument {
-    /// For a getter that looks something up by its index.
-    pub fn index(index: usize) -> Self {
-        Self { index, ..Self::default() }
-    }
 }
 
 /// Appends the value to `out`; false: the variable has no value now (`-` in the access log).
@@ -80,20 +74,33 @@ impl<S> Variable<S> {
             "" if self.prefix => Definition::Nothing, // a bare `$arg_` names no argument
             rest => {
                 let name = rest.to_ascii_lowercase().into();
-                Definition::Module(self.get, Argument { name, ..Argument::default() })
+                Definition::Module(self.get, Argument { name })
             }
         }
     }
 }
 
 /// What the value of a variable is made of.
+///
+/// The blocks that make variables (`map`, `geo`, `split_clients`) are kinds of definitions, so that a value is found
+/// without asking any other table than that of the variables.
 pub enum Definition<S: 'static> {
     /// What a module's getter says.
     Module(Getter<S>, Argument),
     /// What `set` or a captured group has stored, else what it is otherwise.
-    Slot { index: usize, otherwise: Box<Definition<S>> },
+    Slot {
+        index: usize,
+        otherwise: Box<Definition<S>>,
+    },
+    Map(Box<Map<S>>),
+    Geo(Box<Geo<S>>),
+    Split(Box<Split<S>>),
     /// Some `set` gives it a value, and none has yet: empty, which is worth a warning.
-    Uninitialized { name: Box<str>, slot: usize, warn: Uninitialized<S> },
+    Uninitialized {
+        name: Box<str>,
+        slot: usize,
+        warn: Uninitialized<S>,
+    },
     /// Never anything.
     Nothing,
 }
@@ -119,6 +126,9 @@ impl<S: Scope> Definition<S> {
                 }
                 None => otherwise.evaluate(scope, out),
             },
+            Self::Map(map) => map.evaluate(scope, out),
+            Self::Geo(geo) => geo.evaluate(scope, out),
+            Self::Split(split) => split.evaluate(scope, out),
             Self::Uninitialized { name, slot, warn } => {
                 warn(scope, name);
                 scope.set_slot(*slot, Vec::new()); // one warning is enough
@@ -129,11 +139,14 @@ impl<S: Scope> Definition<S> {
     }
 }
 
-impl<S> fmt::Debug for Definition<S> {
+impl<S: Scope> fmt::Debug for Definition<S> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Module(_, argument) => out.debug_tuple("Module").field(argument).finish(),
             Self::Slot { index, otherwise } => out.debug_tuple("Slot").field(index).field(otherwise).finish(),
+            Self::Map(map) => out.debug_tuple("Map").field(&map.name()).finish(),
+            Self::Geo(geo) => out.debug_tuple("Geo").field(&geo.name()).finish(),
+            Self::Split(split) => out.debug_tuple("Split").field(&split.name()).finish(),
             Self::Uninitialized { name, .. } => out.debug_tuple("Uninitialized").field(name).finish(),
             Self::Nothing => out.write_str("Nothing"),
         }

@@ -51,10 +51,6 @@ pub struct Cx {
     pub diagnostics: Diagnostics,
     /// Log formats, declared once for the whole `http` block.
     pub log: modules::access_log::Shared,
-    /// Maps by index; a map variable's argument holds the index.
-    pub maps: Vec<modules::map::Map>,
-    pub geos: Vec<modules::geo::Geo>,
-    pub splits: Vec<modules::split_clients::Split>,
     pub limit_req: Zones<modules::limit_req::Declared>,
     pub limit_conn: Zones<modules::limit_conn::Declared>,
     /// Named groups of peers, referenced and declared in any order.
@@ -108,9 +104,6 @@ impl Cx {
             defaults: Arc::default(),
             diagnostics: Diagnostics::default(),
             log: Default::default(),
-            maps: Vec::new(),
-            geos: Vec::new(),
-            splits: Vec::new(),
             limit_req: Zones::default(),
             limit_conn: Zones::default(),
             upstreams: Default::default(),
@@ -238,9 +231,6 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     let Cx {
         variables,
         mut diagnostics,
-        maps,
-        geos,
-        splits,
         upstreams,
         body_files,
         keepalive_ms_max,
@@ -268,9 +258,6 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         servers,
         root,
         variables,
-        maps,
-        geos,
-        splits,
         limit_req,
         limit_conn,
         upstreams,

@@ -15,7 +15,7 @@ use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::Verdict;
 use crate::http::request::Request;
 use crate::http::scope::Variable;
-use crate::net::address::parse_upstream;
+use crate::net::address::{parse_inet, parse_upstream};
 use crate::script::variable::variable;
 use crate::sys::address::SockAddr;
 
@@ -162,7 +162,7 @@ pub fn named_client(
         if !trusted.iter().any(|network| network.contains(peer)) {
             break;
         }
-        let Some(address) = parse_address(word) else { break };
+        let Some(address) = parse_inet(word) else { break };
         found = Some(address);
         peer = Some(address.ip());
         if !is_recursive {
@@ -172,39 +172,6 @@ pub fn named_client(
     found
 }
 
-/// `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]`, `[::1]:80`; the port is 0 where there is none.
-pub fn parse_address(text: &[u8]) -> Option<SocketAddr> {
-    let text = std::str::from_utf8(text).ok()?;
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    bare.parse().map(|ip| SocketAddr::new(ip, 0)).ok().or_else(|| text.parse().ok())
-}
-
 fn socket_peer(request: &Request) -> &SockAddr {
     request.socket_peer.as_deref().unwrap_or(&request.connection.peer)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_with_and_without_a_port() {
-        for (text, expected) in [
-            ("192.0.2.1", Some("192.0.2.1:0")),
-            ("192.0.2.1:80", Some("192.0.2.1:80")),
-            ("2001:db8::1", Some("[2001:db8::1]:0")),
-            ("[2001:db8::1]", Some("[2001:db8::1]:0")),
-            ("[2001:db8::1]:80", Some("[2001:db8::1]:80")),
-            ("unknown", None),
-            ("192.0.2.1:", None),
-            ("192.0.2.1:99999", None),
-            ("[192.0.2.1", None),
-        ] {
-            assert_eq!(
-                parse_address(text.as_bytes()).map(|address| address.to_string()).as_deref(),
-                expected,
-                "{text}"
-            );
-        }
-    }
 }
