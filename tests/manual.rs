@@ -6,20 +6,18 @@ use std::path::Path;
 
 use pronghorn::config::{RowInfo, Shape, absent, document};
 use pronghorn::cycle;
-use pronghorn::http::{glossary, modules};
+use pronghorn::http::modules;
 
 fn variables() -> String {
     let all = modules::VARIABLES.iter().flat_map(|list| list.iter());
-    let mut names: Vec<String> = all
-        .map(|variable| if variable.prefix { format!("{}NAME", variable.name) } else { variable.name.into() })
-        .collect();
-    names.sort();
-    names.dedup();
+    let name = |name: &str, prefix| if prefix { format!("{name}NAME") } else { name.to_owned() };
+    let mut rows: Vec<(String, &str)> = all.map(|v| (name(v.name, v.prefix), v.doc)).collect();
+    rows.sort();
+    rows.dedup_by(|a, b| a.0 == b.0);
     let mut out = String::from(".Bl -tag -width Ds -compact\n");
-    for name in names {
-        let known = name.strip_suffix("NAME").unwrap_or(&name);
-        let line = glossary::line(known).unwrap_or_default();
-        out.push_str(&format!(".It Dv ${name}\n{}\n", document::line(line)));
+    for (name, doc) in rows {
+        assert!(!doc.is_empty(), "${name} has no line in its row");
+        out.push_str(&format!(".It Dv ${name}\n{}\n", document::line(doc)));
     }
     out.push_str(".El\n");
     out

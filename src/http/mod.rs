@@ -3,7 +3,6 @@
 pub mod client;
 pub mod config;
 pub mod downstream;
-pub mod glossary;
 pub mod h1;
 pub mod modules;
 pub mod pipeline;

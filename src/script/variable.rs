@@ -46,20 +46,27 @@ pub struct Variable<S: 'static> {
     pub prefix: bool,
     pub get: Getter<S>,
     pub change: Change<S>,
+    /// One line for the manual: what it holds.
+    pub doc: &'static str,
 }
 
-pub const fn variable<S>(name: &'static str, get: Getter<S>) -> Variable<S> {
-    Variable { name, prefix: false, get, change: Change::Never }
+pub const fn variable<S>(name: &'static str, get: Getter<S>, doc: &'static str) -> Variable<S> {
+    Variable { name, prefix: false, get, change: Change::Never, doc }
 }
 
 /// A family of variables with a common beginning: `arg_`, `http_`, `cookie_`.
-pub const fn prefix<S>(name: &'static str, get: Getter<S>) -> Variable<S> {
-    Variable { name, prefix: true, get, change: Change::Kept }
+pub const fn prefix<S>(name: &'static str, get: Getter<S>, doc: &'static str) -> Variable<S> {
+    Variable { name, prefix: true, get, change: Change::Kept, doc }
 }
 
 /// A variable that `set`, `map` and their kind may give another value.
-pub const fn changeable<S>(name: &'static str, get: Getter<S>, change: Change<S>) -> Variable<S> {
-    Variable { name, prefix: false, get, change }
+pub const fn changeable<S>(
+    name: &'static str,
+    get: Getter<S>,
+    change: Change<S>,
+    doc: &'static str,
+) -> Variable<S> {
+    Variable { name, prefix: false, get, change, doc }
 }
 
 impl<S> Variable<S> {

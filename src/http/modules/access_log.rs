@@ -94,18 +94,21 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("log_subrequest", Context::ANY, |conf| &mut conf.log_subrequest, "Logs subrequests too, such as those of an SSI include; off."),
 ];
 
+#[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("termination_reason", |request, _, out| {
-        termination::write(request, out);
-        true
-    }),
-    variable("request_head_time", |r, _, out| seconds(Some(r.headed_us), r.started_us, out)),
-    variable("request_body_time", |r, _, out| seconds(r.body.ended_us(), r.headed_us, out)),
-    variable("response_wait_time", |r, _, out| seconds(r.answered_us, r.started_us, out)),
+    variable("termination_reason", |request, _, out| { termination::write(request, out); true },
+        "Who ended the request, in which phase, by which limit: see below."),
+    variable("request_head_time", |r, _, out| seconds(Some(r.headed_us), r.started_us, out),
+        "From the first byte of the request's head to its last, in seconds."),
+    variable("request_body_time", |r, _, out| seconds(r.body.ended_us(), r.headed_us, out),
+        "From the end of the request's head to the end of its body, in seconds."),
+    variable("response_wait_time", |r, _, out| seconds(r.answered_us, r.started_us, out),
+        "From the first byte of the request to the head of the answer, in seconds."),
     variable("response_send_time", |r, _, out| {
         let now_us = runtime::now_us();
         r.answered_us.is_some_and(|answered_us| seconds(Some(now_us), answered_us, out))
-    }),
+    },
+        "From the head of the answer to now, in the log to its last byte; in seconds."),
 ];
 
 /// The time from one moment to another; no value where the other one has not come.

@@ -67,6 +67,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     text("ancient_browser_value", Context::ANY, |c| &mut c.ancient_value, "The value of $ancient_browser."),
 ];
 
+#[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("modern_browser", |request, _, out| {
         let conf: &'static Conf = &request.location.browser;
@@ -74,20 +75,17 @@ pub static VARIABLES: &[Variable] = &[
             out.extend_from_slice(conf.modern_value.value().as_bytes());
         }
         true
-    }),
+    },
+        "The value of modern_browser_value where the browser is a modern one, else empty."),
     variable("ancient_browser", |request, _, out| {
         let conf: &'static Conf = &request.location.browser;
         if !conf.is_modern(request.header(Id::UserAgent)) {
             out.extend_from_slice(conf.ancient_value.value().as_bytes());
         }
         true
-    }),
-    variable("msie", |request, _, out| {
-        if is_msie(request) {
-            out.push(b'1');
-        }
-        true
-    }),
+    },
+        "The value of ancient_browser_value where the browser is no modern one, else empty."),
+    variable("msie", |request, _, out| { if is_msie(request) { out.push(b'1'); } true }, "1 for Internet Explorer, else empty."),
 ];
 
 impl BlockConf for Conf {}

@@ -29,6 +29,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Expression whose two groups are $fastcgi_script_name and $fastcgi_path_info."),
 ];
 
+#[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("fastcgi_script_name", |request, _, out| {
         let (script, _) = split(request);
@@ -39,11 +40,10 @@ pub static VARIABLES: &[Variable] = &[
             );
         }
         true
-    }),
-    variable("fastcgi_path_info", |request, _, out| {
-        out.extend_from_slice(&split(request).1);
-        true
-    }),
+    },
+        "The path of the script: the first group of fastcgi_split_path_info, else $uri, with fastcgi_index behind a slash."),
+    variable("fastcgi_path_info", |request, _, out| { out.extend_from_slice(&split(request).1); true },
+        "What follows the script in the path, by fastcgi_split_path_info."),
 ];
 
 impl BlockConf for Conf {}

@@ -74,7 +74,9 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("limit_conn_dry_run", Context::ANY, |c| &mut c.dry_run, "Counts and logs, but limits nothing; off."),
 ];
 
-pub static VARIABLES: &[Variable] = &[variable("limit_conn_status", |request, _, out| {
+#[rustfmt::skip]
+pub static VARIABLES: &[Variable] = &[
+    variable("limit_conn_status", |request, _, out| {
     let name: &[u8] = match request.limits.conn {
         None => return false,
         Some(Outcome::Passed) => b"PASSED",
@@ -83,7 +85,8 @@ pub static VARIABLES: &[Variable] = &[variable("limit_conn_status", |request, _,
     };
     out.extend_from_slice(name);
     true
-})];
+}, "What limit_conn made of the request: PASSED, REJECTED or REJECTED_DRY_RUN."),
+];
 
 impl Merge for Conf {
     fn merge(&mut self, outer: &Self) {

@@ -35,7 +35,10 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Bytes of an answer before limit_rate holds.").default("0"),
 ];
 
-pub static VARIABLES: &[Variable] = &[changeable("limit_rate", value, Change::By(set))];
+#[rustfmt::skip]
+pub static VARIABLES: &[Variable] = &[
+    changeable("limit_rate", value, Change::By(set), "The rate in bytes a second at which the answer is sent; it can be set."),
+];
 
 fn value(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {
     out.extend_from_slice(itoa::Buffer::new().format(rate(request)).as_bytes());

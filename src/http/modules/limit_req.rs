@@ -95,7 +95,9 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("limit_req_dry_run", Context::ANY, |c| &mut c.dry_run, "Counts and logs, but limits nothing; off."),
 ];
 
-pub static VARIABLES: &[Variable] = &[variable("limit_req_status", |request, _, out| {
+#[rustfmt::skip]
+pub static VARIABLES: &[Variable] = &[
+    variable("limit_req_status", |request, _, out| {
     let name: &[u8] = match request.limits.req {
         None => return false,
         Some(Outcome::Passed) => b"PASSED",
@@ -106,7 +108,8 @@ pub static VARIABLES: &[Variable] = &[variable("limit_req_status", |request, _, 
     };
     out.extend_from_slice(name);
     true
-})];
+}, "What limit_req made of the request: PASSED, DELAYED, REJECTED, or with _DRY_RUN."),
+];
 
 impl Merge for Conf {
     fn merge(&mut self, outer: &Self) {

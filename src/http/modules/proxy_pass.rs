@@ -86,13 +86,12 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "The server or group of servers for the location's requests: http://host:port/uri."),
 ];
 
+#[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("proxy_host", |request, _, out| host(request, out)),
-    variable("proxy_port", |request, _, out| port(request, out)),
-    variable("proxy_add_x_forwarded_for", |request, _, out| {
-        add_x_forwarded_for(request, out);
-        true
-    }),
+    variable("proxy_host", |request, _, out| host(request, out), "The name and port of proxy_pass."),
+    variable("proxy_port", |request, _, out| port(request, out), "The port of proxy_pass, or its protocol's."),
+    variable("proxy_add_x_forwarded_for", |request, _, out| { add_x_forwarded_for(request, out); true },
+        "The request's X-Forwarded-For with the client's address appended."),
 ];
 
 /// The content phase: requests of this location go upstream.

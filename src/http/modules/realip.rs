@@ -42,15 +42,12 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("real_ip_recursive", Context::ANY, |c| &mut c.recursive, "Goes past trusted addresses in the field to the last one that is not trusted; off."),
 ];
 
+#[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("realip_remote_addr", |r, _, out| match socket_peer(r).ip() {
-        Some(ip) => write!(out, "{ip}").is_ok(),
-        None => write!(out, "unix:").is_ok(),
-    }),
-    variable("realip_remote_port", |r, _, out| match socket_peer(r).port() {
-        Some(port) => write!(out, "{port}").is_ok(),
-        None => true,
-    }),
+    variable("realip_remote_addr", |r, _, out| match socket_peer(r).ip() { Some(ip) => write!(out, "{ip}").is_ok(), None => write!(out, "unix:").is_ok(), },
+        "The address that the connection came from, before set_real_ip_from."),
+    variable("realip_remote_port", |r, _, out| match socket_peer(r).port() { Some(port) => write!(out, "{port}").is_ok(), None => true, },
+        "The port that the connection came from, before set_real_ip_from."),
 ];
 
 impl Merge for Conf {

@@ -51,13 +51,17 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("referer_hash_bucket_size", Context::SERVER.or(Context::LOCATION), Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
 ];
 
-pub static VARIABLES: &[Variable] = &[variable("invalid_referer", |request, _, out| {
-    let conf: &'static Conf = &request.location.referer;
-    if conf.valid.as_deref().is_some_and(|valid| !valid.admits(request)) {
-        out.push(b'1');
-    }
-    true
-})];
+#[rustfmt::skip]
+pub static VARIABLES: &[Variable] = &[
+    variable("invalid_referer", |request, _, out| {
+        let conf: &'static Conf = &request.location.referer;
+        if conf.valid.as_deref().is_some_and(|valid| !valid.admits(request)) {
+            out.push(b'1');
+        }
+        true
+    },
+        "1 where Referer is none of valid_referers, else empty."),
+];
 
 impl BlockConf for Conf {
     fn freeze(&mut self, cx: &mut Cx) {

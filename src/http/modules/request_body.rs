@@ -60,17 +60,16 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("client_body_in_single_buffer", Context::ANY, Arity::exactly(1), Accepted::Flag, "A body in memory is always in one buffer.").default("off"),
 ];
 
+#[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("request_body", |request, _, out| {
-        let body = request.body.kept();
-        out.extend_from_slice(body);
-        !body.is_empty()
-    }),
+    variable("request_body", |request, _, out| { let body = request.body.kept(); out.extend_from_slice(body); !body.is_empty() },
+        "The request's body where it was read into memory."),
     variable("request_body_file", |request, _, out| {
         let path = request.body.file().map(|file| file.path().as_os_str().as_encoded_bytes());
         out.extend_from_slice(path.unwrap_or_default());
         path.is_some()
-    }),
+    },
+        "The file of the request's body."),
 ];
 
 /// The directory for the files of a request's location.

@@ -41,6 +41,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "For links of the form /prefix/hash/link, the hash in hexadecimal of the link and this secret: $secure_link is the link, or empty."),
 ];
 
+#[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("secure_link", |request, _, out| {
         let conf: &'static Conf = &request.location.secure_link;
@@ -48,7 +49,8 @@ pub static VARIABLES: &[Variable] = &[
             Some(secret) => by_secret(request, secret, out),
             None => nested(request, "secure_link", |request| by_hash(request, conf, out)),
         }
-    }),
+    },
+        "1 for a link that is right, 0 where its time is over, else empty; with secure_link_secret the link."),
     variable("secure_link_expires", |request, _, out| {
         let conf: &'static Conf = &request.location.secure_link;
         let Some(link) = conf.link.as_ref().filter(|_| conf.md5.is_set()) else { return false };
@@ -60,7 +62,8 @@ pub static VARIABLES: &[Variable] = &[
             }
             _ => false,
         }
-    }),
+    },
+        "The second of the end of the link."),
 ];
 
 impl BlockConf for Conf {

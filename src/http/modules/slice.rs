@@ -34,7 +34,10 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     size("slice", Context::ANY, |c| &mut c.size, "Fetches answers in slices of this size, which $slice_range asks for: proxy_set_header Range $slice_range."),
 ];
 
-pub static VARIABLES: &[Variable] = &[variable("slice_range", slice_range)];
+#[rustfmt::skip]
+pub static VARIABLES: &[Variable] = &[
+    variable("slice_range", slice_range, "The part of an answer that is asked for with slice, as a Range: bytes=0-1048575."),
+];
 
 impl BlockConf for Conf {
     fn acts(&self) -> bool {

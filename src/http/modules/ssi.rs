@@ -79,9 +79,10 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("ssi_min_file_chunk", Context::ANY, ONE, Accepted::Size, "Files are read in parts as they are needed.").default("1k"),
 ];
 
+#[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("date_local", |request, _, out| date(request, false, out)),
-    variable("date_gmt", |request, _, out| date(request, true, out)),
+    variable("date_local", |request, _, out| date(request, false, out), "The local time, as config timefmt says."),
+    variable("date_gmt", |request, _, out| date(request, true, out), "The time in GMT, as config timefmt says."),
 ];
 
 impl BlockConf for Conf {

@@ -30,19 +30,22 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Answers with the numbers of connections and requests of all workers."),
 ];
 
+#[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("connections_active", |_, _, out| write!(out, "{}", total(Total::Active)).is_ok()),
-    variable("connections_reading", |_, _, out| write!(out, "{}", total(Total::Reading)).is_ok()),
-    variable("connections_writing", |_, _, out| write!(out, "{}", total(Total::Writing)).is_ok()),
-    variable("connections_waiting", |_, _, out| write!(out, "{}", total(Total::Waiting)).is_ok()),
+    variable("connections_active", |_, _, out| write!(out, "{}", total(Total::Active)).is_ok(), "Client connections of all workers, those that wait included."),
+    variable("connections_reading", |_, _, out| write!(out, "{}", total(Total::Reading)).is_ok(), "Connections whose request head is being read."),
+    variable("connections_writing", |_, _, out| write!(out, "{}", total(Total::Writing)).is_ok(), "Connections whose request is being answered."),
+    variable("connections_waiting", |_, _, out| write!(out, "{}", total(Total::Waiting)).is_ok(), "Connections that wait for their next request."),
     // no line of its own on the page, which others parse
-    variable("connections_reused", |_, _, out| write!(out, "{}", total(Total::Reused)).is_ok()),
-    variable("longest_turn", |_, _, out| {
-        let ms = heartbeat::longest_turn_us() / 1000;
-        write!(out, "{}.{:03}", ms / 1000, ms % 1000).is_ok()
-    }),
-    variable("memory_drawn", |_, _, out| write!(out, "{}", total(Total::Drawn)).is_ok()),
-    variable("memory_degraded", |_, _, out| write!(out, "{}", total(Total::Degraded)).is_ok()),
+    variable("connections_reused", |_, _, out| write!(out, "{}", total(Total::Reused)).is_ok(),
+        "Connections that were waiting and were asked to close since others needed their places."),
+    variable("longest_turn", |_, _, out| { let ms = heartbeat::longest_turn_us() / 1000; write!(out, "{}.{:03}", ms / 1000, ms % 1000).is_ok() },
+        "The longest turn of the event loop of any worker now running, since it started, in seconds with milliseconds: as long other connections of that \
+         worker had to wait."),
+    variable("memory_drawn", |_, _, out| write!(out, "{}", total(Total::Drawn)).is_ok(),
+        "Bytes of memory that the requests of all workers have drawn from their budgets now."),
+    variable("memory_degraded", |_, _, out| write!(out, "{}", total(Total::Degraded)).is_ok(),
+        "Requests of all workers that had to make do with less memory (worker_memory_budget)."),
 ];
 
 impl BlockConf for Conf {

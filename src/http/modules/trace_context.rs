@@ -22,26 +22,23 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 
 ];
 
+#[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("traceparent", |request, _, out| {
         let span = span(request);
         let trace = Trace::of(request);
         let flags = trace.parent.as_ref().map_or(SAMPLED, |parent| parent.flags);
         write!(out, "00-{}-{span:016x}-{flags:02x}", trace.id).is_ok()
-    }),
-    variable("trace_id", |request, _, out| {
-        let trace = Trace::of(request);
-        out.extend_from_slice(trace.id.as_bytes());
-        true
-    }),
+    },
+        "The W3C trace context for the upstream: the trace of the client, or a new one, with a span of this request."),
+    variable("trace_id", |request, _, out| { let trace = Trace::of(request); out.extend_from_slice(trace.id.as_bytes()); true },
+        "The trace of the client's traceparent, else that of $request_id."),
     variable("parent_id", |request, _, out| {
         let parent = Trace::of(request).parent;
         parent.is_some_and(|parent| write!(out, "{:016x}", parent.span).is_ok())
-    }),
-    variable("span_id", |request, _, out| {
-        let span = span(request);
-        write!(out, "{span:016x}").is_ok()
-    }),
+    },
+        "The span of the client in its traceparent; no value where the trace begins here."),
+    variable("span_id", |request, _, out| { let span = span(request); write!(out, "{span:016x}").is_ok() }, "The span of this request, for its traceparent."),
 ];
 
 /// The flags of a trace that begins here: its identity is in the log, if in nothing else.

@@ -84,46 +84,37 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("state", UPSTREAM, Arity::exactly(1), unavailable, "Not available yet."),
 ];
 
+#[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("upstream_addr", |request, _, out| {
-        each(request, out, |attempt, out| out.extend_from_slice(attempt.name()))
-    }),
+    variable("upstream_addr", |request, _, out| each(request, out, |attempt, out| out.extend_from_slice(attempt.name())),
+        "The servers that were asked; a comma between tries, a colon after an internal redirect."),
     variable("upstream_status", |request, _, out| {
         each(request, out, |attempt, out| match attempt.status {
             0 => out.push(b'-'),
             status => out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes()),
         })
-    }),
-    variable("upstream_connect_time", |request, _, out| {
-        each(request, out, |attempt, out| seconds(attempt.connect_us, out))
-    }),
-    variable("upstream_send_time", |request, _, out| {
-        each(request, out, |attempt, out| seconds(attempt.sent_us, out))
-    }),
-    variable("upstream_header_time", |request, _, out| {
-        each(request, out, |attempt, out| seconds(attempt.header_us, out))
-    }),
-    variable("upstream_response_time", |request, _, out| {
-        each(request, out, |attempt, out| seconds(attempt.ended_us.map(|_| attempt.response_us()), out))
-    }),
-    variable("upstream_response_length", |request, _, out| {
-        each(request, out, |attempt, out| count(attempt.length, out))
-    }),
-    variable("upstream_bytes_received", |request, _, out| {
-        each(request, out, |attempt, out| count(attempt.received, out))
-    }),
-    variable("upstream_bytes_sent", |request, _, out| {
-        each(request, out, |attempt, out| count(attempt.sent, out))
-    }),
+    },
+        "The status of each server's answer; 502 or 504 where there was none."),
+    variable("upstream_connect_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.connect_us, out)),
+        "The time to connect to each server, in seconds; 0.000 for a kept connection."),
+    variable("upstream_send_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.sent_us, out)),
+        "The time until each server had been sent the whole request, in seconds."),
+    variable("upstream_header_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.header_us, out)),
+        "The time until the head of each server's answer was there, in seconds."),
+    variable("upstream_response_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.ended_us.map(|_| attempt.response_us()), out)),
+        "The time until each server's answer was there, in seconds."),
+    variable("upstream_response_length", |request, _, out| each(request, out, |attempt, out| count(attempt.length, out)),
+        "Bytes of the body of each server's answer."),
+    variable("upstream_bytes_received", |request, _, out| each(request, out, |attempt, out| count(attempt.received, out)), "Bytes that each server sent."),
+    variable("upstream_bytes_sent", |request, _, out| each(request, out, |attempt, out| count(attempt.sent, out)), "Bytes that each server was sent."),
     // empty, as nginx has it wherever no cache was asked; formats of logs name it often
-    variable("upstream_cache_etag", |_, _, _| false),
-    variable("upstream_cache_last_modified", |_, _, _| false),
-    variable("upstream_cache_status", |_, _, _| false),
-    prefix("upstream_http_", http),
-    prefix("upstream_trailer_", |request, argument, out| {
-        trailer(&request.upstream.trailers, &argument.name, out)
-    }),
-    prefix("upstream_cookie_", cookie),
+    variable("upstream_cache_etag", |_, _, _| false, "The ETag of an answer in a cache; empty, since none is asked."),
+    variable("upstream_cache_last_modified", |_, _, _| false, "The Last-Modified of an answer in a cache; empty, since none is asked."),
+    variable("upstream_cache_status", |_, _, _| false, "What a cache had for the request; empty, since none is asked."),
+    prefix("upstream_http_", http, "The server's field of this name, in lower case and with underscores."),
+    prefix("upstream_trailer_", |request, argument, out| trailer(&request.upstream.trailers, &argument.name, out),
+        "The field of this name behind the body of the server's answer."),
+    prefix("upstream_cookie_", cookie, "The cookie of this name that the server sets."),
 ];
 
 /// The groups that a configuration names, while it is read: referenced and defined in any order.

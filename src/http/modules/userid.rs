@@ -90,19 +90,22 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "The number of this server in the cookies.").default("its address"),
 ];
 
+#[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("uid_got", |request, _, out| match of(request).filter(|conf| conf.mode() != Mode::Off) {
         Some(conf) => show(conf, state(request, conf).got, out),
         None => false,
-    }),
+    },
+        "The name and value of the cookie that the client sent, by userid."),
     variable("uid_set", |request, _, out| match of(request).filter(|conf| conf.mode() >= Mode::V1) {
         Some(conf) => {
             make(request, conf);
             show(conf, state(request, conf).set, out)
         }
         None => false,
-    }),
-    changeable("uid_reset", |_, _, _| true, Change::Kept),
+    },
+        "The name and value of the cookie that the client is given, by userid."),
+    changeable("uid_reset", |_, _, _| true, Change::Kept, "Set it to anything but empty and 0 and userid gives a new cookie; log tells the old one too."),
 ];
 
 impl BlockConf for Conf {
