@@ -1,8 +1,8 @@
 //! pronghorn: a multi-worker reverse proxy and load balancer that reads nginx's configuration language.
 //!
 //! Each folder is a floor; a file imports its own folder and lower floors only (`docs/architecture.md`,
-//! checked by `tests/tidy.rs`). From the top: master, worker, cycle, http, script and upstream, net, config
-//! and proto, runtime and shm and log, sys and base.
+//! checked by `tests/tidy.rs`). From the top: master, worker, cycle, http, shared, script and upstream,
+//! net, config and proto, runtime and shm and log, sys and base.
 
 pub mod base;
 pub mod cli;
@@ -15,6 +15,7 @@ pub mod net;
 pub mod proto;
 pub mod runtime;
 pub mod script;
+pub mod shared;
 pub mod shm;
 pub mod sys;
 pub mod upstream;

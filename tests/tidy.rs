@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// From the top; the folders of one line are siblings. A file imports its own folder and lower lines only.
-const FLOORS: [&[&str]; 10] = [
+const FLOORS: [&[&str]; 11] = [
     &["main", "lib", "cli"],
     &["master"],
     &["worker"],
     &["cycle"],
     &["http", "stream"],
+    &["shared"],
     &["script", "upstream", "cache"],
     &["net"],
     &["config", "proto"],

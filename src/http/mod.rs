@@ -15,7 +15,6 @@ pub mod scope;
 pub mod temp_file;
 pub mod tunnel;
 pub mod upstream;
-pub mod zone;
 
 use std::cell::Cell;
 use std::collections::HashSet;

@@ -3,6 +3,7 @@
 //! Touches: nothing. The short names here are those of `script/` for HTTP, for all modules.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use crate::base::network::Network;
 use crate::config::Places;
@@ -13,7 +14,9 @@ use crate::http::request::Request;
 use crate::log::Logger;
 use crate::script::registry::{self, Variables};
 use crate::script::{Compile, Scope, Values, value, variable};
+use crate::shared::Environment;
 use crate::sys::address::SockAddr;
+use crate::sys::names::Names;
 
 pub type Script = value::Script<Request>;
 pub type Variable = variable::Variable<Request>;
@@ -63,5 +66,21 @@ impl Compile for Cx {
 
     fn variables(&mut self) -> &mut Registry {
         &mut self.variables
+    }
+}
+
+impl Environment for Cx {
+    const BLOCK: &'static str = "http";
+
+    fn prefix(&self) -> &Path {
+        &self.options.prefix
+    }
+
+    fn names(&self) -> &Names {
+        &self.options.names
+    }
+
+    fn is_test(&self) -> bool {
+        self.options.test_only
     }
 }

@@ -12,6 +12,8 @@ pub mod map;
 pub mod regex;
 pub mod registry;
 pub mod split_clients;
+#[cfg(test)]
+pub mod toy;
 pub mod value;
 pub mod variable;
 
@@ -151,3 +153,6 @@ pub fn nested<S: Scope, R: Default>(scope: &mut S, name: &str, evaluate: impl Fn
     }
     value
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,6 @@ use crate::http::modules::{self, Confs, Directive, Partial, table};
 use crate::http::request::body_file;
 use crate::http::scope::Registry;
 use crate::http::upstream::failover;
-use crate::http::zone::Zones;
 use crate::log::Logger;
 use crate::proto::message::Method;
 use crate::script::regex::Pattern;
@@ -50,9 +49,9 @@ pub struct Cx {
     pub(in crate::http) defaults: Arc<Confs>,
     pub diagnostics: Diagnostics,
     /// Log formats, declared once for the whole `http` block.
-    pub log: modules::access_log::Shared,
-    pub limit_req: Zones<modules::limit_req::Declared>,
-    pub limit_conn: Zones<modules::limit_conn::Declared>,
+    pub log: modules::access_log::Formats,
+    pub limit_req: modules::limit_req::Zones,
+    pub limit_conn: modules::limit_conn::Zones,
     /// Named groups of peers, referenced and declared in any order.
     pub upstreams: modules::upstream::Shared,
     /// Directories for temporary files, each once.
@@ -104,8 +103,8 @@ impl Cx {
             defaults: Arc::default(),
             diagnostics: Diagnostics::default(),
             log: Default::default(),
-            limit_req: Zones::default(),
-            limit_conn: Zones::default(),
+            limit_req: Default::default(),
+            limit_conn: Default::default(),
             upstreams: Default::default(),
             folders: Vec::new(),
             body_files: false,

@@ -1,34 +1,23 @@
 //! Who may have what: `allow` and `deny` by address, `satisfy`, `limit_except` by method.
 //!
-//! Runs in the access phase. Touches: the request's peer address. How several answers of the phase become one
-//! (`satisfy`) is decided in the pipeline.
+//! Runs in the access phase. Touches: the request's peer address. The rules are `shared/access.rs`; how several answers of
+//! the phase become one (`satisfy`) is decided in the pipeline.
 //! Behaviour: nginx.org, ngx_http_access_module; `satisfy` and `limit_except` of ngx_http_core_module.
 
-use crate::base::network::Network;
 use crate::config::directive::{block, custom, keyword};
-use crate::config::inherit::{duplicate, replace};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Inherits, Merge, Node, Span};
+use crate::config::inherit::duplicate;
+use crate::config::{Arity, Context, Diagnostic, Inherit, Inherits, Merge, Node};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
 use crate::http::scope::Variable;
-use crate::http::zone::ByRule;
-use crate::log;
 use crate::proto::message::Method;
-
-/// One `allow` or `deny`.
-#[derive(Clone, Copy, Debug)]
-struct Rule {
-    is_allow: bool,
-    /// `None`: all.
-    network: Option<Network>,
-    span: Span,
-}
+use crate::shared::access::{self, Decision, Rules};
 
 #[derive(Debug, Default)]
 pub struct Conf {
-    rules: Vec<Rule>,
+    rules: Rules,
     satisfy: Inherit<usize>,
 }
 
@@ -50,7 +39,7 @@ pub static VARIABLES: &[Variable] = &[];
 
 impl Merge for Conf {
     fn merge(&mut self, outer: &Self) {
-        replace(&mut self.rules, &outer.rules);
+        self.rules.merge(&outer.rules);
         self.satisfy.merge(&outer.satisfy);
     }
 }
@@ -68,30 +57,11 @@ impl Conf {
 }
 
 fn allow(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    rule(conf, cx, node, true)
+    conf.rules.add(true, node, cx)
 }
 
 fn deny(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    rule(conf, cx, node, false)
-}
-
-fn rule(conf: &mut Conf, cx: &mut Cx, node: &Node, is_allow: bool) -> Result<(), Diagnostic> {
-    let text = node.arg(0);
-    let network = if text == "all" {
-        None
-    } else {
-        let parsed = Network::parse(text).ok_or_else(|| {
-            let diagnostic = Diagnostic::error(node.arg_span(0), format!("invalid parameter \"{text}\""));
-            diagnostic.help("an address, a network such as 10.0.0.0/8, unix: or all")
-        })?;
-        if parsed.has_low_bits {
-            let message = format!("low address bits of {text} are meaningless");
-            cx.diagnostics.push(Diagnostic::warning(node.arg_span(0), message));
-        }
-        Some(parsed.network)
-    };
-    conf.rules.push(Rule { is_allow, network, span: node.span });
-    Ok(())
+    conf.rules.add(false, node, cx)
 }
 
 fn limit_except(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -115,24 +85,18 @@ fn limit_except(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic
 }
 
 pub fn access(request: &mut Request) -> Verdict {
-    if request.location.access.rules.is_empty() {
+    let conf: &Conf = &request.location.access;
+    if conf.rules.is_empty() {
         return Verdict::Next;
     }
-    decide(request)
-}
-
-fn decide(request: &Request) -> Verdict {
-    let conf: &Conf = &request.location.access;
-    let peer = request.connection.peer.ip().map(|ip| ip.to_canonical());
-    let decides = |rule: &&Rule| rule.network.is_none_or(|network| network.contains(peer));
-    match conf.rules.iter().find(decides) {
-        None => Verdict::Next,
-        Some(rule) if rule.is_allow => Verdict::Granted,
-        // Another kind of access control may let it in yet.
-        Some(_) if conf.satisfies_any() => Verdict::Done(Reply::Status(403)),
-        Some(rule) => {
-            let by_rule = ByRule { request, rule: rule.span };
-            log::error!(core::error_log(request), &by_rule, "access forbidden by rule");
+    match conf.rules.decide(request) {
+        Decision::Undecided => Verdict::Next,
+        Decision::Allowed => Verdict::Granted,
+        Decision::Denied(rule) => {
+            // Another kind of access control may let it in yet.
+            if !conf.satisfies_any() {
+                access::log_denied(request, rule);
+            }
             Verdict::Done(Reply::Status(403))
         }
     }

@@ -1,79 +1,35 @@
 //! The access log: formats compiled once, one line per request.
 //!
-//! Runs in the log phase. Touches: the request's variables, the log's writer.
+//! Runs in the log phase. Touches: the request's variables, the log's writer. Formats and logs are `shared/log_format.rs` and
+//! `shared/access_log.rs`; which requests are logged, and nginx's default log, are decided here.
 //! Behaviour: nginx.org, ngx_http_log_module.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::base::foreign;
-use crate::base::number::{parse_millis, parse_size};
 use crate::config::directive::{custom, flag};
-use crate::config::inherit::{duplicate, replace};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span, params};
+use crate::config::inherit::replace;
+use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, Partial, core};
-use crate::http::request::Request;
-use crate::http::request::termination;
-use crate::http::scope::{Script, Variable};
-use crate::log::{self, access, escape, named};
+use crate::http::request::{Request, termination};
+use crate::http::scope::Variable;
+use crate::log::{self, named};
 use crate::runtime;
-use crate::script::Scope;
-use crate::script::value::variable_name;
-use crate::script::variable::{VariableId, variable};
-use crate::sys::clock;
-
-/// `buffer=` where only `gzip` was asked for; nginx's.
-const GZIP_BUFFER_BYTES: usize = 64 * 1024;
+use crate::script::variable::variable;
+use crate::shared::access_log::Sink;
+use crate::shared::{access_log, log_format};
 
 const COMBINED: &str = "$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \
                         \"$http_referer\" \"$http_user_agent\"";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Escape {
-    Default,
-    Json,
-    None,
-}
-
-#[derive(Clone, Debug)]
-enum Part {
-    Text(Box<[u8]>),
-    Variable(VariableId),
-}
-
-/// A `log_format`.
-#[derive(Clone, Debug)]
-struct Format {
-    parts: Box<[Part]>,
-    escape: Escape,
-}
-
 /// The formats of the `http` block by name.
-#[derive(Debug, Default)]
-pub struct Shared {
-    formats: HashMap<Box<str>, Format>,
-}
-
-/// Where a log's lines go.
-#[derive(Clone, Debug)]
-enum Sink {
-    File(access::File),
-    /// The name depends on the request.
-    Named(Script),
-}
-
-#[derive(Clone, Debug)]
-struct Log {
-    sink: Sink,
-    format: Format,
-    /// `if=`: nothing is written for an empty value or `0`.
-    condition: Option<Script>,
-}
+pub type Formats = log_format::Formats<Request>;
+type Format = log_format::Format<Request>;
+type Log = access_log::Log<Request>;
 
 #[derive(Clone, Debug, Default)]
 pub struct Conf {
@@ -131,129 +87,27 @@ impl Merge for Conf {
 impl BlockConf for Conf {}
 
 fn log_format(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let name = node.arg(0);
-    if name == "combined" || cx.log.formats.contains_key(name) {
-        return Err(Diagnostic::error(node.arg_span(0), format!("duplicate \"log_format\" name \"{name}\"")));
-    }
-    let mut escape = Escape::Default;
-    let mut texts = &node.args[1..];
-    if let Some(kind) = texts[0].text.strip_prefix("escape=") {
-        escape = match kind {
-            "default" => Escape::Default,
-            "json" => Escape::Json,
-            "none" => Escape::None,
-            _ => {
-                return Err(Diagnostic::error(
-                    texts[0].span,
-                    format!("unknown log format escaping \"{kind}\""),
-                )
-                .help("one of default, json and none"));
-            }
-        };
-        texts = &texts[1..];
-    }
-    let mut parts = Vec::new();
-    for word in texts {
-        compile(&word.text, word.span, cx, &mut parts)?;
-    }
-    cx.log.formats.insert(name.into(), Format { parts: parts.into(), escape });
-    Ok(())
-}
-
-/// Like a script, but the parts stay apart: values are escaped, text is not.
-fn compile(text: &str, span: Span, cx: &mut Cx, parts: &mut Vec<Part>) -> Result<(), Diagnostic> {
-    let mut rest = text;
-    while let Some(at) = rest.find('$') {
-        if at > 0 {
-            parts.push(Part::Text(foreign::bytes(&rest[..at]).into()));
-        }
-        let (name, after) = variable_name(&rest[at + 1..], span)?;
-        parts.push(Part::Variable(cx.variables.reference(name, span)));
-        rest = after;
-    }
-    if !rest.is_empty() {
-        parts.push(Part::Text(foreign::bytes(rest).into()));
-    }
+    cx.log.refuse_known(node, &["combined"])?;
+    let format = Format::read(node, cx)?;
+    cx.log.insert(node.arg(0), format);
     Ok(())
 }
 
 fn access_log(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    if node.arg(0) == "off" {
-        if node.args.len() > 1 {
-            return Err(Diagnostic::error(
-                node.arg_span(1),
-                format!("invalid parameter \"{}\"", node.arg(1)),
-            ));
-        }
-        conf.off = true;
+    if node.arg(0) != "off" {
+        conf.logs.push(Log::read(node, cx, find_format)?);
         return Ok(());
     }
-    let mut options = access::Options::default();
-    let mut condition = None;
-    let mut format_name = "combined";
-    let mut format_span = node.span;
-    for (at, word) in node.args.iter().enumerate().skip(1) {
-        let invalid = || Diagnostic::error(word.span, format!("invalid parameter \"{}\"", word.text));
-        match word.text.split_once('=') {
-            None if at == 1 => (format_name, format_span) = (&word.text, word.span),
-            Some(("buffer", value)) => {
-                options.buffer = Some(parse_size(value).ok_or_else(invalid)? as usize);
-            }
-            Some(("flush", value)) => options.flush_ms = Some(parse_millis(value).ok_or_else(invalid)?),
-            Some(("if", value)) => condition = Some(Script::compile_text(value, word.span, cx)?),
-            None if &*word.text == "gzip" => options.gzip = Some(1), // nginx's default: speed
-            Some(("gzip", value)) => {
-                let level = value.parse().ok().filter(|level| (1..=9).contains(level));
-                options.gzip = Some(level.ok_or_else(invalid)?);
-            }
-            _ => return Err(invalid()),
-        }
+    if node.args.len() > 1 {
+        let message = format!("invalid parameter \"{}\"", node.arg(1));
+        return Err(Diagnostic::error(node.arg_span(1), message));
     }
-    if options.gzip.is_some() {
-        options.buffer.get_or_insert(GZIP_BUFFER_BYTES);
-    }
-    if options.flush_ms.is_some() && options.buffer.is_none() {
-        let message = format!("no buffer is defined for access_log \"{}\"", node.arg(0));
-        return Err(Diagnostic::error(node.span, message).help("flush= goes with buffer=SIZE"));
-    }
-    let format = find_format(format_name, format_span, cx)?;
-    let is_named = node.arg(0).contains('$') && !node.arg(0).starts_with("syslog:");
-    if is_named && options != access::Options::default() {
-        return Err(Diagnostic::error(node.arg_span(0), "buffered logs cannot have variables in name"));
-    }
-    let sink = if is_named {
-        let path = cx.path(node.arg(0)).to_string_lossy().into_owned();
-        Sink::Named(Script::compile_text(&path, node.arg_span(0), cx)?)
-    } else {
-        let file = access::File::declare(node.arg(0), &cx.options.prefix, options, &cx.options.names);
-        Sink::File(file.map_err(|why| Diagnostic::error(node.arg_span(0), why))?)
-    };
-    conf.logs.push(Log { sink, format, condition });
+    conf.off = true;
     Ok(())
 }
 
 fn open_log_file_cache(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let mut limits = named::Limits { count_max: 0, inactive_ms: 10_000, uses_min: 1, valid_ms: 60_000 };
-    let is_off = node.args.len() == 1 && node.arg(0) == "off";
-    for word in node.args.iter().filter(|_| !is_off) {
-        let invalid = || params::invalid_parameter(word, &["max=", "inactive=", "min_uses=", "valid="]);
-        let (name, value) = word.text.split_once('=').ok_or_else(invalid)?;
-        match name {
-            "max" => limits.count_max = value.parse().ok().filter(|&max| max > 0).ok_or_else(invalid)?,
-            "inactive" => limits.inactive_ms = parse_millis(value).ok_or_else(invalid)?,
-            "min_uses" => limits.uses_min = value.parse().ok().filter(|&min| min > 0).ok_or_else(invalid)?,
-            "valid" => limits.valid_ms = parse_millis(value).ok_or_else(invalid)?,
-            _ => return Err(invalid()),
-        }
-    }
-    if !is_off && limits.count_max == 0 {
-        let message = "\"open_log_file_cache\" must have \"max\" parameter";
-        return Err(Diagnostic::error(node.span, message));
-    }
-    if !conf.cache.set((!is_off).then(|| Arc::new(named::Cache::new(limits))), node.span) {
-        return Err(duplicate(node));
-    }
-    Ok(())
+    conf.cache.put(access_log::read_cache(node)?, node)
 }
 
 /// nginx's own log where the `http` block says nothing about one.
@@ -266,36 +120,21 @@ pub fn add_default(http: &mut Partial, span: Span, cx: &mut Cx) {
         cx.is_unlogged = true;
         return;
     }
-    let file = access::File::declare(
-        "logs/access.log",
-        &cx.options.prefix,
-        access::Options::default(),
-        &cx.options.names,
-    );
-    match (file, find_format("combined", span, cx)) {
-        (Ok(file), Ok(format)) => conf.logs.push(Log { sink: Sink::File(file), format, condition: None }),
-        (Err(why), _) => cx.diagnostics.push(Diagnostic::error(span, why)),
-        (_, Err(diagnostic)) => cx.diagnostics.push(diagnostic),
+    match find_format(None, span, cx).map(|format| Log::plain("logs/access.log", format, cx)) {
+        Ok(Ok(log)) => conf.logs.push(log),
+        Ok(Err(why)) => cx.diagnostics.push(Diagnostic::error(span, why)),
+        Err(diagnostic) => cx.diagnostics.push(diagnostic),
     }
 }
 
-fn find_format(name: &str, span: Span, cx: &mut Cx) -> Result<Format, Diagnostic> {
-    if let Some(format) = cx.log.formats.get(name) {
-        return Ok(format.clone());
+/// The format that a log names, else nginx's own, which is compiled when it is first used.
+fn find_format(name: Option<&str>, span: Span, cx: &mut Cx) -> Result<Format, Diagnostic> {
+    let name = name.unwrap_or("combined");
+    if name == "combined" && cx.log.get(name).is_none() {
+        let format = Format::compile(COMBINED, span, cx)?;
+        cx.log.insert(name, format);
     }
-    if name == "combined" {
-        let mut parts = Vec::new();
-        compile(COMBINED, span, cx, &mut parts)?;
-        let format = Format { parts: parts.into(), escape: Escape::Default };
-        cx.log.formats.insert(name.into(), format.clone());
-        return Ok(format);
-    }
-    let diagnostic = Diagnostic::error(span, format!("unknown log format \"{name}\""));
-    let near = cx.log.formats.keys().find(|known| strsim::damerau_levenshtein(known, name) <= 2);
-    Err(match near {
-        Some(near) => diagnostic.help(format!("did you mean \"{near}\"?")),
-        None => diagnostic.help("declare it with \"log_format\" before this line"),
-    })
+    cx.log.find(name, span)
 }
 
 /// Writes the request's line to every log of its location.
@@ -306,71 +145,25 @@ pub fn write(request: &mut Request) {
         return;
     }
     for log in &conf.logs {
-        if let Some(condition) = &log.condition {
-            let value = condition.to_vec(request);
-            if value.is_empty() || value == b"0" {
-                continue;
-            }
-        }
-        let mut line = Vec::with_capacity(256);
-        render(&log.format, request, &mut line);
-        line.push(b'\n');
-        match &log.sink {
+        let Some(line) = log.line(request) else { continue };
+        match log.sink() {
             Sink::File(file) => file.write_line(&line),
-            Sink::Named(name) => {
-                write_named(request, name, conf.cache.as_ref().and_then(Option::as_ref), &line)
+            Sink::Named(name) if has_root(request) => {
+                let cache = conf.cache.as_ref().and_then(Option::as_ref);
+                access_log::append_named(request, name, cache, &line);
             }
+            Sink::Named(_) => {}
         }
     }
 }
 
-/// Appends a line to the log that the request names. Where its root directory is missing there is none: names made
-/// of what clients send must not fill the disk.
-fn write_named(request: &mut Request, name: &'static Script, cache: Option<&Arc<named::Cache>>, line: &[u8]) {
+/// Whether the request's root directory is there. Where it is missing there is no log that the request names: names made of
+/// what clients send must not fill the disk.
+fn has_root(request: &mut Request) -> bool {
     let mut root = Vec::new();
     core::document_root(request, &mut root);
-    if let Err(error) = std::fs::metadata(Path::new(OsStr::from_bytes(&root))) {
-        let root = log::Text(&root);
-        log::error!(
-            core::error_log(request),
-            &*request,
-            "testing \"{root}\" existence failed {}",
-            log::Cause(&error)
-        );
-        return;
-    }
-    let name = name.to_vec(request);
-    let path = Path::new(OsStr::from_bytes(&name));
-    let written = match cache {
-        Some(cache) => cache.append(path, line, clock::monotonic_ms()),
-        None => named::append(path, line),
-    };
-    if let Err(error) = written {
-        let name = log::Text(&name);
-        log::error!(
-            core::error_log(request),
-            &*request,
-            "writing to \"{name}\" failed {}",
-            log::Cause(&error)
-        );
-    }
-}
-
-fn render(format: &'static Format, request: &mut Request, line: &mut Vec<u8>) {
-    let mut value = Vec::new();
-    for part in &format.parts {
-        match part {
-            Part::Text(text) => line.extend_from_slice(text),
-            Part::Variable(id) => {
-                value.clear();
-                let found = request.variable(*id, &mut value);
-                match format.escape {
-                    Escape::Default if !found => line.push(b'-'),
-                    Escape::Default => escape::default(&value, line),
-                    Escape::Json => escape::json(&value, line),
-                    Escape::None => line.extend_from_slice(&value),
-                }
-            }
-        }
-    }
+    let Err(error) = std::fs::metadata(Path::new(OsStr::from_bytes(&root))) else { return true };
+    let (root, cause) = (log::Text(&root), log::Cause(&error));
+    log::error!(core::error_log(request), &*request, "testing \"{root}\" existence failed {cause}");
+    false
 }

@@ -8,15 +8,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::base::network::Network;
 use crate::config::directive::{custom, flag};
-use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::Verdict;
 use crate::http::request::Request;
 use crate::http::scope::Variable;
-use crate::net::address::{parse_inet, parse_upstream};
 use crate::script::variable::variable;
+use crate::shared::realip::{self, Trusted};
 use crate::sys::address::SockAddr;
 
 /// Where the address stands.
@@ -30,7 +29,7 @@ enum Source {
 #[derive(Clone, Debug, Default)]
 pub struct Conf {
     /// Who is trusted.
-    trusted: Vec<Network>,
+    trusted: Trusted,
     header: Inherit<Source>,
     recursive: Inherit<bool>,
 }
@@ -52,7 +51,7 @@ pub static VARIABLES: &[Variable] = &[
 
 impl Merge for Conf {
     fn merge(&mut self, outer: &Self) {
-        replace(&mut self.trusted, &outer.trusted);
+        self.trusted.merge(&outer.trusted);
         self.header.merge(&outer.header);
         self.recursive.merge(&outer.recursive);
     }
@@ -65,29 +64,7 @@ impl BlockConf for Conf {
 }
 
 fn trust(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let text = node.arg(0);
-    if let Some(parsed) = Network::parse(text) {
-        if parsed.has_low_bits {
-            let message = format!("low address bits of {text} are meaningless");
-            cx.diagnostics.push(Diagnostic::warning(node.arg_span(0), message));
-        }
-        conf.trusted.push(parsed.network);
-        return Ok(());
-    }
-    let not_found =
-        || Diagnostic::error(node.arg_span(0), format!("host not found in set_real_ip_from \"{text}\""));
-    if text.contains(['/', ':']) {
-        return Err(Diagnostic::error(node.arg_span(0), format!("invalid value \"{text}\"")));
-    }
-    let addresses =
-        parse_upstream(text, 80).ok().and_then(|host| host.find(&cx.options.names)).ok_or_else(not_found)?;
-    conf.trusted.extend(
-        addresses
-            .iter()
-            .filter_map(SockAddr::ip)
-            .map(|ip| Network::of(ip, if ip.is_ipv4() { 32 } else { 128 })),
-    );
-    Ok(())
+    conf.trusted.add(node, cx)
 }
 
 fn header(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -113,7 +90,7 @@ fn replace_peer(request: &mut Request) {
     let found = match conf.header.as_ref() {
         Some(Source::ProxyProtocol) => {
             let named = request.connection.proxy.as_ref().and_then(|header| header.addresses);
-            named.map(|(source, _)| source).filter(|_| conf.trusts(peer))
+            named.map(|(source, _)| source).filter(|_| conf.trusted.contains(peer))
         }
         Some(Source::Field(name)) => conf.client(request, name, peer),
         None => conf.client(request, b"X-Real-IP", peer),
@@ -131,42 +108,25 @@ impl Conf {
         matches!(self.header.as_ref(), Some(Source::Field(field)) if is_it(field))
     }
 
-    fn trusts(&self, address: Option<IpAddr>) -> bool {
-        self.trusted.iter().any(|network| network.contains(address))
-    }
-
     fn client(&self, request: &Request, name: &[u8], peer: Option<IpAddr>) -> Option<SocketAddr> {
-        named_client(request, name, &self.trusted, self.recursive.get(false), peer)
+        named_client(request, name, self.trusted.networks(), self.recursive.get(false), peer)
     }
 }
 
-/// The client that a trusted peer names: the last address of the fields of this name; recursive, the last one before a
-/// trusted one that is not trusted.
+/// The client that trusted peers name in the fields of this name.
 pub fn named_client(
     request: &Request,
     name: &[u8],
     trusted: &[Network],
     is_recursive: bool,
-    mut peer: Option<IpAddr>,
+    peer: Option<IpAddr>,
 ) -> Option<SocketAddr> {
     let data = request.input.data();
     let fields = request.head.fields.iter().rev().filter(|field| field.name(data).eq_ignore_ascii_case(name));
     let words = fields.flat_map(|field| {
         field.value(data).rsplit(|byte| matches!(byte, b' ' | b',')).filter(|word| !word.is_empty())
     });
-    let mut found = None;
-    for word in words {
-        if !trusted.iter().any(|network| network.contains(peer)) {
-            break;
-        }
-        let Some(address) = parse_inet(word) else { break };
-        found = Some(address);
-        peer = Some(address.ip());
-        if !is_recursive {
-            break;
-        }
-    }
-    found
+    realip::named_client(words, trusted, is_recursive, peer)
 }
 
 fn socket_peer(request: &Request) -> &SockAddr {

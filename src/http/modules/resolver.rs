@@ -1,31 +1,16 @@
 //! The name servers for names that are looked up while serving (`resolver`, `resolver_timeout`).
 //!
-//! Lookups are `net/resolver.rs`; name servers that are given by name are asked for with the other names of the
-//! configuration. Who uses them: `proxy_pass` with variables, and servers of an `upstream` with `resolve`.
+//! The settings are `shared/resolver.rs`, the lookups `net/resolver.rs`. Touches: nothing.
 //! Behaviour: nginx.org, ngx_http_core_module.
 
-use std::net::SocketAddr;
-use std::rc::Rc;
-
-use crate::base::number::parse_millis;
 use crate::config::directive::{custom, millis};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Word, params};
+use crate::config::{Arity, Context, Diagnostic, Node};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::scope::Variable;
-use crate::net::Address;
-use crate::net::address::parse_upstream;
-use crate::net::resolver::{Resolver, Settings};
-use crate::sys::names::Names;
+use crate::shared::resolver;
 
-/// Where a name server listens (RFC 1035 §4.2).
-const PORT: u16 = 53;
-
-#[derive(Clone, Debug, Default)]
-pub struct Conf {
-    resolver: Inherit<Rc<Resolver>>,
-    timeout: Inherit<u64>,
-}
+pub type Conf = resolver::Conf;
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
@@ -37,75 +22,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 
 pub static VARIABLES: &[Variable] = &[];
 
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.resolver.merge(&outer.resolver);
-        self.timeout.merge(&outer.timeout);
-    }
-}
-
 impl BlockConf for Conf {}
 
-impl Conf {
-    pub fn resolver(&self) -> Option<&Rc<Resolver>> {
-        self.resolver.as_ref()
-    }
-
-    pub fn timeout_ms(&self) -> u64 {
-        self.timeout.get(30_000)
-    }
-}
-
 fn resolver(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.resolver.put(Rc::new(Resolver::new(read(node, cx)?)), node)
-}
-
-/// The arguments of a `resolver` directive.
-pub fn read(node: &Node, cx: &Cx) -> Result<Settings, Diagnostic> {
-    let mut outcome = Ok(());
-    let mut settings = Settings { servers: Vec::new(), valid_ms: None, ipv4: true, ipv6: true };
-    for word in &node.args {
-        let invalid = || params::invalid_parameter(word, &["valid=", "ipv4=", "ipv6=", "status_zone="]);
-        match word.text.split_once('=') {
-            Some(("valid", value)) => settings.valid_ms = Some(parse_millis(value).ok_or_else(invalid)?),
-            Some(("ipv4", value)) => settings.ipv4 = on_off(value).ok_or_else(invalid)?,
-            Some(("ipv6", value)) => settings.ipv6 = on_off(value).ok_or_else(invalid)?,
-            Some(("status_zone", value)) if !value.is_empty() => {} // for nginx's API, which is not here
-            Some(_) => return Err(invalid()),
-            None => match servers(word, &cx.options.names) {
-                Ok(servers) => settings.servers.extend(servers),
-                // The others are asked for at the same time.
-                Err(diagnostic) => outcome = outcome.and(Err(diagnostic)),
-            },
-        }
-    }
-    outcome?;
-    if !settings.ipv4 && !settings.ipv6 {
-        return Err(Diagnostic::error(node.span, "\"ipv4\" and \"ipv6\" cannot both be \"off\""));
-    }
-    if settings.servers.is_empty() {
-        return Err(Diagnostic::error(node.span, "no name servers defined")
-            .help("give at least one address: resolver 127.0.0.53;"));
-    }
-    Ok(settings)
-}
-
-fn servers(word: &Word, names: &Names) -> Result<Vec<SocketAddr>, Diagnostic> {
-    let text = &*word.text;
-    let failed = |why: String| Diagnostic::error(word.span, format!("{why} in resolver \"{text}\""));
-    let host = parse_upstream(text, PORT).map_err(|bad| failed(bad.to_string()))?;
-    let found = host.find(names).ok_or_else(|| failed("host not found".to_owned()))?;
-    let inet = |address| match address {
-        Address::Inet(inet) => Ok(inet),
-        Address::Unix(_) => Err(failed("a unix domain socket".to_owned())),
-    };
-    found.into_iter().map(inet).collect()
-}
-
-fn on_off(value: &str) -> Option<bool> {
-    match value {
-        "on" => Some(true),
-        "off" => Some(false),
-        _ => None,
-    }
+    conf.set(node, &cx.options.names)
 }

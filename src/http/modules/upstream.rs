@@ -13,7 +13,6 @@ use crate::config::directive::{block, custom, millis, number};
 use crate::config::inherit::duplicate;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span};
 use crate::http::config::compile::Cx;
-use crate::http::modules::resolver;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::response::headers::trailer;
@@ -24,6 +23,7 @@ use crate::net::address::{self, Address, Host};
 use crate::net::resolver::Resolver;
 use crate::runtime;
 use crate::script::variable::{Argument, prefix, variable};
+use crate::shared::resolver;
 use crate::shm::counter::Slot;
 use crate::upstream::Group;
 use crate::upstream::follow::{self, Names, Tell};
@@ -432,7 +432,7 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 }
 
 fn own_resolver(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.resolver.put(Rc::new(Resolver::new(resolver::read(node, cx)?)), node)
+    conf.resolver.put(Rc::new(Resolver::new(resolver::read(node, &cx.options.names)?)), node)
 }
 
 fn server(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -39,6 +39,7 @@ use crate::proto::proxy_protocol;
 use crate::runtime;
 use crate::runtime::buffer::Buffer;
 use crate::script::Values;
+use crate::shared::{limit_conn, limit_req};
 use crate::shm::held_counts::Held;
 use crate::sys::address::SockAddr;
 use crate::sys::clock;
@@ -67,8 +68,8 @@ pub struct Connection {
 /// A request's dealings with `limit_req` and `limit_conn`.
 #[derive(Debug, Default)]
 pub struct Limits {
-    pub req: Option<modules::limit_req::Outcome>,
-    pub conn: Option<modules::limit_conn::Outcome>,
+    pub req: Option<limit_req::Outcome>,
+    pub conn: Option<limit_conn::Outcome>,
     pub held: Vec<Held>,
 }
 

@@ -1,0 +1,143 @@
+//! Limits on how many scopes of a key are being served at one time: `limit_conn` and its zones.
+//!
+//! Touches: the scope's variables, one table in shared memory for each rule. What a rule holds is given back when the
+//! [`Held`]s are dropped; what a dead worker held the master gives back.
+//! Behaviour: nginx.org, ngx_http_limit_conn_module and ngx_stream_limit_conn_module.
+
+use crate::config::inherit::{duplicate, replace};
+use crate::config::{Diagnostic, Inherit, Merge, Node, Span, params};
+use crate::log;
+use crate::script::value::Script;
+use crate::script::{Compile, Scope};
+use crate::shared::{ByRule, level, zone};
+use crate::shm::held_counts::{Held, Holders, Refused};
+
+pub type Declared<S> = zone::Declared<S, ()>;
+pub type Zones<S> = zone::Zones<S>;
+pub type Zone<S> = zone::Zone<S, Holders>;
+
+/// nginx's limit on the length of a key.
+const KEY_BYTES_MAX: usize = 255;
+
+/// One `limit_conn`.
+#[derive(Clone, Copy, Debug)]
+struct Rule {
+    /// Index of the zone.
+    zone: usize,
+    max: u32,
+    span: Span,
+}
+
+/// The limits of one block.
+#[derive(Debug, Default)]
+pub struct Limits {
+    rules: Vec<Rule>,
+    /// Index of the severity of a rejection among [`LEVELS`](crate::shared::LEVELS).
+    pub level: Inherit<usize>,
+    pub dry_run: Inherit<bool>,
+}
+
+/// What became of a scope at its limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Passed,
+    Rejected,
+    RejectedDryRun,
+}
+
+impl Outcome {
+    /// As `$limit_conn_status` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Passed => "PASSED",
+            Self::Rejected => "REJECTED",
+            Self::RejectedDryRun => "REJECTED_DRY_RUN",
+        }
+    }
+}
+
+/// Reads a `limit_conn_zone`.
+pub fn read_zone<S: Scope>(node: &Node, cx: &mut impl Compile<Scope = S>) -> Result<Declared<S>, Diagnostic> {
+    let key = Script::compile(&node.args[0], cx)?;
+    let word = &node.args[1];
+    let zone = zone::parameter(word).ok_or_else(|| params::invalid_parameter(word, &["zone="]))??;
+    Ok(Declared::new(node, key, zone, ()))
+}
+
+impl Merge for Limits {
+    fn merge(&mut self, outer: &Self) {
+        replace(&mut self.rules, &outer.rules);
+        self.level.merge(&outer.level);
+        self.dry_run.merge(&outer.dry_run);
+    }
+}
+
+impl Limits {
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Reads a `limit_conn`.
+    pub fn add<S: Scope>(&mut self, node: &Node, zones: &mut Zones<S>) -> Result<(), Diagnostic> {
+        let invalid = |message: String| Diagnostic::error(node.arg_span(1), message);
+        let max = match node.arg(1).parse::<u64>() {
+            Ok(0) | Err(_) => {
+                return Err(invalid(format!("invalid number of connections \"{}\"", node.arg(1))));
+            }
+            Ok(65_536..) => return Err(invalid("connection limit must be less 65536".into())),
+            Ok(max) => max as u32,
+        };
+        let zone = zones.reference(node.arg(0), node.arg_span(0));
+        if self.rules.iter().any(|rule| rule.zone == zone) {
+            return Err(duplicate(node));
+        }
+        self.rules.push(Rule { zone, max, span: node.span });
+        Ok(())
+    }
+
+    /// Counts a scope in the zone of each rule: what became of it, and what it holds now. `None`: no zone counts it.
+    pub fn hold<S: Scope>(&self, scope: &mut S, zones: &[Zone<S>]) -> Option<(Outcome, Vec<Held>)> {
+        let (mut is_counted, mut all) = (false, Vec::new());
+        for rule in &self.rules {
+            let Some(zone) = zones.get(rule.zone) else { continue };
+            let Some(holders) = zone.memory else { continue };
+            let key = zone.key.to_vec(scope);
+            if key.is_empty() {
+                continue;
+            }
+            if key.len() > KEY_BYTES_MAX {
+                let name = &zone.name;
+                let what = "the value of the key is more than 255 bytes, the request is not limited by zone";
+                log::error!(scope.logger(), &*scope, "{} \"{}\"", what, name);
+                continue;
+            }
+            is_counted = true;
+            match holders.hold(holders.key(&key), rule.max) {
+                Ok(held) => all.push(held),
+                Err(why) => return Some((self.reject(scope, rule, &zone.name, why), Vec::new())),
+            }
+        }
+        is_counted.then_some((Outcome::Passed, all))
+    }
+
+    #[cold]
+    fn reject<S: Scope>(&self, scope: &S, rule: &Rule, zone: &str, why: Refused) -> Outcome {
+        let is_dry = self.dry_run.get(false);
+        let level = level(self.level.get(3));
+        let by_rule = ByRule { scope, rule: rule.span };
+        let dry = if is_dry { ", dry run," } else { "" };
+        match why {
+            Refused::Limit => {
+                log::at!(level, scope.logger(), &by_rule, "limiting connections{} by zone \"{}\"", dry, zone)
+            }
+            Refused::Full => log::alert!(
+                scope.logger(),
+                &by_rule,
+                "could not allocate node{} in limit_conn zone \"{}\"; give \"limit_conn_zone\" a larger one",
+                dry,
+                zone
+            ),
+        }
+        if is_dry { Outcome::RejectedDryRun } else { Outcome::Rejected }
+    }
+}

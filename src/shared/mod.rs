@@ -1,0 +1,73 @@
+//! Engines that more than one language part has: what nginx keeps twice, as near copies in `http` and `stream`.
+//!
+//! Generic over `script`'s [`Scope`] and [`Compile`]. An engine reads arguments, keeps what they say, and decides; the rows
+//! that lead to it, the contexts they may stand in and what follows from a decision are the language part's own.
+//! Touches: what each file says.
+
+pub mod access;
+pub mod access_log;
+pub mod limit_conn;
+pub mod limit_req;
+pub mod log_format;
+pub mod realip;
+pub mod resolver;
+pub mod zone;
+
+use std::path::Path;
+
+use crate::config::Span;
+use crate::log::{self, Level};
+use crate::script::{Compile, Scope};
+use crate::sys::names::Names;
+
+/// A compile context whose directives name files, hosts and memory.
+pub trait Environment: Compile {
+    /// The block of the language part, as messages name it.
+    const BLOCK: &'static str;
+
+    /// Relative paths of logs begin here.
+    fn prefix(&self) -> &Path;
+
+    /// Where names lead, and those that are to be looked up.
+    fn names(&self) -> &Names;
+
+    /// `-t`: nothing is created.
+    fn is_test(&self) -> bool;
+}
+
+/// The log context of a scope, plus `, rule: file:line` for the directive that decided.
+///
+/// The rule comes last, so that parsers of nginx's logs still find all fields where they expect them.
+pub struct ByRule<'a, S> {
+    pub scope: &'a S,
+    pub rule: Span,
+}
+
+impl<S: Scope> log::Context for ByRule<'_, S> {
+    fn connection(&self) -> Option<u64> {
+        self.scope.connection()
+    }
+
+    fn action(&self) -> Option<&str> {
+        self.scope.action()
+    }
+
+    fn fields(&self, fields: &mut log::Fields<'_>) {
+        self.scope.fields(fields);
+        let place = self.scope.places().name(self.rule);
+        if !place.is_empty() {
+            fields.plain("rule", place);
+        }
+    }
+}
+
+/// The severities of a limit's messages, from the least severe; nginx's four.
+pub const LEVELS: &[&str] = &["info", "notice", "warn", "error"];
+
+/// The level of an index of [`LEVELS`].
+pub fn level(index: usize) -> Level {
+    LEVELS.get(index).and_then(|name| Level::parse(name)).unwrap_or(Level::Error)
+}
+
+#[cfg(test)]
+mod tests;
