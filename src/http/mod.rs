@@ -8,7 +8,6 @@ pub mod modules;
 pub mod pipeline;
 #[cfg(any(test, feature = "property"))]
 pub mod property;
-pub mod proxy_header;
 pub mod request;
 pub mod response;
 pub mod scope;

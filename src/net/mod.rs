@@ -8,6 +8,7 @@ pub mod drain;
 pub mod listener;
 pub mod open;
 pub mod pace;
+pub mod proxy_header;
 pub mod resolver;
 pub mod room;
 pub mod transport;

@@ -16,7 +16,6 @@ use crate::http::downstream::Downstream;
 use crate::http::h1::Reader;
 use crate::http::h1::handover::{Handover, PROXY_BYTES_MAX};
 use crate::http::modules::core;
-use crate::http::proxy_header;
 use crate::http::request::body::{self, Body};
 use crate::http::request::error::{During, Error, Kind, Limit};
 use crate::http::request::termination::{How, Phase, Termination, Who};
@@ -24,7 +23,7 @@ use crate::http::request::{Connection, Request};
 use crate::http::tunnel;
 use crate::http::{Service, pipeline};
 use crate::log::{self, access};
-use crate::net::{Transport, drain, open, room};
+use crate::net::{Transport, drain, open, proxy_header, room};
 use crate::proto::h1;
 use crate::proto::h1::length::{self, BodyLength};
 use crate::proto::h1::request::{self as head, Progress, RequestHead, Seen};
@@ -132,7 +131,7 @@ impl Conn {
     pub fn adopted(mut self, handover: &Handover) -> Option<Self> {
         let now = runtime::now_ms();
         self.transport.share();
-        self.proxy = proxy_header::of_handover(handover).ok()?.map(Rc::new);
+        self.proxy = proxy_header::of_handover(&handover.proxy).ok()?.map(Rc::new);
         // It was idle between two requests, so it has had one; and it may have many more.
         self.requests = handover.requests.clamp(1, u64::from(u32::MAX));
         self.opened_ms = now.saturating_sub(handover.opened_ms_ago);
@@ -298,7 +297,7 @@ fn hand_over(conn: Conn, until_ms: u64) {
 async fn read_proxy_header(conn: &mut Conn) -> bool {
     let core = &conn.default_server().root.core;
     let (buffer_size, wait_ms) = (core.client_header_buffer_size(), core.client_header_timeout());
-    let who = proxy_header::Sender { number: conn.number, peer: &conn.peer, listen: conn.listen };
+    let who = proxy_header::Sender { number: conn.number, peer: &conn.peer, listener: &conn.listen.address };
     let read = proxy_header::read(&conn.transport, buffer_size, core.log(), &who);
     match timeout(room::shorten(wait_ms), read).await {
         Ok(Some((header, rest))) => {

@@ -5,8 +5,6 @@
 
 use std::io;
 
-use crate::http::config::server::Listen;
-use crate::http::h1::handover::Handover;
 use crate::log::{self, Logger};
 use crate::net::Transport;
 use crate::proto::proxy_protocol::{self, Error, Header};
@@ -14,12 +12,13 @@ use crate::runtime::Waiting;
 use crate::runtime::buffer::Buffer;
 use crate::sys::address::SockAddr;
 
-/// Who is about to tell for whom it connects.
+/// A connection that begins with a header: what the log names it by.
 #[derive(Debug)]
 pub struct Sender<'a> {
     pub number: u64,
     pub peer: &'a SockAddr,
-    pub listen: &'a Listen,
+    /// The address of the listener that took it.
+    pub listener: &'a SockAddr,
 }
 
 impl log::Context for Sender<'_> {
@@ -36,7 +35,7 @@ impl log::Context for Sender<'_> {
             Some(ip) => fields.plain("client", ip),
             None => fields.plain("client", "unix:"),
         };
-        fields.plain("server", &self.listen.address);
+        fields.plain("server", self.listener);
     }
 }
 
@@ -111,12 +110,12 @@ pub fn for_handover(header: &Header) -> Box<[u8]> {
 }
 
 /// The header that an older worker has read, `Ok(None)` where there was none. An error: what came is not one whole header.
-pub fn of_handover(handover: &Handover) -> Result<Option<Header>, Error> {
-    if handover.proxy.is_empty() {
+pub fn of_handover(bytes: &[u8]) -> Result<Option<Header>, Error> {
+    if bytes.is_empty() {
         return Ok(None);
     }
-    let (header, length) = proxy_protocol::parse(&handover.proxy)?.ok_or(Error::Broken)?;
-    if length == handover.proxy.len() { Ok(Some(header)) } else { Err(Error::Broken) }
+    let (header, length) = proxy_protocol::parse(bytes)?.ok_or(Error::Broken)?;
+    if length == bytes.len() { Ok(Some(header)) } else { Err(Error::Broken) }
 }
 
 #[cfg(test)]
@@ -125,10 +124,7 @@ mod tests {
 
     #[test]
     fn a_header_survives_the_journey_to_another_worker() {
-        let of = |proxy: Box<[u8]>| {
-            let (listen, requests, idle_ms_left, opened_ms_ago, number) = (0, 0, 0, 0, 0);
-            of_handover(&Handover { listen, requests, idle_ms_left, opened_ms_ago, number, proxy })
-        };
+        let of = |bytes: Box<[u8]>| of_handover(&bytes);
         let (header, _) =
             proxy_protocol::parse(b"PROXY TCP6 2001:db8::1 ::2 5 6\r\n").expect("valid").expect("whole");
         assert_eq!(of(for_handover(&header)), Ok(Some(header.clone())));
