@@ -54,6 +54,11 @@ impl Config {
         self.http.iter().flat_map(http::Config::slots)
     }
 
+    /// The places of upstreams' peers in use, for `shm::peers::sweep`.
+    pub fn peers(&self) -> impl Iterator<Item = u32> {
+        self.http.iter().flat_map(|http| http.upstreams.places())
+    }
+
     /// The zones of shared memory in use, for `shm::named::sweep`.
     pub fn zones(&self) -> impl Iterator<Item = u64> {
         self.http.iter().flat_map(http::Config::zones)
@@ -132,6 +137,6 @@ mod tests {
         let config = config("events {}");
         assert!(config.listeners().is_empty() && !config.is_transparent());
         assert_eq!((config.folders().count(), config.wanted_folders().count()), (0, 0));
-        assert_eq!((config.slots().count(), config.zones().count()), (0, 0));
+        assert_eq!((config.slots().count(), config.peers().count(), config.zones().count()), (0, 0, 0));
     }
 }

@@ -6,7 +6,7 @@ use crate::master::pid::PidFile;
 use crate::master::slots::Group;
 use crate::master::supervisor::{Event, Limits};
 use crate::master::{Master, notify, opening};
-use crate::shm::{counter, lanes, named};
+use crate::shm::{counter, lanes, named, peers};
 use crate::sys::lookup::Lookup;
 use crate::sys::terminal;
 use crate::upstream::known;
@@ -114,6 +114,7 @@ impl Master {
         let is_alone = self.elder.is_none() && self.successor.is_none();
         if is_alone && self.supervisor.is_settled() {
             counter::sweep(&self.cycle.config.slots().collect());
+            peers::sweep(&self.cycle.config.peers().collect());
             named::sweep(&self.cycle.config.zones().collect());
             if self.cleared_generation != self.supervisor.generation() {
                 self.cleared_generation = self.supervisor.generation();

@@ -1,11 +1,12 @@
 //! The plan of the area: what lies where, counted in 64-bit words.
 //!
 //! ```text
-//! header | lanes: LANES × 24 | names of slots: SLOTS | slots: SLOTS × 16 | active: LANES × SLOTS × u32
+//! header | lanes: LANES × 24 | names of slots: SLOTS | slots: SLOTS × 16
+//!        | names of peers: PEERS | peers: PEERS × 16 | in use: LANES × PEERS × u32
 //!        | names of histograms: HISTOGRAMS | histograms: HISTOGRAMS × STRIPES × 1024
 //! ```
-//! Every part begins on a page of its own. An unused slot costs 8 bytes (its name's fingerprint), a used one
-//! 136 and 4 per worker that used it; nothing is scanned that was never touched.
+//! Every part begins on a page of its own. An unused slot or peer costs 8 bytes (its name's fingerprint), a used one
+//! 136, and a peer 4 per worker that used it; nothing is scanned that was never touched.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -21,6 +22,9 @@ pub(super) const LANE_WORDS: usize = 24;
 /// Names of servers, locations, upstreams and peers together.
 pub(super) const SLOTS: usize = 65_536;
 pub(super) const SLOT_WORDS: usize = 16;
+/// Peers of all upstream groups.
+pub(super) const PEERS: usize = 65_536;
+pub(super) const PEER_WORDS: usize = 16;
 pub(super) const HISTOGRAMS: usize = 512;
 /// Workers share stripes (lane modulo stripes): histograms only grow, so nobody has to know whose a count is.
 pub(super) const STRIPES: usize = 16;
@@ -29,15 +33,17 @@ pub(super) const HISTOGRAM_WORDS: usize = 1024;
 /// 64 KiB, the largest page of the machines we build for.
 const PAGE_WORDS: usize = 8192;
 /// "pronghor" and the version of this plan.
-const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 2;
+const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 3;
 
 const LANES_AT: usize = PAGE_WORDS;
 const SLOT_NAMES_AT: usize = LANES_AT + page_up(LANES * LANE_WORDS);
 const SLOTS_AT: usize = SLOT_NAMES_AT + page_up(SLOTS);
-const ACTIVE_AT: usize = SLOTS_AT + page_up(SLOTS * SLOT_WORDS);
-/// Words of one lane's row of active counts, two to a word; whole pages, so that a row can be given back.
-const ROW_WORDS: usize = page_up(SLOTS / 2);
-const HISTOGRAM_NAMES_AT: usize = ACTIVE_AT + LANES * ROW_WORDS;
+const PEER_NAMES_AT: usize = SLOTS_AT + page_up(SLOTS * SLOT_WORDS);
+const PEERS_AT: usize = PEER_NAMES_AT + page_up(PEERS);
+const IN_USE_AT: usize = PEERS_AT + page_up(PEERS * PEER_WORDS);
+/// Words of one lane's row of connections in use, two to a word; whole pages, so that a row can be given back.
+const ROW_WORDS: usize = page_up(PEERS / 2);
+const HISTOGRAM_NAMES_AT: usize = IN_USE_AT + LANES * ROW_WORDS;
 const HISTOGRAMS_AT: usize = HISTOGRAM_NAMES_AT + page_up(HISTOGRAMS);
 const END: usize = HISTOGRAMS_AT + page_up(HISTOGRAMS * STRIPES * HISTOGRAM_WORDS);
 
@@ -56,6 +62,7 @@ pub(super) enum Header {
     LanesUsed = 1,
     SlotsUsed = 2,
     HistogramsUsed = 3,
+    PeersUsed = 4,
 }
 
 pub(super) struct Area {
@@ -136,17 +143,25 @@ impl Area {
         self.block(SLOTS_AT + slot % SLOTS * SLOT_WORDS)
     }
 
-    /// The count of `slot` in `lane`.
-    #[inline]
-    pub(super) fn active(&self, lane: usize, slot: usize) -> &'static AtomicU32 {
-        let word = ACTIVE_AT + lane % LANES * ROW_WORDS + slot % SLOTS / 2;
-        let pair = self.zone.halves(word..word + 1).expect("the plan lies inside the zone");
-        &pair[slot % 2]
+    pub(super) fn peer_name(&self, peer: usize) -> &'static AtomicU64 {
+        &self.zone.words()[PEER_NAMES_AT + peer % PEERS]
     }
 
-    /// Zeroes all active counts of a lane, and gives their memory back.
+    pub(super) fn peer(&self, peer: usize) -> &'static [AtomicU64; PEER_WORDS] {
+        self.block(PEERS_AT + peer % PEERS * PEER_WORDS)
+    }
+
+    /// The connections to `peer` that the process of `lane` uses.
+    #[inline]
+    pub(super) fn in_use(&self, lane: usize, peer: usize) -> &'static AtomicU32 {
+        let word = IN_USE_AT + lane % LANES * ROW_WORDS + peer % PEERS / 2;
+        let pair = self.zone.halves(word..word + 1).expect("the plan lies inside the zone");
+        &pair[peer % 2]
+    }
+
+    /// Zeroes all counts of connections in use of a lane, and gives their memory back.
     pub(super) fn clear_row(&self, lane: usize) -> io::Result<()> {
-        let start = ACTIVE_AT + lane % LANES * ROW_WORDS;
+        let start = IN_USE_AT + lane % LANES * ROW_WORDS;
         self.zone.clear(start..start + ROW_WORDS)
     }
 
@@ -193,14 +208,18 @@ mod tests {
         area.lane(LANES - 1)[LANE_WORDS - 1].store(1, Relaxed);
         area.slot_name(SLOTS - 1).store(2, Relaxed);
         area.slot(SLOTS - 1)[SLOT_WORDS - 1].store(3, Relaxed);
-        area.active(LANES - 1, SLOTS - 1).store(4, Relaxed);
+        area.in_use(LANES - 1, PEERS - 1).store(4, Relaxed);
+        area.peer_name(PEERS - 1).store(7, Relaxed);
+        area.peer(PEERS - 1)[PEER_WORDS - 1].store(8, Relaxed);
         area.histogram_name(HISTOGRAMS - 1).store(5, Relaxed);
         area.histogram(HISTOGRAMS - 1, STRIPES - 1)[HISTOGRAM_WORDS - 1].store(6, Relaxed);
         assert_eq!(area.lane(LANES - 1)[LANE_WORDS - 1].load(Relaxed), 1);
         assert_eq!(area.slot_name(SLOTS - 1).load(Relaxed), 2);
         assert_eq!(area.slot(SLOTS - 1)[SLOT_WORDS - 1].load(Relaxed), 3);
-        assert_eq!(area.active(LANES - 1, SLOTS - 1).load(Relaxed), 4);
-        assert_eq!(area.active(LANES - 1, SLOTS - 2).load(Relaxed), 0);
+        assert_eq!(area.in_use(LANES - 1, PEERS - 1).load(Relaxed), 4);
+        assert_eq!(area.in_use(LANES - 1, PEERS - 2).load(Relaxed), 0);
+        assert_eq!(area.peer_name(PEERS - 1).load(Relaxed), 7);
+        assert_eq!(area.peer(PEERS - 1)[PEER_WORDS - 1].load(Relaxed), 8);
         assert_eq!(area.histogram_name(HISTOGRAMS - 1).load(Relaxed), 5);
     }
 

@@ -1,15 +1,16 @@
 //! Counters: the process-wide ones of `stub_status`, and a slot of words for every named server, upstream and peer.
 //!
-//! Sums are added by all workers to one word; what is held (active) is counted per lane, so that a worker that dies
-//! takes its share with it. Slots are found by the fingerprint of their kind and name: a reload finds the same
+//! Sums are added by all workers to one word; the gauges of `stub_status` are counted per lane, so that a worker that
+//! dies takes its share with it. Slots are found by the fingerprint of their kind and name: a reload finds the same
 //! counters again. Truth: nginx.org, ngx_http_stub_status_module.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::area::{Area, Header, SLOT_WORDS, SLOTS, area, fingerprint};
+use super::index::{Index, Table};
 use super::lanes::{self, TOTALS};
 
 /// The counters of the whole process tree. `Active` to `Waiting` and `Drawn` are gauges: what is held now.
@@ -95,7 +96,7 @@ pub enum Kind {
     Peer = 3,
 }
 
-/// The words of a slot. Those ending in `Ms` are set, the others grow.
+/// The words of a slot. They only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Word {
     Requests = 0,
@@ -106,22 +107,12 @@ pub enum Word {
     Status5xx = 5,
     BytesIn = 6,
     BytesOut = 7,
-    /// Failures within the present `fail_timeout`; the balancer resets it.
-    Fails = 8,
-    /// Monotonic time of the last failure.
-    LastFailMs = 9,
-    /// Monotonic time when the peer was last tried after failures.
-    CheckedMs = 10,
-    /// Free for the balancer or the prober (up, down, draining).
-    State = 11,
     /// Time to the whole response, summed, in microseconds.
-    ResponseUs = 12,
+    ResponseUs = 8,
     /// Requests that went on to another peer.
-    Retries = 13,
+    Retries = 9,
     /// Failures since the start.
-    Failures = 14,
-    /// Monotonic time of the last choice.
-    SelectedMs = 15,
+    Failures = 10,
 }
 
 impl Word {
@@ -146,18 +137,29 @@ pub struct Slot {
     index: u32,
 }
 
+static TABLE: Table =
+    Table { capacity: SLOTS, used: Header::SlotsUsed, name: Area::slot_name, clear: clear_slot };
+
+static INDEX: LazyLock<Mutex<Index>> = LazyLock::new(|| Mutex::new(Index::new(&TABLE)));
+
+fn clear_slot(area: &Area, index: usize) {
+    for word in area.slot(index) {
+        word.store(0, Relaxed);
+    }
+}
+
 /// Finds or makes the slot of a name. None: all 65,536 are in use.
 ///
 /// For the master while it compiles configuration; not for a request's path.
 pub fn slot(kind: Kind, name: &str) -> Option<Slot> {
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    let index = names.find(area(), fingerprint(kind as u8, name.as_bytes()))?;
+    let name = fingerprint(kind as u8, name.as_bytes());
+    let index = INDEX.lock().unwrap_or_else(PoisonError::into_inner).find(area(), name)?;
     Some(Slot::at(area(), index))
 }
 
 /// Frees the slots that no configuration names any more. Only while no worker of an older one lives.
 pub fn sweep(live: &HashSet<u32>) {
-    NAMES.lock().unwrap_or_else(PoisonError::into_inner).sweep(area(), live);
+    INDEX.lock().unwrap_or_else(PoisonError::into_inner).sweep(area(), live);
 }
 
 impl Slot {
@@ -187,113 +189,11 @@ impl Slot {
     pub fn get(self, word: Word) -> u64 {
         self.word(word).load(Relaxed)
     }
-
-    pub fn set(self, word: Word, value: u64) {
-        self.word(word).store(value, Relaxed);
-    }
-
-    /// Counts one active request or connection of this worker while the guard lives.
-    #[inline]
-    pub fn enter(self) -> Active {
-        let count = area().active(lanes::mine().number(), self.index as usize);
-        count.fetch_add(1, Relaxed);
-        Active { count }
-    }
-
-    /// How many are active in all workers.
-    pub fn active(self) -> u32 {
-        let area = area();
-        let count = |lane| area.active(lane, self.index as usize).load(Relaxed);
-        (0..lanes::used(area)).map(count).fold(0, u32::wrapping_add)
-    }
 }
 
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Slot({})", self.index)
-    }
-}
-
-/// One active request in a slot.
-#[derive(Debug)]
-pub struct Active {
-    count: &'static std::sync::atomic::AtomicU32,
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Relaxed);
-    }
-}
-
-pub(super) fn slots_used(area: &Area) -> usize {
-    (area.header(Header::SlotsUsed).load(Relaxed) as usize).min(SLOTS)
-}
-
-/// The index over the fingerprints, in the memory of whoever compiles.
-#[derive(Default)]
-struct Names {
-    by_name: HashMap<u64, u32>,
-    free: Vec<u32>,
-    /// Slots that `by_name` knows; another master (an upgrade) may have added more.
-    read: usize,
-    /// One past the highest slot that was given out here.
-    end: usize,
-}
-
-static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
-
-impl Names {
-    fn find(&mut self, area: &Area, name: u64) -> Option<u32> {
-        self.catch_up(area);
-        if let Some(&index) = self.by_name.get(&name) {
-            return Some(index);
-        }
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => {
-                let next = area.header(Header::SlotsUsed);
-                let next = next
-                    .fetch_update(Relaxed, Relaxed, |used| (used < SLOTS as u64).then(|| used + 1))
-                    .ok()?;
-                next as u32
-            }
-        };
-        area.slot_name(index as usize).store(name, Relaxed);
-        self.by_name.insert(name, index);
-        self.end = self.end.max(index as usize + 1);
-        Some(index)
-    }
-
-    fn catch_up(&mut self, area: &Area) {
-        // Never back: a worker that writes a smaller number there must not have two names share one slot.
-        let known = self.read.max(self.end);
-        if slots_used(area) < known {
-            area.header(Header::SlotsUsed).fetch_max(known as u64, Relaxed);
-        }
-        let used = slots_used(area);
-        for index in self.read..used {
-            let name = area.slot_name(index).load(Relaxed);
-            if name != 0 {
-                self.by_name.entry(name).or_insert(index as u32);
-            }
-        }
-        self.read = used;
-    }
-
-    fn sweep(&mut self, area: &Area, live: &HashSet<u32>) {
-        self.catch_up(area);
-        self.by_name.retain(|_, &mut index| {
-            let keep = live.contains(&index);
-            if !keep {
-                area.slot_name(index as usize).store(0, Relaxed);
-                for word in area.slot(index as usize) {
-                    word.store(0, Relaxed);
-                }
-                self.free.push(index);
-            }
-            keep
-        });
     }
 }
 
@@ -311,52 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn another_master_finds_the_same_slots() {
+    fn swept_slots_are_empty_and_all_of_the_table_is_used() {
         let area = Area::fresh();
-        let (mut old, mut new) = (Names::default(), Names::default());
-        let a = old.find(&area, 11).expect("room");
-        assert_eq!(new.find(&area, 11), Some(a));
-        let b = new.find(&area, 22).expect("room");
-        assert_eq!(old.find(&area, 22), Some(b));
-        assert_ne!(a, b);
-    }
-
-    #[test]
-    fn swept_slots_are_empty_and_used_again() {
-        let area = Area::fresh();
-        let mut names = Names::default();
-        let (a, b) = (names.find(&area, 1).expect("room"), names.find(&area, 2).expect("room"));
-        Slot::at(&area, b).add(Word::Requests, 5);
-        names.sweep(&area, &HashSet::from([a]));
-        assert_eq!(names.find(&area, 3), Some(b));
-        assert_eq!(Slot::at(&area, b).get(Word::Requests), 0);
-        assert_eq!(names.find(&area, 1), Some(a));
-    }
-
-    #[test]
-    fn names_never_share_a_slot_whatever_the_header_says() {
-        let area = Area::fresh();
-        let mut names = Names::default();
-        let first: Vec<_> = (1..=5).map(|name| names.find(&area, name).expect("room")).collect();
-        for used in [0, 1, 3] {
-            area.header(Header::SlotsUsed).store(used, Relaxed);
-            let next = names.find(&area, 100 + used).expect("room");
-            assert!(!first.contains(&next), "{used}");
-        }
-        area.header(Header::SlotsUsed).store(u64::MAX, Relaxed);
-        assert_eq!((names.find(&area, 3), names.find(&area, 999)), (Some(first[2]), None));
-    }
-
-    #[test]
-    fn a_full_table_says_so() {
-        let area = Area::fresh();
-        let mut names = Names::default();
-        for name in 1..=SLOTS as u64 {
-            assert!(names.find(&area, name).is_some());
-        }
-        assert_eq!(names.find(&area, u64::MAX), None);
-        assert!(names.find(&area, 7).is_some());
-        assert_eq!(slots_used(&area), SLOTS);
+        let mut index = Index::new(&TABLE);
+        let all: Vec<u32> = (1..=SLOTS as u64).filter_map(|name| index.find(&area, name)).collect();
+        assert_eq!((all.len(), index.find(&area, u64::MAX)), (SLOTS, None));
+        Slot::at(&area, all[9]).add(Word::Requests, 5);
+        index.sweep(&area, &all.iter().copied().filter(|slot| *slot != all[9]).collect());
+        assert_eq!(index.find(&area, u64::MAX), Some(all[9]));
+        assert_eq!(Slot::at(&area, all[9]).get(Word::Requests), 0);
     }
 
     #[test]
@@ -366,15 +229,6 @@ mod tests {
         let words = [Word::Status1xx, Word::Status2xx, Word::Status3xx, Word::Status4xx, Word::Status5xx];
         assert_eq!(classes[..5], words.map(Some));
         assert_eq!(classes[5..], [None, None, None]);
-    }
-
-    #[test]
-    fn active_counts_while_the_guard_lives() {
-        let slot = slot(Kind::Peer, "active.test").expect("room");
-        let guards: Vec<Active> = (0..3).map(|_| slot.enter()).collect();
-        assert_eq!(slot.active(), 3);
-        drop(guards);
-        assert_eq!(slot.active(), 0);
     }
 
     #[test]
@@ -409,18 +263,16 @@ mod tests {
     fn twenty_thousand_names_cost_eight_bytes_unused_and_136_used() {
         let area = Area::fresh();
         let before = area.zone().resident_bytes().expect("stat");
-        let mut names = Names::default();
+        let mut index = Index::new(&TABLE);
         let all: Vec<u32> = (1..=20_000)
-            .map(|name| names.find(&area, fingerprint(0, &u32::to_le_bytes(name))).expect("room"))
+            .map(|name| index.find(&area, fingerprint(0, &u32::to_le_bytes(name))).expect("room"))
             .collect();
         let unused = area.zone().resident_bytes().expect("stat") - before;
         assert!(unused <= 20_000 * 8 + 8192, "{unused}");
         for &index in &all {
             Slot::at(&area, index).add(Word::Requests, 1);
-            area.active(1, index as usize).fetch_add(1, Relaxed);
-            area.active(2, index as usize).fetch_add(1, Relaxed);
         }
         let used = area.zone().resident_bytes().expect("stat") - before;
-        assert!(used <= 20_000 * (8 + 128 + 8) + 5 * 4096, "{used}");
+        assert!(used <= 20_000 * (8 + 128) + 5 * 4096, "{used}");
     }
 }

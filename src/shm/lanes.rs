@@ -21,7 +21,7 @@ use super::{heartbeat, held_counts};
 pub(super) const OWNER: usize = 0;
 pub(super) const GENERATION: usize = 1;
 const WORKER: usize = 4;
-/// The place that the process is about to take in a table of `holders`, plus one; 0: none.
+/// The place that the process is about to take in a table of `held_counts`, plus one; 0: none.
 pub(super) const CLAIM: usize = 5;
 pub(super) const TOTALS: usize = 8;
 
@@ -107,9 +107,8 @@ pub(super) fn give_in(area: &Area, lane: Lane) {
     heartbeat::clear(words);
     if area.clear_row(lane.number()).is_err() {
         // A kernel that cannot punch holes: word by word.
-        let slots = super::counter::slots_used(area);
-        for slot in 0..slots {
-            area.active(lane.number(), slot).store(0, Relaxed);
+        for peer in 0..super::peers::used(area) {
+            area.in_use(lane.number(), peer).store(0, Relaxed);
         }
     }
     words[OWNER].store(0, Release);
@@ -142,10 +141,10 @@ mod tests {
         for total in Total::ALL {
             words[TOTALS + total as usize].store(5, Relaxed);
         }
-        area.active(lane.number(), 40_000).store(3, Relaxed);
+        area.in_use(lane.number(), 40_000).store(3, Relaxed);
         give_in(&area, lane);
         let left = Total::ALL.map(|total| words[TOTALS + total as usize].load(Relaxed));
         assert_eq!(left, [5, 5, 5, 0, 0, 0, 0, 5]);
-        assert_eq!(area.active(lane.number(), 40_000).load(Relaxed), 0);
+        assert_eq!(area.in_use(lane.number(), 40_000).load(Relaxed), 0);
     }
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use crate::net::address::Address;
 use crate::shm::counter::{self, Slot};
+use crate::shm::peers::{self, Place};
 use crate::upstream::balance::Method;
 use crate::upstream::follow::Names;
 use crate::upstream::known::Spot;
@@ -52,6 +53,16 @@ impl Set {
     }
 }
 
+/// Where the processes count what concerns one peer. Given out by the master only, so a peer that a worker makes while
+/// serving has none, and neither has one that came when all were in use.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shared {
+    /// Its counters: requests, statuses, bytes, times.
+    pub slot: Option<Slot>,
+    /// Its words for balancing: failures, connections in use, health.
+    pub place: Option<Place>,
+}
+
 /// A group of servers, and its peers in this worker.
 #[derive(Debug)]
 pub struct Group {
@@ -80,8 +91,12 @@ impl Group {
     pub fn with(name: &str, servers: Vec<Server>, keepalive: Keepalive, is_shared: bool) -> Self {
         let mut group = Self { keepalive, is_shared, ..Self::empty(name, servers) };
         group.slot = counter::slot(counter::Kind::Upstream, name);
-        let slot = |address: &Address| counter::slot(counter::Kind::Peer, &format!("{name}/{address}"));
-        group.rebuild(|_, server| Some(spots(&server.addresses)), slot);
+        let shared = |address: &Address| {
+            let peer = address.to_string();
+            let slot = counter::slot(counter::Kind::Peer, &format!("{name}/{peer}"));
+            Shared { slot, place: peers::place(name, &peer) }
+        };
+        group.rebuild(|_, server| Some(spots(&server.addresses)), shared);
         group
     }
 
@@ -89,7 +104,7 @@ impl Group {
     /// the table, and slots are given out by the master only.
     pub fn uncounted(name: &str, servers: Vec<Server>) -> Self {
         let group = Self::empty(name, servers);
-        group.rebuild(|_, server| Some(spots(&server.addresses)), |_| None);
+        group.rebuild(|_, server| Some(spots(&server.addresses)), |_| Shared::default());
         group
     }
 
@@ -111,8 +126,14 @@ impl Group {
     /// Its counters and those of its peers.
     pub fn slots(&self) -> Vec<Slot> {
         let set = self.set();
-        let peers = set.primary.iter().chain(&set.backup).filter_map(|peer| peer.slot);
+        let peers = set.primary.iter().chain(&set.backup).filter_map(|peer| peer.shared.slot);
         peers.chain(self.slot).collect()
+    }
+
+    /// The places of its peers.
+    pub fn places(&self) -> Vec<Place> {
+        let set = self.set();
+        set.primary.iter().chain(&set.backup).filter_map(|peer| peer.shared.place).collect()
     }
 
     pub fn set(&self) -> Rc<Set> {
@@ -126,7 +147,7 @@ impl Group {
             return false;
         }
         // slots are given out by the master only
-        self.rebuild(|index, _| (index == server_index).then(|| spots.to_vec()), |_| None);
+        self.rebuild(|index, _| (index == server_index).then(|| spots.to_vec()), |_| Shared::default());
         true
     }
 
@@ -173,7 +194,7 @@ impl Group {
     fn rebuild(
         &self,
         spots_of: impl Fn(usize, &Server) -> Option<Vec<Spot>>,
-        slot: impl Fn(&Address) -> Option<Slot>,
+        shared: impl Fn(&Address) -> Shared,
     ) {
         let old = self.set();
         // each peer stays once: two SRV records may name one address
@@ -196,8 +217,9 @@ impl Group {
                 };
                 let kept = left.iter().position(is_it).map(|at| Rc::clone(left.swap_remove(at)));
                 let peer = kept.unwrap_or_else(|| {
-                    let slot = slot(&spot.address);
-                    let peer = |server: &Server| Peer::new(server, index, spot.address, slot, self.is_shared);
+                    let shared = shared(&spot.address);
+                    let peer =
+                        |server: &Server| Peer::new(server, index, spot.address, shared, self.is_shared);
                     Rc::new(match spot.weight {
                         Some(_) => peer(&Server { weight, ..server.clone() }),
                         None => peer(server),

@@ -1,7 +1,7 @@
 //! One server of a group, as configured, and the peers it resolves to, with what is known of their health.
 //!
-//! A group with `zone` shares its peers' failures among all workers, in words of shared memory without a
-//! lock, so that a worker that dies leaves valid ones behind.
+//! A group with `zone` shares its peers' failures and connections among all workers, at places in shared memory
+//! (`shm/peers.rs`) without a lock, so that a worker that dies leaves valid words behind.
 //! Parameters: nginx.org, `server` of ngx_http_upstream_module.
 
 use std::cell::Cell;
@@ -10,8 +10,10 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::fence;
 
 use crate::net::address::{Address, Host};
-use crate::shm::counter::{Active, Slot, Word};
+use crate::shm::counter;
+use crate::shm::peers::{self, Place, Word};
 use crate::sys::names::Names;
+use crate::upstream::group::Shared;
 
 /// How often a worker tries to get the last free connection before it leaves it to the others.
 const OPEN_TRIES: usize = 3;
@@ -79,8 +81,8 @@ pub struct Peer {
     pub name: Box<str>,
     /// Index of its line in [`crate::upstream::Group::servers`].
     pub server: usize,
-    /// Its counters for the whole process tree; `None` when there was no slot left.
-    pub slot: Option<Slot>,
+    /// Where it counts for the whole process tree.
+    pub shared: Shared,
     is_shared: bool,
     weight: i64,
     fails_max: u64,
@@ -100,14 +102,14 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// `is_shared`: failures count for all workers, in the words of `slot`.
-    pub fn new(server: &Server, index: usize, address: Address, slot: Option<Slot>, is_shared: bool) -> Self {
+    /// `is_shared`: failures and connections count for all workers, at the place of `shared` if it has one.
+    pub fn new(server: &Server, index: usize, address: Address, shared: Shared, is_shared: bool) -> Self {
         Self {
             name: address.to_string().into(),
             address,
             server: index,
-            slot,
-            is_shared: is_shared && slot.is_some(),
+            shared,
+            is_shared: is_shared && shared.place.is_some(),
             weight: server.weight,
             fails_max: server.fails_max,
             fail_timeout_ms: server.fail_timeout_ms,
@@ -143,14 +145,17 @@ impl Peer {
 
     /// Connections in use.
     pub fn conns(&self) -> i64 {
-        match self.slot {
-            Some(slot) if self.is_shared => i64::from(slot.active()),
-            _ => self.conns.get(),
+        match self.common() {
+            Some(place) => i64::from(place.in_use()),
+            None => self.conns.get(),
         }
     }
 
     pub fn fails(&self) -> u64 {
-        self.get(Word::Fails, &self.fails)
+        match self.common() {
+            Some(place) => place.number(Word::Fails, u64::MAX),
+            None => self.fails.get(),
+        }
     }
 
     /// Left out for its failures at this moment.
@@ -188,6 +193,7 @@ impl Peer {
 
     /// Its turn begins, and with it a new window of failures where the last one is over.
     pub(super) fn begin_turn(&self, now_ms: u64) {
+        self.past(Word::FailedMs, &self.failed_ms, now_ms);
         if now_ms - self.past(Word::CheckedMs, &self.checked_ms, now_ms) > self.fail_timeout_ms {
             self.set(Word::CheckedMs, &self.checked_ms, now_ms);
         }
@@ -196,7 +202,7 @@ impl Peer {
     /// Counts a connection in use until the guard is dropped.
     pub(super) fn open(self: &Rc<Self>) -> InUse {
         self.conns.set(self.conns.get() + 1);
-        InUse { peer: Rc::clone(self), _active: self.slot.map(Slot::enter) }
+        InUse { peer: Rc::clone(self), _counted: self.shared.place.map(Place::enter) }
     }
 
     /// Like [`Peer::open`]; `None` when the last free connection of `max_conns` went to another worker meanwhile.
@@ -224,10 +230,10 @@ impl Peer {
     pub(super) fn fail(&self, now_ms: u64) -> bool {
         let fails = self.fails().saturating_add(1);
         self.set(Word::Fails, &self.fails, fails);
-        self.set(Word::LastFailMs, &self.failed_ms, now_ms);
+        self.set(Word::FailedMs, &self.failed_ms, now_ms);
         self.set(Word::CheckedMs, &self.checked_ms, now_ms);
-        if let Some(slot) = self.slot {
-            slot.add(Word::Failures, 1);
+        if let Some(slot) = self.shared.slot {
+            slot.add(counter::Word::Failures, 1);
         }
         if self.fails_max == 0 {
             return false;
@@ -237,11 +243,12 @@ impl Peer {
         fails >= self.fails_max
     }
 
-    /// A request went well: forgets failures that are older than the current window.
-    pub(super) fn succeed(&self, now_ms: u64) {
-        if self.fails() != 0
-            && self.past(Word::LastFailMs, &self.failed_ms, now_ms)
-                < self.past(Word::CheckedMs, &self.checked_ms, now_ms)
+    /// A request went well: forgets failures that are older than the current window. The two times are of the past, or
+    /// were put right when the turn began.
+    pub(super) fn succeed(&self) {
+        let get =
+            |word, own: &Cell<u64>| self.common().map_or(own.get(), |place| place.number(word, u64::MAX));
+        if self.fails() != 0 && get(Word::FailedMs, &self.failed_ms) < get(Word::CheckedMs, &self.checked_ms)
         {
             self.forget_failures();
         }
@@ -253,28 +260,23 @@ impl Peer {
         }
     }
 
-    /// A time that has passed. One that lies ahead was written by a worker whose memory is not what it was: without
-    /// a repair it would never pass, and the peer would be down for all workers for ever.
-    fn past(&self, word: Word, own: &Cell<u64>, now_ms: u64) -> u64 {
-        let at_ms = self.get(word, own);
-        if at_ms > now_ms {
-            self.set(word, own, now_ms);
-            return now_ms;
-        }
-        at_ms
+    /// The place that it shares with the other workers.
+    fn common(&self) -> Option<Place> {
+        self.shared.place.filter(|_| self.is_shared)
     }
 
-    fn get(&self, word: Word, own: &Cell<u64>) -> u64 {
-        match self.slot {
-            Some(slot) if self.is_shared => slot.get(word),
-            _ => own.get(),
+    /// A time that has passed, of this worker or of all.
+    fn past(&self, word: Word, own: &Cell<u64>, now_ms: u64) -> u64 {
+        match self.common() {
+            Some(place) => place.past_ms(word, now_ms),
+            None => own.get().min(now_ms),
         }
     }
 
     fn set(&self, word: Word, own: &Cell<u64>, value: u64) {
-        match self.slot {
-            Some(slot) if self.is_shared => slot.set(word, value),
-            _ => own.set(value),
+        match self.common() {
+            Some(place) => place.set_number(word, value),
+            None => own.set(value),
         }
     }
 }
@@ -283,7 +285,7 @@ impl Peer {
 #[derive(Debug)]
 pub struct InUse {
     peer: Rc<Peer>,
-    _active: Option<Active>,
+    _counted: Option<peers::InUse>,
 }
 
 impl InUse {
@@ -302,12 +304,11 @@ impl Drop for InUse {
 mod tests {
     use super::*;
     use crate::net::address;
-    use crate::shm::counter;
 
     fn peer(fails_max: u64) -> Peer {
         let host = address::parse_upstream("127.0.0.1:81", 80).unwrap();
         let server = Server { fails_max, weight: 4, ..Server::new("127.0.0.1:81", host) };
-        Peer::new(&server, 0, server.addresses[0].clone(), None, false)
+        Peer::new(&server, 0, server.addresses[0].clone(), Shared::default(), false)
     }
 
     #[test]
@@ -325,10 +326,10 @@ mod tests {
     fn a_success_in_a_later_window_forgets_failures() {
         let peer = peer(2);
         peer.fail(1000);
-        peer.succeed(1000);
+        peer.succeed();
         assert_eq!(peer.fails(), 1, "still the window of the failure");
         peer.begin_turn(20_000);
-        peer.succeed(20_000);
+        peer.succeed();
         assert_eq!(peer.fails(), 0);
     }
 
@@ -354,25 +355,26 @@ mod tests {
     fn a_time_of_the_future_does_not_take_it_out_for_ever() {
         let host = address::parse_upstream("127.0.0.1:83", 80).unwrap();
         let server = Server::new("127.0.0.1:83", host);
-        let slot = counter::slot(counter::Kind::Peer, "a_time_of_the_future").unwrap();
-        let peer = Peer::new(&server, 0, server.addresses[0].clone(), Some(slot), true);
+        let place = peers::place("peer.test", "a_time_of_the_future").unwrap();
+        let shared = Shared { slot: None, place: Some(place) };
+        let peer = Peer::new(&server, 0, server.addresses[0].clone(), shared, true);
         for words in [u64::MAX, 1 << 62, 20_000] {
-            for word in [Word::Fails, Word::LastFailMs, Word::CheckedMs] {
-                slot.set(word, words);
+            for word in [Word::Fails, Word::FailedMs, Word::CheckedMs] {
+                place.set_number(word, words);
             }
             assert!(peer.is_failed(10_000));
             assert!(peer.is_failed(20_000), "as for a failure of just before");
             assert!(!peer.is_failed(20_001));
             peer.begin_turn(20_001);
-            peer.succeed(20_001);
+            peer.succeed();
             peer.begin_turn(40_000);
-            peer.succeed(40_000);
+            peer.succeed();
             assert!(
                 !peer.is_failed(40_000) && peer.fails() == 0,
                 "the success of a later window makes it whole"
             );
         }
-        slot.set(Word::Fails, u64::MAX);
+        place.set_number(Word::Fails, u64::MAX);
         assert!(peer.fail(30_000));
         assert_eq!(peer.fails(), u64::MAX);
     }
@@ -381,9 +383,9 @@ mod tests {
     fn a_zone_shares_failures_but_a_group_without_keeps_its_own() {
         let host = address::parse_upstream("127.0.0.1:82", 80).unwrap();
         let server = Server::new("127.0.0.1:82", host);
-        let slot = counter::slot(counter::Kind::Peer, "a_zone_shares_failures");
-        assert!(slot.is_some());
-        let peer = |is_shared| Peer::new(&server, 0, server.addresses[0].clone(), slot, is_shared);
+        let shared = Shared { slot: None, place: peers::place("peer.test", "a_zone_shares_failures") };
+        assert!(shared.place.is_some());
+        let peer = |is_shared| Peer::new(&server, 0, server.addresses[0].clone(), shared, is_shared);
         let (first, second, apart) = (peer(true), Rc::new(peer(true)), peer(false));
         assert!(first.fail(1000));
         assert!(second.is_failed(1000) && !apart.is_failed(1000));

@@ -91,7 +91,7 @@ impl Session {
         match outcome {
             Outcome::Failed => peer.fail(now_ms),
             Outcome::Good | Outcome::Next => {
-                peer.succeed(now_ms);
+                peer.succeed();
                 false
             }
         }
@@ -205,6 +205,32 @@ mod tests {
         }
         assert_eq!(turns(&group, 3, 10_000), "222");
         assert!(turns(&group, 3, 10_001).contains('1'));
+    }
+
+    #[test]
+    fn a_request_that_went_well_forgets_failures_of_an_earlier_window() {
+        let group = group(&[("1.1.1.1:81", &|s| s.fails_max = 2), ("1.1.1.1:82", &|s| s.down = true)]);
+        for now_ms in [1000, 20_000] {
+            let mut session = Session::new(&group, 0);
+            assert_eq!(turn(&mut session, now_ms), '1');
+            assert!(!session.finish(Outcome::Failed, now_ms), "one of two, in a window of its own");
+            assert_eq!(turns(&group, 1, now_ms + 10_001), "1", "dropped: it went well");
+        }
+    }
+
+    #[test]
+    fn a_request_that_goes_well_does_not_bring_back_a_peer_that_has_failed_meanwhile() {
+        let group = group(&[("1.1.1.1:81", &plain), ("1.1.1.1:82", &plain)]);
+        let mut long = Session::new(&group, 0);
+        assert_eq!(turn(&mut long, 1000), '1');
+        let mut failing = Session::new(&group, 0);
+        while turn(&mut failing, 2000) != '1' {
+            failing = Session::new(&group, 0);
+        }
+        assert!(failing.finish(Outcome::Failed, 2000));
+        drop(long);
+        assert_eq!(turns(&group, 3, 3000), "222");
+        assert!(turns(&group, 4, 12_001).contains('1'));
     }
 
     #[test]

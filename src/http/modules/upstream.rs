@@ -377,6 +377,11 @@ impl Upstreams {
         self.groups.iter().flat_map(Group::slots).map(Slot::index).collect()
     }
 
+    /// The numbers of their peers' places, for `shm::peers::sweep`.
+    pub fn places(&self) -> impl Iterator<Item = u32> {
+        self.groups.iter().flat_map(Group::places).map(|place| place.index())
+    }
+
     /// The servers whose names are looked up while serving: the index of the group, of the server in it, and the name
     /// for [`crate::upstream::known`].
     pub fn followed_servers(&self) -> impl Iterator<Item = (usize, usize, String)> {

@@ -80,7 +80,7 @@ impl Attempt {
 
     /// Adds the turn to its peer's counters.
     fn count(&self) {
-        let Some(slot) = self.peer.as_ref().and_then(|peer| peer.slot) else { return };
+        let Some(slot) = self.peer.as_ref().and_then(|peer| peer.shared.slot) else { return };
         let time = (Word::ResponseUs, self.response_us());
         behind::count(
             slot,

@@ -93,6 +93,7 @@ impl Tried {
 pub(super) mod tests {
     use super::*;
     use crate::net::address;
+    use crate::upstream::group::Shared;
     use crate::upstream::peer::Server;
 
     /// Peers at the ports from 81 on, as `set` changes their `server` line.
@@ -101,7 +102,13 @@ pub(super) mod tests {
             let name = format!("1.1.1.1:{}", 81 + index);
             let mut server = Server::new(&name, address::parse_upstream(&name, 80).unwrap());
             set(index, &mut server);
-            Rc::new(Peer::new(&server, usize::from(index), server.addresses[0].clone(), None, false))
+            Rc::new(Peer::new(
+                &server,
+                usize::from(index),
+                server.addresses[0].clone(),
+                Shared::default(),
+                false,
+            ))
         };
         (0..count).map(peer).collect()
     }

@@ -1,0 +1,359 @@
+//! What all processes know of each peer of an upstream group: its failures, its health, what an operator ordered, and
+//! how many of its connections are in use.
+//!
+//! A place of 16 words for each peer, found by the fingerprint of its group's name and its own: a reload and the next
+//! binary find the same place again, and it is freed once no configuration names the peer any more. Every word is one
+//! atomic, so that a process may die at any instruction; connections in use are counted in the lane of each worker, so
+//! that one that dies takes its share with it.
+//!
+//! **Any worker may write anything here.** So nothing is read raw: numbers are limited by the reader, a time that lies
+//! ahead counts as now and is put right, and bits and states that are not known mean nothing. What the words decide is
+//! which peer is asked next, never what memory is touched. Behaviour: nginx.org, `zone` of ngx_http_upstream_module.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use super::area::{Area, Header, PEER_WORDS, PEERS, area, fingerprint};
+use super::index::{Index, Table};
+use super::lanes;
+
+/// Beside the kinds of counters.
+const KIND: u8 = 254;
+
+/// The words of a place. Times are those of the monotonic clock, which all processes share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// Failures within the present `fail_timeout`.
+    Fails = 0,
+    /// The last failure.
+    FailedMs = 1,
+    /// When the current window of failures began, or the last failure.
+    CheckedMs = 2,
+    /// Bits of [`Orders`].
+    Orders = 3,
+    /// A [`Health`].
+    Health = 4,
+    /// Since when.
+    HealthMs = 5,
+    /// When the peer came back, for a slow start.
+    ReturnedMs = 6,
+    /// Signed: what round robin has given it and not taken yet.
+    CurrentWeight = 7,
+    /// Its weight less what failures have cost it.
+    EffectiveWeight = 8,
+    /// Moving averages of the time to the head and to the end of its responses, in microseconds, and their last change.
+    HeadUs = 9,
+    ResponseUs = 10,
+    AverageMs = 11,
+}
+
+/// What an operator has ordered about a peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// It gets no requests.
+    pub down: bool,
+    /// It gets only the requests that are bound to it.
+    pub drain: bool,
+}
+
+impl Orders {
+    const DOWN: u64 = 1;
+    const DRAIN: u64 = 1 << 1;
+
+    fn to_word(self) -> u64 {
+        u64::from(self.down) * Self::DOWN | u64::from(self.drain) * Self::DRAIN
+    }
+
+    fn from_word(word: u64) -> Self {
+        Self { down: word & Self::DOWN != 0, drain: word & Self::DRAIN != 0 }
+    }
+}
+
+/// What active checks say of a peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Health {
+    /// It was not checked yet, or nothing checks it.
+    #[default]
+    Unknown = 0,
+    Healthy = 1,
+    Unhealthy = 2,
+    /// Not to be asked before its first check (`mandatory`).
+    Checking = 3,
+}
+
+impl Health {
+    fn from_word(word: u64) -> Self {
+        match word {
+            1 => Self::Healthy,
+            2 => Self::Unhealthy,
+            3 => Self::Checking,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// The place of one peer. A copy of a pointer; store it in configuration.
+#[derive(Clone, Copy)]
+pub struct Place {
+    words: &'static [AtomicU64; PEER_WORDS],
+    index: u32,
+}
+
+static TABLE: Table =
+    Table { capacity: PEERS, used: Header::PeersUsed, name: Area::peer_name, clear: clear_place };
+
+static INDEX: LazyLock<Mutex<Index>> = LazyLock::new(|| Mutex::new(Index::new(&TABLE)));
+
+/// Finds or makes the place of a peer. `None`: all 65,536 are in use.
+///
+/// For the master while it compiles configuration; not for a request's path.
+pub fn place(group: &str, peer: &str) -> Option<Place> {
+    let name = fingerprint(KIND, format!("{group}/{peer}").as_bytes());
+    let index = INDEX.lock().unwrap_or_else(PoisonError::into_inner).find(area(), name)?;
+    Some(Place::at(area(), index))
+}
+
+/// Frees the places that no configuration names any more. Only while no worker of an older one lives.
+pub fn sweep(live: &HashSet<u32>) {
+    INDEX.lock().unwrap_or_else(PoisonError::into_inner).sweep(area(), live);
+}
+
+/// Places that were ever given out: a dead worker can have counted in no other.
+pub(super) fn used(area: &Area) -> usize {
+    TABLE.used(area)
+}
+
+fn clear_place(area: &Area, index: usize) {
+    for word in area.peer(index) {
+        word.store(0, Relaxed);
+    }
+    for lane in 0..lanes::used(area) {
+        let count = area.in_use(lane, index);
+        if count.load(Relaxed) != 0 {
+            count.store(0, Relaxed);
+        }
+    }
+}
+
+impl Place {
+    fn at(area: &Area, index: u32) -> Self {
+        Self { words: area.peer(index as usize), index }
+    }
+
+    /// Its number, for [`sweep`].
+    pub fn index(self) -> u32 {
+        self.index
+    }
+
+    /// A number, `max` at most.
+    #[inline]
+    pub fn number(self, word: Word, max: u64) -> u64 {
+        self.load(word).min(max)
+    }
+
+    pub fn set_number(self, word: Word, number: u64) {
+        self.store(word, number);
+    }
+
+    /// A weight between `-max` and `max`.
+    pub fn weight(self, word: Word, max: i64) -> i64 {
+        let max = max.max(0);
+        self.load(word).cast_signed().clamp(-max, max)
+    }
+
+    pub fn set_weight(self, word: Word, weight: i64) {
+        self.store(word, weight.cast_unsigned());
+    }
+
+    /// A time that has passed. One that lies ahead was written by a worker whose memory is not what it was: without a
+    /// repair it would never pass, and the peer would be down for all workers for ever.
+    #[inline]
+    pub fn past_ms(self, word: Word, now_ms: u64) -> u64 {
+        let at_ms = self.load(word);
+        if at_ms > now_ms {
+            self.store(word, now_ms);
+            return now_ms;
+        }
+        at_ms
+    }
+
+    pub fn set_ms(self, word: Word, at_ms: u64) {
+        self.store(word, at_ms);
+    }
+
+    pub fn orders(self) -> Orders {
+        Orders::from_word(self.load(Word::Orders))
+    }
+
+    pub fn set_orders(self, orders: Orders) {
+        self.store(Word::Orders, orders.to_word());
+    }
+
+    /// What checks say, and since when.
+    pub fn health(self, now_ms: u64) -> (Health, u64) {
+        (Health::from_word(self.load(Word::Health)), self.past_ms(Word::HealthMs, now_ms))
+    }
+
+    pub fn set_health(self, health: Health, now_ms: u64) {
+        // The time first: a reader between the two takes the old state for a young one, which does no harm.
+        self.store(Word::HealthMs, now_ms);
+        self.store(Word::Health, health as u64);
+    }
+
+    /// Counts one connection of this worker in use while the guard lives.
+    ///
+    /// For the thread of the worker's loop only: nobody else writes to its lane, so that no locked instruction is needed.
+    #[inline]
+    pub fn enter(self) -> InUse {
+        let count = area().in_use(lanes::mine().number(), self.index as usize);
+        count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
+        InUse { count }
+    }
+
+    /// Connections in use in all workers.
+    pub fn in_use(self) -> u32 {
+        in_use(area(), self.index as usize)
+    }
+
+    #[inline]
+    fn load(self, word: Word) -> u64 {
+        self.words[word as usize].load(Relaxed)
+    }
+
+    #[inline]
+    fn store(self, word: Word, value: u64) {
+        self.words[word as usize].store(value, Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Place({})", self.index)
+    }
+}
+
+fn in_use(area: &Area, index: usize) -> u32 {
+    let count = |lane| area.in_use(lane, index).load(Relaxed);
+    (0..lanes::used(area)).map(count).fold(0, u32::wrapping_add)
+}
+
+/// One connection in use.
+#[derive(Debug)]
+pub struct InUse {
+    count: &'static AtomicU32,
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.count.store(self.count.load(Relaxed).wrapping_sub(1), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::lanes::Lane;
+
+    #[test]
+    fn a_peer_is_found_again_by_its_group_and_its_name() {
+        let index = |group, peer| place(group, peer).expect("room").index();
+        let first = index("peers.test", "10.0.0.1:80");
+        assert_eq!(index("peers.test", "10.0.0.1:80"), first);
+        assert_ne!(index("peers.test", "10.0.0.2:80"), first);
+        assert_ne!(index("other.test", "10.0.0.1:80"), first);
+    }
+
+    #[test]
+    fn a_full_table_says_so_and_sweeping_frees_it() {
+        let area = Area::fresh();
+        let mut index = Index::new(&TABLE);
+        let all: Vec<u32> = (1..=PEERS as u64).filter_map(|name| index.find(&area, name)).collect();
+        assert_eq!((all.len(), index.find(&area, u64::MAX)), (PEERS, None));
+        let place = Place::at(&area, all[5]);
+        place.set_number(Word::Fails, 9);
+        area.in_use(0, all[5] as usize).store(4, Relaxed);
+        let live = all.iter().copied().filter(|index| *index != all[5]).collect();
+        index.sweep(&area, &live);
+        assert_eq!(index.find(&area, u64::MAX), Some(all[5]), "the one that nobody names");
+        assert_eq!(place.number(Word::Fails, u64::MAX), 0);
+        assert_eq!(in_use(&area, all[5] as usize), 0);
+    }
+
+    #[test]
+    fn the_next_binary_finds_the_words_of_the_last() {
+        let area = Area::fresh();
+        let (mut old, mut new) = (Index::new(&TABLE), Index::new(&TABLE));
+        let index = old.find(&area, 11).expect("room");
+        Place::at(&area, index).set_number(Word::Fails, 3);
+        assert_eq!(new.find(&area, 11), Some(index));
+        assert_eq!(Place::at(&area, index).number(Word::Fails, u64::MAX), 3);
+    }
+
+    #[test]
+    fn a_worker_that_dies_takes_its_connections_with_it() {
+        let area = Area::fresh();
+        let index = Index::new(&TABLE).find(&area, 1).expect("room") as usize;
+        let lanes = [1, 2].map(|number| Lane::of_number(number).expect("a lane"));
+        for (lane, count) in lanes.into_iter().zip([3, 4]) {
+            lanes::prepare_in(&area, lane, 0, 1);
+            area.in_use(lane.number(), index).store(count, Relaxed);
+        }
+        let place = Place::at(&area, index as u32);
+        place.set_number(Word::Fails, 2);
+        assert_eq!(in_use(&area, index), 7);
+        // It is killed between any two of its instructions: each of them changed one word.
+        lanes::give_in(&area, lanes[0]);
+        assert_eq!(in_use(&area, index), 4);
+        assert_eq!(place.number(Word::Fails, u64::MAX), 2, "what it has found out stays");
+    }
+
+    #[test]
+    fn connections_count_while_their_guards_live() {
+        let place = place("peers.test", "guards").expect("room");
+        let guards: Vec<InUse> = (0..3).map(|_| place.enter()).collect();
+        assert_eq!(place.in_use(), 3);
+        drop(guards);
+        assert_eq!(place.in_use(), 0);
+    }
+
+    #[test]
+    fn whatever_a_hostile_worker_writes_is_read_within_bounds() {
+        let area = Area::fresh();
+        let place = Place::at(&area, 7);
+        for bits in [u64::MAX, 1 << 63, i64::MAX as u64, 0x8000_0000_0000_0001] {
+            for word in area.peer(7) {
+                word.store(bits, Relaxed);
+            }
+            assert!(place.number(Word::ResponseUs, 60_000_000) <= 60_000_000);
+            assert!((-10..=10).contains(&place.weight(Word::CurrentWeight, 10)));
+            assert_eq!(place.weight(Word::EffectiveWeight, -5), 0);
+            assert_eq!(place.past_ms(Word::CheckedMs, 5000), 5000);
+            assert_eq!(place.past_ms(Word::CheckedMs, 6000), 5000, "it was put right, and passes");
+            assert_eq!(place.health(5000), (Health::Unknown, 5000));
+            let _: Orders = place.orders(); // any bits are some orders
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let area = Area::fresh();
+        let place = Place::at(&area, 0);
+        assert_eq!((place.orders(), place.health(9)), (Orders::default(), (Health::Unknown, 0)));
+        for orders in [(true, false), (false, true), (true, true)] {
+            let orders = Orders { down: orders.0, drain: orders.1 };
+            place.set_orders(orders);
+            assert_eq!(place.orders(), orders);
+        }
+        for health in [Health::Healthy, Health::Unhealthy, Health::Checking, Health::Unknown] {
+            place.set_health(health, 1234);
+            assert_eq!(place.health(5000), (health, 1234));
+        }
+        place.set_weight(Word::CurrentWeight, -7);
+        place.set_weight(Word::EffectiveWeight, 3);
+        place.set_ms(Word::ReturnedMs, 77);
+        let weights = [Word::CurrentWeight, Word::EffectiveWeight].map(|word| place.weight(word, 100));
+        assert_eq!((weights, place.past_ms(Word::ReturnedMs, 100)), ([-7, 3], 77));
+    }
+}
