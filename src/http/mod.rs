@@ -20,6 +20,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 pub use config::compile::{CompileOptions, compile};
 pub use config::server::{Listen, Server};
@@ -28,14 +29,17 @@ pub use h1::handover::Handover;
 use crate::config::Places;
 use crate::log;
 use crate::net::listener::{Listener, Serves};
+use crate::net::resolver::Resolvers;
 use crate::net::room;
 use crate::runtime::{self, Io};
 use crate::script::registry::Variables;
 use crate::shm::counter::{self, Total};
 use crate::sys::address::SockAddr;
 use crate::sys::socket;
+use crate::upstream::{Groups, Upstreams};
 
-/// A compiled `http` block. Immutable; a worker leaks it after the fork and refers to it for life.
+/// A compiled `http` block: plain data. A worker leaks it after the fork and refers to it for life; what changes while
+/// serving is the worker's own ([`Worker`]), or in shared memory.
 #[derive(Debug)]
 pub struct Config {
     /// Every address once.
@@ -49,7 +53,7 @@ pub struct Config {
     /// What `limit_req` and `limit_conn` count in.
     pub limit_req: Vec<modules::limit_req::Zone>,
     pub limit_conn: Vec<modules::limit_conn::Zone>,
-    pub upstreams: modules::upstream::Upstreams,
+    pub upstreams: Groups,
     /// How long requests and their upstreams take, of all servers together.
     pub durations: modules::counters::Durations,
     /// Paths of unix sockets that values are written with (`map`, `set` and their like); empty where no `proxy_pass` has
@@ -102,6 +106,28 @@ impl Config {
     }
 }
 
+// Nothing of a worker's state may be in the configuration, which outlives it and is shared with others.
+const _: () = {
+    const fn is_plain<T: Send + Sync>() {}
+    is_plain::<Config>();
+};
+
+/// What one worker owns for an `http` block: the state of its upstreams' groups, and the names that it has looked up.
+#[derive(Debug)]
+pub struct Worker {
+    pub config: &'static Config,
+    pub upstreams: Upstreams,
+    pub resolvers: Rc<Resolvers>,
+}
+
+impl Worker {
+    pub fn new(config: &'static Config) -> Self {
+        let resolvers = Rc::<Resolvers>::default();
+        let upstreams = Upstreams::new(&config.upstreams, Rc::clone(&resolvers));
+        Self { config, upstreams, resolvers }
+    }
+}
+
 /// What the worker gives to its HTTP service.
 pub struct Hooks {
     /// Gives an idle connection to a worker of the new generation. The descriptor comes back when nobody takes it.
@@ -112,7 +138,7 @@ pub struct Hooks {
 }
 
 struct Inner {
-    config: &'static Config,
+    worker: Worker,
     hooks: Hooks,
     next_number: Cell<u64>,
 }
@@ -130,18 +156,24 @@ impl fmt::Debug for Service {
 impl Service {
     /// Called once per worker, inside its runtime.
     pub fn new(config: &'static Config, hooks: Hooks) -> Self {
-        config.upstreams.start(&hooks.learned);
-        Self(Box::leak(Box::new(Inner { config, hooks, next_number: Cell::new(1) })))
+        let worker = Worker::new(config);
+        worker.upstreams.start(&hooks.learned);
+        Self(Box::leak(Box::new(Inner { worker, hooks, next_number: Cell::new(1) })))
     }
 
     pub fn config(self) -> &'static Config {
-        self.0.config
+        self.0.worker.config
+    }
+
+    /// What this worker owns.
+    pub fn worker(self) -> &'static Worker {
+        &self.0.worker
     }
 
     /// Serves a connection that `config.listens[listen]` has accepted.
     pub fn open(self, fd: OwnedFd, peer: SockAddr, listen: usize) {
         counter::add(Total::Accepted, 1);
-        if let Some(conn) = self.connection(fd, peer, &self.0.config.listens[listen]) {
+        if let Some(conn) = self.connection(fd, peer, &self.config().listens[listen]) {
             counter::add(Total::Handled, 1);
             runtime::spawn(h1::serve(conn));
         }
@@ -153,7 +185,7 @@ impl Service {
     /// The older worker may still hold the socket, and it may be hostile. The mode is set here once more, and no call on
     /// a connection relies on it (`runtime/io.rs`).
     pub fn adopt(self, fd: OwnedFd, handover: &Handover) {
-        let Some(listen) = self.0.config.listens.get(handover.listen as usize) else { return };
+        let Some(listen) = self.config().listens.get(handover.listen as usize) else { return };
         if socket::set_nonblocking(fd.as_fd()).is_err() {
             return;
         }
@@ -168,7 +200,7 @@ impl Service {
     /// The index of one of the configuration's listeners, for the master.
     fn listen_index(self, listen: &'static Listen) -> u32 {
         // By where it lies: there may be thousands of listeners, and as many connections to hand over.
-        let index = self.0.config.listens.element_offset(listen);
+        let index = self.config().listens.element_offset(listen);
         index.and_then(|index| u32::try_from(index).ok()).unwrap_or(u32::MAX)
     }
 

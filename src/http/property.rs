@@ -14,7 +14,7 @@ use crate::http::modules::core;
 use crate::http::pipeline::{self, INTERNAL_REDIRECTS_MAX, Reply};
 use crate::http::request::body::Body;
 use crate::http::request::{Connection, Request};
-use crate::http::{CompileOptions, Config};
+use crate::http::{CompileOptions, Worker};
 use crate::log::Logger;
 use crate::proto::h1::request::{self, Limits, Progress, RequestHead};
 use crate::proto::uri;
@@ -39,7 +39,7 @@ const DIRECTIVES: [&str; 9] = [
 
 thread_local! {
     /// Never dropped: what it leads to is not lost for whoever looks for leaks at the end.
-    static CONFIGS: ManuallyDrop<RefCell<HashMap<String, Option<&'static Config>>>> = ManuallyDrop::default();
+    static CONFIGS: ManuallyDrop<RefCell<HashMap<String, Option<&'static Worker>>>> = ManuallyDrop::default();
     static COUNT: Cell<usize> = const { Cell::new(0) };
     /// Requests ask for its time.
     static RUNTIME: RefCell<Option<&'static mut Runtime>> = const { RefCell::new(None) };
@@ -52,8 +52,8 @@ thread_local! {
 pub fn rewrites(text: &str) {
     let (target, rest) = text.split_once('\n').unwrap_or((text, ""));
     let (server, location) = rest.split_once("\n\n").unwrap_or((rest, ""));
-    let Some(config) = config(&format!("{server}\nlocation / {{ {location}\n}}")) else { return };
-    let Some((_, redirects)) = answer(config, target) else { return };
+    let Some(worker) = worker(&format!("{server}\nlocation / {{ {location}\n}}")) else { return };
+    let Some((_, redirects)) = answer(worker, target) else { return };
     assert!(redirects <= INTERNAL_REDIRECTS_MAX + 1, "{redirects} redirects");
 }
 
@@ -67,11 +67,11 @@ pub fn evaluates(text: &str) {
     let mut word = String::new();
     nginx_word(&mut word, text);
     let server = format!("set $v \"<$arg_x>\"; rewrite ^/(.)(.*) /$2$1; return 200 {word};");
-    let config = config(&server);
+    let worker = worker(&server);
     let is_full = COUNT.get() >= CONFIGS_MAX;
-    assert!(config.is_some() == expected.is_some() || (config.is_none() && is_full), "{text:?}");
-    let (Some(config), Some(expected)) = (config, expected) else { return };
-    match answer(config, "/abc?x=y").expect("a good request").0 {
+    assert!(worker.is_some() == expected.is_some() || (worker.is_none() && is_full), "{text:?}");
+    let (Some(worker), Some(expected)) = (worker, expected) else { return };
+    match answer(worker, "/abc?x=y").expect("a good request").0 {
         Reply::Response(response, body) => {
             assert_eq!((response.status, body.as_bytes()), (200, expected.as_bytes()), "{text:?}");
         }
@@ -119,8 +119,8 @@ fn expand(text: &str) -> Result<String, Unknown> {
     Ok(out)
 }
 
-/// The configuration of one server, compiled once; `None` where it has errors or shall not be run.
-fn config(server: &str) -> Option<&'static Config> {
+/// What serves the configuration of one server, compiled once; `None` where it has errors or shall not be run.
+fn worker(server: &str) -> Option<&'static Worker> {
     if let Some(known) = CONFIGS.with(|configs| configs.borrow().get(server).copied()) {
         return known;
     }
@@ -145,9 +145,9 @@ fn config(server: &str) -> Option<&'static Config> {
         return None;
     }
     COUNT.set(COUNT.get() + 1);
-    let config: &'static Config = Box::leak(Box::new(compiled));
-    CONFIGS.with(|configs| configs.borrow_mut().insert(server.to_owned(), Some(config)));
-    Some(config)
+    let worker: &'static Worker = Box::leak(Box::new(Worker::new(Box::leak(Box::new(compiled)))));
+    CONFIGS.with(|configs| configs.borrow_mut().insert(server.to_owned(), Some(worker)));
+    Some(worker)
 }
 
 fn is_allowed(nodes: &[Node]) -> bool {
@@ -157,7 +157,7 @@ fn is_allowed(nodes: &[Node]) -> bool {
     })
 }
 
-fn request(config: &'static Config, target: &str) -> Option<Box<Request>> {
+fn request(worker: &'static Worker, target: &str) -> Option<Box<Request>> {
     let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut head = Box::new(RequestHead::default());
     let Ok(Progress::Complete(length)) = request::parse(text.as_bytes(), &Limits::default(), &mut head)
@@ -174,24 +174,24 @@ fn request(config: &'static Config, target: &str) -> Option<Box<Request>> {
         peer: address.into(),
         proxy: None,
         local: address.into(),
-        listen: &config.listens[0],
+        listen: &worker.config.listens[0],
         requests: 1,
         opened_ms: 0,
         is_pipelined: false,
     };
     let body = Body::none();
-    let mut request = Request::new(config, &config.servers[0], connection, input, head, body);
+    let mut request = Request::new(worker, &worker.config.servers[0], connection, input, head, body);
     core::set_target(&mut request, &target).is_ok().then_some(request)
 }
 
 /// The answer to a request, and how often its path was changed; `None`: it is no request.
-fn answer(config: &'static Config, target: &str) -> Option<(Reply, u8)> {
+fn answer(worker: &'static Worker, target: &str) -> Option<(Reply, u8)> {
     let target = target.to_owned();
     RUNTIME.with_borrow_mut(|runtime| {
         let runtime =
             runtime.get_or_insert_with(|| Box::leak(Box::new(Runtime::new().expect("an epoll instance"))));
         runtime.block_on(async move {
-            let mut request = request(config, &target)?;
+            let mut request = request(worker, &target)?;
             let reply = pipeline::begin(&mut request);
             Some((reply, request.internal_redirects))
         })

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::proto::dns::{Answer, Code, Kind, Name, Service};
 use crate::runtime::channel::Notify;
@@ -28,7 +29,7 @@ const ALIASES_MAX: usize = 16;
 const TTL_S_MAX: u32 = 86_400;
 const NEGATIVE_TTL_S_MAX: u32 = 60;
 
-/// The parameters of a `resolver` directive.
+/// The parameters of a `resolver` directive: a part of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// At least one; asked in turn.
@@ -86,8 +87,24 @@ pub struct Place {
 /// The name servers of one `resolver` directive, and what this worker knows from them.
 #[derive(Debug)]
 pub struct Resolver {
-    settings: Settings,
+    settings: Arc<Settings>,
     state: RefCell<State>,
+}
+
+/// The resolvers of one worker, one for each `resolver` directive that it has used.
+#[derive(Debug, Default)]
+pub struct Resolvers {
+    /// By where their settings lie, which each keeps there.
+    by_settings: RefCell<HashMap<usize, Rc<Resolver>>>,
+}
+
+impl Resolvers {
+    /// The resolver of this directive, made at its first use.
+    pub fn get(&self, settings: &Arc<Settings>) -> Rc<Resolver> {
+        let mut resolvers = self.by_settings.borrow_mut();
+        let resolver = resolvers.entry(Arc::as_ptr(settings).addr());
+        Rc::clone(resolver.or_insert_with(|| Rc::new(Resolver::new(Arc::clone(settings)))))
+    }
 }
 
 type Key = (Name, bool);
@@ -144,7 +161,7 @@ enum Step {
 }
 
 impl Resolver {
-    pub fn new(settings: Settings) -> Self {
+    fn new(settings: Arc<Settings>) -> Self {
         Self { settings, state: RefCell::default() }
     }
 

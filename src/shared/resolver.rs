@@ -5,13 +5,13 @@
 //! Behaviour: nginx.org, ngx_http_core_module and ngx_stream_core_module.
 
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::base::number::parse_millis;
 use crate::config::{Diagnostic, Inherit, Merge, Node, Word, params};
 use crate::net::Address;
 use crate::net::address::parse_upstream;
-use crate::net::resolver::{Resolver, Settings};
+use crate::net::resolver::Settings;
 use crate::sys::names::Names;
 
 /// Where a name server listens (RFC 1035 §4.2).
@@ -20,7 +20,7 @@ const PORT: u16 = 53;
 /// The resolver of one block.
 #[derive(Clone, Debug, Default)]
 pub struct Conf {
-    resolver: Inherit<Rc<Resolver>>,
+    resolver: Inherit<Arc<Settings>>,
     pub timeout: Inherit<u64>,
 }
 
@@ -34,10 +34,10 @@ impl Merge for Conf {
 impl Conf {
     /// Reads a `resolver`.
     pub fn set(&mut self, node: &Node, names: &Names) -> Result<(), Diagnostic> {
-        self.resolver.put(Rc::new(Resolver::new(read(node, names)?)), node)
+        self.resolver.put(Arc::new(read(node, names)?), node)
     }
 
-    pub fn resolver(&self) -> Option<&Rc<Resolver>> {
+    pub fn settings(&self) -> Option<&Arc<Settings>> {
         self.resolver.as_ref()
     }
 

@@ -18,6 +18,7 @@ use crate::runtime::channel::Notify;
 use crate::runtime::{self, Either, race, sleep, timeout};
 use crate::upstream::group::Group;
 use crate::upstream::known::{self, Spot};
+use crate::upstream::state::GroupState;
 
 /// Between two questions at least: a time to live of zero is no order to ask without pause.
 const PAUSE_MS_MIN: u64 = 1_000;
@@ -60,8 +61,8 @@ impl Names {
 }
 
 /// Begins to follow the names of a group; once per worker. `group_index`: its place in the configuration.
-pub fn start(group: &'static Group, group_index: usize, log: Logger, tell: &Tell) {
-    let Some(names) = &group.names else { return };
+pub fn start(state: &Rc<GroupState>, group_index: usize, log: Logger, tell: &Tell) {
+    let (Some(names), group) = (&state.names, &state.group) else { return };
     for (index, server) in group.servers.iter().enumerate().filter(|(_, server)| server.resolve) {
         let Host::Inet { port, .. } = &server.host else { continue };
         if let Some(mut spots) = known::recall(&key(group, index)) {
@@ -72,31 +73,26 @@ pub fn start(group: &'static Group, group_index: usize, log: Logger, tell: &Tell
                         Address::Inet(SocketAddr::new(spot.address.ip().unwrap_or([0; 4].into()), *port));
                 }
             }
-            group.learn(index, &spots);
+            state.learn(index, &spots);
         } else {
             names.unheard.set(names.unheard.get() + 1);
         }
         let tell = Rc::clone(tell);
         let tell = move |spots: &[Spot]| tell(group_index, index, spots);
-        runtime::spawn(follow(group, names, index, log, tell));
+        runtime::spawn(follow(Rc::clone(state), index, log, tell));
     }
 }
 
-async fn follow(
-    group: &'static Group,
-    names: &'static Names,
-    index: usize,
-    log: Logger,
-    tell: impl Fn(&[Spot]),
-) {
-    let mut is_first = !group.has_peers(index);
+async fn follow(state: Rc<GroupState>, index: usize, log: Logger, tell: impl Fn(&[Spot])) {
+    let (Some(names), group) = (&state.names, &*state.group) else { return };
+    let mut is_first = !state.has_peers(index);
     let mut is_absent = false;
     loop {
         let found = ask(group, names, index).await;
         let pause_ms = match &found {
             Ok((spots, expires_ms)) => {
                 is_absent = false;
-                if group.learn(index, spots) {
+                if state.learn(index, spots) {
                     tell(spots);
                     let (name, count) = (&group.servers[index].name, spots.len());
                     log::notice!(
@@ -110,13 +106,13 @@ async fn follow(
             }
             Err(failure) => {
                 let is_gone = *failure == Failure::Code(Code::NotFound);
-                if is_gone && group.learn(index, &[]) {
+                if is_gone && state.learn(index, &[]) {
                     tell(&[]);
                 }
                 if !(is_gone && std::mem::replace(&mut is_absent, is_gone)) {
                     let name = &group.servers[index].name;
                     let what =
-                        if group.has_peers(index) { "its addresses stay" } else { "it counts as down" };
+                        if state.has_peers(index) { "its addresses stay" } else { "it counts as down" };
                     log::warn!(
                         log,
                         &(),

@@ -1,20 +1,33 @@
 //! Groups of upstream servers: which peer is next, which connection to it is kept, who may be tried again.
 //!
-//! Speaks no protocol: the rooms above bring the request, this one answers with a peer or a connection to
-//! it. The configuration of a group is immutable; what changes while serving are the words of its peers
-//! and the idle connections, which belong to one worker.
+//! Speaks no protocol: the rooms above bring the request, this one answers with a peer or a connection to it.
+//!
+//! ```text
+//! configuration (plain data, made by the master)    block → groups → group
+//! one worker (made after the fork)                  worker → state → peer, pool; follow, unresolved: names
+//! one request                                       session → balance
+//! all processes (words in shared memory)            shm/peers.rs
+//! ```
 
 pub mod balance;
+pub mod block;
 pub mod fault;
 pub mod follow;
 pub mod group;
+pub mod groups;
 pub mod known;
 pub mod peer;
 pub mod pool;
 pub mod session;
+pub mod state;
 pub mod unresolved;
+pub mod worker;
 
+pub use block::Block;
 pub use fault::{Fault, Faults};
 pub use group::Group;
+pub use groups::Groups;
 pub use peer::{Peer, Server};
 pub use session::{Outcome, Session};
+pub use state::GroupState;
+pub use worker::Upstreams;

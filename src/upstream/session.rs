@@ -7,8 +7,8 @@
 use std::rc::Rc;
 
 use crate::upstream::balance::{Eligible, Tried};
-use crate::upstream::group::{Group, Set};
 use crate::upstream::peer::{InUse, Peer};
+use crate::upstream::state::{GroupState, Set};
 
 /// What became of a peer's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct Session {
 
 impl Session {
     /// `tries_max`: `proxy_next_upstream_tries`; 0: as many as there are peers.
-    pub fn new(group: &Group, tries_max: u32) -> Self {
+    pub fn new(group: &GroupState, tries_max: u32) -> Self {
         let set = group.set();
         let tries = if tries_max == 0 { set.tries } else { set.tries.min(tries_max) };
         let tried = Tried::new(set.primary.len().max(set.backup.len()));
@@ -141,22 +141,23 @@ mod tests {
     use super::*;
     use crate::net::address;
     use crate::upstream::peer::Server;
+    use crate::upstream::state::tests::state;
 
     type Line<'a> = (&'a str, &'a dyn Fn(&mut Server));
 
-    fn group(lines: &[Line<'_>]) -> Group {
+    fn group(lines: &[Line<'_>]) -> GroupState {
         let servers = lines.iter().map(|(name, set)| {
             let mut server = Server::new(name, address::parse_upstream(name, 80).unwrap());
             set(&mut server);
             server
         });
-        Group::new("test", servers.collect())
+        state(servers.collect())
     }
 
     fn plain(_: &mut Server) {}
 
     /// The last digit of the port of each peer chosen, one request each, all good.
-    fn turns(group: &Group, count: usize, now_ms: u64) -> String {
+    fn turns(group: &GroupState, count: usize, now_ms: u64) -> String {
         (0..count).map(|_| turn(&mut Session::new(group, 0), now_ms)).collect()
     }
 
@@ -307,7 +308,7 @@ mod tests {
     fn more_than_64_peers_are_each_tried_once() {
         let names: Vec<String> = (0..70).map(|index| format!("1.1.1.1:{}", 1000 + index)).collect();
         let servers = names.iter().map(|name| Server::new(name, address::parse_upstream(name, 80).unwrap()));
-        let group = Group::new("many", servers.collect());
+        let group = state(servers.collect());
         let mut session = Session::new(&group, 0);
         let mut seen = std::collections::HashSet::new();
         while let Some(peer) = session.pick(0) {

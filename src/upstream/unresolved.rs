@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Poll;
 
 use crate::log::{self, Logger};
@@ -15,8 +16,8 @@ use crate::net::address::Host;
 use crate::net::drain;
 use crate::runtime::blocking::{self, Lane};
 use crate::runtime::{Either, race, sleep};
-use crate::upstream::group::Group;
 use crate::upstream::known::Spot;
+use crate::upstream::state::GroupState;
 
 /// Between two attempts; the first comes at once.
 const RETRY_MS: u64 = 5_000;
@@ -24,21 +25,22 @@ const RETRY_MS: u64 = 5_000;
 const AT_ONCE_MAX: usize = 4;
 
 /// A server whose name leads nowhere yet.
-type Waiting = (&'static Group, usize);
+type Waiting = (Rc<GroupState>, usize);
 
 /// Tries until every server of `groups` has an address, or the worker leaves.
-pub async fn retry(groups: Vec<&'static Group>, log: Logger) {
+pub async fn retry(groups: Vec<Rc<GroupState>>, log: Logger) {
     let mut waiting = groups;
     loop {
-        waiting.retain(|group| !group.unresolved().is_empty());
+        waiting.retain(|state| !state.unresolved().is_empty());
         if waiting.is_empty() {
             return;
         }
-        let mut names: BTreeMap<&'static str, Vec<Waiting>> = BTreeMap::new();
-        for group in &waiting {
-            for index in group.unresolved() {
-                if let Some(Host::Inet { name, .. }) = group.servers.get(index).map(|server| &server.host) {
-                    names.entry(name).or_default().push((group, index));
+        let mut names: BTreeMap<Box<str>, Vec<Waiting>> = BTreeMap::new();
+        for state in &waiting {
+            for index in state.unresolved() {
+                let server = state.group.servers.get(index);
+                if let Some(Host::Inet { name, .. }) = server.map(|server| &server.host) {
+                    names.entry(name.clone()).or_default().push((Rc::clone(state), index));
                 }
             }
         }
@@ -69,17 +71,18 @@ async fn all(futures: impl Iterator<Item = impl Future<Output = ()>>) {
     .await;
 }
 
-async fn try_name(name: &'static str, servers: Vec<Waiting>, log: Logger) {
+async fn try_name(name: Box<str>, servers: Vec<Waiting>, log: Logger) {
     let host = Host::Inet { name: name.into(), port: 0 };
     let Ok(addresses) = blocking::run(Lane::Names, move || host.resolve()).await else { return };
-    for (group, index) in servers {
+    for (state, index) in servers {
+        let group = &state.group;
         let Some(server) = group.servers.get(index) else { continue };
         let Host::Inet { port, .. } = server.host else { continue };
         let spot = |address: &Address| {
             let ip = address.inet().copied()?;
             Some(Spot::from(Address::Inet(with_port(ip, port))))
         };
-        group.learn(index, &addresses.iter().filter_map(spot).collect::<Vec<_>>());
+        state.learn(index, &addresses.iter().filter_map(spot).collect::<Vec<_>>());
         log::notice!(log, &(), "upstream server \"{}\" of \"{}\" resolves now", server.name, group.name);
     }
 }

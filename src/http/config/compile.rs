@@ -25,6 +25,7 @@ use crate::proto::message::Method;
 use crate::script::regex::Pattern;
 use crate::shm::counter::{self, Slot};
 use crate::sys::names::Names;
+use crate::upstream::groups;
 
 /// What the compilation is told from outside the `http` block.
 #[derive(Clone, Debug)]
@@ -53,7 +54,7 @@ pub struct Cx {
     pub limit_req: modules::limit_req::Zones,
     pub limit_conn: modules::limit_conn::Zones,
     /// Named groups of peers, referenced and declared in any order.
-    pub upstreams: modules::upstream::Shared,
+    pub upstreams: groups::Draft,
     /// Directories for temporary files, each once.
     folders: Vec<PathBuf>,
     /// Some `proxy_bind` is `transparent`.
@@ -223,14 +224,19 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         servers.push(build_server(confs, names, locations, slot, span, &mut cx));
     }
     let (listens, sharing) = places.finish(&mut cx);
-    modules::upstream::resolve(&root.resolver, &mut cx);
-    passes::check(&listens, &sharing, &mut cx);
+    let common = groups::Common {
+        resolver: root.resolver.settings().cloned(),
+        resolver_timeout_ms: root.resolver.timeout_ms(),
+        log: options.error_log,
+    };
+    let upstreams = std::mem::take(&mut cx.upstreams);
+    let upstreams = upstreams.finish(&common, &options.names, &mut cx.diagnostics);
+    passes::check(&listens, &sharing, &upstreams, &mut cx);
     let limit_req = modules::limit_req::open(&mut cx);
     let limit_conn = modules::limit_conn::open(&mut cx);
     let Cx {
         variables,
         mut diagnostics,
-        upstreams,
         body_files,
         keepalive_ms_max,
         is_unlogged,
@@ -245,7 +251,6 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     if (body_files || variables.is_used("request_body_file")) && root.request_body.temp_path().is_none() {
         folders.push(client_body_temp_path.path.clone());
     }
-    let upstreams = upstreams.into_groups();
     let has_default_folder = root.request_body.temp_path().is_none();
     let wanted_folder = (has_default_folder && failover::may_need_files(&servers, &upstreams))
         .then(|| client_body_temp_path.path.clone())

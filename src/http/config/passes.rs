@@ -13,6 +13,7 @@ use crate::http::modules::proxy_pass::HTTPS;
 use crate::net::Address;
 use crate::net::address::Host;
 use crate::script::value::variable_name;
+use crate::upstream::Groups;
 
 /// How often a variable may stand for another one.
 const DEPTH_MAX: usize = 8;
@@ -83,7 +84,7 @@ impl Cx {
 }
 
 /// Tells of all of them. `servers`: those of each address.
-pub fn check(listens: &[Listen], servers: &[Vec<usize>], cx: &mut Cx) {
+pub fn check(listens: &[Listen], servers: &[Vec<usize>], upstreams: &Groups, cx: &mut Cx) {
     let passes = std::mem::take(&mut cx.passes);
     for (url, place) in &passes.scripts {
         let schemes = passes.schemes(url, &place.path, 0);
@@ -96,7 +97,7 @@ pub fn check(listens: &[Listen], servers: &[Vec<usize>], cx: &mut Cx) {
             cx.diagnostics.push(Diagnostic::warning(place.span, message).help(absent::PROXY_TLS.help));
         }
     }
-    loops(&passes.fixed, listens, servers, cx);
+    loops(&passes.fixed, listens, servers, upstreams, cx);
 }
 
 impl Passes {
@@ -147,11 +148,18 @@ impl Passes {
 }
 
 /// Warns of servers that pass requests to an address on which they are asked themselves, directly or through others.
-fn loops(fixed: &[(usize, Place)], listens: &[Listen], servers: &[Vec<usize>], cx: &mut Cx) {
+fn loops(
+    fixed: &[(usize, Place)],
+    listens: &[Listen],
+    servers: &[Vec<usize>],
+    upstreams: &Groups,
+    cx: &mut Cx,
+) {
     let mut next: HashMap<usize, HashSet<usize>> = HashMap::new();
     let mut edges = Vec::new();
     for (group, place) in fixed {
-        for address in cx.upstreams.servers(*group).iter().filter_map(|server| known(&server.host)) {
+        let group = upstreams.get(*group).into_iter();
+        for address in group.flat_map(|group| &group.servers).filter_map(|server| known(&server.host)) {
             let reached = |listen: &&Listen| leads_to(&address, listen);
             for (index, listen) in listens.iter().enumerate().filter(|(_, listen)| reached(listen)) {
                 let targets = servers.get(index).cloned().unwrap_or_default();

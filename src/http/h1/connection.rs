@@ -540,8 +540,14 @@ fn unfinished(conn: &mut Conn, (input, began_ms): Read, has_all_fields: bool) ->
     };
     let (index, regex) = found.unwrap_or((conn.listen.default, None));
     let config = conn.service.config();
-    let mut request =
-        Request::new(config, &config.servers[index], connection(conn), input, head, Body::none());
+    let mut request = Request::new(
+        conn.service.worker(),
+        &config.servers[index],
+        connection(conn),
+        input,
+        head,
+        Body::none(),
+    );
     request.malformed = request.head.target.is_empty();
     request.began(began_ms);
     request.host = host.unwrap_or_default();
@@ -618,7 +624,7 @@ fn prepare(
     let body = Body::new(length, body::Reader::H1(reader), limits);
     let keep_alive = wants_keep_alive(&head);
     let connection = connection(conn);
-    let mut request = Request::new(config, server, connection, input, head, body);
+    let mut request = Request::new(conn.service.worker(), server, connection, input, head, body);
     request.keep_alive = keep_alive;
     let host_error = match host {
         Ok(host) => {

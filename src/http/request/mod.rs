@@ -27,7 +27,7 @@ use crate::http::response::coding;
 use crate::http::response::filter::{Coding, Filters};
 use crate::http::response::headers::Headers;
 use crate::http::upstream::trace::Trace;
-use crate::http::{Config, modules};
+use crate::http::{Config, Worker, modules};
 use crate::log;
 use crate::net::budget::Share;
 use crate::net::transport::Probe;
@@ -77,6 +77,8 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Request {
     pub config: &'static Config,
+    /// What the worker that serves it owns.
+    pub worker: &'static Worker,
     pub server: &'static Server,
     pub location: &'static Location,
     pub connection: Connection,
@@ -180,7 +182,7 @@ pub struct Request {
 impl Request {
     #[allow(clippy::too_many_arguments, reason = "one place makes requests")]
     pub fn new(
-        config: &'static Config,
+        worker: &'static Worker,
         server: &'static Server,
         connection: Connection,
         input: Buffer,
@@ -189,7 +191,8 @@ impl Request {
     ) -> Box<Self> {
         let method = head.method;
         boxed(|| Self {
-            config,
+            config: worker.config,
+            worker,
             server,
             location: &server.root,
             connection,
@@ -295,7 +298,7 @@ impl Request {
         let mut input = Buffer::take(self.input.data().len());
         input.extend(self.input.data());
         let mut inner =
-            Self::new(self.config, self.server, self.connection.clone(), input, self.head.clone(), body);
+            Self::new(self.worker, self.server, self.connection.clone(), input, self.head.clone(), body);
         inner.input_added = self.input_added;
         (inner.uri, inner.args, inner.uri_is_original) = (uri, args, false);
         inner.method = Method::Get;

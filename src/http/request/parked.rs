@@ -12,7 +12,7 @@ use crate::http::request::body::Body;
 use crate::http::request::{Connection, Limits, Request};
 use crate::http::response::headers::Headers;
 use crate::http::upstream::trace::{self, Action, Head};
-use crate::http::{Config, modules};
+use crate::http::{Worker, modules};
 use crate::proto::h1::{request, response};
 use crate::proto::message::Method;
 use crate::runtime::buffer::Buffer;
@@ -36,7 +36,7 @@ const TEXTS: usize = 7;
 
 #[derive(Debug)]
 struct Inner {
-    config: &'static Config,
+    worker: &'static Worker,
     server: &'static Server,
     location: &'static Location,
     connection: Connection,
@@ -108,7 +108,7 @@ impl Parked {
             trailers: std::mem::take(&mut request.upstream.trailers),
         };
         let inner = Inner {
-            config: request.config,
+            worker: request.worker,
             server: request.server,
             location: request.location,
             connection: request.connection.clone(),
@@ -175,7 +175,7 @@ impl Inner {
         let _ = request::parse(input.data(), &self.server.root.core.head_limits(), &mut head);
         let mut body = Body::none();
         body.set_received(self.received);
-        let mut request = Request::new(self.config, self.server, self.connection.clone(), input, head, body);
+        let mut request = Request::new(self.worker, self.server, self.connection.clone(), input, head, body);
         request.location = self.location;
         request.method = self.method;
         request.uri = self.text(URI).to_vec();

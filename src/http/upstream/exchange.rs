@@ -23,7 +23,7 @@ use crate::proto::h1::response::{self, Seen};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Timer, timeout};
 use crate::upstream::pool::Connection;
-use crate::upstream::{Fault, Group, Peer};
+use crate::upstream::{Fault, GroupState, Peer};
 
 /// Bytes of the buffer for a response's head and whatever body comes with it.
 const READ_BYTES: usize = 16 * 1024;
@@ -56,7 +56,7 @@ fn fail(kind: Kind) -> Stop {
 /// A connection to `peer`: a kept one, unless `is_fresh` asks for a new one.
 pub async fn open(
     request: &mut Request,
-    group: &Group,
+    group: &GroupState,
     peer: &Rc<Peer>,
     tag: usize,
     is_fresh: bool,
@@ -66,7 +66,7 @@ pub async fn open(
     let is_single = local.is_some();
     if !is_fresh
         && !is_single
-        && let Some(connection) = group.pool.take(peer, tag, &group.keepalive)
+        && let Some(connection) = group.take(peer, tag)
     {
         request.upstream.last().connect_us = Some(0);
         return Ok(connection);

@@ -7,14 +7,13 @@
 use crate::http::config::location::{Found, Location};
 use crate::http::config::server::Server;
 use crate::http::modules::proxy_pass::Pass;
-use crate::http::modules::upstream::Upstreams;
 use crate::http::request::Request;
-use crate::upstream::Group;
+use crate::upstream::{Group, GroupState, Groups};
 
 /// Whether what is too long for `client_body_buffer_size` must not be sent before it is here whole.
 ///
 /// Asked for bodies that are longer than that buffer only, and only where `proxy_request_buffering` is not set.
-pub fn needs_whole_body(request: &Request, group: &Group, is_unsafe: bool) -> bool {
+pub fn needs_whole_body(request: &Request, group: &GroupState, is_unsafe: bool) -> bool {
     let conf = request.passes();
     let has_next = group.set().tries > 1 && conf.next_tries() != 1 && conf.next().repeats(is_unsafe);
     has_next || error_page_is_proxied(request.server, request.location, None)
@@ -43,7 +42,7 @@ pub fn error_page_is_proxied(server: &Server, location: &Location, status: Optio
 }
 
 /// Some location of the servers may read bodies whole without being told to: it needs a directory for them.
-pub fn may_need_files(servers: &[Server], upstreams: &Upstreams) -> bool {
+pub fn may_need_files(servers: &[Server], upstreams: &Groups) -> bool {
     let has_many = |group: &Group| {
         let count: usize = group.servers.iter().map(|server| server.addresses.len().max(1)).sum();
         count > 1
@@ -52,7 +51,7 @@ pub fn may_need_files(servers: &[Server], upstreams: &Upstreams) -> bool {
         let streams = location.passes().request_buffering() == Some(false) || location.proxy.body().is_some();
         let is_spread = match location.proxy_pass.pass() {
             None => return false,
-            Some(Pass::Fixed { group, .. }) => upstreams.iter().nth(*group).is_some_and(has_many),
+            Some(Pass::Fixed { group, .. }) => upstreams.get(*group).is_some_and(|group| has_many(group)),
             Some(Pass::Script(_)) => upstreams.iter().any(has_many),
         };
         !streams && (is_spread || error_page_is_proxied(server, location, None))

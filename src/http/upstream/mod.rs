@@ -31,7 +31,7 @@ use crate::log;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::message::Method;
 use crate::runtime::{self, Timer};
-use crate::upstream::{Fault, Group, Outcome, Session};
+use crate::upstream::{Fault, GroupState, Outcome, Session};
 use answer::Next;
 use conf::Conf;
 use exchange::{Answer, Stop};
@@ -194,7 +194,7 @@ async fn exchange(
 }
 
 #[cold]
-fn nobody_there(request: &mut Request, group: &Group) -> u16 {
+fn nobody_there(request: &mut Request, group: &GroupState) -> u16 {
     request.upstream.begin(None, group).status = 502;
     request.upstream.action = Some(Action::Connecting);
     request.termination = Some(Termination::new(Who::Upstream, How::Down, Phase::Connect));
@@ -249,7 +249,7 @@ fn tell(request: &Request, failure: &Failure) {
 async fn turn(
     request: &mut Request,
     client: Downstream<'_>,
-    group: &Group,
+    group: &GroupState,
     peer: &std::rc::Rc<crate::upstream::Peer>,
     tag: usize,
     outgoing: &mut Outgoing,

@@ -31,7 +31,7 @@ use crate::proto::h1::response::ResponseHead;
 use crate::proto::header::Id;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, Io, Timer, race, relay};
-use crate::upstream::Group;
+use crate::upstream::GroupState;
 use crate::upstream::pool::Connection;
 
 /// A body of at least this much more is moved inside the kernel.
@@ -114,7 +114,7 @@ impl Framing {
 pub async fn body(
     request: &mut Request,
     client: &mut Client<'_>,
-    group: &Group,
+    group: &GroupState,
     answer: Answer,
     length: BodyLength,
     outgoing: &mut Outgoing,
@@ -137,7 +137,7 @@ pub async fn body(
     Box::pin(stream.relay(request, client, outgoing)).await?;
     let Stream { connection, buffer, ahead, spill, store, .. } = *stream;
     if buffer.is_none() && may_keep && length != BodyLength::UntilClose && outgoing.is_done() {
-        group.pool.give(connection, &group.keepalive);
+        group.give(connection);
     }
     if let Some(mut spill) = spill {
         Box::pin(drain(&mut spill, request, client, ahead)).await?;
@@ -167,7 +167,7 @@ async fn drain(
 #[allow(clippy::type_complexity, reason = "taken apart by its one caller")]
 fn begin(
     request: &mut Request,
-    group: &Group,
+    group: &GroupState,
     answer: Answer,
     length: BodyLength,
     outgoing: &Outgoing,
@@ -183,7 +183,7 @@ fn begin(
     if framing.is_done() && !store::is_wanted(request, head.head.status) {
         // the whole response is here: the connection is free before the client has it
         if used == data.len() && may_keep && outgoing.is_done() {
-            group.pool.give(connection, &group.keepalive);
+            group.give(connection);
         }
         return Ok((pieces, head, head_length, None));
     }

@@ -10,16 +10,16 @@ use std::rc::Rc;
 use crate::http::downstream::Downstream;
 use crate::http::modules::proxy_pass::{Pass, Target};
 use crate::http::modules::resolver;
-use crate::http::modules::upstream::Chosen;
 use crate::http::request::Request;
 use crate::http::request::error::{During, Error, Kind};
 use crate::http::upstream::trace::Action;
 use crate::log;
 use crate::net::Address;
 use crate::net::address::Host;
+use crate::net::resolver::Resolver;
 use crate::runtime::blocking::{self, Lane};
 use crate::runtime::{Either, race};
-use crate::upstream::Group;
+use crate::upstream::GroupState;
 
 /// How long addresses from the system's resolver hold, which does not tell their time.
 const SYSTEM_VALID_MS: u64 = 30_000;
@@ -31,7 +31,7 @@ const NAMES_WAIT: &str =
 /// The group that a request is passed to, and what replaces its URI.
 #[derive(Debug)]
 pub struct Goal {
-    pub group: Chosen,
+    pub group: Rc<GroupState>,
     target: Parts,
     /// The URL was made of variables: its URI part is the whole URI.
     pub is_evaluated: bool,
@@ -48,17 +48,13 @@ impl Goal {
     ///
     /// 499 for a client that leaves while a name is looked up.
     pub async fn find(request: &mut Request, client: Downstream<'_>) -> Result<Self, Error> {
-        let upstreams = &request.config.upstreams;
+        let upstreams = &request.worker.upstreams;
         match request.location.proxy_pass.pass() {
             Some(Pass::Fixed { group, target }) => {
                 let group =
                     upstreams.get(*group).ok_or_else(|| Error::ours("the location's upstream is gone"))?;
                 settle(request, client, group).await?;
-                Ok(Self {
-                    group: Chosen::Configured(group),
-                    target: Parts::Fixed(target),
-                    is_evaluated: false,
-                })
+                Ok(Self { group: Rc::clone(group), target: Parts::Fixed(target), is_evaluated: false })
             }
             Some(Pass::Script(script)) => {
                 let url = String::from_utf8(script.to_vec(request))
@@ -96,10 +92,10 @@ impl Goal {
     }
 
     async fn evaluated(request: &mut Request, client: Downstream<'_>, target: Target) -> Result<Self, Error> {
-        let group = match request.config.upstreams.find(&target.name, target.port) {
+        let group = match request.worker.upstreams.find(&target.name, target.port) {
             Some(group) => {
-                settle(request, client, &group).await?;
-                group
+                settle(request, client, group).await?;
+                Rc::clone(group)
             }
             None => {
                 let found = Box::pin(patiently(request, client, look_up(request, &target))).await;
@@ -115,7 +111,7 @@ impl Goal {
 }
 
 /// Waits for the first answers about names that are looked up while serving, where there is nobody else to ask.
-async fn settle(request: &mut Request, client: Downstream<'_>, group: &Group) -> Result<(), Error> {
+async fn settle(request: &mut Request, client: Downstream<'_>, group: &GroupState) -> Result<(), Error> {
     match &group.names {
         Some(names) if !names.are_settled() && group.is_empty() => {
             let settled = Box::pin(patiently(request, client, names.settle())).await;
@@ -152,22 +148,25 @@ fn unresolved(target: &Target, why: &dyn std::fmt::Display) -> Error {
 }
 
 /// The group for a name that no `upstream` has: its addresses by the location's `resolver`, else by the system's.
-async fn look_up(request: &Request, target: &Target) -> Result<Chosen, Error> {
-    let upstreams = &request.config.upstreams;
-    let make = |source, addresses| upstreams.make(&target.name, target.port, source, &target.host, addresses);
+async fn look_up(request: &Request, target: &Target) -> Result<Rc<GroupState>, Error> {
+    let upstreams = &request.worker.upstreams;
+    let make = |source: Option<&Rc<Resolver>>, addresses| {
+        upstreams.make(&target.name, target.port, source, &target.host, addresses)
+    };
     let (Host::Inet { name, port }, None) = (&target.host, target.host.literal()) else {
-        return Ok(make(0, target.host.literal().into_iter().collect()));
+        return Ok(make(None, target.host.literal().into_iter().collect()));
     };
     let conf: &'static resolver::Conf = &request.location.resolver;
-    if let Some(resolver) = conf.resolver() {
+    if let Some(settings) = conf.settings() {
+        let resolver = request.worker.resolvers.get(settings);
         let found = resolver.addresses(name, conf.timeout_ms()).await;
         let found = found.map_err(|why| unresolved(target, &why))?;
         let addresses = found.list.iter().map(|&ip| Address::Inet(SocketAddr::new(ip, *port)));
-        return Ok(make(Rc::as_ptr(resolver).addr(), addresses.collect()));
+        return Ok(make(Some(&resolver), addresses.collect()));
     }
-    let known = upstreams.find_made(&target.name, target.port, 0, SYSTEM_VALID_MS);
+    let known = upstreams.find_made(&target.name, target.port, None, SYSTEM_VALID_MS);
     if let Some((group, true)) = &known {
-        return Ok(Chosen::Dynamic(Rc::clone(group)));
+        return Ok(Rc::clone(group));
     }
     let host = target.host.clone();
     let looking = blocking::try_run(Lane::Names, move || host.resolve());
@@ -176,8 +175,8 @@ async fn look_up(request: &Request, target: &Target) -> Result<Chosen, Error> {
         Err(blocking::Busy) => Err(io::Error::other(NAMES_WAIT)),
     };
     match (looked, known) {
-        (Ok(addresses), _) => Ok(make(0, addresses)),
-        (Err(_), Some((group, _))) => Ok(Chosen::Dynamic(group)),
+        (Ok(addresses), _) => Ok(make(None, addresses)),
+        (Err(_), Some((group, _))) => Ok(group),
         (Err(error), None) => Err(unresolved(target, &format_args!("({error})"))),
     }
 }

@@ -13,7 +13,7 @@ use crate::runtime;
 use crate::runtime::buffer::Buffer;
 use crate::shm::behind;
 use crate::shm::counter::{Slot, Word};
-use crate::upstream::Group;
+use crate::upstream::GroupState;
 use crate::upstream::peer::Peer;
 
 /// An upstream's response head, kept for `$upstream_http_…`.
@@ -133,9 +133,9 @@ impl Trace {
     }
 
     /// Adds the turn of `peer`; `None`: there was no peer to choose in `group`.
-    pub fn begin(&mut self, peer: Option<Rc<Peer>>, group: &Group) -> &mut Attempt {
-        self.slot = group.slot;
-        let group = peer.is_none().then(|| group.name.clone());
+    pub fn begin(&mut self, peer: Option<Rc<Peer>>, group: &GroupState) -> &mut Attempt {
+        self.slot = group.group.slot;
+        let group = peer.is_none().then(|| group.group.name.clone());
         let is_new_pass = std::mem::take(&mut self.pass_begins);
         let started_us = runtime::now_us();
         self.attempts.push(Attempt { peer, group, is_new_pass, started_us, ..Attempt::default() });

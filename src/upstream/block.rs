@@ -1,0 +1,236 @@
+//! The directives of an `upstream` block, and the group that they make together.
+//!
+//! Knows no protocol: `http` and `stream` have their own rows, which call these readers. Touches: the table of names, for
+//! the servers' (`sys/names.rs`). Behaviour: nginx.org, ngx_http_upstream_module.
+
+use std::sync::Arc;
+
+use crate::base::number;
+use crate::config::inherit::duplicate;
+use crate::config::{Diagnostic, Diagnostics, Inherit, Node};
+use crate::net::address;
+use crate::net::resolver::Settings;
+use crate::sys::names::Names;
+use crate::upstream::balance::Method;
+use crate::upstream::group::{Group, Keepalive};
+use crate::upstream::groups::look_up;
+use crate::upstream::peer::Server;
+
+/// What one block says.
+#[derive(Debug, Default)]
+pub struct Block {
+    servers: Vec<Server>,
+    idle: Option<(usize, bool)>,
+    has_zone: bool,
+    method: Method,
+    pub keepalive_requests: Inherit<u64>,
+    pub keepalive_time: Inherit<u64>,
+    pub keepalive_timeout: Inherit<u64>,
+    pub resolver: Inherit<Arc<Settings>>,
+    pub resolver_timeout: Inherit<u64>,
+}
+
+/// The group of a block, and what the block itself says of resolving its servers' names.
+#[derive(Debug)]
+pub struct Defined {
+    pub group: Group,
+    pub resolver: Option<Arc<Settings>>,
+    pub resolver_timeout_ms: Option<u64>,
+}
+
+impl Block {
+    /// The group, once the whole block was read; `None`: it has no servers but backups.
+    pub fn into_group(self, name: &str) -> Option<Defined> {
+        if self.servers.iter().all(|server| server.backup) {
+            return None;
+        }
+        let defaults = Keepalive::default();
+        let (idle_max, local) = self.idle.unwrap_or((defaults.idle_max, defaults.local));
+        let keepalive = Keepalive {
+            idle_max,
+            local,
+            requests_max: self.keepalive_requests.get(defaults.requests_max),
+            time_ms: self.keepalive_time.get(defaults.time_ms),
+            timeout_ms: self.keepalive_timeout.get(defaults.timeout_ms),
+        };
+        let group = Group::with(name, self.servers, self.method, keepalive, self.has_zone);
+        let (resolver, timeout_ms) = (self.resolver.as_ref().cloned(), self.resolver_timeout.as_ref());
+        Some(Defined { group, resolver, resolver_timeout_ms: timeout_ms.copied() })
+    }
+
+    /// `server`
+    pub fn add_server(
+        &mut self,
+        node: &Node,
+        names: &Names,
+        out: &mut Diagnostics,
+    ) -> Result<(), Diagnostic> {
+        let name = node.arg(0);
+        let host = address::parse_upstream(name, 80)
+            .map_err(|bad| Diagnostic::error(node.arg_span(0), format!("{bad} in upstream \"{name}\"")))?;
+        let mut server = Server::new(name, host);
+        for word in node.args.iter().skip(1) {
+            parameter(&mut server, &word.text).map_err(|why| Diagnostic::error(word.span, why))?;
+        }
+        if let (Some(_), false) = (&server.service, server.resolve) {
+            let message = format!("\"service\" upstream server \"{name}\" requires \"resolve\" parameter");
+            return Err(Diagnostic::error(node.span, message));
+        }
+        if server.service.is_some() && name.contains(':') {
+            let message = format!("\"service\" upstream server \"{name}\" may not have port");
+            return Err(Diagnostic::error(node.arg_span(0), message));
+        }
+        server.resolve &= server.host.literal().is_none(); // an address needs no looking up
+        if !server.resolve {
+            look_up(&mut server, node.arg_span(0), names, out);
+        }
+        self.servers.push(server);
+        Ok(())
+    }
+
+    /// `keepalive`
+    pub fn set_keepalive(&mut self, node: &Node) -> Result<(), Diagnostic> {
+        if self.idle.is_some() {
+            return Err(duplicate(node));
+        }
+        let text = node.arg(0);
+        let idle_max = text.parse().map_err(|_| {
+            let message = format!("invalid value \"{text}\" in \"keepalive\" directive");
+            Diagnostic::error(node.arg_span(0), message)
+        })?;
+        match node.arg(1) {
+            "" | "local" => {}
+            other => {
+                return Err(Diagnostic::error(node.arg_span(1), format!("invalid parameter \"{other}\"")));
+            }
+        }
+        self.idle = Some((idle_max, node.args.len() == 2));
+        Ok(())
+    }
+
+    /// `zone`
+    pub fn set_zone(&mut self, node: &Node) -> Result<(), Diagnostic> {
+        if std::mem::replace(&mut self.has_zone, true) {
+            return Err(duplicate(node));
+        }
+        if node.args.len() == 2 && number::parse_size(node.arg(1)).is_none() {
+            let message = format!("invalid zone size \"{}\"", node.arg(1));
+            return Err(Diagnostic::error(node.arg_span(1), message));
+        }
+        Ok(())
+    }
+}
+
+fn parameter(server: &mut Server, text: &str) -> Result<(), String> {
+    let invalid = || format!("invalid parameter \"{text}\"");
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    match (name, value) {
+        ("weight", value) => {
+            server.weight = positive(value).filter(|&weight| weight > 0).ok_or_else(invalid)?
+        }
+        ("max_fails", value) => server.fails_max = positive(value).ok_or_else(invalid)?,
+        ("max_conns", value) => server.conns_max = positive(value).ok_or_else(invalid)?,
+        ("fail_timeout", value) => {
+            server.fail_timeout_ms = number::parse_millis(value).ok_or_else(invalid)?
+        }
+        ("backup", "") => server.backup = true,
+        ("down", "") => server.down = true,
+        ("resolve", "") => server.resolve = true,
+        ("service", value) if !value.is_empty() => server.service = Some(value.into()),
+        ("drain" | "slow_start" | "route", _) => {
+            return Err(format!("the \"{name}\" parameter of \"server\" is not available yet"));
+        }
+        _ => return Err(invalid()),
+    }
+    Ok(())
+}
+
+fn positive<T: From<u32>>(text: &str) -> Option<T> {
+    text.parse::<u32>().ok().map(T::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{LoadOptions, load_text};
+
+    /// Reads the directives of a block.
+    fn read(text: &str) -> Result<Block, Diagnostic> {
+        let (tree, findings) = load_text("test.conf", text, &LoadOptions::default());
+        assert!(!findings.has_errors(), "{text}");
+        let mut block = Block::default();
+        for node in &tree.nodes {
+            match &*node.name.text {
+                "server" => block.add_server(node, &Names::default(), &mut Diagnostics::default())?,
+                "keepalive" => block.set_keepalive(node)?,
+                "zone" => block.set_zone(node)?,
+                other => panic!("{other}"),
+            }
+        }
+        Ok(block)
+    }
+
+    fn error(text: &str) -> String {
+        read(text).expect_err("refused").message
+    }
+
+    #[test]
+    fn a_server_has_its_parameters() {
+        let block = read(
+            "server 1.1.1.1:81 weight=5 max_fails=3 fail_timeout=30s max_conns=7 backup; \
+             server 1.1.1.2 down; server unix:/run/a.sock;",
+        );
+        let group = block.unwrap().into_group("g").unwrap().group;
+        let first = &group.servers[0];
+        assert_eq!((first.weight, first.fails_max, first.fail_timeout_ms), (5, 3, 30_000));
+        assert_eq!((first.conns_max, first.backup, first.down), (7, true, false));
+        let second = &group.servers[1];
+        assert_eq!((second.weight, second.fails_max, second.fail_timeout_ms), (1, 1, 10_000));
+        assert_eq!((second.conns_max, second.backup, second.down), (0, false, true));
+        assert_eq!(&*group.servers[2].name, "unix:/run/a.sock");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for (text, message) in [
+            ("server 1.1.1.1 weight=0;", "invalid parameter \"weight=0\""),
+            ("server 1.1.1.1 weight=-1;", "invalid parameter \"weight=-1\""),
+            ("server 1.1.1.1 max_conns=99999999999;", "invalid parameter \"max_conns=99999999999\""),
+            ("server 1.1.1.1 backup=1;", "invalid parameter \"backup=1\""),
+            (
+                "server a.test service=http;",
+                "\"service\" upstream server \"a.test\" requires \"resolve\" parameter",
+            ),
+            (
+                "server a.test:80 service=http resolve;",
+                "\"service\" upstream server \"a.test:80\" may not have port",
+            ),
+            (
+                "server 1.1.1.1 slow_start=5s;",
+                "the \"slow_start\" parameter of \"server\" is not available yet",
+            ),
+            ("keepalive x;", "invalid value \"x\" in \"keepalive\" directive"),
+            ("keepalive 5 far;", "invalid parameter \"far\""),
+            ("zone a x;", "invalid zone size \"x\""),
+        ] {
+            assert_eq!(error(text), message, "{text}");
+        }
+        assert!(read("keepalive 5; keepalive 6;").is_err() && read("zone a; zone a;").is_err());
+    }
+
+    #[test]
+    fn a_block_without_primary_servers_makes_no_group() {
+        assert!(read("server 1.1.1.1 backup;").unwrap().into_group("g").is_none());
+        assert!(Block::default().into_group("g").is_none());
+    }
+
+    #[test]
+    fn connections_are_kept_as_the_block_says() {
+        let keepalive = |text| read(text).unwrap().into_group("g").unwrap().group.keepalive;
+        assert_eq!(keepalive("server 1.1.1.1;"), Keepalive::default());
+        let kept = keepalive("server 1.1.1.1; keepalive 7;");
+        assert_eq!((kept.idle_max, kept.local), (7, false));
+        let kept = keepalive("server 1.1.1.1; keepalive 7 local;");
+        assert_eq!((kept.idle_max, kept.local), (7, true));
+    }
+}

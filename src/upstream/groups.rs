@@ -1,0 +1,330 @@
+//! The groups that a configuration names: read in any order, then plain data for the workers.
+//!
+//! A group is an `upstream` block, or the one host of a `proxy_pass` that no block defines. Touches: shared memory, for
+//! the counters of the groups and their peers. A name that does not resolve is a warning: its server counts as down
+//! until it does (`upstream/unresolved.rs`). Behaviour: nginx.org, ngx_http_upstream_module.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::config::{Diagnostic, Diagnostics, Span};
+use crate::log::{self, Logger};
+use crate::net::address::Host;
+use crate::net::resolver::Settings;
+use crate::shm::counter::Slot;
+use crate::sys::names::Names;
+use crate::upstream::block::Defined;
+use crate::upstream::follow;
+use crate::upstream::group::{Group, Lookup};
+use crate::upstream::peer::Server;
+
+/// A lower-case name and the port that was written with it.
+type Key = (Box<str>, Option<u16>);
+
+/// The groups of a configuration while it is read: referenced and defined in any order.
+#[derive(Debug, Default)]
+pub struct Draft {
+    entries: Vec<Entry>,
+    by_name: HashMap<Key, usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: Box<str>,
+    port: Option<u16>,
+    host: Option<Host>,
+    defined: Option<Defined>,
+    span: Span,
+}
+
+/// What the block around the `upstream` blocks says of resolving, for those that do not say it themselves.
+#[derive(Clone, Debug)]
+pub struct Common {
+    pub resolver: Option<Arc<Settings>>,
+    pub resolver_timeout_ms: u64,
+    /// Told of names while serving.
+    pub log: Logger,
+}
+
+impl Draft {
+    /// The index of the group for a host of `proxy_pass`, as written, and the port written with it; the same host is
+    /// the same group.
+    pub fn reference(&mut self, name: &str, port: Option<u16>, host: Host, span: Span) -> usize {
+        let (index, is_new) = self.index(name, port);
+        if is_new {
+            self.entries.push(Entry { name: name.into(), port, host: Some(host), defined: None, span });
+        }
+        index
+    }
+
+    /// Takes the group of an `upstream` block. Errors: there is one of this name.
+    pub fn define(&mut self, defined: Defined, span: Span) -> Result<(), Diagnostic> {
+        let name = defined.group.name.clone();
+        let (index, is_new) = self.index(&name, None);
+        if is_new {
+            self.entries.push(Entry { name, port: None, host: None, defined: Some(defined), span });
+            return Ok(());
+        }
+        match self.entries.get_mut(index) {
+            Some(entry) if entry.defined.is_none() => {
+                (entry.defined, entry.span) = (Some(defined), span);
+                Ok(())
+            }
+            _ => Err(Diagnostic::error(span, format!("duplicate upstream \"{name}\""))),
+        }
+    }
+
+    fn index(&mut self, name: &str, port: Option<u16>) -> (usize, bool) {
+        let next = self.entries.len();
+        let index = *self.by_name.entry(key(name, port)).or_insert(next);
+        (index, index == next)
+    }
+
+    /// Makes every referenced group that no block defines from the host it names; called when all was read.
+    pub fn finish(self, common: &Common, names: &Names, out: &mut Diagnostics) -> Groups {
+        let defined = self.entries.iter().filter(|entry| entry.defined.is_some());
+        let defined: HashSet<String> = defined.map(|entry| entry.name.to_ascii_lowercase()).collect();
+        let mut groups = Vec::with_capacity(self.entries.len());
+        for entry in self.entries {
+            if let Some(port) = entry.port.filter(|_| defined.contains(&entry.name.to_ascii_lowercase())) {
+                let message = format!("upstream \"{}\" may not have port {port}", entry.name);
+                out.push(Diagnostic::error(entry.span, message));
+            }
+            let group = match (entry.defined, entry.host) {
+                (Some(defined), _) => common.complete(defined, entry.span, out),
+                (None, Some(host)) => {
+                    let name = with_port(&entry.name, entry.port);
+                    let mut server = Server::new(&name, host);
+                    look_up(&mut server, entry.span, names, out);
+                    Group::new(&name, vec![server])
+                }
+                (None, None) => Group::new(&entry.name, Vec::new()),
+            };
+            warn_of_no_room(&group, entry.span, out);
+            groups.push(Arc::new(group));
+        }
+        Groups::new(groups, self.by_name, Some(common.log))
+    }
+}
+
+impl Common {
+    /// Gives a group with servers to `resolve` the name servers for it.
+    fn complete(&self, defined: Defined, span: Span, out: &mut Diagnostics) -> Group {
+        let Defined { mut group, resolver, resolver_timeout_ms } = defined;
+        if !group.servers.iter().any(|server| server.resolve) {
+            return group;
+        }
+        let timeout_ms = resolver_timeout_ms.unwrap_or(self.resolver_timeout_ms);
+        match resolver.or_else(|| self.resolver.clone()) {
+            Some(resolver) => group.lookup = Some(Lookup { resolver, timeout_ms }),
+            None => {
+                let what = "no resolver defined to resolve names at run time in upstream";
+                let help = "add a \"resolver\" to the http block, or to this one";
+                out.push(Diagnostic::error(span, format!("{what} \"{}\"", group.name)).help(help));
+            }
+        }
+        group
+    }
+}
+
+/// Takes the addresses of a server's name; a diagnostic where it leads nowhere.
+pub(super) fn look_up(server: &mut Server, span: Span, names: &Names, out: &mut Diagnostics) {
+    if server.resolve(names) {
+        return;
+    }
+    let message = format!("host not found in upstream \"{}\"", server.name);
+    out.push(if server.host.is_invalid_name() {
+        Diagnostic::error(span, message).help("names that end with \"invalid\" never resolve (RFC 6761)")
+    } else {
+        let help = "the server counts as down until the name resolves; it is tried again while serving";
+        Diagnostic::warning(span, message).help(help)
+    });
+}
+
+/// The group serves all the same; each worker finds out for itself which of its peers fail.
+fn warn_of_no_room(group: &Group, span: Span, out: &mut Diagnostics) {
+    let count = group.peers_without_place();
+    if count > 0 {
+        let name = &group.name;
+        let message = format!("no room in shared memory for {count} servers of upstream \"{name}\"");
+        let help =
+            "it has room for 65536 servers of all groups; workers do not share what they know of the others";
+        out.push(Diagnostic::warning(span, message).help(help));
+    }
+}
+
+/// The groups of a configuration, ready to serve. Plain data: what changes while serving is in each worker's
+/// [`Upstreams`](crate::upstream::Upstreams), and in shared memory.
+#[derive(Debug)]
+pub struct Groups {
+    groups: Box<[Arc<Group>]>,
+    by_name: HashMap<Key, usize>,
+    /// The groups with names that did not resolve. Noted by the master: a worker that looked through all groups would
+    /// have the pages of each one read.
+    incomplete: Box<[usize]>,
+    /// The groups with names that are looked up while serving.
+    followed: Box<[usize]>,
+    log: Option<Logger>,
+}
+
+impl Groups {
+    fn new(groups: Vec<Arc<Group>>, by_name: HashMap<Key, usize>, log: Option<Logger>) -> Self {
+        let of = |is_wanted: fn(&Group) -> bool| {
+            let indexes = (0..groups.len()).filter(|index| is_wanted(&groups[*index]));
+            indexes.collect::<Box<[usize]>>()
+        };
+        let incomplete = of(|group| !group.unresolved().is_empty());
+        let followed = of(|group| group.lookup.is_some());
+        Self { incomplete, followed, groups: groups.into(), by_name, log }
+    }
+
+    pub fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    pub fn get(&self, index: usize) -> Option<&Arc<Group>> {
+        self.groups.get(index)
+    }
+
+    /// The index of the group for a host that was evaluated.
+    pub fn find(&self, name: &str, port: Option<u16>) -> Option<usize> {
+        self.by_name.get(&key(name, port)).copied()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter().map(|group| &**group)
+    }
+
+    /// The groups none of whose servers has an address: nothing that is passed to them is answered.
+    pub fn unreachable(&self) -> impl Iterator<Item = &Group> {
+        let has_none =
+            |group: &&Group| !group.servers.is_empty() && group.unresolved().len() == group.servers.len();
+        self.iter().filter(has_none)
+    }
+
+    /// The numbers of the counters' slots that these groups use, for `shm::counter::sweep`.
+    pub fn slots(&self) -> impl Iterator<Item = u32> {
+        self.iter().flat_map(Group::slots).map(Slot::index)
+    }
+
+    /// The numbers of their peers' places, for `shm::peers::sweep`.
+    pub fn places(&self) -> impl Iterator<Item = u32> {
+        self.iter().flat_map(Group::places).map(|place| place.index())
+    }
+
+    /// The servers whose names are looked up while serving: the index of the group, of the server in it, and the name
+    /// for [`crate::upstream::known`].
+    pub fn followed_servers(&self) -> impl Iterator<Item = (usize, usize, String)> {
+        self.followed().flat_map(|(index, group)| {
+            let servers = group.servers.iter().enumerate().filter(|(_, server)| server.resolve);
+            servers.map(move |(server, _)| (index, server, follow::key(group, server)))
+        })
+    }
+
+    /// The groups with names that are looked up while serving, and their indexes.
+    pub fn followed(&self) -> impl Iterator<Item = (usize, &Arc<Group>)> {
+        self.followed.iter().filter_map(|&index| Some((index, self.groups.get(index)?)))
+    }
+
+    /// The indexes of the groups with names that did not resolve.
+    pub fn incomplete(&self) -> impl Iterator<Item = usize> {
+        self.incomplete.iter().copied()
+    }
+
+    /// Where news of names go.
+    pub fn log(&self) -> Logger {
+        self.log.unwrap_or_else(log::process)
+    }
+}
+
+fn key(name: &str, port: Option<u16>) -> Key {
+    (name.to_ascii_lowercase().into_boxed_str(), port)
+}
+
+pub(super) fn with_port(name: &str, port: Option<u16>) -> String {
+    port.map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::address;
+
+    fn host(name: &str) -> Host {
+        address::parse_upstream(name, 80).unwrap()
+    }
+
+    fn defined(name: &str, servers: &[&str]) -> Defined {
+        let servers = servers.iter().map(|name| Server::new(name, host(name)));
+        let group = Group::new(name, servers.collect());
+        Defined { group, resolver: None, resolver_timeout_ms: None }
+    }
+
+    fn common() -> Common {
+        Common { resolver: None, resolver_timeout_ms: 30_000, log: log::process() }
+    }
+
+    fn finish(draft: Draft) -> (Groups, Vec<String>) {
+        let mut out = Diagnostics::default();
+        let groups = draft.finish(&common(), &Names::default(), &mut out);
+        (groups, out.0.iter().map(|diagnostic| diagnostic.message.clone()).collect())
+    }
+
+    #[test]
+    fn a_configuration_of_groups_is_plain_data() {
+        fn is_plain<T: Send + Sync + 'static>() {}
+        is_plain::<Groups>();
+        is_plain::<Draft>();
+    }
+
+    #[test]
+    fn a_block_may_stand_behind_its_use_and_is_found_in_any_case() {
+        let mut draft = Draft::default();
+        let used = draft.reference("Backend", None, host("backend"), Span::default());
+        draft.define(defined("backend", &["1.1.1.1:80", "1.1.1.2:80"]), Span::default()).unwrap();
+        let other = draft.reference("1.1.1.3", Some(8080), host("1.1.1.3:8080"), Span::default());
+        assert_eq!(draft.reference("1.1.1.3", Some(8080), host("1.1.1.3:8080"), Span::default()), other);
+        let (groups, findings) = finish(draft);
+        assert_eq!(findings, [""; 0]);
+        assert_eq!(groups.find("BACKEND", None), Some(used));
+        assert_eq!(groups.get(used).map(|group| group.servers.len()), Some(2));
+        assert_eq!(groups.get(other).map(|group| &*group.name), Some("1.1.1.3:8080"));
+        assert_eq!((groups.len(), groups.find("1.1.1.3", None)), (2, None));
+    }
+
+    #[test]
+    fn two_blocks_of_one_name_and_a_port_behind_a_block_s_name_are_refused() {
+        let mut draft = Draft::default();
+        draft.define(defined("twice", &["1.1.1.1"]), Span::default()).unwrap();
+        let second = draft.define(defined("Twice", &["1.1.1.1"]), Span::default()).unwrap_err();
+        assert_eq!(second.message, "duplicate upstream \"Twice\"");
+        draft.reference("twice", Some(81), host("1.1.1.1:81"), Span::default());
+        assert_eq!(finish(draft).1, ["upstream \"twice\" may not have port 81"]);
+    }
+
+    #[test]
+    fn names_to_resolve_want_a_resolver() {
+        let mut draft = Draft::default();
+        let mut later = defined("later", &["later.test:80"]);
+        later.group.servers[0].resolve = true;
+        draft.define(later, Span::default()).unwrap();
+        let (groups, findings) = finish(draft);
+        assert_eq!(findings, ["no resolver defined to resolve names at run time in upstream \"later\""]);
+        assert_eq!((groups.followed().count(), groups.incomplete().count()), (0, 0));
+    }
+
+    #[test]
+    fn groups_without_addresses_are_unreachable_and_tried_again() {
+        let mut draft = Draft::default();
+        draft.define(defined("half", &["nowhere.test", "1.1.1.1"]), Span::default()).unwrap();
+        let none = draft.reference("none.test", None, host("none.test"), Span::default());
+        let (groups, findings) = finish(draft);
+        assert_eq!(findings, ["host not found in upstream \"none.test\""]);
+        assert_eq!(groups.incomplete().collect::<Vec<_>>(), [0, none]);
+        assert_eq!(groups.unreachable().map(|group| &*group.name).collect::<Vec<_>>(), ["none.test"]);
+    }
+}

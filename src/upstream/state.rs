@@ -1,0 +1,287 @@
+//! A group in one worker: the peers that its servers' names lead to now, and the idle connections to them.
+//!
+//! Made from the configuration the first time that the worker needs the group. The set of peers is replaced as a whole
+//! when a name leads elsewhere; a request keeps the set with which it began.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::net::address::Address;
+use crate::net::resolver::Resolvers;
+use crate::upstream::balance::Method;
+use crate::upstream::follow::Names;
+use crate::upstream::group::Group;
+use crate::upstream::known::Spot;
+use crate::upstream::peer::{Peer, Server};
+use crate::upstream::pool::{Connection, Pool};
+
+/// Peers at one moment. A request keeps the set with which it began.
+#[derive(Debug, Default)]
+pub struct Set {
+    pub primary: Vec<Rc<Peer>>,
+    pub backup: Vec<Rc<Peer>>,
+    /// Peers that are not `down`, backups included: how many turns a request may take.
+    pub tries: u32,
+    /// How one of them is chosen.
+    pub method: Method,
+}
+
+impl Set {
+    /// One peer and no other.
+    pub fn is_single(&self) -> bool {
+        self.primary.len() == 1 && self.backup.is_empty()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Rc<Peer>> {
+        self.primary.iter().chain(&self.backup)
+    }
+}
+
+/// A group in one worker.
+///
+/// Owns the peers with what this worker knows of them, and the connections that it keeps. Requests, and the tasks that
+/// look names up, hold it while they use it. Nothing here is shared with other processes but the words of peers in a
+/// group with `zone`, which are in shared memory.
+#[derive(Debug)]
+pub struct GroupState {
+    pub group: Arc<Group>,
+    /// How the names of its servers with `resolve` are looked up; `None`: there is no such server.
+    pub names: Option<Names>,
+    pool: Pool,
+    set: RefCell<Rc<Set>>,
+}
+
+impl GroupState {
+    /// `resolvers`: this worker's.
+    pub fn new(group: Arc<Group>, resolvers: &Resolvers) -> Self {
+        let names = group.lookup.as_ref();
+        let names = names.map(|lookup| Names::new(resolvers.get(&lookup.resolver), lookup.timeout_ms));
+        let state = Self { group, names, pool: Pool::default(), set: RefCell::default() };
+        state.rebuild(|_, server| Some(spots(&server.addresses)));
+        state
+    }
+
+    pub fn set(&self) -> Rc<Set> {
+        Rc::clone(&self.set.borrow())
+    }
+
+    /// A kept connection to `peer`, if one is good. `tag`: the location that asks.
+    pub fn take(&self, peer: &Rc<Peer>, tag: usize) -> Option<Connection> {
+        self.pool.take(peer, tag, &self.group.keepalive)
+    }
+
+    /// Keeps a connection whose last response has ended cleanly, unless its time or the worker's is over.
+    pub fn give(&self, connection: Connection) {
+        self.pool.give(connection, &self.group.keepalive);
+    }
+
+    /// Takes the addresses that a server's name leads to now; false: nothing has changed by it. Peers that exist stay
+    /// what they are, those that are not among the addresses any more get no new requests.
+    pub fn learn(&self, server_index: usize, spots: &[Spot]) -> bool {
+        if self.is_at(server_index, spots) {
+            return false;
+        }
+        self.rebuild(|index, _| (index == server_index).then(|| spots.to_vec()));
+        true
+    }
+
+    /// The server has just these peers, in whatever order.
+    fn is_at(&self, server_index: usize, spots: &[Spot]) -> bool {
+        let Some(server) = self.group.servers.get(server_index) else { return true };
+        let set = self.set();
+        let listed = |list: &[Rc<Peer>], is_backup: bool| {
+            let of_server = list.iter().filter(|peer| peer.server == server_index);
+            of_server.map(|peer| (Rc::clone(peer), is_backup)).collect::<Vec<_>>()
+        };
+        let mut peers = [listed(&set.primary, false), listed(&set.backup, true)].concat();
+        let is_known = |spot: &Spot| {
+            let is_it = |(peer, is_backup): &(Rc<Peer>, bool)| {
+                *is_backup == (server.backup || spot.is_backup)
+                    && peer.address == spot.address
+                    && peer.has_weight(weight(server, spot))
+            };
+            // Each peer is one address.
+            peers.iter().position(is_it).map(|index| peers.swap_remove(index)).is_some()
+        };
+        spots.iter().all(is_known) && peers.is_empty()
+    }
+
+    /// There is no peer at all.
+    pub fn is_empty(&self) -> bool {
+        let set = self.set.borrow();
+        set.primary.is_empty() && set.backup.is_empty()
+    }
+
+    pub fn has_peers(&self, server_index: usize) -> bool {
+        self.set().all().any(|peer| peer.server == server_index)
+    }
+
+    /// Indexes of the servers that have no peer yet because their name did not resolve at the start. Names that are
+    /// followed while serving are another matter.
+    pub fn unresolved(&self) -> Vec<usize> {
+        let mut waiting = self.group.unresolved();
+        waiting.retain(|index| !self.has_peers(*index));
+        waiting
+    }
+
+    /// `spots_of`: where a server is now; `None`: its peers stay.
+    fn rebuild(&self, spots_of: impl Fn(usize, &Server) -> Option<Vec<Spot>>) {
+        let old = self.set();
+        // Each peer stays once: two SRV records may name one address.
+        let mut left: Vec<&Rc<Peer>> = old.all().collect();
+        let mut set = Set { method: self.group.method.clone(), ..Set::default() };
+        for (index, server) in self.group.servers.iter().enumerate() {
+            let Some(spots) = spots_of(index, server) else {
+                set.keep(&old, index, server.down);
+                continue;
+            };
+            for spot in spots {
+                let weight = weight(server, &spot);
+                let is_it = |peer: &&Rc<Peer>| {
+                    peer.server == index && peer.address == spot.address && peer.has_weight(weight)
+                };
+                let kept = left.iter().position(is_it).map(|at| Rc::clone(left.swap_remove(at)));
+                let is_backup = server.backup || spot.is_backup;
+                let peer = kept.unwrap_or_else(|| Rc::new(self.peer(index, server, spot)));
+                set.tries += u32::from(!server.down);
+                let list = if is_backup { &mut set.backup } else { &mut set.primary };
+                list.push(peer);
+            }
+        }
+        let stays = |peer: &&Rc<Peer>| set.all().any(|other| Rc::ptr_eq(peer, other));
+        let mut has_retired = false;
+        for peer in old.all().filter(|peer| !stays(peer)) {
+            peer.retire();
+            has_retired = true;
+        }
+        self.set.replace(Rc::new(set));
+        if has_retired {
+            self.pool.close_retired();
+        }
+    }
+
+    fn peer(&self, index: usize, server: &Server, spot: Spot) -> Peer {
+        let shared = self.group.shared(index, &spot.address);
+        let peer = |server: &Server| Peer::new(server, index, spot.address, shared, self.group.is_shared);
+        match spot.weight {
+            Some(weight) => peer(&Server { weight: i64::from(weight), ..server.clone() }),
+            None => peer(server),
+        }
+    }
+}
+
+impl Set {
+    /// Takes over the peers of one server.
+    fn keep(&mut self, old: &Set, server_index: usize, is_down: bool) {
+        let of_server = |peer: &&Rc<Peer>| peer.server == server_index;
+        let before = self.all().count();
+        self.primary.extend(old.primary.iter().filter(of_server).cloned());
+        self.backup.extend(old.backup.iter().filter(of_server).cloned());
+        let kept = self.all().count() - before;
+        self.tries += if is_down { 0 } else { kept as u32 };
+    }
+}
+
+fn spots(addresses: &[Address]) -> Vec<Spot> {
+    addresses.iter().cloned().map(Spot::from).collect()
+}
+
+fn weight(server: &Server, spot: &Spot) -> i64 {
+    spot.weight.map_or(server.weight, i64::from)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::net::address;
+    use crate::upstream::session::{Outcome, Session};
+
+    fn server(name: &str) -> Server {
+        Server::new(name, address::parse_upstream(name, 80).unwrap())
+    }
+
+    fn addresses(texts: &[&str]) -> Vec<Address> {
+        texts.iter().map(|text| Address::Inet(text.parse().unwrap())).collect()
+    }
+
+    /// A group without places in shared memory.
+    pub(in crate::upstream) fn state(servers: Vec<Server>) -> GroupState {
+        GroupState::new(Arc::new(Group::uncounted("test", servers)), &Resolvers::default())
+    }
+
+    #[test]
+    fn a_server_with_several_addresses_is_several_peers() {
+        let mut many = server("backend.test");
+        many.addresses = addresses(&["1.1.1.1:80", "1.1.1.2:80"]);
+        many.weight = 2;
+        let group = state(vec![many, server("1.1.1.3")]);
+        let names: Vec<String> = group.set().primary.iter().map(|peer| peer.name.to_string()).collect();
+        assert_eq!(names, ["1.1.1.1:80", "1.1.1.2:80", "1.1.1.3:80"]);
+        assert_eq!(group.set().tries, 3);
+    }
+
+    #[test]
+    fn an_unresolved_server_joins_when_its_name_resolves() {
+        let group = state(vec![server("later.test"), server("1.1.1.3")]);
+        assert_eq!(group.unresolved(), [0]);
+        let mut session = Session::new(&group, 0);
+        session.pick(1000).unwrap();
+        let survivor = Rc::clone(&group.set().primary[0]);
+
+        let now = spots(&addresses(&["1.1.1.1:80", "1.1.1.2:80"]));
+        assert!(group.learn(0, &now) && !group.learn(0, &now));
+
+        assert_eq!(group.unresolved(), [0usize; 0]);
+        let set = group.set();
+        assert_eq!(set.primary.len(), 3);
+        assert!(Rc::ptr_eq(&set.primary[2], &survivor), "a peer that stays keeps its words");
+        session.finish(Outcome::Failed, 1000);
+        assert_eq!(survivor.conns(), 0);
+    }
+
+    #[test]
+    fn peers_come_and_go_by_address_and_weight() {
+        let mut followed = server("later.test");
+        followed.resolve = true;
+        let group = state(vec![followed]);
+        assert_eq!(group.unresolved(), [0usize; 0], "it is followed");
+        let spot = |port: u16, weight, is_backup| Spot {
+            address: Address::Inet(([1, 1, 1, 1], port).into()),
+            weight: Some(weight),
+            is_backup,
+        };
+        assert!(group.learn(0, &[spot(1, 5, false), spot(1, 5, false), spot(2, 5, true)]));
+        let before = group.set();
+        assert_eq!((before.primary.len(), before.backup.len(), before.tries), (2, 1, 3));
+        assert!(!Rc::ptr_eq(&before.primary[0], &before.primary[1]), "two records are two peers");
+        assert!(
+            !group.learn(0, &[spot(2, 5, true), spot(1, 5, false), spot(1, 5, false)]),
+            "order is nothing"
+        );
+
+        assert!(group.learn(0, &[spot(1, 6, false), spot(1, 5, false), spot(2, 5, false)]));
+        let after = group.set();
+        assert_eq!((after.primary.len(), after.backup.len()), (3, 0));
+        assert!(!before.primary.iter().any(|old| Rc::ptr_eq(old, &after.primary[0])), "another weight");
+        assert!(before.primary.iter().any(|old| Rc::ptr_eq(old, &after.primary[1])));
+        assert!(
+            Rc::ptr_eq(&before.backup[0], &after.primary[2]),
+            "the state is the peer's, whatever its list"
+        );
+        assert!(group.learn(0, &[]) && !group.has_peers(0));
+    }
+
+    #[test]
+    fn a_group_whose_names_do_not_resolve_has_nobody() {
+        let group = state(vec![server("later.test")]);
+        assert!(Session::new(&group, 0).pick(0).is_none());
+    }
+
+    #[test]
+    fn tries_count_the_servers_that_are_not_down() {
+        let down = Server { down: true, ..server("1.1.1.1") };
+        let backup = Server { backup: true, ..server("1.1.1.2") };
+        assert_eq!(state(vec![down, backup, server("1.1.1.3")]).set().tries, 2);
+    }
+}

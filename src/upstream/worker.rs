@@ -1,0 +1,222 @@
+//! The groups of a configuration in one worker, and those that it makes for names out of requests.
+//!
+//! Touches: the names of groups that lead nowhere yet, or that are followed while serving (`unresolved.rs`, `follow.rs`).
+
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::net::address::{Address, Host};
+use crate::net::resolver::{Resolver, Resolvers};
+use crate::runtime;
+use crate::upstream::follow::{self, Tell};
+use crate::upstream::group::Group;
+use crate::upstream::groups::{Groups, with_port};
+use crate::upstream::known::Spot;
+use crate::upstream::peer::Server;
+use crate::upstream::state::GroupState;
+use crate::upstream::unresolved;
+
+/// Groups made while serving, for `proxy_pass` with variables, that are kept with their connections.
+const MADE_MAX: usize = 64;
+
+/// Every group that this worker passes requests to.
+///
+/// One for each configuration that the worker serves. A group's state is made when it is first needed, so that thousands
+/// of groups of which a worker uses few cost little.
+#[derive(Debug)]
+pub struct Upstreams {
+    groups: &'static Groups,
+    states: Box<[OnceCell<Rc<GroupState>>]>,
+    /// The freshest last.
+    made: RefCell<Vec<Made>>,
+    resolvers: Rc<Resolvers>,
+}
+
+/// A group that was made while serving.
+#[derive(Debug)]
+struct Made {
+    state: Rc<GroupState>,
+    /// Who was asked for its addresses; `None`: the system, or nobody.
+    source: Option<Rc<Resolver>>,
+    asked_ms: u64,
+}
+
+impl Upstreams {
+    /// `resolvers`: this worker's.
+    pub fn new(groups: &'static Groups, resolvers: Rc<Resolvers>) -> Self {
+        let states = (0..groups.len()).map(|_| OnceCell::new()).collect();
+        Self { groups, states, made: RefCell::default(), resolvers }
+    }
+
+    /// Begins to retry the names that did not resolve and to follow those with `resolve`; once per worker, inside its
+    /// runtime. `tell`: of where these lead.
+    pub fn start(&self, tell: &Tell) {
+        let log = self.groups.log();
+        for (index, _) in self.groups.followed() {
+            self.get(index).into_iter().for_each(|state| follow::start(state, index, log, tell));
+        }
+        let waiting: Vec<Rc<GroupState>> =
+            self.groups.incomplete().filter_map(|index| self.get(index).cloned()).collect();
+        if !waiting.is_empty() {
+            runtime::spawn(unresolved::retry(waiting, log));
+        }
+    }
+
+    /// A group of the configuration.
+    #[inline]
+    pub fn get(&self, index: usize) -> Option<&Rc<GroupState>> {
+        let state = self.states.get(index)?;
+        match state.get() {
+            Some(state) => Some(state),
+            None => self.make_state(index, state),
+        }
+    }
+
+    #[cold]
+    fn make_state<'a>(
+        &self,
+        index: usize,
+        state: &'a OnceCell<Rc<GroupState>>,
+    ) -> Option<&'a Rc<GroupState>> {
+        let group = Arc::clone(self.groups.get(index)?);
+        Some(state.get_or_init(|| Rc::new(GroupState::new(group, &self.resolvers))))
+    }
+
+    /// The group of the configuration for a host that was evaluated.
+    pub fn find(&self, name: &str, port: Option<u16>) -> Option<&Rc<GroupState>> {
+        self.get(self.groups.find(name, port)?)
+    }
+
+    /// The group that was made for a host before, and whether its addresses were asked for within `valid_ms`; if not,
+    /// the caller does it, and others go on with what is known. `source`: who is asked.
+    pub fn find_made(
+        &self,
+        name: &str,
+        port: Option<u16>,
+        source: Option<&Rc<Resolver>>,
+        valid_ms: u64,
+    ) -> Option<(Rc<GroupState>, bool)> {
+        let full = with_port(name, port);
+        let is_source = |other: Option<&Rc<Resolver>>| match (other, source) {
+            (Some(other), Some(source)) => Rc::ptr_eq(other, source),
+            (other, source) => other.is_none() && source.is_none(),
+        };
+        let mut list = self.made.borrow_mut();
+        let index = list.iter().rposition(|made| {
+            is_source(made.source.as_ref()) && made.state.group.name.eq_ignore_ascii_case(&full)
+        })?;
+        let mut made = list.remove(index);
+        let now_ms = runtime::now_ms();
+        let is_fresh = now_ms.saturating_sub(made.asked_ms) < valid_ms;
+        if !is_fresh {
+            made.asked_ms = now_ms;
+        }
+        let state = Rc::clone(&made.state);
+        list.push(made);
+        Some((state, is_fresh))
+    }
+
+    /// The group of one server for an evaluated host that has these addresses. One that was made before keeps its
+    /// connections.
+    pub fn make(
+        &self,
+        name: &str,
+        port: Option<u16>,
+        source: Option<&Rc<Resolver>>,
+        host: &Host,
+        addresses: Vec<Address>,
+    ) -> Rc<GroupState> {
+        if let Some((state, _)) = self.find_made(name, port, source, 0) {
+            state.learn(0, &addresses.into_iter().map(Spot::from).collect::<Vec<_>>());
+            return state;
+        }
+        // Which address fails is forgotten after each request, as in nginx.
+        let server = Server { addresses, fails_max: 0, ..Server::new(name, host.clone()) };
+        let group = Arc::new(Group::uncounted(&with_port(name, port), vec![server]));
+        let state = Rc::new(GroupState::new(group, &self.resolvers));
+        let made = Made { state: Rc::clone(&state), source: source.cloned(), asked_ms: runtime::now_ms() };
+        let oldest = {
+            let mut list = self.made.borrow_mut();
+            list.push(made);
+            (list.len() > MADE_MAX).then(|| list.remove(0))
+        };
+        drop(oldest); // its connections close while nothing is borrowed
+        state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Diagnostics, Span};
+    use crate::log;
+    use crate::net::address;
+    use crate::net::resolver::Settings;
+    use crate::runtime::Runtime;
+    use crate::sys::names::Names;
+    use crate::upstream::groups::{Common, Draft};
+
+    /// `test` with the groups of these hosts, in a loop of its own.
+    fn with_groups(hosts: &[&str], test: impl FnOnce(&Upstreams) + 'static) {
+        let mut draft = Draft::default();
+        for name in hosts {
+            draft.reference(name, None, address::parse_upstream(name, 80).unwrap(), Span::default());
+        }
+        let common = Common { resolver: None, resolver_timeout_ms: 1000, log: log::process() };
+        let groups = draft.finish(&common, &Names::default(), &mut Diagnostics::default());
+        let groups: &'static Groups = Box::leak(Box::new(groups));
+        let mut runtime = Runtime::new().expect("a loop");
+        runtime.block_on(async move { test(&Upstreams::new(groups, Rc::default())) });
+    }
+
+    fn inet(text: &str) -> Address {
+        Address::Inet(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_group_has_one_state_made_when_it_is_needed() {
+        with_groups(&["1.1.1.1", "1.1.1.2"], |upstreams| {
+            assert!(upstreams.states.iter().all(|state| state.get().is_none()));
+            let first = Rc::clone(upstreams.get(0).unwrap());
+            assert!(Rc::ptr_eq(upstreams.find("1.1.1.1", None).unwrap(), &first));
+            assert!(upstreams.states[1].get().is_none());
+            assert!(upstreams.get(2).is_none() && upstreams.find("1.1.1.3", None).is_none());
+        });
+    }
+
+    #[test]
+    fn a_group_that_was_made_is_found_by_its_host_and_by_who_was_asked() {
+        with_groups(&[], |upstreams| {
+            let host = address::parse_upstream("a.test", 80).unwrap();
+            let settings = Settings { servers: Vec::new(), valid_ms: None, ipv4: true, ipv6: true };
+            let resolver = upstreams.resolvers.get(&Arc::new(settings));
+            let made = upstreams.make("a.test", Some(80), None, &host, vec![inet("1.1.1.1:80")]);
+            let (found, is_fresh) = upstreams.find_made("A.test", Some(80), None, 1000).unwrap();
+            assert!(Rc::ptr_eq(&found, &made) && is_fresh);
+            assert!(!upstreams.find_made("a.test", Some(80), None, 0).unwrap().1, "its time is over");
+            assert!(upstreams.find_made("a.test", Some(80), Some(&resolver), 1000).is_none());
+            assert!(upstreams.find_made("a.test", None, None, 1000).is_none());
+
+            let other = upstreams.make("a.test", Some(80), Some(&resolver), &host, vec![inet("1.1.1.2:80")]);
+            assert!(!Rc::ptr_eq(&other, &made));
+            let again = upstreams.make("a.test", Some(80), None, &host, vec![inet("1.1.1.3:80")]);
+            assert!(Rc::ptr_eq(&again, &made), "its connections stay");
+            assert_eq!(again.set().primary[0].address, inet("1.1.1.3:80"));
+        });
+    }
+
+    #[test]
+    fn those_that_were_asked_for_lately_are_kept() {
+        with_groups(&[], |upstreams| {
+            let host = address::parse_upstream("a.test", 80).unwrap();
+            let make = |port| upstreams.make("a.test", Some(port), None, &host, vec![inet("1.1.1.1:80")]);
+            let has = |port| upstreams.find_made("a.test", Some(port), None, 1000).is_some();
+            (0..MADE_MAX as u16).for_each(|port| drop(make(port)));
+            assert!(has(0), "which makes it the freshest");
+            drop(make(1000));
+            assert!(has(0) && !has(1) && has(2) && has(1000));
+            assert_eq!(upstreams.made.borrow().len(), MADE_MAX);
+        });
+    }
+}
