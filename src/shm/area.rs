@@ -5,8 +5,8 @@
 //!        | names of peers: PEERS | peers: PEERS × 16 | in use: LANES × PEERS × u32
 //!        | names of histograms: HISTOGRAMS | histograms: HISTOGRAMS × STRIPES × 1024
 //! ```
-//! Every part begins on a page of its own. An unused slot or peer costs 8 bytes (its name's fingerprint), a used one
-//! 136, and a peer 4 per worker that used it; nothing is scanned that was never touched.
+//! Every part begins on a page of its own. An unused slot or peer costs 8 bytes (its name's fingerprint), a
+//! used one 136, and a peer 4 per worker that used it; nothing is scanned that was never touched.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -41,7 +41,8 @@ const SLOTS_AT: usize = SLOT_NAMES_AT + page_up(SLOTS);
 const PEER_NAMES_AT: usize = SLOTS_AT + page_up(SLOTS * SLOT_WORDS);
 const PEERS_AT: usize = PEER_NAMES_AT + page_up(PEERS);
 const IN_USE_AT: usize = PEERS_AT + page_up(PEERS * PEER_WORDS);
-/// Words of one lane's row of connections in use, two to a word; whole pages, so that a row can be given back.
+/// Words of one lane's row of connections in use, two to a word; whole pages, so that a row can be given
+/// back.
 const ROW_WORDS: usize = page_up(PEERS / 2);
 const HISTOGRAM_NAMES_AT: usize = IN_USE_AT + LANES * ROW_WORDS;
 const HISTOGRAMS_AT: usize = HISTOGRAM_NAMES_AT + page_up(HISTOGRAMS);

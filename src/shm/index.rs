@@ -1,8 +1,9 @@
 //! Places of a table in shared memory, found by the fingerprint of a name.
 //!
-//! The names lie in shared memory, so that a reload and the next binary find the same places again. Which name has which
-//! place a master reads there once and then knows from its own memory: any worker can write those words, and must not
-//! make two names share one place. Only masters give places out; two of them may do so at one time (an upgrade).
+//! The names lie in shared memory, so that a reload and the next binary find the same places again. Which
+//! name has which place a master reads there once and then knows from its own memory: any worker can write
+//! those words, and must not make two names share one place. Only masters give places out; two of them may do
+//! so at one time (an upgrade).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
@@ -48,8 +49,8 @@ impl Index {
 
     /// The place of a name, given out now if it has none. `None`: all are in use.
     ///
-    /// A master that dies between taking a place and naming it leaves a nameless one, which a later [`Index::sweep`] of
-    /// another master frees.
+    /// A master that dies between taking a place and naming it leaves a nameless one, which a later
+    /// [`Index::sweep`] of another master frees.
     pub fn find(&mut self, area: &Area, name: u64) -> Option<u32> {
         self.catch_up(area);
         if let Some(&index) = self.by_name.get(&name) {
@@ -92,8 +93,8 @@ impl Index {
         self.read = used;
     }
 
-    /// Frees the places that are not among `live`. Only while no worker of an older configuration lives, and no other
-    /// master.
+    /// Frees the places that are not among `live`. Only while no worker of an older configuration lives, and
+    /// no other master.
     pub fn sweep(&mut self, area: &Area, live: &HashSet<u32>) {
         self.catch_up(area);
         let (table, free) = (self.table, &mut self.free);

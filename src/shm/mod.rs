@@ -1,10 +1,11 @@
 //! Memory shared by master and workers: tables of atomics, mapped before the fork.
 //!
-//! One area holds what is always there: a lane per worker (`lanes`, `heartbeat`, `counter::Total`), counters by name
-//! (`counter::Slot`), what is known of the peers of upstream groups (`peers`) and latency histograms (`histogram`). It is
-//! address space, not memory: a page costs only once it is touched. Further zones (rate limits, caches) are `Zone`s of
-//! their own (`named`): leaky buckets (`leaky_bucket`), what each key holds (`held_counts`).
-//! Names keep their counters across reloads, and across a binary upgrade that adopts the descriptor.
+//! One area holds what is always there: a lane per worker (`lanes`, `heartbeat`, `counter::Total`), counters
+//! by name (`counter::Slot`), what is known of the peers of upstream groups (`peers`) and latency histograms
+//! (`histogram`). It is address space, not memory: a page costs only once it is touched. Further zones (rate
+//! limits, caches) are `Zone`s of their own (`named`): leaky buckets (`leaky_bucket`), what each key holds
+//! (`held_counts`). Names keep their counters across reloads, and across a binary upgrade that adopts the
+//! descriptor.
 
 mod area;
 pub mod behind;

@@ -1,14 +1,15 @@
-//! What all processes know of each peer of an upstream group: its failures, its health, what an operator ordered, and
-//! how many of its connections are in use.
+//! What all processes know of each peer of an upstream group: its failures, its health, what an operator
+//! ordered, and how many of its connections are in use.
 //!
-//! A place of 16 words for each peer, found by the fingerprint of its group's name and its own: a reload and the next
-//! binary find the same place again, and it is freed once no configuration names the peer any more. Every word is one
-//! atomic, so that a process may die at any instruction; connections in use are counted in the lane of each worker, so
-//! that one that dies takes its share with it.
+//! A place of 16 words for each peer, found by the fingerprint of its group's name and its own: a reload and
+//! the next binary find the same place again, and it is freed once no configuration names the peer any more.
+//! Every word is one atomic, so that a process may die at any instruction; connections in use are counted in
+//! the lane of each worker, so that one that dies takes its share with it.
 //!
-//! **Any worker may write anything here.** So nothing is read raw: numbers are limited by the reader, a time that lies
-//! ahead counts as now and is put right, and bits and states that are not known mean nothing. What the words decide is
-//! which peer is asked next, never what memory is touched. Behaviour: nginx.org, `zone` of ngx_http_upstream_module.
+//! **Any worker may write anything here.** So nothing is read raw: numbers are limited by the reader, a time
+//! that lies ahead counts as now and is put right, and bits and states that are not known mean nothing. What
+//! the words decide is which peer is asked next, never what memory is touched. Behaviour: nginx.org, `zone`
+//! of ngx_http_upstream_module.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,7 +20,7 @@ use super::area::{Area, Header, PEER_WORDS, PEERS, area, fingerprint};
 use super::index::{Index, Table};
 use super::lanes;
 
-/// Beside the kinds of counters.
+/// The kind byte of the names of peers, which no kind of counter has.
 const KIND: u8 = 254;
 
 /// The words of a place. Times are those of the monotonic clock, which all processes share.
@@ -43,7 +44,8 @@ pub enum Word {
     CurrentWeight = 7,
     /// Its weight less what failures have cost it.
     EffectiveWeight = 8,
-    /// Moving averages of the time to the head and to the end of its responses, in microseconds, and their last change.
+    /// Moving averages of the time to the head and to the end of its responses, in microseconds, and their
+    /// last change.
     HeadUs = 9,
     ResponseUs = 10,
     AverageMs = 11,
@@ -167,8 +169,8 @@ impl Place {
         self.store(word, weight.cast_unsigned());
     }
 
-    /// A time that has passed. One that lies ahead was written by a worker whose memory is not what it was: without a
-    /// repair it would never pass, and the peer would be down for all workers for ever.
+    /// A time that has passed. One that lies ahead was written by a worker whose memory is not what it was:
+    /// without a repair it would never pass, and the peer would be down for all workers for ever.
     #[inline]
     pub fn past_ms(self, word: Word, now_ms: u64) -> u64 {
         let at_ms = self.load(word);
@@ -204,7 +206,8 @@ impl Place {
 
     /// Counts one connection of this worker in use while the guard lives.
     ///
-    /// For the thread of the worker's loop only: nobody else writes to its lane, so that no locked instruction is needed.
+    /// For the thread of the worker's loop only: no other process writes to its lane, so that no locked
+    /// instruction is needed.
     #[inline]
     pub fn enter(self) -> InUse {
         let count = area().in_use(lanes::mine().number(), self.index as usize);

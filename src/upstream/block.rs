@@ -1,7 +1,7 @@
 //! The directives of an `upstream` block, and the group that they make together.
 //!
-//! Knows no protocol: `http` and `stream` have their own rows, which call these readers. Touches: the table of names, for
-//! the servers' (`sys/names.rs`). Behaviour: nginx.org, ngx_http_upstream_module.
+//! Knows no protocol: the rows of `http/modules/upstream.rs` call these readers. Touches: the table of names,
+//! for the servers' (`sys/names.rs`). Behaviour: nginx.org, ngx_http_upstream_module.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! Servers with `resolve`: their names are asked for again whenever an answer's time is over, in each worker.
 //!
-//! One task a server. A failure changes nothing, but that the name does not exist takes its peers away; peers whose
-//! address stays keep their state and their connections.
-//! Behaviour: nginx.org, `resolve` and `service` of ngx_http_upstream_module.
+//! One task a server. A failure changes nothing, but that the name does not exist takes its peers away; peers
+//! whose address stays keep their state and their connections. Behaviour: nginx.org, `resolve` and `service`
+//! of ngx_http_upstream_module.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -36,7 +36,8 @@ pub struct Names {
     heard: Notify,
 }
 
-/// Told of each change: the index of the group in the configuration, of the server in the group, and its addresses.
+/// Told of each change: the index of the group in the configuration, of the server in the group, and its
+/// addresses.
 pub type Tell = Rc<dyn Fn(usize, usize, &[Spot])>;
 
 impl Names {

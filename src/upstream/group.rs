@@ -1,8 +1,9 @@
-//! A named set of servers that share load, as configured: an `upstream` block, or the one server of a `proxy_pass`.
+//! A named set of servers that share load, as configured: an `upstream` block, or the one server of a
+//! `proxy_pass`.
 //!
-//! Plain data, made while the configuration is compiled and never changed. What a worker knows of a group while it
-//! serves is a [`GroupState`](crate::upstream::GroupState); what all workers know is in shared memory, at the places
-//! that are found here.
+//! Plain data, made while the configuration is compiled and never changed. What a worker knows of a group
+//! while it serves is a [`GroupState`](crate::upstream::GroupState); what all workers know is in shared
+//! memory, at the places that are found here.
 
 use std::sync::Arc;
 
@@ -41,8 +42,8 @@ pub struct Lookup {
     pub timeout_ms: u64,
 }
 
-/// Where the processes count what concerns one peer. Given out by the master only, so a peer that a worker makes while
-/// serving has none, and neither has one that came when all were in use.
+/// Where the processes count what concerns one peer. Given out by the master only, so a peer that a worker
+/// makes while serving has none, and neither has one that came when all were in use.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shared {
     /// Its counters: requests, statuses, bytes, times.
@@ -92,8 +93,8 @@ impl Group {
         Self { method, keepalive, is_shared, slot, shared, ..Self::uncounted(name, servers) }
     }
 
-    /// A group that a worker makes while it serves. It counts nothing in shared memory: names that come from requests
-    /// would use up the tables, and places are given out by the master only.
+    /// A group that a worker makes while it serves. It counts nothing in shared memory: names that come from
+    /// requests would use up the tables, and places are given out by the master only.
     pub fn uncounted(name: &str, mut servers: Vec<Server>) -> Self {
         servers.shrink_to_fit(); // there may be thousands of groups
         Self {
@@ -132,7 +133,8 @@ impl Group {
         self.shared.iter().flatten().filter(|shared| shared.place.is_none()).count()
     }
 
-    /// Indexes of the servers whose names did not resolve. Names that are followed while serving are another matter.
+    /// Indexes of the servers whose names did not resolve. Names that are followed while serving are another
+    /// matter.
     pub fn unresolved(&self) -> Vec<usize> {
         let waits = |(_, server): &(usize, &Server)| !server.resolve && server.addresses.is_empty();
         self.servers.iter().enumerate().filter(waits).map(|(index, _)| index).collect()

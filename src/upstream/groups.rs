@@ -1,8 +1,9 @@
 //! The groups that a configuration names: read in any order, then plain data for the workers.
 //!
-//! A group is an `upstream` block, or the one host of a `proxy_pass` that no block defines. Touches: shared memory, for
-//! the counters of the groups and their peers. A name that does not resolve is a warning: its server counts as down
-//! until it does (`upstream/unresolved.rs`). Behaviour: nginx.org, ngx_http_upstream_module.
+//! A group is an `upstream` block, or the one host of a `proxy_pass` that no block defines. Touches: shared
+//! memory, for the counters of the groups and their peers. A name that does not resolve is a warning: its
+//! server counts as down until it does (`upstream/unresolved.rs`). Behaviour: nginx.org,
+//! ngx_http_upstream_module.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -47,8 +48,8 @@ pub struct Common {
 }
 
 impl Draft {
-    /// The index of the group for a host of `proxy_pass`, as written, and the port written with it; the same host is
-    /// the same group.
+    /// The index of the group for a host of `proxy_pass`, as written, and the port written with it; the same
+    /// host is the same group.
     pub fn reference(&mut self, name: &str, port: Option<u16>, host: Host, span: Span) -> usize {
         let (index, is_new) = self.index(name, port);
         if is_new {
@@ -159,8 +160,8 @@ fn warn_of_no_room(group: &Group, span: Span, out: &mut Diagnostics) {
 pub struct Groups {
     groups: Box<[Arc<Group>]>,
     by_name: HashMap<Key, usize>,
-    /// The groups with names that did not resolve. Noted by the master: a worker that looked through all groups would
-    /// have the pages of each one read.
+    /// The groups with names that did not resolve. Noted by the master, so that no worker looks through all
+    /// groups.
     incomplete: Box<[usize]>,
     /// The groups with names that are looked up while serving.
     followed: Box<[usize]>,
@@ -216,8 +217,8 @@ impl Groups {
         self.iter().flat_map(Group::places).map(|place| place.index())
     }
 
-    /// The servers whose names are looked up while serving: the index of the group, of the server in it, and the name
-    /// for [`crate::upstream::known`].
+    /// The servers whose names are looked up while serving: the index of the group, of the server in it, and
+    /// the name for [`crate::upstream::known`].
     pub fn followed_servers(&self) -> impl Iterator<Item = (usize, usize, String)> {
         self.followed().flat_map(|(index, group)| {
             let servers = group.servers.iter().enumerate().filter(|(_, server)| server.resolve);

@@ -5,7 +5,7 @@
 //! ```text
 //! configuration (plain data, made by the master)    block → groups → group
 //! one worker (made after the fork)                  worker → state → peer, pool; follow, unresolved: names
-//! one request                                       session → balance
+//! one request                                       session → balance; trace: its record
 //! all processes (words in shared memory)            shm/peers.rs
 //! ```
 
@@ -20,6 +20,7 @@ pub mod peer;
 pub mod pool;
 pub mod session;
 pub mod state;
+pub mod trace;
 pub mod unresolved;
 pub mod worker;
 
@@ -30,4 +31,5 @@ pub use groups::Groups;
 pub use peer::{Peer, Server};
 pub use session::{Outcome, Session};
 pub use state::GroupState;
+pub use trace::Trace;
 pub use worker::Upstreams;

@@ -1,8 +1,8 @@
 //! One server of a group, as configured, and the peers it resolves to, with what is known of their health.
 //!
-//! A group with `zone` shares its peers' failures and connections among all workers, at places in shared memory
-//! (`shm/peers.rs`) without a lock, so that a worker that dies leaves valid words behind.
-//! Parameters: nginx.org, `server` of ngx_http_upstream_module.
+//! A group with `zone` shares its peers' failures and connections among all workers, at places in shared
+//! memory (`shm/peers.rs`) without a lock, so that a worker that dies leaves valid words behind. Parameters:
+//! nginx.org, `server` of ngx_http_upstream_module.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -205,7 +205,8 @@ impl Peer {
         InUse { peer: Rc::clone(self), _counted: self.shared.place.map(Place::enter) }
     }
 
-    /// Like [`Peer::open`]; `None` when the last free connection of `max_conns` went to another worker meanwhile.
+    /// Like [`Peer::open`]; `None` when the last free connection of `max_conns` went to another worker
+    /// meanwhile.
     pub(super) fn try_open(self: &Rc<Self>) -> Option<InUse> {
         let mut used = self.open();
         if self.conns_max == 0 || !self.is_shared {
@@ -243,8 +244,8 @@ impl Peer {
         fails >= self.fails_max
     }
 
-    /// A request went well: forgets failures that are older than the current window. The two times are of the past, or
-    /// were put right when the turn began.
+    /// A request went well: forgets failures that are older than the current window. The two times are of the
+    /// past, or were put right when the turn began.
     pub(super) fn succeed(&self) {
         let get =
             |word, own: &Cell<u64>| self.common().map_or(own.get(), |place| place.number(word, u64::MAX));

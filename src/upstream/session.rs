@@ -1,7 +1,8 @@
-//! The course of one request through the peers of a group: who has been tried, who is next, how many turns are left.
+//! The course of one request through the peers of a group: who has been tried, who is next, how many turns
+//! are left.
 //!
-//! The order is nginx's: the primary peers as the group's balancer picks them (`upstream/balance/`), then the backups;
-//! a group of one peer always has that one. Decides without waiting: the time is an argument.
+//! The order is nginx's: the primary peers as the group's balancer picks them (`upstream/balance/`), then the
+//! backups; a group of one peer always has that one. Decides without waiting: the time is an argument.
 //! Behaviour: nginx's ngx_http_upstream_round_robin.c.
 
 use std::rc::Rc;
@@ -23,10 +24,10 @@ pub enum Outcome {
 
 /// One request's course through a group.
 ///
-/// Made when the request is about to be passed on, and asked for a peer with [`Session::pick`] at each turn, which
-/// [`Session::finish`] ends. It keeps the set of peers with which it began, whatever names lead to meanwhile, and counts
-/// the connection of the turn under way. Dropping it ends that turn well: the request was answered, or given up by the
-/// client.
+/// Made when the request is about to be passed on, and asked for a peer with [`Session::pick`] at each turn,
+/// which [`Session::finish`] ends. It keeps the set of peers with which it began, whatever names lead to
+/// meanwhile, and counts the connection of the turn under way. Dropping it ends that turn well: the request
+/// was answered, or given up by the client.
 #[derive(Debug)]
 pub struct Session {
     set: Rc<Set>,
@@ -48,7 +49,8 @@ impl Session {
         Self { set, tried, backup: false, current: None, tries_left: tries, key: Box::default() }
     }
 
-    /// With the key by which the group's balancer chooses: the value of `hash`, the client's address of `ip_hash`.
+    /// With the key by which the group's balancer chooses: the value of `hash`, the client's address of
+    /// `ip_hash`.
     #[must_use]
     pub fn with_key(mut self, key: Box<[u8]>) -> Self {
         self.key = key;

@@ -1,7 +1,7 @@
 //! A group in one worker: the peers that its servers' names lead to now, and the idle connections to them.
 //!
-//! Made from the configuration the first time that the worker needs the group. The set of peers is replaced as a whole
-//! when a name leads elsewhere; a request keeps the set with which it began.
+//! Made from the configuration the first time that the worker needs the group. The set of peers is replaced
+//! as a whole when a name leads elsewhere; a request keeps the set with which it began.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -40,9 +40,9 @@ impl Set {
 
 /// A group in one worker.
 ///
-/// Owns the peers with what this worker knows of them, and the connections that it keeps. Requests, and the tasks that
-/// look names up, hold it while they use it. Nothing here is shared with other processes but the words of peers in a
-/// group with `zone`, which are in shared memory.
+/// Owns the peers with what this worker knows of them, and the connections that it keeps. Requests, and the
+/// tasks that look names up, hold it while they use it. Nothing here is shared with other processes but the
+/// words of peers in a group with `zone`, which are in shared memory.
 #[derive(Debug)]
 pub struct GroupState {
     pub group: Arc<Group>,
@@ -76,8 +76,8 @@ impl GroupState {
         self.pool.give(connection, &self.group.keepalive);
     }
 
-    /// Takes the addresses that a server's name leads to now; false: nothing has changed by it. Peers that exist stay
-    /// what they are, those that are not among the addresses any more get no new requests.
+    /// Takes the addresses that a server's name leads to now; false: nothing has changed by it. Peers that
+    /// exist stay what they are, those that are not among the addresses any more get no new requests.
     pub fn learn(&self, server_index: usize, spots: &[Spot]) -> bool {
         if self.is_at(server_index, spots) {
             return false;
@@ -117,8 +117,8 @@ impl GroupState {
         self.set().all().any(|peer| peer.server == server_index)
     }
 
-    /// Indexes of the servers that have no peer yet because their name did not resolve at the start. Names that are
-    /// followed while serving are another matter.
+    /// Indexes of the servers that have no peer yet because their name did not resolve at the start. Names
+    /// that are followed while serving are another matter.
     pub fn unresolved(&self) -> Vec<usize> {
         let mut waiting = self.group.unresolved();
         waiting.retain(|index| !self.has_peers(*index));

@@ -1,6 +1,7 @@
 //! The groups of a configuration in one worker, and those that it makes for names out of requests.
 //!
-//! Touches: the names of groups that lead nowhere yet, or that are followed while serving (`unresolved.rs`, `follow.rs`).
+//! Touches: the names of groups that lead nowhere yet, or that are followed while serving (`unresolved.rs`,
+//! `follow.rs`).
 
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
@@ -22,8 +23,8 @@ const MADE_MAX: usize = 64;
 
 /// Every group that this worker passes requests to.
 ///
-/// One for each configuration that the worker serves. A group's state is made when it is first needed, so that thousands
-/// of groups of which a worker uses few cost little.
+/// One for each configuration that the worker serves. A group's state is made when it is first needed, so
+/// that thousands of groups of which a worker uses few cost little.
 #[derive(Debug)]
 pub struct Upstreams {
     groups: &'static Groups,
@@ -37,7 +38,7 @@ pub struct Upstreams {
 #[derive(Debug)]
 struct Made {
     state: Rc<GroupState>,
-    /// Who was asked for its addresses; `None`: the system, or nobody.
+    /// The resolver that was asked for its addresses; `None`: the system's, or none was needed.
     source: Option<Rc<Resolver>>,
     asked_ms: u64,
 }
@@ -49,8 +50,8 @@ impl Upstreams {
         Self { groups, states, made: RefCell::default(), resolvers }
     }
 
-    /// Begins to retry the names that did not resolve and to follow those with `resolve`; once per worker, inside its
-    /// runtime. `tell`: of where these lead.
+    /// Begins to retry the names that did not resolve and to follow those with `resolve`; once per worker,
+    /// inside its runtime. `tell`: of where these lead.
     pub fn start(&self, tell: &Tell) {
         let log = self.groups.log();
         for (index, _) in self.groups.followed() {
@@ -88,8 +89,8 @@ impl Upstreams {
         self.get(self.groups.find(name, port)?)
     }
 
-    /// The group that was made for a host before, and whether its addresses were asked for within `valid_ms`; if not,
-    /// the caller does it, and others go on with what is known. `source`: who is asked.
+    /// The group that was made for a host before, and whether its addresses were asked for within `valid_ms`;
+    /// if not, the caller does it, and others go on with what is known. `source`: who is asked.
     pub fn find_made(
         &self,
         name: &str,
@@ -117,8 +118,8 @@ impl Upstreams {
         Some((state, is_fresh))
     }
 
-    /// The group of one server for an evaluated host that has these addresses. One that was made before keeps its
-    /// connections.
+    /// The group of one server for an evaluated host that has these addresses. One that was made before keeps
+    /// its connections.
     pub fn make(
         &self,
         name: &str,

@@ -344,7 +344,7 @@ async fn one_request(conn: &mut Conn) -> After {
     };
     let mut client = Client::new(Downstream::H1(&conn.transport));
     let outcome = pinned(|| pipeline::handle(&mut request, &mut client, None)).await;
-    if let Some(tunnel) = request.upstream.take_tunnel() {
+    if let Some(tunnel) = request.proxied.take_tunnel() {
         // The request lives as long as its tunnel, so that it is logged with the tunnel's bytes and time.
         return After::Tunnel(Box::new(tunnel::Tunnel::new(tunnel, request)));
     }

@@ -242,7 +242,7 @@ fn warn_of_clients_word(word: &Word, cx: &mut Cx) {
 }
 
 fn host(request: &mut Request, out: &mut Vec<u8>) -> bool {
-    match (request.location.proxy_pass.target(), &request.upstream.host) {
+    match (request.location.proxy_pass.target(), &request.proxied.host) {
         (Some(target), _) => target.write_host(out),
         (None, Some((host, _))) => out.extend_from_slice(host),
         (None, None) => return false,
@@ -251,7 +251,7 @@ fn host(request: &mut Request, out: &mut Vec<u8>) -> bool {
 }
 
 fn port(request: &mut Request, out: &mut Vec<u8>) -> bool {
-    match (request.location.proxy_pass.target(), &request.upstream.host) {
+    match (request.location.proxy_pass.target(), &request.proxied.host) {
         (Some(target), _) => target.write_port(out),
         (None, Some((_, port))) => out.extend_from_slice(port),
         (None, None) => return false,

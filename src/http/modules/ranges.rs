@@ -104,7 +104,7 @@ pub fn single(request: &mut Request, size: u64) -> Single {
 /// Cuts the parts that were asked for out of an answer that allows it.
 pub fn head(request: &mut Request) {
     let conf: &'static Conf = &request.location.ranges;
-    if conf.force.get() && request.upstream.head().is_some() {
+    if conf.force.get() && request.proxied.head().is_some() {
         request.response.allows_ranges = true;
     }
     if request.response.allows_ranges && request.response.status == 200 && !request.is_subrequest() {

@@ -12,10 +12,10 @@ use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::response::headers::trailer;
 use crate::http::scope::Variable;
-use crate::http::upstream::trace::Attempt;
 use crate::script::variable::{Argument, prefix, variable};
 use crate::shared::resolver;
 use crate::upstream::Block;
+use crate::upstream::trace::Attempt;
 
 /// The directives of one `upstream` block.
 pub type Conf = Block;
@@ -84,7 +84,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("upstream_cache_last_modified", |_, _, _| false, "The Last-Modified of an answer in a cache; empty, since none is asked."),
     variable("upstream_cache_status", |_, _, _| false, "What a cache had for the request; empty, since none is asked."),
     prefix("upstream_http_", http, "The server's field of this name, in lower case and with underscores."),
-    prefix("upstream_trailer_", |request, argument, out| trailer(&request.upstream.trailers, &argument.name, out),
+    prefix("upstream_trailer_", |request, argument, out| trailer(&request.proxied.trailers, &argument.name, out),
         "The field of this name behind the body of the server's answer."),
     prefix("upstream_cookie_", cookie, "The cookie of this name that the server sets."),
 ];
@@ -151,7 +151,7 @@ fn count(count: u64, out: &mut Vec<u8>) {
 
 /// `$upstream_http_name`: all fields of that name, joined.
 fn http(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
-    let Some(kept) = request.upstream.head() else { return false };
+    let Some(kept) = request.proxied.head() else { return false };
     let mut found = false;
     for (name, value) in kept.head.fields.pairs(kept.buffer.data()) {
         if is_named(name, &argument.name) {
@@ -168,7 +168,7 @@ fn http(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
 ///
 /// As in nginx spaces may surround `=`, and those behind the value belong to it.
 fn cookie(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
-    let Some(kept) = request.upstream.head() else { return false };
+    let Some(kept) = request.proxied.head() else { return false };
     let fields = kept.head.fields.pairs(kept.buffer.data());
     let values = fields.filter(|(name, _)| name.eq_ignore_ascii_case(b"set-cookie"));
     let wanted = argument.name.as_bytes();

@@ -8,9 +8,9 @@ use std::fmt;
 use std::io;
 
 use crate::http::upstream::conf::{Conf, Name};
-use crate::http::upstream::trace::Action;
 use crate::log::Cause;
 use crate::upstream::Fault;
+use crate::upstream::trace::Action;
 
 /// Who caused an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

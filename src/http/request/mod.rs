@@ -26,7 +26,7 @@ use crate::http::response::Response;
 use crate::http::response::coding;
 use crate::http::response::filter::{Coding, Filters};
 use crate::http::response::headers::Headers;
-use crate::http::upstream::trace::Trace;
+use crate::http::upstream::proxied::Proxied;
 use crate::http::{Config, Worker, modules};
 use crate::log;
 use crate::net::budget::Share;
@@ -43,6 +43,7 @@ use crate::shared::{limit_conn, limit_req};
 use crate::shm::held_counts::Held;
 use crate::sys::address::SockAddr;
 use crate::sys::clock;
+use crate::upstream::Trace;
 
 /// What a request knows of the connection it came on.
 #[derive(Clone, Debug)]
@@ -133,7 +134,10 @@ pub struct Request {
     kept: Option<Box<Headers>>,
     /// The request line is not whole, or none of HTTP: nothing is known but its bytes (`-` in the log).
     pub malformed: bool,
+    /// Its way through the peers of upstream groups.
     pub upstream: Trace,
+    /// What HTTP keeps of that way.
+    pub proxied: Proxied,
     /// Its cookie of `userid`, once somebody asked for it.
     pub userid: Option<Box<modules::userid::State>>,
     /// What the limits have said of it, and what it holds.
@@ -225,6 +229,7 @@ impl Request {
             kept: None,
             malformed: false,
             upstream: Trace::default(),
+            proxied: Proxied::default(),
             userid: None,
             limits: Limits::default(),
             id: None,
@@ -489,7 +494,7 @@ impl log::Context for Request {
         if !self.line().is_empty() {
             fields.quoted("request", self.line());
         }
-        if let Some(upstream) = self.upstream.url() {
+        if let Some(upstream) = self.proxied.url(&self.upstream) {
             fields.quoted("upstream", upstream.as_bytes());
         }
         if let Some(host) = self.header(Id::Host) {

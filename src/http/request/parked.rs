@@ -11,7 +11,7 @@ use crate::http::config::server::Server;
 use crate::http::request::body::Body;
 use crate::http::request::{Connection, Limits, Request};
 use crate::http::response::headers::Headers;
-use crate::http::upstream::trace::{self, Action, Head};
+use crate::http::upstream::proxied::Head;
 use crate::http::{Worker, modules};
 use crate::proto::h1::{request, response};
 use crate::proto::message::Method;
@@ -19,6 +19,7 @@ use crate::runtime::buffer::Buffer;
 use crate::script::Slots;
 use crate::script::captures::Captures;
 use crate::sys::address::SockAddr;
+use crate::upstream::trace::{self, Action};
 
 /// A request without anything that can be made again. Dropped, it is logged as any other.
 #[derive(Debug)]
@@ -78,7 +79,7 @@ impl Parked {
         request.is_parked = true;
         let request = &mut *request;
         let sent = request.response.headers.to_lines();
-        let head = request.upstream.take_head();
+        let head = request.proxied.take_head();
         let received = head.as_ref().map_or(&b""[..], |head| head.buffer.data());
         let parts = [
             request.input.data(),
@@ -87,7 +88,7 @@ impl Parked {
             &request.host,
             &sent,
             received,
-            &request.upstream.uri,
+            &request.proxied.uri,
         ];
         let mut ends = [0; TEXTS];
         let mut end = 0;
@@ -104,8 +105,8 @@ impl Parked {
             id: request.id,
             socket_peer: request.socket_peer.take(),
             reason: std::mem::take(&mut request.response.reason),
-            upstream_host: request.upstream.host.take(),
-            trailers: std::mem::take(&mut request.upstream.trailers),
+            upstream_host: request.proxied.host.take(),
+            trailers: std::mem::take(&mut request.proxied.trailers),
         };
         let inner = Inner {
             worker: request.worker,
@@ -191,18 +192,18 @@ impl Inner {
         request.answered_us = self.answered_us;
         request.upstream.unpark(std::mem::take(&mut self.upstream));
         request.upstream.action = self.action;
-        request.upstream.uri = self.text(UPSTREAM_URI).to_vec();
+        request.proxied.uri = self.text(UPSTREAM_URI).to_vec();
         let received = buffer(self.text(RECEIVED));
         let mut head = response::ResponseHead::default();
         if response::parse(received.data(), usize::MAX, &mut head).is_ok() {
-            request.upstream.set_head(Rc::new(Head { buffer: received, head }));
+            request.proxied.set_head(Rc::new(Head { buffer: received, head }));
         }
         if let Some(rare) = self.rare {
             let Rare { captures, slots, userid, limits, id, socket_peer, reason, upstream_host, trailers } =
                 *rare;
             (request.values.captures, request.userid, request.limits) = (captures, userid, limits);
             (request.id, request.socket_peer, request.response.reason) = (id, socket_peer, reason);
-            (request.upstream.host, request.upstream.trailers) = (upstream_host, trailers);
+            (request.proxied.host, request.proxied.trailers) = (upstream_host, trailers);
             request.values.set_slots(slots);
         }
         request

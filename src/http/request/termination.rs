@@ -7,7 +7,7 @@
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Failure, Kind, Limit, Side};
 use crate::http::upstream::conf::{Conf, Name};
-use crate::http::upstream::trace::Action;
+use crate::upstream::trace::Action;
 
 /// Who ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -39,7 +39,7 @@ pub enum Next {
 pub fn begin(request: &mut Request, answer: &Answer, has_body: bool) -> Result<Next, Error> {
     let conf = request.passes();
     let (head, data) = (&answer.head.head, answer.head.buffer.data());
-    request.upstream.set_head(answer.head.clone());
+    request.proxied.set_head(answer.head.clone());
     let length = length::response(head, data, request.method)
         .map_err(|error| Error::upstream(Kind::BadHead(error.as_str())))?;
     if head.status == 101 {
@@ -91,7 +91,7 @@ fn obey(request: &mut Request, answer: &Answer, conf: &Conf) {
     let value = |id| fields.value(data, id).filter(|_| !conf.ignores(id));
     if let Some(value) = value(Id::XAccelBuffering) {
         let is = |word: &[u8]| value.eq_ignore_ascii_case(word);
-        request.upstream.buffering = is(b"yes").then_some(true).or(is(b"no").then_some(false));
+        request.proxied.buffering = is(b"yes").then_some(true).or(is(b"no").then_some(false));
     }
     if let Some(rate) = value(Id::XAccelLimitRate).and_then(parse_u64) {
         request.limit_rate = Some(rate);

@@ -14,7 +14,7 @@ use crate::http::request::Request;
 use crate::http::request::error::{Call, During, Error, Failure, Kind};
 use crate::http::upstream::conf::Conf;
 use crate::http::upstream::outgoing::{Outgoing, SendFault};
-use crate::http::upstream::trace::{Action, Head};
+use crate::http::upstream::proxied::Head;
 use crate::log::{self, Cause};
 use crate::net::connect::{Options, connect};
 use crate::net::{Transport, room};
@@ -23,6 +23,7 @@ use crate::proto::h1::response::{self, Seen};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Timer, timeout};
 use crate::upstream::pool::Connection;
+use crate::upstream::trace::Action;
 use crate::upstream::{Fault, GroupState, Peer};
 
 /// Bytes of the buffer for a response's head and whatever body comes with it.

@@ -9,10 +9,10 @@ pub mod conf;
 pub mod exchange;
 pub mod failover;
 pub mod outgoing;
+pub mod proxied;
 pub mod relay;
 pub mod store;
 mod target;
-pub mod trace;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -26,11 +26,11 @@ use crate::http::request::Request;
 use crate::http::request::error::{Error, Failure, Kind, Limit, Side};
 use crate::http::request::termination::{self, How, Phase, Termination, Who};
 use crate::http::response::Response;
-use crate::http::upstream::trace::Action;
 use crate::log;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::message::Method;
 use crate::runtime::{self, Timer};
+use crate::upstream::trace::Action;
 use crate::upstream::{Fault, GroupState, Outcome, Session};
 use answer::Next;
 use conf::Conf;
@@ -44,6 +44,7 @@ use target::Goal;
 /// an upstream that fails inside a body that the client has begun to get.
 pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Option<Reply>, Error> {
     request.upstream.begin_pass();
+    request.proxied.begin_pass();
     request.termination = None;
     let goal =
         Goal::find(request, client.downstream()).await.map_err(|error| noted(request, client, error))?;

@@ -455,10 +455,10 @@ fn write_head(request: &mut Request, goal: &Goal, framing: Framing, out: &mut Ve
         Head::request(method, conf.is_http11(), out, |out| write_uri(request, goal, out));
     // kept for the log and for variables
     let uri = &head.as_bytes()[target];
-    let mut kept = std::mem::take(&mut request.upstream.uri);
+    let mut kept = std::mem::take(&mut request.proxied.uri);
     kept.clear();
     kept.extend_from_slice(uri);
-    request.upstream.uri = kept;
+    request.proxied.uri = kept;
     write_host(request, conf, goal, &mut head);
     for (label, value) in conf.lines() {
         head.written(label, |out| value.evaluate(request, out));

@@ -22,8 +22,8 @@ use crate::http::response::Response;
 use crate::http::response::body_file::Spill;
 use crate::http::upstream::exchange::{Answer, Stop, Wait};
 use crate::http::upstream::outgoing::Outgoing;
+use crate::http::upstream::proxied::Head;
 use crate::http::upstream::store::{self, Store};
-use crate::http::upstream::trace::{Action, Head};
 use crate::net::pace::Pace;
 use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::BodyLength;
@@ -33,6 +33,7 @@ use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, Io, Timer, race, relay};
 use crate::upstream::GroupState;
 use crate::upstream::pool::Connection;
+use crate::upstream::trace::Action;
 
 /// A body of at least this much more is moved inside the kernel.
 const SPLICE_BYTES_MIN: u64 = 64 * 1024;
@@ -194,7 +195,7 @@ fn begin(
     }
     let conf = request.passes();
     let ahead =
-        if request.upstream.buffering.unwrap_or(conf.is_buffering()) { conf.buffer_bytes() } else { 0 };
+        if request.proxied.buffering.unwrap_or(conf.is_buffering()) { conf.buffer_bytes() } else { 0 };
     let spill = conf.temp_path().filter(|_| ahead > 0 && conf.temp_file_bytes_max() > 0);
     let spill = spill.map(|place| Spill::new(place, conf.temp_file_bytes_max()));
     let (store, pause) = (None, Timer::new());
@@ -226,7 +227,7 @@ fn pass_trailers(request: &mut Request, lines: Vec<u8>) {
     }
     let conf = request.passes();
     if request.response.has_trailers && conf.pass_trailers() {
-        let head = request.upstream.head();
+        let head = request.proxied.head();
         let keeps = |name: &[u8]| {
             let id = Id::of(name);
             let ends_here = id.is_some_and(|id| NO_TRAILERS.contains(&id))
@@ -235,7 +236,7 @@ fn pass_trailers(request: &mut Request, lines: Vec<u8>) {
         };
         Decoder::pass_trailers(&lines, keeps, &mut request.response.trailers);
     }
-    request.upstream.trailers = lines;
+    request.proxied.trailers = lines;
 }
 
 /// Bytes of unfinished framing, for the next read to be appended to.
@@ -252,7 +253,7 @@ fn shrink(request: &mut Request, head: Rc<Head>, head_length: usize) {
     let mut buffer = Buffer::take(head_length);
     buffer.extend(head.buffer.data().get(..head_length).unwrap_or(b""));
     let fields: ResponseHead = head.head.clone();
-    request.upstream.set_head(Rc::new(Head { buffer, head: fields }));
+    request.proxied.set_head(Rc::new(Head { buffer, head: fields }));
 }
 
 /// Sends the pieces of a body: as they lie when there is one, else joined, so that it is one write.
@@ -585,6 +586,6 @@ pub async fn begin_tunnel(
     }
     request.upstream.last().received += early.len() as u64;
     shrink(request, head, head_length);
-    request.upstream.set_tunnel(connection.transport, connection.place);
+    request.proxied.set_tunnel(connection.transport, connection.place);
     Ok(())
 }

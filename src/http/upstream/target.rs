@@ -12,7 +12,6 @@ use crate::http::modules::proxy_pass::{Pass, Target};
 use crate::http::modules::resolver;
 use crate::http::request::Request;
 use crate::http::request::error::{During, Error, Kind};
-use crate::http::upstream::trace::Action;
 use crate::log;
 use crate::net::Address;
 use crate::net::address::Host;
@@ -20,6 +19,7 @@ use crate::net::resolver::Resolver;
 use crate::runtime::blocking::{self, Lane};
 use crate::runtime::{Either, race};
 use crate::upstream::GroupState;
+use crate::upstream::trace::Action;
 
 /// How long addresses from the system's resolver hold, which does not tell their time.
 const SYSTEM_VALID_MS: u64 = 30_000;
@@ -105,7 +105,7 @@ impl Goal {
         let (mut host, mut port) = (Vec::new(), Vec::new());
         target.write_host(&mut host);
         target.write_port(&mut port);
-        request.upstream.host = Some((host, port));
+        request.proxied.host = Some((host, port));
         Ok(Self { group, target: Parts::Evaluated(Box::new(target)), is_evaluated: true })
     }
 }

@@ -1,9 +1,10 @@
 //! How a group chooses among its peers: one file and one variant of [`Method`] for each balancer.
 //!
-//! A balancer sees the peers that a request may still use ([`Eligible`]) and the request's key, and names one of them by
-//! its index. What a peer's turn counts and when it ends is the session's matter (`upstream/session.rs`); what a peer
-//! may be left out for is the peer's (`upstream/peer.rs`). A balancer keeps its words in the peers, so that they stay
-//! with a peer when the set around it changes. No clock, no socket: the time is an argument.
+//! A balancer sees the peers that a request may still use ([`Eligible`]) and the request's key, and names one
+//! of them by its index. What a peer's turn counts and when it ends is the session's matter
+//! (`upstream/session.rs`); what a peer may be left out for is the peer's (`upstream/peer.rs`). A balancer
+//! keeps its words in the peers, so that they stay with a peer when the set around it changes. No clock, no
+//! socket: the time is an argument.
 
 mod round_robin;
 
@@ -33,8 +34,8 @@ impl Method {
     }
 }
 
-/// The peers of one list that a request may use at this moment: not tried yet, not down, not left out for their
-/// failures, and not at their `max_conns`.
+/// The peers of one list that a request may use at this moment: not tried yet, not down, not left out for
+/// their failures, and not at their `max_conns`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Eligible<'a> {
     peers: &'a [Rc<Peer>],

@@ -1,16 +1,22 @@
 //! Smooth weighted round robin: the balancer of a group that names no other.
 //!
-//! In each round every peer that may be used gains its effective weight; the one that has most by then is chosen and
-//! pays the sum. So weights 5, 1, 1 give a a b a c a a, not a a a a a b c. A peer that has failed has lost weight, and
-//! gains it back one a round. Behaviour: nginx's ngx_http_upstream_get_peer (ngx_http_upstream_round_robin.c).
+//! In each round every peer that may be used gains its effective weight; the one that has most by then is
+//! chosen and pays the sum. So weights 5, 1, 1 give a a b a c a a, not a a a a a b c. A peer that has failed
+//! has lost weight, and gains it back one a round. Behaviour: nginx's ngx_http_upstream_get_peer
+//! (ngx_http_upstream_round_robin.c).
 
 use crate::upstream::balance::Eligible;
 use crate::upstream::peer::Peer;
 
 pub(super) fn pick(eligible: &Eligible<'_>) -> Option<usize> {
+    among(eligible.iter())
+}
+
+/// The choice among some of the peers: how other balancers decide between those that are equal to them.
+pub(super) fn among<'a>(peers: impl Iterator<Item = (usize, &'a Peer)>) -> Option<usize> {
     let mut best: Option<(usize, i64, &Peer)> = None;
     let mut total = 0;
-    for (index, peer) in eligible.iter() {
+    for (index, peer) in peers {
         let (current, share) = peer.weigh();
         total += share;
         // Of equal ones the first.
@@ -65,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_chosen_where_nobody_may_be_used() {
+    fn no_peer_is_chosen_where_none_may_be_used() {
         let peers = peers(2, |_, server| server.down = true);
         assert_eq!(pick(&Eligible::new(&peers, &Tried::new(2), 0)), None);
         assert_eq!(pick(&Eligible::new(&[], &Tried::new(0), 0)), None);

@@ -1,28 +1,18 @@
-//! The record of a request's way through its upstreams: each attempt, its times and its bytes.
+//! The record of a request's way through its upstreams: each peer's turn, its times and its bytes.
 //!
-//! The exchange writes it, the access log, the counters and the error log read it. Touches: the counters.
+//! The protocol's exchange writes it; the access log, the counters and the error log read it. Knows no
+//! protocol: what an answer leaves for variables is kept by the rooms above. Touches: the counters in shared
+//! memory, the loop's clock.
 
 use std::rc::Rc;
 
 use smallvec::SmallVec;
 
-use crate::net::Transport;
-use crate::net::open::Place;
-use crate::proto::h1::response::ResponseHead;
 use crate::runtime;
-use crate::runtime::buffer::Buffer;
 use crate::shm::behind;
 use crate::shm::counter::{Slot, Word};
-use crate::upstream::GroupState;
 use crate::upstream::peer::Peer;
-
-/// An upstream's response head, kept for `$upstream_http_…`.
-#[derive(Debug, Default)]
-pub struct Head {
-    /// Begins with the head's bytes.
-    pub buffer: Buffer,
-    pub head: ResponseHead,
-}
+use crate::upstream::state::GroupState;
 
 /// What an upstream is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,25 +85,19 @@ impl Attempt {
     }
 }
 
-/// A request's way through its upstreams, for the log and for the tunnel that may follow.
+/// A request's way through its upstreams: the turns of all its passes, in order.
+///
+/// A pass begins with [`Trace::begin_pass`], a turn with [`Trace::begin`]; the exchange fills in the
+/// [`Trace::last`] turn as it goes, and [`Trace::end`] counts it for its peer. Once the request is over,
+/// [`Trace::count`] counts it for the group that was asked last.
 #[derive(Debug, Default)]
 pub struct Trace {
     attempts: SmallVec<[Attempt; 1]>,
     /// The counters of the group that was asked last.
     slot: Option<Slot>,
     pass_begins: bool,
-    head: Option<Rc<Head>>,
-    /// Lines behind the body of the last answer, each ended by CRLF.
-    pub trailers: Vec<u8>,
-    tunnel: Option<(Transport, Place)>,
-    /// `X-Accel-Buffering: yes` or `no`, unless it is ignored.
-    pub buffering: Option<bool>,
-    /// `$proxy_host` and `$proxy_port`, where `proxy_pass` has variables.
-    pub host: Option<(Vec<u8>, Vec<u8>)>,
     /// What is under way, for the error log: `connecting to upstream`.
     pub action: Option<Action>,
-    /// The URL for the error log.
-    pub uri: Vec<u8>,
 }
 
 /// What a tunnel keeps of a [`Trace`].
@@ -127,9 +111,6 @@ impl Trace {
     /// A new pass of this request (the first, or after an internal redirect) begins.
     pub fn begin_pass(&mut self) {
         self.pass_begins = !self.attempts.is_empty();
-        self.buffering = None;
-        self.trailers.clear();
-        self.head = None;
     }
 
     /// Adds the turn of `peer`; `None`: there was no peer to choose in `group`.
@@ -178,10 +159,6 @@ impl Trace {
         attempt.peer.as_ref().map(|peer| &*peer.name).or(attempt.group.as_deref())
     }
 
-    pub fn set_head(&mut self, head: Rc<Head>) {
-        self.head = Some(head);
-    }
-
     /// The turns and the group's counters, for [`Trace::unpark`].
     pub fn park(&mut self) -> Parked {
         Parked { attempts: std::mem::take(&mut self.attempts), slot: self.slot.take() }
@@ -191,43 +168,89 @@ impl Trace {
         (self.attempts, self.slot) = (parked.attempts, parked.slot);
     }
 
-    pub fn take_head(&mut self) -> Option<Rc<Head>> {
-        self.head.take()
-    }
-
-    pub fn head(&self) -> Option<&Head> {
-        self.head.as_deref()
-    }
-
     /// What is under way, for the error log: `connecting to upstream`.
     pub fn action(&self) -> Option<&str> {
         self.action.map(Action::as_str)
-    }
-
-    /// `http://127.0.0.1:8080/uri`, for the error log, while something is under way.
-    pub fn url(&self) -> Option<String> {
-        self.action?;
-        let uri = String::from_utf8_lossy(&self.uri);
-        self.peer_name().map(|name| {
-            if name.starts_with("unix:") {
-                format!("http://{name}:{uri}")
-            } else {
-                format!("http://{name}{uri}")
-            }
-        })
     }
 
     /// The tunnel is over, and with it the turn.
     pub fn end_tunnel(&mut self) {
         self.last().ended_us = Some(runtime::now_us());
     }
+}
 
-    pub fn set_tunnel(&mut self, transport: Transport, place: Place) {
-        self.tunnel = Some((transport, place));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Runtime;
+    use crate::shm::counter;
+    use crate::upstream::balance::tests::peers;
+    use crate::upstream::group::Group;
+    use crate::upstream::group::Shared;
+    use crate::upstream::peer::Server;
+    use crate::upstream::state::tests::state;
+
+    fn on_loop(test: impl FnOnce() + 'static) {
+        Runtime::new().expect("a loop").block_on(async move { test() });
     }
 
-    /// The connection to the upstream that has switched protocols.
-    pub fn take_tunnel(&mut self) -> Option<(Transport, Place)> {
-        self.tunnel.take()
+    #[test]
+    fn turns_of_a_second_pass_are_told_apart() {
+        on_loop(|| {
+            let (group, peers) = (state(Vec::new()), peers(2, |_, _| {}));
+            let mut trace = Trace::default();
+            trace.begin_pass();
+            trace.begin(Some(peers[0].clone()), &group).status = 502;
+            trace.begin(Some(peers[1].clone()), &group).status = 200;
+            trace.begin_pass();
+            trace.begin(None, &group).status = 502;
+            let turns: Vec<_> = trace.attempts().iter().map(|turn| (turn.is_new_pass, turn.status)).collect();
+            assert_eq!(turns, [(false, 502), (false, 200), (true, 502)]);
+            let names: Vec<_> = trace.attempts().iter().map(|turn| turn.name().to_vec()).collect();
+            assert_eq!(names, [&b"1.1.1.1:81"[..], b"1.1.1.1:82", b"test"], "no peer: the group");
+            assert_eq!(trace.peer_name(), Some("test"));
+        });
+    }
+
+    #[test]
+    fn a_turn_is_counted_once_and_a_request_for_its_group() {
+        on_loop(|| {
+            let host = crate::net::address::parse_upstream("1.1.1.1", 80).unwrap();
+            let server = Server::new("1.1.1.1", host);
+            let group = Group::new("trace.counts", vec![server.clone()]);
+            let shared = group.shared(0, &server.addresses[0]);
+            let (peer_slot, slot) = (shared.slot.unwrap(), group.slot.unwrap());
+            let shared = Shared { place: None, ..shared };
+            let peer = Rc::new(Peer::new(&server, 0, server.addresses[0].clone(), shared, false));
+            let state = GroupState::new(std::sync::Arc::new(group), &Default::default());
+            let mut trace = Trace::default();
+            for status in [502, 200] {
+                trace.begin(Some(peer.clone()), &state);
+                (trace.last().status, trace.last().received) = (status, 1000);
+                trace.end();
+                trace.end();
+            }
+            trace.count(200);
+            behind::flush();
+            let words = |slot: counter::Slot, words: [Word; 4]| words.map(|word| slot.get(word));
+            let of_peer = words(peer_slot, [Word::Requests, Word::Status2xx, Word::Status5xx, Word::BytesIn]);
+            assert_eq!(of_peer, [2, 1, 1, 2000]);
+            let of_group = words(slot, [Word::Requests, Word::Status2xx, Word::Status5xx, Word::Retries]);
+            assert_eq!(of_group, [1, 1, 0, 1]);
+        });
+    }
+
+    #[test]
+    fn what_a_tunnel_keeps_comes_back() {
+        on_loop(|| {
+            let (group, peers) = (state(Vec::new()), peers(1, |_, _| {}));
+            let mut trace = Trace::default();
+            trace.begin(Some(peers[0].clone()), &group).status = 101;
+            let parked = trace.park();
+            assert!(trace.attempts().is_empty());
+            trace.unpark(parked);
+            trace.end_tunnel();
+            assert!(trace.attempts()[0].ended_us.is_some() && trace.attempts()[0].status == 101);
+        });
     }
 }

@@ -1,0 +1,77 @@
+//! What HTTP keeps of a proxied request apart from the record of its turns (`upstream/trace.rs`): what an
+//! answer leaves for variables, and what the error log says of the request.
+
+use std::rc::Rc;
+
+use crate::net::Transport;
+use crate::net::open::Place;
+use crate::proto::h1::response::ResponseHead;
+use crate::runtime::buffer::Buffer;
+use crate::upstream::Trace;
+
+/// An upstream's response head, kept for `$upstream_http_…`.
+#[derive(Debug, Default)]
+pub struct Head {
+    /// Begins with the head's bytes.
+    pub buffer: Buffer,
+    pub head: ResponseHead,
+}
+
+/// The HTTP part of a request's way through its upstreams. Written by the exchange, read by variables and
+/// logs.
+#[derive(Debug, Default)]
+pub struct Proxied {
+    head: Option<Rc<Head>>,
+    /// Lines behind the body of the last answer, each ended by CRLF.
+    pub trailers: Vec<u8>,
+    tunnel: Option<(Transport, Place)>,
+    /// `X-Accel-Buffering: yes` or `no`, unless it is ignored.
+    pub buffering: Option<bool>,
+    /// `$proxy_host` and `$proxy_port`, where `proxy_pass` has variables.
+    pub host: Option<(Vec<u8>, Vec<u8>)>,
+    /// The URL for the error log, from its path on.
+    pub uri: Vec<u8>,
+}
+
+impl Proxied {
+    /// A new pass of this request begins: nothing of the last answer is left.
+    pub fn begin_pass(&mut self) {
+        self.buffering = None;
+        self.trailers.clear();
+        self.head = None;
+    }
+
+    pub fn set_head(&mut self, head: Rc<Head>) {
+        self.head = Some(head);
+    }
+
+    pub fn take_head(&mut self) -> Option<Rc<Head>> {
+        self.head.take()
+    }
+
+    pub fn head(&self) -> Option<&Head> {
+        self.head.as_deref()
+    }
+
+    /// `http://127.0.0.1:8080/uri`, for the error log, while something is under way.
+    pub fn url(&self, trace: &Trace) -> Option<String> {
+        trace.action?;
+        let uri = String::from_utf8_lossy(&self.uri);
+        trace.peer_name().map(|name| {
+            if name.starts_with("unix:") {
+                format!("http://{name}:{uri}")
+            } else {
+                format!("http://{name}{uri}")
+            }
+        })
+    }
+
+    pub fn set_tunnel(&mut self, transport: Transport, place: Place) {
+        self.tunnel = Some((transport, place));
+    }
+
+    /// The connection to the upstream that has switched protocols.
+    pub fn take_tunnel(&mut self) -> Option<(Transport, Place)> {
+        self.tunnel.take()
+    }
+}
