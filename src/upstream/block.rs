@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use crate::base::number;
 use crate::config::inherit::duplicate;
-use crate::config::{Diagnostic, Diagnostics, Inherit, Node};
+use crate::config::{Diagnostic, Diagnostics, Inherit, Node, Span};
 use crate::net::address;
 use crate::net::resolver::Settings;
 use crate::sys::names::Names;
 use crate::upstream::balance::Method;
 use crate::upstream::group::{Group, Keepalive};
-use crate::upstream::groups::look_up;
 use crate::upstream::peer::Server;
 
 /// What one block says.
@@ -119,6 +118,20 @@ impl Block {
         }
         Ok(())
     }
+}
+
+/// Takes the addresses of a server's name; a diagnostic where it leads nowhere.
+pub(super) fn look_up(server: &mut Server, span: Span, names: &Names, out: &mut Diagnostics) {
+    if server.resolve(names) {
+        return;
+    }
+    let message = format!("host not found in upstream \"{}\"", server.name);
+    out.push(if server.host.is_invalid_name() {
+        Diagnostic::error(span, message).help("names that end with \"invalid\" never resolve (RFC 6761)")
+    } else {
+        let help = "the server counts as down until the name resolves; it is tried again while serving";
+        Diagnostic::warning(span, message).help(help)
+    });
 }
 
 fn parameter(server: &mut Server, text: &str) -> Result<(), String> {

@@ -12,7 +12,7 @@ use crate::net::resolver::Settings;
 use crate::shm::counter::{self, Slot};
 use crate::shm::peers::{self, Place};
 use crate::upstream::balance::Method;
-use crate::upstream::peer::Server;
+use crate::upstream::peer::{Server, Shared};
 
 /// How a group keeps connections to its peers (`keepalive` and its companions).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,16 +40,6 @@ pub struct Lookup {
     pub resolver: Arc<Settings>,
     /// `resolver_timeout`: how long a lookup may take, and the pause after one that failed.
     pub timeout_ms: u64,
-}
-
-/// Where the processes count what concerns one peer. Given out by the master only, so a peer that a worker
-/// makes while serving has none, and neither has one that came when all were in use.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Shared {
-    /// Its counters: requests, statuses, bytes, times.
-    pub slot: Option<Slot>,
-    /// Its words for balancing: failures, connections in use, health.
-    pub place: Option<Place>,
 }
 
 /// A group of servers. Its workers' states refer to it, and it lives as long as one of them.

@@ -14,7 +14,7 @@ use crate::net::address::Host;
 use crate::net::resolver::Settings;
 use crate::shm::counter::Slot;
 use crate::sys::names::Names;
-use crate::upstream::block::Defined;
+use crate::upstream::block::{Defined, look_up};
 use crate::upstream::follow;
 use crate::upstream::group::{Group, Lookup};
 use crate::upstream::peer::Server;
@@ -126,20 +126,6 @@ impl Common {
         }
         group
     }
-}
-
-/// Takes the addresses of a server's name; a diagnostic where it leads nowhere.
-pub(super) fn look_up(server: &mut Server, span: Span, names: &Names, out: &mut Diagnostics) {
-    if server.resolve(names) {
-        return;
-    }
-    let message = format!("host not found in upstream \"{}\"", server.name);
-    out.push(if server.host.is_invalid_name() {
-        Diagnostic::error(span, message).help("names that end with \"invalid\" never resolve (RFC 6761)")
-    } else {
-        let help = "the server counts as down until the name resolves; it is tried again while serving";
-        Diagnostic::warning(span, message).help(help)
-    });
 }
 
 /// The group serves all the same; each worker finds out for itself which of its peers fail.

@@ -10,10 +10,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::fence;
 
 use crate::net::address::{Address, Host};
-use crate::shm::counter;
+use crate::shm::counter::{self, Slot};
 use crate::shm::peers::{self, Place, Word};
 use crate::sys::names::Names;
-use crate::upstream::group::Shared;
 
 /// How often a worker tries to get the last free connection before it leaves it to the others.
 const OPEN_TRIES: usize = 3;
@@ -68,6 +67,16 @@ impl Server {
         }
         true
     }
+}
+
+/// Where the processes count what concerns one peer. Given out by the master only, so a peer that a worker
+/// makes while serving has none, and neither has one that came when all were in use.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shared {
+    /// Its counters: requests, statuses, bytes, times.
+    pub slot: Option<Slot>,
+    /// Its words for balancing: failures, connections in use, health.
+    pub place: Option<Place>,
 }
 
 /// One address of a server, and what is known of it while serving.

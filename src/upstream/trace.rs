@@ -186,8 +186,7 @@ mod tests {
     use crate::shm::counter;
     use crate::upstream::balance::tests::peers;
     use crate::upstream::group::Group;
-    use crate::upstream::group::Shared;
-    use crate::upstream::peer::Server;
+    use crate::upstream::peer::{Server, Shared};
     use crate::upstream::state::tests::state;
 
     fn on_loop(test: impl FnOnce() + 'static) {

@@ -94,8 +94,7 @@ impl Tried {
 pub(super) mod tests {
     use super::*;
     use crate::net::address;
-    use crate::upstream::group::Shared;
-    use crate::upstream::peer::Server;
+    use crate::upstream::peer::{Server, Shared};
 
     /// Peers at the ports from 81 on, as `set` changes their `server` line.
     pub(in crate::upstream) fn peers(count: u16, set: impl Fn(u16, &mut Server)) -> Vec<Rc<Peer>> {
