@@ -7,17 +7,18 @@
 //! ```
 
 use crate::master::notice::Notice;
+use crate::master::respawn::Vacancy;
 use crate::master::rules::State;
-use crate::master::supervisor::{Action, Limits, Phase, Supervisor, Switch, WorkerId};
+use crate::master::supervisor::{Action, Limits, Member, Phase, Supervisor, Switch, WorkerId};
 use crate::worker::messages::ToWorker;
 
 impl Supervisor {
     /// HUP: the configuration is read anew and gets workers; on any error nothing changes.
-    pub(super) fn reload(&mut self) {
+    pub(super) fn reload(&mut self, now_ms: u64) {
         if self.switch.is_some() {
             // Two reloads at once would leave the first one's workers half started.
             self.reload_is_wanted = true;
-            self.give_up_hopeless();
+            self.give_up_hopeless(now_ms);
         } else if self.is_reading {
             self.reload_is_wanted = true;
         } else {
@@ -27,9 +28,9 @@ impl Supervisor {
     }
 
     /// The reload that was asked for during another one.
-    pub(super) fn reload_if_wanted(&mut self) {
+    pub(super) fn reload_if_wanted(&mut self, now_ms: u64) {
         if std::mem::take(&mut self.reload_is_wanted) {
-            self.reload();
+            self.reload(now_ms);
         }
     }
 
@@ -55,7 +56,7 @@ impl Supervisor {
         self.switch = Some(Switch { previous });
         self.renewal_is_wanted = false; // every socket is looked at before the forks
         self.act(Action::Prepare);
-        (0..self.limits.worker_count).for_each(|number| self.fork(number));
+        self.limits.places().for_each(|place| self.fork(place));
     }
 
     /// Living workers lack sockets that were opened anew: all are replaced, with the configuration as it is. One that is
@@ -72,15 +73,17 @@ impl Supervisor {
             member.state = State::Ready;
         }
         if member.generation == generation {
-            let number = member.number;
-            self.take_back_loans(number);
+            let place = member.place;
+            self.take_back_loans(place);
             self.complete_switch(now_ms);
         }
     }
 
     /// Once all of this generation are ready, those before leave.
     pub(super) fn complete_switch(&mut self, now_ms: u64) {
-        let mut own = self.members.iter().filter(|member| member.generation == self.generation).peekable();
+        let is_own =
+            |member: &&Member| member.generation == self.generation && member.place.role.is_awaited();
+        let mut own = self.members.iter().filter(is_own).peekable();
         let is_complete = own.peek().is_some() && own.all(|member| member.state != State::Starting);
         if self.switch.take_if(|_| is_complete).is_none() {
             return;
@@ -95,60 +98,69 @@ impl Supervisor {
         }
         self.first = None;
         self.act(Action::Serve);
-        self.reload_if_wanted();
+        self.reload_if_wanted(now_ms);
     }
 
     /// True when no worker of the first generation can run.
     pub(super) fn generation_has_failed(&self) -> bool {
         let is_first = self.switch.as_ref().is_some_and(|switch| switch.previous.is_none());
-        let is_hopeless = !self.vacancies.is_empty() && self.vacancies.iter().all(|it| it.due_ms.is_none());
+        let mut awaited = self.vacancies.iter().filter(|it| it.place.role.is_awaited()).peekable();
+        let is_hopeless = awaited.peek().is_some() && awaited.all(|it| it.due_ms.is_none());
         is_first && is_hopeless && self.members.is_empty()
     }
 
     /// No worker of this generation lives, and another one could go on.
     fn is_deserted(&self) -> bool {
         let has_previous = self.switch.as_ref().is_some_and(|switch| switch.previous.is_some());
-        has_previous && self.members.iter().all(|member| member.generation != self.generation)
+        let is_own = |member: &Member| member.generation == self.generation && member.place.role.is_awaited();
+        has_previous && !self.members.iter().any(is_own)
     }
 
     /// None of a reload's workers can run: the configuration before goes on.
-    pub(super) fn fall_back(&mut self) {
-        if !self.is_deserted() || self.vacancies.iter().any(|vacancy| vacancy.due_ms.is_some()) {
+    pub(super) fn fall_back(&mut self, now_ms: u64) {
+        let is_due = |vacancy: &Vacancy| vacancy.place.role.is_awaited() && vacancy.due_ms.is_some();
+        if !self.is_deserted() || self.vacancies.iter().any(is_due) {
             return;
         }
-        self.restore();
+        self.restore(now_ms);
         self.act(Action::Tell(Notice::FellBack));
         self.act(Action::TellRefused);
-        self.reload_if_wanted();
+        self.reload_if_wanted(now_ms);
     }
 
     /// A reload is asked for, and all workers of the one under way have died as soon as they were born: it is not
     /// waited for.
-    pub(super) fn give_up_hopeless(&mut self) {
+    pub(super) fn give_up_hopeless(&mut self, now_ms: u64) {
         if self.is_deserted() && self.reload_is_wanted {
-            self.restore();
-            self.reload_if_wanted();
+            self.restore(now_ms);
+            self.reload_if_wanted(now_ms);
         }
     }
 
     /// Ends a change of generations without the new workers: the configuration before is in force again, and its workers
     /// that have died meanwhile are replaced.
-    fn restore(&mut self) {
+    fn restore(&mut self, now_ms: u64) {
         let Some((previous, limits)) = self.switch.take().and_then(|switch| switch.previous) else { return };
         self.vacancies.clear();
         self.limits = limits;
         let generation = self.generation;
+        // Processes that the failed change did not wait for may live.
+        for index in 0..self.members.len() {
+            if self.members[index].generation == generation {
+                self.dismiss(index, &ToWorker::Drain, now_ms);
+            }
+        }
         for member in self.members.iter_mut().filter(|member| member.generation == previous) {
             member.generation = generation;
         }
         self.act(Action::Restore);
-        for number in 0..self.limits.worker_count {
+        for place in self.limits.places() {
             let mut members = self.members.iter();
             let is_there = members.any(|member| {
-                member.number == number && member.generation == generation && !member.state.is_leaving()
+                member.place == place && member.generation == generation && !member.state.is_leaving()
             });
             if !is_there {
-                self.fork(number);
+                self.fork(place);
             }
         }
     }

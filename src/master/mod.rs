@@ -21,6 +21,7 @@ pub mod pid;
 pub mod problem;
 mod reading;
 mod respawn;
+mod roles;
 pub mod rules;
 mod seat;
 mod signals;
@@ -48,6 +49,7 @@ use crate::master::link::{Link, Message};
 use crate::master::pid::PidFile;
 use crate::master::reading::Reading;
 use crate::master::respawn::parts;
+use crate::master::roles::Role;
 use crate::master::rules::LEFT_MAX;
 use crate::master::seat::{Connection, Roster, Worker};
 use crate::master::slots::{Group, Slots};
@@ -266,9 +268,9 @@ impl Master {
     fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Prepare => self.prepare(),
-            Action::Fork { worker, number, generation } => {
-                return Some(self.fork(worker, number, generation));
-            }
+            Action::Fork { worker, place, generation } => match place.role {
+                Role::Worker => return Some(self.fork(worker, place.number, generation)),
+            },
             Action::Send(worker, message) => {
                 // One whose socket is full or gone is noticed by its silence, or by its end.
                 let _ = self.worker_mut(worker).map(|worker| worker.send(&message));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::log::{self, Level};
-use crate::master::respawn::{Cause, FATAL};
+use crate::master::respawn::Cause;
 use crate::master::rules::Fault;
 use crate::shm::heartbeat::{self, Heartbeat};
 use crate::sys::process;
@@ -14,7 +14,7 @@ pub enum Notice {
     StartWorkers,
     BrokeRule { pid: i32, number: usize, fault: Fault },
     Late { pid: i32 },
-    Fatal { pid: i32 },
+    Fatal { pid: i32, code: i32 },
     DiedYoung { number: usize, cause: Cause, wait_ms: u64 },
     Replaced { pid: i32 },
     NeverStarted { pid: i32, limit_ms: u64 },
@@ -68,8 +68,8 @@ impl fmt::Display for Notice {
                 "worker process {pid} (worker {number}) breaks a rule of its control socket and is killed: {fault}"
             ),
             Self::Late { pid } => write!(out, "worker process {pid} has not left in time and is killed"),
-            Self::Fatal { pid } => {
-                write!(out, "worker process {pid} exited with fatal code {FATAL} and cannot be respawned")
+            Self::Fatal { pid, code } => {
+                write!(out, "worker process {pid} exited with fatal code {code} and cannot be respawned")
             }
             Self::DiedYoung { number, cause, wait_ms } => {
                 let what = match cause {

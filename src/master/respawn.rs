@@ -3,24 +3,16 @@
 use std::collections::HashSet;
 
 use crate::master::notice::Notice;
+use crate::master::roles::Place;
 use crate::master::rules::State;
 use crate::master::supervisor::{Action, Phase, Stuck, Supervisor, WorkerId};
 use crate::sys::process::Ended;
 use crate::worker::messages::{SLOTS_MAX, SlotIndex, ToWorker};
 
-/// A worker that lived no longer than that has died of its own start.
-const YOUNG_MS: u64 = 150;
-/// The same for one that broke a rule: whatever took it over may take over the next one as soon, and the one after.
-const YOUNG_CONDEMNED_MS: u64 = 60_000;
-const DELAY_MIN_MS: u64 = 100;
-const DELAY_MAX_MS: u64 = 30_000;
-/// A worker that cannot run as configured ends with this code (nginx's too).
-pub const FATAL: i32 = 2;
-
-/// The place of a worker that is gone.
+/// A place whose process is gone.
 #[derive(Debug)]
 pub struct Vacancy {
-    pub number: usize,
+    pub place: Place,
     pub leased: Vec<SlotIndex>,
     /// When to try again; `None`: never, until the next reload.
     pub due_ms: Option<u64>,
@@ -77,7 +69,7 @@ impl Supervisor {
     /// No worker of the first start lives, and each place has been tried often enough: why.
     pub(super) fn first_start_failure(&self) -> Option<String> {
         let first = self.first.as_ref()?;
-        let count = self.limits.worker_count;
+        let count = self.limits.places().filter(|place| place.role.is_awaited()).count();
         let is_over = self.members.is_empty()
             && self.vacancies.len() >= count
             && first.failures >= count * FIRST_FAILURES;
@@ -88,7 +80,7 @@ impl Supervisor {
         let Some(index) = self.index(worker) else { return };
         let member = self.members.remove(index);
         self.note_first_failure(|| why);
-        self.vacate(member.number, leased, Cause::NotForked, now_ms);
+        self.vacate(member.place, leased, Cause::NotForked, now_ms);
     }
 
     pub(super) fn worker_ended(&mut self, worker: WorkerId, ended: Ended, now_ms: u64) {
@@ -114,47 +106,35 @@ impl Supervisor {
             }
         });
         // Only its start tells whether it can run: one that has served and ends with this code has another reason.
-        let is_fatal = ended == Ended::Exited(FATAL) && member.state == State::Starting;
-        let cause = match member.is_condemned {
-            true => Cause::Condemned { after_ms },
-            false if is_fatal => Cause::Fatal,
-            false => Cause::Ended { after_ms },
+        let respawn = member.place.role.respawn();
+        let fatal_code = match ended {
+            Ended::Exited(code) if member.state == State::Starting && respawn.is_fatal(code) => Some(code),
+            Ended::Exited(_) | Ended::Signaled { .. } => None,
         };
-        if cause == Cause::Fatal {
-            self.act(Action::Tell(Notice::Fatal { pid }));
-        }
-        self.vacate(member.number, member.leased, cause, now_ms);
+        let cause = match fatal_code {
+            _ if member.is_condemned => Cause::Condemned { after_ms },
+            Some(code) => {
+                self.act(Action::Tell(Notice::Fatal { pid, code }));
+                Cause::Fatal
+            }
+            None => Cause::Ended { after_ms },
+        };
+        self.vacate(member.place, member.leased, cause, now_ms);
         self.fill_vacancies(now_ms);
         self.complete_switch(now_ms);
-        self.fall_back();
-        self.give_up_hopeless();
+        self.fall_back(now_ms);
+        self.give_up_hopeless(now_ms);
     }
 
     /// Notes that a place is vacant and when it is filled; until then a sibling accepts from its slots.
-    fn vacate(&mut self, number: usize, leased: Vec<SlotIndex>, cause: Cause, now_ms: u64) {
-        let delay = self.delays_ms.entry(number).or_insert(0);
-        let due_ms = match cause {
-            Cause::Fatal => None,
-            Cause::Ended { after_ms } | Cause::Replaced { after_ms } if after_ms >= YOUNG_MS => {
-                *delay = 0;
-                Some(now_ms)
-            }
-            Cause::Condemned { after_ms } if after_ms >= YOUNG_CONDEMNED_MS => {
-                *delay = 0;
-                Some(now_ms)
-            }
-            Cause::Ended { .. } | Cause::Replaced { .. } | Cause::Condemned { .. } | Cause::NotForked => {
-                let wait_ms = std::mem::replace(delay, (*delay * 2).clamp(DELAY_MIN_MS, DELAY_MAX_MS));
-                // The first one to die young is replaced at once: that may have been chance. A fork that
-                // failed has its reasons still.
-                Some(now_ms + if cause == Cause::NotForked { wait_ms.max(DELAY_MIN_MS) } else { wait_ms })
-            }
-        };
-        if let Some(wait_ms) = due_ms.map(|due_ms| due_ms - now_ms).filter(|wait_ms| *wait_ms > 0) {
-            self.act(Action::Tell(Notice::DiedYoung { number, cause, wait_ms }));
+    fn vacate(&mut self, place: Place, leased: Vec<SlotIndex>, cause: Cause, now_ms: u64) {
+        let delay_ms = self.delays_ms.entry(place).or_insert(0);
+        let wait_ms = place.role.respawn().wait_ms(cause, delay_ms);
+        if let Some(wait_ms) = wait_ms.filter(|wait_ms| *wait_ms > 0) {
+            self.act(Action::Tell(Notice::DiedYoung { number: place.number, cause, wait_ms }));
         }
-        let loan = if due_ms == Some(now_ms) { None } else { self.lend(&leased) };
-        self.vacancies.push(Vacancy { number, leased, due_ms, loan });
+        let loan = if wait_ms == Some(0) { None } else { self.lend(&leased) };
+        self.vacancies.push(Vacancy { place, leased, due_ms: wait_ms.map(|ms| now_ms + ms), loan });
     }
 
     /// Starts the workers whose time has come, and sees that nobody's slots are orphaned.
@@ -165,11 +145,10 @@ impl Supervisor {
             self.act(Action::CheckSockets);
         }
         for vacancy in due {
-            let number = vacancy.number;
-            self.fork(number);
+            self.fork(vacancy.place);
             // The loan ends when the new worker is ready.
             if let Some(loan) = vacancy.loan {
-                self.loans.push((number, loan));
+                self.loans.push((vacancy.place, loan));
             }
         }
         if self.is_renewal_due() {
@@ -184,8 +163,8 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn take_back_loans(&mut self, number: usize) {
-        let ended: Vec<_> = self.loans.extract_if(.., |(place, _)| *place == number).collect();
+    pub(super) fn take_back_loans(&mut self, place: Place) {
+        let ended: Vec<_> = self.loans.extract_if(.., |(borrower, _)| *borrower == place).collect();
         for (_, loan) in ended {
             self.take_back(&loan);
         }
@@ -242,13 +221,13 @@ impl Supervisor {
         if member.generation != self.generation || member.state.is_leaving() {
             return;
         }
-        let (number, pid, leased) = (member.number, member.pid, member.leased.clone());
+        let (place, pid, leased) = (member.place, member.pid, member.leased.clone());
         let after_ms = now_ms.saturating_sub(member.born_ms);
         self.act(Action::Tell(Notice::Replaced { pid }));
         self.dismiss(index, &ToWorker::Drain, now_ms);
         if self.phase == Phase::Serving {
             // One that panics as soon as it serves is replaced ever later, as one that dies.
-            self.vacate(number, leased, Cause::Replaced { after_ms }, now_ms);
+            self.vacate(place, leased, Cause::Replaced { after_ms }, now_ms);
             self.fill_vacancies(now_ms);
         }
     }

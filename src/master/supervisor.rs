@@ -17,6 +17,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::master::notice::Notice;
 use crate::master::respawn::{FirstStart, Loan, Vacancy};
+use crate::master::roles::{Place, Role};
 use crate::master::rules::{Fault, State};
 use crate::shm::heartbeat::Heartbeat;
 use crate::sys::process::Ended;
@@ -34,6 +35,13 @@ pub struct Limits {
     /// `worker_shutdown_timeout`.
     pub shutdown_ms: Option<u64>,
     pub fast_stop_ms: u64,
+}
+
+impl Limits {
+    /// All processes that a generation has.
+    pub fn places(&self) -> impl Iterator<Item = Place> + use<> {
+        (0..self.worker_count).map(|number| Place { role: Role::Worker, number })
+    }
 }
 
 /// A signal, by what it asks for.
@@ -119,7 +127,7 @@ pub enum Action {
     Prepare,
     Fork {
         worker: WorkerId,
-        number: usize,
+        place: Place,
         generation: u64,
     },
     Send(WorkerId, ToWorker),
@@ -196,7 +204,7 @@ pub(super) struct Member {
     pub id: WorkerId,
     /// 0 until it was forked.
     pub pid: i32,
-    pub number: usize,
+    pub place: Place,
     pub generation: u64,
     pub state: State,
     /// It has broken a rule and is killed: nothing it says is heard any more.
@@ -219,7 +227,8 @@ pub(super) struct Member {
 impl Member {
     /// Takes a new connection, or one of another worker.
     pub fn can_take(&self, generation: u64) -> bool {
-        self.generation == generation
+        self.place.role.accepts()
+            && self.generation == generation
             && self.state == State::Ready
             && self.stuck.is_none()
             && !self.is_condemned
@@ -249,10 +258,10 @@ pub struct Supervisor {
     next_id: WorkerId,
     /// Places of this generation whose worker is gone and not replaced yet.
     pub(super) vacancies: Vec<Vacancy>,
-    /// Slots lent out for a worker number whose new worker is not ready yet.
-    pub(super) loans: Vec<(usize, Loan)>,
-    /// How long the next replacement of a worker number that dies young has to wait.
-    pub(super) delays_ms: HashMap<usize, u64>,
+    /// Slots lent out for a place whose new worker is not ready yet.
+    pub(super) loans: Vec<(Place, Loan)>,
+    /// How long the next process of a place that dies young has to wait.
+    pub(super) delays_ms: HashMap<Place, u64>,
     /// Set while the workers of this generation are not all ready.
     pub(super) switch: Option<Switch>,
     /// A configuration is being read.
@@ -341,7 +350,7 @@ impl Supervisor {
             Event::Opened(limits) => self.change_to(limits),
             Event::Refused => {
                 self.is_reading = false;
-                self.reload_if_wanted();
+                self.reload_if_wanted(now_ms);
             }
             Event::SuccessorEnded(pid) if self.phase == Phase::Drained => {
                 self.act(Action::Tell(Notice::SuccessorGone { pid }));
@@ -368,7 +377,7 @@ impl Supervisor {
             Order::Drain if self.phase == Phase::Serving => {
                 self.dismiss_all(Phase::Drained, is_followed, now_ms);
             }
-            Order::Reload if self.phase == Phase::Serving => self.reload(),
+            Order::Reload if self.phase == Phase::Serving => self.reload(now_ms),
             // nginx: the workers of an upgrade that is taken back start with the configuration they had.
             Order::Reload if self.phase == Phase::Drained => {
                 self.phase = Phase::Serving;
@@ -434,20 +443,20 @@ impl Supervisor {
     fn condemn(&mut self, worker: WorkerId, fault: Fault) {
         let Some(member) = self.member_mut(worker) else { return };
         if !std::mem::replace(&mut member.is_condemned, true) {
-            let (pid, number) = (member.pid, member.number);
+            let (pid, number) = (member.pid, member.place.number);
             self.act(Action::Tell(Notice::BrokeRule { pid, number, fault }));
             self.act(Action::Kill(worker));
         }
     }
 
-    /// Decides to fork a worker of this generation.
-    pub(super) fn fork(&mut self, number: usize) {
+    /// Decides to fork a process of this generation.
+    pub(super) fn fork(&mut self, place: Place) {
         let worker = self.next_id;
         self.next_id += 1;
         self.members.push(Member {
             id: worker,
             pid: 0,
-            number,
+            place,
             generation: self.generation,
             state: State::Starting,
             is_condemned: false,
@@ -460,7 +469,7 @@ impl Supervisor {
             stuck: None,
             full: None,
         });
-        self.act(Action::Fork { worker, number, generation: self.generation });
+        self.act(Action::Fork { worker, place, generation: self.generation });
     }
 
     fn kill_late(&mut self, now_ms: u64) {

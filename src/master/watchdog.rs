@@ -20,6 +20,7 @@ use crate::master::notice::Notice;
 use crate::master::rules::State;
 use crate::master::supervisor::{Action, Asked, Member, Sight, Stuck, Supervisor, WorkerId};
 use crate::shm::heartbeat;
+use crate::worker::messages::SlotIndex;
 
 /// How often the master looks, and how often while a worker has not answered.
 const LOOK_MS: u64 = 250;
@@ -53,14 +54,14 @@ impl Supervisor {
     }
 
     /// Whether a look at this worker should include its queues: it is not asked for a sign of life yet. Gives its slots.
-    pub fn queues_to_look_at(&self, worker: WorkerId) -> &[crate::worker::messages::SlotIndex] {
+    pub fn queues_to_look_at(&self, worker: WorkerId) -> &[SlotIndex] {
         let is_one = |member: &&Member| self.is_watched(member) && member.stuck.is_none();
         let member = self.member(worker).filter(is_one).filter(|member| member.asked.is_none());
         member.map_or(&[], |member| &member.leased)
     }
 
     fn is_watched(&self, member: &Member) -> bool {
-        member.generation == self.generation && member.state == State::Ready
+        member.place.role.accepts() && member.generation == self.generation && member.state == State::Ready
     }
 
     fn note_signs(&mut self, sights: &[(WorkerId, Sight)]) {
@@ -151,7 +152,7 @@ impl Supervisor {
         }
         let member = &mut self.members[index];
         member.stuck = Some(Stuck { since_ms: now_ms - silent_ms, helper: None });
-        let (pid, number, beat) = (member.pid, member.number, sight.beat);
+        let (pid, number, beat) = (member.pid, member.place.number, sight.beat);
         self.act(Action::Tell(Notice::Stuck { pid, number, silent_ms, beat }));
         self.act(Action::Steer);
         self.assign_helper(index);
@@ -187,7 +188,7 @@ impl Supervisor {
             return; // nobody else could take them
         }
         let member = &mut self.members[index];
-        let (pid, number, is_full) = (member.pid, member.number, sight.beat.is_full);
+        let (pid, number, is_full) = (member.pid, member.place.number, sight.beat.is_full);
         match &member.full {
             None if is_full => {
                 member.full = Some(Stuck { since_ms: now_ms, helper: None });

@@ -42,14 +42,14 @@ impl Play {
         while let Some(event) = events.pop_front() {
             for action in self.supervisor.on(event, self.now_ms) {
                 match &action {
-                    Action::Fork { worker, number, .. } if self.can_fork => events.push_back(Event::Forked {
+                    Action::Fork { worker, place, .. } if self.can_fork => events.push_back(Event::Forked {
                         worker: *worker,
                         pid: pid(*worker),
-                        leased: vec![*number as SlotIndex],
+                        leased: vec![place.number as SlotIndex],
                     }),
-                    Action::Fork { worker, number, .. } => events.push_back(Event::NotForked {
+                    Action::Fork { worker, place, .. } => events.push_back(Event::NotForked {
                         worker: *worker,
-                        leased: vec![*number as SlotIndex],
+                        leased: vec![place.number as SlotIndex],
                         why: "no room".into(),
                     }),
                     Action::Lend { helper, slots } if !self.can_lend => {
@@ -103,9 +103,13 @@ fn pid(worker: WorkerId) -> i32 {
     1000 + worker as i32
 }
 
+fn fork(worker: WorkerId, number: usize, generation: u64) -> Action {
+    Action::Fork { worker, place: Place { role: Role::Worker, number }, generation }
+}
+
 fn forks(actions: &[Action]) -> Vec<(WorkerId, usize, u64)> {
     let fork = |action: &Action| match action {
-        Action::Fork { worker, number, generation } => Some((*worker, *number, *generation)),
+        Action::Fork { worker, place, generation } => Some((*worker, place.number, *generation)),
         _ => None,
     };
     actions.iter().filter_map(fork).collect()
@@ -152,12 +156,7 @@ fn a_worker_that_has_lived_is_replaced_at_once() {
     let mut play = Play::serving();
     play.now_ms += 150;
     let actions = play.ended(1, 1);
-    let expected = [
-        Action::ShutRemoved,
-        Action::Sweep,
-        Action::CheckSockets,
-        Action::Fork { worker: 3, number: 0, generation: 1 },
-    ];
+    let expected = [Action::ShutRemoved, Action::Sweep, Action::CheckSockets, fork(3, 0, 1)];
     assert_eq!(actions, expected);
 }
 
@@ -215,7 +214,7 @@ fn a_worker_that_cannot_run_as_configured_waits_for_the_next_reload() {
     play.now_ms += 1000;
     let [(worker, ..)] = forks(&play.ended(1, 1))[..] else { panic!("one") };
     let actions = play.ended(worker, 2);
-    assert_eq!(notices(&actions), [Notice::Fatal { pid: pid(worker) }]);
+    assert_eq!(notices(&actions), [Notice::Fatal { pid: pid(worker), code: 2 }]);
     assert_eq!(forks(&play.wait(1_000_000)), []);
     assert!(play.supervisor.end(false).is_none(), "its sibling serves");
     // After it was ready the same code means nothing.
@@ -273,7 +272,7 @@ fn a_reload_drains_the_workers_before_when_all_new_ones_are_ready() {
     let mut play = Play::serving();
     let limits = Limits { worker_count: 1, ..LIMITS };
     let actions = play.reload(limits);
-    assert_eq!(actions, [Action::Prepare, Action::Fork { worker: 3, number: 0, generation: 2 }]);
+    assert_eq!(actions, [Action::Prepare, fork(3, 0, 2)]);
     play.on(Event::Ready(3));
     let expected = [
         Action::MovePidFile,
@@ -331,12 +330,7 @@ fn a_generation_that_cannot_run_falls_back_and_replaces_the_dead() {
     assert_eq!(play.supervisor.generation(), 2);
     let actions = play.ended(5, 2);
     let restored = actions.iter().skip_while(|action| **action != Action::Restore);
-    let expected = [
-        Action::Restore,
-        Action::Fork { worker: 6, number: 1, generation: 2 },
-        Action::Tell(Notice::FellBack),
-        Action::TellRefused,
-    ];
+    let expected = [Action::Restore, fork(6, 1, 2), Action::Tell(Notice::FellBack), Action::TellRefused];
     assert_eq!(restored.cloned().collect::<Vec<_>>(), expected);
     assert_eq!(play.supervisor.limits, LIMITS);
     assert!(play.supervisor.is_settled() && play.supervisor.end(false).is_none());

@@ -1,0 +1,129 @@
+//! The roles of the processes that the master supervises, and the rules by which each is replaced and waited for.
+//!
+//! Pure: no clock. Another role is one more variant, with answers to the questions that are asked here.
+
+use crate::master::respawn::Cause;
+
+/// What a process of the master's is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Serves clients: it has listening sockets, and siblings that accept for it while it cannot.
+    Worker,
+}
+
+/// One process of a role that there should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub role: Role,
+    /// From 0 within the role.
+    pub number: usize,
+}
+
+impl Role {
+    /// How one that has ended is replaced.
+    pub fn respawn(self) -> &'static Respawn {
+        match self {
+            Self::Worker => &WORKER,
+        }
+    }
+
+    /// A change of generations is over when all processes of this role are ready, and has failed when not one of them
+    /// can run.
+    pub fn is_awaited(self) -> bool {
+        match self {
+            Self::Worker => true,
+        }
+    }
+
+    /// It accepts clients, so its siblings help out, and the watchdog asks it for signs of life.
+    pub fn accepts(self) -> bool {
+        match self {
+            Self::Worker => true,
+        }
+    }
+}
+
+/// When the process of a place that has become vacant is replaced.
+///
+/// One that has lived is replaced at once, and so is the first one that died young: that may have been chance. Those that
+/// die young after it wait, each twice as long as the one before.
+#[derive(Clone, Copy, Debug)]
+pub struct Respawn {
+    /// A process that lived for less has died of its own start.
+    young_ms: u64,
+    /// The same for one that broke a rule: whatever took it over may take over the next one as soon, and the one after.
+    young_condemned_ms: u64,
+    delay_min_ms: u64,
+    delay_max_ms: u64,
+    /// One that ends with this code before it is ready cannot run as configured.
+    fatal_code: i32,
+}
+
+/// The exit code of a worker that cannot run as configured (nginx's too).
+pub const FATAL: i32 = 2;
+
+const WORKER: Respawn = Respawn {
+    young_ms: 150,
+    young_condemned_ms: 60_000,
+    delay_min_ms: 100,
+    delay_max_ms: 30_000,
+    fatal_code: FATAL,
+};
+
+impl Respawn {
+    /// Whether a process that ends with this code while it starts is not to be tried again.
+    pub fn is_fatal(&self, code: i32) -> bool {
+        code == self.fatal_code
+    }
+
+    /// How long the next process of a place waits; `None`: until the next reload. `delay_ms` is the place's own: what the
+    /// next one that dies young waits for, 0 at first.
+    pub fn wait_ms(&self, cause: Cause, delay_ms: &mut u64) -> Option<u64> {
+        let has_lived = match cause {
+            Cause::Fatal => return None,
+            Cause::Ended { after_ms } | Cause::Replaced { after_ms } => after_ms >= self.young_ms,
+            Cause::Condemned { after_ms } => after_ms >= self.young_condemned_ms,
+            Cause::NotForked => false,
+        };
+        if has_lived {
+            *delay_ms = 0;
+            return Some(0);
+        }
+        let next_ms = (*delay_ms * 2).clamp(self.delay_min_ms, self.delay_max_ms);
+        let wait_ms = std::mem::replace(delay_ms, next_ms);
+        // A fork that failed has its reasons still.
+        Some(if cause == Cause::NotForked { wait_ms.max(self.delay_min_ms) } else { wait_ms })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Respawn =
+        Respawn { young_ms: 10, young_condemned_ms: 20, delay_min_ms: 3, delay_max_ms: 20, fatal_code: 7 };
+
+    #[test]
+    fn those_that_die_young_wait_ever_longer() {
+        let mut delay_ms = 0;
+        let mut wait = |cause| RULES.wait_ms(cause, &mut delay_ms);
+        let young = Cause::Ended { after_ms: 9 };
+        let waits: Vec<_> = (0..6).filter_map(|_| wait(young)).collect();
+        assert_eq!(waits, [0, 3, 6, 12, 20, 20]);
+        assert_eq!(wait(Cause::Ended { after_ms: 10 }), Some(0), "it has lived");
+        assert_eq!((wait(young), wait(young)), (Some(0), Some(3)), "so it begins anew");
+        assert_eq!(wait(Cause::Replaced { after_ms: 10 }), Some(0));
+        assert_eq!((wait(Cause::Replaced { after_ms: 9 }), wait(young)), (Some(0), Some(3)));
+    }
+
+    #[test]
+    fn each_cause_has_its_own_rule() {
+        let wait = |cause, mut delay_ms| (RULES.wait_ms(cause, &mut delay_ms), delay_ms);
+        assert_eq!(wait(Cause::Fatal, 6), (None, 6));
+        assert_eq!(wait(Cause::NotForked, 0), (Some(3), 3), "never at once");
+        assert_eq!(wait(Cause::NotForked, 6), (Some(6), 12));
+        assert_eq!(wait(Cause::Condemned { after_ms: 19 }, 6), (Some(6), 12));
+        assert_eq!(wait(Cause::Condemned { after_ms: 20 }, 6), (Some(0), 0));
+        assert!(RULES.is_fatal(7) && !RULES.is_fatal(2) && WORKER.is_fatal(2));
+    }
+}
