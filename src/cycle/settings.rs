@@ -48,7 +48,7 @@ pub struct Settings {
     use_: Inherit<()>,
 }
 
-/// What compiling the main block needs beside its settings.
+/// Context of compiling the main block.
 pub struct Cx {
     pub options: http::CompileOptions,
     pub diagnostics: Diagnostics,
@@ -240,7 +240,7 @@ impl Settings {
         out.push(Diagnostic { severity: Severity::Warning, ..Diagnostic::global(message).help(help) });
     }
 
-    /// Whom the workers become; `None`: whoever started the master, who is not root then.
+    /// The user that the workers become; `None`: they stay the master's own user, which is not root then.
     pub fn user(&self) -> Option<&process::Identity> {
         self.user.as_ref()
     }
@@ -257,7 +257,7 @@ impl Settings {
         self.working_directory.as_ref().map(|path| &**path)
     }
 
-    /// Where the process logs to, and whoever names no log of their own.
+    /// The log of the process, and of all that name no log of their own.
     pub fn error_log(&self) -> Logger {
         self.error_log.get(Logger::none())
     }
@@ -276,7 +276,7 @@ impl Settings {
 /// The pid file where the prefix has no folder for it.
 const PID: &str = "/run/pronghorn.pid";
 
-/// Where logs and the pid file are unless lines say otherwise: the prefix has a folder for them.
+/// The prefix has the folder for logs and the pid file that is used where no lines say otherwise.
 pub fn has_logs(prefix: &Path) -> bool {
     prefix.join("logs").is_dir()
 }

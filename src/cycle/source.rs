@@ -18,7 +18,7 @@ use crate::sys::lookup::Lookup;
 use crate::sys::names::{Answer, Names};
 use crate::sys::{clock, terminal};
 
-/// Where a configuration is read from.
+/// The source of a configuration: a file or built-in text, and what the command line adds.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// Absolute, or relative to the prefix.
@@ -53,14 +53,14 @@ pub struct Draft {
     deadline_ms: Option<u64>,
 }
 
-/// How far a reading has come.
+/// The progress of a reading.
 pub enum Compiled {
     Done(Box<Loaded>),
     /// It goes on when these names were looked up.
     Asks(Box<Draft>, Lookup),
 }
 
-/// Whom the workers of a master that is root become unless `user` says otherwise; nginx's default.
+/// The user of workers whose master is root, unless `user` says otherwise; nginx's default.
 const DEFAULT_USER: &str = "nobody";
 
 /// Names that one finding lists.
@@ -141,8 +141,8 @@ impl Draft {
         self.names.learn(answers);
     }
 
-    /// Compiles what was read. Where it asks for names that nobody has looked up, that is begun, and what was compiled
-    /// is of no use. A name may bring others up, but the time is one for all.
+    /// Compiles the tree. Where that needs names that were not looked up yet, their lookup is begun, and the result of
+    /// this pass is dropped. A name may bring others up, but the time is one for all.
     pub fn compile(mut self) -> Compiled {
         loop {
             let pass = Pass::run(&self);
@@ -220,7 +220,7 @@ impl Pass {
         Self { settings, diagnostics, http, lease }
     }
 
-    /// What the reading has come to.
+    /// The outcome of the reading.
     fn loaded(self, draft: Draft) -> Loaded {
         let Self { settings, mut diagnostics, http, lease } = self;
         let Draft { tree, source, names, .. } = draft;

@@ -74,7 +74,7 @@ impl Master {
         }
     }
 
-    /// What the messages of this generation's workers can name.
+    /// The listeners and names that messages of this generation's workers can refer to.
     pub(super) fn roster(&self) -> Roster {
         let addresses = self.listeners().iter().map(|listen| listen.address.clone()).collect();
         let servers = self.cycle.config.followed_servers();

@@ -18,7 +18,7 @@ use crate::sys::{process, socket};
 
 const VARIABLE: &str = "PRONGHORN_FDS";
 
-/// What this process was given.
+/// Everything that the process which started this one has passed on.
 #[derive(Debug)]
 pub struct Inherited {
     pub slots: Slots,
@@ -31,7 +31,7 @@ pub struct Inherited {
     pub generation: u64,
     /// The older master has gone to the background.
     pub is_in_background: bool,
-    /// What was given and is of no use, in words.
+    /// Descriptors that are of no use, in words.
     pub refused: Vec<String>,
 }
 

@@ -50,7 +50,7 @@ impl Lanes {
         }
     }
 
-    /// The lanes that nobody has.
+    /// The lanes that no worker has.
     pub fn free(&self) -> impl Iterator<Item = Lane> {
         let is_free = |number: &usize| self.0[*number] == Use::Free;
         (0..LANES).filter(is_free).filter_map(Lane::of_number)

@@ -21,7 +21,7 @@ const A_TURN_MAX: usize = 256;
 /// Which lanes are meant: a bit for each.
 pub type LaneSet = [u8; LANES / 8];
 
-/// What one master tells the other.
+/// A message between two masters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// The first message of each. `lanes`: those of the shared memory that the other one may give to its workers.

@@ -64,7 +64,7 @@ use crate::sys::{clock, process, signal, socket, terminal};
 use crate::upstream::known;
 use crate::worker::messages::{Learned, ToMaster, ToWorker};
 
-/// What the command line asks for.
+/// The daemon's start, as the command line asks for it.
 #[derive(Debug)]
 pub struct Start {
     pub source: Source,
@@ -88,7 +88,7 @@ struct Master {
     previous: Option<Box<Cycle>>,
     /// Set while the workers of this generation are not all ready.
     change: Option<Change>,
-    /// What messages of this generation's workers can name.
+    /// The listeners and names that messages of this generation's workers can refer to.
     roster: Rc<Roster>,
     /// Of all generations.
     workers: Vec<Worker>,
@@ -109,8 +109,8 @@ struct Master {
     reading: Option<Reading>,
     /// The generation whose workers found nothing held in the lanes of others.
     cleared_generation: u64,
-    /// Whether each address's connections are steered is known: not of sockets that were inherited, until they were
-    /// looked at.
+    /// The master knows which addresses have a steering program. Not so after sockets were inherited, until it has looked
+    /// at them.
     knows_steering: bool,
     /// Addresses that are not configured any more, until no old worker accepts from them, and when the last of them
     /// came to that.
@@ -121,7 +121,7 @@ struct Master {
 
 /// Connections that may wait in the master; beyond that it lets the workers wait.
 const PENDING_MAX: usize = 256;
-/// How often the master looks whether anybody is still on the way to addresses that go.
+/// Interval of looking whether clients are still on the way to addresses that were removed.
 const SHUT_LOOK_MS: u64 = 20;
 
 /// Runs the daemon to its end and returns the exit code. Worker processes end within this call.
@@ -476,7 +476,7 @@ impl Master {
     }
 
     fn worker_ended(&mut self, index: usize, ended: Ended) {
-        // What it had still sent, however many connections wait here already: nobody can read it later.
+        // Read what it had still sent, however many connections wait here already: it cannot be read later.
         let now_ms = clock::monotonic_ms();
         for _ in 0..LEFT_MAX {
             if !self.hear(index, now_ms) {
@@ -518,7 +518,7 @@ impl Master {
         }
     }
 
-    /// False: nobody can take it now.
+    /// False: no worker can take it now.
     fn deliver_one(&mut self, connection: &Connection) -> bool {
         let takers: Vec<WorkerId> = self.supervisor.takers().collect();
         let mut takers: Vec<&mut Worker> =
@@ -539,11 +539,11 @@ impl Master {
         }
         let link = self.elder.as_ref().or(self.successor.as_ref().map(|successor| &successor.link));
         let message = Message::HandOver(connection.handover.clone());
-        // What came from there goes back only when nobody here can take it any more.
+        // A connection from there goes back only when no worker here can take it any more.
         let may_go = !connection.is_from_link || self.supervisor.phase() == Phase::Leaving;
         match link {
             Some(link) if count == 0 && may_go => link.send(&message, Some(&connection.fd)),
-            // The last worker is leaving and nobody comes after: it closes.
+            // The last worker is leaving and no other master follows: it closes.
             None if matches!(self.supervisor.phase(), Phase::Leaving | Phase::Stopping { .. }) => true,
             _ => false,
         }
@@ -583,7 +583,7 @@ fn shm_open(adopted: Option<std::os::fd::OwnedFd>) -> std::io::Result<()> {
     crate::shm::open(adopted).or_else(|_| crate::shm::open(None))
 }
 
-/// What an upgrade executes: what this process was started by, found again from anywhere.
+/// The program that an upgrade executes: the one that this process was started by, as a path that holds anywhere.
 fn program(arguments: &[OsString]) -> PathBuf {
     let name = arguments.first().map(PathBuf::from).unwrap_or_default();
     if name.components().count() > 1 || name.is_absolute() {

@@ -1,4 +1,4 @@
-//! What the master logs of its decisions: facts, and the words for them.
+//! Log lines about the master's decisions: facts, and the words for them.
 
 use std::fmt;
 
@@ -120,7 +120,7 @@ impl fmt::Display for Notice {
     }
 }
 
-/// Where a worker is, as far as its own words tell.
+/// The place in its loop where a worker is, as far as its own words tell.
 fn place(beat: &Heartbeat) -> String {
     let place = match beat.state {
         heartbeat::State::Starting => "while starting",

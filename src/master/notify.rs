@@ -6,7 +6,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Whether there is a service manager that listens.
+/// A service manager listens.
 pub fn is_wanted() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
@@ -39,7 +39,7 @@ pub fn watchdog() {
     send("WATCHDOG=1\n");
 }
 
-/// How often `watchdog` must be told, half of what the manager allows; `None`: never.
+/// The interval of `watchdog`, half of what the manager allows; `None`: it expects none.
 pub fn watchdog_ms() -> Option<u64> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));

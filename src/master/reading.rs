@@ -17,7 +17,7 @@ pub struct Reading {
     pub lookup: Lookup,
 }
 
-/// What a configuration says of processes.
+/// The settings of a configuration that concern processes.
 pub fn limits(settings: &Settings) -> Limits {
     Limits {
         worker_count: settings.worker_processes(),
@@ -109,7 +109,7 @@ impl Master {
         }
     }
 
-    /// Frees the counters that only older configurations have named, once nobody can count in them any more.
+    /// Frees the counters that only older configurations have named, once no worker can count in them any more.
     pub(super) fn sweep_counters(&mut self) {
         let is_alone = self.elder.is_none() && self.successor.is_none();
         if is_alone && self.supervisor.is_settled() {

@@ -14,7 +14,7 @@ use crate::worker::messages::{SLOTS_MAX, SlotIndex, ToWorker};
 pub struct Vacancy {
     pub place: Place,
     pub leased: Vec<SlotIndex>,
-    /// When to try again; `None`: never, until the next reload.
+    /// Time of the next try; `None`: not before the next reload.
     pub due_ms: Option<u64>,
     /// The worker that accepts from its slots meanwhile.
     pub loan: Option<Loan>,
@@ -137,7 +137,7 @@ impl Supervisor {
         self.vacancies.push(Vacancy { place, leased, due_ms: wait_ms.map(|ms| now_ms + ms), loan });
     }
 
-    /// Starts the workers whose time has come, and sees that nobody's slots are orphaned.
+    /// Starts the workers whose time has come, and lends slots that no worker accepts from.
     pub(super) fn fill_vacancies(&mut self, now_ms: u64) {
         let is_due = |vacancy: &mut Vacancy| vacancy.due_ms.is_some_and(|due_ms| due_ms <= now_ms);
         let due: Vec<Vacancy> = self.vacancies.extract_if(.., is_due).collect();
@@ -186,7 +186,7 @@ impl Supervisor {
         self.member(worker).is_some_and(|member| member.can_take(self.generation))
     }
 
-    /// The helper was not told: nobody accepts from these slots.
+    /// The helper was not told: no worker accepts from these slots.
     pub(super) fn forget_loan(&mut self, helper: WorkerId, slots: &[SlotIndex]) {
         let is_it = |loan: &mut Loan| loan.helper == helper && loan.slots == slots;
         for vacancy in &mut self.vacancies {

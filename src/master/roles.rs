@@ -4,7 +4,7 @@
 
 use crate::master::respawn::Cause;
 
-/// What a process of the master's is for.
+/// The purpose of a process that the master supervises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Serves clients: it has listening sockets, and siblings that accept for it while it cannot.
@@ -20,7 +20,7 @@ pub struct Place {
 }
 
 impl Role {
-    /// How one that has ended is replaced.
+    /// The rules by which one that has ended is replaced.
     pub fn respawn(self) -> &'static Respawn {
         match self {
             Self::Worker => &WORKER,
@@ -43,7 +43,7 @@ impl Role {
     }
 }
 
-/// When the process of a place that has become vacant is replaced.
+/// Rules for the delay before a vacant place is filled.
 ///
 /// One that has lived is replaced at once, and so is the first one that died young: that may have been chance. Those that
 /// die young after it wait, each twice as long as the one before.
@@ -71,13 +71,13 @@ const WORKER: Respawn = Respawn {
 };
 
 impl Respawn {
-    /// Whether a process that ends with this code while it starts is not to be tried again.
+    /// A process that ends with this code while it starts is not tried again.
     pub fn is_fatal(&self, code: i32) -> bool {
         code == self.fatal_code
     }
 
-    /// How long the next process of a place waits; `None`: until the next reload. `delay_ms` is the place's own: what the
-    /// next one that dies young waits for, 0 at first.
+    /// The delay before a place is filled; `None`: until the next reload. `delay_ms` belongs to the place: the delay of the
+    /// next process that dies young, 0 at first.
     pub fn wait_ms(&self, cause: Cause, delay_ms: &mut u64) -> Option<u64> {
         let has_lived = match cause {
             Cause::Fatal => return None,

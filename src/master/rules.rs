@@ -1,4 +1,4 @@
-//! What a worker may say to the master, and how often.
+//! The messages that a worker may send to the master, and how often.
 //!
 //! A worker may be hostile: somebody else's code may run in it. One table says for each state of a worker and each kind
 //! of message whether it may come and what bounds it; a [`Ledger`] for each worker keeps account. The judgment is a
@@ -19,14 +19,14 @@ pub const A_TURN_MAX: usize = 64;
 /// Messages of a worker that has ended which are still read: more than its socket's buffer holds. Another process may
 /// have its end of the socket and go on writing.
 pub const LEFT_MAX: usize = 1024;
-/// Connections that a worker may hand over beside `worker_connections`: those that were on their way to it, and those
+/// Connections that a worker may hand over in addition to `worker_connections`: those that were on their way to it, and those
 /// of its queues that it accepts when it is told to leave.
 const HANDED_OVER_SPARE: u64 = 4096;
-/// Names that may come at once beside one for each followed name: those that wait in the socket's buffer after the
+/// Names that may come at once in addition to one for each followed name: those that wait in the socket's buffer after the
 /// master was busy.
 const LEARNED_SPARE: u64 = 512;
 
-/// What the master has told a worker, and heard of it.
+/// The state of a worker: what the master has told it, and heard of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Starting,
@@ -80,7 +80,7 @@ pub enum Budget {
     ANameAndSecond,
 }
 
-/// What holds for a message that is allowed.
+/// Conditions for a message that is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     pub budget: Budget,
@@ -110,7 +110,7 @@ pub fn terms(state: State, kind: Kind) -> Option<Terms> {
     }
 }
 
-/// What the configuration of a worker's generation has, as far as its messages can name it.
+/// The parts of the configuration of a worker's generation that its messages can name.
 #[derive(Debug, Default)]
 pub struct Facts {
     /// Listeners.
@@ -196,7 +196,7 @@ pub struct Ledger {
     learned: Option<(u64, u64)>,
 }
 
-/// What may be said once.
+/// Messages that may come once.
 #[derive(Debug, Default)]
 struct Said {
     ready: bool,

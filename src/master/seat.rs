@@ -13,7 +13,7 @@ use crate::sys::msg;
 use crate::sys::socket::{self, Nature};
 use crate::worker::messages::{BYTES_MAX, ToMaster, ToWorker};
 
-/// What all workers of a generation have in common: the configuration as far as indexes in messages count in it.
+/// The configuration of a generation as far as indexes in messages refer to it; shared by all of its workers.
 #[derive(Debug, Default)]
 pub struct Roster {
     pub facts: Facts,
@@ -60,7 +60,7 @@ fn as_ipv4(local: &SockAddr) -> Option<SockAddr> {
     Some(SockAddr::Inet((inet.ip().to_canonical(), inet.port()).into()))
 }
 
-/// Whether a connection with this local address may belong to the listener of an address, be it since a reload only.
+/// A connection with this local address may belong to the listener of an address, perhaps only since a reload.
 fn accepts(listener: &SockAddr, local: &SockAddr) -> bool {
     let of_family = |local: &SockAddr| listener == local || wildcards(local).contains(listener);
     let is_of_both = |listener: &SockAddr| {

@@ -1,4 +1,4 @@
-//! What each signal asks of the master (pronghorn(8), SIGNALS).
+//! Signals, and the order that each gives to the master (pronghorn(8), SIGNALS).
 
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGSYS, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 

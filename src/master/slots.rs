@@ -25,7 +25,7 @@ use crate::sys::trusted::Place;
 pub struct Group {
     pub address: SockAddr,
     pub fds: Vec<OwnedFd>,
-    /// What they have; `None`: another process has opened them.
+    /// Their options; `None`: another process has opened them.
     options: Option<ListenOptions>,
     /// No client finds them before [`Slots::reveal`].
     is_hidden: bool,
@@ -53,7 +53,7 @@ pub struct Mended {
 pub enum Repair {
     /// The same socket is as it was, for all who have it.
     InPlace,
-    /// Another one stands in its place; workers that live do not have it.
+    /// Another one has taken its place; workers that live do not have it.
     Anew,
     Failed,
 }
@@ -436,7 +436,7 @@ fn file_at(path: &std::path::Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
-/// What somebody has done to a listening socket.
+/// The damage that another process has done to a listening socket.
 fn damage(listener: BorrowedFd<'_>) -> Option<&'static str> {
     socket::damage(listener).or_else(|| retire::is_hidden(listener).then_some("is hidden from clients"))
 }
@@ -447,9 +447,9 @@ fn open_one(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> 
     socket::listen(address, options)
 }
 
-/// A socket file that nobody listens on is a leftover of a process that was killed.
+/// A socket file without a listener is a leftover of a process that was killed.
 fn remove_stale(path: &std::path::Path) {
-    // Not to wait for: whoever accepts nobody lives nevertheless.
+    // Without blocking: a process whose queue is full is alive all the same.
     let refused = || {
         socket::connect_nonblocking(&SockAddr::Unix(path.into()), None, false)
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)

@@ -1,4 +1,4 @@
-//! The listening sockets through a change of generations: opened, put right, steered, and ended when nobody needs them.
+//! The listening sockets through a change of generations: opened, put right, steered, and ended when they are not needed.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -12,12 +12,12 @@ use crate::sys::address::SockAddr;
 use crate::sys::{alloc, clock, socket};
 use crate::worker::messages::SlotIndex;
 
-/// What a change of generations that is under way may have to go back to.
+/// The way back out of a change of generations that is under way.
 pub struct Change {
     /// The configuration that goes on when not one of the new workers can run.
     previous: Option<Box<Cycle>>,
-    /// How many slots of each address the workers before accept from. New connections stay with those until the
-    /// new workers are ready.
+    /// The number of slots of each address that the workers before accept from. New connections stay with those until
+    /// the new workers are ready.
     served: HashMap<SockAddr, usize>,
 }
 
@@ -36,7 +36,7 @@ impl Master {
         let slot_counts = self.slots.groups().map(|group| (group.address.clone(), group.fds.len()));
         let served = slot_counts.filter(|_| previous.is_some()).collect();
         self.change = Some(Change { previous, served });
-        // Before there are more slots: nobody accepts from those yet. All workers come anew, with whatever was replaced.
+        // Before there are more slots: no worker accepts from those yet. All workers come anew, with whatever was replaced.
         self.check_slots();
         let count = self.settings().worker_processes();
         for complaint in self.slots.change(self.cycle.config.listeners()) {
@@ -94,7 +94,7 @@ impl Master {
                 live = without(&|slot| stuck.contains(&slot)); // all are full: each keeps its share
             }
             first += count;
-            // Those that a change of generations is about to open are nobody's yet either.
+            // No worker accepts yet from those that a change of generations is about to open.
             let is_all = (live.len() == count && (!self.supervisor.is_switching() || workers <= count))
                 || group.is_reordered;
             let any = group.fds[0].as_fd();
@@ -149,8 +149,8 @@ impl Master {
         self.shut_removed();
     }
 
-    /// Ends listening on addresses that are gone, as soon as nobody looks at them who would accept from them yet, or
-    /// nobody is on the way to them any more.
+    /// Ends listening on addresses that are gone, as soon as no worker accepts from them any more, or no client is on
+    /// the way to them.
     pub(super) fn shut_removed(&mut self) {
         if self.removed.is_empty() {
             return;

@@ -26,7 +26,7 @@ use crate::worker::messages::{SlotIndex, ToWorker};
 /// Names a worker for as long as the master lives: a process id exists only once it was forked, and comes again.
 pub type WorkerId = u64;
 
-/// What the configuration in force says of processes.
+/// The settings of the configuration in force that concern processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub worker_count: usize,
@@ -68,12 +68,12 @@ pub struct Sight {
     pub has_queue: bool,
 }
 
-/// What has happened.
+/// Something that has happened.
 #[derive(Debug)]
 pub enum Event {
     /// The first configuration is open.
     Started,
-    /// `is_followed`: another master serves beside this one.
+    /// A signal has come. `is_followed`: another master serves as well.
     Ordered {
         order: Order,
         is_followed: bool,
@@ -120,7 +120,7 @@ pub enum Event {
     SuccessorEnded(i32),
 }
 
-/// What is to be done. Actions are performed in their order.
+/// Something to be done. Actions are performed in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Brings the listening sockets to what the next generation needs; its forks follow.
@@ -168,7 +168,7 @@ pub enum Action {
     Tell(Notice),
 }
 
-/// What this master is about.
+/// The phase of the master's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     Serving,
@@ -210,9 +210,9 @@ pub(super) struct Member {
     /// It has broken a rule and is killed: nothing it says is heard any more.
     pub is_condemned: bool,
     pub born_ms: u64,
-    /// How long it may take to leave, by the configuration it has.
+    /// The time it has for leaving, by the configuration it has.
     pub shutdown_ms: Option<u64>,
-    /// When a worker that was told to leave is killed.
+    /// The time at which a worker that was told to leave is killed.
     pub leave_by_ms: Option<u64>,
     /// It has told that it accepts no more.
     pub has_closed: bool,
@@ -260,7 +260,7 @@ pub struct Supervisor {
     pub(super) vacancies: Vec<Vacancy>,
     /// Slots lent out for a place whose new worker is not ready yet.
     pub(super) loans: Vec<(Place, Loan)>,
-    /// How long the next process of a place that dies young has to wait.
+    /// The delay of the next process of a place that dies young.
     pub(super) delays_ms: HashMap<Place, u64>,
     /// Set while the workers of this generation are not all ready.
     pub(super) switch: Option<Switch>,
@@ -268,7 +268,7 @@ pub struct Supervisor {
     pub(super) is_reading: bool,
     pub(super) reload_is_wanted: bool,
     pub(super) renewal_is_wanted: bool,
-    /// How the first workers fare, until one set of them was ready.
+    /// Failures of the first workers, until one set of them was ready.
     pub(super) first: Option<FirstStart>,
     pub(super) looked_ms: u64,
     /// The workers' signs of life at the last look, and looks in a row that found all of them asleep and the same.
@@ -403,7 +403,7 @@ impl Supervisor {
         workers.into_iter().for_each(|worker| self.act(Action::Terminate(worker)));
     }
 
-    /// Tells all workers to leave; with another master beside this one their connections go there.
+    /// Tells all workers to leave; where another master serves as well their connections go there.
     fn dismiss_all(&mut self, phase: Phase, is_followed: bool, now_ms: u64) {
         self.phase = phase;
         self.give_up_reading();
@@ -509,7 +509,7 @@ impl Supervisor {
     }
 }
 
-/// What the master asks of it between two events.
+/// Questions that the master asks between two events.
 impl Supervisor {
     pub fn phase(&self) -> Phase {
         self.phase
@@ -543,14 +543,14 @@ impl Supervisor {
         self.members.iter().filter(|member| member.can_take(self.generation)).map(|member| member.id)
     }
 
-    /// Whether some worker still accepts from addresses that are on their way out.
+    /// Some worker still accepts from addresses that are on their way out.
     pub fn is_somebody_closing(&self) -> bool {
         let is_own_kept = matches!(self.phase, Phase::Serving | Phase::Drained);
         let mut members = self.members.iter();
         members.any(|member| !member.has_closed && (member.generation != self.generation || !is_own_kept))
     }
 
-    /// The slots of stuck workers, and those of full ones that nobody else accepts from.
+    /// The slots of stuck workers, and those of full ones that no other worker accepts from.
     pub fn closed_slots(&self) -> (HashSet<SlotIndex>, HashSet<SlotIndex>) {
         let slots_of = |is_one: &dyn Fn(&Member) -> bool| -> HashSet<SlotIndex> {
             let own = self.members.iter().filter(|it| it.generation == self.generation && is_one(it));
@@ -568,7 +568,7 @@ impl Supervisor {
         self.members.iter().all(|member| member.stuck.as_ref().is_none_or(is_helped))
     }
 
-    /// When it wants to be asked again although nothing happens.
+    /// The time of the next event that comes by itself: a look, a respawn, a kill.
     pub fn due_ms(&self, now_ms: u64) -> u64 {
         let stopping = match self.phase {
             Phase::Stopping { kill_ms } => Some(kill_ms),
@@ -581,7 +581,7 @@ impl Supervisor {
         others.min().unwrap_or(u64::MAX).min(self.next_look_ms())
     }
 
-    /// Whether there is nothing left to do. `is_waited_for`: connections wait to be handed on.
+    /// The end, once there is nothing left to do. `is_waited_for`: connections wait to be handed on.
     pub fn end(&self, is_waited_for: bool) -> Option<End> {
         let end = |code| End { code, why: None };
         match self.phase {

@@ -38,7 +38,7 @@ pub struct OtherWorkers {
     alive: Vec<(Lane, i32)>,
     /// They finish their requests; their lanes are free when they have.
     orphans: Vec<(Lane, ProcessFd)>,
-    /// What the other master was told last of this one's.
+    /// The workers of this master as the other one was told of them last.
     told: Option<Vec<(Lane, i32)>>,
 }
 

@@ -22,12 +22,12 @@ use crate::master::supervisor::{Action, Asked, Member, Sight, Stuck, Supervisor,
 use crate::shm::heartbeat;
 use crate::worker::messages::SlotIndex;
 
-/// How often the master looks, and how often while a worker has not answered.
+/// Intervals of looking at the workers: usually, and while one has not answered.
 const LOOK_MS: u64 = 250;
 const LOOK_AGAIN_MS: u64 = 50;
-/// How often while nobody does anything; a connection that comes ends that at once.
+/// The interval while all workers sleep; a connection that comes ends that at once.
 const QUIET_LOOK_MS: u64 = 10_000;
-/// Looks that must find nobody at work first.
+/// Looks that must find all workers asleep first.
 const QUIET_LOOKS: u32 = 4;
 /// A worker that has been in one turn for so long is asked for a sign of life: longer than turns are (5 ms), and short, for
 /// only the answer counts, and clients wait meanwhile.
@@ -53,7 +53,7 @@ impl Supervisor {
         self.quiet_looks >= QUIET_LOOKS
     }
 
-    /// Whether a look at this worker should include its queues: it is not asked for a sign of life yet. Gives its slots.
+    /// The slots whose queues a look at this worker includes: its own, unless it was asked for a sign of life already.
     pub fn queues_to_look_at(&self, worker: WorkerId) -> &[SlotIndex] {
         let is_one = |member: &&Member| self.is_watched(member) && member.stuck.is_none();
         let member = self.member(worker).filter(is_one).filter(|member| member.asked.is_none());
@@ -133,7 +133,7 @@ impl Supervisor {
     /// For how long the worker has given no sign of life, once that is too long.
     fn silence(&mut self, index: usize, sight: &Sight, now_ms: u64) -> Option<u64> {
         if let Some(Asked { since_ms, .. }) = self.members[index].asked {
-            // A socket that is full is one that nobody reads: that counts as silence too.
+            // A full socket means that the worker does not read: that counts as silence too.
             self.ask(index, now_ms);
             return Some(now_ms.saturating_sub(since_ms)).filter(|silent_ms| *silent_ms >= STUCK_MS);
         }
@@ -185,7 +185,7 @@ impl Supervisor {
     /// Looks whether a worker that moves has room.
     fn relieve(&mut self, index: usize, sight: &Sight, now_ms: u64) {
         if self.limits.worker_count < 2 {
-            return; // nobody else could take them
+            return; // there is no sibling to take them
         }
         let member = &mut self.members[index];
         let (pid, number, is_full) = (member.pid, member.place.number, sight.beat.is_full);

@@ -23,7 +23,7 @@ use crate::sys::{retire, socket};
 use crate::worker::messages::SlotIndex;
 use crate::worker::services::Services;
 
-/// How long accepting rests when descriptors or memory have run out and nothing closes meanwhile.
+/// The pause of accepting when descriptors or memory have run out and nothing closes meanwhile.
 const PAUSE_MS: u64 = 500; // nginx's accept_mutex_delay
 
 /// Connections of one queue that a leaving worker accepts at most: where more come all the time, somebody else
@@ -123,7 +123,7 @@ impl Leases {
         runtime::wake_all();
     }
 
-    /// Whether nothing is accepted any more.
+    /// Nothing is accepted any more.
     pub fn are_closed(&self) -> bool {
         let mut ending = self.ending.borrow_mut();
         ending.retain(|lease| lease.strong_count() > 0);
@@ -146,7 +146,7 @@ impl Leases {
         self.own_slots().for_each(|slot| retire::retire(slot.fd.as_fd()));
     }
 
-    /// Whether nobody is on the way to these slots, which are retired for this long.
+    /// No client is on the way to these slots, which were retired so many milliseconds ago.
     pub fn are_drained(&self, for_ms: u64) -> bool {
         retire::are_drained(self.own_slots().map(|slot| slot.fd.as_fd()), for_ms)
     }

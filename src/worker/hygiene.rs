@@ -1,4 +1,4 @@
-//! What a worker does to itself before it serves: limits, priority, processors, user, directory.
+//! The settings of a worker's own process before it serves: limits, priority, processors, user, directory.
 
 use crate::cycle::Config;
 use crate::sys::process;

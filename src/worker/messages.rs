@@ -1,4 +1,4 @@
-//! What master and workers tell each other: frames of one packet each (`base/frame.rs`).
+//! Messages between the master and its workers: frames of one packet each (`base/frame.rs`).
 //!
 //! Pure data; descriptors travel beside the bytes. Listeners and upstream servers are named by their indexes in the
 //! configuration of the sender's generation. The master trusts nothing that it reads here: which message a worker may

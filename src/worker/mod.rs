@@ -40,7 +40,7 @@ pub use accept::Slot;
 use messages::{Learned, ToMaster, ToWorker};
 use services::Services;
 
-/// What the master gives to a worker beside the configuration.
+/// Everything that the master gives to a worker apart from the configuration.
 #[derive(Debug)]
 pub struct Seat {
     /// From 0 within its generation.
@@ -52,11 +52,11 @@ pub struct Seat {
     pub leased: Vec<messages::SlotIndex>,
     /// The starter's terminal is let go of when the worker is ready.
     pub leaves_terminal: bool,
-    /// `master_process off`: nobody else has these slots, and nobody else hears the signals of a master.
+    /// `master_process off`: no other process has these slots, or heeds the signals of a master.
     pub is_alone: bool,
 }
 
-/// Descriptors that a worker needs beside its own: for a client, an upstream server, and a pipe between them.
+/// Descriptors that a worker needs in addition to its own: for a client, an upstream server, and a pipe between them.
 const DESCRIPTORS_MIN: usize = 4;
 
 /// Runs a worker to its end and returns its exit code. Called in a process of its own.
@@ -112,7 +112,7 @@ fn cannot_run(why: &str, number: usize) -> i32 {
     2
 }
 
-/// How often a worker without a master looks whether anybody is on the way to its listeners, once it leaves.
+/// Interval at which a leaving worker without a master looks whether clients are on the way to its listeners.
 const SHUT_LOOK_MS: u64 = 20;
 
 /// Messages to the master that are not sent yet, with the connections on their way to the new generation.
@@ -123,7 +123,7 @@ thread_local! {
     static FLUSH_ARMED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What the control task waits for.
+/// Events of the control task.
 enum Event {
     /// With its sequence number.
     Message(u32, ToWorker, Option<OwnedFd>),
@@ -332,7 +332,7 @@ impl Control {
                     return;
                 }
                 Poll::Ready(Ok(_)) => self.sent = self.sent.wrapping_add(1),
-                // Without a master nobody takes the connection: it closes.
+                // Without a master no worker takes the connection: it closes.
                 Poll::Ready(Err(_)) => {}
             }
         }
@@ -379,7 +379,7 @@ fn put_learned(outbox: &mut VecDeque<(ToMaster, Option<OwnedFd>)>, learned: Lear
     }
 }
 
-/// `master_process off`: ends listening once nobody is on the way to a listener any more.
+/// `master_process off`: ends listening once no client is on the way to a listener any more.
 async fn shut_drained(leases: Rc<Leases>) {
     let since_ms = runtime::now_ms();
     while !leases.are_drained(runtime::now_ms().saturating_sub(since_ms)) {

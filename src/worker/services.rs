@@ -7,7 +7,7 @@ use crate::http::{self, Handover, Hooks};
 use crate::net::listener::{Listener, Serves};
 use crate::sys::address::SockAddr;
 
-/// Where the connections of a worker go.
+/// The destination of a worker's connections.
 ///
 /// A listener's index is the one it has in the whole configuration: slots and messages name it so. A service knows its
 /// own listeners only, and counts them for itself.

@@ -361,7 +361,7 @@ fn a_hup_during_a_change_is_done_after_it() {
 fn a_hup_ends_a_change_whose_workers_all_died_young() {
     let mut play = Play::serving();
     play.reload(LIMITS);
-    // Each dies twice, so that nobody of the new generation lives while both places wait.
+    // Each dies twice, so that no worker of the new generation lives while both places wait.
     (3..=6).for_each(|worker| drop(play.ended(worker, 1)));
     assert!(play.supervisor.is_switching());
     let actions = play.order(Order::Reload);
