@@ -26,10 +26,10 @@ pub struct Geo<S> {
     table: Table,
     /// Each text once.
     values: ByteTable,
-    /// Whose word is taken for who the client is.
+    /// Proxies that are trusted to name the client.
     proxies: Vec<Network>,
     is_recursive: bool,
-    /// Where a scope keeps the value; `None` for a volatile one.
+    /// The slot that keeps the value; `None` for a volatile block.
     slot: Option<usize>,
 }
 

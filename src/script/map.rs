@@ -28,7 +28,7 @@ pub struct Map<S> {
     values: ByteTable,
     /// Those with variables.
     scripts: Vec<Script<S>>,
-    /// Where a scope keeps the value; `None` for a volatile map.
+    /// The slot that keeps the value; `None` for a volatile map.
     slot: Option<usize>,
 }
 

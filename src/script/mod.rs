@@ -28,7 +28,7 @@ use crate::script::registry::{Registry, Variables};
 use crate::script::variable::VariableId;
 use crate::sys::address::SockAddr;
 
-/// What variables are asked of: an HTTP request, a stream session.
+/// The thing that variables are about: an HTTP request, a stream session.
 ///
 /// It owns [`Values`], which the code here reads and writes through [`Scope::values`] and [`Scope::values_mut`]; no other
 /// room needs to know what they hold. As a [`log::Context`] it is named in the messages about its own values.
@@ -102,8 +102,8 @@ pub type Slots = Vec<Option<Cow<'static, [u8]>>>;
 pub struct Values {
     /// `$1` to `$9`.
     pub captures: Captures,
-    /// A regular expression has come to its limit: what follows from its match is not known. Whoever runs the scope's
-    /// phases answers for it and takes it back.
+    /// A regular expression has come to its limit: it is not known whether it matches. The code that runs
+    /// the scope's phases fails the scope, and clears the flag.
     pub gave_up: bool,
     /// The values of `set`, `map` and named groups; empty until the first of them.
     slots: Slots,
@@ -126,7 +126,7 @@ impl Values {
     }
 }
 
-/// How many variables may be made out of each other; nginx's limit.
+/// The depth to which variables may be made out of each other; nginx's limit.
 const NESTING_MAX: u8 = 100;
 /// A cycle was met: nothing is evaluated before all that led to it has ended.
 const NESTING_BROKEN: u8 = u8::MAX;

@@ -10,17 +10,17 @@ use crate::config::{Diagnostic, Diagnostics, Span, Word, absent};
 use crate::script::Scope;
 use crate::script::variable::{Argument, Change, Definition, Setter, Uninitialized, Variable, VariableId};
 
-/// What the modules of a language part declare, module by module.
+/// The variables of all modules of a language part, module by module.
 pub type Modules<S> = &'static [&'static [Variable<S>]];
 
 struct Entry<S: 'static> {
     name: Box<str>,
     definition: Option<Definition<S>>,
-    /// Where a scope keeps the value that `set` or a capture gives it.
+    /// The slot for the value that `set` or a capture gives it.
     slot: Option<usize>,
     /// `set` gives the value: to ask for it before that is worth a warning.
     is_set: bool,
-    /// Where it was used first; an undefined one is reported there.
+    /// Its first use; an undefined variable is reported there.
     span: Option<Span>,
 }
 
@@ -35,7 +35,7 @@ pub struct Registry<S: 'static> {
     slot_count: usize,
 }
 
-/// Where a directive such as `set` puts a value.
+/// The place where a directive such as `set` puts a value.
 pub enum Target<S> {
     Slot(usize),
     /// The variable is a module's, which knows what a new value means.
@@ -123,7 +123,7 @@ impl<S: Scope> Registry<S> {
         self.slot_count - 1
     }
 
-    /// Where a directive puts the value of the variable `$name`. Errors: those of [`Registry::declare`].
+    /// The place where a directive puts the value of the variable `$name`. Errors: those of [`Registry::declare`].
     pub fn target(&mut self, word: &Word) -> Result<Target<S>, Diagnostic> {
         let name = self.declared_name(word)?;
         match self.module(name).map(|found| &found.change) {
@@ -209,12 +209,12 @@ impl<S: Scope> Variables<S> {
         &self.list[id.0 as usize]
     }
 
-    /// Whether anything asks for the variable of this lower-case name.
+    /// True when anything uses the variable of this lower-case name.
     pub fn is_used(&self, name: &str) -> bool {
         self.by_name.contains_key(name)
     }
 
-    /// How many values a scope may have to keep.
+    /// The number of slots of a scope.
     pub fn slot_count(&self) -> usize {
         self.slot_count
     }

@@ -14,7 +14,7 @@ pub struct Split<S> {
     source: Script<S>,
     /// The hashes below the first number have the value; `None`: all that are left.
     parts: Vec<(Option<u32>, Box<str>)>,
-    /// Where a scope keeps the value.
+    /// The slot that keeps the value.
     slot: usize,
 }
 

@@ -78,8 +78,8 @@ impl<S: Scope> Script<S> {
         Ok(Self { parts: parts.into(), span, of: PhantomData })
     }
 
-    /// The variable that a word names with all that stands behind its `$`, as in `if ($arg_go-get)`: there is no text
-    /// beside it, and `$1` is a name too. Whether there is such a variable is checked when everything is read.
+    /// The variable whose name is the whole word behind its `$`, as in `if ($arg_go-get)`: no text follows it, and `$1`
+    /// is a name too. Whether the variable exists is checked when everything is read.
     pub fn variable(word: &Word, cx: &mut impl Compile<Scope = S>) -> Self {
         let name = word.text.strip_prefix('$').unwrap_or(&word.text);
         let parts = [Part::Variable(cx.variables().reference(name, word.span))];
@@ -127,7 +127,7 @@ impl<S: Scope> Script<S> {
         }
     }
 
-    /// Whether every value begins with this text, in any case: it is written so, and no variable has a say.
+    /// True when every value begins with this text, in any case of letters: the script has it as text.
     pub fn begins_with(&self, start: &str) -> bool {
         let Some(Part::Text(text)) = self.parts.first() else { return false };
         text.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start.as_bytes()))

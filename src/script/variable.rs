@@ -14,7 +14,7 @@ use crate::script::split_clients::Split;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VariableId(pub(super) u32);
 
-/// What a variable's getter is told beside the scope.
+/// A getter's argument, besides the scope.
 #[derive(Clone, Debug, Default)]
 pub struct Argument {
     /// The rest of a prefix variable's name: `user_agent` of `$http_user_agent`.
@@ -30,7 +30,7 @@ pub type Setter<S> = fn(&mut S, Vec<u8>);
 /// Logs that a variable is used before any `set` has given it a value.
 pub type Uninitialized<S> = fn(&S, &str);
 
-/// Whether the configuration may give a module's variable another value.
+/// How the configuration may give a module's variable another value.
 pub enum Change<S> {
     Never,
     /// The new value is kept for the scope's life and hides the module's.
@@ -70,7 +70,7 @@ pub const fn changeable<S>(
 }
 
 impl<S> Variable<S> {
-    /// Whether it is the variable of this name, or the family that has one of this name.
+    /// True for the variable of this name, and for the family that has one of this name.
     pub(super) fn matches(&self, name: &str) -> bool {
         if self.prefix { name.starts_with(self.name) } else { name == self.name }
     }
@@ -87,14 +87,14 @@ impl<S> Variable<S> {
     }
 }
 
-/// What the value of a variable is made of.
+/// The source of a variable's value.
 ///
 /// The blocks that make variables (`map`, `geo`, `split_clients`) are kinds of definitions, so that a value is found
 /// without asking any other table than that of the variables.
 pub enum Definition<S: 'static> {
-    /// What a module's getter says.
+    /// A module's getter.
     Module(Getter<S>, Argument),
-    /// What `set` or a captured group has stored, else what it is otherwise.
+    /// The value that `set` or a captured group has stored, else that of the definition behind it.
     Slot {
         index: usize,
         otherwise: Box<Definition<S>>,

@@ -22,7 +22,7 @@ struct Rule {
 #[derive(Debug, Default)]
 pub struct Rules(Vec<Rule>);
 
-/// What the first rule that fits says of a client.
+/// The decision of the first rule that fits a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// No rule fits.

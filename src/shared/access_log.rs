@@ -21,7 +21,7 @@ use crate::sys::clock;
 /// `buffer=` where only `gzip` was asked for; nginx's.
 const GZIP_BUFFER_BYTES: usize = 64 * 1024;
 
-/// Where a log's lines go.
+/// The destination of a log's lines.
 pub enum Sink<S> {
     File(access::File),
     /// The name depends on the scope.

@@ -37,7 +37,7 @@ pub struct Limits {
     pub dry_run: Inherit<bool>,
 }
 
-/// What became of a scope at its limits.
+/// The outcome of a scope's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Passed,

@@ -20,12 +20,12 @@ pub type Declared<S> = zone::Declared<S, Rate>;
 pub type Zones<S> = zone::Zones<S, Rate>;
 pub type Zone<S> = zone::Zone<S, Table, Rate>;
 
-/// What a zone of rates knows beside its key.
+/// The rate of a zone, and when it last complained.
 #[derive(Debug)]
 pub struct Rate {
     /// Thousandths of a request in a second.
     rate: u64,
-    /// When it was last told that keys were forgotten that were being limited; 0: never.
+    /// The last time it logged that it forgot keys which were being limited; 0: never.
     told_ms: AtomicU64,
 }
 
@@ -50,7 +50,7 @@ pub struct Limits {
     pub dry_run: Inherit<bool>,
 }
 
-/// What became of a scope at its limits.
+/// The outcome of a scope's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Passed,
@@ -74,7 +74,7 @@ impl Outcome {
     }
 }
 
-/// How often a zone says that it is too small.
+/// The interval at which a zone logs that it is too small.
 const TOLD_EVERY_MS: u64 = 60_000;
 
 /// nginx's limit on the length of a key.
@@ -260,7 +260,7 @@ impl Rule {
     }
 }
 
-/// Whether a rule would let a scope pass. Errors: it would not, and the refusal counts as use of the key.
+/// The excess with which a rule would let a scope pass. Errors: it would refuse it, which counts as use of the key.
 fn peek<S>(rule: &Rule, zone: &Zone<S>, (table, key): (Table, Key), now_ms: u64) -> Result<u64, u64> {
     let excess = table.peek(key, zone.detail.rate, now_ms);
     if excess <= rule.burst {

@@ -13,7 +13,7 @@ use crate::script::value::variable_name;
 use crate::script::variable::VariableId;
 use crate::script::{Compile, Scope};
 
-/// How values are escaped. Text is not.
+/// The escaping of values. Text is never escaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Escape {
     Default,

@@ -28,7 +28,7 @@ pub trait Environment: Compile {
     /// Relative paths of logs begin here.
     fn prefix(&self) -> &Path;
 
-    /// Where names lead, and those that are to be looked up.
+    /// The names that were looked up, and those that are to be.
     fn names(&self) -> &Names;
 
     /// `-t`: nothing is created.

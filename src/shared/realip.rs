@@ -32,7 +32,7 @@ impl Trusted {
         &self.0
     }
 
-    /// Whether an address is trusted; `None` is that of a unix socket.
+    /// True for a trusted address; `None` is that of a unix socket.
     pub fn contains(&self, address: Option<IpAddr>) -> bool {
         is_within(&self.0, address)
     }

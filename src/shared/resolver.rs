@@ -14,7 +14,7 @@ use crate::net::address::parse_upstream;
 use crate::net::resolver::Settings;
 use crate::sys::names::Names;
 
-/// Where a name server listens (RFC 1035 §4.2).
+/// The port of name servers (RFC 1035 §4.2).
 const PORT: u16 = 53;
 
 /// The resolver of one block.

@@ -17,7 +17,7 @@ use crate::shm::named;
 /// nginx's least: eight pages.
 const BYTES_MIN: u64 = 32 * 1024;
 
-/// A zone as it was declared. `D` is what its kind of limit knows beside.
+/// A zone as it was declared. `D` is what only its kind of limit has, such as a rate.
 pub struct Declared<S, D> {
     name: Box<str>,
     key: Script<S>,
@@ -44,7 +44,7 @@ pub struct Zones<S, D = ()> {
 pub struct Zone<S, T, D = ()> {
     pub name: Box<str>,
     pub key: Script<S>,
-    /// What its memory is found by.
+    /// The name of its memory.
     pub id: u64,
     pub bytes: usize,
     /// `None` with `-t`, where nothing is served.

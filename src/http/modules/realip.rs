@@ -18,7 +18,7 @@ use crate::script::variable::variable;
 use crate::shared::realip::{self, Trusted};
 use crate::sys::address::SockAddr;
 
-/// Where the address stands.
+/// The source of the client's address.
 #[derive(Clone, Debug)]
 enum Source {
     Field(Box<[u8]>),
@@ -28,7 +28,7 @@ enum Source {
 
 #[derive(Clone, Debug, Default)]
 pub struct Conf {
-    /// Who is trusted.
+    /// Proxies that are trusted to name the client.
     trusted: Trusted,
     header: Inherit<Source>,
     recursive: Inherit<bool>,

@@ -23,7 +23,7 @@ use hint::{Ends, Hint};
 /// Steps of the backtracking engine before a match is given up: some tens of milliseconds. nginx's PCRE has 10 million.
 pub const BACKTRACK_LIMIT: usize = 1_000_000;
 
-/// What a compiled pattern may take; as in the regex crate.
+/// The memory that a compiled pattern may take; as in the regex crate.
 const COMPILED_BYTES_MAX: usize = 10 * 1024 * 1024;
 
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ pub struct Pattern {
 #[derive(Clone, Debug)]
 pub struct Regex {
     pattern: Pattern,
-    /// Where a scope keeps each named group: slot and group.
+    /// The slot of each named group: slot and group.
     slots: Vec<(usize, usize)>,
 }
 
@@ -99,7 +99,7 @@ impl Pattern {
         &self.names
     }
 
-    /// How many groups there are, the whole match included.
+    /// The number of groups, the whole match included.
     pub fn group_count(&self) -> usize {
         self.group_count
     }
@@ -121,7 +121,7 @@ impl Pattern {
         }
     }
 
-    /// What it takes compiled; of a backtracking one that is not known, and half a page stands for it.
+    /// The memory that it takes; unknown for a backtracking pattern, which counts as half a page.
     pub fn bytes(&self) -> usize {
         match &self.engine {
             Engine::Linear(regex) => regex.memory_usage(),
@@ -129,7 +129,7 @@ impl Pattern {
         }
     }
 
-    /// What tells most subjects that do not match.
+    /// A cheap test that rules out most subjects that do not match.
     pub fn hint(&self) -> Hint {
         self.hint
     }
@@ -241,7 +241,7 @@ fn named<'a>(names: impl Iterator<Item = Option<&'a str>>) -> Vec<(Box<str>, usi
     names.enumerate().filter_map(|(index, name)| Some((name?.into(), index))).collect()
 }
 
-/// What is wrong, in one line and without the pattern.
+/// The error in one line, without the pattern.
 fn kind(error: &regex_syntax::Error) -> String {
     match error {
         regex_syntax::Error::Parse(error) => error.kind().to_string(),
