@@ -103,6 +103,18 @@ fn no_circle_of_files_is_large() {
     assert!(large.is_empty(), "circles of more than {CIRCLE_FILES_MAX} files: {large:#?}");
 }
 
+/// Another protocol must need nothing there: the master asks `cycle/` for listeners, folders and counters.
+#[test]
+fn the_master_names_no_protocol() {
+    let protocol = Regex::new(r"\bcrate::(http|stream|proto)\b").expect("valid");
+    let mut faults = Vec::new();
+    for source in sources("src").iter().filter(|source| source.floor == "master") {
+        let lines = source.code().filter(|(_, line)| protocol.is_match(line));
+        faults.extend(lines.map(|(number, line)| format!("{}:{number}: {}", source.name, line.trim())));
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
 #[test]
 fn every_folder_of_the_sources_has_a_floor() {
     let known = ranks();

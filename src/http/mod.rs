@@ -24,10 +24,10 @@ use std::rc::Rc;
 
 pub use config::compile::{CompileOptions, compile};
 pub use config::server::{Listen, Server};
-pub use h1::handover::Handover;
 
 use crate::config::Places;
 use crate::log;
+use crate::net::handover::Handover;
 use crate::net::listener::{Listener, Serves};
 use crate::net::resolver::Resolvers;
 use crate::net::room;

@@ -6,8 +6,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::base::frame::{self, Fields, Frame};
-use crate::http::Handover;
 use crate::log;
+use crate::net::handover::Handover;
 use crate::shm::lanes::{LANES, Lane};
 use crate::sys::msg;
 use crate::worker::messages::{BYTES_MAX, read_handover, write_handover};

@@ -334,7 +334,7 @@ pub mod property {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Handover;
+    use crate::net::handover::Handover;
     use crate::worker::messages::Learned;
 
     const STATES: [State; 4] = [State::Starting, State::Ready, State::Draining, State::Quitting];

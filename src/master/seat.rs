@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use crate::http::Handover;
 use crate::master::rules::{Facts, Fault, LEFT_MAX, Ledger, Received, State};
 use crate::master::supervisor::WorkerId;
+use crate::net::handover::Handover;
 use crate::shm::lanes::Lane;
 use crate::sys::address::SockAddr;
 use crate::sys::msg;

@@ -9,12 +9,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::http::Handover;
 use crate::log;
 use crate::master::link::{Link, Message, VERSION};
 use crate::master::seat::Connection;
 use crate::master::supervisor::Event;
 use crate::master::{Master, PENDING_MAX, inherit, notify};
+use crate::net::handover::Handover;
 use crate::shm::lanes::{LANES, Lane};
 use crate::sys::msg;
 use crate::sys::process::{self, Forked, ProcessFd};

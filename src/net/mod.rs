@@ -5,6 +5,7 @@ pub mod address;
 pub mod budget;
 pub mod connect;
 pub mod drain;
+pub mod handover;
 pub mod listener;
 pub mod open;
 pub mod pace;

@@ -7,9 +7,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::base::frame::{self, Fields, Frame};
-use crate::http::Handover;
-use crate::http::h1::handover::PROXY_BYTES_MAX;
 use crate::net::Address;
+use crate::net::handover::Handover;
+use crate::net::handover::PROXY_BYTES_MAX;
 use crate::upstream::known::{SPOTS_MAX, Spot};
 
 /// The number of a listening socket in the list of a worker, the same in all of one generation.

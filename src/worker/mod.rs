@@ -23,10 +23,11 @@ use std::task::{Context, Poll};
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
 
 use crate::cycle::Config;
-use crate::http::{Handover, Hooks};
+use crate::http::Hooks;
 use crate::log;
 use crate::net::budget;
 use crate::net::drain::{self, Mode};
+use crate::net::handover::Handover;
 use crate::net::{open, room};
 use crate::runtime::{self, Io, Runtime, Timer};
 use crate::shm::{behind, heartbeat};

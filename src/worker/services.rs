@@ -3,7 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use crate::cycle::Config;
-use crate::http::{self, Handover, Hooks};
+use crate::http::{self, Hooks};
+use crate::net::handover::Handover;
 use crate::net::listener::{Listener, Serves};
 use crate::sys::address::SockAddr;
 

@@ -4,7 +4,6 @@
 //! with (`http/request/body.rs`, `http/response/output.rs`); another client protocol is another folder like this one.
 
 pub mod connection;
-pub mod handover;
 pub mod reader;
 pub mod writer;
 
