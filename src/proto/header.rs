@@ -6,9 +6,7 @@ use std::cmp::Ordering;
 
 use smallvec::SmallVec;
 
-use crate::proto::h1::Error;
-use crate::proto::h1::encode::Line;
-use crate::proto::h1::fields::Fields;
+use crate::proto::head::Fields;
 use crate::sys::wide;
 
 macro_rules! ids {
@@ -86,7 +84,61 @@ ids! {
     Allow = "Allow",
 }
 
-const _: () = assert!(ALL.len() <= u64::BITS as usize, "Id::bit needs wider sets");
+/// A set of ids; two words, so that a question about a constant one is one instruction as with a single word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::proto) struct IdSet([u64; 2]);
+
+const _: () = assert!(ALL.len() <= 128, "IdSet needs another word");
+
+impl IdSet {
+    pub(in crate::proto) const EMPTY: Self = Self([0; 2]);
+
+    pub(in crate::proto) const fn of(ids: &[Id]) -> Self {
+        let (mut set, mut index) = (Self::EMPTY, 0);
+        while index < ids.len() {
+            let (word, bit) = ids[index].place();
+            set.0[word] |= bit;
+            index += 1;
+        }
+        set
+    }
+
+    /// False: it was in the set already.
+    #[inline]
+    pub(in crate::proto) fn insert(&mut self, id: Id) -> bool {
+        let (word, bit) = id.place();
+        let is_new = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        is_new
+    }
+
+    pub(in crate::proto) fn remove(&mut self, id: Id) {
+        let (word, bit) = id.place();
+        self.0[word] &= !bit;
+    }
+
+    #[inline]
+    pub(in crate::proto) const fn contains(self, id: Id) -> bool {
+        let (word, bit) = id.place();
+        self.0[word] & bit != 0
+    }
+
+    /// Some id is in both.
+    #[inline]
+    pub(in crate::proto) fn meets(self, other: Self) -> bool {
+        (self.0[0] & other.0[0]) | (self.0[1] & other.0[1]) != 0
+    }
+}
+
+impl FromIterator<Id> for IdSet {
+    fn from_iter<I: IntoIterator<Item = Id>>(ids: I) -> Self {
+        let mut set = Self::EMPTY;
+        for id in ids {
+            set.insert(id);
+        }
+        set
+    }
+}
 
 /// Places of the table of known names; several times as many as names, so that a good seed is found soon.
 const PLACES: usize = 512;
@@ -204,14 +256,15 @@ impl Id {
         (known.length == length && differing(0) | differing(1) | differing(2) == 0).then_some(known.id)
     }
 
-    /// A bit of its own, for sets of ids.
-    pub(in crate::proto) const fn bit(self) -> u64 {
-        1 << self as u8
+    /// Its word and bit in sets of ids.
+    #[inline]
+    const fn place(self) -> (usize, u64) {
+        (self as usize >> 6, 1 << (self as u8 & 63))
     }
 
     /// The field says something of the connection between two hops, or frames the body there: each hop writes its own.
     pub const fn is_own(self) -> bool {
-        OWN_BITS & self.bit() != 0
+        OWN.contains(self)
     }
 
     /// A field that frames a body or is between two hops, in the spelling of a program that cannot tell other
@@ -225,7 +278,7 @@ impl Id {
         };
         let dashed: SmallVec<[u8; WORD_BYTES]> =
             bytes.iter().map(|byte| if byte.is_ascii_alphanumeric() { *byte } else { b'-' }).collect();
-        Self::of(&dashed).is_some_and(|id| (OWN_BITS | HOP_BITS) & id.bit() != 0)
+        Self::of(&dashed).is_some_and(|id| OWN.contains(id) || HOPS.contains(id))
     }
 
     /// The name as it is usually written.
@@ -261,17 +314,6 @@ impl Field {
         slice(data, self.name_start, u32::from(self.name_length))
     }
 
-    /// The whole line, where it is written as everybody writes it: `Name: value` and CRLF.
-    pub fn line<'a>(&self, data: &'a [u8]) -> Option<Line<'a>> {
-        let value_start = self.name_start + u32::from(self.name_length) + 2;
-        let line_end = (self.value_start + self.value_length) as usize + 2;
-        let line = data.get(self.name_start as usize..line_end)?;
-        (value_start == self.value_start
-            && line[usize::from(self.name_length) + 1] == b' '
-            && line.ends_with(b"\r\n"))
-        .then_some(Line::parsed(line))
-    }
-
     /// The value without the whitespace around it; empty when `data` is not the head's bytes.
     pub fn value<'a>(&self, data: &'a [u8]) -> &'a [u8] {
         slice(data, self.value_start, self.value_length)
@@ -287,6 +329,10 @@ fn slice(data: &[u8], start: u32, length: u32) -> &[u8] {
 /// two or three, and each option but the known ones is remembered.
 pub const CONNECTION_OPTIONS_MAX: usize = 64;
 
+/// More options in the `Connection` fields of a head than [`CONNECTION_OPTIONS_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManyOptions;
+
 /// What the `Connection` fields of a head say (RFC 9110 §7.6.1): all of their lines are one list (§5.3).
 ///
 /// It is taken apart once, with the head, so that asking it about every field of the head is linear in the head.
@@ -295,18 +341,18 @@ pub struct Connection {
     pub close: bool,
     pub keep_alive: bool,
     pub upgrade: bool,
-    /// A bit for each known field that is named.
-    known: u64,
+    /// Known fields that are named.
+    known: IdSet,
     /// Other names, as places in the head's bytes; ordered by [`by_name`].
     others: Vec<(u32, u16)>,
 }
 
 impl Connection {
     /// Errors: more than [`CONNECTION_OPTIONS_MAX`] options.
-    pub(in crate::proto) fn of(fields: &Fields, data: &[u8]) -> Result<Self, Error> {
+    pub(in crate::proto) fn of(fields: &Fields, data: &[u8]) -> Result<Self, TooManyOptions> {
         let mut connection = Self::default();
         let mut lines = fields.iter().filter(|field| field.id == Some(Id::Connection));
-        let is_single = fields.repeated() & Id::Connection.bit() == 0;
+        let is_single = !fields.repeated().contains(Id::Connection);
         // The usual values are no lists.
         match lines.clone().next().filter(|_| is_single).map(|field| field.value(data)) {
             Some(b"keep-alive" | b"Keep-Alive") => connection.keep_alive = true,
@@ -317,7 +363,11 @@ impl Connection {
     }
 
     #[inline(never)]
-    fn add<'f>(&mut self, fields: impl Iterator<Item = &'f Field>, data: &[u8]) -> Result<(), Error> {
+    fn add<'f>(
+        &mut self,
+        fields: impl Iterator<Item = &'f Field>,
+        data: &[u8],
+    ) -> Result<(), TooManyOptions> {
         let mut count = 0;
         for field in fields {
             let value = field.value(data);
@@ -331,14 +381,14 @@ impl Connection {
                 }
                 count += 1;
                 if count > CONNECTION_OPTIONS_MAX {
-                    return Err(Error::TooManyOptions);
+                    return Err(TooManyOptions);
                 }
                 if token.eq_ignore_ascii_case(b"close") {
                     self.close = true;
                 } else if let Some(id) = Id::of(token) {
                     self.keep_alive |= id == Id::KeepAlive;
                     self.upgrade |= id == Id::Upgrade;
-                    self.known |= id.bit();
+                    self.known.insert(id);
                 } else if let Ok(length) = u16::try_from(token.len()) {
                     // a longer one is the name of no field
                     self.others.push((field.value_start + start as u32, length));
@@ -356,7 +406,7 @@ impl Connection {
     #[inline]
     pub fn ends(&self, field: &Field, data: &[u8]) -> bool {
         match field.id {
-            Some(id) => self.known & id.bit() & HOP_BITS != 0,
+            Some(id) => self.known.contains(id) && HOPS.contains(id),
             None => !self.others.is_empty() && self.has_other(field.name(data), data),
         }
     }
@@ -364,7 +414,7 @@ impl Connection {
     /// The same of a field that is not in the head: a trailer.
     pub fn ends_name(&self, name: &[u8], data: &[u8]) -> bool {
         match Id::of(name) {
-            Some(id) => self.known & id.bit() & HOP_BITS != 0,
+            Some(id) => self.known.contains(id) && HOPS.contains(id),
             None => self.has_other(name, data),
         }
     }
@@ -387,7 +437,7 @@ fn by_name(one: &[u8], other: &[u8]) -> Ordering {
 }
 
 /// Fields between two hops: what an intermediary says of its own connection, never of the message.
-const HOPS: &[Id] = &[
+const HOPS: IdSet = IdSet::of(&[
     Id::Connection,
     Id::KeepAlive,
     Id::ProxyConnection,
@@ -398,12 +448,10 @@ const HOPS: &[Id] = &[
     Id::Http2Settings,
     Id::ProxyAuthenticate,
     Id::ProxyAuthorization,
-];
-
-const HOP_BITS: u64 = bits(HOPS);
+]);
 
 /// Fields of a message that are never copied into the next one: each hop writes its own.
-const OWN_BITS: u64 = bits(&[
+const OWN: IdSet = IdSet::of(&[
     Id::Connection,
     Id::KeepAlive,
     Id::ProxyConnection,
@@ -412,15 +460,6 @@ const OWN_BITS: u64 = bits(&[
     Id::Upgrade,
     Id::ContentLength,
 ]);
-
-const fn bits(ids: &[Id]) -> u64 {
-    let (mut bits, mut index) = (0, 0);
-    while index < ids.len() {
-        bits |= ids[index].bit();
-        index += 1;
-    }
-    bits
-}
 
 /// What the names of fields begin with by which proxies tell a server who its client is.
 const ABOUT_CLIENT: &[&str] = &[
@@ -481,7 +520,7 @@ mod tests {
     fn a_line_is_whole_only_as_everybody_writes_it() {
         let line_of = |text: &'static str| {
             let data = format!("GET / HTTP/1.1\r\nHost: h\r\n{text}\r\nB: c\r\n\r\n").into_bytes();
-            let mut head = crate::proto::h1::request::RequestHead::default();
+            let mut head = crate::proto::head::RequestHead::default();
             let limits = crate::proto::h1::request::Limits::default();
             crate::proto::h1::request::parse(&data, &limits, &mut head).expect("a head");
             head.fields[1].line(&data).map(|line| line.as_bytes().to_vec())
@@ -493,14 +532,14 @@ mod tests {
             assert_eq!(line_of(text), None, "{text:?}");
         }
         let bare = b"GET / HTTP/1.1\nHost: h\n\n";
-        let mut head = crate::proto::h1::request::RequestHead::default();
+        let mut head = crate::proto::head::RequestHead::default();
         crate::proto::h1::request::parse(bare, &Default::default(), &mut head).expect("a head");
         assert!(head.fields[0].line(bare).is_none());
     }
 
-    fn parsed(lines: &str) -> Result<(crate::proto::h1::request::RequestHead, Vec<u8>), Error> {
+    fn parsed(lines: &str) -> Result<(crate::proto::head::RequestHead, Vec<u8>), crate::proto::h1::Error> {
         let data = format!("GET / HTTP/1.1\r\nHost: h\r\n{lines}\r\n").into_bytes();
-        let mut head = crate::proto::h1::request::RequestHead::default();
+        let mut head = crate::proto::head::RequestHead::default();
         crate::proto::h1::request::parse(&data, &Default::default(), &mut head)?;
         Ok((head, data))
     }
@@ -546,9 +585,12 @@ mod tests {
     fn a_connection_has_few_options() {
         let list = |count| format!("Connection: {}\r\n", ",x".repeat(count));
         assert!(parsed(&list(CONNECTION_OPTIONS_MAX)).is_ok());
-        assert_eq!(parsed(&list(CONNECTION_OPTIONS_MAX + 1)).err(), Some(Error::TooManyOptions));
+        assert_eq!(
+            parsed(&list(CONNECTION_OPTIONS_MAX + 1)).err(),
+            Some(crate::proto::h1::Error::TooManyOptions)
+        );
         let lines = format!("{}{}", list(CONNECTION_OPTIONS_MAX), list(1));
-        assert_eq!(parsed(&lines).err(), Some(Error::TooManyOptions), "all lines count");
+        assert_eq!(parsed(&lines).err(), Some(crate::proto::h1::Error::TooManyOptions), "all lines count");
     }
 
     #[test]
@@ -561,6 +603,24 @@ mod tests {
         for name in ["X_Forwarded_For", "Content_Type", "Transfer_Encodings", "_", ""] {
             assert!(!Id::is_mimicked(name.as_bytes()), "{name}");
         }
+    }
+
+    #[test]
+    fn a_set_holds_each_id_apart_from_the_others() {
+        let mut set = IdSet::EMPTY;
+        for (id, name) in ALL {
+            assert!(!set.contains(*id) && !set.meets(IdSet::of(&[*id])), "{name}");
+            assert!(set.insert(*id) && !set.insert(*id));
+            assert!(set.contains(*id) && set.meets(IdSet::of(&[*id])), "{name}");
+        }
+        let (odd, even): (Vec<Id>, Vec<Id>) =
+            ALL.iter().map(|(id, _)| *id).partition(|id| *id as u8 % 2 == 1);
+        let (mut odd, even): (IdSet, IdSet) = (odd.into_iter().collect(), even.into_iter().collect());
+        assert!(!odd.meets(even));
+        odd.insert(Id::Host);
+        assert!(odd.meets(even));
+        odd.remove(Id::Host);
+        assert!(!odd.contains(Id::Host) && !odd.meets(even));
     }
 
     #[test]

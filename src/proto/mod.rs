@@ -2,6 +2,7 @@
 
 pub mod dns;
 pub mod h1;
+pub mod head;
 pub mod header;
 pub mod message;
 #[cfg(any(test, feature = "property"))]

@@ -7,9 +7,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::proto::h1::request::{self, Limits, Progress, RequestHead};
-use crate::proto::h1::response::{self, ResponseHead};
+use crate::proto::h1::request::{self, Limits, Progress};
+use crate::proto::h1::response;
 use crate::proto::h1::{Error, encode};
+use crate::proto::head::{RequestHead, ResponseHead};
 use crate::proto::message::{Method, Version};
 use crate::proto::property;
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::base::number::parse_u64;
 use crate::proto::h1::Error;
-use crate::proto::h1::request::RequestHead;
+use crate::proto::head::RequestHead;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
 

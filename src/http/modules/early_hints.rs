@@ -13,7 +13,7 @@ use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::scope::{Script, Variable};
 use crate::proto::h1::encode::Lines;
-use crate::proto::h1::response::ResponseHead;
+use crate::proto::head::ResponseHead;
 use crate::proto::header::Id;
 use crate::proto::message::Version;
 

@@ -32,7 +32,7 @@ use crate::log;
 use crate::net::budget::Share;
 use crate::net::transport::Probe;
 use crate::proto::h1::encode::Token;
-use crate::proto::h1::request::RequestHead;
+use crate::proto::head::RequestHead;
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
 use crate::proto::proxy_protocol;

@@ -14,6 +14,7 @@ use crate::http::response::headers::Headers;
 use crate::http::upstream::proxied::Head;
 use crate::http::{Worker, modules};
 use crate::proto::h1::{request, response};
+use crate::proto::head::{RequestHead, ResponseHead};
 use crate::proto::message::Method;
 use crate::runtime::buffer::Buffer;
 use crate::script::Slots;
@@ -171,7 +172,7 @@ impl Inner {
 
     fn restore(mut self) -> Box<Request> {
         let input = buffer(self.text(INPUT));
-        let mut head = Box::<request::RequestHead>::default();
+        let mut head = Box::<RequestHead>::default();
         // It was parsed before; where it cannot be now, its fields are unknown.
         let _ = request::parse(input.data(), &self.server.root.core.head_limits(), &mut head);
         let mut body = Body::none();
@@ -194,7 +195,7 @@ impl Inner {
         request.upstream.action = self.action;
         request.proxied.uri = self.text(UPSTREAM_URI).to_vec();
         let received = buffer(self.text(RECEIVED));
-        let mut head = response::ResponseHead::default();
+        let mut head = ResponseHead::default();
         if response::parse(received.data(), usize::MAX, &mut head).is_ok() {
             request.proxied.set_head(Rc::new(Head { buffer: received, head }));
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::net::Transport;
 use crate::net::open::Place;
-use crate::proto::h1::response::ResponseHead;
+use crate::proto::head::ResponseHead;
 use crate::runtime::buffer::Buffer;
 use crate::upstream::Trace;
 

@@ -27,7 +27,7 @@ use crate::http::upstream::store::{self, Store};
 use crate::net::pace::Pace;
 use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::BodyLength;
-use crate::proto::h1::response::ResponseHead;
+use crate::proto::head::ResponseHead;
 use crate::proto::header::Id;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, Io, Timer, race, relay};

@@ -15,7 +15,8 @@ use std::ops::Range;
 use crate::base::number::hex_digit;
 use crate::proto::h1::Error;
 use crate::proto::h1::encode::Lines;
-use crate::proto::h1::fields::{self, Fields, Rules};
+use crate::proto::h1::fields::{self, Rules};
+use crate::proto::head::Fields;
 
 /// Of one chunk's size line: legal and useless, so short (nginx has none, CVE lists have many).
 const EXTENSION_BYTES_MAX: u32 = 1024;

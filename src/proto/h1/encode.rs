@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::proto::h1::fields::{has_break, is_token_byte};
+use crate::proto::head::RequestHead;
 use crate::proto::header::{Field, Id};
 
 /// A method or the name of a field (RFC 9110 §5.6.2).
@@ -31,6 +32,13 @@ impl<'a> Token<'a> {
 
     pub fn as_bytes(self) -> &'a [u8] {
         self.0
+    }
+}
+
+impl RequestHead {
+    /// The method as it came; `data`: the head's bytes.
+    pub fn method_token<'a>(&self, data: &'a [u8]) -> Token<'a> {
+        Token::parsed(data.get(self.method_range.clone()).unwrap_or(b""))
     }
 }
 
@@ -65,6 +73,19 @@ impl<'a> Text<'a> {
 
 fn is_break(byte: u8) -> bool {
     matches!(byte, b'\r' | b'\n' | 0)
+}
+
+impl Field {
+    /// The whole line, where it is written as everybody writes it: `Name: value` and CRLF.
+    pub fn line<'a>(&self, data: &'a [u8]) -> Option<Line<'a>> {
+        let value_start = self.name_start + u32::from(self.name_length) + 2;
+        let line_end = (self.value_start + self.value_length) as usize + 2;
+        let line = data.get(self.name_start as usize..line_end)?;
+        (value_start == self.value_start
+            && line[usize::from(self.name_length) + 1] == b' '
+            && line.ends_with(b"\r\n"))
+        .then_some(Line::parsed(line))
+    }
 }
 
 /// One whole field line, its CRLF included.

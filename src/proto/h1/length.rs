@@ -4,9 +4,7 @@
 
 use crate::base::number::parse_u64;
 use crate::proto::h1::Error;
-use crate::proto::h1::fields::Fields;
-use crate::proto::h1::request::RequestHead;
-use crate::proto::h1::response::ResponseHead;
+use crate::proto::head::{Fields, RequestHead, ResponseHead};
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};
 

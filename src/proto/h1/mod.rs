@@ -9,6 +9,8 @@ pub mod response;
 
 use std::fmt;
 
+use crate::proto::header::TooManyOptions;
+
 /// Why a message was refused. Its `Display` follows `client sent` or `upstream sent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -111,3 +113,9 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<TooManyOptions> for Error {
+    fn from(_: TooManyOptions) -> Self {
+        Self::TooManyOptions
+    }
+}

@@ -3,13 +3,11 @@
 //! Touches: nothing. The caller keeps the bytes; a head holds places in them. Called again with more bytes
 //! until it is complete. RFC 9112 §2.2, §3, §5.
 
-use std::ops::Range;
-
 use crate::proto::h1::Error;
-use crate::proto::h1::encode::Token;
 pub use crate::proto::h1::fields::Seen;
-use crate::proto::h1::fields::{self, Fields, FirstLine, Rules};
-use crate::proto::header::{Connection, Field, Id, tokens};
+use crate::proto::h1::fields::{self, FirstLine, Rules};
+use crate::proto::head::RequestHead;
+use crate::proto::header::{Field, Id, IdSet, tokens};
 use crate::proto::message::{Method, Version};
 use crate::sys::wide;
 
@@ -65,32 +63,6 @@ pub enum Progress {
     Complete(usize),
 }
 
-/// A request's head; ranges into the bytes it was parsed from.
-#[derive(Clone, Debug, Default)]
-pub struct RequestHead {
-    pub method: Method,
-    pub method_range: Range<usize>,
-    pub target: Range<usize>,
-    pub version: Version,
-    pub fields: Fields,
-    /// What its `Connection` fields say.
-    pub connection: Connection,
-}
-
-impl RequestHead {
-    pub fn clear(&mut self) {
-        self.fields.clear();
-        self.connection = Connection::default();
-        (self.method, self.version) = (Method::Other, Version::Http11);
-        (self.method_range, self.target) = (0..0, 0..0);
-    }
-
-    /// The method as it came; `data`: the head's bytes.
-    pub fn method_token<'a>(&self, data: &'a [u8]) -> Token<'a> {
-        Token::parsed(data.get(self.method_range.clone()).unwrap_or(b""))
-    }
-}
-
 /// Parses the head at the begin of `buf`, of which [`parse_more`] was given `seen` before; no empty lines stand before it.
 pub fn parse_more(
     buf: &[u8],
@@ -134,7 +106,7 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Prog
         return Err(Error::HeadTooLarge);
     }
     let Some(end) = parsed else { return Ok(Progress::Partial) };
-    if head.fields.repeated() & UNIQUE_BITS != 0 {
+    if head.fields.repeated().meets(UNIQUE) {
         check_repeats(&head.fields)?;
     }
     head.connection = head.fields.connection(buf)?;
@@ -161,7 +133,7 @@ fn drop_h2c(buf: &[u8], head: &mut RequestHead) {
 
 /// Fields that say one thing about the whole request; who reads the first and who reads the last would disagree.
 /// nginx's list, but for the lengths, which `length` judges with the framing.
-const UNIQUE: &[Id] = &[
+const UNIQUE: IdSet = IdSet::of(&[
     Id::Host,
     Id::Expect,
     Id::Authorization,
@@ -171,27 +143,16 @@ const UNIQUE: &[Id] = &[
     Id::IfModifiedSince,
     Id::IfUnmodifiedSince,
     Id::IfRange,
-];
-
-/// [`UNIQUE`] as a set: a bit for each id.
-const UNIQUE_BITS: u64 = {
-    let (mut bits, mut index) = (0, 0);
-    while index < UNIQUE.len() {
-        bits |= UNIQUE[index].bit();
-        index += 1;
-    }
-    bits
-};
+]);
 
 /// Refuses a second field of one of [`UNIQUE`].
 #[cold]
 fn check_repeats(fields: &[Field]) -> Result<(), Error> {
-    let mut seen = 0;
+    let mut seen = IdSet::EMPTY;
     for id in fields.iter().filter_map(|field| field.id) {
-        if seen & id.bit() & UNIQUE_BITS != 0 {
+        if !seen.insert(id) && UNIQUE.contains(id) {
             return Err(if id == Id::Host { Error::DuplicateHost } else { Error::DuplicateField });
         }
-        seen |= id.bit();
     }
     Ok(())
 }

@@ -2,42 +2,14 @@
 //!
 //! Touches: nothing. The caller keeps the bytes. RFC 9112 §4, §5.
 
-use std::ops::Range;
-
 use crate::proto::h1::Error;
 pub use crate::proto::h1::fields::Seen;
-use crate::proto::h1::fields::{self, Fields, FirstLine, Rules};
+use crate::proto::h1::fields::{self, FirstLine, Rules};
 pub use crate::proto::h1::request::Progress;
-use crate::proto::header::Connection;
+use crate::proto::head::ResponseHead;
 use crate::proto::message::Version;
 
 const FIELDS_MAX: usize = 1000;
-
-/// A response's head; ranges into the bytes it was parsed from.
-#[derive(Clone, Debug, Default)]
-pub struct ResponseHead {
-    /// 100 to 999.
-    pub status: u16,
-    pub reason: Range<usize>,
-    pub version: Version,
-    pub fields: Fields,
-    /// What its `Connection` fields say.
-    pub connection: Connection,
-}
-
-impl ResponseHead {
-    pub fn clear(&mut self) {
-        self.fields.clear();
-        self.connection = Connection::default();
-        (self.status, self.version, self.reason) = (0, Version::Http11, 0..0);
-    }
-
-    /// The upstream keeps the connection after this response (RFC 9112 §9.3).
-    pub fn keep_alive(&self) -> bool {
-        let asked = &self.connection;
-        !asked.close && (self.version >= Version::Http11 || asked.keep_alive)
-    }
-}
 
 /// Parses the head at the begin of `buf`, of which this was given `seen` before.
 pub fn parse_more(
