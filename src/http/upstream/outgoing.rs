@@ -330,8 +330,7 @@ impl Outgoing {
         body: &mut Body,
         client: Downstream<'_>,
     ) -> Poll<Result<u64, SendFault>> {
-        let (Some(mut pipe), Some(client), Some(upstream)) =
-            (self.pipe.take(), client.plain(), upstream.plain())
+        let (Some(mut pipe), Some(_), Some(upstream)) = (self.pipe.take(), client.plain(), upstream.plain())
         else {
             return Poll::Ready(Ok(0));
         };
