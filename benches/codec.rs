@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use pronghorn::base::path::{Escape, escape_uri, normalize_uri};
 use pronghorn::proto::h1::chunked::Decoder;
-use pronghorn::proto::h1::request::{self, Limits, RequestHead};
-use pronghorn::proto::h1::response::{self, ResponseHead};
-use pronghorn::proto::h1::{encode, length};
+use pronghorn::proto::h1::request::{self, Limits};
+use pronghorn::proto::h1::{encode, length, response};
+use pronghorn::proto::head::{RequestHead, ResponseHead};
 use pronghorn::proto::message::Method;
 use pronghorn::proto::uri;
 
