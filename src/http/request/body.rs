@@ -474,3 +474,119 @@ fn too_large(declared: BodyLength, received: u64) -> Error {
     let is_chunked = declared == BodyLength::Chunked;
     Error::client(Kind::BodyTooLarge { is_chunked, bytes: received }).by(Limit::BodySize(received))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Transport;
+    use crate::net::transport::script::{Script, play};
+    use crate::runtime::Runtime;
+
+    const CHUNKED: &[u8] = b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n";
+    const LIMITS: Limits = Limits { max: 0, timeout_ms: 1000, buffer_size: 4096, min_rate: None };
+
+    fn body(declared: BodyLength, with_head: &[u8], limits: Limits) -> Body {
+        let reader = h1::Reader::new(declared, with_head, false, limits.buffer_size);
+        Body::new(declared, Reader::H1(reader), limits)
+    }
+
+    async fn read(body: &mut Body, transport: &Transport) -> Result<Vec<u8>, Error> {
+        let mut all = Vec::new();
+        while body.data_ready(Downstream::H1(transport)).await? {
+            all.extend_from_slice(body.data());
+            body.consume(body.data().len());
+        }
+        Ok(all)
+    }
+
+    fn run(test: impl AsyncFnOnce(Transport, Script) + 'static) {
+        Runtime::new().unwrap().block_on(async {
+            let (transport, script) = play();
+            test(transport, script).await;
+        });
+    }
+
+    #[test]
+    fn a_body_that_grows_past_its_limit_is_refused_wherever_it_is_cut() {
+        for cut in 0..CHUNKED.len() {
+            for (max, is_refused) in [(2, true), (5, true), (6, false), (0, false)] {
+                run(async move |transport, script| {
+                    script.sends_cut(CHUNKED, cut);
+                    let mut body = body(BodyLength::Chunked, b"", Limits { max, ..LIMITS });
+                    match read(&mut body, &transport).await {
+                        Ok(all) => assert!(all == b"abcdef" && !is_refused, "{cut}, {max}"),
+                        Err(error) => {
+                            assert!(is_refused && error.status == 413, "{cut}, {max}");
+                            let bytes = body.received();
+                            assert!(bytes > max && error.told_limit() == Some(Limit::BodySize(bytes)));
+                        }
+                    }
+                    assert_eq!(body.ended_us().is_some(), body.is_read());
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_that_pauses_is_late_by_the_timeout_or_by_the_least_rate() {
+        let rate = MinRate { bytes_per_s: 1000, grace_ms: 5 };
+        for (limits, expected) in [
+            (Limits { timeout_ms: 5, ..LIMITS }, Limit::BodyTimeout),
+            (Limits { min_rate: Some(rate), ..LIMITS }, Limit::BodyRate),
+        ] {
+            run(async move |transport, script| {
+                script.sends(&CHUNKED[..8]);
+                let mut body = body(BodyLength::Chunked, b"", limits);
+                let error = read(&mut body, &transport).await.unwrap_err();
+                assert_eq!((error.status, error.told_limit()), (408, Some(expected)));
+                assert_eq!(body.received(), 3);
+            });
+        }
+    }
+
+    #[test]
+    fn a_refused_body_gives_nothing_and_one_of_nobody_does_not_wait() {
+        run(async |transport, script| {
+            script.sends(CHUNKED);
+            let mut refused = body(BodyLength::Chunked, b"3\r\nxyz\r\n", LIMITS);
+            refused.refuse();
+            assert!(read(&mut refused, &transport).await.unwrap().is_empty());
+            assert!(refused.is_done() && !refused.is_read() && refused.movable() == 0);
+            assert_eq!(refused.offered(), BodyLength::Length(0));
+            let mut nobody_s = body(BodyLength::Length(5), b"", LIMITS);
+            assert!(nobody_s.data_ready(Downstream::Nobody).await.is_err());
+        });
+    }
+
+    #[test]
+    fn a_copy_is_read_already() {
+        run(async |transport, _script| {
+            let mut original = body(BodyLength::Length(3), b"abc", LIMITS);
+            let kept = read(&mut original, &transport).await.unwrap();
+            original.keep(Some(kept));
+            let mut copy = Body::copy(&original);
+            assert_eq!((copy.kept(), copy.received()), (&b"abc"[..], 3));
+            assert_eq!(copy.declared(), BodyLength::Length(3));
+            assert!(copy.is_done() && !copy.data_ready(Downstream::Nobody).await.unwrap());
+            assert_eq!(Body::none().offered(), BodyLength::None);
+        });
+    }
+
+    #[test]
+    fn what_has_arrived_of_a_body_that_nobody_wants_is_checked() {
+        run(async |transport, script| {
+            let mut bad = body(BodyLength::Chunked, b"3\r\nabcX", LIMITS);
+            assert_eq!(bad.discard_arrived().unwrap_err().status, 400);
+            let mut unfinished = body(BodyLength::Chunked, &CHUNKED[..12], LIMITS);
+            unfinished.discard_arrived().unwrap();
+            assert!(!unfinished.is_read());
+            script.sends(&CHUNKED[12..]);
+            read(&mut unfinished, &transport).await.unwrap();
+            assert!(unfinished.is_read() && unfinished.received() == 6);
+            let mut whole = body(BodyLength::Chunked, &[CHUNKED, b"GET"].concat(), LIMITS);
+            whole.discard_arrived().unwrap();
+            assert!(whole.is_read());
+            assert_eq!(whole.take_rest().unwrap().data(), b"GET");
+        });
+    }
+}

@@ -407,3 +407,138 @@ impl Memory {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use super::*;
+    use crate::http::request::ahead;
+    use crate::net::transport::script::play;
+    use crate::runtime::{Runtime, spawn};
+
+    const TERMS: Terms = Terms {
+        is_head: false,
+        may_chunk: true,
+        keep_alive: true,
+        tells_version: false,
+        keepalive_seconds: None,
+        timeout_ms: 1000,
+    };
+
+    /// Says each byte twice, and its end.
+    #[derive(Debug)]
+    struct Twice;
+
+    impl Coding for Twice {
+        fn push(&mut self, data: &[u8], signal: Signal, out: &mut Vec<u8>) -> Result<(), Error> {
+            data.iter().for_each(|byte| out.extend_from_slice(&[*byte, *byte]));
+            if signal == Signal::End {
+                out.push(b'.');
+            }
+            Ok(())
+        }
+
+        fn step_bytes(&self) -> usize {
+            2
+        }
+
+        fn work(&self, _bytes: usize, _signal: Signal) -> u32 {
+            1
+        }
+
+        fn push_elsewhere<'a>(
+            &'a mut self,
+            data: &'a [u8],
+            signal: Signal,
+            out: &'a mut Vec<u8>,
+        ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>> {
+            Box::pin(async move { self.push(data, signal, out) })
+        }
+    }
+
+    fn run(test: impl AsyncFnOnce() + 'static) {
+        Runtime::new().unwrap().block_on(async { test().await });
+    }
+
+    /// The body as its chunks say it.
+    fn decoded(written: &[u8]) -> String {
+        let at = memchr::memmem::find(written, b"\r\n\r\n").unwrap() + 4;
+        let mut lines = std::str::from_utf8(&written[at..]).unwrap().split("\r\n");
+        let mut body = String::new();
+        while let Some(length) = lines.next().filter(|length| *length != "0") {
+            let data = lines.next().unwrap();
+            assert_eq!(usize::from_str_radix(length, 16).unwrap(), data.len());
+            body.push_str(data);
+        }
+        body
+    }
+
+    #[test]
+    fn a_coded_body_leaves_whole_however_it_comes_and_is_taken() {
+        run(async || {
+            for cut in 0..=6 {
+                let (transport, script) = play();
+                script.sips(cut * 40);
+                let client = Downstream::H1(&transport);
+                let mut output = Output::new();
+                let mut response = Response::new(200);
+                assert!(output.start(&mut response, TERMS).keep_alive);
+                output.set_coding(Box::new(Twice));
+                assert!(output.raw_room().is_none() && output.is_special());
+                let mut sent = 0;
+                output.emit(client, &b"abcdef"[..cut], Signal::More, &mut sent).await.unwrap();
+                assert_eq!(output.holds(), cut > 0);
+                output.emit(client, &b"abcdef"[cut..], Signal::More, &mut sent).await.unwrap();
+                output.emit(client, b"", Signal::End, &mut sent).await.unwrap();
+                assert!(output.end(&Lines::default()) && !output.is_coded());
+                poll_fn(|cx| output.poll_flush(client, cx, &mut sent)).await.unwrap();
+                assert_eq!(decoded(&script.written()), "aabbccddeeff.", "{cut}");
+                assert_eq!(sent, script.written().len() as u64);
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        run(async || {
+            let mut sent = 0;
+            let client = Downstream::Nobody;
+            let mut output = Output::memory(Some(5));
+            output.emit(client, b"abc", Signal::More, &mut sent).await.unwrap();
+            output.emit(client, b"de", Signal::More, &mut sent).await.unwrap();
+            let error = output.emit(client, b"f", Signal::More, &mut sent).await.unwrap_err();
+            assert_eq!(error.limit, Some(Limit::SubrequestSize));
+            assert_eq!((output.take_memory(), sent), (b"abcde".to_vec(), 0));
+            let mut status_only = Output::memory(Some(0));
+            status_only.emit(client, b"dropped", Signal::End, &mut sent).await.unwrap();
+            assert!(status_only.take_memory().is_empty());
+            let mut bounded_later = Output::memory(None);
+            bounded_later.bound_memory(|| 1);
+            assert!(bounded_later.emit(client, b"ab", Signal::End, &mut sent).await.is_err());
+        });
+    }
+
+    #[test]
+    fn nobody_gets_nothing_and_another_task_gets_all() {
+        run(async || {
+            let mut sent = 0;
+            let mut nobody = Output::nothing();
+            assert!(!nobody.wants_body() && nobody.frame(b"x") == (&b""[..], &b""[..]));
+            nobody.emit(Downstream::Nobody, b"x", Signal::End, &mut sent).await.unwrap();
+            let (sink, source) = ahead::pipe();
+            let mut output = Output::ahead(sink.clone());
+            assert!(output.wants_body() && output.raw_room().is_none());
+            spawn(async move {
+                let mut sent = 0;
+                output.emit(Downstream::Nobody, &[b'x'; 100_000], Signal::End, &mut sent).await.unwrap();
+                sink.end(Ok(()));
+            });
+            let mut count = 0;
+            while let Some(bytes) = source.read(Downstream::Nobody).await.unwrap() {
+                count += bytes.len();
+            }
+            assert_eq!(count, 100_000);
+        });
+    }
+}
