@@ -152,6 +152,17 @@ pub fn replace<T: Clone>(own: &mut Vec<T>, outer: &[T]) {
     }
 }
 
+/// A field that begins with a value of its own: what `= value` means in [`settings!`].
+pub trait Initial<T> {
+    fn initial(value: T) -> Self;
+}
+
+impl<T> Initial<T> for Setting<T> {
+    fn initial(default: T) -> Self {
+        Self::new(default)
+    }
+}
+
 /// A field that blocks do not inherit: what the block itself consists of, and what is computed from the others.
 pub fn own<T>(_: &mut T, _: &T) {}
 
@@ -197,7 +208,7 @@ macro_rules! settings {
         }
     };
     (@default) => { Default::default() };
-    (@default $default:expr) => { $crate::config::Setting::new($default) };
+    (@default $default:expr) => { $crate::config::inherit::Initial::initial($default) };
     (@merge ($own:expr, $outer:expr)) => { $crate::config::Merge::merge($own, $outer) };
     (@merge ($own:expr, $outer:expr) $inherit:path) => { $inherit($own, $outer) };
 }

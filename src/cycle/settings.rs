@@ -4,11 +4,11 @@
 
 use crate::base::number::parse_millis;
 use crate::config::directive::{Accepted, accepted, block, custom, flag, millis, number, size, text};
-use crate::config::inherit::duplicate;
+use crate::config::inherit::{duplicate, own};
 use crate::config::table::{Module, Slot, Table};
 use crate::config::{
-    Arity, Context, Diagnostic, Diagnostics, Directive, HasDiagnostics, Inherit, Inherits, Node, Severity,
-    Span, absent, params,
+    Arity, Context, Diagnostic, Diagnostics, Directive, HasDiagnostics, Inherit, Inherits, Node, Setting,
+    Severity, Span, absent, params, settings,
 };
 use crate::http;
 use crate::log::{Level, Logger, Target};
@@ -21,31 +21,34 @@ use std::sync::OnceLock;
 /// More than the five seconds that glibc waits for the first of several name servers (resolv.conf(5)).
 pub const NAMES_TIMEOUT_MS: u64 = 10_000;
 
-/// The settings of the main and events blocks.
-#[derive(Debug, Default)]
-pub struct Settings {
-    worker_processes: Inherit<Option<u64>>,
-    worker_connections: Inherit<u64>,
-    worker_shutdown_timeout: Inherit<u64>,
-    worker_watchdog: Inherit<u64>,
-    fast_stop_timeout: Inherit<u64>,
-    names_timeout: Inherit<u64>,
-    worker_priority: Inherit<i32>,
-    worker_rlimit_nofile: Inherit<u64>,
-    worker_rlimit_core: Inherit<u64>,
-    worker_memory_budget: Inherit<u64>,
-    /// One mask a worker, the last for all further ones; empty with `auto`.
-    worker_cpu_affinity: Inherit<Vec<Vec<usize>>>,
-    daemon: Inherit<bool>,
-    master_process: Inherit<bool>,
-    pid: Inherit<Box<str>>,
-    user: Inherit<process::Identity>,
-    working_directory: Inherit<Box<str>>,
-    /// `env NAME` and `env NAME=value`.
-    pub environment: Vec<(Box<str>, Option<Box<str>>)>,
-    error_log: Inherit<Logger>,
-    log_targets: Vec<(Target, Level)>,
-    use_: Inherit<()>,
+settings! {
+    /// The settings of the main and events blocks. Nothing inherits them.
+    #[derive(Debug)]
+    pub struct Settings {
+        /// `None`: one for each processor.
+        worker_processes: Setting<Option<u64>> = Some(1),
+        worker_connections: Setting<u64> = 512,
+        worker_shutdown_timeout: Setting<u64> = 0,
+        worker_watchdog: Setting<u64> = 30_000,
+        fast_stop_timeout: Setting<u64> = 1000,
+        names_timeout: Setting<u64> = NAMES_TIMEOUT_MS,
+        worker_priority: Inherit<i32> => own,
+        worker_rlimit_nofile: Inherit<u64> => own,
+        worker_rlimit_core: Inherit<u64> => own,
+        worker_memory_budget: Setting<u64> = budget::BYTES_DEFAULT,
+        /// One mask a worker, the last for all further ones; empty with `auto`.
+        worker_cpu_affinity: Inherit<Vec<Vec<usize>>> => own,
+        daemon: Inherit<bool> => own,
+        master_process: Setting<bool> = true,
+        pid: Inherit<Box<str>> => own,
+        user: Inherit<process::Identity> => own,
+        working_directory: Inherit<Box<str>> => own,
+        /// `env NAME` and `env NAME=value`.
+        pub environment: Vec<(Box<str>, Option<Box<str>>)> => own,
+        error_log: Inherit<Logger> => own,
+        log_targets: Vec<(Target, Level)> => own,
+        use_: Inherit<()> => own,
+    }
 }
 
 /// Context of compiling the main block.
@@ -82,51 +85,50 @@ const BUILT_IN: [&str; 3] = ["brotli", "headers_more", "zstd"];
 
 #[rustfmt::skip]
 pub static MAIN: &[Row] = &[
-    block("events", Context::MAIN, Arity::exactly(0), events, "Settings of connection processing.")
-        .opens(&[(Context::MAIN, Context::EVENTS)]),
+    block("events", Context::MAIN, Arity::exactly(0), events, "Settings of connection processing.").opens(&[(Context::MAIN, Context::EVENTS)]),
     block("http", Context::MAIN, Arity::exactly(0), http_block, "The HTTP servers.").opens(&[(Context::MAIN, Context::HTTP)]),
-    custom("worker_processes", Context::MAIN, Arity::exactly(1), worker_processes, "Number of workers, up to 256, or auto for one a processor; 1."),
+    custom("worker_processes", Context::MAIN, Arity::exactly(1), worker_processes, "Number of workers, up to 256, or auto for one a processor.").default("1"),
     millis("worker_shutdown_timeout", Context::MAIN, |s| &mut s.worker_shutdown_timeout,
-        "Time for a graceful stop, after which open connections are closed, 0 for no limit; 0."),
-    millis("worker_watchdog", Context::MAIN, |s| &mut s.worker_watchdog,
-        "Time after which a worker that does not move is killed and replaced, 0 for never; 30s."),
-    millis("fast_stop_timeout", Context::MAIN, |s| &mut s.fast_stop_timeout, "Time workers get at a fast stop before they are killed; 1s."),
+        "Time for a graceful stop, after which open connections are closed, 0 for no limit."),
+    millis("worker_watchdog", Context::MAIN, |s| &mut s.worker_watchdog, "Time after which a worker that does not move is killed and replaced, 0 for never."),
+    millis("fast_stop_timeout", Context::MAIN, |s| &mut s.fast_stop_timeout, "Time workers get at a fast stop before they are killed."),
     custom("names_timeout", Context::MAIN, Arity::exactly(1), names_timeout,
         "How long the system's resolver may take for all names of the configuration together, at a start and in a reload. A name without an answer counts \
-         as one that was not found; 10s."),
-    custom("worker_priority", Context::MAIN, Arity::exactly(1), worker_priority, "Scheduling priority of workers, -20 to 20; 0."),
-    number("worker_rlimit_nofile", Context::MAIN, (0, u64::MAX), |s| &mut s.worker_rlimit_nofile, "Limit of open files of a worker; the system's."),
+         as one that was not found.").default("10s"),
+    custom("worker_priority", Context::MAIN, Arity::exactly(1), worker_priority, "Scheduling priority of workers, -20 to 20.").default("0"),
+    number("worker_rlimit_nofile", Context::MAIN, (0, u64::MAX), |s: &mut Settings| &mut s.worker_rlimit_nofile,
+        "Limit of open files of a worker.").default("the system's"),
     size("worker_memory_budget", Context::MAIN, |s| &mut s.worker_memory_budget,
         "Memory of a worker for what requests can do without: encoders, SSI, includes before their turn, lists of directories. Beyond it they get smaller \
-         encoders or none, and includes one after the other; 0 for no limit; 256m."),
-    size("worker_rlimit_core", Context::MAIN, |s| &mut s.worker_rlimit_core, "Limit of a worker's core file; the system's."),
-    custom("worker_cpu_affinity", Context::MAIN, Arity::at_least(1), worker_cpu_affinity, "Processors of each worker as bit masks, or auto; none."),
-    flag("daemon", Context::MAIN, |s| &mut s.daemon, "Goes to the background; on, under a service manager (NOTIFY_SOCKET) off."),
+         encoders or none, and includes one after the other; 0 for no limit."),
+    size("worker_rlimit_core", Context::MAIN, |s: &mut Settings| &mut s.worker_rlimit_core, "Limit of a worker's core file.").default("the system's"),
+    custom("worker_cpu_affinity", Context::MAIN, Arity::at_least(1), worker_cpu_affinity, "Processors of each worker as bit masks, or auto.").default("none"),
+    flag("daemon", Context::MAIN, |s: &mut Settings| &mut s.daemon, "Goes to the background.").default("on, under a service manager (NOTIFY_SOCKET) off"),
     flag("master_process", Context::MAIN, |s| &mut s.master_process,
-        "Starts workers; off serves in one process, for debugging: no reload, no upgrade, no watchdog; on."),
-    text("pid", Context::MAIN, |s| &mut s.pid,
-        "File with the master's process id; logs/pronghorn.pid, or /run/pronghorn.pid where the prefix has no folder logs."),
-    custom("user", Context::MAIN, Arity::between(1, 2), user, "User and group of the workers, where the master is root; nobody and its group."),
-    text("working_directory", Context::MAIN, |s| &mut s.working_directory, "Current directory of the workers; the starter's."),
-    custom("env", Context::MAIN, Arity::exactly(1), env, "Environment variable that is kept, or set with NAME=value; TZ."),
+        "Starts workers; off serves in one process, for debugging: no reload, no upgrade, no watchdog."),
+    text("pid", Context::MAIN, |s: &mut Settings| &mut s.pid,
+        "File with the master's process id.").default("logs/pronghorn.pid, or /run/pronghorn.pid where the prefix has no folder logs"),
+    custom("user", Context::MAIN, Arity::between(1, 2), user, "User and group of the workers, where the master is root.").default("nobody and its group"),
+    text("working_directory", Context::MAIN, |s: &mut Settings| &mut s.working_directory, "Current directory of the workers.").default("the starter's"),
+    custom("env", Context::MAIN, Arity::exactly(1), env, "Environment variable that is kept, or set with NAME=value.").default("TZ"),
     custom("error_log", Context::MAIN, Arity::at_least(1), error_log,
-        "Where errors are logged, and from which level on, several lines to several places; logs/error.log error, or stderr where the prefix has no folder \
-         logs."),
+        "Where errors are logged, and from which level on, several lines to several places.")
+        .default("logs/error.log error, or stderr where the prefix has no folder logs"),
     custom("load_module", Context::MAIN, Arity::exactly(1), load_module, "Reads nothing: modules are built in. A warning for those that are not."),
     accepted("lock_file", Context::MAIN, Arity::exactly(1), Accepted::Words, "Nothing is locked while accepting."),
     accepted("timer_resolution", Context::MAIN, Arity::exactly(1), Accepted::Millis, "The clock is read once in a turn of the loop."),
     accepted("pcre_jit", Context::MAIN, Arity::exactly(1), Accepted::Flag,
-        "Regular expressions are not those of PCRE: they are compiled when the configuration is read; off."),
+        "Regular expressions are not those of PCRE: they are compiled when the configuration is read.").default("off"),
     accepted("thread_pool", Context::MAIN, Arity::between(2, 3), Accepted::Named("thread pool"), "One small pool of threads looks up names. Files need none."),
-    accepted("worker_aio_requests", Context::EVENTS, Arity::exactly(1), Accepted::Number, "Files are sent by sendfile(2) in the worker's loop; 32."),
+    accepted("worker_aio_requests", Context::EVENTS, Arity::exactly(1), Accepted::Number, "Files are sent by sendfile(2) in the worker's loop.").default("32"),
     accepted("debug_points", Context::MAIN, Arity::exactly(1), Accepted::OneOf(&["stop", "abort"]), "For nginx's own debugging."),
     custom("worker_connections", Context::EVENTS, Arity::exactly(1), worker_connections,
         "Connections of a worker, those to upstream servers included; at the limit those that only wait are closed, oldest first, and the last sixteenth \
-         is for clients alone; above three quarters client_header_timeout and keepalive_timeout are a quarter of what they say; 512."),
-    custom("use", Context::EVENTS, Arity::exactly(1), use_, "Always epoll, other methods are refused; epoll."),
-    accepted("multi_accept", Context::EVENTS, Arity::exactly(1), Accepted::Flag, "A listener gives one connection for each report of epoll; off."),
-    accepted("accept_mutex", Context::EVENTS, Arity::exactly(1), Accepted::Flag, "Each worker has listeners of its own; off."),
-    accepted("accept_mutex_delay", Context::EVENTS, Arity::exactly(1), Accepted::Millis, "Each worker has listeners of its own; 500ms."),
+         is for clients alone; above three quarters client_header_timeout and keepalive_timeout are a quarter of what they say.").default("512"),
+    custom("use", Context::EVENTS, Arity::exactly(1), use_, "Always epoll, other methods are refused.").default("epoll"),
+    accepted("multi_accept", Context::EVENTS, Arity::exactly(1), Accepted::Flag, "A listener gives one connection for each report of epoll.").default("off"),
+    accepted("accept_mutex", Context::EVENTS, Arity::exactly(1), Accepted::Flag, "Each worker has listeners of its own.").default("off"),
+    accepted("accept_mutex_delay", Context::EVENTS, Arity::exactly(1), Accepted::Millis, "Each worker has listeners of its own.").default("500ms"),
     accepted("debug_connection", Context::EVENTS, Arity::exactly(1), Accepted::List, "Levels are set by error_log, for all clients alike."),
 ];
 
@@ -149,7 +151,7 @@ pub fn table() -> &'static Table<Settings, Cx> {
 
 impl Settings {
     pub fn worker_processes(&self) -> usize {
-        match self.worker_processes.get(Some(1)) {
+        match self.worker_processes.get() {
             Some(count) => count as usize,
             None => process::cpu_count().min(WORKERS_MAX as usize),
         }
@@ -157,28 +159,28 @@ impl Settings {
 
     /// Bytes, 0 for no limit.
     pub fn worker_memory_budget(&self) -> u64 {
-        self.worker_memory_budget.get(budget::BYTES_DEFAULT)
+        self.worker_memory_budget.get()
     }
 
     pub fn worker_connections(&self) -> usize {
-        self.worker_connections.get(512) as usize
+        self.worker_connections.get() as usize
     }
 
     /// `None`: a graceful stop waits for its last connection.
     pub fn worker_shutdown_timeout_ms(&self) -> Option<u64> {
-        self.worker_shutdown_timeout.as_ref().copied().filter(|ms| *ms > 0)
+        Some(self.worker_shutdown_timeout.get()).filter(|ms| *ms > 0)
     }
 
     pub fn worker_watchdog_ms(&self) -> u64 {
-        self.worker_watchdog.get(30_000)
+        self.worker_watchdog.get()
     }
 
     pub fn fast_stop_ms(&self) -> u64 {
-        self.fast_stop_timeout.get(1000)
+        self.fast_stop_timeout.get()
     }
 
     pub fn names_timeout_ms(&self) -> u64 {
-        self.names_timeout.get(NAMES_TIMEOUT_MS)
+        self.names_timeout.get()
     }
 
     pub fn worker_priority(&self) -> Option<i32> {
@@ -208,7 +210,7 @@ impl Settings {
     }
 
     pub fn master_process(&self) -> bool {
-        self.master_process.get(true)
+        self.master_process.get()
     }
 
     /// Where the pid file is.

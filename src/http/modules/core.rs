@@ -21,9 +21,14 @@ use std::sync::Arc;
 
 use crate::base::foreign;
 use crate::base::path::steps_up;
-use crate::config::directive::{Accepted, accepted, custom, flag, keyword, millis, number, size};
-use crate::config::inherit::replace;
-use crate::config::{Arity, Context, Diagnostic, Diagnostics, Inherit, Merge, Node, Span, params};
+use crate::config::directive::{
+    Accepted, accepted, block, buffers, custom, flag, millis, number, one_of, size, text,
+};
+use crate::config::inherit::{own, replace};
+use crate::config::{
+    Arity, Context, Diagnostic, Diagnostics, Inherit, Inherits, Node, Setting, Span, keywords, params,
+    settings,
+};
 use crate::http::config::compile::{CompileOptions, Cx};
 use crate::http::config::location::Kind;
 use crate::http::modules::{BlockConf, Directive};
@@ -82,105 +87,139 @@ impl Root {
     }
 }
 
-#[derive(Clone, Debug, Default)]
-pub struct Conf {
-    client_header_timeout: Inherit<u64>,
-    client_header_min_rate: Inherit<Option<MinRate>>,
-    client_body_min_rate: Inherit<Option<MinRate>>,
-    client_header_buffer_size: Inherit<u64>,
-    large_client_header_buffers: Inherit<(u64, u64)>,
-    max_headers: Inherit<u64>,
-    client_body_timeout: Inherit<u64>,
-    client_body_buffer_size: Inherit<u64>,
-    client_max_body_size: Inherit<u64>,
-    send_timeout: Inherit<u64>,
-    subrequest_output_buffer_size: Inherit<u64>,
-    keepalive_timeout: Inherit<(u64, Option<u64>)>,
-    keepalive_requests: Inherit<u64>,
-    keepalive_time: Inherit<u64>,
-    keepalive_min_timeout: Inherit<u64>,
-    reset_timedout_connection: Inherit<bool>,
-    keepalive_disable: Inherit<keepalive::Browsers>,
-    lingering_close: Inherit<usize>,
-    lingering_time: Inherit<u64>,
-    lingering_timeout: Inherit<u64>,
-    chunked_transfer_encoding: Inherit<bool>,
-    merge_slashes: Inherit<bool>,
-    ignore_invalid_headers: Inherit<bool>,
-    underscores_in_headers: Inherit<bool>,
-    server_tokens: Inherit<usize>,
-    absolute_redirect: Inherit<bool>,
-    server_name_in_redirect: Inherit<bool>,
-    port_in_redirect: Inherit<bool>,
-    recursive_error_pages: Inherit<bool>,
-    internal: Inherit<bool>,
-    log_not_found: Inherit<bool>,
-    etag: Inherit<bool>,
-    msie_padding: Inherit<bool>,
-    msie_refresh: Inherit<bool>,
-    if_modified_since: Inherit<usize>,
-    default_type: Inherit<Box<str>>,
-    types: Inherit<Arc<HashMap<Box<str>, Box<str>>>>,
-    root: Inherit<Root>,
-    error_pages: Vec<ErrorPage>,
-    error_log: Inherit<Logger>,
-    /// The targets of this block's `error_log` lines while it is read.
-    log_targets: Vec<(Target, Level)>,
+settings! {
+    #[derive(Clone, Debug)]
+    pub struct Conf {
+        client_header_timeout: Setting<u64> = 60_000,
+        client_header_min_rate: Setting<Option<MinRate>> = Some(limit::HEADER_MIN_RATE),
+        client_body_min_rate: Setting<Option<MinRate>> = Some(limit::BODY_MIN_RATE),
+        client_header_buffer_size: Setting<u64> = 1024,
+        large_client_header_buffers: Setting<(u64, u64)> = (4, 8192),
+        max_headers: Setting<u64> = 1000,
+        client_body_timeout: Setting<u64> = 60_000,
+        client_body_buffer_size: Setting<u64> = 16 * 1024,
+        client_max_body_size: Setting<u64> = 1024 * 1024,
+        send_timeout: Setting<u64> = 60_000,
+        subrequest_output_buffer_size: Setting<u64> = 4096,
+        keepalive_timeout: Setting<(u64, Option<u64>)> = (KEEPALIVE_MS, None),
+        keepalive_requests: Setting<u64> = 1000,
+        keepalive_time: Setting<u64> = 3_600_000,
+        keepalive_min_timeout: Setting<u64> = 0,
+        reset_timedout_connection: Setting<bool> = false,
+        keepalive_disable: Inherit<keepalive::Browsers>,
+        lingering_close: Setting<Linger> = Linger::On,
+        lingering_time: Setting<u64> = 30_000,
+        lingering_timeout: Setting<u64> = 5_000,
+        chunked_transfer_encoding: Setting<bool> = true,
+        merge_slashes: Setting<bool> = true,
+        ignore_invalid_headers: Setting<bool> = true,
+        underscores_in_headers: Setting<bool> = false,
+        server_tokens: Setting<ServerTokens> = ServerTokens::On,
+        absolute_redirect: Setting<bool> = true,
+        server_name_in_redirect: Setting<bool> = false,
+        port_in_redirect: Setting<bool> = true,
+        recursive_error_pages: Setting<bool> = false,
+        internal: Setting<bool> = false,
+        log_not_found: Setting<bool> = true,
+        etag: Setting<bool> = true,
+        msie_padding: Setting<bool> = true,
+        msie_refresh: Setting<bool> = false,
+        if_modified_since: Setting<IfModifiedSince> = IfModifiedSince::Exact,
+        default_type: Setting<Box<str>> = "text/plain".into(),
+        types: Inherit<Arc<HashMap<Box<str>, Box<str>>>>,
+        root: Inherit<Root>,
+        error_pages: Vec<ErrorPage> => replace,
+        error_log: Inherit<Logger>,
+        /// The targets of this block's `error_log` lines while it is read.
+        log_targets: Vec<(Target, Level)> => own,
+    }
 }
+
+/// Whether a connection is read on after its last response (`lingering_close`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Linger {
+    Off,
+    /// Where something of a request is left unread.
+    On,
+    Always,
+}
+keywords!(Linger { "off" => Off, "on" => On, "always" => Always });
+
+/// What responses say of the program (`server_tokens`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ServerTokens {
+    Off,
+    On,
+    /// The same as `On`: a build has no name of its own.
+    Build,
+}
+keywords!(ServerTokens { "off" => Off, "on" => On, "build" => Build });
+
+/// Which times of `If-Modified-Since` are answered with 304.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IfModifiedSince {
+    Off,
+    /// The file's own.
+    Exact,
+    /// Its own and later ones.
+    Before,
+}
+keywords!(IfModifiedSince { "off" => Off, "exact" => Exact, "before" => Before });
+
+/// A directory that is set, either way, replaces the one that is inherited.
+const ROOT: Inherits = Inherits::List("root");
 
 const IN_LOCATION: Context = Context::ANY.or(Context::LOCATION_IF);
 const HTTP_SERVER: Context = Context::HTTP.or(Context::SERVER);
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    millis("client_header_timeout", HTTP_SERVER, |c| &mut c.client_header_timeout, "Time for the whole request head; 60s."),
+    millis("client_header_timeout", HTTP_SERVER, |c| &mut c.client_header_timeout, "Time for the whole request head."),
     custom("client_header_min_rate", HTTP_SERVER, Arity::between(1, 2), header_min_rate,
-        "Bytes a second that a request head must come at, and the time for which it may fall behind; off for no rate; 100 20s."),
+        "Bytes a second that a request head must come at, and the time for which it may fall behind; off for no rate.").default("100 20s"),
     custom("client_body_min_rate", Context::ANY, Arity::between(1, 2), body_min_rate,
         "Bytes a second that a request body must come at while it is waited for, and the time for which it may fall behind. What has come earns time, up \
-         to client_body_timeout; off for no rate; 500 10s."),
-    size("client_header_buffer_size", HTTP_SERVER, |c| &mut c.client_header_buffer_size, "First buffer for a request head; 1k."),
-    custom("large_client_header_buffers", HTTP_SERVER, Arity::exactly(2), large_client_header_buffers,
-        "Number and size of the buffers for a large head: one line fits one buffer, the head fits all; 4 8k."),
-    number("max_headers", HTTP_SERVER, (1, u32::MAX as u64), |c| &mut c.max_headers, "Most fields of a request head; 1000."),
-    millis("client_body_timeout", Context::ANY, |c| &mut c.client_body_timeout, "Time between two reads of a request body; 60s."),
-    size("client_body_buffer_size", Context::ANY, |c| &mut c.client_body_buffer_size, "Buffer for a request body; 16k."),
-    size("client_max_body_size", Context::ANY, |c| &mut c.client_max_body_size, "Largest request body, 0 for any; 1m."),
-    millis("send_timeout", Context::ANY, |c| &mut c.send_timeout, "Time between two writes to the client; 60s."),
+         to client_body_timeout; off for no rate.").default("500 10s"),
+    size("client_header_buffer_size", HTTP_SERVER, |c| &mut c.client_header_buffer_size, "First buffer for a request head."),
+    buffers("large_client_header_buffers", HTTP_SERVER, |c| &mut c.large_client_header_buffers,
+        "Number and size of the buffers for a large head: one line fits one buffer, the head fits all."),
+    number("max_headers", HTTP_SERVER, (1, u32::MAX as u64), |c| &mut c.max_headers, "Most fields of a request head."),
+    millis("client_body_timeout", Context::ANY, |c| &mut c.client_body_timeout, "Time between two reads of a request body."),
+    size("client_body_buffer_size", Context::ANY, |c| &mut c.client_body_buffer_size, "Buffer for a request body."),
+    size("client_max_body_size", Context::ANY, |c| &mut c.client_max_body_size, "Largest request body, 0 for any."),
+    millis("send_timeout", Context::ANY, |c| &mut c.send_timeout, "Time between two writes to the client."),
     custom("keepalive_timeout", Context::ANY, Arity::between(1, 2), keepalive_timeout,
-        "Time an idle connection is kept, and the Keep-Alive field's value; 75s."),
-    number("keepalive_requests", Context::ANY, (0, u32::MAX as u64), |c| &mut c.keepalive_requests, "Requests served on one connection; 1000."),
-    millis("keepalive_time", Context::ANY, |c| &mut c.keepalive_time, "Age after which a connection is closed with its request; 1h."),
-    millis("keepalive_min_timeout", Context::ANY, |c| &mut c.keepalive_min_timeout,
-        "Time for which an idle connection is not closed when the worker leaves; 0."),
+        "Time an idle connection is kept, and the Keep-Alive field's value.").default("75s"),
+    number("keepalive_requests", Context::ANY, (0, u32::MAX as u64), |c| &mut c.keepalive_requests, "Requests served on one connection."),
+    millis("keepalive_time", Context::ANY, |c| &mut c.keepalive_time, "Age after which a connection is closed with its request."),
+    millis("keepalive_min_timeout", Context::ANY, |c| &mut c.keepalive_min_timeout, "Time for which an idle connection is not closed when the worker leaves."),
     custom("keepalive_disable", Context::ANY, Arity::between(1, 2), keepalive_disable,
-        "Closes the connections of misbehaving browsers after a request: msie6 after a POST, safari on macOS, or none; msie6."),
-    keyword("lingering_close", Context::ANY, &["off", "on", "always"], |c| &mut c.lingering_close,
-        "Reads on after the last response so that no reset overtakes it; on."),
-    millis("lingering_time", Context::ANY, |c| &mut c.lingering_time, "Longest time of a lingering close; 30s."),
-    millis("lingering_timeout", Context::ANY, |c| &mut c.lingering_timeout, "Time between two reads of a lingering close; 5s."),
-    flag("chunked_transfer_encoding", Context::ANY, |c| &mut c.chunked_transfer_encoding, "Allows chunked responses; on."),
-    flag("merge_slashes", HTTP_SERVER, |c| &mut c.merge_slashes, "Compresses adjacent slashes in the URI; on."),
-    flag("ignore_invalid_headers", HTTP_SERVER, |c| &mut c.ignore_invalid_headers, "Leaves out fields with invalid names; on."),
-    flag("underscores_in_headers", HTTP_SERVER, |c| &mut c.underscores_in_headers, "Takes underscores in field names for valid; off."),
-    keyword("server_tokens", Context::ANY, &["off", "on", "build"], |c| &mut c.server_tokens, "Shows the version in Server and on error pages; on."),
-    flag("absolute_redirect", Context::ANY, |c| &mut c.absolute_redirect, "Makes redirects absolute; on."),
-    flag("server_name_in_redirect", Context::ANY, |c| &mut c.server_name_in_redirect, "Uses the server's first name in absolute redirects; off."),
-    flag("port_in_redirect", Context::ANY, |c| &mut c.port_in_redirect, "Shows the port in absolute redirects; on."),
-    flag("recursive_error_pages", IN_LOCATION, |c| &mut c.recursive_error_pages, "Lets the request for an error page have an error page; off."),
+        "Closes the connections of misbehaving browsers after a request: msie6 after a POST, safari on macOS, or none.").default("msie6"),
+    one_of("lingering_close", Context::ANY, |c| &mut c.lingering_close, "Reads on after the last response so that no reset overtakes it."),
+    millis("lingering_time", Context::ANY, |c| &mut c.lingering_time, "Longest time of a lingering close."),
+    millis("lingering_timeout", Context::ANY, |c| &mut c.lingering_timeout, "Time between two reads of a lingering close."),
+    flag("chunked_transfer_encoding", Context::ANY, |c| &mut c.chunked_transfer_encoding, "Allows chunked responses."),
+    flag("merge_slashes", HTTP_SERVER, |c| &mut c.merge_slashes, "Compresses adjacent slashes in the URI."),
+    flag("ignore_invalid_headers", HTTP_SERVER, |c| &mut c.ignore_invalid_headers, "Leaves out fields with invalid names."),
+    flag("underscores_in_headers", HTTP_SERVER, |c| &mut c.underscores_in_headers, "Takes underscores in field names for valid."),
+    one_of("server_tokens", Context::ANY, |c| &mut c.server_tokens, "Shows the version in Server and on error pages."),
+    flag("absolute_redirect", Context::ANY, |c| &mut c.absolute_redirect, "Makes redirects absolute."),
+    flag("server_name_in_redirect", Context::ANY, |c| &mut c.server_name_in_redirect, "Uses the server's first name in absolute redirects."),
+    flag("port_in_redirect", Context::ANY, |c| &mut c.port_in_redirect, "Shows the port in absolute redirects."),
+    flag("recursive_error_pages", IN_LOCATION, |c| &mut c.recursive_error_pages, "Lets the request for an error page have an error page."),
     custom("internal", Context::LOCATION, Arity::exactly(0), internal, "Answers only internal requests, others get 404."),
-    custom("default_type", Context::ANY, Arity::exactly(1), default_type, "MIME type where the file name tells none; text/plain."),
-    crate::config::directive::block("types", Context::ANY, Arity::exactly(0), types, "Maps file name extensions to MIME types."),
-    custom("root", IN_LOCATION, Arity::exactly(1), root, "Directory of the files; html."),
-    custom("alias", Context::LOCATION, Arity::exactly(1), alias, "Replaces the location's part of the URI by a path."),
+    text("default_type", Context::ANY, |c| &mut c.default_type, "MIME type where the file name tells none."),
+    block("types", Context::ANY, Arity::exactly(0), types, "Maps file name extensions to MIME types."),
+    custom("root", IN_LOCATION, Arity::exactly(1), root, "Directory of the files.").default("html").inherits(ROOT),
+    custom("alias", Context::LOCATION, Arity::exactly(1), alias, "Replaces the location's part of the URI by a path.").inherits(ROOT),
     custom("error_page", IN_LOCATION, Arity::at_least(2), error_page, "The URI shown for statuses, with another status after =."),
     custom("error_log", Context::ANY, Arity::at_least(1), set_error_log,
         "Where errors are logged, and from which level on. Several lines log to several places."),
-    accepted("tcp_nodelay", Context::ANY, Arity::exactly(1), Accepted::Flag, "Data is never held back to fill a packet; on."),
-    accepted("tcp_nopush", Context::ANY, Arity::exactly(1), Accepted::Flag, "A head leaves together with the first bytes of its body anyway; off."),
+    accepted("tcp_nodelay", Context::ANY, Arity::exactly(1), Accepted::Flag, "Data is never held back to fill a packet.").default("on"),
+    accepted("tcp_nopush", Context::ANY, Arity::exactly(1), Accepted::Flag, "A head leaves together with the first bytes of its body anyway.").default("off"),
     accepted("aio", Context::ANY, Arity::exactly(1), Accepted::OneOf(&["off", "on", "threads", "threads="]),
-        "Files that are not in the page cache are read by threads whatever this says; off."),
-    accepted("directio", Context::ANY, Arity::exactly(1), Accepted::SizeOr("off"), "Files are always read through the page cache; off."),
+        "Files that are not in the page cache are read by threads whatever this says.").default("off"),
+    accepted("directio", Context::ANY, Arity::exactly(1), Accepted::SizeOr("off"), "Files are always read through the page cache.").default("off"),
     accepted("server_names_hash_max_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
     accepted("server_names_hash_bucket_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
     accepted("types_hash_max_size", Context::ANY, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
@@ -190,178 +229,162 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("connection_pool_size", HTTP_SERVER, Arity::exactly(1), Accepted::Size, "Memory is taken as needed."),
     accepted("request_pool_size", HTTP_SERVER, Arity::exactly(1), Accepted::Size, "Memory is taken as needed."),
     accepted("postpone_output", Context::ANY, Arity::exactly(1), Accepted::Size, "What is ready is sent at once."),
-    accepted("aio_write", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nothing is written to files but logs; off."),
-    accepted("directio_alignment", Context::ANY, Arity::exactly(1), Accepted::Size, "Files are always read through the page cache; 512."),
-    accepted("read_ahead", Context::ANY, Arity::exactly(1), Accepted::Size, "Left to the kernel; 0."),
-    accepted("send_lowat", Context::ANY, Arity::exactly(1), Accepted::Size, "Data is never held back to fill a packet; 0."),
+    accepted("aio_write", Context::ANY, Arity::exactly(1), Accepted::Flag, "Nothing is written to files but logs.").default("off"),
+    accepted("directio_alignment", Context::ANY, Arity::exactly(1), Accepted::Size, "Files are always read through the page cache.").default("512"),
+    accepted("read_ahead", Context::ANY, Arity::exactly(1), Accepted::Size, "Left to the kernel.").default("0"),
+    accepted("send_lowat", Context::ANY, Arity::exactly(1), Accepted::Size, "Data is never held back to fill a packet.").default("0"),
     size("subrequest_output_buffer_size", Context::ANY, |c| &mut c.subrequest_output_buffer_size,
-        "Most bytes of a subrequest's answer that is kept in memory; 4k."),
+        "Most bytes of a subrequest's answer that is kept in memory."),
     flag("reset_timedout_connection", Context::ANY, |c| &mut c.reset_timedout_connection,
         "Resets a connection that timed out, or that return 444 ends, so that the kernel keeps nothing of it. One that took nothing for send_timeout is \
-         reset in any case; off."),
-    flag("msie_padding", Context::ANY, |c| &mut c.msie_padding, "Makes error pages long enough that Internet Explorer and Chrome show them; on."),
-    flag("msie_refresh", Context::ANY, |c| &mut c.msie_refresh, "Leads Internet Explorer on by a page instead of a redirect; off."),
-    flag("log_not_found", Context::ANY, |c| &mut c.log_not_found, "Logs files that are not there; on."),
-    flag("etag", Context::ANY, |c| &mut c.etag, "Gives files an ETag of their time and size; on."),
-    keyword("if_modified_since", Context::ANY, &["off", "exact", "before"], |c| &mut c.if_modified_since,
-        "When If-Modified-Since is answered with 304: never, for the file's own time, or for any time from it on; exact."),
+         reset in any case."),
+    flag("msie_padding", Context::ANY, |c| &mut c.msie_padding, "Makes error pages long enough that Internet Explorer and Chrome show them."),
+    flag("msie_refresh", Context::ANY, |c| &mut c.msie_refresh, "Leads Internet Explorer on by a page instead of a redirect."),
+    flag("log_not_found", Context::ANY, |c| &mut c.log_not_found, "Logs files that are not there."),
+    flag("etag", Context::ANY, |c| &mut c.etag, "Gives files an ETag of their time and size."),
+    one_of("if_modified_since", Context::ANY, |c| &mut c.if_modified_since,
+        "When If-Modified-Since is answered with 304: never, for the file's own time, or for any time from it on."),
 ];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        macro_rules! scalars { ($($name:ident)*) => { $(self.$name.merge(&outer.$name);)* }; }
-        scalars! {
-            client_header_timeout client_header_min_rate client_body_min_rate keepalive_min_timeout
-            reset_timedout_connection client_header_buffer_size large_client_header_buffers max_headers client_body_timeout
-            client_body_buffer_size client_max_body_size send_timeout keepalive_timeout keepalive_requests
-            keepalive_time keepalive_disable lingering_close lingering_time lingering_timeout chunked_transfer_encoding
-            merge_slashes ignore_invalid_headers underscores_in_headers server_tokens absolute_redirect
-            etag if_modified_since msie_padding msie_refresh server_name_in_redirect port_in_redirect
-            recursive_error_pages internal log_not_found default_type types root error_log subrequest_output_buffer_size
-        }
-        replace(&mut self.error_pages, &outer.error_pages);
-    }
-}
 
 impl BlockConf for Conf {}
 
 impl Conf {
     pub fn client_header_timeout(&self) -> u64 {
-        self.client_header_timeout.get(60_000)
+        self.client_header_timeout.get()
     }
 
     pub fn client_header_buffer_size(&self) -> usize {
-        self.client_header_buffer_size.get(1024) as usize
+        self.client_header_buffer_size.get() as usize
     }
 
     /// The most bytes a head may have.
     pub fn head_bytes_max(&self) -> usize {
-        let (count, size) = self.large_client_header_buffers.get((4, 8192));
+        let (count, size) = self.large_client_header_buffers.get();
         ((count * size) as usize).max(self.client_header_buffer_size())
     }
 
     pub fn head_limits(&self) -> Limits {
-        let (_, line) = self.large_client_header_buffers.get((4, 8192));
+        let (_, line) = self.large_client_header_buffers.get();
         Limits {
             line_bytes_max: (line as usize).max(self.client_header_buffer_size()),
             head_bytes_max: self.head_bytes_max(),
-            ignore_invalid: self.ignore_invalid_headers.get(true),
-            underscores: self.underscores_in_headers.get(false),
-            fields_max: self.max_headers.get(1000) as usize,
+            ignore_invalid: self.ignore_invalid_headers.get(),
+            underscores: self.underscores_in_headers.get(),
+            fields_max: self.max_headers.get() as usize,
         }
     }
 
     pub fn client_body_timeout(&self) -> u64 {
-        self.client_body_timeout.get(60_000)
+        self.client_body_timeout.get()
     }
 
     pub fn client_body_buffer_size(&self) -> usize {
-        self.client_body_buffer_size.get(16 * 1024) as usize
+        self.client_body_buffer_size.get() as usize
     }
 
     pub fn client_max_body_size(&self) -> u64 {
-        self.client_max_body_size.get(1024 * 1024)
+        self.client_max_body_size.get()
     }
 
     pub fn subrequest_output_buffer_size(&self) -> usize {
-        self.subrequest_output_buffer_size.get(4096) as usize
+        self.subrequest_output_buffer_size.get() as usize
     }
 
     pub fn send_timeout(&self) -> u64 {
-        self.send_timeout.get(60_000)
+        self.send_timeout.get()
     }
 
     pub fn keepalive_timeout(&self) -> u64 {
-        self.keepalive_timeout.get((KEEPALIVE_MS, None)).0
+        self.keepalive_timeout.get().0
     }
 
     /// Seconds for the `Keep-Alive` field, when it is to be sent.
     pub fn keepalive_header(&self) -> Option<u64> {
-        self.keepalive_timeout.get((KEEPALIVE_MS, None)).1
+        self.keepalive_timeout.get().1
     }
 
     pub fn keepalive_requests(&self) -> u64 {
-        self.keepalive_requests.get(1000)
+        self.keepalive_requests.get()
     }
 
     pub fn keepalive_time(&self) -> u64 {
-        self.keepalive_time.get(3_600_000)
+        self.keepalive_time.get()
     }
 
     /// How long an idle connection stays open though the worker leaves.
     pub fn keepalive_min_timeout(&self) -> u64 {
-        self.keepalive_min_timeout.get(0)
+        self.keepalive_min_timeout.get()
     }
 
     pub fn resets_timed_out(&self) -> bool {
-        self.reset_timedout_connection.get(false)
+        self.reset_timedout_connection.get()
     }
 
     pub fn lingering_close(&self) -> bool {
-        self.lingering_close.get(1) > 0
+        self.lingering_close.get() != Linger::Off
     }
 
     /// Also where nothing of a request is left unread.
     pub fn lingers_always(&self) -> bool {
-        self.lingering_close.get(1) == 2
+        self.lingering_close.get() == Linger::Always
     }
 
     pub fn lingering_time(&self) -> u64 {
-        self.lingering_time.get(30_000)
+        self.lingering_time.get()
     }
 
     pub fn lingering_timeout(&self) -> u64 {
-        self.lingering_timeout.get(5_000)
+        self.lingering_timeout.get()
     }
 
     pub fn chunked_transfer_encoding(&self) -> bool {
-        self.chunked_transfer_encoding.get(true)
+        self.chunked_transfer_encoding.get()
     }
 
     pub fn merge_slashes(&self) -> bool {
-        self.merge_slashes.get(true)
+        self.merge_slashes.get()
     }
 
     pub fn server_tokens(&self) -> bool {
-        self.server_tokens.get(1) > 0
+        self.server_tokens.get() != ServerTokens::Off
     }
 
     pub fn recursive_error_pages(&self) -> bool {
-        self.recursive_error_pages.get(false)
+        self.recursive_error_pages.get()
     }
 
     pub fn is_internal(&self) -> bool {
-        self.internal.get(false)
+        self.internal.get()
     }
 
     pub fn msie_padding(&self) -> bool {
-        self.msie_padding.get(true)
+        self.msie_padding.get()
     }
 
     pub fn msie_refresh(&self) -> bool {
-        self.msie_refresh.get(false)
+        self.msie_refresh.get()
     }
 
     pub fn etag(&self) -> bool {
-        self.etag.get(true)
+        self.etag.get()
     }
 
     /// Whether what was modified then needs not be sent to who has it as of `date`.
     pub fn is_current(&self, modified: i64, date: i64) -> bool {
-        match self.if_modified_since.get(1) {
-            0 => false,
-            1 => modified == date,
-            _ => modified <= date,
+        match self.if_modified_since.get() {
+            IfModifiedSince::Off => false,
+            IfModifiedSince::Exact => modified == date,
+            IfModifiedSince::Before => modified <= date,
         }
     }
 
     /// `if_modified_since off`.
     pub fn is_always_modified(&self) -> bool {
-        self.if_modified_since.get(1) == 0
+        self.if_modified_since.get() == IfModifiedSince::Off
     }
 
     pub fn log_not_found(&self) -> bool {
-        self.log_not_found.get(true)
+        self.log_not_found.get()
     }
 
     /// Tells an `alias` of a location what it stands for. Errors: a warning where its files lie open.
@@ -414,7 +437,7 @@ impl Conf {
     }
 
     pub fn default_type(&self) -> &str {
-        self.default_type.as_ref().map_or("text/plain", |kind| kind)
+        self.default_type.value()
     }
 }
 
@@ -427,11 +450,6 @@ pub fn content_type(request: &Request) -> Vec<u8> {
 /// The error log in force for a request.
 pub fn error_log(request: &Request) -> Logger {
     request.location.core.log()
-}
-
-fn large_client_header_buffers(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let buffers = params::buffers(node)?;
-    conf.large_client_header_buffers.put(buffers, node)
 }
 
 fn keepalive_timeout(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -461,10 +479,6 @@ fn body_min_rate(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnos
 
 fn internal(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.internal.put(true, node)
-}
-
-fn default_type(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.default_type.put(node.arg(0).into(), node)
 }
 
 /// Several blocks of one level are one table, in which the later line for an extension counts.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::base::gzip::{MEMORY_LEVEL, Shape, WINDOW_BITS};
 use crate::config::directive::{Accepted, accepted, custom, flag, number, one_of, size};
 use crate::config::inherit::replace;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node, Setting, keywords, params, settings};
+use crate::config::{Arity, Context, Diagnostic, Merge, Node, Setting, params, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
@@ -66,8 +66,6 @@ enum Disabled {
     Msie6,
     Agents(Arc<Pattern>),
 }
-
-keywords!(Version { "1.0" => Http10, "1.1" => Http11 });
 
 const ONE: Arity = Arity::exactly(1);
 const SOME: Arity = Arity::at_least(1);

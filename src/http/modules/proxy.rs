@@ -8,15 +8,16 @@ pub mod cookie;
 
 use std::sync::{Arc, LazyLock};
 
-use crate::config::directive::keyword;
-use crate::config::inherit::duplicate;
-use crate::config::{Diagnostic, Inherit, Merge, Node, inherit};
+use crate::config::directive::one_of;
+use crate::config::inherit::{duplicate, own, replace};
+use crate::config::{Diagnostic, Inherit, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::scope::{Script, Variable};
 use crate::http::upstream::conf::{self, Family, Names, upstream_rows};
 use crate::proto::h1::encode::{Label, Token};
 use crate::proto::header::Id;
+use crate::proto::message::Version;
 use crate::script::regex::{Pattern, Regex};
 use crate::script::value;
 use cookie::Cookies;
@@ -49,31 +50,18 @@ const HIDDEN: &[&str] = &[
 /// The family of `proxy_`.
 static FAMILY: Family = Family::new("proxy_", HIDDEN);
 
-/// The settings of one block: those of every family, and what only HTTP to upstreams has.
-#[derive(Debug)]
-pub struct Conf {
-    pub upstream: conf::Conf,
-    set_headers: Vec<(Box<str>, Script)>,
-    redirects: Vec<Redirect>,
-    cookies: Cookies,
-    http_version: Inherit<usize>,
-    method: Inherit<Script>,
-    body: Inherit<Script>,
-    frozen: Option<Arc<Frozen>>,
-}
-
-impl Default for Conf {
-    fn default() -> Self {
-        Self {
-            upstream: conf::Conf::of(&FAMILY),
-            set_headers: Vec::new(),
-            redirects: Vec::new(),
-            cookies: Cookies::default(),
-            http_version: Inherit::default(),
-            method: Inherit::default(),
-            body: Inherit::default(),
-            frozen: None,
-        }
+settings! {
+    /// The settings of one block: those of every family, and what only HTTP to upstreams has.
+    #[derive(Debug)]
+    pub struct Conf {
+        pub upstream: conf::Conf = &FAMILY,
+        set_headers: Vec<(Box<str>, Script)> => replace,
+        redirects: Vec<Redirect> => replace,
+        cookies: Cookies,
+        http_version: Setting<Version> = Version::Http11,
+        method: Inherit<Script>,
+        body: Inherit<Script>,
+        frozen: Option<Arc<Frozen>> => own,
     }
 }
 
@@ -144,7 +132,7 @@ impl Conf {
     }
 
     pub fn is_http11(&self) -> bool {
-        self.http_version.get(1) == 1
+        self.http_version.get() == Version::Http11
     }
 
     pub fn method(&self) -> Option<&Script> {
@@ -160,18 +148,6 @@ impl Conf {
     }
 }
 
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.upstream.merge(&outer.upstream);
-        inherit::replace(&mut self.set_headers, &outer.set_headers);
-        inherit::replace(&mut self.redirects, &outer.redirects);
-        self.cookies.merge(&outer.cookies);
-        self.http_version.merge(&outer.http_version);
-        self.method.merge(&outer.method);
-        self.body.merge(&outer.body);
-    }
-}
-
 impl BlockConf for Conf {
     fn freeze(&mut self, cx: &mut Cx) {
         // HTTP/1.0 has no chunks: a body whose length is not known is read first
@@ -181,19 +157,17 @@ impl BlockConf for Conf {
     }
 }
 
-const VERSIONS: &[&str] = &["1.0", "1.1"];
-
 #[rustfmt::skip]
-pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("proxy_", upstream, [
-    custom("proxy_set_header", ANY, Arity::exactly(2), set_header, "A field of the request to the upstream; Host $proxy_host."),
-    custom("proxy_redirect", ANY, Arity::between(1, 2), redirect, "Rewrites Location and Refresh; default."),
-    custom("proxy_cookie_domain", ANY, Arity::between(1, 2), |conf, cx, node| cookie::domain(&mut conf.cookies, cx, node),
-        "Rewrites the Domain of Set-Cookie: a domain or ~regex, and what it becomes; off."),
-    custom("proxy_cookie_path", ANY, Arity::between(1, 2), |conf, cx, node| cookie::path(&mut conf.cookies, cx, node),
-        "Rewrites the Path of Set-Cookie: a prefix or ~regex, and what it becomes; off."),
-    custom("proxy_cookie_flags", ANY, Arity::between(1, 4), |conf, cx, node| cookie::flags(&mut conf.cookies, cx, node),
-        "Sets or removes flags of the cookies of a name or ~regex: [no]secure, [no]httponly, samesite=strict|lax|none, nosamesite; off."),
-    keyword("proxy_http_version", ANY, VERSIONS, |c| &mut c.http_version, "Version of HTTP for requests to upstreams; 1.1."),
+pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("proxy_", Conf, upstream, [
+    custom("proxy_set_header", ANY, Arity::exactly(2), set_header, "A field of the request to the upstream.").default("Host $proxy_host"),
+    custom("proxy_redirect", ANY, Arity::between(1, 2), redirect, "Rewrites Location and Refresh.").default("default"),
+    custom("proxy_cookie_domain", ANY, Arity::between(1, 2), |conf: &mut Conf, cx, node| cookie::domain(&mut conf.cookies, cx, node),
+        "Rewrites the Domain of Set-Cookie: a domain or ~regex, and what it becomes.").default("off"),
+    custom("proxy_cookie_path", ANY, Arity::between(1, 2), |conf: &mut Conf, cx, node| cookie::path(&mut conf.cookies, cx, node),
+        "Rewrites the Path of Set-Cookie: a prefix or ~regex, and what it becomes.").default("off"),
+    custom("proxy_cookie_flags", ANY, Arity::between(1, 4), |conf: &mut Conf, cx, node| cookie::flags(&mut conf.cookies, cx, node),
+        "Sets or removes flags of the cookies of a name or ~regex: [no]secure, [no]httponly, samesite=strict|lax|none, nosamesite.").default("off"),
+    one_of("proxy_http_version", ANY, |c| &mut c.http_version, "Version of HTTP for requests to upstreams."),
     custom("proxy_method", ANY, ONE, method, "Method of the request to the upstream, instead of the client's; a value that is no token is answered with 500."),
     custom("proxy_set_body", ANY, ONE, |c, cx, node| script(&mut c.body, cx, node), "Body of the request to the upstream, instead of the client's."),
     accepted("fastcgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "FastCGI is not available yet."),

@@ -10,7 +10,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
-use crate::config::{Diagnostic, Inherit, Merge, Node, Span, inherit, params};
+use crate::config::inherit::{Initial, replace};
+use crate::config::{Diagnostic, Inherit, Merge, Node, Setting, Span, params, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::limit_rate;
 use crate::http::request::Request;
@@ -24,12 +25,6 @@ use crate::net::pace::Pace;
 use crate::proto::header::Id;
 use crate::script::value;
 use crate::upstream::Faults;
-
-/// Largest response head while `proxy_buffer_size` is not set; set, it is the limit itself.
-const HEAD_BYTES_MAX: u64 = 64 * 1024;
-
-/// nginx's eight pages.
-const BUFFERS: (u64, u64) = (8, 4096);
 
 /// The words of `proxy_ignore_headers`.
 const IGNORABLE: &[&str] = &[
@@ -91,40 +86,57 @@ impl fmt::Display for Name {
 /// The settings of one block that every family has.
 ///
 /// A family's own settings hold one, merge it and freeze it with theirs. Its fields are set by the rows that
-/// [`upstream_rows!`] makes; everybody else uses the getters, which know the defaults.
+/// [`upstream_rows!`] makes; everybody else uses the getters.
 #[derive(Debug)]
 pub struct Conf {
     family: &'static Family,
-    pub hide: Vec<Box<str>>,
-    pub pass: Vec<Box<str>>,
-    pub ignore: Vec<Box<str>>,
-    pub next: Inherit<Faults>,
-    pub next_tries: Inherit<u64>,
-    pub next_timeout: Inherit<u64>,
-    bind: Inherit<Bind>,
-    pub timeout_total: Inherit<u64>,
-    pub buffer_size: Inherit<u64>,
-    pub request_buffering: Inherit<bool>,
-    pub connect_timeout: Inherit<u64>,
-    pub send_timeout: Inherit<u64>,
-    pub read_timeout: Inherit<u64>,
-    pub pass_trailers: Inherit<bool>,
-    pub intercept_errors: Inherit<bool>,
-    pub ignore_client_abort: Inherit<bool>,
-    pub socket_keepalive: Inherit<bool>,
-    pub pass_request_headers: Inherit<bool>,
-    pub pass_request_body: Inherit<bool>,
-    pub buffering: Inherit<bool>,
-    buffers: Inherit<(u64, u64)>,
-    pub limit_rate: Inherit<Script>,
-    /// Bytes of a temporary file; not set: none.
-    pub temp_file_max: Inherit<u64>,
-    temp_path: Inherit<TempPath>,
+    /// For the rows.
+    pub set: Settings,
     /// In force where `proxy_temp_path` is not set and files are needed.
     default_path: Option<TempPath>,
-    pub store: Inherit<Place>,
-    pub store_access: Inherit<u32>,
     frozen: Option<Arc<Frozen>>,
+}
+
+settings! {
+    /// What the directives say.
+    #[derive(Debug)]
+    pub struct Settings {
+        pub hide: Vec<Box<str>> => replace,
+        pub pass: Vec<Box<str>> => replace,
+        pub ignore: Vec<Box<str>> => replace,
+        pub next: Inherit<Faults>,
+        pub next_tries: Setting<u64> = 0,
+        pub next_timeout: Setting<u64> = 0,
+        bind: Inherit<Bind>,
+        pub timeout_total: Setting<u64> = 0,
+        /// The largest response head: more than nginx's buffer where it is not set, the limit itself where it is.
+        pub buffer_size: Setting<u64> = 64 * 1024,
+        pub request_buffering: Inherit<bool>,
+        pub connect_timeout: Setting<u64> = 60_000,
+        pub send_timeout: Setting<u64> = 60_000,
+        pub read_timeout: Setting<u64> = 60_000,
+        pub pass_trailers: Setting<bool> = false,
+        pub intercept_errors: Setting<bool> = false,
+        pub ignore_client_abort: Setting<bool> = false,
+        pub socket_keepalive: Setting<bool> = false,
+        pub pass_request_headers: Setting<bool> = true,
+        pub pass_request_body: Setting<bool> = true,
+        pub buffering: Setting<bool> = true,
+        /// nginx's eight pages.
+        buffers: Setting<(u64, u64)> = (8, 4096),
+        pub limit_rate: Inherit<Script>,
+        /// Bytes of a temporary file; 0: none.
+        pub temp_file_max: Setting<u64> = 0,
+        temp_path: Inherit<TempPath>,
+        pub store: Inherit<Place>,
+        pub store_access: Setting<u32> = 0o600,
+    }
+}
+
+impl Initial<&'static Family> for Conf {
+    fn initial(family: &'static Family) -> Self {
+        Self::of(family)
+    }
 }
 
 /// What is computed once from the lists of a block.
@@ -205,37 +217,7 @@ impl Request {
 impl Conf {
     /// Nothing is set.
     pub fn of(family: &'static Family) -> Self {
-        Self {
-            family,
-            hide: Vec::new(),
-            pass: Vec::new(),
-            ignore: Vec::new(),
-            next: Inherit::default(),
-            next_tries: Inherit::default(),
-            next_timeout: Inherit::default(),
-            bind: Inherit::default(),
-            timeout_total: Inherit::default(),
-            buffer_size: Inherit::default(),
-            request_buffering: Inherit::default(),
-            connect_timeout: Inherit::default(),
-            send_timeout: Inherit::default(),
-            read_timeout: Inherit::default(),
-            pass_trailers: Inherit::default(),
-            intercept_errors: Inherit::default(),
-            ignore_client_abort: Inherit::default(),
-            socket_keepalive: Inherit::default(),
-            pass_request_headers: Inherit::default(),
-            pass_request_body: Inherit::default(),
-            buffering: Inherit::default(),
-            buffers: Inherit::default(),
-            limit_rate: Inherit::default(),
-            temp_file_max: Inherit::default(),
-            temp_path: Inherit::default(),
-            default_path: None,
-            store: Inherit::default(),
-            store_access: Inherit::default(),
-            frozen: None,
-        }
+        Self { family, set: Settings::default(), default_path: None, frozen: None }
     }
 
     /// The full name of a directive that every family has: `proxy_read_timeout` for `read_timeout`.
@@ -266,120 +248,120 @@ impl Conf {
 
     /// The local address of a connection is the request's own: it has variables.
     pub fn has_own_local(&self) -> bool {
-        matches!(self.bind.as_ref(), Some(Bind::Script { .. }))
+        matches!(self.set.bind.as_ref(), Some(Bind::Script { .. }))
     }
 
     /// The value of a `proxy_bind` with variables, and the address that it is.
     pub fn own_local(&self, request: &mut Request) -> (Vec<u8>, Option<Address>) {
-        let Some(Bind::Script { address, .. }) = self.bind.as_ref() else { return (Vec::new(), None) };
+        let Some(Bind::Script { address, .. }) = self.set.bind.as_ref() else { return (Vec::new(), None) };
         let value = address.to_vec(request);
         let parsed = std::str::from_utf8(&value).ok().and_then(parse_local);
         (value, parsed)
     }
 
     pub fn next(&self) -> Faults {
-        self.next.get(Faults::default())
+        self.set.next.get(Faults::default())
     }
 
     pub fn next_tries(&self) -> u32 {
-        self.next_tries.get(0) as u32
+        self.set.next_tries.get() as u32
     }
 
     pub fn next_timeout_ms(&self) -> u64 {
-        self.next_timeout.get(0)
+        self.set.next_timeout.get()
     }
 
     /// Bytes that a response head may have.
     pub fn head_bytes_max(&self) -> usize {
-        self.buffer_size.get(HEAD_BYTES_MAX) as usize
+        self.set.buffer_size.get() as usize
     }
 
     /// Where that was said.
     pub fn buffer_size_span(&self) -> Option<Span> {
-        self.buffer_size.span()
+        self.set.buffer_size.span()
     }
 
     /// What `proxy_request_buffering` says, if anything.
     pub fn request_buffering(&self) -> Option<bool> {
-        self.request_buffering.as_ref().copied()
+        self.set.request_buffering.as_ref().copied()
     }
 
     pub fn connect_timeout_ms(&self) -> u64 {
-        self.connect_timeout.get(60_000)
+        self.set.connect_timeout.get()
     }
 
     pub fn send_timeout_ms(&self) -> u64 {
-        self.send_timeout.get(60_000)
+        self.set.send_timeout.get()
     }
 
     pub fn read_timeout_ms(&self) -> u64 {
-        self.read_timeout.get(60_000)
+        self.set.read_timeout.get()
     }
 
     /// How long a request may take from its first upstream to the end of the answer; 0: any time.
     pub fn timeout_total_ms(&self) -> u64 {
-        self.timeout_total.get(0)
+        self.set.timeout_total.get()
     }
 
     /// Where that was said.
     pub fn timeout_total_span(&self) -> Option<Span> {
-        self.timeout_total.span()
+        self.set.timeout_total.span()
     }
 
     pub fn pass_trailers(&self) -> bool {
-        self.pass_trailers.get(false)
+        self.set.pass_trailers.get()
     }
 
     pub fn intercept_errors(&self) -> bool {
-        self.intercept_errors.get(false)
+        self.set.intercept_errors.get()
     }
 
     pub fn ignore_client_abort(&self) -> bool {
-        self.ignore_client_abort.get(false)
+        self.set.ignore_client_abort.get()
     }
 
     pub fn pass_request_headers(&self) -> bool {
-        self.pass_request_headers.get(true)
+        self.set.pass_request_headers.get()
     }
 
     pub fn pass_request_body(&self) -> bool {
-        self.pass_request_body.get(true)
+        self.set.pass_request_body.get()
     }
 
     /// Answers are read ahead of a slower client.
     pub fn is_buffering(&self) -> bool {
-        self.buffering.get(true)
+        self.set.buffering.get()
     }
 
     /// Bytes read ahead of the client.
     pub fn buffer_bytes(&self) -> usize {
-        let (count, size) = self.buffers.get(BUFFERS);
+        let (count, size) = self.set.buffers.get();
         usize::try_from(count.saturating_mul(size)).unwrap_or(usize::MAX)
     }
 
     /// Where files under way are; `None`: nothing in this block needs them.
     pub fn temp_path(&self) -> Option<&TempPath> {
-        self.temp_path.as_ref().or(self.default_path.as_ref())
+        self.set.temp_path.as_ref().or(self.default_path.as_ref())
     }
 
     /// Bytes that may wait in a temporary file; 0: none.
     pub fn temp_file_bytes_max(&self) -> u64 {
-        self.temp_file_max.get(0)
+        self.set.temp_file_max.get()
     }
 
     /// Where answers are kept as files, if they are.
     pub fn store(&self) -> Option<&Place> {
-        self.store.as_ref().filter(|place| !matches!(place, Place::Off))
+        self.set.store.as_ref().filter(|place| !matches!(place, Place::Off))
     }
 
     /// The mode of these files.
     pub fn store_mode(&self) -> u32 {
-        self.store_access.get(0o600)
+        self.set.store_access.get()
     }
 
     /// How fast the answer of an upstream is read; `None`: as fast as it comes.
     pub fn pace(&'static self, request: &mut Request) -> Option<Pace> {
-        let script = self.limit_rate.as_ref()?;
+        let script = self.set.limit_rate.as_ref()?;
         Pace::new(limit_rate::evaluate(Some(script), request), 0)
     }
 
@@ -393,7 +375,7 @@ impl Conf {
     /// Called once per block after merging.
     pub fn freeze(&mut self, cx: &mut Cx) {
         let needs_files = self.temp_file_bytes_max() > 0 || self.store().is_some();
-        if needs_files && !self.temp_path.is_set() {
+        if needs_files && !self.set.temp_path.is_set() {
             let path = cx.path(&format!("{}temp", self.family.prefix));
             cx.need_folder(&path);
             self.default_path = Some(TempPath::plain(path));
@@ -405,42 +387,19 @@ impl Conf {
 
 impl Merge for Conf {
     fn merge(&mut self, outer: &Self) {
-        inherit::replace(&mut self.hide, &outer.hide);
-        inherit::replace(&mut self.pass, &outer.pass);
-        inherit::replace(&mut self.ignore, &outer.ignore);
-        self.next.merge(&outer.next);
-        self.next_tries.merge(&outer.next_tries);
-        self.next_timeout.merge(&outer.next_timeout);
-        self.bind.merge(&outer.bind);
-        self.timeout_total.merge(&outer.timeout_total);
-        self.buffer_size.merge(&outer.buffer_size);
-        self.request_buffering.merge(&outer.request_buffering);
-        self.connect_timeout.merge(&outer.connect_timeout);
-        self.send_timeout.merge(&outer.send_timeout);
-        self.read_timeout.merge(&outer.read_timeout);
-        self.pass_trailers.merge(&outer.pass_trailers);
-        self.intercept_errors.merge(&outer.intercept_errors);
-        self.ignore_client_abort.merge(&outer.ignore_client_abort);
-        self.socket_keepalive.merge(&outer.socket_keepalive);
-        self.pass_request_headers.merge(&outer.pass_request_headers);
-        self.pass_request_body.merge(&outer.pass_request_body);
-        self.buffering.merge(&outer.buffering);
-        self.buffers.merge(&outer.buffers);
-        self.limit_rate.merge(&outer.limit_rate);
-        self.temp_file_max.merge(&outer.temp_file_max);
-        self.temp_path.merge(&outer.temp_path);
-        self.store.merge(&outer.store);
-        self.store_access.merge(&outer.store_access);
+        let Self { family: _, set, default_path: _, frozen: _ } = self;
+        set.merge(&outer.set);
     }
 }
 
 /// The table of one family: its own rows, and those that every family has, under its prefix.
 ///
-/// `upstream_rows!("fastcgi_", upstream, [own rows])`, where `upstream` is the field of the family's settings that holds
-/// a [`Conf`]. A macro, since a row is a constant: its name and its text are put together by the compiler, and the
+/// `upstream_rows!("fastcgi_", Conf, upstream, [own rows])`, where `upstream` is the field of the family's settings
+/// (`Conf`) that holds a [`Conf`] of this room. A macro, since a row is a constant: its name and its text are put
+/// together by the compiler, and the
 /// manual, the diagnostics and the conversion read them like any other.
 macro_rules! upstream_rows {
-    ($prefix:literal, $field:ident, [$($own:expr),* $(,)?]) => {{
+    ($prefix:literal, $conf:ty, $field:ident, [$($own:expr),* $(,)?]) => {{
         use $crate::config::directive::{Accepted, accepted, custom, flag, millis, number, size};
         use $crate::config::{Arity, Context};
         use $crate::http::upstream::{conf, store};
@@ -449,55 +408,57 @@ macro_rules! upstream_rows {
         const MANY: Arity = Arity::at_least(1);
         &[
             $($own,)*
-            custom(concat!($prefix, "hide_header"), ANY, ONE, |c, _, node| conf::push(&mut c.$field.hide, node),
+            custom(concat!($prefix, "hide_header"), ANY, ONE, |c, _, node| conf::push(&mut c.$field.set.hide, node),
                 "A field that the client does not get."),
-            custom(concat!($prefix, "pass_header"), ANY, ONE, |c, _, node| conf::push(&mut c.$field.pass, node),
+            custom(concat!($prefix, "pass_header"), ANY, ONE, |c, _, node| conf::push(&mut c.$field.set.pass, node),
                 "A field that the client gets, though it is hidden by default. Of Server and Date it gets the upstream's, or none."),
             custom(concat!($prefix, "ignore_headers"), ANY, MANY, |c, cx, node| conf::ignore_headers(&mut c.$field, cx, node),
                 "Fields of the response that are passed on but not obeyed."),
-            custom(concat!($prefix, "next_upstream"), ANY, MANY, |c, cx, node| conf::next_upstream(&mut c.$field, cx, node),
-                "Faults after which another server is tried; error timeout."),
-            number(concat!($prefix, "next_upstream_tries"), ANY, (0, u32::MAX as u64), |c| &mut c.$field.next_tries,
-                "Servers tried for one request, 0: all; 0."),
-            millis(concat!($prefix, "next_upstream_timeout"), ANY, |c| &mut c.$field.next_timeout,
-                "Time in which another server may be tried, 0: no limit; 0."),
-            custom(concat!($prefix, "bind"), ANY, Arity::between(1, 2), |c, cx, node| conf::bind(&mut c.$field, cx, node),
-                "Local address of connections to upstreams, with a port or without; transparent: it may be any address, such as $remote_addr; off."),
-            size(concat!($prefix, "buffer_size"), ANY, |c| &mut c.$field.buffer_size, "Most bytes that the head of a response may have; 64k."),
-            flag(concat!($prefix, "request_buffering"), ANY, |c| &mut c.$field.request_buffering, concat!(
+            custom(concat!($prefix, "next_upstream"), ANY, MANY, |c: &mut $conf, cx, node| conf::next_upstream(&mut c.$field, cx, node),
+                "Faults after which another server is tried.").default("error timeout"),
+            number(concat!($prefix, "next_upstream_tries"), ANY, (0, u32::MAX as u64), |c| &mut c.$field.set.next_tries,
+                "Servers tried for one request, 0: all."),
+            millis(concat!($prefix, "next_upstream_timeout"), ANY, |c| &mut c.$field.set.next_timeout,
+                "Time in which another server may be tried, 0: no limit."),
+            custom(concat!($prefix, "bind"), ANY, Arity::between(1, 2), |c: &mut $conf, cx, node| conf::bind(&mut c.$field, cx, node),
+                "Local address of connections to upstreams, with a port or without; transparent: it may be any address, such as $remote_addr.").default("off"),
+            size(concat!($prefix, "buffer_size"), ANY, |c| &mut c.$field.set.buffer_size, "Most bytes that the head of a response may have."),
+            flag(concat!($prefix, "request_buffering"), ANY, |c| &mut c.$field.set.request_buffering, concat!(
                 "Reads the request's body before an upstream is chosen: all of it (on), none (off). Not set, as far as client_body_buffer_size, \
                  and all of one that may have to be sent to another server (", $prefix, "next_upstream) or to the proxied location of an error_page.")),
-            millis(concat!($prefix, "connect_timeout"), ANY, |c| &mut c.$field.connect_timeout, "How long connecting may take; 60s."),
-            millis(concat!($prefix, "send_timeout"), ANY, |c| &mut c.$field.send_timeout, "Between two writes to the upstream; 60s."),
-            millis(concat!($prefix, "read_timeout"), ANY, |c| &mut c.$field.read_timeout, "Between two reads from the upstream; 60s."),
-            millis(concat!($prefix, "timeout_total"), ANY, |c| &mut c.$field.timeout_total,
-                "How long a request may take from its first upstream to the end of the answer, all tries together, 0: any time; 0."),
-            flag(concat!($prefix, "pass_trailers"), ANY, |c| &mut c.$field.pass_trailers,
-                "Passes trailers of an answer in chunks on to clients of HTTP/1.1; off."),
-            flag(concat!($prefix, "intercept_errors"), ANY, |c| &mut c.$field.intercept_errors,
-                "Answers of status 300 and above go through error_page; off."),
-            flag(concat!($prefix, "ignore_client_abort"), ANY, |c| &mut c.$field.ignore_client_abort,
-                "The upstream's answer is awaited though the client has gone; off."),
-            flag(concat!($prefix, "socket_keepalive"), ANY, |c| &mut c.$field.socket_keepalive, "TCP keepalive probes to upstreams; off."),
-            flag(concat!($prefix, "pass_request_headers"), ANY, |c| &mut c.$field.pass_request_headers, "The client's fields are passed on; on."),
-            flag(concat!($prefix, "pass_request_body"), ANY, |c| &mut c.$field.pass_request_body, "The client's body is passed on; on."),
-            flag(concat!($prefix, "buffering"), ANY, |c| &mut c.$field.buffering,
-                concat!("Reads answers ahead of a client that is slower, as far as ", $prefix, "buffers; on.")),
-            custom(concat!($prefix, "buffers"), ANY, Arity::exactly(2), |c, _, node| conf::buffers(&mut c.$field, node),
-                "Number and size of buffers: their product is read ahead at most; 8 4k."),
-            size(concat!($prefix, "max_temp_file_size"), ANY, |c| &mut c.$field.temp_file_max,
-                "Bytes of an answer that may wait in a temporary file when the buffers are full, 0: none; 0."),
-            custom(concat!($prefix, "limit_rate"), ANY, ONE, |c, cx, node| $crate::http::modules::limit_rate::size(&mut c.$field.limit_rate, cx, node),
-                "Bytes a second that are read from an upstream for one answer, 0: no limit; 0."),
-            custom(concat!($prefix, "temp_path"), ANY, Arity::between(1, 4), |c, cx, node| conf::temp_path(&mut c.$field, cx, node),
-                concat!("Directory for temporary files of answers, and up to three levels of directories in it; ", $prefix, "temp.")),
-            custom(concat!($prefix, "store"), ANY, ONE, |c, cx, node| store::place(&mut c.$field.store, cx, node),
-                "Keeps answers with status 200 as files: on (below root), or a path with variables; off."),
-            custom(concat!($prefix, "store_access"), ANY, Arity::between(1, 3), |c, _, node| store::access(&mut c.$field.store_access, node),
-                "Who may read and write these files: user:rw group:r all:r; user:rw."),
+            millis(concat!($prefix, "connect_timeout"), ANY, |c| &mut c.$field.set.connect_timeout, "How long connecting may take."),
+            millis(concat!($prefix, "send_timeout"), ANY, |c| &mut c.$field.set.send_timeout, "Between two writes to the upstream."),
+            millis(concat!($prefix, "read_timeout"), ANY, |c| &mut c.$field.set.read_timeout, "Between two reads from the upstream."),
+            millis(concat!($prefix, "timeout_total"), ANY, |c| &mut c.$field.set.timeout_total,
+                "How long a request may take from its first upstream to the end of the answer, all tries together, 0: any time."),
+            flag(concat!($prefix, "pass_trailers"), ANY, |c| &mut c.$field.set.pass_trailers,
+                "Passes trailers of an answer in chunks on to clients of HTTP/1.1."),
+            flag(concat!($prefix, "intercept_errors"), ANY, |c| &mut c.$field.set.intercept_errors,
+                "Answers of status 300 and above go through error_page."),
+            flag(concat!($prefix, "ignore_client_abort"), ANY, |c| &mut c.$field.set.ignore_client_abort,
+                "The upstream's answer is awaited though the client has gone."),
+            flag(concat!($prefix, "socket_keepalive"), ANY, |c| &mut c.$field.set.socket_keepalive, "TCP keepalive probes to upstreams."),
+            flag(concat!($prefix, "pass_request_headers"), ANY, |c| &mut c.$field.set.pass_request_headers, "The client's fields are passed on."),
+            flag(concat!($prefix, "pass_request_body"), ANY, |c| &mut c.$field.set.pass_request_body, "The client's body is passed on."),
+            flag(concat!($prefix, "buffering"), ANY, |c| &mut c.$field.set.buffering,
+                concat!("Reads answers ahead of a client that is slower, as far as ", $prefix, "buffers.")),
+            custom(concat!($prefix, "buffers"), ANY, Arity::exactly(2), |c: &mut $conf, _, node| conf::buffers(&mut c.$field, node),
+                "Number and size of buffers: their product is read ahead at most.").default("8 4k"),
+            size(concat!($prefix, "max_temp_file_size"), ANY, |c| &mut c.$field.set.temp_file_max,
+                "Bytes of an answer that may wait in a temporary file when the buffers are full, 0: none."),
+            custom(concat!($prefix, "limit_rate"), ANY, ONE,
+                |c: &mut $conf, cx, node| $crate::http::modules::limit_rate::size(&mut c.$field.set.limit_rate, cx, node),
+                "Bytes a second that are read from an upstream for one answer, 0: no limit.").default("0"),
+            custom(concat!($prefix, "temp_path"), ANY, Arity::between(1, 4), |c: &mut $conf, cx, node| conf::temp_path(&mut c.$field, cx, node),
+                "Directory for temporary files of answers, and up to three levels of directories in it.")
+                .default(concat!($prefix, "temp")),
+            custom(concat!($prefix, "store"), ANY, ONE, |c: &mut $conf, cx, node| store::place(&mut c.$field.set.store, cx, node),
+                "Keeps answers with status 200 as files: on (below root), or a path with variables.").default("off"),
+            custom(concat!($prefix, "store_access"), ANY, Arity::between(1, 3), |c: &mut $conf, _, node| store::access(&mut c.$field.set.store_access, node),
+                "Who may read and write these files: user:rw group:r all:r.").default("user:rw"),
             accepted(concat!($prefix, "busy_buffers_size"), ANY, ONE, Accepted::Size, "What has arrived is always sent at once."),
             accepted(concat!($prefix, "temp_file_write_size"), ANY, ONE, Accepted::Size, "Temporary files are written by the buffer."),
-            accepted(concat!($prefix, "send_lowat"), ANY, ONE, Accepted::Size, "Data is never held back to fill a packet; 0."),
+            accepted(concat!($prefix, "send_lowat"), ANY, ONE, Accepted::Size, "Data is never held back to fill a packet.").default("0"),
         ]
     }};
 }
@@ -505,19 +466,19 @@ pub(crate) use upstream_rows;
 
 fn freeze(conf: &Conf) -> Frozen {
     let mut hidden = Names::default();
-    let own = conf.hide.iter().map(|name| &**name);
+    let own = conf.set.hide.iter().map(|name| &**name);
     conf.family.hidden.iter().copied().chain(own).for_each(|name| hidden.insert(name));
-    conf.pass.iter().for_each(|name| hidden.remove(name));
+    conf.set.pass.iter().for_each(|name| hidden.remove(name));
     let passes = |id: Id| !hidden.contains(Some(id), b"");
     let omits = Omits { server: passes(Id::Server), date: passes(Id::Date) };
     let mut ignored = Names::default();
-    conf.ignore.iter().for_each(|name| ignored.insert(name));
-    let (bind, is_transparent) = match conf.bind.as_ref() {
+    conf.set.ignore.iter().for_each(|name| ignored.insert(name));
+    let (bind, is_transparent) = match conf.set.bind.as_ref() {
         None | Some(Bind::Off) => (None, false),
         Some(Bind::Fixed { address, is_transparent }) => (Some(address.clone()), *is_transparent),
         Some(Bind::Script { is_transparent, .. }) => (None, *is_transparent),
     };
-    let connect = connect::Options { bind, is_transparent, probes: conf.socket_keepalive.get(false) };
+    let connect = connect::Options { bind, is_transparent, probes: conf.set.socket_keepalive.get() };
     Frozen { hidden, omits, ignored, connect }
 }
 
@@ -535,17 +496,17 @@ pub fn ignore_headers(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), D
                 Diagnostic::error(word.span, message).help(format!("one of {}", IGNORABLE.join(", ")))
             );
         }
-        if conf.ignore.iter().any(|name| name.eq_ignore_ascii_case(&word.text)) {
+        if conf.set.ignore.iter().any(|name| name.eq_ignore_ascii_case(&word.text)) {
             cx.diagnostics.push(params::duplicate_value(node, index));
         }
-        conf.ignore.push((&word.text).into());
+        conf.set.ignore.push((&word.text).into());
     }
     Ok(())
 }
 
 /// Several lines of a block are one list.
 pub fn next_upstream(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let mut all = conf.next.as_ref().copied();
+    let mut all = conf.set.next.as_ref().copied();
     for index in 0..node.args.len() {
         // nginx knows this one for its cache; there is nothing stale here that it could mean
         if node.arg(index) == "updating" {
@@ -559,8 +520,8 @@ pub fn next_upstream(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Di
         }
         all = Some(all.map_or(faults, |all| all.and(faults)));
     }
-    conf.next = Inherit::default();
-    conf.next.put(all.unwrap_or_default(), node)
+    conf.set.next = Inherit::default();
+    conf.set.next.put(all.unwrap_or_default(), node)
 }
 
 pub fn bind(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -579,7 +540,7 @@ pub fn bind(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic>
         Bind::Fixed { address: parse_local(text).ok_or_else(invalid)?, is_transparent }
     };
     cx.is_transparent |= is_transparent;
-    conf.bind.put(bind, node)
+    conf.set.bind.put(bind, node)
 }
 
 /// An address with or without a port; without one the kernel chooses it.
@@ -590,7 +551,7 @@ fn parse_local(text: &str) -> Option<Address> {
 }
 
 pub fn temp_path(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.temp_path.put(TempPath::read(node, cx)?, node)
+    conf.set.temp_path.put(TempPath::read(node, cx)?, node)
 }
 
 pub fn buffers(conf: &mut Conf, node: &Node) -> Result<(), Diagnostic> {
@@ -599,7 +560,7 @@ pub fn buffers(conf: &mut Conf, node: &Node) -> Result<(), Diagnostic> {
         let message = format!("there must be at least 2 \"{}\"", node.name.text);
         return Err(Diagnostic::error(node.arg_span(0), message));
     }
-    conf.buffers.put(buffers, node)
+    conf.set.buffers.put(buffers, node)
 }
 
 #[cfg(test)]
@@ -613,25 +574,22 @@ mod tests {
     use crate::http::modules;
     use crate::log::Logger;
 
-    /// A second family, as another protocol would have it: its own settings, and those of all.
-    struct Toy {
-        script: Inherit<bool>,
-        upstream: Conf,
+    settings! {
+        /// A second family, as another protocol would have it: its own settings, and those of all.
+        struct Toy {
+            script: Setting<bool> = false,
+            upstream: Conf = &FAMILY,
+        }
     }
 
     static FAMILY: Family = Family::new("toy_", &["X-Toy"]);
 
     static ROWS: &[Directive<Toy, Cx>] = upstream_rows!(
         "toy_",
+        Toy,
         upstream,
-        [flag("toy_script", Context::ANY, |c: &mut Toy| &mut c.script, "Its own; off.")]
+        [flag("toy_script", Context::ANY, |c: &mut Toy| &mut c.script, "Its own.")]
     );
-
-    impl Default for Toy {
-        fn default() -> Self {
-            Self { script: Inherit::default(), upstream: Conf::of(&FAMILY) }
-        }
-    }
 
     static SLOT: Slot<Toy, Toy, Cx> =
         Slot { name: "toy", rows: ROWS, conf: |toy| toy, inherits: Inherits::Everywhere };
@@ -666,7 +624,7 @@ mod tests {
         );
         assert_eq!(found, [""; 0]);
         let conf = &toy.upstream;
-        assert!(toy.script.get(false) && !conf.is_buffering());
+        assert!(toy.script.get() && !conf.is_buffering());
         assert_eq!(
             (conf.read_timeout_ms(), conf.connect_timeout_ms(), conf.send_timeout_ms()),
             (5000, 1000, 60_000)

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use crate::config::{Diagnostic, Inherit, Node};
+use crate::config::{Diagnostic, Inherit, Node, Setting};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{core, static_file};
 use crate::http::request::Request;
@@ -39,7 +39,7 @@ pub fn place(slot: &mut Inherit<Place>, cx: &mut Cx, node: &Node) -> Result<(), 
 }
 
 /// Reads `proxy_store_access`.
-pub fn access(slot: &mut Inherit<u32>, node: &Node) -> Result<(), Diagnostic> {
+pub fn access(slot: &mut Setting<u32>, node: &Node) -> Result<(), Diagnostic> {
     let mut mode = 0o600;
     for word in &node.args {
         let invalid = || {

@@ -100,7 +100,7 @@ fn rate(rate: Option<MinRate>) -> String {
 
 impl Conf {
     pub fn client_header_min_rate(&self) -> Option<MinRate> {
-        self.client_header_min_rate.get(Some(HEADER_MIN_RATE))
+        self.client_header_min_rate.get()
     }
 
     /// The rate below which an unfinished head gives way to others, also where it may be as slow as it likes.
@@ -109,11 +109,11 @@ impl Conf {
     }
 
     pub fn client_body_min_rate(&self) -> Option<MinRate> {
-        self.client_body_min_rate.get(Some(BODY_MIN_RATE))
+        self.client_body_min_rate.get()
     }
 
     fn header_buffers(&self) -> String {
-        let (count, size) = self.large_client_header_buffers.get((4, 8192));
+        let (count, size) = self.large_client_header_buffers.get();
         format!("{count} of {size} bytes")
     }
 }

@@ -97,12 +97,12 @@ pub fn redirect_to_slash(request: &Request) -> Reply {
 /// A path of this server as the URL that a client is sent to; `None`: it is sent to `target` as that is.
 pub fn absolute(request: &Request, target: &[u8]) -> Option<Vec<u8>> {
     let core = &request.location.core;
-    if target.first() != Some(&b'/') || !core.absolute_redirect.get(true) {
+    if target.first() != Some(&b'/') || !core.absolute_redirect.get() {
         return None;
     }
     let mut absolute = b"http://".to_vec();
     // Who names no host gets the address it knows, not a name it may not.
-    let named = core.server_name_in_redirect.get(false);
+    let named = core.server_name_in_redirect.get();
     let host = if named { request.server.name().as_bytes() } else { &request.host };
     if host.is_empty() {
         let ip = request.connection.local.ip().map_or(String::new(), |ip| match ip {
@@ -114,7 +114,7 @@ pub fn absolute(request: &Request, target: &[u8]) -> Option<Vec<u8>> {
         absolute.extend_from_slice(host);
     }
     if let Some(port) =
-        request.connection.local.port().filter(|port| *port != 80 && core.port_in_redirect.get(true))
+        request.connection.local.port().filter(|port| *port != 80 && core.port_in_redirect.get())
     {
         absolute.extend_from_slice(format!(":{port}").as_bytes());
     }

@@ -6,8 +6,8 @@
 
 use std::borrow::Cow;
 
-use crate::config::inherit::duplicate;
-use crate::config::{Diagnostic, Node, inherit};
+use crate::config::inherit::{duplicate, replace};
+use crate::config::{Diagnostic, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::core;
 use crate::http::request::Request;
@@ -16,12 +16,14 @@ use crate::log;
 use crate::script::regex::{Pattern, Regex};
 use crate::script::value;
 
-/// The rules of one block.
-#[derive(Clone, Debug, Default)]
-pub struct Cookies {
-    domains: Vec<Rule>,
-    paths: Vec<Rule>,
-    flags: Vec<Flags>,
+settings! {
+    /// The rules of one block.
+    #[derive(Clone, Debug)]
+    pub struct Cookies {
+        domains: Vec<Rule> => replace,
+        paths: Vec<Rule> => replace,
+        flags: Vec<Flags> => replace,
+    }
 }
 
 /// What an attribute's value becomes.
@@ -69,12 +71,6 @@ struct Attribute<'a> {
 }
 
 impl Cookies {
-    pub fn merge(&mut self, outer: &Self) {
-        inherit::replace(&mut self.domains, &outer.domains);
-        inherit::replace(&mut self.paths, &outer.paths);
-        inherit::replace(&mut self.flags, &outer.flags);
-    }
-
     /// No rule can change a cookie.
     pub fn is_empty(&self) -> bool {
         let is_off = |rules: &[Rule]| matches!(rules, [] | [Rule::Off]);
