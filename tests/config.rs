@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use pronghorn::config::directive::{
-    Accepted, accepted, block, custom, flag, keyword, millis, number, size, text,
+    Accepted, accepted, block, custom, flag, millis, number, one_of, size, text,
 };
 use pronghorn::config::{
-    Arity, Block, Context, Diagnostic, Diagnostics, Directive, Inherit, Inherits, LoadOptions, Node, Slot,
-    Table, Tree, convert, load, load_text, render,
+    Arity, Block, Context, Diagnostic, Diagnostics, Directive, Inherit, Inherits, Keyword, LoadOptions, Node,
+    Slot, Table, Tree, convert, load, load_text, render,
 };
 
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/config/");
@@ -27,8 +27,19 @@ struct Conf {
     size: Inherit<u64>,
     timeout: Inherit<u64>,
     text: Inherit<Box<str>>,
-    keyword: Inherit<usize>,
+    satisfy: Inherit<Satisfy>,
     lines: usize,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Satisfy {
+    All,
+    Any,
+}
+
+impl Keyword for Satisfy {
+    const WORDS: &'static [&'static str] = &["all", "any"];
+    const VALUES: &'static [Self] = &[Self::All, Self::Any];
 }
 
 const BELOW: Context = Context::ANY.or(Context::LOCATION_IF);
@@ -36,7 +47,7 @@ const REWRITE: Context =
     Context::SERVER.or(Context::SERVER_IF).or(Context::LOCATION).or(Context::LOCATION_IF);
 
 static ROWS: &[Directive<Conf, Diagnostics>] = &[
-    number("worker_processes", Context::MAIN, (1, 512), |c| &mut c.number, "Workers; 1."),
+    number("worker_processes", Context::MAIN, (1, 512), |c| &mut c.number, "Workers."),
     block("events", Context::MAIN, Arity::exactly(0), events, "Connections."),
     number("worker_connections", Context::EVENTS, (1, u64::MAX), |c| &mut c.number, "Most of them."),
     block("http", Context::MAIN, Arity::exactly(0), http, "All of HTTP."),
@@ -52,11 +63,11 @@ static ROWS: &[Directive<Conf, Diagnostics>] = &[
     custom("server_name", Context::SERVER, Arity::at_least(1), count, "Names."),
     custom("add_header", BELOW, Arity::between(2, 3), count, "Adds a header."),
     custom("proxy_pass", BELOW, Arity::exactly(1), count, "Where to."),
-    flag("sendfile", BELOW, |c| &mut c.flag, "No copies; off."),
-    size("client_max_body_size", BELOW, |c| &mut c.size, "Longest body; 1m."),
-    millis("keepalive_timeout", BELOW, |c| &mut c.timeout, "How long an idle client stays; 75s."),
-    text("root", BELOW, |c| &mut c.text, "Where the files are; html."),
-    keyword("satisfy", BELOW, &["all", "any"], |c| &mut c.keyword, "Who may pass; all."),
+    flag("sendfile", BELOW, |c| &mut c.flag, "No copies."),
+    size("client_max_body_size", BELOW, |c| &mut c.size, "Longest body."),
+    millis("keepalive_timeout", BELOW, |c| &mut c.timeout, "How long an idle client stays."),
+    text("root", BELOW, |c| &mut c.text, "Where the files are."),
+    one_of("satisfy", BELOW, |c| &mut c.satisfy, "Who may pass."),
     accepted("types_hash_max_size", BELOW, Arity::exactly(1), Accepted::Number, "Size of a hash."),
 ];
 

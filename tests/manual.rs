@@ -98,6 +98,18 @@ fn absent_table() -> String {
     out + "\nKnown, and refused too: " + &listed(rows.map(|row| row.name).collect())
 }
 
+/// A default is told by the row's field, or in words of its own: its text does not repeat it.
+#[test]
+fn no_row_tells_its_default_a_second_time() {
+    for row in cycle::rows() {
+        let Some(default) = &row.default else { continue };
+        let tells =
+            [format!("; {default}."), format!("; {default}")].iter().any(|end| row.doc.ends_with(&**end));
+        assert!(!tells, "{}: {}", row.name, row.doc);
+        assert!(!default.is_empty() && !default.ends_with('.'), "{}: {default:?}", row.name);
+    }
+}
+
 #[test]
 fn the_page_for_users_of_nginx_lists_what_the_tables_say() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/from-nginx.md");

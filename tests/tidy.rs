@@ -6,7 +6,7 @@
 #[path = "tidy/circles.rs"]
 mod circles;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
@@ -149,6 +149,27 @@ fn the_master_names_no_protocol() {
         faults.extend(lines.map(|(number, line)| format!("{}:{number}: {}", source.name, line.trim())));
     }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+/// `config/` is the language: what a directive means, which block it opens and how it is inherited its row says.
+#[test]
+fn the_language_knows_no_directive() {
+    // the list of what nginx has and we have not, and the kinds of blocks
+    const EXEMPT: [&str; 2] = ["src/config/absent.rs", "src/config/directive.rs"];
+    let names: BTreeSet<&str> = pronghorn::cycle::rows().map(|row| row.name).collect();
+    let words = Regex::new("\"([a-z_]+)\"").expect("valid");
+    let mut faults = Vec::new();
+    for source in sources("src/config").iter().filter(|source| !EXEMPT.contains(&&*source.name)) {
+        if source.name.ends_with("/tests.rs") {
+            continue;
+        }
+        let code = source.code().take_while(|(_, line)| *line != "mod tests {");
+        for (number, line) in code {
+            let found = words.captures_iter(line).filter(|found| names.contains(&found[1]));
+            faults.extend(found.map(|found| format!("{}:{number}: {}", source.name, &found[0])));
+        }
+    }
+    assert!(faults.is_empty(), "directives by name: {faults:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use crate::config::field::{Field, KeywordField};
-use crate::config::{Diagnostic, Inherit, Node};
+use crate::config::{Diagnostic, Node};
 
 /// The set of blocks in which a directive may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,8 +126,6 @@ pub enum Kind<C: 'static, X: 'static> {
     Text(FieldOf<C, Box<str>>),
     /// One of the words of an enum.
     Keyword(fn(&mut C) -> &mut dyn KeywordField),
-    /// One of these words; the setter gets its index.
-    Index { words: &'static [&'static str], slot: fn(&mut C) -> &mut Inherit<usize> },
     /// A setter of the module's own; also for repeated directives.
     Custom(fn(&mut C, &mut X, &Node) -> Result<(), Diagnostic>),
     /// A directive with a block; the setter compiles what is inside.
@@ -169,6 +167,8 @@ pub enum Accepted {
     /// A count and a size: `8 4k`.
     Buffers,
     Words,
+    /// One of these words, for which nginx has an enum and its message.
+    Keyword(&'static [&'static str]),
     /// One of these words, which begin the argument where they end with `=`.
     OneOf(&'static [&'static str]),
     /// Bytes, or this word.
@@ -292,16 +292,6 @@ pub const fn one_of<C, X>(
     doc: &'static str,
 ) -> Directive<C, X> {
     Directive::new(name, contexts, Arity::exactly(1), Kind::Keyword(slot), doc)
-}
-
-pub const fn keyword<C, X>(
-    name: &'static str,
-    contexts: Context,
-    words: &'static [&'static str],
-    slot: fn(&mut C) -> &mut Inherit<usize>,
-    doc: &'static str,
-) -> Directive<C, X> {
-    Directive::new(name, contexts, Arity::exactly(1), Kind::Index { words, slot }, doc)
 }
 
 pub const fn custom<C, X>(

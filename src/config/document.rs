@@ -20,18 +20,14 @@ pub fn directives<'a>(rows: impl IntoIterator<Item = &'a RowInfo>) -> String {
 }
 
 fn entry(out: &mut String, row: &RowInfo) {
-    let (what, default) = match &row.default {
-        Some(default) => (row.doc.trim_end_matches('.'), Some(&**default)),
-        None => split_default(row.doc),
-    };
     let _ = write!(out, ".It Ic {}{}", escape(row.name), syntax(row));
     out.push_str(if row.shape == Shape::Block { " Brq ...\n" } else { "\n" });
     let contexts: Vec<&str> = row.contexts.names().collect();
     let _ = writeln!(out, "{}", filled(&format!("Context: {}.", contexts.join(", "))));
-    if let Some(default) = default {
+    if let Some(default) = &row.default {
         let _ = writeln!(out, "{}", filled(&format!("Default: {}.", escape(default))));
     }
-    let _ = writeln!(out, ".br\n{}", line(what));
+    let _ = writeln!(out, ".br\n{}", line(row.doc));
     if let Shape::Number { min, max } = row.shape {
         let _ = match max {
             u64::MAX if min == 0 => Ok(()),
@@ -41,14 +37,6 @@ fn entry(out: &mut String, row: &RowInfo) {
     }
     if matches!(row.shape, Shape::Accepted(_)) {
         out.push_str("Accepted so that configurations of nginx can be read; has no effect.\n");
-    }
-}
-
-/// `Status of a rejected request; 503.` is a sentence and a default.
-fn split_default(doc: &str) -> (&str, Option<&str>) {
-    match doc.rsplit_once("; ") {
-        Some((what, default)) => (what, Some(default.trim_end_matches('.'))),
-        None => (doc.trim_end_matches('.'), None),
     }
 }
 
@@ -65,7 +53,7 @@ fn syntax(row: &RowInfo) -> String {
             let words: Vec<String> = words.iter().map(|word| escape(word)).collect();
             format!(" Cm {}", words.join(" | "))
         }
-        Shape::Accepted(Accepted::OneOf(words)) => {
+        Shape::Accepted(Accepted::OneOf(words) | Accepted::Keyword(words)) => {
             let words: Vec<String> = words.iter().map(|word| escape(word)).collect();
             format!(" Cm {}", words.join(" | "))
         }
@@ -135,8 +123,9 @@ mod tests {
     use crate::config::{Context, Inherits};
 
     fn row(name: &'static str, shape: Shape, arity: Arity, doc: &'static str) -> RowInfo {
-        let (contexts, inherits) = (Context::ANY, Inherits::Everywhere);
-        RowInfo { name, module: "m", contexts, arity, shape, doc, default: None, inherits, opens: &[] }
+        let (doc, default) = doc.split_once(" = ").map_or((doc, None), |(doc, default)| (doc, Some(default)));
+        let (contexts, inherits, default) = (Context::ANY, Inherits::Everywhere, default.map(Into::into));
+        RowInfo { name, module: "m", contexts, arity, shape, doc, default, inherits, opens: &[] }
     }
 
     #[test]
@@ -150,9 +139,14 @@ mod tests {
     fn rows_become_entries_in_the_order_of_names() {
         let rows = [
             row("types", Shape::Block, Arity::exactly(0), "Types of files by their ends."),
-            row("status", Shape::Number { min: 400, max: 599 }, Arity::exactly(1), "Status; 503."),
+            row("status", Shape::Number { min: 400, max: 599 }, Arity::exactly(1), "Status. = 503"),
             row("hash", Shape::Accepted(Accepted::Size), Arity::exactly(1), "Size of \\a table"),
-            row("satisfy", Shape::Keyword(&["all", "any"]), Arity::exactly(1), "Who may pass; all."),
+            row(
+                "satisfy",
+                Shape::Keyword(&["all", "any"]),
+                Arity::exactly(1),
+                "Who may pass. Not; a default. = all",
+            ),
             row("add", Shape::Custom, Arity::between(0, 3), ".It adds"),
         ];
         let expected = "\
@@ -171,6 +165,7 @@ Context: http, server, location.
 Default: all.
 .br
 Who may pass.
+Not; a default.
 .It Ic status Ar number
 Context: http, server, location.
 Default: 503.

@@ -92,6 +92,20 @@ impl<K: Keyword> KeywordField for Setting<K> {
     }
 }
 
+impl<K: Keyword> KeywordField for Inherit<K> {
+    fn words(&self) -> &'static [&'static str] {
+        K::WORDS
+    }
+
+    fn set_word(&mut self, index: usize, span: Span) -> bool {
+        self.set(K::VALUES[index], span)
+    }
+
+    fn default_word(&self) -> Option<&'static str> {
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +140,8 @@ mod tests {
         assert_eq!(linger.default_word(), Some("on"));
         assert!(linger.set_word(2, Span::default()) && !linger.set_word(0, Span::default()));
         assert_eq!((linger.get(), linger.default_word()), (Linger::Always, None));
+        let mut bare: Inherit<Linger> = Inherit::default();
+        assert!(bare.set_word(0, Span::default()) && bare.as_ref() == Some(&Linger::Off));
         for (word, value) in Linger::WORDS.iter().zip(Linger::VALUES) {
             assert_eq!(value.word(), *word);
         }

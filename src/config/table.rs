@@ -68,7 +68,6 @@ impl<C, X> Directive<C, X> {
             Kind::Buffers(_) => Shape::Buffers,
             Kind::Text(_) => Shape::Text,
             Kind::Keyword(slot) => Shape::Keyword(slot(defaults).words()),
-            Kind::Index { words, .. } => Shape::Keyword(words),
             Kind::Custom(_) => Shape::Custom,
             Kind::Block(_) => Shape::Block,
             Kind::Accepted(check) => Shape::Accepted(*check),
@@ -94,7 +93,7 @@ impl<C, X> Directive<C, X> {
                 format!("{count} {}", format_size(size))
             }
             Kind::Text(slot) => slot(defaults).default_value()?.to_string(),
-            Kind::Index { .. } | Kind::Custom(_) | Kind::Block(_) | Kind::Accepted(_) => return None,
+            Kind::Custom(_) | Kind::Block(_) | Kind::Accepted(_) => return None,
         };
         Some(text.into())
     }
@@ -114,7 +113,6 @@ impl<C, X> Directive<C, X> {
                 let field = slot(conf);
                 field.set_word(params::keyword(node, 0, field.words())?, node.span)
             }
-            Kind::Index { words, slot } => slot(conf).set(params::keyword(node, 0, words)?, node.span),
             Kind::Custom(set) | Kind::Block(set) => return set(conf, cx, node),
             Kind::Accepted(check) => return accept(node, *check),
         };
@@ -343,17 +341,18 @@ fn accept(node: &Node, check: Accepted) -> Result<(), Diagnostic> {
         Accepted::Size => params::size(node, 0).map(drop),
         Accepted::Millis => params::millis(node, 0).map(drop),
         Accepted::Buffers => params::buffers(node).map(drop),
+        Accepted::Keyword(words) if words.contains(&node.arg(0)) => Ok(()),
+        Accepted::Keyword(words) => {
+            let message = format!("invalid value \"{}\"", node.arg(0));
+            Err(Diagnostic::error(node.arg_span(0), message).help(format!("one of: {}", words.join(", "))))
+        }
         Accepted::OneOf(words) => {
             let is_it = |word: &&str| match word.strip_suffix('=') {
                 Some(_) => node.arg(0).starts_with(*word),
                 None => node.arg(0) == *word,
             };
             words.iter().any(is_it).then_some(()).ok_or_else(|| {
-                let name = &node.name.text;
-                let message = match &**name {
-                    "debug_points" => format!("invalid value \"{}\"", node.arg(0)),
-                    _ => format!("\"{name}\" directive invalid value"),
-                };
+                let message = format!("\"{}\" directive invalid value", node.name.text);
                 Diagnostic::error(node.arg_span(0), message).help(format!("one of: {}", words.join(", ")))
             })
         }

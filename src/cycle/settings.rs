@@ -121,7 +121,7 @@ pub static MAIN: &[Row] = &[
         "Regular expressions are not those of PCRE: they are compiled when the configuration is read.").default("off"),
     accepted("thread_pool", Context::MAIN, Arity::between(2, 3), Accepted::Named("thread pool"), "One small pool of threads looks up names. Files need none."),
     accepted("worker_aio_requests", Context::EVENTS, Arity::exactly(1), Accepted::Number, "Files are sent by sendfile(2) in the worker's loop.").default("32"),
-    accepted("debug_points", Context::MAIN, Arity::exactly(1), Accepted::OneOf(&["stop", "abort"]), "For nginx's own debugging."),
+    accepted("debug_points", Context::MAIN, Arity::exactly(1), Accepted::Keyword(&["stop", "abort"]), "For nginx's own debugging."),
     custom("worker_connections", Context::EVENTS, Arity::exactly(1), worker_connections,
         "Connections of a worker, those to upstream servers included; at the limit those that only wait are closed, oldest first, and the last sixteenth \
          is for clients alone; above three quarters client_header_timeout and keepalive_timeout are a quarter of what they say.").default("512"),

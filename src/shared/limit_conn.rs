@@ -5,11 +5,11 @@
 //! Behaviour: nginx.org, ngx_http_limit_conn_module and ngx_stream_limit_conn_module.
 
 use crate::config::inherit::{duplicate, replace};
-use crate::config::{Diagnostic, Inherit, Merge, Node, Span, params};
+use crate::config::{Diagnostic, Node, Setting, Span, params, settings};
 use crate::log;
 use crate::script::value::Script;
 use crate::script::{Compile, Scope};
-use crate::shared::{ByRule, level, zone};
+use crate::shared::{ByRule, Severity, zone};
 use crate::shm::held_counts::{Held, Holders, Refused};
 
 pub type Declared<S> = zone::Declared<S, ()>;
@@ -28,13 +28,15 @@ struct Rule {
     span: Span,
 }
 
-/// The limits of one block.
-#[derive(Debug, Default)]
-pub struct Limits {
-    rules: Vec<Rule>,
-    /// Index of the severity of a rejection among [`LEVELS`](crate::shared::LEVELS).
-    pub level: Inherit<usize>,
-    pub dry_run: Inherit<bool>,
+settings! {
+    /// The limits of one block.
+    #[derive(Debug)]
+    pub struct Limits {
+        rules: Vec<Rule> => replace,
+        /// The severity of a rejection.
+        pub level: Setting<Severity> = Severity::Error,
+        pub dry_run: Setting<bool> = false,
+    }
 }
 
 /// The outcome of a scope's limits.
@@ -62,14 +64,6 @@ pub fn read_zone<S: Scope>(node: &Node, cx: &mut impl Compile<Scope = S>) -> Res
     let word = &node.args[1];
     let zone = zone::parameter(word).ok_or_else(|| params::invalid_parameter(word, &["zone="]))??;
     Ok(Declared::new(node, key, zone, ()))
-}
-
-impl Merge for Limits {
-    fn merge(&mut self, outer: &Self) {
-        replace(&mut self.rules, &outer.rules);
-        self.level.merge(&outer.level);
-        self.dry_run.merge(&outer.dry_run);
-    }
 }
 
 impl Limits {
@@ -122,8 +116,8 @@ impl Limits {
 
     #[cold]
     fn reject<S: Scope>(&self, scope: &S, rule: &Rule, zone: &str, why: Refused) -> Outcome {
-        let is_dry = self.dry_run.get(false);
-        let level = level(self.level.get(3));
+        let is_dry = self.dry_run.get();
+        let level = self.level.get().level();
         let by_rule = ByRule { scope, rule: rule.span };
         let dry = if is_dry { ", dry run," } else { "" };
         match why {

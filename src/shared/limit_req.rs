@@ -9,11 +9,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use smallvec::SmallVec;
 
 use crate::config::inherit::{duplicate, replace};
-use crate::config::{Diagnostic, Inherit, Merge, Node, Span, Word, params};
+use crate::config::{Diagnostic, Node, Setting, Span, Word, params, settings};
 use crate::log;
 use crate::script::value::Script;
 use crate::script::{Compile, Scope};
-use crate::shared::{ByRule, level, zone};
+use crate::shared::{ByRule, Severity, zone};
 use crate::shm::leaky_bucket::{EXCESS_MAX, Key, Table};
 
 pub type Declared<S> = zone::Declared<S, Rate>;
@@ -41,13 +41,15 @@ struct Rule {
     span: Span,
 }
 
-/// The limits of one block.
-#[derive(Debug, Default)]
-pub struct Limits {
-    rules: Vec<Rule>,
-    /// Index of the severity of a rejection among [`LEVELS`](crate::shared::LEVELS).
-    pub level: Inherit<usize>,
-    pub dry_run: Inherit<bool>,
+settings! {
+    /// The limits of one block.
+    #[derive(Debug)]
+    pub struct Limits {
+        rules: Vec<Rule> => replace,
+        /// The severity of a rejection.
+        pub level: Setting<Severity> = Severity::Error,
+        pub dry_run: Setting<bool> = false,
+    }
 }
 
 /// The outcome of a scope's limits.
@@ -137,14 +139,6 @@ struct Delay<'a> {
     zone: &'a str,
 }
 
-impl Merge for Limits {
-    fn merge(&mut self, outer: &Self) {
-        replace(&mut self.rules, &outer.rules);
-        self.level.merge(&outer.level);
-        self.dry_run.merge(&outer.dry_run);
-    }
-}
-
 impl Limits {
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
@@ -216,8 +210,8 @@ impl Limits {
 
     #[cold]
     fn reject<S: Scope>(&self, scope: &S, rule: &Rule, zone: &str, excess: u64) -> Outcome {
-        let is_dry = self.dry_run.get(false);
-        let level = level(self.level.get(3));
+        let is_dry = self.dry_run.get();
+        let level = self.level.get().level();
         let by_rule = ByRule { scope, rule: rule.span };
         let dry = if is_dry { ", dry run" } else { "" };
         log::at!(
@@ -235,8 +229,8 @@ impl Limits {
 
     #[cold]
     fn delay<S: Scope>(&self, scope: &S, delay: &Delay<'_>) -> Outcome {
-        let is_dry = self.dry_run.get(false);
-        let level = level(self.level.get(3).saturating_sub(1));
+        let is_dry = self.dry_run.get();
+        let level = self.level.get().milder().level();
         let by_rule = ByRule { scope, rule: delay.rule.span };
         let dry = if is_dry { ", dry run" } else { "" };
         log::at!(

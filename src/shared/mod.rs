@@ -15,7 +15,7 @@ pub mod zone;
 
 use std::path::Path;
 
-use crate::config::Span;
+use crate::config::{Span, keywords};
 use crate::log::{self, Level};
 use crate::script::{Compile, Scope};
 use crate::sys::names::Names;
@@ -61,12 +61,34 @@ impl<S: Scope> log::Context for ByRule<'_, S> {
     }
 }
 
-/// The severities of a limit's messages, from the least severe; nginx's four.
-pub const LEVELS: &[&str] = &["info", "notice", "warn", "error"];
+/// How severe a limit's messages are; nginx's four, from the least severe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    Info,
+    Notice,
+    Warn,
+    Error,
+}
+keywords!(Severity { "info" => Info, "notice" => Notice, "warn" => Warn, "error" => Error });
 
-/// The level of an index of [`LEVELS`].
-pub fn level(index: usize) -> Level {
-    LEVELS.get(index).and_then(|name| Level::parse(name)).unwrap_or(Level::Error)
+impl Severity {
+    /// One step less severe, as a delay is beside a rejection.
+    pub fn milder(self) -> Self {
+        match self {
+            Self::Info | Self::Notice => Self::Info,
+            Self::Warn => Self::Notice,
+            Self::Error => Self::Warn,
+        }
+    }
+
+    pub fn level(self) -> Level {
+        match self {
+            Self::Info => Level::Info,
+            Self::Notice => Level::Notice,
+            Self::Warn => Level::Warn,
+            Self::Error => Level::Error,
+        }
+    }
 }
 
 #[cfg(test)]

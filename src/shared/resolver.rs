@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::base::number::parse_millis;
-use crate::config::{Diagnostic, Inherit, Merge, Node, Word, params};
+use crate::config::{Diagnostic, Inherit, Node, Setting, Word, params, settings};
 use crate::net::Address;
 use crate::net::address::parse_upstream;
 use crate::net::resolver::Settings;
@@ -17,17 +17,12 @@ use crate::sys::names::Names;
 /// The port of name servers (RFC 1035 §4.2).
 const PORT: u16 = 53;
 
-/// The resolver of one block.
-#[derive(Clone, Debug, Default)]
-pub struct Conf {
-    resolver: Inherit<Arc<Settings>>,
-    pub timeout: Inherit<u64>,
-}
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.resolver.merge(&outer.resolver);
-        self.timeout.merge(&outer.timeout);
+settings! {
+    /// The resolver of one block.
+    #[derive(Clone, Debug)]
+    pub struct Conf {
+        resolver: Inherit<Arc<Settings>>,
+        pub timeout: Setting<u64> = 30_000,
     }
 }
 
@@ -42,7 +37,7 @@ impl Conf {
     }
 
     pub fn timeout_ms(&self) -> u64 {
-        self.timeout.get(30_000)
+        self.timeout.get()
     }
 }
 

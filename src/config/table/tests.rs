@@ -1,9 +1,7 @@
 //! How directives reach their setters, and what is said about those that do not.
 
 use super::*;
-use crate::config::directive::{
-    accepted, block, buffers, custom, flag, keyword, millis, number, one_of, size, text,
-};
+use crate::config::directive::{accepted, block, buffers, custom, flag, millis, number, one_of, size, text};
 use crate::config::inherit::{own, replace};
 use crate::config::{Diagnostics, Inherit, LoadOptions, Setting, keywords, load_text, settings};
 
@@ -12,6 +10,13 @@ enum Linger {
     Off,
     Always,
 }
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Satisfy {
+    All,
+    Any,
+}
+keywords!(Satisfy { "all" => All, "any" => Any });
+
 keywords!(Linger { "off" => Off, "always" => Always });
 
 settings! {
@@ -23,7 +28,7 @@ settings! {
         output: Setting<(u64, u64)> = (2, 32 * 1024),
         timeout_ms: Setting<u64> = 60_000,
         kind: Setting<Box<str>> = "text/plain".into(),
-        satisfy: Inherit<usize>,
+        satisfy: Setting<Satisfy> = Satisfy::All,
         linger: Setting<Linger> = Linger::Always,
         headers: Vec<String> => replace,
         servers: Vec<Http> => own,
@@ -41,7 +46,7 @@ static HTTP: Slot<Http, Http, Diagnostics> = Slot {
         millis("timeout", Context::ANY, |c| &mut c.timeout_ms, "How long to wait."),
         text("kind", Context::ANY, |c| &mut c.kind, "The type of a file."),
         one_of("linger", Context::ANY, |c| &mut c.linger, "Whether to wait for the client."),
-        keyword("satisfy", Context::ANY, &["all", "any"], |c| &mut c.satisfy, "Who may pass; all."),
+        one_of("satisfy", Context::ANY, |c| &mut c.satisfy, "Who may pass."),
         custom("add_header", Context::ANY, Arity::between(2, 3), add_header, "Adds a header.")
             .default("none"),
         block("server", Context::HTTP, Arity::exactly(0), server, "A virtual server.")
@@ -100,7 +105,7 @@ fn values_reach_their_slots() {
     assert_eq!((http.buffer_bytes.get(), http.timeout_ms.get()), (8192, 90_000));
     assert_eq!((http.output.get(), http.linger.get()), ((1, 4096), Linger::Off));
     assert_eq!(&**http.kind.value(), "text/html");
-    assert_eq!(http.satisfy.as_ref(), Some(&1));
+    assert_eq!(http.satisfy.get(), Satisfy::Any);
     assert_eq!(http.headers, ["a"]);
     assert!(!http.servers[0].sendfile.get());
     assert_eq!(http.servers[0].headers, ["c"]);
@@ -180,7 +185,7 @@ fn a_default_is_told_as_the_configuration_would_say_it() {
         ("output", Some("2 32k")),
         ("timeout", Some("60s")),
         ("kind", Some("text/plain")),
-        ("satisfy", None),
+        ("satisfy", Some("all")),
         ("linger", Some("always")),
         ("add_header", Some("none")),
         ("server", None),

@@ -4,9 +4,9 @@
 //! the phase become one (`satisfy`) is decided in the pipeline.
 //! Behaviour: nginx.org, ngx_http_access_module; `satisfy` and `limit_except` of ngx_http_core_module.
 
-use crate::config::directive::{block, custom, keyword};
+use crate::config::directive::{block, custom, one_of};
 use crate::config::inherit::duplicate;
-use crate::config::{Arity, Context, Diagnostic, Inherit, Inherits, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Inherits, Node, Setting, keywords, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::{Reply, Verdict};
@@ -15,11 +15,21 @@ use crate::http::scope::Variable;
 use crate::proto::message::Method;
 use crate::shared::access::{self, Decision, Rules};
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    rules: Rules,
-    satisfy: Inherit<usize>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        rules: Rules,
+        satisfy: Setting<Satisfy> = Satisfy::All,
+    }
 }
+
+/// How many kinds of access control have to let a request in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Satisfy {
+    All,
+    Any,
+}
+keywords!(Satisfy { "all" => All, "any" => Any });
 
 const RULE: Context = Context::ANY.or(Context::LIMIT_EXCEPT);
 /// A block with any rule has none of the outer block's.
@@ -30,19 +40,12 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("allow", RULE, Arity::exactly(1), allow,
         "Lets clients in by address, network, unix: or all. Of all lines with \"deny\" the first that fits decides.").inherits(LIST),
     custom("deny", RULE, Arity::exactly(1), deny, "Refuses clients by address, network, unix: or all.").inherits(LIST),
-    keyword("satisfy", Context::ANY, &["all", "any"], |c| &mut c.satisfy, "Whether all kinds of access control have to let a request in, or any of them; all."),
+    one_of("satisfy", Context::ANY, |c| &mut c.satisfy, "Whether all kinds of access control have to let a request in, or any of them."),
     block("limit_except", Context::LOCATION, Arity::at_least(1), limit_except,
         "Directives for all methods but those named. GET stands for HEAD too.").opens(&[(Context::LOCATION, Context::LIMIT_EXCEPT)]),
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.rules.merge(&outer.rules);
-        self.satisfy.merge(&outer.satisfy);
-    }
-}
 
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
@@ -52,7 +55,7 @@ impl BlockConf for Conf {
 
 impl Conf {
     pub fn satisfies_any(&self) -> bool {
-        self.satisfy.get(0) == 1
+        self.satisfy.get() == Satisfy::Any
     }
 }
 

@@ -11,8 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::directive::{custom, flag};
-use crate::config::inherit::replace;
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node, Span};
+use crate::config::inherit::{replace, together};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, Span, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, Partial, core};
 use crate::http::request::{Request, termination};
@@ -31,23 +31,26 @@ pub type Formats = log_format::Formats<Request>;
 type Format = log_format::Format<Request>;
 type Log = access_log::Log<Request>;
 
-#[derive(Clone, Debug, Default)]
-pub struct Conf {
-    logs: Vec<Log>,
-    off: bool,
-    /// `open_log_file_cache`; `None` inside: off.
-    cache: Inherit<Option<Arc<named::Cache>>>,
-    log_subrequest: Inherit<bool>,
+settings! {
+    #[derive(Clone, Debug)]
+    pub struct Conf {
+        logs: Vec<Log> => together,
+        off: bool => together,
+        /// `open_log_file_cache`; `None` inside: off.
+        cache: Inherit<Option<Arc<named::Cache>>>,
+        log_subrequest: Setting<bool> = false,
+    }
+    then inherit_logs
 }
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("log_format", Context::HTTP, Arity::at_least(2), log_format, "Declares a format of access log lines."),
     custom("access_log", Context::ANY.or(Context::LOCATION_IF).or(Context::LIMIT_EXCEPT), Arity::at_least(1), access_log,
-        "Where requests are logged and in which format, or off; logs/access.log combined, or off where the prefix has no folder logs."),
+        "Where requests are logged and in which format, or off.").default("logs/access.log combined, or off where the prefix has no folder logs"),
     custom("open_log_file_cache", Context::ANY, Arity::between(1, 4), open_log_file_cache,
-        "Keeps log files with variables in their names open: max, inactive, min_uses and valid, or off; off."),
-    flag("log_subrequest", Context::ANY, |conf| &mut conf.log_subrequest, "Logs subrequests too, such as those of an SSI include; off."),
+        "Keeps log files with variables in their names open: max, inactive, min_uses and valid, or off.").default("off"),
+    flag("log_subrequest", Context::ANY, |conf| &mut conf.log_subrequest, "Logs subrequests too, such as those of an SSI include."),
 ];
 
 #[rustfmt::skip]
@@ -73,18 +76,15 @@ fn seconds(until_us: Option<u64>, from_us: u64, out: &mut Vec<u8>) -> bool {
     write!(out, "{}.{:03}", ms / 1000, ms % 1000).is_ok()
 }
 
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.cache.merge(&outer.cache);
-        self.log_subrequest.merge(&outer.log_subrequest);
-        if !self.off {
-            replace(&mut self.logs, &outer.logs);
-            self.off = self.logs.is_empty() && outer.off;
-        }
+impl BlockConf for Conf {}
+
+/// `access_log off` has none, and hands that on.
+fn inherit_logs(conf: &mut Conf, outer: &Conf) {
+    if !conf.off {
+        replace(&mut conf.logs, &outer.logs);
+        conf.off = conf.logs.is_empty() && outer.off;
     }
 }
-
-impl BlockConf for Conf {}
 
 fn log_format(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     cx.log.refuse_known(node, &["combined"])?;
@@ -141,7 +141,7 @@ fn find_format(name: Option<&str>, span: Span, cx: &mut Cx) -> Result<Format, Di
 pub fn write(request: &mut Request) {
     let location = request.location;
     let conf = &location.access_log;
-    if conf.off || (request.is_subrequest() && !conf.log_subrequest.get(false)) {
+    if conf.off || (request.is_subrequest() && !conf.log_subrequest.get()) {
         return;
     }
     for log in &conf.logs {

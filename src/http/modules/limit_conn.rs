@@ -4,8 +4,8 @@
 //! (`shared/limit_conn.rs`). A request gives back what it holds when it is dropped.
 //! Behaviour: nginx.org, ngx_http_limit_conn_module.
 
-use crate::config::directive::{custom, flag, keyword, number};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::directive::{custom, flag, number, one_of};
+use crate::config::{Arity, Context, Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::{Reply, Verdict};
@@ -14,16 +14,18 @@ use crate::http::request::termination::{How, Phase, Termination, Who};
 use crate::http::scope::Variable;
 use crate::script::variable::variable;
 use crate::shared::limit_conn::{self, Limits, Outcome};
-use crate::shared::{LEVELS, zone};
+use crate::shared::zone;
 use crate::shm::held_counts::Holders;
 
 pub type Zones = limit_conn::Zones<Request>;
 pub type Zone = limit_conn::Zone<Request>;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    limits: Limits,
-    status: Inherit<u64>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        limits: Limits,
+        status: Setting<u64> = 503,
+    }
 }
 
 #[rustfmt::skip]
@@ -31,9 +33,9 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("limit_conn_zone", Context::HTTP, Arity::exactly(2), limit_conn_zone,
         "The number of requests under way for each value of a key, in a zone of shared memory: KEY zone=NAME:SIZE."),
     custom("limit_conn", Context::ANY, Arity::exactly(2), limit_conn, "Limits by a zone how many requests of one key are served at one time."),
-    number("limit_conn_status", Context::ANY, (400, 599), |c| &mut c.status, "Status of a rejected request; 444 closes its connection without an answer; 503."),
-    keyword("limit_conn_log_level", Context::ANY, LEVELS, |c| &mut c.limits.level, "Severity of a rejection; error."),
-    flag("limit_conn_dry_run", Context::ANY, |c| &mut c.limits.dry_run, "Counts and logs, but limits nothing; off."),
+    number("limit_conn_status", Context::ANY, (400, 599), |c| &mut c.status, "Status of a rejected request; 444 closes its connection without an answer."),
+    one_of("limit_conn_log_level", Context::ANY, |c| &mut c.limits.level, "Severity of a rejection."),
+    flag("limit_conn_dry_run", Context::ANY, |c| &mut c.limits.dry_run, "Counts and logs, but limits nothing."),
 ];
 
 #[rustfmt::skip]
@@ -44,13 +46,6 @@ pub static VARIABLES: &[Variable] = &[
         true
     }, "What limit_conn made of the request: PASSED, REJECTED or REJECTED_DRY_RUN."),
 ];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.limits.merge(&outer.limits);
-        self.status.merge(&outer.status);
-    }
-}
 
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
@@ -92,5 +87,5 @@ fn limit(request: &mut Request) -> Verdict {
         return Verdict::Next;
     }
     request.termination = Some(Termination::new(Who::Proxy, How::Limit, Phase::Process).by("limit_conn"));
-    Verdict::Done(Reply::Status(conf.status.get(503) as u16))
+    Verdict::Done(Reply::Status(conf.status.get() as u16))
 }

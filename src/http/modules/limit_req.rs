@@ -4,8 +4,8 @@
 //! (`shared/limit_req.rs`). Does not wait: a delay is a verdict, and slept by the pipeline.
 //! Behaviour: nginx.org, ngx_http_limit_req_module.
 
-use crate::config::directive::{custom, flag, keyword, number};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::directive::{custom, flag, number, one_of};
+use crate::config::{Arity, Context, Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::{Reply, Verdict};
@@ -15,16 +15,18 @@ use crate::http::scope::Variable;
 use crate::runtime;
 use crate::script::variable::variable;
 use crate::shared::limit_req::{self, Limits, Outcome};
-use crate::shared::{LEVELS, zone};
+use crate::shared::zone;
 use crate::shm::leaky_bucket::Table;
 
 pub type Zones = limit_req::Zones<Request>;
 pub type Zone = limit_req::Zone<Request>;
 
-#[derive(Debug, Default)]
-pub struct Conf {
-    limits: Limits,
-    status: Inherit<u64>,
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        limits: Limits,
+        status: Setting<u64> = 503,
+    }
 }
 
 #[rustfmt::skip]
@@ -33,9 +35,9 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "The rate of requests for each value of a key, in a zone of shared memory: KEY zone=NAME:SIZE rate=Nr/s or Nr/m."),
     custom("limit_req", Context::ANY, Arity::between(1, 3), limit_req,
         "Limits the rate of requests by a zone. Up to burst= requests beyond it wait, the first delay= of them not, with nodelay none. More are rejected."),
-    number("limit_req_status", Context::ANY, (400, 599), |c| &mut c.status, "Status of a rejected request; 444 closes its connection without an answer; 503."),
-    keyword("limit_req_log_level", Context::ANY, LEVELS, |c| &mut c.limits.level, "Severity of a rejection; a delay is one step less severe; error."),
-    flag("limit_req_dry_run", Context::ANY, |c| &mut c.limits.dry_run, "Counts and logs, but limits nothing; off."),
+    number("limit_req_status", Context::ANY, (400, 599), |c| &mut c.status, "Status of a rejected request; 444 closes its connection without an answer."),
+    one_of("limit_req_log_level", Context::ANY, |c| &mut c.limits.level, "Severity of a rejection; a delay is one step less severe."),
+    flag("limit_req_dry_run", Context::ANY, |c| &mut c.limits.dry_run, "Counts and logs, but limits nothing."),
 ];
 
 #[rustfmt::skip]
@@ -46,13 +48,6 @@ pub static VARIABLES: &[Variable] = &[
         true
     }, "What limit_req made of the request: PASSED, DELAYED, REJECTED, or with _DRY_RUN."),
 ];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.limits.merge(&outer.limits);
-        self.status.merge(&outer.status);
-    }
-}
 
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
@@ -97,7 +92,7 @@ fn limit(request: &mut Request) -> Verdict {
         Outcome::Rejected => {
             request.termination =
                 Some(Termination::new(Who::Proxy, How::Limit, Phase::Process).by("limit_req"));
-            Verdict::Done(Reply::Status(conf.status.get(503) as u16))
+            Verdict::Done(Reply::Status(conf.status.get() as u16))
         }
     }
 }

@@ -4,15 +4,17 @@
 //! Behaviour: nginx.org, ngx_http_map_module.
 
 use crate::config::directive::{Accepted, accepted, block};
-use crate::config::{Arity, Context, Diagnostic, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::scope::Variable;
 use crate::script::map::Map;
 use crate::script::variable::Definition;
 
-#[derive(Debug, Default)]
-pub struct Conf {}
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {}
+}
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
@@ -22,10 +24,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, _: &Self) {}
-}
 
 impl BlockConf for Conf {}
 

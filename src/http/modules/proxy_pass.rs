@@ -7,8 +7,8 @@
 use std::path::PathBuf;
 
 use crate::config::directive::custom;
-use crate::config::inherit::duplicate;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node, Span, Word, absent};
+use crate::config::inherit::{duplicate, own};
+use crate::config::{Arity, Context, Diagnostic, Node, Span, Word, absent, settings};
 use crate::http::config::compile::Cx;
 use crate::http::config::location::Kind;
 use crate::http::modules::{BlockConf, Directive, core, proxy};
@@ -21,10 +21,12 @@ use crate::proto::header::Id;
 use crate::script::value;
 use crate::script::variable::variable;
 
-/// The directive of one block.
-#[derive(Debug, Default)]
-pub struct Conf {
-    pass: Option<(Pass, Span)>,
+settings! {
+    /// The directive of one block.
+    #[derive(Debug)]
+    pub struct Conf {
+        pass: Option<(Pass, Span)> => own,
+    }
 }
 
 /// Where to pass requests.
@@ -51,10 +53,6 @@ pub struct Target {
     pub host: Host,
     /// The part that replaces the location's name; starts with a slash. `None`: the request's own is passed.
     pub uri: Option<Box<str>>,
-}
-
-impl Merge for Conf {
-    fn merge(&mut self, _: &Self) {}
 }
 
 impl BlockConf for Conf {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::base::network::Network;
 use crate::config::directive::{custom, flag};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::pipeline::Verdict;
@@ -26,19 +26,21 @@ enum Source {
     ProxyProtocol,
 }
 
-#[derive(Clone, Debug, Default)]
-pub struct Conf {
-    /// Proxies that are trusted to name the client.
-    trusted: Trusted,
-    header: Inherit<Source>,
-    recursive: Inherit<bool>,
+settings! {
+    #[derive(Clone, Debug)]
+    pub struct Conf {
+        /// Proxies that are trusted to name the client.
+        trusted: Trusted,
+        header: Inherit<Source>,
+        recursive: Setting<bool> = false,
+    }
 }
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("set_real_ip_from", Context::ANY, Arity::exactly(1), trust, "An address, network, host name or unix: whose word is taken for who the client is."),
-    custom("real_ip_header", Context::ANY, Arity::exactly(1), header, "The field, or proxy_protocol, that tells the client's address; X-Real-IP."),
-    flag("real_ip_recursive", Context::ANY, |c| &mut c.recursive, "Goes past trusted addresses in the field to the last one that is not trusted; off."),
+    custom("real_ip_header", Context::ANY, Arity::exactly(1), header, "The field, or proxy_protocol, that tells the client's address.").default("X-Real-IP"),
+    flag("real_ip_recursive", Context::ANY, |c| &mut c.recursive, "Goes past trusted addresses in the field to the last one that is not trusted."),
 ];
 
 #[rustfmt::skip]
@@ -48,14 +50,6 @@ pub static VARIABLES: &[Variable] = &[
     variable("realip_remote_port", |r, _, out| match socket_peer(r).port() { Some(port) => write!(out, "{port}").is_ok(), None => true, },
         "The port that the connection came from, before set_real_ip_from."),
 ];
-
-impl Merge for Conf {
-    fn merge(&mut self, outer: &Self) {
-        self.trusted.merge(&outer.trusted);
-        self.header.merge(&outer.header);
-        self.recursive.merge(&outer.recursive);
-    }
-}
 
 impl BlockConf for Conf {
     fn acts(&self) -> bool {
@@ -109,7 +103,7 @@ impl Conf {
     }
 
     fn client(&self, request: &Request, name: &[u8], peer: Option<IpAddr>) -> Option<SocketAddr> {
-        named_client(request, name, self.trusted.networks(), self.recursive.get(false), peer)
+        named_client(request, name, self.trusted.networks(), self.recursive.get(), peer)
     }
 }
 

@@ -17,7 +17,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("resolver", Context::ANY, Arity::at_least(1), resolver,
         "Name servers for names that are looked up while serving, asked in turn, with valid=, ipv4= and ipv6=. Without it the system's resolver is asked, \
          which reads /etc/hosts too."),
-    millis("resolver_timeout", Context::ANY, |conf| &mut conf.timeout, "How long a request waits for a name; 30s."),
+    millis("resolver_timeout", Context::ANY, |conf| &mut conf.timeout, "How long a request waits for a name."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -10,7 +10,8 @@ mod replacement;
 pub mod traps;
 
 use crate::config::directive::{block, custom};
-use crate::config::{Arity, Context, Diagnostic, Merge, Node};
+use crate::config::inherit::own;
+use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::config::location::Location;
 use crate::http::modules::{BlockConf, Directive, core};
@@ -38,10 +39,12 @@ struct If {
     settings: Option<usize>,
 }
 
-/// The steps of one block, run in the order of the file.
-#[derive(Debug, Default)]
-pub struct Conf {
-    steps: Vec<Step>,
+settings! {
+    /// The steps of one block, run in the order of the file.
+    #[derive(Debug)]
+    pub struct Conf {
+        steps: Vec<Step> => own,
+    }
 }
 
 const CONTEXTS: Context =
@@ -61,11 +64,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    /// Steps belong to the block they stand in.
-    fn merge(&mut self, _: &Self) {}
-}
 
 impl BlockConf for Conf {
     const INHERITS: bool = false;

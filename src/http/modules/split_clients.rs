@@ -4,15 +4,17 @@
 //! Behaviour: nginx.org, ngx_http_split_clients_module.
 
 use crate::config::directive::block;
-use crate::config::{Arity, Context, Diagnostic, Merge, Node};
+use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::scope::Variable;
 use crate::script::split_clients::Split;
 use crate::script::variable::Definition;
 
-#[derive(Debug, Default)]
-pub struct Conf {}
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {}
+}
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
@@ -21,10 +23,6 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 ];
 
 pub static VARIABLES: &[Variable] = &[];
-
-impl Merge for Conf {
-    fn merge(&mut self, _: &Self) {}
-}
 
 impl BlockConf for Conf {}
 
