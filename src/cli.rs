@@ -1,6 +1,6 @@
-//! The command line: nginx's short flags, glued ones too, then long options.
+//! The command line: nginx's short flags, which may be combined, and long options of our own.
 //!
-//! What nginx's own flags print and return is kept to the byte where something may depend on it
+//! Output and exit codes of nginx's flags are the same to the byte wherever scripts may depend on them
 //! (`pronghorn(8)`).
 
 use std::ffi::OsString;
@@ -17,10 +17,10 @@ use crate::log;
 use crate::master::{pid, problem};
 use crate::sys::{signal, socket, terminal};
 
-/// The configuration that is built in, for a first look.
+/// The built-in demonstration configuration.
 pub const DEMO: &str = include_str!("../conf/demo.conf");
 
-/// Where everything is, unless `-p` and `-c` say otherwise; `PRONGHORN_PREFIX` in the environment of the build sets it.
+/// The default prefix, which `-p` overrides; `PRONGHORN_PREFIX` in the environment of the build sets it.
 const PREFIX: &str = match option_env!("PRONGHORN_PREFIX") {
     Some(prefix) => prefix,
     None => "/etc/pronghorn/",
@@ -42,14 +42,14 @@ Options:
   -c filename   : set configuration file (default: pronghorn.conf, else pronghorn.toml, else a demonstration)
   -g directives : set global directives out of configuration file
 
-  --effective   : with -T: what applies in each block, and where it was written
-  --format=json : with -t: the findings as JSON
-  --strict      : with -t: warnings fail too
-  --convert file: print the configuration in the other spelling, TOML or nginx's
-  --pid-path    : print where the pid file is, also where the configuration has errors
+  --effective   : with -T: print the settings in force in each block, and where they were set
+  --format=json : with -t: print the findings as JSON
+  --strict      : with -t: treat warnings as errors
+  --convert file: print a configuration in the other syntax, TOML or nginx's
+  --pid-path    : print the path of the pid file, even if the configuration has errors
 ";
 
-/// What the program is asked to do.
+/// The task that the command line asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Serve,
@@ -62,7 +62,7 @@ pub enum Action {
     PidPath,
 }
 
-/// The command line, read.
+/// The parsed command line.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub action: Action,
@@ -77,7 +77,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads arguments, the program's name left out. Errors: nginx's words for what is wrong.
+    /// Parses arguments, without the program's name. Errors: in nginx's words.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, String> {
         let mut options = Self {
             action: Action::Serve,
@@ -125,7 +125,7 @@ impl Options {
         Ok(options)
     }
 
-    /// The configuration to read: the file that was named, the usual one, or the demonstration where neither is.
+    /// The configuration to read: the file named by `-c`, else the default one, else the demonstration.
     pub fn source(&self) -> Source {
         let path = match &self.conf {
             Some(path) => path.clone(),
@@ -151,7 +151,7 @@ fn text(parser: &mut lexopt::Parser, option: &str) -> Result<String, String> {
     let value = parser.value().map_err(|_| format!("option \"{option}\" requires an argument"))?;
     value
         .into_string()
-        .map_err(|value| format!("option \"{option}\": \"{}\" is no UTF-8", value.to_string_lossy()))
+        .map_err(|value| format!("option \"{option}\": \"{}\" is not UTF-8", value.to_string_lossy()))
 }
 
 fn signal_number(name: &str) -> Result<i32, String> {
@@ -168,7 +168,7 @@ fn absolute(path: &str) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.into())
 }
 
-/// Does what needs no daemon. `None`: the daemon is to be started.
+/// Runs the actions that need no daemon, and returns the exit code. `None`: start the daemon.
 pub fn run(options: &Options) -> Option<i32> {
     match options.action {
         Action::Serve => None,
@@ -258,14 +258,14 @@ fn test(options: &Options) -> i32 {
     0
 }
 
-/// The features that the configuration needs and that are not there, a row for each; nothing where all are there.
+/// A table of the features that the configuration needs and that are not available; empty if there are none.
 fn summary(loaded: &Loaded) -> String {
     let totals = loaded.diagnostics.1.totals(&loaded.tree);
     if totals.is_empty() {
         return String::new();
     }
     let width = totals.iter().map(|total| total.name.len()).max().unwrap_or(0);
-    let mut out = "pronghorn: this configuration needs what is not available yet:\n".to_owned();
+    let mut out = "pronghorn: this configuration needs features that are not available yet:\n".to_owned();
     for Total { name, lines, servers, first } in totals {
         let plural =
             |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
@@ -278,7 +278,7 @@ fn summary(loaded: &Loaded) -> String {
     out
 }
 
-/// Addresses that could not be bound at all. One that is in use is as it should be: by the running daemon.
+/// Finds addresses that cannot be bound. An address in use is no problem: the running daemon uses it.
 fn unusable_addresses(config: &Config, tree: &Tree) -> Vec<String> {
     let failed = config.listeners().iter().filter_map(|listener| {
         let error = socket::probe(&listener.address).err()?;
@@ -288,7 +288,7 @@ fn unusable_addresses(config: &Config, tree: &Tree) -> Vec<String> {
     failed.collect()
 }
 
-/// Paths of unix sockets that are one file in two spellings.
+/// Finds unix sockets whose different paths name the same file.
 fn equal_paths(config: &Config, tree: &Tree) -> Vec<String> {
     let mut known = Vec::new();
     let repeated = config.listeners().iter().filter(|listener| {
@@ -303,13 +303,13 @@ fn equal_paths(config: &Config, tree: &Tree) -> Vec<String> {
     repeated.map(|listener| problem::address(listener, "bind()", &in_use, tree)).collect()
 }
 
-/// What is wrong with the path of the pid file. The file itself belongs to the running daemon.
+/// Checks the path of the pid file. The file itself is not touched, since it belongs to the running daemon.
 fn unusable_pid(config: &Config, tree: &Tree) -> Option<String> {
     let path = config.settings.pid(&config.prefix);
     problem::unusable_pid(&path).map(|why| problem::pid(why, tree))
 }
 
-/// What `--format=json` prints.
+/// The output of `--format=json`.
 #[derive(Serialize)]
 struct Report<'a> {
     ok: bool,
@@ -318,7 +318,7 @@ struct Report<'a> {
     needs: Vec<Needed>,
 }
 
-/// Something that the configuration needs and that is not there.
+/// A feature that the configuration needs and that is not available.
 #[derive(Serialize)]
 struct Needed {
     name: &'static str,
@@ -333,12 +333,12 @@ struct Finding<'a> {
     /// `error` or `warning`.
     severity: &'static str,
     message: &'a str,
-    /// `file:line:column`; what could not be opened has none.
+    /// `file:line:column`; absent for files and addresses that could not be opened.
     place: Option<String>,
     help: Option<&'a str>,
 }
 
-/// The findings, and what could not be opened.
+/// Prints the findings, and the files and addresses that could not be opened.
 fn print_json(loaded: &Loaded, problems: &[String], warnings: &[String], is_good: bool) {
     let place =
         |span| loaded.tree.place(span).map(|at| format!("{}:{}:{}", at.path.display(), at.line, at.column));
@@ -364,8 +364,8 @@ fn show_json(report: &Report) {
     terminal::show(serde_json::to_string(report).unwrap_or_default());
 }
 
-/// The pid file, which a broken configuration still names. No name of a backend is asked for: whoever wants to stop
-/// the daemon does not wait for a resolver.
+/// The path of the pid file, found even in a broken configuration. No host names are looked up, so that `-s
+/// stop` does not wait for a resolver.
 fn pid_path(options: &Options) -> PathBuf {
     let source = options.source();
     let (tree, _) = cycle::read_tree(&source);
@@ -373,7 +373,7 @@ fn pid_path(options: &Options) -> PathBuf {
     named.map_or_else(|| default_pid(&source.prefix), |path| source.prefix.join(path))
 }
 
-/// Sends a signal to the process of the pid file.
+/// Sends a signal to the process named in the pid file.
 fn send(options: &Options, number: i32) -> i32 {
     let path = pid_path(options);
     let text = match std::fs::read_to_string(&path) {
@@ -397,7 +397,7 @@ fn send(options: &Options, number: i32) -> i32 {
     };
     if pid::is_left_behind(&path, pid) {
         terminal::tell(format_args!(
-            "pronghorn: [error] process {pid} of \"{}\" is no pronghorn any more",
+            "pronghorn: [error] process {pid} of \"{}\" is no longer pronghorn",
             path.display()
         ));
         return 1;

@@ -1,4 +1,4 @@
-//! The `pronghorn` program: the command line, and the daemon where it asks for one.
+//! The `pronghorn` program: runs the command line, or the daemon.
 
 use std::process::ExitCode;
 

@@ -1,9 +1,10 @@
-//! The access log's writer: complete lines, gathered in memory, one write(2) for many.
+//! The writer of access logs: complete lines are collected in memory, and many share one write(2).
 //!
-//! Each process has its own buffer per file; several workers append to one file, whole lines per write (O_APPEND).
-//! Without `buffer=` the lines of one loop turn are written at its end; with it when the buffer is full or `flush=`
-//! is over. Nothing waits: what a full disk does not take is held, up to a bound, and tried again each second; whole
-//! lines beyond are lost and counted. An outage is told once when it begins and once when it is over.
+//! Each process has its own buffer for each file; several workers append to one file, whole lines per write
+//! (O_APPEND). Without `buffer=` the lines of a loop turn are written at its end; with it, when the buffer is
+//! full or the time of `flush=` is over. Nothing blocks: lines that a full disk rejects are held, up to a
+//! bound, and tried again each second; lines beyond the bound are lost and counted. An outage is reported
+//! once when it begins and once when it is over.
 //! Truth: nginx.org, ngx_http_log_module, `access_log`.
 
 use std::fs;
@@ -21,28 +22,35 @@ use super::lease::{self, Held, Interned, Owner, lock};
 use super::repeat::now_ms;
 use super::{sink, syslog, target};
 
-/// Lines of one turn that are gathered before they are written without waiting for its end.
+/// A turn whose lines exceed this writes them before its end.
 const TURN_BYTES_MAX: usize = 64 * 1024;
-/// What may wait for a pipe whose reader is slow, or for room on a disk.
+/// Most bytes held for a pipe whose reader is slow, or for a full disk.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
+/// Pause before a full pipe is tried again.
 const RETRY_MS: u64 = 10;
 /// The same for a file that cannot be written to.
 const OUTAGE_RETRY_MS: u64 = 1_000;
-/// Between two counts of lost lines in one outage.
+/// Interval between two reports of lost lines in one outage.
 const TELL_S: i64 = 60;
-/// Buffers kept for the next turn; 10,000 files share them.
+/// Empty buffers kept for the next turn, shared by all files: there may be 10,000.
 const SPARE_MAX: usize = 4;
 
-/// One access log. Copy it freely; one name is one file, opened once.
+/// A handle of one access log, stored in configuration.
+///
+/// Copies are cheap; all handles of one name refer to the same file, which is opened once. A [`Lease`] opens
+/// and closes it. Requests write lines ([`File::write_line`]); the worker's loop calls [`flush_turn`] at the
+/// end of each turn, and [`flush_all`] before it exits.
+///
+/// [`Lease`]: super::Lease
 #[derive(Clone, Copy)]
 pub struct File(&'static Slot);
 
-/// `buffer=` in bytes, `flush=` in milliseconds, and the level of `gzip`.
+/// The parameters `buffer=` (bytes), `flush=` (milliseconds) and `gzip` (level).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
     pub buffer: Option<usize>,
     pub flush_ms: Option<u64>,
-    /// 1 to 9; each buffer becomes a member of the file.
+    /// 1 to 9; each buffer becomes a gzip member of the file.
     pub gzip: Option<u32>,
 }
 
@@ -62,46 +70,46 @@ enum Kind {
 struct State {
     options: Options,
     file: Option<fs::File>,
-    /// Opened for a cycle that is not in force yet, and what that one says of the file.
+    /// Opened for a configuration that is not in force yet, with that configuration's parameters.
     staged: Option<fs::File>,
     staged_options: Option<Options>,
     sender: syslog::Sender,
     lines: Vec<u8>,
-    /// `lines` begins with the rest of a line whose head is in the file.
+    /// `lines` begins with the rest of a line whose beginning is in the file already.
     torn: bool,
-    /// With `gzip`: a member that the file has not taken whole.
+    /// With `gzip`: a member that has been written in part.
     packed: Packed,
-    /// When the first of `lines` came, for `flush=`; when to try a slow pipe again.
+    /// Deadline of `flush=`, or the time to try again.
     write_at_ms: Option<u64>,
-    /// In the list of files with work at the turn's end.
+    /// Whether the file is in `LISTED`, the files with work at the end of the turn.
     listed: bool,
     lost: u64,
     told_at: i64,
-    /// The second of the last failure: nothing is tried again in it.
+    /// The second of the last failure, within which no write is tried again.
     failed_at: Option<i64>,
     cause: Option<io::Error>,
     outage: Outage,
 }
 
-/// Whether the file takes lines, and what was told of it.
+/// The state of an outage of one file: whether it can be written to, and what has been reported.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Outage {
     #[default]
     None,
     Untold,
     Told,
-    /// It takes lines again.
+    /// The file can be written to again, which has not been reported yet.
     Over,
 }
 
-/// What the error log shall say of a file.
+/// A report about a file for the error log.
 enum News {
     Held(io::Error),
     Lost(u64, io::Error),
     Over,
 }
 
-/// Lines as a gzip member, and how far it is written.
+/// A gzip member, and the number of its bytes that have been written.
 #[derive(Default)]
 struct Packed {
     bytes: Vec<u8>,
@@ -115,10 +123,11 @@ static ANY_LISTED: AtomicBool = AtomicBool::new(false);
 static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
 impl File {
-    /// The first argument of `access_log`: `syslog:…` or a path (relative to `prefix`). Opened by `Lease::open`.
+    /// Declares the log that the first argument of `access_log` names: `syslog:…` or a path (relative to
+    /// `prefix`). `Lease::open` opens it.
     ///
-    /// Errors are texts for a diagnostic: bad syslog parameters, or a `buffer=` or `flush=` unlike an earlier one of the same
-    /// file under the same lease.
+    /// Errors are texts for a diagnostic: bad syslog parameters, or parameters that differ from earlier ones
+    /// for the same file under the same lease.
     pub fn declare(word: &str, prefix: &Path, options: Options, names: &Names) -> Result<File, String> {
         if let Some(parameters) = word.strip_prefix("syslog:") {
             if options != Options::default() {
@@ -145,7 +154,7 @@ impl File {
         Ok(file)
     }
 
-    /// Declares and opens a file at once, for as long as the process lives.
+    /// Declares a file and opens it at once, for as long as the process lives.
     pub fn open(path: &Path, buffer: Option<usize>, flush_ms: Option<u64>) -> io::Result<File> {
         let options = Options { buffer, flush_ms, gzip: None };
         let file = File::declare(&path.to_string_lossy(), Path::new(""), options, &Names::default())
@@ -159,7 +168,8 @@ impl File {
         &self.0.name
     }
 
-    /// Takes one complete line; the `\n` at its end may be missing.
+    /// Queues one complete line; the final `\n` is optional. Never blocks and never fails: lost lines are
+    /// counted.
     pub fn write_line(self, line: &[u8]) {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let state = &mut *lock(&self.0.state);
@@ -199,7 +209,8 @@ impl File {
         self.0.list(state);
     }
 
-    /// The file and whether the current lease names it for the first time. `key`: see `Target::intern`.
+    /// Returns the file, and whether the current lease names it for the first time. `key`: see
+    /// `Target::intern`.
     fn intern(name: &str, key: &str, kind: impl FnOnce() -> Kind, options: Options) -> (File, bool) {
         let (slot, first) = lease::intern(&SLOTS, key, || Slot {
             name: name.to_owned(),
@@ -225,14 +236,14 @@ impl std::fmt::Debug for File {
     }
 }
 
-/// Writes what the turn has gathered, and buffers whose time is over. For `runtime::at_turn_end`.
+/// Writes the lines of this turn, and buffers whose `flush=` time is over. Runs at the end of each turn.
 pub fn flush_turn() {
     if ANY_LISTED.load(Ordering::Relaxed) {
         flush_listed(|state, now_ms| state.is_due(now_ms));
     }
 }
 
-/// Writes everything, buffers that are not full too: before an exit.
+/// Writes everything, including buffers that are not full, before an exit.
 pub fn flush_all() {
     let listed = lock(&LISTED).clone();
     for slot in &listed {
@@ -247,13 +258,14 @@ pub fn flush_all() {
     }
 }
 
-/// Milliseconds until `flush_turn` has something to do though no turn brings it: `flush=`, a slow pipe.
+/// Milliseconds until `flush_turn` has work even if no events come: for `flush=`, and for a file to try
+/// again.
 pub fn due_ms() -> Option<u64> {
     if !ANY_LISTED.load(Ordering::Relaxed) {
         return None;
     }
     let now = now_ms();
-    // A copy: `list` takes the two locks the other way round.
+    // A copy, so as not to hold both locks: `list` takes them in the other order.
     let listed = lock(&LISTED).clone();
     listed.iter().filter_map(|slot| lock(&slot.state).wake_ms(now)).min()
 }
@@ -283,7 +295,7 @@ fn flush_listed(wanted: impl Fn(&State, u64) -> bool) {
     }
 }
 
-/// Says in the process's error log what became of lines. F9's disk is full for hours.
+/// Reports an outage, or lost lines, in the process's error log.
 fn tell(name: &str, news: &News) {
     let log = super::process();
     match news {
@@ -299,7 +311,7 @@ fn tell(name: &str, news: &News) {
 }
 
 impl Slot {
-    /// Notes work for the turn's end.
+    /// Adds the file to those with work at the end of the turn.
     fn list(&'static self, state: &mut State) {
         if !state.listed {
             state.listed = true;
@@ -317,14 +329,14 @@ impl State {
         }
     }
 
-    /// Milliseconds until this file wants `flush_turn`.
+    /// Milliseconds until this file needs `flush_turn`.
     fn wake_ms(&self, now_ms: u64) -> Option<u64> {
         let write = self.write_at_ms.map(|at| at.saturating_sub(now_ms));
         let tell = (self.lost > 0).then_some(1000);
         write.into_iter().chain(tell).min()
     }
 
-    /// Writes the gathered lines; what cannot be written stays and is tried again later.
+    /// Writes the collected lines. Lines that cannot be written stay and are tried again later.
     fn flush(&mut self, path: &Path) {
         self.write_at_ms = None;
         if self.lines.is_empty() && self.packed.bytes.is_empty() {
@@ -360,7 +372,7 @@ impl State {
         self.give_back();
     }
 
-    /// Writes the lines as a gzip member; one that was begun goes first.
+    /// Writes the lines as a gzip member, after finishing one that was written in part.
     fn flush_packed(&mut self, level: u32) {
         loop {
             if self.packed.bytes.is_empty() {
@@ -387,12 +399,12 @@ impl State {
         }
     }
 
-    /// Writes to another file from now on; what was gathered goes to the one before.
+    /// Switches to another file. The lines collected so far go to the old one.
     fn change_file(&mut self, path: &Path, opened: fs::File) {
         if self.file.is_some() {
             self.flush(path);
             if self.torn {
-                // The rest of a line whose head is in the old file is nothing in the new one.
+                // A line that was written in part to the old file must not continue in the new one.
                 let rest =
                     self.lines.iter().position(|&byte| byte == b'\n').map_or(self.lines.len(), |at| at + 1);
                 self.lines.drain(..rest);
@@ -405,18 +417,18 @@ impl State {
         (self.torn, self.failed_at, self.write_at_ms) = (false, None, None);
     }
 
-    /// Whether byte `done` of `lines` is within a line of which a part is in the file.
+    /// Whether byte `done` of `lines` is inside a line that has been written in part.
     fn is_torn(&self, done: usize) -> bool {
         if done == 0 { self.torn } else { self.lines[done - 1] != b'\n' }
     }
 
-    /// Keeps the lines from byte `done` on.
+    /// Drops the first `done` bytes, which have been written.
     fn keep_from(&mut self, done: usize) {
         self.torn = self.is_torn(done);
         self.lines.drain(..done);
     }
 
-    /// The file does not take what is left from byte `done` on.
+    /// Notes a failed write: the bytes from `done` on are still held.
     fn fail(&mut self, done: usize, cause: io::Error) {
         self.keep_from(done);
         self.failed_at = Some(sink::wall_secs());
@@ -428,7 +440,7 @@ impl State {
         };
     }
 
-    /// The file takes lines.
+    /// Notes a successful write.
     fn recover(&mut self) {
         self.failed_at = None;
         self.outage = match self.outage {
@@ -444,7 +456,7 @@ impl State {
         }
     }
 
-    /// What to tell now: counts of lost lines once a second at most, and less often while an outage lasts.
+    /// The reports that are due: counts of lost lines at most once a second, and less often during an outage.
     fn take_news(&mut self) -> Vec<News> {
         let mut news = Vec::new();
         let cause = |state: &mut Self| {
@@ -469,13 +481,13 @@ impl State {
         news
     }
 
-    /// Lines that never came to the file: what was lost and what is still held.
+    /// Counts the lines that never reached the file: those lost and those still held.
     fn give_up(&mut self) -> u64 {
         let held = self.lines.iter().filter(|&&byte| byte == b'\n').count() as u64;
         std::mem::take(&mut self.lost) + held + self.packed.lines
     }
 
-    /// Gives the emptied buffer to the next file that has a line; one with `buffer=` keeps its own.
+    /// Returns the emptied buffer to the pool for other files; a file with `buffer=` keeps its own.
     fn give_back(&mut self) {
         self.lines.clear();
         if self.options.buffer.is_none() {

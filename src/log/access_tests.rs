@@ -30,14 +30,14 @@ impl Bench {
         File::open(&self.path(name), buffer, flush_ms).expect("opens")
     }
 
-    /// Reopens; files of other tests, whose directories are gone, may fail.
+    /// Reopens all logs. Those of other tests may fail, since their directories are gone.
     fn reopen(&self) {
         let own = self.dir.path().to_string_lossy().into_owned();
         let errors = reopen(None).err().unwrap_or_default();
         assert!(errors.iter().all(|error| !error.path.starts_with(&own)), "{errors:?}");
     }
 
-    /// Makes `error.log` the process's own.
+    /// Makes `error.log` the error log of the process.
     fn error_log(&self) -> Lease {
         let lease = Lease::begin();
         set_process(Logger::of(&[(Target::file(&self.path("error.log")), Level::Info)]));
@@ -152,11 +152,11 @@ fn a_file_that_cannot_be_reopened_keeps_the_old_one() {
 #[test]
 fn twenty_rotations_under_load_lose_no_line() {
     let bench = Bench::new();
-    // Two names of one file: what two workers are to each other.
+    // Two names of one file have separate buffers, like two workers.
     let files = [bench.open("a.log", None, None), bench.open("./a.log", Some(1000), None)];
     let stop = AtomicBool::new(false);
     let written: usize = std::thread::scope(|scope| {
-        // Also when the test fails: the scope waits for its threads.
+        // Stops the threads even when the test fails: the scope waits for them.
         let stopper = StopOnDrop(&stop);
         let writers: Vec<_> = files
             .iter()
@@ -293,7 +293,7 @@ fn a_slow_pipe_gets_all_lines_in_order_and_never_blocks() {
 }
 
 #[test]
-fn a_pipe_nobody_reads_has_a_bound() {
+fn a_pipe_without_reader_has_a_bound() {
     let bench = Bench::new();
     let _lease = bench.error_log();
     nix::unistd::mkfifo(&bench.path("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
@@ -352,7 +352,7 @@ fn a_slow_pipe_gets_whole_gzip_members() {
     lease.open(None).expect("opens");
     let mut expected = String::new();
     let mut number = 1_u64;
-    // Hard to compress, so that the pipe fills; less than may wait.
+    // Hard to compress, so that the pipe fills, but less than the bound.
     while expected.len() < 400_000 {
         number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let line = format!("{number:x}{:x}\n", number.swap_bytes());
@@ -383,7 +383,7 @@ fn one_file_has_one_set_of_parameters_in_a_cycle() {
     assert_eq!(declare(Some(100)), Ok(file));
     let error = declare(None).expect_err("differs");
     assert!(error.contains("already defined with conflicting parameters"), "{error}");
-    // The next cycle may say something else.
+    // The next configuration may have other parameters.
     let second = Lease::begin();
     assert_eq!(declare(None), Ok(file));
     drop(first);

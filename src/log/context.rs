@@ -1,19 +1,19 @@
-//! What stands around a message: `*CONN`, what was being done, and `, client: …, server: …`.
+//! The context of a message: `*CONN` before it, ` while ACTION` and `, client: …, server: …` after it.
 //!
-//! A connection or a request implements `Context`; it is asked only when the level is on. Bytes from
-//! the network go through `Fields::quoted` or `Text`, which let no byte forge a line or a field.
+//! Connections and requests implement `Context`; it is asked only if the level is enabled. Bytes from the
+//! network must go through `Fields::quoted` or `Text`, so that they cannot forge a line or a field.
 
 use std::fmt::{self, Write};
 use std::io;
 
-/// Who a message is about. `()` is nobody.
+/// The subject of a message: a connection, a request, an upstream, or `()` for none.
 pub trait Context {
     /// The connection's number, shown as `*N`.
     fn connection(&self) -> Option<u64> {
         None
     }
 
-    /// What was under way, shown as ` while ACTION` after the message.
+    /// The action in progress, shown as ` while ACTION` after the message.
     fn action(&self) -> Option<&str> {
         None
     }
@@ -38,7 +38,7 @@ impl<T: Context> Context for Box<T> {
     }
 }
 
-/// Receives the trailing fields of one line.
+/// Collects the trailing fields of one line.
 pub struct Fields<'a> {
     out: &'a mut dyn Write,
 }
@@ -48,7 +48,7 @@ impl<'a> Fields<'a> {
         Fields { out }
     }
 
-    /// Appends `, name: value`, for values of our own making (addresses, numbers).
+    /// Appends `, name: value`, for values that we made ourselves (addresses, numbers).
     pub fn plain(&mut self, name: &str, value: impl fmt::Display) -> &mut Self {
         // Writing to memory does not fail.
         let _ = write!(self.out, ", {name}: {value}");
@@ -62,7 +62,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Bytes from outside inside a message: controls, `"`, `\` and what is not UTF-8 as `\xHH`.
+/// Foreign bytes inside a message: control characters, `"`, `\` and invalid UTF-8 are shown as `\xHH`.
 #[derive(Clone, Copy)]
 pub struct Text<'a>(pub &'a [u8]);
 
@@ -89,12 +89,12 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-/// Controls include U+0080..U+009F, which terminals obey as escape sequences.
+/// Control characters include U+0080 to U+009F, which terminals interpret as escape sequences.
 fn needs_escape(c: char) -> bool {
     c.is_control() || c == '"' || c == '\\'
 }
 
-/// An error of the system as nginx writes it: `(111: Connection refused)`.
+/// A system error in nginx's form: `(111: Connection refused)`.
 pub struct Cause<'a>(pub &'a io::Error);
 
 impl fmt::Display for Cause<'_> {

@@ -1,4 +1,4 @@
-//! How `log_format` escapes the values of variables: `escape=default|json|none`.
+//! Escaping of variables' values in `log_format`: `escape=default|json|none`.
 //!
 //! Truth: nginx.org, ngx_http_log_module, `log_format`; checked against nginx 1.22.
 
@@ -6,7 +6,7 @@ const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
 /// `default`: `"`, `\` and bytes below 0x20 or above 0x7E become `\xHH`.
 ///
-/// An absent value is `-`; that is the caller's, who knows absent from empty.
+/// The caller writes `-` for an absent value; here absent and empty look the same.
 pub fn default(value: &[u8], out: &mut Vec<u8>) {
     copy_but(
         value,
@@ -18,7 +18,8 @@ pub fn default(value: &[u8], out: &mut Vec<u8>) {
     );
 }
 
-/// `json`: `"` and `\` get a backslash, controls become `\n \r \t \b \f` or `\u00HH`; the rest is as it came.
+/// `json`: `"` and `\` get a backslash, control characters become `\n \r \t \b \f` or `\u00HH`; other bytes
+/// stay.
 pub fn json(value: &[u8], out: &mut Vec<u8>) {
     copy_but(
         value,
@@ -43,12 +44,12 @@ pub fn json(value: &[u8], out: &mut Vec<u8>) {
     );
 }
 
-/// `none`: the bytes as they are.
+/// `none`: the bytes are copied unchanged.
 pub fn none(value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(value);
 }
 
-/// Copies runs whole and gives each byte that `odd` names to `write`.
+/// Copies `value`, except that each byte for which `odd` is true is passed to `write`.
 fn copy_but(value: &[u8], out: &mut Vec<u8>, odd: impl Fn(u8) -> bool, write: impl Fn(u8, &mut Vec<u8>)) {
     let mut rest = value;
     while let Some(at) = rest.iter().position(|&byte| odd(byte)) {

@@ -1,7 +1,7 @@
-//! Opening a log file: append only, never blocking, owned by the user of the workers.
+//! Opening log files: append only, non-blocking, owned by the workers' user.
 //!
-//! Root does not follow links that other users can have made (`sys::trusted`).
-//! Source: open(2), fifo(7); nginx's `ngx_reopen_files` for what happens to the owner.
+//! Root does not follow links that other users may have created (`sys::trusted`).
+//! Source: open(2), fifo(7); nginx's `ngx_reopen_files` for the change of owner.
 
 use std::fs::File;
 use std::io;
@@ -12,19 +12,20 @@ use nix::fcntl::OFlag;
 use super::lease::Owner;
 use crate::sys::trusted::{self, Opened, Place};
 
-/// Of a log that is made: its lines may hold what clients confide. Less the umask.
+/// Mode of a new log, less the umask. Not readable by everyone, since lines may contain confidential data of
+/// clients.
 const MODE: u32 = 0o640;
 
-/// Opens `path` for appending, creating it as 0640.
+/// Opens `path` for appending, and creates it with mode 0640 if need be.
 pub(super) fn append(path: &Path) -> io::Result<File> {
     append_for(path, None)
 }
 
-/// Opens `path` for appending, and gives it to the workers' user where one is named, who reopens it by path.
+/// Opens `path` for appending, and gives it to `owner`, the workers' user, who will reopen it by path.
 ///
-/// O_NONBLOCK changes nothing on a disk; on a pipe (`/dev/stdout` of a container) a reader that
-/// stands still must not stop a worker. A FIFO without a reader is opened for both directions, as there
-/// is no one yet to tell apart from a reader that left.
+/// O_NONBLOCK has no effect on a disk; on a pipe (`/dev/stdout` of a container) it keeps a stalled reader
+/// from blocking a worker. A FIFO without a reader cannot be opened for writing only (ENXIO), so it is opened
+/// for both directions.
 pub(super) fn append_for(path: &Path, owner: Option<Owner>) -> io::Result<File> {
     let place = Place::of(path)?.followed()?;
     let open = |access: OFlag| place.open_or_create(access | OFlag::O_APPEND | OFlag::O_NONBLOCK, MODE);

@@ -1,6 +1,6 @@
-//! The times that logs and headers show, formatted once per second and thread.
+//! Times in logs and header fields, formatted once per second and thread.
 //!
-//! Nothing here asks the clock: the caller passes seconds since 1970. Shapes: nginx.org, `$time_local`,
+//! Nothing here asks the clock: the caller passes seconds since 1970. Formats: nginx.org, `$time_local`,
 //! `$time_iso8601`, `$msec`; RFC 9110 §5.6.7 for `Date`; RFC 3164 §4.1.2 for syslog.
 
 use std::cell::RefCell;
@@ -12,7 +12,7 @@ use crate::sys::clock_local;
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// One second in every spelling.
+/// One second in every format.
 #[derive(Default)]
 struct Times {
     secs: i64,
@@ -28,7 +28,7 @@ thread_local! {
     static TIMES: RefCell<Times> = RefCell::default();
 }
 
-/// Appends `2026/11/21 06:31:12`, local time: the head of an error log line.
+/// Appends `2026/11/21 06:31:12`, local time, which begins an error log line.
 pub fn error_time(secs: i64, out: &mut Vec<u8>) {
     cached(secs, |times| out.extend_from_slice(times.error.as_bytes()));
 }
@@ -43,7 +43,7 @@ pub fn time_iso8601(secs: i64, out: &mut Vec<u8>) {
     cached(secs, |times| out.extend_from_slice(times.iso8601.as_bytes()));
 }
 
-/// Appends `Nov 21 06:31:12`, local time, the day padded with a space: the head of a syslog message.
+/// Appends `Nov 21 06:31:12`, local time, the day padded with a space, for the head of a syslog message.
 pub fn syslog_time(secs: i64, out: &mut Vec<u8>) {
     cached(secs, |times| out.extend_from_slice(times.syslog.as_bytes()));
 }
@@ -65,7 +65,7 @@ pub fn msec(secs: i64, nanos: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(&last);
 }
 
-/// Takes the time zone of `TZ` as it is now.
+/// Reads the time zone from `TZ` again.
 pub fn read_zone() {
     clock_local::read_zone();
     TIMES.with_borrow_mut(|times| times.filled = false);
@@ -101,7 +101,7 @@ fn fill(secs: i64, times: &mut Times) {
         at.month
     );
     let _ = write!(times.syslog, "{month} {day:2} {hour:02}:{minute:02}:{second:02}");
-    // httpdate knows 1970 to 9999; a clock outside is shown at the nearer end.
+    // httpdate supports the years 1970 to 9999; other times are clamped.
     let since = Duration::from_secs(secs.clamp(0, 253_402_300_799) as u64);
     let _ = write!(times.http, "{}", httpdate::HttpDate::from(UNIX_EPOCH + since));
     times.secs = secs;

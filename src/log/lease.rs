@@ -1,9 +1,10 @@
-//! Who uses which log: a cycle of configuration leases what it names.
+//! Leases of logs: a configuration leases the logs that it names.
 //!
-//! Targets and access logs are interned by name and live as long as the process, but hold a descriptor only while
-//! a lease names them. So handles are plain copies that can be stored in immutable configuration. A reload opens every
-//! file it names by its path, beside those in use, and takes them into use when the whole configuration is accepted:
-//! a file that was moved away is followed by a new one. What no cycle names any more is closed.
+//! Targets and access logs are interned by name and live as long as the process, but hold a descriptor only
+//! while a lease names them. So handles are plain copies that can be stored in immutable configuration. A
+//! reload opens every file that it names, by path, in addition to those in use, and switches to them once the
+//! whole configuration is accepted: thus a file that was moved away is replaced by a new one. Logs that no
+//! configuration names are closed.
 //! Truth: nginx's `cycle->open_files`.
 
 use std::collections::HashMap;
@@ -17,23 +18,27 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::context::Cause;
 
-/// The owner that reopened files get: what the workers run as.
+/// The user and group that workers run as, who become the owners of opened files.
 pub type Owner = (u32, u32);
 
-/// Something that holds a descriptor while it is leased.
+/// A log that holds a descriptor while it is leased.
+///
+/// Error log targets and access logs implement it. The functions of this module call it when a configuration
+/// is opened, accepted or dropped, and when logs are reopened.
 pub(super) trait Held: Sync {
+    /// The numbers of the leases that name this log.
     fn marks(&self) -> &Mutex<Vec<u32>>;
     fn name(&self) -> &str;
     fn is_open(&self) -> bool;
     fn reopen(&self, owner: Option<Owner>) -> io::Result<()>;
     fn close(&self);
-    /// Opens beside what is in use; nothing is kept where the path still leads to the same file.
+    /// Opens the file by path, in addition to the one in use. Keeps nothing if it is still the same file.
     fn stage(&self, owner: Option<Owner>) -> io::Result<()>;
-    /// Takes what was staged into use.
+    /// Switches to the staged file.
     fn take_staged(&self);
-    /// Closes what was staged and not taken.
+    /// Closes a staged file that was not taken.
     fn drop_staged(&self);
-    /// The descriptors it holds.
+    /// The descriptors that this log holds.
     fn descriptors(&self) -> Vec<RawFd>;
 
     fn open(&self, owner: Option<Owner>) -> io::Result<()> {
@@ -41,7 +46,7 @@ pub(super) trait Held: Sync {
     }
 }
 
-/// Whether two descriptors are of one file.
+/// Whether two descriptors refer to the same file.
 pub(super) fn is_same_file(one: &fs::File, other: &fs::File) -> bool {
     match (one.metadata(), other.metadata()) {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
@@ -49,21 +54,22 @@ pub(super) fn is_same_file(one: &fs::File, other: &fs::File) -> bool {
     }
 }
 
-/// All of a kind, by name.
+/// All logs of one kind, by name.
 pub(super) type Interned<T> = LazyLock<Mutex<HashMap<String, &'static T>>>;
 
 static HELD: Mutex<Vec<&'static dyn Held>> = Mutex::new(Vec::new());
-/// The mark of what no lease owns.
+/// The mark of a log that is used for as long as the process lives.
 const FOREVER: u32 = u32::MAX;
 static LAST: AtomicU32 = AtomicU32::new(0);
 static CURRENT: AtomicU32 = AtomicU32::new(0);
 
-/// A poisoned lock guards a log: the words in it are whole after any statement.
+/// Locks a mutex even if it is poisoned: the state of a log is consistent after every statement.
 pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The one of this name, made the first time; and whether the current lease names it for the first time.
+/// Returns the log of this name, which is created on first use, and whether the current lease names it for
+/// the first time.
 pub(super) fn intern<T: Held>(all: &Interned<T>, name: &str, make: impl FnOnce() -> T) -> (&'static T, bool) {
     let mut all = lock(all);
     let held = *all.entry(name.to_owned()).or_insert_with(|| {
@@ -74,7 +80,7 @@ pub(super) fn intern<T: Held>(all: &Interned<T>, name: &str, make: impl FnOnce()
     (held, mark(held))
 }
 
-/// Notes that the current lease, if any, names `held`; whether it does so for the first time.
+/// Notes that the current lease, if any, names `held`. True if it is the first time.
 pub(super) fn mark(held: &dyn Held) -> bool {
     let current = CURRENT.load(Ordering::Relaxed);
     let mut marks = lock(held.marks());
@@ -85,7 +91,7 @@ pub(super) fn mark(held: &dyn Held) -> bool {
     first
 }
 
-/// Notes that `held` is used for as long as the process lives.
+/// Keeps `held` open for as long as the process lives.
 pub(super) fn mark_forever(held: &dyn Held) {
     let mut marks = lock(held.marks());
     if !marks.contains(&FOREVER) {
@@ -93,10 +99,11 @@ pub(super) fn mark_forever(held: &dyn Held) {
     }
 }
 
-/// One cycle's claim on its log files. Drop it to close what no other cycle names.
+/// The claim of one configuration on its log files.
 ///
-/// Everything declared between `begin` and the next `begin` (or the drop) belongs to it.
-/// Workers never drop theirs.
+/// Every log declared between `begin` and the next `begin` (or the drop) belongs to it. The master opens the
+/// logs with [`Lease::open`], and calls [`Lease::take`] once the whole configuration is accepted. Dropping a
+/// lease closes the logs that no other lease names. Workers never drop theirs.
 #[derive(Debug)]
 pub struct Lease {
     number: u32,
@@ -109,15 +116,15 @@ impl Lease {
         Lease { number }
     }
 
-    /// Opens everything declared under this lease by its path; all failures, not the first.
+    /// Opens by path every log declared under this lease. Errors: all failures, not only the first.
     ///
-    /// A file that is in use already stays so until [`Lease::take`]; on a failure, and where the lease is dropped
-    /// before, for good.
+    /// A file that is in use already stays in use until [`Lease::take`], or for good if opening fails or the
+    /// lease is dropped before that.
     pub fn open(&self, owner: Option<Owner>) -> Result<(), Vec<OpenError>> {
         each(|held| self.names(held), |held| held.open(owner))
     }
 
-    /// Takes the files that `open` has opened into use: the cycle is in force.
+    /// Switches to the files that `open` has opened: the configuration is now in force.
     pub fn take(&self) {
         for held in lock(&HELD).clone() {
             if self.names(held) {
@@ -154,7 +161,7 @@ pub(super) fn descriptors() -> Vec<RawFd> {
     lock(&HELD).iter().flat_map(|held| held.descriptors()).collect()
 }
 
-/// How often all logs were reopened: what is kept open beside the leased ones goes with it.
+/// Counts the calls of `reopen`, so that caches of further open logs notice them.
 static REOPENED: AtomicU32 = AtomicU32::new(0);
 
 pub(super) fn reopened() -> u32 {
@@ -182,7 +189,8 @@ fn each(
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-/// A log that could not be opened; shown as nginx's `open() "path" failed (2: No such file or directory)`.
+/// A log that could not be opened, shown in nginx's form: `open() "path" failed (2: No such file or
+/// directory)`.
 #[derive(Debug)]
 pub struct OpenError {
     pub path: String,
@@ -197,7 +205,7 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// Tests that use what the process has once (the current lease, the turn's list) go one after the other.
+/// Serializes tests that use the global state of the process: the current lease, the list of files with work.
 #[cfg(test)]
 pub(super) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());

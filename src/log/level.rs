@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// Severity, the gravest first; `as u8` is syslog's number (RFC 3164 §4.1.1).
+/// Severity, most severe first; `as u8` is syslog's number (RFC 3164 §4.1.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Level {
@@ -30,7 +30,7 @@ impl Level {
         Level::Debug,
     ];
 
-    /// The level that a word of the configuration names; nginx's `debug_http` and the like mean `debug`.
+    /// Parses a level in the configuration; nginx's `debug_http` and the like mean `debug`.
     pub fn parse(word: &str) -> Option<Level> {
         const MASKS: [&str; 8] = [
             "debug_core",
@@ -65,7 +65,8 @@ impl Level {
         Level::ALL.get(usize::from(number)).copied()
     }
 
-    /// slog's level: it has six, so the three gravest share one and ours travels beside it.
+    /// The level for slog. It has only six, so the three most severe share one, and our own level is passed
+    /// separately.
     pub(super) fn slog(self) -> slog::Level {
         match self {
             Level::Emerg | Level::Alert | Level::Crit => slog::Level::Critical,
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_parse_back_and_order_is_gravest_first() {
+    fn names_parse_back_and_order_is_most_severe_first() {
         for (number, level) in Level::ALL.into_iter().enumerate() {
             assert_eq!(Level::parse(level.name()), Some(level));
             assert_eq!(level as usize, number);

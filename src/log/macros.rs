@@ -1,9 +1,9 @@
 //! The eight macros: `log::error!(logger, context, "text {}", value; "key" => value)`.
 //!
-//! `logger` is a `Logger` (or a reference), `context` a `&dyn Context` (`&()` for none). A level that is off costs one
-//! compare: nothing after the two first arguments is evaluated. The text is a literal: it is
-//! the message's identity for the limit on repeats. Values after `;` follow slog's syntax
-//! (`"key" => %display`, `"key" => 5`) and are appended as `, key: value`.
+//! `logger` is a `Logger` (or a reference), `context` a `&dyn Context` (`&()` for none). A disabled level
+//! costs one comparison: nothing after the first two arguments is evaluated. The text must be a literal,
+//! since it identifies the message for the limit on repeats. Values after `;` follow slog's syntax (`"key" =>
+//! %display`, `"key" => 5`) and are appended as `, key: value`.
 
 /// Logs at a level known only at run time (`limit_req_log_level` and the like).
 #[doc(hidden)]

@@ -1,8 +1,9 @@
-//! The error log (nginx's line format) and the access log's writer.
+//! The error log, in nginx's line format, and the writer of access logs.
 //!
-//! `error!(logger, context, "text {}", value; "key" => value)` writes to every target of a `Logger` that wants the level.
-//! A `Logger` is a copy of a pointer and is stored in configuration; a `Lease` opens and closes what a cycle names.
-//! `access::File` gathers lines. Both survive a fork and are reopened by `reopen`. slog is underneath (`drain`).
+//! `error!(logger, context, "text {}", value; "key" => value)` writes to every target of a `Logger` that
+//! includes the level. A `Logger` is a pointer that is stored in configuration; a `Lease` opens and closes
+//! the logs that a configuration names. `access::File` collects access log lines. Both survive a fork and are
+//! reopened by `reopen`. The error log is built on slog (`sink.rs`).
 //! Truth: nginx.org, `error_log` and ngx_http_log_module.
 
 pub mod access;
@@ -33,13 +34,14 @@ pub use self::macros::*;
 pub use self::sink::emit;
 pub use self::target::{Logger, Target};
 
-/// The id of the process's own logger, plus one; 0 is stderr.
+/// The id of the process's logger, plus one; 0 means stderr.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
 /// Whether standard error is the process's log file.
 static HAS_STDERR: AtomicBool = AtomicBool::new(false);
 
-/// The log before the configuration is read: `-e FILE` or `-e stderr`, level `notice`; becomes the process's own.
+/// Opens the log that is used before the configuration is read (`-e FILE` or `-e stderr`, level `notice`),
+/// and makes it the process's logger.
 pub fn early(word: &str, prefix: &Path, names: &Names) -> Result<Logger, OpenError> {
     let failed = |cause| OpenError { path: word.to_owned(), cause };
     let target = Target::parse(word, prefix, names).map_err(|text| failed(std::io::Error::other(text)))?;
@@ -49,7 +51,8 @@ pub fn early(word: &str, prefix: &Path, names: &Names) -> Result<Logger, OpenErr
     Ok(logger)
 }
 
-/// The logger for what is no connection's matter: the main level's `error_log`, before it `early`'s, before that stderr.
+/// The logger for messages that concern no connection: the main level's `error_log`; before that is read,
+/// `early`'s; before that, stderr.
 pub fn process() -> Logger {
     let id = PROCESS.load(Ordering::Relaxed);
     id.checked_sub(1)
@@ -57,25 +60,26 @@ pub fn process() -> Logger {
         .unwrap_or_else(|| Logger::of(&[(Target::stderr(), Level::Notice)]))
 }
 
-/// Makes `logger` the process's own: when a cycle is taken.
+/// Sets the process's logger, when a configuration comes into force.
 pub fn set_process(logger: Logger) {
     PROCESS.store(logger.id() + 1, Ordering::Relaxed);
     redirect_stderr();
 }
 
-/// Reopens all leased logs by path: USR1, and after a rotation.
+/// Reopens all leased logs by path, on USR1.
 ///
-/// Buffered lines go to the old file first. A file that cannot be opened keeps its old descriptor.
-/// `owner` is given by the master, so that workers can open the files too.
+/// Buffered lines are first written to the old file. If a file cannot be opened, the old descriptor stays in
+/// use. The master passes `owner`, so that workers can open the files too.
 pub fn reopen(owner: Option<Owner>) -> Result<(), Vec<OpenError>> {
     let outcome = lease::reopen(owner);
     redirect_stderr();
     outcome
 }
 
-/// Makes standard error the process's log file from now on, whichever that is: in the background.
+/// Redirects standard error to the process's log file, now and whenever that changes. For a daemon in the
+/// background.
 ///
-/// A process that logs to standard error keeps it, one that logs to no file at all gets the null device.
+/// A process that logs to standard error keeps it; one that logs to no file gets /dev/null.
 pub fn take_stderr() {
     HAS_STDERR.store(true, Ordering::Relaxed);
     redirect_stderr();
@@ -98,7 +102,8 @@ fn redirect_stderr() {
     }
 }
 
-/// What the end of a loop turn does for all logs: access lines are written, hidden repeats told when due.
+/// Runs at the end of each loop turn: writes access log lines, and reports suppressed repeats when they are
+/// due.
 pub fn flush_turn() {
     access::flush_turn();
     for summary in repeat::take_due(repeat::now_ms(), false) {
@@ -106,18 +111,18 @@ pub fn flush_turn() {
     }
 }
 
-/// Milliseconds until `flush_turn` should run though nothing happens; None: the worker may sleep.
+/// Milliseconds until `flush_turn` must run even if no events come; `None`: the worker may sleep.
 pub fn due_ms() -> Option<u64> {
     let repeats = repeat::due_ms(repeat::now_ms());
     access::due_ms().into_iter().chain(repeats).min()
 }
 
-/// The descriptors of all logs, for a process that keeps these and closes others.
+/// The descriptors of all logs, for a process that closes all others.
 pub fn descriptors() -> Vec<RawFd> {
     lease::descriptors()
 }
 
-/// Writes everything that waits: before an exit.
+/// Writes everything that is pending, before an exit.
 pub fn flush_all() {
     access::flush_all();
     for summary in repeat::take_due(repeat::now_ms(), true) {

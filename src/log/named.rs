@@ -1,6 +1,6 @@
-//! Access logs whose name depends on the request: opened for each line, or kept open for a while.
+//! Access logs whose name contains variables: opened for each line, or kept open for a while.
 //!
-//! Touches: the file system, at once for each line; such logs are not buffered.
+//! Touches: the file system, immediately for each line, since such logs are not buffered.
 //! Truth: nginx.org, ngx_http_log_module, `access_log` with variables and `open_log_file_cache`.
 
 use std::collections::HashMap;
@@ -16,17 +16,17 @@ use super::lease::{self, lock};
 /// The parameters of `open_log_file_cache`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Files that are remembered; the one that was not used for the longest time is forgotten first.
+    /// Most files in the cache; the least recently used one is dropped first.
     pub count_max: usize,
-    /// After this time without a line a file is forgotten.
+    /// A file without a line for this time is dropped.
     pub inactive_ms: u64,
-    /// Lines before a file stays open.
+    /// Number of lines after which a file is kept open.
     pub uses_min: u64,
-    /// How often the name of an open file is looked up, as it may have been moved away.
+    /// Interval at which the name of an open file is checked: the file may have been moved away.
     pub valid_ms: u64,
 }
 
-/// The files that `open_log_file_cache` remembers.
+/// The cache of `open_log_file_cache`. Each `access_log` block with that directive has one per worker.
 #[derive(Debug)]
 pub struct Cache {
     limits: Limits,
@@ -36,10 +36,10 @@ pub struct Cache {
 #[derive(Debug, Default)]
 struct State {
     entries: HashMap<PathBuf, Entry>,
-    /// Grows with each line: who has the smallest is the longest unused.
+    /// Incremented for each line; the entry with the smallest tick is the least recently used.
     tick: u64,
     swept_ms: u64,
-    /// As of `lease::reopened`.
+    /// The last seen value of `lease::reopened`.
     reopened: u32,
 }
 
@@ -52,7 +52,7 @@ struct Entry {
     checked_ms: u64,
 }
 
-/// Appends a whole line, with its `\n`, to the file of this name, which is created if need be.
+/// Appends a whole line, including its `\n`, to a file, which is created if need be.
 pub fn append(path: &Path, line: &[u8]) -> io::Result<()> {
     file::append(path)?.write_all(line)
 }
@@ -62,7 +62,7 @@ impl Cache {
         Self { limits, state: Mutex::default() }
     }
 
-    /// Like [`append`], with the file kept open when it is used often enough.
+    /// Like [`append`], but keeps the file open if it is used often enough.
     pub fn append(&self, path: &Path, line: &[u8], now_ms: u64) -> io::Result<()> {
         let Limits { count_max, inactive_ms, uses_min, valid_ms } = self.limits;
         let mut state = lock(&self.state);
@@ -98,7 +98,8 @@ impl Cache {
 }
 
 impl State {
-    /// Forgets what was not used for `inactive_ms`; looks at most every so often.
+    /// Drops files that have not been used for `inactive_ms`; scans at most once a second, or once per
+    /// `inactive_ms`.
     fn sweep(&mut self, inactive_ms: u64, now_ms: u64) {
         if now_ms.saturating_sub(self.swept_ms) >= inactive_ms.min(1000) {
             self.swept_ms = now_ms;
@@ -106,7 +107,7 @@ impl State {
         }
     }
 
-    /// Lets go of all files when the logs were reopened meanwhile: they may have been moved away.
+    /// Closes all files if the logs have been reopened meanwhile: they may have been moved away.
     fn reopen(&mut self, count: u32) {
         if std::mem::replace(&mut self.reopened, count) != count {
             self.entries.values_mut().for_each(|entry| entry.file = None);
@@ -121,7 +122,7 @@ impl State {
     }
 }
 
-/// The file is still the one of this name.
+/// Whether the open file is still the one with this name.
 fn is_named(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
         (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
@@ -135,8 +136,9 @@ mod tests {
 
     const LIMITS: Limits = Limits { count_max: 3, inactive_ms: 20_000, uses_min: 2, valid_ms: 60_000 };
 
-    /// Writes a line to each name in turn, at these times, with the folder moved away meanwhile for the lines
-    /// whose name ends in `!`; how many lines each file has.
+    /// Writes a line to each name in turn, at these times, and returns the number of lines in each file. For
+    /// a name that ends in `!` the directory is moved away during the write, so that only an open file gets
+    /// the line.
     fn counts(limits: Limits, lines: &[(&str, u64)], names: &[&str]) -> Vec<usize> {
         let dir = tempfile::tempdir().expect("a directory");
         let (folder, moved) = (dir.path().join("logs"), dir.path().join("moved"));

@@ -1,6 +1,8 @@
-//! The limit on messages that repeat: 200 a second of one kind, the rest is one line with a count.
+//! The limit on repeated messages: 200 of one kind in a second; further ones are summed up in one line with a
+//! count.
 //!
-//! One kind = one place in the code, one level, one set of targets. `debug` is not limited: who asked for it wants all.
+//! A kind is one place in the code, one level and one set of targets. `debug` is not limited: with it on, all
+//! messages are wanted.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +25,7 @@ struct Entry {
     text: &'static str,
 }
 
-/// `hidden` lines of one kind, to be told in one.
+/// The report of `hidden` suppressed messages of one kind.
 pub(super) struct Summary {
     pub(super) logger: Logger,
     pub(super) level: Level,
@@ -32,7 +34,7 @@ pub(super) struct Summary {
 }
 
 static KINDS: LazyLock<Mutex<HashMap<Key, Entry>>> = LazyLock::new(Mutex::default);
-/// How many kinds have hidden lines: the turn's end looks only at this word.
+/// Number of kinds with suppressed messages, so that the end of a turn needs to look at this word only.
 static HIDING: AtomicU64 = AtomicU64::new(0);
 
 /// Milliseconds of a monotonic clock that starts with the first call.
@@ -41,7 +43,7 @@ pub(super) fn now_ms() -> u64 {
     START.elapsed().as_millis() as u64
 }
 
-/// Decides about one message: whether to write it, and what to tell first.
+/// Decides whether to write a message, and returns a summary to write before it, if one is due.
 pub(super) fn admit(
     logger: Logger,
     level: Level,
@@ -75,7 +77,7 @@ pub(super) fn admit(
     (false, summary)
 }
 
-/// Takes the summaries whose second is over, or all of them (`everything`, at exit).
+/// Takes the summaries whose second is over, or all of them (`everything`, before an exit).
 pub(super) fn take_due(now_ms: u64, everything: bool) -> Vec<Summary> {
     if HIDING.load(Ordering::Relaxed) == 0 {
         return Vec::new();

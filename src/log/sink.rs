@@ -1,8 +1,9 @@
-//! From a slog record to nginx's line: `YYYY/MM/DD HH:MM:SS [level] PID#TID: *CONN message, client: …`.
+//! Formats slog records as nginx's lines: `YYYY/MM/DD HH:MM:SS [level] PID#TID: *CONN message, client: …`.
 //!
-//! One root per process. A record carries the set of targets, the level (slog has six, nginx eight), the
-//! connection and the context as values under keys that start with `@`; the other values are the message's own.
-//! Each target gets the line in one write(2). The pid is asked per line, so nothing is left over from before a fork.
+//! There is one slog root per process. A record carries the set of targets, the level (slog has six, nginx
+//! eight), the connection and the context as values whose keys begin with `@`; the other values are the
+//! message's own. Each target gets the line in one write(2). The pid is asked for each line, so that it is
+//! right after a fork.
 
 use std::cell::Cell;
 use std::fmt::{self, Write};
@@ -17,13 +18,15 @@ use super::level::Level;
 use super::repeat::{self, Summary};
 use super::target::Logger;
 
-/// nginx cuts at 2048; a request line of 8k (`large_client_header_buffers`) should be seen whole.
+/// nginx truncates lines at 2048 bytes; ours have room for a request line of 8k
+/// (`large_client_header_buffers`).
 const LINE_BYTES_MAX: usize = 16 * 1024;
 
 static ROOT: LazyLock<slog::Logger> = LazyLock::new(|| slog::Logger::root(NginxLine, slog::o!()));
 
 thread_local! {
-    /// Memory for one line, kept between lines. Taken while in use: a context that logs gets its own.
+    /// Buffer for one line, kept between lines. It is taken out while in use, so that a context that logs
+    /// gets another.
     static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
@@ -56,7 +59,7 @@ pub fn emit(
     }
 }
 
-/// Tells of hidden repeats: the message's constant text with a count.
+/// Reports suppressed repeats: the message's constant text with a count.
 pub(super) fn tell(summary: &Summary) {
     static PLACE: RecordLocation = RecordLocation {
         file: file!(),
@@ -83,7 +86,7 @@ fn send(
     ROOT.log(&Record::new(&fixed, message, slog::BorrowedKV(&route)));
 }
 
-/// A line of the log about itself.
+/// Formats a line in which a log reports on itself.
 pub(super) fn own_line(secs: i64, level: Level, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut line = Vec::new();
     head(secs, level, None, &mut line);
@@ -92,7 +95,7 @@ pub(super) fn own_line(secs: i64, level: Level, write: impl FnOnce(&mut Vec<u8>)
     line
 }
 
-/// `{}` and `{name}` of a message's text become `...`.
+/// Replaces `{}` and `{name}` in a message's text by `...`.
 fn without_placeholders(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -110,7 +113,7 @@ fn without_placeholders(text: &str) -> String {
     out
 }
 
-/// The values of one record: where it goes and what surrounds it, then the message's own.
+/// The values of one record: its logger, level and context, then the message's own values.
 struct Route<'a> {
     logger: Logger,
     level: Level,
@@ -142,7 +145,7 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// What the serializer collects from a record.
+/// The parts of a record, as the serializer collects them.
 #[derive(Default)]
 struct Parts {
     logger: Option<Logger>,
@@ -158,7 +161,7 @@ impl Serializer for Parts {
         match key {
             "@context" => write!(self.context, "{value}")?,
             _ => {
-                // slog hands over the last pair first.
+                // slog passes the last pair first.
                 self.pairs.insert_str(0, &format!(", {key}: {value}"));
             }
         }
@@ -206,7 +209,7 @@ impl Drain for NginxLine {
 
     fn log(&self, record: &Record<'_>, _values: &OwnedKVList) -> Result<(), slog::Never> {
         let mut parts = Parts::default();
-        // A value whose Display fails loses itself only.
+        // If the Display of a value fails, only that value is missing.
         let _ = record.kv().serialize(record, &mut parts);
         let (Some(logger), Some(level)) = (parts.logger, parts.level) else { return Ok(()) };
         let secs = wall_secs();
@@ -244,7 +247,7 @@ fn body(message: &fmt::Arguments<'_>, parts: &Parts, line: &mut Vec<u8>) {
     line.push(b'\n');
 }
 
-/// Lets no control byte through: what is one message stays one line.
+/// Escapes control characters, so that one message stays one line.
 struct OneLine<'a> {
     line: &'a mut Vec<u8>,
 }

@@ -1,7 +1,7 @@
 //! Messages to a syslog server by datagram, as nginx sends them.
 //!
-//! Truth: RFC 3164 §4.1; nginx.org, "Logging to syslog". Nothing here blocks: a datagram that does not fit the
-//! socket's queue is lost and counted.
+//! Nothing here blocks: a datagram that does not fit the socket's queue is lost and counted.
+//! Truth: RFC 3164 §4.1; nginx.org, "Logging to syslog".
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -19,17 +19,17 @@ const FACILITIES: [&str; 24] = [
     "ntp", "audit", "alert", "cron", "local0", "local1", "local2", "local3", "local4", "local5", "local6",
     "local7",
 ];
-const FACILITY_DEFAULT: u8 = 23; // local7, nginx's
+const FACILITY_DEFAULT: u8 = 23; // local7, as in nginx
 const PORT_DEFAULT: u16 = 514;
 const TAG_BYTES_MAX: usize = 32; // RFC 3164 §4.1.3
-const TAG_DEFAULT: &str = "nginx"; // as documented: the rules of collectors look for it
+const TAG_DEFAULT: &str = "nginx"; // nginx's documented default: collectors have rules for it
 
-/// What `syslog:server=…,facility=…,severity=…,tag=…,nohostname` says.
+/// The parameters of `syslog:server=…,facility=…,severity=…,tag=…,nohostname`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     server: Server,
     facility: u8,
-    /// The severity of access log lines; error log lines carry their own.
+    /// The severity of access log lines; error log lines have their own.
     pub severity: Level,
     tag: String,
     hostname: Option<String>,
@@ -42,7 +42,7 @@ enum Server {
 }
 
 impl Settings {
-    /// Reads what follows `syslog:`.
+    /// Parses the parameters after `syslog:`. Errors: nginx's words.
     pub fn parse(text: &str, names: &Names) -> Result<Settings, String> {
         let (mut server, mut facility, mut severity, mut tag) = (None, None, None, None);
         let mut with_hostname = true;
@@ -75,12 +75,13 @@ impl Settings {
         })
     }
 
-    /// The key of what `word` stands for now: the server's address and this host's name may be others the next time.
+    /// The key under which `word` is interned: the same word may mean another server address or host name
+    /// later.
     pub(super) fn key(&self, word: &str) -> String {
         format!("{word} {:?} {:?}", self.server, self.hostname)
     }
 
-    /// Appends the head of one message: `<PRI>Mon DD HH:MM:SS host tag: `.
+    /// Appends the head of a message: `<PRI>Mon DD HH:MM:SS host tag: `.
     fn head(&self, level: Level, secs: i64, out: &mut Vec<u8>) {
         let priority = u16::from(self.facility) * 8 + level as u16;
         out.push(b'<');
@@ -144,7 +145,7 @@ fn parse_server(value: &str, names: &Names) -> Result<Server, String> {
     found.map(Server::Udp).ok_or_else(|| failed("host not found"))
 }
 
-/// A connected datagram socket, made on first use and again after a failure.
+/// A connected datagram socket, opened on first use and again after a failure.
 #[derive(Debug, Default)]
 pub(super) struct Sender {
     socket: Option<Socket>,
@@ -158,7 +159,8 @@ enum Socket {
 }
 
 impl Sender {
-    /// Sends one message. A server that was restarted is found again by a second try.
+    /// Sends one message. After a failure it connects again and retries once, since the server may have been
+    /// restarted.
     pub(super) fn send(
         &mut self,
         settings: &Settings,

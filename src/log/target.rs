@@ -1,7 +1,8 @@
-//! Where error log lines go, and the handle that configuration stores.
+//! The destinations of error log lines, and the handle of them that configuration stores.
 //!
-//! A `Target` is one file, stderr, syslog server or memory ring, interned by name. A `Logger` is a set of targets with
-//! a level each, interned too: a copy of one pointer, valid before and after the fork.
+//! A `Target` is a file, stderr, a syslog server or a ring in memory, interned by name. A `Logger` is a set
+//! of targets, each with its level; it is interned too, and is a pointer that is valid before and after a
+//! fork.
 //! Truth: nginx.org, core module, `error_log`.
 
 use std::collections::{HashMap, VecDeque};
@@ -21,7 +22,7 @@ use super::lease::{self, Held, Interned, Owner, lock};
 use super::level::Level;
 use super::syslog;
 
-/// One destination. Two targets of one name are the same destination, opened once.
+/// One destination. Targets with the same name are the same destination, opened once.
 #[derive(Clone, Copy)]
 pub struct Target(&'static Sink);
 
@@ -36,31 +37,32 @@ enum Kind {
     File(PathBuf),
     Stderr,
     Syslog(syslog::Settings),
-    /// Ring of the last lines, for a debugger; its size in bytes.
+    /// A ring of the last lines, for a debugger, with its size in bytes.
     Memory(usize),
 }
 
 #[derive(Default)]
 struct State {
     file: Option<File>,
-    /// Opened for a cycle that is not in force yet.
+    /// Opened for a configuration that is not in force yet.
     staged: Option<File>,
     sender: syslog::Sender,
     ring: VecDeque<u8>,
-    /// Lines lost since the last that could be written.
+    /// Lines lost since the last successful write.
     lost: u64,
-    /// The second of the last failure: until it is over nothing is tried.
+    /// The second of the last failure, within which no write is tried again.
     failed_at: Option<i64>,
-    /// The last write ended within a line.
+    /// The last write ended inside a line.
     torn: bool,
 }
 
 static SINKS: Interned<Sink> = LazyLock::new(Mutex::default);
 
 impl Target {
-    /// The first argument of `error_log`: `stderr`, `syslog:…`, `memory:SIZE` or a path (relative to `prefix`).
+    /// Parses the first argument of `error_log`: `stderr`, `syslog:…`, `memory:SIZE` or a path (relative to
+    /// `prefix`).
     ///
-    /// Nothing is opened; see `Lease::open`. Errors are texts for a diagnostic.
+    /// Nothing is opened yet; see `Lease::open`. Errors are texts for a diagnostic.
     pub fn parse(word: &str, prefix: &Path, names: &Names) -> Result<Target, String> {
         if word == "stderr" {
             return Ok(Target::stderr());
@@ -76,7 +78,7 @@ impl Target {
             return Ok(Target::intern(word, word, || Kind::Memory(bytes)));
         }
         if word.is_empty() {
-            return Err("an empty name of a log file".to_owned());
+            return Err("the name of a log file is empty".to_owned());
         }
         Ok(Target::file(&prefix.join(word)))
     }
@@ -90,12 +92,13 @@ impl Target {
         Target::intern("stderr", "stderr", || Kind::Stderr)
     }
 
-    /// The word or path that names it.
+    /// The word or path that names this target.
     pub fn name(self) -> &'static str {
         &self.0.name
     }
 
-    /// `key`: the name, and beside it what the name stands for now where that may be another thing later.
+    /// `key` is the name, extended by its current meaning (a server's address) if the name may mean another
+    /// thing later.
     fn intern(name: &str, key: &str, kind: impl FnOnce() -> Kind) -> Target {
         let (sink, _) = lease::intern(&SINKS, key, || Sink {
             name: name.to_owned(),
@@ -106,7 +109,7 @@ impl Target {
         Target(sink)
     }
 
-    /// Makes a standard stream the file of this target; false when it has none open.
+    /// Redirects a standard stream to the file of this target; false if it has no open file.
     pub(super) fn is_given_to(self, stream: RawFd) -> bool {
         let state = lock(&self.0.state);
         state.file.as_ref().is_some_and(|file| process::redirect(file.as_fd(), stream).is_ok())
@@ -115,13 +118,14 @@ impl Target {
     /// Opens the file now, outside any lease (`-e`).
     pub(super) fn open_early(self) -> io::Result<()> {
         self.0.open(None)?;
-        // A configuration that names it too, and comes to nothing, leaves it open.
+        // So that it stays open when a configuration that also names it is refused.
         lease::mark_forever(self.0);
         Ok(())
     }
 
-    /// Writes one line (ends with `\n`). Never waits; what cannot be written is counted and told
-    /// in the log itself once it takes lines again, so at most once a second.
+    /// Writes one line, which ends with `\n`. Never waits: lines that cannot be written are counted, and the
+    /// count is reported in the log itself as soon as a write succeeds. After a failure, no write is tried in
+    /// the same second.
     pub(super) fn write(self, level: Level, secs: i64, line: &[u8]) {
         let state = &mut *lock(&self.0.state);
         if state.failed_at == Some(secs) {
@@ -248,7 +252,7 @@ impl Held for Sink {
             state.file = Some(opened);
             (state.failed_at, state.torn) = (None, false);
         }
-        // A server that listens anew at the same path is found by the next message.
+        // The next message connects again: a restarted server may listen at the same path.
         state.sender.close();
     }
 
@@ -263,13 +267,16 @@ impl Held for Sink {
     }
 }
 
-/// A set of targets, each with its level. Copy it freely; equal sets are one.
+/// A set of targets, each with its level: the `error_log` directives of one block.
+///
+/// Configuration stores one; the logging macros take it as their first argument. Copies are cheap, and equal
+/// sets are the same logger.
 #[derive(Clone, Copy)]
 pub struct Logger(&'static Set);
 
 struct Set {
     id: u32,
-    /// One past the most talkative level of all targets; 0 for none.
+    /// One more than the most verbose level of all targets; 0 without targets.
     ceiling: u8,
     entries: Box<[(Target, Level)]>,
 }
@@ -277,11 +284,12 @@ struct Set {
 static SETS: RwLock<Vec<&'static Set>> = RwLock::new(Vec::new());
 static SET_IDS: LazyLock<Mutex<HashMap<SetKey, u32>>> = LazyLock::new(Mutex::default);
 
-/// The addresses of the sinks with their levels.
+/// The addresses of the sinks, with their levels.
 type SetKey = Vec<(usize, Level)>;
 
 impl Logger {
-    /// All `error_log` lines of one block, in order; the same target twice gives each line twice.
+    /// The logger for all `error_log` directives of one block, in order. A target that is named twice gets
+    /// each line twice.
     pub fn of(entries: &[(Target, Level)]) -> Logger {
         for (target, _) in entries {
             lease::mark(target.0);
@@ -308,7 +316,7 @@ impl Logger {
         Logger::of(&[])
     }
 
-    /// Whether any target wants this level.
+    /// Whether any target includes this level.
     #[inline]
     pub fn accepts(self, level: Level) -> bool {
         (level as u8) < self.0.ceiling
@@ -342,7 +350,7 @@ impl std::fmt::Debug for Logger {
     }
 }
 
-/// Says why a target cannot be used, for the process's own log.
+/// The reason why a target cannot be written to, for the process's log.
 pub(super) fn failed_text(name: &str, error: &io::Error) -> String {
     format!("write() to \"{name}\" failed {}", Cause(error))
 }

@@ -1,4 +1,4 @@
-//! What a whole line looks like and which target gets it.
+//! Whole lines, and the targets that get them.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,7 +9,7 @@ use std::sync::MutexGuard;
 use super::*;
 use crate::log;
 
-/// A directory for logs.
+/// A temporary directory for logs.
 struct Bench {
     dir: tempfile::TempDir,
     _alone: MutexGuard<'static, ()>,
@@ -37,7 +37,7 @@ impl Bench {
     }
 }
 
-/// A request as the proxy knows it.
+/// The context of a proxied request.
 struct Request;
 
 impl Context for Request {
@@ -58,7 +58,7 @@ impl Context for Request {
     }
 }
 
-/// The line without its time, pid and tid.
+/// A line without its time, pid and tid.
 fn rest(line: &str) -> String {
     let (time, rest) = line.split_at(20);
     let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
@@ -227,7 +227,7 @@ fn a_lease_opens_and_closes_what_it_names() {
     }
     let counts = ["stays.log", "goes.log", "comes.log"].map(|name| bench.lines(name).len());
     assert_eq!(counts, [1, 0, 1]);
-    // A reload that fails closes only what it had opened itself.
+    // A reload that fails closes only the files that it opened.
     let failed = Lease::begin();
     let (never, missing) = (logger("never.log"), logger("missing/e.log"));
     assert_eq!(logger("stays.log"), stays);
@@ -251,7 +251,7 @@ fn a_file_that_was_moved_away_is_followed_by_a_new_one_once_the_lease_is_taken()
     let log = logger();
     first.open(None).expect("opens");
     fs::rename(bench.path("e.log"), bench.path("e.log.1")).expect("renames");
-    // Of a configuration that is refused in the end nothing is used.
+    // The files of a configuration that is refused in the end are not used.
     let refused = Lease::begin();
     logger();
     refused.open(None).expect("opens");
@@ -276,7 +276,7 @@ fn a_syslog_server_that_moves_is_another_target() {
     let parse = |word: &str| Target::parse(word, bench.dir.path(), &Names::default()).expect("parses");
     assert_eq!(parse("syslog:server=127.0.0.1:514"), parse("syslog:server=127.0.0.1:514"));
     let settings = |text: &str| super::syslog::Settings::parse(text, &Names::default()).expect("parses");
-    // One word, whose name leads elsewhere the next time.
+    // The same word, whose name has another address later.
     let (one, other) = (settings("server=127.0.0.1:514"), settings("server=127.0.0.2:514"));
     assert_ne!(one.key("syslog:server=name"), other.key("syslog:server=name"));
 }
@@ -292,7 +292,7 @@ fn rotation_and_a_full_disk_for_the_error_log() {
         log::info!(logger, &(), "lost {number}");
     }
     fs::remove_file(bench.path("e.log")).expect("removes");
-    // Files of other tests, whose directories are gone, may fail.
+    // Logs of other tests may fail, since their directories are gone.
     let _ = reopen(None);
     log::info!(logger, &(), "kept");
     let lines = bench.lines("e.log");
@@ -330,7 +330,7 @@ fn targets_parse_as_nginx_reads_them() {
     assert!(parse("memory:32k").is_ok());
     for (word, error) in [
         ("memory:x", "invalid buffer size \"x\""),
-        ("", "an empty name of a log file"),
+        ("", "the name of a log file is empty"),
         ("syslog:tag=a", "no syslog server specified"),
         ("syslog:server=127.0.0.1,facility=x", "unknown syslog facility \"x\""),
         ("syslog:server=127.0.0.1,severity=x", "unknown syslog severity \"x\""),

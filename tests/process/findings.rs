@@ -220,11 +220,11 @@ fn lines_are_counted_and_a_table_says_what_is_needed() {
     );
     assert!(text.contains(" TLS: 3 lines, ") && !text.contains("FastCGI: "), "{text}");
     let (_, table) =
-        text.split_once("this configuration needs what is not available yet:\n").expect("a table");
+        text.split_once("this configuration needs features that are not available yet:\n").expect("a table");
     let rows: Vec<&str> = table.lines().take(2).collect();
     assert!(rows[0].starts_with("  TLS      4 lines in 1 server, /"), "{text}");
     assert!(rows[1].starts_with("  FastCGI  1 line in 1 server, /"), "{text}");
-    assert!(!printed("http { ssl_protocols TLSv1.3; }\n").contains("needs what is not available"));
+    assert!(!printed("http { ssl_protocols TLSv1.3; }\n").contains("needs features that are not available"));
 }
 
 #[test]

@@ -207,7 +207,7 @@ fn a_signal_needs_a_pid_file_that_names_a_process() {
         let name = std::fs::read_to_string(format!("/proc/{}/comm", other.id())).expect("it lives");
         (name.trim() == "sleep").then_some(())
     });
-    fails("is no pronghorn any more");
+    fails("is no longer pronghorn");
     assert!(other.try_wait().expect("a child").is_none(), "no signal reaches it");
     other.kill().expect("it lives");
     other.wait().expect("it ends");
