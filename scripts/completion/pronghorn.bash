@@ -1,7 +1,7 @@
 # Completion of pronghorn(8) for bash: /usr/share/bash-completion/completions/pronghorn
 _pronghorn() {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}
-    # Readline takes the "=" of --format=json for a word.
+    # Readline treats the "=" of --format=json as a word of its own.
     if [[ $before == = ]]; then
         before=${COMP_WORDS[COMP_CWORD-2]}
     elif [[ $word == = ]]; then

@@ -364,7 +364,7 @@ fn stopping_in_the_midst_of_an_upgrade_ends_both_masters() {
     wait_for("the new master", || place.pid().filter(|&pid| pid != old));
     let new = place.master();
     let outcome = place.expect("upgrade", 1);
-    assert!(outcome.err.contains("has begun already"), "{outcome:?}");
+    assert!(outcome.err.contains("is in progress already"), "{outcome:?}");
     place.expect("stop", 0);
     assert!(!process::is_alive(old) && !process::is_alive(new));
     place.expect("status", 3);
