@@ -155,7 +155,7 @@ const NO_DIRECTIVES: &[&str] = &[
 fn the_page_for_users_of_nginx_names_what_there_is() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/from-nginx.md");
     let page = std::fs::read_to_string(path).expect("the page is there");
-    let (before, rest) = page.split_once("## What is not there yet").expect("it has the section");
+    let (before, rest) = page.split_once("## What is not supported yet").expect("it has the section");
     let (absent, after) = rest.split_once("## Step by step").expect("it has the section");
     let names = |text: &str| -> Vec<String> {
         let words = text.split('`').skip(1).step_by(2).map(str::to_owned);
