@@ -124,6 +124,7 @@ pub(super) fn with<R>(f: impl FnOnce(&Loop) -> R) -> R {
 }
 
 /// Like [`with`], for destructors: they may run when no loop does.
+#[inline]
 pub(super) fn try_with(f: impl FnOnce(&Loop)) {
     if CURRENT.is_set() {
         CURRENT.with(f);
@@ -417,6 +418,11 @@ impl Loop {
         if bits != u64::MAX {
             self.wake(TaskId::from_bits(bits));
         }
+    }
+
+    #[inline]
+    pub(super) fn now_ms(&self) -> u64 {
+        self.now_ms.get()
     }
 
     pub(super) fn epoll(&self) -> std::cell::Ref<'_, Epoll> {

@@ -21,5 +21,5 @@ pub use executor::{
 };
 pub use io::{Acceptor, Io, ask_to_close, asked_count, registration_count, waiting_count};
 pub use reactor::Waiting;
-pub use time::{Either, TimedOut, Timer, race, sleep, timeout, timer_count, yield_now};
+pub use time::{Either, TimedOut, Timer, race, sleep, timeout, timeout_by, timer_count, yield_now};
 pub use work::{charge, poll_budget, worked};

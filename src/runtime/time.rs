@@ -11,7 +11,12 @@ use crate::sys::pair::Pair;
 /// Not filed in the wheel.
 const UNFILED: u32 = u32::MAX;
 
-/// A deadline that is filed in the wheel only while somebody waits for it.
+/// A deadline that somebody may wait for.
+///
+/// Setting and cancelling it touches no wheel: it is filed there by the first wait, and stays filed until it is dropped.
+/// A timer that is set again and again (a connection's, with each request) mostly moves to later times, and is then
+/// filed anew only when the wheel comes to its old place. So a task may be woken for a deadline that holds no longer;
+/// it looks, and waits on. nginx does the same (NGX_TIMER_LAZY_DELAY).
 #[derive(Debug)]
 pub struct Timer {
     deadline_ms: u64,
@@ -24,13 +29,13 @@ impl Timer {
     }
 
     /// Sets the deadline, on the clock of [`now_ms`].
+    #[inline]
     pub fn set(&mut self, deadline_ms: u64) {
-        self.unfile();
         self.deadline_ms = deadline_ms;
     }
 
+    #[inline]
     pub fn cancel(&mut self) {
-        self.unfile();
         self.deadline_ms = u64::MAX;
     }
 
@@ -39,31 +44,37 @@ impl Timer {
     }
 
     /// Ready when the deadline is reached; never for a timer that is not set.
+    #[inline]
     pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.deadline_ms == u64::MAX {
-            return Poll::Pending;
-        }
-        if self.deadline_ms <= now_ms() {
-            self.cancel();
-            return Poll::Ready(());
-        }
+        if self.deadline_ms == u64::MAX { Poll::Pending } else { self.poll_set(cx) }
+    }
+
+    fn poll_set(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let waiter = TaskId::of(cx).bits();
-        with(|current| {
+        let is_reached = with(|current| {
+            if self.deadline_ms <= current.now_ms() {
+                return true;
+            }
             let mut wheel = current.wheel.borrow_mut();
             if self.key == UNFILED {
                 self.key = wheel.insert(self.deadline_ms, waiter);
             } else {
-                wheel.set_waiter(self.key, waiter);
+                wheel.update(self.key, self.deadline_ms, waiter);
             }
+            false
         });
-        Poll::Pending
+        if !is_reached {
+            return Poll::Pending;
+        }
+        self.cancel();
+        Poll::Ready(())
     }
 
+    /// Takes it out of the wheel.
+    #[inline(never)]
     fn unfile(&mut self) {
-        if self.key != UNFILED {
-            try_with(|current| current.wheel.borrow_mut().remove(self.key));
-            self.key = UNFILED;
-        }
+        try_with(|current| current.wheel.borrow_mut().remove(self.key));
+        self.key = UNFILED;
     }
 }
 
@@ -74,8 +85,12 @@ impl Default for Timer {
 }
 
 impl Drop for Timer {
+    #[inline]
     fn drop(&mut self) {
-        self.unfile();
+        // Most timers that are dropped were never waited for.
+        if self.key != UNFILED {
+            self.unfile();
+        }
     }
 }
 
@@ -93,16 +108,38 @@ pub struct TimedOut;
 /// Lets `future` run for at most `ms` milliseconds, counted from the first poll.
 pub fn timeout<F: Future>(ms: u64, future: F) -> impl Future<Output = Result<F::Output, TimedOut>> {
     let mut left = Some(ms);
-    Pair::new(future, Timer::new(), move |future: Pin<&mut F>, mut timer: Pin<&mut Timer>, cx| {
-        if let Some(ms) = left.take() {
-            timer.as_mut().get_mut().set(now_ms().saturating_add(ms));
-        }
-        if let Poll::Ready(output) = future.poll(cx) {
-            timer.cancel();
-            return Poll::Ready(Ok(output));
-        }
-        timer.poll_expired(cx).map(|()| Err(TimedOut))
+    Pair::new(future, Timer::new(), move |future: Pin<&mut F>, timer: Pin<&mut Timer>, cx| {
+        poll_in_time(future, timer.get_mut(), &mut left, cx)
     })
+}
+
+/// The same with a timer that is kept for the next time: see [`Timer`].
+pub fn timeout_by<'a, F: Future>(
+    timer: &'a mut Timer,
+    ms: u64,
+    future: F,
+) -> impl Future<Output = Result<F::Output, TimedOut>> + use<'a, F> {
+    let mut left = Some(ms);
+    Pair::new(future, timer, move |future: Pin<&mut F>, timer: Pin<&mut &mut Timer>, cx| {
+        poll_in_time(future, timer.get_mut(), &mut left, cx)
+    })
+}
+
+#[inline]
+fn poll_in_time<F: Future>(
+    future: Pin<&mut F>,
+    timer: &mut Timer,
+    left: &mut Option<u64>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<F::Output, TimedOut>> {
+    if let Some(ms) = left.take() {
+        timer.set(now_ms().saturating_add(ms));
+    }
+    if let Poll::Ready(output) = future.poll(cx) {
+        timer.cancel();
+        return Poll::Ready(Ok(output));
+    }
+    timer.poll_expired(cx).map(|()| Err(TimedOut))
 }
 
 /// Which of two futures was ready first.

@@ -75,8 +75,16 @@ impl Wheel {
         }
     }
 
-    pub fn set_waiter(&mut self, key: u32, waiter: u64) {
-        self.entries[key as usize].waiter = waiter;
+    /// Moves a timer to another deadline, or wakes another task for it. One that is filed for an earlier time stays
+    /// where it is: whoever it wakes then comes back with the later deadline.
+    pub fn update(&mut self, key: u32, deadline: u64, waiter: u64) {
+        let entry = &mut self.entries[key as usize];
+        entry.waiter = waiter;
+        if entry.slot == FIRED || entry.deadline > deadline {
+            self.unlink(key);
+            self.entries[key as usize].deadline = deadline;
+            self.link(key);
+        }
     }
 
     /// Timers filed and not removed.
@@ -197,6 +205,27 @@ mod tests {
             assert!(steps < 100, "the wheel turns on the spot");
         }
         assert_eq!(fired, [(2, SPAN * 2 - 4), (1, SPAN * 3 + 77)]);
+    }
+
+    #[test]
+    fn a_timer_moves_at_once_to_an_earlier_time_and_to_a_later_one_when_it_has_fired() {
+        let mut wheel = Wheel::new(0);
+        let key = wheel.insert(100, 1);
+        let fired_at = |wheel: &mut Wheel| {
+            let mut fired = Vec::new();
+            while let Some(at) = wheel.next_ms().filter(|_| fired.is_empty()) {
+                wheel.advance(at, |waiter| fired.push((waiter, at)));
+            }
+            fired
+        };
+        wheel.update(key, 200, 2);
+        assert_eq!(fired_at(&mut wheel), [(2, 100)], "filed for its first time still");
+        wheel.update(key, 200, 3);
+        wheel.update(key, 120, 4);
+        assert_eq!(fired_at(&mut wheel), [(4, 120)]);
+        assert_eq!((wheel.next_ms(), wheel.len()), (None, 1));
+        wheel.remove(key);
+        assert_eq!(wheel.len(), 0);
     }
 
     #[test]

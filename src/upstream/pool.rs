@@ -33,6 +33,17 @@ pub struct Connection {
     pub is_single: bool,
     /// Has served a request before: its peer may close it at any moment.
     pub reused: bool,
+    /// Of its waits; kept from one request to the next.
+    pub timer: Timer,
+}
+
+impl Connection {
+    /// The timer, cancelled, for one request.
+    pub fn take_timer(&mut self) -> Timer {
+        let mut timer = std::mem::take(&mut self.timer);
+        timer.cancel();
+        timer
+    }
 }
 
 #[derive(Debug)]

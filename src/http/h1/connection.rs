@@ -48,6 +48,8 @@ pub struct Conn {
     number: u64,
     requests: u64,
     opened_ms: u64,
+    /// Of its waits for a request; kept from one to the next.
+    timer: runtime::Timer,
     /// When the wait that was handed over with the connection ends; `None`: it came by accept.
     adopted_until_ms: Option<u64>,
     /// `keepalive_timeout` of the last request's location, and for how long of it the connection stays in any case.
@@ -117,6 +119,7 @@ impl Conn {
             number,
             requests: 0,
             opened_ms,
+            timer: runtime::Timer::new(),
             adopted_until_ms: None,
             keepalive_ms: 0,
             keepalive_min_ms: 0,
@@ -228,7 +231,8 @@ pub async fn serve(mut conn: Conn) {
             let until_ms = runtime::now_ms() + wait;
             let leaving =
                 drain::reached(if conn.requests == 0 { drain::Mode::Close } else { drain::Mode::HandOver });
-            match race(timeout(wait, conn.transport.waiting(Waiting::Idle)), leaving).await {
+            let request = runtime::timeout_by(&mut conn.timer, wait, conn.transport.waiting(Waiting::Idle));
+            match race(request, leaving).await {
                 Either::First(Ok(Ok(()))) => {}
                 Either::First(_) => return,
                 Either::Second(()) if drain::mode() == drain::Mode::HandOver => {

@@ -100,6 +100,7 @@ pub async fn open(
         opened_ms,
         is_single,
         reused: false,
+        timer: Timer::new(),
     })
 }
 
@@ -137,13 +138,13 @@ pub async fn run(
     request: &mut Request,
     client: Downstream<'_>,
     outgoing: &mut Outgoing,
-    connection: Connection,
+    mut connection: Connection,
 ) -> Result<Answer, Stop> {
     let conf = request.passes();
     let mut held: Option<Buffer> = None;
     // Variables ask for it until the request ends. Unlike `new`, `default` makes it where it stays: it has 700 bytes.
     let mut answer = Rc::<Head>::default();
-    let mut wait = Wait::new(conf);
+    let mut wait = Wait::new(conf, connection.take_timer());
     let mut interim_count = 0;
     let mut seen = Seen::default();
     request.upstream.action = Some(Action::Sending);
@@ -189,6 +190,7 @@ pub async fn run(
                     attempt.status = head.status;
                     attempt.header_us = Some(runtime::now_us().saturating_sub(attempt.started_us));
                     *place = buffer;
+                    connection.timer = wait.timer;
                     return Ok(Answer { connection, head: answer, head_length });
                 }
                 Ok(Progress::Partial) => break,
@@ -219,7 +221,7 @@ fn lost(kind: Kind, connection: &Connection, buffer: &Buffer) -> Stop {
 #[derive(Debug)]
 pub struct Wait {
     conf: &'static Conf,
-    timer: Timer,
+    pub timer: Timer,
     /// The timer runs for a write, not for a read.
     is_sending: bool,
     /// Sending failed: the response may have come before, so reading goes on.
@@ -228,8 +230,9 @@ pub struct Wait {
 }
 
 impl Wait {
-    pub fn new(conf: &'static Conf) -> Self {
-        Self { conf, timer: Timer::new(), is_sending: false, send_error: None, sent: 0 }
+    /// `timer`: the connection's, which is kept for its next request.
+    pub fn new(conf: &'static Conf, timer: Timer) -> Self {
+        Self { conf, timer, is_sending: false, send_error: None, sent: 0 }
     }
 
     /// Reads into `buffer`, sending what is left of the request meanwhile. Ready with the bytes read, 0 at

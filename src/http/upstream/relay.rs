@@ -188,7 +188,7 @@ fn begin(
         }
         return Ok((pieces, head, head_length, None));
     }
-    let wait = Wait::new(request.passes());
+    let wait = Wait::new(request.passes(), Timer::new());
     let mut pace = request.passes().pace(request);
     if let Some(pace) = &mut pace {
         pace.pass(data.len() as u64);
