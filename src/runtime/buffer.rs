@@ -8,6 +8,12 @@ const CLASSES: [usize; 4] = [1024, 4096, 16 * 1024, 64 * 1024];
 /// Free bytes that a worker keeps at most.
 const KEPT_BYTES_MAX: usize = 2 * 1024 * 1024;
 
+/// Which of the classes is the least that has room for so many bytes.
+#[inline]
+fn class_for(bytes: usize) -> Option<usize> {
+    CLASSES.iter().position(|size| bytes <= *size)
+}
+
 #[derive(Default)]
 struct Pool {
     free: [Vec<Box<[u8]>>; CLASSES.len()],
@@ -29,7 +35,7 @@ pub struct Buffer {
 impl Buffer {
     /// A buffer of at least `capacity` bytes.
     pub fn take(capacity: usize) -> Self {
-        let bytes = match CLASSES.iter().position(|size| capacity <= *size) {
+        let bytes = match class_for(capacity) {
             Some(class) => POOL.with_borrow_mut(|pool| pool.take(class)),
             None => vec![0; capacity].into(),
         };
@@ -153,12 +159,20 @@ impl fmt::Debug for Buffer {
 }
 
 impl Drop for Buffer {
+    #[inline]
     fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        if let Some(class) = CLASSES.iter().position(|size| *size == bytes.len()) {
-            // The pool is gone when a thread ends with a buffer in its hands.
-            let _ = POOL.try_with(|pool| pool.borrow_mut().give(class, bytes));
+        // Most buffers that are dropped were taken out before.
+        if !self.bytes.is_empty() {
+            give(std::mem::take(&mut self.bytes));
         }
+    }
+}
+
+/// Gives bytes back to the pool, or to the allocator where they are of no class.
+fn give(bytes: Box<[u8]>) {
+    if let Some(class) = class_for(bytes.len()).filter(|class| CLASSES[*class] == bytes.len()) {
+        // The pool is gone when a thread ends with a buffer in its hands.
+        let _ = POOL.try_with(|pool| pool.borrow_mut().give(class, bytes));
     }
 }
 

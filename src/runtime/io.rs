@@ -84,11 +84,7 @@ impl Io {
 
     /// Ready when a read may give something: data, the end, or an error.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.has(READ | HANGUP) {
-            return Poll::Ready(Ok(()));
-        }
-        self.wait_read(cx);
-        Poll::Pending
+        if self.wait_unless(READ | HANGUP, cx) { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     /// Like [`Io::poll_readable`], and lists the connection meanwhile as one that only waits: [`ask_to_close`] may
@@ -126,11 +122,21 @@ impl Io {
 
     /// Ready when the peer will send no more or the connection is gone. Waits in the place of a reader.
     pub fn poll_hangup(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.has(HANGUP) {
-            return Poll::Ready(());
-        }
-        self.wait_read(cx);
-        Poll::Pending
+        if self.wait_unless(HANGUP, cx) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Whether one of the flags is set; if none is, the task waits as a reader.
+    #[inline]
+    fn wait_unless(&self, flags: u8, cx: &Context<'_>) -> bool {
+        let task = TaskId::of(cx).bits();
+        with(|current| {
+            let mut reactor = current.reactor.borrow_mut();
+            let is_set = reactor.flags(self.index) & flags != 0;
+            if !is_set {
+                reactor.wait_read(self.index, task);
+            }
+            is_set
+        })
     }
 
     /// True when nothing has arrived since the last read and the peer is still there.
@@ -145,14 +151,15 @@ impl Io {
 
     /// Reads now. `WouldBlock`: nothing has come, and the next event will tell.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.has(READ | HANGUP) {
+        let flags = self.flags();
+        if flags & (READ | HANGUP) == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         loop {
             match recv(self.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(count) => {
                     // RDHUP came with the data: keep READ set (tests: eof_with_data).
-                    if count < buffer.len() && !self.has(HANGUP) {
+                    if count < buffer.len() && flags & HANGUP == 0 {
                         self.clear(READ);
                     }
                     return Ok(count);
@@ -330,8 +337,14 @@ impl Io {
         Ok(nix::sys::socket::shutdown(self.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Write)?)
     }
 
+    #[inline]
+    fn flags(&self) -> u8 {
+        with(|current| current.reactor.borrow().flags(self.index))
+    }
+
+    #[inline]
     pub(super) fn has(&self, flags: u8) -> bool {
-        with(|current| current.reactor.borrow().flags(self.index) & flags != 0)
+        self.flags() & flags != 0
     }
 
     pub(super) fn clear(&self, flags: u8) {
