@@ -2,13 +2,11 @@
 
 use std::ops::Range;
 
-use smallvec::SmallVec;
-
 /// The subject of a match and its groups.
 #[derive(Clone, Debug, Default)]
 pub struct Captures {
     subject: Vec<u8>,
-    groups: SmallVec<[Range<usize>; 4]>,
+    groups: Vec<Range<usize>>,
 }
 
 impl Captures {

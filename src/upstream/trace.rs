@@ -6,8 +6,6 @@
 
 use std::rc::Rc;
 
-use smallvec::SmallVec;
-
 use crate::runtime;
 use crate::shm::behind;
 use crate::shm::counter::{Slot, Word};
@@ -92,7 +90,7 @@ impl Attempt {
 /// [`Trace::count`] counts it for the group that was asked last.
 #[derive(Debug, Default)]
 pub struct Trace {
-    attempts: SmallVec<[Attempt; 1]>,
+    attempts: Vec<Attempt>,
     /// The counters of the group that was asked last.
     slot: Option<Slot>,
     pass_begins: bool,
@@ -103,7 +101,7 @@ pub struct Trace {
 /// What a tunnel keeps of a [`Trace`].
 #[derive(Debug, Default)]
 pub struct Parked {
-    attempts: SmallVec<[Attempt; 1]>,
+    attempts: Vec<Attempt>,
     slot: Option<Slot>,
 }
 
@@ -119,17 +117,27 @@ impl Trace {
         let group = peer.is_none().then(|| group.group.name.clone());
         let is_new_pass = std::mem::take(&mut self.pass_begins);
         let started_us = runtime::now_us();
+        if self.attempts.capacity() == 0 {
+            self.attempts = Vec::with_capacity(1); // mostly the first one answers
+        }
         self.attempts.push(Attempt { peer, group, is_new_pass, started_us, ..Attempt::default() });
         self.last()
     }
 
     /// The turn under way.
+    #[inline]
     pub fn last(&mut self) -> &mut Attempt {
         if self.attempts.is_empty() {
-            self.attempts.push(Attempt::default());
+            self.add_attempt();
         }
         let index = self.attempts.len() - 1;
         &mut self.attempts[index]
+    }
+
+    /// Something is noted before there is a turn.
+    #[cold]
+    fn add_attempt(&mut self) {
+        self.attempts.push(Attempt::default());
     }
 
     /// The turn under way is over, and counted. The second call does nothing.

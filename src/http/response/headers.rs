@@ -3,8 +3,6 @@
 //! Fields are appended as text once; the index finds, hides and lists them without parsing again.
 //! Pure data.
 
-use smallvec::SmallVec;
-
 use crate::proto::h1::encode::{Head, Line, Lines, Text, Token};
 use crate::proto::header::{Field, Id};
 
@@ -36,17 +34,23 @@ impl Entry {
     }
 }
 
+/// Room for the fields of most responses.
+const USUAL_COUNT: usize = 12;
+
 /// An ordered list of fields; names compare without regard to case, repeated fields are kept.
 #[derive(Clone, Debug, Default)]
 pub struct Headers {
     text: Lines,
-    entries: SmallVec<[Entry; 12]>,
+    entries: Vec<Entry>,
 }
 
 impl Headers {
     /// Makes room for fields whose lines have so many bytes together.
     pub fn reserve(&mut self, bytes: usize) {
         self.text.reserve(bytes);
+        if self.entries.capacity() == 0 {
+            self.entries = Vec::with_capacity(USUAL_COUNT);
+        }
     }
 
     /// Appends a field. Bytes of the value that would end its line are dropped; so is a field whose name is no token.

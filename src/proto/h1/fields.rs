@@ -128,6 +128,7 @@ pub(super) fn parse(
     if u32::try_from(buf.len()).is_err() {
         return Err(Error::HeadTooLarge); // places are 32 bits wide
     }
+    fields.make_room();
     let mut seen_count = 0usize;
     while let Some(rest) = buf.get(at..) {
         if rest.first().is_none_or(|byte| *byte <= b' ')
