@@ -5,6 +5,7 @@
 
 pub mod connection;
 pub mod reader;
+pub mod server_date;
 pub mod writer;
 
 pub use connection::{Conn, serve};

@@ -7,18 +7,13 @@
 use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
 
+use crate::http::h1::server_date::{self, Wanted};
 use crate::http::request::error::{During, Error, Limit};
 use crate::http::response::{self, Response};
-use crate::log;
 use crate::net::Transport;
 use crate::proto::h1::encode::{self, Head, Lines, Text};
 use crate::proto::header::Id;
 use crate::runtime::{self, Timer, buffer, timeout};
-use crate::sys::clock;
-
-/// `Server` of a response with and without `server_tokens`.
-const SERVER_FULL: &str = concat!("Server: pronghorn/", env!("CARGO_PKG_VERSION"), "\r\n");
-const SERVER_SHORT: &str = "Server: pronghorn\r\n";
 
 /// Room for a usual head.
 const HEAD_BYTES: usize = 512;
@@ -319,12 +314,12 @@ fn render_head(response: &Response, terms: &Terms, framing: Framing, out: &mut V
     );
     let mut head = Head::response(response.status, &reason_of(response), out);
     // Those of an upstream that `proxy_pass_header` lets through stand instead of ours, also where there are none.
-    if response.headers.get(Id::Server).is_none() && !response.omits.server {
-        head.constant(if terms.tells_version { SERVER_FULL } else { SERVER_SHORT });
-    }
-    if response.headers.get(Id::Date).is_none() && !response.omits.date {
-        head.written_id(Id::Date, |out| log::format::http_date(clock::wall_seconds(), out));
-    }
+    let wanted = Wanted {
+        server: !response.omits.server && response.headers.get(Id::Server).is_none(),
+        date: !response.omits.date && response.headers.get(Id::Date).is_none(),
+        version: terms.tells_version,
+    };
+    server_date::write(wanted, &mut head);
     response.headers.render_first(Some(Id::ContentType), &mut head);
     if let Some(length) = response.content_length.filter(|_| response.status >= 200 && response.status != 204)
     {
