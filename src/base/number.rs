@@ -82,15 +82,26 @@ fn unit(name: &str) -> Option<(usize, u64)> {
     UNITS.iter().enumerate().find(|(_, (unit, _))| *unit == name).map(|(index, (_, factor))| (index, *factor))
 }
 
+/// Decimal digits that always fit into 64 bits.
+const SURE_DIGITS: usize = 19;
+
 /// Parses a decimal number of digits only: no sign, no space. `None` if it is empty or exceeds 64 bits.
 pub fn parse_u64(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }
-    digits.iter().try_fold(0u64, |value, byte| {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
-        value.checked_mul(10)?.checked_add(digit)
-    })
+    let (sure, rest) = digits.split_at(digits.len().min(SURE_DIGITS));
+    let mut value = 0;
+    for byte in sure {
+        value = value * 10 + decimal_digit(*byte)?;
+    }
+    rest.iter().try_fold(value, |value, byte| value.checked_mul(10)?.checked_add(decimal_digit(*byte)?))
+}
+
+#[inline]
+fn decimal_digit(byte: u8) -> Option<u64> {
+    let digit = byte.wrapping_sub(b'0');
+    (digit <= 9).then_some(u64::from(digit))
 }
 
 /// Parses a hexadecimal number of digits only. `None` if it is empty or exceeds 64 bits.
@@ -162,8 +173,11 @@ mod tests {
     #[test]
     fn numbers_of_protocols_are_strict() {
         assert_eq!(parse_u64(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(parse_u64(b"00000000000000000000000000000001024"), Some(1024));
         assert_eq!(parse_hex(b"fF"), Some(255));
-        for digits in [&b""[..], b"+1", b" 1", b"18446744073709551616", b"1a"] {
+        for digits in
+            [&b""[..], b"+1", b" 1", b"18446744073709551616", b"99999999999999999999", b"1a", b"/", b":"]
+        {
             assert_eq!(parse_u64(digits), None);
         }
         for digits in [&b""[..], b"0x1", b"g", b"10000000000000000"] {

@@ -97,26 +97,7 @@ fn split_authority(text: &[u8]) -> Result<(&[u8], Option<&[u8]>), Error> {
         }
         end + 1
     } else {
-        let length = memchr::memchr(b':', text).unwrap_or(text.len());
-        let name = &text[..length];
-        let (mut before, mut has_escapes) = (0, false);
-        for &byte in name {
-            // an empty label: its second dot would survive the first
-            if !HOST_BYTES[usize::from(byte)] || (byte == b'.' && before == b'.') {
-                if byte != b'%' {
-                    return Err(Error::InvalidHost);
-                }
-                has_escapes = true;
-            }
-            before = byte;
-        }
-        if has_escapes && !has_whole_escapes(name) {
-            return Err(Error::InvalidHost);
-        }
-        if name.is_empty() {
-            return Err(Error::InvalidHost);
-        }
-        length
+        registered_name(text)?
     };
     let (host, rest) = text.split_at(host_length);
     match rest {
@@ -125,6 +106,28 @@ fn split_authority(text: &[u8]) -> Result<(&[u8], Option<&[u8]>), Error> {
         [b':', port @ ..] if parse_u64(port).is_some_and(|port| port <= 65535) => Ok((host, Some(port))),
         _ => Err(Error::InvalidHost),
     }
+}
+
+/// The length of the name that ends at a colon or with the text (RFC 3986 §3.2.2).
+fn registered_name(text: &[u8]) -> Result<usize, Error> {
+    let (mut length, mut has_escapes) = (0, false);
+    while let Some(byte) = text.get(length) {
+        if !HOST_BYTES[usize::from(*byte)] {
+            match byte {
+                b':' => break,
+                // an empty label: its second dot would survive the first
+                b'.' if text.get(length + 1) == Some(&b'.') => return Err(Error::InvalidHost),
+                b'.' => {}
+                b'%' => has_escapes = true,
+                _ => return Err(Error::InvalidHost),
+            }
+        }
+        length += 1;
+    }
+    if length == 0 || has_escapes && !has_whole_escapes(&text[..length]) {
+        return Err(Error::InvalidHost);
+    }
+    Ok(length)
 }
 
 /// Each `%` stands before two hexadecimal digits (RFC 3986 §2.1).
@@ -146,16 +149,14 @@ fn is_future_address(inside: &[u8]) -> bool {
         && address.iter().all(is_plain)
 }
 
-/// A registered name's characters (RFC 3986 §3.2.2) but the comma, which would join two hosts, and `%`, which begins an
-/// escape.
+/// A registered name's characters (RFC 3986 §3.2.2) but the comma, which would join two hosts, and those that need
+/// a look at the next ones: `%`, which begins an escape, and the dot.
 const HOST_BYTES: [bool; 256] = {
     let mut bytes = [false; 256];
     let mut byte = 0;
     while byte < bytes.len() {
-        let is_mark = matches!(
-            byte as u8,
-            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'('..=b'+' | b';' | b'='
-        );
+        let is_mark =
+            matches!(byte as u8, b'-' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'('..=b'+' | b';' | b'=');
         bytes[byte] = (byte as u8).is_ascii_alphanumeric() || is_mark;
         byte += 1;
     }

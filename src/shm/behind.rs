@@ -50,7 +50,7 @@ pub fn count(slot: Slot, status: u16, others: &[(Word, u64)]) {
         if place.as_ref().is_some_and(|sums| sums.slot.index() != slot.index()) {
             place.take().iter_mut().for_each(write_sums);
         }
-        let sums = place.get_or_insert(Sums { slot, words: [0; WORDS] });
+        let sums = place.get_or_insert_with(|| Sums { slot, words: [0; WORDS] });
         sums.words[Word::Requests as usize] += 1;
         if let Some(word) = Word::of_status(status) {
             sums.words[word as usize] += 1;
