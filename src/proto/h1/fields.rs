@@ -94,7 +94,7 @@ impl Seen {
     }
 }
 
-const INVALID: u8 = 0; // no part of a name: the line is refused
+const INVALID: u8 = 8; // no part of a name: the line is refused
 const PLAIN: u8 = 1; // letters, digits, `-`
 const UNDERSCORE: u8 = 2;
 const TOKEN: u8 = 4; // the other characters of a token
@@ -144,35 +144,75 @@ pub(super) fn parse(
                 None => return incomplete(rest, rules),
             },
         };
-        // Mostly one space stands before a value.
-        let value_start = name_length + 1 + usize::from(rest.get(name_length + 1) == Some(&b' '));
-        let Some((value_end, line_length)) = value_end(rest, value_start)? else {
-            return incomplete(rest, rules);
+        let value = match usual_value(rest, name_length) {
+            Some(value) => value,
+            None => match any_value(rest, name_length)? {
+                Some(value) => value,
+                None => return incomplete(rest, rules),
+            },
         };
         seen_count += 1;
-        if line_length > rules.line_bytes_max {
+        if value.line_length > rules.line_bytes_max {
             return Err(Error::HeadTooLarge);
         }
         if seen_count > rules.count_max {
             return Err(Error::TooManyFields);
         }
-        if line_length == value_end && rules.crlf_only {
+        if !value.has_cr && rules.crlf_only {
             return Err(Error::BareLf);
         }
         if class != Class::Ignored {
-            let (value_start, value_length) = trim(rest, value_start, value_end);
             fields.push(Field {
                 name_start: at as u32,
-                value_start: (at + value_start) as u32,
-                value_length: value_length as u32,
+                value_start: (at + value.start) as u32,
+                value_length: value.length as u32,
                 name_length: u16::try_from(name_length).map_err(|_| Error::HeadTooLarge)?,
                 id,
                 is_odd: class == Class::Odd,
             });
         }
-        at += line_length + 1;
+        at += value.line_length + 1;
     }
     Ok(None)
+}
+
+fn incomplete(rest: &[u8], rules: &Rules) -> Result<Option<usize>, Error> {
+    if rest.len() > rules.line_bytes_max { Err(Error::HeadTooLarge) } else { Ok(None) }
+}
+
+/// A field's value, without the spaces and tabs around it, and the end of its line. Places count from the first byte of
+/// the line.
+struct Value {
+    start: usize,
+    length: usize,
+    /// Without its LF, but with a CR before it.
+    line_length: usize,
+    has_cr: bool,
+}
+
+/// The value of a line as nearly all are written: behind a colon and one space, not empty, before CRLF. It is found with
+/// few questions, half of those of [`any_value`], which finds the same, and all others.
+#[inline(always)]
+fn usual_value(line: &[u8], name_length: usize) -> Option<Value> {
+    let start = name_length + 2;
+    let end = wide::find(line, start, Block::controls)?;
+    let value = line.get(start..end)?;
+    let is_usual = line[name_length + 1] == b' '
+        && *value.first()? > b' '
+        && *value.last()? > b' '
+        && line[end..].first_chunk() == Some(b"\r\n");
+    is_usual.then_some(Value { start, length: value.len(), line_length: end + 1, has_cr: true })
+}
+
+/// `None`: the line has not come whole. Errors: a control character other than tab (RFC 9110 §5.5), a CR that no LF
+/// follows.
+#[inline(never)]
+fn any_value(line: &[u8], name_length: usize) -> Result<Option<Value>, Error> {
+    let Some((end, line_length)) = value_end(line, name_length + 1)? else { return Ok(None) };
+    // Of what is trimmed a value has nothing but spaces and tabs.
+    let from_start = line.get(name_length + 1..end).unwrap_or_default().trim_ascii_start();
+    let (start, length) = (end - from_start.len(), from_start.trim_ascii_end().len());
+    Ok(Some(Value { start, length, line_length, has_cr: line_length > end }))
 }
 
 /// What a line means that begins with no visible character: the length of the empty line that ends the fields, a fault,
@@ -190,10 +230,6 @@ fn end_of_fields(rest: &[u8], rules: &Rules) -> Option<Result<Option<usize>, Err
     })
 }
 
-fn incomplete(rest: &[u8], rules: &Rules) -> Result<Option<usize>, Error> {
-    if rest.len() > rules.line_bytes_max { Err(Error::HeadTooLarge) } else { Ok(None) }
-}
-
 /// What becomes of a field because of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
@@ -204,19 +240,27 @@ enum Class {
 }
 
 /// The length of the name that a line begins with, which is no known one, and its class; `None`: it is not whole yet.
+#[inline(never)]
 fn unknown_name(line: &[u8], rules: &Rules) -> Result<Option<(usize, Class)>, Error> {
-    let mut classes = 0;
-    for (length, byte) in line.iter().enumerate() {
-        match CLASS[usize::from(*byte)] {
-            INVALID if *byte == b':' && length > 0 => {
-                return Ok(Some((length, class_of(&line[..length], classes, rules))));
-            }
-            INVALID if matches!(byte, b'\n' | b'\r') => return Err(Error::InvalidFieldLine),
-            INVALID => return Err(Error::InvalidFieldName),
-            class => classes |= class,
-        }
+    let Some(length) = wide::find(line, 0, |block| block.equal(b':')) else {
+        return unfinished_name(line).map(|()| None);
+    };
+    let name = &line[..length];
+    let classes = name.iter().fold(0, |classes, byte| classes | CLASS[usize::from(*byte)]);
+    if length == 0 || classes & INVALID != 0 {
+        return unfinished_name(line).and(Err(Error::InvalidFieldName));
     }
-    Ok(None)
+    Ok(Some((length, class_of(name, classes, rules))))
+}
+
+/// Tells why a line cannot begin with a name; no error where more of the name may come.
+#[cold]
+fn unfinished_name(line: &[u8]) -> Result<(), Error> {
+    match line.iter().find(|byte| CLASS[usize::from(**byte)] == INVALID) {
+        None => Ok(()),
+        Some(b'\n' | b'\r') => Err(Error::InvalidFieldLine),
+        Some(_) => Err(Error::InvalidFieldName),
+    }
 }
 
 /// `classes`: those of the name's characters.
@@ -232,24 +276,8 @@ fn class_of(name: &[u8], classes: u8, rules: &Rules) -> Class {
     }
 }
 
-/// Where the value without spaces and tabs around it begins, and its length.
-#[inline]
-fn trim(line: &[u8], start: usize, end: usize) -> (usize, usize) {
-    match line.get(start..end) {
-        // Mostly there are none.
-        Some(value @ [first, .., last]) if *first > b' ' && *last > b' ' => (start, value.len()),
-        Some(value) => {
-            // Of what is trimmed a value has nothing but spaces and tabs.
-            let from_start = value.trim_ascii_start();
-            (end - from_start.len(), from_start.trim_ascii_end().len())
-        }
-        None => (end, 0),
-    }
-}
-
 /// Where the value that begins at `at` and its line (without the LF) end; `None` when the line is not whole yet.
 /// Errors: a control character other than tab (RFC 9110 §5.5), a CR that no LF follows.
-#[inline]
 fn value_end(line: &[u8], mut at: usize) -> Result<Option<(usize, usize)>, Error> {
     loop {
         let Some(end) = wide::find(line, at, Block::controls) else { return Ok(None) };

@@ -109,7 +109,9 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Prog
     if head.fields.repeated().meets(UNIQUE) {
         check_repeats(&head.fields)?;
     }
-    head.connection = head.fields.connection(buf)?;
+    if head.fields.has(Id::Connection) {
+        head.connection = head.fields.connection(buf)?;
+    }
     if head.fields.has(Id::Upgrade) {
         drop_h2c(buf, head);
     }

@@ -7,6 +7,7 @@ pub use crate::proto::h1::fields::Seen;
 use crate::proto::h1::fields::{self, FirstLine, Rules};
 pub use crate::proto::h1::request::Progress;
 use crate::proto::head::ResponseHead;
+use crate::proto::header::Id;
 use crate::proto::message::Version;
 
 const FIELDS_MAX: usize = 1000;
@@ -58,7 +59,9 @@ pub fn parse(buf: &[u8], head_bytes_max: usize, head: &mut ResponseHead) -> Resu
         return Err(Error::HeadTooLarge);
     }
     let Some(end) = parsed else { return Ok(Progress::Partial) };
-    head.connection = head.fields.connection(buf)?;
+    if head.fields.has(Id::Connection) {
+        head.connection = head.fields.connection(buf)?;
+    }
     Ok(Progress::Complete(end))
 }
 
