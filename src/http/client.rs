@@ -233,7 +233,10 @@ impl<'a> Client<'a> {
             self.output.end(&request.response.trailers)
         };
         request.keep_alive &= is_whole;
-        self.send(request, b"", b"", true, 0).await?;
+        // Mostly the last bytes of the body have left, and the head with them.
+        if self.output.pending_count() > 0 {
+            self.send(request, b"", b"", true, 0).await?;
+        }
         request.is_complete = is_whole;
         Ok(())
     }
