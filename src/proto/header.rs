@@ -314,6 +314,12 @@ impl Field {
         slice(data, self.name_start, u32::from(self.name_length))
     }
 
+    /// Bytes of the name and of the value.
+    #[inline]
+    pub fn lengths(&self) -> (u16, u32) {
+        (self.name_length, self.value_length)
+    }
+
     /// The value without the whitespace around it; empty when `data` is not the head's bytes.
     pub fn value<'a>(&self, data: &'a [u8]) -> &'a [u8] {
         slice(data, self.value_start, self.value_length)

@@ -8,20 +8,26 @@ const CLASSES: [usize; 4] = [1024, 4096, 16 * 1024, 64 * 1024];
 /// Free bytes that a worker keeps at most.
 const KEPT_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// Which of the classes is the least that has room for so many bytes.
+/// The least of the classes that has room for so many bytes.
 #[inline]
 fn class_for(bytes: usize) -> Option<usize> {
-    CLASSES.iter().position(|size| bytes <= *size)
+    match bytes {
+        ..=1024 => Some(0),
+        ..=4096 => Some(1),
+        ..=16_384 => Some(2),
+        ..=65_536 => Some(3),
+        _ => None,
+    }
 }
 
-#[derive(Default)]
 struct Pool {
     free: [Vec<Box<[u8]>>; CLASSES.len()],
     kept_bytes: usize,
 }
 
 thread_local! {
-    static POOL: RefCell<Pool> = RefCell::default();
+    static POOL: RefCell<Pool> =
+        const { RefCell::new(Pool { free: [const { Vec::new() }; CLASSES.len()], kept_bytes: 0 }) };
 }
 
 /// Bytes between `start` and `end` are data, behind them is space. The default has no bytes, and takes none from the pool.
@@ -212,6 +218,13 @@ mod tests {
         assert_eq!((buffer.data()[0], buffer.data()[100], buffer.data()[5599]), (1, 2, 3));
         buffer.truncate(1);
         assert_eq!(buffer.data(), [1]);
+    }
+
+    #[test]
+    fn each_class_has_room_for_what_is_of_it() {
+        for bytes in 0..=70_000 {
+            assert_eq!(class_for(bytes), CLASSES.iter().position(|size| bytes <= *size), "{bytes}");
+        }
     }
 
     #[test]

@@ -276,8 +276,11 @@ impl Locations {
     fn lookup(&self, uri: &[u8]) -> Option<Static<'_>> {
         let after = self.sorted.partition_point(|entry| &*entry.name <= uri);
         let is_named = after > 0 && *self.sorted[after - 1].name == *uri;
+        // All names between the URI and itself with a slash begin with it.
+        let may_lack_slash = || self.sorted.get(after).is_some_and(|entry| entry.name.starts_with(uri));
         if self.has_slashes
             && !is_named
+            && may_lack_slash()
             && let Some(location) = self.add_slash(uri)
         {
             return Some(Static::AddSlash(location));

@@ -80,11 +80,16 @@ impl Headers {
     #[inline]
     pub fn push_parsed(&mut self, field: &Field, data: &[u8]) {
         let (name_start, id) = (self.text.len() as u32, field.id);
-        match field.line(data) {
-            Some(line) => self.text.push_line(line),
-            None => self.text.push_parsed(field, data),
-        }
-        let (name_length, value_length) = (field.name(data).len() as u16, field.value(data).len() as u32);
+        let (name_length, value_length) = match field.line(data) {
+            Some(line) => {
+                self.text.push_line(line);
+                field.lengths()
+            }
+            None => {
+                self.text.push_parsed(field, data);
+                (field.name(data).len() as u16, field.value(data).len() as u32)
+            }
+        };
         self.entries.push(Entry { name_start, name_length, value_length, id });
     }
 

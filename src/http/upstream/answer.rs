@@ -188,10 +188,9 @@ fn response(request: &mut Request, answer: &Answer, conf: &'static Conf, length:
     response.headers.reserve(answer.head_length);
     let mut seen = 0;
     for field in head.fields.iter() {
-        let (name, value) = (field.name(data), field.value(data));
         if let Some(bit) = single(field.id) {
             if seen & bit != 0 {
-                log_duplicate(request, name, value);
+                log_duplicate(request, field.name(data), field.value(data));
                 continue;
             }
             seen |= bit;
@@ -201,12 +200,17 @@ fn response(request: &mut Request, answer: &Answer, conf: &'static Conf, length:
             Some(id) if id.is_own() => true,
             _ => head.connection.ends(field, data),
         };
-        if ends_here || conf.hides(field.id, name) {
+        if ends_here || conf.hides(field.id, field.name(data)) {
             continue;
         }
-        let may_change = matches!(field.id, Some(Id::Location | Id::Refresh | Id::SetCookie));
-        match may_change.then(|| rewritten(request, field.id, value, &mut response.first)).flatten() {
-            Some(value) => response.headers.push_with(field.id, name, &value),
+        let changed = match field.id {
+            Some(Id::Location | Id::Refresh | Id::SetCookie) => {
+                rewritten(request, field.id, field.value(data), &mut response.first)
+            }
+            _ => None,
+        };
+        match changed {
+            Some(value) => response.headers.push_with(field.id, field.name(data), &value),
             None => response.headers.push_parsed(field, data),
         }
     }
