@@ -10,10 +10,12 @@ pub mod pipeline;
 pub mod property;
 pub mod request;
 pub mod response;
+pub mod satisfy;
 pub mod scope;
 pub mod temp_file;
 pub mod tunnel;
 pub mod upstream;
+pub mod verdict;
 
 use std::cell::Cell;
 use std::collections::HashSet;

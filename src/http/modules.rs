@@ -7,9 +7,9 @@ use std::sync::{Arc, OnceLock};
 use crate::config::table::{Module, Slot, Table};
 use crate::config::{self, Inherits, Merge, RowInfo};
 use crate::http::config::compile::{self, Cx};
-use crate::http::pipeline::Verdict;
 use crate::http::request::Request;
 use crate::http::scope::Variable;
+use crate::http::verdict::Verdict;
 
 pub mod access;
 pub mod access_log;

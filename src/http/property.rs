@@ -10,10 +10,11 @@ use std::mem::ManuallyDrop;
 use crate::config::convert::nginx_word;
 use crate::config::{LoadOptions, Node, load_text};
 use crate::http::compile;
-use crate::http::modules::core;
-use crate::http::pipeline::{self, INTERNAL_REDIRECTS_MAX, Reply};
+use crate::http::pipeline::{self, Entry, INTERNAL_REDIRECTS_MAX, Step};
 use crate::http::request::body::Body;
+use crate::http::request::target;
 use crate::http::request::{Connection, Request};
+use crate::http::verdict::Reply;
 use crate::http::{CompileOptions, Worker};
 use crate::log::Logger;
 use crate::proto::h1::request::{self, Limits, Progress};
@@ -73,7 +74,7 @@ pub fn evaluates(text: &str) {
     assert!(worker.is_some() == expected.is_some() || (worker.is_none() && is_full), "{text:?}");
     let (Some(worker), Some(expected)) = (worker, expected) else { return };
     match answer(worker, "/abc?x=y").expect("a good request").0 {
-        Reply::Response(response, body) => {
+        Step::Answer(Reply::Response(response, body)) => {
             assert_eq!((response.status, body.as_bytes()), (200, expected.as_bytes()), "{text:?}");
         }
         other => panic!("{text:?}: {other:?}"),
@@ -182,19 +183,19 @@ fn request(worker: &'static Worker, target: &str) -> Option<Box<Request>> {
     };
     let body = Body::none();
     let mut request = Request::new(worker, &worker.config.servers[0], connection, input, head, body);
-    core::set_target(&mut request, &target).is_ok().then_some(request)
+    target::set_target(&mut request, &target).is_ok().then_some(request)
 }
 
 /// The answer to a request, and how often its path was changed; `None`: it is no request.
-fn answer(worker: &'static Worker, target: &str) -> Option<(Reply, u8)> {
+fn answer(worker: &'static Worker, target: &str) -> Option<(Step, u8)> {
     let target = target.to_owned();
     RUNTIME.with_borrow_mut(|runtime| {
         let runtime =
             runtime.get_or_insert_with(|| Box::leak(Box::new(Runtime::new().expect("an epoll instance"))));
         runtime.block_on(async move {
             let mut request = request(worker, &target)?;
-            let reply = pipeline::begin(&mut request);
-            Some((reply, request.internal_redirects))
+            let step = pipeline::begin(&mut request, Entry::Client);
+            Some((step, request.internal_redirects))
         })
     })
 }

@@ -7,7 +7,6 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use crate::http::modules::core;
 use crate::http::request::Request;
 use crate::http::request::parked::Parked;
 use crate::http::request::termination::{How, Phase, Termination, Who};
@@ -58,7 +57,7 @@ fn end(request: Parked, outcome: Option<Result<(u64, u64), RelayError>>) {
         Some(Err(error)) => {
             request.termination = Some(reason(&error, request.passes()));
             count(&mut request, error.moved, 0);
-            log::info!(core::error_log(&request), &request, "the upgraded connection ended: {}", error);
+            log::info!(request.error_log(), &request, "the upgraded connection ended: {}", error);
         }
         None => {}
     }

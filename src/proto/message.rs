@@ -50,6 +50,11 @@ impl Method {
         Self::ALL.iter().find(|(text, _)| text.as_bytes() == name).map_or(Self::Other, |(_, method)| *method)
     }
 
+    /// True for the methods that read a resource.
+    pub fn is_get_or_head(self) -> bool {
+        matches!(self, Self::Get | Self::Head)
+    }
+
     /// The name on the wire; `None` for `Other`.
     pub fn name(self) -> Option<&'static str> {
         Self::ALL.iter().find(|(_, method)| *method == self).map(|(text, _)| *text)

@@ -10,17 +10,20 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use crate::base::in_place::pinned;
+use crate::http::Service;
 use crate::http::client::Client;
 use crate::http::config::server::{Listen, Server};
 use crate::http::downstream::Downstream;
 use crate::http::h1::Reader;
 use crate::http::modules::core;
+use crate::http::pipeline::{self, Entry};
 use crate::http::request::body::{self, Body};
 use crate::http::request::error::{During, Error, Kind, Limit};
+use crate::http::request::limit;
+use crate::http::request::target;
 use crate::http::request::termination::{How, Phase, Termination, Who};
 use crate::http::request::{Connection, Request};
 use crate::http::tunnel;
-use crate::http::{Service, pipeline};
 use crate::log::{self, access};
 use crate::net::handover::{Handover, PROXY_BYTES_MAX};
 use crate::net::{Transport, drain, open, proxy_header, room};
@@ -350,7 +353,7 @@ async fn one_request(conn: &mut Conn) -> After {
         }
     };
     let mut client = Client::new(Downstream::H1(&conn.transport));
-    let outcome = pinned(|| pipeline::handle(&mut request, &mut client, None)).await;
+    let outcome = pinned(|| pipeline::handle(&mut request, &mut client, Entry::Client)).await;
     if let Some(tunnel) = request.proxied.take_tunnel() {
         // The request lives as long as its tunnel, so that it is logged with the tunnel's bytes and time.
         return After::Tunnel(Box::new(tunnel::Tunnel::new(tunnel, request)));
@@ -386,7 +389,7 @@ async fn one_request(conn: &mut Conn) -> After {
 /// allocation, which is as large as its largest way.
 async fn refuse(mut request: Box<Request>, transport: &Transport, status: u16) {
     let mut client = Client::new(Downstream::H1(transport));
-    let _ = pipeline::handle(&mut request, &mut client, Some(status)).await;
+    let _ = pipeline::handle(&mut request, &mut client, Entry::Refused(status)).await;
 }
 
 /// What came of waiting for a request's head.
@@ -479,8 +482,8 @@ async fn refuse_head(conn: &mut Conn, read: Read, error: h1::Error) -> Head {
         h1::Error::HeadTooLarge | h1::Error::LineTooLong => Some(Limit::HeadSize),
         _ => None,
     };
-    let told = limit.map(|limit| core::told(&request, limit)).unwrap_or_default();
-    log::info!(core::error_log(&request), &request, "client sent {error}{told}");
+    let told = limit.map(|limit| limit::told(&request, limit)).unwrap_or_default();
+    log::info!(request.error_log(), &request, "client sent {error}{told}");
     request.termination = Some(Termination::of_head(limit, request.passes()));
     // nginx's status for a head that is too large, whose page `error_page 494` may replace
     let status = if error.is_too_large() { 494 } else { error.status() };
@@ -504,11 +507,11 @@ async fn head_timed_out(conn: &mut Conn) {
     request.response.status = 408;
     request.termination = Some(Termination::of_head(Some(limit), request.passes()));
     log::info!(
-        core::error_log(&request),
+        request.error_log(),
         &request,
         "{}{}",
         Error::client_timed_out(During::RequestHead, limit),
-        core::told(&request, limit)
+        limit::told(&request, limit)
     );
     if resets {
         conn.transport.reset_on_close();
@@ -522,7 +525,7 @@ fn client_left(conn: &mut Conn, read: Read) -> Head {
     let mut request = unfinished(conn, read, false);
     request.response.status = 400;
     request.termination = Some(Termination::new(Who::Client, How::Abort, Phase::RequestHead));
-    log::info!(core::error_log(&request), &request, "{}", Error::left().during(During::RequestHead));
+    log::info!(request.error_log(), &request, "{}", Error::left().during(During::RequestHead));
     Head::Over
 }
 
@@ -559,10 +562,10 @@ fn unfinished(conn: &mut Conn, (input, began_ms): Read, has_all_fields: bool) ->
     request.began(began_ms);
     request.host = host.unwrap_or_default();
     if let Some(regex) = regex {
-        core::store_regex(&mut request, regex);
+        target::store_regex(&mut request, regex);
     }
     if let Some(target) = target
-        && core::set_target(&mut request, &target).is_err()
+        && target::set_target(&mut request, &target).is_err()
     {
         by_default_server(&mut request);
     }
@@ -641,7 +644,7 @@ fn prepare(
         Err(error) => Some(error),
     };
     if let Err(error) = declared {
-        log::info!(core::error_log(&request), &request, "client sent {error}");
+        log::info!(request.error_log(), &request, "client sent {error}");
         request.keep_alive = false;
         return Err((request, error.status()));
     }
@@ -649,16 +652,16 @@ fn prepare(
         Ok(target) => target,
         Err(error) => {
             by_default_server(&mut request);
-            log::info!(core::error_log(&request), &request, "client sent {error}");
+            log::info!(request.error_log(), &request, "client sent {error}");
             return Err((request, error.status()));
         }
     };
     if let Some(error) = host_error {
-        log::info!(core::error_log(&request), &request, "client sent {error}");
+        log::info!(request.error_log(), &request, "client sent {error}");
         return Err((request, error.status()));
     }
     if let Some(regex) = regex {
-        core::store_regex(&mut request, regex);
+        target::store_regex(&mut request, regex);
     }
     if let Some(error) = gave_up {
         regex::give_up(&mut *request, error);
@@ -666,17 +669,17 @@ fn prepare(
     }
     if matches!(request.method, Method::Connect | Method::Trace) {
         let name = if request.method == Method::Trace { "TRACE" } else { "CONNECT" };
-        log::info!(core::error_log(&request), &request, "client sent {name} method");
+        log::info!(request.error_log(), &request, "client sent {name} method");
         return Err((request, 405));
     }
-    if let Err(status) = core::set_target(&mut request, &target) {
+    if let Err(status) = target::set_target(&mut request, &target) {
         by_default_server(&mut request);
         return Err((request, status));
     }
     Ok(request)
 }
 
-/// What the client asks for; the location has its say later (`core::bound_keepalive`).
+/// What the client asks for; the location has its say later (`target::bound_keepalive`).
 fn wants_keep_alive(head: &RequestHead) -> bool {
     let asked = &head.connection;
     let by_client = if head.version >= Version::Http11 { !asked.close } else { asked.keep_alive };

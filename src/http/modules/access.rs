@@ -9,9 +9,9 @@ use crate::config::inherit::duplicate;
 use crate::config::{Arity, Context, Diagnostic, Inherits, Node, Setting, keywords, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
 use crate::http::scope::Variable;
+use crate::http::verdict::{Reply, Verdict};
 use crate::proto::message::Method;
 use crate::shared::access::{self, Decision, Rules};
 

@@ -164,6 +164,6 @@ fn has_root(request: &mut Request) -> bool {
     core::document_root(request, &mut root);
     let Err(error) = std::fs::metadata(Path::new(OsStr::from_bytes(&root))) else { return true };
     let (root, cause) = (log::Text(&root), log::Cause(&error));
-    log::error!(core::error_log(request), &*request, "testing \"{root}\" existence failed {cause}");
+    log::error!(request.error_log(), &*request, "testing \"{root}\" existence failed {cause}");
     false
 }

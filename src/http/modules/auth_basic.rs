@@ -20,10 +20,10 @@ use crate::base::crypt::{self, Scheme};
 use crate::config::directive::{custom, millis};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, autoindex, core};
-use crate::http::pipeline::{Reply, Verdict, Work};
+use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::scope::{Script, Variable};
+use crate::http::verdict::{Reply, Then, Verdict, Work};
 use crate::log;
 use crate::proto::header::Id;
 use crate::runtime::blocking::{self, Lane, PASSWORDS_WAITING_MAX};
@@ -100,34 +100,21 @@ fn check(request: &mut Request, realm: &'static Script, file: &'static File) -> 
     }
     if credentials(request).is_none_or(|(user, _)| user.is_empty()) {
         let what = "no user/password was provided for basic authentication";
-        log::info!(core::error_log(request), &*request, "{}", what);
+        log::info!(request.error_log(), &*request, "{}", what);
         return refuse(request);
     }
-    let path = path_of(request, file);
+    let path = file.folder.join(OsStr::from_bytes(&file.path.to_vec(request)));
+    let path = path.into_os_string().into_vec();
     match read_users(&path, false) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            let read = |path: &[u8]| read_users(path, true);
-            autoindex::read(request, path, read, check_again)
+            let job = move || -> Then {
+                let users = read_users(&path, true);
+                Box::new(move |request| check_against(request, &path, users))
+            };
+            Work::on_files(job).into()
         }
         users => check_against(request, &path, users),
     }
-}
-
-/// Another thread has read the file of users.
-fn check_again(request: &mut Request, _: u64) -> Verdict {
-    let users = autoindex::taken(request);
-    let conf: &'static Conf = &request.location.auth_basic;
-    match conf.file.as_ref() {
-        Some(file) => {
-            let path = path_of(request, file);
-            check_against(request, &path, users)
-        }
-        None => Verdict::Next,
-    }
-}
-
-fn path_of(request: &mut Request, file: &'static File) -> Vec<u8> {
-    file.folder.join(OsStr::from_bytes(&file.path.to_vec(request))).into_os_string().into_vec()
 }
 
 /// Bytes of a file of users: a hundred thousand lines. It is read and searched for each request.
@@ -164,17 +151,17 @@ fn check_against(request: &mut Request, path: &[u8], users: io::Result<Vec<u8>>)
         Err(error) => {
             let (name, cause) = (log::Text(path), log::Cause(&error));
             if error.kind() == io::ErrorKind::NotFound {
-                log::error!(core::error_log(request), &*request, "open() \"{}\" failed {}", name, cause);
+                log::error!(request.error_log(), &*request, "open() \"{}\" failed {}", name, cause);
                 return Verdict::Done(Reply::Status(403));
             }
-            log::crit!(core::error_log(request), &*request, "open() \"{}\" failed {}", name, cause);
+            log::crit!(request.error_log(), &*request, "open() \"{}\" failed {}", name, cause);
             return Verdict::Done(Reply::Status(500));
         }
     };
     runtime::charge((users.len() / SEARCHED_BYTES) as u32);
     let Some(stored) = stored_password(&users, &user) else {
         let (user, name) = (log::Text(&user), log::Text(path));
-        log::error!(core::error_log(request), &*request, "user \"{}\" was not found in \"{}\"", user, name);
+        log::error!(request.error_log(), &*request, "user \"{}\" was not found in \"{}\"", user, name);
         return refuse(request);
     };
     let Some((stored, scheme)) =
@@ -182,38 +169,51 @@ fn check_against(request: &mut Request, path: &[u8], users: io::Result<Vec<u8>>)
     else {
         let user = log::Text(&user);
         let what = "the password is stored in a way that is not supported";
-        log::error!(core::error_log(request), &*request, "user \"{}\": {}", user, what);
+        log::error!(request.error_log(), &*request, "user \"{}\": {}", user, what);
         return Verdict::Done(Reply::Status(500));
     };
     if !scheme.is_slow(password.len()) {
-        return answer(request, u64::from(crypt::verify(&password, stored)));
+        return answer(request, Outcome::of(crypt::verify(&password, stored)));
     }
     let key = CHECKS.with_borrow(|checks| checks.hasher.hash_one((&password, stored)));
     if let Some(outcome) = CHECKS.with_borrow_mut(|checks| checks.known(key)) {
         return answer(request, outcome);
     }
-    let run = check_slowly(key, password, stored.to_owned());
-    Verdict::Work(Box::new(Work { run: Box::pin(run), lane: Lane::Passwords, then: answer }))
+    let check = check_slowly(key, password, stored.to_owned());
+    let run = async move {
+        let outcome = check.await;
+        Box::new(move |request: &mut Request| answer(request, outcome)) as Then
+    };
+    Work { run: Box::pin(run), lane: Lane::Passwords }.into()
 }
 
 /// Bytes that are read and searched in a microsecond.
 const SEARCHED_BYTES: usize = 4096;
 
 /// What comes of a check.
-const WRONG: u64 = 0;
-const RIGHT: u64 = 1;
-/// It was not made: too many wait.
-const REFUSED: u64 = 2;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Wrong,
+    Right,
+    /// It was not made: too many wait.
+    Refused,
+}
 
-fn answer(request: &mut Request, outcome: u64) -> Verdict {
-    if outcome == RIGHT {
+impl Outcome {
+    fn of(is_right: bool) -> Self {
+        if is_right { Self::Right } else { Self::Wrong }
+    }
+}
+
+fn answer(request: &mut Request, outcome: Outcome) -> Verdict {
+    if outcome == Outcome::Right {
         return Verdict::Granted;
     }
     let user = credentials(request).map(|(user, _)| user).unwrap_or_default();
     let user = log::Text(&user);
-    if outcome == REFUSED {
+    if outcome == Outcome::Refused {
         log::error!(
-            core::error_log(request),
+            request.error_log(),
             &*request,
             "user \"{}\": {} passwords wait to be checked already: \"limit_req\" here, or passwords that are stored with \
              a cheaper hash, would help",
@@ -222,12 +222,12 @@ fn answer(request: &mut Request, outcome: u64) -> Verdict {
         );
         return Verdict::Done(Reply::Status(503));
     }
-    log::error!(core::error_log(request), &*request, "user \"{}\": password mismatch", user);
+    log::error!(request.error_log(), &*request, "user \"{}\": password mismatch", user);
     refuse(request)
 }
 
 /// Checks a password on another thread, once for all who bring it at the same time.
-async fn check_slowly(key: u64, password: Vec<u8>, stored: String) -> u64 {
+async fn check_slowly(key: u64, password: Vec<u8>, stored: String) -> Outcome {
     loop {
         if let Some(outcome) = CHECKS.with_borrow_mut(|checks| checks.known(key)) {
             return outcome;
@@ -239,10 +239,10 @@ async fn check_slowly(key: u64, password: Vec<u8>, stored: String) -> u64 {
         }
     }
     let Ok(check) = blocking::try_run(Lane::Passwords, move || crypt::verify(&password, &stored)) else {
-        return REFUSED;
+        return Outcome::Refused;
     };
     let _under_way = UnderWay::begin(key);
-    let outcome = if check.await { RIGHT } else { WRONG };
+    let outcome = Outcome::of(check.await);
     CHECKS.with_borrow_mut(|checks| checks.remember(key, outcome));
     outcome
 }
@@ -292,16 +292,16 @@ impl Checks {
         Self { hasher: RandomState::new(), right, wrong, wrong_since_ms: 0, under_way }
     }
 
-    fn known(&mut self, key: u64) -> Option<u64> {
+    fn known(&mut self, key: u64) -> Option<Outcome> {
         self.forget_wrong(now_ms());
         if self.right.contains(&key) {
-            return Some(RIGHT);
+            return Some(Outcome::Right);
         }
-        self.wrong.iter().any(|wrong| wrong.contains(&key)).then_some(WRONG)
+        self.wrong.iter().any(|wrong| wrong.contains(&key)).then_some(Outcome::Wrong)
     }
 
-    fn remember(&mut self, key: u64, outcome: u64) {
-        let known = if outcome == RIGHT { &mut self.right } else { &mut self.wrong[0] };
+    fn remember(&mut self, key: u64, outcome: Outcome) {
+        let known = if outcome == Outcome::Right { &mut self.right } else { &mut self.wrong[0] };
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
@@ -386,8 +386,8 @@ mod tests {
     fn a_wrong_password_is_known_for_a_few_seconds_and_a_right_one_for_longer() {
         let mut checks = Checks::new();
         checks.forget_wrong(100_000);
-        checks.remember(1, WRONG);
-        checks.remember(2, RIGHT);
+        checks.remember(1, Outcome::Wrong);
+        checks.remember(2, Outcome::Right);
         let known = |checks: &mut Checks, now_ms, key| {
             checks.forget_wrong(now_ms);
             checks.right.contains(&key) || checks.wrong.iter().any(|wrong| wrong.contains(&key))
@@ -398,10 +398,10 @@ mod tests {
                 && known(&mut checks, 109_999, 1)
         );
         assert!(!known(&mut checks, 110_000, 1) && known(&mut checks, 110_000, 2));
-        checks.remember(1, WRONG);
+        checks.remember(1, Outcome::Wrong);
         assert!(!known(&mut checks, 120_000, 1));
         for key in 0..5_000 {
-            checks.remember(key, WRONG);
+            checks.remember(key, Outcome::Wrong);
             assert!(checks.wrong[0].len() <= KNOWN_MAX);
         }
     }

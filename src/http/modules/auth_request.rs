@@ -7,10 +7,10 @@ use crate::config::directive::custom;
 use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, core};
-use crate::http::pipeline::{Ask, Reply, Verdict};
+use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::scope::{Script, Target, Variable};
+use crate::http::verdict::{Ask, Pause, Reply, Verdict};
 use crate::log;
 use crate::proto::header::Id;
 use crate::script::Scope;
@@ -63,7 +63,9 @@ fn auth_request_set(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Dia
 pub fn access(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.auth_request;
     match conf.uri.as_ref() {
-        Some(Some(uri)) => Verdict::Ask(Box::new(Ask { uri: uri.as_bytes().to_vec(), then: answered })),
+        Some(Some(uri)) => {
+            Verdict::Wait(Pause::Answer(Box::new(Ask { uri: uri.as_bytes().to_vec(), then: answered })))
+        }
         Some(None) | None => Verdict::Next,
     }
 }
@@ -87,7 +89,7 @@ fn answered(request: &mut Request, inner: &mut Request) -> Verdict {
             Verdict::Done(Reply::Status(401))
         }
         status => {
-            log::error!(core::error_log(request), &*request, "auth request unexpected status: {}", status);
+            log::error!(request.error_log(), &*request, "auth request unexpected status: {}", status);
             Verdict::Done(Reply::Status(500))
         }
     }

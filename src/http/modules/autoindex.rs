@@ -9,18 +9,17 @@ mod page;
 
 use std::borrow::Cow;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 
 use crate::config::directive::{flag, one_of};
 use crate::config::{Context, Setting, keywords, settings};
 use crate::http::modules::open_file_cache::{self, FileKind};
-use crate::http::modules::{BlockConf, Directive, charset, core, static_file};
-use crate::http::pipeline::{Reply, Verdict, Work, is_get_or_head};
+use crate::http::modules::{BlockConf, Directive, charset, static_file};
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
 use crate::http::scope::Variable;
+use crate::http::verdict::{Reply, Then, Verdict, Work};
 use crate::log;
 use crate::net::budget::{self, Part};
 use crate::runtime;
@@ -54,55 +53,34 @@ impl BlockConf for Conf {
     }
 }
 
-/// What comes of reading a directory on another thread.
-pub type Reading = Arc<Mutex<Option<io::Result<Vec<u8>>>>>;
-
 /// Answers with what a directory holds.
 pub fn content(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.autoindex;
-    if !conf.on.get() || request.uri.last() != Some(&b'/') || !is_get_or_head(request.method) {
+    if !conf.on.get() || request.uri.last() != Some(&b'/') || !request.method.is_get_or_head() {
         return Verdict::Next;
     }
     let mut path = Vec::new();
     static_file::file_name(request, &mut path);
     // its own answer for what is no directory, and what a link or two dots lead to
-    match open_file_cache::kind(request, &path, again) {
-        Err(work) => return Verdict::Work(work),
-        Ok(Ok(FileKind::Directory)) => {}
-        Ok(Ok(_)) => return failed(request, &path, Errno::ENOTDIR),
-        Ok(Err(errno)) => return failed(request, &path, errno),
+    match open_file_cache::kind(request, &path) {
+        Ok(kind) => list(request, conf, path, kind),
+        Err(lookup) => lookup.then_kind(move |request, kind| list(request, conf, path, kind)),
+    }
+}
+
+/// Has the list made on another thread.
+fn list(request: &mut Request, conf: &'static Conf, path: Vec<u8>, kind: Result<FileKind, Errno>) -> Verdict {
+    match kind {
+        Ok(FileKind::Directory) => {}
+        Ok(_) => return failed(request, &path, Errno::ENOTDIR),
+        Err(errno) => return failed(request, &path, errno),
     }
     let Some(page) = page(request, conf) else { return Verdict::Done(Reply::Status(400)) };
-    let run = move |path: &[u8]| listing::read(path).map(|items| page.render(&items));
-    read(request, path, run, finish)
-}
-
-fn again(request: &mut Request, _: u64) -> Verdict {
-    content(request)
-}
-
-/// Has a directory read on another thread; `then` finds the answer with [`taken`].
-pub fn read(
-    request: &mut Request,
-    path: Vec<u8>,
-    run: impl FnOnce(&[u8]) -> io::Result<Vec<u8>> + Send + 'static,
-    then: fn(&mut Request, u64) -> Verdict,
-) -> Verdict {
-    let reading = Reading::default();
-    request.lookups.get_or_insert_default().reading = Some(Arc::clone(&reading));
-    let run = move || {
-        let outcome = run(&path);
-        *reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-        0
+    let job = move || -> Then {
+        let list = listing::read(&path).map(|items| page.render(&items));
+        Box::new(move |request| finish(request, &path, list))
     };
-    Verdict::Work(Work::on_files(run, then))
-}
-
-/// What [`read`] has come to.
-pub fn taken(request: &mut Request) -> io::Result<Vec<u8>> {
-    let reading = request.lookups.as_deref_mut().and_then(|lookups| lookups.reading.take());
-    let outcome = reading.and_then(|reading| reading.lock().unwrap_or_else(PoisonError::into_inner).take());
-    outcome.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))
+    Work::on_files(job).into()
 }
 
 fn page(request: &mut Request, conf: &Conf) -> Option<Page> {
@@ -138,12 +116,12 @@ fn callback_of(args: &[u8]) -> Option<Vec<u8>> {
     raw.iter().all(is_fit).then(|| raw.to_vec())
 }
 
-fn finish(request: &mut Request, _: u64) -> Verdict {
-    match taken(request) {
+fn finish(request: &mut Request, path: &[u8], list: io::Result<Vec<u8>>) -> Verdict {
+    match list {
         Ok(page) if !request.share.grow(page.len(), Part::Whole) => {
             if let Some(why) = budget::degrade(runtime::now_ms()) {
                 log::warn!(
-                    core::error_log(request),
+                    request.error_log(),
                     &*request,
                     "a list of {} bytes is not sent: {why}",
                     page.len()
@@ -159,11 +137,7 @@ fn finish(request: &mut Request, _: u64) -> Verdict {
             let response = Response::with_type(200, format.content_type());
             Verdict::Done(Reply::Response(Box::new(response), Body::Bytes(Cow::Owned(page))))
         }
-        Err(error) => {
-            let mut path = Vec::new();
-            static_file::file_name(request, &mut path);
-            failed(request, &path, Errno::from_raw(error.raw_os_error().unwrap_or(0)))
-        }
+        Err(error) => failed(request, path, Errno::from_raw(error.raw_os_error().unwrap_or(0))),
     }
 }
 
@@ -173,7 +147,7 @@ fn failed(request: &mut Request, path: &[u8], errno: Errno) -> Verdict {
         Errno::EACCES | Errno::ELOOP => 403,
         _ => 500,
     };
-    let (logger, path, error) = (core::error_log(request), log::Text(path), io::Error::from(errno));
+    let (logger, path, error) = (request.error_log(), log::Text(path), io::Error::from(errno));
     if status == 500 {
         log::crit!(logger, &*request, "opendir() \"{path}\" failed {}", log::Cause(&error));
     } else {

@@ -11,7 +11,7 @@ use crate::config::directive::{block, custom, flag};
 use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
@@ -137,7 +137,7 @@ pub fn head(request: &mut Request) {
     let Some(table) = conf.table(&names.0, &names.1) else {
         let (from, to) = (log::Text(&source), log::Text(&charset));
         log::error!(
-            core::error_log(request),
+            request.error_log(),
             &*request,
             "no \"charset_map\" between the charsets \"{from}\" and \"{to}\""
         );

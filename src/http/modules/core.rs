@@ -3,15 +3,10 @@
 //! Touches: the request. Behaviour: nginx.org, ngx_http_core_module.
 
 mod keepalive;
-mod limit;
-mod target;
+mod min_rate;
 mod variables;
 
-pub use keepalive::bound_keepalive;
-pub use limit::{bound_body, log_limit, told};
-pub use target::{
-    absolute, check_location, redirect, redirect_to_slash, set_target, store_named, store_regex,
-};
+use keepalive::Browsers;
 pub use variables::{VARIABLES, cookie_value, document_root, hostname, request_id};
 
 use std::collections::HashMap;
@@ -90,23 +85,23 @@ impl Root {
 settings! {
     #[derive(Clone, Debug)]
     pub struct Conf {
-        client_header_timeout: Setting<u64> = 60_000,
-        client_header_min_rate: Setting<Option<MinRate>> = Some(limit::HEADER_MIN_RATE),
-        client_body_min_rate: Setting<Option<MinRate>> = Some(limit::BODY_MIN_RATE),
+        pub(in crate::http) client_header_timeout: Setting<u64> = 60_000,
+        pub(in crate::http) client_header_min_rate: Setting<Option<MinRate>> = Some(min_rate::HEADER_MIN_RATE),
+        pub(in crate::http) client_body_min_rate: Setting<Option<MinRate>> = Some(min_rate::BODY_MIN_RATE),
         client_header_buffer_size: Setting<u64> = 1024,
-        large_client_header_buffers: Setting<(u64, u64)> = (4, 8192),
-        max_headers: Setting<u64> = 1000,
-        client_body_timeout: Setting<u64> = 60_000,
+        pub(in crate::http) large_client_header_buffers: Setting<(u64, u64)> = (4, 8192),
+        pub(in crate::http) max_headers: Setting<u64> = 1000,
+        pub(in crate::http) client_body_timeout: Setting<u64> = 60_000,
         client_body_buffer_size: Setting<u64> = 16 * 1024,
-        client_max_body_size: Setting<u64> = 1024 * 1024,
-        send_timeout: Setting<u64> = 60_000,
+        pub(in crate::http) client_max_body_size: Setting<u64> = 1024 * 1024,
+        pub(in crate::http) send_timeout: Setting<u64> = 60_000,
         subrequest_output_buffer_size: Setting<u64> = 4096,
         keepalive_timeout: Setting<(u64, Option<u64>)> = (KEEPALIVE_MS, None),
         keepalive_requests: Setting<u64> = 1000,
         keepalive_time: Setting<u64> = 3_600_000,
         keepalive_min_timeout: Setting<u64> = 0,
         reset_timedout_connection: Setting<bool> = false,
-        keepalive_disable: Inherit<keepalive::Browsers>,
+        keepalive_disable: Inherit<Browsers>,
         lingering_close: Setting<Linger> = Linger::On,
         lingering_time: Setting<u64> = 30_000,
         lingering_timeout: Setting<u64> = 5_000,
@@ -115,9 +110,9 @@ settings! {
         ignore_invalid_headers: Setting<bool> = true,
         underscores_in_headers: Setting<bool> = false,
         server_tokens: Setting<ServerTokens> = ServerTokens::On,
-        absolute_redirect: Setting<bool> = true,
-        server_name_in_redirect: Setting<bool> = false,
-        port_in_redirect: Setting<bool> = true,
+        pub(in crate::http) absolute_redirect: Setting<bool> = true,
+        pub(in crate::http) server_name_in_redirect: Setting<bool> = false,
+        pub(in crate::http) port_in_redirect: Setting<bool> = true,
         recursive_error_pages: Setting<bool> = false,
         internal: Setting<bool> = false,
         log_not_found: Setting<bool> = true,
@@ -436,20 +431,14 @@ impl Conf {
         self.error_log.as_ref().copied().unwrap_or_else(crate::log::process)
     }
 
+    /// Browsers whose connections are not kept.
+    pub fn unkept_browsers(&self) -> Browsers {
+        self.keepalive_disable.get(Browsers::DEFAULT)
+    }
+
     pub fn default_type(&self) -> &str {
         self.default_type.value()
     }
-}
-
-/// The type of a response that the configuration itself makes, by the URI's extension.
-pub fn content_type(request: &Request) -> Vec<u8> {
-    let core = &request.location.core;
-    core.type_of(&request.uri).unwrap_or(core.default_type()).as_bytes().to_vec()
-}
-
-/// The error log in force for a request.
-pub fn error_log(request: &Request) -> Logger {
-    request.location.core.log()
 }
 
 fn keepalive_timeout(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -460,7 +449,7 @@ fn keepalive_timeout(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Di
 }
 
 fn keepalive_disable(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let _ = conf.keepalive_disable.set(keepalive::Browsers::default(), node.span);
+    let _ = conf.keepalive_disable.set(Browsers::default(), node.span);
     match conf.keepalive_disable.as_mut() {
         Some(browsers) => browsers.add(node, &mut cx.diagnostics),
         None => Ok(()),
@@ -468,12 +457,12 @@ fn keepalive_disable(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Di
 }
 
 fn header_min_rate(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let rate = limit::read_min_rate(node, limit::HEADER_MIN_RATE)?;
+    let rate = min_rate::read_min_rate(node, min_rate::HEADER_MIN_RATE)?;
     conf.client_header_min_rate.put(rate, node)
 }
 
 fn body_min_rate(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let rate = limit::read_min_rate(node, limit::BODY_MIN_RATE)?;
+    let rate = min_rate::read_min_rate(node, min_rate::BODY_MIN_RATE)?;
     conf.client_body_min_rate.put(rate, node)
 }
 

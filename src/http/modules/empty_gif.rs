@@ -10,10 +10,10 @@ use crate::config::inherit::own;
 use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
 use crate::http::scope::Variable;
+use crate::http::verdict::{Reply, Verdict};
 use crate::proto::header::Id;
 
 settings! {
@@ -55,7 +55,7 @@ const PIXEL: &[u8] = b"GIF89a\
 const MODIFIED: &[u8] = b"Mon, 28 Sep 1970 06:00:00 GMT";
 
 pub fn content(request: &mut Request) -> Verdict {
-    if !is_get_or_head(request.method) {
+    if !request.method.is_get_or_head() {
         return Verdict::Done(Reply::Status(405));
     }
     let mut response = Response::with_type(200, b"image/gif");

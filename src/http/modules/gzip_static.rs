@@ -3,18 +3,16 @@
 //! Runs in the content phase, in front of the files themselves. Touches: the file system.
 //! Behaviour: nginx.org, ngx_http_gzip_static_module; the directives of the other codings have its shape.
 
-use std::rc::Rc;
-
 use nix::errno::Errno;
 
 use crate::config::directive::one_of;
 use crate::config::{Context, Setting, keywords, settings};
 use crate::http::modules::open_file_cache::{self, Entry, Found};
-use crate::http::modules::{BlockConf, Directive, core, static_file};
-use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
+use crate::http::modules::{BlockConf, Directive, static_file};
 use crate::http::request::Request;
 use crate::http::response::coding::{self, Name};
 use crate::http::scope::Variable;
+use crate::http::verdict::{Reply, Verdict};
 use crate::log;
 use crate::proto::header::Id;
 
@@ -76,7 +74,7 @@ pub fn content(request: &mut Request) -> Verdict {
     let location = request.location;
     // what else is wrong with such requests is said of the file itself
     let is_elsewhere = request.left_location && location.core.root().is_some_and(|root| root.is_alias);
-    if !is_get_or_head(request.method) || request.uri.last() == Some(&b'/') || is_elsewhere {
+    if !request.method.is_get_or_head() || request.uri.last() == Some(&b'/') || is_elsewhere {
         return Verdict::Next;
     }
     let mut names = Name::ALL.map(|name| (coding::liking(request, name), name));
@@ -85,52 +83,66 @@ pub fn content(request: &mut Request) -> Verdict {
         .into_iter()
         .filter(|(_, name)| location.gzip_static.mode(*name) != Mode::Off)
         .partition(|(liking, _)| *liking > 0);
-    for (liking, name) in wanted.into_iter().chain(others) {
-        let is_always = location.gzip_static.mode(name) == Mode::Always;
-        let is_sent = is_always || liking > 0;
+    let names: Vec<_> = wanted.into_iter().chain(others).collect();
+    find_from(request, &names)
+}
+
+/// Looks for the files that are left.
+fn find_from(request: &mut Request, names: &[(u16, Name)]) -> Verdict {
+    let location = request.location;
+    for (index, (liking, name)) in names.iter().enumerate() {
+        let is_always = location.gzip_static.mode(*name) == Mode::Always;
+        let wish = Wish { name: *name, is_always, is_sent: is_always || *liking > 0 };
         // without Vary nobody need know that others would get something else
-        if !is_sent && !location.gzip.vary() {
+        if !wish.is_sent && !location.gzip.vary() {
             continue;
         }
-        match look(request, name) {
-            Look::Nothing => continue,
-            Look::Decided(verdict) => return verdict,
-            Look::File(entry) => {
-                request.varies |= !is_always;
-                if is_sent {
-                    return Verdict::Done(answer(request, &entry, name));
-                }
+        let mut path = Vec::new();
+        static_file::file_name(request, &mut path);
+        path.extend_from_slice(extension(*name));
+        match open_file_cache::open(request, &path) {
+            Ok(found) => match judge(request, wish, &path, found) {
+                Verdict::Next => {}
+                verdict => return verdict,
+            },
+            Err(lookup) => {
+                let rest = names[index + 1..].to_vec();
+                return lookup.then(move |request, found| match judge(request, wish, &path, found) {
+                    Verdict::Next => find_from(request, &rest),
+                    verdict => verdict,
+                });
             }
         }
     }
     Verdict::Next
 }
 
-fn again(request: &mut Request, _: u64) -> Verdict {
-    content(request)
+/// A file that is looked for.
+#[derive(Clone, Copy)]
+struct Wish {
+    name: Name,
+    is_always: bool,
+    /// It is sent where it is there; else its being there is said.
+    is_sent: bool,
 }
 
-enum Look {
-    Nothing,
-    File(Rc<Entry>),
-    Decided(Verdict),
-}
-
-fn look(request: &mut Request, name: Name) -> Look {
-    let mut path = Vec::new();
-    static_file::file_name(request, &mut path);
-    path.extend_from_slice(extension(name));
-    match open_file_cache::open(request, &path, again) {
-        Err(work) => Look::Decided(Verdict::Work(work)),
-        Ok(Ok(Found::File(entry))) => Look::File(entry),
-        Ok(Ok(Found::Directory) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG)) => Look::Nothing,
-        Ok(Ok(Found::Other)) => {
-            log::crit!(core::error_log(request), &*request, "\"{}\" is not a regular file", log::Text(&path));
-            Look::Decided(Verdict::Done(Reply::Status(404)))
+fn judge(request: &mut Request, wish: Wish, path: &[u8], found: open_file_cache::Outcome) -> Verdict {
+    match found {
+        Ok(Found::File(entry)) => {
+            request.varies |= !wish.is_always;
+            match wish.is_sent {
+                true => Verdict::Done(answer(request, &entry, wish.name)),
+                false => Verdict::Next,
+            }
         }
-        Ok(Err(errno)) => {
-            static_file::failed(request, &path, errno);
-            Look::Nothing
+        Ok(Found::Directory) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG) => Verdict::Next,
+        Ok(Found::Other) => {
+            log::crit!(request.error_log(), &*request, "\"{}\" is not a regular file", log::Text(path));
+            Verdict::Done(Reply::Status(404))
+        }
+        Err(errno) => {
+            static_file::failed(request, path, errno);
+            Verdict::Next
         }
     }
 }

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Node, Word, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, core};
-use crate::http::pipeline::Verdict;
+use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
+use crate::http::response::redirect;
 use crate::http::scope::{Script, Variable};
+use crate::http::verdict::Verdict;
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::uri;
@@ -264,7 +265,7 @@ pub fn rewrite(request: &mut Request) -> Verdict {
                     Err(_) => {
                         let value = log::Text(&value);
                         log::error!(
-                            core::error_log(request),
+                            request.error_log(),
                             &*request,
                             "\"{value}\" of more_set_input_headers is no host"
                         );
@@ -296,7 +297,7 @@ pub fn head(request: &mut Request) {
 fn set(field: &Field, request: &mut Request) {
     let mut value = field.value(request);
     if field.id == Some(Id::Location) {
-        value = core::absolute(request, &value).unwrap_or(value);
+        value = redirect::absolute(request, &value).unwrap_or(value);
     }
     let response = &mut request.response;
     if value.is_empty() && !field.is_added {

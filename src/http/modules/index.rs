@@ -11,9 +11,9 @@ use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::open_file_cache::{self, FileKind};
 use crate::http::modules::{BlockConf, Directive, static_file};
-use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;
 use crate::http::scope::{Script, Variable};
+use crate::http::verdict::{Reply, Verdict};
 use crate::proto::message::Method;
 
 settings! {
@@ -47,11 +47,14 @@ fn index(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     Ok(())
 }
 
+/// The name that is tried where no directive says so.
+const INDEX: &[u8] = b"index.html";
+
 /// Redirects internally to the first index file that exists.
 pub fn content(request: &mut Request) -> Verdict {
     // a POST is refused as one of the file
     if request.uri.last() != Some(&b'/')
-        || !(is_get_or_head(request.method) || request.method == Method::Post)
+        || !(request.method.is_get_or_head() || request.method == Method::Post)
     {
         return Verdict::Next;
     }
@@ -60,48 +63,64 @@ pub fn content(request: &mut Request) -> Verdict {
     let mut directory = Vec::new();
     static_file::file_name(request, &mut directory);
     if names.is_empty() {
-        return try_name(request, &directory, b"index.html".to_vec());
+        let path = [&directory[..], INDEX].concat();
+        return match open_file_cache::kind(request, &path) {
+            Ok(kind) => judge(request, INDEX, &path, kind),
+            Err(lookup) => lookup.then_kind(move |request, kind| judge(request, INDEX, &path, kind)),
+        };
     }
-    for (index, script) in names.iter().enumerate() {
+    find_from(request, names, 0, directory)
+}
+
+/// Tries the names from number `first` on.
+fn find_from(request: &mut Request, names: &'static [Script], first: usize, directory: Vec<u8>) -> Verdict {
+    for (index, script) in names.iter().enumerate().skip(first) {
         let name = script.to_vec(request);
         if name.first() == Some(&b'/') {
-            // An absolute last name is a URI, whether it exists or not; behind other names the directory must.
-            let there = match index {
-                0 => Ok(Ok(FileKind::Directory)),
-                _ => open_file_cache::kind(request, &directory, again),
-            };
-            return match there {
-                Err(work) => Verdict::Work(work),
-                Ok(Err(errno)) => {
-                    Verdict::Done(Reply::Status(static_file::failed(request, &directory, errno)))
-                }
-                Ok(Ok(_)) => redirect(request, name),
-            };
+            return absolute(request, index, directory, name);
         }
-        match try_name(request, &directory, name) {
-            Verdict::Next => {}
-            verdict => return verdict,
+        let path = [&directory[..], &name].concat();
+        match open_file_cache::kind(request, &path) {
+            Ok(kind) => match judge(request, &name, &path, kind) {
+                Verdict::Next => {}
+                verdict => return verdict,
+            },
+            Err(lookup) => {
+                return lookup.then_kind(move |request, kind| match judge(request, &name, &path, kind) {
+                    Verdict::Next => find_from(request, names, index + 1, directory),
+                    verdict => verdict,
+                });
+            }
         }
     }
     Verdict::Next
 }
 
-fn again(request: &mut Request, _: u64) -> Verdict {
-    content(request)
+/// An absolute last name is a URI, whether it exists or not; behind other names the directory must.
+fn absolute(request: &mut Request, index: usize, directory: Vec<u8>, name: Vec<u8>) -> Verdict {
+    if index == 0 {
+        return redirect(request, name);
+    }
+    let decide = |request: &mut Request, directory: &[u8], name, kind| match kind {
+        Ok(_) => redirect(request, name),
+        Err(errno) => Verdict::Done(Reply::Status(static_file::failed(request, directory, errno))),
+    };
+    match open_file_cache::kind(request, &directory) {
+        Ok(kind) => decide(request, &directory, name, kind),
+        Err(lookup) => lookup.then_kind(move |request, kind| decide(request, &directory, name, kind)),
+    }
 }
 
-fn try_name(request: &mut Request, directory: &[u8], name: Vec<u8>) -> Verdict {
-    let path = [directory, &name].concat();
-    match open_file_cache::kind(request, &path, again) {
-        Err(work) => Verdict::Work(work),
-        Ok(Ok(FileKind::File)) => {
-            let uri = [&request.uri[..], &name].concat();
+fn judge(request: &mut Request, name: &[u8], path: &[u8], kind: Result<FileKind, Errno>) -> Verdict {
+    match kind {
+        Ok(FileKind::File) => {
+            let uri = [&request.uri[..], name].concat();
             redirect(request, uri)
         }
-        Ok(Err(errno @ (Errno::EACCES | Errno::ELOOP))) => {
-            Verdict::Done(Reply::Status(static_file::failed(request, &path, errno)))
+        Err(errno @ (Errno::EACCES | Errno::ELOOP)) => {
+            Verdict::Done(Reply::Status(static_file::failed(request, path, errno)))
         }
-        Ok(_) => Verdict::Next,
+        Ok(_) | Err(_) => Verdict::Next,
     }
 }
 

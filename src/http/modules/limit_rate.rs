@@ -15,8 +15,6 @@ use crate::net::pace::Pace;
 use crate::script::nested;
 use crate::script::variable::{Argument, Change, changeable};
 
-use super::core;
-
 settings! {
     #[derive(Debug)]
     pub struct Conf {
@@ -66,7 +64,7 @@ pub fn evaluate(script: Option<&'static Script>, request: &mut Request) -> u64 {
     let Some(bytes) = std::str::from_utf8(&value).ok().and_then(parse_size) else {
         if !value.is_empty() {
             let value = log::Text(&value);
-            log::error!(core::error_log(request), &*request, "invalid size \"{value}\"");
+            log::error!(request.error_log(), &*request, "invalid size \"{value}\"");
         }
         return 0;
     };

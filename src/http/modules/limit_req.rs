@@ -8,10 +8,10 @@ use crate::config::directive::{custom, flag, number, one_of};
 use crate::config::{Arity, Context, Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
 use crate::http::request::termination::{How, Phase, Termination, Who};
 use crate::http::scope::Variable;
+use crate::http::verdict::{Pause, Reply, Verdict};
 use crate::runtime;
 use crate::script::variable::variable;
 use crate::shared::limit_req::{self, Limits, Outcome};
@@ -88,7 +88,7 @@ fn limit(request: &mut Request) -> Verdict {
     request.limits.req = Some(outcome);
     match outcome {
         Outcome::Passed | Outcome::DelayedDryRun | Outcome::RejectedDryRun => Verdict::Next,
-        Outcome::Delayed => Verdict::Delay(delay_ms),
+        Outcome::Delayed => Verdict::Wait(Pause::Delay { ms: delay_ms, then: |_| Verdict::Next }),
         Outcome::Rejected => {
             request.termination =
                 Some(Termination::new(Who::Proxy, How::Limit, Phase::Process).by("limit_req"));

@@ -9,11 +9,11 @@ use crate::config::inherit::{duplicate, replace, together};
 use crate::config::{Arity, Context, Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::pipeline::Verdict;
 use crate::http::request::Request;
 use crate::http::request::body::Body;
 use crate::http::request::subrequest;
 use crate::http::scope::Variable;
+use crate::http::verdict::{Pause, Verdict};
 use crate::proto::h1::length::BodyLength;
 
 settings! {
@@ -73,7 +73,7 @@ pub fn precontent(request: &mut Request) -> Verdict {
     }
     let has_body = matches!(request.body.declared(), BodyLength::Length(1..) | BodyLength::Chunked);
     if has_body && conf.request_body.get() {
-        return Verdict::Body(copy_with_body);
+        return Verdict::Wait(Pause::Body(copy_with_body));
     }
     copy(request, conf, Body::without)
 }

@@ -16,7 +16,6 @@ pub use opened::{Entry, FileKind, Found};
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::stat::stat;
@@ -25,12 +24,11 @@ use crate::base::path::steps_up;
 use crate::config::directive::{custom, flag, millis, number};
 use crate::config::{self, Arity, Context, Diagnostic, Inherit, Node, params, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::autoindex::Reading;
 use crate::http::modules::disable_symlinks::Links;
-use crate::http::modules::{BlockConf, Directive, core};
-use crate::http::pipeline::{Verdict, Work};
+use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::scope::Variable;
+use crate::http::verdict::{Then, Verdict, Work};
 use crate::log;
 use crate::net::room;
 use crate::runtime;
@@ -229,22 +227,6 @@ async fn sweep(policy: Policy) {
 /// What came of opening a path.
 pub type Outcome = Result<Found, Errno>;
 
-/// What a request has asked other threads for, and been told.
-#[derive(Debug, Default)]
-pub struct Lookups {
-    asked: Option<Question>,
-    /// A directory that is read.
-    pub reading: Option<Reading>,
-    known: Vec<(Box<[u8]>, Purpose, Outcome)>,
-}
-
-#[derive(Debug)]
-struct Question {
-    path: Box<[u8]>,
-    purpose: Purpose,
-    answer: Arc<Mutex<Option<nix::Result<Opened>>>>,
-}
-
 /// How often, and after which pauses, a file is opened again for which there was no descriptor.
 const DESCRIPTOR_TRIES: u32 = 8;
 const DESCRIPTOR_WAIT: std::time::Duration = std::time::Duration::from_millis(2);
@@ -258,23 +240,20 @@ enum Purpose {
     Kind,
 }
 
-/// Opens a path. `Err`: another thread must do so; the handler gives the work back as its verdict, and is asked
-/// `again` afterwards.
-pub fn open(
-    request: &mut Request,
-    path: &[u8],
-    again: fn(&mut Request, u64) -> Verdict,
-) -> Result<Outcome, Box<Work>> {
-    look(request, path, Purpose::Read, again)
+impl Purpose {
+    fn flags(self) -> nix::fcntl::OFlag {
+        if self == Self::Read { file::READ } else { file::ASK }
+    }
+}
+
+/// Opens a path. `Err`: another thread must do so.
+pub fn open(request: &mut Request, path: &[u8]) -> Result<Outcome, Box<Lookup>> {
+    look(request, path, Purpose::Read)
 }
 
 /// What there is under a path, read permission or not. `Err`: as for [`open`].
-pub fn kind(
-    request: &mut Request,
-    path: &[u8],
-    again: fn(&mut Request, u64) -> Verdict,
-) -> Result<Result<FileKind, Errno>, Box<Work>> {
-    look(request, path, Purpose::Kind, again).map(|found| found.map(|found| found.kind()))
+pub fn kind(request: &mut Request, path: &[u8]) -> Result<Result<FileKind, Errno>, Box<Lookup>> {
+    look(request, path, Purpose::Kind).map(|found| found.map(|found| found.kind()))
 }
 
 /// The mode of what is under a path, where nobody can wait for another thread; `None`: no link is in its way, and a
@@ -285,33 +264,24 @@ pub fn mode_without_links(request: &mut Request, path: &[u8]) -> Option<nix::Res
     (!links.are_followed()).then(mode)
 }
 
-fn look(
-    request: &mut Request,
-    path: &[u8],
-    purpose: Purpose,
-    again: fn(&mut Request, u64) -> Verdict,
-) -> Result<Outcome, Box<Work>> {
+fn look(request: &mut Request, path: &[u8], purpose: Purpose) -> Result<Outcome, Box<Lookup>> {
     if climbs(request, path) {
         return Ok(Err(Errno::ENOENT));
     }
     let links = Links::of(request, path);
     let policy = request.location.open_file_cache.policy().filter(|_| links.are_followed());
-    if let Some(told) = told(request, path, purpose, policy.as_ref()) {
-        return Ok(told);
-    }
     if let Some(found) = policy.as_ref().and_then(|policy| cached(policy, path)) {
         return Ok(found);
     }
-    let flags = if purpose == Purpose::Read { file::READ } else { file::ASK };
     let how = How { reads: purpose == Purpose::Read, asks_place: policy.is_some(), may_wait: false };
     let opened = match links.are_followed() {
-        true => file::open_cached(path, flags).and_then(|fd| Opened::read(fd, how)),
+        true => file::open_cached(path, purpose.flags()).and_then(|fd| Opened::read(fd, how)),
         false => Err(Errno::EAGAIN), // the way is walked step by step
     };
+    let must_wait = |errno| errno == Errno::EAGAIN || room::ask_for_descriptors(errno);
     match opened {
-        Err(Errno::EAGAIN) => Err(ask(request, path, purpose, (links, how), again)),
-        Err(errno) if room::ask_for_descriptors(errno) => {
-            Err(ask(request, path, purpose, (links, how), again))
+        Err(errno) if must_wait(errno) => {
+            Err(Box::new(Lookup { path: path.into(), purpose, links, how, policy }))
         }
         opened => Ok(conclude(path, purpose, policy.as_ref(), opened)),
     }
@@ -328,21 +298,45 @@ fn conclude(path: &[u8], purpose: Purpose, policy: Option<&Policy>, opened: nix:
     found
 }
 
-/// Has another thread look.
-fn ask(
-    request: &mut Request,
-    path: &[u8],
+/// A path that another thread must look at: what the kernel knows of it is not in memory.
+#[must_use]
+pub struct Lookup {
+    path: Box<[u8]>,
     purpose: Purpose,
-    (links, how): (Links, How),
-    again: fn(&mut Request, u64) -> Verdict,
-) -> Box<Work> {
-    let how = How { may_wait: true, ..how };
-    let answer = Arc::new(Mutex::new(None));
-    let (to, from) = (Arc::clone(&answer), path.to_vec());
-    request.lookups.get_or_insert_default().asked = Some(Question { path: path.into(), purpose, answer });
-    let run = move || {
-        let flags = if purpose == Purpose::Read { file::READ } else { file::ASK };
-        let open = || links.open(&from, flags).and_then(|fd| Opened::read(fd, how));
+    links: Links,
+    how: How,
+    policy: Option<Policy>,
+}
+
+impl Lookup {
+    /// Has it looked at; `next` decides from what was found.
+    pub fn then(
+        self: Box<Self>,
+        next: impl FnOnce(&mut Request, Outcome) -> Verdict + Send + 'static,
+    ) -> Verdict {
+        let job = move || -> Then {
+            let opened = self.open();
+            let Self { path, purpose, policy, .. } = *self;
+            Box::new(move |request| {
+                let found = conclude(&path, purpose, policy.as_ref(), opened);
+                next(request, found)
+            })
+        };
+        Work::on_files(job).into()
+    }
+
+    /// The same for [`kind`].
+    pub fn then_kind(
+        self: Box<Self>,
+        next: impl FnOnce(&mut Request, Result<FileKind, Errno>) -> Verdict + Send + 'static,
+    ) -> Verdict {
+        self.then(|request, found| next(request, found.map(|found| found.kind())))
+    }
+
+    /// On a thread that may wait for the disk, and for descriptors.
+    fn open(&self) -> nix::Result<Opened> {
+        let how = How { may_wait: true, ..self.how };
+        let open = || self.links.open(&self.path, self.purpose.flags()).and_then(|fd| Opened::read(fd, how));
         let mut opened = open();
         for _ in 0..DESCRIPTOR_TRIES {
             if !matches!(opened, Err(Errno::EMFILE | Errno::ENFILE)) {
@@ -351,24 +345,8 @@ fn ask(
             std::thread::sleep(DESCRIPTOR_WAIT); // connections that only wait are closing meanwhile
             opened = open();
         }
-        *to.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
-        0
-    };
-    Work::on_files(run, again)
-}
-
-/// What another thread has said of a path.
-fn told(request: &mut Request, path: &[u8], purpose: Purpose, policy: Option<&Policy>) -> Option<Outcome> {
-    let lookups = request.lookups.as_deref_mut()?;
-    if let Some(question) = lookups.asked.take() {
-        let opened = question.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(opened) = opened {
-            let found = conclude(&question.path, question.purpose, policy, opened);
-            lookups.known.push((question.path, question.purpose, found));
-        }
+        opened
     }
-    let is_it = |(known, other, _): &&(Box<[u8]>, Purpose, _)| **known == *path && *other == purpose;
-    lookups.known.iter().find(is_it).map(|(.., found)| found.clone())
 }
 
 /// Whether a path leads up where the configuration does not: a name out of a request must not.
@@ -383,7 +361,7 @@ fn climbs(request: &Request, path: &[u8]) -> bool {
     let climbs = steps_up(path) > allowed;
     if climbs {
         let path = log::Text(path);
-        log::error!(core::error_log(request), request, "\"{path}\" leads out of its directory");
+        log::error!(request.error_log(), request, "\"{path}\" leads out of its directory");
     }
     climbs
 }

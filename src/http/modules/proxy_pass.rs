@@ -11,10 +11,10 @@ use crate::config::inherit::{duplicate, own};
 use crate::config::{Arity, Context, Diagnostic, Node, Span, Word, absent, settings};
 use crate::http::config::compile::Cx;
 use crate::http::config::location::Kind;
-use crate::http::modules::{BlockConf, Directive, core, proxy};
-use crate::http::pipeline::{Reply, Verdict};
+use crate::http::modules::{BlockConf, Directive, proxy};
 use crate::http::request::Request;
 use crate::http::scope::{Script, Variable};
+use crate::http::verdict::{Reply, Verdict};
 use crate::log;
 use crate::net::address::{self, Host};
 use crate::proto::header::Id;
@@ -95,11 +95,11 @@ pub static VARIABLES: &[Variable] = &[
 /// The content phase: requests of this location go upstream.
 pub fn content(request: &mut Request) -> Verdict {
     if request.location.proxy_pass.is_set() {
-        return Verdict::Done(Reply::Upstream);
+        return Verdict::Pass;
     }
     if request.left_proxy {
         // nginx's answer where of two `if` the later one has no "proxy_pass".
-        log::alert!(core::error_log(request), &*request, "no upstream configuration");
+        log::alert!(request.error_log(), &*request, "no upstream configuration");
         return Verdict::Done(Reply::Status(500));
     }
     Verdict::Next

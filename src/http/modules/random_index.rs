@@ -3,14 +3,16 @@
 //! Runs in the content phase before `index`. Touches: the file system, on the blocking pool; randomness.
 //! Behaviour: nginx.org, ngx_http_random_index_module.
 
+use nix::errno::Errno;
+
 use crate::config::directive::flag;
 use crate::config::{Context, Setting, settings};
-use crate::http::modules::autoindex::{self, listing};
+use crate::http::modules::autoindex::listing;
 use crate::http::modules::open_file_cache::{self, FileKind};
 use crate::http::modules::{BlockConf, Directive, static_file};
-use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
 use crate::http::request::Request;
 use crate::http::scope::Variable;
+use crate::http::verdict::{Reply, Then, Verdict, Work};
 use crate::sys::random;
 
 settings! {
@@ -35,35 +37,43 @@ impl BlockConf for Conf {
 
 /// Leads to one of the regular files of the directory.
 pub fn content(request: &mut Request) -> Verdict {
-    if request.uri.last() != Some(&b'/') || !is_get_or_head(request.method) {
+    if request.uri.last() != Some(&b'/') || !request.method.is_get_or_head() {
         return Verdict::Next;
     }
     let mut path = Vec::new();
     static_file::file_name(request, &mut path);
-    match open_file_cache::kind(request, &path, again) {
-        Err(work) => return Verdict::Work(work),
-        Ok(Ok(FileKind::Directory)) => {}
-        Ok(_) => return Verdict::Next, // the others say so
+    match open_file_cache::kind(request, &path) {
+        Ok(kind) => choose(path, kind),
+        Err(lookup) => lookup.then_kind(move |_, kind| choose(path, kind)),
     }
-    let run = |path: &[u8]| {
-        let mut names: Vec<_> =
-            listing::read(path)?.into_iter().filter(|item| item.kind == listing::Kind::File).collect();
-        let index = random::number().checked_rem(names.len() as u64).unwrap_or(0);
-        Ok(if names.is_empty() { Vec::new() } else { names.swap_remove(index as usize).name })
+}
+
+/// Has a file chosen on another thread.
+fn choose(path: Vec<u8>, kind: Result<FileKind, Errno>) -> Verdict {
+    if kind != Ok(FileKind::Directory) {
+        return Verdict::Next; // other handlers say so
+    }
+    let job = move || -> Then {
+        let name = any_file(&path);
+        Box::new(|request| chosen(request, name))
     };
-    autoindex::read(request, path, run, chosen)
+    Work::on_files(job).into()
 }
 
-fn again(request: &mut Request, _: u64) -> Verdict {
-    content(request)
+/// The name of one of a directory's regular files; `None`: there is none, or it cannot be read.
+fn any_file(path: &[u8]) -> Option<Vec<u8>> {
+    let items = listing::read(path).ok()?.into_iter();
+    let mut names: Vec<_> = items.filter(|item| item.kind == listing::Kind::File).collect();
+    let index = random::number().checked_rem(names.len() as u64)?;
+    Some(names.swap_remove(index as usize).name)
 }
 
-fn chosen(request: &mut Request, _: u64) -> Verdict {
-    match autoindex::taken(request) {
-        Ok(name) if !name.is_empty() => {
+fn chosen(request: &mut Request, name: Option<Vec<u8>>) -> Verdict {
+    match name {
+        Some(name) => {
             let uri = [&request.uri[..], &name].concat();
             Verdict::Done(Reply::Internal { uri, args: request.args.clone() })
         }
-        _ => Verdict::Next,
+        None => Verdict::Next,
     }
 }

@@ -14,10 +14,11 @@ use crate::config::inherit::own;
 use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::config::location::Location;
-use crate::http::modules::{BlockConf, Directive, core};
-use crate::http::pipeline::{self, Reply, Verdict};
+use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
+use crate::http::request::target;
 use crate::http::scope::{Script, Target, Variable};
+use crate::http::verdict::{Reply, Verdict, hangs_up};
 use crate::log;
 use condition::Condition;
 use replacement::Rewrite;
@@ -218,7 +219,7 @@ impl Run {
                 }
                 if let Some(location) = inner.settings.and_then(|index| self.location.inside_if(index)) {
                     request.left_proxy |= request.location.proxy_pass.is_set();
-                    pipeline::enter(request, location);
+                    target::enter(request, location);
                 }
                 self.steps(&inner.steps, request)
             }
@@ -244,8 +245,8 @@ impl Run {
 fn answer(request: &mut Request, status: u16, text: Option<&'static Script>) -> Reply {
     let Some(text) = text else {
         return match status {
-            400.. if pipeline::hangs_up(status) => Reply::Hangup(status),
-            ..=300 | 305 | 306 | 309..400 => pipeline::text(status, &core::content_type(request), Vec::new()),
+            400.. if hangs_up(status) => Reply::Hangup(status),
+            ..=300 | 305 | 306 | 309..400 => Reply::text(status, &request.content_type(), Vec::new()),
             _ => Reply::Status(status),
         };
     };
@@ -259,14 +260,14 @@ fn answer(request: &mut Request, status: u16, text: Option<&'static Script>) -> 
     if matches!(status, 301 | 302 | 303 | 307 | 308) {
         return Reply::Redirect(status, value);
     }
-    let content_type = core::content_type(request);
-    pipeline::text(status, &content_type, value)
+    let content_type = request.content_type();
+    Reply::text(status, &content_type, value)
 }
 
 /// Logs the use of a variable that some `set` has, and that none has set yet, where the location wants to know.
 pub fn warn_uninitialized(request: &Request, name: &str) {
     if request.location.rewrite_log.warns() {
-        log::warn!(core::error_log(request), request, "using uninitialized \"{}\" variable", name);
+        log::warn!(request.error_log(), request, "using uninitialized \"{}\" variable", name);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::base::number::parse_u64;
 use crate::config::directive::size;
 use crate::config::{Context, Setting, settings};
 use crate::http::modules::ranges::{self, Cut, Single};
-use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::request::subrequest::Subrequest;
@@ -166,7 +166,7 @@ fn content_range(value: &[u8]) -> Option<(Range<u64>, Option<u64>)> {
 /// The whole cannot be made: where nothing of it has been sent, the client is told so.
 #[cold]
 fn refuse(request: &mut Request, state: Box<State>, why: &str) {
-    log::error!(core::error_log(request), &*request, "{why}");
+    log::error!(request.error_log(), &*request, "{why}");
     request.filters.get_or_insert_default().add(Cut::new(0, 0));
     if request.is_subrequest() {
         request.slice = Some(state);
@@ -221,7 +221,7 @@ impl BodyFilter for Slices {
 
 fn missing(request: &Request) -> Error {
     let why = "missing slice response";
-    log::error!(core::error_log(request), request, "{why}");
+    log::error!(request.error_log(), request, "{why}");
     Error::ours(why)
 }
 

@@ -14,7 +14,7 @@ use crate::base::path::{Escape, escape_html, escape_uri, normalize_uri};
 use crate::config::directive::{Accepted, accepted, custom, flag, size};
 use crate::config::{Arity, Context, Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::request::subrequest::{Done, Subrequest, Then};
@@ -254,7 +254,7 @@ impl Ssi {
 
     fn failed(&self, request: &Request, why: &str, out: &mut Vec<Piece>) {
         if !why.is_empty() {
-            log::error!(core::error_log(request), request, "{why}");
+            log::error!(request.error_log(), request, "{why}");
         }
         if !self.conf.silent_errors.get() {
             out.push(Piece::Bytes(self.error.clone()));
@@ -329,7 +329,7 @@ impl Ssi {
                         None => {
                             let name = String::from_utf8_lossy(encoding);
                             log::error!(
-                                core::error_log(request),
+                                request.error_log(),
                                 &*request,
                                 "unknown encoding \"{}\" in an SSI echo",
                                 name
@@ -448,7 +448,7 @@ fn beside(page: &[u8], target: Vec<u8>) -> Vec<u8> {
 
 fn keep_variable(request: &mut Request, name: &[u8], _: u16, body: Vec<u8>) {
     if let Err(why) = set(request, name, &body) {
-        log::error!(core::error_log(request), &*request, "{why}");
+        log::error!(request.error_log(), &*request, "{why}");
     }
 }
 

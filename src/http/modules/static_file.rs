@@ -3,13 +3,6 @@
 //! Runs last in the content phase. Touches: the file system, the client's socket.
 //! Behaviour: nginx.org, ngx_http_static_module, ngx_http_not_modified_filter_module, ngx_http_core_module.
 
-mod condition;
-mod send;
-
-use condition::condition;
-pub use condition::{instead, keep_weak};
-pub use send::{Answer, Content, OnDisk, send};
-
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
@@ -18,11 +11,13 @@ use nix::errno::Errno;
 use crate::config::directive::{buffers, flag, size};
 use crate::config::{Context, Setting, settings};
 use crate::http::modules::open_file_cache::{self, Entry, FileKind, Found};
-use crate::http::modules::{BlockConf, Directive, core, ranges};
-use crate::http::pipeline::{Reply, Verdict, is_get_or_head};
+use crate::http::modules::{BlockConf, Directive, ranges};
 use crate::http::request::Request;
 use crate::http::response::Response;
+use crate::http::response::redirect;
+use crate::http::response::{condition, file};
 use crate::http::scope::Variable;
+use crate::http::verdict::{Reply, Verdict};
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
@@ -55,11 +50,11 @@ pub static VARIABLES: &[Variable] = &[];
 impl BlockConf for Conf {}
 
 impl Conf {
-    fn sendfile(&self) -> bool {
+    pub fn sendfile(&self) -> bool {
         self.sendfile.get()
     }
 
-    fn sendfile_max_chunk(&self) -> u64 {
+    pub fn sendfile_max_chunk(&self) -> u64 {
         match self.sendfile_max_chunk.get() {
             0 => CHUNK_BYTES_MAX,
             bytes => bytes.min(CHUNK_BYTES_MAX),
@@ -67,7 +62,7 @@ impl Conf {
     }
 
     /// Bytes of a file that are read at once.
-    fn read_bytes(&self) -> usize {
+    pub fn read_bytes(&self) -> usize {
         let (_, size) = self.output_buffers.get();
         usize::try_from(size).unwrap_or(usize::MAX).clamp(512, 1024 * 1024)
     }
@@ -96,13 +91,13 @@ pub fn file_name(request: &mut Request, out: &mut Vec<u8>) {
 /// Answers with the file, or says why not.
 pub fn content(request: &mut Request) -> Verdict {
     // A POST is told first whether there is such a file at all.
-    if !is_get_or_head(request.method) && request.method != Method::Post {
+    if !request.method.is_get_or_head() && request.method != Method::Post {
         return Verdict::Done(Reply::Status(405));
     }
     if request.left_location && request.location.core.root().is_some_and(|root| root.is_alias) {
         let name = &request.location.name;
         let what = "\"alias\" cannot be used in location";
-        log::error!(core::error_log(request), &*request, "{} \"{}\" where URI was rewritten", what, name);
+        log::error!(request.error_log(), &*request, "{} \"{}\" where URI was rewritten", what, name);
         return Verdict::Done(Reply::Status(500));
     }
     if request.uri.last() == Some(&b'/') {
@@ -110,44 +105,44 @@ pub fn content(request: &mut Request) -> Verdict {
     }
     let mut path = Vec::new();
     file_name(request, &mut path);
-    let found = match open_file_cache::open(request, &path, again) {
-        Ok(found) => found,
-        Err(work) => return Verdict::Work(work),
-    };
+    match open_file_cache::open(request, &path) {
+        Ok(found) => opened(request, &path, found),
+        Err(lookup) => lookup.then(move |request, found| opened(request, &path, found)),
+    }
+}
+
+fn opened(request: &mut Request, path: &[u8], found: open_file_cache::Outcome) -> Verdict {
     Verdict::Done(match found {
-        Ok(Found::Directory) => core::redirect_to_slash(request),
+        Ok(Found::Directory) => redirect::to_slash(request),
         Ok(Found::Other) => {
-            log::crit!(core::error_log(request), &*request, "\"{}\" is not a regular file", log::Text(&path));
+            log::crit!(request.error_log(), &*request, "\"{}\" is not a regular file", log::Text(path));
             Reply::Status(404)
         }
         Ok(Found::File(_)) if request.method == Method::Post => Reply::Status(405),
         Ok(Found::File(entry)) => answer(request, &entry),
-        Err(errno) => Reply::Status(failed(request, &path, errno)),
+        Err(errno) => Reply::Status(failed(request, path, errno)),
     })
-}
-
-fn again(request: &mut Request, _: u64) -> Verdict {
-    content(request)
 }
 
 fn forbidden_or_missing(request: &mut Request) -> Verdict {
     let mut path = Vec::new();
     file_name(request, &mut path);
-    let errno = match open_file_cache::kind(request, &path, again) {
-        Ok(Ok(FileKind::Directory)) => {
-            log::error!(
-                core::error_log(request),
-                &*request,
-                "directory index of \"{}\" is forbidden",
-                log::Text(&path)
-            );
-            return Verdict::Done(Reply::Status(403));
-        }
-        Ok(Ok(_)) => Errno::ENOTDIR,
-        Ok(Err(errno)) => errno,
-        Err(work) => return Verdict::Work(work),
+    let decide = |request: &mut Request, path: &[u8], kind| {
+        let errno = match kind {
+            Ok(FileKind::Directory) => {
+                let path = log::Text(path);
+                log::error!(request.error_log(), &*request, "directory index of \"{path}\" is forbidden");
+                return Verdict::Done(Reply::Status(403));
+            }
+            Ok(_) => Errno::ENOTDIR,
+            Err(errno) => errno,
+        };
+        Verdict::Done(Reply::Status(failed(request, path, errno)))
     };
-    Verdict::Done(Reply::Status(failed(request, &path, errno)))
+    match open_file_cache::kind(request, &path) {
+        Ok(kind) => decide(request, &path, kind),
+        Err(lookup) => lookup.then_kind(move |request, kind| decide(request, &path, kind)),
+    }
 }
 
 /// The status for a file that could not be opened, with a line in the log.
@@ -157,7 +152,7 @@ pub fn failed(request: &Request, path: &[u8], errno: Errno) -> u16 {
         Errno::EACCES | Errno::ELOOP | Errno::EMLINK => 403,
         _ => 500,
     };
-    let logger = core::error_log(request);
+    let logger = request.error_log();
     let path = log::Text(path);
     if status == 404 && !request.location.core.log_not_found() {
         return status;
@@ -174,7 +169,7 @@ pub fn failed(request: &Request, path: &[u8], errno: Errno) -> u16 {
 /// The answer that is this file, or what the request's conditions make of it.
 pub fn answer(request: &mut Request, entry: &Entry) -> Reply {
     let etag = if request.location.core.etag() { &*entry.etag } else { "" };
-    let mut response = Response::with_type(200, &core::content_type(request));
+    let mut response = Response::with_type(200, &request.content_type());
     let size = entry.size();
     response.content_length = Some(size);
     if request.error_status.is_some_and(|status| status != 200) {
@@ -185,7 +180,7 @@ pub fn answer(request: &mut Request, entry: &Entry) -> Reply {
     response.first = Some(Id::LastModified);
     response.headers.push_id(Id::LastModified, entry.last_modified.as_bytes());
     push_etag(&mut response, etag);
-    if let Some(status) = condition(request, Some(entry.modified()), etag.as_bytes()) {
+    if let Some(status) = condition::condition(request, Some(entry.modified()), etag.as_bytes()) {
         if status == 412 {
             return Reply::Status(412);
         }
@@ -202,7 +197,11 @@ pub fn answer(request: &mut Request, entry: &Entry) -> Reply {
 }
 
 fn reply(entry: &Entry, response: Response) -> Reply {
-    Reply::File(Answer { content: entry.content.clone(), response: Box::new(response), size: entry.size() })
+    Reply::File(file::Answer {
+        content: entry.content.clone(),
+        response: Box::new(response),
+        size: entry.size(),
+    })
 }
 
 fn push_etag(response: &mut Response, etag: &str) {

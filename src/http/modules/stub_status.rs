@@ -10,9 +10,9 @@ use crate::config::inherit::own;
 use crate::config::{Arity, Context, Diagnostic, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::pipeline::{Reply, Verdict, is_get_or_head, text};
 use crate::http::request::Request;
 use crate::http::scope::Variable;
+use crate::http::verdict::{Reply, Verdict};
 use crate::script::variable::variable;
 use crate::shm::counter::{Total, total};
 use crate::shm::heartbeat;
@@ -66,7 +66,7 @@ pub fn content(request: &mut Request) -> Verdict {
     if !request.location.stub_status.is_on {
         return Verdict::Next;
     }
-    if !is_get_or_head(request.method) {
+    if !request.method.is_get_or_head() {
         return Verdict::Done(Reply::Status(405));
     }
     let [accepted, handled, requests, active, reading, writing, waiting, _] = Total::ALL.map(total);
@@ -74,5 +74,5 @@ pub fn content(request: &mut Request) -> Verdict {
         "Active connections: {active} \nserver accepts handled requests\n {accepted} {handled} {requests} \n\
          Reading: {reading} Writing: {writing} Waiting: {waiting} \n"
     );
-    Verdict::Done(text(200, b"text/plain", page.into_bytes()))
+    Verdict::Done(Reply::text(200, b"text/plain", page.into_bytes()))
 }

@@ -12,10 +12,10 @@ use crate::config::{Arity, Context, Diagnostic, Node, Span, Word, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::open_file_cache::{self, FileKind};
 use crate::http::modules::{BlockConf, Directive, core};
-use crate::http::pipeline::{Reply, Verdict};
 use crate::http::request::Request;
 use crate::http::response::error_page;
 use crate::http::scope::{Script, Variable};
+use crate::http::verdict::{Reply, Verdict};
 use crate::log;
 
 settings! {
@@ -99,47 +99,58 @@ pub fn precontent(request: &mut Request) -> Verdict {
     }
 }
 
-fn again(request: &mut Request, _: u64) -> Verdict {
-    precontent(request)
-}
-
 fn find(request: &mut Request, last: &'static Last) -> Verdict {
     let location = request.location;
     if request.left_location && location.core.root().is_some_and(|root| root.is_alias) {
         let what = "\"alias\" cannot be used in location";
-        log::error!(
-            core::error_log(request),
-            &*request,
-            "{} \"{}\" where URI was rewritten",
-            what,
-            location.name
-        );
+        log::error!(request.error_log(), &*request, "{} \"{}\" where URI was rewritten", what, location.name);
         return Verdict::Done(Reply::Status(500));
     }
     let mut root = Vec::new();
     core::document_root(request, &mut root);
-    for file in &location.try_files.files {
+    find_from(request, &location.try_files.files, root, last)
+}
+
+/// Tries the files that are left, then what answers when there is none.
+fn find_from(request: &mut Request, files: &'static [Name], root: Vec<u8>, last: &'static Last) -> Verdict {
+    for (index, file) in files.iter().enumerate() {
         let name = file.name.to_vec(request);
         let name = below_root(request, name);
         let path = [&root[..], &name].concat();
-        match open_file_cache::kind(request, &path, again) {
-            Err(work) => return Verdict::Work(work),
-            Ok(Ok(kind)) if (kind == FileKind::Directory) == file.is_directory => {
+        match open_file_cache::kind(request, &path) {
+            Ok(kind) if is_it(request, file, &path, kind) => {
                 found(request, name, file.is_directory);
                 return Verdict::Next;
             }
-            Ok(Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG)) => {}
-            Ok(Err(errno)) => {
-                let (path, error) = (log::Text(&path), errno.into());
-                log::crit!(
-                    core::error_log(request),
-                    &*request,
-                    "stat() \"{path}\" failed {}",
-                    log::Cause(&error)
-                );
+            Ok(_) => {}
+            Err(lookup) => {
+                return lookup.then_kind(move |request, kind| {
+                    if is_it(request, file, &path, kind) {
+                        found(request, name, file.is_directory);
+                        return Verdict::Next;
+                    }
+                    find_from(request, &files[index + 1..], root, last)
+                });
             }
         }
     }
+    answer(request, last)
+}
+
+/// Whether a path leads to what is tried.
+fn is_it(request: &Request, file: &Name, path: &[u8], kind: Result<FileKind, Errno>) -> bool {
+    match kind {
+        Ok(kind) => (kind == FileKind::Directory) == file.is_directory,
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG) => false,
+        Err(errno) => {
+            let (path, error) = (log::Text(path), errno.into());
+            log::crit!(request.error_log(), request, "stat() \"{path}\" failed {}", log::Cause(&error));
+            false
+        }
+    }
+}
+
+fn answer(request: &mut Request, last: &'static Last) -> Verdict {
     Verdict::Done(match last {
         Last::Status(status) => Reply::Status(*status),
         Last::Named(name, span) => {

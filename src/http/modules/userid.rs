@@ -252,14 +252,14 @@ fn read(request: &Request, conf: &Conf) -> State {
     let mut state = State { cookie: cookie.to_vec(), ..State::default() };
     let shown = log::Text(cookie);
     if cookie.len() < 22 {
-        log::error!(core::error_log(request), request, "client sent too short userid cookie \"{}\"", shown);
+        log::error!(request.error_log(), request, "client sent too short userid cookie \"{}\"", shown);
         return state;
     }
     // Two more would be a mark and "=", or garbage.
     match base64::decode(&cookie[..22]).and_then(|bytes| Uid::try_from(bytes).ok()) {
         Some(uid) => state.got = Some(uid).filter(|uid| uid[12..] != [0; 4]),
         None => {
-            log::error!(core::error_log(request), request, "client sent invalid userid cookie \"{}\"", shown)
+            log::error!(request.error_log(), request, "client sent invalid userid cookie \"{}\"", shown)
         }
     }
     state
@@ -287,7 +287,7 @@ fn make(request: &mut Request, conf: &'static Conf) {
             let mut shown = Vec::new();
             show(conf, Some(got), &mut shown);
             let shown = log::Text(&shown);
-            log::notice!(core::error_log(request), &*request, "userid cookie \"{}\" was reset", shown);
+            log::notice!(request.error_log(), &*request, "userid cookie \"{}\" was reset", shown);
         }
     }
     let uid = fresh(request, conf);

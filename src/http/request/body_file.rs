@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use crate::http::downstream::Downstream;
-use crate::http::modules::{core, request_body};
+use crate::http::modules::request_body;
 use crate::http::request::Request;
 use crate::http::request::body::Body;
 use crate::http::request::error::Error;
@@ -42,7 +42,7 @@ pub async fn try_read_whole(
 ) -> Result<bool, Error> {
     let Err(why) = read(request, client, kept).await? else { return Ok(true) };
     let what = "the request body is passed on while it comes, and to one upstream only";
-    log::warn!(core::error_log(request), &*request, "{why} (client_body_temp_path): {what}");
+    log::warn!(request.error_log(), &*request, "{why} (client_body_temp_path): {what}");
     Ok(false)
 }
 

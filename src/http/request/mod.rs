@@ -7,8 +7,10 @@ pub mod ahead;
 pub mod body;
 pub mod body_file;
 pub mod error;
+pub mod limit;
 pub mod parked;
 pub mod subrequest;
+pub mod target;
 pub mod termination;
 
 use std::rc::Rc;
@@ -18,7 +20,6 @@ use crate::config::Span;
 use crate::http::config::location::Location;
 use crate::http::config::server::{Listen, Server};
 use crate::http::modules::charset::charset_of;
-use crate::http::pipeline;
 use crate::http::request::body::Body;
 use crate::http::request::subrequest::Tally;
 use crate::http::request::termination::Termination;
@@ -28,7 +29,7 @@ use crate::http::response::filter::{Coding, Filters};
 use crate::http::response::headers::Headers;
 use crate::http::upstream::proxied::Proxied;
 use crate::http::{Config, Worker, modules};
-use crate::log;
+use crate::log::{self, Logger};
 use crate::net::budget::Share;
 use crate::net::transport::Probe;
 use crate::proto::h1::encode::Token;
@@ -124,8 +125,8 @@ pub struct Request {
     pub left_proxy: bool,
     /// The directive that has led it here from another path; `None`: one of the location's.
     pub led_by: Option<Span>,
-    /// Where any kind of access control may let a request in: with what the others have refused it so far, or 0.
-    pub access_status: u16,
+    /// Where any kind of access control may let a request in: the status that the others have refused it with so far.
+    pub refusal: Option<u16>,
     /// The status that an `error_page` is being made for.
     pub error_status: Option<u16>,
     /// An `error_page` answers, and its own failures have no page.
@@ -165,8 +166,6 @@ pub struct Request {
     /// The charset of the answer, whatever the configuration says: `X-Accel-Charset`, or in a subrequest that of the
     /// whole.
     pub charset: Option<Box<[u8]>>,
-    /// Paths that other threads were asked for.
-    pub lookups: Option<Box<modules::open_file_cache::Lookups>>,
     /// The slice of the answer that is asked for.
     pub slice: Option<Box<modules::slice::State>>,
     /// What SSI commands have set.
@@ -223,7 +222,7 @@ impl Request {
             adds_uri_to_alias: false,
             left_proxy: false,
             led_by: None,
-            access_status: 0,
+            refusal: None,
             error_status: None,
             is_error_page: false,
             kept: None,
@@ -243,7 +242,6 @@ impl Request {
             coded: None,
             ranges: None,
             charset: None,
-            lookups: None,
             slice: None,
             ssi: None,
             limit_rate: None,
@@ -328,6 +326,17 @@ impl Request {
         self.limits = std::mem::take(&mut sub.limits);
         self.slice = sub.slice.take();
         self.id = sub.id;
+    }
+
+    /// The error log in force.
+    pub fn error_log(&self) -> Logger {
+        self.location.core.log()
+    }
+
+    /// The type of a response that the configuration itself makes, by the URI's extension.
+    pub fn content_type(&self) -> Vec<u8> {
+        let core = &self.location.core;
+        core.type_of(&self.uri).unwrap_or(core.default_type()).as_bytes().to_vec()
     }
 
     pub fn is_subrequest(&self) -> bool {
@@ -506,7 +515,7 @@ impl log::Context for Request {
 impl Drop for Request {
     fn drop(&mut self) {
         if !self.is_parked {
-            pipeline::log(self);
+            modules::LOG.iter().for_each(|act| act(self));
         }
     }
 }

@@ -6,13 +6,14 @@
 use std::cell::Cell;
 
 use crate::http::client::Client;
-use crate::http::modules::{core, slice};
-use crate::http::pipeline::{self, Ask, Verdict};
+use crate::http::modules::slice;
+use crate::http::pipeline::{self, Entry};
 use crate::http::request::Request;
 use crate::http::request::ahead::{self, Source};
 use crate::http::request::body::Body;
 use crate::http::request::error::{Error, Kind};
 use crate::http::response::filter::Piece;
+use crate::http::verdict::{Ask, Verdict};
 use crate::log;
 use crate::net::budget::{self, Part};
 use crate::net::open;
@@ -138,20 +139,20 @@ pub async fn run(
     subrequest: Subrequest,
 ) -> Result<(), Error> {
     let uri = log::Text(&subrequest.uri).to_string();
-    let (mut inner, then) = match subrequest.then {
-        Then::Slice(state) => (request.sub_slice(state), Then::Insert),
-        then => (request.sub(subrequest.uri, subrequest.args), then),
+    let (mut inner, entry, then) = match subrequest.then {
+        Then::Slice(state) => (request.sub_slice(state), Entry::Content, Then::Insert),
+        then => (request.sub(subrequest.uri, subrequest.args), Entry::Subrequest, then),
     };
     let outcome = match then {
         Then::Insert | Then::Slice(_) => {
             let mut within = Client::within(client);
-            let outcome = handle(&mut inner, &mut within).await;
+            let outcome = handle(&mut inner, &mut within, entry).await;
             client.resume(within);
             outcome
         }
         Then::Keep { max, done } => {
             let mut memory = Client::memory(client.downstream(), max);
-            let outcome = handle(&mut inner, &mut memory).await;
+            let outcome = handle(&mut inner, &mut memory, Entry::Subrequest).await;
             let status = inner.response.status;
             request.take_back(&mut inner);
             (done.take)(request, &done.name, status, memory.take_memory());
@@ -187,7 +188,7 @@ fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
     let guard = open::Background::new(DETACHED_MAX)?;
     let Some(share) = budget::draw(AHEAD_BYTES, Part::ThreeQuarters) else {
         if let Some(why) = budget::degrade(runtime::now_ms()) {
-            log::warn!(core::error_log(request), request, "includes are made one after the other: {why}");
+            log::warn!(request.error_log(), request, "includes are made one after the other: {why}");
         }
         return None;
     };
@@ -196,7 +197,7 @@ fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
     runtime::spawn(async move {
         let mut client = Client::ahead(sink.clone());
         let uri = log::Text(&inner.uri).to_string();
-        let outcome = match race(handle(&mut inner, &mut client), sink.left()).await {
+        let outcome = match race(handle(&mut inner, &mut client, Entry::Subrequest), sink.left()).await {
             Either::First(outcome) => outcome,
             Either::Second(()) => Ok(()), // nobody reads how it would have ended
         };
@@ -213,7 +214,7 @@ pub async fn ask(request: &mut Request, client: &Client<'_>, ask: Ask) -> Result
     admit(request, 0, &ask.uri)?;
     let mut inner = request.sub(ask.uri, Vec::new());
     let mut memory = Client::memory(client.downstream(), Some(0));
-    let outcome = handle(&mut inner, &mut memory).await;
+    let outcome = handle(&mut inner, &mut memory, Entry::Subrequest).await;
     let verdict = match outcome {
         Err(error) if error.ends_silently() => Err(error),
         // An answer that breaks off after its head has said what it was asked for.
@@ -229,24 +230,17 @@ pub async fn ask(request: &mut Request, client: &Client<'_>, ask: Ask) -> Result
 /// There is no client to notice its end or to slow it down; its own timeouts bound it.
 pub fn detach(request: &mut Request, uri: &str, body: Body) {
     if let Err(why) = admit(request, 0, uri.as_bytes()) {
-        log::error!(core::error_log(request), &*request, "{why}");
+        log::error!(request.error_log(), &*request, "{why}");
         return;
     }
     let Some(guard) = open::Background::new(DETACHED_MAX) else {
         let why = "copies of requests are under way already";
-        log::error!(
-            core::error_log(request),
-            &*request,
-            "\"{}\" is not asked: {} {}",
-            uri,
-            DETACHED_MAX,
-            why
-        );
+        log::error!(request.error_log(), &*request, "\"{}\" is not asked: {} {}", uri, DETACHED_MAX, why);
         return;
     };
     let mut fork = request.fork(uri.as_bytes().to_vec(), body);
     runtime::spawn(async move {
-        let _ = handle(&mut fork, &mut Client::nobody()).await; // the pipeline has logged what went wrong
+        let _ = handle(&mut fork, &mut Client::nobody(), Entry::Subrequest).await; // the pipeline has logged what went wrong
         drop((fork, guard));
     });
 }
@@ -266,9 +260,10 @@ fn broken(error: Error, uri: &str) -> Error {
 fn handle<'a>(
     request: &'a mut Request,
     client: &'a mut Client<'_>,
+    entry: Entry,
 ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>> {
     Box::pin(async move {
-        pipeline::handle(request, client, None).await?;
+        pipeline::handle(request, client, entry).await?;
         if client.has_started() {
             return Ok(());
         }

@@ -3,7 +3,6 @@
 //! Touches: the disk, through the blocking pool. Bounded by `proxy_max_temp_file_size`; a file that was read to its
 //! end is replaced by a new one. When the disk fails, the upstream waits for the client again.
 
-use crate::http::modules::core;
 use crate::http::request::Request;
 use crate::http::temp_file::{Keep, TempFile, TempPath};
 use crate::log;
@@ -55,7 +54,7 @@ impl Spill {
         match written {
             Ok(file) => self.file = Some(file),
             Err(why) => {
-                log::error!(core::error_log(request), request, "{why}: the upstream waits for the client");
+                log::error!(request.error_log(), request, "{why}: the upstream waits for the client");
                 self.is_broken = true;
             }
         }

@@ -12,7 +12,6 @@ use std::rc::Rc;
 use crate::base::http_date;
 use crate::config::{Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::core;
 use crate::http::modules::gzip::Proxied;
 use crate::http::request::Request;
 use crate::http::request::error::Error;
@@ -186,7 +185,7 @@ fn draw<S: PartialEq + Copy>(request: &Request, ways: [Way<S>; 3]) -> Option<(S,
         return drawn;
     }
     if let Some(why) = budget::degrade(runtime::now_ms()) {
-        log::warn!(core::error_log(request), request, "answers are encoded less or not at all: {why}");
+        log::warn!(request.error_log(), request, "answers are encoded less or not at all: {why}");
     }
     drawn.or_else(|| {
         // the client takes nothing that is not encoded

@@ -4,10 +4,11 @@
 
 use std::borrow::Cow;
 
-use crate::http::modules::core::{self, ErrorPage};
-use crate::http::pipeline::Reply;
+use crate::http::modules::core::ErrorPage;
 use crate::http::request::Request;
+use crate::http::response::redirect;
 use crate::http::response::{Body, Response, reason};
+use crate::http::verdict::Reply;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
 
@@ -58,7 +59,7 @@ fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> R
     if target.first() != Some(&b'/') {
         let status =
             page.status.filter(|status| matches!(status, 301 | 302 | 303 | 307 | 308)).unwrap_or(302);
-        let response = core::redirect(request, status, &target);
+        let response = redirect::response(request, status, &target);
         let (response, body) = of_redirect(request, status, response);
         return Reply::Response(Box::new(response), body);
     }
@@ -83,11 +84,7 @@ pub fn named(request: &mut Request, name: &[u8]) -> Reply {
         Some(location) => Reply::Named(&location.name),
         None => {
             let name = crate::log::Text(name);
-            crate::log::error!(
-                core::error_log(request),
-                &*request,
-                "could not find named location \"{name}\""
-            );
+            crate::log::error!(request.error_log(), &*request, "could not find named location \"{name}\"");
             reply(request, 500)
         }
     }
@@ -190,9 +187,4 @@ fn is_bad_request(status: u16) -> bool {
 /// Statuses after which nginx closes the connection.
 fn closes(status: u16) -> bool {
     matches!(status, 400 | 413 | 414 | 494..=497 | 500 | 501)
-}
-
-/// The log of a request, for rooms that do not know the core module.
-pub fn log(request: &Request) -> crate::log::Logger {
-    core::error_log(request)
 }

@@ -4,11 +4,14 @@
 
 pub mod body_file;
 pub mod coding;
+pub mod condition;
 pub mod error_page;
+pub mod file;
 pub mod filter;
 pub mod headers;
 pub mod media_types;
 pub mod output;
+pub mod redirect;
 
 use std::borrow::Cow;
 

@@ -6,14 +6,15 @@
 use crate::base::number::parse_u64;
 use crate::base::path::normalize_uri;
 use crate::http::modules::proxy::{self, Redirect};
-use crate::http::modules::{core, static_file};
-use crate::http::pipeline::Reply;
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Kind};
 use crate::http::response::Response;
+use crate::http::response::condition;
+use crate::http::response::redirect;
 use crate::http::upstream::conf::Conf;
 use crate::http::upstream::exchange::Answer;
 use crate::http::upstream::failover;
+use crate::http::verdict::Reply;
 use crate::log;
 use crate::proto::h1::length::{self, BodyLength};
 use crate::proto::header::Id;
@@ -80,7 +81,7 @@ fn wants_body(request: &Request, status: u16) -> bool {
     let wants = is_named && failover::error_page_is_proxied(server, location, Some(status));
     if wants {
         let why = "the request body is not kept (proxy_request_buffering)";
-        log::warn!(core::error_log(request), request, "no error page for {status}: {why}");
+        log::warn!(request.error_log(), request, "no error page for {status}: {why}");
     }
     wants
 }
@@ -123,7 +124,7 @@ fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static Conf
         let name = String::from_utf8_lossy(name);
         let Some(location) = request.server.named(&format!("@{name}")) else {
             let name = log::Text(name.as_bytes());
-            log::error!(core::error_log(request), &*request, "could not find named location \"@{name}\"");
+            log::error!(request.error_log(), &*request, "could not find named location \"@{name}\"");
             return Some(Reply::Status(500));
         };
         return Some(Reply::Named(&location.name));
@@ -145,7 +146,7 @@ fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static Conf
         _ => {
             let target = log::Text(target);
             log::error!(
-                core::error_log(request),
+                request.error_log(),
                 &*request,
                 "upstream sent X-Accel-Redirect to an impossible URI \"{target}\""
             );
@@ -222,7 +223,7 @@ fn response(request: &mut Request, answer: &Answer, conf: &'static Conf, length:
     };
     response.has_trailers = length == BodyLength::Chunked && conf.pass_trailers();
     if head.status == 304 {
-        static_file::keep_weak(request, &mut response);
+        condition::keep_weak(request, &mut response);
     }
     response
 }
@@ -246,7 +247,7 @@ fn single(id: Option<Id>) -> Option<u8> {
 fn log_duplicate(request: &Request, name: &[u8], value: &[u8]) {
     let line = [name, b": ", value].concat();
     log::warn!(
-        core::error_log(request),
+        request.error_log(),
         request,
         "upstream sent duplicate header line: \"{}\", ignored",
         log::Text(&line)
@@ -271,7 +272,7 @@ fn rewritten(request: &mut Request, id: Option<Id>, value: &[u8], first: &mut Op
         return Some([&value[..prefix], &new].concat());
     }
     // a path of ours is made absolute, as for our own redirects
-    let absolute = core::redirect(request, 302, &new);
+    let absolute = redirect::response(request, 302, &new);
     *first = absolute.first;
     Some(absolute.headers.get(Id::Location).map_or(new, <[u8]>::to_vec))
 }

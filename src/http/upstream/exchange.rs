@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::http::downstream::Downstream;
-use crate::http::modules::{core, early_hints};
+use crate::http::modules::early_hints;
 use crate::http::request::Request;
 use crate::http::request::error::{Call, During, Error, Failure, Kind};
 use crate::http::upstream::conf::Conf;
@@ -128,7 +128,7 @@ fn own_local(request: &mut Request, conf: &'static Conf) -> Options {
     let (value, bind) = conf.own_local(request);
     if bind.is_none() && !value.is_empty() {
         let value = log::Text(&value);
-        log::error!(core::error_log(request), &*request, "invalid local address \"{value}\"");
+        log::error!(request.error_log(), &*request, "invalid local address \"{value}\"");
     }
     Options { bind, ..conf.connect_options().clone() }
 }

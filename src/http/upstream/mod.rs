@@ -20,12 +20,12 @@ use std::task::Poll;
 
 use crate::http::client::Client;
 use crate::http::downstream::Downstream;
-use crate::http::modules::core;
-use crate::http::pipeline::Reply;
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Failure, Kind, Limit, Side};
+use crate::http::request::limit;
 use crate::http::request::termination::{self, How, Phase, Termination, Who};
 use crate::http::response::Response;
+use crate::http::verdict::Reply;
 use crate::log;
 use crate::proto::h1::length::BodyLength;
 use crate::proto::message::Method;
@@ -133,7 +133,7 @@ async fn respond(
 /// The peer has broken its answer off: the next requests had better go to another one.
 fn blame(request: &Request, session: &mut Session) {
     if session.fail_late(runtime::now_ms()) {
-        log::warn!(core::error_log(request), request, "upstream server temporarily disabled");
+        log::warn!(request.error_log(), request, "upstream server temporarily disabled");
     }
 }
 
@@ -199,7 +199,7 @@ fn nobody_there(request: &mut Request, group: &GroupState) -> u16 {
     request.upstream.begin(None, group).status = 502;
     request.upstream.action = Some(Action::Connecting);
     request.termination = Some(Termination::new(Who::Upstream, How::Down, Phase::Connect));
-    log::error!(core::error_log(request), &*request, "no live upstreams");
+    log::error!(request.error_log(), &*request, "no live upstreams");
     502
 }
 
@@ -226,7 +226,7 @@ fn next(
     request.upstream.end();
     let outcome = if fault.is_failure() { Outcome::Failed } else { Outcome::Next };
     if session.finish(outcome, runtime::now_ms()) {
-        log::warn!(core::error_log(request), &*request, "upstream server temporarily disabled");
+        log::warn!(request.error_log(), &*request, "upstream server temporarily disabled");
     }
     if !may_go_on(request, session, conf, outgoing, fault, started_ms) {
         request.termination = Termination::of_failure(&failure, request.upstream.action, conf);
@@ -240,10 +240,10 @@ fn next(
 fn tell(request: &Request, failure: &Failure) {
     let told = match failure.kind {
         Kind::Status(_) => return,
-        Kind::HeadTooBig => core::told(request, Limit::UpstreamHeadSize),
+        Kind::HeadTooBig => limit::told(request, Limit::UpstreamHeadSize),
         _ => String::new(),
     };
-    log::error!(core::error_log(request), request, "{failure}{told}");
+    log::error!(request.error_log(), request, "{failure}{told}");
 }
 
 /// One peer's turn. A kept connection that turns out to be closed is replaced by a new one to the same peer.

@@ -1,15 +1,11 @@
-//! Whether a connection may be used again after a request, as far as its location decides.
+//! Browsers whose connections are not kept (`keepalive_disable`).
 //!
-//! Touches: the request. Behaviour: nginx.org, ngx_http_core_module (`keepalive_timeout`, `keepalive_requests`,
-//! `keepalive_time`, `keepalive_disable`).
+//! Pure. Behaviour: nginx.org, ngx_http_core_module.
 
 use memchr::memmem;
 
 use crate::config::{Diagnostic, Diagnostics, Node, params};
-use crate::http::request::Request;
-use crate::proto::header::Id;
 use crate::proto::message::Method;
-use crate::runtime;
 
 /// The browsers whose connections are not kept (`keepalive_disable`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +16,7 @@ pub struct Browsers {
 }
 
 impl Browsers {
-    const DEFAULT: Self = Self { msie6: true, safari: false, none: false };
+    pub(super) const DEFAULT: Self = Self { msie6: true, safari: false, none: false };
 
     /// Adds the words of one line; several lines of a block are one list.
     pub fn add(&mut self, node: &Node, out: &mut Diagnostics) -> Result<(), Diagnostic> {
@@ -37,27 +33,14 @@ impl Browsers {
         Ok(())
     }
 
-    fn contain(self, user_agent: &[u8], method: Method) -> bool {
+    /// Whether a browser's name decides anything for this method.
+    pub fn may_contain(self, method: Method) -> bool {
+        self.safari || (self.msie6 && method == Method::Post)
+    }
+
+    pub fn contain(self, user_agent: &[u8], method: Method) -> bool {
         (self.msie6 && method == Method::Post && is_old_msie(user_agent))
             || (self.safari && is_mac_safari(user_agent))
-    }
-}
-
-/// Ends the connection with this request where its location says so.
-pub fn bound_keepalive(request: &mut Request) {
-    let core = &request.location.core;
-    let age_ms = runtime::now_ms().saturating_sub(request.connection.opened_ms);
-    let may_stay = core.keepalive_timeout() > 0
-        && request.connection.requests < core.keepalive_requests()
-        && age_ms < core.keepalive_time();
-    request.keep_alive &= may_stay;
-    let browsers = core.keepalive_disable.get(Browsers::DEFAULT);
-    // Looking at the browser's name costs: only where it can decide.
-    if request.keep_alive
-        && (browsers.safari || (browsers.msie6 && request.method == Method::Post))
-        && let Some(user_agent) = request.header(Id::UserAgent)
-    {
-        request.keep_alive = !browsers.contain(user_agent, request.method);
     }
 }
 

@@ -9,7 +9,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::base::base64;
-use crate::http::modules::core::error_log;
 use crate::http::modules::static_file;
 use crate::http::request::Request;
 use crate::http::response::headers::trailer;
@@ -281,7 +280,7 @@ fn proxy_tlv(request: &mut Request, argument: &Argument, out: Out) -> bool {
     match (header, Tlv::of(&argument.name)) {
         (Some(header), Some(tlv)) => header.write_tlv(tlv, out),
         (Some(_), None) => {
-            log::error!(error_log(request), &*request, "unknown PROXY protocol TLV \"{}\"", argument.name);
+            log::error!(request.error_log(), &*request, "unknown PROXY protocol TLV \"{}\"", argument.name);
             false
         }
         (None, _) => false,
@@ -318,7 +317,7 @@ fn realpath_root(request: &mut Request, _: &Argument, out: Out) -> bool {
         Ok(path) => text(path.as_os_str().as_bytes(), out),
         Err(error) => {
             let (root, cause) = (log::Text(&root), log::Cause(&error));
-            log::error!(error_log(request), &*request, "realpath() \"{root}\" failed {cause}");
+            log::error!(request.error_log(), &*request, "realpath() \"{root}\" failed {cause}");
             false
         }
     }

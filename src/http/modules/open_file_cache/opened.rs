@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, SFlag, fstat};
 
-use crate::http::modules::static_file::{Content, OnDisk};
+use crate::http::response::file::{Content, OnDisk};
 use crate::sys::clock;
 use crate::sys::file::{self, Place};
 

@@ -9,7 +9,6 @@ use std::borrow::Cow;
 use crate::config::inherit::{duplicate, replace};
 use crate::config::{Diagnostic, Node, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::core;
 use crate::http::request::Request;
 use crate::http::scope::Script;
 use crate::log;
@@ -114,11 +113,7 @@ impl Cookies {
                 None if word.is_empty() => {}
                 None => {
                     let word = log::Text(&word);
-                    log::error!(
-                        core::error_log(request),
-                        &*request,
-                        "invalid proxy_cookie_flags flag \"{word}\""
-                    );
+                    log::error!(request.error_log(), &*request, "invalid proxy_cookie_flags flag \"{word}\"");
                 }
             }
         }

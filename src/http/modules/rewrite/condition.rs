@@ -11,7 +11,7 @@ use std::path::Path;
 use super::{Run, replacement};
 use crate::config::{Diagnostic, Node, Span, Word};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{core, open_file_cache};
+use crate::http::modules::open_file_cache;
 use crate::http::request::Request;
 use crate::http::scope::Script;
 use crate::log;
@@ -142,7 +142,7 @@ fn leads_to(kind: Kind, path: &[u8], request: &mut Request) -> bool {
             // ENOENT, ENOTDIR and ENAMETOOLONG are answers.
             if !matches!(error.raw_os_error(), Some(2 | 20 | 36)) {
                 let (path, cause) = (log::Text(path), log::Cause(&error));
-                log::error!(core::error_log(request), &*request, "stat() \"{}\" failed {}", path, cause);
+                log::error!(request.error_log(), &*request, "stat() \"{}\" failed {}", path, cause);
             }
             false
         }

@@ -8,10 +8,9 @@ use super::Flow;
 use crate::base::number::hex_digit;
 use crate::config::{Diagnostic, Node, Span, params};
 use crate::http::config::compile::Cx;
-use crate::http::modules::core;
-use crate::http::pipeline::Reply;
 use crate::http::request::Request;
 use crate::http::scope::Script;
+use crate::http::verdict::Reply;
 use crate::log;
 use crate::script::regex::{Pattern, Regex};
 
@@ -107,7 +106,7 @@ impl Rewrite {
         request.uri_changed = self.then != Then::Break;
         self.replace(request);
         if request.uri.is_empty() {
-            log::error!(core::error_log(request), &*request, "the rewritten URI has a zero length");
+            log::error!(request.error_log(), &*request, "the rewritten URI has a zero length");
             return Some(Flow::Done(Reply::Status(500)));
         }
         Some(if self.then == Then::NextStep { Flow::Next } else { Flow::End })
@@ -136,21 +135,9 @@ impl Rewrite {
         request.uri = path;
         let (uri, args) = (log::Text(&request.uri), log::Text(&request.args));
         if request.location.rewrite_log.is_logged() {
-            log::notice!(
-                core::error_log(request),
-                &*request,
-                "rewritten data: \"{}\", args: \"{}\"",
-                uri,
-                args
-            );
+            log::notice!(request.error_log(), &*request, "rewritten data: \"{}\", args: \"{}\"", uri, args);
         } else {
-            log::debug!(
-                core::error_log(request),
-                &*request,
-                "rewritten data: \"{}\", args: \"{}\"",
-                uri,
-                args
-            );
+            log::debug!(request.error_log(), &*request, "rewritten data: \"{}\", args: \"{}\"", uri, args);
         }
     }
 
@@ -168,9 +155,9 @@ impl Rewrite {
         }
         let text = log::Text(&url);
         if request.location.rewrite_log.is_logged() {
-            log::notice!(core::error_log(request), &*request, "rewritten redirect: \"{}\"", text);
+            log::notice!(request.error_log(), &*request, "rewritten redirect: \"{}\"", text);
         } else {
-            log::debug!(core::error_log(request), &*request, "rewritten redirect: \"{}\"", text);
+            log::debug!(request.error_log(), &*request, "rewritten redirect: \"{}\"", text);
         }
         Reply::Redirect(status, url)
     }
@@ -186,9 +173,9 @@ pub fn is_escaped(request: &Request) -> bool {
 pub fn log_match(request: &Request, pattern: &str, subject: &[u8], is_match: bool) {
     let (verb, subject) = (if is_match { "matches" } else { "does not match" }, log::Text(subject));
     if request.location.rewrite_log.is_logged() {
-        log::notice!(core::error_log(request), request, "\"{}\" {} \"{}\"", pattern, verb, subject);
+        log::notice!(request.error_log(), request, "\"{}\" {} \"{}\"", pattern, verb, subject);
     } else {
-        log::debug!(core::error_log(request), request, "\"{}\" {} \"{}\"", pattern, verb, subject);
+        log::debug!(request.error_log(), request, "\"{}\" {} \"{}\"", pattern, verb, subject);
     }
 }
 

@@ -1,19 +1,19 @@
-//! From the request target to a location, and from a location to a redirect.
+//! From the request target to a location, and what is settled once the location is known.
 //!
-//! Touches: the request. Behaviour: nginx.org, ngx_http_core_module (`merge_slashes`, `absolute_redirect`,
-//! `server_name_in_redirect`, `port_in_redirect`, `internal`, `client_max_body_size`).
+//! Touches: the request. Behaviour: nginx.org, ngx_http_core_module (`merge_slashes`, `internal`,
+//! `client_max_body_size`, `keepalive_timeout` and its relatives).
 
-use crate::base::path::{Escape, escape_uri, normalize_uri};
+use crate::base::path::normalize_uri;
 use crate::http::config::location::{Kind, Location};
-use crate::http::modules::core::{error_log, told};
-use crate::http::pipeline::Reply;
 use crate::http::request::Request;
+use crate::http::request::body::Limits;
 use crate::http::request::error::Limit;
+use crate::http::request::limit::told;
 use crate::http::request::termination::{How, Phase, Termination, Who};
-use crate::http::response::Response;
 use crate::log;
 use crate::proto::header::Id;
 use crate::proto::uri::Target;
+use crate::runtime;
 use crate::script::regex::{Groups, Regex};
 
 /// Fills the request's path and arguments from its target. Errors: 400 for a path that cannot be meant.
@@ -39,7 +39,7 @@ pub fn set_target(request: &mut Request, target: &Target) -> Result<(), u16> {
         }
         Err(_) => {
             request.uri.clear(); // what is left of it is no path of ours
-            log::info!(error_log(request), &*request, "client sent invalid request");
+            log::info!(request.error_log(), &*request, "client sent invalid request");
             Err(400)
         }
     }
@@ -60,13 +60,50 @@ pub fn check_location(request: &mut Request) -> Option<u16> {
         );
         let told = told(request, limit);
         log::error!(
-            error_log(request),
+            request.error_log(),
             &*request,
             "client intended to send too large body: {length} bytes{told}"
         );
         return Some(413);
     }
     None
+}
+
+/// Puts a location's settings in force, or those of the block that stands for it with this method.
+pub fn enter(request: &mut Request, location: &'static Location) {
+    request.location = location.for_method(request.method);
+    bound_body(request);
+    bound_keepalive(request);
+}
+
+/// Has the request's body read as its location says. How large it may be is judged where the location was found
+/// ([`check_location`]); nginx does not look at a length in front of a named location.
+fn bound_body(request: &mut Request) {
+    let core = &request.location.core;
+    request.body.set_limits(Limits {
+        max: core.client_max_body_size(),
+        timeout_ms: core.client_body_timeout(),
+        buffer_size: core.client_body_buffer_size(),
+        min_rate: core.client_body_min_rate(),
+    });
+}
+
+/// Ends the connection with this request where its location says so.
+pub fn bound_keepalive(request: &mut Request) {
+    let core = &request.location.core;
+    let age_ms = runtime::now_ms().saturating_sub(request.connection.opened_ms);
+    let may_stay = core.keepalive_timeout() > 0
+        && request.connection.requests < core.keepalive_requests()
+        && age_ms < core.keepalive_time();
+    request.keep_alive &= may_stay;
+    let browsers = core.unkept_browsers();
+    // Looking at the browser's name costs: only where it can decide.
+    if request.keep_alive
+        && browsers.may_contain(request.method)
+        && let Some(user_agent) = request.header(Id::UserAgent)
+    {
+        request.keep_alive = !browsers.contain(user_agent, request.method);
+    }
 }
 
 /// Keeps the named groups of the expression that chose the location.
@@ -80,56 +117,4 @@ pub fn store_named(request: &mut Request, location: &'static Location, subject: 
 pub fn store_regex(request: &mut Request, regex: &'static Regex) {
     let host = request.host.clone();
     regex.find(request, &host);
-}
-
-/// A redirect to the slash that the decoded path of the request lacks; it keeps the arguments.
-pub fn redirect_to_slash(request: &Request) -> Reply {
-    let mut target = Vec::new();
-    escape_uri(&request.uri, Escape::Uri, &mut target);
-    target.push(b'/');
-    if !request.args.is_empty() {
-        target.push(b'?');
-        target.extend_from_slice(&request.args);
-    }
-    Reply::Redirect(301, target)
-}
-
-/// A path of this server as the URL that a client is sent to; `None`: it is sent to `target` as that is.
-pub fn absolute(request: &Request, target: &[u8]) -> Option<Vec<u8>> {
-    let core = &request.location.core;
-    if target.first() != Some(&b'/') || !core.absolute_redirect.get() {
-        return None;
-    }
-    let mut absolute = b"http://".to_vec();
-    // Who names no host gets the address it knows, not a name it may not.
-    let named = core.server_name_in_redirect.get();
-    let host = if named { request.server.name().as_bytes() } else { &request.host };
-    if host.is_empty() {
-        let ip = request.connection.local.ip().map_or(String::new(), |ip| match ip {
-            std::net::IpAddr::V4(ip) => ip.to_string(),
-            std::net::IpAddr::V6(ip) => format!("[{ip}]"),
-        });
-        absolute.extend_from_slice(ip.as_bytes());
-    } else {
-        absolute.extend_from_slice(host);
-    }
-    if let Some(port) =
-        request.connection.local.port().filter(|port| *port != 80 && core.port_in_redirect.get())
-    {
-        absolute.extend_from_slice(format!(":{port}").as_bytes());
-    }
-    absolute.extend_from_slice(target);
-    Some(absolute)
-}
-
-/// The response that sends a client to `target`, made absolute where the configuration wants it.
-pub fn redirect(request: &Request, status: u16, target: &[u8]) -> Response {
-    let mut response = Response::with_type(status, b"text/html");
-    if let Some(absolute) = absolute(request, target) {
-        response.first = Some(Id::Location);
-        response.headers.push_id(Id::Location, &absolute);
-    } else if !target.is_empty() {
-        response.headers.push_id(Id::Location, target);
-    }
-    response
 }

@@ -4,9 +4,9 @@
 //! where nginx wants all of them to hold; nginx.org, ngx_http_not_modified_filter_module, `if_modified_since`.
 
 use crate::base::http_date;
-use crate::http::pipeline::{Reply, is_get_or_head};
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
+use crate::http::verdict::Reply;
 use crate::proto::header::Id;
 
 /// What stands instead of a response of our own, of so many bytes, where a condition of the request decides: nothing but
@@ -57,7 +57,7 @@ pub fn condition(request: &Request, modified: Option<i64>, etag: &[u8]) -> Optio
     if is_refused {
         return Some(412);
     }
-    let is_read = is_get_or_head(request.method);
+    let is_read = request.method.is_get_or_head();
     let is_always_new = request.header(Id::IfModifiedSince).is_some() && core.is_always_modified();
     match request.header(Id::IfNoneMatch) {
         Some(list) if is_read => (is_listed(list, etag, true) && !is_always_new).then_some(304),

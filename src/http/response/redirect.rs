@@ -1,0 +1,62 @@
+//! Redirects: to the slash that a path lacks, and the URL that a client is sent to.
+//!
+//! Pure but for the request that it reads. Behaviour: nginx.org, ngx_http_core_module (`absolute_redirect`,
+//! `server_name_in_redirect`, `port_in_redirect`).
+
+use crate::base::path::{Escape, escape_uri};
+use crate::http::request::Request;
+use crate::http::response::Response;
+use crate::http::verdict::Reply;
+use crate::proto::header::Id;
+
+/// A redirect to the slash that the decoded path of the request lacks; it keeps the arguments.
+pub fn to_slash(request: &Request) -> Reply {
+    let mut target = Vec::new();
+    escape_uri(&request.uri, Escape::Uri, &mut target);
+    target.push(b'/');
+    if !request.args.is_empty() {
+        target.push(b'?');
+        target.extend_from_slice(&request.args);
+    }
+    Reply::Redirect(301, target)
+}
+
+/// A path of this server as the URL that a client is sent to; `None`: it is sent to `target` as that is.
+pub fn absolute(request: &Request, target: &[u8]) -> Option<Vec<u8>> {
+    let core = &request.location.core;
+    if target.first() != Some(&b'/') || !core.absolute_redirect.get() {
+        return None;
+    }
+    let mut absolute = b"http://".to_vec();
+    // Who names no host gets the address it knows, not a name it may not.
+    let named = core.server_name_in_redirect.get();
+    let host = if named { request.server.name().as_bytes() } else { &request.host };
+    if host.is_empty() {
+        let ip = request.connection.local.ip().map_or(String::new(), |ip| match ip {
+            std::net::IpAddr::V4(ip) => ip.to_string(),
+            std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+        });
+        absolute.extend_from_slice(ip.as_bytes());
+    } else {
+        absolute.extend_from_slice(host);
+    }
+    if let Some(port) =
+        request.connection.local.port().filter(|port| *port != 80 && core.port_in_redirect.get())
+    {
+        absolute.extend_from_slice(format!(":{port}").as_bytes());
+    }
+    absolute.extend_from_slice(target);
+    Some(absolute)
+}
+
+/// The response that sends a client to `target`, made absolute where the configuration wants it.
+pub fn response(request: &Request, status: u16, target: &[u8]) -> Response {
+    let mut response = Response::with_type(status, b"text/html");
+    if let Some(absolute) = absolute(request, target) {
+        response.first = Some(Id::Location);
+        response.headers.push_id(Id::Location, &absolute);
+    } else if !target.is_empty() {
+        response.headers.push_id(Id::Location, target);
+    }
+    response
+}

@@ -1,0 +1,162 @@
+//! How the verdicts of the access phase become one (`satisfy`), and how long a refusal with 401 waits (`auth_delay`).
+//!
+//! Touches: the request. Does not wait: a delay is a verdict. Behaviour: nginx.org, ngx_http_core_module (`satisfy`,
+//! `auth_delay`).
+
+use crate::http::request::Request;
+use crate::http::response::error_page;
+use crate::http::verdict::{Pause, Reply, Verdict};
+use crate::log;
+use crate::proto::header::Id;
+
+/// What a location says of its access phase.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rules {
+    /// One handler that lets a request in is enough.
+    any: bool,
+    /// A 401 waits for `auth_delay`.
+    delays: bool,
+}
+
+/// What follows from a verdict.
+#[derive(Debug)]
+enum Next {
+    Verdict(Verdict),
+    /// The refusal with 401 waits.
+    Delay,
+}
+
+impl Rules {
+    fn of(request: &Request) -> Self {
+        let location = request.location;
+        Self { any: location.access.satisfies_any(), delays: location.auth_basic.delay_ms() > 0 }
+    }
+
+    /// What a handler's verdict comes to, as long as `refusal` is the status that the handlers before have refused with.
+    fn judge(self, refusal: &mut Option<u16>, verdict: Verdict) -> Next {
+        match verdict {
+            Verdict::Done(Reply::Status(status @ (401 | 403 | 407))) if self.any => {
+                // A client that could come in by saying who it is must hear that.
+                if !matches!(refusal, Some(401 | 407)) {
+                    *refusal = Some(status);
+                }
+                return Next::Verdict(Verdict::Next);
+            }
+            Verdict::Done(Reply::Status(401)) if self.delays => return Next::Delay,
+            Verdict::Granted if !self.any => return Next::Verdict(Verdict::Next),
+            Verdict::Done(_) | Verdict::Granted => *refusal = None,
+            Verdict::Next | Verdict::Pass | Verdict::Wait(_) => {}
+        }
+        Next::Verdict(verdict)
+    }
+
+    /// What the phase comes to when no handler is left.
+    fn conclude(self, refusal: &mut Option<u16>) -> Next {
+        match refusal.take() {
+            None => Next::Verdict(Verdict::Next),
+            Some(401) if self.delays => Next::Delay,
+            Some(status) => Next::Verdict(Verdict::Done(Reply::Status(status))),
+        }
+    }
+}
+
+/// What a handler's verdict in the access phase means for the phase: [`Verdict::Granted`] ends it.
+pub fn judge(request: &mut Request, verdict: Verdict) -> Verdict {
+    match Rules::of(request).judge(&mut request.refusal, verdict) {
+        Next::Delay => delay(request),
+        Next::Verdict(Verdict::Granted) => {
+            request.forget(Id::WwwAuthenticate);
+            Verdict::Granted
+        }
+        Next::Verdict(verdict) => verdict,
+    }
+}
+
+/// What the access phase comes to behind its last handler.
+#[inline]
+pub fn conclude(request: &mut Request) -> Verdict {
+    if request.refusal.is_none() {
+        return Verdict::Next;
+    }
+    match Rules::of(request).conclude(&mut request.refusal) {
+        Next::Delay => delay(request),
+        Next::Verdict(verdict) => {
+            if matches!(verdict, Verdict::Done(Reply::Status(403))) {
+                log::error!(request.error_log(), &*request, "access forbidden by rule");
+            }
+            verdict
+        }
+    }
+}
+
+/// A client that tries passwords waits for each answer.
+fn delay(request: &mut Request) -> Verdict {
+    log::info!(request.error_log(), &*request, "delaying unauthorized request");
+    let ms = request.location.auth_basic.delay_ms();
+    // Its page, not its status: that would be judged, and delayed, once more.
+    Verdict::Wait(Pause::Delay { ms, then: |request| Verdict::Done(error_page::reply(request, 401)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Rules = Rules { any: false, delays: false };
+    const ANY: Rules = Rules { any: true, delays: false };
+
+    fn status(status: u16) -> Verdict {
+        Verdict::Done(Reply::Status(status))
+    }
+
+    fn name(next: &Next) -> String {
+        match next {
+            Next::Delay => "delay".into(),
+            Next::Verdict(Verdict::Next) => "next".into(),
+            Next::Verdict(Verdict::Granted) => "granted".into(),
+            Next::Verdict(Verdict::Done(Reply::Status(status))) => status.to_string(),
+            Next::Verdict(other) => format!("{other:?}"),
+        }
+    }
+
+    /// The verdicts of a phase's handlers up to the one that ends it; what the phase comes to.
+    fn phase(rules: Rules, verdicts: Vec<Verdict>) -> String {
+        let mut refusal = None;
+        for verdict in verdicts {
+            let next = rules.judge(&mut refusal, verdict);
+            if !matches!(next, Next::Verdict(Verdict::Next)) {
+                return name(&next);
+            }
+        }
+        name(&rules.conclude(&mut refusal))
+    }
+
+    #[test]
+    fn all_must_let_a_request_in() {
+        assert_eq!(phase(ALL, vec![Verdict::Granted, Verdict::Next]), "next");
+        assert_eq!(phase(ALL, vec![Verdict::Granted, status(401)]), "401");
+        assert_eq!(phase(ALL, vec![status(403), Verdict::Granted]), "403");
+        assert_eq!(phase(ALL, vec![]), "next");
+    }
+
+    #[test]
+    fn any_may_let_a_request_in() {
+        assert_eq!(phase(ANY, vec![status(403), Verdict::Granted, status(401)]), "granted");
+        assert_eq!(phase(ANY, vec![status(403), status(401)]), "401");
+        assert_eq!(phase(ANY, vec![status(401), status(403)]), "401");
+        assert_eq!(phase(ANY, vec![status(403), status(407)]), "407");
+        assert_eq!(phase(ANY, vec![status(403), Verdict::Next]), "403");
+        // other answers are no refusals: they end the phase
+        assert_eq!(phase(ANY, vec![status(403), status(500), Verdict::Granted]), "500");
+        assert_eq!(phase(ANY, vec![status(503)]), "503");
+    }
+
+    #[test]
+    fn a_401_waits_whoever_refuses() {
+        let delays = |any| Rules { any, delays: true };
+        assert_eq!(phase(delays(false), vec![status(401)]), "delay");
+        assert_eq!(phase(delays(false), vec![status(403)]), "403");
+        assert_eq!(phase(delays(true), vec![status(401), status(403)]), "delay");
+        assert_eq!(phase(delays(true), vec![status(401), Verdict::Granted]), "granted");
+        assert_eq!(phase(delays(true), vec![status(403)]), "403");
+    }
+}

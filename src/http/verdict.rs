@@ -1,0 +1,149 @@
+//! What the handlers of phases decide: how a request is answered, or what is to be waited for first.
+//!
+//! Values only: handlers make them without waiting, and the pipeline carries them out. Behaviour: nginx's phases
+//! (development guide, "HTTP phases").
+
+use std::borrow::Cow;
+use std::pin::Pin;
+
+use crate::http::request::Request;
+use crate::http::response::{Body, Response, file};
+use crate::runtime::blocking::{self, Lane};
+
+/// What a phase handler decides.
+///
+/// Handlers are plain functions over a request (`modules::Handler`): they never wait themselves. One that cannot decide
+/// yet returns [`Verdict::Wait`] with the function that decides once the wait is over, and is not asked again.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The next handler decides.
+    Next,
+    /// The answer is known.
+    Done(Reply),
+    /// The upstream of the location answers.
+    Pass,
+    /// A handler of the access phase lets the request in: enough where any may do so (`satisfy any`).
+    Granted,
+    /// What follows the pause decides. For the phases inside a location.
+    Wait(Pause),
+}
+
+/// What a request waits for in the middle of a phase. Each pause has the function that decides afterwards, whose verdict
+/// counts as that of the handler that asked for the pause.
+#[derive(Debug)]
+pub enum Pause {
+    /// So many milliseconds, unless the client leaves before.
+    Delay { ms: u64, then: fn(&mut Request) -> Verdict },
+    /// Work that is done on another thread.
+    Work(Work),
+    /// The answer to a subrequest.
+    Answer(Box<Ask>),
+    /// The request's body is read whole, into memory or a file.
+    Body(fn(&mut Request) -> Verdict),
+}
+
+/// What takes too long for the worker's loop: it runs on another thread, and its result is the function that decides.
+pub struct Work {
+    /// Begins with its first poll; dropped, it is given up unless it has begun.
+    pub run: Pin<Box<dyn Future<Output = Then>>>,
+    pub lane: Lane,
+}
+
+/// What follows from work, decided on the worker's loop.
+pub type Then = Box<dyn FnOnce(&mut Request) -> Verdict + Send>;
+
+impl Work {
+    /// Work on files and directories.
+    pub fn on_files(job: impl FnOnce() -> Then + Send + 'static) -> Self {
+        let run = async move { blocking::run(Lane::Files, job).await };
+        Self { run: Box::pin(run), lane: Lane::Files }
+    }
+}
+
+impl From<Work> for Verdict {
+    fn from(work: Work) -> Self {
+        Self::Wait(Pause::Work(work))
+    }
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work").field("lane", &self.lane).finish_non_exhaustive()
+    }
+}
+
+/// A subrequest that is made for its status.
+#[derive(Debug)]
+pub struct Ask {
+    pub uri: Vec<u8>,
+    /// Decides from the request and the subrequest with its answer.
+    pub then: fn(&mut Request, &mut Request) -> Verdict,
+}
+
+/// How a request is answered.
+#[derive(Debug)]
+pub enum Reply {
+    /// A status with the error page that belongs to it.
+    Status(u16),
+    /// This head and body, as they are.
+    Response(Box<Response>, Body),
+    /// A redirect to a location (absolute, or a path of this server).
+    Redirect(u16, Vec<u8>),
+    /// Another URI of this server; the search for a location begins anew.
+    Internal { uri: Vec<u8>, args: Vec<u8> },
+    /// A named location.
+    Named(&'static str),
+    /// A file's content.
+    File(file::Answer),
+    /// The connection closes without an answer; the status is for the log (`return 444`).
+    Hangup(u16),
+}
+
+impl Reply {
+    /// A short text as a response.
+    pub fn text(status: u16, content_type: &[u8], body: Vec<u8>) -> Self {
+        // A 204 tells no type of what does not follow.
+        let response = Response::with_type(status, if status == 204 { b"" } else { content_type });
+        let body = if body.is_empty() { Body::Empty } else { Body::Bytes(Cow::Owned(body)) };
+        Self::Response(Box::new(response), body)
+    }
+}
+
+/// Statuses that are told to nobody, whatever directive names them and whatever `error_page` says: 444 drops a client,
+/// and for nginx those of 408 and 499 have gone. Nor can an interim status be the end of a request.
+pub fn hangs_up(status: u16) -> bool {
+    matches!(status, 408 | 444 | 499 | 100..200)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_is_small() {
+        // handlers return it by value, a dozen times for each request
+        assert!(size_of::<Verdict>() <= 56, "{}", size_of::<Verdict>());
+    }
+
+    #[test]
+    fn statuses_that_nobody_sees_close_the_connection() {
+        for status in [100, 101, 199, 408, 444, 499] {
+            assert!(hangs_up(status), "{status}");
+        }
+        for status in [200, 400, 404, 443, 498, 500] {
+            assert!(!hangs_up(status), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_text_of_no_content_has_no_type() {
+        let type_of = |status| match Reply::text(status, b"text/plain", Vec::new()) {
+            Reply::Response(response, Body::Empty) => {
+                response.headers.get(crate::proto::header::Id::ContentType).map(<[u8]>::to_vec)
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(type_of(204), None);
+        assert_eq!(type_of(200).as_deref(), Some(&b"text/plain"[..]));
+    }
+}
