@@ -36,7 +36,7 @@ fn entry(out: &mut String, row: &RowInfo) {
         };
     }
     if matches!(row.shape, Shape::Accepted(_)) {
-        out.push_str("Accepted so that configurations of nginx can be read; has no effect.\n");
+        out.push_str("Accepted so that nginx configurations can be read; has no effect.\n");
     }
 }
 
@@ -159,7 +159,7 @@ Context: http, server, location.
 Context: http, server, location.
 .br
 Size of \\ea table.
-Accepted so that configurations of nginx can be read; has no effect.
+Accepted so that nginx configurations can be read; has no effect.
 .It Ic satisfy Cm all | any
 Context: http, server, location.
 Default: all.

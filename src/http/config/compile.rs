@@ -198,13 +198,13 @@ struct LocationDraft {
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<()>] = &[
-    block("server", Context::HTTP, Arity::exactly(0), server, "A virtual server.").opens(&[(Context::HTTP, Context::SERVER)]),
+    block("server", Context::HTTP, Arity::exactly(0), server, "Declares a virtual server.").opens(&[(Context::HTTP, Context::SERVER)]),
     block("location", Context::SERVER.or(Context::LOCATION), Arity::between(1, 2), location,
-        "Settings for the URIs that match.").opens(&[(Context::SERVER, Context::LOCATION), (Context::LOCATION, Context::LOCATION)]),
+        "Holds settings for the URIs that match.").opens(&[(Context::SERVER, Context::LOCATION), (Context::LOCATION, Context::LOCATION)]),
     custom("listen", Context::SERVER, Arity::at_least(1), listen::listen,
-        "Address, port or unix: path, and the socket's parameters: default_server, backlog=, rcvbuf=, sndbuf=, so_keepalive=, fastopen=, deferred, \
-         ipv6only=, reuseport, bind, multipath, proxy_protocol.").default("*:80"),
-    custom("server_name", Context::SERVER, Arity::at_least(1), server_name, "Names of the server: exact, *.wildcard, wildcard.*, ~regex."),
+        "Sets an address, a port or a unix: path to listen on, and the socket's parameters: default_server, backlog=, rcvbuf=, sndbuf=, so_keepalive=, \
+         fastopen=, deferred, ipv6only=, reuseport, bind, multipath, proxy_protocol.").default("*:80"),
+    custom("server_name", Context::SERVER, Arity::at_least(1), server_name, "Sets the names of the server: exact, *.wildcard, wildcard.*, ~regex."),
 ];
 
 /// Compiles the `http` block. Use the result only when `out` has no errors.

@@ -38,11 +38,12 @@ const LIST: Inherits = Inherits::List("allow");
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("allow", RULE, Arity::exactly(1), allow,
-        "Lets clients in by address, network, unix: or all. Of all lines with \"deny\" the first that fits decides.").inherits(LIST),
-    custom("deny", RULE, Arity::exactly(1), deny, "Refuses clients by address, network, unix: or all.").inherits(LIST),
-    one_of("satisfy", Context::ANY, |c| &mut c.satisfy, "Whether all kinds of access control have to let a request in, or any of them."),
+        "Allows clients by address, network, unix: or all. The first allow or deny that matches decides.").inherits(LIST),
+    custom("deny", RULE, Arity::exactly(1), deny,
+        "Denies clients by address, network, unix: or all. The first allow or deny that matches decides.").inherits(LIST),
+    one_of("satisfy", Context::ANY, |c| &mut c.satisfy, "Requires a request to pass every kind of access control (all), or at least one (any)."),
     block("limit_except", Context::LOCATION, Arity::at_least(1), limit_except,
-        "Directives for all methods but those named. GET stands for HEAD too.").opens(&[(Context::LOCATION, Context::LIMIT_EXCEPT)]),
+        "Holds directives for all methods except those named. GET includes HEAD.").opens(&[(Context::LOCATION, Context::LIMIT_EXCEPT)]),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

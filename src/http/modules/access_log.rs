@@ -47,27 +47,28 @@ settings! {
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("log_format", Context::HTTP, Arity::at_least(2), log_format, "Declares a format of access log lines."),
     custom("access_log", Context::ANY.or(Context::LOCATION_IF).or(Context::LIMIT_EXCEPT), Arity::at_least(1), access_log,
-        "Where requests are logged and in which format, or off.").default("logs/access.log combined, or off where the prefix has no folder logs"),
+        "Sets where requests are logged, and in which format; off disables the log.")
+        .default("logs/access.log combined, or off if the prefix has no logs directory"),
     custom("open_log_file_cache", Context::ANY, Arity::between(1, 4), open_log_file_cache,
-        "Keeps log files with variables in their names open: max, inactive, min_uses and valid, or off.").default("off"),
-    flag("log_subrequest", Context::ANY, |conf| &mut conf.log_subrequest, "Logs subrequests too, such as those of an SSI include."),
+        "Keeps log files whose names contain variables open, with the parameters max=, inactive=, min_uses= and valid=; off disables this.").default("off"),
+    flag("log_subrequest", Context::ANY, |conf| &mut conf.log_subrequest, "Logs subrequests too, such as those of SSI includes."),
 ];
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("termination_reason", |request, _, out| { termination::write(request, out); true },
-        "Who ended the request, in which phase, by which limit: see below."),
+        "Which side ended the request, in which phase, and by which limit; see below."),
     variable("request_head_time", |r, _, out| seconds(Some(r.headed_us), r.started_us, out),
-        "From the first byte of the request's head to its last, in seconds."),
+        "The time from the first byte of the request head to its last, in seconds."),
     variable("request_body_time", |r, _, out| seconds(r.body.ended_us(), r.headed_us, out),
-        "From the end of the request's head to the end of its body, in seconds."),
+        "The time from the end of the request head to the end of the request body, in seconds."),
     variable("response_wait_time", |r, _, out| seconds(r.answered_us, r.started_us, out),
-        "From the first byte of the request to the head of the answer, in seconds."),
+        "The time from the first byte of the request to the head of the response, in seconds."),
     variable("response_send_time", |r, _, out| {
         let now_us = runtime::now_us();
         r.answered_us.is_some_and(|answered_us| seconds(Some(now_us), answered_us, out))
     },
-        "From the head of the answer to now, in the log to its last byte; in seconds."),
+        "The time since the head of the response, in seconds; in the log, up to its last byte."),
 ];
 
 /// The time from one moment to another; no value where the other one has not come.

@@ -27,9 +27,12 @@ settings! {
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    text("add_before_body", Context::ANY, |c| &mut c.before, "The URI whose answer stands before an answer's body. Nothing does where it is empty."),
-    text("add_after_body", Context::ANY, |c| &mut c.after, "The URI whose answer stands behind an answer's body. Nothing does where it is empty."),
-    custom("addition_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, that something is added to.").default("*: all"),
+    text("add_before_body", Context::ANY, |c| &mut c.before,
+        "Sets a URI whose response is sent before the body of a response. An empty string disables an inherited one."),
+    text("add_after_body", Context::ANY, |c| &mut c.after,
+        "Sets a URI whose response is sent after the body of a response. An empty string disables an inherited one."),
+    custom("addition_types", Context::ANY, Arity::at_least(1), types,
+        "Adds media types, besides text/html, of responses that get additions; * matches all.").default("text/html"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -52,12 +52,13 @@ const CONTEXTS: Context = Context::ANY.or(Context::LIMIT_EXCEPT);
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("auth_basic", CONTEXTS, Arity::exactly(1), auth_basic, "Asks for a user and password, under this name of the area.").default("off"),
+    custom("auth_basic", CONTEXTS, Arity::exactly(1), auth_basic,
+        "Requires a user name and a password, and names the protected area (the realm); off disables an inherited one.").default("off"),
     custom("auth_basic_user_file", CONTEXTS, Arity::exactly(1), auth_basic_user_file,
-        "The file of users, name:password in each line, with passwords as of htpasswd (bcrypt, apr1, SHA), crypt(3)'s $1$, $5$ and $6$, {SSHA} or {PLAIN}. \
-         It is a regular file of at most 4 MiB. Of passwords that are slow to check (bcrypt, $5$, $6$) a worker checks one at a time, 16 more wait, and \
-         further requests get 503."),
-    millis("auth_delay", Context::ANY, |c| &mut c.delay_ms, "How long a request waits for its status 401."),
+        "Names the file of users, with name:password in each line. Passwords have the formats of htpasswd (bcrypt, apr1, SHA), of crypt(3) ($1$, $5$, \
+         $6$), {SSHA} or {PLAIN}. The file must be a regular file of at most 4 MiB. A worker checks slow passwords (bcrypt, $5$, $6$) one at a time; up to \
+         16 more wait, and further requests get 503."),
+    millis("auth_delay", Context::ANY, |c| &mut c.delay_ms, "Delays responses with status 401 by this time."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -35,9 +35,9 @@ struct Set {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("auth_request", Context::ANY, Arity::exactly(1), auth_request,
-        "Asks another URI whether a request is let in: by 2xx it is, by 401 and 403 it is not.").default("off"),
+        "Asks another URI whether a request is allowed: 2xx allows it, 401 and 403 deny it; off disables an inherited one.").default("off"),
     custom("auth_request_set", Context::ANY, Arity::exactly(2), auth_request_set,
-        "Sets a variable when \"auth_request\" has been answered; the value may have variables of that answer, such as $upstream_http_x_user."),
+        "Sets a variable after the subrequest of auth_request. The value may contain variables of its response, such as $upstream_http_x_user."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -40,9 +40,10 @@ settings! {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("autoindex", Context::ANY, |c| &mut c.on, "Lists directories that have no index file."),
-    one_of("autoindex_format", Context::ANY, |c| &mut c.format, "The language of these lists; jsonp calls the function that the argument callback names."),
-    flag("autoindex_exact_size", Context::ANY, |c| &mut c.exact_size, "Shows sizes in bytes, instead of in K, M or G, in HTML."),
-    flag("autoindex_localtime", Context::ANY, |c| &mut c.localtime, "Shows times in the local zone, instead of in UTC, in HTML."),
+    one_of("autoindex_format", Context::ANY, |c| &mut c.format,
+        "Sets the format of directory listings; jsonp calls the function that the argument named callback gives."),
+    flag("autoindex_exact_size", Context::ANY, |c| &mut c.exact_size, "Shows exact sizes in bytes in HTML listings, instead of K, M or G."),
+    flag("autoindex_localtime", Context::ANY, |c| &mut c.localtime, "Shows times in the local time zone in HTML listings, instead of UTC."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

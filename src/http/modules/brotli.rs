@@ -33,22 +33,23 @@ const WINDOW_BITS_MIN: u8 = 10;
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("brotli", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with brotli for clients that accept it."),
+    flag("brotli", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Compresses responses with brotli for clients that accept it."),
     number("brotli_comp_level", Context::ANY, (0, 11), |c| &mut c.level,
-        "How small brotli makes answers, from 0, the fastest, to 11. Steps of more than a millisecond are made on another thread, one at a time for each \
-         worker: above 9 a page of 64 KiB takes a tenth of a second and more."),
+        "Sets the compression level of brotli, from 0 (fastest) to 11 (smallest). Steps that take more than a millisecond run on another thread, one at a \
+         time for each worker: above level 9 a page of 64 KiB takes a tenth of a second and more."),
     custom("brotli_types", Context::ANY, Arity::at_least(1), |c: &mut Conf, cx, node| c.offer.add_types(cx, node),
-        "Types of answers, beside text/html, that are encoded with brotli, or * for all.").default("text/html"),
-    size("brotli_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with brotli."),
+        "Adds media types, besides text/html, that are compressed with brotli; * matches all.").default("text/html"),
+    size("brotli_min_length", Context::ANY, |c| &mut c.offer.length_min,
+        "Sets the minimum length of a response that is compressed with brotli. Responses of unknown length are compressed too."),
     custom("brotli_window", Context::ANY, Arity::exactly(1), window,
-        "Bytes in which brotli looks for repetitions, a power of two from 1k to 16m.").default("128k"),
-    accepted("brotli_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once.").default("32 4k"),
+        "Sets the window in which brotli looks for repetitions, a power of two from 1k to 16m.").default("128k"),
+    accepted("brotli_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "Compressed data is sent at once.").default("32 4k"),
 ];
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("brotli_ratio", |request, _, out| coding::ratio(request, Name::Brotli, out),
-        "How much smaller brotli made the answer: 5.25 is a little less than a fifth."),
+        "The compression ratio of brotli: 5.25 means that the response became a little smaller than a fifth."),
 ];
 
 impl BlockConf for Conf {

@@ -60,11 +60,12 @@ settings! {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("modern_browser", Context::ANY, Arity::between(1, 2), modern_browser,
-        "A browser (msie, gecko, opera, safari, konqueror) that is modern from this version on; or unlisted, for those that no line names."),
+        "Sets the version from which a browser (msie, gecko, opera, safari, konqueror) is modern. With unlisted, browsers that no line names are modern \
+         too."),
     custom("ancient_browser", Context::ANY, Arity::at_least(1), ancient_browser,
-        "Texts whose presence in User-Agent makes a browser an ancient one.").default("netscape4 for ^Mozilla/[1-4]"),
-    text("modern_browser_value", Context::ANY, |c| &mut c.modern_value, "The value of $modern_browser."),
-    text("ancient_browser_value", Context::ANY, |c| &mut c.ancient_value, "The value of $ancient_browser."),
+        "Sets texts whose presence in User-Agent makes a browser an ancient one.").default("netscape4 for ^Mozilla/[1-4]"),
+    text("modern_browser_value", Context::ANY, |c| &mut c.modern_value, "Sets the value of $modern_browser."),
+    text("ancient_browser_value", Context::ANY, |c| &mut c.ancient_value, "Sets the value of $ancient_browser."),
 ];
 
 #[rustfmt::skip]
@@ -76,7 +77,7 @@ pub static VARIABLES: &[Variable] = &[
         }
         true
     },
-        "The value of modern_browser_value where the browser is a modern one, else empty."),
+        "The value of modern_browser_value if the browser is modern, otherwise empty."),
     variable("ancient_browser", |request, _, out| {
         let conf: &'static Conf = &request.location.browser;
         if !conf.is_modern(request.header(Id::UserAgent)) {
@@ -84,8 +85,8 @@ pub static VARIABLES: &[Variable] = &[
         }
         true
     },
-        "The value of ancient_browser_value where the browser is no modern one, else empty."),
-    variable("msie", |request, _, out| { if is_msie(request) { out.push(b'1'); } true }, "1 for Internet Explorer, else empty."),
+        "The value of ancient_browser_value if the browser is not modern, otherwise empty."),
+    variable("msie", |request, _, out| { if is_msie(request) { out.push(b'1'); } true }, "1 if the browser is Internet Explorer, otherwise empty."),
 ];
 
 impl BlockConf for Conf {}

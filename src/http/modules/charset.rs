@@ -46,14 +46,16 @@ const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("charset", CONTEXTS, Arity::exactly(1), charset, "The charset of answers, which Content-Type tells, or a variable with its name.").default("off"),
-    custom("source_charset", CONTEXTS, Arity::exactly(1), source_charset, "The charset that texts have; where \"charset\" is another one they are recoded."),
-    flag("override_charset", CONTEXTS, |c| &mut c.overrides, "Recodes also answers of upstreams that tell a charset of their own."),
+    custom("charset", CONTEXTS, Arity::exactly(1), charset,
+        "Sets the charset of responses, which is added to Content-Type. The argument may be a variable with the charset's name; off adds none.").default("off"),
+    custom("source_charset", CONTEXTS, Arity::exactly(1), source_charset,
+        "Sets the original charset of texts. They are converted if \"charset\" names another one."),
+    flag("override_charset", CONTEXTS, |c| &mut c.overrides, "Also converts responses of upstreams that name a charset of their own."),
     custom("charset_types", Context::ANY, Arity::at_least(1), types,
-        "Types of answers, beside text/html, that have a charset, *: all.")
+        "Sets the media types, besides text/html, of responses that get a charset; * matches all.")
         .default("text/html text/xml text/plain text/vnd.wap.wml application/javascript application/rss+xml"),
     block("charset_map", Context::HTTP, Arity::exactly(2), charset_map,
-        "How bytes of a charset are recoded to another one or to utf-8, and back. An entry is a byte and a character, in hexadecimal."),
+        "Maps the bytes of one charset to another or to utf-8, and back. Each entry is a byte and a character, in hexadecimal."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -42,8 +42,8 @@ settings! {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("disable_symlinks", Context::ANY, Arity::between(1, 2), disable_symlinks,
-        "Refuses files whose path has a symbolic link in it: on, or if_not_owner for links whose owner is not that of what they lead to. With from= the \
-         first part of the path is not looked at.").default("off"),
+        "Refuses files whose path contains a symbolic link: any (on), or one whose owner differs from the owner of its target (if_not_owner). With from=, \
+         the first part of the path is not checked.").default("off"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

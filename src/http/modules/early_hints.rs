@@ -30,7 +30,7 @@ impl BlockConf for Conf {}
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("early_hints", Context::ANY, Arity::at_least(1), conditions,
-        "Passes 103 (Early Hints) of an upstream to the client if any of the strings is neither empty nor 0."),
+        "Passes 103 (Early Hints) responses from an upstream to the client if any of the strings is neither empty nor 0."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

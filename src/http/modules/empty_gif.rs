@@ -25,7 +25,7 @@ settings! {
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("empty_gif", Context::LOCATION, Arity::exactly(0), empty_gif, "Answers with a picture of one transparent pixel."),
+    custom("empty_gif", Context::LOCATION, Arity::exactly(0), empty_gif, "Responds with an image of one transparent pixel."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -24,9 +24,9 @@ settings! {
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    text("fastcgi_index", Context::ANY, |c| &mut c.index, "What $fastcgi_script_name has behind a URI that ends with a slash."),
+    text("fastcgi_index", Context::ANY, |c| &mut c.index, "Sets the file name that $fastcgi_script_name appends to a URI that ends with a slash."),
     custom("fastcgi_split_path_info", Context::ANY, Arity::exactly(1), split_path_info,
-        "Expression whose two groups are $fastcgi_script_name and $fastcgi_path_info."),
+        "Sets a regular expression whose two groups become $fastcgi_script_name and $fastcgi_path_info."),
 ];
 
 #[rustfmt::skip]
@@ -41,9 +41,9 @@ pub static VARIABLES: &[Variable] = &[
         }
         true
     },
-        "The path of the script: the first group of fastcgi_split_path_info, else $uri, with fastcgi_index behind a slash."),
+        "The path of the script: the first group of fastcgi_split_path_info, otherwise $uri; fastcgi_index is appended after a slash."),
     variable("fastcgi_path_info", |request, _, out| { out.extend_from_slice(&split(request).1); true },
-        "What follows the script in the path, by fastcgi_split_path_info."),
+        "The part of the path after the script: the second group of fastcgi_split_path_info."),
 ];
 
 impl BlockConf for Conf {}

@@ -19,8 +19,8 @@ settings! {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     block("geo", Context::HTTP, Arity::between(1, 2), geo,
-        "Makes a variable whose value depends on the client's address, or on that in another variable: networks or, after ranges;, ranges, and default, \
-         delete, include, proxy, proxy_recursive, volatile."),
+        "Creates a variable whose value depends on the client's address, or on the address in another variable. Entries are networks or, after ranges;, \
+         address ranges; and default, delete, include, proxy, proxy_recursive, volatile."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

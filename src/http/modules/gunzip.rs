@@ -25,8 +25,8 @@ settings! {
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("gunzip", Context::ANY, |c| &mut c.on, "Decodes answers that come encoded with gzip for clients that do not accept it."),
-    accepted("gunzip_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is decoded is sent at once.").default("32 4k"),
+    flag("gunzip", Context::ANY, |c| &mut c.on, "Decompresses responses that arrive with gzip for clients that do not accept it."),
+    accepted("gunzip_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "Decompressed data is sent at once.").default("32 4k"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

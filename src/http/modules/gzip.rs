@@ -73,31 +73,34 @@ const SOME: Arity = Arity::at_least(1);
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("gzip", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on,
-        "Encodes answers with gzip for clients that accept it. Of several codings that are on the one that the client likes best is taken, of equals zstd, \
-         then br, then gzip."),
+        "Compresses responses with gzip for clients that accept it. If several codings are enabled, the client's preference decides, and between equals \
+         the order zstd, br, gzip."),
     number("gzip_comp_level", Context::ANY, (1, 9), |c| &mut c.level,
-        "How small gzip makes answers, from 1, the fastest, to 9. Sizes are those of zlib's levels."),
+        "Sets the compression level of gzip, from 1 (fastest) to 9 (smallest). Sizes match those of the levels of zlib."),
     custom("gzip_types", Context::ANY, SOME, |c: &mut Conf, cx, node| c.offer.add_types(cx, node),
-        "Types of answers, beside text/html, that are encoded with gzip, or * for all.").default("text/html"),
-    size("gzip_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with gzip."),
+        "Adds media types, besides text/html, that are compressed with gzip; * matches all.").default("text/html"),
+    size("gzip_min_length", Context::ANY, |c| &mut c.offer.length_min,
+        "Sets the minimum length of a response that is compressed with gzip. Responses of unknown length are compressed too."),
     custom("gzip_proxied", Context::ANY, SOME, proxied,
-        "Which answers to requests with Via are encoded: expired, no-cache, no-store, private, no_last_modified, no_etag, auth, any or off. For all \
-         codings.").default("off"),
-    one_of("gzip_http_version", Context::ANY, |c| &mut c.http_version, "Least version of HTTP of a request whose answer is encoded. For all codings."),
+        "Selects which responses are compressed for requests with a Via field: expired, no-cache, no-store, private, no_last_modified, no_etag, auth, any \
+         or off. Applies to all codings.").default("off"),
+    one_of("gzip_http_version", Context::ANY, |c| &mut c.http_version,
+        "Sets the minimum HTTP version of a request whose response is compressed. Applies to all codings."),
     custom("gzip_disable", Context::ANY, SOME, disable,
-        "Clients whose answers are not encoded: regular expressions for their User-Agent, or msie6 for old ones of Internet Explorer. For all codings."),
-    flag("gzip_vary", Context::ANY, |c| &mut c.vary, "Adds Vary: Accept-Encoding to answers that are encoded for some clients. For all codings."),
-    custom("gzip_window", Context::ANY, ONE, window, "Bytes in which gzip looks for repetitions, a power of two from 512 to 32k.").default("32k"),
-    custom("gzip_hash", Context::ANY, ONE, hash, "Memory for gzip's tables, a power of two from 512 to 128k.").default("64k"),
-    accepted("gzip_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once.").default("32 4k"),
-    accepted("postpone_gzipping", Context::ANY, ONE, Accepted::Size, "Memory for gzip is taken from what is kept for the next answer.").default("0"),
-    accepted("gzip_no_buffer", Context::ANY, ONE, Accepted::Flag, "What is encoded is sent at once.").default("off"),
+        "Disables compression for clients whose User-Agent matches a regular expression, or with msie6 for old versions of Internet Explorer. Applies to \
+         all codings."),
+    flag("gzip_vary", Context::ANY, |c| &mut c.vary, "Adds Vary: Accept-Encoding to responses that are compressed for some clients. Applies to all codings."),
+    custom("gzip_window", Context::ANY, ONE, window, "Sets the window in which gzip looks for repetitions, a power of two from 512 to 32k.").default("32k"),
+    custom("gzip_hash", Context::ANY, ONE, hash, "Sets the memory for the hash tables of gzip, a power of two from 512 to 128k.").default("64k"),
+    accepted("gzip_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "Compressed data is sent at once.").default("32 4k"),
+    accepted("postpone_gzipping", Context::ANY, ONE, Accepted::Size, "The memory of gzip is kept for the next response.").default("0"),
+    accepted("gzip_no_buffer", Context::ANY, ONE, Accepted::Flag, "Compressed data is sent at once.").default("off"),
 ];
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("gzip_ratio", |request, _, out| coding::ratio(request, Name::Gzip, out),
-        "How much smaller gzip made the answer: 5.25 is a little less than a fifth."),
+        "The compression ratio of gzip: 5.25 means that the response became a little smaller than a fifth."),
 ];
 
 impl Merge for Proxied {

@@ -38,9 +38,9 @@ keywords!(Mode { "off" => Off, "on" => On, "always" => Always });
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     one_of("gzip_static", Context::ANY, |c| &mut c.gzip,
-        "Sends FILE.gz instead of FILE where there is one: to clients that accept gzip (on), or to all (always)."),
-    one_of("brotli_static", Context::ANY, |c| &mut c.brotli, "The same with FILE.br and brotli."),
-    one_of("zstd_static", Context::ANY, |c| &mut c.zstd, "The same with FILE.zst and Zstandard."),
+        "Sends FILE.gz instead of FILE if it exists: to clients that accept gzip (on), or to all clients (always)."),
+    one_of("brotli_static", Context::ANY, |c| &mut c.brotli, "Does the same as gzip_static, with FILE.br and brotli."),
+    one_of("zstd_static", Context::ANY, |c| &mut c.zstd, "Does the same as gzip_static, with FILE.zst and Zstandard."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -58,16 +58,16 @@ const ANYWHERE: Context = Context::ANY.or(Context::LOCATION_IF);
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("add_header", ANYWHERE, Arity::between(2, 3), add_header,
-        "Adds a field to responses with status 200, 201, 204, 206, 301, 302, 303, 304, 307 or 308, or to all with always. ETag and Last-Modified replace \
-         the response's own."),
+        "Adds a field to responses with status 200, 201, 204, 206, 301, 302, 303, 304, 307 or 308, or to all responses with always. ETag and Last-Modified \
+         replace the response's own fields."),
     one_of("add_header_inherit", ANYWHERE, |c| &mut c.fields_rule,
-        "Whether a block has the outer block's add_header: when it has none itself (on), never (off), behind its own (merge)."),
+        "Selects when a block inherits add_header: only if it has none of its own (on), never (off), or in addition, after its own (merge)."),
     custom("add_trailer", ANYWHERE, Arity::between(2, 3), add_trailer,
-        "Adds a field behind the body of responses with the statuses of add_header, or of all with always. The body is sent in chunks for it."),
-    one_of("add_trailer_inherit", ANYWHERE, |c| &mut c.trailers_rule, "The same as add_header_inherit, of add_trailer."),
+        "Adds a trailer field after the body of responses with the statuses of add_header, or of all responses with always. The body is then sent chunked."),
+    one_of("add_trailer_inherit", ANYWHERE, |c| &mut c.trailers_rule, "Does the same as add_header_inherit, for add_trailer."),
     custom("expires", ANYWHERE, Arity::between(1, 2), set_expires,
-        "How long responses stay fresh, as Expires and Cache-Control: a time from now or, with modified before it, from the last modification; @15h30m for \
-         a time of the day; epoch, max or off.").default("off"),
+        "Sets how long responses stay fresh, as Expires and Cache-Control: a time from now or, after modified, from the last modification; @15h30m for a \
+         time of the day; epoch, max or off.").default("off"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

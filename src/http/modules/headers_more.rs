@@ -64,15 +64,15 @@ const SOME: Arity = Arity::at_least(1);
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("more_set_headers", ANYWHERE, SOME, |c, cx, node| add(&mut c.output, cx, node, Direction::Output),
-        "Sets fields of answers, 'Name: value', in place of those there are. An empty value takes them away. With -s '404 500' for these statuses only, \
-         with -t 'text/html' for these types only, with -a beside those there are. Lines of outer blocks are run first."),
+        "Sets response fields, 'Name: value', replacing existing ones. An empty value removes the field. With -s '404 500' applies to these statuses only, \
+         with -t 'text/html' to these media types only; with -a adds instead of replacing. Directives of outer blocks run first."),
     custom("more_clear_headers", ANYWHERE, SOME, |c, cx, node| add(&mut c.output, cx, node, Direction::Output),
-        "Takes fields away from answers. A name may end with *. The options -s and -t are those of more_set_headers."),
+        "Removes response fields. A name may end with *. The options -s and -t are those of more_set_headers."),
     custom("more_set_input_headers", ANYWHERE, SOME, |c, cx, node| add(&mut c.input, cx, node, Direction::Input),
-        "Sets fields of requests, 'Name: value', after the rewrites. An empty value takes them away. With -r only where the request has the field, with -t \
-         'text/html' for requests with bodies of these types only."),
+        "Sets request fields, 'Name: value', after the rewrites. An empty value removes the field. With -r applies only if the request has the field, with \
+         -t 'text/html' only to requests with bodies of these media types."),
     custom("more_clear_input_headers", ANYWHERE, SOME, |c, cx, node| add(&mut c.input, cx, node, Direction::Input),
-        "Takes fields away from requests. A name may end with *. The option -t is that of more_set_input_headers."),
+        "Removes request fields. A name may end with *. The option -t is that of more_set_input_headers."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

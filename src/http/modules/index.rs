@@ -25,7 +25,7 @@ settings! {
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("index", Context::ANY, Arity::at_least(1), index, "Files that stand for a directory, tried in order.").default("index.html"),
+    custom("index", Context::ANY, Arity::at_least(1), index, "Names the files that are served for a directory, tried in order.").default("index.html"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -31,10 +31,11 @@ settings! {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("limit_conn_zone", Context::HTTP, Arity::exactly(2), limit_conn_zone,
-        "The number of requests under way for each value of a key, in a zone of shared memory: KEY zone=NAME:SIZE."),
-    custom("limit_conn", Context::ANY, Arity::exactly(2), limit_conn, "Limits by a zone how many requests of one key are served at one time."),
-    number("limit_conn_status", Context::ANY, (400, 599), |c| &mut c.status, "Status of a rejected request; 444 closes its connection without an answer."),
-    one_of("limit_conn_log_level", Context::ANY, |c| &mut c.limits.level, "Severity of a rejection."),
+        "Declares a zone of shared memory that counts the requests in progress for each value of a key: KEY zone=NAME:SIZE."),
+    custom("limit_conn", Context::ANY, Arity::exactly(2), limit_conn, "Limits how many requests with the same key of a zone may be in progress at one time."),
+    number("limit_conn_status", Context::ANY, (400, 599), |c| &mut c.status,
+        "Sets the status of rejected requests; 444 closes the connection without a response."),
+    one_of("limit_conn_log_level", Context::ANY, |c| &mut c.limits.level, "Sets the log level of rejections."),
     flag("limit_conn_dry_run", Context::ANY, |c| &mut c.limits.dry_run, "Counts and logs, but limits nothing."),
 ];
 
@@ -44,7 +45,7 @@ pub static VARIABLES: &[Variable] = &[
         let Some(outcome) = request.limits.conn else { return false };
         out.extend_from_slice(outcome.name().as_bytes());
         true
-    }, "What limit_conn made of the request: PASSED, REJECTED or REJECTED_DRY_RUN."),
+    }, "The result of limit_conn: PASSED, REJECTED or REJECTED_DRY_RUN."),
 ];
 
 impl BlockConf for Conf {

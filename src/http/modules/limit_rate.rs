@@ -28,14 +28,14 @@ const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("limit_rate", CONTEXTS, Arity::exactly(1), |c: &mut Conf, cx, node| size(&mut c.rate, cx, node),
-        "Bytes a second that one answer may have, 0: no limit.").default("0"),
+        "Limits the rate of a response, in bytes a second; 0 sets no limit.").default("0"),
     custom("limit_rate_after", CONTEXTS, Arity::exactly(1), |c: &mut Conf, cx, node| size(&mut c.after, cx, node),
-        "Bytes of an answer before limit_rate holds.").default("0"),
+        "Sets how many bytes of a response are sent before limit_rate applies.").default("0"),
 ];
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    changeable("limit_rate", value, Change::By(set), "The rate in bytes a second at which the answer is sent; it can be set."),
+    changeable("limit_rate", value, Change::By(set), "The rate at which the response is sent, in bytes a second; it can be set."),
 ];
 
 fn value(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {

@@ -32,11 +32,13 @@ settings! {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("limit_req_zone", Context::HTTP, Arity::between(3, 4), limit_req_zone,
-        "The rate of requests for each value of a key, in a zone of shared memory: KEY zone=NAME:SIZE rate=Nr/s or Nr/m."),
+        "Declares a zone of shared memory that tracks the rate of requests for each value of a key: KEY zone=NAME:SIZE rate=Nr/s or Nr/m."),
     custom("limit_req", Context::ANY, Arity::between(1, 3), limit_req,
-        "Limits the rate of requests by a zone. Up to burst= requests beyond it wait, the first delay= of them not, with nodelay none. More are rejected."),
-    number("limit_req_status", Context::ANY, (400, 599), |c| &mut c.status, "Status of a rejected request; 444 closes its connection without an answer."),
-    one_of("limit_req_log_level", Context::ANY, |c| &mut c.limits.level, "Severity of a rejection; a delay is one step less severe."),
+        "Limits the rate of requests with the same key of a zone. Up to burst= excess requests wait, except for the first delay= of them; with nodelay \
+         none waits. Further requests are rejected."),
+    number("limit_req_status", Context::ANY, (400, 599), |c| &mut c.status,
+        "Sets the status of rejected requests; 444 closes the connection without a response."),
+    one_of("limit_req_log_level", Context::ANY, |c| &mut c.limits.level, "Sets the log level of rejections; delays are logged one level lower."),
     flag("limit_req_dry_run", Context::ANY, |c| &mut c.limits.dry_run, "Counts and logs, but limits nothing."),
 ];
 
@@ -46,7 +48,7 @@ pub static VARIABLES: &[Variable] = &[
         let Some(outcome) = request.limits.req else { return false };
         out.extend_from_slice(outcome.name().as_bytes());
         true
-    }, "What limit_req made of the request: PASSED, DELAYED, REJECTED, or with _DRY_RUN."),
+    }, "The result of limit_req: PASSED, DELAYED, REJECTED, or the latter two with _DRY_RUN."),
 ];
 
 impl BlockConf for Conf {

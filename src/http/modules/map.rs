@@ -18,7 +18,7 @@ settings! {
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    block("map", Context::HTTP, Arity::exactly(2), map, "Makes a variable whose value depends on another."),
+    block("map", Context::HTTP, Arity::exactly(2), map, "Creates a variable whose value depends on another value."),
     accepted("map_hash_max_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
     accepted("map_hash_bucket_size", Context::HTTP, Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
 ];

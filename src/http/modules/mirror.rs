@@ -29,9 +29,9 @@ settings! {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("mirror", Context::ANY, Arity::exactly(1), mirror,
-        "Sends a copy of each request to this URI too, and forgets the answer. Several may stand in a block. A worker has no more than 512 copies under \
-         way.").default("off"),
-    flag("mirror_request_body", Context::ANY, |c| &mut c.request_body, "Copies the request's body too, which is read whole before the request goes on."),
+        "Also sends a copy of each request to this URI and ignores the response. Several mirrors may be set in a block. A worker has at most 512 copies in \
+         progress.").default("off"),
+    flag("mirror_request_body", Context::ANY, |c| &mut c.request_body, "Also copies the request body, which is read completely before the request continues."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -61,13 +61,13 @@ settings! {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("open_file_cache", Context::ANY, Arity::between(1, 2), set_cache,
-        "Keeps files open: max=number of them, inactive=time after which one that is not used is closed (60s). What it knows is believed for \
-         open_file_cache_valid. Without it files are kept for ten seconds and looked at before each use, with off not even that."),
+        "Keeps files open: at most max= files, each until it has not been used for inactive= (60s). Cached information is trusted for \
+         open_file_cache_valid. Without this directive files are kept for ten seconds and checked before each use; off disables even that."),
     millis("open_file_cache_valid", Context::ANY, |c: &mut Conf| &mut c.valid_ms,
-        "Time for which open_file_cache believes what it knows of a file.").default("60s"),
+        "Sets how long open_file_cache trusts what it knows of a file.").default("60s"),
     number("open_file_cache_min_uses", Context::ANY, (1, u32::MAX as u64), |c: &mut Conf| &mut c.min_uses,
-        "Uses within its inactive time that open_file_cache keeps a file from.").default("1"),
-    flag("open_file_cache_errors", Context::ANY, |c: &mut Conf| &mut c.errors, "Lets open_file_cache keep also that a file cannot be opened.").default("off"),
+        "Sets how many times a file must be used within the inactive time before open_file_cache keeps it.").default("1"),
+    flag("open_file_cache_errors", Context::ANY, |c: &mut Conf| &mut c.errors, "Makes open_file_cache remember errors in opening files too.").default("off"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

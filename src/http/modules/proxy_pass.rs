@@ -81,15 +81,15 @@ impl Conf {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("proxy_pass", Context::LOCATION.or(Context::LOCATION_IF).or(Context::LIMIT_EXCEPT), Arity::exactly(1), proxy_pass,
-        "The server or group of servers for the location's requests: http://host:port/uri."),
+        "Passes the requests of a location to a server or a group of servers: http://host:port/uri."),
 ];
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("proxy_host", |request, _, out| host(request, out), "The name and port of proxy_pass."),
-    variable("proxy_port", |request, _, out| port(request, out), "The port of proxy_pass, or its protocol's."),
+    variable("proxy_host", |request, _, out| host(request, out), "The name and port of the server in proxy_pass."),
+    variable("proxy_port", |request, _, out| port(request, out), "The port of the server in proxy_pass, or the default port of its protocol."),
     variable("proxy_add_x_forwarded_for", |request, _, out| { add_x_forwarded_for(request, out); true },
-        "The request's X-Forwarded-For with the client's address appended."),
+        "The X-Forwarded-For field of the request, with the client's address appended."),
 ];
 
 /// The content phase: requests of this location go upstream.

@@ -24,7 +24,7 @@ settings! {
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("random_index", Context::LOCATION, |c| &mut c.on, "Answers for a directory with one of its files, at random."),
+    flag("random_index", Context::LOCATION, |c| &mut c.on, "Serves a random file of a directory."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

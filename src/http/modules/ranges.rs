@@ -36,9 +36,9 @@ settings! {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     number("max_ranges", Context::ANY, (0, u64::MAX), |c: &mut Conf| &mut c.max,
-        "Most ranges of a request that are served, 0: none. More are answered with the whole, and so are ranges that together are longer than it.")
-        .default("not limited"),
-    flag("proxy_force_ranges", Context::ANY, |c| &mut c.force, "Serves ranges of upstreams' answers, whatever they say of ranges themselves."),
+        "Limits how many ranges of a request are served; 0 disables ranges. A request with more ranges, or with ranges that add up to more than the whole \
+         response, gets the whole response.").default("no limit"),
+    flag("proxy_force_ranges", Context::ANY, |c| &mut c.force, "Serves ranges of upstream responses, whatever they say about ranges themselves."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -38,17 +38,19 @@ settings! {
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("set_real_ip_from", Context::ANY, Arity::exactly(1), trust, "An address, network, host name or unix: whose word is taken for who the client is."),
-    custom("real_ip_header", Context::ANY, Arity::exactly(1), header, "The field, or proxy_protocol, that tells the client's address.").default("X-Real-IP"),
-    flag("real_ip_recursive", Context::ANY, |c| &mut c.recursive, "Goes past trusted addresses in the field to the last one that is not trusted."),
+    custom("set_real_ip_from", Context::ANY, Arity::exactly(1), trust,
+        "Sets an address, network, host name or unix: that is trusted to tell the client's address."),
+    custom("real_ip_header", Context::ANY, Arity::exactly(1), header,
+        "Sets the request field, or proxy_protocol, that tells the client's address.").default("X-Real-IP"),
+    flag("real_ip_recursive", Context::ANY, |c| &mut c.recursive, "Skips trusted addresses in the field, back to the last one that is not trusted."),
 ];
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("realip_remote_addr", |r, _, out| match socket_peer(r).ip() { Some(ip) => write!(out, "{ip}").is_ok(), None => write!(out, "unix:").is_ok(), },
-        "The address that the connection came from, before set_real_ip_from."),
+        "The address from which the connection came, before set_real_ip_from replaced it."),
     variable("realip_remote_port", |r, _, out| match socket_peer(r).port() { Some(port) => write!(out, "{port}").is_ok(), None => true, },
-        "The port that the connection came from, before set_real_ip_from."),
+        "The port from which the connection came, before set_real_ip_from replaced it."),
 ];
 
 impl BlockConf for Conf {

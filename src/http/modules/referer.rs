@@ -45,8 +45,8 @@ struct Valid {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("valid_referers", Context::SERVER.or(Context::LOCATION), Arity::at_least(1), valid_referers,
-        "For which Referer $invalid_referer is empty: none (there is no such field), blocked (it has no scheme), server_names, hosts with or without the \
-         beginning of a path, also as *.wildcard and wildcard.*, or ~regex for what follows the scheme."),
+        "Lists the valid values of Referer, for which $invalid_referer is empty: none (the field is missing), blocked (it has no scheme), server_names, \
+         hosts with or without the start of a path, also as *.wildcard and wildcard.*, or ~regex for the text after the scheme."),
     accepted("referer_hash_max_size", Context::SERVER.or(Context::LOCATION), Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
     accepted("referer_hash_bucket_size", Context::SERVER.or(Context::LOCATION), Arity::exactly(1), Accepted::Number, "Tables grow as needed."),
 ];
@@ -60,7 +60,7 @@ pub static VARIABLES: &[Variable] = &[
         }
         true
     },
-        "1 where Referer is none of valid_referers, else empty."),
+        "1 if the Referer field matches no value of valid_referers, otherwise empty."),
 ];
 
 impl BlockConf for Conf {

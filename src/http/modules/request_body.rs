@@ -54,22 +54,23 @@ keywords!(Keep { "off" => Unnamed, "on" => Kept, "clean" => Removed });
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     one_of("client_body_in_file_only", Context::ANY, |conf| &mut conf.in_file_only,
-        "Writes every request body that is passed on to a file, which stays after the request (on) or not (clean)."),
+        "Writes every request body that is passed on to a file, and keeps the file after the request (on) or removes it (clean)."),
     custom("client_body_temp_path", Context::ANY, Arity::between(1, 4), temp_path,
-        "Directory of the files for request bodies, and digits that name up to three levels inside.").default("client_body_temp"),
-    accepted("client_body_in_single_buffer", Context::ANY, Arity::exactly(1), Accepted::Flag, "A body in memory is always in one buffer.").default("off"),
+        "Sets the directory for files of request bodies, and how many digits name each of up to three levels of subdirectories.").default("client_body_temp"),
+    accepted("client_body_in_single_buffer", Context::ANY, Arity::exactly(1), Accepted::Flag,
+        "A body in memory always occupies a single buffer.").default("off"),
 ];
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("request_body", |request, _, out| { let body = request.body.kept(); out.extend_from_slice(body); !body.is_empty() },
-        "The request's body where it was read into memory."),
+        "The request body, if it was read into memory."),
     variable("request_body_file", |request, _, out| {
         let path = request.body.file().map(|file| file.path().as_os_str().as_encoded_bytes());
         out.extend_from_slice(path.unwrap_or_default());
         path.is_some()
     },
-        "The file of the request's body."),
+        "The name of the file that holds the request body."),
 ];
 
 /// The directory for the files of a request's location.

@@ -15,9 +15,9 @@ pub type Conf = resolver::Conf;
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("resolver", Context::ANY, Arity::at_least(1), resolver,
-        "Name servers for names that are looked up while serving, asked in turn, with valid=, ipv4= and ipv6=. Without it the system's resolver is asked, \
-         which reads /etc/hosts too."),
-    millis("resolver_timeout", Context::ANY, |conf| &mut conf.timeout, "How long a request waits for a name."),
+        "Sets the name servers, asked in turn, for names that are looked up while serving, with the parameters valid=, ipv4= and ipv6=. Without this \
+         directive the system's resolver is asked, which reads /etc/hosts too."),
+    millis("resolver_timeout", Context::ANY, |conf| &mut conf.timeout, "Limits how long a request waits for a name to be resolved."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

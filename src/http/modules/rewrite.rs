@@ -54,14 +54,14 @@ const CONTEXTS: Context =
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("rewrite", CONTEXTS, Arity::between(2, 3), rewrite_,
-        "Changes the path where it matches a regular expression: last looks for a location anew, break does not, redirect (302) and permanent (301) send \
-         the client there. A ? at the end drops the arguments."),
+        "Changes the path if it matches a regular expression. The flag last searches for a location again, break does not; redirect (302) and permanent \
+         (301) redirect the client. A ? at the end of the replacement drops the arguments."),
     block("if", Context::SERVER.or(Context::LOCATION), Arity::at_least(1), if_,
-        "Directives for requests for which a condition holds: ($variable), ($variable = text), !=, ~ and ~* with a regular expression, !~, !~*, and -f, \
-         -d, -e, -x with a path, or these with ! before.").opens(&[(Context::SERVER, Context::SERVER_IF), (Context::LOCATION, Context::LOCATION_IF)]),
+        "Holds directives for requests that meet a condition: ($variable), ($variable = text), !=, ~ and ~* with a regular expression, !~, !~*, and -f, \
+         -d, -e, -x with a path, or these after !.").opens(&[(Context::SERVER, Context::SERVER_IF), (Context::LOCATION, Context::LOCATION_IF)]),
     custom("set", CONTEXTS, Arity::exactly(2), set, "Sets a variable to a value."),
-    custom("return", CONTEXTS, Arity::between(1, 2), return_, "Answers with a status and a text or a URL to go to. Status 444 closes the connection."),
-    custom("break", CONTEXTS, Arity::exactly(0), break_, "Ends the steps of this module for this location. A path that they have changed stays in it."),
+    custom("return", CONTEXTS, Arity::between(1, 2), return_, "Responds with a status and an optional text or redirect URL. Status 444 closes the connection."),
+    custom("break", CONTEXTS, Arity::exactly(0), break_, "Stops processing rewrite directives for the location. The path keeps the changes made so far."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

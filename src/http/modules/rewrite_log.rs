@@ -20,8 +20,8 @@ const CONTEXTS: Context = Context::ANY.or(Context::SERVER_IF).or(Context::LOCATI
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("rewrite_log", CONTEXTS, |c| &mut c.rewrite_log, "Logs what each rewrite does, at level notice."),
-    flag("uninitialized_variable_warn", CONTEXTS, |c| &mut c.uninitialized_variable_warn, "Warns of variables that are used before they are set."),
+    flag("rewrite_log", CONTEXTS, |c| &mut c.rewrite_log, "Logs each rewrite at level notice."),
+    flag("uninitialized_variable_warn", CONTEXTS, |c| &mut c.uninitialized_variable_warn, "Logs a warning when a variable is used before it is set."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -34,11 +34,13 @@ settings! {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("secure_link", Context::ANY, Arity::exactly(1), secure_link,
-        "A value with variables: a link's hash in base64url and, behind a comma, the second of its end."),
+        "Sets the value, with variables, that holds the hash of the link in base64url and, after a comma, its expiry time in seconds since 1970."),
     custom("secure_link_md5", Context::ANY, Arity::exactly(1), secure_link_md5,
-        "The value, with a secret in it, whose MD5 a link's hash must be. Then $secure_link is 1, or 0 when the link's time is over; else it is empty."),
+        "Sets the expression, which includes a secret, whose MD5 hash must match that of the link. $secure_link is then 1, or 0 if the link has expired; \
+         otherwise it is empty."),
     custom("secure_link_secret", Context::ANY, Arity::exactly(1), secure_link_secret,
-        "For links of the form /prefix/hash/link, the hash in hexadecimal of the link and this secret: $secure_link is the link, or empty."),
+        "Sets the secret for links of the form /prefix/hash/link, in which hash is the MD5 of the link and the secret in hexadecimal. $secure_link is then \
+         the link, or empty if the hash is wrong."),
 ];
 
 #[rustfmt::skip]
@@ -50,7 +52,7 @@ pub static VARIABLES: &[Variable] = &[
             None => nested(request, "secure_link", |request| by_hash(request, conf, out)),
         }
     },
-        "1 for a link that is right, 0 where its time is over, else empty; with secure_link_secret the link."),
+        "1 if the link is valid, 0 if it has expired, otherwise empty; with secure_link_secret, the link."),
     variable("secure_link_expires", |request, _, out| {
         let conf: &'static Conf = &request.location.secure_link;
         let Some(link) = conf.link.as_ref().filter(|_| conf.md5.is_set()) else { return false };
@@ -63,7 +65,7 @@ pub static VARIABLES: &[Variable] = &[
             _ => false,
         }
     },
-        "The second of the end of the link."),
+        "The expiry time of the link, in seconds since 1970."),
 ];
 
 impl BlockConf for Conf {

@@ -31,12 +31,13 @@ settings! {
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    size("slice", Context::ANY, |c| &mut c.size, "Fetches answers in slices of this size, which $slice_range asks for: proxy_set_header Range $slice_range."),
+    size("slice", Context::ANY, |c| &mut c.size,
+        "Requests a response in slices of this size. They are named by $slice_range: proxy_set_header Range $slice_range."),
 ];
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("slice_range", slice_range, "The part of an answer that is asked for with slice, as a Range: bytes=0-1048575."),
+    variable("slice_range", slice_range, "The range of the current slice, for the Range field: bytes=0-1048575."),
 ];
 
 impl BlockConf for Conf {

@@ -19,7 +19,7 @@ settings! {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     block("split_clients", Context::HTTP, Arity::exactly(2), split_clients,
-        "Makes a variable that has one of several values, each for a share of the requests by the hash of a text: 0.5% value; * value;"),
+        "Creates a variable with one of several values, each for a share of the requests, chosen by the hash of a text: 0.5% value; * value;"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

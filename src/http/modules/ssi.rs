@@ -71,18 +71,19 @@ const ONE: Arity = Arity::exactly(1);
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("ssi", CONTEXTS, |c| &mut c.on, "Carries out SSI commands in answers."),
-    flag("ssi_silent_errors", Context::ANY, |c| &mut c.silent_errors, "Leaves nothing where a command failed, instead of a message."),
-    flag("ssi_last_modified", Context::ANY, |c| &mut c.last_modified, "Keeps Last-Modified of a page with SSI."),
-    size("ssi_value_length", Context::ANY, |c| &mut c.value_length, "Most bytes of a parameter's value in a command."),
-    custom("ssi_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, whose commands are carried out.").default("*: all"),
-    accepted("ssi_min_file_chunk", Context::ANY, ONE, Accepted::Size, "Files are read in parts as they are needed.").default("1k"),
+    flag("ssi", CONTEXTS, |c| &mut c.on, "Processes SSI commands in responses."),
+    flag("ssi_silent_errors", Context::ANY, |c| &mut c.silent_errors, "Outputs nothing instead of a message when a command fails."),
+    flag("ssi_last_modified", Context::ANY, |c| &mut c.last_modified, "Keeps the Last-Modified field of a page with SSI."),
+    size("ssi_value_length", Context::ANY, |c| &mut c.value_length, "Limits the length of a parameter's value in a command."),
+    custom("ssi_types", Context::ANY, Arity::at_least(1), types,
+        "Adds media types, besides text/html, in which SSI commands are processed; * matches all.").default("text/html"),
+    accepted("ssi_min_file_chunk", Context::ANY, ONE, Accepted::Size, "Files are read in parts, as they are needed.").default("1k"),
 ];
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("date_local", |request, _, out| date(request, false, out), "The local time, as config timefmt says."),
-    variable("date_gmt", |request, _, out| date(request, true, out), "The time in GMT, as config timefmt says."),
+    variable("date_local", |request, _, out| date(request, false, out), "The local time, in the format of config timefmt."),
+    variable("date_gmt", |request, _, out| date(request, true, out), "The time in GMT, in the format of config timefmt."),
 ];
 
 impl BlockConf for Conf {

@@ -38,11 +38,11 @@ const ANYWHERE: Context = Context::ANY.or(Context::LOCATION_IF);
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("sendfile", ANYWHERE, |c| &mut c.sendfile, "Moves files to the socket inside the kernel, where their bytes need no change."),
+    flag("sendfile", ANYWHERE, |c| &mut c.sendfile, "Sends files from inside the kernel if their bytes need no change."),
     size("sendfile_max_chunk", ANYWHERE, |c| &mut c.sendfile_max_chunk,
-        "Most bytes of a file that are sent before other connections get their turn, never more than 2m."),
+        "Limits how much of a file is sent before other connections get their turn, to at most 2m."),
     buffers("output_buffers", Context::ANY, |c| &mut c.output_buffers,
-        "Number and size of buffers: of a file that is not sent by sendfile so many bytes are read at once as one has."),
+        "Sets the number and size of the buffers for files that sendfile does not send. One read fills at most one buffer."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -27,25 +27,28 @@ settings! {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("stub_status", Context::SERVER.or(Context::LOCATION), Arity::between(0, 1), stub_status,
-        "Answers with the numbers of connections and requests of all workers."),
+        "Responds with the connection and request counts of all workers."),
 ];
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
-    variable("connections_active", |_, _, out| write!(out, "{}", total(Total::Active)).is_ok(), "Client connections of all workers, those that wait included."),
-    variable("connections_reading", |_, _, out| write!(out, "{}", total(Total::Reading)).is_ok(), "Connections whose request head is being read."),
-    variable("connections_writing", |_, _, out| write!(out, "{}", total(Total::Writing)).is_ok(), "Connections whose request is being answered."),
-    variable("connections_waiting", |_, _, out| write!(out, "{}", total(Total::Waiting)).is_ok(), "Connections that wait for their next request."),
+    variable("connections_active", |_, _, out| write!(out, "{}", total(Total::Active)).is_ok(),
+        "The number of client connections of all workers, including idle ones."),
+    variable("connections_reading", |_, _, out| write!(out, "{}", total(Total::Reading)).is_ok(),
+        "The number of connections whose request head is being read."),
+    variable("connections_writing", |_, _, out| write!(out, "{}", total(Total::Writing)).is_ok(), "The number of connections whose request is being answered."),
+    variable("connections_waiting", |_, _, out| write!(out, "{}", total(Total::Waiting)).is_ok(),
+        "The number of idle connections, which wait for their next request."),
     // no line of its own on the page, which others parse
     variable("connections_reused", |_, _, out| write!(out, "{}", total(Total::Reused)).is_ok(),
-        "Connections that were waiting and were asked to close since others needed their places."),
+        "The number of idle connections that were asked to close because others needed their places."),
     variable("longest_turn", |_, _, out| { let ms = heartbeat::longest_turn_us() / 1000; write!(out, "{}.{:03}", ms / 1000, ms % 1000).is_ok() },
-        "The longest turn of the event loop of any worker now running, since it started, in seconds with milliseconds: as long other connections of that \
-         worker had to wait."),
+        "The longest turn of the event loop in any running worker since its start, in seconds with milliseconds. The other connections of that worker had to \
+         wait that long."),
     variable("memory_drawn", |_, _, out| write!(out, "{}", total(Total::Drawn)).is_ok(),
-        "Bytes of memory that the requests of all workers have drawn from their budgets now."),
+        "The bytes of memory that the requests of all workers currently draw from their budgets."),
     variable("memory_degraded", |_, _, out| write!(out, "{}", total(Total::Degraded)).is_ok(),
-        "Requests of all workers that had to make do with less memory (worker_memory_budget)."),
+        "The number of requests of all workers that had to make do with less memory (worker_memory_budget)."),
 ];
 
 impl BlockConf for Conf {

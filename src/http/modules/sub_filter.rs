@@ -44,10 +44,11 @@ struct Pair {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("sub_filter", Context::ANY, Arity::exactly(2), sub_filter,
-        "Replaces a text in answers, in either case, by another. Both may have variables, and several may stand in a block."),
-    flag("sub_filter_once", Context::ANY, |c| &mut c.once, "Replaces the first of each text only."),
-    flag("sub_filter_last_modified", Context::ANY, |c| &mut c.last_modified, "Keeps Last-Modified and a weak ETag of an answer in which texts are replaced."),
-    custom("sub_filter_types", Context::ANY, Arity::at_least(1), types, "Types of answers, beside text/html, in which texts are replaced.").default("*: all"),
+        "Replaces a text in responses, ignoring case, with another. Both may contain variables, and several replacements may be set in a block."),
+    flag("sub_filter_once", Context::ANY, |c| &mut c.once, "Replaces only the first occurrence of each text."),
+    flag("sub_filter_last_modified", Context::ANY, |c| &mut c.last_modified, "Keeps Last-Modified and a weak ETag of a response in which texts are replaced."),
+    custom("sub_filter_types", Context::ANY, Arity::at_least(1), types,
+        "Adds media types, besides text/html, in which texts are replaced; * matches all.").default("text/html"),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -30,14 +30,14 @@ pub static VARIABLES: &[Variable] = &[
         let flags = trace.parent.as_ref().map_or(SAMPLED, |parent| parent.flags);
         write!(out, "00-{}-{span:016x}-{flags:02x}", trace.id).is_ok()
     },
-        "The W3C trace context for the upstream: the trace of the client, or a new one, with a span of this request."),
+        "The W3C trace context for the upstream: the client's trace, or a new one, with a span for this request."),
     variable("trace_id", |request, _, out| { let trace = Trace::of(request); out.extend_from_slice(trace.id.as_bytes()); true },
-        "The trace of the client's traceparent, else that of $request_id."),
+        "The trace id of the client's traceparent, otherwise that of $request_id."),
     variable("parent_id", |request, _, out| {
         let parent = Trace::of(request).parent;
         parent.is_some_and(|parent| write!(out, "{:016x}", parent.span).is_ok())
     },
-        "The span of the client in its traceparent; no value where the trace begins here."),
+        "The span of the client in its traceparent; no value if the trace starts here."),
     variable("span_id", |request, _, out| { let span = span(request); write!(out, "{span:016x}").is_ok() }, "The span of this request, for its traceparent."),
 ];
 

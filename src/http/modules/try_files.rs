@@ -44,8 +44,8 @@ enum Last {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("try_files", Context::SERVER.or(Context::LOCATION), Arity::at_least(2), try_files,
-        "Answers with the first file (or directory, with / at its end) that exists; else with what stands last: a URI, a @location or =status; =444 closes \
-         the connection without an answer."),
+        "Serves the first file that exists (or directory, with / at its end); otherwise the last argument applies: a URI, a @location or =status. With \
+         =444 the connection is closed without a response."),
 ];
 
 pub static VARIABLES: &[Variable] = &[];

@@ -32,17 +32,18 @@ const UPSTREAM: Context = Context::UPSTREAM;
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    block("upstream", Context::HTTP, Arity::exactly(1), upstream, "A named group of servers that share load.").opens(&[(Context::HTTP, Context::UPSTREAM)]),
+    block("upstream", Context::HTTP, Arity::exactly(1), upstream,
+        "Declares a named group of servers that share the load.").opens(&[(Context::HTTP, Context::UPSTREAM)]),
     custom("server", UPSTREAM, Arity::at_least(1), server,
-        "A server of the group: weight, max_fails, fail_timeout, max_conns, backup, down. With resolve it follows its name while serving, with service= by \
-         SRV records."),
+        "Adds a server to the group, with the parameters weight, max_fails, fail_timeout, max_conns, backup and down. With resolve the server follows its \
+         name while serving; with service= by SRV records."),
     custom("keepalive", UPSTREAM, Arity::between(1, 2), keepalive,
-        "Idle connections that each worker keeps, \"local\" to the location that opened them.").default("32 local"),
+        "Sets how many idle connections each worker keeps; \"local\" restricts them to the location that opened them.").default("32 local"),
     number("keepalive_requests", UPSTREAM, (0, u32::MAX as u64), |conf: &mut Conf| &mut conf.keepalive_requests,
-        "Requests over one connection.").default("1000"),
-    millis("keepalive_time", UPSTREAM, |conf: &mut Conf| &mut conf.keepalive_time, "Age at which a connection is not kept any more.").default("1h"),
-    millis("keepalive_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.keepalive_timeout, "How long an idle connection is kept.").default("60s"),
-    custom("zone", UPSTREAM, Arity::between(1, 2), zone, "Shares the peers' failures and connection counts among all workers. The size is not needed."),
+        "Limits the number of requests on one connection.").default("1000"),
+    millis("keepalive_time", UPSTREAM, |conf: &mut Conf| &mut conf.keepalive_time, "Sets the age after which a connection is no longer kept.").default("1h"),
+    millis("keepalive_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.keepalive_timeout, "Sets how long an idle connection is kept.").default("60s"),
+    custom("zone", UPSTREAM, Arity::between(1, 2), zone, "Shares the failures and connection counts of peers among all workers. The size is not needed."),
     custom("least_conn", UPSTREAM, Arity::exactly(0), unavailable, "Not available yet."),
     custom("ip_hash", UPSTREAM, Arity::exactly(0), unavailable, "Not available yet."),
     custom("hash", UPSTREAM, Arity::between(1, 2), unavailable, "Not available yet."),
@@ -50,9 +51,9 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("least_time", UPSTREAM, Arity::between(1, 2), unavailable, "Not available yet."),
     custom("sticky", UPSTREAM, Arity::at_least(1), unavailable, "Not available yet."),
     custom("queue", UPSTREAM, Arity::between(1, 2), unavailable, "Not available yet."),
-    custom("resolver", UPSTREAM, Arity::at_least(1), own_resolver, "Name servers for the servers with \"resolve\".").default("those of the http block"),
+    custom("resolver", UPSTREAM, Arity::at_least(1), own_resolver, "Sets the name servers for servers with \"resolve\".").default("those of the http block"),
     millis("resolver_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.resolver_timeout,
-        "How long a lookup may take, and the pause after one that failed.").default("that of the http block"),
+        "Limits how long a lookup may take, and sets the pause after a failed one.").default("that of the http block"),
     custom("ntlm", UPSTREAM, Arity::exactly(0), unavailable, "Not available yet."),
     custom("state", UPSTREAM, Arity::exactly(1), unavailable, "Not available yet."),
 ];
@@ -60,34 +61,35 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("upstream_addr", |request, _, out| each(request, out, |attempt, out| out.extend_from_slice(attempt.name())),
-        "The servers that were asked; a comma between tries, a colon after an internal redirect."),
+        "The addresses of the servers asked: a comma separates tries, a colon an internal redirect."),
     variable("upstream_status", |request, _, out| {
         each(request, out, |attempt, out| match attempt.status {
             0 => out.push(b'-'),
             status => out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes()),
         })
     },
-        "The status of each server's answer; 502 or 504 where there was none."),
+        "The status of each server's response; 502 or 504 if there was none."),
     variable("upstream_connect_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.connect_us, out)),
         "The time to connect to each server, in seconds; 0.000 for a kept connection."),
     variable("upstream_send_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.sent_us, out)),
-        "The time until each server had been sent the whole request, in seconds."),
+        "The time until the whole request was sent to each server, in seconds."),
     variable("upstream_header_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.header_us, out)),
-        "The time until the head of each server's answer was there, in seconds."),
+        "The time until the response head of each server was received, in seconds."),
     variable("upstream_response_time", |request, _, out| each(request, out, |attempt, out| seconds(attempt.ended_us.map(|_| attempt.response_us()), out)),
-        "The time until each server's answer was there, in seconds."),
+        "The time until the response of each server was complete, in seconds."),
     variable("upstream_response_length", |request, _, out| each(request, out, |attempt, out| count(attempt.length, out)),
-        "Bytes of the body of each server's answer."),
-    variable("upstream_bytes_received", |request, _, out| each(request, out, |attempt, out| count(attempt.received, out)), "Bytes that each server sent."),
-    variable("upstream_bytes_sent", |request, _, out| each(request, out, |attempt, out| count(attempt.sent, out)), "Bytes that each server was sent."),
+        "The bytes of each server's response body."),
+    variable("upstream_bytes_received", |request, _, out| each(request, out, |attempt, out| count(attempt.received, out)),
+        "The bytes received from each server."),
+    variable("upstream_bytes_sent", |request, _, out| each(request, out, |attempt, out| count(attempt.sent, out)), "The bytes sent to each server."),
     // empty, as nginx has it wherever no cache was asked; formats of logs name it often
-    variable("upstream_cache_etag", |_, _, _| false, "The ETag of an answer in a cache; empty, since none is asked."),
-    variable("upstream_cache_last_modified", |_, _, _| false, "The Last-Modified of an answer in a cache; empty, since none is asked."),
-    variable("upstream_cache_status", |_, _, _| false, "What a cache had for the request; empty, since none is asked."),
-    prefix("upstream_http_", http, "The server's field of this name, in lower case and with underscores."),
+    variable("upstream_cache_etag", |_, _, _| false, "The ETag of a cached response; always empty, since there is no cache."),
+    variable("upstream_cache_last_modified", |_, _, _| false, "The Last-Modified of a cached response; always empty, since there is no cache."),
+    variable("upstream_cache_status", |_, _, _| false, "The result of the cache lookup; always empty, since there is no cache."),
+    prefix("upstream_http_", http, "The field of this name in the upstream's response, written in lower case with underscores."),
     prefix("upstream_trailer_", |request, argument, out| trailer(&request.proxied.trailers, &argument.name, out),
-        "The field of this name behind the body of the server's answer."),
-    prefix("upstream_cookie_", cookie, "The cookie of this name that the server sets."),
+        "The trailer field of this name in the upstream's response."),
+    prefix("upstream_cookie_", cookie, "The cookie of this name that the upstream's response sets."),
 ];
 
 fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -73,21 +73,23 @@ keywords!(Mode { "off" => Off, "log" => Log, "v1" => V1, "on" => V2 });
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    one_of("userid", Context::ANY, |c| &mut c.userid, "Sets cookies that tell clients apart, of version 1 or 2, or only logs those received."),
+    one_of("userid", Context::ANY, |c| &mut c.userid, "Sets cookies of version 1 or 2 that identify clients, or only logs the received ones."),
     custom("userid_name", Context::ANY, Arity::exactly(1), |c: &mut Conf, _, n| text(&mut c.name, n, |value| value.to_owned()),
-        "Name of the cookie.").default("uid"),
+        "Sets the name of the cookie.").default("uid"),
     custom("userid_domain", Context::ANY, Arity::exactly(1), |c: &mut Conf, _, n| text(&mut c.domain, n, |value| or_none(value, "; domain=")),
-        "Domain of the cookie.").default("none"),
+        "Sets the domain of the cookie.").default("none"),
     custom("userid_path", Context::ANY, Arity::exactly(1), |c: &mut Conf, _, n| text(&mut c.path, n, |value| format!("; path={value}")),
-        "Path of the cookie.").default("/"),
-    custom("userid_expires", Context::ANY, Arity::exactly(1), expires, "Time that a browser keeps the cookie, or max.").default("off: until it is closed"),
+        "Sets the path of the cookie.").default("/"),
+    custom("userid_expires", Context::ANY, Arity::exactly(1), expires,
+        "Sets how long browsers keep the cookie, or max. With off, it expires when the browser is closed.").default("off"),
     custom("userid_flags", Context::ANY, Arity::between(1, 3), flags,
-        "Attributes of the cookie: secure, httponly, samesite=strict, lax or none.").default("off"),
+        "Sets the attributes of the cookie: secure, httponly, samesite=strict, lax or none.").default("off"),
     custom("userid_p3p", Context::ANY, Arity::exactly(1), |c: &mut Conf, _, n| text(&mut c.p3p, n, |value| or_none(value, "")),
-        "The P3P field that goes with the cookie.").default("none"),
-    custom("userid_mark", Context::ANY, Arity::exactly(1), mark, "A letter, digit or = that marks valid cookies; others are sent anew.").default("off"),
+        "Sets the value of the P3P field that is sent with the cookie.").default("none"),
+    custom("userid_mark", Context::ANY, Arity::exactly(1), mark,
+        "Sets a letter, digit or = that marks valid cookies; other cookies are replaced.").default("off"),
     number("userid_service", Context::ANY, (0, u32::MAX as u64), |c: &mut Conf| &mut c.service,
-        "The number of this server in the cookies.").default("its address"),
+        "Sets the number of this server in the cookies.").default("the server's address"),
 ];
 
 #[rustfmt::skip]
@@ -96,7 +98,7 @@ pub static VARIABLES: &[Variable] = &[
         Some(conf) => show(conf, state(request, conf).got, out),
         None => false,
     },
-        "The name and value of the cookie that the client sent, by userid."),
+        "The name and value of the cookie that the client sent, as set by userid."),
     variable("uid_set", |request, _, out| match of(request).filter(|conf| conf.mode() >= Mode::V1) {
         Some(conf) => {
             make(request, conf);
@@ -104,8 +106,9 @@ pub static VARIABLES: &[Variable] = &[
         }
         None => false,
     },
-        "The name and value of the cookie that the client is given, by userid."),
-    changeable("uid_reset", |_, _, _| true, Change::Kept, "Set it to anything but empty and 0 and userid gives a new cookie; log tells the old one too."),
+        "The name and value of the cookie that userid sets."),
+    changeable("uid_reset", |_, _, _| true, Change::Kept,
+        "Makes userid issue a new cookie if set to anything but empty and 0; the value log also logs the old cookie."),
 ];
 
 impl BlockConf for Conf {

@@ -30,19 +30,20 @@ settings! {
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    flag("zstd", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Encodes answers with Zstandard for clients that accept it."),
+    flag("zstd", Context::ANY.or(Context::LOCATION_IF), |c| &mut c.offer.on, "Compresses responses with Zstandard for clients that accept it."),
     number("zstd_comp_level", Context::ANY, (1, 22), |c| &mut c.level,
-        "How small Zstandard makes answers, from 1, the fastest, to 22. An answer under way holds 1 MiB at level 1, 20 MiB at 19."),
+        "Sets the compression level of Zstandard, from 1 (fastest) to 22 (smallest). A response in progress holds 1 MiB at level 1, 20 MiB at level 19."),
     custom("zstd_types", Context::ANY, Arity::at_least(1), |c: &mut Conf, cx, node| c.offer.add_types(cx, node),
-        "Types of answers, beside text/html, that are encoded with Zstandard, or * for all.").default("text/html"),
-    size("zstd_min_length", Context::ANY, |c| &mut c.offer.length_min, "Least bytes of an answer of known length that is encoded with Zstandard."),
-    accepted("zstd_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "What is encoded is sent at once.").default("32 4k"),
+        "Adds media types, besides text/html, that are compressed with Zstandard; * matches all.").default("text/html"),
+    size("zstd_min_length", Context::ANY, |c| &mut c.offer.length_min,
+        "Sets the minimum length of a response that is compressed with Zstandard. Responses of unknown length are compressed too."),
+    accepted("zstd_buffers", Context::ANY, Arity::exactly(2), Accepted::Buffers, "Compressed data is sent at once.").default("32 4k"),
 ];
 
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("zstd_ratio", |request, _, out| coding::ratio(request, Name::Zstd, out),
-        "How much smaller Zstandard made the answer: 5.25 is a little less than a fifth."),
+        "The compression ratio of Zstandard: 5.25 means that the response became a little smaller than a fifth."),
 ];
 
 impl BlockConf for Conf {
