@@ -1,6 +1,18 @@
-//! What every version of HTTP shares: methods and versions.
+//! What every version of HTTP shares: methods, versions, and how bodies are delimited.
 //!
 //! Touches: nothing. RFC 9110 §9, RFC 4918 §9.
+
+/// How the body of a message is delimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BodyLength {
+    #[default]
+    None,
+    Length(u64),
+    /// It says where it ends as it comes: in chunks, or in frames of another protocol.
+    Chunked,
+    /// The end of the connection ends it; responses only.
+    UntilClose,
+}
 
 /// A request's method; `Other` for names we have no business with, whose text stays in the head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

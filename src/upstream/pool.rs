@@ -25,7 +25,7 @@ pub struct Connection {
     pub place: Place,
     pub peer: Rc<Peer>,
     /// Who may use it again, where connections are `local`: the location that opened it.
-    pub tag: usize,
+    pub tag: u32,
     /// Requests so far, the one under way included.
     pub requests: u64,
     pub opened_ms: u64,
@@ -101,7 +101,7 @@ pub struct Pool {
 
 impl Pool {
     /// The freshest connection to `peer`, if one is good.
-    pub fn take(&self, peer: &Rc<Peer>, tag: usize, keepalive: &Keepalive) -> Option<Connection> {
+    pub fn take(&self, peer: &Rc<Peer>, tag: u32, keepalive: &Keepalive) -> Option<Connection> {
         loop {
             let fits = |idle: &Idle| {
                 Rc::ptr_eq(&idle.connection.peer, peer) && (!keepalive.local || idle.connection.tag == tag)

@@ -67,7 +67,7 @@ impl GroupState {
     }
 
     /// A kept connection to `peer`, if one is good. `tag`: the location that asks.
-    pub fn take(&self, peer: &Rc<Peer>, tag: usize) -> Option<Connection> {
+    pub fn take(&self, peer: &Rc<Peer>, tag: u32) -> Option<Connection> {
         self.pool.take(peer, tag, &self.group.keepalive)
     }
 

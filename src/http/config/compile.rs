@@ -12,7 +12,7 @@ use crate::config::directive::{block, custom};
 use crate::config::{Arity, Context, Diagnostic, Diagnostics, HasDiagnostics, Node, Span};
 use crate::http::Config;
 use crate::http::config::listen::{self, Places};
-use crate::http::config::location::{Kind, LimitExcept, Location, Locations, Nameless};
+use crate::http::config::location::{Kind, LimitExcept, Location, LocationId, Locations, Nameless};
 use crate::http::config::passes::{self, Passes};
 use crate::http::config::server::Server;
 use crate::http::modules::rewrite::traps::{self, IfSettings};
@@ -71,6 +71,7 @@ pub struct Cx {
     /// The servers and locations that are being read, innermost last.
     open: Vec<Open>,
     block_count: u32,
+    location_count: u32,
     pub passes: Passes,
 }
 
@@ -97,6 +98,11 @@ impl HasDiagnostics for Cx {
 }
 
 impl Cx {
+    fn location_id(&mut self) -> LocationId {
+        self.location_count += 1;
+        LocationId(self.location_count)
+    }
+
     pub(crate) fn new(options: &CompileOptions) -> Self {
         Self {
             options: options.clone(),
@@ -116,6 +122,7 @@ impl Cx {
             servers: Vec::new(),
             open: Vec::new(),
             block_count: 0,
+            location_count: 0,
             passes: Passes::default(),
         }
     }
@@ -430,7 +437,7 @@ fn build_server(
         }
     }
     let nested = build_locations(other, &confs, cx);
-    let root = Location::new(Kind::Server, "", span, confs, nested);
+    let root = Location::new(cx.location_id(), (Kind::Server, "", span), confs, nested);
     let names = names.into_iter().map(|(name, _)| name).collect();
     Server { names, root, named: named.into(), slot, span }
 }
@@ -454,7 +461,7 @@ fn build_location(draft: LocationDraft, outer: &Confs, cx: &mut Cx) -> Location 
             modules::proxy_pass::check(own, &confs.proxy, &Kind::Named, cx);
         }
         let confs = Confs::complete_nameless(partial, &confs, cx);
-        Location::new(kind.clone(), &name, span, confs, Locations::default())
+        Location::new(cx.location_id(), (kind.clone(), &name, span), confs, Locations::default())
     };
     let ifs = inside.nameless.ifs.into_iter().map(|draft| nameless(draft.partial, draft.span)).collect();
     let limit_except = inside
@@ -463,7 +470,8 @@ fn build_location(draft: LocationDraft, outer: &Confs, cx: &mut Cx) -> Location 
         .map(|(methods, partial, span)| LimitExcept { methods, location: nameless(partial, span) });
     let nested = build_locations(inside.locations, &confs, cx);
     let redirects_to_slash = name.ends_with('/') && confs.proxy_pass.is_set();
-    let mut location = Location::new(kind, &name, span, confs, nested).with(Nameless { ifs, limit_except });
+    let mut location = Location::new(cx.location_id(), (kind, &name, span), confs, nested)
+        .with(Nameless { ifs, limit_except });
     location.redirects_to_slash = redirects_to_slash;
     location
 }

@@ -14,6 +14,10 @@ use crate::proto::message::Method;
 use crate::script::regex::hint::{Ends, Hint};
 use crate::script::regex::{GaveUp, Groups, Regex};
 
+/// Tells the locations of one configuration apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocationId(pub u32);
+
 /// How a location's name is compared with the URI.
 #[derive(Clone, Debug)]
 pub enum Kind {
@@ -31,6 +35,7 @@ pub enum Kind {
 /// One location (or the server around the locations) with the settings in force there.
 #[derive(Debug)]
 pub struct Location {
+    pub id: LocationId,
     pub kind: Kind,
     /// As written, without the modifier.
     pub name: Box<str>,
@@ -122,10 +127,16 @@ pub struct Duplicate {
 }
 
 impl Location {
-    pub fn new(kind: Kind, name: &str, span: Span, confs: Confs, nested: Locations) -> Self {
+    pub fn new(
+        id: LocationId,
+        (kind, name, span): (Kind, &str, Span),
+        confs: Confs,
+        nested: Locations,
+    ) -> Self {
         let nested = (!nested.is_empty()).then(|| Box::new(nested));
         let name_length = foreign::bytes(name).len();
         Self {
+            id,
             kind,
             name: name.into(),
             name_length,
@@ -345,12 +356,13 @@ mod tests {
             "~*" => Kind::Regex(regex(name, true)),
             _ => Kind::Prefix,
         };
-        Location::new(kind, name, Span::default(), Confs::default(), Locations::new(nested).unwrap())
+        let nested = Locations::new(nested).unwrap();
+        Location::new(LocationId::default(), (kind, name, Span::default()), Confs::default(), nested)
     }
 
     fn server(list: Vec<Location>) -> Location {
         let nested = Locations::new(list).unwrap();
-        Location::new(Kind::Server, "", Span::default(), Confs::default(), nested)
+        Location::new(LocationId::default(), (Kind::Server, "", Span::default()), Confs::default(), nested)
     }
 
     fn name(found: Found<'_>) -> String {

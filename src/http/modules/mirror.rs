@@ -14,7 +14,7 @@ use crate::http::request::body::Body;
 use crate::http::request::subrequest;
 use crate::http::scope::Variable;
 use crate::http::verdict::{Pause, Verdict};
-use crate::proto::h1::length::BodyLength;
+use crate::proto::message::BodyLength;
 
 settings! {
     #[derive(Debug)]

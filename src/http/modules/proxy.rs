@@ -5,11 +5,12 @@
 //! Behaviour: nginx.org, ngx_http_proxy_module.
 
 pub mod cookie;
+mod redirect;
 
 use std::sync::{Arc, LazyLock};
 
 use crate::config::directive::one_of;
-use crate::config::inherit::{duplicate, own, replace};
+use crate::config::inherit::{own, replace};
 use crate::config::{Diagnostic, Inherit, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
@@ -18,9 +19,9 @@ use crate::http::upstream::conf::{self, Family, Names, upstream_rows};
 use crate::proto::h1::encode::{Label, Token};
 use crate::proto::header::Id;
 use crate::proto::message::Version;
-use crate::script::regex::{Pattern, Regex};
 use crate::script::value;
 use cookie::Cookies;
+use redirect::Redirect;
 
 /// Fields of a client's request that are not passed on: hop by hop, or made anew for the upstream.
 const REPLACED: &[&str] = &[
@@ -48,7 +49,7 @@ const HIDDEN: &[&str] = &[
 ];
 
 /// The family of `proxy_`.
-static FAMILY: Family = Family::new("proxy_", HIDDEN);
+static FAMILY: Family = Family::new("proxy_", HIDDEN, Some(redirect::rewritten));
 
 settings! {
     /// The settings of one block: those of every family, and what only HTTP to upstreams has.
@@ -60,7 +61,6 @@ settings! {
         cookies: Cookies,
         http_version: Setting<Version> = Version::Http11,
         method: Inherit<Script>,
-        body: Inherit<Script>,
         frozen: Option<Arc<Frozen>> => own,
     }
 }
@@ -74,22 +74,6 @@ struct Frozen {
     sets_connection: bool,
     replaced: Names,
     has_cookies: bool,
-}
-
-/// One `proxy_redirect`.
-#[derive(Clone, Debug)]
-pub enum Redirect {
-    Off,
-    /// From the URL of `proxy_pass` to the location's name.
-    Default,
-    Prefix {
-        from: Script,
-        to: Script,
-    },
-    Regex {
-        from: Regex,
-        to: Script,
-    },
 }
 
 /// What holds where no `proxy_` directive is set.
@@ -139,10 +123,6 @@ impl Conf {
         self.method.as_ref()
     }
 
-    pub fn body(&self) -> Option<&Script> {
-        self.body.as_ref()
-    }
-
     fn frozen(&self) -> &Frozen {
         self.frozen.as_deref().unwrap_or_else(|| &DEFAULT)
     }
@@ -160,7 +140,8 @@ impl BlockConf for Conf {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("proxy_", Conf, upstream, [
     custom("proxy_set_header", ANY, Arity::exactly(2), set_header, "Sets a field of the request to the upstream.").default("Host $proxy_host"),
-    custom("proxy_redirect", ANY, Arity::between(1, 2), redirect, "Rewrites the Location and Refresh fields of the response.").default("default"),
+    custom("proxy_redirect", ANY, Arity::between(1, 2), |conf: &mut Conf, cx, node| redirect::read(&mut conf.redirects, cx, node),
+        "Rewrites the Location and Refresh fields of the response.").default("default"),
     custom("proxy_cookie_domain", ANY, Arity::between(1, 2), |conf: &mut Conf, cx, node| cookie::domain(&mut conf.cookies, cx, node),
         "Rewrites the Domain of Set-Cookie: a domain or ~regex, and its replacement.").default("off"),
     custom("proxy_cookie_path", ANY, Arity::between(1, 2), |conf: &mut Conf, cx, node| cookie::path(&mut conf.cookies, cx, node),
@@ -170,7 +151,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = upstream_rows!("proxy_", Conf, upstr
     one_of("proxy_http_version", ANY, |c| &mut c.http_version, "Sets the HTTP version of requests to upstreams."),
     custom("proxy_method", ANY, ONE, method,
         "Sets the method of the request to the upstream, instead of the client's. A value that is not a token is answered with 500."),
-    custom("proxy_set_body", ANY, ONE, |c, cx, node| script(&mut c.body, cx, node), "Sets the body of the request to the upstream, instead of the client's."),
+    custom("proxy_set_body", ANY, ONE, |c, cx, node| script(&mut c.upstream.set.own_body, cx, node),
+        "Sets the body of the request to the upstream, instead of the client's."),
     accepted("fastcgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "FastCGI is not available yet."),
     accepted("uwsgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "Uwsgi is not available yet."),
     accepted("scgi_temp_path", ANY, Arity::between(1, 4), Accepted::Words, "SCGI is not available yet."),
@@ -229,37 +211,6 @@ fn set_header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         cx.diagnostics.push(Diagnostic::warning(node.span, message));
     }
     conf.set_headers.push((name.into(), value));
-    Ok(())
-}
-
-fn redirect(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    if conf.redirects.iter().any(|rule| matches!(rule, Redirect::Off)) {
-        return Err(duplicate(node));
-    }
-    let rule = match (node.args.len(), node.arg(0)) {
-        (1, "off") if conf.redirects.is_empty() => Redirect::Off,
-        (1, "off") => return Err(duplicate(node)),
-        (1, "default") => Redirect::Default,
-        (1, other) => {
-            return Err(Diagnostic::error(node.arg_span(0), format!("invalid parameter \"{other}\"")));
-        }
-        (_, pattern) => {
-            let to = Script::compile(&node.args[1], cx)?;
-            let span = node.arg_span(0);
-            match pattern.strip_prefix('~') {
-                Some(pattern) => {
-                    let (pattern, is_caseless) =
-                        pattern.strip_prefix('*').map_or((pattern, false), |pattern| (pattern, true));
-                    Redirect::Regex {
-                        from: Pattern::new(pattern, is_caseless, span)?.declare(&mut cx.variables),
-                        to,
-                    }
-                }
-                None => Redirect::Prefix { from: Script::compile(&node.args[0], cx)?, to },
-            }
-        }
-    };
-    conf.redirects.push(rule);
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use crate::http::downstream::Downstream;
 use crate::http::h1;
 use crate::http::request::error::{During, Error, Kind, Limit};
 use crate::http::temp_file::TempFile;
-use crate::proto::h1::length::BodyLength;
+use crate::proto::message::BodyLength;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Timer};
 use crate::sys::transfer::Pipe;

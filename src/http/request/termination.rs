@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_failure_of_the_last_peer_names_its_phase_and_limit() {
-        static FAMILY: Family = Family::new("proxy_", &[]);
+        static FAMILY: Family = Family::new("proxy_", &[], None);
         let conf = Conf::of(&FAMILY);
         let connecting = Some(Action::Connecting);
         let reading = Some(Action::ReadingHead);

@@ -5,20 +5,17 @@
 
 use crate::base::number::parse_u64;
 use crate::base::path::normalize_uri;
-use crate::http::modules::proxy::{self, Redirect};
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Kind};
 use crate::http::response::Response;
 use crate::http::response::condition;
-use crate::http::response::redirect;
 use crate::http::upstream::conf::Conf;
 use crate::http::upstream::exchange::Answer;
 use crate::http::upstream::failover;
 use crate::http::verdict::Reply;
 use crate::log;
-use crate::proto::h1::length::{self, BodyLength};
 use crate::proto::header::Id;
-use crate::proto::message::Method;
+use crate::proto::message::{BodyLength, Method};
 
 /// Fields of an answer with `X-Accel-Redirect` that go out with the answer it leads to (nginx's list).
 const STAY_WITH_REDIRECT: &[&str] =
@@ -31,18 +28,18 @@ pub enum Next {
     Reply(Reply),
     /// 101: both sides may speak at any time.
     Tunnel(Response),
-    Body(Response, BodyLength),
+    Body(Response),
 }
 
 /// Decides what becomes of an answer. `has_body`: that of the request can be sent to another place still.
 ///
 /// Errors: 502 for a body whose end cannot be known for sure.
-pub fn begin(request: &mut Request, answer: &Answer, has_body: bool) -> Result<Next, Error> {
+pub fn begin(request: &mut Request, answer: &mut Answer, has_body: bool) -> Result<Next, Error> {
     let conf = request.passes();
     let (head, data) = (&answer.head.head, answer.head.buffer.data());
     request.proxied.set_head(answer.head.clone());
-    let length = length::response(head, data, request.method)
-        .map_err(|error| Error::upstream(Kind::BadHead(error.as_str())))?;
+    let begun = answer.carrier.decoder().begin_body(head, data, request.method);
+    let length = begun.map_err(Error::upstream)?;
     if head.status == 101 {
         return match request.header(Id::Upgrade) {
             Some(_) if request.is_subrequest() => Err(Error::upstream(Kind::SwitchInSubrequest)),
@@ -69,7 +66,7 @@ pub fn begin(request: &mut Request, answer: &Answer, has_body: bool) -> Result<N
         }
         return Ok(Next::Reply(Reply::Status(head.status)));
     }
-    Ok(Next::Body(response(request, answer, conf, length), length))
+    Ok(Next::Body(response(request, answer, conf, length)))
 }
 
 /// The page for a status is a named location's that passes the request on with its body, which was sent and is not kept:
@@ -115,7 +112,7 @@ fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static Conf
         let (name, value) = (field.name(data), field.value(data));
         let stays = STAY_WITH_REDIRECT.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
         if stays && !conf.hides(field.id, name) {
-            let new = rewritten(request, field.id, value, &mut None);
+            let new = conf.rewritten(request, field.id, value, &mut None);
             request.keep_named(name, new.as_deref().unwrap_or(value));
         }
     }
@@ -206,7 +203,7 @@ fn response(request: &mut Request, answer: &Answer, conf: &'static Conf, length:
         }
         let changed = match field.id {
             Some(Id::Location | Id::Refresh | Id::SetCookie) => {
-                rewritten(request, field.id, field.value(data), &mut response.first)
+                conf.rewritten(request, field.id, field.value(data), &mut response.first)
             }
             _ => None,
         };
@@ -252,57 +249,4 @@ fn log_duplicate(request: &Request, name: &[u8], value: &[u8]) {
         "upstream sent duplicate header line: \"{}\", ignored",
         log::Text(&line)
     );
-}
-
-/// The new value of a `Location` or `Refresh` that `proxy_redirect` changes, or of a cookie.
-fn rewritten(request: &mut Request, id: Option<Id>, value: &[u8], first: &mut Option<Id>) -> Option<Vec<u8>> {
-    let conf: &'static proxy::Conf = &request.location.proxy;
-    let prefix = match id {
-        Some(Id::Location) => 0,
-        Some(Id::Refresh) => {
-            let lower = value.to_ascii_lowercase();
-            memchr::memmem::find(&lower, b"url=")? + b"url=".len()
-        }
-        Some(Id::SetCookie) => return conf.cookies()?.rewrite(request, value),
-        _ => return None,
-    };
-    let url = &value[prefix..];
-    let new = conf.redirects().iter().find_map(|rule| apply(request, rule, url))?;
-    if prefix > 0 {
-        return Some([&value[..prefix], &new].concat());
-    }
-    // a path of ours is made absolute, as for our own redirects
-    let absolute = redirect::response(request, 302, &new);
-    *first = absolute.first;
-    Some(absolute.headers.get(Id::Location).map_or(new, <[u8]>::to_vec))
-}
-
-fn apply(request: &mut Request, rule: &'static Redirect, url: &[u8]) -> Option<Vec<u8>> {
-    match rule {
-        Redirect::Off => None,
-        Redirect::Default => {
-            let target = request.location.proxy_pass.target()?;
-            let with_slash;
-            let (from, to) = match &target.uri {
-                Some(_) => (&*target.url, &*request.location.name),
-                None => {
-                    with_slash = format!("{}/", target.url);
-                    (&*with_slash, "/")
-                }
-            };
-            let rest = url.strip_prefix(from.as_bytes())?;
-            Some([to.as_bytes(), rest].concat())
-        }
-        Redirect::Prefix { from, to } => {
-            let from = from.to_vec(request);
-            let rest = url.strip_prefix(&*from)?;
-            let mut new = to.to_vec(request);
-            new.extend_from_slice(rest);
-            Some(new)
-        }
-        Redirect::Regex { from, to } => {
-            from.find(request, url)?;
-            Some(to.to_vec(request))
-        }
-    }
 }

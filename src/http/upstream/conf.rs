@@ -39,6 +39,10 @@ const IGNORABLE: &[&str] = &[
     "Vary",
 ];
 
+/// The new value of a `Location`, a `Refresh` or a `Set-Cookie`, if a family's directives change it. The last argument
+/// gets the field that goes out first, where the new value asks for that.
+pub type Rewrite = fn(&mut Request, Option<Id>, &[u8], &mut Option<Id>) -> Option<Vec<u8>>;
+
 /// A family of directives: one protocol to upstreams.
 #[derive(Debug)]
 pub struct Family {
@@ -46,13 +50,18 @@ pub struct Family {
     pub prefix: &'static str,
     /// Fields of a response that the client does not get unless they are asked for.
     pub hidden: &'static [&'static str],
+    rewrite: Option<Rewrite>,
     /// What holds where none of its directives is set.
     frozen: OnceLock<Frozen>,
 }
 
 impl Family {
-    pub const fn new(prefix: &'static str, hidden: &'static [&'static str]) -> Self {
-        Self { prefix, hidden, frozen: OnceLock::new() }
+    pub const fn new(
+        prefix: &'static str,
+        hidden: &'static [&'static str],
+        rewrite: Option<Rewrite>,
+    ) -> Self {
+        Self { prefix, hidden, rewrite, frozen: OnceLock::new() }
     }
 }
 
@@ -130,6 +139,8 @@ settings! {
         temp_path: Inherit<TempPath>,
         pub store: Inherit<Place>,
         pub store_access: Setting<u32> = 0o600,
+        /// `proxy_set_body`, where the family has it.
+        pub own_body: Inherit<Script>,
     }
 }
 
@@ -240,6 +251,22 @@ impl Conf {
     /// A field of the upstream is not obeyed.
     pub fn ignores(&self, id: Id) -> bool {
         self.frozen().ignored.contains(Some(id), b"")
+    }
+
+    /// The new value of a field that the family's directives change.
+    pub fn rewritten(
+        &self,
+        request: &mut Request,
+        id: Option<Id>,
+        value: &[u8],
+        first: &mut Option<Id>,
+    ) -> Option<Vec<u8>> {
+        self.family.rewrite.and_then(|rewrite| rewrite(request, id, value, first))
+    }
+
+    /// What is sent instead of the client's body.
+    pub fn own_body(&self) -> Option<&Script> {
+        self.set.own_body.as_ref()
     }
 
     pub fn connect_options(&self) -> &connect::Options {
@@ -585,7 +612,7 @@ mod tests {
         }
     }
 
-    static FAMILY: Family = Family::new("toy_", &["X-Toy"]);
+    static FAMILY: Family = Family::new("toy_", &["X-Toy"], None);
 
     static ROWS: &[Directive<Toy, Cx>] = upstream_rows!(
         "toy_",

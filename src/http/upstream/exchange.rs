@@ -8,23 +8,23 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use crate::http::downstream::Downstream;
 use crate::http::modules::early_hints;
 use crate::http::request::Request;
 use crate::http::request::error::{Call, During, Error, Failure, Kind};
+use crate::http::upstream::Pass;
+use crate::http::upstream::carrier::Carrier;
+use crate::http::upstream::codec::{Decoder, Progress};
 use crate::http::upstream::conf::Conf;
-use crate::http::upstream::outgoing::{Outgoing, SendFault};
+use crate::http::upstream::outgoing::SendFault;
 use crate::http::upstream::proxied::Head;
 use crate::log::{self, Cause};
 use crate::net::connect::{Options, connect};
-use crate::net::{Transport, room};
-use crate::proto::h1::request::Progress;
-use crate::proto::h1::response::{self, Seen};
+use crate::net::room;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Timer, timeout};
 use crate::upstream::pool::Connection;
 use crate::upstream::trace::Action;
-use crate::upstream::{Fault, GroupState, Peer};
+use crate::upstream::{Fault, Peer};
 
 /// Bytes of the buffer for a response's head and whatever body comes with it.
 const READ_BYTES: usize = 16 * 1024;
@@ -40,10 +40,10 @@ pub enum Stop {
     Peer(Failure),
 }
 
-/// A response's head with the connection it came on.
+/// A response's head with what brings its body.
 #[derive(Debug)]
 pub struct Answer {
-    pub connection: Connection,
+    pub carrier: Carrier,
     /// The head, and behind it in the buffer the begin of the body.
     pub head: Rc<Head>,
     /// Where the head ends in the buffer.
@@ -55,14 +55,10 @@ fn fail(kind: Kind) -> Stop {
 }
 
 /// A connection to `peer`: a kept one, unless `is_fresh` asks for a new one.
-pub async fn open(
-    request: &mut Request,
-    group: &GroupState,
-    peer: &Rc<Peer>,
-    tag: usize,
-    is_fresh: bool,
-) -> Result<Connection, Stop> {
+async fn connection(pass: &mut Pass<'_, '_>, peer: &Rc<Peer>, is_fresh: bool) -> Result<Connection, Stop> {
+    let (request, group) = (&mut *pass.request, &*pass.goal.group);
     let conf = request.passes();
+    let tag = request.location.id.0;
     let local = conf.has_own_local().then(|| Box::new(own_local(request, conf)));
     let is_single = local.is_some();
     if !is_fresh
@@ -133,87 +129,90 @@ fn own_local(request: &mut Request, conf: &'static Conf) -> Options {
     Options { bind, ..conf.connect_options().clone() }
 }
 
-/// Sends the request and reads until a final response head is complete.
-pub async fn run(
-    request: &mut Request,
-    client: Downstream<'_>,
-    outgoing: &mut Outgoing,
-    mut connection: Connection,
-) -> Result<Answer, Stop> {
-    let conf = request.passes();
-    let mut held: Option<Buffer> = None;
-    // Variables ask for it until the request ends. Unlike `new`, `default` makes it where it stays: it has 700 bytes.
-    let mut answer = Rc::<Head>::default();
-    let mut wait = Wait::new(conf, connection.take_timer());
-    let mut interim_count = 0;
-    let mut seen = Seen::default();
-    request.upstream.action = Some(Action::Sending);
-    loop {
-        let read = poll_fn(|cx| {
-            let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES));
-            let polled = wait.poll(cx, request, client, outgoing, &connection.transport, &mut buffer);
-            if polled.is_ready() || !buffer.data().is_empty() {
-                held = Some(buffer); // else back to the pool: who waits for an answer holds no memory
-            }
-            polled
-        });
-        let read = read.await;
-        let mut buffer = held.take().unwrap_or_else(|| Buffer::take(0));
-        match read {
-            Ok(0) => {
-                let kind = wait.send_error.take().map_or(Kind::Cut, |error| Kind::Failed(Call::Send, error));
-                return Err(lost(kind, &connection, &buffer));
-            }
-            Ok(_) => request.upstream.last().received = buffer.data().len() as u64,
-            Err(Stop::Peer(failure)) => return Err(lost(failure.kind, &connection, &buffer)),
-            Err(stop) => return Err(stop),
-        }
-        while !buffer.data().is_empty() {
-            let Some(Head { head, buffer: place }) = Rc::get_mut(&mut answer) else { break };
-            match response::parse_more(buffer.data(), conf.head_bytes_max(), head, &mut seen) {
-                Ok(Progress::Complete(length)) if is_interim(head.status) => {
-                    // 100 answers an expectation that was never passed on
-                    interim_count += 1;
-                    if interim_count > INTERIM_MAX {
-                        return Err(fail(Kind::TooManyInterim));
-                    }
-                    if head.status == 103 && early_hints::is_wanted(request) {
-                        let passed = Box::pin(early_hints::pass(request, client, head, buffer.data())).await;
-                        passed.map_err(Stop::Request)?;
-                    }
-                    buffer.consume(length);
-                    head.clear();
-                    seen = Seen::default();
+impl Pass<'_, '_> {
+    /// The way to `peer` for one exchange.
+    pub(super) async fn open(&mut self, peer: &Rc<Peer>, is_fresh: bool) -> Result<Carrier, Stop> {
+        let connection = connection(self, peer, is_fresh).await?;
+        Ok(Carrier::Own { connection, decoder: Decoder::new(self.outgoing.encoder()) })
+    }
+
+    /// Sends the request and reads until a final response head is complete.
+    pub(super) async fn run(&mut self, carrier: Carrier) -> Result<Answer, Stop> {
+        let mut carrier = carrier;
+        let conf = self.request.passes();
+        let mut held: Option<Buffer> = None;
+        // Variables ask for it until the request ends. Unlike `new`, `default` makes it where it stays: it has 700 bytes.
+        let mut answer = Rc::<Head>::default();
+        let mut wait = Wait::new(conf, carrier.take_timer());
+        let mut interim_count = 0;
+        self.request.upstream.action = Some(Action::Sending);
+        loop {
+            let read = poll_fn(|cx| {
+                let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES));
+                let polled = wait.poll(cx, self, &carrier, &mut buffer);
+                if polled.is_ready() || !buffer.data().is_empty() {
+                    held = Some(buffer); // else back to the pool: who waits for an answer holds no memory
                 }
-                Ok(Progress::Complete(head_length)) => {
-                    let attempt = request.upstream.last();
-                    attempt.status = head.status;
-                    attempt.header_us = Some(runtime::now_us().saturating_sub(attempt.started_us));
-                    *place = buffer;
-                    connection.timer = wait.timer;
-                    return Ok(Answer { connection, head: answer, head_length });
+                polled
+            });
+            let read = read.await;
+            let mut buffer = held.take().unwrap_or_else(|| Buffer::take(0));
+            match read {
+                Ok(0) => {
+                    let kind =
+                        wait.send_error.take().map_or(Kind::Cut, |error| Kind::Failed(Call::Send, error));
+                    return Err(lost(kind, &carrier, &buffer));
                 }
-                Ok(Progress::Partial) => break,
-                Err(error) if error.is_too_large() => return Err(fail(Kind::HeadTooBig)),
-                Err(error) => return Err(fail(Kind::BadHead(error.as_str()))),
+                Ok(_) => self.request.upstream.last().received = buffer.data().len() as u64,
+                Err(Stop::Peer(failure)) => return Err(lost(failure.kind, &carrier, &buffer)),
+                Err(stop) => return Err(stop),
             }
-        }
-        if buffer.space().is_empty() {
-            if buffer.data().len() >= conf.head_bytes_max() {
-                return Err(fail(Kind::HeadTooBig));
+            while !buffer.data().is_empty() {
+                let Some(Head { head, buffer: place }) = Rc::get_mut(&mut answer) else { break };
+                match carrier.decoder().head(&mut buffer, conf.head_bytes_max(), head).map_err(fail)? {
+                    Progress::Interim(length) => {
+                        // 100 answers an expectation that was never passed on
+                        interim_count += 1;
+                        if interim_count > INTERIM_MAX {
+                            return Err(fail(Kind::TooManyInterim));
+                        }
+                        if head.status == 103 && early_hints::is_wanted(self.request) {
+                            let passed = Box::pin(early_hints::pass(
+                                self.request,
+                                self.client.downstream(),
+                                head,
+                                buffer.data(),
+                            ))
+                            .await;
+                            passed.map_err(Stop::Request)?;
+                        }
+                        buffer.consume(length);
+                        head.clear();
+                    }
+                    Progress::Complete(head_length) => {
+                        let attempt = self.request.upstream.last();
+                        attempt.status = head.status;
+                        attempt.header_us = Some(runtime::now_us().saturating_sub(attempt.started_us));
+                        carrier.keep_timer(wait.timer);
+                        *place = buffer;
+                        return Ok(Answer { carrier, head: answer, head_length });
+                    }
+                    Progress::Partial => break,
+                }
             }
-            buffer.grow((buffer.capacity() * 2).min(conf.head_bytes_max().max(READ_BYTES)));
+            if buffer.space().is_empty() {
+                if buffer.data().len() >= conf.head_bytes_max() {
+                    return Err(fail(Kind::HeadTooBig));
+                }
+                buffer.grow((buffer.capacity() * 2).min(conf.head_bytes_max().max(READ_BYTES)));
+            }
+            held = (!buffer.data().is_empty()).then_some(buffer);
         }
-        held = (!buffer.data().is_empty()).then_some(buffer);
     }
 }
 
-fn is_interim(status: u16) -> bool {
-    (100..200).contains(&status) && status != 101
-}
-
-fn lost(kind: Kind, connection: &Connection, buffer: &Buffer) -> Stop {
-    let is_stale = connection.reused && buffer.data().is_empty() && kind.fault() == Fault::Error;
+fn lost(kind: Kind, carrier: &Carrier, buffer: &Buffer) -> Stop {
+    let is_stale = carrier.is_reused() && buffer.data().is_empty() && kind.fault() == Fault::Error;
     Stop::Peer(Failure { kind, is_stale })
 }
 
@@ -240,18 +239,15 @@ impl Wait {
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        request: &mut Request,
-        client: Downstream<'_>,
-        outgoing: &mut Outgoing,
-        upstream: &Transport,
+        pass: &mut Pass<'_, '_>,
+        carrier: &Carrier,
         buffer: &mut Buffer,
     ) -> Poll<Result<usize, Stop>> {
-        if let Poll::Ready(stop) = self.poll_send(cx, request, client, outgoing, upstream) {
+        if let Poll::Ready(stop) = self.poll_send(cx, pass, carrier) {
             return Poll::Ready(Err(stop));
         }
-        match upstream.poll_read(cx, buffer.space()) {
+        match carrier.poll_read(cx, buffer) {
             Poll::Ready(Ok(count)) => {
-                buffer.filled(count);
                 self.timer.cancel();
                 return Poll::Ready(Ok(count));
             }
@@ -264,21 +260,15 @@ impl Wait {
             }
             Poll::Pending => {}
         }
-        self.poll_patience(cx, request, client, outgoing)
+        self.poll_patience(cx, pass)
     }
 
-    fn poll_send(
-        &mut self,
-        cx: &mut Context<'_>,
-        request: &mut Request,
-        client: Downstream<'_>,
-        outgoing: &mut Outgoing,
-        upstream: &Transport,
-    ) -> Poll<Stop> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, pass: &mut Pass<'_, '_>, carrier: &Carrier) -> Poll<Stop> {
+        let (request, outgoing) = (&mut *pass.request, &mut pass.outgoing);
         if outgoing.is_done() || self.send_error.is_some() {
             return Poll::Pending;
         }
-        match outgoing.poll_send(cx, upstream, &mut request.body, client) {
+        match outgoing.poll_send(cx, carrier.transport(), &mut request.body, pass.client.downstream()) {
             Poll::Ready(Ok(())) => {
                 let attempt = request.upstream.last();
                 attempt.sent = outgoing.sent;
@@ -298,15 +288,10 @@ impl Wait {
     }
 
     /// The client may have gone, or the upstream may have been silent for too long.
-    fn poll_patience(
-        &mut self,
-        cx: &mut Context<'_>,
-        request: &mut Request,
-        client: Downstream<'_>,
-        outgoing: &Outgoing,
-    ) -> Poll<Result<usize, Stop>> {
-        if !self.conf.ignore_client_abort() && client.poll_gone(cx).is_ready() {
-            let action = request.upstream.action.unwrap_or(Action::ReadingBody);
+    fn poll_patience(&mut self, cx: &mut Context<'_>, pass: &Pass<'_, '_>) -> Poll<Result<usize, Stop>> {
+        let outgoing = &pass.outgoing;
+        if !self.conf.ignore_client_abort() && pass.client.downstream().poll_gone(cx).is_ready() {
+            let action = pass.request.upstream.action.unwrap_or(Action::ReadingBody);
             return Poll::Ready(Err(Stop::Request(Error::left().during(During::Upstream(action)))));
         }
         let is_sending = !outgoing.is_done() && self.send_error.is_none();

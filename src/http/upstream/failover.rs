@@ -48,7 +48,8 @@ pub fn may_need_files(servers: &[Server], upstreams: &Groups) -> bool {
         count > 1
     };
     let buffers = |server: &Server, location: &Location| {
-        let streams = location.passes().request_buffering() == Some(false) || location.proxy.body().is_some();
+        let conf = location.passes();
+        let streams = conf.request_buffering() == Some(false) || conf.own_body().is_some();
         let is_spread = match location.proxy_pass.pass() {
             None => return false,
             Some(Pass::Fixed { group, .. }) => upstreams.get(*group).is_some_and(|group| has_many(group)),

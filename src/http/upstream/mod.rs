@@ -1,25 +1,29 @@
 //! The life of a proxied request, top to bottom: a group, a peer, a connection, the exchange, the answer.
 //!
-//! Touches: the client's socket and the upstream's. Whether another peer may be tried is decided here and in
-//! `upstream/fault.rs`; the body is relayed in `http/upstream/relay.rs`.
+//! Touches: the client's socket and the upstream's. Whether another peer may be tried is decided in `retry.rs` and
+//! `upstream/fault.rs`; bytes are made and read by the protocol's codec (`codec.rs`); the body is relayed in `relay.rs`.
 //! Behaviour: nginx.org, ngx_http_proxy_module and ngx_http_upstream_module.
 
 mod answer;
+pub mod carrier;
+pub mod codec;
 pub mod conf;
 pub mod exchange;
 pub mod failover;
+pub mod h1;
 pub mod outgoing;
 pub mod proxied;
 pub mod relay;
+pub mod retry;
 pub mod store;
 mod target;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::Poll;
 
 use crate::http::client::Client;
-use crate::http::downstream::Downstream;
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Failure, Kind, Limit, Side};
 use crate::http::request::limit;
@@ -27,15 +31,13 @@ use crate::http::request::termination::{self, How, Phase, Termination, Who};
 use crate::http::response::Response;
 use crate::http::verdict::Reply;
 use crate::log;
-use crate::proto::h1::length::BodyLength;
-use crate::proto::message::Method;
 use crate::runtime::{self, Timer};
 use crate::upstream::trace::Action;
-use crate::upstream::{Fault, GroupState, Outcome, Session};
+use crate::upstream::{Outcome, Peer, Session};
 use answer::Next;
-use conf::Conf;
 use exchange::{Answer, Stop};
 use outgoing::Outgoing;
+use retry::Chance;
 use target::Goal;
 
 /// Passes a request to the upstream of its location and the answer to the client.
@@ -49,27 +51,29 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
     let goal =
         Goal::find(request, client.downstream()).await.map_err(|error| noted(request, client, error))?;
     let outgoing = Outgoing::prepare(request, client.downstream(), &goal).await;
-    let mut outgoing = outgoing.map_err(|error| noted(request, client, error))?;
+    let outgoing = outgoing.map_err(|error| noted(request, client, error))?;
     if std::mem::take(&mut request.values.gave_up) {
         outgoing.give_back(&mut request.body);
         return Ok(Some(Reply::Status(500)));
     }
-    let mut session = Session::new(&goal.group, request.passes().next_tries());
+    let session = Session::new(&goal.group, request.passes().next_tries());
     let total_ms = request.passes().timeout_total_ms();
     let mut deadline = Timer::new();
     if total_ms > 0 {
         deadline.set(runtime::now_ms() + total_ms);
     }
+    let mut pass = Pass { request, client, goal: &goal, outgoing, session, started_ms: runtime::now_ms() };
     // In one place, timed or not, so that it becomes part of this future's code.
     let outcome = {
-        let mut responding = pin!(respond(request, client, &goal, &mut outgoing, &mut session));
+        let mut responding = pin!(pass.respond());
         poll_fn(|cx| match deadline.poll_expired(cx) {
             Poll::Ready(()) => Poll::Ready(None),
             Poll::Pending => responding.as_mut().poll(cx).map(Some),
         })
         .await
     };
-    let outcome = outcome.unwrap_or_else(|| Err(too_late(request, client, &mut session)));
+    let outcome = outcome.unwrap_or_else(|| Err(pass.too_late()));
+    let Pass { request, client, outgoing, .. } = pass;
     let outcome = outcome.map_err(|error| noted(request, client, error));
     request.upstream.end();
     if let Ok(Some(_)) = &outcome {
@@ -82,240 +86,197 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
     outcome
 }
 
-/// `proxy_timeout_total` is over: 504 while nothing was sent, else the answer is cut. What it was waiting for is
-/// blamed if that was the upstream.
-#[cold]
-fn too_late(request: &mut Request, client: &Client<'_>, session: &mut Session) -> Error {
-    if !client.has_started() {
-        request.upstream.last().status = 504;
-        blame(request, session);
-    }
-    Error::upstream(Kind::Late).by(Limit::TotalTimeout)
-}
-
 /// Noted while it is known what was under way.
 fn noted(request: &mut Request, client: &Client<'_>, error: Error) -> Error {
     termination::note(request, client.has_started(), &error);
     error
 }
 
-async fn respond(
-    request: &mut Request,
-    client: &mut Client<'_>,
-    goal: &Goal,
-    outgoing: &mut Outgoing,
-    session: &mut Session,
-) -> Result<Option<Reply>, Error> {
-    let answer = match exchange(request, client.downstream(), goal, outgoing, session).await? {
-        Ok(answer) => answer,
-        Err(status) => return Ok(Some(Reply::Status(status))),
-    };
-    // What is matched lives as long as its arms: the body is awaited outside.
-    let step = start(request, client, &answer, outgoing);
-    if step.as_ref().is_err_and(|error| error.side == Side::Upstream) {
-        blame(request, session);
-    }
-    let length = match step? {
-        Step::Reply(reply) => return Ok(Some(reply)),
-        Step::Tunnel(response) => {
-            Box::pin(relay::begin_tunnel(request, client, *response, answer)).await?;
-            return Ok(None);
-        }
-        Step::Body(length) => length,
-    };
-    let relayed = relay::body(request, client, &goal.group, answer, length, outgoing).await;
-    if relayed.as_ref().is_err_and(|error| error.side == Side::Upstream) {
-        blame(request, session);
-    }
-    relayed.map(|()| None)
-}
-
-/// The peer has broken its answer off: the next requests had better go to another one.
-fn blame(request: &Request, session: &mut Session) {
-    if session.fail_late(runtime::now_ms()) {
-        log::warn!(request.error_log(), request, "upstream server temporarily disabled");
-    }
+/// A request on its way through the peers of a group, from the first one to the end of an answer.
+///
+/// [`proxy`] makes one once it is known where the request goes and what is sent. The steps of its life are its methods:
+/// here those that choose and decide, in `exchange.rs` one turn of one peer, in `relay.rs` the body of the answer.
+pub struct Pass<'a, 'c> {
+    request: &'a mut Request,
+    client: &'a mut Client<'c>,
+    goal: &'a Goal,
+    outgoing: Outgoing,
+    session: Session,
+    started_ms: u64,
 }
 
 /// What is left to do once the head of an answer is the client's.
 enum Step {
     Reply(Reply),
     Tunnel(Box<Response>),
-    Body(BodyLength),
+    Body,
 }
 
-/// A function of its own, so that no response lives in the future that waits for the body.
-fn start(
-    request: &mut Request,
-    client: &mut Client<'_>,
-    answer: &Answer,
-    outgoing: &Outgoing,
-) -> Result<Step, Error> {
-    Ok(match answer::begin(request, answer, outgoing.can_repeat())? {
-        Next::Reply(reply) => Step::Reply(reply),
-        Next::Tunnel(response) => Step::Tunnel(Box::new(response)),
-        Next::Body(response, length) => {
-            client.start(request, response);
-            if client.has_filters() {
-                outgoing.lend(&mut request.body);
-            }
-            Step::Body(length)
-        }
-    })
-}
-
-/// Tries peers until one answers. `Err(status)`: none did.
-async fn exchange(
-    request: &mut Request,
-    client: Downstream<'_>,
-    goal: &Goal,
-    outgoing: &mut Outgoing,
-    session: &mut Session,
-) -> Result<Result<Answer, u16>, Error> {
-    let conf = request.passes();
-    let group = &*goal.group;
-    let tag = std::ptr::from_ref(request.location).addr();
-    let started_ms = runtime::now_ms();
-    loop {
-        let Some(peer) = session.pick(runtime::now_ms()) else {
-            return Ok(Err(nobody_there(request, group)));
+impl Pass<'_, '_> {
+    async fn respond(&mut self) -> Result<Option<Reply>, Error> {
+        let mut answer = match self.exchange().await? {
+            Ok(answer) => answer,
+            Err(status) => return Ok(Some(Reply::Status(status))),
         };
-        request.upstream.begin(Some(peer.clone()), group);
-        let stop = match turn(request, client, group, &peer, tag, outgoing).await {
-            Ok(answer) => match refused(request, &answer, session, conf, outgoing, started_ms) {
-                None => return Ok(Ok(answer)),
-                Some(status) => Stop::Peer(Kind::Status(status).into()),
-            },
-            Err(stop) => stop,
-        };
-        if let Some(status) = next(request, session, outgoing, stop, started_ms)? {
-            return Ok(Err(status));
+        // Awaited outside of the `match`: what is matched would live in the future as long as its arms.
+        let step = self.start(&mut answer);
+        if step.as_ref().is_err_and(|error| error.side == Side::Upstream) {
+            self.blame();
         }
-    }
-}
-
-#[cold]
-fn nobody_there(request: &mut Request, group: &GroupState) -> u16 {
-    request.upstream.begin(None, group).status = 502;
-    request.upstream.action = Some(Action::Connecting);
-    request.termination = Some(Termination::new(Who::Upstream, How::Down, Phase::Connect));
-    log::error!(request.error_log(), &*request, "no live upstreams");
-    502
-}
-
-/// What follows a peer's turn without an answer: another peer's, or the status that is left to tell.
-#[cold]
-fn next(
-    request: &mut Request,
-    session: &mut Session,
-    outgoing: &mut Outgoing,
-    stop: Stop,
-    started_ms: u64,
-) -> Result<Option<u16>, Error> {
-    let conf = request.passes();
-    let failure = match stop {
-        Stop::Request(error) => return Err(error),
-        Stop::Peer(failure) => failure,
-    };
-    tell(request, &failure);
-    let fault = failure.kind.fault();
-    let status = fault.status();
-    let attempt = request.upstream.last();
-    attempt.status = status;
-    attempt.sent = outgoing.sent;
-    request.upstream.end();
-    let outcome = if fault.is_failure() { Outcome::Failed } else { Outcome::Next };
-    if session.finish(outcome, runtime::now_ms()) {
-        log::warn!(request.error_log(), &*request, "upstream server temporarily disabled");
-    }
-    if !may_go_on(request, session, conf, outgoing, fault, started_ms) {
-        request.termination = Termination::of_failure(&failure, request.upstream.action, conf);
-        return Ok(Some(status));
-    }
-    outgoing.rewind();
-    Ok(None)
-}
-
-/// A status is not told: the access log has it, and the client may get it.
-fn tell(request: &Request, failure: &Failure) {
-    let told = match failure.kind {
-        Kind::Status(_) => return,
-        Kind::HeadTooBig => limit::told(request, Limit::UpstreamHeadSize),
-        _ => String::new(),
-    };
-    log::error!(request.error_log(), request, "{failure}{told}");
-}
-
-/// One peer's turn. A kept connection that turns out to be closed is replaced by a new one to the same peer.
-async fn turn(
-    request: &mut Request,
-    client: Downstream<'_>,
-    group: &GroupState,
-    peer: &std::rc::Rc<crate::upstream::Peer>,
-    tag: usize,
-    outgoing: &mut Outgoing,
-) -> Result<Answer, Stop> {
-    let mut is_fresh = false;
-    loop {
-        let connection = exchange::open(request, group, peer, tag, is_fresh).await?;
-        match exchange::run(request, client, outgoing, connection).await {
-            Err(Stop::Peer(failure)) if failure.is_stale && !is_fresh && may_repeat(request, outgoing) => {
-                outgoing.rewind();
-                is_fresh = true;
+        match step? {
+            Step::Reply(reply) => return Ok(Some(reply)),
+            Step::Tunnel(response) => {
+                Box::pin(self.begin_tunnel(*response, answer)).await?;
+                return Ok(None);
             }
-            answered => return answered,
+            Step::Body => {}
         }
+        let relayed = self.relay(answer).await;
+        if relayed.as_ref().is_err_and(|error| error.side == Side::Upstream) {
+            self.blame();
+        }
+        relayed.map(|()| None)
+    }
+
+    /// A function of its own, so that no response lives in the future that waits for the body.
+    fn start(&mut self, answer: &mut Answer) -> Result<Step, Error> {
+        let request = &mut *self.request;
+        Ok(match answer::begin(request, answer, self.outgoing.can_repeat())? {
+            Next::Reply(reply) => Step::Reply(reply),
+            Next::Tunnel(response) => Step::Tunnel(Box::new(response)),
+            Next::Body(response) => {
+                self.client.start(request, response);
+                if self.client.has_filters() {
+                    self.outgoing.lend(&mut request.body);
+                }
+                Step::Body
+            }
+        })
+    }
+
+    /// Tries peers until one answers. `Err(status)`: none did.
+    async fn exchange(&mut self) -> Result<Result<Answer, u16>, Error> {
+        loop {
+            let Some(peer) = self.session.pick(runtime::now_ms()) else {
+                return Ok(Err(self.no_peer()));
+            };
+            self.request.upstream.begin(Some(peer.clone()), &self.goal.group);
+            let stop = match self.turn(&peer).await {
+                Ok(answer) => {
+                    let status = answer.head.head.status;
+                    if !self.chance().refuses(status) {
+                        return Ok(Ok(answer));
+                    }
+                    Stop::Peer(Kind::Status(status).into())
+                }
+                Err(stop) => stop,
+            };
+            if let Some(status) = self.next(stop)? {
+                return Ok(Err(status));
+            }
+        }
+    }
+
+    /// One peer's turn. A kept connection that turns out to be closed is replaced by a new one to the same peer.
+    async fn turn(&mut self, peer: &Rc<Peer>) -> Result<Answer, Stop> {
+        let mut is_fresh = false;
+        loop {
+            let carrier = self.open(peer, is_fresh).await?;
+            match self.run(carrier).await {
+                Err(Stop::Peer(failure)) if failure.is_stale && !is_fresh && self.chance().repeats() => {
+                    self.outgoing.rewind();
+                    is_fresh = true;
+                }
+                answered => return answered,
+            }
+        }
+    }
+
+    /// What decides whether the request is sent once more.
+    fn chance(&self) -> Chance {
+        let conf = self.request.passes();
+        let limit_ms = conf.next_timeout_ms();
+        Chance {
+            permitted: conf.next(),
+            tries_left: self.session.tries_left(),
+            is_late: limit_ms > 0 && runtime::now_ms().saturating_sub(self.started_ms) >= limit_ms,
+            is_unsafe: retry::is_unsafe(self.request.method),
+            has_begun: self.outgoing.has_begun(),
+            can_repeat: self.outgoing.can_repeat(),
+        }
+    }
+
+    /// What follows a peer's turn without an answer: another peer's, or the status that is left to tell.
+    #[cold]
+    fn next(&mut self, stop: Stop) -> Result<Option<u16>, Error> {
+        let failure = match stop {
+            Stop::Request(error) => return Err(error),
+            Stop::Peer(failure) => failure,
+        };
+        self.tell(&failure);
+        let fault = failure.kind.fault();
+        let status = fault.status();
+        let attempt = self.request.upstream.last();
+        attempt.status = status;
+        attempt.sent = self.outgoing.sent;
+        self.request.upstream.end();
+        let outcome = if fault.is_failure() { Outcome::Failed } else { Outcome::Next };
+        if self.session.finish(outcome, runtime::now_ms()) {
+            self.tell_disabled();
+        }
+        if !self.chance().goes_on_after(fault) {
+            let (action, conf) = (self.request.upstream.action, self.request.passes());
+            self.request.termination = Termination::of_failure(&failure, action, conf);
+            return Ok(Some(status));
+        }
+        self.outgoing.rewind();
+        Ok(None)
+    }
+
+    #[cold]
+    fn no_peer(&mut self) -> u16 {
+        let request = &mut *self.request;
+        request.upstream.begin(None, &self.goal.group).status = 502;
+        request.upstream.action = Some(Action::Connecting);
+        request.termination = Some(Termination::new(Who::Upstream, How::Down, Phase::Connect));
+        log::error!(request.error_log(), &*request, "no live upstreams");
+        502
+    }
+
+    /// Logs a failure. A status is not told: the access log has it, and the client may get it.
+    fn tell(&self, failure: &Failure) {
+        let request = &*self.request;
+        let told = match failure.kind {
+            Kind::Status(_) => return,
+            Kind::HeadTooBig => limit::told(request, Limit::UpstreamHeadSize),
+            _ => String::new(),
+        };
+        log::error!(request.error_log(), request, "{failure}{told}");
+    }
+
+    fn tell_disabled(&self) {
+        let request = &*self.request;
+        log::warn!(request.error_log(), request, "upstream server temporarily disabled");
+    }
+
+    /// The peer has broken its answer off: the next requests had better go to another one.
+    fn blame(&mut self) {
+        if self.session.fail_late(runtime::now_ms()) {
+            self.tell_disabled();
+        }
+    }
+
+    /// `proxy_timeout_total` is over: 504 while nothing was sent, else the answer is cut. What it was waiting for is
+    /// blamed if that was the upstream.
+    #[cold]
+    fn too_late(&mut self) -> Error {
+        if !self.client.has_started() {
+            self.request.upstream.last().status = 504;
+            self.blame();
+        }
+        Error::upstream(Kind::Late).by(Limit::TotalTimeout)
     }
 }
 
-/// Whether a request that met a closed connection may be sent once more: nothing of it was sent, or it does
-/// no harm to do it twice (RFC 9110 §9.2.2).
-fn may_repeat(request: &Request, outgoing: &Outgoing) -> bool {
-    outgoing.can_repeat()
-        && (!outgoing.has_begun()
-            || !is_unsafe(request)
-            || request.passes().next().permits(Fault::Error, true))
-}
-
-/// The status, when the answer is one that sends the request to another peer.
-fn refused(
-    request: &Request,
-    answer: &Answer,
-    session: &Session,
-    conf: &Conf,
-    outgoing: &Outgoing,
-    started_ms: u64,
-) -> Option<u16> {
-    let status = answer.head.head.status;
-    let fault = Fault::Status(status);
-    // the last try's answer goes to the client as it is
-    let is_last = session.tries_left() <= 1;
-    let is_late = is_late(conf, started_ms);
-    let permitted =
-        !is_last && !is_late && outgoing.can_repeat() && conf.next().permits(fault, is_unsafe(request));
-    permitted.then_some(status)
-}
-
-fn may_go_on(
-    request: &Request,
-    session: &Session,
-    conf: &Conf,
-    outgoing: &Outgoing,
-    fault: Fault,
-    started_ms: u64,
-) -> bool {
-    session.tries_left() > 0
-        && outgoing.can_repeat()
-        && conf.next().permits(fault, outgoing.has_begun() && is_unsafe(request))
-        && !is_late(conf, started_ms)
-}
-
-fn is_late(conf: &Conf, started_ms: u64) -> bool {
-    let limit_ms = conf.next_timeout_ms();
-    limit_ms > 0 && runtime::now_ms().saturating_sub(started_ms) >= limit_ms
-}
-
-/// The methods whose requests must not be sent twice (nginx's list).
-fn is_unsafe(request: &Request) -> bool {
-    matches!(request.method, Method::Post | Method::Lock | Method::Patch)
-}
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
-//! The request as an upstream gets it: its head, its framing, and sending it.
+//! The request on its way to an upstream: what is sent of it, in which order, and whether it can be sent again.
 //!
 //! Touches: the client's socket for the body, the upstream's for the whole. Bounded: the head, what was read
 //! of the body before an upstream was chosen, and after that one piece at a time.
-//! RFC 9112 §3, §6; RFC 9110 §7.6.1 (fields between two hops).
+//! Its bytes are made by the protocol's encoder (`codec.rs`).
 
 use std::future::poll_fn;
 use std::io::IoSlice;
@@ -12,29 +12,21 @@ use std::task::{Context, Poll, ready};
 use crate::base::path::{Escape, escape_uri};
 use crate::http::config::location::Kind;
 use crate::http::downstream::Downstream;
-use crate::http::modules::proxy;
 use crate::http::request::Request;
 use crate::http::request::body::Body;
 use crate::http::request::body_file;
 use crate::http::request::error::{self, Error};
 use crate::http::temp_file::TempFile;
+use crate::http::upstream::codec::{Encoder, FRAME_HEAD_BYTES, Framing};
+use crate::http::upstream::failover;
+use crate::http::upstream::retry::is_unsafe;
 use crate::http::upstream::target::Goal;
-use crate::http::upstream::{failover, is_unsafe};
-use crate::log;
 use crate::net::Transport;
-use crate::proto::h1::encode::{self, Head, Token};
-use crate::proto::h1::length::BodyLength;
-use crate::proto::header::Id;
+use crate::proto::message::BodyLength;
 use crate::sys::transfer::Pipe;
 
 /// Bytes of one `sendfile`: other connections get their turn in between.
 const SENDFILE_BYTES: u64 = 2 * 1024 * 1024;
-
-/// A chunk is made of no more than this and one read.
-const CHUNK_BYTES: usize = 64 * 1024;
-
-/// Room for the length of such a chunk: eight digits and the line's end.
-const CHUNK_HEAD_BYTES: usize = 10;
 
 /// A rest of at least this much is moved inside the kernel. Shorter ones are read at once, and copying is cheaper.
 const MOVE_BYTES_MIN: u64 = 256 * 1024;
@@ -47,14 +39,15 @@ enum Rest {
     File,
     /// The client's body as it comes.
     Plain,
-    /// The client's body, each piece a chunk.
-    Chunked,
+    /// The client's body, each piece in a frame.
+    Framed,
 }
 
 /// A request on its way to an upstream.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// The head and the part of the body that is kept for another try; later one chunk.
+    encoder: Encoder,
+    /// The head and the part of the body that is kept for another try; later one frame.
     bytes: Vec<u8>,
     at: usize,
     /// The client's body in `bytes`, as far as it is kept; `None`: it was left alone.
@@ -81,21 +74,13 @@ pub enum SendFault {
     Upstream(std::io::Error),
 }
 
-/// How the body is framed for the upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    None,
-    Length(u64),
-    Chunked,
-}
-
 impl Outgoing {
     /// Makes the request's head, after reading as much of its body as may be kept.
     ///
     /// Errors: those of reading the client's body, and of writing it to a file.
     pub async fn prepare(request: &mut Request, client: Downstream<'_>, goal: &Goal) -> Result<Self, Error> {
-        let conf: &'static proxy::Conf = &request.location.proxy;
-        let takes_body = conf.body().is_none() && conf.upstream.pass_request_body();
+        let conf = request.passes();
+        let takes_body = conf.own_body().is_none() && conf.pass_request_body();
         let mut declared = request.body.offered();
         let has_body = matches!(declared, BodyLength::Length(_) | BodyLength::Chunked);
         let mut kept = Vec::new();
@@ -122,13 +107,13 @@ impl Outgoing {
                 (BodyLength::None | BodyLength::UntilClose, _) => (Framing::None, Rest::Nothing),
                 _ if is_complete => (Framing::Length(kept.len() as u64), Rest::Nothing),
                 (BodyLength::Length(length), _) => (Framing::Length(length), Rest::Plain),
-                (BodyLength::Chunked, _) => (Framing::Chunked, Rest::Chunked),
+                (BodyLength::Chunked, _) => (Framing::Framed, Rest::Framed),
             }
         } else {
             if declared != BodyLength::None {
                 request.body.keep(Some(std::mem::take(&mut kept)));
             }
-            match conf.body() {
+            match conf.own_body() {
                 Some(body) => {
                     body.evaluate(request, &mut kept);
                     (Framing::Length(kept.len() as u64), Rest::Nothing)
@@ -137,19 +122,19 @@ impl Outgoing {
             }
         };
         let mut bytes = Vec::with_capacity(request.input.data().len() + kept.len() + 256);
-        write_head(request, goal, framing, &mut bytes)?;
-        let is_chunk = framing == Framing::Chunked && !kept.is_empty();
-        if is_chunk {
-            encode::chunk_head(kept.len() as u64, &mut bytes);
-        }
-        let kept_at = bytes.len();
-        bytes.extend_from_slice(&kept);
-        let kept = (takes_body && declared != BodyLength::None).then_some(kept_at..bytes.len());
-        if is_chunk {
-            bytes.extend_from_slice(b"\r\n");
-        }
+        let encoder = Encoder::of(request.location);
+        encoder.head(request, goal, framing, &mut bytes)?;
+        let place = if encoder.is_framed(framing) && !kept.is_empty() {
+            encoder.frame(&kept, &mut bytes)
+        } else {
+            let start = bytes.len();
+            bytes.extend_from_slice(&kept);
+            start..bytes.len()
+        };
+        let kept = (takes_body && declared != BodyLength::None).then_some(place);
         let file_left = 0..if rest == Rest::File { file_length.unwrap_or(0) } else { 0 };
         Ok(Self {
+            encoder,
             bytes,
             at: 0,
             kept,
@@ -163,12 +148,17 @@ impl Outgoing {
         })
     }
 
+    /// What has made its bytes.
+    pub fn encoder(&self) -> Encoder {
+        self.encoder
+    }
+
     /// Everything has been sent.
     pub fn is_done(&self) -> bool {
         let has_rest = match self.rest {
             Rest::Nothing => false,
             Rest::File => !self.file_left.is_empty(),
-            Rest::Plain | Rest::Chunked => true,
+            Rest::Plain | Rest::Framed => true,
         };
         self.at == self.bytes.len() && !has_rest
     }
@@ -250,8 +240,8 @@ impl Outgoing {
                 self.sent += count;
                 continue;
             }
-            if self.rest == Rest::Chunked {
-                ready!(self.poll_chunk(cx, body, client)).map_err(SendFault::Client)?;
+            if self.rest == Rest::Framed {
+                ready!(self.poll_frame(cx, body, client)).map_err(SendFault::Client)?;
                 continue;
             }
             if self.begin_move(upstream, body, client) {
@@ -273,8 +263,8 @@ impl Outgoing {
         }
     }
 
-    /// Makes one chunk of all that is here of the body, and the last one where it ends.
-    fn poll_chunk(
+    /// Makes one frame of all that is here of the body, and the last one where it ends.
+    fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
         body: &mut Body,
@@ -287,27 +277,26 @@ impl Outgoing {
         self.bytes.clear();
         self.at = 0;
         if !is_end {
-            // the payload first, behind room for its length
-            self.bytes.resize(CHUNK_HEAD_BYTES, b'0');
+            // the payload first, behind room for what the frame says of it
+            self.bytes.resize(FRAME_HEAD_BYTES, 0);
             let mut polled = Poll::Ready(Ok(true));
-            while matches!(polled, Poll::Ready(Ok(true))) && self.bytes.len() < CHUNK_BYTES {
-                let count = body.data().len();
-                self.bytes.extend_from_slice(body.data());
+            let mut room = self.encoder.frame_bytes_max();
+            while matches!(polled, Poll::Ready(Ok(true))) && room > 0 {
+                let data = body.data();
+                let count = data.len().min(room);
+                self.bytes.extend_from_slice(&data[..count]);
+                room -= count;
                 body.consume(count);
                 polled = body.poll_data(client, cx);
             }
-            let mut head = Vec::with_capacity(CHUNK_HEAD_BYTES);
-            encode::chunk_head((self.bytes.len() - CHUNK_HEAD_BYTES) as u64, &mut head);
-            self.at = CHUNK_HEAD_BYTES - head.len();
-            self.bytes[self.at..CHUNK_HEAD_BYTES].copy_from_slice(&head);
-            self.bytes.extend_from_slice(b"\r\n");
+            self.at = self.encoder.seal(&mut self.bytes);
             match polled {
                 Poll::Ready(Ok(true)) | Poll::Pending => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(false)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             }
         }
-        encode::last_chunk(&mut self.bytes);
+        self.encoder.finish(&mut self.bytes);
         self.rest = Rest::Nothing;
         Poll::Ready(Ok(()))
     }
@@ -378,16 +367,18 @@ async fn read_body(
     takes_body: bool,
     kept: &mut Vec<u8>,
 ) -> Result<bool, Error> {
-    let conf: &'static proxy::Conf = &request.location.proxy;
+    let conf = request.passes();
     let variables = &request.config.variables;
-    // without chunks the length must be known
-    let needs_length = takes_body && request.body.declared() == BodyLength::Chunked && !conf.is_http11();
+    // without frames the length must be known
+    let needs_length = takes_body
+        && request.body.declared() == BodyLength::Chunked
+        && !Encoder::of(request.location).has_frames();
     let needs_body = needs_length || !takes_body;
     let is_whole_wanted = needs_length
         || request.location.request_body.in_file_only()
         || variables.is_used("request_body_file");
     let is_kept = variables.is_used("request_body");
-    let is_complete = match conf.upstream.request_buffering() {
+    let is_complete = match conf.request_buffering() {
         Some(false) if !needs_body && !is_kept => request.body.is_done(),
         Some(false) if !needs_body => read_ahead(request, client, false, kept).await?,
         Some(true) => Box::pin(body_file::read_whole(request, client, kept)).await.map(|()| true)?,
@@ -397,7 +388,7 @@ async fn read_body(
         _ if takes_body || is_kept => {
             read_ahead(request, client, true, kept).await?
                 || (takes_body
-                    && failover::needs_whole_body(request, &goal.group, is_unsafe(request))
+                    && failover::needs_whole_body(request, &goal.group, is_unsafe(request.method))
                     && Box::pin(body_file::try_read_whole(request, client, kept)).await?)
         }
         _ => request.body.is_done(),
@@ -438,82 +429,9 @@ async fn read_ahead(
     }
 }
 
-/// Errors: 500 where `proxy_method` has come to something that is no method.
-fn write_head(request: &mut Request, goal: &Goal, framing: Framing, out: &mut Vec<u8>) -> Result<(), Error> {
-    let conf: &'static proxy::Conf = &request.location.proxy;
-    let configured;
-    let method = match conf.method() {
-        Some(script) => {
-            configured = script.to_vec(request);
-            Token::new(&configured).ok_or_else(|| no_method(&configured))?
-        }
-        None if request.malformed => Token::GET, // what its error page is asked for with
-        None => request.method_token(),
-    };
-    let (mut head, target) =
-        Head::request(method, conf.is_http11(), out, |out| write_uri(request, goal, out));
-    // kept for the log and for variables
-    let uri = &head.as_bytes()[target];
-    let mut kept = std::mem::take(&mut request.proxied.uri);
-    kept.clear();
-    kept.extend_from_slice(uri);
-    request.proxied.uri = kept;
-    write_host(request, conf, goal, &mut head);
-    for (label, value) in conf.lines() {
-        head.written(label, |out| value.evaluate(request, out));
-    }
-    if !conf.is_http11() && !conf.sets_connection() {
-        head.constant("Connection: close\r\n");
-    }
-    match framing {
-        Framing::None => {}
-        Framing::Length(length) => head.number(Id::ContentLength, length),
-        Framing::Chunked => head.constant("Transfer-Encoding: chunked\r\n"),
-    }
-    if conf.upstream.pass_request_headers() {
-        write_fields(request, conf, &mut head);
-    }
-    head.end();
-    Ok(())
-}
-
-#[cold]
-fn no_method(value: &[u8]) -> Error {
-    Error::ours(format!("\"proxy_method\" has become \"{}\", which is no method", log::Text(value)))
-}
-
-fn write_host(request: &mut Request, conf: &'static proxy::Conf, goal: &Goal, head: &mut Head<'_>) {
-    head.written_id(Id::Host, |out| {
-        let start = out.len();
-        if let Some(host) = conf.host() {
-            host.evaluate(request, out);
-        }
-        if out.len() == start && (conf.host().is_none() || conf.is_http11()) {
-            goal.write_host(out);
-        }
-    });
-}
-
-/// The client's own fields, but those that end at this hop.
-fn write_fields(request: &Request, conf: &proxy::Conf, head: &mut Head<'_>) {
-    let data = request.input.data();
-    let (fields, connection) = (&request.head.fields, &request.head.connection);
-    for field in fields.iter() {
-        let name = field.name(data);
-        if conf.replaces(field.id, name) {
-            continue;
-        }
-        // What a proxy in front says of its client is for the upstream too, whatever that client asks for.
-        if connection.ends(field, data) && !request.location.realip.reads(name) {
-            continue;
-        }
-        head.parsed(field, data);
-    }
-}
-
 /// The target for the upstream by nginx's rules: as the client sent it where `proxy_pass` has no URI part and
 /// nothing changed it; else decoded, the location's name replaced, and encoded again.
-fn write_uri(request: &Request, goal: &Goal, out: &mut Vec<u8>) {
+pub fn write_target(request: &Request, goal: &Goal, out: &mut Vec<u8>) {
     match goal.uri() {
         Some(uri) if goal.is_evaluated => out.extend_from_slice(uri.as_bytes()),
         None if request.uri_is_original => out.extend_from_slice(request.target()),

@@ -7,12 +7,9 @@
 
 use std::borrow::Cow;
 use std::future::poll_fn;
-use std::ops::Range;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-
-use smallvec::SmallVec;
 
 use crate::http::client::Client;
 use crate::http::request::Request;
@@ -20,19 +17,18 @@ use crate::http::request::body::DECODED_BYTES;
 use crate::http::request::error::{Call, During, Error, Kind, Limit};
 use crate::http::response::Response;
 use crate::http::response::body_file::Spill;
+use crate::http::upstream::Pass;
+use crate::http::upstream::carrier::Carrier;
+use crate::http::upstream::codec::{Decoder, Pieces};
 use crate::http::upstream::exchange::{Answer, Stop, Wait};
-use crate::http::upstream::outgoing::Outgoing;
+use crate::http::upstream::h1;
 use crate::http::upstream::proxied::Head;
 use crate::http::upstream::store::{self, Store};
 use crate::net::pace::Pace;
-use crate::proto::h1::chunked::Decoder;
-use crate::proto::h1::length::BodyLength;
 use crate::proto::head::ResponseHead;
 use crate::proto::header::Id;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, Io, Timer, race, relay};
-use crate::upstream::GroupState;
-use crate::upstream::pool::Connection;
 use crate::upstream::trace::Action;
 
 /// A body of at least this much more is moved inside the kernel.
@@ -41,167 +37,133 @@ const SPLICE_BYTES_MIN: u64 = 64 * 1024;
 /// Bytes read at once.
 const READ_BYTES: usize = 16 * 1024;
 
-/// How much of the body is still to come, and how its end is told.
-#[derive(Debug)]
-enum Framing {
-    Length { left: u64 },
-    Chunked(Box<Decoder>),
-    UntilClose,
-    Done,
-}
-
-/// The pieces of a body inside one buffer.
-type Pieces = SmallVec<[Range<usize>; 4]>;
-
-impl Framing {
-    fn new(length: BodyLength) -> Self {
-        match length {
-            BodyLength::None | BodyLength::Length(0) => Self::Done,
-            BodyLength::Length(left) => Self::Length { left },
-            BodyLength::Chunked => Self::Chunked(Box::default()),
-            BodyLength::UntilClose => Self::UntilClose,
+impl Pass<'_, '_> {
+    /// Relays the body of an answer whose head the client is about to get, then keeps the connection if it can.
+    pub(super) async fn relay(&mut self, answer: Answer) -> Result<(), Error> {
+        let Begun { pieces, head, head_length, rest } = self.begin_relay(answer)?;
+        let data = head.buffer.data().get(head_length..).unwrap_or(b"");
+        let Some((mut stream, used)) = rest else {
+            return self.write(data, &pieces, 0).await;
+        };
+        self.write(data, &pieces, stream.ahead).await?;
+        if self.request.is_subrequest() && !self.client.wants_body() {
+            return Ok(()); // what a mirror answers is not waited for
         }
+        if store::is_wanted(self.request, head.head.status) {
+            Box::pin(stream.store(self.request, data, &pieces)).await;
+        }
+        stream.buffer = keep(data.get(used..).unwrap_or(b""));
+        shrink(self.request, head, head_length);
+        // Boxed: few responses come in pieces, and all would carry the room for it.
+        Box::pin(stream.relay(self)).await?;
+        let Stream { carrier, buffer, ahead, spill, taps, .. } = *stream;
+        if buffer.is_none() && self.outgoing.is_done() {
+            carrier.keep(&self.goal.group);
+        }
+        if let Some(mut spill) = spill {
+            Box::pin(self.drain(&mut spill, ahead)).await?;
+        }
+        for tap in taps {
+            Box::pin(tap.complete(self.request)).await;
+        }
+        Ok(())
     }
 
-    fn is_done(&self) -> bool {
-        matches!(self, Self::Done)
+    /// Takes apart what is there already of a body.
+    fn begin_relay(&mut self, answer: Answer) -> Result<Begun, Error> {
+        let Answer { mut carrier, head, head_length } = answer;
+        let request = &mut *self.request;
+        let data = head.buffer.data().get(head_length..).unwrap_or(b"");
+        let mut pieces = Pieces::new();
+        let used = decode(carrier.decoder(), data, &mut pieces, request)?;
+        if carrier.decoder().is_done() && !store::is_wanted(request, head.head.status) {
+            // the whole response is here: the connection is free before the client has it
+            if used == data.len() && self.outgoing.is_done() {
+                carrier.keep(&self.goal.group);
+            }
+            return Ok(Begun { pieces, head, head_length, rest: None });
+        }
+        let conf = request.passes();
+        let mut pace = conf.pace(request);
+        if let Some(pace) = &mut pace {
+            pace.pass(data.len() as u64);
+        }
+        let is_ahead = request.proxied.buffering.unwrap_or(conf.is_buffering());
+        let ahead = if is_ahead { conf.buffer_bytes() } else { 0 };
+        let spill = conf.temp_path().filter(|_| ahead > 0 && conf.temp_file_bytes_max() > 0);
+        let spill = spill.map(|place| Spill::new(place, conf.temp_file_bytes_max()));
+        let (wait, taps, pause) = (Wait::new(conf, Timer::new()), Vec::new(), Timer::new());
+        let stream = Box::new(Stream { carrier, buffer: None, wait, ahead, pace, spill, taps, pause });
+        Ok(Begun { pieces, head, head_length, rest: Some((stream, used)) })
     }
 
-    /// Finds the body's pieces in `data`; returns how many bytes of it belong to the body and its framing.
-    /// Trailers behind the body are left in `trailers`.
-    fn take(&mut self, data: &[u8], pieces: &mut Pieces, trailers: &mut Vec<u8>) -> Result<usize, Error> {
-        pieces.clear();
-        match self {
-            Self::Done => Ok(0),
-            Self::UntilClose => {
-                pieces.push(0..data.len());
-                Ok(data.len())
-            }
-            Self::Length { left } => {
-                let count = data.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                *left -= count as u64;
-                if *left == 0 {
-                    *self = Self::Done;
-                }
-                pieces.push(0..count);
-                Ok(count)
-            }
-            Self::Chunked(decoder) => {
-                runtime::charge((data.len() / DECODED_BYTES) as u32);
-                let mut at = 0;
-                loop {
-                    let step = decoder
-                        .decode(&data[at..])
-                        .map_err(|error| Error::upstream(Kind::BadChunks(error.as_str())))?;
-                    if let Some(piece) = step.data {
-                        pieces.push(at + piece.start..at + piece.end);
-                    }
-                    at += step.consumed;
-                    if step.done {
-                        trailers.extend_from_slice(decoder.trailers());
-                        *self = Self::Done;
-                        return Ok(at);
-                    }
-                    if at == data.len() || step.consumed == 0 {
-                        return Ok(at);
-                    }
-                }
+    /// Sends the pieces of a body: as they lie when there is one, else joined, so that it is one write.
+    async fn write(&mut self, data: &[u8], pieces: &Pieces, ahead: usize) -> Result<(), Error> {
+        let data = joined(data, pieces);
+        self.request.upstream.last().length += data.len() as u64;
+        self.client.write_ahead(self.request, &data, ahead).await
+    }
+
+    /// Sends what waits on disk.
+    async fn drain(&mut self, spill: &mut Spill, ahead: usize) -> Result<(), Error> {
+        while !spill.is_empty() {
+            let data = spill.next().await.map_err(Error::ours)?;
+            self.client.write_ahead(self.request, &data, ahead).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the 101 and what has come already in both directions; the tunnel itself runs when the request's
+    /// memory is gone (`http/tunnel.rs`).
+    pub(super) async fn begin_tunnel(&mut self, response: Response, answer: Answer) -> Result<(), Error> {
+        let Answer { carrier, head, head_length } = answer;
+        let request = &mut *self.request;
+        self.client.start_tunnel(request, response);
+        let early = head.buffer.data().get(head_length..).unwrap_or(b"");
+        self.client.write(request, early).await?;
+        if let Some(rest) = request.body.take_rest() {
+            let written = runtime::timeout(
+                request.passes().send_timeout_ms(),
+                carrier.transport().write_all(rest.data()),
+            );
+            match written.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(Error::upstream(Kind::Failed(Call::Send, error))),
+                Err(_) => return Err(Error::upstream(Kind::TimedOut)),
             }
         }
+        request.upstream.last().received += early.len() as u64;
+        shrink(request, head, head_length);
+        let (transport, place) = carrier.into_tunnel();
+        request.proxied.set_tunnel(transport, place);
+        Ok(())
     }
 }
 
-/// Relays the body of an answer whose head the client is about to get, then keeps the connection if it can.
-pub async fn body(
-    request: &mut Request,
-    client: &mut Client<'_>,
-    group: &GroupState,
-    answer: Answer,
-    length: BodyLength,
-    outgoing: &mut Outgoing,
-) -> Result<(), Error> {
-    let (pieces, head, head_length, rest) = begin(request, group, answer, length, outgoing)?;
-    let data = head.buffer.data().get(head_length..).unwrap_or(b"");
-    let Some((mut stream, used, may_keep)) = rest else {
-        return write(request, client, data, &pieces, 0).await;
-    };
-    write(request, client, data, &pieces, stream.ahead).await?;
-    if request.is_subrequest() && !client.wants_body() {
-        return Ok(()); // what a mirror answers is not waited for
-    }
-    if store::is_wanted(request, head.head.status) {
-        Box::pin(stream.store(request, data, &pieces)).await;
-    }
-    stream.buffer = keep(data.get(used..).unwrap_or(b""));
-    shrink(request, head, head_length);
-    // Boxed: few responses come in pieces, and all would carry the room for it.
-    Box::pin(stream.relay(request, client, outgoing)).await?;
-    let Stream { connection, buffer, ahead, spill, store, .. } = *stream;
-    if buffer.is_none() && may_keep && length != BodyLength::UntilClose && outgoing.is_done() {
-        group.give(connection);
-    }
-    if let Some(mut spill) = spill {
-        Box::pin(drain(&mut spill, request, client, ahead)).await?;
-    }
-    if let Some(store) = store {
-        Box::pin(store.complete(request)).await;
-    }
-    Ok(())
+/// What has come of an answer with its head.
+struct Begun {
+    /// Of the body, behind the head.
+    pieces: Pieces,
+    head: Rc<Head>,
+    head_length: usize,
+    /// Unless that is all: what brings the rest, and how many bytes behind the head are dealt with.
+    rest: Option<(Box<Stream>, usize)>,
 }
 
-/// Sends what waits on disk.
-async fn drain(
-    spill: &mut Spill,
+/// Finds the pieces of a body in what has come. Trailers are kept. Returns how many bytes are dealt with.
+fn decode(
+    decoder: &mut Decoder,
+    data: &[u8],
+    pieces: &mut Pieces,
     request: &mut Request,
-    client: &mut Client<'_>,
-    ahead: usize,
-) -> Result<(), Error> {
-    while !spill.is_empty() {
-        let data = spill.next().await.map_err(Error::ours)?;
-        client.write_ahead(request, &data, ahead).await?;
+) -> Result<usize, Error> {
+    if decoder.is_framed() {
+        runtime::charge((data.len() / DECODED_BYTES) as u32);
     }
-    Ok(())
-}
-
-/// What is there already of a body: its pieces behind the head, and, unless that is all of it, the stream that
-/// brings the rest, the bytes used, and whether the connection may be kept.
-#[allow(clippy::type_complexity, reason = "taken apart by its one caller")]
-fn begin(
-    request: &mut Request,
-    group: &GroupState,
-    answer: Answer,
-    length: BodyLength,
-    outgoing: &Outgoing,
-) -> Result<(Pieces, Rc<Head>, usize, Option<(Box<Stream>, usize, bool)>), Error> {
-    let Answer { connection, head, head_length } = answer;
-    let mut framing = Framing::new(length);
-    let data = head.buffer.data().get(head_length..).unwrap_or(b"");
-    let mut pieces = Pieces::new();
     let mut trailers = Vec::new();
-    let used = framing.take(data, &mut pieces, &mut trailers)?;
+    let used = decoder.body(data, pieces, &mut trailers).map_err(Error::upstream)?;
     pass_trailers(request, trailers);
-    let may_keep = head.head.keep_alive() && request.location.proxy.is_http11();
-    if framing.is_done() && !store::is_wanted(request, head.head.status) {
-        // the whole response is here: the connection is free before the client has it
-        if used == data.len() && may_keep && outgoing.is_done() {
-            group.give(connection);
-        }
-        return Ok((pieces, head, head_length, None));
-    }
-    let wait = Wait::new(request.passes(), Timer::new());
-    let mut pace = request.passes().pace(request);
-    if let Some(pace) = &mut pace {
-        pace.pass(data.len() as u64);
-    }
-    let conf = request.passes();
-    let ahead =
-        if request.proxied.buffering.unwrap_or(conf.is_buffering()) { conf.buffer_bytes() } else { 0 };
-    let spill = conf.temp_path().filter(|_| ahead > 0 && conf.temp_file_bytes_max() > 0);
-    let spill = spill.map(|place| Spill::new(place, conf.temp_file_bytes_max()));
-    let (store, pause) = (None, Timer::new());
-    let stream =
-        Box::new(Stream { connection, framing, buffer: None, wait, ahead, pace, spill, store, pause });
-    Ok((pieces, head, head_length, Some((stream, used, may_keep))))
+    Ok(used)
 }
 
 /// Fields that must not stand behind a body: they frame it, route it, or are between two hops (RFC 9110 §6.5.1).
@@ -234,7 +196,7 @@ fn pass_trailers(request: &mut Request, lines: Vec<u8>) {
                 || head.is_some_and(|kept| kept.head.connection.ends_name(name, kept.buffer.data()));
             !ends_here && !conf.hides(id, name)
         };
-        Decoder::pass_trailers(&lines, keeps, &mut request.response.trailers);
+        h1::pass_trailers(&lines, keeps, &mut request.response.trailers);
     }
     request.proxied.trailers = lines;
 }
@@ -256,19 +218,6 @@ fn shrink(request: &mut Request, head: Rc<Head>, head_length: usize) {
     request.proxied.set_head(Rc::new(Head { buffer, head: fields }));
 }
 
-/// Sends the pieces of a body: as they lie when there is one, else joined, so that it is one write.
-async fn write(
-    request: &mut Request,
-    client: &mut Client<'_>,
-    data: &[u8],
-    pieces: &Pieces,
-    ahead: usize,
-) -> Result<(), Error> {
-    let data = joined(data, pieces);
-    request.upstream.last().length += data.len() as u64;
-    client.write_ahead(request, &data, ahead).await
-}
-
 /// The pieces behind one another.
 fn joined<'a>(data: &'a [u8], pieces: &Pieces) -> Cow<'a, [u8]> {
     match pieces.as_slice() {
@@ -284,8 +233,7 @@ fn joined<'a>(data: &'a [u8], pieces: &Pieces) -> Cow<'a, [u8]> {
 
 /// A body that did not come whole with its head.
 struct Stream {
-    connection: Connection,
-    framing: Framing,
+    carrier: Carrier,
     /// `None` while nothing is in hand.
     buffer: Option<Buffer>,
     wait: Wait,
@@ -295,10 +243,35 @@ struct Stream {
     pace: Option<Pace>,
     /// `proxy_max_temp_file_size`.
     spill: Option<Spill>,
-    /// `proxy_store`.
-    store: Option<Store>,
+    /// What gets a copy of the body.
+    taps: Vec<Tap>,
     /// Set while the upstream pauses and something is held back on its way.
     pause: Timer,
+}
+
+/// Something that gets a copy of a body on its way to the client. None of them can hold the body up for longer than its
+/// own writing takes, or end it.
+///
+/// What waits in a file for a slow client (`Spill`) is none: bytes go to it instead of the client. Nor is the pause of
+/// codings, which is a matter of time.
+enum Tap {
+    /// `proxy_store`.
+    Store(Store),
+}
+
+impl Tap {
+    async fn append(&mut self, request: &Request, data: &[u8]) {
+        match self {
+            Self::Store(store) => store.append(request, data).await,
+        }
+    }
+
+    /// The body came whole.
+    async fn complete(self, request: &Request) {
+        match self {
+            Self::Store(store) => store.complete(request).await,
+        }
+    }
 }
 
 /// A pause of the upstream after which what filters hold back is let go: what comes in one piece is not cut.
@@ -307,46 +280,39 @@ const PAUSE_MS: u64 = 2;
 impl Stream {
     /// Begins to keep the answer in a file.
     async fn store(&mut self, request: &mut Request, data: &[u8], pieces: &Pieces) {
-        self.store = Store::begin(request).await;
-        if let Some(store) = &mut self.store {
+        if let Some(mut store) = Store::begin(request).await {
             store.append(request, &joined(data, pieces)).await;
+            self.taps.push(Tap::Store(store));
         }
     }
 
     /// Relays to the end.
-    async fn relay(
-        &mut self,
-        request: &mut Request,
-        client: &mut Client<'_>,
-        outgoing: &mut Outgoing,
-    ) -> Result<(), Error> {
+    async fn relay(&mut self, pass: &mut Pass<'_, '_>) -> Result<(), Error> {
         let mut pieces = Pieces::new();
-        request.upstream.action = Some(Action::ReadingBody);
-        while !self.framing.is_done() {
-            if let Some((left, sockets)) = self.spliceable(client, outgoing) {
-                splice(request, client, sockets, left).await?;
-                self.framing = Framing::Done;
+        pass.request.upstream.action = Some(Action::ReadingBody);
+        while !self.carrier.decoder().is_done() {
+            if let Some((left, sockets)) = self.spliceable(pass) {
+                splice(pass, sockets, left).await?;
+                self.carrier.decoder().moved(left);
                 return Ok(());
             }
-            let count = self.read(request, client, outgoing).await?;
+            let count = self.read(pass).await?;
             if count == 0 {
-                return self.end(request);
+                return self.end(pass.request);
             }
-            request.upstream.last().received += count as u64;
+            pass.request.upstream.last().received += count as u64;
             let Some(mut buffer) = self.buffer.take() else { continue };
-            let mut trailers = Vec::new();
-            let used = self.framing.take(buffer.data(), &mut pieces, &mut trailers)?;
-            pass_trailers(request, trailers);
-            if self.store.is_some() || self.spill.is_some() {
-                Box::pin(self.pass(request, client, buffer.data(), &pieces)).await?;
+            let used = decode(self.carrier.decoder(), buffer.data(), &mut pieces, pass.request)?;
+            if !self.taps.is_empty() || self.spill.is_some() {
+                Box::pin(self.pass_on(pass, buffer.data(), &pieces)).await?;
             } else if !pieces.is_empty() {
-                write(request, client, buffer.data(), &pieces, self.ahead).await?;
+                pass.write(buffer.data(), &pieces, self.ahead).await?;
             }
             buffer.consume(used);
             if buffer.data().is_empty() {
                 continue;
             }
-            if !self.framing.is_done() {
+            if !self.carrier.decoder().is_done() {
                 buffer.compact();
                 if buffer.space().is_empty() {
                     return Err(Error::upstream(Kind::LongChunks));
@@ -358,30 +324,24 @@ impl Stream {
     }
 
     /// Passes pieces on where they go to a file as well, or wait in one.
-    async fn pass(
-        &mut self,
-        request: &mut Request,
-        client: &mut Client<'_>,
-        data: &[u8],
-        pieces: &Pieces,
-    ) -> Result<(), Error> {
+    async fn pass_on(&mut self, pass: &mut Pass<'_, '_>, data: &[u8], pieces: &Pieces) -> Result<(), Error> {
         // Joined: each write to a file is a job for another thread, and pieces may be of one byte.
         let data = &*joined(data, pieces);
         if data.is_empty() {
             return Ok(());
         }
-        if let Some(store) = &mut self.store {
-            store.append(request, data).await;
+        for tap in &mut self.taps {
+            tap.append(pass.request, data).await;
         }
-        request.upstream.last().length += data.len() as u64;
+        pass.request.upstream.last().length += data.len() as u64;
         if let Some(spill) = &mut self.spill {
-            let waits = !spill.is_empty() || client.pending() + data.len() > self.ahead;
-            if waits && spill.append(request, data).await {
+            let waits = !spill.is_empty() || pass.client.pending() + data.len() > self.ahead;
+            if waits && spill.append(pass.request, data).await {
                 return Ok(());
             }
-            drain(spill, request, client, self.ahead).await?;
+            pass.drain(spill, self.ahead).await?;
         }
-        client.write_ahead(request, data, self.ahead).await
+        pass.client.write_ahead(pass.request, data, self.ahead).await
     }
 
     /// Something waits on disk, and there is room for it in memory.
@@ -390,39 +350,30 @@ impl Stream {
         has_spilled && client.pending() <= self.ahead / 2
     }
 
-    async fn refill(&mut self, request: &mut Request, client: &mut Client<'_>) -> Result<(), Error> {
+    async fn refill(&mut self, pass: &mut Pass<'_, '_>) -> Result<(), Error> {
         let Some(spill) = &mut self.spill else { return Ok(()) };
         let data = spill.next().await.map_err(Error::ours)?;
-        client.write_ahead(request, &data, self.ahead).await
+        pass.client.write_ahead(pass.request, &data, self.ahead).await
     }
 
     /// The upstream closed its side: the end of a body without a length, the cut of any other.
     fn end(&mut self, request: &mut Request) -> Result<(), Error> {
-        if matches!(self.framing, Framing::UntilClose) {
-            self.framing = Framing::Done;
-            return Ok(());
-        }
-        request.keep_alive = false;
-        Err(Error::upstream(Kind::Cut))
+        self.carrier.decoder().closed().map_err(|kind| {
+            request.keep_alive = false;
+            Error::upstream(kind)
+        })
     }
 
-    async fn read(
-        &mut self,
-        request: &mut Request,
-        client: &mut Client<'_>,
-        outgoing: &mut Outgoing,
-    ) -> Result<usize, Error> {
-        let mut limit = match self.framing {
-            Framing::Length { left } => usize::try_from(left).unwrap_or(usize::MAX),
-            _ => usize::MAX,
-        };
+    async fn read(&mut self, pass: &mut Pass<'_, '_>) -> Result<usize, Error> {
+        let left = self.carrier.decoder().raw_left();
+        let mut limit = left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
         if self.pace.is_some() {
-            limit = limit.min(self.pause(request, client).await?);
+            limit = limit.min(self.pause(pass).await?);
         }
         loop {
-            match poll_fn(|cx| self.poll_read(cx, request, client, outgoing, limit)).await {
-                Ok(None) if self.may_refill(client) => Box::pin(self.refill(request, client)).await?,
-                Ok(None) => Box::pin(client.let_go(request)).await?,
+            match poll_fn(|cx| self.poll_read(cx, pass, limit)).await {
+                Ok(None) if self.may_refill(pass.client) => Box::pin(self.refill(pass)).await?,
+                Ok(None) => Box::pin(pass.client.let_go(pass.request)).await?,
                 Ok(Some(count)) => {
                     if let Some(pace) = &mut self.pace {
                         pace.pass(count as u64);
@@ -440,27 +391,24 @@ impl Stream {
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
-        request: &mut Request,
-        client: &mut Client<'_>,
-        outgoing: &mut Outgoing,
+        pass: &mut Pass<'_, '_>,
         limit: usize,
     ) -> Poll<Result<Option<usize>, Stop>> {
-        if let Poll::Ready(Err(error)) = client.poll_flush(cx, request) {
+        if let Poll::Ready(Err(error)) = pass.client.poll_flush(cx, pass.request) {
             return Poll::Ready(Err(Stop::Request(error)));
         }
-        if self.may_refill(client) {
+        if self.may_refill(pass.client) {
             return Poll::Ready(Ok(None));
         }
         let (wait, held) = (&mut self.wait, &mut self.buffer);
         let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES.min(limit)));
-        let polled =
-            wait.poll(cx, request, client.downstream(), outgoing, &self.connection.transport, &mut buffer);
+        let polled = wait.poll(cx, pass, &self.carrier, &mut buffer);
         if !buffer.data().is_empty() {
             *held = Some(buffer); // else back to the pool: a pause holds no memory
         }
         if polled.is_ready() {
             self.pause.cancel();
-        } else if client.holds() {
+        } else if pass.client.holds() {
             return self.poll_pause(cx);
         }
         polled.map_ok(Some)
@@ -478,14 +426,16 @@ impl Stream {
 
     /// Waits until `proxy_limit_rate` lets something be read, and says how much; what waits for the client goes out
     /// meanwhile.
-    async fn pause(&mut self, request: &mut Request, client: &mut Client<'_>) -> Result<usize, Error> {
+    async fn pause(&mut self, pass: &mut Pass<'_, '_>) -> Result<usize, Error> {
         let Some(pace) = &self.pace else { return Ok(usize::MAX) };
         let mut timer = Timer::new();
         poll_fn(|cx| {
-            if let Poll::Ready(Err(error)) = client.poll_flush(cx, request) {
+            if let Poll::Ready(Err(error)) = pass.client.poll_flush(cx, pass.request) {
                 return Poll::Ready(Err(error));
             }
-            if !request.passes().ignore_client_abort() && client.downstream().poll_gone(cx).is_ready() {
+            if !pass.request.passes().ignore_client_abort()
+                && pass.client.downstream().poll_gone(cx).is_ready()
+            {
                 return Poll::Ready(Err(Error::left()));
             }
             pace.poll_wait(cx, &mut timer).map(|count| Ok(usize::try_from(count).unwrap_or(usize::MAX)))
@@ -495,24 +445,20 @@ impl Stream {
 
     /// How much may be moved without a copy, and between which sockets: a long rest of known length that needs no
     /// framing, and nothing more to send to the upstream.
-    fn spliceable<'s>(&'s self, client: &Client<'s>, outgoing: &Outgoing) -> Option<(u64, (&'s Io, &'s Io))> {
-        let Framing::Length { left } = self.framing else { return None };
-        let is_plain = self.pace.is_none() && self.spill.is_none() && self.store.is_none();
-        let fits = left >= SPLICE_BYTES_MIN && self.buffer.is_none() && is_plain && outgoing.is_done();
-        if !fits || client.raw_room().is_none_or(|room| room < left) {
+    fn spliceable<'s, 'c>(&'s self, pass: &Pass<'_, 'c>) -> Option<(u64, (&'s Io, &'c Io))> {
+        let (left, source) = self.carrier.raw()?;
+        let is_plain = self.pace.is_none() && self.spill.is_none() && self.taps.is_empty();
+        let fits = left >= SPLICE_BYTES_MIN && self.buffer.is_none() && is_plain && pass.outgoing.is_done();
+        if !fits || pass.client.raw_room().is_none_or(|room| room < left) {
             return None;
         }
-        Some((left, (self.connection.transport.plain()?, client.downstream().plain()?)))
+        Some((left, (source, pass.client.downstream().plain()?)))
     }
 }
 
 /// Moves `left` bytes of a body between two sockets inside the kernel.
-async fn splice(
-    request: &mut Request,
-    client: &mut Client<'_>,
-    (source, target): (&Io, &Io),
-    left: u64,
-) -> Result<(), Error> {
+async fn splice(pass: &mut Pass<'_, '_>, (source, target): (&Io, &Io), left: u64) -> Result<(), Error> {
+    let (request, client) = (&mut *pass.request, &mut *pass.client);
     client.flush(request).await?;
     let conf = request.passes();
     let limits = relay::Limits {
@@ -559,33 +505,4 @@ fn relay_error(error: relay::RelayError) -> Error {
         (Side::Source, Cause::TimedOut) => Error::upstream(Kind::TimedOut),
         (Side::Source, Cause::Io(cause)) => Error::upstream(Kind::Failed(Call::Recv, cause)),
     }
-}
-
-/// Sends the 101 and what has come already in both directions; the tunnel itself runs when the request's
-/// memory is gone (`http/tunnel.rs`).
-pub async fn begin_tunnel(
-    request: &mut Request,
-    client: &mut Client<'_>,
-    response: Response,
-    answer: Answer,
-) -> Result<(), Error> {
-    let Answer { connection, head, head_length } = answer;
-    client.start_tunnel(request, response);
-    let early = head.buffer.data().get(head_length..).unwrap_or(b"");
-    client.write(request, early).await?;
-    if let Some(rest) = request.body.take_rest() {
-        let conf = request.passes();
-        let written =
-            crate::runtime::timeout(conf.send_timeout_ms(), connection.transport.write_all(rest.data()))
-                .await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(Error::upstream(Kind::Failed(Call::Send, error))),
-            Err(_) => return Err(Error::upstream(Kind::TimedOut)),
-        }
-    }
-    request.upstream.last().received += early.len() as u64;
-    shrink(request, head, head_length);
-    request.proxied.set_tunnel(connection.transport, connection.place);
-    Ok(())
 }

@@ -6,20 +6,11 @@ use crate::base::number::parse_u64;
 use crate::proto::h1::Error;
 use crate::proto::head::{Fields, RequestHead, ResponseHead};
 use crate::proto::header::Id;
+pub use crate::proto::message::BodyLength;
 use crate::proto::message::{Method, Version};
 
 /// Longest body that is believed: what fits a file's offset.
 const LENGTH_MAX: u64 = i64::MAX as u64;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum BodyLength {
-    #[default]
-    None,
-    Length(u64),
-    Chunked,
-    /// The end of the connection ends it; responses only.
-    UntilClose,
-}
 
 /// Decides how a request's body is delimited (RFC 9112 §6.3).
 ///
