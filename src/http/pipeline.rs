@@ -313,7 +313,7 @@ async fn answer(request: &mut Request, client: &mut Client<'_>, reply: Reply) ->
         && !request.body.is_read()
     {
         // A body that is framed wrongly is refused also where nobody reads it.
-        request.body.discard_arrived()?;
+        request.body.discard_arrived(client.downstream())?;
     }
     match reply {
         Reply::Status(status) if hangs_up(status) => {

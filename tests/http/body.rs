@@ -16,6 +16,7 @@ http {
         location /seen { add_header X-Body "[$request_body]"; proxy_pass http://%%ORIGIN%%; }
         location /unread { return 200 "[$request_body]"; }
         location /here { return 200 "here\n"; }
+        location /gone { return 404; }
     }
 }
 "#;
@@ -134,6 +135,27 @@ fn expect_100_continue_is_answered_before_the_body() {
     // It may ask even where nothing follows.
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nExpect: 100-Continue\r\n\r\n");
     assert_eq!((client.response_head().status, client.response().status), (100, 200));
+}
+
+#[test]
+fn expect_100_continue_is_answered_before_the_final_response_or_never() {
+    let origin = echo();
+    let daemon = start(&origin);
+    let mut client = Client::connect(daemon.port(0));
+    for (path, statuses) in [("/here", &[100, 200][..]), ("/gone", &[404])] {
+        client.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+        ));
+        for (index, &status) in statuses.iter().enumerate() {
+            let is_final = index + 1 == statuses.len();
+            let got = if is_final { client.response().status } else { client.response_head().status };
+            assert_eq!(got, status, "{path}, as nginx answers");
+        }
+        // Whether it was told to or not, the client goes on with the body that it has announced.
+        client.send("helloGET /here HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.response_head().status, 200, "{path}: nothing behind the final response");
+        client = Client::connect(daemon.port(0));
+    }
 }
 
 #[test]

@@ -690,6 +690,7 @@ fn wants_keep_alive(head: &RequestHead) -> bool {
 async fn discard(request: &mut Request, client: Downstream<'_>) -> bool {
     let core = &request.location.core;
     let (timeout_ms, time_ms) = (core.lingering_timeout(), core.lingering_time());
+    request.body.forget_continue();
     request.body.set_limits(body::Limits { max: 0, timeout_ms, buffer_size: 4096, min_rate: None });
     let _ = request.body.admit(0); // nothing of it is kept: the time bounds it
     let read = async {

@@ -175,6 +175,11 @@ impl Reader {
         }
     }
 
+    /// It is too late for the interim response.
+    pub fn forget_continue(&mut self) {
+        self.expects_continue = false;
+    }
+
     /// How many bytes may be moved past [`Reader::data`]: what is left of a body of known length, once nothing of it is
     /// in memory.
     pub fn movable(&self) -> u64 {
@@ -425,6 +430,18 @@ mod tests {
                 reader.send_continue(&transport);
                 assert_eq!(script.written(), expected);
             }
+        });
+    }
+
+    #[test]
+    fn continue_is_not_said_behind_the_final_response() {
+        run(async || {
+            let (transport, script) = play();
+            script.drips(DECODED);
+            let mut reader = Reader::new(BodyLength::Length(DECODED.len() as u64), b"", true, 4096);
+            reader.forget_continue();
+            assert_eq!(read(&mut reader, &transport, 100).await.unwrap(), DECODED);
+            assert_eq!(script.written(), b"");
         });
     }
 

@@ -89,6 +89,13 @@ impl Reader {
         }
     }
 
+    fn forget_continue(&mut self) {
+        match self {
+            Self::Nothing => {}
+            Self::H1(reader) => reader.forget_continue(),
+        }
+    }
+
     fn movable(&self) -> u64 {
         match self {
             Self::Nothing => 0,
@@ -394,10 +401,12 @@ impl Body {
         self.kept.as_mut().map(std::mem::take)
     }
 
-    /// Drops what has arrived already, without waiting for more: nobody here wants the body.
+    /// Drops what has arrived already, without waiting for more, before an answer that does not need the body. A client
+    /// that waits for `100 Continue` gets it now, as from nginx.
     ///
     /// Errors: 400 for bad framing of what has arrived.
-    pub fn discard_arrived(&mut self) -> Result<(), Error> {
+    pub fn discard_arrived(&mut self, client: Downstream<'_>) -> Result<(), Error> {
+        self.reader.send_continue(client);
         loop {
             self.consume(self.data().len());
             if !self.decode()? || self.is_read() {
@@ -405,6 +414,11 @@ impl Body {
                 return Ok(());
             }
         }
+    }
+
+    /// The final response has been sent: a `100 Continue` behind it would be read as part of the next one.
+    pub fn forget_continue(&mut self) {
+        self.reader.forget_continue();
     }
 
     /// The bytes behind the body, which belong to the next request; only once the body was read. Leaves an ended
@@ -576,15 +590,15 @@ mod tests {
     fn what_has_arrived_of_a_body_that_nobody_wants_is_checked() {
         run(async |transport, script| {
             let mut bad = body(BodyLength::Chunked, b"3\r\nabcX", LIMITS);
-            assert_eq!(bad.discard_arrived().unwrap_err().status, 400);
+            assert_eq!(bad.discard_arrived(Downstream::Nobody).unwrap_err().status, 400);
             let mut unfinished = body(BodyLength::Chunked, &CHUNKED[..12], LIMITS);
-            unfinished.discard_arrived().unwrap();
+            unfinished.discard_arrived(Downstream::Nobody).unwrap();
             assert!(!unfinished.is_read());
             script.sends(&CHUNKED[12..]);
             read(&mut unfinished, &transport).await.unwrap();
             assert!(unfinished.is_read() && unfinished.received() == 6);
             let mut whole = body(BodyLength::Chunked, &[CHUNKED, b"GET"].concat(), LIMITS);
-            whole.discard_arrived().unwrap();
+            whole.discard_arrived(Downstream::Nobody).unwrap();
             assert!(whole.is_read());
             assert_eq!(whole.take_rest().unwrap().data(), b"GET");
         });
