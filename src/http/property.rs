@@ -182,7 +182,7 @@ fn request(worker: &'static Worker, target: &str) -> Option<Box<Request>> {
         is_pipelined: false,
     };
     let body = Body::none();
-    let mut request = Request::new(worker, &worker.config.servers[0], connection, input, head, body);
+    let mut request = Request::new(worker, &worker.config.servers[0], connection, input, head, || body);
     target::set_target(&mut request, &target).is_ok().then_some(request)
 }
 

@@ -556,7 +556,7 @@ fn unfinished(conn: &mut Conn, (input, began_ms): Read, has_all_fields: bool) ->
         connection(conn),
         input,
         head,
-        Body::none(),
+        Body::none,
     );
     request.malformed = request.head.target.is_empty();
     request.began(began_ms);
@@ -630,10 +630,12 @@ fn prepare(
         min_rate: core.client_body_min_rate(),
     };
     let length = declared.as_ref().map_or(BodyLength::None, |length| *length);
-    let reader = Reader::new(length, rest, expects, limits.buffer_size);
-    let body = Body::new(length, body::Reader::H1(reader), limits);
     let keep_alive = wants_keep_alive(&head);
     let connection = connection(conn);
+    let body = || {
+        let reader = Reader::new(length, rest, expects, limits.buffer_size);
+        Body::new(length, body::Reader::H1(reader), limits)
+    };
     let mut request = Request::new(conn.service.worker(), server, connection, input, head, body);
     request.keep_alive = keep_alive;
     let host_error = match host {

@@ -49,6 +49,7 @@ pub struct Reader {
 impl Reader {
     /// `rest` are the bytes that came behind the head: the beginning of the body, and perhaps of the next request. A
     /// buffer for them has `buffer_size` bytes at least, where that is little.
+    #[inline(always)]
     pub fn new(declared: BodyLength, rest: &[u8], expects_continue: bool, buffer_size: usize) -> Self {
         let framing = match declared {
             BodyLength::Length(left) if left > 0 => Framing::Length { left },

@@ -206,6 +206,7 @@ impl Pace {
 
 impl Body {
     /// A body that `reader` brings, and its head has declared so.
+    #[inline(always)]
     pub fn new(declared: BodyLength, reader: Reader, limits: Limits) -> Self {
         let Limits { max, timeout_ms, buffer_size, min_rate } = limits;
         Self {

@@ -66,7 +66,7 @@ fn request(worker: &'static Worker, start: &str, declared: BodyLength) -> Box<Re
     let limits = body::Limits { max: 0, timeout_ms: 60_000, buffer_size: 1024, min_rate: None };
     let reader = Reader::H1(http1::Reader::new(declared, b"", false, limits.buffer_size));
     let body = Body::new(declared, reader, limits);
-    let mut request = Request::new(worker, &worker.config.servers[0], origin, input, head, body);
+    let mut request = Request::new(worker, &worker.config.servers[0], origin, input, head, || body);
     crate::http::request::target::set_target(&mut request, &target).unwrap();
     request
 }
