@@ -1,10 +1,10 @@
-//! Work that may block or takes long (files that are not in memory, the system's resolver, passwords, slow codings),
-//! on a few threads.
+//! A small thread pool for work that blocks or takes long: files that are not in memory, the system's
+//! resolver, password hashes, slow content codings.
 //!
-//! Each kind of work has a lane of its own, with its own queue and threads, so that none waits behind another: a flood
-//! of passwords holds up passwords. The threads start on first use, so never in the master. A job that nobody waits
-//! for any more when its turn comes is not begun, and a queue holds few of those. A wake across threads costs about
-//! 10 µs: not for the data path.
+//! Each kind of work has its own lane, with its own queue and threads, so that a flood of passwords holds up
+//! only passwords. Threads start on first use, so the master never has any. A job whose waiter has gone away
+//! before its turn is skipped, and the queue is swept of such jobs. Waking a task from another thread costs
+//! about 10 µs, so this is not for the data path.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -14,22 +14,22 @@ use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// Kinds of work that do not wait for each other.
+/// The kinds of work; none waits for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// Files and directories: what a disk or another machine may keep.
+    /// Files and directories, which a disk or a network file system may delay.
     Files,
-    /// Names, by the system's resolver.
+    /// Name lookups by the system's resolver.
     Names,
-    /// Checks of passwords, which are slow on purpose.
+    /// Password checks, which are slow on purpose.
     Passwords,
-    /// Steps of content codings that would make a turn of the loop long.
+    /// Steps of content codings that would make a turn of the loop too long.
     Codings,
 }
 
-/// Names that may wait at a time for the system's resolver, which two threads ask.
+/// Maximum number of names waiting for the system's resolver, which two threads ask.
 pub const NAMES_WAITING_MAX: usize = 64;
-/// Passwords that may wait at a time: some four seconds of bcrypt at cost 12.
+/// Maximum number of passwords waiting: about four seconds of bcrypt at cost 12.
 pub const PASSWORDS_WAITING_MAX: usize = 16;
 
 impl Lane {
@@ -46,19 +46,20 @@ impl Lane {
         }
     }
 
-    /// More jobs wait than the lane has threads: one that comes now will not begin soon.
+    /// True when more jobs wait than the lane has threads: a new one will not begin soon.
     pub fn is_crowded(self) -> bool {
         let pool = self.pool();
         lock(&pool.queue).waiting() > pool.threads_max
     }
 }
 
-/// The queue of one lane and its threads.
+/// The queue and the threads of one lane.
 struct Pool {
     queue: Mutex<Queue>,
     work: Condvar,
     threads_max: usize,
-    /// Jobs that may wait. Where there is no such limit, connections wait for them, whose number is limited.
+    /// Maximum number of waiting jobs. A lane without one is used only by connections, whose number is
+    /// limited.
     waiting_max: usize,
 }
 
@@ -66,30 +67,31 @@ struct Queue {
     jobs: VecDeque<Arc<dyn Job>>,
     threads: usize,
     idle: usize,
-    /// Jobs in the queue that nobody waits for, less those that are just found to be so.
+    /// Queued jobs whose waiter has gone away, less those that a thread has just popped and skipped.
     abandoned: isize,
 }
 
 impl Queue {
-    /// Jobs that will be done.
+    /// Queued jobs that will be run.
     fn waiting(&self) -> usize {
         self.jobs.len().saturating_add_signed(-self.abandoned)
     }
 }
 
-/// Too many jobs wait already.
+/// The lane's queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
-/// Runs `work` on a thread of the lane; here and now when no thread can be started.
+/// Runs `work` on a thread of the lane, or at once on this thread when no thread can be started.
 ///
-/// Dropping the future keeps work that has not begun from being done; of other work the result is dropped. A panic of
-/// the work panics in the task that waits. For the lanes without a limit, and for callers that are few.
+/// Dropping the future cancels work that has not begun; the result of work that has begun is discarded. A
+/// panic in the work resumes in the task that awaits it. Use it for lanes without a limit, or where the
+/// callers are few.
 pub fn run<T: Send + 'static>(lane: Lane, work: impl FnOnce() -> T + Send + 'static) -> Waiting<T> {
     lane.pool().submit(Box::new(work))
 }
 
-/// Like [`run`], for work that clients ask for. Errors: as many jobs as the lane allows wait already.
+/// Like [`run`], for work that clients can trigger. Fails when the lane's queue is full.
 pub fn try_run<T: Send + 'static>(
     lane: Lane,
     work: impl FnOnce() -> T + Send + 'static,
@@ -99,14 +101,14 @@ pub fn try_run<T: Send + 'static>(
     if is_full { Err(Busy) } else { Ok(pool.submit(Box::new(work))) }
 }
 
-/// Has work done that nobody waits for.
+/// Queues work whose result is not needed.
 pub fn detach(lane: Lane, work: impl FnOnce() + Send + 'static) {
     run(lane, work).is_detached = true;
 }
 
-/// A job as its threads see it.
+/// A job, with the type of its result erased.
 trait Job: Send + Sync {
-    /// Does the work; false: nobody waits for it any more.
+    /// Does the work; false if its waiter had gone away, so that nothing was done.
     fn run(&self) -> bool;
     fn is_waiting(&self) -> bool;
 }
@@ -121,7 +123,7 @@ enum State<T> {
     Running(Option<Waker>),
     Done(T),
     Panicked(Box<dyn Any + Send>),
-    /// The result was taken, or is not wanted.
+    /// The result was taken, or the waiter has gone away.
     Over,
 }
 
@@ -154,7 +156,7 @@ impl<T: Send> Job for Slot<T> {
                 waker.wake();
             }
         } else {
-            drop(state); // a result may have a destructor of its own
+            drop(state); // a result may have a destructor of its own: run it unlocked
             drop(outcome);
         }
         true
@@ -165,11 +167,11 @@ impl<T: Send> Job for Slot<T> {
     }
 }
 
-/// The result of a job that is to come.
+/// The result of a job: a future, ready when the job is done.
 pub struct Waiting<T> {
     slot: Arc<Slot<T>>,
     pool: &'static Pool,
-    /// Dropping it does not take the work back.
+    /// Dropping it does not cancel the work.
     is_detached: bool,
 }
 
@@ -185,7 +187,7 @@ impl<T> Future for Waiting<T> {
         match std::mem::replace(&mut *state, State::Over) {
             State::Done(value) => Poll::Ready(value),
             State::Panicked(panic) => resume_unwind(panic),
-            State::Waiting { .. } | State::Running(_) | State::Over => Poll::Pending, // polled after its end
+            State::Waiting { .. } | State::Running(_) | State::Over => Poll::Pending, // polled again after completion
         }
     }
 }
@@ -199,7 +201,7 @@ impl<T> Drop for Waiting<T> {
         if matches!(state, State::Waiting { .. }) {
             self.pool.abandon();
         }
-        drop(state); // with nothing locked: it owns the work, or what came of it
+        drop(state); // unlocked: it owns the work or its result
     }
 }
 
@@ -217,7 +219,7 @@ impl Pool {
         Waiting { slot, pool: self, is_detached: false }
     }
 
-    /// Queues a job; false: there is no thread and none can be started.
+    /// Queues a job; false if the lane has no thread and none can be started.
     fn push(&'static self, job: Arc<dyn Job>) -> bool {
         let mut queue = lock(&self.queue);
         queue.jobs.push_back(job);
@@ -228,7 +230,7 @@ impl Pool {
         let thread = std::thread::Builder::new().name("blocking".into()).stack_size(256 * 1024);
         match thread.spawn(|| self.serve()) {
             Ok(_) => queue.threads += 1,
-            Err(_) if queue.threads > 0 => {} // those that run will come to it
+            Err(_) if queue.threads > 0 => {} // the running threads will get to it
             Err(_) => {
                 queue.jobs.pop_back();
                 return false;
@@ -257,8 +259,8 @@ impl Pool {
         }
     }
 
-    /// A job that waits is not wanted any more. Its place is given back once such places are half of the queue, so
-    /// that clients that come and go do not make it longer.
+    /// Notes that a waiting job was cancelled. Once cancelled jobs are half of the queue they are removed, so
+    /// that clients that come and go cannot make it grow.
     fn abandon(&self) {
         let mut queue = lock(&self.queue);
         queue.abandoned += 1;
@@ -282,12 +284,12 @@ mod tests {
     use super::*;
     use crate::runtime::{Runtime, timeout};
 
-    /// A pool of a test, which shares nothing with those of others.
+    /// A pool for one test, not shared with other tests.
     fn pool(threads_max: usize, waiting_max: usize) -> &'static Pool {
         Box::leak(Box::new(Pool::new(threads_max, waiting_max)))
     }
 
-    /// Has one thread of the pool wait until the returned end is dropped.
+    /// Occupies one thread of the pool until the returned sender is dropped.
     fn hold(pool: &'static Pool) -> (mpsc::Sender<()>, Waiting<()>) {
         let (open, gate) = mpsc::channel::<()>();
         let (begun, wait) = mpsc::channel::<()>();
@@ -339,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_lane_that_is_full_holds_up_no_other_and_refuses() {
-        // Names: no other test of this process uses that lane.
+        // Names: no other test in this process uses that lane.
         let (open, held) = hold(Lane::Names.pool());
         let (open_too, held_too) = hold(Lane::Names.pool());
         let waiting: Vec<_> = (0..NAMES_WAITING_MAX).map(|n| try_run(Lane::Names, move || n)).collect();

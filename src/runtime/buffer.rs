@@ -1,14 +1,14 @@
-//! Byte buffers from a worker-local pool: taken when bytes are there, given back before the next wait.
+//! Byte buffers from a worker-local pool: taken when data has arrived, given back before the next wait.
 
 use std::cell::RefCell;
 use std::fmt;
 
-/// Sizes that are pooled; others come from the allocator.
+/// Pooled sizes; buffers of other sizes come from the allocator.
 const CLASSES: [usize; 4] = [1024, 4096, 16 * 1024, 64 * 1024];
-/// Free bytes that a worker keeps at most.
+/// Maximum number of free bytes that a worker keeps.
 const KEPT_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// The least of the classes that has room for so many bytes.
+/// The smallest class with room for this many bytes.
 #[inline]
 fn class_for(bytes: usize) -> Option<usize> {
     match bytes {
@@ -30,7 +30,8 @@ thread_local! {
         const { RefCell::new(Pool { free: [const { Vec::new() }; CLASSES.len()], kept_bytes: 0 }) };
 }
 
-/// Bytes between `start` and `end` are data, behind them is space. The default has no bytes, and takes none from the pool.
+/// A byte buffer: `start..end` is data, the rest behind it is free space. The default is empty and takes
+/// nothing from the pool. Dropping a buffer gives its memory back to the pool.
 #[derive(Default)]
 pub struct Buffer {
     bytes: Box<[u8]>,
@@ -39,7 +40,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// A buffer of at least `capacity` bytes.
+    /// Takes a buffer of at least `capacity` bytes from the pool.
     pub fn take(capacity: usize) -> Self {
         let bytes = match class_for(capacity) {
             Some(class) => POOL.with_borrow_mut(|pool| pool.take(class)),
@@ -48,13 +49,13 @@ impl Buffer {
         Self { bytes, start: 0, end: 0 }
     }
 
-    /// A copy of `data` without any room: for few bytes that are kept for long.
+    /// Copies `data` into a buffer without free space: for a few bytes that are kept for long.
     pub fn exactly(data: &[u8]) -> Self {
         Self { bytes: data.into(), start: 0, end: data.len() as u32 }
     }
 
-    /// For bytes that are kept until more come: not much larger than they are, and with room for half as many again, so
-    /// that bytes that come one by one are not copied each time.
+    /// Shrinks a buffer that is kept until more bytes arrive: to the size of its data plus half as much
+    /// again, so that bytes arriving one at a time do not force a copy each.
     pub fn slim(self) -> Self {
         let length = self.data().len();
         let wanted = length + length / 2 + 32;
@@ -74,12 +75,12 @@ impl Buffer {
         &self.bytes[self.start as usize..self.end as usize]
     }
 
-    /// The free bytes behind the data.
+    /// The free space behind the data.
     pub fn space(&mut self) -> &mut [u8] {
         &mut self.bytes[self.end as usize..]
     }
 
-    /// Counts bytes that were written into [`Buffer::space`].
+    /// Counts `count` bytes that were written into [`Buffer::space`] as data.
     pub fn filled(&mut self, count: usize) {
         debug_assert!(count <= self.bytes.len() - self.end as usize);
         self.end = (self.end as usize + count).min(self.bytes.len()) as u32;
@@ -93,7 +94,7 @@ impl Buffer {
         }
     }
 
-    /// Keeps the first `length` bytes of the data.
+    /// Drops all but the first `length` bytes of the data.
     pub fn truncate(&mut self, length: usize) {
         self.end = self.end.min((self.start as usize + length) as u32);
     }
@@ -102,7 +103,7 @@ impl Buffer {
         (self.start, self.end) = (0, 0);
     }
 
-    /// Moves the data to the front, so that all free bytes are behind it.
+    /// Moves the data to the front, so that all free space is behind it.
     pub fn compact(&mut self) {
         if self.start > 0 {
             self.bytes.copy_within(self.start as usize..self.end as usize, 0);
@@ -110,7 +111,7 @@ impl Buffer {
         }
     }
 
-    /// Makes room for at least `capacity` bytes in all.
+    /// Grows to a total of at least `capacity` bytes.
     pub fn grow(&mut self, capacity: usize) {
         if capacity > self.bytes.len() {
             let mut larger = Self::take(capacity);
@@ -132,7 +133,7 @@ impl Buffer {
     }
 }
 
-/// Byte vectors that grow while something is written into them keep their room from one use to the next.
+/// Maximum number of scratch vectors kept; each keeps its capacity from one use to the next.
 const SCRATCHES_MAX: usize = 64;
 const SCRATCH_BYTES_MAX: usize = 16 * 1024;
 
@@ -140,7 +141,7 @@ thread_local! {
     static SCRATCHES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An empty vector, one that was used before if there is any.
+/// Returns an empty vector, with the capacity of an earlier one if possible.
 pub fn scratch() -> Vec<u8> {
     SCRATCHES.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
@@ -167,17 +168,17 @@ impl fmt::Debug for Buffer {
 impl Drop for Buffer {
     #[inline]
     fn drop(&mut self) {
-        // Most buffers that are dropped were taken out before.
+        // The bytes of most buffers were taken out before.
         if !self.bytes.is_empty() {
             give(std::mem::take(&mut self.bytes));
         }
     }
 }
 
-/// Gives bytes back to the pool, or to the allocator where they are of no class.
+/// Gives bytes back to the pool, or to the allocator if they are of no pooled size.
 fn give(bytes: Box<[u8]>) {
     if let Some(class) = class_for(bytes.len()).filter(|class| CLASSES[*class] == bytes.len()) {
-        // The pool is gone when a thread ends with a buffer in its hands.
+        // The pool may already be gone when a thread exits while it holds a buffer.
         let _ = POOL.try_with(|pool| pool.borrow_mut().give(class, bytes));
     }
 }

@@ -1,7 +1,7 @@
-//! Values and signals between tasks of one loop.
+//! Queues and signals between tasks of one loop.
 //!
-//! Wakers are called with no cell borrowed. Everything is bounded: a queue by its own maximum, the others by
-//! the tasks that wait.
+//! Wakers are called while no cell is borrowed. Everything is bounded: a queue by its own maximum, the others
+//! by the number of tasks that wait.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -26,13 +26,13 @@ impl<T> Shared<T> {
     }
 }
 
-/// The writing end of a queue.
+/// The sending end of a queue.
 pub struct Sender<T>(Rc<Shared<T>>);
 
-/// The reading end of a queue.
+/// The receiving end of a queue.
 pub struct Receiver<T>(Rc<Shared<T>>);
 
-/// A queue of at most `max` values from many senders to one receiver.
+/// Creates a queue of at most `max` values, from many senders to one receiver.
 pub fn queue<T>(max: usize) -> (Sender<T>, Receiver<T>) {
     let shared = Rc::new(Shared {
         values: RefCell::default(),
@@ -45,7 +45,7 @@ pub fn queue<T>(max: usize) -> (Sender<T>, Receiver<T>) {
 }
 
 impl<T> Sender<T> {
-    /// Adds a value; it comes back when the queue is full or nobody receives any more.
+    /// Adds a value. Returns it as the error when the queue is full or its receiver is gone.
     pub fn push(&self, value: T) -> Result<(), T> {
         if !self.0.is_open.get() || self.0.values.borrow().len() >= self.0.max {
             return Err(value);
@@ -73,7 +73,7 @@ impl<T> Drop for Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// The next value; `None` when all senders are gone and the queue is empty.
+    /// Waits for the next value; `None` when all senders are gone and the queue is empty.
     pub async fn recv(&mut self) -> Option<T> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
@@ -97,41 +97,41 @@ impl<T> Receiver<T> {
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         self.0.is_open.set(false);
-        let left = self.0.values.take(); // dropped with the cell free: a value may own a sender
+        let left = self.0.values.take(); // dropped while the cell is free: a value may own a sender
         drop(left);
     }
 }
 
-/// The writing end of a [`oneshot`].
+/// The sending end of a [`oneshot`].
 pub struct OnceSender<T>(Sender<T>);
 
-/// The reading end of a [`oneshot`].
+/// The receiving end of a [`oneshot`].
 pub struct OnceReceiver<T>(Receiver<T>);
 
-/// One value from one task to another.
+/// Creates a channel for one value from one task to another.
 pub fn oneshot<T>() -> (OnceSender<T>, OnceReceiver<T>) {
     let (sender, receiver) = queue(1);
     (OnceSender(sender), OnceReceiver(receiver))
 }
 
 impl<T> OnceSender<T> {
-    /// Gives the value; it comes back when nobody waits for it any more.
+    /// Sends the value. Returns it as the error when the receiver is gone.
     pub fn send(self, value: T) -> Result<(), T> {
         self.0.push(value)
     }
 }
 
 impl<T> OnceReceiver<T> {
-    /// The value; `None` when the sender is gone without one.
+    /// Waits for the value; `None` when the sender was dropped without sending one.
     pub async fn recv(mut self) -> Option<T> {
         self.0.recv().await
     }
 }
 
-/// A signal to all who wait at that moment.
+/// Wakes every task that is waiting when [`Notify::notify`] is called.
 #[derive(Default)]
 pub struct Notify {
-    /// Signals given so far.
+    /// Number of signals so far.
     count: Cell<u64>,
     waiters: RefCell<Vec<Waker>>,
 }

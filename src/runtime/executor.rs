@@ -1,12 +1,12 @@
 //! The executor: one loop per thread, tasks in a slab, ready tasks in a queue.
 //!
-//! A turn polls the tasks that were ready at its start, then those that they have woken, and looks at epoll. It polls
-//! 64 times at most, and begins no poll once it has lasted for [`TURN_US`]. A poll has a budget of work, spent by I/O
-//! operations and by whatever works on bytes without any; a task that has spent it wakes itself, and a task that
-//! wakes itself is polled again only in the next turn, behind everything that epoll has reported. So one task never
-//! keeps a turn for longer than its budget and one step of work.
+//! A turn polls the ready tasks, including those that become ready meanwhile, and then asks epoll. It polls
+//! at most 64 times, and starts no poll after it has lasted for [`TURN_US`]. Each poll has a budget of work,
+//! which I/O operations and long computations spend. A task that has spent it wakes itself, and a task that
+//! wakes itself is polled again only in the next turn, after everything that epoll has reported. So one task
+//! never holds a turn for longer than its budget and one step of work.
 //!
-//! No runtime cell is borrowed while a future is polled or dropped.
+//! No cell of the runtime is borrowed while a future is polled or dropped.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -27,25 +27,25 @@ use crate::sys::clock;
 use crate::sys::epoll::Epoll;
 use crate::sys::event::Event;
 
-/// Task polls between two looks at epoll.
+/// Maximum number of polls between two calls of epoll_wait.
 const POLLS_PER_TURN: usize = 64;
-/// What one poll may do before it must yield, in units of work. A unit is about a microsecond.
+/// Budget of one poll, in units of work of about a microsecond each.
 pub const POLL_WORK: u32 = 1024;
-/// What an I/O operation is charged: a poll has 32.
+/// Charge for an I/O operation: a poll may do 32.
 const IO_WORK: u32 = POLL_WORK / 32;
-/// Work after which a turn looks at the clock. Turns that did less are short; the clock costs them nothing.
+/// Work after which a turn reads the clock. Turns that do less are short anyway, and save the call.
 const CLOCK_WORK: u32 = POLL_WORK;
-/// A turn that has lasted this long, in microseconds, begins no further poll: epoll is due.
+/// A turn that has lasted this long, in microseconds, starts no further poll: it is time to ask epoll.
 const TURN_US: u64 = 5_000;
 /// A turn this long is reported every time, not only when it is the longest so far (see [`set_turn_hook`]).
 pub const LONG_TURN_US: u64 = 250_000;
-/// epoll's token of the eventfd.
+/// The eventfd's token in epoll.
 pub(super) const REMOTE_TOKEN: u64 = u64::MAX;
 
 type BoxedFuture = Pin<Box<dyn Future<Output = ()>>>;
 
 struct Task {
-    /// Away while it is polled; `None` in a free slot.
+    /// `None` while the task is being polled, and in a free slot.
     future: Option<BoxedFuture>,
     generation: u32,
     is_live: bool,
@@ -58,7 +58,7 @@ struct Tasks {
     free: Vec<u32>,
 }
 
-/// Wakes from other threads.
+/// Wakes that come from other threads.
 pub(super) struct Remote {
     loop_id: u64,
     woken: Mutex<Vec<TaskId>>,
@@ -68,8 +68,9 @@ pub(super) struct Remote {
 static REMOTES: Mutex<Vec<Arc<Remote>>> = Mutex::new(Vec::new());
 
 impl Remote {
-    /// Gives a new loop an id that no living loop has, and enters it where other threads find it. An id may have been
-    /// another loop's before: a waker of that one is a spurious poll here, as any stale waker is.
+    /// Gives a new loop an id that no living loop has, and registers it so that other threads can find it.
+    /// The id may have been used by an earlier loop; a waker left over from that one causes a spurious poll,
+    /// as any stale waker does.
     fn enlist(event: Event) -> io::Result<Arc<Self>> {
         let mut all = REMOTES.lock().unwrap_or_else(PoisonError::into_inner);
         let is_free = |id: &u64| all.iter().all(|remote| remote.loop_id != *id);
@@ -82,28 +83,28 @@ impl Remote {
     }
 }
 
-/// The state of this thread's loop.
+/// The state of one thread's loop.
 pub(super) struct Loop {
     id: u64,
     tasks: RefCell<Tasks>,
     ready: RefCell<VecDeque<TaskId>>,
-    /// Tasks that woke themselves while they were polled: ready in the next turn.
+    /// Tasks that woke themselves while they were being polled: ready in the next turn.
     later: RefCell<Vec<TaskId>>,
     pub(super) reactor: RefCell<Reactor>,
     pub(super) wheel: RefCell<Wheel>,
     epoll: RefCell<Epoll>,
     now_ms: Cell<u64>,
     now_us: Cell<u64>,
-    /// Work that is left to the poll under way.
+    /// Work left in the budget of the current poll.
     budget: Cell<u32>,
-    /// Turns longer than this are told to the hook: the longest so far, at most [`LONG_TURN_US`].
+    /// Turns longer than this are reported to the hook: the longest so far, at most [`LONG_TURN_US`].
     notable_us: Cell<u64>,
     live: Cell<usize>,
-    /// The future of `block_on` has ended: do not wait for anything more.
+    /// The future of `block_on` has finished: wait for nothing more.
     is_done: Cell<bool>,
     last_event: Cell<u64>,
     remote: Arc<Remote>,
-    /// Empty between two waits; kept for its memory.
+    /// Empty between two waits; kept for its capacity.
     woken: Cell<Vec<(u64, u64)>>,
     turn_end: RefCell<Vec<fn()>>,
     asleep: Cell<Option<fn()>>,
@@ -113,17 +114,17 @@ pub(super) struct Loop {
 }
 
 scoped_tls::scoped_thread_local! {
-    /// This thread's loop, while it runs.
+    /// This thread's loop, set while it runs.
     static CURRENT: Loop
 }
 
-/// Runs `f` with this thread's loop. Panics outside of [`Runtime::block_on`].
+/// Calls `f` with this thread's loop. Panics outside of [`Runtime::block_on`].
 #[inline]
 pub(super) fn with<R>(f: impl FnOnce(&Loop) -> R) -> R {
     CURRENT.with(f)
 }
 
-/// Like [`with`], for destructors: they may run when no loop does.
+/// Like [`with`], but does nothing when no loop runs: for destructors.
 #[inline]
 pub(super) fn try_with(f: impl FnOnce(&Loop)) {
     if CURRENT.is_set() {
@@ -131,13 +132,16 @@ pub(super) fn try_with(f: impl FnOnce(&Loop)) {
     }
 }
 
-/// One loop; at most one a thread.
+/// An event loop with its tasks, timers and registered descriptors; a thread runs at most one at a time.
+///
+/// A worker creates it and calls [`Runtime::block_on`] once. The free functions of this module act on the
+/// loop that the current thread runs. A task that panics ends alone (see [`on_panic`]).
 pub struct Runtime {
     inner: Box<Loop>,
 }
 
 impl Runtime {
-    /// Opens epoll and the eventfd for wakes from other threads.
+    /// Creates epoll and the eventfd through which other threads wake the loop.
     pub fn new() -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let event = Event::new()?;
@@ -172,10 +176,10 @@ impl Runtime {
         Ok(Self { inner: Box::new(inner) })
     }
 
-    /// Runs the loop until `future` is ready. Tasks that are left over stay for the next call, or are dropped
-    /// with the runtime.
+    /// Runs the loop until `future` is ready. Unfinished tasks are kept for the next call, or dropped with
+    /// the runtime.
     ///
-    /// Panics when `future` panics, and when this thread runs another loop.
+    /// Panics when `future` panics, and when this thread already runs a loop.
     pub fn block_on<F: Future + 'static>(&mut self, future: F) -> F::Output
     where
         F::Output: 'static,
@@ -202,7 +206,7 @@ impl Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        // Futures may spawn or wake while they are dropped: go on until nothing is left.
+        // A future may spawn or wake tasks while it is dropped: repeat until nothing is left.
         CURRENT.set(&self.inner, || {
             loop {
                 let mut tasks = self.inner.tasks.borrow_mut();
@@ -223,7 +227,7 @@ impl Drop for Runtime {
     }
 }
 
-/// Turns a panic of the future into a value.
+/// Turns a panic of the inner future into an error value.
 struct CatchPanic<F>(Pin<Box<F>>);
 
 impl<F: Future> Future for CatchPanic<F> {
@@ -271,14 +275,14 @@ impl Loop {
         if same && task.is_live && !task.is_queued {
             task.is_queued = true;
             if task.future.is_none() {
-                self.later.borrow_mut().push(id); // it wakes itself: the others and epoll come first
+                self.later.borrow_mut().push(id); // it woke itself: the other tasks and epoll come first
             } else {
                 self.ready.borrow_mut().push_back(id);
             }
         }
     }
 
-    /// Polls what is ready, then looks at epoll: without waiting while there is more to do.
+    /// Polls the ready tasks, then asks epoll; waits there only if there is nothing left to do.
     fn turn(&self) {
         let mut worked = 0;
         for _ in 0..POLLS_PER_TURN {
@@ -292,7 +296,7 @@ impl Loop {
                 }
             }
         }
-        // By index: a hook may add another, and a turn allocates nothing.
+        // Iterate by index: a hook may add another one, and copying the list would allocate every turn.
         for index in 0.. {
             let Some(hook) = self.turn_end.borrow().get(index).copied() else { break };
             hook();
@@ -311,7 +315,7 @@ impl Loop {
             let mut tasks = self.tasks.borrow_mut();
             let Some(task) = tasks.slab.get_mut(index) else { return };
             if !task.is_live || TaskId::new(self.id, task.generation, index as u32) != id {
-                return; // it was woken while it ended; the place may be another's by now
+                return; // it was woken while it ended; the slot may belong to another task by now
             }
             task.is_queued = false;
             task.future.take()
@@ -327,7 +331,7 @@ impl Loop {
             }
             return;
         }
-        // A destructor that panics must not take the loop with it.
+        // A destructor that panics must not take the loop down.
         let dropped = catch_unwind(AssertUnwindSafe(|| drop(future)));
         for panic in [polled.err(), dropped.err()].into_iter().flatten() {
             if let Some(report) = self.on_panic.get() {
@@ -357,7 +361,7 @@ impl Loop {
             asleep();
         }
         let mut remote = false;
-        // Waiters are gathered before they are woken: waking needs the cells that the events are read into.
+        // Collect the waiters first: waking them needs the cells that are borrowed while the events are read.
         let mut woken = self.woken.take();
         let outcome = self.epoll.borrow_mut().wait(timeout, |event| {
             if event.token == REMOTE_TOKEN {
@@ -373,12 +377,12 @@ impl Loop {
         }
         self.now_us.set(now_us);
         self.now_ms.set(now_us / 1000);
-        // Also after a wait that cannot block: a loop that has much to do but looks at epoll is not stuck.
+        // Also after a wait that could not block: a busy loop that keeps asking epoll is not stuck.
         if let Some(awake) = self.awake.get() {
             awake();
         }
         if let Err(error) = outcome {
-            // EBADF or EINVAL: our own descriptor is gone; nothing can be served any more.
+            // EBADF or EINVAL: our own descriptor is broken, so nothing can be served any more.
             panic!("epoll_wait() failed: {error}");
         }
         for (reader, writer) in woken.drain(..) {
@@ -397,7 +401,7 @@ impl Loop {
         self.wheel.borrow_mut().advance(now, |waiter| self.wake_bits(waiter));
     }
 
-    /// The turn that began at `now_us` of the loop has ended.
+    /// Measures the turn that began at the loop's `now_us` and has just ended.
     #[inline]
     fn measure(&self, ended_us: u64) {
         let took_us = ended_us.saturating_sub(self.now_us.get());
@@ -429,7 +433,7 @@ impl Loop {
         self.epoll.borrow()
     }
 
-    /// Takes one I/O operation from the budget of the task that is polled; false: it must yield.
+    /// Charges one I/O operation to the task being polled. False if its budget is spent: it must yield.
     pub(super) fn spend(&self) -> bool {
         match self.budget.get() {
             0 => false,
@@ -440,7 +444,7 @@ impl Loop {
         }
     }
 
-    /// Takes work that was done from the budget; false: it is spent.
+    /// Charges work that was done. False if the budget is now spent.
     pub(super) fn charge(&self, work: u32) -> bool {
         let left = self.budget.get().saturating_sub(work);
         self.budget.set(left);
@@ -448,7 +452,7 @@ impl Loop {
     }
 }
 
-/// Makes a task ready; from another thread through its loop's eventfd. A task that has ended is ignored.
+/// Makes a task ready; from another thread by way of its loop's eventfd. Ignored if the task has ended.
 pub(super) fn wake(id: TaskId) {
     if CURRENT.is_set() && with(|current| current.id == id.loop_id()) {
         return with(|current| current.wake(id));
@@ -460,7 +464,7 @@ pub(super) fn wake(id: TaskId) {
     }
 }
 
-/// This thread runs a loop.
+/// True if this thread runs a loop.
 pub fn is_running() -> bool {
     CURRENT.is_set()
 }
@@ -470,12 +474,12 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
     with(|current| current.spawn(future));
 }
 
-/// Tasks that have not ended.
+/// Number of tasks that have not ended.
 pub fn task_count() -> usize {
     with(|current| current.live.get())
 }
 
-/// Polls every task once, so that each notices what changed outside its own I/O.
+/// Polls every task once, so that each notices changes outside its own I/O.
 pub fn wake_all() {
     with(|current| {
         let ids: Vec<TaskId> = {
@@ -494,22 +498,22 @@ pub fn now_ms() -> u64 {
     with(|current| current.now_ms.get())
 }
 
-/// Microseconds of the same clock at the same moment.
+/// Microseconds of the same clock, read at the same moment.
 pub fn now_us() -> u64 {
     with(|current| current.now_us.get())
 }
 
-/// The token of the last event, for whoever wonders where a worker is stuck.
+/// The token of the last event: it helps to find out where a worker is stuck.
 pub fn last_event() -> u64 {
     with(|current| current.last_event.get())
 }
 
-/// Calls `hook` before every look at epoll.
+/// Calls `hook` at the end of every turn, before epoll is asked.
 pub fn at_turn_end(hook: fn()) {
     with(|current| current.turn_end.borrow_mut().push(hook));
 }
 
-/// Calls `asleep` before a wait that may block, and `awake` after it.
+/// Calls `asleep` before a wait that may block, and `awake` after every wait.
 pub fn set_wait_hooks(asleep: fn(), awake: fn()) {
     with(|current| {
         current.asleep.set(Some(asleep));
@@ -517,8 +521,8 @@ pub fn set_wait_hooks(asleep: fn(), awake: fn()) {
     });
 }
 
-/// Calls `hook` with the microseconds of each turn that was longer than all before it, and of each that reached
-/// [`LONG_TURN_US`]. A turn lasts from one look at epoll to the next.
+/// Calls `hook` with the duration in microseconds of each turn that was longer than all before it, and of
+/// each that took at least [`LONG_TURN_US`]. A turn lasts from one return of epoll_wait to the next call.
 pub fn set_turn_hook(hook: fn(u64)) {
     with(|current| {
         current.notable_us.set(0);
@@ -526,7 +530,7 @@ pub fn set_turn_hook(hook: fn(u64)) {
     });
 }
 
-/// Calls `hook` with the message when a task has panicked; that task ends alone.
+/// Calls `hook` with the message when a task panics. Only that task ends.
 pub fn on_panic(hook: fn(&str)) {
     with(|current| current.on_panic.set(Some(hook)));
 }
@@ -543,7 +547,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 mod tests {
     use super::*;
 
-    /// A task's word has room for 4,095 ids; a process may open and close more loops than that.
+    /// A task's word has room for 4,095 loop ids; over its life a process may create more loops than that.
     #[test]
     fn ids_of_loops_are_given_again() {
         for _ in 0..=LOOP_ID_MAX {

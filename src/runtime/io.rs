@@ -1,9 +1,10 @@
-//! Descriptors in the loop: sockets that are read and written, listeners that are accepted from.
+//! Descriptors in the loop: sockets to read and write, listeners to accept from.
 //!
-//! No call waits, even where another process that has the socket too clears its O_NONBLOCK: reads and writes ask for that
-//! themselves (MSG_DONTWAIT). One registration per connection life, edge-triggered (a second call adds the interest in writing where a write
-//! finds no room); the system call is tried first. A short read clears
-//! the cached readiness unless the peer's end was seen with it: data and FIN may come in one event.
+//! No call ever blocks, even if another process that shares the socket clears its O_NONBLOCK: reads and
+//! writes ask for MSG_DONTWAIT themselves. A connection is registered once, edge-triggered; the first write
+//! that finds no room adds the interest in writing with a second epoll_ctl. The system call is always tried
+//! first. A short read clears the cached readiness, unless the peer's end was reported too: data and FIN may
+//! come in one event.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -21,23 +22,25 @@ use crate::sys::address::SockAddr;
 use crate::sys::epoll::Epoll;
 use crate::sys::{socket, transfer};
 
-/// A registered socket. Dropping it takes it out of epoll and closes it.
+/// A registered socket. Dropping it removes it from epoll and closes it.
+///
+/// At most one task waits for reading and one for writing at a time; a later waiter replaces the earlier one.
 #[derive(Debug)]
 pub struct Io {
-    /// `None` only while `into_fd` takes it out.
+    /// `None` only once `into_fd` has taken it.
     fd: Option<OwnedFd>,
     index: u32,
 }
 
 impl Io {
-    /// Registers a non-blocking descriptor.
+    /// Registers a non-blocking descriptor that is connected.
     pub fn register(fd: OwnedFd) -> io::Result<Self> {
-        // Taken for writable, which a new socket is; what can be read at registration epoll reports as an edge.
+        // Assumed writable, as a new socket is. Data that is already there is reported by epoll as an edge.
         Self::add(fd, WRITE, Epoll::add_reading)
     }
 
-    /// Notes that another process may have this socket too. sendfile(2) and splice(2) go by the mode of the socket, which
-    /// that process can change, so they are not to be used for it.
+    /// Notes that another process may share this socket. sendfile(2) and splice(2) follow the socket's
+    /// O_NONBLOCK, which that process can clear, so they must not be used on it.
     pub fn share(&self) {
         with(|current| current.reactor.borrow_mut().set(self.index, SHARED));
     }
@@ -46,7 +49,8 @@ impl Io {
         self.has(SHARED)
     }
 
-    /// Registers a socket whose connect is under way: writable once it is decided.
+    /// Registers a socket whose connect is in progress: it becomes writable once that has succeeded or
+    /// failed.
     pub fn connecting(fd: OwnedFd) -> io::Result<Self> {
         Self::add(fd, WIDE, Epoll::add_both)
     }
@@ -72,7 +76,7 @@ impl Io {
         self.fd.as_ref().expect("present until into_fd").as_fd()
     }
 
-    /// Takes the descriptor out of the loop, open.
+    /// Removes the descriptor from the loop and returns it open.
     pub fn into_fd(mut self) -> OwnedFd {
         let fd = self.fd.take().expect("present until into_fd");
         with(|current| {
@@ -82,13 +86,14 @@ impl Io {
         fd
     }
 
-    /// Ready when a read may give something: data, the end, or an error.
+    /// Ready when a read may return something: data, the end, or an error.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.wait_unless(READ | HANGUP, cx) { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    /// Like [`Io::poll_readable`], and lists the connection meanwhile as one that only waits: [`ask_to_close`] may
-    /// choose it. Then it is ready too; where it finds nothing to read, [`Io::is_asked`] tells it to close.
+    /// Like [`Io::poll_readable`], and meanwhile lists the connection as one that only waits, so that
+    /// [`ask_to_close`] may choose it. In that case it becomes ready too; if there is nothing to read,
+    /// [`Io::is_asked`] says to close.
     pub fn poll_waiting(&self, waiting: Waiting, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let task = TaskId::of(cx).bits();
         with(|current| {
@@ -102,12 +107,12 @@ impl Io {
         })
     }
 
-    /// The connection goes on: it is not asked to close, neither now nor later while it is served.
+    /// Takes the connection off the list of those that only wait, and withdraws a request to close it.
     pub fn unlist(&self) {
         with(|current| current.reactor.borrow_mut().unlist(self.index));
     }
 
-    /// The worker needs its place: a connection that still only waits shall close.
+    /// True when the worker needs this connection's place: it should close if it still only waits.
     pub fn is_asked(&self) -> bool {
         self.has(ASKED)
     }
@@ -120,7 +125,7 @@ impl Io {
         Poll::Pending
     }
 
-    /// Ready when the peer will send no more or the connection is gone. Waits in the place of a reader.
+    /// Ready when the peer will send no more or the connection is gone. Uses the reader's place as waiter.
     pub fn poll_hangup(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.wait_unless(HANGUP, cx) { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -144,12 +149,12 @@ impl Io {
         !self.has(READ | HANGUP)
     }
 
-    /// The peer will send no more, or the connection is gone.
+    /// True when the peer will send no more, or the connection is gone.
     pub fn is_hung_up(&self) -> bool {
         self.has(HANGUP)
     }
 
-    /// Reads now. `WouldBlock`: nothing has come, and the next event will tell.
+    /// Reads without waiting. `WouldBlock`: there is nothing yet, and an event will report the next bytes.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let flags = self.flags();
         if flags & (READ | HANGUP) == 0 {
@@ -184,7 +189,7 @@ impl Io {
         self.try_write_with(total, |fd| socket::send_vectored(fd, slices))
     }
 
-    /// Runs a system call that writes; a short count or EAGAIN clears the readiness.
+    /// Runs a system call that writes; a short count or EAGAIN clears the cached readiness.
     pub fn try_write_with(
         &self,
         total: usize,
@@ -211,7 +216,7 @@ impl Io {
         }
     }
 
-    /// Runs a system call that receives; EAGAIN clears the readiness.
+    /// Runs a system call that receives; EAGAIN clears the cached readiness.
     pub fn try_receive<T>(&self, mut call: impl FnMut(BorrowedFd<'_>) -> nix::Result<T>) -> io::Result<T> {
         loop {
             match call(self.as_fd()) {
@@ -251,7 +256,7 @@ impl Io {
         self.or_wait_write(cx, self.try_write_vectored(slices))
     }
 
-    /// Sends at most `length` bytes of a file from `offset` on. Zero: the file ends there.
+    /// Sends up to `length` bytes of a file, starting at `offset`. Zero: the file ends there.
     pub fn poll_write_file(
         &self,
         cx: &mut Context<'_>,
@@ -260,12 +265,13 @@ impl Io {
         length: u64,
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_budget(cx));
-        // Any count is a whole one: the file may end before, and only EAGAIN tells of a full socket.
+        // A short count says nothing, since the file may end early: only EAGAIN means that the socket is
+        // full.
         let outcome = self.try_write_with(0, |fd| transfer::send_file(fd, file, offset, length));
         self.or_wait_write(cx, outcome)
     }
 
-    /// Turns `WouldBlock` of a write into waiting.
+    /// Turns `WouldBlock` from a write into waiting.
     pub fn or_wait_write(&self, cx: &mut Context<'_>, outcome: io::Result<usize>) -> Poll<io::Result<usize>> {
         match outcome {
             Ok(count) if count > work::TRANSFER_BYTES => {
@@ -280,7 +286,8 @@ impl Io {
         }
     }
 
-    /// Pending when the task has used up its I/O operations of this poll; it is queued again behind the others.
+    /// Pending when the task has used up the I/O operations of this poll; it is then queued behind the other
+    /// tasks.
     pub fn poll_budget(&self, cx: &mut Context<'_>) -> Poll<()> {
         if with(|current| current.spend()) {
             return Poll::Ready(());
@@ -293,7 +300,7 @@ impl Io {
         poll_fn(|cx| self.poll_readable(cx)).await
     }
 
-    /// Waits as [`Io::poll_waiting`] does.
+    /// The future of [`Io::poll_waiting`].
     pub async fn waiting(&self, waiting: Waiting) -> io::Result<()> {
         poll_fn(|cx| self.poll_waiting(waiting, cx)).await
     }
@@ -332,7 +339,7 @@ impl Io {
         Ok(())
     }
 
-    /// Tells the peer that nothing more comes.
+    /// Shuts down our sending side, so that the peer sees the end.
     pub fn shutdown_write(&self) -> io::Result<()> {
         Ok(nix::sys::socket::shutdown(self.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Write)?)
     }
@@ -366,7 +373,7 @@ impl Io {
                 let token = reactor.token(self.index);
                 drop(reactor);
                 if current.epoll().widen(self.as_fd(), token).is_err() {
-                    // No memory for it: the writer looks again at once instead of never.
+                    // epoll has no memory for it: look again in the next turn rather than never.
                     let mut reactor = current.reactor.borrow_mut();
                     reactor.clear(self.index, WIDE);
                     reactor.set(self.index, WRITE);
@@ -380,8 +387,8 @@ impl Io {
 
 impl Drop for Io {
     fn drop(&mut self) {
-        // Closing the descriptor takes it out of epoll, and tells the peer: no other process has this open socket. One that
-        // has come from another process that process may keep.
+        // For a socket that only we have, closing removes it from epoll and tells the peer. A shared one
+        // needs both done by hand, since the other process may keep it open.
         if let Some(fd) = self.fd.take() {
             try_with(|current| {
                 let mut reactor = current.reactor.borrow_mut();
@@ -396,13 +403,13 @@ impl Drop for Io {
     }
 }
 
-/// Registered descriptors of this loop.
+/// Number of descriptors registered in this loop.
 pub fn registration_count() -> usize {
     with(|current| current.reactor.borrow().len())
 }
 
-/// Asks the connections that have waited longest to close: wakes their tasks, which close them when they run next,
-/// unless a request has come. Returns how many were asked, `count` at most.
+/// Asks up to `count` connections to close, those that have waited longest first: wakes their tasks, which
+/// close them unless a request has come meanwhile. Returns the number asked.
 pub fn ask_to_close(count: usize) -> usize {
     with(|current| {
         let ask = |_| current.reactor.borrow_mut().ask_oldest();
@@ -410,18 +417,20 @@ pub fn ask_to_close(count: usize) -> usize {
     })
 }
 
-/// Connections that were asked to close and have not answered yet.
+/// Number of connections that were asked to close and have not reacted yet.
 #[inline]
 pub fn asked_count() -> usize {
     reactor::asked_count()
 }
 
-/// Connections that only wait.
+/// Number of connections that only wait.
 pub fn waiting_count() -> usize {
     with(|current| current.reactor.borrow().listed_count())
 }
 
-/// A listening socket, level-triggered: what one turn leaves is reported again.
+/// A listening socket, level-triggered: connections left in its queue are reported again in the next turn.
+///
+/// The descriptor is shared with the master and other workers, so closing it here closes no queue.
 #[derive(Debug)]
 pub struct Acceptor {
     fd: OwnedFd,
@@ -450,7 +459,7 @@ impl Acceptor {
         })
     }
 
-    /// Accepts one connection. Errors are the caller's to judge: EMFILE and its kind ask for a pause.
+    /// Accepts one connection. The caller judges errors: EMFILE and the like call for a pause.
     pub async fn accept(&self) -> io::Result<(OwnedFd, SockAddr)> {
         poll_fn(|cx| self.poll_accept(cx)).await
     }
@@ -458,7 +467,8 @@ impl Acceptor {
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(OwnedFd, SockAddr)>> {
         let is_ready = with(|current| current.reactor.borrow().flags(self.index) & READ != 0);
         if is_ready {
-            // One connection for one report: what is left is reported again without a call that fails.
+            // Accept one connection per report: if more are left epoll reports again, and no accept call
+            // fails.
             with(|current| current.reactor.borrow_mut().clear(self.index, READ));
             loop {
                 match socket::accept(self.fd.as_fd()) {
@@ -473,7 +483,7 @@ impl Acceptor {
         Poll::Pending
     }
 
-    /// Ready when a connection waits in the queue, which stays there.
+    /// Ready when a connection waits in the queue; leaves it there.
     pub fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<()> {
         let task = TaskId::of(cx).bits();
         with(|current| {
@@ -486,7 +496,7 @@ impl Acceptor {
         })
     }
 
-    /// Stops looking at the listener; its queue stays open and fills.
+    /// Stops watching the listener; its queue stays open and fills.
     pub fn pause(&self) {
         if !self.is_paused.replace(true) {
             try_with(|current| {
@@ -496,7 +506,7 @@ impl Acceptor {
         }
     }
 
-    /// Looks at the listener again.
+    /// Watches the listener again.
     pub fn resume(&self) -> io::Result<()> {
         if self.is_paused.replace(false) {
             with(|current| current.epoll().add_level(self.fd.as_fd(), self.token))?;
@@ -511,13 +521,13 @@ impl Acceptor {
 
 impl Drop for Acceptor {
     fn drop(&mut self) {
-        // The descriptor is shared with other processes, so closing it would not take it out of epoll.
+        // Other processes share the descriptor, so closing it would not remove it from epoll.
         self.pause();
         try_with(|current| current.reactor.borrow_mut().remove(self.index));
     }
 }
 
-/// Errors that concern the one connection that was lost before it was accepted (accept(2)).
+/// True for errors that concern a single connection, lost before it was accepted (accept(2)).
 fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
 }
@@ -536,7 +546,7 @@ mod tests {
         (a.into(), b.into())
     }
 
-    /// Another process may hold a socket that was handed over, and clear its O_NONBLOCK at any time.
+    /// Another process may share a socket that was handed over, and clear its O_NONBLOCK at any time.
     #[test]
     fn a_blocking_socket_never_blocks() {
         let mut runtime = Runtime::new().unwrap();
@@ -549,7 +559,7 @@ mod tests {
             let would_block = |outcome: io::Result<usize>| {
                 outcome.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
             };
-            // A short write clears the readiness, so each try looks at the socket itself.
+            // A short write clears the cached readiness, so make each attempt ask the socket itself.
             let full = |write: &dyn Fn() -> io::Result<usize>| {
                 (0..1000).any(|_| {
                     a.writable_now();

@@ -1,7 +1,7 @@
 //! Single-threaded executor on edge-triggered epoll: tasks, timers, I/O, buffers.
 //!
-//! Linear protocol code is a future; this floor polls it (`docs/architecture.md` §2). Everything is
-//! thread-local; the functions here panic outside of [`Runtime::block_on`].
+//! Protocol code is written linearly as futures, which this floor polls (`docs/architecture.md` §2). All
+//! state is thread-local; the functions here panic outside of [`Runtime::block_on`].
 
 pub mod blocking;
 pub mod buffer;

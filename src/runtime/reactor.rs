@@ -1,11 +1,11 @@
-//! Readiness of descriptors, cached between the edges that epoll reports, and the list of those whose connection is
-//! only waiting.
+//! Readiness of descriptors, cached between the edges that epoll reports, and the list of connections that
+//! only wait.
 //!
 //! Pure state; the system calls are in `io`.
 //!
-//! A worker that is full closes connections that only wait ("reusable" ones, in nginx's words), those that have waited
-//! longest first. Such a connection waits for reading and for nothing else, so the links of the list are kept where
-//! a waiting writer would stand: being listed takes no memory.
+//! A full worker closes connections that only wait ("reusable" ones, in nginx's words), the longest-waiting
+//! first. Such a connection waits to read and never to write, so the links of the list are kept in the word
+//! for the waiting writer: listing a connection takes no memory.
 
 use std::cell::Cell;
 
@@ -13,50 +13,50 @@ use crate::sys::epoll;
 
 pub(super) const READ: u8 = 1;
 pub(super) const WRITE: u8 = 2;
-/// The peer sends no more, or the connection is gone: a short read is no proof that nothing is left.
+/// The peer sends no more, or the connection is gone: a short read does not prove that nothing is left.
 pub(super) const HANGUP: u8 = 4;
-/// epoll reports when it becomes writable. Asked for when a write first finds no room: until then that edge
-/// would come right after the registration, and wake the loop for nothing.
+/// epoll also reports writability. Asked for only when a write first finds no room: any earlier, that edge
+/// would come right after the registration and wake the loop for nothing.
 pub(super) const WIDE: u8 = 8;
 /// In the list of waiting connections; `writer` holds its links.
 const LISTED: u8 = 16;
-/// Keeps its place in the list when bytes come.
+/// Keeps its place in the list when bytes arrive.
 const IN_HEAD: u8 = 32;
-/// Its task was woken to close the connection, and has not answered yet.
+/// Its task was woken to close the connection and has not reacted yet.
 pub(super) const ASKED: u8 = 64;
 
-/// Another process may have this socket too, and change its mode.
+/// Another process may share this socket and change its mode.
 pub(super) const SHARED: u8 = 128;
 
-/// No task waits.
+/// No task is waiting.
 const NOBODY: u64 = u64::MAX;
 
 /// No neighbour in a list.
 const NONE: u32 = u32::MAX;
 
 thread_local! {
-    /// Connections that were asked to close and have not answered yet. Beside the loop, so that a request can look
-    /// without borrowing it.
+    /// Connections that were asked to close and have not reacted yet. Kept outside the loop, so that a
+    /// request can read it without borrowing anything.
     static ASKED_COUNT: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Connections that were asked to close and have not answered yet.
+/// Number of connections that were asked to close and have not reacted yet.
 #[inline]
 pub(super) fn asked_count() -> usize {
     ASKED_COUNT.get()
 }
 
-/// What a reusable connection waits for.
+/// The input that a reusable connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
-    /// The first byte of a request, or the end of a closed connection. The next event takes it from the list.
+    /// The first byte of a request, or the end of a closed connection. The next event takes it off the list.
     Idle,
-    /// The rest of a head. It keeps its place in the list until [`super::Io::unlist`], so that bytes that drip in do
-    /// not make it younger.
+    /// The rest of a request's head. It keeps its place in the list until [`super::Io::unlist`], so that a
+    /// head that drips in does not count as younger with each byte.
     Head,
 }
 
-/// Connections in the order in which they began to wait.
+/// A list of connections in the order in which they began to wait.
 #[derive(Debug)]
 struct List {
     first: u32,
@@ -73,7 +73,7 @@ impl Default for List {
 #[derive(Debug)]
 struct Registration {
     reader: u64,
-    /// The waiting writer; the links while LISTED.
+    /// The task waiting to write; the list's links while LISTED.
     writer: u64,
     generation: u32,
     flags: u8,
@@ -93,8 +93,8 @@ fn links(previous: u32, next: u32) -> u64 {
 }
 
 impl Reactor {
-    /// A place for a descriptor and the token that epoll shall report. New sockets are taken for ready: the
-    /// system call is tried first and tells.
+    /// Reserves a place for a descriptor and returns its index and its token for epoll. `flags` is the
+    /// readiness to assume: the system call is tried first and corrects it.
     pub(super) fn insert(&mut self, flags: u8) -> (u32, u64) {
         let index = match self.free.pop() {
             Some(index) => {
@@ -119,13 +119,13 @@ impl Reactor {
     pub(super) fn remove(&mut self, index: u32) {
         self.unlist(index);
         let entry = &mut self.slab[index as usize];
-        // An event that was fetched before this moment still carries the old generation.
+        // An event that was fetched before this still carries the old generation.
         entry.generation = entry.generation.wrapping_add(1) & 0x7FFF_FFFF;
         entry.is_live = false;
         self.free.push(index);
     }
 
-    /// Notes an event; who waited for it.
+    /// Applies an event. Returns the tasks that waited to read and to write, or `NOBODY`.
     pub(super) fn apply(&mut self, event: epoll::Event) -> (u64, u64) {
         let index = (event.token & u64::from(u32::MAX)) as usize;
         let Some(entry) = self.slab.get_mut(index) else { return (NOBODY, NOBODY) };
@@ -152,14 +152,14 @@ impl Reactor {
         (reader, writer)
     }
 
-    /// Lists a connection as one that only waits, behind all others; one that is listed stays where it is.
+    /// Lists a connection as one that only waits, at the end; one already listed keeps its place.
     pub(super) fn list(&mut self, index: u32, waiting: Waiting) {
         let Some(entry) = self.slab.get_mut(index as usize) else { return };
         if entry.flags & (LISTED | ASKED) != 0 {
             if entry.flags & ASKED == 0 {
                 return;
             }
-            // It was asked, and waits again all the same.
+            // It was asked to close, but waits again.
             entry.flags &= !(ASKED | IN_HEAD);
             ASKED_COUNT.set(ASKED_COUNT.get() - 1);
         }
@@ -191,7 +191,7 @@ impl Reactor {
         }
     }
 
-    /// Takes a connection from the list, and back what it was asked.
+    /// Takes a connection off the list, and withdraws a request to close it.
     pub(super) fn unlist(&mut self, index: u32) {
         let Some(entry) = self.slab.get(index as usize) else { return };
         let flags = entry.flags;
@@ -204,18 +204,20 @@ impl Reactor {
         self.slab[index as usize].flags &= !(ASKED | IN_HEAD);
     }
 
-    /// Asks the connection that has waited longest to close. Returns the task to wake; `None`: none only waits.
+    /// Asks the longest-waiting connection to close. Returns the task to wake; `None` if no connection only
+    /// waits.
     pub(super) fn ask_oldest(&mut self) -> Option<u64> {
         let index = Some(self.waiting.first).filter(|first| *first != NONE)?;
         self.unlink(index);
         let entry = &mut self.slab[index as usize];
-        // Taken for readable: bytes that epoll has not reported yet are looked for before it closes.
+        // Assume it readable, so that its task looks for bytes that epoll has not reported yet before it
+        // closes.
         entry.flags |= ASKED | READ;
         ASKED_COUNT.set(ASKED_COUNT.get() + 1);
         Some(std::mem::replace(&mut entry.reader, NOBODY))
     }
 
-    /// Connections that only wait.
+    /// Number of connections that only wait.
     pub(super) fn listed_count(&self) -> usize {
         self.waiting.count
     }
@@ -243,7 +245,7 @@ impl Reactor {
     }
 
     pub(super) fn wait_write(&mut self, index: u32, task: u64) {
-        self.unlist(index); // its links stand where the writer goes
+        self.unlist(index); // the list's links are kept in the same word
         if let Some(entry) = self.slab.get_mut(index as usize) {
             entry.writer = task;
         }
@@ -262,7 +264,7 @@ mod tests {
         epoll::Event { token: reactor.token(index), readable: true, writable: false, hangup: false }
     }
 
-    /// A reactor with `count` descriptors, each waited for by the task of its own number.
+    /// A reactor with `count` descriptors; the task waiting for each has the descriptor's number.
     fn reactor(count: u32) -> Reactor {
         let mut reactor = Reactor::default();
         for index in 0..count {
@@ -283,7 +285,7 @@ mod tests {
         for index in [3, 0, 5] {
             reactor.list(index, Waiting::Idle);
         }
-        reactor.list(3, Waiting::Idle); // it has not moved meanwhile: it keeps its place
+        reactor.list(3, Waiting::Idle); // already listed: it keeps its place
         assert_eq!(reactor.listed_count(), 4);
         assert_eq!(asked(&mut reactor), [4, 3, 0, 5]);
         assert_eq!((reactor.listed_count(), asked_count()), (0, 4));
@@ -325,7 +327,7 @@ mod tests {
         assert_eq!(asked_count(), 0);
     }
 
-    /// The links stand where a waiting writer would: neither may take the other for its own.
+    /// The links share a word with the waiting writer: neither may be mistaken for the other.
     #[test]
     fn links_and_writers_do_not_mix() {
         let mut reactor = reactor(3);

@@ -1,6 +1,6 @@
-//! Bytes from one descriptor to another, bounded: a slow reader stops its writer.
+//! Relays bytes from one descriptor to another, with bounded memory: a slow target stops its source.
 //!
-//! Touches: the two descriptors; a pipe of the worker's pool for `splice`.
+//! Touches: the two descriptors, and a pipe of the worker's pool for `splice`.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -17,17 +17,17 @@ use crate::runtime::{Io, Timer, now_ms};
 use crate::sys::socket::{UNSENT_PROOF_BYTES, lift_unsent_limit};
 use crate::sys::transfer::{Pipe, send_file};
 
-/// Buffer of a relay without a pipe.
+/// Buffer size of a relay without a pipe.
 const COPY_BYTES: usize = 64 * 1024;
 
-/// How long a relay waits for either side.
+/// The longest time a relay waits for either side without any progress.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub read_timeout_ms: u64,
     pub write_timeout_ms: u64,
 }
 
-/// The side at which a relay broke.
+/// The side on which a relay failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     Source,
@@ -42,7 +42,7 @@ pub enum Cause {
     Eof,
 }
 
-/// Why a relay ended early, and how many bytes had reached the target.
+/// The side and the cause of a relay's early end, and the number of bytes that had reached the target.
 #[derive(Debug)]
 pub struct RelayError {
     pub side: Side,
@@ -60,11 +60,12 @@ impl fmt::Display for RelayError {
     }
 }
 
-/// Moves `length` bytes from socket to socket without copying them to user space, or through a buffer where no
-/// pipe can be had: a worker short of descriptors is slower, it does not cut its answers.
+/// Moves `length` bytes from socket to socket through a pipe, without copying them to user space. Where no
+/// pipe can be opened it copies through a buffer: a worker short of descriptors gets slower but does not
+/// truncate responses.
 ///
-/// Errors: the source's end before `length`, either side's failure or silence. What is in the pipe then is lost,
-/// as both connections are.
+/// Fails when the source ends before `length`, or when either side fails or times out. Bytes left in the pipe
+/// are then lost; the caller must close both connections.
 pub async fn splice(source: &Io, target: &Io, length: u64, limits: &Limits) -> Result<u64, RelayError> {
     let fail = |side, cause, moved| RelayError { side, cause, moved };
     let Ok(mut pipe) = Pipe::take() else { return copy(source, target, length, limits).await };
@@ -92,12 +93,12 @@ pub async fn splice(source: &Io, target: &Io, length: u64, limits: &Limits) -> R
     Ok(moved)
 }
 
-/// The same through a buffer of the worker's pool.
+/// Does the same through a buffer of the worker's pool.
 async fn copy(source: &Io, target: &Io, length: u64, limits: &Limits) -> Result<u64, RelayError> {
     let mut timer = Timer::new();
     let mut moved = 0;
     while moved < length {
-        // Taken once there is something to read: who waits holds none.
+        // Take the buffer only once there is something to read: a waiting relay holds none.
         let waited = transfer(source, READ, &mut timer, limits.read_timeout_ms, || Ok(0)).await;
         waited.map_err(|cause| RelayError { side: Side::Source, cause, moved })?;
         let mut buffer = Buffer::take(COPY_BYTES);
@@ -126,10 +127,10 @@ async fn copy(source: &Io, target: &Io, length: u64, limits: &Limits) -> Result<
     Ok(moved)
 }
 
-/// Sends a part of a file, so short that the worker's other connections can wait for it. `before`: bytes that the
-/// target has taken of the same answer already.
+/// Sends a part of a file. The part is short enough for the worker's other connections to wait for it.
+/// `before` is the number of bytes of the same response that the target has taken already.
 ///
-/// Errors: `Eof` at the source when the file is shorter than it was said to be.
+/// Fails with `Eof` at the source when the file has become shorter than `offset + length`.
 pub async fn sendfile(
     file: BorrowedFd<'_>,
     (offset, length): (u64, u64),
@@ -152,7 +153,8 @@ pub async fn sendfile(
     Ok(moved)
 }
 
-/// Counts bytes that the target has taken; one that has taken many reads.
+/// Adds to the count of bytes that the target has taken. Past a threshold it is known to read: its limit is
+/// lifted.
 #[inline]
 pub fn advance(target: &Io, moved: u64, count: usize) -> u64 {
     let total = moved + count as u64;
@@ -162,7 +164,7 @@ pub fn advance(target: &Io, moved: u64, count: usize) -> u64 {
     total
 }
 
-/// Makes one transfer, waiting for the descriptor that says EAGAIN.
+/// Makes one transfer, waiting while the descriptor says EAGAIN.
 async fn transfer(
     io: &Io,
     direction: u8,
@@ -188,7 +190,7 @@ async fn transfer(
                 }
                 Err(nix::Error::EINTR) => {}
                 Err(nix::Error::EAGAIN) if io.is_hung_up() && direction == READ => {
-                    // After a hang-up no edge comes any more, so the call alone can tell the end.
+                    // No edge comes after a hang-up, so only the call itself can find the end.
                     io.clear(READ);
                     return Poll::Ready(Ok(0));
                 }
@@ -216,14 +218,14 @@ mod tests {
 
     const LIMITS: Limits = Limits { read_timeout_ms: 5000, write_timeout_ms: 5000 };
 
-    /// A socket of ours, and its other end for a thread.
+    /// A non-blocking socket for the loop, and its other end for a thread.
     fn pair() -> (OwnedFd, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         (ours.into(), theirs)
     }
 
-    /// TCP, where splice has more to do than with unix sockets.
+    /// A TCP pair, where splice has more to do than on unix sockets.
     fn tcp_pair() -> (OwnedFd, std::net::TcpStream) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let theirs = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Waiting for time: a timer that is set again and again, sleeping, deadlines, the first of two.
+//! Time for tasks: a reusable timer, sleeping, timeouts, and racing two futures.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -8,15 +8,15 @@ use crate::runtime::executor::{now_ms, try_with, with};
 use crate::runtime::waker::TaskId;
 use crate::sys::pair::Pair;
 
-/// Not filed in the wheel.
+/// The timer is not in the wheel.
 const UNFILED: u32 = u32::MAX;
 
-/// A deadline that somebody may wait for.
+/// A deadline that can be set again and again.
 ///
-/// Setting and cancelling it touches no wheel: it is filed there by the first wait, and stays filed until it is dropped.
-/// A timer that is set again and again (a connection's, with each request) mostly moves to later times, and is then
-/// filed anew only when the wheel comes to its old place. So a task may be woken for a deadline that holds no longer;
-/// it looks, and waits on. nginx does the same (NGX_TIMER_LAZY_DELAY).
+/// Setting and cancelling it does not touch the wheel: the first wait files it there, and it stays filed until it is
+/// dropped. A timer that is set repeatedly (a connection's, with each request) usually moves to a later time, and is
+/// then re-filed only when the wheel comes to its old place. So a task may be woken for a deadline that no longer
+/// applies; it checks, and waits on. nginx does the same (NGX_TIMER_LAZY_DELAY).
 #[derive(Debug)]
 pub struct Timer {
     deadline_ms: u64,
@@ -43,7 +43,7 @@ impl Timer {
         self.deadline_ms != u64::MAX
     }
 
-    /// Ready when the deadline is reached; never for a timer that is not set.
+    /// Ready once the deadline is reached; never for a timer that is not set.
     #[inline]
     pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.deadline_ms == u64::MAX { Poll::Pending } else { self.poll_set(cx) }
@@ -101,7 +101,7 @@ pub async fn sleep(ms: u64) {
     poll_fn(|cx| timer.poll_expired(cx)).await;
 }
 
-/// The time given to [`timeout`] was over first.
+/// The time given to [`timeout`] ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut;
 
@@ -142,15 +142,14 @@ fn poll_in_time<F: Future>(
     timer.poll_expired(cx).map(|()| Err(TimedOut))
 }
 
-/// Which of two futures was ready first.
+/// The output of whichever future was ready first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Either<A, B> {
     First(A),
     Second(B),
 }
 
-/// Runs two futures in one task until one is ready; the other is dropped with the race. The first one is asked
-/// first.
+/// Runs two futures in one task until one is ready, and drops the other. The first is polled first.
 pub fn race<A: Future, B: Future>(first: A, second: B) -> impl Future<Output = Either<A::Output, B::Output>> {
     Pair::new(first, second, |first: Pin<&mut A>, second: Pin<&mut B>, cx| {
         if let Poll::Ready(output) = first.poll(cx) {
@@ -174,7 +173,7 @@ pub async fn yield_now() {
     .await;
 }
 
-/// Timers that are filed in this loop's wheel.
+/// Number of timers in this loop's wheel.
 pub fn timer_count() -> usize {
     with(|current| current.wheel.borrow().len())
 }

@@ -1,19 +1,19 @@
 //! Hierarchical timer wheel: 6 levels of 64 slots, 1 ms tick; setting and cancelling are O(1).
 //!
-//! Pure: the loop tells the time and wakes whom the wheel names. No traversal of all timers, ever.
+//! Pure: the loop passes the time in and wakes the waiters that come out. It never walks over all timers.
 
 const LEVELS: usize = 6;
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
 const NONE: u32 = u32::MAX;
-/// `slot` of an entry that has fired and waits for its owner to notice.
+/// `slot` of an entry that has fired; its owner has not noticed yet.
 const FIRED: u16 = u16::MAX;
-/// Ticks of the whole wheel.
+/// Number of ticks that the whole wheel covers.
 const SPAN: u64 = 1 << (SLOT_BITS * LEVELS as u32);
-/// The farthest place, in ticks from now: beyond it the wheel re-files the entry. One slot of the top level
-/// less than the span, or a deadline would come round to the slot of this very moment.
+/// The farthest place, in ticks from now; an entry beyond it is filed there and re-filed later. One slot of
+/// the top level less than the span, or a deadline would wrap around to the current slot.
 const REACH: u64 = SPAN - (SPAN >> SLOT_BITS);
-/// Entries whose memory is kept when no timer is left.
+/// Maximum number of entries whose memory is kept once no timer is left.
 const KEPT_ENTRIES: usize = 1024;
 
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Wheel {
         }
     }
 
-    /// Files a timer; the key is valid until `remove`.
+    /// Adds a timer; the key is valid until `remove`.
     pub fn insert(&mut self, deadline: u64, waiter: u64) -> u32 {
         let entry = Entry { deadline, waiter, next: NONE, previous: NONE, slot: FIRED };
         let key = match self.free.pop() {
@@ -64,12 +64,12 @@ impl Wheel {
         key
     }
 
-    /// Forgets a timer, fired or not.
+    /// Removes a timer, fired or not.
     pub fn remove(&mut self, key: u32) {
         self.unlink(key);
         self.free.push(key);
         if self.free.len() == self.entries.len() && self.entries.len() > KEPT_ENTRIES {
-            // Nobody waits: give the memory of a busy hour back.
+            // No timer is left: give the memory of a busy hour back.
             self.entries = Vec::new();
             self.free = Vec::new();
         }
@@ -87,18 +87,19 @@ impl Wheel {
         }
     }
 
-    /// Timers filed and not removed.
+    /// Number of timers added and not removed.
     #[allow(clippy::len_without_is_empty, reason = "a count, asked by tests of leaks")]
     pub fn len(&self) -> usize {
         self.entries.len() - self.free.len()
     }
 
-    /// When the wheel must be advanced next; may be earlier than any deadline (a coarse slot must be re-filed).
+    /// The time of the next `advance`; it may be earlier than any deadline, since coarse slots must be
+    /// re-filed.
     pub fn next_ms(&self) -> Option<u64> {
         (0..LEVELS).find_map(|level| self.next_slot(level)).map(|(_, at)| at)
     }
 
-    /// Moves the time on and calls `fire` with the waiter of every timer that is due.
+    /// Moves the wheel to `now` and calls `fire` with the waiter of every timer that is due.
     pub fn advance(&mut self, now: u64, mut fire: impl FnMut(u64)) {
         while let Some((slot, at)) = (0..LEVELS).find_map(|level| self.next_slot(level)) {
             if at > now {
@@ -192,7 +193,8 @@ mod tests {
         assert_eq!(wheel.len(), delays.len(), "fired timers stay until their owner removes them");
     }
 
-    /// Years away: filed at the wheel's end again and again, and never in the slot of the present.
+    /// A deadline years away is re-filed at the wheel's end again and again, and never falls into the current
+    /// slot.
     #[test]
     fn a_deadline_beyond_the_wheel_waits_for_its_time() {
         let mut wheel = Wheel::new(SPAN - 3);

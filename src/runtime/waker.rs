@@ -1,7 +1,7 @@
-//! Wakers that are integers: loop, generation and slab index of a task in one word.
+//! Wakers that are integers: a task's loop, generation and slab index in one word.
 //!
-//! Nothing is dereferenced, so cloning is copying, dropping is nothing, and a stale waker is at worst a
-//! spurious poll. A wake from another thread goes through the loop's locked list and its eventfd.
+//! A waker dereferences nothing, so cloning copies a word, dropping does nothing, and a stale waker causes at
+//! worst a spurious poll. A wake from another thread goes through the loop's locked list and its eventfd.
 
 #![allow(unsafe_code)]
 
@@ -12,10 +12,10 @@ use crate::runtime::executor;
 
 const INDEX_BITS: u32 = 32;
 const GENERATION_BITS: u32 = 20;
-/// The largest id of a loop that a task's word has room for.
+/// The largest loop id that fits into a task's word.
 pub const LOOP_ID_MAX: u64 = (1 << (u64::BITS - INDEX_BITS - GENERATION_BITS)) - 1;
 
-/// A task of one loop.
+/// Identifies a task: its loop, its index in the slab, and the generation of that place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TaskId(u64);
 
@@ -26,8 +26,8 @@ impl TaskId {
         Self(loop_id << (INDEX_BITS + GENERATION_BITS) | generation << INDEX_BITS | u64::from(index))
     }
 
-    /// The task that is being polled. Panics for a waker that is not ours: a combinator that swaps wakers
-    /// would lose wakes here.
+    /// Returns the task that is being polled. Panics if the waker is not ours: the wakes of a combinator that
+    /// swaps wakers would be lost here.
     pub fn of(cx: &Context<'_>) -> Self {
         let waker = cx.waker();
         assert!(std::ptr::eq(waker.vtable(), &VTABLE), "a foreign combinator has swapped the waker");

@@ -1,39 +1,39 @@
-//! The budget of one poll, spent by work that is no I/O operation of its own: encoding, decoding, searching, copying.
+//! The budget of a poll, for work other than I/O operations: encoding, decoding, searching, copying.
 //!
-//! A loop whose number of turns a peer decides charges what it does, and yields where the budget is spent. A unit is
-//! about a microsecond; a poll has some thousand (`executor.rs`). What a step costs is estimated from its bytes: the
-//! estimate need not be exact, only of the right order.
+//! A loop whose number of iterations a peer decides charges its work here, and yields once the budget is
+//! spent. A unit is about a microsecond; a poll has about a thousand (`executor.rs`). The cost of a step is
+//! estimated from its bytes; the estimate need only be of the right order.
 
 use std::task::{Context, Poll};
 
 use crate::runtime::executor::with;
 use crate::runtime::yield_now;
 
-/// Takes work that was done from the budget of the task that is polled. False: the budget is spent, and the task
-/// should yield before it does more.
+/// Charges work that was done to the task being polled. False if the budget is spent: the task should yield
+/// before it does more.
 pub fn charge(work: u32) -> bool {
     with(|current| current.charge(work))
 }
 
-/// Bytes that one I/O operation may move for what it is charged anyway.
+/// Bytes that an I/O operation may move at its basic charge.
 pub(super) const TRANSFER_BYTES: usize = 64 * 1024;
 /// Bytes that the kernel copies in a microsecond.
 const COPIED_BYTES: usize = 4096;
 
-/// Charges an I/O operation that has moved many bytes for those beyond [`TRANSFER_BYTES`].
+/// Charges an I/O operation for the bytes it moved beyond [`TRANSFER_BYTES`].
 #[cold]
 pub(super) fn transferred(count: usize) {
     charge((count.saturating_sub(TRANSFER_BYTES) / COPIED_BYTES) as u32);
 }
 
-/// Takes work from the budget, and lets the other tasks run first where it is spent.
+/// Charges work, and lets the other tasks run first if the budget is spent.
 pub async fn worked(work: u32) {
     if !charge(work) {
         yield_now().await;
     }
 }
 
-/// Pending where the budget of this poll is spent: the task is polled again in the next turn.
+/// Pending if the budget of this poll is spent; the task is then polled again in the next turn.
 pub fn poll_budget(cx: &mut Context<'_>) -> Poll<()> {
     if charge(0) {
         return Poll::Ready(());
@@ -60,8 +60,8 @@ mod tests {
 
     type Events = Rc<RefCell<Vec<&'static str>>>;
 
-    /// Runs `step` again and again beside a task that waits for a byte, which a first task sends; returns what happened
-    /// in which order. Nothing but epoll can tell of the byte.
+    /// Repeats `step` in one task while another waits for a byte that a first task sends. Returns the events
+    /// in their order. Only epoll can report the byte.
     fn beside_a_waiting_task<F: Future<Output = ()>>(
         step: impl FnMut(Events) -> F + 'static,
     ) -> Vec<&'static str> {
@@ -73,7 +73,7 @@ mod tests {
                 io.read(&mut [0]).await.unwrap();
                 waiting.borrow_mut().push("byte");
             });
-            yield_now().await; // the task waits now
+            yield_now().await; // the other task waits now
             let (busy, mut step) = (events.clone(), step);
             spawn(async move {
                 other.write_all(b"x").unwrap();
@@ -100,7 +100,7 @@ mod tests {
             worked(POLL_WORK / 10 + 1).await;
         });
         assert_eq!(events.len(), 1002);
-        // one poll's worth, then epoll is looked at before the busy task goes on
+        // one poll's worth, then epoll is asked before the busy task continues
         assert_eq!(steps_before_the_byte(&events), 10);
     }
 
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn an_operation_that_moves_much_is_charged_for_it() {
         Runtime::new().unwrap().block_on(async {
-            yield_now().await; // a budget of its own
+            yield_now().await; // to get a fresh budget
             transferred(TRANSFER_BYTES + (POLL_WORK as usize - 1) * COPIED_BYTES);
             assert!(charge(0));
             transferred(TRANSFER_BYTES + COPIED_BYTES);

@@ -1,12 +1,12 @@
-//! The plan of the area: what lies where, counted in 64-bit words.
+//! The layout of the shared area, counted in 64-bit words.
 //!
 //! ```text
 //! header | lanes: LANES × 24 | names of slots: SLOTS | slots: SLOTS × 16
 //!        | names of peers: PEERS | peers: PEERS × 16 | in use: LANES × PEERS × u32
 //!        | names of histograms: HISTOGRAMS | histograms: HISTOGRAMS × STRIPES × 1024
 //! ```
-//! Every part begins on a page of its own. An unused slot or peer costs 8 bytes (its name's fingerprint), a
-//! used one 136, and a peer 4 per worker that used it; nothing is scanned that was never touched.
+//! Each part starts on a page of its own. An unused slot or peer costs 8 bytes (the fingerprint of its name),
+//! a used one 136, and a peer another 4 per worker that used it. Memory that was never used is never scanned.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -16,23 +16,25 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::zone::Zone;
 
-/// Processes that count at one time: 256 workers of two generations. Lane 0 is the master's.
+/// Maximum number of processes that count at one time: 256 workers in each of two generations. Lane 0 is the
+/// master's.
 pub const LANES: usize = 512;
 pub(super) const LANE_WORDS: usize = 24;
-/// Names of servers, locations, upstreams and peers together.
+/// Maximum number of names of servers, locations, upstreams and peers together.
 pub(super) const SLOTS: usize = 65_536;
 pub(super) const SLOT_WORDS: usize = 16;
-/// Peers of all upstream groups.
+/// Maximum number of peers in all upstream groups.
 pub(super) const PEERS: usize = 65_536;
 pub(super) const PEER_WORDS: usize = 16;
 pub(super) const HISTOGRAMS: usize = 512;
-/// Workers share stripes (lane modulo stripes): histograms only grow, so nobody has to know whose a count is.
+/// Workers share stripes (lane modulo stripes): histograms only grow, so a count need not be traced to its
+/// worker.
 pub(super) const STRIPES: usize = 16;
 pub(super) const HISTOGRAM_WORDS: usize = 1024;
 
-/// 64 KiB, the largest page of the machines we build for.
+/// 64 KiB, the largest page size of the machines we build for.
 const PAGE_WORDS: usize = 8192;
-/// "pronghor" and the version of this plan.
+/// "pronghor" and the version of this layout.
 const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 3;
 
 const LANES_AT: usize = PAGE_WORDS;
@@ -41,14 +43,14 @@ const SLOTS_AT: usize = SLOT_NAMES_AT + page_up(SLOTS);
 const PEER_NAMES_AT: usize = SLOTS_AT + page_up(SLOTS * SLOT_WORDS);
 const PEERS_AT: usize = PEER_NAMES_AT + page_up(PEERS);
 const IN_USE_AT: usize = PEERS_AT + page_up(PEERS * PEER_WORDS);
-/// Words of one lane's row of connections in use, two to a word; whole pages, so that a row can be given
-/// back.
+/// Words in one lane's row of connections in use, two counts to a word. A row is whole pages, so that its
+/// memory can be given back.
 const ROW_WORDS: usize = page_up(PEERS / 2);
 const HISTOGRAM_NAMES_AT: usize = IN_USE_AT + LANES * ROW_WORDS;
 const HISTOGRAMS_AT: usize = HISTOGRAM_NAMES_AT + page_up(HISTOGRAMS);
 const END: usize = HISTOGRAMS_AT + page_up(HISTOGRAMS * STRIPES * HISTOGRAM_WORDS);
 
-/// Address space of the area, of which little is ever touched.
+/// Address space of the area; little of it is ever touched.
 pub const BYTES: usize = END * size_of::<u64>();
 
 const fn page_up(words: usize) -> usize {
@@ -59,7 +61,7 @@ const fn page_up(words: usize) -> usize {
 #[derive(Clone, Copy)]
 pub(super) enum Header {
     Magic = 0,
-    /// One past the highest lane ever taken: sums stop there.
+    /// One past the highest lane ever used: sums stop there.
     LanesUsed = 1,
     SlotsUsed = 2,
     HistogramsUsed = 3,
@@ -72,10 +74,10 @@ pub(super) struct Area {
 
 static AREA: OnceLock<Area> = OnceLock::new();
 
-/// Maps the area, or adopts an older binary's. The master calls it before anything counts.
+/// Maps the area, or adopts that of an older binary. The master calls it before anything counts.
 ///
-/// Errors: no memory, or a descriptor of another plan; the caller may then open a fresh one.
-/// An area that is already open stays.
+/// Fails when there is no memory, or when the descriptor has another layout; the caller may then open a fresh
+/// area. If an area is open already, it stays.
 pub fn open(adopted: Option<OwnedFd>) -> io::Result<()> {
     if AREA.get().is_some() {
         return Ok(());
@@ -84,22 +86,22 @@ pub fn open(adopted: Option<OwnedFd>) -> io::Result<()> {
         Some(fd) => Zone::adopt(fd)?,
         None => Zone::map(BYTES)?,
     })?;
-    // Two threads may come here at once only in tests; the second's empty area goes.
+    // Only tests can get here with two threads at once; the second one's empty area is dropped.
     let _ = AREA.set(area);
     Ok(())
 }
 
-/// The descriptor that a new binary's `open` adopts.
+/// The descriptor to pass to `open` in a new binary.
 pub fn as_fd() -> BorrowedFd<'static> {
     area().zone.as_fd()
 }
 
-/// Bytes of the area that are in memory.
+/// Number of bytes of the area that are in memory.
 pub fn resident_bytes() -> io::Result<u64> {
     area().zone.resident_bytes()
 }
 
-/// The area; mapped here when nobody opened it, as in tests.
+/// The area; mapped on first use if `open` was not called, as in tests.
 #[inline]
 pub(super) fn area() -> &'static Area {
     AREA.get_or_init(|| {
@@ -130,7 +132,7 @@ impl Area {
         &self.zone.words()[word as usize]
     }
 
-    /// The lane's words; see `lanes` for their order.
+    /// The words of a lane, in the order that `lanes` documents.
     #[inline]
     pub(super) fn lane(&self, lane: usize) -> &'static [AtomicU64; LANE_WORDS] {
         self.block(LANES_AT + lane % LANES * LANE_WORDS)
@@ -152,7 +154,7 @@ impl Area {
         self.block(PEERS_AT + peer % PEERS * PEER_WORDS)
     }
 
-    /// The connections to `peer` that the process of `lane` uses.
+    /// The number of connections to `peer` in use by the process of `lane`.
     #[inline]
     pub(super) fn in_use(&self, lane: usize, peer: usize) -> &'static AtomicU32 {
         let word = IN_USE_AT + lane % LANES * ROW_WORDS + peer % PEERS / 2;
@@ -160,7 +162,7 @@ impl Area {
         &pair[peer % 2]
     }
 
-    /// Zeroes all counts of connections in use of a lane, and gives their memory back.
+    /// Zeroes all of a lane's counts of connections in use, and gives their memory back.
     pub(super) fn clear_row(&self, lane: usize) -> io::Result<()> {
         let start = IN_USE_AT + lane % LANES * ROW_WORDS;
         self.zone.clear(start..start + ROW_WORDS)
@@ -187,8 +189,9 @@ impl Area {
     }
 }
 
-/// The fingerprint of a name: FNV-1a with a last mix; never 0, which means "free". Equal in every build,
-/// since the next binary finds by it what this one counted; std's hashers promise that of no two versions.
+/// The fingerprint of a name: FNV-1a with a final mix; never 0, which means "free". It must be equal in every
+/// build, since a new binary finds by it the counters of the old one; std's hashers promise no such
+/// stability.
 pub(super) fn fingerprint(kind: u8, name: &[u8]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for &byte in [kind].iter().chain(name) {

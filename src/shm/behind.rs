@@ -1,15 +1,15 @@
-//! What this thread has counted and not yet written: one write for all requests of a turn.
+//! Counts that this thread has taken but not yet written to shared memory.
 //!
-//! A locked addition to a word that other workers write too costs more than all else that counting does. So sums
-//! are kept in a few places of the thread's own and written by [`flush`], at the end of each turn. A worker that is
-//! killed loses what it counted in that turn.
+//! An atomic addition to a word that other workers write too costs more than all the rest of counting. So
+//! sums are kept in a few thread-local places, and [`flush`] writes them at the end of each turn. A worker
+//! that is killed loses the counts of its current turn.
 
 use std::cell::RefCell;
 
 use super::counter::{Slot, Word};
 use super::histogram::{self, Histogram};
 
-/// Slots and histograms that wait at one time. Two that fall on one place take turns.
+/// Number of places for slots and for histograms. Two that map to one place evict each other.
 const PLACES: usize = 16; // the bits of `dirty`
 const WORDS: usize = 16;
 
@@ -30,7 +30,7 @@ struct Durations {
 struct Behind {
     sums: [Option<Sums>; PLACES],
     durations: [Option<Durations>; PLACES],
-    /// A bit for each place of `sums` that has something to write.
+    /// One bit for each place of `sums` that has something to write.
     dirty: u16,
     has_durations: bool,
 }
@@ -41,7 +41,8 @@ thread_local! {
     };
 }
 
-/// Counts a request that ended with `status`, and adds to other words of its slot, at the end of the turn.
+/// Counts a request that ended with `status`, and adds to other words of its slot. Written at the end of the
+/// turn.
 pub fn count(slot: Slot, status: u16, others: &[(Word, u64)]) {
     BEHIND.with_borrow_mut(|behind| {
         let at = slot.index() as usize % PLACES;
@@ -61,7 +62,7 @@ pub fn count(slot: Slot, status: u16, others: &[(Word, u64)]) {
     });
 }
 
-/// Counts a duration in microseconds, at the end of the turn.
+/// Counts a duration in microseconds. Written at the end of the turn.
 pub fn record(histogram: Histogram, us: u64) {
     BEHIND.with_borrow_mut(|behind| {
         behind.has_durations = true;
@@ -80,12 +81,12 @@ pub fn record(histogram: Histogram, us: u64) {
     });
 }
 
-/// Writes what is kept: at the end of a turn, and before the process ends.
+/// Writes all pending counts: called at the end of a turn, and before the process ends.
 pub fn flush() {
     BEHIND.with_borrow_mut(|behind| {
         let mut dirty = std::mem::take(&mut behind.dirty);
         while dirty != 0 {
-            // The place stays the slot's, which will most likely be counted in the next turn too.
+            // Leave the place to its slot, which will most likely be counted again in the next turn.
             behind.sums[dirty.trailing_zeros() as usize].iter_mut().for_each(write_sums);
             dirty &= dirty - 1;
         }

@@ -1,8 +1,9 @@
-//! Counters: the process-wide ones of `stub_status`, and a slot of words for every named server, upstream and peer.
+//! Counters: the process-wide ones of `stub_status`, and a slot of words for each named server, upstream and
+//! peer.
 //!
-//! Sums are added by all workers to one word; the gauges of `stub_status` are counted per lane, so that a worker that
-//! dies takes its share with it. Slots are found by the fingerprint of their kind and name: a reload finds the same
-//! counters again. Truth: nginx.org, ngx_http_stub_status_module.
+//! All workers add to the words of a slot. The counters of `stub_status` are kept per lane, so that the
+//! gauges of a worker that dies can be zeroed. A slot is found by the fingerprint of its kind and name, so a
+//! reload finds the same counters again. Behaviour: nginx.org, ngx_http_stub_status_module.
 
 use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
@@ -13,7 +14,7 @@ use super::area::{Area, Header, SLOT_WORDS, SLOTS, area, fingerprint};
 use super::index::{Index, Table};
 use super::lanes::{self, TOTALS};
 
-/// The counters of the whole process tree. `Active` to `Waiting` and `Drawn` are gauges: what is held now.
+/// Counters of the whole process tree. `Active` to `Waiting` and `Drawn` are gauges: the present number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Total {
     Accepted = 0,
@@ -23,11 +24,11 @@ pub enum Total {
     Reading = 4,
     Writing = 5,
     Waiting = 6,
-    /// Connections that only waited and were asked to close, so that others had room.
+    /// Connections that only waited and were asked to close, to make room for others.
     Reused = 7,
-    /// Bytes of memory that requests hold beyond what each needs (`net/budget.rs`).
+    /// Bytes of memory that requests hold beyond what each is granted (`net/budget.rs`).
     Drawn = 8,
-    /// Requests that had to make do with less, since those were too many.
+    /// Requests that got less memory than they wanted, since too much was in use.
     Degraded = 9,
 }
 
@@ -47,27 +48,27 @@ impl Total {
 
 /// Adds to a sum (`Accepted`, `Handled`, `Requests`, `Reused`, `Degraded`).
 ///
-/// For the thread of the worker's loop only, here and for the gauges: nobody else writes to its lane, so that no
-/// locked instruction is needed.
+/// Only for the thread of the worker's loop, as are the functions for gauges: no other thread or process
+/// writes to its lane, so no locked instruction is needed.
 #[inline]
 pub fn add(total: Total, count: u64) {
     let word = &lanes::my_words()[TOTALS + total as usize];
     word.store(word.load(Relaxed).wrapping_add(count), Relaxed);
 }
 
-/// One more is held (`Active`, `Reading`, `Writing`, `Waiting`), until [`leave`].
+/// Increments a gauge (`Active`, `Reading`, `Writing`, `Waiting`) until [`leave`].
 #[inline]
 pub fn enter(gauge: Total) {
     add(gauge, 1);
 }
 
-/// One less is held.
+/// Decrements a gauge.
 #[inline]
 pub fn leave(gauge: Total) {
     add(gauge, 1u64.wrapping_neg());
 }
 
-/// One that was held as `from` is held as `to`.
+/// Moves one from the gauge `from` to the gauge `to`.
 #[inline]
 pub fn pass(from: Total, to: Total) {
     let words = lanes::my_words();
@@ -77,7 +78,7 @@ pub fn pass(from: Total, to: Total) {
     }
 }
 
-/// The sum of a counter over all workers, those that are gone included.
+/// The sum of a counter over all workers, including those that have exited.
 pub fn total(total: Total) -> u64 {
     total_in(area(), total)
 }
@@ -87,7 +88,7 @@ fn total_in(area: &Area, total: Total) -> u64 {
     (0..lanes::used(area)).map(count).fold(0, u64::wrapping_add)
 }
 
-/// What a name names; equal names of two kinds have two slots.
+/// The kind of thing that a name belongs to; the same name has one slot for each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     Server = 0,
@@ -107,16 +108,16 @@ pub enum Word {
     Status5xx = 5,
     BytesIn = 6,
     BytesOut = 7,
-    /// Time to the whole response, summed, in microseconds.
+    /// Sum of the times to the complete response, in microseconds.
     ResponseUs = 8,
-    /// Requests that went on to another peer.
+    /// Requests that were passed on to another peer.
     Retries = 9,
     /// Failures since the start.
     Failures = 10,
 }
 
 impl Word {
-    /// The word of a status's class; `None` outside 100–599.
+    /// The word that counts a status's class; `None` outside 100–599.
     #[inline]
     pub fn of_status(code: u16) -> Option<Self> {
         Some(match code / 100 {
@@ -130,7 +131,7 @@ impl Word {
     }
 }
 
-/// The counters of one name. A copy of a pointer; store it in configuration.
+/// The counters of one name. It is only a pointer and an index: copy it, and keep it in the configuration.
 #[derive(Clone, Copy)]
 pub struct Slot {
     words: &'static [AtomicU64; SLOT_WORDS],
@@ -148,16 +149,17 @@ fn clear_slot(area: &Area, index: usize) {
     }
 }
 
-/// Finds or makes the slot of a name. None: all 65,536 are in use.
+/// Finds or creates the slot of a name. `None`: all 65,536 are in use.
 ///
-/// For the master while it compiles configuration; not for a request's path.
+/// For the master while it compiles a configuration; too slow for the path of a request.
 pub fn slot(kind: Kind, name: &str) -> Option<Slot> {
     let name = fingerprint(kind as u8, name.as_bytes());
     let index = INDEX.lock().unwrap_or_else(PoisonError::into_inner).find(area(), name)?;
     Some(Slot::at(area(), index))
 }
 
-/// Frees the slots that no configuration names any more. Only while no worker of an older one lives.
+/// Frees the slots that no configuration names any more. Call it only when no worker of an older one is
+/// alive.
 pub fn sweep(live: &HashSet<u32>) {
     INDEX.lock().unwrap_or_else(PoisonError::into_inner).sweep(area(), live);
 }
@@ -167,7 +169,7 @@ impl Slot {
         Slot { words: area.slot(index as usize), index }
     }
 
-    /// Its number, for `sweep`.
+    /// Its number, for [`sweep`].
     pub fn index(self) -> u32 {
         self.index
     }

@@ -1,7 +1,8 @@
-//! A worker's sign of life: one word that says "awake since" or "asleep", what it did last, and whether it has room.
+//! A worker's heartbeat: a word that says "awake since" or "asleep", its last event, and whether it has room.
 //!
-//! The worker writes after and before each epoll_wait, two plain stores; the master reads (the watchdog). All of it is
-//! a hint: a worker that lies about itself loses its share of new connections, or keeps one that it does not serve.
+//! The worker writes before and after each epoll_wait, one plain store each; the master's watchdog reads. All
+//! of it is a hint: a worker that lies about itself loses its share of new connections, or keeps a share that
+//! it does not serve.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -16,33 +17,33 @@ const TURN: usize = 7;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Between fork and the first turn of its loop.
+    /// Between the fork and the first turn of its loop.
     Starting,
     Awake,
     Asleep,
 }
 
-/// What the master sees of a worker.
+/// The master's view of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heartbeat {
     pub state: State,
-    /// Monotonic milliseconds of the last change to awake; 0 while starting.
+    /// Time of the last change to awake, in monotonic milliseconds; 0 while starting.
     pub since_ms: u64,
     pub pid: u32,
     pub generation: u64,
-    /// What `event` was last told; its meaning is the worker's.
+    /// The last value passed to `event`; only the worker knows its meaning.
     pub last_event: u64,
-    /// It can take no more connections: its siblings should get them.
+    /// It can take no more connections: its siblings should get the new ones.
     pub is_full: bool,
 }
 
-/// This worker's turn began: `now_ms` is monotonic.
+/// Notes that a turn of this worker's loop began; `now_ms` is monotonic.
 #[inline]
 pub fn awake(now_ms: u64) {
     awake_in(lanes::my_words(), now_ms);
 }
 
-/// This worker's turn is over.
+/// Notes that this worker's turn is over.
 #[inline]
 pub fn asleep() {
     asleep_in(lanes::my_words());
@@ -54,23 +55,23 @@ pub fn event(what: u64) {
     lanes::my_words()[EVENT].store(what, Relaxed);
 }
 
-/// Tells whether this worker can take more connections.
+/// Sets whether this worker is full, that is, can take no more connections.
 pub fn set_full(is_full: bool) {
     lanes::my_words()[FULL].store(u64::from(is_full), Relaxed);
 }
 
-/// What [`event`] was last told in this process.
+/// The last value passed to [`event`] in this process.
 pub fn last_event() -> u64 {
     lanes::my_words()[EVENT].load(Relaxed)
 }
 
-/// A turn of this worker's loop took so many microseconds. The longest is kept until the lane is given back: it is
-/// that of the worker since it was born, and a reload's workers begin anew.
+/// Reports how long a turn of this worker's loop took, in microseconds. The lane keeps the longest until it
+/// is given back, so it belongs to one worker; after a reload the new workers start at zero.
 pub fn turn(took_us: u64) {
     turn_in(lanes::my_words(), took_us);
 }
 
-/// The longest turn of all workers that live, in microseconds.
+/// The longest turn of all living workers, in microseconds.
 pub fn longest_turn_us() -> u64 {
     longest_turn_in(area())
 }

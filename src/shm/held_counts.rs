@@ -1,13 +1,14 @@
-//! How many each key holds: counts by worker, so that a worker that dies takes its share with it.
+//! The number held by each key (`limit_conn`), counted per worker, so that the share of a dead worker can be
+//! removed.
 //!
 //! ```text
 //! header: magic, 2 words of a secret, capacity | fingerprints: capacity | counts: LANES rows of capacity × u32
 //! ```
-//! A key's count is the sum of its column. A place whose column is 0 is free for another key: a worker that takes it
-//! writes the place into its lane, its lane's number into the place, looks at the column again, and then writes the
-//! fingerprint; a worker that counts looks at the fingerprint again afterwards. A lane's number in a place holds only
-//! while that lane names the place, so what a dead or hostile worker leaves there is free again. Addresses of lanes that
-//! no worker has had cost nothing.
+//! A key's count is the sum of its column. A place whose column is 0 is free for another key. A worker that
+//! takes it writes the place into its lane and its lane's number into the place, checks the column again, and
+//! then writes the fingerprint; a worker that counts checks the fingerprint again afterwards. A lane's number
+//! in a place is valid only while that lane names the place, so a place left behind by a dead or hostile
+//! worker is free again. The rows of lanes that were never used cost no memory.
 //! Behaviour: nginx.org, ngx_http_limit_conn_module.
 
 use std::io;
@@ -21,42 +22,45 @@ use super::leaky_bucket::{Key, init_header, keyed_hash};
 use super::zone::Zone;
 
 const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 0x0103;
-/// The largest page of the machines we build for.
+/// The largest page size of the machines we build for.
 const PAGE_WORDS: usize = 8192;
 const CAPACITY_WORD: usize = 3;
 /// nginx documents 16 thousand states for a zone of 1m.
 const BYTES_A_KEY: usize = 64;
-/// Places that are looked at for one key.
+/// Maximum number of places tried for one key.
 const PROBES: usize = 32;
 
-/// A table of keys and how many each holds.
+/// A table of keys and the number that each holds.
+///
+/// The master opens it while it compiles a configuration; workers call [`Holders::hold`], and the guard that
+/// it returns gives the count back. What a dead worker held is given back when its lane is.
 #[derive(Clone, Copy)]
 pub struct Holders {
     zone: &'static Zone,
     capacity: usize,
 }
 
-/// One that is held, until it is dropped.
+/// Counts one for its key until it is dropped.
 #[derive(Debug)]
 pub struct Held {
     count: &'static AtomicU32,
 }
 
-/// Why a key may hold no more.
+/// The reasons why a key may hold no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// It holds as many as it may.
+    /// It holds as many as it may already.
     Limit,
-    /// All places for it are other keys'.
+    /// All the places where it could be counted belong to other keys.
     Full,
 }
 
-/// The tables whose counts a dead worker takes with it. Their capacities are known here: the one in the zone's header is
-/// for people, since any worker can write it.
+/// The tables to clean up when a worker dies. Their capacities are kept here: the one in a zone's header is
+/// only informative, since any worker can write it.
 static WATCHED: Mutex<Vec<Holders>> = Mutex::new(Vec::new());
 
 impl Holders {
-    /// The table in the zone of this name, made if there is none. For the master.
+    /// Opens the table in the zone of this name, which is created if there is none. For the master.
     pub fn open(name: u64, bytes: usize) -> io::Result<Self> {
         let capacity = (bytes / BYTES_A_KEY).max(PROBES);
         let words = PAGE_WORDS + capacity.next_multiple_of(PAGE_WORDS) + LANES * row_words(capacity);
@@ -68,7 +72,7 @@ impl Holders {
         Ok(table)
     }
 
-    /// What a dead worker held in this table is given back from now on.
+    /// Lists the table among those that are cleaned up when a worker dies.
     fn watch(self) {
         let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
         match watched.iter_mut().find(|other| std::ptr::eq(other.zone, self.zone)) {
@@ -81,10 +85,10 @@ impl Holders {
         Key(keyed_hash(self.zone.words(), bytes))
     }
 
-    /// Holds one more for a key that may hold `max` in all workers.
+    /// Counts one more for a key that may hold up to `max` in all workers together.
     pub fn hold(&self, key: Key, max: u32) -> Result<Held, Refused> {
         let lane = lanes::mine().number();
-        // Another worker may take a place away at the same moment, and yet another the next one.
+        // Another worker may take the place away at this moment, and yet another the next one.
         for _ in 0..PROBES {
             let place = self.place(key, lane).ok_or(Refused::Full)?;
             let count = self.count(lane, place);
@@ -117,11 +121,11 @@ impl Holders {
                 continue;
             }
             if self.sum(place) > 0 {
-                fingerprint.store(before, SeqCst); // somebody was quicker
+                fingerprint.store(before, SeqCst); // another worker was quicker
                 continue;
             }
             fingerprint.store(key.0, SeqCst);
-            // Of two workers that took a place for one key at once, both use the first one.
+            // If two workers took a place for one key at the same time, both use the first of them.
             let first = places().find(|place| self.fingerprint(*place).load(SeqCst) == key.0);
             return first.or(Some(place));
         }
@@ -161,7 +165,7 @@ impl Drop for Held {
     }
 }
 
-/// The place that this process is about to take, shown in its lane.
+/// The place that this process is about to take, announced in its lane.
 struct Claiming(&'static AtomicU64);
 
 impl Claiming {
@@ -178,7 +182,8 @@ impl Drop for Claiming {
     }
 }
 
-/// Nobody's, a key's (which may hold nothing any more), or one that no worker is about to take in truth.
+/// True if a place is unused, has a key (which may hold nothing any more), or was claimed by a worker that is
+/// not about to take it.
 fn is_free(fingerprint: u64, place: usize) -> bool {
     match fingerprint {
         0 | 1024.. => true,
@@ -198,14 +203,14 @@ pub(super) fn forget(zone: &'static Zone) {
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| !std::ptr::eq(other.zone, zone));
 }
 
-/// Gives back what the dead worker of this lane held.
+/// Gives back the counts of the dead worker of this lane.
 pub(super) fn give_back(lane: Lane) {
     area().lane(lane.number())[CLAIM].store(0, SeqCst);
     for Holders { zone, capacity } in WATCHED.lock().unwrap_or_else(PoisonError::into_inner).iter().copied() {
         let start = row_start(lane.number(), capacity);
         let row = start..start + row_words(capacity);
         if zone.clear(row.clone()).is_err() {
-            // A kernel that cannot punch holes: word by word, and in one width only.
+            // A kernel that cannot punch holes: zero the words one by one, in the same width as elsewhere.
             zone.halves(row).into_iter().flatten().for_each(|count| count.store(0, Relaxed));
         }
     }
@@ -256,7 +261,7 @@ mod tests {
         assert_eq!(held.last().map(|held| held.as_ref().map(drop)), Some(Err(&Refused::Full)));
     }
 
-    /// Words of a lane that another test may have, so one that no worker of a test process gets.
+    /// A lane whose words this test may write: no worker of a test process gets it.
     const STRANGER: usize = LANES - 2;
 
     #[test]

@@ -1,7 +1,8 @@
 //! Latency histograms: log-linear buckets, 32 to an octave, from 1 µs to 1073 s.
 //!
-//! A value's bucket is at most 1/32 of the value wide. A histogram has 16 stripes, so that workers do not meet on one
-//! cache line; a snapshot sums them. Named like counters, kept across reloads.
+//! The width of a bucket is at most 1/32 of its values. A histogram has 16 stripes, so that workers do not
+//! contend for a cache line; a snapshot sums them. Histograms are named like counters and kept across
+//! reloads.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
@@ -11,24 +12,24 @@ use super::lanes;
 
 const SUB_BITS: u32 = 5;
 const SUB_COUNT: u64 = 1 << SUB_BITS;
-/// 2^30 µs: what is longer is counted in the last bucket.
+/// 2^30 µs: longer durations are counted in the last bucket.
 const VALUE_BITS: u32 = 30;
 const BUCKETS: usize = ((VALUE_BITS - SUB_BITS + 1) as usize) << SUB_BITS;
-/// The word after the buckets: the sum of all values, in microseconds.
+/// Index of the word behind the buckets: the sum of all values, in microseconds.
 const SUM: usize = BUCKETS;
 const KIND: u8 = 255;
 
 const _: () = assert!(BUCKETS < HISTOGRAM_WORDS);
 
-/// One histogram in shared memory. A copy of a number; store it in configuration.
+/// One histogram in shared memory. It is only a number: copy it, and keep it in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Histogram {
     index: u16,
 }
 
-/// Finds or makes the histogram of a name ("request", "zone NAME connect"). None: all 512 are in use.
+/// Finds or creates the histogram of a name ("request", "zone NAME connect"). `None`: all 512 are in use.
 ///
-/// For the master while it compiles configuration.
+/// For the master while it compiles a configuration.
 pub fn named(name: &str) -> Option<Histogram> {
     static MAKING: Mutex<()> = Mutex::new(());
     let _one = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,7 +49,7 @@ fn find(area: &Area, name: u64) -> Option<u16> {
 }
 
 impl Histogram {
-    /// Counts durations of one bucket, which together take `sum_us`.
+    /// Counts `count` durations that fall into one bucket and take `sum_us` together.
     pub(super) fn add(self, bucket: usize, count: u64, sum_us: u64) {
         let words = area().histogram(usize::from(self.index), lanes::mine().number());
         words[bucket].fetch_add(count, Relaxed);
@@ -59,17 +60,17 @@ impl Histogram {
         usize::from(self.index)
     }
 
-    /// The sum of all stripes at about one moment.
+    /// Sums all stripes, at about one moment.
     pub fn snapshot(self) -> Snapshot {
         snapshot(area(), usize::from(self.index))
     }
 }
 
-/// A histogram read out, in the reader's own memory.
+/// The contents of a histogram at one moment, in the reader's own memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     counts: Vec<u64>,
-    /// All values together, in microseconds.
+    /// The sum of all values, in microseconds.
     pub sum_us: u64,
 }
 
@@ -78,7 +79,8 @@ impl Snapshot {
         self.counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// The value below which a share `q` (0 to 1) of all lies, in microseconds: the middle of its bucket. None when empty.
+    /// The value below which a share `q` (0 to 1) of all values lies, in microseconds: the middle of its
+    /// bucket. `None` when the histogram is empty.
     pub fn quantile(&self, q: f64) -> Option<u64> {
         let count = self.count();
         let rank = ((q.clamp(0.0, 1.0) * count as f64).ceil() as u64).clamp(1, count.max(1));
@@ -93,13 +95,13 @@ impl Snapshot {
         None
     }
 
-    /// Buckets that are not empty: lowest value, one past the highest (both µs), count.
+    /// The buckets that are not empty: lowest value, one past the highest (both in µs), count.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64, u64)> {
         let filled = self.counts.iter().enumerate().filter(|&(_, &count)| count > 0);
         filled.map(|(index, &count)| (bounds(index).0, bounds(index).1, count))
     }
 
-    /// What came since `earlier`, a snapshot of the same histogram.
+    /// The values counted since `earlier`, a snapshot of the same histogram.
     pub fn since(&self, earlier: &Snapshot) -> Snapshot {
         let counts =
             self.counts.iter().zip(&earlier.counts).map(|(now, then)| now.saturating_sub(*then)).collect();
@@ -109,7 +111,7 @@ impl Snapshot {
 
 fn snapshot(area: &Area, index: usize) -> Snapshot {
     let mut all = Snapshot { counts: vec![0; BUCKETS], sum_us: 0 };
-    // Stripes that no lane has used are not touched: reading a hole would fill it.
+    // Skip stripes that no lane has used: reading a hole in the mapping would fill it.
     for stripe in 0..lanes::used(area).min(STRIPES) {
         let words = area.histogram(index, stripe);
         for (count, word) in all.counts.iter_mut().zip(words) {
@@ -134,7 +136,7 @@ pub(super) fn bucket(us: u64) -> usize {
     (((shift as usize) + 1) << SUB_BITS) + ((us >> shift) - SUB_COUNT) as usize
 }
 
-/// The lowest value of a bucket and one past the highest.
+/// The lowest value of a bucket, and one past the highest.
 fn bounds(bucket: usize) -> (u64, u64) {
     let (row, column) = (bucket as u64 >> SUB_BITS, bucket as u64 & (SUB_COUNT - 1));
     match row {

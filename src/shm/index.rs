@@ -1,9 +1,9 @@
 //! Places of a table in shared memory, found by the fingerprint of a name.
 //!
-//! The names lie in shared memory, so that a reload and the next binary find the same places again. Which
-//! name has which place a master reads there once and then knows from its own memory: any worker can write
-//! those words, and must not make two names share one place. Only masters give places out; two of them may do
-//! so at one time (an upgrade).
+//! The names are kept in shared memory, so that a reload and a new binary find the same places again. A
+//! master reads there once which name has which place, and from then on relies on its own memory: any worker
+//! can write those words, and must not be able to make two names share a place. Only masters assign places;
+//! during an upgrade two of them may do so at the same time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
@@ -14,31 +14,31 @@ use super::area::{Area, Header};
 /// One table of the area.
 pub(super) struct Table {
     pub capacity: usize,
-    /// The header's count of places that were ever given out.
+    /// The header's count of places that were ever assigned.
     pub used: Header,
-    /// The fingerprint of a place's name; 0: it is free, or about to be taken.
+    /// The fingerprint of a place's name; 0 if it is free, or about to be assigned.
     pub name: fn(&Area, usize) -> &'static AtomicU64,
-    /// Zeroes what a place holds.
+    /// Zeroes the contents of a place.
     pub clear: fn(&Area, usize),
 }
 
 impl Table {
-    /// Places that were ever given out, whatever a worker writes into the header.
+    /// The number of places ever assigned, kept within the table whatever a worker writes into the header.
     pub fn used(&self, area: &Area) -> usize {
         (area.header(self.used).load(Relaxed) as usize).min(self.capacity)
     }
 }
 
-/// What one master knows of a table.
+/// One master's knowledge of a table.
 pub(super) struct Index {
     table: &'static Table,
     by_name: HashMap<u64, u32>,
     free: Vec<u32>,
-    /// Places without a name when they were read: free, or another master was about to write one.
+    /// Places that had no name when they were read: free, or another master was about to name them.
     nameless: Vec<u32>,
-    /// Places that `by_name` knows; another master may have added more.
+    /// Number of places that were read into `by_name`; another master may have added more.
     read: usize,
-    /// One past the highest place that was given out here.
+    /// One past the highest place that this master assigned.
     end: usize,
 }
 
@@ -47,10 +47,10 @@ impl Index {
         Self { table, by_name: HashMap::new(), free: Vec::new(), nameless: Vec::new(), read: 0, end: 0 }
     }
 
-    /// The place of a name, given out now if it has none. `None`: all are in use.
+    /// The place of a name, assigned now if it has none. `None`: all are in use.
     ///
-    /// A master that dies between taking a place and naming it leaves a nameless one, which a later
-    /// [`Index::sweep`] of another master frees.
+    /// A master that dies after taking a place but before naming it leaves the place nameless; a later
+    /// [`Index::sweep`] by another master frees it.
     pub fn find(&mut self, area: &Area, name: u64) -> Option<u32> {
         self.catch_up(area);
         if let Some(&index) = self.by_name.get(&name) {
@@ -58,7 +58,7 @@ impl Index {
         }
         let index = match self.free.pop() {
             Some(index) => {
-                // A worker can write into a place that is nobody's.
+                // A worker can have written into the place while it was free.
                 (self.table.clear)(area, index as usize);
                 index
             }
@@ -76,7 +76,7 @@ impl Index {
     }
 
     fn catch_up(&mut self, area: &Area) {
-        // Never back: a worker that writes a smaller number there must not have two names share one place.
+        // Never go back: if a worker writes a smaller number there, two names must not get one place.
         let known = self.read.max(self.end);
         if self.table.used(area) < known {
             area.header(self.table.used).fetch_max(known as u64, Relaxed);
@@ -93,8 +93,8 @@ impl Index {
         self.read = used;
     }
 
-    /// Frees the places that are not among `live`. Only while no worker of an older configuration lives, and
-    /// no other master.
+    /// Frees the places that are not in `live`. Call it only when no worker of an older configuration and no
+    /// other master is alive.
     pub fn sweep(&mut self, area: &Area, live: &HashSet<u32>) {
         self.catch_up(area);
         let (table, free) = (self.table, &mut self.free);
@@ -121,7 +121,7 @@ mod tests {
 
     const CAPACITY: usize = 100;
 
-    // Any table of the area will do; the slots of counters are larger than this one.
+    // Any table of the area will do; the table of slots has more room than this test needs.
     static TABLE: Table =
         Table { capacity: CAPACITY, used: Header::SlotsUsed, name: Area::slot_name, clear: note_cleared };
 
@@ -188,7 +188,7 @@ mod tests {
         let area = Area::fresh();
         let mut index = Index::new(&TABLE);
         let first = index.find(&area, 1).expect("room");
-        // The other master has taken two places, and named one of them by now.
+        // Meanwhile the other master has taken two places and named one of them.
         area.header(TABLE.used).fetch_add(2, Relaxed);
         let second = index.find(&area, 2).expect("room");
         area.slot_name(1).store(77, Relaxed);

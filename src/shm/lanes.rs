@@ -1,9 +1,9 @@
-//! A lane per process that counts: its own words, which nobody else writes while it lives.
+//! A lane for each process that counts: its own words, which no other process writes while it lives.
 //!
-//! The master prepares a lane before it forks, the child enters it, the master gives it back when the child is
-//! gone: what the child held is then zero, what it had counted stays. Which lanes are free is known to the master
-//! alone (`master/lanes.rs`): every worker can write any of these words, so they are to be shown and summed up, and
-//! nothing about a process's life is decided by them. Words of a lane:
+//! The master prepares a lane before it forks, the child enters it, and the master gives it back when the
+//! child is gone: gauges are then zeroed, sums stay. Only the master knows which lanes are free
+//! (`master/lanes.rs`). Every worker can write any of these words, so they are only for display and for sums;
+//! nothing about a process's life is decided by them. The words of a lane:
 //! ```text
 //! 0 owner (pid)  1 generation  2 heartbeat  3 last event  4 worker number  5 claim  6 full  7 longest turn   | one cache line
 //! 8 accepted  9 handled  10 requests  11 active  12 reading  13 writing  14 waiting  15 reused
@@ -37,39 +37,40 @@ impl Lane {
         usize::from(self.0)
     }
 
-    /// The lane of that number.
+    /// The lane with this number, if there is one.
     pub fn of_number(number: usize) -> Option<Lane> {
         (number < LANES).then_some(Lane(number as u16))
     }
 }
 
-/// Makes a lane ready for a worker about to be forked: nothing is left in it that is held.
+/// Prepares a lane for a worker that is about to be forked: zeroes all gauges and held counts.
 pub fn prepare(lane: Lane, worker: u32, generation: u64) {
-    // Other workers may have written here since it was given back.
+    // Other workers may have written here since the lane was given back.
     give(lane);
     prepare_in(area(), lane, worker, generation);
 }
 
-/// Called by the child, before it counts anything: the lane is this process's from now on.
+/// Makes the lane this process's own. The child calls it before it counts anything.
 pub fn enter(lane: Lane) {
     area().lane(lane.number())[OWNER].store(u64::from(std::process::id()), Release);
     MINE.store(lane.number(), Relaxed);
 }
 
-/// Called by the master when the process of `lane` is gone: zeroes what it held and frees the lane.
+/// Zeroes what the process of `lane` held, and frees the lane. The master calls it when that process is gone.
 pub fn give(lane: Lane) {
     held_counts::give_back(lane);
     give_in(area(), lane);
 }
 
-/// Zeroes what is held in the master's own lane and in those that nobody has: nothing, unless a worker has written into
-/// rows that are not its own. Only while no other master gives out lanes.
+/// Zeroes the gauges and held counts of the master's own lane and of the free ones. They are zero already,
+/// unless a worker has written into rows that are not its own. Call it only when no other master assigns
+/// lanes.
 pub fn clear(free: impl Iterator<Item = Lane>) {
     let used = used(area());
     [Lane(0)].into_iter().chain(free).take_while(|lane| lane.number() < used).for_each(give);
 }
 
-/// Which worker (its number within its generation) the lane was taken for.
+/// The number, within its generation, of the worker that the lane was prepared for.
 pub fn worker(lane: Lane) -> u32 {
     area().lane(lane.number())[WORKER].load(Relaxed) as u32
 }
@@ -85,7 +86,7 @@ pub(super) fn my_words() -> &'static [AtomicU64; LANE_WORDS] {
     area().lane(MINE.load(Relaxed))
 }
 
-/// One past the highest lane that was ever taken; sums stop there, so as not to touch what nobody used.
+/// One past the highest lane ever used. Sums stop there, so that unused memory is not touched.
 pub(super) fn used(area: &Area) -> usize {
     (area.header(Header::LanesUsed).load(Relaxed) as usize).clamp(1, LANES)
 }
@@ -95,7 +96,7 @@ pub(super) fn prepare_in(area: &Area, lane: Lane, worker: u32, generation: u64) 
     area.header(Header::LanesUsed).fetch_max(u64::from(lane.0) + 1, Relaxed);
     words[GENERATION].store(generation, Relaxed);
     words[WORKER].store(u64::from(worker), Relaxed);
-    // Until the child enters, the lane shows this process.
+    // Until the child enters, the lane shows the master's process id.
     words[OWNER].store(u64::from(std::process::id()), Release);
 }
 
@@ -106,7 +107,7 @@ pub(super) fn give_in(area: &Area, lane: Lane) {
     }
     heartbeat::clear(words);
     if area.clear_row(lane.number()).is_err() {
-        // A kernel that cannot punch holes: word by word.
+        // A kernel that cannot punch holes: zero the words one by one.
         for peer in 0..super::peers::used(area) {
             area.in_use(lane.number(), peer).store(0, Relaxed);
         }

@@ -1,13 +1,13 @@
-//! Rates by key: a leaky bucket for each, in a table of fixed size that all workers share.
+//! Rates by key (`limit_req`): a leaky bucket for each, in a table of fixed size that all workers share.
 //!
 //! ```text
 //! header: magic, 2 words of a secret | buckets of 8 ways: fingerprint, state
 //! state: last_ms: 36 bits | excess: 28 bits, in thousandths of a request
 //! ```
-//! A key is known by 64 bits of a hash that begins with the secret, so that nobody can choose keys that meet in one
-//! bucket. Where a bucket is full a key makes room that is within its rate by now, the oldest of them, and only where
-//! there is none the oldest of the others: a refusal counts as use. One compare-and-swap a request; a process that
-//! dies at any instruction leaves valid words.
+//! A key is known by a 64-bit hash seeded with the secret, so that a client cannot choose keys that collide
+//! in one bucket. When a bucket is full, a new key replaces the oldest of the keys that are within their rate
+//! by now, or, if there are none, the oldest of the others; a refusal counts as use. Each request is one
+//! compare-and-swap; a process that dies at any instruction leaves valid words.
 //! Behaviour: nginx.org, ngx_http_limit_req_module.
 
 use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
@@ -20,43 +20,47 @@ use super::named;
 const WAYS: usize = 8;
 const WAY_WORDS: usize = 2;
 const BUCKET_WORDS: usize = WAYS * WAY_WORDS;
-/// Which way is given to another key: one that is free, else one within its rate, else any; of equals the oldest.
+/// How well a way suits a new key: best if free, next if its key is within the rate; among equals the oldest.
 type Worth = (bool, bool, u64);
 /// The header takes the place of one bucket.
 const HEADER_WORDS: usize = BUCKET_WORDS;
-/// "pronghor" and the version of this plan.
+/// "pronghor" and the version of this layout.
 const MAGIC: u64 = 0x7072_6f6e_6768_6f72 ^ 0x0102;
 
 const EXCESS_BITS: u32 = 28;
-/// The most that is counted beyond the rate, in thousandths of a request.
+/// The largest excess that is counted, in thousandths of a request.
 pub const EXCESS_MAX: u64 = (1 << EXCESS_BITS) - 1;
 const CLOCK_BITS: u32 = 64 - EXCESS_BITS;
 
-/// A refusal is noted no sooner than so long after the time that stands in the state: each note may lose what leaks
-/// in a part of a millisecond.
+/// Minimum time between the last change of a state and the note of a refusal: each note may lose the leak of
+/// a fraction of a millisecond.
 const REFUSAL_MS: u64 = 64;
 
-/// What became of one more request of a key.
+/// The outcome of one more request of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Added {
-    /// The excess, in thousandths of a request beyond the rate. `Err` and not counted: it would be more than allowed.
+    /// The excess beyond the rate, in thousandths of a request. `Err`: it would exceed the maximum, so the
+    /// request was not counted.
     pub excess: Result<u64, u64>,
-    /// The key took the place of another one that was beyond its rate, and begins anew with its next request.
+    /// The key replaced another one that was beyond its rate; that one starts anew with its next request.
     pub evicts: bool,
 }
 
 /// A table of keys and their rates.
+///
+/// The master opens it while it compiles a configuration; workers call [`Table::add`] and [`Table::peek`] for
+/// each limited request. It never fails: a full bucket evicts.
 #[derive(Clone, Copy)]
 pub struct Table {
     words: &'static [AtomicU64],
 }
 
-/// A key as the table knows it.
+/// A key, hashed for one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(pub(super) u64);
 
 impl Table {
-    /// The table in the zone of this name, made if there is none. For the master.
+    /// Opens the table in the zone of this name, which is created if there is none. For the master.
     pub fn open(name: u64, bytes: usize) -> io::Result<Self> {
         Ok(Self::of(named::zone(name, bytes)?.words()))
     }
@@ -66,7 +70,7 @@ impl Table {
         Self { words }
     }
 
-    /// How many keys it can hold.
+    /// The number of keys that it can hold.
     pub fn capacity(&self) -> usize {
         self.bucket_count() * WAYS
     }
@@ -75,13 +79,13 @@ impl Table {
         Key(keyed_hash(self.words, bytes))
     }
 
-    /// The excess of a key if one more request came now; nothing is counted.
+    /// The excess that a key would have with one more request now; nothing is counted.
     pub fn peek(&self, key: Key, rate: u64, now_ms: u64) -> u64 {
         let way = self.ways(key).find(|way| way[0].load(Acquire) == key.0);
         way.map_or(0, |way| next(way[1].load(Relaxed), rate, now_ms).1)
     }
 
-    /// Counts a request of a key that may be `max` beyond `rate` (thousandths a second).
+    /// Counts a request of a key that may exceed `rate` (thousandths a second) by `max`.
     pub fn add(&self, key: Key, rate: u64, max: u64, now_ms: u64) -> Added {
         let (way, evicts) = self.entry(key, rate, now_ms);
         let state = &way[1];
@@ -100,15 +104,15 @@ impl Table {
         }
     }
 
-    /// Finds the way of a key, or takes one for it; true: from a key that is beyond its rate.
+    /// Finds the way of a key, or takes one for it; true if it was taken from a key that is beyond its rate.
     fn entry(&self, key: Key, rate: u64, now_ms: u64) -> (&'static [AtomicU64], bool) {
         let own = |way: &&[AtomicU64]| way[0].load(Acquire) == key.0;
         loop {
             if let Some(way) = self.ways(key).find(own) {
                 return (way, false);
             }
-            // Who has a way is looked at once: one that was free is not taken from a key that came meanwhile, nor a
-            // second one for a key that somebody else has just brought.
+            // Read all owners once: a way found free must not be taken from a key that has come meanwhile,
+            // and a key that another worker has just added must not get a second way.
             let owned = self.ways(key).map(|way| (way, way[0].load(Acquire)));
             let mut oldest: Option<(Worth, &[AtomicU64], u64)> = None;
             for (way, owner) in owned {
@@ -123,10 +127,11 @@ impl Table {
                 }
             }
             let Some(((is_free, is_within, _), way, before)) = oldest else { continue };
-            // The state goes first: the new key never has the old one's excess, but for what is counted in between.
+            // Zero the state first, so that the new key never has the old one's excess, except for requests
+            // counted in between.
             way[1].store(0, Relaxed);
             if way[0].compare_exchange(before, key.0, Release, Relaxed).is_ok() {
-                // Of two workers that took a way for one key at once, both use the first one.
+                // If two workers took a way for one key at the same time, both use the first of them.
                 let first = self.ways(key).find(own).unwrap_or(way);
                 if !std::ptr::eq(first, way) {
                     way[0].store(0, Release);
@@ -164,7 +169,7 @@ pub(super) fn init_header(words: &'static [AtomicU64], magic: u64) {
     words[0].store(magic, Release);
 }
 
-/// A hash that only who knows the secret of the header can foresee; never below 1024.
+/// A keyed hash that cannot be predicted without the secret in the header; never below 1024.
 pub(super) fn keyed_hash(words: &'static [AtomicU64], key: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write_u64(words[1].load(Relaxed));
@@ -173,7 +178,7 @@ pub(super) fn keyed_hash(words: &'static [AtomicU64], key: &[u8]) -> u64 {
     hasher.finish().max(1024)
 }
 
-/// State and excess after one more request; 0 is the state of a key without one.
+/// The state and the excess after one more request; 0 is the state of a key without requests.
 fn next(state: u64, rate: u64, now_ms: u64) -> (u64, u64) {
     let now = now_ms & ((1 << CLOCK_BITS) - 1);
     if state == 0 {
@@ -187,16 +192,16 @@ fn next(state: u64, rate: u64, now_ms: u64) -> (u64, u64) {
     (last << EXCESS_BITS | excess, excess)
 }
 
-/// What has leaked of a state by now, and what is left of its excess.
+/// The part of the excess that has leaked by now, and the part that is left.
 fn left(state: u64, rate: u64, now_ms: u64) -> (u64, u64) {
     let leaked = rate.saturating_mul(age_ms(state, now_ms)) / 1000;
     (leaked, (state & EXCESS_MAX).saturating_sub(leaked))
 }
 
-/// The state of a key after a refusal: nothing is counted, but the key is in use.
+/// The state of a key after a refused request: the request is not counted, but the key is in use.
 ///
-/// The excess leaks up to the moment when the last whole thousandth has gone, so that what is noted is what would leak
-/// without the note, or a little less.
+/// Time moves on only to the moment when the last whole thousandth leaked, so that the noted excess leaks as
+/// it would have without the note, or slightly faster.
 fn refused(state: u64, rate: u64, now_ms: u64) -> u64 {
     if age_ms(state, now_ms) < REFUSAL_MS || rate == 0 {
         return state;
@@ -207,7 +212,7 @@ fn refused(state: u64, rate: u64, now_ms: u64) -> u64 {
     last << EXCESS_BITS | left
 }
 
-/// Time since the last request; 0 where another worker's clock was ahead.
+/// Time since the last request; 0 if another worker's clock was ahead.
 fn age_ms(state: u64, now_ms: u64) -> u64 {
     let passed = now_ms.wrapping_sub(state >> EXCESS_BITS) & ((1 << CLOCK_BITS) - 1);
     if passed >> (CLOCK_BITS - 1) == 0 { passed } else { 0 }
@@ -288,7 +293,7 @@ mod tests {
             table.add(greedy, rate, 5000, 1).excess.expect("within its burst");
         }
         let mut evicted = 0;
-        // Far more keys than the table holds, each within its rate; then each of them beyond it too.
+        // Many more keys than the table holds, each within its rate; then each beyond its rate too.
         for n in 0..table.capacity() * 8 {
             let now_ms = 1 + n as u64 / 8;
             evicted += u32::from(table.add(key(n), rate, 5000, now_ms).evicts);
@@ -334,7 +339,8 @@ mod tests {
 
     #[test]
     fn no_request_is_lost_between_threads() {
-        // So large that no bucket fills up: one that does would make room in any of its ways, all being as old.
+        // Large enough that no bucket fills up: a full one would evict from any of its ways, since all are
+        // equally old.
         let table = table(1024 * 1024);
         let key = table.key(b"shared");
         std::thread::scope(|scope| {

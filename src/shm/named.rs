@@ -1,7 +1,8 @@
-//! Zones that a configuration names: found again by a reload, and by a new binary that adopts their descriptors.
+//! Zones that a configuration names. A reload finds them again, and so does a new binary that adopts their
+//! descriptors.
 //!
-//! Names are known to the master only, as fingerprints; a worker has the zones of its configuration. A zone that nothing
-//! names any more gives its memory back, and its addresses to the next one of its size.
+//! Only the master knows names, as fingerprints; a worker has the zones of its configuration. A zone that is
+//! no longer named gives its memory back, and its address range to the next zone of its size.
 
 use std::collections::HashSet;
 use std::io;
@@ -12,11 +13,11 @@ use super::area::fingerprint;
 use super::held_counts;
 use super::zone::Zone;
 
-/// The kind byte of the names of zones, beside those of counters.
+/// The kind byte of the names of zones, which no counter has.
 const KIND: u8 = 0xff;
 
 struct Named {
-    /// 0: free.
+    /// Fingerprint of the name; 0: free.
     name: u64,
     zone: &'static Zone,
 }
@@ -31,24 +32,25 @@ pub fn name(text: &str) -> u64 {
     fingerprint(KIND, text.as_bytes())
 }
 
-/// The zone of this name, mapped now if there is none; of another size it is another zone.
+/// The zone of this name, mapped now if there is none. A name whose size has grown gets another zone.
 ///
-/// For the master while it compiles configuration. Errors: no memory.
+/// For the master while it compiles a configuration. Fails when there is no memory.
 pub fn zone(name: u64, bytes: usize) -> io::Result<&'static Zone> {
     lock().find(name, bytes)
 }
 
-/// Takes a zone over from an older binary. Errors: not one of ours.
+/// Takes a zone over from an older binary. Fails when the descriptor is not one of our zones.
 pub fn adopt(name: u64, fd: OwnedFd) -> io::Result<()> {
     lock().adopt(name, fd)
 }
 
-/// Every zone with its name, for a new binary.
+/// Every zone with its name, to be passed to a new binary.
 pub fn all() -> Vec<(u64, BorrowedFd<'static>)> {
     lock().0.iter().filter(|named| named.name != 0).map(|named| (named.name, named.zone.as_fd())).collect()
 }
 
-/// Empties the zones that no configuration names any more. Only while no worker of an older one lives.
+/// Empties the zones that no configuration names any more. Call it only when no worker of an older one is
+/// alive.
 pub fn sweep(live: &HashSet<u64>) {
     lock().sweep(live);
 }
@@ -82,7 +84,7 @@ impl Zones {
     fn sweep(&mut self, live: &HashSet<u64>) {
         for named in self.0.iter_mut().filter(|named| named.name != 0 && !live.contains(&named.name)) {
             held_counts::forget(named.zone);
-            // Where the kernel cannot punch holes the zone is never used again.
+            // If the kernel cannot punch holes, the zone is never used again.
             if named.zone.clear(0..named.zone.words().len()).is_ok() {
                 named.name = 0;
             }

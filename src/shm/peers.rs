@@ -1,15 +1,15 @@
-//! What all processes know of each peer of an upstream group: its failures, its health, what an operator
-//! ordered, and how many of its connections are in use.
+//! The shared state of each peer of an upstream group: its failures, its health, an operator's orders, and
+//! the number of its connections in use.
 //!
-//! A place of 16 words for each peer, found by the fingerprint of its group's name and its own: a reload and
-//! the next binary find the same place again, and it is freed once no configuration names the peer any more.
-//! Every word is one atomic, so that a process may die at any instruction; connections in use are counted in
-//! the lane of each worker, so that one that dies takes its share with it.
+//! Each peer has a place of 16 words, found by the fingerprint of its group's name and its own. A reload and
+//! a new binary find the same place again; it is freed once no configuration names the peer any more. Every
+//! word is one atomic, so that a process may die at any instruction. Connections in use are counted in the
+//! lane of each worker, so that the share of a worker that dies can be removed.
 //!
-//! **Any worker may write anything here.** So nothing is read raw: numbers are limited by the reader, a time
-//! that lies ahead counts as now and is put right, and bits and states that are not known mean nothing. What
-//! the words decide is which peer is asked next, never what memory is touched. Behaviour: nginx.org, `zone`
-//! of ngx_http_upstream_module.
+//! **Any worker may write anything here.** So no word is trusted: numbers are limited by the reader, a time
+//! that lies ahead counts as now and is corrected, and unknown bits and states mean nothing. The words decide
+//! which peer is asked next, never which memory is touched. Behaviour: nginx.org, `zone` of
+//! ngx_http_upstream_module.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,35 +28,35 @@ const KIND: u8 = 254;
 pub enum Word {
     /// Failures within the present `fail_timeout`.
     Fails = 0,
-    /// The last failure.
+    /// Time of the last failure.
     FailedMs = 1,
-    /// When the current window of failures began, or the last failure.
+    /// Start of the current window of failures, or time of the last failure.
     CheckedMs = 2,
     /// Bits of [`Orders`].
     Orders = 3,
     /// A [`Health`].
     Health = 4,
-    /// Since when.
+    /// Time of the last change of health.
     HealthMs = 5,
-    /// When the peer came back, for a slow start.
+    /// Time at which the peer came back, for a slow start.
     ReturnedMs = 6,
-    /// Signed: what round robin has given it and not taken yet.
+    /// Signed: the peer's current weight in smooth weighted round robin.
     CurrentWeight = 7,
-    /// Its weight less what failures have cost it.
+    /// Its weight, lowered by recent failures.
     EffectiveWeight = 8,
-    /// Moving averages of the time to the head and to the end of its responses, in microseconds, and their
-    /// last change.
+    /// Moving averages of the times to the head and to the end of its responses, in microseconds, and the
+    /// time of their last change.
     HeadUs = 9,
     ResponseUs = 10,
     AverageMs = 11,
 }
 
-/// What an operator has ordered about a peer.
+/// An operator's orders about a peer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Orders {
     /// It gets no requests.
     pub down: bool,
-    /// It gets only the requests that are bound to it.
+    /// It gets only requests that are bound to it.
     pub drain: bool,
 }
 
@@ -73,15 +73,15 @@ impl Orders {
     }
 }
 
-/// What active checks say of a peer.
+/// The result of a peer's active checks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Health {
-    /// It was not checked yet, or nothing checks it.
+    /// It has not been checked yet, or is not checked at all.
     #[default]
     Unknown = 0,
     Healthy = 1,
     Unhealthy = 2,
-    /// Not to be asked before its first check (`mandatory`).
+    /// Not to be used before its first check (`mandatory`).
     Checking = 3,
 }
 
@@ -96,7 +96,7 @@ impl Health {
     }
 }
 
-/// The place of one peer. A copy of a pointer; store it in configuration.
+/// The place of one peer. It is only a pointer and an index: copy it, and keep it in the configuration.
 #[derive(Clone, Copy)]
 pub struct Place {
     words: &'static [AtomicU64; PEER_WORDS],
@@ -108,21 +108,22 @@ static TABLE: Table =
 
 static INDEX: LazyLock<Mutex<Index>> = LazyLock::new(|| Mutex::new(Index::new(&TABLE)));
 
-/// Finds or makes the place of a peer. `None`: all 65,536 are in use.
+/// Finds or creates the place of a peer. `None`: all 65,536 are in use.
 ///
-/// For the master while it compiles configuration; not for a request's path.
+/// For the master while it compiles a configuration; too slow for the path of a request.
 pub fn place(group: &str, peer: &str) -> Option<Place> {
     let name = fingerprint(KIND, format!("{group}/{peer}").as_bytes());
     let index = INDEX.lock().unwrap_or_else(PoisonError::into_inner).find(area(), name)?;
     Some(Place::at(area(), index))
 }
 
-/// Frees the places that no configuration names any more. Only while no worker of an older one lives.
+/// Frees the places that no configuration names any more. Call it only when no worker of an older one is
+/// alive.
 pub fn sweep(live: &HashSet<u32>) {
     INDEX.lock().unwrap_or_else(PoisonError::into_inner).sweep(area(), live);
 }
 
-/// Places that were ever given out: a dead worker can have counted in no other.
+/// Number of places ever assigned: a dead worker cannot have counted in any other.
 pub(super) fn used(area: &Area) -> usize {
     TABLE.used(area)
 }
@@ -149,7 +150,7 @@ impl Place {
         self.index
     }
 
-    /// A number, `max` at most.
+    /// Reads a number, limited to `max`.
     #[inline]
     pub fn number(self, word: Word, max: u64) -> u64 {
         self.load(word).min(max)
@@ -159,7 +160,7 @@ impl Place {
         self.store(word, number);
     }
 
-    /// A weight between `-max` and `max`.
+    /// Reads a weight, limited to `-max..=max`.
     pub fn weight(self, word: Word, max: i64) -> i64 {
         let max = max.max(0);
         self.load(word).cast_signed().clamp(-max, max)
@@ -169,8 +170,8 @@ impl Place {
         self.store(word, weight.cast_unsigned());
     }
 
-    /// A time that has passed. One that lies ahead was written by a worker whose memory is not what it was:
-    /// without a repair it would never pass, and the peer would be down for all workers for ever.
+    /// Reads a time that must have passed. One that lies ahead was written by a worker gone wrong; it is set
+    /// to now, or the peer would be down for all workers for ever.
     #[inline]
     pub fn past_ms(self, word: Word, now_ms: u64) -> u64 {
         let at_ms = self.load(word);
@@ -193,20 +194,20 @@ impl Place {
         self.store(Word::Orders, orders.to_word());
     }
 
-    /// What checks say, and since when.
+    /// The result of the checks, and the time since which it holds.
     pub fn health(self, now_ms: u64) -> (Health, u64) {
         (Health::from_word(self.load(Word::Health)), self.past_ms(Word::HealthMs, now_ms))
     }
 
     pub fn set_health(self, health: Health, now_ms: u64) {
-        // The time first: a reader between the two takes the old state for a young one, which does no harm.
+        // Write the time first: a reader in between sees the old state as recent, which does no harm.
         self.store(Word::HealthMs, now_ms);
         self.store(Word::Health, health as u64);
     }
 
-    /// Counts one connection of this worker in use while the guard lives.
+    /// Counts one connection of this worker as in use while the guard lives.
     ///
-    /// For the thread of the worker's loop only: no other process writes to its lane, so that no locked
+    /// Only for the thread of the worker's loop: no other process writes to its lane, so no locked
     /// instruction is needed.
     #[inline]
     pub fn enter(self) -> InUse {
@@ -215,7 +216,7 @@ impl Place {
         InUse { count }
     }
 
-    /// Connections in use in all workers.
+    /// Number of connections in use in all workers.
     pub fn in_use(self) -> u32 {
         in_use(area(), self.index as usize)
     }
@@ -242,7 +243,7 @@ fn in_use(area: &Area, index: usize) -> u32 {
     (0..lanes::used(area)).map(count).fold(0, u32::wrapping_add)
 }
 
-/// One connection in use.
+/// Counts one connection in use until it is dropped.
 #[derive(Debug)]
 pub struct InUse {
     count: &'static AtomicU32,
@@ -306,7 +307,7 @@ mod tests {
         let place = Place::at(&area, index as u32);
         place.set_number(Word::Fails, 2);
         assert_eq!(in_use(&area, index), 7);
-        // It is killed between any two of its instructions: each of them changed one word.
+        // It may be killed between any two of its instructions: each changes one word.
         lanes::give_in(&area, lanes[0]);
         assert_eq!(in_use(&area, index), 4);
         assert_eq!(place.number(Word::Fails, u64::MAX), 2, "what it has found out stays");
@@ -335,7 +336,7 @@ mod tests {
             assert_eq!(place.past_ms(Word::CheckedMs, 5000), 5000);
             assert_eq!(place.past_ms(Word::CheckedMs, 6000), 5000, "it was put right, and passes");
             assert_eq!(place.health(5000), (Health::Unknown, 5000));
-            let _: Orders = place.orders(); // any bits are some orders
+            let _: Orders = place.orders(); // any bits are valid orders
         }
     }
 

@@ -1,6 +1,7 @@
 //! A zone: shared memory seen as typed slices of atomics.
 //!
-//! No allocator, no pointers, no mutex inside: a process that dies at any instruction leaves valid words.
+//! There is no allocator, pointer or mutex inside, so a process that dies at any instruction leaves valid
+//! words.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -10,19 +11,20 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::sys::mmap::{self, Shared};
 
-/// Shared memory by memfd, mapped for the life of the process; dropping the zone keeps handed-out slices valid.
+/// Shared memory from a memfd. It stays mapped for the life of the process, so slices outlive a dropped
+/// `Zone`.
 #[derive(Debug)]
 pub struct Zone {
     shared: Shared,
 }
 
 impl Zone {
-    /// Maps `bytes` of zeroes (rounded up to pages). Untouched pages cost nothing.
+    /// Maps `bytes` of zeroes, rounded up to whole pages. Untouched pages cost no memory.
     pub fn map(bytes: usize) -> io::Result<Zone> {
         Ok(Zone { shared: mmap::shared("pronghorn", bytes)? })
     }
 
-    /// Maps the zone behind a descriptor that another process's `as_fd` gave.
+    /// Maps the zone of a descriptor that another process got from `as_fd`.
     pub fn adopt(fd: OwnedFd) -> io::Result<Zone> {
         Ok(Zone { shared: mmap::adopt(fd)? })
     }
@@ -35,14 +37,14 @@ impl Zone {
         size_of_val(self.shared.words())
     }
 
-    /// All of it as 64-bit words.
+    /// The whole zone as 64-bit words.
     pub fn words(&self) -> &'static [AtomicU64] {
         self.shared.words()
     }
 
-    /// A part as 32-bit words; `range` counts 64-bit words. None when it does not lie inside.
+    /// A part of the zone as 32-bit words; `range` counts 64-bit words. `None` if it lies outside.
     ///
-    /// A range must be used in one width only: atomics of mixed sizes on the same bytes are not a race-free pair.
+    /// A range must always be accessed in the same width: atomics of mixed sizes on the same bytes race.
     pub fn halves(&self, range: Range<usize>) -> Option<&'static [AtomicU32]> {
         let words = self.shared.words().get(range)?;
         // SAFETY: the same bytes, with a smaller alignment; any bits are a valid AtomicU32, and the mapping lives
@@ -55,7 +57,7 @@ impl Zone {
         self.shared.clear(range)
     }
 
-    /// Bytes in memory now.
+    /// Number of bytes that are in memory now.
     pub fn resident_bytes(&self) -> io::Result<u64> {
         mmap::resident_bytes(&self.shared)
     }
