@@ -1,9 +1,9 @@
-//! The addresses of a configuration: what `listen` binds and what `server` and `proxy_pass` connect to.
+//! The addresses of a configuration: those that `listen` binds, and those that `server` and `proxy_pass`
+//! connect to.
 //!
-//! Reads text. Where the text is a name, the names that were looked up are asked (`sys/names.rs`); only
-//! [`Host::resolve`], for workers, asks the system's resolver itself.
-//! Forms and messages: nginx.org, `listen` of ngx_http_core_module and `server` of
-//! ngx_http_upstream_module.
+//! Parses text. Where the text is a name, its addresses come from the table of names looked up so far
+//! (`sys/names.rs`); only [`Host::resolve`], for workers, asks the system's resolver itself. Forms and
+//! messages: nginx.org, `listen` of ngx_http_core_module and `server` of ngx_http_upstream_module.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -12,10 +12,10 @@ use std::path::PathBuf;
 pub use crate::sys::address::SockAddr as Address;
 use crate::sys::names::Names;
 
-/// Longest path of a unix socket: `sun_path` less its final zero (unix(7)).
+/// Maximum length of a unix socket's path: `sun_path` less its terminating zero (unix(7)).
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
-/// Why a text is no address. Displays as nginx's words, to be followed by ` in "text"`.
+/// The reason why a text is not an address. Displays in nginx's words, to be followed by ` in "text"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadAddress {
     NoHost,
@@ -24,7 +24,7 @@ pub enum BadAddress {
     InvalidIpv6,
     NoUnixPath,
     UnixPathTooLong,
-    /// The name does not resolve (only [`parse_listen`] says so; see [`Host::resolve`]).
+    /// The name does not resolve. Only [`parse_listen`] returns this; see [`Host::resolve`].
     NotFound,
 }
 
@@ -44,11 +44,11 @@ impl fmt::Display for BadAddress {
 
 impl std::error::Error for BadAddress {}
 
-/// Where to connect, as written: a name or address with its port, or the path of a unix socket.
+/// A destination as it was written: a name or address with its port, or the path of a unix socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Host {
     Inet {
-        /// A name or an IPv4 address, or an IPv6 address without its brackets.
+        /// A name, an IPv4 address, or an IPv6 address without its brackets.
         name: Box<str>,
         port: u16,
     },
@@ -56,7 +56,7 @@ pub enum Host {
 }
 
 impl Host {
-    /// The address, when none needs to be asked for it.
+    /// The address, if it can be had without a lookup.
     pub fn literal(&self) -> Option<Address> {
         match self {
             Self::Inet { name, port } => {
@@ -66,15 +66,15 @@ impl Host {
         }
     }
 
-    /// True for a name that no resolver will ever know (RFC 6761 §6.4): waiting for it would be in vain.
+    /// True for a name that no resolver will ever know (RFC 6761 §6.4), so that waiting for it is pointless.
     pub fn is_invalid_name(&self) -> bool {
         let Self::Inet { name, .. } = self else { return false };
         let name = name.strip_suffix('.').unwrap_or(name);
         name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("invalid"))
     }
 
-    /// Every address of the name, as far as is known; a name that was not looked up yet is noted. `None`: it leads
-    /// nowhere.
+    /// Every known address of the name. A name that was not looked up yet is noted for lookup. `None`: it has
+    /// no address.
     pub fn find(&self, names: &Names) -> Option<Vec<Address>> {
         if let Some(address) = self.literal() {
             return Some(vec![address]);
@@ -86,10 +86,10 @@ impl Host {
         Some(names.find(name, *port)?.into_iter().map(Address::Inet).collect())
     }
 
-    /// Every address of the name, IPv4 first as nginx orders them, none twice.
+    /// Looks up every address of the name: IPv4 first, in nginx's order, without duplicates.
     ///
-    /// Blocks for a name (`localhost` and /etc/hosts included). Errors: not found, or a resolver that does
-    /// not answer.
+    /// Blocks for a name, including `localhost` and names in /etc/hosts. Fails when the name is not found or
+    /// the resolver does not answer.
     pub fn resolve(&self) -> std::io::Result<Vec<Address>> {
         if let Some(address) = self.literal() {
             return Ok(vec![address]);
@@ -109,8 +109,8 @@ impl Host {
     }
 }
 
-/// Reads `host`, `host:port`, `[ipv6]:port` or `unix:/path`; `default_port` where none is written.
-/// Nothing is resolved here.
+/// Parses `host`, `host:port`, `[ipv6]:port` or `unix:/path`; without a port the port is `default_port`.
+/// Resolves nothing.
 pub fn parse_upstream(text: &str, default_port: u16) -> Result<Host, BadAddress> {
     if let Some(path) = text.strip_prefix("unix:") {
         return parse_unix(path).map(Host::Unix);
@@ -137,10 +137,10 @@ pub fn parse_upstream(text: &str, default_port: u16) -> Result<Host, BadAddress>
     Ok(Host::Inet { name: name.into(), port })
 }
 
-/// Reads the address of a `listen` directive: `80`, `*:80`, `1.2.3.4`, `1.2.3.4:80`, `[::]:80`, `name:80`,
+/// Parses the address of a `listen` directive: `80`, `*:80`, `1.2.3.4`, `1.2.3.4:80`, `[::]:80`, `name:80`,
 /// `unix:/path`, and ranges of ports `8000-8003`.
 ///
-/// Several addresses for a range and for a name with several.
+/// Returns several addresses for a range, and for a name that has several.
 pub fn parse_listen(text: &str, default_port: u16, names: &Names) -> Result<Vec<Address>, BadAddress> {
     if let Some(path) = text.strip_prefix("unix:") {
         return parse_unix(path).map(|path| vec![Address::Unix(path)]);
@@ -164,7 +164,7 @@ pub fn parse_listen(text: &str, default_port: u16, names: &Names) -> Result<Vec<
         }
     };
     let addresses = bases.iter().filter_map(Address::ip).flat_map(|ip| {
-        // a range of ports counts up for each address in turn
+        // for each address in turn, all ports of the range
         (first..=last).map(move |port| Address::Inet(SocketAddr::new(ip, port)))
     });
     Ok(addresses.collect())
@@ -178,7 +178,7 @@ fn parse_unix(path: &str) -> Result<PathBuf, BadAddress> {
     }
 }
 
-/// Cuts `:port` off; the brackets of an IPv6 address stay with the host.
+/// Splits off `:port`; the brackets of an IPv6 address stay with the host.
 fn split_port(text: &str) -> Result<(&str, Option<&str>), BadAddress> {
     if text.starts_with('[') {
         let end = text.find(']').ok_or(BadAddress::InvalidIpv6)? + 1;
@@ -214,7 +214,8 @@ fn parse_port_range(text: &str) -> Result<(u16, u16), BadAddress> {
     Ok((first, last))
 }
 
-/// An address as proxies write it: `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]`, `[::1]:80`; the port is 0 where there is none.
+/// Parses an address as proxies write it: `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]`, `[::1]:80`. Without a
+/// port, the port is 0.
 pub fn parse_inet(text: &[u8]) -> Option<SocketAddr> {
     let text = std::str::from_utf8(text).ok()?;
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
@@ -287,7 +288,7 @@ mod tests {
         let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let expected = ["192.0.2.1:8080", "192.0.2.1:8081", "[2001:db8::1]:8080", "[2001:db8::1]:8081"];
         assert_eq!(texts, expected);
-        // A name that can lead nowhere is not asked for.
+        // A name that can never resolve is not looked up.
         assert_eq!(parse_listen("name.invalid:80", 80, &names), Err(BadAddress::NotFound));
         assert_eq!(names.take_asked(), [""; 0].map(Box::from));
     }

@@ -1,18 +1,18 @@
-//! The memory of this worker that requests may have beyond what each needs: encoders, pages that are put together in memory,
-//! requests inside requests.
+//! This worker's memory budget for requests: encoders, pages assembled in memory, subrequests.
 //!
-//! It is drawn before it is allocated, up to `worker_memory_budget`, and given back by a guard. Where it is used up, requests
-//! make do with less: a smaller encoder or none, one include after the other. What is drawn, and how often a request had to
-//! make do with less, are counted for all who look at the shared counters.
+//! Memory beyond what every request needs is drawn before it is allocated, up to `worker_memory_budget`, and
+//! given back by a guard. When the budget is used up, requests degrade: they get a smaller encoder or none,
+//! or run their includes one after the other. The bytes drawn and the number of degraded requests are shared
+//! counters.
 
 use std::cell::Cell;
 
 use crate::shm::counter::{self, Total};
 
-/// `worker_memory_budget` where the configuration does not say it.
+/// Default of `worker_memory_budget`.
 pub const BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
 
-/// How often the log says that the budget is used up.
+/// Minimum time between two log lines that say that the budget is used up.
 const TOLD_EVERY_MS: u64 = 10_000;
 
 thread_local! {
@@ -21,11 +21,12 @@ thread_local! {
     static TOLD_MS: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// Bytes that were drawn; given back when it is dropped.
+/// A number of drawn bytes; dropping it gives them back.
 #[derive(Debug, Default)]
 pub struct Share(usize);
 
-/// How much of the budget may be drawn for something: what many can have with little memory keeps a part for itself.
+/// The part of the budget up to which a kind of use may draw. Uses that help many requests with little memory
+/// each may draw further than others, so that a part is reserved for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     Half,
@@ -33,7 +34,7 @@ pub enum Part {
     Whole,
 }
 
-/// The budget of this worker, 0 for none.
+/// Sets this worker's budget; 0 for no limit.
 pub fn set_max(bytes: u64) {
     MAX.set(usize::try_from(bytes).ok().filter(|bytes| *bytes > 0).unwrap_or(usize::MAX));
 }
@@ -42,14 +43,13 @@ pub fn max() -> usize {
     MAX.get()
 }
 
-/// Draws bytes; `None`: with them more than this part of the budget would be drawn.
+/// Draws bytes. `None`: that would exceed this part of the budget.
 pub fn draw(bytes: usize, part: Part) -> Option<Share> {
     let mut share = Share::default();
     share.grow(bytes, part).then_some(share)
 }
 
-/// Counts a request that makes do with less. `Some`: the log has not said for a while that the budget is used up, and should,
-/// with this text.
+/// Counts a request that degrades. `Some`: a text to log, when the last such line is long enough ago.
 pub fn degrade(now_ms: u64) -> Option<String> {
     counter::add(Total::Degraded, 1);
     if TOLD_MS.get().is_some_and(|told_ms| now_ms.saturating_sub(told_ms) < TOLD_EVERY_MS) {
@@ -58,12 +58,12 @@ pub fn degrade(now_ms: u64) -> Option<String> {
     TOLD_MS.set(Some(now_ms));
     let (drawn, max) = (DRAWN.get() / 1024, MAX.get() / 1024);
     Some(format!(
-        "{drawn} of {max} KiB of the worker's memory budget are used: \"worker_memory_budget\" allows more"
+        "{drawn} of {max} KiB of the worker's memory budget are in use: raise \"worker_memory_budget\""
     ))
 }
 
 impl Share {
-    /// Draws more; false: nothing was drawn.
+    /// Draws more. False: that would exceed this part of the budget, and nothing was drawn.
     pub fn grow(&mut self, bytes: usize, part: Part) -> bool {
         let max = match part {
             Part::Half => MAX.get() / 2,
@@ -77,14 +77,14 @@ impl Share {
         fits
     }
 
-    /// Counts bytes that cannot be done without.
+    /// Draws bytes that the request cannot do without, even beyond the budget.
     pub fn add(&mut self, bytes: usize) {
         self.0 += bytes;
         DRAWN.set(DRAWN.get() + bytes);
         counter::add(Total::Drawn, bytes as u64);
     }
 
-    /// Gives back all but so many bytes.
+    /// Gives back all but `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let less = self.0.saturating_sub(bytes);
         self.0 -= less;
@@ -97,7 +97,7 @@ impl Share {
     }
 }
 
-/// What is copied is held twice.
+/// A copy holds its bytes a second time.
 impl Clone for Share {
     fn clone(&self) -> Self {
         let mut copy = Self::default();

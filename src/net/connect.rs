@@ -1,7 +1,7 @@
 //! Opening a connection to an upstream server.
 //!
-//! Waits for the handshake only; how long is the caller's matter (`runtime::timeout`). Dropping the future
-//! closes the socket.
+//! Waits only for the handshake, without a limit: the caller sets one (`runtime::timeout`). Dropping the
+//! future closes the socket.
 
 use std::io;
 
@@ -10,20 +10,20 @@ use crate::net::address::Address;
 use crate::runtime::Io;
 use crate::sys::socket;
 
-/// How a connection is opened.
+/// Options of a new connection.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The local address (`proxy_bind`); `None`: the kernel's choice.
+    /// The local address (`proxy_bind`); `None`: the kernel chooses.
     pub bind: Option<Address>,
-    /// The local address may be any, not only one of this machine (IP_TRANSPARENT; needs CAP_NET_RAW).
+    /// The local address need not belong to this machine (IP_TRANSPARENT; needs CAP_NET_RAW).
     pub is_transparent: bool,
-    /// TCP keepalive probes while the connection lives (`proxy_socket_keepalive`).
+    /// Send TCP keepalive probes while the connection lives (`proxy_socket_keepalive`).
     pub probes: bool,
 }
 
-/// Connects, without Nagle's delay. Errors: the system call's, such as connection refused.
+/// Connects, with Nagle's algorithm off. Fails with the system call's error, such as connection refused.
 pub async fn connect(address: &Address, options: &Options) -> io::Result<Transport> {
-    // a unix socket has no local address that could be chosen
+    // a unix socket has no local address to choose
     let bind = options.bind.as_ref().filter(|_| !address.is_unix());
     let (fd, in_progress) = socket::connect_nonblocking(address, bind, options.is_transparent)?;
     if options.probes && !address.is_unix() {

@@ -1,7 +1,7 @@
-//! Whether this worker is leaving, and what becomes of its idle connections.
+//! The stage of this worker's departure, which decides what becomes of its idle connections.
 //!
-//! One thread-local word, set by the worker's control code and awaited by every protocol between two
-//! requests. Waiting costs a connection nothing: `begin` wakes every task once.
+//! One thread-local word, set by the worker's control code; every protocol waits for it between two requests.
+//! Waiting costs a connection nothing: `begin` wakes every task once.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -9,14 +9,14 @@ use std::task::Poll;
 
 use crate::runtime;
 
-/// How far this worker has come on its way out; it only moves forward.
+/// The stages of a worker's departure; it only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// Accepts and serves.
     Serving,
-    /// A newer generation runs: idle plain connections are handed to it, requests under way finish first.
+    /// A newer generation runs: idle plain connections are handed over to it, current requests finish first.
     HandOver,
-    /// Graceful stop: idle connections close, requests under way finish.
+    /// Graceful stop: idle connections close, current requests finish.
     Close,
     /// The time for a graceful stop is over: everything ends.
     Now,
@@ -30,7 +30,7 @@ pub fn mode() -> Mode {
     MODE.get()
 }
 
-/// Moves on to `mode` and wakes every task so that it notices; a step back is ignored.
+/// Moves to `mode` and wakes every task so that it notices; a step back is ignored.
 pub fn begin(mode: Mode) {
     if mode > MODE.get() {
         MODE.set(mode);
@@ -38,7 +38,7 @@ pub fn begin(mode: Mode) {
     }
 }
 
-/// Ready as soon as the worker has come as far as `mode`.
+/// Ready once the worker has reached `mode`.
 pub async fn reached(mode: Mode) {
     poll_fn(|_| if MODE.get() >= mode { Poll::Ready(()) } else { Poll::Pending }).await;
 }

@@ -1,22 +1,25 @@
-//! An idle connection on its way from a worker of the old generation to one of the new.
+//! The facts that accompany an idle connection from a worker of an old generation to one of the new.
 //!
-//! Pure data: the descriptor travels beside it, and `worker/messages.rs` writes and reads it. A worker may be hostile, so
-//! the one that goes on with the connection takes none of these numbers beyond what its configuration allows.
+//! Pure data: the descriptor travels with the message that `worker/messages.rs` writes and reads. A worker
+//! may be hostile, so the receiving worker accepts none of these numbers beyond what its configuration
+//! allows.
 
-/// The longest header of the PROXY protocol that goes with a connection; one with kilobytes of TLVs closes instead.
+/// The longest PROXY protocol header that is handed over; a connection with kilobytes of TLVs is closed
+/// instead.
 pub const PROXY_BYTES_MAX: usize = 3000;
 
-/// What the new worker must know of a connection beside its descriptor.
+/// What the new worker must know of a connection in addition to its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handover {
-    /// The listener it was accepted on: its index among the addresses of the configuration that the process has which
-    /// wrote or reads this. Between two masters it means nothing: the socket's own address tells.
+    /// Index of the listener that accepted the connection, among the addresses in the configuration of the
+    /// process that writes or reads this. It means nothing between two masters, which go by the socket's own
+    /// address.
     pub listen: u32,
     pub requests: u64,
     pub idle_ms_left: u64,
     pub opened_ms_ago: u64,
-    /// For logs.
+    /// The connection's number, for logs.
     pub number: u64,
-    /// The header of the PROXY protocol as it came; empty without one.
+    /// The PROXY protocol header as it was received; empty without one.
     pub proxy: Box<[u8]>,
 }

@@ -1,7 +1,7 @@
-//! A listener: an address, how its sockets are made, and which protocol's connections it accepts.
+//! A listener: its address, its socket options, and the protocol of the connections it accepts.
 //!
-//! Pure data. The protocols' configurations name their listeners in these terms, so that the master opens sockets and a
-//! worker accepts from them without knowing any protocol.
+//! Pure data. The protocols describe their listeners in these terms, so that the master can open sockets and
+//! a worker can accept from them without knowing any protocol.
 
 use crate::config::Span;
 use crate::sys::address::SockAddr;
@@ -9,18 +9,19 @@ use crate::sys::socket::ListenOptions;
 
 /// One address that a configuration listens on.
 ///
-/// A configuration has each address once, however many servers share it. The master opens its sockets, and the messages
-/// between master and workers name it by its index. Whoever accepts from it asks `serves` where the connection goes.
+/// A configuration has each address once, however many servers share it. The master opens its sockets; the
+/// messages between master and workers name it by its index. The worker that accepts from it asks `serves`
+/// for the protocol to pass the connection to.
 #[derive(Clone, Debug)]
 pub struct Listener {
     pub address: SockAddr,
     pub options: ListenOptions,
-    /// The first line that asks for it; `None`: a server without such a line has it by default.
+    /// The first line that asks for it; `None`: it is the default of a server without such a line.
     pub span: Option<Span>,
     pub serves: Serves,
 }
 
-/// The protocol that a listener's connections speak, with the listener's index in that protocol's configuration.
+/// The protocol of a listener's connections, with the listener's index in that protocol's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serves {
     Http(usize),

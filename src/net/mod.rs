@@ -1,5 +1,5 @@
-//! Sockets as the proxy uses them: addresses, connecting, connections as the protocols see them, how many a worker
-//! holds, which of them give way to others, whether it is about to leave them, and the memory that its requests share.
+//! Sockets as the proxy uses them: addresses, connecting, connections as the protocols see them, their number
+//! and which of them give way to others, draining, and the memory that requests share.
 
 pub mod address;
 pub mod budget;

@@ -1,8 +1,7 @@
-//! The connections that this worker holds, counted: for itself, and those of clients for all who look at the shared
-//! counters.
+//! Counts the connections that this worker holds, for itself and, those of clients, in the shared counters.
 //!
-//! `worker_connections` bounds clients and upstream servers together (`net/room.rs`). The worker leaves once the
-//! count of clients is zero.
+//! `worker_connections` limits clients and upstream servers together (`net/room.rs`). A leaving worker exits
+//! once the count of clients is zero.
 
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
@@ -12,17 +11,17 @@ use crate::shm::counter::{self, Total};
 thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };
     static UPSTREAM_COUNT: Cell<usize> = const { Cell::new(0) };
-    /// Connections that have been closed since the start.
+    /// Number of connections closed since the start.
     static CLOSED: Cell<u64> = const { Cell::new(0) };
-    /// Somebody waits for a connection that becomes idle.
+    /// Some task waits for a connection to become idle.
     static IDLE_IS_WANTED: Cell<bool> = const { Cell::new(false) };
-    /// Requests that no connection waits for.
+    /// Number of requests that no connection waits for.
     static BACKGROUND: Cell<usize> = const { Cell::new(0) };
     /// The tasks that wait for a connection to end; a handful at most.
     static WAITING: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
 }
 
-/// One client connection; counted as long as it lives, first among those that wait.
+/// Counts one client connection while it lives; at first as one that waits.
 #[derive(Debug)]
 pub struct Guard {
     gauge: Total,
@@ -37,7 +36,8 @@ impl Guard {
         Self { gauge: Total::Waiting }
     }
 
-    /// Counts it among those that wait, are read from, or are answered (`Waiting`, `Reading`, `Writing`).
+    /// Moves the connection to another gauge: waiting, being read from, or being answered (`Waiting`,
+    /// `Reading`, `Writing`).
     pub fn turn(&mut self, gauge: Total) {
         counter::pass(self.gauge, gauge);
         self.gauge = gauge;
@@ -46,7 +46,7 @@ impl Guard {
         }
     }
 
-    /// It only waits from now on: somebody may need its place.
+    /// Notes that the connection only waits from now on: another one may need its place.
     #[inline]
     pub fn rests(&self) {
         if IDLE_IS_WANTED.get() {
@@ -64,7 +64,7 @@ impl Drop for Guard {
     }
 }
 
-/// A connection to an upstream server; counted as long as it lives, kept ones included.
+/// Counts one connection to an upstream server while it lives, kept ones included.
 #[derive(Debug)]
 pub struct Place(());
 
@@ -83,13 +83,13 @@ impl Drop for Place {
     }
 }
 
-/// A request that no connection waits for, such as a copy for a mirror. It takes no place of a client's, but the
-/// worker does not leave before its end.
+/// Counts a request that no connection waits for, such as a copy for a mirror. It takes no client's place,
+/// but the worker does not exit before it ends.
 #[derive(Debug)]
 pub struct Background(());
 
 impl Background {
-    /// `None`: there are as many as there may be.
+    /// `None`: `max` of them run already.
     pub fn new(max: usize) -> Option<Self> {
         (BACKGROUND.get() < max).then(|| {
             BACKGROUND.set(BACKGROUND.get() + 1);
@@ -111,34 +111,34 @@ fn closed() {
 }
 
 fn wake() {
-    // Taken first: waking calls into the runtime.
+    // Take them first: waking calls into the runtime.
     IDLE_IS_WANTED.set(false);
     let waiting = WAITING.try_with(RefCell::take).unwrap_or_default();
     waiting.into_iter().for_each(Waker::wake);
 }
 
-/// Client connections.
+/// Number of client connections.
 pub fn count() -> usize {
     COUNT.get()
 }
 
-/// All connections that `worker_connections` bounds.
+/// Number of all connections that `worker_connections` limits.
 #[inline]
 pub fn total() -> usize {
     COUNT.get() + UPSTREAM_COUNT.get()
 }
 
-/// Connections that have been closed so far, for [`poll_closed`].
+/// Number of connections closed so far, for [`poll_closed`].
 pub fn closed_count() -> u64 {
     CLOSED.get()
 }
 
-/// Ready when a connection has been closed since [`closed_count`] was `before`.
+/// Ready once a connection has been closed since [`closed_count`] returned `before`.
 pub fn poll_closed(before: u64, cx: &mut Context<'_>) -> Poll<()> {
     poll_until(|| CLOSED.get() != before, cx)
 }
 
-/// Ready when `holds`, which is asked again whenever a connection is closed or becomes idle.
+/// Ready once `holds` returns true; it is called again whenever a connection is closed or becomes idle.
 pub fn poll_change(holds: impl Fn() -> bool, cx: &mut Context<'_>) -> Poll<()> {
     let polled = poll_until(holds, cx);
     if polled.is_pending() {
@@ -147,7 +147,7 @@ pub fn poll_change(holds: impl Fn() -> bool, cx: &mut Context<'_>) -> Poll<()> {
     polled
 }
 
-/// Ready when nothing is open, and nothing goes on in the background.
+/// Ready when no client connection is open and no request runs in the background.
 pub fn poll_idle(cx: &mut Context<'_>) -> Poll<()> {
     poll_until(|| COUNT.get() + BACKGROUND.get() == 0, cx)
 }

@@ -1,21 +1,21 @@
-//! A rate in bytes a second: how much may pass now, and how long to wait for more.
+//! A rate in bytes a second: how many may pass now, and how long to wait for more.
 //!
-//! Pure arithmetic on the loop's clock. Behaviour: nginx.org, `limit_rate`, `proxy_limit_rate`: what one second
-//! brings may pass at once.
+//! Pure arithmetic on the loop's clock. Behaviour: nginx.org, `limit_rate`, `proxy_limit_rate`: the bytes of
+//! one second may pass at once.
 
 use std::task::{Context, Poll, ready};
 
 use crate::runtime::{self, Timer};
 
-/// A second's bytes come in this many parts, so that what is paced flows instead of jerking.
+/// The bytes of a second come in this many parts, so that paced data flows evenly.
 const PARTS: u64 = 10;
 
-/// Bytes that pass against bytes that may.
+/// Counts the bytes that have passed against those that may.
 #[derive(Debug)]
 pub struct Pace {
     /// Bytes a second; not 0.
     rate: u64,
-    /// Bytes before the rate begins to hold.
+    /// Bytes that pass before the rate applies.
     free: u64,
     started_ms: u64,
     passed: u64,
@@ -27,7 +27,7 @@ impl Pace {
         (rate > 0).then(|| Self { rate, free, started_ms: runtime::now_ms(), passed: 0 })
     }
 
-    /// The bytes that may pass now, at least 1; else the milliseconds to wait for some.
+    /// The bytes that may pass now, at least 1, or, as the error, the milliseconds to wait for some.
     pub fn allowance(&self) -> Result<u64, u64> {
         let elapsed_ms = runtime::now_ms().saturating_sub(self.started_ms);
         let earned = u128::from(self.rate) * u128::from(elapsed_ms + 1000) / 1000;
@@ -43,7 +43,7 @@ impl Pace {
         self.passed += count;
     }
 
-    /// Ready with the bytes that may pass, once there are some.
+    /// Ready with the number of bytes that may pass, once there are some.
     pub fn poll_wait(&self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<u64> {
         loop {
             match self.allowance() {

@@ -1,7 +1,7 @@
-//! Reading the PROXY protocol's header from a client's connection (`listen … proxy_protocol`).
+//! Reads the PROXY protocol header from a client's connection (`listen … proxy_protocol`).
 //!
-//! Touches: the client's socket. Waits without a limit of its own: the caller has one.
-//! Behaviour: nginx.org, "Accepting the PROXY Protocol"; a wrong header ends the connection.
+//! Touches: the client's socket. Waits without a limit; the caller sets one.
+//! Behaviour: nginx.org, "Accepting the PROXY Protocol"; an invalid header ends the connection.
 
 use std::io;
 
@@ -12,12 +12,12 @@ use crate::runtime::Waiting;
 use crate::runtime::buffer::Buffer;
 use crate::sys::address::SockAddr;
 
-/// A connection that begins with a header: what the log names it by.
+/// A connection that begins with a header, as the log names it.
 #[derive(Debug)]
 pub struct Sender<'a> {
     pub number: u64,
     pub peer: &'a SockAddr,
-    /// The address of the listener that took it.
+    /// The address of the listener that accepted it.
     pub listener: &'a SockAddr,
 }
 
@@ -39,7 +39,8 @@ impl log::Context for Sender<'_> {
     }
 }
 
-/// Reads the header: it, and what came behind it. `None`: there is none, and the log says why.
+/// Reads the header; returns it and the bytes that came after it. `None`: there is none, and the log says
+/// why.
 pub async fn read(
     transport: &Transport,
     buffer_size: usize,
@@ -79,7 +80,7 @@ pub async fn read(
     }
 }
 
-/// Reads what comes next. Zero: the end, or the worker needs this connection's place.
+/// Reads the next bytes. Zero: the end, or the worker needs this connection's place.
 async fn arrived(transport: &Transport, input: &mut Buffer) -> io::Result<usize> {
     loop {
         transport.waiting(Waiting::Head).await?;
@@ -102,14 +103,15 @@ fn report(error: Error, data: &[u8], log: Logger, who: &Sender<'_>) {
     }
 }
 
-/// The header for the worker that goes on with the connection.
+/// Writes the header for the worker that takes the connection over.
 pub fn for_handover(header: &Header) -> Box<[u8]> {
     let mut bytes = Vec::new();
     header.write(&mut bytes);
     bytes.into()
 }
 
-/// The header that an older worker has read, `Ok(None)` where there was none. An error: what came is not one whole header.
+/// Parses the header that an older worker has read; `Ok(None)` if there was none. Fails unless the bytes are
+/// exactly one whole header.
 pub fn of_handover(bytes: &[u8]) -> Result<Option<Header>, Error> {
     if bytes.is_empty() {
         return Ok(None);

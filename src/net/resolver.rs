@@ -1,7 +1,7 @@
-//! Names to addresses by DNS, without blocking the loop: the cache, and lookups that several requests share.
+//! Resolves names by DNS without blocking the loop: the cache, and lookups that several requests share.
 //!
-//! Touches: name servers (`resolver/exchange.rs`). Everything belongs to one worker. /etc/hosts is not read: where no
-//! `resolver` is configured names are the system's matter (`net/address.rs`).
+//! Touches: name servers (`resolver/exchange.rs`). All state belongs to one worker. /etc/hosts is not read: without a
+//! `resolver` directive, names are left to the system's resolver (`net/address.rs`).
 //! Behaviour: nginx.org, `resolver` of ngx_http_core_module; RFC 2308 for negative answers.
 
 mod exchange;
@@ -19,35 +19,36 @@ use crate::runtime::{self, timeout};
 use crate::sys::random;
 use exchange::Exchange;
 
-/// Names that are remembered; then those that expire first are forgotten.
+/// Maximum number of cached names; beyond it, those that expire first are dropped.
 const CACHE_MAX: usize = 4096;
-/// Lookups at one time.
+/// Maximum number of lookups at one time.
 const FLIGHTS_MAX: usize = 1024;
-/// Aliases one after the other, each in an answer of its own.
+/// Maximum length of a chain of aliases that come in separate answers.
 const ALIASES_MAX: usize = 16;
-/// The longest that an answer is believed, whatever it says itself; a negative one.
+/// The longest time that a positive and a negative answer are believed, whatever their TTL.
 const TTL_S_MAX: u32 = 86_400;
 const NEGATIVE_TTL_S_MAX: u32 = 60;
 
-/// The parameters of a `resolver` directive: a part of the configuration.
+/// The parameters of a `resolver` directive; part of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// At least one; asked in turn.
+    /// The name servers, at least one; asked in turn.
     pub servers: Vec<SocketAddr>,
-    /// How long answers hold, instead of what they say.
+    /// `valid=`: the time that answers hold, instead of their TTL.
     pub valid_ms: Option<u64>,
     pub ipv4: bool,
     pub ipv6: bool,
 }
 
-/// Why a name has no addresses. Displays as nginx's `(3: Host not found)`, to stand behind the name.
+/// The reason why a name has no addresses. Displays like nginx's `(3: Host not found)`, to be put after the
+/// name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// No name that could be asked for.
+    /// Not a valid host name.
     BadName,
     Code(Code),
     TimedOut,
-    /// Too many lookups are under way.
+    /// Too many lookups are in progress.
     Busy,
 }
 
@@ -67,14 +68,14 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What a name leads to, and until when (on the clock of `runtime::now_ms`).
+/// The result of a lookup, and its expiry on the clock of `runtime::now_ms`.
 #[derive(Clone, Debug)]
 pub struct Found<T> {
     pub list: Rc<[T]>,
     pub expires_ms: u64,
 }
 
-/// An address of a service, as its SRV record has it.
+/// An address of a service, with the parameters of its SRV record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pub ip: IpAddr,
@@ -84,7 +85,10 @@ pub struct Place {
     pub is_backup: bool,
 }
 
-/// The name servers of one `resolver` directive, and what this worker knows from them.
+/// The name servers of one `resolver` directive, with this worker's cache and lookups in progress.
+///
+/// Requests and followed upstream names call [`Resolver::addresses`] and [`Resolver::services`]. Requests for
+/// the same name share one lookup, which is abandoned when none of them waits any more.
 #[derive(Debug)]
 pub struct Resolver {
     settings: Arc<Settings>,
@@ -94,12 +98,12 @@ pub struct Resolver {
 /// The resolvers of one worker, one for each `resolver` directive that it has used.
 #[derive(Debug, Default)]
 pub struct Resolvers {
-    /// By where their settings lie, which each keeps there.
+    /// By the address of their settings, which each resolver keeps alive.
     by_settings: RefCell<HashMap<usize, Rc<Resolver>>>,
 }
 
 impl Resolvers {
-    /// The resolver of this directive, made at its first use.
+    /// The resolver of this directive, created at its first use.
     pub fn get(&self, settings: &Arc<Settings>) -> Rc<Resolver> {
         let mut resolvers = self.by_settings.borrow_mut();
         let resolver = resolvers.entry(Arc::as_ptr(settings).addr());
@@ -113,7 +117,7 @@ type Key = (Name, bool);
 struct State {
     cache: HashMap<Key, (Value, u64)>,
     flights: HashMap<Key, Rc<Flight>>,
-    /// The server that the next lookup begins with.
+    /// Index of the server that the next lookup asks first.
     next: usize,
 }
 
@@ -124,7 +128,7 @@ enum Value {
     Failed(Failure),
 }
 
-/// A lookup under way.
+/// A lookup in progress.
 #[derive(Default)]
 struct Flight {
     landed: RefCell<Option<(Value, u64)>>,
@@ -138,7 +142,7 @@ impl fmt::Debug for Flight {
     }
 }
 
-/// One who waits for a flight.
+/// A task that waits for a flight.
 struct Passenger<'a>(&'a Flight);
 
 impl<'a> Passenger<'a> {
@@ -154,7 +158,7 @@ impl Drop for Passenger<'_> {
     }
 }
 
-/// What one round of questions has come to.
+/// The result of one round of questions.
 enum Step {
     Done(Value, u32),
     Alias(Name, u32),
@@ -165,7 +169,7 @@ impl Resolver {
         Self { settings, state: RefCell::default() }
     }
 
-    /// The addresses of a name, IPv4 first, each family beginning at a random one.
+    /// The addresses of a name, IPv4 first, each family starting at a random one.
     pub async fn addresses(self: &Rc<Self>, name: &str, timeout_ms: u64) -> Result<Found<IpAddr>, Failure> {
         let name = Name::new(name.as_bytes()).ok_or(Failure::BadName)?;
         let (value, expires_ms) = self.find((name, false), timeout_ms).await;
@@ -176,7 +180,8 @@ impl Resolver {
         }
     }
 
-    /// Where a service runs: its SRV records, each target resolved. `service` is `http` or `_http._tcp`.
+    /// The places where a service runs: its SRV records, each target resolved. `service` is `http` or
+    /// `_http._tcp`.
     pub async fn services(
         self: &Rc<Self>,
         service: &str,
@@ -218,7 +223,7 @@ impl Resolver {
         }
     }
 
-    /// `valid=`, for answers that have no time of their own.
+    /// `valid=`, for results without a TTL of their own.
     pub fn valid_ms(&self) -> Option<u64> {
         self.settings.valid_ms
     }
@@ -243,7 +248,7 @@ impl Resolver {
         state.cache.get(key).filter(|(_, expires_ms)| *expires_ms > runtime::now_ms()).cloned()
     }
 
-    /// The lookup of this name that is under way, or a new one.
+    /// The lookup of this name that is in progress, or a new one.
     fn flight(self: &Rc<Self>, key: &Key) -> Option<Rc<Flight>> {
         let mut state = self.state.borrow_mut();
         if let Some(flight) = state.flights.get(key) {
@@ -267,10 +272,10 @@ impl Resolver {
         flight.notify.notify();
     }
 
-    /// Asks for a name and, while that is an alias, for what it stands for.
+    /// Asks for a name and, while the answer is an alias, for its target.
     async fn look_up(&self, key: &Key, flight: &Flight) -> (Value, u64) {
         let (mut name, is_service) = key.clone();
-        // The names on the way, each with the end of its own time.
+        // The names asked for so far, each with its own expiry.
         let mut way: Vec<(Name, u64)> = Vec::new();
         while way.len() <= ALIASES_MAX {
             let known = if way.is_empty() { None } else { self.cached(&(name.clone(), is_service)) };
@@ -316,7 +321,8 @@ impl Resolver {
         runtime::now_ms().saturating_add(ms)
     }
 
-    /// Remembers what the names of `way` lead to, each for as long as it and all behind it hold.
+    /// Caches the result for all names of `way`. Each expires with the first of itself and the names after
+    /// it.
     fn store(&self, way: Vec<(Name, u64)>, is_service: bool, value: Value, expires_ms: u64) -> (Value, u64) {
         let now_ms = runtime::now_ms();
         let mut until_ms = expires_ms;
@@ -339,7 +345,7 @@ impl State {
             self.cache.retain(|_, (_, until_ms)| *until_ms > now_ms);
         }
         if self.cache.len() >= CACHE_MAX && !self.cache.contains_key(&key) {
-            // All are good still: a quarter goes, so that this is not done for each name that comes.
+            // None has expired. Drop a quarter, so that this is not repeated for every new name.
             let mut ends: Vec<u64> = self.cache.values().map(|(_, until_ms)| *until_ms).collect();
             let (_, &mut quarter, _) = ends.select_nth_unstable(CACHE_MAX / 4);
             self.cache.retain(|_, (_, until_ms)| *until_ms > quarter);
@@ -348,8 +354,8 @@ impl State {
     }
 }
 
-/// What the answers to one name's questions mean together. As in nginx one kind's failure is the name's, and an alias
-/// counts only where no answer has an address.
+/// Combines the answers to the questions about one name. As in nginx, a failure of one kind is the name's
+/// failure, and an alias counts only if no answer has an address.
 fn combine(answers: impl Iterator<Item = Answer>) -> Result<Step, Failure> {
     let (mut addresses, mut services, mut least_s) = (Vec::new(), Vec::new(), u32::MAX);
     let (mut alias, mut negative) = (None, Some(u32::MAX));
@@ -382,7 +388,7 @@ fn combine(answers: impl Iterator<Item = Answer>) -> Result<Step, Failure> {
     })
 }
 
-/// IPv4 first; each family begins at a random one.
+/// IPv4 first; each family starts at a random address.
 fn shuffled(list: &[IpAddr]) -> Rc<[IpAddr]> {
     let (mut four, mut six): (Vec<IpAddr>, Vec<IpAddr>) = list.iter().partition(|ip| ip.is_ipv4());
     if list.len() > 1 {

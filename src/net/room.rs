@@ -1,10 +1,11 @@
-//! Room for another connection, and which of those that are open give way where there is none.
+//! Makes room for new connections: decides which open ones give way when there is none left.
 //!
-//! `worker_connections` bounds clients and upstream servers together, as in nginx. Where it is nearly reached, or
-//! descriptors run out, connections that only wait are closed, those that have waited longest first: clients that
-//! have sent nothing yet, kept-alive and lingering ones, and those inside a head, which go last if they come fast
-//! enough; and kept connections to upstream servers. One that is being served, a tunnel included, never is. The last sixteenth of the places is for clients
-//! alone: requests that pass to this very worker again use up the others, fail, and set their clients' places free.
+//! `worker_connections` limits clients and upstream servers together, as in nginx. When the limit is nearly
+//! reached, or descriptors run out, connections that only wait are closed, the longest-waiting first: clients
+//! that have sent nothing yet, kept-alive and lingering ones, and those in the middle of a head, which go
+//! last if it comes fast enough; and kept connections to upstream servers. A connection that is being served,
+//! a tunnel included, is never closed. The last sixteenth of the places is for clients only: if requests loop
+//! back to this very worker they use up the other places, fail, and thereby free their clients' places.
 //!
 //! Touches: the runtime's lists of waiting connections, one counter, the error log.
 
@@ -21,38 +22,39 @@ use crate::runtime;
 use crate::shm::counter::{self, Total};
 use crate::sys::event::Event;
 
-/// Of the connections that only wait this part is asked to close at a time, and at most so many.
+/// One in this many of the waiting connections is asked to close at a time, up to `ASKED_MAX`.
 const SHARE: usize = 32;
-const ASKED_MAX: usize = 32; // nginx's, too
+const ASKED_MAX: usize = 32; // nginx has the same
 
-/// Turns that those who were asked get for their answer; they need one or two.
+/// Turns granted to connections that were asked to close; they need one or two.
 const TURNS_MAX: usize = 64;
 
-/// Time between two lines that tell of the same shortage.
+/// Minimum time between two log lines about a shortage.
 const TELL_MS: u64 = 1000;
 
-/// What a worker has too few of.
+/// The resource that a worker is short of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
     Connections,
-    /// Of this process, of the system, or memory for them.
+    /// Descriptors of this process or of the system, or memory for them; the value is the errno.
     Descriptors(i32),
 }
 
-/// Closes up to so many kept connections to upstream servers, and returns how many.
+/// Closes up to this many kept connections to upstream servers; returns the number closed.
 type CloseKept = fn(usize) -> usize;
 
 thread_local! {
     static LIMIT: Cell<usize> = const { Cell::new(usize::MAX) };
-    /// From so many connections on, waits are shorter.
+    /// From this many connections on, waits are shorter.
     static TIGHT: Cell<usize> = const { Cell::new(usize::MAX) };
-    /// From this number on a new descriptor tells that few are left: the kernel gives the lowest free one.
+    /// A new descriptor with at least this number means that few are left: the kernel gives out the lowest
+    /// free one.
     static TIGHT_DESCRIPTOR: Cell<i32> = const { Cell::new(i32::MAX) };
     static TOLD_MS: Cell<u64> = const { Cell::new(0) };
     static CLOSE_KEPT: Cell<Option<CloseKept>> = const { Cell::new(None) };
 }
 
-/// Sets how many connections and descriptors this worker may have.
+/// Sets the maximum number of connections and descriptors of this worker.
 pub fn set_limits(connections: usize, descriptors: u64) {
     LIMIT.set(connections);
     TIGHT.set((connections / 4 * 3).max(1));
@@ -60,33 +62,35 @@ pub fn set_limits(connections: usize, descriptors: u64) {
     TIGHT_DESCRIPTOR.set(descriptors - descriptors / 16);
 }
 
-/// Names the function that closes kept connections to upstream servers.
+/// Registers the function that closes kept connections to upstream servers.
 pub fn on_shortage(close_kept: CloseKept) {
     CLOSE_KEPT.set(Some(close_kept));
 }
 
-/// `worker_connections`, or what descriptors leave of it.
+/// `worker_connections`, or fewer if there are not enough descriptors.
 pub fn limit() -> usize {
     LIMIT.get()
 }
 
-/// The places that only clients get, and what must be free before a full worker counts as one with room.
+/// Number of places reserved for clients. A full worker has room again once as many are free.
 fn reserve() -> usize {
     (LIMIT.get() / 16).max(1)
 }
 
-/// More than three quarters of the places are taken: waits for requests and heads end after a quarter of their time.
+/// Shortens a wait for a request or its head to a quarter while more than three quarters of the places are
+/// taken.
 #[inline]
 pub fn shorten(ms: u64) -> u64 {
     if open::total() < TIGHT.get() { ms } else { (ms / 4).max(1) }
 }
 
-/// Enough places are free, or held by connections that give way, for a worker that was full to take its share again.
+/// True when enough places are free, or held by connections that give way, for a worker that was full to take
+/// its share again.
 pub fn has_slack() -> bool {
     LIMIT.get().saturating_sub(open::total()).saturating_add(runtime::waiting_count()) >= reserve()
 }
 
-/// A client has come, with this descriptor: looks ahead, so that the next one finds room.
+/// Called when a client was accepted with this descriptor: makes room in advance for the next one.
 pub fn client_has_come(descriptor: i32) {
     if descriptor >= TIGHT_DESCRIPTOR.get() {
         reuse(Shortage::Descriptors(EMFILE));
@@ -95,12 +99,13 @@ pub fn client_has_come(descriptor: i32) {
     }
 }
 
-/// Makes room for a client where all places are taken. False: no connection only waits.
+/// Makes room for a client when all places are taken. False: no connection only waits.
 pub async fn make_room_for_client() -> bool {
     make_room(LIMIT.get()).await
 }
 
-/// A place for a connection to an upstream server. `None`: none is free, and nothing that gives way.
+/// Reserves a place for a connection to an upstream server. `None`: none is free, and no connection gives
+/// way.
 pub async fn for_upstream() -> Option<Place> {
     let limit = LIMIT.get() - reserve().min(LIMIT.get());
     if open::total() >= limit && !Box::pin(make_room(limit)).await {
@@ -124,13 +129,13 @@ async fn make_room(limit: usize) -> bool {
     false
 }
 
-/// True for an error that says that descriptors, or memory for them, have run out.
+/// True for an error that means that descriptors, or memory for them, have run out.
 pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
 }
 
-/// Closes something after a system call has failed with [`is_shortage`]: the call is worth another try. False:
-/// nothing gives way.
+/// Closes something after a system call has failed with [`is_shortage`], so that the call can be tried again.
+/// False: nothing gives way.
 pub async fn free_descriptors(error: &io::Error) -> bool {
     let before = open::closed_count();
     let shortage = Shortage::Descriptors(error.raw_os_error().unwrap_or(EMFILE));
@@ -148,24 +153,24 @@ pub async fn free_descriptors(error: &io::Error) -> bool {
     false
 }
 
-/// Where nothing can wait: after a system call has failed for want of descriptors, closes kept connections to upstream
-/// servers, or asks clients that only wait. True: the call is worth another try in a moment.
+/// For code that cannot wait: after a system call has failed for want of descriptors, closes kept connections
+/// to upstream servers, or asks waiting clients to close. True: the call can be tried again in a moment.
 pub fn ask_for_descriptors(errno: Errno) -> bool {
     is_shortage(&errno.into()) && reuse(Shortage::Descriptors(errno as i32))
 }
 
-/// Finds out whether so many descriptors can be had. Errors: EMFILE and its kind.
+/// Checks that this many descriptors can be had. Fails with EMFILE and the like.
 pub fn probe(count: usize) -> io::Result<()> {
     (0..count).map(|_| Event::new()).collect::<io::Result<Vec<_>>>().map(drop)
 }
 
-/// A new descriptor can be had, and not one of the last.
+/// True if a new descriptor can be had, and not one of the last.
 pub fn has_descriptors() -> bool {
     Event::new().is_ok_and(|event| event.as_fd().as_raw_fd() < TIGHT_DESCRIPTOR.get())
 }
 
-/// Closes some connections, or asks some to close, unless others that were asked have not answered yet. False: none
-/// gives way.
+/// Closes some connections or asks some to close, unless others that were asked have not reacted yet. False:
+/// none gives way.
 fn reuse(shortage: Shortage) -> bool {
     if runtime::asked_count() > 0 {
         return true;
@@ -176,8 +181,8 @@ fn reuse(shortage: Shortage) -> bool {
         asked
     };
     let close_kept = || CLOSE_KEPT.get().map_or(0, |close| close(1));
-    // A kept connection costs nobody anything; but where only places are short, the one that was used a moment ago is
-    // worth more than a client's that was used a minute ago.
+    // Closing a kept connection harms no client. But if only places are short, a kept connection used a
+    // moment ago is worth more than a client's that was used a minute ago.
     let found = match shortage {
         Shortage::Connections => ask() > 0 || close_kept() > 0,
         Shortage::Descriptors(_) => close_kept() > 0 || ask() > 0,
@@ -211,7 +216,7 @@ fn tell(shortage: Shortage) {
     }
 }
 
-/// What to change where a system call has failed with this error.
+/// The remedy to suggest when a system call has failed with this error.
 pub fn remedy(number: i32) -> &'static str {
     match number {
         EMFILE => "raise \"worker_rlimit_nofile\"",

@@ -1,8 +1,9 @@
-//! A connection as the protocols see it: bytes that are read and written, and whether the peer is still there.
+//! A connection as the protocols see it: bytes to read and write, and whether the peer is still there.
 //!
-//! What lies underneath, a plain socket or a session that encrypts, is decided once, when the connection is opened.
-//! Everything above `net/` that reads or writes a connection takes a [`Transport`]. Moving bytes inside the kernel is
-//! possible on a plain socket alone: [`Transport::plain`] is the only door to that, and `into_plain` to giving it away.
+//! The layer underneath, a plain socket or an encrypted session, is chosen once, when the connection is
+//! opened. Everything above `net/` that reads or writes a connection takes a [`Transport`]. Bytes can be
+//! moved inside the kernel only on a plain socket: [`Transport::plain`] is the only way to that, and
+//! `into_plain` the only way to give the socket away.
 //! Touches: the connection's socket.
 
 #[cfg(test)]
@@ -18,27 +19,27 @@ use crate::runtime::{Io, Waiting, relay};
 use crate::sys::address::SockAddr;
 use crate::sys::socket::{self, TcpInfo};
 
-/// Bytes of a file that are copied at a time where the kernel cannot send them.
+/// Bytes of a file copied at a time if the kernel cannot send it.
 const FILE_BYTES: usize = 16 * 1024;
 
-/// One connection of a client or to an upstream server.
+/// One connection, of a client or to an upstream server.
 ///
-/// It belongs to the task that serves it; dropping it closes the connection. All methods take `&self`, since both
-/// directions are used side by side. None of them waits: `poll_` asks the runtime to wake the task, and counts against
-/// the task's budget where it moves bytes; `try_` does neither.
+/// It belongs to the task that serves it; dropping it closes the connection. All methods take `&self`, since
+/// both directions are used at the same time. None of them waits: `poll_` methods have the task woken later,
+/// and charge its budget if they move bytes; `try_` methods do neither.
 ///
-/// A transport may hold plaintext that the socket knows nothing of (so `poll_readable` and `is_quiet` ask it, not the
-/// socket), and written bytes that the socket has not taken (so a sender ends with `poll_flush`). A plain socket holds
-/// nothing in either direction.
+/// A transport may hold plaintext that the socket does not show, so `poll_readable` and `is_quiet` ask the
+/// transport rather than the socket. It may also hold written bytes that the socket has not taken, so a
+/// sender finishes with `poll_flush`. A plain socket holds nothing in either direction.
 #[derive(Debug)]
 pub enum Transport {
     Plain(Io),
-    /// Plays what a test has written down.
+    /// Plays a test's script.
     #[cfg(test)]
     Scripted(script::Player),
 }
 
-/// Calls the method of whichever kind it is.
+/// Calls a method on whichever variant it is.
 macro_rules! each {
     ($transport:expr, $inner:ident => $call:expr) => {
         match $transport {
@@ -50,19 +51,19 @@ macro_rules! each {
 }
 
 impl Transport {
-    /// Reads into `buffer`. Ready with 0 at the end of what the peer sends.
+    /// Reads into `buffer`. Ready with 0 at the end of the peer's data.
     #[inline]
     pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         each!(self, inner => inner.poll_read(cx, buffer))
     }
 
-    /// Reads now. `WouldBlock`: nothing has come, and `poll_readable` will tell.
+    /// Reads without waiting. `WouldBlock`: there is nothing yet; wait with `poll_readable`.
     #[inline]
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         each!(self, inner => inner.try_read(buffer))
     }
 
-    /// Takes bytes to be sent; the count may be less than was given.
+    /// Writes bytes; may take fewer than given.
     #[inline]
     pub fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         each!(self, inner => inner.poll_write(cx, data))
@@ -77,8 +78,8 @@ impl Transport {
         each!(self, inner => inner.poll_write_vectored(cx, slices))
     }
 
-    /// Sends at most `length` bytes of a file from `offset` on, inside the kernel where that is possible. Zero: the file
-    /// ends there.
+    /// Sends up to `length` bytes of a file, starting at `offset`; inside the kernel where possible. Zero:
+    /// the file ends there.
     pub fn poll_write_file(
         &self,
         cx: &mut Context<'_>,
@@ -92,7 +93,8 @@ impl Transport {
         }
     }
 
-    /// The same through a buffer. What is read again because little of it was taken is in the page cache by then.
+    /// Does the same through a buffer. Bytes that are read again, because few were taken, come from the page
+    /// cache.
     fn poll_copy_file(
         &self,
         cx: &mut Context<'_>,
@@ -108,26 +110,26 @@ impl Transport {
         if count == 0 { Poll::Ready(Ok(0)) } else { self.poll_write(cx, buffer.data()) }
     }
 
-    /// Takes bytes to be sent if that is possible now.
+    /// Writes bytes without waiting; may take fewer than given.
     #[inline]
     pub fn try_write(&self, data: &[u8]) -> io::Result<usize> {
         each!(self, inner => inner.try_write(data))
     }
 
-    /// Ready when the socket has taken all that was written. A plain socket keeps nothing back.
+    /// Ready when the socket has taken all written bytes. A plain socket holds none back.
     #[inline]
     pub fn poll_flush(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready when a read may give something: bytes that are here already, the end, or an error.
+    /// Ready when a read may return something: bytes already here, the end, or an error.
     #[inline]
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, inner => inner.poll_readable(cx))
     }
 
-    /// Like [`Transport::poll_readable`], and lists the connection meanwhile as one that only waits: the worker may ask
-    /// for its place ([`Transport::is_asked`]).
+    /// Like [`Transport::poll_readable`], and meanwhile lists the connection as one that only waits: the
+    /// worker may ask it to give up its place ([`Transport::is_asked`]).
     #[inline]
     pub fn poll_waiting(&self, waiting: Waiting, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
@@ -137,13 +139,13 @@ impl Transport {
         }
     }
 
-    /// Ready when the peer will send no more or the connection is gone. Waits in the place of a reader.
+    /// Ready when the peer will send no more or the connection is gone. Uses the reader's place as waiter.
     #[inline]
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         each!(self, inner => inner.poll_hangup(cx))
     }
 
-    /// The peer will send no more, or the connection is gone.
+    /// True when the peer will send no more, or the connection is gone.
     #[inline]
     pub fn is_gone(&self) -> bool {
         each!(self, inner => inner.is_hung_up())
@@ -155,13 +157,13 @@ impl Transport {
         each!(self, inner => inner.is_quiet())
     }
 
-    /// Tells the peer that nothing more comes, as far as the socket takes that now.
+    /// Closes our sending direction, so that the peer sees the end.
     pub fn shutdown(&self) -> io::Result<()> {
         each!(self, inner => inner.shutdown_write())
     }
 
-    /// Pending when the task has used up its I/O operations of this poll; it is queued again behind the others. For
-    /// loops of `try_` calls, which cost nothing of the budget.
+    /// Pending when the task has used up the I/O operations of this poll; it is then queued behind the other
+    /// tasks. For loops of `try_` calls, which charge nothing.
     pub fn poll_budget(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Plain(io) => io.poll_budget(cx),
@@ -170,8 +172,8 @@ impl Transport {
         }
     }
 
-    /// The socket itself, for splice and sendfile: `None` where its bytes are not those of the protocol, or where another
-    /// process may have the socket too, by whose mode those calls would go.
+    /// The socket itself, for splice and sendfile. `None` if its bytes are not those of the protocol, or if
+    /// another process may share the socket and change its mode, which those calls follow.
     #[inline]
     pub fn plain(&self) -> Option<&Io> {
         match self {
@@ -181,8 +183,8 @@ impl Transport {
         }
     }
 
-    /// The descriptor out of the loop, open, for another process; `None`: only this process can go on with the
-    /// connection, which is closed now.
+    /// Removes the descriptor from the loop and returns it open, for another process. `None`: no other
+    /// process can continue this connection, which is now closed.
     pub fn into_plain(self) -> Option<OwnedFd> {
         match self {
             Self::Plain(io) => Some(io.into_fd()),
@@ -191,46 +193,46 @@ impl Transport {
         }
     }
 
-    /// Notes that another process may have the socket too.
+    /// Notes that another process may share the socket.
     pub fn share(&self) {
         self.with_socket(Io::share);
     }
 
-    /// The connection goes on: it is not asked to close, neither now nor later while it is served.
+    /// Takes the connection off the list of those that only wait, and withdraws a request to close it.
     #[inline]
     pub fn unlist(&self) {
         self.with_socket(Io::unlist);
     }
 
-    /// The worker needs its place: a connection that still only waits shall close.
+    /// True when the worker needs this connection's place: it should close if it still only waits.
     #[inline]
     pub fn is_asked(&self) -> bool {
         self.with_socket(Io::is_asked).unwrap_or(false)
     }
 
-    /// For questions to the kernel while the connection is open.
+    /// A handle to ask the kernel about the connection while it is open.
     pub fn probe(&self) -> Option<Probe> {
         self.with_socket(|io| Probe(io.as_fd().as_raw_fd()))
     }
 
-    /// The address that the peer has connected to; `None`: there is none to be had.
+    /// The address that the peer connected to, if it can be had.
     pub fn local_addr(&self) -> Option<SockAddr> {
         self.with_socket(|io| socket::local_addr(io.as_fd()).ok())?
     }
 
-    /// The connection ends with a reset, whatever is on its way.
+    /// Makes the connection end with a reset when it is closed, discarding unsent data.
     pub fn reset_on_close(&self) {
         self.with_socket(|io| socket::reset_on_close(io.as_fd()));
     }
 
-    /// Counts bytes that the socket has taken of one message. One that has taken many has a peer that reads: from then
-    /// on the kernel may hold as much of it unsent as it likes.
+    /// Adds to the count of bytes of one message that the socket has taken. Past a threshold the peer is
+    /// known to read: from then on the kernel may hold any number of its bytes unsent.
     #[inline]
     pub fn advance(&self, before: u64, count: usize) -> u64 {
         self.with_socket(|io| relay::advance(io, before, count)).unwrap_or(before + count as u64)
     }
 
-    /// Every kind but the one of tests has a socket underneath.
+    /// Calls `ask` with the socket underneath; only a test's transport has none.
     #[inline]
     fn with_socket<T>(&self, ask: impl FnOnce(&Io) -> T) -> Option<T> {
         match self {
@@ -244,17 +246,18 @@ impl Transport {
         poll_fn(|cx| self.poll_readable(cx)).await
     }
 
-    /// Waits as [`Transport::poll_waiting`] does.
+    /// The future of [`Transport::poll_waiting`].
     pub async fn waiting(&self, waiting: Waiting) -> io::Result<()> {
         poll_fn(|cx| self.poll_waiting(waiting, cx)).await
     }
 
-    /// Waits as [`Transport::poll_gone`] does.
+    /// The future of [`Transport::poll_gone`].
     pub async fn gone(&self) {
         poll_fn(|cx| self.poll_gone(cx)).await;
     }
 
-    /// Writes all of `data` and flushes. Errors: the connection's; `WriteZero` where it takes nothing more.
+    /// Writes all of `data` and flushes. Fails with the connection's error, or `WriteZero` if it takes
+    /// nothing more.
     pub async fn write_all(&self, mut data: &[u8]) -> io::Result<()> {
         while !data.is_empty() {
             let count = poll_fn(|cx| self.poll_write(cx, data)).await?;
@@ -267,15 +270,15 @@ impl Transport {
     }
 }
 
-/// A socket that the kernel can be asked about, for values that outlive a borrow of its [`Transport`].
+/// A socket to ask the kernel about, for values that outlive a borrow of its [`Transport`].
 ///
-/// It does not keep the socket open. Its holder lives no longer than the connection; were it to, the answers would be
-/// those of whichever connection has the number by then, and nothing worse.
+/// It does not keep the socket open, so its holder must not outlive the connection. If it did, the answers
+/// would be those of a later connection with the same descriptor number, and nothing worse.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe(RawFd);
 
 impl Probe {
-    /// What the kernel measures of the connection; `None`: it is not TCP.
+    /// The kernel's measurements of the connection; `None` if it is not TCP.
     pub fn tcp_info(self) -> Option<TcpInfo> {
         socket::tcp_info(self.0)
     }
@@ -302,7 +305,7 @@ mod tests {
 
     #[test]
     fn costs_no_more_than_its_socket() {
-        // The idle connection pays for it, and so does each kept one of an upstream.
+        // Every idle connection pays for the size, and so does every kept one to an upstream.
         assert_eq!(size_of::<Io>(), 8);
         assert!(size_of::<Transport>() <= 16);
     }

@@ -1,7 +1,7 @@
-//! A tunnel: bytes in both directions between two connections, whatever they mean.
+//! A tunnel: relays bytes in both directions between two connections, without looking at them.
 //!
-//! Bounded: one buffer a direction while bytes are in hand, so that a slow reader stops its writer; an idle tunnel holds
-//! none. Touches: the two connections.
+//! Bounded: each direction has one buffer while it holds bytes, so that a slow reader stops its writer; an
+//! idle tunnel has none. Touches: the two connections.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,7 +12,7 @@ use crate::runtime::buffer::Buffer;
 use crate::runtime::relay::{Cause, RelayError, Side};
 use crate::runtime::{Timer, now_ms};
 
-/// Buffer of one direction while bytes are in hand.
+/// Buffer size of one direction, while it holds bytes.
 const TUNNEL_BYTES: usize = 16 * 1024;
 
 /// One direction of a tunnel.
@@ -24,7 +24,7 @@ struct Half {
 }
 
 impl Half {
-    /// Moves what can be moved now; true when anything was.
+    /// Moves whatever can be moved now; true if anything was.
     fn poll(
         &mut self,
         source: &Transport,
@@ -58,7 +58,7 @@ impl Half {
                 Poll::Ready(Ok(0)) => {
                     self.is_done = true;
                     progress = true;
-                    // A peer that is gone already needs no farewell.
+                    // The target may already be gone: ignore the error.
                     let _ = target.shutdown();
                 }
                 Poll::Ready(Ok(count)) => {
@@ -72,16 +72,16 @@ impl Half {
     }
 }
 
-/// Relays in both directions until both have ended; each side's end is passed on to the other.
+/// Relays in both directions until both have ended; the end of each side is passed on to the other.
 ///
-/// Returns the bytes from `a` to `b` and from `b` to `a`. Errors: `TimedOut` after `idle_ms` without a byte in
-/// either direction; `moved` counts both.
+/// Returns the number of bytes from `a` to `b` and from `b` to `a`. Fails with `TimedOut` after `idle_ms`
+/// without a byte in either direction; the error's `moved` counts both.
 pub async fn tunnel(a: &Transport, b: &Transport, idle_ms: u64) -> Result<(u64, u64), RelayError> {
     let mut tunneling = Tunneling::new(idle_ms);
     poll_fn(|cx| tunneling.poll(a, b, cx)).await
 }
 
-/// A tunnel under way, for a task that waits for more than its end.
+/// A tunnel in progress, for a task that also waits for other things.
 #[derive(Debug)]
 pub struct Tunneling {
     forth: Half,
@@ -95,7 +95,7 @@ impl Tunneling {
         Self { forth: Half::default(), back: Half::default(), timer: Timer::new(), idle_ms }
     }
 
-    /// Ready as [`tunnel`] is.
+    /// The poll function of [`tunnel`].
     pub fn poll(
         &mut self,
         a: &Transport,

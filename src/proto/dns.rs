@@ -8,20 +8,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::log;
 
-/// Characters of a name without its last dot. One octet more on the wire than RFC 1035 allows: nginx's limit.
+/// Maximum length of a name without its final dot. One octet more on the wire than RFC 1035 allows: nginx's
+/// limit.
 const NAME_CHARS_MAX: usize = 255;
 const LABEL_BYTES_MAX: usize = 63;
 const HEADER_BYTES: usize = 12;
-/// Aliases that are followed within one answer.
+/// Maximum number of aliases followed within one answer.
 const ALIASES_MAX: usize = 16;
-/// Addresses or services that are taken from one answer; those behind are left.
+/// Maximum number of addresses or services taken from one answer; the rest is ignored.
 const RECORDS_MAX: usize = 256;
 
 const CNAME: u16 = 5;
 const SOA: u16 = 6;
 const CLASS_IN: u16 = 1;
 
-/// What is asked for.
+/// The type of record asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     A = 1,
@@ -34,7 +35,7 @@ pub enum Kind {
 pub struct Name(Box<[u8]>);
 
 impl Name {
-    /// `None` for what no question can be asked about.
+    /// `None` if the text is not a valid name.
     pub fn new(text: &[u8]) -> Option<Self> {
         let text = text.strip_suffix(b".").unwrap_or(text);
         let is_label = |label: &[u8]| (1..=LABEL_BYTES_MAX).contains(&label.len());
@@ -49,11 +50,11 @@ impl Name {
 
 impl fmt::Display for Name {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        log::Text(&self.0).fmt(out) // a client may have named it
+        log::Text(&self.0).fmt(out) // it may come from a client
     }
 }
 
-/// Why a server gave no records.
+/// The reason why a server gave no records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     /// The server did not understand the question.
@@ -64,21 +65,21 @@ pub enum Code {
     NotFound = 3,
     NotImplemented = 4,
     Refused = 5,
-    /// Codes without a name.
+    /// Any other code.
     Other = 6,
 }
 
 /// One place where a service runs (SRV).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// The lowest is asked first.
+    /// The lowest is used first.
     pub priority: u16,
     pub weight: u16,
     pub port: u16,
     pub target: Name,
 }
 
-/// What an answer says about the name that was asked for.
+/// The content of an answer, concerning the name that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Addresses {
@@ -89,30 +90,30 @@ pub enum Answer {
         list: Vec<Service>,
         ttl_s: u32,
     },
-    /// The name is another's alias, and the answer does not say more.
+    /// The name is an alias of another one, about which the answer says nothing.
     Alias {
         name: Name,
         ttl_s: u32,
     },
-    /// `ttl_s`: how long that may be remembered; `None`: it must not be.
+    /// `ttl_s`: how long this may be cached; `None`: it must not be.
     Failed {
         code: Code,
         ttl_s: Option<u32>,
     },
-    /// Too long for a datagram: to be asked by TCP.
+    /// Too long for a datagram: ask again by TCP.
     Truncated,
 }
 
-/// Why a message is no answer to a question.
+/// The reason why a message is not the answer to a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoAnswer {
-    /// Another id, or another question: forged, or late.
+    /// It has another id or another question: it is forged or late.
     Foreign,
-    /// It is cut, or contradicts itself.
+    /// It is truncated, or contradicts itself.
     Malformed,
 }
 
-/// Appends the question for `name`, recursion desired.
+/// Appends the query for `name`, with recursion desired.
 pub fn write_query(id: u16, name: &Name, kind: Kind, out: &mut Vec<u8>) {
     out.extend_from_slice(&id.to_be_bytes());
     out.extend_from_slice(&[0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0]);
@@ -125,7 +126,7 @@ pub fn write_query(id: u16, name: &Name, kind: Kind, out: &mut Vec<u8>) {
     out.extend_from_slice(&CLASS_IN.to_be_bytes());
 }
 
-/// Reads the answer to a question that was asked with `id`.
+/// Parses the answer to the query that was sent with `id`.
 pub fn read_answer(message: &[u8], id: u16, name: &Name, kind: Kind) -> Result<Answer, NoAnswer> {
     let mut reader = Reader { message, at: 0 };
     if reader.u16()? != id {
@@ -136,7 +137,7 @@ pub fn read_answer(message: &[u8], id: u16, name: &Name, kind: Kind) -> Result<A
     let [questions, answers, authorities] = counts;
     reader.at = HEADER_BYTES;
     if flags & 0xf800 != 0x8000 {
-        return Err(NoAnswer::Foreign); // a question, or not of the kind that was asked
+        return Err(NoAnswer::Foreign); // a query, or not of the same opcode
     }
     let code = code(flags);
     match questions {
@@ -146,7 +147,7 @@ pub fn read_answer(message: &[u8], id: u16, name: &Name, kind: Kind) -> Result<A
                 return Err(NoAnswer::Foreign);
             }
         }
-        // who did not understand the question may not repeat it
+        // a server that did not understand the question need not repeat it
         0 if code.is_some_and(|code| code != Code::NotFound) => {}
         _ => return Err(NoAnswer::Foreign),
     }
@@ -185,7 +186,8 @@ fn code(flags: u16) -> Option<Code> {
     }
 }
 
-/// How long a negative answer holds: the SOA's own time or its last field, the shorter (RFC 2308 §5).
+/// The time that a negative answer holds: the SOA's own TTL or its last field, whichever is shorter (RFC 2308
+/// §5).
 fn negative_ttl(reader: &mut Reader<'_>, authorities: u16) -> Result<Option<u32>, NoAnswer> {
     for _ in 0..authorities {
         let head = reader.record()?;
@@ -200,7 +202,7 @@ fn negative_ttl(reader: &mut Reader<'_>, authorities: u16) -> Result<Option<u32>
     Ok(None)
 }
 
-/// The records of an answer that matter, each with its owner and time to live.
+/// The relevant records of an answer, each with its owner and TTL.
 #[derive(Default)]
 struct Records {
     aliases: Vec<(Name, u32, Name)>,
@@ -221,7 +223,7 @@ impl Records {
                 self.aliases.push((owner, ttl_s, fields.name()?));
             }
         } else if found != kind as u16 {
-            // RRSIG, DNAME and whatever else was added: not asked for
+            // RRSIG, DNAME and other records that were not asked for
         } else if kind == Kind::Srv {
             let service = Service {
                 priority: fields.u16()?,
@@ -246,7 +248,7 @@ impl Records {
         Ok(())
     }
 
-    /// The last name of the chain of aliases, and the shortest time to live on the way.
+    /// The last name in the chain of aliases, and the shortest TTL in it.
     fn follow(&self, name: &Name) -> Result<(Name, u32), NoAnswer> {
         let (mut last, mut ttl_s) = (name, u32::MAX);
         for _ in 0..=ALIASES_MAX {
@@ -255,7 +257,7 @@ impl Records {
             };
             (last, ttl_s) = (target, ttl_s.min(*ttl));
         }
-        Err(NoAnswer::Malformed) // in a circle
+        Err(NoAnswer::Malformed) // the aliases form a circle
     }
 
     fn of(self, name: &Name, kind: Kind, ttl_s: u32) -> Option<Answer> {
@@ -284,7 +286,7 @@ struct Head {
     kind: u16,
     class: u16,
     ttl_s: u32,
-    /// Where the record's data stands in the message.
+    /// Position of the record's data in the message.
     start: usize,
     end: usize,
 }
@@ -315,7 +317,7 @@ impl Reader<'_> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// A record up to its data, which is skipped.
+    /// Reads a record's header and skips its data.
     fn record(&mut self) -> Result<Head, NoAnswer> {
         let (owner, kind, class) = (self.name()?, self.u16()?, self.u16()?);
         let ttl_s = self.u32()?;
@@ -326,8 +328,8 @@ impl Reader<'_> {
         Ok(Head { owner, kind, class, ttl_s, start, end: self.at })
     }
 
-    /// A name, which may end in pointers to names before it (RFC 1035 §4.1.4). A pointer must lead backwards, so
-    /// that there are no circles.
+    /// Reads a name, which may continue at an earlier place through a pointer (RFC 1035 §4.1.4). Each pointer
+    /// must lead backwards, so that there are no circles.
     fn name(&mut self) -> Result<Name, NoAnswer> {
         let mut text = Vec::new();
         let (mut at, mut earliest, mut is_away) = (self.at, self.at, false);
@@ -378,7 +380,7 @@ mod tests {
         Name::new(text.as_bytes()).unwrap()
     }
 
-    /// An answer to the question for `www.test`, with these counts behind the question.
+    /// An answer to the question for `www.test`, with these counts in its header.
     fn message(flags: u16, kind: Kind, counts: [u16; 2], records: &[u8]) -> Vec<u8> {
         let mut message = Vec::new();
         write_query(ID, &name("www.test"), kind, &mut message);
@@ -389,7 +391,7 @@ mod tests {
         message
     }
 
-    /// `owner` in wire form.
+    /// `owner` in wire format.
     fn record(owner: &[u8], kind: u16, ttl_s: u32, data: &[u8]) -> Vec<u8> {
         let mut record = owner.to_vec();
         record.extend_from_slice(&kind.to_be_bytes());
@@ -404,7 +406,7 @@ mod tests {
     const TEST: &[u8] = &[0xc0, 16];
 
     fn read(message: &[u8], kind: Kind) -> Result<Answer, NoAnswer> {
-        // not one prefix may be read over its end
+        // no prefix may be read past its end
         for end in 0..message.len() {
             let _ = read_answer(&message[..end], ID, &name("www.test"), kind);
         }

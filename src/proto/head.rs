@@ -1,14 +1,14 @@
-//! Heads of messages as values: what a request or a response says before its body, in every version of HTTP.
+//! Heads of messages as values: the part of a request or response before its body, in any version of HTTP.
 //!
-//! A head holds places in the bytes that it was parsed from, which its owner keeps beside it; the parsers are those of
-//! the protocols (`proto/h1/`). Touches: nothing. RFC 9110 §3.9, §5.
+//! A head holds ranges of the bytes it was parsed from, which its owner keeps alongside; the parsers belong
+//! to the protocols (`proto/h1/`). Touches: nothing. RFC 9110 §3.9, §5.
 
 use std::ops::{Deref, Range};
 
 use crate::proto::header::{Connection, Field, Id, IdSet, TooManyOptions};
 use crate::proto::message::{Method, Version};
 
-/// A request's head; ranges into the bytes it was parsed from.
+/// A request's head, as ranges of the bytes it was parsed from.
 #[derive(Clone, Debug, Default)]
 pub struct RequestHead {
     pub method: Method,
@@ -16,7 +16,7 @@ pub struct RequestHead {
     pub target: Range<usize>,
     pub version: Version,
     pub fields: Fields,
-    /// What its `Connection` fields say.
+    /// The content of its `Connection` fields.
     pub connection: Connection,
 }
 
@@ -29,7 +29,7 @@ impl RequestHead {
     }
 }
 
-/// A response's head; ranges into the bytes it was parsed from.
+/// A response's head, as ranges of the bytes it was parsed from.
 #[derive(Clone, Debug, Default)]
 pub struct ResponseHead {
     /// 100 to 999.
@@ -37,7 +37,7 @@ pub struct ResponseHead {
     pub reason: Range<usize>,
     pub version: Version,
     pub fields: Fields,
-    /// What its `Connection` fields say.
+    /// The content of its `Connection` fields.
     pub connection: Connection,
 }
 
@@ -48,24 +48,24 @@ impl ResponseHead {
         (self.status, self.version, self.reason) = (0, Version::Http11, 0..0);
     }
 
-    /// The upstream keeps the connection after this response (RFC 9112 §9.3).
+    /// True if the upstream keeps the connection open after this response (RFC 9112 §9.3).
     pub fn keep_alive(&self) -> bool {
         let asked = &self.connection;
         !asked.close && (self.version >= Version::Http11 || asked.keep_alive)
     }
 }
 
-/// Fields that a list has room for from the beginning: most heads have fewer. Room in the head itself would be copied
-/// with the head wherever that is moved, which costs three times what taking it from the allocator does.
+/// Initial capacity of a list of fields: most heads have fewer. Room inside the head itself would be copied whenever the
+/// head is moved, which costs three times as much as taking it from the allocator.
 const USUAL_COUNT: usize = 24;
 
-/// Fields of a head, in the order they came: places in the head's bytes, which each call is given as `data`.
+/// The fields of a head in their order: ranges of the head's bytes, which each method takes as `data`.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
     list: Vec<Field>,
-    /// The ids that are there: most questions are about fields that are not.
+    /// The ids that are present: most queries are for fields that are absent.
     present: IdSet,
-    /// Those that came more than once.
+    /// The ids that came more than once.
     repeated: IdSet,
 }
 
@@ -75,7 +75,7 @@ impl Fields {
         (self.present, self.repeated) = (IdSet::EMPTY, IdSet::EMPTY);
     }
 
-    /// Makes room for the fields of most heads at once.
+    /// Reserves room for the fields of most heads at once.
     #[inline]
     pub(in crate::proto) fn make_room(&mut self) {
         if self.list.capacity() == 0 {
@@ -93,14 +93,14 @@ impl Fields {
         self.list.push(field);
     }
 
-    /// Forgets all fields of this id.
+    /// Removes all fields of this id.
     pub(in crate::proto) fn remove(&mut self, id: Id) {
         self.present.remove(id);
         self.list.retain(|field| field.id != Some(id));
     }
 
-    /// Replaces the fields whose name is meant by the line `Name: value` CRLF at `line_start`, which stands in the place
-    /// of the first, or behind all. `None`: they are removed.
+    /// Replaces the fields whose names satisfy `is_meant` by the line `Name: value` CRLF at `line_start`, in
+    /// the place of the first of them, or at the end. `None`: only removes them.
     pub fn replace(
         &mut self,
         data: &[u8],
@@ -124,7 +124,7 @@ impl Fields {
         self.present = self.list.iter().filter_map(|field| field.id).collect();
     }
 
-    /// True when there is a field of this id.
+    /// True if there is a field of this id.
     #[inline]
     pub fn has(&self, id: Id) -> bool {
         self.present.contains(id)
@@ -152,7 +152,7 @@ impl Fields {
         self.iter().map(|field| (field.name(data), field.value(data)))
     }
 
-    /// What the `Connection` fields say; for the parsers of heads, which keep it.
+    /// Parses the `Connection` fields; for the parsers of heads, which keep the result.
     #[inline]
     pub fn connection(&self, data: &[u8]) -> Result<Connection, TooManyOptions> {
         if self.has(Id::Connection) { Connection::of(self, data) } else { Ok(Connection::default()) }

@@ -1,4 +1,4 @@
-//! Names of header fields that someone asks for, as numbers; fields as places in the bytes of their head.
+//! Ids for the names of header fields that the program knows, and fields as ranges of their head's bytes.
 //!
 //! Touches: nothing. RFC 9110 §5, nginx.org for the `X-Accel` names.
 
@@ -16,7 +16,7 @@ macro_rules! ids {
         #[repr(u8)]
         pub enum Id { $($id,)* }
 
-        /// All ids with their names, in the order of their numbers.
+        /// All ids with their names, in numerical order.
         const ALL: &[(Id, &str)] = &[$((Id::$id, $name),)*];
     };
 }
@@ -84,7 +84,7 @@ ids! {
     Allow = "Allow",
 }
 
-/// A set of ids; two words, so that a question about a constant one is one instruction as with a single word.
+/// A set of ids in two words. A query for a constant id is still one instruction, as with a single word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::proto) struct IdSet([u64; 2]);
 
@@ -103,7 +103,7 @@ impl IdSet {
         set
     }
 
-    /// False: it was in the set already.
+    /// False if it was already in the set.
     #[inline]
     pub(in crate::proto) fn insert(&mut self, id: Id) -> bool {
         let (word, bit) = id.place();
@@ -123,7 +123,7 @@ impl IdSet {
         self.0[word] & bit != 0
     }
 
-    /// Some id is in both.
+    /// True if the sets have an id in common.
     #[inline]
     pub(in crate::proto) fn meets(self, other: Self) -> bool {
         (self.0[0] & other.0[0]) | (self.0[1] & other.0[1]) != 0
@@ -140,19 +140,19 @@ impl FromIterator<Id> for IdSet {
     }
 }
 
-/// Places of the table of known names; several times as many as names, so that a good seed is found soon.
+/// Size of the hash table of known names; several times their number, so that a good seed is found soon.
 const PLACES: usize = 512;
 const NOBODY: u8 = u8::MAX;
-/// Where each name is, and the seed with which no two of them share a place.
+/// Maps the hash of each name to its index, with the seed that gives every name a place of its own.
 static TABLE: ([u8; PLACES], u32) = table();
 
 /// Room for the longest known name, in words of eight bytes.
 const WORD_BYTES: usize = 24;
 
-/// A known name as words of eight bytes, zeros behind it.
+/// A known name as words of eight bytes, padded with zeros.
 struct Known {
     words: [u64; 3],
-    /// The bits in which another spelling may not differ: those of its letters but for their case.
+    /// The bits that must match: all but the case bits of letters.
     fixed: [u64; 3],
     length: usize,
     id: Id,
@@ -202,7 +202,7 @@ const fn table() -> ([u8; PLACES], u32) {
     }
 }
 
-/// The place of a name (not empty), made of its length and its first and last letters in lower case.
+/// The hash of a name (not empty): of its length and its first and last letters in lower case.
 const fn place(name: &[u8], seed: u32) -> usize {
     let length = name.len();
     let key = u32::from_le_bytes([name[0] | 0x20, name[length - 1] | 0x20, length as u8, 0]);
@@ -214,14 +214,14 @@ pub(in crate::proto) const ONES: u64 = u64::MAX / 255;
 pub(in crate::proto) const HIGHS: u64 = ONES << 7;
 
 impl Id {
-    /// The id of a name in any case.
+    /// The id of a name, in any case.
     pub fn of(name: &[u8]) -> Option<Self> {
         let mut bytes = [0; WORD_BYTES];
         bytes.get_mut(..name.len())?.copy_from_slice(name);
         Self::of_padded(&bytes, name.len())
     }
 
-    /// The id of the name that a line begins with, and the name's length; `None` where no known name stands before
+    /// The id and the length of the name at the start of a line; `None` if there is no known name followed by
     /// a colon.
     #[inline]
     pub(in crate::proto) fn of_line(line: &[u8]) -> Option<(usize, Self)> {
@@ -244,7 +244,7 @@ impl Id {
         Some((length, Self::of_padded(bytes, length)?))
     }
 
-    /// `bytes`: the name and whatever follows.
+    /// `bytes` is the name and whatever follows.
     #[inline]
     fn of_padded(bytes: &[u8; WORD_BYTES], length: usize) -> Option<Self> {
         let (places, seed) = &TABLE;
@@ -256,19 +256,20 @@ impl Id {
         (known.length == length && differing(0) | differing(1) | differing(2) == 0).then_some(known.id)
     }
 
-    /// Its word and bit in sets of ids.
+    /// The word and the bit for it in sets of ids.
     #[inline]
     const fn place(self) -> (usize, u64) {
         (self as usize >> 6, 1 << (self as u8 & 63))
     }
 
-    /// The field says something of the connection between two hops, or frames the body there: each hop writes its own.
+    /// True for a field that describes the connection between two hops or frames the body there: each hop
+    /// writes its own.
     pub const fn is_own(self) -> bool {
         OWN.contains(self)
     }
 
-    /// A field that frames a body or is between two hops, in the spelling of a program that cannot tell other
-    /// characters from dashes (`Transfer_Encoding`: CGI, WSGI): it would take it for the real one.
+    /// True for a misspelled field of framing or of the connection (`Transfer_Encoding`) that CGI and WSGI
+    /// programs would mistake for the real one, since they cannot tell other characters from dashes.
     #[cold]
     #[inline(never)]
     pub(in crate::proto) fn is_mimicked(name: &[u8]) -> bool {
@@ -281,13 +282,13 @@ impl Id {
         Self::of(&dashed).is_some_and(|id| OWN.contains(id) || HOPS.contains(id))
     }
 
-    /// The name as it is usually written.
+    /// The name in its usual spelling.
     pub fn name(self) -> &'static str {
         ALL[self as usize].1
     }
 }
 
-/// Where the first colon is.
+/// The position of the first colon.
 #[inline]
 fn colon(bytes: &[u8; WORD_BYTES]) -> Option<usize> {
     match wide::ask(bytes, 0, |block| block.equal(b':')) {
@@ -296,7 +297,7 @@ fn colon(bytes: &[u8; WORD_BYTES]) -> Option<usize> {
     }
 }
 
-/// A field as places in its head's bytes.
+/// A field, as ranges of its head's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
     pub(in crate::proto) name_start: u32,
@@ -304,23 +305,24 @@ pub struct Field {
     pub(in crate::proto) value_length: u32,
     pub(in crate::proto) name_length: u16,
     pub id: Option<Id>,
-    /// The name has characters beyond letters, digits and `-` (`ignore_invalid_headers off` lets it through).
+    /// The name has characters other than letters, digits and `-` (`ignore_invalid_headers off` lets it
+    /// through).
     pub is_odd: bool,
 }
 
 impl Field {
-    /// The name; empty when `data` is not the head's bytes.
+    /// The name; empty if `data` is not the head's bytes.
     pub fn name<'a>(&self, data: &'a [u8]) -> &'a [u8] {
         slice(data, self.name_start, u32::from(self.name_length))
     }
 
-    /// Bytes of the name and of the value.
+    /// The lengths of the name and the value.
     #[inline]
     pub fn lengths(&self) -> (u16, u32) {
         (self.name_length, self.value_length)
     }
 
-    /// The value without the whitespace around it; empty when `data` is not the head's bytes.
+    /// The value without surrounding whitespace; empty if `data` is not the head's bytes.
     pub fn value<'a>(&self, data: &'a [u8]) -> &'a [u8] {
         slice(data, self.value_start, self.value_length)
     }
@@ -331,35 +333,35 @@ fn slice(data: &[u8], start: u32, length: u32) -> &[u8] {
     data.get(start..start + length as usize).unwrap_or(&[])
 }
 
-/// Options that the `Connection` fields of a head may have together; messages with more are refused. Known ones have
-/// two or three, and each option but the known ones is remembered.
+/// Maximum number of options in all `Connection` fields of a head; messages with more are refused. Real ones
+/// have two or three, and each unknown option takes memory.
 pub const CONNECTION_OPTIONS_MAX: usize = 64;
 
-/// More options in the `Connection` fields of a head than [`CONNECTION_OPTIONS_MAX`].
+/// The `Connection` fields of a head have more options than [`CONNECTION_OPTIONS_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyOptions;
 
-/// What the `Connection` fields of a head say (RFC 9110 §7.6.1): all of their lines are one list (§5.3).
+/// The content of a head's `Connection` fields (RFC 9110 §7.6.1); all their lines form one list (§5.3).
 ///
-/// It is taken apart once, with the head, so that asking it about every field of the head is linear in the head.
+/// The list is parsed once, with the head, so that asking about every field takes time linear in the head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connection {
     pub close: bool,
     pub keep_alive: bool,
     pub upgrade: bool,
-    /// Known fields that are named.
+    /// Known fields in the list.
     known: IdSet,
-    /// Other names, as places in the head's bytes; ordered by [`by_name`].
+    /// Other names in the list, as ranges of the head's bytes; sorted by [`by_name`].
     others: Vec<(u32, u16)>,
 }
 
 impl Connection {
-    /// Errors: more than [`CONNECTION_OPTIONS_MAX`] options.
+    /// Fails if there are more than [`CONNECTION_OPTIONS_MAX`] options.
     pub(in crate::proto) fn of(fields: &Fields, data: &[u8]) -> Result<Self, TooManyOptions> {
         let mut connection = Self::default();
         let mut lines = fields.iter().filter(|field| field.id == Some(Id::Connection));
         let is_single = !fields.repeated().contains(Id::Connection);
-        // The usual values are no lists.
+        // The usual values are single options.
         match lines.clone().next().filter(|_| is_single).map(|field| field.value(data)) {
             Some(b"keep-alive" | b"Keep-Alive") => connection.keep_alive = true,
             Some(b"close") => connection.close = true,
@@ -396,7 +398,7 @@ impl Connection {
                     self.upgrade |= id == Id::Upgrade;
                     self.known.insert(id);
                 } else if let Ok(length) = u16::try_from(token.len()) {
-                    // a longer one is the name of no field
+                    // a longer one cannot be the name of a field
                     self.others.push((field.value_start + start as u32, length));
                 }
             }
@@ -405,10 +407,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the sender wants this field of the head to end at this hop. `data` is the head's bytes.
+    /// True if the sender wants this field of the head to end at this hop. `data` is the head's bytes.
     ///
-    /// Known fields that are for the whole way are never meant, whatever the sender says (§7.6.1: a sender must not
-    /// name them): else a client could take away what a proxy behind it has added.
+    /// It is never true for known end-to-end fields, even if they are listed (§7.6.1: a sender must not list
+    /// them): otherwise a client could remove fields that a proxy between it and us has added.
     #[inline]
     pub fn ends(&self, field: &Field, data: &[u8]) -> bool {
         match field.id {
@@ -417,7 +419,7 @@ impl Connection {
         }
     }
 
-    /// The same of a field that is not in the head: a trailer.
+    /// The same for a field that is not in the head: a trailer.
     pub fn ends_name(&self, name: &[u8], data: &[u8]) -> bool {
         match Id::of(name) {
             Some(id) => self.known.contains(id) && HOPS.contains(id),
@@ -435,14 +437,14 @@ fn name_at(data: &[u8], (start, length): (u32, u16)) -> &[u8] {
     slice(data, start, u32::from(length))
 }
 
-/// An order of names without regard to case, the shorter ones first.
+/// Orders names regardless of case, shorter ones first.
 fn by_name(one: &[u8], other: &[u8]) -> Ordering {
     let (lower_one, lower_other) =
         (one.iter().map(u8::to_ascii_lowercase), other.iter().map(u8::to_ascii_lowercase));
     one.len().cmp(&other.len()).then_with(|| lower_one.cmp(lower_other))
 }
 
-/// Fields between two hops: what an intermediary says of its own connection, never of the message.
+/// Hop-by-hop fields: they concern an intermediary's connection, never the message.
 const HOPS: IdSet = IdSet::of(&[
     Id::Connection,
     Id::KeepAlive,
@@ -456,7 +458,7 @@ const HOPS: IdSet = IdSet::of(&[
     Id::ProxyAuthorization,
 ]);
 
-/// Fields of a message that are never copied into the next one: each hop writes its own.
+/// Fields that are never copied into the next message: each hop writes its own.
 const OWN: IdSet = IdSet::of(&[
     Id::Connection,
     Id::KeepAlive,
@@ -467,7 +469,7 @@ const OWN: IdSet = IdSet::of(&[
     Id::ContentLength,
 ]);
 
-/// What the names of fields begin with by which proxies tell a server who its client is.
+/// Prefixes of the fields in which proxies tell a server about its client.
 const ABOUT_CLIENT: &[&str] = &[
     "x-forwarded",
     "x-real-",
@@ -492,8 +494,8 @@ const ABOUT_CLIENT: &[&str] = &[
     "forwarded",
 ];
 
-/// A field that a proxy in front adds for the server's decisions. Its client must not be able to take it away by naming
-/// it in a `Connection` that the proxy passes on.
+/// True for a field that a proxy in front adds for the server's decisions. A client must not be able to
+/// remove it by naming it in a `Connection` field that the proxy passes on.
 fn is_about_client(name: &[u8]) -> bool {
     let begins = |start: &&str| {
         name.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start.as_bytes()))

@@ -1,20 +1,20 @@
-//! What every version of HTTP shares: methods, versions, and how bodies are delimited.
+//! Methods, versions and the delimiting of bodies, which all versions of HTTP share.
 //!
 //! Touches: nothing. RFC 9110 §9, RFC 4918 §9.
 
-/// How the body of a message is delimited.
+/// The way in which the body of a message is delimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BodyLength {
     #[default]
     None,
     Length(u64),
-    /// It says where it ends as it comes: in chunks, or in frames of another protocol.
+    /// The body marks its own end: in chunks, or in the frames of another protocol.
     Chunked,
-    /// The end of the connection ends it; responses only.
+    /// The body ends with the connection; responses only.
     UntilClose,
 }
 
-/// A request's method; `Other` for names we have no business with, whose text stays in the head.
+/// A request's method; `Other` for names that need no special treatment, whose text stays in the head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Method {
     Get,
@@ -73,7 +73,7 @@ impl Method {
     }
 }
 
-/// The version that decides framing and persistence: a later minor version counts as 1.1 (RFC 9110 §2.5).
+/// The version that decides framing and persistence; later minor versions count as 1.1 (RFC 9110 §2.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     Http10,

@@ -1,7 +1,7 @@
-//! What holds for every head, chunked body and request target, for the fuzz targets (`fuzz/`) and the
-//! property tests here.
+//! Properties that hold for every head, chunked body and request target, for the fuzz targets (`fuzz/`) and
+//! the property tests here.
 //!
-//! Touches: nothing; panics when a promise of this floor is broken. What is promised: RFC 9112 §2 to §7.
+//! Touches: nothing; panics when a property does not hold. Truth: RFC 9112 §2 to §7.
 
 use crate::base::path::{BadUri, Escape, Parsed, escape_uri, normalize_uri};
 use crate::proto::dns;
@@ -16,10 +16,10 @@ use crate::proto::message::{Method, Version};
 use crate::proto::proxy_protocol::{self, Tlv};
 use crate::proto::uri::{self, Form};
 
-/// Cuts tried of one text; longer ones are cut at some of their bytes only.
+/// Maximum number of cuts tried on one text; longer texts are cut only at some of their bytes.
 const CUTS_MAX: usize = 300;
 
-/// Limits under which what was written again is read: the copy may be longer than its original.
+/// Limits for reading a copy that was written from a parsed message: it may be longer than the original.
 const WIDE: Limits = Limits {
     line_bytes_max: 1 << 20,
     head_bytes_max: 1 << 24,
@@ -28,7 +28,7 @@ const WIDE: Limits = Limits {
     underscores: true,
 };
 
-/// Reads `data` as the head of a request under several limits: places, framing, cuts, and the copy.
+/// Parses `data` as the head of a request under several limits: checks ranges, framing, cuts, and a copy.
 pub fn reads_request_head(data: &[u8]) {
     let tight = Limits { line_bytes_max: 48, head_bytes_max: 160, fields_max: 3, ..Limits::default() };
     let lenient = Limits { ignore_invalid: false, underscores: true, ..Limits::default() };
@@ -74,7 +74,7 @@ fn check_request(data: &[u8], end: usize, head: &RequestHead, limits: &Limits) {
     assert_eq!(length::request(&again, &copy), body);
 }
 
-/// Reads `data` as the head of a response: places, framing for several methods, cuts, and the copy.
+/// Parses `data` as the head of a response: checks ranges, framing for several methods, cuts, and a copy.
 pub fn reads_response_head(data: &[u8]) {
     for head_bytes_max in [4096, 100] {
         let mut head = ResponseHead::default();
@@ -122,7 +122,7 @@ fn check_response(data: &[u8], end: usize, head_bytes_max: usize, head: &Respons
     }
 }
 
-/// Reads `data` as the header of the PROXY protocol: cuts, the copy in version 2, and its TLVs.
+/// Parses `data` as a PROXY protocol header: checks cuts, a copy in version 2, and its TLVs.
 pub fn reads_proxy_header(data: &[u8]) {
     let verdict = proxy_protocol::parse(data);
     for cut in (0..data.len()).step_by(data.len() / CUTS_MAX + 1) {
@@ -148,8 +148,8 @@ pub fn reads_proxy_header(data: &[u8]) {
     }
 }
 
-/// What a part of the text is told must agree with what the whole is told: more bytes never undo a refusal,
-/// nor turn a head that is complete into another.
+/// The verdict on a part must agree with the verdict on the whole: more bytes never undo a refusal, nor
+/// change a head that is complete.
 fn check_cuts(
     data: &[u8],
     verdict: Result<Progress, Error>,
@@ -175,7 +175,7 @@ fn check_cuts(
     }
 }
 
-/// Fields stand in `within`, in order, apart from each other, and hold nothing that could end a line.
+/// Checks that fields lie in `within`, in order, without overlap, and contain nothing that could end a line.
 fn check_fields(data: &[u8], within: std::ops::Range<usize>, fields: &[Field]) {
     let mut at = within.start;
     let place = |part: &[u8]| part.as_ptr().addr() - data.as_ptr().addr();
@@ -206,7 +206,7 @@ fn write_fields(fields: &[Field], data: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A body is as long as the one field says that speaks of it; two that speak are refused.
+/// Checks that a body's length is that of the one field that declares it; two such fields are refused.
 fn check_length(fields: &[Field], data: &[u8], version: Version, body: Result<BodyLength, Error>) {
     let values = |id| fields.iter().filter(move |field| field.id == Some(id)).map(|field| field.value(data));
     let (lengths, codings): (Vec<_>, Vec<_>) =
@@ -226,18 +226,18 @@ fn check_length(fields: &[Field], data: &[u8], version: Version, body: Result<Bo
     }
 }
 
-/// What the decoder made of a text.
+/// The decoder's result for a text.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Decoded {
     body: Vec<u8>,
     trailers: Vec<u8>,
-    /// Bytes up to the end of the body, when that was found.
+    /// Number of bytes up to the end of the body, if that was found.
     end: Option<usize>,
     error: Option<Error>,
 }
 
-/// Decodes `input` whole, by single bytes, and in pieces of the lengths `cuts`: always the same comes out,
-/// never more than went in, and what a plain reading gives.
+/// Decodes `input` whole, byte by byte, and in pieces of the lengths `cuts`. The result must always be the
+/// same, never longer than the input, and equal to that of a plain implementation.
 pub fn decodes_chunked(input: &[u8], cuts: &[u8]) {
     let whole = decoded(input, &mut std::iter::repeat(input.len().max(1)));
     let split = decoded(input, &mut cuts.iter().map(|cut| usize::from(*cut)).chain(std::iter::repeat(3)));
@@ -289,7 +289,7 @@ fn decoded(input: &[u8], pieces: &mut dyn Iterator<Item = usize>) -> Decoded {
     found
 }
 
-/// The body and the trailers of a complete chunked body, the simple way (RFC 9112 §7.1.3).
+/// A plain implementation: the body and the trailers of a complete chunked body (RFC 9112 §7.1.3).
 fn plain_reading(mut input: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let mut body = Vec::new();
     loop {
@@ -310,7 +310,7 @@ fn plain_reading(mut input: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     }
 }
 
-/// Takes `raw` apart as a request target for several methods, as a host, and as a path.
+/// Parses `raw` as a request target for several methods, as a host, and as a path.
 pub fn reads_target(raw: &[u8]) {
     for method in [Method::Get, Method::Options, Method::Connect] {
         let Ok(target) = uri::parse(method, raw) else { continue };
@@ -334,7 +334,7 @@ pub fn reads_target(raw: &[u8]) {
     }
 }
 
-/// Reads `data` as a name server's answer behind a header and a question that fit.
+/// Parses `data` as a name server's answer, behind a header and a question that match.
 pub fn reads_dns_answer(data: &[u8]) {
     let Some(name) = dns::Name::new(b"www.test") else { unreachable!("a name") };
     for kind in [dns::Kind::A, dns::Kind::Aaaa, dns::Kind::Srv] {
@@ -398,7 +398,7 @@ fn normalizes(raw: &[u8], merge_slashes: bool) {
     }
 }
 
-/// A path without its percents and dots, the simple way: decode all, then go through the segments.
+/// A plain implementation of normalizing a path: decode everything, then walk over the segments.
 fn plainly_normalized(raw: &[u8], merge_slashes: bool) -> Option<Vec<u8>> {
     let mut decoded = Vec::new();
     let mut rest = raw.strip_prefix(b"/")?;
@@ -435,7 +435,7 @@ fn plainly_normalized(raw: &[u8], merge_slashes: bool) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// What a grammar's edges are made of; random bytes seldom meet them.
+    /// Building blocks for the edge cases of the grammars, which random bytes seldom hit.
     const PIECES: [&[u8]; 36] = [
         b"GET / HTTP/1.1\r\n",
         b"GET ",

@@ -1,31 +1,33 @@
-//! The header that a proxy in front puts before a connection's first bytes: whose connection it is.
+//! The header that a proxy in front sends before a connection's first bytes, to name the connection's real
+//! ends.
 //!
 //! Touches: nothing; bytes in, addresses out. Versions 1 (a line of text) and 2 (binary, with TLVs).
-//! HAProxy's "The PROXY protocol", versions 1 and 2.
+//! Truth: HAProxy's "The PROXY protocol", versions 1 and 2.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::base::number::parse_u64;
 
-/// Begin of version 2: what no protocol of text begins with.
+/// The start of version 2, with which no text protocol begins.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family, length.
 const FIXED_BYTES: usize = 16;
 /// The longest line of version 1, its CRLF included.
 const LINE_BYTES_MAX: usize = 107;
-/// Of version 2, as nginx has it: the addresses and some KiB of TLVs.
+/// Maximum length of a version 2 header, as in nginx: the addresses and some KiB of TLVs.
 const HEADER_BYTES_MAX: usize = 4096;
 
-/// What the header says.
+/// The content of a header.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Header {
-    /// Source and destination; `None` where it speaks for itself (LOCAL), of something unknown, or of no TCP.
+    /// Source and destination; `None` for LOCAL (the proxy's own connection), for unknown families, and if it
+    /// is not TCP.
     pub addresses: Option<(SocketAddr, SocketAddr)>,
-    /// Type, length and value, one after the other, as received. Whole: each lies inside.
+    /// Type, length and value, one after the other, as received. Each was checked to be whole.
     pub tlvs: Box<[u8]>,
 }
 
-/// Why it was refused.
+/// The reason why a header was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     Broken,
@@ -33,7 +35,7 @@ pub enum Error {
     TooLarge,
 }
 
-/// Reads the header at the begin of `data` and tells its length; `None` while more must come.
+/// Parses the header at the start of `data`; returns it with its length, or `None` if more bytes are needed.
 pub fn parse(data: &[u8]) -> Result<Option<(Header, usize)>, Error> {
     let known = data.len().min(SIGNATURE.len());
     if data[..known] == SIGNATURE[..known] {
@@ -109,7 +111,7 @@ fn binary(data: &[u8]) -> Result<Option<(Header, usize)>, Error> {
             };
             (Some((address(source, 0), address(target, 2))), rest)
         }
-        // Families we have no business with, and LOCAL, whose content is to be skipped.
+        // Other families, and LOCAL, whose content must be skipped.
         _ => (None, &[][..]),
     };
     if !is_whole(tlvs) {
@@ -122,7 +124,7 @@ fn is_whole(tlvs: &[u8]) -> bool {
     Tlvs(tlvs).map(|(_, value)| 3 + value.len()).sum::<usize>() == tlvs.len()
 }
 
-/// TLVs by their types.
+/// Iterates over TLVs.
 struct Tlvs<'a>(&'a [u8]);
 
 impl<'a> Iterator for Tlvs<'a> {
@@ -136,20 +138,20 @@ impl<'a> Iterator for Tlvs<'a> {
     }
 }
 
-/// The TLV of TLS: what the client was found to be, and TLVs of its own.
+/// The TLV for TLS: the verification of the client, and nested TLVs.
 const SSL: u8 = 0x20;
 
-/// What can be asked for behind `$proxy_protocol_tlv_`.
+/// A TLV that can be asked for with `$proxy_protocol_tlv_`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tlv {
     Plain(u8),
-    /// Inside the TLV of TLS.
+    /// Nested in the TLV for TLS.
     Ssl(u8),
     SslVerify,
 }
 
 impl Tlv {
-    /// Reads `alpn`, `0x05`, `ssl_cn`, `ssl_0x22`. `None`: there is no such TLV.
+    /// Parses `alpn`, `0x05`, `ssl_cn`, `ssl_0x22`. `None` if there is no such TLV.
     pub fn of(name: &str) -> Option<Self> {
         let number = |text: &str| {
             let digits = text
@@ -181,10 +183,10 @@ impl Tlv {
 }
 
 impl Header {
-    /// Appends the value of a TLV; false when there is none.
+    /// Appends the value of a TLV; false if there is none.
     pub fn write_tlv(&self, tlv: Tlv, out: &mut Vec<u8>) -> bool {
         let find = |tlvs, kind| Tlvs(tlvs).find(|(this, _)| *this == kind).map(|(_, value)| value);
-        // One byte of flags and four of the verification's outcome stand before the inner ones.
+        // One byte of flags and four of the verification's result precede the nested ones.
         let ssl = || find(&self.tlvs, SSL)?.split_first_chunk::<5>();
         let value = match tlv {
             Tlv::Plain(kind) => find(&self.tlvs, kind),

@@ -1,4 +1,4 @@
-//! Request targets and hosts.
+//! Parses request targets and hosts.
 //!
 //! Touches: nothing. RFC 9112 §3.2, RFC 3986 §3.2; hosts as nginx's `$host`.
 
@@ -17,23 +17,24 @@ pub enum Form {
     Origin,
     /// `http://host/path?query`
     Absolute,
-    /// `host:port`, of CONNECT only
+    /// `host:port`, with CONNECT only
     Authority,
-    /// `*`, of OPTIONS only
+    /// `*`, with OPTIONS only
     Asterisk,
 }
 
-/// The parts of a request target, as places in it.
+/// The parts of a request target, as ranges of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     pub form: Form,
-    /// With its port.
+    /// Including its port.
     pub host: Option<Range<usize>>,
-    /// Begins with `/`, or with `?` for an absolute form without a path; empty when there is neither.
+    /// Begins with `/`, or with `?` for an absolute form without a path; empty if it has neither.
     pub path_and_query: Range<usize>,
 }
 
-/// Takes a request target apart. Errors: `InvalidTarget` for a form the method does not have, `InvalidHost`.
+/// Parses a request target. Fails with `InvalidTarget` for a form that the method does not allow, or
+/// `InvalidHost`.
 pub fn parse(method: Method, raw: &[u8]) -> Result<Target, Error> {
     let all = 0..raw.len();
     if method == Method::Connect {
@@ -59,14 +60,14 @@ pub fn parse(method: Method, raw: &[u8]) -> Result<Target, Error> {
     let end = length.map_or(raw.len(), |length| start + length);
     authority(&raw[start..end])?;
     if raw.get(end) == Some(&b'#') {
-        return Err(Error::InvalidTarget); // a fragment is no part of a target; as nginx
+        return Err(Error::InvalidTarget); // a fragment is not part of a target; as nginx
     }
     Ok(Target { form: Form::Absolute, host: Some(start..end), path_and_query: end..raw.len() })
 }
 
-/// The host a request is for, in lower case, without port and trailing dot: the target's, else `Host`'s.
+/// The host of a request, in lower case, without port and trailing dot: the target's, or else that of `Host`.
 ///
-/// `None` for HTTP/1.0 without either. Errors: `InvalidHost` if the target's or the field's is not a host.
+/// `None` for HTTP/1.0 without either. Fails with `InvalidHost` if either is not a valid host.
 pub fn host(head: &RequestHead, data: &[u8], target: Option<&Target>) -> Result<Option<Vec<u8>>, Error> {
     let named = head.fields.value(data, Id::Host).map(authority).transpose()?;
     let in_target = target.and_then(|target| target.host.clone());
@@ -86,7 +87,7 @@ pub fn authority(text: &[u8]) -> Result<Vec<u8>, Error> {
     Ok(host.to_ascii_lowercase())
 }
 
-/// A host and the digits of its port; the port may be empty (`host:`).
+/// Splits off the digits of the port; the port may be empty (`host:`).
 fn split_authority(text: &[u8]) -> Result<(&[u8], Option<&[u8]>), Error> {
     let host_length = if text.first() == Some(&b'[') {
         let end = memchr::memchr(b']', text).ok_or(Error::InvalidHost)?;
@@ -130,14 +131,14 @@ fn registered_name(text: &[u8]) -> Result<usize, Error> {
     Ok(length)
 }
 
-/// Each `%` stands before two hexadecimal digits (RFC 3986 §2.1).
+/// True if two hexadecimal digits follow each `%` (RFC 3986 §2.1).
 fn has_whole_escapes(name: &[u8]) -> bool {
     name.split(|byte| *byte == b'%')
         .skip(1)
         .all(|rest| matches!(rest, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()))
 }
 
-/// `v1.something` (RFC 3986 §3.2.2, IPvFuture).
+/// True for `v1.something` (RFC 3986 §3.2.2, IPvFuture).
 fn is_future_address(inside: &[u8]) -> bool {
     let Some((b'v' | b'V', rest)) = inside.split_first() else { return false };
     let Some(dot) = memchr::memchr(b'.', rest) else { return false };
@@ -149,8 +150,8 @@ fn is_future_address(inside: &[u8]) -> bool {
         && address.iter().all(is_plain)
 }
 
-/// A registered name's characters (RFC 3986 §3.2.2) but the comma, which would join two hosts, and those that need
-/// a look at the next ones: `%`, which begins an escape, and the dot.
+/// The characters of a registered name (RFC 3986 §3.2.2), except the comma, which would join two hosts, and those that
+/// depend on the following ones: `%`, which begins an escape, and the dot.
 const HOST_BYTES: [bool; 256] = {
     let mut bytes = [false; 256];
     let mut byte = 0;

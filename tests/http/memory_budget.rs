@@ -1,9 +1,10 @@
-//! `worker_memory_budget`: what requests can do without is bounded for a worker as a whole, and beyond it they make do with less.
+//! `worker_memory_budget`: a worker's memory for optional work is bounded; beyond the budget requests
+//! degrade.
 
 use crate::support::daemon::is_stand_in;
 use crate::support::{Client, Daemon, Origin, Setup, get, process, wait_for};
 
-/// A long page that does not get much shorter.
+/// A long page that hardly compresses.
 fn page() -> Vec<u8> {
     let mut state = 7_u32;
     let digit = || {
@@ -22,7 +23,7 @@ fn start(budget: &str, directives: &str) -> Daemon {
     Setup::new(&conf).file("html/a.html", page()).level("info").start()
 }
 
-/// Bytes that are drawn, and requests that made do with less.
+/// The number of bytes drawn, and of requests that degraded.
 fn drawn(daemon: &Daemon) -> (usize, usize) {
     let text = get(daemon.port(0), "/drawn").text();
     let (drawn, degraded) = text.split_once(' ').unwrap();
@@ -61,10 +62,10 @@ fn clients_that_do_not_read_hold_no_more_than_the_budget() {
         let plain = clients.iter().filter(|(_, found)| found.is_none()).count();
         assert!(encoded > 10 && plain > 10 && encoded + plain == 100, "{coding}: {encoded}, {plain}");
         assert!(drawn(&daemon).1 >= plain);
-        // the budget, and what 100 connections and the program take without it
+        // the budget, and the memory of 100 connections and the program without it
         let held = process::rss_kib(worker) as usize - before;
         assert!(held * 1024 < BUDGET + (16 << 20), "{coding}: {held} KiB");
-        daemon.wait_log("answers are encoded less or not at all: [0-9]+ of 16384 KiB of the worker's memory budget are used: \"worker_memory_budget\" allows more");
+        daemon.wait_log("answers are encoded less or not at all: [0-9]+ of 16384 KiB of the worker's memory budget are in use: raise \"worker_memory_budget\"");
         drop(clients);
         wait_for("the memory to be given back", || (drawn(&daemon).0 == 0).then_some(()));
         assert_eq!(ask(&daemon, coding).response_head().header("content-encoding"), Some(coding));
@@ -103,7 +104,7 @@ fn without_a_budget_includes_are_made_one_after_the_other() {
     let expected: String = (0..5).map(|n| format!("/part/{n}")).collect();
     assert_eq!(get(daemon.port(0), "/a.html").text(), expected);
     assert_eq!(drawn(&daemon), (0, 4));
-    daemon.wait_log("includes are made one after the other: .*\"worker_memory_budget\" allows more");
+    daemon.wait_log("includes are made one after the other: .*raise \"worker_memory_budget\"");
     let error = "[an error occurred while processing the directive]";
     assert_eq!(get(daemon.port(0), "/b.html").text(), format!("{error}[(none)]"));
 }
@@ -118,7 +119,7 @@ fn a_list_of_a_directory_that_does_not_fit_is_refused() {
         daemon.write(&format!("html/many/a-name-of-some-length-{index}"), "");
     }
     assert_eq!(get(daemon.port(0), "/many/").status, 503);
-    daemon.wait_log("a list of [0-9]+ bytes is not sent: .*\"worker_memory_budget\" allows more");
+    daemon.wait_log("a list of [0-9]+ bytes is not sent: .*raise \"worker_memory_budget\"");
     assert_eq!(get(daemon.port(0), "/").status, 200, "a short one is");
     assert_eq!(drawn(&daemon).0, 0);
 }

@@ -1,9 +1,8 @@
 //! Questions to name servers: UDP first, TCP after a truncated answer, the next server after silence.
 //!
-//! Touches: sockets. Each server has one socket a lookup, with a random port and bound to that server, so that an answer
-//! must come from who was asked, to the port it was asked from, with the id of its question and the question itself.
-//! Sockets stay open while the lookup lasts: a late answer is as good as one in time.
-//! Truth: RFC 1035 §4.2, RFC 5452.
+//! Touches: sockets. Each lookup has one socket per server, connected to it from a random port. So an answer must come
+//! from the server that was asked, to the port it was asked from, with the id and the text of its question.
+//! Sockets stay open while the lookup lasts: a late answer is still good. Truth: RFC 1035 §4.2, RFC 5452.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,14 +19,14 @@ use crate::proto::dns::{self, Answer, Code, Kind, Name, NoAnswer};
 use crate::runtime::{self, Io, Timer, timeout};
 use crate::sys::{random, socket};
 
-/// A datagram that answers; longer ones do not come unasked (RFC 1035 §2.3.4: 512).
+/// Maximum size of an answer by UDP; servers send no longer ones unasked (RFC 1035 §2.3.4: 512).
 const DATAGRAM_BYTES: usize = 4096;
 /// The first wait for an answer; it doubles with each round through the servers, up to the second number.
 const RESEND_MS: (u64, u64) = (1_000, 5_000);
-/// For one question by TCP.
+/// Time limit for one question by TCP.
 const TCP_MS: u64 = 5_000;
 
-/// One name, asked for in one or two kinds.
+/// The lookup of one name, with one or two kinds of question.
 pub(super) struct Exchange<'a> {
     servers: &'a [SocketAddr],
     name: &'a Name,
@@ -41,19 +40,19 @@ struct Question {
     answer: Option<Answer>,
 }
 
-/// What is known of one server.
+/// The state of one server in this lookup.
 #[derive(Default)]
 struct Port {
     io: Option<Io>,
-    /// It will not answer this.
+    /// The server refuses such questions.
     refusal: Option<Code>,
 }
 
 enum Event {
-    /// The length of a datagram, and from which server.
+    /// A datagram: the index of its server, and its length.
     Datagram(usize, usize),
     Broken(usize, io::Error),
-    /// It is time to ask again.
+    /// No answer came in time: ask again.
     Silence,
 }
 
@@ -64,10 +63,10 @@ impl<'a> Exchange<'a> {
         Self { servers, name, questions: kinds.iter().map(question).collect(), ports }
     }
 
-    /// Asks, beginning with the server `first`, until all is answered. It has no limit of its own, but ends when
-    /// `is_wanted` says so before a question is repeated.
+    /// Asks, starting with the server `first`, until every question is answered. It has no time limit, but
+    /// gives up if `is_wanted` returns false before a question is repeated.
     ///
-    /// Errors: what all servers say, if none of them answers such questions.
+    /// Fails with the code of a refusal if all servers refuse such questions.
     pub(super) async fn run(
         mut self,
         first: usize,
@@ -98,7 +97,7 @@ impl<'a> Exchange<'a> {
         Err(Failure::TimedOut)
     }
 
-    /// Waits for answers; true when nothing is left to ask, false when it is the next server's turn.
+    /// Waits for answers. True when all questions are answered, false when it is the next server's turn.
     async fn listen(&mut self, timer: &mut Timer, buffer: &mut [u8]) -> bool {
         loop {
             match poll_fn(|cx| self.poll_event(cx, timer, buffer)).await {
@@ -106,7 +105,7 @@ impl<'a> Exchange<'a> {
                 Event::Broken(server, error) => {
                     self.ports[server].io = None;
                     self.complain(server, "recv()", &error);
-                    // Where all servers are down there is nobody to hurry to.
+                    // If no server is left, hurrying on would only repeat the failures: wait for the timer.
                     if self.ports.iter().any(|port| port.io.is_some()) || self.is_untried() {
                         return false;
                     }
@@ -124,7 +123,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Some server was never asked: it comes next.
+    /// True if some server was never asked: it is next.
     fn is_untried(&self) -> bool {
         self.ports.iter().any(|port| port.io.is_none() && port.refusal.is_none()) && self.ports.len() > 1
     }
@@ -153,7 +152,7 @@ impl<'a> Exchange<'a> {
         for (server, port) in self.ports.iter().enumerate() {
             let Some(io) = &port.io else { continue };
             while io.poll_readable(cx).is_ready() {
-                ready!(io.poll_budget(cx)); // a server that does not stop talking keeps nobody else waiting
+                ready!(io.poll_budget(cx)); // a server that floods us must not starve other tasks
                 match io.try_receive(|fd| socket::receive(fd, buffer)) {
                     Ok(length) => return Poll::Ready(Event::Datagram(server, length)),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock && !io.is_hung_up() => {}
@@ -164,7 +163,7 @@ impl<'a> Exchange<'a> {
         timer.poll_expired(cx).map(|()| Event::Silence)
     }
 
-    /// Takes a datagram for what it answers. True: this server will not answer, so another is to be asked.
+    /// Matches a datagram with the questions. True: this server will not answer, so ask the next one.
     async fn take(&mut self, server: usize, message: &[u8]) -> bool {
         for index in 0..self.questions.len() {
             let Question { id, kind, answer } = &self.questions[index];
@@ -240,7 +239,7 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// The answer is the name's, not the server's: another server need not be asked.
+/// True if the answer concerns the name rather than the server, so that no other server need be asked.
 fn is_final(code: Code) -> bool {
     match code {
         Code::Server | Code::NotFound => true,

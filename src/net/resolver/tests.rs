@@ -1,4 +1,4 @@
-//! The cache and what answers mean together; servers that misbehave are in `tests/upstream/resolver.rs`.
+//! The cache and the combination of answers; misbehaving servers are in `tests/upstream/resolver.rs`.
 
 use super::*;
 use crate::runtime::Runtime;

@@ -1,8 +1,9 @@
-//! A connection without a socket, for tests: it plays what its script says, step by step.
+//! A connection without a socket, for tests: it plays a script, step by step.
 //!
-//! One script for what comes from the peer and one for what it takes; the test holds a [`Script`] and the code under
-//! test the [`Transport`]. Polls in a script cost no time: a pause is one poll that finds nothing, after which the task
-//! is woken at once. Where a script is over nothing more comes, and everything is taken.
+//! One script says what arrives from the peer, another what the peer takes; the test holds a [`Script`] and
+//! the code under test the [`Transport`]. Time does not pass in a script: a pause is one poll that finds
+//! nothing, after which the task is woken at once. After the end of a script nothing more arrives, and
+//! everything is taken.
 //! Touches: memory.
 
 use std::cell::RefCell;
@@ -13,20 +14,20 @@ use std::task::{Context, Poll, Waker};
 
 use crate::net::transport::Transport;
 
-/// A step of what comes.
+/// A step of the arriving data.
 #[derive(Debug)]
 enum Arrival {
-    /// Never empty. A read that has less room leaves the rest.
+    /// Never empty. A read with less room leaves the rest.
     Bytes(Vec<u8>),
-    /// One look finds nothing; what follows has come by the next one.
+    /// One poll finds nothing; the next step has arrived by the following poll.
     Pause,
-    /// The peer has closed its direction. It stays the last step.
+    /// The peer has closed its direction. This stays the last step.
     End,
-    /// The connection is lost, in this direction and in the other one.
+    /// The connection is lost, in both directions.
     Reset,
 }
 
-/// A step of what is taken, by one write each.
+/// The room that the peer has for one write.
 #[derive(Clone, Copy, Debug)]
 enum Room {
     AtMost(usize),
@@ -48,13 +49,13 @@ struct State {
     writer: Option<Waker>,
 }
 
-/// A transport that plays a script, and the script.
+/// Creates a transport that plays a script, and the script.
 pub fn play() -> (Transport, Script) {
     let state = Rc::default();
     (Transport::Scripted(Player(Rc::clone(&state))), Script(state))
 }
 
-/// The test's side. Steps may be added while the transport is in use, whose waiting task is woken.
+/// The test's side. Steps may be added while the transport is in use; its waiting task is then woken.
 #[derive(Clone, Debug)]
 pub struct Script(Rc<RefCell<State>>);
 
@@ -67,7 +68,7 @@ impl Script {
         }
     }
 
-    /// The peer sends these bytes in two pieces, cut at `cut`, with a pause between them.
+    /// The peer sends these bytes in two pieces, split at `cut`, with a pause between them.
     pub fn sends_cut(&self, data: &[u8], cut: usize) -> &Self {
         self.sends(&data[..cut]).pauses().sends(&data[cut..])
     }
@@ -77,12 +78,12 @@ impl Script {
         data.chunks(1).fold(self, |script, byte| script.pauses().sends(byte))
     }
 
-    /// One look finds nothing.
+    /// One poll finds nothing.
     pub fn pauses(&self) -> &Self {
         self.arrives(Arrival::Pause)
     }
 
-    /// The peer closes its direction, and goes on taking what is sent.
+    /// The peer closes its direction, but still takes our bytes.
     pub fn ends(&self) -> &Self {
         self.arrives(Arrival::End)
     }
@@ -92,7 +93,7 @@ impl Script {
         self.arrives(Arrival::Reset)
     }
 
-    /// The next write is taken up to so many bytes.
+    /// The next write is taken, up to this many bytes.
     pub fn takes(&self, count: usize) -> &Self {
         self.has_room(Room::AtMost(count))
     }
@@ -107,12 +108,12 @@ impl Script {
         self.has_room(Room::Full)
     }
 
-    /// Each of so many writes takes one byte, and finds no room before it.
+    /// Each of the next `count` writes first finds no room and then takes one byte.
     pub fn sips(&self, count: usize) -> &Self {
         (0..count).fold(self, |script, _| script.blocks().takes(1))
     }
 
-    /// Forgets what was said of its room: everything is taken from now on.
+    /// Clears the script of what the peer takes: from now on it takes everything.
     pub fn drains(&self) {
         let mut state = self.0.borrow_mut();
         state.rooms.clear();
@@ -121,28 +122,28 @@ impl Script {
         wake(writer);
     }
 
-    /// The bytes that were taken.
+    /// The bytes taken so far.
     pub fn written(&self) -> Vec<u8> {
         self.0.borrow().written.clone()
     }
 
-    /// In how many writes they were taken.
+    /// The number of writes in which they were taken.
     pub fn write_count(&self) -> usize {
         self.0.borrow().write_count
     }
 
-    /// Bytes of the script that were not read.
+    /// Number of the script's bytes that were not read.
     pub fn unread(&self) -> usize {
         let of = |step: &Arrival| if let Arrival::Bytes(bytes) = step { bytes.len() } else { 0 };
         self.0.borrow().arrivals.iter().map(of).sum()
     }
 
-    /// The transport's side has ended its direction.
+    /// True when the code under test has closed its sending direction.
     pub fn is_shut(&self) -> bool {
         self.0.borrow().is_shut
     }
 
-    /// The transport is closed.
+    /// True when the transport was dropped.
     pub fn is_closed(&self) -> bool {
         self.0.borrow().is_dropped
     }
@@ -211,7 +212,7 @@ impl Player {
         if self.is_hung_up() {
             return Poll::Ready(());
         }
-        // Also a pause behind bytes that are not read: only the end is looked for.
+        // Skip also a pause behind unread bytes: only the end is of interest.
         let mut state = self.0.borrow_mut();
         let pause = state.arrivals.iter().position(|step| matches!(step, Arrival::Pause));
         let Some(index) = pause else {
@@ -224,7 +225,7 @@ impl Player {
         Poll::Pending
     }
 
-    /// Like a socket it tells of the end while bytes before it are unread.
+    /// Like a socket, it reports the end even while bytes before it are unread.
     pub(super) fn is_hung_up(&self) -> bool {
         let state = self.0.borrow();
         let mut arrived = state.arrivals.iter().take_while(|step| !matches!(step, Arrival::Pause));
@@ -298,7 +299,7 @@ impl Player {
         Ok(())
     }
 
-    /// True where this look finds nothing, though something follows.
+    /// True if this poll finds nothing because of a pause.
     fn skip_pause(&self, cx: &Context<'_>) -> bool {
         let mut state = self.0.borrow_mut();
         let is_pause = matches!(state.arrivals.front(), Some(Arrival::Pause));
@@ -322,7 +323,7 @@ impl Drop for Player {
     }
 }
 
-/// With no cell borrowed: it calls into the runtime.
+/// Call it while no cell is borrowed: it calls into the runtime.
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();

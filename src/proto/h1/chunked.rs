@@ -1,6 +1,6 @@
-//! Decoding the chunked transfer coding, any number of bytes at a time.
+//! Decodes the chunked transfer coding, any number of bytes at a time.
 //!
-//! Touches: nothing. Holds a few words, and the trailers while they come. RFC 9112 §7.1.
+//! Touches: nothing. Holds a few words, and the trailers as they arrive. RFC 9112 §7.1.
 //!
 //! ```text
 //! Size ─(digit)→ Digits ─(;, space)→ Extension
@@ -18,15 +18,16 @@ use crate::proto::h1::encode::Lines;
 use crate::proto::h1::fields::{self, Rules};
 use crate::proto::head::Fields;
 
-/// Of one chunk's size line: legal and useless, so short (nginx has none, CVE lists have many).
+/// Maximum length of the extensions in one chunk's size line. They are legal but useless, so the limit is low
+/// (nginx has none).
 const EXTENSION_BYTES_MAX: u32 = 1024;
-/// Of all extensions of a body, beyond which they outweigh any use: an attack on the decoder.
+/// Maximum length of all extensions in a body: more than this can only be an attack on the decoder.
 const EXTENSIONS_BYTES_MAX: u32 = 16 * 1024;
 const TRAILERS_BYTES_MAX: usize = 8 * 1024;
 const TRAILERS_MAX: usize = 100;
-/// Longest chunk that is believed: what fits a file's offset.
+/// The largest chunk size accepted: the range of a file offset.
 const SIZE_MAX: u64 = i64::MAX as u64;
-/// Digits of a size, leading zeros included.
+/// Maximum number of digits in a size, including leading zeros.
 const DIGITS_MAX: u8 = 32;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +38,7 @@ enum State {
     /// Spaces after the size: only an extension or the end of the line may follow.
     AfterSize,
     Extension,
-    /// Inside the quotes of an extension's value, and behind a backslash there.
+    /// Inside the quotes of an extension's value, and after a backslash there.
     Quoted,
     Escaped,
     SizeLf,
@@ -48,11 +49,15 @@ enum State {
     Done,
 }
 
-/// The state of one body.
+/// Decodes one chunked body.
+///
+/// The owner of the connection calls [`Decoder::decode`] with each piece of input. It fails on a malformed
+/// chunk, and when an extension, the trailers or a size exceed their limits; the connection must then be
+/// closed.
 #[derive(Clone, Debug, Default)]
 pub struct Decoder {
     state: State,
-    /// Of the size line: the size; then what is left of the chunk's data.
+    /// The chunk's size while its line is read, then the number of data bytes left.
     left: u64,
     digits: u8,
     extension_bytes: u32,
@@ -60,14 +65,14 @@ pub struct Decoder {
     trailers: Vec<u8>,
 }
 
-/// What a call has found.
+/// The result of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Bytes of the input that are dealt with; with data they end at its end.
+    /// Number of input bytes consumed; if there is data, it ends there.
     pub consumed: usize,
-    /// A piece of the body in the input.
+    /// A piece of the body, as a range of the input.
     pub data: Option<Range<usize>>,
-    /// The body is complete; what follows `consumed` is the next message.
+    /// The body is complete; the bytes after `consumed` belong to the next message.
     pub done: bool,
 }
 
@@ -114,7 +119,7 @@ impl Decoder {
         self.state == State::Done
     }
 
-    /// The trailers of a complete body as field lines, each ended by CRLF; empty when there were none.
+    /// The trailers of a complete body as field lines, each terminated by CRLF; empty if there were none.
     pub fn trailers(&self) -> &[u8] {
         match self.state {
             State::Done => self.trailers.strip_suffix(b"\r\n").unwrap_or(&[]),
@@ -122,7 +127,7 @@ impl Decoder {
         }
     }
 
-    /// The trailers of a complete body, of which `keeps` is told the name, as lines for another message.
+    /// Copies those trailers of a complete body for whose names `keeps` returns true to another message.
     pub fn pass_trailers(lines: &[u8], mut keeps: impl FnMut(&[u8]) -> bool, out: &mut Lines) {
         let rules = Rules {
             line_bytes_max: TRAILERS_BYTES_MAX,
@@ -179,7 +184,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Takes a trailer line, or the part of it that is here; every line must end with CRLF.
+    /// Reads a trailer line, or the part of it that has arrived; every line must end with CRLF.
     fn trailer(&mut self, input: &[u8]) -> Result<usize, Error> {
         let count = memchr::memchr(b'\n', input).map_or(input.len(), |at| at + 1);
         if self.trailers.len() + count > TRAILERS_BYTES_MAX {
@@ -218,7 +223,7 @@ mod tests {
 
     type Decoded = Result<Option<(Vec<u8>, Vec<u8>)>, Error>;
 
-    /// Decodes pieces of `piece` bytes: the body, and the bytes behind it.
+    /// Decodes `input` in pieces of `piece` bytes; returns the body and the bytes behind it.
     fn decoded(input: &[u8], piece: usize) -> Decoded {
         let (mut decoder, mut body) = (Decoder::default(), Vec::new());
         for (index, part) in input.chunks(piece).enumerate() {

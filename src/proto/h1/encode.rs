@@ -1,7 +1,8 @@
-//! Writing HTTP/1.1: heads, field lines, chunks.
+//! Writes HTTP/1.1: heads, field lines, chunks.
 //!
-//! What goes into a head has a type that only a checking or a cleaning constructor makes, so that no value, wherever it
-//! came from, can end its line or its head: [`Token`], [`Text`], [`Line`]. The checks are made in release builds too.
+//! Everything that goes into a head has a type whose constructors check or clean it ([`Token`], [`Text`],
+//! [`Line`]), so that no value, wherever it came from, can end its line or the head. The checks are made in
+//! release builds too.
 //! Touches: nothing; appends to the caller's bytes. RFC 9112 §3, §4, §5, §7.1.
 
 use std::borrow::Cow;
@@ -19,13 +20,13 @@ impl<'a> Token<'a> {
     pub const GET: Token<'static> = Token(b"GET");
     pub const HEAD: Token<'static> = Token(b"HEAD");
 
-    /// `None`: it is empty, or has a byte that no token has.
+    /// `None` if it is empty, or has a byte that is not allowed in a token.
     pub fn new(text: &'a [u8]) -> Option<Self> {
         let is_token = !text.is_empty() && text.iter().all(|byte| is_token_byte(*byte));
         is_token.then_some(Self(text))
     }
 
-    /// Of a head that was parsed.
+    /// A token from a parsed head, which the parser has checked.
     pub(in crate::proto) fn parsed(text: &'a [u8]) -> Self {
         Self(text)
     }
@@ -36,7 +37,7 @@ impl<'a> Token<'a> {
 }
 
 impl RequestHead {
-    /// The method as it came; `data`: the head's bytes.
+    /// The method as received; `data` is the head's bytes.
     pub fn method_token<'a>(&self, data: &'a [u8]) -> Token<'a> {
         Token::parsed(data.get(self.method_range.clone()).unwrap_or(b""))
     }
@@ -53,7 +54,7 @@ impl From<Id> for Token<'static> {
 pub struct Text<'a>(Cow<'a, [u8]>);
 
 impl<'a> Text<'a> {
-    /// Without the bytes that would end the line: a variable may carry a decoded line break.
+    /// Removes the bytes that would end the line: a variable may hold a decoded line break.
     pub fn clean(bytes: &'a [u8]) -> Self {
         match has_break(bytes) {
             false => Self(Cow::Borrowed(bytes)),
@@ -61,7 +62,7 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// Text of the program's own, which has no such bytes.
+    /// A constant of the program, which has no such bytes.
     pub fn constant(text: &'static str) -> Self {
         Self(Cow::Borrowed(text.as_bytes()))
     }
@@ -76,7 +77,7 @@ fn is_break(byte: u8) -> bool {
 }
 
 impl Field {
-    /// The whole line, where it is written as everybody writes it: `Name: value` and CRLF.
+    /// The whole line, if it is written in the usual form: `Name: value` and CRLF.
     pub fn line<'a>(&self, data: &'a [u8]) -> Option<Line<'a>> {
         let value_start = self.name_start + u32::from(self.name_length) + 2;
         let line_end = (self.value_start + self.value_length) as usize + 2;
@@ -88,12 +89,12 @@ impl Field {
     }
 }
 
-/// One whole field line, its CRLF included.
+/// One whole field line, including its CRLF.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'a>(&'a [u8]);
 
 impl<'a> Line<'a> {
-    /// A line of a parsed head as it stands there; the caller has seen that it is written in full.
+    /// A line of a parsed head; the caller has checked that it is complete.
     pub(in crate::proto) fn parsed(line: &'a [u8]) -> Self {
         Self(line)
     }
@@ -108,14 +109,14 @@ impl<'a> Line<'a> {
 pub struct Label(Box<[u8]>);
 
 impl Label {
-    /// `None`: it is no token.
+    /// `None` if the name is not a token.
     pub fn new(name: &str) -> Option<Self> {
         Token::new(name.as_bytes())?;
         Some(Self(format!("{name}: ").into_bytes().into()))
     }
 }
 
-/// Field lines one behind the other, as they go onto the wire.
+/// Consecutive field lines, as they are sent.
 #[derive(Clone, Debug, Default)]
 pub struct Lines(Vec<u8>);
 
@@ -137,13 +138,13 @@ impl Lines {
         self.0.extend_from_slice(line.0);
     }
 
-    /// Appends a field of a parsed head; `data`: the head's bytes.
+    /// Appends a field of a parsed head; `data` is the head's bytes.
     #[inline]
     pub fn push_parsed(&mut self, field: &Field, data: &[u8]) {
         push_field(field.name(data), field.value(data), &mut self.0);
     }
 
-    /// The line at these bytes, which are those of one or of several whole lines.
+    /// The line in this range, which must cover one or more whole lines.
     #[inline]
     pub fn line(&self, range: Range<usize>) -> Line<'_> {
         Line(self.0.get(range).unwrap_or(b""))
@@ -174,14 +175,14 @@ fn push_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A head that is being written: only through this, and complete after [`Head::end`].
+/// A head being written. All parts of a head go through its methods; it is complete after [`Head::end`].
 #[derive(Debug)]
 pub struct Head<'a> {
     out: &'a mut Vec<u8>,
 }
 
 impl<'a> Head<'a> {
-    /// `HTTP/1.1 200 OK\r\n`.
+    /// Writes `HTTP/1.1 200 OK\r\n`.
     #[inline]
     pub fn response(status: u16, reason: &Text<'_>, out: &'a mut Vec<u8>) -> Self {
         if status == 200 && &*reason.0 == b"OK" {
@@ -196,8 +197,9 @@ impl<'a> Head<'a> {
         Self { out }
     }
 
-    /// `GET /path HTTP/1.1\r\n`, and where the target stands in `out`. Of what `write` appends as the target, spaces and
-    /// controls are escaped, which would end it; an empty one is `/`.
+    /// Writes `GET /path HTTP/1.1\r\n`; also returns the range of the target in `out`. `write` appends the
+    /// target. Spaces and control characters in it, which would end it, are escaped; an empty target becomes
+    /// `/`.
     #[inline]
     pub fn request(
         method: Token<'_>,
@@ -218,12 +220,12 @@ impl<'a> Head<'a> {
         (Self { out }, target)
     }
 
-    /// What has been written; for looking at.
+    /// The bytes written so far.
     pub fn as_bytes(&self) -> &[u8] {
         self.out
     }
 
-    /// Lines that the program has as text.
+    /// Appends lines that are constants of the program.
     #[inline]
     pub fn constant(&mut self, lines: &'static str) {
         self.out.extend_from_slice(lines.as_bytes());
@@ -239,7 +241,7 @@ impl<'a> Head<'a> {
         self.out.extend_from_slice(&lines.0);
     }
 
-    /// A field of a parsed head; `data`: the head's bytes.
+    /// Appends a field of a parsed head; `data` is the head's bytes.
     #[inline]
     pub fn parsed(&mut self, field: &Field, data: &[u8]) {
         match field.line(data) {
@@ -252,7 +254,8 @@ impl<'a> Head<'a> {
         push_field(name.name().as_bytes(), itoa::Buffer::new().format(value).as_bytes(), self.out);
     }
 
-    /// A field whose value is what `write` appends, less the bytes that would end its line; none where that is empty.
+    /// Appends a field with the value that `write` appends, without bytes that would end its line. An empty
+    /// value leaves the field out.
     #[inline]
     pub fn written(&mut self, label: &Label, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.out.len();
@@ -260,7 +263,7 @@ impl<'a> Head<'a> {
         self.value(start, write);
     }
 
-    /// The same of a known field.
+    /// The same for a known field.
     #[inline]
     pub fn written_id(&mut self, name: Id, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.out.len();
@@ -285,14 +288,14 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// The empty line behind the fields.
+    /// Appends the empty line after the fields.
     #[inline]
     pub fn end(self) {
         self.out.extend_from_slice(b"\r\n");
     }
 }
 
-/// Spaces and controls would end a request line; variables may bring them.
+/// Escapes spaces and control characters, which would end a request line; variables may contain them.
 fn escape_breaks(out: &mut Vec<u8>, start: usize) {
     let breaks = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
     if !out[start..].iter().any(breaks) {
@@ -309,7 +312,7 @@ fn escape_breaks(out: &mut Vec<u8>, start: usize) {
     }
 }
 
-/// The size line of a chunk; its data and a CRLF follow. A chunk of 0 bytes would end the body.
+/// Appends the size line of a chunk; its data and a CRLF follow. `length` is not 0, which would end the body.
 pub fn chunk_head(length: u64, out: &mut Vec<u8>) {
     debug_assert!(length > 0);
     let digits = (u64::BITS - length.leading_zeros()).div_ceil(4).max(1);
@@ -319,12 +322,12 @@ pub fn chunk_head(length: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The last chunk, without trailers.
+/// Appends the last chunk, without trailers.
 pub fn last_chunk(out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n\r\n");
 }
 
-/// The last chunk and the trailers behind it.
+/// Appends the last chunk and the trailers.
 pub fn last_chunk_with(trailers: &Lines, out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n");
     out.extend_from_slice(&trailers.0);

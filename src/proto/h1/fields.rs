@@ -1,4 +1,4 @@
-//! The field lines of a head or of trailers.
+//! Parses the field lines of a head or of trailers.
 //!
 //! Touches: nothing. RFC 9112 §5; nginx.org, `ignore_invalid_headers`, `underscores_in_headers`.
 
@@ -7,21 +7,21 @@ use crate::proto::head::Fields;
 use crate::proto::header::{Field, HIGHS, Id, ONES};
 use crate::sys::wide::{self, Block};
 
-/// The line that a head begins with.
+/// The first line of a head.
 pub(super) struct FirstLine {
-    /// Without its LF, but with a CR before it.
+    /// Its length without the LF, but with a CR before it.
     pub length: usize,
     pub has_cr: bool,
-    /// No control character is in it but these two.
+    /// It has no control character other than these two.
     pub is_clean: bool,
 }
 
 impl FirstLine {
-    /// `None`: its end has not come.
+    /// `None` if the end of the line has not arrived.
     #[inline]
     pub(super) fn of(rest: &[u8]) -> Option<Self> {
         let end = wide::find(rest, 0, Block::controls)?;
-        // Mostly the first control character is its end.
+        // Usually the first control character is the end of the line.
         match rest.get(end..) {
             Some([b'\r', b'\n', ..]) => Some(Self { length: end + 1, has_cr: true, is_clean: true }),
             Some([b'\n', ..]) => Some(Self { length: end, has_cr: false, is_clean: true }),
@@ -32,44 +32,44 @@ impl FirstLine {
         }
     }
 
-    /// The line without what ends it.
+    /// The line without its terminator.
     #[inline]
     pub(super) fn text<'a>(&self, rest: &'a [u8]) -> &'a [u8] {
         rest.get(..self.length - usize::from(self.has_cr)).unwrap_or_default()
     }
 }
 
-/// How field lines are judged.
+/// The rules for field lines.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     pub line_bytes_max: usize,
     pub count_max: usize,
-    /// Names of other than letters, digits and `-` are left out.
+    /// Drop fields whose names have characters other than letters, digits and `-`.
     pub ignore_odd: bool,
-    /// `_` belongs to a proper name.
+    /// Accept `_` in names.
     pub underscores: bool,
-    /// Each line must end with CRLF.
+    /// Every line must end with CRLF.
     pub crlf_only: bool,
 }
 
-/// Whether a byte may stand in a token (RFC 9110 §5.6.2).
+/// True for a byte that may be part of a token (RFC 9110 §5.6.2).
 pub(super) fn is_token_byte(byte: u8) -> bool {
     CLASS[usize::from(byte)] != INVALID
 }
 
-/// How far a head was looked at that comes in pieces, so that what has been judged is not judged again with each piece:
-/// the cost of a head is linear in its bytes however they come. Begins as its default.
+/// The part of an incomplete head that was already examined, so that a head that arrives in pieces costs time
+/// linear in its bytes, however it is cut. Starts as the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Bytes of the head that were there the last time; 0: none.
+    /// Number of bytes at the last call; 0: none.
     pub bytes: usize,
-    /// Where the last line begins, which was not whole.
+    /// Start of the last line, which was incomplete.
     pub line: usize,
 }
 
 impl Seen {
-    /// Whether a head of which more has come must be parsed from its beginning: it may be whole, or it has a fault that
-    /// the parser shall tell. Else more must come.
+    /// True if a head must now be parsed from its beginning: it may be complete, or it has an error for the
+    /// parser to report. False: more bytes are needed.
     pub(super) fn wants_parse(&mut self, buf: &[u8], rules: &Rules, scratch: &mut Fields) -> bool {
         let (before, line) = (self.bytes, self.line);
         let Some(new) = buf.get(before..).filter(|_| before > 0) else { return true };
@@ -87,21 +87,21 @@ impl Seen {
         !matches!(parse(buf, line, rules, scratch), Ok(None))
     }
 
-    /// The head was parsed from its beginning, and is not whole.
+    /// Notes that the head was parsed from its beginning and is incomplete.
     pub(super) fn is_partial(&mut self, buf: &[u8]) {
         self.bytes = buf.len();
         self.line = memchr::memrchr(b'\n', buf).map_or(0, |last| last + 1);
     }
 }
 
-const INVALID: u8 = 8; // no part of a name: the line is refused
+const INVALID: u8 = 8; // not allowed in a name: the line is refused
 const PLAIN: u8 = 1; // letters, digits, `-`
 const UNDERSCORE: u8 = 2;
 const TOKEN: u8 = 4; // the other characters of a token
 const CLASS: [u8; 256] = classes();
 
 const fn classes() -> [u8; 256] {
-    let mut classes = [INVALID; 256]; // controls, separators, bytes past ASCII
+    let mut classes = [INVALID; 256]; // controls, separators, bytes beyond ASCII
     let mut byte = 0;
     while byte < 256 {
         classes[byte] = match byte as u8 {
@@ -117,8 +117,8 @@ const fn classes() -> [u8; 256] {
     classes
 }
 
-/// Reads field lines from `at` to the empty line that ends them: where the bytes behind it begin, or `None`
-/// when more must come. Lines may end with a lone LF, as nginx has it, unless the rules say otherwise.
+/// Parses field lines from `at` to the empty line that ends them. Returns the position after it, or `None` if
+/// more bytes are needed. Lines may end with a lone LF, as in nginx, unless the rules forbid it.
 pub(super) fn parse(
     buf: &[u8],
     mut at: usize,
@@ -126,7 +126,7 @@ pub(super) fn parse(
     fields: &mut Fields,
 ) -> Result<Option<usize>, Error> {
     if u32::try_from(buf.len()).is_err() {
-        return Err(Error::HeadTooLarge); // places are 32 bits wide
+        return Err(Error::HeadTooLarge); // positions are 32 bits wide
     }
     fields.make_room();
     let mut seen_count = 0usize;
@@ -136,7 +136,7 @@ pub(super) fn parse(
         {
             return end.map(|length| length.map(|length| at + length));
         }
-        // A known name needs no look at its characters.
+        // A known name needs no check of its characters.
         let (name_length, class, id) = match Id::of_line(rest) {
             Some((length, id)) => (length, Class::Proper, Some(id)),
             None => match unknown_name(rest, rules)? {
@@ -180,18 +180,18 @@ fn incomplete(rest: &[u8], rules: &Rules) -> Result<Option<usize>, Error> {
     if rest.len() > rules.line_bytes_max { Err(Error::HeadTooLarge) } else { Ok(None) }
 }
 
-/// A field's value, without the spaces and tabs around it, and the end of its line. Places count from the first byte of
-/// the line.
+/// A field's value, without the spaces and tabs around it, and the end of its line. Positions count from the first byte
+/// of the line.
 struct Value {
     start: usize,
     length: usize,
-    /// Without its LF, but with a CR before it.
+    /// Length without the LF, but with a CR before it.
     line_length: usize,
     has_cr: bool,
 }
 
-/// The value of a line as nearly all are written: behind a colon and one space, not empty, before CRLF. It is found with
-/// few questions, half of those of [`any_value`], which finds the same, and all others.
+/// The value of a line in the usual form: after a colon and one space, not empty, and before CRLF. Finding it takes half
+/// as many checks as [`any_value`], which finds these values and all others.
 #[inline(always)]
 fn usual_value(line: &[u8], name_length: usize) -> Option<Value> {
     let start = name_length + 2;
@@ -204,19 +204,19 @@ fn usual_value(line: &[u8], name_length: usize) -> Option<Value> {
     is_usual.then_some(Value { start, length: value.len(), line_length: end + 1, has_cr: true })
 }
 
-/// `None`: the line has not come whole. Errors: a control character other than tab (RFC 9110 §5.5), a CR that no LF
-/// follows.
+/// The value of any line; `None` if the line is incomplete. Fails on a control character other than tab (RFC 9110 §5.5),
+/// and on a CR without LF.
 #[inline(never)]
 fn any_value(line: &[u8], name_length: usize) -> Result<Option<Value>, Error> {
     let Some((end, line_length)) = value_end(line, name_length + 1)? else { return Ok(None) };
-    // Of what is trimmed a value has nothing but spaces and tabs.
+    // Of the characters that are trimmed, only spaces and tabs can be in a value.
     let from_start = line.get(name_length + 1..end).unwrap_or_default().trim_ascii_start();
     let (start, length) = (end - from_start.len(), from_start.trim_ascii_end().len());
     Ok(Some(Value { start, length, line_length, has_cr: line_length > end }))
 }
 
-/// What a line means that begins with no visible character: the length of the empty line that ends the fields, a fault,
-/// or that more must come. `None`: it is a field line, for better or worse.
+/// Classifies a line that does not begin with a visible character: the length of the empty line that ends the fields,
+/// an error, or that more bytes are needed. `None`: treat it as a field line.
 #[inline]
 fn end_of_fields(rest: &[u8], rules: &Rules) -> Option<Result<Option<usize>, Error>> {
     Some(match rest {
@@ -230,7 +230,7 @@ fn end_of_fields(rest: &[u8], rules: &Rules) -> Option<Result<Option<usize>, Err
     })
 }
 
-/// What becomes of a field because of its name.
+/// The treatment of a field according to its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Proper,
@@ -239,7 +239,7 @@ enum Class {
     Ignored,
 }
 
-/// The length of the name that a line begins with, which is no known one, and its class; `None`: it is not whole yet.
+/// The length and class of the name at the start of a line, which is not a known one; `None` if it is incomplete.
 #[inline(never)]
 fn unknown_name(line: &[u8], rules: &Rules) -> Result<Option<(usize, Class)>, Error> {
     let Some(length) = wide::find(line, 0, |block| block.equal(b':')) else {
@@ -253,7 +253,7 @@ fn unknown_name(line: &[u8], rules: &Rules) -> Result<Option<(usize, Class)>, Er
     Ok(Some((length, class_of(name, classes, rules))))
 }
 
-/// Tells why a line cannot begin with a name; no error where more of the name may come.
+/// The reason why a line cannot begin with a name; no error if the name may only be incomplete.
 #[cold]
 fn unfinished_name(line: &[u8]) -> Result<(), Error> {
     match line.iter().find(|byte| CLASS[usize::from(**byte)] == INVALID) {
@@ -263,10 +263,10 @@ fn unfinished_name(line: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// `classes`: those of the name's characters.
+/// Classifies a name; `classes` are those of its characters.
 fn class_of(name: &[u8], classes: u8, rules: &Rules) -> Class {
     let is_odd = classes & TOKEN != 0 || classes & UNDERSCORE != 0 && !rules.underscores;
-    // A name with an underscore is proper where the rules say so, but never one that others take for our framing.
+    // With `underscores` a name may have one, but not if it could be mistaken for a field of our framing.
     let is_mimicked = classes & (TOKEN | UNDERSCORE) != 0 && Id::is_mimicked(name);
     match is_odd {
         _ if is_mimicked => Class::Ignored,
@@ -276,8 +276,8 @@ fn class_of(name: &[u8], classes: u8, rules: &Rules) -> Class {
     }
 }
 
-/// Where the value that begins at `at` and its line (without the LF) end; `None` when the line is not whole yet.
-/// Errors: a control character other than tab (RFC 9110 §5.5), a CR that no LF follows.
+/// The ends of the value that begins at `at` and of its line (without the LF); `None` if the line is incomplete.
+/// Fails on a control character other than tab (RFC 9110 §5.5), and on a CR without LF.
 fn value_end(line: &[u8], mut at: usize) -> Result<Option<(usize, usize)>, Error> {
     loop {
         let Some(end) = wide::find(line, at, Block::controls) else { return Ok(None) };
@@ -306,7 +306,8 @@ pub(super) fn check_value(value: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// Whether a byte would end a line or a head: CR, LF or NUL. Text of a head mostly has no control character at all.
+/// True if the text has a byte that would end a line or a head: CR, LF or NUL. Usually it has no control
+/// character at all.
 #[inline]
 pub(super) fn has_break(text: &[u8]) -> bool {
     let has_control = match (text.as_chunks::<8>().0, text.last_chunk::<8>()) {
@@ -317,8 +318,8 @@ pub(super) fn has_break(text: &[u8]) -> bool {
     has_control && memchr::memchr3(b'\r', b'\n', 0, text).is_some()
 }
 
-/// Eight bytes at once: the high bit of each that is a control character, a tab too. Exact for the lowest one, and
-/// zero if there is none; a borrow may flag innocent bytes above it.
+/// Finds control characters (including tabs) in eight bytes at once: sets the high bit of each. Exact for the
+/// lowest one, and zero if there is none; a borrow may flag other bytes above it.
 fn controls(word: [u8; 8]) -> u64 {
     let word = u64::from_le_bytes(word);
     let below = word.wrapping_sub(ONES * 0x20) & !word;

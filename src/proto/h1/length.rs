@@ -1,6 +1,6 @@
-//! How the body of a message is delimited.
+//! Decides how the body of a message is delimited.
 //!
-//! Touches: nothing. What two recipients could read differently is refused. RFC 9112 §6.
+//! Touches: nothing. Anything that two recipients could read differently is refused. RFC 9112 §6.
 
 use crate::base::number::parse_u64;
 use crate::proto::h1::Error;
@@ -9,21 +9,21 @@ use crate::proto::header::Id;
 pub use crate::proto::message::BodyLength;
 use crate::proto::message::{Method, Version};
 
-/// Longest body that is believed: what fits a file's offset.
+/// The longest body accepted: the range of a file offset.
 const LENGTH_MAX: u64 = i64::MAX as u64;
 
 /// Decides how a request's body is delimited (RFC 9112 §6.3).
 ///
-/// Errors: both framings at once, several lengths, codings other than exactly `chunked`. After a refusal the
-/// connection must be closed: the peer and we may disagree where the next request starts.
+/// Fails on both framings at once, on several lengths, and on codings other than exactly `chunked`. The
+/// connection must then be closed: the peer and we may disagree about where the next request starts.
 pub fn request(head: &RequestHead, data: &[u8]) -> Result<BodyLength, Error> {
     Ok(declared(&head.fields, data, head.version)?.unwrap_or(BodyLength::None))
 }
 
 /// Decides how the body of the response to a request of `method` is delimited (RFC 9112 §6.3).
 ///
-/// The fields are checked also where no body follows. `None` for 1xx, 204, 304, the answer to HEAD and a 2xx
-/// to CONNECT.
+/// The fields are checked even if no body follows. `None` for 1xx, 204, 304, a response to HEAD and a 2xx to
+/// CONNECT.
 pub fn response(head: &ResponseHead, data: &[u8], method: Method) -> Result<BodyLength, Error> {
     let declared = declared(&head.fields, data, head.version)?;
     let tunnel = method == Method::Connect && (200..300).contains(&head.status);

@@ -11,7 +11,7 @@ use std::fmt;
 
 use crate::proto::header::TooManyOptions;
 
-/// Why a message was refused. Its `Display` follows `client sent` or `upstream sent`.
+/// The reason why a message was refused. Its `Display` follows `client sent` or `upstream sent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     InvalidMethod,
@@ -19,9 +19,9 @@ pub enum Error {
     InvalidTarget,
     InvalidVersion,
     UnsupportedVersion,
-    /// A CR that no LF follows.
+    /// A CR without LF.
     BareCr,
-    /// A LF without a CR before it, in a head whose request line ends with both.
+    /// A LF without CR, in a head whose request line ends with both.
     BareLf,
     InvalidFieldLine,
     InvalidFieldName,
@@ -35,12 +35,12 @@ pub enum Error {
     TooManyOptions,
     MissingHost,
     DuplicateHost,
-    /// A second field of a name that has one value for the whole request.
+    /// A second field of a name that may have only one value.
     DuplicateField,
     InvalidHost,
     InvalidContentLength,
     DuplicateContentLength,
-    /// `Content-Length` beside `Transfer-Encoding`: the two ends may disagree where the message ends.
+    /// Both `Content-Length` and `Transfer-Encoding`: the two ends may disagree about where the message ends.
     Ambiguous,
     UnknownTransferEncoding,
     /// `Transfer-Encoding` in a message of HTTP/1.0.
@@ -53,7 +53,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The status a client is refused with; an upstream's fault is always a 502.
+    /// The status sent to the client; an upstream's error is always a 502.
     pub fn status(self) -> u16 {
         match self {
             Self::LineTooLong => 414,
@@ -63,14 +63,14 @@ impl Error {
         }
     }
 
-    /// The client sent more than the buffers for its head (nginx's 494, answered as 400).
+    /// True if the head exceeds the buffers for it (nginx's 494, answered as 400).
     pub fn is_too_large(self) -> bool {
         matches!(self, Self::HeadTooLarge | Self::TooManyFields)
     }
 }
 
 impl Error {
-    /// The words of its `Display`.
+    /// The text of its `Display`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidMethod => "invalid method",

@@ -1,7 +1,7 @@
-//! Heads of requests.
+//! Parses the heads of requests.
 //!
-//! Touches: nothing. The caller keeps the bytes; a head holds places in them. Called again with more bytes
-//! until it is complete. RFC 9112 §2.2, §3, §5.
+//! Touches: nothing. The caller keeps the bytes; a head holds ranges of them. The parser is called again with more bytes
+//! until the head is complete. RFC 9112 §2.2, §3, §5.
 
 use crate::proto::h1::Error;
 pub use crate::proto::h1::fields::Seen;
@@ -11,15 +11,15 @@ use crate::proto::header::{Field, Id, IdSet, tokens};
 use crate::proto::message::{Method, Version};
 use crate::sys::wide;
 
-/// What a client may send.
+/// Limits on a client's request head, and how to treat unusual names.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Of the request line and of each field (`large_client_header_buffers`).
+    /// Maximum length of the request line and of each field (`large_client_header_buffers`).
     pub line_bytes_max: usize,
     pub head_bytes_max: usize,
     pub fields_max: usize,
-    /// `ignore_invalid_headers`: names of odd characters are left out; when off they are kept and marked.
-    /// Names that are no token are refused in any case.
+    /// `ignore_invalid_headers`: drop fields with unusual characters in their names; when off they are kept
+    /// and marked. Names that are not tokens are refused in any case.
     pub ignore_invalid: bool,
     /// `underscores_in_headers`.
     pub underscores: bool,
@@ -54,16 +54,17 @@ impl Limits {
     }
 }
 
-/// How far a parse came.
+/// The progress of a parse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// More bytes must come; nothing is kept.
+    /// More bytes are needed; call again from the beginning.
     Partial,
     /// The head's length in bytes.
     Complete(usize),
 }
 
-/// Parses the head at the begin of `buf`, of which [`parse_more`] was given `seen` before; no empty lines stand before it.
+/// Parses the head at the start of `buf`, continuing after earlier calls with the same `seen`. There must be
+/// no empty lines before the head.
 pub fn parse_more(
     buf: &[u8],
     limits: &Limits,
@@ -81,12 +82,13 @@ pub fn parse_more(
     Ok(progress)
 }
 
-/// How many bytes of empty lines `buf` begins with, once something stands behind them or they are all there is.
+/// Number of bytes of empty lines at the start of `buf`, once something follows them or nothing else is
+/// there.
 pub fn empty_lines(buf: &[u8]) -> usize {
     skip_empty_lines(buf).unwrap_or(0)
 }
 
-/// Parses the head at the begin of `buf`; empty lines before it are skipped.
+/// Parses the head at the start of `buf`; skips empty lines before it.
 pub fn parse(buf: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Progress, Error> {
     head.clear();
     let start = skip_empty_lines(buf)?;
@@ -99,7 +101,7 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Prog
         return Err(Error::LineTooLong);
     }
     request_line(rest, &line, start, head)?;
-    // A reader in front that ends lines with CRLF only would see one field where we see two.
+    // A proxy in front that ends lines with CRLF only would see one field where we see two.
     let rules = limits.rules(line.has_cr);
     let parsed = fields::parse(buf, start + line.length + 1, &rules, &mut head.fields)?;
     if parsed.unwrap_or(buf.len()) > limits.head_bytes_max {
@@ -121,8 +123,8 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut RequestHead) -> Result<Prog
     Ok(Progress::Complete(end))
 }
 
-/// Forgets the offer to go on in HTTP/2 (RFC 9113 §3.1 has withdrawn it): an upstream that took it up would speak
-/// past every rule of ours.
+/// Removes an offer to upgrade to HTTP/2 (withdrawn by RFC 9113 §3.1): an upstream that accepted it would
+/// bypass all our rules.
 #[cold]
 fn drop_h2c(buf: &[u8], head: &mut RequestHead) {
     let is_h2c =
@@ -133,8 +135,8 @@ fn drop_h2c(buf: &[u8], head: &mut RequestHead) {
     }
 }
 
-/// Fields that say one thing about the whole request; who reads the first and who reads the last would disagree.
-/// nginx's list, but for the lengths, which `length` judges with the framing.
+/// Fields that may have only one value for the whole request; otherwise readers of the first and of the last
+/// would disagree. nginx's list, except for the lengths, which `length` checks with the framing.
 const UNIQUE: IdSet = IdSet::of(&[
     Id::Host,
     Id::Expect,
@@ -171,7 +173,8 @@ fn skip_empty_lines(buf: &[u8]) -> Result<usize, Error> {
     }
 }
 
-/// Judges the begin of a request line early, so that what is no HTTP is told so at once.
+/// Checks the start of an incomplete request line, so that input that is obviously not HTTP is refused at
+/// once.
 fn check_begin(rest: &[u8], limits: &Limits) -> Result<Progress, Error> {
     if rest == b"\r" {
         return Ok(Progress::Partial);
@@ -205,7 +208,7 @@ fn request_line(rest: &[u8], first: &FirstLine, start: usize, head: &mut Request
         _ => method(line)?,
     };
     let target_start = method_length + 1;
-    // Searched for in all that is here: blocks of a short line would have to be padded.
+    // Search all available bytes: the blocks of a short line would have to be padded.
     let target_end = wide::find(rest, target_start, |block| block.equal(b' '))
         .filter(|end| *end < line.len())
         .ok_or(Error::InvalidRequestLine)?;
@@ -220,7 +223,7 @@ fn request_line(rest: &[u8], first: &FirstLine, start: usize, head: &mut Request
     Ok(())
 }
 
-/// The method that a line begins with, and its length.
+/// The method at the start of a line, and its length.
 fn method(line: &[u8]) -> Result<(Method, usize), Error> {
     let length = line.iter().position(|byte| !is_method_byte(*byte)).ok_or(Error::InvalidRequestLine)?;
     if length == 0 || line[length] != b' ' {

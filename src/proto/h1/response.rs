@@ -1,4 +1,4 @@
-//! Heads of upstreams' responses.
+//! Parses the heads of upstream responses.
 //!
 //! Touches: nothing. The caller keeps the bytes. RFC 9112 §4, §5.
 
@@ -12,7 +12,7 @@ use crate::proto::message::Version;
 
 const FIELDS_MAX: usize = 1000;
 
-/// Parses the head at the begin of `buf`, of which this was given `seen` before.
+/// Parses the head at the start of `buf`, continuing after earlier calls with the same `seen`.
 pub fn parse_more(
     buf: &[u8],
     head_bytes_max: usize,
@@ -40,7 +40,7 @@ fn rules(head_bytes_max: usize) -> Rules {
     }
 }
 
-/// Parses the head at the begin of `buf`, of at most `head_bytes_max` bytes.
+/// Parses the head at the start of `buf`, which may have up to `head_bytes_max` bytes.
 pub fn parse(buf: &[u8], head_bytes_max: usize, head: &mut ResponseHead) -> Result<Progress, Error> {
     head.clear();
     let Some(line) = FirstLine::of(buf) else {
@@ -65,7 +65,7 @@ pub fn parse(buf: &[u8], head_bytes_max: usize, head: &mut ResponseHead) -> Resu
     Ok(Progress::Complete(end))
 }
 
-/// `HTTP/1.x SP 3DIGIT [SP reason]`. `is_clean`: it has no control character.
+/// `HTTP/1.x SP 3DIGIT [SP reason]`. `is_clean`: the line has no control character.
 #[inline]
 fn status_line(line: &[u8], is_clean: bool, head: &mut ResponseHead) -> Result<(), Error> {
     let (version, rest) = match line {
