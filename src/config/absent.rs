@@ -1,23 +1,24 @@
-//! Directives that no module here has: nginx's own, and those of the modules of others that sites use.
+//! Directives that no module here has: nginx's own, and those of third-party modules that sites use.
 //!
-//! For messages and for `docs/from-nginx.md`. A line that would do something is an error, and says what to do without;
-//! a setting of something that is not in use is a warning, as it does nothing under nginx either.
-//! A module that brings one of these takes its name out here; a row always goes first.
+//! For messages and for `docs/from-nginx.md`. A line that would do something is an error, whose help says how
+//! to do without it; a mere setting of a feature that is not in use is a warning, as it has no effect in
+//! nginx either. A module that implements one of these directives removes its name here; until then, its row
+//! takes precedence.
 
 use crate::config::Node;
 
-/// Something that a configuration may ask for and that is not there.
+/// A feature that a configuration may use but that does not exist here.
 #[derive(Debug)]
 pub struct Feature {
     /// For messages: `TLS: 14 lines, 25 to 48`.
     pub name: &'static str,
-    /// Its directives, a `*` at the end or the beginning standing for any rest.
+    /// Its directives; a `*` matches any text.
     names: &'static [&'static str],
-    /// Those that do something; the others only say how.
+    /// The directives that do something; the others are only settings.
     acting: &'static [&'static str],
-    /// The remedy: how a user does without it.
+    /// The remedy: how to do without it.
     pub help: &'static str,
-    /// It comes with a module of others: nginx alone does not know its directives.
+    /// It comes from a third-party module: nginx alone does not know its directives.
     pub is_foreign: bool,
 }
 
@@ -34,45 +35,45 @@ const fn foreign(name: &'static str, names: &'static [&'static str], help: &'sta
     Feature { name, names, acting: &["*"], help, is_foreign: true }
 }
 
-const TAKE_OUT: &str = "answers are passed on as they are: take this line out";
+const TAKE_OUT: &str = "responses are passed on unchanged: remove this line";
 const BACKENDS: &str = "\"proxy_pass\" to a backend that speaks HTTP/1.1 is the only way to a backend";
-const TO_ELSEWHERE: &str = "only \"http\" is served: leave this block to another program";
-const UNPROTECTED: &str = "there is no such access control: do not serve what this line protects";
-const FOREIGN: &str = "a module of others that is not here: take this line out";
+const TO_ELSEWHERE: &str = "only \"http\" is supported: leave this block to another program";
+const UNPROTECTED: &str = "this access control is not available: do not serve what this line protects";
+const FOREIGN: &str = "a third-party module that is not available: remove this line";
 
-/// `listen … ssl` and what goes with it.
+/// `listen … ssl` and the directives that go with it.
 pub static TLS: Feature = own(
     "TLS",
     &["ssl", "ssl_*"],
     &["ssl"],
-    "there is no TLS: let something in front end it and listen without \"ssl\" here",
+    "there is no TLS: terminate it in front, and listen without \"ssl\" here",
 );
 pub static HTTP2: Feature = own(
     "HTTP/2",
     &["http2", "http2_*"],
     &["http2"],
-    "HTTP/1.1 is spoken only: let something in front end HTTP/2, and take this line out",
+    "only HTTP/1.1 is spoken: terminate HTTP/2 in front, and remove this line",
 );
 pub static HTTP3: Feature = own(
     "HTTP/3",
     &["http3", "http3_*", "quic_*"],
     &[],
-    "HTTP/1.1 is spoken only: let something in front end HTTP/3, and listen without \"quic\"",
+    "only HTTP/1.1 is spoken: terminate HTTP/3 in front, and listen without \"quic\"",
 );
 /// `proxy_pass https://…`
 pub static PROXY_TLS: Feature = own(
     "TLS to backends",
     &["proxy_ssl_*"],
     &[],
-    "there is no TLS to backends: use http:// in \"proxy_pass\", through something that speaks TLS if need be",
+    "there is no TLS to backends: use http:// in \"proxy_pass\", through a program that speaks TLS if need be",
 );
 
-/// The first pattern that fits counts.
+/// The first pattern that matches counts.
 static FEATURES: &[&Feature] = &[
     &foreign(
         "Lua",
         &["*_by_lua", "*_by_lua_block", "*_by_lua_file", "lua_*", "rewrite_by_lua_no_postpone"],
-        "Lua is not there: \"map\", \"auth_request\" and \"rewrite\" do some of its work, a backend does the rest",
+        "Lua is not available: \"map\", \"auth_request\" and \"rewrite\" can do some of its work, a backend the rest",
     ),
     &TLS,
     &HTTP2,
@@ -84,7 +85,7 @@ static FEATURES: &[&Feature] = &[
         &["proxy_cache", "proxy_cache_purge"],
         "there is no cache: without this line each request goes to the backend",
     ),
-    &own("post_action", &["post_action"], &["post_action"], "take this line out"),
+    &own("post_action", &["post_action"], &["post_action"], "remove this line"),
     &own("JWT", &["auth_jwt*"], &["auth_jwt"], UNPROTECTED),
     &own("GeoIP", &["geoip_*"], &[], "\"map\" or \"geo\" may do instead"),
     &own("FastCGI", &["fastcgi_*"], &["fastcgi_pass"], BACKENDS),
@@ -92,7 +93,7 @@ static FEATURES: &[&Feature] = &[
     &own("SCGI", &["scgi_*"], &["scgi_pass"], BACKENDS),
     &own("gRPC", &["grpc_*"], &["grpc_pass"], BACKENDS),
     &own("memcached", &["memcached_*"], &["memcached_pass"], BACKENDS),
-    &own("a forward proxy", &["tunnel_*"], &["tunnel_pass"], "CONNECT is refused: take this line out"),
+    &own("a forward proxy", &["tunnel_*"], &["tunnel_pass"], "CONNECT is refused: remove this line"),
     &own(
         "WebDAV",
         &["dav_*", "create_full_put_path", "min_delete_depth"],
@@ -125,11 +126,11 @@ static FEATURES: &[&Feature] = &[
         "health checks",
         &["health_check*", "match"],
         &["health_check"],
-        "servers are watched by \"max_fails\" and \"fail_timeout\"",
+        "\"max_fails\" and \"fail_timeout\" watch the servers instead",
     ),
     &own("a status interface", &["status_zone", "api"], &["api"], "\"stub_status\" shows the totals"),
     &foreign("GeoIP2", &["geoip2*"], "\"map\" or \"geo\" may do instead"),
-    &foreign("ModSecurity", &["modsecurity*"], "there is no such firewall: let something in front filter"),
+    &foreign("ModSecurity", &["modsecurity*"], "this firewall is not available: filter in front"),
     &foreign(
         "NAXSI",
         &[
@@ -142,14 +143,14 @@ static FEATURES: &[&Feature] = &[
             "CheckRule",
             "LibInjection*",
         ],
-        "there is no such firewall: let something in front filter",
+        "this firewall is not available: filter in front",
     ),
     &foreign("LDAP", &["auth_ldap*", "ldap_server"], UNPROTECTED),
     &foreign("PAM", &["auth_pam*"], UNPROTECTED),
     &foreign("Kerberos", &["auth_gss*", "auth_spnego*"], UNPROTECTED),
     &foreign("OpenID Connect", &["auth_oidc*", "oidc_provider"], UNPROTECTED),
-    &foreign("ACME", &["acme_*"], "there is no TLS: let something in front end it"),
-    &foreign("echo", &["echo", "echo_*"], "\"return\" answers with a text"),
+    &foreign("ACME", &["acme_*"], "there is no TLS: terminate it in front"),
+    &foreign("echo", &["echo", "echo_*"], "\"return\" can send a text"),
     &foreign("RTMP", &["rtmp", "rtmp_*"], TO_ELSEWHERE),
     &foreign("VOD", &["vod", "vod_*", "hls*", "f4f*"], TAKE_OUT),
     &foreign("PageSpeed", &["pagespeed"], TAKE_OUT),
@@ -157,18 +158,18 @@ static FEATURES: &[&Feature] = &[
     &foreign("Nchan", &["nchan_*", "push_stream_*"], FOREIGN),
     &foreign("fancyindex", &["fancyindex*"], "\"autoindex\" lists directories"),
     &foreign("substitutions", &["subs_filter*"], "\"sub_filter\" replaces texts"),
-    &foreign("cache purging", &["*_cache_purge"], "there is no cache: take this line out"),
+    &foreign("cache purging", &["*_cache_purge"], "there is no cache: remove this line"),
     &foreign(
         "uploads",
         &["upload_*", "upload_progress", "track_uploads", "report_uploads"],
-        "bodies go to the backend: take this line out",
+        "bodies go to the backend: remove this line",
     ),
     &foreign("statistics", &["vhost_traffic_status*", "stream_server_traffic_status*"], FOREIGN),
     &foreign("tracing", &["otel_*", "opentracing*", "opentelemetry*"], "\"$traceparent\" passes a trace on"),
     &foreign(
         "checks of backends",
         &["check", "check_*"],
-        "servers are watched by \"max_fails\" and \"fail_timeout\"",
+        "\"max_fails\" and \"fail_timeout\" watch the servers instead",
     ),
     &foreign(
         "set-misc",
@@ -197,7 +198,7 @@ static FEATURES: &[&Feature] = &[
         FOREIGN,
     ),
     &foreign("key values", &["keyval", "keyval_zone", "zone_sync*", "mgmt", "state_path"], FOREIGN),
-    &foreign("App Protect", &["app_protect_*"], "there is no such firewall: let something in front filter"),
+    &foreign("App Protect", &["app_protect_*"], "this firewall is not available: filter in front"),
     &foreign("Cookie-Flag", &["set_cookie_flag"], "\"proxy_cookie_flags\" does the same"),
     &foreign(
         "NDK and others",
@@ -218,17 +219,17 @@ static FEATURES: &[&Feature] = &[
     ),
 ];
 
-/// All of them, for the page about coming from nginx.
+/// All of them, for the page on migrating from nginx.
 pub fn features() -> impl Iterator<Item = &'static Feature> {
     FEATURES.iter().copied()
 }
 
-/// The module or feature that a directive belongs to; `None` where no known one has it, or we have it.
+/// The module or feature that a directive belongs to; `None` if no known one has it.
 pub fn feature(name: &str) -> Option<&'static Feature> {
     features().find(|feature| is_among(name, feature.names))
 }
 
-/// What a variable belongs to that only comes with something that is not there.
+/// The missing feature that a variable belongs to.
 pub fn feature_of_variable(name: &str) -> Option<&'static Feature> {
     const PREFIXES: [&str; 6] = ["geoip_", "geoip2_", "modsecurity", "jwt_", "vod_", "echo_"];
     let of = |directive: &str| features().find(|feature| is_among(directive, feature.names));
@@ -242,7 +243,7 @@ pub fn feature_of_variable(name: &str) -> Option<&'static Feature> {
     }
 }
 
-/// The feature of this name of a module's file, without `ngx_http_` and `_module.so`.
+/// The name of the feature in a module's file name, which comes without `ngx_http_` and `_module.so`.
 pub fn module(file: &str) -> Option<&'static str> {
     const MODULES: &[(&str, &str)] = &[
         ("stream", "stream"),
@@ -278,7 +279,7 @@ pub fn module(file: &str) -> Option<&'static str> {
 }
 
 impl Feature {
-    /// The directive does something; switched off it does not, nor does a block that is empty.
+    /// True if the line would do something: not if the directive is `off`, nor if it is an empty block.
     pub fn acts(&self, node: &Node) -> bool {
         let is_off = node.args.len() == 1 && node.arg(0) == "off";
         let is_empty =

@@ -1,32 +1,34 @@
 //! The comments of a configuration, for the writers of [`crate::config::convert`].
 //!
-//! The tree holds none: they are read from the text again, and each is given a place at a directive. What is
-//! read is free of errors. Touches: the tree. A directive is known by the offset at which it starts.
+//! The tree holds no comments: they are read from the text once more, and each is assigned to a directive.
+//! The text is known to be free of errors. Touches: the tree. A directive is identified by the offset at
+//! which it starts.
 
 use std::collections::HashMap;
 
 use crate::config::lexer::{Lexer, Token};
 use crate::config::{Node, Tree};
 
-/// Where a comment belongs.
+/// The place of a comment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Place {
-    /// The lines that the file begins with, when a blank line sets them apart.
+    /// The first lines of the file, if a blank line follows them.
     Top,
     /// On a line of its own above a directive.
     Before(u32),
-    /// Behind a directive, on its line; behind the `{` or the header of one with a block.
+    /// On the same line after a directive; for a block, after its `{` or its header.
     Beside(u32),
     /// On a line of its own below a directive without a block.
     After(u32),
     /// At the end of a directive's block.
     End(u32),
-    /// Behind the `}` of a directive.
+    /// After the `}` of a directive.
     Closing(u32),
     EndOfFile,
 }
 
-/// Comments by place, each given out once. They begin with `#` and hold no control characters but tabs.
+/// Comments by place; each is handed out once. They begin with `#` and contain no control characters except
+/// tabs.
 #[derive(Debug, Default)]
 pub(super) struct Comments {
     /// With the offset of each, for [`Comments::rest`].
@@ -35,7 +37,8 @@ pub(super) struct Comments {
 }
 
 impl Comments {
-    /// The comments of a tree of one file; of several none, for one that is included twice is in it twice.
+    /// The comments of a tree of one file. None for several files, since a file included twice is in the tree
+    /// twice.
     pub(super) fn of(tree: &Tree) -> Self {
         let mut comments = Self::default();
         if let [source] = &tree.sources[..] {
@@ -49,13 +52,13 @@ impl Comments {
         comments
     }
 
-    /// What is at `place`, in the order of the text.
+    /// Takes the comments at `place`, in the order of the text.
     pub(super) fn take(&mut self, place: Place) -> Vec<String> {
         let notes = self.places.remove(&place).unwrap_or_default();
         notes.into_iter().map(|(_, text)| text).collect()
     }
 
-    /// What has not been taken, in the order of the text.
+    /// Takes the remaining comments, in the order of the text.
     pub(super) fn rest(&mut self) -> Vec<String> {
         let mut notes: Vec<_> = self.places.drain().flat_map(|(_, notes)| notes).collect();
         notes.sort_unstable();
@@ -63,7 +66,7 @@ impl Comments {
     }
 
     fn add(&mut self, place: Place, text: &str, start: usize, end: usize) {
-        // one that shares its line would hide what is written behind it
+        // two comments on one line would merge: move the second one
         let place = match place {
             _ if start < self.top_end => Place::Top,
             Place::Beside(node) if self.places.contains_key(&place) => Place::Before(node),
@@ -75,7 +78,7 @@ impl Comments {
 
     fn read_nginx(&mut self, text: &str) {
         let mut lexer = Lexer::new(text);
-        // comments on lines of their own, until the next token says what they are about
+        // comments on lines of their own, until the next token shows their place
         let mut waiting: Vec<(usize, usize)> = Vec::new();
         let mut directive = None;
         let mut open = Vec::new();
@@ -134,7 +137,7 @@ impl Comments {
     }
 }
 
-/// Where the comments that a text begins with end, when a blank line follows them, else 0.
+/// The end of the comments at the start of a text if a blank line follows them, else 0.
 fn top_end(text: &str) -> usize {
     let mut at = 0;
     for line in text.split_inclusive('\n') {
@@ -147,7 +150,7 @@ fn top_end(text: &str) -> usize {
     0
 }
 
-/// Comments in `from..to`, which holds nothing else but white space.
+/// The comments in `from..to`, which otherwise holds only white space.
 fn comments_of_blank(text: &str, from: usize, to: usize) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let mut at = from;
@@ -159,18 +162,18 @@ fn comments_of_blank(text: &str, from: usize, to: usize) -> Vec<(usize, usize)> 
     found
 }
 
-/// A comment of a TOML text.
+/// A comment in a TOML text.
 struct Note {
     start: usize,
-    /// Where its line ends.
+    /// The end of its line.
     end: usize,
-    /// There is nothing before it on its line.
+    /// Nothing precedes it on its line.
     is_alone: bool,
-    /// The first character after it that is neither blank nor part of a comment.
+    /// The first character after it that is neither white space nor part of a comment.
     next: Option<u8>,
 }
 
-/// All comments: what begins with `#` outside of strings.
+/// All comments: everything from a `#` outside of strings to the end of its line.
 fn toml_comments(text: &str) -> Vec<Note> {
     let bytes = text.as_bytes();
     let mut notes: Vec<Note> = Vec::new();
@@ -192,7 +195,7 @@ fn toml_comments(text: &str) -> Vec<Note> {
     notes
 }
 
-/// The length of the string at the begin of `bytes`, with its quotes.
+/// The length of the string at the start of `bytes`, including its quotes.
 fn string_length(bytes: &[u8]) -> usize {
     let quote = bytes[0];
     let is_long = bytes.starts_with(&[quote; 3]);
@@ -203,7 +206,7 @@ fn string_length(bytes: &[u8]) -> usize {
             _ if byte != quote => at += 1,
             _ if !is_long => return at + 1,
             _ if bytes[at..].starts_with(&[quote; 3]) => {
-                // up to two quotes may stand before the three
+                // up to two quotes may precede the closing three
                 let count = bytes[at..].iter().take(5).take_while(|byte| **byte == quote).count();
                 return at + count;
             }
@@ -213,7 +216,7 @@ fn string_length(bytes: &[u8]) -> usize {
     bytes.len()
 }
 
-/// The directives of a TOML text, sorted by where they start.
+/// The directives of a TOML text, sorted by their start.
 struct Known<'a> {
     text: &'a str,
     nodes: Vec<At>,
@@ -222,7 +225,7 @@ struct Known<'a> {
 struct At {
     start: usize,
     end: usize,
-    /// The place in the tree: what is outside comes before what is inside of it.
+    /// The position in the tree: a block comes before its content.
     rank: usize,
     is_block: bool,
 }
@@ -235,7 +238,7 @@ impl<'a> Known<'a> {
         Self { text, nodes }
     }
 
-    /// Where a group of comments on adjacent lines belongs.
+    /// The place of a group of comments on adjacent lines.
     fn place(&self, group: &[Note]) -> Place {
         let [first, .., last] = group else { return self.place_of_one(&group[0]) };
         self.place_of_lines(first, last)
@@ -265,7 +268,8 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// Comments that stand right below a directive and apart from the next are about what is above them.
+    /// Comments directly below a directive but separated from the next one belong to the directive above
+    /// them.
     fn place_of_lines(&self, first: &Note, last: &Note) -> Place {
         let Some(previous) = self.previous(first.start) else { return self.before_next(first.start) };
         if previous.surrounds(first) {
@@ -288,7 +292,7 @@ impl<'a> Known<'a> {
     fn before_next(&self, at: usize) -> Place {
         let next = self.nodes.partition_point(|node| node.start <= at);
         let Some(first) = self.nodes.get(next) else { return Place::EndOfFile };
-        // the header of a table may name blocks around it that have none of their own
+        // the header of a table may name outer blocks that have no header of their own
         let on_line = self.between(first.start, line_end(self.text, first.start)).iter();
         Place::Before(on_line.min_by_key(|node| node.rank).unwrap_or(first).start as u32)
     }
@@ -303,7 +307,7 @@ impl<'a> Known<'a> {
         Place::End(innermost.start as u32)
     }
 
-    /// Directives that start in `from..to`.
+    /// The directives that start in `from..to`.
     fn between(&self, from: usize, to: usize) -> &[At] {
         let place = |at| self.nodes.partition_point(|node| node.start < at);
         &self.nodes[place(from)..place(to).max(place(from))]
@@ -311,7 +315,7 @@ impl<'a> Known<'a> {
 }
 
 impl At {
-    /// The comment is between the words of this directive.
+    /// True if the comment is between the words of this directive.
     fn surrounds(&self, note: &Note) -> bool {
         !self.is_block && note.start < self.end
     }
@@ -333,7 +337,7 @@ fn line_end(text: &str, at: usize) -> usize {
     memchr::memchr(b'\n', &text.as_bytes()[at..]).map_or(text.len(), |count| at + count)
 }
 
-/// A comment as both spellings take it: TOML has no control characters in it, and what was no UTF-8 (a
+/// A comment that both spellings accept: TOML allows no control characters, and a byte that was not UTF-8 (a
 /// SUB in the text) is shown as such.
 fn clean(comment: &str) -> String {
     let plain = |char: char| match char {

@@ -1,7 +1,7 @@
-//! A tree written in either spelling (`--convert`). Reading the result gives the same directives in the
-//! same order, with the comments beside them; layout and whether a word stood in quotes are not kept.
+//! Writes a tree in either spelling (`--convert`). Reading the result gives the same directives in the same
+//! order, with their comments; layout is not kept, nor whether a word was in quotes.
 //!
-//! Load with `keep_includes`, so that an included file stays a file of its own.
+//! Load the tree with `keep_includes`, so that an included file remains a separate file.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -11,7 +11,7 @@ use crate::config::{Node, Tree, Word};
 
 const INDENT: &str = "    ";
 
-/// The tree in nginx's spelling.
+/// Writes the tree in nginx's spelling.
 pub fn to_nginx(tree: &Tree) -> String {
     let mut writer = Writer { out: String::new(), comments: Comments::of(tree) };
     writer.begin();
@@ -20,7 +20,7 @@ pub fn to_nginx(tree: &Tree) -> String {
     writer.out
 }
 
-/// The tree in TOML's spelling.
+/// Writes the tree in TOML.
 pub fn to_toml(tree: &Tree) -> String {
     let mut writer = Writer { out: String::new(), comments: Comments::of(tree) };
     writer.begin();
@@ -60,7 +60,7 @@ impl Writer {
             self.nginx_block(node.children(), depth + 1);
             self.lines(Place::End(at), depth + 1);
             if self.out.len() == head_end + 1 {
-                self.out.pop(); // `{}`: nothing is in it
+                self.out.pop(); // an empty block is `{}`
             } else {
                 self.out.push_str(&INDENT.repeat(depth));
             }
@@ -121,14 +121,14 @@ impl Writer {
         self.out.push_str("]\n");
     }
 
-    /// The comments of a place, on lines of their own.
+    /// Writes the comments of a place, each on its own line.
     fn lines(&mut self, place: Place, depth: usize) {
         for comment in self.comments.take(place) {
             let _ = writeln!(self.out, "{}{comment}", INDENT.repeat(depth));
         }
     }
 
-    /// Ends a line, with the comment that shares it.
+    /// Ends a line, including the comments on it.
     fn line_end(&mut self, place: Place) {
         for comment in self.comments.take(place) {
             let _ = write!(self.out, " {comment}");
@@ -142,13 +142,13 @@ impl Writer {
         }
     }
 
-    /// The comments that the file begins with, apart from what follows.
+    /// Writes the comments at the top of the file, set apart from the rest.
     fn begin(&mut self) {
         self.lines(Place::Top, 0);
         self.blank_line();
     }
 
-    /// The comments below everything, apart from it.
+    /// Writes all remaining comments at the end, set apart from the rest.
     fn end(&mut self) {
         let comments = self.comments.rest();
         if comments.is_empty() {
@@ -162,7 +162,7 @@ impl Writer {
     }
 }
 
-/// A word as nginx's lexer reads it back, in quotes only where it needs them.
+/// Writes a word so that nginx's lexer reads it back, with quotes only if it needs them.
 pub fn nginx_word(out: &mut String, word: &str) {
     let quote = if word.contains('"') && !word.contains('\'') { '\'' } else { '"' };
     let quoted = needs_quotes(word);
@@ -179,7 +179,7 @@ pub fn nginx_word(out: &mut String, word: &str) {
                 out.push('\\');
                 out.push(char);
             }
-            // a backslash stays one backslash unless what follows would make it an escape
+            // a backslash need not be doubled unless the next character would make it an escape
             '\\' => match chars.peek() {
                 Some('"' | '\'' | '\\' | 't' | 'r' | 'n' | '\t' | '\r' | '\n') | None => out.push_str("\\\\"),
                 Some(_) => out.push('\\'),
@@ -196,7 +196,7 @@ fn needs_quotes(word: &str) -> bool {
     let mut before = [' '; 2];
     for char in word.chars() {
         let special = match char {
-            // a dollar behind a backslash begins no variable
+            // a dollar after a backslash does not begin a variable
             '{' => before[1] != '$' || before[0] == '\\',
             ' ' | '\t' | '\r' | '\n' | ';' | '"' | '\'' | '\u{feff}' => true,
             _ => false,
@@ -209,7 +209,7 @@ fn needs_quotes(word: &str) -> bool {
     word.is_empty() || word.starts_with(['#', '}'])
 }
 
-/// A run of siblings that TOML can hold in one table: first keys, each once, then tables, each name once.
+/// A run of siblings that fits into one TOML table: first keys, each once, then tables, each name once.
 struct Segment<'a> {
     plain: Vec<&'a [Node]>,
     blocks: Vec<&'a [Node]>,

@@ -1,9 +1,9 @@
-//! What is wrong in a configuration, where, and what to write instead.
+//! Findings about a configuration: the message, the place, and the remedy.
 
 use crate::config::Span;
 use crate::config::needs::Needs;
 
-/// How bad a [`Diagnostic`] is: an error refuses the configuration, a warning is printed and logged.
+/// The severity of a [`Diagnostic`]: an error refuses the configuration, a warning is printed and logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     Warning,
@@ -14,13 +14,13 @@ pub enum Severity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     pub severity: Severity,
-    /// nginx's wording where nginx has one, without the place: `unknown directive "x"`.
+    /// In nginx's wording if nginx has one, without the place: `unknown directive "x"`.
     pub message: String,
-    /// `None` for findings about no place in a file (a missing file, a system call).
+    /// `None` for findings that concern no place in a file (a missing file, a system call).
     pub span: Option<Span>,
-    /// Printed after the caret: the remedy, `did you mean "limit_req_status"?`.
+    /// The remedy, printed after the caret: `did you mean "limit_req_status"?`.
     pub help: Option<String>,
-    /// What several lines are told for at once, and all of them.
+    /// For a finding about several lines: their common subject, and all of them.
     pub topic: Option<String>,
     pub lines: Vec<Span>,
 }
@@ -48,7 +48,7 @@ impl Diagnostic {
         }
     }
 
-    /// A finding that has no place in a file.
+    /// A finding without a place in a file.
     pub fn global(message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
@@ -67,10 +67,11 @@ impl Diagnostic {
     }
 }
 
-/// Findings kept of one load. Past it only the first error is still taken: its absence would be a lie.
+/// Maximum number of findings kept for one load. Beyond it only a first error is added, since without it the
+/// load would look successful.
 const FINDINGS_MAX: usize = 1000;
 
-/// All findings of one load, in the order in which they were found, and what it needs that is not there.
+/// All findings of one load in their order, and the missing features that the configuration needs.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnostics(pub Vec<Diagnostic>, pub Needs);
 
@@ -91,19 +92,19 @@ impl Diagnostics {
         self.0.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
     }
 
-    /// Takes the findings of a part.
+    /// Appends the findings of a part.
     pub fn append(&mut self, mut other: Self) {
         self.0.append(&mut other.0);
         self.1.append(&mut other.1);
     }
 
-    /// Makes findings of what is needed and not there, once everything is read.
+    /// Turns needs for missing features into findings, once everything has been read.
     pub fn report_needs(&mut self) {
         let mut findings = self.1.report();
         self.0.append(&mut findings);
     }
 
-    /// Leaves the first `max` errors and as many warnings, and says that there were more.
+    /// Keeps the first `max` errors and the first `max` warnings, and notes that there were more.
     pub fn cut(&mut self, max: usize) {
         for (severity, name) in [(Severity::Error, "errors"), (Severity::Warning, "warnings")] {
             let mut count = 0;

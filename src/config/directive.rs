@@ -1,15 +1,15 @@
-//! The rows of the directive tables: name, contexts, arity, setter, how it inherits, and one line of documentation.
+//! The rows of the directive tables: name, contexts, arity, setter, inheritance, and documentation.
 //!
-//! A row is generic over the module's `C` (its settings in one block) and the compile context `X` of the
-//! language part it belongs to (main, http, stream). Everything that is not the setter is plain data, so
-//! the manual, did-you-mean, conversion and `-T` follow from the row.
+//! A row is generic over the module's settings in one block (`C`) and the compile context `X` of its language
+//! part (main, http, stream). Everything except the setter is plain data, from which the manual,
+//! did-you-mean, conversion and `-T` follow.
 
 use std::fmt;
 
 use crate::config::field::{Field, KeywordField};
 use crate::config::{Diagnostic, Node};
 
-/// The set of blocks in which a directive may stand.
+/// A set of blocks in which a directive is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context(pub u32);
 
@@ -24,10 +24,10 @@ impl Context {
     /// `if` inside a `location`.
     pub const LOCATION_IF: Self = Self(1 << 6);
     pub const LIMIT_EXCEPT: Self = Self(1 << 7);
-    /// Blocks that stand for the location around them under a condition.
+    /// Blocks that replace the location around them under a condition.
     pub const CONDITIONAL: Self = Self::LOCATION_IF.or(Self::LIMIT_EXCEPT);
     pub const UPSTREAM: Self = Self(1 << 8);
-    /// http, server and location: where most directives may stand.
+    /// http, server and location: the contexts of most directives.
     pub const ANY: Self = Self::HTTP.or(Self::SERVER).or(Self::LOCATION);
 
     pub const fn or(self, other: Self) -> Self {
@@ -38,7 +38,7 @@ impl Context {
         self.0 & other.0 == other.0
     }
 
-    /// The contexts of this set by nginx's names, outermost first.
+    /// nginx's names of the contexts in this set, outermost first.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         const NAMES: [(Context, &str); 9] = [
             (Context::MAIN, "main"),
@@ -55,7 +55,7 @@ impl Context {
     }
 }
 
-/// `http, server or location`.
+/// Written as `http, server or location`.
 impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.names().collect();
@@ -67,7 +67,7 @@ impl fmt::Display for Context {
     }
 }
 
-/// How many arguments a directive takes, both ends included.
+/// The number of arguments that a directive takes, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arity {
     pub min: u8,
@@ -95,7 +95,7 @@ impl Arity {
     }
 }
 
-/// `1 argument`, `1 to 3 arguments`, `at least 2 arguments`.
+/// Written as `1 argument`, `1 to 3 arguments`, `at least 2 arguments`.
 impl fmt::Display for Arity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = |count| if count == 1 { "" } else { "s" };
@@ -109,8 +109,8 @@ impl fmt::Display for Arity {
     }
 }
 
-/// What a directive's arguments mean and where the value goes. A slot names the field of the settings; the field has
-/// the default, if there is one ([`crate::config::Setting`]).
+/// The type of a directive's arguments, and the field for the value. A slot finds the field in the settings;
+/// the field has the default, if there is one ([`crate::config::Setting`]).
 pub enum Kind<C: 'static, X: 'static> {
     /// `on` or `off`.
     Flag(FieldOf<C, bool>),
@@ -122,42 +122,42 @@ pub enum Kind<C: 'static, X: 'static> {
     Millis(FieldOf<C, u64>),
     /// A count and a size of buffers, neither of them zero: `8 4k`.
     Buffers(FieldOf<C, (u64, u64)>),
-    /// One word as it stands.
+    /// One word, unchanged.
     Text(FieldOf<C, Box<str>>),
     /// One of the words of an enum.
     Keyword(fn(&mut C) -> &mut dyn KeywordField),
-    /// A setter of the module's own; also for repeated directives.
+    /// A custom setter of the module; also for directives that may be repeated.
     Custom(fn(&mut C, &mut X, &Node) -> Result<(), Diagnostic>),
-    /// A directive with a block; the setter compiles what is inside.
+    /// A directive with a block; the setter compiles its content.
     Block(fn(&mut C, &mut X, &Node) -> Result<(), Diagnostic>),
-    /// Parsed and checked like nginx, without effect here; the manual says so.
+    /// Parsed and checked as in nginx but without effect here, as the manual says.
     Accepted(Accepted),
 }
 
 /// Finds the field that a row sets.
 pub type FieldOf<C, T> = fn(&mut C) -> &mut dyn Field<T>;
 
-/// Where else a directive's value holds than in the block that sets it. Lists are inherited as a whole: a block that
-/// sets any of it has none of the outer block's.
+/// The blocks, other than the one that sets it, in which a directive's value applies. Lists are inherited as
+/// a whole: a block that adds an item inherits none from the outer block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inherits {
-    /// In every block below that does not set it.
+    /// In every inner block that does not set it.
     Everywhere,
-    /// The same, and this name belongs to one list with others, which is called like the first of them:
-    /// to set one is to set all.
+    /// The same, but the directive is part of a list of several directives, named after the first: setting
+    /// one replaces them all.
     List(&'static str),
-    /// In blocks that stand for the one around them under a condition (an `if` in a location), not in others:
-    /// what answers a request.
+    /// Only in blocks that replace the one around them under a condition (an `if` in a location): for content
+    /// handlers.
     Conditional,
-    /// Nowhere: steps that are carried out where they are written.
+    /// In no other block: steps that are executed where they are written.
     Nowhere,
 }
 
-/// The kinds of blocks that a directive opens, each by the kind of block around it. Empty where its content is data
-/// (`map`, `types`) or where it has none.
+/// The kinds of blocks that a directive opens, each by the kind of the outer block. Empty if its content is
+/// data (`map`, `types`) or if it has none.
 pub type Opens = &'static [(Context, Context)];
 
-/// How the arguments of a directive without effect are checked.
+/// The check on the arguments of a directive without effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepted {
     Flag,
@@ -167,15 +167,15 @@ pub enum Accepted {
     /// A count and a size: `8 4k`.
     Buffers,
     Words,
-    /// One of these words, for which nginx has an enum and its message.
+    /// One of these words, checked with the message that nginx has for an enum.
     Keyword(&'static [&'static str]),
-    /// One of these words, which begin the argument where they end with `=`.
+    /// One of these words; one that ends with `=` is a prefix of the argument.
     OneOf(&'static [&'static str]),
     /// Bytes, or this word.
     SizeOr(&'static str),
-    /// Any words; the directive may stand more than once in a block.
+    /// Any words; the directive may be repeated in a block.
     List,
-    /// Any words, of which the first is a name that stands once; with nginx's word for what it names.
+    /// Any words. The first is a name, which must be unique; the text is nginx's term for the named thing.
     Named(&'static str),
 }
 
@@ -185,11 +185,11 @@ pub struct Directive<C: 'static, X: 'static> {
     pub contexts: Context,
     pub arity: Arity,
     pub kind: Kind<C, X>,
-    /// One sentence or more.
+    /// The documentation: one sentence or more.
     pub doc: &'static str,
-    /// The default in words, where no field can tell it.
+    /// The default in words, if no field has it.
     pub default: Option<&'static str>,
-    /// `None`: like the other rows of the module.
+    /// `None`: as for the other rows of the module.
     pub inherits: Option<Inherits>,
     pub opens: Opens,
 }
@@ -205,21 +205,22 @@ impl<C, X> Directive<C, X> {
         Self { name, contexts, arity, kind, doc, default: None, inherits: None, opens: &[] }
     }
 
-    /// The default in words, of a row whose field cannot tell it: it is computed, or has a setter of its own.
+    /// States the default in words, for a row whose field does not have it: it is computed, or set by a
+    /// custom setter.
     #[must_use]
     pub const fn default(mut self, words: &'static str) -> Self {
         self.default = Some(words);
         self
     }
 
-    /// Says that this row is not inherited like the others of its module.
+    /// Sets a way of inheriting that differs from the rest of the module.
     #[must_use]
     pub const fn inherits(mut self, how: Inherits) -> Self {
         self.inherits = Some(how);
         self
     }
 
-    /// Says which kinds of blocks it opens.
+    /// Sets the kinds of blocks that the directive opens.
     #[must_use]
     pub const fn opens(mut self, blocks: Opens) -> Self {
         self.opens = blocks;

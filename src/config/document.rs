@@ -1,13 +1,13 @@
-//! The directives' part of the manual, written from the rows (mdoc, for `man/pronghorn.conf.5`).
+//! Writes the manual's section on directives from the rows (mdoc, for `man/pronghorn.conf.5`).
 
 use std::fmt::Write;
 
 use crate::config::{Arity, RowInfo, Shape};
 
-/// What mandoc(1) finds long enough for a line.
+/// The line width up to which mandoc(1) does not complain.
 const WIDTH_MAX: usize = 80;
 
-/// One `.It` for each row, in the order of names: syntax, contexts, default, what it does.
+/// One `.It` per row, sorted by name: syntax, contexts, default, description.
 pub fn directives<'a>(rows: impl IntoIterator<Item = &'a RowInfo>) -> String {
     let mut rows: Vec<&RowInfo> = rows.into_iter().collect();
     rows.sort_by_key(|row| (row.name, row.contexts.0));
@@ -40,7 +40,7 @@ fn entry(out: &mut String, row: &RowInfo) {
     }
 }
 
-/// Arguments as macros of the `.It` line.
+/// The arguments as macros of the `.It` line.
 fn syntax(row: &RowInfo) -> String {
     use crate::config::directive::Accepted;
     match row.shape {
@@ -75,7 +75,7 @@ fn arguments(arity: Arity) -> String {
     }
 }
 
-/// Sentences, each on a line of its own.
+/// Puts each sentence on a line of its own.
 pub fn line(text: &str) -> String {
     let begins = |rest: &str| rest.starts_with(|char: char| char.is_ascii_uppercase());
     let mut out = String::new();
@@ -88,7 +88,7 @@ pub fn line(text: &str) -> String {
     out + &filled(&(escape(rest) + end))
 }
 
-/// Text in lines that fit a terminal. `escape` has seen to what must not begin a line.
+/// Wraps text to lines that fit a terminal. `escape` has protected words that must not begin a line.
 fn filled(text: &str) -> String {
     let mut out = String::new();
     let mut width = 0;
@@ -103,7 +103,7 @@ fn filled(text: &str) -> String {
     out
 }
 
-/// Text that troff takes as it stands, also at the start of a line and as the argument of a macro.
+/// Escapes text so that troff prints it unchanged, also at the start of a line and as a macro's argument.
 fn escape(text: &str) -> String {
     let words = text.split(' ').map(|word| {
         let mut plain = word.replace('\\', "\\e").replace('"', "\\(dq").replace('-', "\\-");

@@ -1,12 +1,12 @@
-//! Every file of a configuration as it was read (`-T`).
+//! Prints every file of a configuration as it was read (`-T`).
 
 use std::path::Path;
 
 use crate::config::Tree;
 use crate::config::load::COMMAND_LINE;
 
-/// Each file after a line `# configuration file PATH:`, an empty line after each, as nginx prints them.
-/// Text of the command line is no file and is left out.
+/// Each file after a line `# configuration file PATH:` and followed by an empty line, as nginx prints them.
+/// Text from the command line is not a file and is left out.
 pub fn dump(tree: &Tree) -> Vec<u8> {
     let mut out = Vec::new();
     for source in tree.sources.iter().filter(|source| source.path != Path::new(COMMAND_LINE)) {

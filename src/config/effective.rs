@@ -1,24 +1,24 @@
-//! The configuration as it applies (`-T --effective`): every block with its own directives and those it
-//! inherits, each with the place it was written.
+//! The effective configuration (`-T --effective`): every block with its own directives and the inherited
+//! ones, each with the place where it is written.
 //!
-//! Inheritance is nginx's, and each row says how its directive takes part ([`Inherits`]).
+//! Inheritance is nginx's; each row says how its directive is inherited ([`Inherits`]).
 
 use crate::config::convert::nginx_word;
 use crate::config::{Block, Context, Entry, Inherits, Node, Places, RowInfo, Shape, Span, Tree};
 
 const INDENT: &str = "    ";
 
-/// Finds the row of a directive in a block; the tables of all language parts together.
+/// Finds the row of a directive in a block, among the tables of all language parts.
 pub type Find<'a> = &'a dyn Fn(&str, Context) -> Option<RowInfo>;
 
-/// Writes the tree in nginx's spelling, completed with what each block inherits.
+/// Writes the tree in nginx's spelling, adding the directives that each block inherits.
 pub fn effective(tree: &Tree, find: Find<'_>) -> String {
     let mut writer = Writer { places: tree.places(), find, out: String::new() };
     writer.block(&tree.nodes, Context::MAIN, &[], 0);
     writer.out
 }
 
-/// The directives of one name (or of names that are one list) in the block that set them.
+/// The directives of one name (or of several names that form one list) in the block that sets them.
 struct Setting<'a> {
     list: &'a str,
     context: Context,
@@ -67,7 +67,7 @@ impl Writer<'_> {
         }
     }
 
-    /// The content of a block that holds no directives: `map`, `types`.
+    /// Writes the content of a block of data: `map`, `types`.
     fn data(&mut self, block: &Node, depth: usize) {
         for node in block.children() {
             self.directive(node, depth, "");
@@ -96,7 +96,7 @@ impl Writer<'_> {
         has_value(&above) && has_value(&here) && is_inherited
     }
 
-    /// The list that a directive belongs to: its own name, unless the row names one.
+    /// The list that a directive belongs to: its own name, unless its row names another.
     fn list_of<'n>(&self, node: &'n Node, context: Context) -> &'n str {
         match (self.find)(&node.name.text, context).map(|row| row.inherits) {
             Some(Inherits::List(list)) => list,

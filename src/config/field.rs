@@ -1,17 +1,17 @@
-//! What a row sees of the field it sets: whether a value is there already, and the default.
+//! A row's view of the field it sets: whether it has a value already, and the default.
 //!
-//! A row's slot returns one of these trait objects, so that a field may or may not have a default of its own, and
-//! may be an enum of which the row needs to know only the words. Used while a configuration is read, never by requests.
+//! A row's slot returns one of these trait objects, so that a field may or may not have a default, and may be
+//! an enum of which the row knows only the words. Used while a configuration is read, never by requests.
 
 use crate::config::{Inherit, Setting, Span};
 
-/// A field of a module's settings that a directive with one value sets.
+/// A field of a module's settings, set by a directive with one value.
 pub trait Field<T> {
-    /// Sets the value in this block. False, and nothing changed, when it is already set here.
+    /// Sets the value in this block. False if it is already set here; then nothing changes.
     #[must_use]
     fn set(&mut self, value: T, span: Span) -> bool;
 
-    /// The value in force where nothing sets the directive; `None` where the field has no such value.
+    /// The value that applies if nothing sets the directive; `None` if the field has no default.
     fn default_value(&self) -> Option<&T>;
 }
 
@@ -35,11 +35,11 @@ impl<T> Field<T> for Setting<T> {
     }
 }
 
-/// An enum whose values are the words that a directive takes. [`keywords!`](crate::config::keywords) implements it.
+/// An enum whose values are a directive's words. [`keywords!`](crate::config::keywords) implements it.
 pub trait Keyword: Copy + PartialEq + 'static {
-    /// As the configuration spells them, in the order of the manual.
+    /// The words as written in a configuration, in the order of the manual.
     const WORDS: &'static [&'static str];
-    /// What each of [`Self::WORDS`] means.
+    /// The value of each of [`Self::WORDS`].
     const VALUES: &'static [Self];
 
     /// The word for this value.
@@ -49,8 +49,8 @@ pub trait Keyword: Copy + PartialEq + 'static {
     }
 }
 
-/// Gives an enum its words, each of them once: `keywords!(Linger { "off" => Off, "on" => On, "always" => Always });`
-/// A variant without a word does not compile.
+/// Assigns words to an enum: `keywords!(Linger { "off" => Off, "on" => On, "always" => Always });` A variant
+/// without a word does not compile.
 macro_rules! keywords {
     ($name:ty { $($word:literal => $variant:ident),+ $(,)? }) => {
         impl $crate::config::Keyword for $name {
@@ -67,11 +67,11 @@ macro_rules! keywords {
 }
 pub(crate) use keywords;
 
-/// A field whose type is a [`Keyword`], without its type.
+/// A field whose type is some [`Keyword`], with that type erased.
 pub trait KeywordField {
     fn words(&self) -> &'static [&'static str];
 
-    /// Sets the value of the word with this index. False, and nothing changed, when it is already set here.
+    /// Sets the value to the word with this index. False if it is already set here; then nothing changes.
     #[must_use]
     fn set_word(&mut self, index: usize, span: Span) -> bool;
 

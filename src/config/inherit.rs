@@ -1,8 +1,8 @@
-//! Values that an inner block inherits from the outer one when it does not set them (nginx's merge).
+//! Values that an inner block inherits from the outer one unless it sets them (nginx's merge).
 //!
-//! [`Inherit`] holds a value that may be absent, [`Setting`] one that has a default. [`settings!`] declares the settings
-//! of a module in one block, each with its type, its default and how it is inherited, so that none of these is written
-//! a second time and none can be forgotten.
+//! [`Inherit`] holds a value that may be absent, [`Setting`] one that has a default. [`settings!`] declares a
+//! module's settings, each with its type, its default and its inheritance, so that each of these is written
+//! once and none can be forgotten.
 
 use crate::config::{Diagnostic, Node, Span};
 
@@ -17,8 +17,8 @@ impl<T> Default for Inherit<T> {
 }
 
 impl<T> Inherit<T> {
-    /// Sets the value in this block. False, and nothing changed, when it is already set here
-    /// (nginx: "directive is duplicate").
+    /// Sets the value in this block. False if it is already set here (nginx: "directive is duplicate"); then
+    /// nothing changes.
     #[must_use]
     pub fn set(&mut self, value: T, span: Span) -> bool {
         if self.0.is_some() {
@@ -28,7 +28,7 @@ impl<T> Inherit<T> {
         true
     }
 
-    /// The same for a directive that may stand once in a block. Errors: it stands there already.
+    /// The same for a directive that is allowed once per block. Fails if it is set already.
     pub fn put(&mut self, value: T, node: &Node) -> Result<(), Diagnostic> {
         if self.set(value, node.span) { Ok(()) } else { Err(duplicate(node)) }
     }
@@ -45,7 +45,7 @@ impl<T> Inherit<T> {
         self.0.is_some()
     }
 
-    /// Where the value in force was written; `None` for a default.
+    /// The place where the effective value was written; `None` for a default.
     pub fn span(&self) -> Option<Span> {
         self.0.as_ref().map(|(_, span)| *span)
     }
@@ -56,13 +56,13 @@ impl<T> Inherit<T> {
 }
 
 impl<T: Copy> Inherit<T> {
-    /// The value in force, or the directive's default.
+    /// The effective value, or the given default.
     pub fn get(&self, default: T) -> T {
         self.0.as_ref().map_or(default, |(value, _)| *value)
     }
 }
 
-/// Takes the outer block's value where this block has none.
+/// Takes the outer block's value if this block has none.
 impl<T: Clone> Merge for Inherit<T> {
     fn merge(&mut self, outer: &Self) {
         if self.0.is_none() {
@@ -71,9 +71,10 @@ impl<T: Clone> Merge for Inherit<T> {
     }
 }
 
-/// A directive's value in one block, or its default: set at a place, or by nobody.
+/// A directive's value in one block: set at a place, or the default.
 ///
-/// The default is written where the field is made, `Setting::new(60_000)`, and nowhere else: the manual asks the field.
+/// The default is written only where the field is declared, `Setting::new(60_000)`; the manual takes it from
+/// the field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting<T> {
     value: T,
@@ -86,8 +87,8 @@ impl<T> Setting<T> {
         Self { value: default, span: None }
     }
 
-    /// Sets the value in this block. False, and nothing changed, when it is already set here
-    /// (nginx: "directive is duplicate").
+    /// Sets the value in this block. False if it is already set here (nginx: "directive is duplicate"); then
+    /// nothing changes.
     #[must_use]
     pub fn set(&mut self, value: T, span: Span) -> bool {
         if self.is_set() {
@@ -97,12 +98,12 @@ impl<T> Setting<T> {
         true
     }
 
-    /// The same for a directive that may stand once in a block. Errors: it stands there already.
+    /// The same for a directive that is allowed once per block. Fails if it is set already.
     pub fn put(&mut self, value: T, node: &Node) -> Result<(), Diagnostic> {
         if self.set(value, node.span) { Ok(()) } else { Err(duplicate(node)) }
     }
 
-    /// The value in force.
+    /// The effective value.
     #[inline]
     pub fn value(&self) -> &T {
         &self.value
@@ -112,21 +113,21 @@ impl<T> Setting<T> {
         self.span.is_some()
     }
 
-    /// Where the value in force was written; `None` for a default.
+    /// The place where the effective value was written; `None` for a default.
     pub fn span(&self) -> Option<Span> {
         self.span
     }
 }
 
 impl<T: Copy> Setting<T> {
-    /// The value in force.
+    /// The effective value.
     #[inline]
     pub fn get(&self) -> T {
         self.value
     }
 }
 
-/// Takes the outer block's value where this block has none.
+/// Takes the outer block's value if this block has none.
 impl<T: Clone> Merge for Setting<T> {
     fn merge(&mut self, outer: &Self) {
         if !self.is_set() {
@@ -135,24 +136,25 @@ impl<T: Clone> Merge for Setting<T> {
     }
 }
 
-/// `"x" directive is duplicate`: what a setter says to a directive that may stand once in a block.
+/// `"x" directive is duplicate`: the error for a second directive where only one is allowed per block.
 pub fn duplicate(node: &Node) -> Diagnostic {
     Diagnostic::error(node.name.span, format!("\"{}\" directive is duplicate", node.name.text))
 }
 
-/// Settings in one block that are completed from the block around it. Called once per block, outermost first.
+/// Completes a block's settings from the block around it. Called once per block, outermost first.
 pub trait Merge {
     fn merge(&mut self, outer: &Self);
 }
 
-/// A list directive (`add_header`, `proxy_set_header`): a block that sets any of it replaces the whole list.
+/// Inherits a list directive (`add_header`, `proxy_set_header`): a block that sets any item replaces the
+/// whole list.
 pub fn replace<T: Clone>(own: &mut Vec<T>, outer: &[T]) {
     if own.is_empty() {
         own.extend_from_slice(outer);
     }
 }
 
-/// A field that begins with a value of its own: what `= value` means in [`settings!`].
+/// A field with an initial value, which `= value` in [`settings!`] sets.
 pub trait Initial<T> {
     fn initial(value: T) -> Self;
 }
@@ -163,13 +165,13 @@ impl<T> Initial<T> for Setting<T> {
     }
 }
 
-/// A field that blocks do not inherit: what the block itself consists of, and what is computed from the others.
+/// For a field that is not inherited: the block's own content, or a value computed from other fields.
 pub fn own<T>(_: &mut T, _: &T) {}
 
-/// A field that is inherited together with others, by the function behind `then`.
+/// For a field that is inherited together with others, by the function after `then`.
 pub fn together<T>(_: &mut T, _: &T) {}
 
-/// Declares a module's settings in one block, with `Default` and [`Merge`]. A field is written once:
+/// Declares a module's settings in one block, with `Default` and [`Merge`]. Each field is written once:
 ///
 /// ```text
 /// level: Setting<u64> = 6,                  a default; inherited
@@ -178,8 +180,8 @@ pub fn together<T>(_: &mut T, _: &T) {}
 /// search: Option<Arc<Search>> => own,       not inherited
 /// ```
 ///
-/// Where inheriting looks at several fields at once, `then function` follows the struct; it is called last, with the
-/// block's settings and the outer ones.
+/// If inheriting must look at several fields at once, `then function` follows the struct. The function is
+/// called last, with the block's settings and the outer ones.
 macro_rules! settings {
     (
         $(#[$meta:meta])*
@@ -231,7 +233,7 @@ mod tests {
         then switch_off
     }
 
-    /// What is off in the outer block is off in the inner one that has no fields of its own.
+    /// Anything that is off in the outer block is off in an inner one without fields of its own.
     fn switch_off(conf: &mut Conf, outer: &Conf) {
         conf.is_off |= outer.is_off && conf.fields == outer.fields;
     }

@@ -1,14 +1,13 @@
-//! Words of nginx's configuration language.
+//! The lexer of nginx's configuration language.
 //!
-//! Sans I/O: text in, tokens with byte offsets out. Follows what nginx does, which is: a word ends at white
-//! space, `;` or `{`; `{` straight after `$` belongs to the word (`${name}`); `}` and `#` are special only
-//! where a word would begin; a quoted word must be followed by white space, `;`, `{` or `)`; a backslash
-//! takes the next character out of its meaning and itself disappears only before `"`, `'`, `\`, and as
-//! `\t`, `\r`, `\n`.
+//! Sans I/O: text in, tokens with byte offsets out. Follows nginx's rules: a word ends at white space, `;` or
+//! `{`; `{` directly after `$` belongs to the word (`${name}`); `}` and `#` are special only at the start of
+//! a word; a quoted word must be followed by white space, `;`, `{` or `)`; a backslash takes away the special
+//! meaning of the next character, and is itself removed only before `"`, `'`, `\`, and in `\t`, `\r`, `\n`.
 
 use std::borrow::Cow;
 
-/// A token and where it stands; offsets are bytes of the text.
+/// A token and its position; offsets count the bytes of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
     /// `start..end` includes the quotes.
@@ -23,11 +22,11 @@ pub enum Token {
     End,
 }
 
-/// What cannot be read as a token. The lexer can go on after each of them.
+/// An error in the text. The lexer can continue after any of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// Something other than space, `;`, `{` or `)` follows a closing quote. `start..end` is the quoted word,
-    /// the culprit stands at `end`.
+    /// A closing quote is followed by something other than space, `;`, `{` or `)`. `start..end` is the quoted
+    /// word; the offending character is at `end`.
     AfterQuote { start: usize, end: usize },
     /// A quote that never closes.
     OpenQuote { start: usize },
@@ -35,7 +34,7 @@ pub enum Error {
     OpenWord { start: usize },
 }
 
-/// The bytes at which a word may end, or at which the next one has another meaning.
+/// The bytes at which a word may end, or which change the meaning of the next byte.
 const MARKS: [bool; 256] = {
     let mut marks = [false; 256];
     let mut index = 0;
@@ -54,26 +53,27 @@ pub struct Lexer<'a> {
 }
 
 impl<'a> Lexer<'a> {
-    /// A byte order mark at the front is skipped.
+    /// Skips a byte order mark at the start.
     pub fn new(text: &'a str) -> Self {
         let at = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
         Self { text, bytes: text.as_bytes(), at }
     }
 
-    /// Where the next token is looked for.
+    /// The offset at which the next token is looked for.
     pub fn at(&self) -> usize {
         self.at
     }
 
-    /// Goes on at the line after the one that holds `offset`. For recovery after an error.
+    /// Continues on the line after the one with `offset`, to recover from an error.
     pub fn skip_line(&mut self, offset: usize) {
         let rest = self.bytes.get(offset..).unwrap_or(&[]);
         self.at = memchr::memchr(b'\n', rest).map_or(self.bytes.len(), |at| offset + at + 1);
     }
 
-    /// Goes on behind the `}` that ends a block of Lua, which is no text of this language; false: it never ends.
+    /// Continues after the `}` that ends a block of Lua, which is not in this language. False if it never
+    /// ends.
     ///
-    /// Braces within strings, long brackets and comments do not count (Lua 5.1 manual, §2.1).
+    /// Braces in strings, long brackets and comments do not count (Lua 5.1 manual, §2.1).
     pub fn skip_lua(&mut self) -> bool {
         let mut depth = 1;
         while let Some(&byte) = self.bytes.get(self.at) {
@@ -103,7 +103,7 @@ impl<'a> Lexer<'a> {
         false
     }
 
-    /// The length of `[[ … ]]` or `[==[ … ]==]` at `start`; `None`: there is none.
+    /// The length of `[[ … ]]` or `[==[ … ]==]` at `start`; `None` if there is none.
     fn long_bracket(&self, start: usize) -> Option<usize> {
         let rest = self.bytes.get(start..)?;
         let level = rest.strip_prefix(b"[")?.iter().take_while(|byte| **byte == b'=').count();
@@ -113,7 +113,7 @@ impl<'a> Lexer<'a> {
         Some(length)
     }
 
-    /// The length of a quoted string of Lua that begins here; it ends with its line at the latest.
+    /// The length of the quoted Lua string that begins here; it ends at the end of its line at the latest.
     fn lua_string(&self, quote: u8) -> usize {
         let rest = &self.bytes[self.at..];
         let mut at = 1;
@@ -139,7 +139,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// What a word means: without its quotes, escapes resolved.
+    /// The value of a word: without its quotes, escapes resolved.
     pub fn meaning(&self, start: usize, end: usize, quoted: bool) -> Cow<'a, str> {
         let inside = if quoted { start + 1..end - 1 } else { start..end };
         unescape(&self.text[inside])

@@ -1,7 +1,7 @@
-//! Reads a configuration from its files: the main one, `-g` text before it, and what they include.
+//! Reads a configuration from its files: `-g` texts, the main file, and the files that they include.
 //!
-//! Touches the file system (read only). The spelling of a file follows from its name: `.toml`, else nginx's.
-//! An include is relative to the directory of the main file, as in nginx, wherever it stands.
+//! Touches the file system (read only). The file name decides the spelling: `.toml`, or else nginx's.
+//! As in nginx, every include is relative to the directory of the main file.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,31 +12,31 @@ use std::path::{Path, PathBuf};
 use crate::base::foreign::char_of;
 use crate::config::{Block, Diagnostic, Diagnostics, FileId, Node, Source, Span, Tree, parse, toml};
 
-/// Errors of the text after which reading stops; what follows is rarely more than noise.
+/// Maximum number of syntax errors; after that many, the rest of the text rarely yields useful ones.
 const SYNTAX_ERRORS_MAX: usize = 50;
-/// How deep files may include files.
+/// Maximum depth of nested includes.
 const INCLUDE_DEPTH_MAX: usize = 50;
-/// How often files may be included in all: a bound for files that include each other in a tree.
+/// Maximum number of inclusions in all, a bound for files that include each other many times over.
 const INCLUDES_MAX: usize = 200_000;
 /// Offsets are 32 bits wide.
 const FILE_BYTES_MAX: usize = 1 << 30;
-/// The name of `-g` text where a file would have its path.
+/// The name of `-g` text, in place of a file's path.
 pub const COMMAND_LINE: &str = "command line";
 
-/// What reading depends on beside the file.
+/// Parameters of a load.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
-    /// A relative path of the main file starts here (`-p`).
+    /// The directory for a relative path of the main file (`-p`).
     pub prefix: PathBuf,
     /// `-g` texts, read before the file.
     pub globals: Vec<String>,
-    /// `include` stays in the tree as any other directive and nothing is read for it (for conversion).
+    /// Keep `include` in the tree like any other directive, and read no included file (for conversion).
     pub keep_includes: bool,
-    /// Blocks that hold data, not directives, and may be long.
+    /// Names of blocks that hold data instead of directives, and may be long.
     pub data_blocks: &'static [&'static str],
 }
 
-/// Reads `path` and everything it includes. The tree holds what could be read, also beside errors.
+/// Reads `path` and everything it includes. Even with errors, the tree holds all that could be read.
 pub fn load(path: &Path, options: &LoadOptions) -> (Tree, Diagnostics) {
     let path = options.prefix.join(path);
     let mut loader = Loader::new(path.parent().unwrap_or(Path::new("/")), options);
@@ -47,8 +47,8 @@ pub fn load(path: &Path, options: &LoadOptions) -> (Tree, Diagnostics) {
     loader.finish(content)
 }
 
-/// Reads a text that stands in no file, under the name `name`; a name that ends in `.toml` makes it TOML.
-/// What it includes is relative to the prefix.
+/// Reads a text that is not in a file, under the name `name`; a name that ends in `.toml` makes it TOML.
+/// Includes are relative to the prefix.
 pub fn load_text(name: &str, text: &str, options: &LoadOptions) -> (Tree, Diagnostics) {
     let mut loader = Loader::new(&options.prefix, options);
     let mut content = loader.globals(&options.globals);
@@ -57,7 +57,7 @@ pub fn load_text(name: &str, text: &str, options: &LoadOptions) -> (Tree, Diagno
     loader.finish(content)
 }
 
-/// An I/O error as nginx prints it: `open() "/x" failed (2: No such file or directory)`.
+/// Formats an I/O error as nginx does: `open() "/x" failed (2: No such file or directory)`.
 pub fn system_message(call: &str, path: &Path, error: &io::Error) -> String {
     let call = format!("{call}() \"{}\" failed", path.display());
     match error.raw_os_error() {
@@ -66,17 +66,17 @@ pub fn system_message(call: &str, path: &Path, error: &io::Error) -> String {
     }
 }
 
-/// What is shared by all texts of one load.
+/// The state shared by all texts of one load.
 pub(super) struct Loader {
     tree: Tree,
     diagnostics: Diagnostics,
-    /// Directory that includes are relative to.
+    /// The directory that includes are relative to.
     directory: PathBuf,
     keep_includes: bool,
     data_blocks: &'static [&'static str],
-    /// Files read so far; one that is included often is read and kept once.
+    /// The files read so far; a file that is included more than once is read and kept once.
     known: HashMap<PathBuf, FileId>,
-    /// By source: the bytes that are no text and where they stand.
+    /// For each source, the bytes that are not text, with their offsets.
     foreign: Vec<Vec<(u32, u8)>>,
     /// The files being parsed, the innermost last.
     parsing: Vec<FileId>,
@@ -118,7 +118,7 @@ impl Loader {
         self.keep_includes
     }
 
-    /// A block of this name holds data.
+    /// True if a block of this name holds data.
     pub(super) fn is_data(&self, name: &str) -> bool {
         self.data_blocks.contains(&name)
     }
@@ -131,7 +131,7 @@ impl Loader {
         self.syntax_error_count = SYNTAX_ERRORS_MAX;
     }
 
-    /// Reports an error after which the text may be hard to understand.
+    /// Reports an error that may make the following text hard to understand.
     pub(super) fn syntax(&mut self, diagnostic: Diagnostic) {
         self.syntax_error_count += 1;
         self.diagnostics.push(diagnostic);
@@ -141,12 +141,12 @@ impl Loader {
         self.tree.source(file).is_some_and(|source| source.path == Path::new(COMMAND_LINE))
     }
 
-    /// Whether a source holds bytes that are no text.
+    /// True if a source has bytes that are not text.
     pub(super) fn has_foreign(&self, file: FileId) -> bool {
         self.foreign.get(file.0 as usize).is_some_and(|foreign| !foreign.is_empty())
     }
 
-    /// Reports the first byte of a word that is no text.
+    /// Reports the first byte of a word that is not text.
     pub(super) fn check_bytes(&mut self, span: Span) {
         let Some(foreign) = self.foreign.get(span.file.0 as usize).filter(|foreign| !foreign.is_empty())
         else {
@@ -163,7 +163,7 @@ impl Loader {
         self.syntax(Diagnostic::error(place, message).help(help));
     }
 
-    /// Adds what an `include` directive names to the block that it stands in.
+    /// Adds the files named by an `include` directive to the block that contains it.
     pub(super) fn include(&mut self, node: &Node, depth: usize, content: &mut Block) {
         let [pattern] = &node.args[..] else {
             let message = "invalid number of arguments in \"include\" directive";
@@ -205,7 +205,7 @@ impl Loader {
         }
     }
 
-    /// Reads a file, once. `included_at` is where it is asked for.
+    /// Reads a file, unless it was read already. `included_at` is the place of the `include`.
     fn read(&mut self, path: &Path, included_at: Option<Span>) -> Option<FileId> {
         if let Some(&file) = self.known.get(path) {
             return Some(file);
@@ -253,7 +253,7 @@ impl Loader {
     }
 }
 
-/// Opens a file without waiting for anybody: a pipe has no end, and a reload could not read it again.
+/// Opens a file without blocking. Refuses a pipe: it has no end, and a reload could not read it again.
 fn open(path: &Path) -> Result<fs::File, String> {
     let opened = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = opened.map_err(|error| system_message("open", path, &error))?;
@@ -265,8 +265,9 @@ fn open(path: &Path) -> Result<fs::File, String> {
     }
 }
 
-/// Bytes to text. What is no text becomes characters that stand for it (`base::foreign`), as nginx takes any bytes; in
-/// TOML, and where the text is to be written anew, it is set aside instead, of the same length.
+/// Decodes bytes to text. As nginx accepts any bytes, those that are not UTF-8 become characters that
+/// represent them (`base::foreign`). In TOML, and if the text is to be converted, they are recorded instead
+/// and replaced by a character of the same length.
 fn decode(path: PathBuf, bytes: Vec<u8>, is_strict: bool) -> (Source, Vec<(u32, u8)>) {
     const SUBSTITUTE: u8 = 0x1a;
     let mut foreign = Vec::new();
@@ -300,8 +301,8 @@ fn decode(path: PathBuf, bytes: Vec<u8>, is_strict: bool) -> (Source, Vec<(u32, 
     (Source { raw: Some(raw), ..Source::new(path, clean) }, foreign)
 }
 
-/// The files that match, in the order of their names; none is no error. As glob(3): `*` matches no
-/// leading dot and no slash.
+/// The files that match, sorted by name; there may be none. As in glob(3), `*` matches no leading dot and no
+/// slash.
 fn glob_paths(pattern: &str) -> Result<Vec<PathBuf>, String> {
     let mut simple = pattern.replace("[^", "[!");
     while simple.contains("**") {

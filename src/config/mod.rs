@@ -1,7 +1,7 @@
-//! The configuration language: two spellings (nginx's and TOML), one tree, tables that compile it.
+//! The configuration language: two spellings (nginx's and TOML), one tree, and tables that compile it.
 //!
-//! Knows no module: what a directive means is in the tables of the rooms above
-//! (`docs/architecture.md` §3). Reads files while parsing; touches nothing else.
+//! Knows no module: the meaning of a directive is in the tables of the rooms above (`docs/architecture.md`
+//! §3). Reads files while parsing; touches nothing else.
 
 pub mod absent;
 mod comments;

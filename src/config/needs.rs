@@ -1,27 +1,27 @@
-//! What a configuration asks for and is not there: found line by line, told once for each reason and block.
+//! The missing features that a configuration uses: found line by line, reported once per feature and block.
 //!
-//! One missing feature makes many lines useless. Told one by one they hide every other mistake, so that they are
-//! gathered here while the directives are applied, and become findings when all are known.
+//! One missing feature makes many lines useless, and reporting each would hide every other mistake. So they
+//! are collected while the directives are applied, and turned into findings when all are known.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::config::absent::{Feature, HTTP2, HTTP3, TLS};
 use crate::config::{Diagnostic, Diagnostics, Node, Places, Span, Tree};
 
-/// One line that is about something missing.
+/// One line that uses a missing feature.
 #[derive(Clone, Debug)]
 struct Need {
     feature: &'static Feature,
-    /// The server that it stands in; `None` outside of all.
+    /// The server around it; `None` outside of all servers.
     block: Option<Span>,
     span: Span,
-    /// nginx's words, or ours, if this line is the one that is told.
+    /// The message, in nginx's words or ours, if this line is the one to be reported.
     message: String,
     /// The line would do something.
     acts: bool,
 }
 
-/// All of them, in the order in which they were found.
+/// All needs, in the order in which they were found.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
     list: Vec<Need>,
@@ -29,18 +29,18 @@ pub struct Needs {
     pub block: Option<Span>,
 }
 
-/// One row of the summary: what, and how many lines ask for it.
+/// One row of the summary: a feature, and the number of lines that use it.
 #[derive(Clone, Copy, Debug)]
 pub struct Total {
     pub name: &'static str,
     pub lines: usize,
-    /// Servers that they stand in.
+    /// The number of servers with such lines.
     pub servers: usize,
     pub first: Span,
 }
 
 impl Needs {
-    /// A directive of something that is not there.
+    /// Records a directive of a missing feature.
     pub fn directive(&mut self, feature: &'static Feature, node: &Node) {
         let name = &node.name.text;
         let message = if feature.is_foreign {
@@ -52,7 +52,7 @@ impl Needs {
         self.list.push(Need { feature, block: self.block, span: node.name.span, message, acts });
     }
 
-    /// Another line that would need it.
+    /// Records another line that needs a missing feature.
     pub fn line(&mut self, feature: &'static Feature, span: Span, message: String) {
         self.list.push(Need { feature, block: self.block, span, message, acts: true });
     }
@@ -61,12 +61,12 @@ impl Needs {
         self.list.append(&mut other.list);
     }
 
-    /// Some line would do something that is not there.
+    /// True if some line would do something that is missing.
     pub fn has_errors(&self) -> bool {
         self.list.iter().any(|need| need.acts)
     }
 
-    /// Makes findings of them: one for each feature and block.
+    /// Turns the needs into findings: one for each feature and block.
     pub fn report(&self) -> Vec<Diagnostic> {
         let mut groups: Vec<Vec<&Need>> = Vec::new();
         let mut known: HashMap<(&str, Option<Span>), usize> = HashMap::new();
@@ -74,7 +74,7 @@ impl Needs {
         let with_tls: HashSet<Option<Span>> =
             self.list.iter().filter(is_tls).map(|need| need.block).collect();
         for need in &self.list {
-            // HTTP/2 and HTTP/3 come with TLS, and are told with it.
+            // HTTP/2 and HTTP/3 come with TLS, and are reported together with it.
             let is_part =
                 [HTTP2.name, HTTP3.name].contains(&need.feature.name) && with_tls.contains(&need.block);
             let name = if is_part { TLS.name } else { need.feature.name };
@@ -89,7 +89,7 @@ impl Needs {
         groups.iter().filter_map(|group| finding(group, &in_use)).collect()
     }
 
-    /// What is missing for this configuration to run: the features with lines that would do something.
+    /// The features that must exist for this configuration to run: those with lines that would do something.
     pub fn totals(&self, tree: &Tree) -> Vec<Total> {
         let places = tree.places();
         let mut totals: Vec<(Total, HashSet<Span>, bool)> = Vec::new();
@@ -115,7 +115,7 @@ impl Needs {
     }
 }
 
-/// What is told of the lines of one feature in one block.
+/// The finding for the lines of one feature in one block.
 fn finding(group: &[&Need], in_use: &HashSet<&str>) -> Option<Diagnostic> {
     let first = group.first()?;
     let mut topics: Vec<&str> = group.iter().map(|need| need.feature.name).collect();
@@ -125,7 +125,7 @@ fn finding(group: &[&Need], in_use: &HashSet<&str>) -> Option<Diagnostic> {
     let feature = if topics[0] == TLS.name { &TLS } else { first.feature };
     let finding = match group.iter().find(|need| need.acts && need.feature.name == feature.name) {
         Some(acting) => Diagnostic::error(acting.span, acting.message.clone()).help(feature.help),
-        // Settings for all servers are told with the server that needs them.
+        // Settings for all servers are reported with the server that needs them.
         None if first.block.is_none() && in_use.contains(feature.name) => return None,
         None => {
             let message = match first.message.strip_prefix("the ") {
@@ -140,7 +140,7 @@ fn finding(group: &[&Need], in_use: &HashSet<&str>) -> Option<Diagnostic> {
     Some(Diagnostic { lines, topic, ..finding })
 }
 
-/// `TLS: 14 lines, 25 to 48`; nothing for a single line.
+/// `TLS: 14 lines, 25 to 48`; `None` for a single line.
 fn lines_of(diagnostic: &Diagnostic, places: &Places) -> Option<String> {
     let topic = diagnostic.topic.as_deref()?;
     let mut lines: Vec<_> = diagnostic.lines.iter().filter_map(|span| places.line(*span)).collect();

@@ -1,21 +1,21 @@
-//! Values of arguments, with the diagnostics nginx gives for them.
+//! Parses the values of arguments, with nginx's diagnostics.
 //!
 //! Sizes, times, numbers, `on|off`, and `name=value` parameters. Each function takes the directive and the
-//! argument's index, so that the caret stands under the word that is wrong.
+//! argument's index, so that the caret points at the wrong word.
 
 use strsim::damerau_levenshtein;
 
 use crate::base::number;
 use crate::config::{Diagnostic, Node, Word};
 
-/// Argument `index` as bytes: `8k`, `1m`, `1g`.
+/// Parses argument `index` as bytes: `8k`, `1m`, `1g`.
 pub fn size(node: &Node, index: usize) -> Result<u64, Diagnostic> {
     number::parse_size(node.arg(index)).ok_or_else(|| {
         invalid(node, index, "value").help("a size is a number of bytes, or ends in k, m or g: 8k, 1m")
     })
 }
 
-/// The arguments as a number and a size of buffers, `8 4k`, neither of them zero.
+/// Parses the arguments as a number and a size of buffers, `8 4k`; neither may be zero.
 pub fn buffers(node: &Node) -> Result<(u64, u64), Diagnostic> {
     let count = number::parse_u64(node.arg(0).as_bytes()).filter(|count| (1..=1 << 20).contains(count));
     let count = count
@@ -26,14 +26,14 @@ pub fn buffers(node: &Node) -> Result<(u64, u64), Diagnostic> {
     }
 }
 
-/// Argument `index` as milliseconds: `30s`, `1h 30m`; a bare number is seconds.
+/// Parses argument `index` as milliseconds: `30s`, `1h 30m`; a bare number is seconds.
 pub fn millis(node: &Node, index: usize) -> Result<u64, Diagnostic> {
     number::parse_millis(node.arg(index)).ok_or_else(|| {
         invalid(node, index, "value").help("a time is seconds, or numbers with units: 500ms, 30s, 1h 30m")
     })
 }
 
-/// Argument `index` as a whole number from `min` to `max`.
+/// Parses argument `index` as a whole number from `min` to `max`.
 pub fn number(node: &Node, index: usize, min: u64, max: u64) -> Result<u64, Diagnostic> {
     let value =
         number::parse_u64(node.arg(index).as_bytes()).ok_or_else(|| invalid(node, index, "number"))?;
@@ -53,7 +53,7 @@ pub fn number(node: &Node, index: usize, min: u64, max: u64) -> Result<u64, Diag
     Err(Diagnostic::error(node.arg_span(index), message).help(help))
 }
 
-/// Argument `index` as `on` or `off`, in any case.
+/// Parses argument `index` as `on` or `off`, in any case.
 pub fn flag(node: &Node, index: usize) -> Result<bool, Diagnostic> {
     let text = node.arg(index);
     if text.eq_ignore_ascii_case("on") {
@@ -67,13 +67,13 @@ pub fn flag(node: &Node, index: usize) -> Result<bool, Diagnostic> {
     Err(Diagnostic::error(node.arg_span(index), message))
 }
 
-/// Argument `index` as one of `words`: its place among them.
+/// The index, among `words`, of argument `index`.
 pub fn keyword(node: &Node, index: usize, words: &[&str]) -> Result<usize, Diagnostic> {
     let text = node.arg(index);
     words.iter().position(|word| *word == text).ok_or_else(|| invalid_value(node, index, words))
 }
 
-/// `invalid value "x"`, with what could have been meant or what there is.
+/// `invalid value "x"`, with the most similar word or all of them.
 pub fn invalid_value(node: &Node, index: usize, words: &[&str]) -> Diagnostic {
     let text = node.arg(index);
     let help = match closest(text, words.iter().copied()) {
@@ -83,12 +83,12 @@ pub fn invalid_value(node: &Node, index: usize, words: &[&str]) -> Diagnostic {
     Diagnostic::error(node.arg_span(index), format!("invalid value \"{text}\"")).help(help)
 }
 
-/// `duplicate value "x"`: a word that a list has already, which changes nothing.
+/// `duplicate value "x"`: a warning that a list has the word already.
 pub fn duplicate_value(node: &Node, index: usize) -> Diagnostic {
     Diagnostic::warning(node.arg_span(index), format!("duplicate value \"{}\"", node.arg(index)))
 }
 
-/// `invalid parameter "x"`, as nginx says of `name=value` arguments.
+/// `invalid parameter "x"`, as nginx reports for `name=value` arguments.
 pub fn invalid_parameter(word: &Word, names: &[&str]) -> Diagnostic {
     let diagnostic = Diagnostic::error(word.span, format!("invalid parameter \"{}\"", word.text));
     let (name, value) = word.text.split_once('=').map_or((&*word.text, false), |(name, _)| (name, true));
@@ -106,15 +106,15 @@ pub fn invalid_parameter(word: &Word, names: &[&str]) -> Diagnostic {
     }
 }
 
-/// The value of a word `name=value`; `None` for another name.
+/// The value of a word `name=value`; `None` if the name is another one.
 pub fn value<'a>(word: &'a Word, name: &str) -> Option<&'a str> {
     word.text.strip_prefix(name)?.strip_prefix('=')
 }
 
-/// The candidate that a mistyped word most likely means: at most every third letter wrong; `-` and `_`
-/// are one, and so are cases.
+/// The candidate that a mistyped word most likely means: at most every third letter may be wrong; `-` equals
+/// `_`, and case is ignored.
 pub fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    const WORD_BYTES_MAX: usize = 64; // longer ones are no typing errors, and distance costs a product
+    const WORD_BYTES_MAX: usize = 64; // the distance costs the product of the lengths
     if word.is_empty() || word.len() > WORD_BYTES_MAX {
         return None;
     }

@@ -1,8 +1,8 @@
-//! nginx's spelling: tokens to directives.
+//! Parses nginx's spelling: tokens to directives.
 //!
-//! Reports every error of a text, not the first: after each one it goes on where the directive it is in
-//! most likely ends. Reads no file itself; `include` goes through the [`Loader`].
-//! Wording of the errors: nginx's `ngx_conf_parse` and `ngx_conf_read_token`.
+//! Reports every error in a text, not only the first: after each one it continues where the current directive
+//! most likely ends. Reads no file itself; `include` goes through the [`Loader`]. Wording of the errors:
+//! nginx's `ngx_conf_parse` and `ngx_conf_read_token`.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use crate::config::load::Loader;
 use crate::config::rows::Rows;
 use crate::config::{Block, Diagnostic, FileId, Node, Span, Text, Word};
 
-/// How deep blocks may nest, included files counted in. nginx has no limit but its stack.
+/// Maximum depth of nested blocks, counted across included files. nginx's only limit is its stack.
 pub const DEPTH_MAX: usize = 100;
 
-/// Parses the whole of `text`, the source `file`, whose blocks are already `depth` deep: `content` with what it holds.
+/// Parses all of `text`, the source `file`, inside `depth` blocks. Returns `content` with the directives
+/// added.
 pub(super) fn parse(
     loader: &mut Loader,
     file: FileId,
@@ -36,9 +37,9 @@ pub(super) fn parse(
     parser.run()
 }
 
-/// A block whose `}` has not come yet.
+/// A block whose `}` has not been read yet.
 struct Open {
-    /// `None` for a block that a wrong text opened; it is dropped when it ends.
+    /// `None` for a block opened by erroneous text; it is dropped when it ends.
     node: Option<Node>,
     /// The siblings before it.
     before: Block,
@@ -57,9 +58,9 @@ struct Parser<'a> {
     text: &'a Arc<str>,
     file: FileId,
     depth: usize,
-    /// The directive being read.
+    /// The words of the directive being read.
     words: Vec<Written>,
-    /// The block being read.
+    /// The content of the block being read.
     content: Block,
     open: Vec<Open>,
     loader: &'a mut Loader,
@@ -108,7 +109,7 @@ impl Parser<'_> {
         }
     }
 
-    /// The words are an entry of a block of data, and no `include`.
+    /// True if the words are an entry of a block of data rather than an `include`.
     fn is_row(&self) -> bool {
         let Some(first) = self.words.first() else { return false };
         matches!(self.content, Block::Data(_)) && &self.text[first.start..first.end] != "include"
@@ -151,20 +152,20 @@ impl Parser<'_> {
         self.open.push(Open { node, before });
     }
 
-    /// A block of OpenResty's: what is inside is left out.
+    /// Skips the content of an OpenResty block.
     fn lua(&mut self, mut node: Node) {
         if !self.lexer.skip_lua() {
             let at = self.text.len();
             let help = format!(
-                "the \"{}\" block of line {} is not closed",
+                "the \"{}\" block on line {} is not closed",
                 abridge(&node.name.text),
                 self.line(node.name.span.start as usize)
             );
             let message = "unexpected end of file, expecting \"}\"";
             self.loader.syntax(Diagnostic::error(self.span(at, at), message).help(help));
         } else if self.loader.keeps_includes() {
-            let message = format!("the Lua of \"{}\" cannot be written anew", node.name.text);
-            self.loader.syntax(Diagnostic::error(node.name.span, message).help("take this block out"));
+            let message = format!("the Lua in \"{}\" cannot be converted", node.name.text);
+            self.loader.syntax(Diagnostic::error(node.name.span, message).help("remove this block"));
         }
         node.block = Some(Block::default());
         self.content.push(node);
@@ -172,7 +173,7 @@ impl Parser<'_> {
 
     fn close(&mut self, at: usize) {
         let help = match self.words.last() {
-            // nginx names the line of the brace; the semicolon is missing before it
+            // nginx reports the line of the brace; the semicolon is missing before it
             Some(last) => Some(format!("\";\" is missing after \"{}\"", self.abridged(*last))),
             None if self.open.is_empty() => Some("no block is open here".into()),
             None => None,
@@ -201,7 +202,7 @@ impl Parser<'_> {
             (Some(last), _) if within_directive => {
                 format!("\";\" is missing after \"{}\"", self.abridged(*last))
             }
-            (_, Some((name, line))) => format!("the \"{name}\" block of line {line} is not closed"),
+            (_, Some((name, line))) => format!("the \"{name}\" block on line {line} is not closed"),
             _ => return,
         };
         self.loader.syntax(Diagnostic::error(self.span(at, at), message).help(help));
@@ -210,7 +211,8 @@ impl Parser<'_> {
         }
     }
 
-    /// The text from a lone quote to the end of its line is given up; the next line is read as usual.
+    /// Skips the text from a quote that is never closed to the end of its line, and continues on the next
+    /// line.
     fn open_quote(&mut self, start: usize) {
         let message = if self.loader.is_command_line(self.file) {
             "unexpected end of parameter, expecting \";\""
@@ -222,12 +224,12 @@ impl Parser<'_> {
         self.recover_after_line(start);
     }
 
-    /// A quoted word over several lines that ends badly most likely lacks its own closing quote.
+    /// If a quoted word spans several lines and ends badly, its own closing quote is most likely missing.
     fn after_quote(&mut self, start: usize, end: usize) {
         let next = self.text[end..].chars().next().map_or(0, char::len_utf8);
         let over_lines = memchr::memchr(b'\n', &self.text.as_bytes()[start..end]).is_some();
         let help = if over_lines {
-            format!("the quote of line {} ends here; is its closing quote missing?", self.line(start))
+            format!("the quote opened on line {} ends here; is its closing quote missing?", self.line(start))
         } else {
             "a space or \";\" is missing after the quoted word".into()
         };
@@ -239,7 +241,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Gives the directive up that `start` is in, keeping count of a block that its line opens.
+    /// Gives up the directive that contains `start`, but counts a block that its line opens.
     fn recover_after_line(&mut self, start: usize) {
         self.words.clear();
         self.lexer.skip_line(start);
@@ -249,7 +251,7 @@ impl Parser<'_> {
         }
     }
 
-    /// The words read so far as a directive that ends at `at`.
+    /// Makes a directive of the words read so far; it ends at `at`.
     fn take_directive(&mut self, at: usize) -> Option<Node> {
         let (file, lexer, text) = (self.file, &self.lexer, self.text);
         let mut words = self.words.drain(..).map(|Written { start, end, quoted }| Word {
@@ -310,7 +312,7 @@ impl Parser<'_> {
     }
 }
 
-/// A word for a message: one line, not longer than a line.
+/// Shortens a word for a message, to one line of limited length.
 fn abridge(word: &str) -> String {
     let mut short: String = word.chars().take(40).flat_map(char::escape_debug).collect();
     if short.len() < word.len() && word.chars().nth(40).is_some() {

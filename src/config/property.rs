@@ -1,16 +1,15 @@
-//! What holds for every text, for the fuzz targets (`fuzz/`) and the property tests here.
+//! Properties that hold for every text, for the fuzz targets (`fuzz/`) and the property tests here.
 
 use crate::config::comments::Comments;
 use crate::config::convert::{to_nginx, to_toml};
 use crate::config::{LoadOptions, Node, Span, Tree, effective, load_text, render};
 
-/// Levels of blocks up to which TOML's reader takes every table back (it counts keys in a header).
+/// Maximum depth of blocks for which TOML's reader accepts every table (it counts the keys in a header).
 const TOML_DEPTH_MAX: usize = 30;
 
-/// Panics when reading, showing or converting `text` breaks a promise of the configuration language:
-/// spans stand in their source, and a text without errors gives the same directives and comments in either
-/// spelling.
-/// `name` says the spelling; no file is read.
+/// Panics if reading, showing or converting `text` violates a property of the configuration language: spans
+/// lie in their source, and a text without errors gives the same directives and comments in either spelling.
+/// `name` decides the spelling; no file is read.
 pub fn reads_and_converts(name: &str, text: &str) {
     let options = LoadOptions { keep_includes: true, ..LoadOptions::default() };
     let (tree, found) = load_text(name, text, &options);
@@ -66,7 +65,7 @@ fn plain(nodes: &[Node]) -> String {
     out
 }
 
-/// All comments, sorted: a spelling may move one, but loses none and writes none twice.
+/// All comments, sorted: converting may move a comment, but must neither lose nor repeat one.
 fn comments(tree: &Tree) -> Vec<String> {
     let mut comments = Comments::of(tree).rest();
     comments.sort_unstable();
@@ -81,7 +80,7 @@ fn depth(nodes: &[Node]) -> usize {
 mod tests {
     use super::*;
 
-    /// Pieces that a grammar's edges are made of; random bytes seldom meet them.
+    /// Building blocks for the edge cases of a grammar, which random bytes seldom hit.
     const PIECES: [&str; 26] = [
         "a", "b1", "{", "}", ";", "\"", "'", "\\", "$", "#", "\n", "\r", " ", "é", "=", "[", "]", ".", ",",
         "args", "do", "include", "\u{feff}", "[[a]]\n", "a = 1\n", "x y;",

@@ -1,6 +1,6 @@
-//! Diagnostics as text: nginx's line, the place, the source line with a caret, the help.
+//! Renders diagnostics as text: nginx's line, the place, the source line with a caret, the help.
 //!
-//! Own rather than a library's: the first line must be exactly what nginx prints, since tools look for it.
+//! Not a library's, because the first line must be exactly what nginx prints: tools look for it.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -9,11 +9,11 @@ use crate::base::foreign;
 use crate::config::load::COMMAND_LINE;
 use crate::config::{Diagnostic, Diagnostics, Severity, Span, Tree};
 
-/// Characters of a source line that are shown; a longer one is cut around the caret.
+/// Maximum number of characters shown of a source line; a longer line is cut around the caret.
 const LINE_CHARS_MAX: usize = 120;
 const TAB: &str = "    ";
 
-/// All diagnostics, each with its source line; ends with a newline unless there are none.
+/// Renders all diagnostics, each with its source line; ends with a newline unless there are none.
 pub fn render(diagnostics: &Diagnostics, tree: &Tree, color: bool) -> String {
     let mut out = String::new();
     for diagnostic in &diagnostics.0 {
@@ -22,7 +22,7 @@ pub fn render(diagnostics: &Diagnostics, tree: &Tree, color: bool) -> String {
     out
 }
 
-/// One diagnostic as nginx prints it, with neither level nor newline: `message in path:line`.
+/// One diagnostic as nginx prints it, without level and newline: `message in path:line`.
 pub fn line(diagnostic: &Diagnostic, tree: &Tree) -> String {
     let message = clean(&diagnostic.message);
     match diagnostic.span.and_then(|span| tree.place(span)) {
@@ -32,7 +32,7 @@ pub fn line(diagnostic: &Diagnostic, tree: &Tree) -> String {
     }
 }
 
-/// Whether diagnostics written to this file go to a person who sees colours.
+/// True if diagnostics written to this file should have colours: it is a terminal that shows them.
 pub fn wants_color(file: &impl std::io::IsTerminal) -> bool {
     file.is_terminal()
         && std::env::var_os("NO_COLOR").is_none()
@@ -94,7 +94,8 @@ struct Excerpt {
     caret_width: usize,
 }
 
-/// The line of the span's start, fit to be shown: tabs widened, control characters replaced, cut.
+/// The line of the span's start, made fit for display: tabs expanded, control characters replaced, cut to
+/// length.
 fn excerpt(tree: &Tree, span: Span) -> Option<Excerpt> {
     let text = &tree.source(span.file)?.text;
     let start = span.start as usize;
@@ -135,7 +136,7 @@ fn shown(text: &str) -> String {
     out
 }
 
-/// A message on one line, without what a terminal would act on.
+/// A message on one line, without control characters, which a terminal would act on.
 fn clean(text: &str) -> String {
     let text = &*foreign::escaped(text);
     let escape = |char: char| char.is_control();

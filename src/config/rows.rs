@@ -1,31 +1,31 @@
-//! The content of a block that holds data, not directives: rows of words, of which a `map` or a `geo` may have a hundred
-//! thousand. They lie close together, with no allocation for a row.
+//! The content of a block of data: rows of words, of which a `map` or a `geo` may have a hundred thousand.
+//! They are stored compactly, without an allocation per row.
 //!
-//! Pure data. A parser fills it where it is told that a block is such ([`crate::config::LoadOptions`]).
+//! Pure data. A parser fills it for the blocks that it is told hold data ([`crate::config::LoadOptions`]).
 
 use smallvec::SmallVec;
 
 use crate::config::{FileId, Node, Span, Word};
 
-/// Rows in their order, also of several files.
+/// Rows in their order, possibly from several files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
     rows: Vec<Row>,
     words: Vec<Place>,
-    /// What the words mean, one behind the other.
+    /// The values of all words, concatenated.
     text: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Row {
     file: FileId,
-    /// Where its `;` stands.
+    /// The offset of its `;`.
     end: u32,
-    /// Its words end here among all words, and begin where those of the row before end.
+    /// The end of its words among all words; they begin at the end of the previous row's.
     words_end: u32,
 }
 
-/// A word's place in its file, and where its text ends.
+/// A word's position in its file, and the end of its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     start: u32,
@@ -33,7 +33,7 @@ struct Place {
     text_end: u32,
 }
 
-/// One row, or one directive in the place of a row.
+/// One row, or a directive used as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
     pub name: Cell<'a>,
@@ -42,7 +42,7 @@ pub struct Entry<'a> {
     pub span: Span,
 }
 
-/// One word of a row, as meant.
+/// One word of a row, unquoted and unescaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cell<'a> {
     pub text: &'a str,
@@ -50,18 +50,18 @@ pub struct Cell<'a> {
 }
 
 impl Rows {
-    /// Appends a word to the row that is being read.
+    /// Appends a word to the current row.
     pub fn push_word(&mut self, text: &str, start: u32, end: u32) {
         self.text.push_str(text);
         self.words.push(Place { start, end, text_end: self.text.len() as u32 });
     }
 
-    /// Ends the row; the texts of all rows must stay within 32 bits.
+    /// Ends the current row; the total text of all rows must stay within 32 bits.
     pub fn end_row(&mut self, file: FileId, end: u32) {
         self.rows.push(Row { file, end, words_end: self.words.len() as u32 });
     }
 
-    /// No more fits.
+    /// True if no more text fits.
     pub fn is_full(&self) -> bool {
         self.text.len() > (u32::MAX / 2) as usize
     }
@@ -83,7 +83,7 @@ impl Rows {
         self.text.shrink_to_fit();
     }
 
-    /// Rows without a word are left out; a parser makes none.
+    /// Skips rows without words; a parser makes none.
     pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
         let mut words_start = 0;
         let mut text_start = 0;
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::config::{Block, LoadOptions, load_text};
 
-    /// Names, arguments and places of the entries of the first block.
+    /// The names, arguments and positions of the entries in the first block.
     fn entries(
         name: &str,
         text: &str,

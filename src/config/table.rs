@@ -1,7 +1,7 @@
-//! The rows of all modules of one language part, and what happens to a directive: found by its name and
-//! the block it stands in, checked, and given to its module.
+//! The rows of all modules of one language part, and the path of a directive: it is found by its name and the
+//! block around it, checked, and passed to its module.
 //!
-//! Knows no module: what it sees of one is [`Module`]. Order and wording of the checks are those of nginx's
+//! Knows no module except as a [`Module`]. The order and wording of the checks are those of nginx's
 //! `ngx_conf_handler`.
 
 use std::borrow::Cow;
@@ -20,22 +20,23 @@ use crate::config::{
 #[derive(Clone, Debug)]
 pub struct RowInfo {
     pub name: &'static str,
-    /// The module it belongs to; empty where the rows have none.
+    /// The name of its module; empty for rows without one.
     pub module: &'static str,
     pub contexts: Context,
     pub arity: Arity,
     pub shape: Shape,
     pub doc: &'static str,
-    /// What holds where nothing sets it, as the configuration would say it; in words where it cannot.
+    /// The value that applies if nothing sets the directive, in the spelling of a configuration, or else in
+    /// words.
     pub default: Option<Cow<'static, str>>,
     pub inherits: Inherits,
-    /// The kind of block that it opens in each kind of block.
+    /// The kind of block that it opens, by the kind of the block around it.
     pub opens: Opens,
 }
 
 impl RowInfo {
-    /// The kind of block that this directive opens in a block of kind `context`; `None`: its content, if any, is no
-    /// directives.
+    /// The kind of block that this directive opens in a block of kind `context`; `None` if it has no block,
+    /// or one of data.
     pub fn inside(&self, context: Context) -> Option<Context> {
         self.opens.iter().find(|(around, _)| *around == context).map(|(_, inside)| *inside)
     }
@@ -57,8 +58,8 @@ pub enum Shape {
 }
 
 impl<C, X> Directive<C, X> {
-    /// `defaults` are the module's settings where nothing is set; `inherits` is how its rows are inherited that do not
-    /// say it themselves.
+    /// The row's plain data. `defaults` are the module's settings when nothing is set; `inherits` applies to
+    /// rows that do not set their own.
     pub fn info(&self, module: &'static str, inherits: Inherits, defaults: &mut C) -> RowInfo {
         let shape = match &self.kind {
             Kind::Flag(_) => Shape::Flag,
@@ -78,7 +79,7 @@ impl<C, X> Directive<C, X> {
         RowInfo { name, module, contexts, arity, shape, doc, default, inherits, opens }
     }
 
-    /// The default that the row's field has, as it would be written.
+    /// The default of the row's field, in the spelling of a configuration.
     fn field_default(&self, defaults: &mut C) -> Option<Cow<'static, str>> {
         let text = match &self.kind {
             Kind::Flag(slot) => {
@@ -98,7 +99,7 @@ impl<C, X> Directive<C, X> {
         Some(text.into())
     }
 
-    /// Sets the directive's value in `conf`. Name, context and arity have been checked.
+    /// Sets the directive's value in `conf`. The caller has checked name, context and arity.
     pub fn apply(&self, conf: &mut C, cx: &mut X, node: &Node) -> Result<(), Diagnostic> {
         let is_first = match &self.kind {
             Kind::Flag(slot) => slot(conf).set(params::flag(node, 0)?, node.span),
@@ -133,7 +134,7 @@ pub struct Slot<C: 'static, P: 'static, X: 'static> {
     pub name: &'static str,
     pub rows: &'static [Directive<C, X>],
     pub conf: fn(&mut P) -> &mut C,
-    /// How its settings are inherited, where a row does not say it.
+    /// The inheritance of its rows that do not set their own.
     pub inherits: Inherits,
 }
 
@@ -148,14 +149,17 @@ impl<C: Default, P, X> Module<P, X> for Slot<C, P, X> {
     }
 }
 
-/// All rows of one language part. `P` holds every module's settings of one block, `X` is what compiling
-/// needs beside it. Applying is re-entrant: a block's setter calls back with another `P`.
+/// All rows of one language part.
+///
+/// `P` holds every module's settings in one block, `X` is the compile context. The compilers of `cycle/` and
+/// `http/` call [`Table::apply_all`] for each block; it is re-entrant, since a block's setter calls back with
+/// another `P`. Errors go to the context's diagnostics, so that all of them are found in one run.
 pub struct Table<P: 'static, X: 'static> {
     modules: Vec<&'static dyn Module<P, X>>,
     rows: Vec<Row>,
-    /// Name to indexes of `rows`: a name may have a row for each of several contexts.
+    /// Name to indexes of `rows`: a name may have several rows, for different contexts.
     by_name: HashMap<&'static str, SmallVec<[u16; 4]>>,
-    /// Rows of other language parts, so that their directives are misplaced here rather than unknown.
+    /// Rows of other language parts, so that their directives are reported as misplaced rather than unknown.
     elsewhere: Vec<RowInfo>,
 }
 
@@ -166,7 +170,7 @@ struct Row {
 }
 
 impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
-    /// Panics when two rows of one name share a context: a fault of the program, seen by any test.
+    /// Panics if two rows of one name share a context: a bug in the program, which any test will show.
     pub fn new(modules: Vec<&'static dyn Module<P, X>>) -> Self {
         let mut table =
             Self { modules: Vec::new(), rows: Vec::new(), by_name: HashMap::new(), elsewhere: Vec::new() };
@@ -186,7 +190,7 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
         table
     }
 
-    /// Makes the rows of another language part known, for messages only.
+    /// Adds the rows of another language part, for messages only.
     #[must_use]
     pub fn elsewhere(mut self, rows: impl IntoIterator<Item = RowInfo>) -> Self {
         self.elsewhere.extend(rows);
@@ -203,7 +207,7 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
         self.row(name, context).map(|row| &row.info)
     }
 
-    /// Applies the directives of one block in their order. Whatever is wrong goes to `cx.diagnostics()`.
+    /// Applies the directives of one block in their order. All errors go to `cx.diagnostics()`.
     pub fn apply_all<'a>(
         &self,
         nodes: impl IntoIterator<Item = &'a Node>,
@@ -211,7 +215,7 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
         partial: &mut P,
         cx: &mut X,
     ) {
-        // Directives without effect have no slot that could tell of a second one.
+        // Directives without effect have no field that could detect a second one.
         let mut accepted: SmallVec<[(&str, &str); 8]> = SmallVec::new();
         for node in nodes {
             if let Some(Shape::Accepted(check)) = self.find(&node.name.text, context).map(|row| row.shape)
@@ -224,7 +228,7 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
         }
     }
 
-    /// Applies one directive that stands in a block of kind `context`.
+    /// Applies one directive in a block of kind `context`.
     pub fn apply(&self, node: &Node, context: Context, partial: &mut P, cx: &mut X) {
         let applied = match self.row(&node.name.text, context) {
             None => match absent::feature(&node.name.text).filter(|_| !self.has_row(&node.name.text)) {
@@ -248,7 +252,7 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
         rows.find(|row| row.info.contexts.contains(context))
     }
 
-    /// Whether some part of the language has a directive of this name.
+    /// True if some part of the language has a directive of this name.
     fn has_row(&self, name: &str) -> bool {
         self.by_name.contains_key(name) || self.elsewhere.iter().any(|row| row.name == name)
     }
@@ -259,7 +263,7 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
         let contexts = all().filter(|row| row.name == name).fold(0, |set, row| set | row.contexts.0);
         if contexts != 0 {
             let message = format!("\"{name}\" directive is not allowed here");
-            let help = format!("\"{name}\" stands in {}", Context(contexts));
+            let help = format!("\"{name}\" belongs in {}", Context(contexts));
             return Diagnostic::error(node.name.span, message).help(help);
         }
         let message = if node.name.text.is_empty() {
@@ -275,7 +279,7 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
                 Some(meant) => {
                     let contexts = all().filter(|row| row.name == meant);
                     let contexts = Context(contexts.fold(0, |set, row| set | row.contexts.0));
-                    diagnostic.help(format!("did you mean \"{meant}\"? It stands in {contexts}"))
+                    diagnostic.help(format!("did you mean \"{meant}\"? It belongs in {contexts}"))
                 }
                 None => diagnostic,
             },
@@ -310,7 +314,7 @@ impl<P: 'static, X: HasDiagnostics + 'static> Table<P, X> {
     }
 }
 
-/// A directive without effect that stands in its block already, as nginx says; else it is noted in `seen`.
+/// Checks a directive without effect for repetition in its block, and notes it in `seen`.
 fn repeated<'a>(
     node: &'a Node,
     check: Accepted,

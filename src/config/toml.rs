@@ -1,10 +1,10 @@
-//! The TOML spelling: tables to directives (`docs/architecture.md` §3).
+//! Parses the TOML spelling: tables to directives (`docs/architecture.md` §3).
 //!
-//! `key = v` one argument (true and false are on and off); `key = [a, b]` several; `key = [[..], [..]]`
-//! repeated; a table is a block with its arguments under `args`; an array of tables is repeated blocks.
-//! A `[[….do]]` block holds directives that come where it stands, for orders that keys cannot say.
-//! A backslash at the front of a key is taken off: `"\\args"` is a directive named `args`.
-//! Directives come in the order of the text.
+//! `key = v` is one argument (true and false are on and off); `key = [a, b]` several; `key = [[..], [..]]` a
+//! repeated directive. A table is a block, with its arguments under `args`; an array of tables is a repeated
+//! block. A `[[….do]]` block holds directives that take its place, for orders that keys cannot express. A
+//! backslash at the front of a key is removed: `"\\args"` is a directive named `args`. Directives keep the
+//! order of the text.
 
 use std::ops::Range;
 
@@ -16,10 +16,10 @@ use crate::config::load::Loader;
 use crate::config::parse::DEPTH_MAX;
 use crate::config::{Block, Diagnostic, FileId, Node, Span, Text, Word};
 
-/// Parses the whole of `text`, the source `file`, whose blocks are already `depth` deep.
+/// Parses all of `text`, the source `file`, inside `depth` blocks.
 pub(super) fn parse(loader: &mut Loader, file: FileId, text: &str, depth: usize) -> Vec<Node> {
     if loader.has_foreign(file) {
-        // TOML is UTF-8 in comments too
+        // TOML requires UTF-8 in comments too
         loader.check_bytes(Span { file, start: 0, end: u32::MAX });
         return Vec::new();
     }
@@ -45,7 +45,7 @@ struct Reader<'a> {
     depth: usize,
 }
 
-/// A directive's value not yet looked into, so that the directives of a block can first be put in order.
+/// A directive whose value was not examined yet, so that the directives of a block can be sorted first.
 struct Entry<'a, 'i> {
     key: &'a str,
     key_range: Range<usize>,
@@ -82,7 +82,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The directives that one key stands for.
+    /// Adds the directives that one key stands for.
     fn entries<'a, 'i>(
         &mut self,
         key: &'a str,
@@ -138,7 +138,7 @@ impl Reader<'_> {
                 (value.span(), args, Some(Block::Directives(children)))
             }
         };
-        // a repeated directive or a block is where its own value is; the key may stand far before it
+        // a repeated directive or block is at its own value, perhaps far from the key
         let start = if entry.start == entry.key_range.start { entry.start } else { whole.start };
         let node = Node { name, args, block, span: self.span(&(start..whole.end)) };
         if &*node.name.text == "include" && node.block.is_none() && !self.loader.keeps_includes() {
@@ -150,7 +150,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Arguments and directives of a block.
+    /// The arguments and directives of a block.
     fn inside(
         &mut self,
         value: &Spanned<DeValue<'_>>,
@@ -183,7 +183,7 @@ impl Reader<'_> {
                 DeValue::String(text) => text.as_ref().into(),
                 DeValue::Boolean(on) => if *on { "on" } else { "off" }.into(),
                 DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().into(),
-                // what TOML would compute is no business of ours: as it is written
+                // keep the text as written: we do not want TOML's value
                 DeValue::Integer(_) | DeValue::Float(_) | DeValue::Datetime(_) => {
                     self.text.get(range.clone()).unwrap_or("").into()
                 }
@@ -202,7 +202,7 @@ impl Reader<'_> {
 
     fn check_word(&mut self, word: &Word) {
         if word.text.contains('\0') {
-            let message = "a NUL character cannot stand in a directive";
+            let message = "a directive cannot contain a NUL character";
             self.loader.syntax(Diagnostic::error(word.span, message));
         }
     }
@@ -222,7 +222,7 @@ fn is_compound(value: &DeValue<'_>) -> bool {
     matches!(value, DeValue::Array(_) | DeValue::Table(_))
 }
 
-/// The reader's ranges are those of whole values, but what it recovers from an error may have any.
+/// Ranges of valid values are on character boundaries, but those recovered from an error may not be.
 fn to_span(file: FileId, text: &str, range: &Range<usize>) -> Span {
     let start = text.floor_char_boundary(range.start);
     let end = text.floor_char_boundary(range.end.max(start));

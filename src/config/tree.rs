@@ -1,4 +1,4 @@
-//! The directive tree: what both spellings parse to, and what the tables compile.
+//! The directive tree: the parsers of both spellings produce it, and the tables compile it.
 
 use std::fmt;
 use std::ops::{Deref, Range};
@@ -21,8 +21,8 @@ pub struct Span {
     pub end: u32,
 }
 
-/// A piece of text, mostly a part of its source, which it shares: a large table has no memory of its own for each of
-/// its words.
+/// A piece of text, usually a part of its source, with which it shares memory: the words of a large table
+/// need no memory of their own.
 #[derive(Clone)]
 pub struct Text {
     whole: Arc<str>,
@@ -31,7 +31,7 @@ pub struct Text {
 }
 
 impl Text {
-    /// A part of a source; empty where the range is not of it.
+    /// A part of a source; empty if the range is outside.
     pub fn part(whole: &Arc<str>, range: Range<usize>) -> Self {
         let (start, length) = (range.start as u32, (range.end - range.start) as u32);
         Self { whole: whole.clone(), start, length }
@@ -84,13 +84,14 @@ impl fmt::Display for Text {
     }
 }
 
-/// One argument (or the name) of a directive, unquoted and unescaped.
+/// The name or one argument of a directive, unquoted and unescaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
-    /// As meant: quotes and escapes are resolved; `$` of variables is kept.
+    /// The value: quotes and escapes are resolved; the `$` of variables is kept.
     pub text: Text,
     pub span: Span,
-    /// Stood in quotes (TOML: a string), so that `""` and `off` in quotes can be told apart where it matters.
+    /// It was written in quotes (in TOML: as a string), which distinguishes `""` and a quoted `off` where it
+    /// matters.
     pub quoted: bool,
 }
 
@@ -105,11 +106,11 @@ pub struct Node {
     pub span: Span,
 }
 
-/// What stands between `{` and `}`.
+/// The content between `{` and `}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Block {
     Directives(Vec<Node>),
-    /// No directives: the entries of a `map` or `geo`.
+    /// The entries of a `map` or `geo` instead of directives.
     Data(Rows),
 }
 
@@ -133,7 +134,7 @@ impl Block {
         }
     }
 
-    /// The directives; those of data are none.
+    /// The directives; none for data.
     pub fn into_nodes(self) -> Vec<Node> {
         match self {
             Self::Directives(nodes) => nodes,
@@ -141,7 +142,7 @@ impl Block {
         }
     }
 
-    /// Gives back the room that was taken for growing.
+    /// Frees memory reserved for growing.
     pub fn shrink(&mut self) {
         match self {
             Self::Directives(nodes) => nodes.shrink_to_fit(),
@@ -151,18 +152,18 @@ impl Block {
 }
 
 impl Node {
-    /// The text of argument `index`, counted from 0. Arity is checked by the table before a setter runs,
-    /// so within the row's minimum this is always the argument; past it, the empty string.
+    /// The text of argument `index`, counted from 0. The table checks the arity before a setter runs, so up
+    /// to the row's minimum the argument exists; past the last argument this is the empty string.
     pub fn arg(&self, index: usize) -> &str {
         self.args.get(index).map_or("", |word| &word.text)
     }
 
-    /// The span of argument `index`, or the directive's where there is no such argument.
+    /// The span of argument `index`, or the directive's if there is no such argument.
     pub fn arg_span(&self, index: usize) -> Span {
         self.args.get(index).map_or(self.span, |word| word.span)
     }
 
-    /// The directives inside, none for a directive without a block.
+    /// The directives inside; none for a directive without a block.
     pub fn children(&self) -> &[Node] {
         match &self.block {
             Some(Block::Directives(nodes)) => nodes,
@@ -170,7 +171,7 @@ impl Node {
         }
     }
 
-    /// The content of a block that holds no directives, whatever its shape.
+    /// The entries of a block of data, however they are stored.
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         let rows = match &self.block {
             Some(Block::Data(rows)) => Some(rows),
@@ -183,11 +184,12 @@ impl Node {
 /// A file (or `-g` text, or the embedded default) as it was read.
 #[derive(Clone, Debug, Default)]
 pub struct Source {
-    /// Absolute; for text that is no file, a name such as `command line`.
+    /// Absolute; for text that is not a file, a name such as `command line`.
     pub path: PathBuf,
-    /// What spans count in. Byte for byte the file, but that bytes which are no UTF-8 stand as SUB (0x1A).
+    /// The text that spans refer to. Equal to the file byte for byte, except that a byte that is not UTF-8
+    /// may be a SUB (0x1A).
     pub text: Arc<str>,
-    /// The file's own bytes, kept only where they are not those of `text`.
+    /// The file's own bytes, if they differ from `text`.
     pub raw: Option<Box<[u8]>>,
 }
 
@@ -196,7 +198,7 @@ impl Source {
         Self { path: path.into(), text: text.into(), raw: None }
     }
 
-    /// The file as it was read.
+    /// The file's bytes as they were read.
     pub fn bytes(&self) -> &[u8] {
         self.raw.as_deref().unwrap_or(self.text.as_bytes())
     }
@@ -214,14 +216,14 @@ impl Tree {
         self.sources.get(file.0 as usize)
     }
 
-    /// The text between a span's ends; empty where the span is not of this tree.
+    /// The text of a span; empty if the span is not of this tree.
     pub fn text(&self, span: Span) -> &str {
         self.source(span.file)
             .and_then(|source| source.text.get(span.start as usize..span.end as usize))
             .unwrap_or("")
     }
 
-    /// File, line and column of a span's start. Counts lines from the file's beginning: for messages.
+    /// File, line and column of a span's start. For messages only: it counts lines from the file's beginning.
     pub fn place(&self, span: Span) -> Option<Place<'_>> {
         let source = self.source(span.file)?;
         let before = source.text.as_bytes().get(..span.start as usize)?;
@@ -231,7 +233,7 @@ impl Tree {
         Some(Place { path: &source.path, line, column })
     }
 
-    /// Where each line of each source begins, for `file:line` after the tree is gone.
+    /// The start of each line of each source, to give `file:line` after the tree is gone.
     pub fn places(&self) -> Places {
         let file = |source: &Source| {
             let lines = memchr::memchr_iter(b'\n', source.text.as_bytes()).map(|at| at as u32 + 1);
@@ -241,7 +243,7 @@ impl Tree {
     }
 }
 
-/// The start of a span as a reader counts: lines and columns (characters) from 1.
+/// The start of a span as people count: lines and columns (characters) from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place<'a> {
     pub path: &'a Path,
@@ -249,20 +251,20 @@ pub struct Place<'a> {
     pub column: u32,
 }
 
-/// Paths and line starts of a tree's sources: 4 bytes a line, all that is needed to name a span.
+/// The paths and line starts of a tree's sources: 4 bytes a line, all that is needed to name a span.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     files: Vec<(PathBuf, Box<[u32]>)>,
 }
 
 impl Places {
-    /// Path and line (from 1) of a span's start.
+    /// The path and line (from 1) of a span's start.
     pub fn line(&self, span: Span) -> Option<(&Path, u32)> {
         let (path, starts) = self.files.get(span.file.0 as usize)?;
         Some((path, starts.partition_point(|&start| start <= span.start) as u32 + 1))
     }
 
-    /// `path:line`, as nginx names a place; empty where the span is not of this configuration.
+    /// `path:line`, as nginx names a place; empty if the span is not of this configuration.
     pub fn name(&self, span: Span) -> String {
         self.line(span).map_or_else(String::new, |(path, line)| format!("{}:{line}", path.display()))
     }

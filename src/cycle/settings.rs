@@ -222,13 +222,13 @@ impl Settings {
         self.master_process.get()
     }
 
-    /// Where the pid file is.
+    /// The path of the pid file.
     pub fn pid(&self, prefix: &Path) -> PathBuf {
         self.pid.as_ref().map_or_else(|| default_pid(prefix), |path| prefix.join(&**path))
     }
 
-    /// Tells of a configuration without `error_log` and `pid` lines whose prefix has no folder for either, as under
-    /// the packages of nginx, which have other paths built in.
+    /// Warns about a configuration without `error_log` and `pid` lines whose prefix has no folder for either,
+    /// as with nginx's packages, which have other paths built in.
     pub fn warn_of_missing_logs(&self, has_error_log: bool, prefix: &Path, out: &mut Diagnostics) {
         if has_logs(prefix) {
             return;
@@ -284,10 +284,10 @@ impl Settings {
     }
 }
 
-/// The pid file where the prefix has no folder for it.
+/// The path of the pid file if the prefix has no folder for it.
 const PID: &str = "/run/pronghorn.pid";
 
-/// The prefix has the folder for logs and the pid file that is used where no lines say otherwise.
+/// True if the prefix has the folder for logs and the pid file that is used if no lines say otherwise.
 pub fn has_logs(prefix: &Path) -> bool {
     prefix.join("logs").is_dir()
 }
@@ -429,8 +429,8 @@ fn load_module(_: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnos
     }
     let message = format!("\"{}\" is not loaded, modules of nginx cannot be", node.arg(0));
     let help = match absent::module(file) {
-        Some(name) => format!("{name} is not there; this line does no harm"),
-        None => "take this line out".to_owned(),
+        Some(name) => format!("{name} is not available; this line does no harm"),
+        None => "remove this line".to_owned(),
     };
     cx.diagnostics.push(Diagnostic::warning(node.arg_span(0), message).help(help));
     Ok(())

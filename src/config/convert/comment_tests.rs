@@ -1,4 +1,4 @@
-//! Comments go along into either spelling: cases, the shipped examples, and random places.
+//! Comments survive conversion to either spelling: cases, the shipped examples, and random places.
 
 use proptest::prelude::*;
 
@@ -53,7 +53,7 @@ f = []
 #[test]
 fn comments_of_toml_keep_their_place() {
     let cases = [
-        // strings are no comments, whatever quotes them
+        // a string is not a comment, whatever its quotes
         ("a = \"#1\" # 2\n", "a \"#1\"; # 2\n"),
         ("a = '#1\\' # 2\n", "a \"#1\\\\\"; # 2\n"),
         ("a = \"\\\"#1\" # 2", "a '\"#1'; # 2\n"),
@@ -61,18 +61,18 @@ fn comments_of_toml_keep_their_place() {
         ("a = '''\n#1\n''' # 2\n", "a \"#1\\n\"; # 2\n"),
         ("[\"a#1\"] # 2\n", "a#1 { # 2\n}\n"),
         ("[[\"a#1\"]]\n[[\"a#1\"]] # 2\nb = 3", "a#1 {}\n\na#1 { # 2\n    b 3;\n}\n"),
-        // within arrays
+        // inside arrays
         ("a = [ # 1\n  2, # 3\n  # 4\n]\n", "# 1\n# 3\n# 4\na 2;\n"),
         (
             "b = 0\na = [ # 1\n  [2], # 3\n  # 4\n  [5],\n  # 6\n] # 7\n",
             "b 0;\n# 1\na 2; # 3\n# 4\na 5;\n# 6\n# 7\n",
         ),
-        // the end of a table, and what is before the next
+        // at the end of a table, and before the next one
         ("[a]\nb = 1\n# c = 2\n\n# d\n[e]\n", "a {\n    b 1;\n    # c = 2\n}\n\n# d\ne {}\n"),
         ("[a]\n# 1\n\n[b.c] # 2\n# 3", "a {\n    # 1\n}\n\nb { # 2\n    c {\n        # 3\n    }\n}\n"),
         ("[a]\nb = 1\n\n# end", "a {\n    b 1;\n}\n\n# end\n"),
         ("# 1\n[a]\nargs = 2 # 3\nb = 4\n", "# 1\n# 3\na 2 {\n    b 4;\n}\n"),
-        // the order of the text is not that of the directives
+        // the order of the text differs from that of the directives
         (
             "[a.b]\n# 1\nx = 1\n[c] # 2\n# 3\n[a.d] # 4\ny = 2\n",
             "a {\n    b {\n        # 1\n        x 1;\n    }\n\n    # 3\n    d { # 4\n        y 2;\n    }\n}\n\nc { # 2\n}\n",
@@ -125,7 +125,8 @@ fn bytes_of_a_comment_that_are_no_text_are_shown_as_such() {
     assert_eq!(to_toml(&tree), "# caf\u{fffd} \u{fffd}\na = 1\n");
 }
 
-/// What a line-by-line reader finds, who need not know either spelling: no word in the examples has a `#`.
+/// A line-by-line reader finds the same comments without knowing either spelling: no word in the examples has
+/// a `#`.
 #[test]
 fn the_examples_keep_their_comments() {
     for (name, text) in [
@@ -150,7 +151,8 @@ fn the_examples_keep_their_comments() {
     }
 }
 
-/// Ends lines of a text with comments `#1#`, `#2#`… where `wanted` says so, and puts others between them.
+/// Appends comments `#1#`, `#2#`… to the lines of a text that `wanted` selects, and puts others between the
+/// lines.
 fn annotated(text: &str, wanted: &[u8]) -> (String, usize) {
     let (mut out, mut count) = (String::new(), 0);
     for (line, choice) in text.lines().zip(wanted.iter().chain(std::iter::repeat(&0))) {

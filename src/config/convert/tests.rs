@@ -1,11 +1,11 @@
-//! Both spellings keep a tree: cases, and random trees.
+//! Both spellings preserve a tree: cases, and random trees.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Block, LoadOptions, Span, load_text};
 
-/// What a spelling must keep: names, arguments, blocks, order.
+/// The parts of a tree that a spelling must preserve: names, arguments, blocks, order.
 fn plain(nodes: &[Node]) -> String {
     let mut out = String::new();
     for node in nodes {

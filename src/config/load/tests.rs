@@ -1,4 +1,4 @@
-//! Files, includes and wrong texts of the nginx spelling.
+//! Files, includes and syntax errors in nginx's spelling.
 
 use super::*;
 use crate::base::foreign;
@@ -18,7 +18,7 @@ fn shape(nodes: &[Node]) -> String {
     nodes.iter().map(directive).collect::<Vec<_>>().join(" | ")
 }
 
-/// Writes the files into a new directory and loads the first.
+/// Writes the files into a new directory and loads the first one.
 fn load_files(files: &[(&str, &[u8])], globals: &[&str]) -> (tempfile::TempDir, Tree, Vec<String>) {
     let directory = tempfile::tempdir().expect("temporary directory");
     for (name, bytes) in files {

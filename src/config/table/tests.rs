@@ -1,4 +1,4 @@
-//! How directives reach their setters, and what is said about those that do not.
+//! Directives reach their setters, and the right errors are reported for those that do not.
 
 use super::*;
 use crate::config::directive::{accepted, block, buffers, custom, flag, millis, number, one_of, size, text};
@@ -120,7 +120,7 @@ fn each_error_has_nginx_words_and_help() {
         (
             "mp4;",
             "the \"mp4\" directive is not available yet \
-             | answers are passed on as they are: take this line out",
+             | responses are passed on unchanged: remove this line",
         ),
         (
             "sendfile maybe;",
@@ -165,7 +165,7 @@ fn each_error_has_nginx_words_and_help() {
         ),
         (
             "server { connections 1; }",
-            "\"connections\" directive is not allowed here | \"connections\" stands in http",
+            "\"connections\" directive is not allowed here | \"connections\" belongs in http",
         ),
     ];
     for (text, expected) in cases {
@@ -218,5 +218,5 @@ fn a_name_means_what_its_context_says() {
     assert_eq!(found, [""; 0]);
     assert_eq!(upstream.headers, ["127.0.0.1"]);
     let (_, found) = compile("server 127.0.0.1;", Context::LOCATION);
-    assert_eq!(found, ["\"server\" directive is not allowed here | \"server\" stands in http or upstream"]);
+    assert_eq!(found, ["\"server\" directive is not allowed here | \"server\" belongs in http or upstream"]);
 }
