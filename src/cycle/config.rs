@@ -43,7 +43,7 @@ impl Config {
         self.http.iter().flat_map(|http| &http.folders).map(PathBuf::as_path)
     }
 
-    /// Directories that can be done without, and what is lost then.
+    /// Directories that the process can run without, each with the feature that is lost then.
     pub fn wanted_folders(&self) -> impl Iterator<Item = (&Path, &'static str)> {
         let http = self.http.iter().filter_map(|http| http.wanted_folder.as_deref());
         http.map(|path| (path, "(client_body_temp_path): long request bodies go to one upstream only"))
@@ -70,7 +70,8 @@ impl Config {
         self.http.iter().flat_map(|http| http.upstreams.followed_servers())
     }
 
-    /// A server of each upstream that could be reached with the configuration `before` this one, and cannot now.
+    /// A server of each upstream that could be reached with the configuration `before` this one, and cannot
+    /// be now.
     pub fn newly_unreachable<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a str> {
         let unreachable = |config: &'a Self| config.http.iter().flat_map(|http| http.upstreams.unreachable());
         let was_so = move |name: &str| unreachable(before).any(|group| *group.name == *name);
@@ -78,7 +79,7 @@ impl Config {
         groups.filter_map(|group| Some(&*group.servers.first()?.name))
     }
 
-    /// Whether workers bind to addresses that are not this machine's, which needs CAP_NET_RAW.
+    /// True if workers bind to addresses that do not belong to this machine, which needs CAP_NET_RAW.
     pub fn is_transparent(&self) -> bool {
         self.http.as_ref().is_some_and(|http| http.is_transparent)
     }

@@ -28,7 +28,7 @@ pub struct Cycle {
 }
 
 impl Cycle {
-    /// Where the process id goes; the demonstration leaves no file.
+    /// The path of the pid file; the demonstration has none.
     pub fn pid_path(&self, source: &Source) -> Option<PathBuf> {
         source.embedded.is_none().then(|| self.config.settings.pid(&self.config.prefix))
     }

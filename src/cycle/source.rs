@@ -42,21 +42,22 @@ pub struct Loaded {
     pub names: Rc<Names>,
 }
 
-/// A configuration that is being read: what its files say, and where its names lead as far as that is known.
+/// A configuration that is being read: the contents of its files, and the addresses of its names as far as
+/// they are known.
 pub struct Draft {
     tree: Tree,
     findings: Diagnostics,
     source: Source,
     test_only: bool,
     names: Rc<Names>,
-    /// When the lookups of this reading end, once the first has begun.
+    /// Deadline of all lookups of this reading, set when the first begins.
     deadline_ms: Option<u64>,
 }
 
 /// The progress of a reading.
 pub enum Compiled {
     Done(Box<Loaded>),
-    /// It goes on when these names were looked up.
+    /// It continues once these names were looked up.
     Asks(Box<Draft>, Lookup),
 }
 
@@ -66,10 +67,10 @@ const DEFAULT_USER: &str = "nobody";
 /// Names that one finding lists.
 const NAMES_SHOWN_MAX: usize = 20;
 
-/// Errors and warnings told of one configuration: beyond this many, more findings do not help.
+/// Maximum number of errors and of warnings reported for one configuration; more do not help.
 const FINDINGS_SHOWN_MAX: usize = 100;
 
-/// `-e FILE` hears what goes wrong before the configuration's own log is open.
+/// `-e FILE` receives findings before the configuration's own log is open.
 pub fn early_log(error_log: Option<&str>, prefix: &Path) -> Logger {
     match error_log {
         None | Some("stderr") => Logger::none(),
@@ -92,7 +93,7 @@ fn open_early(word: &str, prefix: &Path) -> Result<Logger, OpenError> {
     log::early(word, prefix, &names)
 }
 
-/// Begins to look names up; what is known of them where that cannot be.
+/// Starts to look names up. If that is impossible, every name counts as not found.
 fn look_up(names: Vec<Box<str>>, deadline_ms: u64) -> Result<Lookup, Vec<(Box<str>, Answer)>> {
     Lookup::start(names.clone(), deadline_ms).map_err(|error| {
         log::alert!(log::process(), &(), "fork() failed while looking names up {}", log::Cause(&error));
@@ -100,7 +101,7 @@ fn look_up(names: Vec<Box<str>>, deadline_ms: u64) -> Result<Lookup, Vec<(Box<st
     })
 }
 
-/// Reads, and looks at no directive's meaning: names are not resolved, nothing is declared.
+/// Reads the files without interpreting directives: no name is resolved, nothing is declared.
 pub fn read_tree(source: &Source) -> (Tree, Diagnostics) {
     let options = LoadOptions {
         prefix: source.prefix.clone(),
@@ -129,20 +130,20 @@ pub fn read(source: &Source, test_only: bool) -> Loaded {
 }
 
 impl Draft {
-    /// Reads the files, once: what they say later is for the next reading.
+    /// Reads the files, once: later changes are for the next reading.
     pub fn read(source: &Source, test_only: bool) -> Self {
         let (tree, findings) = read_tree(source);
         let (source, names) = (source.clone(), Rc::default());
         Self { tree, findings, source, test_only, names, deadline_ms: None }
     }
 
-    /// Takes what was found out about names.
+    /// Takes over the results of looking names up.
     pub fn learn(&mut self, answers: Vec<(Box<str>, Answer)>) {
         self.names.learn(answers);
     }
 
-    /// Compiles the tree. Where that needs names that were not looked up yet, their lookup is begun, and the result of
-    /// this pass is dropped. A name may bring others up, but the time is one for all.
+    /// Compiles the tree. If that needs names that were not looked up yet, starts their lookup and drops the
+    /// result of this pass. One lookup may lead to another, but the deadline is one for all.
     pub fn compile(mut self) -> Compiled {
         loop {
             let pass = Pass::run(&self);
@@ -171,7 +172,7 @@ struct Pass {
 
 impl Pass {
     fn run(draft: &Draft) -> Self {
-        // Of a pass that is of no use nothing is claimed.
+        // A pass whose result is dropped must claim nothing.
         let lease = Lease::begin();
         let Draft { tree, source, .. } = draft;
         let main = source.prefix.join(&source.path);
@@ -184,7 +185,7 @@ impl Pass {
         };
         let mut cx = settings::Cx::new(compile);
         let mut settings = Settings::default();
-        // What the process logs to is known before anything is compiled that may log.
+        // Set up the process's log before anything is compiled that may log.
         let (blocks, plain): (Vec<&Node>, _) = tree.nodes.iter().partition(|node| &*node.name.text == "http");
         settings::table().apply_all(plain, Context::MAIN, &mut settings, &mut cx);
         let error_log = match &source.error_log {
@@ -256,14 +257,14 @@ fn folder_of(path: &Path) -> PathBuf {
     path.parent().unwrap_or(Path::new("/")).to_owned()
 }
 
-/// The start of the main file: the place of what the file should say and does not.
+/// The start of the main file: the place of findings about lines that are missing.
 fn file_start(tree: &Tree, main: &Path) -> Span {
     let file = tree.sources.iter().position(|file| file.path == main).unwrap_or(0);
     Span { file: FileId(file as u32), start: 0, end: 0 }
 }
 
 impl Loaded {
-    /// Tells what was found: to a person with source lines, and each line to the early log.
+    /// Reports the findings: to a person with source lines, and each line to the early log.
     pub fn report(&self, early: Logger, is_quiet: bool) {
         let mut shown = self.diagnostics.clone();
         if is_quiet {

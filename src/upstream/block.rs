@@ -1,7 +1,7 @@
-//! The directives of an `upstream` block, and the group that they make together.
+//! The directives of an `upstream` block, and the group that they define.
 //!
-//! Knows no protocol: the rows of `http/modules/upstream.rs` call these readers. Touches: the table of names,
-//! for the servers' (`sys/names.rs`). Behaviour: nginx.org, ngx_http_upstream_module.
+//! Knows no protocol: the rows of `http/modules/upstream.rs` call these setters. Touches: the table of names,
+//! for the servers' addresses (`sys/names.rs`). Behaviour: nginx.org, ngx_http_upstream_module.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::upstream::balance::Method;
 use crate::upstream::group::{Group, Keepalive};
 use crate::upstream::peer::Server;
 
-/// What one block says.
+/// The settings of one block while it is read.
 #[derive(Debug, Default)]
 pub struct Block {
     servers: Vec<Server>,
@@ -29,7 +29,7 @@ pub struct Block {
     pub resolver_timeout: Inherit<u64>,
 }
 
-/// The group of a block, and what the block itself says of resolving its servers' names.
+/// The group of a block, with the block's own settings for resolving names.
 #[derive(Debug)]
 pub struct Defined {
     pub group: Group,
@@ -38,7 +38,7 @@ pub struct Defined {
 }
 
 impl Block {
-    /// The group, once the whole block was read; `None`: it has no servers but backups.
+    /// Makes the group, once the whole block has been read. `None` if it has no servers other than backups.
     pub fn into_group(self, name: &str) -> Option<Defined> {
         if self.servers.iter().all(|server| server.backup) {
             return None;
@@ -79,7 +79,7 @@ impl Block {
             let message = format!("\"service\" upstream server \"{name}\" may not have port");
             return Err(Diagnostic::error(node.arg_span(0), message));
         }
-        server.resolve &= server.host.literal().is_none(); // an address needs no looking up
+        server.resolve &= server.host.literal().is_none(); // an address needs no lookup
         if !server.resolve {
             look_up(&mut server, node.arg_span(0), names, out);
         }
@@ -120,7 +120,7 @@ impl Block {
     }
 }
 
-/// Takes the addresses of a server's name; a diagnostic where it leads nowhere.
+/// Takes the addresses of a server's name; a finding if it has none.
 pub(super) fn look_up(server: &mut Server, span: Span, names: &Names, out: &mut Diagnostics) {
     if server.resolve(names) {
         return;
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
     use crate::config::{LoadOptions, load_text};
 
-    /// Reads the directives of a block.
+    /// Parses a block's directives.
     fn read(text: &str) -> Result<Block, Diagnostic> {
         let (tree, findings) = load_text("test.conf", text, &LoadOptions::default());
         assert!(!findings.has_errors(), "{text}");

@@ -1,10 +1,10 @@
-//! Which faults permit trying another peer (`proxy_next_upstream` and its companions).
+//! The faults after which another peer is tried (`proxy_next_upstream` and related directives).
 //!
-//! Pure data. Behaviour: nginx.org, proxy_next_upstream of ngx_http_proxy_module: never once bytes have
-//! reached the client (the caller knows), and for POST, LOCK and PATCH only when the request was not sent,
-//! unless `non_idempotent` allows it.
+//! Pure data. Behaviour: nginx.org, proxy_next_upstream of ngx_http_proxy_module: never after bytes have
+//! reached the client (the caller checks that), and for POST, LOCK and PATCH only if the request was not
+//! sent, unless `non_idempotent` allows it.
 
-/// What went wrong with one peer.
+/// A fault of one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Connecting, sending or reading the head failed.
@@ -17,7 +17,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The status for the client when nobody else is tried.
+    /// The status for the client if no other peer is tried.
     pub fn status(self) -> u16 {
         match self {
             Self::Error | Self::InvalidHeader | Self::Status(502) => 502,
@@ -26,7 +26,7 @@ impl Fault {
         }
     }
 
-    /// Whether the peer is to blame: 403 and 404 are answers of a healthy one.
+    /// True if the peer is to blame: 403 and 404 are responses of a healthy one.
     pub fn is_failure(self) -> bool {
         !matches!(self, Self::Status(403 | 404))
     }
@@ -50,7 +50,7 @@ impl Fault {
 
 const NON_IDEMPOTENT: u16 = 1 << 10;
 
-/// The words of the directive and what each permits.
+/// The directive's words, and the faults that each permits.
 const WORDS: &[(&str, u16)] = &[
     ("error", 1),
     ("timeout", 1 << 1),
@@ -77,8 +77,8 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// Reads the arguments; `Err` is the index of the word that is none. `off` permits nothing, whatever
-    /// stands beside it.
+    /// Parses the arguments; `Err` is the index of an unknown word. `off` permits nothing, whatever the other
+    /// words.
     pub fn parse<'a>(words: impl Iterator<Item = &'a str>) -> Result<Self, usize> {
         let (mut flags, mut off) = (0, false);
         for (index, word) in words.enumerate() {
@@ -92,25 +92,25 @@ impl Faults {
         Ok(Self(if off { 0 } else { flags }))
     }
 
-    /// Both lists as one; `off` in either permits nothing.
+    /// Merges both lists; `off` in either permits nothing.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(if self.0 == 0 || other.0 == 0 { 0 } else { self.0 | other.0 })
     }
 
-    /// Everything that `other` permits is permitted here too.
+    /// True if everything that `other` permits is permitted here too.
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// Whether some fault lets a request be sent once more that was sent already. `is_unsafe`: it may not be repeated
-    /// unless `non_idempotent` says so.
+    /// True if some fault allows a request that was already sent to be sent again. `is_unsafe`: it may be
+    /// repeated only with `non_idempotent`.
     pub fn repeats(self, is_unsafe: bool) -> bool {
         self.0 & !NON_IDEMPOTENT != 0 && (!is_unsafe || self.0 & NON_IDEMPOTENT != 0)
     }
 
-    /// Whether this fault lets another peer be tried. `unsafe_sent`: a request that may not be repeated has
-    /// been sent, at least in part.
+    /// True if another peer may be tried after this fault. `unsafe_sent`: a request that may not be repeated
+    /// has been sent, at least in part.
     pub fn permits(self, fault: Fault, unsafe_sent: bool) -> bool {
         let flag = fault.flag();
         flag != 0 && self.0 & flag != 0 && (!unsafe_sent || self.0 & NON_IDEMPOTENT != 0)

@@ -1,8 +1,8 @@
-//! Servers with `resolve`: their names are asked for again whenever an answer's time is over, in each worker.
+//! Servers with `resolve`: each worker looks their names up again whenever an answer expires.
 //!
-//! One task a server. A failure changes nothing, but that the name does not exist takes its peers away; peers
-//! whose address stays keep their state and their connections. Behaviour: nginx.org, `resolve` and `service`
-//! of ngx_http_upstream_module.
+//! One task per server. A failed lookup changes nothing, except that a name that does not exist loses its
+//! peers. Peers whose addresses remain keep their state and their connections. Behaviour: nginx.org,
+//! `resolve` and `service` of ngx_http_upstream_module.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -20,24 +20,24 @@ use crate::upstream::group::Group;
 use crate::upstream::known::{self, Spot};
 use crate::upstream::state::GroupState;
 
-/// Between two questions at least: a time to live of zero is no order to ask without pause.
+/// Minimum pause between two lookups: a TTL of zero must not cause an endless stream of queries.
 const PAUSE_MS_MIN: u64 = 1_000;
-/// After the answer that a name does not exist, where no `valid=` says it; nginx's.
+/// Pause after the answer that a name does not exist, without `valid=`; nginx's.
 const ABSENT_MS: u64 = 10_000;
 
-/// How a group's names are looked up while it serves.
+/// The resolver of a group's names, and the progress of their first lookups.
 #[derive(Debug)]
 pub struct Names {
     resolver: Rc<Resolver>,
-    /// `resolver_timeout`: how long a lookup may take, and the pause after one that failed.
+    /// `resolver_timeout`: the time limit of a lookup, and the pause after one that failed.
     timeout_ms: u64,
-    /// Servers of which nothing was heard yet.
+    /// Servers whose first lookup has not finished.
     unheard: Cell<usize>,
     heard: Notify,
 }
 
-/// Told of each change: the index of the group in the configuration, of the server in the group, and its
-/// addresses.
+/// Called on each change, with the index of the group in the configuration, the index of the server in the
+/// group, and its addresses.
 pub type Tell = Rc<dyn Fn(usize, usize, &[Spot])>;
 
 impl Names {
@@ -45,12 +45,12 @@ impl Names {
         Self { resolver, timeout_ms, unheard: Cell::new(0), heard: Notify::new() }
     }
 
-    /// Something was heard of every name, good or bad.
+    /// True once the first lookup of every name has finished, successfully or not.
     pub fn are_settled(&self) -> bool {
         self.unheard.get() == 0
     }
 
-    /// Waits for the first answers, so that the first requests after a start find peers.
+    /// Waits for the first lookups, so that the first requests after a start find peers.
     pub async fn settle(&self) {
         let settled = async {
             while !self.are_settled() {
@@ -61,14 +61,15 @@ impl Names {
     }
 }
 
-/// Begins to follow the names of a group; once per worker. `group_index`: its place in the configuration.
+/// Starts to follow the names of a group; once per worker. `group_index` is the group's index in the
+/// configuration.
 pub fn start(state: &Rc<GroupState>, group_index: usize, log: Logger, tell: &Tell) {
     let (Some(names), group) = (&state.names, &state.group) else { return };
     for (index, server) in group.servers.iter().enumerate().filter(|(_, server)| server.resolve) {
         let Host::Inet { port, .. } = &server.host else { continue };
         if let Some(mut spots) = known::recall(&key(group, index)) {
             if server.service.is_none() {
-                // The port is the configuration's, which may be another one by now.
+                // The port is taken from the configuration, where it may have changed.
                 for spot in &mut spots {
                     spot.address =
                         Address::Inet(SocketAddr::new(spot.address.ip().unwrap_or([0; 4].into()), *port));
@@ -156,7 +157,7 @@ async fn ask(group: &Group, names: &Names, index: usize) -> Result<(Vec<Spot>, u
     }
 }
 
-/// The name of a server for [`known`]: without the port, which belongs to the configuration.
+/// The key of a server in [`known`]: without the port, which belongs to the configuration.
 pub fn key(group: &Group, index: usize) -> String {
     let Some(Host::Inet { name, .. }) = group.servers.get(index).map(|server| &server.host) else {
         return group.name.to_string();

@@ -1,9 +1,9 @@
-//! A named set of servers that share load, as configured: an `upstream` block, or the one server of a
+//! A named set of servers that share load, as configured: an `upstream` block, or the single server of a
 //! `proxy_pass`.
 //!
-//! Plain data, made while the configuration is compiled and never changed. What a worker knows of a group
-//! while it serves is a [`GroupState`](crate::upstream::GroupState); what all workers know is in shared
-//! memory, at the places that are found here.
+//! Plain data, made while the configuration is compiled and never changed. A worker's state of a group is a
+//! [`GroupState`](crate::upstream::GroupState); the state common to all workers is in shared memory, at the
+//! places that are assigned here.
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ use crate::shm::peers::{self, Place};
 use crate::upstream::balance::Method;
 use crate::upstream::peer::{Server, Shared};
 
-/// How a group keeps connections to its peers (`keepalive` and its companions).
+/// The rules for keeping connections to a group's peers (`keepalive` and related directives).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// Idle connections kept by each worker; 0: every connection is closed after its request.
+    /// Maximum number of idle connections kept by each worker; 0: close every connection after its request.
     pub idle_max: usize,
-    /// A connection serves again only the location that opened it.
+    /// A connection is reused only by the location that opened it.
     pub local: bool,
     pub requests_max: u64,
-    /// Age after which a connection is not kept any more.
+    /// Maximum age of a connection that is kept.
     pub time_ms: u64,
-    /// How long a connection stays idle.
+    /// Maximum time that a connection stays idle.
     pub timeout_ms: u64,
 }
 
@@ -34,15 +34,19 @@ impl Default for Keepalive {
     }
 }
 
-/// How the names of a group's servers with `resolve` are looked up while serving.
+/// The parameters for looking up, while serving, the names of a group's servers with `resolve`.
 #[derive(Clone, Debug)]
 pub struct Lookup {
     pub resolver: Arc<Settings>,
-    /// `resolver_timeout`: how long a lookup may take, and the pause after one that failed.
+    /// `resolver_timeout`: the time limit of a lookup, and the pause after one that failed.
     pub timeout_ms: u64,
 }
 
-/// A group of servers. Its workers' states refer to it, and it lives as long as one of them.
+/// A group of servers.
+///
+/// The configuration owns it, or the worker that made it for a name in a request; the states of workers refer
+/// to it and keep it alive. Creating one assigns its counters and its peers' places in shared memory; when
+/// these are used up, the group works without them.
 #[derive(Debug)]
 pub struct Group {
     pub name: Box<str>,
@@ -51,21 +55,21 @@ pub struct Group {
     pub keepalive: Keepalive,
     /// `zone`: all workers count its peers' failures together.
     pub is_shared: bool,
-    /// `None`: it has no server with `resolve`.
+    /// `None` if it has no server with `resolve`.
     pub lookup: Option<Lookup>,
-    /// Its counters; `None`: it is not counted, or there was no slot left.
+    /// Its counters; `None` if it is not counted, or if no slot was left.
     pub slot: Option<Slot>,
-    /// Of each server, in the order of its addresses.
+    /// For each server, in the order of its addresses.
     shared: Box<[Box<[Shared]>]>,
 }
 
 impl Group {
-    /// `servers` with the addresses they have; those without get peers when a worker learns some.
+    /// `servers` have the addresses known so far; a server without any gets peers when a worker learns some.
     pub fn new(name: &str, servers: Vec<Server>) -> Self {
         Self::with(name, servers, Method::default(), Keepalive::default(), false)
     }
 
-    /// Like [`Group::new`], with what an `upstream` block says. `is_shared`: it has a `zone`.
+    /// Like [`Group::new`], with the settings of an `upstream` block. `is_shared`: it has a `zone`.
     pub fn with(
         name: &str,
         servers: Vec<Server>,
@@ -84,7 +88,7 @@ impl Group {
     }
 
     /// A group that a worker makes while it serves. It counts nothing in shared memory: names that come from
-    /// requests would use up the tables, and places are given out by the master only.
+    /// requests would use up the tables, and only the master assigns places.
     pub fn uncounted(name: &str, mut servers: Vec<Server>) -> Self {
         servers.shrink_to_fit(); // there may be thousands of groups
         Self {
@@ -99,7 +103,7 @@ impl Group {
         }
     }
 
-    /// Where one of its servers counts at one of its addresses.
+    /// The slot and the place of one of its servers at one of its addresses.
     pub fn shared(&self, server_index: usize, address: &Address) -> Shared {
         let found = self.servers.get(server_index).and_then(|server| {
             let index = server.addresses.iter().position(|other| other == address)?;
@@ -118,13 +122,12 @@ impl Group {
         self.shared.iter().flatten().filter_map(|shared| shared.place)
     }
 
-    /// Peers for which there was no place left.
+    /// Number of peers for which no place was left.
     pub fn peers_without_place(&self) -> usize {
         self.shared.iter().flatten().filter(|shared| shared.place.is_none()).count()
     }
 
-    /// Indexes of the servers whose names did not resolve. Names that are followed while serving are another
-    /// matter.
+    /// Indexes of the servers whose names did not resolve, except those with `resolve`.
     pub fn unresolved(&self) -> Vec<usize> {
         let waits = |(_, server): &(usize, &Server)| !server.resolve && server.addresses.is_empty();
         self.servers.iter().enumerate().filter(waits).map(|(index, _)| index).collect()

@@ -1,8 +1,8 @@
 //! The groups that a configuration names: read in any order, then plain data for the workers.
 //!
-//! A group is an `upstream` block, or the one host of a `proxy_pass` that no block defines. Touches: shared
-//! memory, for the counters of the groups and their peers. A name that does not resolve is a warning: its
-//! server counts as down until it does (`upstream/unresolved.rs`). Behaviour: nginx.org,
+//! A group is an `upstream` block, or the single host of a `proxy_pass` that no block defines. Touches:
+//! shared memory, for the counters of the groups and their peers. A name that does not resolve is a warning:
+//! its server counts as down until it does (`upstream/unresolved.rs`). Behaviour: nginx.org,
 //! ngx_http_upstream_module.
 
 use std::collections::{HashMap, HashSet};
@@ -19,7 +19,7 @@ use crate::upstream::follow;
 use crate::upstream::group::{Group, Lookup};
 use crate::upstream::peer::Server;
 
-/// A lower-case name and the port that was written with it.
+/// A lower-case name, and the port that was written with it.
 type Key = (Box<str>, Option<u16>);
 
 /// The groups of a configuration while it is read: referenced and defined in any order.
@@ -38,18 +38,18 @@ struct Entry {
     span: Span,
 }
 
-/// What the block around the `upstream` blocks says of resolving, for those that do not say it themselves.
+/// The resolver settings of the block around the `upstream` blocks, for those without their own.
 #[derive(Clone, Debug)]
 pub struct Common {
     pub resolver: Option<Arc<Settings>>,
     pub resolver_timeout_ms: u64,
-    /// Told of names while serving.
+    /// Receives log lines about names while serving.
     pub log: Logger,
 }
 
 impl Draft {
-    /// The index of the group for a host of `proxy_pass`, as written, and the port written with it; the same
-    /// host is the same group.
+    /// The index of the group for a host of `proxy_pass`, as written, with the port written with it; equal
+    /// hosts have the same group.
     pub fn reference(&mut self, name: &str, port: Option<u16>, host: Host, span: Span) -> usize {
         let (index, is_new) = self.index(name, port);
         if is_new {
@@ -58,7 +58,7 @@ impl Draft {
         index
     }
 
-    /// Takes the group of an `upstream` block. Errors: there is one of this name.
+    /// Adds the group of an `upstream` block. Fails if there is one of this name.
     pub fn define(&mut self, defined: Defined, span: Span) -> Result<(), Diagnostic> {
         let name = defined.group.name.clone();
         let (index, is_new) = self.index(&name, None);
@@ -81,7 +81,7 @@ impl Draft {
         (index, index == next)
     }
 
-    /// Makes every referenced group that no block defines from the host it names; called when all was read.
+    /// Makes a group from each referenced host that no block defines. Called when everything has been read.
     pub fn finish(self, common: &Common, names: &Names, out: &mut Diagnostics) -> Groups {
         let defined = self.entries.iter().filter(|entry| entry.defined.is_some());
         let defined: HashSet<String> = defined.map(|entry| entry.name.to_ascii_lowercase()).collect();
@@ -109,7 +109,7 @@ impl Draft {
 }
 
 impl Common {
-    /// Gives a group with servers to `resolve` the name servers for it.
+    /// Sets the resolver of a group that has servers with `resolve`.
     fn complete(&self, defined: Defined, span: Span, out: &mut Diagnostics) -> Group {
         let Defined { mut group, resolver, resolver_timeout_ms } = defined;
         if !group.servers.iter().any(|server| server.resolve) {
@@ -128,7 +128,8 @@ impl Common {
     }
 }
 
-/// The group serves all the same; each worker finds out for itself which of its peers fail.
+/// Warns that peers have no place. The group works all the same; each worker finds out for itself which of
+/// them fail.
 fn warn_of_no_room(group: &Group, span: Span, out: &mut Diagnostics) {
     let count = group.peers_without_place();
     if count > 0 {
@@ -140,13 +141,13 @@ fn warn_of_no_room(group: &Group, span: Span, out: &mut Diagnostics) {
     }
 }
 
-/// The groups of a configuration, ready to serve. Plain data: what changes while serving is in each worker's
-/// [`Upstreams`](crate::upstream::Upstreams), and in shared memory.
+/// The groups of a configuration, ready to serve. Plain data: state that changes while serving is in each
+/// worker's [`Upstreams`](crate::upstream::Upstreams), and in shared memory.
 #[derive(Debug)]
 pub struct Groups {
     groups: Box<[Arc<Group>]>,
     by_name: HashMap<Key, usize>,
-    /// The groups with names that did not resolve. Noted by the master, so that no worker looks through all
+    /// The groups with names that did not resolve. The master lists them, so that no worker need search all
     /// groups.
     incomplete: Box<[usize]>,
     /// The groups with names that are looked up while serving.
@@ -186,14 +187,14 @@ impl Groups {
         self.groups.iter().map(|group| &**group)
     }
 
-    /// The groups none of whose servers has an address: nothing that is passed to them is answered.
+    /// The groups of which no server has an address: every request passed to them fails.
     pub fn unreachable(&self) -> impl Iterator<Item = &Group> {
         let has_none =
             |group: &&Group| !group.servers.is_empty() && group.unresolved().len() == group.servers.len();
         self.iter().filter(has_none)
     }
 
-    /// The numbers of the counters' slots that these groups use, for `shm::counter::sweep`.
+    /// The numbers of the counter slots that these groups use, for `shm::counter::sweep`.
     pub fn slots(&self) -> impl Iterator<Item = u32> {
         self.iter().flat_map(Group::slots).map(Slot::index)
     }
@@ -203,8 +204,8 @@ impl Groups {
         self.iter().flat_map(Group::places).map(|place| place.index())
     }
 
-    /// The servers whose names are looked up while serving: the index of the group, of the server in it, and
-    /// the name for [`crate::upstream::known`].
+    /// The servers whose names are looked up while serving: the index of the group, the index of the server
+    /// in it, and the key for [`crate::upstream::known`].
     pub fn followed_servers(&self) -> impl Iterator<Item = (usize, usize, String)> {
         self.followed().flat_map(|(index, group)| {
             let servers = group.servers.iter().enumerate().filter(|(_, server)| server.resolve);
@@ -222,7 +223,7 @@ impl Groups {
         self.incomplete.iter().copied()
     }
 
-    /// Where news of names go.
+    /// The log for news about names.
     pub fn log(&self) -> Logger {
         self.log.unwrap_or_else(log::process)
     }

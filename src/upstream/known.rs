@@ -1,26 +1,28 @@
-//! What names have led to, for workers that begin: those of a new generation, and those that replace a dead one.
+//! The last known addresses of names, for new workers: those of a new generation, and those that replace a
+//! dead one.
 //!
-//! Workers tell the master each change (`worker/messages.rs`), and every worker forked later inherits this memory. So a
-//! reload while the name servers are down goes on with the addresses before. Names come from the master's own
-//! configuration only, and the words of a worker that did not end as it should are forgotten with it.
+//! Workers report each change to the master (`worker/messages.rs`), and every worker forked later inherits
+//! this memory. So a reload while the name servers are down continues with the previous addresses. Names come
+//! only from the master's own configuration, and the reports of a worker that did not exit properly are
+//! forgotten with it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::net::Address;
 
-/// Addresses of one name, so that they fit a message.
+/// Maximum number of addresses of one name: as many as fit into a message.
 pub const SPOTS_MAX: usize = 100;
-/// Workers whose words about one name are kept; the latest counts.
+/// Maximum number of workers whose reports about one name are kept; the latest counts.
 const TELLERS_MAX: usize = 4;
 
-/// One address of a server, with what an SRV record says of it.
+/// One address of a server, with the parameters of its SRV record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spot {
     pub address: Address,
-    /// Instead of the server's own.
+    /// Replaces the weight of the server's line.
     pub weight: Option<u16>,
-    /// Beside the server's own `backup`.
+    /// Makes it a backup, as does `backup` on the server's line.
     pub is_backup: bool,
 }
 
@@ -30,13 +32,13 @@ impl From<Address> for Spot {
     }
 }
 
-/// What workers have told about each name, the latest last.
+/// The reports of workers about each name, the latest last.
 #[derive(Debug, Default)]
 struct Known(HashMap<String, Vec<Telling>>);
 
 #[derive(Debug)]
 struct Telling {
-    /// The worker's process; `None` once it has ended as it should.
+    /// The worker's process id; `None` once it has exited properly.
     teller: Option<i32>,
     spots: Vec<Spot>,
 }
@@ -47,24 +49,26 @@ fn known() -> MutexGuard<'static, Option<Known>> {
     KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The addresses of a name, as last heard.
+/// The last known addresses of a name.
 pub fn recall(key: &str) -> Option<Vec<Spot>> {
     known().as_ref()?.recall(key)
 }
 
-/// Notes where a name leads by the words of a worker. For the master, which knows the name; false: that is no news.
+/// Records the addresses of a name as reported by a worker. The master calls it, and has checked the name.
+/// False if they are not news.
 pub fn remember(key: &str, spots: &[Spot], teller: i32) -> bool {
     known().get_or_insert_default().remember(key, spots, teller)
 }
 
-/// A worker has ended. `is_trusted`: as it should; otherwise its words are forgotten, and those of others count again.
+/// Notes that a worker has ended. `is_trusted`: it exited properly; otherwise its reports are forgotten, and
+/// those of other workers count again.
 pub fn end(teller: i32, is_trusted: bool) {
     if let Some(known) = known().as_mut() {
         known.end(teller, is_trusted);
     }
 }
 
-/// Forgets the names that the configuration does not have any more.
+/// Forgets the names that are no longer in the configuration.
 pub fn retain(keys: &HashSet<String>) {
     if let Some(known) = known().as_mut() {
         known.0.retain(|key, _| keys.contains(key));
@@ -74,7 +78,7 @@ pub fn retain(keys: &HashSet<String>) {
 impl Known {
     fn recall(&self, key: &str) -> Option<Vec<Spot>> {
         let latest = self.0.get(key)?.last()?;
-        // A name that does not exist any more leads nowhere, which is no knowledge to begin with.
+        // A name that no longer exists has no addresses, and those are of no use to a new worker.
         Some(latest.spots.clone()).filter(|spots| !spots.is_empty())
     }
 

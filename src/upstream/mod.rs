@@ -1,6 +1,6 @@
-//! Groups of upstream servers: which peer is next, which connection to it is kept, who may be tried again.
+//! Groups of upstream servers: choosing the next peer, keeping connections, and trying again after a fault.
 //!
-//! Speaks no protocol: the rooms above bring the request, this one answers with a peer or a connection to it.
+//! Speaks no protocol: the rooms above bring a request, and this one returns a peer or a connection to it.
 //!
 //! ```text
 //! configuration (plain data, made by the master)    block → groups → group

@@ -1,7 +1,7 @@
-//! One server of a group, as configured, and the peers it resolves to, with what is known of their health.
+//! One server of a group as configured, and the peers it resolves to, with their health.
 //!
-//! A group with `zone` shares its peers' failures and connections among all workers, at places in shared
-//! memory (`shm/peers.rs`) without a lock, so that a worker that dies leaves valid words behind. Parameters:
+//! In a group with `zone` all workers share its peers' failures and connections, at places in shared memory
+//! (`shm/peers.rs`). There is no lock, so a worker that dies leaves valid words behind. Parameters:
 //! nginx.org, `server` of ngx_http_upstream_module.
 
 use std::cell::Cell;
@@ -14,10 +14,10 @@ use crate::shm::counter::{self, Slot};
 use crate::shm::peers::{self, Place, Word};
 use crate::sys::names::Names;
 
-/// How often a worker tries to get the last free connection before it leaves it to the others.
+/// Number of times that a worker tries to get the last free connection before it leaves it to the others.
 const OPEN_TRIES: usize = 3;
 
-/// A `server` line of an `upstream` block, or the one server of `proxy_pass http://host`.
+/// A `server` line of an `upstream` block, or the single server of `proxy_pass http://host`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// As written, for messages: `backend:8080`.
@@ -26,22 +26,22 @@ pub struct Server {
     pub weight: i64,
     /// Failures within `fail_timeout` after which a peer is left out; 0: never.
     pub fails_max: u64,
-    /// The window of `fails_max`, and how long the peer is left out.
+    /// The window for `fails_max`, and the time for which the peer is then left out.
     pub fail_timeout_ms: u64,
-    /// Connections to one peer, the idle ones not counted; 0: no limit.
+    /// Maximum number of connections to one peer, not counting idle ones; 0: no limit.
     pub conns_max: i64,
     pub backup: bool,
     pub down: bool,
     /// The name is looked up while serving, by the group's resolver.
     pub resolve: bool,
-    /// The service whose SRV records tell the ports: `http` or `_http._tcp`. Only with `resolve`.
+    /// The service whose SRV records have the ports: `http` or `_http._tcp`. Only with `resolve`.
     pub service: Option<Box<str>>,
-    /// Where the name leads. Empty: it did not resolve yet, and the server is down until it does.
+    /// The addresses of the name. Empty: it did not resolve yet, and the server is down until it does.
     pub addresses: Vec<Address>,
 }
 
 impl Server {
-    /// A server with every parameter at its default, not resolved.
+    /// A server with every parameter at its default; a name is not resolved yet.
     pub fn new(name: &str, host: Host) -> Self {
         let addresses = host.literal().into_iter().collect();
         Self {
@@ -59,7 +59,7 @@ impl Server {
         }
     }
 
-    /// Takes the addresses of the name, when it is one; false: it leads nowhere, as far as is known.
+    /// Takes the addresses of the name. False if it has none, as far as is known.
     pub fn resolve(&mut self, names: &Names) -> bool {
         match self.host.find(names) {
             Some(addresses) => self.addresses = addresses,
@@ -69,8 +69,8 @@ impl Server {
     }
 }
 
-/// Where the processes count what concerns one peer. Given out by the master only, so a peer that a worker
-/// makes while serving has none, and neither has one that came when all were in use.
+/// The slot and place in shared memory that count for one peer. Only the master assigns them, so a peer that
+/// a worker makes while serving has none, nor does one for which none was left.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shared {
     /// Its counters: requests, statuses, bytes, times.
@@ -79,10 +79,12 @@ pub struct Shared {
     pub place: Option<Place>,
 }
 
-/// One address of a server, and what is known of it while serving.
+/// One address of a server, and its state while serving.
 ///
-/// The words are this worker's; in a group with `zone` the failures and the count of connections are those
-/// of all workers. Milliseconds are those of the monotonic clock, which all workers share.
+/// The state is this worker's, except that in a group with `zone` failures and connections are those of all
+/// workers. Milliseconds are those of the monotonic clock, which all workers share. The session of a request
+/// calls [`Peer::begin_turn`], then [`Peer::try_open`], and at the end of the turn [`Peer::fail`] or
+/// [`Peer::succeed`].
 #[derive(Debug)]
 pub struct Peer {
     pub address: Address,
@@ -90,7 +92,7 @@ pub struct Peer {
     pub name: Box<str>,
     /// Index of its line in [`crate::upstream::Group::servers`].
     pub server: usize,
-    /// Where it counts for the whole process tree.
+    /// Its counters in the whole process tree.
     pub shared: Shared,
     is_shared: bool,
     weight: i64,
@@ -101,12 +103,12 @@ pub struct Peer {
     current_weight: Cell<i64>,
     effective_weight: Cell<i64>,
     conns: Cell<i64>,
-    /// Its name does not lead here any more.
+    /// Its name no longer resolves to this address.
     is_retired: Cell<bool>,
     fails: Cell<u64>,
-    /// The last failure.
+    /// Time of the last failure.
     failed_ms: Cell<u64>,
-    /// When the current window began, or the last failure.
+    /// Start of the current window, or time of the last failure.
     checked_ms: Cell<u64>,
 }
 
@@ -134,12 +136,12 @@ impl Peer {
         }
     }
 
-    /// It has what `server` would give to a peer of this weight.
+    /// True if it has this weight.
     pub(super) fn has_weight(&self, weight: i64) -> bool {
         self.weight == weight
     }
 
-    /// Its connections are not kept any more.
+    /// Stops keeping its connections.
     pub(super) fn retire(&self) {
         self.is_retired.set(true);
     }
@@ -152,7 +154,7 @@ impl Peer {
         self.down
     }
 
-    /// Connections in use.
+    /// Number of connections in use.
     pub fn conns(&self) -> i64 {
         match self.common() {
             Some(place) => i64::from(place.in_use()),
@@ -167,7 +169,7 @@ impl Peer {
         }
     }
 
-    /// Left out for its failures at this moment.
+    /// True while the peer is left out for its failures.
     pub fn is_failed(&self, now_ms: u64) -> bool {
         self.fails_max != 0
             && self.fails() >= self.fails_max
@@ -178,14 +180,14 @@ impl Peer {
         self.conns_max != 0 && self.conns() >= self.conns_max
     }
 
-    /// May be given a request at this moment.
+    /// True if it may be given a request now.
     #[inline]
     pub(super) fn is_usable(&self, now_ms: u64) -> bool {
         !self.is_down() && !self.is_failed(now_ms) && !self.is_full()
     }
 
-    /// Gives the peer its share of one round; returns `(current, share)`.
-    /// A peer that had failed grows back to its weight, one a round.
+    /// Gives the peer its share of one round; returns `(current, share)`. After a failure its effective
+    /// weight grows back by one each round.
     pub(super) fn weigh(&self) -> (i64, i64) {
         let share = self.effective_weight.get();
         if share < self.weight {
@@ -195,12 +197,12 @@ impl Peer {
         (self.current_weight.get(), share)
     }
 
-    /// Chosen: pays what the round gave out.
+    /// Pays the sum of the round's shares: the peer was chosen.
     pub(super) fn pay(&self, total: i64) {
         self.current_weight.set(self.current_weight.get() - total);
     }
 
-    /// Its turn begins, and with it a new window of failures where the last one is over.
+    /// Begins a turn, and a new window of failures if the last one is over.
     pub(super) fn begin_turn(&self, now_ms: u64) {
         self.past(Word::FailedMs, &self.failed_ms, now_ms);
         if now_ms - self.past(Word::CheckedMs, &self.checked_ms, now_ms) > self.fail_timeout_ms {
@@ -214,15 +216,16 @@ impl Peer {
         InUse { peer: Rc::clone(self), _counted: self.shared.place.map(Place::enter) }
     }
 
-    /// Like [`Peer::open`]; `None` when the last free connection of `max_conns` went to another worker
-    /// meanwhile.
+    /// Like [`Peer::open`]; `None` if another worker has meanwhile taken the last free connection of
+    /// `max_conns`.
     pub(super) fn try_open(self: &Rc<Self>) -> Option<InUse> {
         let mut used = self.open();
         if self.conns_max == 0 || !self.is_shared {
             return Some(used);
         }
         for _ in 0..OPEN_TRIES {
-            // who sees too many steps back, so that there are never more; both of two may, so they look again
+            // Back off if the count is too high, so that the limit is never exceeded. Two workers may both do
+            // so: try again.
             fence(SeqCst);
             if self.conns() <= self.conns_max {
                 return Some(used);
@@ -236,7 +239,7 @@ impl Peer {
         None
     }
 
-    /// Counts a failure. True when it is the one that takes the peer out.
+    /// Counts a failure. True if because of it the peer is now left out.
     pub(super) fn fail(&self, now_ms: u64) -> bool {
         let fails = self.fails().saturating_add(1);
         self.set(Word::Fails, &self.fails, fails);
@@ -253,8 +256,8 @@ impl Peer {
         fails >= self.fails_max
     }
 
-    /// A request went well: forgets failures that are older than the current window. The two times are of the
-    /// past, or were put right when the turn began.
+    /// Notes a success: forgets failures older than the current window. Both times are in the past, or were
+    /// corrected when the turn began.
     pub(super) fn succeed(&self) {
         let get =
             |word, own: &Cell<u64>| self.common().map_or(own.get(), |place| place.number(word, u64::MAX));
@@ -275,7 +278,7 @@ impl Peer {
         self.shared.place.filter(|_| self.is_shared)
     }
 
-    /// A time that has passed, of this worker or of all.
+    /// A time that must have passed, from this worker's state or the shared one.
     fn past(&self, word: Word, own: &Cell<u64>, now_ms: u64) -> u64 {
         match self.common() {
             Some(place) => place.past_ms(word, now_ms),

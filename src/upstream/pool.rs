@@ -1,9 +1,10 @@
 //! Connections to peers that wait for their next request.
 //!
-//! One stack per group and worker, the freshest on top, because it is the least likely to be closed by its
-//! peer. One task per group watches them all: it closes what the peer closed or spoke on unasked, what is
-//! idle for too long, and everything when the worker leaves. Taking and giving costs no system call. Where the worker is
-//! short of descriptors or of places, those that have been idle longest are closed, group by group.
+//! Each group has one stack per worker, with the most recently used connection on top, since that one is the
+//! least likely to be closed by its peer. One task per group watches them all. It closes connections that the
+//! peer has closed or sent unexpected bytes on, connections idle for too long, and all of them when the
+//! worker leaves. Taking and giving cost no system call. When the worker is short of descriptors or places,
+//! the longest-idle connections are closed, group by group.
 //! Behaviour: nginx.org, `keepalive` of ngx_http_upstream_module.
 
 use std::cell::{Cell, RefCell};
@@ -17,23 +18,26 @@ use crate::runtime::{self, Timer};
 use crate::upstream::group::Keepalive;
 use crate::upstream::peer::Peer;
 
-/// A connection to a peer, and what its reuse depends on.
+/// A connection to a peer, with the facts that decide about its reuse.
+///
+/// The exchange of a request owns it, and gives it to the [`Pool`] if the response ended cleanly. Dropping it
+/// closes it.
 #[derive(Debug)]
 pub struct Connection {
     pub transport: Transport,
     /// Counts it among the worker's connections.
     pub place: Place,
     pub peer: Rc<Peer>,
-    /// Who may use it again, where connections are `local`: the location that opened it.
+    /// The location that opened it, which alone may reuse it if connections are `local`.
     pub tag: u32,
-    /// Requests so far, the one under way included.
+    /// Number of requests so far, including the current one.
     pub requests: u64,
     pub opened_ms: u64,
-    /// Is closed after its request: its local address is that request's own.
+    /// Close it after its request: its local address belongs to that request.
     pub is_single: bool,
-    /// Has served a request before: its peer may close it at any moment.
+    /// It has served a request before, so its peer may close it at any moment.
     pub reused: bool,
-    /// Of its waits; kept from one request to the next.
+    /// The timer for its waits, kept from one request to the next.
     pub timer: Timer,
 }
 
@@ -58,21 +62,21 @@ struct State {
     idle: RefCell<Vec<Idle>>,
     /// The watching task, while it runs.
     watcher: RefCell<Option<Waker>>,
-    /// The watching task has a timer that ends no later than the first wait does.
+    /// The watching task has a timer that expires no later than the first idle connection.
     is_timed: Cell<bool>,
 }
 
 thread_local! {
     /// The groups whose idle connections are watched.
     static WATCHED: RefCell<Vec<Weak<State>>> = const { RefCell::new(Vec::new()) };
-    /// Which of them closes its longest idle one next.
+    /// Index of the group that is next to close its longest-idle connection.
     static NEXT: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Closes up to `count` idle connections, one of each group in turn. Returns how many.
+/// Closes up to `count` idle connections, one of each group in turn. Returns the number closed.
 fn close_idle(count: usize) -> usize {
     let mut closed = 0;
-    // Out of the cell while connections close.
+    // Taken out of the cell while connections close.
     let watched = WATCHED.take();
     let first = NEXT.get();
     for step in 0..watched.len() {
@@ -93,14 +97,14 @@ fn close_idle(count: usize) -> usize {
     closed
 }
 
-/// The idle connections of one group.
+/// The idle connections of one group in one worker.
 #[derive(Debug, Default)]
 pub struct Pool {
     state: Rc<State>,
 }
 
 impl Pool {
-    /// The freshest connection to `peer`, if one is good.
+    /// Takes the most recently used connection to `peer` that is still good.
     pub fn take(&self, peer: &Rc<Peer>, tag: u32, keepalive: &Keepalive) -> Option<Connection> {
         loop {
             let fits = |idle: &Idle| {
@@ -120,7 +124,7 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection whose last response has ended cleanly, unless its time or the worker's is over.
+    /// Keeps a connection whose last response ended cleanly, unless it is used up or the worker is leaving.
     pub fn give(&self, connection: Connection, keepalive: &Keepalive) {
         let now_ms = runtime::now_ms();
         let is_over = keepalive.idle_max == 0
@@ -134,7 +138,7 @@ impl Pool {
         }
         let watcher = self.state.watcher.borrow().clone();
         match watcher {
-            // the watching task is woken by this connection from now on
+            // poll it for the watching task, which it wakes from now on
             Some(waker) if !is_quiet(&connection.transport, &mut Context::from_waker(&waker)) => return,
             Some(waker) if !self.state.is_timed.get() => waker.wake(),
             Some(_) => {}
@@ -151,7 +155,7 @@ impl Pool {
 }
 
 impl Pool {
-    /// Closes the connections to peers that are retired.
+    /// Closes the connections to retired peers.
     pub(super) fn close_retired(&self) {
         let list = self.state.idle.take();
         let (closed, kept): (Vec<Idle>, Vec<Idle>) =
@@ -175,7 +179,7 @@ async fn watch(state: Rc<State>, timeout_ms: u64) {
         }
         state.watcher.replace(Some(cx.waker().clone()));
         let now_ms = runtime::now_ms();
-        // out of the cell, so that closing runs while nothing is borrowed
+        // taken out of the cell, so that closing runs while nothing is borrowed
         let list = state.idle.take();
         let (kept, closed): (Vec<Idle>, Vec<Idle>) = list.into_iter().partition(|idle| {
             now_ms < idle.since_ms + timeout_ms && is_quiet(&idle.connection.transport, cx)
@@ -200,13 +204,13 @@ async fn watch(state: Rc<State>, timeout_ms: u64) {
     drop(state.idle.take());
 }
 
-/// Nothing has come on the connection, not even its end; if so, `cx` is woken when something does.
+/// True if nothing has arrived on the connection, not even its end; then `cx` is woken when something does.
 fn is_quiet(transport: &Transport, cx: &mut Context<'_>) -> bool {
     let waits = |cx: &mut Context<'_>| transport.poll_readable(cx).is_pending();
     waits(cx) || is_empty(transport) && waits(cx)
 }
 
-/// "Ready" may be left over from the last read: the system knows.
+/// The cached readiness may be left over from the last read, so ask the socket.
 fn is_empty(transport: &Transport) -> bool {
     transport.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }

@@ -1,8 +1,8 @@
-//! The course of one request through the peers of a group: who has been tried, who is next, how many turns
-//! are left.
+//! The course of one request through the peers of a group: the peers tried, the next one, and the tries left.
 //!
 //! The order is nginx's: the primary peers as the group's balancer picks them (`upstream/balance/`), then the
-//! backups; a group of one peer always has that one. Decides without waiting: the time is an argument.
+//! backups; a group with a single peer always uses that one. Decides without waiting: the time is an
+//! argument.
 //! Behaviour: nginx's ngx_http_upstream_round_robin.c.
 
 use std::rc::Rc;
@@ -11,27 +11,27 @@ use crate::upstream::balance::{Eligible, Tried};
 use crate::upstream::peer::{InUse, Peer};
 use crate::upstream::state::{GroupState, Set};
 
-/// What became of a peer's turn.
+/// The outcome of a peer's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It answered, or nothing is known against it.
+    /// It responded, or nothing is known against it.
     Good,
     /// It is to blame: counts towards `max_fails`.
     Failed,
-    /// Its answer sends the request to another peer, but it is well (403, 404).
+    /// Its response sends the request to another peer, but it is healthy (403, 404).
     Next,
 }
 
 /// One request's course through a group.
 ///
-/// Made when the request is about to be passed on, and asked for a peer with [`Session::pick`] at each turn,
-/// which [`Session::finish`] ends. It keeps the set of peers with which it began, whatever names lead to
-/// meanwhile, and counts the connection of the turn under way. Dropping it ends that turn well: the request
-/// was answered, or given up by the client.
+/// Made when the request is about to be passed on. [`Session::pick`] begins a turn and returns its peer,
+/// [`Session::finish`] ends it. A session keeps the set of peers with which it began, even if names change
+/// meanwhile, and counts the connection of the current turn. Dropping it ends that turn as good: the request
+/// was answered, or the client gave up.
 #[derive(Debug)]
 pub struct Session {
     set: Rc<Set>,
-    /// Of the list in use.
+    /// The peers tried, of the current list.
     tried: Tried,
     /// The primary peers are used up.
     backup: bool,
@@ -41,7 +41,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// `tries_max`: `proxy_next_upstream_tries`; 0: as many as there are peers.
+    /// `tries_max` is `proxy_next_upstream_tries`; 0: as many as there are peers.
     pub fn new(group: &GroupState, tries_max: u32) -> Self {
         let set = group.set();
         let tries = if tries_max == 0 { set.tries } else { set.tries.min(tries_max) };
@@ -49,7 +49,7 @@ impl Session {
         Self { set, tried, backup: false, current: None, tries_left: tries, key: Box::default() }
     }
 
-    /// With the key by which the group's balancer chooses: the value of `hash`, the client's address of
+    /// Sets the key by which the group's balancer chooses: the value of `hash`, or the client's address for
     /// `ip_hash`.
     #[must_use]
     pub fn with_key(mut self, key: Box<[u8]>) -> Self {
@@ -57,7 +57,8 @@ impl Session {
         self
     }
 
-    /// The next peer, its connection counted; `None` when no peer is left that may be used now.
+    /// Begins the next turn: picks a peer and counts its connection. `None` if no peer that may be used is
+    /// left.
     pub fn pick(&mut self, now_ms: u64) -> Option<Rc<Peer>> {
         debug_assert!(self.current.is_none(), "the turn before this one has not ended");
         loop {
@@ -72,19 +73,19 @@ impl Session {
             if self.current.is_some() {
                 return Some(peer);
             }
-            // Another worker was faster; of several peers this one now counts as tried.
+            // Another worker was faster. If there are several peers, this one now counts as tried.
             if self.set.is_single() {
                 return None;
             }
         }
     }
 
-    /// Ends the turn of the current peer. True when this failure takes the peer out for a while.
+    /// Ends the turn of the current peer. True if because of this failure it is now left out.
     pub fn finish(&mut self, outcome: Outcome, now_ms: u64) -> bool {
         let Some(used) = self.current.take() else { return false };
         let peer = used.peer();
         if self.set.is_single() {
-            // The only peer is never left out: there would be none instead.
+            // A single peer is never left out: there would be none.
             peer.forget_failures();
             self.tries_left = 0;
             return false;
@@ -99,17 +100,17 @@ impl Session {
         }
     }
 
-    /// The current peer has answered, and then broken its answer off: that counts against it, as a fault
-    /// before its head would. True when this failure takes the peer out for a while.
+    /// Ends the turn of a peer that broke off its response: this counts against it like a fault before its
+    /// head. True if because of this failure it is now left out.
     ///
-    /// To be called before the session is dropped, which would end the turn well. Nobody else is tried: the
-    /// client has the head. nginx does not count these, and goes on to lose a share of all answers to one
-    /// broken peer.
+    /// Call it before the session is dropped, which would end the turn as good. No other peer is tried, since
+    /// the client has the head. nginx does not count such failures, and so keeps losing a share of all
+    /// responses to one broken peer.
     pub fn fail_late(&mut self, now_ms: u64) -> bool {
         self.finish(Outcome::Failed, now_ms)
     }
 
-    /// Turns that are left after the ended ones.
+    /// Number of turns left after the current one has ended.
     pub fn tries_left(&self) -> u32 {
         self.tries_left
     }
@@ -133,7 +134,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Cancelled, or done: nothing speaks against the peer, so the clock is not needed.
+        // Cancelled or done: nothing counts against the peer, so the time does not matter.
         self.finish(Outcome::Good, 0);
     }
 }

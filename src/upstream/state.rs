@@ -1,7 +1,7 @@
-//! A group in one worker: the peers that its servers' names lead to now, and the idle connections to them.
+//! A group in one worker: the peers that its servers' names resolve to now, and the idle connections to them.
 //!
 //! Made from the configuration the first time that the worker needs the group. The set of peers is replaced
-//! as a whole when a name leads elsewhere; a request keeps the set with which it began.
+//! as a whole when a name's addresses change; a request keeps the set with which it began.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,19 +16,19 @@ use crate::upstream::known::Spot;
 use crate::upstream::peer::{Peer, Server};
 use crate::upstream::pool::{Connection, Pool};
 
-/// Peers at one moment. A request keeps the set with which it began.
+/// The peers at one moment. A request keeps the set with which it began.
 #[derive(Debug, Default)]
 pub struct Set {
     pub primary: Vec<Rc<Peer>>,
     pub backup: Vec<Rc<Peer>>,
-    /// Peers that are not `down`, backups included: how many turns a request may take.
+    /// Number of peers that are not `down`, including backups: the number of turns that a request may take.
     pub tries: u32,
-    /// How one of them is chosen.
+    /// The balancer that chooses among them.
     pub method: Method,
 }
 
 impl Set {
-    /// One peer and no other.
+    /// True if there is a single peer.
     pub fn is_single(&self) -> bool {
         self.primary.len() == 1 && self.backup.is_empty()
     }
@@ -40,20 +40,20 @@ impl Set {
 
 /// A group in one worker.
 ///
-/// Owns the peers with what this worker knows of them, and the connections that it keeps. Requests, and the
-/// tasks that look names up, hold it while they use it. Nothing here is shared with other processes but the
-/// words of peers in a group with `zone`, which are in shared memory.
+/// Owns the peers with this worker's state of them, and the kept connections. Requests, and the tasks that
+/// look names up, hold it while they use it. Nothing here is shared with other processes, except the words of
+/// peers in a group with `zone`, which are in shared memory.
 #[derive(Debug)]
 pub struct GroupState {
     pub group: Arc<Group>,
-    /// How the names of its servers with `resolve` are looked up; `None`: there is no such server.
+    /// The resolver of its servers' names; `None` if no server has `resolve`.
     pub names: Option<Names>,
     pool: Pool,
     set: RefCell<Rc<Set>>,
 }
 
 impl GroupState {
-    /// `resolvers`: this worker's.
+    /// `resolvers` are this worker's.
     pub fn new(group: Arc<Group>, resolvers: &Resolvers) -> Self {
         let names = group.lookup.as_ref();
         let names = names.map(|lookup| Names::new(resolvers.get(&lookup.resolver), lookup.timeout_ms));
@@ -66,18 +66,18 @@ impl GroupState {
         Rc::clone(&self.set.borrow())
     }
 
-    /// A kept connection to `peer`, if one is good. `tag`: the location that asks.
+    /// Takes a kept connection to `peer`, if there is a good one. `tag` is the location that asks.
     pub fn take(&self, peer: &Rc<Peer>, tag: u32) -> Option<Connection> {
         self.pool.take(peer, tag, &self.group.keepalive)
     }
 
-    /// Keeps a connection whose last response has ended cleanly, unless its time or the worker's is over.
+    /// Keeps a connection whose last response ended cleanly, unless it is used up or the worker is leaving.
     pub fn give(&self, connection: Connection) {
         self.pool.give(connection, &self.group.keepalive);
     }
 
-    /// Takes the addresses that a server's name leads to now; false: nothing has changed by it. Peers that
-    /// exist stay what they are, those that are not among the addresses any more get no new requests.
+    /// Takes over the present addresses of a server's name. False if they have not changed. Existing peers
+    /// keep their state; those whose address is gone get no new requests.
     pub fn learn(&self, server_index: usize, spots: &[Spot]) -> bool {
         if self.is_at(server_index, spots) {
             return false;
@@ -86,7 +86,7 @@ impl GroupState {
         true
     }
 
-    /// The server has just these peers, in whatever order.
+    /// True if the server has exactly these peers, in any order.
     fn is_at(&self, server_index: usize, spots: &[Spot]) -> bool {
         let Some(server) = self.group.servers.get(server_index) else { return true };
         let set = self.set();
@@ -101,13 +101,13 @@ impl GroupState {
                     && peer.address == spot.address
                     && peer.has_weight(weight(server, spot))
             };
-            // Each peer is one address.
+            // Each peer matches one address.
             peers.iter().position(is_it).map(|index| peers.swap_remove(index)).is_some()
         };
         spots.iter().all(is_known) && peers.is_empty()
     }
 
-    /// There is no peer at all.
+    /// True if there is no peer at all.
     pub fn is_empty(&self) -> bool {
         let set = self.set.borrow();
         set.primary.is_empty() && set.backup.is_empty()
@@ -117,18 +117,19 @@ impl GroupState {
         self.set().all().any(|peer| peer.server == server_index)
     }
 
-    /// Indexes of the servers that have no peer yet because their name did not resolve at the start. Names
-    /// that are followed while serving are another matter.
+    /// Indexes of the servers without a peer because their name did not resolve at the start, except those
+    /// with `resolve`.
     pub fn unresolved(&self) -> Vec<usize> {
         let mut waiting = self.group.unresolved();
         waiting.retain(|index| !self.has_peers(*index));
         waiting
     }
 
-    /// `spots_of`: where a server is now; `None`: its peers stay.
+    /// Replaces the set of peers. `spots_of` returns a server's present addresses; `None`: it keeps its
+    /// peers.
     fn rebuild(&self, spots_of: impl Fn(usize, &Server) -> Option<Vec<Spot>>) {
         let old = self.set();
-        // Each peer stays once: two SRV records may name one address.
+        // Reuse each peer only once: two SRV records may name the same address.
         let mut left: Vec<&Rc<Peer>> = old.all().collect();
         let mut set = Set { method: self.group.method.clone(), ..Set::default() };
         for (index, server) in self.group.servers.iter().enumerate() {

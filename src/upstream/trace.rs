@@ -1,8 +1,8 @@
-//! The record of a request's way through its upstreams: each peer's turn, its times and its bytes.
+//! The record of a request's way through its upstreams: each peer's turn, with its times and bytes.
 //!
 //! The protocol's exchange writes it; the access log, the counters and the error log read it. Knows no
-//! protocol: what an answer leaves for variables is kept by the rooms above. Touches: the counters in shared
-//! memory, the loop's clock.
+//! protocol: the parts of a response that variables need are kept by the rooms above. Touches: the counters
+//! in shared memory, the loop's clock.
 
 use std::rc::Rc;
 
@@ -12,7 +12,7 @@ use crate::shm::counter::{Slot, Word};
 use crate::upstream::peer::Peer;
 use crate::upstream::state::GroupState;
 
-/// What an upstream is busy with.
+/// The current activity with an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Resolving,
@@ -39,15 +39,15 @@ impl Action {
 #[derive(Debug, Default)]
 pub struct Attempt {
     peer: Option<Rc<Peer>>,
-    /// The group's name, when no peer could be chosen.
+    /// The group's name, if no peer could be chosen.
     group: Option<Box<str>>,
-    /// Follows an internal redirect.
+    /// It is the first after an internal redirect.
     pub is_new_pass: bool,
     pub status: u16,
     pub started_us: u64,
-    /// From here on: microseconds since `started_us`. Zero for a kept connection.
+    /// This and the following times are microseconds since `started_us`. Zero for a kept connection.
     pub connect_us: Option<u64>,
-    /// The request was sent whole.
+    /// Time at which the whole request had been sent.
     pub sent_us: Option<u64>,
     pub header_us: Option<u64>,
     pub ended_us: Option<u64>,
@@ -77,7 +77,7 @@ impl Attempt {
         );
     }
 
-    /// To the end of the turn, or until now.
+    /// Time to the end of the turn, or until now.
     pub fn response_us(&self) -> u64 {
         self.ended_us.unwrap_or_else(runtime::now_us).saturating_sub(self.started_us)
     }
@@ -85,20 +85,20 @@ impl Attempt {
 
 /// A request's way through its upstreams: the turns of all its passes, in order.
 ///
-/// A pass begins with [`Trace::begin_pass`], a turn with [`Trace::begin`]; the exchange fills in the
-/// [`Trace::last`] turn as it goes, and [`Trace::end`] counts it for its peer. Once the request is over,
-/// [`Trace::count`] counts it for the group that was asked last.
+/// A pass begins with [`Trace::begin_pass`], a turn with [`Trace::begin`]. The exchange fills in the
+/// [`Trace::last`] turn as it goes, and [`Trace::end`] adds it to its peer's counters. Once the request is
+/// over, [`Trace::count`] adds it to those of the group that was used last.
 #[derive(Debug, Default)]
 pub struct Trace {
     attempts: Vec<Attempt>,
-    /// The counters of the group that was asked last.
+    /// The counters of the group that was used last.
     slot: Option<Slot>,
     pass_begins: bool,
-    /// What is under way, for the error log: `connecting to upstream`.
+    /// The current activity, for the error log: `connecting to upstream`.
     pub action: Option<Action>,
 }
 
-/// What a tunnel keeps of a [`Trace`].
+/// The part of a [`Trace`] that a tunnel keeps.
 #[derive(Debug, Default)]
 pub struct Parked {
     attempts: Vec<Attempt>,
@@ -106,12 +106,12 @@ pub struct Parked {
 }
 
 impl Trace {
-    /// A new pass of this request (the first, or after an internal redirect) begins.
+    /// Begins a new pass of this request: the first, or one after an internal redirect.
     pub fn begin_pass(&mut self) {
         self.pass_begins = !self.attempts.is_empty();
     }
 
-    /// Adds the turn of `peer`; `None`: there was no peer to choose in `group`.
+    /// Begins a turn of `peer`; `None` if no peer of `group` could be chosen.
     pub fn begin(&mut self, peer: Option<Rc<Peer>>, group: &GroupState) -> &mut Attempt {
         self.slot = group.group.slot;
         let group = peer.is_none().then(|| group.group.name.clone());
@@ -124,7 +124,7 @@ impl Trace {
         self.last()
     }
 
-    /// The turn under way.
+    /// The current turn.
     #[inline]
     pub fn last(&mut self) -> &mut Attempt {
         if self.attempts.is_empty() {
@@ -134,13 +134,13 @@ impl Trace {
         &mut self.attempts[index]
     }
 
-    /// Something is noted before there is a turn.
+    /// Adds a turn for facts that are noted before the first one.
     #[cold]
     fn add_attempt(&mut self) {
         self.attempts.push(Attempt::default());
     }
 
-    /// The turn under way is over, and counted. The second call does nothing.
+    /// Ends the current turn, and adds it to the counters. A second call does nothing.
     pub fn end(&mut self) {
         let attempt = self.last();
         if attempt.ended_us.is_none() {
@@ -149,7 +149,7 @@ impl Trace {
         }
     }
 
-    /// Adds the request to the counters of its group; `status`: what the client got.
+    /// Adds the request to its group's counters; `status` is the one sent to the client.
     pub fn count(&self, status: u16) {
         let (Some(slot), Some(attempt)) = (self.slot, self.attempts.last()) else { return };
         let retries = self.attempts.len() as u64 - 1;
@@ -167,7 +167,7 @@ impl Trace {
         attempt.peer.as_ref().map(|peer| &*peer.name).or(attempt.group.as_deref())
     }
 
-    /// The turns and the group's counters, for [`Trace::unpark`].
+    /// Takes the turns and the group's counters out, for [`Trace::unpark`].
     pub fn park(&mut self) -> Parked {
         Parked { attempts: std::mem::take(&mut self.attempts), slot: self.slot.take() }
     }
@@ -176,12 +176,12 @@ impl Trace {
         (self.attempts, self.slot) = (parked.attempts, parked.slot);
     }
 
-    /// What is under way, for the error log: `connecting to upstream`.
+    /// The current activity, for the error log: `connecting to upstream`.
     pub fn action(&self) -> Option<&str> {
         self.action.map(Action::as_str)
     }
 
-    /// The tunnel is over, and with it the turn.
+    /// Ends the turn when the tunnel is over.
     pub fn end_tunnel(&mut self) {
         self.last().ended_us = Some(runtime::now_us());
     }

@@ -1,7 +1,7 @@
-//! Names that did not resolve at the start, tried again while serving.
+//! Retries names that did not resolve at the start, while the worker serves.
 //!
-//! One task per worker, only if there is such a name; the lookups themselves run on the blocking pool, several at a time
-//! and each name once, however many servers have it.
+//! One task per worker, only if there is such a name. The lookups run on the blocking pool, several at a
+//! time, and each name only once, however many servers have it.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -19,15 +19,15 @@ use crate::runtime::{Either, race, sleep};
 use crate::upstream::known::Spot;
 use crate::upstream::state::GroupState;
 
-/// Between two attempts; the first comes at once.
+/// Pause between two attempts; the first comes at once.
 const RETRY_MS: u64 = 5_000;
-/// Lookups that are under way at one time: one whose name server is silent holds up no other.
+/// Maximum number of simultaneous lookups: a name whose name server is silent holds up no other.
 const AT_ONCE_MAX: usize = 4;
 
-/// A server whose name leads nowhere yet.
+/// A server whose name has no address yet.
 type Waiting = (Rc<GroupState>, usize);
 
-/// Tries until every server of `groups` has an address, or the worker leaves.
+/// Retries until every server of `groups` has an address, or the worker leaves.
 pub async fn retry(groups: Vec<Rc<GroupState>>, log: Logger) {
     let mut waiting = groups;
     loop {
@@ -51,7 +51,7 @@ pub async fn retry(groups: Vec<Rc<GroupState>>, log: Logger) {
     }
 }
 
-/// Runs these futures, at most so many at a time.
+/// Runs these futures, `AT_ONCE_MAX` at a time.
 async fn all(futures: impl Iterator<Item = impl Future<Output = ()>>) {
     let mut waiting = futures.fuse();
     let mut running: Vec<Pin<Box<_>>> = Vec::new();

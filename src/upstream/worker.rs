@@ -1,6 +1,6 @@
-//! The groups of a configuration in one worker, and those that it makes for names out of requests.
+//! The groups of a configuration in one worker, and those it makes for names that come from requests.
 //!
-//! Touches: the names of groups that lead nowhere yet, or that are followed while serving (`unresolved.rs`,
+//! Touches: names of groups that did not resolve yet or are followed while serving (`unresolved.rs`,
 //! `follow.rs`).
 
 use std::cell::{OnceCell, RefCell};
@@ -18,18 +18,19 @@ use crate::upstream::peer::Server;
 use crate::upstream::state::GroupState;
 use crate::upstream::unresolved;
 
-/// Groups made while serving, for `proxy_pass` with variables, that are kept with their connections.
+/// Maximum number of groups kept, with their connections, that were made while serving for `proxy_pass` with
+/// variables.
 const MADE_MAX: usize = 64;
 
-/// Every group that this worker passes requests to.
+/// Every group to which this worker passes requests.
 ///
-/// One for each configuration that the worker serves. A group's state is made when it is first needed, so
-/// that thousands of groups of which a worker uses few cost little.
+/// There is one for each configuration that the worker serves. A group's state is made when it is first
+/// needed, so that thousands of groups cost little if a worker uses only a few.
 #[derive(Debug)]
 pub struct Upstreams {
     groups: &'static Groups,
     states: Box<[OnceCell<Rc<GroupState>>]>,
-    /// The freshest last.
+    /// The most recently used last.
     made: RefCell<Vec<Made>>,
     resolvers: Rc<Resolvers>,
 }
@@ -38,20 +39,20 @@ pub struct Upstreams {
 #[derive(Debug)]
 struct Made {
     state: Rc<GroupState>,
-    /// The resolver that was asked for its addresses; `None`: the system's, or none was needed.
+    /// The resolver that was asked for its addresses; `None`: the system's, or no lookup was needed.
     source: Option<Rc<Resolver>>,
     asked_ms: u64,
 }
 
 impl Upstreams {
-    /// `resolvers`: this worker's.
+    /// `resolvers` are this worker's.
     pub fn new(groups: &'static Groups, resolvers: Rc<Resolvers>) -> Self {
         let states = (0..groups.len()).map(|_| OnceCell::new()).collect();
         Self { groups, states, made: RefCell::default(), resolvers }
     }
 
-    /// Begins to retry the names that did not resolve and to follow those with `resolve`; once per worker,
-    /// inside its runtime. `tell`: of where these lead.
+    /// Starts to retry the names that did not resolve, and to follow those with `resolve`. Called once per
+    /// worker, inside its runtime. `tell` is called with changes of the latter.
     pub fn start(&self, tell: &Tell) {
         let log = self.groups.log();
         for (index, _) in self.groups.followed() {
@@ -89,8 +90,9 @@ impl Upstreams {
         self.get(self.groups.find(name, port)?)
     }
 
-    /// The group that was made for a host before, and whether its addresses were asked for within `valid_ms`;
-    /// if not, the caller does it, and others go on with what is known. `source`: who is asked.
+    /// The group that was made for a host before, and whether its addresses were looked up within `valid_ms`.
+    /// If not, this caller must do it, while other requests continue with the known ones. `source` is the
+    /// resolver to ask.
     pub fn find_made(
         &self,
         name: &str,
@@ -118,8 +120,8 @@ impl Upstreams {
         Some((state, is_fresh))
     }
 
-    /// The group of one server for an evaluated host that has these addresses. One that was made before keeps
-    /// its connections.
+    /// The group, with a single server, for an evaluated host with these addresses. If it was made before, it
+    /// keeps its connections.
     pub fn make(
         &self,
         name: &str,
@@ -132,7 +134,7 @@ impl Upstreams {
             state.learn(0, &addresses.into_iter().map(Spot::from).collect::<Vec<_>>());
             return state;
         }
-        // Which address fails is forgotten after each request, as in nginx.
+        // As in nginx, failures of an address are forgotten after each request.
         let server = Server { addresses, fails_max: 0, ..Server::new(name, host.clone()) };
         let group = Arc::new(Group::uncounted(&with_port(name, port), vec![server]));
         let state = Rc::new(GroupState::new(group, &self.resolvers));
@@ -158,7 +160,7 @@ mod tests {
     use crate::sys::names::Names;
     use crate::upstream::groups::{Common, Draft};
 
-    /// `test` with the groups of these hosts, in a loop of its own.
+    /// Runs `test` with the groups of these hosts, in its own loop.
     fn with_groups(hosts: &[&str], test: impl FnOnce(&Upstreams) + 'static) {
         let mut draft = Draft::default();
         for name in hosts {

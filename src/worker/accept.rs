@@ -1,11 +1,11 @@
-//! Accepting from the leased slots, and pausing where the worker can hold no more.
+//! Accepting from the leased slots, and pausing when the worker can hold no more.
 //!
-//! At the limit a client that waits in the queue gets the place of a connection that only waits. Where there is none the
-//! worker is *full*: it pauses, and says so in shared memory, so that the master steers new connections to its siblings
-//! (`master/watchdog.rs`).
+//! At the limit, a client in the queue gets the place of a connection that only waits. If there is none the
+//! worker is *full*: it pauses and says so in shared memory, so that the master steers new connections to its
+//! siblings (`master/watchdog.rs`).
 //!
-//! Touches: listening sockets, which it never closes for others: it stops looking at them. Only where there is no
-//! master it ends listening itself.
+//! Touches: listening sockets. The worker never shuts them down for others; it only stops watching them. Only
+//! if there is no master does it shut them down itself.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -26,8 +26,8 @@ use crate::worker::services::Services;
 /// The pause of accepting when descriptors or memory have run out and nothing closes meanwhile.
 const PAUSE_MS: u64 = 500; // nginx's accept_mutex_delay
 
-/// Connections of one queue that a leaving worker accepts at most: where more come all the time, somebody else
-/// accepts them.
+/// Maximum number of connections that a leaving worker accepts from one queue. If more keep coming, another
+/// process accepts them.
 const DRAIN_MAX: usize = 1024;
 
 /// A listening socket that a worker may accept from.
@@ -36,7 +36,7 @@ pub struct Slot {
     /// Index of the listener in the configuration.
     pub listen: usize,
     pub fd: OwnedFd,
-    /// A service manager goes on listening with it.
+    /// It is lent by a service manager, which goes on listening with it.
     pub is_lent: bool,
 }
 
@@ -46,23 +46,23 @@ pub struct Leases {
     slots: Vec<Slot>,
     /// By slot, those it accepts from.
     active: RefCell<HashMap<SlotIndex, Rc<Lease>>>,
-    /// Slots on their way out, accepted from until the master ends them, while this worker leaves.
+    /// Slots being retired: while this worker leaves, it accepts from them until the master shuts them down.
     ending: RefCell<Vec<Weak<Lease>>>,
 }
 
 thread_local! {
-    /// The siblings are told that they should take this worker's share.
+    /// The siblings were told to take over this worker's share.
     static IS_FULL: Cell<bool> = const { Cell::new(false) };
-    /// Because descriptors or memory have run out.
+    /// The reason is that descriptors or memory have run out.
     static IS_SHORT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// One slot that is accepted from; the accepting task holds it.
 #[derive(Debug, Default)]
 struct Lease {
-    /// The accepting task shall end.
+    /// The accepting task must end.
     stop: Cell<bool>,
-    /// Keeps a worker that leaves from ending before the task.
+    /// Keeps a leaving worker alive until the task has ended.
     guard: RefCell<Option<open::Background>>,
 }
 
@@ -71,13 +71,14 @@ impl Leases {
         Self { slots, active: RefCell::default(), ending: RefCell::default() }
     }
 
-    /// Begins to accept from a slot. A slot that is leased already, or unknown, is left alone.
+    /// Starts to accept from a slot. Ignores a slot that is unknown or already leased.
     pub fn add(&self, index: SlotIndex, services: Services) {
         let Some(slot) = self.slots.get(index as usize) else { return };
         if self.active.borrow().contains_key(&index) {
             return;
         }
-        // A descriptor of our own: epoll knows it by its number, and the slot's may be in use again later.
+        // Use our own descriptor: epoll identifies a socket by its number, and the slot's may be registered
+        // again later.
         let registered = slot.fd.try_clone().and_then(Acceptor::register);
         match registered {
             Ok(acceptor) => {
@@ -104,9 +105,10 @@ impl Leases {
         runtime::wake_all();
     }
 
-    /// Stops accepting for good. What waits in the queues is accepted first.
+    /// Stops accepting for good, after accepting the connections that wait in the queues.
     ///
-    /// A slot on its way out is accepted from until the master ends it: clients whose handshake has begun still come.
+    /// A slot being retired is accepted from until the master shuts it down: handshakes that have begun still
+    /// complete.
     pub fn close(&self, services: Option<Services>) {
         for (index, lease) in self.active.borrow_mut().drain() {
             let Some(slot) = self.slots.get(index as usize) else { continue };
@@ -123,14 +125,14 @@ impl Leases {
         runtime::wake_all();
     }
 
-    /// Nothing is accepted any more.
+    /// True once nothing is accepted any more.
     pub fn are_closed(&self) -> bool {
         let mut ending = self.ending.borrow_mut();
         ending.retain(|lease| lease.strong_count() > 0);
         ending.is_empty()
     }
 
-    /// Stops accepting from slots on their way out too: there is no master to end them.
+    /// Stops accepting also from slots being retired: there is no master to shut them down.
     pub fn abandon(&self) {
         if self.are_closed() {
             return;
@@ -141,17 +143,17 @@ impl Leases {
         runtime::wake_all();
     }
 
-    /// Lets no new client come to these slots; those that are lent are left alone.
+    /// Stops new clients from reaching these slots; leaves lent ones alone.
     pub fn retire(&self) {
         self.own_slots().for_each(|slot| retire::retire(slot.fd.as_fd()));
     }
 
-    /// No client is on the way to these slots, which were retired so many milliseconds ago.
+    /// True if no client is still on its way to these slots, which were retired `for_ms` milliseconds ago.
     pub fn are_drained(&self, for_ms: u64) -> bool {
         retire::are_drained(self.own_slots().map(|slot| slot.fd.as_fd()), for_ms)
     }
 
-    /// Ends listening, for all who have these slots; those that are lent are left alone.
+    /// Shuts these slots down for all processes that have them; leaves lent ones alone.
     pub fn shut(&self) {
         for slot in self.own_slots() {
             socket::shut_listener(slot.fd.as_fd());
@@ -201,8 +203,8 @@ async fn accept(acceptor: Acceptor, services: Services, listen: usize, lease: Rc
                 services.open(fd, peer, listen);
                 room::client_has_come(number);
             }
-            // It was on its way out, and the master has ended it. Another one may have been ended by anybody who has it, and
-            // the master brings it back.
+            // The slot was being retired, and the master has shut it down. Any process that has a slot could
+            // shut down another one; the master brings that one back.
             Some(Err(error))
                 if error.raw_os_error() == Some(nix::libc::EINVAL) && retire::is_hidden(acceptor.as_fd()) =>
             {
@@ -220,8 +222,8 @@ async fn accept(acceptor: Acceptor, services: Services, listen: usize, lease: Rc
     }
 }
 
-/// Waits at the limit for somebody in the queue, and makes room for them. False: nothing gave way, and the worker has
-/// been full until now; or accepting stops.
+/// At the limit, waits for a client in the queue and makes room for it. False if nothing gave way and the
+/// worker was full meanwhile, or if accepting stops.
 async fn has_room(acceptor: &Acceptor, stop: &Cell<bool>) -> bool {
     let is_below = || open::total() < room::limit();
     poll_fn(|cx| match acceptor.poll_incoming(cx) {
@@ -238,7 +240,7 @@ async fn has_room(acceptor: &Acceptor, stop: &Cell<bool>) -> bool {
     false
 }
 
-/// Accepting rests after a failure: until something closes, or for a while.
+/// Pauses accepting after a failure: until a connection closes, or for a fixed time.
 async fn pause_after(error: &io::Error, stop: &Cell<bool>) {
     if room::is_shortage(error) {
         IS_SHORT.set(true);

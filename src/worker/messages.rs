@@ -26,9 +26,9 @@ pub enum ToWorker {
     Adopt(Handover),
     /// Accept from these slots too (indexes into the worker's list).
     Lease(Vec<SlotIndex>),
-    /// Accept from these no more.
+    /// Stop accepting from these slots.
     Release(Vec<SlotIndex>),
-    /// Open the logs anew.
+    /// Reopen the logs.
     Reopen,
     /// Give a sign of life: a `Pong` with the sequence number of this message.
     Ping,
@@ -45,13 +45,15 @@ pub enum ToMaster {
     Replace,
     /// The answer to the ping of this sequence number.
     Pong(u32),
-    /// The answer to the first `Drain` or `Quit`: it accepts no more, what waited in its queues is accepted.
+    /// The answer to the first `Drain` or `Quit`: it accepts no more, and has accepted the connections in its
+    /// queues.
     Closed,
-    /// Where a name of an upstream leads now, for the workers that come (`upstream/known.rs`).
+    /// The present addresses of an upstream's name, for workers forked later (`upstream/known.rs`).
     Learned(Learned),
 }
 
-/// The addresses of a server whose name is followed, by index of its group in the configuration and of it in the group.
+/// The addresses of a server whose name is followed, by the index of its group in the configuration and its
+/// own in the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Learned {
     pub group: u32,
@@ -86,7 +88,7 @@ impl ToWorker {
         }
     }
 
-    /// The sequence number and the message; `None`: no message of this version.
+    /// The sequence number and the message; `None` if this version knows no such message.
     pub fn from_bytes(bytes: &[u8]) -> Option<(u32, Self)> {
         let Frame { tag, sequence, payload } = Frame::parse(bytes)?;
         let fields = Fields(payload);
@@ -118,7 +120,7 @@ impl ToMaster {
         }
     }
 
-    /// The sequence number and the message; `None`: no message of this version.
+    /// The sequence number and the message; `None` if this version knows no such message.
     pub fn from_bytes(bytes: &[u8]) -> Option<(u32, Self)> {
         let Frame { tag, sequence, payload } = Frame::parse(bytes)?;
         let mut fields = Fields(payload);
@@ -145,7 +147,7 @@ pub fn write_handover(handover: &Handover, out: &mut Vec<u8>) {
     out.extend_from_slice(&proxy[..proxy.len().min(PROXY_BYTES_MAX)]);
 }
 
-/// `None` also where the header of the PROXY protocol is longer than it may be.
+/// `None` also if the PROXY protocol header is longer than allowed.
 pub fn read_handover(mut fields: Fields<'_>) -> Option<Handover> {
     let handover = Handover {
         listen: fields.u32()?,
@@ -206,12 +208,12 @@ fn read_spot(mut fields: Fields<'_>) -> Option<Spot> {
     fields.end(Spot { address, weight: (weight > 0).then_some(weight), is_backup })
 }
 
-/// What must hold for any bytes, for the fuzz target `control` and the test beside it.
+/// Properties that hold for any bytes, for the fuzz target `control` and the test here.
 #[cfg(any(test, feature = "property"))]
 pub mod property {
     use super::{ToMaster, ToWorker};
 
-    /// Bytes are read as a message only if they are exactly what that message is written as.
+    /// Bytes are accepted as a message only if they are exactly the encoding of that message.
     pub fn one_form_each(bytes: &[u8]) {
         if let Some((sequence, message)) = ToMaster::from_bytes(bytes) {
             assert_eq!(message.to_bytes(sequence), bytes);

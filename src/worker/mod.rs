@@ -51,7 +51,7 @@ pub struct Seat {
     pub slots: Vec<Slot>,
     /// The slots to accept from at first.
     pub leased: Vec<messages::SlotIndex>,
-    /// The starter's terminal is let go of when the worker is ready.
+    /// The worker releases the starter's terminal when it is ready.
     pub leaves_terminal: bool,
     /// `master_process off`: no other process has these slots, or heeds the signals of a master.
     pub is_alone: bool,
@@ -74,7 +74,8 @@ pub fn run(config: Config, seat: Seat) -> i32 {
     let config: &'static Config = Box::leak(Box::new(config));
     budget::set_max(config.settings.worker_memory_budget());
     let outcome = Runtime::new().and_then(|mut runtime| {
-        // SIGPIPE and SIGXFSZ only so that they do not end the process: the calls fail, and that is told.
+        // SIGPIPE and SIGXFSZ are taken only so that they do not end the process: the call fails, and we log
+        // that.
         let taken = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGPIPE, SIGXFSZ];
         // Process 1 of a container gets every orphan, and there is no master that would collect them.
         let children: &[i32] = if seat.is_alone { &[SIGCHLD] } else { &[] };
@@ -85,7 +86,7 @@ pub fn run(config: Config, seat: Seat) -> i32 {
     log::flush_all();
     behind::flush();
     match outcome {
-        // Not even the loop has found room in `worker_rlimit_nofile`.
+        // `worker_rlimit_nofile` has no room even for the loop.
         Err(error) if error.raw_os_error() == Some(nix::libc::EMFILE) => {
             cannot_run(&format!("the worker cannot start {}", log::Cause(&error)), number)
         }
@@ -100,9 +101,9 @@ pub fn run(config: Config, seat: Seat) -> i32 {
     }
 }
 
-/// Tells why no worker of this configuration can run, and gives the code that says so.
+/// Logs why no worker of this configuration can run, and returns the exit code that says so.
 ///
-/// All of them have the same reason, so the first one tells it to the starter's terminal too.
+/// All workers fail for the same reason, so only the first one also writes it to the starter's terminal.
 fn cannot_run(why: &str, number: usize) -> i32 {
     log::emerg!(log::process(), &(), "{why}");
     log::flush_all();
@@ -141,7 +142,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
     runtime::set_wait_hooks(heartbeat::asleep, || heartbeat::awake(runtime::now_ms()));
     room::probe(DESCRIPTORS_MIN)?;
     if seat.is_alone {
-        while process::reap().is_some() {} // those that ended before their signal was heeded
+        while process::reap().is_some() {} // those that ended before their signal was handled
     }
     runtime::at_turn_end(flush_logs);
     runtime::at_turn_end(behind::flush);
@@ -156,7 +157,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         let is_first = outbox.is_empty();
         outbox.push_back((ToMaster::HandOver(handover.clone()), Some(fd)));
         drop(outbox);
-        // The control task sends them all. While some are left it was woken already, or waits for room to write.
+        // The control task sends them all. If some are left, it was woken already or waits for room to write.
         if is_first {
             runtime::wake_all();
         }
@@ -239,7 +240,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
                 let what = "there is no reload and no upgrade with \"master_process off\"";
                 log::warn!(log::process(), &(), "signal {number} ({name}) is ignored: {what}");
             }
-            Event::Signal(_) => {} // HUP, USR2 and PIPE mean nothing to a worker, and children are collected
+            Event::Signal(_) => {} // HUP, USR2 and PIPE mean nothing to a worker, and children are reaped
         }
     }
     drain::begin(Mode::Now);
@@ -266,7 +267,8 @@ impl Control {
         if self.signal_io.poll_readable(cx).is_ready() {
             let mut drain = [0; 64];
             let received = self.signals.take();
-            // Signals::take has read the socket through its own descriptor; this call finds that out for the loop.
+            // Signals::take has read the socket through its own descriptor; this read updates the loop's
+            // cached readiness.
             let _ = self.signal_io.try_read(&mut drain);
             if received.iter().any(|signal| signal.number == SIGCHLD) {
                 while process::reap().is_some() {}
@@ -276,7 +278,7 @@ impl Control {
             }
             let _ = self.signal_io.poll_readable(cx);
         }
-        // One that leaves for a signal of its own says nothing until the master tells it too.
+        // A worker that leaves because of its own signal stays silent until the master tells it to leave too.
         if self.is_dismissed && !self.has_told_closed && leases.are_closed() {
             self.has_told_closed = true;
             self.send(ToMaster::Closed);
@@ -316,10 +318,10 @@ impl Control {
         Poll::Pending
     }
 
-    /// Sends what is in the outbox; what the master cannot take now stays.
+    /// Sends the messages of the outbox; those that the master cannot take now stay in it.
     fn poll_send(&mut self, cx: &mut Context<'_>) {
         loop {
-            // A statement of its own, so that the cell is free again where the message goes back.
+            // A separate statement, so that the cell is free again when the message is put back.
             let next = self.outbox.borrow_mut().pop_front();
             let Some((message, fd)) = next else { return };
             let bytes = message.to_bytes(self.sent.wrapping_add(1));
@@ -333,7 +335,7 @@ impl Control {
                     return;
                 }
                 Poll::Ready(Ok(_)) => self.sent = self.sent.wrapping_add(1),
-                // Without a master no worker takes the connection: it closes.
+                // Without a master no worker can take the connection over: it closes.
                 Poll::Ready(Err(_)) => {}
             }
         }
@@ -343,7 +345,7 @@ impl Control {
         self.outbox.borrow_mut().push_back((message, None));
     }
 
-    /// Once, however many tasks panic.
+    /// Asks once, however many tasks panic.
     fn ask_for_replacement(&mut self) {
         if !std::mem::replace(&mut self.is_to_be_replaced, true) {
             self.send(ToMaster::Replace);
@@ -366,8 +368,8 @@ impl Control {
     }
 }
 
-/// Puts news about a name into the outbox. News that was not sent yet is out of date: while the master is busy one message
-/// for each name waits, not one for each change.
+/// Puts news about a name into the outbox, replacing unsent news about the same name: while the master is
+/// busy, one message waits for each name, not one for each change.
 fn put_learned(outbox: &mut VecDeque<(ToMaster, Option<OwnedFd>)>, learned: Learned) {
     let is_it = |old: &Learned| (old.group, old.server) == (learned.group, learned.server);
     let waiting = outbox.iter_mut().find_map(|(message, _)| match message {
@@ -380,7 +382,7 @@ fn put_learned(outbox: &mut VecDeque<(ToMaster, Option<OwnedFd>)>, learned: Lear
     }
 }
 
-/// `master_process off`: ends listening once no client is on the way to a listener any more.
+/// With `master_process off`: shuts the listeners down once no client is on its way to them.
 async fn shut_drained(leases: Rc<Leases>) {
     let since_ms = runtime::now_ms();
     while !leases.are_drained(runtime::now_ms().saturating_sub(since_ms)) {
@@ -389,13 +391,13 @@ async fn shut_drained(leases: Rc<Leases>) {
     leases.shut();
 }
 
-/// Nobody ends the slots on their way out any more.
+/// Handles the loss of the master: no other process will shut down the slots being retired.
 fn master_is_gone(leases: &Leases) -> Poll<Event> {
     leases.abandon();
     if drain::mode() < Mode::Close { Poll::Ready(Event::MasterGone) } else { Poll::Pending }
 }
 
-/// Of several signals at once the gravest counts.
+/// Among several signals at once, the gravest is handled.
 fn urgency(number: i32) -> u8 {
     match number {
         SIGTERM | SIGINT => 3,
@@ -405,8 +407,8 @@ fn urgency(number: i32) -> u8 {
     }
 }
 
-/// Connections that fit this worker: `worker_connections`, and no more than three quarters of the descriptors that are
-/// left: files and pipes need some too.
+/// The number of connections that this worker may have: `worker_connections`, but at most three quarters of
+/// the remaining descriptors, since files and pipes need some too.
 fn connection_limit(config: &Config) -> usize {
     let used = std::fs::read_dir("/proc/self/fd").map_or(64, Iterator::count);
     let left = usize::try_from(process::nofile()).unwrap_or(usize::MAX).saturating_sub(used + 32);
@@ -420,7 +422,7 @@ fn reopen_logs() {
     }
 }
 
-/// End of a turn: lines go out now; those that wait for `flush=` get a timer.
+/// Called at the end of a turn: writes the log lines; those that wait for `flush=` get a timer.
 fn flush_logs() {
     log::flush_turn();
     if let Some(ms) = log::due_ms().filter(|_| !FLUSH_ARMED.replace(true)) {

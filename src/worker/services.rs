@@ -39,7 +39,7 @@ impl Services {
         }
     }
 
-    /// Goes on with an idle connection of another worker. One of a listener that is not there closes.
+    /// Takes over an idle connection of another worker; closes it if its listener does not exist any more.
     pub fn adopt(self, fd: OwnedFd, handover: &Handover) {
         let Some(listener) = self.listeners.get(handover.listen as usize) else { return };
         match listener.serves {

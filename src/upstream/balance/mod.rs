@@ -1,10 +1,11 @@
-//! How a group chooses among its peers: one file and one variant of [`Method`] for each balancer.
+//! Balancers: the ways in which a group chooses among its peers. Each is one file and one variant of
+//! [`Method`].
 //!
-//! A balancer sees the peers that a request may still use ([`Eligible`]) and the request's key, and names one
-//! of them by its index. What a peer's turn counts and when it ends is the session's matter
-//! (`upstream/session.rs`); what a peer may be left out for is the peer's (`upstream/peer.rs`). A balancer
-//! keeps its words in the peers, so that they stay with a peer when the set around it changes. No clock, no
-//! socket: the time is an argument.
+//! A balancer receives the peers that a request may still use ([`Eligible`]) and the request's key, and
+//! returns the index of one peer. The session counts a peer's turn and decides when it ends
+//! (`upstream/session.rs`); the peer itself knows the reasons to leave it out (`upstream/peer.rs`). A
+//! balancer keeps its state in the peers, so that it stays with a peer when the set around it changes. No
+//! clock, no socket: the time is an argument.
 
 mod round_robin;
 
@@ -14,18 +15,18 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::upstream::peer::Peer;
 
-/// The balancer of a group. Plain data: a part of its configuration.
+/// The balancer of a group. Plain data, part of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Method {
-    /// Smooth weighted round robin: what nginx does where no other method is named.
+    /// Smooth weighted round robin: nginx's default.
     #[default]
     RoundRobin,
 }
 
 impl Method {
-    /// The index of the peer whose turn it is; `None`: no peer may be used.
+    /// The index of the peer to use next; `None` if no peer may be used.
     ///
-    /// `key`: the request's, for methods that send equal keys to one peer; empty for the others.
+    /// `key` is the request's, for methods that send equal keys to the same peer; empty for others.
     #[inline]
     pub(super) fn pick(&self, eligible: &Eligible<'_>, _key: &[u8]) -> Option<usize> {
         match self {
@@ -34,8 +35,8 @@ impl Method {
     }
 }
 
-/// The peers of one list that a request may use at this moment: not tried yet, not down, not left out for
-/// their failures, and not at their `max_conns`.
+/// The peers of one list that a request may use at this moment: not tried yet, not down, not left out after
+/// failures, and below their `max_conns`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Eligible<'a> {
     peers: &'a [Rc<Peer>],
@@ -48,7 +49,7 @@ impl<'a> Eligible<'a> {
         Self { peers, tried, now_ms }
     }
 
-    /// The peer of this index, if it may be used: for balancers that come to it by a key.
+    /// The peer with this index, if it may be used: for balancers that select by key.
     #[inline]
     pub(super) fn get(&self, index: usize) -> Option<&'a Peer> {
         let peer = self.peers.get(index)?;
@@ -63,7 +64,7 @@ impl<'a> Eligible<'a> {
     }
 }
 
-/// The peers of a list that a request has tried, one bit for each.
+/// The peers of a list that a request has tried, as a bit set.
 #[derive(Debug)]
 pub(super) struct Tried(SmallVec<[u64; 1]>);
 
@@ -96,7 +97,7 @@ pub(super) mod tests {
     use crate::net::address;
     use crate::upstream::peer::{Server, Shared};
 
-    /// Peers at the ports from 81 on, as `set` changes their `server` line.
+    /// Peers at ports from 81 on; `set` changes their `server` lines.
     pub(in crate::upstream) fn peers(count: u16, set: impl Fn(u16, &mut Server)) -> Vec<Rc<Peer>> {
         let peer = |index: u16| {
             let name = format!("1.1.1.1:{}", 81 + index);

@@ -1,9 +1,9 @@
-//! Smooth weighted round robin: the balancer of a group that names no other.
+//! Smooth weighted round robin: the default balancer.
 //!
-//! In each round every peer that may be used gains its effective weight; the one that has most by then is
-//! chosen and pays the sum. So weights 5, 1, 1 give a a b a c a a, not a a a a a b c. A peer that has failed
-//! has lost weight, and gains it back one a round. Behaviour: nginx's ngx_http_upstream_get_peer
-//! (ngx_http_upstream_round_robin.c).
+//! In each round every peer that may be used gains its effective weight; the peer with the highest total is
+//! chosen and pays the sum of all gains. So weights 5, 1, 1 give a a b a c a a, not a a a a a b c. A failure
+//! lowers a peer's effective weight, which then grows back by one each round. Behaviour: nginx's
+//! ngx_http_upstream_get_peer (ngx_http_upstream_round_robin.c).
 
 use crate::upstream::balance::Eligible;
 use crate::upstream::peer::Peer;
@@ -12,14 +12,14 @@ pub(super) fn pick(eligible: &Eligible<'_>) -> Option<usize> {
     among(eligible.iter())
 }
 
-/// The choice among some of the peers: how other balancers decide between those that are equal to them.
+/// Chooses among some of the peers: other balancers use it to decide between equals.
 pub(super) fn among<'a>(peers: impl Iterator<Item = (usize, &'a Peer)>) -> Option<usize> {
     let mut best: Option<(usize, i64, &Peer)> = None;
     let mut total = 0;
     for (index, peer) in peers {
         let (current, share) = peer.weigh();
         total += share;
-        // Of equal ones the first.
+        // Among equals the first wins.
         if best.is_none_or(|(_, most, _)| current > most) {
             best = Some((index, current, peer));
         }
@@ -65,7 +65,7 @@ mod tests {
         peers[0].fail(1000);
         let turn = |_| pick(&Eligible::new(&peers, &tried, 20_000)).unwrap().to_string();
         let chosen: String = (0..16).map(turn).collect();
-        // The first rounds belong to the other one, until the lost weight has grown back.
+        // The other peer wins the first rounds, until the lost weight has grown back.
         assert!(chosen.starts_with("11"), "{chosen}");
         assert!(chosen.ends_with("0101") || chosen.ends_with("1010"), "{chosen}");
     }
