@@ -1,4 +1,4 @@
-//! The house rules that a machine can check: import floors, the rooms where `unsafe` may stand, a header on
+//! The house rules that a machine can check: import floors, the files where `unsafe` is allowed, a header on
 //! each file, no file that hides a second room.
 //!
 //! Reads the sources as text. Floors and rooms are those of `docs/architecture.md`.
@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-/// From the top; the folders of one line are siblings. A file imports its own folder and lower lines only.
+/// From the top; the folders on one line are siblings. A file imports only from its own folder and lower
+/// lines.
 const FLOORS: [&[&str]; 11] = [
     &["main", "lib", "cli"],
     &["master"],
@@ -26,11 +27,11 @@ const FLOORS: [&[&str]; 11] = [
     &["sys", "base"],
 ];
 
-/// Where `unsafe` may stand: folders end with a slash.
+/// The only places where `unsafe` is allowed: folders end with a slash.
 const UNSAFE_ROOMS: [&str; 3] = ["src/sys/", "src/runtime/waker.rs", "src/shm/zone.rs"];
 
-/// Who may name the runtime's `Io` and the `Transport` over it: others ask a request's `Downstream` or a peer's
-/// connection.
+/// The only places that may name the runtime's `Io` and the `Transport` over it: all others use a request's
+/// `Downstream` or a peer's connection.
 const TRANSPORT_ROOMS: [&str; 9] = [
     "src/runtime/",
     "src/net/",
@@ -43,10 +44,10 @@ const TRANSPORT_ROOMS: [&str; 9] = [
     "src/worker/mod.rs", // the control socket
 ];
 
-/// Who may name HTTP/1: another protocol has other rooms.
+/// The only places that may name HTTP/1: another protocol has other rooms.
 const H1_ROOMS: [&str; 3] = ["src/proto/", "src/http/h1/", "src/http/upstream/h1.rs"];
 
-/// Those that name it still, for a vocabulary that has no room of its own yet. The list only gets shorter.
+/// Files that still name it, for vocabulary that has no room of its own yet. The list may only get shorter.
 const H1_EXCEPTIONS: &[&str] = &[
     "src/http/downstream.rs",
     "src/http/modules/core.rs",
@@ -62,10 +63,10 @@ const H1_EXCEPTIONS: &[&str] = &[
 
 const LINES_MAX: usize = 800;
 
-/// Files that lead to each other by imports.
+/// Maximum number of files that lead to each other by imports.
 const CIRCLE_FILES_MAX: usize = 82;
 
-/// Tables that rustfmt leaves alone have the longest lines.
+/// The longest lines are those of tables, which rustfmt leaves alone.
 const COLUMNS_MAX: usize = 160;
 
 #[test]
@@ -112,7 +113,7 @@ fn no_line_is_wider_than_a_table() {
     assert!(faults.is_empty(), "wider than {COLUMNS_MAX} columns: {faults:?}");
 }
 
-/// rustfmt and clippy's module lints do not follow a `mod` that a macro writes.
+/// rustfmt and clippy's module lints do not follow a `mod` that a macro generates.
 #[test]
 fn the_formatter_sees_every_module() {
     let hidden = Regex::new(r"\bmod \$").expect("valid");
@@ -134,7 +135,7 @@ fn no_circle_of_files_is_large() {
     assert!(large.is_empty(), "circles of more than {CIRCLE_FILES_MAX} files: {large:#?}");
 }
 
-/// Another protocol must need nothing there: the master asks `cycle/` for listeners, folders and counters.
+/// A new protocol must require no change there: the master asks `cycle/` for listeners, folders and counters.
 #[test]
 fn the_master_names_no_protocol() {
     let protocol = Regex::new(r"\bcrate::(http|stream|proto)\b").expect("valid");
@@ -146,10 +147,11 @@ fn the_master_names_no_protocol() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
-/// `config/` is the language: what a directive means, which block it opens and how it is inherited its row says.
+/// `config/` is the language: the meaning of a directive, the block it opens and its inheritance are in its
+/// row.
 #[test]
 fn the_language_knows_no_directive() {
-    // the list of what nginx has and we have not, and the kinds of blocks
+    // the list of nginx's directives that we do not have, and the kinds of blocks
     const EXEMPT: [&str; 2] = ["src/config/absent.rs", "src/config/directive.rs"];
     let names: BTreeSet<&str> = pronghorn::cycle::rows().map(|row| row.name).collect();
     let words = Regex::new("\"([a-z_]+)\"").expect("valid");
@@ -170,7 +172,7 @@ fn the_language_knows_no_directive() {
 #[test]
 fn connections_are_named_in_their_rooms() {
     let word = Regex::new(r"\b(?:Io|Transport)\b").expect("valid");
-    // `Cause::Io` and its like are errors.
+    // `Cause::Io` and similar names are errors.
     let error = Regex::new(r"\w::Io\b|\bIo\(").expect("valid");
     let import = Regex::new(r"\bruntime::(?:io::)?Io\b").expect("valid");
     let mut faults = Vec::new();
@@ -178,7 +180,7 @@ fn connections_are_named_in_their_rooms() {
         if TRANSPORT_ROOMS.iter().any(|room| source.name.starts_with(room)) {
             continue;
         }
-        // Tests make connections of scripts.
+        // Tests make connections from scripts.
         for (number, line) in source.code().take_while(|(_, line)| *line != "#[cfg(test)]") {
             if word.is_match(&error.replace_all(line, "")) || import.is_match(line) {
                 faults.push(format!("{}:{number}: {}", source.name, line.trim()));
@@ -238,7 +240,7 @@ struct Source {
     /// From the repository's root: `src/net/listen.rs`.
     name: String,
     text: String,
-    /// The folder below `src`, or the file's own name at its top.
+    /// The folder below `src`, or for a file directly in it, the file's own name.
     floor: String,
 }
 
@@ -255,7 +257,7 @@ impl Source {
         lines.map(|(index, line)| (index + 1, line.split("//").next().unwrap_or_default()))
     }
 
-    /// How many `super::` lead from the file to the crate's root.
+    /// The number of `super::` that lead from the file to the crate's root.
     fn depth(&self) -> usize {
         let inside = self.name.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
         inside.split('/').count()
@@ -291,7 +293,8 @@ fn upward_imports(source: &Source) -> Vec<String> {
     faults
 }
 
-/// The floors that a file names with the line: `crate::x`, `crate::{x, y::z}`, and `super::` up to the root.
+/// The floors that a file names, with their lines: `crate::x`, `crate::{x, y::z}`, and `super::` up to the
+/// root.
 fn mentioned(source: &Source) -> Vec<(usize, String)> {
     let path = Regex::new(r"\bcrate::(?:r#)?(\w+)").expect("valid");
     let parents = Regex::new(r"\b((?:super::)+)(\w+)").expect("valid");

@@ -187,7 +187,7 @@ fn a_log_may_be_compressed() {
     });
 }
 
-/// What `zcat` makes of a log; `None`: it is not whole.
+/// The output of `zcat` for a log; `None` if the log is truncated.
 fn zcat(daemon: &Daemon, name: &str) -> Option<String> {
     let output = std::process::Command::new("gzip")
         .arg("-dc")
@@ -219,7 +219,7 @@ http {
     wait_for("the new file", || daemon.path("packed.gz").exists().then_some(()));
     ask(500, 1000);
     wait_for("all lines", || (count("packed.gz.1") + count("packed.gz") == 1000).then_some(()));
-    // a worker that is killed loses what it had gathered, and leaves nothing that cannot be read
+    // a worker that is killed loses the lines it had gathered, but leaves no unreadable file
     ask(1000, 1300);
     let killed = daemon.worker();
     crate::support::daemon::send(killed, Signal::SIGKILL);
@@ -302,7 +302,7 @@ http {
     std::fs::rename(daemon.path("a.log"), daemon.path("a.log.1")).expect("moves");
     daemon.signal(nix::sys::signal::Signal::SIGUSR1);
     daemon.wait_log("reopening logs");
-    // The worker hears of it after the master has said so.
+    // The worker gets the order only after the master has logged it.
     wait_for("the new file", || {
         get(daemon.port(0), "/after?name=a");
         daemon.path("a.log").exists().then_some(())

@@ -1,4 +1,4 @@
-//! `add_header`: on which statuses, `always`, inheritance as a whole, variables.
+//! `add_header`: its statuses, `always`, inheritance as a whole, variables.
 
 use crate::support::daemon::is_stand_in;
 use crate::support::{Origin, Setup, fetch, get};

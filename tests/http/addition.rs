@@ -1,4 +1,5 @@
-//! Answers before and after an answer: of what kinds, from where, in which order with other filters.
+//! Texts added before and after a response: its types, the sources of the texts, and the order among other
+//! filters.
 
 use crate::support::{Client, Daemon, Origin, Setup, fetch, get};
 

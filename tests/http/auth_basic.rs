@@ -1,4 +1,5 @@
-//! `auth_basic` against the real daemon: every way to keep a password, `satisfy`, and bad credentials.
+//! `auth_basic` against the real daemon: every format of a stored password, `satisfy`, and invalid
+//! credentials.
 
 use crate::support::daemon::is_stand_in;
 use crate::support::{Client, Daemon, Response, Setup, fetch, get, wait_for};
@@ -71,7 +72,7 @@ fn enter(daemon: &Daemon, path: &str, user: &str, password: &str) -> u16 {
 fn every_kind_of_password_lets_its_user_in_and_no_other() {
     let daemon = start();
     for user in ["plain", "sha", "ssha", "apr", "md5", "sha256", "sha512", "bcrypt"] {
-        // twice: a password that was right is remembered
+        // twice: a correct password is remembered
         for _ in 0..2 {
             assert_eq!(enter(&daemon, "/closed", user, "secret"), 404, "{user}");
             assert_eq!(enter(&daemon, "/closed", user, "wrong"), 401, "{user}");
@@ -134,11 +135,11 @@ fn satisfy_decides_what_is_enough() {
 #[test]
 fn a_slow_check_holds_nobody_up() {
     let daemon = start();
-    // 2^13 rounds take the better part of a second
+    // 2^13 rounds take most of a second
     let users = USERS.replace("$2y$05$", "$2y$13$");
     daemon.write("slow", users);
     if is_stand_in() {
-        return; // its worker waits
+        return; // its worker blocks
     }
     let mut slow = Client::connect(daemon.port(0));
     let authorization = base64("bcrypt:secret");
@@ -202,11 +203,11 @@ fn passwords_that_are_slow_to_check_wait_for_each_other_and_nobody_else() {
     daemon.wait_log("user \"slow\": 16 passwords wait to be checked already: \"limit_req\" here");
     let last = clients.last_mut().expect("thirty");
     assert_eq!(last.response().status, 503);
-    // a name that nobody knows yet is looked up by another thread
+    // a path that is not cached yet is looked up by another thread
     assert_eq!(get(daemon.port(0), "/a-name-that-is-new").status, 404);
-    // the same password again is checked once: it has waited with the first that brought it
+    // the same password again is checked once: it waits for the first one's result
     assert_eq!(ask("0").response().status, 401);
-    // those who leave make room: nothing is checked for them
+    // clients that leave make room: nothing is checked for them
     drop(clients);
     wait_for("room for another password", || (ask("new").response().status == 401).then_some(()));
 }

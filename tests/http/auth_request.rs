@@ -1,4 +1,4 @@
-//! `auth_request`: another location, or a backend, says whether a request is let in.
+//! `auth_request`: another location, or a backend, decides whether a request is allowed.
 
 use crate::support::{Daemon, Origin, Setup, fetch, get, origin};
 
@@ -96,7 +96,8 @@ fn a_backend_tells_who_it_is() {
     assert_eq!(ask("").status, 403);
 }
 
-/// A `map` is looked up once a request; the head of a subrequest, which nobody gets, must not be what it is looked up for.
+/// A `map` is evaluated once per request; the head of a subrequest, which no client receives, must not
+/// trigger it.
 #[test]
 fn maps_of_the_answer_s_head_are_not_looked_up_for_a_subrequest() {
     let conf = "http {

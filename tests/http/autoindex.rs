@@ -1,4 +1,4 @@
-//! `autoindex` and `random_index`: lists of directories in four languages, and one file of them.
+//! `autoindex` and `random_index`: directory listings in four formats, and a random file of a directory.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -132,7 +132,7 @@ fn expect_100_continue_is_answered_before_the_body() {
     client.send("hello");
     let response = client.response();
     assert_eq!((response.status, response.text().as_str()), (200, "hello"));
-    // It may ask even where nothing follows.
+    // A client may ask even though no body follows.
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nExpect: 100-Continue\r\n\r\n");
     assert_eq!((client.response_head().status, client.response().status), (100, 200));
 }
@@ -204,7 +204,7 @@ fn statuses_without_a_body_have_none() {
 #[test]
 fn interim_responses_of_the_origin_are_not_taken_for_the_answer() {
     if is_stand_in() {
-        return; // nginx 1.22 takes the interim response for the answer
+        return; // nginx 1.22 mistakes the interim response for the final one
     }
     let origin = Origin::replying(|_| {
         let mut bytes = b"HTTP/1.1 100 Continue\r\n\r\n".to_vec();
@@ -260,7 +260,7 @@ fn a_broken_body_is_refused_also_where_nobody_wants_it() {
         let response = client.response();
         assert_eq!((response.status, response.closes()), (400, true), "{path}");
     }
-    // A whole one is skipped, and the next request is found behind it.
+    // A complete body is skipped, and the next request is found after it.
     let mut client = Client::connect(daemon.port(0));
     client
         .send("POST /unread HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n");

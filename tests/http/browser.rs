@@ -1,4 +1,4 @@
-//! `modern_browser` and `ancient_browser`: their variables in blocks; each answer here is also nginx 1.22's.
+//! `modern_browser` and `ancient_browser`: their variables in blocks; each result here is also nginx 1.22's.
 
 use crate::support::{Daemon, fetch};
 

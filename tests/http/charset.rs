@@ -1,4 +1,4 @@
-//! Charsets that answers tell, and texts that are recoded: from files and upstreams, in pieces, in subrequests.
+//! Charsets in response heads, and recoded texts: from files and upstreams, in pieces, in subrequests.
 
 use crate::support::{Client, Daemon, Origin, Setup, get};
 

@@ -1,7 +1,7 @@
-//! Files that are not in the page cache: another thread reads them, and what arrives is the same.
+//! Files that are not in the page cache: another thread reads them, and the client gets the same.
 //!
-//! The test pushes files out of the page cache and looks at the worker's threads: the pool has none before it is
-//! first needed. On a file system that is memory itself nothing can be pushed out; the test then only compares.
+//! The test evicts files from the page cache and looks at the worker's threads: the pool has none before it
+//! is first needed. On a memory file system nothing can be evicted; the test then only compares.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -28,7 +28,7 @@ fn content(length: usize) -> Vec<u8> {
     (0..length as u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
 }
 
-/// Writes a file to the disk and pushes it out of memory.
+/// Writes a file to the disk and evicts it from memory.
 fn write_cold(path: &Path, content: &[u8]) {
     fs::write(path, content).unwrap();
     let file = File::open(path).unwrap();
@@ -36,7 +36,7 @@ fn write_cold(path: &Path, content: &[u8]) {
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
 }
 
-/// The names of the worker's threads but for its first.
+/// The number of the worker's threads, except its first.
 fn pool_threads(daemon: &Daemon) -> usize {
     let tasks = fs::read_dir(format!("/proc/{}/task", daemon.worker())).unwrap();
     let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap());

@@ -1,6 +1,6 @@
-//! `if` in servers and locations: its conditions, the settings it puts in force, and nginx's traps.
+//! `if` in servers and locations: its conditions, the settings it applies, and nginx's traps.
 //!
-//! A second server of the same daemon stands for the backend and says what it was asked for.
+//! A second server of the same daemon plays the backend and reports the request it received.
 
 use crate::support::{Daemon, Setup, fetch, get};
 

@@ -1,10 +1,10 @@
 //! Whole configurations as operators write them: `conf/examples/` and the layout of Debian's nginx package.
 //!
-//! Addresses, folders and users are replaced by the test's; everything else runs as it stands.
+//! Addresses, folders and users are replaced by the test's; everything else runs unchanged.
 
 use crate::support::{Client, Daemon, Origin, Setup, fetch, get};
 
-/// An example, with the daemon's places in it and what support needs to follow the daemon.
+/// An example with the daemon's paths in it, and with the lines that support needs to follow the daemon.
 pub fn example(name: &str, changes: &[(&str, &str)]) -> Setup {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/");
     let read = |path: String| std::fs::read_to_string(path).expect("it is shipped");
@@ -16,7 +16,7 @@ pub fn example(name: &str, changes: &[(&str, &str)]) -> Setup {
     Setup::new(&text).file("mime.types", read(format!("{folder}mime.types"))).level("info")
 }
 
-/// An origin that says who it is and what it was asked for.
+/// An origin that reports its own name and the request it received.
 pub fn echo(name: &'static str) -> Origin {
     Origin::replying(move |request| {
         let host = request.header("host").unwrap_or("-");

@@ -71,7 +71,7 @@ fn links_are_followed_unless_told_otherwise() {
 #[test]
 fn a_link_must_belong_to_the_owner_of_what_it_leads_to() {
     if !nix::unistd::geteuid().is_root() {
-        return; // nobody else can give files away
+        return; // only root can give files away
     }
     let daemon = start();
     let give = |name: &str, owner| lchown(daemon.path(name), Some(owner), None).unwrap();
@@ -87,7 +87,7 @@ fn a_link_must_belong_to_the_owner_of_what_it_leads_to() {
 #[test]
 fn mistakes_are_named() {
     if is_stand_in() {
-        return; // its words are others
+        return; // its messages differ
     }
     for (text, expected) in [
         ("disable_symlinks from=/x;", "must have"),

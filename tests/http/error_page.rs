@@ -1,4 +1,5 @@
-//! `error_page`: other pages for statuses, other statuses, redirects, named locations, what the origin sends.
+//! `error_page`: other pages for statuses, other statuses, redirects, named locations, responses of the
+//! origin.
 
 use crate::support::daemon::is_stand_in;
 use crate::support::{Client, Origin, Setup, fetch, get};
@@ -33,7 +34,7 @@ http {
 "#;
 
 fn conf() -> String {
-    // Nobody listens on port 1: the daemon is told so by the absence of a server for it.
+    // No process listens on port 1, since the daemon has no server for it.
     CONF.to_owned()
 }
 
@@ -113,7 +114,7 @@ fn a_file_for_an_error_goes_out_whole() {
             &format!("GET {path} HTTP/1.1\r\nHost: a\r\n{header}\r\nConnection: close\r\n\r\n"),
         )
     };
-    // What the client has, or wants a part of, is the page that is missing, not the page for that.
+    // A client's conditions and ranges concern the page that is missing, not the error page.
     for header in [
         "Range: bytes=0-1",
         "If-None-Match: *",
@@ -179,7 +180,7 @@ fn an_intercepted_401_still_asks_for_credentials() {
     let daemon = Setup::new(conf).set("ORIGIN", origin.address()).start();
     let response = get(daemon.port(0), "/");
     assert_eq!((response.status, response.text().as_str()), (401, "log in\n"));
-    let challenges = if is_stand_in() { 1 } else { 2 }; // nginx 1.22 knew one
+    let challenges = if is_stand_in() { 1 } else { 2 }; // nginx 1.22 passes one on
     assert_eq!(response.all("www-authenticate"), ["Basic realm=a", "Other"][..challenges]);
     assert_eq!(response.header("x"), None);
 }

@@ -1,4 +1,4 @@
-//! All that changes a body, in one location and in nginx's order: gunzip, additions, texts, charset, includes, gzip.
+//! All body filters in one location, in nginx's order: gunzip, additions, texts, charset, includes, gzip.
 
 use std::io::{Read, Write};
 

@@ -1,4 +1,4 @@
-//! Configurations in encodings of the time before UTF-8: any byte stands for itself, as in nginx.
+//! Configurations in encodings older than UTF-8: every byte is kept as it is, as in nginx.
 
 use crate::support::{Client, Setup};
 

@@ -1,8 +1,8 @@
-//! Requests that two readers could cut differently, or that are no HTTP at all: refused, and nothing of them
-//! reaches the origin (RFC 9112 §2.2, §3, §5, §6; RFC 9110 §7.2).
+//! Requests that two readers could split differently, or that are not HTTP at all: they are refused, and no
+//! part of them reaches the origin (RFC 9112 §2.2, §3, §5, §6; RFC 9110 §7.2).
 //!
-//! Each case is sent in front of a proxied location with a second request behind it. It must be answered with the
-//! status, the connection must close, and the origin must not have been asked for anything.
+//! Each case is sent to a proxied location with a second request behind it. It must be answered with the
+//! given status, the connection must close, and the origin must not have received anything.
 
 use crate::support::{Client, Daemon, Origin, Setup, daemon::is_stand_in, fetch};
 
@@ -21,7 +21,8 @@ fn start() -> (Origin, Daemon) {
     (origin, daemon)
 }
 
-/// Sends each request with another behind it and looks for the status, the end, and the origin's silence.
+/// Sends each request with another one behind it, and checks the status, the end, and that the origin
+/// received nothing.
 fn refuses(cases: &[(&str, u16)]) {
     let (origin, daemon) = start();
     for (bytes, status) in cases {
@@ -34,7 +35,7 @@ fn refuses(cases: &[(&str, u16)]) {
         let seen: Vec<String> = origin.requests().into_iter().map(|request| request.target).collect();
         assert!(seen.is_empty(), "{bytes:?} let the origin see {seen:?}");
     }
-    // The check itself sees a request that does come through.
+    // The check itself would notice a request that does get through.
     fetch(daemon.port(0), "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     assert_eq!(origin.requests().len(), 1);
 }
@@ -85,7 +86,7 @@ fn a_second_field_where_one_decides_is_refused() {
     let others = ["Expect", "Authorization", "Content-Range"];
     let requests: Vec<String> = names
         .iter()
-        .chain(&others[..if is_stand_in() { 2 } else { 3 }]) // nginx 1.22 does not look at the last one
+        .chain(&others[..if is_stand_in() { 2 } else { 3 }]) // nginx 1.22 does not check the last one
         .map(|name| format!("GET / HTTP/1.1\r\nHost: a\r\n{name}: a\r\nX: y\r\n{name}: b\r\n\r\n"))
         .collect();
     let cases: Vec<(&str, u16)> = requests.iter().map(|request| (request.as_str(), 400)).collect();
@@ -124,7 +125,7 @@ fn what_nginx_lets_pass_is_refused_too() {
         ("GET / HTTP/1.1\r\nHost: a\r\n: empty\r\n\r\n", 400),       // no name
         ("GET / HTTP/1.1\r\nHost: a\r\nno colon here\r\n\r\n", 400), // no colon
     ]);
-    // Names that are no token: what one reader takes for Transfer-Encoding another does not see.
+    // Names that are not tokens: one reader may take them for Transfer-Encoding and another not.
     let names = "() <> @ , ; \\ \" / [ ] ? = { } Transfer\u{ad}Encoding \u{e4}";
     let requests: Vec<String> = names
         .split(' ')
@@ -200,7 +201,7 @@ fn malformed_chunks_are_refused() {
     ];
     for body in chunks {
         if body.starts_with("5 5") && is_stand_in() {
-            continue; // nginx skips what stands behind the size
+            continue; // nginx skips anything after the size
         }
         let mut client = Client::connect(daemon.port(0));
         client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));

@@ -1,4 +1,4 @@
-//! Variables made from addresses and shares: `geo` and `split_clients`.
+//! Variables derived from addresses and shares: `geo` and `split_clients`.
 
 use crate::support::{Daemon, Setup, fetch, get};
 
@@ -69,7 +69,7 @@ fn a_trusted_proxy_tells_the_client() {
 fn clients_are_divided_as_nginx_divides_them() {
     let daemon = start();
     let of = |key: &str| get(daemon.port(0), &format!("/split?key={key}")).text();
-    // nginx 1.22's answers
+    // nginx 1.22's results
     for (key, expected) in [
         ("", "a most ten"),
         ("1", "a most "),

@@ -1,4 +1,4 @@
-//! Decoding gzip for clients that do not accept it: whole, in pieces, in many members, and broken ones.
+//! Decoding gzip for clients that do not accept it: whole, in pieces, in many members, and broken streams.
 
 use std::io::Write;
 
@@ -113,7 +113,7 @@ fn those_who_do_not_accept_it_get_the_text() {
     assert_eq!(get(daemon.port(0), "/bytes").text(), "byte by byte");
     assert!(get(daemon.port(0), "/members").body == [b"a", &page()[..]].concat());
     assert!(get(daemon.port(0), "/again/page").body == page());
-    // what is encoded cannot be read by a filter, nor is it encoded twice
+    // a filter cannot read an encoded body, nor is it encoded twice
     assert!(accepting(&daemon, "/again/page").body == gzip(&page()));
     assert!(get(daemon.port(0), "/replaced/page").text().starts_with("two and two is two\n"));
     let mut client = Client::connect(daemon.port(0));
@@ -151,7 +151,7 @@ fn broken_streams_cut_the_answer() {
 #[test]
 fn a_bomb_is_streamed() {
     let (_origin, daemon) = start();
-    // begins to read slowly: what is not read is not decoded either
+    // the client reads slowly at first: what it does not read is not decoded either
     let mut wire = Client::connect(daemon.port(0)).into_wire();
     let head = wire.send("GET /bomb HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").response_head();
     assert_eq!(head.header("content-encoding"), None);
@@ -164,7 +164,7 @@ fn a_bomb_is_streamed() {
     assert!(after < peak + 8 * 1024, "the worker grew from {peak} to {after} KiB");
 }
 
-/// The most memory that a process has had.
+/// The peak memory of a process.
 fn peak_kib(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux tells it");

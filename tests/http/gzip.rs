@@ -1,5 +1,5 @@
-//! gzip, brotli and Zstandard: who gets them, what the head says, and that every answer decodes to what it was.
-//! Decoded by another implementation than the daemon's, as far as there is one.
+//! gzip, brotli and Zstandard: which clients get them, the head, and that every response decodes to the
+//! original. Decoded by another implementation than the daemon's, as far as there is one.
 
 use std::io::Read;
 use std::sync::Mutex;
@@ -54,7 +54,7 @@ fn start(origin: &Origin) -> Daemon {
     setup.file("pages/all.html", format!("({include}){include}")).start()
 }
 
-/// An origin whose paths name what the answer is.
+/// An origin whose paths determine the response.
 fn answering() -> Origin {
     Origin::replying(|request| {
         let field = match request.target.trim_start_matches('/') {
@@ -112,16 +112,16 @@ fn pages_are_encoded_and_decode_to_themselves() {
         assert!(coded.body.len() < 30_000);
         assert_eq!(gunzip(&coded.body), plain.body);
     }
-    // the head of HEAD is that of GET
+    // the head for HEAD is that for GET
     let request = "HEAD /page.html HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n";
     let mut client = Client::connect(daemon.port(0));
     let head = client.send(request).response_head();
     assert_eq!((head.header("content-encoding"), head.length()), (Some("gzip"), None));
     assert_eq!(client.get("/page.html").body.len(), 65_536, "the connection goes on");
-    // no part of it: the whole is encoded
+    // not a part: the whole is encoded
     let whole = ask(&daemon, "/page.html", "Accept-Encoding: gzip|Range: bytes=0-9");
     assert_eq!((whole.status, gunzip(&whole.body).len()), (200, 65_536));
-    // an old client has no chunks
+    // an old client understands no chunks
     let old = fetch(daemon.port(0), "GET /page.html HTTP/1.0\r\nAccept-Encoding: gzip\r\n\r\n");
     assert_eq!((old.header("transfer-encoding"), gunzip(&old.body).len()), (None, 65_536));
     daemon.wait_line("access.log", r"^/page\.html \d\.\d\d 200$");
@@ -202,7 +202,7 @@ fn an_upstreams_fields_are_kept_or_changed() {
     let empty = ask(&daemon, "/origin/empty", gzip);
     assert_eq!((empty.status, gunzip(&empty.body)), (200, Vec::new()));
     if is_stand_in() {
-        return; // nginx says Vary again behind an upstream's
+        return; // nginx repeats an upstream's Vary
     }
     assert_eq!(ask(&daemon, "/origin/vary", "").all("vary"), ["Accept-Encoding", "Cookie"]);
     assert_eq!(ask(&daemon, "/origin/varies", gzip).all("vary"), ["Cookie, accept-encoding"]);
@@ -249,7 +249,7 @@ fn events_arrive_one_by_one() {
         location / { gzip on; brotli on; zstd on; gzip_types *; brotli_types *; zstd_types *; proxy_pass http://%%ORIGIN%%; }
     } }"#;
     if is_stand_in() {
-        return; // nginx gathers what it encodes
+        return; // nginx buffers what it encodes
     }
     let daemon = Setup::new(conf).set("ORIGIN", origin.address()).start();
     for coding in ["gzip", "br", "zstd"] {
@@ -278,7 +278,7 @@ fn events_arrive_one_by_one() {
     }
 }
 
-/// What can be read of a stream that may go on.
+/// The decodable part of a stream that may go on.
 fn readable(coding: &str, bytes: &[u8]) -> String {
     let mut out = Vec::new();
     let _cut = match coding {
@@ -343,7 +343,7 @@ fn the_best_liked_coding_is_taken() {
             None => response.body.clone(),
         };
         assert!(body == page(65_536), "{folder} {accept}");
-        // what is too short here is so for every client
+        // a response too short for this location is so for every client
         assert_eq!(response.header("vary").is_some(), *folder != "/fine/", "{folder} {accept}");
     }
 }
@@ -388,7 +388,7 @@ fn a_slow_pace_is_that_of_the_encoded_bytes() {
     let request = "GET /page.html HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
     let coded = fetch(daemon.port(0), request);
     assert!(gunzip(&coded.body) == page(65_536));
-    // the first second's bytes go at once
+    // the bytes of the first second go at once
     let seconds = began.elapsed().as_secs_f64();
     let expected = (coded.body.len() as f64 / 4096.0) - 1.0;
     assert!(expected > 0.4 && seconds > expected * 0.9, "{} bytes in {seconds} s", coded.body.len());

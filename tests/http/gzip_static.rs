@@ -1,4 +1,4 @@
-//! Files that lie beside others in encoded form: who is sent which, and what the head says.
+//! Files that have encoded copies: which clients get which, and the head.
 
 use std::io::Write;
 
@@ -28,7 +28,7 @@ http {
 }
 "#;
 
-/// Of the codings that nginx has no directives for.
+/// With the codings for which nginx has no directives.
 const OURS: &str = "server {
         listen 127.0.0.1:%%PORT_1%%;
         location / { gzip_static on; brotli_static on; zstd_static on; }
@@ -76,13 +76,13 @@ fn the_file_beside_is_sent_to_those_who_accept_it() {
     assert_eq!(ask(&daemon, "/page.html", "Accept-Encoding: gzip|Via: a").text(), "the page");
     assert!(ask(&daemon, "/proxied/page.html", "Accept-Encoding: gzip|Via: a").body == coded);
     assert_eq!(ask(&daemon, "/off/page.html", GZIP).text(), "the page");
-    // there is none beside it
+    // there is no encoded copy
     assert_eq!(ask(&daemon, "/text.txt", GZIP).text(), "only a text that is long enough");
     assert_eq!(ask(&daemon, "/again/text.txt", GZIP).header("content-encoding"), Some("gzip"));
-    // there is nothing it lies beside
+    // there is only the encoded copy
     assert!(ask(&daemon, "/only.html", GZIP).body == gzip("only"));
     assert_eq!(ask(&daemon, "/only.html", "").status, 404);
-    // a folder is none
+    // a folder is not an encoded copy
     assert_eq!(ask(&daemon, "/folder", GZIP).status, 301);
     let error = ask(&daemon, "/error/x", GZIP);
     assert_eq!((error.status, error.header("content-encoding")), (404, Some("gzip")));
@@ -100,7 +100,7 @@ fn heads_parts_and_conditions_are_those_of_the_encoded_file() {
     assert_eq!(client.get("/page.html").text(), "the page");
     let part = ask(&daemon, "/page.html", "Accept-Encoding: gzip|Range: bytes=2-5");
     if !is_stand_in() {
-        // nginx 1.22 has no parts of these
+        // nginx 1.22 has no ranges of these
         assert_eq!((part.status, part.header("content-encoding")), (206, Some("gzip")));
         assert_eq!(part.body, coded[2..6]);
     }
@@ -126,7 +126,7 @@ fn vary_is_said_to_both() {
         assert_eq!(ask(&daemon, path, fields).header("vary"), expected, "{path} {fields}");
     }
     assert!(ask(&daemon, "/always/page.html", "").body == gzip("the page, encoded"));
-    // with gunzip there need be no other file than the encoded one
+    // with gunzip the encoded file alone is enough
     assert_eq!(ask(&daemon, "/plain/only.html", "").text(), "only");
     assert!(ask(&daemon, "/plain/only.html", GZIP).body == gzip("only"));
 }

@@ -1,6 +1,7 @@
-//! `more_set_headers` and its kind: fields of answers and requests that are set, replaced or taken away.
+//! `more_set_headers` and related directives: fields of responses and requests that are set, replaced or
+//! removed.
 //!
-//! Against nginx with the module the same configuration gives the same fields.
+//! nginx with the module gives the same fields for the same configuration.
 
 use crate::support::daemon::is_stand_in;
 use crate::support::message::Response;

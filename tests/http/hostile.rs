@@ -1,4 +1,5 @@
-//! Configurations that would never come to an end: expressions that backtrack for ever, paths that lead back to themselves.
+//! Configurations that would never finish: regular expressions that backtrack for ever, paths that lead back
+//! to themselves.
 //!
 //! Each is answered with 500 in bounded time, and one line of the log names the directive.
 
@@ -6,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Daemon, Setup, fetch, get};
 
-/// The engine that backtracks runs it, and never comes to an end with the letters of `subject()`.
+/// Runs on the backtracking engine, and never finishes on the letters of `subject()`.
 const HOSTILE: &str = r"^.*?((a+)+(?!c))+\1$";
 
-/// What is longest: the daemon in these tests is not optimized.
+/// The longest time allowed: the daemon in these tests is not optimized.
 const BOUND: Duration = Duration::from_secs(20);
 
 fn subject() -> String {

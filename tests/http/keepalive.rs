@@ -171,7 +171,7 @@ fn keepalive_disable_closes_the_connections_of_old_browsers() {
 #[test]
 fn the_log_tells_what_was_said_of_the_connection() {
     if crate::support::daemon::is_stand_in() {
-        return; // nginx has forgotten it by the time it logs
+        return; // nginx no longer has it when it logs
     }
     let daemon = Daemon::start(CONF);
     let mut client = Client::connect(daemon.port(0));
@@ -225,7 +225,7 @@ http {
     };
     let mut on = ask("/on");
     on.expect_end();
-    // Half closed by the server, which reads on: bytes find a reader, so no reset comes back.
+    // The server has closed its direction but still reads, so that our bytes cause no reset.
     let mut always = ask("/");
     assert_eq!(always.expect_end(), End::Closed);
     for _ in 0..20 {

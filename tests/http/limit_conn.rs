@@ -1,6 +1,6 @@
-//! `limit_conn`: how many requests of one key are served at one time, in all workers.
+//! `limit_conn`: the number of requests of one key that are served at the same time, in all workers.
 //!
-//! A backend that answers only when told holds requests for as long as a test needs them.
+//! A backend that responds only when told to holds requests for as long as a test needs them.
 
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
@@ -32,13 +32,13 @@ http {
 }
 "#;
 
-/// A backend that answers once for each message.
+/// A backend that responds once for each message.
 fn patient() -> (Sender<()>, Origin) {
     let (tell, told) = mpsc::channel();
     let told = Arc::new(Mutex::new(told));
     let origin = Origin::start(move |peer| {
         while peer.request().is_some() {
-            // A test that fails leaves its backend behind: it waits no longer than anybody.
+            // If a test fails its backend is left behind; it must not wait longer than the deadline.
             let _ = told.lock().map(|told| told.recv_timeout(deadline()));
             peer.send(origin::ok(b"late"));
         }
@@ -50,7 +50,7 @@ fn start(origin: &Origin, workers: usize) -> Daemon {
     Setup::new(CONF).set("ORIGIN", origin.address()).set("WORKERS", workers).start()
 }
 
-/// Requests that the backend has, and keeps.
+/// Sends requests that the backend receives and holds.
 fn hold(daemon: &Daemon, origin: &Origin, key: &str, count: usize) -> Vec<Client> {
     let before = origin.requests().len();
     let hold = |_| {
@@ -127,7 +127,7 @@ fn workers_share_a_zone_and_a_dead_one_holds_nothing() {
         assert_eq!(limit(&daemon, "/held?key=k").0, 503, "in whatever worker");
     }
     if is_stand_in() {
-        return; // its dead workers hold for ever
+        return; // its dead workers hold their counts for ever
     }
     before.iter().for_each(|pid| crate::support::daemon::send(*pid, Signal::SIGKILL));
     wait_for("other workers", || {

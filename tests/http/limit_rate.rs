@@ -1,4 +1,4 @@
-//! `limit_rate` and its kind: never faster than allowed, and a client that leaves is let go.
+//! `limit_rate` and related directives: never faster than allowed, and a client that leaves is dropped.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ http {
 }
 "#;
 
-/// Two seconds' worth, of which the first goes out at once.
+/// Two seconds' worth; the first second's bytes go at once.
 const BYTES: usize = 200 * 1024;
 
 fn body() -> Vec<u8> {

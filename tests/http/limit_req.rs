@@ -1,6 +1,7 @@
 //! `limit_req`: rates, bursts, delays, and the memory that workers, reloads and crashes share.
 //!
-//! Rates are slow (a request in a minute), so that no test depends on how fast the machine is; a delay is waited for.
+//! Rates are slow (one request a minute), so that no test depends on the speed of the machine; delays are
+//! waited for.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,7 @@ http {
 }
 "#;
 
-/// `return` comes before the limits: a file is what is left to answer with.
+/// `return` comes before the limits, so the response is a file.
 fn setup(conf: &str) -> Setup {
     Setup::new(&conf.replace("try 200;", "root %%DIR%%; rewrite ^ /ok break;")).file("ok", "ok")
 }
@@ -204,7 +205,8 @@ http {
 fn workers_share_a_zone() {
     let daemon = setup(SHARED).start();
     daemon.workers();
-    // Connections fall on either worker as the kernel likes: many keys, and for each just as many requests pass.
+    // The kernel gives connections to either worker: use many keys, and check that the same number passes for
+    // each.
     let mut workers = std::collections::HashSet::new();
     for key in 0..8 {
         let path = format!("/?key={key}");
@@ -232,7 +234,7 @@ fn a_reload_and_a_crash_keep_what_was_counted() {
     });
     assert_eq!(statuses(&daemon, &["/?key=b", "/?key=a", "/?key=c"]), [503, 503, 200], "known after a crash");
     if is_stand_in() {
-        return; // refuses to reload with another key
+        return; // it refuses to reload with another key
     }
     daemon.rewrite(|text| text.replace("limit_req_zone $arg_key", "limit_req_zone $arg_other"));
     daemon.reload();
@@ -272,7 +274,7 @@ fn what_is_wrong_is_said_in_nginx_s_words() {
 #[test]
 fn a_binary_upgrade_keeps_what_was_counted() {
     if is_stand_in() {
-        return; // nginx begins anew
+        return; // nginx starts from zero
     }
     let conf = SHARED.replace("burst=4 nodelay", "");
     let daemon = setup(&conf).in_background().start();
@@ -292,7 +294,7 @@ fn a_binary_upgrade_keeps_what_was_counted() {
     daemon.stop(Signal::SIGQUIT);
 }
 
-/// A client that is refused all the time must not begin anew because others pass by, however many they are.
+/// A client that is refused all the time must not start anew because others pass by, however many they are.
 #[test]
 fn who_is_refused_stays_known_in_a_small_zone() {
     let daemon = setup(
@@ -320,7 +322,7 @@ http {
         }
     }
     assert_eq!(daemon.log_count("is too small"), 0, "nobody was forgotten who matters");
-    // Now they all matter.
+    // Now each of them counts.
     for n in 0..3000 {
         client.get(&format!("/?key=again{n}"));
         client.get(&format!("/?key=again{n}"));

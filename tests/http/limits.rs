@@ -1,4 +1,4 @@
-//! What a client may send: sizes of heads and bodies, and the time it may take.
+//! Limits on clients: the sizes of heads and bodies, and the time they may take.
 
 use std::time::{Duration, Instant};
 
@@ -163,7 +163,7 @@ fn a_head_that_does_not_end_is_let_go_with_408() {
     let mut client = Client::connect(daemon.port(1));
     client.send("GET / HTTP/1.1\r\nHost: a\r\n");
     let began = Instant::now();
-    // nginx closes without a word; a 408 is as good (RFC 9110 §15.5.9).
+    // nginx closes without a response; a 408 is as good (RFC 9110 §15.5.9).
     let (bytes, _) = client.rest();
     let text = String::from_utf8_lossy(&bytes);
     assert!(text.is_empty() || text.starts_with("HTTP/1.1 408"), "{text}");

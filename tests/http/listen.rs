@@ -45,7 +45,7 @@ fn every_kind_of_address_is_listened_on() {
     assert!(last_line(unix).starts_with("|unix:|"), "a unix client has no port and no address");
 }
 
-/// What `ss` tells of the sockets that listen on a port: queue lengths and the options it knows.
+/// The output of `ss` for the sockets that listen on a port: queue lengths, and the options that it knows.
 fn listeners(port: u16) -> Vec<String> {
     let output =
         std::process::Command::new("ss").args(["-H", "-l", "-t", "-n", "-m", "-o", "-e", "-i"]).output();
@@ -77,7 +77,7 @@ fn the_socket_s_parameters_are_set_and_change_with_a_reload() {
     for line in &lines {
         let words: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(words[2], "37", "the length of the queue in {line:?}");
-        // The kernel doubles what it is told (socket(7)).
+        // The kernel doubles the given size (socket(7)).
         assert!(line.contains("rb131072") && line.contains("tb262144"), "{line:?}");
     }
     daemon.wait_log("\"setfib\" ignored");
@@ -85,7 +85,7 @@ fn the_socket_s_parameters_are_set_and_change_with_a_reload() {
 
     // Deferred: a connection without a byte does not reach the worker; with one it is served.
     assert_eq!(get(port, "/").text(), format!("{port}|127.0.0.1"));
-    // ipv6only=off takes IPv4 too, in IPv6 form.
+    // ipv6only=off accepts IPv4 too, in IPv6 form.
     let text = get(daemon.port(1), "/").text();
     assert!(text.ends_with("127.0.0.1"), "{text}");
 

@@ -1,4 +1,4 @@
-//! `location`: which one of `=`, `^~`, prefixes, `~`, `~*`, nested and named ones takes a request.
+//! `location`: which of `=`, `^~`, prefixes, `~`, `~*`, nested and named locations handles a request.
 
 use crate::support::{Daemon, get};
 

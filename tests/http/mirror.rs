@@ -1,4 +1,5 @@
-//! Copies of requests: what they carry, that nobody waits for them, and that they are not lost with a worker.
+//! Copies of requests: their content, that no client waits for them, and that they survive the end of a
+//! worker.
 
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -75,7 +76,7 @@ fn a_copy_has_all_that_the_request_has() {
 fn a_copy_may_go_without_the_body() {
     let (origin, mirror) = (Origin::saying("origin"), Origin::saying("mirror"));
     let daemon = start(&origin, &mirror);
-    // The copy leaves before the body has come.
+    // The copy is sent before the body has arrived.
     let mut wire = Client::connect(daemon.port(0)).into_wire();
     wire.send("POST /bodiless HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n");
     if !is_stand_in() {

@@ -1,4 +1,4 @@
-//! Requests: framing, routing, answers.
+//! Requests: framing, routing, responses.
 
 mod access;
 mod access_log;

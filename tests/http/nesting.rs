@@ -1,5 +1,5 @@
-//! Variables made out of variables that lead back to themselves: nginx's line in the log and an empty value, and the worker
-//! goes on.
+//! Variables whose values lead back to themselves: nginx's line in the log and an empty value, and the worker
+//! continues.
 
 use crate::support::daemon::is_stand_in;
 use crate::support::{Daemon, Setup, get};
@@ -77,7 +77,7 @@ fn variables_that_lead_back_to_themselves_have_no_value() {
         assert_eq!(get(daemon.port(0), &format!("/{path}")).status, 404, "{path}");
     }
     if !is_stand_in() {
-        // there are 2^100 ways in, of which nginx tries each
+        // there are 2^100 paths, and nginx tries each
         assert_eq!(get(daemon.port(0), "/volatile").text(), "[]");
         assert_eq!(get(daemon.port(0), "/twice").status, 404);
     }

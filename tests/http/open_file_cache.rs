@@ -1,5 +1,5 @@
-//! Files that change while they are served: without `open_file_cache` an answer is always what a fresh open would
-//! give; with it nginx's rules hold.
+//! Files that change while they are served: without `open_file_cache` a response is always what a fresh open
+//! would give; with it nginx's rules apply.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -49,7 +49,7 @@ impl Site {
         fs::write(self.path(name), content).expect("the folder is ours");
     }
 
-    /// Puts another file in its place, as editors and deployments do.
+    /// Replaces it by another file, as editors and deployments do.
     fn replace(&self, name: &str, content: &str) {
         self.write("new", content);
         fs::rename(self.path("new"), self.path(name)).expect("the folder is ours");
@@ -121,7 +121,7 @@ fn a_file_that_was_left_alone_is_kept_and_still_looked_at() {
 fn what_may_not_be_read_any_more_is_not_served() {
     let mut site = Site::start();
     if nix::unistd::geteuid().is_root() {
-        return; // who may read everything
+        return; // this user may read everything
     }
     assert_eq!(site.text("/a"), "one");
     fs::set_permissions(site.path("a"), fs::Permissions::from_mode(0o000)).unwrap();
@@ -178,7 +178,7 @@ fn a_file_is_kept_after_so_many_uses_and_only_so_many_are() {
 #[test]
 fn mistakes_are_named() {
     if is_stand_in() {
-        return; // its words are others
+        return; // its messages differ
     }
     for (text, expected) in [
         ("open_file_cache inactive=5s;", "must have the \"max\" parameter"),

@@ -1,4 +1,4 @@
-//! Variables of TLS, HTTP/2 and FastCGI on a plain site: known, and empty as nginx has them there.
+//! Variables of TLS, HTTP/2 and FastCGI on a plain site: they exist and are empty, as in nginx.
 
 use crate::support::{Origin, Setup, fetch, get};
 

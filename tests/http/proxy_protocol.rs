@@ -1,4 +1,5 @@
-//! `listen … proxy_protocol`: the header before the first request, its variables, and who is believed (`realip`).
+//! `listen … proxy_protocol`: the header before the first request, its variables, and which senders are
+//! trusted (`realip`).
 //!
 //! A scripted client speaks both versions of the header, whole and in pieces.
 
@@ -135,7 +136,7 @@ fn who_does_not_send_it_is_not_waited_for() {
     let mut client = Client::connect(daemon.port(0));
     client.send("PROXY TCP4 ");
     if is_stand_in() {
-        return; // nginx takes only a header that comes at once
+        return; // nginx accepts only a header that comes in one piece
     }
     client.expect_end();
     daemon.wait_log(r"client timed out \(110: Connection timed out\) while reading PROXY protocol");
@@ -147,7 +148,7 @@ fn only_trusted_peers_name_the_client() {
     let text = |path: &str, field: &str| {
         let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{field}\r\n\r\n");
         let response = fetch(daemon.port(1), &request);
-        // `return` answers before the location's own settings are looked at, as in nginx.
+        // `return` answers before the location's own settings are applied, as in nginx.
         if path == "/" { response.text() } else { response.header("X-Client").unwrap_or_default().to_owned() }
     };
     assert_eq!(text("/", "X-Real-IP: 192.0.2.1"), "192.0.2.1||127.0.0.1");

@@ -1,4 +1,4 @@
-//! `Range` of files: one part, several parts, what cannot be had, and who asks for too much.
+//! `Range` on files: one part, several parts, unsatisfiable ones, and requests for too many.
 
 use crate::support::daemon::is_stand_in;
 use crate::support::{Client, Daemon, Response, Setup, fetch};

@@ -1,4 +1,4 @@
-//! `valid_referers`: each rule, what blocks inherit, and what is refused; each answer here is also nginx 1.22's.
+//! `valid_referers`: each rule, inheritance, and invalid lines; each result here is also nginx 1.22's.
 
 use crate::support::{Daemon, Setup, fetch, get};
 

@@ -1,6 +1,6 @@
-//! `rewrite`, `if`, `break` and `set` against the real daemon; each answer here is also nginx 1.22's.
+//! `rewrite`, `if`, `break` and `set` against the real daemon; each result here is also nginx 1.22's.
 //!
-//! A second server of the same daemon stands for the backend and says what it was asked for.
+//! A second server of the same daemon plays the backend and reports the request it received.
 
 use crate::support::{Daemon, Setup, fetch, get};
 

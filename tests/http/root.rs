@@ -1,4 +1,4 @@
-//! `root`: files with their type and validators, whole files by sendfile, what is not to be had.
+//! `root`: files with their type and validators, whole files by sendfile, and files that cannot be had.
 
 use crate::support::{Client, Daemon, Setup, fetch, get};
 

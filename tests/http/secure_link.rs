@@ -1,4 +1,5 @@
-//! `secure_link`: links with a hash and an end, and those of the older form; each answer here is also nginx 1.22's.
+//! `secure_link`: links with a hash and an expiry, and those of the older form; each result here is also
+//! nginx 1.22's.
 
 use crate::support::{Daemon, Setup, get};
 

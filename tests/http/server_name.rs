@@ -1,4 +1,5 @@
-//! `server_name` and `default_server`: exact names, wildcards, regular expressions, and who takes the rest.
+//! `server_name` and `default_server`: exact names, wildcards, regular expressions, and the server for all
+//! others.
 
 use crate::support::{Daemon, fetch};
 

@@ -1,4 +1,5 @@
-//! Answers that are fetched in slices: the whole, parts of it, and upstreams that do not keep their word.
+//! Responses fetched in slices: the whole, parts of it, and upstreams that send something else than they
+//! announced.
 
 use crate::support::wire::End;
 use crate::support::{Client, Daemon, Origin, Setup, fetch, get};
@@ -22,7 +23,7 @@ http {
 
 const BODY: &str = "0123456789";
 
-/// Serves parts of [`BODY`] that a request asks for; by its path it goes wrong in the third slice.
+/// Serves the requested parts of [`BODY`]; the path selects a fault in the third slice.
 fn origin() -> Origin {
     Origin::replying(|request| {
         let range = request.header("range").and_then(|range| range.strip_prefix("bytes="));

@@ -1,6 +1,6 @@
-//! Clients that are slow on purpose, and those that are slow: which are ended, when, and what the log says.
+//! Clients that are slow, on purpose or not: which connections are ended, when, and what is logged.
 //!
-//! Rates and times are set so that each test sees its limit within seconds.
+//! Rates and times are set so that each test reaches its limit within seconds.
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ fn start() -> (Origin, Daemon) {
     (origin, daemon)
 }
 
-/// Sends `piece` every 100 ms until an answer or the end comes: how long that took.
+/// Sends `piece` every 100 ms until a response or the end comes; returns the time that it took.
 fn drip(client: &mut Client, first: &str, piece: &str) -> Duration {
     client.send(first);
     let began = Instant::now();
@@ -116,7 +116,7 @@ fn a_body_that_moves_steadily_lives() {
     let (origin, daemon) = start();
     for target in ["/", "/off"] {
         let mut client = Client::connect(daemon.port(0));
-        let count = 30; // three seconds, thrice the grace, just above the rate
+        let count = 30; // three seconds, three times the grace, just above the rate
         client.send(format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", count * 150));
         for _ in 0..count {
             assert!(client.is_silent(Duration::from_millis(100)), "{target}: {:?}", client.rest());
@@ -201,7 +201,7 @@ fn timed_out_connections_are_reset_where_that_is_wanted() {
     assert_eq!(client.expect_end(), End::Reset);
 }
 
-/// Bytes that the kernel holds for the clients of a port.
+/// The number of bytes in the kernel's send queues for the clients of a port.
 fn send_queue(port: u16) -> usize {
     let output = std::process::Command::new("ss").args(["-H", "-t", "-n", "state", "established"]).output();
     let text = String::from_utf8_lossy(&output.expect("ss is installed").stdout).into_owned();
@@ -219,13 +219,13 @@ http {
 }
 "#;
     if is_stand_in() {
-        return; // nginx closes, and the kernel goes on for minutes
+        return; // nginx closes, and the kernel keeps sending for minutes
     }
     let origin = Origin::replying(|_| crate::support::origin::ok(&vec![b'x'; 20_000_000]));
     let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).level("info").start();
     let mut client = Client::connect(daemon.port(0));
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    // Nor does the kernel keep much for it: what is not on its way is bounded.
+    // Nor does the kernel hold much for it: unsent bytes are bounded.
     let log = "client timed out .* while sending to client \\(\"send_timeout\" is 1s at .*:\\d+\\)";
     let mut most = 0;
     wait_for("the end of a client that does not read", || {

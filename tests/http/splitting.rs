@@ -1,11 +1,12 @@
-//! Values that carry line breaks: wherever a variable ends up in a head, none of them ends a line or begins one. Each place
-//! gets each of some payloads out of the path; the client's answer and what a scripted origin received are read as bytes.
+//! Values with line breaks: wherever a variable is used in a head, none of them ends a line or begins one.
+//! Each place gets each of several payloads from the path; the client's response and the origin's request are
+//! read as bytes.
 
 use std::sync::{Arc, Mutex};
 
 use crate::support::{Client, Origin, Setup, fetch};
 
-/// What stands behind `location ~ ^/NAME/(?<v>(?s:.*))$ { set $v …; HERE }`.
+/// The text for HERE in `location ~ ^/NAME/(?<v>(?s:.*))$ { set $v …; HERE }`.
 const PLACES: &[(&str, &str)] = &[
     ("add_header", "add_header X-A $v; return 200 ok;"),
     ("add_header_always", "add_header X-A \"a $uri b\" always; return 404;"),
@@ -45,7 +46,7 @@ const PAYLOADS: &[&str] = &[
     "GET%20/%20HTTP/1.1%0d%0aInjected:%20yes%0d%0a%0d%0aGET",
 ];
 
-/// Whether a message's head has a line of somebody else's, or a byte that ends one.
+/// True if a message's head has an injected line, or a byte that ends one.
 fn is_split(message: &[u8]) -> bool {
     let end = message.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(message.len());
     let text = String::from_utf8_lossy(&message[..end]).replace("\r\n", "\u{1}");

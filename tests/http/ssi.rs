@@ -1,4 +1,5 @@
-//! Server side includes: commands, conditions, includes of files and of upstreams, and what cannot be read.
+//! Server side includes: commands, conditions, includes of files and of upstreams, and responses that cannot
+//! be used.
 
 use crate::support::daemon::is_stand_in;
 use crate::support::{Client, Daemon, Origin, Setup, fetch, get};
@@ -84,7 +85,7 @@ fn values_and_conditions() {
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), *text)).collect();
     let (_origin, daemon) = start(&files);
     for (at, (text, expected)) in pages.iter().enumerate() {
-        // nginx knows one level of conditions only
+        // nginx has only one level of conditions
         if is_stand_in() && text.matches("#if").count() > 1 {
             continue;
         }
@@ -184,7 +185,7 @@ fn an_include_that_breaks_off_cuts_the_page() {
         let text = String::from_utf8_lossy(&bytes);
         assert!(!text.contains("\r\n0\r\n\r\n"), "{path}: the end must not look whole: {text}");
     }
-    // An answer that cannot be used has its page; nginx ends the connection.
+    // A response that cannot be used is replaced by an error page; nginx ends the connection.
     if !is_stand_in() {
         let page = "GET /upgrade.html HTTP/1.1\r\nHost: a\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n";
         let response = fetch(daemon.port(0), page);
@@ -253,7 +254,7 @@ fn parts(count: usize) -> String {
     (0..count).map(|index| format!("{index}<!--#include virtual=\"/part/{index}\" -->")).collect()
 }
 
-/// An origin that answers the last request first: none has an answer before all have been asked.
+/// An origin that answers in reverse order: it sends no response before all requests have arrived.
 fn backwards(count: usize) -> Origin {
     use std::sync::{Condvar, Mutex};
     let (left, next) = (Mutex::new(count), Condvar::new());
@@ -318,7 +319,7 @@ fn a_client_that_leaves_ends_all_includes() {
     let origin = Origin::start(|peer| {
         peer.request();
         peer.send("HTTP/1.1 200 OK\r\n\r\nbegin");
-        peer.rest(); // until the daemon has had enough
+        peer.rest(); // until the daemon gives up
     });
     let daemon = including(&origin, &parts(4));
     let mut wire = Client::connect(daemon.port(0)).into_wire();

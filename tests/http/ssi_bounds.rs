@@ -1,4 +1,4 @@
-//! Pages whose commands would take memory or time without end: loops of includes, values and blocks that grow.
+//! Pages whose commands would take unlimited memory or time: loops of includes, values and blocks that grow.
 
 use crate::support::daemon::is_stand_in;
 use crate::support::{Client, Daemon, Origin, Setup, get};
@@ -59,11 +59,11 @@ fn a_page_may_have_thousands_of_includes() {
 #[test]
 fn values_that_grow_fail_at_a_bound() {
     if is_stand_in() {
-        return; // nginx takes what there is
+        return; // nginx takes all memory
     }
     let set = |value: &str| format!("<!--#set var=\"a\" value=\"{value}\" -->");
     let page = set(&"x".repeat(200)) + &set(&"$a".repeat(100)).repeat(4) + "<!--#echo var=\"a\" -->";
-    // under an address space that what is asked for does not fit in
+    // with an address space too small for the request
     let setup = Setup::new(CONF).prelude("ulimit -v 2000000;");
     let daemon = setup.file("pages/a.html", &page).start();
     let worker = daemon.worker();
@@ -83,7 +83,7 @@ fn variables_and_commands_are_counted() {
     let echo = "<!--#echo var=\"v999\" --> <!--#echo var=\"v1000\" -->";
     let long: String = (0..51_000).map(|_| "<!--#set var=\"a\" value=\"1\" -->").collect();
     let daemon = start(&[("a.html", &(many + echo)), ("b.html", &(long + "end"))]);
-    // First the page with one line in the log: of the 500 of the other one some may be left out.
+    // First the page with one line in the log, since some of the other page's 500 may be left out.
     assert_eq!(get(daemon.port(0), "/b.html").text(), ERROR.repeat(1000) + "end");
     assert_eq!(daemon.log_count("too many SSI commands: a request has at most 50000"), 1);
     assert_eq!(get(daemon.port(0), "/a.html").text(), ERROR.repeat(500) + "999 (none)");
@@ -114,7 +114,7 @@ fn a_block_without_an_end_is_not_kept() {
 #[test]
 fn conditions_inside_one_another_have_a_bound_and_their_ends_stay_theirs() {
     if is_stand_in() {
-        return; // nginx knows one level
+        return; // nginx has one level
     }
     let open = "<!--#if expr=\"1\" -->".repeat(60);
     let close = "<!--#endif -->".repeat(60);
@@ -137,7 +137,7 @@ fn expressions_that_give_up_are_tried_a_few_times() {
     assert_eq!(daemon.log_count("of an SSI condition gave up after"), 8);
 }
 
-/// What commands make of a few bytes is sent before more is made.
+/// The long output of short commands is sent before more is produced.
 #[test]
 fn a_page_of_long_values_is_sent_as_it_is_made() {
     if is_stand_in() {

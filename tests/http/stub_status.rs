@@ -1,4 +1,4 @@
-//! `stub_status`: the numbers of all workers, over reloads and deaths.
+//! `stub_status`: the numbers of all workers, across reloads and deaths.
 
 use nix::sys::signal::Signal;
 
@@ -58,15 +58,17 @@ fn connections_and_requests_of_all_workers_are_counted() {
         assert_eq!(client.get("/").text(), "here\n");
         assert_eq!(client.get("/").text(), "here\n");
     }
-    clients[0].send("GET / HT"); // is read from
+    clients[0].send("GET / HT"); // is being read
     let after = wait_for("the half request to be noticed", || {
         let now = status(&daemon);
-        // active, reading, writing, waiting; a look's own connection may live a moment longer than its answer
+        // active, reading, writing, waiting; the connection of this query may outlive its response by a
+        // moment
         ([now[0], now[4], now[5], now[6]] == [21, 1, 1, 19]).then_some(now)
     });
-    let looks = after[1] - before[1] - 20; // of our own
+    let looks = after[1] - before[1] - 20; // our own
     assert_eq!(after[2] - before[2], 20 + looks, "handled");
-    // the half request is counted already: nginx counts what it begins to read, and so may we
+    // the half request may be counted already: nginx counts requests when it begins to read them, and so may
+    // we
     let requests = after[3] - before[3] - looks;
     assert!((40..=41).contains(&requests), "{requests} requests");
     wait_for("the same in variables", || {
@@ -79,7 +81,7 @@ fn connections_and_requests_of_all_workers_are_counted() {
 #[test]
 fn a_reload_keeps_the_numbers_and_a_dead_worker_s_connections_are_gone() {
     if is_stand_in() {
-        return; // nginx keeps the connections of a killed worker in its numbers
+        return; // nginx keeps counting the connections of a killed worker
     }
     let daemon = Setup::new(&CONF.replace("worker_processes 2", "worker_processes 1")).start();
     let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(daemon.port(0))).collect();

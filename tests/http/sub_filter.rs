@@ -1,4 +1,4 @@
-//! Texts replaced in answers: of our own, of files, of upstreams in any pieces, and inside subrequests.
+//! Texts replaced in responses: our own, files, upstreams in any pieces, and subrequests.
 
 use crate::support::{Client, Daemon, Origin, Setup, fetch, get};
 
@@ -117,7 +117,7 @@ fn a_match_may_come_in_pieces_of_one_byte() {
     }
 }
 
-/// What cannot be the begin of a match is not held back while the upstream pauses, and what can be is.
+/// While the upstream pauses, only the bytes that may be the start of a match are held back.
 #[test]
 fn what_cannot_become_a_match_leaves_when_the_upstream_pauses() {
     let (go, pause) = std::sync::mpsc::channel::<()>();

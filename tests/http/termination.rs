@@ -71,7 +71,7 @@ fn start(origin: &Origin) -> Daemon {
     Setup::new(CONF).set("ORIGIN", origin.address()).set("DEAD", dead).start()
 }
 
-/// The line of the log for `uri` ends with this.
+/// Checks that the log line for `uri` ends with this.
 fn expect(daemon: &Daemon, uri: &str, expected: &str) {
     let line = daemon.wait_line("reason.log", &format!("(?m)^{}\\|", regex::escape(uri)));
     let line = line.lines().find(|line| line.starts_with(&format!("{uri}|"))).unwrap_or(&line).to_owned();

@@ -1,4 +1,5 @@
-//! `$traceparent`: a client's trace goes on, anything else begins one; the log and the backend tell the same.
+//! `$traceparent`: a valid trace of the client is continued, otherwise a new one begins; log and backend get
+//! the same.
 
 use crate::support::{Daemon, fetch};
 

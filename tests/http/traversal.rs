@@ -1,4 +1,4 @@
-//! Ways out of a directory, in every spelling, and names that are no files: nothing outside is ever served.
+//! Ways out of a directory, in every spelling, and names that are not files: nothing outside is ever served.
 
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
@@ -46,7 +46,7 @@ fn start() -> Daemon {
     setup.start()
 }
 
-/// Sends a target as it is; the status and the text of the answer.
+/// Sends a target unchanged; returns the status and the text of the response.
 fn ask(port: u16, target: &[u8]) -> (u16, String) {
     let mut client = Client::connect(port);
     client.send([b"GET ", target, b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"].concat());
@@ -83,7 +83,7 @@ fn no_spelling_leads_out() {
                     let twice = [start, dots, slash, dots, slash, rest].concat();
                     for target in [once, twice] {
                         if is_stand_in() && (start == b"/i" || start.starts_with(b"/re")) {
-                            continue; // it is open there
+                            continue; // these are served there
                         }
                         let (status, text) = ask(daemon.port(0), &target);
                         let shown = String::from_utf8_lossy(&target).into_owned();

@@ -1,4 +1,4 @@
-//! `try_files`: files, directories, and what answers when there is none.
+//! `try_files`: files, directories, and the fallback.
 
 use crate::support::{Daemon, Setup, get};
 
@@ -80,7 +80,7 @@ fn a_status_or_an_endless_loop_ends_the_search() {
         ("/outer/inner/x", 404),
         ("/loop/x", 500),
         ("/in-if/x", 200),
-        ("/in-if/x?if=1", 404), // nginx's trap: it is not in force where the if holds
+        ("/in-if/x?if=1", 404), // nginx's trap: it does not apply where the `if` is true
         ("/%2e%2e/other/one.txt", 400),
     ] {
         assert_eq!(get(daemon.port(0), path).status, expected, "{path}");

@@ -1,6 +1,6 @@
-//! Connections that give their worker as much to do as it can: the others get their turn meanwhile.
+//! Connections that keep their worker as busy as they can: others still get their turn.
 //!
-//! One worker. Nothing here is measured in time: another client's requests must be answered before the busy one is done.
+//! One worker. No times are measured: another client's requests must be answered before the busy one is done.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -35,7 +35,7 @@ http {
 }
 "#;
 
-/// Bytes of the file of zeros: more than is encoded while a few others are answered.
+/// The size of a file of zeros: encoding it takes longer than answering a few other requests.
 const SPARSE_BYTES: u64 = 512 << 20;
 const TEXT_BYTES: usize = 48 << 20;
 
@@ -46,7 +46,7 @@ fn start() -> (Origin, Daemon) {
         let chunks = "1\r\na\r\n".repeat(100_000);
         while peer.try_send(chunks.as_bytes()).is_ok() {}
     });
-    // letters in no order, which are hard to encode, so that bytes come out soon
+    // letters in random order, which compress badly, so that output comes soon
     let mut state = 1_u64;
     let letter = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -59,7 +59,7 @@ fn start() -> (Origin, Daemon) {
     (origin, setup.start())
 }
 
-/// A client that reads an answer as fast as it comes.
+/// A client that reads a response as fast as it comes.
 struct Download {
     received: Arc<AtomicU64>,
     is_over: Arc<AtomicBool>,
@@ -138,7 +138,8 @@ fn a_worker_that_encodes_for_longer_than_the_watchdog_allows_is_not_stuck() {
     }
     let (_origin, daemon) = start();
     let worker = daemon.worker();
-    // an answer without an end, for as long as the watchdog would need to kill a worker that never looks up
+    // an endless response, for as long as the watchdog would need to kill a worker that never returns to its
+    // loop
     let download = Download::start(daemon.port(0), "/proxied", "identity");
     let ticks = crate::support::process::cpu_ticks(worker);
     wait_for("three seconds of work", || {

@@ -1,4 +1,4 @@
-//! `types`: blocks of one level are one table, those of an outer level are replaced.
+//! `types`: blocks of one level form one table and replace those of an outer level.
 
 use crate::support::{Setup, get};
 

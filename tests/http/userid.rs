@@ -1,4 +1,4 @@
-//! `userid`: the cookie that is set, the one that comes back, and those that nobody should send.
+//! `userid`: the cookie that is set, the one that comes back, and invalid ones.
 
 use std::collections::HashSet;
 

@@ -1,6 +1,7 @@
-//! What a 304 says, which conditions of a request count, and which requests have parts (RFC 9110 §13 to §15.4.5).
+//! The fields of a 304, the precedence of conditions, and the requests that have ranges (RFC 9110 §13 to
+//! §15.4.5).
 //!
-//! A 304 has the validators and the `Vary` of the 200 that the same request would get without its conditions: each test
+//! A 304 has the validators and the `Vary` of the 200 for the same request without its conditions: each test
 //! asks for both and compares them.
 
 use crate::support::daemon::is_stand_in;
@@ -36,7 +37,7 @@ const FOLDERS: &[&str] =
     &["gzip", "brotli", "zstd", "static", "sub", "sub-kept", "ssi", "add", "by-type", "plain", "off"];
 
 fn start() -> (Daemon, Origin) {
-    // A backend that has a tag and confirms it whatever the client has.
+    // A backend with a tag, which it confirms whatever the client has.
     let origin = Origin::replying(|request| {
         if request.header("if-none-match").is_some() {
             return b"HTTP/1.1 304 Not Modified\r\nETag: \"u\"\r\n\r\n".to_vec();
@@ -62,7 +63,7 @@ fn asked_by(method: &str, daemon: &Daemon, path: &str, fields: &str) -> Response
     fetch(daemon.port(0), &request)
 }
 
-/// The fields that a 304 shares with the 200 that it stands for.
+/// The fields that a 304 shares with the corresponding 200.
 fn shared(response: &Response) -> Vec<(&'static str, Vec<String>)> {
     let names = ["etag", "last-modified", "vary", "cache-control", "expires", "x-type", "content-location"];
     let all = |name| response.all(name).into_iter().map(str::to_owned).collect();
@@ -144,7 +145,7 @@ fn tags_count_before_dates() {
     }
     let fields = format!("If-None-Match: {tag}\r\nIf-Modified-Since: {date}\r\n");
     assert_eq!(ask(&daemon, "/off/page.txt", &fields).status, 200, "`if_modified_since off`");
-    // A text has no date, so there is nothing that a date could be compared with.
+    // A text has no date to compare with.
     assert_eq!(ask(&daemon, "/text", &format!("If-Unmodified-Since: {old}\r\n")).status, 200);
     assert_eq!(ask(&daemon, "/text", "If-None-Match: *\r\n").status, 304);
     assert_eq!(asked_by("POST", &daemon, "/text", "Content-Length: 0\r\nIf-None-Match: *\r\n").status, 412);

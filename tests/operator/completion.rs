@@ -8,7 +8,7 @@ use regex::Regex;
 use super::place::{has, run, shipped};
 use crate::support::daemon::{binary, is_stand_in};
 
-/// The options of the help text, with their dashes.
+/// The options in the help text, with their dashes.
 fn options() -> BTreeSet<String> {
     let help = run(Command::new(binary()).arg("-h")).err;
     let (_, list) = help.split_once("Options:").expect("the help has a list");
@@ -48,7 +48,7 @@ fn every_shell_knows_the_options_of_the_help() {
     assert_eq!(bash.collect::<BTreeSet<_>>(), options, "bash");
 }
 
-/// What bash offers for the last of the words.
+/// Bash's completions for the last of the words.
 fn in_bash(words: &[&str]) -> Vec<String> {
     let script = ". \"$0\" && COMP_WORDS=(\"$@\") COMP_CWORD=$(($# - 1)) && _pronghorn && printf '%s\\n' \"${COMPREPLY[@]}\"";
     let file = shipped("scripts/completion/pronghorn.bash");

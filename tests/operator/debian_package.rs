@@ -1,5 +1,5 @@
-//! `scripts/debian/build`: the package is installed on a scratch root, started, reloaded, upgraded under requests,
-//! removed and purged.
+//! `scripts/debian/build`: the package is installed on a scratch root, started, reloaded, upgraded under
+//! load, removed and purged.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ fn install(root: &ScratchRoot, package: &Path, more: &[&str]) -> Outcome {
     outcome
 }
 
-/// The process and its workers, once all of them are gone.
+/// Waits until the process and its workers are gone.
 fn wait_gone(all: &[i32]) {
     wait_for("the daemon to be gone", || {
         all.iter().for_each(|&pid| process::reap_other(pid, 0));
@@ -63,7 +63,7 @@ fn a_life_on_a_scratch_root() {
     assert!(root.path("etc/systemd/system/multi-user.target.wants/pronghorn.service").is_symlink());
     good(&script("configtest"));
 
-    // The site of the test, which is a change of a conffile.
+    // The test's site, which changes a conffile.
     let (go, origin) = Origin::in_two_parts();
     let port = port::free();
     let site = format!(
@@ -88,7 +88,7 @@ fn a_life_on_a_scratch_root() {
     let log = std::fs::metadata(root.path("var/log/pronghorn/access.log")).expect("it is there");
     assert_eq!(log.permissions().mode() & 0o777, 0o640, "not for everybody");
 
-    // An upgrade of the package: the daemon with it, an idle connection and a request that is under way.
+    // Upgrade the package, and the daemon with it, with an idle connection and a request in progress.
     let mut idle = Client::connect(port);
     assert_eq!(idle.get("/").text(), "here");
     let mut busy = Client::connect(port);
@@ -108,7 +108,7 @@ fn a_life_on_a_scratch_root() {
     good(&script("upgrade"));
     assert_eq!(idle.get("/").text(), "here", "and what replaces it can be replaced");
 
-    // A version that changes what the operator has changed.
+    // A version that changes a file that the operator has changed too.
     std::fs::write(root.path("etc/pronghorn/proxy_params"), "# mine\n").expect("it is ours");
     let changed = build(packages.path(), "0.3.0-1", "none");
     let unpacked = packages.path().join("unpacked");
@@ -129,17 +129,17 @@ fn a_life_on_a_scratch_root() {
     assert_eq!(root.read("etc/pronghorn/mime.types"), "types { }\n", "what was not changed is new");
     assert_eq!(idle.get("/").text(), "here", "three masters later");
 
-    // Removed: what runs is stopped, what is the operator's stays.
+    // Removed: the daemon is stopped, the operator's files stay.
     let all = process::tree(root.master().expect("it runs"));
     good(&root.dpkg(&["-r", "pronghorn"]));
     wait_gone(&all);
     assert!(!root.path("usr/sbin/pronghorn").exists() && root.path("var/log/pronghorn/access.log").exists());
     assert_eq!(root.read(SITE), site);
-    // The init script is a conffile and stays too; it has nothing to do.
+    // The init script is a conffile and stays too, with nothing to do.
     good(&script("start"));
     assert_eq!((script("status").code, root.master()), (Some(3), None));
 
-    // Back again, with an init system: it starts by itself.
+    // Installed again, with an init system: it starts by itself.
     install(&root, &changed, &["--force-confold"]);
     assert_eq!(get(port, "/").text(), "here");
     let all = process::tree(root.master().expect("it runs"));

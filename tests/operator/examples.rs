@@ -1,5 +1,5 @@
-//! `conf/examples/`: each configuration runs, with the test's addresses and folders in it, and does what its comments say.
-//! The older ones are in `tests/http/configurations.rs`.
+//! `conf/examples/`: each configuration runs, with the test's addresses and folders in it, and does what its
+//! comments say. The older ones are in `tests/http/configurations.rs`.
 
 use crate::http::configurations::{ask, echo, example};
 use crate::support::dns::{A, AAAA, NXDOMAIN, SRV};
@@ -8,7 +8,7 @@ use crate::support::{Client, Daemon, Dns, Origin, fetch, get, wait_for};
 
 use super::place::shipped;
 
-/// The names of the tests here and there: an example without one is not shipped.
+/// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "balanced behind-proxy canary compression container discovery failover files \
                       json-log legacy-pages limits maintenance redirects shadow status streams subpath \
                       uploads vhosts websocket";
@@ -143,7 +143,7 @@ fn streams() {
         let wait = wait.lock().expect("not poisoned");
         while let Some(request) = peer.head() {
             if request.target.starts_with("/v1/") {
-                // The question is answered before it is whole.
+                // The response begins before the question is complete.
                 assert_eq!(peer.exactly(5), b"2\r\nhe");
             }
             peer.send(
@@ -165,7 +165,7 @@ fn streams() {
     client.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n");
     client.response_head();
     for _ in 0..3 {
-        // Each before the next is written, and before there is an end.
+        // Each event arrives before the next is written, and before the end.
         assert_eq!(client.exactly(14), b"9\r\ndata: x\n\n\r\n");
         go.send(()).expect("the origin waits");
     }
@@ -290,7 +290,7 @@ fn canary() {
         assert!(answer.text().starts_with(version), "{field}");
         assert_eq!(answer.header("set-cookie"), Some(&*format!("version={version}; Path=/; Max-Age=86400")));
     }
-    // Nobody has chosen: the address decides, and always in the same way.
+    // Without a choice the address decides, always in the same way.
     let mut client = Client::connect(daemon.port(0));
     let mut versions: Vec<String> = (0..20)
         .map(|_| client.get("/").header("x-version").map(str::to_owned))
@@ -298,7 +298,7 @@ fn canary() {
         .collect();
     versions.dedup();
     assert!(versions == ["stable"] || versions == ["canary"], "{versions:?}");
-    // Where all get it, so does this one.
+    // If all clients get it, so does this one.
     daemon.rewrite(|text| text.replace("5% canary;", "99.99% canary;"));
     daemon.reload();
     assert_eq!(get(daemon.port(0), "/").header("x-version"), Some("canary"));
@@ -374,7 +374,7 @@ fn behind_proxy() {
     let mut plain = Client::connect(daemon.port(0));
     plain.send(format!("{request}\r\n"));
     assert_eq!(plain.head_or_end(), None, "who does not say so is not served there");
-    // What the client itself has written before the trusted proxies is not believed.
+    // Addresses that the client itself has written before those of the trusted proxies are not believed.
     let forwarded = "X-Forwarded-For: 1.1.1.1, 203.0.113.9, 10.1.1.1\r\nX-Forwarded-Proto: https\r\n";
     assert_eq!(fetch(daemon.port(1), &format!("{request}{forwarded}\r\n")).status, 200);
     let last = origin.last();
@@ -475,7 +475,7 @@ fn limits() {
     let changes = [
         ("127.0.0.1:3000", &*quick.address()),
         ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
-        // No time passes that would count.
+        // The rates are low enough that the passing time does not matter.
         ("rate=20r/s", "rate=1r/m"),
         (
             "            limit_rate       1m;\n            proxy_pass       http://application",

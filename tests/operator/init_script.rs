@@ -1,5 +1,5 @@
-//! `scripts/init.d/pronghorn`: every action, its exit status, and what it does to a daemon that runs, is stuck, is
-//! gone, or is not to be started.
+//! `scripts/init.d/pronghorn`: every action, its exit status, and its effect on a daemon that runs, is stuck,
+//! is gone, or must not be started.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +19,7 @@ fn answer(place: &Place) -> String {
     get(place.port(), "/").text()
 }
 
-/// Another program whose name is known by now.
+/// Another program, whose name is known by now.
 fn sleeper() -> Child {
     let child = Command::new("sleep").arg("60").spawn().expect("it runs");
     wait_for("its name", || process::title(child.id() as i32).starts_with("sleep").then_some(()));
@@ -132,7 +132,7 @@ fn a_reload_that_only_the_master_finds_wrong_fails_too() {
     }
     let place = Place::new("", HERE).set("START_SECONDS=1\n");
     place.expect("start", 0);
-    // A test takes an address that is in use for the daemon's own.
+    // The configuration test accepts an address in use as the daemon's own.
     let other = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
     let taken = other.local_addr().expect("it is bound");
     place.conf("", &format!("listen {taken}; {THERE}"));
@@ -189,7 +189,7 @@ fn status_tells_what_is_left_and_what_it_cannot_know() {
     std::fs::set_permissions(place.path("main.pid"), open).expect("the file is ours");
     if geteuid().is_root() {
         assert_eq!(run(&mut as_nobody(&place, "status")).code, Some(0));
-        // The log is not nobody's either, so that a reload fails at the test already.
+        // `nobody` cannot open the log either, so a reload fails in the configuration test.
         for action in ["stop", "rotate"] {
             let outcome = run(&mut as_nobody(&place, action));
             assert_eq!(outcome.code, Some(4), "{action}: {outcome:?}");
@@ -199,7 +199,7 @@ fn status_tells_what_is_left_and_what_it_cannot_know() {
     place.expect("stop", 0);
 }
 
-/// The script as a user who owns nothing; as this user where it is none of root's.
+/// The script run by a user who owns nothing; by this user if that is not root.
 fn as_nobody(place: &Place, action: &str) -> Command {
     let script = place.script(action);
     if !geteuid().is_root() {

@@ -1,5 +1,5 @@
-//! `scripts/install`: a whole life in a prefix (install, start, change, install again, upgrade, stop, uninstall), and
-//! the places of a distribution below a DESTDIR.
+//! `scripts/install`: a whole life in a prefix (install, start, change, install again, upgrade, stop,
+//! uninstall), and a distribution's layout below a DESTDIR.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use super::place::{Outcome, has, run, shipped};
 use crate::support::daemon::{binary, is_stand_in, send};
 use crate::support::{Client, get, port, process, wait_for};
 
-/// A prefix with a space in it, inside a folder that must be empty in the end.
+/// A prefix with a space in its path, inside a folder that must be empty in the end.
 struct Installed {
     folder: tempfile::TempDir,
     prefix: PathBuf,
@@ -99,7 +99,7 @@ fn a_prefix_is_installed_used_upgraded_and_left_empty() {
     let outcome = place.with_binary();
     assert!(outcome.out.contains("was built for /etc/pronghorn/"), "{outcome:?}");
     let before = tree(&place.prefix);
-    // It listens where this test may; that is a change of the operator's.
+    // Make it listen where this test may; that counts as a change by the operator.
     let port = port::free();
     let conf =
         place.read("conf/pronghorn.conf").replace("listen      8000", &format!("listen 127.0.0.1:{port}"));
@@ -112,7 +112,7 @@ fn a_prefix_is_installed_used_upgraded_and_left_empty() {
     place.act("status");
     wait_for("a line", || place.read("logs/access.log").contains("\"GET / HTTP/1.1\" 503").then_some(()));
 
-    // Over the running one: what was changed stays, the program is replaced and can be upgraded to.
+    // Over a running daemon: changed files stay, the program is replaced and can be upgraded to.
     let first = place.pid().expect("it runs");
     let mut kept = Client::connect(port);
     kept.get("/health");
@@ -125,7 +125,7 @@ fn a_prefix_is_installed_used_upgraded_and_left_empty() {
     assert_ne!(place.pid(), Some(first));
     assert_eq!(kept.get("/health").text(), "ok\n", "on the same connection");
 
-    // Not under a running daemon.
+    // Not while the daemon runs.
     let outcome = place.install(&["--uninstall"]);
     assert!(outcome.code == Some(1) && outcome.err.contains("stop it first"), "{outcome:?}");
     place.act("stop");
@@ -142,7 +142,7 @@ fn a_prefix_is_installed_used_upgraded_and_left_empty() {
     assert!(before.keys().filter(stays).all(|name| left.contains(name)), "{left:?}");
     assert_eq!(place.read("conf/pronghorn.conf"), conf);
 
-    // And back again, with what was left.
+    // Installed again, with the files that were left.
     place.with_binary();
     assert_eq!(place.read("conf/pronghorn.conf"), conf);
     place.act("start");
@@ -225,7 +225,7 @@ fn a_destdir_gets_the_places_of_a_distribution() {
         assert!(conf.contains(line), "{line}");
     }
     assert!(!conf.contains(" logs/"), "{conf}");
-    // Nothing names the place where it was put together, and the scripts are as they are shipped.
+    // No file names the folder where it was assembled, and the scripts are those that are shipped.
     for name in files.keys().filter(|name| !name.ends_with("sbin/pronghorn")) {
         let text = read(name);
         assert!(!text.contains(&folder.path().display().to_string()), "{name}");

@@ -56,7 +56,7 @@ fn no_request_loses_its_line() {
         })
         .collect();
     let log = place.path("logs/access.log");
-    // Both ways of the script: by the init script, and by the program where there is none.
+    // Both ways: by the init script, and by the program if there is none.
     for (round, way) in [by_script.as_str(), "false"].into_iter().enumerate() {
         wait_for("a log with lines", || {
             std::fs::metadata(&log).is_ok_and(|file| file.len() > 0).then_some(())

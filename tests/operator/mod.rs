@@ -1,4 +1,4 @@
-//! The files that an operator installs: each is run as it is shipped, on places of the test's own.
+//! The files that an operator installs: each is run as shipped, in places of the test's own.
 
 mod completion;
 mod debian_package;

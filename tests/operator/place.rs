@@ -1,4 +1,4 @@
-//! A folder with a configuration and the settings of the init script, and whatever has been started from it.
+//! A folder with a configuration and the settings of the init script, and the processes started from it.
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
@@ -17,13 +17,13 @@ pub fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// Whether this machine has a program.
+/// True if this machine has a program.
 pub fn has(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-/// How a command ended, and what it said.
+/// The exit code and the output of a command.
 #[derive(Debug)]
 pub struct Outcome {
     pub code: Option<i32>,
@@ -31,7 +31,7 @@ pub struct Outcome {
     pub err: String,
 }
 
-/// Runs a command to its end. What it leaves in the background may keep its output open.
+/// Runs a command to its end. Processes that it leaves in the background may keep its output open.
 pub fn run(command: &mut Command) -> Outcome {
     let folder = tempfile::tempdir().expect("a folder");
     let (out, err) = (folder.path().join("out"), folder.path().join("err"));
@@ -43,7 +43,7 @@ pub fn run(command: &mut Command) -> Outcome {
     Outcome { code: status.code(), out: text(&out), err: text(&err) }
 }
 
-/// A prefix whose path has a space, a program in it that can be replaced, and one port.
+/// A prefix whose path has a space, with a program that can be replaced, and one port.
 pub struct Place {
     folder: TempDir,
     port: u16,
@@ -51,10 +51,10 @@ pub struct Place {
 }
 
 impl Place {
-    /// `more` stands in the main context, `server` beside `listen`.
+    /// `more` goes into the main context, `server` after `listen`.
     pub fn new(more: &str, server: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("pronghorn test ").tempdir().expect("a folder");
-        // Whoever runs the script for another user gets through.
+        // Other users, for whom the script is run, need access.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
         std::fs::create_dir(folder.path().join("logs")).expect("the folder is new");
         let place = Self { folder, port: port::free(), settings: String::new() };
@@ -118,12 +118,12 @@ impl Place {
         outcome
     }
 
-    /// The process of the pid file.
+    /// The process id in the pid file.
     pub fn pid(&self) -> Option<i32> {
         std::fs::read_to_string(self.path("main.pid")).ok()?.trim().parse().ok()
     }
 
-    /// The process of the pid file, which is alive.
+    /// The process id in the pid file; the process is alive.
     pub fn master(&self) -> i32 {
         let pid = self.pid().expect("there is a pid file");
         assert!(process::is_alive(pid));

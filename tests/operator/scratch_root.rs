@@ -1,5 +1,5 @@
-//! A small Debian in a folder, made of this machine's own files: a shell, what maintainer scripts call, dpkg's list of
-//! the libraries. Needs root, for chroot(2).
+//! A small Debian in a folder, made of this machine's own files: a shell, the programs that maintainer
+//! scripts call, and dpkg's list of the libraries. Needs root, for chroot(2).
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -28,8 +28,8 @@ pub struct ScratchRoot {
     is_over: Arc<AtomicBool>,
 }
 
-/// Asks for the exit status of the daemons of a pid file. The test process may be the one that adopts them, and inside
-/// the root, without /proc, one that has ended looks alive until somebody asks.
+/// Reaps the daemons of a pid file. The test process may be the one that adopts them, and inside the root,
+/// which has no /proc, an ended process looks alive until it is reaped.
 fn reap(pid_file: PathBuf, is_over: Arc<AtomicBool>) {
     std::thread::spawn(move || {
         let mut known = BTreeSet::new();
@@ -43,7 +43,7 @@ fn reap(pid_file: PathBuf, is_over: Arc<AtomicBool>) {
 }
 
 impl ScratchRoot {
-    /// `None`, with the reason printed: it cannot be had here.
+    /// `None` if this machine cannot provide it; the reason is printed.
     pub fn new(program: &Path) -> Option<Self> {
         if !has("dpkg") || !has("dpkg-deb") {
             eprintln!("skipped: dpkg is not here, so this is no Debian");
@@ -73,7 +73,7 @@ impl ScratchRoot {
             std::fs::copy(Path::new("/").join(name), root.path(name)).expect("every system has it");
         }
         std::fs::write(root.path("etc/init.d/README"), "scripts\n").expect("the folder is new");
-        // Where no device may be made, a file does.
+        // If no device may be created, a file does.
         if run(Command::new("mknod").arg(root.path("dev/null")).args(["c", "1", "3"])).code != Some(0) {
             std::fs::write(root.path("dev/null"), "").expect("the folder is new");
         }
@@ -109,7 +109,7 @@ impl ScratchRoot {
         std::fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
-    /// A program and what it is a link to, and its libraries.
+    /// Copies a program, the target if it is a link, and its libraries.
     fn copy_program(&self, path: &Path) {
         let real = path.canonicalize().expect("the program is there");
         let target = self.path(&path.display().to_string()[1..]);
@@ -119,7 +119,7 @@ impl ScratchRoot {
     }
 
     fn copy_libraries(&self, program: &Path) {
-        // Of a script there are none.
+        // A script has none.
         let list = run(Command::new("ldd").arg(program)).out;
         for library in
             list.split_whitespace().filter(|word| word.starts_with("/lib") || word.starts_with("/usr"))
@@ -160,14 +160,14 @@ impl ScratchRoot {
         run(Command::new("chroot").arg(self.path("")).args(words).current_dir("/"))
     }
 
-    /// Whatever is there but for dpkg's own books.
+    /// All files except dpkg's own database.
     pub fn tree(&self) -> BTreeSet<String> {
         let find = "cd \"$0\" && find . -path ./var/lib/dpkg -prune -o -print";
         let out = run(Command::new("sh").arg("-c").arg(find).arg(self.path(""))).out;
         out.lines().map(str::to_owned).collect()
     }
 
-    /// The process of the daemon's pid file, which lives.
+    /// The process of the daemon's pid file, if it is alive.
     pub fn master(&self) -> Option<i32> {
         let pid = self.read("run/pronghorn.pid").trim().parse().ok()?;
         (process::is_alive(pid) && process::title(pid).contains("pronghorn")).then_some(pid)

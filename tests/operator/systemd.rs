@@ -1,4 +1,4 @@
-//! `scripts/systemd/`: the unit is one that systemd takes, and what it starts are options that the program has.
+//! `scripts/systemd/`: systemd accepts the unit, and the program has the options that it uses.
 
 use std::process::Command;
 
@@ -63,7 +63,7 @@ fn the_folders_of_tmpfiles_are_those_of_the_unit() {
         let writable = unit.lines().find(|line| line.starts_with("ReadWritePaths=")).expect("it has some");
         assert!(writable.contains(&format!(" -{path}/pronghorn")), "{path}");
     }
-    // systemd gives all that is in such a folder to root.
+    // systemd gives everything in such a folder to root.
     for key in ["LogsDirectory=", "CacheDirectory="] {
         assert!(!unit.lines().any(|line| line.starts_with(key)), "{key}");
     }

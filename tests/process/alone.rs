@@ -1,4 +1,4 @@
-//! `master_process off`: one process that serves, and what signals mean to it.
+//! `master_process off`: a single process that serves, and its handling of signals.
 
 use nix::sys::signal::Signal;
 
@@ -122,7 +122,7 @@ fn an_end_is_obeyed_as_soon_as_there_is_a_pid_file() {
         let end = std::time::Instant::now() + deadline();
         while daemon.read("pronghorn.pid").trim().parse() != Ok(daemon.pid()) {
             assert!(std::time::Instant::now() < end, "no pid file");
-            std::hint::spin_loop(); // a pause would miss the moment
+            std::hint::spin_loop(); // a sleep would miss the moment
         }
         daemon.signal(if attempt % 2 == 0 { Signal::SIGTERM } else { Signal::SIGQUIT });
         ended(&daemon);
@@ -138,7 +138,7 @@ fn in_the_background_it_ends_as_in_the_foreground() {
     assert!(is_stand_in() || !daemon.path("pronghorn.pid").exists());
 }
 
-/// The first process of a container gets every orphan; here a child of the shell that became the daemon.
+/// The first process of a container inherits every orphan; here, a child of the shell that became the daemon.
 #[test]
 fn children_that_end_are_collected() {
     let setup = Setup::new(CONF).set("ORIGIN", "127.0.0.1:1").file("running", "").alone();

@@ -7,7 +7,7 @@ use crate::support::{Daemon, Setup, get};
 
 const GOOD: &str = "http { server { listen 127.0.0.1:%%PORT_0%%; return 200 \"good\"; } }\n";
 
-/// Starts on a bare file and expects exit 1 with all these words on standard error.
+/// Starts on a bare file and expects exit code 1, with all these words on standard error.
 fn refused(text: &str, words: &[&str]) {
     let setup = Setup::new(&format!("daemon off;\npid %%DIR%%/pronghorn.pid;\nevents {{ }}\n{text}")).bare();
     let name = setup.folder().join("pronghorn.conf").display().to_string();
@@ -33,7 +33,7 @@ fn a_missing_file_is_named() {
 
 #[test]
 fn an_error_is_told_with_file_and_line() {
-    // Three lines stand before each text.
+    // Three lines precede each text.
     refused("htpt { }\n", &["unknown directive \"htpt\"", "FILE:4"]);
     refused("http {\n  server {\n    lisen 80;\n  }\n}\n", &["unknown directive \"lisen\"", "FILE:6"]);
     refused("http {\n  listen 80;\n}\n", &["\"listen\" directive is not allowed here", "FILE:5"]);
@@ -130,12 +130,12 @@ fn an_upstream_that_nobody_can_reach_does_not_replace_one_that_serves() {
     }
     let conf = "http { upstream u { server %%HOST%%; } server { listen 127.0.0.1:%%PORT_0%%; \
                 location / { return 200 \"good\"; } location /u { proxy_pass http://u; } } }\n";
-    // Not there yet, which is a matter of time: it starts, and says so.
+    // The name may resolve later: the daemon starts, and says so.
     let daemon = Setup::new(conf).set("HOST", "not-there-yet.example:80").level("notice").try_start();
     if let Ok(daemon) = &daemon {
         assert_eq!(get(daemon.port(0), "/").text(), "good");
         assert_eq!(get(daemon.port(0), "/u").status, 502);
-        daemon.reload(); // it was so before
+        daemon.reload(); // it did not resolve before either
     }
     let daemon = Setup::new(conf).set("HOST", "127.0.0.1:9").level("notice").start();
     let workers = daemon.workers();
@@ -144,7 +144,7 @@ fn an_upstream_that_nobody_can_reach_does_not_replace_one_that_serves() {
     let line = daemon.wait_log("host not found in upstream \"not-there-yet.example:80\"");
     assert!(daemon.wait_log("\\[emerg\\]").contains("pronghorn.conf:"), "{line}");
     assert_eq!(daemon.workers(), workers, "the same workers");
-    // Names that never resolve are a mistake at any time.
+    // Names that can never resolve are always an error.
     let never = Setup::new(conf).set("HOST", "no.such.host.invalid:80").try_start();
     let exit = never.err().expect("it must not start");
     assert!(

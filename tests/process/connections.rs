@@ -1,4 +1,4 @@
-//! Many connections at once, idle ones, and what happens at the limit.
+//! Many connections at once, idle ones, and the behaviour at the limit.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ fn idle_connections_cost_little_memory_and_no_time() {
     let worker = daemon.worker();
     get(daemon.port(0), "/here");
     let count = 2_000;
-    // Once before, so that the worker's tables have their size.
+    // Once beforehand, so that the worker's tables have grown.
     let visit = || -> Vec<Client> {
         let mut clients: Vec<Client> = (0..count).map(|_| Client::connect(daemon.port(0))).collect();
         clients.iter_mut().for_each(|client| assert_eq!(client.get("/here").status, 200));
@@ -61,7 +61,7 @@ fn idle_connections_cost_little_memory_and_no_time() {
     assert!(clients[0].is_silent(Duration::from_secs(1)));
     let used = process::cpu_ticks(worker) - ticks;
     assert!(used <= 1, "{used} ticks in {:?} for nothing", began.elapsed());
-    // Tables and allocator included; the idle future itself is pinned by a test beside it.
+    // Tables and allocator included; the size of the idle future itself is tested in its file.
     assert!(each <= 2_048, "{each} bytes for each idle connection");
     let last = clients.len() - 1;
     assert_eq!(clients[last].get("/here").status, 200, "they still work");

@@ -1,4 +1,4 @@
-//! `daemon on`: what the starter waits for and says, and what the process in the background holds.
+//! `daemon on`: what the starter waits for and prints, and the descriptors of the process in the background.
 
 use std::path::PathBuf;
 
@@ -64,7 +64,7 @@ fn standard_error_follows_the_error_log_when_it_is_rotated() {
 
 #[test]
 fn who_waits_for_the_end_of_its_output_is_not_kept() {
-    // `ssh host pronghorn` ends when nobody holds the pipe any more.
+    // `ssh host pronghorn` ends only when no process holds the pipe any more.
     let setup = Setup::new(CONF).in_background();
     let pipe = setup.folder().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("the folder is ours");

@@ -1,5 +1,5 @@
-//! Processes that are killed at bad moments: again and again, during a reload, while they hand connections over,
-//! and the master itself.
+//! Processes killed at bad moments: again and again, during a reload, while they hand connections over, and
+//! the master itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +28,7 @@ fn start(workers: usize) -> Daemon {
     Setup::new(CONF).set("WORKERS", workers).set("ORIGIN", "127.0.0.1:1").level("notice").start()
 }
 
-/// Kills every child of a master but some as soon as it appears, until told to stop.
+/// Kills every child of a master, with some exceptions, as soon as it appears, until told to stop.
 struct Killer {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -59,7 +59,7 @@ impl Drop for Killer {
 #[test]
 fn a_worker_that_dies_young_is_started_ever_later_and_its_sibling_takes_its_connections() {
     if is_stand_in() {
-        return; // nginx starts it again without a pause
+        return; // nginx restarts it without a delay
     }
     let daemon = start(2);
     let spared = daemon.workers()[0];
@@ -69,7 +69,7 @@ fn a_worker_that_dies_young_is_started_ever_later_and_its_sibling_takes_its_conn
     }
     drop(killer);
     let started = daemon.log_count("start worker process \\d");
-    // Half of them come to the socket of the dead one.
+    // Half of them arrive at the dead worker's socket.
     for _ in 0..16 {
         assert_eq!(get(daemon.port(0), "/").text(), "here\n");
     }
@@ -117,7 +117,7 @@ fn a_reload_and_an_end_do_not_wait_for_a_worker_that_dies_young() {
     assert_eq!(daemon.stop(Signal::SIGQUIT).and_then(|status| status.code()), Some(0));
 }
 
-/// The new workers of a reload die again and again; the old ones serve, and the next reload is not kept waiting.
+/// The new workers of a reload keep dying; the old ones serve, and the next reload need not wait.
 #[test]
 fn a_reload_whose_workers_die_young_is_replaced_by_the_next() {
     if is_stand_in() {
@@ -133,11 +133,12 @@ fn a_reload_whose_workers_die_young_is_replaced_by_the_next() {
         if round == 40 {
             daemon.wait_log("the next one starts in 400 ms");
         }
-        // One that is killed may have accepted a connection. None may be left waiting while the old ones are there.
+        // A worker that is killed may have accepted a connection. None may be left waiting while the old ones
+        // run.
         let mut client = Client::connect(daemon.port(0));
         let sent = client.try_send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         if sent.is_ok() && client.is_silent(Duration::from_secs(2)) {
-            daemon.wait_log("gracefully shutting down"); // the killer was late once, and they have left
+            daemon.wait_log("gracefully shutting down"); // the killer was late once, and the old workers have left
             return;
         }
         answered += usize::from(client.head_or_end().is_some());
@@ -179,7 +180,7 @@ fn workers_killed_during_reloads_are_replaced_and_the_last_configuration_serves(
             (now.len() == 3 && !now.iter().any(|pid| old.contains(pid))).then_some(())
         });
         let text = format!("round {round}\n");
-        // The killed one may have been the answer's; whoever comes after is answered.
+        // The killed worker may have had this request; later ones are answered.
         wait_for("the new configuration", || (get(daemon.port(0), "/").text() == text).then_some(()));
     }
     for _ in 0..20 {
@@ -213,7 +214,7 @@ fn a_worker_killed_while_it_hands_over_loses_nobody_else_s_connections() {
         wait_for("the other worker alone", || (!daemon.workers_now().contains(&worker)).then_some(()));
         let mut lost = 0;
         for client in &mut clients {
-            // An end is an answer too: what had not been sent yet died with its worker. Silence is not.
+            // A close counts as an answer too, since a worker takes unsent bytes with it. Silence does not.
             let sent = client.try_send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
             match sent.ok().and_then(|()| client.head_or_end()) {
                 Some(head) => {

@@ -1,4 +1,4 @@
-//! Signals that arrive while the daemon starts, as soon as there is a pid file to find it by.
+//! Signals that arrive while the daemon starts, as soon as there is a pid file.
 
 use nix::sys::signal::Signal;
 
@@ -12,23 +12,23 @@ http {
 }
 "#;
 
-/// Each of them may meet another moment of the start.
+/// Each attempt may hit another moment of the start.
 const TRIES: usize = 25;
 
-/// A daemon in the moment in which its pid file names it.
+/// A daemon at the moment when its pid file names it.
 fn newborn() -> Daemon {
     let daemon = Setup::new(CONF).level("notice").spawn();
     let end = std::time::Instant::now() + crate::support::deadline();
     while daemon.read("pronghorn.pid").trim().parse() != Ok(daemon.pid()) {
         assert!(std::time::Instant::now() < end, "no pid file: {}", daemon.read("stderr"));
-        std::hint::spin_loop(); // a pause would miss the moment
+        std::hint::spin_loop(); // a sleep would miss the moment
     }
     daemon
 }
 
 fn ends_well(signal: Signal) {
     if is_stand_in() {
-        return; // nginx may be killed by it
+        return; // it may kill nginx
     }
     for attempt in 0..TRIES {
         let daemon = newborn();

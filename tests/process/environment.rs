@@ -1,4 +1,4 @@
-//! What a worker is given: environment, limits, processors, user, directory; and what its name tells.
+//! A worker's surroundings: environment, limits, processors, user, directory; and its title.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -36,7 +36,7 @@ fn limit(pid: i32, name: &str) -> String {
     line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// Both workers, which have settled: they accept.
+/// Both workers, once they are set up: they accept.
 fn workers(daemon: &Daemon) -> Vec<i32> {
     get(daemon.port(0), "/");
     wait_for("settled workers", || {
@@ -59,7 +59,7 @@ fn nothing_but_tz_and_what_env_names_reaches_the_workers() {
             eprintln!("skipped: this user may not read another process's memory");
             return;
         };
-        // nginx's own, and ours for messages about bugs.
+        // nginx's own, and ours for bug reports.
         found.retain(|line| !line.starts_with("NGINX=") && !line.starts_with("RUST_BACKTRACE="));
         found.sort();
         assert_eq!(found, ["EMPTY=", "KEPT=from outside", "MADE=b=c", "OVER=new", "TZ=UTC"]);
@@ -282,7 +282,7 @@ fn short_arguments_and_no_environment_leave_a_title_that_tells_the_process() {
     if is_stand_in() {
         return;
     }
-    // Four words of argv are all the memory there is.
+    // The four words of argv are all the memory for the title.
     let daemon = setup("").prelude("exec env -i \"$@\";").start();
     assert!(process::title(daemon.pid()).starts_with("pronghorn: master process "));
     for worker in workers(&daemon) {
@@ -298,7 +298,7 @@ fn short_arguments_and_no_environment_leave_a_title_that_tells_the_process() {
 #[test]
 fn a_variable_whose_name_is_none_does_not_end_the_start() {
     if is_stand_in() {
-        return; // the same with nginx, which looks at what it knows only
+        return; // the same with nginx, which only looks at the variables it knows
     }
     // A shell cannot set such a name; env(1) can.
     let daemon = setup("env KEPT;").variable("KEPT", "yes").prelude("exec env =x=y \"$@\";").start();

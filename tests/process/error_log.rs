@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::support::daemon::is_stand_in;
 use crate::support::{Daemon, Setup, deadline, get, wait_for};
 
-/// A file that is missing is an error, a start is a notice.
+/// A missing file is logged as an error, a start as a notice.
 const CONF: &str = r#"
 worker_processes 1;
 %%MORE%%
@@ -96,13 +96,13 @@ fn syslog_gets_a_datagram_for_each_line() {
     socket.set_read_timeout(Some(deadline())).expect("a socket takes a timeout");
     let daemon = setup.start();
     miss(&daemon, "/missing");
-    // The first message is this one: notices of the start are below the level.
+    // This is the first message: the notices of the start are below the level.
     let text = next(|buffer| socket.recv(buffer), "");
     // local3 is 19, error is 3 (RFC 3164).
     assert!(text.starts_with(&format!("<{}>", 19 * 8 + 3)), "{text}");
     assert!(text.contains(" front: ") && text.contains("[error]") && text.contains("/missing"), "{text}");
     assert!(!text.ends_with('\n'), "{text:?}");
-    // A server that was restarted is found again.
+    // After a restart of the syslog server, messages reach it again.
     drop(socket);
     std::fs::remove_file(daemon.path("log")).expect("it is there");
     miss(&daemon, "/nobody-hears");

@@ -37,7 +37,7 @@ fn refused_start(conf: &str, reason: &str, in_background: bool) {
     assert!(!daemon.path("pronghorn.pid").exists());
 }
 
-/// No process is left that knows this folder.
+/// Checks that no process uses this folder any more.
 fn gone(folder: &Path) {
     let own = std::process::id() as i32;
     wait_for("every process to end", || {
@@ -63,7 +63,7 @@ fn a_limit_that_the_worker_cannot_have_fails_the_start() {
     if is_stand_in() {
         return;
     }
-    // More than fs.nr_open is refused to root too; others may not exceed their hard limit.
+    // Even root is refused more than fs.nr_open; others may not exceed their hard limit.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     let count = hard.saturating_add(1).max(1 << 40);
     let conf = format!("worker_rlimit_nofile {count};\n{CONF}");
@@ -110,7 +110,7 @@ fn a_reload_with_workers_that_cannot_run_changes_nothing() {
     load.finish();
 }
 
-/// More workers get more sockets; those of a reload that failed would never be looked at again.
+/// More workers get more sockets; after a failed reload no process would watch the additional ones.
 #[test]
 fn a_failed_reload_with_more_workers_leaves_no_queue_without_a_worker() {
     if is_stand_in() {
@@ -153,7 +153,7 @@ fn a_worker_that_dies_during_a_failed_reload_is_replaced() {
     daemon.wait_log("SIGHUP\\) received");
     send(worker, Signal::SIGKILL);
     daemon.wait_log("the one before stays in force");
-    // Its place cannot be filled while the directory of the configuration in force is there.
+    // Its place cannot be filled while the directory in the current configuration is missing.
     assert_eq!(get(daemon.port(0), "/").text(), "here\n");
     assert_ne!(daemon.worker(), worker);
 }
@@ -161,9 +161,9 @@ fn a_worker_that_dies_during_a_failed_reload_is_replaced() {
 #[test]
 fn a_start_whose_workers_cannot_be_forked_ends_and_says_why() {
     if is_stand_in() || !nix::unistd::geteuid().is_root() {
-        return; // nginx stays without workers, and only root may become a user who has no processes yet
+        return; // nginx stays without workers, and only root can become a user without processes
     }
-    // A user of its own for each run, one process for the master and one for who starts it.
+    // A separate user for each run, with room for one process for the master and one for its starter.
     let user = 60_000 + std::process::id() % 5_000;
     let prelude = format!(
         "chown -R {user} . && set -- prlimit --nproc=2 setpriv --reuid={user} --regid={user} --clear-groups \"$@\" &&"
@@ -180,7 +180,7 @@ fn a_start_whose_workers_cannot_be_forked_ends_and_says_why() {
     gone(daemon.folder());
 }
 
-/// Where strace may do so, it lets a system call of each worker fail.
+/// If strace may be used, it makes a system call of each worker fail.
 #[test]
 fn a_start_whose_workers_end_at_once_ends_and_says_why() {
     const FAILS: &str = "strace -f -o /dev/null -e trace=epoll_create1 -e inject=epoll_create1:error=ENOMEM";
@@ -200,7 +200,7 @@ fn a_start_whose_workers_end_at_once_ends_and_says_why() {
     gone(daemon.folder());
 }
 
-/// However few descriptors there are: whoever starts the daemon gets one that serves, or the reason why not.
+/// However few descriptors there are, the daemon either serves or says why not.
 #[test]
 fn a_start_with_few_descriptors_serves_or_says_why() {
     if is_stand_in() {

@@ -1,11 +1,11 @@
-//! What `-t` says of a configuration: nginx's first lines where nginx has one, and nothing where nginx is content.
+//! The findings of `-t`: nginx's first lines where nginx reports something, and nothing where it does not.
 //!
-//! Each case is a piece of a configuration and the lines that are expected of it, without their places.
+//! Each case is a piece of a configuration with the expected lines, without their places.
 
 use crate::support::Setup;
 use crate::support::daemon::is_stand_in;
 
-/// Exit code and findings (`[level] message`, without place) of a whole configuration.
+/// The exit code and the findings (`[level] message`, without place) for a whole configuration.
 pub fn findings(conf: &str) -> (i32, Vec<String>) {
     let output = Setup::new(conf).run(&["-t"]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -20,7 +20,7 @@ pub fn findings(conf: &str) -> (i32, Vec<String>) {
     (output.status.code().unwrap_or(-1), lines.map(plain).collect())
 }
 
-/// Wraps directives of a block into a configuration.
+/// Wraps the directives of a block into a configuration.
 fn within(block: &str, text: &str) -> String {
     match block {
         "main" => text.to_owned() + "\n",
@@ -32,10 +32,10 @@ fn within(block: &str, text: &str) -> String {
     }
 }
 
-/// `(block, text, findings)`; those that begin with `[emerg]` fail the test.
+/// `(block, text, findings)`; findings that begin with `[emerg]` refuse the configuration.
 fn check(cases: &[(&str, &str, &[&str])]) {
     if is_stand_in() {
-        return; // nginx stops at the first error, and has its own level of chatter
+        return; // nginx stops at the first error, and logs at other levels
     }
     for (block, text, expected) in cases {
         let (code, found) = findings(&within(block, text));
@@ -116,7 +116,7 @@ fn a_header_that_is_never_sent_may_have_any_name() {
     ]);
 }
 
-/// All that `-t` prints of a configuration.
+/// The whole output of `-t` for a configuration.
 fn printed(conf: &str) -> String {
     String::from_utf8_lossy(&Setup::new(conf).run(&["-t"]).stderr).into_owned()
 }

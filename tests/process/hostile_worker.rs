@@ -1,7 +1,7 @@
-//! A worker that breaks the rules of its control socket, or writes what it likes into the memory that all share: it is
-//! killed and replaced, the master keeps nothing of it, and signals, reloads and upgrades go on meanwhile.
+//! A worker that breaks the rules of its control socket, or writes anything into the shared memory: it is
+//! killed and replaced, the master keeps nothing of it, and signals, reloads and upgrades still work.
 //!
-//! The test takes a worker's control socket and speaks for it. Each case begins with workers that are honest.
+//! The test takes over a worker's control socket and speaks for it. Each case begins with honest workers.
 
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -42,13 +42,14 @@ fn start(workers: usize, origin: &str) -> Daemon {
         let are_settled = pids.iter().all(|&pid| process::title(pid).contains("worker process"));
         (pids.len() == workers && are_settled).then_some(())
     });
-    // So that each of them has said that it is ready, and nothing else.
+    // So that each of them has sent that it is ready, and nothing else.
     daemon.reload();
     daemon
 }
 
-/// Waits until the master has found out that this worker broke a rule, and has killed and replaced it. False: it had
-/// answered a ping of the master by itself before it was taken over, so the message was not the next one; try again.
+/// Waits until the master has noticed that this worker broke a rule, and has killed and replaced it. False if
+/// the worker had answered a ping by itself before it was taken over, so that the sequence number was wrong:
+/// try again.
 #[must_use]
 fn is_killed(daemon: &Daemon, pid: i32, rule: &str) -> bool {
     let line = daemon
@@ -59,7 +60,7 @@ fn is_killed(daemon: &Daemon, pid: i32, rule: &str) -> bool {
     is_rule
 }
 
-/// The service as it was: other workers serve, the master obeys signals and keeps nothing.
+/// Checks that the service is unharmed: other workers serve, the master obeys signals and keeps nothing.
 fn assert_well(daemon: &Daemon, workers: usize, fds: usize) {
     wait_for("all workers", || (daemon.workers_now().len() == workers).then_some(()));
     let reopened = daemon.log_count("SIGUSR1");
@@ -73,7 +74,7 @@ fn assert_well(daemon: &Daemon, workers: usize, fds: usize) {
 #[test]
 fn a_worker_that_breaks_a_rule_is_killed_and_replaced() {
     if is_stand_in() {
-        return; // nginx's protocol is another one
+        return; // nginx has another protocol
     }
     let daemon = start(2, "127.0.0.1:1");
     let fds = process::fd_count(daemon.pid());
@@ -115,7 +116,7 @@ fn a_worker_that_breaks_a_rule_is_killed_and_replaced() {
     ];
     for (rule, attack) in attacks {
         loop {
-            // Stopped, so that it does not end by itself where it is told to leave.
+            // Stop it, so that it does not exit by itself when told to leave.
             let mut worker = Captured::take(daemon.workers_now()[0]).stop();
             attack(&mut worker);
             let is_done = is_killed(&daemon, worker.pid, rule);
@@ -129,7 +130,7 @@ fn a_worker_that_breaks_a_rule_is_killed_and_replaced() {
     assert!(grown_kib < 4096, "the master has {grown_kib} KiB more");
 }
 
-/// A worker that was told to leave may hand over connections, and nothing else that has a descriptor.
+/// A worker that was told to leave may hand connections over, and send no other message with a descriptor.
 #[test]
 fn only_connections_of_its_listeners_are_handed_over() {
     if is_stand_in() {
@@ -183,7 +184,7 @@ fn only_connections_of_its_listeners_are_handed_over() {
     }
 }
 
-/// Tells all workers to leave; the one that is stopped does not.
+/// Tells all workers to leave; the stopped one does not.
 fn dismiss(daemon: &Daemon, stopped: i32) {
     let old = daemon.workers_now();
     daemon.signal(Signal::SIGHUP);
@@ -222,7 +223,7 @@ fn a_handed_over_connection_is_not_believed_and_never_blocks() {
             break (worker, connection, client);
         }
     };
-    // The hostile worker still has the socket, and changes its mode again and again.
+    // The hostile worker still has the socket, and keeps changing its mode.
     for _ in 0..20 {
         blocking(&connection);
         client.send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
@@ -269,7 +270,7 @@ fn a_flood_of_connections_has_an_end_and_holds_nobody_up() {
     }
 }
 
-/// It is taken over as soon as it is born, again and again: the pauses grow, and the sibling serves.
+/// Each new worker is taken over as soon as it starts: the delays grow, and the sibling serves.
 #[test]
 fn a_worker_that_is_always_hostile_comes_back_ever_later() {
     if is_stand_in() {
@@ -299,7 +300,7 @@ fn shared_memory_full_of_anything_stops_neither_requests_nor_reload_nor_upgrade(
     let worker = Captured::take(daemon.workers_now()[0]);
     let memory = worker.memory();
     let bytes = memory.metadata().expect("a file").len();
-    // Its parts: header, lanes, names, counters, what is active, histograms.
+    // Its parts: header, lanes, names, counters, words in use, histograms.
     let mut noise = vec![0; 1 << 20];
     std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut noise)).expect("noise");
     for pattern in [vec![0; 1 << 20], vec![0xff; 1 << 20], noise] {
@@ -320,8 +321,8 @@ fn shared_memory_full_of_anything_stops_neither_requests_nor_reload_nor_upgrade(
     assert_eq!(get(daemon.port(0), "/proxied").text(), "origin\n");
 }
 
-/// All lanes have owners, and all of these say that they have been in one turn since the machine started, or that they
-/// began in the far future.
+/// All lanes get owners, and all of these claim to have been in one turn since the machine started, or to
+/// have begun in the far future.
 #[test]
 fn forged_owners_and_signs_of_life_take_nothing_from_anybody() {
     if is_stand_in() {
@@ -332,10 +333,10 @@ fn forged_owners_and_signs_of_life_take_nothing_from_anybody() {
     let memory = Captured::take(workers[0]).memory();
     for beat in [1_u64 << 2 | 1, u64::MAX, !2, 2, 0] {
         for at in (LANES_AT..LANES_AT + LANES_BYTES).step_by(LANE_BYTES as usize) {
-            poke(&memory, at, 1); // its owner: process 1, which always lives
+            poke(&memory, at, 1); // its owner: process 1, which is always alive
             poke(&memory, at + 16, beat);
         }
-        // The master looks several times meanwhile.
+        // The master checks several times meanwhile.
         let asked = daemon.log_count("SIGUSR1");
         for _ in 0..10 {
             assert_eq!(get(daemon.port(0), "/").text(), "here\n");
@@ -358,7 +359,7 @@ fn forged_owners_and_signs_of_life_take_nothing_from_anybody() {
     leave_to_the_next(&daemon);
 }
 
-/// Upgrades, and lets the old master leave.
+/// Upgrades, and makes the old master leave.
 fn leave_to_the_next(daemon: &Daemon) {
     let new = super::upgrade::upgrade(daemon);
     assert_eq!(process::children(new).len(), 2);
@@ -377,13 +378,13 @@ fn listening_sockets_that_a_worker_has_shut_listen_again() {
     let shut = |daemon: &Daemon| {
         let worker = Captured::take(daemon.workers_now()[0]);
         for listener in worker.listeners() {
-            // An error: another copy of the socket is shut already.
+            // An error means that another copy of the socket is shut down already.
             let _ = socket2::SockRef::from(&listener).shutdown(std::net::Shutdown::Read);
         }
         assert!(!process::is_listening(daemon.port(0)));
         worker.pid
     };
-    // One end is enough: the sibling has the same sockets.
+    // Shutting one is enough: the sibling has the same sockets.
     let pid = shut(&daemon);
     send(pid, Signal::SIGKILL);
     daemon.wait_log("a listening socket of 127.0.0.1:.* no longer listens: a worker must have changed it");

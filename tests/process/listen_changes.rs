@@ -1,5 +1,5 @@
-//! A reload changes what is listened on: parameters of `listen`, and the width of an address. Nobody is lost, and what
-//! cannot change is told.
+//! A reload changes the listening sockets: parameters of `listen`, and the width of an address. No client is
+//! lost, and changes that are impossible are reported.
 
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -33,14 +33,14 @@ fn listen(daemon: &Daemon, lines: &str) {
     });
 }
 
-/// What `ss` tells of the sockets that listen on a port.
+/// The output of `ss` for the sockets that listen on a port.
 fn sockets(port: u16) -> Vec<String> {
     let output = Command::new("ss").args(["-H", "-l", "-t", "-n", "-m", "-e", "-i"]).output();
     let text = String::from_utf8_lossy(&output.expect("ss is installed").stdout).replace("\n\t", " ");
     text.lines().filter(|line| line.contains(&format!(":{port} "))).map(str::to_owned).collect()
 }
 
-/// Waits until all sockets of a port are as expected: those on their way out are there for a moment yet.
+/// Waits until all sockets of a port are as expected: those being retired remain for a moment.
 fn expect_sockets(daemon: &Daemon, what: &str, mark: &str, is_there: bool) {
     wait_for(&format!("{mark:?}: {is_there} in every socket after {what:?}"), || {
         let seen = sockets(daemon.port(0));
@@ -53,7 +53,7 @@ fn has_multipath() -> bool {
     Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).is_ok()
 }
 
-/// The daemon as a process that may not do what CAP_NET_RAW allows.
+/// The daemon as a process without CAP_NET_RAW.
 fn without_net_raw() -> Setup {
     let setup = Setup::new(CONF).level("notice");
     if !geteuid().is_root() {
@@ -72,8 +72,8 @@ fn every_parameter_of_listen_comes_changes_and_goes() {
     if is_stand_in() {
         return;
     }
-    // The kernel doubles the sizes of buffers (socket(7)). What `ss` has no word for is tested in `src/sys/socket.rs`;
-    // here it is changed under load.
+    // The kernel doubles the sizes of buffers (socket(7)). Options that `ss` does not show are tested in
+    // `src/sys/socket.rs`; here they are changed under load.
     let table = [
         ("backlog=37", " 37 ", true),
         ("backlog=41", " 41 ", true),
@@ -126,7 +126,7 @@ fn another_header_is_expected_after_a_reload() {
     }
 }
 
-/// What an address may become, all of it reached at 127.0.0.1.
+/// The forms that an address may take, all of them reachable at 127.0.0.1.
 const WIDTHS: &[&str] = &[
     "listen 127.0.0.1:PORT;",
     "listen PORT;",
@@ -206,7 +206,7 @@ fn a_parameter_that_cannot_change_is_told_and_nothing_changes() {
     assert_eq!(daemon.workers(), workers);
 }
 
-/// Sends HUP and waits until all old workers are told to leave, which they may do later.
+/// Sends HUP and waits until all old workers are told to leave; they may take longer to do so.
 fn begin_reload(daemon: &Daemon) {
     let told = daemon.log_count("gracefully shutting down");
     daemon.signal(Signal::SIGHUP);
@@ -215,7 +215,7 @@ fn begin_reload(daemon: &Daemon) {
     });
 }
 
-/// The kernel keeps a deferred connection half open until its first byte: as a handshake that takes its time.
+/// The kernel keeps a deferred connection half open until its first byte, like a slow handshake.
 const DEFERRED: &str = "listen 127.0.0.1:PORT deferred;";
 
 #[test]
@@ -254,7 +254,7 @@ fn a_stop_finishes_handshakes_too_and_refuses_new_clients_at_once() {
         listen(&daemon, DEFERRED);
         if master == "off" {
             daemon.stop(Signal::SIGQUIT);
-            continue; // its handshakes are whole at once
+            continue; // its handshakes are complete at once
         }
         daemon.reload();
         let mut clients: Vec<Client> = (0..20).map(|_| Client::connect(port)).collect();
@@ -304,7 +304,7 @@ fn an_address_comes_back_while_its_sockets_are_on_their_way_out() {
         let daemon = setup.level("notice").start();
         listen(&daemon, DEFERRED);
         daemon.reload();
-        // Its handshake is half way, so that the sockets wait for it.
+        // Its handshake is half done, so the sockets wait for it.
         let mut client = Client::connect(daemon.port(0));
         daemon.rewrite(|text| text.replace("listen 127.0.0.1", "listen 127.0.0.3"));
         begin_reload(&daemon);

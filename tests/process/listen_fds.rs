@@ -1,5 +1,5 @@
-//! Sockets that a service manager has opened (sd_listen_fds(3)): used for the addresses that are configured, and never
-//! ended, since the manager goes on listening with them.
+//! Sockets opened by a service manager (sd_listen_fds(3)): used for the configured addresses, and never shut
+//! down, since the manager goes on listening with them.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -31,7 +31,7 @@ fn start(listener: &TcpListener, port: u16) -> Daemon {
     Setup::new(CONF).set("PORT", port).listen_fds(vec![copy(listener)]).start()
 }
 
-/// Which of its sockets a process has open, as the links of /proc.
+/// The sockets that a process has open, as the links in /proc.
 fn sockets(pid: i32) -> Vec<String> {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives").flatten();
     let links = open.filter_map(|fd| std::fs::read_link(fd.path()).ok());
@@ -92,7 +92,7 @@ fn it_still_listens_when_the_daemon_has_ended_and_nobody_is_lost() {
         assert_eq!(daemon.stop(how).and_then(|status| status.code()), Some(0));
         assert_listens(port);
     }
-    // Whoever comes meanwhile waits in the queue for the next start.
+    // Connections that come meanwhile wait in the queue for the next start.
     let mut early = Client::connect(port);
     let _daemon = start(&listener, port);
     assert_eq!(early.get("/").text(), "here\n");

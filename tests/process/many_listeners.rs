@@ -31,7 +31,7 @@ fn assert_all_answer(ports: &[u16], version: usize) {
     }
 }
 
-/// The ports on which somebody listens.
+/// The ports on which some process listens.
 fn listening() -> HashSet<u16> {
     let text = std::fs::read_to_string("/proc/net/tcp").expect("Linux tells");
     let port = |line: &str| {
@@ -50,7 +50,7 @@ fn five_hundred_addresses_start_serve_and_reload() {
     let mut kept: Vec<Client> = ports.iter().map(|&port| Client::connect(port)).collect();
     kept.iter_mut().for_each(|client| assert_eq!(client.get("/").status, 200));
 
-    // Half of them go, with the connections to them.
+    // Remove half of them, with the connections to them.
     let (stay, _) = ports.split_at(COUNT / 2);
     let head = daemon
         .read("pronghorn.conf")
@@ -74,7 +74,7 @@ fn five_hundred_addresses_start_serve_and_reload() {
         (!ports[COUNT / 2..].iter().any(|port| found.contains(port))).then_some(())
     });
 
-    // And all come back.
+    // And add them all again.
     daemon.write("pronghorn.conf", format!("{head}{}", conf(&ports, 3)));
     daemon.reload();
     assert_all_answer(&ports, 3);

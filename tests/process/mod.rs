@@ -1,4 +1,4 @@
-//! The daemon as a process: starting, signals, what it costs.
+//! The daemon as a process: starting, signals, resource usage.
 
 mod alone;
 mod broken_configuration;

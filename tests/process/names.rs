@@ -1,7 +1,7 @@
-//! Names of a configuration: looked up side by side, in a process of their own, with one deadline for all of them.
+//! Names in a configuration: looked up in parallel, in a separate process, with one deadline for all of them.
 //!
-//! The daemon gets a `resolv.conf` of its own in a mount namespace, which asks the test's name server. That needs root;
-//! without it these tests do nothing.
+//! The daemon gets its own `resolv.conf` in a mount namespace, so that it asks the test's name server. That
+//! needs root; without it these tests do nothing.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -27,7 +27,7 @@ http {
 }
 "#;
 
-/// A name server that answers only while it is told to: every name is 127.0.0.1.
+/// A name server that answers only once it is told to: every name is 127.0.0.1.
 struct Scene {
     dns: Dns,
     answers: Arc<AtomicBool>,
@@ -45,7 +45,7 @@ impl Scene {
         Some(Self { dns: Dns::for_the_system(script)?, answers })
     }
 
-    /// `count` groups with a name each.
+    /// `count` groups with one name each.
     fn setup(&self, count: usize) -> Setup {
         self.setup_within("1h", count)
     }
@@ -57,7 +57,7 @@ impl Scene {
         self.with(Setup::new(&conf).set("GROUPS", (0..count).map(group).collect::<String>()).level("notice"))
     }
 
-    /// Has the daemon ask this server, and wait for it longer than any test does.
+    /// Makes the daemon ask this server, and wait for it longer than any test does.
     fn with(&self, setup: Setup) -> Setup {
         let resolv = format!("nameserver {}\noptions timeout:30 attempts:1\n", self.dns.ip());
         let folder = setup.folder().display().to_string();
@@ -80,7 +80,7 @@ impl Scene {
         (0..count).for_each(|index| self.dns.wait_asked(&format!("n{index}.test"), A, 1));
     }
 
-    /// Answers everything from now on, and what was asked before.
+    /// Answers everything from now on, including earlier questions.
     fn answer(&self) {
         self.answers.store(true, Ordering::SeqCst);
         for query in self.dns.queries() {
@@ -103,7 +103,7 @@ fn may_mount() -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
-/// The process that looks names up: it has closed all but the pipe.
+/// The process that looks names up: it has closed everything but the pipe.
 fn lookup(daemon: &Daemon) -> Option<i32> {
     let all = process::children(daemon.pid());
     let title = |pid: &i32| process::title(*pid).contains("worker process");
@@ -174,7 +174,7 @@ fn a_reload_that_waits_for_names_keeps_the_master_at_work() {
     wait_for("another worker", || (daemon.log_count("start worker process \\d") == 3).then_some(()));
     assert_eq!(get(daemon.port(0), "/").text(), "version 0\n");
 
-    // Another reload is done after this one.
+    // Another reload follows after this one.
     daemon.rewrite(|text| text.replace("version 1", "version 2"));
     daemon.signal(Signal::SIGHUP);
     wait_for("both reloads", || (daemon.log_count("reconfiguring") == 2).then_some(()));

@@ -1,4 +1,4 @@
-//! What the service manager is told (sd_notify(3)): the test is the manager and reads the datagrams.
+//! Messages to the service manager (sd_notify(3)): the test plays the manager and reads the datagrams.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -20,7 +20,7 @@ fn manager(setup: Setup) -> (Setup, UnixDatagram) {
     (setup.variable("NOTIFY_SOCKET", "%%DIR%%/notify"), socket)
 }
 
-/// The next message that is no watchdog's, as its lines.
+/// The lines of the next message that is not from the watchdog.
 fn next(socket: &UnixDatagram) -> Vec<String> {
     loop {
         let message = any(socket);
@@ -70,7 +70,7 @@ fn start_reload_and_stop_are_told_in_order() {
     assert_reloading(&next(&socket), since_us);
     assert_ready(&next(&socket), "serving");
 
-    // systemd waits for READY=1 after every RELOADING=1, also when nothing came of it.
+    // systemd expects READY=1 after every RELOADING=1, even if the reload failed.
     let since_us = now_us();
     daemon.rewrite(|text| text.replace("http {", "htpt {"));
     daemon.signal(Signal::SIGHUP);
@@ -130,7 +130,7 @@ fn under_a_manager_it_stays_in_the_foreground() {
     if is_stand_in() {
         return;
     }
-    // No word of `daemon`: on by default.
+    // No `daemon` line: on by default.
     let conf = "pid %%DIR%%/pronghorn.pid;\nerror_log %%DIR%%/error.log debug;\nevents { }\nuser root;\n";
     let (setup, socket) = manager(Setup::new(&format!("{conf}{CONF}")).bare());
     let daemon = setup.start();
@@ -145,7 +145,7 @@ fn the_manager_s_watchdog_is_fed_also_after_an_upgrade() {
         return;
     }
     let (setup, socket) = manager(Setup::new(CONF));
-    // WATCHDOG_PID is the process that systemd has started; what takes its place inherits the duty.
+    // WATCHDOG_PID is the process that systemd started; the process that replaces it inherits the duty.
     let setup = setup.prelude("export WATCHDOG_PID=$$ WATCHDOG_USEC=400000;");
     let daemon = setup.start();
     let fed = || (0..3).for_each(|_| while any(&socket) != ["WATCHDOG=1"] {});
@@ -163,7 +163,7 @@ fn the_manager_s_watchdog_is_fed_also_after_an_upgrade() {
     assert_eq!(told, new);
     wait_for("the old master to end", || (!process::is_alive(old)).then_some(()));
     daemon.follow(new);
-    // What the old one has said lies in the socket still; then only the new one speaks.
+    // The socket still has the old master's messages; after them only the new one sends.
     socket.set_nonblocking(true).expect("a socket");
     let mut buffer = [0; 4096];
     while socket.recv(&mut buffer).is_ok() {}
@@ -226,7 +226,8 @@ fn an_upgrade_under_a_manager_is_its_own_child_and_can_be_undone() {
         })
     };
     let new = upgrade();
-    // This test adopts orphans, as a manager does. Of another's child a manager would not see the end.
+    // This test adopts orphans, as a manager does. A manager would not notice the end of another process's
+    // child.
     assert!(process::children(std::process::id() as i32).contains(&new));
     assert!(!process::children(old).contains(&new));
     send(new, Signal::SIGQUIT);
@@ -237,7 +238,7 @@ fn an_upgrade_under_a_manager_is_its_own_child_and_can_be_undone() {
     assert!(!daemon.path("pronghorn.pid.oldbin").exists());
     assert_eq!(get(daemon.port(0), "/").text(), "here\n");
     process::reap_other(new, 0);
-    // The old one was the main process all the time: nothing else was told.
+    // The old one was the main process all the time: nothing else was reported.
     socket.set_nonblocking(true).expect("a socket");
     let mut buffer = [0; 4096];
     while let Ok(length) = socket.recv(&mut buffer) {

@@ -1,4 +1,4 @@
-//! The pid file and its lock: who may write it, and what becomes of it.
+//! The pid file and its lock: which process may write it, and when it disappears.
 
 use nix::sys::signal::Signal;
 
@@ -13,7 +13,7 @@ fn own(daemon: &Daemon) -> String {
     format!("{}\n", daemon.pid())
 }
 
-/// What is in the daemon's folder that has to do with pid files.
+/// The files in the daemon's folder that have to do with pid files.
 fn traces(daemon: &Daemon) -> Vec<String> {
     let files = std::fs::read_dir(daemon.folder()).expect("the folder is ours").flatten();
     let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
@@ -22,7 +22,7 @@ fn traces(daemon: &Daemon) -> Vec<String> {
     names
 }
 
-/// A configuration with this `pid` line, which is the second.
+/// A configuration with this `pid` line, as its second line.
 fn with_pid(path: &str) -> Setup {
     let user = if nix::unistd::geteuid().is_root() { "user root;\n" } else { "" };
     let head = format!("daemon off;\npid {path};\nerror_log %%DIR%%/error.log debug;\nevents {{ }}\n{user}");
@@ -96,7 +96,7 @@ fn a_second_start_is_told_whom_it_meets() {
     assert_eq!(traces(&daemon), ["pronghorn.pid", "pronghorn.pid.lock"]);
     assert_eq!(daemon.read("pronghorn.pid"), own(&daemon));
     assert_eq!(get(daemon.port(0), "/").text(), "here\n");
-    // Nor when the file is gone: the lock counts.
+    // Not even when the file is gone: the lock decides.
     std::fs::remove_file(daemon.path("pronghorn.pid")).expect("it is there");
     assert_eq!(daemon.run(&[]).status.code(), Some(1));
 }

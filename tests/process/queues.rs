@@ -1,6 +1,6 @@
-//! Requests that wait in accept queues when the worker is told to leave: nobody's is lost.
+//! Requests in accept queues when the worker is told to leave: none is lost.
 //!
-//! A worker that is stopped does not accept; its queue fills, the signal comes, and then it goes on.
+//! A stopped worker does not accept. Its queue fills, the signal arrives, and then the worker continues.
 
 use nix::sys::signal::Signal;
 
@@ -63,7 +63,7 @@ fn quit_answers_what_waits() {
     }
 }
 
-/// Told to quit while these workers are stopped, it answers these clients and ends well.
+/// Quits while these workers are stopped; checks that the clients are answered and the daemon ends properly.
 fn quit_answers(daemon: &Daemon, stopped: &[i32], clients: Vec<Client>) {
     daemon.signal(Signal::SIGQUIT);
     daemon.wait_log("SIGQUIT\\) received");

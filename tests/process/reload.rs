@@ -52,7 +52,7 @@ fn an_idle_connection_lives_on_in_a_new_worker() {
     }
 }
 
-/// More than fit the sockets between the processes, so that the old worker has to wait for the master.
+/// More than the sockets between the processes can hold, so that the old worker has to wait for the master.
 #[test]
 fn many_idle_connections_live_on_too() {
     if is_stand_in() {

@@ -1,4 +1,4 @@
-//! Reloads while clients ask without pause: addresses that stay answer every request, whatever changes beside them.
+//! Reloads under load: addresses that stay answer every request, whatever else changes.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn generation(worker: i32) -> String {
     title.split("generation ").nth(1).unwrap_or(&title).to_owned()
 }
 
-/// Waits until the workers are `count` of one generation, and nobody else is left.
+/// Waits until exactly `count` workers of one generation are left.
 fn settled(daemon: &Daemon, count: usize) -> Vec<i32> {
     wait_for("workers of one generation", || {
         let now = daemon.workers_now();
@@ -60,7 +60,7 @@ fn an_address_that_goes_and_comes_again_disturbs_no_other() {
     load.finish();
 }
 
-/// The old worker still knows the sockets of the address; that must not keep it from being opened again.
+/// The old worker still has the sockets of the address; that must not prevent opening it again.
 #[test]
 fn an_address_comes_again_while_an_old_worker_still_serves_on_it() {
     let origin = Origin::start(|peer| {
@@ -127,7 +127,7 @@ fn storm(daemon: &Daemon, first: usize, pause: Option<Duration>) {
         write_version(daemon, version);
         daemon.signal(Signal::SIGHUP);
         if let Some(pause) = pause {
-            std::thread::sleep(pause); // the rate is what is tested
+            std::thread::sleep(pause); // the rate itself is under test
         }
     }
     let last = format!("version {}\n", first + 49);

@@ -1,4 +1,5 @@
-//! HUP opens every log anew by its path, as rotation by `mv` and HUP expects; the old workers end with the old files.
+//! HUP reopens every log by its path, as rotation by `mv` and HUP expects; the old workers keep the old files
+//! to the end.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! A worker at `worker_connections`, or without descriptors: connections that only wait give way, those that are served
-//! stay, and a request that passes to its own server again and again ends.
+//! A worker at `worker_connections`, or without descriptors: connections that only wait give way, those being
+//! served stay, and a request that loops back to its own server ends.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -30,7 +30,7 @@ fn start(limit: usize, origin: &Origin) -> Daemon {
     Setup::new(CONF).set("LIMIT", limit).set("ORIGIN", origin.address()).level("info").start()
 }
 
-/// Answers `/app` once it is told to.
+/// Responds to `/app` once told to.
 fn patient() -> (Origin, std::sync::mpsc::Sender<()>) {
     let (go, wait) = std::sync::mpsc::channel();
     let wait = std::sync::Mutex::new(wait);
@@ -58,8 +58,8 @@ fn echo() -> Origin {
     })
 }
 
-/// Opens twice as many connections as there are places, each of which waits in the way of `begin`, while a tunnel is
-/// open; then a client must be served, and the tunnel must still be one.
+/// Opens twice as many connections as there are places, each of which waits after `begin`, while a tunnel is
+/// open. Then another client must be served, and the tunnel must still work.
 fn gives_way(port: usize, begin: impl Fn(&mut Client)) {
     let origin = echo();
     let daemon = start(48, &origin);
@@ -142,7 +142,7 @@ fn heads_that_drip_do_not_become_younger() {
         .collect();
     let mut kept: Vec<Client> = (0..4).map(|_| Client::connect(daemon.port(0))).collect();
     kept.iter_mut().for_each(|client| assert_eq!(client.get("/").status, 200));
-    // Each byte comes later than the kept-alive connections became idle, and makes none of the heads fast.
+    // Each byte comes after the kept-alive connections became idle, and none makes its head fast.
     std::thread::sleep(Duration::from_millis(1_100)); // the clients' pace, not a synchronisation
     for client in &mut dripping {
         client.send("a");
@@ -189,7 +189,7 @@ fn the_longest_idle_one_goes_and_none_without_need() {
     if is_stand_in() {
         return; // it counts its own descriptors too
     }
-    // All places are taken, and nobody else has come: all stay. The second has become the one that waits longest.
+    // All places are taken, but no new client has come: all stay. The second now waits the longest.
     assert_eq!(clients[0].get("/").status, 200);
     assert_eq!(get(daemon.port(0), "/").text(), "here\n");
     clients[1].expect_end();
@@ -206,7 +206,7 @@ fn a_head_that_comes_fast_enough_lets_others_go_first() {
     let origin = Origin::saying("x");
     let daemon = start(8, &origin);
     let mut fast = Client::connect(daemon.port(0));
-    // At `client_header_min_rate` these bytes may take 40 s.
+    // `client_header_min_rate` allows 40 s for these bytes.
     fast.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(4_000)));
     let mut idle: Vec<Client> = (0..7).map(|_| Client::connect(daemon.port(0))).collect();
     idle.iter_mut().for_each(|client| assert_eq!(client.get("/").status, 200));
@@ -220,7 +220,7 @@ fn a_head_that_comes_fast_enough_lets_others_go_first() {
 fn one_that_is_served_never_gives_way() {
     let (origin, go) = patient();
     let daemon = start(40, &origin);
-    // Inside a body, and waiting for an answer.
+    // In the middle of a body, and waiting for a response.
     let mut uploads: Vec<Client> = (0..6).map(|_| Client::connect(daemon.port(0))).collect();
     for client in &mut uploads {
         client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nx");
@@ -266,7 +266,7 @@ fn at_the_limit_others_wait_where_nothing_gives_way() {
     drop((clients, go));
 }
 
-/// A location that passes to its own server, in one way or another.
+/// Locations that pass requests to their own server, each in another way.
 const LOOPS: &str = r#"
 worker_processes 1;
 events { worker_connections 64; }
@@ -381,7 +381,7 @@ http {
     let mut client = Client::connect(daemon.port(0));
     assert_eq!(client.get("/a").text(), "x");
     process::close_table(daemon.worker());
-    // The one descriptor that the kept connection has is what the next one needs, and the client stays.
+    // The next connection needs the descriptor of the kept one, and the client stays.
     assert_eq!(client.get("/b").text(), "y");
     origin.wait_ended(1);
     assert_eq!(client.get("/a").text(), "x");
@@ -429,7 +429,8 @@ http {
     assert_eq!(daemon.log_count("temporarily disabled"), 0);
 }
 
-/// Two workers, of whom a test can fill one: `/pid` tells who serves, and a request without its body keeps a place.
+/// Two workers, one of which a test can fill: `/pid` shows which one serves, and a request without its body
+/// keeps a place.
 const TWO: &str = r#"
 worker_processes 2;
 events { worker_connections 24; }
@@ -444,7 +445,7 @@ fn served_by(client: &mut Client) -> i32 {
     client.get("/pid").text().parse().expect("a process id")
 }
 
-/// Connections that take all places of one worker.
+/// Opens connections that take all places of one worker.
 fn fill(daemon: &Daemon, worker: i32) -> Vec<Client> {
     let mut busy = Vec::new();
     while busy.len() < 24 {
@@ -470,7 +471,7 @@ fn a_full_worker_leaves_new_connections_to_its_sibling_until_it_has_room() {
     }
     let (daemon, full, other) = two_workers();
     let busy = fill(&daemon, full);
-    // Some of these come to the full worker's queue, before the master knows and perhaps at once.
+    // Some of these arrive in the full worker's queue, before the master knows.
     for _ in 0..40 {
         let mut client = Client::connect(daemon.port(0));
         assert_eq!(served_by(&mut client), other);
@@ -506,7 +507,7 @@ fn where_all_workers_are_full_a_client_waits_for_the_first_that_has_room() {
     for worker in [first, second] {
         daemon.wait_log(&format!("worker process {worker} .* can take no more connections"));
     }
-    busy.truncate(24); // the second one's places
+    busy.truncate(24); // frees the second one's places
     for client in &mut waiting {
         assert_eq!(client.response().text(), "here");
     }

@@ -1,8 +1,8 @@
-//! Files that root opens, makes or gives away in folders where the workers' user can replace them; and limits of the
-//! system that do not let the daemon start.
+//! Files that root opens, creates or gives away in folders where the workers' user can replace them; and
+//! system limits that prevent the daemon from starting.
 //!
-//! Each test plays a worker that was broken into: it puts links where root will look next, and sees that nothing behind
-//! them changes.
+//! Each test plays a compromised worker: it puts links where root will look next, and checks that nothing
+//! behind them changes.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ http {
 }
 "#;
 
-/// The uid of `nobody`; `None` where we are not root, who alone can lend their rights.
+/// The uid of `nobody`; `None` unless we are root, which these tests need.
 fn nobody() -> Option<u32> {
     let user = User::from_name("nobody").ok().flatten().filter(|_| geteuid().is_root() && !is_stand_in());
     if user.is_none() {
@@ -31,7 +31,7 @@ fn nobody() -> Option<u32> {
     user.map(|user| user.uid.as_raw())
 }
 
-/// A setup whose folder has one of root's files and a folder that belongs to the workers' user.
+/// A setup whose folder has a file of root's, and a folder that belongs to the workers' user.
 fn setup(conf: &str, uid: u32) -> Setup {
     let setup = Setup::new(conf).file("secret", "root's\n").file("theirs/.keep", "");
     let folder = setup.folder().to_owned();
@@ -76,7 +76,7 @@ fn a_log_that_became_a_link_is_not_opened_and_its_target_stays_as_it_is() {
     get(daemon.port(0), "/after");
     assert_eq!(secret(&daemon), untouched());
     assert_eq!(daemon.worker(), worker, "it serves on");
-    // The same on a reload, and with a link on the way.
+    // The same on a reload, and with a link as a folder in the path.
     daemon.rewrite(|text| text.replace("theirs/access.log", "theirs/up/other.log"));
     replace_by_link(&daemon.path("theirs/up"), &daemon.path("secrets"), uid);
     daemon.signal(Signal::SIGHUP);
@@ -104,7 +104,7 @@ fn the_mode_of_a_socket_is_set_before_it_has_a_name() {
     let daemon = setup(CONF, uid).start();
     let meta = std::fs::symlink_metadata(daemon.path("theirs/socket")).expect("made");
     assert_eq!(meta.mode() & 0o777, 0o666, "every user can connect");
-    // At the end the path is removed only while it is a socket.
+    // At the end the path is removed only if it is still a socket.
     std::fs::remove_file(daemon.path("theirs/socket")).expect("ours");
     std::fs::write(daemon.path("theirs/socket"), "another's").expect("ours");
     daemon.stop(Signal::SIGQUIT);

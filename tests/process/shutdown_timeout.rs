@@ -1,5 +1,5 @@
-//! Workers that do not leave by themselves: `worker_shutdown_timeout` for a graceful end, `fast_stop_timeout` for
-//! TERM, and what happens to a worker that heeds neither.
+//! Workers that do not leave by themselves: `worker_shutdown_timeout` for a graceful stop,
+//! `fast_stop_timeout` for TERM, and the fate of a worker that ignores both.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,8 @@ http {
 const ASK: &str = "GET /proxied HTTP/1.1\r\nHost: a\r\n\r\n";
 const ASK_TUNNEL: &str = "GET /proxied HTTP/1.1\r\nHost: a\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n";
 
-/// Answers with the begin of a long body, or with a tunnel, and then says nothing until the connection ends.
+/// Responds with the start of a long body, or with a tunnel, and then sends nothing until the connection
+/// ends.
 fn endless() -> Origin {
     Origin::start(|peer| {
         let Some(request) = peer.request() else { return };
@@ -48,7 +49,7 @@ fn start(origin: &Origin, timeout: &str) -> Daemon {
     setup.level("notice").start()
 }
 
-/// A client whose answer has begun and never ends.
+/// A client whose response has begun and never ends.
 fn busy(daemon: &Daemon, ask: &str) -> Client {
     let mut client = Client::connect(daemon.port(0));
     client.send(ask);
@@ -127,7 +128,7 @@ fn a_leaving_worker_keeps_to_the_timeout_it_was_started_with() {
     daemon.rewrite(|text| text.replace("worker_shutdown_timeout 60s", "worker_shutdown_timeout 100ms"));
     daemon.signal(Signal::SIGHUP);
     daemon.wait_log("gracefully shutting down");
-    // The new limit and the second after it at which such a worker would be killed.
+    // The new limit, and the second after it when such a worker would be killed.
     assert!(client.is_silent(Duration::from_millis(1_500)), "{}", daemon.log());
     assert!(process::is_alive(old));
     drop(client);

@@ -90,7 +90,7 @@ fn usr1_reopens_the_logs() {
     std::fs::rename(daemon.path("error.log"), daemon.path("error.log.1")).expect("it is there");
     daemon.signal(Signal::SIGUSR1);
     wait_for("the new files", || {
-        // Every worker writes to the new file: ask until both logs have come back and lines arrive there.
+        // Every worker writes to the new file: ask until both logs exist again and receive lines.
         get(daemon.port(0), "/two");
         let here = daemon.read("logs/access.log").contains("GET /two") && daemon.path("error.log").exists();
         here.then_some(())

@@ -78,9 +78,9 @@ fn the_version_and_the_help_are_told() {
 #[test]
 fn the_demonstration_says_what_to_do_where_its_ports_are_taken() {
     if is_stand_in() || std::path::Path::new("/etc/pronghorn").exists() {
-        return; // it has another configuration by default
+        return; // its default configuration differs
     }
-    // Where this fails somebody else has it, which is as good.
+    // If this fails another process has the port, which is as good.
     let _taken = std::net::TcpListener::bind("127.0.0.1:8080");
     let output = std::process::Command::new(crate::support::daemon::binary()).output().expect("it runs");
     assert_eq!(output.status.code(), Some(1));

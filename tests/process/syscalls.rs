@@ -1,8 +1,8 @@
-//! What a proxied keep-alive request costs in system calls: one read and one write on each side, and a share of
-//! an `epoll_wait`.
+//! The system calls of a proxied keep-alive request: one read and one write on each side, and a share of an
+//! `epoll_wait`.
 //!
-//! Sixteen clients ask in turns while strace counts the worker's calls. Without strace (or without the right to
-//! trace) the test says so and passes; `.ci/run` installs it.
+//! Sixteen clients take turns while strace counts the worker's calls. Without strace, or without the right to
+//! trace, the test says so and passes; `.ci/run` installs it.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -44,7 +44,7 @@ fn a_kept_alive_request_takes_four_calls_and_a_share_of_epoll() {
             }
         }
     };
-    rounds(5); // connections to the origin are open, buffers are there
+    rounds(5); // now the connections to the origin are open and buffers allocated
     let Some(calls) = counted(daemon.worker(), &daemon.path("strace"), || rounds(ROUNDS)) else { return };
     let requests = (CLIENTS * ROUNDS) as f64;
     let all = calls.values().sum::<u64>() as f64 / requests;
@@ -100,7 +100,7 @@ fn a_small_file_that_stays_as_it_is_takes_three_calls_and_a_share_of_epoll() {
     }
 }
 
-/// Runs `work` while strace counts the process's calls; `None` when it cannot.
+/// Runs `work` while strace counts the process's calls; `None` if that is not possible.
 fn counted(pid: i32, summary: &std::path::Path, work: impl FnOnce()) -> Option<BTreeMap<String, u64>> {
     let mut command = Command::new("strace");
     command.args(["-c", "-f", "-U", "name,calls", "-o"]).arg(summary).args(["-p", &pid.to_string()]);

@@ -1,4 +1,4 @@
-//! `-t`, `-T` and `-s`: what they find, what they leave alone, and their exit codes.
+//! `-t`, `-T` and `-s`: their findings, what they must not change, and their exit codes.
 
 use std::process::Output;
 
@@ -21,7 +21,7 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The test fails with these words and the file's name with a line.
+/// Checks that the test fails with these words and the file's name with a line.
 fn fails(setup: &Setup, word: &str) {
     let output = setup.run(&["-t"]);
     let text = text(&output);
@@ -123,7 +123,7 @@ fn a_file_that_can_not_be_read_as_one_is_told() {
 #[test]
 fn files_that_include_each_other_end() {
     if is_stand_in() {
-        return; // nginx reads on until it has no descriptors
+        return; // nginx reads until it has no descriptors
     }
     for (first, second) in
         [("include a.conf;", ""), ("include b.conf;", "include ./a.conf;\ninclude b*.conf;")]

@@ -1,4 +1,4 @@
-//! `listen unix:PATH`: its mode, what may stand at the path before, and when the path goes.
+//! `listen unix:PATH`: its mode, what may be at the path before, and when the socket is removed.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -17,7 +17,7 @@ worker_processes 2;
 http { server { listen unix:%%DIR%%/s; listen 127.0.0.1:%%PORT_0%%; return 200 "here\n"; } }
 "#;
 
-/// Sends one request to a unix socket and returns all that is answered.
+/// Sends one request to a unix socket and returns the whole response.
 pub fn ask(path: &Path) -> String {
     let mut stream = UnixStream::connect(path).expect("somebody listens");
     stream.set_read_timeout(Some(deadline())).expect("a socket takes a timeout");
@@ -32,7 +32,7 @@ fn assert_serves(daemon: &Daemon) {
     assert!(answer.ends_with("here\n"), "{answer}");
 }
 
-/// The number of the file at the path: another one, and the socket was made anew.
+/// The inode at the path: it changes if the socket was created anew.
 fn inode(daemon: &Daemon) -> u64 {
     std::fs::symlink_metadata(daemon.path("s")).expect("the path is there").ino()
 }
@@ -154,7 +154,7 @@ fn it_is_kept_over_reloads_and_goes_when_it_is_not_configured_any_more() {
     assert_eq!(inode(&daemon), first);
     assert_serves(&daemon);
 
-    // A reload that is refused neither takes it away nor leaves another.
+    // A reload that is refused neither removes it nor leaves another one.
     let good = daemon.read("pronghorn.conf");
     let more = format!("listen unix:{}; listen unix:{};", daemon.path("t").display(), "/nonexistent/s");
     daemon.rewrite(|text| text.replace("listen 127", &format!("{more} listen 127")));
@@ -213,7 +213,7 @@ fn a_master_that_was_killed_does_not_keep_the_next_from_starting() {
 #[test]
 fn a_path_that_was_removed_comes_back_with_a_reload_and_loses_nobody() {
     if is_stand_in() {
-        return; // nginx goes on with a socket that nobody finds
+        return; // nginx keeps a socket that no client can find
     }
     let daemon = Daemon::start(CONF);
     let before = inode(&daemon);
@@ -227,7 +227,7 @@ fn a_path_that_was_removed_comes_back_with_a_reload_and_loses_nobody() {
     let mut text = String::new();
     waiting.read_to_string(&mut text).expect("an answer in time");
     assert!(text.ends_with("here\n"), "{text}");
-    // A path that leads to the socket in use stays as it is.
+    // A path that leads to the socket in use is left alone.
     let again = inode(&daemon);
     daemon.reload();
     assert_serves(&daemon);

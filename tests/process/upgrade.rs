@@ -1,5 +1,5 @@
-//! The binary upgrade: USR2 starts a new master beside the old one, WINCH lets the old workers go, QUIT ends the
-//! old master, HUP brings its workers back.
+//! The binary upgrade: USR2 starts a new master next to the old one, WINCH makes the old workers leave, QUIT
+//! ends the old master, HUP brings its workers back.
 
 use nix::sys::signal::Signal;
 
@@ -14,7 +14,7 @@ http {
 }
 "#;
 
-/// In the background: nginx heeds WINCH only there.
+/// In the background, because nginx obeys WINCH only there.
 fn start() -> Daemon {
     Setup::new(CONF).in_background().start()
 }
@@ -36,7 +36,7 @@ pub(super) fn upgraded(daemon: &Daemon) -> i32 {
     })
 }
 
-/// The old master's workers; the new master is its child too.
+/// The workers of a master that may have the other one as a child.
 pub(super) fn workers_of(master: i32, other: i32) -> Vec<i32> {
     let children = process::children(master).into_iter();
     children.filter(|&pid| pid != other && process::is_alive(pid)).collect()

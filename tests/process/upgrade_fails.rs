@@ -1,4 +1,5 @@
-//! A binary upgrade that comes to nothing: the old master serves on, has its pid file's name back, and the log says why.
+//! A binary upgrade that fails: the old master keeps serving, gets its pid file's name back, and the log says
+//! why.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -21,7 +22,7 @@ fn start() -> Daemon {
     Setup::new(CONF).level("notice").in_its_folder().without_early_log().in_background().start()
 }
 
-/// Sends USR2 in vain, expects this in the log, and everything else as it was.
+/// Sends USR2, and checks that the log has this reason and everything else is unchanged.
 fn upgrade_in_vain(daemon: &Daemon, reason: &str) {
     let (old, workers) = (daemon.pid(), daemon.workers());
     let load = Load::start(daemon.port(0), 4);
@@ -68,7 +69,7 @@ fn a_binary_that_ends_at_once_is_told_with_its_code() {
     upgrade_in_vain(&daemon, "process \\d+ exited with code 3");
 }
 
-/// A daemon has no terminal any more: what the new one says before it has a log must not be lost.
+/// A daemon has no terminal: messages of the new binary before it has a log must not be lost.
 #[test]
 fn a_configuration_that_is_broken_is_told_in_the_log() {
     let daemon = start();
@@ -84,7 +85,7 @@ fn a_configuration_that_is_broken_is_told_in_the_log() {
         (daemon.read("pronghorn.pid") == format!("{old}\n")).then_some(())
     });
     assert_eq!(get(daemon.port(0), "/").text(), "version 1\n");
-    // And with a good one it goes.
+    // With a valid one the upgrade succeeds.
     daemon.write("pronghorn.conf", good);
     let new = upgrade(&daemon);
     send(old, Signal::SIGQUIT);
@@ -129,7 +130,7 @@ fn a_second_upgrade_beside_the_first_is_refused() {
     assert_eq!(process::children(old).iter().filter(|&&pid| process::is_alive(pid)).count(), 3);
     assert_eq!(daemon.read("pronghorn.pid"), format!("{new}\n"));
     assert_eq!(daemon.read("pronghorn.pid.oldbin"), format!("{old}\n"));
-    // When the old one is gone the new one is an old one as any other.
+    // Once the old master is gone, the new one is a master like any other.
     send(old, Signal::SIGQUIT);
     wait_for("the old master to end", || (!process::is_alive(old)).then_some(()));
     daemon.follow(new);
@@ -172,7 +173,7 @@ fn a_new_master_that_quits_gives_its_connections_back() {
     for is_drained in [false, true] {
         let new = upgrade(&daemon);
         if is_drained {
-            send(old, Signal::SIGWINCH); // so that they are with the new one, and nobody else can take them
+            send(old, Signal::SIGWINCH); // so that they are with the new one, and no other worker can take them
             wait_for("the old workers to end", || workers_of(old, new).is_empty().then_some(()));
         }
         clients.extend((0..20).map(|_| Client::connect(daemon.port(0))));

@@ -1,4 +1,4 @@
-//! Binary upgrades at bad moments: under load, with both masters told to end, with signals that cross.
+//! Binary upgrades at bad moments: under load, with both masters told to stop, with signals that cross.
 
 use nix::sys::signal::Signal;
 
@@ -125,7 +125,7 @@ fn the_old_master_may_be_stopped_at_any_moment_of_an_upgrade() {
         for _ in 0..10 {
             assert_eq!(get(daemon.port(0), "/").text(), "here\n");
         }
-        // It is a master as any other now: it reloads, and ends without a trace.
+        // It is now a master like any other: it reloads, and ends without a trace.
         daemon.reload();
         daemon.stop(Signal::SIGQUIT);
         for name in ["pronghorn.pid", "pronghorn.pid.lock"] {

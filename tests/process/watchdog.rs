@@ -1,4 +1,4 @@
-//! A worker that is stuck: named in the log, relieved of new connections, taken back or replaced.
+//! A stuck worker: it is named in the log, relieved of new connections, and taken back or replaced.
 
 use nix::sys::signal::Signal;
 
@@ -21,7 +21,7 @@ fn a_stopped_worker_is_named_and_the_others_serve() {
     let daemon = Setup::new(CONF).set("WATCHDOG", "60s").level("notice").start();
     let workers = daemon.workers();
     send(workers[0], Signal::SIGSTOP);
-    // Connections come, so its queue fills; each is answered all the same, by the sibling.
+    // Connections come, so its queue fills; the sibling answers each of them.
     for _ in 0..20 {
         assert_eq!(get(daemon.port(0), "/").text(), "here\n");
     }
@@ -55,7 +55,8 @@ fn a_worker_that_stays_stuck_is_replaced() {
     }
 }
 
-/// It is not ready, so nothing waits for an answer of its; but the reload waits for it, and the next one behind it.
+/// It is not ready, so no ping waits for its answer; but the reload waits for it, and the next reload behind
+/// that one.
 #[test]
 fn a_worker_that_is_stopped_while_it_starts_does_not_hold_up_reloads() {
     if is_stand_in() {
@@ -68,14 +69,14 @@ fn a_worker_that_is_stopped_while_it_starts_does_not_hold_up_reloads() {
     let stopped = loop {
         let fresh = daemon.workers_now().into_iter().find(|pid| !old.contains(pid));
         if let Some(fresh) = fresh {
-            send(fresh, Signal::SIGSTOP); // as early as can be: in the middle of its start
+            send(fresh, Signal::SIGSTOP); // as early as possible: in the middle of its start
             break fresh;
         }
         assert!(std::time::Instant::now() < end, "no new worker");
     };
     daemon.rewrite(|text| text.replace("here", "there"));
     daemon.signal(Signal::SIGHUP);
-    // Where the stop came late the worker was ready, and the reload did not wait for it.
+    // If the stop came too late the worker was ready, and the reload did not wait for it.
     wait_for("the old workers to end", || {
         daemon.workers_now().iter().all(|pid| !old.contains(pid)).then_some(())
     });

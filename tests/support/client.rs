@@ -1,4 +1,4 @@
-//! A client on a raw TCP connection, and the one-line requests that most tests need.
+//! A client on a raw TCP connection, and the short requests that most tests need.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::ops::{Deref, DerefMut};
@@ -18,7 +18,7 @@ impl Client {
         Self(Wire::new(stream.unwrap_or_else(|error| panic!("no connection to port {port}: {error}"))))
     }
 
-    /// Sends `GET path` for `localhost` on the kept-alive connection and reads the answer.
+    /// Sends `GET path` for `localhost` on the kept-alive connection and reads the response.
     pub fn get(&mut self, path: &str) -> Response {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         self.response()
@@ -42,12 +42,12 @@ impl DerefMut for Client {
     }
 }
 
-/// One `GET` for `localhost` on a connection of its own.
+/// Sends a `GET` for `localhost` on a new connection.
 pub fn get(port: u16, path: &str) -> Response {
     fetch(port, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
 }
 
-/// One request, spelled out, on a connection of its own.
+/// Sends one request, given in full, on a new connection.
 pub fn fetch(port: u16, request: &str) -> Response {
     let mut client = Client::connect(port);
     client.send(request);

@@ -1,7 +1,8 @@
 //! The real daemon on a small inline configuration in a temporary directory.
 //!
-//! The test process is a child subreaper, so whatever the daemon leaves behind becomes its child and is found:
-//! dropping a `Daemon` stops it, kills what is left by process id, and fails the test if anything was.
+//! The test process is a child subreaper, so every process that the daemon leaves behind becomes its child
+//! and is found. Dropping a `Daemon` stops it, kills the remaining processes by their ids, and fails the test
+//! if there were any.
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
@@ -20,7 +21,7 @@ use tempfile::TempDir;
 use super::deadline::{deadline, wait_at_most, wait_for};
 use super::{port, process};
 
-/// What a daemon is started with; `Daemon::start` is the short form.
+/// The parameters for starting a daemon; `Daemon::start` is the short form.
 pub struct Setup {
     folder: TempDir,
     text: String,
@@ -43,38 +44,39 @@ pub struct Daemon {
     folder: TempDir,
     ports: Vec<u16>,
     child: RefCell<Child>,
-    /// The master: the child itself, or the process of the pid file when started in the background.
+    /// The master: the child itself, or the process in the pid file if started in the background.
     pid: std::cell::Cell<i32>,
     file_name: String,
 }
 
-/// How a daemon ended that did not come up.
+/// The end of a daemon that did not come up.
 #[derive(Debug)]
 pub struct Exit {
     pub status: ExitStatus,
     pub stderr: String,
     pub log: String,
-    /// The names of the files that it has left in its folder.
+    /// The names of the files left in its folder.
     pub left: Vec<String>,
 }
 
-/// The program under test: `PRONGHORN_TEST_BINARY`, else the one cargo has built.
+/// The program under test: `PRONGHORN_TEST_BINARY`, or else the one that cargo has built.
 pub fn binary() -> PathBuf {
     std::env::var_os("PRONGHORN_TEST_BINARY")
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_pronghorn")), PathBuf::from)
 }
 
-/// Whether another daemon stands in for ours; tests of what only ours does then return early.
+/// True if another daemon is tested instead of ours; tests of features that only ours has then return early.
 pub fn is_stand_in() -> bool {
     std::env::var_os("PRONGHORN_TEST_BINARY")
         .is_some_and(|path| !path.to_string_lossy().contains("pronghorn"))
 }
 
 impl Setup {
-    /// A configuration in which `%%PORT_0%%`, `%%PORT_1%%`… become free ports and `%%DIR%%` the daemon's folder.
+    /// A configuration in which `%%PORT_0%%`, `%%PORT_1%%`… become free ports and `%%DIR%%` the daemon's
+    /// folder.
     ///
-    /// Support adds what each foreground daemon under test needs: `daemon off`, `pid`, `error_log`, and an
-    /// empty `events` block unless there is one.
+    /// Support adds the lines that every foreground daemon under test needs: `daemon off`, `pid`,
+    /// `error_log`, and an empty `events` block unless there is one.
     pub fn new(conf: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("pronghorn-test-").tempdir();
         let folder = folder.expect("the temporary directory takes a folder");
@@ -105,19 +107,19 @@ impl Setup {
         self
     }
 
-    /// Writes a file into the daemon's folder, and the folders on its way.
+    /// Writes a file into the daemon's folder, creating folders as needed.
     pub fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
         write(&self.folder.path().join(path), content.as_ref());
         self
     }
 
-    /// The level of the error log; `debug` unless told.
+    /// Sets the level of the error log; the default is `debug`.
     pub fn level(mut self, level: &str) -> Self {
         self.level = level.into();
         self
     }
 
-    /// The configuration's file name; `pronghorn.toml` makes it the other spelling.
+    /// Sets the configuration's file name; `pronghorn.toml` makes it the other spelling.
     pub fn named(mut self, name: &str) -> Self {
         self.file_name = name.into();
         self
@@ -129,7 +131,7 @@ impl Setup {
         self
     }
 
-    /// More arguments on the command line.
+    /// Adds arguments to the command line.
     pub fn arguments(mut self, words: &[&str]) -> Self {
         self.arguments.extend(words.iter().map(ToString::to_string));
         self
@@ -141,20 +143,20 @@ impl Setup {
         self
     }
 
-    /// Starts it from a name of its own, `program` in the daemon's folder, where a test can put something else.
+    /// Starts it by the path `program` in the daemon's folder, where a test can put another program.
     pub fn in_its_folder(mut self) -> Self {
         self.program = self.folder.path().join("program");
         std::os::unix::fs::symlink(binary(), &self.program).expect("the folder is ours");
         self
     }
 
-    /// Another program instead of the one under test.
+    /// Starts another program instead of the one under test.
     pub fn program(mut self, path: &Path) -> Self {
         self.program = path.into();
         self
     }
 
-    /// Leaves `-e` away: until it has read its configuration the daemon has no log.
+    /// Leaves `-e` out: the daemon has no log until it has read its configuration.
     pub fn without_early_log(mut self) -> Self {
         self.without_early_log = true;
         self
@@ -166,20 +168,20 @@ impl Setup {
         self
     }
 
-    /// Sets a variable of the environment that the daemon is started with; `%%DIR%%` in it is the daemon's folder.
+    /// Sets an environment variable for the daemon; `%%DIR%%` in it is the daemon's folder.
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         let value = value.replace("%%DIR%%", &self.folder.path().display().to_string());
         self.variables.push((name.into(), value));
         self
     }
 
-    /// Shell words that run before the daemon takes their process's place, such as `ulimit -n 100;`.
+    /// Adds shell commands, such as `ulimit -n 100;`, to run before the shell executes the daemon.
     pub fn prelude(mut self, words: &str) -> Self {
         self.prelude.push_str(words);
         self
     }
 
-    /// Gives the daemon at most two sockets as a service manager does (sd_listen_fds(3)).
+    /// Passes the daemon up to two sockets, as a service manager does (sd_listen_fds(3)).
     pub fn listen_fds(mut self, sockets: Vec<OwnedFd>) -> Self {
         let script = match sockets.len() {
             1 => "exec 3<&0 </dev/null; ",
@@ -207,7 +209,7 @@ impl Setup {
         })
     }
 
-    /// Starts the daemon; the error tells how it ended when it did not come up.
+    /// Starts the daemon; the error says how it ended if it did not come up.
     pub fn try_start(self) -> Result<Daemon, Exit> {
         let (in_background, alone) = (self.in_background, self.alone);
         let daemon = self.spawn();
@@ -215,7 +217,7 @@ impl Setup {
         Ok(daemon)
     }
 
-    /// Starts the daemon and waits for nothing: for what happens during the start.
+    /// Starts the daemon without waiting, to test the start itself.
     pub fn spawn(mut self) -> Daemon {
         become_subreaper();
         self.write_conf();
@@ -235,7 +237,7 @@ impl Setup {
         }
     }
 
-    /// Runs the program with these arguments beside `-p`, `-c` and `-e`, to its end.
+    /// Runs the program with these arguments, in addition to `-p`, `-c` and `-e`, to its end.
     pub fn run(&self, words: &[&str]) -> Output {
         self.write_conf();
         self.command(words).stdin(Stdio::null()).output().expect("the program under test can be run")
@@ -298,7 +300,7 @@ impl Daemon {
         Setup::new(conf).start()
     }
 
-    /// The port that stands for `%%PORT_index%%`.
+    /// The port for `%%PORT_index%%`.
     pub fn port(&self, index: usize) -> u16 {
         self.ports[index]
     }
@@ -308,7 +310,7 @@ impl Daemon {
         self.pid.get()
     }
 
-    /// Follows another process as the master, as after a binary upgrade.
+    /// Treats another process as the master from now on, as after a binary upgrade.
     pub fn follow(&self, pid: i32) {
         self.pid.set(pid);
     }
@@ -344,13 +346,14 @@ impl Daemon {
         })
     }
 
-    /// How many lines of the error log match.
+    /// The number of lines of the error log that match.
     pub fn log_count(&self, pattern: &str) -> usize {
         let regex = Regex::new(pattern).expect("the test's pattern is valid");
         self.log().lines().filter(|line| regex.is_match(line)).count()
     }
 
-    /// Lines of the error log at these levels, but for the watchdog's: on a loaded machine it is right to complain.
+    /// The lines of the error log at these levels, without the watchdog's: on a loaded machine its complaints
+    /// are justified.
     pub fn complaints(&self, levels: &str) -> Vec<String> {
         let regex = Regex::new(&format!("\\[({levels})\\]")).expect("the test's pattern is valid");
         let is_one =
@@ -363,7 +366,7 @@ impl Daemon {
         wait_for("a worker", || Some(self.workers_now()).filter(|workers| !workers.is_empty()))
     }
 
-    /// The worker processes of this moment, perhaps none. Those that are leaving count too.
+    /// The worker processes at this moment, including those that are leaving; there may be none.
     pub fn workers_now(&self) -> Vec<i32> {
         let children = process::children(self.pid());
         children.into_iter().filter(|&pid| process::is_alive(pid)).collect()
@@ -381,7 +384,7 @@ impl Daemon {
         send(self.pid(), signal);
     }
 
-    /// Puts a new configuration in the place of the old one, whole at once, without telling the daemon.
+    /// Replaces the configuration atomically, without telling the daemon.
     pub fn rewrite(&self, change: impl FnOnce(String) -> String) {
         let text = change(self.read(&self.file_name));
         let fresh = self.path("fresh.conf");
@@ -404,17 +407,18 @@ impl Daemon {
         });
     }
 
-    /// Sends a signal and waits until the master has ended; the status is known in the foreground only.
+    /// Sends a signal and waits until the master has ended; the status is known only in the foreground.
     pub fn stop(&self, signal: Signal) -> Option<ExitStatus> {
         self.signal(signal);
         self.wait_end()
     }
 
-    /// Waits until the master has ended; the status is known in the foreground only.
+    /// Waits until the master has ended; the status is known only in the foreground.
     pub fn wait_end(&self) -> Option<ExitStatus> {
         let pid = self.pid();
         wait_for("the master to end", || {
-            // Looked at first: a process that is gone has its status, one that runs may end between two looks.
+            // Check this first: once it is gone its status is there, while a running process may end between
+            // two checks.
             let has_ended = !process::is_alive(pid);
             let status = self.child.borrow_mut().try_wait().ok().flatten();
             process::reap_other(pid, self.child.borrow().id() as i32);
@@ -422,7 +426,7 @@ impl Daemon {
         })
     }
 
-    /// Waits until what was spawned with `daemon on` has ended: the starter, not the daemon.
+    /// Waits for the starter of a daemon with `daemon on`, rather than for the daemon.
     pub fn wait_starter(&self) -> ExitStatus {
         let status = wait_for("the starter to end", || self.child.borrow_mut().try_wait().ok().flatten());
         if let Ok(pid) = self.read("pronghorn.pid").trim().parse() {
@@ -463,7 +467,7 @@ impl Daemon {
         Exit { status, stderr: self.read("stderr"), log: self.log(), left }
     }
 
-    /// Whatever belongs to this daemon: its tree, and orphans of ours that touch its folder.
+    /// All processes of this daemon: its tree, and orphans adopted by us that use its folder.
     fn processes(&self) -> Vec<i32> {
         let mut all = process::tree(self.pid());
         for child in process::children(std::process::id() as i32) {
@@ -523,7 +527,7 @@ fn with_arguments(mut outer: Command, inner: &Command) -> Command {
     outer
 }
 
-/// Sends a signal to one process; one that is gone is no error.
+/// Sends a signal to one process; ignores one that is gone.
 pub fn send(pid: i32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid), signal);
 }
@@ -531,7 +535,7 @@ pub fn send(pid: i32, signal: Signal) {
 fn command(program: &Path, folder: &Path, file_name: &str) -> Command {
     let mut command = Command::new(program);
     command.current_dir(folder).arg("-p").arg(format!("{}/", folder.display()));
-    // An absolute path: nginx would take a relative one from its prefix only after -p.
+    // An absolute path, since nginx takes a relative one from its prefix only after -p.
     command.arg("-c").arg(folder.join(file_name));
     command
 }

@@ -1,10 +1,10 @@
-//! How long a test waits for anything, and the one loop in which it waits for what has no event.
+//! The deadline for every wait of a test, and the one loop that polls for conditions without an event.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// The longest that any wait of a test may take: `PRONGHORN_TEST_DEADLINE` seconds, else 30: a loaded machine is slow,
-/// and only a test that fails waits so long.
+/// The longest that any wait of a test may take: `PRONGHORN_TEST_DEADLINE` seconds, or else 30. A loaded
+/// machine is slow, and only a failing test waits that long.
 pub fn deadline() -> Duration {
     static DEADLINE: OnceLock<Duration> = OnceLock::new();
     *DEADLINE.get_or_init(|| {
@@ -13,12 +13,12 @@ pub fn deadline() -> Duration {
     })
 }
 
-/// Looks until `look` finds something and returns it; panics with `what` when the deadline has passed.
+/// Calls `look` until it finds something, which is returned; panics with `what` when the deadline has passed.
 pub fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     wait_at_most(deadline(), look).unwrap_or_else(|| panic!("waited {:?} in vain for {what}", deadline()))
 }
 
-/// Looks until `look` finds something; `None` when `limit` has passed without it.
+/// Calls `look` until it finds something; `None` when `limit` has passed without that.
 pub fn wait_at_most<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + limit;
     loop {

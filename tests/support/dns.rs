@@ -1,4 +1,5 @@
-//! A scripted name server, UDP and TCP on one port: the test's closure answers each question with raw messages.
+//! A scripted name server, UDP and TCP on one port: the test's closure answers each question with raw
+//! messages.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -23,25 +24,25 @@ pub const REFUSED: u16 = 5;
 
 type Script = dyn Fn(&Query) -> Vec<Reply> + Send + Sync;
 
-/// One message for who has asked.
+/// One message to the sender of the question.
 pub enum Reply {
     Answer(Vec<u8>),
-    /// From another port than the one that was asked.
+    /// Sent from another port than the one that was asked.
     FromElsewhere(Vec<u8>),
 }
 
-/// A question, as it came.
+/// A question as it was received.
 #[derive(Clone, Debug)]
 pub struct Query {
     pub id: u16,
     pub name: String,
     pub kind: u16,
     pub is_tcp: bool,
-    /// How many times this was asked before, by either transport.
+    /// The number of times that this was asked before, by either transport.
     pub earlier: usize,
-    /// Who asks.
+    /// The sender.
     pub from: SocketAddr,
-    /// The server's own, for messages of its own accord.
+    /// The server's own socket, for unsolicited messages.
     pub socket: Arc<UdpSocket>,
 }
 
@@ -51,7 +52,7 @@ struct Shared {
     queries: Mutex<Vec<Query>>,
 }
 
-/// A name server. It ends with the value.
+/// A name server. It stops when dropped.
 pub struct Dns {
     ip: Ipv4Addr,
     port: u16,
@@ -69,8 +70,8 @@ impl Dns {
         Self::on(udp, Arc::new(script))
     }
 
-    /// A server that the system's resolver can be told to ask: at port 53 of an address that nobody else has. `None`: the
-    /// test may not have that port.
+    /// A server for the system's resolver: at port 53 of an address that no other process uses. `None` if the
+    /// test may not bind to that port.
     pub fn for_the_system(script: impl Fn(&Query) -> Vec<Reply> + Send + Sync + 'static) -> Option<Self> {
         static COUNT: AtomicU8 = AtomicU8::new(1);
         let pid = std::process::id().to_be_bytes();
@@ -93,7 +94,7 @@ impl Dns {
         Self { ip, port, shared, threads: vec![by_udp, by_tcp] }
     }
 
-    /// A server that knows these addresses, IPv4 or IPv6, and nothing else.
+    /// A server that knows only these addresses, IPv4 or IPv6.
     pub fn knowing(names: &[(&str, &str)]) -> Self {
         let names: Vec<(String, IpAddr)> =
             names.iter().map(|(name, ip)| ((*name).to_owned(), ip.parse().expect("an address"))).collect();
@@ -121,12 +122,12 @@ impl Dns {
         self.shared.queries.lock().expect("not poisoned").clone()
     }
 
-    /// How often this was asked for.
+    /// The number of questions for this.
     pub fn asked(&self, name: &str, kind: u16) -> usize {
         self.queries().iter().filter(|query| query.name == name && query.kind == kind).count()
     }
 
-    /// Waits until this was asked for so often.
+    /// Waits until there were this many questions for this.
     pub fn wait_asked(&self, name: &str, kind: u16, count: usize) {
         wait_for(&format!("{count} questions for {name}"), || {
             (self.asked(name, kind) >= count).then_some(())
@@ -148,22 +149,22 @@ impl Drop for Dns {
 }
 
 impl Query {
-    /// An answer with these records.
+    /// A response with these records.
     pub fn reply(&self, records: &[Vec<u8>]) -> Vec<Reply> {
         vec![Reply::Answer(self.message(0x8180, records))]
     }
 
-    /// An answer without records.
+    /// A response without records.
     pub fn fail(&self, code: u16) -> Vec<Reply> {
         vec![Reply::Answer(self.message(0x8180 | code, &[]))]
     }
 
-    /// An answer that is too long for UDP.
+    /// A response that is too long for UDP.
     pub fn truncate(&self) -> Vec<Reply> {
         vec![Reply::Answer(self.message(0x8380, &[]))]
     }
 
-    /// A whole message: the question, and `records` as its answers.
+    /// A whole message: the question, with `records` as its answers.
     pub fn message(&self, flags: u16, records: &[Vec<u8>]) -> Vec<u8> {
         let mut message = Vec::new();
         for word in [self.id, flags, 1, records.len() as u16, 0, 0] {
@@ -190,7 +191,7 @@ impl Query {
         record(&self.name, CNAME, ttl, &wire(target))
     }
 
-    /// `priority weight port`.
+    /// An SRV record; `words` are priority, weight and port.
     pub fn service(&self, ttl: u32, words: [u16; 3], target: &str) -> Vec<u8> {
         let mut data: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
         data.extend_from_slice(&wire(target));
@@ -198,7 +199,7 @@ impl Query {
     }
 }
 
-/// One record, its owner spelled out.
+/// One record, with its owner's name in full.
 pub fn record(owner: &str, kind: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
     let mut record = wire(owner);
     record.extend_from_slice(&kind.to_be_bytes());

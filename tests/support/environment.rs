@@ -1,10 +1,10 @@
-//! The environment that a process has now. `/proc/PID/environ` shows the memory of its start, which a process with a
-//! title of its own has given up; so libc's `environ` is looked up and followed in the process's memory.
+//! The present environment of a process. `/proc/PID/environ` shows the memory from its start, which a process
+//! gives up when it sets a title, so libc's `environ` is looked up and followed in the process's memory.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// The variables as `NAME=value`; `None`: its memory cannot be read by this user.
+/// The variables as `NAME=value`; `None` if this user may not read the process's memory.
 pub fn environment(pid: i32) -> Option<Vec<String>> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
     let libc = maps.lines().find(|line| line.contains("/libc.so") || line.contains("/libc-"))?;

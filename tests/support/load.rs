@@ -1,4 +1,4 @@
-//! Clients that ask without pause while a test does something to the daemon; not one request of theirs may fail.
+//! Clients that send requests without pause while a test does something to the daemon; no request may fail.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::daemon::is_stand_in;
 use super::deadline::wait_for;
 use super::message::Response;
 
-/// Threads of clients; `finish` tells whether all went well.
+/// Threads of clients; `finish` checks that none failed.
 pub struct Load {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicUsize>,
@@ -18,8 +18,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts `count` clients that ask for `/`: every other one on one kept-alive connection for all its time,
-    /// the rest on a new connection for each request. (nginx closes kept connections; all are new there.)
+    /// Starts `count` clients that ask for `/`: every other one on a single kept-alive connection, the rest
+    /// on a new connection for each request. (nginx closes kept connections, so against it all are new.)
     pub fn start(port: u16, count: usize) -> Self {
         let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let client = |index: usize| {
@@ -39,7 +39,7 @@ impl Load {
         Self { stop, served, threads }
     }
 
-    /// Waits until so many more requests have been answered.
+    /// Waits until `count` more requests have been answered.
     pub fn wait(&self, count: usize) {
         let before = self.served.load(Ordering::SeqCst);
         wait_for("requests to be answered", || {
@@ -48,7 +48,7 @@ impl Load {
         });
     }
 
-    /// Ends the clients; panics if a request of theirs has failed.
+    /// Stops the clients; panics if any of their requests has failed.
     pub fn finish(self) {
         self.wait(1);
         self.stop.store(true, Ordering::SeqCst);
@@ -70,7 +70,8 @@ fn ask(port: u16, keeps: bool, stop: &AtomicBool, served: &AtomicUsize) {
     }
 }
 
-/// On a connection of its own, which is reset in the end: thousands in TIME_WAIT would slow every look into /proc/net.
+/// Asks on a new connection, which is reset in the end: thousands in TIME_WAIT would slow down reading
+/// /proc/net.
 fn ask_once(port: u16) -> Response {
     let mut client = Client::connect(port);
     client.reset_on_close();

@@ -1,4 +1,4 @@
-//! Heads of requests and responses as the tests read them: plainly, and with a code of their own.
+//! Heads of requests and responses as the tests read them: simply, and with code of their own.
 
 /// A request as an origin received it.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +23,7 @@ pub struct Response {
 }
 
 impl Request {
-    /// Reads a complete head; panics on what is not one.
+    /// Parses a complete head; panics if it is invalid.
     pub fn parse(head: &[u8]) -> Self {
         let (first, headers) = lines(head);
         let words: Vec<&str> = first.split(' ').collect();
@@ -53,7 +53,7 @@ impl Request {
 }
 
 impl Response {
-    /// Reads a complete head; panics on what is not one.
+    /// Parses a complete head; panics if it is invalid.
     pub fn parse(head: &[u8]) -> Self {
         let (first, headers) = lines(head);
         let mut words = first.splitn(3, ' ');
@@ -84,13 +84,13 @@ impl Response {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// Whether the response says that the connection ends with it.
+    /// True if the response says that the connection ends with it.
     pub fn closes(&self) -> bool {
         self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 }
 
-/// The length of a complete head with its empty line, if it is complete.
+/// The length of a head including its empty line, if it is complete.
 pub fn head_length(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
 }

@@ -1,12 +1,12 @@
-//! What every test against the real daemon stands on: the daemon itself on a small inline configuration,
+//! The basis of every test against the real daemon: the daemon itself on a small inline configuration,
 //! scripted peers that speak bytes, free ports, and a deadline for every wait.
 //!
-//! Nothing here knows pronghorn's code: requests are written and answers are read by code of their own, so a
-//! mistake of the codec cannot hide behind itself.
+//! Nothing here uses pronghorn's code: requests are written and responses parsed by separate code, so that a
+//! mistake in the codec cannot hide itself.
 //!
-//! Environment: `PRONGHORN_TEST_DEADLINE` seconds that a wait may take (10), raise it on a slow machine;
-//! `PRONGHORN_TEST_BINARY` another daemon to run the tests against, such as `/usr/sbin/nginx`, whose
-//! behaviour is the specification of most tests here.
+//! Environment: `PRONGHORN_TEST_DEADLINE` is the number of seconds that a wait may take (30); raise it on a
+//! slow machine. `PRONGHORN_TEST_BINARY` is another daemon to run the tests against, such as
+//! `/usr/sbin/nginx`, whose behaviour is the specification of most tests here.
 #![allow(dead_code, unused_imports)]
 
 pub mod captured;

@@ -1,4 +1,4 @@
-//! A scripted origin server: a thread per connection that runs the test's closure over raw bytes.
+//! A scripted origin server: for each connection a thread runs the test's closure over raw bytes.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use super::wire::Wire;
 
 type Script = dyn Fn(&mut Peer) + Send + Sync;
 
-/// A server whose answers are written by the test. A script that panics fails the test when it is dropped.
+/// A server whose responses the test writes. If a script panics, dropping the server fails the test.
 pub struct Origin {
     port: u16,
     shared: Arc<Shared>,
@@ -32,11 +32,11 @@ struct Shared {
     streams: Mutex<HashMap<usize, TcpStream>>,
 }
 
-/// One connection from the daemon, in the script's hands. It closes when the script returns.
+/// One connection from the daemon, passed to the script. It closes when the script returns.
 pub struct Peer {
     wire: Wire,
     shared: Arc<Shared>,
-    /// How many connections came before this one.
+    /// The number of connections before this one.
     pub index: usize,
 }
 
@@ -46,7 +46,7 @@ impl Origin {
         Self::start_on(port::free(), script)
     }
 
-    /// The same, on a port that the test has chosen.
+    /// The same, on a port chosen by the test.
     pub fn start_on(port: u16, script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Self {
         let listener = port::listen(Ipv4Addr::LOCALHOST, port);
         let shared = Arc::new(Shared::default());
@@ -56,7 +56,8 @@ impl Origin {
         Self { port, shared, acceptor: Some(acceptor) }
     }
 
-    /// A server that gives `reply`'s bytes for each request of a connection, until the daemon closes it.
+    /// A server that sends the bytes from `reply` for each request of a connection, until the daemon closes
+    /// it.
     pub fn replying(reply: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> Self {
         Self::start(move |peer| {
             while let Some(request) = peer.request() {
@@ -73,7 +74,8 @@ impl Origin {
         Self::replying(move |_| bytes.clone())
     }
 
-    /// A server whose answer is `first-last`, the second half when the channel says so; a request for a connection.
+    /// A server whose response is `first-last`, the second half of which waits for the channel; one request
+    /// per connection.
     pub fn in_two_parts() -> (Sender<()>, Self) {
         let (go, wait) = channel();
         let wait = Mutex::new(wait);
@@ -95,7 +97,7 @@ impl Origin {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The requests read so far, in the order of their end.
+    /// The requests read so far, in the order in which they were complete.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.requests.lock().expect("not poisoned").clone()
     }
@@ -105,22 +107,22 @@ impl Origin {
         self.requests().pop().expect("the origin was asked")
     }
 
-    /// How many connections were accepted.
+    /// The number of accepted connections.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many scripts have run to their end.
+    /// The number of scripts that have returned.
     pub fn ended(&self) -> usize {
         self.shared.ended.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many scripts have run to their end.
+    /// Waits until `count` scripts have returned.
     pub fn wait_ended(&self, count: usize) {
         wait_for("the origin's connections to end", || (self.ended() >= count).then_some(()));
     }
 
-    /// Waits until so many requests have been read.
+    /// Waits until `count` requests have been read.
     pub fn wait_requests(&self, count: usize) {
         wait_for("the origin's requests", || (self.requests().len() >= count).then_some(()));
     }
@@ -141,14 +143,14 @@ impl Drop for Origin {
 }
 
 impl Peer {
-    /// Reads one request and records it. `None` when the daemon closed the connection before it.
+    /// Reads one request and records it. `None` if the daemon closed the connection first.
     pub fn request(&mut self) -> Option<Request> {
         let request = self.wire.request()?;
         self.record(request.clone());
         Some(request)
     }
 
-    /// Reads the head of a request, records it without its body and leaves that on the wire.
+    /// Reads the head of a request and records it; leaves the body on the wire.
     pub fn head(&mut self) -> Option<Request> {
         let request = self.wire.request_head()?;
         self.record(request.clone());
@@ -205,7 +207,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, script: &Arc<Script>) {
 fn serve(stream: TcpStream, index: usize, shared: &Arc<Shared>, script: &Arc<Script>) {
     let mut peer = Peer { wire: Wire::new(stream), shared: shared.clone(), index };
     let outcome = catch_unwind(AssertUnwindSafe(|| script(&mut peer)));
-    // The copy goes first, so that dropping the peer is the real close and says FIN or RST.
+    // Drop the copy first, so that dropping the peer really closes the connection and sends FIN or RST.
     shared.streams.lock().expect("not poisoned").remove(&index);
     drop(peer);
     shared.ended.fetch_add(1, Ordering::SeqCst);

@@ -1,7 +1,8 @@
 //! Free TCP ports below the ephemeral range, where no outgoing connection can take one by accident.
 //!
-//! Each test process holds blocks of sixteen ports by a file lock, so test binaries that run at the same time,
-//! also those of other worktrees, never hand out the same port. The kernel drops the lock with the process.
+//! Each test process holds blocks of sixteen ports by a file lock, so that test binaries that run at the same
+//! time, even from other worktrees, never hand out the same port. The kernel releases the lock when the
+//! process ends.
 
 use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, TcpListener};
@@ -21,7 +22,7 @@ struct Held {
 
 static HELD: Mutex<Held> = Mutex::new(Held { _locks: Vec::new(), next: 0, end: 0 });
 
-/// A port on which nobody listens now and which no other test process gets while this one lives.
+/// A port on which no process listens now, and which no other test process gets while this one lives.
 pub fn free() -> u16 {
     let mut held = HELD.lock().expect("no holder of the lock panics");
     loop {
@@ -39,8 +40,8 @@ pub fn free() -> u16 {
     }
 }
 
-/// Listens on a port of [`free`]. A process that another thread has just forked may hold the socket that asked
-/// whether it is free, until it executes its program.
+/// Listens on a port from [`free`]. A process that another thread has just forked may still hold the socket
+/// with which `free` tested the port, until it executes its program.
 pub fn listen(address: Ipv4Addr, port: u16) -> TcpListener {
     wait_for("the port to be free", || TcpListener::bind((address, port)).ok())
 }
@@ -48,7 +49,8 @@ pub fn listen(address: Ipv4Addr, port: u16) -> TcpListener {
 fn claim() -> (File, u16) {
     let folder = std::env::temp_dir().join("pronghorn-test-ports");
     std::fs::create_dir_all(&folder).expect("the temporary directory takes a folder");
-    // Begin at another place in each process: a port that was just left may have connections in TIME_WAIT.
+    // Start at another place in each process: a port that was used recently may have connections in
+    // TIME_WAIT.
     let start = (std::process::id() * 7 % u32::from(BLOCKS)) as u16;
     for step in 0..BLOCKS {
         let block = (start + step) % BLOCKS;

@@ -1,4 +1,4 @@
-//! Processes as /proc shows them: children, open descriptors, memory, title.
+//! Processes as shown by /proc: children, open descriptors, memory, title.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,14 +6,14 @@ use std::path::Path;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-/// Sets the number of descriptors that a process may have.
+/// Limits the number of descriptors of a process.
 pub fn limit_descriptors(pid: i32, count: u32) {
     let limit = format!("--nofile={count}:");
     let status = std::process::Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status();
     assert!(status.expect("prlimit runs").success());
 }
 
-/// Leaves a process the descriptors that it has, and not one more.
+/// Limits a process to the descriptors that it has now.
 pub fn close_table(pid: i32) {
     let is_free = |number: &u32| !Path::new(&format!("/proc/{pid}/fd/{number}")).exists();
     limit_descriptors(pid, (0..).find(is_free).expect("some number is free"));
@@ -44,7 +44,7 @@ pub fn tree(pid: i32) -> Vec<i32> {
     all
 }
 
-/// Whether the process runs: a zombie does not.
+/// True if the process runs; a zombie does not.
 pub fn is_alive(pid: i32) -> bool {
     !matches!(state(pid), None | Some('Z' | 'X'))
 }
@@ -55,7 +55,7 @@ pub fn state(pid: i32) -> Option<char> {
     stat[stat.rfind(')')? + 1..].trim_start().chars().next()
 }
 
-/// How many file descriptors the process has open.
+/// The number of file descriptors that the process has open.
 pub fn fd_count(pid: i32) -> usize {
     entries(&format!("/proc/{pid}/fd")).len()
 }
@@ -65,7 +65,7 @@ pub fn rss_kib(pid: i32) -> u64 {
     status(pid, "VmRSS:")
 }
 
-/// Resident memory that no file backs and no other process shares, in KiB: what the process itself has taken.
+/// Resident memory that is neither backed by a file nor shared with another process, in KiB.
 pub fn private_kib(pid: i32) -> u64 {
     let text = read(&format!("/proc/{pid}/smaps_rollup"));
     let line = |key: &str| -> u64 {
@@ -88,22 +88,22 @@ pub fn cpu_ticks(pid: i32) -> u64 {
     rest.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum()
 }
 
-/// Whether the process has a descriptor or its working directory under `folder`.
+/// True if the process has a descriptor or its working directory under `folder`.
 pub fn touches(pid: i32, folder: &Path) -> bool {
     let under = |link: String| std::fs::read_link(link).is_ok_and(|target| target.starts_with(folder));
     under(format!("/proc/{pid}/cwd"))
         || entries(&format!("/proc/{pid}/fd")).iter().any(|fd| under(format!("/proc/{pid}/fd/{fd}")))
 }
 
-/// Takes the exit status of an ended process that has become our child; `started`, whose status belongs to its
-/// `std::process::Child`, is left alone.
+/// Reaps an ended process that has become our child, except `started`, whose status belongs to its
+/// `std::process::Child`.
 pub fn reap_other(pid: i32, started: i32) {
     if pid != started {
         let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
     }
 }
 
-/// Whether somebody listens on the port, IPv4 or IPv6.
+/// True if a process listens on the port, IPv4 or IPv6.
 pub fn is_listening(port: u16) -> bool {
     ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
         read(table).lines().skip(1).any(|line| {

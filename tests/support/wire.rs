@@ -1,4 +1,4 @@
-//! One end of a TCP connection that speaks bytes, with a deadline on every read and write.
+//! One end of a TCP connection that speaks bytes, with a deadline for every read and write.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,16 +9,16 @@ use socket2::SockRef;
 use super::deadline::deadline;
 use super::message::{self, Request, Response};
 
-/// What happened to the other direction of a connection.
+/// The end of the peer's direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// FIN: the peer has nothing more to say.
+    /// FIN: the peer sends no more.
     Closed,
     /// RST.
     Reset,
 }
 
-/// A connection with what was read ahead of it.
+/// A connection, with the bytes that were read ahead.
 pub struct Wire {
     stream: TcpStream,
     ahead: Vec<u8>,
@@ -36,12 +36,12 @@ impl Wire {
         &self.stream
     }
 
-    /// Bytes that the peer has sent and we have taken, since the connection began.
+    /// Number of bytes that we have received since the connection began.
     pub fn read_bytes(&self) -> u64 {
         self.read_bytes
     }
 
-    /// Sends all of it; panics when the peer is gone or the deadline passes.
+    /// Sends all of it; panics if the peer is gone or the deadline passes.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.try_send(bytes.as_ref()).expect("the peer takes our bytes");
         self
@@ -56,12 +56,12 @@ impl Wire {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// Makes the close that follows an RST instead of a FIN.
+    /// Makes the later close send an RST instead of a FIN.
     pub fn reset_on_close(&self) {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("a socket has SO_LINGER");
     }
 
-    /// Reads one request, as far as its framing says. `None` when the peer closed before its first byte.
+    /// Reads one request, according to its framing. `None` if the peer closed before the first byte.
     pub fn request(&mut self) -> Option<Request> {
         let head = self.head_or_end()?;
         let mut request = Request::parse(&head);
@@ -69,7 +69,7 @@ impl Wire {
         Some(request)
     }
 
-    /// Reads the body that belongs to the head of a request.
+    /// Reads the body for the head of a request.
     pub fn request_body(&mut self, request: &mut Request) {
         request.body = match request.header("transfer-encoding") {
             Some(_) => self.chunked(&mut request.trailers),
@@ -89,12 +89,12 @@ impl Wire {
         response
     }
 
-    /// Reads the response to a HEAD request: the head alone, whatever length it names.
+    /// Reads the response to a HEAD request: only the head, whatever length it states.
     pub fn response_head(&mut self) -> Response {
         Response::parse(&self.head_or_end().expect("a response comes before the end"))
     }
 
-    /// Reads the body that belongs to a head, by its framing.
+    /// Reads the body for a head, according to its framing.
     pub fn body_into(&mut self, response: &mut Response) {
         response.body = if matches!(response.status, 100..=199 | 204 | 304) {
             Vec::new()
@@ -107,7 +107,7 @@ impl Wire {
         };
     }
 
-    /// Reads up to and with the empty line; `None` on an end before the first byte.
+    /// Reads up to and including the empty line; `None` if the connection ends before the first byte.
     pub fn head_or_end(&mut self) -> Option<Vec<u8>> {
         let end = Instant::now() + deadline();
         loop {
@@ -122,7 +122,7 @@ impl Wire {
         }
     }
 
-    /// Reads one line without its line end.
+    /// Reads one line, without its terminator.
     pub fn line(&mut self) -> Vec<u8> {
         let end = Instant::now() + deadline();
         loop {
@@ -140,7 +140,7 @@ impl Wire {
         }
     }
 
-    /// Reads so many bytes.
+    /// Reads exactly `count` bytes.
     pub fn exactly(&mut self, count: usize) -> Vec<u8> {
         let end = Instant::now() + deadline();
         while self.ahead.len() < count {
@@ -151,7 +151,7 @@ impl Wire {
         self.ahead.drain(..count).collect()
     }
 
-    /// Reads what is there and more until the peer ends the connection, and tells how it ended.
+    /// Reads until the peer ends the connection; returns the bytes, and how it ended.
     pub fn rest(&mut self) -> (Vec<u8>, End) {
         let end = Instant::now() + deadline();
         loop {
@@ -161,14 +161,14 @@ impl Wire {
         }
     }
 
-    /// Waits for the end of the connection; panics if any byte comes before it.
+    /// Waits for the end of the connection; panics if any byte comes first.
     pub fn expect_end(&mut self) -> End {
         let (bytes, how) = self.rest();
         assert!(bytes.is_empty(), "more bytes before the end: {:?}", String::from_utf8_lossy(&bytes));
         how
     }
 
-    /// Whether nothing has come for so long: neither bytes nor an end.
+    /// True if nothing arrives for this time: neither bytes nor an end.
     pub fn is_silent(&mut self, time: Duration) -> bool {
         self.stream.set_read_timeout(Some(time)).expect("not zero");
         let mut byte = [0];
@@ -176,7 +176,7 @@ impl Wire {
         self.ahead.is_empty() && silent
     }
 
-    /// Reads what one read gives, at most `most` bytes; empty at the end of the stream.
+    /// Reads whatever one read returns, up to `most` bytes; empty at the end of the stream.
     pub fn some(&mut self, most: usize) -> Vec<u8> {
         if self.ahead.is_empty() {
             let _ = self.fill(Instant::now() + deadline());
@@ -185,7 +185,7 @@ impl Wire {
         self.ahead.drain(..count).collect()
     }
 
-    /// Decodes a chunked body (RFC 9112 §7.1), strictly: the answer of a proxy has no excuse.
+    /// Decodes a chunked body (RFC 9112 §7.1), strictly: a proxy's response has no excuse for errors.
     fn chunked(&mut self, trailers: &mut Vec<(String, String)>) -> Vec<u8> {
         let mut body = Vec::new();
         loop {

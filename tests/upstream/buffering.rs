@@ -1,4 +1,4 @@
-//! Reading ahead of a slow client: the upstream is free early, and memory stays bounded.
+//! Reading ahead of a slow client: the upstream is done early, and memory stays bounded.
 
 use crate::support::{Client, Daemon, Origin, Setup, process, wait_for};
 
@@ -15,14 +15,14 @@ http {
 }
 "#;
 
-/// More than all socket buffers on the way hold.
+/// More than all socket buffers on the way can hold.
 const BYTES: usize = 40 * 1024 * 1024;
 
 fn body() -> Vec<u8> {
     (0..BYTES).map(|at| (at % 253) as u8).collect()
 }
 
-/// Answers with one long chunk, and ends when it is sent.
+/// Responds with one long chunk, and ends when it is sent.
 fn start() -> (Origin, Daemon) {
     let origin = Origin::start(|peer| {
         if peer.request().is_some() {
@@ -91,7 +91,7 @@ fn the_rest_waits_on_disk_where_that_is_asked_for() {
     assert_eq!(std::fs::read_dir(&folder).expect("made at the start").count(), 0, "its file has no name");
     client.body_into(&mut response);
     assert!(response.body == body(), "{} bytes of {BYTES}", response.body.len());
-    // Not all of it has room: the upstream waits for the client again, and nothing is lost.
+    // Not all of it fits: the upstream waits for the client again, and nothing is lost.
     let response = client.get("/small-disk");
     assert!(response.body == body(), "{} bytes of {BYTES}", response.body.len());
 }

@@ -1,4 +1,4 @@
-//! Clients that leave: the origin is let go too, and no descriptor or memory stays behind.
+//! Clients that leave: the connection to the origin ends too, and no descriptor or memory is leaked.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ http {
 }
 "#;
 
-/// An origin that sends a head and then bytes without end.
+/// An origin that sends a head and then an endless body.
 fn endless() -> Origin {
     Origin::start(|peer| {
         if peer.request().is_none() {
@@ -49,7 +49,7 @@ fn a_client_that_leaves_in_the_answer_frees_the_origin() {
 fn a_client_that_leaves_before_the_answer_frees_the_origin() {
     let origin = Origin::start(|peer| {
         peer.request();
-        peer.expect_end(); // the daemon's close comes though nothing was sent
+        peer.expect_end(); // the daemon closes although nothing was sent
     });
     let daemon = start(&origin);
     let mut client = Client::connect(daemon.port(0));
@@ -64,7 +64,7 @@ fn a_client_that_leaves_before_the_answer_frees_the_origin() {
 fn a_client_that_leaves_in_its_own_body_frees_the_origin() {
     let origin = Origin::start(|peer| {
         if peer.head().is_some() {
-            peer.rest(); // ends when the daemon gives up on the client
+            peer.rest(); // returns when the daemon gives up on the client
         }
     });
     let conf = CONF.replace("proxy_buffering off;", "proxy_buffering off; proxy_request_buffering off;");

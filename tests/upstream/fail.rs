@@ -99,7 +99,7 @@ fn the_next_server_is_asked_and_the_failing_one_rests() {
     let refused = || scene.daemon.log_count("connect\\(\\) failed");
     assert_eq!(refused(), 2, "max_fails=2");
 
-    // After fail_timeout it is tried again; now somebody is there.
+    // After fail_timeout it is tried again; now an origin listens there.
     let back = Origin::start_on(scene.closed, |peer| {
         while peer.request().is_some() {
             peer.send(ok(b"back"));

@@ -1,5 +1,6 @@
-//! Bodies that may have to be sent twice: to the next server of a group, or to the proxied location of an `error_page`.
-//! Origins that refuse and origins that take; what both received is compared with what the client sent.
+//! Bodies that may have to be sent twice: to the next server of a group, or to the proxied location of an
+//! `error_page`. Some origins refuse, others accept; what they received is compared with what the client
+//! sent.
 
 use std::sync::mpsc::channel;
 
@@ -87,7 +88,7 @@ fn an_upload_of_any_size_is_failed_over() {
 fn an_upload_outlives_an_upstream_that_breaks_off() {
     let origin = Origin::saying("taken");
     let cut = Origin::start(|peer| {
-        peer.request(); // and no answer
+        peer.request(); // and does not respond
     });
     let daemon = setup_with(&cut, &origin, &cut).start();
     let sent = body(300_000);
@@ -105,7 +106,7 @@ fn the_answer_of_an_upstream_that_has_the_whole_body_is_passed_on() {
     daemon.wait_log("no error page for 503: the request body is not kept \\(proxy_request_buffering\\)");
 }
 
-/// The origin tells of a head as soon as it has come, while the client still holds half of the body back.
+/// The origin reports a head as soon as it has arrived, while the client still holds back half of the body.
 #[test]
 fn a_body_that_nobody_would_send_again_streams() {
     let (tell, told) = channel();

@@ -1,5 +1,6 @@
-//! Fields between two hops (RFC 9110 §7.6.1): what `Connection` names ends here, in requests, interim answers, answers
-//! and trailers; what is for the whole way does not, whoever names it. Scripted origins; heads are read as text.
+//! Hop-by-hop fields (RFC 9110 §7.6.1): those that `Connection` names end here, in requests, interim
+//! responses, responses and trailers; end-to-end fields do not, even if they are named. Scripted origins;
+//! heads are read as text.
 
 use crate::support::{Origin, Setup, fetch};
 
@@ -19,7 +20,8 @@ http {
 }
 "#;
 
-/// Sends lines of a request through `path`, and returns the names of the fields that the origin got.
+/// Sends a request with these lines through `path`, and returns the names of the fields that the origin
+/// received.
 fn forwarded(path: &str, lines: &str) -> Vec<String> {
     let origin = Origin::saying("ok");
     let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).start();
@@ -74,7 +76,7 @@ fn more_options_than_anybody_has_are_refused() {
     daemon.wait_log(r#"client sent more than 64 options in "Connection""#);
 }
 
-/// An origin that writes this before each answer `tail`.
+/// An origin that writes these bytes before each response `tail`.
 fn answering(head: &'static str) -> Origin {
     Origin::replying(move |_| head.as_bytes().to_vec())
 }

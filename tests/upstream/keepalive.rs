@@ -1,4 +1,4 @@
-//! Kept-alive connections to origins: reused, bounded, and a stale one costs no request.
+//! Kept-alive connections to origins: reused and bounded; a stale one costs no request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -111,7 +111,7 @@ fn no_more_idle_connections_are_kept_than_told() {
         }
     });
     let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).start();
-    // Twelve at once: the origin answers all after the twelfth head has come.
+    // Twelve at once: the origin responds to all after the twelfth head has arrived.
     let mut clients: Vec<Client> = (0..12).map(|_| Client::connect(daemon.port(0))).collect();
     for client in &mut clients {
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -125,7 +125,7 @@ fn no_more_idle_connections_are_kept_than_told() {
 
 #[test]
 fn without_the_connection_field_the_origin_keeps_it_too_by_default() {
-    // nginx asks with `Connection: close` unless told; keeping the connection is pronghorn's default.
+    // nginx sends `Connection: close` by default; keeping the connection is pronghorn's default.
     let origin = Origin::saying("x");
     let conf = r#"
 http { server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://%%ORIGIN%%; } } }

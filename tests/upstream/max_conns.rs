@@ -1,4 +1,4 @@
-//! `max_conns`: in all workers together where the upstream has a `zone`, in each worker otherwise.
+//! `max_conns`: for all workers together if the upstream has a `zone`, otherwise for each worker.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -24,7 +24,7 @@ http {
 }
 "#;
 
-/// An origin whose answers wait for [`Scene::release`], and that knows how many it held at once.
+/// An origin whose responses wait for [`Scene::release`], and that counts how many requests it held at once.
 struct Held {
     origin: Origin,
     most: Arc<AtomicUsize>,
@@ -54,7 +54,7 @@ fn start(first: &Held, second: &Held) -> Daemon {
         .start()
 }
 
-/// Sends a request on each of so many connections, all before an answer is read.
+/// Sends a request on each of `count` connections, all before a response is read.
 fn ask(daemon: &Daemon, path: &str, count: usize) -> Vec<Client> {
     let clients = (0..count).map(|_| Client::connect(daemon.port(0)));
     let mut clients: Vec<Client> = clients.collect();
@@ -64,7 +64,7 @@ fn ask(daemon: &Daemon, path: &str, count: usize) -> Vec<Client> {
     clients
 }
 
-/// Releases what is held once all others were refused; returns how many were answered.
+/// Releases the held requests once all others were refused; returns how many were answered.
 fn answered(daemon: &Daemon, mut clients: Vec<Client>, held: &[&Held], expected: usize) -> usize {
     let (refused, all) = (clients.len() - expected, held.len());
     let lines = || daemon.log_count("no live upstreams");

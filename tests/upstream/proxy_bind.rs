@@ -1,4 +1,4 @@
-//! `proxy_bind`: the local address of connections to upstreams. The origin answers with the address it sees.
+//! `proxy_bind`: the local address of connections to upstreams. The origin responds with the address it sees.
 
 use crate::support::origin::ok;
 use crate::support::{Client, Daemon, Origin, Setup, get};
@@ -80,7 +80,7 @@ fn a_connection_of_one_address_serves_no_other_request() {
 #[test]
 fn a_transparent_bind_keeps_the_one_capability_it_needs() {
     if !nix::unistd::geteuid().is_root() {
-        return; // nobody else may bind so
+        return; // only root may bind so
     }
     let origin = origin();
     let daemon = start(&origin);

@@ -1,4 +1,4 @@
-//! `proxy_pass`: which URI the origin is asked for, with and without a URI of its own, with variables.
+//! `proxy_pass`: the URI sent to the origin, with and without a URI in the directive, and with variables.
 
 use crate::support::{Client, Origin, Setup, get};
 
@@ -40,12 +40,12 @@ fn the_origin_is_asked_for_the_uri_by_nginx_s_rules() {
     let origin = Origin::saying("x");
     let daemon = Setup::new(CONF).set("ORIGIN", origin.address()).start();
     for (path, expected) in [
-        // Without a URI the request's own goes on as it came…
+        // Without a URI the request's own is sent unchanged…
         ("/plain?a=b", "/plain?a=b"),
         ("/plain%2fslash/%41", "/plain%2fslash/%41"),
         ("/a//b/../c", "/a//b/../c"),
         ("/regex/x?y", "/regex/x?y"),
-        // …with one, the location's part of the normalised path is replaced.
+        // …with one, it replaces the location's part of the normalised path.
         ("/with/x?y=z", "/other/x?y=z"),
         ("/with/", "/other/"),
         ("/with/a/../b", "/other/b"),

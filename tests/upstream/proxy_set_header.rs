@@ -1,4 +1,4 @@
-//! `proxy_set_header` and the fields that go from client to origin and back.
+//! `proxy_set_header`, and the fields passed from client to origin and back.
 
 use crate::support::{Client, Daemon, Origin, Setup, fetch, get};
 

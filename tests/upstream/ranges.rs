@@ -1,4 +1,4 @@
-//! `proxy_force_ranges` and `max_ranges`: parts of answers whose upstream knows none.
+//! `proxy_force_ranges` and `max_ranges`: ranges of responses whose upstream does not support them.
 
 use crate::support::{Client, Daemon, Origin, Setup, fetch};
 

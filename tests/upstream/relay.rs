@@ -1,4 +1,4 @@
-//! Relaying large answers: complete, and in bounded memory however slow the reader is.
+//! Relaying large responses: complete, and in bounded memory however slow the reader is.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -39,7 +39,7 @@ fn send_body(peer: &mut Peer, length: u64) {
 fn large() -> Origin {
     Origin::start(|peer| {
         while let Some(request) = peer.request() {
-            // Another path than a length is never answered.
+            // Paths other than a length are not answered.
             if let Ok(length) = request.target[1..].parse() {
                 send_body(peer, length);
             }
@@ -74,13 +74,13 @@ fn a_large_answer_arrives_complete_and_unchanged() {
 #[test]
 fn a_large_answer_is_whole_where_descriptors_have_run_out() {
     if is_stand_in() {
-        return; // nginx has no pipe to do without
+        return; // nginx uses no pipe
     }
     let origin = large();
     let daemon = start(&origin);
     let worker = daemon.worker();
     let mut client = Client::connect(daemon.port(0));
-    // So that its connection to the origin is there already.
+    // So that its connection to the origin is open already.
     client.send("GET /10 HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.response().body.len(), 10);
     process::close_table(worker);
@@ -132,7 +132,8 @@ fn a_reader_that_stops_stops_the_origin() {
     let mut client = Client::connect(daemon.port(0));
     client.send(format!("GET /{BYTES} HTTP/1.1\r\nHost: a\r\n\r\n"));
     client.response_head();
-    // Nobody reads: what the worker has taken from the origin stops growing, far below the whole.
+    // The client does not read: the amount that the worker has taken from the origin stops growing, far below
+    // the whole.
     let worker = daemon.worker();
     let mut last = 0;
     let memory = wait_for("a standstill", || {
@@ -153,13 +154,13 @@ fn what_has_arrived_is_passed_on_while_the_origin_pauses() {
         peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
         for word in ["one", "two", "three"] {
             peer.send(format!("{:x}\r\n{word}\r\n", word.len()));
-            // The next only when the client has this one.
+            // Send the next only when the client has this one.
             let seen = wait_seen.lock().expect("not poisoned").recv_timeout(deadline());
             seen.unwrap_or_else(|_| panic!("the client did not get {word:?}"));
         }
         peer.send("0\r\n\r\n");
     });
-    // nginx holds them back unless it is told not to.
+    // nginx holds them back unless buffering is off.
     let own = if is_stand_in() { None } else { Some("") };
     for settings in own.into_iter().chain(["proxy_buffering off;"]) {
         let conf = CONF.replace("proxy_max_temp_file_size 0;", settings);

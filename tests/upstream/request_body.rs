@@ -1,5 +1,6 @@
 //! Request bodies before an upstream is chosen: `proxy_request_buffering`, `client_body_in_file_only`,
-//! `client_body_buffer_size`, `$request_body_file`. Scripted clients and origins, the daemon's folder is looked into.
+//! `client_body_buffer_size`, `$request_body_file`. Clients and origins are scripted; the daemon's folder is
+//! inspected.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -214,7 +215,7 @@ fn a_body_that_breaks_its_framing_or_grows_too_large_leaves_no_file() {
 #[test]
 fn a_disk_that_takes_no_more_is_a_500_and_the_worker_goes_on() {
     if is_stand_in() {
-        return; // nginx's worker would end by SIGXFSZ
+        return; // nginx's worker would be killed by SIGXFSZ
     }
     let origin = Origin::replying(|request| ok(&request.body));
     let daemon = start(&origin);

@@ -1,6 +1,6 @@
-//! `server NAME resolve`: peers that follow their name without a reload, in every worker, and `service=`.
+//! `server NAME resolve`: peers follow their name without a reload, in every worker; and `service=`.
 //!
-//! A scripted name server whose answers the test changes; origins on several addresses of the loopback share a port.
+//! A scripted name server whose answers the test changes; origins on several loopback addresses share a port.
 
 use std::sync::{Arc, Mutex};
 
@@ -30,7 +30,7 @@ http {
 }
 "#;
 
-/// What the name leads to now: addresses, or a failure.
+/// The present result for the name: addresses, or a failure.
 type Zone = Arc<Mutex<Result<Vec<String>, u16>>>;
 
 fn zone(addresses: &[&str]) -> (Zone, Dns) {
@@ -53,7 +53,7 @@ fn start(dns: &Dns, server: &str, workers: usize) -> Daemon {
     Setup::new(CONF).set("RESOLVER", dns.address()).set("SERVER", server).set("WORKERS", workers).start()
 }
 
-/// The address that a request went to; `status` where it went nowhere.
+/// The address that a request was passed to; `status` if it was passed nowhere.
 fn goes_to(daemon: &Daemon) -> String {
     let response = get(daemon.port(0), "/");
     match response.header("X-Upstream") {
@@ -62,7 +62,7 @@ fn goes_to(daemon: &Daemon) -> String {
     }
 }
 
-/// An origin on 127.0.0.2 beside one on 127.0.0.1 of the same port.
+/// An origin on 127.0.0.2, in addition to one on 127.0.0.1 at the same port.
 struct Second {
     _thread: std::thread::JoinHandle<()>,
 }
@@ -137,7 +137,7 @@ fn workers_that_come_later_know_what_those_before_have_learned() {
     send(worker, Signal::SIGKILL);
     wait_for("the worker to be gone", || (!is_alive(worker)).then_some(()));
     assert_eq!(goes_to(&daemon), "127.0.0.1", "after a crash");
-    // Another port in the next configuration is taken from there.
+    // If the next configuration has another port, that one is used.
     let other = Origin::saying("other");
     let (from, to) = (origin.port().to_string(), other.port().to_string());
     daemon.rewrite(|conf| conf.replace(&from, &to));

@@ -1,6 +1,6 @@
-//! `resolver`: names from variables, looked up at name servers that lie, fail, are late or say too much.
+//! `resolver`: names from variables, looked up at name servers that lie, fail, are late or send too much.
 //!
-//! A scripted name server answers; who of the origins is connected to tells what was believed.
+//! A scripted name server answers; the origin that receives a connection shows which answer was believed.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -90,7 +90,7 @@ fn requests_for_one_name_share_a_question() {
         client.send("GET /?name=slow.test HTTP/1.1\r\nHost: h\r\n\r\n");
     }
     dns.wait_asked("slow.test", A, 1);
-    drop(clients.remove(0)); // who asked first goes; the others wait on
+    drop(clients.remove(0)); // the first requester leaves; the others keep waiting
     go.send(()).unwrap();
     for client in &mut clients {
         assert_eq!(client.response().status, 200);
@@ -113,7 +113,7 @@ fn forged_answers_are_not_believed() {
         replies.push(Reply::Answer(other.message(0x8180, &forged)));
         replies.push(Reply::FromElsewhere(query.message(0x8180, &forged)));
         replies.push(Reply::Answer(query.message(0x0100, &forged)));
-        // an owner that nobody asked for, beside the right one
+        // a record of an unrelated name next to the right one
         let mut mixed = vec![record("bank.test", A, 60, &[127, 6, 6, 6])];
         mixed.extend(records("127.0.0.1"));
         replies.push(Reply::Answer(query.message(0x8180, &mixed)));
@@ -152,7 +152,7 @@ fn a_truncated_answer_is_asked_for_by_tcp() {
     let origin = Origin::saying("whole");
     let dns = Dns::start(|query| match (query.kind, query.is_tcp) {
         (A, true) => {
-            // far more than a datagram holds, and more than is taken
+            // far more than a datagram holds, and more than is used
             let mut records: Vec<_> = (0..300).map(|_| query.a(60, "127.0.0.1")).collect();
             records.push(query.a(60, "127.6.6.6"));
             query.reply(&records)
@@ -345,7 +345,7 @@ fn who_leaves_while_a_name_is_looked_up_leaves_nothing_behind() {
     assert!(count >= before + 78, "a socket for each client and each lookup: {before} {count}");
     drop(clients);
     daemon.wait_line("r.log", r"^/39\|499\|client_abort/resolve$");
-    // A lookup that nobody waits for ends when it would be repeated.
+    // A lookup that no request waits for ends when it would be repeated.
     wait_for("the sockets to be closed", || (fd_count(worker) <= before).then_some(()));
 }
 
@@ -355,7 +355,7 @@ fn a_name_server_that_does_not_stop_talking_holds_nobody_up() {
     let is_over = Arc::new(AtomicUsize::new(0));
     let theirs = is_over.clone();
     let dns = Dns::start(move |query| {
-        // To whom it may concern, for as long as the test lasts.
+        // Unsolicited answers, for as long as the test lasts.
         let (to, over) = (query.from, theirs.clone());
         let mut other = query.clone();
         other.id = query.id.wrapping_add(1);
@@ -373,7 +373,7 @@ fn a_name_server_that_does_not_stop_talking_holds_nobody_up() {
     waiting.send("GET /?name=loud.test HTTP/1.1\r\nHost: h\r\n\r\n");
     dns.wait_asked("loud.test", A, 1);
     for _ in 0..20 {
-        // An address needs no lookup: these go on beside the noise.
+        // An address needs no lookup: these requests continue despite the noise.
         assert_eq!(status(&daemon, "127.0.0.1"), 200);
     }
     is_over.store(1, Ordering::SeqCst);

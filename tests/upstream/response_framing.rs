@@ -1,5 +1,5 @@
-//! Answers of the origin that are no HTTP, or that two readers could cut differently: 502, never forwarded.
-//! Answers that end too early never look complete.
+//! Responses of the origin that are not HTTP, or that two readers could split differently: 502, never
+//! forwarded. Responses that end too early never look complete.
 
 use crate::support::daemon::is_stand_in;
 use crate::support::wire::End;
@@ -92,7 +92,7 @@ fn chunks_that_end_early_do_not_look_complete() {
 fn invalid_chunks_of_the_origin_do_not_look_complete() {
     for line in ["xyz", "0x5", "5;a=\"", "5;a=\"b\\\"", "5 5", "ffffffffffffffff"] {
         if is_stand_in() && line.starts_with('5') {
-            continue; // nginx 1.22 skips what stands behind the size
+            continue; // nginx 1.22 skips anything after the size
         }
         let origin = Origin::start(move |peer| {
             if peer.request().is_some() {

@@ -1,5 +1,6 @@
-//! What the client gets of an upstream's response head: cookies, redirects inside (`X-Accel-Redirect`), fields that
-//! stand twice, and the heads that come before it (`early_hints`). Scripted origins; the heads are read as bytes.
+//! The parts of an upstream's response head that the client gets: cookies, internal redirects
+//! (`X-Accel-Redirect`), repeated fields, and interim heads (`early_hints`). Scripted origins; the heads are
+//! read as bytes.
 
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,7 @@ fn start(origin: &Origin) -> Daemon {
     Setup::new(CONF).set("ORIGIN", origin.address()).level("info").start()
 }
 
-/// An origin whose head has the lines that the request asks for in `X-Lines`, `|` between them.
+/// An origin whose head has the lines that the request lists in `X-Lines`, separated by `|`.
 fn obedient() -> Origin {
     Origin::replying(|request| {
         let lines = request.header("x-lines").unwrap_or_default().replace('|', "\r\n");
@@ -136,7 +137,7 @@ fn a_field_that_stands_twice_is_passed_once() {
 
 #[test]
 fn an_upstream_decides_whether_it_is_read_ahead() {
-    const BYTES: usize = 40 * 1024 * 1024; // more than all socket buffers on the way hold
+    const BYTES: usize = 40 * 1024 * 1024; // more than all socket buffers on the way can hold
     let origin = Origin::start(|peer| {
         peer.request();
         let head = "HTTP/1.1 200 OK\r\nX-Accel-Buffering: Yes\r\nTransfer-Encoding: chunked\r\n\r\n";

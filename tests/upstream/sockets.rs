@@ -1,5 +1,5 @@
-//! Unix sockets that a `proxy_pass` with variables may go to: those that the configuration names. A client that chooses the
-//! text must not reach any other socket of the machine. The backend is a socket of the test.
+//! Unix sockets for a `proxy_pass` with variables: only those that the configuration names. A client that
+//! controls the text must not reach any other socket of the machine. The backend is a socket of the test.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -20,7 +20,7 @@ http {
 }
 "#;
 
-/// Answers everybody on a socket of the daemon's folder with its name.
+/// Answers every request on a socket in the daemon's folder with its name.
 fn listen(daemon: &Daemon, name: &'static str) {
     let listener = UnixListener::bind(daemon.path(name)).expect("a socket");
     std::thread::spawn(move || {

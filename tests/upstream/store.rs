@@ -1,4 +1,4 @@
-//! `proxy_store`: answers as files, whole or not at all.
+//! `proxy_store`: responses stored as files, whole or not at all.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, UNIX_EPOCH};
@@ -52,7 +52,7 @@ fn start() -> (Origin, Daemon) {
     (origin, daemon)
 }
 
-/// Waits until no file is under way any more.
+/// Waits until no file is being written.
 fn wait_idle(daemon: &Daemon) {
     wait_for("files under way to be gone", || {
         (std::fs::read_dir(daemon.path("under-way")).expect("made at the start").count() == 0).then_some(())

@@ -1,4 +1,4 @@
-//! `proxy_timeout_total`: the end of a proxied request, whatever its upstreams are doing.
+//! `proxy_timeout_total`: ends a proxied request, whatever its upstreams are doing.
 
 use std::sync::Mutex;
 use std::sync::mpsc::channel;

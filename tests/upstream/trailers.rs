@@ -1,4 +1,4 @@
-//! `proxy_pass_trailers`: fields behind an answer in chunks.
+//! `proxy_pass_trailers`: fields after a chunked response.
 
 use crate::support::daemon::is_stand_in;
 use crate::support::{Client, Daemon, Origin, Setup};
@@ -31,7 +31,7 @@ fn start() -> (Origin, Daemon) {
     (origin, daemon)
 }
 
-/// What stands behind the last chunk.
+/// The lines after the last chunk.
 fn trailers(client: &mut Client, path: &str, version: &str) -> Vec<String> {
     client.send(format!("GET {path} HTTP/{version}\r\nHost: a\r\nConnection: keep-alive\r\n\r\n"));
     let response = client.response_head();

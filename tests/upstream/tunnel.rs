@@ -1,4 +1,5 @@
-//! Upgrade: after a 101 the connection is a tunnel of bytes in both directions, and its end is carried over.
+//! Upgrade: after a 101 the connection is a tunnel in both directions, and the end of one side is passed to
+//! the other.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `$upstream_…`: what a response and the log can tell of the servers that were asked.
+//! `$upstream_…`: information about the servers that were used, in responses and in the log.
 
 use crate::support::{Origin, Setup, get, wait_for};
 
