@@ -1,7 +1,7 @@
-//! Who may have what: `allow` and `deny` by address, `satisfy`, `limit_except` by method.
+//! Access control: `allow` and `deny` by address, `satisfy`, `limit_except` by method.
 //!
-//! Runs in the access phase. Touches: the request's peer address. The rules are `shared/access.rs`; how several answers of
-//! the phase become one (`satisfy`) is decided in the pipeline.
+//! Runs in the access phase. Touches: the request's peer address. The rules are in `shared/access.rs`; the
+//! pipeline combines the verdicts of the phase (`satisfy`).
 //! Behaviour: nginx.org, ngx_http_access_module; `satisfy` and `limit_except` of ngx_http_core_module.
 
 use crate::config::directive::{block, custom, one_of};
@@ -23,7 +23,7 @@ settings! {
     }
 }
 
-/// How many kinds of access control have to let a request in.
+/// How many kinds of access control must allow a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Satisfy {
     All,
@@ -32,7 +32,7 @@ enum Satisfy {
 keywords!(Satisfy { "all" => All, "any" => Any });
 
 const RULE: Context = Context::ANY.or(Context::LIMIT_EXCEPT);
-/// A block with any rule has none of the outer block's.
+/// A block with any rule of its own inherits none of the outer block's.
 const LIST: Inherits = Inherits::List("allow");
 
 #[rustfmt::skip]
@@ -97,7 +97,7 @@ pub fn access(request: &mut Request) -> Verdict {
         Decision::Undecided => Verdict::Next,
         Decision::Allowed => Verdict::Granted,
         Decision::Denied(rule) => {
-            // Another kind of access control may let it in yet.
+            // With `satisfy any` another kind of access control may still allow the request.
             if !conf.satisfies_any() {
                 access::log_denied(request, rule);
             }

@@ -1,7 +1,8 @@
 //! The access log: formats compiled once, one line per request.
 //!
-//! Runs in the log phase. Touches: the request's variables, the log's writer. Formats and logs are `shared/log_format.rs` and
-//! `shared/access_log.rs`; which requests are logged, and nginx's default log, are decided here.
+//! Runs in the log phase. Touches: the request's variables, the log's writer. Formats and logs are in
+//! `shared/log_format.rs` and `shared/access_log.rs`; this file decides which requests are logged, and adds
+//! nginx's default log.
 //! Behaviour: nginx.org, ngx_http_log_module.
 
 use std::ffi::OsStr;
@@ -36,7 +37,7 @@ settings! {
     pub struct Conf {
         logs: Vec<Log> => together,
         off: bool => together,
-        /// `open_log_file_cache`; `None` inside: off.
+        /// `open_log_file_cache`; the inner `None` means off.
         cache: Inherit<Option<Arc<named::Cache>>>,
         log_subrequest: Setting<bool> = false,
     }
@@ -71,7 +72,7 @@ pub static VARIABLES: &[Variable] = &[
         "The time since the head of the response, in seconds; in the log, up to its last byte."),
 ];
 
-/// The time from one moment to another; no value where the other one has not come.
+/// Writes the time between two moments. There is no value if the later one has not come yet.
 fn seconds(until_us: Option<u64>, from_us: u64, out: &mut Vec<u8>) -> bool {
     let Some(ms) = until_us.map(|until_us| until_us.saturating_sub(from_us) / 1000) else { return false };
     write!(out, "{}.{:03}", ms / 1000, ms % 1000).is_ok()
@@ -79,7 +80,7 @@ fn seconds(until_us: Option<u64>, from_us: u64, out: &mut Vec<u8>) -> bool {
 
 impl BlockConf for Conf {}
 
-/// `access_log off` has none, and hands that on.
+/// `access_log off` inherits no log, and inner blocks inherit the `off`.
 fn inherit_logs(conf: &mut Conf, outer: &Conf) {
     if !conf.off {
         replace(&mut conf.logs, &outer.logs);
@@ -111,7 +112,7 @@ fn open_log_file_cache(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), D
     conf.cache.put(access_log::read_cache(node)?, node)
 }
 
-/// nginx's own log where the `http` block says nothing about one.
+/// Adds nginx's default log to an `http` block that configures none.
 pub fn add_default(http: &mut Partial, span: Span, cx: &mut Cx) {
     let conf = http.access_log.get_or_insert_default();
     if conf.off || !conf.logs.is_empty() {
@@ -128,7 +129,7 @@ pub fn add_default(http: &mut Partial, span: Span, cx: &mut Cx) {
     }
 }
 
-/// The format that a log names, else nginx's own, which is compiled when it is first used.
+/// Finds the format that a log names, otherwise nginx's own, which is compiled on its first use.
 fn find_format(name: Option<&str>, span: Span, cx: &mut Cx) -> Result<Format, Diagnostic> {
     let name = name.unwrap_or("combined");
     if name == "combined" && cx.log.get(name).is_none() {
@@ -158,8 +159,8 @@ pub fn write(request: &mut Request) {
     }
 }
 
-/// Whether the request's root directory is there. Where it is missing there is no log that the request names: names made of
-/// what clients send must not fill the disk.
+/// True if the request's root directory exists. If it is missing, a log whose name has variables is not
+/// written: names built from client input must not fill the disk (nginx does the same).
 fn has_root(request: &mut Request) -> bool {
     let mut root = Vec::new();
     core::document_root(request, &mut root);

@@ -1,6 +1,6 @@
-//! Other answers before and after an answer (`add_before_body`, `add_after_body`).
+//! Responses inserted before and after a response (`add_before_body`, `add_after_body`).
 //!
-//! A body filter of the client's own request. Touches: nothing; the answers come from subrequests.
+//! A body filter of the client's own request. Touches: nothing; the additions come from subrequests.
 //! Behaviour: nginx.org, ngx_http_addition_module.
 
 use crate::config::directive::{custom, text};
@@ -48,7 +48,7 @@ fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// Prepares an answer that something is added to: its length is not known.
+/// Prepares the head of a response that gets additions: its length is no longer known.
 pub fn head(request: &mut Request) {
     let conf: &'static Conf = &request.location.addition;
     let response = &mut request.response;
@@ -65,7 +65,7 @@ fn asked(uri: &'static Inherit<Box<str>>) -> Option<&'static str> {
     uri.as_ref().map(|uri| &**uri).filter(|uri| !uri.is_empty())
 }
 
-/// What is still to be asked for.
+/// The additions that have not been requested yet.
 #[derive(Debug)]
 struct Addition {
     before: Option<&'static str>,

@@ -1,8 +1,9 @@
-//! Access by user and password (`auth_basic`, `auth_basic_user_file`).
+//! Access by user name and password (`auth_basic`, `auth_basic_user_file`).
 //!
-//! Runs in the access phase. Touches: the file of users, read for each request as nginx does (on another thread where
-//! it is not in memory); another thread for passwords whose check is slow. A worker remembers whether such a password
-//! was right, checks one that several requests bring once, and lets few others wait (`blocking::PASSWORDS_WAITING_MAX`).
+//! Runs in the access phase. Touches: the file of users, which is read for each request as in nginx (on
+//! another thread if it is not in memory); another thread for passwords that are slow to check. A worker
+//! remembers the results of slow checks, checks a password once when several requests bring it at the same
+//! time, and bounds how many checks wait (`blocking::PASSWORDS_WAITING_MAX`).
 //! Behaviour: nginx.org, ngx_http_auth_basic_module. RFC 7617.
 
 use std::cell::RefCell;
@@ -34,14 +35,14 @@ use crate::sys::file as cached;
 settings! {
     #[derive(Debug)]
     pub struct Conf {
-        /// `off` as a value switches it off.
+        /// The value `off` disables the check.
         realm: Inherit<Script>,
         file: Inherit<File>,
         delay_ms: Setting<u64> = 0,
     }
 }
 
-/// The file of users; a relative path begins at the folder of the configuration.
+/// The file of users; a relative path is relative to the directory of the configuration.
 #[derive(Clone, Debug)]
 struct File {
     folder: PathBuf,
@@ -70,7 +71,7 @@ impl BlockConf for Conf {
 }
 
 impl Conf {
-    /// How long a refusal with 401 waits, whoever refuses.
+    /// How long a 401 is delayed, whichever module refuses the request.
     pub fn delay_ms(&self) -> u64 {
         self.delay_ms.get()
     }
@@ -118,11 +119,13 @@ fn check(request: &mut Request, realm: &'static Script, file: &'static File) -> 
     }
 }
 
-/// Bytes of a file of users: a hundred thousand lines. It is read and searched for each request.
+/// Limits the file of users, to about a hundred thousand lines, since each request reads and searches it.
 const USERS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Reads a file of users. Unless it `may_wait`, it is read as far as it is in memory. Errors: `WouldBlock` where all
-/// of it is not; what is no regular file (a FIFO would be waited for), or too large.
+/// Reads a file of users. Unless it `may_wait`, only what is in memory is read.
+///
+/// Errors: `WouldBlock` if part of the file is not in memory; a file that is too large, or not a regular file
+/// (opening a FIFO would block).
 fn read_users(path: &[u8], may_wait: bool) -> io::Result<Vec<u8>> {
     let open = if may_wait { cached::open_waiting } else { cached::open_cached };
     let file = Opened::from(open(path, cached::READ)?);
@@ -191,12 +194,12 @@ fn check_against(request: &mut Request, path: &[u8], users: io::Result<Vec<u8>>)
 /// Bytes that are read and searched in a microsecond.
 const SEARCHED_BYTES: usize = 4096;
 
-/// What comes of a check.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Wrong,
     Right,
-    /// It was not made: too many wait.
+    /// The check was not made, because too many are waiting.
     Refused,
 }
 
@@ -227,7 +230,7 @@ fn answer(request: &mut Request, outcome: Outcome) -> Verdict {
     refuse(request)
 }
 
-/// Checks a password on another thread, once for all who bring it at the same time.
+/// Checks a password on another thread, once for all requests that bring it at the same time.
 async fn check_slowly(key: u64, password: Vec<u8>, stored: String) -> Outcome {
     loop {
         if let Some(outcome) = CHECKS.with_borrow_mut(|checks| checks.known(key)) {
@@ -235,7 +238,7 @@ async fn check_slowly(key: u64, password: Vec<u8>, stored: String) -> Outcome {
         }
         let under_way = CHECKS.with_borrow(|checks| checks.under_way.get(&key).cloned());
         match under_way {
-            Some(check) => check.notified().await, // its client may leave: then one of those who wait goes on
+            Some(check) => check.notified().await, // if its client leaves, a waiting request takes over
             None => break,
         }
     }
@@ -248,7 +251,7 @@ async fn check_slowly(key: u64, password: Vec<u8>, stored: String) -> Outcome {
     outcome
 }
 
-/// Marks a check as under way until it is dropped.
+/// Marks a check as in progress until it is dropped.
 struct UnderWay(u64);
 
 impl UnderWay {
@@ -267,20 +270,20 @@ impl Drop for UnderWay {
     }
 }
 
-/// What this worker knows of passwords that are slow to check, by a hash of password and stored text that only it
-/// knows.
+/// What this worker knows of slow passwords. The key hashes password and stored text with a secret of the
+/// worker.
 struct Checks {
     hasher: RandomState,
     right: HashSet<u64>,
-    /// Those of the last [`WRONG_MS`], and those of as long before.
+    /// The wrong passwords of the last [`WRONG_MS`], and those of the same time before.
     wrong: [HashSet<u64>; 2],
     wrong_since_ms: u64,
     under_way: HashMap<u64, Rc<Notify>>,
 }
 
-/// Passwords of each set.
+/// Maximum number of passwords in each set.
 const KNOWN_MAX: usize = 1024;
-/// A wrong password is known as such for this long, and at most twice as long.
+/// A wrong password is remembered for at least this long, and for at most twice as long.
 const WRONG_MS: u64 = 5_000;
 
 thread_local! {
@@ -323,7 +326,7 @@ impl Checks {
     }
 }
 
-/// Asks for a user and password.
+/// Refuses the request with 401, which asks for a user name and password.
 fn refuse(request: &mut Request) -> Verdict {
     let mut value = b"Basic realm=\"".to_vec();
     if let Some(realm) = request.location.auth_basic.realm.as_ref() {
@@ -335,7 +338,7 @@ fn refuse(request: &mut Request) -> Verdict {
     Verdict::Done(Reply::Status(401))
 }
 
-/// User and password of `Authorization: Basic`.
+/// The user name and password of `Authorization: Basic`.
 fn credentials(request: &Request) -> Option<(Vec<u8>, Vec<u8>)> {
     let (scheme, encoded) = request.header(Id::Authorization)?.split_at_checked("Basic ".len())?;
     if !scheme.eq_ignore_ascii_case(b"Basic ") {
@@ -348,10 +351,10 @@ fn credentials(request: &Request) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((user, password))
 }
 
-/// The password that stands in the user's line, without what follows another colon.
+/// The password field of the user's line, without further fields after another colon.
 fn stored_password<'a>(users: &'a [u8], user: &[u8]) -> Option<&'a [u8]> {
     if user.starts_with(b"#") || user.contains(&b'\n') {
-        return None; // a comment, or two lines
+        return None; // a comment, or a name that spans lines
     }
     let start = [user, b":"].concat();
     let begins_line = |at: &usize| *at == 0 || users[*at - 1] == b'\n';

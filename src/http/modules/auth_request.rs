@@ -1,6 +1,7 @@
-//! Access by the answer to a subrequest (`auth_request`, `auth_request_set`).
+//! Access by the response to a subrequest (`auth_request`, `auth_request_set`).
 //!
-//! Runs in the access phase. Touches: the request's variables. Does not wait: the pipeline makes the subrequest.
+//! Runs in the access phase. Touches: the request's variables. Does not wait: the pipeline makes the
+//! subrequest.
 //! Behaviour: nginx.org, ngx_http_auth_request_module.
 
 use crate::config::directive::custom;
@@ -70,7 +71,7 @@ pub fn access(request: &mut Request) -> Verdict {
     }
 }
 
-/// What follows from the answer. `inner` still has the variables of both.
+/// Turns the subrequest's status into a verdict. `inner` can still evaluate the variables of the subrequest.
 fn answered(request: &mut Request, inner: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.auth_request;
     for set in &conf.sets {

@@ -1,8 +1,8 @@
-//! Lists of directories: `autoindex`.
+//! Directory listings: `autoindex`.
 //!
-//! Runs in the content phase for URIs that end with a slash, behind `index`. Touches: the file system, on the blocking
-//! pool, which makes the whole page: a directory may have a million names.
-//! Behaviour: nginx.org, ngx_http_autoindex_module. The page has a Content-Length, where nginx sends chunks.
+//! Runs in the content phase for URIs that end with a slash, after `index`. Touches: the file system, on the
+//! blocking pool, where the whole page is made: a directory may contain a million names.
+//! Behaviour: nginx.org, ngx_http_autoindex_module. The page has a Content-Length; nginx sends it chunked.
 
 pub mod listing;
 mod page;
@@ -54,7 +54,7 @@ impl BlockConf for Conf {
     }
 }
 
-/// Answers with what a directory holds.
+/// Responds with the listing of a directory.
 pub fn content(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.autoindex;
     if !conf.on.get() || request.uri.last() != Some(&b'/') || !request.method.is_get_or_head() {
@@ -62,14 +62,14 @@ pub fn content(request: &mut Request) -> Verdict {
     }
     let mut path = Vec::new();
     static_file::file_name(request, &mut path);
-    // its own answer for what is no directory, and what a link or two dots lead to
+    // this module has its own responses for paths that are not directories, and for links and `..`
     match open_file_cache::kind(request, &path) {
         Ok(kind) => list(request, conf, path, kind),
         Err(lookup) => lookup.then_kind(move |request, kind| list(request, conf, path, kind)),
     }
 }
 
-/// Has the list made on another thread.
+/// Has the listing made on another thread.
 fn list(request: &mut Request, conf: &'static Conf, path: Vec<u8>, kind: Result<FileKind, Errno>) -> Verdict {
     match kind {
         Ok(FileKind::Directory) => {}
@@ -105,7 +105,8 @@ fn page(request: &mut Request, conf: &Conf) -> Option<Page> {
 
 const CALLBACK_BYTES_MAX: usize = 128;
 
-/// The function that the argument `callback` names; `None`: it is none, and must not get into a script.
+/// The function that the argument `callback` names. `None` if it is not a valid name, which must not get into
+/// a script.
 fn callback_of(args: &[u8]) -> Option<Vec<u8>> {
     let named = |pair: &&[u8]| pair.get(..9).is_some_and(|name| name.eq_ignore_ascii_case(b"callback="));
     let Some(pair) = args.split(|byte| *byte == b'&').find(named) else { return Some(Vec::new()) };

@@ -1,7 +1,8 @@
 //! brotli for clients that accept it.
 //!
-//! Runs on every response head where `brotli` is on. Which coding an answer gets is decided in `http/response/coding.rs`.
-//! RFC 7932. Behaviour: the directives are those of the module that nginx's users know (google/ngx_brotli).
+//! Runs on every response head if `brotli` is on. `http/response/coding.rs` decides which coding a response
+//! gets. RFC 7932.
+//! Behaviour: the directives are those of the module that nginx's users know (google/ngx_brotli).
 
 use std::fmt;
 
@@ -28,7 +29,7 @@ settings! {
 }
 
 const WINDOW_BITS: u8 = 17;
-/// The window for an answer of few bytes need not be larger than it is; this is the smallest that there is.
+/// The smallest window. A short response needs no window larger than itself.
 const WINDOW_BITS_MIN: u8 = 10;
 
 #[rustfmt::skip]
@@ -64,7 +65,7 @@ fn window(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.window_bits.put(bits, node)
 }
 
-/// Encodes the response where this coding is the one for it.
+/// Encodes the response if brotli is the coding chosen for it.
 pub fn head(request: &mut Request) {
     let ways = |request: &Request| {
         let conf = &request.location.brotli;
@@ -79,7 +80,7 @@ pub fn head(request: &mut Request) {
     });
 }
 
-/// What decides how well an answer is encoded, and what that takes.
+/// Parameters of an encoder: they decide its compression ratio, its memory and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     level: u8,
@@ -87,17 +88,17 @@ struct Shape {
 }
 
 impl Shape {
-    /// For an answer of this length, if it is known: its window need not be larger than it is.
+    /// Parameters for a response of this length, if it is known: its window need not be larger.
     fn new(level: u8, window_bits: u8, length: Option<u64>) -> Self {
         let fits = |bits: &u8| length.is_some_and(|length| length <= 1 << bits);
         let bits = (WINDOW_BITS_MIN..window_bits).find(fits).unwrap_or(window_bits);
-        // With less these levels take tables of 32 MiB, those of level 9, and its time.
+        // With a smaller window these levels would use the tables (32 MiB) and the time of level 9.
         let least = if matches!(level, 5..=8) { 17 } else { WINDOW_BITS_MIN };
         Self { level, window_bits: bits.max(least) }
     }
 
-    /// The most that an encoder was seen to hold, of text and of random digits: its tables, the window twice, and the
-    /// commands that it collects, which grow with the window.
+    /// The largest state of an encoder that was measured, with text and with random digits: its tables, twice
+    /// the window, and the commands it collects, which grow with the window.
     fn state_bytes(self) -> usize {
         const KB: usize = 1024;
         let window = 1_usize << self.window_bits;
@@ -118,8 +119,8 @@ impl Shape {
 }
 
 struct Brotli {
-    /// There until the end. Not the library's writer: that one encodes all it holds when it is dropped, also for a
-    /// client that is gone.
+    /// `Some` until the end. The library's own writer is not used: when dropped it encodes all it still
+    /// holds, even if the client has gone.
     state: Option<Box<BrotliEncoderStateStruct<StandardAlloc>>>,
     block: Block,
 }
@@ -130,15 +131,16 @@ impl fmt::Debug for Brotli {
     }
 }
 
-/// Blocks of the slow levels, which are encoded in one go, in 0.2 s at worst at level 11 (a release build); with the
-/// encoder's choice answers would be 0.3 percent shorter and take four times as long a step.
+/// Block size of the slow levels, each encoded in one go, which takes at worst 0.2 s at level 11 (release
+/// build). With the encoder's own choice responses would be 0.3 percent shorter, and a step would take four
+/// times as long.
 const SLOW_BLOCK_BITS: i32 = 16;
-/// Nanoseconds for a byte at each level, measured with random letters of two to four, which are the hardest (a release
-/// build).
+/// Nanoseconds per byte at each level, measured with random words of two to four letters, the hardest input
+/// (release build).
 const NS: [u32; 12] = [8, 8, 15, 15, 25, 60, 90, 150, 230, 500, 1200, 2300];
-/// Room that is made at a time for what comes out.
+/// Output space that is added at a time.
 const ROOM_BYTES: usize = 4096;
-/// From a mebibyte on levels 4 to 6 take tables that are several MiB larger.
+/// From 1 MiB on, levels 4 to 6 use tables that are several MiB larger.
 const SIZE_HINT_MAX: u64 = (1 << 20) - 1;
 
 impl Brotli {

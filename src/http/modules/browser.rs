@@ -1,7 +1,9 @@
-//! Old browsers and newer ones, by `User-Agent` (`modern_browser`, `ancient_browser` and their values).
+//! Modern and ancient browsers, told apart by `User-Agent` (`modern_browser`, `ancient_browser` and their
+//! values).
 //!
 //! Touches: the request's field. Pure otherwise.
-//! Behaviour: nginx.org, ngx_http_browser_module: the first of the known browsers whose mark is found decides by its version.
+//! Behaviour: nginx.org, ngx_http_browser_module: the first known browser whose mark is found decides, by its
+//! version.
 
 use memchr::memmem;
 
@@ -18,15 +20,15 @@ use crate::script::variable::variable;
 /// Index in [`KNOWN`].
 const OPERA: usize = 0;
 
-/// How a browser tells its version: its name in the configuration, the bytes before its mark that need not be
-/// looked at, and the mark, which the version follows.
+/// How to find the version of a browser: its name in the configuration, the number of bytes to skip before
+/// searching, and the mark that precedes the version.
 struct Known {
     name: &'static str,
     skip: usize,
     mark: &'static str,
 }
 
-/// In the order in which they are looked for.
+/// In the order in which they are searched.
 const KNOWN: &[Known] = &[
     Known { name: "opera", skip: 0, mark: "Opera " },
     Known { name: "msie", skip: "Mozilla/4.0 (compatible; ".len(), mark: "MSIE " },
@@ -96,7 +98,7 @@ fn inherit_browsers(conf: &mut Conf, outer: &Conf) {
         replace(&mut conf.modern, &outer.modern);
         conf.is_unlisted_modern = outer.is_unlisted_modern;
     } else if !conf.modern.is_empty() && conf.modern.iter().all(|modern| modern.browser != OPERA) {
-        // It may call itself MSIE too.
+        // Opera may call itself MSIE too.
         conf.modern.insert(0, Modern { browser: OPERA, version: u64::MAX });
     }
     if conf.ancient.is_empty() && !conf.is_netscape4_ancient {
@@ -160,7 +162,7 @@ impl Conf {
     }
 }
 
-/// Up to four numbers between dots, as one that can be compared: each has two digits' room.
+/// Up to four numbers separated by dots, combined into one comparable number with two digits for each.
 fn version(text: &[u8]) -> u64 {
     let end = text.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'.').unwrap_or(text.len());
     let numbers = text[..end].split(|byte| *byte == b'.').take(4);
@@ -173,7 +175,7 @@ fn version(text: &[u8]) -> u64 {
     })
 }
 
-/// Internet Explorer, of any version; not Opera, which may call itself so.
+/// Internet Explorer of any version, but not Opera, which may call itself MSIE.
 fn is_msie(request: &Request) -> bool {
     let Some(agent) = request.header(Id::UserAgent) else { return false };
     let is_opera = || memmem::find(agent, b"Opera").is_some();

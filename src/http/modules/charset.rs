@@ -1,7 +1,9 @@
-//! The charset that a text is said to have, and recoding it (`charset`, `source_charset`, `charset_map`).
+//! The charset that a text is declared to have, and its conversion (`charset`, `source_charset`,
+//! `charset_map`).
 //!
-//! A body filter where recoding is needed. Touches: the request's variables. What is held back is the begin of a
-//! character. Behaviour: nginx.org, ngx_http_charset_module; `X-Accel-Charset`.
+//! A body filter where text is converted; it holds back an incomplete character. Touches: the request's
+//! variables.
+//! Behaviour: nginx.org, ngx_http_charset_module; `X-Accel-Charset`.
 
 mod recoding;
 
@@ -21,7 +23,7 @@ use crate::log;
 use crate::proto::header::Id;
 use recoding::{CharsetMap, Table};
 
-/// nginx's; the first of them stays where others are written.
+/// nginx's list; `text/html` stays when `charset_types` names others.
 const TYPES: &[&str] = &[
     "text/html",
     "text/xml",
@@ -124,7 +126,7 @@ fn charset_map(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnost
     Ok(())
 }
 
-/// Says what charset an answer has, and has it recoded where it comes in another one.
+/// Declares the charset of a response, and adds a filter that converts it if it has another one.
 pub fn head(request: &mut Request) {
     let Some(charset) = destination(request) else { return };
     let Some(source) = source(request) else { return tell(request, &charset) };
@@ -154,11 +156,11 @@ pub fn head(request: &mut Request) {
     request.filters.get_or_insert_default().add(Recoding { table, begun: Vec::new() });
 }
 
-/// The charset that the answer shall have; `None`: it is left as it is.
+/// The charset that the response should have; `None` leaves it as it is.
 fn destination(request: &mut Request) -> Option<Vec<u8>> {
     let content_type = request.response.headers.get(Id::ContentType).filter(|kind| !kind.is_empty())?;
     if request.depth > 0 {
-        return request.charset.as_deref().map(<[u8]>::to_vec); // that of what it becomes a part of
+        return request.charset.as_deref().map(<[u8]>::to_vec); // that of the including page
     }
     if let Some(charset) = request.charset.as_deref() {
         return Some(charset.to_vec());
@@ -172,7 +174,7 @@ fn destination(request: &mut Request) -> Option<Vec<u8>> {
     is_meant.then(|| charset.to_vec(request))
 }
 
-/// Whether an answer of this type that is made here goes out in UTF-8.
+/// True if a response of this type that is generated here is sent as UTF-8.
 pub fn is_utf8(request: &mut Request, content_type: &[u8]) -> bool {
     let conf: &'static Conf = &request.location.charset;
     let told = match (request.charset.as_deref(), conf.charset.as_ref()) {
@@ -185,7 +187,7 @@ pub fn is_utf8(request: &mut Request, content_type: &[u8]) -> bool {
     told.is_some_and(|charset| charset.eq_ignore_ascii_case(b"utf-8"))
 }
 
-/// The charset that the answer has, as far as somebody says it.
+/// The charset that the response has, as declared by its head or by the configuration.
 fn source(request: &mut Request) -> Option<Vec<u8>> {
     if let Some(told) = request.response.headers.get(Id::ContentType).and_then(charset_of) {
         return Some(told.to_vec());
@@ -194,7 +196,8 @@ fn source(request: &mut Request) -> Option<Vec<u8>> {
     Some(conf.source.as_ref()?.as_ref()?.to_vec(request))
 }
 
-/// Names the charset behind the type; not in a redirect, whose page some browsers took it from.
+/// Sets the parameter `charset` of the content type. Redirects get none: some browsers would apply it to the
+/// page that they lead to.
 fn tell(request: &mut Request, charset: &[u8]) {
     if request.depth > 0 {
         return;
@@ -210,7 +213,7 @@ fn tell(request: &mut Request, charset: &[u8]) {
     headers.set(Id::ContentType, &value);
 }
 
-/// Where the parameter `charset` begins, with the `;` in front of it, and where its value does.
+/// The position of the `;` before the parameter `charset`, and that of its value.
 fn find(content_type: &[u8]) -> Option<(usize, usize)> {
     const NAME: &[u8] = b"charset=";
     memchr::memchr_iter(b';', content_type).find_map(|at| {
@@ -220,7 +223,7 @@ fn find(content_type: &[u8]) -> Option<(usize, usize)> {
     })
 }
 
-/// The charset that a type tells.
+/// The charset that a content type declares.
 pub fn charset_of(content_type: &[u8]) -> Option<&[u8]> {
     let (_, start) = find(content_type)?;
     let value = &content_type[start..];
@@ -235,7 +238,7 @@ fn plain(content_type: &[u8]) -> &[u8] {
 #[derive(Debug)]
 struct Recoding {
     table: &'static Table,
-    /// Bytes of a character that is not complete.
+    /// The bytes of an incomplete character.
     begun: Vec<u8>,
 }
 

@@ -1,4 +1,5 @@
-//! The core of HTTP: timeouts, buffers, roots, types, error pages, and the variables every module may use.
+//! The core of HTTP: timeouts, buffers, roots, types, error pages, and the variables that every module may
+//! use.
 //!
 //! Touches: the request. Behaviour: nginx.org, ngx_http_core_module.
 
@@ -34,17 +35,17 @@ use crate::log::{Level, Logger, Target};
 use crate::proto::h1::request::Limits;
 use crate::script::value;
 
-/// `keepalive_timeout` where there is no such directive.
+/// The default of `keepalive_timeout`.
 pub const KEEPALIVE_MS: u64 = 75_000;
 
-/// One status of an `error_page` and where it leads.
+/// One status of an `error_page` and the page for it.
 #[derive(Clone, Debug)]
 pub struct ErrorPage {
     statuses: Box<[u16]>,
-    /// `=code`: the status of the answer; `Some(0)` for a lone `=`: the page's own.
+    /// `=code`: the status of the response; `Some(0)` for a lone `=`, which takes the status of the page.
     pub status: Option<u16>,
     pub target: Script,
-    /// The target when it is a named location, whose name has no variables.
+    /// The target if it is a named location; its name has no variables.
     pub name: Option<Box<str>>,
 }
 
@@ -54,21 +55,22 @@ impl ErrorPage {
     }
 }
 
-/// Where files are looked for.
+/// The directory in which files are looked up.
 #[derive(Clone, Debug)]
 pub struct Root {
     pub path: Script,
     /// The matched part of the URI is replaced (`alias`) instead of kept (`root`).
     pub is_alias: bool,
-    /// How many bytes of the URI an `alias` stands for, those of its own location's name; `None`: for all of it.
+    /// How many bytes of the URI an `alias` replaces, which is the length of its location's name; `None`: all
+    /// of it.
     pub replaced: Option<usize>,
-    /// How often the path itself leads up: what a request adds must not.
+    /// How many `..` the configured path itself contains; what a request adds must not contain any.
     pub steps_up: usize,
 }
 
 impl Root {
-    /// Appends the directory. Variables that give a relative one, or nothing, mean one below the prefix, as in nginx: they
-    /// must not open the directory that the server was started in, or `/`.
+    /// Appends the directory. If variables yield a relative path or nothing, the path is relative to the
+    /// prefix, as in nginx: it must not be the directory in which the server was started, or `/`.
     pub fn evaluate(&self, request: &mut Request, out: &mut Vec<u8>) {
         let start = out.len();
         self.path.evaluate(request, out);
@@ -125,22 +127,22 @@ settings! {
         root: Inherit<Root>,
         error_pages: Vec<ErrorPage> => replace,
         error_log: Inherit<Logger>,
-        /// The targets of this block's `error_log` lines while it is read.
+        /// The targets of this block's `error_log` directives while it is being read.
         log_targets: Vec<(Target, Level)> => own,
     }
 }
 
-/// Whether a connection is read on after its last response (`lingering_close`).
+/// When to read on after the last response of a connection (`lingering_close`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Linger {
     Off,
-    /// Where something of a request is left unread.
+    /// If part of a request is unread.
     On,
     Always,
 }
 keywords!(Linger { "off" => Off, "on" => On, "always" => Always });
 
-/// What responses say of the program (`server_tokens`).
+/// How much responses say about the program (`server_tokens`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ServerTokens {
     Off,
@@ -150,18 +152,18 @@ enum ServerTokens {
 }
 keywords!(ServerTokens { "off" => Off, "on" => On, "build" => Build });
 
-/// Which times of `If-Modified-Since` are answered with 304.
+/// Which times in `If-Modified-Since` are answered with 304.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum IfModifiedSince {
     Off,
-    /// The file's own.
+    /// Exactly the file's time.
     Exact,
-    /// Its own and later ones.
+    /// The file's time and later ones.
     Before,
 }
 keywords!(IfModifiedSince { "off" => Off, "exact" => Exact, "before" => Before });
 
-/// A directory that is set, either way, replaces the one that is inherited.
+/// `root` and `alias` replace an inherited directory of either kind.
 const ROOT: Inherits = Inherits::List("root");
 
 const IN_LOCATION: Context = Context::ANY.or(Context::LOCATION_IF);
@@ -258,7 +260,7 @@ impl Conf {
         self.client_header_buffer_size.get() as usize
     }
 
-    /// The most bytes a head may have.
+    /// Maximum length of a request head.
     pub fn head_bytes_max(&self) -> usize {
         let (count, size) = self.large_client_header_buffers.get();
         ((count * size) as usize).max(self.client_header_buffer_size())
@@ -299,7 +301,7 @@ impl Conf {
         self.keepalive_timeout.get().0
     }
 
-    /// Seconds for the `Keep-Alive` field, when it is to be sent.
+    /// The seconds for the `Keep-Alive` field, if it is sent.
     pub fn keepalive_header(&self) -> Option<u64> {
         self.keepalive_timeout.get().1
     }
@@ -312,7 +314,7 @@ impl Conf {
         self.keepalive_time.get()
     }
 
-    /// How long an idle connection stays open though the worker leaves.
+    /// How long an idle connection stays open while the worker is exiting.
     pub fn keepalive_min_timeout(&self) -> u64 {
         self.keepalive_min_timeout.get()
     }
@@ -325,7 +327,7 @@ impl Conf {
         self.lingering_close.get() != Linger::Off
     }
 
-    /// Also where nothing of a request is left unread.
+    /// True if even a connection with nothing left to read lingers.
     pub fn lingers_always(&self) -> bool {
         self.lingering_close.get() == Linger::Always
     }
@@ -370,7 +372,7 @@ impl Conf {
         self.etag.get()
     }
 
-    /// Whether what was modified then needs not be sent to who has it as of `date`.
+    /// True if a client whose copy dates from `date` need not get what was modified at `modified`.
     pub fn is_current(&self, modified: i64, date: i64) -> bool {
         match self.if_modified_since.get() {
             IfModifiedSince::Off => false,
@@ -388,7 +390,8 @@ impl Conf {
         self.log_not_found.get()
     }
 
-    /// Tells an `alias` of a location what it stands for. Errors: a warning where its files lie open.
+    /// Tells an `alias` how much of the URI its location stands for. Returns a warning if the combination
+    /// exposes files outside the directory.
     pub fn place_alias(&mut self, kind: &Kind, name: &str) -> Option<Diagnostic> {
         let span = self.root.span()?;
         let root = self.root.as_mut().filter(|root| root.is_alias)?;
@@ -411,12 +414,12 @@ impl Conf {
         &self.error_pages
     }
 
-    /// The page for a status; of several the one that stands first in the file.
+    /// The page for a status. If several apply, the first in the file wins.
     pub fn error_page(&self, status: u16) -> Option<&ErrorPage> {
         self.error_pages.iter().find(|page| page.statuses.contains(&status))
     }
 
-    /// The MIME type for a file name, by its extension; a name like `.css` has none.
+    /// The media type of a file, by the extension of its name; a name like `.css` has no extension.
     pub fn type_of(&self, path: &[u8]) -> Option<&str> {
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
         let dot = memchr::memrchr(b'.', name).filter(|dot| *dot > 0)?;
@@ -476,7 +479,7 @@ fn internal(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> 
     conf.internal.put(true, node)
 }
 
-/// Several blocks of one level are one table, in which the later line for an extension counts.
+/// Several blocks of one level form one table; the last entry for an extension wins.
 fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let _ = conf.types.set(Arc::default(), node.span);
     let map = conf.types.as_mut().and_then(Arc::get_mut).expect("a block that is being read shares nothing");
@@ -500,7 +503,7 @@ fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
             }
         }
     }
-    // A list that is included twice changes nothing: one line tells it.
+    // Including a list twice changes nothing: a single warning is enough.
     if let Some(warning) = same {
         cx.diagnostics.push(match same_count {
             1 => warning,

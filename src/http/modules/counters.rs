@@ -1,7 +1,7 @@
-//! What every request adds to the counters and histograms in shared memory.
+//! Adds every request to the counters and histograms in shared memory.
 //!
-//! Runs in the log phase, whatever the configuration says: the counters are there from the start, so that whoever
-//! looks later sees the whole past. Touches: shared memory.
+//! Runs in the log phase, whatever the configuration says: the counters run from the start, so that a later
+//! look at them shows the whole past. Touches: shared memory.
 
 use crate::config::settings;
 use crate::http::modules::{BlockConf, Directive};
@@ -26,21 +26,22 @@ pub static VARIABLES: &[Variable] = &[];
 
 impl BlockConf for Conf {}
 
-/// A histogram for each phase of a request, each `None` when there is no room for it. In microseconds, and as fine as
-/// a turn of the loop: its clock is read once a turn, and what is answered in its own turn took none.
+/// A histogram for each phase of a request, in microseconds; `None` if there is no room for it. The
+/// resolution is a turn of the loop, since the clock is read once a turn: a request answered within one turn
+/// took no time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Durations {
-    /// From the first byte of a request to the end of its answer.
+    /// From the first byte of a request to the end of its response.
     pub request: Option<Histogram>,
-    /// New connections to upstreams; those that are used again took no time.
+    /// Time to connect to upstreams; reused connections are not counted.
     pub connect: Option<Histogram>,
-    /// From the choice of a peer to the end of its response head, and of its response.
+    /// From the choice of a peer to the end of its response head and of its response, respectively.
     pub header: Option<Histogram>,
     pub response: Option<Histogram>,
 }
 
 impl Durations {
-    /// Those of this process tree. For the master.
+    /// Finds the histograms of this process tree. For the master.
     pub fn find() -> Self {
         Self {
             request: histogram::named("request"),
@@ -51,7 +52,7 @@ impl Durations {
     }
 }
 
-/// Counts a request that is over.
+/// Counts a finished request.
 pub fn count(request: &mut Request) {
     if request.is_subrequest() {
         return;

@@ -1,6 +1,6 @@
-//! Symbolic links on the way to a file: `disable_symlinks`.
+//! Symbolic links in the path of a file: `disable_symlinks`.
 //!
-//! Touches: the file system, on the blocking pool: the way is walked from directory to directory.
+//! Touches: the file system, on the blocking pool, where the path is walked directory by directory.
 //! Behaviour: nginx.org, ngx_http_core_module; openat2(2), RESOLVE_NO_SYMLINKS.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,7 +28,7 @@ enum Rule {
 #[derive(Clone, Debug)]
 struct Setting {
     rule: Rule,
-    /// Up to here links are followed.
+    /// Links in this first part of the path are allowed.
     from: Option<Script>,
 }
 
@@ -76,11 +76,11 @@ fn disable_symlinks(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Dia
     }
 }
 
-/// How the links of one path are taken.
+/// The treatment of links for one path.
 #[derive(Clone, Copy, Debug)]
 pub struct Links {
     rule: Rule,
-    /// Bytes of the path that are not looked at.
+    /// The length of the first part of the path, which is not checked.
     skip: usize,
 }
 
@@ -104,7 +104,7 @@ impl Links {
         self.rule == Rule::Off
     }
 
-    /// Opens a path, waiting for whatever it takes. Errors: ELOOP for a link that is refused.
+    /// Opens a path; may block. Errors: ELOOP for a link that is refused.
     pub fn open(&self, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
         if self.rule == Rule::Off {
             return file::open_waiting(path, flags);
@@ -117,8 +117,9 @@ impl Links {
             _ if below.is_empty() => file::open_waiting(path, flags),
             Rule::IfNotOwner => walk(start, below, flags),
             Rule::Off | Rule::On => match file::open_without_links(start.as_fd(), below, flags) {
-                Err(Errno::ENOSYS | Errno::EPERM) => Err(Errno::ELOOP), // nobody can say: refused
-                // nginx's answers: a link on the way is no directory, only one at its end is refused as what it is
+                Err(Errno::ENOSYS | Errno::EPERM) => Err(Errno::ELOOP), // the kernel cannot tell: refuse
+                // as in nginx: a link within the path counts as "not a directory", and only a link at its end
+                // as a link
                 Err(Errno::ELOOP) if is_above_linked(&start, below) => Err(Errno::ENOTDIR),
                 opened => opened,
             },
@@ -128,7 +129,7 @@ impl Links {
 
 const STEP: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
 
-/// The directory of a path has a link in its name.
+/// True if the path to the directory of this file contains a link.
 fn is_above_linked(start: &OwnedFd, path: &[u8]) -> bool {
     if path.ends_with(b"/") {
         return true;
@@ -137,7 +138,7 @@ fn is_above_linked(start: &OwnedFd, path: &[u8]) -> bool {
     file::open_without_links(start.as_fd(), &path[..at], STEP).err() == Some(Errno::ELOOP)
 }
 
-/// Opens step by step; each link must belong to the owner of what it leads to.
+/// Opens the path step by step; each link must have the same owner as its target.
 fn walk(start: OwnedFd, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
     let mut steps = path.split(|byte| *byte == b'/').filter(|step| !step.is_empty()).peekable();
     let mut at = start;
@@ -151,7 +152,7 @@ fn walk(start: OwnedFd, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
         }
         at = next;
     }
-    // a slash at the end is for directories
+    // a slash at the end requires a directory
     if path.ends_with(b"/")
         && SFlag::from_bits_truncate(fstat(&at)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFDIR
     {

@@ -1,6 +1,6 @@
-//! `103 Early Hints` of an upstream on their way to the client, before the answer that they announce.
+//! Forwards `103 Early Hints` from an upstream to the client, ahead of the response that they announce.
 //!
-//! Runs while an answer is awaited. Touches: the request's variables, the client's connection.
+//! Runs while a response is awaited. Touches: the request's variables, the client's connection.
 //! Behaviour: RFC 8297; nginx.org, `early_hints` of ngx_http_core_module.
 
 use crate::config::directive::custom;
@@ -42,8 +42,8 @@ fn conditions(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
     Ok(())
 }
 
-/// Whether the client of a request is to get hints: HTTP/1.0 knows no interim answers (RFC 9110 §15.2), and the head
-/// of an answer that a subrequest is made for has gone out already.
+/// True if the client should get hints. HTTP/1.0 has no interim responses (RFC 9110 §15.2), and a
+/// subrequest's main response may already have sent its head.
 pub fn is_wanted(request: &mut Request) -> bool {
     let conf: &'static Conf = &request.location.early_hints;
     request.version() >= Version::Http11
@@ -51,9 +51,9 @@ pub fn is_wanted(request: &mut Request) -> bool {
         && conf.conditions.iter().any(|script| !matches!(&*script.to_vec(request), b"" | b"0"))
 }
 
-/// Sends a head of status 103 with the upstream's fields, but those that end at this hop or are hidden.
+/// Sends a 103 head with the upstream's fields, except hop-by-hop and hidden ones.
 ///
-/// Errors: 499 when the client has gone, 408 when it takes nothing for `send_timeout`.
+/// Errors: 499 if the client has gone, 408 if it reads nothing for `send_timeout`.
 pub async fn pass(
     request: &Request,
     client: Downstream<'_>,

@@ -1,4 +1,4 @@
-//! A picture of one transparent pixel: `empty_gif`.
+//! An image of one transparent pixel: `empty_gif`.
 //!
 //! Runs in the content phase. Touches: nothing.
 //! Behaviour: nginx.org, ngx_http_empty_gif_module; GIF89a.
@@ -31,7 +31,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 pub static VARIABLES: &[Variable] = &[];
 
 impl BlockConf for Conf {
-    const INHERITS: bool = false; // it is the content of its own block
+    const INHERITS: bool = false; // it is the content of its own block only
     const INHERITS_NAMELESS: bool = true;
 
     fn acts(&self) -> bool {
@@ -51,7 +51,7 @@ const PIXEL: &[u8] = b"GIF89a\
     \x2c\x00\x00\x00\x00\x01\x00\x01\x00\x00\
     \x02\x02\x4c\x01\x00\x3b";
 
-/// When it was last modified, as nginx says.
+/// The `Last-Modified` that nginx sends.
 const MODIFIED: &[u8] = b"Mon, 28 Sep 1970 06:00:00 GMT";
 
 pub fn content(request: &mut Request) -> Verdict {

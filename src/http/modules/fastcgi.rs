@@ -1,7 +1,8 @@
-//! The script that a URI names, as FastCGI has it: `$fastcgi_script_name` and `$fastcgi_path_info`.
+//! The script that a URI names, in FastCGI's terms: `$fastcgi_script_name` and `$fastcgi_path_info`.
 //!
-//! FastCGI itself is not available. Sites use these two in `try_files`, `if` and headers as well. Touches: the
-//! request's URI. Behaviour: nginx.org, ngx_http_fastcgi_module.
+//! FastCGI itself is not available, but sites also use these variables in `try_files`, `if` and headers.
+//! Touches: the request's URI.
+//! Behaviour: nginx.org, ngx_http_fastcgi_module.
 
 use std::sync::Arc;
 
@@ -58,7 +59,8 @@ fn split_path_info(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagn
     conf.split.put(Arc::new(regex), node)
 }
 
-/// The script's name and what follows it. The groups are these two only: `$1` stays what it was.
+/// Splits the URI into the script's name and the rest. The captures of the request, such as `$1`, are left
+/// alone.
 fn split(request: &mut Request) -> (Vec<u8>, Vec<u8>) {
     let uri = request.uri.clone();
     let split = request.location.fastcgi.split.as_ref();

@@ -1,6 +1,6 @@
 //! Variables that depend on an address (`geo`).
 //!
-//! The table itself is `script/geo.rs`: it is what the variable is defined as. Touches: nothing.
+//! The table is in `script/geo.rs`, as the definition of the variable. Touches: nothing.
 //! Behaviour: nginx.org, ngx_http_geo_module.
 
 use crate::config::directive::block;

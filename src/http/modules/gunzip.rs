@@ -1,7 +1,7 @@
 //! Decodes gzip for clients that do not accept it.
 //!
-//! A body filter, in front of all that read or change a body's text. What is held is one piece of the input; what comes
-//! out of it goes on in pieces too, so that nothing grows with how well it was packed.
+//! A body filter that runs before all filters that read or change a body's text. It holds one piece of the
+//! input and passes its output on in pieces, so memory does not grow with the compression ratio.
 //! Behaviour: nginx.org, ngx_http_gunzip_module.
 
 use crate::base::gzip::Decoder;
@@ -37,13 +37,13 @@ impl BlockConf for Conf {
     }
 }
 
-/// Prepares an answer that this client could not read. The part of a page that a subrequest makes is always decoded.
+/// Prepares a response that this client could not read. A subrequest's part of a page is always decoded.
 pub fn head(request: &mut Request) {
     if !request.location.gunzip.on.get() {
         return;
     }
     let coding = request.response.headers.get(Id::ContentEncoding);
-    // a part of an encoded body is nothing that can be decoded
+    // a part of an encoded body cannot be decoded
     if request.response.status == 206 || !coding.is_some_and(|coding| coding.eq_ignore_ascii_case(b"gzip")) {
         return;
     }
@@ -58,16 +58,17 @@ pub fn head(request: &mut Request) {
     request.filters.get_or_insert_default().add(gunzip);
 }
 
-/// What decoding takes, beside its room. It cannot be done without: the client could not read the answer.
+/// Memory for decoding, in addition to its output space. It is always granted: without decoding the client
+/// could not read the response.
 const STATE_BYTES: usize = 64 * 1024 + ROOM_BYTES;
 
-/// Bytes that are decoded before they are passed on.
+/// Output is passed on in pieces of this size.
 const ROOM_BYTES: usize = 32 * 1024;
 
 #[derive(Debug, Default)]
 struct Gunzip {
     decoder: Decoder,
-    /// What waits until the piece before it is passed on.
+    /// Input that waits until the previous piece has been passed on.
     input: Vec<u8>,
     share: Share,
 }

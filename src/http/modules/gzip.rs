@@ -1,6 +1,7 @@
-//! gzip for clients that accept it, and which clients may have an encoded answer at all.
+//! gzip for clients that accept it, and the conditions for encoding a response at all.
 //!
-//! Runs on every response head where `gzip` is on. Which coding an answer gets is decided in `http/response/coding.rs`.
+//! Runs on every response head if `gzip` is on. `http/response/coding.rs` decides which coding a response
+//! gets.
 //! Behaviour: nginx.org, ngx_http_gzip_module.
 
 mod engine;
@@ -35,7 +36,8 @@ settings! {
     }
 }
 
-/// The set of answers to proxies that are encoded (`gzip_proxied`); empty: not set.
+/// The responses to proxies that are encoded (`gzip_proxied`); an empty set means that the directive is not
+/// set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Proxied(u16);
 
@@ -59,10 +61,10 @@ impl Proxied {
     }
 }
 
-/// Clients that get nothing encoded (`gzip_disable`).
+/// Clients that get no encoded responses (`gzip_disable`).
 #[derive(Clone, Debug)]
 enum Disabled {
-    /// Internet Explorer 4 to 6, but for 6 with SV1.
+    /// Internet Explorer 4 to 6, except version 6 with SV1.
     Msie6,
     Agents(Arc<Pattern>),
 }
@@ -130,12 +132,12 @@ impl Conf {
         if self.proxied == Proxied::default() { Proxied::OFF } else { self.proxied }
     }
 
-    /// This `User-Agent` gets nothing encoded.
+    /// True if clients with this `User-Agent` get no encoded responses.
     pub fn disables(&self, agent: Option<&[u8]>) -> bool {
         let Some(agent) = agent else { return false };
         self.disable.iter().any(|rule| match rule {
             Disabled::Msie6 => is_msie6(agent),
-            Disabled::Agents(regex) => regex.is_match(agent).unwrap_or(true), // not known: better plain
+            Disabled::Agents(regex) => regex.is_match(agent).unwrap_or(true), // gave up: plain is safe
         })
     }
 
@@ -188,7 +190,7 @@ fn hash(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.memory_level.put(bits - 8, node)
 }
 
-/// The size as a power of two, which must be one in this range.
+/// Reads a size as the exponent of a power of two, which must be in this range.
 pub fn power_of_two(node: &Node, least: u8, most: u8, words: &str) -> Result<u8, Diagnostic> {
     let size = params::size(node, 0)?;
     (least..=most).find(|bits| size == 1 << bits).ok_or_else(|| {
@@ -196,7 +198,7 @@ pub fn power_of_two(node: &Node, least: u8, most: u8, words: &str) -> Result<u8,
     })
 }
 
-/// Encodes the response where this coding is the one for it.
+/// Encodes the response if gzip is the coding chosen for it.
 pub fn head(request: &mut Request) {
     let ways = |request: &Request| {
         let best = request.location.gzip.shape();

@@ -1,7 +1,7 @@
-//! Files that lie beside others in encoded form: `page.html.gz`, `.br` and `.zst` for `page.html`.
+//! Encoded files next to the originals: `page.html.gz`, `.br` and `.zst` for `page.html`.
 //!
-//! Runs in the content phase, in front of the files themselves. Touches: the file system.
-//! Behaviour: nginx.org, ngx_http_gzip_static_module; the directives of the other codings have its shape.
+//! Runs in the content phase, before static files. Touches: the file system.
+//! Behaviour: nginx.org, ngx_http_gzip_static_module; the directives of the other codings work alike.
 
 use nix::errno::Errno;
 
@@ -69,10 +69,11 @@ fn extension(name: Name) -> &'static [u8] {
     }
 }
 
-/// Answers with an encoded file, the one that the client likes best; those for everybody come last.
+/// Responds with the encoded file that the client prefers; files that are sent to all clients (`always`) come
+/// last.
 pub fn content(request: &mut Request) -> Verdict {
     let location = request.location;
-    // what else is wrong with such requests is said of the file itself
+    // other faults of such requests are reported for the file itself
     let is_elsewhere = request.left_location && location.core.root().is_some_and(|root| root.is_alias);
     if !request.method.is_get_or_head() || request.uri.last() == Some(&b'/') || is_elsewhere {
         return Verdict::Next;
@@ -87,13 +88,13 @@ pub fn content(request: &mut Request) -> Verdict {
     find_from(request, &names)
 }
 
-/// Looks for the files that are left.
+/// Looks for the remaining candidates.
 fn find_from(request: &mut Request, names: &[(u16, Name)]) -> Verdict {
     let location = request.location;
     for (index, (liking, name)) in names.iter().enumerate() {
         let is_always = location.gzip_static.mode(*name) == Mode::Always;
         let wish = Wish { name: *name, is_always, is_sent: is_always || *liking > 0 };
-        // without Vary nobody need know that others would get something else
+        // without `Vary` other forms need not be announced
         if !wish.is_sent && !location.gzip.vary() {
             continue;
         }
@@ -117,12 +118,12 @@ fn find_from(request: &mut Request, names: &[(u16, Name)]) -> Verdict {
     Verdict::Next
 }
 
-/// A file that is looked for.
+/// A file to look for.
 #[derive(Clone, Copy)]
 struct Wish {
     name: Name,
     is_always: bool,
-    /// It is sent where it is there; else its being there is said.
+    /// The file is sent if it exists; otherwise its existence is only announced.
     is_sent: bool,
 }
 
@@ -155,7 +156,7 @@ fn answer(request: &mut Request, entry: &Entry, name: Name) -> Reply {
     reply
 }
 
-/// Says that other clients get a file in another form.
+/// Announces with `Vary` that other clients get another form of the file.
 pub fn head(request: &mut Request) {
     if request.varies {
         coding::vary(request);

@@ -21,21 +21,22 @@ use crate::proto::header::Id;
 struct Field {
     name: Box<str>,
     value: Script,
-    /// The name's; a `Content-Type` that is added is not the answer's own, and stands with the others.
+    /// The id of the name. An added `Content-Type` has none: it is an additional field, not the response's
+    /// own.
     id: Option<Id>,
-    /// Added whatever the status.
+    /// Added for any status.
     always: bool,
-    /// A field that a response has once: nginx's list.
+    /// A field that a response has only once (nginx's list), which is then replaced.
     replaces: Option<Id>,
 }
 
-/// What an inner block does with the outer one's fields (`add_header_inherit`).
+/// How an inner block inherits the outer one's fields (`add_header_inherit`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
-    /// Has them when it has none of its own.
+    /// If it has none of its own.
     On,
     Off,
-    /// Has them behind its own.
+    /// In addition, after its own.
     Merge,
 }
 
@@ -136,11 +137,12 @@ fn set_expires(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnost
     conf.expires.put(Arc::new(setting), node)
 }
 
-/// Adds the fields that belong to the response's status; an empty value adds nothing, or removes what can only
-/// stand once.
+/// Adds the fields for the response's status. An empty value adds nothing; for a field that can occur only
+/// once it removes the response's own.
 pub fn add(request: &mut Request) {
     let conf: &'static Conf = &request.location.headers;
-    // The head of a subrequest is never sent. A `map` that was looked up for it would keep what it said of that head.
+    // The head of a subrequest is never sent. Evaluating a `map` here would also cache a value taken from the
+    // wrong head.
     if request.is_subrequest() {
         return;
     }
@@ -159,7 +161,7 @@ pub fn add(request: &mut Request) {
             None if value.is_empty() => {}
             None => headers.push_with(field.id, field.name.as_bytes(), &value),
             Some(id) => {
-                // a file's own date has a place that no other has
+                // the file's own date has a fixed position
                 if value.is_empty() || response.first == Some(id) {
                     response.first = response.first.filter(|first| *first != id);
                     headers.remove(id);
@@ -173,7 +175,7 @@ pub fn add(request: &mut Request) {
     request.response.has_trailers |= conf.trailers.iter().any(|field| field.always || is_usual);
 }
 
-/// Adds the trailers; their variables may be those that are known at the end of the body only.
+/// Adds the trailer fields; their variables may be known only at the end of the body.
 pub fn add_trailers(request: &mut Request) {
     let conf: &'static Conf = &request.location.headers;
     let is_usual = is_usual(request.response.status);
@@ -186,7 +188,7 @@ pub fn add_trailers(request: &mut Request) {
     }
 }
 
-/// The statuses of answers that went as they should.
+/// The statuses for which `add_header` applies without `always`.
 fn is_usual(status: u16) -> bool {
     matches!(status, 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308)
 }

@@ -1,7 +1,9 @@
-//! Fields of requests and answers that the configuration sets, replaces or takes away: `more_set_headers` and its kind.
+//! Fields of requests and responses that the configuration sets, replaces or removes: `more_set_headers` and
+//! its kin.
 //!
-//! The one module of others that many sites use, built in. Those of answers are changed before `add_header` adds its own,
-//! whatever the status; those of requests at the end of the rewrite phase. Touches: the fields, `$host`.
+//! A third-party module of nginx that many sites use, built in. Response fields are changed before
+//! `add_header` adds its own, whatever the status; request fields at the end of the rewrite phase. Touches:
+//! the fields, `$host`.
 //! Behaviour: github.com/openresty/headers-more-nginx-module, README.
 
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use crate::proto::header::Id;
 use crate::proto::uri;
 
 settings! {
-    /// The lines of one block, behind those of the blocks around it.
+    /// The directives of one block, after those of the outer blocks.
     #[derive(Debug)]
     pub struct Conf {
         output: Vec<Arc<Command>> => before,
@@ -31,9 +33,9 @@ settings! {
 #[derive(Debug, Default)]
 struct Command {
     fields: Vec<Field>,
-    /// Of answers with these statuses only; empty: with any.
+    /// Only responses with these statuses; empty: all.
     statuses: Vec<u16>,
-    /// For messages of these types only; empty: of any.
+    /// Only messages of these types; empty: all.
     types: Vec<Box<[u8]>>,
 }
 
@@ -42,13 +44,13 @@ struct Command {
 struct Field {
     name: Box<str>,
     id: Option<Id>,
-    /// The name ends with `*`: it is the beginning of names.
+    /// The name ends with `*` and matches all names that begin with the rest.
     is_pattern: bool,
-    /// `None`: the field is taken away, as it is where a value is empty.
+    /// `None` removes the field, as an empty value does.
     value: Option<Script>,
-    /// `-a`: another field of this name.
+    /// `-a`: adds another field of this name.
     is_added: bool,
-    /// `-r`: only where the request has it.
+    /// `-r`: applies only if the request has the field.
     is_replaced: bool,
 }
 
@@ -88,10 +90,10 @@ impl BlockConf for Conf {
     }
 }
 
-/// Names of fields that frame an answer: the server writes them itself.
+/// Fields that frame a response: the server writes them itself.
 const FRAMING: [&str; 4] = ["Connection", "Content-Length", "Keep-Alive", "Transfer-Encoding"];
 
-/// Fields that cannot be added beside one that is there.
+/// Fields that can occur only once.
 const SINGLE: [&str; 14] = [
     "Server",
     "Date",
@@ -189,7 +191,8 @@ fn add(
     Ok(())
 }
 
-/// The configuration may change it: how a body is framed follows from the body. Without its length it goes in chunks.
+/// True if the configuration may change the field. Framing fields follow from the body; a response without
+/// its length is sent chunked.
 fn is_ours(field: &Field) -> bool {
     let is_length = field.id == Some(Id::ContentLength) && field.value.is_none();
     is_length || !FRAMING.iter().any(|name| name.eq_ignore_ascii_case(&field.name))
@@ -239,7 +242,7 @@ impl Field {
     }
 }
 
-/// The type is one of these.
+/// True if the content type is one of these.
 fn is_of(types: &[Box<[u8]>], content_type: Option<&[u8]>) -> bool {
     types.is_empty() || content_type.is_some_and(|plain| types.iter().any(|kind| **kind == *plain))
 }
@@ -249,7 +252,7 @@ fn plain(content_type: &[u8]) -> &[u8] {
     content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end()
 }
 
-/// The end of the rewrite phase.
+/// Changes the request's fields, at the end of the rewrite phase.
 pub fn rewrite(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.headers_more;
     for command in &conf.input {
@@ -279,7 +282,7 @@ pub fn rewrite(request: &mut Request) -> Verdict {
     Verdict::Next
 }
 
-/// The fields of an answer.
+/// Changes the response's fields.
 pub fn head(request: &mut Request) {
     let conf: &'static Conf = &request.location.headers_more;
     for command in &conf.output {
@@ -301,7 +304,7 @@ fn set(field: &Field, request: &mut Request) {
     }
     let response = &mut request.response;
     if value.is_empty() && !field.is_added {
-        // A pattern is for the fields that were added, not for those that each answer has.
+        // A pattern matches added fields, not those that every response has.
         let is_type = |name: &[u8]| name.eq_ignore_ascii_case(b"Content-Type");
         response.headers.remove_where(|name| field.means(name) && !(field.is_pattern && is_type(name)));
         response.first = response.first.filter(|id| !field.means(id.name().as_bytes()));

@@ -1,7 +1,8 @@
-//! The file that stands for a directory (`index`).
+//! The file that is served for a directory (`index`).
 //!
 //! Runs in the content phase for URIs that end with a slash. Touches: the file system.
-//! Behaviour: nginx.org, ngx_http_index_module: the URI becomes the file's and the search begins anew.
+//! Behaviour: nginx.org, ngx_http_index_module: the URI becomes the file's, and the search for a location
+//! starts again.
 
 use nix::errno::Errno;
 
@@ -47,12 +48,12 @@ fn index(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// The name that is tried where no directive says so.
+/// The default of `index`.
 const INDEX: &[u8] = b"index.html";
 
 /// Redirects internally to the first index file that exists.
 pub fn content(request: &mut Request) -> Verdict {
-    // a POST is refused as one of the file
+    // a POST is refused later, as one to the file
     if request.uri.last() != Some(&b'/')
         || !(request.method.is_get_or_head() || request.method == Method::Post)
     {
@@ -72,7 +73,7 @@ pub fn content(request: &mut Request) -> Verdict {
     find_from(request, names, 0, directory)
 }
 
-/// Tries the names from number `first` on.
+/// Tries the names from index `first` on.
 fn find_from(request: &mut Request, names: &'static [Script], first: usize, directory: Vec<u8>) -> Verdict {
     for (index, script) in names.iter().enumerate().skip(first) {
         let name = script.to_vec(request);
@@ -96,7 +97,8 @@ fn find_from(request: &mut Request, names: &'static [Script], first: usize, dire
     Verdict::Next
 }
 
-/// An absolute last name is a URI, whether it exists or not; behind other names the directory must.
+/// An absolute last name is a URI and need not exist; but if other names precede it, the directory must
+/// exist.
 fn absolute(request: &mut Request, index: usize, directory: Vec<u8>, name: Vec<u8>) -> Verdict {
     if index == 0 {
         return redirect(request, name);

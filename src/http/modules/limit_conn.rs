@@ -1,7 +1,7 @@
-//! Limits on how many requests of a key are being served at one time (`limit_conn`, `limit_conn_zone`).
+//! Limits on how many requests of a key are in progress at one time (`limit_conn`, `limit_conn_zone`).
 //!
 //! Runs in the preaccess phase. Touches: the request's variables, one table in shared memory for each rule
-//! (`shared/limit_conn.rs`). A request gives back what it holds when it is dropped.
+//! (`shared/limit_conn.rs`). A request returns its places when it is dropped.
 //! Behaviour: nginx.org, ngx_http_limit_conn_module.
 
 use crate::config::directive::{custom, flag, number, one_of};
@@ -66,7 +66,7 @@ fn limit_conn(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
     conf.limits.add(node, &mut cx.limit_conn)
 }
 
-/// Maps the zones when everything is read.
+/// Maps the zones after the whole configuration has been read.
 pub fn open(cx: &mut Cx) -> Vec<Zone> {
     std::mem::take(&mut cx.limit_conn).open("limit_conn", cx, Holders::open)
 }

@@ -1,6 +1,7 @@
-//! How fast answers go out: `limit_rate`, `limit_rate_after`, and what may say otherwise for one request.
+//! The rate of responses: `limit_rate`, `limit_rate_after`, and their overrides for a single request.
 //!
-//! Touches: nothing; `http/response/output.rs` paces. The upstream's `X-Accel-Limit-Rate` and `set $limit_rate` come first.
+//! Touches: nothing; `http/response/output.rs` does the pacing. The upstream's `X-Accel-Limit-Rate` and `set
+//! $limit_rate` take precedence.
 //! Behaviour: nginx.org, ngx_http_core_module.
 
 use crate::base::number::parse_size;
@@ -45,7 +46,7 @@ fn value(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {
 
 impl BlockConf for Conf {}
 
-/// A size, or variables that give one for each request.
+/// Reads a size, or variables that yield one for each request.
 pub fn size(slot: &mut Inherit<Script>, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let script = Script::compile(&node.args[0], cx)?;
     let is_size = |text: &[u8]| std::str::from_utf8(text).is_ok_and(|text| parse_size(text).is_some());
@@ -57,7 +58,7 @@ pub fn size(slot: &mut Inherit<Script>, cx: &mut Cx, node: &Node) -> Result<(), 
     slot.put(script, node)
 }
 
-/// The value of a size that may have variables in it; an empty one is 0, a wrong one is logged and 0.
+/// Evaluates a size that may have variables. An empty value is 0; an invalid one is logged and counts as 0.
 pub fn evaluate(script: Option<&'static Script>, request: &mut Request) -> u64 {
     let Some(script) = script else { return 0 };
     let value = script.to_vec(request);
@@ -81,12 +82,12 @@ fn rate(request: &mut Request) -> u64 {
     }
 }
 
-/// `set $limit_rate`: for this request, whatever the locations say that it goes on to.
+/// `set $limit_rate`: applies to this request in every location that it passes.
 fn set(request: &mut Request, value: Vec<u8>) {
     request.limit_rate = std::str::from_utf8(&value).ok().and_then(parse_size);
 }
 
-/// The pace of the answer that begins now; `None`: as fast as it goes.
+/// The pace of the response that starts now; `None`: unlimited.
 pub fn pace(request: &mut Request) -> Option<Pace> {
     let conf: &'static Conf = &request.location.limit_rate;
     if conf.rate.as_ref().is_none() && request.limit_rate.is_none() {

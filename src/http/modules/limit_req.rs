@@ -1,7 +1,7 @@
 //! Leaky-bucket limits on the rate of requests (`limit_req`, `limit_req_zone`).
 //!
 //! Runs in the preaccess phase. Touches: the request's variables, one table in shared memory for each rule
-//! (`shared/limit_req.rs`). Does not wait: a delay is a verdict, and slept by the pipeline.
+//! (`shared/limit_req.rs`). Does not wait: a delay is a verdict, and the pipeline sleeps.
 //! Behaviour: nginx.org, ngx_http_limit_req_module.
 
 use crate::config::directive::{custom, flag, number, one_of};
@@ -69,7 +69,7 @@ fn limit_req(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic
     conf.limits.add(node, &mut cx.limit_req)
 }
 
-/// Maps the zones when everything is read.
+/// Maps the zones after the whole configuration has been read.
 pub fn open(cx: &mut Cx) -> Vec<Zone> {
     std::mem::take(&mut cx.limit_req).open("limit_req", cx, Table::open)
 }

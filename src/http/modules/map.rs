@@ -1,6 +1,6 @@
-//! Variables made from others by a table (`map`).
+//! Variables whose values a table derives from others (`map`).
 //!
-//! The table itself is `script/map.rs`: it is what the variable is defined as. Touches: nothing.
+//! The table is in `script/map.rs`, as the definition of the variable. Touches: nothing.
 //! Behaviour: nginx.org, ngx_http_map_module.
 
 use crate::config::directive::{Accepted, accepted, block};

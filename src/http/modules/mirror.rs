@@ -1,8 +1,9 @@
-//! Copies of requests for other URIs, whose answers nobody gets (`mirror`).
+//! Copies of requests to other URIs, whose responses are discarded (`mirror`).
 //!
-//! Runs in the precontent phase. Touches: the request's body, which is read whole before. Does not wait: each copy is
-//! a task of its own (`http/request/subrequest.rs`).
-//! Behaviour: nginx.org, ngx_http_mirror_module. What a mirror sends after its head is not waited for.
+//! Runs in the precontent phase. Touches: the request's body, which is read completely first. Does not wait:
+//! each copy is a task of its own (`http/request/subrequest.rs`).
+//! Behaviour: nginx.org, ngx_http_mirror_module. The rest of a mirror's response is not awaited after its
+//! head.
 
 use crate::config::directive::{custom, flag};
 use crate::config::inherit::{duplicate, replace, together};
@@ -46,7 +47,7 @@ impl BlockConf for Conf {
     }
 }
 
-/// `mirror off` has none, and hands that on.
+/// `mirror off` inherits no URIs, and inner blocks inherit the `off`.
 fn inherit_uris(conf: &mut Conf, outer: &Conf) {
     if !conf.off {
         replace(&mut conf.uris, &outer.uris);
@@ -65,7 +66,7 @@ fn mirror(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// Makes the copies, once the body is here that they have too.
+/// Starts the copies, once the body that they share has been read.
 pub fn precontent(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.mirror;
     if request.is_subrequest() {

@@ -1,12 +1,12 @@
-//! Opening files for requests: without waiting for a disk in the loop, and with a cache (`open_file_cache`).
+//! Opens files for requests, without waiting for a disk in the loop, and with a cache (`open_file_cache`).
 //!
-//! Touches: the file system. What the kernel cannot answer from memory is asked on the blocking pool.
+//! Touches: the file system. Questions that the kernel cannot answer from memory go to the blocking pool.
 //!
-//! Without a directive each worker keeps what it has opened lately and asks the kernel before each use, by one
-//! `stat` of the path, whether it is still the same file with the same times: an answer is always the one that a
-//! fresh open would give. The content of a small file is kept only if the file was left alone for a minute before it
-//! was read, since not every change within that time has a time of its own; until then its descriptor is kept. With a
-//! directive nginx's rules hold: nothing is asked within `open_file_cache_valid`.
+//! Without a directive each worker keeps recently opened files, and before each use one `stat` of the path
+//! checks that it is still the same file with the same times: a response is always the one that a fresh open
+//! would give. The content of a small file is kept only if the file had not changed for a minute when it was
+//! read, since changes that are close together may share a timestamp; until then its descriptor is kept. With
+//! a directive nginx's rules apply: nothing is checked within `open_file_cache_valid`.
 //! Behaviour: nginx.org, ngx_http_core_module.
 
 mod cache;
@@ -36,11 +36,11 @@ use crate::sys::file;
 use cache::{Bounds, Cache};
 use opened::{How, Opened, Stamp};
 
-/// What `open_file_cache` says.
+/// The value of `open_file_cache`.
 #[derive(Clone, Copy, Debug)]
 enum Setting {
     Off,
-    /// `number` tells the caches of several directives apart.
+    /// `number` distinguishes the caches of several directives.
     On {
         number: u32,
         max: u64,
@@ -106,19 +106,19 @@ struct Policy {
     number: u32,
     bounds: Bounds,
     inactive_ms: u64,
-    /// How long what is known is believed.
+    /// How long cached information is trusted.
     valid_ms: u64,
     uses_min: u64,
-    /// Also directories, and files on other machines.
+    /// Keeps directories, and files on other machines, too.
     keeps_all: bool,
     keeps_errors: bool,
 }
 
-/// Bytes of small files that a worker keeps in memory, for each cache.
+/// Maximum bytes of small files in memory, for each cache of a worker.
 const BYTES_MAX: usize = 1024 * 1024;
 
-/// The cache that is there without a directive. Few descriptors, for a short time: a file that was removed takes
-/// room on its disk until the last one is closed.
+/// The cache in use without a directive. It keeps few descriptors for a short time: a removed file occupies
+/// its disk until its last descriptor is closed.
 const UNASKED: Policy = Policy {
     number: 0,
     bounds: Bounds { entries: 1000, bytes: BYTES_MAX, descriptors: 64 },
@@ -151,7 +151,7 @@ impl Conf {
 }
 
 thread_local! {
-    /// The caches of this worker by their numbers.
+    /// The caches of this worker, by number.
     static CACHES: RefCell<Vec<(u32, Cache)>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -168,7 +168,7 @@ fn with_cache<T>(policy: &Policy, act: impl FnOnce(&mut Cache) -> T) -> T {
     })
 }
 
-/// What is known of a path in its cache, as far as that can be believed now.
+/// The cached result for a path, if it can be trusted now.
 fn cached(policy: &Policy, path: &[u8]) -> Option<Outcome> {
     let now_ms = runtime::now_ms();
     with_cache(policy, |cache| {
@@ -190,7 +190,7 @@ fn cached(policy: &Policy, path: &[u8]) -> Option<Outcome> {
     })
 }
 
-/// Keeps what was found where the rules say so.
+/// Caches a result if the rules allow it.
 fn keep(policy: &Policy, path: &[u8], found: &Outcome) {
     let is_kept = match found {
         Ok(Found::File(entry)) => policy.keeps_all || entry.is_local(),
@@ -209,7 +209,7 @@ fn keep(policy: &Policy, path: &[u8], found: &Outcome) {
     }
 }
 
-/// Closes what is not used any more, until nothing is left.
+/// Closes what is no longer used, until the cache is empty.
 async fn sweep(policy: Policy) {
     loop {
         runtime::sleep((policy.inactive_ms / 2).max(1000)).await;
@@ -224,19 +224,19 @@ async fn sweep(policy: Policy) {
     }
 }
 
-/// What came of opening a path.
+/// The result of opening a path.
 pub type Outcome = Result<Found, Errno>;
 
-/// How often, and after which pauses, a file is opened again for which there was no descriptor.
+/// How often, and after which pauses, to retry opening a file when descriptors have run out.
 const DESCRIPTOR_TRIES: u32 = 8;
 const DESCRIPTOR_WAIT: std::time::Duration = std::time::Duration::from_millis(2);
 
-/// What a path is asked for.
+/// The purpose of looking at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
-    /// To be sent.
+    /// To send it.
     Read,
-    /// Whether it is there, and what.
+    /// To learn whether it exists, and what it is.
     Kind,
 }
 
@@ -246,18 +246,18 @@ impl Purpose {
     }
 }
 
-/// Opens a path. `Err`: another thread must do so.
+/// Opens a path. `Err`: another thread must do it.
 pub fn open(request: &mut Request, path: &[u8]) -> Result<Outcome, Box<Lookup>> {
     look(request, path, Purpose::Read)
 }
 
-/// What there is under a path, read permission or not. `Err`: as for [`open`].
+/// The kind of file at a path, whether it can be read or not. `Err`: as for [`open`].
 pub fn kind(request: &mut Request, path: &[u8]) -> Result<Result<FileKind, Errno>, Box<Lookup>> {
     look(request, path, Purpose::Kind).map(|found| found.map(|found| found.kind()))
 }
 
-/// The mode of what is under a path, where nobody can wait for another thread; `None`: no link is in its way, and a
-/// plain `stat` says the same.
+/// The mode of a file, for callers that cannot wait for another thread. `None`: the path has no link to be
+/// refused, so a plain `stat` gives the same answer.
 pub fn mode_without_links(request: &mut Request, path: &[u8]) -> Option<nix::Result<u32>> {
     let links = Links::of(request, path);
     let mode = || Ok(nix::sys::stat::fstat(links.open(path, file::ASK)?)?.st_mode);
@@ -276,7 +276,7 @@ fn look(request: &mut Request, path: &[u8], purpose: Purpose) -> Result<Outcome,
     let how = How { reads: purpose == Purpose::Read, asks_place: policy.is_some(), may_wait: false };
     let opened = match links.are_followed() {
         true => file::open_cached(path, purpose.flags()).and_then(|fd| Opened::read(fd, how)),
-        false => Err(Errno::EAGAIN), // the way is walked step by step
+        false => Err(Errno::EAGAIN), // the path is walked step by step
     };
     let must_wait = |errno| errno == Errno::EAGAIN || room::ask_for_descriptors(errno);
     match opened {
@@ -289,7 +289,7 @@ fn look(request: &mut Request, path: &[u8], purpose: Purpose) -> Result<Outcome,
 
 fn conclude(path: &[u8], purpose: Purpose, policy: Option<&Policy>, opened: nix::Result<Opened>) -> Outcome {
     let found = opened.map(Opened::into_found);
-    // what was only asked about was not opened
+    // a file that was only asked about has not been opened
     if let Some(policy) = policy
         && (purpose == Purpose::Read || !matches!(found, Ok(Found::File(_))))
     {
@@ -298,7 +298,7 @@ fn conclude(path: &[u8], purpose: Purpose, policy: Option<&Policy>, opened: nix:
     found
 }
 
-/// A path that another thread must look at: what the kernel knows of it is not in memory.
+/// A path that another thread must look at, because the kernel does not have it in memory.
 #[must_use]
 pub struct Lookup {
     path: Box<[u8]>,
@@ -309,7 +309,7 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Has it looked at; `next` decides from what was found.
+    /// Has another thread look at it; `next` decides by the result.
     pub fn then(
         self: Box<Self>,
         next: impl FnOnce(&mut Request, Outcome) -> Verdict + Send + 'static,
@@ -333,7 +333,7 @@ impl Lookup {
         self.then(|request, found| next(request, found.map(|found| found.kind())))
     }
 
-    /// On a thread that may wait for the disk, and for descriptors.
+    /// Runs on a thread that may wait for the disk, and for descriptors.
     fn open(&self) -> nix::Result<Opened> {
         let how = How { may_wait: true, ..self.how };
         let open = || self.links.open(&self.path, self.purpose.flags()).and_then(|fd| Opened::read(fd, how));
@@ -342,14 +342,14 @@ impl Lookup {
             if !matches!(opened, Err(Errno::EMFILE | Errno::ENFILE)) {
                 break;
             }
-            std::thread::sleep(DESCRIPTOR_WAIT); // connections that only wait are closing meanwhile
+            std::thread::sleep(DESCRIPTOR_WAIT); // meanwhile idle connections are closing
             opened = open();
         }
         opened
     }
 }
 
-/// Whether a path leads up where the configuration does not: a name out of a request must not.
+/// True if a path contains more `..` than the configuration: parts taken from a request must not add any.
 fn climbs(request: &Request, path: &[u8]) -> bool {
     if memchr::memmem::find(path, b"/..").is_none() {
         return false;

@@ -1,7 +1,8 @@
-//! HTTP to upstreams: what requests say and how answers are rewritten, every `proxy_…` directive but `proxy_pass`.
+//! HTTP to upstreams: the contents of requests and the rewriting of responses; every `proxy_…` directive
+//! except `proxy_pass`.
 //!
-//! Settings only. Those that other protocols to upstreams have too are in `http/upstream/conf.rs`, as is the life of a
-//! proxied request in `http/upstream/`.
+//! Settings only. Those that other upstream protocols share are in `http/upstream/conf.rs`; the life of a
+//! proxied request is in `http/upstream/`.
 //! Behaviour: nginx.org, ngx_http_proxy_module.
 
 pub mod cookie;
@@ -23,7 +24,8 @@ use crate::script::value;
 use cookie::Cookies;
 use redirect::Redirect;
 
-/// Fields of a client's request that are not passed on: hop by hop, or made anew for the upstream.
+/// Fields of a client's request that are not passed on: hop-by-hop fields, and those written anew for the
+/// upstream.
 const REPLACED: &[&str] = &[
     "Host",
     "Connection",
@@ -36,7 +38,7 @@ const REPLACED: &[&str] = &[
     "Upgrade",
 ];
 
-/// Fields of an upstream's response that the client does not get (nginx's list).
+/// Fields of an upstream's response that are hidden from the client (nginx's list).
 const HIDDEN: &[&str] = &[
     "Date",
     "Server",
@@ -48,11 +50,11 @@ const HIDDEN: &[&str] = &[
     "X-Accel-Charset",
 ];
 
-/// The family of `proxy_`.
+/// The family of `proxy_` directives.
 static FAMILY: Family = Family::new("proxy_", HIDDEN, Some(redirect::rewritten));
 
 settings! {
-    /// The settings of one block: those of every family, and what only HTTP to upstreams has.
+    /// The settings of one block: those of every family, and those specific to HTTP.
     #[derive(Debug)]
     pub struct Conf {
         pub upstream: conf::Conf = &FAMILY,
@@ -65,37 +67,37 @@ settings! {
     }
 }
 
-/// What is computed once from the lists of a block.
+/// Values computed once from the lists of a block.
 #[derive(Debug)]
 struct Frozen {
     host: Option<Script>,
-    /// The name and the value; not sent when the value is empty.
+    /// Name and value; a field with an empty value is not sent.
     lines: Vec<(Label, Script)>,
     sets_connection: bool,
     replaced: Names,
     has_cookies: bool,
 }
 
-/// What holds where no `proxy_` directive is set.
+/// The values in force where no `proxy_` directive is set.
 static DEFAULT: LazyLock<Frozen> = LazyLock::new(|| freeze(&Conf::default()));
 
 impl Conf {
-    /// The `Host` that `proxy_set_header` sets; `None`: `$proxy_host`.
+    /// The `Host` set by `proxy_set_header`; `None`: `$proxy_host`.
     pub fn host(&self) -> Option<&Script> {
         self.frozen().host.as_ref()
     }
 
-    /// The lines of `proxy_set_header`: the name and the value. `Host` is not among them.
+    /// The names and values of `proxy_set_header`, without `Host`.
     pub fn lines(&self) -> &[(Label, Script)] {
         &self.frozen().lines
     }
 
-    /// A `Connection` is set by `proxy_set_header`.
+    /// True if `proxy_set_header` sets `Connection`.
     pub fn sets_connection(&self) -> bool {
         self.frozen().sets_connection
     }
 
-    /// A field of the client is not passed on, because it is replaced or between two hops only.
+    /// True if a field of the client is not passed on, because it is replaced or hop-by-hop.
     pub fn replaces(&self, id: Option<Id>, name: &[u8]) -> bool {
         self.frozen().replaced.contains(id, name)
     }
@@ -110,7 +112,7 @@ impl Conf {
         if self.redirects.is_empty() { &[Redirect::Default] } else { &self.redirects }
     }
 
-    /// `proxy_redirect default` is written.
+    /// True if `proxy_redirect default` is set explicitly.
     pub fn has_default_redirect(&self) -> bool {
         self.redirects.iter().any(|rule| matches!(rule, Redirect::Default))
     }
@@ -130,7 +132,7 @@ impl Conf {
 
 impl BlockConf for Conf {
     fn freeze(&mut self, cx: &mut Cx) {
-        // HTTP/1.0 has no chunks: a body whose length is not known is read first
+        // HTTP/1.0 has no chunks: a body of unknown length must be read first
         cx.body_files |= !self.is_http11();
         self.upstream.freeze(cx);
         self.frozen = Some(Arc::new(freeze(self)));
@@ -174,7 +176,7 @@ fn freeze(conf: &Conf) -> Frozen {
             continue;
         }
         sets_connection |= is(name, "connection");
-        // how the body is framed is decided where the body is known
+        // framing fields are decided where the body is known
         let is_framing = is(name, "content-length") || is(name, "transfer-encoding");
         if !is_framing && value.as_text() != Some(b"") {
             lines.extend(Label::new(name).map(|label| (label, value.clone())));
@@ -194,7 +196,7 @@ fn set_header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         if node.arg(1).is_empty() {
             cx.diagnostics
                 .push(Diagnostic::warning(node.arg_span(0), message).help("this line has no effect"));
-            // it still replaces the lines of the outer block
+            // it still overrides the lines of the outer block
             conf.set_headers.push(("".into(), value));
             return Ok(());
         }

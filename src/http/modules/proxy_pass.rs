@@ -1,7 +1,7 @@
-//! Where the requests of a location go: `proxy_pass`.
+//! The target of a location's requests: `proxy_pass`.
 //!
-//! Not inherited: a nested location passes only what it says itself. Touches: nothing; the groups of peers
-//! are made when everything is read.
+//! It is not inherited: a nested location passes requests on only if it says so itself. Touches: nothing; the
+//! groups of peers are made after the whole configuration has been read.
 //! Behaviour: nginx.org, `proxy_pass` of ngx_http_proxy_module.
 
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ settings! {
     }
 }
 
-/// Where to pass requests.
+/// The target of requests.
 #[derive(Debug)]
 pub enum Pass {
     Fixed {
@@ -41,17 +41,18 @@ pub enum Pass {
     Script(Script),
 }
 
-/// A URL of `proxy_pass`, in parts.
+/// The parts of a `proxy_pass` URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The whole URL, for `proxy_redirect default`.
     pub url: Box<str>,
-    /// As written, without port; `unix:/path` for a unix socket.
+    /// The host as written, without the port; `unix:/path` for a unix socket.
     pub name: Box<str>,
-    /// Written with the host.
+    /// The port, if it is written.
     pub port: Option<u16>,
     pub host: Host,
-    /// The part that replaces the location's name; starts with a slash. `None`: the request's own is passed.
+    /// The part that replaces the location's name; starts with a slash. `None`: the request's URI is passed
+    /// unchanged.
     pub uri: Option<Box<str>>,
 }
 
@@ -69,7 +70,7 @@ impl Conf {
         self.pass.as_ref().map(|(pass, _)| pass)
     }
 
-    /// The fixed target; `None` when it has variables.
+    /// The fixed target; `None` if it has variables.
     pub fn target(&self) -> Option<&Target> {
         match self.pass() {
             Some(Pass::Fixed { target, .. }) => Some(target),
@@ -98,15 +99,15 @@ pub fn content(request: &mut Request) -> Verdict {
         return Verdict::Pass;
     }
     if request.left_proxy {
-        // nginx's answer where of two `if` the later one has no "proxy_pass".
+        // nginx responds like this if the later of two `if` blocks has no "proxy_pass".
         log::alert!(request.error_log(), &*request, "no upstream configuration");
         return Verdict::Done(Reply::Status(500));
     }
     Verdict::Next
 }
 
-/// Refuses a URI part where there is no location name that it could replace, and a default of `proxy_redirect`
-/// that nothing is known for.
+/// Refuses a URI part if there is no location name to replace, and `proxy_redirect default` if the target is
+/// not known.
 pub fn check(conf: &Conf, redirects: &proxy::Conf, kind: &Kind, cx: &mut Cx) {
     if let (Some((Pass::Script(_), span)), true) = (&conf.pass, redirects.has_default_redirect()) {
         let message =
@@ -159,7 +160,7 @@ impl Target {
         Ok(Self { url: url.into(), name: authority[..name_end].into(), port, host, uri: uri_part(uri) })
     }
 
-    /// The value of `$proxy_host`, which is the default `Host`: without the port where it is 80.
+    /// Writes `$proxy_host`, which is the default `Host`: without the port if it is 80.
     pub fn write_host(&self, out: &mut Vec<u8>) {
         if self.is_unix() {
             return out.extend_from_slice(b"localhost");
@@ -171,7 +172,7 @@ impl Target {
         }
     }
 
-    /// The value of `$proxy_port`; nothing for a unix socket.
+    /// Writes `$proxy_port`; nothing for a unix socket.
     pub fn write_port(&self, out: &mut Vec<u8>) {
         if !self.is_unix() {
             out.extend_from_slice(itoa::Buffer::new().format(self.port.unwrap_or(80)).as_bytes());
@@ -183,7 +184,7 @@ impl Target {
     }
 }
 
-/// What is said of a URL that needs TLS.
+/// The message for a URL that needs TLS.
 pub const HTTPS: &str = "https protocol requires TLS to upstreams, which is not available yet";
 
 fn is_tls(url: &str) -> bool {
@@ -222,7 +223,8 @@ fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
     Ok(())
 }
 
-/// A host that begins with what a client writes is any host: also those that only this machine can reach.
+/// Warns of a host taken from client input: it can be any host, including those that only this machine can
+/// reach.
 fn warn_of_clients_word(word: &Word, cx: &mut Cx) {
     let Some(rest) = word.text.strip_prefix("http://").and_then(|host| host.strip_prefix('$')) else {
         return;

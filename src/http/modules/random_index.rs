@@ -35,7 +35,7 @@ impl BlockConf for Conf {
     }
 }
 
-/// Leads to one of the regular files of the directory.
+/// Redirects internally to one of the regular files of the directory.
 pub fn content(request: &mut Request) -> Verdict {
     if request.uri.last() != Some(&b'/') || !request.method.is_get_or_head() {
         return Verdict::Next;
@@ -51,7 +51,7 @@ pub fn content(request: &mut Request) -> Verdict {
 /// Has a file chosen on another thread.
 fn choose(path: Vec<u8>, kind: Result<FileKind, Errno>) -> Verdict {
     if kind != Ok(FileKind::Directory) {
-        return Verdict::Next; // other handlers say so
+        return Verdict::Next; // later handlers report it
     }
     let job = move || -> Then {
         let name = any_file(&path);
@@ -60,7 +60,8 @@ fn choose(path: Vec<u8>, kind: Result<FileKind, Errno>) -> Verdict {
     Work::on_files(job).into()
 }
 
-/// The name of one of a directory's regular files; `None`: there is none, or it cannot be read.
+/// The name of a random regular file of a directory; `None` if there is none, or the directory cannot be
+/// read.
 fn any_file(path: &[u8]) -> Option<Vec<u8>> {
     let items = listing::read(path).ok()?.into_iter();
     let mut names: Vec<_> = items.filter(|item| item.kind == listing::Kind::File).collect();

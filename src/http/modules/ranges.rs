@@ -1,7 +1,8 @@
-//! Parts of answers: `Range` and `If-Range`, for files and for upstreams that know no ranges.
+//! Ranges of responses: `Range` and `If-Range`, for files and for upstreams that do not support ranges.
 //!
-//! Acts last of all parts in heads: what is cut is the body as the other modules leave it. A file's sender is told
-//! its parts and sends only these (`static_file`); any other body is cut on its way, and has one part at most.
+//! Runs last on response heads: the ranges are those of the body as the other modules leave it. The sender of
+//! a file is told its parts and sends only these (`static_file`); any other body is cut as it passes, to a
+//! single part.
 //! Behaviour: nginx.org, ngx_http_range_filter_module; RFC 9110 §14.
 
 mod parts;
@@ -45,31 +46,31 @@ pub static VARIABLES: &[Variable] = &[];
 
 impl BlockConf for Conf {}
 
-/// Ranges that are asked for of something that has so many bytes.
+/// The ranges that a request asks for, given the size of the whole.
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
     Whole,
     Parts(Vec<Range<u64>>),
-    /// They lie outside, or nobody can read them.
+    /// None lies inside, or they are malformed.
     Unsatisfiable,
 }
 
-/// What the sender of a file and [`head`] tell each other.
+/// Messages between the sender of a file and [`head`].
 #[derive(Debug)]
 pub enum Plan {
-    /// By the sender: it can send parts.
+    /// From the sender: it can send parts.
     Asked,
-    /// To the sender: these instead of the whole.
+    /// To the sender: send these parts instead of the whole.
     Parts(Parts),
-    /// To the sender: this page instead of the file.
+    /// To the sender: send this page instead of the file.
     Page(Body),
 }
 
-/// Many small parts have more bytes around them than in them: more than so many are not served where the answer
-/// would become longer than the whole.
+/// The heads of many small parts are larger than the parts themselves. More parts than this are not served if
+/// the response would become longer than the whole.
 const SMALL_PARTS_MAX: usize = 32;
 
-/// The part that a request asks for of an answer that comes in its own order.
+/// The range to cut out of a response that arrives sequentially.
 #[derive(Debug)]
 pub enum Single {
     Whole,
@@ -77,12 +78,14 @@ pub enum Single {
     Unsatisfiable,
 }
 
-/// The request's `Range`. Only GET has one (RFC 9110 §14.2): the answer to HEAD is that of the whole.
+/// The request's `Range`. It applies only to GET (RFC 9110 §14.2): the response to HEAD is that for the
+/// whole.
 pub fn asked(request: &Request) -> Option<&[u8]> {
     request.header(Id::Range).filter(|_| request.method == Method::Get)
 }
 
-/// What of a response that has so many bytes the request asks for; it is told that it may ask for parts.
+/// The single range that the request asks for, of a response of this size. The response is marked as
+/// supporting ranges.
 pub fn single(request: &mut Request, size: u64) -> Single {
     if request.location.ranges.max.as_ref().copied().unwrap_or(u64::MAX) == 0 {
         return Single::Whole;
@@ -101,7 +104,7 @@ pub fn single(request: &mut Request, size: u64) -> Single {
     }
 }
 
-/// Cuts the parts that were asked for out of an answer that allows it.
+/// Cuts the requested ranges out of a response that allows it.
 pub fn head(request: &mut Request) {
     let conf: &'static Conf = &request.location.ranges;
     if conf.force.get() && request.proxied.head().is_some() {
@@ -117,7 +120,7 @@ fn cut(request: &mut Request, max: u64) {
     if max == 0 || request.coding.is_some() {
         return;
     }
-    // what is recoded without another length is cut behind that
+    // a body that filters convert without changing its length is cut after them
     let is_file = request.filters.is_none() && matches!(request.ranges.as_deref(), Some(Plan::Asked));
     let max = if is_file { usize::try_from(max).unwrap_or(usize::MAX) } else { 1 };
     let wanted = match asked(request) {
@@ -161,7 +164,7 @@ fn serve(request: &mut Request, parts: Parts, is_file: bool) {
     }
 }
 
-/// Makes the response that of a range which cannot be had, with its page.
+/// Turns the response into a 416 with its page.
 pub fn refuse(request: &mut Request, size: u64, is_file: bool) {
     let page = error_page::standard_body(request, 416);
     let response = &mut request.response;
@@ -180,12 +183,12 @@ pub fn refuse(request: &mut Request, size: u64, is_file: bool) {
     }
 }
 
-/// `Content-Range` of an answer that has none of the ranges that were asked for.
+/// `Content-Range` of a response that has none of the requested ranges.
 pub fn unsatisfied(size: u64) -> String {
     format!("bytes */{size}")
 }
 
-/// Whether a file of this size, whose head would say this, has none of the ranges that the request asks for.
+/// True if a file with this size and these validators has none of the ranges that the request asks for.
 pub fn is_refused(request: &Request, size: u64, modified: i64, etag: &[u8]) -> bool {
     let Some(value) = asked(request) else { return false };
     request.location.ranges.max.as_ref().copied().unwrap_or(u64::MAX) > 0
@@ -194,13 +197,13 @@ pub fn is_refused(request: &Request, size: u64, modified: i64, etag: &[u8]) -> b
         && parse(value, size, usize::MAX) == Wanted::Unsatisfiable
 }
 
-/// The client's part, if it has one, is of what the response is.
+/// True if the part that the client has, if any, comes from the same representation (`If-Range`).
 fn is_same(request: &Request) -> bool {
     let headers = &request.response.headers;
     is_validated(request, headers.get(Id::LastModified).and_then(http_date::parse), headers.get(Id::Etag))
 }
 
-/// `If-Range` holds, or there is none.
+/// True if `If-Range` matches, or is missing.
 fn is_validated(request: &Request, modified: Option<i64>, etag: Option<&[u8]>) -> bool {
     match request.header(Id::IfRange) {
         None => true,
@@ -212,7 +215,7 @@ fn is_validated(request: &Request, modified: Option<i64>, etag: Option<&[u8]>) -
     }
 }
 
-/// Reads a `Range` as nginx does; `max`: of more ranges the whole is sent.
+/// Parses a `Range` as nginx does. With more than `max` ranges the whole is sent.
 fn parse(value: &[u8], size: u64, max: usize) -> Wanted {
     let Some((unit, list)) = value.split_at_checked(6) else { return Wanted::Whole };
     if list.is_empty() || !unit.eq_ignore_ascii_case(b"bytes=") {
@@ -224,7 +227,7 @@ fn parse(value: &[u8], size: u64, max: usize) -> Wanted {
         let Some(range) = parse_one(item, size) else { return Wanted::Unsatisfiable };
         if range.start >= range.end {
             if range.start == 0 {
-                return Wanted::Whole; // nothing of an empty body is all of it
+                return Wanted::Whole; // no part of an empty body is all of it
             }
             continue;
         }
@@ -241,13 +244,13 @@ fn parse(value: &[u8], size: u64, max: usize) -> Wanted {
     }
 }
 
-/// `first-last`, `first-` or `-suffix`, cut to the size. `None`: it cannot be read.
+/// Parses `first-last`, `first-` or `-suffix`, limited to the size. `None`: malformed.
 fn parse_one(item: &[u8], size: u64) -> Option<Range<u64>> {
     let dash = memchr::memchr(b'-', item)?;
     let (first, last) = (trimmed(&item[..dash]), trimmed(&item[dash + 1..]));
     if first.is_empty() {
         let suffix = digits(last)?;
-        // An empty suffix begins behind the end.
+        // An empty suffix starts at the end.
         return Some(size.saturating_sub(suffix)..size);
     }
     let first = digits(first)?;
@@ -265,7 +268,7 @@ fn trimmed(text: &[u8]) -> &[u8] {
     &text[start..end]
 }
 
-/// A number that fits a file's size.
+/// Parses a number that fits a file's size.
 fn digits(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -274,7 +277,7 @@ fn digits(text: &[u8]) -> Option<u64> {
     i64::try_from(number).is_ok().then_some(number)
 }
 
-/// Passes a part of a body.
+/// Passes one range of a body.
 #[derive(Debug)]
 pub struct Cut {
     skip: u64,
@@ -282,7 +285,7 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// Leaves `skip` bytes out and passes `left` bytes behind them.
+    /// Skips `skip` bytes, then passes `left` bytes.
     pub fn new(skip: u64, left: u64) -> Self {
         Self { skip, left }
     }

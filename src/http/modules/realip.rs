@@ -1,7 +1,8 @@
 //! The client behind a trusted proxy (`set_real_ip_from`, `real_ip_header`, `real_ip_recursive`).
 //!
-//! Runs in the post-read and preaccess phases. Touches: the request's peer address, which is the connection's again
-//! with the next request. Behaviour: nginx.org, ngx_http_realip_module.
+//! Runs in the post-read and preaccess phases. Touches: the request's peer address, which the next request
+//! resets to that of the connection.
+//! Behaviour: nginx.org, ngx_http_realip_module.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -71,7 +72,7 @@ fn header(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.header.put(source, node)
 }
 
-/// Puts the client that a trusted peer names in the peer's place, once for a request.
+/// Replaces the peer's address by that of the client that a trusted peer names, once per request.
 pub fn find(request: &mut Request) -> Verdict {
     if !request.location.realip.trusted.is_empty() && request.socket_peer.is_none() {
         replace_peer(request);
@@ -98,7 +99,7 @@ fn replace_peer(request: &mut Request) {
 }
 
 impl Conf {
-    /// Whether the field of this name tells the client's address.
+    /// True if the field of this name tells the client's address.
     pub fn reads(&self, name: &[u8]) -> bool {
         let is_it = |field: &[u8]| !self.trusted.is_empty() && name.eq_ignore_ascii_case(field);
         matches!(self.header.as_ref(), Some(Source::Field(field)) if is_it(field))

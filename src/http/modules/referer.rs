@@ -1,6 +1,7 @@
-//! Whether the page that a request comes from is one of ours (`valid_referers`, `$invalid_referer`).
+//! Whether a request comes from a page of an allowed site (`valid_referers`, `$invalid_referer`).
 //!
-//! Touches: the request's `Referer`, and the names of its server. Decides nothing: `if ($invalid_referer)` does.
+//! Touches: the request's `Referer`, and the names of its server. Decides nothing itself: `if
+//! ($invalid_referer)` does.
 //! Behaviour: nginx.org, ngx_http_referer_module.
 
 use std::sync::Arc;
@@ -17,15 +18,15 @@ use crate::proto::header::Id;
 use crate::script::regex::{Pattern, Regex};
 use crate::script::variable::variable;
 
-/// A host longer than this is nobody's.
+/// No valid host is longer.
 const HOST_BYTES_MAX: usize = 256;
 
 settings! {
     #[derive(Debug)]
     pub struct Conf {
-        /// `None`: nothing is asked for.
+        /// `None`: the directive is not set.
         valid: Option<Arc<Valid>> => Clone::clone_from,
-        /// The block's own, while it is being read.
+        /// The block's own list while it is being read.
         draft: Option<(Valid, Span)> => own,
     }
 }
@@ -34,10 +35,10 @@ settings! {
 struct Valid {
     /// Requests without the field.
     none: bool,
-    /// A field that begins with no scheme: a proxy or firewall has changed it.
+    /// A value without a scheme, as proxies and firewalls leave it.
     blocked: bool,
     server_names: bool,
-    /// What the path must begin with, by host.
+    /// The required start of the path, by host.
     hosts: NameTable<Box<str>>,
     regexes: Vec<Regex>,
 }
@@ -128,7 +129,7 @@ impl Valid {
     }
 }
 
-/// What follows `http://` or `https://`; too short a field is no address.
+/// The text after `http://` or `https://`; a value that is too short is not an address.
 fn without_scheme(referer: &[u8]) -> Option<&[u8]> {
     if referer.len() < "http://i.ru".len() {
         return None;
@@ -139,7 +140,7 @@ fn without_scheme(referer: &[u8]) -> Option<&[u8]> {
     })
 }
 
-/// Whether a host is one of the names of the request's server.
+/// True if a host is one of the names of the request's server.
 fn is_name_of(request: &Request, host: &[u8]) -> bool {
     let is_it = |name: &str| match name.as_bytes() {
         [b'.', domain @ ..] => host == domain || host.ends_with(name.as_bytes()),

@@ -1,8 +1,10 @@
-//! Where the body of a request goes when it is read whole: `client_body_in_file_only` and its companions.
+//! The destination of a request body that is read completely: `client_body_in_file_only` and related
+//! directives.
 //!
-//! Settings only; the reading is in `http/request/body_file.rs`. Nothing is written to disk unless the configuration asks for
-//! it: by these directives, by `proxy_request_buffering on`, by naming `$request_body_file`, or by saying that another
-//! upstream may get what one has failed at (`http/upstream/failover.rs`).
+//! Settings only; the reading is in `http/request/body_file.rs`. Nothing is written to disk unless the
+//! configuration asks for it: by these directives, by `proxy_request_buffering on`, by naming
+//! `$request_body_file`, or by allowing another upstream to be tried after a failure
+//! (`http/upstream/failover.rs`).
 //! Behaviour: nginx.org, ngx_http_core_module.
 
 use crate::config::directive::{Accepted, accepted, custom, one_of};
@@ -14,7 +16,7 @@ use crate::http::scope::Variable;
 use crate::http::temp_file::{Keep, TempPath};
 use crate::script::variable::variable;
 
-/// The directory where no `client_body_temp_path` is set.
+/// The default of `client_body_temp_path`.
 pub const DEFAULT_FOLDER: &str = "client_body_temp";
 
 settings! {
@@ -33,12 +35,12 @@ impl BlockConf for Conf {
 }
 
 impl Conf {
-    /// Every body that is read goes to a file.
+    /// True if every body that is read goes to a file.
     pub fn in_file_only(&self) -> bool {
         self.in_file_only.get() != Keep::Unnamed
     }
 
-    /// What becomes of a body's file.
+    /// Whether the file of a body is kept.
     pub fn keep(&self) -> Keep {
         self.in_file_only.get()
     }

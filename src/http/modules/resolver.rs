@@ -1,6 +1,6 @@
 //! The name servers for names that are looked up while serving (`resolver`, `resolver_timeout`).
 //!
-//! The settings are `shared/resolver.rs`, the lookups `net/resolver.rs`. Touches: nothing.
+//! The settings are in `shared/resolver.rs`, the lookups in `net/resolver.rs`. Touches: nothing.
 //! Behaviour: nginx.org, ngx_http_core_module.
 
 use crate::config::directive::{custom, millis};

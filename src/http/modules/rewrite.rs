@@ -1,8 +1,9 @@
-//! The imperative part of the language: `rewrite`, `if`, `set`, `return` and `break`, in the order of the file.
+//! The imperative part of the language: `rewrite`, `if`, `set`, `return` and `break`, run in the order of the
+//! file.
 //!
-//! Runs in the server-rewrite and rewrite phases. Touches: the request's URI, slots and captures; the file system where
-//! an `if` asks for a file. An `if` of a location has settings of its own (`location::Nameless`): where it
-//! holds they are in force, from then on and instead of those of the location and of every `if` before.
+//! Runs in the server-rewrite and rewrite phases. Touches: the request's URI, slots and captures; the file
+//! system if an `if` tests a file. An `if` in a location has settings of its own (`location::Nameless`): once
+//! its condition holds they replace those of the location and of every earlier `if`.
 //! Behaviour: nginx.org, ngx_http_rewrite_module.
 
 mod condition;
@@ -36,7 +37,7 @@ enum Step {
 struct If {
     condition: Condition,
     steps: Vec<Step>,
-    /// Index of its settings in the location; `None` in a server.
+    /// Index of the `if`'s settings in the location; `None` in a server.
     settings: Option<usize>,
 }
 
@@ -75,7 +76,8 @@ impl BlockConf for Conf {
 }
 
 impl Conf {
-    /// No request stays in the location past the last step: it is answered, or looks for another one.
+    /// True if no request stays in the location after the last step: it is answered, or moves to another
+    /// location.
     pub fn always_ends(&self) -> bool {
         match self.steps.last() {
             Some(Step::Return { .. }) => true,
@@ -127,7 +129,7 @@ fn if_(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let condition = Condition::compile(node, cx);
     let in_location = cx.is_in_location();
     let context = if in_location { Context::LOCATION_IF } else { Context::SERVER_IF };
-    // What is wrong inside is told even where the condition is wrong too.
+    // Report errors inside the block even if the condition is wrong.
     let mut partial = cx.block(node, context);
     let own = partial.rewrite.take().unwrap_or_default();
     let ends = own.always_ends();
@@ -151,7 +153,7 @@ pub fn server_rewrite(request: &mut Request) -> Verdict {
 
 pub fn rewrite(request: &mut Request) -> Verdict {
     let location = request.location;
-    // Outside of any location the server's steps have been run already.
+    // Outside of any location the server's steps have already been run.
     if location.rewrite.steps.is_empty() || std::ptr::eq(location, &request.server.root) {
         return Verdict::Next;
     }
@@ -166,19 +168,19 @@ fn start(location: &'static Location, request: &mut Request) -> Verdict {
     }
 }
 
-/// What follows a step.
+/// The continuation after a step.
 enum Flow {
     Next,
-    /// No other step of the block is run.
+    /// No further step of the block is run.
     End,
     Done(Reply),
 }
 
-/// The steps of one block on their way.
+/// The progress through the steps of one block.
 struct Run {
     location: &'static Location,
-    /// Groups of a regular expression are put into values as the client escaped them: nginx's way until the first
-    /// `rewrite` of the block has matched.
+    /// Captures are inserted as the client escaped them, which is nginx's behaviour until the first `rewrite`
+    /// of the block has matched.
     escapes: bool,
 }
 
@@ -251,10 +253,10 @@ fn answer(request: &mut Request, status: u16, text: Option<&'static Script>) -> 
         };
     };
     if status >= 400 && text.as_text() == Some(b"") {
-        return answer(request, status, None); // no text: the status's page
+        return answer(request, status, None); // no text: send the page for the status
     }
     if request.error_status.is_none() {
-        request.response.status = status; // for the variables of the text
+        request.response.status = status; // the variables in the text see the new status
     }
     let value = text.to_vec(request);
     if matches!(status, 301 | 302 | 303 | 307 | 308) {
@@ -264,7 +266,7 @@ fn answer(request: &mut Request, status: u16, text: Option<&'static Script>) -> 
     Reply::text(status, &content_type, value)
 }
 
-/// Logs the use of a variable that some `set` has, and that none has set yet, where the location wants to know.
+/// Logs the use of a variable that `set` declares but has not set yet, if the location asks for the warning.
 pub fn warn_uninitialized(request: &Request, name: &str) {
     if request.location.rewrite_log.warns() {
         log::warn!(request.error_log(), request, "using uninitialized \"{}\" variable", name);

@@ -1,6 +1,7 @@
-//! What the rewrite module tells the log (`rewrite_log`, `uninitialized_variable_warn`).
+//! Logging of the rewrite module (`rewrite_log`, `uninitialized_variable_warn`).
 //!
-//! A module of its own because these are inherited, and the steps of `rewrite` are not. Touches: nothing.
+//! A module of its own, because these directives are inherited and the steps of `rewrite` are not. Touches:
+//! nothing.
 //! Behaviour: nginx.org, ngx_http_rewrite_module.
 
 use crate::config::directive::flag;

@@ -1,6 +1,8 @@
-//! Links that cannot be made without a secret, and that end (`secure_link`, `secure_link_md5`, `secure_link_secret`).
+//! Links that require a secret to make, and that expire (`secure_link`, `secure_link_md5`,
+//! `secure_link_secret`).
 //!
-//! Touches: the request's variables; the clock for a link's end. Decides nothing: `if ($secure_link = "")` does.
+//! Touches: the request's variables; the clock for a link's expiry. Decides nothing itself: `if ($secure_link
+//! = "")` does.
 //! Behaviour: nginx.org, ngx_http_secure_link_module.
 
 use md5::{Digest, Md5};
@@ -78,7 +80,7 @@ impl BlockConf for Conf {
     }
 }
 
-/// The two ways of making links exclude each other.
+/// The two kinds of links are mutually exclusive.
 fn inherit_links(conf: &mut Conf, outer: &Conf) {
     if !conf.secret.is_set() {
         conf.link.merge(&outer.link);
@@ -103,7 +105,7 @@ fn secure_link_secret(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Di
     conf.secret.put(node.arg(0).into(), node)
 }
 
-/// A link's hash, and its end as text and number. `None`: its end is no time.
+/// A link's hash, and its expiry as text and number. `None`: the expiry is not a valid time.
 #[allow(clippy::type_complexity, reason = "two callers, both here")]
 fn split(link: &[u8]) -> Option<(&[u8], Option<(&[u8], u64)>)> {
     let Some(comma) = memchr::memchr(b',', link) else { return Some((link, None)) };
@@ -125,7 +127,7 @@ fn by_hash(request: &mut Request, conf: &'static Conf, out: &mut Vec<u8>) -> boo
     true
 }
 
-/// base64url: the other two letters only.
+/// Decodes base64url, which differs from base64 in two characters.
 fn decode_url(text: &[u8]) -> Option<Vec<u8>> {
     let standard = |byte: &u8| match byte {
         b'-' => b'+',
@@ -153,7 +155,7 @@ fn by_secret(request: &Request, secret: &str, out: &mut Vec<u8>) -> bool {
     true
 }
 
-/// Hash and link of `/prefix/hash/link`.
+/// The hash and link of `/prefix/hash/link`.
 fn parts(target: &[u8]) -> Option<(&[u8], &[u8])> {
     let rest = target.get(1..)?;
     let rest = &rest[memchr::memchr(b'/', rest)? + 1..];
@@ -162,7 +164,7 @@ fn parts(target: &[u8]) -> Option<(&[u8], &[u8])> {
     (hash.len() == 32 && !link.is_empty()).then_some((hash, link))
 }
 
-/// Takes as long for any two of the same length.
+/// Compares in constant time for equal lengths.
 fn is_equal(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b)) == 0
 }

@@ -1,8 +1,8 @@
-//! Answers that are fetched in slices of one size (`slice`, `$slice_range`).
+//! Responses that are fetched in slices of a fixed size (`slice`, `$slice_range`).
 //!
-//! A body filter. Touches: nothing; each slice but the first is a subrequest that begins with the content of the
-//! request's own location. The slices come one after the other, and a client that leaves ends it.
-//! Behaviour: nginx.org, ngx_http_slice_module. A range is served also where the body is changed on its way.
+//! A body filter. Touches: nothing; each slice but the first is a subrequest that starts in the content phase
+//! of the request's own location. Slices are fetched one after the other, until the client leaves.
+//! Behaviour: nginx.org, ngx_http_slice_module. Ranges are also served if the body is changed on its way.
 
 use std::io::Write;
 use std::ops::Range;
@@ -46,20 +46,20 @@ impl BlockConf for Conf {
     }
 }
 
-/// Which slice is asked for, and what is known of the whole.
+/// The current slice, and what is known of the whole response.
 #[derive(Debug)]
 pub struct State {
     start: u64,
     size: u64,
-    /// The tag that all slices must have.
+    /// The ETag that all slices must have.
     etag: Option<Vec<u8>>,
-    /// The bytes of the whole that the client gets.
+    /// The range of the whole response that the client gets.
     wanted: Range<u64>,
-    /// The slice has come as it was asked for.
+    /// The current slice has arrived as requested.
     is_answered: bool,
 }
 
-/// `bytes=FIRST-LAST` of the slice that is asked for; the first time, of the one that the client's range begins in.
+/// `bytes=FIRST-LAST` of the current slice; initially the slice in which the client's range starts.
 fn slice_range(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {
     if request.slice.is_none() {
         let size = request.location.slice.size.get();
@@ -74,7 +74,7 @@ fn slice_range(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {
     write!(out, "bytes={start}-{}", start.saturating_add(size - 1)).is_ok()
 }
 
-/// Where the client's range begins, as far as that is known before the size of the whole.
+/// The start of the client's range, as far as it is known before the size of the whole.
 fn first_wanted(request: &Request) -> u64 {
     let Some(value) = ranges::asked(request).filter(|_| request.header(Id::IfRange).is_none()) else {
         return 0;
@@ -88,11 +88,12 @@ fn first_wanted(request: &Request) -> u64 {
     parse_u64(&range[..digits]).filter(|first| i64::try_from(*first).is_ok()).unwrap_or(0)
 }
 
-/// Makes the whole's head of the first slice's, and sees to it that each slice is what was asked for.
+/// Turns the head of the first slice into that of the whole response, and checks that each slice is the
+/// requested one.
 pub fn head(request: &mut Request) {
     let Some(mut state) = request.slice.take() else { return };
     if request.response.status != 206 && !request.is_subrequest() {
-        return; // no part: the answer is what it is
+        return; // not a range: the response is passed as it is
     }
     let (slice, whole) = match read(&request.response, &mut state) {
         Ok(read) => read,
@@ -122,14 +123,15 @@ pub fn head(request: &mut Request) {
         Single::Unsatisfiable => return ranges::refuse(request, whole, false),
     };
     let cut = state.cut(&slice);
-    // the next one: behind it, or where the client's part begins, also if that could not be known before
+    // the next slice: the following one, or the one where the client's range starts, which may be known only
+    // now
     let first = state.wanted.start / state.size * state.size;
     state.start = if slice.start > first { first } else { slice.end.max(first) };
     let cut = if slice.start > first { Cut::new(0, 0) } else { cut };
     request.filters.get_or_insert_default().add(Slices { cut, state: Some(state) });
 }
 
-/// The bytes that an answer brings, and how many the whole has. Errors: it is not what was asked for.
+/// The range of bytes in a response, and the size of the whole. Errors: it is not the requested range.
 fn read(response: &Response, state: &mut State) -> Result<(Range<u64>, u64), String> {
     if response.status != 206 {
         return Err(format!("unexpected status code {} in slice response", response.status));
@@ -148,7 +150,7 @@ fn read(response: &Response, state: &mut State) -> Result<(Range<u64>, u64), Str
     Ok((slice, whole))
 }
 
-/// Reads `bytes FIRST-LAST/SIZE`; a size of `*` is not known.
+/// Parses `bytes FIRST-LAST/SIZE`; a size of `*` is unknown.
 fn content_range(value: &[u8]) -> Option<(Range<u64>, Option<u64>)> {
     let (unit, rest) = value.split_at_checked(6)?;
     let rest = rest.trim_ascii();
@@ -164,7 +166,7 @@ fn content_range(value: &[u8]) -> Option<(Range<u64>, Option<u64>)> {
     is_range.then_some((first..last.checked_add(1)?, size))
 }
 
-/// The whole cannot be made: where nothing of it has been sent, the client is told so.
+/// The whole response cannot be made. If nothing of it has been sent, the client gets an error status.
 #[cold]
 fn refuse(request: &mut Request, state: Box<State>, why: &str) {
     log::error!(request.error_log(), &*request, "{why}");
@@ -178,7 +180,7 @@ fn refuse(request: &mut Request, state: Box<State>, why: &str) {
 }
 
 impl State {
-    /// What the client gets of a slice.
+    /// The part of a slice that the client gets.
     fn cut(&self, slice: &Range<u64>) -> Cut {
         let first = self.wanted.start.clamp(slice.start, slice.end);
         let end = self.wanted.end.clamp(first, slice.end);
@@ -186,11 +188,11 @@ impl State {
     }
 }
 
-/// Passes what is wanted of the first slice, and has the others follow it.
+/// Passes the wanted part of the first slice, and requests the others after it.
 #[derive(Debug)]
 struct Slices {
     cut: Cut,
-    /// `None` while a subrequest has it.
+    /// `None` while a subrequest owns it.
     state: Option<Box<State>>,
 }
 

@@ -1,6 +1,6 @@
-//! Variables that divide requests into parts of given size (`split_clients`).
+//! Variables that divide requests into shares of a given size (`split_clients`).
 //!
-//! The table itself is `script/split_clients.rs`: it is what the variable is defined as. Touches: nothing.
+//! The table is in `script/split_clients.rs`, as the definition of the variable. Touches: nothing.
 //! Behaviour: nginx.org, ngx_http_split_clients_module.
 
 use crate::config::directive::block;

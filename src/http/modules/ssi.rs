@@ -1,8 +1,9 @@
-//! Server side includes: commands inside a page that insert other pages, variables, or parts of it by condition.
+//! Server-side includes: commands in a page that insert other pages or variables, or select parts by
+//! condition.
 //!
-//! A body filter. Touches: the request's variables; subrequests for `include`. What follows an include does not wait
-//! for it, unless it says so. What is held back is one unfinished command; what commands keep and how many of them are
-//! carried out is bounded (`ssi/store.rs`, and here).
+//! A body filter. Touches: the request's variables; subrequests for `include`. The page after an include is
+//! processed without waiting for it, unless it says `wait`. The filter holds back one unfinished command; the
+//! number of commands and the memory they keep are bounded (`ssi/store.rs`, and here).
 //! Behaviour: nginx.org, ngx_http_ssi_module.
 
 mod command;
@@ -29,16 +30,16 @@ use command::{Broken, Command, Cursor, Found};
 use std::rc::Rc;
 use store::{Blocks, Variables};
 
-/// Commands that a request carries out, in its own page and in those that it includes.
+/// Maximum number of commands of a request, in its own page and in those that it includes.
 const COMMANDS_MAX: u32 = 50_000;
-/// Conditions inside one another.
+/// Maximum nesting of conditions.
 const CONDITIONS_MAX: usize = 50;
-/// Bytes that commands make before what they have made is sent.
+/// Commands are interrupted to send their output when it reaches this size.
 const MADE_BYTES_MAX: usize = 64 * 1024;
-/// What stands for a command that failed, until `config errmsg` says otherwise.
+/// The text in place of a failed command, unless `config errmsg` sets another one.
 const ERROR: &[u8] = b"[an error occurred while processing the directive]";
 const TIME_FORMAT: &[u8] = b"%A, %d-%b-%Y %H:%M:%S %Z";
-/// The most that an include with a stub may bring.
+/// Maximum length of the response to an include with a stub.
 const STUBBED_BYTES_MAX: usize = 1024 * 1024;
 
 settings! {
@@ -52,17 +53,17 @@ settings! {
     }
 }
 
-/// What the commands of one answer share, with those of its subrequests.
+/// State that the commands of a response share with those of its subrequests.
 #[derive(Clone, Debug, Default)]
 pub struct State {
     variables: Variables,
     time_format: Option<Vec<u8>>,
-    /// Commands that were carried out.
+    /// Commands that have been run.
     commands: u32,
-    /// Expressions that were compiled, and those that gave up.
+    /// Expressions that have been compiled, and those that gave up.
     compiled: u16,
     given_up: u16,
-    /// The answer of an include that has a stub.
+    /// The response to an include that has a stub.
     kept: Option<(u16, Vec<u8>)>,
 }
 
@@ -98,13 +99,13 @@ fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 }
 
 impl Conf {
-    /// Whether answers of this type are read for commands.
+    /// True if responses of this type are searched for commands.
     pub fn applies(&self, content_type: &[u8]) -> bool {
         self.on.get() && self.types.has(Some(content_type), &["text/html"])
     }
 }
 
-/// Prepares an answer that has commands: its length is not known, and it is not the file that it was.
+/// Prepares a response with commands: its length is unknown, and its validators no longer apply.
 pub fn head(request: &mut Request) {
     let conf: &'static Conf = &request.location.ssi;
     if !conf.on.get() {
@@ -136,40 +137,41 @@ pub fn head(request: &mut Request) {
     request.filters.get_or_insert_default().add(filter);
 }
 
-/// One `if` that is open.
+/// An open `if`.
 #[derive(Clone, Copy, Debug)]
 struct Condition {
-    /// What stands here is shown.
+    /// Text at this point is shown.
     is_active: bool,
-    /// One of its branches was shown, or the whole stands in one that is not.
+    /// One of its branches has been shown, or all of it is inside a hidden branch.
     is_over: bool,
 }
 
-/// A block that stands in for the answer of an include, and how far it was read.
+/// A block that replaces the response of an include, and how far it has been read.
 #[derive(Debug)]
 struct Stub {
     text: Rc<[u8]>,
     cursor: Cursor,
-    /// How many stubs stand inside one another here.
+    /// How many stubs are nested here.
     levels: usize,
 }
 
 #[derive(Debug)]
 struct Ssi {
     conf: &'static Conf,
-    /// What came of the page and was not carried out yet.
+    /// Input that has not been processed yet.
     input: Vec<u8>,
     cursor: Cursor,
-    /// The stubs that stand in front of it, the innermost at the end.
+    /// Stubs to process before it, the innermost last.
     stubs: Vec<Stub>,
     conditions: Vec<Condition>,
-    /// Conditions that stand deeper than is allowed.
+    /// Open conditions beyond the maximum nesting.
     ignored: usize,
     blocks: Blocks,
-    /// The name of the block that stands in for the include under way, and in how many stubs that include stands.
+    /// The name of the block that is the stub of the current include, and how deeply that include is nested
+    /// in stubs.
     stub: Option<(Vec<u8>, usize)>,
     error: Vec<u8>,
-    /// What the last echo that named one has named.
+    /// The encoding of the last echo that set one.
     encoding: Encoding,
 }
 
@@ -193,7 +195,8 @@ impl BodyFilter for Ssi {
         let (input, mut cursor) = (std::mem::take(&mut self.input), std::mem::take(&mut self.cursor));
         let flow = self.read(request, &input, &mut cursor, 0, signal == Signal::End, out);
         (self.input, self.cursor) = (input, cursor);
-        // what was read stays until it is the larger part, or each include would move what follows it
+        // processed input is removed only when it is the larger part, otherwise each include would move the
+        // rest
         if flow == Flow::Done || self.cursor.at() > self.input.len() / 2 {
             self.input.drain(..self.cursor.at());
             self.cursor.rewind();
@@ -203,8 +206,8 @@ impl BodyFilter for Ssi {
 }
 
 impl Ssi {
-    /// Carries out the commands of a text from the cursor on, to the end or up to where a subrequest must be waited for,
-    /// or what was made must be sent.
+    /// Processes a text from the cursor on, to its end, or until a subrequest must be awaited or output must
+    /// be sent.
     fn read(
         &mut self,
         request: &mut Request,
@@ -262,14 +265,14 @@ impl Ssi {
         }
     }
 
-    /// The answer of an include with a stub is here: it, or the stub.
+    /// Continues after an include with a stub has been answered: with its response, or with the stub.
     fn answer_stub(&mut self, request: &mut Request, out: &mut Vec<Piece>) {
         let Some((name, levels)) = self.stub.take() else { return };
         let kept = request.ssi.as_mut().and_then(|state| state.kept.take());
         match kept {
             Some((status, body)) if status < 300 && !body.is_empty() => out.push(Piece::Bytes(body)),
             _ => {
-                // The block may have commands of its own.
+                // The block may contain commands.
                 if let Some(text) = self.blocks.get(&name) {
                     self.stubs.push(Stub { text, cursor: Cursor::default(), levels: levels + 1 });
                 }
@@ -277,7 +280,7 @@ impl Ssi {
         }
     }
 
-    /// True: what follows must wait for a subrequest.
+    /// Runs a command. True: the rest must wait for a subrequest.
     fn carry_out(
         &mut self,
         request: &mut Request,
@@ -326,7 +329,7 @@ impl Ssi {
             b"echo" => {
                 if let Some(encoding) = command.get("encoding") {
                     match Encoding::read(encoding) {
-                        Some(encoding) => self.encoding = encoding, // for those that follow as well
+                        Some(encoding) => self.encoding = encoding, // it also applies to later commands
                         None => {
                             let name = String::from_utf8_lossy(encoding);
                             log::error!(
@@ -409,7 +412,7 @@ impl Ssi {
             None => (&*target, Vec::new()),
         };
         let mut uri = Vec::new();
-        // nginx does not resolve `..`: who writes it did not mean it
+        // nginx rejects `..` here; so do we
         let is_safe = !path.split(|byte| *byte == b'/').any(|segment| segment == b"..");
         if !is_safe || normalize_uri(path, true, &mut uri).is_err() {
             let target = String::from_utf8_lossy(&target);
@@ -435,14 +438,14 @@ impl Ssi {
     }
 }
 
-/// A target that does not begin at the root begins where the page lies.
+/// Resolves a target that does not start with a slash relative to the page.
 fn beside(page: &[u8], target: Vec<u8>) -> Vec<u8> {
     if target.first() == Some(&b'/') {
         return target;
     }
     let folder = memchr::memrchr(b'/', page).map_or(&b""[..], |at| &page[..=at]);
     let mut path = Vec::with_capacity(folder.len() + target.len());
-    escape_uri(folder, Escape::Uri, &mut path); // what follows is decoded once more
+    escape_uri(folder, Escape::Uri, &mut path); // the path is decoded once more later
     path.extend_from_slice(&target);
     path
 }
@@ -457,12 +460,12 @@ fn keep_answer(request: &mut Request, _: &[u8], status: u16, body: Vec<u8>) {
     request.ssi.get_or_insert_default().kept = Some((status, body));
 }
 
-/// Errors: a variable of these bytes is too much.
+/// Sets a variable. Errors: it would exceed a limit.
 fn set(request: &mut Request, name: &[u8], value: &[u8]) -> Result<(), String> {
     request.ssi.get_or_insert_default().variables.set(name, value)
 }
 
-/// Counts a command. Errors: there were too many; an empty text once that was said.
+/// Counts a command. Errors: there were too many; the text is empty once that has been logged.
 fn count(request: &mut Request) -> Result<(), String> {
     let state = request.ssi.get_or_insert_default();
     state.commands = state.commands.saturating_add(1);
@@ -475,7 +478,7 @@ fn count(request: &mut Request) -> Result<(), String> {
     }
 }
 
-/// How a value is shown.
+/// How to encode a value for output.
 #[derive(Clone, Copy, Debug)]
 enum Encoding {
     Plain,

@@ -1,4 +1,4 @@
-//! Files as responses: `root`, `alias`, conditional requests, ranges.
+//! Static files as responses: `root`, `alias`, conditional requests, ranges.
 //!
 //! Runs last in the content phase. Touches: the file system, the client's socket.
 //! Behaviour: nginx.org, ngx_http_static_module, ngx_http_not_modified_filter_module, ngx_http_core_module.
@@ -26,7 +26,7 @@ settings! {
     #[derive(Debug)]
     pub struct Conf {
         sendfile: Setting<bool> = true,
-        /// Less than nginx's 2m: what is in the processor's caches goes to the client from there.
+        /// Less than nginx's 2m, so that the data is still in the processor's caches when it is sent.
         sendfile_max_chunk: Setting<u64> = 512 * 1024,
         output_buffers: Setting<(u64, u64)> = (2, 32 * 1024),
     }
@@ -61,14 +61,14 @@ impl Conf {
         }
     }
 
-    /// Bytes of a file that are read at once.
+    /// How many bytes of a file are read at once.
     pub fn read_bytes(&self) -> usize {
         let (_, size) = self.output_buffers.get();
         usize::try_from(size).unwrap_or(usize::MAX).clamp(512, 1024 * 1024)
     }
 }
 
-/// Appends the path of the file that the URI stands for.
+/// Appends the path of the file that the URI refers to.
 pub fn file_name(request: &mut Request, out: &mut Vec<u8>) {
     let location = request.location;
     match location.core.root() {
@@ -88,9 +88,9 @@ pub fn file_name(request: &mut Request, out: &mut Vec<u8>) {
     }
 }
 
-/// Answers with the file, or says why not.
+/// Responds with the file, or with an error.
 pub fn content(request: &mut Request) -> Verdict {
-    // A POST is told first whether there is such a file at all.
+    // A POST gets 404 if the file does not exist, and 405 only otherwise.
     if !request.method.is_get_or_head() && request.method != Method::Post {
         return Verdict::Done(Reply::Status(405));
     }
@@ -145,7 +145,7 @@ fn forbidden_or_missing(request: &mut Request) -> Verdict {
     }
 }
 
-/// The status for a file that could not be opened, with a line in the log.
+/// Logs why a file could not be opened, and returns the status for it.
 pub fn failed(request: &Request, path: &[u8], errno: Errno) -> u16 {
     let status = match errno {
         Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG => 404,
@@ -166,14 +166,14 @@ pub fn failed(request: &Request, path: &[u8], errno: Errno) -> u16 {
     status
 }
 
-/// The answer that is this file, or what the request's conditions make of it.
+/// The response with this file, or the outcome of the request's conditions.
 pub fn answer(request: &mut Request, entry: &Entry) -> Reply {
     let etag = if request.location.core.etag() { &*entry.etag } else { "" };
     let mut response = Response::with_type(200, &request.content_type());
     let size = entry.size();
     response.content_length = Some(size);
     if request.error_status.is_some_and(|status| status != 200) {
-        // The page for an error goes out whole: what the client knows or wants a part of is something else.
+        // An error page is sent whole: conditions and ranges of the request refer to something else.
         push_etag(&mut response, etag);
         return reply(entry, response);
     }

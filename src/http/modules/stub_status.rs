@@ -39,7 +39,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("connections_writing", |_, _, out| write!(out, "{}", total(Total::Writing)).is_ok(), "The number of connections whose request is being answered."),
     variable("connections_waiting", |_, _, out| write!(out, "{}", total(Total::Waiting)).is_ok(),
         "The number of idle connections, which wait for their next request."),
-    // no line of its own on the page, which others parse
+    // not shown on the page, which other programs parse
     variable("connections_reused", |_, _, out| write!(out, "{}", total(Total::Reused)).is_ok(),
         "The number of idle connections that were asked to close because others needed their places."),
     variable("longest_turn", |_, _, out| { let ms = heartbeat::longest_turn_us() / 1000; write!(out, "{}.{:03}", ms / 1000, ms % 1000).is_ok() },
@@ -52,7 +52,7 @@ pub static VARIABLES: &[Variable] = &[
 ];
 
 impl BlockConf for Conf {
-    const INHERITS: bool = false; // it is the content of its own block
+    const INHERITS: bool = false; // it is the content of its own block only
     const INHERITS_NAMELESS: bool = true;
 
     fn acts(&self) -> bool {

@@ -1,7 +1,7 @@
-//! Texts in answers that are replaced by others (`sub_filter`).
+//! Replaces texts in responses (`sub_filter`).
 //!
-//! A body filter. Touches: the request's variables. What is held back is the begin of a possible match: less than
-//! the longest of the texts that are looked for.
+//! A body filter. Touches: the request's variables. It holds back the start of a possible match: less than
+//! the longest text to search for.
 //! Behaviour: nginx.org, ngx_http_sub_module.
 
 mod search;
@@ -25,7 +25,7 @@ settings! {
     #[derive(Debug)]
     pub struct Conf {
         pairs: Vec<Pair> => together,
-        /// What all the texts are found with, where none has a variable.
+        /// The search for all texts, if none of them has variables.
         search: Option<Arc<Search>> => together,
         once: Setting<bool> = true,
         last_modified: Setting<bool> = false,
@@ -89,7 +89,7 @@ fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// Prepares an answer whose type is one of those in which texts are replaced.
+/// Prepares a response if texts are to be replaced in its type.
 pub fn head(request: &mut Request) {
     let conf: &'static Conf = &request.location.sub_filter;
     let response = &request.response;
@@ -115,7 +115,7 @@ pub fn head(request: &mut Request) {
     request.filters.get_or_insert_default().add(filter);
 }
 
-/// The texts as this request has them, without the empty ones; `None`: there is nothing to look for.
+/// The texts as evaluated for this request, without empty ones; `None`: there is nothing to search for.
 fn evaluate(conf: &'static Conf, request: &mut Request) -> Option<(Arc<Search>, Vec<Replacement>)> {
     let pairs = conf.pairs.iter().map(|pair| (pair.text.to_vec(request), pair));
     let (texts, pairs): (Vec<_>, Vec<_>) = pairs.filter(|(text, _)| !text.is_empty()).unzip();
@@ -128,7 +128,7 @@ fn evaluate(conf: &'static Conf, request: &mut Request) -> Option<(Arc<Search>, 
 #[derive(Debug)]
 struct Replacement {
     script: &'static Script,
-    /// Its value, once it was needed.
+    /// The replacement's value, once it was needed.
     value: Option<Vec<u8>>,
 }
 
@@ -141,12 +141,12 @@ impl Replacement {
 #[derive(Debug)]
 struct Substitution {
     search: Arc<Search>,
-    /// By the texts' numbers in `search`.
+    /// Indexed by the texts' numbers in `search`.
     replacements: Vec<Replacement>,
     is_once: bool,
-    /// Texts that are still to be found, where each is replaced once.
+    /// How many texts are still to be found, if each is replaced only once.
     left: usize,
-    /// The begin of a possible match.
+    /// The start of a possible match.
     held: Vec<u8>,
 }
 

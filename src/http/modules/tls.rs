@@ -1,6 +1,7 @@
-//! Variables of TLS, HTTP/2 and HTTP/3: there is none of them, so all are empty, as nginx has them on a plain connection.
+//! Variables of TLS, HTTP/2 and HTTP/3. None of these is available, so they are all empty, as on a plain
+//! connection in nginx.
 //!
-//! Formats of logs, headers for backends and maps name them on sites without TLS too. Touches: nothing.
+//! Sites without TLS also use them in log formats, maps and headers for backends. Touches: nothing.
 //! Behaviour: nginx.org, ngx_http_ssl_module, ngx_http_v2_module and ngx_http_v3_module.
 
 use crate::config::settings;
@@ -60,7 +61,7 @@ fn none(_: &mut Request, _: &Argument, _: &mut Vec<u8>) -> bool {
     false
 }
 
-/// A value that is empty.
+/// An empty value.
 fn empty(_: &mut Request, _: &Argument, _: &mut Vec<u8>) -> bool {
     true
 }

@@ -1,7 +1,8 @@
-//! W3C trace context: who a request belongs to, for the backend and for the log (`$traceparent` and its parts).
+//! W3C trace context: identifies the trace of a request, for the backend and for the log (`$traceparent` and
+//! its parts).
 //!
-//! Touches: the request's fields and its `$request_id`, which is what has no trace yet is named by. Nothing is sent by
-//! itself: `proxy_set_header traceparent $traceparent;` passes a trace on, or begins one.
+//! Touches: the request's fields, and its `$request_id`, which names a trace that starts here. Nothing is
+//! sent by default: `proxy_set_header traceparent $traceparent;` passes a trace on, or starts one.
 //! Behaviour: W3C Trace Context, level 1, §3.2 (traceparent) and §4 (processing model).
 
 use std::io::Write;
@@ -41,7 +42,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("span_id", |request, _, out| { let span = span(request); write!(out, "{span:016x}").is_ok() }, "The span of this request, for its traceparent."),
 ];
 
-/// The flags of a trace that begins here: its identity is in the log, if in nothing else.
+/// The flags of a trace that starts here: it is at least recorded in the log.
 const SAMPLED: u8 = 1;
 
 impl BlockConf for Conf {}
@@ -50,7 +51,7 @@ impl BlockConf for Conf {}
 struct Trace {
     /// 32 hexadecimal digits in lower case.
     id: String,
-    /// What the client said; `None`: the trace begins here.
+    /// The client's traceparent; `None`: the trace starts here.
     parent: Option<Parent>,
 }
 
@@ -75,7 +76,7 @@ impl Trace {
     }
 }
 
-/// The parent that the client names; two of them are none.
+/// The traceparent that the client sent; two fields count as none.
 fn sent(request: &Request) -> Option<Parent> {
     let fields = request.head.fields.pairs(request.input.data());
     let mut values =
@@ -83,15 +84,15 @@ fn sent(request: &Request) -> Option<Parent> {
     values.next().filter(|_| values.next().is_none()).and_then(parse)
 }
 
-/// The identity of what is done here for the request: another one than any client's, and the same each time.
+/// The span id of this request: different from any client's, and the same on each call.
 fn span(request: &mut Request) -> u64 {
     let (high, low) = core::request_id(request);
     (high ^ low.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15).max(1)
 }
 
-/// Reads a `traceparent`. `None`: it is none, or of a version that cannot be.
+/// Parses a `traceparent`. `None`: malformed, or an invalid version.
 ///
-/// Of versions to come what this one knows is read; more may follow behind another dash.
+/// Of future versions the known part is read; more may follow after another dash.
 fn parse(value: &[u8]) -> Option<Parent> {
     let (known, rest) = value.split_at_checked(55)?;
     let [version, trace, span, flags] = [0..2, 3..35, 36..52, 53..55].map(|range| &known[range]);
@@ -108,7 +109,7 @@ fn parse(value: &[u8]) -> Option<Parent> {
     (parent.trace != 0 && parent.span != 0).then_some(parent)
 }
 
-/// Digits in lower case only.
+/// Parses hexadecimal digits, in lower case only.
 fn hex(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |value, digit| {
         let digit = match digit {

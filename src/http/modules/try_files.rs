@@ -1,7 +1,7 @@
-//! The first file that exists, else another URI (`try_files`).
+//! The first file that exists, otherwise another URI (`try_files`).
 //!
-//! Runs in the precontent phase. Touches: the file system; the request's path.
-//! Not inherited, also not by an `if`: it belongs to the block that it stands in.
+//! Runs in the precontent phase. Touches: the file system; the request's path. It applies only to its own
+//! block and is not inherited, not even by an `if`.
 //! Behaviour: nginx.org, `try_files` of ngx_http_core_module.
 
 use nix::errno::Errno;
@@ -26,14 +26,14 @@ settings! {
     }
 }
 
-/// A name that is tried.
+/// A candidate name.
 #[derive(Debug)]
 struct Name {
     name: Script,
     is_directory: bool,
 }
 
-/// What answers when no file does.
+/// The fallback if no file exists.
 #[derive(Debug)]
 enum Last {
     Status(u16),
@@ -111,7 +111,7 @@ fn find(request: &mut Request, last: &'static Last) -> Verdict {
     find_from(request, &location.try_files.files, root, last)
 }
 
-/// Tries the files that are left, then what answers when there is none.
+/// Tries the remaining files, then the fallback.
 fn find_from(request: &mut Request, files: &'static [Name], root: Vec<u8>, last: &'static Last) -> Verdict {
     for (index, file) in files.iter().enumerate() {
         let name = file.name.to_vec(request);
@@ -137,7 +137,7 @@ fn find_from(request: &mut Request, files: &'static [Name], root: Vec<u8>, last:
     answer(request, last)
 }
 
-/// Whether a path leads to what is tried.
+/// True if the path leads to the kind of file that the name asks for.
 fn is_it(request: &Request, file: &Name, path: &[u8], kind: Result<FileKind, Errno>) -> bool {
     match kind {
         Ok(kind) => (kind == FileKind::Directory) == file.is_directory,
@@ -176,7 +176,7 @@ fn answer(request: &mut Request, last: &'static Last) -> Verdict {
     })
 }
 
-/// A name without what an `alias` stands for.
+/// A name without the part that an `alias` replaces.
 fn below_root(request: &Request, name: Vec<u8>) -> Vec<u8> {
     match replaced(request).and_then(|start| name.strip_prefix(start)) {
         Some(rest) => rest.to_vec(),
@@ -184,18 +184,18 @@ fn below_root(request: &Request, name: Vec<u8>) -> Vec<u8> {
     }
 }
 
-/// The part of the path that an `alias` stands for.
+/// The part of the path that an `alias` replaces.
 fn replaced(request: &Request) -> Option<&[u8]> {
     let root = request.location.core.root().filter(|root| root.is_alias)?;
     request.uri.get(..root.replaced?)
 }
 
-/// Makes the name the request's path.
+/// Makes the name the path of the request.
 fn found(request: &mut Request, name: Vec<u8>, is_directory: bool) {
     if let Some(start) = replaced(request) {
         request.uri = [start, &name].concat();
     } else if request.location.core.root().is_some_and(|root| root.is_alias) {
-        // The `alias` of a regular expression is the whole path but for what was found below it.
+        // The `alias` of a regular expression is the whole path; the found name is appended to it.
         if !is_directory && !name.is_empty() {
             request.uri = name;
             request.adds_uri_to_alias = true;

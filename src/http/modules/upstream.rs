@@ -1,6 +1,6 @@
-//! The rows of the `upstream` block, and the variables that tell of a request's way through its peers.
+//! The rows of the `upstream` block, and the variables about a request's tries of its peers.
 //!
-//! The block's readers, its groups and their state are `src/upstream/`.
+//! The parser of the block, the groups and their state are in `src/upstream/`.
 //! Behaviour: nginx.org, ngx_http_upstream_module.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::shared::resolver;
 use crate::upstream::Block;
 use crate::upstream::trace::Attempt;
 
-/// The directives of one `upstream` block.
+/// The settings of one `upstream` block.
 pub type Conf = Block;
 
 impl Merge for Block {
@@ -82,7 +82,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("upstream_bytes_received", |request, _, out| each(request, out, |attempt, out| count(attempt.received, out)),
         "The bytes received from each server."),
     variable("upstream_bytes_sent", |request, _, out| each(request, out, |attempt, out| count(attempt.sent, out)), "The bytes sent to each server."),
-    // empty, as nginx has it wherever no cache was asked; formats of logs name it often
+    // empty, as in nginx without a cache; log formats often use it
     variable("upstream_cache_etag", |_, _, _| false, "The ETag of a cached response; always empty, since there is no cache."),
     variable("upstream_cache_last_modified", |_, _, _| false, "The Last-Modified of a cached response; always empty, since there is no cache."),
     variable("upstream_cache_status", |_, _, _| false, "The result of the cache lookup; always empty, since there is no cache."),
@@ -98,7 +98,7 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let block = partial.upstream.map(|block| *block).unwrap_or_default();
     match block.into_group(node.arg(0)) {
         Some(defined) => cx.upstreams.define(defined, node.arg_span(0)),
-        // A server that is refused is told, and not missed besides.
+        // A refused server has been reported; do not also report an empty group.
         None if cx.diagnostics.error_count() > before => Ok(()),
         None => Err(Diagnostic::error(node.span, "no servers are inside upstream")),
     }
@@ -125,7 +125,7 @@ fn unavailable(_: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> 
     Err(Diagnostic::error(node.span, message).help("without it the group uses weighted round robin"))
 }
 
-/// One value per turn, `, ` between them and ` : ` where an internal redirect began a new pass.
+/// Writes a value for each try, separated by `, `, or by ` : ` where an internal redirect started a new pass.
 fn each(request: &mut Request, out: &mut Vec<u8>, value: impl Fn(&Attempt, &mut Vec<u8>)) -> bool {
     for (index, attempt) in request.upstream.attempts().iter().enumerate() {
         match (index, attempt.is_new_pass) {
@@ -152,7 +152,7 @@ fn count(count: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());
 }
 
-/// `$upstream_http_name`: all fields of that name, joined.
+/// `$upstream_http_name`: all fields of this name, joined.
 fn http(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
     let Some(kept) = request.proxied.head() else { return false };
     let mut found = false;
@@ -167,9 +167,9 @@ fn http(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
     found
 }
 
-/// `$upstream_cookie_name`: the value of that cookie in the first `Set-Cookie` that sets it, up to `;`.
+/// `$upstream_cookie_name`: the value, up to `;`, in the first `Set-Cookie` for this cookie.
 ///
-/// As in nginx spaces may surround `=`, and those behind the value belong to it.
+/// As in nginx, spaces may surround `=`, and spaces after the value belong to it.
 fn cookie(request: &mut Request, argument: &Argument, out: &mut Vec<u8>) -> bool {
     let Some(kept) = request.proxied.head() else { return false };
     let fields = kept.head.fields.pairs(kept.buffer.data());
@@ -190,7 +190,7 @@ fn skip_spaces(text: &[u8]) -> &[u8] {
     &text[text.iter().take_while(|&&byte| byte == b' ').count()..]
 }
 
-/// A variable's name spells a field's in lower case with underscores.
+/// Compares a field's name with a variable's name, which is in lower case with underscores.
 fn is_named(field: &[u8], variable: &str) -> bool {
     let spelled = |byte: &u8| if *byte == b'-' { b'_' } else { byte.to_ascii_lowercase() };
     field.len() == variable.len() && field.iter().map(spelled).eq(variable.bytes())

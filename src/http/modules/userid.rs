@@ -1,8 +1,9 @@
-//! Cookies that tell clients apart (`userid`).
+//! Cookies that identify clients (`userid`).
 //!
-//! Runs on every response head. Touches: the request's cookies, the response's fields; sequence numbers of the worker.
-//! Behaviour: nginx.org, ngx_http_userid_module. A cookie's value is 16 bytes in base64: the server's number or address,
-//! the time, the worker's start and pid, a sequence number.
+//! Runs on every response head. Touches: the request's cookies, the response's fields; sequence numbers of
+//! the worker.
+//! Behaviour: nginx.org, ngx_http_userid_module. The value of a cookie is 16 bytes in base64: the server's
+//! number or address, the time, the worker's start time and pid, a sequence number.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -35,7 +36,7 @@ settings! {
         p3p: Setting<Box<str>> = "".into(),
         mark: Setting<Option<u8>> = None,
         service: Inherit<u64>,
-        /// `$uid_reset`, where cookies are set.
+        /// `$uid_reset`, if cookies are set.
         reset: Option<VariableId> => own,
     }
 }
@@ -47,24 +48,24 @@ enum Expires {
     Seconds(i64),
 }
 
-/// The cookie of one request: what came, and what is sent.
+/// The cookie of one request: as received and as sent.
 #[derive(Debug, Default)]
 pub struct State {
-    /// As it came.
+    /// As received.
     cookie: Vec<u8>,
     got: Option<Uid>,
     set: Option<Uid>,
-    /// A new value takes the place of a valid one.
+    /// A valid cookie is replaced by a new one.
     is_reset: bool,
 }
 
 type Uid = [u8; 16];
 
-/// What is done about cookies.
+/// Whether cookies are read and set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 enum Mode {
     Off,
-    /// They are read, and none is set.
+    /// Cookies are read, but not set.
     Log,
     V1,
     V2,
@@ -213,7 +214,7 @@ fn set_cookie(request: &mut Request, conf: &'static Conf) {
             cookie[at] = mark;
         }
     } else {
-        // The client's own, marked.
+        // The client's own cookie, with the mark.
         cookie.extend_from_slice(&state.cookie[..22]);
         cookie.extend_from_slice(&[conf.mark().unwrap_or(b'='), b'=']);
     }
@@ -235,13 +236,13 @@ fn set_cookie(request: &mut Request, conf: &'static Conf) {
     }
 }
 
-/// The cookies of the location in force; `None` where no block around it has any.
+/// The settings of the location in force; `None` if no enclosing block uses the module.
 fn of(request: &Request) -> Option<&'static Conf> {
     let conf: &'static Conf = &request.location.userid;
     conf.userid.is_set().then_some(conf)
 }
 
-/// What came with the request, read once.
+/// The state of the request; its cookie is parsed on the first call.
 fn state<'a>(request: &'a mut Request, conf: &Conf) -> &'a mut State {
     if request.userid.is_none() {
         let state = read(request, conf);
@@ -258,7 +259,7 @@ fn read(request: &Request, conf: &Conf) -> State {
         log::error!(request.error_log(), request, "client sent too short userid cookie \"{}\"", shown);
         return state;
     }
-    // Two more would be a mark and "=", or garbage.
+    // Two further characters are a mark and "=", or garbage.
     match base64::decode(&cookie[..22]).and_then(|bytes| Uid::try_from(bytes).ok()) {
         Some(uid) => state.got = Some(uid).filter(|uid| uid[12..] != [0; 4]),
         None => {
@@ -268,7 +269,7 @@ fn read(request: &Request, conf: &Conf) -> State {
     state
 }
 
-/// Decides whether a cookie is sent, and which.
+/// Decides whether to send a cookie, and which one.
 fn make(request: &mut Request, conf: &'static Conf) {
     let known = state(request, conf);
     if known.set.is_some() {
@@ -302,7 +303,7 @@ thread_local! {
     static SEQUENCE_V2: Cell<u32> = const { Cell::new(0x0303_0302) };
 }
 
-/// A value that no other worker gives at any time.
+/// A value that no other worker produces at any time.
 fn fresh(request: &Request, conf: &Conf) -> Uid {
     let service = conf.service.as_ref().map(|service| *service as u32);
     let now = clock::wall_seconds() as u32;
@@ -324,7 +325,7 @@ fn fresh(request: &Request, conf: &Conf) -> Uid {
     uid
 }
 
-/// The address that the client has connected to, or the end of it.
+/// The address that the client connected to, or its last four bytes.
 fn address_word(request: &Request) -> [u8; 4] {
     match request.connection.local.ip() {
         Some(IpAddr::V4(ip)) => ip.octets(),
@@ -336,25 +337,26 @@ fn address_word(request: &Request) -> [u8; 4] {
     }
 }
 
-/// When this worker began, and its pid: it differs from worker to worker.
+/// A value that differs from worker to worker: its start time combined with its pid.
 fn start_value() -> u32 {
     static VALUE: OnceLock<u32> = OnceLock::new();
     *VALUE.get_or_init(|| (clock::wall().1 / 1000 / 20) << 16 | std::process::id() & 0xffff)
 }
 
-/// `name=` and the value in hexadecimal, word by word.
+/// Writes `name=` and the value in hexadecimal, word by word.
 fn show(conf: &Conf, uid: Option<Uid>, out: &mut Vec<u8>) -> bool {
     let Some(uid) = uid else { return false };
     out.extend_from_slice(conf.name().as_bytes());
     out.push(b'=');
     for word in uid.chunks_exact(4) {
         let word = u32::from_ne_bytes(word.try_into().unwrap_or_default());
-        let _ = write!(out, "{word:08X}"); // memory takes all
+        let _ = write!(out, "{word:08X}"); // writing to memory does not fail
     }
     true
 }
 
-/// A time as cookies had it first: `Thu, 31-Dec-37 23:55:55 GMT`, with four digits from 2038 on.
+/// Formats a time in the cookies' original form: `Thu, 31-Dec-37 23:55:55 GMT`, with four-digit years from
+/// 2038 on.
 fn cookie_time(secs: i64, out: &mut Vec<u8>) {
     let mut date = Vec::new();
     log::format::http_date(secs, &mut date); // Sun, 06 Nov 1994 08:49:37 GMT

@@ -1,8 +1,8 @@
 //! Zstandard for clients that accept it.
 //!
-//! Runs on every response head where `zstd` is on. Which coding an answer gets is decided in `http/response/coding.rs`. Touches:
-//! the worker's store of encoders. RFC 8878, RFC 9659 (the window). Behaviour: the directives are those of the module
-//! that nginx's users know (tokers/zstd-nginx-module).
+//! Runs on every response head if `zstd` is on. `http/response/coding.rs` decides which coding a response
+//! gets. Touches: the worker's store of encoders. RFC 8878, RFC 9659 (the window).
+//! Behaviour: the directives are those of the module that nginx's users know (tokers/zstd-nginx-module).
 
 use std::cell::RefCell;
 use std::fmt;
@@ -52,7 +52,7 @@ impl BlockConf for Conf {
     }
 }
 
-/// Encodes the response where this coding is the one for it.
+/// Encodes the response if Zstandard is the coding chosen for it.
 pub fn head(request: &mut Request) {
     let ways = |request: &Request| {
         let best = Shape { level: request.location.zstd.level.get() as i32, window_bits: 0 };
@@ -66,16 +66,16 @@ pub fn head(request: &mut Request) {
     });
 }
 
-/// What decides how well an answer is encoded, and what that takes.
+/// Parameters of an encoder: they decide its compression ratio, its memory and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     level: i32,
-    /// 0: as the level has it.
+    /// 0: the default of the level.
     window_bits: u32,
 }
 
 impl Shape {
-    /// What the library says of its encoders of these levels (test: `memory_is_what_is_drawn`).
+    /// The encoder's size at these levels, as the library reports it (test: `memory_is_what_is_drawn`).
     fn state_bytes(self, length: Option<u64>) -> usize {
         let kb = match (self.level, self.window_bits) {
             (_, 15) => 300,
@@ -96,12 +96,13 @@ impl Shape {
     }
 }
 
-/// Looks back 2 MiB at most, through tables of 8 MiB: clients take a window of 8 MiB (RFC 9659), but it is memory
-/// for each answer under way. Levels up to 5 have less of their own, and up to 9 such tables.
+/// Limits the window to 2 MiB and the tables to 8 MiB. Clients accept a window of 8 MiB (RFC 9659), but it
+/// takes memory for each response in progress. Levels up to 5 have smaller windows, and levels up to 9 such
+/// tables.
 const BITS_MAX: u32 = 21;
-/// Encoders that wait in a worker, and the size above which they do not.
+/// Maximum number of idle encoders of a worker, and the size above which an encoder is not kept.
 const IDLE_MAX: usize = 4;
-const IDLE_BYTES_MAX: usize = 4 * 1024 * 1024; // those of the levels up to 4 are smaller
+const IDLE_BYTES_MAX: usize = 4 * 1024 * 1024; // those of levels up to 4 are smaller
 
 thread_local! {
     static IDLE: RefCell<Vec<CCtx<'static>>> = const { RefCell::new(Vec::new()) };
@@ -109,10 +110,10 @@ thread_local! {
 
 struct Zstd {
     level: i32,
-    /// There until it is dropped.
+    /// `Some` until it is dropped.
     context: Option<CCtx<'static>>,
     block: Block,
-    /// A parameter was refused.
+    /// The name of a parameter that the library refused.
     refused: Option<&'static str>,
 }
 
@@ -124,10 +125,10 @@ impl fmt::Debug for Zstd {
 
 impl Zstd {
     fn new(Shape { level, window_bits }: Shape, length: Option<u64>) -> Self {
-        // one that was used for more keeps its memory
+        // an encoder that was used at higher levels keeps its memory
         let idle = if window_bits == 0 { IDLE.with_borrow_mut(Vec::pop) } else { None };
         let mut context = idle.unwrap_or_else(CCtx::create);
-        // 0 is the level's own
+        // 0 selects the level's default
         let (window, table) = match window_bits {
             0 => (if level > 5 { BITS_MAX } else { 0 }, if level > 9 { BITS_MAX } else { 0 }),
             bits => (bits, bits - 2),
@@ -143,10 +144,11 @@ impl Zstd {
     }
 }
 
-/// A block of a frame, which is encoded in one go (RFC 8878 §3.1.1.2.4).
+/// The size of a block of a frame, which is encoded in one go (RFC 8878 §3.1.1.2.4).
 const BLOCK_BYTES: usize = 128 * 1024;
 
-/// Nanoseconds for a byte, measured with random letters of two to four, which are the hardest (a release build).
+/// Nanoseconds per byte, measured with random words of two to four letters, the hardest input (release
+/// build).
 fn ns_per_byte(level: i32) -> u32 {
     match level {
         ..=3 => 5,
@@ -200,7 +202,7 @@ impl Drop for Zstd {
     fn drop(&mut self) {
         let Some(mut context) = self.context.take() else { return };
         let is_large = context.sizeof() > IDLE_BYTES_MAX;
-        // on another thread, when its client left while it worked there, it would wait for nobody
+        // if its client left, it is dropped on the coding thread, where nothing would reuse it
         if is_large || !runtime::is_running() || context.reset(ResetDirective::SessionAndParameters).is_err()
         {
             return;

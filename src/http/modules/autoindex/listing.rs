@@ -1,4 +1,4 @@
-//! What a directory holds. For the blocking pool: reading it takes as long as its disk does.
+//! The contents of a directory. For the blocking pool: reading may wait for the disk.
 //!
 //! Touches: the file system.
 
@@ -23,7 +23,7 @@ pub struct Item {
 pub enum Kind {
     Directory,
     File,
-    /// A FIFO, a socket, a device, a link that leads nowhere.
+    /// A FIFO, a socket, a device, or a dangling link.
     Other,
 }
 
@@ -42,8 +42,8 @@ impl Item {
     }
 }
 
-/// All names but those that begin with a dot: directories first, then by their bytes. What may not be looked at, or
-/// is gone meanwhile, is left out.
+/// All names that do not begin with a dot: directories first, then in byte order. Entries that cannot be read
+/// or have disappeared are left out.
 pub fn read(path: &[u8]) -> io::Result<Vec<Item>> {
     let directory = Path::new(OsStr::from_bytes(path));
     let mut items = Vec::new();
@@ -53,7 +53,7 @@ pub fn read(path: &[u8]) -> io::Result<Vec<Item>> {
             continue;
         }
         let place = directory.join(&name);
-        // of a link that leads nowhere: itself
+        // a dangling link: the link itself
         let found = std::fs::metadata(&place).or_else(|_| std::fs::symlink_metadata(&place));
         if let Ok(metadata) = found {
             items.push(Item::new(name.as_bytes().to_vec(), &metadata));

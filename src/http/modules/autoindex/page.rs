@@ -28,22 +28,22 @@ impl Format {
     }
 }
 
-/// How a directory is shown.
+/// How to show a directory.
 #[derive(Clone, Debug)]
 pub struct Page {
     pub format: Format,
-    /// The path that was asked for.
+    /// The path of the request.
     pub uri: Vec<u8>,
     /// The function that JSONP calls.
     pub callback: Vec<u8>,
-    /// Sizes in bytes instead of the unit that suits them.
+    /// Sizes in bytes instead of in a suitable unit.
     pub has_exact_sizes: bool,
     pub is_local_time: bool,
-    /// Names are counted in characters.
+    /// The length of names is counted in characters.
     pub is_utf8: bool,
 }
 
-/// Characters of a name that HTML shows.
+/// HTML shows at most this many characters of a name.
 const NAME_MAX: usize = 50;
 
 impl Page {
@@ -112,7 +112,7 @@ impl Page {
     }
 }
 
-/// A size in the unit that suits it, rounded.
+/// A size in a suitable unit, rounded.
 fn short_size(size: u64) -> String {
     let rounded = |unit: u64| size / unit + u64::from(size % unit > unit / 2 - 1);
     match size {
@@ -180,12 +180,12 @@ fn escape_json(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Characters of a name; its bytes where it is no UTF-8.
+/// The number of characters of a name, or of bytes if it is not UTF-8.
 fn characters(name: &[u8]) -> usize {
     std::str::from_utf8(name).map_or(name.len(), |name| name.chars().count())
 }
 
-/// Where the first so many characters end.
+/// The position after the first `count` characters.
 fn end_of_character(name: &[u8], count: usize) -> usize {
     let is_start = |byte: &u8| byte & 0xc0 != 0x80;
     name.iter().enumerate().filter(|(_, byte)| is_start(byte)).nth(count).map_or(name.len(), |(at, _)| at)

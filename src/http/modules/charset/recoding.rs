@@ -1,11 +1,11 @@
-//! Tables between two charsets (`charset_map`), and text that is recoded by them as it comes.
+//! Tables between two charsets (`charset_map`), and the conversion of text that arrives in pieces.
 //!
-//! Pure data. One side has a byte for each character; the other as well, or it is UTF-8. What a charset has no byte
-//! for becomes `?`, or from UTF-8 its number (`&#1078;`), as by nginx.
+//! Pure data. One side has one byte per character; the other one too, or it is UTF-8. A character without a
+//! counterpart becomes `?`, or, from UTF-8, its number (`&#1078;`), as in nginx.
 
 use crate::config::{Diagnostic, Diagnostics, Node, Word};
 
-/// Bytes of a character in UTF-8.
+/// Maximum number of bytes of a character in UTF-8.
 const CHARACTER_BYTES_MAX: usize = 4;
 
 /// One `charset_map`.
@@ -22,15 +22,15 @@ pub struct CharsetMap {
 pub enum Table {
     Bytes(Box<[u8; 256]>),
     ToUtf8(Box<[Character; 256]>),
-    /// By the two bytes of a character's number; 0: there is no byte for it.
+    /// Indexed by the two bytes of a character's number; 0: the character has no byte.
     FromUtf8(Box<[Option<Box<[u8; 256]>>; 256]>),
 }
 
-/// Bytes of UTF-8, and how many.
+/// The UTF-8 bytes of a character, and how many they are.
 type Character = ([u8; CHARACTER_BYTES_MAX], u8);
 
 impl CharsetMap {
-    /// Reads the block of `charset_map FROM TO`; faults go to `out`.
+    /// Reads the block of `charset_map FROM TO`; reports faults to `out`.
     pub fn read(node: &Node, out: &mut Diagnostics) -> Self {
         let plain: [u8; 256] = std::array::from_fn(|byte| if byte < 128 { byte as u8 } else { b'?' });
         let mut map = if node.arg(1).eq_ignore_ascii_case("utf-8") {
@@ -107,7 +107,7 @@ fn hexadecimal(digits: &[u8]) -> Option<u8> {
     }
 }
 
-/// One character in UTF-8 whose number fits two bytes, and that number.
+/// One UTF-8 character whose number fits two bytes, and that number.
 fn utf8(word: &Word) -> Result<(Vec<u8>, u16), Diagnostic> {
     let is_even = word.text.len().is_multiple_of(2);
     let bytes = word.text.as_bytes().chunks(2).map(hexadecimal).collect::<Option<Vec<u8>>>();
@@ -123,12 +123,13 @@ fn utf8(word: &Word) -> Result<(Vec<u8>, u16), Diagnostic> {
 }
 
 impl Table {
-    /// The length of a text stays what it is.
+    /// True if converted text has the same length.
     pub fn keeps_length(&self) -> bool {
         matches!(self, Self::Bytes(_))
     }
 
-    /// Appends what becomes of `text`; returns how many of its bytes are the begin of a character, and wait.
+    /// Appends the conversion of `text`. Returns how many bytes at its end are an incomplete character, which
+    /// must wait for more.
     pub fn recode(&self, text: &[u8], out: &mut Vec<u8>) -> usize {
         match self {
             Self::Bytes(table) => out.extend(text.iter().map(|byte| table[usize::from(*byte)])),
@@ -172,16 +173,16 @@ fn from_utf8(pages: &[Option<Box<[u8; 256]>>; 256], text: &[u8], out: &mut Vec<u
 }
 
 enum Decoded {
-    /// Its number and its bytes.
+    /// A character's number and its length in bytes.
     Character(u32, usize),
-    /// So many bytes are no character.
+    /// This many bytes are not a character.
     Bad(usize),
-    /// More bytes must come.
+    /// The character is incomplete.
     Begun,
 }
 
-/// Decodes the character that `text`, which is not empty, begins with: nginx's reading, where a byte that cannot
-/// follow belongs to the bad character in front of it.
+/// Decodes the first character of `text`, which must not be empty. Follows nginx: a byte that cannot continue
+/// a character belongs to the bad character before it.
 fn decode(text: &[u8]) -> Decoded {
     let (lead, follow, valid) = match text[0] {
         byte @ 0xc2..=0xdf => (u32::from(byte & 0x1f), 1, 0x7f),

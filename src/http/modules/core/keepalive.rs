@@ -18,7 +18,7 @@ pub struct Browsers {
 impl Browsers {
     pub(super) const DEFAULT: Self = Self { msie6: true, safari: false, none: false };
 
-    /// Adds the words of one line; several lines of a block are one list.
+    /// Adds the words of one directive; several directives of a block form one list.
     pub fn add(&mut self, node: &Node, out: &mut Diagnostics) -> Result<(), Diagnostic> {
         for index in 0..node.args.len() {
             let word = match params::keyword(node, index, &["msie6", "safari", "none"])? {
@@ -33,7 +33,7 @@ impl Browsers {
         Ok(())
     }
 
-    /// Whether a browser's name decides anything for this method.
+    /// True if the browser can matter for a request with this method.
     pub fn may_contain(self, method: Method) -> bool {
         self.safari || (self.msie6 && method == Method::Post)
     }
@@ -48,7 +48,7 @@ fn has(user_agent: &[u8], part: &str) -> bool {
     memmem::find(user_agent, part.as_bytes()).is_some()
 }
 
-/// Internet Explorer 4 to 6, but for 6 with Windows XP's second service pack.
+/// Internet Explorer 4 to 6, except version 6 on Windows XP with its second service pack.
 fn is_old_msie(user_agent: &[u8]) -> bool {
     let Some(at) = memmem::find(user_agent, b"MSIE ") else { return false };
     match user_agent.get(at + 5..at + 8) {

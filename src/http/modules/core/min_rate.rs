@@ -1,14 +1,14 @@
-//! The least rates of clients (`client_header_min_rate`, `client_body_min_rate`).
+//! The minimum rates of clients (`client_header_min_rate`, `client_body_min_rate`).
 //!
-//! Pure. A client that is slower gives way to others when connections are short.
+//! Pure. A client that is slower gives way to others when connections are scarce.
 
 use crate::config::{Diagnostic, Node, params};
 use crate::http::modules::core::Conf;
 use crate::http::request::body::MinRate;
 
-/// Of a request's head; beyond the first seconds nobody's head comes slower.
+/// For request heads; after the first seconds no honest client is slower.
 pub const HEADER_MIN_RATE: MinRate = MinRate { bytes_per_s: 100, grace_ms: 20_000 };
-/// Of a request's body: half of what a modem of 1995 did.
+/// For request bodies: half the speed of a modem of 1995.
 pub const BODY_MIN_RATE: MinRate = MinRate { bytes_per_s: 500, grace_ms: 10_000 };
 
 /// `500 10s`, `500`, `off`.
@@ -30,7 +30,8 @@ impl Conf {
         self.client_header_min_rate.get()
     }
 
-    /// The rate below which an unfinished head gives way to others, also where it may be as slow as it likes.
+    /// The rate below which an unfinished head gives way to others, even if the configuration sets no
+    /// minimum.
     pub fn client_header_least_rate(&self) -> MinRate {
         self.client_header_min_rate().unwrap_or(HEADER_MIN_RATE)
     }

@@ -108,7 +108,7 @@ fn set_args(request: &mut Request, value: Vec<u8>) {
     request.uri_is_original = false;
 }
 
-/// A value that is none when it is empty.
+/// Writes a value; an empty one counts as missing.
 fn some(value: &[u8], out: Out) -> bool {
     out.extend_from_slice(value);
     !value.is_empty()
@@ -126,7 +126,7 @@ fn seconds(ms: u64, out: Out) -> bool {
 fn port(port: Option<u16>, out: Out) -> bool {
     match port {
         Some(port) if port != 0 => decimal(u64::from(port), out),
-        _ => true, // none is known: a unix socket, or a proxy that named the address alone
+        _ => true, // unknown: a unix socket, or a proxy that sent only the address
     }
 }
 
@@ -221,7 +221,7 @@ fn join<'a>(values: impl Iterator<Item = &'a [u8]>, separator: &[u8], out: Out) 
     found
 }
 
-/// Compares a field's name with a variable's: lower case, `_` for `-`.
+/// Compares a field's name with that of a variable: in lower case, with `_` for `-`.
 pub fn is_variable_name(field: &[u8], variable: &str) -> bool {
     field.len() == variable.len()
         && field.iter().zip(variable.bytes()).all(|(a, b)| {
@@ -237,7 +237,7 @@ fn cookie(request: &mut Request, argument: &Argument, out: Out) -> bool {
     }
 }
 
-/// The value of the first cookie of this name, in any case.
+/// The value of the first cookie of this name, which is compared without case.
 pub fn cookie_value<'a>(request: &'a Request, wanted: &str) -> Option<&'a [u8]> {
     let fields = request.head.fields.pairs(request.input.data());
     let cookies = fields.filter(|(name, _)| name.eq_ignore_ascii_case(b"cookie")).map(|(_, value)| value);
@@ -264,7 +264,7 @@ fn binary_remote_addr(request: &mut Request, _: &Argument, out: Out) -> bool {
     }
 }
 
-/// Source and target, as a proxy in front said.
+/// The source and target that a proxy in front of us has sent.
 fn proxy_addresses(request: &Request) -> Option<(SocketAddr, SocketAddr)> {
     request.connection.proxy.as_ref()?.addresses
 }
@@ -311,7 +311,7 @@ fn root_variable(request: &mut Request, _: &Argument, out: Out) -> bool {
     true
 }
 
-/// The directory of the files with all symbolic links resolved; no value where it is missing.
+/// The root directory with all symbolic links resolved; no value if it is missing.
 fn realpath_root(request: &mut Request, _: &Argument, out: Out) -> bool {
     let mut root = Vec::new();
     nested(request, "realpath_root", |request| document_root(request, &mut root));
@@ -325,7 +325,7 @@ fn realpath_root(request: &mut Request, _: &Argument, out: Out) -> bool {
     }
 }
 
-/// The port in the request line, or else in `Host`; `None` where neither has one.
+/// The port of the request line, otherwise that of `Host`; `None` if neither has one.
 fn request_port(request: &Request) -> Option<&[u8]> {
     let target = request.input.data().get(request.head.target.clone())?;
     let authority = match memchr::memmem::find(target, b"://").filter(|_| target.first() != Some(&b'/')) {
@@ -340,7 +340,7 @@ fn request_port(request: &Request) -> Option<&[u8]> {
     (!port.is_empty() && port.iter().all(u8::is_ascii_digit)).then_some(port)
 }
 
-/// What the kernel knows of the client's connection; no value for one that is not TCP.
+/// The kernel's information about the client's connection; no value unless it is TCP.
 fn tcp_info(request: &Request, word: fn(&TcpInfo) -> u32, out: Out) -> bool {
     let info = request.connection.probe.and_then(Probe::tcp_info);
     info.is_some_and(|info| decimal(u64::from(word(&info)), out))

@@ -1,6 +1,7 @@
-//! gzip's encoder at work on a response, and those that are kept for the next ones.
+//! gzip's encoder for one response, and the idle encoders of a worker.
 //!
-//! Touches: the worker's store of encoders. One has 300 KiB, which is not taken anew for each response.
+//! Touches: the worker's store of encoders. An encoder takes 300 KiB, which are not allocated anew for each
+//! response.
 
 use std::cell::RefCell;
 
@@ -8,7 +9,7 @@ use crate::base::gzip::{Encoder, Flush, Shape};
 use crate::http::response::coding::{Engine, STEP_BYTES, work_of};
 use crate::http::response::filter::Signal;
 
-/// Encoders that wait in a worker.
+/// Maximum number of idle encoders of a worker.
 const IDLE_MAX: usize = 8;
 
 thread_local! {
@@ -17,7 +18,7 @@ thread_local! {
 
 #[derive(Debug)]
 pub struct Gzip {
-    /// There until it is dropped.
+    /// `Some` until it is dropped.
     encoder: Option<Encoder>,
 }
 
@@ -54,11 +55,11 @@ impl Engine for Gzip {
     }
 }
 
-/// The longest that a step should take.
+/// Target for the longest step.
 const STEP_NS: usize = 500_000;
 
-/// Nanoseconds for a byte at each level, measured with random letters of two to four, which are the hardest (a release
-/// build).
+/// Nanoseconds per byte at each level, measured with random words of two to four letters, the hardest input
+/// (release build).
 const NS: [u32; 9] = [15, 15, 15, 20, 20, 20, 40, 100, 320];
 
 impl Gzip {
@@ -74,7 +75,7 @@ impl Drop for Gzip {
         encoder.reset();
         IDLE.with_borrow_mut(|idle| {
             if idle.len() == IDLE_MAX {
-                idle.remove(0); // perhaps of a shape that no answer has any more
+                idle.remove(0); // its parameters may no longer be in use
             }
             idle.push(encoder);
         });

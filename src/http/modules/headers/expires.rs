@@ -14,7 +14,7 @@ use crate::sys::clock_local::local_time;
 
 const DAY_S: i64 = 86_400;
 
-/// What `expires` asks for.
+/// The freshness that `expires` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expires {
     Off,
@@ -24,18 +24,18 @@ enum Expires {
     Access(i64),
     /// Seconds after the last modification.
     Modified(i64),
-    /// The next time that the local clock shows so many seconds after midnight.
+    /// The next time the local clock shows this many seconds after midnight.
     Daily(i64),
 }
 
-/// The directive's arguments: known, or to be evaluated.
+/// The directive's arguments: constant, or to be evaluated.
 #[derive(Clone, Debug)]
 pub enum Setting {
     Fixed(Fixed),
     Variable { value: Script, is_modified: bool },
 }
 
-/// A known one.
+/// A constant one.
 #[derive(Clone, Copy, Debug)]
 pub struct Fixed(Expires);
 
@@ -86,7 +86,7 @@ fn parse(text: &[u8], is_modified: bool) -> Result<Expires, &'static str> {
     }
 }
 
-/// Sets `Expires` and `Cache-Control` in the place of the response's own.
+/// Sets `Expires` and `Cache-Control`, replacing the response's own.
 pub fn apply(setting: &Setting, request: &mut Request) {
     let Some(expires) = setting.evaluate(request) else { return };
     let now = clock::wall_seconds();
@@ -115,7 +115,7 @@ pub fn apply(setting: &Setting, request: &mut Request) {
     }
 }
 
-/// The moment, and `no-cache` where it is past.
+/// Returns the moment, and `no-cache` if it is in the past.
 fn judged(at: i64, age: i64, seconds: i64) -> (i64, Option<&'static str>) {
     (at, (age < 0 || seconds < 0).then_some("no-cache"))
 }

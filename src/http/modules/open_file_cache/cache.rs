@@ -1,6 +1,6 @@
-//! What one worker keeps of files: the most recently used paths, bounded in number, bytes and descriptors.
+//! The cache of files of one worker: the most recently used paths, bounded in number, bytes and descriptors.
 //!
-//! Knows nothing of files or clocks beyond what it is given. The least recently used goes first.
+//! It knows no files or clocks beyond its arguments. The least recently used entry is evicted first.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use crate::http::modules::open_file_cache::{Found, Outcome};
 
 const NONE: u32 = u32::MAX;
 
-/// What is kept at most.
+/// The bounds of a cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub entries: usize,
@@ -20,7 +20,7 @@ pub struct Bounds {
 #[derive(Debug)]
 struct Slot {
     path: Rc<[u8]>,
-    /// `None`: only its uses are counted so far.
+    /// `None`: so far only its uses are counted.
     kept: Option<Outcome>,
     uses: u64,
     used_ms: u64,
@@ -38,7 +38,7 @@ pub struct Cache {
     oldest: u32,
     bytes: usize,
     descriptors: usize,
-    /// Somebody sees to it that what is not used goes.
+    /// A task that removes unused entries is running.
     pub is_swept: bool,
 }
 
@@ -56,7 +56,7 @@ impl Cache {
         }
     }
 
-    /// What is kept of a path, and when it was last known to be so. It becomes the most recently used.
+    /// The cached result for a path, and when it was last confirmed. The path becomes the most recently used.
     pub fn get(&mut self, path: &[u8], now_ms: u64) -> Option<(&Outcome, u64)> {
         let place = *self.places.get(path)?;
         self.unlink(place);
@@ -67,14 +67,14 @@ impl Cache {
         slot.kept.as_ref().map(|kept| (kept, slot.checked_ms))
     }
 
-    /// It was found to be still so.
+    /// Records that a result was confirmed.
     pub fn confirm(&mut self, path: &[u8], now_ms: u64) {
         if let Some(place) = self.places.get(path) {
             self.slots[*place as usize].checked_ms = now_ms;
         }
     }
 
-    /// Keeps what was found, if the path was used so often already.
+    /// Caches a result if the path has been used often enough.
     pub fn put(&mut self, path: &[u8], found: Outcome, now_ms: u64, uses_min: u64) {
         let place = self.place_of(path, now_ms);
         let slot = &mut self.slots[place as usize];
@@ -90,7 +90,7 @@ impl Cache {
         self.shrink();
     }
 
-    /// Forgets what is kept of a path; its uses stay counted.
+    /// Drops the result for a path; its uses stay counted.
     pub fn drop_kept(&mut self, path: &[u8]) {
         let Some(place) = self.places.get(path) else { return };
         let kept = self.slots[*place as usize].kept.take();
@@ -99,7 +99,7 @@ impl Cache {
         self.descriptors -= descriptors;
     }
 
-    /// Forgets what nobody has used since then; false: nothing is left.
+    /// Drops entries that have not been used since then. Returns false once the cache is empty.
     pub fn expire(&mut self, unused_since_ms: u64) -> bool {
         while self.oldest != NONE && self.slots[self.oldest as usize].used_ms <= unused_since_ms {
             self.remove(self.oldest);
@@ -138,7 +138,7 @@ impl Cache {
         self.bytes -= bytes;
         self.descriptors -= descriptors;
         self.places.remove(&slot.path);
-        // the last one has taken its place
+        // the last slot has moved into its place
         if let Some(moved) = self.slots.get(place as usize) {
             let (newer, older) = (moved.newer, moved.older);
             self.places.insert(moved.path.clone(), place);
@@ -177,7 +177,7 @@ impl Cache {
     }
 }
 
-/// Bytes in memory and descriptors.
+/// The bytes of memory and descriptors that a result takes.
 fn weight(kept: &Option<Outcome>) -> (usize, usize) {
     match kept {
         Some(Ok(Found::File(entry))) => entry.weight(),

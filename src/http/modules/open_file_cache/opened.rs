@@ -1,4 +1,4 @@
-//! A path that was opened, and what a worker may keep of it.
+//! An opened path, and how much of it a worker may keep.
 //!
 //! Touches: the descriptor it is given. [`Opened`] crosses threads, [`Found`] stays in its worker.
 
@@ -18,12 +18,12 @@ use crate::sys::file::{self, Place};
 /// Files up to this size are kept in memory.
 const SMALL_BYTES: i64 = 16 * 1024;
 
-/// A file that was changed later than so many seconds before it was read may change again and have the same times:
-/// within one tick of the clock, or through a mapping, whose pages tell of a change once until they are written back
+/// A file modified less than this many seconds before it was read may change again without new times: within
+/// one tick of the clock, or through a mapping, whose pages update the times once until they are written back
 /// (after 35 seconds).
 const SETTLED_S: i64 = 60;
 
-/// What tells that a file is the same and was not changed.
+/// Identifies a file and its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     device: u64,
@@ -54,13 +54,13 @@ impl Stamp {
         }
     }
 
-    /// The second from which on the same stamp means the same content.
+    /// The second from which an equal stamp means equal content.
     fn settles_s(&self) -> i64 {
         self.changed.0.saturating_add(SETTLED_S + 1)
     }
 }
 
-/// What there is under a path.
+/// The kind of file at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
     File,
@@ -69,7 +69,7 @@ pub enum FileKind {
     Other,
 }
 
-/// The same with what a file holds.
+/// The kind of file, with the content of regular ones.
 #[derive(Clone, Debug)]
 pub enum Found {
     File(Rc<Entry>),
@@ -92,11 +92,11 @@ impl Found {
 pub struct Entry {
     pub stamp: Stamp,
     pub content: Content,
-    /// `Last-Modified` and `ETag`.
+    /// The values of `Last-Modified` and `ETag`.
     pub last_modified: Box<str>,
     pub etag: Box<str>,
     place: Place,
-    /// From this second on its content may be kept.
+    /// From this second on the content may be kept.
     settles_s: Option<i64>,
 }
 
@@ -110,7 +110,7 @@ impl Entry {
         self.stamp.modified.0
     }
 
-    /// Bytes in memory and descriptors that it takes.
+    /// The bytes of memory and descriptors that it takes.
     pub fn weight(&self) -> (usize, usize) {
         match &self.content {
             Content::Memory(bytes) => (bytes.len(), 0),
@@ -118,28 +118,28 @@ impl Entry {
         }
     }
 
-    /// It could be kept in memory by now.
+    /// True if the content could be kept in memory by now.
     pub fn is_overdue(&self) -> bool {
         self.settles_s.is_some_and(|second| clock::wall_seconds() >= second)
     }
 
-    /// It is on this machine, as far as that was asked.
+    /// True if the file is on this machine, as far as that was asked.
     pub fn is_local(&self) -> bool {
         self.place != Place::Elsewhere
     }
 }
 
-/// What is wanted of a path.
+/// What to find out about a path.
 #[derive(Clone, Copy, Debug)]
 pub struct How {
-    /// Its content, if it is a file.
+    /// The content, if it is a file.
     pub reads: bool,
     /// Whether it is on a disk of this machine.
     pub asks_place: bool,
     pub may_wait: bool,
 }
 
-/// What opening a path gave.
+/// The result of opening a path.
 #[derive(Debug)]
 pub struct Opened {
     stamp: Stamp,
@@ -149,14 +149,14 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Asks what was opened, and reads a small file that may be kept in memory. Errors: EAGAIN where that would have
-    /// to wait and must not.
+    /// Examines an opened file, and reads a small one that may be kept in memory. Errors: EAGAIN if that
+    /// would have to wait and must not.
     pub fn read(fd: OwnedFd, how: How) -> nix::Result<Self> {
         let file = File::from(fd);
         let stamp = Stamp::of(&fstat(&file)?);
         let is_asked = how.reads && how.asks_place && stamp.kind() == FileKind::File;
         let place = if is_asked { file::place(&file) } else { Place::Elsewhere };
-        // asked before the content is read: what is changed meanwhile has not settled
+        // the stamp is taken before the content is read: a change in between makes the file unsettled
         let is_small = place == Place::Disk && stamp.size <= SMALL_BYTES;
         let settles_s = is_small.then(|| stamp.settles_s());
         let is_settled = settles_s.is_some_and(|second| clock::wall_seconds() >= second);
@@ -192,7 +192,7 @@ impl Opened {
     }
 }
 
-/// All of a small file; `None` where it changes its size meanwhile.
+/// Reads a small file completely; `None` if its size changes meanwhile.
 fn read_small(file: &File, size: i64, may_wait: bool) -> nix::Result<Option<Vec<u8>>> {
     let size = usize::try_from(size).unwrap_or(0);
     let mut bytes = vec![0; size];
@@ -203,7 +203,7 @@ fn read_small(file: &File, size: i64, may_wait: bool) -> nix::Result<Option<Vec<
     match read {
         Ok(count) if count == size => Ok(Some(bytes)),
         Ok(_) if may_wait => Ok(None),
-        Ok(_) => Err(Errno::EAGAIN), // the rest is on the disk
+        Ok(_) => Err(Errno::EAGAIN), // the rest is on disk
         Err(error) => Err(Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EAGAIN as i32))),
     }
 }

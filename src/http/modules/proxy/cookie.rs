@@ -1,7 +1,7 @@
-//! Changing the cookies of an upstream: `proxy_cookie_domain`, `proxy_cookie_path`, `proxy_cookie_flags`.
+//! Changes the cookies of an upstream: `proxy_cookie_domain`, `proxy_cookie_path`, `proxy_cookie_flags`.
 //!
-//! A `Set-Cookie` is taken apart into the cookie and its attributes (RFC 6265 §4.1.1); one that no rule changes
-//! passes as it came. Of each directive the first rule that fits is used. Touches: the request's variables.
+//! A `Set-Cookie` is parsed into the cookie and its attributes (RFC 6265 §4.1.1); if no rule changes it, it
+//! passes unchanged. The first matching rule of each directive applies. Touches: the request's variables.
 //! Behaviour: nginx.org, ngx_http_proxy_module.
 
 use std::borrow::Cow;
@@ -25,11 +25,11 @@ settings! {
     }
 }
 
-/// What an attribute's value becomes.
+/// A rule for an attribute's value.
 #[derive(Clone, Debug)]
 enum Rule {
     Off,
-    /// A whole domain, or the begin of a path.
+    /// A whole domain, or the start of a path.
     Text {
         from: Script,
         to: Script,
@@ -40,7 +40,7 @@ enum Rule {
     },
 }
 
-/// Flags for the cookies of a name.
+/// A rule for the flags of cookies by name.
 #[derive(Clone, Debug)]
 enum Flags {
     Off,
@@ -48,7 +48,7 @@ enum Flags {
     Regex { name: Regex, words: Vec<Script> },
 }
 
-/// The words of `proxy_cookie_flags`: the attribute and what it is set to; `None`: it is taken away.
+/// The words of `proxy_cookie_flags`: the attribute, and its value; `None` removes the attribute.
 const WORDS: &[(&str, &str, Option<&str>)] = &[
     ("secure", "Secure", Some("")),
     ("nosecure", "Secure", None),
@@ -60,7 +60,7 @@ const WORDS: &[(&str, &str, Option<&str>)] = &[
     ("nosamesite", "SameSite", None),
 ];
 
-/// The attributes in the order in which missing ones are added.
+/// The attributes, in the order in which missing ones are added.
 const FLAGS: [&str; 3] = ["Secure", "HttpOnly", "SameSite"];
 
 /// `name=value`, or `name` alone.
@@ -70,13 +70,13 @@ struct Attribute<'a> {
 }
 
 impl Cookies {
-    /// No rule can change a cookie.
+    /// True if no rule can change a cookie.
     pub fn is_empty(&self) -> bool {
         let is_off = |rules: &[Rule]| matches!(rules, [] | [Rule::Off]);
         is_off(&self.domains) && is_off(&self.paths) && matches!(self.flags[..], [] | [Flags::Off])
     }
 
-    /// The value of a `Set-Cookie` as the client gets it; `None`: as it came.
+    /// The value of a `Set-Cookie` for the client; `None`: unchanged.
     pub fn rewrite(&'static self, request: &mut Request, field: &[u8]) -> Option<Vec<u8>> {
         let mut attributes: Vec<Attribute<'_>> =
             field.split(|&byte| byte == b';').map(Attribute::read).collect();
@@ -136,7 +136,7 @@ impl Cookies {
 }
 
 impl Rule {
-    /// The new value, if the rule fits. A dot before the domain stays.
+    /// The new value, if the rule matches. A dot before the domain stays.
     fn apply(&'static self, request: &mut Request, value: &[u8], is_domain: bool) -> Option<Vec<u8>> {
         match self {
             Self::Off => None,
@@ -251,7 +251,7 @@ pub fn flags(cookies: &mut Cookies, cx: &mut Cx, node: &Node) -> Result<(), Diag
     Ok(())
 }
 
-/// The regular expression of a first argument that begins with `~`, or `~*` where case may matter.
+/// The regular expression of a first argument that begins with `~`, or with `~*` if case is to be ignored.
 fn pattern(node: &Node, cx: &mut Cx, is_caseless: bool) -> Result<Option<Regex>, Diagnostic> {
     let Some(pattern) = node.arg(0).strip_prefix('~') else { return Ok(None) };
     let (pattern, is_caseless) = match pattern.strip_prefix('*') {

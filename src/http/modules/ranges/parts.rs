@@ -1,19 +1,19 @@
-//! The parts of a 206: one as it is, several as a multipart/byteranges body.
+//! The parts of a 206: a single one as it is, several as a multipart/byteranges body.
 //!
-//! Pure data; whoever sends the body writes [`Parts::head`] before each range and [`Parts::tail`] behind the last.
-//! RFC 9110 §14.6; the boundary is nginx's in form, twenty digits.
+//! Pure data; the sender of the body writes [`Parts::head`] before each range and [`Parts::tail`] after the
+//! last. RFC 9110 §14.6; the boundary has nginx's form, twenty digits.
 
 use std::cell::Cell;
 use std::ops::Range;
 
 use crate::sys::random;
 
-/// Ranges of something that has `size` bytes, none empty, in the order of the answer.
+/// Non-empty ranges of a representation of `size` bytes, in the order of the response.
 #[derive(Debug)]
 pub struct Parts {
     ranges: Vec<Range<u64>>,
     size: u64,
-    /// Of the whole.
+    /// The content type of the whole.
     content_type: Box<[u8]>,
     boundary: u64,
 }
@@ -22,7 +22,7 @@ thread_local! {
     static BOUNDARY: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// Numbers that follow each other from a random one on: nobody can write a file that has the next one in it.
+/// Consecutive numbers from a random start, so that a file cannot contain the next one by design.
 fn next_boundary() -> u64 {
     let next = BOUNDARY.get().unwrap_or_else(random::number).wrapping_add(1);
     BOUNDARY.set(Some(next));
@@ -56,14 +56,14 @@ impl Parts {
         format!("multipart/byteranges; boundary={:020}", self.boundary)
     }
 
-    /// Bytes of the whole answer.
+    /// The length of the whole response body.
     pub fn length(&self) -> u64 {
         let around: usize = (0..self.count()).map(|index| self.head(index).len()).sum();
         let inside: u64 = self.ranges.iter().map(|range| range.end - range.start).sum();
         inside + (around + self.tail().len()) as u64
     }
 
-    /// What stands before the bytes of a range.
+    /// The text before the bytes of a range.
     pub fn head(&self, index: usize) -> Vec<u8> {
         let mut head = Vec::new();
         let Some(range) = self.ranges.get(index).filter(|_| self.count() > 1) else { return head };
@@ -77,7 +77,7 @@ impl Parts {
         head
     }
 
-    /// What stands behind the last.
+    /// The text after the last range.
     pub fn tail(&self) -> Vec<u8> {
         match self.count() {
             0 | 1 => Vec::new(),

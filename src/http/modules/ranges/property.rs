@@ -1,9 +1,10 @@
-//! What must hold for any `Range`: checked by a fuzz target and, on fewer bytes, by a test.
+//! Properties that hold for any `Range`: checked by a fuzz target and, on fewer bytes, by a test.
 
 use super::{Wanted, parse};
 use crate::http::modules::ranges::Parts;
 
-/// The first eight bytes are the size of the body, the next one is the most ranges, the rest is the field's value.
+/// The first eight bytes are the size of the body, the next one is the maximum of ranges, the rest is the
+/// field's value.
 pub fn reads_range(data: &[u8]) {
     let Some((size, rest)) = data.split_first_chunk::<8>() else { return };
     let Some((max, value)) = rest.split_first() else { return };

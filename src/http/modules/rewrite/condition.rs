@@ -1,7 +1,7 @@
-//! The conditions of `if`: a variable by itself, compared, matched, or a file.
+//! The conditions of `if`: a variable alone, compared or matched, or a test of a file.
 //!
-//! Touches: the request's variables and captures; one `stat` for a condition about a file.
-//! Wording of the errors: nginx's `ngx_http_rewrite_if_condition`.
+//! Touches: the request's variables and captures; one `stat` for a test of a file. The texts of errors are
+//! those of nginx's `ngx_http_rewrite_if_condition`.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -17,7 +17,7 @@ use crate::http::scope::Script;
 use crate::log;
 use crate::script::regex::{Pattern, Regex};
 
-/// What an `if` asks for.
+/// The test that an `if` makes.
 #[derive(Debug)]
 pub struct Condition {
     /// The variable, or the path.
@@ -38,7 +38,7 @@ enum Test {
     File(Kind),
 }
 
-/// What a path must lead to.
+/// The required kind of file.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Plain,
@@ -48,7 +48,7 @@ enum Kind {
 }
 
 impl Condition {
-    /// Reads the words between `(` and `)`, which may stand apart from their neighbours or not.
+    /// Parses the words between `(` and `)`, which may be joined to their neighbours or separate.
     pub fn compile(node: &Node, cx: &mut Cx) -> Result<Self, Diagnostic> {
         let words = between_brackets(node)?;
         let Some(first) = words.first() else {
@@ -110,7 +110,7 @@ impl Condition {
     }
 }
 
-/// Matches and keeps the groups; what was captured before is gone also where it does not match.
+/// Matches and stores the captures; earlier captures are lost even if it does not match.
 fn matches(pattern: &str, regex: &'static Regex, subject: &[u8], request: &mut Request) -> bool {
     let groups = regex.search(request, subject);
     replacement::log_match(request, pattern, subject, groups.is_some());
@@ -139,7 +139,7 @@ fn leads_to(kind: Kind, path: &[u8], request: &mut Request) -> bool {
             Kind::Executable => mode & 0o100 != 0,
         },
         Err(error) => {
-            // ENOENT, ENOTDIR and ENAMETOOLONG are answers.
+            // ENOENT, ENOTDIR and ENAMETOOLONG mean that the file does not exist.
             if !matches!(error.raw_os_error(), Some(2 | 20 | 36)) {
                 let (path, cause) = (log::Text(path), log::Cause(&error));
                 log::error!(request.error_log(), &*request, "stat() \"{}\" failed {}", path, cause);
@@ -149,7 +149,7 @@ fn leads_to(kind: Kind, path: &[u8], request: &mut Request) -> bool {
     }
 }
 
-/// The condition's words without the brackets around them, whatever the spelling has put in quotes.
+/// The condition's words without the surrounding parentheses, whichever of them were quoted.
 fn between_brackets(node: &Node) -> Result<Vec<Word>, Diagnostic> {
     let mut words = node.args.to_vec();
     if let Some(first) = words.first_mut() {

@@ -1,8 +1,8 @@
-//! `rewrite`: a regular expression and what replaces the path.
+//! `rewrite`: a regular expression and the replacement of the path.
 //!
 //! Touches: the request's path, arguments and captures.
-//! Behaviour: nginx.org, `rewrite` of ngx_http_rewrite_module. Groups that go into arguments or a redirect are escaped
-//! where the client has escaped something in its path; a redirect is unescaped again up to its `?`.
+//! Behaviour: nginx.org, `rewrite` of ngx_http_rewrite_module. Captures that go into arguments or a redirect
+//! are escaped if the client escaped anything in its path; a redirect is then unescaped up to its `?`.
 
 use super::Flow;
 use crate::base::number::hex_digit;
@@ -20,19 +20,19 @@ pub struct Rewrite {
     /// As written, for the log.
     pattern: Box<str>,
     regex: Regex,
-    /// The new path; of a redirect the whole URL.
+    /// The new path, or the whole URL of a redirect.
     path: Script,
-    /// What follows the first `?`, unless the client is redirected.
+    /// The text after the first `?`, unless it is a redirect.
     args: Option<Script>,
-    /// The text has a `?`, so that other arguments follow `&`.
+    /// The text contains a `?`, so further arguments are added after `&`.
     has_args: bool,
-    /// The request's own arguments follow.
+    /// The request's own arguments are appended.
     adds_args: bool,
     then: Then,
     span: Span,
 }
 
-/// What happens after a match.
+/// The action after a match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
     NextStep,
@@ -80,12 +80,12 @@ impl Rewrite {
         })
     }
 
-    /// Where it matches, the location is left.
+    /// True if a match leaves the location.
     pub fn leaves(&self) -> bool {
         matches!(self.then, Then::Last | Then::Redirect(_))
     }
 
-    /// Matches and replaces; `None`: it does not match.
+    /// Matches and replaces; `None` if it does not match.
     pub(super) fn run(&'static self, request: &mut Request) -> Option<Flow> {
         let subject = std::mem::take(&mut request.uri);
         let groups = self.regex.search(request, &subject);
@@ -163,7 +163,7 @@ impl Rewrite {
     }
 }
 
-/// The client has escaped something in the path, or written a plus, so that groups of it are escaped too.
+/// True if the client escaped anything in the path, or wrote a plus: captures of it are then escaped too.
 pub fn is_escaped(request: &Request) -> bool {
     let target = request.target();
     let path = &target[..memchr::memchr(b'?', target).unwrap_or(target.len())];
@@ -179,7 +179,7 @@ pub fn log_match(request: &Request, pattern: &str, subject: &[u8], is_match: boo
     }
 }
 
-/// Decodes up to the first `?` what may stand in a URL as it is.
+/// Decodes, up to the first `?`, escapes that are not needed in a URL.
 fn unescape_path(url: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(url.len());
     let mut rest = url;

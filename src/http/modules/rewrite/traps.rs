@@ -1,4 +1,4 @@
-//! Warnings of `-t` about `if` in a location, where nginx's way surprises most people.
+//! Warnings of `-t` about `if` in a location, where nginx's behaviour surprises most people.
 //!
 //! Touches: the findings. Looks at each location once, while it is compiled.
 //! Behaviour: nginx.org, ngx_http_rewrite_module; nginx's wiki, "If is Evil".
@@ -7,15 +7,15 @@ use crate::config::{Diagnostic, Span};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{Confs, Partial};
 
-/// The settings of an `if`; its steps are its location's.
+/// The settings of an `if`; its steps belong to its location.
 pub struct IfSettings {
     pub partial: Partial,
     pub span: Span,
-    /// It ends with an answer: nothing after it is in force for the same request.
+    /// It ends with a response: nothing after it applies to the same request.
     pub ends: bool,
 }
 
-/// Warns of the traps of one location's `if` blocks.
+/// Warns of the traps in one location's `if` blocks.
 pub fn check(confs: &Confs, ifs: &[IfSettings], cx: &mut Cx) {
     if !cx.options.test_only {
         return;

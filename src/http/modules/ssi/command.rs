@@ -1,12 +1,12 @@
-//! The text of SSI commands: where one begins and ends, its name and its parameters.
+//! The syntax of SSI commands: where a command starts and ends, its name and its parameters.
 //!
 //! Pure text. Syntax: nginx.org, ngx_http_ssi_module, "SSI Commands".
 
-/// What a command begins with.
+/// The start of a command.
 const BEGIN: &[u8] = b"<!--#";
 const END: &[u8] = b"-->";
 
-/// A command that is longer than this cannot be carried out.
+/// A longer command is not run.
 const COMMAND_BYTES_MAX: usize = 64 * 1024;
 
 /// A command: `name parameter="value" …`.
@@ -16,41 +16,42 @@ pub struct Command {
     parameters: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// What stands next in a text, with its length in bytes.
+/// The next element of a text, with its length in bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
-    /// No command; what follows may be the begin of one.
+    /// Text without a command; the start of a command may follow.
     Text(usize),
-    /// A whole command.
+    /// A complete command.
     Command(Result<Command, Broken>, usize),
-    /// A part of a command that is broken already. It is dropped; the command ends with [`Found::Command`].
+    /// Part of a command that is already known to be broken. It is dropped; the command ends with
+    /// [`Found::Command`].
     Dropped(usize),
-    /// A command that has not ended yet, or nothing.
+    /// An unfinished command, or nothing.
     Partial,
 }
 
-/// Why a command cannot be carried out.
+/// Why a command cannot be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     Syntax,
-    /// A parameter's value has more bytes than are allowed.
+    /// The value of a parameter exceeds the allowed length.
     ValueTooLong,
     CommandTooLong,
 }
 
-/// How far a text has been read: where the next command is looked for, or, inside of one, where its end is.
+/// The position in a text: where to search for the next command, or, inside a command, for its end.
 ///
-/// Each byte is looked at once, however the text is cut into pieces and whatever stands in it: a command that gets too
-/// long is not given up and searched for others, but read on to the next `-->`, as nginx does.
+/// Each byte is looked at once, however the text is cut into pieces and whatever it contains: a command that
+/// gets too long is not given up and searched for others, but read to the next `-->`, as in nginx.
 #[derive(Debug, Default)]
 pub struct Cursor {
-    /// Everything in front of it was found.
+    /// Everything before this position has been returned.
     at: usize,
-    /// Inside a command: its end is not in front of this.
+    /// Inside a command: its end is not before this position.
     searched: usize,
     is_inside: bool,
     quote: Option<u8>,
-    /// Bytes inside the quotes that are open.
+    /// Bytes since the opening quote, inside quotes.
     quoted_bytes: usize,
     broken: Option<Broken>,
 }
@@ -67,15 +68,15 @@ impl Cursor {
         self.at
     }
 
-    /// The text was cut in front of [`Cursor::at`].
+    /// Resets the position after the text was cut off before [`Cursor::at`].
     pub fn rewind(&mut self) {
         self.searched = self.searched.saturating_sub(self.at);
         self.at = 0;
     }
 
-    /// Finds what comes next in `text`, of which the part up to [`Cursor::at`] was found before, and goes on behind it.
+    /// Finds the next element of `text` after [`Cursor::at`], and advances past it.
     ///
-    /// `value_max`: bytes of a parameter's value. `is_end`: nothing follows the text.
+    /// `value_max`: maximum length of a parameter's value. `is_end`: nothing follows the text.
     pub fn next(&mut self, text: &[u8], value_max: usize, is_end: bool) -> Found {
         if !self.is_inside {
             let rest = &text[self.at..];
@@ -114,7 +115,7 @@ impl Cursor {
         if self.at > start { Found::Dropped(self.at - start) } else { Found::Partial }
     }
 
-    /// Looks for the `-->` that no quotes hold. True: it stands where `searched` is.
+    /// Searches for a `-->` outside quotes. True: it is at `searched`.
     fn search(&mut self, text: &[u8], value_max: usize) -> bool {
         while let Some(&byte) = text.get(self.searched) {
             #[cfg(test)]
@@ -150,13 +151,13 @@ impl Cursor {
         false
     }
 
-    /// From here on only the next `-->` counts.
+    /// Marks the command as broken: only the next `-->` ends it.
     fn break_off(&mut self, why: Broken) {
         (self.broken, self.quote) = (Some(why), None);
     }
 }
 
-/// Bytes at the end that may be the begin of a command.
+/// How many bytes at the end may be the start of a command.
 fn held_back(input: &[u8]) -> usize {
     (1..BEGIN.len()).rev().find(|&count| input.ends_with(&BEGIN[..count])).unwrap_or(0)
 }
@@ -173,7 +174,8 @@ fn parse(text: &[u8]) -> Option<Command> {
         let used = loop {
             match bytes.next()? {
                 (at, byte) if byte == quote => break at + 1,
-                // a quote that ends nothing; any other means itself, to a condition's expression for one
+                // an escaped quote does not end the value; other backslashes are kept, for example for a
+                // condition's expression
                 (_, b'\\') => match bytes.next()?.1 {
                     other @ (b'"' | b'\'') => value.push(*other),
                     other => value.extend_from_slice(&[b'\\', *other]),
@@ -187,7 +189,7 @@ fn parse(text: &[u8]) -> Option<Command> {
     (!command.name.is_empty()).then_some(command)
 }
 
-/// Takes a word of letters and `_`, and the space behind it; in lower case.
+/// Takes a word of letters and `_`, in lower case, and the space after it.
 fn word(rest: &mut &[u8]) -> Vec<u8> {
     let length = rest.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count();
     let (word, after) = rest.split_at(length);

@@ -1,4 +1,4 @@
-//! Values inside SSI commands: text with variables, and the conditions of `if`.
+//! Values in SSI commands: text with variables, and the conditions of `if`.
 //!
 //! Touches: the request's variables and captures. Syntax: nginx.org, ngx_http_ssi_module, "if".
 
@@ -10,7 +10,7 @@ use crate::http::request::Request;
 use crate::script::regex::{BACKTRACK_LIMIT, Groups, Pattern};
 use crate::script::registry;
 
-/// The value of a variable by its name: one that `set` made, a capture, or one of the server's.
+/// The value of a variable: one set by `set`, a capture, or a server variable.
 pub fn value(request: &mut Request, name: &[u8]) -> Option<Vec<u8>> {
     if let [digit @ b'0'..=b'9'] = name {
         return Some(request.values.captures.group(digit - b'0').to_vec());
@@ -22,7 +22,7 @@ pub fn value(request: &mut Request, name: &[u8]) -> Option<Vec<u8>> {
     registry::by_name(request, std::str::from_utf8(name).ok()?, &mut out).then_some(out)
 }
 
-/// Text with its variables (`$name`, `${name}`) replaced; `\$` is a dollar. Errors: it gets too long.
+/// Replaces the variables (`$name`, `${name}`) in a text; `\$` is a dollar. Errors: the result gets too long.
 pub fn evaluate(request: &mut Request, text: &[u8]) -> Result<Vec<u8>, String> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -57,7 +57,7 @@ pub fn evaluate(request: &mut Request, text: &[u8]) -> Result<Vec<u8>, String> {
     Ok(out)
 }
 
-/// Errors: a value is too long.
+/// Errors: the value is too long.
 fn bound(value: &[u8]) -> Result<(), String> {
     match value.len() {
         0..=VALUE_BYTES_MAX => Ok(()),
@@ -67,7 +67,7 @@ fn bound(value: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Whether a condition holds: `$variable`, `$variable = text`, `!= text`, `= /expression/`, `!= /expression/`.
+/// Evaluates a condition: `$variable`, `$variable = text`, `!= text`, `= /expression/`, `!= /expression/`.
 pub fn is_true(request: &mut Request, expression: &[u8]) -> Result<bool, String> {
     let Some(at) = memchr::memchr(b'=', expression) else {
         return Ok(!evaluate(request, expression.trim_ascii())?.is_empty());
@@ -95,12 +95,12 @@ pub fn is_true(request: &mut Request, expression: &[u8]) -> Result<bool, String>
     Ok(matches == is_wanted)
 }
 
-/// Expressions that a request may have compiled, and those that may come to the limit of their steps: both take
+/// Limits for a request: expressions to compile, and expressions that reach their step limit. Both take
 /// milliseconds.
 const COMPILED_MAX: u16 = 256;
 const GIVEN_UP_MAX: u16 = 8;
 
-/// Matches an expression of a condition. Errors: there is no such expression, or there is no time for it.
+/// Matches the expression of a condition. Errors: it is invalid, or a limit is reached.
 fn captures(
     request: &mut Request,
     pattern: &[u8],

@@ -1,7 +1,7 @@
-//! The regular expressions of SSI conditions, compiled once for all pages of a worker that have them.
+//! The regular expressions of SSI conditions, compiled once for all pages of a worker.
 //!
-//! Touches: the worker's store of expressions. They come with pages, so what each takes and how many are kept is bounded
-//! more tightly than for those of the configuration.
+//! Touches: the worker's store of expressions. They come from pages, so their size and number are bounded
+//! more tightly than those of the configuration.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -9,13 +9,13 @@ use std::rc::Rc;
 use crate::config::Span;
 use crate::script::regex::Pattern;
 
-/// What a compiled expression may take.
+/// Maximum size of a compiled expression.
 const BYTES_MAX: usize = 1024 * 1024;
-/// Expressions that a worker keeps, and what they may take together.
+/// Maximum number of expressions that a worker keeps, and their total size.
 const KEPT_MAX: usize = 32;
 const KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The expressions that were used last, the most recent one at the end.
+/// The most recently used expressions, the latest at the end.
 #[derive(Debug, Default)]
 struct Store(Vec<(Box<[u8]>, Rc<Pattern>)>);
 
@@ -23,7 +23,7 @@ thread_local! {
     static STORE: RefCell<Store> = const { RefCell::new(Store(Vec::new())) };
 }
 
-/// The compiled expression, and whether it had to be compiled. Errors: a text for the log.
+/// The compiled expression, and whether it had to be compiled. Errors: a message for the log.
 pub fn compiled(pattern: &[u8]) -> Result<(Rc<Pattern>, bool), String> {
     STORE.with_borrow_mut(|store| store.get(pattern))
 }

@@ -1,4 +1,4 @@
-//! What SSI commands keep for those behind them: variables and blocks, and how much of that a request may have.
+//! What SSI commands keep for later commands: variables and blocks, within limits for each request.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -6,15 +6,15 @@ use std::rc::Rc;
 use crate::net::budget::{self, Part, Share};
 use crate::runtime;
 
-/// Bytes of a value that `set` makes, or of any text with its variables replaced.
+/// Maximum length of a value made by `set`, or of any text with its variables replaced.
 pub const VALUE_BYTES_MAX: usize = 64 * 1024;
-/// Variables of a request, and the bytes of their names and values.
+/// Maximum number of variables of a request, and bytes of their names and values.
 const VARIABLES_MAX: usize = 1000;
 const VARIABLE_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of the blocks of a page.
+/// Maximum bytes of the blocks of a page.
 const BLOCK_BYTES_MAX: usize = 1024 * 1024;
 
-/// The variables of a request. A copy costs nothing until one of the two changes.
+/// The variables of a request. Copying is free until one of the copies changes.
 #[derive(Clone, Debug, Default)]
 pub struct Variables(Rc<Table>);
 
@@ -30,7 +30,8 @@ impl Variables {
         self.0.values.get(name).map(|value| &**value)
     }
 
-    /// Keeps a value, in place of the one that the variable had. Errors: it is too much; the variable keeps what it had.
+    /// Sets a variable, replacing its previous value. Errors: a limit would be exceeded; the previous value
+    /// is kept.
     pub fn set(&mut self, name: &[u8], value: &[u8]) -> Result<(), String> {
         let before = self.0.values.get(name).map(|old| name.len() + old.len());
         let bytes = self.0.bytes - before.unwrap_or(0) + name.len() + value.len();
@@ -57,7 +58,8 @@ impl Variables {
     }
 }
 
-/// Draws what is missing to so many bytes. Errors: the worker's memory budget is used up; empty where that was said lately.
+/// Draws memory up to this many bytes. Errors: the worker's memory budget is used up; the text is empty if
+/// that was logged recently.
 fn draw(share: &mut Share, bytes: usize) -> Result<(), String> {
     if share.grow(bytes - share.bytes(), Part::Whole) {
         return Ok(());
@@ -71,7 +73,7 @@ fn draw(share: &mut Share, bytes: usize) -> Result<(), String> {
 pub struct Blocks {
     texts: HashMap<Vec<u8>, Rc<[u8]>>,
     bytes: usize,
-    /// The block that is being read: its name and its text, or `None` once that is too much.
+    /// The block being read: its name and text; the text is `None` once it is too long.
     open: Option<(Vec<u8>, Option<Vec<u8>>)>,
     share: Share,
 }
@@ -85,7 +87,7 @@ impl Blocks {
         self.open = Some((name.to_vec(), Some(Vec::new())));
     }
 
-    /// Takes more text of the block that is open. Errors: it is too much now, said once; none of the block is kept.
+    /// Appends text to the open block. Errors: it is too long now, reported once; the block is dropped.
     pub fn push(&mut self, text: &[u8]) -> Result<(), String> {
         let Some((name, kept)) = &mut self.open else { return Ok(()) };
         let Some(bytes) = kept.as_ref().map(|kept| self.bytes + name.len() + kept.len() + text.len()) else {
@@ -105,7 +107,7 @@ impl Blocks {
         ))
     }
 
-    /// The block that is open ends. Of two with one name the first stays.
+    /// Closes the open block. Of two blocks with the same name the first is kept.
     pub fn close(&mut self) {
         if let Some((name, Some(text))) = self.open.take()
             && !self.texts.contains_key(&name)

@@ -1,32 +1,32 @@
-//! Many texts looked for at once in a body that comes in pieces.
+//! Searches for many texts at once in a body that arrives in pieces.
 //!
-//! Pure data. The match that begins first wins, and of several that begin there the text that stands first in the
-//! configuration; ASCII letters match in either case (nginx's `sub_filter`).
+//! Pure data. The match that starts first wins; if several start at the same place, the text that is first in
+//! the configuration. ASCII letters match in either case, as in nginx's `sub_filter`.
 
 use aho_corasick::{AhoCorasick, Input, MatchKind};
 
-/// Texts, none of them empty, in the order of the configuration.
+/// Non-empty texts in the order of the configuration.
 #[derive(Debug)]
 pub struct Search {
     automaton: AhoCorasick,
     /// In lower case.
     texts: Vec<Box<[u8]>>,
-    /// A text begins with this byte, in either case.
+    /// True if a text starts with this byte, in either case.
     begins: Box<[bool; 256]>,
     longest: usize,
 }
 
-/// What comes next in a piece of the body.
+/// The next element of a piece of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Text number `index` stands at `start..end`.
+    /// Text number `index` was found at `start..end`.
     Match { start: usize, end: usize, index: usize },
-    /// None does; from here on there may be one, once more of the body is known.
+    /// No further match; from this position on one may appear once more of the body is known.
     Rest(usize),
 }
 
 impl Search {
-    /// `None`: the texts are too many to be looked for at once (gigabytes).
+    /// `None`: the texts are too many (gigabytes) for one search.
     pub fn new(texts: impl IntoIterator<Item = Vec<u8>>) -> Option<Self> {
         let texts: Vec<Box<[u8]>> =
             texts.into_iter().map(|text| text.to_ascii_lowercase().into_boxed_slice()).collect();
@@ -48,31 +48,32 @@ impl Search {
         self.texts.len()
     }
 
-    /// Begins to look through `body`; `is_end`: nothing follows it.
+    /// Starts a search through `body`; `is_end`: nothing follows it.
     pub fn scan<'a>(&'a self, body: &'a [u8], is_end: bool) -> Scan<'a> {
         Scan { search: self, body, is_end, begun: None }
     }
 }
 
-/// One look through a piece of the body.
+/// One search through a piece of the body.
 #[derive(Debug)]
 pub struct Scan<'a> {
     search: &'a Search,
     body: &'a [u8],
     is_end: bool,
-    /// Where the first text begins that the end of the piece cuts, and which it is; as seen from some place on.
+    /// The start of the first text that the end of the piece may cut, and that text, as computed from some
+    /// position on.
     begun: Option<(usize, Option<(usize, usize)>)>,
 }
 
 impl Scan<'_> {
-    /// The next match at `from` or behind it, of the texts that `is_wanted`.
+    /// The next match at or after `from`, among the texts that `is_wanted` accepts.
     pub fn next(&mut self, from: usize, is_wanted: impl Fn(usize) -> bool) -> Found {
         let mut at = from;
         let found = loop {
             let Some(found) = self.search.automaton.find(Input::new(self.body).range(at..)) else {
                 break None;
             };
-            // One that is not wanted hides those behind it in the list that begin at the same place.
+            // An unwanted match hides later texts of the list that start at the same position.
             let first = found.pattern().as_usize();
             let index = (first..self.search.count())
                 .find(|index| is_wanted(*index) && self.matches(*index, found.start()));
@@ -103,7 +104,8 @@ impl Scan<'_> {
         self.body.get(start..start + text.len()).is_some_and(|part| part.eq_ignore_ascii_case(text))
     }
 
-    /// The first place from which on the piece's end may be the begin of a text, and the first such text.
+    /// The first position from which the end of the piece may be the start of a text, and the first such
+    /// text.
     fn begun(&mut self, from: usize, is_wanted: impl Fn(usize) -> bool) -> Option<(usize, usize)> {
         if self.is_end {
             return None;
