@@ -1,8 +1,8 @@
 //! The life of an HTTP/1.1 connection, read top to bottom.
 //!
-//! Touches: the client's connection. Between two requests it holds its transport, a timer and this
-//! future, nothing else (`idle_connection_fits_its_budget`).
-//! RFC 9112; nginx.org, ngx_http_core_module (`keepalive_*`, `client_header_*`, `lingering_*`).
+//! Touches: the client's connection. Between two requests it holds only its transport, a timer and this
+//! future (`idle_connection_fits_its_budget`). RFC 9112; nginx.org, ngx_http_core_module (`keepalive_*`,
+//! `client_header_*`, `lingering_*`).
 
 use std::future::poll_fn;
 use std::io;
@@ -51,18 +51,20 @@ pub struct Conn {
     number: u64,
     requests: u64,
     opened_ms: u64,
-    /// Of its waits for a request; kept from one to the next.
+    /// The timer of waits for requests, reused from one to the next.
     timer: runtime::Timer,
-    /// When the wait that was handed over with the connection ends; `None`: it came by accept.
+    /// The end of the wait that was handed over with the connection; `None`: the connection was accepted
+    /// here.
     adopted_until_ms: Option<u64>,
-    /// `keepalive_timeout` of the last request's location, and for how long of it the connection stays in any case.
+    /// `keepalive_timeout` of the last request's location, and the minimum for which the connection stays
+    /// open (`keepalive_min_timeout`).
     keepalive_ms: u32,
     keepalive_min_ms: u32,
-    /// The request being read began in the bytes of the one before it.
+    /// The current request started in bytes that arrived with the previous one.
     is_pipelined: bool,
-    /// Its head came fast enough when it was asked to close, so that others were asked before it.
+    /// When it was asked to close, its head was arriving fast enough, so others were asked first.
     is_spared: bool,
-    /// What a proxy in front said whose connection this is (`listen … proxy_protocol`).
+    /// The client's address as sent by a proxy in front (`listen … proxy_protocol`).
     proxy: Option<Rc<proxy_protocol::Header>>,
     held: Held,
     open: open::Guard,
@@ -73,37 +75,37 @@ pub struct Conn {
 enum Held {
     #[default]
     Nothing,
-    /// Those of the next request, which came with what was before it.
+    /// Bytes of the next request that arrived with the previous one.
     Ahead(Buffer),
-    /// A head whose rest is waited for.
+    /// An incomplete head.
     Head(Partial),
 }
 
-/// A head that has not come whole.
+/// A head that has not arrived completely.
 #[derive(Debug)]
 struct Partial {
     bytes: Buffer,
-    /// Where the line begins that has not come whole.
+    /// The start of the incomplete line.
     line: u32,
-    /// When the first byte came.
+    /// When the first byte arrived.
     began_ms: u64,
 }
 
-/// What a request leaves of its connection.
+/// The state of the connection after a request.
 enum After {
-    /// There was none yet: a new connection whose client has not spoken. Nothing is kept for it.
+    /// There was no request: a new connection whose client has not sent anything. Nothing is kept for it.
     Nothing,
-    /// The head is not whole: its bytes are kept in the connection, and nothing else.
+    /// The head is incomplete: the connection keeps its bytes, and nothing else.
     Partial,
     KeepAlive,
     Close,
-    /// Bytes of an unread body are on their way: close without a reset that could destroy the response.
+    /// Bytes of an unread body are on their way: close without a reset, which could destroy the response.
     Linger(&'static core::Conf),
     Tunnel(Box<tunnel::Tunnel>),
 }
 
 impl Conn {
-    /// Takes a client's socket into the loop. Errors: those of epoll.
+    /// Registers a client's socket with the loop. Errors: those of epoll.
     pub fn open(
         fd: OwnedFd,
         service: Service,
@@ -134,14 +136,14 @@ impl Conn {
         })
     }
 
-    /// Takes over where an older generation's worker has left the connection. That worker's word is not trusted: an idle
-    /// connection stays no longer than the longest `keepalive_timeout` of this configuration, and one whose PROXY header
-    /// is broken is refused.
+    /// Continues with a connection from a worker of an older generation. That worker is not trusted: an idle
+    /// connection stays at most for the longest `keepalive_timeout` of this configuration, and one with an
+    /// invalid PROXY header is refused.
     pub fn adopted(mut self, handover: &Handover) -> Option<Self> {
         let now = runtime::now_ms();
         self.transport.share();
         self.proxy = proxy_header::of_handover(&handover.proxy).ok()?.map(Rc::new);
-        // It was idle between two requests, so it has had one; and it may have many more.
+        // It was idle between two requests, so it has had at least one, and it may have had many more.
         self.requests = handover.requests.clamp(1, u64::from(u32::MAX));
         self.opened_ms = now.saturating_sub(handover.opened_ms_ago);
         self.adopted_until_ms = Some(now + handover.idle_ms_left.min(self.service.config().keepalive_ms_max));
@@ -152,7 +154,7 @@ impl Conn {
         &self.service.config().servers[self.listen.default]
     }
 
-    /// Another request of this connection begins to be answered.
+    /// Counts a request that starts to be answered.
     fn count_request(&mut self) {
         self.requests += 1;
         self.open.turn(Total::Writing);
@@ -169,16 +171,16 @@ impl Conn {
         }
     }
 
-    /// The end of a wait for the rest of a head: `client_header_timeout`, or what `client_header_min_rate` leaves.
-    /// `None`: none has begun.
+    /// The end of the wait for the rest of a head: `client_header_timeout`, or what `client_header_min_rate`
+    /// leaves. `None`: no head has started.
     fn head_deadline_ms(&self) -> Option<u64> {
         let Held::Head(partial) = &self.held else { return None };
         let core = &self.default_server().root.core;
         Some(partial.began_ms + room::shorten(core.client_header_timeout()).min(partial.paced_ms(core)))
     }
 
-    /// The worker has asked for this connection's place, and no whole head has come. A head that comes fast enough
-    /// lets others go first, once.
+    /// The worker has asked this connection to close, and its head is incomplete. If the head arrives fast
+    /// enough, others go first, once.
     #[cold]
     fn gives_way(&mut self) -> bool {
         let core = &self.default_server().root.core;
@@ -214,7 +216,7 @@ impl Partial {
         self.bytes.data().len() as u64
     }
 
-    /// How long as many bytes may have taken by the least rate of a head.
+    /// How long this many bytes may take at the minimum rate of a head.
     fn paced_ms(&self, core: &core::Conf) -> u64 {
         let rate = core.client_header_min_rate();
         rate.map_or(u64::MAX, |rate| u64::from(rate.grace_ms) + rate.time_for_ms(self.length()))
@@ -262,7 +264,7 @@ pub async fn serve(mut conn: Conn) {
             }
             // Flush first: a client that sees the close must already find its request in the access log.
             After::Close => return access::flush_turn(),
-            // Boxed, like the request: what is awaited here would otherwise make every idle connection larger.
+            // Boxed, like the request: a future that is awaited here would make every idle connection larger.
             After::Linger(core) => {
                 access::flush_turn();
                 return Box::pin(linger(&conn, core)).await;
@@ -273,17 +275,17 @@ pub async fn serve(mut conn: Conn) {
 }
 
 impl Conn {
-    /// Whether an idle connection of a worker that leaves has a request after all.
+    /// True if an idle connection of a leaving worker receives a request after all.
     async fn speaks_up(&self, until_ms: u64) -> bool {
         let end = race(sleep(self.stays_ms(until_ms)), drain::reached(drain::Mode::Now));
         matches!(race(self.transport.readable(), end).await, Either::First(Ok(())))
     }
 
-    /// How long an idle connection of a worker that leaves still waits for a request that may be on its way;
-    /// `until_ms` is when it would have closed anyway.
+    /// How long an idle connection of a leaving worker waits for a request that may be on its way; `until_ms`
+    /// is when it would have closed anyway.
     fn stays_ms(&self, until_ms: u64) -> u64 {
         if self.keepalive_min_ms == 0 {
-            return 1; // a request may have come that the loop has not heard of yet: one look
+            return 1; // a request may have arrived that the loop has not seen yet: look once
         }
         let idle_since_ms = until_ms.saturating_sub(u64::from(self.keepalive_ms));
         let stays_until_ms = (idle_since_ms + u64::from(self.keepalive_min_ms)).min(until_ms);
@@ -298,12 +300,12 @@ fn hand_over(conn: Conn, until_ms: u64) {
         return; // kilobytes of TLVs: it closes, as any idle connection may
     }
     if let Some(fd) = fd {
-        // Refused: nobody takes it, so it closes, as any server may close an idle connection.
+        // Refused: the connection closes, as any server may close an idle connection.
         drop(service.hand_over(fd, &handover));
     }
 }
 
-/// Reads what must come before the first request; false: the connection is over.
+/// Reads the PROXY header before the first request; false: the connection is over.
 async fn read_proxy_header(conn: &mut Conn) -> bool {
     let core = &conn.default_server().root.core;
     let (buffer_size, wait_ms) = (core.client_header_buffer_size(), core.client_header_timeout());
@@ -355,7 +357,7 @@ async fn one_request(conn: &mut Conn) -> After {
     let mut client = Client::new(Downstream::H1(&conn.transport));
     let outcome = pinned(|| pipeline::handle(&mut request, &mut client, Entry::Client)).await;
     if let Some(tunnel) = request.proxied.take_tunnel() {
-        // The request lives as long as its tunnel, so that it is logged with the tunnel's bytes and time.
+        // The request lives as long as its tunnel, so that the log line includes the tunnel's bytes and time.
         return After::Tunnel(Box::new(tunnel::Tunnel::new(tunnel, request)));
     }
     let core: &'static core::Conf = &request.location.core;
@@ -363,7 +365,8 @@ async fn one_request(conn: &mut Conn) -> After {
         let is_body_late = request.error_status == Some(408) && !request.body.is_read();
         let is_reader_late = outcome.is_err_and(|error| error.status == 408);
         let may_reset = is_body_late || request.response.status == 444;
-        // Who takes nothing must not keep megabytes in the kernel either: an answer that is cut loses nothing by it.
+        // A client that does not read must not occupy megabytes in the kernel either; a response that is cut
+        // off loses nothing by a reset.
         if is_reader_late || (may_reset && core.resets_timed_out()) {
             conn.transport.reset_on_close();
             return After::Close;
@@ -383,28 +386,28 @@ async fn one_request(conn: &mut Conn) -> After {
     After::KeepAlive
 }
 
-/// Answers a request that goes no further, and logs it.
+/// Answers a request that is refused, and logs it.
 ///
-/// Boxed where it is awaited, as are the other ends that few requests meet: all futures of a request share one
-/// allocation, which is as large as its largest way.
+/// Boxed where it is awaited, as are other rare endings: all futures of a request share one allocation, whose
+/// size is that of its largest path.
 async fn refuse(mut request: Box<Request>, transport: &Transport, status: u16) {
     let mut client = Client::new(Downstream::H1(transport));
     let _ = pipeline::handle(&mut request, &mut client, Entry::Refused(status)).await;
 }
 
-/// What came of waiting for a request's head.
+/// The result of waiting for a request's head.
 enum Head {
-    /// The head's bytes, the head, what came behind it, and when its first part came (`None`: all came at once).
+    /// The head's bytes, the head, the bytes after it, and when its first part arrived (`None`: all at once).
     Complete(Buffer, Box<RequestHead>, Vec<u8>, Option<u64>),
-    /// The socket had not a byte.
+    /// The socket had no data.
     Nothing,
-    /// More must come; what has come is in the connection.
+    /// More must arrive; the connection keeps what it has.
     Partial,
-    /// The connection ended or was refused, and the client was told.
+    /// The connection ended or was refused, and the client has been answered.
     Over,
 }
 
-/// Reads until a head is complete, once its first bytes are there.
+/// Reads until a head is complete, once its first bytes have arrived.
 async fn read_head(conn: &mut Conn) -> Head {
     let core = &conn.default_server().root.core;
     let (first, limits) = (core.client_header_buffer_size(), core.head_limits());
@@ -436,7 +439,7 @@ async fn read_head(conn: &mut Conn) -> Head {
                     return Head::Complete(input, head, rest, began_ms);
                 }
                 Ok(Progress::Partial) => {
-                    // Skipped once. One is left where nothing stands behind them: the request has begun.
+                    // Skipped once. One is left if nothing follows them: the request has started.
                     let empty = head::empty_lines(input.data());
                     if empty > 0 {
                         input.consume(empty - usize::from(empty == input.data().len()));
@@ -460,7 +463,7 @@ async fn read_head(conn: &mut Conn) -> Head {
                 if input.data().is_empty() {
                     return Head::Nothing;
                 }
-                // It may be a while: nothing is held meanwhile but these bytes.
+                // It may take a while: only these bytes are kept meanwhile.
                 let began_ms = began_ms.unwrap_or_else(runtime::now_ms);
                 conn.held = Held::Head(Partial { bytes: input.slim(), line: seen.line as u32, began_ms });
                 return Head::Partial;
@@ -485,17 +488,17 @@ async fn refuse_head(conn: &mut Conn, read: Read, error: h1::Error) -> Head {
     let told = limit.map(|limit| limit::told(&request, limit)).unwrap_or_default();
     log::info!(request.error_log(), &request, "client sent {error}{told}");
     request.termination = Some(Termination::of_head(limit, request.passes()));
-    // nginx's status for a head that is too large, whose page `error_page 494` may replace
+    // nginx's status for a head that is too large; `error_page 494` may set its page
     let status = if error.is_too_large() { 494 } else { error.status() };
     refuse(request, &conn.transport, status).await;
     linger(conn, &conn.default_server().root.core).await;
     Head::Over
 }
 
-/// What was read of a head that goes no further, and when its first part came (`None`: all of it came at once).
+/// The part of a refused head that was read, and when its first part arrived (`None`: all at once).
 type Read = (Buffer, Option<u64>);
 
-/// The rest of a head did not come in time, or too slowly.
+/// The rest of a head did not arrive in time, or arrived too slowly.
 async fn head_timed_out(conn: &mut Conn) {
     let core = &conn.default_server().root.core;
     let Held::Head(partial) = std::mem::take(&mut conn.held) else { return };
@@ -520,7 +523,7 @@ async fn head_timed_out(conn: &mut Conn) {
     refuse(request, &conn.transport, 408).await;
 }
 
-/// The client closed inside a head.
+/// The client closed the connection inside a head.
 fn client_left(conn: &mut Conn, read: Read) -> Head {
     let mut request = unfinished(conn, read, false);
     request.response.status = 400;
@@ -529,15 +532,15 @@ fn client_left(conn: &mut Conn, read: Read) -> Head {
     Head::Over
 }
 
-/// A request whose head was refused or has not come whole: what was read of it is there for its error page and its line
-/// in the log.
+/// The request for a head that was refused or is incomplete: the bytes read are available to its error page
+/// and its log line.
 ///
-/// The server is the one that nginx has chosen by then: that of the `Host` that was read (without one, where
-/// `has_all_fields`, that of no name), and the default one while the request line is not good.
+/// The server is the one that nginx would have chosen by then: by the `Host` that was read (without one, if
+/// `has_all_fields`, the server for no name), or the default server if the request line is invalid.
 fn unfinished(conn: &mut Conn, (input, began_ms): Read, has_all_fields: bool) -> Box<Request> {
     conn.count_request();
     let data = input.data();
-    // What was looked at while it came is in pieces: once more, as far as it goes.
+    // Fields were parsed piecemeal as they arrived: parse again, as far as possible.
     let mut head = Box::<RequestHead>::default();
     let _ = head::parse(data, &conn.default_server().root.core.head_limits(), &mut head);
     head.connection = head.fields.connection(data).unwrap_or_default();
@@ -572,7 +575,7 @@ fn unfinished(conn: &mut Conn, (input, began_ms): Read, has_all_fields: bool) ->
     request
 }
 
-/// A request line that cannot be meant is refused by the default server: nginx has not looked at `Host` yet.
+/// An invalid request line is refused by the default server: nginx has not looked at `Host` yet.
 fn by_default_server(request: &mut Request) {
     request.server = &request.config.servers[request.connection.listen.default];
     request.location = &request.server.root;
@@ -597,7 +600,7 @@ fn connection(conn: &Conn) -> Connection {
     }
 }
 
-/// Makes a request of a parsed head: its host, server, URI and body. Errors: the status to refuse it with.
+/// Makes a request from a parsed head: its host, server, URI and body. Errors: the status of the refusal.
 fn prepare(
     conn: &mut Conn,
     input: Buffer,
@@ -681,20 +684,20 @@ fn prepare(
     Ok(request)
 }
 
-/// What the client asks for; the location has its say later (`target::bound_keepalive`).
+/// What the client asks for; the location decides later (`target::bound_keepalive`).
 fn wants_keep_alive(head: &RequestHead) -> bool {
     let asked = &head.connection;
     let by_client = if head.version >= Version::Http11 { !asked.close } else { asked.keep_alive };
     by_client && drain::mode() < drain::Mode::Close
 }
 
-/// Reads what is left of a request's body so that the next request can be found; false: it took too long.
+/// Reads the rest of a request's body, to find the next request; false: it took too long.
 async fn discard(request: &mut Request, client: Downstream<'_>) -> bool {
     let core = &request.location.core;
     let (timeout_ms, time_ms) = (core.lingering_timeout(), core.lingering_time());
     request.body.forget_continue();
     request.body.set_limits(body::Limits { max: 0, timeout_ms, buffer_size: 4096, min_rate: None });
-    let _ = request.body.admit(0); // nothing of it is kept: the time bounds it
+    let _ = request.body.admit(0); // nothing is kept: the time bounds it
     let read = async {
         while let Ok(true) = request.body.data_ready(client).await {
             let count = request.body.data().len();
@@ -705,11 +708,11 @@ async fn discard(request: &mut Request, client: Downstream<'_>) -> bool {
     timeout(time_ms, read).await.unwrap_or(false)
 }
 
-/// Bytes of one read of what nobody wants.
+/// Size of a read whose data is discarded.
 const LINGERING_READ_BYTES: usize = 16 * 1024;
 
-/// Tells the client that nothing more comes, and reads what is still on its way, so that no reset
-/// overtakes the response (`lingering_close`).
+/// Ends the sending direction, and reads what is still on its way, so that a reset does not destroy the
+/// response (`lingering_close`).
 async fn linger(conn: &Conn, core: &core::Conf) {
     if !core.lingering_close() || conn.transport.shutdown().is_err() {
         return;
@@ -721,7 +724,7 @@ async fn linger(conn: &Conn, core: &core::Conf) {
             if timeout(timeout_ms, conn.transport.waiting(Waiting::Idle)).await.is_err() {
                 return;
             }
-            // A client that sends faster than this reads is read in turns with the others.
+            // A client that sends faster than this reads takes turns with the others.
             poll_fn(|cx| conn.transport.poll_budget(cx)).await;
             let mut buffer = Buffer::take(LINGERING_READ_BYTES);
             match conn.transport.try_read(buffer.space()) {

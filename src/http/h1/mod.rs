@@ -1,7 +1,8 @@
-//! HTTP/1 with a client: a connection's life, and how one request's body is read from it and its response written.
+//! HTTP/1 with a client: the life of a connection, reading a request's body and writing its response.
 //!
-//! The rest of `http/` knows a [`Reader`] and a [`Writer`] as variants of what a body is read and a response written
-//! with (`http/request/body.rs`, `http/response/output.rs`); another client protocol is another folder like this one.
+//! The rest of `http/` knows a [`Reader`] and a [`Writer`] as variants of a body's source and a response's
+//! destination (`http/request/body.rs`, `http/response/output.rs`); another client protocol is another folder
+//! like this one.
 
 pub mod connection;
 pub mod reader;

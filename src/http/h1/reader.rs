@@ -1,7 +1,7 @@
-//! Reading the body of a request from a connection of HTTP/1: its framing, and `100 Continue`.
+//! Reads the body of a request from an HTTP/1 connection: its framing, and `100 Continue`.
 //!
-//! Touches: the client's connection. Waits for bytes and nothing else: how long is the body's matter
-//! (`http/request/body.rs`). Bounded: one buffer, refilled only when what was decoded is consumed.
+//! Touches: the client's connection. Waits for bytes only: timeouts are up to the body
+//! (`http/request/body.rs`). Bounded: one buffer, refilled only when its decoded bytes have been consumed.
 //! RFC 9112 §6, §7.1; RFC 9110 §10.1.1.
 
 use std::io;
@@ -18,7 +18,7 @@ use crate::runtime;
 use crate::runtime::buffer::Buffer;
 use crate::sys::transfer::Pipe;
 
-/// Bytes of one read from a client that sends a long body faster than it is read.
+/// Size of a read from a client that sends a long body faster than it is read.
 const LONG_READ_BYTES: usize = 64 * 1024;
 
 #[derive(Debug)]
@@ -28,27 +28,27 @@ enum Framing {
     Done,
 }
 
-/// The bytes of one request's body as they come, and behind them those of the next request.
+/// The bytes of one request's body as they arrive, followed by those of the next request.
 ///
-/// The body asks for decoded bytes ([`Reader::data`]) and has more read where there are none: first
-/// [`Reader::decode`], then [`Reader::poll_fill`]. Errors are the client's: 400 for framing that cannot be understood or
-/// an end before the body's, 499 where the connection fails. The connection must be closed after any of them.
+/// The body takes decoded bytes ([`Reader::data`]) and has more read if there are none: first
+/// [`Reader::decode`], then [`Reader::poll_fill`]. Errors are the client's: 400 for invalid framing or a
+/// premature end, 499 if the connection fails. The connection must be closed after any of them.
 #[derive(Debug)]
 pub struct Reader {
     framing: Framing,
-    /// Bytes from the connection; taken from the pool when the first byte is due, given back at the end.
+    /// Bytes from the connection; taken from the pool when the first byte is due, returned at the end.
     buffer: Option<Buffer>,
     /// The decoded bytes inside `buffer.data()`.
     ready: Range<usize>,
-    /// The last read filled its room: more is there than it had.
+    /// The last read filled its space: more data is available.
     is_fast: bool,
     /// The client waits for `100 Continue`.
     expects_continue: bool,
 }
 
 impl Reader {
-    /// `rest` are the bytes that came behind the head: the beginning of the body, and perhaps of the next request. A
-    /// buffer for them has `buffer_size` bytes at least, where that is little.
+    /// `rest` is what arrived after the head: the start of the body, and perhaps of the next request. A
+    /// buffer for them has at least `buffer_size` bytes.
     #[inline(always)]
     pub fn new(declared: BodyLength, rest: &[u8], expects_continue: bool, buffer_size: usize) -> Self {
         let framing = match declared {
@@ -65,13 +65,13 @@ impl Reader {
         Self { framing, buffer, ready: 0..0, is_fast: false, expects_continue }
     }
 
-    /// Every byte of the body has been read from the connection.
+    /// True if the whole body has been read from the connection.
     #[inline]
     pub fn is_read(&self) -> bool {
         matches!(self.framing, Framing::Done)
     }
 
-    /// The decoded bytes at hand.
+    /// The decoded bytes in memory.
     #[inline]
     pub fn data(&self) -> &[u8] {
         self.buffer.as_ref().and_then(|buffer| buffer.data().get(self.ready.clone())).unwrap_or(&[])
@@ -87,8 +87,8 @@ impl Reader {
         self.ready.start += count.min(self.ready.len());
     }
 
-    /// Drops what was decoded before, and decodes what is buffered. False: more must be read first, or the body had
-    /// ended already.
+    /// Drops the previous decoded bytes, and decodes what is buffered. False: more must be read first, or the
+    /// body has ended.
     pub fn decode(&mut self) -> Result<bool, Error> {
         let Some(buffer) = &mut self.buffer else { return Ok(false) };
         buffer.consume(self.ready.end);
@@ -119,7 +119,7 @@ impl Reader {
         Ok(self.has_data() || self.is_read())
     }
 
-    /// Reads once, what is decoded next. Ready with the count of bytes, which are as they came.
+    /// Reads once, to be decoded next. Ready with the number of raw bytes.
     pub fn poll_fill(
         &mut self,
         transport: &Transport,
@@ -138,7 +138,7 @@ impl Reader {
         if buffer.data().is_empty() {
             buffer.clear();
             if buffer.capacity() < wanted {
-                *buffer = Buffer::take(wanted); // the first one is as large as what came with the head
+                *buffer = Buffer::take(wanted); // the first buffer is as large as what arrived with the head
             }
         } else if buffer.space().is_empty() {
             buffer.compact();
@@ -153,7 +153,7 @@ impl Reader {
             Poll::Ready(Ok(count)) => {
                 buffer.filled(count);
                 if left == u64::MAX {
-                    // decoding them takes no I/O: chunks may be of one byte
+                    // decoding takes no I/O, and chunks may be single bytes
                     runtime::charge((count / DECODED_BYTES) as u32);
                 }
                 self.is_fast = count == room;
@@ -162,14 +162,14 @@ impl Reader {
             Poll::Ready(Err(error)) => Poll::Ready(Err(Error::gone(error))),
             Poll::Pending => {
                 if buffer.data().is_empty() {
-                    self.buffer = None; // back to the pool: a client that pauses holds no memory
+                    self.buffer = None; // back to the pool: a client that pauses takes no memory
                 }
                 Poll::Pending
             }
         }
     }
 
-    /// Sends the interim response that the client waits for before it sends the body, once.
+    /// Sends the interim response that the client expects before it sends the body, once.
     pub fn send_continue(&mut self, transport: &Transport) {
         if std::mem::take(&mut self.expects_continue) {
             writer::write_continue(transport);
@@ -181,8 +181,8 @@ impl Reader {
         self.expects_continue = false;
     }
 
-    /// How many bytes may be moved past [`Reader::data`]: what is left of a body of known length, once nothing of it is
-    /// in memory.
+    /// How many bytes may be moved after [`Reader::data`]: the rest of a body of known length, if none of it
+    /// is in memory.
     pub fn movable(&self) -> u64 {
         let is_drained = self.buffer.as_ref().is_none_or(|buffer| buffer.data().len() == self.ready.end);
         match self.framing {
@@ -191,8 +191,8 @@ impl Reader {
         }
     }
 
-    /// Moves bytes from the socket into an empty pipe. Ready with their count; 0: nothing is [`Reader::movable`], or the
-    /// socket is not plain.
+    /// Moves bytes from the socket into an empty pipe. Ready with their number; 0: nothing is
+    /// [`Reader::movable`], or the socket is not plain.
     pub fn poll_move(
         &mut self,
         transport: &Transport,
@@ -207,10 +207,10 @@ impl Reader {
         ready!(io.poll_readable(cx)).map_err(Error::gone)?;
         match io.try_receive(|fd| pipe.fill(fd, *left)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !io.is_hung_up() => {
-                let _ = io.poll_readable(cx); // not any more: the next event wakes
+                let _ = io.poll_readable(cx); // no longer readable: the next event wakes
                 Poll::Pending
             }
-            // after a hang-up no event comes any more: the call alone tells the end
+            // after a hang-up there are no more events: only the call reports the end
             Ok(0) => Poll::Ready(Err(Error::client(Kind::Cut))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Poll::Ready(Err(Error::client(Kind::Cut)))
@@ -226,8 +226,8 @@ impl Reader {
         }
     }
 
-    /// The bytes behind the body, which belong to the next request; only once the body was read. Leaves an ended
-    /// body behind.
+    /// The bytes after the body, which belong to the next request; call it only after the body has been read.
+    /// Leaves an ended body.
     pub fn take_rest(&mut self) -> Option<Buffer> {
         let mut buffer = self.buffer.take()?;
         buffer.consume(self.ready.end);

@@ -1,7 +1,8 @@
-//! `Server` and `Date`: the lines that all responses of one second have in common.
+//! `Server` and `Date`: the lines that all responses of one second share.
 //!
-//! Touches: the clock. They are made once a second and copied as they stand, which takes a fifth of the instructions of
-//! writing them. Behaviour: nginx.org, `server_tokens`.
+//! Touches: the clock. They are built once a second and copied, which takes a fifth of the instructions of
+//! writing them.
+//! Behaviour: nginx.org, `server_tokens`.
 
 use std::cell::RefCell;
 
@@ -19,7 +20,7 @@ const SHORT: &str = "pronghorn";
 pub struct Wanted {
     pub server: bool,
     pub date: bool,
-    /// With its version (`server_tokens`).
+    /// Includes the version (`server_tokens`).
     pub version: bool,
 }
 
@@ -33,7 +34,7 @@ thread_local! {
     static MADE: RefCell<[Option<Made>; 2]> = const { RefCell::new([None, None]) };
 }
 
-/// Writes the lines that are wanted.
+/// Writes the wanted lines.
 #[inline]
 pub fn write(wanted: Wanted, head: &mut Head<'_>) {
     let seconds = clock::wall_seconds();

@@ -1,8 +1,9 @@
-//! Writing a response to a connection of HTTP/1: interim responses, the head, the framing of the body, what waits.
+//! Writes a response to an HTTP/1 connection: interim responses, the head, the framing of the body, pending
+//! bytes.
 //!
-//! Touches: the client's connection. What waits is bounded by whoever writes; `send_timeout` runs while the connection
-//! takes nothing. Every byte of HTTP/1 that a client gets is made here.
-//! RFC 9112 §4, §6, §7.1; RFC 9110 §15.2.
+//! Touches: the client's connection. Callers bound the pending bytes; `send_timeout` runs while the
+//! connection takes nothing. Every byte of HTTP/1 that a client gets is produced here. RFC 9112 §4, §6, §7.1;
+//! RFC 9110 §15.2.
 
 use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
@@ -15,19 +16,19 @@ use crate::proto::h1::encode::{self, Head, Lines, Text};
 use crate::proto::header::Id;
 use crate::runtime::{self, Timer, buffer, timeout};
 
-/// Room for a usual head.
+/// Capacity for a usual head.
 const HEAD_BYTES: usize = 512;
 
-/// Body bytes up to this many are copied behind their head: cheaper than to hand the kernel a list.
+/// Up to this many body bytes are copied after their head, which is cheaper than a vectored write.
 const JOINED_MAX: usize = 4096;
 
-/// The last bytes of a body, up to this many, are copied in front of its end.
+/// Up to this many of the last bytes of a body are copied before its end.
 const LAST_MAX: usize = 32 * 1024;
 
-/// How the end of the response's body is told.
+/// How the end of the response's body is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
-    /// Nothing was started.
+    /// No response has been started.
     Idle,
     /// No body follows: HEAD, 204, 304.
     Bodiless,
@@ -35,46 +36,46 @@ enum Framing {
         left: u64,
     },
     Chunked,
-    /// The end of the connection ends it (HTTP/1.0).
+    /// The end of the connection is the end of the body (HTTP/1.0).
     UntilClose,
-    /// Cut: no end may be written.
+    /// Cut off: no end may be written.
     Abandoned,
 }
 
-/// What the head of a response depends on beside the response: its request, and the settings in force.
+/// What the head depends on besides the response: its request, and the settings in force.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// The request was for the head alone.
+    /// The request was HEAD.
     pub is_head: bool,
-    /// The client knows chunks, and the configuration lets it have them.
+    /// The client supports chunks, and the configuration allows them.
     pub may_chunk: bool,
     /// The connection may serve another request.
     pub keep_alive: bool,
-    /// `Server` tells the version (`server_tokens`).
+    /// `Server` includes the version (`server_tokens`).
     pub tells_version: bool,
-    /// Seconds for `Keep-Alive: timeout=`; `None`: no such field.
+    /// The seconds for `Keep-Alive: timeout=`; `None`: no such field.
     pub keepalive_seconds: Option<u64>,
     /// `send_timeout`.
     pub timeout_ms: u64,
 }
 
-/// What has become of a response with its head.
+/// The result of starting a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Started {
-    /// Whether the connection may still serve another request: not where its end is that of the body.
+    /// The connection may serve another request: it does not end with the body.
     pub keep_alive: bool,
     pub head_bytes: u64,
 }
 
-/// One response on its way to a connection.
+/// A response on its way to a connection.
 ///
-/// A response begins with [`Writer::start`]; the parts of its body are framed, joined to what waits where they are
-/// short, sent and settled, in this order, and [`Writer::end`] follows the last one. A response that is given up in the
-/// middle is abandoned, and its connection closed.
+/// A response begins with [`Writer::start`]; the parts of its body are framed, joined with pending bytes if
+/// they are short, sent and settled, in this order, and [`Writer::end`] follows the last one. A response that
+/// is given up midway is abandoned, and its connection closed.
 #[derive(Debug)]
 pub struct Writer {
     framing: Framing,
-    /// Head, chunk heads and what was written ahead: the connection has not taken them yet.
+    /// Head, chunk heads and data that the connection has not taken yet.
     pending: Vec<u8>,
     timer: Timer,
     timeout_ms: u64,
@@ -87,7 +88,8 @@ impl Writer {
         Self { framing, pending: buffer::scratch(), timer, timeout_ms: 60_000 }
     }
 
-    /// Makes the head of `response`, after deciding how its body is framed: it leaves with the first bytes of the body.
+    /// Decides how the body of `response` is framed, and writes its head, which is sent with the first bytes
+    /// of the body.
     #[inline]
     pub fn start(&mut self, response: &mut Response, mut terms: Terms) -> Started {
         let framing = framing_of(response, &terms);
@@ -95,12 +97,12 @@ impl Writer {
         self.begin(response, &terms, framing, framing)
     }
 
-    /// Makes the head of a 101, behind which the connection is a tunnel (RFC 9110 §7.8).
+    /// Writes the head of a 101, after which the connection is a tunnel (RFC 9110 §7.8).
     pub fn start_tunnel(&mut self, response: &Response, terms: &Terms) -> Started {
         self.begin(response, terms, Framing::UntilClose, Framing::Bodiless)
     }
 
-    /// Makes the head, which says `shown` of what follows; what follows goes out as `framing`.
+    /// Writes the head, which declares `shown` as the framing; the body is sent with `framing`.
     #[inline]
     fn begin(&mut self, response: &Response, terms: &Terms, framing: Framing, shown: Framing) -> Started {
         (self.framing, self.timeout_ms) = (framing, terms.timeout_ms);
@@ -109,19 +111,19 @@ impl Writer {
         Started { keep_alive: terms.keep_alive, head_bytes: (self.pending.len() - before) as u64 }
     }
 
-    /// Bytes that wait for the connection.
+    /// The number of bytes that wait for the connection.
     #[inline]
     pub fn pending_count(&self) -> usize {
         self.pending.len()
     }
 
-    /// Ends the response here, without its end: what waits is dropped.
+    /// Ends the response here, without writing its end: pending bytes are dropped.
     pub fn abandon(&mut self) {
         self.framing = Framing::Abandoned;
         self.pending.clear();
     }
 
-    /// Fields may follow the body.
+    /// True if trailer fields may follow the body.
     pub fn takes_trailers(&self) -> bool {
         self.framing == Framing::Chunked
     }
@@ -131,7 +133,7 @@ impl Writer {
         !matches!(self.framing, Framing::Idle | Framing::Bodiless | Framing::Abandoned)
     }
 
-    /// How many bytes may be moved past this writer: `None` where each part of the body must be framed.
+    /// How many bytes may bypass this writer; `None`: each part of the body must be framed.
     pub fn raw_room(&self) -> Option<u64> {
         match self.framing {
             Framing::Length { left } => Some(left),
@@ -140,14 +142,14 @@ impl Writer {
         }
     }
 
-    /// Counts bytes that were moved past it.
+    /// Counts bytes that bypassed it.
     pub fn moved(&mut self, count: u64) {
         if let Framing::Length { left } = &mut self.framing {
             *left = left.saturating_sub(count);
         }
     }
 
-    /// The part of `data` that belongs to the body, and what must follow it; a chunk's head is written here.
+    /// The part of `data` that belongs to the body, and the framing to send after it; writes a chunk's head.
     #[inline]
     pub fn frame<'b>(&mut self, data: &'b [u8]) -> (&'b [u8], &'static [u8]) {
         match &mut self.framing {
@@ -165,7 +167,7 @@ impl Writer {
         }
     }
 
-    /// Writes the end; false when the body is shorter than it was said to be.
+    /// Writes the end. False: the body is shorter than declared.
     #[inline]
     pub fn end(&mut self, trailers: &Lines) -> bool {
         match self.framing {
@@ -177,7 +179,7 @@ impl Writer {
         true
     }
 
-    /// Puts few bytes behind a head that still waits; false: they must be sent as they lie.
+    /// Appends a few bytes to a head that is still pending. False: they must be sent separately.
     #[inline]
     pub fn join(&mut self, data: &[u8], tail: &[u8]) -> bool {
         let joins = !self.pending.is_empty() && data.len() <= JOINED_MAX;
@@ -188,8 +190,8 @@ impl Writer {
         joins
     }
 
-    /// Sends what waits and then `data` and its tail, of all of which `done` bytes are sent already. Ready when
-    /// no more than `ahead` bytes are left.
+    /// Sends pending bytes, then `data` and its tail; `done` bytes of these have been sent already. Ready
+    /// when at most `ahead` bytes are left.
     #[inline(always)]
     pub fn poll_send(
         &mut self,
@@ -240,7 +242,7 @@ impl Writer {
         }
     }
 
-    /// After [`Writer::poll_send`]: what was not sent waits.
+    /// After [`Writer::poll_send`]: makes the unsent rest pending.
     #[inline(always)]
     pub fn settle(&mut self, done: usize, data: &[u8], tail: &[u8]) {
         let head = self.pending.len();
@@ -253,7 +255,7 @@ impl Writer {
         self.pending.extend_from_slice(&tail[done.saturating_sub(head + data.len()).min(tail.len())..]);
     }
 
-    /// Puts the last bytes of a body, framed, in front of the end that follows; false: they are too many.
+    /// Keeps the last bytes of a body, framed, to send them with the end. False: they are too many.
     #[inline]
     pub fn hold_last(&mut self, data: &[u8], tail: &[u8]) -> bool {
         let holds = data.len() <= LAST_MAX && self.pending.len() <= LAST_MAX;
@@ -271,16 +273,16 @@ impl Drop for Writer {
     }
 }
 
-/// Tells a client that waits for it to send its body.
+/// Asks a client that waits for it to send its body.
 ///
 /// 25 bytes into an empty socket buffer; should they not fit, the client waits no longer than without them.
 pub fn write_continue(transport: &Transport) {
     let _ = transport.try_write(b"HTTP/1.1 100 Continue\r\n\r\n");
 }
 
-/// Sends `103 Early Hints` (RFC 8297) with these fields, while nothing of the response itself is on its way.
+/// Sends `103 Early Hints` (RFC 8297) with these fields, before the response itself has started.
 ///
-/// Errors: 499 when the client has gone, 408 when it takes nothing for so long.
+/// Errors: 499 if the client has gone, 408 if it reads nothing for this long.
 pub async fn write_early_hints(transport: &Transport, fields: &Lines, timeout_ms: u64) -> Result<(), Error> {
     let mut out = Vec::new();
     let mut head = Head::response(103, &Text::constant("Early Hints"), &mut out);
@@ -293,7 +295,7 @@ pub async fn write_early_hints(transport: &Transport, fields: &Lines, timeout_ms
     }
 }
 
-/// How the end of a response's body is told to the client. Trailers need chunks, so a length makes way for them.
+/// The framing of a response's body. Trailers need chunks, so a length is dropped for them.
 fn framing_of(response: &mut Response, terms: &Terms) -> Framing {
     if terms.is_head || response.is_bodiless() {
         return Framing::Bodiless;
@@ -313,7 +315,7 @@ fn render_head(response: &Response, terms: &Terms, framing: Framing, out: &mut V
         HEAD_BYTES + usize::try_from(response.content_length.unwrap_or(0)).unwrap_or(0).min(JOINED_MAX),
     );
     let mut head = Head::response(response.status, &reason_of(response), out);
-    // Those of an upstream that `proxy_pass_header` lets through stand instead of ours, also where there are none.
+    // Fields of an upstream that `proxy_pass_header` passes on replace ours, even if it sent none.
     let wanted = Wanted {
         server: !response.omits.server && response.headers.get(Id::Server).is_none(),
         date: !response.omits.date && response.headers.get(Id::Date).is_none(),

@@ -422,8 +422,8 @@ impl Body {
         self.reader.forget_continue();
     }
 
-    /// The bytes behind the body, which belong to the next request; only once the body was read. Leaves an ended
-    /// body behind.
+    /// The bytes after the body, which belong to the next request; call it only after the body has been read.
+    /// Leaves an ended body.
     pub fn take_rest(&mut self) -> Option<Buffer> {
         self.reader.take_rest()
     }

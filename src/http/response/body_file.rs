@@ -1,16 +1,17 @@
-//! What waits for a slow client when the buffers are full: a temporary file, written behind and read in front.
+//! Response data that waits for a slow client when the buffers are full, in a temporary file that is written
+//! at its end and read from its start.
 //!
-//! Touches: the disk, through the blocking pool. Bounded by `proxy_max_temp_file_size`; a file that was read to its
-//! end is replaced by a new one. When the disk fails, the upstream waits for the client again.
+//! Touches: the disk, through the blocking pool. Bounded by `proxy_max_temp_file_size`; a file that has been
+//! read to its end is replaced by a new one. If the disk fails, the upstream waits for the client again.
 
 use crate::http::request::Request;
 use crate::http::temp_file::{Keep, TempFile, TempPath};
 use crate::log;
 
-/// Bytes that are read from the file at once.
+/// Size of a read from the file.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Bytes of one answer that wait on disk.
+/// The bytes of one response that wait on disk.
 #[derive(Debug)]
 pub struct Spill {
     place: &'static TempPath,
@@ -25,12 +26,12 @@ impl Spill {
         Self { place, max, file: None, read: 0, is_broken: false }
     }
 
-    /// Nothing waits on disk.
+    /// True if nothing waits on disk.
     pub fn is_empty(&self) -> bool {
         self.file.is_none()
     }
 
-    /// Takes bytes; false: there is no room, or the disk failed, and they must be sent instead.
+    /// Takes bytes. False: there is no room, or the disk failed, and the caller must send them.
     pub async fn append(&mut self, request: &Request, data: &[u8]) -> bool {
         let length = self.file.as_ref().map_or(0, TempFile::len);
         if self.is_broken || length + data.len() as u64 > self.max {
@@ -43,7 +44,7 @@ impl Spill {
         let written = match written {
             Ok(mut file) => match file.append(data.to_vec()).await {
                 Ok(_) => Ok(file),
-                // what was written before is whole
+                // what was written before is intact
                 Err(why) => {
                     self.file = (length > 0).then_some(file);
                     Err(why)
@@ -61,7 +62,7 @@ impl Spill {
         !self.is_broken
     }
 
-    /// The next bytes that wait. Errors: the file cannot be read, and the answer is cut.
+    /// The next waiting bytes. Errors: the file cannot be read, and the response is cut off.
     pub async fn next(&mut self) -> Result<Vec<u8>, String> {
         let Some(file) = &self.file else { return Ok(Vec::new()) };
         let left = usize::try_from(file.len() - self.read).unwrap_or(usize::MAX);

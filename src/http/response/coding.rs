@@ -1,8 +1,9 @@
-//! Content codings: which of gzip, br and zstd an answer goes out with.
+//! Content codings: selects gzip, br, zstd or none for a response.
 //!
-//! The rules that all codings share; each has a module with its own settings, whose part in the head asks here. Pure
-//! decisions over the request and the response's head. RFC 9110 §8.4, §12.5.3; nginx.org, ngx_http_gzip_module, whose
-//! conditions for a client (`gzip_http_version`, `gzip_proxied`, `gzip_disable`, `gzip_vary`) hold for every coding.
+//! The rules that all codings share. Each coding has a module with its own settings, which calls this one
+//! from its head step. Pure decisions over the request and the response's head. RFC 9110 §8.4, §12.5.3;
+//! nginx.org, ngx_http_gzip_module, whose conditions for clients (`gzip_http_version`, `gzip_proxied`,
+//! `gzip_disable`, `gzip_vary`) apply to every coding.
 
 use std::cell::Cell;
 use std::fmt;
@@ -34,10 +35,10 @@ pub enum Name {
 }
 
 impl Name {
-    /// In the order of preference where a client likes several equally.
+    /// In order of preference among codings that the client likes equally.
     pub const ALL: [Self; 3] = [Self::Zstd, Self::Brotli, Self::Gzip];
 
-    /// As in `Accept-Encoding` and `Content-Encoding`.
+    /// The token in `Accept-Encoding` and `Content-Encoding`.
     pub fn token(self) -> &'static str {
         match self {
             Self::Zstd => "zstd",
@@ -47,15 +48,15 @@ impl Name {
     }
 }
 
-/// Answers of these types are encoded when no directive says more.
+/// The types that are encoded by default.
 const TYPES: &[&str] = &["text/html"];
 
 settings! {
-    /// The settings that every coding has: on or off, the types and the least length of answers.
+    /// The settings that every coding has: on or off, the types and the minimum length of responses.
     #[derive(Debug)]
     pub struct Offer {
         pub on: Setting<bool> = false,
-        /// Bytes of an answer that is worth it.
+        /// The shortest response that is worth encoding.
         pub length_min: Setting<u64> = 20,
         types: MediaTypes,
     }
@@ -71,7 +72,7 @@ impl Offer {
         self.on.get()
     }
 
-    /// Answers like this one are encoded for clients that want it.
+    /// True if responses like this one are encoded for clients that accept it.
     fn fits(&self, response: &Response) -> bool {
         self.is_on()
             && response.content_length.is_none_or(|length| length >= self.length_min.get())
@@ -79,35 +80,35 @@ impl Offer {
     }
 }
 
-/// Bytes that went into a coding and came out of it.
+/// The bytes that a coding has consumed and produced.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
     pub given: u64,
     pub made: u64,
 }
 
-/// What becomes known of a coding when its response is complete.
+/// Sizes before and after content coding, once the response is complete.
 pub type Report = Rc<Cell<Option<(Name, Totals)>>>;
 
-/// Something that encodes: one of the libraries. Steps that take long are made on another thread, so it is `Send`.
+/// An encoder, implemented by one of the libraries. It is `Send`, because long steps run on another thread.
 pub trait Engine: fmt::Debug + Send {
-    /// Encodes all of `data` and appends what is complete. Errors: a text for the log.
+    /// Encodes all of `data` and appends complete output. Errors: a message for the log.
     fn push(&mut self, data: &[u8], signal: Signal, out: &mut Vec<u8>) -> Result<(), String>;
 
-    /// Bytes that should be pushed at a time.
+    /// The best number of bytes for one push.
     fn step_bytes(&self) -> usize {
         STEP_BYTES
     }
 
-    /// The microseconds that a push may take, for bytes that are hard to encode: with what is gathered already, where
-    /// the push completes a block.
+    /// The microseconds that a push may take on input that is hard to encode, including earlier input if the
+    /// push completes a block.
     fn work(&self, bytes: usize, signal: Signal) -> u32;
 }
 
-/// Bytes that are encoded at a time.
+/// The usual number of bytes for one push.
 pub const STEP_BYTES: usize = 16 * 1024;
 
-/// Bytes gathered by an encoder that works on whole blocks.
+/// The input that an encoder of whole blocks has collected.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
     size: usize,
@@ -127,26 +128,28 @@ impl Block {
         work_of(bytes, COPY_NS) + if is_worked_on { work_of(gathered, self.ns_per_byte) } else { 0 }
     }
 
-    /// So many bytes were pushed.
+    /// Notes that this many bytes were pushed.
     pub fn push(&mut self, bytes: usize, signal: Signal) {
         self.held = if signal == Signal::More { (self.held + bytes) % self.size } else { 0 };
     }
 }
 
-/// Nanoseconds that it takes to put a byte into a block.
+/// Nanoseconds to copy a byte into a block.
 const COPY_NS: u32 = 1;
 
-/// Microseconds for so many bytes.
+/// The microseconds for this many bytes.
 pub fn work_of(bytes: usize, ns_per_byte: u32) -> u32 {
     u32::try_from(bytes as u64 * u64::from(ns_per_byte) / 1000).unwrap_or(u32::MAX)
 }
 
-/// A way to encode: its settings, and the bytes that an encoder with them holds.
+/// A candidate for encoding: the settings, and the memory that an encoder with them takes.
 pub type Way<S> = (S, usize);
 
-/// Puts a coding on the response if this is the one for it. Of three ways to do it, the best one and two that take less,
-/// it is the first whose memory the worker can spare: the best where half of its budget is enough, the last where all of it is.
-/// Where not even that is free the answer goes out as it is.
+/// Puts a coding on the response if it is the chosen one.
+///
+/// Of three candidates, the best one and two that take less memory, it uses the first one that the worker can
+/// afford: the best if half of the budget suffices, the last if all of it does. If even that is not
+/// available, the response is sent unencoded.
 pub fn apply<E: Engine + 'static, S: PartialEq + Copy>(
     request: &mut Request,
     name: Name,
@@ -157,7 +160,7 @@ pub fn apply<E: Engine + 'static, S: PartialEq + Copy>(
         return;
     }
     if request.response.is_current {
-        return request.response.body_changes(); // nothing is sent that could be encoded
+        return request.response.body_changes(); // no body is sent that could be encoded
     }
     let Some((settings, share)) = draw(request, ways(request)) else { return };
     let engine = engine(request, settings);
@@ -188,7 +191,7 @@ fn draw<S: PartialEq + Copy>(request: &Request, ways: [Way<S>; 3]) -> Option<(S,
         log::warn!(request.error_log(), request, "answers are encoded less or not at all: {why}");
     }
     drawn.or_else(|| {
-        // the client takes nothing that is not encoded
+        // the client accepts only encoded responses
         let list = request.header(Id::AcceptEncoding).unwrap_or(b"");
         let forbids = items(list).any(|item| item.to_ascii_lowercase().starts_with(b"identity;"));
         (forbids && quality(list, "identity").is_none_or(|quality| quality == 0)).then(|| {
@@ -199,7 +202,8 @@ fn draw<S: PartialEq + Copy>(request: &Request, ways: [Way<S>; 3]) -> Option<(S,
     })
 }
 
-/// Whether the response of a client's own request goes out with this coding. Notes that it depends on the client.
+/// True if the response to a client's own request gets this coding. Notes that the response depends on the
+/// client.
 fn is_chosen(request: &mut Request, name: Name) -> bool {
     let response = &request.response;
     let is_plain = response.headers.get(Id::ContentEncoding).is_none_or(<[u8]>::is_empty);
@@ -223,15 +227,15 @@ fn offer(request: &Request, name: Name) -> &'static Offer {
     }
 }
 
-/// The coding that the client likes best of those that fit.
+/// The client's preferred coding among those that are allowed.
 fn best(request: &Request) -> Option<Name> {
     let fitting = Name::ALL.into_iter().filter(|name| offer(request, *name).fits(&request.response));
     let liked = fitting.map(|name| (liking(request, name), name)).filter(|(liking, _)| *liking > 0);
-    // the last of equals wins: most preferred last
+    // `max_by_key` returns the last of equals, so the most preferred comes last
     liked.rev().max_by_key(|(liking, _)| *liking).map(|(_, name)| name)
 }
 
-/// Says once that the answer depends on what the client accepts, where `gzip_vary` wants it said.
+/// Announces once, if `gzip_vary` is on, that the response depends on what the client accepts.
 pub fn vary(request: &mut Request) {
     if !request.location.gzip.vary() || request.is_subrequest() {
         return;
@@ -244,18 +248,19 @@ pub fn vary(request: &mut Request) {
     }
 }
 
-/// How much the client likes a coding, in thousandths; 0: it does not accept it, or may not have it.
+/// The client's preference for a coding, in thousandths; 0: it does not accept it, or must not get it.
 pub fn liking(request: &Request, name: Name) -> u16 {
     let (fields, data) = (&request.head.fields, request.input.data());
     if !fields.has(Id::AcceptEncoding) || request.is_subrequest() || !is_allowed(request) {
         return 0;
     }
-    // several lines are one list (RFC 9110 §5.3)
+    // several fields form one list (RFC 9110 §5.3)
     let mut lines = fields.values(data, Id::AcceptEncoding);
     lines.find_map(|list| quality(list, name.token())).unwrap_or(0)
 }
 
-/// What the configuration says of clients: of old ones, of proxies, and of those that cannot do it.
+/// True if the configuration allows encoding for this client: it excludes old versions, proxies, and
+/// defective clients.
 fn is_allowed(request: &Request) -> bool {
     let conf = &request.location.gzip;
     request.head.version >= conf.http_version()
@@ -263,7 +268,7 @@ fn is_allowed(request: &Request) -> bool {
         && !conf.disables(request.header(Id::UserAgent))
 }
 
-/// `gzip_proxied`, in nginx's order: the first field that says something of caching decides.
+/// `gzip_proxied`, in nginx's order: the first field about caching decides.
 fn is_allowed_for_proxies(request: &Request, proxied: Proxied) -> bool {
     let headers = &request.response.headers;
     if proxied.has(Proxied::OFF) {
@@ -302,8 +307,8 @@ fn items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
-/// How much `Accept-Encoding` wants a coding, in thousandths; 0: not at all; `None`: it does not name it. As nginx reads
-/// it: the first item that begins with the token decides, and `*` stands for nothing.
+/// The weight of a coding in `Accept-Encoding`, in thousandths; 0: refused; `None`: not listed. Follows
+/// nginx: the first item that starts with the token decides, and `*` is ignored.
 fn quality(list: &[u8], token: &str) -> Option<u16> {
     let token = token.as_bytes();
     let begins_item = |at: usize| at == 0 || matches!(list[at - 1], b',' | b' ');
@@ -322,7 +327,7 @@ fn quality(list: &[u8], token: &str) -> Option<u16> {
     })
 }
 
-/// `0`, `0.5`, `1.000`: a digit and at most three more; nothing behind a space is looked at.
+/// Parses `0`, `0.5`, `1.000`: one digit and up to three decimals; anything after a space is ignored.
 fn thousandths(value: &[u8]) -> Option<u16> {
     let value = value.split(|byte| *byte == b' ').next()?;
     let (whole, fraction) = match value {
@@ -337,32 +342,33 @@ fn thousandths(value: &[u8]) -> Option<u16> {
     (sum <= 1000).then_some(sum)
 }
 
-/// Bytes that leave by themselves; fewer wait for more, for a pause or for the end, and leave with it.
+/// Output of this size is sent at once; less waits for more, for a pause or for the end.
 const BYTES_MIN: usize = 4096;
 
-/// An engine at work on one response.
+/// An encoder at work on one response.
 #[derive(Debug)]
 struct Stream<E: Engine> {
-    /// Away while another thread works with it.
+    /// `None` while another thread works with it.
     engine: Option<E>,
     name: Name,
     totals: Totals,
-    /// Too few to be sent.
+    /// Output that is too short to send yet.
     held: Vec<u8>,
-    /// Everything given so far has come out.
+    /// All input so far has been output.
     is_flushed: bool,
     report: Report,
-    /// Given back with the engine.
+    /// The memory of the engine, returned together with it.
     _share: Share,
 }
 
 impl<E: Engine> Stream<E> {
-    /// A pause after a pause has nothing to say; each flush costs bytes.
+    /// True for a pause without new input: each flush adds bytes, so a second one is skipped.
     fn is_idle(&self, data: &[u8], signal: Signal) -> bool {
         data.is_empty() && (signal == Signal::More || signal == Signal::Flush && self.is_flushed)
     }
 
-    /// So many bytes were given, and what `out` has behind `start`, with `held_bytes` of an earlier push, was made.
+    /// Accounts for a push of `given` bytes, whose output is what `out` has after `start`, including
+    /// `held_bytes` of an earlier push.
     fn pushed(&mut self, given: usize, signal: Signal, out: &mut Vec<u8>, start: usize, held_bytes: usize) {
         self.is_flushed = signal == Signal::Flush;
         self.totals.given += given as u64;
@@ -424,12 +430,13 @@ impl<E: Engine + 'static> Coding for Stream<E> {
     }
 }
 
-/// The engine went to another thread and nobody waited for it to come back.
+/// The engine went to another thread and was not awaited.
 fn lost() -> Error {
     Error::ours("the encoder was given up")
 }
 
-/// Appends a coding's `$…_ratio`, bytes given for each made, with two digits; false: the answer had not this coding.
+/// Appends a coding's `$…_ratio`, input divided by output, with two decimals; false: the response does not
+/// have this coding.
 pub fn ratio(request: &Request, name: Name, out: &mut Vec<u8>) -> bool {
     let report = request.coded.as_ref().and_then(|report| report.get());
     let Some((_, Totals { given, made })) = report.filter(|(of, totals)| *of == name && totals.made > 0)

@@ -1,7 +1,8 @@
-//! Conditional requests: what the client has, and whether it is still what we have.
+//! Conditional requests: compares the client's copy with the current representation.
 //!
-//! Pure but for the request's fields. Source: RFC 9110 §13.1, and §13.2.2 for which conditions count beside one another,
-//! where nginx wants all of them to hold; nginx.org, ngx_http_not_modified_filter_module, `if_modified_since`.
+//! Pure, apart from the request's fields. Source: RFC 9110 §13.1, and §13.2.2 for the precedence of
+//! conditions, although nginx requires all of them to hold; nginx.org, ngx_http_not_modified_filter_module,
+//! `if_modified_since`.
 
 use crate::base::http_date;
 use crate::http::request::Request;
@@ -9,8 +10,8 @@ use crate::http::response::{Body, Response};
 use crate::http::verdict::Reply;
 use crate::proto::header::Id;
 
-/// What stands instead of a response of our own, of so many bytes, where a condition of the request decides: nothing but
-/// its head, or the refusal.
+/// The reply that replaces our own response with a body of this length if a condition of the request decides:
+/// the head alone, or a refusal.
 pub fn instead(request: &Request, response: &Response, length: usize) -> Option<Reply> {
     let is_shown = response.status == 200 && request.error_status.is_none_or(|status| status == 200);
     if !is_shown || request.is_subrequest() || !has_any(request) {
@@ -28,7 +29,7 @@ pub fn instead(request: &Request, response: &Response, length: usize) -> Option<
     }
 }
 
-/// The head alone of a response that the client has already.
+/// The head of a response whose body the client has already.
 pub fn not_modified(mut response: Response) -> Reply {
     response.status = 304;
     response.is_current = true;
@@ -41,15 +42,15 @@ fn has_any(request: &Request) -> bool {
         .any(|id| request.header(*id).is_some())
 }
 
-/// `Some(304)` or `Some(412)` when a condition of the request decides about something with this time and tag; `None`
-/// and empty where it has none.
+/// `Some(304)` or `Some(412)` if a condition of the request decides, for a representation with this time and
+/// tag, which may be `None` and empty.
 pub fn condition(request: &Request, modified: Option<i64>, etag: &[u8]) -> Option<u16> {
     if request.is_subrequest() || !has_any(request) {
         return None;
     }
     let core = &request.location.core;
     let since = |id| request.header(id).and_then(http_date::parse).zip(modified);
-    // A date that cannot be read, or nothing to compare it with, is no condition.
+    // A condition with an invalid date, or without anything to compare it with, is ignored.
     let is_refused = match request.header(Id::IfMatch) {
         Some(list) => !is_listed(list, etag, false),
         None => since(Id::IfUnmodifiedSince).is_some_and(|(date, modified)| modified > date),
@@ -70,10 +71,10 @@ pub fn condition(request: &Request, modified: Option<i64>, etag: &[u8]) -> Optio
     }
 }
 
-/// The tag of an upstream's 304 as the client has it.
+/// Adapts the tag of an upstream's 304 to the client's copy.
 ///
-/// A 200 that was changed on its way went out with a weak tag. Now the upstream confirms its strong one, and a cache
-/// that has the weak one only would find nothing to refresh (RFC 9110 §15.4.5).
+/// A 200 that was changed on its way went out with a weak tag. When the upstream now confirms its strong tag,
+/// a cache that knows only the weak one would find nothing to refresh (RFC 9110 §15.4.5).
 pub fn keep_weak(request: &Request, response: &mut Response) {
     let Some(tag) = response.headers.get(Id::Etag).filter(|tag| tag.starts_with(b"\"")) else { return };
     let weak = [b"W/", tag].concat();
@@ -84,7 +85,7 @@ pub fn keep_weak(request: &Request, response: &mut Response) {
     }
 }
 
-/// Whether a list of tags has this one; `is_weak`: also as a weak one.
+/// True if a list of tags contains this one; with `is_weak` a weak match counts.
 fn is_listed(list: &[u8], etag: &[u8], is_weak: bool) -> bool {
     let opaque = |tag| -> &[u8] {
         match is_weak {

@@ -1,4 +1,4 @@
-//! What a client gets to see when a request fails: `error_page`, else a short page of our own.
+//! The response to a client when a request fails: `error_page`, otherwise a short standard page.
 //!
 //! Behaviour: nginx.org, ngx_http_core_module, `error_page`, `recursive_error_pages`.
 
@@ -12,7 +12,7 @@ use crate::http::verdict::Reply;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
 
-/// The answer for a status: the location's `error_page` for it, else the standard page.
+/// The reply for a status: the location's `error_page` for it, otherwise the standard page.
 pub fn reply(request: &mut Request, status: u16) -> Reply {
     if closes(status) {
         request.keep_alive = false;
@@ -20,7 +20,8 @@ pub fn reply(request: &mut Request, status: u16) -> Reply {
     instead(request, status).unwrap_or_else(|| last_resort(request, status))
 }
 
-/// The location's `error_page` for a status. An error page has none itself unless `recursive_error_pages` says so.
+/// The location's `error_page` for a status. It does not apply to a request for an error page, unless
+/// `recursive_error_pages` is on.
 pub fn instead(request: &mut Request, status: u16) -> Option<Reply> {
     if request.is_error_page {
         return None;
@@ -31,10 +32,10 @@ pub fn instead(request: &mut Request, status: u16) -> Option<Reply> {
     Some(page_reply(request, status, page))
 }
 
-/// The standard page, whatever `error_page` says.
+/// The standard page, regardless of `error_page`.
 pub fn last_resort(request: &mut Request, status: u16) -> Reply {
     let shown = if is_bad_request(status) { 400 } else { status };
-    // An error page that fails itself shows its own failure.
+    // An error page that fails shows its own failure.
     request.error_status = Some(shown);
     let body = standard_body(request, status);
     let mut response = Response::new(shown);
@@ -47,9 +48,9 @@ pub fn last_resort(request: &mut Request, status: u16) -> Reply {
 fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> Reply {
     request.led_by = Some(page.target.span());
     let shown = page.status.unwrap_or(if is_bad_request(status) { 400 } else { status });
-    request.response.status = shown; // for the variables of the target
+    request.response.status = shown; // the variables of the target see it
     let mut target = page.target.to_vec(request);
-    request.error_status = (shown > 0).then_some(shown); // `=`: the page's own status is the answer's
+    request.error_status = (shown > 0).then_some(shown); // `=`: the response takes the status of the page
     if target.first() == Some(&b'@') {
         return match &page.name {
             Some(name) => Reply::Named(name),
@@ -72,12 +73,12 @@ fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> R
             target.truncate(at);
             args
         }
-        None => Vec::new(), // the page's own, as nginx: not those of the request that failed
+        None => Vec::new(), // as in nginx, the page's own arguments, not those of the failed request
     };
     Reply::Internal { uri: target, args }
 }
 
-/// The location whose name, with its `@`, was made of variables.
+/// Moves to the location whose name, including its `@`, came from variables.
 pub fn named(request: &mut Request, name: &[u8]) -> Reply {
     let found = std::str::from_utf8(name).ok().and_then(|name| request.server.named(name));
     match found {
@@ -90,7 +91,7 @@ pub fn named(request: &mut Request, name: &[u8]) -> Reply {
     }
 }
 
-/// A redirect with its page; for Internet Explorer a page that leads on, where `msie_refresh` says so.
+/// A redirect with its page; with `msie_refresh`, Internet Explorer gets a page that refreshes instead.
 pub fn of_redirect(request: &mut Request, status: u16, response: Response) -> (Response, Body) {
     if matches!(status, 301 | 302)
         && request.location.core.msie_refresh()
@@ -114,7 +115,7 @@ pub fn of_redirect(request: &mut Request, status: u16, response: Response) -> (R
     (response, standard_body(request, status))
 }
 
-/// Internet Explorer by its name, and nobody who only takes it on.
+/// Internet Explorer, but not a browser that merely claims its name.
 fn is_msie(request: &Request) -> bool {
     let has = |name: &[u8], part: &str| memchr::memmem::find(name, part.as_bytes());
     request.header(Id::UserAgent).is_some_and(|name| {
@@ -122,7 +123,7 @@ fn is_msie(request: &Request) -> bool {
     })
 }
 
-/// Browsers that show a short error page of their own instead of a short one of ours.
+/// True for browsers that replace a short error page with one of their own.
 fn wants_padding(request: &Request, status: u16) -> bool {
     status >= 400
         && request.location.core.msie_padding()
@@ -132,7 +133,7 @@ fn wants_padding(request: &Request, status: u16) -> bool {
                 .is_some_and(|name| memchr::memmem::find(name, b"Chrome/").is_some()))
 }
 
-/// The page for a status, as nginx words it; empty for statuses that have none.
+/// nginx's page for a status; empty for statuses that have none.
 pub fn standard_body(request: &Request, status: u16) -> Body {
     let reason = reason(if is_bad_request(status) { 400 } else { status });
     if !matches!(status, 301..=303 | 307 | 308 | 400..=599) || reason.is_empty() {
@@ -157,7 +158,7 @@ pub fn standard_body(request: &Request, status: u16) -> Body {
     Body::Bytes(Cow::Owned(page.into_bytes()))
 }
 
-/// Title, headline, and what stands below it.
+/// The title, the headline, and the text below it.
 fn wording(status: u16, reason: &str) -> (String, String, Option<&'static str>) {
     let detail = match status {
         494 => Some("Request Header Or Cookie Too Large"),
@@ -169,7 +170,7 @@ fn wording(status: u16, reason: &str) -> (String, String, Option<&'static str>) 
     if let Some(detail) = detail {
         return (format!("400 {detail}"), "400 Bad Request".into(), Some(detail));
     }
-    // nginx's pages call these two by other names than its status lines.
+    // nginx's pages use other words for these two than its status lines.
     let reason = match status {
         302 => "Found",
         401 => "Authorization Required",
@@ -179,12 +180,12 @@ fn wording(status: u16, reason: &str) -> (String, String, Option<&'static str>) 
     (title.clone(), title, None)
 }
 
-/// nginx's own statuses for requests that the client sees refused with 400.
+/// nginx's internal statuses for requests that are answered with 400.
 fn is_bad_request(status: u16) -> bool {
     (494..=497).contains(&status)
 }
 
-/// Statuses after which nginx closes the connection.
+/// The statuses after which nginx closes the connection.
 fn closes(status: u16) -> bool {
     matches!(status, 400 | 413 | 414 | 494..=497 | 500 | 501)
 }

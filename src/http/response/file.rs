@@ -1,6 +1,6 @@
-//! A file's bytes on their way to the client: from memory, by sendfile(2), or through buffers.
+//! Sends a file to the client: from memory, by sendfile(2), or through buffers.
 //!
-//! Nothing here waits for a disk: what is not in the page cache is read on the blocking pool first.
+//! Never waits for a disk: data that is not in the page cache is first read on the blocking pool.
 
 use std::fs::File;
 use std::ops::Deref;
@@ -18,23 +18,23 @@ use crate::runtime::blocking::{self, Lane};
 use crate::runtime::{self, relay};
 use crate::sys::file;
 
-/// Where the bytes are.
+/// The location of the bytes.
 #[derive(Clone, Debug)]
 pub enum Content {
     Memory(Arc<[u8]>),
     File(Arc<OnDisk>),
 }
 
-/// An open file, and when all of it was last seen to be in memory.
+/// An open file, and when it was last known to be entirely in memory.
 #[derive(Debug)]
 pub struct OnDisk {
     file: File,
     size: u64,
-    /// On the clock of `runtime::now_ms`; 0: never.
+    /// In terms of `runtime::now_ms`; 0: never.
     warm_ms: AtomicU64,
 }
 
-/// What was in memory so lately still is: the kernel drops first what nobody has used for longest.
+/// The page cache is LRU-like: a file that was found cached this recently is assumed to be cached still.
 const WARM_MS: u64 = 250;
 
 impl OnDisk {
@@ -46,7 +46,7 @@ impl OnDisk {
         runtime::now_ms().saturating_sub(self.warm_ms.load(Ordering::Relaxed)) < WARM_MS
     }
 
-    /// So many of its first bytes were in memory since `began_ms`.
+    /// Notes that this many of its first bytes have been in memory since `began_ms`.
     fn note_warm(&self, length: u64, began_ms: u64) {
         if length >= self.size && !self.is_warm() {
             self.warm_ms.store(began_ms, Ordering::Relaxed);
@@ -62,7 +62,7 @@ impl Deref for OnDisk {
     }
 }
 
-/// A file that answers a request, with the head that belongs to the whole of it.
+/// The file that answers a request, and the head for all of it.
 #[derive(Debug)]
 pub struct Answer {
     pub content: Content,
@@ -70,10 +70,10 @@ pub struct Answer {
     pub size: u64,
 }
 
-/// A part of a file that is at most so long is read, not moved: sendfile(2) would cost a call of its own.
+/// A part of this length or less is read instead of moved: sendfile(2) would need a call of its own.
 const READ_MAX: u64 = 16 * 1024;
 
-/// Sends the head and the file, or the parts of it that were asked for.
+/// Sends the head and the file, or the requested parts of it.
 pub async fn send(request: &mut Request, client: &mut Client<'_>, answer: Answer) -> Result<(), Error> {
     let Answer { content, response, size } = answer;
     if ranges::asked(request).is_some() {
@@ -89,10 +89,10 @@ pub async fn send(request: &mut Request, client: &mut Client<'_>, answer: Answer
     }
 }
 
-/// What a short read costs (`runtime::worked`): a client may ask for thousands of parts.
+/// The cost of a short read (`runtime::worked`): a client may request thousands of parts.
 const READ_WORK: u32 = 4;
 
-/// Parts that are gathered before they are written.
+/// Parts are collected up to this size before they are written.
 const GATHERED_BYTES: usize = 32 * 1024;
 
 async fn send_parts(
@@ -133,7 +133,7 @@ async fn send_parts(
     client.write(request, &gathered).await
 }
 
-/// Sends bytes of a file, behind the head if it is still here.
+/// Sends bytes of a file, after the head if it is still pending.
 async fn send_file(
     request: &mut Request,
     client: &mut Client<'_>,
@@ -178,7 +178,8 @@ async fn send_file(
             relay::Side::Source => Error::ours(format!("sendfile() failed ({error})")),
         })?;
         if done < room {
-            // The others get their turn, and the client takes what is there: a tenth less CPU on the loopback.
+            // Others get their turn, and the client reads what has been sent, which saves a tenth of the CPU
+            // on loopback.
             runtime::yield_now().await;
         }
     }
@@ -188,10 +189,10 @@ async fn send_file(
     Ok(())
 }
 
-/// Bytes that are read from a disk at once before they are sent.
+/// Size of a read from a disk before sending.
 const COLD_BYTES: u64 = 512 * 1024;
 
-/// Sends bytes that are changed or framed on their way, or that sendfile(2) is not to be used for.
+/// Sends bytes that must be changed or framed, or for which sendfile(2) is disabled.
 async fn copy(
     request: &mut Request,
     client: &mut Client<'_>,

@@ -1,9 +1,9 @@
-//! Body filters: what changes a response's body on its way out.
+//! Body filters: they change the body of a response on its way out.
 //!
-//! A module's part in the head (`modules::HEAD`) puts a filter into `request.filters`; bodies without one make no
-//! call. Filters get bytes and give pieces, one after the other; a piece may be a subrequest, whose answer takes
-//! its place. What changes the response as a whole, the answers of subrequests included, is a [`Coding`] in
-//! `request.coding` instead.
+//! A module's head step (`modules::HEAD`) adds a filter to `request.filters`; responses without filters make
+//! no calls. Filters take bytes and produce pieces, in order; a piece may be a subrequest, whose response
+//! takes its place. A change to the response as a whole, including the responses of subrequests, is a
+//! [`Coding`] in `request.coding` instead.
 
 use std::fmt;
 use std::pin::Pin;
@@ -16,12 +16,12 @@ use crate::http::request::subrequest::Subrequest;
 #[derive(Debug)]
 pub enum Piece {
     Bytes(Vec<u8>),
-    /// Its answer stands here.
+    /// A subrequest whose response is inserted here.
     Subrequest(Subrequest),
 }
 
 impl Piece {
-    /// Bytes that are here already.
+    /// The number of bytes that it already has.
     pub fn byte_count(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len(),
@@ -30,31 +30,32 @@ impl Piece {
     }
 }
 
-/// What follows the bytes that are pushed.
+/// What follows the pushed bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// More of the body, soon.
     More,
-    /// The source pauses: what can leave must leave now.
+    /// A pause of the source: everything that can be sent must be sent now.
     Flush,
     /// Nothing: the body is complete.
     End,
 }
 
-/// A coding of the response as a whole: gzip and the like.
+/// A coding of the response as a whole, such as gzip.
 pub trait Coding: fmt::Debug {
-    /// Takes the next bytes and appends what is to be sent of them.
+    /// Takes the next bytes and appends the output that can be sent.
     ///
-    /// Errors: the response cannot go on and is cut.
+    /// Errors: the response cannot continue and is cut off.
     fn push(&mut self, data: &[u8], signal: Signal, out: &mut Vec<u8>) -> Result<(), Error>;
 
-    /// Bytes that should be pushed at a time, so that the others need not wait.
+    /// The best number of bytes for one push, so that other connections need not wait.
     fn step_bytes(&self) -> usize;
 
-    /// What a push of so many bytes costs (`runtime::worked`), with what it would complete.
+    /// The cost of a push of this many bytes (`runtime::worked`), including a block that it would complete.
     fn work(&self, bytes: usize, signal: Signal) -> u32;
 
-    /// Does on another thread what [`Coding::push`] does: for steps too long for the worker's loop.
+    /// Does the work of [`Coding::push`] on another thread, for steps that are too long for the worker's
+    /// loop.
     fn push_elsewhere<'a>(
         &'a mut self,
         data: &'a [u8],
@@ -63,19 +64,19 @@ pub trait Coding: fmt::Debug {
     ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
 }
 
-/// Whether a filter has done with what it was given.
+/// Whether a filter has finished with its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
     Done,
-    /// It goes on when its pieces are carried out: called again without data.
+    /// It continues after its pieces have been processed, when it is called again without data.
     Wait,
 }
 
-/// One change of a body.
+/// A change to a body.
 pub trait BodyFilter: fmt::Debug {
-    /// Takes the next bytes of the body and appends what becomes of them.
+    /// Takes the next bytes of the body and appends the resulting pieces.
     ///
-    /// Errors: the response cannot go on and is cut.
+    /// Errors: the response cannot continue and is cut off.
     fn push(
         &mut self,
         request: &mut Request,
@@ -85,22 +86,22 @@ pub trait BodyFilter: fmt::Debug {
     ) -> Result<Flow, Error>;
 }
 
-/// Bytes that one filter searches and changes in a microsecond, where it finds much.
+/// Bytes that one filter searches and changes in a microsecond if it finds many matches.
 const FILTERED_BYTES: usize = 64;
 
 #[derive(Debug)]
 struct Stage {
     filter: Box<dyn BodyFilter>,
-    /// Its input has ended.
+    /// The input has ended.
     is_ended: bool,
-    /// It was told so, and has nothing left.
+    /// The filter was told of the end, and has nothing left.
     is_over: bool,
     waits: bool,
-    /// What came while it waited.
+    /// Input that arrived while the filter waits.
     held: Vec<Piece>,
 }
 
-/// The filters of one response, in the order of running.
+/// The filters of one response, in the order in which they run.
 #[derive(Debug, Default)]
 pub struct Filters(Vec<Stage>);
 
@@ -115,12 +116,13 @@ impl Filters {
         });
     }
 
-    /// A filter waits until the pieces it gave are carried out; [`Filters::push`] without data lets it go on.
+    /// True if a filter waits for its pieces to be processed; [`Filters::push`] without data lets it
+    /// continue.
     pub fn waits(&self) -> bool {
         self.0.iter().any(|stage| stage.waits)
     }
 
-    /// What it costs to run so many bytes through all filters (`runtime::worked`).
+    /// The cost of running this many bytes through all filters (`runtime::worked`).
     pub fn work(&self, bytes: usize) -> u32 {
         (self.0.len() * (1 + bytes / FILTERED_BYTES)) as u32
     }
@@ -155,7 +157,7 @@ impl Stage {
             if let Piece::Subrequest(_) = piece
                 && !self.waits
             {
-                // what the filter holds back stands in front of the answer that comes here
+                // bytes that the filter holds back precede the response inserted here
                 let is_last = self.is_ended && last_bytes.is_none_or(|last| last < index);
                 self.tell(request, if is_last { Signal::End } else { Signal::Flush }, &mut out)?;
             }
@@ -180,7 +182,7 @@ impl Stage {
         Ok(out)
     }
 
-    /// Pushes no bytes, but what follows.
+    /// Pushes a signal without bytes.
     fn tell(&mut self, request: &mut Request, signal: Signal, out: &mut Vec<Piece>) -> Result<(), Error> {
         if !self.is_over {
             self.waits = self.filter.push(request, b"", signal, out)? == Flow::Wait;

@@ -1,12 +1,12 @@
-//! The fields of a response on their way to the client: wire text with an index beside it.
+//! The fields of a response on their way to the client: their text, and an index into it.
 //!
-//! Fields are appended as text once; the index finds, hides and lists them without parsing again.
-//! Pure data.
+//! Each field is appended as text once; the index finds, hides and lists fields without parsing the text
+//! again. Pure data.
 
 use crate::proto::h1::encode::{Head, Line, Lines, Text, Token};
 use crate::proto::header::{Field, Id};
 
-/// One field inside the text.
+/// One field within the text.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     name_start: u32,
@@ -21,7 +21,7 @@ impl Entry {
         &text.as_bytes()[start..start + usize::from(self.name_length)]
     }
 
-    /// The value begins after `name: `.
+    /// The value, which starts after `name: `.
     fn value<'a>(&self, text: &'a Lines) -> &'a [u8] {
         let start = self.name_start as usize + usize::from(self.name_length) + 2;
         &text.as_bytes()[start..start + self.value_length as usize]
@@ -34,10 +34,10 @@ impl Entry {
     }
 }
 
-/// Room for the fields of most responses.
+/// Capacity for the fields of most responses.
 const USUAL_COUNT: usize = 12;
 
-/// An ordered list of fields; names compare without regard to case, repeated fields are kept.
+/// An ordered list of fields. Names are compared without regard to case; repeated fields are kept.
 #[derive(Clone, Debug, Default)]
 pub struct Headers {
     text: Lines,
@@ -45,7 +45,7 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// Makes room for fields whose lines have so many bytes together.
+    /// Reserves capacity for fields whose lines have this many bytes in total.
     pub fn reserve(&mut self, bytes: usize) {
         self.text.reserve(bytes);
         if self.entries.capacity() == 0 {
@@ -53,7 +53,8 @@ impl Headers {
         }
     }
 
-    /// Appends a field. Bytes of the value that would end its line are dropped; so is a field whose name is no token.
+    /// Appends a field. Bytes of the value that would end its line are dropped; so is a field whose name is
+    /// not a token.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
         self.push_with(Id::of(name), name, value);
     }
@@ -76,7 +77,7 @@ impl Headers {
         self.entries.push(Entry { name_start, name_length, value_length: value.as_bytes().len() as u32, id });
     }
 
-    /// Appends a field of a parsed head; `data`: the head's bytes.
+    /// Appends a field of a parsed head; `data` holds the head's bytes.
     #[inline]
     pub fn push_parsed(&mut self, field: &Field, data: &[u8]) {
         let (name_start, id) = (self.text.len() as u32, field.id);
@@ -93,13 +94,13 @@ impl Headers {
         self.entries.push(Entry { name_start, name_length, value_length, id });
     }
 
-    /// Puts a field in front of those that have no place of their own in a head.
+    /// Inserts a field before all that have no fixed position in a head.
     pub fn push_first(&mut self, id: Id, value: &[u8]) {
         self.push_id(id, value);
         self.entries.rotate_right(1);
     }
 
-    /// Replaces every field of this id by one, which stands where the first stood.
+    /// Replaces all fields with this id by a single one, at the position of the first.
     pub fn set(&mut self, id: Id, value: &[u8]) {
         let first = self.entries.iter().position(|entry| entry.id == Some(id));
         self.remove(id);
@@ -109,7 +110,7 @@ impl Headers {
         }
     }
 
-    /// Puts the last fields before all others: they were there before these.
+    /// Moves the last fields to the front: they were there first.
     pub fn put_last_first(&mut self, count: usize) {
         self.entries.rotate_right(count);
     }
@@ -123,14 +124,14 @@ impl Headers {
         self.entries.retain(|entry| !entry.name(text).eq_ignore_ascii_case(name));
     }
 
-    /// Removes every field whose name is meant.
+    /// Removes all fields whose names satisfy `is_meant`.
     pub fn remove_where(&mut self, is_meant: impl Fn(&[u8]) -> bool) {
         let text = &self.text;
         self.entries.retain(|entry| !is_meant(entry.name(text)));
     }
 
-    /// Replaces every field whose name is meant by one, which stands where the first stood and is spelled as that was;
-    /// appended where there is none.
+    /// Replaces all fields whose names satisfy `is_meant` by a single one, at the position and with the
+    /// spelling of the first; appends it if there is none.
     pub fn put(&mut self, is_meant: impl Fn(&[u8]) -> bool, id: Option<Id>, name: &[u8], value: &[u8]) {
         let first = self.entries.iter().position(|entry| is_meant(entry.name(&self.text)));
         let spelled =
@@ -142,7 +143,7 @@ impl Headers {
         }
     }
 
-    /// The value of the first field of this id.
+    /// The value of the first field with this id.
     pub fn get(&self, id: Id) -> Option<&[u8]> {
         self.entries.iter().find(|entry| entry.id == Some(id)).map(|entry| entry.value(&self.text))
     }
@@ -171,7 +172,7 @@ impl Headers {
         self.entries.clear();
     }
 
-    /// Writes the first field of this id as a line.
+    /// Writes the first field with this id as a line.
     pub fn render_first(&self, id: Option<Id>, head: &mut Head<'_>) {
         let Some(id) = id else { return };
         if let Some(entry) = self.entries.iter().find(|entry| entry.id == Some(id)) {
@@ -179,7 +180,7 @@ impl Headers {
         }
     }
 
-    /// Writes all as lines, in their own order, but for the first field of each of these ids.
+    /// Writes all fields as lines, in order, except the first field of each of these ids.
     pub fn render_others(&self, mut firsts: [Option<Id>; 2], head: &mut Head<'_>) {
         for entry in &self.entries {
             match firsts.iter_mut().find(|first| entry.id.is_some() && **first == entry.id) {
@@ -190,7 +191,7 @@ impl Headers {
     }
 }
 
-/// The values of a trailer among field lines, joined. `name` spells it with underscores.
+/// Writes the values of a trailer field, joined. `name` spells it with underscores.
 pub fn trailer(lines: &[u8], name: &str, out: &mut Vec<u8>) -> bool {
     let spelled = |byte: &u8| if *byte == b'-' { b'_' } else { byte.to_ascii_lowercase() };
     let mut found = false;

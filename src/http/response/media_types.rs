@@ -1,14 +1,14 @@
-//! The types of answers that a filter changes (`gzip_types`, `sub_filter_types` and their kind).
+//! The types of responses that a filter changes (`gzip_types`, `sub_filter_types` and related directives).
 //!
-//! Pure data. Behaviour: nginx's `*_types` directives: the first of the default types stays in the list, `*` is any
-//! type and also none; what stands behind the `;` of a type makes no difference.
+//! Pure data. Behaviour: nginx's `*_types` directives. The first default type always stays in the list; `*`
+//! matches any type, and a response without one; parameters after `;` are ignored.
 
 use crate::config::{Diagnostic, Diagnostics, Merge, Node};
 
-/// The first of the default types of all these directives.
+/// The first default type of all these directives.
 const ALWAYS: &str = "text/html";
 
-/// What such a directive says in one block.
+/// The value of such a directive in one block.
 #[derive(Clone, Debug, Default)]
 pub struct MediaTypes(Setting);
 
@@ -22,7 +22,7 @@ enum Setting {
 }
 
 impl MediaTypes {
-    /// Adds the arguments of a directive; it may stand more than once in a block.
+    /// Adds the arguments of a directive, which may occur more than once in a block.
     pub fn add(&mut self, node: &Node, out: &mut Diagnostics) {
         for word in &node.args {
             let name: Box<str> = word.text.to_ascii_lowercase().into();
@@ -45,8 +45,8 @@ impl MediaTypes {
         }
     }
 
-    /// Whether an answer of this type is meant; `None`: it has none. The first of `defaults` stays in force beside
-    /// types that are written, the others only where none are.
+    /// True if responses with this content type, or without one (`None`), are included. The first of
+    /// `defaults` is always included, the others only if no types are configured.
     pub fn has(&self, content_type: Option<&[u8]>, defaults: &[&str]) -> bool {
         let plain = content_type.and_then(|value| value.split(|byte| *byte == b';').next()).unwrap_or(b"");
         let plain = plain.trim_ascii();
@@ -61,7 +61,7 @@ impl MediaTypes {
     }
 }
 
-/// Takes the outer block's list where this block has none.
+/// Inherits the outer block's list if this block has none.
 impl Merge for MediaTypes {
     fn merge(&mut self, outer: &Self) {
         if matches!(self.0, Setting::Unset) {

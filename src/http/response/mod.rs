@@ -1,6 +1,6 @@
-//! A response as the pipeline builds it, before framing: status, fields, and what its body will be.
+//! A response as the pipeline builds it, before framing: status, fields, and the length of its body.
 //!
-//! Pure data; `http/client.rs` adds the status line, `Server`, `Date`, `Connection` and the framing.
+//! Pure data; the protocol's writer adds the status line, `Server`, `Date`, `Connection` and the framing.
 
 pub mod body_file;
 pub mod coding;
@@ -26,25 +26,25 @@ pub struct Response {
     /// The reason phrase of an upstream's status line; empty: the standard one for the status.
     pub reason: Vec<u8>,
     pub headers: Headers,
-    /// Bytes of the body, when known before it is sent.
+    /// The length of the body, if it is known before it is sent.
     pub content_length: Option<u64>,
-    /// The field that stands before `Connection`, as nginx writes them: the `Last-Modified` of a file, the `Location` that
-    /// was made absolute. Those of an upstream stay in its order.
+    /// The field that precedes `Connection`, as nginx orders them: the `Last-Modified` of a file, or a
+    /// `Location` that was made absolute. Fields of an upstream keep their own order.
     pub first: Option<Id>,
-    /// What stays out of the head unless it is among the fields.
+    /// Standard fields that are left out, unless they are in `headers`.
     pub omits: Omits,
-    /// Parts of it may be asked for; the module `ranges` sees to it.
+    /// Ranges of it may be requested; the module `ranges` cuts them.
     pub allows_ranges: bool,
-    /// The client has it already: a 304 of our own, until its head is sent with type and length of the 200 that it stands
-    /// for. So the modules do to its tag and to `Vary` what they would do to those of the 200 (RFC 9110 §15.4.5).
+    /// A 304 of our own, which has the type and length of its 200 until its head is sent. Modules treat its
+    /// tag and `Vary` as they would treat those of the 200 (RFC 9110 §15.4.5).
     pub is_current: bool,
-    /// Trailers follow the body, if it is chunked: `modules::TRAILERS` add theirs at its end.
+    /// Trailers follow a chunked body: `modules::TRAILERS` add theirs at its end.
     pub has_trailers: bool,
     pub trailers: Lines,
 }
 
-/// Fields that every response of ours has, and one of an upstream only if it brings them, where the configuration passes
-/// the upstream's on (`proxy_pass_header Server`).
+/// Fields that every response of ours has. If the configuration passes on an upstream's (`proxy_pass_header
+/// Server`), a response from an upstream has them only if the upstream sent them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Omits {
     pub server: bool,
@@ -64,8 +64,8 @@ impl Response {
         response
     }
 
-    /// What is said of the body before it is changed on its way: its length is not known, it has no parts, and a
-    /// strong tag is a weak one.
+    /// Adjusts the head for a body that will be changed on its way: its length is unknown, ranges are
+    /// unavailable, and a strong tag becomes weak.
     pub fn body_changes(&mut self) {
         self.content_length = None;
         self.allows_ranges = false;
@@ -81,12 +81,12 @@ impl Response {
         }
     }
 
-    /// The status that decides what modules do to validators and codings: that of the 200 where a 304 stands for it.
+    /// The status by which modules treat validators and codings: for a 304 that of its 200.
     pub fn represented_status(&self) -> u16 {
         if self.is_current { 200 } else { self.status }
     }
 
-    /// Takes from a 304 what only its 200 has; the modules have seen it.
+    /// Removes from a 304 the fields of its 200, after the modules have seen them.
     pub fn leave_out_body(&mut self) {
         self.is_current = false;
         self.content_length = None;
@@ -95,13 +95,13 @@ impl Response {
         }
     }
 
-    /// A response of this status never has a body (RFC 9110 §6.4.1).
+    /// True if a response with this status never has a body (RFC 9110 §6.4.1).
     pub fn is_bodiless(&self) -> bool {
         matches!(self.status, 100..=199 | 204 | 304)
     }
 }
 
-/// A body that is known when the head is: nothing is waited for.
+/// A body that is known together with the head, so nothing needs to be awaited.
 #[derive(Clone, Debug)]
 pub enum Body {
     Empty,
@@ -117,7 +117,7 @@ impl Body {
     }
 }
 
-/// The reason phrase that belongs to a status; empty for one that nginx knows no phrase for.
+/// The reason phrase for a status; empty if nginx knows none.
 pub fn reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",
@@ -129,7 +129,7 @@ pub fn reason(status: u16) -> &'static str {
         206 => "Partial Content",
         300 => "Multiple Choices",
         301 => "Moved Permanently",
-        302 => "Moved Temporarily", // nginx's phrase; RFC 9110 says Found
+        302 => "Moved Temporarily", // nginx's phrase; RFC 9110 has Found
         303 => "See Other",
         304 => "Not Modified",
         307 => "Temporary Redirect",

@@ -1,6 +1,6 @@
-//! The bytes of one response on their way to its client: content coding, pace, and what they are written with.
+//! Sends one response to its client: content coding, pace, and the writer of the protocol.
 //!
-//! Touches: the client's connection, through the writer of its protocol. What waits is bounded by whoever writes. A
+//! Touches: the client's connection, through the writer of its protocol. Its callers bound how much waits. A
 //! subrequest writes into the output of the response that it is part of.
 
 use std::future::poll_fn;
@@ -21,30 +21,30 @@ use crate::runtime::{self, Timer, buffer};
 /// Bytes that are copied in a microsecond.
 const COPIED_BYTES: usize = 4096;
 
-/// What a response is written with: the protocol of the connection, or what stands in its place.
+/// The destination of a response: the protocol of the connection, or a substitute.
 #[derive(Debug, Default)]
 enum Writer {
-    /// Nobody gets a byte, and none is kept.
+    /// Discards the response.
     #[default]
     Nobody,
     H1(h1::Writer),
-    /// The body is kept.
+    /// Keeps the body in memory.
     Memory(Box<Memory>),
-    /// Another task takes the body, which becomes a part of its own.
+    /// Passes the body to the task whose response it becomes part of.
     Ahead(Sink),
 }
 
-/// A body that is kept, up to so many bytes.
+/// A body in memory, up to a maximum length.
 #[derive(Debug)]
 struct Memory {
     kept: Vec<u8>,
-    /// `None`: nobody has said how many yet.
+    /// `None`: the maximum has not been set yet.
     max: Option<usize>,
-    /// Counts what is kept.
+    /// Accounts for the kept bytes.
     share: Share,
 }
 
-/// What few responses have.
+/// Rarely used parts of an output, boxed to keep `Output` small.
 #[derive(Debug, Default)]
 struct Special {
     /// `limit_rate`.
@@ -54,8 +54,8 @@ struct Special {
     holds: bool,
 }
 
-/// The way of one response to its client: content coding and pace, which are the same in every protocol, and the writer
-/// that frames and sends what comes of them.
+/// The output of one response: content coding and pace, which are the same in every protocol, and the writer
+/// that frames and sends the result.
 #[derive(Debug, Default)]
 pub struct Output {
     writer: Writer,
@@ -73,22 +73,22 @@ impl Output {
         Self { writer, special: None }
     }
 
-    /// Nobody gets a byte, and none is kept.
+    /// Discards the response.
     pub fn nothing() -> Self {
         Self::default()
     }
 
-    /// The body is kept, up to `max` bytes, or as [`Output::bound_memory`] says.
+    /// Keeps the body, up to `max` bytes, or as set later by [`Output::bound_memory`].
     pub fn memory(max: Option<usize>) -> Self {
         Self::with(Writer::Memory(Box::new(Memory { kept: Vec::new(), max, share: Share::default() })))
     }
 
-    /// The body is handed over to the task that it becomes a part of.
+    /// Passes the body to the task whose response it becomes part of.
     pub fn ahead(sink: Sink) -> Self {
         Self::with(Writer::Ahead(sink))
     }
 
-    /// Makes the head of `response`, which leaves with the first bytes of the body.
+    /// Writes the head of `response`, which is sent with the first bytes of the body.
     #[inline]
     pub fn start(&mut self, response: &mut Response, terms: Terms) -> Started {
         match &mut self.writer {
@@ -97,7 +97,7 @@ impl Output {
         }
     }
 
-    /// Makes the head of a 101, behind which the connection is a tunnel.
+    /// Writes the head of a 101, after which the connection is a tunnel.
     pub fn start_tunnel(&mut self, response: &Response, terms: &Terms) -> Started {
         match &mut self.writer {
             Writer::H1(writer) => writer.start_tunnel(response, terms),
@@ -113,7 +113,7 @@ impl Output {
         self.special.get_or_insert_default().pace = Some(pace);
     }
 
-    /// Everything that is emitted goes through this first.
+    /// Encodes everything that is emitted from now on.
     pub fn set_coding(&mut self, coding: Box<dyn Coding>) {
         self.special.get_or_insert_default().coding = Some(coding);
     }
@@ -122,12 +122,12 @@ impl Output {
         self.special.as_deref().is_some_and(|special| special.coding.is_some())
     }
 
-    /// A coding may hold bytes back, which [`Signal::Flush`] lets go.
+    /// True if a coding may hold bytes back, which [`Signal::Flush`] releases.
     pub fn holds(&self) -> bool {
         self.special.as_deref().is_some_and(|special| special.holds)
     }
 
-    /// Says how much is kept where nobody has said so before.
+    /// Sets the maximum to keep, unless it is set already.
     #[cold]
     pub fn bound_memory(&mut self, max: impl FnOnce() -> usize) {
         if let Writer::Memory(memory) = &mut self.writer {
@@ -135,7 +135,7 @@ impl Output {
         }
     }
 
-    /// What [`Output::memory`] has kept.
+    /// The body that [`Output::memory`] has kept.
     pub fn take_memory(&mut self) -> Vec<u8> {
         match std::mem::take(&mut self.writer) {
             Writer::Memory(memory) => memory.kept,
@@ -146,7 +146,7 @@ impl Output {
         }
     }
 
-    /// Bytes that wait for the client.
+    /// The number of bytes that wait for the client.
     pub fn pending_count(&self) -> usize {
         match &self.writer {
             Writer::H1(writer) => writer.pending_count(),
@@ -161,7 +161,7 @@ impl Output {
         }
     }
 
-    /// Fields may follow the body.
+    /// True if trailer fields may follow the body.
     pub fn takes_trailers(&self) -> bool {
         match &self.writer {
             Writer::H1(writer) => writer.takes_trailers(),
@@ -169,7 +169,7 @@ impl Output {
         }
     }
 
-    /// Not every byte goes straight to the connection: [`Output::emit`] must be used.
+    /// True if some bytes must not go straight to the connection, so that [`Output::emit`] is needed.
     #[inline]
     pub fn is_special(&self) -> bool {
         self.special.is_some() || matches!(self.writer, Writer::Memory(_) | Writer::Ahead(_))
@@ -179,7 +179,7 @@ impl Output {
         self.special.as_deref().is_some_and(|special| special.pace.is_some())
     }
 
-    /// The bytes that may leave now; waits until there are some. Errors: the client has gone meanwhile.
+    /// Waits until bytes may be sent, and returns how many. Errors: the client has gone meanwhile.
     pub async fn pace(&self, client: Downstream<'_>) -> Result<u64, Error> {
         let Some(pace) = self.special.as_deref().and_then(|special| special.pace.as_ref()) else {
             return Ok(u64::MAX);
@@ -203,7 +203,7 @@ impl Output {
         }
     }
 
-    /// How many bytes may be moved past it; `None`: they must be framed or coded.
+    /// How many bytes may bypass the output; `None`: they must be framed or encoded.
     pub fn raw_room(&self) -> Option<u64> {
         match &self.writer {
             Writer::H1(writer) if !self.is_coded() => writer.raw_room(),
@@ -211,7 +211,7 @@ impl Output {
         }
     }
 
-    /// Counts bytes that were moved past it.
+    /// Counts bytes that bypassed it.
     pub fn moved(&mut self, count: u64) {
         if let Writer::H1(writer) = &mut self.writer {
             writer.moved(count);
@@ -219,14 +219,14 @@ impl Output {
         self.pass(count);
     }
 
-    /// Counts bytes that leave against what may leave.
+    /// Counts bytes against what the pace allows.
     fn pass(&mut self, count: u64) {
         if let Some(pace) = self.special.as_deref_mut().and_then(|special| special.pace.as_mut()) {
             pace.pass(count);
         }
     }
 
-    /// The part of `data` that belongs to the body, and what must follow it.
+    /// The part of `data` that belongs to the body, and the framing to send after it.
     #[inline]
     pub fn frame<'b>(&mut self, data: &'b [u8]) -> (&'b [u8], &'static [u8]) {
         match &mut self.writer {
@@ -235,7 +235,7 @@ impl Output {
         }
     }
 
-    /// Writes the end; false when the body is shorter than it was said to be.
+    /// Writes the end. False: the body is shorter than declared.
     #[inline]
     pub fn end(&mut self, trailers: &Lines) -> bool {
         match &mut self.writer {
@@ -244,7 +244,7 @@ impl Output {
         }
     }
 
-    /// Puts few bytes behind a head that still waits; false: they must be sent as they lie.
+    /// Appends a few bytes to a head that is still pending. False: they must be sent separately.
     #[inline]
     pub fn join(&mut self, data: &[u8], tail: &[u8]) -> bool {
         match &mut self.writer {
@@ -253,8 +253,8 @@ impl Output {
         }
     }
 
-    /// Sends what waits and then `data` and its tail, of all of which `done` bytes are sent already. Ready when
-    /// no more than `ahead` bytes are left.
+    /// Sends pending bytes, then `data` and its tail; `done` bytes of these have been sent already. Ready
+    /// when at most `ahead` bytes are left.
     #[inline(always)]
     pub fn poll_send(
         &mut self,
@@ -272,7 +272,7 @@ impl Output {
         }
     }
 
-    /// Puts the last bytes of a body in front of the end that follows; false: they are too many.
+    /// Keeps the last bytes of a body to send them with the end. False: they are too many.
     fn hold_last(&mut self, data: &[u8], tail: &[u8]) -> bool {
         match &mut self.writer {
             Writer::H1(writer) => writer.hold_last(data, tail),
@@ -280,7 +280,7 @@ impl Output {
         }
     }
 
-    /// After [`Output::poll_send`]: what was not sent waits.
+    /// After [`Output::poll_send`]: makes the unsent rest pending.
     #[inline(always)]
     pub fn settle(&mut self, done: usize, data: &[u8], tail: &[u8]) {
         if let Writer::H1(writer) = &mut self.writer {
@@ -288,7 +288,7 @@ impl Output {
         }
     }
 
-    /// Sends what waits, counting into `sent`; ready when nothing waits.
+    /// Sends pending bytes, counting them in `sent`; ready when none are left.
     pub fn poll_flush(
         &mut self,
         client: Downstream<'_>,
@@ -302,8 +302,8 @@ impl Output {
         polled
     }
 
-    /// Encodes, frames and sends all of `data` at the pace that is allowed, or keeps it where nothing is sent.
-    /// The last of a body may be left for [`Output::end`], to leave with it.
+    /// Encodes, frames and sends all of `data` at the allowed pace, or keeps it if nothing is sent. The last
+    /// part of a body may be left for [`Output::end`], to be sent with the end.
     pub async fn emit(
         &mut self,
         client: Downstream<'_>,
@@ -326,8 +326,8 @@ impl Output {
         outcome
     }
 
-    /// Encodes and sends, so many bytes at a time that the others need not wait: a step that is too long is made on
-    /// another thread.
+    /// Encodes and sends in steps, so that others need not wait; steps that are too long run on another
+    /// thread.
     async fn emit_coded(
         &mut self,
         client: Downstream<'_>,
@@ -395,7 +395,7 @@ impl Memory {
         let max = self.max.unwrap_or(0);
         if max == 0 {
             runtime::worked(1).await;
-            return Ok(()); // only the status is asked for
+            return Ok(()); // only the status is wanted
         }
         if self.kept.len() + data.len() > max {
             let cause = format!("too big subrequest response: more than {max} bytes");

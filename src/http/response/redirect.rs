@@ -1,7 +1,8 @@
-//! Redirects: to the slash that a path lacks, and the URL that a client is sent to.
+//! Redirects: to a path with the missing slash, and the absolute URL of a redirect.
 //!
-//! Pure but for the request that it reads. Behaviour: nginx.org, ngx_http_core_module (`absolute_redirect`,
-//! `server_name_in_redirect`, `port_in_redirect`).
+//! Pure, apart from the request that it reads.
+//! Behaviour: nginx.org, ngx_http_core_module (`absolute_redirect`, `server_name_in_redirect`,
+//! `port_in_redirect`).
 
 use crate::base::path::{Escape, escape_uri};
 use crate::http::request::Request;
@@ -9,7 +10,7 @@ use crate::http::response::Response;
 use crate::http::verdict::Reply;
 use crate::proto::header::Id;
 
-/// A redirect to the slash that the decoded path of the request lacks; it keeps the arguments.
+/// A redirect that appends the missing slash to the decoded path of the request; it keeps the arguments.
 pub fn to_slash(request: &Request) -> Reply {
     let mut target = Vec::new();
     escape_uri(&request.uri, Escape::Uri, &mut target);
@@ -21,14 +22,14 @@ pub fn to_slash(request: &Request) -> Reply {
     Reply::Redirect(301, target)
 }
 
-/// A path of this server as the URL that a client is sent to; `None`: it is sent to `target` as that is.
+/// The absolute URL of a path on this server; `None`: `target` is used as it is.
 pub fn absolute(request: &Request, target: &[u8]) -> Option<Vec<u8>> {
     let core = &request.location.core;
     if target.first() != Some(&b'/') || !core.absolute_redirect.get() {
         return None;
     }
     let mut absolute = b"http://".to_vec();
-    // Who names no host gets the address it knows, not a name it may not.
+    // A client that sent no host gets the address that it knows, not a name that it may not.
     let named = core.server_name_in_redirect.get();
     let host = if named { request.server.name().as_bytes() } else { &request.host };
     if host.is_empty() {
@@ -49,7 +50,7 @@ pub fn absolute(request: &Request, target: &[u8]) -> Option<Vec<u8>> {
     Some(absolute)
 }
 
-/// The response that sends a client to `target`, made absolute where the configuration wants it.
+/// The redirect to `target`, made absolute if the configuration asks for it.
 pub fn response(request: &Request, status: u16, target: &[u8]) -> Response {
     let mut response = Response::with_type(status, b"text/html");
     if let Some(absolute) = absolute(request, target) {

@@ -1,4 +1,4 @@
-//! From an upstream's response head to ours: what the client gets of it, and what becomes of the body.
+//! From an upstream's response head to ours: which fields the client gets, and what happens to the body.
 //!
 //! Touches: nothing. RFC 9110 §7.6.1; nginx.org, `proxy_hide_header`, `proxy_pass_header`, `proxy_redirect`,
 //! `proxy_intercept_errors`.
@@ -17,23 +17,23 @@ use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::{BodyLength, Method};
 
-/// Fields of an answer with `X-Accel-Redirect` that go out with the answer it leads to (nginx's list).
+/// Fields of a response with `X-Accel-Redirect` that are kept in the response it leads to (nginx's list).
 const STAY_WITH_REDIRECT: &[&str] =
     &["Content-Type", "Set-Cookie", "Content-Disposition", "Cache-Control", "Expires", "Accept-Ranges"];
 
-/// What follows a response head.
+/// The continuation after a response head.
 #[derive(Debug)]
 pub enum Next {
-    /// Not the upstream's answer: an error page, an internal redirect.
+    /// Another reply replaces the upstream's response: an error page, an internal redirect.
     Reply(Reply),
-    /// 101: both sides may speak at any time.
+    /// 101: both sides may send at any time.
     Tunnel(Response),
     Body(Response),
 }
 
-/// Decides what becomes of an answer. `has_body`: that of the request can be sent to another place still.
+/// Decides what to do with a response. `has_body`: the request's body is available for another target.
 ///
-/// Errors: 502 for a body whose end cannot be known for sure.
+/// Errors: 502 for a body whose end is ambiguous.
 pub fn begin(request: &mut Request, answer: &mut Answer, has_body: bool) -> Result<Next, Error> {
     let conf = request.passes();
     let (head, data) = (&answer.head.head, answer.head.buffer.data());
@@ -57,7 +57,7 @@ pub fn begin(request: &mut Request, answer: &mut Answer, has_body: bool) -> Resu
         && (has_body || !wants_body(request, head.status))
     {
         if head.status == 401 {
-            // The page asks for what the upstream asks for.
+            // The error page challenges the client like the upstream's response does.
             let fields =
                 head.fields.pairs(data).filter(|(name, _)| name.eq_ignore_ascii_case(b"www-authenticate"));
             for (_, value) in fields {
@@ -69,8 +69,8 @@ pub fn begin(request: &mut Request, answer: &mut Answer, has_body: bool) -> Resu
     Ok(Next::Body(response(request, answer, conf, length)))
 }
 
-/// The page for a status is a named location's that passes the request on with its body, which was sent and is not kept:
-/// the upstream's own answer says more than an error would.
+/// True if the error page would be a named location that passes the request on with its body, which has been
+/// sent and was not kept. The upstream's own response says more than an error would.
 #[cold]
 fn wants_body(request: &Request, status: u16) -> bool {
     let (server, location) = (request.server, request.location);
@@ -83,7 +83,7 @@ fn wants_body(request: &Request, status: u16) -> bool {
     wants
 }
 
-/// What the head asks of the relay. Values that make no sense are as if they were not there, as in nginx.
+/// Applies the fields that control the relay. Invalid values are ignored, as in nginx.
 fn obey(request: &mut Request, answer: &Answer, conf: &Conf) {
     let (fields, data) = (&answer.head.head.fields, answer.head.buffer.data());
     let value = |id| fields.value(data, id).filter(|_| !conf.ignores(id));
@@ -131,7 +131,7 @@ fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static Conf
         None => (target, &b""[..]),
     };
     let mut uri = Vec::new();
-    // nginx does not resolve `..`: who writes it did not mean it
+    // nginx rejects `..` here; so do we
     let is_safe = !unescaped(path).split(|&byte| byte == b'/').any(|segment| segment == b"..");
     match normalize_uri(path, true, &mut uri) {
         Ok(_) if is_safe && uri.first() == Some(&b'/') => {
@@ -152,7 +152,7 @@ fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static Conf
     }
 }
 
-/// The path with its escapes resolved, well-formed or not.
+/// Decodes the escapes of a path, well-formed or not.
 fn unescaped(path: &[u8]) -> Vec<u8> {
     let digit = |index: usize| char::from(*path.get(index)?).to_digit(16);
     let mut out = Vec::with_capacity(path.len());
@@ -214,7 +214,7 @@ fn response(request: &mut Request, answer: &Answer, conf: &'static Conf, length:
     }
     response.content_length = match length {
         BodyLength::Length(length) => Some(length),
-        // the answer to HEAD and a 304 tell the length of a body that does not follow
+        // the response to HEAD and a 304 declare the length of a body that does not follow
         BodyLength::None => head.fields.value(data, Id::ContentLength).and_then(parse_u64),
         BodyLength::Chunked | BodyLength::UntilClose => None,
     };
@@ -225,7 +225,7 @@ fn response(request: &mut Request, answer: &Answer, conf: &'static Conf, length:
     response
 }
 
-/// Fields that a response has once; the second one of a kind is left out, as by nginx.
+/// An index for fields that may occur only once; further ones are dropped, as in nginx.
 fn single(id: Option<Id>) -> Option<u8> {
     Some(match id? {
         Id::ContentType => 1,

@@ -1,10 +1,12 @@
-//! What all ways to an upstream have in common: the settings of `proxy_…`, and of every family of directives like it.
+//! The settings that all upstream protocols share: those of `proxy_…`, and of every similar family of
+//! directives.
 //!
-//! nginx has these directives once for each protocol (`proxy_`, `fastcgi_`, `uwsgi_`, `scgi_`, `grpc_`). Here a family is
-//! a prefix: [`upstream_rows!`] gives its table the rows, and its settings hold a [`Conf`]. What passes a request on asks
-//! [`Request::passes`] for the settings in force and never names a family; where a message names a directive,
-//! [`Conf::directive`] has its full name.
-//! Behaviour: nginx.org, ngx_http_proxy_module; unlike there nothing goes to disk unless it is asked for.
+//! nginx has these directives once for each protocol (`proxy_`, `fastcgi_`, `uwsgi_`, `scgi_`, `grpc_`). Here
+//! a family is a prefix: [`upstream_rows!`] gives its table the rows, and its settings contain a [`Conf`].
+//! Code that passes a request on asks [`Request::passes`] for the settings in force and never names a family;
+//! messages get the full name of a directive from [`Conf::directive`].
+//! Behaviour: nginx.org, ngx_http_proxy_module; unlike nginx, nothing is written to disk unless the
+//! configuration asks for it.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -43,15 +45,15 @@ const IGNORABLE: &[&str] = &[
 /// gets the field that goes out first, where the new value asks for that.
 pub type Rewrite = fn(&mut Request, Option<Id>, &[u8], &mut Option<Id>) -> Option<Vec<u8>>;
 
-/// A family of directives: one protocol to upstreams.
+/// A family of directives, for one upstream protocol.
 #[derive(Debug)]
 pub struct Family {
-    /// What the names of its directives begin with: `proxy_`.
+    /// The prefix of its directives, such as `proxy_`.
     pub prefix: &'static str,
-    /// Fields of a response that the client does not get unless they are asked for.
+    /// Response fields that are hidden from the client by default.
     pub hidden: &'static [&'static str],
     rewrite: Option<Rewrite>,
-    /// What holds where none of its directives is set.
+    /// The values in force where none of its directives is set.
     frozen: OnceLock<Frozen>,
 }
 
@@ -94,20 +96,20 @@ impl fmt::Display for Name {
 
 /// The settings of one block that every family has.
 ///
-/// A family's own settings hold one, merge it and freeze it with theirs. Its fields are set by the rows that
-/// [`upstream_rows!`] makes; everybody else uses the getters.
+/// A family's own settings contain one, and merge and freeze it with theirs. The rows made by
+/// [`upstream_rows!`] set its fields; all other code uses the getters.
 #[derive(Debug)]
 pub struct Conf {
     family: &'static Family,
-    /// For the rows.
+    /// Set by the rows.
     pub set: Settings,
-    /// In force where `proxy_temp_path` is not set and files are needed.
+    /// Used if files are needed and `proxy_temp_path` is not set.
     default_path: Option<TempPath>,
     frozen: Option<Arc<Frozen>>,
 }
 
 settings! {
-    /// What the directives say.
+    /// The values of the directives.
     #[derive(Debug)]
     pub struct Settings {
         pub hide: Vec<Box<str>> => replace,
@@ -118,7 +120,8 @@ settings! {
         pub next_timeout: Setting<u64> = 0,
         bind: Inherit<Bind>,
         pub timeout_total: Setting<u64> = 0,
-        /// The largest response head: more than nginx's buffer where it is not set, the limit itself where it is.
+        /// Maximum length of a response head. The default is larger than nginx's buffer; a configured value
+        /// is the exact limit.
         pub buffer_size: Setting<u64> = 64 * 1024,
         pub request_buffering: Inherit<bool>,
         pub connect_timeout: Setting<u64> = 60_000,
@@ -134,7 +137,7 @@ settings! {
         /// nginx's eight pages.
         buffers: Setting<(u64, u64)> = (8, 4096),
         pub limit_rate: Inherit<Script>,
-        /// Bytes of a temporary file; 0: none.
+        /// Maximum size of a temporary file; 0: none.
         pub temp_file_max: Setting<u64> = 0,
         temp_path: Inherit<TempPath>,
         pub store: Inherit<Place>,
@@ -150,13 +153,13 @@ impl Initial<&'static Family> for Conf {
     }
 }
 
-/// What is computed once from the lists of a block.
+/// Values computed once from the lists of a block.
 #[derive(Debug)]
 struct Frozen {
     hidden: Names,
-    /// Of the fields that are not hidden.
+    /// Which standard fields to leave out, because they are not hidden.
     omits: Omits,
-    /// Fields of the upstream that are not obeyed.
+    /// Fields of the upstream that have no effect.
     ignored: Names,
     connect: connect::Options,
 }
@@ -218,7 +221,7 @@ impl Names {
 }
 
 impl Request {
-    /// The settings of the family that passes the requests of this location on.
+    /// The settings of the family that handles this location's requests.
     #[inline]
     pub fn passes(&self) -> &'static Conf {
         self.location.passes()
@@ -226,7 +229,7 @@ impl Request {
 }
 
 impl Conf {
-    /// Nothing is set.
+    /// The settings of a block without any directive.
     pub fn of(family: &'static Family) -> Self {
         Self { family, set: Settings::default(), default_path: None, frozen: None }
     }
@@ -236,19 +239,19 @@ impl Conf {
         Name { prefix: self.family.prefix, rest: name }
     }
 
-    /// A field of the upstream is kept from the client.
+    /// True if a field of the upstream is hidden from the client.
     #[inline]
     pub fn hides(&self, id: Option<Id>, name: &[u8]) -> bool {
         self.frozen().hidden.contains(id, name)
     }
 
-    /// The fields of an upstream's answer that ours do not stand for.
+    /// The standard fields that come from the upstream instead of from us.
     #[inline]
     pub fn omits(&self) -> Omits {
         self.frozen().omits
     }
 
-    /// A field of the upstream is not obeyed.
+    /// True if a field of the upstream is to have no effect.
     pub fn ignores(&self, id: Id) -> bool {
         self.frozen().ignored.contains(Some(id), b"")
     }
@@ -273,12 +276,12 @@ impl Conf {
         &self.frozen().connect
     }
 
-    /// The local address of a connection is the request's own: it has variables.
+    /// True if the local address has variables, so that each request has its own.
     pub fn has_own_local(&self) -> bool {
         matches!(self.set.bind.as_ref(), Some(Bind::Script { .. }))
     }
 
-    /// The value of a `proxy_bind` with variables, and the address that it is.
+    /// Evaluates a `proxy_bind` with variables: its text, and the address if it is valid.
     pub fn own_local(&self, request: &mut Request) -> (Vec<u8>, Option<Address>) {
         let Some(Bind::Script { address, .. }) = self.set.bind.as_ref() else { return (Vec::new(), None) };
         let value = address.to_vec(request);
@@ -298,17 +301,17 @@ impl Conf {
         self.set.next_timeout.get()
     }
 
-    /// Bytes that a response head may have.
+    /// Maximum length of a response head.
     pub fn head_bytes_max(&self) -> usize {
         self.set.buffer_size.get() as usize
     }
 
-    /// Where that was said.
+    /// Where that was set.
     pub fn buffer_size_span(&self) -> Option<Span> {
         self.set.buffer_size.span()
     }
 
-    /// What `proxy_request_buffering` says, if anything.
+    /// `proxy_request_buffering`, if it is set.
     pub fn request_buffering(&self) -> Option<bool> {
         self.set.request_buffering.as_ref().copied()
     }
@@ -325,12 +328,12 @@ impl Conf {
         self.set.read_timeout.get()
     }
 
-    /// How long a request may take from its first upstream to the end of the answer; 0: any time.
+    /// Maximum time of a request from its first upstream to the end of the response; 0: unlimited.
     pub fn timeout_total_ms(&self) -> u64 {
         self.set.timeout_total.get()
     }
 
-    /// Where that was said.
+    /// Where that was set.
     pub fn timeout_total_span(&self) -> Option<Span> {
         self.set.timeout_total.span()
     }
@@ -355,28 +358,28 @@ impl Conf {
         self.set.pass_request_body.get()
     }
 
-    /// Answers are read ahead of a slower client.
+    /// True if responses are read ahead of a slower client.
     pub fn is_buffering(&self) -> bool {
         self.set.buffering.get()
     }
 
-    /// Bytes read ahead of the client.
+    /// Maximum bytes to read ahead of the client.
     pub fn buffer_bytes(&self) -> usize {
         let (count, size) = self.set.buffers.get();
         usize::try_from(count.saturating_mul(size)).unwrap_or(usize::MAX)
     }
 
-    /// Where files under way are; `None`: nothing in this block needs them.
+    /// The directory of temporary files; `None`: nothing in this block needs them.
     pub fn temp_path(&self) -> Option<&TempPath> {
         self.set.temp_path.as_ref().or(self.default_path.as_ref())
     }
 
-    /// Bytes that may wait in a temporary file; 0: none.
+    /// Maximum bytes that may wait in a temporary file; 0: none.
     pub fn temp_file_bytes_max(&self) -> u64 {
         self.set.temp_file_max.get()
     }
 
-    /// Where answers are kept as files, if they are.
+    /// Where to store responses as files, if at all.
     pub fn store(&self) -> Option<&Place> {
         self.set.store.as_ref().filter(|place| !matches!(place, Place::Off))
     }
@@ -386,7 +389,7 @@ impl Conf {
         self.set.store_access.get()
     }
 
-    /// How fast the answer of an upstream is read; `None`: as fast as it comes.
+    /// The rate at which to read a response from an upstream; `None`: unlimited.
     pub fn pace(&'static self, request: &mut Request) -> Option<Pace> {
         let script = self.set.limit_rate.as_ref()?;
         Pace::new(limit_rate::evaluate(Some(script), request), 0)
@@ -419,12 +422,12 @@ impl Merge for Conf {
     }
 }
 
-/// The table of one family: its own rows, and those that every family has, under its prefix.
+/// The table of one family: its own rows, and the shared rows with its prefix.
 ///
-/// `upstream_rows!("fastcgi_", Conf, upstream, [own rows])`, where `upstream` is the field of the family's settings
-/// (`Conf`) that holds a [`Conf`] of this room. A macro, since a row is a constant: its name and its text are put
-/// together by the compiler, and the
-/// manual, the diagnostics and the conversion read them like any other.
+/// `upstream_rows!("fastcgi_", Conf, upstream, [own rows])`, where `upstream` is the field of the family's
+/// settings (`Conf`) that contains the [`Conf`] of this file. It is a macro because a row is a constant: the
+/// compiler joins its name and text, and the manual, the diagnostics and the conversion read it like any
+/// other row.
 macro_rules! upstream_rows {
     ($prefix:literal, $conf:ty, $field:ident, [$($own:expr),* $(,)?]) => {{
         use $crate::config::directive::{Accepted, accepted, custom, flag, millis, number, size};
@@ -534,11 +537,11 @@ pub fn ignore_headers(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), D
     Ok(())
 }
 
-/// Several lines of a block are one list.
+/// Several directives of a block form one list.
 pub fn next_upstream(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let mut all = conf.set.next.as_ref().copied();
     for index in 0..node.args.len() {
-        // nginx knows this one for its cache; there is nothing stale here that it could mean
+        // nginx accepts this word for its cache; it means nothing without one
         if node.arg(index) == "updating" {
             continue;
         }
@@ -573,7 +576,7 @@ pub fn bind(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic>
     conf.set.bind.put(bind, node)
 }
 
-/// An address with or without a port; without one the kernel chooses it.
+/// Parses an address with an optional port; without one the kernel chooses it.
 fn parse_local(text: &str) -> Option<Address> {
     let ip = || text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
     let address = text.parse().ok().or_else(|| Some(SocketAddr::new(ip()?, 0)));

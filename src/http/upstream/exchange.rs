@@ -1,7 +1,8 @@
-//! One request to one peer, until the head of its response is here.
+//! The exchange of one request with one peer, until the response head has arrived.
 //!
-//! Touches: the upstream's socket, and the client's for the body and to notice that it has gone.
-//! The response may come before the request is sent whole; what is left is sent while the body is relayed.
+//! Touches: the upstream's socket, and the client's to read the body and to notice that it has gone. The
+//! response may arrive before the whole request has been sent; the rest is then sent while the body is
+//! relayed.
 
 use std::future::poll_fn;
 use std::io;
@@ -26,16 +27,16 @@ use crate::upstream::pool::Connection;
 use crate::upstream::trace::Action;
 use crate::upstream::{Fault, Peer};
 
-/// Bytes of the buffer for a response's head and whatever body comes with it.
+/// Size of the buffer for a response head and the start of the body.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Interim responses (1xx) before the final one.
+/// Maximum number of interim responses (1xx) before the final one.
 const INTERIM_MAX: u32 = 32;
 
-/// Either side's end of an exchange.
+/// The side that ended an exchange.
 #[derive(Debug)]
 pub enum Stop {
-    /// The client, or we: no other peer can help.
+    /// The client, or this server: another peer cannot help.
     Request(Error),
     Peer(Failure),
 }
@@ -44,9 +45,9 @@ pub enum Stop {
 #[derive(Debug)]
 pub struct Answer {
     pub carrier: Carrier,
-    /// The head, and behind it in the buffer the begin of the body.
+    /// The head; its buffer also contains the start of the body.
     pub head: Rc<Head>,
-    /// Where the head ends in the buffer.
+    /// The length of the head in the buffer.
     pub head_length: usize,
 }
 
@@ -54,7 +55,7 @@ fn fail(kind: Kind) -> Stop {
     Stop::Peer(kind.into())
 }
 
-/// A connection to `peer`: a kept one, unless `is_fresh` asks for a new one.
+/// Opens a connection to `peer`: a kept one, unless `is_fresh` asks for a new one.
 async fn connection(pass: &mut Pass<'_, '_>, peer: &Rc<Peer>, is_fresh: bool) -> Result<Connection, Stop> {
     let (request, group) = (&mut *pass.request, &*pass.goal.group);
     let conf = request.passes();
@@ -100,7 +101,7 @@ async fn connection(pass: &mut Pass<'_, '_>, peer: &Rc<Peer>, is_fresh: bool) ->
     })
 }
 
-/// The worker can hold no more connections. No other peer could help, and this one has done nothing wrong.
+/// The worker cannot hold more connections. Another peer could not help, and this one has not failed.
 #[cold]
 fn no_place() -> Stop {
     let limit = room::limit();
@@ -117,8 +118,8 @@ fn no_descriptors(error: &io::Error) -> Stop {
     Stop::Request(Error::ours(cause))
 }
 
-/// How the connection of one request is opened, where `proxy_bind` has variables. As in nginx an empty value binds
-/// nothing, and one that is no address is logged and binds nothing.
+/// The connect options of one request if `proxy_bind` has variables. As in nginx, an empty value binds
+/// nothing; an invalid address is logged and binds nothing.
 #[cold]
 fn own_local(request: &mut Request, conf: &'static Conf) -> Options {
     let (value, bind) = conf.own_local(request);
@@ -141,7 +142,8 @@ impl Pass<'_, '_> {
         let mut carrier = carrier;
         let conf = self.request.passes();
         let mut held: Option<Buffer> = None;
-        // Variables ask for it until the request ends. Unlike `new`, `default` makes it where it stays: it has 700 bytes.
+        // Variables refer to it until the request ends. `default` builds its 700 bytes in place, unlike
+        // `new`.
         let mut answer = Rc::<Head>::default();
         let mut wait = Wait::new(conf, carrier.take_timer());
         let mut interim_count = 0;
@@ -151,7 +153,7 @@ impl Pass<'_, '_> {
                 let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES));
                 let polled = wait.poll(cx, self, &carrier, &mut buffer);
                 if polled.is_ready() || !buffer.data().is_empty() {
-                    held = Some(buffer); // else back to the pool: who waits for an answer holds no memory
+                    held = Some(buffer); // otherwise back to the pool: waiting for a response takes no memory
                 }
                 polled
             });
@@ -171,7 +173,7 @@ impl Pass<'_, '_> {
                 let Some(Head { head, buffer: place }) = Rc::get_mut(&mut answer) else { break };
                 match carrier.decoder().head(&mut buffer, conf.head_bytes_max(), head).map_err(fail)? {
                     Progress::Interim(length) => {
-                        // 100 answers an expectation that was never passed on
+                        // a 100 answers an expectation that was never passed on
                         interim_count += 1;
                         if interim_count > INTERIM_MAX {
                             return Err(fail(Kind::TooManyInterim));
@@ -216,26 +218,26 @@ fn lost(kind: Kind, carrier: &Carrier, buffer: &Buffer) -> Stop {
     Stop::Peer(Failure { kind, is_stale })
 }
 
-/// Waiting for the upstream while the request is on its way.
+/// The wait for the upstream while the request is being sent.
 #[derive(Debug)]
 pub struct Wait {
     conf: &'static Conf,
     pub timer: Timer,
-    /// The timer runs for a write, not for a read.
+    /// The timer runs for a write instead of a read.
     is_sending: bool,
-    /// Sending failed: the response may have come before, so reading goes on.
+    /// Sending failed; the response may have been sent before that, so reading continues.
     pub send_error: Option<io::Error>,
     sent: u64,
 }
 
 impl Wait {
-    /// `timer`: the connection's, which is kept for its next request.
+    /// `timer` belongs to the connection and is reused for its next request.
     pub fn new(conf: &'static Conf, timer: Timer) -> Self {
         Self { conf, timer, is_sending: false, send_error: None, sent: 0 }
     }
 
-    /// Reads into `buffer`, sending what is left of the request meanwhile. Ready with the bytes read, 0 at
-    /// the end of the connection.
+    /// Reads into `buffer`, and meanwhile sends the rest of the request. Ready with the number of bytes read,
+    /// 0 at the end of the connection.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -287,7 +289,7 @@ impl Wait {
         Poll::Pending
     }
 
-    /// The client may have gone, or the upstream may have been silent for too long.
+    /// Ready if the client has gone, or the upstream has been silent for too long.
     fn poll_patience(&mut self, cx: &mut Context<'_>, pass: &Pass<'_, '_>) -> Poll<Result<usize, Stop>> {
         let outgoing = &pass.outgoing;
         if !self.conf.ignore_client_abort() && pass.client.downstream().poll_gone(cx).is_ready() {
@@ -296,7 +298,7 @@ impl Wait {
         }
         let is_sending = !outgoing.is_done() && self.send_error.is_none();
         if is_sending && !outgoing.waits_for_upstream {
-            // the client's own timeout runs
+            // the client's own timeout is running
             self.timer.cancel();
             return Poll::Pending;
         }

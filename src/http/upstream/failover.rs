@@ -1,8 +1,10 @@
-//! Whether the body of a request may have to be sent a second time: to the next server of the group, or to the proxied
-//! location of an `error_page`. Such a body is read whole before anybody gets it; others stream.
+//! Decides whether the body of a request may have to be sent again: to the next server of the group, or to
+//! the proxied location of an `error_page`. Such a body is read completely before it is sent; others are
+//! streamed.
 //!
-//! Pure but for the request that it reads. Behaviour: nginx reads every body whole unless `proxy_request_buffering` is
-//! off, so that a configuration of its users relies on it.
+//! Pure, apart from the request that it reads.
+//! Behaviour: nginx reads every body completely unless `proxy_request_buffering` is off, and its users'
+//! configurations rely on that.
 
 use crate::http::config::location::{Found, Location};
 use crate::http::config::server::Server;
@@ -10,20 +12,20 @@ use crate::http::modules::proxy_pass::Pass;
 use crate::http::request::Request;
 use crate::upstream::{Group, GroupState, Groups};
 
-/// Whether what is too long for `client_body_buffer_size` must not be sent before it is here whole.
+/// True if a body that exceeds `client_body_buffer_size` must be read completely before it is sent.
 ///
-/// Asked for bodies that are longer than that buffer only, and only where `proxy_request_buffering` is not set.
+/// Called only for bodies that are longer than that buffer, and only if `proxy_request_buffering` is not set.
 pub fn needs_whole_body(request: &Request, group: &GroupState, is_unsafe: bool) -> bool {
     let conf = request.passes();
     let has_next = group.set().tries > 1 && conf.next_tries() != 1 && conf.next().repeats(is_unsafe);
     has_next || error_page_is_proxied(request.server, request.location, None)
 }
 
-/// Whether an `error_page` for what an upstream answers, or for its failure, leads to a proxied location; of any status,
-/// or of this one.
+/// True if an `error_page` for an upstream's response, or for its failure, leads to a proxied location; for
+/// any status, or for this one.
 pub fn error_page_is_proxied(server: &Server, location: &Location, status: Option<u16>) -> bool {
     let intercepts = location.passes().intercept_errors();
-    // No upstream's answer, but that there was none.
+    // Without interception only the statuses of a failed upstream get here.
     let can_come = |code: &u16| intercepts || matches!(code, 502 | 504);
     let pages = location.core.error_pages();
     pages.iter().filter(|page| page.statuses().iter().any(can_come)).any(|page| {
@@ -36,12 +38,13 @@ pub fn error_page_is_proxied(server: &Server, location: &Location, status: Optio
                 let path = uri.split(|byte| *byte == b'?').next().unwrap_or(uri);
                 matches!(server.root.find(path), Found::Location(target, _) if target.proxy_pass.is_set())
             }
-            _ => false, // an address elsewhere, or one that only a request knows
+            _ => false, // another site, or a target that only a request knows
         }
     })
 }
 
-/// Some location of the servers may read bodies whole without being told to: it needs a directory for them.
+/// True if some location of these servers may read bodies completely by default, and so needs a directory for
+/// them.
 pub fn may_need_files(servers: &[Server], upstreams: &Groups) -> bool {
     let has_many = |group: &Group| {
         let count: usize = group.servers.iter().map(|server| server.addresses.len().max(1)).sum();

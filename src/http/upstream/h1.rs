@@ -38,7 +38,7 @@ impl Encoder {
         self.is_http11
     }
 
-    /// Errors: 500 where `proxy_method` has come to something that is no method.
+    /// Errors: 500 if `proxy_method` evaluates to an invalid method.
     pub fn head(
         self,
         request: &mut Request,
@@ -53,7 +53,7 @@ impl Encoder {
                 configured = script.to_vec(request);
                 Token::new(&configured).ok_or_else(|| no_method(&configured))?
             }
-            None if request.malformed => Token::GET, // what its error page is asked for with
+            None if request.malformed => Token::GET, // the method of the request for its error page
             None => request.method_token(),
         };
         let (mut head, target) =
@@ -101,7 +101,7 @@ fn no_method(value: &[u8]) -> Error {
     Error::ours(format!("\"proxy_method\" has become \"{}\", which is no method", log::Text(value)))
 }
 
-/// The client's own fields, but those that end at this hop.
+/// Writes the client's own fields, except hop-by-hop ones.
 fn write_fields(request: &Request, conf: &Conf, head: &mut Head<'_>) {
     let data = request.input.data();
     let (fields, connection) = (&request.head.fields, &request.head.connection);
@@ -110,7 +110,8 @@ fn write_fields(request: &Request, conf: &Conf, head: &mut Head<'_>) {
         if conf.replaces(field.id, name) {
             continue;
         }
-        // What a proxy in front says of its client is for the upstream too, whatever that client asks for.
+        // A field in which a proxy in front names its client is passed on even if the client lists it in
+        // `Connection`.
         if connection.ends(field, data) && !request.location.realip.reads(name) {
             continue;
         }

@@ -40,10 +40,10 @@ use outgoing::Outgoing;
 use retry::Chance;
 use target::Goal;
 
-/// Passes a request to the upstream of its location and the answer to the client.
+/// Passes a request to the upstream of its location, and the response to the client.
 ///
-/// `Some`: an answer of our own instead (an error, an internal redirect). Errors: the client's, and those of
-/// an upstream that fails inside a body that the client has begun to get.
+/// `Some`: a reply of our own instead (an error, an internal redirect). Errors: those of the client, and
+/// those of an upstream that fails after the client has got part of the response.
 pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Option<Reply>, Error> {
     request.upstream.begin_pass();
     request.proxied.begin_pass();
@@ -63,7 +63,7 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
         deadline.set(runtime::now_ms() + total_ms);
     }
     let mut pass = Pass { request, client, goal: &goal, outgoing, session, started_ms: runtime::now_ms() };
-    // In one place, timed or not, so that it becomes part of this future's code.
+    // Awaited in one place, timed or not, so that it is inlined into this future.
     let outcome = {
         let mut responding = pin!(pass.respond());
         poll_fn(|cx| match deadline.poll_expired(cx) {
@@ -79,14 +79,14 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
     if let Ok(Some(_)) = &outcome {
         outgoing.give_back(&mut request.body);
     }
-    // an error of the upstream is logged by the pipeline, with what was under way
+    // the pipeline logs an upstream's error, with the operation that failed
     if !outcome.as_ref().is_err_and(|error| error.side == Side::Upstream) {
         request.upstream.action = None;
     }
     outcome
 }
 
-/// Noted while it is known what was under way.
+/// Records an error while it is known what was in progress.
 fn noted(request: &mut Request, client: &Client<'_>, error: Error) -> Error {
     termination::note(request, client.has_started(), &error);
     error
@@ -105,7 +105,7 @@ pub struct Pass<'a, 'c> {
     started_ms: u64,
 }
 
-/// What is left to do once the head of an answer is the client's.
+/// The work that remains once the head of a response has been passed to the client.
 enum Step {
     Reply(Reply),
     Tunnel(Box<Response>),
@@ -138,7 +138,7 @@ impl Pass<'_, '_> {
         relayed.map(|()| None)
     }
 
-    /// A function of its own, so that no response lives in the future that waits for the body.
+    /// A function of its own, so that the response does not live in the future that waits for the body.
     fn start(&mut self, answer: &mut Answer) -> Result<Step, Error> {
         let request = &mut *self.request;
         Ok(match answer::begin(request, answer, self.outgoing.can_repeat())? {
@@ -177,7 +177,7 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// One peer's turn. A kept connection that turns out to be closed is replaced by a new one to the same peer.
+    /// One peer's turn. If a kept connection turns out to be closed, a new one to the same peer replaces it.
     async fn turn(&mut self, peer: &Rc<Peer>) -> Result<Answer, Stop> {
         let mut is_fresh = false;
         loop {
@@ -206,7 +206,7 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// What follows a peer's turn without an answer: another peer's, or the status that is left to tell.
+    /// The continuation after a peer's turn failed: another peer, or the status for the client.
     #[cold]
     fn next(&mut self, stop: Stop) -> Result<Option<u16>, Error> {
         let failure = match stop {
@@ -259,15 +259,15 @@ impl Pass<'_, '_> {
         log::warn!(request.error_log(), request, "upstream server temporarily disabled");
     }
 
-    /// The peer has broken its answer off: the next requests had better go to another one.
+    /// The peer cut its response off: later requests should prefer another peer.
     fn blame(&mut self) {
         if self.session.fail_late(runtime::now_ms()) {
             self.tell_disabled();
         }
     }
 
-    /// `proxy_timeout_total` is over: 504 while nothing was sent, else the answer is cut. What it was waiting for is
-    /// blamed if that was the upstream.
+    /// `proxy_timeout_total` has expired: 504 if nothing was sent, otherwise the response is cut off. If the
+    /// request was waiting for the upstream, that is blamed.
     #[cold]
     fn too_late(&mut self) -> Error {
         if !self.client.has_started() {

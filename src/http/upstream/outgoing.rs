@@ -25,19 +25,20 @@ use crate::net::Transport;
 use crate::proto::message::BodyLength;
 use crate::sys::transfer::Pipe;
 
-/// Bytes of one `sendfile`: other connections get their turn in between.
+/// Maximum bytes of one `sendfile`, so that other connections get their turn.
 const SENDFILE_BYTES: u64 = 2 * 1024 * 1024;
 
-/// A rest of at least this much is moved inside the kernel. Shorter ones are read at once, and copying is cheaper.
+/// A remaining body of at least this length is moved inside the kernel. Shorter ones are read at once, and
+/// copying is cheaper.
 const MOVE_BYTES_MIN: u64 = 256 * 1024;
 
-/// What is still to come after the bytes at hand.
+/// The source of the body after the bytes in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rest {
     Nothing,
-    /// The file that the client's body was read into.
+    /// The file into which the client's body was read.
     File,
-    /// The client's body as it comes.
+    /// The client's body, unframed, as it arrives.
     Plain,
     /// The client's body, each piece in a frame.
     Framed,
@@ -50,24 +51,24 @@ pub struct Outgoing {
     /// The head and the part of the body that is kept for another try; later one frame.
     bytes: Vec<u8>,
     at: usize,
-    /// The client's body in `bytes`, as far as it is kept; `None`: it was left alone.
+    /// The part of the client's body in `bytes` that is kept; `None`: the body has not been touched.
     kept: Option<Range<usize>>,
     rest: Rest,
-    /// What is still to be sent of the body's file.
+    /// The part of the body's file that is still to be sent.
     file_left: Range<u64>,
-    /// What moves a long body inside the kernel, while it does.
+    /// Moves a long body inside the kernel.
     pipe: Option<Pipe>,
-    /// There was no pipe to be had: the body is copied.
+    /// No pipe was available: the body is copied.
     is_copied: bool,
-    /// Bytes of the body went out that are not kept: the request cannot be sent again.
+    /// Bytes of the body have been sent without being kept: the request cannot be sent again.
     is_spent: bool,
-    /// The upstream's socket is what sending waits for, not the client's.
+    /// Sending waits for the upstream's socket, not for the client's.
     pub waits_for_upstream: bool,
-    /// Bytes sent on the connection in use.
+    /// Bytes sent on the current connection.
     pub sent: u64,
 }
 
-/// Which side stopped the sending.
+/// The side that stopped the sending.
 #[derive(Debug)]
 pub enum SendFault {
     Client(Error),
@@ -75,7 +76,7 @@ pub enum SendFault {
 }
 
 impl Outgoing {
-    /// Makes the request's head, after reading as much of its body as may be kept.
+    /// Builds the request's head, after reading as much of its body as may be kept.
     ///
     /// Errors: those of reading the client's body, and of writing it to a file.
     pub async fn prepare(request: &mut Request, client: Downstream<'_>, goal: &Goal) -> Result<Self, Error> {
@@ -85,7 +86,7 @@ impl Outgoing {
         let has_body = matches!(declared, BodyLength::Length(_) | BodyLength::Chunked);
         let mut kept = Vec::new();
         let mut is_complete = true;
-        // An `error_page` has made a GET of the request; it keeps the body as long as it is here.
+        // An `error_page` turned the request into a GET, which keeps the body as long as it is available.
         let is_get_instead = request.method != request.head.method;
         if has_body && request.body.file().is_none() {
             match request.body.take_kept() {
@@ -153,7 +154,7 @@ impl Outgoing {
         self.encoder
     }
 
-    /// Everything has been sent.
+    /// True if everything has been sent.
     pub fn is_done(&self) -> bool {
         let has_rest = match self.rest {
             Rest::Nothing => false,
@@ -163,17 +164,17 @@ impl Outgoing {
         self.at == self.bytes.len() && !has_rest
     }
 
-    /// Something of it may have reached the upstream.
+    /// True if some of it may have reached the upstream.
     pub fn has_begun(&self) -> bool {
         self.sent > 0
     }
 
-    /// It can be sent once more from its beginning.
+    /// True if it can be sent again from the start.
     pub fn can_repeat(&self) -> bool {
         !self.is_spent
     }
 
-    /// Gives back what was read of the client's body, for another location.
+    /// Returns the part of the client's body that was read, for another location.
     pub fn give_back(mut self, body: &mut Body) {
         let Some(kept) = self.kept else { return };
         body.keep((!self.is_spent).then(|| {
@@ -182,7 +183,7 @@ impl Outgoing {
         }));
     }
 
-    /// Leaves a copy of the client's body, where all of it is here, for the subrequests of an answer.
+    /// Copies the client's body, if all of it is in memory, for the subrequests of a response.
     pub fn lend(&self, body: &mut Body) {
         if let Some(kept) = self.kept.clone()
             && self.rest == Rest::Nothing
@@ -191,13 +192,13 @@ impl Outgoing {
         }
     }
 
-    /// Back to the beginning, for another connection.
+    /// Starts again from the beginning, for another connection.
     pub fn rewind(&mut self) {
         debug_assert!(self.can_repeat());
         (self.at, self.sent, self.file_left.start) = (0, 0, 0);
     }
 
-    /// Sends what there is, reading the client's body on the way. Ready when everything has been sent.
+    /// Sends what is available, reading the client's body on the way. Ready when everything has been sent.
     pub fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
@@ -206,7 +207,7 @@ impl Outgoing {
         client: Downstream<'_>,
     ) -> Poll<Result<(), SendFault>> {
         if self.sent == 0 && self.rest == Rest::Plain && body.data().is_empty() {
-            // one look, so that the head does not go out alone where the body has come
+            // one read, so that the head is not sent alone if the body has arrived
             if let Poll::Ready(Err(error)) = body.poll_data(client, cx) {
                 return Poll::Ready(Err(SendFault::Client(error)));
             }
@@ -214,7 +215,7 @@ impl Outgoing {
         loop {
             self.waits_for_upstream = true;
             if let Some(data) = self.bytes.get(self.at..).filter(|data| !data.is_empty()) {
-                // what is here of a body that streams goes out with the head
+                // bytes of a streamed body that are in memory go out with the head
                 let joined = if self.rest == Rest::Plain { body.data() } else { b"" };
                 let slices = [IoSlice::new(data), IoSlice::new(joined)];
                 let polled = match joined {
@@ -301,7 +302,8 @@ impl Outgoing {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the next bytes of the body are moved inside the kernel: a long rest, or what is in the pipe.
+    /// Starts moving the next bytes of the body inside the kernel, if the remaining body is long or the pipe
+    /// has bytes.
     fn begin_move(&mut self, upstream: &Transport, body: &Body, client: Downstream<'_>) -> bool {
         let is_long = self.pipe.is_none() && body.movable() >= MOVE_BYTES_MIN && !self.is_copied;
         if is_long && client.plain().is_some() && upstream.plain().is_some() {
@@ -311,7 +313,7 @@ impl Outgoing {
         self.pipe.is_some()
     }
 
-    /// Ready with the bytes that have left; 0 at the end of the body.
+    /// Ready with the number of bytes sent; 0 at the end of the body.
     fn poll_move(
         &mut self,
         cx: &mut Context<'_>,
@@ -328,7 +330,7 @@ impl Outgoing {
                 return Poll::Ready(Ok(0));
             }
             self.waits_for_upstream = false;
-            // while the client pauses the pipe is where others find it
+            // while the client pauses, others can use the pipe
             ready!(body.poll_move(client, cx, &mut pipe)).map_err(SendFault::Client)?;
             self.waits_for_upstream = true;
         }
@@ -358,8 +360,8 @@ impl Outgoing {
     }
 }
 
-/// Reads what the configuration wants of the body before an upstream is chosen: into `kept`, or into a file. True
-/// when that was all of it.
+/// Reads as much of the body as the configuration requires before an upstream is chosen, into `kept` or into
+/// a file. True if that was all of it.
 async fn read_body(
     request: &mut Request,
     client: Downstream<'_>,
@@ -399,8 +401,8 @@ async fn read_body(
     Ok(is_complete)
 }
 
-/// Reads the body into `kept` as far as its buffer goes; true when that was all of it. Unless it `waits`, it reads
-/// only what is there already.
+/// Reads the body into `kept`, up to the size of its buffer; true if that was all of it. Unless it `waits`,
+/// it reads only what has arrived already.
 async fn read_ahead(
     request: &mut Request,
     client: Downstream<'_>,
@@ -429,14 +431,14 @@ async fn read_ahead(
     }
 }
 
-/// The target for the upstream by nginx's rules: as the client sent it where `proxy_pass` has no URI part and
-/// nothing changed it; else decoded, the location's name replaced, and encoded again.
+/// Writes the request target by nginx's rules: as the client sent it if `proxy_pass` has no URI part and
+/// nothing has changed it; otherwise decoded, with the location's name replaced, and encoded again.
 pub fn write_target(request: &Request, goal: &Goal, out: &mut Vec<u8>) {
     match goal.uri() {
         Some(uri) if goal.is_evaluated => out.extend_from_slice(uri.as_bytes()),
         None if request.uri_is_original => out.extend_from_slice(request.target()),
         replacement => {
-            // What `rewrite … break` has made is the whole URI.
+            // The result of `rewrite … break` is the whole URI.
             let replacement = replacement.filter(|_| !request.left_location);
             let replaced_length = match (replacement, &request.location.kind) {
                 (Some(_), Kind::Exact | Kind::Prefix | Kind::PrefixFinal) => {

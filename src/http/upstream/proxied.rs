@@ -1,5 +1,5 @@
-//! What HTTP keeps of a proxied request apart from the record of its turns (`upstream/trace.rs`): what an
-//! answer leaves for variables, and what the error log says of the request.
+//! HTTP's part of the record of a proxied request, besides its tries (`upstream/trace.rs`): response data for
+//! variables, and the URL for the error log.
 
 use std::rc::Rc;
 
@@ -12,7 +12,7 @@ use crate::upstream::Trace;
 /// An upstream's response head, kept for `$upstream_http_…`.
 #[derive(Debug, Default)]
 pub struct Head {
-    /// Begins with the head's bytes.
+    /// Starts with the head's bytes.
     pub buffer: Buffer,
     pub head: ResponseHead,
 }
@@ -22,19 +22,19 @@ pub struct Head {
 #[derive(Debug, Default)]
 pub struct Proxied {
     head: Option<Rc<Head>>,
-    /// Lines behind the body of the last answer, each ended by CRLF.
+    /// The trailer lines of the last response, each ended by CRLF.
     pub trailers: Vec<u8>,
     tunnel: Option<(Transport, Place)>,
     /// `X-Accel-Buffering: yes` or `no`, unless it is ignored.
     pub buffering: Option<bool>,
-    /// `$proxy_host` and `$proxy_port`, where `proxy_pass` has variables.
+    /// `$proxy_host` and `$proxy_port`, if `proxy_pass` has variables.
     pub host: Option<(Vec<u8>, Vec<u8>)>,
-    /// The URL for the error log, from its path on.
+    /// The URL for the error log, starting with its path.
     pub uri: Vec<u8>,
 }
 
 impl Proxied {
-    /// A new pass of this request begins: nothing of the last answer is left.
+    /// Starts a new pass of this request, without data of the last response.
     pub fn begin_pass(&mut self) {
         self.buffering = None;
         self.trailers.clear();
@@ -53,7 +53,7 @@ impl Proxied {
         self.head.as_deref()
     }
 
-    /// `http://127.0.0.1:8080/uri`, for the error log, while something is under way.
+    /// `http://127.0.0.1:8080/uri`, for the error log, while a try is in progress.
     pub fn url(&self, trace: &Trace) -> Option<String> {
         trace.action?;
         let uri = String::from_utf8_lossy(&self.uri);

@@ -1,9 +1,9 @@
-//! The body of a proxied response on its way to the client, and the tunnel after a 101.
+//! Relays the body of a proxied response to the client, and starts the tunnel after a 101.
 //!
-//! Touches: both sockets. Memory is one buffer while bytes are in hand and none while the upstream pauses, and
-//! what `proxy_buffers` allows for a client that reads slowly: then the reading from the upstream stops. What has
-//! arrived is sent at once.
-//! A body that the upstream cuts never looks complete to the client (RFC 9112 §8).
+//! Touches: both sockets. Memory is one buffer while bytes are being processed, none while the upstream
+//! pauses, and at most `proxy_buffers` for a client that reads slowly: then reading from the upstream stops.
+//! Data that has arrived is sent at once. A body that the upstream cuts off never looks complete to the
+//! client (RFC 9112 §8).
 
 use std::borrow::Cow;
 use std::future::poll_fn;
@@ -31,14 +31,15 @@ use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, Io, Timer, race, relay};
 use crate::upstream::trace::Action;
 
-/// A body of at least this much more is moved inside the kernel.
+/// A remaining body of at least this length is moved inside the kernel.
 const SPLICE_BYTES_MIN: u64 = 64 * 1024;
 
-/// Bytes read at once.
+/// Size of a read.
 const READ_BYTES: usize = 16 * 1024;
 
 impl Pass<'_, '_> {
-    /// Relays the body of an answer whose head the client is about to get, then keeps the connection if it can.
+    /// Relays the body of a response whose head is about to be sent to the client, then keeps the connection
+    /// if possible.
     pub(super) async fn relay(&mut self, answer: Answer) -> Result<(), Error> {
         let Begun { pieces, head, head_length, rest } = self.begin_relay(answer)?;
         let data = head.buffer.data().get(head_length..).unwrap_or(b"");
@@ -47,14 +48,14 @@ impl Pass<'_, '_> {
         };
         self.write(data, &pieces, stream.ahead).await?;
         if self.request.is_subrequest() && !self.client.wants_body() {
-            return Ok(()); // what a mirror answers is not waited for
+            return Ok(()); // the response of a mirror is not awaited
         }
         if store::is_wanted(self.request, head.head.status) {
             Box::pin(stream.store(self.request, data, &pieces)).await;
         }
         stream.buffer = keep(data.get(used..).unwrap_or(b""));
         shrink(self.request, head, head_length);
-        // Boxed: few responses come in pieces, and all would carry the room for it.
+        // Boxed: few responses arrive in pieces, and all would carry the space for it.
         Box::pin(stream.relay(self)).await?;
         let Stream { carrier, buffer, ahead, spill, taps, .. } = *stream;
         if buffer.is_none() && self.outgoing.is_done() {
@@ -77,7 +78,7 @@ impl Pass<'_, '_> {
         let mut pieces = Pieces::new();
         let used = decode(carrier.decoder(), data, &mut pieces, request)?;
         if carrier.decoder().is_done() && !store::is_wanted(request, head.head.status) {
-            // the whole response is here: the connection is free before the client has it
+            // the whole response has arrived: the connection is free before the client has got it
             if used == data.len() && self.outgoing.is_done() {
                 carrier.keep(&self.goal.group);
             }
@@ -97,7 +98,7 @@ impl Pass<'_, '_> {
         Ok(Begun { pieces, head, head_length, rest: Some((stream, used)) })
     }
 
-    /// Sends the pieces of a body: as they lie when there is one, else joined, so that it is one write.
+    /// Sends the pieces of a body: a single one in place, several joined, so that it takes one write.
     async fn write(&mut self, data: &[u8], pieces: &Pieces, ahead: usize) -> Result<(), Error> {
         let data = joined(data, pieces);
         self.request.upstream.last().length += data.len() as u64;
@@ -113,8 +114,8 @@ impl Pass<'_, '_> {
         Ok(())
     }
 
-    /// Sends the 101 and what has come already in both directions; the tunnel itself runs when the request's
-    /// memory is gone (`http/tunnel.rs`).
+    /// Sends the 101 and the data that has arrived in both directions; the tunnel itself runs after the
+    /// request's memory has been freed (`http/tunnel.rs`).
     pub(super) async fn begin_tunnel(&mut self, response: Response, answer: Answer) -> Result<(), Error> {
         let Answer { carrier, head, head_length } = answer;
         let request = &mut *self.request;
@@ -166,7 +167,7 @@ fn decode(
     Ok(used)
 }
 
-/// Fields that must not stand behind a body: they frame it, route it, or are between two hops (RFC 9110 §6.5.1).
+/// Fields that must not occur in trailers: framing, routing and hop-by-hop fields (RFC 9110 §6.5.1).
 const NO_TRAILERS: &[Id] = &[
     Id::Connection,
     Id::ContentEncoding,
@@ -182,7 +183,7 @@ const NO_TRAILERS: &[Id] = &[
     Id::Upgrade,
 ];
 
-/// Keeps the trailers of an answer for variables, and for the client where `proxy_pass_trailers` says so.
+/// Keeps the trailers of a response for variables and, with `proxy_pass_trailers`, for the client.
 fn pass_trailers(request: &mut Request, lines: Vec<u8>) {
     if lines.is_empty() {
         return;
@@ -201,7 +202,7 @@ fn pass_trailers(request: &mut Request, lines: Vec<u8>) {
     request.proxied.trailers = lines;
 }
 
-/// Bytes of unfinished framing, for the next read to be appended to.
+/// Incomplete framing, to which the next read is appended.
 fn keep(left: &[u8]) -> Option<Buffer> {
     (!left.is_empty()).then(|| {
         let mut buffer = Buffer::take(READ_BYTES);
@@ -210,7 +211,7 @@ fn keep(left: &[u8]) -> Option<Buffer> {
     })
 }
 
-/// A long response keeps of its head what variables may ask for, not the whole buffer.
+/// During a long response only the part of the head that variables may need is kept, not the whole buffer.
 fn shrink(request: &mut Request, head: Rc<Head>, head_length: usize) {
     let mut buffer = Buffer::take(head_length);
     buffer.extend(head.buffer.data().get(..head_length).unwrap_or(b""));
@@ -218,7 +219,7 @@ fn shrink(request: &mut Request, head: Rc<Head>, head_length: usize) {
     request.proxied.set_head(Rc::new(Head { buffer, head: fields }));
 }
 
-/// The pieces behind one another.
+/// The concatenated pieces.
 fn joined<'a>(data: &'a [u8], pieces: &Pieces) -> Cow<'a, [u8]> {
     match pieces.as_slice() {
         [] => Cow::Borrowed(b""),
@@ -231,13 +232,13 @@ fn joined<'a>(data: &'a [u8], pieces: &Pieces) -> Cow<'a, [u8]> {
     }
 }
 
-/// A body that did not come whole with its head.
+/// A body that did not arrive completely with its head.
 struct Stream {
     carrier: Carrier,
-    /// `None` while nothing is in hand.
+    /// `None` while no bytes are being processed.
     buffer: Option<Buffer>,
     wait: Wait,
-    /// Bytes that may wait for a slower client.
+    /// Maximum bytes that may wait for a slower client.
     ahead: usize,
     /// `proxy_limit_rate`.
     pace: Option<Pace>,
@@ -245,7 +246,7 @@ struct Stream {
     spill: Option<Spill>,
     /// What gets a copy of the body.
     taps: Vec<Tap>,
-    /// Set while the upstream pauses and something is held back on its way.
+    /// Runs while the upstream pauses and something is held back.
     pause: Timer,
 }
 
@@ -274,11 +275,12 @@ impl Tap {
     }
 }
 
-/// A pause of the upstream after which what filters hold back is let go: what comes in one piece is not cut.
+/// The pause of the upstream after which filters must release held bytes; data that arrives together is not
+/// split.
 const PAUSE_MS: u64 = 2;
 
 impl Stream {
-    /// Begins to keep the answer in a file.
+    /// Starts to store the response in a file.
     async fn store(&mut self, request: &mut Request, data: &[u8], pieces: &Pieces) {
         if let Some(mut store) = Store::begin(request).await {
             store.append(request, &joined(data, pieces)).await;
@@ -286,7 +288,7 @@ impl Stream {
         }
     }
 
-    /// Relays to the end.
+    /// Relays the rest of the body.
     async fn relay(&mut self, pass: &mut Pass<'_, '_>) -> Result<(), Error> {
         let mut pieces = Pieces::new();
         pass.request.upstream.action = Some(Action::ReadingBody);
@@ -323,9 +325,9 @@ impl Stream {
         Ok(())
     }
 
-    /// Passes pieces on where they go to a file as well, or wait in one.
+    /// Passes pieces on if they also go to a file, or wait in one.
     async fn pass_on(&mut self, pass: &mut Pass<'_, '_>, data: &[u8], pieces: &Pieces) -> Result<(), Error> {
-        // Joined: each write to a file is a job for another thread, and pieces may be of one byte.
+        // Joined: each write to a file is a job for another thread, and pieces may be single bytes.
         let data = &*joined(data, pieces);
         if data.is_empty() {
             return Ok(());
@@ -344,7 +346,7 @@ impl Stream {
         pass.client.write_ahead(pass.request, data, self.ahead).await
     }
 
-    /// Something waits on disk, and there is room for it in memory.
+    /// True if data waits on disk and there is room for it in memory.
     fn may_refill(&self, client: &Client<'_>) -> bool {
         let has_spilled = self.spill.as_ref().is_some_and(|spill| !spill.is_empty());
         has_spilled && client.pending() <= self.ahead / 2
@@ -356,7 +358,7 @@ impl Stream {
         pass.client.write_ahead(pass.request, &data, self.ahead).await
     }
 
-    /// The upstream closed its side: the end of a body without a length, the cut of any other.
+    /// The upstream closed its side: this ends a body without a length, and cuts off any other.
     fn end(&mut self, request: &mut Request) -> Result<(), Error> {
         self.carrier.decoder().closed().map_err(|kind| {
             request.keep_alive = false;
@@ -386,8 +388,8 @@ impl Stream {
         }
     }
 
-    /// Sends what waits and reads what has come. Ready with `None` when what waits on disk may be sent, or what is
-    /// held back.
+    /// Sends what waits and reads what has arrived. Ready with `None` if data on disk, or held-back data, may
+    /// be sent.
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -404,7 +406,7 @@ impl Stream {
         let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES.min(limit)));
         let polled = wait.poll(cx, pass, &self.carrier, &mut buffer);
         if !buffer.data().is_empty() {
-            *held = Some(buffer); // else back to the pool: a pause holds no memory
+            *held = Some(buffer); // otherwise back to the pool: a pause takes no memory
         }
         if polled.is_ready() {
             self.pause.cancel();
@@ -414,7 +416,7 @@ impl Stream {
         polled.map_ok(Some)
     }
 
-    /// Ready when the upstream has paused for long enough to let go what is held back.
+    /// Ready when the upstream has paused long enough to release held-back data.
     fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, Stop>> {
         if !self.pause.is_set() {
             self.pause.set(runtime::now_ms() + PAUSE_MS);
@@ -424,8 +426,8 @@ impl Stream {
         Poll::Ready(Ok(None))
     }
 
-    /// Waits until `proxy_limit_rate` lets something be read, and says how much; what waits for the client goes out
-    /// meanwhile.
+    /// Waits until `proxy_limit_rate` allows a read, and returns how much; meanwhile sends what waits for the
+    /// client.
     async fn pause(&mut self, pass: &mut Pass<'_, '_>) -> Result<usize, Error> {
         let Some(pace) = &self.pace else { return Ok(usize::MAX) };
         let mut timer = Timer::new();
@@ -443,8 +445,8 @@ impl Stream {
         .await
     }
 
-    /// How much may be moved without a copy, and between which sockets: a long rest of known length that needs no
-    /// framing, and nothing more to send to the upstream.
+    /// How much may be moved without a copy, and between which sockets: a long remaining body of known length
+    /// that needs no framing, while nothing is left to send to the upstream.
     fn spliceable<'s, 'c>(&'s self, pass: &Pass<'_, 'c>) -> Option<(u64, (&'s Io, &'c Io))> {
         let (left, source) = self.carrier.raw()?;
         let is_plain = self.pace.is_none() && self.spill.is_none() && self.taps.is_empty();
@@ -465,7 +467,7 @@ async fn splice(pass: &mut Pass<'_, '_>, (source, target): (&Io, &Io), left: u64
         read_timeout_ms: conf.read_timeout_ms(),
         write_timeout_ms: request.location.core.send_timeout(),
     };
-    // a client that leaves is noticed even while the upstream pauses
+    // notices that the client leaves even while the upstream pauses
     let downstream = client.downstream();
     let gone = async {
         if conf.ignore_client_abort() {

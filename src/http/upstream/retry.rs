@@ -48,7 +48,7 @@ impl Chance {
     }
 }
 
-/// The methods whose requests must not be sent twice (nginx's list).
+/// True for methods whose requests must not be sent twice (nginx's list).
 pub fn is_unsafe(method: Method) -> bool {
     matches!(method, Method::Post | Method::Lock | Method::Patch)
 }

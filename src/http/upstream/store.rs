@@ -1,7 +1,7 @@
-//! Answers of upstreams kept as files: `proxy_store`, and its like in other families.
+//! Stores responses of upstreams as files: `proxy_store`, and its counterparts in other families.
 //!
-//! Touches: the file system, on the blocking pool. A file gets its name only when it is whole; one that cannot be
-//! written is given up, the answer goes on.
+//! Touches: the file system, on the blocking pool. A file gets its name only when it is complete; if it
+//! cannot be written it is given up, and the response continues.
 //! Behaviour: nginx.org, ngx_http_proxy_module.
 
 use std::ffi::OsString;
@@ -19,11 +19,11 @@ use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::Method;
 
-/// Where answers go.
+/// Where responses are stored.
 #[derive(Clone, Debug)]
 pub enum Place {
     Off,
-    /// The file that the URI names below `root` or `alias`.
+    /// As the file that the URI names below `root` or `alias`.
     Root,
     File(Script),
 }
@@ -62,23 +62,23 @@ pub fn access(slot: &mut Setting<u32>, node: &Node) -> Result<(), Diagnostic> {
     slot.put(mode, node)
 }
 
-/// One answer on its way into a file.
+/// A response being written to a file.
 #[derive(Debug)]
 pub struct Store {
-    /// `None` once it was given up.
+    /// `None` after it was given up.
     file: Option<TempFile>,
     target: PathBuf,
     mode: u32,
     modified: Option<SystemTime>,
 }
 
-/// Whether the answer that has begun is to be kept.
+/// True if the current response is to be stored.
 pub fn is_wanted(request: &Request, status: u16) -> bool {
     request.passes().store().is_some() && status == 200 && request.method != Method::Head
 }
 
 impl Store {
-    /// Begins a file. An error is logged: the answer goes on without.
+    /// Creates a file. An error is logged, and the response continues without it.
     pub async fn begin(request: &mut Request) -> Option<Self> {
         let conf = request.passes();
         let target = match conf.store()? {
@@ -114,7 +114,7 @@ impl Store {
         }
     }
 
-    /// The answer came whole: the file gets its name.
+    /// The response is complete: the file gets its name.
     pub async fn complete(self, request: &Request) {
         let Some(file) = self.file else { return };
         let target = self.target.clone();

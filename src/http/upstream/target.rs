@@ -1,7 +1,7 @@
-//! Where one request goes: the group of its location, or the one that variables name.
+//! The target of a request: the group of its location, or the one that variables name.
 //!
-//! Touches: name servers, for a name that only a variable brought; the system's resolver (on the blocking pool) where
-//! no `resolver` is configured. nginx answers 502 there.
+//! Touches: name servers, for names that come from variables; the system's resolver (on the blocking pool) if
+//! no `resolver` is configured, where nginx answers 502.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,19 +21,19 @@ use crate::runtime::{Either, race};
 use crate::upstream::GroupState;
 use crate::upstream::trace::Action;
 
-/// How long addresses from the system's resolver hold, which does not tell their time.
+/// How long to use addresses from the system's resolver, which does not tell their lifetime.
 const SYSTEM_VALID_MS: u64 = 30_000;
 
-/// Why a name is not looked up beyond `blocking::NAMES_WAITING_MAX`.
+/// Why lookups beyond `blocking::NAMES_WAITING_MAX` are refused.
 const NAMES_WAIT: &str =
     "too many names wait for the system's resolver; \"resolver\" has name servers asked without waiting";
 
-/// The group that a request is passed to, and what replaces its URI.
+/// The group to which a request is passed, and the replacement for its URI.
 #[derive(Debug)]
 pub struct Goal {
     pub group: Rc<GroupState>,
     target: Parts,
-    /// The URL was made of variables: its URI part is the whole URI.
+    /// The URL came from variables: its URI part is the whole URI.
     pub is_evaluated: bool,
 }
 
@@ -44,9 +44,8 @@ enum Parts {
 }
 
 impl Goal {
-    /// Finds the group. Errors: 500 for a value that is no URL, 502 for a name that does not resolve.
-    ///
-    /// 499 for a client that leaves while a name is looked up.
+    /// Finds the group. Errors: 500 for a value that is not a URL, 502 for a name that does not resolve, 499
+    /// for a client that leaves during a lookup.
     pub async fn find(request: &mut Request, client: Downstream<'_>) -> Result<Self, Error> {
         let upstreams = &request.worker.upstreams;
         match request.location.proxy_pass.pass() {
@@ -79,7 +78,7 @@ impl Goal {
         self.target().write_host(out);
     }
 
-    /// What replaces the location's name in the URI; `None`: the URI goes on as it is.
+    /// The replacement for the location's name in the URI; `None`: the URI is passed on unchanged.
     pub fn uri(&self) -> Option<&str> {
         self.target().uri.as_deref()
     }
@@ -110,7 +109,7 @@ impl Goal {
     }
 }
 
-/// Waits for the first answers about names that are looked up while serving, where there is nobody else to ask.
+/// Waits for the first results of lookups if the group has no other servers.
 async fn settle(request: &mut Request, client: Downstream<'_>, group: &GroupState) -> Result<(), Error> {
     match &group.names {
         Some(names) if !names.are_settled() && group.is_empty() => {
@@ -121,7 +120,7 @@ async fn settle(request: &mut Request, client: Downstream<'_>, group: &GroupStat
     }
 }
 
-/// `None`: the client has left before.
+/// `None`: the client left first.
 async fn patiently<T>(
     request: &Request,
     client: Downstream<'_>,
@@ -147,7 +146,8 @@ fn unresolved(target: &Target, why: &dyn std::fmt::Display) -> Error {
     Error::upstream(Kind::Unresolved(Box::new((name, why.to_string()))))
 }
 
-/// The group for a name that no `upstream` has: its addresses by the location's `resolver`, else by the system's.
+/// The group for a name without an `upstream` block: its addresses from the location's `resolver`, otherwise
+/// from the system's.
 async fn look_up(request: &Request, target: &Target) -> Result<Rc<GroupState>, Error> {
     let upstreams = &request.worker.upstreams;
     let make = |source: Option<&Rc<Resolver>>, addresses| {

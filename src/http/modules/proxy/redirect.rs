@@ -83,7 +83,7 @@ pub fn rewritten(
     if prefix > 0 {
         return Some([&value[..prefix], &new].concat());
     }
-    // a path of ours is made absolute, as for our own redirects
+    // a path on this server is made absolute, as in our own redirects
     let absolute = redirect::response(request, 302, &new);
     *first = absolute.first;
     Some(absolute.headers.get(Id::Location).map_or(new, <[u8]>::to_vec))
