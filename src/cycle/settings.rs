@@ -1,4 +1,4 @@
-//! The main and events blocks: what a process is, not what it serves.
+//! The main and events blocks: settings of the processes, not of what they serve.
 //!
 //! Behaviour: nginx.org, "Core functionality".
 
@@ -22,10 +22,10 @@ use std::sync::OnceLock;
 pub const NAMES_TIMEOUT_MS: u64 = 10_000;
 
 settings! {
-    /// The settings of the main and events blocks. Nothing inherits them.
+    /// The settings of the main and events blocks. No block inherits them.
     #[derive(Debug)]
     pub struct Settings {
-        /// `None`: one for each processor.
+        /// `None`: one per processor.
         worker_processes: Setting<Option<u64>> = Some(1),
         worker_connections: Setting<u64> = 512,
         worker_shutdown_timeout: Setting<u64> = 0,
@@ -36,7 +36,7 @@ settings! {
         worker_rlimit_nofile: Inherit<u64> => own,
         worker_rlimit_core: Inherit<u64> => own,
         worker_memory_budget: Setting<u64> = budget::BYTES_DEFAULT,
-        /// One mask a worker, the last for all further ones; empty with `auto`.
+        /// One mask per worker, the last one for all further workers; empty with `auto`.
         worker_cpu_affinity: Inherit<Vec<Vec<usize>>> => own,
         daemon: Inherit<bool> => own,
         master_process: Setting<bool> = true,
@@ -77,10 +77,10 @@ impl HasDiagnostics for Cx {
 
 type Row = Directive<Settings, Cx>;
 
-/// Workers of one generation: each has a lane in shared memory (`shm/area.rs`).
+/// Maximum number of workers of one generation: each has a lane in shared memory (`shm/area.rs`).
 const WORKERS_MAX: u64 = 256;
 
-/// Parts of the names of modules whose directives are built in.
+/// Parts of module names whose directives are built in.
 const BUILT_IN: [&str; 3] = ["brotli", "headers_more", "zstd"];
 
 #[rustfmt::skip]
@@ -166,7 +166,7 @@ impl Settings {
         }
     }
 
-    /// Bytes, 0 for no limit.
+    /// In bytes; 0: no limit.
     pub fn worker_memory_budget(&self) -> u64 {
         self.worker_memory_budget.get()
     }
@@ -214,7 +214,7 @@ impl Settings {
     }
 
     pub fn daemon(&self) -> bool {
-        // Under a service manager that waits for our message, going to the background would hide the master.
+        // If a service manager waits for our message, going to the background would hide the master from it.
         self.daemon.get(std::env::var_os("NOTIFY_SOCKET").is_none())
     }
 
@@ -251,12 +251,13 @@ impl Settings {
         out.push(Diagnostic { severity: Severity::Warning, ..Diagnostic::global(message).help(help) });
     }
 
-    /// The user that the workers become; `None`: they stay the master's own user, which is not root then.
+    /// The user that the workers become; `None`: they remain the user of the master, which is then not root.
     pub fn user(&self) -> Option<&process::Identity> {
         self.user.as_ref()
     }
 
-    /// The user of a configuration that names none. Errors: this system has no such user, in nginx's words.
+    /// Sets the user of a configuration that names none. Errors: the system has no such user, in nginx's
+    /// words.
     pub fn or_user(&mut self, name: &str) -> Result<(), String> {
         if process::is_root() && self.user.as_ref().is_none() {
             let _ = self.user.set(process::identity(name, None)?, Span::default());
@@ -268,12 +269,12 @@ impl Settings {
         self.working_directory.as_ref().map(|path| &**path)
     }
 
-    /// The log of the process, and of all that name no log of their own.
+    /// The log of the process, and of every block without a log of its own.
     pub fn error_log(&self) -> Logger {
         self.error_log.get(Logger::none())
     }
 
-    /// The log of a configuration that names none.
+    /// Sets the log of a configuration that names none.
     pub fn or_error_log(&mut self, word: &str, prefix: &Path, names: &Names) {
         if self.log_targets.is_empty()
             && let Ok(target) = Target::parse(word, prefix, names)
@@ -387,7 +388,7 @@ fn worker_cpu_affinity(settings: &mut Settings, _: &mut Cx, node: &Node) -> Resu
         parsed.push(bits.map(|(cpu, _)| cpu).collect::<Vec<_>>());
     }
     if first == 0 && parsed.len() == 1 {
-        // auto within a mask: one processor of it a worker
+        // `auto` with a mask: one of its processors per worker
         let allowed = parsed.remove(0);
         parsed = allowed.into_iter().map(|cpu| vec![cpu]).collect();
     }

@@ -1,7 +1,7 @@
-//! The way back to a client: the head of one response, and its body through the filters.
+//! The way back to a client: the head of a response, and its body through the filters.
 //!
-//! Touches: the client's connection. Holds no more than the head: body bytes stay with whoever produced them
-//! until the connection has taken them, so a slow client stops its producer.
+//! Touches: the client's connection. Holds only the head: body bytes stay with their producer until the
+//! connection has taken them, so a slow client stops the producer.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -20,20 +20,20 @@ use crate::net::drain;
 use crate::proto::message::{Method, Version};
 use crate::runtime;
 
-/// Bytes that go through the filters at a time.
+/// How many bytes go through the filters at a time.
 const FILTER_STEP_BYTES: usize = 16 * 1024;
-/// What a piece costs beside its bytes, and a subrequest beside its I/O (`runtime::worked`).
+/// The cost of a piece besides its bytes, and of a subrequest besides its I/O (`runtime::worked`).
 const PIECE_WORK: u32 = 1;
 const SUBREQUEST_WORK: u32 = 64;
 
-/// One response on one connection; or the part that a subrequest has in one.
+/// A response on a connection, or a subrequest's part of one.
 #[derive(Debug)]
 pub struct Client<'a> {
     downstream: Downstream<'a>,
     output: Output,
-    /// The body goes through these first.
+    /// The body passes through these first.
     filters: Option<Box<Filters>>,
-    /// A subrequest's: the head stays here, the body becomes part of the outer one.
+    /// Belongs to a subrequest: its head is not sent, its body becomes part of the outer one.
     is_within: bool,
     has_started: bool,
     /// The filters may hold bytes back.
@@ -46,35 +46,35 @@ impl<'a> Client<'a> {
         Self { downstream, output, filters: None, is_within: false, has_started: false, holds: false }
     }
 
-    /// What a subrequest answers into: the body that `outer` has begun, until [`Client::resume`].
+    /// The client of a subrequest: it continues the body that `outer` has started, until [`Client::resume`].
     pub fn within(outer: &mut Self) -> Self {
         let output = std::mem::take(&mut outer.output);
         Self { downstream: outer.downstream, output, ..Self::nobody() }
     }
 
-    /// What a subrequest answers into whose body is kept in memory, up to `max` bytes (0: none of it is kept) or what
-    /// its location allows.
+    /// The client of a subrequest whose body is kept in memory, up to `max` bytes (0: none of it is kept) or
+    /// as its location allows.
     pub fn memory(downstream: Downstream<'a>, max: Option<usize>) -> Self {
         Self { downstream, output: Output::memory(max), ..Self::nobody() }
     }
 
-    /// For a request that no client waits for: neither body nor head is written.
+    /// For a request without a waiting client: neither head nor body is written.
     pub fn nobody() -> Self {
         let (downstream, output) = (Downstream::Nobody, Output::nothing());
         Self { downstream, output, filters: None, is_within: true, has_started: false, holds: false }
     }
 
-    /// For a subrequest whose turn has not come.
+    /// For a subrequest that runs ahead of its turn.
     pub fn ahead(sink: Sink) -> Self {
         Self { output: Output::ahead(sink), ..Self::nobody() }
     }
 
-    /// Goes on behind a subrequest that was answered into this body.
+    /// Continues after a subrequest has been answered into this body.
     pub fn resume(&mut self, mut inner: Self) {
         self.output = std::mem::take(&mut inner.output);
     }
 
-    /// What [`Client::memory`] has kept.
+    /// The body that [`Client::memory`] has kept.
     pub fn take_memory(&mut self) -> Vec<u8> {
         self.output.take_memory()
     }
@@ -84,21 +84,22 @@ impl<'a> Client<'a> {
         self.downstream
     }
 
-    /// A response head was made: no other status can be sent.
+    /// True if a response head has been made: no other status can be sent.
     pub fn has_started(&self) -> bool {
         self.has_started
     }
 
-    /// Ends the response here; what is missing stays missing, and the connection must be closed.
+    /// Ends the response here; the rest is missing, and the connection must be closed.
     pub fn abandon(&mut self) {
         self.filters = None;
         self.output.abandon();
     }
 
-    /// Runs the head filters, decides the framing and makes the head; it leaves with the first bytes of the body.
+    /// Runs the head filters, decides the framing and makes the head, which is sent with the first bytes of
+    /// the body.
     ///
-    /// Without `content_length` the body is chunked, or ends with the connection for HTTP/1.0.
-    /// An error page goes out with the status it stands for.
+    /// Without `content_length` the body is chunked or, for HTTP/1.0, ends with the connection. An error page
+    /// is sent with the status of the error.
     pub fn start(&mut self, request: &mut Request, mut response: Response) {
         if let Some(status) = request.error_status.filter(|&status| status != response.status) {
             response.status = status;
@@ -117,10 +118,11 @@ impl<'a> Client<'a> {
             self.output.bound_memory(|| request.location.core.subrequest_output_buffer_size());
             return;
         }
-        // The worker may have been told to leave while the answer was awaited (tests: a_late_answer_after_quit_ends_the_connection).
+        // The worker may have been told to leave while the response was awaited (tests:
+        // a_late_answer_after_quit_ends_the_connection).
         request.keep_alive &= drain::mode() < drain::Mode::Close;
         if request.method == Method::Head || request.response.is_bodiless() {
-            (self.filters, request.coding) = (None, None); // nobody will see what they would make
+            (self.filters, request.coding) = (None, None); // their output would be discarded
         }
         let terms = terms(request);
         let started = self.output.start(&mut request.response, terms);
@@ -133,7 +135,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// The 101 head of an upgrade, made by the caller; afterwards the connection is a tunnel.
+    /// Sends the 101 head of an upgrade, made by the caller; afterwards the connection is a tunnel.
     pub fn start_tunnel(&mut self, request: &mut Request, response: Response) {
         request.response = response;
         run_heads(request);
@@ -142,30 +144,29 @@ impl<'a> Client<'a> {
         request.head_bytes_sent = started.head_bytes;
     }
 
-    /// How many more body bytes may be moved past [`Client::write`]: `None` when they must be framed or changed, or
-    /// the socket may be another process's too.
+    /// How many more body bytes may bypass [`Client::write`]; `None`: they must be framed or changed, or
+    /// another process may own the socket too.
     pub fn raw_room(&self) -> Option<u64> {
         self.downstream.plain().filter(|_| self.filters.is_none()).and_then(|_| self.output.raw_room())
     }
 
-    /// The body is changed on its way, or other answers become part of it.
+    /// True if the body is changed on its way, or other responses become part of it.
     pub fn has_filters(&self) -> bool {
         self.filters.is_some()
     }
 
-    /// False where no body follows the head: what is written is dropped.
+    /// False if no body follows the head: written bytes are dropped.
     pub fn wants_body(&self) -> bool {
         self.filters.is_some() || self.output.wants_body()
     }
 
-    /// Counts body bytes that a relay has moved to the socket itself.
+    /// Counts body bytes that a relay moved to the socket itself.
     pub fn moved(&mut self, request: &mut Request, count: u64) {
         self.output.moved(count);
         request.bytes_sent += count;
     }
 
-    /// How many bytes a relay may move now; waits where `limit_rate` says so. Only what [`Client::is_paced`]
-    /// need be asked.
+    /// How many bytes a relay may move now; waits for `limit_rate`. Needed only if [`Client::is_paced`].
     pub async fn pace(&mut self) -> Result<u64, Error> {
         self.output.pace(self.downstream).await
     }
@@ -174,9 +175,9 @@ impl<'a> Client<'a> {
         self.output.is_paced()
     }
 
-    /// Sends body bytes, the head before them, all in one system call when the socket takes it.
+    /// Sends body bytes, after a pending head, in one system call if the socket takes it.
     ///
-    /// Waits until the socket has taken everything. Errors: 499 when the client has gone, 408 when it took
+    /// Waits until the socket has taken everything. Errors: 499 if the client has gone, 408 if it read
     /// nothing for `send_timeout`.
     pub fn write<'b>(
         &'b mut self,
@@ -186,8 +187,8 @@ impl<'a> Client<'a> {
         self.write_ahead(request, data, 0)
     }
 
-    /// Like [`Client::write`], but up to `ahead` bytes that the socket does not take yet stay here, to leave
-    /// with what comes next, or by [`Client::poll_flush`].
+    /// Like [`Client::write`], but up to `ahead` bytes that the socket does not take yet stay here; they are
+    /// sent with the next ones, or by [`Client::poll_flush`].
     pub fn write_ahead<'b>(
         &'b mut self,
         request: &'b mut Request,
@@ -204,12 +205,12 @@ impl<'a> Client<'a> {
         self.output.pending_count()
     }
 
-    /// Sends what waits; ready when nothing does. Errors: as for [`Client::write`].
+    /// Sends pending bytes; ready when none are left. Errors: as for [`Client::write`].
     pub fn poll_flush(&mut self, cx: &mut Context<'_>, request: &mut Request) -> Poll<Result<(), Error>> {
         self.output.poll_flush(self.downstream, cx, &mut request.bytes_sent)
     }
 
-    /// Sends the head if it is still here.
+    /// Sends the head if it is pending.
     pub fn flush<'b>(
         &'b mut self,
         request: &'b mut Request,
@@ -233,7 +234,7 @@ impl<'a> Client<'a> {
             self.output.end(&request.response.trailers)
         };
         request.keep_alive &= is_whole;
-        // Mostly the last bytes of the body have left, and the head with them.
+        // Usually the last bytes of the body have been sent, and the head with them.
         if self.output.pending_count() > 0 {
             self.send(request, b"", b"", true, 0).await?;
         }
@@ -274,24 +275,24 @@ impl<'a> Client<'a> {
         outcome
     }
 
-    /// What the filters and the coding hold back should leave while nothing more comes.
+    /// True if the filters and the coding should release held-back bytes in a pause.
     pub fn holds(&self) -> bool {
         self.holds || self.output.holds()
     }
 
-    /// Lets go what can leave of it.
+    /// Releases as many held-back bytes as possible.
     pub async fn let_go(&mut self, request: &mut Request) -> Result<(), Error> {
         self.write_changed(request, b"", Signal::Flush).await
     }
 
-    /// Sends what becomes of `data` in the filters, one piece after the other, at the pace that is allowed.
+    /// Sends the output of the filters for `data`, piece by piece, at the allowed pace.
     async fn write_changed(
         &mut self,
         request: &mut Request,
         data: &[u8],
         signal: Signal,
     ) -> Result<(), Error> {
-        // a subrequest's end is not that of the response
+        // the end of a subrequest is not that of the response
         let outer = if signal == Signal::End && self.is_within { Signal::More } else { signal };
         let Some(mut filters) = self.filters.take() else {
             return self.output.emit(self.downstream, data, outer, &mut request.bytes_sent).await;
@@ -300,7 +301,7 @@ impl<'a> Client<'a> {
         let plain = if self.output.is_coded() { Signal::More } else { outer };
         let mut rest = data;
         loop {
-            // In steps: a filter works on all it is given in one go.
+            // In steps: a filter processes its whole input in one go.
             let (step, later) = rest.split_at(rest.len().min(FILTER_STEP_BYTES));
             rest = later;
             let (signal, plain) =
@@ -321,7 +322,7 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// Sends what the filters gave, and what they give next where they have waited for it.
+    /// Sends the output of the filters, and what they produce after waiting for it.
     async fn carry_out(
         &mut self,
         request: &mut Request,
@@ -338,7 +339,7 @@ impl<'a> Client<'a> {
                         self.output.emit(self.downstream, &bytes, signal, &mut request.bytes_sent).await?;
                     }
                     Piece::Subrequest(subrequest) => {
-                        // One that is answered from memory does no I/O that would tell.
+                        // A subrequest that is answered from memory does no I/O that would yield.
                         runtime::worked(SUBREQUEST_WORK).await;
                         if self.downstream.is_gone() {
                             return Err(Error::left());
@@ -365,7 +366,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// What the head of a response depends on beside the response.
+/// What a response head depends on besides the response.
 fn terms(request: &Request) -> Terms {
     let core = &request.location.core;
     Terms {

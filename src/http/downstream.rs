@@ -1,8 +1,8 @@
-//! The connection of a request's client, as far as a request asks for it.
+//! The connection of a request's client, as seen by the request.
 //!
-//! A request asks whether its client is still there, reads its body from it and answers into it. How its bytes are
-//! framed there is the matter of a client protocol (`http/h1/`), which alone looks at what is inside.
-//! Touches: the client's connection.
+//! A request asks whether its client is still there, reads its body from it and answers into it. A client
+//! protocol (`http/h1/`) decides how bytes are framed; only it looks inside. Touches: the client's
+//! connection.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -13,18 +13,18 @@ use crate::net::Transport;
 use crate::proto::h1::encode::Lines;
 use crate::runtime::Io;
 
-/// Where a request has come from.
+/// The origin of a request.
 #[derive(Clone, Copy, Debug)]
 pub enum Downstream<'a> {
-    /// A connection of HTTP/1, which serves one request at a time.
+    /// An HTTP/1 connection, which serves one request at a time.
     H1(&'a Transport),
-    /// A request that no client waits for: a copy for a mirror, a subrequest whose turn has not come. It never goes
-    /// away, and nothing comes from it.
+    /// A request without a waiting client: a copy for a mirror, or a subrequest that runs ahead of its turn.
+    /// It never leaves, and sends nothing.
     Nobody,
 }
 
 impl<'a> Downstream<'a> {
-    /// Ready when the client will send no more or is gone. Waits in the place of a reader of its connection.
+    /// Ready when the client will send no more or is gone. Takes the place of a reader of the connection.
     #[inline]
     pub fn poll_gone(self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
@@ -46,9 +46,10 @@ impl<'a> Downstream<'a> {
         }
     }
 
-    /// Sends fields of a response that is still being made (`103 Early Hints`), while nothing of it is on its way.
+    /// Sends fields of a response that is still being made (`103 Early Hints`), before any of it has been
+    /// sent.
     ///
-    /// Errors: 499 when the client has gone, 408 when it takes nothing for so long.
+    /// Errors: 499 if the client has gone, 408 if it reads nothing for this long.
     pub async fn hint(self, fields: &Lines, timeout_ms: u64) -> Result<(), Error> {
         match self {
             Self::H1(transport) => h1::writer::write_early_hints(transport, fields, timeout_ms).await,
@@ -56,7 +57,7 @@ impl<'a> Downstream<'a> {
         }
     }
 
-    /// Counts bytes of a message that its connection has taken, as [`Transport::advance`] does.
+    /// Counts bytes of a message that the connection has taken, as [`Transport::advance`] does.
     #[inline]
     pub fn advance(self, before: u64, count: usize) -> u64 {
         match self {
@@ -65,7 +66,7 @@ impl<'a> Downstream<'a> {
         }
     }
 
-    /// The client's socket, where bytes of a body may be moved between it and another one inside the kernel.
+    /// The client's socket, if bytes of a body may be moved between it and another one inside the kernel.
     #[inline]
     pub fn plain(self) -> Option<&'a Io> {
         match self {

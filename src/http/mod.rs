@@ -40,11 +40,11 @@ use crate::sys::address::SockAddr;
 use crate::sys::socket;
 use crate::upstream::{Groups, Upstreams};
 
-/// A compiled `http` block: plain data. A worker leaks it after the fork and refers to it for life; what changes while
-/// serving is the worker's own ([`Worker`]), or in shared memory.
+/// A compiled `http` block: plain data. A worker leaks it after the fork and refers to it for life. State
+/// that changes while serving belongs to the worker ([`Worker`]), or is in shared memory.
 #[derive(Debug)]
 pub struct Config {
-    /// Every address once.
+    /// Every address, without duplicates.
     pub listens: Vec<Listen>,
     /// The longest `keepalive_timeout` of any location.
     pub keepalive_ms_max: u64,
@@ -52,32 +52,33 @@ pub struct Config {
     /// The settings of the `http` block itself.
     pub root: modules::Confs,
     pub variables: Variables<request::Request>,
-    /// What `limit_req` and `limit_conn` count in.
+    /// The tables of `limit_req` and `limit_conn`.
     pub limit_req: Vec<modules::limit_req::Zone>,
     pub limit_conn: Vec<modules::limit_conn::Zone>,
     pub upstreams: Groups,
-    /// How long requests and their upstreams take, of all servers together.
+    /// The durations of requests and of their upstreams, for all servers together.
     pub durations: modules::counters::Durations,
-    /// Paths of unix sockets that values are written with (`map`, `set` and their like); empty where no `proxy_pass` has
-    /// variables.
+    /// Paths of unix sockets that occur in values (`map`, `set` and similar directives); empty if no
+    /// `proxy_pass` has variables.
     pub sockets: HashSet<PathBuf>,
     pub prefix: PathBuf,
-    /// The lines of the configuration's files, to name directives by.
+    /// The lines of the configuration's files, to tell where directives are.
     pub places: Places,
-    /// Some `proxy_bind` is `transparent`: the workers need CAP_NET_RAW.
+    /// True if some `proxy_bind` is `transparent`: the workers need CAP_NET_RAW.
     pub is_transparent: bool,
-    /// Requests are not logged where nothing else is said: no log is named, and the prefix has no folder for one.
+    /// True if requests are not logged by default: no log is configured, and the prefix has no directory for
+    /// one.
     pub is_unlogged: bool,
-    /// Directories for temporary files, to be made before anything is served.
+    /// Directories for temporary files, to be made before serving starts.
     pub folders: Vec<PathBuf>,
-    /// One more, which can be done without: bodies that may have to be sent twice stream where it is missing.
+    /// An optional one: without it, bodies that may have to be sent twice are streamed.
     pub wanted_folder: Option<PathBuf>,
-    /// Where request bodies go if no `client_body_temp_path` says otherwise.
+    /// The default of `client_body_temp_path`.
     pub client_body_temp_path: temp_file::TempPath,
 }
 
 impl Config {
-    /// What the master listens on for these servers.
+    /// The listeners that the master opens for these servers.
     pub fn listeners(&self) -> impl Iterator<Item = Listener> {
         self.listens.iter().enumerate().map(|(index, listen)| Listener {
             address: listen.address.clone(),
@@ -87,15 +88,16 @@ impl Config {
         })
     }
 
-    /// The numbers of the counters' slots in use, for `shm::counter::sweep`.
+    /// The slots of counters in use, for `shm::counter::sweep`.
     pub fn slots(&self) -> impl Iterator<Item = u32> {
         let servers = self.servers.iter().filter_map(|server| server.slot);
         servers.map(counter::Slot::index).chain(self.upstreams.slots())
     }
 
-    /// Whether a `proxy_pass` with variables may go to this socket: the configuration has its path as text, or says itself
-    /// that it is one (`is_literal`: the value begins with `unix:` whatever the request) and no variable leads elsewhere
-    /// from there. A client must not choose a socket of this machine.
+    /// True if a `proxy_pass` with variables may connect to this socket: its path is part of the
+    /// configuration's text, or the value is a unix socket by configuration (`is_literal`: it starts with
+    /// `unix:` whatever the request) and no variable leads elsewhere from there. A client must not choose a
+    /// socket of this machine.
     pub fn may_connect(&self, path: &Path, is_literal: bool) -> bool {
         let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
         self.sockets.contains(path) || is_literal && !climbs
@@ -108,13 +110,13 @@ impl Config {
     }
 }
 
-// Nothing of a worker's state may be in the configuration, which outlives it and is shared with others.
+// A worker's state must not be in the configuration, which outlives it and is shared with other workers.
 const _: () = {
     const fn is_plain<T: Send + Sync>() {}
     is_plain::<Config>();
 };
 
-/// What one worker owns for an `http` block: the state of its upstreams' groups, and the names that it has looked up.
+/// A worker's state for an `http` block: that of its upstream groups, and the names that it has looked up.
 #[derive(Debug)]
 pub struct Worker {
     pub config: &'static Config,
@@ -130,12 +132,13 @@ impl Worker {
     }
 }
 
-/// What the worker gives to its HTTP service.
+/// Callbacks from the HTTP service to its worker.
 pub struct Hooks {
-    /// Gives an idle connection to a worker of the new generation. The descriptor comes back when nobody takes it.
+    /// Gives an idle connection to a worker of the new generation. The descriptor is returned if it cannot be
+    /// handed over.
     #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
     pub hand_over: Box<dyn Fn(OwnedFd, &Handover) -> Result<(), OwnedFd>>,
-    /// Tells where a name of an upstream leads now, for the workers that come.
+    /// Reports new addresses of an upstream's name, for workers that start later.
     pub learned: crate::upstream::follow::Tell,
 }
 
@@ -167,7 +170,7 @@ impl Service {
         self.0.worker.config
     }
 
-    /// What this worker owns.
+    /// The state of this worker.
     pub fn worker(self) -> &'static Worker {
         &self.0.worker
     }
@@ -181,11 +184,11 @@ impl Service {
         }
     }
 
-    /// Goes on with an idle connection that a worker of an older generation has handed over; `handover.listen` counts
-    /// in this configuration.
+    /// Continues with an idle connection from a worker of an older generation; `handover.listen` is an index
+    /// into this configuration.
     ///
-    /// The older worker may still hold the socket, and it may be hostile. The mode is set here once more, and no call on
-    /// a connection relies on it (`runtime/io.rs`).
+    /// The older worker may still have the socket, and may be hostile. The mode of the socket is set again
+    /// here, and no call on a connection relies on it (`runtime/io.rs`).
     pub fn adopt(self, fd: OwnedFd, handover: &Handover) {
         let Some(listen) = self.config().listens.get(handover.listen as usize) else { return };
         if socket::set_nonblocking(fd.as_fd()).is_err() {
@@ -199,9 +202,9 @@ impl Service {
         }
     }
 
-    /// The index of one of the configuration's listeners, for the master.
+    /// The index of one of the configuration's listeners, for messages to the master.
     fn listen_index(self, listen: &'static Listen) -> u32 {
-        // By where it lies: there may be thousands of listeners, and as many connections to hand over.
+        // By its position: there may be thousands of listeners, and as many connections to hand over.
         let index = self.config().listens.element_offset(listen);
         index.and_then(|index| u32::try_from(index).ok()).unwrap_or(u32::MAX)
     }

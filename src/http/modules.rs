@@ -1,6 +1,7 @@
-//! The modules of HTTP: one table names them, and the order here is the order of running.
+//! The modules of HTTP: one table names them, in the order in which they run.
 //!
-//! Adding a module is one file in `modules/` (`Conf`, `DIRECTIVES`, `VARIABLES`, its phase handlers) and one line here.
+//! To add a module, add a file in `modules/` (`Conf`, `DIRECTIVES`, `VARIABLES`, its phase handlers) and a
+//! line here.
 
 use std::sync::{Arc, OnceLock};
 
@@ -66,29 +67,31 @@ pub mod zstd;
 /// A row of an HTTP module's table.
 pub type Directive<C> = config::Directive<C, Cx>;
 
-/// What a module keeps for one block.
+/// The settings of a module for one block.
 pub trait BlockConf: Default + Merge {
-    /// False: a block that sets nothing of this module has the defaults, not the outer block's values.
+    /// False: a block that sets nothing of this module has the defaults instead of inheriting.
     const INHERITS: bool = true;
 
-    /// The same for the block of an `if` or a `limit_except`, which stands for the location around it.
+    /// The same for the block of an `if` or a `limit_except`, which replaces the settings of its location.
     const INHERITS_NAMELESS: bool = Self::INHERITS;
 
-    /// False: a block that sets nothing of this module has not simply these values; it is merged with them.
+    /// False: a block that sets nothing of this module does not share these values as they are, but is merged
+    /// with them.
     fn is_shared(&self) -> bool {
         true
     }
 
-    /// Called once per block after merging: checks across directives, and what can be computed beforehand.
+    /// Called once per block after merging, to check directives against each other and to precompute values.
     fn freeze(&mut self, _cx: &mut Cx) {}
 
-    /// False: with these settings the module's handlers and its part in heads let everything pass, and are not asked.
+    /// False: with these settings the module's handlers and head step would do nothing, so they are not
+    /// called.
     fn acts(&self) -> bool {
         true
     }
 }
 
-/// How a module's rows are inherited, unless one says it itself.
+/// How a module's rows are inherited, unless a row says otherwise.
 const fn inherits<C: BlockConf>() -> Inherits {
     match (C::INHERITS, C::INHERITS_NAMELESS) {
         (true, _) => Inherits::Everywhere,
@@ -97,7 +100,7 @@ const fn inherits<C: BlockConf>() -> Inherits {
     }
 }
 
-/// A point on a request's way at which modules decide.
+/// A point of a request's processing at which modules decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     PostRead,
@@ -112,12 +115,12 @@ pub enum Phase {
 const PHASE_COUNT: usize = 7;
 
 pub type Handler = fn(&mut Request) -> Verdict;
-/// A module's part in the response head, or in the log.
+/// A module's step for the response head, or for the log.
 pub type Act = fn(&mut Request);
 
 macro_rules! modules {
     ($($name:ident => [$($phase:ident $handler:ident),*] $(head $head:ident)? $(trailers $trailers:ident)? $(log $log:ident)?;)*) => {
-        /// The settings of all modules in a block that is being read; unset modules cost one word.
+        /// The settings of all modules in a block that is being read; an unset module costs one word.
         #[derive(Default)]
         pub struct Partial {
             pub structure: (),
@@ -125,22 +128,22 @@ macro_rules! modules {
         }
 
         impl Partial {
-            /// The block sets nothing.
+            /// True if the block sets nothing.
             pub fn is_empty(&self) -> bool {
                 $(self.$name.is_none())&&*
             }
         }
 
-        /// The settings in force in a block; what a block does not set it shares with the outer one.
+        /// The settings in force in a block; it shares those that it does not set with the outer block.
         #[derive(Clone, Debug, Default)]
         pub struct Confs {
             $(pub $name: Arc<$name::Conf>,)*
-            /// A bit for each of `HANDLERS`, and behind them for each of `HEAD`, that has nothing to do here.
+            /// A bit for each of `HANDLERS`, followed by those for `HEAD`, that has nothing to do here.
             idle: u64,
         }
 
         impl Confs {
-            /// Completes a block's own settings from the block around it.
+            /// Completes a block's own settings with those of the outer block.
             pub fn complete(partial: Partial, outer: &Confs, cx: &mut Cx) -> Confs {
                 let defaults = cx.defaults.clone();
                 let confs = Confs {
@@ -188,10 +191,10 @@ macro_rules! modules {
 
         const HANDLERS: &[(Phase, Handler)] = &[$($((Phase::$phase, $name::$handler as Handler),)*)*];
 
-        /// What modules do to the head of every response, in order.
+        /// The modules' steps for the head of every response, in order.
         pub const HEAD: &[Act] = &[$($($name::$head,)?)*];
 
-        /// What modules add behind the body of a response that `has_trailers`, in order.
+        /// The modules' steps after the body of a response that `has_trailers`, in order.
         pub static TRAILERS: &[Act] = &[$($($name::$trailers,)?)*];
 
         /// The log phase.
@@ -254,20 +257,20 @@ modules! {
 }
 
 impl Confs {
-    /// The handler of this number, its place in the table, has nothing to do here.
+    /// True if the handler with this index in the table has nothing to do here.
     #[inline]
     pub fn is_idle(&self, number: u32) -> bool {
         self.idle >> number & 1 == 1
     }
 
-    /// All handlers of a phase have nothing to do here.
+    /// True if all handlers of a phase have nothing to do here.
     #[inline]
     pub fn is_phase_idle(&self, phase: Phase) -> bool {
         let all = PHASES[phase as usize];
         self.idle & all == all
     }
 
-    /// The parts in heads that have something to do here, as bits by their index in [`HEAD`].
+    /// The head steps that have something to do here, as bits by their index in [`HEAD`].
     #[inline]
     pub fn acting_heads(&self) -> u64 {
         !self.idle >> HANDLERS.len() & ((1 << HEAD.len()) - 1)
@@ -287,7 +290,7 @@ const PHASES: [u64; PHASE_COUNT] = {
 
 const _: () = assert!(HANDLERS.len() + HEAD.len() <= u64::BITS as usize);
 
-/// The handlers of a phase with their numbers, in the order of the table.
+/// The handlers of a phase with their indexes, in the order of the table.
 pub fn handlers(phase: Phase) -> &'static [(u32, Handler)] {
     static BY_PHASE: OnceLock<[Vec<(u32, Handler)>; PHASE_COUNT]> = OnceLock::new();
     let by_phase = BY_PHASE.get_or_init(|| {
@@ -300,20 +303,21 @@ pub fn handlers(phase: Phase) -> &'static [(u32, Handler)] {
     &by_phase[phase as usize]
 }
 
-/// Blocks of data that may be long.
+/// Blocks that contain data and may be long.
 pub const DATA_BLOCKS: &[&str] = &["map", "geo"];
 
-/// All rows of the `http` part of the language.
+/// The table of the `http` part of the language.
 pub fn table() -> &'static Table<Partial, Cx> {
     static TABLE: OnceLock<Table<Partial, Cx>> = OnceLock::new();
     let elsewhere = || ELSEWHERE.get().cloned().unwrap_or_default();
     TABLE.get_or_init(|| Table::new(SLOTS.to_vec()).elsewhere(elsewhere()))
 }
 
-/// The rows of the other parts of the language, so that their directives are misplaced here rather than unknown.
+/// The rows of the other parts of the language, so that their directives are reported as misplaced instead of
+/// unknown.
 static ELSEWHERE: OnceLock<Vec<RowInfo>> = OnceLock::new();
 
-/// Tells of the other parts; before the first use of [`table`].
+/// Registers the rows of the other parts, before the first use of [`table`].
 pub fn know_elsewhere(rows: Vec<RowInfo>) {
     let _ = ELSEWHERE.set(rows);
 }

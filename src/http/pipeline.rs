@@ -1,6 +1,7 @@
 //! The way of a request: phases in order, then the content, then the response.
 //!
-//! Handlers decide, this file waits. Behaviour: nginx's phases (development guide, "HTTP phases").
+//! Handlers decide, this file waits.
+//! Behaviour: nginx's phases (development guide, "HTTP phases").
 
 use crate::http::client::Client;
 use crate::http::config::location::Found;
@@ -16,42 +17,42 @@ use crate::proto::header::Id;
 use crate::runtime::{self, Either, race};
 use crate::script::regex;
 
-/// Internal redirects a request may take before it is a loop; nginx's limit.
+/// Maximum number of internal redirects of a request, after which it counts as a loop; nginx's limit.
 pub const INTERNAL_REDIRECTS_MAX: u8 = 10;
 
 /// Where a request enters the pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// A client's request: its first phase.
+    /// A client's request: at its first phase.
     Client,
-    /// A subrequest has been read with the request that made it: it begins with the server's rewrites.
+    /// A subrequest, which starts with the server's rewrites: its head was read with its parent.
     Subrequest,
-    /// The content of the location that it has: a subrequest for more of what was found there.
+    /// At the content phase of its location: a subrequest for more of the same response.
     Content,
-    /// Its head is malformed: it is over before its first phase, with the page of this status.
+    /// Its head is malformed: it ends before its first phase, with the page of this status.
     Refused(u16),
 }
 
-/// What is to be done next for a request.
+/// The next step of a request.
 #[derive(Debug)]
 pub enum Step {
     Answer(Reply),
     /// The upstream of its location answers.
     Pass,
-    /// What follows the pause counts as the verdict of the handler that asked for it.
+    /// The verdict after the pause counts as that of the handler that asked for it.
     Wait(Pause, Resume),
 }
 
-/// The handler that has told a request to wait: the phases go on behind it.
+/// The handler that asked to wait: the phases continue after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resume {
     phase: Phase,
     index: usize,
 }
 
-/// Runs a request from where it enters to the last byte of the response.
+/// Runs a request from its entry to the last byte of the response.
 ///
-/// Errors: those after which the connection cannot be used; everything else was answered.
+/// Errors: those after which the connection cannot be used; all others have been answered.
 pub async fn handle(request: &mut Request, client: &mut Client<'_>, entry: Entry) -> Result<(), Error> {
     let mut step = begin(request, entry);
     loop {
@@ -79,7 +80,7 @@ pub async fn handle(request: &mut Request, client: &mut Client<'_>, entry: Entry
     finished
 }
 
-/// Keeps what has ended a request.
+/// Records what ended a request.
 fn noted<T>(outcome: Result<T, Error>, request: &mut Request, client: &Client<'_>) -> Result<T, Error> {
     if let Err(error) = &outcome {
         termination::note(request, client.has_started(), error);
@@ -105,11 +106,12 @@ pub fn begin(request: &mut Request, entry: Entry) -> Step {
 
 const NOT_FOUND: Step = Step::Answer(Reply::Status(404));
 
-/// The server's rewrites, then the search for a location: where every request begins, and where an internal redirect
-/// begins anew.
+/// The server's rewrites, then the search for a location: the start of every request, and of an internal
+/// redirect.
 ///
-/// Until a location is found the server's settings are in force, those of no location that the request has left:
-/// `$request_filename` and `-f` go by the server's `root`, a `return` has the server's fields and error pages.
+/// Until a location is found the server's settings are in force, not those of a location that the request has
+/// left: `$request_filename` and `-f` use the server's `root`, and a `return` gets the server's fields and
+/// error pages.
 fn from_server(request: &mut Request) -> Step {
     request.location = &request.server.root;
     match run(request, Phase::ServerRewrite) {
@@ -125,7 +127,7 @@ fn refuse(request: &mut Request, status: u16) -> Reply {
     request.keep_alive = false;
     request.termination.get_or_insert(Termination::of_head(None, request.passes()));
     match status {
-        408 => error_page::last_resort(request, status), // its client is too slow for more
+        408 => error_page::last_resort(request, status), // its client is too slow for another response
         _ => error_page::reply(request, status),
     }
 }
@@ -167,10 +169,10 @@ fn locate(request: &mut Request) -> Step {
     within(request)
 }
 
-/// The phases inside a location once nothing rewrites the path any more.
+/// The phases inside a location after the path is final.
 const INSIDE: [Phase; 4] = [Phase::Preaccess, Phase::Access, Phase::Precontent, Phase::Content];
 
-/// The phases inside a location that is already chosen; a rewritten path finds another one.
+/// Runs the phases inside the current location; a rewritten path leads to another one.
 fn within(request: &mut Request) -> Step {
     if let Some(step) = run(request, Phase::Rewrite) {
         return step;
@@ -184,19 +186,19 @@ fn within(request: &mut Request) -> Step {
     inside(request, INSIDE).unwrap_or(NOT_FOUND)
 }
 
-/// Goes on with a request that was told to wait, as if the handler's verdict were this one.
+/// Continues with a request that waited, with this verdict as its handler's.
 fn resume(request: &mut Request, at: Resume, verdict: Verdict) -> Step {
     let step = decide(request, at, verdict).or_else(|| inside(request, behind(at.phase)));
     step.unwrap_or(NOT_FOUND)
 }
 
-/// The phases inside a location that follow one of them.
+/// The phases inside a location after this one.
 fn behind(phase: Phase) -> impl Iterator<Item = Phase> {
     INSIDE.into_iter().skip_while(move |other| *other != phase).skip(1)
 }
 
 fn inside(request: &mut Request, phases: impl IntoIterator<Item = Phase>) -> Option<Step> {
-    // whether the client may have what a subrequest is for was decided for the request that made it
+    // access to a subrequest was decided with its parent
     let is_sub = request.is_subrequest();
     phases
         .into_iter()
@@ -216,7 +218,7 @@ fn run(request: &mut Request, phase: Phase) -> Option<Step> {
     step
 }
 
-/// The settings that a phase goes by: the server's own steps are run also where a location is in force already.
+/// The settings that apply to a phase: the server's own steps run even if a location is in force already.
 #[inline]
 fn confs(request: &Request, phase: Phase) -> &'static Confs {
     match phase {
@@ -225,7 +227,7 @@ fn confs(request: &Request, phase: Phase) -> &'static Confs {
     }
 }
 
-/// Asks the handlers of a phase, the first of them that of `from`.
+/// Calls the handlers of a phase, starting with that of `from`.
 fn run_from(request: &mut Request, from: Resume) -> Option<Step> {
     let Resume { phase, index: first } = from;
     let confs = confs(request, phase);
@@ -246,7 +248,7 @@ fn run_from(request: &mut Request, from: Resume) -> Option<Step> {
     step(verdict, Resume { phase, index: handlers.len() })
 }
 
-/// What follows from a handler's verdict: the rest of the phase, unless the verdict ends it.
+/// Handles a verdict: continues with the rest of the phase, unless the verdict ends it.
 fn decide(request: &mut Request, at: Resume, verdict: Verdict) -> Option<Step> {
     let verdict = if at.phase == Phase::Access { satisfy::judge(request, verdict) } else { verdict };
     match verdict {
@@ -255,7 +257,7 @@ fn decide(request: &mut Request, at: Resume, verdict: Verdict) -> Option<Step> {
     }
 }
 
-/// What a verdict asks the pipeline to do; `None`: the next phase decides.
+/// The step for a verdict; `None`: the next phase decides.
 fn step(verdict: Verdict, at: Resume) -> Option<Step> {
     match verdict {
         Verdict::Next | Verdict::Granted => None,
@@ -265,7 +267,7 @@ fn step(verdict: Verdict, at: Resume) -> Option<Step> {
     }
 }
 
-/// Waits, and goes on with what follows.
+/// Waits, then continues.
 async fn wait(
     request: &mut Request,
     client: &Client<'_>,
@@ -287,7 +289,7 @@ async fn wait(
     Ok(Some(resume(request, at, verdict)))
 }
 
-/// Sleeps, unless the client leaves before.
+/// Sleeps, unless the client leaves first.
 async fn sleep(client: &Client<'_>, ms: u64) -> Result<(), Error> {
     match race(runtime::sleep(ms), client.downstream().gone()).await {
         Either::First(()) => Ok(()),
@@ -295,8 +297,8 @@ async fn sleep(client: &Client<'_>, ms: u64) -> Result<(), Error> {
     }
 }
 
-/// Waits for work. A client that leaves meanwhile has nothing begun for it where others wait: it may have closed only
-/// its side for sending, so what is about to begin is still done.
+/// Waits for work. If the client leaves meanwhile, work that is still queued behind others is not started; it
+/// may have closed only its sending side, so work that is about to start is still done.
 async fn done_or_gone(client: &Client<'_>, work: Work) -> Result<Then, Error> {
     let Work { mut run, lane } = work;
     match race(run.as_mut(), client.downstream().gone()).await {
@@ -306,13 +308,13 @@ async fn done_or_gone(client: &Client<'_>, work: Work) -> Result<Then, Error> {
     }
 }
 
-/// Carries out a reply of our own. `Some`: it led to something else.
+/// Carries out a reply of our own. `Some`: it leads to another step.
 async fn answer(request: &mut Request, client: &mut Client<'_>, reply: Reply) -> Result<Option<Step>, Error> {
     if matches!(reply, Reply::Response(..) | Reply::Redirect(..) | Reply::File(_))
         && request.error_status.is_none()
         && !request.body.is_read()
     {
-        // A body that is framed wrongly is refused also where nobody reads it.
+        // A body with invalid framing is refused even if nothing reads it.
         request.body.discard_arrived(client.downstream())?;
     }
     match reply {
@@ -381,7 +383,7 @@ async fn answer(request: &mut Request, client: &mut Client<'_>, reply: Reply) ->
     }
 }
 
-/// Closes the connection without an answer; the status is for the log.
+/// Closes the connection without a response; the status is for the log.
 fn hang_up(request: &mut Request, client: &mut Client<'_>, status: u16) {
     request.keep_alive = false;
     request.response.status = status;
@@ -389,7 +391,7 @@ fn hang_up(request: &mut Request, client: &mut Client<'_>, status: u16) {
     client.abandon();
 }
 
-/// Sends a response whose body is at hand.
+/// Sends a response whose body is in memory.
 pub async fn send(
     request: &mut Request,
     client: &mut Client<'_>,
@@ -406,7 +408,7 @@ pub async fn send(
 
 const REDIRECTING: &str = "internally redirecting to";
 
-/// Counts a change of the path; `Some`: it was one too many.
+/// Counts a change of the path; `Some`: it exceeds the limit.
 fn too_many_redirects(request: &mut Request, doing: &str) -> Option<Reply> {
     request.internal_redirects += 1;
     if request.internal_redirects <= INTERNAL_REDIRECTS_MAX {
@@ -420,7 +422,7 @@ fn too_many_redirects(request: &mut Request, doing: &str) -> Option<Reply> {
     Some(error_page::last_resort(request, 500))
 }
 
-/// What follows an error: an error page when nothing was sent yet, else the end of the connection.
+/// Handles an error: an error page if nothing has been sent, otherwise the end of the connection.
 fn recover(request: &mut Request, client: &mut Client<'_>, error: Error) -> Result<Option<Reply>, Error> {
     match error.side {
         Side::Client if error.limit.is_some() => limit::log_limit(request, &error),
@@ -437,13 +439,13 @@ fn recover(request: &mut Request, client: &mut Client<'_>, error: Error) -> Resu
         return Err(error);
     }
     if client.has_started() {
-        // The response cannot be completed: the client must see that it is cut.
+        // The response cannot be completed: the client must see that it is cut off.
         client.abandon();
         request.keep_alive = false;
         return Err(error);
     }
     if error.side == Side::Client {
-        // Framing is lost, or the client is too slow: an error page that is proxied must not wait for the body.
+        // Framing is lost, or the client is too slow: a proxied error page must not wait for the body.
         request.keep_alive = false;
         request.body.refuse();
     }

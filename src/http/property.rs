@@ -1,5 +1,5 @@
-//! What holds for every rewriting configuration and every value with variables, for the fuzz targets (`fuzz/`) and the
-//! property tests here.
+//! Properties of every rewriting configuration and every value with variables, for the fuzz targets (`fuzz/`)
+//! and the property tests here.
 //!
 //! Runs the phases of a request without a socket. Touches no file: configurations that name one are not run.
 
@@ -23,10 +23,11 @@ use crate::proto::uri;
 use crate::runtime::Runtime;
 use crate::runtime::buffer::Buffer;
 
-/// Configurations that are run in one process: each stays in memory, as a worker's own does. Later ones are only read.
+/// Maximum number of configurations to run in one process, since each stays in memory, as a worker's does.
+/// Later ones are only read.
 const CONFIGS_MAX: usize = 20_000;
 
-/// What may stand in a configuration from outside.
+/// The directives that an input may contain.
 const DIRECTIVES: [&str; 9] = [
     "rewrite",
     "if",
@@ -40,17 +41,17 @@ const DIRECTIVES: [&str; 9] = [
 ];
 
 thread_local! {
-    /// Never dropped: what it leads to is not lost for whoever looks for leaks at the end.
+    /// Never dropped, so that leak checkers still find a reference to everything at the end.
     static CONFIGS: ManuallyDrop<RefCell<HashMap<String, Option<&'static Worker>>>> = ManuallyDrop::default();
     static COUNT: Cell<usize> = const { Cell::new(0) };
-    /// Requests ask for its time.
+    /// Requests ask it for the time.
     static RUNTIME: RefCell<Option<&'static mut Runtime>> = const { RefCell::new(None) };
 }
 
-/// Panics when a configuration of rewriting steps breaks a promise: it is refused with diagnostics, or each request comes to
-/// an end after a bounded number of changes of its path.
+/// Panics if a configuration of rewriting steps breaks a promise: either it is refused with diagnostics, or
+/// each request ends after a bounded number of changes of its path.
 ///
-/// The first line is the request's target; what follows is the server, up to an empty line, and behind it a location.
+/// The first line is the request's target; then follow the server, up to an empty line, and a location.
 pub fn rewrites(text: &str) {
     let (target, rest) = text.split_once('\n').unwrap_or((text, ""));
     let (server, location) = rest.split_once("\n\n").unwrap_or((rest, ""));
@@ -59,13 +60,13 @@ pub fn rewrites(text: &str) {
     assert!(redirects <= INTERNAL_REDIRECTS_MAX + 1, "{redirects} redirects");
 }
 
-/// Panics when a value with variables is not what a plain replacement of their names makes of it.
+/// Panics if a value with variables differs from a plain replacement of their names.
 pub fn evaluates(text: &str) {
     let expanded = expand(text);
     if expanded == Err(Unknown::Variable) {
         return;
     }
-    let expected = expanded.ok().filter(|_| !text.contains('\0')); // which no configuration may hold
+    let expected = expanded.ok().filter(|_| !text.contains('\0')); // a configuration must not contain it
     let mut word = String::new();
     nginx_word(&mut word, text);
     let server = format!("set $v \"<$arg_x>\"; rewrite ^/(.)(.*) /$2$1; return 200 {word};");
@@ -81,16 +82,16 @@ pub fn evaluates(text: &str) {
     }
 }
 
-/// Why [`expand`] has nothing.
+/// Why [`expand`] has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unknown {
     /// The value is refused.
     Value,
-    /// It may have a variable of somebody else.
+    /// It may use an unknown variable.
     Variable,
 }
 
-/// What [`evaluates`] expects.
+/// The result that [`evaluates`] expects.
 fn expand(text: &str) -> Result<String, Unknown> {
     let mut out = String::new();
     let mut rest = text;
@@ -121,7 +122,7 @@ fn expand(text: &str) -> Result<String, Unknown> {
     Ok(out)
 }
 
-/// What serves the configuration of one server, compiled once; `None` where it has errors or shall not be run.
+/// The worker for the configuration of one server, compiled once; `None` if it has errors or must not be run.
 fn worker(server: &str) -> Option<&'static Worker> {
     if let Some(known) = CONFIGS.with(|configs| configs.borrow().get(server).copied()) {
         return known;
@@ -186,7 +187,7 @@ fn request(worker: &'static Worker, target: &str) -> Option<Box<Request>> {
     target::set_target(&mut request, &target).is_ok().then_some(request)
 }
 
-/// The answer to a request, and how often its path was changed; `None`: it is no request.
+/// The answer to a request, and how often its path was changed; `None`: it is not a valid request.
 fn answer(worker: &'static Worker, target: &str) -> Option<(Step, u8)> {
     let target = target.to_owned();
     RUNTIME.with_borrow_mut(|runtime| {

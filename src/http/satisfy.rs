@@ -1,7 +1,7 @@
-//! How the verdicts of the access phase become one (`satisfy`), and how long a refusal with 401 waits (`auth_delay`).
+//! Combines the verdicts of the access phase (`satisfy`), and delays refusals with 401 (`auth_delay`).
 //!
-//! Touches: the request. Does not wait: a delay is a verdict. Behaviour: nginx.org, ngx_http_core_module (`satisfy`,
-//! `auth_delay`).
+//! Touches: the request. Does not wait: a delay is a verdict.
+//! Behaviour: nginx.org, ngx_http_core_module (`satisfy`, `auth_delay`).
 
 use crate::http::request::Request;
 use crate::http::response::error_page;
@@ -9,20 +9,20 @@ use crate::http::verdict::{Pause, Reply, Verdict};
 use crate::log;
 use crate::proto::header::Id;
 
-/// What a location says of its access phase.
+/// A location's settings for its access phase.
 #[derive(Clone, Copy, Debug, Default)]
 struct Rules {
-    /// One handler that lets a request in is enough.
+    /// A single handler that allows the request is enough.
     any: bool,
-    /// A 401 waits for `auth_delay`.
+    /// A 401 is delayed by `auth_delay`.
     delays: bool,
 }
 
-/// What follows from a verdict.
+/// The consequence of a verdict.
 #[derive(Debug)]
 enum Next {
     Verdict(Verdict),
-    /// The refusal with 401 waits.
+    /// The refusal with 401 is delayed.
     Delay,
 }
 
@@ -32,11 +32,12 @@ impl Rules {
         Self { any: location.access.satisfies_any(), delays: location.auth_basic.delay_ms() > 0 }
     }
 
-    /// What a handler's verdict comes to, as long as `refusal` is the status that the handlers before have refused with.
+    /// Judges a handler's verdict; `refusal` is the status with which earlier handlers have refused the
+    /// request.
     fn judge(self, refusal: &mut Option<u16>, verdict: Verdict) -> Next {
         match verdict {
             Verdict::Done(Reply::Status(status @ (401 | 403 | 407))) if self.any => {
-                // A client that could come in by saying who it is must hear that.
+                // A client that could get in by authenticating must be told so.
                 if !matches!(refusal, Some(401 | 407)) {
                     *refusal = Some(status);
                 }
@@ -50,7 +51,7 @@ impl Rules {
         Next::Verdict(verdict)
     }
 
-    /// What the phase comes to when no handler is left.
+    /// The result of the phase after its last handler.
     fn conclude(self, refusal: &mut Option<u16>) -> Next {
         match refusal.take() {
             None => Next::Verdict(Verdict::Next),
@@ -60,7 +61,7 @@ impl Rules {
     }
 }
 
-/// What a handler's verdict in the access phase means for the phase: [`Verdict::Granted`] ends it.
+/// Turns a handler's verdict in the access phase into one for the phase: [`Verdict::Granted`] ends it.
 pub fn judge(request: &mut Request, verdict: Verdict) -> Verdict {
     match Rules::of(request).judge(&mut request.refusal, verdict) {
         Next::Delay => delay(request),
@@ -72,7 +73,7 @@ pub fn judge(request: &mut Request, verdict: Verdict) -> Verdict {
     }
 }
 
-/// What the access phase comes to behind its last handler.
+/// The result of the access phase after its last handler.
 #[inline]
 pub fn conclude(request: &mut Request) -> Verdict {
     if request.refusal.is_none() {
@@ -89,11 +90,11 @@ pub fn conclude(request: &mut Request) -> Verdict {
     }
 }
 
-/// A client that tries passwords waits for each answer.
+/// Delays the response, so that guessing passwords takes time.
 fn delay(request: &mut Request) -> Verdict {
     log::info!(request.error_log(), &*request, "delaying unauthorized request");
     let ms = request.location.auth_basic.delay_ms();
-    // Its page, not its status: that would be judged, and delayed, once more.
+    // Its page, not its status, which would be judged and delayed again.
     Verdict::Wait(Pause::Delay { ms, then: |request| Verdict::Done(error_page::reply(request, 401)) })
 }
 

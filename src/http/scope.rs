@@ -1,6 +1,6 @@
-//! HTTP as a language of variables: a request is what they are asked of, [`Cx`] what they are compiled with.
+//! HTTP as a scope of variables: they are evaluated for a request, and compiled with a [`Cx`].
 //!
-//! Touches: nothing. The short names here are those of `script/` for HTTP, for all modules.
+//! Touches: nothing. Defines short names of `script/` types for HTTP, for all modules.
 
 use std::net::IpAddr;
 use std::path::Path;

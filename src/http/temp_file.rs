@@ -1,7 +1,8 @@
-//! Files for what a directive sends to disk instead of memory, and the directories they are in.
+//! Temporary files for data that a directive sends to disk instead of memory, and their directories.
 //!
-//! Touches the file system, on the blocking pool where a request waits for it. The directories are made by the
-//! master when it opens a configuration, for the user of the workers; one that is missing later is made again.
+//! Touches the file system, on the blocking pool if a request waits for it. The master makes the directories
+//! when it opens a configuration, for the user of the workers; a directory that disappears later is made
+//! again.
 //! Behaviour: nginx.org, `client_body_temp_path`, `client_body_in_file_only`.
 
 use std::cell::Cell;
@@ -18,35 +19,36 @@ use crate::http::config::compile::Cx;
 use crate::log::Cause;
 use crate::runtime::blocking::{self, Lane};
 
-/// Names that are taken already before giving up: somebody else fills the directory.
+/// How many names in use to skip before giving up: something else is filling the directory.
 const NAMES_TRIED_MAX: u64 = 1000;
 
 /// Files of at least this length are closed on the blocking pool.
 const LARGE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// A directory for temporary files, and how they are spread over directories inside it.
+/// A directory for temporary files, and how they are spread over subdirectories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TempPath {
     pub path: PathBuf,
-    /// Digits of a file's number that name the directories, its last digits the outermost.
+    /// How many digits of a file's number name each subdirectory, from the last digits on, which are the
+    /// outermost.
     levels: Vec<usize>,
 }
 
-/// What becomes of a file.
+/// Whether a file is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// It has no name any more: nothing is left even after a crash.
+    /// It no longer has a name: nothing remains even after a crash.
     Unnamed,
-    /// Its name goes with it.
+    /// Its name is removed with it.
     Removed,
-    /// It stays, once [`TempFile::complete`] was called.
+    /// It is kept, once [`TempFile::complete`] has been called.
     Kept,
 }
 
-/// A file that is written once, from its begin to its end, and then read.
+/// A file that is written once, from start to end, and then read.
 #[derive(Debug)]
 pub struct TempFile {
-    /// `None` only while it is dropped.
+    /// `None` only while it is being dropped.
     file: Option<Arc<File>>,
     path: PathBuf,
     length: u64,
@@ -55,12 +57,13 @@ pub struct TempFile {
 }
 
 impl TempPath {
-    /// A directory without directories inside.
+    /// A directory without subdirectories.
     pub fn plain(path: PathBuf) -> Self {
         Self { path, levels: Vec::new() }
     }
 
-    /// Reads `path [level1 [level2 [level3]]]`, and has the directory made when the configuration is opened.
+    /// Reads `path [level1 [level2 [level3]]]`, and registers the directory to be made when the configuration
+    /// is opened.
     pub fn read(node: &Node, cx: &mut Cx) -> Result<Self, Diagnostic> {
         let mut levels = Vec::new();
         for word in node.args.iter().skip(1) {
@@ -75,7 +78,7 @@ impl TempPath {
         Ok(Self { path, levels })
     }
 
-    /// The file of a number: `7/45/0000012345` below the path, with the levels 1 and 2.
+    /// The path for a number: `7/45/0000012345` below the directory, with levels 1 and 2.
     fn name(&self, number: u64) -> PathBuf {
         let digits = format!("{:010}", number % 10_000_000_000);
         let mut path = self.path.clone();
@@ -90,23 +93,23 @@ impl TempPath {
 }
 
 impl TempFile {
-    /// Makes an empty file. Errors: the call that failed, the file and the cause, in words.
+    /// Creates an empty file. Errors: a message with the failed call, the file and the cause.
     pub async fn create(place: &'static TempPath, keep: Keep) -> Result<Self, String> {
         let first = next_number();
-        // The whole value is made there: should nobody wait for it any more, it is dropped as such.
+        // The whole value is built there, so that it is dropped properly if the request has ended meanwhile.
         let create = move || {
             let (file, path) = open(place, first)?;
             if keep == Keep::Unnamed {
-                let _ = std::fs::remove_file(&path); // the name of the file that was just made
+                let _ = std::fs::remove_file(&path); // the file has just been created under this name
             }
             Ok(Self { file: Some(Arc::new(file)), path, length: 0, keep, is_complete: false })
         };
         blocking::run(Lane::Files, create).await
     }
 
-    /// Writes behind what is there; gives the vector back, empty. Errors: in words, with the file's name.
+    /// Appends data; returns the vector, empty. Errors: a message with the file's name.
     ///
-    /// Dropped while it waits, it may have written or not: the file is then good for nothing.
+    /// If it is dropped while waiting, the data may or may not have been written: the file is then unusable.
     pub async fn append(&mut self, data: Vec<u8>) -> Result<Vec<u8>, String> {
         let file = Arc::clone(self.file());
         let count = data.len() as u64;
@@ -118,12 +121,12 @@ impl TempFile {
         Ok(data)
     }
 
-    /// Everything was written: a file that is to be kept is kept.
+    /// Marks the file as complete, so that it can be kept.
     pub fn complete(&mut self) {
         self.is_complete = true;
     }
 
-    /// Reads up to `count` bytes from `offset` on. Errors: in words, with the file's name.
+    /// Reads up to `count` bytes from `offset` on. Errors: a message with the file's name.
     pub async fn read(&self, offset: u64, count: usize) -> Result<Vec<u8>, String> {
         let file = Arc::clone(self.file());
         let read = blocking::run(Lane::Files, move || {
@@ -135,7 +138,8 @@ impl TempFile {
         read.await.map_err(|error| format!("pread() \"{}\" failed {}", self.path.display(), Cause(&error)))
     }
 
-    /// Gives the file its last name, in a directory that is made if it is missing. Errors: in words; the file is gone.
+    /// Gives the file its final name, in a directory that is created if it is missing. Errors: a message; the
+    /// file is gone.
     pub async fn rename(
         mut self,
         target: PathBuf,
@@ -156,7 +160,7 @@ impl TempFile {
             self.is_complete = moved.is_ok();
             match moved {
                 Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                    // Beside its place first, so that nobody finds half of it.
+                    // Written next to its destination first, so that nothing sees half of it.
                     let mut beside = target.clone().into_os_string();
                     beside.push(format!(".{}", next_number()));
                     let copied =
@@ -177,7 +181,7 @@ impl TempFile {
         self.length == 0
     }
 
-    /// Its name, also when it has none any more.
+    /// Its name, even after it was removed.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -194,9 +198,10 @@ impl TempFile {
 impl Drop for TempFile {
     fn drop(&mut self) {
         if self.keep == Keep::Removed || (self.keep == Keep::Kept && !self.is_complete) {
-            let _ = std::fs::remove_file(&self.path); // somebody may have taken it: that is what the name is for
+            // it may have been taken away: that is the purpose of the name
+            let _ = std::fs::remove_file(&self.path);
         }
-        // The last close of a file without a name frees its blocks, which takes long for many.
+        // The last close of an unnamed file frees its blocks, which takes long if there are many.
         if self.length >= LARGE_BYTES
             && let Some(file) = self.file.take()
         {
@@ -226,7 +231,7 @@ fn open(place: &TempPath, first: u64) -> Result<(File, PathBuf), String> {
     Err(format!("all names tried in \"{}\" are taken", place.path.display()))
 }
 
-/// Numbers of the workers do not meet, or not often: the process id is in them.
+/// Numbers include the process id, so that those of different workers rarely collide.
 fn next_number() -> u64 {
     thread_local! {
         static NEXT: Cell<u64> = const { Cell::new(0) };

@@ -1,8 +1,8 @@
-//! A connection that has switched protocols: bytes in both directions until both sides are done.
+//! A connection that has switched protocols: relays bytes in both directions until both sides are done.
 //!
-//! Touches: both sockets. Holds no buffer while nothing flows; of the request that asked for it is kept what its
-//! line in the log needs. A task of its own: what the client's connection needs between requests is not kept either.
-//! RFC 9110 §7.8.
+//! Touches: both sockets. Holds no buffer while nothing flows; of the request it keeps only what its log line
+//! needs. It runs as a task of its own, so that the state of a client connection between requests is not kept
+//! either. RFC 9110 §7.8.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -31,9 +31,10 @@ impl Tunnel {
     }
 }
 
-/// Relays until both directions have ended, one was silent for `proxy_read_timeout`, or the worker must go.
+/// Relays until both directions have ended, one was silent for `proxy_read_timeout`, or the worker must
+/// leave.
 ///
-/// One future and no more: it is all that an idle tunnel costs beside its sockets.
+/// A single future: apart from its sockets it is all that an idle tunnel costs.
 pub async fn run(client: Transport, open: open::Guard, tunnel: Tunnel) {
     let Tunnel { upstream, place, request } = tunnel;
     let mut tunneling = Tunneling::new(request.location().map_or(0, |at| at.passes().read_timeout_ms()));

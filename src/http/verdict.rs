@@ -1,7 +1,7 @@
-//! What the handlers of phases decide: how a request is answered, or what is to be waited for first.
+//! The decisions of phase handlers: how to answer a request, or what to wait for first.
 //!
-//! Values only: handlers make them without waiting, and the pipeline carries them out. Behaviour: nginx's phases
-//! (development guide, "HTTP phases").
+//! Values only: handlers make them without waiting, and the pipeline carries them out.
+//! Behaviour: nginx's phases (development guide, "HTTP phases").
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -10,46 +10,47 @@ use crate::http::request::Request;
 use crate::http::response::{Body, Response, file};
 use crate::runtime::blocking::{self, Lane};
 
-/// What a phase handler decides.
+/// The decision of a phase handler.
 ///
-/// Handlers are plain functions over a request (`modules::Handler`): they never wait themselves. One that cannot decide
-/// yet returns [`Verdict::Wait`] with the function that decides once the wait is over, and is not asked again.
+/// Handlers are plain functions over a request (`modules::Handler`) and never wait. One that cannot decide
+/// yet returns [`Verdict::Wait`] with the function that decides after the wait; it is not called again.
 #[derive(Debug)]
 pub enum Verdict {
     /// The next handler decides.
     Next,
-    /// The answer is known.
+    /// The reply is known.
     Done(Reply),
     /// The upstream of the location answers.
     Pass,
-    /// A handler of the access phase lets the request in: enough where any may do so (`satisfy any`).
+    /// A handler of the access phase allows the request; with `satisfy any` this is enough.
     Granted,
-    /// What follows the pause decides. For the phases inside a location.
+    /// The function of the pause decides. For the phases inside a location.
     Wait(Pause),
 }
 
-/// What a request waits for in the middle of a phase. Each pause has the function that decides afterwards, whose verdict
+/// What a request waits for within a phase. Each pause has a function that decides afterwards; its verdict
 /// counts as that of the handler that asked for the pause.
 #[derive(Debug)]
 pub enum Pause {
-    /// So many milliseconds, unless the client leaves before.
+    /// This many milliseconds, unless the client leaves first.
     Delay { ms: u64, then: fn(&mut Request) -> Verdict },
-    /// Work that is done on another thread.
+    /// Work on another thread.
     Work(Work),
-    /// The answer to a subrequest.
+    /// The response to a subrequest.
     Answer(Box<Ask>),
-    /// The request's body is read whole, into memory or a file.
+    /// The whole body of the request, in memory or a file.
     Body(fn(&mut Request) -> Verdict),
 }
 
-/// What takes too long for the worker's loop: it runs on another thread, and its result is the function that decides.
+/// Work that is too long for the worker's loop: it runs on another thread, and its result is the function
+/// that decides.
 pub struct Work {
-    /// Begins with its first poll; dropped, it is given up unless it has begun.
+    /// Starts with its first poll. Dropping it cancels it unless it has started.
     pub run: Pin<Box<dyn Future<Output = Then>>>,
     pub lane: Lane,
 }
 
-/// What follows from work, decided on the worker's loop.
+/// The continuation after work, run on the worker's loop.
 pub type Then = Box<dyn FnOnce(&mut Request) -> Verdict + Send>;
 
 impl Work {
@@ -76,41 +77,41 @@ impl std::fmt::Debug for Work {
 #[derive(Debug)]
 pub struct Ask {
     pub uri: Vec<u8>,
-    /// Decides from the request and the subrequest with its answer.
+    /// Decides from the request and the answered subrequest.
     pub then: fn(&mut Request, &mut Request) -> Verdict,
 }
 
 /// How a request is answered.
 #[derive(Debug)]
 pub enum Reply {
-    /// A status with the error page that belongs to it.
+    /// A status with its error page.
     Status(u16),
-    /// This head and body, as they are.
+    /// This head and body, unchanged.
     Response(Box<Response>, Body),
-    /// A redirect to a location (absolute, or a path of this server).
+    /// A redirect to a URL (absolute, or a path on this server).
     Redirect(u16, Vec<u8>),
-    /// Another URI of this server; the search for a location begins anew.
+    /// Another URI of this server; the search for a location starts again.
     Internal { uri: Vec<u8>, args: Vec<u8> },
     /// A named location.
     Named(&'static str),
     /// A file's content.
     File(file::Answer),
-    /// The connection closes without an answer; the status is for the log (`return 444`).
+    /// The connection is closed without a response; the status is for the log (`return 444`).
     Hangup(u16),
 }
 
 impl Reply {
     /// A short text as a response.
     pub fn text(status: u16, content_type: &[u8], body: Vec<u8>) -> Self {
-        // A 204 tells no type of what does not follow.
+        // A 204 has no body whose type could be given.
         let response = Response::with_type(status, if status == 204 { b"" } else { content_type });
         let body = if body.is_empty() { Body::Empty } else { Body::Bytes(Cow::Owned(body)) };
         Self::Response(Box::new(response), body)
     }
 }
 
-/// Statuses that are told to nobody, whatever directive names them and whatever `error_page` says: 444 drops a client,
-/// and for nginx those of 408 and 499 have gone. Nor can an interim status be the end of a request.
+/// True for statuses that are never sent, whichever directive names them and whatever `error_page` says: 444
+/// drops a client; with 408 and 499 nginx considers it gone. Nor can an interim status end a request.
 pub fn hangs_up(status: u16) -> bool {
     matches!(status, 408 | 444 | 499 | 100..200)
 }

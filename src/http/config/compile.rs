@@ -1,7 +1,7 @@
 //! The `http` block: from the tree to immutable settings.
 //!
-//! The structural directives (`server`, `location`, `listen`, `server_name`) are here; everything else is in
-//! the modules' tables. Opens nothing.
+//! The structural directives (`server`, `location`, `listen`, `server_name`) are here; all others are in the
+//! modules' tables. Opens nothing.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -27,26 +27,26 @@ use crate::shm::counter::{self, Slot};
 use crate::sys::names::Names;
 use crate::upstream::groups;
 
-/// What the compilation is told from outside the `http` block.
+/// Input to the compilation from outside the `http` block.
 #[derive(Clone, Debug)]
 pub struct CompileOptions {
-    /// Relative paths of logs, roots and temporary files begin here.
+    /// The base of relative paths of logs, roots and temporary files.
     pub prefix: PathBuf,
-    /// Relative paths of files that belong to the configuration begin here: the folder of the main file.
+    /// The base of relative paths of files that belong to the configuration: the directory of the main file.
     pub folder: PathBuf,
     /// The main block's log, in force where no `error_log` is set.
     pub error_log: Logger,
-    /// Where names lead, and those that are to be looked up.
+    /// The addresses of names, and the names that still need a lookup.
     pub names: Rc<Names>,
     /// `-t`: nothing is created.
     pub test_only: bool,
 }
 
-/// Everything that setters share while an `http` block is read.
+/// The state that setters share while an `http` block is read.
 pub struct Cx {
     pub options: CompileOptions,
     pub variables: Registry,
-    /// What all blocks share that set nothing of a module.
+    /// The settings that all blocks without directives of a module share.
     pub(in crate::http) defaults: Arc<Confs>,
     pub diagnostics: Diagnostics,
     /// Log formats, declared once for the whole `http` block.
@@ -55,36 +55,36 @@ pub struct Cx {
     pub limit_conn: modules::limit_conn::Zones,
     /// Named groups of peers, referenced and declared in any order.
     pub upstreams: groups::Draft,
-    /// Directories for temporary files, each once.
+    /// Directories for temporary files, without duplicates.
     folders: Vec<PathBuf>,
-    /// Some `proxy_bind` is `transparent`.
+    /// True if some `proxy_bind` is `transparent`.
     pub is_transparent: bool,
-    /// Some `proxy_pass` has variables.
+    /// True if some `proxy_pass` has variables.
     pub has_passes_of_variables: bool,
-    /// Request bodies may go to files somewhere.
+    /// True if request bodies may go to files somewhere.
     pub body_files: bool,
-    /// The longest `keepalive_timeout` so far; first the one that holds without the directive.
+    /// The longest `keepalive_timeout` so far, starting with the default.
     pub keepalive_ms_max: u64,
-    /// No log is named, and the prefix has no folder for one.
+    /// True if no log is configured and the prefix has no directory for one.
     pub is_unlogged: bool,
     servers: Vec<ServerDraft>,
-    /// The servers and locations that are being read, innermost last.
+    /// The servers and locations being read, innermost last.
     open: Vec<Open>,
     block_count: u32,
     location_count: u32,
     pub passes: Passes,
 }
 
-/// What a block that is being read holds beside its settings.
+/// The contents of a block being read, apart from its settings.
 #[derive(Default)]
 struct Open {
-    /// Tells blocks apart.
+    /// Distinguishes blocks.
     serial: u32,
     locations: Vec<LocationDraft>,
     nameless: NamelessDraft,
 }
 
-/// Blocks that stand for their location under a condition.
+/// Blocks that replace their location's settings under a condition.
 #[derive(Default)]
 struct NamelessDraft {
     ifs: Vec<IfSettings>,
@@ -127,17 +127,17 @@ impl Cx {
         }
     }
 
-    /// What the server that is being read listens on so far.
+    /// The `listen` directives read so far in the current server.
     pub fn listens(&mut self) -> Option<&mut Vec<listen::Draft>> {
         self.servers.last_mut().map(|server| &mut server.listens)
     }
 
-    /// A path relative to the prefix, as nginx completes the paths of logs, roots and temporary files.
+    /// Resolves a path relative to the prefix, as nginx does for logs, roots and temporary files.
     pub fn path(&self, text: &str) -> PathBuf {
         self.options.prefix.join(text)
     }
 
-    /// Has a directory for temporary files made when the configuration is opened.
+    /// Registers a directory for temporary files, to be made when the configuration is opened.
     pub fn need_folder(&mut self, path: &Path) {
         if !self.folders.iter().any(|known| known == path) {
             self.folders.push(path.to_owned());
@@ -156,31 +156,32 @@ impl Cx {
         self.open.push(Open { serial: self.block_count, ..Open::default() });
     }
 
-    /// The server and the locations that are being read, outermost first.
+    /// The server and the locations being read, outermost first.
     pub fn open_blocks(&self) -> Vec<u32> {
         self.open.iter().map(|open| open.serial).collect()
     }
 
-    /// The number of the server that is being read.
+    /// The number of the server being read.
     pub fn server_number(&self) -> usize {
         self.servers.len().saturating_sub(1)
     }
 
-    /// Whether the block that is being read is a location (or an `if` in one), not a server.
+    /// True if the block being read is a location (or an `if` in one), false if it is a server.
     pub fn is_in_location(&self) -> bool {
         self.open.len() > 1
     }
 
-    /// Adds the settings of an `if` to the location that is being read: its index there.
+    /// Adds the settings of an `if` to the location being read, and returns their index there.
     ///
-    /// `ends`: its steps always end with an answer.
+    /// `ends`: its steps always end with a response.
     pub fn add_if(&mut self, partial: Partial, span: Span, ends: bool) -> usize {
         let Some(open) = self.open.last_mut() else { return 0 };
         open.nameless.ifs.push(IfSettings { partial, span, ends });
         open.nameless.ifs.len() - 1
     }
 
-    /// Adds the settings for all methods but `methods` to the location that is being read; false: it has some already.
+    /// Adds the settings for all methods except `methods` to the location being read. False: it has such
+    /// settings already.
     pub fn add_limit_except(&mut self, methods: Box<[Method]>, partial: Partial, span: Span) -> bool {
         let Some(open) = self.open.last_mut() else { return false };
         open.nameless.limit_except.replace((methods, partial, span)).is_none()
@@ -214,7 +215,7 @@ pub static DIRECTIVES: &[Directive<()>] = &[
     custom("server_name", Context::SERVER, Arity::at_least(1), server_name, "Sets the names of the server: exact, *.wildcard, wildcard.*, ~regex."),
 ];
 
-/// Compiles the `http` block. Use the result only when `out` has no errors.
+/// Compiles the `http` block. Use the result only if `out` has no errors.
 pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostics) -> Config {
     let mut cx = Cx::new(options);
     let mut partial = cx.block(http_block, Context::HTTP);
@@ -287,13 +288,13 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
 /// Directives whose words become values of variables, or the URL of a `proxy_pass`.
 const GIVE_VALUES: &[&str] = &["map", "set", "geo", "split_clients", "proxy_pass"];
 
-/// The paths behind each `unix:` in the values that a block gives to variables.
+/// The paths after each `unix:` in the values that a block gives to variables.
 fn sockets(block: &Node) -> HashSet<PathBuf> {
     let mut found = HashSet::new();
     let mut add = |text: &str| {
         for rest in text.split("unix:").skip(1) {
             let end = rest.find([':', '$']).unwrap_or(rest.len());
-            // a path that a variable completes is not written here
+            // a path that continues with a variable is not known here
             if end > 0 && !rest[end..].starts_with('$') {
                 found.insert(PathBuf::from(&rest[..end]));
             }
@@ -349,7 +350,7 @@ fn location(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// The modifier and the name; nginx also takes both in one word (`location ~\.php$`).
+/// The modifier and the name; nginx also accepts both in one word (`location ~\.php$`).
 fn location_kind<'a>(node: &'a Node, cx: &mut Cx) -> Result<(Kind, &'a str), Diagnostic> {
     let (modifier, name) = if node.args.len() == 2 {
         (node.arg(0), node.arg(1))
@@ -406,7 +407,7 @@ fn server_name(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// The counters of the server of this name on its first address: what a reload finds again.
+/// The counters of the server with this name on its first address, by which a reload finds them again.
 fn server_slot(
     names: &[(Box<str>, Span)],
     listens: &[listen::Draft],
@@ -486,7 +487,8 @@ fn check_nesting(outer: &Kind, outer_name: &str, nested: &[LocationDraft], cx: &
                 format!("location \"{}\" cannot be inside the named location \"{outer_name}\"", draft.name)
             }
             (_, Kind::Named) => format!("named location \"{}\" can be on the server level only", draft.name),
-            // nginx compares with the text of an expression too: what does not begin with it is never found.
+            // nginx compares the text of an expression too: one that does not start with the outer name never
+            // matches
             (
                 Kind::Prefix | Kind::PrefixFinal | Kind::Regex(_),
                 Kind::Prefix | Kind::PrefixFinal | Kind::Exact,

@@ -1,6 +1,6 @@
 //! `listen`: addresses, the parameters of their sockets, and which servers share them.
 //!
-//! Touches: asks the kernel whether it has Multipath TCP. Opens nothing that stays.
+//! Touches: asks the kernel whether it supports Multipath TCP. Keeps nothing open.
 //! Behaviour: nginx.org, ngx_http_core_module (`listen`).
 
 use std::collections::HashMap;
@@ -20,14 +20,14 @@ use crate::sys::socket::{self, ListenOptions, Probes};
 pub struct Draft {
     pub addresses: Vec<SockAddr>,
     options: ListenOptions,
-    /// Says more of the socket than its address: it sets the socket's options.
+    /// It sets socket options, not only the address.
     has_options: bool,
     is_default: bool,
     proxy_protocol: bool,
-    /// Of QUIC: the port is one of UDP, and no address here.
+    /// A QUIC port: UDP, so not an address for this server.
     is_datagram: bool,
     span: Span,
-    /// A server without `listen` has it.
+    /// The default of a server without `listen`.
     is_implied: bool,
 }
 
@@ -102,7 +102,7 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
     match (name, value) {
         ("default_server" | "default", None) => draft.is_default = true,
         ("proxy_protocol", None) => draft.proxy_protocol = true,
-        ("bind" | "reuseport", None) => {} // always so here
+        ("bind" | "reuseport", None) => {} // always the case here
         ("backlog", Some(value)) => options.backlog = positive(value)?,
         ("rcvbuf", Some(value)) => options.rcvbuf = Some(bytes(value)?),
         ("sndbuf", Some(value)) => options.sndbuf = Some(bytes(value)?),
@@ -143,7 +143,7 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
             let message = format!("accept filters \"{value}\" are not supported on this platform, ignored");
             cx.diagnostics.push(Diagnostic::warning(span, message).help("\"deferred\" is Linux's way"));
         }
-        // The address stays, for the checks that follow: one mistake is not told as several.
+        // The address is kept for later checks, so that one mistake is not reported as several.
         ("ssl" | "quic" | "http2" | "http3" | "spdy", None) => {
             let feature = match name {
                 "ssl" => &absent::TLS,
@@ -159,7 +159,7 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
     Ok(())
 }
 
-/// `on`, `off`, or `idle:interval:count`, any of which may be missing, but not all.
+/// Parses `on`, `off`, or `idle:interval:count`, where some parts but not all may be missing.
 fn probes(text: &str) -> Option<Option<Probes>> {
     match text {
         "on" => return Some(Some(Probes::default())),
@@ -170,7 +170,7 @@ fn probes(text: &str) -> Option<Option<Probes>> {
     let (idle, interval, count) = (parts.next()?, parts.next()?, parts.next()?);
     let seconds = |text: &str| match text {
         "" => Some(None),
-        // A bare number is seconds; what is less than one cannot be said to the kernel.
+        // A bare number is seconds; the kernel accepts nothing shorter.
         _ => parse_millis(text).and_then(|ms| u32::try_from(ms / 1000).ok()).filter(|s| *s > 0).map(Some),
     };
     let count = match count {
@@ -181,11 +181,11 @@ fn probes(text: &str) -> Option<Option<Probes>> {
     (parts.next().is_none() && probes != Probes::default()).then_some(Some(probes))
 }
 
-/// The addresses of all servers, each once.
+/// The addresses of all servers, without duplicates.
 #[derive(Default)]
 pub struct Places {
     listens: Vec<Listen>,
-    /// By address: what is wrong with the names there, and the servers that share it.
+    /// By address: errors in the names there, and the servers that share it.
     held: Vec<Vec<Diagnostic>>,
     servers: Vec<Vec<usize>>,
     by_address: HashMap<SockAddr, usize>,
@@ -194,7 +194,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// Adds the addresses of a server; one without `listen` is on port 80.
+    /// Adds the addresses of a server; the default is port 80.
     pub fn add(
         &mut self,
         server: usize,
@@ -224,7 +224,7 @@ impl Places {
         }
     }
 
-    /// The index of an address, to which a `listen` more is applied.
+    /// The index of an address, to which another `listen` is applied.
     fn place(&mut self, address: &SockAddr, draft: &Draft, server: usize) -> usize {
         let index = *self.by_address.entry(address.clone()).or_insert_with(|| {
             self.listens.push(Listen::new(address.clone(), draft.options.clone(), server));
@@ -280,8 +280,8 @@ impl Places {
         }
     }
 
-    /// The addresses, and the servers of each. Names are asked for only where servers share an address: nginx looks at them nowhere else,
-    /// and a name that cannot match is no error where it need not.
+    /// The addresses, and the servers of each. Errors in names are reported only if servers share an address:
+    /// nginx does not look at names otherwise.
     pub fn finish(self, cx: &mut Cx) -> (Vec<Listen>, Vec<Vec<usize>>) {
         for (held, servers) in self.held.into_iter().zip(&self.servers) {
             for mut finding in held {

@@ -1,8 +1,8 @@
-//! Locations and how a URI finds its own.
+//! Locations, and how a URI finds its location.
 //!
-//! Pure: no I/O. The settings of all modules for one location hang here.
-//! Behaviour: nginx.org, ngx_http_core_module, `location`: an exact match ends the search; the longest
-//! prefix is remembered; `^~` keeps it; else the first regular expression of the file wins.
+//! Pure: no I/O. Contains the settings of all modules for one location.
+//! Behaviour: nginx.org, ngx_http_core_module, `location`: an exact match ends the search; the longest prefix
+//! is remembered, and final with `^~`; otherwise the first regular expression of the file wins.
 
 use std::ops::Deref;
 
@@ -14,14 +14,14 @@ use crate::proto::message::Method;
 use crate::script::regex::hint::{Ends, Hint};
 use crate::script::regex::{GaveUp, Groups, Regex};
 
-/// Tells the locations of one configuration apart.
+/// Identifies a location within one configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LocationId(pub u32);
 
-/// How a location's name is compared with the URI.
+/// How to compare a location's name with the URI.
 #[derive(Clone, Debug)]
 pub enum Kind {
-    /// The server itself, outside of any location.
+    /// The server itself, outside any location.
     Server,
     Exact,
     Prefix,
@@ -32,41 +32,42 @@ pub enum Kind {
     Named,
 }
 
-/// One location (or the server around the locations) with the settings in force there.
+/// A location (or the server around the locations) with the settings in force there.
 #[derive(Debug)]
 pub struct Location {
     pub id: LocationId,
     pub kind: Kind,
     /// As written, without the modifier.
     pub name: Box<str>,
-    /// Bytes of a URI that the name stands for.
+    /// How many bytes of a URI the name matches.
     pub name_length: usize,
     pub span: Span,
     pub confs: Confs,
     nested: Option<Box<Locations>>,
     nameless: Option<Box<Nameless>>,
-    /// A request for the name without its last slash is answered with a redirect to it (it is proxied).
+    /// A request for the name without its final slash is redirected to it (the location is proxied).
     pub redirects_to_slash: bool,
 }
 
-/// The blocks in a location that stand for it under a condition. They have its name, and no locations inside.
+/// The blocks in a location that replace its settings under a condition. They have its name, and no inner
+/// locations.
 #[derive(Debug, Default)]
 pub struct Nameless {
-    /// Of each `if`, in the order of the file.
+    /// Those of each `if`, in the order of the file.
     pub ifs: Box<[Location]>,
     pub limit_except: Option<LimitExcept>,
 }
 
-/// The settings for all methods but some (`limit_except`).
+/// The settings for all methods except some (`limit_except`).
 #[derive(Debug)]
 pub struct LimitExcept {
-    /// The methods that it leaves alone.
+    /// The methods to which they do not apply.
     pub methods: Box<[Method]>,
     pub location: Location,
 }
 
 impl Location {
-    /// The settings of the family that passes its requests to upstreams. There is one so far.
+    /// The settings of the family that passes its requests to upstreams; so far there is only one.
     #[inline]
     pub fn passes(&self) -> &conf::Conf {
         &self.confs.proxy.upstream
@@ -84,13 +85,13 @@ impl Deref for Location {
 /// The locations of one block.
 #[derive(Debug, Default)]
 pub struct Locations {
-    /// By name.
+    /// Sorted by name.
     sorted: Box<[Entry]>,
     /// In the order of the file.
     regexes: Box<[Location]>,
-    /// What subjects each of them may match, close together.
+    /// Which subjects each of them may match, stored compactly.
     hints: Box<[Hint]>,
-    /// One of them redirects to its slash.
+    /// True if one of them redirects to its slash.
     has_slashes: bool,
 }
 
@@ -99,7 +100,7 @@ struct Entry {
     name: Box<[u8]>,
     exact: Option<Box<Location>>,
     prefix: Option<Box<Location>>,
-    /// The entry with the longest name that begins this one.
+    /// The entry with the longest name that is a prefix of this one.
     parent: Option<u32>,
 }
 
@@ -109,17 +110,17 @@ impl Entry {
     }
 }
 
-/// What the search came to.
+/// The result of a search.
 #[derive(Debug)]
 pub enum Found<'a> {
     Location(&'a Location, Option<Groups>),
-    /// The URI lacks only the last slash of this proxied location.
+    /// The URI lacks only the final slash of this proxied location.
     AddSlash(&'a Location),
-    /// Whether the regular expression of this location matches is not known.
+    /// It is unknown whether the regular expression of this location matches.
     GaveUp(&'a Location, GaveUp),
 }
 
-/// Two locations of one block that no URI could tell apart.
+/// Two locations of one block that no URI can distinguish.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Duplicate {
     pub name: String,
@@ -156,12 +157,12 @@ impl Location {
         self
     }
 
-    /// The location that stands for this one inside its `if` of this index.
+    /// The location that replaces this one inside its `if` with this index.
     pub fn inside_if(&self, index: usize) -> Option<&Self> {
         self.nameless.as_ref()?.ifs.get(index)
     }
 
-    /// The location that stands for this one with a method that `limit_except` restricts; else itself.
+    /// The location that replaces this one for a method that `limit_except` restricts, otherwise itself.
     #[inline]
     pub fn for_method(&self, method: Method) -> &Self {
         match &self.nameless {
@@ -173,7 +174,7 @@ impl Location {
         }
     }
 
-    /// The location for a decoded URI, beginning inside this one.
+    /// The location for a decoded URI, searched from this one on.
     pub fn find(&self, uri: &[u8]) -> Found<'_> {
         match self.search(uri) {
             Some((found, _)) => found,
@@ -181,7 +182,8 @@ impl Location {
         }
     }
 
-    /// The match inside this location, if any, and whether it is final (no outer regular expression is tried).
+    /// The match inside this location, if any, and whether it is final (no outer regular expression is
+    /// tried).
     fn search(&self, uri: &[u8]) -> Option<(Found<'_>, bool)> {
         let nested = self.nested.as_deref()?;
         let mut best = None;
@@ -216,7 +218,7 @@ enum Static<'a> {
 }
 
 impl Locations {
-    /// Builds the index. Errors: the later of two equal locations.
+    /// Builds the index. Errors: the second of two equal locations.
     pub fn new(list: Vec<Location>) -> Result<Self, Duplicate> {
         let mut named: Vec<Location> = Vec::with_capacity(list.len());
         let mut regexes = Vec::new();
@@ -226,7 +228,7 @@ impl Locations {
                 _ => named.push(location),
             }
         }
-        // Stable: of two equal names the one that stands later in the file is the duplicate.
+        // Stable: of two equal names the later one in the file is the duplicate.
         named.sort_by(|a, b| foreign::bytes(&a.name).cmp(&foreign::bytes(&b.name)));
         let mut sorted: Vec<Entry> = Vec::with_capacity(named.len());
         for location in named {
@@ -261,7 +263,7 @@ impl Locations {
         self.sorted.iter().flat_map(Entry::locations).chain(&self.regexes)
     }
 
-    /// The first regular expression of the file that matches, and what is found in its location.
+    /// The first regular expression of the file that matches, and the result of the search in its location.
     fn search_regexes(&self, uri: &[u8]) -> Option<Found<'_>> {
         if self.hints.is_empty() {
             return None;
@@ -287,7 +289,7 @@ impl Locations {
     fn lookup(&self, uri: &[u8]) -> Option<Static<'_>> {
         let after = self.sorted.partition_point(|entry| &*entry.name <= uri);
         let is_named = after > 0 && *self.sorted[after - 1].name == *uri;
-        // All names between the URI and itself with a slash begin with it.
+        // All names that sort between the URI and the URI with a slash start with the URI.
         let may_lack_slash = || self.sorted.get(after).is_some_and(|entry| entry.name.starts_with(uri));
         if self.has_slashes
             && !is_named
@@ -296,7 +298,7 @@ impl Locations {
         {
             return Some(Static::AddSlash(location));
         }
-        // Whatever lies between the longest prefix and the URI begins with that prefix, so it is an ancestor.
+        // All names between the longest prefix and the URI start with that prefix, so it is an ancestor.
         let mut index = after.checked_sub(1);
         while let Some(at) = index {
             let entry = &self.sorted[at];
@@ -315,9 +317,9 @@ impl Locations {
         None
     }
 
-    /// The location `/dir/` for the URI `/dir`, when it asks for that redirect.
+    /// The location `/dir/` for the URI `/dir`, if it redirects to its slash.
     ///
-    /// `/dir-x` may stand between the two names.
+    /// Names such as `/dir-x` may sort between the two.
     fn add_slash(&self, uri: &[u8]) -> Option<&Location> {
         let named = |entry: &Entry| entry.name.iter().copied().cmp(uri.iter().copied().chain(*b"/"));
         let entry = &self.sorted[self.sorted.binary_search_by(named).ok()?];

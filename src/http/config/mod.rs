@@ -1,4 +1,4 @@
-//! The `http` block made into servers and locations.
+//! Compiles the `http` block into servers and locations.
 
 pub mod compile;
 pub mod listen;
@@ -9,5 +9,5 @@ pub mod server;
 use crate::config::keywords;
 use crate::proto::message::Version;
 
-// The words of types that come from below and are the values of several modules' settings.
+// The keywords of types from lower floors that several modules use as values.
 keywords!(Version { "1.0" => Http10, "1.1" => Http11 });

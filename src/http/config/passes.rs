@@ -1,7 +1,8 @@
-//! Where `proxy_pass` leads, as far as the configuration itself tells: to TLS through variables, or back to itself.
+//! Checks of where `proxy_pass` leads, as far as the configuration tells: to TLS through variables, or back
+//! to itself.
 //!
-//! Runs when everything is read, for messages only. Touches: nothing. The values of a variable are the texts that `set`
-//! gives it in the blocks around a `proxy_pass`, and those of its `map`.
+//! Runs after everything has been read, for messages only. Touches: nothing. The values of a variable are the
+//! texts that `set` gives it in the blocks around a `proxy_pass`, and those of its `map`.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,12 +16,12 @@ use crate::net::address::Host;
 use crate::script::value::variable_name;
 use crate::upstream::Groups;
 
-/// How often a variable may stand for another one.
+/// Maximum length of a chain of variables that refer to each other.
 const DEPTH_MAX: usize = 8;
-/// Values of one variable that are looked at.
+/// Maximum number of values of one variable to consider.
 const VALUES_MAX: usize = 64;
 
-/// What is noted while the configuration is read.
+/// Notes taken while the configuration is read.
 #[derive(Debug, Default)]
 pub struct Passes {
     scripts: Vec<(Box<str>, Place)>,
@@ -31,7 +32,7 @@ pub struct Passes {
     maps: HashMap<Box<str>, Vec<Box<str>>>,
 }
 
-/// A text that `set` gives, and the blocks it stands in.
+/// A text that `set` assigns, and the enclosing blocks.
 type Value = (Box<str>, Vec<u32>);
 
 /// A `proxy_pass`.
@@ -41,16 +42,16 @@ struct Place {
     /// The server, and its number.
     block: Option<Span>,
     server: usize,
-    /// The blocks that it stands in, outermost first.
+    /// The enclosing blocks, outermost first.
     path: Vec<u32>,
 }
 
-/// What the values of a text begin with.
+/// The schemes with which the values of a text start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Schemes {
     https: bool,
     other: bool,
-    /// Some value is given elsewhere, or only while serving.
+    /// Some value is set elsewhere, or only while serving.
     unsure: bool,
 }
 
@@ -61,7 +62,7 @@ impl Cx {
         self.passes.scripts.push((url.into(), place));
     }
 
-    /// Notes the group of a fixed one.
+    /// Notes the group of a `proxy_pass` without variables.
     pub fn note_fixed(&mut self, group: usize, span: Span) {
         let place = self.place(span);
         self.passes.fixed.push((group, place));
@@ -83,7 +84,7 @@ impl Cx {
     }
 }
 
-/// Tells of all of them. `servers`: those of each address.
+/// Reports all of them. `servers`: the servers of each address.
 pub fn check(listens: &[Listen], servers: &[Vec<usize>], upstreams: &Groups, cx: &mut Cx) {
     let passes = std::mem::take(&mut cx.passes);
     for (url, place) in &passes.scripts {
@@ -101,7 +102,7 @@ pub fn check(listens: &[Listen], servers: &[Vec<usize>], upstreams: &Groups, cx:
 }
 
 impl Passes {
-    /// What a URL of `proxy_pass` in this block begins with.
+    /// The schemes with which a `proxy_pass` URL in this block may start.
     fn schemes(&self, url: &str, path: &[u32], depth: usize) -> Schemes {
         const HTTPS: &str = "https://";
         let is_tls =
@@ -129,7 +130,8 @@ impl Passes {
         all
     }
 
-    /// The texts that a variable may have in a block; `unsure`: they are those of other blocks, or there are others.
+    /// The possible texts of a variable in a block; sets `unsure` if they come from other blocks, or others
+    /// are possible.
     fn values(&self, name: &str, path: &[u32], unsure: &mut bool) -> Vec<&str> {
         if let Some(values) = self.maps.get(name) {
             return values.iter().map(|value| &**value).collect();
@@ -147,7 +149,7 @@ impl Passes {
     }
 }
 
-/// Warns of servers that pass requests to an address on which they are asked themselves, directly or through others.
+/// Warns of servers that pass requests to their own address, directly or through others.
 fn loops(
     fixed: &[(usize, Place)],
     listens: &[Listen],
@@ -186,7 +188,7 @@ fn loops(
     }
 }
 
-/// The address of a host, where no resolver is needed for it.
+/// The address of a host that needs no resolver.
 fn known(host: &Host) -> Option<Address> {
     match host {
         Host::Inet { name, port } if name.eq_ignore_ascii_case("localhost") => {

@@ -1,4 +1,4 @@
-//! Virtual servers: who answers for a host on an address.
+//! Virtual servers: which server handles a host on an address.
 //!
 //! Pure: no I/O.
 //! Behaviour: nginx.org, ngx_http_core_module (`listen`, `server_name`) and "Server names".
@@ -16,17 +16,17 @@ use crate::sys::socket::ListenOptions;
 pub struct Server {
     /// As written; the first one is `$server_name`.
     pub names: Box<[Box<str>]>,
-    /// The server outside of any location.
+    /// The settings of the server outside any location.
     pub root: Location,
     /// `@name` locations.
     pub named: Box<[Location]>,
-    /// Its counters; `None` when there was no slot left.
+    /// Its counters; `None` if no slot was left.
     pub slot: Option<Slot>,
     pub span: Span,
 }
 
 impl Server {
-    /// `$server_name`: the first name; of `.example.org` the part that stands for itself.
+    /// `$server_name`: the first name; for `.example.org` without the dot.
     pub fn name(&self) -> &str {
         self.names.first().map_or("", |name| name.strip_prefix('.').unwrap_or(name))
     }
@@ -41,11 +41,11 @@ impl Server {
 pub struct Listen {
     pub address: SockAddr,
     pub options: ListenOptions,
-    /// The first `listen` that names it; `None`: a server without one has it by default.
+    /// The first `listen` with this address; `None`: the default of a server without `listen`.
     pub span: Option<Span>,
-    /// Each connection begins with a header that tells whose it is.
+    /// Each connection starts with a header that names the client.
     pub proxy_protocol: bool,
-    /// Index of the server for hosts that no name matches.
+    /// Index of the server for hosts that match no name.
     pub default: usize,
     names: NameTable<u32>,
     /// The server without a name: nginx's default `server_name ""`.
@@ -67,7 +67,8 @@ impl Listen {
         }
     }
 
-    /// Adds a name of `server`. Errors: it is there already, and the server that has it keeps it; or it is no name.
+    /// Adds a name of `server`. Errors: another server has it already and keeps it, or it is not a valid
+    /// name.
     pub fn add_name(&mut self, name: &str, server: usize) -> Result<(), Conflict> {
         let server = server as u32;
         if !name.is_empty() {
@@ -86,9 +87,9 @@ impl Listen {
         self.regexes.push((regex, server as u32));
     }
 
-    /// The index of the server for a lower-case host, with the regular expression that chose it.
+    /// The index of the server for a lower-case host, with the regular expression that matched.
     ///
-    /// Errors: whether an expression matches is not known.
+    /// Errors: it is unknown whether an expression matches.
     pub fn server_for(&self, host: &[u8]) -> Result<(usize, Option<&Regex>), GaveUp> {
         if host.is_empty() {
             return Ok((self.nameless.map_or(self.default, |index| index as usize), None));
@@ -104,7 +105,7 @@ impl Listen {
         Ok((self.default, None))
     }
 
-    /// Every address of this port or path: the local address must be asked for.
+    /// True if it listens on every address of this port: a connection's local address must then be asked for.
     pub fn is_wildcard(&self) -> bool {
         self.address.ip().is_some_and(|ip| ip.is_unspecified())
     }

@@ -191,7 +191,7 @@ fn check_against(request: &mut Request, path: &[u8], users: io::Result<Vec<u8>>)
     Work { run: Box::pin(run), lane: Lane::Passwords }.into()
 }
 
-/// Bytes that one microsecond suffices to read and search.
+/// Bytes that are read and searched in a microsecond.
 const SEARCHED_BYTES: usize = 4096;
 
 /// The result of a check.

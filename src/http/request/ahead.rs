@@ -1,8 +1,8 @@
-//! What a subrequest answers before its turn has come.
+//! The pipe of a subrequest that runs ahead of its turn.
 //!
-//! A pipe in memory between two tasks of one loop: the subrequest writes, and waits while [`HELD_BYTES_MAX`] are held;
-//! the request that it becomes a part of reads when its own body has come so far. Either end notices that the other
-//! one is gone.
+//! It is in memory, between two tasks of one loop: the subrequest writes, and waits while [`HELD_BYTES_MAX`]
+//! are held; the request that it becomes part of reads when its own body has got that far. Each end notices
+//! when the other one is gone.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -13,7 +13,7 @@ use crate::http::downstream::Downstream;
 use crate::http::request::error::Error;
 use crate::runtime;
 
-/// What one subrequest may hold.
+/// Maximum bytes that one subrequest may hold.
 const HELD_BYTES_MAX: usize = 32 * 1024;
 /// Bytes that are copied in a microsecond.
 const COPIED_BYTES: usize = 4096;
@@ -21,20 +21,20 @@ const COPIED_BYTES: usize = 4096;
 #[derive(Debug, Default)]
 struct Pipe {
     held: Vec<u8>,
-    /// How the answer has ended.
+    /// How the response ended.
     end: Option<Result<(), Error>>,
     has_left: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// Who waits for the reader to leave.
+    /// Waits for the reader to leave.
     watcher: Option<Waker>,
 }
 
-/// The writing end; the subrequest's task keeps a second one to say how it has ended.
+/// The writing end; the task of the subrequest keeps a second one to report how it ended.
 #[derive(Clone, Debug)]
 pub struct Sink(Rc<RefCell<Pipe>>);
 
-/// The reading end. Dropped, it ends the subrequest.
+/// The reading end. Dropping it ends the subrequest.
 #[derive(Debug)]
 pub struct Source(Rc<RefCell<Pipe>>);
 
@@ -44,10 +44,10 @@ pub fn pipe() -> (Sink, Source) {
 }
 
 impl Sink {
-    /// Hands bytes over; waits until there is room for all of them. Errors: nobody reads any more.
+    /// Passes bytes on; waits until there is room for all of them. Errors: the reader is gone.
     pub async fn write(&self, mut data: &[u8]) -> Result<(), Error> {
         poll_fn(|cx| self.poll_write(cx, &mut data)).await?;
-        runtime::worked(0).await; // its reader may be as fast as it is
+        runtime::worked(0).await; // the reader may keep up, so that writing never waits: yield here
         Ok(())
     }
 
@@ -73,7 +73,7 @@ impl Sink {
         polled
     }
 
-    /// Says how the answer has ended.
+    /// Reports how the response ended.
     pub fn end(&self, outcome: Result<(), Error>) {
         let mut pipe = self.0.borrow_mut();
         pipe.end = Some(outcome);
@@ -82,7 +82,7 @@ impl Sink {
         wake(reader);
     }
 
-    /// Ready when nobody reads any more.
+    /// Ready when the reader is gone.
     pub async fn left(&self) {
         poll_fn(|cx| {
             let mut pipe = self.0.borrow_mut();
@@ -97,7 +97,7 @@ impl Sink {
 }
 
 impl Source {
-    /// The next bytes; `None` at the end. Errors: the answer broke off, or the client has gone.
+    /// The next bytes; `None` at the end. Errors: the response broke off, or the client has gone.
     pub async fn read(&self, client: Downstream<'_>) -> Result<Option<Vec<u8>>, Error> {
         poll_fn(|cx| {
             let polled = self.poll_read(cx);
@@ -143,7 +143,7 @@ impl Drop for Source {
     }
 }
 
-/// With no cell borrowed: it calls into the runtime.
+/// No cell may be borrowed here: this calls into the runtime.
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();

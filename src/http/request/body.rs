@@ -1,7 +1,8 @@
-//! The body of a request: how large it may be, how long its bytes may take, and what is kept of them.
+//! The body of a request: its maximum size, the time that its bytes may take, and the part of it that is
+//! kept.
 //!
-//! Touches: the client's connection, through the reader of its protocol. Bounded: that reader's buffer, and what is kept.
-//! RFC 9110 §6.4.
+//! Touches: the client's connection, through the reader of its protocol. Bounded: that reader's buffer, and
+//! what is kept. RFC 9110 §6.4.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -19,10 +20,10 @@ use crate::sys::transfer::Pipe;
 /// Bytes of the smallest chunks that are decoded in a microsecond.
 pub const DECODED_BYTES: usize = 128;
 
-/// What brings the bytes of a body: the protocol of the connection that its client has.
+/// The source of a body: the protocol of the client's connection.
 #[derive(Debug)]
 pub enum Reader {
-    /// Nothing comes: there is no body, or all of it is here already.
+    /// No more bytes: there is no body, or all of it is in memory.
     Nothing,
     H1(h1::Reader),
 }
@@ -77,7 +78,7 @@ impl Reader {
         match (self, client) {
             (Self::H1(reader), Downstream::H1(transport)) => reader.poll_fill(transport, cx, buffer_size),
             (Self::Nothing, _) | (Self::H1(_), Downstream::Nobody) => {
-                Poll::Ready(Err(Error::client(Kind::Cut))) // nothing is there to read from
+                Poll::Ready(Err(Error::client(Kind::Cut))) // there is nothing to read from
             }
         }
     }
@@ -125,21 +126,22 @@ impl Reader {
 
 /// A request's body. Decoded bytes are in [`Body::data`]; [`Body::poll_data`] brings more.
 ///
-/// It owns what is the same in every protocol: the limits of its size and of the time between two reads, what is kept of
-/// it for another upstream, the file that it was read into. Its [`Reader`] knows how it is framed.
+/// It owns what is the same in every protocol: the limits of its size and of the time between two reads, the
+/// part kept for another upstream, the file into which it was read. Its [`Reader`] knows the framing.
 #[derive(Debug)]
 pub struct Body {
     reader: Reader,
     declared: BodyLength,
-    /// Decoded bytes that came so far.
+    /// Decoded bytes that have arrived so far.
     received: u64,
-    /// What was read for an upstream, for the next one and for `$request_body`; `None`: some of it is gone.
+    /// The part that was read for an upstream, kept for the next one and for `$request_body`; `None`: some of
+    /// it is gone.
     kept: Option<Vec<u8>>,
-    /// The whole body, where it was read into a file.
+    /// The whole body, if it was read into a file.
     file: Option<Rc<TempFile>>,
     /// `client_max_body_size`; 0: no limit.
     max: u64,
-    /// It was too large, or broken: nobody gets any more of it.
+    /// It was too large, or invalid: none of it is passed on any more.
     is_refused: bool,
     timeout_ms: u64,
     buffer_size: usize,
@@ -148,47 +150,47 @@ pub struct Body {
     ended_us: Option<u64>,
 }
 
-/// How a request's body is read.
+/// How to read a request's body.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of a body; 0: no limit.
+    /// Maximum bytes of a body; 0: no limit.
     pub max: u64,
-    /// Between two reads.
+    /// Maximum time between two reads.
     pub timeout_ms: u64,
     pub buffer_size: usize,
-    /// `None`: as slow as the client likes.
+    /// `None`: no minimum.
     pub min_rate: Option<MinRate>,
 }
 
-/// The least rate at which a client may send (`client_body_min_rate`).
+/// The minimum rate at which a client must send (`client_body_min_rate`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MinRate {
     pub bytes_per_s: u32,
-    /// Time that a client may be behind the rate.
+    /// How long a client may be behind the rate.
     pub grace_ms: u32,
 }
 
 impl MinRate {
-    /// How long as many bytes may take beyond the grace.
+    /// How long this many bytes may take, beyond the grace.
     pub fn time_for_ms(self, bytes: u64) -> u64 {
         bytes.saturating_mul(1000) / u64::from(self.bytes_per_s.max(1))
     }
 }
 
-/// How far a client is behind its least rate.
+/// How far a client is behind its minimum rate.
 ///
-/// Only time in which we wait for it counts. Bytes earn time, up to the timeout between two reads: who has sent
-/// much may pause as long as anybody.
+/// Only time spent waiting for the client counts. Bytes earn time, up to the timeout between two reads: a
+/// client that has sent much may pause for as long as any other.
 #[derive(Debug)]
 struct Pace {
     rate: Option<MinRate>,
-    /// Milliseconds waited, less those that the bytes have earned.
+    /// Milliseconds spent waiting, less those earned by bytes.
     behind_ms: i64,
     waiting_since_ms: u64,
 }
 
 impl Pace {
-    /// How long the next bytes may be waited for.
+    /// How long to wait for the next bytes.
     fn patience_ms(&self, timeout_ms: u64) -> u64 {
         let left = |rate: MinRate| i64::from(rate.grace_ms).saturating_sub(self.behind_ms).max(0) as u64;
         self.rate.map_or(timeout_ms, |rate| left(rate).min(timeout_ms))
@@ -205,7 +207,7 @@ impl Pace {
 }
 
 impl Body {
-    /// A body that `reader` brings, and its head has declared so.
+    /// A body that `reader` reads, as declared by its head.
     #[inline(always)]
     pub fn new(declared: BodyLength, reader: Reader, limits: Limits) -> Self {
         let Limits { max, timeout_ms, buffer_size, min_rate } = limits;
@@ -225,13 +227,14 @@ impl Body {
         }
     }
 
-    /// That of a request without one.
+    /// The body of a request without one.
     pub fn none() -> Self {
         let limits = Limits { max: 0, timeout_ms: 0, buffer_size: 0, min_rate: None };
         Self::new(BodyLength::None, Reader::Nothing, limits)
     }
 
-    /// A body that is read already: what was kept of another one, in memory or in a file, which both have then.
+    /// A body that has been read already: the kept part of another one, in memory or in a file that both then
+    /// share.
     pub fn copy(other: &Self) -> Self {
         let mut body = other.without();
         let kept = other.kept().to_vec();
@@ -243,24 +246,24 @@ impl Body {
         body
     }
 
-    /// The body of a request like this one's that has none.
+    /// The body of a request like this one but without a body.
     pub fn without(&self) -> Self {
         let limits =
             Limits { max: 0, timeout_ms: self.timeout_ms, buffer_size: self.buffer_size, min_rate: None };
         Self::new(BodyLength::None, Reader::Nothing, limits)
     }
 
-    /// So many bytes had come, of a body that is gone.
+    /// Sets how many bytes had arrived, for a body that is gone.
     pub fn set_received(&mut self, received: u64) {
         self.received = received;
     }
 
-    /// How the head declared the body.
+    /// The length declared by the head.
     pub fn declared(&self) -> BodyLength {
         self.declared
     }
 
-    /// How the body is framed for whoever wants it: as the head declared it, and empty once it was refused.
+    /// The length for consumers of the body: as the head declared it, and empty after the body was refused.
     pub fn offered(&self) -> BodyLength {
         match self.declared {
             BodyLength::Length(_) | BodyLength::Chunked if self.is_refused => BodyLength::Length(0),
@@ -268,7 +271,8 @@ impl Body {
         }
     }
 
-    /// How the body is read from now on. The `max` of a body of known length is that of [`Body::admit`].
+    /// Sets how the body is read from now on. For a body of known length, the maximum is checked by
+    /// [`Body::admit`].
     pub fn set_limits(&mut self, limits: Limits) {
         (self.timeout_ms, self.buffer_size) = (limits.timeout_ms, limits.buffer_size);
         self.pace.rate = limits.min_rate;
@@ -277,10 +281,10 @@ impl Body {
         }
     }
 
-    /// Sets the most bytes that the body may have, 0 for any number, where a request comes to a location.
+    /// Sets the maximum length of the body, 0 for any, when a request enters a location.
     ///
-    /// Errors: the length that it has already, as declared or, of a chunked body, as far as it has come. Not of one
-    /// that was refused: there is none any more.
+    /// Errors: the length that it has already, as declared or, for a chunked body, as far as it has arrived.
+    /// A refused body gives no error: it counts as empty.
     pub fn admit(&mut self, max: u64) -> Result<(), u64> {
         self.max = max;
         let length = match self.offered() {
@@ -291,17 +295,17 @@ impl Body {
         if max > 0 && length > max { Err(length) } else { Ok(()) }
     }
 
-    /// Nobody gets what has come of the body, or is still to come: the connection closes behind the answer.
+    /// Discards the body, including bytes still to arrive: the connection closes after the response.
     pub fn refuse(&mut self) {
         (self.is_refused, self.kept, self.file) = (true, Some(Vec::new()), None);
     }
 
-    /// Nothing more of it is to come for whoever wants it.
+    /// True if consumers get no more of it.
     pub fn is_done(&self) -> bool {
         self.is_refused || (self.reader.is_read() && !self.reader.has_data())
     }
 
-    /// Every byte has been read from the socket.
+    /// True if every byte has been read from the socket.
     pub fn is_read(&self) -> bool {
         self.reader.is_read()
     }
@@ -311,7 +315,7 @@ impl Body {
         self.received
     }
 
-    /// The decoded bytes at hand.
+    /// The decoded bytes in memory.
     pub fn data(&self) -> &[u8] {
         self.reader.data()
     }
@@ -320,10 +324,10 @@ impl Body {
         self.reader.consume(count);
     }
 
-    /// Ready with `true` when [`Body::data`] is not empty, with `false` at the end of the body.
+    /// Ready with `true` if [`Body::data`] is not empty, with `false` at the end of the body.
     ///
-    /// Errors: 400 for bad framing or an early end, 408 when the client pauses too long, 413 when the body
-    /// grows past the limit, 499 when the socket fails.
+    /// Errors: 400 for invalid framing or a premature end, 408 if the client pauses too long, 413 if the body
+    /// exceeds the limit, 499 if the socket fails.
     pub fn poll_data(&mut self, client: Downstream<'_>, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
         if self.is_refused {
             return Poll::Ready(Ok(false));
@@ -338,7 +342,7 @@ impl Body {
                 continue;
             }
             if self.is_read() {
-                self.reader.send_continue(client); // asked for in front of an empty body; nginx obliges
+                self.reader.send_continue(client); // requested before an empty body; nginx sends it
                 self.timer.cancel();
                 return Poll::Ready(Ok(false));
             }
@@ -346,14 +350,14 @@ impl Body {
         }
     }
 
-    /// How many bytes may be moved past [`Body::data`], with [`Body::poll_move`]: what is left of a body of known
-    /// length, once nothing of it is in memory.
+    /// How many bytes may be moved after [`Body::data`], with [`Body::poll_move`]: the rest of a body of
+    /// known length, if none of it is in memory.
     pub fn movable(&self) -> u64 {
         if self.is_refused { 0 } else { self.reader.movable() }
     }
 
-    /// Moves bytes from the client's socket into an empty pipe. Ready with their count; 0: nothing of the body is
-    /// [`Body::movable`], or the socket is not plain.
+    /// Moves bytes from the client's socket into an empty pipe. Ready with their number; 0: nothing of the
+    /// body is [`Body::movable`], or the socket is not plain.
     ///
     /// Errors: as [`Body::poll_data`].
     pub fn poll_move(
@@ -377,35 +381,35 @@ impl Body {
         poll_fn(|cx| self.poll_data(client, cx)).await
     }
 
-    /// Puts back what was consumed, for whoever passes the body on next; `None`: that cannot be done any more.
+    /// Returns consumed bytes, for the next consumer of the body; `None`: they are gone.
     pub fn keep(&mut self, kept: Option<Vec<u8>>) {
         self.kept = kept;
     }
 
-    /// The whole body, when it is in memory (`$request_body`).
+    /// The whole body, if it is in memory (`$request_body`).
     pub fn kept(&self) -> &[u8] {
         self.kept.as_deref().filter(|_| self.is_done()).unwrap_or(b"")
     }
 
-    /// The body was read into this file, and stays there until the request ends.
+    /// Attaches the file into which the body was read, which stays until the request ends.
     pub fn attach(&mut self, file: TempFile) {
         self.file = Some(Rc::new(file));
     }
 
-    /// The whole body, when it was read into a file.
+    /// The whole body, if it was read into a file.
     pub fn file(&self) -> Option<&TempFile> {
         self.file.as_deref()
     }
 
-    /// Takes what was put back.
+    /// Takes the bytes that were returned.
     pub fn take_kept(&mut self) -> Option<Vec<u8>> {
         self.kept.as_mut().map(std::mem::take)
     }
 
-    /// Drops what has arrived already, without waiting for more, before an answer that does not need the body. A client
-    /// that waits for `100 Continue` gets it now, as from nginx.
+    /// Drops the bytes that have arrived, without waiting for more, before a response that does not need the
+    /// body. A client that waits for `100 Continue` gets it now, as from nginx.
     ///
-    /// Errors: 400 for bad framing of what has arrived.
+    /// Errors: 400 for invalid framing of what has arrived.
     pub fn discard_arrived(&mut self, client: Downstream<'_>) -> Result<(), Error> {
         self.reader.send_continue(client);
         loop {
@@ -417,7 +421,8 @@ impl Body {
         }
     }
 
-    /// The final response has been sent: a `100 Continue` behind it would be read as part of the next one.
+    /// Called after the final response has been sent: a later `100 Continue` would be read as part of the
+    /// next one.
     pub fn forget_continue(&mut self) {
         self.reader.forget_continue();
     }
@@ -428,7 +433,7 @@ impl Body {
         self.reader.take_rest()
     }
 
-    /// Drops what was consumed and decodes what is buffered; false when more must be read first.
+    /// Drops the consumed bytes and decodes buffered ones; false: more must be read first.
     fn decode(&mut self) -> Result<bool, Error> {
         let was_read = self.is_read();
         let has_come = self.reader.decode()?;
@@ -445,7 +450,8 @@ impl Body {
         }
     }
 
-    /// The limit holds where bytes are counted, whatever led the request here and however the body is framed.
+    /// The limit is checked where bytes are counted, whatever led the request here and however the body is
+    /// framed.
     fn check_size(&self) -> Result<(), Error> {
         if self.max == 0 || self.received <= self.max {
             return Ok(());
@@ -453,7 +459,7 @@ impl Body {
         Err(too_large(self.declared, self.received))
     }
 
-    /// When its last byte came; `None`: there was none, or more is to come.
+    /// When its last byte arrived; `None`: there is no body, or more is to come.
     pub fn ended_us(&self) -> Option<u64> {
         self.ended_us
     }
@@ -471,7 +477,7 @@ impl Body {
         self.timer.cancel();
     }
 
-    /// Nothing has come. Ready when that has lasted for too long.
+    /// Called while nothing arrives: ready when that has lasted too long.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         let patience_ms = self.pace.patience_ms(self.timeout_ms);
         if !self.timer.is_set() {

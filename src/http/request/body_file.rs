@@ -1,8 +1,8 @@
-//! A request's body read whole before anything is done with it: in memory while it is short, else in a file.
+//! Reads a request's body completely before it is used: in memory if it is short, otherwise into a file.
 //!
-//! Touches: the client's socket, and the disk through the blocking pool. Memory is bounded: what is read while
-//! a piece is written waits in the socket, and a client that pauses leaves no more behind than the buffer that
-//! `client_body_buffer_size` allows. The disk is bounded by `client_max_body_size`.
+//! Touches: the client's socket, and the disk through the blocking pool. Memory is bounded: while a piece is
+//! being written, further data waits in the socket, and a client that pauses occupies at most the buffer of
+//! `client_body_buffer_size`. The disk is bounded by `client_max_body_size`.
 //! Behaviour: nginx.org, `client_body_in_file_only`, `client_body_buffer_size`, `proxy_request_buffering`.
 
 use std::future::poll_fn;
@@ -16,13 +16,13 @@ use crate::http::request::error::Error;
 use crate::http::temp_file::{TempFile, TempPath};
 use crate::log;
 
-/// Bytes of one write to a file; a wake from the blocking pool costs about as much as copying them.
+/// Size of a write to a file; a wake from the blocking pool costs about as much as copying it.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// Reads what is left of the body: behind `kept` while it fits the buffer, else all of it into a file, which is
-/// then the body's ([`Body::file`]), and `kept` is empty.
+/// Reads the rest of the body: appended to `kept` if it fits the buffer, otherwise all of it into a file,
+/// which then belongs to the body ([`Body::file`]), and `kept` is empty.
 ///
-/// Errors: those of reading the client's body; 500 when the file cannot be written.
+/// Errors: those of reading the client's body; 500 if the file cannot be written.
 pub async fn read_whole(
     request: &mut Request,
     client: Downstream<'_>,
@@ -31,10 +31,10 @@ pub async fn read_whole(
     read(request, client, kept).await?.map_err(failed)
 }
 
-/// The same where it is as well to go on without: false when no file can be made. The log tells why, and what has come
-/// is in `kept`.
+/// Like [`read_whole`], but optional: false if no file can be created. The log has the reason, and `kept` has
+/// what arrived.
 ///
-/// Errors: as [`read_whole`], of a file that was made.
+/// Errors: as [`read_whole`], for a file that was created.
 pub async fn try_read_whole(
     request: &mut Request,
     client: Downstream<'_>,
@@ -46,7 +46,7 @@ pub async fn try_read_whole(
     Ok(false)
 }
 
-/// The inner error: there is no file, and why.
+/// The inner error: there is no file, and the reason.
 async fn read(
     request: &mut Request,
     client: Downstream<'_>,
@@ -60,7 +60,7 @@ async fn read(
     while kept.len() <= memory_max {
         if !body.data_ready(client).await? {
             return match conf.in_file_only() && kept.is_empty() {
-                // nginx makes the file that an application is told of, also when there is nothing to put in
+                // nginx creates the file even for an empty body, since an application is told its name
                 true => attach(body, TempFile::create(folder, keep).await).map(Ok),
                 false => Ok(Ok(())),
             };
@@ -75,7 +75,7 @@ async fn read(
     written.and_then(|()| attach(body, Ok(file))).map(Ok)
 }
 
-/// The same for a body that several will send: it is kept in the request, in memory or as a file.
+/// Reads the body for several requests that will send it: it is kept in the request, in memory or as a file.
 ///
 /// Errors: as [`read_whole`].
 pub async fn gather(request: &mut Request, client: Downstream<'_>) -> Result<(), Error> {

@@ -1,7 +1,9 @@
-//! What can end a request: a fact of one side, its status for the client, and the words that the log has for it.
+//! Errors that end a request: what happened on which side, the status for the client, and the message for the
+//! log.
 //!
-//! Decisions (`$termination_reason`, another peer, whether the client is answered at all) match on [`Kind`]; the words
-//! are made by `Display` and read by people only. Whether another peer may be tried is decided in `upstream/fault.rs`.
+//! Decisions (`$termination_reason`, another peer, whether to answer the client at all) match on [`Kind`];
+//! the message is made by `Display`, for people only. `upstream/fault.rs` decides whether another peer may be
+//! tried.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +14,7 @@ use crate::log::Cause;
 use crate::upstream::Fault;
 use crate::upstream::trace::Action;
 
-/// Who caused an error.
+/// The side that caused an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     Client,
@@ -48,14 +50,14 @@ impl Call {
     }
 }
 
-/// What was being done for the client, where the message of an error names it.
+/// The operation for the client that an error's message names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum During {
     RequestHead,
     RequestBody,
     SendResponse,
     EarlyHints,
-    /// An upstream was busy with this when the client closed its connection.
+    /// The operation of an upstream during which the client closed its connection.
     Upstream(Action),
 }
 
@@ -72,10 +74,10 @@ impl During {
     }
 }
 
-/// What happened. Protocol errors carry the words of the parser that found them.
+/// The kind of an error. Protocol errors carry the words of the parser that found them.
 #[derive(Debug)]
 pub enum Kind {
-    /// The client closed its connection while something was done for it.
+    /// The client closed its connection during an operation for it.
     Gone,
     /// Reading from the client or writing to it failed.
     Lost(io::Error),
@@ -83,42 +85,42 @@ pub enum Kind {
     Cut,
     /// A system call on an upstream's socket failed.
     Failed(Call, io::Error),
-    /// Nothing moved for as long as a timeout allows.
+    /// Nothing was transferred for the whole timeout.
     TimedOut,
-    /// The answer was not complete within `proxy_timeout_total`.
+    /// The response was not complete within `proxy_timeout_total`.
     Late,
     /// A response head does not fit its buffer.
     HeadTooBig,
-    /// A head that cannot be understood, or frames its body ambiguously.
+    /// A malformed head, or one that frames its body ambiguously.
     BadHead(&'static str),
     /// More interim responses than a peer may send before the final one.
     TooManyInterim,
-    /// 101 to a request that did not ask for another protocol.
+    /// 101 for a request that did not ask for another protocol.
     UnaskedSwitch,
-    /// 101 to a subrequest.
+    /// 101 for a subrequest.
     SwitchInSubrequest,
-    /// A body's chunks cannot be decoded.
+    /// Malformed chunks.
     BadChunks(&'static str),
     /// Chunk extensions or trailers that do not fit a buffer.
     LongChunks,
-    /// A request body larger than `client_max_body_size`: the bytes that came, or were announced.
+    /// A request body larger than `client_max_body_size`: the bytes received, or declared.
     BodyTooLarge { is_chunked: bool, bytes: u64 },
-    /// A response whose status lets another peer be tried.
+    /// A response whose status allows another peer to be tried.
     Status(u16),
-    /// The request's body went to an upstream that failed, and no copy is left.
+    /// The request's body was sent to an upstream that failed, and no copy is left.
     BodySpent,
-    /// A name that has no address: the name, and why.
+    /// A name without an address: the name, and the reason.
     Unresolved(Box<(String, String)>),
-    /// A subrequest says that the whole connection is to be closed without an answer.
+    /// A subrequest asks to close the whole connection without a response.
     Dropped,
-    /// The answer of a subrequest broke off: its URI, and what ended it.
+    /// The response of a subrequest broke off: its URI, and the cause.
     Subrequest(Box<(String, Kind)>),
     /// An error of the proxy itself, or of its configuration.
     Other(Cow<'static, str>),
 }
 
 impl Kind {
-    /// What ended the innermost subrequest, where this is the end of one.
+    /// The cause at the innermost subrequest, if this error came from one.
     pub fn root(&self) -> &Self {
         match self {
             Self::Subrequest(inner) => inner.1.root(),
@@ -126,7 +128,7 @@ impl Kind {
         }
     }
 
-    /// The fault of a peer that gave no answer to pass on.
+    /// The fault of a peer that gave no response to pass on.
     pub fn fault(&self) -> Fault {
         match self {
             Self::TimedOut | Self::Late => Fault::Timeout,
@@ -151,7 +153,7 @@ impl Kind {
         }
     }
 
-    /// The words for the log.
+    /// Writes the message for the log.
     fn write(&self, side: Side, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let who = side.as_str();
         match self {
@@ -191,7 +193,7 @@ impl Kind {
 /// A limit of the configuration that ended a request; the log names its directive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// With the bytes that were sent, or announced.
+    /// With the bytes that were sent, or declared.
     BodySize(u64),
     BodyTimeout,
     BodyRate,
@@ -206,7 +208,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// The directive, for `$termination_reason`; `passes`: the settings in force for what goes upstream.
+    /// The directive, for `$termination_reason`; `passes`: the settings in force for requests to upstreams.
     pub fn directive(self, passes: &Conf) -> Name {
         let name = match self {
             Self::UpstreamHeadSize => return passes.directive("buffer_size"),
@@ -227,15 +229,16 @@ impl Limit {
 
 /// The end of a request before its response was complete.
 ///
-/// Whatever reads or writes for a request returns it; the pipeline logs it once and answers with its status where
-/// nothing was sent yet. [`Error::client`], [`Error::upstream`] and [`Error::ours`] say whose fault it was.
+/// All code that reads or writes for a request returns it; the pipeline logs it once and, if nothing has been
+/// sent, answers with its status. [`Error::client`], [`Error::upstream`] and [`Error::ours`] tell whose fault
+/// it was.
 #[derive(Debug)]
 pub struct Error {
     pub kind: Kind,
     pub side: Side,
-    /// The status to answer with, when nothing was sent yet; 499: the client has gone.
+    /// The status of the response if nothing has been sent; 499: the client has gone.
     pub status: u16,
-    /// What decided, where the configuration did.
+    /// The limit that was reached, if it comes from the configuration.
     pub limit: Option<Limit>,
     during: Option<During>,
 }
@@ -262,13 +265,13 @@ impl Error {
         Self { kind, side: Side::Ours, status: 500, limit: None, during: None }
     }
 
-    /// The same, because a limit of the configuration said so.
+    /// Adds the limit that caused it.
     #[must_use]
     pub fn by(self, limit: Limit) -> Self {
         Self { limit: Some(limit), ..self }
     }
 
-    /// The same, and the message says what was being done.
+    /// Adds the operation to the message.
     #[must_use]
     pub fn during(self, during: During) -> Self {
         Self { during: Some(during), ..self }
@@ -279,28 +282,29 @@ impl Error {
         Self::client(Kind::Gone)
     }
 
-    /// The client's connection broke, or cannot be written to.
+    /// The client's connection failed.
     pub fn gone(cause: io::Error) -> Self {
         Self::client(Kind::Lost(cause))
     }
 
-    /// The client took nothing, or sent nothing, for as long as `limit` allows.
+    /// The client read nothing, or sent nothing, for as long as `limit` allows.
     pub fn client_timed_out(during: During, limit: Limit) -> Self {
         Self::client(Kind::TimedOut).during(during).by(limit)
     }
 
-    /// What the request around a subrequest says of the end of that one.
+    /// The error of the outer request when a subrequest ends with this one.
     #[must_use]
     pub fn of_subrequest(self, uri: String) -> Self {
         Self { kind: Kind::Subrequest(Box::new((uri, self.kind))), during: None, ..self }
     }
 
-    /// The client has gone, or a subrequest has said to drop it: it gets no answer.
+    /// True if the client gets no response: it has gone, or a subrequest asked to drop it.
     pub fn ends_silently(&self) -> bool {
         matches!(self.kind, Kind::Gone | Kind::Lost(_) | Kind::Dropped)
     }
 
-    /// The limit that the message names with its value, where the configuration is to blame for an upstream's error.
+    /// The limit that the message names with its value, if the configuration is to blame for an upstream's
+    /// error.
     pub fn told_limit(&self) -> Option<Limit> {
         self.limit.filter(|_| self.side == Side::Client || matches!(self.kind, Kind::Late | Kind::HeadTooBig))
     }
@@ -319,12 +323,12 @@ impl fmt::Display for Error {
     }
 }
 
-/// What went wrong with a peer before it gave an answer that can be passed on. Its `Display` is nginx's message, without
-/// what was under way.
+/// A failure of a peer before it gave a response that can be passed on. Its `Display` is nginx's message,
+/// without the operation.
 #[derive(Debug)]
 pub struct Failure {
     pub kind: Kind,
-    /// The connection was a kept one and gave no byte of a response: its peer may just have closed it.
+    /// The connection was a kept one and received no byte of a response: the peer may just have closed it.
     pub is_stale: bool,
 }
 

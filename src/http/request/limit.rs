@@ -1,6 +1,6 @@
-//! Which directive decided, told in the error log: its value and its `file:line`.
+//! Names the directive behind an error in the error log, with its value and `file:line`.
 //!
-//! Pure but for the request that it reads. Nothing here runs before something has been refused.
+//! Pure, apart from the request that it reads. Runs only after something has been refused.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use crate::http::request::body::MinRate;
 use crate::http::request::error::{Error, Kind, Limit};
 use crate::log;
 
-/// Logs an error that a limit of the configuration has caused, at nginx's level.
+/// Logs an error that a limit of the configuration caused, at nginx's level.
 #[cold]
 pub fn log_limit(request: &Request, error: &Error) {
     let told = error.limit.map(|limit| told(request, limit)).unwrap_or_default();
@@ -21,10 +21,10 @@ pub fn log_limit(request: &Request, error: &Error) {
     }
 }
 
-/// What stands behind a refusal in the log: ` ("client_max_body_size" is 1048576 at conf/site.conf:14)`.
+/// The text after a refusal in the log: ` ("client_max_body_size" is 1048576 at conf/site.conf:14)`.
 pub fn told(request: &Request, limit: Limit) -> String {
     let (core, passes) = (&request.location.core, request.passes());
-    // Until a request has its location, its server's settings decide; those of the head are the default server's.
+    // Until a request has a location its server's settings apply; those for heads are the default server's.
     let (value, span) = match limit {
         Limit::BodySize(_) => (core.client_max_body_size().to_string(), core.client_max_body_size.span()),
         Limit::BodyTimeout => (ms(core.client_body_timeout()), core.client_body_timeout.span()),

@@ -1,7 +1,7 @@
 //! A request on its way through the pipeline.
 //!
-//! Owns the bytes of its head; everything parsed from them is a range. Freed as a whole when it ends, and
-//! logged at that moment, whatever ended it.
+//! Owns the bytes of its head; everything parsed from them is a range. It is freed as a whole when it ends,
+//! and logged at that moment, whatever ended it.
 
 pub mod ahead;
 pub mod body;
@@ -46,28 +46,28 @@ use crate::sys::address::SockAddr;
 use crate::sys::clock;
 use crate::upstream::Trace;
 
-/// What a request knows of the connection it came on.
+/// A request's view of its connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// Unique in this worker; `*N` in the error log, `$connection`.
+    /// Unique within this worker; `*N` in the error log, `$connection`.
     pub number: u64,
-    /// To ask the kernel about the client's socket; `None`: no client waits for the request.
+    /// Queries the kernel about the client's socket; `None`: the request has no waiting client.
     pub probe: Option<Probe>,
-    /// Who is served: the socket's peer, or whom a trusted proxy names (`set_real_ip_from`).
+    /// The client: the socket's peer, or the address that a trusted proxy names (`set_real_ip_from`).
     pub peer: SockAddr,
-    /// What a proxy in front said whose connection this is.
+    /// The addresses that a proxy in front has sent.
     pub proxy: Option<Rc<proxy_protocol::Header>>,
     /// The address the client connected to.
     pub local: SockAddr,
     pub listen: &'static Listen,
-    /// Requests so far, this one included.
+    /// The number of requests so far, including this one.
     pub requests: u64,
     pub opened_ms: u64,
-    /// The request's first bytes came with the one before it (`$pipe`).
+    /// The request's first bytes arrived with the previous one (`$pipe`).
     pub is_pipelined: bool,
 }
 
-/// A request's dealings with `limit_req` and `limit_conn`.
+/// A request's results and places in `limit_req` and `limit_conn`.
 #[derive(Debug, Default)]
 pub struct Limits {
     pub req: Option<limit_req::Outcome>,
@@ -75,110 +75,111 @@ pub struct Limits {
     pub held: Vec<Held>,
 }
 
-/// One request and the answer that becomes of it.
+/// A request and its response.
 #[derive(Debug)]
 pub struct Request {
     pub config: &'static Config,
-    /// What the worker that serves it owns.
+    /// The state of the worker that serves it.
     pub worker: &'static Worker,
     pub server: &'static Server,
     pub location: &'static Location,
     pub connection: Connection,
-    /// The head's bytes; `head` points into them.
+    /// The head's bytes, to which `head` refers.
     pub input: Buffer,
-    /// Bytes behind them that the client has not sent (`more_set_input_headers`).
+    /// How many bytes after them the client did not send (`more_set_input_headers`).
     input_added: u32,
     pub head: Box<RequestHead>,
-    /// The method in force: an `error_page` redirect turns others into GET.
+    /// The method in force: an `error_page` redirect changes others to GET.
     pub method: Method,
     /// Decoded and normalized path.
     pub uri: Vec<u8>,
-    /// What follows `?`, without it.
+    /// The text after `?`, without it.
     pub args: Vec<u8>,
     /// The path is still the one the client sent, so `proxy_pass` may forward it undecoded.
     pub uri_is_original: bool,
-    /// Lower case, without port; from the request line or `Host`. Empty when the client named none.
+    /// In lower case, without the port; from the request line or `Host`. Empty if the client sent none.
     pub host: Vec<u8>,
-    /// What its variables keep.
+    /// The stored values of its variables.
     pub values: Values,
     pub body: Body,
     pub response: Response,
     /// Head and body as sent to the client.
     pub bytes_sent: u64,
     pub head_bytes_sent: u64,
-    /// The response was sent whole (`$request_completion`).
+    /// The whole response was sent (`$request_completion`).
     pub is_complete: bool,
     /// The connection may serve another request after this one.
     pub keep_alive: bool,
-    /// Came from `error_page`, `try_files` or another internal redirect.
+    /// It comes from `error_page`, `try_files` or another internal redirect.
     pub internal: bool,
     pub internal_redirects: u8,
-    /// A `rewrite` has changed the path: the search for a location begins anew after the phase.
+    /// A `rewrite` changed the path: the search for a location starts again after the phase.
     pub uri_changed: bool,
-    /// A `break` has ended the rewriting of a changed path, which is no longer the one that found the location.
+    /// A `break` ended the rewriting of a changed path, which is no longer the one that selected the
+    /// location.
     pub left_location: bool,
-    /// The file is there in another form for clients that accept other codings.
+    /// The file also exists in a form for clients that accept other codings.
     pub varies: bool,
-    /// `try_files` has found a file below the `alias` of a regular expression.
+    /// `try_files` found a file below the `alias` of a regular expression.
     pub adds_uri_to_alias: bool,
     /// An `if` without the location's `proxy_pass` is in force after one that had it.
     pub left_proxy: bool,
-    /// The directive that has led it here from another path; `None`: one of the location's.
+    /// The directive that led it here from another path; `None`: a directive of the location.
     pub led_by: Option<Span>,
-    /// Where any kind of access control may let a request in: the status that the others have refused it with so far.
+    /// With `satisfy any`: the status with which handlers have refused it so far.
     pub refusal: Option<u16>,
-    /// The status that an `error_page` is being made for.
+    /// The status for which an `error_page` is being produced.
     pub error_status: Option<u16>,
-    /// An `error_page` answers, and its own failures have no page.
+    /// An `error_page` is being served; its own failures have no page.
     pub is_error_page: bool,
-    /// Fields of the answer that an `error_page` stands for; they go out with the page.
+    /// Fields of the response that an `error_page` replaces; they are sent with the page.
     kept: Option<Box<Headers>>,
-    /// The request line is not whole, or none of HTTP: nothing is known but its bytes (`-` in the log).
+    /// The request line is incomplete or not HTTP: only its bytes are known (`-` in the log).
     pub malformed: bool,
-    /// Its way through the peers of upstream groups.
+    /// The record of its tries of upstream peers.
     pub upstream: Trace,
-    /// What HTTP keeps of that way.
+    /// HTTP's part of that record.
     pub proxied: Proxied,
-    /// Its cookie of `userid`, once somebody asked for it.
+    /// Its cookie of `userid`, after its first use.
     pub userid: Option<Box<modules::userid::State>>,
-    /// What the limits have said of it, and what it holds.
+    /// The results of the limits, and the places that it holds.
     pub limits: Limits,
-    /// `$request_id`, once somebody asked for it.
+    /// `$request_id`, after its first use.
     pub id: Option<(u64, u64)>,
-    /// The first byte of the head was read.
+    /// When the first byte of the head was read.
     pub started_us: u64,
-    /// The head was complete.
+    /// When the head was complete.
     pub headed_us: u64,
-    /// The head of the answer was given to the client's socket.
+    /// When the head of the response was written to the client's socket.
     pub answered_us: Option<u64>,
-    /// What ended it, other than its answer.
+    /// What ended it, other than its response.
     pub termination: Option<Termination>,
-    /// The socket's peer, where `connection.peer` is another.
+    /// The socket's peer, if `connection.peer` differs.
     pub socket_peer: Option<Box<SockAddr>>,
-    /// What changes the body of the response; put here by a module's part in the head.
+    /// The filters for the body of the response, added by the head steps of modules.
     pub filters: Option<Box<Filters>>,
-    /// What encodes the response as a whole; the client's own request only.
+    /// The content coding of the whole response; only for the client's own request.
     pub coding: Option<Box<dyn Coding>>,
-    /// What that came to.
+    /// Sizes before and after content coding, once the response is complete.
     pub coded: Option<coding::Report>,
-    /// What becomes of the parts that are asked for of a file.
+    /// The ranges to send of a file.
     pub ranges: Option<Box<modules::ranges::Plan>>,
-    /// The charset of the answer, whatever the configuration says: `X-Accel-Charset`, or in a subrequest that of the
-    /// whole.
+    /// A charset of the response that overrides the configuration: `X-Accel-Charset` or, in a subrequest,
+    /// that of the whole.
     pub charset: Option<Box<[u8]>>,
-    /// The slice of the answer that is asked for.
+    /// The slice of the response to request.
     pub slice: Option<Box<modules::slice::State>>,
-    /// What SSI commands have set.
+    /// Variables set by SSI commands.
     pub ssi: Option<Box<modules::ssi::State>>,
-    /// Bytes a second, when the upstream or `set $limit_rate` said so; 0: no limit.
+    /// In bytes a second, if the upstream or `set $limit_rate` set it; 0: no limit.
     pub limit_rate: Option<u64>,
-    /// The subrequests of the client's request, once there was one.
+    /// The counts of subrequests of the client's request, after the first one.
     pub tally: Option<Rc<Tally>>,
     /// Memory that it holds beyond what each request needs.
     pub share: Share,
-    /// 0: the client's own request, else how deep a subrequest this is.
+    /// 0 for the client's own request, otherwise the nesting depth of this subrequest.
     pub depth: u8,
-    /// Its values went elsewhere, and so does its line in the log.
+    /// Its values have been moved elsewhere, and its log line will be written there.
     pub is_parked: bool,
 }
 
@@ -255,17 +256,17 @@ impl Request {
         })
     }
 
-    /// A subrequest for another URI of the same server: it has the head and the body of this one, and its
-    /// variables until [`Request::take_back`].
+    /// A subrequest for another URI of the same server: it takes the head and the body of this request, and
+    /// its variables until [`Request::take_back`].
     pub fn sub(&mut self, uri: Vec<u8>, args: Vec<u8>) -> Box<Self> {
         let mut sub = self.inner(uri, args, Body::copy(&self.body));
         sub.values.set_slots(self.values.take_slots());
         sub.ssi = self.ssi.take();
-        sub.limits = std::mem::take(&mut self.limits); // what was counted once is not counted again
+        sub.limits = std::mem::take(&mut self.limits); // what has been counted once is not counted again
         sub
     }
 
-    /// A subrequest for a slice of the same answer, in the location that this request has come to.
+    /// A subrequest for a slice of the same response, in the location of this request.
     pub fn sub_slice(&mut self, slice: Box<modules::slice::State>) -> Box<Self> {
         let mut sub = self.sub(self.uri.clone(), self.args.clone());
         sub.slice = Some(slice);
@@ -276,15 +277,14 @@ impl Request {
         sub
     }
 
-    /// A subrequest that runs beside this request: it has the variables as they are now.
+    /// A subrequest that runs in parallel with this request: it copies the variables as they are now.
     pub fn sub_ahead(&self, uri: Vec<u8>, args: Vec<u8>) -> Box<Self> {
         let mut sub = self.apart(uri, args, Body::copy(&self.body));
         sub.ssi.clone_from(&self.ssi);
         sub
     }
 
-    /// A copy for another URI of the same server that goes its own way: this request, its client and its variables
-    /// know no more of it.
+    /// A copy for another URI of the same server, independent of this request, its client and its variables.
     pub fn fork(&self, uri: Vec<u8>, body: Body) -> Box<Self> {
         let mut fork = self.apart(uri, self.args.clone(), body);
         fork.method = self.method;
@@ -322,7 +322,7 @@ impl Request {
         inner
     }
 
-    /// Has its variables again.
+    /// Takes the variables back.
     pub fn take_back(&mut self, sub: &mut Self) {
         self.values.set_slots(sub.values.take_slots());
         self.ssi = sub.ssi.take();
@@ -336,7 +336,7 @@ impl Request {
         self.location.core.log()
     }
 
-    /// The type of a response that the configuration itself makes, by the URI's extension.
+    /// The type of a response that the configuration itself provides, by the URI's extension.
     pub fn content_type(&self) -> Vec<u8> {
         let core = &self.location.core;
         core.type_of(&self.uri).unwrap_or(core.default_type()).as_bytes().to_vec()
@@ -346,14 +346,15 @@ impl Request {
         self.depth > 0
     }
 
-    /// The first field of this id in the request.
+    /// The first field with this id in the request.
     pub fn header(&self, id: Id) -> Option<&[u8]> {
         self.head.fields.value(self.input.data(), id)
     }
 
-    /// Gives the request another value of a field, instead of all that are meant; an empty one takes them away.
+    /// Sets a field of the request, replacing all fields that are meant; an empty value removes them.
     ///
-    /// `only_existing`: where there is none it is not added. `value` has no byte that would end its line.
+    /// `only_existing`: if there is none it is not added. `value` must not contain a byte that would end its
+    /// line.
     pub fn set_field(
         &mut self,
         is_meant: impl Fn(&[u8]) -> bool,
@@ -378,7 +379,7 @@ impl Request {
 
     /// The request line as received.
     pub fn line(&self) -> &[u8] {
-        let data = self.input.data().get(self.head.method_range.start..).unwrap_or(b""); // behind empty lines
+        let data = self.input.data().get(self.head.method_range.start..).unwrap_or(b""); // after empty lines
         let end = memchr::memchr2(b'\r', b'\n', data).unwrap_or(data.len());
         &data[..end]
     }
@@ -391,13 +392,13 @@ impl Request {
     /// The method in force (`$request_method`).
     pub fn method_text(&self) -> &[u8] {
         match self.method {
-            Method::Get => b"GET", // also where an internal redirect has made it one
+            Method::Get => b"GET", // also after an internal redirect has changed it
             Method::Head => b"HEAD",
             _ => self.input.data().get(self.head.method_range.clone()).unwrap_or(b""),
         }
     }
 
-    /// The same as a head has it.
+    /// The method as a token of a head.
     pub fn method_token(&self) -> Token<'_> {
         match self.method {
             Method::Get => Token::GET,
@@ -414,39 +415,39 @@ impl Request {
         self.method == Method::Head
     }
 
-    /// The host for `$host`: the request's, else the server's first name.
+    /// The host for `$host`: the request's, otherwise the server's first name.
     pub fn host_or_name(&self) -> &[u8] {
         if self.host.is_empty() { self.server.name().as_bytes() } else { &self.host }
     }
 
-    /// Takes back what [`Request::keep`] was told.
+    /// Drops a field that [`Request::keep`] has kept.
     pub fn forget(&mut self, id: Id) {
         if let Some(kept) = &mut self.kept {
             kept.remove(id);
         }
     }
 
-    /// Keeps a field for the page that is shown instead of the answer it belongs to.
+    /// Keeps a field for the page that is shown instead of its response.
     pub fn keep(&mut self, id: Id, value: Option<&[u8]>) {
         if let Some(value) = value {
             self.kept.get_or_insert_default().push_id(id, value);
         }
     }
 
-    /// The same for any field, of an answer that leads to another one.
+    /// Keeps any field, of a response that leads to another one.
     pub fn keep_named(&mut self, name: &[u8], value: &[u8]) {
         self.kept.get_or_insert_default().push(name, value);
     }
 
-    /// The answer that goes out brings a type of its own.
+    /// Drops a kept content type: the response has its own.
     pub fn forget_kept_type(&mut self) {
         if let Some(kept) = &mut self.kept {
             kept.remove_name(b"content-type");
         }
     }
 
-    /// Adds what was kept to the response, but for fields that it has itself; a type that was kept stands instead
-    /// of the one that a file's name would give.
+    /// Adds the kept fields to the response, except those that it has itself. A kept type replaces the one
+    /// derived from a file's name.
     pub fn restore_kept(&mut self) {
         let Some(kept) = self.kept.take() else { return };
         let headers = &mut self.response.headers;
@@ -464,7 +465,7 @@ impl Request {
         }
     }
 
-    /// Its first bytes came at this time, on the clock of `runtime::now_ms`; `None`: now.
+    /// Sets when its first bytes arrived, in terms of `runtime::now_ms`; `None`: now.
     pub fn began(&mut self, began_ms: Option<u64>) {
         if let Some(began_ms) = began_ms {
             let waited_us = runtime::now_ms().saturating_sub(began_ms) * 1000;
@@ -523,7 +524,7 @@ impl Drop for Request {
     }
 }
 
-/// The path of a target that may be in absolute form (`http://host/path`).
+/// The path and arguments of a target that may be in absolute form (`http://host/path`).
 fn path_and_query(target: &[u8]) -> &[u8] {
     if target.is_empty() || target.first() == Some(&b'/') {
         return target;

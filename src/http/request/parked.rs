@@ -1,8 +1,8 @@
-//! A request that outlives its answer: what a tunnel keeps of it, to be logged at its end.
+//! A request that outlives its response: the part that a tunnel keeps, to be logged at its end.
 //!
-//! Ten thousand tunnels may be open for days. A request in full has some four kilobytes: buffers that its heads were
-//! read into, tables of their fields, room for what may still happen. Here its texts lie behind one another in one
-//! piece, and the heads are parsed again when somebody wants to look at them.
+//! Ten thousand tunnels may be open for days. A full request takes some four kilobytes: buffers of its heads,
+//! tables of their fields, space for what may still happen. Here its texts are stored consecutively in one
+//! piece, and the heads are parsed again when they are needed.
 
 use std::rc::Rc;
 
@@ -22,11 +22,11 @@ use crate::script::captures::Captures;
 use crate::sys::address::SockAddr;
 use crate::upstream::trace::{self, Action};
 
-/// A request without anything that can be made again. Dropped, it is logged as any other.
+/// A request without anything that can be rebuilt. When dropped, it is logged like any other.
 #[derive(Debug)]
 pub struct Parked(Option<Box<Inner>>);
 
-/// The texts, in the order in which they lie.
+/// The texts, in the order in which they are stored.
 const INPUT: usize = 0;
 const URI: usize = 1;
 const ARGS: usize = 2;
@@ -43,7 +43,7 @@ struct Inner {
     location: &'static Location,
     connection: Connection,
     texts: Box<[u8]>,
-    /// Where each text ends.
+    /// The end of each text.
     ends: [u32; TEXTS],
     status: u16,
     error_status: Option<u16>,
@@ -61,7 +61,7 @@ struct Inner {
     rare: Option<Box<Rare>>,
 }
 
-/// What few requests have.
+/// Rarely used parts.
 #[derive(Debug)]
 struct Rare {
     captures: Captures,
@@ -134,12 +134,12 @@ impl Parked {
         Self(Some(Box::new(inner)))
     }
 
-    /// The location that the request came to.
+    /// The location of the request.
     pub fn location(&self) -> Option<&'static Location> {
         self.0.as_ref().map(|inner| inner.location)
     }
 
-    /// The request as it was.
+    /// Rebuilds the request.
     pub fn restore(mut self) -> Option<Box<Request>> {
         self.0.take().map(|inner| inner.restore())
     }
@@ -173,7 +173,7 @@ impl Inner {
     fn restore(mut self) -> Box<Request> {
         let input = buffer(self.text(INPUT));
         let mut head = Box::<RequestHead>::default();
-        // It was parsed before; where it cannot be now, its fields are unknown.
+        // It was parsed before; if it cannot be parsed now, its fields are unknown.
         let _ = request::parse(input.data(), &self.server.root.core.head_limits(), &mut head);
         let mut body = Body::none();
         body.set_received(self.received);
@@ -218,7 +218,7 @@ fn buffer(text: &[u8]) -> Buffer {
     buffer
 }
 
-/// Fields as lines, taken apart again.
+/// Parses field lines again.
 fn headers(lines: &[u8]) -> Headers {
     let mut headers = Headers::default();
     for line in lines.split(|byte| *byte == b'\n') {

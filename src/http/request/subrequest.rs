@@ -1,6 +1,6 @@
-//! Requests that a request makes of its own server, whose answers become part of its own.
+//! Requests that a request makes to its own server, whose responses become part of its own.
 //!
-//! A subrequest has the head and the body of the request it belongs to, a URI of its own, and shares its variables.
+//! A subrequest has the head and the body of its parent, a URI of its own, and shares the parent's variables.
 //! Behaviour: nginx's subrequests (development guide, "Subrequests").
 
 use std::cell::Cell;
@@ -19,24 +19,24 @@ use crate::net::budget::{self, Part};
 use crate::net::open;
 use crate::runtime::{self, Either, race};
 
-/// A request that stands deeper than this inside others makes no subrequests; as in nginx.
+/// Maximum nesting of subrequests, as in nginx.
 const DEPTH_MAX: usize = 50;
 
-/// Subrequests that a client's request may make in all, those that its subrequests make included. nginx lets 64535 be
-/// under way at a time; a page with two includes of itself has 2^50 without such a bound.
+/// Maximum number of subrequests of a client's request in total, including nested ones. nginx allows 64535 at
+/// a time; without such a bound a page that includes itself twice makes 2^50.
 const COUNT_MAX: u32 = 4096;
 
-/// Requests that no client waits for which a worker may have under way; what more there are is not sent, so that dead
+/// Maximum number of requests without a waiting client in a worker. Further ones are not sent, so that dead
 /// mirrors cost a bounded number of connections.
 const DETACHED_MAX: usize = 512;
 
-/// What a subrequest takes that runs before its turn: its pipe, its head, and the buffers of an upstream.
+/// Memory of a subrequest that runs ahead of its turn: its pipe, its head, and the buffers of an upstream.
 const AHEAD_BYTES: usize = 96 * 1024;
 
-/// Subrequests of one piece of a page that run at a time.
+/// How many subrequests of one piece of a page run at a time.
 const BEGUN_MAX: usize = 8;
 
-/// What is asked for, and what becomes of the answer.
+/// A request to make, and what to do with its response.
 #[derive(Debug)]
 pub struct Subrequest {
     /// Decoded and normalized path.
@@ -45,18 +45,18 @@ pub struct Subrequest {
     then: Then,
 }
 
-/// The subrequests that a client's request has made; all requests inside it share this.
+/// Counts the subrequests of a client's request; all requests inside it share this.
 #[derive(Debug, Default)]
 pub struct Tally {
     count: Cell<u32>,
     is_told: Cell<bool>,
 }
 
-/// Why a subrequest is not made: subrequests make subrequests without end, or are too many.
+/// Why a subrequest is refused: they are nested too deeply, or there are too many.
 #[derive(Debug)]
 pub struct Refusal {
     cause: String,
-    /// Another one of the same client's request was refused before, and logged.
+    /// Another one of the same client's request has been refused before, and logged.
     pub is_told: bool,
 }
 
@@ -73,10 +73,10 @@ impl std::fmt::Display for Refusal {
 }
 
 impl Subrequest {
-    /// A subrequest that `request` is to make. `levels`: how much deeper than in the request's own body it stands, in
-    /// texts that were put there in its place.
+    /// A subrequest for `request` to make. `levels`: how much deeper it is nested than the request's own
+    /// body, in texts that were inserted in its place.
     ///
-    /// Errors: it stands too deep, or the client's request has made too many.
+    /// Errors: it is nested too deeply, or the client's request has made too many.
     pub fn new(
         request: &mut Request,
         levels: usize,
@@ -88,14 +88,14 @@ impl Subrequest {
         Ok(Self { uri, args, then })
     }
 
-    /// The next slice of the answer to `request`. It is not counted: slices follow each other, each brings bytes, and a
-    /// long answer has any number of them.
+    /// The next slice of the response to `request`. It is not counted: slices come one after the other, each
+    /// brings bytes, and a long response has any number of them.
     pub fn slice(request: &Request, state: Box<slice::State>) -> Self {
         Self { uri: request.uri.clone(), args: request.args.clone(), then: Then::Slice(state) }
     }
 }
 
-/// Counts a subrequest that is to be made for `uri`.
+/// Counts a subrequest for `uri`.
 fn admit(request: &mut Request, levels: usize, uri: &[u8]) -> Result<(), Refusal> {
     let is_cycle = usize::from(request.depth) + levels > DEPTH_MAX;
     let tally = request.tally.get_or_insert_default();
@@ -111,28 +111,29 @@ fn admit(request: &mut Request, levels: usize, uri: &[u8]) -> Result<(), Refusal
     Err(Refusal { cause, is_told: tally.is_told.replace(true) })
 }
 
-/// What becomes of an answer.
+/// What to do with a response.
 #[derive(Debug)]
 pub enum Then {
-    /// It stands where the subrequest stood.
+    /// Insert it at the position of the subrequest.
     Insert,
-    /// The same, of a slice of the answer that it becomes a part of.
+    /// Insert it, as a slice of the response that it becomes part of.
     Slice(Box<slice::State>),
-    /// It is kept, up to `max` bytes or what the subrequest's location allows (`subrequest_output_buffer_size`), and
-    /// handed over with its status.
+    /// Keep it, up to `max` bytes or as the subrequest's location allows (`subrequest_output_buffer_size`),
+    /// and pass it on with its status.
     Keep { max: Option<usize>, done: Done },
 }
 
-/// Takes the status and the body of an answer that was kept, and the name it was asked for under.
+/// Takes the status and the body of a kept response, and the name under which it was requested.
 #[derive(Debug)]
 pub struct Done {
     pub name: Vec<u8>,
     pub take: fn(&mut Request, &[u8], u16, Vec<u8>),
 }
 
-/// Makes a subrequest of `request` and puts its answer where it belongs.
+/// Makes a subrequest of `request` and puts its response where it belongs.
 ///
-/// Errors: the client has gone, or the answer broke off inside its body: the response cannot be completed.
+/// Errors: the client has gone, or the response broke off within its body: the outer response cannot be
+/// completed.
 pub async fn run(
     request: &mut Request,
     client: &mut Client<'_>,
@@ -164,11 +165,11 @@ pub async fn run(
     outcome.map_err(|error| broken(error, &uri))
 }
 
-/// Begins subrequests whose turn has not come, so that a page with many includes does not wait for one after the
-/// other: of those in `pieces`, in their order, all but the first. `None`: it is made when its turn has come.
+/// Starts subrequests ahead of their turn, so that a page with many includes does not wait for one after the
+/// other: all of those in `pieces` but the first, in order. `None`: it is made in its turn.
 ///
-/// Each has the variables as they are now. Only those of the client's own request are begun, a few of them: what
-/// they hold is bounded (`http/request/ahead.rs`).
+/// Each gets the variables as they are now. Only those of the client's own request are started, and only a
+/// few: what they hold is bounded (`http/request/ahead.rs`).
 pub fn begin_others(request: &Request, pieces: &[Piece]) -> Vec<Option<Source>> {
     let subrequests = pieces.iter().filter_map(|piece| match piece {
         Piece::Subrequest(subrequest) => Some(subrequest),
@@ -199,7 +200,7 @@ fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
         let uri = log::Text(&inner.uri).to_string();
         let outcome = match race(handle(&mut inner, &mut client, Entry::Subrequest), sink.left()).await {
             Either::First(outcome) => outcome,
-            Either::Second(()) => Ok(()), // nobody reads how it would have ended
+            Either::Second(()) => Ok(()), // nothing reads how it would have ended
         };
         sink.end(outcome.map_err(|error| broken(error, &uri)));
         drop((inner, guard, share));
@@ -207,7 +208,7 @@ fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
     Some(source)
 }
 
-/// Makes a subrequest for its status: the verdict that follows from its answer, whose body nobody gets.
+/// Makes a subrequest for its status: returns the verdict on its response, whose body is discarded.
 ///
 /// Errors: the client has gone, or the request has made too many of them.
 pub async fn ask(request: &mut Request, client: &Client<'_>, ask: Ask) -> Result<Verdict, Error> {
@@ -217,17 +218,17 @@ pub async fn ask(request: &mut Request, client: &Client<'_>, ask: Ask) -> Result
     let outcome = handle(&mut inner, &mut memory, Entry::Subrequest).await;
     let verdict = match outcome {
         Err(error) if error.ends_silently() => Err(error),
-        // An answer that breaks off after its head has said what it was asked for.
+        // A response that breaks off after its head has already given its status.
         _ => Ok((ask.then)(request, &mut inner)),
     };
     request.take_back(&mut inner);
     verdict
 }
 
-/// Makes a request of its own that nobody waits for, and whose answer nobody gets: a task that has a copy of all it
-/// needs, so that neither it nor `request` holds the other up.
+/// Makes an independent request whose response is discarded: a task with a copy of all it needs, so that
+/// neither it nor `request` delays the other.
 ///
-/// There is no client to notice its end or to slow it down; its own timeouts bound it.
+/// It has no client that could leave or slow it down; its own timeouts bound it.
 pub fn detach(request: &mut Request, uri: &str, body: Body) {
     if let Err(why) = admit(request, 0, uri.as_bytes()) {
         log::error!(request.error_log(), &*request, "{why}");
@@ -240,12 +241,13 @@ pub fn detach(request: &mut Request, uri: &str, body: Body) {
     };
     let mut fork = request.fork(uri.as_bytes().to_vec(), body);
     runtime::spawn(async move {
-        let _ = handle(&mut fork, &mut Client::nobody(), Entry::Subrequest).await; // the pipeline has logged what went wrong
+        // the pipeline has logged any error
+        let _ = handle(&mut fork, &mut Client::nobody(), Entry::Subrequest).await;
         drop((fork, guard));
     });
 }
 
-/// What the log says of the request whose subrequest has failed, and told why.
+/// The error of a request whose subrequest failed, which has logged the reason.
 fn broken(error: Error, uri: &str) -> Error {
     match error.ends_silently() {
         true => error,
@@ -253,10 +255,10 @@ fn broken(error: Error, uri: &str) -> Error {
     }
 }
 
-/// A box that hides its type: the pipeline is inside itself here.
+/// A box that hides its type, because the pipeline calls itself here.
 ///
-/// Errors: those of the pipeline; 444 where the connection is to be closed without an answer, which a subrequest says
-/// of the whole request.
+/// Errors: those of the pipeline; 444 if the connection is to be closed without a response, which a
+/// subrequest decides for the whole request.
 fn handle<'a>(
     request: &'a mut Request,
     client: &'a mut Client<'_>,

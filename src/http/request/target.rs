@@ -1,7 +1,8 @@
-//! From the request target to a location, and what is settled once the location is known.
+//! From the request target to a location, and settings that apply once the location is known.
 //!
-//! Touches: the request. Behaviour: nginx.org, ngx_http_core_module (`merge_slashes`, `internal`,
-//! `client_max_body_size`, `keepalive_timeout` and its relatives).
+//! Touches: the request.
+//! Behaviour: nginx.org, ngx_http_core_module (`merge_slashes`, `internal`, `client_max_body_size`,
+//! `keepalive_timeout` and related directives).
 
 use crate::base::path::normalize_uri;
 use crate::http::config::location::{Kind, Location};
@@ -16,14 +17,14 @@ use crate::proto::uri::Target;
 use crate::runtime;
 use crate::script::regex::{Groups, Regex};
 
-/// Fills the request's path and arguments from its target. Errors: 400 for a path that cannot be meant.
+/// Sets the request's path and arguments from its target. Errors: 400 for an invalid path.
 pub fn set_target(request: &mut Request, target: &Target) -> Result<(), u16> {
     let start = request.head.target.start;
     let range = start + target.path_and_query.start..start + target.path_and_query.end;
     let merge = request.server.root.core.merge_slashes();
     let mut uri = std::mem::take(&mut request.uri);
     let raw = request.input.data().get(range).unwrap_or(b"/");
-    // An absolute target may lack the path: it is sent on with one.
+    // An absolute target may lack the path: it is passed on with one.
     let with_slash = (raw.first() != Some(&b'/')).then(|| [b"/", raw].concat());
     request.uri_is_original &= with_slash.is_none();
     let raw = with_slash.as_deref().unwrap_or(raw);
@@ -38,14 +39,15 @@ pub fn set_target(request: &mut Request, target: &Target) -> Result<(), u16> {
             Ok(())
         }
         Err(_) => {
-            request.uri.clear(); // what is left of it is no path of ours
+            request.uri.clear(); // the rest of it is not a valid path
             log::info!(request.error_log(), &*request, "client sent invalid request");
             Err(400)
         }
     }
 }
 
-/// What a location refuses before its first phase: outside requests to an internal one, and large bodies.
+/// Refusals of a location before its first phase: external requests to an internal location, and large
+/// bodies.
 pub fn check_location(request: &mut Request) -> Option<u16> {
     let core = &request.location.core;
     if core.is_internal() && !request.internal {
@@ -69,15 +71,15 @@ pub fn check_location(request: &mut Request) -> Option<u16> {
     None
 }
 
-/// Puts a location's settings in force, or those of the block that stands for it with this method.
+/// Puts the settings of a location in force, or those of its `limit_except` for this method.
 pub fn enter(request: &mut Request, location: &'static Location) {
     request.location = location.for_method(request.method);
     bound_body(request);
     bound_keepalive(request);
 }
 
-/// Has the request's body read as its location says. How large it may be is judged where the location was found
-/// ([`check_location`]); nginx does not look at a length in front of a named location.
+/// Applies the location's settings to reading the body. [`check_location`] judged its size when the location
+/// was found; nginx does not check a length for a named location.
 fn bound_body(request: &mut Request) {
     let core = &request.location.core;
     request.body.set_limits(Limits {
@@ -88,7 +90,7 @@ fn bound_body(request: &mut Request) {
     });
 }
 
-/// Ends the connection with this request where its location says so.
+/// Closes the connection after this request if its location says so.
 pub fn bound_keepalive(request: &mut Request) {
     let core = &request.location.core;
     let age_ms = runtime::now_ms().saturating_sub(request.connection.opened_ms);
@@ -97,7 +99,7 @@ pub fn bound_keepalive(request: &mut Request) {
         && age_ms < core.keepalive_time();
     request.keep_alive &= may_stay;
     let browsers = core.unkept_browsers();
-    // Looking at the browser's name costs: only where it can decide.
+    // Examining the browser's name is costly: only if it can matter.
     if request.keep_alive
         && browsers.may_contain(request.method)
         && let Some(user_agent) = request.header(Id::UserAgent)
@@ -106,14 +108,14 @@ pub fn bound_keepalive(request: &mut Request) {
     }
 }
 
-/// Keeps the named groups of the expression that chose the location.
+/// Stores the named groups of the expression that selected the location.
 pub fn store_named(request: &mut Request, location: &'static Location, subject: &[u8], groups: &Groups) {
     if let Kind::Regex(regex) = &location.kind {
         regex.keep_named(request, subject, groups);
     }
 }
 
-/// Keeps the groups of the `server_name` expression that chose the server.
+/// Stores the groups of the `server_name` expression that selected the server.
 pub fn store_regex(request: &mut Request, regex: &'static Regex) {
     let host = request.host.clone();
     regex.find(request, &host);

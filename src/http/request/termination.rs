@@ -1,15 +1,15 @@
-//! What ended a request: who, how, in which phase, by which limit (`$termination_reason`).
+//! The end of a request: by which side, how, in which phase, by which limit (`$termination_reason`).
 //!
-//! Noted only where something has gone wrong; a request without a note that was answered whole is `ok`. The words of
-//! the value are an interface: operators search their logs for them, and `man/pronghorn.conf.5` lists them.
-//! Idea: HAProxy's termination state.
+//! Recorded only if something goes wrong; a request without a record whose whole response was sent is `ok`.
+//! The words of the value are an interface: operators search their logs for them, and `man/pronghorn.conf.5`
+//! lists them. The idea comes from HAProxy's termination state.
 
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Failure, Kind, Limit, Side};
 use crate::http::upstream::conf::{Conf, Name};
 use crate::upstream::trace::Action;
 
-/// Who ended it.
+/// The side that ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     Client,
@@ -20,18 +20,18 @@ pub enum Who {
 /// How it was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
-    /// The connection was closed or reset before its time.
+    /// The connection was closed or reset prematurely.
     Abort,
     Timeout,
-    /// What was sent cannot be understood, or the connection cannot be made.
+    /// Invalid data was sent, or no connection could be made.
     Error,
     /// More was sent than a limit of the configuration allows.
     Limit,
-    /// No server of the group may be asked now.
+    /// No server of the group may be tried now.
     Down,
 }
 
-/// What was under way.
+/// The operation in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     RequestHead,
@@ -62,13 +62,14 @@ impl Termination {
         Self { who, how, phase, limit: None }
     }
 
-    /// The same, because of a directive's value.
+    /// Adds the directive whose value was reached.
     #[must_use]
     pub fn by(self, directive: impl Into<Name>) -> Self {
         Self { limit: Some(directive.into()), ..self }
     }
 
-    /// A head that was refused, or did not come; `limit`: what decided, where the configuration did.
+    /// A head that was refused, or did not arrive; `limit`: the limit that decided, if it comes from the
+    /// configuration.
     pub fn of_head(limit: Option<Limit>, passes: &Conf) -> Self {
         let client = |how| Self::new(Who::Client, how, Phase::RequestHead);
         match limit {
@@ -80,7 +81,8 @@ impl Termination {
         }
     }
 
-    /// No peer could answer, and this is why the last one did not; `None`: it did, and its status is passed on.
+    /// The end if no peer could answer: why the last one did not. `None`: it did, and its status is passed
+    /// on.
     pub fn of_failure(failure: &Failure, action: Option<Action>, passes: &Conf) -> Option<Self> {
         let phase = phase_of(action);
         let upstream = |how| Self::new(Who::Upstream, how, phase);
@@ -93,7 +95,7 @@ impl Termination {
         }
     }
 
-    /// `who_how/phase` or `who_how/phase/limit`.
+    /// Writes `who_how/phase` or `who_how/phase/limit`.
     pub fn write(self, out: &mut Vec<u8>) {
         let words = [
             match self.who {
@@ -129,7 +131,7 @@ impl Termination {
     }
 }
 
-/// Notes what an error means for the request. `has_started`: the client has begun to get an answer.
+/// Records what an error means for the request. `has_started`: the client has got part of a response.
 #[cold]
 pub fn note(request: &mut Request, has_started: bool, error: &Error) {
     let action = request.upstream.action;
@@ -152,7 +154,8 @@ pub fn note(request: &mut Request, has_started: bool, error: &Error) {
     request.termination = Some(Termination { who, how, phase, limit });
 }
 
-/// Who ended a request, and how. The end of a subrequest aborts nothing: the request around it goes on to its end.
+/// Which side ended a request, and how. The end of a subrequest aborts nothing: the outer request continues
+/// to its end.
 fn decide(error: &Error) -> (Who, How) {
     match (error.side, error.kind.root()) {
         (Side::Client, Kind::Dropped) => (Who::Proxy, How::Abort),
@@ -169,7 +172,7 @@ fn decide(error: &Error) -> (Who, How) {
     }
 }
 
-/// The request's body ended it, not the way of the answer.
+/// True if the request's body caused the error, not sending the response.
 fn is_of_body(kind: &Kind) -> bool {
     matches!(kind, Kind::Cut | Kind::BadChunks(_) | Kind::LongChunks | Kind::BodyTooLarge { .. })
 }
@@ -179,7 +182,7 @@ pub fn write(request: &Request, out: &mut Vec<u8>) {
     match request.termination {
         Some(termination) => termination.write(out),
         None if request.is_complete => out.extend_from_slice(b"ok"),
-        // Nobody complained: the worker itself has left, or it is not over yet.
+        // No error was recorded: the worker itself has left, or the request is still in progress.
         None => {
             let phase = match request.upstream.action {
                 _ if request.head_bytes_sent > 0 => Phase::SendResponse,
@@ -201,7 +204,7 @@ fn phase_of(action: Option<Action>) -> Phase {
     }
 }
 
-/// The directive for how long an upstream may take in a phase.
+/// The directive that limits the upstream's time in a phase.
 fn timeout(phase: Phase, passes: &Conf) -> Name {
     passes.directive(match phase {
         Phase::Connect => "connect_timeout",
