@@ -32,6 +32,9 @@ pub struct Map<S> {
     slot: Option<usize>,
 }
 
+/// A longer value is not repeated while a cycle of variables ends.
+const CYCLE_BYTES_MAX: usize = 1024;
+
 /// A value without variables.
 const PLAIN: u32 = u32::MAX;
 
@@ -75,7 +78,10 @@ impl<S: Scope> Map<S> {
     /// Appends the value: kept by the scope unless the map is volatile.
     pub(super) fn evaluate(&'static self, scope: &mut S, out: &mut Vec<u8>) -> bool {
         if let Some(kept) = self.slot.and_then(|slot| scope.slot(slot)) {
-            out.extend_from_slice(kept);
+            // Two references on each level of a cycle would double the value on the way out: 2^50 bytes.
+            if kept.len() <= CYCLE_BYTES_MAX || !scope.values().leaves_cycle() {
+                out.extend_from_slice(kept);
+            }
             return true;
         }
         let value = nested(scope, &self.name, |scope| self.look_up(scope));

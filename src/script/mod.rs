@@ -112,6 +112,11 @@ pub struct Values {
 }
 
 impl Values {
+    /// A cycle of variables was met, and not all that led to it has ended.
+    pub fn leaves_cycle(&self) -> bool {
+        self.nesting == NESTING_BROKEN
+    }
+
     pub fn slots(&self) -> &Slots {
         &self.slots
     }

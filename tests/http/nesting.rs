@@ -11,6 +11,8 @@ http {
     map $uri $b { default $a; }
     map $uri $to_root { default $document_root; }
     map $own $own { default "x$own"; }
+    map $to $fro { default "<$to>"; }
+    map $fro $to { default "($fro$fro)"; }
     map $own_volatile $own_volatile { volatile; default "$own_volatile$own_volatile"; }
     map $limit_rate $rate { default $limit_rate; }
     geo $geo $geo { default 1; }
@@ -24,6 +26,7 @@ http {
         location /map { return 200 "[$a]"; }
         location /set { set $c "$a$b"; return 200 "[$c]"; }
         location /own { return 200 "[$own]"; }
+        location /to { return 200 "[$to]"; }
         location /volatile { return 200 "[$own_volatile]"; }
         location /geo { return 200 "[$geo]"; }
         location /split { return 200 "[$split]"; }
@@ -80,6 +83,8 @@ fn variables_that_lead_back_to_themselves_have_no_value() {
         // there are 2^100 paths, and nginx tries each
         assert_eq!(get(daemon.port(0), "/volatile").text(), "[]");
         assert_eq!(get(daemon.port(0), "/twice").status, 404);
+        let to = get(daemon.port(0), "/to").text();
+        assert!(to.len() < 4000, "two references on each level do not double the value: {} bytes", to.len());
     }
     assert_eq!(get(daemon.port(0), "/ok").text(), "ok");
     daemon.wait_line("access.log", "^/ok \\[\\]");
