@@ -173,10 +173,15 @@ fn streams() {
     let mut client = Client::connect(daemon.port(0));
     client.send("POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n");
     client.response_head();
-    assert_eq!(client.exactly(14), b"9\r\ndata: x\n\n\r\n");
     for _ in 0..3 {
+        assert_eq!(client.exactly(14), b"9\r\ndata: x\n\n\r\n");
         go.send(()).expect("the origin waits");
     }
+    assert_eq!(
+        client.exactly(5),
+        b"0\r\n\r\n",
+        "all of it: a client that left would end the origin's script"
+    );
 }
 
 #[test]
