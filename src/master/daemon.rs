@@ -1,4 +1,5 @@
-//! Going to the background: the starter returns only when the workers are ready, or with what went wrong.
+//! Going to the background: the starter returns only when the workers are ready, or with the reason of a
+//! failure.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,15 +13,15 @@ use crate::sys::process::{self, Forked};
 pub struct Starter(File);
 
 impl Starter {
-    /// Lets go of the starter's terminal, and tells the starter that all is well.
+    /// Releases the starter's terminal, and tells the starter that the daemon serves.
     pub fn ready(mut self) {
         log::take_stderr();
         let _ = self.0.write_all(b"0");
     }
 }
 
-/// Forks into the background. The calling process ends here, with the code 0 when the daemon says that it is
-/// ready, and 1 when it ends without.
+/// Forks into the background. The calling process exits here: with 0 once the daemon says that it is ready,
+/// with 1 if it ends without.
 pub fn detach() -> io::Result<Starter> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     match process::fork()? {

@@ -1,4 +1,4 @@
-//! Forking a worker: what it gets of everything the master has open, and what it is told of itself.
+//! Forks a worker: which of the master's descriptors and facts it gets.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
@@ -36,7 +36,7 @@ impl Master {
                     drop(self.signals.take());
                     lanes::enter(lane);
                     let seat = self.become_seat(number, generation, far_end, leased.clone());
-                    // Signals stay blocked until the worker can heed them.
+                    // Signals stay blocked until the worker can handle them.
                     let code = self.serve(seat);
                     std::process::exit(code);
                 }
@@ -87,7 +87,7 @@ impl Master {
         roster.with_dual_stack(ports)
     }
 
-    /// The worker of this lane is gone.
+    /// Gives back the lane of a worker that is gone.
     pub(super) fn give_lane(&mut self, lane: lanes::Lane) {
         lanes::give(lane);
         self.lanes.give(lane);
@@ -107,7 +107,7 @@ impl Master {
             }
         };
         let starter = self.starter.take();
-        // What has come already comes again when there is somebody to heed it.
+        // Deliver the signals received so far once more, now that the worker will handle them.
         for signal in self.signals.take().iter_mut().flat_map(Signals::take) {
             let _ = signal::send(process::pid(), signal.number);
         }
@@ -131,7 +131,7 @@ impl Master {
         code
     }
 
-    /// In a child: keeps what a worker needs of everything the master has open.
+    /// In a child: keeps the descriptors that a worker needs.
     fn become_seat(
         &mut self,
         number: usize,
@@ -151,7 +151,8 @@ impl Master {
         self.others = OtherWorkers::default();
         let slots = std::mem::take(&mut self.slots);
         let slots = self.seat_slots(slots);
-        // All else goes, whatever it is and however the master came by it: a worker begins with what is on this list.
+        // Close everything else, wherever the master got it from: a worker starts with the descriptors on
+        // this list.
         let mut keep: Vec<RawFd> = slots.iter().map(|slot| slot.fd.as_raw_fd()).collect();
         keep.push(control.as_raw_fd());
         keep.extend(log::descriptors());
@@ -161,7 +162,7 @@ impl Master {
         Seat { number, generation, control, slots, leased, leaves_terminal, is_alone }
     }
 
-    /// The list that leases count in: address by address, slot by slot.
+    /// The list of slots that leases index: address by address, slot by slot.
     fn seat_slots(&self, mut slots: slots::Slots) -> Vec<Slot> {
         let mut list = Vec::new();
         for (listen, Listener { address, .. }) in self.listeners().iter().enumerate() {
@@ -179,7 +180,7 @@ impl Master {
         worker::run(std::mem::take(&mut self.cycle.config), seat)
     }
 
-    /// nginx's policy: nothing of the environment but TZ, and what `env` says.
+    /// As in nginx, the environment has only TZ and the variables that `env` lists.
     fn environment(&self) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
         let listed = self.settings().environment.iter().map(|(name, value)| (&**name, value.as_deref()));
         let kept = |(name, value): (&str, Option<&str>)| {
@@ -189,7 +190,7 @@ impl Master {
         [("TZ", None), ("RUST_BACKTRACE", None)].into_iter().chain(listed).filter_map(kept).collect()
     }
 
-    /// The slots that worker `number` accepts from: every `workers`-th of each address, and never none.
+    /// The slots that worker `number` accepts from: every `workers`-th of each address, but at least one.
     fn leases(&self, number: usize) -> Vec<SlotIndex> {
         let workers = self.settings().worker_processes().max(1);
         let mut leased = Vec::new();
@@ -203,7 +204,7 @@ impl Master {
         leased
     }
 
-    /// The list that leases count in.
+    /// The list of slots that leases index.
     pub(super) fn listed_slots(&self) -> Vec<BorrowedFd<'_>> {
         let groups = self.listeners().iter().filter_map(|listen| self.slots.group(&listen.address));
         groups.flat_map(|group| &group.fds).map(AsFd::as_fd).collect()

@@ -1,4 +1,5 @@
-//! Changes of generations: from the decision to read a configuration to the day its workers are ready, or are given up.
+//! Changes of generations: from the decision to read a configuration until its workers are ready, or are
+//! given up.
 //!
 //! ```text
 //! HUP → reading ─refused→ as before                         HUP during any of it: once more, after it
@@ -34,7 +35,7 @@ impl Supervisor {
         }
     }
 
-    /// The configuration that is being read is of no use any more.
+    /// Drops the configuration that is being read.
     pub(super) fn give_up_reading(&mut self) {
         if std::mem::take(&mut self.is_reading) {
             self.act(Action::GiveUpReading);
@@ -59,8 +60,8 @@ impl Supervisor {
         self.limits.places().for_each(|place| self.fork(place));
     }
 
-    /// Living workers lack sockets that were opened anew: all are replaced, with the configuration as it is. One that is
-    /// being read brings new workers anyway.
+    /// True if living workers lack sockets that were opened anew: all are then replaced, with the same
+    /// configuration. A configuration that is being read brings new workers anyway.
     pub(super) fn is_renewal_due(&self) -> bool {
         let is_free = self.switch.is_none() && !self.is_reading && self.phase == Phase::Serving;
         self.renewal_is_wanted && is_free
@@ -89,7 +90,7 @@ impl Supervisor {
             return;
         }
         self.act(Action::MovePidFile);
-        // Before the old workers look which of their slots are about to go.
+        // Before the old workers check which of their slots are being retired.
         self.act(Action::Settle);
         for index in 0..self.members.len() {
             if self.members[index].generation != self.generation {
@@ -109,14 +110,14 @@ impl Supervisor {
         is_first && is_hopeless && self.members.is_empty()
     }
 
-    /// No worker of this generation lives, and another one could go on.
+    /// True if no worker of this generation lives, and the previous one could continue.
     fn is_deserted(&self) -> bool {
         let has_previous = self.switch.as_ref().is_some_and(|switch| switch.previous.is_some());
         let is_own = |member: &Member| member.generation == self.generation && member.place.role.is_awaited();
         has_previous && !self.members.iter().any(is_own)
     }
 
-    /// None of a reload's workers can run: the configuration before goes on.
+    /// Returns to the previous configuration if none of a reload's workers can run.
     pub(super) fn fall_back(&mut self, now_ms: u64) {
         let is_due = |vacancy: &Vacancy| vacancy.place.role.is_awaited() && vacancy.due_ms.is_some();
         if !self.is_deserted() || self.vacancies.iter().any(is_due) {
@@ -128,8 +129,7 @@ impl Supervisor {
         self.reload_if_wanted(now_ms);
     }
 
-    /// A reload is asked for, and all workers of the one under way have died as soon as they were born: it is not
-    /// waited for.
+    /// Gives up a reload whose workers have all died at birth if another reload is waiting for it.
     pub(super) fn give_up_hopeless(&mut self, now_ms: u64) {
         if self.is_deserted() && self.reload_is_wanted {
             self.restore(now_ms);
@@ -137,14 +137,14 @@ impl Supervisor {
         }
     }
 
-    /// Ends a change of generations without the new workers: the configuration before is in force again, and its workers
-    /// that have died meanwhile are replaced.
+    /// Ends a change of generations without the new workers: the previous configuration is in force again,
+    /// and those of its workers that have died meanwhile are replaced.
     fn restore(&mut self, now_ms: u64) {
         let Some((previous, limits)) = self.switch.take().and_then(|switch| switch.previous) else { return };
         self.vacancies.clear();
         self.limits = limits;
         let generation = self.generation;
-        // Processes that the failed change did not wait for may live.
+        // Processes that the failed change did not wait for may be alive.
         for index in 0..self.members.len() {
             if self.members[index].generation == generation {
                 self.dismiss(index, &ToWorker::Drain, now_ms);

@@ -1,4 +1,4 @@
-//! Descriptors that come from whoever started this process: an older master, or a service manager.
+//! Descriptors inherited from the process that started this one: an older master, or a service manager.
 //!
 //! An older master names them in `PRONGHORN_FDS`, one a line: `link 5`, `lock 6`, `shm 7`, `generation 3`,
 //! `background 1`, `slot 8 127.0.0.1:80`, `lent 9 127.0.0.1:81`, `zone 10 9f3a6c`. A service manager counts them in `LISTEN_FDS`
@@ -18,25 +18,26 @@ use crate::sys::{process, socket};
 
 const VARIABLE: &str = "PRONGHORN_FDS";
 
-/// Everything that the process which started this one has passed on.
+/// Everything that was inherited.
 #[derive(Debug)]
 pub struct Inherited {
     pub slots: Slots,
-    /// To the older master, while it lives.
+    /// The link to the older master, while it lives.
     pub link: Option<Link>,
-    /// The places of the shared memory that workers of this master may have.
+    /// The lanes of the shared memory that workers of this master may use.
     pub lanes: Lanes,
     pub lock: Option<OwnedFd>,
     pub shm: Option<OwnedFd>,
     pub generation: u64,
-    /// The older master has gone to the background.
+    /// The older master runs in the background.
     pub is_in_background: bool,
-    /// Descriptors that are of no use, in words.
+    /// Messages about descriptors that cannot be used.
     pub refused: Vec<String>,
 }
 
 impl Inherited {
-    /// Takes what the environment names, and closes every other descriptor from 3 on. The first thing to do.
+    /// Takes the descriptors that the environment names, and closes all others from 3 on. Must be called
+    /// first of all.
     pub fn take() -> Self {
         let mut found = Self {
             slots: Slots::default(),
@@ -57,7 +58,7 @@ impl Inherited {
         found.take_listen_fds(&mut numbers);
         match found.link.as_mut().map(Link::meet) {
             Some(Some(granted)) => found.lanes = Lanes::granted(&granted),
-            // A master of another version gives out places of its memory in its own way: this one begins with a fresh one.
+            // A master of another version assigns places in its memory differently: start with a fresh area.
             Some(None) => {
                 found.shm = None;
                 zones.clear();
@@ -65,7 +66,7 @@ impl Inherited {
             None => {}
         }
         for (name, fd) in zones {
-            // One of another plan is no loss: the configuration maps its own.
+            // A zone with another layout is no loss: the configuration maps its own.
             let _ = named::adopt(name, fd);
         }
         process::close_others(&found.numbers());
@@ -128,7 +129,8 @@ impl Inherited {
     }
 }
 
-/// The descriptors that were taken over by their numbers. An environment may name one twice: it has one owner.
+/// The descriptors that were taken over, by number. An environment may name one twice, but it has only one
+/// owner.
 #[derive(Debug, Default)]
 struct Numbers(HashSet<RawFd>);
 
@@ -177,13 +179,14 @@ pub fn bequeath<'a>(
     (fds, environment.collect())
 }
 
-/// Variables of a service manager that hold for the process it has started; without `WATCHDOG_PID` the watchdog
-/// is whoever is the main process.
+/// Variables of a service manager that are meant for the process it has started. Without `WATCHDOG_PID` the
+/// watchdog applies to whichever process is the main one.
 fn is_of_this_process(name: &std::ffi::OsStr) -> bool {
     ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"].iter().any(|ours| name == *ours)
 }
 
-/// For people who read the environment; an abstract unix name has bytes that no environment can hold.
+/// The address for people who read the environment; an abstract unix name may have bytes that no environment
+/// can hold.
 fn name(address: &SockAddr) -> String {
     address.to_string().replace('\0', "@")
 }

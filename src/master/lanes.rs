@@ -1,8 +1,8 @@
-//! Which lanes of the shared memory are free: known in the master's own memory, where no worker can write.
+//! The free lanes of the shared memory, kept in the master's own memory, where no worker can write.
 //!
-//! During an upgrade two masters give out lanes of one area. The older one grants the newer one a part of those that are
-//! free, and neither ever gives out one of the other's. When one of the two ends the other has them all, but for those
-//! whose workers still live.
+//! During an upgrade two masters assign lanes of one area. The older one grants the newer one a part of the
+//! free lanes, and neither ever assigns one of the other's. When one of them ends the other has them all,
+//! except those whose workers are still alive.
 
 use crate::master::link::LaneSet;
 use crate::shm::lanes::{LANES, Lane};
@@ -10,9 +10,9 @@ use crate::shm::lanes::{LANES, Lane};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
     Free,
-    /// A worker of this master has it, or one whose master has ended.
+    /// Used by a worker of this master, or by one whose master has ended.
     Taken,
-    /// The other master gives it out.
+    /// The other master assigns it.
     Other,
 }
 
@@ -20,14 +20,14 @@ enum Use {
 pub struct Lanes([Use; LANES]);
 
 impl Lanes {
-    /// All of them, but the master's own (0).
+    /// All lanes except the master's own (0).
     pub fn all() -> Self {
         let mut lanes = Self([Use::Free; LANES]);
         lanes.0[0] = Use::Taken;
         lanes
     }
 
-    /// Those that an older master has granted.
+    /// The lanes that an older master has granted.
     pub fn granted(set: &LaneSet) -> Self {
         let is_granted = |number: usize| number > 0 && set[number / 8] & 1 << (number % 8) != 0;
         let mut lanes =
@@ -36,27 +36,27 @@ impl Lanes {
         lanes
     }
 
-    /// Takes the first free lane for a worker about to be forked. `None`: all are taken.
+    /// Takes the first free lane for a worker that is about to be forked. `None`: all are taken.
     pub fn take(&mut self) -> Option<Lane> {
         let number = self.0.iter().position(|it| *it == Use::Free)?;
         self.0[number] = Use::Taken;
         Lane::of_number(number)
     }
 
-    /// The worker of this lane is gone.
+    /// Frees the lane of a worker that is gone.
     pub fn give(&mut self, lane: Lane) {
         if lane.number() > 0 {
             self.0[lane.number()] = Use::Free;
         }
     }
 
-    /// The lanes that no worker has.
+    /// The lanes without a worker.
     pub fn free(&self) -> impl Iterator<Item = Lane> {
         let is_free = |number: &usize| self.0[*number] == Use::Free;
         (0..LANES).filter(is_free).filter_map(Lane::of_number)
     }
 
-    /// Grants free lanes to a newer master. A part stays, up to one for each of `worker_count` workers, so that this
+    /// Grants free lanes to a newer master. Keeps up to one for each of `worker_count` workers, so that this
     /// master can still reload.
     pub fn grant(&mut self, worker_count: usize) -> LaneSet {
         let free: Vec<usize> = (0..LANES).filter(|number| self.0[*number] == Use::Free).collect();
@@ -69,7 +69,8 @@ impl Lanes {
         set
     }
 
-    /// The other master has ended: its lanes are this one's now. Those of `alive` stay taken until they are given.
+    /// Takes over the lanes of the other master, which has ended. Those of `alive` stay taken until they are
+    /// given back.
     pub fn inherit(&mut self, alive: impl IntoIterator<Item = Lane>) {
         self.0.iter_mut().filter(|it| **it == Use::Other).for_each(|it| *it = Use::Free);
         for lane in alive {

@@ -1,4 +1,5 @@
-//! The link between two masters during an upgrade: what it carries, and the two versions of a program at its ends.
+//! The link between two masters during an upgrade: its messages, and the versions of the programs at its
+//! ends.
 //!
 //! Each end begins with `Hello`, which names the version of these messages. A master does not talk to one of another
 //! version: it keeps the link only to see when that one ends. No worker has either end.
@@ -12,21 +13,23 @@ use crate::shm::lanes::{LANES, Lane};
 use crate::sys::msg;
 use crate::worker::messages::{BYTES_MAX, read_handover, write_handover};
 
-/// Of the messages of the link and of what `PRONGHORN_FDS` names. Another number: another meaning of any of it.
+/// The version of the link's messages and of `PRONGHORN_FDS`. It changes with the meaning of any of them.
 pub const VERSION: u32 = 1;
 
-/// Messages that are read in one turn of the master's loop.
+/// Maximum number of messages read in one turn of the master's loop.
 const A_TURN_MAX: usize = 256;
 
-/// Which lanes are meant: a bit for each.
+/// A set of lanes, one bit for each.
 pub type LaneSet = [u8; LANES / 8];
 
 /// A message between two masters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// The first message of each. `lanes`: those of the shared memory that the other one may give to its workers.
+    /// The first message of each. `lanes` are those of the shared memory that the receiver may give to its
+    /// workers.
     Hello { version: u32, lanes: Box<LaneSet> },
-    /// An idle connection; its descriptor comes with the message, and its own address tells which listener's it is.
+    /// An idle connection. Its descriptor comes with the message; the connection's own address determines the
+    /// listener.
     HandOver(Handover),
     /// The lanes of all workers that this master has now, and their processes.
     Workers(Vec<(Lane, i32)>),
@@ -80,13 +83,13 @@ impl Message {
     }
 }
 
-/// The other master's end.
+/// Our end of the link to the other master.
 #[derive(Debug)]
 pub struct Link {
     pub fd: OwnedFd,
-    /// The other one has said hello in our version.
+    /// The other master has said hello in our version.
     speaks: bool,
-    /// It was told that the other one speaks another version.
+    /// We know that the other master speaks another version.
     is_refused: bool,
 }
 
@@ -95,12 +98,12 @@ impl Link {
         Self { fd, speaks: false, is_refused: false }
     }
 
-    /// Reads the hello that the older master has sent before it executed this program. `None`: it speaks another
-    /// version; nothing that it has named can be relied upon but its descriptors.
+    /// Reads the hello that the older master sent before it executed this program. `None`: it speaks another
+    /// version, so that nothing it has named can be relied upon except the descriptors.
     pub fn meet(&mut self) -> Option<Box<LaneSet>> {
         let mut buffer = [0; BYTES_MAX];
         let length = msg::receive(self.fd.as_fd(), &mut buffer).map_or(0, |message| message.length);
-        // Nothing there: the older master is of a version that says nothing.
+        // There is no message: the older master's version does not send one.
         match Message::from_bytes(&buffer[..length]) {
             Some(Message::Hello { version: VERSION, lanes }) => {
                 self.speaks = true;
@@ -122,21 +125,21 @@ impl Link {
         }
     }
 
-    /// False: the other one is behind, gone, or speaks another version.
+    /// False if the other master has not kept up, is gone, or speaks another version.
     pub fn send(&self, message: &Message, fd: Option<&OwnedFd>) -> bool {
         let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
         let may_send = self.speaks || matches!(message, Message::Hello { .. });
         may_send && msg::send(self.fd.as_fd(), &message.to_bytes(), &fds).is_ok()
     }
 
-    /// Appends what has come; false when the other master is gone.
+    /// Appends the messages that have come; false if the other master is gone.
     pub fn receive(&mut self, found: &mut Vec<(Message, Option<OwnedFd>)>) -> bool {
         let mut buffer = [0; BYTES_MAX];
         for _ in 0..A_TURN_MAX {
             let mut received = match msg::receive(self.fd.as_fd(), &mut buffer) {
                 Ok(received) if received.length == 0 => return false,
                 Ok(received) => received,
-                // It has ended with a message of ours unread; what it had sent is here all the same (unix(7)).
+                // It has ended with messages of ours unread; those that it had sent still arrive (unix(7)).
                 Err(nix::Error::ECONNRESET) => continue,
                 Err(error) => return error == nix::Error::EAGAIN,
             };

@@ -1,7 +1,7 @@
 //! The master process: binds, forks, supervises. Never runs a request.
 //!
-//! Touches: configuration, listening sockets, the pid file, processes, signals. What is to be done with them is decided
-//! in `supervisor.rs`, and performed here.
+//! Touches: configuration, listening sockets, the pid file, processes, signals. `supervisor.rs` decides what
+//! to do with them; this room performs it.
 //!
 //! ```text
 //! start: inherited descriptors → configuration, logs, pid file, addresses → background → workers → ready
@@ -64,7 +64,7 @@ use crate::sys::{clock, process, signal, socket, terminal};
 use crate::upstream::known;
 use crate::worker::messages::{Learned, ToMaster, ToWorker};
 
-/// The daemon's start, as the command line asks for it.
+/// The parameters of a start, from the command line.
 #[derive(Debug)]
 pub struct Start {
     pub source: Source,
@@ -84,15 +84,15 @@ struct Master {
     supervisor: Supervisor,
     slots: Slots,
     cycle: Cycle,
-    /// The configuration before, from the moment the next one is in force until its change begins.
+    /// The previous configuration, from the moment the next one is in force until its change begins.
     previous: Option<Box<Cycle>>,
     /// Set while the workers of this generation are not all ready.
     change: Option<Change>,
     /// The listeners and names that messages of this generation's workers can refer to.
     roster: Rc<Roster>,
-    /// Of all generations.
+    /// The workers of all generations.
     workers: Vec<Worker>,
-    /// Which places of the shared memory its workers have.
+    /// The lanes of the shared memory, and which of them its workers use.
     lanes: Lanes,
     pid_file: Option<PidFile>,
     /// The master that has started this one, while it lives.
@@ -101,27 +101,27 @@ struct Master {
     /// The workers of the other master of an upgrade.
     others: OtherWorkers,
     starter: Option<Starter>,
-    /// Idle connections that wait for a worker to take them.
+    /// Idle connections that wait for a worker to take them over.
     pending: VecDeque<Connection>,
-    /// Which worker takes the next one.
+    /// Index of the worker that takes the next one.
     turn: usize,
     /// The reload under way, until the names of its configuration are known.
     reading: Option<Reading>,
-    /// The generation whose workers found nothing held in the lanes of others.
+    /// The generation for which the lanes of others were last cleared of stray counts.
     cleared_generation: u64,
-    /// The master knows which addresses have a steering program. Not so after sockets were inherited, until it has looked
-    /// at them.
+    /// The master knows which addresses have a steering program. After sockets were inherited it does not,
+    /// until it has checked them.
     knows_steering: bool,
-    /// Addresses that are not configured any more, until no old worker accepts from them, and when the last of them
-    /// came to that.
+    /// Addresses that are no longer configured, until no old worker accepts from them, and the time at which
+    /// the last of them was removed.
     removed: Vec<Group>,
     retired_ms: u64,
     notified_ms: u64,
 }
 
-/// Connections that may wait in the master; beyond that it lets the workers wait.
+/// Maximum number of connections that wait in the master; beyond it the workers wait.
 const PENDING_MAX: usize = 256;
-/// Interval of looking whether clients are still on the way to addresses that were removed.
+/// Interval of checking whether clients are still on their way to removed addresses.
 const SHUT_LOOK_MS: u64 = 20;
 
 /// Runs the daemon to its end and returns the exit code. Worker processes end within this call.
@@ -136,7 +136,7 @@ pub fn run(start: Start) -> i32 {
 }
 
 impl Master {
-    /// Everything up to the first fork. `None`: refused, and told.
+    /// Does everything up to the first fork. `None`: the start was refused, and the reason reported.
     fn open(start: Start, inherited: Inherited) -> Option<Self> {
         let Inherited { mut slots, link, lock, shm, generation, is_in_background, refused, lanes } =
             inherited;
@@ -144,7 +144,7 @@ impl Master {
             Some(lock) => Ok(PidFile::inherited(path, lock)),
             None => PidFile::claim(path),
         };
-        // First of all, for a configuration that is read has its counters there.
+        // First of all: a configuration that is read has its counters there.
         if let Err(error) = shm_open(shm) {
             let why = problem::shared_memory(&error);
             let early = cycle::early_log(start.source.error_log.as_deref(), &start.source.prefix);
@@ -189,7 +189,7 @@ impl Master {
         };
         let signals = Signals::new(signals::HANDLED).map_err(|error| fails("sigaction()", error)).ok()?;
         crate::sys::signal::unblock_all();
-        // Whoever reads this file may send a signal at once: they are heeded by now.
+        // A reader of this file may send a signal at once: from here on they are handled.
         if let Some(file) = &pid_file {
             file.write()
                 .map_err(|error| fails(&format!("writing \"{}\"", file.path().display()), error))
@@ -254,7 +254,7 @@ impl Master {
         }
     }
 
-    /// Tells the supervisor what has happened, and does what it says. What comes of that has happened next.
+    /// Reports an event to the supervisor and performs its actions. Their outcomes are the next events.
     fn happen(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
@@ -264,7 +264,7 @@ impl Master {
         }
     }
 
-    /// Does what the supervisor has decided, and gives what it must know of the outcome.
+    /// Performs an action of the supervisor, and returns the event that its outcome is, if any.
     fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Prepare => self.prepare(),
@@ -272,7 +272,7 @@ impl Master {
                 Role::Worker => return Some(self.fork(worker, place.number, generation)),
             },
             Action::Send(worker, message) => {
-                // One whose socket is full or gone is noticed by its silence, or by its end.
+                // A worker whose socket is full or gone is noticed by its silence, or by its end.
                 let _ = self.worker_mut(worker).map(|worker| worker.send(&message));
             }
             Action::Ping(id) => {
@@ -344,7 +344,7 @@ impl Master {
         log::notice!(log::process(), &(), "exit");
     }
 
-    /// Waits for a signal, a message, or the next time at which something is to be done.
+    /// Waits for a signal, a message, or the next time at which something is due.
     fn wait(&mut self) {
         let now_ms = clock::monotonic_ms();
         let due_ms = [
@@ -360,19 +360,19 @@ impl Master {
             fds.extend(self.elder.iter().map(|link| link.fd.as_fd()));
             fds.extend(self.successor.iter().map(|successor| successor.link.fd.as_fd()));
         }
-        // No signal tells that these have ended.
+        // No signal reports the end of these.
         fds.extend(self.successor.iter().filter_map(|successor| Some(successor.process.as_ref()?.as_fd())));
         fds.extend(self.others.orphans());
         fds.extend(self.workers.iter().filter(|it| self.is_heard(it)).map(|it| it.control.as_fd()));
         fds.extend(self.reading.iter().filter_map(|reading| reading.lookup.as_fd()));
         let listeners_from = fds.len();
         if self.supervisor.is_quiet() {
-            // A connection that comes wakes the master too, so that it need not look while none does.
+            // A new connection wakes the master too, so that it need not check while there is none.
             fds.extend(self.slots.groups().flat_map(|group| &group.fds).map(AsFd::as_fd));
         }
         let mut fds: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let timeout = PollTimeout::try_from(wait_ms.min(60_000) as u32).unwrap_or(PollTimeout::ZERO);
-        // Interrupted by a signal: that is what it waits for.
+        // If it is interrupted by a signal, that is what it waits for.
         let _ = poll(&mut fds, timeout);
         let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
         let is_stirred = fds[listeners_from..].iter().any(is_ready);
@@ -388,7 +388,8 @@ impl Master {
         state.is_some_and(|state| !state.is_leaving() || self.pending.len() < PENDING_MAX)
     }
 
-    /// Takes what the workers say, of each a bounded number of messages: signals and the others have their turn.
+    /// Reads the workers' messages, a bounded number from each, so that signals and other workers get their
+    /// turn.
     fn hear_workers(&mut self) {
         let now_ms = clock::monotonic_ms();
         for index in 0..self.workers.len() {
@@ -400,7 +401,7 @@ impl Master {
         }
     }
 
-    /// Takes one message of a worker; false: there is none, or it has broken a rule.
+    /// Reads one message of a worker; false if there is none, or if it has broken a rule.
     fn hear(&mut self, index: usize, now_ms: u64) -> bool {
         let worker = &mut self.workers[index];
         let id = worker.id;
@@ -438,7 +439,7 @@ impl Master {
         true
     }
 
-    /// Notes where a followed name leads now, by the word of a worker of this generation.
+    /// Records the addresses of a followed name, as reported by a worker of this generation.
     fn learn(&mut self, index: usize, learned: &Learned) {
         let worker = &self.workers[index];
         let Some(name) = worker.roster.names.get(&(learned.group, learned.server)) else { return };
@@ -459,7 +460,7 @@ impl Master {
         );
     }
 
-    /// Collects every child that has ended.
+    /// Reaps every child that has ended.
     pub(super) fn reap(&mut self) {
         while let Some((pid, ended)) = process::reap() {
             if let Some(reading) = &mut self.reading {
@@ -476,7 +477,7 @@ impl Master {
     }
 
     fn worker_ended(&mut self, index: usize, ended: Ended) {
-        // Read what it had still sent, however many connections wait here already: it cannot be read later.
+        // Read its remaining messages, however many connections wait here already: they cannot be read later.
         let now_ms = clock::monotonic_ms();
         for _ in 0..LEFT_MAX {
             if !self.hear(index, now_ms) {
@@ -486,13 +487,13 @@ impl Master {
         let worker = self.workers.remove(index);
         self.give_lane(worker.lane);
         self.pending.extend(worker.unread());
-        // Its words outlive one that ended as it should.
+        // The reports of a worker that exited properly stay valid.
         let is_trusted = self.supervisor.hears(worker.id).is_some() && matches!(ended, Ended::Exited(0));
         known::end(worker.pid, is_trusted);
         self.happen(Event::Ended(worker.id, ended));
     }
 
-    /// Looks at every worker, when it is time.
+    /// Checks every worker, when it is time.
     fn look(&mut self) {
         if clock::monotonic_ms() < self.supervisor.next_look_ms() {
             return;
@@ -508,7 +509,7 @@ impl Master {
         self.happen(Event::Looked(sights));
     }
 
-    /// Gives idle connections to the workers of this generation in turn, or to the other master.
+    /// Passes idle connections to the workers of this generation in turn, or to the other master.
     fn deliver(&mut self) {
         for _ in 0..self.pending.len() {
             let Some(connection) = self.pending.pop_front() else { return };
@@ -518,17 +519,17 @@ impl Master {
         }
     }
 
-    /// False: no worker can take it now.
+    /// Passes on one connection; false if no worker can take it now.
     fn deliver_one(&mut self, connection: &Connection) -> bool {
         let takers: Vec<WorkerId> = self.supervisor.takers().collect();
         let mut takers: Vec<&mut Worker> =
             self.workers.iter_mut().filter(|worker| takers.binary_search(&worker.id).is_ok()).collect();
         let count = takers.len();
         self.turn = self.turn.wrapping_add(1);
-        // The listener may be gone, and another cover the client's address.
+        // The listener may be gone, and another one cover the client's address.
         let by_local = || self.roster.listener_of(&socket::local_addr(&connection.fd).ok()?);
         match self.roster.listener_of(&connection.address).or_else(by_local) {
-            // Its address is gone from the configuration: it closes.
+            // Its address is no longer configured: the connection closes.
             None if count > 0 => return true,
             Some(listen)
                 if (0..count).any(|step| takers[(self.turn + step) % count].adopt(listen, connection)) =>
@@ -539,11 +540,11 @@ impl Master {
         }
         let link = self.elder.as_ref().or(self.successor.as_ref().map(|successor| &successor.link));
         let message = Message::HandOver(connection.handover.clone());
-        // A connection from there goes back only when no worker here can take it any more.
+        // A connection from the link goes back only when no worker here can take it any more.
         let may_go = !connection.is_from_link || self.supervisor.phase() == Phase::Leaving;
         match link {
             Some(link) if count == 0 && may_go => link.send(&message, Some(&connection.fd)),
-            // The last worker is leaving and no other master follows: it closes.
+            // The last worker is leaving and there is no other master: the connection closes.
             None if matches!(self.supervisor.phase(), Phase::Leaving | Phase::Stopping { .. }) => true,
             _ => false,
         }
@@ -559,7 +560,7 @@ impl Master {
     }
 }
 
-/// Tells the starter, and the log, why no worker of a first start can run.
+/// Tells the starter and the log why no worker of a first start can run.
 fn tell_first_failure(why: &str) {
     log::emerg!(log::process(), &(), "not one worker process can run: {why}");
     let is_told = log::process().entries().iter().any(|(target, _)| *target == log::Target::stderr());
@@ -578,12 +579,12 @@ fn tell(what: &str, pid: i32, ended: Ended) {
     }
 }
 
-/// Maps the counters: those of the older master, or new ones where its plan of memory is another.
+/// Maps the counters: those of the older master, or new ones if its layout is another.
 fn shm_open(adopted: Option<std::os::fd::OwnedFd>) -> std::io::Result<()> {
     crate::shm::open(adopted).or_else(|_| crate::shm::open(None))
 }
 
-/// The program that an upgrade executes: the one that this process was started by, as a path that holds anywhere.
+/// The program that an upgrade executes: the one that started this process, by a path that is valid anywhere.
 fn program(arguments: &[OsString]) -> PathBuf {
     let name = arguments.first().map(PathBuf::from).unwrap_or_default();
     if name.components().count() > 1 || name.is_absolute() {

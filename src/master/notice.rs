@@ -1,4 +1,4 @@
-//! Log lines about the master's decisions: facts, and the words for them.
+//! Log lines about the master's decisions: the facts and their texts.
 
 use std::fmt;
 
@@ -46,7 +46,7 @@ impl Notice {
         }
     }
 
-    /// Writes it to the error log. Of a worker that does not move the system is asked what its process waits for.
+    /// Writes it to the error log. For a stuck worker, asks the system what its process is waiting for.
     pub fn tell(&self) {
         let state = match self {
             Self::Stuck { pid, .. } => {
@@ -120,7 +120,7 @@ impl fmt::Display for Notice {
     }
 }
 
-/// The place in its loop where a worker is, as far as its own words tell.
+/// The worker's position in its loop, by its own account.
 fn place(beat: &Heartbeat) -> String {
     let place = match beat.state {
         heartbeat::State::Starting => "while starting",

@@ -6,22 +6,22 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// A service manager listens.
+/// True if a service manager listens.
 pub fn is_wanted() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// It serves.
+/// Reports that the daemon serves.
 pub fn ready() {
     send("READY=1\nSTATUS=serving\n");
 }
 
-/// A reload begins; `ready` or `refused` ends it.
+/// Reports that a reload begins; `ready` or `refused` ends it.
 pub fn reloading() {
     send(&format!("RELOADING=1\nMONOTONIC_USEC={}\n", crate::sys::clock::monotonic_us()));
 }
 
-/// The reload was refused: the old configuration serves.
+/// Reports that the reload was refused: the old configuration serves.
 pub fn refused() {
     send("READY=1\nSTATUS=reload refused, see the error log; the old configuration serves\n");
 }
@@ -30,7 +30,7 @@ pub fn stopping() {
     send("STOPPING=1\n");
 }
 
-/// Another process is the main one from now on.
+/// Reports that another process is the main one from now on.
 pub fn main_pid(pid: i32) {
     send(&format!("MAINPID={pid}\n"));
 }
@@ -39,7 +39,7 @@ pub fn watchdog() {
     send("WATCHDOG=1\n");
 }
 
-/// The interval of `watchdog`, half of what the manager allows; `None`: it expects none.
+/// The interval of `watchdog`, half of what the manager allows; `None` if it expects none.
 pub fn watchdog_ms() -> Option<u64> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
@@ -48,7 +48,7 @@ pub fn watchdog_ms() -> Option<u64> {
 
 fn send(text: &str) {
     if let Some(name) = std::env::var_os("NOTIFY_SOCKET") {
-        // Nobody listens, the manager is gone or does not read: none is a reason to stop serving.
+        // If the manager is gone or does not read, that is no reason to stop serving.
         let _ = send_to(&name, text);
     }
 }

@@ -13,13 +13,13 @@ use crate::master::problem;
 use crate::master::slots::{BindError, Cause, Slots};
 use crate::sys::{terminal, trusted};
 
-/// nginx tries a port that is taken five times, every half second.
+/// nginx tries to bind to a port in use five times, every half second.
 const BIND_TRIES: u32 = 5;
 const BIND_WAIT: Duration = Duration::from_millis(500);
 
-/// Reads and opens the first cycle, telling on stderr and, with `-e`, in that file. `None`: it was refused.
+/// Reads and opens the first cycle, reporting on stderr and, with `-e`, in that file. `None`: it was refused.
 ///
-/// The pid file is claimed before anything is bound, so that a second start is told whom it meets.
+/// The pid file is claimed before anything is bound, so that a second start reports the running daemon.
 pub fn start(
     source: &Source,
     slots: &mut Slots,
@@ -53,7 +53,7 @@ pub fn start(
     Some((cycle, pid_file))
 }
 
-/// Opens logs and addresses of the first cycle; false when that was not possible, and told.
+/// Opens the logs and addresses of the first cycle; false if that failed, and was reported.
 fn open(cycle: &Cycle, slots: &mut Slots, tree: &Tree, tell: &dyn Fn(&str)) -> bool {
     let mut problems = open_logs(cycle, tree);
     problems.append(&mut make_folders(cycle, tree));
@@ -65,7 +65,7 @@ fn open(cycle: &Cycle, slots: &mut Slots, tree: &Tree, tell: &dyn Fn(&str)) -> b
     log::set_process(cycle.config.settings.error_log());
     for attempt in 0..BIND_TRIES {
         if attempt > 0 {
-            std::thread::sleep(BIND_WAIT); // its last user may be about to leave
+            std::thread::sleep(BIND_WAIT); // its last user may be about to exit
         }
         let Err(error) = slots.open(cycle.config.listeners()) else { return true };
         tell(&bind_line(&error, tree));
@@ -77,10 +77,11 @@ fn open(cycle: &Cycle, slots: &mut Slots, tree: &Tree, tell: &dyn Fn(&str)) -> b
     false
 }
 
-/// Opens the next cycle, which was read, beside the one in force, telling its log. `None`: it was refused.
+/// Opens the next cycle, which was read, in addition to the one in force, and reports to that one's log.
+/// `None`: it was refused.
 ///
-/// An upstream whose names do not resolve is no error at a start, where nothing is lost. Here it is, unless it was
-/// so before: what is served now would become errors.
+/// An upstream whose names do not resolve is accepted at a start, where nothing is lost. Here it is an error,
+/// unless it was so before: requests that are served now would fail.
 pub fn next(loaded: Loaded, slots: &mut Slots, current: &Config) -> Option<Cycle> {
     for (level, line) in loaded.lines() {
         log::at!(level, log::process(), &(), "{line}");

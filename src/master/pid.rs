@@ -1,7 +1,7 @@
-//! The pid file: text, replaced by rename, guarded by a lock that is held for life.
+//! The pid file: text, replaced by rename, protected by a lock that is held for life.
 //!
-//! The lock is a file of its own beside it, so that the pid file can be renamed during an upgrade; the next
-//! generation's master inherits the locked descriptor (flock(2) belongs to the open file).
+//! The lock is a separate file next to it, so that the pid file can be renamed during an upgrade; the new
+//! master inherits the locked descriptor (flock(2) belongs to the open file).
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -21,13 +21,13 @@ pub struct PidFile {
     path: PathBuf,
     lock: File,
     is_moved: bool,
-    /// The lock is that of the master that has started this one.
+    /// The lock belongs to the master that has started this one.
     is_inherited: bool,
 }
 
 impl PidFile {
-    /// Takes the lock. Errors, in words: the file's directory is missing, a running process holds the lock, or
-    /// the path is something that must not be replaced.
+    /// Takes the lock. Fails with a message if the file's directory is missing, a running process holds the
+    /// lock, or the path is something that must not be replaced.
     pub fn claim(path: &Path) -> Result<Self, String> {
         if let Some(why) = problem::unusable_pid(path) {
             return Err(why);
@@ -41,7 +41,7 @@ impl PidFile {
                 let holder = read(path).map_or(String::new(), |pid| format!(" (process {pid})"));
                 return Err(format!("\"{}\" belongs to a pronghorn that runs{holder}", path.display()));
             }
-            // Whoever left in between has removed the file that we have locked.
+            // A process that left in between may have removed the file that we have locked.
             let is_same = place.inode().and_then(|inode| Ok(inode == lock.metadata()?.ino()));
             if is_same.unwrap_or(false) {
                 return Ok(Self { path: path.into(), lock, is_moved: false, is_inherited: false });
@@ -49,7 +49,7 @@ impl PidFile {
         }
     }
 
-    /// Goes on with the lock of the master that has started this one.
+    /// Takes over the lock of the master that has started this one.
     pub fn inherited(path: &Path, lock: OwnedFd) -> Self {
         Self { path: path.into(), lock: lock.into(), is_moved: false, is_inherited: true }
     }
@@ -62,7 +62,7 @@ impl PidFile {
         self.lock.as_fd()
     }
 
-    /// Writes this process's id: into a new file beside it, which then takes its name.
+    /// Writes this process's id: into a new file, which then takes the name.
     pub fn write(&self) -> io::Result<()> {
         let place = Place::of(&self.path)?;
         let fresh = place.beside(".new")?;
@@ -88,12 +88,12 @@ impl PidFile {
         Ok(())
     }
 
-    /// Leaves nothing behind of a start that failed.
+    /// Removes the traces of a start that failed.
     pub fn give_up(&self) {
         self.remove(self.is_inherited);
     }
 
-    /// Removes the file if it still names this process; the lock goes unless another master shares it.
+    /// Removes the file if it still names this process; the lock too, unless another master shares it.
     pub fn remove(&self, is_lock_shared: bool) {
         let path = if self.is_moved { with_suffix(&self.path, ".oldbin") } else { self.path.clone() };
         if read(&path) == Some(process::pid()) {
@@ -109,8 +109,8 @@ fn remove(path: &Path) {
     let _ = Place::of(path).and_then(|place| place.remove());
 }
 
-/// Whether a pid file is left from a process that is gone, and its number means somebody else by now: a process of
-/// another name, and no master holds the file's lock.
+/// True if a pid file was left by a process that is gone, and its number now belongs to another one: a
+/// process of another name, while no master holds the file's lock.
 pub fn is_left_behind(path: &Path, pid: i32) -> bool {
     let name = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
     let (Some(theirs), Some(ours)) = (name(&pid.to_string()), name("self")) else { return false };

@@ -1,4 +1,4 @@
-//! What cannot be opened, in words, with the line of the configuration that asks for it.
+//! Messages about things that cannot be opened, each with the line of the configuration that asks for it.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::net::listener::Listener;
 use crate::shm;
 use crate::sys::{process, trusted};
 
-/// The shared memory that cannot be mapped, and the limit that is the usual reason.
+/// Shared memory that cannot be mapped, with the limit that is the usual reason.
 pub fn shared_memory(cause: &std::io::Error) -> String {
     let remedy = match cause.raw_os_error() {
         Some(libc::EFBIG) => "; raise the limit of file sizes (ulimit -f, LimitFSIZE=), which counts for it",
@@ -55,7 +55,8 @@ pub fn needs_restart(listener: &Listener, parameter: &str, tree: &Tree) -> Strin
     with_place(message, listener.span, tree)
 }
 
-/// Why no pid file can be at a path. Nothing is made or opened: it may be the running daemon's.
+/// The reason why no pid file can be at a path. Creates and opens nothing: the file may be the running
+/// daemon's.
 pub fn unusable_pid(path: &Path) -> Option<String> {
     let there = std::fs::symlink_metadata(path).map(|there| there.file_type());
     if there.is_ok_and(|kind| !kind.is_file() && !kind.is_symlink()) {
@@ -65,9 +66,10 @@ pub fn unusable_pid(path: &Path) -> Option<String> {
     Some(format!("open() \"{}\" failed {}", path.display(), Cause(&error)))
 }
 
-/// Logs, the pid file, temporary folders and sockets in folders where the workers can replace them: a warning each.
+/// A warning for each log, pid file, temporary folder or socket in a folder where the workers can replace it.
 ///
-/// Root follows no link that a worker puts there, so the daemon would refuse to start, or a log would stay closed.
+/// Root follows no link that a worker puts there, so the daemon would refuse to start, or a log would stay
+/// closed.
 pub fn exposed(config: &Config, tree: &Tree) -> Vec<String> {
     let Some(identity) = config.settings.user().filter(|identity| identity.uid != 0 && process::is_root())
     else {
@@ -107,7 +109,7 @@ pub fn pid(why: String, tree: &Tree) -> String {
     with_place(why, find(&tree.nodes, &|node| &*node.name.text == "pid"), tree)
 }
 
-/// An upstream none of whose servers can be found any more.
+/// An upstream of which no server can be resolved any more.
 pub fn upstream(server: &str, tree: &Tree) -> String {
     let names = |node: &Node| {
         let may_name = matches!(&*node.name.text, "server" | "proxy_pass");

@@ -1,4 +1,4 @@
-//! A configuration from the files to the day its workers serve: read, opened, put in force, announced.
+//! A configuration on its way from the files into service: read, opened, put in force, announced.
 
 use crate::cycle::{Compiled, Draft, Loaded, Settings};
 use crate::log;
@@ -28,13 +28,13 @@ pub fn limits(settings: &Settings) -> Limits {
 }
 
 impl Master {
-    /// Reads the configuration anew. `None`: it waits for the names in it.
+    /// Reads the configuration again. `None`: it waits for its names.
     pub(super) fn read(&mut self) -> Option<Event> {
         notify::reloading();
         self.go_on_reading(Draft::read(&self.start.source, false))
     }
 
-    /// Compiles what was read. Names in it are looked up while the master does what it always does.
+    /// Compiles what was read. If names must be looked up, the master continues its work meanwhile.
     fn go_on_reading(&mut self, draft: Draft) -> Option<Event> {
         match draft.compile() {
             Compiled::Done(loaded) => Some(self.open_next(*loaded)),
@@ -45,7 +45,7 @@ impl Master {
         }
     }
 
-    /// Takes what was found out about the names of the configuration that is being read.
+    /// Takes over the results of looking up the configuration's names.
     pub(super) fn hear_names(&mut self) {
         let Some(Reading { mut draft, lookup }) = self.reading.take_if(|reading| reading.lookup.hear())
         else {
@@ -57,9 +57,10 @@ impl Master {
         }
     }
 
-    /// Opens a configuration beside the one in force, and puts it in force.
+    /// Opens a configuration in addition to the one in force, and puts it in force.
     fn open_next(&mut self, loaded: Loaded) -> Event {
-        // What a service manager has lent of addresses on their way out cannot be opened anew, if it is wanted again.
+        // A socket lent by a service manager cannot be opened anew, so take it back if its address is wanted
+        // again.
         let lent: Vec<_> = self.removed.iter_mut().filter_map(Group::split_lent).collect();
         lent.into_iter().for_each(|group| self.slots.add(group));
         self.slots.note_leaving(&self.removed);
@@ -74,19 +75,19 @@ impl Master {
         Event::Opened(limits(self.settings()))
     }
 
-    /// The configuration that is being read is of no use any more.
+    /// Drops the configuration that is being read.
     pub(super) fn give_up_reading(&mut self) {
         self.reading = None;
         log::notice!(log::process(), &(), "the configuration that was being read is given up");
         notify::refused();
     }
 
-    /// All workers of this generation are ready, and those before leave: tells everybody who waits for it.
+    /// Announces that all workers of this generation are ready and the previous ones leave.
     pub(super) fn announce(&mut self) {
         self.shut_removed();
         known::retain(&self.roster.names.values().cloned().collect());
         self.steer();
-        // Those before may all have died meanwhile.
+        // The previous workers may all have died meanwhile.
         self.sweep_counters();
         notify::ready();
         if let Some(starter) = self.starter.take() {

@@ -1,4 +1,4 @@
-//! Places whose worker is gone: filled at once, or later where workers die as soon as they are born.
+//! Vacant places: filled at once, or with a delay if workers die as soon as they are born.
 
 use std::collections::HashSet;
 
@@ -14,7 +14,7 @@ use crate::worker::messages::{SLOTS_MAX, SlotIndex, ToWorker};
 pub struct Vacancy {
     pub place: Place,
     pub leased: Vec<SlotIndex>,
-    /// Time of the next try; `None`: not before the next reload.
+    /// Time of the next attempt; `None`: not before the next reload.
     pub due_ms: Option<u64>,
     /// The worker that accepts from its slots meanwhile.
     pub loan: Option<Loan>,
@@ -24,11 +24,11 @@ pub struct Vacancy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loan {
     pub helper: WorkerId,
-    /// Those it had not leased itself.
+    /// The slots that it had not leased itself.
     pub slots: Vec<SlotIndex>,
 }
 
-/// Why a place became vacant.
+/// The reason why a place became vacant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     Ended {
@@ -38,7 +38,7 @@ pub enum Cause {
     Condemned {
         after_ms: u64,
     },
-    /// It asked for it after a panic, and leaves.
+    /// It asked to be replaced after a panic, and is leaving.
     Replaced {
         after_ms: u64,
     },
@@ -46,19 +46,19 @@ pub enum Cause {
     NotForked,
 }
 
-/// Failures of the workers of a first start. Once there was one that could serve, the master goes on trying for ever;
-/// before that whoever starts it should hear why nothing comes of it.
+/// Failures of the workers of a first start. After one of them could serve, the master keeps trying for ever;
+/// before that, the starter must learn why the daemon does not come up.
 #[derive(Debug, Default)]
 pub struct FirstStart {
     failures: usize,
     why: String,
 }
 
-/// Failures of each place before a first start in which no worker lives is over: one may be chance.
+/// Failures of each place after which a first start without a living worker is given up: one may be chance.
 const FIRST_FAILURES: usize = 2;
 
 impl Supervisor {
-    /// A worker of a first start could not be forked, or ended before it could serve.
+    /// Notes that a worker of a first start could not be forked, or ended before it could serve.
     fn note_first_failure(&mut self, why: impl FnOnce() -> String) {
         if let Some(first) = &mut self.first {
             first.failures += 1;
@@ -66,7 +66,8 @@ impl Supervisor {
         }
     }
 
-    /// No worker of the first start lives, and each place has been tried often enough: why.
+    /// The reason why the first start has failed: no worker lives, and each place has been tried often
+    /// enough.
     pub(super) fn first_start_failure(&self) -> Option<String> {
         let first = self.first.as_ref()?;
         let count = self.limits.places().filter(|place| place.role.is_awaited()).count();
@@ -105,7 +106,7 @@ impl Supervisor {
                 format!("worker process {pid} exited on signal {number} as soon as it was born")
             }
         });
-        // Only its start tells whether it can run: one that has served and ends with this code has another reason.
+        // The code is fatal only during its start: a worker that has served ends with it for another reason.
         let respawn = member.place.role.respawn();
         let fatal_code = match ended {
             Ended::Exited(code) if member.state == State::Starting && respawn.is_fatal(code) => Some(code),
@@ -126,7 +127,7 @@ impl Supervisor {
         self.give_up_hopeless(now_ms);
     }
 
-    /// Notes that a place is vacant and when it is filled; until then a sibling accepts from its slots.
+    /// Notes that a place is vacant, and when it will be filled; until then a sibling accepts from its slots.
     fn vacate(&mut self, place: Place, leased: Vec<SlotIndex>, cause: Cause, now_ms: u64) {
         let delay_ms = self.delays_ms.entry(place).or_insert(0);
         let wait_ms = place.role.respawn().wait_ms(cause, delay_ms);
@@ -137,7 +138,7 @@ impl Supervisor {
         self.vacancies.push(Vacancy { place, leased, due_ms: wait_ms.map(|ms| now_ms + ms), loan });
     }
 
-    /// Starts the workers whose time has come, and lends slots that no worker accepts from.
+    /// Starts the workers that are due, and lends slots that no worker accepts from.
     pub(super) fn fill_vacancies(&mut self, now_ms: u64) {
         let is_due = |vacancy: &mut Vacancy| vacancy.due_ms.is_some_and(|due_ms| due_ms <= now_ms);
         let due: Vec<Vacancy> = self.vacancies.extract_if(.., is_due).collect();
@@ -186,7 +187,7 @@ impl Supervisor {
         self.member(worker).is_some_and(|member| member.can_take(self.generation))
     }
 
-    /// The helper was not told: no worker accepts from these slots.
+    /// Forgets a loan that could not be sent: no worker accepts from these slots.
     pub(super) fn forget_loan(&mut self, helper: WorkerId, slots: &[SlotIndex]) {
         let is_it = |loan: &mut Loan| loan.helper == helper && loan.slots == slots;
         for vacancy in &mut self.vacancies {
@@ -207,14 +208,14 @@ impl Supervisor {
         }
     }
 
-    /// Takes back what a helper was lent.
+    /// Takes back the slots that were lent to a helper.
     pub(super) fn release_helper(&mut self, stuck: Stuck) {
         if let Some(loan) = stuck.helper {
             self.take_back(&loan);
         }
     }
 
-    /// A worker asks to be replaced: it leaves, and the next one takes its place.
+    /// Replaces a worker at its own request: it leaves, and a new one takes its place.
     pub(super) fn replace(&mut self, worker: WorkerId, now_ms: u64) {
         let Some(index) = self.index(worker) else { return };
         let member = &self.members[index];
@@ -226,14 +227,14 @@ impl Supervisor {
         self.act(Action::Tell(Notice::Replaced { pid }));
         self.dismiss(index, &ToWorker::Drain, now_ms);
         if self.phase == Phase::Serving {
-            // One that panics as soon as it serves is replaced ever later, as one that dies.
+            // A worker that panics as soon as it serves is replaced with growing delays, like one that dies.
             self.vacate(place, leased, Cause::Replaced { after_ms }, now_ms);
             self.fill_vacancies(now_ms);
         }
     }
 }
 
-/// As many slots as one message can hold.
+/// Splits slots into lists that fit into one message.
 pub fn parts(slots: &[SlotIndex]) -> impl Iterator<Item = Vec<SlotIndex>> {
     slots.chunks(SLOTS_MAX).map(<[SlotIndex]>::to_vec)
 }

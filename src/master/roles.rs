@@ -1,6 +1,6 @@
 //! The roles of the processes that the master supervises, and the rules by which each is replaced and waited for.
 //!
-//! Pure: no clock. Another role is one more variant, with answers to the questions that are asked here.
+//! Pure: no clock. A new role is a new variant, with its answers to the questions asked here.
 
 use crate::master::respawn::Cause;
 
@@ -11,7 +11,7 @@ pub enum Role {
     Worker,
 }
 
-/// One process of a role that there should be.
+/// One place to be filled by a process of a role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     pub role: Role,
@@ -20,22 +20,22 @@ pub struct Place {
 }
 
 impl Role {
-    /// The rules by which one that has ended is replaced.
+    /// The rules for replacing a process that has ended.
     pub fn respawn(self) -> &'static Respawn {
         match self {
             Self::Worker => &WORKER,
         }
     }
 
-    /// A change of generations is over when all processes of this role are ready, and has failed when not one of them
-    /// can run.
+    /// True if a change of generations waits for this role: it is complete when all its processes are ready,
+    /// and has failed if none of them can run.
     pub fn is_awaited(self) -> bool {
         match self {
             Self::Worker => true,
         }
     }
 
-    /// It accepts clients, so its siblings help out, and the watchdog asks it for signs of life.
+    /// True if it accepts clients, so that siblings help out and the watchdog pings it.
     pub fn accepts(self) -> bool {
         match self {
             Self::Worker => true,
@@ -45,17 +45,18 @@ impl Role {
 
 /// Rules for the delay before a vacant place is filled.
 ///
-/// One that has lived is replaced at once, and so is the first one that died young: that may have been chance. Those that
-/// die young after it wait, each twice as long as the one before.
+/// A process that lived long enough is replaced at once, and so is the first one that died young, which may
+/// have been chance. After it, each that dies young is replaced after twice the previous delay.
 #[derive(Clone, Copy, Debug)]
 pub struct Respawn {
-    /// A process that lived for less has died of its own start.
+    /// A process that ends before this age has died young.
     young_ms: u64,
-    /// The same for one that broke a rule: whatever took it over may take over the next one as soon, and the one after.
+    /// The same for one that broke a rule: an attacker who took it over may take over the next ones just as
+    /// fast.
     young_condemned_ms: u64,
     delay_min_ms: u64,
     delay_max_ms: u64,
-    /// One that ends with this code before it is ready cannot run as configured.
+    /// A process that ends with this code before it is ready cannot run as configured.
     fatal_code: i32,
 }
 
@@ -71,13 +72,13 @@ const WORKER: Respawn = Respawn {
 };
 
 impl Respawn {
-    /// A process that ends with this code while it starts is not tried again.
+    /// True if a process that ends with this code while it starts must not be tried again.
     pub fn is_fatal(&self, code: i32) -> bool {
         code == self.fatal_code
     }
 
-    /// The delay before a place is filled; `None`: until the next reload. `delay_ms` belongs to the place: the delay of the
-    /// next process that dies young, 0 at first.
+    /// The delay before a place is filled; `None`: not before the next reload. `delay_ms` belongs to the
+    /// place: it is the delay for the next process that dies young, 0 at first.
     pub fn wait_ms(&self, cause: Cause, delay_ms: &mut u64) -> Option<u64> {
         let has_lived = match cause {
             Cause::Fatal => return None,
@@ -91,7 +92,7 @@ impl Respawn {
         }
         let next_ms = (*delay_ms * 2).clamp(self.delay_min_ms, self.delay_max_ms);
         let wait_ms = std::mem::replace(delay_ms, next_ms);
-        // A fork that failed has its reasons still.
+        // The reason for a failed fork probably persists.
         Some(if cause == Cause::NotForked { wait_ms.max(self.delay_min_ms) } else { wait_ms })
     }
 }

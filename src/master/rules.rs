@@ -1,9 +1,9 @@
 //! The messages that a worker may send to the master, and how often.
 //!
-//! A worker may be hostile: somebody else's code may run in it. One table says for each state of a worker and each kind
-//! of message whether it may come and what bounds it; a [`Ledger`] for each worker keeps account. The judgment is a
-//! function of plain values: no socket, no clock. A worker that breaks a rule is killed; no honest one does, however
-//! slow the master or late the message.
+//! A worker may be hostile: an attacker's code may run in it. One table says, for each state of a worker and
+//! each kind of message, whether it is allowed and within which bounds; a [`Ledger`] for each worker keeps
+//! count. The judgment is a function of plain values: no socket, no clock. A worker that breaks a rule is
+//! killed; no honest one does, however slow the master or late the message.
 //!
 //! ```text
 //! Starting ─Ready→ Serving ─Drain→ Draining        each ─Quit→ Quitting (from Draining it stays Draining)
@@ -14,19 +14,19 @@ use std::fmt;
 
 use crate::worker::messages::{BYTES_MAX, ToMaster};
 
-/// Messages of one worker that are read in one turn of the master's loop.
+/// Maximum number of messages read from one worker in one turn of the master's loop.
 pub const A_TURN_MAX: usize = 64;
-/// Messages of a worker that has ended which are still read: more than its socket's buffer holds. Another process may
-/// have its end of the socket and go on writing.
+/// Maximum number of messages still read from a worker that has ended: more than its socket's buffer holds.
+/// Another process may have its end of the socket and go on writing.
 pub const LEFT_MAX: usize = 1024;
-/// Connections that a worker may hand over in addition to `worker_connections`: those that were on their way to it, and those
-/// of its queues that it accepts when it is told to leave.
+/// Connections that a worker may hand over in addition to `worker_connections`: those that were on their way
+/// to it, and those in its queues that it accepts when it is told to leave.
 const HANDED_OVER_SPARE: u64 = 4096;
-/// Names that may come at once in addition to one for each followed name: those that wait in the socket's buffer after the
-/// master was busy.
+/// Names that may be reported at once in addition to one for each followed name: those that wait in the
+/// socket's buffer while the master is busy.
 const LEARNED_SPARE: u64 = 512;
 
-/// The state of a worker: what the master has told it, and heard of it.
+/// The state of a worker, according to the messages sent to it and received from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Starting,
@@ -67,33 +67,34 @@ impl Kind {
     }
 }
 
-/// How often a message may come.
+/// The maximum frequency of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
-    /// Once in the worker's life, in whatever state.
+    /// Once in the worker's life, in any state.
     Once,
     /// Once for each ping, with its number.
     APing,
-    /// As often as the worker can hold connections. The master does not read it while many wait.
+    /// As often as the worker can hold connections. While many wait, the master does not read the worker's
+    /// messages.
     AConnection,
-    /// For each followed name once a second: a worker asks no more often.
+    /// Once a second for each followed name: a worker looks names up no more often.
     ANameAndSecond,
 }
 
-/// Conditions for a message that is allowed.
+/// The conditions for a message that is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     pub budget: Budget,
-    /// Descriptors that come with it.
+    /// The number of descriptors that come with it.
     pub fds: usize,
 }
 
-/// The table: a worker in this state may send such a message on these terms; `None`: it may not.
+/// The table: the terms on which a worker in this state may send such a message; `None`: it may not.
 pub fn terms(state: State, kind: Kind) -> Option<Terms> {
     use State::{Draining, Quitting, Ready, Starting};
     let on = |budget, fds| Some(Terms { budget, fds });
     match (kind, state) {
-        // The first message of each worker. One that was told to leave while it started says it later.
+        // The first message of each worker. One that was told to leave while it started sends it later.
         (Kind::Ready, Starting | Draining | Quitting) => on(Budget::Once, 0),
         (Kind::Ready, Ready) => None,
         (Kind::HandOver, Draining) => on(Budget::AConnection, 1),
@@ -110,10 +111,10 @@ pub fn terms(state: State, kind: Kind) -> Option<Terms> {
     }
 }
 
-/// The parts of the configuration of a worker's generation that its messages can name.
+/// The parts of a generation's configuration that its workers' messages can refer to.
 #[derive(Debug, Default)]
 pub struct Facts {
-    /// Listeners.
+    /// Number of listeners.
     pub listen_count: usize,
     /// `worker_connections`.
     pub connections_max: u64,
@@ -121,7 +122,7 @@ pub struct Facts {
     pub followed: HashSet<(u32, u32)>,
 }
 
-/// A message as it came, before anything of it is believed.
+/// A message as received, before any of it is trusted.
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
     pub bytes: &'a [u8],
@@ -141,18 +142,18 @@ pub enum Fault {
     Malformed,
     /// Expected, received.
     Sequence(u32, u32),
-    /// The message may not come in this state.
+    /// The message is not allowed in this state.
     NotNow(Kind, State),
     /// Descriptors that must come with it, and that came.
     Descriptors(Kind, usize, usize),
     TooOften(Kind),
-    /// A pong of a ping that was not sent, or was answered already.
+    /// A pong for a ping that was not sent, or was answered already.
     NotAsked,
     UnknownListener(u32),
     UnknownServer(u32, u32),
-    /// A connection that is none: what it is.
+    /// The descriptor is not a connection but this.
     NoConnection(&'static str),
-    /// A connection of another address than the listener's.
+    /// The connection has another address than the listener.
     OtherAddress,
 }
 
@@ -189,14 +190,14 @@ pub struct Ledger {
     /// The sequence number of its last message.
     last: u32,
     said: Said,
-    /// The ping that is not answered yet.
+    /// The ping that has not been answered yet.
     ping: Option<u32>,
     handed_over: u64,
-    /// Names it may still tell now, in thousandths, and when that was so.
+    /// The number of names it may still report, in thousandths, and the time of that number.
     learned: Option<(u64, u64)>,
 }
 
-/// Messages that may come once.
+/// Messages that are allowed once.
 #[derive(Debug, Default)]
 struct Said {
     ready: bool,
@@ -205,12 +206,12 @@ struct Said {
 }
 
 impl Ledger {
-    /// It is about to be asked for a sign of life.
+    /// Notes that it is about to be pinged.
     pub fn ask(&mut self, ping: u32) {
         self.ping = Some(ping);
     }
 
-    /// Decides about a message. `Ok(None)`: nobody's fault, but it is of no use.
+    /// Judges a message. `Ok(None)`: it breaks no rule but cannot be used.
     pub fn judge(
         &mut self,
         state: State,
@@ -272,7 +273,7 @@ impl Ledger {
         if is_within { Ok(()) } else { Err(Fault::TooOften(kind)) }
     }
 
-    /// A bucket that begins full, and gets one for each followed name and second.
+    /// A bucket that starts full, and gains one token a second for each followed name.
     fn may_learn(&mut self, facts: &Facts, now_ms: u64) -> bool {
         let names = facts.followed.len() as u64;
         let full = (2 * names + LEARNED_SPARE) * 1000;
@@ -284,7 +285,7 @@ impl Ledger {
     }
 }
 
-/// What must hold for any bytes and descriptors, for the fuzz target `control` and the test beside it.
+/// Properties that hold for any bytes and descriptors, for the fuzz target `control` and the test here.
 #[cfg(any(test, feature = "property"))]
 pub mod property {
     use std::collections::HashSet;
@@ -294,16 +295,16 @@ pub mod property {
     use crate::sys::msg;
     use crate::worker::messages::{self, BYTES_MAX};
 
-    /// Sends the bytes behind the first over a control socket, with as many descriptors as the first byte says, and
-    /// judges what comes in every state.
+    /// Sends all bytes but the first over a control socket, with as many descriptors as the first byte says,
+    /// and judges the message in every state.
     ///
     /// # Panics
-    /// When a descriptor of the message stays open, or the system gives no sockets.
+    /// If a descriptor of the message stays open, or the system provides no sockets.
     pub fn leaves_nothing(input: &[u8]) {
         let Some((count, bytes)) = input.split_first() else { return };
         messages::property::one_form_each(bytes);
         let (ours, theirs) = msg::pair().expect("two sockets");
-        // Each copy that the message carries keeps this end's counterpart from hearing of its end.
+        // As long as a copy from the message is open, the watched end does not see the end of its peer.
         let (watched, carried) = msg::pair().expect("two sockets");
         let fds = vec![carried.as_fd(); usize::from(*count).min(253)];
         if msg::send(theirs.as_fd(), bytes, &fds).is_err() {
@@ -367,7 +368,7 @@ mod tests {
         Received { bytes, fd_count, is_cut: false, has_lost_fds: false }
     }
 
-    /// A ledger that knows no worker yet, asked once.
+    /// Judges one message with a new ledger.
     fn judge(state: State, message: &ToMaster, fds: usize) -> Result<Option<ToMaster>, Fault> {
         let mut ledger = Ledger::default();
         ledger.ask(7);
@@ -376,7 +377,8 @@ mod tests {
 
     #[test]
     fn each_message_in_each_state() {
-        // Starting, Ready, Draining, Quitting; `-` must not come, a number is how many descriptors come with it.
+        // Starting, Ready, Draining, Quitting; `-`: not allowed; a digit: the number of descriptors that come
+        // with it.
         let table = [
             (Kind::Ready, "0-00"),
             (Kind::HandOver, "--1-"),

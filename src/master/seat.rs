@@ -1,4 +1,5 @@
-//! The master's side of one worker: its process, its socket, what it accepts from.
+//! The master's view of one worker: its process, its socket, and the listeners and names of its
+//! configuration.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,7 +14,7 @@ use crate::sys::msg;
 use crate::sys::socket::{self, Nature};
 use crate::worker::messages::{BYTES_MAX, ToMaster, ToWorker};
 
-/// The configuration of a generation as far as indexes in messages refer to it; shared by all of its workers.
+/// The parts of a generation's configuration that message indexes refer to; shared by all of its workers.
 #[derive(Debug, Default)]
 pub struct Roster {
     pub facts: Facts,
@@ -21,9 +22,9 @@ pub struct Roster {
     pub addresses: Vec<SockAddr>,
     /// The index of each.
     listens: HashMap<SockAddr, u32>,
-    /// By port, those of all IPv6 addresses that take IPv4 too.
+    /// By port, the listeners on all IPv6 addresses that accept IPv4 too.
     dual_stack: HashMap<u16, u32>,
-    /// The servers whose names are followed, with the names as `upstream/known.rs` has them.
+    /// The servers whose names are followed, with their keys in `upstream/known.rs`.
     pub names: HashMap<(u32, u32), String>,
 }
 
@@ -36,15 +37,15 @@ impl Roster {
         Self { facts, addresses, listens, dual_stack: HashMap::new(), names }
     }
 
-    /// The same where these ports are listened on by sockets of both families.
+    /// Adds the ports on which sockets of both families listen.
     pub fn with_dual_stack(self, ports: impl Iterator<Item = u16>) -> Self {
         let any = |port| SockAddr::Inet((std::net::Ipv6Addr::UNSPECIFIED, port).into());
         let dual_stack = ports.filter_map(|port| Some((port, *self.listens.get(&any(port))?))).collect();
         Self { dual_stack, ..self }
     }
 
-    /// The listener that a connection with this local address belongs to: the one of the address itself, or the one of
-    /// its port on all addresses, of its own family first.
+    /// The listener for a connection with this local address: that of the address itself, or that of its port
+    /// on all addresses, its own family first.
     pub fn listener_of(&self, local: &SockAddr) -> Option<u32> {
         let find = |address: &SockAddr| self.listens.get(address).copied();
         let of_family = |local: &SockAddr| find(local).or_else(|| wildcards(local).iter().find_map(find));
@@ -54,13 +55,14 @@ impl Roster {
     }
 }
 
-/// An IPv4 client of a socket of both families has its addresses in IPv6 form: the plain one.
+/// The plain form of the address of an IPv4 client on a socket of both families, which has it in IPv6 form.
 fn as_ipv4(local: &SockAddr) -> Option<SockAddr> {
     let inet = local.inet().filter(|inet| inet.ip().to_canonical() != inet.ip())?;
     Some(SockAddr::Inet((inet.ip().to_canonical(), inet.port()).into()))
 }
 
-/// A connection with this local address may belong to the listener of an address, perhaps only since a reload.
+/// True if a connection with this local address may belong to the listener of an address, perhaps only since
+/// a reload.
 fn accepts(listener: &SockAddr, local: &SockAddr) -> bool {
     let of_family = |local: &SockAddr| listener == local || wildcards(local).contains(listener);
     let is_of_both = |listener: &SockAddr| {
@@ -70,7 +72,7 @@ fn accepts(listener: &SockAddr, local: &SockAddr) -> bool {
     of_family(local) || as_ipv4(local).as_ref().is_some_and(of_family) || is_of_both(listener)
 }
 
-/// The addresses that stand for all of the machine's, with the port of a local one.
+/// The wildcard addresses with the port of a local one.
 fn wildcards(local: &SockAddr) -> Vec<SockAddr> {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
     let Some(inet) = local.inet() else { return Vec::new() };
@@ -81,7 +83,7 @@ fn wildcards(local: &SockAddr) -> Vec<SockAddr> {
     }
 }
 
-/// The process and the socket of a worker. What is decided about it is in its `Member` (`supervisor.rs`).
+/// The process and the socket of a worker. Decisions about it are in its `Member` (`supervisor.rs`).
 #[derive(Debug)]
 pub struct Worker {
     pub id: WorkerId,
@@ -89,7 +91,7 @@ pub struct Worker {
     pub roster: Rc<Roster>,
     pub lane: Lane,
     pub control: OwnedFd,
-    /// The worker's own end, kept so that what a dead worker has not read is not lost.
+    /// The worker's own end, kept so that messages which a dead worker has not read are not lost.
     pub far_end: OwnedFd,
     pub ledger: Ledger,
     /// The sequence number of the last message that was sent to it.
@@ -97,18 +99,18 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// False: its socket is full or gone.
+    /// Sends a message; false if its socket is full or gone.
     pub fn send(&mut self, message: &ToWorker) -> bool {
         self.send_with(message, None)
     }
 
-    /// False: its socket is full or gone.
+    /// Sends a connection; false if its socket is full or gone.
     pub fn adopt(&mut self, listen: u32, connection: &Connection) -> bool {
         let message = ToWorker::Adopt(Handover { listen, ..connection.handover.clone() });
         self.send_with(&message, Some(&connection.fd))
     }
 
-    /// Asks for a sign of life. False: the question found no room.
+    /// Sends a ping; false if there was no room for it.
     pub fn ping(&mut self) -> bool {
         let is_sent = self.send(&ToWorker::Ping);
         if is_sent {
@@ -127,7 +129,7 @@ impl Worker {
         is_sent
     }
 
-    /// The next message and its descriptor, judged. `None`: nothing has come. `Ok(None)`: it is of no use.
+    /// Reads and judges the next message. `None`: there is none. `Ok(None)`: it cannot be used.
     #[allow(clippy::type_complexity, reason = "three answers, each named above")]
     pub fn hear(
         &mut self,
@@ -138,7 +140,8 @@ impl Worker {
         let mut message = match msg::receive(self.control.as_fd(), &mut buffer) {
             Ok(message) => message,
             Err(nix::Error::EAGAIN) => return None,
-            // The other end has gone with messages of ours unread: what it had sent comes all the same (unix(7)).
+            // The worker has ended with messages of ours unread; those that it had sent still arrive
+            // (unix(7)).
             Err(_) => return None,
         };
         let received = Received {
@@ -151,7 +154,7 @@ impl Worker {
         Some(judged.map(|heard| heard.map(|heard| (heard, message.fds.pop()))))
     }
 
-    /// Takes a connection that it hands over. `Ok(None)`: its client has gone.
+    /// Takes over a connection. `Ok(None)`: its client is gone.
     pub fn receive_connection(&self, handover: Handover, fd: OwnedFd) -> Result<Option<Connection>, Fault> {
         let Some(listener) = self.roster.addresses.get(handover.listen as usize) else {
             return Err(Fault::UnknownListener(handover.listen));
@@ -166,7 +169,7 @@ impl Worker {
         }
     }
 
-    /// Connections that were sent to it and that it will not read any more.
+    /// The connections that were sent to it and that it will never read.
     pub fn unread(&self) -> Vec<Connection> {
         let mut found = Vec::new();
         let mut buffer = [0; BYTES_MAX];
@@ -175,7 +178,7 @@ impl Worker {
             let Some((_, ToWorker::Adopt(handover))) = ToWorker::from_bytes(&buffer[..message.length]) else {
                 continue;
             };
-            // Of this process's own making; the worker may have taken descriptors out, never put others in.
+            // We wrote these messages; the worker may have removed descriptors, but cannot have added any.
             let address = self.roster.addresses.get(handover.listen as usize).cloned();
             if let (Some(address), Some(fd)) = (address, message.fds.pop()) {
                 found.extend(Connection::new(handover, address, fd, false));
@@ -234,7 +237,7 @@ mod tests {
         assert!(!accepts(&inet("10.0.0.1:80"), &inet("10.0.0.2:80")));
         assert!(!accepts(&inet("0.0.0.0:80"), &inet("10.0.0.1:81")));
         assert!(!accepts(&inet("0.0.0.0:80"), &SockAddr::Unix("".into())));
-        // What came over a socket of both families may belong to one of IPv4 now, and the other way round.
+        // A connection over a socket of both families may belong to an IPv4 listener now, and vice versa.
         assert!(accepts(&inet("10.0.0.1:80"), &inet("[::ffff:10.0.0.1]:80")));
         assert!(accepts(&inet("[::]:80"), &inet("10.0.0.1:80")));
         assert!(!accepts(&inet("[::]:80"), &inet("10.0.0.1:81")));

@@ -15,7 +15,7 @@ impl Master {
     pub(super) fn heed_signals(&mut self) {
         let Some(signals) = &mut self.signals else { return };
         let mut received = signals.take();
-        // Of several at once the end counts first, and children are collected before new ones are made.
+        // Of several at once an exit counts first, and children are reaped before new ones are made.
         received.sort_by_key(|signal| match signal.number {
             SIGTERM | SIGINT => 0,
             SIGQUIT => 1,

@@ -1,11 +1,12 @@
 //! Listening sockets: several for an address, opened once and kept as long as the address is configured.
 //!
 //! Workers lease slots by index; a reload, another number of workers or an upgrade moves leases and closes
-//! nothing, so no accept queue is lost. A unix address has one slot, which all workers look at.
+//! nothing, so no accept queue is lost. A unix address has one slot, which all workers watch.
 //!
-//! What a reload opens is hidden (`sys/retire.rs`) until the workers for it are ready; what it takes away is hidden
-//! then, and closed when no handshake is half way and nothing waits. Where a parameter cannot change on a socket the
-//! address gets new sockets beside those in use, in the same way.
+//! Slots opened by a reload are hidden (`sys/retire.rs`) until the workers for them are ready. Slots that it
+//! removes are then hidden, and closed when no handshake is in progress and nothing waits in their queues. If
+//! a parameter cannot be changed on a socket, the address gets new sockets in addition to those in use, in
+//! the same way.
 
 use std::cell::Cell;
 use std::collections::hash_map::Entry;
@@ -27,39 +28,40 @@ pub struct Group {
     pub fds: Vec<OwnedFd>,
     /// Their options; `None`: another process has opened them.
     options: Option<ListenOptions>,
-    /// No client finds them before [`Slots::reveal`].
+    /// No client reaches them before [`Slots::reveal`].
     is_hidden: bool,
-    /// Device and inode of the socket's path, which may lead to something else later.
+    /// Device and inode of the socket's path, which may lead to another file later.
     file: Option<(u64, u64)>,
-    /// How many of them, the first ones, a service manager has lent: it listens with them when we are gone, so
-    /// they are closed but never ended, and their path is not ours.
+    /// The number of sockets, the first ones, that a service manager has lent: it goes on listening with
+    /// them, so they are closed but never shut down, and their path is not ours.
     pub lent_count: usize,
-    /// The kernel may count these sockets in another order: one that had stopped listening was brought back.
+    /// The kernel may count these sockets in another order, since one that had stopped listening was brought
+    /// back.
     pub is_reordered: bool,
-    /// A program of this master's says which of them get connections.
+    /// A program of this master determines which of them get connections.
     pub is_steered: Cell<bool>,
 }
 
-/// A socket that somebody had changed, who could only be one of the workers.
+/// A socket that a worker had changed: no other process can.
 #[derive(Debug)]
 pub struct Mended {
     pub address: SockAddr,
-    /// As `socket::damage` tells.
+    /// The text of `socket::damage`.
     pub damage: &'static str,
     pub repair: Repair,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repair {
-    /// The same socket is as it was, for all who have it.
+    /// The same socket is as it was, for all processes that have it.
     InPlace,
-    /// Another one has taken its place; workers that live do not have it.
+    /// A new one has taken its place, which living workers do not have.
     Anew,
     Failed,
 }
 
 impl Group {
-    /// Sockets that clients find, none of them lent.
+    /// Sockets that clients can reach, none of them lent.
     fn new(address: SockAddr, fds: Vec<OwnedFd>, options: Option<ListenOptions>) -> Self {
         let file = address.path().and_then(file_at);
         Self {
@@ -74,7 +76,7 @@ impl Group {
         }
     }
 
-    /// Looks at each socket, and puts right what is wrong.
+    /// Checks each socket, and repairs the damaged ones.
     fn mend(&mut self, options: &ListenOptions, found: &mut Vec<Mended>) {
         let before = found.len();
         for index in 0..self.fds.len() {
@@ -92,13 +94,13 @@ impl Group {
         }
         let count = found.len() - before;
         if count > 0 {
-            // Where all of them were brought back they are in their order again.
+            // If all of them were brought back they are in their order again.
             self.is_reordered = count < self.fds.len();
         }
     }
 
     fn open_anew(&mut self, index: usize, options: &ListenOptions) -> bool {
-        // It takes no connection any more, and leaves the address to the next one.
+        // It takes no more connections, and leaves the address to the new one.
         socket::shut_listener(self.fds[index].as_fd());
         let opened = open_one(&self.address, options);
         if let Ok(fd) = opened {
@@ -114,23 +116,23 @@ impl Group {
         self.address.path().filter(|_| self.lent_count == 0)
     }
 
-    /// Those that are ours to change, hide and end.
+    /// The sockets that are ours to change, hide and shut down.
     fn own_fds(&self) -> &[OwnedFd] {
         &self.fds[self.lent_count..]
     }
 
-    /// Whether clients that use the path as it is now come here.
+    /// True if clients that connect to the path now reach these sockets.
     fn is_at_its_path(&self) -> bool {
         self.own_path().is_none_or(|path| self.file.is_some() && self.file == file_at(path))
     }
 
-    /// Whether its sockets are what these options ask for, as far as no option of theirs changes.
+    /// True if its sockets have all those properties of these options that cannot be changed later.
     fn is_as(&self, options: &ListenOptions) -> bool {
         let wanted = Make::wanted(&self.address, options);
         self.fds.first().is_none_or(|fd| Make::of(fd.as_fd()) == wanted)
     }
 
-    /// Lets no new client in; those that are on their way still come.
+    /// Stops new clients from reaching them; those on their way still come.
     pub fn retire(&self) {
         if let (Some(any), 1..) = (self.fds.first(), self.lent_count) {
             let lent: Vec<u32> = (0..self.lent_count as u32).collect();
@@ -139,7 +141,7 @@ impl Group {
         self.own_fds().iter().for_each(|fd| retire::retire(fd.as_fd()));
     }
 
-    /// Cuts off what a service manager has lent, which is not ours to end.
+    /// Splits off the sockets that a service manager has lent, which are not ours to shut down.
     pub fn split_lent(&mut self) -> Option<Self> {
         let own = self.fds.split_off(self.lent_count);
         let lent = std::mem::replace(&mut self.fds, own);
@@ -155,11 +157,11 @@ impl Group {
 /// All slots.
 #[derive(Debug, Default)]
 pub struct Slots {
-    /// By their addresses, of which there may be thousands.
+    /// By address; there may be thousands.
     groups: HashMap<SockAddr, Group>,
-    /// Those whose address has got new sockets from the reload under way.
+    /// Groups whose address has got new sockets in the current reload.
     displaced: Vec<Group>,
-    /// Ports of sockets that are on their way out, which are not among these any more.
+    /// Ports of sockets that are being retired and are no longer in `groups`.
     leaving: HashSet<Option<u16>>,
 }
 
@@ -179,14 +181,14 @@ pub enum Cause {
 }
 
 impl BindError {
-    /// The address is in use, perhaps by somebody who is about to leave.
+    /// True if the address is in use, perhaps by a process that is about to exit.
     pub fn may_pass(&self) -> bool {
         matches!(&self.cause, Cause::Failed(_, error) if error.kind() == io::ErrorKind::AddrInUse)
     }
 }
 
 impl Slots {
-    /// Takes over a socket that another process has opened. Those of an address come in their order.
+    /// Takes over a socket opened by another process. Those of an address come in their order.
     pub fn adopt(&mut self, address: SockAddr, fd: OwnedFd, is_lent: bool) {
         let lent_count = usize::from(is_lent);
         match self.groups.entry(address) {
@@ -203,20 +205,21 @@ impl Slots {
         }
     }
 
-    /// Opens one slot for each address that has none yet; what it could not open. Nothing stays open of a
-    /// call that fails.
+    /// Opens one slot for each address that has none yet. Fails with the address that could not be opened,
+    /// and leaves nothing open in that case.
     pub fn open(&mut self, listeners: &[Listener]) -> Result<(), BindError> {
         self.open_where(listeners, false, |group, _| Ok(group.is_some()))
     }
 
-    /// The same beside the addresses that are served: where this process may, what could take clients from them is
-    /// hidden until [`reveal`](Self::reveal), and an address whose sockets cannot change gets new ones.
+    /// The same next to addresses that are being served. Where permitted, sockets that could take clients
+    /// from those are hidden until [`reveal`](Self::reveal), and an address whose sockets cannot be changed
+    /// gets new ones.
     pub fn open_beside(&mut self, listeners: &[Listener]) -> Result<(), BindError> {
         let may_hide = retire::can_reveal();
         self.open_where(listeners, may_hide, |group, listener| is_usable(group, listener, may_hide))
     }
 
-    /// Opens the addresses of which `is_usable` says that they have no sockets for these options.
+    /// Opens the addresses whose sockets, according to `is_usable`, do not fit these options.
     fn open_where(
         &mut self,
         listeners: &[Listener],
@@ -250,7 +253,7 @@ impl Slots {
         Ok(())
     }
 
-    /// Notes which sockets are on their way out: at their ports others are open, but they are ours.
+    /// Notes which sockets are being retired: they still occupy their ports, but they are ours.
     pub fn note_leaving(&mut self, groups: &[Group]) {
         self.leaving = groups.iter().map(|group| group.address.port()).collect();
     }
@@ -271,28 +274,29 @@ impl Slots {
         self.groups.drain().map(|(_, group)| group).chain(self.displaced.drain(..)).collect()
     }
 
-    /// Lets clients find what a reload has opened: its workers are ready.
+    /// Lets clients reach the sockets that a reload has opened: its workers are ready.
     pub fn reveal(&mut self) {
         for group in self.groups.values_mut().filter(|group| group.is_hidden) {
             group.is_hidden = group.fds.iter().any(|fd| retire::reveal(fd.as_fd()).is_err());
         }
     }
 
-    /// What the sockets in the map have taken the place of, which nobody needs any more.
+    /// Takes the sockets that were displaced by new ones and are no longer needed.
     pub fn take_displaced(&mut self) -> Vec<Group> {
         std::mem::take(&mut self.displaced)
     }
 
-    /// Puts back what was displaced; what had taken its place.
+    /// Puts the displaced sockets back; returns those that had replaced them.
     pub fn put_displaced_back(&mut self) -> Vec<Group> {
         let displaced = std::mem::take(&mut self.displaced);
         let back = displaced.into_iter().filter_map(|group| self.groups.insert(group.address.clone(), group));
         back.collect()
     }
 
-    /// Gives the sockets of each address the options that are configured now; in words what they could not get.
+    /// Sets the configured options on the sockets of each address; returns messages about those that could
+    /// not be set.
     ///
-    /// The sockets of a service manager are its own: it says how they are.
+    /// The sockets of a service manager are left alone: it sets their options.
     pub fn change(&mut self, listeners: &[Listener]) -> Vec<String> {
         let mut complaints = Vec::new();
         for listener in listeners {
@@ -328,9 +332,10 @@ impl Slots {
         complaints
     }
 
-    /// Looks whether all sockets still are as they were opened, and puts right what is not. A worker has them all, and can
-    /// end listening, or have the kernel drop what comes, for all others and for those that come after it. What a reload
-    /// has just opened is hidden on purpose, and no worker's yet.
+    /// Checks that all sockets still are as they were opened, and repairs the damaged ones. Every worker has
+    /// them all, and could shut them down, or have the kernel drop what comes, for all other processes and
+    /// all later ones. Sockets that a reload has just opened are hidden on purpose, and no worker has them
+    /// yet.
     pub fn mend(&mut self, listeners: &[Listener]) -> Vec<Mended> {
         let mut found = Vec::new();
         for listener in listeners {
@@ -341,7 +346,7 @@ impl Slots {
         found
     }
 
-    /// Brings each address to at least `count` slots. An address that cannot have more keeps what it has.
+    /// Brings each address to at least `count` slots. An address that cannot have more keeps those it has.
     pub fn grow(&mut self, listeners: &[Listener], count: usize) {
         for listener in listeners.iter().filter(|listener| !listener.address.is_unix()) {
             let Some(group) = self.groups.get_mut(&listener.address) else { continue };
@@ -354,14 +359,14 @@ impl Slots {
         }
     }
 
-    /// Takes out the addresses that are not configured any more.
+    /// Removes the addresses that are no longer configured.
     pub fn remove_others(&mut self, listeners: &[Listener]) -> Vec<Group> {
         let wanted: HashSet<&SockAddr> = listeners.iter().map(|listener| &listener.address).collect();
         let gone = self.groups.extract_if(|address, _| !wanted.contains(address));
         gone.map(|(_, group)| group).collect()
     }
 
-    /// The same sockets once more.
+    /// Duplicates all sockets.
     pub fn try_clone(&self) -> Self {
         let copy = |group: &Group| {
             let fds = group.fds.iter().filter_map(|fd| fd.try_clone().ok()).collect();
@@ -387,14 +392,14 @@ impl Slots {
     }
 }
 
-/// Whether an address has sockets that can have what a reload asks for. Errors: it has others, and there can be none
-/// beside them.
+/// True if an address has sockets that can get the options of a reload. Fails if it has others, and no more
+/// can be opened next to them.
 fn is_usable(group: Option<&Group>, listener: &Listener, may_hide: bool) -> Result<bool, BindError> {
     let Some(group) = group else { return Ok(false) };
     if group.lent_count > 0 || group.is_as(&listener.options) {
         return Ok(group.is_at_its_path());
     }
-    // Sockets that differ in that are of two groups anyway, so that those in use keep their clients.
+    // Sockets that differ in this are in separate groups anyway, so those in use keep their clients.
     let is_dual_stack = group.fds.first().is_some_and(|fd| Make::of(fd.as_fd()).is_dual_stack);
     if may_hide || is_dual_stack != Make::wanted(&listener.address, &listener.options).is_dual_stack {
         return Ok(false);
@@ -410,8 +415,8 @@ fn open_first(listener: &Listener, is_alone: bool, is_hidden: bool) -> Result<Gr
         SockAddr::Inet(_) => {
             // Sockets of ours on this port would refuse the probe; then only the kernel's own rules count.
             if is_alone {
-                // SO_REUSEPORT would let us in beside another server of the same user. Without it the
-                // kernel says honestly that somebody listens there.
+                // SO_REUSEPORT would let us share the port with another server of the same user. Without it
+                // the kernel reports that another process listens there.
                 socket::probe(address).map_err(|cause| refused("bind()", cause))?;
             }
         }
@@ -431,7 +436,7 @@ fn open_inet(address: &SockAddr, options: &ListenOptions, is_hidden: bool) -> io
     if is_hidden { socket::listen_hidden(address, options) } else { socket::listen(address, options) }
 }
 
-/// Which file a path leads to.
+/// Device and inode of the file that a path leads to.
 fn file_at(path: &std::path::Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
@@ -441,13 +446,13 @@ fn damage(listener: BorrowedFd<'_>) -> Option<&'static str> {
     socket::damage(listener).or_else(|| retire::is_hidden(listener).then_some("is hidden from clients"))
 }
 
-/// Opens one more socket for an address that is ours already.
+/// Opens one more socket for an address that is already ours.
 fn open_one(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
     address.path().into_iter().for_each(remove_socket);
     socket::listen(address, options)
 }
 
-/// A socket file without a listener is a leftover of a process that was killed.
+/// Removes a socket file without a listener: a leftover of a process that was killed.
 fn remove_stale(path: &std::path::Path) {
     // Without blocking: a process whose queue is full is alive all the same.
     let refused = || {
@@ -469,7 +474,7 @@ pub fn shut(groups: &[Group]) {
     unlink(groups);
 }
 
-/// Whether nobody is on the way to these addresses any more, which are retired for this long.
+/// True if no client is on its way to these addresses any more, which were retired `for_ms` milliseconds ago.
 pub fn are_drained(groups: &[Group], for_ms: u64) -> bool {
     retire::are_drained(groups.iter().flat_map(Group::own_fds).map(AsFd::as_fd), for_ms)
 }
@@ -482,7 +487,7 @@ fn unlink<'a>(groups: impl IntoIterator<Item = &'a Group>) {
     }
 }
 
-/// Removes a socket's file; anything else that has its name by now stays.
+/// Removes a socket's file; any other file that has its name by now stays.
 fn remove_socket(path: &std::path::Path) {
     if let Ok(place) = Place::of(path)
         && place.is_socket()
@@ -530,7 +535,7 @@ mod tests {
         slots.grow(&listeners, 3);
         assert!(slots.mend(&listeners).is_empty());
         let group = slots.group(&listeners[0].address).expect("open");
-        // A copy, as a worker has one.
+        // A copy, like a worker's.
         let copy = group.fds[1].try_clone().expect("a descriptor");
         socket::shut_listener(copy.as_fd());
         socket::shut_listener(copy.as_fd());
@@ -546,7 +551,7 @@ mod tests {
             .for_each(|fd| socket::shut_listener(fd.as_fd()));
         assert_eq!(slots.mend(&listeners).len(), 3);
         assert!(slots.group(&listeners[0].address).is_some_and(|group| !group.is_reordered), "all anew");
-        // A connection is whole on both sides, whichever of the three gets it.
+        // A connection is complete on both sides, whichever of the three sockets gets it.
         let _client = std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listeners");
         let group = slots.group(&listeners[0].address).expect("open");
         let accepted = loop {

@@ -1,4 +1,5 @@
-//! The listening sockets through a change of generations: opened, put right, steered, and ended when they are not needed.
+//! The listening sockets during a change of generations: opened, repaired, steered, and shut down when no
+//! longer needed.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -12,31 +13,32 @@ use crate::sys::address::SockAddr;
 use crate::sys::{alloc, clock, socket};
 use crate::worker::messages::SlotIndex;
 
-/// The way back out of a change of generations that is under way.
+/// The way back from a change of generations in progress.
 pub struct Change {
-    /// The configuration that goes on when not one of the new workers can run.
+    /// The configuration to return to if none of the new workers can run.
     previous: Option<Box<Cycle>>,
-    /// The number of slots of each address that the workers before accept from. New connections stay with those until
-    /// the new workers are ready.
+    /// The number of slots of each address that the old workers accept from. New connections go only to those
+    /// until the new workers are ready.
     served: HashMap<SockAddr, usize>,
 }
 
 impl Change {
-    /// The first slots of an address, which have somebody who accepts from them now.
+    /// The number of slots of an address, the first ones, that some worker accepts from now.
     fn served_count(&self, address: &SockAddr) -> Option<usize> {
         self.served.get(address).copied()
     }
 }
 
 impl Master {
-    /// Brings the sockets to what the next generation needs. Its forks follow.
+    /// Prepares the sockets for the next generation. Its forks follow.
     pub(super) fn prepare(&mut self) {
         self.roster = Rc::new(self.roster());
         let previous = self.previous.take();
         let slot_counts = self.slots.groups().map(|group| (group.address.clone(), group.fds.len()));
         let served = slot_counts.filter(|_| previous.is_some()).collect();
         self.change = Some(Change { previous, served });
-        // Before there are more slots: no worker accepts from those yet. All workers come anew, with whatever was replaced.
+        // Before there are more slots, which no worker accepts from yet. All workers are new, so they get any
+        // replaced ones.
         self.check_slots();
         let count = self.settings().worker_processes();
         for complaint in self.slots.change(self.cycle.config.listeners()) {
@@ -46,8 +48,8 @@ impl Master {
         alloc::trim();
     }
 
-    /// Looks whether the listening sockets are as they were opened. Every worker has them all. True: some were opened
-    /// anew, which living workers do not have.
+    /// Checks that the listening sockets are as they were opened, since every worker has them all. True if
+    /// some were opened anew, which living workers do not have.
     pub(super) fn check_slots(&mut self) -> bool {
         let mut are_new = false;
         for Mended { address, damage, repair } in self.slots.mend(self.cycle.config.listeners()) {
@@ -70,7 +72,7 @@ impl Master {
 
     /// Tells the kernel which slots of each address may get connections.
     pub(super) fn steer(&mut self) {
-        // While generations change those before accept: it is their slots that count.
+        // While generations change the old workers accept, so their slots count.
         let served =
             |address: &_, count| match self.change.as_ref().filter(|_| self.supervisor.is_switching()) {
                 Some(change) => change.served_count(address).unwrap_or(count),
@@ -94,7 +96,7 @@ impl Master {
                 live = without(&|slot| stuck.contains(&slot)); // all are full: each keeps its share
             }
             first += count;
-            // No worker accepts yet from those that a change of generations is about to open.
+            // No worker accepts yet from the slots that a change of generations is about to open.
             let is_all = (live.len() == count && (!self.supervisor.is_switching() || workers <= count))
                 || group.is_reordered;
             let any = group.fds[0].as_fd();
@@ -105,7 +107,7 @@ impl Master {
             let outcome = if group.is_steered.get() {
                 socket::steer(any, &live)
             } else {
-                // An error: there is no program.
+                // An error means that there is no program.
                 if socket::unsteer(any).is_ok() && !was_steered && knows_steering {
                     let address = &group.address;
                     log::alert!(
@@ -129,9 +131,9 @@ impl Master {
         }
     }
 
-    /// The sockets of this configuration are those that clients find, and no others: there is no way back.
+    /// Makes clients reach exactly the sockets of this configuration: there is no way back.
     pub(super) fn settle_slots(&mut self) {
-        // In this order: there is no moment in which an address has neither.
+        // In this order, so that an address always has sockets.
         self.slots.reveal();
         let mut removed = self.slots.take_displaced();
         removed.extend(self.slots.remove_others(self.cycle.config.listeners()));
@@ -139,7 +141,7 @@ impl Master {
         self.change = None;
     }
 
-    /// Lets no new client come to these sockets; [`shut_removed`](Self::shut_removed) ends them.
+    /// Stops new clients from reaching these sockets; [`shut_removed`](Self::shut_removed) shuts them down.
     pub(super) fn retire(&mut self, groups: Vec<Group>) {
         if !groups.is_empty() {
             self.retired_ms = clock::monotonic_ms();
@@ -149,8 +151,8 @@ impl Master {
         self.shut_removed();
     }
 
-    /// Ends listening on addresses that are gone, as soon as no worker accepts from them any more, or no client is on
-    /// the way to them.
+    /// Shuts removed addresses down, as soon as no worker accepts from them or no client is on its way to
+    /// them.
     pub(super) fn shut_removed(&mut self) {
         if self.removed.is_empty() {
             return;
@@ -161,13 +163,13 @@ impl Master {
         }
     }
 
-    /// Puts the configuration before back in force, with the sockets it had.
+    /// Puts the previous configuration back in force, with the sockets it had.
     pub(super) fn restore(&mut self) {
         let Some(mut change) = self.change.take() else { return };
         let Some(previous) = change.previous.take() else { return };
         let mut removed = self.slots.put_displaced_back();
         for group in self.slots.groups_mut() {
-            // Nothing waits in those that were opened for the new workers: no connection was steered there.
+            // The queues of the sockets for the new workers are empty: no connection was steered there.
             group.fds.truncate(change.served_count(&group.address).unwrap_or(group.fds.len()));
         }
         self.cycle = *previous;

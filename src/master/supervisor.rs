@@ -1,8 +1,8 @@
 //! The decisions of the master as a value: events and the time go in, actions come out.
 //!
-//! Touches nothing: no socket, no clock, no process, no shared memory. `master/mod.rs` performs the actions in their order
-//! and reports back what came of those that can fail. So each history of workers that die, get stuck or never start can be
-//! written down and played in a test.
+//! Touches nothing: no socket, no clock, no process, no shared memory. `master/mod.rs` performs the actions
+//! in their order, and reports the outcome of those that can fail. So every history of workers that die, get
+//! stuck or never start can be written down and played in a test.
 //!
 //! ```text
 //! Serving ──WINCH──▶ Drained ──HUP, or the new master of an upgrade has ended──▶ Serving
@@ -10,8 +10,8 @@
 //! a worker:  (Fork) Starting ─Ready→ Ready ─Drain→ Draining ─Quit→ Quitting        each ─Ended→ gone
 //! a place:   worker ─ended, replaced→ vacant ─due→ worker
 //! ```
-//! The rest of it is in `respawn.rs` (vacant places), `watchdog.rs` (stuck and full workers) and `generation.rs` (changes
-//! of the configuration): each is one more `impl` over the state that is declared here.
+//! The rest is in `respawn.rs` (vacant places), `watchdog.rs` (stuck and full workers) and `generation.rs`
+//! (changes of the configuration): each is one more `impl` over the state declared here.
 
 use std::collections::{HashMap, HashSet};
 
@@ -23,10 +23,11 @@ use crate::shm::heartbeat::Heartbeat;
 use crate::sys::process::Ended;
 use crate::worker::messages::{SlotIndex, ToWorker};
 
-/// Names a worker for as long as the master lives: a process id exists only once it was forked, and comes again.
+/// Identifies a worker for the life of the master: a process id exists only after the fork, and may be
+/// reused.
 pub type WorkerId = u64;
 
-/// The settings of the configuration in force that concern processes.
+/// The process-related settings of the configuration in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub worker_count: usize,
@@ -44,7 +45,7 @@ impl Limits {
     }
 }
 
-/// A signal, by what it asks for.
+/// The request that a signal makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// TERM, INT.
@@ -61,19 +62,19 @@ pub enum Order {
     Upgrade,
 }
 
-/// A look at one worker: what it wrote to shared memory, and whether connections wait in its queues.
+/// The view of one worker: its words in shared memory, and whether connections wait in its queues.
 #[derive(Clone, Copy, Debug)]
 pub struct Sight {
     pub beat: Heartbeat,
     pub has_queue: bool,
 }
 
-/// Something that has happened.
+/// An event.
 #[derive(Debug)]
 pub enum Event {
     /// The first configuration is open.
     Started,
-    /// A signal has come. `is_followed`: another master serves as well.
+    /// A signal has arrived. `is_followed`: another master serves as well.
     Ordered {
         order: Order,
         is_followed: bool,
@@ -104,15 +105,15 @@ pub enum Event {
         helper: WorkerId,
         slots: Vec<SlotIndex>,
     },
-    /// It is time to look, and this is to be seen.
+    /// The workers were checked; these are their states.
     Looked(Vec<(WorkerId, Sight)>),
     /// A listener that is polled while all is quiet has a connection.
     Stirred,
     /// A turn of the master's loop.
     Tick,
-    /// Listening sockets were opened anew that living workers do not have.
+    /// Listening sockets were opened anew, which living workers do not have.
     SocketsReplaced,
-    /// The configuration that was asked for is open, and in force now.
+    /// The requested configuration is open, and now in force.
     Opened(Limits),
     /// It was refused.
     Refused,
@@ -120,10 +121,10 @@ pub enum Event {
     SuccessorEnded(i32),
 }
 
-/// Something to be done. Actions are performed in their order.
+/// An action. Actions are performed in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Brings the listening sockets to what the next generation needs; its forks follow.
+    /// Prepares the listening sockets for the next generation; its forks follow.
     Prepare,
     Fork {
         worker: WorkerId,
@@ -131,7 +132,7 @@ pub enum Action {
         generation: u64,
     },
     Send(WorkerId, ToWorker),
-    /// Asks for a sign of life.
+    /// Sends a ping.
     Ping(WorkerId),
     /// Lets a worker accept from these slots too.
     Lend {
@@ -145,20 +146,20 @@ pub enum Action {
     CheckSockets,
     /// Tells the kernel which slots may get connections.
     Steer,
-    /// Ends listening on removed addresses that no worker accepts from any more.
+    /// Shuts removed addresses down that no worker accepts from any more.
     ShutRemoved,
     /// Frees counters that no configuration names.
     Sweep,
     MovePidFile,
-    /// The sockets of this configuration are those that clients find, and no others.
+    /// Makes clients reach exactly the sockets of this configuration.
     Settle,
-    /// All workers of the generation are ready and those before were told to leave: whoever waits for it is told.
+    /// Announces that all workers of the generation are ready and the previous ones were told to leave.
     Serve,
-    /// Puts the configuration before back in force.
+    /// Puts the previous configuration back in force.
     Restore,
     /// Tells the service manager that a reload was refused.
     TellRefused,
-    /// No new client comes to any address.
+    /// Stops new clients from reaching any address.
     RetireAll,
     Read,
     GiveUpReading,
@@ -174,15 +175,15 @@ pub enum Phase {
     Serving,
     /// WINCH: the workers have left, the addresses stay open.
     Drained,
-    /// QUIT: it ends when the last worker has finished.
+    /// QUIT: the master exits when the last worker has finished.
     Leaving,
-    /// TERM, INT: workers are told to end at once, and killed from this time on (monotonic ms).
+    /// TERM, INT: workers are told to exit at once, and are killed from this time on (monotonic ms).
     Stopping {
         kill_ms: u64,
     },
 }
 
-/// A worker that does not move, or has no room.
+/// The state of a worker that makes no progress, or has no room.
 #[derive(Debug)]
 pub struct Stuck {
     pub since_ms: u64,
@@ -190,7 +191,7 @@ pub struct Stuck {
     pub helper: Option<Loan>,
 }
 
-/// A sign of life that was asked for and has not come yet.
+/// A ping that has not been answered yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
     pub since_ms: u64,
@@ -198,25 +199,26 @@ pub struct Asked {
     pub is_unsent: bool,
 }
 
-/// A worker as far as decisions about it go. Its socket and process are the master's (`seat.rs`).
+/// The state of a worker on which decisions are based. Its socket and process are the master's (`seat.rs`).
 #[derive(Debug)]
 pub(super) struct Member {
     pub id: WorkerId,
-    /// 0 until it was forked.
+    /// 0 until it is forked.
     pub pid: i32,
     pub place: Place,
     pub generation: u64,
     pub state: State,
-    /// It has broken a rule and is killed: nothing it says is heard any more.
+    /// It has broken a rule and is being killed: its messages are ignored.
     pub is_condemned: bool,
     pub born_ms: u64,
-    /// The time it has for leaving, by the configuration it has.
+    /// The time it has for leaving, according to its own configuration.
     pub shutdown_ms: Option<u64>,
     /// The time at which a worker that was told to leave is killed.
     pub leave_by_ms: Option<u64>,
-    /// It has told that it accepts no more.
+    /// It has reported that it accepts no more.
     pub has_closed: bool,
-    /// The slots it accepts from by its number: indexes of the list that every worker of its generation has.
+    /// The slots it accepts from by its number: indexes into the list that every worker of its generation
+    /// has.
     pub leased: Vec<SlotIndex>,
     pub asked: Option<Asked>,
     pub stuck: Option<Stuck>,
@@ -225,7 +227,7 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// Takes a new connection, or one of another worker.
+    /// True if it takes new connections, or those of other workers.
     pub fn can_take(&self, generation: u64) -> bool {
         self.place.role.accepts()
             && self.generation == generation
@@ -235,32 +237,32 @@ impl Member {
     }
 }
 
-/// A change of generations under way: the new one starts while the old one serves.
+/// A change of generations in progress: the new one starts while the old one serves.
 #[derive(Debug)]
 pub(super) struct Switch {
-    /// The generation that goes on when not one of the new workers can run, and its limits.
+    /// The generation to return to if none of the new workers can run, and its limits.
     pub previous: Option<(u64, Limits)>,
 }
 
-/// The master's mind: which workers there are, which places are vacant, what is under way.
+/// The state on which the master decides: the workers, the vacant places, and the changes in progress.
 ///
-/// [`on`](Self::on) is called with every event, and its actions are performed before the next one. A worker exists here
-/// from the decision to fork it; [`Event::Forked`] or [`Event::NotForked`] follows. Invariant: at most one change of
-/// generations is under way, and no configuration is read during one.
+/// [`on`](Self::on) is called with every event, and its actions are performed before the next one. A worker
+/// exists here from the decision to fork it; [`Event::Forked`] or [`Event::NotForked`] follows. Invariant: at
+/// most one change of generations is in progress, and no configuration is read during one.
 #[derive(Debug)]
 pub struct Supervisor {
     pub(super) limits: Limits,
     pub(super) phase: Phase,
-    /// Counts the sets of workers; binary upgrades go on counting.
+    /// Counts the generations of workers, across binary upgrades.
     pub(super) generation: u64,
-    /// Of all generations.
+    /// The workers of all generations.
     pub(super) members: Vec<Member>,
     next_id: WorkerId,
     /// Places of this generation whose worker is gone and not replaced yet.
     pub(super) vacancies: Vec<Vacancy>,
-    /// Slots lent out for a place whose new worker is not ready yet.
+    /// Slots lent out for places whose new workers are not ready yet.
     pub(super) loans: Vec<(Place, Loan)>,
-    /// The delay of the next process of a place that dies young.
+    /// For each place, the delay for its next process that dies young.
     pub(super) delays_ms: HashMap<Place, u64>,
     /// Set while the workers of this generation are not all ready.
     pub(super) switch: Option<Switch>,
@@ -271,22 +273,23 @@ pub struct Supervisor {
     /// Failures of the first workers, until one set of them was ready.
     pub(super) first: Option<FirstStart>,
     pub(super) looked_ms: u64,
-    /// The workers' signs of life at the last look, and looks in a row that found all of them asleep and the same.
+    /// The heartbeats at the last look, and the number of looks in a row that found all workers asleep and
+    /// unchanged.
     pub(super) last_signs: u64,
     pub(super) quiet_looks: u32,
     actions: Vec<Action>,
 }
 
-/// The master has nothing left to do.
+/// The master has nothing left to do, and exits.
 #[derive(Debug, PartialEq, Eq)]
 pub struct End {
     pub code: i32,
-    /// Why not one worker of a first start can run.
+    /// The reason why no worker of a first start can run.
     pub why: Option<String>,
 }
 
 impl Supervisor {
-    /// `generation`: of the workers of the master before this one; 0 where there was none.
+    /// `generation` is that of the previous master's workers; 0 if there was none.
     pub fn new(limits: Limits, generation: u64, now_ms: u64) -> Self {
         Self {
             limits,
@@ -309,7 +312,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes what has happened at `now_ms` (monotonic) and tells what is to be done about it.
+    /// Takes an event at `now_ms` (monotonic) and returns the actions to perform.
     pub fn on(&mut self, event: Event, now_ms: u64) -> Vec<Action> {
         match event {
             Event::Started => {
@@ -378,7 +381,7 @@ impl Supervisor {
                 self.dismiss_all(Phase::Drained, is_followed, now_ms);
             }
             Order::Reload if self.phase == Phase::Serving => self.reload(now_ms),
-            // nginx: the workers of an upgrade that is taken back start with the configuration they had.
+            // As in nginx, when an upgrade is undone the workers start with the configuration they had.
             Order::Reload if self.phase == Phase::Drained => {
                 self.phase = Phase::Serving;
                 self.act(Action::Tell(Notice::StartWorkers));
@@ -403,7 +406,7 @@ impl Supervisor {
         workers.into_iter().for_each(|worker| self.act(Action::Terminate(worker)));
     }
 
-    /// Tells all workers to leave; where another master serves as well their connections go there.
+    /// Tells all workers to leave; if another master serves as well, their connections go there.
     fn dismiss_all(&mut self, phase: Phase, is_followed: bool, now_ms: u64) {
         self.phase = phase;
         self.give_up_reading();
@@ -412,7 +415,8 @@ impl Supervisor {
             self.act(Action::Settle);
         }
         if phase == Phase::Leaving && !is_followed {
-            // New clients are refused from now on, not left waiting for a process that is on its way out.
+            // Refuse new clients from now on, instead of leaving them to wait for a process that is about to
+            // exit.
             self.act(Action::RetireAll);
         }
         let how = if is_followed { ToWorker::Drain } else { ToWorker::Quit };
@@ -428,7 +432,7 @@ impl Supervisor {
         let is_leaving = member.state.is_leaving();
         if !is_leaving {
             member.state = if *how == ToWorker::Quit { State::Quitting } else { State::Draining };
-            // The worker heeds the limit itself; one that cannot is killed a moment later.
+            // The worker obeys the limit itself; if it cannot, it is killed a moment later.
             member.leave_by_ms = member.shutdown_ms.map(|ms| now_ms + ms + 1000);
         }
         let worker = member.id;
@@ -438,8 +442,8 @@ impl Supervisor {
         helped.into_iter().flatten().for_each(|stuck| self.release_helper(stuck));
     }
 
-    /// A worker has broken a rule: other code than ours runs in it, or its memory is not what it was. It is killed, and
-    /// nothing that it still says is heard.
+    /// Condemns a worker that has broken a rule: an attacker's code runs in it, or its memory is damaged. It
+    /// is killed, and its further messages are ignored.
     fn condemn(&mut self, worker: WorkerId, fault: Fault) {
         let Some(member) = self.member_mut(worker) else { return };
         if !std::mem::replace(&mut member.is_condemned, true) {
@@ -496,7 +500,7 @@ impl Supervisor {
     }
 
     pub(super) fn index(&self, worker: WorkerId) -> Option<usize> {
-        // Ids are given in ascending order, and members stay in theirs.
+        // Ids are assigned in ascending order, so members are sorted.
         self.members.binary_search_by_key(&worker, |member| member.id).ok()
     }
 
@@ -509,7 +513,7 @@ impl Supervisor {
     }
 }
 
-/// Questions that the master asks between two events.
+/// Queries of the master between two events.
 impl Supervisor {
     pub fn phase(&self) -> Phase {
         self.phase
@@ -519,12 +523,12 @@ impl Supervisor {
         self.generation
     }
 
-    /// A change of generations is under way.
+    /// True while a change of generations is in progress.
     pub fn is_switching(&self) -> bool {
         self.switch.is_some()
     }
 
-    /// By what rules a worker's messages are judged; `None`: it is not heard, or not there.
+    /// The state by which a worker's messages are judged; `None` if it is condemned, or not there.
     pub fn hears(&self, worker: WorkerId) -> Option<State> {
         self.member(worker).filter(|member| !member.is_condemned).map(|member| member.state)
     }
@@ -533,17 +537,17 @@ impl Supervisor {
         self.member(worker).is_some_and(|member| member.generation == self.generation)
     }
 
-    /// No worker of another generation lives, and none will be fallen back to.
+    /// True if no worker of another generation is alive, and none will be returned to.
     pub fn is_settled(&self) -> bool {
         self.switch.is_none() && self.members.iter().all(|member| member.generation == self.generation)
     }
 
-    /// The workers that take connections of others, in the order of their ids.
+    /// The workers that take over connections of others, in the order of their ids.
     pub fn takers(&self) -> impl Iterator<Item = WorkerId> {
         self.members.iter().filter(|member| member.can_take(self.generation)).map(|member| member.id)
     }
 
-    /// Some worker still accepts from addresses that are on their way out.
+    /// True if some worker still accepts from addresses that are being retired.
     pub fn is_somebody_closing(&self) -> bool {
         let is_own_kept = matches!(self.phase, Phase::Serving | Phase::Drained);
         let mut members = self.members.iter();
@@ -562,13 +566,13 @@ impl Supervisor {
         (stuck, full)
     }
 
-    /// No worker is stuck without a sibling that accepts for it.
+    /// True unless some worker is stuck without a sibling that accepts for it.
     pub fn is_well(&self) -> bool {
         let is_helped = |stuck: &Stuck| stuck.helper.as_ref().is_some_and(|loan| self.can_lend(loan.helper));
         self.members.iter().all(|member| member.stuck.as_ref().is_none_or(is_helped))
     }
 
-    /// The time of the next event that comes by itself: a look, a respawn, a kill.
+    /// The time of the next timed event: a look, a respawn, a kill.
     pub fn due_ms(&self, now_ms: u64) -> u64 {
         let stopping = match self.phase {
             Phase::Stopping { kill_ms } => Some(kill_ms),
@@ -581,13 +585,13 @@ impl Supervisor {
         others.min().unwrap_or(u64::MAX).min(self.next_look_ms())
     }
 
-    /// The end, once there is nothing left to do. `is_waited_for`: connections wait to be handed on.
+    /// The end, once there is nothing left to do. `is_waited_for`: connections wait to be passed on.
     pub fn end(&self, is_waited_for: bool) -> Option<End> {
         let end = |code| End { code, why: None };
         match self.phase {
             Phase::Leaving => (self.members.is_empty() && !is_waited_for).then(|| end(0)),
             Phase::Stopping { .. } => self.members.is_empty().then(|| end(0)),
-            // Not one worker of the first generation can run: the starter hears it.
+            // No worker of the first generation can run: tell the starter.
             Phase::Serving if self.generation_has_failed() => Some(end(1)),
             Phase::Serving => self.first_start_failure().map(|why| End { code: 1, why: Some(why) }),
             Phase::Drained => None,

@@ -1,7 +1,6 @@
 //! Replacing the binary: a new master is started with the listening sockets and a link to this one.
-//!
 //! ```text
-//! old: USR2 → pid becomes pid.oldbin, new master starts and serves beside
+//! old: USR2 → pid becomes pid.oldbin, new master starts and serves too
 //!      WINCH → old workers hand their connections over the link and leave; the old master stays
 //!      QUIT → the old master leaves            HUP → old workers are back; the new one is told to QUIT
 //!      the new master dies → pid.oldbin becomes pid, workers come back if they had left
@@ -26,19 +25,19 @@ use crate::sys::socket::{self, Nature};
 pub struct Successor {
     pub pid: i32,
     pub link: Link,
-    /// The new master's own end, kept so that what it has not read when it dies is not lost.
+    /// The new master's own end, kept so that messages which it has not read when it dies are not lost.
     far_end: Link,
-    /// Tells its end where it is no child of this process, which a signal would tell of.
+    /// Reports its end if it is not a child of this process; otherwise SIGCHLD does.
     pub process: Option<ProcessFd>,
 }
 
-/// The workers of the other master, as it tells of them; and those whose master has ended.
+/// The workers of the other master, as it reports them; and those whose master has ended.
 #[derive(Debug, Default)]
 pub struct OtherWorkers {
     alive: Vec<(Lane, i32)>,
-    /// They finish their requests; their lanes are free when they have.
+    /// They finish their requests; then their lanes are free.
     orphans: Vec<(Lane, ProcessFd)>,
-    /// The workers of this master as the other one was told of them last.
+    /// The workers of this master, as last reported to the other one.
     told: Option<Vec<(Lane, i32)>>,
 }
 
@@ -50,7 +49,7 @@ impl OtherWorkers {
 }
 
 impl Master {
-    /// USR2: starts the new binary beside this one.
+    /// USR2: starts the new binary, which serves in addition to this one.
     pub(super) fn upgrade(&mut self) {
         // It may have ended just before the signal came.
         self.hear_masters();
@@ -102,8 +101,8 @@ impl Master {
             return Err(std::io::Error::other("the link takes no message"));
         }
         let blocked = Blocked::new()?;
-        // A service manager watches over its own children only: of another main process it neither sees the end nor
-        // waits for it at a stop.
+        // A service manager watches only its own children: of any other main process it neither sees the end
+        // nor waits for it at a stop.
         let is_detached = notify::is_wanted();
         let forked = if is_detached { process::fork_detached() } else { process::fork() };
         match forked.inspect_err(|_| self.lanes.inherit([]))? {
@@ -134,8 +133,8 @@ impl Master {
         }
     }
 
-    /// This master is about to end. With another one beside it that is not the end of the service. Until now an upgrade
-    /// could be undone, and the older master was the main process.
+    /// Reports that this master is about to end. If there is another one, the service goes on. Until now the
+    /// upgrade could be undone, and the older master was the main process.
     pub(super) fn tell_leaving(&self) {
         match &self.successor {
             Some(successor) => notify::main_pid(successor.pid),
@@ -144,7 +143,7 @@ impl Master {
         }
     }
 
-    /// Reads what the other master says, and notices that an older one is gone.
+    /// Reads the other master's messages, and notices the end of an older one.
     pub(super) fn hear_masters(&mut self) {
         if self.pending.len() >= PENDING_MAX {
             return;
@@ -178,8 +177,8 @@ impl Master {
         }
     }
 
-    /// The other master has another configuration, whose indexes say nothing here: the listener is the one that the
-    /// connection's own address belongs to. Where there is none it closes.
+    /// Takes over a connection. The other master's indexes mean nothing here, since its configuration
+    /// differs: the listener is that of the connection's own address. Without one the connection closes.
     fn take_over_connection(&mut self, handover: Handover, fd: OwnedFd) {
         let Nature::Connected(local) = socket::nature(fd.as_fd()) else { return };
         let Some(listen) = self.roster.listener_of(&local) else { return };
@@ -187,14 +186,14 @@ impl Master {
         self.pending.extend(Connection::new(handover, address, fd, true));
     }
 
-    /// A new master says hello to the one that has started it.
+    /// Says hello to the master that has started this one.
     pub(super) fn greet_elder(&self) {
         if let Some(elder) = &self.elder {
             elder.send(&Message::Hello { version: VERSION, lanes: Box::new([0; LANES / 8]) }, None);
         }
     }
 
-    /// Tells the other master which workers this one has, when that has changed.
+    /// Reports this master's workers to the other one, if they have changed.
     pub(super) fn tell_workers(&mut self) {
         let Some(link) = self.elder.as_ref().or(self.successor.as_ref().map(|successor| &successor.link))
         else {
@@ -206,14 +205,15 @@ impl Master {
         }
     }
 
-    /// The other master has ended: its lanes are this one's, but for those of workers that live on.
+    /// Takes over the lanes of the other master, which has ended, except those of workers that are still
+    /// alive.
     fn inherit_lanes(&mut self) {
         self.others.told = None;
         self.knows_steering = false;
         for (lane, pid) in std::mem::take(&mut self.others.alive) {
             match process::open(pid) {
                 Ok(process) => self.others.orphans.push((lane, process)),
-                // What it held is given back.
+                // Give back what it held.
                 Err(_) => crate::shm::lanes::give(lane),
             }
         }
@@ -228,7 +228,7 @@ impl Master {
         }
     }
 
-    /// The new master has ended while this one lives.
+    /// Handles the end of the new master while this one lives.
     pub(super) fn successor_ended(&mut self) {
         let Some(mut successor) = self.successor.take() else { return };
         let mut left = Vec::new();

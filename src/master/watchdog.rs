@@ -1,5 +1,5 @@
-//! Watches the workers: one that does not move gets no new connections, and a sibling accepts what waits for it. One
-//! that is full is treated alike.
+//! Watches the workers: one that makes no progress gets no new connections, and a sibling accepts those that
+//! wait for it. A full worker is treated alike.
 //!
 //! ```text
 //! moving ─no answer to a ping for 450 ms→ stuck ─answers→ moving
@@ -7,14 +7,16 @@
 //! starting ─worker_watchdog→ killed, replaced
 //! with room ─its word in shared memory says "full"→ relieved ─the word is gone, a second later at least→ with room
 //! ```
-//! A worker is asked when its heartbeat says that it has been in one turn for long, or while connections wait in its
-//! queues: one that sleeps for want of work, or that has paused at its limit, is never taken for stuck. Every worker can
-//! write every heartbeat, so that word decides about the question only, never about the answer.
+//! A worker is pinged when its heartbeat says that it has been in one turn for long, or while connections
+//! wait in its queues: one that sleeps because it has nothing to do, or that has paused at its limit, is
+//! never considered stuck. Every worker can write every heartbeat, so that word decides only about the ping,
+//! never about the answer.
 //!
-//! A worker says that it is full when all its places are taken by connections that do not give way, or when it has no
-//! descriptors (`worker/accept.rs`), and takes it back once a sixteenth of its places is free. New connections are then
-//! steered away from it, and a sibling with room accepts what waits in its queues. Where all are full, all keep what they
-//! have. The word is a hint: a worker that lies gives its share away, or keeps one that it does not serve.
+//! A worker says that it is full when all its places are taken by connections that do not give way, or when
+//! it has no descriptors (`worker/accept.rs`), and takes that back once a sixteenth of its places is free.
+//! New connections are then steered away from it, and a sibling with room accepts those in its queues. If all
+//! are full, all keep their shares. The word is a hint: a worker that lies gives its share away, or keeps one
+//! that it does not serve.
 
 use crate::master::notice::Notice;
 use crate::master::rules::State;
@@ -22,19 +24,20 @@ use crate::master::supervisor::{Action, Asked, Member, Sight, Stuck, Supervisor,
 use crate::shm::heartbeat;
 use crate::worker::messages::SlotIndex;
 
-/// Intervals of looking at the workers: usually, and while one has not answered.
+/// Intervals between looks at the workers: normally, and while one has not answered.
 const LOOK_MS: u64 = 250;
 const LOOK_AGAIN_MS: u64 = 50;
-/// The interval while all workers sleep; a connection that comes ends that at once.
+/// The interval while all workers sleep; a new connection ends that at once.
 const QUIET_LOOK_MS: u64 = 10_000;
-/// Looks that must find all workers asleep first.
+/// Number of looks that must first find all workers asleep.
 const QUIET_LOOKS: u32 = 4;
-/// A worker that has been in one turn for so long is asked for a sign of life: longer than turns are (5 ms), and short, for
-/// only the answer counts, and clients wait meanwhile.
+/// A worker that has been in one turn for this long is pinged. It is longer than turns are (5 ms), and short,
+/// since only the answer counts and clients wait meanwhile.
 const LONG_TURN_MS: u64 = 20;
-/// Without an answer for that long a worker is stuck.
+/// A worker that has not answered for this long is stuck.
 const STUCK_MS: u64 = 450;
-/// A worker stays relieved for that long at least, so that one at its limit does not turn the steering on and off.
+/// The shortest time for which a full worker is relieved, so that one at its limit does not turn the steering
+/// on and off.
 const RELIEVED_MIN_MS: u64 = 1000;
 
 impl Supervisor {
@@ -48,12 +51,12 @@ impl Supervisor {
         self.looked_ms + after_ms
     }
 
-    /// All workers have been asleep for a while, and nothing waits for any of them.
+    /// True if all workers have been asleep for a while, and no connection waits for any of them.
     pub fn is_quiet(&self) -> bool {
         self.quiet_looks >= QUIET_LOOKS
     }
 
-    /// The slots whose queues a look at this worker includes: its own, unless it was asked for a sign of life already.
+    /// The slots whose queues a look at this worker includes: its own, unless it was pinged already.
     pub fn queues_to_look_at(&self, worker: WorkerId) -> &[SlotIndex] {
         let is_one = |member: &&Member| self.is_watched(member) && member.stuck.is_none();
         let member = self.member(worker).filter(is_one).filter(|member| member.asked.is_none());
@@ -79,7 +82,7 @@ impl Supervisor {
         self.quiet_looks = if is_quiet { self.quiet_looks.saturating_add(1) } else { 0 };
     }
 
-    /// One look at every worker.
+    /// Takes one look at every worker.
     pub(super) fn look(&mut self, sights: &[(WorkerId, Sight)], now_ms: u64) {
         self.looked_ms = now_ms;
         self.note_signs(sights);
@@ -89,7 +92,7 @@ impl Supervisor {
             let member = &self.members[index];
             let pid = member.pid;
             if member.state == State::Starting && limit_ms > 0 && now_ms >= member.born_ms + limit_ms {
-                // A change of generations waits for it, and a reload behind that.
+                // A change of generations waits for it, and a reload for that.
                 self.act(Action::Tell(Notice::NeverStarted { pid, limit_ms }));
                 self.act(Action::Kill(*worker));
             }
@@ -117,7 +120,7 @@ impl Supervisor {
         }
     }
 
-    /// Asks for a sign of life, or tries again where the question found no room.
+    /// Pings a worker, or tries again if there was no room for the ping.
     fn ask(&mut self, index: usize, now_ms: u64) {
         let member = &mut self.members[index];
         let since_ms = match member.asked {
@@ -130,7 +133,7 @@ impl Supervisor {
         self.act(Action::Ping(worker));
     }
 
-    /// For how long the worker has given no sign of life, once that is too long.
+    /// The time for which the worker has been silent, once that is too long.
     fn silence(&mut self, index: usize, sight: &Sight, now_ms: u64) -> Option<u64> {
         if let Some(Asked { since_ms, .. }) = self.members[index].asked {
             // A full socket means that the worker does not read: that counts as silence too.
@@ -171,7 +174,7 @@ impl Supervisor {
         }
     }
 
-    /// An answer to a ping has come.
+    /// Handles the answer to a ping.
     pub(super) fn has_moved(&mut self, worker: WorkerId, now_ms: u64) {
         let Some(member) = self.member_mut(worker) else { return };
         member.asked = None;
@@ -182,7 +185,7 @@ impl Supervisor {
         self.act(Action::Steer);
     }
 
-    /// Looks whether a worker that moves has room.
+    /// Checks whether a worker that makes progress has room.
     fn relieve(&mut self, index: usize, sight: &Sight, now_ms: u64) {
         if self.limits.worker_count < 2 {
             return; // there is no sibling to take them

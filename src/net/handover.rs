@@ -8,7 +8,7 @@
 /// instead.
 pub const PROXY_BYTES_MAX: usize = 3000;
 
-/// What the new worker must know of a connection in addition to its descriptor.
+/// The facts about a connection that the new worker needs in addition to its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handover {
     /// Index of the listener that accepted the connection, among the addresses in the configuration of the

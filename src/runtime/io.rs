@@ -130,7 +130,7 @@ impl Io {
         if self.wait_unless(HANGUP, cx) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Whether one of the flags is set; if none is, the task waits as a reader.
+    /// True if one of the flags is set; otherwise registers the task as the reader.
     #[inline]
     fn wait_unless(&self, flags: u8, cx: &Context<'_>) -> bool {
         let task = TaskId::of(cx).bits();

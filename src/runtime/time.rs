@@ -70,7 +70,7 @@ impl Timer {
         Poll::Ready(())
     }
 
-    /// Takes it out of the wheel.
+    /// Removes it from the wheel.
     #[inline(never)]
     fn unfile(&mut self) {
         try_with(|current| current.wheel.borrow_mut().remove(self.key));
@@ -113,7 +113,7 @@ pub fn timeout<F: Future>(ms: u64, future: F) -> impl Future<Output = Result<F::
     })
 }
 
-/// The same with a timer that is kept for the next time: see [`Timer`].
+/// Like [`timeout`], with a timer that is kept for the next call: see [`Timer`].
 pub fn timeout_by<'a, F: Future>(
     timer: &'a mut Timer,
     ms: u64,

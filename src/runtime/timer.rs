@@ -75,8 +75,8 @@ impl Wheel {
         }
     }
 
-    /// Moves a timer to another deadline, or wakes another task for it. One that is filed for an earlier time stays
-    /// where it is: whoever it wakes then comes back with the later deadline.
+    /// Sets another deadline and waiter. A timer that is filed for an earlier time stays where it is: the task that it
+    /// wakes then comes back with the later deadline.
     pub fn update(&mut self, key: u32, deadline: u64, waiter: u64) {
         let entry = &mut self.entries[key as usize];
         entry.waiter = waiter;

@@ -20,7 +20,7 @@ use super::named;
 const WAYS: usize = 8;
 const WAY_WORDS: usize = 2;
 const BUCKET_WORDS: usize = WAYS * WAY_WORDS;
-/// How well a way suits a new key: best if free, next if its key is within the rate; among equals the oldest.
+/// The suitability of a way for a new key: best if free, next if its key is within the rate; among equals the oldest.
 type Worth = (bool, bool, u64);
 /// The header takes the place of one bucket.
 const HEADER_WORDS: usize = BUCKET_WORDS;

@@ -42,7 +42,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// The timer, cancelled, for one request.
+    /// Lends the timer, cancelled, to one request.
     pub fn take_timer(&mut self) -> Timer {
         let mut timer = std::mem::take(&mut self.timer);
         timer.cancel();

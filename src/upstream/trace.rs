@@ -118,7 +118,7 @@ impl Trace {
         let is_new_pass = std::mem::take(&mut self.pass_begins);
         let started_us = runtime::now_us();
         if self.attempts.capacity() == 0 {
-            self.attempts = Vec::with_capacity(1); // mostly the first one answers
+            self.attempts = Vec::with_capacity(1); // usually the first peer answers
         }
         self.attempts.push(Attempt { peer, group, is_new_pass, started_us, ..Attempt::default() });
         self.last()

@@ -1,6 +1,6 @@
 //! Messages between the master and its workers: frames of one packet each (`base/frame.rs`).
 //!
-//! Pure data; descriptors travel beside the bytes. Listeners and upstream servers are named by their indexes in the
+//! Pure data; descriptors accompany the bytes. Listeners and upstream servers are named by their indexes in the
 //! configuration of the sender's generation. The master trusts nothing that it reads here: which message a worker may
 //! send, how often and with how many descriptors is decided in `master/rules.rs`.
 

@@ -7,12 +7,12 @@ use crate::shm::heartbeat::State as Beat;
 const LIMITS: Limits =
     Limits { worker_count: 2, watchdog_ms: 30_000, shutdown_ms: Some(5_000), fast_stop_ms: 1_000 };
 
-/// A master whose actions are written down instead of performed. Forks succeed unless told otherwise, and worker
+/// A master whose actions are recorded instead of performed. Forks succeed unless told otherwise, and worker
 /// `number` has the slot `number`.
 struct Play {
     supervisor: Supervisor,
     now_ms: u64,
-    /// All actions since they were taken last.
+    /// All actions since they were last taken.
     done: Vec<Action>,
     can_fork: bool,
     can_lend: bool,
@@ -77,14 +77,14 @@ impl Play {
         std::mem::take(&mut self.done)
     }
 
-    /// Lets time go by, with a turn of the loop at its end.
+    /// Lets time pass, with a turn of the loop at its end.
     fn wait(&mut self, ms: u64) -> Vec<Action> {
         self.now_ms += ms;
         self.on(Event::Tick);
         self.take()
     }
 
-    /// Looks at all workers, of which each has these signs.
+    /// Looks at all workers, with the view of each given by `sight`.
     fn look(&mut self, sight: impl Fn(WorkerId) -> Sight) -> Vec<Action> {
         let sights = self.supervisor.members.iter().map(|member| (member.id, sight(member.id))).collect();
         self.on(Event::Looked(sights));
@@ -217,7 +217,7 @@ fn a_worker_that_cannot_run_as_configured_waits_for_the_next_reload() {
     assert_eq!(notices(&actions), [Notice::Fatal { pid: pid(worker), code: 2 }]);
     assert_eq!(forks(&play.wait(1_000_000)), []);
     assert!(play.supervisor.end(false).is_none(), "its sibling serves");
-    // After it was ready the same code means nothing.
+    // After it was ready, the same code is not fatal.
     assert_eq!(forks(&play.ended(2, 2)).len(), 1);
 }
 
@@ -367,7 +367,7 @@ fn a_hup_ends_a_change_whose_workers_all_died_young() {
     let actions = play.order(Order::Reload);
     assert_eq!(actions, [Action::Restore, Action::Read], "without a word: another one is asked for");
     assert_eq!(play.supervisor.takers().collect::<Vec<_>>(), [1, 2]);
-    // The same where the HUP came first.
+    // The same if the HUP came first.
     play.on(Event::Opened(LIMITS));
     play.order(Order::Reload);
     (7..=9).for_each(|worker| drop(play.ended(worker, 1)));
@@ -419,7 +419,7 @@ fn a_worker_with_a_queue_is_asked_and_one_without_work_is_not() {
     let actions = play.look(|worker| Sight { has_queue: worker == 2, ..asleep(worker) });
     assert_eq!(actions, [Action::Ping(2)]);
     assert!(play.supervisor.queues_to_look_at(2).is_empty(), "once");
-    // A question that found no room is asked again, and counts from the first time.
+    // A ping that found no room is sent again, and its time counts from the first attempt.
     play.on(Event::PingUnsent(2));
     play.now_ms += 100;
     assert_eq!(play.look(asleep), [Action::Ping(2)]);

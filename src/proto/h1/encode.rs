@@ -186,7 +186,7 @@ impl<'a> Head<'a> {
     #[inline]
     pub fn response(status: u16, reason: &Text<'_>, out: &'a mut Vec<u8>) -> Self {
         if status == 200 && &*reason.0 == b"OK" {
-            out.extend_from_slice(b"HTTP/1.1 200 OK\r\n"); // most are this one: a third of the instructions
+            out.extend_from_slice(b"HTTP/1.1 200 OK\r\n"); // the most frequent one: a third of the instructions
             return Self { out };
         }
         out.extend_from_slice(b"HTTP/1.1 ");
