@@ -1,4 +1,4 @@
-//! What reading and writing HTTP/1.1 costs: `cargo bench --bench codec` prints nanoseconds per operation.
+//! The cost of reading and writing HTTP/1.1: `cargo bench --bench codec` prints nanoseconds per operation.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use pronghorn::proto::uri;
 
 const ROUNDS: u32 = 1_000_000;
 
-/// What a load generator sends.
+/// The request of a load generator.
 const SHORT: &[u8] = b"GET /index.html HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n";
 
 /// Eight fields of curl with a few options.

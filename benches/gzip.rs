@@ -1,5 +1,6 @@
-//! What gzip costs at each level: `cargo bench --bench gzip [-- FILE]` prints bytes and CPU for a page of links or a file,
-//! for the table in `src/base/gzip.rs`. zlib's own figures for it are those of a program that links zlib.
+//! The cost of gzip at each level: `cargo bench --bench gzip [-- FILE]` prints bytes and CPU for a page of
+//! links or a file, for the table in `src/base/gzip.rs`. zlib's own figures there are those of a program that
+//! links zlib.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -7,10 +8,10 @@ use std::time::Instant;
 use pronghorn::base::gzip::{Decoder, Encoder, Flush, Shape, encode};
 
 const ROUNDS: u32 = 30;
-/// The best of so many counts: others use this machine too.
+/// Number of runs, of which the best counts: others use this machine too.
 const TRIES: u32 = 10;
 
-/// 64 KiB of links as a site has them, their numbers by a generator of its own.
+/// 64 KiB of links like those of a site, with generated numbers.
 fn page() -> Vec<u8> {
     let words = [
         "accept4",

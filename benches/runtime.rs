@@ -1,4 +1,4 @@
-//! What the loop's own parts cost: `cargo bench --bench runtime` prints nanoseconds per operation.
+//! The cost of the loop's own parts: `cargo bench --bench runtime` prints nanoseconds per operation.
 
 use std::future::poll_fn;
 use std::os::unix::net::UnixStream;

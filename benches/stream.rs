@@ -1,8 +1,10 @@
-//! How late events are: from the upstream's write to the client's read, through the daemon with default settings.
+//! The latency of events: from the upstream's write to the client's read, through the daemon with default
+//! settings.
 //!
-//! Starts the daemon on free ports of 127.0.0.1, sends events as an event stream (until close and in chunks) and as
-//! a token stream (chunks of a few bytes), one every few milliseconds, to clients one after the other and at once.
-//! Prints the median, the 99th percentile and the worst; the aim is 5 ms. Run: `cargo bench --bench stream`.
+//! Starts the daemon on free ports of 127.0.0.1. Sends events as an event stream (until close, and chunked)
+//! and as a token stream (chunks of a few bytes), one every few milliseconds, to clients one after the other
+//! and at once. Prints the median, the 99th percentile and the worst; the goal is 5 ms. Run: `cargo bench
+//! --bench stream`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -59,7 +61,7 @@ fn start(origin: u16) -> (Daemon, u16) {
     (daemon, port)
 }
 
-/// An upstream whose events hold the time at which they were written.
+/// An upstream whose events contain the time at which they were written.
 fn origin() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -101,7 +103,7 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The delays of all events that a client got, in nanoseconds.
+/// The delays of all events that a client received, in nanoseconds.
 fn read(port: u16, path: &str) -> Vec<u128> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").unwrap();
@@ -117,7 +119,7 @@ fn read(port: u16, path: &str) -> Vec<u128> {
             let line: Vec<u8> = held.drain(..=end).collect();
             let text = String::from_utf8_lossy(&line);
             let number = text.trim().trim_start_matches("data: ");
-            // Shorter numbers are sizes of chunks.
+            // Shorter numbers are chunk sizes.
             if number.len() > 6
                 && let Ok(sent) = number.parse::<u128>()
             {

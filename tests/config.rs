@@ -1,9 +1,9 @@
 //! Golden configurations: `tests/config/NAME.conf` and `NAME.toml` against `NAME.expect`.
 //!
-//! `.expect` holds the diagnostics as a user sees them, or the tree in nginx's spelling where there are
-//! none. A `.toml` beside a `.conf` must give the same. The directives are those of a small language of
-//! this file, so that a case shows the configuration language and not the state of the modules.
-//! `UPDATE_EXPECT=1 cargo test --test config` writes the `.expect` files anew.
+//! `.expect` holds the diagnostics as a user sees them, or the tree in nginx's spelling if there are none. A
+//! `.toml` with the name of a `.conf` must give the same. The directives belong to a small language defined
+//! in this file, so that a case shows the configuration language rather than the state of the modules.
+//! `UPDATE_EXPECT=1 cargo test --test config` writes the `.expect` files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use pronghorn::config::{
 
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/config/");
 
-/// The settings of any block; what each directive writes is looked at nowhere.
+/// The settings of any block; no test looks at the values that directives write.
 #[derive(Default)]
 struct Conf {
     flag: Inherit<bool>,
@@ -111,12 +111,12 @@ fn count(conf: &mut Conf, _: &mut Diagnostics, _: &Node) -> Set {
     Ok(())
 }
 
-/// Loads and applies; the diagnostics, or the tree where there are none.
+/// Loads and applies; returns the diagnostics, or the tree if there are none.
 fn outcome(path: &Path) -> (Tree, String) {
     let (tree, mut found) = load(path, &LoadOptions::default());
     TABLE.apply_all(&tree.nodes, Context::MAIN, &mut Conf::default(), &mut found);
     found.sort();
-    // without its sources a tree has no comments: both spellings of a case are expected to say the same
+    // without its sources a tree has no comments: both spellings of a case must give the same
     let bare = Tree { nodes: tree.nodes.clone(), ..Tree::default() };
     let text = if found.0.is_empty() { convert::to_nginx(&bare) } else { render(&found, &tree, false) };
     (tree, text.replace(DIRECTORY, ""))
@@ -171,7 +171,7 @@ fn each_right_case_survives_conversion() {
     assert!(survivors >= 4);
 }
 
-/// Bytes and directives of a tree, counted through and through.
+/// The bytes and the number of directives of a tree, at all depths.
 fn weigh(nodes: &[Node]) -> (usize, usize) {
     let mut bytes = std::mem::size_of_val(nodes);
     let mut count = nodes.len();

@@ -1,15 +1,17 @@
-//! The differential test: a real nginx and our daemon side by side on the same configuration, documents and
-//! backends. Both get the same request bytes; their answers have to be the same byte for byte.
+//! The differential test: a real nginx and our daemon run side by side on the same configuration, documents
+//! and backends. Both get the same request bytes; their responses must be equal byte for byte.
 //!
-//! Each file `tests/differential/NAME.conf` is a configuration with its cases as comments; `case.rs` says how one is
-//! written. What may differ everywhere: the values of `Date` and of our own `Server` (and so the signature of error
-//! pages), the borders of chunks, and ports. Whatever else differs on purpose is marked in the case, with the
-//! lines that differ and a key that `docs/nginx-differences.md` explains; a mark that is not true any more fails too.
+//! Each file `tests/differential/NAME.conf` is a configuration with its cases as comments, in the format that
+//! `case.rs` documents. A few things may always differ: the values of `Date` and of our own `Server` (and so
+//! the signature of error pages), chunk boundaries, and ports. Any other intended difference is marked in the
+//! case, with the lines that differ and a key that `docs/nginx-differences.md` explains; a mark that is no
+//! longer true fails the test too.
 //!
-//! A new file is named in `files!`. One file alone: `cargo test --test differential location`.
+//! A new file must be named in `files!`. To run one file: `cargo test --test differential location`.
 //!
-//! Environment: `PRONGHORN_NGINX` where nginx is, if not on the path; `PRONGHORN_NEED_NGINX` makes it a failure that
-//! there is none (`.ci/run` sets it); `PRONGHORN_WRITE_MARKS` writes what differs now into the cases that are marked.
+//! Environment: `PRONGHORN_NGINX` is the path of nginx, if not in PATH; with `PRONGHORN_NEED_NGINX` a missing
+//! nginx is a failure (`.ci/run` sets it); `PRONGHORN_WRITE_MARKS` writes the present differences into the
+//! cases that are marked.
 
 #[path = "differential/answer.rs"]
 mod answer;
@@ -32,7 +34,7 @@ use backend::Backends;
 use case::{Case, Script};
 use side::Side;
 
-/// A test for each file, so that cargo runs them beside one another and names the one that fails.
+/// One test per file, so that cargo runs them in parallel and names the one that fails.
 macro_rules! files {
     ($($name:ident)+) => {
         const FILES: &[&str] = &[$(stringify!($name)),+];
@@ -75,7 +77,7 @@ files! {
     variables
 }
 
-/// Runs all cases of a file against both, and tells all that differ.
+/// Runs all cases of a file against both, and reports all that differ.
 fn run(name: &str) {
     let Some(program) = nginx::find() else { return };
     let path = folder().join(format!("{name}.conf"));
@@ -101,7 +103,7 @@ fn run(name: &str) {
     if logged > 0 && faults.is_empty() && nginx.log().len() != logged {
         faults.push(format!("{} lines in nginx's access log, {logged} by cases", nginx.log().len()));
     }
-    drop((nginx, ours)); // else they would add their error logs to the report
+    drop((nginx, ours)); // otherwise they would add their error logs to the report
     let (count, all) = (faults.len(), script.cases.len());
     assert!(
         faults.is_empty(),
@@ -139,7 +141,8 @@ fn every_file_is_run() {
     assert_eq!(found, named, "the files of tests/differential, and the list in tests/differential.rs");
 }
 
-/// The keys of the table in `docs/nginx-differences.md`, and those of the marks. That a mark is true is seen when its
+/// The keys in the table of `docs/nginx-differences.md` must be those of the marks. Running a file checks
+/// that its marks are true.
 /// file is run.
 #[test]
 fn the_page_of_differences_has_the_marks_of_the_cases() {
@@ -162,5 +165,5 @@ fn there_are_cases_enough() {
     assert!(count >= CASES_MIN, "{count} cases");
 }
 
-/// What was promised; a file that loses its cases is seen.
+/// The minimum number of cases, so that a file that loses its cases is noticed.
 const CASES_MIN: usize = 1800;

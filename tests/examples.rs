@@ -1,4 +1,4 @@
-//! The configurations that are shipped in `conf/`: both spellings say the same, and nothing in them is an error.
+//! The configurations shipped in `conf/`: both spellings agree, and none has an error.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ fn load(name: &str) -> Vec<Node> {
     tree.nodes
 }
 
-/// Names and arguments, a line each, indented by depth.
+/// Names and arguments, one directive a line, indented by depth.
 fn outline(nodes: &[Node], depth: usize, out: &mut Vec<String>) {
     for node in nodes {
         let words: Vec<&str> = node.args.iter().map(|word| &*word.text).collect();
@@ -32,7 +32,7 @@ fn both_spellings_of_the_example_say_the_same() {
     );
 }
 
-/// The values in effect, without the places they come from.
+/// The effective values, without the places they come from.
 fn effective(name: &str) -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
     let (tree, _) = config::load(&folder.join(name), &LoadOptions::default());
@@ -48,7 +48,7 @@ fn both_spellings_of_the_example_come_to_the_same_values() {
     assert_eq!(conf, toml);
 }
 
-/// The lines of comment that belong to a directive, which is all but the file's own at the top.
+/// The comment lines that belong to directives: all except the file's own at the top.
 fn comments(text: &str) -> Vec<&str> {
     let below = text.split_once("\n\n").map_or("", |(_, rest)| rest);
     below.lines().map(str::trim).filter(|line| line.starts_with('#')).collect()

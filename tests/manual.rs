@@ -1,4 +1,4 @@
-//! The generated parts of `man/pronghorn.conf.5` and `docs/from-nginx.md` are what the directive tables say.
+//! The generated parts of `man/pronghorn.conf.5` and `docs/from-nginx.md` agree with the directive tables.
 //!
 //! After a change of a row: `PRONGHORN_WRITE_MANUAL=1 cargo test --test manual`.
 
@@ -23,7 +23,7 @@ fn variables() -> String {
     out
 }
 
-/// The page with what stands between `BEGIN name` and `END name` replaced.
+/// The page with the text between `BEGIN name` and `END name` replaced.
 fn replaced(page: &str, name: &str, text: &str) -> String {
     let mark = |word: &str| match page.starts_with('#') {
         true => format!("<!-- {word} {name} -->\n"),
@@ -45,7 +45,7 @@ fn the_manual_lists_every_directive_and_variable() {
     compare(&path, &page, &expected);
 }
 
-/// Writes the page where that is asked for, else it has to be the same already.
+/// Writes the page if requested; otherwise checks that it is the same already.
 fn compare(path: &Path, page: &str, expected: &str) {
     if std::env::var_os("PRONGHORN_WRITE_MANUAL").is_some() {
         std::fs::write(path, expected).expect("the page can be written");
@@ -60,7 +60,7 @@ fn is_unavailable(row: &RowInfo) -> bool {
     row.doc.ends_with("ot available yet.")
 }
 
-/// Names as a sentence of code words, in lines of their own width.
+/// Names as a sentence of code words, wrapped to lines.
 fn listed(mut names: Vec<&str>) -> String {
     names.sort_unstable();
     names.dedup();
@@ -98,7 +98,7 @@ fn absent_table() -> String {
     out + "\nKnown, and refused too: " + &listed(rows.map(|row| row.name).collect())
 }
 
-/// A default is told by the row's field, or in words of its own: its text does not repeat it.
+/// A default comes from the row's field, or from words of its own; the documentation does not repeat it.
 #[test]
 fn no_row_tells_its_default_a_second_time() {
     for row in cycle::rows() {
@@ -120,7 +120,7 @@ fn the_page_for_users_of_nginx_lists_what_the_tables_say() {
     compare(&path, &page, &expected);
 }
 
-/// Words in code quotes that look like a directive's name and are none, or one of the language itself.
+/// Words in code quotes that look like a directive but are not, or that belong to the language itself.
 const NO_DIRECTIVES: &[&str] = &[
     "include",
     "logs",
@@ -191,12 +191,12 @@ fn the_pages_are_without_a_fault() {
     for page in ["pronghorn.8", "pronghorn.conf.5"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("man").join(page);
         let mut mandoc = std::process::Command::new("mandoc");
-        // The tool is not everywhere; .ci/run has it.
+        // The tool is not installed everywhere; .ci/run has it.
         let Ok(lint) = mandoc.args(["-T", "lint"]).arg(path).output() else {
             eprintln!("mandoc is not here: {page} is not looked at");
             continue;
         };
-        // Other pages may be installed or not.
+        // Other pages may or may not be installed.
         let is_fault =
             |line: &&str| !line.contains("referenced manual not found") && !line.contains("mandoc.db");
         let told = String::from_utf8_lossy(&lint.stdout).into_owned();

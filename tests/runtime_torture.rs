@@ -1,9 +1,9 @@
-//! The event loop under everything that loses wakes: partial reads and writes, ends that come with data,
-//! resets, half-closes, cancellation at every await, timers that fire in the turn of an event.
+//! The event loop under all conditions that can lose wakes: partial reads and writes, ends that come with
+//! data, resets, half-closes, cancellation at every await, timers that fire in the turn of an event.
 //!
-//! Method: thousands of loopback sockets in one loop, each pair playing a script that a seed decides; both
-//! ends check every byte. A lost wake shows as a script that does not end in time; a leak as a task,
-//! registration or timer that is left when all have ended.
+//! Method: thousands of loopback sockets in one loop. Each pair plays a script generated from a seed, and
+//! both ends check every byte. A lost wake shows as a script that does not end in time, a leak as a task,
+//! registration or timer that remains when all have ended.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -24,7 +24,7 @@ use pronghorn::runtime::{
     timer_count, yield_now,
 };
 
-/// Far more than any script needs, also on a busy machine: reaching it means that a wake was lost.
+/// Far more than any script needs, even on a busy machine: reaching it means that a wake was lost.
 const LOST_MS: u64 = 15_000;
 
 struct Random(u64);
@@ -46,7 +46,7 @@ impl Random {
     }
 }
 
-/// The byte at a place of a script's stream.
+/// The byte at a position of a script's stream.
 fn byte_at(seed: u64, position: u64) -> u8 {
     (seed.wrapping_add(position).wrapping_mul(0x9E37_79B1) >> 13) as u8
 }
@@ -66,7 +66,7 @@ fn tcp_pair(listener: &TcpListener) -> (OwnedFd, OwnedFd) {
     (near.into(), far.into())
 }
 
-/// Runs `scripts` to their end and asserts that nothing is left of them.
+/// Runs `scripts` to their end and asserts that nothing remains of them.
 fn play(scripts: Vec<Pin<Box<dyn Future<Output = ()>>>>) {
     let mut runtime = Runtime::new().unwrap();
     runtime.block_on(async move {
@@ -97,7 +97,7 @@ fn play(scripts: Vec<Pin<Box<dyn Future<Output = ()>>>>) {
     });
 }
 
-/// Polls `future` a few times, then drops it: cancellation at whatever await it had come to.
+/// Polls `future` a few times, then drops it: this cancels it at whatever await it has reached.
 async fn cut_short<F: Future>(future: F, polls: u64) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = polls;
@@ -133,7 +133,7 @@ async fn send(io: &Io, seed: u64, length: u64) {
             }
             _ => Some(io.write(&piece).await),
         };
-        // A write that was dropped has moved nothing: it is either ready or has done nothing.
+        // A write that was dropped while pending has moved nothing.
         position += written.map_or(0, |outcome| outcome.unwrap() as u64);
         if random.is_one_in(6) {
             sleep(random.below(3)).await;
@@ -209,7 +209,7 @@ fn streams_arrive_whole_whatever_is_cancelled() {
     play(scripts);
 }
 
-/// Thousands of sockets that each say a few bytes and end, the FIN right behind them.
+/// Thousands of sockets that each send a few bytes and end, the FIN directly after the bytes.
 #[test]
 fn thousands_of_short_lives() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -274,7 +274,7 @@ fn a_reset_wakes_readers_writers_and_those_who_wait_for_the_end() {
                     while io.write_all(&data).await.is_ok() {}
                 }
             }
-            // The call may have told of the reset before epoll has; its event must still come.
+            // The call may have reported the reset before epoll did; its event must still come.
             io.hangup().await;
             assert!(io.is_hung_up());
         }));
@@ -311,7 +311,7 @@ fn timers_and_bytes_of_one_turn() {
     play(scripts);
 }
 
-/// Half of the tasks are dropped with the loop, at whatever they were waiting for.
+/// Half of the tasks are dropped with the loop, whatever they were waiting for.
 #[test]
 fn a_loop_that_is_dropped_closes_what_its_tasks_held() {
     let (mut ends, mut runtime) = (Vec::new(), Runtime::new().unwrap());
@@ -394,7 +394,7 @@ fn wakes_from_other_threads_are_not_lost() {
     play(scripts);
 }
 
-/// Clients in a thread, an acceptor that is paused and resumed between: each is accepted once.
+/// Clients in a thread, and an acceptor that is paused and resumed meanwhile: each is accepted once.
 #[test]
 fn an_acceptor_loses_nobody_while_it_pauses() {
     const CLIENTS: usize = 300;
@@ -451,7 +451,7 @@ fn tunnels_carry_every_byte_both_ways() {
     play(scripts);
 }
 
-/// A busy pair must not keep the others from their turn.
+/// A busy pair must not keep the others from getting their turn.
 #[test]
 fn a_busy_task_yields_to_the_others() {
     Runtime::new().unwrap().block_on(async {
@@ -473,7 +473,7 @@ fn a_busy_task_yields_to_the_others() {
     });
 }
 
-/// What an idle connection costs: its future, its place in the slabs.
+/// The cost of an idle connection: its future, and its places in the slabs.
 #[test]
 fn an_idle_connection_fits_its_budget() {
     let (a, b) = unix_pair();

@@ -1,4 +1,5 @@
-//! Any bytes decoded as a chunked body, in any pieces: the first byte counts the lengths that follow it.
+//! Any bytes, decoded as a chunked body in any pieces: the first byte is the number of piece lengths that
+//! follow it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

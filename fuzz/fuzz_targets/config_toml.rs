@@ -1,4 +1,4 @@
-//! Any text read in the TOML spelling: no panic, and what was read survives both spellings.
+//! Any text, read in the TOML spelling: no panic, and a tree without errors survives both spellings.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Any bytes, with any number of descriptors, on a worker's control socket: read as at most one message, which is written
-//! as the same bytes, judged without a panic in every state, and no descriptor stays open.
+//! Any bytes with any number of descriptors on a worker's control socket: read as at most one message, which
+//! encodes to the same bytes, is judged without a panic in every state, and leaves no descriptor open.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! Any bytes taken as the answer of a name server: no reading past its end, no circle, nothing that was not asked.
+//! Any bytes, parsed as a name server's answer: no reading past its end, no endless loop, no records that
+//! were not asked for.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

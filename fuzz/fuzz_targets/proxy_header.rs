@@ -1,4 +1,4 @@
-//! Any bytes before a connection's first request taken as the header of the PROXY protocol.
+//! Any bytes before a connection's first request, parsed as a PROXY protocol header.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! Any bytes taken as a size, a limit and a `Range`: parts inside the body, and the length of an answer that has them.
+//! Any bytes, taken as a size, a limit and a `Range`: parts inside the body, and the length of a response
+//! with them.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

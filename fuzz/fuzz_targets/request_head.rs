@@ -1,4 +1,4 @@
-//! Any bytes read as the head of a request, cut at every byte: places, framing, and the copy that is forwarded.
+//! Any bytes, parsed as the head of a request and cut at every byte: ranges, framing, and the forwarded copy.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! Any bytes read as the head of a response, cut at every byte: places, framing, and the copy that is forwarded.
+//! Any bytes, parsed as the head of a response and cut at every byte: ranges, framing, and the forwarded
+//! copy.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

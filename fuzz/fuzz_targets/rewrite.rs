@@ -1,4 +1,4 @@
-//! Any target and any steps of rewriting: refused with diagnostics, or the request comes to an end.
+//! Any target and any rewrite steps: refused with diagnostics, or the request terminates.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

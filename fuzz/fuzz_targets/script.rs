@@ -1,4 +1,4 @@
-//! Any text as a value with variables: what is made of it is what a plain replacement makes.
+//! Any text, compiled as a value with variables: the result equals that of a plain replacement.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

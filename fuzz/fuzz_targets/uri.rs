@@ -1,4 +1,4 @@
-//! Any bytes taken as a request target, a host and a path: parts, normal form, and escaping back.
+//! Any bytes, parsed as a request target, a host and a path: parts, normal form, and escaping back.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Reads the answers of one connection and writes them as lines that can be compared: heads as they came, bodies
-//! decoded, and what may differ between two daemons (`Date`, names of programs, ports) made the same.
+//! Reads the responses on one connection and writes them as lines for comparison: heads as received, bodies
+//! decoded, and with the normal differences between two daemons (`Date`, names of programs, ports) removed.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -11,13 +11,13 @@ use regex::bytes::Regex;
 
 use crate::case::Case;
 
-/// How long nothing may come before the answer is taken for unfinished; only a test that fails waits so long.
+/// After this long without a byte a response is taken to be incomplete; only a failing test waits that long.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What stands instead of the name and version of a program.
+/// The text that replaces a program's name and version.
 const SIGNATURE: &str = "SIGNATURE";
 
-/// What has been read of a connection, and whether it has ended.
+/// The bytes read from a connection, and whether it has ended.
 struct Reader<'a> {
     stream: &'a mut TcpStream,
     bytes: Vec<u8>,
@@ -25,7 +25,8 @@ struct Reader<'a> {
     late: bool,
 }
 
-/// Reads what the case expects. Lines of all answers, then how the connection stands.
+/// Reads as many responses as the case expects. Returns the lines of all, and then the state of the
+/// connection.
 pub fn read(stream: &mut TcpStream, case: &Case) -> Vec<String> {
     let mut reader = Reader { stream, bytes: Vec::new(), ended: false, late: false };
     let methods = methods(&case.bytes);
@@ -44,7 +45,7 @@ pub fn read(stream: &mut TcpStream, case: &Case) -> Vec<String> {
         }
     }
     if closes || reader.ended {
-        // who waits for the rest of a body before it closes sees that none comes
+        // a daemon that waits for the rest of a body before it closes learns that none comes
         let _ = reader.stream.shutdown(std::net::Shutdown::Write);
         reader.rest();
     }
@@ -140,7 +141,7 @@ impl Head {
         std::iter::once(self.first.clone()).chain(self.fields.iter().map(field)).collect()
     }
 
-    /// Takes out what differs between any two daemons.
+    /// Removes the differences between any two daemons.
     fn make_same(&mut self, body: &mut Vec<u8>, is_head: bool) {
         let date = self.value("date").and_then(|date| httpdate::parse_http_date(&date).ok());
         let server =
@@ -188,7 +189,7 @@ impl Head {
     }
 }
 
-/// Makes the signature of an error page anonymous; its length, if there is one.
+/// Replaces the signature of an error page; returns its length, if there is one.
 fn sign(body: &mut Vec<u8>) -> Option<usize> {
     static PATTERN: OnceLock<Regex> = OnceLock::new();
     let pattern = PATTERN.get_or_init(|| {
@@ -200,7 +201,7 @@ fn sign(body: &mut Vec<u8>) -> Option<usize> {
     Some(length)
 }
 
-/// Nginx's page for a status line, made anonymous.
+/// nginx's page for a status line, with the signature replaced.
 fn standard_page(first: &str) -> String {
     let title = match first.split_once(' ').map_or("", |(_, title)| title) {
         "302 Moved Temporarily" => "302 Found",
@@ -214,7 +215,7 @@ fn standard_page(first: &str) -> String {
 }
 
 impl Reader<'_> {
-    /// Takes one more read; `false` when nothing comes any more.
+    /// Reads once more; `false` when no more bytes come.
     fn fill(&mut self) -> bool {
         if self.ended || self.late {
             return false;
@@ -310,7 +311,7 @@ impl Reader<'_> {
     }
 }
 
-/// Bytes as lines: the line end CRLF is not shown, a lone LF as `\n`, what is no text as `\xNN`.
+/// Bytes as lines: the line end CRLF is not shown, a lone LF is `\n`, and bytes that are not text are `\xNN`.
 pub fn shown(bytes: &[u8]) -> Vec<String> {
     if bytes.is_empty() {
         return Vec::new();

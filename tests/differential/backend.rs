@@ -1,4 +1,5 @@
-//! The backends that both daemons share: what they received is kept, what they answer stands in the file of cases.
+//! The backends that both daemons share: they record what they receive; their responses are in the file of
+//! cases.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,12 +12,12 @@ use crate::support::{port, wait_for};
 pub struct Backends {
     pub a: Origin,
     pub b: Origin,
-    /// A port on which nobody listens.
+    /// A port on which no process listens.
     pub dead: u16,
     received: Received,
 }
 
-/// Requests as text, in the order of their end.
+/// Requests as text, in the order in which they were complete.
 type Received = Arc<Mutex<Vec<Vec<String>>>>;
 
 impl Backends {
@@ -32,7 +33,7 @@ impl Backends {
         Self { a: start("a"), b: start("b"), dead: port::free(), received }
     }
 
-    /// What has been received since the last call, when it is at least so many requests.
+    /// The requests received since the last call, once there are at least this many.
     pub fn take(&self, count: usize) -> Vec<Vec<String>> {
         wait_for("requests at the backends", || {
             (self.received.lock().expect("not poisoned").len() >= count).then_some(())
@@ -65,8 +66,8 @@ fn serve(peer: &mut Peer, name: &str, received: &Received, replies: &[(String, V
     }
 }
 
-/// The lines of a head. `Host` comes first here and after the fields of `proxy_set_header` from nginx; and since 1.29.7
-/// nginx keeps connections to backends as we do, without a word.
+/// The lines of a head. nginx sends `Host` here first, and after the fields of `proxy_set_header`; and since
+/// 1.29.7 it keeps connections to backends as we do, without announcing it.
 fn head_lines(head: &[u8]) -> Vec<String> {
     let mut lines = answer::shown(head);
     lines.retain(|line| line != "Connection: close");
@@ -83,7 +84,7 @@ fn plain(name: &str, request: &Request) -> Vec<u8> {
         .into_bytes()
 }
 
-/// An answer without its body; interim answers before it stay.
+/// A response without its body; interim responses before it are kept.
 fn head_of(bytes: &[u8]) -> &[u8] {
     let mut end = 0;
     loop {

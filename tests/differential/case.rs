@@ -1,5 +1,5 @@
-//! A file of cases: an nginx configuration in which comments of a special kind are the requests. They stand beside
-//! the lines whose effect they show:
+//! A file of cases: an nginx configuration in which special comments are the requests. They are next to the
+//! lines whose effect they show:
 //!
 //! ```text
 //!     location = /exact { return 200 "exact\n"; }
@@ -19,15 +19,16 @@
 //!     #/ a/b.txt some text               a file of the root
 //! ```
 //!
-//! `#?` takes: `port=1` the second port; `answers=2` how many answers to read, `answers=end` all up to the end of the
-//! connection; `log` compare the line of the access log, `log=2` several (in a file where a case says it, each case that writes
-//! one must); `backend=2` wait until backends got so many requests;
-//! `mask=REGEX` (the rest of the line) what matches is replaced by `*` in the answer.
+//! `#?` takes: `port=1` use the second port; `answers=2` read two responses, `answers=end` all until the
+//! connection ends; `log` compare the line of the access log, `log=2` several (if any case in a file has it,
+//! each case that writes a line must); `backend=2` wait until the backends have received so many requests;
+//! `mask=REGEX` (the rest of the line) replace matches by `*` in the response.
 //!
-//! `\n`, `\r`, `\t`, `\\`, `\xNN` stand for bytes, `{{text*300}}` for repetitions. In the configuration stand
-//! `%%PORT_0%%`…, `%%ROOT%%` the documents, `%%DIR%%` the daemon's own folder (its access log is `%%DIR%%/access.log`),
-//! `%%BACKEND_A%%` and `%%BACKEND_B%%` the backends, `%%DEAD%%` an address where nobody listens, `%%CONF%%` our `conf/`.
-//! Backends answer with one line of text that tells what they were asked for; what they received is compared too.
+//! `\n`, `\r`, `\t`, `\\`, `\xNN` are bytes, `{{text*300}}` is a repetition. In the configuration,
+//! `%%PORT_0%%`… are ports, `%%ROOT%%` is the folder of the documents, `%%DIR%%` the daemon's own folder
+//! (with the access log `%%DIR%%/access.log`), `%%BACKEND_A%%` and `%%BACKEND_B%%` are the backends,
+//! `%%DEAD%%` is an address where no process listens, `%%CONF%%` our `conf/`. Backends respond with one line
+//! of text that describes the request; the requests that they received are compared too.
 
 use std::path::Path;
 
@@ -35,24 +36,25 @@ use regex::Regex;
 
 #[derive(Default)]
 pub struct Case {
-    /// Where it stands in its file, from 1.
+    /// Its line in the file, from 1.
     pub line: usize,
     pub title: String,
     pub bytes: Vec<u8>,
     pub port: usize,
-    /// How many answers to read; `None` all that come.
+    /// The number of responses to read; `None`: all.
     pub answers: Option<usize>,
-    /// How many lines of the access log it writes; the lines of all cases are counted if one says so.
+    /// The number of lines in the access log to compare; if any case sets it, the lines of all cases are
+    /// counted.
     pub log: usize,
     pub backend: usize,
     pub masks: Vec<Regex>,
-    /// Why it differs from nginx.
+    /// The reason why it differs from nginx.
     pub key: Option<String>,
     /// The lines that differ: nginx's with `-`, ours with `+`.
     pub expected: Vec<String>,
 }
 
-/// What a backend answers where the target contains `path`.
+/// A backend's response to targets that contain `path`.
 pub struct Reply {
     pub path: String,
     pub bytes: Vec<u8>,
@@ -67,7 +69,7 @@ pub struct Script {
     pub files: Vec<(String, Vec<u8>)>,
 }
 
-/// What the `#|` lines go to.
+/// The destination of the `#|` lines.
 enum Raw {
     Nothing,
     Request,
@@ -127,7 +129,7 @@ impl Script {
         self.text.lines().skip(first).take(line - first + 2)
     }
 
-    /// Puts what differs now into the cases that are marked with a key.
+    /// Writes the present differences into the cases that are marked with a key.
     pub fn write_marks(&self, path: &Path, marks: &[Vec<String>]) {
         let mut lines: Vec<String> = Vec::new();
         for (index, line) in self.text.lines().enumerate() {
@@ -232,7 +234,7 @@ impl Draft {
     }
 }
 
-/// The sign behind `#` and the rest of a line of ours.
+/// The sign after `#` and the rest of a special line.
 fn special(line: &str) -> Option<(char, &str)> {
     let rest = line.trim_start().strip_prefix('#')?;
     let sign = rest.chars().next().filter(|sign| ">:=|?!-+@/".contains(*sign))?;
@@ -247,7 +249,7 @@ fn raw_line(text: &str) -> Vec<u8> {
     }
 }
 
-/// The bytes that a line stands for: escapes and repetitions.
+/// The bytes of a line, with escapes and repetitions expanded.
 fn bytes(text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = text;

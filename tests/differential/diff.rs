@@ -1,4 +1,4 @@
-//! What differs between two lists of lines.
+//! The differences between two lists of lines.
 
 enum Step<'a> {
     Same(&'a str),
@@ -6,8 +6,8 @@ enum Step<'a> {
     Ours(&'a str),
 }
 
-/// Only the lines that differ: nginx's with `-`, ours with `+`. Of answers with other statuses only the status lines:
-/// nobody expects the rest to be the same.
+/// Only the lines that differ: nginx's with `-`, ours with `+`. If the statuses differ, only the status
+/// lines: the rest is not expected to be equal.
 pub fn changed(theirs: &[String], our: &[String]) -> Vec<String> {
     if let ([their_status, ..], [our_status, ..]) = (theirs, our)
         && their_status.starts_with("HTTP/1.1 ")
@@ -24,7 +24,7 @@ pub fn changed(theirs: &[String], our: &[String]) -> Vec<String> {
     steps(theirs, our).into_iter().filter_map(differing).collect()
 }
 
-/// All lines, those that differ with their sign in front.
+/// All lines; those that differ begin with their sign.
 pub fn whole(theirs: &[String], our: &[String]) -> String {
     let line = |step| match step {
         Step::Same(line) => format!("  {line}\n"),
@@ -34,7 +34,7 @@ pub fn whole(theirs: &[String], our: &[String]) -> String {
     steps(theirs, our).into_iter().map(line).collect()
 }
 
-/// By the longest common subsequence; the lists are answers, so they are short.
+/// By the longest common subsequence; the lists are responses, so they are short.
 fn steps<'a>(theirs: &'a [String], our: &'a [String]) -> Vec<Step<'a>> {
     let mut common = vec![vec![0_usize; our.len() + 1]; theirs.len() + 1];
     for i in (0..theirs.len()).rev() {

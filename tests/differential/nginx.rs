@@ -1,4 +1,4 @@
-//! Whether there is an nginx to compare with.
+//! Finds the nginx to compare with, if there is one.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 /// The version whose behaviour the marks in the cases describe: Debian 12's.
 const VERSION: &str = "1.22.";
 
-/// The program, if it is there; else says on the terminal, whatever cargo captures, that nothing is compared.
+/// The program, if it is installed; otherwise says on the terminal, past cargo's capture, that nothing is
+/// compared.
 pub fn find() -> Option<PathBuf> {
     static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let found = FOUND.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! One of the two daemons on the configuration of a file of cases.
+//! One of the two daemons, running the configuration of a file of cases.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -18,14 +18,14 @@ use crate::case::{Case, Script};
 use crate::support::deadline::wait_at_most;
 use crate::support::{Daemon, Setup};
 
-/// When all documents were changed last: Thu, 02 Jan 2020 03:04:05 GMT.
+/// The time of the last change of all documents: Thu, 02 Jan 2020 03:04:05 GMT.
 const CHANGED: Duration = Duration::from_secs(1_577_934_245);
 
 pub struct Side {
     daemon: Daemon,
-    /// What is replaced in every line: this daemon's ports and folders.
+    /// Replacements in every line: this daemon's ports and folders.
     names: Vec<(Regex, String)>,
-    /// Lines of the access log that cases have looked at.
+    /// Lines of the access log that earlier cases have read.
     seen: Cell<usize>,
 }
 
@@ -95,13 +95,14 @@ impl Side {
         Self { daemon: setup.start(), names, seen: Cell::new(0) }
     }
 
-    /// Runs a case: the answers, what the backends received, the line of the log where it is asked for.
+    /// Runs a case: the responses, the requests at the backends, and the line of the log if the case wants
+    /// it.
     pub fn ask(&self, case: &Case, backends: &Backends) -> Vec<String> {
         let port = self.daemon.port(case.port);
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the daemon listens");
         let _ = stream.set_nodelay(true);
         let bytes = self.filled(&case.bytes);
-        let _ = stream.write_all(&bytes); // one that refuses early may have closed; then the answer tells
+        let _ = stream.write_all(&bytes); // a daemon that refuses early may have closed; then the response shows it
         let mut lines = answer::read(&mut stream, case);
         let mut received = backends.take(case.backend);
         if case.backend > 1 {
@@ -139,7 +140,7 @@ impl Side {
             .fold(line, |line, (pattern, name)| pattern.replace_all(&line, name.as_str()).into_owned())
     }
 
-    /// `%%PORT_0%%` in a request is this daemon's.
+    /// Replaces `%%PORT_0%%` in a request by this daemon's port.
     fn filled(&self, bytes: &[u8]) -> Vec<u8> {
         let Ok(mut text) = String::from_utf8(bytes.to_vec()) else { return bytes.to_vec() };
         for index in (0..).take_while(|index| text.contains(&format!("%%PORT_{index}%%"))).collect::<Vec<_>>()
@@ -150,8 +151,8 @@ impl Side {
     }
 }
 
-/// The configuration with what an old nginx needs to be as the newest: HTTP/1.1 to backends. And it may write only
-/// below its own folder.
+/// The configuration, with the lines that an old nginx needs to behave like the newest: HTTP/1.1 to backends.
+/// It may also write only below its own folder.
 fn for_nginx(text: &str) -> String {
     let mut more = String::new();
     for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {

@@ -1,8 +1,8 @@
-//! The circles of files: sets in which every file leads to every other by imports.
+//! Circles of files: sets in which every file leads to every other by imports.
 //!
-//! A file that is read needs those that it names; whoever reads one file of a circle has to read them all. Use lines
-//! and inline paths make arrows, re-exports lead to the file that has the item. Declarations of modules make none, nor
-//! do tests, nor what a macro writes: the table of modules names every module, and that is its purpose.
+//! To read a file one needs those that it names, so to read one file of a circle one must read them all. Use
+//! lines and inline paths make arrows; re-exports lead to the file that has the item. Declarations of modules
+//! make none, nor do tests, nor macros: the table of modules names every module, and that is its purpose.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -27,7 +27,7 @@ pub type Name = String;
 /// The sources as a graph of imports.
 pub struct Graph {
     texts: BTreeMap<Name, String>,
-    /// Items that a file gives under its own name: `upstream::Session` is `upstream::session::Session`.
+    /// Items that a file re-exports: `upstream::Session` is `upstream::session::Session`.
     exported: BTreeMap<Name, Name>,
 }
 
@@ -83,7 +83,7 @@ impl Graph {
         }
         let files = targets.iter().filter_map(|target| {
             let file = self.file_of(target)?;
-            // A folder that is imported by its own name makes no arrow; what is used of it does.
+            // A folder imported by its own name makes no arrow; its items that are used do.
             let has_children = self
                 .texts
                 .range(format!("{file}::")..)
@@ -116,7 +116,7 @@ impl Graph {
         }
     }
 
-    /// The file that has the item at a path.
+    /// The file that contains the item at a path.
     fn file_of(&self, path: &str) -> Option<Name> {
         let mut path = path.trim_end_matches("::self").to_owned();
         for _ in 0..4 {
@@ -147,7 +147,7 @@ fn prefixes(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| path.rsplit_once("::").map(|(before, _)| before))
 }
 
-/// A source without comments, texts and the tests at its end.
+/// A source without comments, strings and the tests at its end.
 fn code(text: &str) -> String {
     let text = COMMENT.replace_all(text, "");
     let text = TEXT.replace_all(&text, "\"\"");
