@@ -165,11 +165,7 @@ impl Transport {
     /// Pending when the task has used up the I/O operations of this poll; it is then queued behind the other
     /// tasks. For loops of `try_` calls, which charge nothing.
     pub fn poll_budget(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Self::Plain(io) => io.poll_budget(cx),
-            #[cfg(test)]
-            Self::Scripted(_) => Poll::Ready(()),
-        }
+        each!(self, inner => inner.poll_budget(cx))
     }
 
     /// The socket itself, for splice and sendfile. `None` if its bytes are not those of the protocol, or if

@@ -111,6 +111,9 @@ pub(super) struct Loop {
     awake: Cell<Option<fn()>>,
     on_turn: Cell<Option<fn(u64)>>,
     on_panic: Cell<Option<fn(&str)>>,
+    /// How far the clock of a test has jumped ahead; `None`: it waits for its timers ([`skip_waits`]).
+    #[cfg(test)]
+    ahead_us: Cell<Option<u64>>,
 }
 
 scoped_tls::scoped_thread_local! {
@@ -172,6 +175,8 @@ impl Runtime {
             awake: Cell::new(None),
             on_turn: Cell::new(None),
             on_panic: Cell::new(None),
+            #[cfg(test)]
+            ahead_us: Cell::new(None),
         };
         Ok(Self { inner: Box::new(inner) })
     }
@@ -193,7 +198,7 @@ impl Runtime {
             sink.set(Some(outcome));
             with(|current| current.is_done.set(true));
         });
-        self.inner.now_us.set(clock::monotonic_us()); // the first turn begins here
+        self.inner.now_us.set(self.inner.clock_us()); // the first turn begins here
         CURRENT.set(&self.inner, || {
             while !self.inner.is_done.get() {
                 self.inner.turn();
@@ -291,7 +296,7 @@ impl Loop {
             worked += POLL_WORK - self.budget.get();
             if worked >= CLOCK_WORK {
                 worked = 0;
-                if clock::monotonic_us().saturating_sub(self.now_us.get()) >= TURN_US {
+                if self.clock_us().saturating_sub(self.now_us.get()) >= TURN_US {
                     break;
                 }
             }
@@ -348,7 +353,9 @@ impl Loop {
 
     fn wait(&self, is_idle: bool) {
         let timeout = if is_idle {
-            let now_us = clock::monotonic_us();
+            #[cfg(test)]
+            self.skip_wait();
+            let now_us = self.clock_us();
             self.measure(now_us);
             let next = self.wheel.borrow().next_ms();
             next.map(|at| at.saturating_sub(now_us / 1000))
@@ -371,7 +378,7 @@ impl Loop {
                 woken.push(self.reactor.borrow_mut().apply(event));
             }
         });
-        let now_us = clock::monotonic_us();
+        let now_us = self.clock_us();
         if !is_idle {
             self.measure(now_us);
         }
@@ -399,6 +406,23 @@ impl Loop {
         }
         let now = self.now_ms.get();
         self.wheel.borrow_mut().advance(now, |waiter| self.wake_bits(waiter));
+    }
+
+    #[inline]
+    fn clock_us(&self) -> u64 {
+        let now_us = clock::monotonic_us();
+        #[cfg(test)]
+        let now_us = now_us + self.ahead_us.get().unwrap_or(0);
+        now_us
+    }
+
+    /// Jumps to the next timer if waits are skipped. Called when there is nothing else to do.
+    #[cfg(test)]
+    fn skip_wait(&self) {
+        if let (Some(ahead_us), Some(at)) = (self.ahead_us.get(), self.wheel.borrow().next_ms()) {
+            let left_us = (at * 1000).saturating_sub(self.clock_us());
+            self.ahead_us.set(Some(ahead_us + left_us));
+        }
     }
 
     /// Measures the turn that began at the loop's `now_us` and has just ended.
@@ -506,6 +530,13 @@ pub fn now_us() -> u64 {
 /// The token of the last event: it helps to find out where a worker is stuck.
 pub fn last_event() -> u64 {
     with(|current| current.last_event.get())
+}
+
+/// From now on this loop's clock jumps to the next timer when there is nothing else to do, so that a test of an hour's
+/// timeout takes no time. Only for tests that wait for no other thread or process: the clock would not wait for it.
+#[cfg(test)]
+pub fn skip_waits() {
+    with(|current| current.ahead_us.set(Some(current.ahead_us.get().unwrap_or(0))));
 }
 
 /// Calls `hook` at the end of every turn, before epoll is asked.

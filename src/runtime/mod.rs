@@ -15,6 +15,8 @@ mod timer;
 mod waker;
 mod work;
 
+#[cfg(test)]
+pub use executor::skip_waits;
 pub use executor::{
     LONG_TURN_US, POLL_WORK, Runtime, at_turn_end, is_running, last_event, now_ms, now_us, on_panic,
     set_turn_hook, set_wait_hooks, spawn, task_count, wake_all,

@@ -363,7 +363,7 @@ mod tests {
     use super::*;
     use crate::http::request::error::Kind;
     use crate::net::transport::script::{Script, play};
-    use crate::runtime::{Runtime, TimedOut, timeout};
+    use crate::runtime::{Runtime, TimedOut, timeout, yield_now};
 
     const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
     const BODY: &[u8] = b"a body of some length, longer than a line";
@@ -576,6 +576,7 @@ mod tests {
     fn what_may_wait_waits_and_leaves_with_what_comes_next() {
         run(async || {
             for taken in 1..HEAD.len() + 30 {
+                yield_now().await; // a new budget
                 let (transport, script) = play();
                 script.takes(taken).is_full();
                 let mut writer = begun(Framing::Chunked);
@@ -614,6 +615,7 @@ mod tests {
     fn a_response_that_is_given_up_leaves_no_more_bytes() {
         run(async || {
             for taken in 1..HEAD.len() + BODY.len() {
+                yield_now().await; // a new budget
                 let (transport, script) = play();
                 script.takes(taken).is_full();
                 let mut writer = begun(Framing::Chunked);

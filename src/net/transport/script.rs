@@ -10,9 +10,13 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use crate::net::transport::Transport;
+use crate::runtime;
+
+/// The cost of a poll that moves bytes, like that of a system call.
+const CALL_WORK: u32 = runtime::POLL_WORK / 32;
 
 /// A step of the arriving data.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ enum Arrival {
     Bytes(Vec<u8>),
     /// One poll finds nothing; the next step has arrived by the following poll.
     Pause,
+    /// Nothing arrives until these bytes have been written, after the ones awaited before.
+    Until(Vec<u8>),
     /// The peer has closed its direction. This stays the last step.
     End,
     /// The connection is lost, in both directions.
@@ -42,6 +48,8 @@ struct State {
     arrivals: VecDeque<Arrival>,
     rooms: VecDeque<Room>,
     written: Vec<u8>,
+    /// Where the search for the next [`Arrival::Until`] begins in them.
+    seen: usize,
     write_count: usize,
     is_shut: bool,
     is_dropped: bool,
@@ -81,6 +89,12 @@ impl Script {
     /// One poll finds nothing.
     pub fn pauses(&self) -> &Self {
         self.arrives(Arrival::Pause)
+    }
+
+    /// The peer waits until it has received these bytes, after the ones it awaited before: the end of a request's head,
+    /// for example.
+    pub fn awaits(&self, bytes: &[u8]) -> &Self {
+        self.arrives(Arrival::Until(bytes.to_vec()))
     }
 
     /// The peer closes its direction, but still takes our bytes.
@@ -164,6 +178,22 @@ impl Script {
     }
 }
 
+impl State {
+    /// The next step of the arriving data. `None`: the peer waits, or the script is over.
+    fn next(&mut self) -> Option<&mut Arrival> {
+        while let Some(Arrival::Until(awaited)) = self.arrivals.front() {
+            let at = memchr::memmem::find(&self.written[self.seen..], awaited)?;
+            self.seen += at + awaited.len();
+            self.arrivals.pop_front();
+        }
+        self.arrivals.front_mut()
+    }
+
+    fn is_reset(&mut self) -> bool {
+        matches!(self.next(), Some(Arrival::Reset))
+    }
+}
+
 /// The transport's side: the methods that [`Transport`] has.
 #[derive(Debug)]
 pub struct Player(Rc<RefCell<State>>);
@@ -171,8 +201,8 @@ pub struct Player(Rc<RefCell<State>>);
 impl Player {
     pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut state = self.0.borrow_mut();
-        match state.arrivals.front_mut() {
-            None => Err(io::ErrorKind::WouldBlock.into()),
+        match state.next() {
+            None | Some(Arrival::Until(_)) => Err(io::ErrorKind::WouldBlock.into()),
             Some(Arrival::Pause) => {
                 state.arrivals.pop_front();
                 Err(io::ErrorKind::WouldBlock.into())
@@ -191,7 +221,14 @@ impl Player {
         }
     }
 
+    pub(super) fn poll_budget(&self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(runtime::poll_budget(cx));
+        runtime::charge(CALL_WORK);
+        Poll::Ready(())
+    }
+
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_budget(cx));
         if self.skip_pause(cx) {
             return Poll::Pending;
         }
@@ -205,7 +242,8 @@ impl Player {
         if self.skip_pause(cx) {
             return Poll::Pending;
         }
-        if self.0.borrow().arrivals.is_empty() { self.wait(cx) } else { Poll::Ready(Ok(())) }
+        let has_next = self.0.borrow_mut().next().is_some();
+        if has_next { Poll::Ready(Ok(())) } else { self.wait(cx) }
     }
 
     pub(super) fn poll_hangup(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -214,8 +252,9 @@ impl Player {
         }
         // Skip also a pause behind unread bytes: only the end is of interest.
         let mut state = self.0.borrow_mut();
-        let pause = state.arrivals.iter().position(|step| matches!(step, Arrival::Pause));
-        let Some(index) = pause else {
+        state.next();
+        let stop = state.arrivals.iter().position(|step| matches!(step, Arrival::Pause | Arrival::Until(_)));
+        let Some(index) = stop.filter(|index| matches!(state.arrivals[*index], Arrival::Pause)) else {
             drop(state);
             return self.wait(cx);
         };
@@ -227,13 +266,15 @@ impl Player {
 
     /// Like a socket, it reports the end even while bytes before it are unread.
     pub(super) fn is_hung_up(&self) -> bool {
-        let state = self.0.borrow();
-        let mut arrived = state.arrivals.iter().take_while(|step| !matches!(step, Arrival::Pause));
+        let mut state = self.0.borrow_mut();
+        state.next();
+        let is_here = |step: &&Arrival| !matches!(step, Arrival::Pause | Arrival::Until(_));
+        let mut arrived = state.arrivals.iter().take_while(is_here);
         arrived.any(|step| matches!(step, Arrival::End | Arrival::Reset))
     }
 
     pub(super) fn is_quiet(&self) -> bool {
-        matches!(self.0.borrow().arrivals.front(), None | Some(Arrival::Pause))
+        matches!(self.0.borrow_mut().next(), None | Some(Arrival::Pause))
     }
 
     pub(super) fn try_write(&self, data: &[u8]) -> io::Result<usize> {
@@ -243,7 +284,7 @@ impl Player {
     fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut state = self.0.borrow_mut();
         assert!(!state.is_shut, "written behind the end");
-        if matches!(state.arrivals.front(), Some(Arrival::Reset)) {
+        if state.is_reset() {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         let mut room = match state.rooms.front() {
@@ -263,7 +304,11 @@ impl Player {
             state.written.extend_from_slice(part);
             room -= part.len();
         }
-        Ok(state.written.len() - before)
+        let count = state.written.len() - before;
+        let awaiting = if state.next().is_some() { state.reader.take() } else { None };
+        drop(state);
+        wake(awaiting); // the peer may have waited for these bytes
+        Ok(count)
     }
 
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
@@ -275,6 +320,7 @@ impl Player {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_budget(cx));
         match self.try_write_vectored(slices) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let mut state = self.0.borrow_mut();
@@ -292,7 +338,7 @@ impl Player {
 
     pub(super) fn shutdown_write(&self) -> io::Result<()> {
         let mut state = self.0.borrow_mut();
-        if matches!(state.arrivals.front(), Some(Arrival::Reset)) {
+        if state.is_reset() {
             return Err(io::ErrorKind::NotConnected.into());
         }
         state.is_shut = true;
@@ -302,7 +348,7 @@ impl Player {
     /// True if this poll finds nothing because of a pause.
     fn skip_pause(&self, cx: &Context<'_>) -> bool {
         let mut state = self.0.borrow_mut();
-        let is_pause = matches!(state.arrivals.front(), Some(Arrival::Pause));
+        let is_pause = matches!(state.next(), Some(Arrival::Pause));
         if is_pause {
             state.arrivals.pop_front();
             drop(state);
@@ -335,7 +381,7 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
-    use crate::runtime::{Runtime, TimedOut, spawn, timeout, yield_now};
+    use crate::runtime::{POLL_WORK, Runtime, TimedOut, spawn, timeout, yield_now};
 
     async fn read_all(transport: &Transport) -> (Vec<u8>, io::Result<usize>) {
         let mut all = Vec::new();
@@ -380,6 +426,37 @@ mod tests {
             transport.readable().await.unwrap();
             assert!(!transport.is_quiet() && !transport.is_gone());
             assert_eq!(transport.try_read(&mut [0; 8]).unwrap(), 3);
+        });
+    }
+
+    #[test]
+    fn an_answer_comes_once_its_question_was_asked() {
+        Runtime::new().unwrap().block_on(async {
+            let (transport, script) = play();
+            script.awaits(b"?\n").sends(b"one").awaits(b"?\n").sends(b"two").ends();
+            let (transport, asking) = (Rc::new(transport), script.clone());
+            assert!(transport.is_quiet() && !transport.is_gone());
+            assert_eq!(timeout(1, transport.readable()).await.unwrap_err(), TimedOut);
+            let other = Rc::clone(&transport);
+            spawn(async move { other.write_all(b"a?\nb?").await.unwrap() });
+            transport.readable().await.unwrap();
+            assert_eq!(transport.try_read(&mut [0; 8]).unwrap(), 3);
+            assert!(transport.try_read(&mut [0; 8]).is_err() && asking.unread() == 3);
+            transport.write_all(b"\n").await.unwrap();
+            let (all, end) = read_all(&transport).await;
+            assert_eq!((&all[..], end.unwrap()), (&b"two"[..], 0));
+        });
+    }
+
+    #[test]
+    fn a_task_that_only_reads_lets_others_run() {
+        Runtime::new().unwrap().block_on(async {
+            let (transport, script) = play();
+            let count = (POLL_WORK / CALL_WORK) as usize;
+            script.sends(&vec![b'x'; 4 * count]).ends();
+            let reading = script.clone();
+            spawn(async move { assert!(reading.unread() > count, "all was read in one go") });
+            assert_eq!(read_all(&transport).await.0.len(), 4 * count);
         });
     }
 
