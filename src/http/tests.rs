@@ -1,6 +1,7 @@
 //! The service in one process: a real listener, real sockets, the configuration compiled from text.
 
 mod linear;
+pub(super) mod stage;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

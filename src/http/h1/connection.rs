@@ -113,10 +113,19 @@ impl Conn {
         peer: SockAddr,
         number: u64,
     ) -> io::Result<Self> {
-        let transport = Io::register(fd)?.into();
+        Ok(Self::new(Io::register(fd)?.into(), service, listen, peer, number))
+    }
+
+    pub(in crate::http) fn new(
+        transport: Transport,
+        service: Service,
+        listen: &'static Listen,
+        peer: SockAddr,
+        number: u64,
+    ) -> Self {
         let open = open::Guard::new();
         let opened_ms = runtime::now_ms();
-        Ok(Self {
+        Self {
             transport,
             service,
             listen,
@@ -133,7 +142,7 @@ impl Conn {
             proxy: None,
             held: Held::Nothing,
             open,
-        })
+        }
     }
 
     /// Continues with a connection from a worker of an older generation. That worker is not trusted: an idle
@@ -739,17 +748,4 @@ async fn linger(conn: &Conn, core: &core::Conf) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn size_of_output<A, F>(_: fn(A) -> F) -> usize {
-        size_of::<F>()
-    }
-
-    #[test]
-    fn idle_connection_fits_its_budget() {
-        // All that a worker keeps for a connection between two requests, beside 40 bytes in the runtime's tables.
-        let size = size_of_output(serve);
-        assert!(size <= 512, "{size} bytes");
-    }
-}
+mod tests;

@@ -1,0 +1,214 @@
+//! A service whose connections play scripts: clients on one side, kept connections to upstream servers on the other.
+//!
+//! What a daemon does between two sockets happens here in memory, so that each test may cut, stop and drop it anywhere.
+//! Waits for timers are skipped: an hour's silence takes no time, and what a script does not say any more ends with the
+//! timeout that is meant for it.
+//! Touches: nothing outside of this process.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+
+use crate::http::h1::{Conn, serve};
+use crate::http::{Config, Handover, Hooks, Service};
+use crate::net::open::{self, Place};
+use crate::net::transport::Transport;
+use crate::net::transport::script::{Script, play};
+use crate::proto::h1::chunked::Decoder;
+use crate::runtime::{self, Runtime};
+use crate::sys::address::SockAddr;
+use crate::upstream::GroupState;
+use crate::upstream::pool::Connection;
+
+/// A service with its configuration, which is never freed, as a worker's is not.
+#[derive(Clone)]
+pub(in crate::http) struct Stage {
+    pub service: Service,
+    /// The idle connections that were given away.
+    pub handed_over: Rc<RefCell<Vec<Handover>>>,
+}
+
+/// Runs a test with a service of these directives of an `http` block, in a loop of its own.
+pub(in crate::http) fn run<T: Send + 'static>(
+    directives: &'static str,
+    test: impl AsyncFnOnce(Stage) -> T + Send + 'static,
+) -> T {
+    // A thread of its own: how far a worker has come on its way out is a thread's for good.
+    let on_stage = move || {
+        Runtime::new().unwrap().block_on(async move {
+            runtime::skip_waits();
+            test(Stage::new(directives)).await
+        })
+    };
+    match std::thread::spawn(on_stage).join() {
+        Ok(outcome) => outcome,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+impl Stage {
+    fn new(directives: &str) -> Self {
+        let config =
+            super::config(&format!("http {{ access_log off; error_log stderr emerg; {directives} }}"));
+        let config: &'static Config = Box::leak(Box::new(config));
+        let handed_over = Rc::<RefCell<Vec<Handover>>>::default();
+        let list = Rc::clone(&handed_over);
+        let hand_over = move |_, handover: &Handover| {
+            list.borrow_mut().push(handover.clone());
+            Ok(())
+        };
+        let hooks = Hooks { hand_over: Box::new(hand_over), learned: Rc::new(|_, _, _| {}) };
+        Self { service: Service::new(config, hooks), handed_over }
+    }
+
+    /// A connection that the first listener has accepted.
+    pub fn accept(&self, transport: Transport) -> Conn {
+        let peer = SockAddr::Inet(([127, 0, 0, 1], 9).into());
+        Conn::new(transport, self.service, &self.service.config().listens[0], peer, 1)
+    }
+
+    /// What one client gets: until the service closes the connection, which it does at the latest when the client has
+    /// been silent for too long.
+    pub async fn serve(&self, plays: impl FnOnce(&Script) -> &Script) -> Vec<u8> {
+        let (transport, client) = play();
+        plays(&client);
+        serve(self.accept(transport)).await;
+        assert!(client.is_closed());
+        client.written()
+    }
+
+    /// Like [`Stage::serve`], in a task of its own.
+    pub fn spawn(&self) -> Script {
+        let (transport, client) = play();
+        runtime::spawn(serve(self.accept(transport)));
+        client
+    }
+
+    /// The state of the upstream group `u`.
+    pub fn group(&self) -> &'static Rc<GroupState> {
+        self.service.worker().upstreams.find("u", None).expect("an upstream block u")
+    }
+
+    /// The peer's side of an idle connection to the first server of group `u`, which the next request to it takes.
+    pub fn upstream(&self) -> Script {
+        let (transport, upstream) = play();
+        let peer = Rc::clone(&self.group().set().primary[0]);
+        let opened_ms = runtime::now_ms();
+        self.group().give(Connection {
+            transport,
+            place: Place::new(),
+            peer,
+            tag: 0,
+            requests: 1,
+            opened_ms,
+            is_single: false,
+            reused: false,
+            timer: runtime::Timer::new(),
+        });
+        upstream
+    }
+}
+
+/// Polls a future so many times and drops it then, unless it has ended.
+pub(in crate::http) async fn polled<T>(
+    mut future: Pin<Box<dyn Future<Output = T>>>,
+    count: usize,
+) -> Option<T> {
+    let mut left = count;
+    poll_fn(|cx| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match future.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Drops what `begin` makes at its first wait, at its second one, and so on, until one comes to its end; returns how many
+/// were dropped. After each of them no timer and no client's connection is left, and `check` is asked.
+pub(in crate::http) async fn dropped_at_every_wait<S>(
+    mut begin: impl AsyncFnMut() -> (Pin<Box<dyn Future<Output = ()>>>, S),
+    mut check: impl FnMut(S),
+) -> usize {
+    for count in 1.. {
+        let timers = runtime::timer_count();
+        let (future, scripts) = begin().await;
+        let has_ended = pin!(polled(future, count)).await.is_some();
+        assert_eq!(open::count(), 0, "after {count} polls");
+        check(scripts);
+        if has_ended {
+            return count - 1;
+        }
+        assert!(runtime::timer_count() <= timers + 1, "after {count} polls"); // that of the kept connections
+    }
+    unreachable!("a future ends")
+}
+
+/// One response, taken apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::http) struct Answer {
+    pub status: u16,
+    /// Without the date.
+    pub head: String,
+    /// Without its framing.
+    pub body: Vec<u8>,
+    /// Its end was seen, by its length or its last chunk.
+    pub is_whole: bool,
+}
+
+/// The responses that a client was sent, to requests that were no HEAD. The last one may be cut, which is then told.
+pub(in crate::http) fn answers(mut bytes: &[u8]) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    while !bytes.is_empty() {
+        let (answer, used) = answer(bytes);
+        answers.push(answer);
+        bytes = &bytes[used..];
+    }
+    answers
+}
+
+fn answer(bytes: &[u8]) -> (Answer, usize) {
+    let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
+        let head = String::from_utf8_lossy(bytes).into_owned();
+        return (Answer { head, ..Answer::default() }, bytes.len());
+    };
+    let lines = std::str::from_utf8(&bytes[..end]).unwrap();
+    let head: Vec<&str> = lines.split("\r\n").filter(|line| !line.starts_with("Date: ")).collect();
+    let status = head[0].split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
+    let length = head.iter().find_map(|line| line.strip_prefix("Content-Length: "));
+    let is_bodiless = matches!(status, 100..200 | 204 | 304);
+    let mut answer = Answer { status, head: head.join("\r\n"), ..Answer::default() };
+    let rest = &bytes[end + 4..];
+    let mut used = 0;
+    if is_bodiless {
+        answer.is_whole = true;
+    } else if let Some(length) = length {
+        let length: usize = length.parse().unwrap();
+        used = length.min(rest.len());
+        answer.body = rest[..used].to_vec();
+        answer.is_whole = used == length;
+    } else if head.contains(&"Transfer-Encoding: chunked") {
+        let mut decoder = Decoder::default();
+        while used < rest.len() && !decoder.is_done() {
+            let step = decoder.decode(&rest[used..]).expect("chunks");
+            answer.body.extend_from_slice(&rest[used..][step.data.unwrap_or(0..0)]);
+            used += step.consumed;
+        }
+        answer.is_whole = decoder.is_done();
+    } else {
+        (answer.body, used) = (rest.to_vec(), rest.len());
+    }
+    (answer, end + 4 + used)
+}
+
+/// The statuses of these responses.
+pub(in crate::http) fn statuses(bytes: &[u8]) -> Vec<u16> {
+    answers(bytes).iter().map(|answer| answer.status).collect()
+}
