@@ -375,7 +375,7 @@ fn terms(request: &Request) -> Terms {
         keep_alive: request.keep_alive,
         tells_version: core.server_tokens(),
         keepalive_seconds: core.keepalive_header(),
-        timeout_ms: core.send_timeout(),
+        timeout_ms: core.send_timeout_ms(),
     }
 }
 

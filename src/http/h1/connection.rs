@@ -175,7 +175,7 @@ impl Conn {
         let core = &self.default_server().root.core;
         match self.adopted_until_ms.and_then(|until_ms| until_ms.checked_sub(runtime::now_ms())) {
             Some(left) => left.max(1),
-            None if self.requests == 0 => room::shorten(core.client_header_timeout()),
+            None if self.requests == 0 => room::shorten(core.client_header_timeout_ms()),
             None => room::shorten(u64::from(self.keepalive_ms)),
         }
     }
@@ -185,7 +185,7 @@ impl Conn {
     fn head_deadline_ms(&self) -> Option<u64> {
         let Held::Head(partial) = &self.held else { return None };
         let core = &self.default_server().root.core;
-        Some(partial.began_ms + room::shorten(core.client_header_timeout()).min(partial.paced_ms(core)))
+        Some(partial.began_ms + room::shorten(core.client_header_timeout_ms()).min(partial.paced_ms(core)))
     }
 
     /// The worker has asked this connection to close, and its head is incomplete. If the head arrives fast
@@ -317,7 +317,7 @@ fn hand_over(conn: Conn, until_ms: u64) {
 /// Reads the PROXY header before the first request; false: the connection is over.
 async fn read_proxy_header(conn: &mut Conn) -> bool {
     let core = &conn.default_server().root.core;
-    let (buffer_size, wait_ms) = (core.client_header_buffer_size(), core.client_header_timeout());
+    let (buffer_size, wait_ms) = (core.client_header_buffer_size(), core.client_header_timeout_ms());
     let who = proxy_header::Sender { number: conn.number, peer: &conn.peer, listener: &conn.listen.address };
     let read = proxy_header::read(&conn.transport, buffer_size, core.log(), &who);
     match timeout(room::shorten(wait_ms), read).await {
@@ -389,8 +389,8 @@ async fn one_request(conn: &mut Conn) -> After {
     if !request.body.is_read() && !discard(&mut request, Downstream::H1(&conn.transport)).await {
         return After::Linger(core);
     }
-    conn.keepalive_ms = u32::try_from(core.keepalive_timeout()).unwrap_or(u32::MAX);
-    conn.keepalive_min_ms = u32::try_from(core.keepalive_min_timeout()).unwrap_or(u32::MAX);
+    conn.keepalive_ms = u32::try_from(core.keepalive_timeout_ms()).unwrap_or(u32::MAX);
+    conn.keepalive_min_ms = u32::try_from(core.keepalive_min_timeout_ms()).unwrap_or(u32::MAX);
     conn.held = request.body.take_rest().map_or(Held::Nothing, Held::Ahead);
     After::KeepAlive
 }
@@ -512,7 +512,7 @@ async fn head_timed_out(conn: &mut Conn) {
     let core = &conn.default_server().root.core;
     let Held::Head(partial) = std::mem::take(&mut conn.held) else { return };
     let is_slow = runtime::now_ms() >= partial.began_ms.saturating_add(partial.paced_ms(core));
-    let is_late = runtime::now_ms() >= partial.began_ms + core.client_header_timeout();
+    let is_late = runtime::now_ms() >= partial.began_ms + core.client_header_timeout_ms();
     let limit = if is_slow && !is_late { Limit::HeaderRate } else { Limit::HeaderTimeout };
     let resets = core.resets_timed_out();
     let mut request = unfinished(conn, (partial.bytes, Some(partial.began_ms)), false);
@@ -637,7 +637,7 @@ fn prepare(
             .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
     let limits = body::Limits {
         max: core.client_max_body_size(),
-        timeout_ms: core.client_body_timeout(),
+        timeout_ms: core.client_body_timeout_ms(),
         buffer_size: core.client_body_buffer_size(),
         min_rate: core.client_body_min_rate(),
     };
@@ -703,7 +703,7 @@ fn wants_keep_alive(head: &RequestHead) -> bool {
 /// Reads the rest of a request's body, to find the next request; false: it took too long.
 async fn discard(request: &mut Request, client: Downstream<'_>) -> bool {
     let core = &request.location.core;
-    let (timeout_ms, time_ms) = (core.lingering_timeout(), core.lingering_time());
+    let (timeout_ms, time_ms) = (core.lingering_timeout_ms(), core.lingering_time_ms());
     request.body.forget_continue();
     request.body.set_limits(body::Limits { max: 0, timeout_ms, buffer_size: 4096, min_rate: None });
     let _ = request.body.admit(0); // nothing is kept: the time bounds it
@@ -726,7 +726,7 @@ async fn linger(conn: &Conn, core: &core::Conf) {
     if !core.lingering_close() || conn.transport.shutdown().is_err() {
         return;
     }
-    let (timeout_ms, time_ms) = (core.lingering_timeout(), core.lingering_time());
+    let (timeout_ms, time_ms) = (core.lingering_timeout_ms(), core.lingering_time_ms());
     conn.open.rests();
     let read = async {
         loop {

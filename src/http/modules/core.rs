@@ -252,7 +252,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 impl BlockConf for Conf {}
 
 impl Conf {
-    pub fn client_header_timeout(&self) -> u64 {
+    pub fn client_header_timeout_ms(&self) -> u64 {
         self.client_header_timeout.get()
     }
 
@@ -277,7 +277,7 @@ impl Conf {
         }
     }
 
-    pub fn client_body_timeout(&self) -> u64 {
+    pub fn client_body_timeout_ms(&self) -> u64 {
         self.client_body_timeout.get()
     }
 
@@ -293,11 +293,11 @@ impl Conf {
         self.subrequest_output_buffer_size.get() as usize
     }
 
-    pub fn send_timeout(&self) -> u64 {
+    pub fn send_timeout_ms(&self) -> u64 {
         self.send_timeout.get()
     }
 
-    pub fn keepalive_timeout(&self) -> u64 {
+    pub fn keepalive_timeout_ms(&self) -> u64 {
         self.keepalive_timeout.get().0
     }
 
@@ -310,12 +310,12 @@ impl Conf {
         self.keepalive_requests.get()
     }
 
-    pub fn keepalive_time(&self) -> u64 {
+    pub fn keepalive_time_ms(&self) -> u64 {
         self.keepalive_time.get()
     }
 
     /// How long an idle connection stays open while the worker is exiting.
-    pub fn keepalive_min_timeout(&self) -> u64 {
+    pub fn keepalive_min_timeout_ms(&self) -> u64 {
         self.keepalive_min_timeout.get()
     }
 
@@ -332,11 +332,11 @@ impl Conf {
         self.lingering_close.get() == Linger::Always
     }
 
-    pub fn lingering_time(&self) -> u64 {
+    pub fn lingering_time_ms(&self) -> u64 {
         self.lingering_time.get()
     }
 
-    pub fn lingering_timeout(&self) -> u64 {
+    pub fn lingering_timeout_ms(&self) -> u64 {
         self.lingering_timeout.get()
     }
 

@@ -69,5 +69,5 @@ pub async fn pass(
         }
         hints.push_parsed(field, data);
     }
-    client.hint(&hints, request.location.core.send_timeout()).await
+    client.hint(&hints, request.location.core.send_timeout_ms()).await
 }

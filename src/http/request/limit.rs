@@ -27,15 +27,15 @@ pub fn told(request: &Request, limit: Limit) -> String {
     // Until a request has a location its server's settings apply; those for heads are the default server's.
     let (value, span) = match limit {
         Limit::BodySize(_) => (core.client_max_body_size().to_string(), core.client_max_body_size.span()),
-        Limit::BodyTimeout => (ms(core.client_body_timeout()), core.client_body_timeout.span()),
+        Limit::BodyTimeout => (ms(core.client_body_timeout_ms()), core.client_body_timeout.span()),
         Limit::BodyRate => (rate(core.client_body_min_rate()), core.client_body_min_rate.span()),
-        Limit::HeaderTimeout => (ms(core.client_header_timeout()), core.client_header_timeout.span()),
+        Limit::HeaderTimeout => (ms(core.client_header_timeout_ms()), core.client_header_timeout.span()),
         Limit::HeaderRate => (rate(core.client_header_min_rate()), core.client_header_min_rate.span()),
         Limit::HeadSize => (core.header_buffers(), core.large_client_header_buffers.span()),
         Limit::FieldCount => (core.head_limits().fields_max.to_string(), core.max_headers.span()),
         Limit::TotalTimeout => (ms(passes.timeout_total_ms()), passes.timeout_total_span()),
         Limit::SubrequestSize => (core.subrequest_output_buffer_size().to_string(), None),
-        Limit::SendTimeout => (ms(core.send_timeout()), core.send_timeout.span()),
+        Limit::SendTimeout => (ms(core.send_timeout_ms()), core.send_timeout.span()),
         Limit::UpstreamHeadSize => (passes.head_bytes_max().to_string(), passes.buffer_size_span()),
     };
     let name = limit.directive(passes);

@@ -84,7 +84,7 @@ fn bound_body(request: &mut Request) {
     let core = &request.location.core;
     request.body.set_limits(Limits {
         max: core.client_max_body_size(),
-        timeout_ms: core.client_body_timeout(),
+        timeout_ms: core.client_body_timeout_ms(),
         buffer_size: core.client_body_buffer_size(),
         min_rate: core.client_body_min_rate(),
     });
@@ -94,9 +94,9 @@ fn bound_body(request: &mut Request) {
 pub fn bound_keepalive(request: &mut Request) {
     let core = &request.location.core;
     let age_ms = runtime::now_ms().saturating_sub(request.connection.opened_ms);
-    let may_stay = core.keepalive_timeout() > 0
+    let may_stay = core.keepalive_timeout_ms() > 0
         && request.connection.requests < core.keepalive_requests()
-        && age_ms < core.keepalive_time();
+        && age_ms < core.keepalive_time_ms();
     request.keep_alive &= may_stay;
     let browsers = core.unkept_browsers();
     // Examining the browser's name is costly: only if it can matter.

@@ -148,7 +148,7 @@ async fn send_file(
     };
     let room = room.min(length);
     client.flush(request).await?;
-    let timeout = request.location.core.send_timeout();
+    let timeout = request.location.core.send_timeout_ms();
     let limits = relay::Limits { read_timeout_ms: timeout, write_timeout_ms: timeout };
     let chunk = conf.sendfile_max_chunk();
     let (began_ms, mut was_cold) = (runtime::now_ms(), false);
