@@ -84,11 +84,14 @@ impl fmt::Display for Notice {
             Self::NeverStarted { pid, limit_ms } => {
                 write!(
                     out,
-                    "worker process {pid} has not started in {limit_ms} ms, it is killed and replaced"
+                    "worker process {pid} has not started in {limit_ms} ms and is killed and replaced"
                 )
             }
             Self::KilledStuck { pid, limit_ms } => {
-                write!(out, "worker process {pid} was stuck for {limit_ms} ms, it is killed and replaced")
+                write!(
+                    out,
+                    "worker process {pid} has been stuck for {limit_ms} ms and is killed and replaced"
+                )
             }
             Self::Stuck { pid, number, silent_ms, beat } => {
                 let place = place(beat);
@@ -99,20 +102,19 @@ impl fmt::Display for Notice {
             }
             Self::MovesAgain { pid, after_ms } => write!(
                 out,
-                "worker process {pid} moves again after {after_ms} ms, it takes its connections back"
+                "worker process {pid} responds again after {after_ms} ms and takes its connections back"
             ),
             Self::Full { pid, number } => write!(
                 out,
-                "worker process {pid} (worker {number}) can take no more connections, siblings with room take those \
-                 that come"
+                "worker process {pid} (worker {number}) can take no more connections; siblings with room take new \
+                 ones"
             ),
             Self::HasRoom { pid } => {
-                write!(out, "worker process {pid} has room again, it takes its connections back")
+                write!(out, "worker process {pid} has room again and takes its connections back")
             }
-            Self::FellBack => write!(
-                out,
-                "not one worker can run with the new configuration, the one before stays in force"
-            ),
+            Self::FellBack => {
+                write!(out, "no worker can run with the new configuration; the previous one stays in force")
+            }
             Self::SuccessorGone { pid } => {
                 write!(out, "the new binary process {pid} is gone, start worker processes")
             }

@@ -26,7 +26,7 @@ pub enum Total {
     Waiting = 6,
     /// Connections that only waited and were asked to close, to make room for others.
     Reused = 7,
-    /// Bytes of memory that requests hold beyond what each is granted (`net/budget.rs`).
+    /// Bytes of memory that requests hold beyond what each needs (`net/budget.rs`).
     Drawn = 8,
     /// Requests that got less memory than they wanted, since too much was in use.
     Degraded = 9,

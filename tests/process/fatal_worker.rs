@@ -83,9 +83,9 @@ fn descriptors_too_few_to_run_with_fail_the_start() {
 }
 
 fn reload_in_vain(daemon: &Daemon) {
-    let before = daemon.log_count("the one before stays in force");
+    let before = daemon.log_count("the previous one stays in force");
     daemon.signal(Signal::SIGHUP);
-    wait_for("the verdict", || (daemon.log_count("the one before stays in force") > before).then_some(()));
+    wait_for("the verdict", || (daemon.log_count("the previous one stays in force") > before).then_some(()));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_worker_that_dies_during_a_failed_reload_is_replaced() {
     daemon.signal(Signal::SIGHUP);
     daemon.wait_log("SIGHUP\\) received");
     send(worker, Signal::SIGKILL);
-    daemon.wait_log("the one before stays in force");
+    daemon.wait_log("the previous one stays in force");
     // Its place cannot be filled while the directory in the current configuration is missing.
     assert_eq!(get(daemon.port(0), "/").text(), "here\n");
     assert_ne!(daemon.worker(), worker);

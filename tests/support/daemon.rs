@@ -357,7 +357,7 @@ impl Daemon {
     pub fn complaints(&self, levels: &str) -> Vec<String> {
         let regex = Regex::new(&format!("\\[({levels})\\]")).expect("the test's pattern is valid");
         let is_one =
-            |line: &&str| regex.is_match(line) && !line.contains("is stuck") && !line.contains("was stuck");
+            |line: &&str| regex.is_match(line) && !line.contains("is stuck") && !line.contains("been stuck");
         self.log().lines().filter(is_one).map(str::to_owned).collect()
     }
 
