@@ -227,8 +227,8 @@ impl Settings {
         self.pid.as_ref().map_or_else(|| default_pid(prefix), |path| prefix.join(&**path))
     }
 
-    /// Warns about a configuration without `error_log` and `pid` lines whose prefix has no folder for either,
-    /// as with nginx's packages, which have other paths built in.
+    /// Warns about a configuration without `error_log` and `pid` directives if the prefix has no logs
+    /// directory. The packages of nginx have other paths built in.
     pub fn warn_of_missing_logs(&self, has_error_log: bool, prefix: &Path, out: &mut Diagnostics) {
         if has_logs(prefix) {
             return;
@@ -285,10 +285,10 @@ impl Settings {
     }
 }
 
-/// The path of the pid file if the prefix has no folder for it.
+/// The path of the pid file if the prefix has no logs directory.
 const PID: &str = "/run/pronghorn.pid";
 
-/// True if the prefix has the folder for logs and the pid file that is used if no lines say otherwise.
+/// True if the prefix has the directory of the default log and pid file.
 pub fn has_logs(prefix: &Path) -> bool {
     prefix.join("logs").is_dir()
 }
@@ -336,7 +336,7 @@ fn worker_processes(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result
 fn use_(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     if node.arg(0) != "epoll" {
         let message = format!("invalid event type \"{}\"", node.arg(0));
-        return Err(Diagnostic::error(node.arg_span(0), message).help("there is epoll only"));
+        return Err(Diagnostic::error(node.arg_span(0), message).help("only epoll is available"));
     }
     settings.use_.put((), node)
 }
@@ -358,7 +358,7 @@ fn worker_connections(settings: &mut Settings, _: &mut Cx, node: &Node) -> Resul
 fn names_timeout(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let timeout_ms = parse_millis(node.arg(0)).filter(|&ms| ms > 0).ok_or_else(|| {
         let message = format!("invalid value \"{}\" in \"names_timeout\" directive", node.arg(0));
-        Diagnostic::error(node.arg_span(0), message).help("a time longer than nothing, such as 10s")
+        Diagnostic::error(node.arg_span(0), message).help("use a time greater than zero, such as 10s")
     })?;
     settings.names_timeout.put(timeout_ms, node)
 }
@@ -382,7 +382,7 @@ fn worker_cpu_affinity(settings: &mut Settings, _: &mut Cx, node: &Node) -> Resu
             let odd = word.text.chars().find(|bit| !matches!(bit, '0' | '1')).unwrap_or_default();
             let message = format!("invalid character \"{odd}\" in \"{}\"", word.text);
             return Err(Diagnostic::error(word.span, message)
-                .help("a mask is made of 0 and 1, the lowest processor last: 0001 0010"));
+                .help("a mask consists of 0 and 1, the lowest processor last: 0001 0010"));
         }
         let bits = word.text.bytes().rev().enumerate().filter(|(_, bit)| *bit == b'1');
         parsed.push(bits.map(|(cpu, _)| cpu).collect::<Vec<_>>());

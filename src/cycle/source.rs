@@ -207,7 +207,7 @@ impl Pass {
         }
         if let Err(why) = settings.or_user(DEFAULT_USER) {
             let missing = Diagnostic::error(file_start(tree, &main), why);
-            cx.diagnostics.push(missing.help("name the user that the workers become"));
+            cx.diagnostics.push(missing.help("name the user that the workers run as"));
         }
         if !cx.has_events() && !draft.findings.has_errors() && !cx.diagnostics.has_errors() {
             let missing =
@@ -250,7 +250,7 @@ fn unanswered(names: &[Box<str>], timeout_ms: u64) -> Option<Diagnostic> {
         shown.join(", ")
     );
     let finding = Diagnostic { severity: Severity::Warning, ..Diagnostic::global(message) };
-    Some(finding.help("look after the name servers of this system, or give them more time"))
+    Some(finding.help("check the name servers of this system, or allow them more time"))
 }
 
 fn folder_of(path: &Path) -> PathBuf {

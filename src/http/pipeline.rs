@@ -462,7 +462,7 @@ mod tests {
         assert_eq!(phases(Phase::Preaccess), [Phase::Access, Phase::Precontent, Phase::Content]);
         assert_eq!(phases(Phase::Precontent), [Phase::Content]);
         assert_eq!(phases(Phase::Content), []);
-        // no pause comes from the phases in front of a location
+        // no pause comes from the phases before a location
         assert_eq!(phases(Phase::Rewrite), []);
     }
 

@@ -119,7 +119,8 @@ mod tests {
         }
     }
 
-    /// The verdicts of a phase's handlers up to the one that ends it; what the phase comes to.
+    /// Runs the verdicts of a phase's handlers up to the one that ends it, and returns the result of the
+    /// phase.
     fn phase(rules: Rules, verdicts: Vec<Verdict>) -> String {
         let mut refusal = None;
         for verdict in verdicts {
@@ -146,7 +147,7 @@ mod tests {
         assert_eq!(phase(ANY, vec![status(401), status(403)]), "401");
         assert_eq!(phase(ANY, vec![status(403), status(407)]), "407");
         assert_eq!(phase(ANY, vec![status(403), Verdict::Next]), "403");
-        // other answers are no refusals: they end the phase
+        // other replies are not refusals: they end the phase
         assert_eq!(phase(ANY, vec![status(403), status(500), Verdict::Granted]), "500");
         assert_eq!(phase(ANY, vec![status(503)]), "503");
     }

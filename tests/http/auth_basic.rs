@@ -200,7 +200,7 @@ fn passwords_that_are_slow_to_check_wait_for_each_other_and_nobody_else() {
     };
     // more than may wait: the last of them are refused before the first is checked
     let mut clients: Vec<Client> = (0..30).map(|number| ask(&number.to_string())).collect();
-    daemon.wait_log("user \"slow\": 16 passwords wait to be checked already: \"limit_req\" here");
+    daemon.wait_log("user \"slow\": 16 passwords are already waiting to be checked: \"limit_req\" here");
     let last = clients.last_mut().expect("thirty");
     assert_eq!(last.response().status, 503);
     // a path that is not cached yet is looked up by another thread

@@ -65,7 +65,7 @@ fn clients_that_do_not_read_hold_no_more_than_the_budget() {
         // the budget, and the memory of 100 connections and the program without it
         let held = process::rss_kib(worker) as usize - before;
         assert!(held * 1024 < BUDGET + (16 << 20), "{coding}: {held} KiB");
-        daemon.wait_log("answers are encoded less or not at all: [0-9]+ of 16384 KiB of the worker's memory budget are in use: raise \"worker_memory_budget\"");
+        daemon.wait_log("responses are compressed less or not at all: [0-9]+ of 16384 KiB of the worker's memory budget are in use: raise \"worker_memory_budget\"");
         drop(clients);
         wait_for("the memory to be given back", || (drawn(&daemon).0 == 0).then_some(()));
         assert_eq!(ask(&daemon, coding).response_head().header("content-encoding"), Some(coding));
@@ -104,7 +104,7 @@ fn without_a_budget_includes_are_made_one_after_the_other() {
     let expected: String = (0..5).map(|n| format!("/part/{n}")).collect();
     assert_eq!(get(daemon.port(0), "/a.html").text(), expected);
     assert_eq!(drawn(&daemon), (0, 4));
-    daemon.wait_log("includes are made one after the other: .*raise \"worker_memory_budget\"");
+    daemon.wait_log("includes run one after the other: .*raise \"worker_memory_budget\"");
     let error = "[an error occurred while processing the directive]";
     assert_eq!(get(daemon.port(0), "/b.html").text(), format!("{error}[(none)]"));
 }
@@ -119,7 +119,7 @@ fn a_list_of_a_directory_that_does_not_fit_is_refused() {
         daemon.write(&format!("html/many/a-name-of-some-length-{index}"), "");
     }
     assert_eq!(get(daemon.port(0), "/many/").status, 503);
-    daemon.wait_log("a list of [0-9]+ bytes is not sent: .*raise \"worker_memory_budget\"");
+    daemon.wait_log("a listing of [0-9]+ bytes is not sent: .*raise \"worker_memory_budget\"");
     assert_eq!(get(daemon.port(0), "/").status, 200, "a short one is");
     assert_eq!(drawn(&daemon).0, 0);
 }

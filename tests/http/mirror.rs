@@ -196,8 +196,8 @@ fn no_more_copies_are_under_way_than_a_worker_may_have() {
     for _ in 0..515 {
         assert_eq!(client.get("/proxied").text(), "origin");
     }
-    daemon.wait_log("\"/mirror\" is not asked: 512 copies of requests are under way already");
-    assert_eq!(daemon.log_count("is not asked"), 3);
+    daemon.wait_log("\"/mirror\" is not requested: 512 copies of requests are already in progress");
+    assert_eq!(daemon.log_count("is not requested"), 3);
     drop(go);
     daemon.stop(Signal::SIGTERM);
 }

@@ -110,6 +110,6 @@ fn others_leave_nothing() {
 fn a_file_that_cannot_be_written_does_not_hurt_the_answer() {
     let (_origin, daemon) = start();
     assert_eq!(get(daemon.port(0), "/blocked/a").text(), "hello");
-    daemon.wait_log("\\[error\\] .*pronghorn.conf.* failed .*: this answer is not stored");
+    daemon.wait_log("\\[error\\] .*pronghorn.conf.* failed .*: this response is not stored");
     wait_idle(&daemon);
 }

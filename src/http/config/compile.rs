@@ -370,8 +370,9 @@ fn location_kind<'a>(node: &'a Node, cx: &mut Cx) -> Result<(Kind, &'a str), Dia
         "~*" => Kind::Regex(Pattern::new(name, true, span)?.declare(&mut cx.variables)),
         other => {
             let message = format!("invalid location modifier \"{other}\"");
-            return Err(Diagnostic::error(node.arg_span(0), message)
-                .help("one of =, ^~, ~ and ~* may stand before the name"));
+            return Err(
+                Diagnostic::error(node.arg_span(0), message).help("only =, ^~, ~ or ~* may precede the name")
+            );
         }
     };
     Ok((kind, name))
@@ -434,7 +435,7 @@ fn build_server(
         if named[..at].iter().any(|earlier| earlier.name == location.name) {
             let message = format!("duplicate location \"{}\"", location.name);
             let warning = Diagnostic::warning(location.span, message);
-            cx.diagnostics.push(warning.help("the first one of this name counts, this one is never used"));
+            cx.diagnostics.push(warning.help("the first one of this name applies, this one is never used"));
         }
     }
     let nested = build_locations(other, &confs, cx);

@@ -141,7 +141,7 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
         }
         ("accept_filter", Some(value)) => {
             let message = format!("accept filters \"{value}\" are not supported on this platform, ignored");
-            cx.diagnostics.push(Diagnostic::warning(span, message).help("\"deferred\" is Linux's way"));
+            cx.diagnostics.push(Diagnostic::warning(span, message).help("on Linux use \"deferred\""));
         }
         // The address is kept for later checks, so that one mistake is not reported as several.
         ("ssl" | "quic" | "http2" | "http3" | "spdy", None) => {
@@ -273,7 +273,7 @@ impl Places {
                 }
                 Conflict::Invalid => {
                     let message = format!("invalid server name or wildcard \"{name}\" on {address}");
-                    let help = "one \"*\" may stand at the beginning or at the end, with a dot beside it";
+                    let help = "one \"*\" is allowed, at the start or the end, next to a dot";
                     Diagnostic::error(*span, message).help(help)
                 }
             }));

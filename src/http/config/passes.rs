@@ -181,7 +181,7 @@ fn loops(
         if seen.contains(&place.server) {
             let message = format!("\"proxy_pass\" leads back to this server, which listens on {address}");
             let warning = Diagnostic::warning(place.span, message);
-            let help = "requests go round until all connections are taken, unless another server or location answers them";
+            let help = "requests loop until all connections are in use, unless another server or location answers them";
             debug_assert_eq!(warning.severity, Severity::Warning);
             cx.diagnostics.push(warning.help(help));
         }

@@ -176,7 +176,7 @@ impl Reader {
         }
     }
 
-    /// It is too late for the interim response.
+    /// Gives up the interim response, because it is too late for it.
     pub fn forget_continue(&mut self) {
         self.expects_continue = false;
     }
@@ -373,7 +373,7 @@ mod tests {
                     script.sends(&text[..cut]);
                     let mut reader = Reader::new(declared, b"", false, 4096);
                     let mut body = Vec::new();
-                    // Dropped in the middle, with what it had read.
+                    // Dropped midway, with the bytes it had read.
                     let given_up = timeout(0, async {
                         while poll_fn(|cx| poll_data(&mut reader, &transport, cx)).await.unwrap() {
                             body.extend_from_slice(reader.data());
@@ -470,7 +470,7 @@ mod tests {
                 poll_fn(|cx| io.poll_read(cx, &mut [0])).await.unwrap();
                 served.set(true);
             });
-            yield_now().await; // the other one waits for a byte, of which only epoll can tell
+            yield_now().await; // the other one waits for a byte, which only epoll can report
             other.write_all(b"x").unwrap();
             let mut reader = Reader::new(BodyLength::Chunked, b"", false, 16 * 1024);
             let mut decoded = 0;
@@ -481,7 +481,7 @@ mod tests {
             }
             let read = decoded * "1\r\na\r\n".len();
             assert!(waiting > read + LONG_READ_BYTES, "{waiting} bytes are too few to tell");
-            // the budget ends inside the third read, and the last chunk of it is met once more
+            // the budget ends within the third read, and the last chunk of it is visited again
             assert!(read <= (16 + 64 + 64) * 1024 + 6, "{read} bytes in one turn");
         });
     }

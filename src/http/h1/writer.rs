@@ -368,7 +368,7 @@ mod tests {
     const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
     const BODY: &[u8] = b"a body of some length, longer than a line";
 
-    /// A response whose head is made and whose body will be framed so.
+    /// A response whose head has been made and whose body will be framed like this.
     fn begun(framing: Framing) -> Writer {
         let mut writer = Writer::new();
         (writer.framing, writer.timeout_ms) = (framing, 20);
@@ -376,7 +376,7 @@ mod tests {
         writer
     }
 
-    /// Sends a part of the body, as a client of this writer does. Returns the bytes that have left.
+    /// Sends a part of the body, as a client of this writer does. Returns the number of bytes sent.
     async fn send(
         writer: &mut Writer,
         transport: &Transport,
@@ -393,7 +393,7 @@ mod tests {
         outcome.map(|()| done)
     }
 
-    /// The whole response, its body in two parts.
+    /// Sends the whole response, its body in two parts.
     async fn respond(
         framing: Framing,
         cut: usize,
@@ -440,7 +440,7 @@ mod tests {
         response
     }
 
-    /// The head, the framing that follows, and whether the connection goes on.
+    /// The head, the framing that follows, and whether the connection stays open.
     fn head_of(mut response: Response, terms: Terms) -> (String, Framing, bool) {
         let mut writer = Writer::new();
         let started = writer.start(&mut response, terms);

@@ -219,7 +219,7 @@ fn answer(request: &mut Request, outcome: Outcome) -> Verdict {
         log::error!(
             request.error_log(),
             &*request,
-            "user \"{}\": {} passwords wait to be checked already: \"limit_req\" here, or passwords that are stored with \
+            "user \"{}\": {} passwords are already waiting to be checked: \"limit_req\" here, or passwords that are stored with \
              a cheaper hash, would help",
             user,
             PASSWORDS_WAITING_MAX

@@ -125,7 +125,7 @@ fn finish(request: &mut Request, path: &[u8], list: io::Result<Vec<u8>>) -> Verd
                 log::warn!(
                     request.error_log(),
                     &*request,
-                    "a list of {} bytes is not sent: {why}",
+                    "a listing of {} bytes is not sent: {why}",
                     page.len()
                 );
             }

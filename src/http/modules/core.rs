@@ -496,7 +496,7 @@ fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
             );
             let warning = Diagnostic::warning(extension.span, message);
             if *previous != **kind {
-                cx.diagnostics.push(warning.help("the later line counts"));
+                cx.diagnostics.push(warning.help("the later line applies"));
             } else {
                 same_count += 1;
                 same.get_or_insert(warning);
@@ -530,7 +530,7 @@ fn set_root(conf: &mut Conf, cx: &mut Cx, node: &Node, is_alias: bool) -> Result
             let message =
                 format!("the ${name} variable cannot be used in the \"{}\" directive", node.name.text);
             return Err(
-                Diagnostic::error(node.arg_span(0), message).help("its value is made from this directive")
+                Diagnostic::error(node.arg_span(0), message).help("its value is derived from this directive")
             );
         }
     }
@@ -579,7 +579,7 @@ fn error_page(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
     if statuses.is_empty() {
         let message = format!("invalid value \"{}\"", target.text);
         return Err(Diagnostic::error(target.span, message)
-            .help("statuses stand before the URI: error_page 502 504 /50x.html;"));
+            .help("statuses come before the URI: error_page 502 504 /50x.html;"));
     }
     let is_name = target.text.starts_with('@') && !value::has_variables(&target.text);
     let name = is_name.then(|| (&target.text).into());
@@ -603,7 +603,7 @@ pub fn log_target(
 ) -> Result<(Target, Level), Diagnostic> {
     if node.arg(0) == "off" {
         let message = "\"error_log off\" writes to a file named \"off\"";
-        let help = "to hear of nothing but emergencies write: error_log /dev/null emerg;";
+        let help = "to log nothing but emergencies, write: error_log /dev/null emerg;";
         out.push(Diagnostic::warning(node.arg_span(0), message).help(help));
     }
     let target = Target::parse(node.arg(0), &options.prefix, &options.names)

@@ -120,7 +120,7 @@ fn field(cx: &mut Cx, node: &Node) -> Result<Field, Diagnostic> {
     let name: Box<str> = node.arg(0).into();
     if Token::new(name.as_bytes()).is_none() {
         let diagnostic =
-            Diagnostic::error(node.arg_span(0), format!("\"{name}\" is no name of a header field"));
+            Diagnostic::error(node.arg_span(0), format!("\"{name}\" is not a valid header name"));
         let bare = name.trim_end_matches(':').trim();
         return Err(match Token::new(bare.as_bytes()) {
             Some(_) => diagnostic.help(format!("write the name alone: {bare}")),

@@ -207,7 +207,7 @@ fn field(word: &Word, clears: bool, cx: &mut Cx) -> Result<Option<Field>, Diagno
     let is_pattern = name.ends_with('*');
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || !name.bytes().all(is_token) {
-        let message = format!("\"{name}\" is no name of a header field");
+        let message = format!("\"{name}\" is not a valid header name");
         return Err(Diagnostic::error(word.span, message).help("a field is written 'Name: value'"));
     }
     if name == "*" {
@@ -217,7 +217,7 @@ fn field(word: &Word, clears: bool, cx: &mut Cx) -> Result<Option<Field>, Diagno
         if clears || value.is_empty() { None } else { Some(Script::compile_text(value, word.span, cx)?) };
     if is_pattern && value.is_some() {
         let message = format!("\"{name}\" is a pattern, and names no field that could be set");
-        cx.diagnostics.push(Diagnostic::warning(word.span, message).help("a \"*\" takes fields away only"));
+        cx.diagnostics.push(Diagnostic::warning(word.span, message).help("a \"*\" can only remove fields"));
         return Ok(None);
     }
     let id = Id::of(name.as_bytes());
@@ -270,7 +270,7 @@ pub fn rewrite(request: &mut Request) -> Verdict {
                         log::error!(
                             request.error_log(),
                             &*request,
-                            "\"{value}\" of more_set_input_headers is no host"
+                            "\"{value}\" of more_set_input_headers is not a valid host"
                         );
                         continue;
                     }

@@ -191,7 +191,7 @@ fn set_header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     let value = Script::compile(&node.args[1], cx)?;
     if name.is_empty() || !name.bytes().all(is_token) {
-        let message = format!("\"{name}\" is no name of a header field");
+        let message = format!("\"{name}\" is not a valid header name");
         let bare = name.trim_end_matches(':').trim();
         if node.arg(1).is_empty() {
             cx.diagnostics

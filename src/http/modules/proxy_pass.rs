@@ -236,7 +236,7 @@ fn warn_of_clients_word(word: &Word, cx: &mut Cx) {
     if is_whole || is_part || is_group {
         let message = format!("the host of \"proxy_pass\" begins with \"${name}\", which a client chooses");
         cx.diagnostics.push(
-            Diagnostic::warning(word.span, message).help("let \"map\" choose among the hosts that are meant"),
+            Diagnostic::warning(word.span, message).help("let \"map\" choose among the intended hosts"),
         );
     }
 }

@@ -98,10 +98,11 @@ impl Valid {
                 let inserted = self.hosts.insert(&host.to_ascii_lowercase(), path.into());
                 inserted.map_err(|conflict| {
                     let (what, help) = match conflict {
-                        Conflict::Duplicate => ("conflicting parameter", "a host stands once"),
-                        Conflict::Invalid => {
-                            ("invalid hostname or wildcard", "a \"*\" stands at its beginning or its end")
-                        }
+                        Conflict::Duplicate => ("conflicting parameter", "a host may be listed only once"),
+                        Conflict::Invalid => (
+                            "invalid hostname or wildcard",
+                            "a \"*\" is allowed only at its start or its end",
+                        ),
                     };
                     Diagnostic::error(word.span, format!("{what} \"{text}\"")).help(help)
                 })?;

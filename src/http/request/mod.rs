@@ -184,8 +184,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// The body is made by a closure, after all that could panic before it and before all else: only so is it made where
-    /// it stays, instead of being copied three times.
+    /// A closure makes the body, after everything that could panic and before all else: only then is the body
+    /// built in place instead of being copied three times.
     #[inline(always)]
     pub fn new(
         worker: &'static Worker,

@@ -189,7 +189,7 @@ fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
     let guard = open::Background::new(DETACHED_MAX)?;
     let Some(share) = budget::draw(AHEAD_BYTES, Part::ThreeQuarters) else {
         if let Some(why) = budget::degrade(runtime::now_ms()) {
-            log::warn!(request.error_log(), request, "includes are made one after the other: {why}");
+            log::warn!(request.error_log(), request, "includes run one after the other: {why}");
         }
         return None;
     };
@@ -235,8 +235,8 @@ pub fn detach(request: &mut Request, uri: &str, body: Body) {
         return;
     }
     let Some(guard) = open::Background::new(DETACHED_MAX) else {
-        let why = "copies of requests are under way already";
-        log::error!(request.error_log(), &*request, "\"{}\" is not asked: {} {}", uri, DETACHED_MAX, why);
+        let why = "copies of requests are already in progress";
+        log::error!(request.error_log(), &*request, "\"{}\" is not requested: {} {}", uri, DETACHED_MAX, why);
         return;
     };
     let mut fork = request.fork(uri.as_bytes().to_vec(), body);

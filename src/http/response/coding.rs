@@ -188,7 +188,7 @@ fn draw<S: PartialEq + Copy>(request: &Request, ways: [Way<S>; 3]) -> Option<(S,
         return drawn;
     }
     if let Some(why) = budget::degrade(runtime::now_ms()) {
-        log::warn!(request.error_log(), request, "answers are encoded less or not at all: {why}");
+        log::warn!(request.error_log(), request, "responses are compressed less or not at all: {why}");
     }
     drawn.or_else(|| {
         // the client accepts only encoded responses

@@ -426,7 +426,7 @@ mod tests {
         timeout_ms: 1000,
     };
 
-    /// Says each byte twice, and its end.
+    /// Writes each byte twice, and an end.
     #[derive(Debug)]
     struct Twice;
 
@@ -461,7 +461,7 @@ mod tests {
         Runtime::new().unwrap().block_on(async { test().await });
     }
 
-    /// The body as its chunks say it.
+    /// The body inside its chunks.
     fn decoded(written: &[u8]) -> String {
         let at = memchr::memmem::find(written, b"\r\n\r\n").unwrap() + 4;
         let mut lines = std::str::from_utf8(&written[at..]).unwrap().split("\r\n");

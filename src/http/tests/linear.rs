@@ -1,11 +1,12 @@
-//! The cost of a message is linear in its bytes: every parser and every look-up of a request gets its worst input, and when
-//! the input doubles the instructions may not triple.
+//! The cost of a message is linear in its length: every parser and every lookup of a request gets its worst
+//! input, and when the input doubles the instructions must not triple.
 //!
-//! Instructions are counted, not time, so a busy machine changes nothing: the test runs itself under valgrind's callgrind,
-//! which counts whatever the code does, also what nobody thought of counting. Where there is no valgrind the cases run
-//! uncounted; `PRONGHORN_NEED_VALGRIND` makes that a failure (`.ci/run` sets it). Most cases go through the whole service
-//! in this process: a real connection, real phases, an origin on a thread. Heads that come byte by byte, and formats that
-//! are not HTTP, are given to their parsers.
+//! Instructions are counted, not time, so a busy machine changes nothing: the test runs itself under
+//! valgrind's callgrind, which counts everything that the code does. Without valgrind the cases run
+//! uncounted; `PRONGHORN_NEED_VALGRIND` makes that a failure (`.ci/run` sets it).
+//!
+//! Most cases go through the whole service in this process: a real connection, real phases, an origin on a
+//! thread. Heads that arrive byte by byte, and formats other than HTTP, are passed to their parsers directly.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -32,9 +33,9 @@ use crate::sys::address::SockAddr;
 use crate::sys::valgrind;
 
 const SIZES: [usize; 3] = [2000, 4000, 8000];
-/// What a message without the input costs is taken off first.
+/// The size of an input whose cost is subtracted first: the fixed cost of a message.
 const BASE: usize = 16;
-/// In doubt for the code: allocations and hash tables grow in steps.
+/// Tolerance, since allocations and hash tables grow in steps.
 const SLACK: u64 = 20_000;
 
 #[test]
@@ -114,9 +115,10 @@ fn run_all() {
     byte_by_byte();
 }
 
-/// Counts one thing for all sizes, after a first time that is not counted: tables are made on first use.
+/// Counts an operation at all sizes, after a first run that does not count, because tables are built on first
+/// use.
 fn measure<T>(case: &str, mut make: impl FnMut(usize) -> T, mut run: impl FnMut(T)) {
-    // counted too, so that what other threads have done before is not of the first size
+    // counted too, so that earlier work of other threads is not attributed to the first size
     valgrind::count("first", || run(make(BASE)));
     for size in SIZES.iter().chain([&BASE]) {
         let input = make(*size);
@@ -124,7 +126,7 @@ fn measure<T>(case: &str, mut make: impl FnMut(usize) -> T, mut run: impl FnMut(
     }
 }
 
-/// `part` as often as it fits into `size` bytes.
+/// Repeats `part` as often as it fits into `size` bytes.
 fn filled(part: &str, size: usize) -> String {
     part.repeat(size / part.len())
 }
@@ -146,7 +148,7 @@ fn parsers() {
         for step in [usize::MAX, 1] {
             let name = format!("head, {name}, {}", if step == 1 { "byte by byte" } else { "at once" });
             if name == "head, empty lines, byte by byte" {
-                continue; // the connection drops them, below
+                continue; // the connection drops them, see below
             }
             measure(&name, make, |text| {
                 let (mut head, mut seen, mut at) = (RequestHead::default(), Seen::default(), 0);
@@ -201,7 +203,8 @@ fn parsers() {
     }
     let tlvs = |size: usize| {
         let mut data = b"\r\n\r\n\0\r\nQUIT\n\x21\x11".to_vec();
-        let rest = [&[127, 0, 0, 1, 127, 0, 0, 1, 0, 1, 0, 2][..], &b"\xe0\0\0".repeat(size / 6)].concat(); // a header has 4 KiB at most
+        // a header has at most 4 KiB
+        let rest = [&[127, 0, 0, 1, 127, 0, 0, 1, 0, 1, 0, 2][..], &b"\xe0\0\0".repeat(size / 6)].concat();
         data.extend_from_slice(&(rest.len() as u16).to_be_bytes());
         data.extend_from_slice(&rest);
         data
@@ -233,7 +236,7 @@ fn parsers() {
     }
 }
 
-/// An answer whose records are aliases, each with a name that points into the one before.
+/// A response whose records are aliases, each with a name that points into the previous one.
 fn dns_answer(size: usize) -> Vec<u8> {
     let count = size / 14;
     let mut message = vec![0, 7, 0x81, 0x80, 0, 1];
@@ -251,7 +254,7 @@ fn dns_answer(size: usize) -> Vec<u8> {
     message
 }
 
-/// Locations with everything that looks something up for a request; their names are those of [`REQUESTS`].
+/// Locations that use every kind of lookup for a request; their names are those of [`REQUESTS`].
 const CONF: &str = r#"http { access_log off; error_log stderr emerg; large_client_header_buffers 8 16k; max_headers 100000;
     map $http_x_host $mapped { hostnames; *.example.com a; www.example.* b; ~^(a+\.)+$ c; default ""; }
     map $http_accept_language $language { default en; ~*^de de; "~(^|,)\s*fr" fr; }
@@ -284,7 +287,7 @@ const CONF: &str = r#"http { access_log off; error_log stderr emerg; large_clien
         location /slice { slice 1k; proxy_set_header Range $slice_range; proxy_pass http://%%ORIGIN%%; }
     } }"#;
 
-/// A head of a request for a path, with lines.
+/// The head of a request for a path, with additional lines.
 fn get(target: &str, lines: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{lines}\r\n")
 }
@@ -353,7 +356,7 @@ const REQUESTS: &[(&str, Build)] = &[
     }),
 ];
 
-/// Answers of an origin that grow, and the location that they come through.
+/// Growing responses of an origin, and the location through which they come.
 const ANSWERS: &[(&str, &str, Build)] = &[
     ("fields", "/proxy", |size| answer(&filled("a: b\r\n", size.min(5900)), "ok")),
     ("options", "/proxy", |size| {
@@ -400,7 +403,7 @@ fn answer(lines: &str, body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// The head of a message that `stream` brings, and what came behind it.
+/// The head of a message that `stream` delivers, and the bytes after it.
 fn read_head(stream: &mut TcpStream, data: &mut Vec<u8>) -> Option<Vec<u8>> {
     loop {
         if let Some(at) = memchr::memmem::find(data, b"\r\n\r\n") {
@@ -415,7 +418,7 @@ fn read_head(stream: &mut TcpStream, data: &mut Vec<u8>) -> Option<Vec<u8>> {
     }
 }
 
-/// An origin that gives what is in `next` for each request; bodies of requests are not read to their end.
+/// An origin that answers each request with `next`; it does not read request bodies to their end.
 fn origin(next: Arc<Mutex<Vec<u8>>>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -436,10 +439,10 @@ fn origin(next: Arc<Mutex<Vec<u8>>>) -> SocketAddr {
     address
 }
 
-/// A request and its origin's answer, of a size.
+/// A request and its origin's response, of a given size.
 type Pair = Box<dyn Fn(usize) -> (String, String) + Send>;
 
-/// Serves [`CONF`] and counts each of these requests; `next`: what the origin answers to one of a case and size.
+/// Serves [`CONF`] and counts each of these requests; `next`: the origin's response for a case and size.
 fn exchange_all(cases: Vec<(String, Pair)>) {
     let next = Arc::new(Mutex::new(Vec::new()));
     let origin = origin(Arc::clone(&next));
@@ -478,7 +481,7 @@ fn answers() {
     exchange_all(cases.collect());
 }
 
-/// A head of which the connection gets each byte by itself.
+/// A head whose bytes reach the connection one at a time.
 fn byte_by_byte() {
     let text = "http { access_log off; large_client_header_buffers 8 16k; max_headers 100000;
         server { listen 127.0.0.1:1; return 200 ok; } }";

@@ -1,8 +1,7 @@
-//! What carries one exchange with an upstream: a connection of its own, so far.
+//! The carrier of one exchange with an upstream; so far always a connection of its own.
 //!
-//! The exchange and the relay speak to a [`Carrier`] and not to a connection. A stream of a connection that several
-//! requests share (HTTP/2, gRPC) is to be its second variant, a stored answer that no connection brings its third.
-//! Touches: the upstream's socket.
+//! The exchange and the relay use a [`Carrier`] instead of a connection. A stream of a shared connection
+//! (HTTP/2, gRPC) is to be its second variant, a stored response its third. Touches: the upstream's socket.
 
 use std::io;
 use std::task::{Context, Poll};
@@ -15,10 +14,11 @@ use crate::runtime::{Io, Timer};
 use crate::upstream::GroupState;
 use crate::upstream::pool::Connection;
 
-/// One exchange's way to a peer, and what reads the answer out of its bytes.
+/// An exchange's connection to a peer, and the decoder of the response.
 ///
-/// It belongs to the exchange, then to the relay of the answer's body. Dropped, it closes the connection;
-/// [`Carrier::keep`] gives it to the next request instead, [`Carrier::into_tunnel`] to both sides of a tunnel.
+/// It belongs to the exchange, then to the relay of the response's body. Dropping it closes the connection;
+/// [`Carrier::keep`] leaves it to the next request instead, [`Carrier::into_tunnel`] to both sides of a
+/// tunnel.
 #[derive(Debug)]
 pub enum Carrier {
     /// A connection that serves no other request meanwhile.
@@ -33,7 +33,7 @@ impl Carrier {
         }
     }
 
-    /// The timer that its connection keeps from one request to the next.
+    /// The timer that the connection keeps from one request to the next.
     #[inline]
     pub fn take_timer(&mut self) -> Timer {
         match self {
@@ -48,7 +48,7 @@ impl Carrier {
         }
     }
 
-    /// What the request is written to.
+    /// The connection to which the request is written.
     #[inline]
     pub fn transport(&self) -> &Transport {
         match self {
@@ -56,7 +56,7 @@ impl Carrier {
         }
     }
 
-    /// Reads into the buffer. Ready with the bytes read, 0 at the end of what the peer sends.
+    /// Reads into the buffer. Ready with the number of bytes read, 0 at the end of the peer's data.
     #[inline]
     pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut Buffer) -> Poll<io::Result<usize>> {
         match self {
@@ -69,22 +69,22 @@ impl Carrier {
         }
     }
 
-    /// How many bytes of the body come through a plain socket as they are, and that socket: they may be moved inside the
-    /// kernel, past the decoder ([`Decoder::moved`]).
+    /// How many bytes of the body arrive unframed on a plain socket, and that socket: they may be moved
+    /// inside the kernel, bypassing the decoder ([`Decoder::moved`]).
     pub fn raw(&self) -> Option<(u64, &Io)> {
         match self {
             Self::Own { connection, decoder } => Some((decoder.raw_left()?, connection.transport.plain()?)),
         }
     }
 
-    /// It served another request before: its peer may have closed it meanwhile.
+    /// True if it has served another request: its peer may have closed it meanwhile.
     pub fn is_reused(&self) -> bool {
         match self {
             Self::Own { connection, .. } => connection.reused,
         }
     }
 
-    /// The exchange is over. What can carry another one of the group is kept for it.
+    /// Ends the exchange. If the connection can serve another one, it is kept for its group.
     #[inline]
     pub fn keep(self, group: &GroupState) {
         match self {
@@ -95,7 +95,7 @@ impl Carrier {
         }
     }
 
-    /// The connection, whose peer has switched protocols.
+    /// The connection, after its peer has switched protocols.
     pub fn into_tunnel(self) -> (Transport, Place) {
         match self {
             Self::Own { connection, .. } => (connection.transport, connection.place),

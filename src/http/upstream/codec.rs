@@ -1,11 +1,11 @@
-//! The protocols to upstreams: requests into bytes, and answers out of them. No socket, no clock.
+//! The protocols to upstreams: encodes requests and decodes responses. No socket, no clock.
 //!
-//! An [`Encoder`] belongs to a request, whose bytes are the same for each peer that is tried. A [`Decoder`] belongs to
-//! one exchange with one peer. Both are enums with a variant for each protocol, so that a protocol is one file with its
-//! encoder, its decoder and their tests, and its table of directives (`conf.rs`). What differs is asked here as a
-//! question that every protocol can answer: is this body framed, may the connection be kept, how many bytes are raw.
-//! What goes over several streams of one connection (gRPC, HTTP/2) is another [`super::carrier::Carrier`] instead.
-//! Touches: nothing.
+//! An [`Encoder`] belongs to a request, whose bytes are the same for each peer that is tried. A [`Decoder`]
+//! belongs to one exchange with one peer. Both are enums with a variant for each protocol, so that a protocol
+//! is one file with its encoder, its decoder and their tests, and a table of directives (`conf.rs`).
+//! Differences are expressed as questions that every protocol can answer: is this body framed, may the
+//! connection be kept, how many bytes are raw. A protocol with several streams on one connection (gRPC,
+//! HTTP/2) needs another [`super::carrier::Carrier`] instead. Touches: nothing.
 
 use std::ops::Range;
 
@@ -23,58 +23,58 @@ use crate::runtime::buffer::Buffer;
 /// The pieces of a body inside one buffer.
 pub type Pieces = SmallVec<[Range<usize>; 4]>;
 
-/// Room that a frame's head may need in front of its payload.
+/// Space that the head of a frame may need before its payload.
 pub const FRAME_HEAD_BYTES: usize = 10;
 
-/// What a request says of its body.
+/// How a request declares its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     None,
     Length(u64),
-    /// Its length is not known: it goes out piece by piece, each in a frame, and says where it ends.
+    /// Of unknown length: sent piece by piece, each in a frame, with an explicit end.
     Framed,
 }
 
-/// What was found in the bytes of a response so far.
+/// The result of looking for a head in a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     Partial,
-    /// The head of an interim response (1xx), of this many bytes. Another one follows.
+    /// The head of an interim response (1xx), of this many bytes. Another head follows.
     Interim(usize),
-    /// The head of the answer, of this many bytes.
+    /// The final head, of this many bytes.
     Complete(usize),
 }
 
-/// Makes the bytes of a request.
+/// Encodes a request.
 ///
-/// The head first, then the body: as it is where its length is told, else in frames ([`Encoder::frame`],
-/// [`Encoder::seal`]) and [`Encoder::finish`] behind the last one.
+/// First the head, then the body: unframed if its length is declared, otherwise in frames
+/// ([`Encoder::frame`], [`Encoder::seal`]), with [`Encoder::finish`] after the last one.
 #[derive(Clone, Copy, Debug)]
 pub enum Encoder {
     H1(h1::Encoder),
 }
 
 impl Encoder {
-    /// That of the protocol which the location's requests are passed on with.
+    /// The encoder of the protocol that the location uses for upstreams.
     pub fn of(location: &Location) -> Self {
         Self::H1(h1::Encoder::of(location))
     }
 
-    /// A body that is announced like this goes out in frames.
+    /// True if a body with this declaration is sent in frames.
     pub fn is_framed(self, framing: Framing) -> bool {
         match self {
             Self::H1(_) => framing == Framing::Framed,
         }
     }
 
-    /// A body can be sent whose length is not known.
+    /// True if a body of unknown length can be sent.
     pub fn has_frames(self) -> bool {
         match self {
             Self::H1(encoder) => encoder.has_frames(),
         }
     }
 
-    /// Appends the head. Errors: 500 where a configured value has become something that cannot be sent.
+    /// Appends the head. Errors: 500 if a configured value evaluates to something that cannot be sent.
     pub fn head(
         self,
         request: &mut Request,
@@ -87,22 +87,22 @@ impl Encoder {
         }
     }
 
-    /// The longest payload of a frame.
+    /// Maximum payload of a frame.
     pub fn frame_bytes_max(self) -> usize {
         match self {
             Self::H1(_) => h1::FRAME_BYTES_MAX,
         }
     }
 
-    /// Appends one frame with this payload, which must not be empty. Returns the payload's place.
+    /// Appends one frame with this payload, which must not be empty. Returns the position of the payload.
     pub fn frame(self, payload: &[u8], out: &mut Vec<u8>) -> Range<usize> {
         match self {
             Self::H1(_) => h1::frame(payload, out),
         }
     }
 
-    /// Makes a frame of what `bytes` have behind their first [`FRAME_HEAD_BYTES`], which must not be nothing. Returns
-    /// where the frame begins.
+    /// Makes a frame of the bytes after the first [`FRAME_HEAD_BYTES`], of which there must be at least one.
+    /// Returns the start of the frame.
     pub fn seal(self, bytes: &mut Vec<u8>) -> usize {
         match self {
             Self::H1(_) => h1::seal(bytes),
@@ -117,18 +117,18 @@ impl Encoder {
     }
 }
 
-/// Reads the bytes of one answer.
+/// Decodes one response.
 ///
-/// [`Decoder::head`] until a head is complete, then [`Decoder::begin_body`] once and [`Decoder::body`] with whatever
-/// comes, until [`Decoder::is_done`]. Bytes may be passed by untouched while some are raw: [`Decoder::raw_left`] and
-/// [`Decoder::moved`]. Errors are final, and the connection is then not kept.
+/// Call [`Decoder::head`] until a head is complete, then [`Decoder::begin_body`] once and [`Decoder::body`]
+/// for all further bytes, until [`Decoder::is_done`]. Raw bytes may bypass the decoder: [`Decoder::raw_left`]
+/// and [`Decoder::moved`]. Errors are final; the connection must not be kept afterwards.
 #[derive(Debug)]
 pub enum Decoder {
     H1(h1::Decoder),
 }
 
 impl Decoder {
-    /// For the answer to a request of this encoder.
+    /// The decoder for the response to a request of this encoder.
     #[inline]
     pub fn new(encoder: Encoder) -> Self {
         match encoder {
@@ -136,9 +136,9 @@ impl Decoder {
         }
     }
 
-    /// Looks for a head at the beginning of the buffer, of at most `bytes_max`. A protocol that sends heads in records
-    /// takes these out of the buffer: `head` has ranges of its bytes, which must lie behind one another. After an interim
-    /// head its bytes must be gone from the buffer before the next call.
+    /// Looks for a head of at most `bytes_max` at the start of the buffer. A protocol that sends heads in
+    /// records removes their framing from the buffer: `head` refers to contiguous bytes of it. The caller
+    /// must remove an interim head from the buffer before the next call.
     #[inline]
     pub fn head(
         &mut self,
@@ -151,9 +151,9 @@ impl Decoder {
         }
     }
 
-    /// Decides how the body behind a complete head ends. `method`: the request's.
+    /// Decides how the body after a complete head ends. `method`: the request's.
     ///
-    /// Errors: framing that two recipients could read differently.
+    /// Errors: framing that two recipients could interpret differently.
     #[inline]
     pub fn begin_body(
         &mut self,
@@ -166,8 +166,9 @@ impl Decoder {
         }
     }
 
-    /// Finds the body's pieces in `data`. Returns how many bytes of it belong to the body and its framing; the next call
-    /// begins with the others. Trailers behind the body are left in `trailers`, each line ended by CRLF.
+    /// Finds the body's pieces in `data`. Returns how many bytes belong to the body and its framing; the next
+    /// call starts with the rest. Trailer fields after the body are put into `trailers`, each line ended by
+    /// CRLF.
     #[inline]
     pub fn body(&mut self, data: &[u8], pieces: &mut Pieces, trailers: &mut Vec<u8>) -> Result<usize, Kind> {
         match self {
@@ -175,7 +176,7 @@ impl Decoder {
         }
     }
 
-    /// Nothing more belongs to this answer.
+    /// True if nothing more belongs to this response.
     #[inline]
     pub fn is_done(&self) -> bool {
         match self {
@@ -183,35 +184,35 @@ impl Decoder {
         }
     }
 
-    /// The body comes in frames: finding its pieces takes work that no I/O tells of.
+    /// True if the body is framed: finding its pieces takes work without any I/O.
     pub fn is_framed(&self) -> bool {
         match self {
             Self::H1(decoder) => decoder.is_framed(),
         }
     }
 
-    /// How many bytes are the body's and nothing else's; `None`: that is not known.
+    /// How many of the next bytes are payload only; `None`: unknown.
     pub fn raw_left(&self) -> Option<u64> {
         match self {
             Self::H1(decoder) => decoder.raw_left(),
         }
     }
 
-    /// So many raw bytes have gone past this decoder.
+    /// Notes that this many raw bytes have bypassed this decoder.
     pub fn moved(&mut self, count: u64) {
         match self {
             Self::H1(decoder) => decoder.moved(count),
         }
     }
 
-    /// The peer has closed its side. Errors: it should not have yet.
+    /// Notes that the peer has closed its side. Errors: it did so too early.
     pub fn closed(&mut self) -> Result<(), Kind> {
         match self {
             Self::H1(decoder) => decoder.closed(),
         }
     }
 
-    /// The connection may carry another request once this answer is done.
+    /// True if the connection may serve another request once this response is done.
     #[inline]
     pub fn may_keep(&self) -> bool {
         match self {

@@ -41,8 +41,8 @@ const IGNORABLE: &[&str] = &[
     "Vary",
 ];
 
-/// The new value of a `Location`, a `Refresh` or a `Set-Cookie`, if a family's directives change it. The last argument
-/// gets the field that goes out first, where the new value asks for that.
+/// The new value of a `Location`, a `Refresh` or a `Set-Cookie`, if a family's directives change it. The last
+/// argument is set to the field that must be sent first, if the new value requires that.
 pub type Rewrite = fn(&mut Request, Option<Id>, &[u8], &mut Option<Id>) -> Option<Vec<u8>>;
 
 /// A family of directives, for one upstream protocol.
@@ -142,7 +142,7 @@ settings! {
         temp_path: Inherit<TempPath>,
         pub store: Inherit<Place>,
         pub store_access: Setting<u32> = 0o600,
-        /// `proxy_set_body`, where the family has it.
+        /// `proxy_set_body`, if the family has it.
         pub own_body: Inherit<Script>,
     }
 }
@@ -267,7 +267,7 @@ impl Conf {
         self.family.rewrite.and_then(|rewrite| rewrite(request, id, value, first))
     }
 
-    /// What is sent instead of the client's body.
+    /// The body to send instead of the client's.
     pub fn own_body(&self) -> Option<&Script> {
         self.set.own_body.as_ref()
     }
@@ -608,7 +608,7 @@ mod tests {
     use crate::log::Logger;
 
     settings! {
-        /// A second family, as another protocol would have it: its own settings, and those of all.
+        /// A second family, like that of another protocol: settings of its own, and the shared ones.
         struct Toy {
             script: Setting<bool> = false,
             upstream: Conf = &FAMILY,
@@ -637,7 +637,7 @@ mod tests {
         }
     }
 
-    /// The settings that a text of directives makes, and what is wrong with it.
+    /// The settings that a text of directives yields, and its diagnostics.
     fn compiled(text: &str) -> (Toy, Vec<String>) {
         let (tree, out) = load_text("toy.conf", text, &LoadOptions::default());
         assert!(!out.has_errors(), "{:?}", out.0);

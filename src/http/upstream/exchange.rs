@@ -41,7 +41,7 @@ pub enum Stop {
     Peer(Failure),
 }
 
-/// A response's head with what brings its body.
+/// A response head, and the carrier of its body.
 #[derive(Debug)]
 pub struct Answer {
     pub carrier: Carrier,
@@ -131,7 +131,7 @@ fn own_local(request: &mut Request, conf: &'static Conf) -> Options {
 }
 
 impl Pass<'_, '_> {
-    /// The way to `peer` for one exchange.
+    /// Opens the carrier of one exchange with `peer`.
     pub(super) async fn open(&mut self, peer: &Rc<Peer>, is_fresh: bool) -> Result<Carrier, Stop> {
         let connection = connection(self, peer, is_fresh).await?;
         Ok(Carrier::Own { connection, decoder: Decoder::new(self.outgoing.encoder()) })

@@ -1,7 +1,7 @@
-//! HTTP/1.0 and HTTP/1.1 to upstreams. The one place of `upstream/` that knows their syntax.
+//! HTTP/1.0 and HTTP/1.1 to upstreams: the only file of `upstream/` that knows their syntax.
 //!
-//! Touches: nothing but the request whose head is made. RFC 9112 §3, §6, §7.1, §9.3; RFC 9110 §7.6.1 (fields between
-//! two hops). Bounded: a head by `proxy_buffer_size`, chunk extensions and trailers by the chunks' own decoder.
+//! Touches: only the request whose head is encoded. RFC 9112 §3, §6, §7.1, §9.3; RFC 9110 §7.6.1 (hop-by-hop
+//! fields). Bounded: a head by `proxy_buffer_size`, chunk extensions and trailers by the decoder of chunks.
 
 use std::ops::Range;
 
@@ -119,7 +119,7 @@ fn write_fields(request: &Request, conf: &Conf, head: &mut Head<'_>) {
     }
 }
 
-/// Chunks may have any length; more than this is not gathered for one.
+/// Chunks may have any length; no more than this is collected for one.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 
 /// One chunk.
@@ -132,7 +132,7 @@ pub fn frame(payload: &[u8], out: &mut Vec<u8>) -> Range<usize> {
     start..end
 }
 
-/// A chunk whose payload is in place already.
+/// Makes a chunk of a payload that is already in place.
 pub fn seal(bytes: &mut Vec<u8>) -> usize {
     let mut head = Vec::with_capacity(FRAME_HEAD_BYTES);
     encode::chunk_head(bytes.len().saturating_sub(FRAME_HEAD_BYTES) as u64, &mut head);
@@ -147,7 +147,7 @@ pub fn finish(out: &mut Vec<u8>) {
     encode::last_chunk(out);
 }
 
-/// Lines of trailers for another message of HTTP/1.1, of which `keeps` is told the names.
+/// Trailer lines for another HTTP/1.1 message; `keeps` receives their names.
 pub fn pass_trailers(lines: &[u8], keeps: impl FnMut(&[u8]) -> bool, out: &mut Lines) {
     chunked::Decoder::pass_trailers(lines, keeps, out);
 }
@@ -157,12 +157,12 @@ pub fn pass_trailers(lines: &[u8], keeps: impl FnMut(&[u8]) -> bool, out: &mut L
 pub struct Decoder {
     seen: Seen,
     body: Body,
-    /// Both sides let the connection go on after this answer.
+    /// Both sides keep the connection open after this response.
     keeps: bool,
     is_http11: bool,
 }
 
-/// What is left of an answer.
+/// The rest of a response.
 ///
 /// ```text
 /// Head ─┬─(Content-Length)──→ Length ──(last byte)──→ Done
@@ -300,7 +300,7 @@ impl Decoder {
     }
 }
 
-/// 101 is final: what follows it is another protocol.
+/// 101 is final: another protocol follows it.
 fn is_interim(status: u16) -> bool {
     (100..200).contains(&status) && status != 101
 }
@@ -309,20 +309,20 @@ fn is_interim(status: u16) -> bool {
 mod tests {
     use super::*;
 
-    /// What an answer came to.
+    /// The outcome of a response.
     #[derive(Debug, Default, PartialEq, Eq)]
     struct Read {
         interim: Vec<u16>,
         status: u16,
         body: Vec<u8>,
         trailers: Vec<u8>,
-        /// Bytes behind the answer.
+        /// Bytes after the response.
         rest: Vec<u8>,
         is_done: bool,
         keeps: bool,
     }
 
-    /// Feeds the answer as the relay does: what was not used comes again, in front of the next part.
+    /// Feeds the response as the relay does: unused bytes come again, before the next part.
     fn read(parts: &[&[u8]], method: Method, encoder: Encoder) -> Result<Read, String> {
         read_within(4096, parts, method, encoder)
     }
@@ -521,7 +521,7 @@ mod tests {
         assert_eq!(decoder.raw_left(), Some(90));
         decoder.moved(80);
         assert_eq!((decoder.raw_left(), decoder.may_keep()), (Some(10), false));
-        decoder.moved(u64::MAX); // more than there is does no harm
+        decoder.moved(u64::MAX); // a count larger than the rest does no harm
         assert!(decoder.is_done() && decoder.may_keep() && decoder.raw_left().is_none());
     }
 

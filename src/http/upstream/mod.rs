@@ -1,7 +1,7 @@
-//! The life of a proxied request, top to bottom: a group, a peer, a connection, the exchange, the answer.
+//! The life of a proxied request, top to bottom: a group, a peer, a connection, the exchange, the response.
 //!
-//! Touches: the client's socket and the upstream's. Whether another peer may be tried is decided in `retry.rs` and
-//! `upstream/fault.rs`; bytes are made and read by the protocol's codec (`codec.rs`); the body is relayed in `relay.rs`.
+//! Touches: the client's socket and the upstream's. `retry.rs` and `upstream/fault.rs` decide whether another
+//! peer may be tried; the protocol's codec encodes and decodes (`codec.rs`); `relay.rs` relays the body.
 //! Behaviour: nginx.org, ngx_http_proxy_module and ngx_http_upstream_module.
 
 mod answer;
@@ -92,10 +92,11 @@ fn noted(request: &mut Request, client: &Client<'_>, error: Error) -> Error {
     error
 }
 
-/// A request on its way through the peers of a group, from the first one to the end of an answer.
+/// A request on its way through the peers of a group, from the first one to the end of a response.
 ///
-/// [`proxy`] makes one once it is known where the request goes and what is sent. The steps of its life are its methods:
-/// here those that choose and decide, in `exchange.rs` one turn of one peer, in `relay.rs` the body of the answer.
+/// [`proxy`] makes one once the target and the request to send are known. The steps of its life are its
+/// methods: those that choose and decide are here, one turn of one peer is in `exchange.rs`, the body of the
+/// response in `relay.rs`.
 pub struct Pass<'a, 'c> {
     request: &'a mut Request,
     client: &'a mut Client<'c>,
@@ -118,7 +119,7 @@ impl Pass<'_, '_> {
             Ok(answer) => answer,
             Err(status) => return Ok(Some(Reply::Status(status))),
         };
-        // Awaited outside of the `match`: what is matched would live in the future as long as its arms.
+        // Await outside the `match`: its scrutinee would live in the future across the await.
         let step = self.start(&mut answer);
         if step.as_ref().is_err_and(|error| error.side == Side::Upstream) {
             self.blame();
@@ -192,7 +193,7 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// What decides whether the request is sent once more.
+    /// The facts that decide whether the request is sent again.
     fn chance(&self) -> Chance {
         let conf = self.request.passes();
         let limit_ms = conf.next_timeout_ms();
@@ -243,7 +244,7 @@ impl Pass<'_, '_> {
         502
     }
 
-    /// Logs a failure. A status is not told: the access log has it, and the client may get it.
+    /// Logs a failure, unless it is a status, which the access log and perhaps the client get.
     fn tell(&self, failure: &Failure) {
         let request = &*self.request;
         let told = match failure.kind {

@@ -1,8 +1,8 @@
-//! The request on its way to an upstream: what is sent of it, in which order, and whether it can be sent again.
+//! A request on its way to an upstream: what to send, in which order, and whether it can be sent again.
 //!
-//! Touches: the client's socket for the body, the upstream's for the whole. Bounded: the head, what was read
-//! of the body before an upstream was chosen, and after that one piece at a time.
-//! Its bytes are made by the protocol's encoder (`codec.rs`).
+//! Touches: the client's socket for the body, the upstream's for the whole request. Bounded: the head, the
+//! part of the body that was read before an upstream was chosen, and then one piece at a time. The protocol's
+//! encoder makes its bytes (`codec.rs`).
 
 use std::future::poll_fn;
 use std::io::IoSlice;
@@ -149,7 +149,7 @@ impl Outgoing {
         })
     }
 
-    /// What has made its bytes.
+    /// The encoder of its bytes.
     pub fn encoder(&self) -> Encoder {
         self.encoder
     }
@@ -264,7 +264,7 @@ impl Outgoing {
         }
     }
 
-    /// Makes one frame of all that is here of the body, and the last one where it ends.
+    /// Makes one frame of all available bytes of the body, and the last one at its end.
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -278,7 +278,7 @@ impl Outgoing {
         self.bytes.clear();
         self.at = 0;
         if !is_end {
-            // the payload first, behind room for what the frame says of it
+            // the payload first, after space for the head of its frame
             self.bytes.resize(FRAME_HEAD_BYTES, 0);
             let mut polled = Poll::Ready(Ok(true));
             let mut room = self.encoder.frame_bytes_max();
@@ -349,7 +349,7 @@ impl Outgoing {
         upstream: &Transport,
         body: &Body,
     ) -> Poll<Result<u64, SendFault>> {
-        let lost = || SendFault::Client(Error::ours("the file of the request body was cut by somebody"));
+        let lost = || SendFault::Client(Error::ours("the file of the request body was truncated"));
         let Some(file) = body.file() else { return Poll::Ready(Err(lost())) };
         let length = (self.file_left.end - self.file_left.start).min(SENDFILE_BYTES);
         match ready!(upstream.poll_write_file(cx, file.as_fd(), self.file_left.start, length)) {

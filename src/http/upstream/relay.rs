@@ -70,7 +70,7 @@ impl Pass<'_, '_> {
         Ok(())
     }
 
-    /// Takes apart what is there already of a body.
+    /// Decodes the part of a body that has arrived already.
     fn begin_relay(&mut self, answer: Answer) -> Result<Begun, Error> {
         let Answer { mut carrier, head, head_length } = answer;
         let request = &mut *self.request;
@@ -141,17 +141,18 @@ impl Pass<'_, '_> {
     }
 }
 
-/// What has come of an answer with its head.
+/// The part of a response that has arrived with its head.
 struct Begun {
-    /// Of the body, behind the head.
+    /// The pieces of the body after the head.
     pieces: Pieces,
     head: Rc<Head>,
     head_length: usize,
-    /// Unless that is all: what brings the rest, and how many bytes behind the head are dealt with.
+    /// The carrier of the rest, and how many bytes after the head have been processed; `None` if that is all.
     rest: Option<(Box<Stream>, usize)>,
 }
 
-/// Finds the pieces of a body in what has come. Trailers are kept. Returns how many bytes are dealt with.
+/// Finds the pieces of a body in the bytes that have arrived, and keeps trailers. Returns how many bytes have
+/// been processed.
 fn decode(
     decoder: &mut Decoder,
     data: &[u8],
@@ -244,17 +245,17 @@ struct Stream {
     pace: Option<Pace>,
     /// `proxy_max_temp_file_size`.
     spill: Option<Spill>,
-    /// What gets a copy of the body.
+    /// The taps, which get copies of the body.
     taps: Vec<Tap>,
     /// Runs while the upstream pauses and something is held back.
     pause: Timer,
 }
 
-/// Something that gets a copy of a body on its way to the client. None of them can hold the body up for longer than its
-/// own writing takes, or end it.
+/// A copy of a body on its way to the client. A tap can delay the body only for the time of its own writing,
+/// and cannot end it.
 ///
-/// What waits in a file for a slow client (`Spill`) is none: bytes go to it instead of the client. Nor is the pause of
-/// codings, which is a matter of time.
+/// The file that waits for a slow client (`Spill`) is not a tap: bytes go there instead of to the client. Nor
+/// is the pause of codings, which is a matter of time.
 enum Tap {
     /// `proxy_store`.
     Store(Store),
@@ -267,7 +268,7 @@ impl Tap {
         }
     }
 
-    /// The body came whole.
+    /// The body is complete.
     async fn complete(self, request: &Request) {
         match self {
             Self::Store(store) => store.complete(request).await,

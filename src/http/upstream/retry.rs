@@ -1,30 +1,32 @@
-//! Whether a request may be sent once more: to another server, or to the same one over a new connection.
+//! Decides whether a request may be sent again: to another server, or to the same one over a new connection.
 //!
-//! Pure. Behaviour: nginx.org, `proxy_next_upstream`, `proxy_next_upstream_tries` and `proxy_next_upstream_timeout`;
-//! RFC 9110 §9.2.2 for what does no harm to do twice. Nothing is asked here once a byte has reached the client.
+//! Pure. Behaviour: nginx.org, `proxy_next_upstream`, `proxy_next_upstream_tries` and
+//! `proxy_next_upstream_timeout`; RFC 9110 §9.2.2 for requests that are harmless to repeat. Not used once a
+//! byte has reached the client.
 
 use crate::proto::message::Method;
 use crate::upstream::{Fault, Faults};
 
-/// What is known of a request when the turn of a peer is over.
+/// The facts about a request after a peer's turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Chance {
     /// The faults after which another server is tried.
     pub permitted: Faults,
-    /// Servers that may be asked, the one of this turn included.
+    /// How many servers may be tried, including the one of this turn.
     pub tries_left: u32,
-    /// The time in which another server may be tried is over.
+    /// The time for trying another server has expired.
     pub is_late: bool,
     /// The request must not be sent twice ([`is_unsafe`]).
     pub is_unsafe: bool,
-    /// Something of it may have reached the peer.
+    /// Some of it may have reached the peer.
     pub has_begun: bool,
-    /// It can be sent from its beginning: no part of its body is lost.
+    /// It can be sent from the start: no part of its body is lost.
     pub can_repeat: bool,
 }
 
 impl Chance {
-    /// Another server is tried after a turn that has brought no answer. `tries_left` no longer counts that turn.
+    /// True if another server is tried after a turn without a response. `tries_left` no longer includes that
+    /// turn.
     pub fn goes_on_after(&self, fault: Fault) -> bool {
         self.tries_left > 0
             && self.can_repeat
@@ -32,8 +34,8 @@ impl Chance {
             && !self.is_late
     }
 
-    /// An answer with this status is not passed on, since another server is tried. The last try's answer goes to the
-    /// client as it is.
+    /// True if a response with this status is dropped in favour of another server. The response of the last
+    /// try goes to the client.
     pub fn refuses(&self, status: u16) -> bool {
         self.tries_left > 1
             && !self.is_late
@@ -41,8 +43,8 @@ impl Chance {
             && self.permitted.permits(Fault::Status(status), self.is_unsafe)
     }
 
-    /// The request is sent to the same peer again after a kept connection turned out to be closed: nothing of it was
-    /// sent, or it does no harm to do it twice, or the configuration says that it does none.
+    /// True if the request is sent to the same peer again after a kept connection turned out to be closed:
+    /// nothing of it was sent, or repeating it is harmless, or the configuration declares it harmless.
     pub fn repeats(&self) -> bool {
         self.can_repeat && (!self.has_begun || !self.is_unsafe || self.permitted.permits(Fault::Error, true))
     }
@@ -61,7 +63,7 @@ mod tests {
         Faults::parse(words.split(' ')).unwrap()
     }
 
-    /// A GET that was sent whole, with servers left to ask.
+    /// A GET that was sent completely, with servers left to try.
     fn sent_get() -> Chance {
         Chance {
             permitted: faults("error timeout"),
@@ -113,7 +115,7 @@ mod tests {
             (Chance { is_late: true, ..get }, 503, false),
             (Chance { can_repeat: false, ..get }, 503, false),
             (post, 503, false),
-            // an answer shows that the request has arrived, whatever was counted of it
+            // a response shows that the request has arrived, whatever was counted as sent
             (Chance { has_begun: false, ..post }, 503, false),
             (Chance { permitted: faults("http_503 non_idempotent"), ..post }, 503, true),
         ];
@@ -129,7 +131,7 @@ mod tests {
         let cases = [
             (get, true),
             (Chance { can_repeat: false, ..get }, false),
-            // not a matter of other servers
+            // this does not depend on other servers
             (Chance { tries_left: 0, is_late: true, ..get }, true),
             (Chance { permitted: faults("off"), ..get }, true),
             (post, false),

@@ -100,7 +100,7 @@ impl Store {
         match TempFile::create(folder, Keep::Kept).await {
             Ok(file) => Some(Self { file: Some(file), target, mode: conf.store_mode(), modified }),
             Err(why) => {
-                log::error!(request.error_log(), &*request, "{why}: this answer is not stored");
+                log::error!(request.error_log(), &*request, "{why}: this response is not stored");
                 None
             }
         }
@@ -109,7 +109,7 @@ impl Store {
     pub async fn append(&mut self, request: &Request, data: &[u8]) {
         let Some(file) = &mut self.file else { return };
         if let Err(why) = file.append(data.to_vec()).await {
-            log::error!(request.error_log(), request, "{why}: this answer is not stored");
+            log::error!(request.error_log(), request, "{why}: this response is not stored");
             self.file = None;
         }
     }
@@ -119,7 +119,7 @@ impl Store {
         let Some(file) = self.file else { return };
         let target = self.target.clone();
         if let Err(why) = file.rename(target, self.mode, self.modified).await {
-            log::error!(request.error_log(), request, "{why}: this answer is not stored");
+            log::error!(request.error_log(), request, "{why}: this response is not stored");
         }
     }
 }

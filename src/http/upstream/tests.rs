@@ -1,4 +1,4 @@
-//! Whole passes in memory: what is sent to an upstream and to a client while both connections play a script.
+//! Whole passes in memory: the bytes that an upstream and a client get while both connections play a script.
 
 use super::*;
 use crate::config::{LoadOptions, load_text};
@@ -23,7 +23,7 @@ use crate::runtime::buffer::Buffer;
 use crate::runtime::{Runtime, race, sleep};
 use crate::upstream::pool::Connection;
 
-/// A server that passes everything on, with these directives. Never freed, as a worker's configuration is not.
+/// A server that passes everything on, with these directives. Never freed, like a worker's configuration.
 fn config(directives: &str) -> &'static Worker {
     let text = format!(
         "http {{ access_log off; error_log stderr emerg; server {{ listen 127.0.0.1:1; location / {{ \
@@ -42,7 +42,7 @@ fn config(directives: &str) -> &'static Worker {
     Box::leak(Box::new(Worker::new(Box::leak(Box::new(config)))))
 }
 
-/// `start`: method and target, and behind a line's end more fields.
+/// `start`: method and target, and after a line end further fields.
 fn request(worker: &'static Worker, start: &str, declared: BodyLength) -> Box<Request> {
     let (start, fields) = start.split_once('\n').unwrap_or((start, "X-Client: 1"));
     let text = format!("{start} HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
@@ -72,7 +72,7 @@ fn request(worker: &'static Worker, start: &str, declared: BodyLength) -> Box<Re
 }
 
 impl Pass<'_, '_> {
-    /// One turn over a connection that a test has made, up to the end of the answer.
+    /// One turn over a connection that a test has made, up to the end of the response.
     async fn over(&mut self, transport: Transport) -> Result<(), String> {
         let peer = self.session.pick(runtime::now_ms()).unwrap();
         self.request.upstream.begin(Some(peer.clone()), &self.goal.group);
@@ -102,20 +102,20 @@ impl Pass<'_, '_> {
     }
 }
 
-/// What a pass came to.
+/// The outcome of a pass.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     outcome: Result<(), String>,
-    /// What the upstream got.
+    /// The bytes that the upstream got.
     sent: Vec<u8>,
-    /// The head that the client got, without its date, and the body inside its framing.
+    /// The head that the client got, without its date, and the unframed body.
     head: String,
     body: Vec<u8>,
-    /// The upstream's connection waits for another request.
+    /// The upstream's connection is kept for another request.
     is_kept: bool,
 }
 
-/// Passes a request on while both sides do what `plays` writes down for the client and the upstream.
+/// Passes a request on, while both sides do what `plays` scripts for the client and the upstream.
 async fn pass(
     worker: &'static Worker,
     start: &str,
@@ -143,7 +143,7 @@ async fn pass(
     Seen { outcome, sent: to_upstream.written(), head, body, is_kept: !to_upstream.is_closed() }
 }
 
-/// A message's head without its date, and its body without framing.
+/// A message's head without its date, and its unframed body.
 fn taken_apart(bytes: &[u8]) -> (String, Vec<u8>) {
     let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else { return Default::default() };
     let lines = String::from_utf8_lossy(&bytes[..end]);
@@ -160,7 +160,7 @@ fn taken_apart(bytes: &[u8]) -> (String, Vec<u8>) {
     (head.join("\r\n"), body)
 }
 
-/// So many looks find nothing: time for the other side.
+/// Makes this many reads find nothing, to give the other side time.
 fn pauses(script: &Script, count: usize) {
     for _ in 0..count {
         script.pauses();
@@ -286,7 +286,7 @@ fn an_answer_that_breaks_off_never_looks_complete() {
                     [(Script::ends as fn(&Script) -> &Script, ENDED), (Script::resets, RESET)]
                 {
                     let seen = pass(config, "GET /", BodyLength::None, |_, upstream| {
-                        // what is read is in front of the end, the request has gone out before
+                        // reads come before the end, and the request has been sent before
                         end(upstream.pauses().sends(&answer[..cut]).pauses());
                     });
                     let seen = seen.await;

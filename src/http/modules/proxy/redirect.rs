@@ -1,6 +1,8 @@
-//! Changing where an upstream's answers lead: `proxy_redirect`; and which fields of an answer are changed at all.
+//! Rewrites the targets of upstream redirects (`proxy_redirect`), and selects the response fields that are
+//! rewritten at all.
 //!
-//! The first rule that fits a `Location` or the URL of a `Refresh` is used. Touches: the request's variables.
+//! The first rule that matches a `Location` or the URL of a `Refresh` applies. Touches: the request's
+//! variables.
 //! Behaviour: nginx.org, ngx_http_proxy_module.
 
 use crate::config::inherit::duplicate;
@@ -29,7 +31,7 @@ pub enum Redirect {
     },
 }
 
-/// Reads one line of the directive.
+/// Reads one directive.
 pub fn read(rules: &mut Vec<Redirect>, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     if rules.iter().any(|rule| matches!(rule, Redirect::Off)) {
         return Err(duplicate(node));

@@ -1,4 +1,4 @@
-//! Conditions as they are read: what nginx accepts, and its words for what it does not.
+//! The parsing of conditions: what nginx accepts, and its messages for what it does not.
 
 use std::path::Path;
 

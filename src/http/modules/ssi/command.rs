@@ -219,7 +219,8 @@ mod tests {
         Cursor::default().next(text, VALUE_MAX, is_end)
     }
 
-    /// What a text becomes that comes in pieces of so many bytes: texts as they are, commands by name, broken ones as `!`.
+    /// The result for a text that arrives in pieces of this many bytes: texts as they are, commands by name,
+    /// broken ones as `!`.
     fn read(text: &[u8], piece_bytes: usize) -> String {
         let (mut cursor, mut input, mut out) = (Cursor::default(), Vec::new(), String::new());
         let mut pieces = text.chunks(piece_bytes).peekable();
@@ -267,7 +268,7 @@ mod tests {
             ),
             ("a<!--#<!--#<!--#b-->c", "a!c".to_owned()),
             ("a<!--# c", "a<!--# c".to_owned()),
-            // the value is too long: the next end of a command ends this one
+            // the value is too long: the end of the next command ends this one
             (&*format!("a<!--#echo var=\"{long} -->b<!--#echo -->"), "a!b(echo)".to_owned()),
             (&*format!("a<!--#echo var=\"{long} --"), "a".to_owned()),
         ];
@@ -296,7 +297,7 @@ mod tests {
                     LOOKED.set(0);
                     read(text.as_bytes(), piece_bytes);
                     let looked = LOOKED.get();
-                    // a dash at the end of a piece is looked at again
+                    // a dash at the end of a piece is examined again
                     assert!(
                         looked <= text.len() + bytes / piece_bytes * 2,
                         "{pattern}: {looked} of {bytes} in pieces of {piece_bytes}"

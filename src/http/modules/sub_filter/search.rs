@@ -135,7 +135,7 @@ impl Scan<'_> {
 mod tests {
     use super::*;
 
-    /// What becomes of a body whose pieces end at `cuts`: each match is shown as `<index>`.
+    /// The result for a body whose pieces end at `cuts`: each match is shown as `<index>`.
     fn replaced(texts: &[&str], body: &[u8], cuts: &[usize], once: bool) -> String {
         let search = Search::new(texts.iter().map(|text| text.as_bytes().to_vec())).unwrap();
         let mut used = vec![false; search.count()];
@@ -218,7 +218,7 @@ mod tests {
         });
     }
 
-    /// The same by trying every text at every place.
+    /// The same, by trying every text at every position.
     fn plain(texts: &[&str], body: &str, once: bool) -> String {
         let (mut out, mut at) = (String::new(), 0);
         let mut used = vec![false; texts.len()];
