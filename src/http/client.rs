@@ -27,6 +27,11 @@ const PIECE_WORK: u32 = 1;
 const SUBREQUEST_WORK: u32 = 64;
 
 /// A response on a connection, or a subrequest's part of one.
+///
+/// The code that produces a response (the pipeline, the relay of an upstream, the sender of files) writes
+/// into it: [`Client::start`] once, then body bytes, then [`Client::finish`]. It runs head steps, filters and
+/// coding, and the output frames and sends what comes out; each call waits until the connection has taken its
+/// bytes. An error ends the response, and the connection must be closed.
 #[derive(Debug)]
 pub struct Client<'a> {
     downstream: Downstream<'a>,

@@ -149,6 +149,10 @@ struct Inner {
 }
 
 /// The HTTP service of one worker.
+///
+/// The worker makes one inside its runtime, and calls [`Service::open`] for each accepted connection and
+/// [`Service::adopt`] for each one handed over by an older worker; each becomes a task. A copy is one
+/// pointer, to state that lives as long as the process.
 #[derive(Clone, Copy)]
 pub struct Service(&'static Inner);
 

@@ -68,6 +68,10 @@ pub mod zstd;
 pub type Directive<C> = config::Directive<C, Cx>;
 
 /// The settings of a module for one block.
+///
+/// Each module has a `Conf` that implements this. The setters of its rows fill one while a block is read;
+/// then it is merged with the outer block's settings ([`Merge`]) and frozen. Afterwards it is immutable and
+/// shared by all blocks that set nothing else; requests read it through their location.
 pub trait BlockConf: Default + Merge {
     /// False: a block that sets nothing of this module has the defaults instead of inheriting.
     const INHERITS: bool = true;

@@ -46,6 +46,9 @@ pub enum Keep {
 }
 
 /// A file that is written once, from start to end, and then read.
+///
+/// Used for request bodies, spilled and stored responses. Reads and writes run on the blocking pool. Dropping
+/// it closes the file and removes its name unless it is complete and to be kept.
 #[derive(Debug)]
 pub struct TempFile {
     /// `None` only while it is being dropped.

@@ -17,7 +17,10 @@ use crate::net::tunnel::Tunneling;
 use crate::net::{Transport, drain};
 use crate::runtime::relay::{self, RelayError};
 
-/// Both sides of a tunnel, and the request that asked for it.
+/// The upstream side of a tunnel, and the request that asked for it.
+///
+/// The HTTP/1 connection starts [`run`] with it as a new task after the 101, and gives up its own transport
+/// to that. Dropping it logs the request.
 #[derive(Debug)]
 pub struct Tunnel {
     upstream: Transport,

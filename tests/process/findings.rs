@@ -109,7 +109,7 @@ fn a_header_that_is_never_sent_may_have_any_name() {
         (
             "location",
             "proxy_set_header X-By: \"\"; proxy_set_header \"\" \"\";",
-            &["[warn] \"X-By:\" is not a valid header name", "[warn] \"\" is no name of a header field"],
+            &["[warn] \"X-By:\" is not a valid header name", "[warn] \"\" is not a valid header name"],
         ),
         ("location", "proxy_set_header X-By: a;", &["[emerg] \"X-By:\" is not a valid header name"]),
         ("location", "proxy_set_header \"X By\" $uri;", &["[emerg] \"X By\" is not a valid header name"]),

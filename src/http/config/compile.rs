@@ -43,6 +43,10 @@ pub struct CompileOptions {
 }
 
 /// The state that setters share while an `http` block is read.
+///
+/// Every setter of a row gets it, together with the settings of its block. It collects what belongs to the
+/// whole configuration: variables, formats, zones, upstream groups, directories to make. Setters report
+/// faults in `diagnostics` and continue, so that all faults of a file are found in one pass.
 pub struct Cx {
     pub options: CompileOptions,
     pub variables: Registry,

@@ -33,6 +33,10 @@ pub enum Kind {
 }
 
 /// A location (or the server around the locations) with the settings in force there.
+///
+/// Built once by `config/compile.rs` and immutable; requests refer to it for as long as they live.
+/// [`Location::find`] starts the search for a URI's location here, [`Location::for_method`] and
+/// [`Location::inside_if`] select the variants of its settings.
 #[derive(Debug)]
 pub struct Location {
     pub id: LocationId,
@@ -82,7 +86,8 @@ impl Deref for Location {
     }
 }
 
-/// The locations of one block.
+/// The locations of one block, indexed for the search: names in sorted order with links to their prefixes,
+/// then regular expressions in the order of the file.
 #[derive(Debug, Default)]
 pub struct Locations {
     /// Sorted by name.

@@ -37,6 +37,9 @@ impl Server {
 }
 
 /// One address to listen on, and the servers that share it.
+///
+/// The master opens its sockets; a worker starts each connection with the `Listen` that accepted it, and
+/// [`Listen::server_for`] selects the server by the host of a request.
 #[derive(Debug)]
 pub struct Listen {
     pub address: SockAddr,

@@ -43,6 +43,10 @@ use crate::shm::heartbeat;
 use crate::sys::address::SockAddr;
 
 /// A client connection between requests.
+///
+/// [`serve`] owns it for the whole life of the connection, which is one task; a request borrows its
+/// transport. An idle one can move to a worker of the next generation: `hand_over` gives it away,
+/// [`Conn::adopted`] continues it there.
 pub struct Conn {
     transport: Transport,
     service: Service,

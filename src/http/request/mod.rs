@@ -75,7 +75,14 @@ pub struct Limits {
     pub held: Vec<Held>,
 }
 
-/// A request and its response.
+/// A request, from its parsed head to its log line.
+///
+/// A client protocol makes one for each head that it reads, and `request/subrequest.rs` for each subrequest;
+/// the pipeline, the handlers of modules, the filters and the variables all work on it. It owns the bytes of
+/// its head, its body, the values of its variables and the head of its response; server, location and
+/// settings are references into the configuration. It never owns a connection: I/O goes through a `Client` or
+/// a `Downstream`, which are passed separately. Dropping it runs the log phase, whatever ended it, unless a
+/// tunnel has parked it (`parked.rs`).
 #[derive(Debug)]
 pub struct Request {
     pub config: &'static Config,

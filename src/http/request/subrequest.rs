@@ -37,6 +37,9 @@ const AHEAD_BYTES: usize = 96 * 1024;
 const BEGUN_MAX: usize = 8;
 
 /// A request to make, and what to do with its response.
+///
+/// Filters put it into their output as a [`Piece`]; `client.rs` runs it when its turn comes ([`run`]), or
+/// starts it ahead of that ([`begin_others`]).
 #[derive(Debug)]
 pub struct Subrequest {
     /// Decoded and normalized path.

@@ -42,6 +42,9 @@ pub enum Signal {
 }
 
 /// A coding of the response as a whole, such as gzip.
+///
+/// The output calls it after all filters, with the bytes that are to be framed. At most one is set for a
+/// response (`response/coding.rs`).
 pub trait Coding: fmt::Debug {
     /// Takes the next bytes and appends the output that can be sent.
     ///
@@ -73,6 +76,9 @@ pub enum Flow {
 }
 
 /// A change to a body.
+///
+/// One filter belongs to one response. It is called on the worker's loop with the bytes in order, never
+/// waits, and must bound what it holds back; the last call has [`Signal::End`].
 pub trait BodyFilter: fmt::Debug {
     /// Takes the next bytes of the body and appends the resulting pieces.
     ///

@@ -20,6 +20,10 @@ use crate::proto::h1::encode::Lines;
 use crate::proto::header::Id;
 
 /// The head of a response.
+///
+/// A handler, the reader of an upstream's head or an error page fills it; `Client::start` passes it through
+/// the head steps of all modules (`modules::HEAD`), which add and change fields, and then to the writer of
+/// the client's protocol. The body travels separately.
 #[derive(Clone, Debug, Default)]
 pub struct Response {
     pub status: u16,

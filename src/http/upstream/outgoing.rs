@@ -45,6 +45,10 @@ enum Rest {
 }
 
 /// A request on its way to an upstream.
+///
+/// Prepared once per pass, then sent to one peer after another until one answers: [`Outgoing::rewind`] starts
+/// again, as long as [`Outgoing::can_repeat`] says that no part of the body is lost. The exchange polls it
+/// while it waits for the response head, the relay for the rest of a body that is still being sent.
 #[derive(Debug)]
 pub struct Outgoing {
     encoder: Encoder,
