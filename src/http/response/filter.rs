@@ -78,7 +78,7 @@ pub enum Flow {
 /// A change to a body.
 ///
 /// One filter belongs to one response. It is called on the worker's loop with the bytes in order, never
-/// waits, and must bound what it holds back; the last call has [`Signal::End`].
+/// waits, and must bound what it holds back. [`Signal::End`] tells it that the input has ended.
 pub trait BodyFilter: fmt::Debug {
     /// Takes the next bytes of the body and appends the resulting pieces.
     ///

@@ -1,9 +1,9 @@
-//! A service whose connections play scripts: clients on one side, kept connections to upstream servers on the other.
+//! A service whose connections play scripts: clients on one side, kept connections to upstream servers on the
+//! other.
 //!
-//! What a daemon does between two sockets happens here in memory, so that each test may cut, stop and drop it anywhere.
-//! Waits for timers are skipped: an hour's silence takes no time, and what a script does not say any more ends with the
-//! timeout that is meant for it.
-//! Touches: nothing outside of this process.
+//! The work of a daemon between two sockets is done in memory, so that each test may cut, stop and drop it
+//! anywhere. Waits for timers are skipped: an hour's silence takes no time, and a script that has no more
+//! steps runs into the timeout meant for it. Touches: nothing outside this process.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -26,7 +26,7 @@ use crate::upstream::pool::Connection;
 #[derive(Clone)]
 pub(in crate::http) struct Stage {
     pub service: Service,
-    /// The idle connections that were given away.
+    /// The idle connections that have been given away.
     pub handed_over: Rc<RefCell<Vec<Handover>>>,
 }
 
@@ -35,7 +35,7 @@ pub(in crate::http) fn run<T: Send + 'static>(
     directives: &'static str,
     test: impl AsyncFnOnce(Stage) -> T + Send + 'static,
 ) -> T {
-    // A thread of its own: how far a worker has come on its way out is a thread's for good.
+    // A thread of its own: the drain state of a worker is a thread's, and never goes back.
     let on_stage = move || {
         Runtime::new().unwrap().block_on(async move {
             runtime::skip_waits();
@@ -69,8 +69,8 @@ impl Stage {
         Conn::new(transport, self.service, &self.service.config().listens[0], peer, 1)
     }
 
-    /// What one client gets: until the service closes the connection, which it does at the latest when the client has
-    /// been silent for too long.
+    /// The bytes that one client gets until the service closes the connection, at the latest when the client
+    /// has been silent for too long.
     pub async fn serve(&self, plays: impl FnOnce(&Script) -> &Script) -> Vec<u8> {
         let (transport, client) = play();
         plays(&client);
@@ -91,7 +91,8 @@ impl Stage {
         self.service.worker().upstreams.find("u", None).expect("an upstream block u")
     }
 
-    /// The peer's side of an idle connection to the first server of group `u`, which the next request to it takes.
+    /// The peer's side of an idle connection to the first server of group `u`, which its next request will
+    /// use.
     pub fn upstream(&self) -> Script {
         let (transport, upstream) = play();
         let peer = Rc::clone(&self.group().set().primary[0]);
@@ -111,7 +112,7 @@ impl Stage {
     }
 }
 
-/// Polls a future so many times and drops it then, unless it has ended.
+/// Polls a future this many times, then drops it unless it has ended.
 pub(in crate::http) async fn polled<T>(
     mut future: Pin<Box<dyn Future<Output = T>>>,
     count: usize,
@@ -131,8 +132,9 @@ pub(in crate::http) async fn polled<T>(
     .await
 }
 
-/// Drops what `begin` makes at its first wait, at its second one, and so on, until one comes to its end; returns how many
-/// were dropped. After each of them no timer and no client's connection is left, and `check` is asked.
+/// Drops the future that `begin` makes at its first wait, at its second one, and so on, until one completes;
+/// returns how many were dropped. After each of them no timer and no client's connection may be left, and
+/// `check` is called.
 pub(in crate::http) async fn dropped_at_every_wait<S>(
     mut begin: impl AsyncFnMut() -> (Pin<Box<dyn Future<Output = ()>>>, S),
     mut check: impl FnMut(S),
@@ -146,12 +148,13 @@ pub(in crate::http) async fn dropped_at_every_wait<S>(
         if has_ended {
             return count - 1;
         }
-        assert!(runtime::timer_count() <= timers + 1, "after {count} polls"); // that of the kept connections
+        // the timer of the kept connections
+        assert!(runtime::timer_count() <= timers + 1, "after {count} polls");
     }
     unreachable!("a future ends")
 }
 
-/// One response, taken apart.
+/// A parsed response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::http) struct Answer {
     pub status: u16,
@@ -159,11 +162,12 @@ pub(in crate::http) struct Answer {
     pub head: String,
     /// Without its framing.
     pub body: Vec<u8>,
-    /// Its end was seen, by its length or its last chunk.
+    /// It is complete, by its length or its last chunk.
     pub is_whole: bool,
 }
 
-/// The responses that a client was sent, to requests that were no HEAD. The last one may be cut, which is then told.
+/// The responses to a client's requests, none of which may be HEAD. The last one may be cut, which its
+/// `is_whole` tells.
 pub(in crate::http) fn answers(mut bytes: &[u8]) -> Vec<Answer> {
     let mut answers = Vec::new();
     while !bytes.is_empty() {

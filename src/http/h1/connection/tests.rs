@@ -12,7 +12,7 @@ fn size_of_output<A, F>(_: fn(A) -> F) -> usize {
 
 #[test]
 fn idle_connection_fits_its_budget() {
-    // All that a worker keeps for a connection between two requests, beside 40 bytes in the runtime's tables.
+    // All that a worker keeps for a connection between two requests, besides 40 bytes in the runtime's tables.
     let size = size_of_output(serve);
     assert!(size <= 512, "{size} bytes");
 }
@@ -61,7 +61,7 @@ fn a_client_that_leaves_gets_no_answer_to_what_it_did_not_finish() {
                 assert_eq!(written, b"", "{cut} bytes of the first one");
             }
         }
-        // It may have closed only its side for sending.
+        // It may have closed only its sending side.
         assert_eq!(statuses(&stage.serve(|client| client.sends(NEXT).ends()).await), [200]);
     });
 }
@@ -127,7 +127,7 @@ fn a_body_that_is_framed_wrongly_is_refused_wherever_it_is_cut() {
                 [HEAD.as_bytes(), chunks.as_bytes(), b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
             let seen = statuses(&stage.serve(|client| client.sends(&request)).await);
             assert_eq!(seen, [400], "{chunks:?}");
-            // The answer may be on its way before the fault is seen; nothing behind the fault is a request.
+            // The response may be sent before the fault is noticed; nothing after the fault is a request.
             for cut in 1..request.len() {
                 let seen = statuses(&stage.serve(|client| client.sends_cut(&request, cut)).await);
                 assert!(seen == [400] || seen == [200], "{chunks:?} cut at {cut}: {seen:?}");
@@ -136,7 +136,7 @@ fn a_body_that_is_framed_wrongly_is_refused_wherever_it_is_cut() {
     });
 }
 
-/// What a client gets that does as it is told, and after how many milliseconds its connection is closed.
+/// The bytes that a well-behaved client gets, and after how many milliseconds its connection is closed.
 async fn timed(stage: &Stage, plays: impl FnOnce(&Script) -> &Script) -> (Vec<u16>, u64) {
     let began_ms = runtime::now_ms();
     let written = stage.serve(plays).await;
@@ -165,7 +165,7 @@ fn silence_ends_with_the_timeout_that_is_meant_for_it() {
         let begun = [GET, b"GET"].concat();
         let (seen, ms) = timed(&stage, |client| client.sends(&begun)).await;
         assert!(seen == [200, 408] && is_about(ms, 7_000), "second head: {seen:?} after {ms} ms");
-        // An answer that is not taken.
+        // A response that is not read.
         let (transport, client) = play();
         client.sends(GET).is_full();
         let began_ms = runtime::now_ms();
@@ -204,7 +204,7 @@ fn a_client_is_read_to_its_end_so_that_no_reset_overtakes_the_answer() {
         sleep(100).await;
         assert!(client.is_closed() && client.unread() == 0 && client.is_shut());
         assert_eq!(statuses(&client.written()), [413]);
-        // One that never stops is left after a while, and so is one that is silent.
+        // A client that never stops sending is dropped after a while, and so is a silent one.
         let client = stage.spawn();
         client.sends(POST.as_bytes());
         let began_ms = runtime::now_ms();
@@ -259,7 +259,7 @@ fn a_worker_that_leaves_ends_idle_connections_and_finishes_requests() {
         sleep(5).await;
         drain::begin(drain::Mode::HandOver);
         sleep(5).await;
-        // One that plays a script has no descriptor to give away.
+        // A connection that plays a script has no descriptor to give away.
         assert!(idle.is_closed() && !new.is_closed() && !reading.is_closed());
         new.sends(GET);
         sleep(5).await;
@@ -439,7 +439,7 @@ fn a_tunnel_carries_what_came_early_and_ends_with_both_directions() {
             );
             assert!(sent.ends_with(b"\r\n\r\nearly question, later") && upstream.is_shut(), "cut at {cut}");
         }
-        // One that is silent ends with its timeout, one whose side is lost at once.
+        // A silent client runs into its timeout; one that closes its side is dropped at once.
         let begin = async || {
             let (upstream, client) = (stage.upstream(), stage.spawn());
             upstream.awaits(b"\r\n\r\n").sends(SWITCHED);
