@@ -284,7 +284,7 @@ fn an_address_for_workers_that_cannot_run_takes_nobody_from_those_that_serve() {
         daemon.rewrite(|text| format!("working_directory /nonexistent;\n{text}"));
         daemon.signal(Signal::SIGHUP);
         wait_for("the reload to fail", || {
-            (daemon.log_count("not one worker can run with the new configuration") == round).then_some(())
+            (daemon.log_count("no worker can run with the new configuration") == round).then_some(())
         });
         daemon.rewrite(|text| text.replace("working_directory /nonexistent;\n", ""));
         load.wait(50);
