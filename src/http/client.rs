@@ -9,10 +9,10 @@ use std::task::{Context, Poll};
 use crate::http::downstream::Downstream;
 use crate::http::h1::writer::Terms;
 use crate::http::modules::{self, limit_rate};
+use crate::http::nesting;
 use crate::http::request::Request;
 use crate::http::request::ahead::Sink;
 use crate::http::request::error::Error;
-use crate::http::request::subrequest;
 use crate::http::response::Response;
 use crate::http::response::filter::{Filters, Piece, Signal};
 use crate::http::response::output::Output;
@@ -336,7 +336,7 @@ impl<'a> Client<'a> {
         signal: Signal,
     ) -> Result<(), Error> {
         loop {
-            let mut begun = subrequest::begin_others(request, &pieces).into_iter();
+            let mut begun = nesting::begin_others(request, &pieces).into_iter();
             for piece in pieces {
                 match piece {
                     Piece::Bytes(bytes) => {
@@ -357,7 +357,7 @@ impl<'a> Client<'a> {
                                         .await?;
                                 }
                             }
-                            None => subrequest::run(request, self, subrequest).await?,
+                            None => nesting::run(request, self, subrequest).await?,
                         }
                     }
                 }

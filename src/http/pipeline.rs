@@ -6,12 +6,13 @@
 use crate::http::client::Client;
 use crate::http::config::location::Found;
 use crate::http::modules::{self, Confs, Phase};
+use crate::http::nesting;
 use crate::http::request::error::{Error, Side};
 use crate::http::request::termination::{self, How, Phase as Moment, Termination, Who};
-use crate::http::request::{Request, body_file, limit, subrequest, target};
-use crate::http::response::{Body, Response, condition, error_page, file, redirect};
+use crate::http::request::{Request, body_file, limit, target};
+use crate::http::response::{Body, Response, condition, error_page, redirect};
 use crate::http::verdict::{Pause, Reply, Then, Verdict, Work, hangs_up};
-use crate::http::{satisfy, upstream};
+use crate::http::{satisfy, send_file, upstream};
 use crate::log;
 use crate::proto::header::Id;
 use crate::runtime::{self, Either, race};
@@ -125,7 +126,7 @@ fn from_server(request: &mut Request) -> Step {
 
 fn refuse(request: &mut Request, status: u16) -> Reply {
     request.keep_alive = false;
-    request.termination.get_or_insert(Termination::of_head(None, request.passes()));
+    request.termination.get_or_insert(Termination::of_head(None, request.passes().prefix()));
     match status {
         408 => error_page::last_resort(request, status), // its client is too slow for another response
         _ => error_page::reply(request, status),
@@ -280,7 +281,7 @@ async fn wait(
             then(request)
         }
         Pause::Work(work) => done_or_gone(client, work).await?(request),
-        Pause::Answer(ask) => Box::pin(subrequest::ask(request, client, *ask)).await?,
+        Pause::Answer(ask) => Box::pin(nesting::ask(request, client, *ask)).await?,
         Pause::Body(then) => {
             Box::pin(body_file::gather(request, client.downstream())).await?;
             then(request)
@@ -371,7 +372,7 @@ async fn answer(request: &mut Request, client: &mut Client<'_>, reply: Reply) ->
             Ok(Some(within(request)))
         }
         Reply::File(answer) => {
-            file::send(request, client, answer).await?;
+            send_file::send(request, client, answer).await?;
             Ok(None)
         }
         Reply::Hangup(status) => {

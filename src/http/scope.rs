@@ -9,7 +9,6 @@ use crate::base::network::Network;
 use crate::config::Places;
 use crate::http::Config;
 use crate::http::config::compile::Cx;
-use crate::http::modules::realip;
 use crate::http::request::Request;
 use crate::log::Logger;
 use crate::script::registry::{self, Variables};
@@ -57,7 +56,7 @@ impl Scope for Request {
     }
 
     fn named_client(&self, trusted: &[Network], is_recursive: bool, peer: Option<IpAddr>) -> Option<IpAddr> {
-        realip::named_client(self, b"X-Forwarded-For", trusted, is_recursive, peer).map(|client| client.ip())
+        self.forwarded_client(b"X-Forwarded-For", trusted, is_recursive, peer).map(|client| client.ip())
     }
 }
 

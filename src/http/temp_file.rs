@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::config::{Diagnostic, Node};
-use crate::http::config::compile::Cx;
 use crate::log::Cause;
 use crate::runtime::blocking::{self, Lane};
 
@@ -65,9 +64,8 @@ impl TempPath {
         Self { path, levels: Vec::new() }
     }
 
-    /// Reads `path [level1 [level2 [level3]]]`, and registers the directory to be made when the configuration
-    /// is opened.
-    pub fn read(node: &Node, cx: &mut Cx) -> Result<Self, Diagnostic> {
+    /// Reads the levels of `path [level1 [level2 [level3]]]`; `path` is complete.
+    pub fn read(node: &Node, path: PathBuf) -> Result<Self, Diagnostic> {
         let mut levels = Vec::new();
         for word in node.args.iter().skip(1) {
             let level = word.text.parse().ok().filter(|level| (1..=3).contains(level));
@@ -76,8 +74,6 @@ impl TempPath {
                     .help("a level is 1, 2 or 3 digits of a file's number")
             })?);
         }
-        let path = cx.path(node.arg(0));
-        cx.need_folder(&path);
         Ok(Self { path, levels })
     }
 

@@ -72,6 +72,12 @@ impl Names {
     }
 }
 
+/// The name of the machine, in lower case.
+pub fn hostname() -> &'static str {
+    static NAME: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    NAME.get_or_init(|| nix::unistd::gethostname().unwrap_or_default().to_string_lossy().to_ascii_lowercase())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,30 +1,24 @@
-//! The `http` block: from the tree to immutable settings.
+//! Reading the `http` block: what setters share, and the structural directives.
 //!
-//! The structural directives (`server`, `location`, `listen`, `server_name`) are here; all others are in the
-//! modules' tables. Opens nothing.
+//! `server`, `location`, `listen` and `server_name` are here; everything else is in the modules' tables. What is read
+//! becomes settings in `assemble.rs`. Opens nothing.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::directive::{block, custom};
 use crate::config::{Arity, Context, Diagnostic, Diagnostics, HasDiagnostics, Node, Span};
-use crate::http::Config;
-use crate::http::config::listen::{self, Places};
-use crate::http::config::location::{Kind, LimitExcept, Location, LocationId, Locations, Nameless};
-use crate::http::config::passes::{self, Passes};
-use crate::http::config::server::Server;
-use crate::http::modules::rewrite::traps::{self, IfSettings};
+use crate::http::config::listen;
+use crate::http::config::location::{Kind, LocationId};
+use crate::http::config::passes::Passes;
 use crate::http::modules::{self, Confs, Directive, Partial, table};
-use crate::http::request::body_file;
 use crate::http::scope::Registry;
-use crate::http::upstream::failover;
+use crate::http::temp_file::TempPath;
 use crate::log::Logger;
 use crate::proto::message::Method;
 use crate::script::regex::Pattern;
-use crate::shm::counter::{self, Slot};
-use crate::sys::names::Names;
+use crate::sys::names::{self, Names};
 use crate::upstream::groups;
 
 /// Input to the compilation from outside the `http` block.
@@ -60,7 +54,7 @@ pub struct Cx {
     /// Named groups of peers, referenced and declared in any order.
     pub upstreams: groups::Draft,
     /// Directories for temporary files, without duplicates.
-    folders: Vec<PathBuf>,
+    pub(super) folders: Vec<PathBuf>,
     /// True if some `proxy_bind` is `transparent`.
     pub is_transparent: bool,
     /// True if some `proxy_pass` has variables.
@@ -71,7 +65,7 @@ pub struct Cx {
     pub keepalive_ms_max: u64,
     /// True if no log is configured and the prefix has no directory for one.
     pub is_unlogged: bool,
-    servers: Vec<ServerDraft>,
+    pub(super) servers: Vec<ServerDraft>,
     /// The servers and locations being read, innermost last.
     open: Vec<Open>,
     block_count: u32,
@@ -81,18 +75,26 @@ pub struct Cx {
 
 /// The contents of a block being read, apart from its settings.
 #[derive(Default)]
-struct Open {
+pub(super) struct Open {
     /// Distinguishes blocks.
-    serial: u32,
-    locations: Vec<LocationDraft>,
-    nameless: NamelessDraft,
+    pub(super) serial: u32,
+    pub(super) locations: Vec<LocationDraft>,
+    pub(super) nameless: NamelessDraft,
+}
+
+/// The settings of an `if`; its steps belong to its location.
+pub struct IfSettings {
+    pub partial: Partial,
+    pub span: Span,
+    /// It ends with a response: nothing after it applies to the same request.
+    pub ends: bool,
 }
 
 /// Blocks that replace their location's settings under a condition.
 #[derive(Default)]
-struct NamelessDraft {
-    ifs: Vec<IfSettings>,
-    limit_except: Option<(Box<[Method]>, Partial, Span)>,
+pub(super) struct NamelessDraft {
+    pub(super) ifs: Vec<IfSettings>,
+    pub(super) limit_except: Option<(Box<[Method]>, Partial, Span)>,
 }
 
 impl HasDiagnostics for Cx {
@@ -102,16 +104,17 @@ impl HasDiagnostics for Cx {
 }
 
 impl Cx {
-    fn location_id(&mut self) -> LocationId {
+    /// An id for the next location that is made.
+    pub(super) fn location_id(&mut self) -> LocationId {
         self.location_count += 1;
         LocationId(self.location_count)
     }
 
     pub(crate) fn new(options: &CompileOptions) -> Self {
+        let defaults = Arc::<Confs>::default();
         Self {
             options: options.clone(),
             variables: Registry::new(modules::VARIABLES),
-            defaults: Arc::default(),
             diagnostics: Diagnostics::default(),
             log: Default::default(),
             limit_req: Default::default(),
@@ -119,7 +122,8 @@ impl Cx {
             upstreams: Default::default(),
             folders: Vec::new(),
             body_files: false,
-            keepalive_ms_max: modules::core::KEEPALIVE_MS,
+            keepalive_ms_max: defaults.core.keepalive_timeout_ms(),
+            defaults,
             is_unlogged: false,
             is_transparent: false,
             has_passes_of_variables: false,
@@ -146,6 +150,14 @@ impl Cx {
         if !self.folders.iter().any(|known| known == path) {
             self.folders.push(path.to_owned());
         }
+    }
+
+    /// Reads `path [level1 [level2 [level3]]]`, and registers the directory to be made when the configuration
+    /// is opened.
+    pub fn temp_path(&mut self, node: &Node) -> Result<TempPath, Diagnostic> {
+        let place = TempPath::read(node, self.path(node.arg(0)))?;
+        self.need_folder(&place.path);
+        Ok(place)
     }
 
     /// Reads the directives of an inner block into settings of their own.
@@ -192,20 +204,20 @@ impl Cx {
     }
 }
 
-struct ServerDraft {
-    partial: Partial,
-    listens: Vec<listen::Draft>,
-    names: Vec<(Box<str>, Span)>,
-    locations: Vec<LocationDraft>,
-    span: Span,
+pub(super) struct ServerDraft {
+    pub(super) partial: Partial,
+    pub(super) listens: Vec<listen::Draft>,
+    pub(super) names: Vec<(Box<str>, Span)>,
+    pub(super) locations: Vec<LocationDraft>,
+    pub(super) span: Span,
 }
 
-struct LocationDraft {
-    kind: Kind,
-    name: Box<str>,
-    partial: Partial,
-    inside: Open,
-    span: Span,
+pub(super) struct LocationDraft {
+    pub(super) kind: Kind,
+    pub(super) name: Box<str>,
+    pub(super) partial: Partial,
+    pub(super) inside: Open,
+    pub(super) span: Span,
 }
 
 #[rustfmt::skip]
@@ -218,104 +230,6 @@ pub static DIRECTIVES: &[Directive<()>] = &[
          fastopen=, deferred, ipv6only=, reuseport, bind, multipath, proxy_protocol.").default("*:80"),
     custom("server_name", Context::SERVER, Arity::at_least(1), server_name, "Sets the names of the server: exact, *.wildcard, wildcard.*, ~regex."),
 ];
-
-/// Compiles the `http` block. Use the result only if `out` has no errors.
-pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostics) -> Config {
-    let mut cx = Cx::new(options);
-    let mut partial = cx.block(http_block, Context::HTTP);
-    modules::access_log::add_default(&mut partial, http_block.name.span, &mut cx);
-    let defaults = cx.defaults.clone();
-    let root = Confs::complete(partial, &defaults, &mut cx);
-    let mut servers = Vec::new();
-    let mut places = Places::default();
-    for (index, draft) in std::mem::take(&mut cx.servers).into_iter().enumerate() {
-        let ServerDraft { partial, listens, names, locations, span } = draft;
-        let confs = Confs::complete(partial, &root, &mut cx);
-        let slot = server_slot(&names, &listens, options);
-        places.add(index, listens, &names, span, &mut cx);
-        servers.push(build_server(confs, names, locations, slot, span, &mut cx));
-    }
-    let (listens, sharing) = places.finish(&mut cx);
-    let common = groups::Common {
-        resolver: root.resolver.settings().cloned(),
-        resolver_timeout_ms: root.resolver.timeout_ms(),
-        log: options.error_log,
-    };
-    let upstreams = std::mem::take(&mut cx.upstreams);
-    let upstreams = upstreams.finish(&common, &options.names, &mut cx.diagnostics);
-    passes::check(&listens, &sharing, &upstreams, &mut cx);
-    let limit_req = modules::limit_req::open(&mut cx);
-    let limit_conn = modules::limit_conn::open(&mut cx);
-    let Cx {
-        variables,
-        mut diagnostics,
-        body_files,
-        keepalive_ms_max,
-        is_unlogged,
-        is_transparent,
-        has_passes_of_variables,
-        mut folders,
-        ..
-    } = cx;
-    let variables = variables.freeze(modules::rewrite::warn_uninitialized, &mut diagnostics);
-    let sockets = if has_passes_of_variables { sockets(http_block) } else { HashSet::new() };
-    let client_body_temp_path = body_file::default_folder(&options.prefix);
-    if (body_files || variables.is_used("request_body_file")) && root.request_body.temp_path().is_none() {
-        folders.push(client_body_temp_path.path.clone());
-    }
-    let has_default_folder = root.request_body.temp_path().is_none();
-    let wanted_folder = (has_default_folder && failover::may_need_files(&servers, &upstreams))
-        .then(|| client_body_temp_path.path.clone())
-        .filter(|path| !folders.contains(path));
-    out.append(diagnostics);
-    Config {
-        listens,
-        keepalive_ms_max,
-        servers,
-        root,
-        variables,
-        limit_req,
-        limit_conn,
-        upstreams,
-        sockets,
-        durations: if options.test_only { Default::default() } else { modules::counters::Durations::find() },
-        prefix: options.prefix.clone(),
-        places: crate::config::Places::default(),
-        is_transparent,
-        is_unlogged,
-        folders,
-        wanted_folder,
-        client_body_temp_path,
-    }
-}
-
-/// Directives whose words become values of variables, or the URL of a `proxy_pass`.
-const GIVE_VALUES: &[&str] = &["map", "set", "geo", "split_clients", "proxy_pass"];
-
-/// The paths after each `unix:` in the values that a block gives to variables.
-fn sockets(block: &Node) -> HashSet<PathBuf> {
-    let mut found = HashSet::new();
-    let mut add = |text: &str| {
-        for rest in text.split("unix:").skip(1) {
-            let end = rest.find([':', '$']).unwrap_or(rest.len());
-            // a path that continues with a variable is not known here
-            if end > 0 && !rest[end..].starts_with('$') {
-                found.insert(PathBuf::from(&rest[..end]));
-            }
-        }
-    };
-    let mut open = vec![block];
-    while let Some(node) = open.pop() {
-        if GIVE_VALUES.contains(&&*node.name.text) {
-            node.args.iter().for_each(|word| add(&word.text));
-            for entry in node.entries() {
-                entry.args.iter().for_each(|word| add(word.text));
-            }
-        }
-        open.extend(node.children());
-    }
-    found
-}
 
 fn server(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let draft = ServerDraft {
@@ -401,7 +315,7 @@ fn server_name(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         }
         let name: Box<str> = match text.strip_prefix('~') {
             Some(_) => text.into(),
-            None if text.eq_ignore_ascii_case("$hostname") => modules::core::hostname().into(),
+            None if text.eq_ignore_ascii_case("$hostname") => names::hostname().into(),
             None => text.to_ascii_lowercase().into(),
         };
         names.push((name, word.span));
@@ -410,102 +324,4 @@ fn server_name(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         server.names.extend(names);
     }
     Ok(())
-}
-
-/// The counters of the server with this name on its first address, by which a reload finds them again.
-fn server_slot(
-    names: &[(Box<str>, Span)],
-    listens: &[listen::Draft],
-    options: &CompileOptions,
-) -> Option<Slot> {
-    let name = names.first().map_or("", |(name, _)| name);
-    let address = listens.first().and_then(|listen| listen.addresses.first());
-    let address = address.map_or_else(|| "*:80".to_owned(), ToString::to_string);
-    if options.test_only { None } else { counter::slot(counter::Kind::Server, &format!("{address} {name}")) }
-}
-
-fn build_server(
-    confs: Confs,
-    names: Vec<(Box<str>, Span)>,
-    drafts: Vec<LocationDraft>,
-    slot: Option<Slot>,
-    span: Span,
-    cx: &mut Cx,
-) -> Server {
-    let (named, other): (Vec<_>, Vec<_>) =
-        drafts.into_iter().partition(|draft| matches!(draft.kind, Kind::Named));
-    let named: Vec<Location> = named.into_iter().map(|draft| build_location(draft, &confs, cx)).collect();
-    for (at, location) in named.iter().enumerate() {
-        if named[..at].iter().any(|earlier| earlier.name == location.name) {
-            let message = format!("duplicate location \"{}\"", location.name);
-            let warning = Diagnostic::warning(location.span, message);
-            cx.diagnostics.push(warning.help("the first one of this name applies, this one is never used"));
-        }
-    }
-    let nested = build_locations(other, &confs, cx);
-    let root = Location::new(cx.location_id(), (Kind::Server, "", span), confs, nested);
-    let names = names.into_iter().map(|(name, _)| name).collect();
-    Server { names, root, named: named.into(), slot, span }
-}
-
-fn build_locations(drafts: Vec<LocationDraft>, outer: &Confs, cx: &mut Cx) -> Locations {
-    let list = drafts.into_iter().map(|draft| build_location(draft, outer, cx)).collect();
-    Locations::new(list).unwrap_or_else(|error| {
-        cx.diagnostics.push(duplicate(&error.name, error.span));
-        Locations::default()
-    })
-}
-
-fn build_location(draft: LocationDraft, outer: &Confs, cx: &mut Cx) -> Location {
-    let LocationDraft { kind, name, partial, inside, span } = draft;
-    let confs = Confs::complete(partial, outer, cx);
-    check_nesting(&kind, &name, &inside.locations, cx);
-    modules::proxy_pass::check(&confs.proxy_pass, &confs.proxy, &kind, cx);
-    traps::check(&confs, &inside.nameless.ifs, cx);
-    let mut nameless = |partial: Partial, span| {
-        if let Some(own) = &partial.proxy_pass {
-            modules::proxy_pass::check(own, &confs.proxy, &Kind::Named, cx);
-        }
-        let confs = Confs::complete_nameless(partial, &confs, cx);
-        Location::new(cx.location_id(), (kind.clone(), &name, span), confs, Locations::default())
-    };
-    let ifs = inside.nameless.ifs.into_iter().map(|draft| nameless(draft.partial, draft.span)).collect();
-    let limit_except = inside
-        .nameless
-        .limit_except
-        .map(|(methods, partial, span)| LimitExcept { methods, location: nameless(partial, span) });
-    let nested = build_locations(inside.locations, &confs, cx);
-    let redirects_to_slash = name.ends_with('/') && confs.proxy_pass.is_set();
-    let mut location = Location::new(cx.location_id(), (kind, &name, span), confs, nested)
-        .with(Nameless { ifs, limit_except });
-    location.redirects_to_slash = redirects_to_slash;
-    location
-}
-
-fn check_nesting(outer: &Kind, outer_name: &str, nested: &[LocationDraft], cx: &mut Cx) {
-    for draft in nested {
-        let message = match (outer, &draft.kind) {
-            (Kind::Exact, _) => {
-                format!("location \"{}\" cannot be inside the exact location \"{outer_name}\"", draft.name)
-            }
-            (Kind::Named, _) => {
-                format!("location \"{}\" cannot be inside the named location \"{outer_name}\"", draft.name)
-            }
-            (_, Kind::Named) => format!("named location \"{}\" can be on the server level only", draft.name),
-            // nginx compares the text of an expression too: one that does not start with the outer name never
-            // matches
-            (
-                Kind::Prefix | Kind::PrefixFinal | Kind::Regex(_),
-                Kind::Prefix | Kind::PrefixFinal | Kind::Exact,
-            ) if !draft.name.starts_with(outer_name) => {
-                format!("location \"{}\" is outside location \"{outer_name}\"", draft.name)
-            }
-            _ => continue,
-        };
-        cx.diagnostics.push(Diagnostic::error(draft.span, message));
-    }
-}
-
-fn duplicate(name: &str, span: Span) -> Diagnostic {
-    Diagnostic::error(span, format!("duplicate location \"{name}\""))
 }

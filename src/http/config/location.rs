@@ -9,7 +9,6 @@ use std::ops::Deref;
 use crate::base::foreign;
 use crate::config::Span;
 use crate::http::modules::Confs;
-use crate::http::upstream::conf;
 use crate::proto::message::Method;
 use crate::script::regex::hint::{Ends, Hint};
 use crate::script::regex::{GaveUp, Groups, Regex};
@@ -68,14 +67,6 @@ pub struct LimitExcept {
     /// The methods to which they do not apply.
     pub methods: Box<[Method]>,
     pub location: Location,
-}
-
-impl Location {
-    /// The settings of the family that passes its requests to upstreams; so far there is only one.
-    #[inline]
-    pub fn passes(&self) -> &conf::Conf {
-        &self.confs.proxy.upstream
-    }
 }
 
 impl Deref for Location {

@@ -1,5 +1,6 @@
 //! Compiles the `http` block into servers and locations.
 
+pub mod assemble;
 pub mod compile;
 pub mod listen;
 pub mod location;

@@ -10,11 +10,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::config::{Diagnostic, Severity, Span, absent};
 use crate::http::config::compile::Cx;
 use crate::http::config::server::Listen;
-use crate::http::modules::proxy_pass::HTTPS;
 use crate::net::Address;
 use crate::net::address::Host;
 use crate::script::value::variable_name;
 use crate::upstream::Groups;
+
+/// The message for a URL that needs TLS.
+pub const HTTPS: &str = "https protocol requires TLS to upstreams, which is not available yet";
 
 /// Maximum length of a chain of variables that refer to each other.
 const DEPTH_MAX: usize = 8;
@@ -104,14 +106,14 @@ pub fn check(listens: &[Listen], servers: &[Vec<usize>], upstreams: &Groups, cx:
 impl Passes {
     /// The schemes with which a `proxy_pass` URL in this block may start.
     fn schemes(&self, url: &str, path: &[u32], depth: usize) -> Schemes {
-        const HTTPS: &str = "https://";
+        const SCHEME: &str = "https://";
         let is_tls =
-            |text: &str| text.get(..HTTPS.len()).is_some_and(|start| start.eq_ignore_ascii_case(HTTPS));
+            |text: &str| text.get(..SCHEME.len()).is_some_and(|start| start.eq_ignore_ascii_case(SCHEME));
         let known = |https| Schemes { https, other: !https, unsure: false };
         let unsure = Schemes { unsure: true, ..Schemes::default() };
-        let Some(at) = url.find('$').filter(|at| *at < HTTPS.len()) else { return known(is_tls(url)) };
+        let Some(at) = url.find('$').filter(|at| *at < SCHEME.len()) else { return known(is_tls(url)) };
         let Ok((name, rest)) = variable_name(&url[at + 1..], Span::default()) else { return unsure };
-        if !HTTPS.starts_with(&url[..at].to_ascii_lowercase()) {
+        if !SCHEME.starts_with(&url[..at].to_ascii_lowercase()) {
             return known(false); // http://$host
         }
         if name == "scheme" {

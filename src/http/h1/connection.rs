@@ -500,7 +500,7 @@ async fn refuse_head(conn: &mut Conn, read: Read, error: h1::Error) -> Head {
     };
     let told = limit.map(|limit| limit::told(&request, limit)).unwrap_or_default();
     log::info!(request.error_log(), &request, "client sent {error}{told}");
-    request.termination = Some(Termination::of_head(limit, request.passes()));
+    request.termination = Some(Termination::of_head(limit, request.passes().prefix()));
     // nginx's status for a head that is too large; `error_page 494` may set its page
     let status = if error.is_too_large() { 494 } else { error.status() };
     refuse(request, &conn.transport, status).await;
@@ -521,7 +521,7 @@ async fn head_timed_out(conn: &mut Conn) {
     let resets = core.resets_timed_out();
     let mut request = unfinished(conn, (partial.bytes, Some(partial.began_ms)), false);
     request.response.status = 408;
-    request.termination = Some(Termination::of_head(Some(limit), request.passes()));
+    request.termination = Some(Termination::of_head(Some(limit), request.passes().prefix()));
     log::info!(
         request.error_log(),
         &request,

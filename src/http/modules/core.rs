@@ -8,7 +8,7 @@ mod min_rate;
 mod variables;
 
 use keepalive::Browsers;
-pub use variables::{VARIABLES, cookie_value, document_root, hostname, request_id};
+pub use variables::{VARIABLES, cookie_value, document_root, request_id};
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
@@ -36,7 +36,7 @@ use crate::proto::h1::request::Limits;
 use crate::script::value;
 
 /// The default of `keepalive_timeout`.
-pub const KEEPALIVE_MS: u64 = 75_000;
+const KEEPALIVE_MS: u64 = 75_000;
 
 /// One status of an `error_page` and the page for it.
 #[derive(Clone, Debug)]

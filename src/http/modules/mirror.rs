@@ -10,9 +10,9 @@ use crate::config::inherit::{duplicate, replace, together};
 use crate::config::{Arity, Context, Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
+use crate::http::nesting;
 use crate::http::request::Request;
 use crate::http::request::body::Body;
-use crate::http::request::subrequest;
 use crate::http::scope::Variable;
 use crate::http::verdict::{Pause, Verdict};
 use crate::proto::message::BodyLength;
@@ -86,7 +86,7 @@ fn copy_with_body(request: &mut Request) -> Verdict {
 
 fn copy(request: &mut Request, conf: &'static Conf, body: fn(&Body) -> Body) -> Verdict {
     for uri in &conf.uris {
-        subrequest::detach(request, uri, body(&request.body));
+        nesting::detach(request, uri, body(&request.body));
     }
     Verdict::Next
 }

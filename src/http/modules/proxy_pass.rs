@@ -11,6 +11,7 @@ use crate::config::inherit::{duplicate, own};
 use crate::config::{Arity, Context, Diagnostic, Node, Span, Word, absent, settings};
 use crate::http::config::compile::Cx;
 use crate::http::config::location::Kind;
+use crate::http::config::passes::HTTPS;
 use crate::http::modules::{BlockConf, Directive, proxy};
 use crate::http::request::Request;
 use crate::http::scope::{Script, Variable};
@@ -183,9 +184,6 @@ impl Target {
         matches!(&self.host, Host::Unix(path) if *path != PathBuf::new())
     }
 }
-
-/// The message for a URL that needs TLS.
-pub const HTTPS: &str = "https protocol requires TLS to upstreams, which is not available yet";
 
 fn is_tls(url: &str) -> bool {
     url.get(.."https://".len()).is_some_and(|start| start.eq_ignore_ascii_case("https://"))

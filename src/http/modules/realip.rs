@@ -7,7 +7,6 @@
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::base::network::Network;
 use crate::config::directive::{custom, flag};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, settings};
 use crate::http::config::compile::Cx;
@@ -16,7 +15,7 @@ use crate::http::request::Request;
 use crate::http::scope::Variable;
 use crate::http::verdict::Verdict;
 use crate::script::variable::variable;
-use crate::shared::realip::{self, Trusted};
+use crate::shared::realip::Trusted;
 use crate::sys::address::SockAddr;
 
 /// The source of the client's address.
@@ -106,24 +105,8 @@ impl Conf {
     }
 
     fn client(&self, request: &Request, name: &[u8], peer: Option<IpAddr>) -> Option<SocketAddr> {
-        named_client(request, name, self.trusted.networks(), self.recursive.get(), peer)
+        request.forwarded_client(name, self.trusted.networks(), self.recursive.get(), peer)
     }
-}
-
-/// The client that trusted peers name in the fields of this name.
-pub fn named_client(
-    request: &Request,
-    name: &[u8],
-    trusted: &[Network],
-    is_recursive: bool,
-    peer: Option<IpAddr>,
-) -> Option<SocketAddr> {
-    let data = request.input.data();
-    let fields = request.head.fields.iter().rev().filter(|field| field.name(data).eq_ignore_ascii_case(name));
-    let words = fields.flat_map(|field| {
-        field.value(data).rsplit(|byte| matches!(byte, b' ' | b',')).filter(|word| !word.is_empty())
-    });
-    realip::named_client(words, trusted, is_recursive, peer)
 }
 
 fn socket_peer(request: &Request) -> &SockAddr {

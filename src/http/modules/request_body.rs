@@ -81,6 +81,6 @@ pub fn folder(request: &Request) -> &'static TempPath {
 }
 
 fn temp_path(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let path = TempPath::read(node, cx)?;
+    let path = cx.temp_path(node)?;
     conf.temp_path.put(path, node)
 }

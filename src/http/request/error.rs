@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io;
 
-use crate::http::upstream::conf::{Conf, Name};
+use crate::http::upstream::name::{Name, Prefix};
 use crate::log::Cause;
 use crate::upstream::Fault;
 use crate::upstream::trace::Action;
@@ -208,11 +208,11 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// The directive, for `$termination_reason`; `passes`: the settings in force for requests to upstreams.
-    pub fn directive(self, passes: &Conf) -> Name {
+    /// The directive, for `$termination_reason`; `family`: that of the directives in force for what goes upstream.
+    pub fn directive(self, family: Prefix) -> Name {
         let name = match self {
-            Self::UpstreamHeadSize => return passes.directive("buffer_size"),
-            Self::TotalTimeout => return passes.directive("timeout_total"),
+            Self::UpstreamHeadSize => return family.directive("buffer_size"),
+            Self::TotalTimeout => return family.directive("timeout_total"),
             Self::BodySize(_) => "client_max_body_size",
             Self::BodyTimeout => "client_body_timeout",
             Self::BodyRate => "client_body_min_rate",

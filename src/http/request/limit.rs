@@ -38,7 +38,7 @@ pub fn told(request: &Request, limit: Limit) -> String {
         Limit::SendTimeout => (ms(core.send_timeout_ms()), core.send_timeout.span()),
         Limit::UpstreamHeadSize => (passes.head_bytes_max().to_string(), passes.buffer_size_span()),
     };
-    let name = limit.directive(passes);
+    let name = limit.directive(passes.prefix());
     let mut text = format!(" (\"{name}\" is {value}");
     text.push_str(&place(request, span));
     if let Limit::BodySize(bytes) = limit {

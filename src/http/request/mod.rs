@@ -13,9 +13,11 @@ pub mod subrequest;
 pub mod target;
 pub mod termination;
 
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use crate::base::in_place::boxed;
+use crate::base::network::Network;
 use crate::config::Span;
 use crate::http::config::location::Location;
 use crate::http::config::server::{Listen, Server};
@@ -24,8 +26,8 @@ use crate::http::request::body::Body;
 use crate::http::request::subrequest::Tally;
 use crate::http::request::termination::Termination;
 use crate::http::response::Response;
-use crate::http::response::coding;
-use crate::http::response::filter::{Coding, Filters};
+use crate::http::response::coded::{self, Coding};
+use crate::http::response::filter::Filters;
 use crate::http::response::headers::Headers;
 use crate::http::upstream::proxied::Proxied;
 use crate::http::{Config, Worker, modules};
@@ -40,7 +42,7 @@ use crate::proto::proxy_protocol;
 use crate::runtime;
 use crate::runtime::buffer::Buffer;
 use crate::script::Values;
-use crate::shared::{limit_conn, limit_req};
+use crate::shared::{limit_conn, limit_req, realip};
 use crate::shm::held_counts::Held;
 use crate::sys::address::SockAddr;
 use crate::sys::clock;
@@ -168,7 +170,7 @@ pub struct Request {
     /// The content coding of the whole response; only for the client's own request.
     pub coding: Option<Box<dyn Coding>>,
     /// Sizes before and after content coding, once the response is complete.
-    pub coded: Option<coding::Report>,
+    pub coded: Option<coded::Report>,
     /// The ranges to send of a file.
     pub ranges: Option<Box<modules::ranges::Plan>>,
     /// A charset of the response that overrides the configuration: `X-Accel-Charset` or, in a subrequest,
@@ -420,6 +422,23 @@ impl Request {
 
     pub fn is_head(&self) -> bool {
         self.method == Method::Head
+    }
+
+    /// The client that trusted peers name in the fields of this name (`X-Forwarded-For` and its like).
+    pub fn forwarded_client(
+        &self,
+        name: &[u8],
+        trusted: &[Network],
+        is_recursive: bool,
+        peer: Option<IpAddr>,
+    ) -> Option<SocketAddr> {
+        let data = self.input.data();
+        let fields = self.head.fields.iter().rev();
+        let fields = fields.filter(|field| field.name(data).eq_ignore_ascii_case(name));
+        let words = fields.flat_map(|field| {
+            field.value(data).rsplit(|byte| matches!(byte, b' ' | b',')).filter(|word| !word.is_empty())
+        });
+        realip::named_client(words, trusted, is_recursive, peer)
     }
 
     /// The host for `$host`: the request's, otherwise the server's first name.

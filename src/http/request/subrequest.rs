@@ -1,23 +1,14 @@
-//! Requests that a request makes to its own server, whose responses become part of its own.
+//! A subrequest: what is asked for, what becomes of the answer, and how many a request may make.
 //!
-//! A subrequest has the head and the body of its parent, a URI of its own, and shares the parent's variables.
-//! Behaviour: nginx's subrequests (development guide, "Subrequests").
+//! Values; `http/nesting.rs` runs them. A subrequest has the head and the body of the request it belongs to, a URI of its
+//! own, and shares its variables. Behaviour: nginx's subrequests (development guide, "Subrequests").
 
 use std::cell::Cell;
 
-use crate::http::client::Client;
 use crate::http::modules::slice;
-use crate::http::pipeline::{self, Entry};
 use crate::http::request::Request;
-use crate::http::request::ahead::{self, Source};
-use crate::http::request::body::Body;
-use crate::http::request::error::{Error, Kind};
-use crate::http::response::filter::Piece;
-use crate::http::verdict::{Ask, Verdict};
+use crate::http::request::error::Error;
 use crate::log;
-use crate::net::budget::{self, Part};
-use crate::net::open;
-use crate::runtime::{self, Either, race};
 
 /// Maximum nesting of subrequests, as in nginx.
 const DEPTH_MAX: usize = 50;
@@ -26,16 +17,6 @@ const DEPTH_MAX: usize = 50;
 /// a time; without such a bound a page that includes itself twice makes 2^50.
 const COUNT_MAX: u32 = 4096;
 
-/// Maximum number of requests without a waiting client in a worker. Further ones are not sent, so that dead
-/// mirrors cost a bounded number of connections.
-const DETACHED_MAX: usize = 512;
-
-/// Memory of a subrequest that runs ahead of its turn: its pipe, its head, and the buffers of an upstream.
-const AHEAD_BYTES: usize = 96 * 1024;
-
-/// How many subrequests of one piece of a page run at a time.
-const BEGUN_MAX: usize = 8;
-
 /// A request to make, and what to do with its response.
 ///
 /// Filters put it into their output as a [`Piece`]; `client.rs` runs it when its turn comes ([`run`]), or
@@ -43,9 +24,9 @@ const BEGUN_MAX: usize = 8;
 #[derive(Debug)]
 pub struct Subrequest {
     /// Decoded and normalized path.
-    uri: Vec<u8>,
-    args: Vec<u8>,
-    then: Then,
+    pub uri: Vec<u8>,
+    pub args: Vec<u8>,
+    pub then: Then,
 }
 
 /// Counts the subrequests of a client's request; all requests inside it share this.
@@ -99,7 +80,7 @@ impl Subrequest {
 }
 
 /// Counts a subrequest for `uri`.
-fn admit(request: &mut Request, levels: usize, uri: &[u8]) -> Result<(), Refusal> {
+pub fn admit(request: &mut Request, levels: usize, uri: &[u8]) -> Result<(), Refusal> {
     let is_cycle = usize::from(request.depth) + levels > DEPTH_MAX;
     let tally = request.tally.get_or_insert_default();
     if !is_cycle && tally.count.get() < COUNT_MAX {
@@ -131,147 +112,4 @@ pub enum Then {
 pub struct Done {
     pub name: Vec<u8>,
     pub take: fn(&mut Request, &[u8], u16, Vec<u8>),
-}
-
-/// Makes a subrequest of `request` and puts its response where it belongs.
-///
-/// Errors: the client has gone, or the response broke off within its body: the outer response cannot be
-/// completed.
-pub async fn run(
-    request: &mut Request,
-    client: &mut Client<'_>,
-    subrequest: Subrequest,
-) -> Result<(), Error> {
-    let uri = log::Text(&subrequest.uri).to_string();
-    let (mut inner, entry, then) = match subrequest.then {
-        Then::Slice(state) => (request.sub_slice(state), Entry::Content, Then::Insert),
-        then => (request.sub(subrequest.uri, subrequest.args), Entry::Subrequest, then),
-    };
-    let outcome = match then {
-        Then::Insert | Then::Slice(_) => {
-            let mut within = Client::within(client);
-            let outcome = handle(&mut inner, &mut within, entry).await;
-            client.resume(within);
-            outcome
-        }
-        Then::Keep { max, done } => {
-            let mut memory = Client::memory(client.downstream(), max);
-            let outcome = handle(&mut inner, &mut memory, Entry::Subrequest).await;
-            let status = inner.response.status;
-            request.take_back(&mut inner);
-            (done.take)(request, &done.name, status, memory.take_memory());
-            return outcome.map_err(|error| broken(error, &uri));
-        }
-    };
-    request.bytes_sent += inner.bytes_sent;
-    request.take_back(&mut inner);
-    outcome.map_err(|error| broken(error, &uri))
-}
-
-/// Starts subrequests ahead of their turn, so that a page with many includes does not wait for one after the
-/// other: all of those in `pieces` but the first, in order. `None`: it is made in its turn.
-///
-/// Each gets the variables as they are now. Only those of the client's own request are started, and only a
-/// few: what they hold is bounded (`http/request/ahead.rs`).
-pub fn begin_others(request: &Request, pieces: &[Piece]) -> Vec<Option<Source>> {
-    let subrequests = pieces.iter().filter_map(|piece| match piece {
-        Piece::Subrequest(subrequest) => Some(subrequest),
-        Piece::Bytes(_) => None,
-    });
-    if request.is_subrequest() || subrequests.clone().count() < 2 {
-        return Vec::new();
-    }
-    let begin = |(index, subrequest): (usize, &Subrequest)| match subrequest.then {
-        Then::Insert if index > 0 => begin(request, subrequest),
-        Then::Insert | Then::Slice(_) | Then::Keep { .. } => None,
-    };
-    subrequests.take(BEGUN_MAX).enumerate().map(begin).collect()
-}
-
-fn begin(request: &Request, subrequest: &Subrequest) -> Option<Source> {
-    let guard = open::Background::new(DETACHED_MAX)?;
-    let Some(share) = budget::draw(AHEAD_BYTES, Part::ThreeQuarters) else {
-        if let Some(why) = budget::degrade(runtime::now_ms()) {
-            log::warn!(request.error_log(), request, "includes run one after the other: {why}");
-        }
-        return None;
-    };
-    let mut inner = request.sub_ahead(subrequest.uri.clone(), subrequest.args.clone());
-    let (sink, source) = ahead::pipe();
-    runtime::spawn(async move {
-        let mut client = Client::ahead(sink.clone());
-        let uri = log::Text(&inner.uri).to_string();
-        let outcome = match race(handle(&mut inner, &mut client, Entry::Subrequest), sink.left()).await {
-            Either::First(outcome) => outcome,
-            Either::Second(()) => Ok(()), // nothing reads how it would have ended
-        };
-        sink.end(outcome.map_err(|error| broken(error, &uri)));
-        drop((inner, guard, share));
-    });
-    Some(source)
-}
-
-/// Makes a subrequest for its status: returns the verdict on its response, whose body is discarded.
-///
-/// Errors: the client has gone, or the request has made too many of them.
-pub async fn ask(request: &mut Request, client: &Client<'_>, ask: Ask) -> Result<Verdict, Error> {
-    admit(request, 0, &ask.uri)?;
-    let mut inner = request.sub(ask.uri, Vec::new());
-    let mut memory = Client::memory(client.downstream(), Some(0));
-    let outcome = handle(&mut inner, &mut memory, Entry::Subrequest).await;
-    let verdict = match outcome {
-        Err(error) if error.ends_silently() => Err(error),
-        // A response that breaks off after its head has already given its status.
-        _ => Ok((ask.then)(request, &mut inner)),
-    };
-    request.take_back(&mut inner);
-    verdict
-}
-
-/// Makes an independent request whose response is discarded: a task with a copy of all it needs, so that
-/// neither it nor `request` delays the other.
-///
-/// It has no client that could leave or slow it down; its own timeouts bound it.
-pub fn detach(request: &mut Request, uri: &str, body: Body) {
-    if let Err(why) = admit(request, 0, uri.as_bytes()) {
-        log::error!(request.error_log(), &*request, "{why}");
-        return;
-    }
-    let Some(guard) = open::Background::new(DETACHED_MAX) else {
-        let why = "copies of requests are already in progress";
-        log::error!(request.error_log(), &*request, "\"{}\" is not requested: {} {}", uri, DETACHED_MAX, why);
-        return;
-    };
-    let mut fork = request.fork(uri.as_bytes().to_vec(), body);
-    runtime::spawn(async move {
-        // the pipeline has logged any error
-        let _ = handle(&mut fork, &mut Client::nobody(), Entry::Subrequest).await;
-        drop((fork, guard));
-    });
-}
-
-/// The error of a request whose subrequest failed, which has logged the reason.
-fn broken(error: Error, uri: &str) -> Error {
-    match error.ends_silently() {
-        true => error,
-        false => error.of_subrequest(uri.to_owned()),
-    }
-}
-
-/// A box that hides its type, because the pipeline calls itself here.
-///
-/// Errors: those of the pipeline; 444 if the connection is to be closed without a response, which a
-/// subrequest decides for the whole request.
-fn handle<'a>(
-    request: &'a mut Request,
-    client: &'a mut Client<'_>,
-    entry: Entry,
-) -> std::pin::Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>> {
-    Box::pin(async move {
-        pipeline::handle(request, client, entry).await?;
-        if client.has_started() {
-            return Ok(());
-        }
-        Err(Error::client(Kind::Dropped))
-    })
 }

@@ -58,7 +58,7 @@ pub fn check_location(request: &mut Request) -> Option<u16> {
         request.body.refuse();
         request.termination = Some(
             Termination::new(Who::Client, How::Limit, Phase::RequestBody)
-                .by(limit.directive(request.passes())),
+                .by(limit.directive(request.passes().prefix())),
         );
         let told = told(request, limit);
         log::error!(

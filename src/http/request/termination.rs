@@ -6,7 +6,7 @@
 
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Failure, Kind, Limit, Side};
-use crate::http::upstream::conf::{Conf, Name};
+use crate::http::upstream::name::{Name, Prefix};
 use crate::upstream::trace::Action;
 
 /// The side that ended it.
@@ -70,26 +70,26 @@ impl Termination {
 
     /// A head that was refused, or did not arrive; `limit`: the limit that decided, if it comes from the
     /// configuration.
-    pub fn of_head(limit: Option<Limit>, passes: &Conf) -> Self {
+    pub fn of_head(limit: Option<Limit>, family: Prefix) -> Self {
         let client = |how| Self::new(Who::Client, how, Phase::RequestHead);
         match limit {
             Some(limit @ (Limit::HeaderTimeout | Limit::HeaderRate)) => {
-                client(How::Timeout).by(limit.directive(passes))
+                client(How::Timeout).by(limit.directive(family))
             }
-            Some(limit) => client(How::Limit).by(limit.directive(passes)),
+            Some(limit) => client(How::Limit).by(limit.directive(family)),
             None => client(How::Error),
         }
     }
 
     /// The end if no peer could answer: why the last one did not. `None`: it did, and its status is passed
     /// on.
-    pub fn of_failure(failure: &Failure, action: Option<Action>, passes: &Conf) -> Option<Self> {
+    pub fn of_failure(failure: &Failure, action: Option<Action>, family: Prefix) -> Option<Self> {
         let phase = phase_of(action);
         let upstream = |how| Self::new(Who::Upstream, how, phase);
         match failure.kind {
             Kind::Status(_) => None,
-            Kind::TimedOut | Kind::Late => Some(upstream(How::Timeout).by(timeout(phase, passes))),
-            Kind::HeadTooBig => Some(upstream(How::Limit).by(Limit::UpstreamHeadSize.directive(passes))),
+            Kind::TimedOut | Kind::Late => Some(upstream(How::Timeout).by(timeout(phase, family))),
+            Kind::HeadTooBig => Some(upstream(How::Limit).by(Limit::UpstreamHeadSize.directive(family))),
             Kind::Cut | Kind::Failed(..) if phase != Phase::Connect => Some(upstream(How::Abort)),
             _ => Some(upstream(How::Error)),
         }
@@ -147,9 +147,9 @@ pub fn note(request: &mut Request, has_started: bool, error: &Error) {
         Side::Client | Side::Upstream => phase_of(action),
         Side::Ours => Phase::Process,
     };
-    let passes = request.passes();
-    let limit = error.limit.map(|limit| limit.directive(passes));
-    let timed_out = || (who == Who::Upstream && how == How::Timeout).then(|| timeout(phase, passes));
+    let family = request.passes().prefix();
+    let limit = error.limit.map(|limit| limit.directive(family));
+    let timed_out = || (who == Who::Upstream && how == How::Timeout).then(|| timeout(phase, family));
     let limit = limit.or_else(timed_out);
     request.termination = Some(Termination { who, how, phase, limit });
 }
@@ -205,8 +205,8 @@ fn phase_of(action: Option<Action>) -> Phase {
 }
 
 /// The directive that limits the upstream's time in a phase.
-fn timeout(phase: Phase, passes: &Conf) -> Name {
-    passes.directive(match phase {
+fn timeout(phase: Phase, family: Prefix) -> Name {
+    family.directive(match phase {
         Phase::Connect => "connect_timeout",
         Phase::SendRequest => "send_timeout",
         _ => "read_timeout",
@@ -217,7 +217,6 @@ fn timeout(phase: Phase, passes: &Conf) -> Name {
 mod tests {
     use super::*;
     use crate::http::request::error::Call;
-    use crate::http::upstream::conf::Family;
 
     fn reset() -> std::io::Error {
         std::io::Error::from_raw_os_error(104)
@@ -231,8 +230,7 @@ mod tests {
 
     #[test]
     fn a_failure_of_the_last_peer_names_its_phase_and_limit() {
-        static FAMILY: Family = Family::new("proxy_", &[], None);
-        let conf = Conf::of(&FAMILY);
+        let family = Prefix("proxy_");
         let connecting = Some(Action::Connecting);
         let reading = Some(Action::ReadingHead);
         let cases = [
@@ -250,7 +248,7 @@ mod tests {
         ];
         for (kind, action, expected) in cases {
             let failure = Failure::from(kind);
-            assert_eq!(shown(Termination::of_failure(&failure, action, &conf)), expected, "{failure}");
+            assert_eq!(shown(Termination::of_failure(&failure, action, family)), expected, "{failure}");
         }
     }
 

@@ -5,10 +5,8 @@
 //! nginx.org, ngx_http_gzip_module, whose conditions for clients (`gzip_http_version`, `gzip_proxied`,
 //! `gzip_disable`, `gzip_vary`) apply to every coding.
 
-use std::cell::Cell;
 use std::fmt;
 use std::pin::Pin;
-use std::rc::Rc;
 
 use crate::base::http_date;
 use crate::config::{Diagnostic, Node, Setting, settings};
@@ -17,7 +15,10 @@ use crate::http::modules::gzip::Proxied;
 use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::response::Response;
-use crate::http::response::filter::{Coding, Signal};
+use crate::http::response::coded::{Coding, Report, Totals};
+use crate::http::response::filter::Signal;
+
+pub use crate::http::response::coded::Name;
 use crate::http::response::media_types::MediaTypes;
 use crate::log;
 use crate::net::budget::{self, Part, Share};
@@ -25,28 +26,6 @@ use crate::proto::header::Id;
 use crate::runtime;
 use crate::runtime::blocking::{self, Lane};
 use crate::sys::clock;
-
-/// A content coding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Name {
-    Zstd,
-    Brotli,
-    Gzip,
-}
-
-impl Name {
-    /// In order of preference among codings that the client likes equally.
-    pub const ALL: [Self; 3] = [Self::Zstd, Self::Brotli, Self::Gzip];
-
-    /// The token in `Accept-Encoding` and `Content-Encoding`.
-    pub fn token(self) -> &'static str {
-        match self {
-            Self::Zstd => "zstd",
-            Self::Brotli => "br",
-            Self::Gzip => "gzip",
-        }
-    }
-}
 
 /// The types that are encoded by default.
 const TYPES: &[&str] = &["text/html"];
@@ -79,16 +58,6 @@ impl Offer {
             && self.types.has(response.headers.get(Id::ContentType), TYPES)
     }
 }
-
-/// The bytes that a coding has consumed and produced.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Totals {
-    pub given: u64,
-    pub made: u64,
-}
-
-/// Sizes before and after content coding, once the response is complete.
-pub type Report = Rc<Cell<Option<(Name, Totals)>>>;
 
 /// An encoder, implemented by one of the libraries. It is `Send`, because long steps run on another thread.
 pub trait Engine: fmt::Debug + Send {

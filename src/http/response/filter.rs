@@ -1,12 +1,11 @@
 //! Body filters: they change the body of a response on its way out.
 //!
-//! A module's head step (`modules::HEAD`) adds a filter to `request.filters`; responses without filters make
-//! no calls. Filters take bytes and produce pieces, in order; a piece may be a subrequest, whose response
-//! takes its place. A change to the response as a whole, including the responses of subrequests, is a
-//! [`Coding`] in `request.coding` instead.
+//! A module's part in the head (`modules::HEAD`) puts a filter into `request.filters`; bodies without one make no
+//! call. Filters get bytes and give pieces, one after the other; a piece may be a subrequest, whose answer takes
+//! its place. What changes the response as a whole, the answers of subrequests included, is a coding
+//! (`coded.rs`) instead.
 
 use std::fmt;
-use std::pin::Pin;
 
 use crate::http::request::Request;
 use crate::http::request::error::Error;
@@ -39,32 +38,6 @@ pub enum Signal {
     Flush,
     /// Nothing: the body is complete.
     End,
-}
-
-/// A coding of the response as a whole, such as gzip.
-///
-/// The output calls it after all filters, with the bytes that are to be framed. At most one is set for a
-/// response (`response/coding.rs`).
-pub trait Coding: fmt::Debug {
-    /// Takes the next bytes and appends the output that can be sent.
-    ///
-    /// Errors: the response cannot continue and is cut off.
-    fn push(&mut self, data: &[u8], signal: Signal, out: &mut Vec<u8>) -> Result<(), Error>;
-
-    /// The best number of bytes for one push, so that other connections need not wait.
-    fn step_bytes(&self) -> usize;
-
-    /// The cost of a push of this many bytes (`runtime::worked`), including a block that it would complete.
-    fn work(&self, bytes: usize, signal: Signal) -> u32;
-
-    /// Does the work of [`Coding::push`] on another thread, for steps that are too long for the worker's
-    /// loop.
-    fn push_elsewhere<'a>(
-        &'a mut self,
-        data: &'a [u8],
-        signal: Signal,
-        out: &'a mut Vec<u8>,
-    ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
 }
 
 /// Whether a filter has finished with its input.

@@ -3,6 +3,7 @@
 //! Pure data; the protocol's writer adds the status line, `Server`, `Date`, `Connection` and the framing.
 
 pub mod body_file;
+pub mod coded;
 pub mod coding;
 pub mod condition;
 pub mod error_page;

@@ -12,7 +12,8 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use crate::http::h1::{Conn, serve};
-use crate::http::{Config, Handover, Hooks, Service};
+use crate::http::{Config, Hooks, Service};
+use crate::net::handover::Handover;
 use crate::net::open::{self, Place};
 use crate::net::transport::Transport;
 use crate::net::transport::script::{Script, play};

@@ -8,18 +8,19 @@
 //! Behaviour: nginx.org, ngx_http_proxy_module; unlike nginx, nothing is written to disk unless the
 //! configuration asks for it.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use crate::config::inherit::{Initial, replace};
 use crate::config::{Diagnostic, Inherit, Merge, Node, Setting, Span, params, settings};
 use crate::http::config::compile::Cx;
+use crate::http::config::location::Location;
 use crate::http::modules::limit_rate;
 use crate::http::request::Request;
 use crate::http::response::Omits;
 use crate::http::scope::Script;
 use crate::http::temp_file::TempPath;
+use crate::http::upstream::name::{Name, Prefix};
 use crate::http::upstream::store::Place;
 use crate::net::Address;
 use crate::net::connect;
@@ -49,7 +50,7 @@ pub type Rewrite = fn(&mut Request, Option<Id>, &[u8], &mut Option<Id>) -> Optio
 #[derive(Debug)]
 pub struct Family {
     /// The prefix of its directives, such as `proxy_`.
-    pub prefix: &'static str,
+    prefix: Prefix,
     /// Response fields that are hidden from the client by default.
     pub hidden: &'static [&'static str],
     rewrite: Option<Rewrite>,
@@ -63,34 +64,7 @@ impl Family {
         hidden: &'static [&'static str],
         rewrite: Option<Rewrite>,
     ) -> Self {
-        Self { prefix, hidden, rewrite, frozen: OnceLock::new() }
-    }
-}
-
-/// The full name of a directive, for messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Name {
-    prefix: &'static str,
-    rest: &'static str,
-}
-
-impl From<&'static str> for Name {
-    fn from(name: &'static str) -> Self {
-        Self { prefix: "", rest: name }
-    }
-}
-
-impl Name {
-    pub fn write(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.prefix.as_bytes());
-        out.extend_from_slice(self.rest.as_bytes());
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.prefix)?;
-        out.write_str(self.rest)
+        Self { prefix: Prefix(prefix), hidden, rewrite, frozen: OnceLock::new() }
     }
 }
 
@@ -220,6 +194,14 @@ impl Names {
     }
 }
 
+impl Location {
+    /// The settings of the family that passes its requests to upstreams; so far there is only one.
+    #[inline]
+    pub fn passes(&self) -> &Conf {
+        &self.confs.proxy.upstream
+    }
+}
+
 impl Request {
     /// The settings of the family that handles this location's requests.
     #[inline]
@@ -236,7 +218,12 @@ impl Conf {
 
     /// The full name of a directive that every family has: `proxy_read_timeout` for `read_timeout`.
     pub fn directive(&self, name: &'static str) -> Name {
-        Name { prefix: self.family.prefix, rest: name }
+        self.prefix().directive(name)
+    }
+
+    /// What the names of the family's directives begin with.
+    pub fn prefix(&self) -> Prefix {
+        self.family.prefix
     }
 
     /// True if a field of the upstream is hidden from the client.
@@ -406,7 +393,7 @@ impl Conf {
     pub fn freeze(&mut self, cx: &mut Cx) {
         let needs_files = self.temp_file_bytes_max() > 0 || self.store().is_some();
         if needs_files && !self.set.temp_path.is_set() {
-            let path = cx.path(&format!("{}temp", self.family.prefix));
+            let path = cx.path(&format!("{}temp", self.family.prefix.0));
             cx.need_folder(&path);
             self.default_path = Some(TempPath::plain(path));
         }
@@ -584,7 +571,7 @@ fn parse_local(text: &str) -> Option<Address> {
 }
 
 pub fn temp_path(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.set.temp_path.put(TempPath::read(node, cx)?, node)
+    conf.set.temp_path.put(cx.temp_path(node)?, node)
 }
 
 pub fn buffers(conf: &mut Conf, node: &Node) -> Result<(), Diagnostic> {

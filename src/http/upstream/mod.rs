@@ -11,6 +11,7 @@ pub mod conf;
 pub mod exchange;
 pub mod failover;
 pub mod h1;
+pub mod name;
 pub mod outgoing;
 pub mod proxied;
 pub mod relay;
@@ -227,7 +228,7 @@ impl Pass<'_, '_> {
         }
         if !self.chance().goes_on_after(fault) {
             let (action, conf) = (self.request.upstream.action, self.request.passes());
-            self.request.termination = Termination::of_failure(&failure, action, conf);
+            self.request.termination = Termination::of_failure(&failure, action, conf.prefix());
             return Ok(Some(status));
         }
         self.outgoing.rewind();

@@ -23,6 +23,7 @@ use crate::proto::proxy_protocol::Tlv;
 use crate::script::nested;
 use crate::script::variable::{Argument, Change, changeable, prefix, variable};
 use crate::sys::clock;
+use crate::sys::names;
 use crate::sys::socket::TcpInfo;
 
 type Out<'a> = &'a mut Vec<u8>;
@@ -88,7 +89,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("realpath_root", realpath_root, "The directory set by root or alias, with its symbolic links resolved."),
     variable("request_filename", request_filename, "The path of the file for the request."),
     variable("remote_user", remote_user, "The user name of Basic authentication."),
-    variable("hostname", |_, _, out| text(hostname().as_bytes(), out), "The host name of the machine."),
+    variable("hostname", |_, _, out| text(names::hostname().as_bytes(), out), "The host name of the machine."),
     variable("pid", |_, _, out| decimal(u64::from(std::process::id()), out), "The process id of the worker."),
     variable("pipe", |r, _, out| text(if r.connection.is_pipelined { b"p" } else { b"." }, out), "p if the request was pipelined, otherwise a dot."),
     variable("msec", |_, _, out| now(format_msec, out), "The current time in seconds since 1970, with milliseconds."),
@@ -393,12 +394,6 @@ pub fn request_id(request: &mut Request) -> (u64, u64) {
         request.id = Some((half(1), half(2)));
     }
     request.id.unwrap_or_default()
-}
-
-/// The name of the machine, in lower case.
-pub fn hostname() -> &'static str {
-    static NAME: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    NAME.get_or_init(|| nix::unistd::gethostname().unwrap_or_default().to_string_lossy().to_ascii_lowercase())
 }
 
 fn now(render: fn(i64, u32, Out), out: Out) -> bool {

@@ -3,17 +3,9 @@
 //! Touches: the findings. Looks at each location once, while it is compiled.
 //! Behaviour: nginx.org, ngx_http_rewrite_module; nginx's wiki, "If is Evil".
 
-use crate::config::{Diagnostic, Span};
-use crate::http::config::compile::Cx;
-use crate::http::modules::{Confs, Partial};
-
-/// The settings of an `if`; its steps belong to its location.
-pub struct IfSettings {
-    pub partial: Partial,
-    pub span: Span,
-    /// It ends with a response: nothing after it applies to the same request.
-    pub ends: bool,
-}
+use crate::config::Diagnostic;
+use crate::http::config::compile::{Cx, IfSettings};
+use crate::http::modules::Confs;
 
 /// Warns of the traps in one location's `if` blocks.
 pub fn check(confs: &Confs, ifs: &[IfSettings], cx: &mut Cx) {

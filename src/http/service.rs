@@ -1,0 +1,121 @@
+//! The HTTP service of one worker: connections come in, are taken over, and are handed over.
+//!
+//! Touches: sockets that were accepted elsewhere. One per worker, for its whole life.
+
+use std::cell::Cell;
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use crate::http::{Config, Listen, Worker, h1};
+use crate::log;
+use crate::net::handover::Handover;
+use crate::net::room;
+use crate::runtime::{self};
+use crate::shm::counter::{self, Total};
+use crate::sys::address::SockAddr;
+use crate::sys::socket;
+
+/// Callbacks from the HTTP service to its worker.
+pub struct Hooks {
+    /// Gives an idle connection to a worker of the new generation. The descriptor is returned if it cannot be
+    /// handed over.
+    #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
+    pub hand_over: Box<dyn Fn(OwnedFd, &Handover) -> Result<(), OwnedFd>>,
+    /// Reports new addresses of an upstream's name, for workers that start later.
+    pub learned: crate::upstream::follow::Tell,
+}
+
+struct Inner {
+    worker: Worker,
+    hooks: Hooks,
+    next_number: Cell<u64>,
+}
+
+/// The HTTP service of one worker.
+///
+/// The worker makes one inside its runtime, and calls [`Service::open`] for each accepted connection and
+/// [`Service::adopt`] for each one handed over by an older worker; each becomes a task. A copy is one
+/// pointer, to state that lives as long as the process.
+#[derive(Clone, Copy)]
+pub struct Service(&'static Inner);
+
+impl fmt::Debug for Service {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Service")
+    }
+}
+
+impl Service {
+    /// Called once per worker, inside its runtime.
+    pub fn new(config: &'static Config, hooks: Hooks) -> Self {
+        let worker = Worker::new(config);
+        worker.upstreams.start(&hooks.learned);
+        Self(Box::leak(Box::new(Inner { worker, hooks, next_number: Cell::new(1) })))
+    }
+
+    pub fn config(self) -> &'static Config {
+        self.0.worker.config
+    }
+
+    /// The state of this worker.
+    pub fn worker(self) -> &'static Worker {
+        &self.0.worker
+    }
+
+    /// Serves a connection that `config.listens[listen]` has accepted.
+    pub fn open(self, fd: OwnedFd, peer: SockAddr, listen: usize) {
+        counter::add(Total::Accepted, 1);
+        if let Some(conn) = self.connection(fd, peer, &self.config().listens[listen]) {
+            counter::add(Total::Handled, 1);
+            runtime::spawn(h1::serve(conn));
+        }
+    }
+
+    /// Continues with an idle connection from a worker of an older generation; `handover.listen` is an index
+    /// into this configuration.
+    ///
+    /// The older worker may still have the socket, and may be hostile. The mode of the socket is set again
+    /// here, and no call on a connection relies on it (`runtime/io.rs`).
+    pub fn adopt(self, fd: OwnedFd, handover: &Handover) {
+        let Some(listen) = self.config().listens.get(handover.listen as usize) else { return };
+        if socket::set_nonblocking(fd.as_fd()).is_err() {
+            return;
+        }
+        let number = fd.as_raw_fd();
+        let peer = socket::peer_addr(&fd).unwrap_or(SockAddr::Unix(PathBuf::new()));
+        if let Some(conn) = self.connection(fd, peer, listen).and_then(|conn| conn.adopted(handover)) {
+            runtime::spawn(h1::serve(conn));
+            room::client_has_come(number);
+        }
+    }
+
+    /// The index of one of the configuration's listeners, for messages to the master.
+    pub fn listen_index(self, listen: &'static Listen) -> u32 {
+        // By its position: there may be thousands of listeners, and as many connections to hand over.
+        let index = self.config().listens.element_offset(listen);
+        index.and_then(|index| u32::try_from(index).ok()).unwrap_or(u32::MAX)
+    }
+
+    /// Gives an idle connection away.
+    pub fn hand_over(self, fd: OwnedFd, handover: &Handover) -> Result<(), OwnedFd> {
+        (self.0.hooks.hand_over)(fd, handover)
+    }
+
+    fn connection(self, fd: OwnedFd, peer: SockAddr, listen: &'static Listen) -> Option<h1::Conn> {
+        let number = self.0.next_number.get();
+        self.0.next_number.set(number + 1);
+        match h1::Conn::open(fd, self, listen, peer, number) {
+            Ok(conn) => Some(conn),
+            Err(error) => {
+                log::error!(
+                    log::process(),
+                    &(),
+                    "epoll_ctl() failed for a client connection {}",
+                    log::Cause(&error)
+                );
+                None
+            }
+        }
+    }
+}
