@@ -48,12 +48,9 @@ pub struct Config {
     /// The settings of the `http` block itself.
     pub root: modules::Confs,
     pub variables: Variables<request::Request>,
-    /// The tables of `limit_req` and `limit_conn`.
-    pub limit_req: Vec<modules::limit_req::Zone>,
-    pub limit_conn: Vec<modules::limit_conn::Zone>,
+    /// What modules have for the whole block.
+    pub tables: modules::Tables,
     pub upstreams: Groups,
-    /// The durations of requests and of their upstreams, for all servers together.
-    pub durations: modules::counters::Durations,
     /// Paths of unix sockets that occur in values (`map`, `set` and similar directives); empty if no
     /// `proxy_pass` has variables.
     pub sockets: HashSet<PathBuf>,
@@ -100,9 +97,8 @@ impl Config {
     }
 
     /// The names of the shared memory zones in use, for `shm::named::sweep`.
-    pub fn zones(&self) -> impl Iterator<Item = u64> {
-        let rates = self.limit_req.iter().map(|zone| zone.id);
-        rates.chain(self.limit_conn.iter().map(|zone| zone.id))
+    pub fn zones(&self) -> Vec<u64> {
+        self.tables.zones()
     }
 }
 

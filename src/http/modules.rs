@@ -2,6 +2,8 @@
 //!
 //! To add a module, add a file in `modules/` (`Conf`, `DIRECTIVES`, `VARIABLES`, its phase handlers) and a
 //! line here.
+//! A line also has what the module keeps of a request (`state`), and of the whole block while and after it is read
+//! (`draft`, `table`).
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,6 +11,7 @@ use crate::config::table::{Module, Slot, Table};
 use crate::config::{self, Inherits, Merge, RowInfo};
 use crate::http::config::compile::{self, Cx};
 use crate::http::request::Request;
+use crate::http::request::states::State;
 use crate::http::scope::Variable;
 use crate::http::verdict::Verdict;
 
@@ -104,6 +107,15 @@ const fn inherits<C: BlockConf>() -> Inherits {
     }
 }
 
+/// What a module has for the whole `http` block: the column `table` of the modules' table.
+pub trait ModuleTable: Sized {
+    /// Called once when everything is read, with the module's draft in `cx.drafts`.
+    fn open(cx: &mut Cx) -> Self;
+
+    /// Adds the names of the shared memory zones that it uses.
+    fn add_zones(&self, _zones: &mut Vec<u64>) {}
+}
+
 /// A point of a request's processing at which modules decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -123,7 +135,8 @@ pub type Handler = fn(&mut Request) -> Verdict;
 pub type Act = fn(&mut Request);
 
 macro_rules! modules {
-    ($($name:ident => [$($phase:ident $handler:ident),*] $(head $head:ident)? $(trailers $trailers:ident)? $(log $log:ident)?;)*) => {
+    ($($name:ident => [$($phase:ident $handler:ident),*] $(head $head:ident)? $(trailers $trailers:ident)? $(log $log:ident)?
+        $(state $state:ident)? $(draft $draft:ident)? $(table $table:ident)?;)*) => {
         /// The settings of all modules in a block that is being read; an unset module costs one word.
         #[derive(Default)]
         pub struct Partial {
@@ -175,6 +188,64 @@ macro_rules! modules {
             }
         }
 
+        /// What modules keep of one request.
+        #[derive(Debug, Default)]
+        pub struct States {
+            $($(pub $name: $name::$state,)?)*
+        }
+
+        impl States {
+            /// What a subrequest begins with that is made in its turn.
+            pub fn lend(outer: &mut Request) -> Self {
+                Self { $($($name: <$name::$state as State>::lend(outer),)?)* }
+            }
+
+            /// Takes back what was lent.
+            pub fn take_back(outer: &mut Request, inner: &mut Request) {
+                $($(<$name::$state as State>::take_back(outer, inner);)?)*
+            }
+
+            /// What a subrequest begins with that runs beside the outer request.
+            pub fn copy(outer: &Request) -> Self {
+                Self { $($($name: <$name::$state as State>::copy(outer),)?)* }
+            }
+
+            /// Takes out what a tunnel keeps for the log; `None`: there is nothing to keep.
+            pub fn park(&mut self) -> Option<Box<Self>> {
+                let mut parked = None::<Box<Self>>;
+                $($(if let Some(state) = <$name::$state as State>::park(&mut self.$name) {
+                    parked.get_or_insert_default().$name = state;
+                })?)*
+                parked
+            }
+        }
+
+        /// What modules gather for the whole `http` block while it is read.
+        #[derive(Default)]
+        pub struct Drafts {
+            $($(pub $name: $name::$draft,)?)*
+        }
+
+        /// What modules have for the whole `http` block once it is read.
+        #[derive(Debug)]
+        pub struct Tables {
+            $($(pub $name: $name::$table,)?)*
+        }
+
+        impl Tables {
+            /// Makes the tables when everything is read.
+            pub fn open(cx: &mut Cx) -> Self {
+                Self { $($($name: <$name::$table as ModuleTable>::open(cx),)?)* }
+            }
+
+            /// The names of the shared memory zones in use, for `shm::named::sweep`.
+            pub fn zones(&self) -> Vec<u64> {
+                let mut zones = Vec::new();
+                $($(<$name::$table as ModuleTable>::add_zones(&self.$name, &mut zones);)?)*
+                zones
+            }
+        }
+
         static SLOTS: &[&dyn Module<Partial, Cx>] = &[
             &Slot {
                 name: "structure",
@@ -221,8 +292,8 @@ modules! {
     fastcgi     => [];
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];
-    limit_req   => [Preaccess preaccess];
-    limit_conn  => [Preaccess preaccess];
+    limit_req   => [Preaccess preaccess] state State draft Zones table Table;
+    limit_conn  => [Preaccess preaccess] state State draft Zones table Table;
     access      => [Access access];
     auth_basic  => [Access access];
     auth_request => [Access access];
@@ -230,7 +301,7 @@ modules! {
     mirror      => [Precontent precontent];
     upstream    => [];
     request_body => [];
-    limit_rate  => [];
+    limit_rate  => [] state State;
     early_hints => [];
     proxy       => [];
     proxy_pass  => [Content content];
@@ -239,25 +310,25 @@ modules! {
     random_index => [Content content];
     index       => [Content content];
     autoindex   => [Content content];
-    gzip_static => [Content content] head head;
+    gzip_static => [Content content] head head state State;
     static_file => [Content content];
     open_file_cache => [];
     disable_symlinks => [];
-    slice       => [] head head;
+    slice       => [] head head state State;
     headers_more => [Rewrite rewrite] head head;
     headers     => [] head add trailers add_trailers;
-    userid      => [] head send;
+    userid      => [] head send state State;
     gunzip      => [] head head;
     addition    => [] head head;
     sub_filter  => [] head head;
-    charset     => [] head head;
-    ssi         => [] head head;
+    charset     => [] head head state State;
+    ssi         => [] head head state State;
     gzip        => [] head head;
     brotli      => [] head head;
     zstd        => [] head head;
-    ranges      => [] head head;
-    access_log  => [] log write;
-    counters    => [] log count;
+    ranges      => [] head head state State;
+    access_log  => [] log write draft Formats;
+    counters    => [] log count table Durations;
 }
 
 impl Confs {

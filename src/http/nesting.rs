@@ -37,12 +37,22 @@ pub async fn run(
     subrequest: Subrequest,
 ) -> Result<(), Error> {
     let uri = log::Text(&subrequest.uri).to_string();
-    let (mut inner, entry, then) = match subrequest.then {
-        Then::Slice(state) => (request.sub_slice(state), Entry::Content, Then::Insert),
-        then => (request.sub(subrequest.uri, subrequest.args), Entry::Subrequest, then),
+    let swap = match &subrequest.then {
+        Then::More(swap) => Some(*swap),
+        Then::Insert | Then::Keep { .. } => None,
     };
+    let mut inner = match swap {
+        Some(swap) => {
+            let mut inner = request.sub_more();
+            swap(request, &mut inner);
+            inner
+        }
+        None => request.sub(subrequest.uri, subrequest.args),
+    };
+    let entry = if swap.is_some() { Entry::Content } else { Entry::Subrequest };
+    let then = subrequest.then;
     let outcome = match then {
-        Then::Insert | Then::Slice(_) => {
+        Then::Insert | Then::More(_) => {
             let mut within = Client::within(client);
             let outcome = handle(&mut inner, &mut within, entry).await;
             client.resume(within);
@@ -59,6 +69,9 @@ pub async fn run(
     };
     request.bytes_sent += inner.bytes_sent;
     request.take_back(&mut inner);
+    if let Some(swap) = swap {
+        swap(request, &mut inner);
+    }
     outcome.map_err(|error| broken(error, &uri))
 }
 
@@ -77,7 +90,7 @@ pub fn begin_others(request: &Request, pieces: &[Piece]) -> Vec<Option<Source>> 
     }
     let begin = |(index, subrequest): (usize, &Subrequest)| match subrequest.then {
         Then::Insert if index > 0 => begin(request, subrequest),
-        Then::Insert | Then::Slice(_) | Then::Keep { .. } => None,
+        Then::Insert | Then::More(_) | Then::Keep { .. } => None,
     };
     subrequests.take(BEGUN_MAX).enumerate().map(begin).collect()
 }

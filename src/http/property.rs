@@ -160,7 +160,8 @@ fn is_allowed(nodes: &[Node]) -> bool {
     })
 }
 
-fn request(worker: &'static Worker, target: &str) -> Option<Box<Request>> {
+/// A client's request for a target, with its path; `None`: it is none.
+pub(in crate::http) fn request(worker: &'static Worker, target: &str) -> Option<Box<Request>> {
     let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut head = Box::new(RequestHead::default());
     let Ok(Progress::Complete(length)) = request::parse(text.as_bytes(), &Limits::default(), &mut head)

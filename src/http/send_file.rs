@@ -22,10 +22,10 @@ const READ_MAX: u64 = 16 * 1024;
 pub async fn send(request: &mut Request, client: &mut Client<'_>, answer: Answer) -> Result<(), Error> {
     let Answer { content, response, size } = answer;
     if ranges::asked(request).is_some() {
-        request.ranges = Some(Box::new(Plan::Asked));
+        request.states.ranges = Some(Box::new(Plan::Asked));
     }
     client.start(request, *response);
-    let plan = request.ranges.take();
+    let plan = request.states.ranges.take();
     match (plan.map(|plan| *plan), content) {
         (None | Some(Plan::Asked), Content::Memory(bytes)) => client.write(request, &bytes).await,
         (None | Some(Plan::Asked), Content::File(file)) => send_file(request, client, &file, 0, size).await,

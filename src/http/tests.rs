@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use crate::config::{self, Diagnostics};
 use crate::http::compile;
-use crate::http::{CompileOptions, Config, Hooks, Service};
+use crate::http::request::Request;
+use crate::http::{CompileOptions, Config, Hooks, Service, Worker, property};
 use crate::log::Logger;
 use crate::runtime::{self, Acceptor, Runtime, race};
 use crate::shm::counter::{self, Kind, Word};
@@ -33,6 +34,17 @@ fn config(text: &str) -> Config {
     let compiled = compile(http, &options, &mut out);
     assert!(!out.has_errors(), "{:?}", out.0);
     compiled
+}
+
+/// Calls `act` with a request for a target of the first server of a configuration, inside a runtime.
+pub(in crate::http) fn with_request(text: &str, target: &str, act: fn(&mut Request)) {
+    let config: &'static Config = Box::leak(Box::new(config(text)));
+    let target = target.to_owned();
+    Runtime::new().unwrap().block_on(async move {
+        let worker: &'static Worker = Box::leak(Box::new(Worker::new(config)));
+        let mut request = property::request(worker, &target).expect("a request");
+        act(&mut request)
+    })
 }
 
 fn findings(text: &str) -> Diagnostics {

@@ -14,7 +14,7 @@ use crate::http::config::location::{Kind, LimitExcept, Location, Locations, Name
 use crate::http::config::passes;
 use crate::http::config::server::Server;
 use crate::http::modules::rewrite::traps;
-use crate::http::modules::{self, Confs, Partial};
+use crate::http::modules::{self, Confs, Partial, Tables};
 use crate::http::request::body_file;
 use crate::http::upstream::failover;
 use crate::shm::counter::{self, Slot};
@@ -45,8 +45,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     let upstreams = std::mem::take(&mut cx.upstreams);
     let upstreams = upstreams.finish(&common, &options.names, &mut cx.diagnostics);
     passes::check(&listens, &sharing, &upstreams, &mut cx);
-    let limit_req = modules::limit_req::open(&mut cx);
-    let limit_conn = modules::limit_conn::open(&mut cx);
+    let tables = Tables::open(&mut cx);
     let Cx {
         variables,
         mut diagnostics,
@@ -75,11 +74,9 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         servers,
         root,
         variables,
-        limit_req,
-        limit_conn,
+        tables,
         upstreams,
         sockets,
-        durations: if options.test_only { Default::default() } else { modules::counters::Durations::find() },
         prefix: options.prefix.clone(),
         places: crate::config::Places::default(),
         is_transparent,

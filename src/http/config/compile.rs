@@ -12,7 +12,7 @@ use crate::config::{Arity, Context, Diagnostic, Diagnostics, HasDiagnostics, Nod
 use crate::http::config::listen;
 use crate::http::config::location::{Kind, LocationId};
 use crate::http::config::passes::Passes;
-use crate::http::modules::{self, Confs, Directive, Partial, table};
+use crate::http::modules::{self, Confs, Directive, Drafts, Partial, table};
 use crate::http::scope::Registry;
 use crate::http::temp_file::TempPath;
 use crate::log::Logger;
@@ -47,10 +47,8 @@ pub struct Cx {
     /// The settings that all blocks without directives of a module share.
     pub(in crate::http) defaults: Arc<Confs>,
     pub diagnostics: Diagnostics,
-    /// Log formats, declared once for the whole `http` block.
-    pub log: modules::access_log::Formats,
-    pub limit_req: modules::limit_req::Zones,
-    pub limit_conn: modules::limit_conn::Zones,
+    /// What modules gather for the whole `http` block.
+    pub drafts: Drafts,
     /// Named groups of peers, referenced and declared in any order.
     pub upstreams: groups::Draft,
     /// Directories for temporary files, without duplicates.
@@ -116,9 +114,7 @@ impl Cx {
             options: options.clone(),
             variables: Registry::new(modules::VARIABLES),
             diagnostics: Diagnostics::default(),
-            log: Default::default(),
-            limit_req: Default::default(),
-            limit_conn: Default::default(),
+            drafts: Drafts::default(),
             upstreams: Default::default(),
             folders: Vec::new(),
             body_files: false,

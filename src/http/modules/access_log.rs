@@ -89,9 +89,9 @@ fn inherit_logs(conf: &mut Conf, outer: &Conf) {
 }
 
 fn log_format(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    cx.log.refuse_known(node, &["combined"])?;
+    cx.drafts.access_log.refuse_known(node, &["combined"])?;
     let format = Format::read(node, cx)?;
-    cx.log.insert(node.arg(0), format);
+    cx.drafts.access_log.insert(node.arg(0), format);
     Ok(())
 }
 
@@ -132,11 +132,11 @@ pub fn add_default(http: &mut Partial, span: Span, cx: &mut Cx) {
 /// Finds the format that a log names, otherwise nginx's own, which is compiled on its first use.
 fn find_format(name: Option<&str>, span: Span, cx: &mut Cx) -> Result<Format, Diagnostic> {
     let name = name.unwrap_or("combined");
-    if name == "combined" && cx.log.get(name).is_none() {
+    if name == "combined" && cx.drafts.access_log.get(name).is_none() {
         let format = Format::compile(COMBINED, span, cx)?;
-        cx.log.insert(name, format);
+        cx.drafts.access_log.insert(name, format);
     }
-    cx.log.find(name, span)
+    cx.drafts.access_log.find(name, span)
 }
 
 /// Writes the request's line to every log of its location.

@@ -14,8 +14,8 @@ use crate::config::inherit::replace;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::request::Request;
 use crate::http::request::error::Error;
+use crate::http::request::{Request, states};
 use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
 use crate::http::response::media_types::MediaTypes;
 use crate::http::scope::{Script, Variable};
@@ -45,6 +45,28 @@ settings! {
 }
 
 const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
+
+/// The charset of one answer, whatever the configuration says.
+#[derive(Debug, Default)]
+pub struct State {
+    /// `X-Accel-Charset`, or in a subrequest the charset of the whole.
+    pub told: Option<Box<[u8]>>,
+}
+
+/// Copied: an answer that becomes a part of another one has the charset of the whole.
+impl states::State for State {
+    fn lend(outer: &mut Request) -> Self {
+        Self::copy(outer)
+    }
+
+    fn copy(outer: &Request) -> Self {
+        if outer.is_subrequest() {
+            return Self { told: outer.states.charset.told.clone() };
+        }
+        let kind = outer.response.headers.get(Id::ContentType);
+        Self { told: kind.and_then(charset_of).map(Box::from) }
+    }
+}
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
@@ -160,9 +182,9 @@ pub fn head(request: &mut Request) {
 fn destination(request: &mut Request) -> Option<Vec<u8>> {
     let content_type = request.response.headers.get(Id::ContentType).filter(|kind| !kind.is_empty())?;
     if request.depth > 0 {
-        return request.charset.as_deref().map(<[u8]>::to_vec); // that of the including page
+        return request.states.charset.told.as_deref().map(<[u8]>::to_vec); // that of what it becomes a part of
     }
-    if let Some(charset) = request.charset.as_deref() {
+    if let Some(charset) = request.states.charset.told.as_deref() {
         return Some(charset.to_vec());
     }
     let conf: &'static Conf = &request.location.charset;
@@ -177,7 +199,7 @@ fn destination(request: &mut Request) -> Option<Vec<u8>> {
 /// True if a response of this type that is generated here is sent as UTF-8.
 pub fn is_utf8(request: &mut Request, content_type: &[u8]) -> bool {
     let conf: &'static Conf = &request.location.charset;
-    let told = match (request.charset.as_deref(), conf.charset.as_ref()) {
+    let told = match (request.states.charset.told.as_deref(), conf.charset.as_ref()) {
         (Some(charset), _) => Some(charset.to_vec()),
         (None, Some(Some(charset))) if conf.types.has(Some(content_type), TYPES) => {
             Some(charset.to_vec(request))

@@ -4,7 +4,8 @@
 //! look at them shows the whole past. Touches: shared memory.
 
 use crate::config::settings;
-use crate::http::modules::{BlockConf, Directive};
+use crate::http::config::compile::Cx;
+use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::Request;
 use crate::http::scope::Variable;
 use crate::runtime;
@@ -40,9 +41,12 @@ pub struct Durations {
     pub response: Option<Histogram>,
 }
 
-impl Durations {
-    /// Finds the histograms of this process tree. For the master.
-    pub fn find() -> Self {
+impl ModuleTable for Durations {
+    /// Those of this process tree. In the master.
+    fn open(cx: &mut Cx) -> Self {
+        if cx.options.test_only {
+            return Self::default();
+        }
         Self {
             request: histogram::named("request"),
             connect: histogram::named("upstream connect"),
@@ -62,7 +66,7 @@ pub fn count(request: &mut Request) {
         let others = [(Word::BytesIn, request.length()), (Word::BytesOut, request.bytes_sent)];
         behind::count(slot, status, &others);
     }
-    let durations = &request.config.durations;
+    let durations = &request.config.tables.counters;
     record(durations.request, Some(runtime::now_us().saturating_sub(request.started_us)));
     request.upstream.count(status);
     for attempt in request.upstream.attempts() {

@@ -9,7 +9,7 @@ use crate::config::directive::one_of;
 use crate::config::{Context, Setting, keywords, settings};
 use crate::http::modules::open_file_cache::{self, Entry, Found};
 use crate::http::modules::{BlockConf, Directive, static_file};
-use crate::http::request::Request;
+use crate::http::request::{Request, states};
 use crate::http::response::coding::{self, Name};
 use crate::http::scope::Variable;
 use crate::http::verdict::{Reply, Verdict};
@@ -24,6 +24,15 @@ settings! {
         zstd: Setting<Mode> = Mode::Off,
     }
 }
+
+/// What is known of the file that a request is for.
+#[derive(Debug, Default)]
+pub struct State {
+    /// It is there in another form for clients that accept other codings.
+    varies: bool,
+}
+
+impl states::State for State {}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -130,7 +139,7 @@ struct Wish {
 fn judge(request: &mut Request, wish: Wish, path: &[u8], found: open_file_cache::Outcome) -> Verdict {
     match found {
         Ok(Found::File(entry)) => {
-            request.varies |= !wish.is_always;
+            request.states.gzip_static.varies |= !wish.is_always;
             match wish.is_sent {
                 true => Verdict::Done(answer(request, &entry, wish.name)),
                 false => Verdict::Next,
@@ -158,7 +167,7 @@ fn answer(request: &mut Request, entry: &Entry, name: Name) -> Reply {
 
 /// Announces with `Vary` that other clients get another form of the file.
 pub fn head(request: &mut Request) {
-    if request.varies {
+    if request.states.gzip_static.varies {
         coding::vary(request);
     }
 }

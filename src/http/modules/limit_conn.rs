@@ -7,24 +7,63 @@
 use crate::config::directive::{custom, flag, number, one_of};
 use crate::config::{Arity, Context, Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive};
-use crate::http::request::Request;
+use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::termination::{How, Phase, Termination, Who};
+use crate::http::request::{Request, states};
 use crate::http::scope::Variable;
 use crate::http::verdict::{Reply, Verdict};
 use crate::script::variable::variable;
 use crate::shared::limit_conn::{self, Limits, Outcome};
 use crate::shared::zone;
-use crate::shm::held_counts::Holders;
+use crate::shm::held_counts::{Held, Holders};
 
 pub type Zones = limit_conn::Zones<Request>;
-pub type Zone = limit_conn::Zone<Request>;
 
 settings! {
     #[derive(Debug)]
     pub struct Conf {
         limits: Limits,
         status: Setting<u64> = 503,
+    }
+}
+
+/// What became of a request at its limits, and what it holds.
+#[derive(Debug, Default)]
+pub struct State {
+    outcome: Option<Outcome>,
+    held: Vec<Held>,
+}
+
+/// Lent: what was counted once is not counted again.
+impl states::State for State {
+    fn lend(outer: &mut Request) -> Self {
+        std::mem::take(&mut outer.states.limit_conn)
+    }
+
+    fn take_back(outer: &mut Request, inner: &mut Request) {
+        outer.states.limit_conn = std::mem::take(&mut inner.states.limit_conn);
+    }
+
+    fn copy(outer: &Request) -> Self {
+        Self { outcome: outer.states.limit_conn.outcome, held: Vec::new() }
+    }
+
+    fn park(&mut self) -> Option<Self> {
+        (self.outcome.is_some() || !self.held.is_empty()).then(|| std::mem::take(self))
+    }
+}
+
+/// The zones that requests are counted in.
+#[derive(Debug)]
+pub struct Table(Vec<limit_conn::Zone<Request>>);
+
+impl ModuleTable for Table {
+    fn open(cx: &mut Cx) -> Self {
+        Self(std::mem::take(&mut cx.drafts.limit_conn).open("limit_conn", cx, Holders::open))
+    }
+
+    fn add_zones(&self, zones: &mut Vec<u64>) {
+        zones.extend(self.0.iter().map(|zone| zone.id));
     }
 }
 
@@ -42,7 +81,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("limit_conn_status", |request, _, out| {
-        let Some(outcome) = request.limits.conn else { return false };
+        let Some(outcome) = request.states.limit_conn.outcome else { return false };
         out.extend_from_slice(outcome.name().as_bytes());
         true
     }, "The result of limit_conn: PASSED, REJECTED or REJECTED_DRY_RUN."),
@@ -56,23 +95,18 @@ impl BlockConf for Conf {
 
 fn limit_conn_zone(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let declared = limit_conn::read_zone(node, cx)?;
-    if cx.limit_req.is_declared(declared.name()) {
+    if cx.drafts.limit_req.is_declared(declared.name()) {
         return Err(zone::other_use(declared.name(), node));
     }
-    cx.limit_conn.declare(declared, node)
+    cx.drafts.limit_conn.declare(declared, node)
 }
 
 fn limit_conn(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.limits.add(node, &mut cx.limit_conn)
-}
-
-/// Maps the zones after the whole configuration has been read.
-pub fn open(cx: &mut Cx) -> Vec<Zone> {
-    std::mem::take(&mut cx.limit_conn).open("limit_conn", cx, Holders::open)
+    conf.limits.add(node, &mut cx.drafts.limit_conn)
 }
 
 pub fn preaccess(request: &mut Request) -> Verdict {
-    if request.location.limit_conn.limits.is_empty() || request.limits.conn.is_some() {
+    if request.location.limit_conn.limits.is_empty() || request.states.limit_conn.outcome.is_some() {
         return Verdict::Next;
     }
     limit(request)
@@ -80,10 +114,9 @@ pub fn preaccess(request: &mut Request) -> Verdict {
 
 fn limit(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.limit_conn;
-    let zones = &request.config.limit_conn;
+    let zones = &request.config.tables.limit_conn.0;
     let Some((outcome, held)) = conf.limits.hold(request, zones) else { return Verdict::Next };
-    request.limits.conn = Some(outcome);
-    request.limits.held = held;
+    request.states.limit_conn = State { outcome: Some(outcome), held };
     if outcome != Outcome::Rejected {
         return Verdict::Next;
     }

@@ -9,7 +9,7 @@ use crate::config::directive::custom;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::request::Request;
+use crate::http::request::{Request, states};
 use crate::http::scope::{Script, Variable};
 use crate::log;
 use crate::net::pace::Pace;
@@ -25,6 +25,15 @@ settings! {
 }
 
 const CONTEXTS: Context = Context::ANY.or(Context::LOCATION_IF);
+
+/// What one request was told, whatever the locations say that it goes on to.
+#[derive(Debug, Default)]
+pub struct State {
+    /// In bytes a second, if the upstream or `set $limit_rate` set it; 0: no limit.
+    pub told: Option<u64>,
+}
+
+impl states::State for State {}
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
@@ -73,7 +82,7 @@ pub fn evaluate(script: Option<&'static Script>, request: &mut Request) -> u64 {
 }
 
 fn rate(request: &mut Request) -> u64 {
-    match request.limit_rate {
+    match request.states.limit_rate.told {
         Some(rate) => rate,
         None => {
             let rate = request.location.limit_rate.rate.as_ref();
@@ -84,13 +93,13 @@ fn rate(request: &mut Request) -> u64 {
 
 /// `set $limit_rate`: applies to this request in every location that it passes.
 fn set(request: &mut Request, value: Vec<u8>) {
-    request.limit_rate = std::str::from_utf8(&value).ok().and_then(parse_size);
+    request.states.limit_rate.told = std::str::from_utf8(&value).ok().and_then(parse_size);
 }
 
 /// The pace of the response that starts now; `None`: unlimited.
 pub fn pace(request: &mut Request) -> Option<Pace> {
     let conf: &'static Conf = &request.location.limit_rate;
-    if conf.rate.as_ref().is_none() && request.limit_rate.is_none() {
+    if conf.rate.as_ref().is_none() && request.states.limit_rate.told.is_none() {
         return None;
     }
     let rate = rate(request);

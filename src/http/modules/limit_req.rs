@@ -7,25 +7,63 @@
 use crate::config::directive::{custom, flag, number, one_of};
 use crate::config::{Arity, Context, Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive};
-use crate::http::request::Request;
+use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::termination::{How, Phase, Termination, Who};
+use crate::http::request::{Request, states};
 use crate::http::scope::Variable;
 use crate::http::verdict::{Pause, Reply, Verdict};
 use crate::runtime;
 use crate::script::variable::variable;
 use crate::shared::limit_req::{self, Limits, Outcome};
 use crate::shared::zone;
-use crate::shm::leaky_bucket::Table;
+use crate::shm::leaky_bucket;
 
 pub type Zones = limit_req::Zones<Request>;
-pub type Zone = limit_req::Zone<Request>;
 
 settings! {
     #[derive(Debug)]
     pub struct Conf {
         limits: Limits,
         status: Setting<u64> = 503,
+    }
+}
+
+/// What became of a request at its limits.
+#[derive(Debug, Default)]
+pub struct State {
+    outcome: Option<Outcome>,
+}
+
+/// Lent: what was counted once is not counted again.
+impl states::State for State {
+    fn lend(outer: &mut Request) -> Self {
+        std::mem::take(&mut outer.states.limit_req)
+    }
+
+    fn take_back(outer: &mut Request, inner: &mut Request) {
+        outer.states.limit_req = std::mem::take(&mut inner.states.limit_req);
+    }
+
+    fn copy(outer: &Request) -> Self {
+        Self { outcome: outer.states.limit_req.outcome }
+    }
+
+    fn park(&mut self) -> Option<Self> {
+        self.outcome.is_some().then(|| std::mem::take(self))
+    }
+}
+
+/// The zones that requests are counted in.
+#[derive(Debug)]
+pub struct Table(Vec<limit_req::Zone<Request>>);
+
+impl ModuleTable for Table {
+    fn open(cx: &mut Cx) -> Self {
+        Self(std::mem::take(&mut cx.drafts.limit_req).open("limit_req", cx, leaky_bucket::Table::open))
+    }
+
+    fn add_zones(&self, zones: &mut Vec<u64>) {
+        zones.extend(self.0.iter().map(|zone| zone.id));
     }
 }
 
@@ -45,7 +83,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("limit_req_status", |request, _, out| {
-        let Some(outcome) = request.limits.req else { return false };
+        let Some(outcome) = request.states.limit_req.outcome else { return false };
         out.extend_from_slice(outcome.name().as_bytes());
         true
     }, "The result of limit_req: PASSED, DELAYED, REJECTED, or the latter two with _DRY_RUN."),
@@ -59,23 +97,18 @@ impl BlockConf for Conf {
 
 fn limit_req_zone(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let declared = limit_req::read_zone(node, cx)?;
-    if cx.limit_conn.is_declared(declared.name()) {
+    if cx.drafts.limit_conn.is_declared(declared.name()) {
         return Err(zone::other_use(declared.name(), node));
     }
-    cx.limit_req.declare(declared, node)
+    cx.drafts.limit_req.declare(declared, node)
 }
 
 fn limit_req(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.limits.add(node, &mut cx.limit_req)
-}
-
-/// Maps the zones after the whole configuration has been read.
-pub fn open(cx: &mut Cx) -> Vec<Zone> {
-    std::mem::take(&mut cx.limit_req).open("limit_req", cx, Table::open)
+    conf.limits.add(node, &mut cx.drafts.limit_req)
 }
 
 pub fn preaccess(request: &mut Request) -> Verdict {
-    if request.location.limit_req.limits.is_empty() || request.limits.req.is_some() {
+    if request.location.limit_req.limits.is_empty() || request.states.limit_req.outcome.is_some() {
         return Verdict::Next;
     }
     limit(request)
@@ -83,11 +116,11 @@ pub fn preaccess(request: &mut Request) -> Verdict {
 
 fn limit(request: &mut Request) -> Verdict {
     let conf: &'static Conf = &request.location.limit_req;
-    let zones = &request.config.limit_req;
+    let zones = &request.config.tables.limit_req.0;
     let Some((outcome, delay_ms)) = conf.limits.limit(request, zones, runtime::now_ms()) else {
         return Verdict::Next;
     };
-    request.limits.req = Some(outcome);
+    request.states.limit_req.outcome = Some(outcome);
     match outcome {
         Outcome::Passed | Outcome::DelayedDryRun | Outcome::RejectedDryRun => Verdict::Next,
         Outcome::Delayed => Verdict::Wait(Pause::Delay { ms: delay_ms, then: |_| Verdict::Next }),

@@ -17,8 +17,8 @@ use crate::base::http_date;
 use crate::config::directive::{flag, number};
 use crate::config::{Context, Inherit, Setting, settings};
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::request::Request;
 use crate::http::request::error::Error;
+use crate::http::request::{Request, states};
 use crate::http::response::Body;
 use crate::http::response::error_page;
 use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
@@ -54,6 +54,11 @@ enum Wanted {
     /// None lies inside, or they are malformed.
     Unsatisfiable,
 }
+
+/// What becomes of the parts that are asked for of a file.
+pub type State = Option<Box<Plan>>;
+
+impl states::State for State {}
 
 /// Messages between the sender of a file and [`head`].
 #[derive(Debug)]
@@ -121,7 +126,7 @@ fn cut(request: &mut Request, max: u64) {
         return;
     }
     // a body that filters convert without changing its length is cut after them
-    let is_file = request.filters.is_none() && matches!(request.ranges.as_deref(), Some(Plan::Asked));
+    let is_file = request.filters.is_none() && matches!(request.states.ranges.as_deref(), Some(Plan::Asked));
     let max = if is_file { usize::try_from(max).unwrap_or(usize::MAX) } else { 1 };
     let wanted = match asked(request) {
         Some(value) if is_same(request) => parse(value, size, max),
@@ -142,7 +147,7 @@ fn cut(request: &mut Request, max: u64) {
 }
 
 fn accept(request: &mut Request) {
-    request.ranges = None;
+    request.states.ranges = None;
     request.response.headers.set(Id::AcceptRanges, b"bytes");
 }
 
@@ -157,7 +162,7 @@ fn serve(request: &mut Request, parts: Parts, is_file: bool) {
         None => response.headers.set(Id::ContentType, parts.content_type().as_bytes()),
     }
     if is_file {
-        request.ranges = Some(Box::new(Plan::Parts(parts)));
+        request.states.ranges = Some(Box::new(Plan::Parts(parts)));
     } else if let Some(range) = parts.ranges().first() {
         let cut = Cut { skip: range.start, left: range.end - range.start };
         request.filters.get_or_insert_default().add(cut);
@@ -177,7 +182,7 @@ pub fn refuse(request: &mut Request, size: u64, is_file: bool) {
     response.headers.push_id(Id::ContentType, b"text/html");
     response.headers.set(Id::ContentRange, unsatisfied(size).as_bytes());
     if is_file {
-        request.ranges = Some(Box::new(Plan::Page(page)));
+        request.states.ranges = Some(Box::new(Plan::Page(page)));
     } else {
         request.filters.get_or_insert_default().add(Instead(page));
     }

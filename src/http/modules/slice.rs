@@ -12,9 +12,9 @@ use crate::config::directive::size;
 use crate::config::{Context, Setting, settings};
 use crate::http::modules::ranges::{self, Cut, Single};
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::request::subrequest::Subrequest;
+use crate::http::request::{Request, states};
 use crate::http::response::Response;
 use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
 use crate::http::scope::Variable;
@@ -46,9 +46,14 @@ impl BlockConf for Conf {
     }
 }
 
+/// How far the answer to a request has been fetched; a request's own, and given to the subrequest for its next slice.
+pub type State = Option<Box<Progress>>;
+
+impl states::State for State {}
+
 /// The current slice, and what is known of the whole response.
 #[derive(Debug)]
-pub struct State {
+pub struct Progress {
     start: u64,
     size: u64,
     /// The ETag that all slices must have.
@@ -61,16 +66,16 @@ pub struct State {
 
 /// `bytes=FIRST-LAST` of the current slice; initially the slice in which the client's range starts.
 fn slice_range(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {
-    if request.slice.is_none() {
+    if request.states.slice.is_none() {
         let size = request.location.slice.size.get();
         if size == 0 || request.is_subrequest() || request.response.status != 0 {
             return false;
         }
         let start = first_wanted(request) / size * size;
-        let state = State { start, size, etag: None, wanted: 0..0, is_answered: false };
-        request.slice = Some(Box::new(state));
+        let state = Progress { start, size, etag: None, wanted: 0..0, is_answered: false };
+        request.states.slice = Some(Box::new(state));
     }
-    let Some(State { start, size, .. }) = request.slice.as_deref() else { return false };
+    let Some(Progress { start, size, .. }) = request.states.slice.as_deref() else { return false };
     write!(out, "bytes={start}-{}", start.saturating_add(size - 1)).is_ok()
 }
 
@@ -91,7 +96,7 @@ fn first_wanted(request: &Request) -> u64 {
 /// Turns the head of the first slice into that of the whole response, and checks that each slice is the
 /// requested one.
 pub fn head(request: &mut Request) {
-    let Some(mut state) = request.slice.take() else { return };
+    let Some(mut state) = request.states.slice.take() else { return };
     if request.response.status != 206 && !request.is_subrequest() {
         return; // not a range: the response is passed as it is
     }
@@ -102,7 +107,7 @@ pub fn head(request: &mut Request) {
     if request.is_subrequest() {
         request.filters.get_or_insert_default().add(state.cut(&slice));
         (state.start, state.is_answered) = (slice.end, true);
-        request.slice = Some(state);
+        request.states.slice = Some(state);
         return;
     }
     let response = &mut request.response;
@@ -132,7 +137,7 @@ pub fn head(request: &mut Request) {
 }
 
 /// The range of bytes in a response, and the size of the whole. Errors: it is not the requested range.
-fn read(response: &Response, state: &mut State) -> Result<(Range<u64>, u64), String> {
+fn read(response: &Response, state: &mut Progress) -> Result<(Range<u64>, u64), String> {
     if response.status != 206 {
         return Err(format!("unexpected status code {} in slice response", response.status));
     }
@@ -168,18 +173,18 @@ fn content_range(value: &[u8]) -> Option<(Range<u64>, Option<u64>)> {
 
 /// The whole response cannot be made. If nothing of it has been sent, the client gets an error status.
 #[cold]
-fn refuse(request: &mut Request, state: Box<State>, why: &str) {
+fn refuse(request: &mut Request, state: Box<Progress>, why: &str) {
     log::error!(request.error_log(), &*request, "{why}");
     request.filters.get_or_insert_default().add(Cut::new(0, 0));
     if request.is_subrequest() {
-        request.slice = Some(state);
+        request.states.slice = Some(state);
         return;
     }
     request.response = Response::new(502);
     request.response.content_length = Some(0);
 }
 
-impl State {
+impl Progress {
     /// The part of a slice that the client gets.
     fn cut(&self, slice: &Range<u64>) -> Cut {
         let first = self.wanted.start.clamp(slice.start, slice.end);
@@ -193,7 +198,7 @@ impl State {
 struct Slices {
     cut: Cut,
     /// `None` while a subrequest owns it.
-    state: Option<Box<State>>,
+    state: Option<Box<Progress>>,
 }
 
 impl BodyFilter for Slices {
@@ -210,14 +215,22 @@ impl BodyFilter for Slices {
         }
         let state = match self.state.take() {
             Some(state) => state,
-            None => request.slice.take().filter(|state| state.is_answered).ok_or_else(|| missing(request))?,
+            None => request
+                .states
+                .slice
+                .take()
+                .filter(|state| state.is_answered)
+                .ok_or_else(|| missing(request))?,
         };
         if state.start >= state.wanted.end {
             self.state = Some(state);
             return Ok(Flow::Done);
         }
-        let state = Box::new(State { is_answered: false, ..*state });
-        out.push(Piece::Subrequest(Subrequest::slice(request, state)));
+        request.states.slice = Some(Box::new(Progress { is_answered: false, ..*state }));
+        let swap = |outer: &mut Request, inner: &mut Request| {
+            std::mem::swap(&mut outer.states.slice, &mut inner.states.slice);
+        };
+        out.push(Piece::Subrequest(Subrequest::more(request, swap)));
         Ok(Flow::Wait)
     }
 }

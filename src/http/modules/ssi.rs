@@ -16,9 +16,9 @@ use crate::config::directive::{Accepted, accepted, custom, flag, size};
 use crate::config::{Arity, Context, Diagnostic, Node, Setting, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
-use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::request::subrequest::{Done, Subrequest, Then};
+use crate::http::request::{Request, states};
 use crate::http::response::filter::{BodyFilter, Flow, Piece, Signal};
 use crate::http::response::media_types::MediaTypes;
 use crate::http::scope::Variable;
@@ -53,9 +53,27 @@ settings! {
     }
 }
 
+/// What SSI commands have set, once one has set something.
+pub type State = Option<Box<Session>>;
+
+/// Lent; copied for an include that is made before its turn, which has the values as they are then.
+impl states::State for State {
+    fn lend(outer: &mut Request) -> Self {
+        outer.states.ssi.take()
+    }
+
+    fn take_back(outer: &mut Request, inner: &mut Request) {
+        outer.states.ssi = inner.states.ssi.take();
+    }
+
+    fn copy(outer: &Request) -> Self {
+        outer.states.ssi.clone()
+    }
+}
+
 /// State that the commands of a response share with those of its subrequests.
 #[derive(Clone, Debug, Default)]
-pub struct State {
+pub struct Session {
     variables: Variables,
     time_format: Option<Vec<u8>>,
     /// Commands that have been run.
@@ -268,7 +286,7 @@ impl Ssi {
     /// Continues after an include with a stub has been answered: with its response, or with the stub.
     fn answer_stub(&mut self, request: &mut Request, out: &mut Vec<Piece>) {
         let Some((name, levels)) = self.stub.take() else { return };
-        let kept = request.ssi.as_mut().and_then(|state| state.kept.take());
+        let kept = request.states.ssi.as_mut().and_then(|state| state.kept.take());
         match kept {
             Some((status, body)) if status < 300 && !body.is_empty() => out.push(Piece::Bytes(body)),
             _ => {
@@ -354,7 +372,7 @@ impl Ssi {
                     self.error = message.to_vec();
                 }
                 if let Some(format) = command.get("timefmt") {
-                    request.ssi.get_or_insert_default().time_format = Some(format.to_vec());
+                    request.states.ssi.get_or_insert_default().time_format = Some(format.to_vec());
                 }
             }
             b"include" => return self.include(request, command, levels, out),
@@ -457,17 +475,17 @@ fn keep_variable(request: &mut Request, name: &[u8], _: u16, body: Vec<u8>) {
 }
 
 fn keep_answer(request: &mut Request, _: &[u8], status: u16, body: Vec<u8>) {
-    request.ssi.get_or_insert_default().kept = Some((status, body));
+    request.states.ssi.get_or_insert_default().kept = Some((status, body));
 }
 
 /// Sets a variable. Errors: it would exceed a limit.
 fn set(request: &mut Request, name: &[u8], value: &[u8]) -> Result<(), String> {
-    request.ssi.get_or_insert_default().variables.set(name, value)
+    request.states.ssi.get_or_insert_default().variables.set(name, value)
 }
 
 /// Counts a command. Errors: there were too many; the text is empty once that has been logged.
 fn count(request: &mut Request) -> Result<(), String> {
-    let state = request.ssi.get_or_insert_default();
+    let state = request.states.ssi.get_or_insert_default();
     state.commands = state.commands.saturating_add(1);
     match state.commands {
         0..=COMMANDS_MAX => Ok(()),
@@ -508,7 +526,8 @@ impl Encoding {
 }
 
 fn date(request: &Request, is_gmt: bool, out: &mut Vec<u8>) -> bool {
-    let format = request.ssi.as_ref().and_then(|state| state.time_format.as_deref()).unwrap_or(TIME_FORMAT);
+    let format =
+        request.states.ssi.as_ref().and_then(|state| state.time_format.as_deref()).unwrap_or(TIME_FORMAT);
     clock_local::format(clock::wall_seconds(), is_gmt, format, out);
     true
 }

@@ -16,7 +16,7 @@ use crate::config::inherit::own;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, keywords, params, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, core};
-use crate::http::request::Request;
+use crate::http::request::{Request, states};
 use crate::http::scope::Variable;
 use crate::log;
 use crate::script::Scope;
@@ -48,9 +48,18 @@ enum Expires {
     Seconds(i64),
 }
 
+/// The cookie of a request, once something has asked for it.
+pub type State = Option<Box<Cookie>>;
+
+impl states::State for State {
+    fn park(&mut self) -> Option<Self> {
+        self.take().map(Some)
+    }
+}
+
 /// The cookie of one request: as received and as sent.
 #[derive(Debug, Default)]
-pub struct State {
+pub struct Cookie {
     /// As received.
     cookie: Vec<u8>,
     got: Option<Uid>,
@@ -243,17 +252,17 @@ fn of(request: &Request) -> Option<&'static Conf> {
 }
 
 /// The state of the request; its cookie is parsed on the first call.
-fn state<'a>(request: &'a mut Request, conf: &Conf) -> &'a mut State {
-    if request.userid.is_none() {
+fn state<'a>(request: &'a mut Request, conf: &Conf) -> &'a mut Cookie {
+    if request.states.userid.is_none() {
         let state = read(request, conf);
-        request.userid = Some(Box::new(state));
+        request.states.userid = Some(Box::new(state));
     }
-    request.userid.get_or_insert_default()
+    request.states.userid.get_or_insert_default()
 }
 
-fn read(request: &Request, conf: &Conf) -> State {
-    let Some(cookie) = core::cookie_value(request, conf.name()) else { return State::default() };
-    let mut state = State { cookie: cookie.to_vec(), ..State::default() };
+fn read(request: &Request, conf: &Conf) -> Cookie {
+    let Some(cookie) = core::cookie_value(request, conf.name()) else { return Cookie::default() };
+    let mut state = Cookie { cookie: cookie.to_vec(), ..Cookie::default() };
     let shown = log::Text(cookie);
     if cookie.len() < 22 {
         log::error!(request.error_log(), request, "client sent too short userid cookie \"{}\"", shown);

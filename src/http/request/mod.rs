@@ -9,6 +9,7 @@ pub mod body_file;
 pub mod error;
 pub mod limit;
 pub mod parked;
+pub mod states;
 pub mod subrequest;
 pub mod target;
 pub mod termination;
@@ -21,7 +22,7 @@ use crate::base::network::Network;
 use crate::config::Span;
 use crate::http::config::location::Location;
 use crate::http::config::server::{Listen, Server};
-use crate::http::modules::charset::charset_of;
+use crate::http::modules::{self, States};
 use crate::http::request::body::Body;
 use crate::http::request::subrequest::Tally;
 use crate::http::request::termination::Termination;
@@ -30,7 +31,7 @@ use crate::http::response::coded::{self, Coding};
 use crate::http::response::filter::Filters;
 use crate::http::response::headers::Headers;
 use crate::http::upstream::proxied::Proxied;
-use crate::http::{Config, Worker, modules};
+use crate::http::{Config, Worker};
 use crate::log::{self, Logger};
 use crate::net::budget::Share;
 use crate::net::transport::Probe;
@@ -42,8 +43,7 @@ use crate::proto::proxy_protocol;
 use crate::runtime;
 use crate::runtime::buffer::Buffer;
 use crate::script::Values;
-use crate::shared::{limit_conn, limit_req, realip};
-use crate::shm::held_counts::Held;
+use crate::shared::realip;
 use crate::sys::address::SockAddr;
 use crate::sys::clock;
 use crate::upstream::Trace;
@@ -67,14 +67,6 @@ pub struct Connection {
     pub opened_ms: u64,
     /// The request's first bytes arrived with the previous one (`$pipe`).
     pub is_pipelined: bool,
-}
-
-/// A request's results and places in `limit_req` and `limit_conn`.
-#[derive(Debug, Default)]
-pub struct Limits {
-    pub req: Option<limit_req::Outcome>,
-    pub conn: Option<limit_conn::Outcome>,
-    pub held: Vec<Held>,
 }
 
 /// A request, from its parsed head to its log line.
@@ -127,8 +119,6 @@ pub struct Request {
     /// A `break` ended the rewriting of a changed path, which is no longer the one that selected the
     /// location.
     pub left_location: bool,
-    /// The file also exists in a form for clients that accept other codings.
-    pub varies: bool,
     /// `try_files` found a file below the `alias` of a regular expression.
     pub adds_uri_to_alias: bool,
     /// An `if` without the location's `proxy_pass` is in force after one that had it.
@@ -149,10 +139,6 @@ pub struct Request {
     pub upstream: Trace,
     /// HTTP's part of that record.
     pub proxied: Proxied,
-    /// Its cookie of `userid`, after its first use.
-    pub userid: Option<Box<modules::userid::State>>,
-    /// The results of the limits, and the places that it holds.
-    pub limits: Limits,
     /// `$request_id`, after its first use.
     pub id: Option<(u64, u64)>,
     /// When the first byte of the head was read.
@@ -171,17 +157,8 @@ pub struct Request {
     pub coding: Option<Box<dyn Coding>>,
     /// Sizes before and after content coding, once the response is complete.
     pub coded: Option<coded::Report>,
-    /// The ranges to send of a file.
-    pub ranges: Option<Box<modules::ranges::Plan>>,
-    /// A charset of the response that overrides the configuration: `X-Accel-Charset` or, in a subrequest,
-    /// that of the whole.
-    pub charset: Option<Box<[u8]>>,
-    /// The slice of the response to request.
-    pub slice: Option<Box<modules::slice::State>>,
-    /// Variables set by SSI commands.
-    pub ssi: Option<Box<modules::ssi::State>>,
-    /// In bytes a second, if the upstream or `set $limit_rate` set it; 0: no limit.
-    pub limit_rate: Option<u64>,
+    /// What modules keep of it.
+    pub states: States,
     /// The counts of subrequests of the client's request, after the first one.
     pub tally: Option<Rc<Tally>>,
     /// Memory that it holds beyond what each request needs.
@@ -231,7 +208,6 @@ impl Request {
             internal_redirects: 0,
             uri_changed: false,
             left_location: false,
-            varies: false,
             adds_uri_to_alias: false,
             left_proxy: false,
             led_by: None,
@@ -242,8 +218,6 @@ impl Request {
             malformed: false,
             upstream: Trace::default(),
             proxied: Proxied::default(),
-            userid: None,
-            limits: Limits::default(),
             id: None,
             started_us: now_us,
             headed_us: now_us,
@@ -253,11 +227,7 @@ impl Request {
             filters: None,
             coding: None,
             coded: None,
-            ranges: None,
-            charset: None,
-            slice: None,
-            ssi: None,
-            limit_rate: None,
+            states: States::default(),
             tally: None,
             share: Share::default(),
             depth: 0,
@@ -270,15 +240,13 @@ impl Request {
     pub fn sub(&mut self, uri: Vec<u8>, args: Vec<u8>) -> Box<Self> {
         let mut sub = self.inner(uri, args, Body::copy(&self.body));
         sub.values.set_slots(self.values.take_slots());
-        sub.ssi = self.ssi.take();
-        sub.limits = std::mem::take(&mut self.limits); // what has been counted once is not counted again
+        sub.states = States::lend(self);
         sub
     }
 
-    /// A subrequest for a slice of the same response, in the location of this request.
-    pub fn sub_slice(&mut self, slice: Box<modules::slice::State>) -> Box<Self> {
+    /// A subrequest for more of the same answer, in the location that this request has come to.
+    pub fn sub_more(&mut self) -> Box<Self> {
         let mut sub = self.sub(self.uri.clone(), self.args.clone());
-        sub.slice = Some(slice);
         sub.location = self.location;
         sub.values.captures = self.values.captures.clone();
         (sub.method, sub.internal) = (self.method, self.internal);
@@ -286,11 +254,9 @@ impl Request {
         sub
     }
 
-    /// A subrequest that runs in parallel with this request: it copies the variables as they are now.
+    /// A subrequest that runs beside this request: it has the variables and states as they are now.
     pub fn sub_ahead(&self, uri: Vec<u8>, args: Vec<u8>) -> Box<Self> {
-        let mut sub = self.apart(uri, args, Body::copy(&self.body));
-        sub.ssi.clone_from(&self.ssi);
-        sub
+        self.apart(uri, args, Body::copy(&self.body))
     }
 
     /// A copy for another URI of the same server, independent of this request, its client and its variables.
@@ -305,7 +271,7 @@ impl Request {
         let mut sub = self.inner(uri, args, body);
         sub.connection.probe = None;
         sub.values.set_slots(self.values.slots().clone());
-        sub.limits = Limits { req: self.limits.req, conn: self.limits.conn, held: Vec::new() };
+        sub.states = States::copy(self);
         sub
     }
 
@@ -317,10 +283,6 @@ impl Request {
         inner.input_added = self.input_added;
         (inner.uri, inner.args, inner.uri_is_original) = (uri, args, false);
         inner.method = Method::Get;
-        inner.charset = match self.depth {
-            0 => self.response.headers.get(Id::ContentType).and_then(charset_of).map(Box::from),
-            _ => self.charset.clone(),
-        };
         inner.host.clone_from(&self.host);
         inner.internal = true;
         inner.keep_alive = self.keep_alive;
@@ -334,9 +296,7 @@ impl Request {
     /// Takes the variables back.
     pub fn take_back(&mut self, sub: &mut Self) {
         self.values.set_slots(sub.values.take_slots());
-        self.ssi = sub.ssi.take();
-        self.limits = std::mem::take(&mut sub.limits);
-        self.slice = sub.slice.take();
+        States::take_back(self, sub);
         self.id = sub.id;
     }
 

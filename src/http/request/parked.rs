@@ -6,13 +6,14 @@
 
 use std::rc::Rc;
 
+use crate::http::Worker;
 use crate::http::config::location::Location;
 use crate::http::config::server::Server;
+use crate::http::modules::States;
 use crate::http::request::body::Body;
-use crate::http::request::{Connection, Limits, Request};
+use crate::http::request::{Connection, Request};
 use crate::http::response::headers::Headers;
 use crate::http::upstream::proxied::Head;
-use crate::http::{Worker, modules};
 use crate::proto::h1::{request, response};
 use crate::proto::head::{RequestHead, ResponseHead};
 use crate::proto::message::Method;
@@ -66,8 +67,7 @@ struct Inner {
 struct Rare {
     captures: Captures,
     slots: Slots,
-    userid: Option<Box<modules::userid::State>>,
-    limits: Limits,
+    states: Option<Box<States>>,
     id: Option<(u64, u64)>,
     socket_peer: Option<Box<SockAddr>>,
     reason: Vec<u8>,
@@ -101,8 +101,7 @@ impl Parked {
         let rare = Rare {
             captures: std::mem::take(&mut request.values.captures),
             slots: request.values.take_slots(),
-            userid: request.userid.take(),
-            limits: std::mem::take(&mut request.limits),
+            states: request.states.park(),
             id: request.id,
             socket_peer: request.socket_peer.take(),
             reason: std::mem::take(&mut request.response.reason),
@@ -155,12 +154,10 @@ impl Drop for Parked {
 
 impl Rare {
     fn is_empty(&self) -> bool {
-        let has_limits =
-            self.limits.req.is_some() || self.limits.conn.is_some() || !self.limits.held.is_empty();
-        let has_values = self.userid.is_some() || self.id.is_some() || self.socket_peer.is_some();
+        let has_values = self.states.is_some() || self.id.is_some() || self.socket_peer.is_some();
         let has_upstream = self.upstream_host.is_some() || !self.trailers.is_empty();
         let has_texts = !self.slots.is_empty() || !self.reason.is_empty() || !self.captures.is_empty();
-        !has_limits && !has_values && !has_upstream && !has_texts
+        !has_values && !has_upstream && !has_texts
     }
 }
 
@@ -201,9 +198,9 @@ impl Inner {
             request.proxied.set_head(Rc::new(Head { buffer: received, head }));
         }
         if let Some(rare) = self.rare {
-            let Rare { captures, slots, userid, limits, id, socket_peer, reason, upstream_host, trailers } =
-                *rare;
-            (request.values.captures, request.userid, request.limits) = (captures, userid, limits);
+            let Rare { captures, slots, states, id, socket_peer, reason, upstream_host, trailers } = *rare;
+            (request.values.captures, request.states) =
+                (captures, states.map_or_else(States::default, |states| *states));
             (request.id, request.socket_peer, request.response.reason) = (id, socket_peer, reason);
             (request.proxied.host, request.proxied.trailers) = (upstream_host, trailers);
             request.values.set_slots(slots);

@@ -5,7 +5,6 @@
 
 use std::cell::Cell;
 
-use crate::http::modules::slice;
 use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::log;
@@ -72,12 +71,15 @@ impl Subrequest {
         Ok(Self { uri, args, then })
     }
 
-    /// The next slice of the response to `request`. It is not counted: slices come one after the other, each
-    /// brings bytes, and a long response has any number of them.
-    pub fn slice(request: &Request, state: Box<slice::State>) -> Self {
-        Self { uri: request.uri.clone(), args: request.args.clone(), then: Then::Slice(state) }
+    /// More of the answer to `request`, from the content of its own location. It is not counted: such subrequests follow
+    /// each other, each brings bytes, and a long answer has any number of them.
+    pub fn more(request: &Request, swap: Swap) -> Self {
+        Self { uri: request.uri.clone(), args: request.args.clone(), then: Then::More(swap) }
     }
 }
+
+/// Exchanges a state of a request and its subrequest: called when the subrequest begins, and again when it is over.
+pub type Swap = fn(&mut Request, &mut Request);
 
 /// Counts a subrequest for `uri`.
 pub fn admit(request: &mut Request, levels: usize, uri: &[u8]) -> Result<(), Refusal> {
@@ -100,8 +102,8 @@ pub fn admit(request: &mut Request, levels: usize, uri: &[u8]) -> Result<(), Ref
 pub enum Then {
     /// Insert it at the position of the subrequest.
     Insert,
-    /// Insert it, as a slice of the response that it becomes part of.
-    Slice(Box<slice::State>),
+    /// The same, of more of the answer that it becomes a part of.
+    More(Swap),
     /// Keep it, up to `max` bytes or as the subrequest's location allows (`subrequest_output_buffer_size`),
     /// and pass it on with its status.
     Keep { max: Option<usize>, done: Done },

@@ -92,12 +92,12 @@ fn obey(request: &mut Request, answer: &Answer, conf: &Conf) {
         request.proxied.buffering = is(b"yes").then_some(true).or(is(b"no").then_some(false));
     }
     if let Some(rate) = value(Id::XAccelLimitRate).and_then(parse_u64) {
-        request.limit_rate = Some(rate);
+        request.states.limit_rate.told = Some(rate);
     }
     if let Some(charset) = value(Id::XAccelCharset).filter(|charset| !charset.is_empty())
         && !request.is_subrequest()
     {
-        request.charset = Some(charset.into());
+        request.states.charset.told = Some(charset.into());
     }
 }
 

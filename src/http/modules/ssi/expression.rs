@@ -15,7 +15,7 @@ pub fn value(request: &mut Request, name: &[u8]) -> Option<Vec<u8>> {
     if let [digit @ b'0'..=b'9'] = name {
         return Some(request.values.captures.group(digit - b'0').to_vec());
     }
-    if let Some(value) = request.ssi.as_ref().and_then(|state| state.variables.get(name)) {
+    if let Some(value) = request.states.ssi.as_ref().and_then(|state| state.variables.get(name)) {
         return Some(value.to_vec());
     }
     let mut out = Vec::new();
@@ -106,7 +106,7 @@ fn captures(
     pattern: &[u8],
     subject: &[u8],
 ) -> Result<Option<(Rc<Pattern>, Groups)>, String> {
-    let state = request.ssi.get_or_insert_default();
+    let state = request.states.ssi.get_or_insert_default();
     if state.compiled >= COMPILED_MAX || state.given_up >= GIVEN_UP_MAX {
         return Err(format!(
             "too many expressions in SSI conditions: a request has {COMPILED_MAX} of them, and {GIVEN_UP_MAX} that give up"
