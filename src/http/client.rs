@@ -106,7 +106,7 @@ impl<'a> Client<'a> {
     /// Without `content_length` the body is chunked or, for HTTP/1.0, ends with the connection. An error page
     /// is sent with the status of the error.
     pub fn start(&mut self, request: &mut Request, mut response: Response) {
-        if let Some(status) = request.error_status.filter(|&status| status != response.status) {
+        if let Some(status) = request.error_page.status.filter(|&status| status != response.status) {
             response.status = status;
             response.reason.clear();
         }

@@ -18,9 +18,6 @@ use crate::proto::header::Id;
 use crate::runtime::{self, Either, race};
 use crate::script::regex;
 
-/// Maximum number of internal redirects of a request, after which it counts as a loop; nginx's limit.
-pub const INTERNAL_REDIRECTS_MAX: u8 = 10;
-
 /// Where a request enters the pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -135,9 +132,7 @@ fn refuse(request: &mut Request, status: u16) -> Reply {
 
 /// Finds the location and runs the phases up to the content.
 fn locate(request: &mut Request) -> Step {
-    request.uri_changed = false;
-    request.left_proxy = false;
-    request.adds_uri_to_alias = false;
+    request.route.search();
     match request.server.root.find(&request.uri) {
         Found::AddSlash(location) => {
             target::enter(request, location);
@@ -178,7 +173,7 @@ fn within(request: &mut Request) -> Step {
     if let Some(step) = run(request, Phase::Rewrite) {
         return step;
     }
-    if request.uri_changed {
+    if request.route.rewriting.is_pending() {
         return match too_many_redirects(request, "processing") {
             Some(reply) => Step::Answer(reply),
             None => locate(request),
@@ -312,7 +307,7 @@ async fn done_or_gone(client: &Client<'_>, work: Work) -> Result<Then, Error> {
 /// Carries out a reply of our own. `Some`: it leads to another step.
 async fn answer(request: &mut Request, client: &mut Client<'_>, reply: Reply) -> Result<Option<Step>, Error> {
     if matches!(reply, Reply::Response(..) | Reply::Redirect(..) | Reply::File(_))
-        && request.error_status.is_none()
+        && request.error_page.status.is_none()
         && !request.body.is_read()
     {
         // A body with invalid framing is refused even if nothing reads it.
@@ -347,9 +342,7 @@ async fn answer(request: &mut Request, client: &mut Client<'_>, reply: Reply) ->
             }
             request.uri = uri;
             request.args = args;
-            request.uri_is_original = false;
-            request.internal = true;
-            (request.left_location, request.adds_uri_to_alias) = (false, false);
+            request.route.redirect();
             Ok(Some(from_server(request)))
         }
         Reply::Named(name) => {
@@ -367,8 +360,7 @@ async fn answer(request: &mut Request, client: &mut Client<'_>, reply: Reply) ->
                 return Ok(Some(Step::Answer(error_page::last_resort(request, 500))));
             }
             target::enter(request, location);
-            request.internal = true;
-            (request.uri_changed, request.left_proxy) = (false, false);
+            request.route.enter_named();
             Ok(Some(within(request)))
         }
         Reply::File(answer) => {
@@ -411,12 +403,11 @@ const REDIRECTING: &str = "internally redirecting to";
 
 /// Counts a change of the path; `Some`: it exceeds the limit.
 fn too_many_redirects(request: &mut Request, doing: &str) -> Option<Reply> {
-    request.internal_redirects += 1;
-    if request.internal_redirects <= INTERNAL_REDIRECTS_MAX {
+    if request.route.count_redirect() {
         return None;
     }
     let uri = log::Text(&request.uri);
-    let place = request.config.places.name(request.led_by.unwrap_or(request.location.span));
+    let place = request.config.places.name(request.route.led_by.unwrap_or(request.location.span));
     let what = "rewrite or internal redirection cycle";
     log::error!(request.error_log(), &*request, "{what} while {doing} \"{uri}\" in {place}");
     request.keep_alive = false;

@@ -10,8 +10,9 @@ use std::mem::ManuallyDrop;
 use crate::config::convert::nginx_word;
 use crate::config::{LoadOptions, Node, load_text};
 use crate::http::compile;
-use crate::http::pipeline::{self, Entry, INTERNAL_REDIRECTS_MAX, Step};
+use crate::http::pipeline::{self, Entry, Step};
 use crate::http::request::body::Body;
+use crate::http::request::route::INTERNAL_REDIRECTS_MAX;
 use crate::http::request::target;
 use crate::http::request::{Connection, Request};
 use crate::http::verdict::Reply;
@@ -197,7 +198,7 @@ fn answer(worker: &'static Worker, target: &str) -> Option<(Step, u8)> {
         runtime.block_on(async move {
             let mut request = request(worker, &target)?;
             let step = pipeline::begin(&mut request, Entry::Client);
-            Some((step, request.internal_redirects))
+            Some((step, request.route.redirects))
         })
     })
 }

@@ -375,7 +375,7 @@ async fn one_request(conn: &mut Conn) -> After {
     }
     let core: &'static core::Conf = &request.location.core;
     if outcome.is_err() || !request.keep_alive {
-        let is_body_late = request.error_status == Some(408) && !request.body.is_read();
+        let is_body_late = request.error_page.status == Some(408) && !request.body.is_read();
         let is_reader_late = outcome.is_err_and(|error| error.status == 408);
         let may_reset = is_body_late || request.response.status == 444;
         // A client that does not read must not occupy megabytes in the kernel either; a response that is cut
@@ -574,7 +574,6 @@ fn unfinished(conn: &mut Conn, (input, began_ms): Read, has_all_fields: bool) ->
         head,
         Body::none,
     );
-    request.malformed = request.head.target.is_empty();
     request.began(began_ms);
     request.host = host.unwrap_or_default();
     if let Some(regex) = regex {

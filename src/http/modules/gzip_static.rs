@@ -83,7 +83,8 @@ fn extension(name: Name) -> &'static [u8] {
 pub fn content(request: &mut Request) -> Verdict {
     let location = request.location;
     // other faults of such requests are reported for the file itself
-    let is_elsewhere = request.left_location && location.core.root().is_some_and(|root| root.is_alias);
+    let is_elsewhere =
+        request.route.rewriting.left_location() && location.core.root().is_some_and(|root| root.is_alias);
     if !request.method.is_get_or_head() || request.uri.last() == Some(&b'/') || is_elsewhere {
         return Verdict::Next;
     }

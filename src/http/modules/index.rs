@@ -127,6 +127,6 @@ fn judge(request: &mut Request, name: &[u8], path: &[u8], kind: Result<FileKind,
 }
 
 fn redirect(request: &mut Request, uri: Vec<u8>) -> Verdict {
-    request.led_by = None;
+    request.route.led_by = None;
     Verdict::Done(Reply::Internal { uri, args: request.args.clone() })
 }

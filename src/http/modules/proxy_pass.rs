@@ -99,7 +99,7 @@ pub fn content(request: &mut Request) -> Verdict {
     if request.location.proxy_pass.is_set() {
         return Verdict::Pass;
     }
-    if request.left_proxy {
+    if request.route.left_proxy {
         // nginx responds like this if the later of two `if` blocks has no "proxy_pass".
         log::alert!(request.error_log(), &*request, "no upstream configuration");
         return Verdict::Done(Reply::Status(500));

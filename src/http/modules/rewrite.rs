@@ -220,14 +220,13 @@ impl Run {
                     return Flow::Next;
                 }
                 if let Some(location) = inner.settings.and_then(|index| self.location.inside_if(index)) {
-                    request.left_proxy |= request.location.proxy_pass.is_set();
+                    request.route.left_proxy |= request.location.proxy_pass.is_set();
                     target::enter(request, location);
                 }
                 self.steps(&inner.steps, request)
             }
             Step::Break => {
-                request.left_location |= request.uri_changed;
-                request.uri_changed = false;
+                request.route.rewriting = request.route.rewriting.broken_off();
                 Flow::End
             }
         }
@@ -255,7 +254,7 @@ fn answer(request: &mut Request, status: u16, text: Option<&'static Script>) -> 
     if status >= 400 && text.as_text() == Some(b"") {
         return answer(request, status, None); // no text: send the page for the status
     }
-    if request.error_status.is_none() {
+    if request.error_page.status.is_none() {
         request.response.status = status; // the variables in the text see the new status
     }
     let value = text.to_vec(request);

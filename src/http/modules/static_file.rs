@@ -76,7 +76,7 @@ pub fn file_name(request: &mut Request, out: &mut Vec<u8>) {
             root.evaluate(request, out);
             let rest = match root.replaced {
                 Some(count) => request.uri.get(count..).unwrap_or(b""),
-                None if request.adds_uri_to_alias => &request.uri,
+                None if request.route.adds_uri_to_alias => &request.uri,
                 None => b"",
             };
             out.extend_from_slice(rest);
@@ -94,7 +94,9 @@ pub fn content(request: &mut Request) -> Verdict {
     if !request.method.is_get_or_head() && request.method != Method::Post {
         return Verdict::Done(Reply::Status(405));
     }
-    if request.left_location && request.location.core.root().is_some_and(|root| root.is_alias) {
+    if request.route.rewriting.left_location()
+        && request.location.core.root().is_some_and(|root| root.is_alias)
+    {
         let name = &request.location.name;
         let what = "\"alias\" cannot be used in location";
         log::error!(request.error_log(), &*request, "{} \"{}\" where URI was rewritten", what, name);
@@ -172,7 +174,7 @@ pub fn answer(request: &mut Request, entry: &Entry) -> Reply {
     let mut response = Response::with_type(200, &request.content_type());
     let size = entry.size();
     response.content_length = Some(size);
-    if request.error_status.is_some_and(|status| status != 200) {
+    if request.error_page.status.is_some_and(|status| status != 200) {
         // An error page is sent whole: conditions and ranges of the request refer to something else.
         push_etag(&mut response, etag);
         return reply(entry, response);

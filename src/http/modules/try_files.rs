@@ -101,7 +101,7 @@ pub fn precontent(request: &mut Request) -> Verdict {
 
 fn find(request: &mut Request, last: &'static Last) -> Verdict {
     let location = request.location;
-    if request.left_location && location.core.root().is_some_and(|root| root.is_alias) {
+    if request.route.rewriting.left_location() && location.core.root().is_some_and(|root| root.is_alias) {
         let what = "\"alias\" cannot be used in location";
         log::error!(request.error_log(), &*request, "{} \"{}\" where URI was rewritten", what, location.name);
         return Verdict::Done(Reply::Status(500));
@@ -154,11 +154,11 @@ fn answer(request: &mut Request, last: &'static Last) -> Verdict {
     Verdict::Done(match last {
         Last::Status(status) => Reply::Status(*status),
         Last::Named(name, span) => {
-            request.led_by = Some(*span);
+            request.route.led_by = Some(*span);
             Reply::Named(name)
         }
         Last::Uri(script) => {
-            request.led_by = Some(script.span());
+            request.route.led_by = Some(script.span());
             let mut uri = script.to_vec(request);
             if uri.first() == Some(&b'@') {
                 return Verdict::Done(error_page::named(request, &uri));
@@ -198,7 +198,7 @@ fn found(request: &mut Request, name: Vec<u8>, is_directory: bool) {
         // The `alias` of a regular expression is the whole path; the found name is appended to it.
         if !is_directory && !name.is_empty() {
             request.uri = name;
-            request.adds_uri_to_alias = true;
+            request.route.adds_uri_to_alias = true;
         }
     } else {
         request.uri = name;

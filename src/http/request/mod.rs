@@ -7,8 +7,10 @@ pub mod ahead;
 pub mod body;
 pub mod body_file;
 pub mod error;
+pub mod error_page;
 pub mod limit;
 pub mod parked;
+pub mod route;
 pub mod states;
 pub mod subrequest;
 pub mod target;
@@ -19,17 +21,17 @@ use std::rc::Rc;
 
 use crate::base::in_place::boxed;
 use crate::base::network::Network;
-use crate::config::Span;
 use crate::http::config::location::Location;
 use crate::http::config::server::{Listen, Server};
 use crate::http::modules::{self, States};
 use crate::http::request::body::Body;
+use crate::http::request::error_page::ErrorPage;
+use crate::http::request::route::{Rewriting, Route};
 use crate::http::request::subrequest::Tally;
 use crate::http::request::termination::Termination;
 use crate::http::response::Response;
 use crate::http::response::coded::{self, Coding};
 use crate::http::response::filter::Filters;
-use crate::http::response::headers::Headers;
 use crate::http::upstream::proxied::Proxied;
 use crate::http::{Config, Worker};
 use crate::log::{self, Logger};
@@ -96,8 +98,6 @@ pub struct Request {
     pub uri: Vec<u8>,
     /// The text after `?`, without it.
     pub args: Vec<u8>,
-    /// The path is still the one the client sent, so `proxy_pass` may forward it undecoded.
-    pub uri_is_original: bool,
     /// In lower case, without the port; from the request line or `Host`. Empty if the client sent none.
     pub host: Vec<u8>,
     /// The stored values of its variables.
@@ -111,30 +111,12 @@ pub struct Request {
     pub is_complete: bool,
     /// The connection may serve another request after this one.
     pub keep_alive: bool,
-    /// It comes from `error_page`, `try_files` or another internal redirect.
-    pub internal: bool,
-    pub internal_redirects: u8,
-    /// A `rewrite` changed the path: the search for a location starts again after the phase.
-    pub uri_changed: bool,
-    /// A `break` ended the rewriting of a changed path, which is no longer the one that selected the
-    /// location.
-    pub left_location: bool,
-    /// `try_files` found a file below the `alias` of a regular expression.
-    pub adds_uri_to_alias: bool,
-    /// An `if` without the location's `proxy_pass` is in force after one that had it.
-    pub left_proxy: bool,
-    /// The directive that led it here from another path; `None`: a directive of the location.
-    pub led_by: Option<Span>,
+    /// How it has come to its location.
+    pub route: Route,
+    /// The page that is made instead of its answer.
+    pub error_page: ErrorPage,
     /// With `satisfy any`: the status with which handlers have refused it so far.
     pub refusal: Option<u16>,
-    /// The status for which an `error_page` is being produced.
-    pub error_status: Option<u16>,
-    /// An `error_page` is being served; its own failures have no page.
-    pub is_error_page: bool,
-    /// Fields of the response that an `error_page` replaces; they are sent with the page.
-    kept: Option<Box<Headers>>,
-    /// The request line is incomplete or not HTTP: only its bytes are known (`-` in the log).
-    pub malformed: bool,
     /// The record of its tries of upstream peers.
     pub upstream: Trace,
     /// HTTP's part of that record.
@@ -196,7 +178,6 @@ impl Request {
             method,
             uri: Vec::new(),
             args: Vec::new(),
-            uri_is_original: true,
             host: Vec::new(),
             values: Values::default(),
             response: Response::default(),
@@ -204,18 +185,9 @@ impl Request {
             head_bytes_sent: 0,
             is_complete: false,
             keep_alive: false,
-            internal: false,
-            internal_redirects: 0,
-            uri_changed: false,
-            left_location: false,
-            adds_uri_to_alias: false,
-            left_proxy: false,
-            led_by: None,
+            route: Route::default(),
+            error_page: ErrorPage::default(),
             refusal: None,
-            error_status: None,
-            is_error_page: false,
-            kept: None,
-            malformed: false,
             upstream: Trace::default(),
             proxied: Proxied::default(),
             id: None,
@@ -249,8 +221,8 @@ impl Request {
         let mut sub = self.sub(self.uri.clone(), self.args.clone());
         sub.location = self.location;
         sub.values.captures = self.values.captures.clone();
-        (sub.method, sub.internal) = (self.method, self.internal);
-        (sub.uri_is_original, sub.left_location) = (self.uri_is_original, self.left_location);
+        (sub.method, sub.route.is_internal) = (self.method, self.route.is_internal);
+        sub.route.rewriting = self.route.rewriting;
         sub
     }
 
@@ -281,10 +253,11 @@ impl Request {
         let mut inner =
             Self::new(self.worker, self.server, self.connection.clone(), input, self.head.clone(), || body);
         inner.input_added = self.input_added;
-        (inner.uri, inner.args, inner.uri_is_original) = (uri, args, false);
+        (inner.uri, inner.args) = (uri, args);
+        inner.route.rewriting = Rewriting::Replaced { left_location: false };
         inner.method = Method::Get;
         inner.host.clone_from(&self.host);
-        inner.internal = true;
+        inner.route.is_internal = true;
         inner.keep_alive = self.keep_alive;
         inner.depth = self.depth.saturating_add(1);
         inner.tally.clone_from(&self.tally);
@@ -298,6 +271,11 @@ impl Request {
         self.values.set_slots(sub.values.take_slots());
         States::take_back(self, sub);
         self.id = sub.id;
+    }
+
+    /// The request line is incomplete or not HTTP: only its bytes are known (`-` in the log).
+    pub fn is_malformed(&self) -> bool {
+        self.head.target.is_empty()
     }
 
     /// The error log in force.
@@ -404,51 +382,6 @@ impl Request {
     /// The host for `$host`: the request's, otherwise the server's first name.
     pub fn host_or_name(&self) -> &[u8] {
         if self.host.is_empty() { self.server.name().as_bytes() } else { &self.host }
-    }
-
-    /// Drops a field that [`Request::keep`] has kept.
-    pub fn forget(&mut self, id: Id) {
-        if let Some(kept) = &mut self.kept {
-            kept.remove(id);
-        }
-    }
-
-    /// Keeps a field for the page that is shown instead of its response.
-    pub fn keep(&mut self, id: Id, value: Option<&[u8]>) {
-        if let Some(value) = value {
-            self.kept.get_or_insert_default().push_id(id, value);
-        }
-    }
-
-    /// Keeps any field, of a response that leads to another one.
-    pub fn keep_named(&mut self, name: &[u8], value: &[u8]) {
-        self.kept.get_or_insert_default().push(name, value);
-    }
-
-    /// Drops a kept content type: the response has its own.
-    pub fn forget_kept_type(&mut self) {
-        if let Some(kept) = &mut self.kept {
-            kept.remove_name(b"content-type");
-        }
-    }
-
-    /// Adds the kept fields to the response, except those that it has itself. A kept type replaces the one
-    /// derived from a file's name.
-    pub fn restore_kept(&mut self) {
-        let Some(kept) = self.kept.take() else { return };
-        let headers = &mut self.response.headers;
-        if kept.get(Id::ContentType).is_some() {
-            headers.remove_name(b"content-type");
-        }
-        let has = |name: &[u8]| headers.iter().any(|(_, known, _)| known.eq_ignore_ascii_case(name));
-        let fields: Vec<_> = kept.iter().filter(|(_, name, _)| !has(name)).collect();
-        for (id, name, value) in &fields {
-            headers.push_with(*id, name, value);
-        }
-        headers.put_last_first(fields.len());
-        if kept.get(Id::Location).is_some() {
-            self.response.first = Some(Id::Location);
-        }
     }
 
     /// Sets when its first bytes arrived, in terms of `runtime::now_ms`; `None`: now.

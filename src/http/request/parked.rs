@@ -11,6 +11,7 @@ use crate::http::config::location::Location;
 use crate::http::config::server::Server;
 use crate::http::modules::States;
 use crate::http::request::body::Body;
+use crate::http::request::route::Rewriting;
 use crate::http::request::{Connection, Request};
 use crate::http::response::headers::Headers;
 use crate::http::upstream::proxied::Head;
@@ -49,8 +50,8 @@ struct Inner {
     status: u16,
     error_status: Option<u16>,
     method: Method,
-    uri_is_original: bool,
-    internal: bool,
+    rewriting: Rewriting,
+    is_internal: bool,
     bytes_sent: u64,
     head_bytes_sent: u64,
     received: u64,
@@ -116,10 +117,10 @@ impl Parked {
             texts,
             ends,
             status: request.response.status,
-            error_status: request.error_status,
+            error_status: request.error_page.status,
             method: request.method,
-            uri_is_original: request.uri_is_original,
-            internal: request.internal,
+            rewriting: request.route.rewriting,
+            is_internal: request.route.is_internal,
             bytes_sent: request.bytes_sent,
             head_bytes_sent: request.head_bytes_sent,
             received: request.body.received(),
@@ -181,9 +182,9 @@ impl Inner {
         request.uri = self.text(URI).to_vec();
         request.args = self.text(ARGS).to_vec();
         request.host = self.text(HOST).to_vec();
-        request.uri_is_original = self.uri_is_original;
-        request.internal = self.internal;
-        request.error_status = self.error_status;
+        request.route.rewriting = self.rewriting;
+        request.route.is_internal = self.is_internal;
+        request.error_page.status = self.error_status;
         request.response.status = self.status;
         request.response.headers = headers(self.text(SENT));
         (request.bytes_sent, request.head_bytes_sent) = (self.bytes_sent, self.head_bytes_sent);

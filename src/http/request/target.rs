@@ -26,7 +26,9 @@ pub fn set_target(request: &mut Request, target: &Target) -> Result<(), u16> {
     let raw = request.input.data().get(range).unwrap_or(b"/");
     // An absolute target may lack the path: it is passed on with one.
     let with_slash = (raw.first() != Some(&b'/')).then(|| [b"/", raw].concat());
-    request.uri_is_original &= with_slash.is_none();
+    if with_slash.is_some() {
+        request.route.rewriting = request.route.rewriting.replaced();
+    }
     let raw = with_slash.as_deref().unwrap_or(raw);
     let parsed = normalize_uri(raw, merge, &mut uri).map(|parsed| {
         let args = parsed.args.map_or(&b""[..], |args| &raw[args]);
@@ -50,7 +52,7 @@ pub fn set_target(request: &mut Request, target: &Target) -> Result<(), u16> {
 /// bodies.
 pub fn check_location(request: &mut Request) -> Option<u16> {
     let core = &request.location.core;
-    if core.is_internal() && !request.internal {
+    if core.is_internal() && !request.route.is_internal {
         return Some(404);
     }
     if let Err(length) = request.body.admit(core.client_max_body_size()) {

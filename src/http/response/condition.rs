@@ -13,7 +13,7 @@ use crate::proto::header::Id;
 /// The reply that replaces our own response with a body of this length if a condition of the request decides:
 /// the head alone, or a refusal.
 pub fn instead(request: &Request, response: &Response, length: usize) -> Option<Reply> {
-    let is_shown = response.status == 200 && request.error_status.is_none_or(|status| status == 200);
+    let is_shown = response.status == 200 && request.error_page.status.is_none_or(|status| status == 200);
     if !is_shown || request.is_subrequest() || !has_any(request) {
         return None;
     }

@@ -23,12 +23,12 @@ pub fn reply(request: &mut Request, status: u16) -> Reply {
 /// The location's `error_page` for a status. It does not apply to a request for an error page, unless
 /// `recursive_error_pages` is on.
 pub fn instead(request: &mut Request, status: u16) -> Option<Reply> {
-    if request.is_error_page {
+    if request.error_page.is_last {
         return None;
     }
     let core = &request.location.core;
     let page = core.error_page(status)?;
-    request.is_error_page = !core.recursive_error_pages();
+    request.error_page.is_last = !core.recursive_error_pages();
     Some(page_reply(request, status, page))
 }
 
@@ -36,7 +36,7 @@ pub fn instead(request: &mut Request, status: u16) -> Option<Reply> {
 pub fn last_resort(request: &mut Request, status: u16) -> Reply {
     let shown = if is_bad_request(status) { 400 } else { status };
     // An error page that fails shows its own failure.
-    request.error_status = Some(shown);
+    request.error_page.status = Some(shown);
     let body = standard_body(request, status);
     let mut response = Response::new(shown);
     if !body.as_bytes().is_empty() {
@@ -46,11 +46,11 @@ pub fn last_resort(request: &mut Request, status: u16) -> Reply {
 }
 
 fn page_reply(request: &mut Request, status: u16, page: &'static ErrorPage) -> Reply {
-    request.led_by = Some(page.target.span());
+    request.route.led_by = Some(page.target.span());
     let shown = page.status.unwrap_or(if is_bad_request(status) { 400 } else { status });
     request.response.status = shown; // the variables of the target see it
     let mut target = page.target.to_vec(request);
-    request.error_status = (shown > 0).then_some(shown); // `=`: the response takes the status of the page
+    request.error_page.status = (shown > 0).then_some(shown); // `=`: the page's own status is the answer's
     if target.first() == Some(&b'@') {
         return match &page.name {
             Some(name) => Reply::Named(name),
@@ -108,10 +108,10 @@ pub fn of_redirect(request: &mut Request, status: u16, response: Response) -> (R
             }
         }
         page.extend_from_slice(b"\"></head><body></body></html>\r\n");
-        request.error_status = Some(200);
+        request.error_page.status = Some(200);
         return (Response::with_type(200, b"text/html"), Body::Bytes(Cow::Owned(page)));
     }
-    request.error_status = Some(status);
+    request.error_page.status = Some(status);
     (response, standard_body(request, status))
 }
 

@@ -116,7 +116,7 @@ fn internal_redirect(request: &mut Request, answer: &Answer, conf: &'static Conf
             request.keep_named(name, new.as_deref().unwrap_or(value));
         }
     }
-    request.led_by = None;
+    request.route.led_by = None;
     if let Some(name) = target.strip_prefix(b"@") {
         let name = String::from_utf8_lossy(name);
         let Some(location) = request.server.named(&format!("@{name}")) else {

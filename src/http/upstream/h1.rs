@@ -53,7 +53,7 @@ impl Encoder {
                 configured = script.to_vec(request);
                 Token::new(&configured).ok_or_else(|| no_method(&configured))?
             }
-            None if request.malformed => Token::GET, // the method of the request for its error page
+            None if request.is_malformed() => Token::GET, // what its error page is asked for with
             None => request.method_token(),
         };
         let (mut head, target) =

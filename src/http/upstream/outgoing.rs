@@ -440,10 +440,10 @@ async fn read_ahead(
 pub fn write_target(request: &Request, goal: &Goal, out: &mut Vec<u8>) {
     match goal.uri() {
         Some(uri) if goal.is_evaluated => out.extend_from_slice(uri.as_bytes()),
-        None if request.uri_is_original => out.extend_from_slice(request.target()),
+        None if request.route.rewriting.is_original() => out.extend_from_slice(request.target()),
         replacement => {
             // The result of `rewrite … break` is the whole URI.
-            let replacement = replacement.filter(|_| !request.left_location);
+            let replacement = replacement.filter(|_| !request.route.rewriting.left_location());
             let replaced_length = match (replacement, &request.location.kind) {
                 (Some(_), Kind::Exact | Kind::Prefix | Kind::PrefixFinal) => {
                     request.location.name_length.min(request.uri.len())

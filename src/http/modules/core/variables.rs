@@ -106,7 +106,7 @@ fn text(value: &[u8], out: Out) -> bool {
 
 fn set_args(request: &mut Request, value: Vec<u8>) {
     request.args = value;
-    request.uri_is_original = false;
+    request.route.rewriting = request.route.rewriting.replaced();
 }
 
 /// Writes a value; an empty one counts as missing.
@@ -133,7 +133,7 @@ fn port(port: Option<u16>, out: Out) -> bool {
 
 fn protocol(request: &Request) -> &'static [u8] {
     match request.version() {
-        _ if request.malformed => b"",
+        _ if request.is_malformed() => b"",
         Version::Http10 => b"HTTP/1.0",
         Version::Http11 => b"HTTP/1.1",
     }
@@ -298,7 +298,7 @@ fn server_addr(request: &mut Request, _: &Argument, out: Out) -> bool {
 }
 
 fn status(request: &mut Request, _: &Argument, out: Out) -> bool {
-    let status = match (request.response.status, request.error_status) {
+    let status = match (request.response.status, request.error_page.status) {
         (0, Some(status)) => status,
         (0, None) => 0,
         (status, _) => status,

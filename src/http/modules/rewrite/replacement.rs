@@ -96,14 +96,13 @@ impl Rewrite {
         }
         request.uri = subject;
         groups?;
-        request.internal = true;
-        request.uri_is_original = false;
+        request.route.is_internal = true;
+        request.route.rewriting = request.route.rewriting.replaced();
         if let Then::Redirect(status) = self.then {
             return Some(Flow::Done(self.redirect(status, request)));
         }
-        request.led_by = Some(self.span);
-        request.left_location |= self.then == Then::Break;
-        request.uri_changed = self.then != Then::Break;
+        request.route.led_by = Some(self.span);
+        request.route.rewriting = request.route.rewriting.rewritten(self.then == Then::Break);
         self.replace(request);
         if request.uri.is_empty() {
             log::error!(request.error_log(), &*request, "the rewritten URI has a zero length");
