@@ -447,6 +447,7 @@ fn recover(request: &mut Request, client: &mut Client<'_>, error: Error) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::tests::with_request;
 
     #[test]
     fn a_pause_goes_on_in_the_phases_behind_it() {
@@ -456,6 +457,15 @@ mod tests {
         assert_eq!(phases(Phase::Content), []);
         // no pause comes from the phases before a location
         assert_eq!(phases(Phase::Rewrite), []);
+    }
+
+    #[test]
+    fn a_request_s_future_fits_its_budget() {
+        with_request("http { access_log off; server { listen 127.0.0.1:1; } }", "/", |request| {
+            let mut client = Client::nobody();
+            let size = size_of_val(&handle(request, &mut client, Entry::Client));
+            assert!(size <= 1400, "{size}");
+        });
     }
 
     #[test]
