@@ -416,7 +416,7 @@ fn env(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnosti
 }
 
 fn error_log(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let (target, level) = http::modules::core::log_target(node, &cx.options, &mut cx.diagnostics)?;
+    let (target, level) = http::modules::http_core::log_target(node, &cx.options, &mut cx.diagnostics)?;
     settings.log_targets.push((target, level));
     settings.error_log = Inherit::default();
     let _ = settings.error_log.set(Logger::of(&settings.log_targets), node.span);

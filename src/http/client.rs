@@ -120,7 +120,7 @@ impl<'a> Client<'a> {
         self.has_started = true;
         request.answered_us = Some(runtime::now_us());
         if self.is_within {
-            self.output.bound_memory(|| request.location.core.subrequest_output_buffer_size());
+            self.output.bound_memory(|| request.location.confs.http_core.subrequest_output_buffer_size());
             return;
         }
         // The worker may have been told to leave while the response was awaited (tests:
@@ -373,7 +373,7 @@ impl<'a> Client<'a> {
 
 /// What a response head depends on besides the response.
 fn terms(request: &Request) -> Terms {
-    let core = &request.location.core;
+    let core = &request.location.confs.http_core;
     Terms {
         is_head: request.method == Method::Head,
         may_chunk: request.version() >= Version::Http11 && core.chunked_transfer_encoding(),
@@ -389,7 +389,7 @@ fn bytes_of(pieces: &[Piece]) -> usize {
 }
 
 fn run_heads(request: &mut Request) {
-    let mut acting = request.location.acting_heads();
+    let mut acting = request.location.confs.acting_heads();
     while acting != 0 {
         modules::HEAD[acting.trailing_zeros() as usize](request);
         acting &= acting - 1;

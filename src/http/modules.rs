@@ -24,7 +24,6 @@ pub mod autoindex;
 pub mod brotli;
 pub mod browser;
 pub mod charset;
-pub mod core;
 pub mod counters;
 pub mod disable_symlinks;
 pub mod early_hints;
@@ -36,6 +35,7 @@ pub mod gzip;
 pub mod gzip_static;
 pub mod headers;
 pub mod headers_more;
+pub mod http_core;
 pub mod index;
 pub mod limit_conn;
 pub mod limit_rate;
@@ -278,7 +278,7 @@ macro_rules! modules {
 }
 
 modules! {
-    core        => [];
+    http_core   => [];
     resolver    => [];
     realip      => [PostRead find, Preaccess find];
     map         => [];

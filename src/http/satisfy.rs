@@ -29,7 +29,7 @@ enum Next {
 impl Rules {
     fn of(request: &Request) -> Self {
         let location = request.location;
-        Self { any: location.access.satisfies_any(), delays: location.auth_basic.delay_ms() > 0 }
+        Self { any: location.confs.access.satisfies_any(), delays: location.confs.auth_basic.delay_ms() > 0 }
     }
 
     /// Judges a handler's verdict; `refusal` is the status with which earlier handlers have refused the
@@ -93,7 +93,7 @@ pub fn conclude(request: &mut Request) -> Verdict {
 /// Delays the response, so that guessing passwords takes time.
 fn delay(request: &mut Request) -> Verdict {
     log::info!(request.error_log(), &*request, "delaying unauthorized request");
-    let ms = request.location.auth_basic.delay_ms();
+    let ms = request.location.confs.auth_basic.delay_ms();
     // Its page, not its status, which would be judged and delayed again.
     Verdict::Wait(Pause::Delay { ms, then: |request| Verdict::Done(error_page::reply(request, 401)) })
 }

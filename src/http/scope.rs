@@ -47,7 +47,7 @@ impl Scope for Request {
     }
 
     fn logger(&self) -> Logger {
-        self.location.core.log()
+        self.location.confs.http_core.log()
     }
 
     fn places(&self) -> &'static Places {

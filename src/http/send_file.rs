@@ -86,14 +86,14 @@ async fn send_file(
     offset: u64,
     length: u64,
 ) -> Result<(), Error> {
-    let conf = &request.location.static_file;
+    let conf = &request.location.confs.static_file;
     let room = client.raw_room().filter(|_| conf.sendfile() && length > READ_MAX);
     let (Some(room), Some(socket)) = (room, client.downstream().plain()) else {
         return copy(request, client, file, offset, length).await;
     };
     let room = room.min(length);
     client.flush(request).await?;
-    let timeout = request.location.core.send_timeout_ms();
+    let timeout = request.location.confs.http_core.send_timeout_ms();
     let limits = relay::Limits { read_timeout_ms: timeout, write_timeout_ms: timeout };
     let chunk = conf.sendfile_max_chunk();
     let (began_ms, mut was_cold) = (runtime::now_ms(), false);
@@ -145,7 +145,7 @@ async fn copy(
     offset: u64,
     length: u64,
 ) -> Result<(), Error> {
-    let size = request.location.static_file.read_bytes();
+    let size = request.location.confs.static_file.read_bytes();
     let mut done = 0;
     while done < length && client.wants_body() {
         let count = size.min(usize::try_from(length - done).unwrap_or(usize::MAX));

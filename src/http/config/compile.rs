@@ -118,7 +118,7 @@ impl Cx {
             upstreams: Default::default(),
             folders: Vec::new(),
             body_files: false,
-            keepalive_ms_max: defaults.core.keepalive_timeout_ms(),
+            keepalive_ms_max: defaults.http_core.keepalive_timeout_ms(),
             defaults,
             is_unlogged: false,
             is_transparent: false,
@@ -252,7 +252,7 @@ fn location(_: &mut (), cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let (kind, name) = location_kind(node, cx)?;
     cx.open_block();
     let mut partial = cx.block(node, Context::LOCATION);
-    if let Some(warning) = partial.core.as_mut().and_then(|core| core.place_alias(&kind, name)) {
+    if let Some(warning) = partial.http_core.as_mut().and_then(|core| core.place_alias(&kind, name)) {
         cx.diagnostics.push(warning);
     }
     let inside = cx.open.pop().unwrap_or_default();

@@ -4,8 +4,6 @@
 //! Behaviour: nginx.org, ngx_http_core_module, `location`: an exact match ends the search; the longest prefix
 //! is remembered, and final with `^~`; otherwise the first regular expression of the file wins.
 
-use std::ops::Deref;
-
 use crate::base::foreign;
 use crate::config::Span;
 use crate::http::modules::Confs;
@@ -67,14 +65,6 @@ pub struct LimitExcept {
     /// The methods to which they do not apply.
     pub methods: Box<[Method]>,
     pub location: Location,
-}
-
-impl Deref for Location {
-    type Target = Confs;
-
-    fn deref(&self) -> &Confs {
-        &self.confs
-    }
 }
 
 /// The locations of one block, indexed for the search: names in sorted order with links to their prefixes,

@@ -15,7 +15,7 @@ use crate::http::client::Client;
 use crate::http::config::server::{Listen, Server};
 use crate::http::downstream::Downstream;
 use crate::http::h1::Reader;
-use crate::http::modules::core;
+use crate::http::modules::http_core;
 use crate::http::pipeline::{self, Entry};
 use crate::http::request::body::{self, Body};
 use crate::http::request::error::{During, Error, Kind, Limit};
@@ -104,7 +104,7 @@ enum After {
     KeepAlive,
     Close,
     /// Bytes of an unread body are on their way: close without a reset, which could destroy the response.
-    Linger(&'static core::Conf),
+    Linger(&'static http_core::Conf),
     Tunnel(Box<tunnel::Tunnel>),
 }
 
@@ -176,7 +176,7 @@ impl Conn {
 
     /// How long to wait for the next request.
     fn idle_ms(&self) -> u64 {
-        let core = &self.default_server().root.core;
+        let core = &self.default_server().root.confs.http_core;
         match self.adopted_until_ms.and_then(|until_ms| until_ms.checked_sub(runtime::now_ms())) {
             Some(left) => left.max(1),
             None if self.requests == 0 => room::shorten(core.client_header_timeout_ms()),
@@ -188,7 +188,7 @@ impl Conn {
     /// leaves. `None`: no head has started.
     fn head_deadline_ms(&self) -> Option<u64> {
         let Held::Head(partial) = &self.held else { return None };
-        let core = &self.default_server().root.core;
+        let core = &self.default_server().root.confs.http_core;
         Some(partial.began_ms + room::shorten(core.client_header_timeout_ms()).min(partial.paced_ms(core)))
     }
 
@@ -196,7 +196,7 @@ impl Conn {
     /// enough, others go first, once.
     #[cold]
     fn gives_way(&mut self) -> bool {
-        let core = &self.default_server().root.core;
+        let core = &self.default_server().root.confs.http_core;
         let is_slow = match &self.held {
             Held::Head(partial) => {
                 let needed_ms = core.client_header_least_rate().time_for_ms(partial.length());
@@ -230,7 +230,7 @@ impl Partial {
     }
 
     /// How long this many bytes may take at the minimum rate of a head.
-    fn paced_ms(&self, core: &core::Conf) -> u64 {
+    fn paced_ms(&self, core: &http_core::Conf) -> u64 {
         let rate = core.client_header_min_rate();
         rate.map_or(u64::MAX, |rate| u64::from(rate.grace_ms) + rate.time_for_ms(self.length()))
     }
@@ -320,7 +320,7 @@ fn hand_over(conn: Conn, until_ms: u64) {
 
 /// Reads the PROXY header before the first request; false: the connection is over.
 async fn read_proxy_header(conn: &mut Conn) -> bool {
-    let core = &conn.default_server().root.core;
+    let core = &conn.default_server().root.confs.http_core;
     let (buffer_size, wait_ms) = (core.client_header_buffer_size(), core.client_header_timeout_ms());
     let who = proxy_header::Sender { number: conn.number, peer: &conn.peer, listener: &conn.listen.address };
     let read = proxy_header::read(&conn.transport, buffer_size, core.log(), &who);
@@ -362,7 +362,7 @@ async fn one_request(conn: &mut Conn) -> After {
         }
         Err((mut request, status)) => {
             request.began(began_ms);
-            let core = &request.location.core;
+            let core = &request.location.confs.http_core;
             Box::pin(refuse(request, &conn.transport, status)).await;
             return After::Linger(core);
         }
@@ -373,7 +373,7 @@ async fn one_request(conn: &mut Conn) -> After {
         // The request lives as long as its tunnel, so that the log line includes the tunnel's bytes and time.
         return After::Tunnel(Box::new(tunnel::Tunnel::new(tunnel, request)));
     }
-    let core: &'static core::Conf = &request.location.core;
+    let core: &'static http_core::Conf = &request.location.confs.http_core;
     if outcome.is_err() || !request.keep_alive {
         let is_body_late = request.error_page.status == Some(408) && !request.body.is_read();
         let is_reader_late = outcome.is_err_and(|error| error.status == 408);
@@ -422,7 +422,7 @@ enum Head {
 
 /// Reads until a head is complete, once its first bytes have arrived.
 async fn read_head(conn: &mut Conn) -> Head {
-    let core = &conn.default_server().root.core;
+    let core = &conn.default_server().root.confs.http_core;
     let (first, limits) = (core.client_header_buffer_size(), core.head_limits());
     let mut seen = Seen::default();
     let (mut input, began_ms) = match std::mem::take(&mut conn.held) {
@@ -504,7 +504,7 @@ async fn refuse_head(conn: &mut Conn, read: Read, error: h1::Error) -> Head {
     // nginx's status for a head that is too large; `error_page 494` may set its page
     let status = if error.is_too_large() { 494 } else { error.status() };
     refuse(request, &conn.transport, status).await;
-    linger(conn, &conn.default_server().root.core).await;
+    linger(conn, &conn.default_server().root.confs.http_core).await;
     Head::Over
 }
 
@@ -513,7 +513,7 @@ type Read = (Buffer, Option<u64>);
 
 /// The rest of a head did not arrive in time, or arrived too slowly.
 async fn head_timed_out(conn: &mut Conn) {
-    let core = &conn.default_server().root.core;
+    let core = &conn.default_server().root.confs.http_core;
     let Held::Head(partial) = std::mem::take(&mut conn.held) else { return };
     let is_slow = runtime::now_ms() >= partial.began_ms.saturating_add(partial.paced_ms(core));
     let is_late = runtime::now_ms() >= partial.began_ms + core.client_header_timeout_ms();
@@ -555,7 +555,7 @@ fn unfinished(conn: &mut Conn, (input, began_ms): Read, has_all_fields: bool) ->
     let data = input.data();
     // Fields were parsed piecemeal as they arrived: parse again, as far as possible.
     let mut head = Box::<RequestHead>::default();
-    let _ = head::parse(data, &conn.default_server().root.core.head_limits(), &mut head);
+    let _ = head::parse(data, &conn.default_server().root.confs.http_core.head_limits(), &mut head);
     head.connection = head.fields.connection(data).unwrap_or_default();
     let target = uri::parse(head.method, &data[head.target.clone()]).ok();
     let host = target.as_ref().and_then(|target| uri::host(&head, data, Some(target)).ok()).flatten();
@@ -632,7 +632,7 @@ fn prepare(
     let ((index, regex), gave_up) =
         found.map_or_else(|error| ((conn.listen.default, None), Some(error)), |found| (found, None));
     let server = &config.servers[index];
-    let core = &server.root.core;
+    let core = &server.root.confs.http_core;
     let expects = head.version >= Version::Http11
         && head
             .fields
@@ -705,7 +705,7 @@ fn wants_keep_alive(head: &RequestHead) -> bool {
 
 /// Reads the rest of a request's body, to find the next request; false: it took too long.
 async fn discard(request: &mut Request, client: Downstream<'_>) -> bool {
-    let core = &request.location.core;
+    let core = &request.location.confs.http_core;
     let (timeout_ms, time_ms) = (core.lingering_timeout_ms(), core.lingering_time_ms());
     request.body.forget_continue();
     request.body.set_limits(body::Limits { max: 0, timeout_ms, buffer_size: 4096, min_rate: None });
@@ -725,7 +725,7 @@ const LINGERING_READ_BYTES: usize = 16 * 1024;
 
 /// Ends the sending direction, and reads what is still on its way, so that a reset does not destroy the
 /// response (`lingering_close`).
-async fn linger(conn: &Conn, core: &core::Conf) {
+async fn linger(conn: &Conn, core: &http_core::Conf) {
     if !core.lingering_close() || conn.transport.shutdown().is_err() {
         return;
     }

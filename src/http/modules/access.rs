@@ -89,7 +89,7 @@ fn limit_except(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic
 }
 
 pub fn access(request: &mut Request) -> Verdict {
-    let conf: &Conf = &request.location.access;
+    let conf: &Conf = &request.location.confs.access;
     if conf.rules.is_empty() {
         return Verdict::Next;
     }

@@ -15,7 +15,7 @@ use crate::config::directive::{custom, flag};
 use crate::config::inherit::{replace, together};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, Span, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, Partial, core};
+use crate::http::modules::{BlockConf, Directive, Partial, http_core};
 use crate::http::request::{Request, termination};
 use crate::http::scope::Variable;
 use crate::log::{self, named};
@@ -142,7 +142,7 @@ fn find_format(name: Option<&str>, span: Span, cx: &mut Cx) -> Result<Format, Di
 /// Writes the request's line to every log of its location.
 pub fn write(request: &mut Request) {
     let location = request.location;
-    let conf = &location.access_log;
+    let conf = &location.confs.access_log;
     if conf.off || (request.is_subrequest() && !conf.log_subrequest.get()) {
         return;
     }
@@ -163,7 +163,7 @@ pub fn write(request: &mut Request) {
 /// written: names built from client input must not fill the disk (nginx does the same).
 fn has_root(request: &mut Request) -> bool {
     let mut root = Vec::new();
-    core::document_root(request, &mut root);
+    http_core::document_root(request, &mut root);
     let Err(error) = std::fs::metadata(Path::new(OsStr::from_bytes(&root))) else { return true };
     let (root, cause) = (log::Text(&root), log::Cause(&error));
     log::error!(request.error_log(), &*request, "testing \"{root}\" existence failed {cause}");

@@ -50,7 +50,7 @@ fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 
 /// Prepares the head of a response that gets additions: its length is no longer known.
 pub fn head(request: &mut Request) {
-    let conf: &'static Conf = &request.location.addition;
+    let conf: &'static Conf = &request.location.confs.addition;
     let response = &mut request.response;
     let is_meant = conf.types.has(response.headers.get(Id::ContentType), &["text/html"]);
     if response.represented_status() != 200 || request.depth > 0 || !is_meant {

@@ -89,7 +89,7 @@ fn auth_basic_user_file(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(),
 }
 
 pub fn access(request: &mut Request) -> Verdict {
-    let conf: &'static Conf = &request.location.auth_basic;
+    let conf: &'static Conf = &request.location.confs.auth_basic;
     match (conf.realm.as_ref(), conf.file.as_ref()) {
         (Some(realm), Some(file)) => check(request, realm, file),
         _ => Verdict::Next,
@@ -329,7 +329,7 @@ impl Checks {
 /// Refuses the request with 401, which asks for a user name and password.
 fn refuse(request: &mut Request) -> Verdict {
     let mut value = b"Basic realm=\"".to_vec();
-    if let Some(realm) = request.location.auth_basic.realm.as_ref() {
+    if let Some(realm) = request.location.confs.auth_basic.realm.as_ref() {
         realm.evaluate(request, &mut value);
     }
     value.push(b'"');

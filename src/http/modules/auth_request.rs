@@ -62,7 +62,7 @@ fn auth_request_set(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Dia
 }
 
 pub fn access(request: &mut Request) -> Verdict {
-    let conf: &'static Conf = &request.location.auth_request;
+    let conf: &'static Conf = &request.location.confs.auth_request;
     match conf.uri.as_ref() {
         Some(Some(uri)) => {
             Verdict::Wait(Pause::Answer(Box::new(Ask { uri: uri.as_bytes().to_vec(), then: answered })))
@@ -73,7 +73,7 @@ pub fn access(request: &mut Request) -> Verdict {
 
 /// Turns the subrequest's status into a verdict. `inner` can still evaluate the variables of the subrequest.
 fn answered(request: &mut Request, inner: &mut Request) -> Verdict {
-    let conf: &'static Conf = &request.location.auth_request;
+    let conf: &'static Conf = &request.location.confs.auth_request;
     for set in &conf.sets {
         let value = set.value.to_vec(inner);
         match set.target {

@@ -56,7 +56,7 @@ impl BlockConf for Conf {
 
 /// Responds with the listing of a directory.
 pub fn content(request: &mut Request) -> Verdict {
-    let conf: &'static Conf = &request.location.autoindex;
+    let conf: &'static Conf = &request.location.confs.autoindex;
     if !conf.on.get() || request.uri.last() != Some(&b'/') || !request.method.is_get_or_head() {
         return Verdict::Next;
     }
@@ -132,7 +132,7 @@ fn finish(request: &mut Request, path: &[u8], list: io::Result<Vec<u8>>) -> Verd
             Verdict::Done(Reply::Status(503))
         }
         Ok(page) => {
-            let conf: &'static Conf = &request.location.autoindex;
+            let conf: &'static Conf = &request.location.confs.autoindex;
             let asked = conf.format.get();
             let is_plain = asked == Format::Jsonp && !page.starts_with(b"/*");
             let format = if is_plain { Format::Json } else { asked };

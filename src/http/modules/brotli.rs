@@ -68,7 +68,7 @@ fn window(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 /// Encodes the response if brotli is the coding chosen for it.
 pub fn head(request: &mut Request) {
     let ways = |request: &Request| {
-        let conf = &request.location.brotli;
+        let conf = &request.location.confs.brotli;
         let best =
             Shape::new(conf.level.get() as u8, conf.window_bits.get(), request.response.content_length);
         let less = Shape { level: best.level.min(4), window_bits: best.window_bits.min(16) };

@@ -73,7 +73,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("modern_browser", |request, _, out| {
-        let conf: &'static Conf = &request.location.browser;
+        let conf: &'static Conf = &request.location.confs.browser;
         if conf.is_modern(request.header(Id::UserAgent)) {
             out.extend_from_slice(conf.modern_value.value().as_bytes());
         }
@@ -81,7 +81,7 @@ pub static VARIABLES: &[Variable] = &[
     },
         "The value of modern_browser_value if the browser is modern, otherwise empty."),
     variable("ancient_browser", |request, _, out| {
-        let conf: &'static Conf = &request.location.browser;
+        let conf: &'static Conf = &request.location.confs.browser;
         if !conf.is_modern(request.header(Id::UserAgent)) {
             out.extend_from_slice(conf.ancient_value.value().as_bytes());
         }

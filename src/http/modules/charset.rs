@@ -155,7 +155,7 @@ pub fn head(request: &mut Request) {
     if source.eq_ignore_ascii_case(&charset) {
         return tell(request, &charset);
     }
-    let conf: &'static Conf = &request.location.charset;
+    let conf: &'static Conf = &request.location.confs.charset;
     if request.response.headers.get(Id::ContentEncoding).is_some_and(|coding| !coding.is_empty()) {
         return;
     }
@@ -187,7 +187,7 @@ fn destination(request: &mut Request) -> Option<Vec<u8>> {
     if let Some(charset) = request.states.charset.told.as_deref() {
         return Some(charset.to_vec());
     }
-    let conf: &'static Conf = &request.location.charset;
+    let conf: &'static Conf = &request.location.confs.charset;
     let charset = conf.charset.as_ref()?.as_ref()?;
     let is_meant = match charset_of(content_type) {
         Some(_) => conf.overrides.get(),
@@ -198,7 +198,7 @@ fn destination(request: &mut Request) -> Option<Vec<u8>> {
 
 /// True if a response of this type that is generated here is sent as UTF-8.
 pub fn is_utf8(request: &mut Request, content_type: &[u8]) -> bool {
-    let conf: &'static Conf = &request.location.charset;
+    let conf: &'static Conf = &request.location.confs.charset;
     let told = match (request.states.charset.told.as_deref(), conf.charset.as_ref()) {
         (Some(charset), _) => Some(charset.to_vec()),
         (None, Some(Some(charset))) if conf.types.has(Some(content_type), TYPES) => {
@@ -214,7 +214,7 @@ fn source(request: &mut Request) -> Option<Vec<u8>> {
     if let Some(told) = request.response.headers.get(Id::ContentType).and_then(charset_of) {
         return Some(told.to_vec());
     }
-    let conf: &'static Conf = &request.location.charset;
+    let conf: &'static Conf = &request.location.confs.charset;
     Some(conf.source.as_ref()?.as_ref()?.to_vec(request))
 }
 

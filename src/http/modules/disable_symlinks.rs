@@ -87,7 +87,7 @@ pub struct Links {
 impl Links {
     pub fn of(request: &mut Request, path: &[u8]) -> Self {
         let location = request.location;
-        let Some(Setting { rule, from }) = location.disable_symlinks.setting.as_ref() else {
+        let Some(Setting { rule, from }) = location.confs.disable_symlinks.setting.as_ref() else {
             return Self { rule: Rule::Off, skip: 0 };
         };
         let Some(from) = from else { return Self { rule: *rule, skip: 0 } };

@@ -45,7 +45,7 @@ fn conditions(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
 /// True if the client should get hints. HTTP/1.0 has no interim responses (RFC 9110 §15.2), and a
 /// subrequest's main response may already have sent its head.
 pub fn is_wanted(request: &mut Request) -> bool {
-    let conf: &'static Conf = &request.location.early_hints;
+    let conf: &'static Conf = &request.location.confs.early_hints;
     request.version() >= Version::Http11
         && !request.is_subrequest()
         && conf.conditions.iter().any(|script| !matches!(&*script.to_vec(request), b"" | b"0"))
@@ -69,5 +69,5 @@ pub async fn pass(
         }
         hints.push_parsed(field, data);
     }
-    client.hint(&hints, request.location.core.send_timeout_ms()).await
+    client.hint(&hints, request.location.confs.http_core.send_timeout_ms()).await
 }

@@ -37,7 +37,7 @@ pub static VARIABLES: &[Variable] = &[
         out.extend_from_slice(&script);
         if script.ends_with(b"/") {
             out.extend_from_slice(
-                request.location.fastcgi.index.as_ref().map_or(b"", |index| index.as_bytes()),
+                request.location.confs.fastcgi.index.as_ref().map_or(b"", |index| index.as_bytes()),
             );
         }
         true
@@ -63,7 +63,7 @@ fn split_path_info(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagn
 /// alone.
 fn split(request: &mut Request) -> (Vec<u8>, Vec<u8>) {
     let uri = request.uri.clone();
-    let split = request.location.fastcgi.split.as_ref();
+    let split = request.location.confs.fastcgi.split.as_ref();
     let groups = split.and_then(|regex| regex.search(request, &uri));
     match groups.as_deref() {
         Some([_, script, rest, ..]) => (uri[script.clone()].to_vec(), uri[rest.clone()].to_vec()),

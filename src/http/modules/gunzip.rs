@@ -39,7 +39,7 @@ impl BlockConf for Conf {
 
 /// Prepares a response that this client could not read. A subrequest's part of a page is always decoded.
 pub fn head(request: &mut Request) {
-    if !request.location.gunzip.on.get() {
+    if !request.location.confs.gunzip.on.get() {
         return;
     }
     let coding = request.response.headers.get(Id::ContentEncoding);

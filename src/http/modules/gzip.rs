@@ -201,7 +201,7 @@ pub fn power_of_two(node: &Node, least: u8, most: u8, words: &str) -> Result<u8,
 /// Encodes the response if gzip is the coding chosen for it.
 pub fn head(request: &mut Request) {
     let ways = |request: &Request| {
-        let best = request.location.gzip.shape();
+        let best = request.location.confs.gzip.shape();
         let least =
             Shape { window_bits: best.window_bits.min(12), memory_level: best.memory_level.min(5), ..best };
         [best, best, least].map(|shape| (shape, shape.state_bytes()))

@@ -83,8 +83,8 @@ fn extension(name: Name) -> &'static [u8] {
 pub fn content(request: &mut Request) -> Verdict {
     let location = request.location;
     // other faults of such requests are reported for the file itself
-    let is_elsewhere =
-        request.route.rewriting.left_location() && location.core.root().is_some_and(|root| root.is_alias);
+    let is_elsewhere = request.route.rewriting.left_location()
+        && location.confs.http_core.root().is_some_and(|root| root.is_alias);
     if !request.method.is_get_or_head() || request.uri.last() == Some(&b'/') || is_elsewhere {
         return Verdict::Next;
     }
@@ -92,7 +92,7 @@ pub fn content(request: &mut Request) -> Verdict {
     names.sort_by_key(|(liking, _)| std::cmp::Reverse(*liking));
     let (wanted, others): (Vec<_>, Vec<_>) = names
         .into_iter()
-        .filter(|(_, name)| location.gzip_static.mode(*name) != Mode::Off)
+        .filter(|(_, name)| location.confs.gzip_static.mode(*name) != Mode::Off)
         .partition(|(liking, _)| *liking > 0);
     let names: Vec<_> = wanted.into_iter().chain(others).collect();
     find_from(request, &names)
@@ -102,10 +102,10 @@ pub fn content(request: &mut Request) -> Verdict {
 fn find_from(request: &mut Request, names: &[(u16, Name)]) -> Verdict {
     let location = request.location;
     for (index, (liking, name)) in names.iter().enumerate() {
-        let is_always = location.gzip_static.mode(*name) == Mode::Always;
+        let is_always = location.confs.gzip_static.mode(*name) == Mode::Always;
         let wish = Wish { name: *name, is_always, is_sent: is_always || *liking > 0 };
         // without `Vary` other forms need not be announced
-        if !wish.is_sent && !location.gzip.vary() {
+        if !wish.is_sent && !location.confs.gzip.vary() {
             continue;
         }
         let mut path = Vec::new();

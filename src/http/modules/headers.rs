@@ -140,7 +140,7 @@ fn set_expires(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnost
 /// Adds the fields for the response's status. An empty value adds nothing; for a field that can occur only
 /// once it removes the response's own.
 pub fn add(request: &mut Request) {
-    let conf: &'static Conf = &request.location.headers;
+    let conf: &'static Conf = &request.location.confs.headers;
     // The head of a subrequest is never sent. Evaluating a `map` here would also cache a value taken from the
     // wrong head.
     if request.is_subrequest() {
@@ -177,7 +177,7 @@ pub fn add(request: &mut Request) {
 
 /// Adds the trailer fields; their variables may be known only at the end of the body.
 pub fn add_trailers(request: &mut Request) {
-    let conf: &'static Conf = &request.location.headers;
+    let conf: &'static Conf = &request.location.confs.headers;
     let is_usual = is_usual(request.response.status);
     for field in conf.trailers.iter().filter(|field| field.always || is_usual) {
         let value = field.value.to_vec(request);

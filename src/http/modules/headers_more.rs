@@ -254,7 +254,7 @@ fn plain(content_type: &[u8]) -> &[u8] {
 
 /// Changes the request's fields, at the end of the rewrite phase.
 pub fn rewrite(request: &mut Request) -> Verdict {
-    let conf: &'static Conf = &request.location.headers_more;
+    let conf: &'static Conf = &request.location.confs.headers_more;
     for command in &conf.input {
         if !is_of(&command.types, request.header(Id::ContentType)) {
             continue;
@@ -284,7 +284,7 @@ pub fn rewrite(request: &mut Request) -> Verdict {
 
 /// Changes the response's fields.
 pub fn head(request: &mut Request) {
-    let conf: &'static Conf = &request.location.headers_more;
+    let conf: &'static Conf = &request.location.confs.headers_more;
     for command in &conf.output {
         let response = &request.response;
         let is_meant = command.statuses.is_empty() || command.statuses.contains(&response.status);

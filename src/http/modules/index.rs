@@ -60,7 +60,7 @@ pub fn content(request: &mut Request) -> Verdict {
         return Verdict::Next;
     }
     let location = request.location;
-    let names = &location.index.names;
+    let names = &location.confs.index.names;
     let mut directory = Vec::new();
     static_file::file_name(request, &mut directory);
     if names.is_empty() {

@@ -106,14 +106,14 @@ fn limit_conn(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
 }
 
 pub fn preaccess(request: &mut Request) -> Verdict {
-    if request.location.limit_conn.limits.is_empty() || request.states.limit_conn.outcome.is_some() {
+    if request.location.confs.limit_conn.limits.is_empty() || request.states.limit_conn.outcome.is_some() {
         return Verdict::Next;
     }
     limit(request)
 }
 
 fn limit(request: &mut Request) -> Verdict {
-    let conf: &'static Conf = &request.location.limit_conn;
+    let conf: &'static Conf = &request.location.confs.limit_conn;
     let zones = &request.config.tables.limit_conn.0;
     let Some((outcome, held)) = conf.limits.hold(request, zones) else { return Verdict::Next };
     request.states.limit_conn = State { outcome: Some(outcome), held };

@@ -85,7 +85,7 @@ fn rate(request: &mut Request) -> u64 {
     match request.states.limit_rate.told {
         Some(rate) => rate,
         None => {
-            let rate = request.location.limit_rate.rate.as_ref();
+            let rate = request.location.confs.limit_rate.rate.as_ref();
             nested(request, "limit_rate", |request| evaluate(rate, request))
         }
     }
@@ -98,7 +98,7 @@ fn set(request: &mut Request, value: Vec<u8>) {
 
 /// The pace of the response that starts now; `None`: unlimited.
 pub fn pace(request: &mut Request) -> Option<Pace> {
-    let conf: &'static Conf = &request.location.limit_rate;
+    let conf: &'static Conf = &request.location.confs.limit_rate;
     if conf.rate.as_ref().is_none() && request.states.limit_rate.told.is_none() {
         return None;
     }

@@ -108,14 +108,14 @@ fn limit_req(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic
 }
 
 pub fn preaccess(request: &mut Request) -> Verdict {
-    if request.location.limit_req.limits.is_empty() || request.states.limit_req.outcome.is_some() {
+    if request.location.confs.limit_req.limits.is_empty() || request.states.limit_req.outcome.is_some() {
         return Verdict::Next;
     }
     limit(request)
 }
 
 fn limit(request: &mut Request) -> Verdict {
-    let conf: &'static Conf = &request.location.limit_req;
+    let conf: &'static Conf = &request.location.confs.limit_req;
     let zones = &request.config.tables.limit_req.0;
     let Some((outcome, delay_ms)) = conf.limits.limit(request, zones, runtime::now_ms()) else {
         return Verdict::Next;

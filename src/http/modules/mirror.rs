@@ -68,7 +68,7 @@ fn mirror(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 
 /// Starts the copies, once the body that they share has been read.
 pub fn precontent(request: &mut Request) -> Verdict {
-    let conf: &'static Conf = &request.location.mirror;
+    let conf: &'static Conf = &request.location.confs.mirror;
     if request.is_subrequest() {
         return Verdict::Next;
     }
@@ -80,7 +80,7 @@ pub fn precontent(request: &mut Request) -> Verdict {
 }
 
 fn copy_with_body(request: &mut Request) -> Verdict {
-    let conf: &'static Conf = &request.location.mirror;
+    let conf: &'static Conf = &request.location.confs.mirror;
     copy(request, conf, Body::copy)
 }
 

@@ -269,7 +269,7 @@ fn look(request: &mut Request, path: &[u8], purpose: Purpose) -> Result<Outcome,
         return Ok(Err(Errno::ENOENT));
     }
     let links = Links::of(request, path);
-    let policy = request.location.open_file_cache.policy().filter(|_| links.are_followed());
+    let policy = request.location.confs.open_file_cache.policy().filter(|_| links.are_followed());
     if let Some(found) = policy.as_ref().and_then(|policy| cached(policy, path)) {
         return Ok(found);
     }
@@ -354,7 +354,7 @@ fn climbs(request: &Request, path: &[u8]) -> bool {
     if memchr::memmem::find(path, b"/..").is_none() {
         return false;
     }
-    let allowed = match request.location.core.root() {
+    let allowed = match request.location.confs.http_core.root() {
         Some(root) => root.steps_up,
         None => steps_up(request.config.prefix.as_os_str().as_encoded_bytes()),
     };

@@ -96,7 +96,7 @@ pub static VARIABLES: &[Variable] = &[
 
 /// The content phase: requests of this location go upstream.
 pub fn content(request: &mut Request) -> Verdict {
-    if request.location.proxy_pass.is_set() {
+    if request.location.confs.proxy_pass.is_set() {
         return Verdict::Pass;
     }
     if request.route.left_proxy {
@@ -240,7 +240,7 @@ fn warn_of_clients_word(word: &Word, cx: &mut Cx) {
 }
 
 fn host(request: &mut Request, out: &mut Vec<u8>) -> bool {
-    match (request.location.proxy_pass.target(), &request.proxied.host) {
+    match (request.location.confs.proxy_pass.target(), &request.proxied.host) {
         (Some(target), _) => target.write_host(out),
         (None, Some((host, _))) => out.extend_from_slice(host),
         (None, None) => return false,
@@ -249,7 +249,7 @@ fn host(request: &mut Request, out: &mut Vec<u8>) -> bool {
 }
 
 fn port(request: &mut Request, out: &mut Vec<u8>) -> bool {
-    match (request.location.proxy_pass.target(), &request.proxied.host) {
+    match (request.location.confs.proxy_pass.target(), &request.proxied.host) {
         (Some(target), _) => target.write_port(out),
         (None, Some((_, port))) => out.extend_from_slice(port),
         (None, None) => return false,

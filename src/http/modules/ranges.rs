@@ -92,7 +92,7 @@ pub fn asked(request: &Request) -> Option<&[u8]> {
 /// The single range that the request asks for, of a response of this size. The response is marked as
 /// supporting ranges.
 pub fn single(request: &mut Request, size: u64) -> Single {
-    if request.location.ranges.max.as_ref().copied().unwrap_or(u64::MAX) == 0 {
+    if request.location.confs.ranges.max.as_ref().copied().unwrap_or(u64::MAX) == 0 {
         return Single::Whole;
     }
     let wanted = match asked(request) {
@@ -111,7 +111,7 @@ pub fn single(request: &mut Request, size: u64) -> Single {
 
 /// Cuts the requested ranges out of a response that allows it.
 pub fn head(request: &mut Request) {
-    let conf: &'static Conf = &request.location.ranges;
+    let conf: &'static Conf = &request.location.confs.ranges;
     if conf.force.get() && request.proxied.head().is_some() {
         request.response.allows_ranges = true;
     }
@@ -196,7 +196,7 @@ pub fn unsatisfied(size: u64) -> String {
 /// True if a file with this size and these validators has none of the ranges that the request asks for.
 pub fn is_refused(request: &Request, size: u64, modified: i64, etag: &[u8]) -> bool {
     let Some(value) = asked(request) else { return false };
-    request.location.ranges.max.as_ref().copied().unwrap_or(u64::MAX) > 0
+    request.location.confs.ranges.max.as_ref().copied().unwrap_or(u64::MAX) > 0
         && !request.is_subrequest()
         && is_validated(request, Some(modified), Some(etag))
         && parse(value, size, usize::MAX) == Wanted::Unsatisfiable

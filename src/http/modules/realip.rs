@@ -73,7 +73,7 @@ fn header(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 
 /// Replaces the peer's address by that of the client that a trusted peer names, once per request.
 pub fn find(request: &mut Request) -> Verdict {
-    if !request.location.realip.trusted.is_empty() && request.socket_peer.is_none() {
+    if !request.location.confs.realip.trusted.is_empty() && request.socket_peer.is_none() {
         replace_peer(request);
     }
     Verdict::Next
@@ -81,7 +81,7 @@ pub fn find(request: &mut Request) -> Verdict {
 
 #[cold]
 fn replace_peer(request: &mut Request) {
-    let conf = &request.location.realip;
+    let conf = &request.location.confs.realip;
     let peer = request.connection.peer.ip();
     let found = match conf.header.as_ref() {
         Some(Source::ProxyProtocol) => {

@@ -55,7 +55,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("invalid_referer", |request, _, out| {
-        let conf: &'static Conf = &request.location.referer;
+        let conf: &'static Conf = &request.location.confs.referer;
         if conf.valid.as_deref().is_some_and(|valid| !valid.admits(request)) {
             out.push(b'1');
         }

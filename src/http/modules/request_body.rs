@@ -77,7 +77,7 @@ pub static VARIABLES: &[Variable] = &[
 
 /// The directory for the files of a request's location.
 pub fn folder(request: &Request) -> &'static TempPath {
-    request.location.request_body.temp_path().unwrap_or(&request.config.client_body_temp_path)
+    request.location.confs.request_body.temp_path().unwrap_or(&request.config.client_body_temp_path)
 }
 
 fn temp_path(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

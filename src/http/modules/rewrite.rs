@@ -145,7 +145,7 @@ fn break_(conf: &mut Conf, _: &mut Cx, _: &Node) -> Result<(), Diagnostic> {
 
 pub fn server_rewrite(request: &mut Request) -> Verdict {
     let location = &request.server.root;
-    if location.rewrite.steps.is_empty() {
+    if location.confs.rewrite.steps.is_empty() {
         return Verdict::Next;
     }
     start(location, request)
@@ -154,7 +154,7 @@ pub fn server_rewrite(request: &mut Request) -> Verdict {
 pub fn rewrite(request: &mut Request) -> Verdict {
     let location = request.location;
     // Outside of any location the server's steps have already been run.
-    if location.rewrite.steps.is_empty() || std::ptr::eq(location, &request.server.root) {
+    if location.confs.rewrite.steps.is_empty() || std::ptr::eq(location, &request.server.root) {
         return Verdict::Next;
     }
     start(location, request)
@@ -162,7 +162,7 @@ pub fn rewrite(request: &mut Request) -> Verdict {
 
 fn start(location: &'static Location, request: &mut Request) -> Verdict {
     let mut run = Run { location, escapes: true };
-    match run.steps(&location.rewrite.steps, request) {
+    match run.steps(&location.confs.rewrite.steps, request) {
         Flow::Next | Flow::End => Verdict::Next,
         Flow::Done(reply) => Verdict::Done(reply),
     }
@@ -220,7 +220,7 @@ impl Run {
                     return Flow::Next;
                 }
                 if let Some(location) = inner.settings.and_then(|index| self.location.inside_if(index)) {
-                    request.route.left_proxy |= request.location.proxy_pass.is_set();
+                    request.route.left_proxy |= request.location.confs.proxy_pass.is_set();
                     target::enter(request, location);
                 }
                 self.steps(&inner.steps, request)
@@ -267,7 +267,7 @@ fn answer(request: &mut Request, status: u16, text: Option<&'static Script>) -> 
 
 /// Logs the use of a variable that `set` declares but has not set yet, if the location asks for the warning.
 pub fn warn_uninitialized(request: &Request, name: &str) {
-    if request.location.rewrite_log.warns() {
+    if request.location.confs.rewrite_log.warns() {
         log::warn!(request.error_log(), request, "using uninitialized \"{}\" variable", name);
     }
 }

@@ -48,7 +48,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     variable("secure_link", |request, _, out| {
-        let conf: &'static Conf = &request.location.secure_link;
+        let conf: &'static Conf = &request.location.confs.secure_link;
         match conf.secret.as_ref() {
             Some(secret) => by_secret(request, secret, out),
             None => nested(request, "secure_link", |request| by_hash(request, conf, out)),
@@ -56,7 +56,7 @@ pub static VARIABLES: &[Variable] = &[
     },
         "1 if the link is valid, 0 if it has expired, otherwise empty; with secure_link_secret, the link."),
     variable("secure_link_expires", |request, _, out| {
-        let conf: &'static Conf = &request.location.secure_link;
+        let conf: &'static Conf = &request.location.confs.secure_link;
         let Some(link) = conf.link.as_ref().filter(|_| conf.md5.is_set()) else { return false };
         let value = nested(request, "secure_link_expires", |request| link.to_vec(request));
         match split(&value) {

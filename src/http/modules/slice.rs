@@ -67,7 +67,7 @@ pub struct Progress {
 /// `bytes=FIRST-LAST` of the current slice; initially the slice in which the client's range starts.
 fn slice_range(request: &mut Request, _: &Argument, out: &mut Vec<u8>) -> bool {
     if request.states.slice.is_none() {
-        let size = request.location.slice.size.get();
+        let size = request.location.confs.slice.size.get();
         if size == 0 || request.is_subrequest() || request.response.status != 0 {
             return false;
         }

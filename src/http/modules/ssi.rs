@@ -125,7 +125,7 @@ impl Conf {
 
 /// Prepares a response with commands: its length is unknown, and its validators no longer apply.
 pub fn head(request: &mut Request) {
-    let conf: &'static Conf = &request.location.ssi;
+    let conf: &'static Conf = &request.location.confs.ssi;
     if !conf.on.get() {
         return;
     }

@@ -71,7 +71,7 @@ impl Conf {
 /// Appends the path of the file that the URI refers to.
 pub fn file_name(request: &mut Request, out: &mut Vec<u8>) {
     let location = request.location;
-    match location.core.root() {
+    match location.confs.http_core.root() {
         Some(root) => {
             root.evaluate(request, out);
             let rest = match root.replaced {
@@ -95,7 +95,7 @@ pub fn content(request: &mut Request) -> Verdict {
         return Verdict::Done(Reply::Status(405));
     }
     if request.route.rewriting.left_location()
-        && request.location.core.root().is_some_and(|root| root.is_alias)
+        && request.location.confs.http_core.root().is_some_and(|root| root.is_alias)
     {
         let name = &request.location.name;
         let what = "\"alias\" cannot be used in location";
@@ -156,7 +156,7 @@ pub fn failed(request: &Request, path: &[u8], errno: Errno) -> u16 {
     };
     let logger = request.error_log();
     let path = log::Text(path);
-    if status == 404 && !request.location.core.log_not_found() {
+    if status == 404 && !request.location.confs.http_core.log_not_found() {
         return status;
     }
     let error = io::Error::from(errno);
@@ -170,7 +170,7 @@ pub fn failed(request: &Request, path: &[u8], errno: Errno) -> u16 {
 
 /// The response with this file, or the outcome of the request's conditions.
 pub fn answer(request: &mut Request, entry: &Entry) -> Reply {
-    let etag = if request.location.core.etag() { &*entry.etag } else { "" };
+    let etag = if request.location.confs.http_core.etag() { &*entry.etag } else { "" };
     let mut response = Response::with_type(200, &request.content_type());
     let size = entry.size();
     response.content_length = Some(size);
@@ -189,7 +189,7 @@ pub fn answer(request: &mut Request, entry: &Entry) -> Reply {
         return condition::not_modified(response);
     }
     response.allows_ranges = true;
-    if request.location.core.error_page(416).is_some()
+    if request.location.confs.http_core.error_page(416).is_some()
         && ranges::is_refused(request, size, entry.modified(), etag.as_bytes())
     {
         request.keep(Id::ContentRange, Some(ranges::unsatisfied(size).as_bytes()));

@@ -66,7 +66,7 @@ fn stub_status(conf: &mut Conf, _: &mut Cx, _: &Node) -> Result<(), Diagnostic> 
 }
 
 pub fn content(request: &mut Request) -> Verdict {
-    if !request.location.stub_status.is_on {
+    if !request.location.confs.stub_status.is_on {
         return Verdict::Next;
     }
     if !request.method.is_get_or_head() {

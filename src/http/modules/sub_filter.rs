@@ -91,7 +91,7 @@ fn types(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 
 /// Prepares a response if texts are to be replaced in its type.
 pub fn head(request: &mut Request) {
-    let conf: &'static Conf = &request.location.sub_filter;
+    let conf: &'static Conf = &request.location.confs.sub_filter;
     let response = &request.response;
     let is_meant = conf.types.has(response.headers.get(Id::ContentType), &["text/html"]);
     if response.content_length == Some(0) || !is_meant {

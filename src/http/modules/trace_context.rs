@@ -8,7 +8,7 @@
 use std::io::Write;
 
 use crate::config::settings;
-use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::modules::{BlockConf, Directive, http_core};
 use crate::http::request::Request;
 use crate::http::scope::Variable;
 use crate::script::variable::variable;
@@ -68,7 +68,7 @@ impl Trace {
         let id = match parent {
             Some(parent) => format!("{:032x}", parent.trace),
             None => {
-                let (high, low) = core::request_id(request);
+                let (high, low) = http_core::request_id(request);
                 format!("{high:016x}{low:016x}")
             }
         };
@@ -86,7 +86,7 @@ fn sent(request: &Request) -> Option<Parent> {
 
 /// The span id of this request: different from any client's, and the same on each call.
 fn span(request: &mut Request) -> u64 {
-    let (high, low) = core::request_id(request);
+    let (high, low) = http_core::request_id(request);
     (high ^ low.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15).max(1)
 }
 

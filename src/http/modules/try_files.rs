@@ -11,7 +11,7 @@ use crate::config::inherit::{duplicate, own};
 use crate::config::{Arity, Context, Diagnostic, Node, Span, Word, settings};
 use crate::http::config::compile::Cx;
 use crate::http::modules::open_file_cache::{self, FileKind};
-use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::modules::{BlockConf, Directive, http_core};
 use crate::http::request::Request;
 use crate::http::response::error_page;
 use crate::http::scope::{Script, Variable};
@@ -93,7 +93,7 @@ fn last_of(word: &Word, cx: &mut Cx) -> Result<Last, Diagnostic> {
 }
 
 pub fn precontent(request: &mut Request) -> Verdict {
-    match &request.location.try_files.last {
+    match &request.location.confs.try_files.last {
         None => Verdict::Next,
         Some(last) => find(request, last),
     }
@@ -101,14 +101,16 @@ pub fn precontent(request: &mut Request) -> Verdict {
 
 fn find(request: &mut Request, last: &'static Last) -> Verdict {
     let location = request.location;
-    if request.route.rewriting.left_location() && location.core.root().is_some_and(|root| root.is_alias) {
+    if request.route.rewriting.left_location()
+        && location.confs.http_core.root().is_some_and(|root| root.is_alias)
+    {
         let what = "\"alias\" cannot be used in location";
         log::error!(request.error_log(), &*request, "{} \"{}\" where URI was rewritten", what, location.name);
         return Verdict::Done(Reply::Status(500));
     }
     let mut root = Vec::new();
-    core::document_root(request, &mut root);
-    find_from(request, &location.try_files.files, root, last)
+    http_core::document_root(request, &mut root);
+    find_from(request, &location.confs.try_files.files, root, last)
 }
 
 /// Tries the remaining files, then the fallback.
@@ -186,7 +188,7 @@ fn below_root(request: &Request, name: Vec<u8>) -> Vec<u8> {
 
 /// The part of the path that an `alias` replaces.
 fn replaced(request: &Request) -> Option<&[u8]> {
-    let root = request.location.core.root().filter(|root| root.is_alias)?;
+    let root = request.location.confs.http_core.root().filter(|root| root.is_alias)?;
     request.uri.get(..root.replaced?)
 }
 
@@ -194,7 +196,7 @@ fn replaced(request: &Request) -> Option<&[u8]> {
 fn found(request: &mut Request, name: Vec<u8>, is_directory: bool) {
     if let Some(start) = replaced(request) {
         request.uri = [start, &name].concat();
-    } else if request.location.core.root().is_some_and(|root| root.is_alias) {
+    } else if request.location.confs.http_core.root().is_some_and(|root| root.is_alias) {
         // The `alias` of a regular expression is the whole path; the found name is appended to it.
         if !is_directory && !name.is_empty() {
             request.uri = name;

@@ -15,7 +15,7 @@ use crate::config::directive::{custom, number, one_of};
 use crate::config::inherit::own;
 use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, keywords, params, settings};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive, core};
+use crate::http::modules::{BlockConf, Directive, http_core};
 use crate::http::request::{Request, states};
 use crate::http::scope::Variable;
 use crate::log;
@@ -202,7 +202,7 @@ fn mark(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 
 /// Adds the cookie to the response's head.
 pub fn send(request: &mut Request) {
-    let conf: &'static Conf = &request.location.userid;
+    let conf: &'static Conf = &request.location.confs.userid;
     if conf.mode() < Mode::V1 || request.is_subrequest() {
         return;
     }
@@ -247,7 +247,7 @@ fn set_cookie(request: &mut Request, conf: &'static Conf) {
 
 /// The settings of the location in force; `None` if no enclosing block uses the module.
 fn of(request: &Request) -> Option<&'static Conf> {
-    let conf: &'static Conf = &request.location.userid;
+    let conf: &'static Conf = &request.location.confs.userid;
     conf.userid.is_set().then_some(conf)
 }
 
@@ -261,7 +261,7 @@ fn state<'a>(request: &'a mut Request, conf: &Conf) -> &'a mut Cookie {
 }
 
 fn read(request: &Request, conf: &Conf) -> Cookie {
-    let Some(cookie) = core::cookie_value(request, conf.name()) else { return Cookie::default() };
+    let Some(cookie) = http_core::cookie_value(request, conf.name()) else { return Cookie::default() };
     let mut state = Cookie { cookie: cookie.to_vec(), ..Cookie::default() };
     let shown = log::Text(cookie);
     if cookie.len() < 22 {

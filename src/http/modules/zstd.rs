@@ -55,7 +55,7 @@ impl BlockConf for Conf {
 /// Encodes the response if Zstandard is the coding chosen for it.
 pub fn head(request: &mut Request) {
     let ways = |request: &Request| {
-        let best = Shape { level: request.location.zstd.level.get() as i32, window_bits: 0 };
+        let best = Shape { level: request.location.confs.zstd.level.get() as i32, window_bits: 0 };
         let less = Shape { level: 1, window_bits: 16 };
         let least = Shape { level: 1, window_bits: 15 };
         let length = request.response.content_length;

@@ -52,9 +52,9 @@ async fn read(
     client: Downstream<'_>,
     kept: &mut Vec<u8>,
 ) -> Result<Result<(), String>, Error> {
-    let conf = &request.location.request_body;
+    let conf = &request.location.confs.request_body;
     let (folder, keep) = (request_body::folder(request), conf.keep());
-    let buffer_bytes = request.location.core.client_body_buffer_size();
+    let buffer_bytes = request.location.confs.http_core.client_body_buffer_size();
     let memory_max = if conf.in_file_only() { 0 } else { buffer_bytes };
     let body = &mut request.body;
     while kept.len() <= memory_max {

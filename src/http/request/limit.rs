@@ -23,7 +23,7 @@ pub fn log_limit(request: &Request, error: &Error) {
 
 /// The text after a refusal in the log: ` ("client_max_body_size" is 1048576 at conf/site.conf:14)`.
 pub fn told(request: &Request, limit: Limit) -> String {
-    let (core, passes) = (&request.location.core, request.passes());
+    let (core, passes) = (&request.location.confs.http_core, request.passes());
     // Until a request has a location its server's settings apply; those for heads are the default server's.
     let (value, span) = match limit {
         Limit::BodySize(_) => (core.client_max_body_size().to_string(), core.client_max_body_size.span()),

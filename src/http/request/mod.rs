@@ -280,12 +280,12 @@ impl Request {
 
     /// The error log in force.
     pub fn error_log(&self) -> Logger {
-        self.location.core.log()
+        self.location.confs.http_core.log()
     }
 
     /// The type of a response that the configuration itself provides, by the URI's extension.
     pub fn content_type(&self) -> Vec<u8> {
-        let core = &self.location.core;
+        let core = &self.location.confs.http_core;
         core.type_of(&self.uri).unwrap_or(core.default_type()).as_bytes().to_vec()
     }
 

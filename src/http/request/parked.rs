@@ -172,7 +172,7 @@ impl Inner {
         let input = buffer(self.text(INPUT));
         let mut head = Box::<RequestHead>::default();
         // It was parsed before; if it cannot be parsed now, its fields are unknown.
-        let _ = request::parse(input.data(), &self.server.root.core.head_limits(), &mut head);
+        let _ = request::parse(input.data(), &self.server.root.confs.http_core.head_limits(), &mut head);
         let mut body = Body::none();
         body.set_received(self.received);
         let mut request =

@@ -21,7 +21,7 @@ use crate::script::regex::{Groups, Regex};
 pub fn set_target(request: &mut Request, target: &Target) -> Result<(), u16> {
     let start = request.head.target.start;
     let range = start + target.path_and_query.start..start + target.path_and_query.end;
-    let merge = request.server.root.core.merge_slashes();
+    let merge = request.server.root.confs.http_core.merge_slashes();
     let mut uri = std::mem::take(&mut request.uri);
     let raw = request.input.data().get(range).unwrap_or(b"/");
     // An absolute target may lack the path: it is passed on with one.
@@ -51,7 +51,7 @@ pub fn set_target(request: &mut Request, target: &Target) -> Result<(), u16> {
 /// Refusals of a location before its first phase: external requests to an internal location, and large
 /// bodies.
 pub fn check_location(request: &mut Request) -> Option<u16> {
-    let core = &request.location.core;
+    let core = &request.location.confs.http_core;
     if core.is_internal() && !request.route.is_internal {
         return Some(404);
     }
@@ -83,7 +83,7 @@ pub fn enter(request: &mut Request, location: &'static Location) {
 /// Applies the location's settings to reading the body. [`check_location`] judged its size when the location
 /// was found; nginx does not check a length for a named location.
 fn bound_body(request: &mut Request) {
-    let core = &request.location.core;
+    let core = &request.location.confs.http_core;
     request.body.set_limits(Limits {
         max: core.client_max_body_size(),
         timeout_ms: core.client_body_timeout_ms(),
@@ -94,7 +94,7 @@ fn bound_body(request: &mut Request) {
 
 /// Closes the connection after this request if its location says so.
 pub fn bound_keepalive(request: &mut Request) {
-    let core = &request.location.core;
+    let core = &request.location.confs.http_core;
     let age_ms = runtime::now_ms().saturating_sub(request.connection.opened_ms);
     let may_stay = core.keepalive_timeout_ms() > 0
         && request.connection.requests < core.keepalive_requests()

@@ -190,9 +190,9 @@ fn is_chosen(request: &mut Request, name: Name) -> bool {
 
 fn offer(request: &Request, name: Name) -> &'static Offer {
     match name {
-        Name::Zstd => &request.location.zstd.offer,
-        Name::Brotli => &request.location.brotli.offer,
-        Name::Gzip => &request.location.gzip.offer,
+        Name::Zstd => &request.location.confs.zstd.offer,
+        Name::Brotli => &request.location.confs.brotli.offer,
+        Name::Gzip => &request.location.confs.gzip.offer,
     }
 }
 
@@ -206,7 +206,7 @@ fn best(request: &Request) -> Option<Name> {
 
 /// Announces once, if `gzip_vary` is on, that the response depends on what the client accepts.
 pub fn vary(request: &mut Request) {
-    if !request.location.gzip.vary() || request.is_subrequest() {
+    if !request.location.confs.gzip.vary() || request.is_subrequest() {
         return;
     }
     let headers = &mut request.response.headers;
@@ -231,7 +231,7 @@ pub fn liking(request: &Request, name: Name) -> u16 {
 /// True if the configuration allows encoding for this client: it excludes old versions, proxies, and
 /// defective clients.
 fn is_allowed(request: &Request) -> bool {
-    let conf = &request.location.gzip;
+    let conf = &request.location.confs.gzip;
     request.head.version >= conf.http_version()
         && (request.header(Id::Via).is_none() || is_allowed_for_proxies(request, conf.proxied()))
         && !conf.disables(request.header(Id::UserAgent))

@@ -48,7 +48,7 @@ pub fn condition(request: &Request, modified: Option<i64>, etag: &[u8]) -> Optio
     if request.is_subrequest() || !has_any(request) {
         return None;
     }
-    let core = &request.location.core;
+    let core = &request.location.confs.http_core;
     let since = |id| request.header(id).and_then(http_date::parse).zip(modified);
     // A condition with an invalid date, or without anything to compare it with, is ignored.
     let is_refused = match request.header(Id::IfMatch) {

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use crate::http::modules::core::ErrorPage;
+use crate::http::modules::http_core::ErrorPage;
 use crate::http::request::Request;
 use crate::http::response::redirect;
 use crate::http::response::{Body, Response, reason};
@@ -26,7 +26,7 @@ pub fn instead(request: &mut Request, status: u16) -> Option<Reply> {
     if request.error_page.is_last {
         return None;
     }
-    let core = &request.location.core;
+    let core = &request.location.confs.http_core;
     let page = core.error_page(status)?;
     request.error_page.is_last = !core.recursive_error_pages();
     Some(page_reply(request, status, page))
@@ -94,7 +94,7 @@ pub fn named(request: &mut Request, name: &[u8]) -> Reply {
 /// A redirect with its page; with `msie_refresh`, Internet Explorer gets a page that refreshes instead.
 pub fn of_redirect(request: &mut Request, status: u16, response: Response) -> (Response, Body) {
     if matches!(status, 301 | 302)
-        && request.location.core.msie_refresh()
+        && request.location.confs.http_core.msie_refresh()
         && is_msie(request)
         && let Some(target) = response.headers.get(Id::Location)
     {
@@ -126,7 +126,7 @@ fn is_msie(request: &Request) -> bool {
 /// True for browsers that replace a short error page with one of their own.
 fn wants_padding(request: &Request, status: u16) -> bool {
     status >= 400
-        && request.location.core.msie_padding()
+        && request.location.confs.http_core.msie_padding()
         && (is_msie(request)
             || request
                 .header(Id::UserAgent)
@@ -139,7 +139,7 @@ pub fn standard_body(request: &Request, status: u16) -> Body {
     if !matches!(status, 301..=303 | 307 | 308 | 400..=599) || reason.is_empty() {
         return Body::Empty;
     }
-    let name = if request.location.core.server_tokens() {
+    let name = if request.location.confs.http_core.server_tokens() {
         concat!("pronghorn/", env!("CARGO_PKG_VERSION"))
     } else {
         "pronghorn"

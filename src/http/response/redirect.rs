@@ -24,7 +24,7 @@ pub fn to_slash(request: &Request) -> Reply {
 
 /// The absolute URL of a path on this server; `None`: `target` is used as it is.
 pub fn absolute(request: &Request, target: &[u8]) -> Option<Vec<u8>> {
-    let core = &request.location.core;
+    let core = &request.location.confs.http_core;
     if target.first() != Some(&b'/') || !core.absolute_redirect.get() {
         return None;
     }

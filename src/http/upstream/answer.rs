@@ -53,7 +53,7 @@ pub fn begin(request: &mut Request, answer: &mut Answer, has_body: bool) -> Resu
     }
     if conf.intercept_errors()
         && head.status >= 300
-        && request.location.core.error_page(head.status).is_some()
+        && request.location.confs.http_core.error_page(head.status).is_some()
         && (has_body || !wants_body(request, head.status))
     {
         if head.status == 401 {
@@ -74,7 +74,7 @@ pub fn begin(request: &mut Request, answer: &mut Answer, has_body: bool) -> Resu
 #[cold]
 fn wants_body(request: &Request, status: u16) -> bool {
     let (server, location) = (request.server, request.location);
-    let is_named = location.core.error_page(status).is_some_and(|page| page.name.is_some());
+    let is_named = location.confs.http_core.error_page(status).is_some_and(|page| page.name.is_some());
     let wants = is_named && failover::error_page_is_proxied(server, location, Some(status));
     if wants {
         let why = "the request body is not kept (proxy_request_buffering)";

@@ -27,16 +27,16 @@ pub fn error_page_is_proxied(server: &Server, location: &Location, status: Optio
     let intercepts = location.passes().intercept_errors();
     // Without interception only the statuses of a failed upstream get here.
     let can_come = |code: &u16| intercepts || matches!(code, 502 | 504);
-    let pages = location.core.error_pages();
+    let pages = location.confs.http_core.error_pages();
     pages.iter().filter(|page| page.statuses().iter().any(can_come)).any(|page| {
         if status.is_some_and(|status| !page.statuses().contains(&status)) {
             return false;
         }
         match (&page.name, page.target.as_text()) {
-            (Some(name), _) => server.named(name).is_some_and(|target| target.proxy_pass.is_set()),
+            (Some(name), _) => server.named(name).is_some_and(|target| target.confs.proxy_pass.is_set()),
             (None, Some(uri)) if uri.first() == Some(&b'/') => {
                 let path = uri.split(|byte| *byte == b'?').next().unwrap_or(uri);
-                matches!(server.root.find(path), Found::Location(target, _) if target.proxy_pass.is_set())
+                matches!(server.root.find(path), Found::Location(target, _) if target.confs.proxy_pass.is_set())
             }
             _ => false, // another site, or a target that only a request knows
         }
@@ -53,7 +53,7 @@ pub fn may_need_files(servers: &[Server], upstreams: &Groups) -> bool {
     let buffers = |server: &Server, location: &Location| {
         let conf = location.passes();
         let streams = conf.request_buffering() == Some(false) || conf.own_body().is_some();
-        let is_spread = match location.proxy_pass.pass() {
+        let is_spread = match location.confs.proxy_pass.pass() {
             None => return false,
             Some(Pass::Fixed { group, .. }) => upstreams.get(*group).is_some_and(|group| has_many(group)),
             Some(Pass::Script(_)) => upstreams.iter().any(has_many),

@@ -30,7 +30,7 @@ pub struct Encoder {
 
 impl Encoder {
     pub fn of(location: &Location) -> Self {
-        Self { is_http11: location.proxy.is_http11() }
+        Self { is_http11: location.confs.proxy.is_http11() }
     }
 
     /// HTTP/1.0 has no chunks.
@@ -46,7 +46,7 @@ impl Encoder {
         framing: Framing,
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
-        let conf: &'static Conf = &request.location.proxy;
+        let conf: &'static Conf = &request.location.confs.proxy;
         let configured;
         let method = match conf.method() {
             Some(script) => {
@@ -112,7 +112,7 @@ fn write_fields(request: &Request, conf: &Conf, head: &mut Head<'_>) {
         }
         // A field in which a proxy in front names its client is passed on even if the client lists it in
         // `Connection`.
-        if connection.ends(field, data) && !request.location.realip.reads(name) {
+        if connection.ends(field, data) && !request.location.confs.realip.reads(name) {
             continue;
         }
         head.parsed(field, data);

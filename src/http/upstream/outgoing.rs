@@ -381,7 +381,7 @@ async fn read_body(
         && !Encoder::of(request.location).has_frames();
     let needs_body = needs_length || !takes_body;
     let is_whole_wanted = needs_length
-        || request.location.request_body.in_file_only()
+        || request.location.confs.request_body.in_file_only()
         || variables.is_used("request_body_file");
     let is_kept = variables.is_used("request_body");
     let is_complete = match conf.request_buffering() {
@@ -413,7 +413,7 @@ async fn read_ahead(
     waits: bool,
     kept: &mut Vec<u8>,
 ) -> Result<bool, Error> {
-    let kept_max = request.location.core.client_body_buffer_size();
+    let kept_max = request.location.confs.http_core.client_body_buffer_size();
     let body = &mut request.body;
     loop {
         let polled = poll_fn(|cx| match body.poll_data(client, cx) {

@@ -466,7 +466,7 @@ async fn splice(pass: &mut Pass<'_, '_>, (source, target): (&Io, &Io), left: u64
     let conf = request.passes();
     let limits = relay::Limits {
         read_timeout_ms: conf.read_timeout_ms(),
-        write_timeout_ms: request.location.core.send_timeout_ms(),
+        write_timeout_ms: request.location.confs.http_core.send_timeout_ms(),
     };
     // notices that the client leaves even while the upstream pauses
     let downstream = client.downstream();

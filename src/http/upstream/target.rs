@@ -48,7 +48,7 @@ impl Goal {
     /// for a client that leaves during a lookup.
     pub async fn find(request: &mut Request, client: Downstream<'_>) -> Result<Self, Error> {
         let upstreams = &request.worker.upstreams;
-        match request.location.proxy_pass.pass() {
+        match request.location.confs.proxy_pass.pass() {
             Some(Pass::Fixed { group, target }) => {
                 let group =
                     upstreams.get(*group).ok_or_else(|| Error::ours("the location's upstream is gone"))?;
@@ -156,7 +156,7 @@ async fn look_up(request: &Request, target: &Target) -> Result<Rc<GroupState>, E
     let (Host::Inet { name, port }, None) = (&target.host, target.host.literal()) else {
         return Ok(make(None, target.host.literal().into_iter().collect()));
     };
-    let conf: &'static resolver::Conf = &request.location.resolver;
+    let conf: &'static resolver::Conf = &request.location.confs.resolver;
     if let Some(settings) = conf.settings() {
         let resolver = request.worker.resolvers.get(settings);
         let found = resolver.addresses(name, conf.timeout_ms()).await;

@@ -70,7 +70,7 @@ pub fn rewritten(
     value: &[u8],
     first: &mut Option<Id>,
 ) -> Option<Vec<u8>> {
-    let conf: &'static Conf = &request.location.proxy;
+    let conf: &'static Conf = &request.location.confs.proxy;
     let prefix = match id {
         Some(Id::Location) => 0,
         Some(Id::Refresh) => {
@@ -95,7 +95,7 @@ fn apply(request: &mut Request, rule: &'static Redirect, url: &[u8]) -> Option<V
     match rule {
         Redirect::Off => None,
         Redirect::Default => {
-            let target = request.location.proxy_pass.target()?;
+            let target = request.location.confs.proxy_pass.target()?;
             let with_slash;
             let (from, to) = match &target.uri {
                 Some(_) => (&*target.url, &*request.location.name),

@@ -133,7 +133,7 @@ impl Rewrite {
         }
         request.uri = path;
         let (uri, args) = (log::Text(&request.uri), log::Text(&request.args));
-        if request.location.rewrite_log.is_logged() {
+        if request.location.confs.rewrite_log.is_logged() {
             log::notice!(request.error_log(), &*request, "rewritten data: \"{}\", args: \"{}\"", uri, args);
         } else {
             log::debug!(request.error_log(), &*request, "rewritten data: \"{}\", args: \"{}\"", uri, args);
@@ -153,7 +153,7 @@ impl Rewrite {
             url.extend_from_slice(&request.args);
         }
         let text = log::Text(&url);
-        if request.location.rewrite_log.is_logged() {
+        if request.location.confs.rewrite_log.is_logged() {
             log::notice!(request.error_log(), &*request, "rewritten redirect: \"{}\"", text);
         } else {
             log::debug!(request.error_log(), &*request, "rewritten redirect: \"{}\"", text);
@@ -171,7 +171,7 @@ pub fn is_escaped(request: &Request) -> bool {
 
 pub fn log_match(request: &Request, pattern: &str, subject: &[u8], is_match: bool) {
     let (verb, subject) = (if is_match { "matches" } else { "does not match" }, log::Text(subject));
-    if request.location.rewrite_log.is_logged() {
+    if request.location.confs.rewrite_log.is_logged() {
         log::notice!(request.error_log(), request, "\"{}\" {} \"{}\"", pattern, verb, subject);
     } else {
         log::debug!(request.error_log(), request, "\"{}\" {} \"{}\"", pattern, verb, subject);

@@ -192,7 +192,7 @@ fn sent_http_field(request: &mut Request, argument: &Argument, out: Out) -> bool
         "connection" if response.status == 101 => return text(b"upgrade", out),
         "connection" => return text(if request.keep_alive { b"keep-alive" } else { b"close" }, out),
         "keep_alive" => {
-            return match request.location.core.keepalive_header().filter(|_| request.keep_alive) {
+            return match request.location.confs.http_core.keepalive_header().filter(|_| request.keep_alive) {
                 Some(seconds) => write!(out, "timeout={seconds}").is_ok(),
                 None => false,
             };
@@ -349,7 +349,7 @@ fn tcp_info(request: &Request, word: fn(&TcpInfo) -> u32, out: Out) -> bool {
 
 /// Appends the directory of `root` or `alias`.
 pub fn document_root(request: &mut Request, out: Out) {
-    match request.location.core.root() {
+    match request.location.confs.http_core.root() {
         Some(root) => root.evaluate(request, out),
         None => out.extend_from_slice(request.config.prefix.join("html").as_os_str().as_bytes()),
     }

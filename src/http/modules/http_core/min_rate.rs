@@ -3,7 +3,7 @@
 //! Pure. A client that is slower gives way to others when connections are scarce.
 
 use crate::config::{Diagnostic, Node, params};
-use crate::http::modules::core::Conf;
+use crate::http::modules::http_core::Conf;
 use crate::http::request::body::MinRate;
 
 /// For request heads; after the first seconds no honest client is slower.
