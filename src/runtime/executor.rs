@@ -111,9 +111,9 @@ pub(super) struct Loop {
     awake: Cell<Option<fn()>>,
     on_turn: Cell<Option<fn(u64)>>,
     on_panic: Cell<Option<fn(&str)>>,
-    /// How far the clock of a test has jumped ahead; `None`: it waits for its timers ([`skip_waits`]).
+    /// The time of a test that skips its waits ([`skip_waits`]).
     #[cfg(test)]
-    ahead_us: Cell<Option<u64>>,
+    virtual_us: Cell<Option<u64>>,
 }
 
 scoped_tls::scoped_thread_local! {
@@ -176,7 +176,7 @@ impl Runtime {
             on_turn: Cell::new(None),
             on_panic: Cell::new(None),
             #[cfg(test)]
-            ahead_us: Cell::new(None),
+            virtual_us: Cell::new(None),
         };
         Ok(Self { inner: Box::new(inner) })
     }
@@ -410,18 +410,18 @@ impl Loop {
 
     #[inline]
     fn clock_us(&self) -> u64 {
-        let now_us = clock::monotonic_us();
         #[cfg(test)]
-        let now_us = now_us + self.ahead_us.get().unwrap_or(0);
-        now_us
+        if let Some(now_us) = self.virtual_us.get() {
+            return now_us;
+        }
+        clock::monotonic_us()
     }
 
     /// Jumps to the next timer if waits are skipped. Called when there is nothing else to do.
     #[cfg(test)]
     fn skip_wait(&self) {
-        if let (Some(ahead_us), Some(at)) = (self.ahead_us.get(), self.wheel.borrow().next_ms()) {
-            let left_us = (at * 1000).saturating_sub(self.clock_us());
-            self.ahead_us.set(Some(ahead_us + left_us));
+        if let (Some(now_us), Some(at_ms)) = (self.virtual_us.get(), self.wheel.borrow().next_ms()) {
+            self.virtual_us.set(Some(now_us.max(at_ms * 1000)));
         }
     }
 
@@ -532,11 +532,12 @@ pub fn last_event() -> u64 {
     with(|current| current.last_event.get())
 }
 
-/// From now on this loop's clock jumps to the next timer when there is nothing else to do, so that a test of an hour's
-/// timeout takes no time. Only for tests that wait for no other thread or process: the clock would not wait for it.
+/// Stops this loop's clock, which from now on jumps to the next timer when there is nothing else to do: a test of an
+/// hour's timeout takes no time, and a slow machine changes nothing. Only for tests that wait for no other thread or
+/// process: the clock would not wait for it.
 #[cfg(test)]
 pub fn skip_waits() {
-    with(|current| current.ahead_us.set(Some(current.ahead_us.get().unwrap_or(0))));
+    with(|current| current.virtual_us.set(Some(current.clock_us())));
 }
 
 /// Calls `hook` at the end of every turn, before epoll is asked.
