@@ -60,6 +60,8 @@ struct Idle {
 struct State {
     /// The longest idle first.
     idle: RefCell<Vec<Idle>>,
+    /// The watching task has been spawned and has not ended.
+    is_watched: Cell<bool>,
     /// The watching task, while it runs.
     watcher: RefCell<Option<Waker>>,
     /// The watching task has a timer that expires no later than the first idle connection.
@@ -142,6 +144,7 @@ impl Pool {
             Some(waker) if !is_quiet(&connection.transport, &mut Context::from_waker(&waker)) => return,
             Some(waker) if !self.state.is_timed.get() => waker.wake(),
             Some(_) => {}
+            None if self.state.is_watched.replace(true) => {} // the task is about to run for the first time
             None => runtime::spawn(watch(Rc::clone(&self.state), keepalive.timeout_ms)),
         }
         let evicted = {
@@ -201,6 +204,7 @@ async fn watch(state: Rc<State>, timeout_ms: u64) {
     })
     .await;
     state.watcher.replace(None);
+    state.is_watched.set(false);
     drop(state.idle.take());
 }
 
