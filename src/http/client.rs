@@ -395,3 +395,6 @@ fn run_heads(request: &mut Request) {
         acting &= acting - 1;
     }
 }
+
+#[cfg(test)]
+mod tests;

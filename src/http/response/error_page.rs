@@ -189,3 +189,6 @@ fn is_bad_request(status: u16) -> bool {
 fn closes(status: u16) -> bool {
     matches!(status, 400 | 413 | 414 | 494..=497 | 500 | 501)
 }
+
+#[cfg(test)]
+mod tests;

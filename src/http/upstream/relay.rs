@@ -509,3 +509,6 @@ fn relay_error(error: relay::RelayError) -> Error {
         (Side::Source, Cause::Io(cause)) => Error::upstream(Kind::Failed(Call::Recv, cause)),
     }
 }
+
+#[cfg(test)]
+mod tests;
