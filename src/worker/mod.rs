@@ -456,3 +456,6 @@ fn panicked(text: &str) {
     PANICKED.set(true);
     runtime::wake_all();
 }
+
+#[cfg(test)]
+mod tests;
