@@ -21,7 +21,7 @@ use crate::upstream::peer::Peer;
 /// A connection to a peer, with the facts that decide about its reuse.
 ///
 /// The exchange of a request owns it, and gives it to the [`Pool`] if the response ended cleanly. Dropping it
-/// closes it.
+/// closes it. Its owners keep it in a box, since it moves at each of their steps.
 #[derive(Debug)]
 pub struct Connection {
     pub transport: Transport,
@@ -52,7 +52,7 @@ impl Connection {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since_ms: u64,
 }
 
@@ -107,7 +107,7 @@ pub struct Pool {
 
 impl Pool {
     /// Takes the most recently used connection to `peer` that is still good.
-    pub fn take(&self, peer: &Rc<Peer>, tag: u32, keepalive: &Keepalive) -> Option<Connection> {
+    pub fn take(&self, peer: &Rc<Peer>, tag: u32, keepalive: &Keepalive) -> Option<Box<Connection>> {
         loop {
             let fits = |idle: &Idle| {
                 Rc::ptr_eq(&idle.connection.peer, peer) && (!keepalive.local || idle.connection.tag == tag)
@@ -127,7 +127,7 @@ impl Pool {
     }
 
     /// Keeps a connection whose last response ended cleanly, unless it is used up or the worker is leaving.
-    pub fn give(&self, connection: Connection, keepalive: &Keepalive) {
+    pub fn give(&self, connection: Box<Connection>, keepalive: &Keepalive) {
         let now_ms = runtime::now_ms();
         let is_over = keepalive.idle_max == 0
             || connection.is_single

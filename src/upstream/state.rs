@@ -67,12 +67,12 @@ impl GroupState {
     }
 
     /// Takes a kept connection to `peer`, if there is a good one. `tag` is the location that asks.
-    pub fn take(&self, peer: &Rc<Peer>, tag: u32) -> Option<Connection> {
+    pub fn take(&self, peer: &Rc<Peer>, tag: u32) -> Option<Box<Connection>> {
         self.pool.take(peer, tag, &self.group.keepalive)
     }
 
     /// Keeps a connection whose last response ended cleanly, unless it is used up or the worker is leaving.
-    pub fn give(&self, connection: Connection) {
+    pub fn give(&self, connection: Box<Connection>) {
         self.pool.give(connection, &self.group.keepalive);
     }
 

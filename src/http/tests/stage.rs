@@ -103,7 +103,7 @@ impl Stage {
         let (transport, upstream) = play();
         let peer = Rc::clone(&self.group().set().primary[index]);
         let opened_ms = runtime::now_ms();
-        self.group().give(Connection {
+        self.group().give(Box::new(Connection {
             transport,
             place: Place::new(),
             peer,
@@ -113,7 +113,7 @@ impl Stage {
             is_single: false,
             reused: false,
             timer: runtime::Timer::new(),
-        });
+        }));
         upstream
     }
 }

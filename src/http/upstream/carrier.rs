@@ -22,7 +22,7 @@ use crate::upstream::pool::Connection;
 #[derive(Debug)]
 pub enum Carrier {
     /// A connection that serves no other request meanwhile.
-    Own { connection: Connection, decoder: Decoder },
+    Own { connection: Box<Connection>, decoder: Decoder },
 }
 
 impl Carrier {

@@ -56,7 +56,11 @@ fn fail(kind: Kind) -> Stop {
 }
 
 /// Opens a connection to `peer`: a kept one, unless `is_fresh` asks for a new one.
-async fn connection(pass: &mut Pass<'_, '_>, peer: &Rc<Peer>, is_fresh: bool) -> Result<Connection, Stop> {
+async fn connection(
+    pass: &mut Pass<'_, '_>,
+    peer: &Rc<Peer>,
+    is_fresh: bool,
+) -> Result<Box<Connection>, Stop> {
     let (request, group) = (&mut *pass.request, &*pass.goal.group);
     let conf = request.passes();
     let tag = request.location.id.0;
@@ -88,7 +92,7 @@ async fn connection(pass: &mut Pass<'_, '_>, peer: &Rc<Peer>, is_fresh: bool) ->
     };
     request.upstream.last().connect_us = Some(runtime::now_us().saturating_sub(started_us));
     let opened_ms = runtime::now_ms();
-    Ok(Connection {
+    Ok(Box::new(Connection {
         transport,
         place,
         peer: Rc::clone(peer),
@@ -98,7 +102,7 @@ async fn connection(pass: &mut Pass<'_, '_>, peer: &Rc<Peer>, is_fresh: bool) ->
         is_single,
         reused: false,
         timer: Timer::new(),
-    })
+    }))
 }
 
 /// The worker cannot hold more connections. Another peer could not help, and this one has not failed.

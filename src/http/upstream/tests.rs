@@ -76,7 +76,7 @@ impl Pass<'_, '_> {
     async fn over(&mut self, transport: Transport) -> Result<(), String> {
         let peer = self.session.pick(runtime::now_ms()).unwrap();
         self.request.upstream.begin(Some(peer.clone()), &self.goal.group);
-        let connection = Connection {
+        let connection = Box::new(Connection {
             transport,
             place: Place::new(),
             peer,
@@ -86,7 +86,7 @@ impl Pass<'_, '_> {
             timer: Timer::new(),
             is_single: false,
             reused: false,
-        };
+        });
         let carrier = Carrier::Own { connection, decoder: Decoder::new(self.outgoing.encoder()) };
         let mut answer = self.run(carrier).await.map_err(|stop| match stop {
             Stop::Request(error) => error.to_string(),
