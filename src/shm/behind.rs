@@ -10,7 +10,7 @@ use super::counter::{Slot, Word};
 use super::histogram::{self, Histogram};
 
 /// Number of places for slots and for histograms. Two that map to one place evict each other.
-const PLACES: usize = 16; // the bits of `dirty`
+const PLACES: usize = 16; // the bits of `dirty_sums` and `dirty_durations`
 const WORDS: usize = 16;
 
 #[derive(Clone, Copy)]
@@ -27,27 +27,41 @@ struct Durations {
     sum_us: u64,
 }
 
-struct Behind {
+/// The pending counts of this thread.
+pub struct Pending {
     sums: [Option<Sums>; PLACES],
     durations: [Option<Durations>; PLACES],
     /// One bit for each place of `sums` that has something to write.
-    dirty: u16,
-    has_durations: bool,
+    dirty_sums: u16,
+    /// The same for `durations`.
+    dirty_durations: u16,
 }
 
 thread_local! {
-    static BEHIND: RefCell<Behind> = const {
-        RefCell::new(Behind { sums: [None; PLACES], durations: [None; PLACES], dirty: 0, has_durations: false })
+    static PENDING: RefCell<Pending> = const {
+        RefCell::new(Pending {
+            sums: [None; PLACES],
+            durations: [None; PLACES],
+            dirty_sums: 0,
+            dirty_durations: 0,
+        })
     };
 }
 
-/// Counts a request that ended with `status`, and adds to other words of its slot. Written at the end of the
-/// turn.
-pub fn count(slot: Slot, status: u16, others: &[(Word, u64)]) {
-    BEHIND.with_borrow_mut(|behind| {
+/// Adds to the counts, which are written at the end of the turn. `add` may not call functions of this file.
+///
+/// A request that is over adds several counts: finding the thread's costs more than adding to them.
+#[inline]
+pub fn add(add: impl FnOnce(&mut Pending)) {
+    PENDING.with_borrow_mut(add);
+}
+
+impl Pending {
+    /// Counts a request that ended with `status`, and adds to other words of its slot.
+    pub fn count(&mut self, slot: Slot, status: u16, others: &[(Word, u64)]) {
         let at = slot.index() as usize % PLACES;
-        behind.dirty |= 1 << at;
-        let place = &mut behind.sums[at];
+        self.dirty_sums |= 1 << at;
+        let place = &mut self.sums[at];
         if place.as_ref().is_some_and(|sums| sums.slot.index() != slot.index()) {
             place.take().iter_mut().for_each(write_sums);
         }
@@ -59,41 +73,49 @@ pub fn count(slot: Slot, status: u16, others: &[(Word, u64)]) {
         for (word, count) in others {
             sums.words[*word as usize] += count;
         }
-    });
-}
+    }
 
-/// Counts a duration in microseconds. Written at the end of the turn.
-pub fn record(histogram: Histogram, us: u64) {
-    BEHIND.with_borrow_mut(|behind| {
-        behind.has_durations = true;
+    /// Counts a duration in microseconds.
+    pub fn record(&mut self, histogram: Histogram, us: u64) {
+        let at = histogram.index() % PLACES;
+        self.dirty_durations |= 1 << at;
         let bucket = histogram::bucket(us);
-        let place = &mut behind.durations[histogram.index() % PLACES];
-        match place {
+        match &mut self.durations[at] {
             Some(there) if there.histogram == histogram && there.bucket == bucket => {
                 there.count += 1;
                 there.sum_us += us;
             }
-            _ => {
+            place => {
                 let next = Durations { histogram, bucket, count: 1, sum_us: us };
                 place.replace(next).iter().for_each(write_durations);
             }
         }
-    });
+    }
+
+    fn flush(&mut self) {
+        for at in bits(std::mem::take(&mut self.dirty_sums)) {
+            // Leave the place to its slot, which will most likely be counted again in the next turn.
+            self.sums[at].iter_mut().for_each(write_sums);
+        }
+        for at in bits(std::mem::take(&mut self.dirty_durations)) {
+            self.durations[at].take().iter().for_each(write_durations);
+        }
+    }
+}
+
+/// The indexes of the bits that are set.
+#[inline]
+fn bits(mut bits: u16) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let at = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
+        bits &= bits - 1;
+        Some(at)
+    })
 }
 
 /// Writes all pending counts: called at the end of a turn, and before the process ends.
 pub fn flush() {
-    BEHIND.with_borrow_mut(|behind| {
-        let mut dirty = std::mem::take(&mut behind.dirty);
-        while dirty != 0 {
-            // Leave the place to its slot, which will most likely be counted again in the next turn.
-            behind.sums[dirty.trailing_zeros() as usize].iter_mut().for_each(write_sums);
-            dirty &= dirty - 1;
-        }
-        if std::mem::take(&mut behind.has_durations) {
-            behind.durations.iter_mut().filter_map(Option::take).for_each(|kept| write_durations(&kept));
-        }
-    });
+    PENDING.with_borrow_mut(Pending::flush);
 }
 
 fn write_sums(sums: &mut Sums) {
@@ -118,7 +140,7 @@ mod tests {
             (0..40).map(|n| slot(Kind::Location, &format!("behind.test {n}")).expect("room")).collect();
         for round in 1..=3 {
             for (n, slot) in slots.iter().enumerate() {
-                count(*slot, 204, &[(Word::BytesOut, n as u64 * round)]);
+                add(|counts| counts.count(*slot, 204, &[(Word::BytesOut, n as u64 * round)]));
             }
         }
         flush();
@@ -134,7 +156,7 @@ mod tests {
     fn durations_are_complete_after_a_flush() {
         let histogram = named("behind test").expect("room");
         for us in [5, 5, 5, 70_000, 5, 70_001] {
-            record(histogram, us);
+            add(|counts| counts.record(histogram, us));
         }
         flush();
         let all = histogram.snapshot();

@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use crate::runtime;
-use crate::shm::behind;
+use crate::shm::behind::{self, Pending};
 use crate::shm::counter::{Slot, Word};
 use crate::upstream::peer::Peer;
 use crate::upstream::state::GroupState;
@@ -70,11 +70,8 @@ impl Attempt {
     fn count(&self) {
         let Some(slot) = self.peer.as_ref().and_then(|peer| peer.shared.slot) else { return };
         let time = (Word::ResponseUs, self.response_us());
-        behind::count(
-            slot,
-            self.status,
-            &[(Word::BytesIn, self.received), (Word::BytesOut, self.sent), time],
-        );
+        let others = [(Word::BytesIn, self.received), (Word::BytesOut, self.sent), time];
+        behind::add(|counts| counts.count(slot, self.status, &others));
     }
 
     /// Time to the end of the turn, or until now.
@@ -150,10 +147,10 @@ impl Trace {
     }
 
     /// Adds the request to its group's counters; `status` is the one sent to the client.
-    pub fn count(&self, status: u16) {
+    pub fn count(&self, status: u16, counts: &mut Pending) {
         let (Some(slot), Some(attempt)) = (self.slot, self.attempts.last()) else { return };
         let retries = self.attempts.len() as u64 - 1;
-        behind::count(slot, status, &[(Word::Retries, retries), (Word::ResponseUs, attempt.response_us())]);
+        counts.count(slot, status, &[(Word::Retries, retries), (Word::ResponseUs, attempt.response_us())]);
     }
 
     /// The turns so far.
@@ -237,7 +234,7 @@ mod tests {
                 trace.end();
                 trace.end();
             }
-            trace.count(200);
+            behind::add(|counts| trace.count(200, counts));
             behind::flush();
             let words = |slot: counter::Slot, words: [Word; 4]| words.map(|word| slot.get(word));
             let of_peer = words(peer_slot, [Word::Requests, Word::Status2xx, Word::Status5xx, Word::BytesIn]);

@@ -9,7 +9,7 @@ use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::Request;
 use crate::http::scope::Variable;
 use crate::runtime;
-use crate::shm::behind;
+use crate::shm::behind::{self, Pending};
 use crate::shm::counter::Word;
 use crate::shm::histogram::{self, Histogram};
 
@@ -61,23 +61,28 @@ pub fn count(request: &mut Request) {
     if request.is_subrequest() {
         return;
     }
+    behind::add(|counts| add(request, counts));
+}
+
+fn add(request: &Request, counts: &mut Pending) {
     let status = request.response.status;
     if let Some(slot) = request.server.slot {
         let others = [(Word::BytesIn, request.length()), (Word::BytesOut, request.bytes_sent)];
-        behind::count(slot, status, &others);
+        counts.count(slot, status, &others);
     }
     let durations = &request.config.tables.counters;
-    record(durations.request, Some(runtime::now_us().saturating_sub(request.started_us)));
-    request.upstream.count(status);
+    let request_us = runtime::now_us().saturating_sub(request.started_us);
+    record(counts, durations.request, Some(request_us));
+    request.upstream.count(status, counts);
     for attempt in request.upstream.attempts() {
-        record(durations.connect, attempt.connect_us.filter(|us| *us > 0));
-        record(durations.header, attempt.header_us);
-        record(durations.response, attempt.header_us.map(|_| attempt.response_us()));
+        record(counts, durations.connect, attempt.connect_us.filter(|us| *us > 0));
+        record(counts, durations.header, attempt.header_us);
+        record(counts, durations.response, attempt.header_us.map(|_| attempt.response_us()));
     }
 }
 
-fn record(histogram: Option<Histogram>, us: Option<u64>) {
+fn record(counts: &mut Pending, histogram: Option<Histogram>, us: Option<u64>) {
     if let (Some(histogram), Some(us)) = (histogram, us) {
-        behind::record(histogram, us);
+        counts.record(histogram, us);
     }
 }
