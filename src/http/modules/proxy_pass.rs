@@ -15,6 +15,7 @@ use crate::http::config::passes::HTTPS;
 use crate::http::modules::{BlockConf, Directive, proxy};
 use crate::http::request::Request;
 use crate::http::scope::{Script, Variable};
+use crate::http::upstream::h1::HostLine;
 use crate::http::verdict::{Reply, Verdict};
 use crate::log;
 use crate::net::address::{self, Host};
@@ -37,6 +38,8 @@ pub enum Pass {
         /// Index of the group in the configuration's `Upstreams`.
         group: usize,
         target: Target,
+        /// Its `Host` for requests in HTTP/1.
+        host_line: HostLine,
     },
     /// Evaluated for each request.
     Script(Script),
@@ -215,7 +218,7 @@ fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         let target = Target::parse(&word.text).map_err(|why| Diagnostic::error(word.span, why))?;
         let group = cx.upstreams.reference(&target.name, target.port, target.host.clone(), word.span);
         cx.note_fixed(group, word.span);
-        Pass::Fixed { group, target }
+        Pass::Fixed { group, host_line: HostLine::of(&target), target }
     };
     conf.pass = Some((pass, node.span));
     Ok(())

@@ -426,7 +426,7 @@ impl log::Context for Request {
         if !self.line().is_empty() {
             fields.quoted("request", self.line());
         }
-        if let Some(upstream) = self.proxied.url(&self.upstream) {
+        if let Some(upstream) = self.proxied.url(&self.upstream, self.target()) {
             fields.quoted("upstream", upstream.as_bytes());
         }
         if let Some(host) = self.header(Id::Host) {

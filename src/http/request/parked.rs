@@ -90,7 +90,7 @@ impl Parked {
             &request.host,
             &sent,
             received,
-            &request.proxied.uri,
+            request.proxied.uri.as_deref().unwrap_or(b""),
         ];
         let mut ends = [0; TEXTS];
         let mut end = 0;
@@ -192,7 +192,7 @@ impl Inner {
         request.answered_us = self.answered_us;
         request.upstream.unpark(std::mem::take(&mut self.upstream));
         request.upstream.action = self.action;
-        request.proxied.uri = self.text(UPSTREAM_URI).to_vec();
+        request.proxied.uri = Some(self.text(UPSTREAM_URI)).filter(|uri| !uri.is_empty()).map(Box::from);
         let received = buffer(self.text(RECEIVED));
         let mut head = ResponseHead::default();
         if response::parse(received.data(), usize::MAX, &mut head).is_ok() {

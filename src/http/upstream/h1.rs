@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use crate::http::config::location::Location;
 use crate::http::modules::proxy::Conf;
+use crate::http::modules::proxy_pass::Target;
 use crate::http::request::Request;
 use crate::http::request::error::{Error, Kind};
 use crate::http::upstream::codec::{FRAME_HEAD_BYTES, Framing, Pieces, Progress};
@@ -14,7 +15,7 @@ use crate::http::upstream::outgoing;
 use crate::http::upstream::target::Goal;
 use crate::log;
 use crate::proto::h1::chunked;
-use crate::proto::h1::encode::{self, Head, Lines, Token};
+use crate::proto::h1::encode::{self, Head, Lines, Text, Token};
 use crate::proto::h1::length;
 use crate::proto::h1::request::Progress as Parsed;
 use crate::proto::h1::response::{self, Seen};
@@ -58,12 +59,7 @@ impl Encoder {
         };
         let (mut head, target) =
             Head::request(method, self.is_http11, out, |out| outgoing::write_target(request, goal, out));
-        // kept for the log and for variables
-        let uri = &head.as_bytes()[target];
-        let mut kept = std::mem::take(&mut request.proxied.uri);
-        kept.clear();
-        kept.extend_from_slice(uri);
-        request.proxied.uri = kept;
+        request.proxied.uri = other_uri(&head.as_bytes()[target], request.target());
         self.host(request, conf, goal, &mut head);
         for (label, value) in conf.lines() {
             head.written(label, |out| value.evaluate(request, out));
@@ -84,6 +80,9 @@ impl Encoder {
     }
 
     fn host(self, request: &mut Request, conf: &'static Conf, goal: &Goal, head: &mut Head<'_>) {
+        if let (None, Some(line)) = (conf.host(), goal.host_line()) {
+            return head.lines(&line.0);
+        }
         head.written_id(Id::Host, |out| {
             let start = out.len();
             if let Some(host) = conf.host() {
@@ -96,9 +95,27 @@ impl Encoder {
     }
 }
 
+/// The target for the error log, if it is not the client's: then the request itself has it.
+fn other_uri(sent: &[u8], received: &[u8]) -> Option<Box<[u8]>> {
+    (sent != received).then(|| sent.into())
+}
+
 #[cold]
 fn no_method(value: &[u8]) -> Error {
     Error::ours(format!("\"proxy_method\" has become \"{}\", which is no method", log::Text(value)))
+}
+
+/// The `Host` line of a `proxy_pass` without variables, made while the configuration is read.
+#[derive(Clone, Debug)]
+pub struct HostLine(Lines);
+
+impl HostLine {
+    pub fn of(target: &Target) -> Self {
+        let (mut line, mut host) = (Lines::default(), Vec::new());
+        target.write_host(&mut host);
+        line.push(Id::Host.into(), &Text::clean(&host));
+        Self(line)
+    }
 }
 
 /// Writes the client's own fields, except hop-by-hop ones.

@@ -29,8 +29,8 @@ pub struct Proxied {
     pub buffering: Option<bool>,
     /// `$proxy_host` and `$proxy_port`, if `proxy_pass` has variables.
     pub host: Option<(Vec<u8>, Vec<u8>)>,
-    /// The URL for the error log, starting with its path.
-    pub uri: Vec<u8>,
+    /// The URL for the error log, starting with its path. `None`: the target that the client sent.
+    pub uri: Option<Box<[u8]>>,
 }
 
 impl Proxied {
@@ -53,10 +53,10 @@ impl Proxied {
         self.head.as_deref()
     }
 
-    /// `http://127.0.0.1:8080/uri`, for the error log, while a try is in progress.
-    pub fn url(&self, trace: &Trace) -> Option<String> {
+    /// `http://127.0.0.1:8080/uri`, for the error log, while a try is in progress. `received`: the client's target.
+    pub fn url(&self, trace: &Trace, received: &[u8]) -> Option<String> {
         trace.action?;
-        let uri = String::from_utf8_lossy(&self.uri);
+        let uri = String::from_utf8_lossy(self.uri.as_deref().unwrap_or(received));
         trace.peer_name().map(|name| {
             if name.starts_with("unix:") {
                 format!("http://{name}:{uri}")

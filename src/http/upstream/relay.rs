@@ -37,16 +37,16 @@ const SPLICE_BYTES_MIN: u64 = 64 * 1024;
 /// Size of a read.
 const READ_BYTES: usize = 16 * 1024;
 
-impl Pass<'_, '_> {
+impl<'c> Pass<'_, 'c> {
     /// Relays the body of a response whose head is about to be sent to the client, then keeps the connection
     /// if possible.
     pub(super) async fn relay(&mut self, answer: Answer) -> Result<(), Error> {
         let Begun { pieces, head, head_length, rest } = self.begin_relay(answer)?;
         let data = head.buffer.data().get(head_length..).unwrap_or(b"");
         let Some((mut stream, used)) = rest else {
-            return self.write(data, &pieces, 0).await;
+            return self.write(&joined(data, &pieces), 0).await;
         };
-        self.write(data, &pieces, stream.ahead).await?;
+        self.write(&joined(data, &pieces), stream.ahead).await?;
         if self.request.is_subrequest() && !self.client.wants_body() {
             return Ok(()); // the response of a mirror is not awaited
         }
@@ -98,11 +98,14 @@ impl Pass<'_, '_> {
         Ok(Begun { pieces, head, head_length, rest: Some((stream, used)) })
     }
 
-    /// Sends the pieces of a body: a single one in place, several joined, so that it takes one write.
-    async fn write(&mut self, data: &[u8], pieces: &Pieces, ahead: usize) -> Result<(), Error> {
-        let data = joined(data, pieces);
+    /// Sends bytes of a body. Not `async`: its future would be moved twice.
+    fn write<'b>(
+        &'b mut self,
+        data: &'b [u8],
+        ahead: usize,
+    ) -> impl Future<Output = Result<(), Error>> + use<'b, 'c> {
         self.request.upstream.last().length += data.len() as u64;
-        self.client.write_ahead(self.request, &data, ahead).await
+        self.client.write_ahead(self.request, data, ahead)
     }
 
     /// Sends what waits on disk.
@@ -220,7 +223,7 @@ fn shrink(request: &mut Request, head: Rc<Head>, head_length: usize) {
     request.proxied.set_head(Rc::new(Head { buffer, head: fields }));
 }
 
-/// The concatenated pieces.
+/// The pieces as one, so that they take one write: a single one in place, several copied.
 fn joined<'a>(data: &'a [u8], pieces: &Pieces) -> Cow<'a, [u8]> {
     match pieces.as_slice() {
         [] => Cow::Borrowed(b""),
@@ -309,7 +312,7 @@ impl Stream {
             if !self.taps.is_empty() || self.spill.is_some() {
                 Box::pin(self.pass_on(pass, buffer.data(), &pieces)).await?;
             } else if !pieces.is_empty() {
-                pass.write(buffer.data(), &pieces, self.ahead).await?;
+                pass.write(&joined(buffer.data(), &pieces), self.ahead).await?;
             }
             buffer.consume(used);
             if buffer.data().is_empty() {

@@ -12,6 +12,7 @@ use crate::http::modules::proxy_pass::{Pass, Target};
 use crate::http::modules::resolver;
 use crate::http::request::Request;
 use crate::http::request::error::{During, Error, Kind};
+use crate::http::upstream::h1::HostLine;
 use crate::log;
 use crate::net::Address;
 use crate::net::address::Host;
@@ -39,7 +40,7 @@ pub struct Goal {
 
 #[derive(Debug)]
 enum Parts {
-    Fixed(&'static Target),
+    Fixed(&'static Target, &'static HostLine),
     Evaluated(Box<Target>),
 }
 
@@ -49,11 +50,12 @@ impl Goal {
     pub async fn find(request: &mut Request, client: Downstream<'_>) -> Result<Self, Error> {
         let upstreams = &request.worker.upstreams;
         match request.location.confs.proxy_pass.pass() {
-            Some(Pass::Fixed { group, target }) => {
+            Some(Pass::Fixed { group, target, host_line }) => {
                 let group =
                     upstreams.get(*group).ok_or_else(|| Error::ours("the location's upstream is gone"))?;
                 settle(request, client, group).await?;
-                Ok(Self { group: Rc::clone(group), target: Parts::Fixed(target), is_evaluated: false })
+                let target = Parts::Fixed(target, host_line);
+                Ok(Self { group: Rc::clone(group), target, is_evaluated: false })
             }
             Some(Pass::Script(script)) => {
                 let url = String::from_utf8(script.to_vec(request))
@@ -78,6 +80,14 @@ impl Goal {
         self.target().write_host(out);
     }
 
+    /// The whole line of that `Host`, if it was known with the configuration.
+    pub fn host_line(&self) -> Option<&'static HostLine> {
+        match self.target {
+            Parts::Fixed(_, line) => Some(line),
+            Parts::Evaluated(_) => None,
+        }
+    }
+
     /// The replacement for the location's name in the URI; `None`: the URI is passed on unchanged.
     pub fn uri(&self) -> Option<&str> {
         self.target().uri.as_deref()
@@ -85,7 +95,7 @@ impl Goal {
 
     fn target(&self) -> &Target {
         match &self.target {
-            Parts::Fixed(target) => target,
+            Parts::Fixed(target, _) => target,
             Parts::Evaluated(target) => target,
         }
     }
