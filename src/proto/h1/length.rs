@@ -34,9 +34,15 @@ pub fn response(head: &ResponseHead, data: &[u8], method: Method) -> Result<Body
 }
 
 fn declared(fields: &Fields, data: &[u8], version: Version) -> Result<Option<BodyLength>, Error> {
-    if !fields.has(Id::ContentLength) && !fields.has(Id::TransferEncoding) {
-        return Ok(None);
+    // Usually there is at most one field of the two.
+    if fields.has(Id::TransferEncoding) || fields.repeated().contains(Id::ContentLength) {
+        return coded(fields, data, version);
     }
+    fields.value(data, Id::ContentLength).map(length_of).transpose()
+}
+
+/// The same for a head with `Transfer-Encoding`, or with more than one `Content-Length`.
+fn coded(fields: &Fields, data: &[u8], version: Version) -> Result<Option<BodyLength>, Error> {
     let (mut length, mut coding) = (None, None);
     for field in fields.iter() {
         match field.id {
@@ -52,12 +58,14 @@ fn declared(fields: &Fields, data: &[u8], version: Version) -> Result<Option<Bod
         (None, Some(_)) if version < Version::Http11 => Err(Error::UnexpectedTransferEncoding),
         (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Some(BodyLength::Chunked)),
         (None, Some(_)) => Err(Error::UnknownTransferEncoding),
-        (Some(digits), None) => {
-            let length = parse_u64(digits).filter(|length| *length <= LENGTH_MAX);
-            Ok(Some(BodyLength::Length(length.ok_or(Error::InvalidContentLength)?)))
-        }
+        (Some(digits), None) => length_of(digits).map(Some),
         (None, None) => Ok(None),
     }
+}
+
+fn length_of(digits: &[u8]) -> Result<BodyLength, Error> {
+    let length = parse_u64(digits).filter(|length| *length <= LENGTH_MAX);
+    length.map(BodyLength::Length).ok_or(Error::InvalidContentLength)
 }
 
 #[cfg(test)]
