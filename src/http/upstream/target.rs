@@ -53,7 +53,9 @@ impl Goal {
             Some(Pass::Fixed { group, target, host_line }) => {
                 let group =
                     upstreams.get(*group).ok_or_else(|| Error::ours("the location's upstream is gone"))?;
-                settle(request, client, group).await?;
+                if is_unsettled(group) {
+                    settle(request, client, group).await?;
+                }
                 let target = Parts::Fixed(target, host_line);
                 Ok(Self { group: Rc::clone(group), target, is_evaluated: false })
             }
@@ -103,7 +105,9 @@ impl Goal {
     async fn evaluated(request: &mut Request, client: Downstream<'_>, target: Target) -> Result<Self, Error> {
         let group = match request.worker.upstreams.find(&target.name, target.port) {
             Some(group) => {
-                settle(request, client, group).await?;
+                if is_unsettled(group) {
+                    settle(request, client, group).await?;
+                }
                 Rc::clone(group)
             }
             None => {
@@ -119,15 +123,16 @@ impl Goal {
     }
 }
 
-/// Waits for the first results of lookups if the group has no other servers.
+/// True for a group without peers whose names are looked up while serving and have no results yet.
+fn is_unsettled(group: &GroupState) -> bool {
+    group.names.as_ref().is_some_and(|names| !names.are_settled()) && group.is_empty()
+}
+
+/// Waits for the first results of those lookups.
 async fn settle(request: &mut Request, client: Downstream<'_>, group: &GroupState) -> Result<(), Error> {
-    match &group.names {
-        Some(names) if !names.are_settled() && group.is_empty() => {
-            let settled = Box::pin(patiently(request, client, names.settle())).await;
-            settled.ok_or_else(|| left(request))
-        }
-        _ => Ok(()),
-    }
+    let Some(names) = &group.names else { return Ok(()) };
+    let settled = Box::pin(patiently(request, client, names.settle())).await;
+    settled.ok_or_else(|| left(request))
 }
 
 /// `None`: the client left first.
