@@ -102,7 +102,7 @@ pub struct Pass<'a, 'c> {
     request: &'a mut Request,
     client: &'a mut Client<'c>,
     goal: &'a Goal,
-    outgoing: Outgoing,
+    outgoing: Box<Outgoing>,
     session: Session,
     started_ms: u64,
 }

@@ -9,6 +9,7 @@ use std::io::IoSlice;
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
+use crate::base::in_place::boxed;
 use crate::base::path::{Escape, escape_uri};
 use crate::http::config::location::Kind;
 use crate::http::downstream::Downstream;
@@ -83,7 +84,11 @@ impl Outgoing {
     /// Builds the request's head, after reading as much of its body as may be kept.
     ///
     /// Errors: those of reading the client's body, and of writing it to a file.
-    pub async fn prepare(request: &mut Request, client: Downstream<'_>, goal: &Goal) -> Result<Self, Error> {
+    pub async fn prepare(
+        request: &mut Request,
+        client: Downstream<'_>,
+        goal: &Goal,
+    ) -> Result<Box<Self>, Error> {
         let conf = request.passes();
         let takes_body = conf.own_body().is_none() && conf.pass_request_body();
         let mut declared = request.body.offered();
@@ -138,7 +143,7 @@ impl Outgoing {
         };
         let kept = (takes_body && declared != BodyLength::None).then_some(place);
         let file_left = 0..if rest == Rest::File { file_length.unwrap_or(0) } else { 0 };
-        Ok(Self {
+        Ok(boxed(|| Self {
             encoder,
             bytes,
             at: 0,
@@ -150,7 +155,7 @@ impl Outgoing {
             is_spent: false,
             waits_for_upstream: false,
             sent: 0,
-        })
+        }))
     }
 
     /// The encoder of its bytes.
