@@ -4,7 +4,7 @@
 //! (HTTP/2, gRPC) is to be its second variant, a stored response its third. Touches: the upstream's socket.
 
 use std::io;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use crate::http::upstream::codec::Decoder;
 use crate::net::Transport;
@@ -56,15 +56,31 @@ impl Carrier {
         }
     }
 
-    /// Reads into the buffer. Ready with the number of bytes read, 0 at the end of the peer's data.
+    /// Reads into the buffer in `held`, or into a new one of `capacity`. Ready with the number of bytes read, 0 at
+    /// the end of the peer's data.
+    ///
+    /// Takes a buffer only if there may be data, and leaves no empty one: waiting for a response takes no memory.
     #[inline]
-    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut Buffer) -> Poll<io::Result<usize>> {
+    pub fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        held: &mut Option<Buffer>,
+        capacity: usize,
+    ) -> Poll<io::Result<usize>> {
         match self {
             Self::Own { connection, .. } => {
-                connection.transport.poll_read(cx, buffer.space()).map_ok(|count| {
+                if held.is_none() {
+                    ready!(connection.transport.poll_readable(cx))?;
+                }
+                let buffer = held.get_or_insert_with(|| Buffer::take(capacity));
+                let polled = connection.transport.poll_read(cx, buffer.space());
+                if let Poll::Ready(Ok(count)) = polled {
                     buffer.filled(count);
-                    count
-                })
+                }
+                if buffer.data().is_empty() {
+                    *held = None;
+                }
+                polled
             }
         }
     }

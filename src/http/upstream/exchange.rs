@@ -153,16 +153,8 @@ impl Pass<'_, '_> {
         let mut interim_count = 0;
         self.request.upstream.action = Some(Action::Sending);
         loop {
-            let read = poll_fn(|cx| {
-                let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES));
-                let polled = wait.poll(cx, self, &carrier, &mut buffer);
-                if polled.is_ready() || !buffer.data().is_empty() {
-                    held = Some(buffer); // otherwise back to the pool: waiting for a response takes no memory
-                }
-                polled
-            });
-            let read = read.await;
-            let mut buffer = held.take().unwrap_or_else(|| Buffer::take(0));
+            let read = poll_fn(|cx| wait.poll(cx, self, &carrier, &mut held, READ_BYTES)).await;
+            let mut buffer = held.take().unwrap_or_default();
             match read {
                 Ok(0) => {
                     let kind =
@@ -240,19 +232,20 @@ impl Wait {
         Self { conf, timer, is_sending: false, send_error: None, sent: 0 }
     }
 
-    /// Reads into `buffer`, and meanwhile sends the rest of the request. Ready with the number of bytes read,
-    /// 0 at the end of the connection.
+    /// Reads as [`Carrier::poll_read`] does, and meanwhile sends the rest of the request. Ready with the number of bytes
+    /// read, 0 at the end of the connection.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
         pass: &mut Pass<'_, '_>,
         carrier: &Carrier,
-        buffer: &mut Buffer,
+        held: &mut Option<Buffer>,
+        capacity: usize,
     ) -> Poll<Result<usize, Stop>> {
         if let Poll::Ready(stop) = self.poll_send(cx, pass, carrier) {
             return Poll::Ready(Err(stop));
         }
-        match carrier.poll_read(cx, buffer) {
+        match carrier.poll_read(cx, held, capacity) {
             Poll::Ready(Ok(count)) => {
                 self.timer.cancel();
                 return Poll::Ready(Ok(count));

@@ -406,12 +406,7 @@ impl Stream {
         if self.may_refill(pass.client) {
             return Poll::Ready(Ok(None));
         }
-        let (wait, held) = (&mut self.wait, &mut self.buffer);
-        let mut buffer = held.take().unwrap_or_else(|| Buffer::take(READ_BYTES.min(limit)));
-        let polled = wait.poll(cx, pass, &self.carrier, &mut buffer);
-        if !buffer.data().is_empty() {
-            *held = Some(buffer); // otherwise back to the pool: a pause takes no memory
-        }
+        let polled = self.wait.poll(cx, pass, &self.carrier, &mut self.buffer, READ_BYTES.min(limit));
         if polled.is_ready() {
             self.pause.cancel();
         } else if pass.client.holds() {
