@@ -274,11 +274,11 @@ impl Locations {
 
     fn lookup(&self, uri: &[u8]) -> Option<Static<'_>> {
         let after = self.sorted.partition_point(|entry| &*entry.name <= uri);
-        let is_named = after > 0 && *self.sorted[after - 1].name == *uri;
+        let is_named = || after > 0 && *self.sorted[after - 1].name == *uri;
         // All names that sort between the URI and the URI with a slash start with the URI.
         let may_lack_slash = || self.sorted.get(after).is_some_and(|entry| entry.name.starts_with(uri));
         if self.has_slashes
-            && !is_named
+            && !is_named()
             && may_lack_slash()
             && let Some(location) = self.add_slash(uri)
         {
@@ -288,8 +288,8 @@ impl Locations {
         let mut index = after.checked_sub(1);
         while let Some(at) = index {
             let entry = &self.sorted[at];
-            if *uri == *entry.name
-                && let Some(exact) = &entry.exact
+            if let Some(exact) = &entry.exact
+                && *uri == *entry.name
             {
                 return Some(Static::Exact(exact));
             }

@@ -444,10 +444,16 @@ impl Drop for Request {
 }
 
 /// The path and arguments of a target that may be in absolute form (`http://host/path`).
+#[inline]
 fn path_and_query(target: &[u8]) -> &[u8] {
-    if target.is_empty() || target.first() == Some(&b'/') {
-        return target;
+    match target.first() {
+        None | Some(b'/') => target,
+        Some(_) => after_authority(target),
     }
+}
+
+#[cold]
+fn after_authority(target: &[u8]) -> &[u8] {
     let authority = memchr::memmem::find(target, b"://").map_or(target, |at| &target[at + 3..]);
     match authority.iter().position(|byte| matches!(byte, b'/' | b'?')) {
         Some(at) => &authority[at..],
