@@ -55,24 +55,12 @@ fn fail(kind: Kind) -> Stop {
     Stop::Peer(kind.into())
 }
 
-/// Opens a connection to `peer`: a kept one, unless `is_fresh` asks for a new one.
-async fn connection(
-    pass: &mut Pass<'_, '_>,
-    peer: &Rc<Peer>,
-    is_fresh: bool,
-) -> Result<Box<Connection>, Stop> {
-    let (request, group) = (&mut *pass.request, &*pass.goal.group);
+/// Opens a connection to `peer`.
+async fn connection(request: &mut Request, peer: &Rc<Peer>) -> Result<Box<Connection>, Stop> {
     let conf = request.passes();
     let tag = request.location.id.0;
     let local = conf.has_own_local().then(|| Box::new(own_local(request, conf)));
     let is_single = local.is_some();
-    if !is_fresh
-        && !is_single
-        && let Some(connection) = group.take(peer, tag)
-    {
-        request.upstream.last().connect_us = Some(0);
-        return Ok(connection);
-    }
     request.upstream.action = Some(Action::Connecting);
     let started_us = runtime::now_us();
     let options = local.as_deref().unwrap_or(conf.connect_options());
@@ -135,9 +123,21 @@ fn own_local(request: &mut Request, conf: &'static Conf) -> Options {
 }
 
 impl Pass<'_, '_> {
-    /// Opens the carrier of one exchange with `peer`.
-    pub(super) async fn open(&mut self, peer: &Rc<Peer>, is_fresh: bool) -> Result<Carrier, Stop> {
-        let connection = connection(self, peer, is_fresh).await?;
+    /// Takes a kept connection to `peer` for one exchange, unless the request needs one with a local address of its own.
+    ///
+    /// Not part of [`Pass::open`]: most requests find one, and would otherwise make futures for opening it.
+    pub(super) fn kept(&mut self, peer: &Rc<Peer>) -> Option<Carrier> {
+        if self.request.passes().has_own_local() {
+            return None;
+        }
+        let connection = self.goal.group.take(peer, self.request.location.id.0)?;
+        self.request.upstream.last().connect_us = Some(0);
+        Some(Carrier::Own { connection, decoder: Decoder::new(self.outgoing.encoder()) })
+    }
+
+    /// Opens a new connection to `peer` for one exchange.
+    pub(super) async fn open(&mut self, peer: &Rc<Peer>) -> Result<Carrier, Stop> {
+        let connection = connection(self.request, peer).await?;
         Ok(Carrier::Own { connection, decoder: Decoder::new(self.outgoing.encoder()) })
     }
 

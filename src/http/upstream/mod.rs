@@ -183,7 +183,11 @@ impl Pass<'_, '_> {
     async fn turn(&mut self, peer: &Rc<Peer>) -> Result<Answer, Stop> {
         let mut is_fresh = false;
         loop {
-            let carrier = self.open(peer, is_fresh).await?;
+            let kept = if is_fresh { None } else { self.kept(peer) };
+            let carrier = match kept {
+                Some(carrier) => carrier,
+                None => self.open(peer).await?,
+            };
             match self.run(carrier).await {
                 Err(Stop::Peer(failure)) if failure.is_stale && !is_fresh && self.chance().repeats() => {
                     self.outgoing.rewind();

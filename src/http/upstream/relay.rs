@@ -41,7 +41,8 @@ impl<'c> Pass<'_, 'c> {
     /// Relays the body of a response whose head is about to be sent to the client, then keeps the connection
     /// if possible.
     pub(super) async fn relay(&mut self, answer: Answer) -> Result<(), Error> {
-        let Begun { pieces, head, head_length, rest } = self.begin_relay(answer)?;
+        let mut pieces = Pieces::new();
+        let Begun { head, head_length, rest } = self.begin_relay(answer, &mut pieces)?;
         let data = head.buffer.data().get(head_length..).unwrap_or(b"");
         let Some((mut stream, used)) = rest else {
             return self.write(&joined(data, &pieces), 0).await;
@@ -70,19 +71,18 @@ impl<'c> Pass<'_, 'c> {
         Ok(())
     }
 
-    /// Decodes the part of a body that has arrived already.
-    fn begin_relay(&mut self, answer: Answer) -> Result<Begun, Error> {
+    /// Decodes the part of a body that has arrived already: its pieces after the head.
+    fn begin_relay(&mut self, answer: Answer, pieces: &mut Pieces) -> Result<Begun, Error> {
         let Answer { mut carrier, head, head_length } = answer;
         let request = &mut *self.request;
         let data = head.buffer.data().get(head_length..).unwrap_or(b"");
-        let mut pieces = Pieces::new();
-        let used = decode(carrier.decoder(), data, &mut pieces, request)?;
+        let used = decode(carrier.decoder(), data, pieces, request)?;
         if carrier.decoder().is_done() && !store::is_wanted(request, head.head.status) {
             // the whole response has arrived: the connection is free before the client has got it
             if used == data.len() && self.outgoing.is_done() {
                 carrier.keep(&self.goal.group);
             }
-            return Ok(Begun { pieces, head, head_length, rest: None });
+            return Ok(Begun { head, head_length, rest: None });
         }
         let conf = request.passes();
         let mut pace = conf.pace(request);
@@ -95,7 +95,7 @@ impl<'c> Pass<'_, 'c> {
         let spill = spill.map(|place| Spill::new(place, conf.temp_file_bytes_max()));
         let (wait, taps, pause) = (Wait::new(conf, Timer::new()), Vec::new(), Timer::new());
         let stream = Box::new(Stream { carrier, buffer: None, wait, ahead, pace, spill, taps, pause });
-        Ok(Begun { pieces, head, head_length, rest: Some((stream, used)) })
+        Ok(Begun { head, head_length, rest: Some((stream, used)) })
     }
 
     /// Sends bytes of a body. Not `async`: its future would be moved twice.
@@ -146,8 +146,6 @@ impl<'c> Pass<'_, 'c> {
 
 /// The part of a response that has arrived with its head.
 struct Begun {
-    /// The pieces of the body after the head.
-    pieces: Pieces,
     head: Rc<Head>,
     head_length: usize,
     /// The carrier of the rest, and how many bytes after the head have been processed; `None` if that is all.
