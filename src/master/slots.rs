@@ -168,7 +168,7 @@ pub struct Slots {
 /// An address that could not be opened.
 #[derive(Debug)]
 pub struct BindError {
-    pub listener: Listener,
+    pub listener: Box<Listener>,
     pub cause: Cause,
 }
 
@@ -404,13 +404,14 @@ fn is_usable(group: Option<&Group>, listener: &Listener, may_hide: bool) -> Resu
     if may_hide || is_dual_stack != Make::wanted(&listener.address, &listener.options).is_dual_stack {
         return Ok(false);
     }
-    Err(BindError { listener: listener.clone(), cause: Cause::NeedsRestart("multipath") })
+    Err(BindError { listener: Box::new(listener.clone()), cause: Cause::NeedsRestart("multipath") })
 }
 
 /// Opens an address; `is_alone`: no socket of ours has its port.
 fn open_first(listener: &Listener, is_alone: bool, is_hidden: bool) -> Result<Group, BindError> {
     let Listener { address, options, .. } = listener;
-    let refused = |call, cause| BindError { listener: listener.clone(), cause: Cause::Failed(call, cause) };
+    let refused =
+        |call, cause| BindError { listener: Box::new(listener.clone()), cause: Cause::Failed(call, cause) };
     match address {
         SockAddr::Inet(_) => {
             // Sockets of ours on this port would refuse the probe; then only the kernel's own rules count.

@@ -12,10 +12,10 @@ const KEPT_BYTES_MAX: usize = 2 * 1024 * 1024;
 #[inline]
 fn class_for(bytes: usize) -> Option<usize> {
     match bytes {
-        ..=1024 => Some(0),
-        ..=4096 => Some(1),
-        ..=16_384 => Some(2),
-        ..=65_536 => Some(3),
+        0..=1024 => Some(0),
+        1025..=4096 => Some(1),
+        4097..=16_384 => Some(2),
+        16_385..=65_536 => Some(3),
         _ => None,
     }
 }

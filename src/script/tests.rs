@@ -16,7 +16,7 @@ fn word(text: &str) -> Word {
 
 /// The value of a text in a configuration, for a client.
 fn value(config: &str, peer: &str, of: &str) -> String {
-    let mut cx = Cx::new();
+    let mut cx = Cx::default();
     assert!(cx.read(config).is_empty(), "{config}");
     let script = cx.script(of);
     let (mut session, found) = cx.finish(peer);
@@ -44,17 +44,17 @@ fn a_value_is_its_text_with_the_variables_in_it() {
 #[test]
 fn what_is_no_variable_is_refused() {
     for hostile in ["$", "a$ b", "${remote_addr", "${}", "$-"] {
-        let mut cx = Cx::new();
+        let mut cx = Cx::default();
         assert!(Script::compile_text(hostile, Span::default(), &mut cx).is_err(), "{hostile}");
     }
-    let mut cx = Cx::new();
+    let mut cx = Cx::default();
     let _ = cx.script("$remote_adr $protocol");
     assert_eq!(cx.finish("unix:").1, ["error: unknown \"remote_adr\" variable"]);
 }
 
 #[test]
 fn groups_are_kept_by_number_and_by_name() {
-    let mut cx = Cx::new();
+    let mut cx = Cx::default();
     let pattern = Pattern::new("^/(?<dir>[a-z]+)/([0-9]+)", false, Span::default()).expect("valid");
     let regex = pattern.declare(&mut cx.registry);
     let script = cx.script("$1-$2-$3-$dir");
@@ -70,7 +70,7 @@ fn groups_are_kept_by_number_and_by_name() {
 
 #[test]
 fn a_pattern_that_gives_up_is_noted_in_the_scope() {
-    let mut cx = Cx::new();
+    let mut cx = Cx::default();
     let pattern = Pattern::new(r"^((a+)+(?!c))+\1$", false, Span::default()).expect("valid");
     let regex = pattern.declare(&mut cx.registry);
     let (mut session, _) = cx.finish("unix:");
@@ -81,7 +81,7 @@ fn a_pattern_that_gives_up_is_noted_in_the_scope() {
 
 #[test]
 fn a_variable_can_be_set_or_says_that_it_was_not() {
-    let mut cx = Cx::new();
+    let mut cx = Cx::default();
     let kept = cx.registry.set_target(&word("$mine")).expect("a name");
     let own = cx.registry.set_target(&word("$bytes")).expect("a module's that may change");
     assert!(matches!((kept, own), (Target::Slot(_), Target::By(_))));
@@ -127,7 +127,7 @@ fn a_geo_knows_networks_and_ranges_and_no_proxies() {
     ] {
         assert_eq!(value(config, peer, "$x"), expected, "{config} {peer}");
     }
-    let mut cx = Cx::new();
+    let mut cx = Cx::default();
     cx.read("geo $x { proxy 10.0.0.0/8; }");
     assert_eq!(cx.finish("unix:").1, ["error: invalid network \"proxy\""], "only HTTP has a field for it");
 }
@@ -148,7 +148,7 @@ fn variables_that_lead_back_to_themselves_end() {
     let config = "map $b $a { default \"<$b>\"; } map $a $b { default $a; }";
     let got = value(config, "unix:", "$a");
     assert!(got.len() < 2000, "{} bytes", got.len());
-    let (mut session, _) = Cx::new().finish("unix:");
+    let (mut session, _) = Cx::default().finish("unix:");
     fn deeper(session: &mut Session, depth: u32) -> u32 {
         nested(session, "x", |session| deeper(session, depth + 1)).max(depth)
     }
@@ -158,7 +158,7 @@ fn variables_that_lead_back_to_themselves_end() {
 
 #[test]
 fn a_page_asks_by_name() {
-    let mut cx = Cx::new();
+    let mut cx = Cx::default();
     let _ = cx.script("$protocol");
     let (mut session, _) = cx.finish("192.0.2.1:5");
     let mut get = |name: &str| {

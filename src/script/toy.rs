@@ -110,12 +110,14 @@ impl Compile for Cx {
     }
 }
 
-impl Cx {
-    pub fn new() -> Self {
+impl Default for Cx {
+    fn default() -> Self {
         let (registry, diagnostics) = (Registry::new(VARIABLES), Diagnostics::default());
         Self { registry, diagnostics, names: Names::default(), is_test: true }
     }
+}
 
+impl Cx {
     pub fn names(&self) -> &Names {
         &self.names
     }

@@ -28,6 +28,9 @@ pub enum Sink<S> {
     Named(Script<S>),
 }
 
+/// Finds the format that a line names, if it names one; the span is that of the name or of the line.
+pub type FindFormat<S, X> = fn(Option<&str>, Span, &mut X) -> Result<Format<S>, Diagnostic>;
+
 /// One `access_log`.
 pub struct Log<S> {
     sink: Sink<S>,
@@ -39,7 +42,7 @@ pub struct Log<S> {
 impl<S> Clone for Sink<S> {
     fn clone(&self) -> Self {
         match self {
-            Self::File(file) => Self::File(file.clone()),
+            Self::File(file) => Self::File(*file),
             Self::Named(name) => Self::Named(name.clone()),
         }
     }
@@ -70,7 +73,7 @@ impl<S: Scope> Log<S> {
     pub fn read<X: Environment<Scope = S>>(
         node: &Node,
         cx: &mut X,
-        find: fn(Option<&str>, Span, &mut X) -> Result<Format<S>, Diagnostic>,
+        find: FindFormat<S, X>,
     ) -> Result<Self, Diagnostic> {
         let mut options = access::Options::default();
         let mut condition = None;

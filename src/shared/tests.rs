@@ -43,7 +43,7 @@ fn verdict(rules: &Rules, session: &Session) -> u16 {
 #[test]
 fn the_first_rule_that_fits_decides() {
     let read = |text: &str, peer: &str| {
-        let (mut cx, mut rules) = (Cx::new(), Rules::default());
+        let (mut cx, mut rules) = (Cx::default(), Rules::default());
         for node in cx.read(text) {
             let added = rules.add(&*node.name.text == "allow", &node, &mut cx);
             added.unwrap_or_else(|error| cx.diagnostics.push(error));
@@ -72,7 +72,7 @@ fn the_first_rule_that_fits_decides() {
 #[test]
 fn a_line_has_values_escaped_and_text_not() {
     let render = |config: &str| {
-        let mut cx = Cx::new();
+        let mut cx = Cx::default();
         let node = cx.read(config).remove(0);
         let format = Format::read(&node, &mut cx);
         let (mut session, _) = cx.finish("192.0.2.1:5");
@@ -94,7 +94,7 @@ fn a_line_has_values_escaped_and_text_not() {
 
 #[test]
 fn formats_have_names() {
-    let mut cx = Cx::new();
+    let mut cx = Cx::default();
     let nodes = cx.read("log_format main '$protocol'; log_format own x;");
     let mut formats: Formats<Session> = Formats::default();
     formats.insert("main", Format::read(&nodes[0], &mut cx).expect("a format"));
@@ -119,7 +119,7 @@ struct Limited {
 }
 
 fn limited(text: &str, is_test: bool) -> Limited {
-    let mut cx = Cx::new();
+    let mut cx = Cx::default();
     cx.is_test = is_test;
     let (mut rates, mut holds) = (limit_req::Zones::default(), limit_conn::Zones::default());
     let (mut rate, mut hold) = (limit_req::Limits::default(), limit_conn::Limits::default());
@@ -212,7 +212,7 @@ fn a_rate_passes_then_delays_then_rejects() {
 
 #[test]
 fn trusted_proxies_and_name_servers_are_read() {
-    let mut cx = Cx::new();
+    let mut cx = Cx::default();
     let nodes: Vec<Node> =
         cx.read("set_real_ip_from 10.0.0.0/8; set_real_ip_from unix:; set_real_ip_from a/b;");
     let mut trusted = Trusted::default();

@@ -65,7 +65,7 @@ impl Orders {
     const DRAIN: u64 = 1 << 1;
 
     fn to_word(self) -> u64 {
-        u64::from(self.down) * Self::DOWN | u64::from(self.drain) * Self::DRAIN
+        (u64::from(self.down) * Self::DOWN) | (u64::from(self.drain) * Self::DRAIN)
     }
 
     fn from_word(word: u64) -> Self {

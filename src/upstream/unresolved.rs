@@ -72,7 +72,7 @@ async fn all(futures: impl Iterator<Item = impl Future<Output = ()>>) {
 }
 
 async fn try_name(name: Box<str>, servers: Vec<Waiting>, log: Logger) {
-    let host = Host::Inet { name: name.into(), port: 0 };
+    let host = Host::Inet { name, port: 0 };
     let Ok(addresses) = blocking::run(Lane::Names, move || host.resolve()).await else { return };
     for (state, index) in servers {
         let group = &state.group;

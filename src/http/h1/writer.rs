@@ -81,13 +81,15 @@ pub struct Writer {
     timeout_ms: u64,
 }
 
-impl Writer {
+impl Default for Writer {
     #[inline]
-    pub fn new() -> Self {
+    fn default() -> Self {
         let (framing, timer) = (Framing::Idle, Timer::new());
         Self { framing, pending: buffer::scratch(), timer, timeout_ms: 60_000 }
     }
+}
 
+impl Writer {
     /// Decides how the body of `response` is framed, and writes its head, which is sent with the first bytes
     /// of the body.
     #[inline]
@@ -370,7 +372,7 @@ mod tests {
 
     /// A response whose head has been made and whose body will be framed like this.
     fn begun(framing: Framing) -> Writer {
-        let mut writer = Writer::new();
+        let mut writer = Writer::default();
         (writer.framing, writer.timeout_ms) = (framing, 20);
         writer.pending.extend_from_slice(HEAD);
         writer
@@ -442,7 +444,7 @@ mod tests {
 
     /// The head, the framing that follows, and whether the connection stays open.
     fn head_of(mut response: Response, terms: Terms) -> (String, Framing, bool) {
-        let mut writer = Writer::new();
+        let mut writer = Writer::default();
         let started = writer.start(&mut response, terms);
         assert_eq!(started.head_bytes, writer.pending.len() as u64);
         (String::from_utf8(writer.pending.clone()).unwrap(), writer.framing, started.keep_alive)
@@ -506,7 +508,7 @@ mod tests {
 
     #[test]
     fn behind_a_101_everything_belongs_to_the_tunnel() {
-        let mut writer = Writer::new();
+        let mut writer = Writer::default();
         let mut response = response(101, None);
         response.omits.server = true;
         let started = writer.start_tunnel(&response, &TERMS);

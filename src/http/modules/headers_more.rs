@@ -80,7 +80,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
 pub static VARIABLES: &[Variable] = &[];
 
 /// Outer commands run first.
-fn before(own: &mut Vec<Arc<Command>>, outer: &Vec<Arc<Command>>) {
+fn before(own: &mut Vec<Arc<Command>>, outer: &[Arc<Command>]) {
     own.splice(0..0, outer.iter().cloned());
 }
 

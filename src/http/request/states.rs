@@ -83,8 +83,7 @@ mod tests {
 
     #[test]
     fn a_tunnel_keeps_what_the_log_may_show() {
-        let mut states = States::default();
-        states.ssi = Some(Box::default());
+        let mut states = States { ssi: Some(Box::default()), ..States::default() };
         assert!(states.park().is_none());
         states.userid = Some(Box::default());
         let parked = states.park().expect("a cookie");

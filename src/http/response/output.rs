@@ -66,7 +66,7 @@ pub struct Output {
 impl Output {
     #[inline]
     pub fn new() -> Self {
-        Self::with(Writer::H1(h1::Writer::new()))
+        Self::with(Writer::H1(h1::Writer::default()))
     }
 
     #[inline]

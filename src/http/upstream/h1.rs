@@ -351,7 +351,7 @@ mod tests {
         for part in parts {
             data.extend_from_slice(part);
             while !has_head && !data.is_empty() {
-                match decoder.head(&data, max, &mut head).map_err(|kind| told(kind))? {
+                match decoder.head(&data, max, &mut head).map_err(told)? {
                     Progress::Partial => break,
                     Progress::Interim(length) => {
                         out.interim.push(head.status);
