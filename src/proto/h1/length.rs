@@ -34,15 +34,9 @@ pub fn response(head: &ResponseHead, data: &[u8], method: Method) -> Result<Body
 }
 
 fn declared(fields: &Fields, data: &[u8], version: Version) -> Result<Option<BodyLength>, Error> {
-    // Usually there is at most one field of the two.
-    if fields.has(Id::TransferEncoding) || fields.repeated().contains(Id::ContentLength) {
-        return coded(fields, data, version);
+    if !fields.has(Id::ContentLength) && !fields.has(Id::TransferEncoding) {
+        return Ok(None);
     }
-    fields.value(data, Id::ContentLength).map(length_of).transpose()
-}
-
-/// The same for a head with `Transfer-Encoding`, or with more than one `Content-Length`.
-fn coded(fields: &Fields, data: &[u8], version: Version) -> Result<Option<BodyLength>, Error> {
     let (mut length, mut coding) = (None, None);
     for field in fields.iter() {
         match field.id {
@@ -58,14 +52,12 @@ fn coded(fields: &Fields, data: &[u8], version: Version) -> Result<Option<BodyLe
         (None, Some(_)) if version < Version::Http11 => Err(Error::UnexpectedTransferEncoding),
         (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Some(BodyLength::Chunked)),
         (None, Some(_)) => Err(Error::UnknownTransferEncoding),
-        (Some(digits), None) => length_of(digits).map(Some),
+        (Some(digits), None) => {
+            let length = parse_u64(digits).filter(|length| *length <= LENGTH_MAX);
+            Ok(Some(BodyLength::Length(length.ok_or(Error::InvalidContentLength)?)))
+        }
         (None, None) => Ok(None),
     }
-}
-
-fn length_of(digits: &[u8]) -> Result<BodyLength, Error> {
-    let length = parse_u64(digits).filter(|length| *length <= LENGTH_MAX);
-    length.map(BodyLength::Length).ok_or(Error::InvalidContentLength)
 }
 
 #[cfg(test)]
