@@ -232,7 +232,7 @@ impl<'a> Client<'a> {
             true
         } else {
             if self.output.takes_trailers() && request.response.has_trailers {
-                for act in modules::TRAILERS {
+                for act in modules::TRAILER_STEPS {
                     act(request);
                 }
             }
@@ -391,7 +391,7 @@ fn bytes_of(pieces: &[Piece]) -> usize {
 fn run_heads(request: &mut Request) {
     let mut acting = request.location.confs.acting_heads();
     while acting != 0 {
-        modules::HEAD[acting.trailing_zeros() as usize](request);
+        modules::HEAD_STEPS[acting.trailing_zeros() as usize](request);
         acting &= acting - 1;
     }
 }

@@ -135,7 +135,7 @@ pub type Handler = fn(&mut Request) -> Verdict;
 pub type Act = fn(&mut Request);
 
 macro_rules! modules {
-    ($($name:ident => [$($phase:ident $handler:ident),*] $(head $head:ident)? $(trailers $trailers:ident)? $(log $log:ident)?
+    ($($name:ident => [$($phase:ident $handler:ident),*] $(head_step $head:ident)? $(trailer_step $trailers:ident)? $(log_step $log:ident)?
         $(state $state:ident)? $(draft $draft:ident)? $(table $table:ident)?;)*) => {
         /// The settings of all modules in a block that is being read; an unset module costs one word.
         #[derive(Default)]
@@ -155,7 +155,7 @@ macro_rules! modules {
         #[derive(Clone, Debug, Default)]
         pub struct Confs {
             $(pub $name: Arc<$name::Conf>,)*
-            /// A bit for each of `HANDLERS`, followed by those for `HEAD`, that has nothing to do here.
+            /// A bit for each of `HANDLERS`, followed by those for `HEAD_STEPS`, that has nothing to do here.
             idle: u64,
         }
 
@@ -267,13 +267,13 @@ macro_rules! modules {
         const HANDLERS: &[(Phase, Handler)] = &[$($((Phase::$phase, $name::$handler as Handler),)*)*];
 
         /// The modules' steps for the head of every response, in order.
-        pub const HEAD: &[Act] = &[$($($name::$head,)?)*];
+        pub const HEAD_STEPS: &[Act] = &[$($($name::$head,)?)*];
 
         /// The modules' steps after the body of a response that `has_trailers`, in order.
-        pub static TRAILERS: &[Act] = &[$($($name::$trailers,)?)*];
+        pub static TRAILER_STEPS: &[Act] = &[$($($name::$trailers,)?)*];
 
         /// The log phase.
-        pub static LOG: &[Act] = &[$($($name::$log,)?)*];
+        pub static LOG_STEPS: &[Act] = &[$($($name::$log,)?)*];
     };
 }
 
@@ -310,25 +310,25 @@ modules! {
     random_index => [Content content];
     index       => [Content content];
     autoindex   => [Content content];
-    gzip_static => [Content content] head head state State;
+    gzip_static => [Content content] head_step head state State;
     static_file => [Content content];
     open_file_cache => [];
     disable_symlinks => [];
-    slice       => [] head head state State;
-    headers_more => [Rewrite rewrite] head head;
-    headers     => [] head add trailers add_trailers;
-    userid      => [] head send state State;
-    gunzip      => [] head head;
-    addition    => [] head head;
-    sub_filter  => [] head head;
-    charset     => [] head head state State;
-    ssi         => [] head head state State;
-    gzip        => [] head head;
-    brotli      => [] head head;
-    zstd        => [] head head;
-    ranges      => [] head head state State;
-    access_log  => [] log write draft Formats;
-    counters    => [] log count table Durations;
+    slice       => [] head_step head state State;
+    headers_more => [Rewrite rewrite] head_step head;
+    headers     => [] head_step add trailer_step add_trailers;
+    userid      => [] head_step send state State;
+    gunzip      => [] head_step head;
+    addition    => [] head_step head;
+    sub_filter  => [] head_step head;
+    charset     => [] head_step head state State;
+    ssi         => [] head_step head state State;
+    gzip        => [] head_step head;
+    brotli      => [] head_step head;
+    zstd        => [] head_step head;
+    ranges      => [] head_step head state State;
+    access_log  => [] log_step write draft Formats;
+    counters    => [] log_step count table Durations;
 }
 
 impl Confs {
@@ -345,10 +345,10 @@ impl Confs {
         self.idle & all == all
     }
 
-    /// The head steps that have something to do here, as bits by their index in [`HEAD`].
+    /// The head steps that have something to do here, as bits by their index in [`HEAD_STEPS`].
     #[inline]
     pub fn acting_heads(&self) -> u64 {
-        !self.idle >> HANDLERS.len() & ((1 << HEAD.len()) - 1)
+        !self.idle >> HANDLERS.len() & ((1 << HEAD_STEPS.len()) - 1)
     }
 }
 
@@ -363,7 +363,7 @@ const PHASES: [u64; PHASE_COUNT] = {
     phases
 };
 
-const _: () = assert!(HANDLERS.len() + HEAD.len() <= u64::BITS as usize);
+const _: () = assert!(HANDLERS.len() + HEAD_STEPS.len() <= u64::BITS as usize);
 
 /// The handlers of a phase with their indexes, in the order of the table.
 pub fn handlers(phase: Phase) -> &'static [(u32, Handler)] {

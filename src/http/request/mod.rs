@@ -438,7 +438,7 @@ impl log::Context for Request {
 impl Drop for Request {
     fn drop(&mut self) {
         if !self.is_parked {
-            modules::LOG.iter().for_each(|act| act(self));
+            modules::LOG_STEPS.iter().for_each(|act| act(self));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Body filters: they change the body of a response on its way out.
 //!
-//! A module's part in the head (`modules::HEAD`) puts a filter into `request.filters`; bodies without one make no
+//! A module's part in the head (`modules::HEAD_STEPS`) puts a filter into `request.filters`; bodies without one make no
 //! call. Filters get bytes and give pieces, one after the other; a piece may be a subrequest, whose answer takes
 //! its place. What changes the response as a whole, the answers of subrequests included, is a coding
 //! (`coded.rs`) instead.

@@ -23,7 +23,7 @@ use crate::proto::header::Id;
 /// The head of a response.
 ///
 /// A handler, the reader of an upstream's head or an error page fills it; `Client::start` passes it through
-/// the head steps of all modules (`modules::HEAD`), which add and change fields, and then to the writer of
+/// the head steps of all modules (`modules::HEAD_STEPS`), which add and change fields, and then to the writer of
 /// the client's protocol. The body travels separately.
 #[derive(Clone, Debug, Default)]
 pub struct Response {
@@ -43,7 +43,7 @@ pub struct Response {
     /// A 304 of our own, which has the type and length of its 200 until its head is sent. Modules treat its
     /// tag and `Vary` as they would treat those of the 200 (RFC 9110 §15.4.5).
     pub is_current: bool,
-    /// Trailers follow a chunked body: `modules::TRAILERS` add theirs at its end.
+    /// Trailers follow a chunked body: `modules::TRAILER_STEPS` add theirs at its end.
     pub has_trailers: bool,
     pub trailers: Lines,
 }
