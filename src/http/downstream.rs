@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use crate::http::h1;
 use crate::http::request::error::Error;
 use crate::net::Transport;
-use crate::proto::h1::encode::Lines;
+use crate::proto::field_text::Lines;
 use crate::runtime::Io;
 
 /// The origin of a request.

@@ -1,6 +1,7 @@
 //! Protocols as values: bytes and time in, bytes out; no socket, no clock.
 
 pub mod dns;
+pub mod field_text;
 pub mod h1;
 pub mod head;
 pub mod header;

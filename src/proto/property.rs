@@ -5,6 +5,7 @@
 
 use crate::base::path::{BadUri, Escape, Parsed, escape_uri, normalize_uri};
 use crate::proto::dns;
+use crate::proto::field_text;
 use crate::proto::h1::chunked::Decoder;
 use crate::proto::h1::length::{self, BodyLength};
 use crate::proto::h1::request::{self, Limits, Progress};
@@ -95,7 +96,7 @@ fn check_response(data: &[u8], end: usize, head_bytes_max: usize, head: &Respons
     assert!(end <= head_bytes_max);
     check_fields(data, head.reason.end..end, &head.fields);
     let mut copy = Vec::new();
-    encode::Head::response(head.status, &encode::Text::clean(reason), &mut copy);
+    encode::Head::response(head.status, &field_text::Text::clean(reason), &mut copy);
     if head.version == Version::Http10 {
         copy[7] = b'0';
     }
@@ -199,7 +200,7 @@ fn is_control(byte: u8) -> bool {
 
 fn write_fields(fields: &[Field], data: &[u8], out: &mut Vec<u8>) {
     for field in fields {
-        let mut lines = encode::Lines::default();
+        let mut lines = field_text::Lines::default();
         lines.push_parsed(field, data);
         out.extend_from_slice(lines.as_bytes());
     }

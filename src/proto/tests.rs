@@ -7,9 +7,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use crate::proto::field_text;
+use crate::proto::h1::Error;
 use crate::proto::h1::request::{self, Limits, Progress};
 use crate::proto::h1::response;
-use crate::proto::h1::{Error, encode};
 use crate::proto::head::{RequestHead, ResponseHead};
 use crate::proto::message::{Method, Version};
 use crate::proto::property;
@@ -351,7 +352,7 @@ proptest! {
         if let Ok(Progress::Complete(_)) = request::parse(&text, &Limits::default(), &mut head) {
             let (method, target) = (&text[head.method_range.clone()], &text[head.target.clone()]);
             let mut copy = [method, b" ", target, b" HTTP/1.1\r\n"].concat();
-            let mut lines = encode::Lines::default();
+            let mut lines = field_text::Lines::default();
             head.fields.iter().for_each(|field| lines.push_parsed(field, &text));
             copy.extend_from_slice(lines.as_bytes());
             copy.extend_from_slice(b"\r\n");

@@ -7,7 +7,8 @@
 use std::cell::RefCell;
 
 use crate::log;
-use crate::proto::h1::encode::{Head, Lines, Text};
+use crate::proto::field_text::{Lines, Text};
+use crate::proto::h1::encode::Head;
 use crate::proto::header::Id;
 use crate::sys::clock;
 

@@ -12,7 +12,8 @@ use crate::http::h1::server_date::{self, Wanted};
 use crate::http::request::error::{During, Error, Limit};
 use crate::http::response::{self, Response};
 use crate::net::Transport;
-use crate::proto::h1::encode::{self, Head, Lines, Text};
+use crate::proto::field_text::{Lines, Text};
+use crate::proto::h1::encode::{self, Head};
 use crate::proto::header::Id;
 use crate::runtime::{self, Timer, buffer, timeout};
 

@@ -12,7 +12,7 @@ use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::scope::{Script, Variable};
-use crate::proto::h1::encode::Lines;
+use crate::proto::field_text::Lines;
 use crate::proto::head::ResponseHead;
 use crate::proto::header::Id;
 use crate::proto::message::Version;

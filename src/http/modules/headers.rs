@@ -14,7 +14,7 @@ use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::scope::{Script, Variable};
-use crate::proto::h1::encode::{Text, Token};
+use crate::proto::field_text::{Text, Token};
 use crate::proto::header::Id;
 
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::scope::{Script, Variable};
 use crate::http::upstream::conf::{self, Family, Names, upstream_rows};
-use crate::proto::h1::encode::{Label, Token};
+use crate::proto::field_text::{Label, Token};
 use crate::proto::header::Id;
 use crate::proto::message::Version;
 use crate::script::value;

@@ -37,7 +37,7 @@ use crate::http::{Config, Worker};
 use crate::log::{self, Logger};
 use crate::net::budget::Share;
 use crate::net::transport::Probe;
-use crate::proto::h1::encode::Token;
+use crate::proto::field_text::Token;
 use crate::proto::head::RequestHead;
 use crate::proto::header::Id;
 use crate::proto::message::{Method, Version};

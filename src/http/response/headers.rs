@@ -3,7 +3,8 @@
 //! Each field is appended as text once; the index finds, hides and lists fields without parsing the text
 //! again. Pure data.
 
-use crate::proto::h1::encode::{Head, Line, Lines, Text, Token};
+use crate::proto::field_text::{Line, Lines, Text, Token};
+use crate::proto::h1::encode::Head;
 use crate::proto::header::{Field, Id};
 
 /// One field within the text.

@@ -17,7 +17,7 @@ pub mod redirect;
 use std::borrow::Cow;
 
 use crate::http::response::headers::Headers;
-use crate::proto::h1::encode::Lines;
+use crate::proto::field_text::Lines;
 use crate::proto::header::Id;
 
 /// The head of a response.

@@ -16,7 +16,7 @@ use crate::http::response::coded::Coding;
 use crate::http::response::filter::Signal;
 use crate::net::budget::Share;
 use crate::net::pace::Pace;
-use crate::proto::h1::encode::Lines;
+use crate::proto::field_text::Lines;
 use crate::runtime::{self, Timer, buffer};
 
 /// Bytes that are copied in a microsecond.

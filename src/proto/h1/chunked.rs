@@ -13,8 +13,8 @@
 use std::ops::Range;
 
 use crate::base::number::hex_digit;
+use crate::proto::field_text::Lines;
 use crate::proto::h1::Error;
-use crate::proto::h1::encode::Lines;
 use crate::proto::h1::fields::{self, Rules};
 use crate::proto::head::Fields;
 

@@ -53,7 +53,7 @@ pub(super) struct Rules {
 }
 
 /// True for a byte that may be part of a token (RFC 9110 §5.6.2).
-pub(super) fn is_token_byte(byte: u8) -> bool {
+pub(in crate::proto) fn is_token_byte(byte: u8) -> bool {
     CLASS[usize::from(byte)] != INVALID
 }
 
@@ -309,7 +309,7 @@ pub(super) fn check_value(value: &[u8]) -> Result<(), Error> {
 /// True if the text has a byte that would end a line or a head: CR, LF or NUL. Usually it has no control
 /// character at all.
 #[inline]
-pub(super) fn has_break(text: &[u8]) -> bool {
+pub(in crate::proto) fn has_break(text: &[u8]) -> bool {
     let has_control = match (text.as_chunks::<8>().0, text.last_chunk::<8>()) {
         // The last word overlaps the one before it.
         (words, Some(last)) => words.iter().chain([last]).any(|word| controls(*word) != 0),
