@@ -50,7 +50,10 @@ fn a_log_that_was_moved_away_is_followed_by_a_new_one() {
         let is_new = |pid: &i32| !old.contains(pid);
         (daemon.workers_now().iter().filter(|pid| is_new(pid)).count() == 2).then_some(())
     });
-    daemon.wait_log("gracefully shutting down");
+    // Both: an old worker that was not told yet still accepts, and writes to the old file.
+    wait_for("the old workers to stop accepting", || {
+        (daemon.log_count("gracefully shutting down") == old.len()).then_some(())
+    });
     get(daemon.port(0), "/two");
     get(daemon.port(0), "/missing");
     expect_lines(&daemon, "logs/access.log", &["/two", "/missing"]);
