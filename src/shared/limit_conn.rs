@@ -95,16 +95,7 @@ impl Limits {
         for rule in &self.rules {
             let Some(zone) = zones.get(rule.zone) else { continue };
             let Some(holders) = zone.memory else { continue };
-            let key = zone.key.to_vec(scope);
-            if key.is_empty() {
-                continue;
-            }
-            if key.len() > KEY_BYTES_MAX {
-                let name = &zone.name;
-                let what = "the value of the key is more than 255 bytes, the request is not limited by zone";
-                log::error!(scope.logger(), &*scope, "{} \"{}\"", what, name);
-                continue;
-            }
+            let Some(key) = zone.key_of(scope, KEY_BYTES_MAX) else { continue };
             is_counted = true;
             match holders.hold(holders.key(&key), rule.max) {
                 Ok(held) => all.push(held),

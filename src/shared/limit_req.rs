@@ -179,7 +179,8 @@ impl Limits {
         for (index, rule) in self.rules.iter().enumerate() {
             let Some(zone) = zones.get(rule.zone) else { continue };
             let Some(table) = zone.memory else { continue };
-            let Some(key) = key_of(scope, zone, table) else { continue };
+            let Some(key) = zone.key_of(scope, KEY_BYTES_MAX) else { continue };
+            let key = table.key(&key);
             let answer = if index == last {
                 is_last_counted = true;
                 add(scope, rule, zone, (table, key), rule.burst, now_ms)
@@ -298,18 +299,6 @@ fn tell_too_small<S: Scope>(scope: &S, rule: &Rule, zone: &Zone<S>, now_ms: u64)
         name,
         size
     );
-}
-
-/// The key's value in the zone; `None` where the zone does not count this scope.
-fn key_of<S: Scope>(scope: &mut S, zone: &Zone<S>, table: Table) -> Option<Key> {
-    let value = zone.key.to_vec(scope);
-    if value.len() > KEY_BYTES_MAX {
-        let name = &zone.name;
-        let what = "the value of the key is more than 65535 bytes, the request is not limited by zone";
-        log::error!(scope.logger(), &*scope, "{} \"{}\"", what, name);
-        return None;
-    }
-    (!value.is_empty()).then(|| table.key(&value))
 }
 
 #[cfg(test)]

@@ -61,6 +61,23 @@ impl<S, T, D: fmt::Debug> fmt::Debug for Zone<S, T, D> {
     }
 }
 
+impl<S: Scope, T, D> Zone<S, T, D> {
+    /// The value of the key; `None` if the zone does not count this scope: the value is empty, or has more than
+    /// `bytes_max` bytes, which is logged.
+    pub fn key_of(&self, scope: &mut S, bytes_max: usize) -> Option<Vec<u8>> {
+        let value = self.key.to_vec(scope);
+        if value.len() > bytes_max {
+            let name = &self.name;
+            let what = format_args!(
+                "the value of the key is more than {bytes_max} bytes, the request is not limited by zone"
+            );
+            log::error!(scope.logger(), &*scope, "{} \"{}\"", what, name);
+            return None;
+        }
+        (!value.is_empty()).then_some(value)
+    }
+}
+
 impl<S: Scope, D> Declared<S, D> {
     /// Of a directive whose first argument is the key. `zone` is what [`parameter`] has read.
     pub fn new(node: &Node, key: Script<S>, (name, bytes): (&str, usize), detail: D) -> Self {
