@@ -103,17 +103,17 @@ impl Faults {
         self.0 & other.0 == other.0
     }
 
-    /// True if some fault allows a request that was already sent to be sent again. `is_unsafe`: it may be
+    /// True if some fault allows a request that was already sent to be sent again. `is_non_idempotent`: it may be
     /// repeated only with `non_idempotent`.
-    pub fn repeats(self, is_unsafe: bool) -> bool {
-        self.0 & !NON_IDEMPOTENT != 0 && (!is_unsafe || self.0 & NON_IDEMPOTENT != 0)
+    pub fn repeats(self, is_non_idempotent: bool) -> bool {
+        self.0 & !NON_IDEMPOTENT != 0 && (!is_non_idempotent || self.0 & NON_IDEMPOTENT != 0)
     }
 
-    /// True if another peer may be tried after this fault. `unsafe_sent`: a request that may not be repeated
+    /// True if another peer may be tried after this fault. `non_idempotent_sent`: a request that may not be repeated
     /// has been sent, at least in part.
-    pub fn permits(self, fault: Fault, unsafe_sent: bool) -> bool {
+    pub fn permits(self, fault: Fault, non_idempotent_sent: bool) -> bool {
         let flag = fault.flag();
-        flag != 0 && self.0 & flag != 0 && (!unsafe_sent || self.0 & NON_IDEMPOTENT != 0)
+        flag != 0 && self.0 & flag != 0 && (!non_idempotent_sent || self.0 & NON_IDEMPOTENT != 0)
     }
 }
 

@@ -15,9 +15,9 @@ use crate::upstream::{Group, GroupState, Groups};
 /// True if a body that exceeds `client_body_buffer_size` must be read completely before it is sent.
 ///
 /// Called only for bodies that are longer than that buffer, and only if `proxy_request_buffering` is not set.
-pub fn needs_whole_body(request: &Request, group: &GroupState, is_unsafe: bool) -> bool {
+pub fn needs_whole_body(request: &Request, group: &GroupState, is_non_idempotent: bool) -> bool {
     let conf = request.passes();
-    let has_next = group.set().tries > 1 && conf.next_tries() != 1 && conf.next().repeats(is_unsafe);
+    let has_next = group.set().tries > 1 && conf.next_tries() != 1 && conf.next().repeats(is_non_idempotent);
     has_next || error_page_is_proxied(request.server, request.location, None)
 }
 

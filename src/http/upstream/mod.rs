@@ -206,7 +206,7 @@ impl Pass<'_, '_> {
             permitted: conf.next(),
             tries_left: self.session.tries_left(),
             is_late: limit_ms > 0 && runtime::now_ms().saturating_sub(self.started_ms) >= limit_ms,
-            is_unsafe: retry::is_unsafe(self.request.method),
+            is_non_idempotent: retry::is_non_idempotent(self.request.method),
             has_begun: self.outgoing.has_begun(),
             can_repeat: self.outgoing.can_repeat(),
         }

@@ -20,7 +20,7 @@ use crate::http::request::error::{self, Error};
 use crate::http::temp_file::TempFile;
 use crate::http::upstream::codec::{Encoder, FRAME_HEAD_BYTES, Framing};
 use crate::http::upstream::failover;
-use crate::http::upstream::retry::is_unsafe;
+use crate::http::upstream::retry::is_non_idempotent;
 use crate::http::upstream::target::Goal;
 use crate::net::Transport;
 use crate::proto::message::BodyLength;
@@ -399,7 +399,7 @@ async fn read_body(
         _ if takes_body || is_kept => {
             read_ahead(request, client, true, kept).await?
                 || (takes_body
-                    && failover::needs_whole_body(request, &goal.group, is_unsafe(request.method))
+                    && failover::needs_whole_body(request, &goal.group, is_non_idempotent(request.method))
                     && Box::pin(body_file::try_read_whole(request, client, kept)).await?)
         }
         _ => request.body.is_done(),

@@ -16,8 +16,8 @@ pub struct Chance {
     pub tries_left: u32,
     /// The time for trying another server has expired.
     pub is_late: bool,
-    /// The request must not be sent twice ([`is_unsafe`]).
-    pub is_unsafe: bool,
+    /// The request must not be sent twice ([`is_non_idempotent`]).
+    pub is_non_idempotent: bool,
     /// Some of it may have reached the peer.
     pub has_begun: bool,
     /// It can be sent from the start: no part of its body is lost.
@@ -30,7 +30,7 @@ impl Chance {
     pub fn goes_on_after(&self, fault: Fault) -> bool {
         self.tries_left > 0
             && self.can_repeat
-            && self.permitted.permits(fault, self.has_begun && self.is_unsafe)
+            && self.permitted.permits(fault, self.has_begun && self.is_non_idempotent)
             && !self.is_late
     }
 
@@ -40,18 +40,19 @@ impl Chance {
         self.tries_left > 1
             && !self.is_late
             && self.can_repeat
-            && self.permitted.permits(Fault::Status(status), self.is_unsafe)
+            && self.permitted.permits(Fault::Status(status), self.is_non_idempotent)
     }
 
     /// True if the request is sent to the same peer again after a kept connection turned out to be closed:
     /// nothing of it was sent, or repeating it is harmless, or the configuration declares it harmless.
     pub fn repeats(&self) -> bool {
-        self.can_repeat && (!self.has_begun || !self.is_unsafe || self.permitted.permits(Fault::Error, true))
+        self.can_repeat
+            && (!self.has_begun || !self.is_non_idempotent || self.permitted.permits(Fault::Error, true))
     }
 }
 
 /// True for methods whose requests must not be sent twice (nginx's list).
-pub fn is_unsafe(method: Method) -> bool {
+pub fn is_non_idempotent(method: Method) -> bool {
     matches!(method, Method::Post | Method::Lock | Method::Patch)
 }
 
@@ -69,7 +70,7 @@ mod tests {
             permitted: faults("error timeout"),
             tries_left: 2,
             is_late: false,
-            is_unsafe: false,
+            is_non_idempotent: false,
             has_begun: true,
             can_repeat: true,
         }
@@ -78,7 +79,7 @@ mod tests {
     #[test]
     fn another_server_is_tried_after_a_permitted_fault() {
         let get = sent_get();
-        let post = Chance { is_unsafe: true, ..get };
+        let post = Chance { is_non_idempotent: true, ..get };
         let bold = Chance { permitted: faults("error non_idempotent"), ..post };
         let cases = [
             (get, Fault::Error, true),
@@ -105,7 +106,7 @@ mod tests {
     #[test]
     fn an_answer_is_refused_only_while_another_server_can_be_asked() {
         let get = Chance { permitted: faults("http_503 http_404"), ..sent_get() };
-        let post = Chance { is_unsafe: true, ..get };
+        let post = Chance { is_non_idempotent: true, ..get };
         let cases = [
             (get, 503, true),
             (get, 404, true),
@@ -127,7 +128,7 @@ mod tests {
     #[test]
     fn a_kept_connection_that_was_closed_is_replaced_where_that_does_no_harm() {
         let get = sent_get();
-        let post = Chance { is_unsafe: true, ..get };
+        let post = Chance { is_non_idempotent: true, ..get };
         let cases = [
             (get, true),
             (Chance { can_repeat: false, ..get }, false),
@@ -148,11 +149,11 @@ mod tests {
     #[test]
     fn the_methods_that_nginx_does_not_repeat() {
         for method in [Method::Post, Method::Lock, Method::Patch] {
-            assert!(is_unsafe(method));
+            assert!(is_non_idempotent(method));
         }
         for method in [Method::Get, Method::Head, Method::Put, Method::Delete, Method::Options, Method::Other]
         {
-            assert!(!is_unsafe(method), "{method:?}");
+            assert!(!is_non_idempotent(method), "{method:?}");
         }
     }
 }
