@@ -163,7 +163,11 @@ fn is_allowed(nodes: &[Node]) -> bool {
 
 /// A client's request for a target, with its path; `None`: it is none.
 pub(in crate::http) fn request(worker: &'static Worker, target: &str) -> Option<Box<Request>> {
-    let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+    read(worker, &format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"), Body::none())
+}
+
+/// The request with this head and body, as it comes from a connection; `None`: the head is not valid.
+pub(in crate::http) fn read(worker: &'static Worker, text: &str, body: Body) -> Option<Box<Request>> {
     let mut head = Box::new(RequestHead::default());
     let Ok(Progress::Complete(length)) = request::parse(text.as_bytes(), &Limits::default(), &mut head)
     else {
@@ -184,7 +188,6 @@ pub(in crate::http) fn request(worker: &'static Worker, target: &str) -> Option<
         opened_ms: 0,
         is_pipelined: false,
     };
-    let body = Body::none();
     let mut request = Request::new(worker, &worker.config.servers[0], connection, input, head, || body);
     target::set_target(&mut request, &target).is_ok().then_some(request)
 }

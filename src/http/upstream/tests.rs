@@ -5,7 +5,7 @@ use crate::config::{LoadOptions, load_text};
 use crate::http::downstream::Downstream;
 use crate::http::h1 as http1;
 use crate::http::pipeline;
-use crate::http::request::Connection as Origin;
+use crate::http::property;
 use crate::http::request::body::{self, Body, Reader};
 use crate::http::upstream::carrier::Carrier;
 use crate::http::upstream::codec::Decoder;
@@ -15,11 +15,7 @@ use crate::net::Transport;
 use crate::net::open::Place;
 use crate::net::transport::script::{Script, play};
 use crate::proto::h1::chunked;
-use crate::proto::h1::request::{Limits, Progress, parse};
-use crate::proto::head::RequestHead;
 use crate::proto::message::BodyLength;
-use crate::proto::uri;
-use crate::runtime::buffer::Buffer;
 use crate::runtime::{Runtime, race, sleep};
 use crate::upstream::pool::Connection;
 
@@ -46,29 +42,9 @@ fn config(directives: &str) -> &'static Worker {
 fn request(worker: &'static Worker, start: &str, declared: BodyLength) -> Box<Request> {
     let (start, fields) = start.split_once('\n').unwrap_or((start, "X-Client: 1"));
     let text = format!("{start} HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
-    let mut head = Box::new(RequestHead::default());
-    assert_eq!(parse(text.as_bytes(), &Limits::default(), &mut head), Ok(Progress::Complete(text.len())));
-    let mut input = Buffer::take(text.len());
-    input.extend(text.as_bytes());
-    let target = uri::parse(head.method, &input.data()[head.target.clone()]).unwrap();
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-    let origin = Origin {
-        number: 1,
-        probe: None,
-        peer: address.into(),
-        proxy: None,
-        local: address.into(),
-        listen: &worker.config.listens[0],
-        requests: 1,
-        opened_ms: 0,
-        is_pipelined: false,
-    };
     let limits = body::Limits { max: 0, timeout_ms: 60_000, buffer_size: 1024, min_rate: None };
     let reader = Reader::H1(http1::Reader::new(declared, b"", false, limits.buffer_size));
-    let body = Body::new(declared, reader, limits);
-    let mut request = Request::new(worker, &worker.config.servers[0], origin, input, head, || body);
-    crate::http::request::target::set_target(&mut request, &target).unwrap();
-    request
+    property::read(worker, &text, Body::new(declared, reader, limits)).expect("a valid head")
 }
 
 impl Pass<'_, '_> {
