@@ -50,7 +50,7 @@ impl Shape {
     }
 }
 
-/// What to do after the given bytes.
+/// The action after the given bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
     /// More bytes follow.

@@ -371,7 +371,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// What a response head depends on besides the response.
+/// Settings and facts, besides the response itself, that determine a response head.
 fn terms(request: &Request) -> Terms {
     let core = &request.location.confs.http_core;
     Terms {

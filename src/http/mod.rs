@@ -48,7 +48,7 @@ pub struct Config {
     /// The settings of the `http` block itself.
     pub root: modules::Confs,
     pub variables: Variables<request::Request>,
-    /// What modules have for the whole block.
+    /// The modules' tables for the whole block.
     pub tables: modules::Tables,
     pub upstreams: Groups,
     /// Paths of unix sockets that occur in values (`map`, `set` and similar directives); empty if no

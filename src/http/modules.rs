@@ -107,7 +107,7 @@ const fn inherits<C: BlockConf>() -> Inherits {
     }
 }
 
-/// What a module has for the whole `http` block: the column `table` of the modules' table.
+/// The data of a module for the whole `http` block: the column `table` of the modules' table.
 pub trait ModuleTable: Sized {
     /// Called once when everything is read, with the module's draft in `cx.drafts`.
     fn open(cx: &mut Cx) -> Self;
@@ -188,7 +188,7 @@ macro_rules! modules {
             }
         }
 
-        /// What modules keep of one request.
+        /// The modules' states for one request.
         #[derive(Debug, Default)]
         pub struct States {
             $($(pub $name: $name::$state,)?)*
@@ -220,13 +220,13 @@ macro_rules! modules {
             }
         }
 
-        /// What modules gather for the whole `http` block while it is read.
+        /// The modules' drafts for the whole `http` block, filled while it is read.
         #[derive(Default)]
         pub struct Drafts {
             $($(pub $name: $name::$draft,)?)*
         }
 
-        /// What modules have for the whole `http` block once it is read.
+        /// The modules' tables for the whole `http` block, made once it is read.
         #[derive(Debug)]
         pub struct Tables {
             $($(pub $name: $name::$table,)?)*

@@ -7,7 +7,7 @@ use crate::runtime::{self, registration_count, sleep};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// What a client gets to a GET of `path` where an upstream's answer comes in two pieces.
+/// The bytes that a client receives for a GET of `path` when the upstream's response comes in two pieces.
 async fn got(stage: &Stage, path: &str, answer: &[u8], cut: usize, sips: usize) -> Vec<u8> {
     let upstream = stage.upstream();
     upstream.awaits(b"\r\n\r\n").sends_cut(answer, cut);

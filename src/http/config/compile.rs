@@ -47,7 +47,7 @@ pub struct Cx {
     /// The settings that all blocks without directives of a module share.
     pub(in crate::http) defaults: Arc<Confs>,
     pub diagnostics: Diagnostics,
-    /// What modules gather for the whole `http` block.
+    /// The modules' drafts for the whole `http` block.
     pub drafts: Drafts,
     /// Named groups of peers, referenced and declared in any order.
     pub upstreams: groups::Draft,

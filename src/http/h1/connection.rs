@@ -696,7 +696,7 @@ fn prepare(
     Ok(request)
 }
 
-/// What the client asks for; the location decides later (`target::bound_keepalive`).
+/// True if the client asks for keep-alive; the location decides later (`target::bound_keepalive`).
 fn wants_keep_alive(head: &RequestHead) -> bool {
     let asked = &head.connection;
     let by_client = if head.version >= Version::Http11 { !asked.close } else { asked.keep_alive };

@@ -43,7 +43,7 @@ enum Framing {
     Abandoned,
 }
 
-/// What the head depends on besides the response: its request, and the settings in force.
+/// The facts, besides the response itself, that determine its head: its request, and the settings in force.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// The request was HEAD.

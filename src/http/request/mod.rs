@@ -139,7 +139,7 @@ pub struct Request {
     pub coding: Option<Box<dyn Coding>>,
     /// Sizes before and after content coding, once the response is complete.
     pub coded: Option<coded::Report>,
-    /// What modules keep of it.
+    /// The modules' states for it.
     pub states: States,
     /// The counts of subrequests of the client's request, after the first one.
     pub tally: Option<Rc<Tally>>,

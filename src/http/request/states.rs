@@ -1,4 +1,4 @@
-//! What modules keep of one request, and what its subrequests have of that.
+//! The modules' states for one request, and how its subrequests get them.
 //!
 //! Touches: the request. The table of modules makes one field of each state (`modules::States`), and asks it here
 //! whenever a subrequest begins or ends.
