@@ -237,52 +237,64 @@ impl Partial {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(mut conn: Conn) {
-    loop {
-        if let Some(deadline_ms) = conn.head_deadline_ms() {
-            let left = deadline_ms.saturating_sub(runtime::now_ms());
-            if left == 0 || timeout(left, conn.transport.waiting(Waiting::Head)).await.is_err() {
-                return Box::pin(head_timed_out(&mut conn)).await;
-            }
-        } else if matches!(conn.held, Held::Nothing) {
-            let wait = conn.idle_ms();
-            let until_ms = runtime::now_ms() + wait;
-            let leaving =
-                drain::reached(if conn.requests == 0 { drain::Mode::Close } else { drain::Mode::HandOver });
-            let request = runtime::timeout_by(&mut conn.timer, wait, conn.transport.waiting(Waiting::Idle));
-            match race(request, leaving).await {
-                Either::First(Ok(Ok(()))) => {}
-                Either::First(_) => return,
-                Either::Second(()) if drain::mode() == drain::Mode::HandOver => {
-                    return hand_over(conn, until_ms);
+///
+/// An `async` block, not an `async fn`: the future of the latter would keep `conn` twice, as its argument and
+/// as a local.
+#[allow(clippy::manual_async_fn)]
+pub fn serve(mut conn: Conn) -> impl Future<Output = ()> {
+    async move {
+        loop {
+            if let Some(deadline_ms) = conn.head_deadline_ms() {
+                let left = deadline_ms.saturating_sub(runtime::now_ms());
+                if left == 0 || timeout(left, conn.transport.waiting(Waiting::Head)).await.is_err() {
+                    return Box::pin(head_timed_out(&mut conn)).await;
                 }
-                Either::Second(()) if Box::pin(conn.speaks_up(until_ms)).await => {}
-                Either::Second(()) => return,
+            } else if matches!(conn.held, Held::Nothing) {
+                let wait = conn.idle_ms();
+                let until_ms = runtime::now_ms() + wait;
+                let leaving = drain::reached(if conn.requests == 0 {
+                    drain::Mode::Close
+                } else {
+                    drain::Mode::HandOver
+                });
+                let request =
+                    runtime::timeout_by(&mut conn.timer, wait, conn.transport.waiting(Waiting::Idle));
+                match race(request, leaving).await {
+                    Either::First(Ok(Ok(()))) => {}
+                    Either::First(_) => return,
+                    Either::Second(()) if drain::mode() == drain::Mode::HandOver => {
+                        return hand_over(conn, until_ms);
+                    }
+                    Either::Second(()) if Box::pin(conn.speaks_up(until_ms)).await => {}
+                    Either::Second(()) => return,
+                }
             }
-        }
-        // Only before the first request: a reload may have turned `proxy_protocol` on since.
-        if conn.listen.proxy_protocol && conn.proxy.is_none() && conn.requests == 0 {
-            if Box::pin(read_proxy_header(&mut conn)).await {
-                continue;
+            // Only before the first request: a reload may have turned `proxy_protocol` on since.
+            if conn.listen.proxy_protocol && conn.proxy.is_none() && conn.requests == 0 {
+                if Box::pin(read_proxy_header(&mut conn)).await {
+                    continue;
+                }
+                return;
             }
-            return;
-        }
-        match pinned(|| one_request(&mut conn)).await {
-            After::Nothing | After::Partial if conn.transport.is_asked() && conn.gives_way() => return,
-            After::Nothing => conn.open.turn(Total::Waiting),
-            After::Partial => conn.open.rests(),
-            After::KeepAlive => {
-                conn.open.turn(Total::Waiting);
-                conn.adopted_until_ms = None;
+            match pinned(|| one_request(&mut conn)).await {
+                After::Nothing | After::Partial if conn.transport.is_asked() && conn.gives_way() => return,
+                After::Nothing => conn.open.turn(Total::Waiting),
+                After::Partial => conn.open.rests(),
+                After::KeepAlive => {
+                    conn.open.turn(Total::Waiting);
+                    conn.adopted_until_ms = None;
+                }
+                // Flush first: a client that sees the close must already find its request in the access log.
+                After::Close => return access::flush_turn(),
+                // Boxed, like the request: a future that is awaited here would make every idle connection larger.
+                After::Linger(core) => {
+                    access::flush_turn();
+                    return Box::pin(linger(&conn, core)).await;
+                }
+                After::Tunnel(tunnel) => {
+                    return runtime::spawn(tunnel::run(conn.transport, conn.open, *tunnel));
+                }
             }
-            // Flush first: a client that sees the close must already find its request in the access log.
-            After::Close => return access::flush_turn(),
-            // Boxed, like the request: a future that is awaited here would make every idle connection larger.
-            After::Linger(core) => {
-                access::flush_turn();
-                return Box::pin(linger(&conn, core)).await;
-            }
-            After::Tunnel(tunnel) => return runtime::spawn(tunnel::run(conn.transport, conn.open, *tunnel)),
         }
     }
 }

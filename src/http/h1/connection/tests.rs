@@ -14,7 +14,7 @@ fn size_of_output<A, F>(_: fn(A) -> F) -> usize {
 fn idle_connection_fits_its_budget() {
     // All that a worker keeps for a connection between two requests, besides 40 bytes in the runtime's tables.
     let size = size_of_output(serve);
-    assert!(size <= 512, "{size} bytes");
+    assert!(size <= 320, "{size} bytes");
 }
 
 const SERVER: &str =
