@@ -12,6 +12,7 @@ pub mod pace;
 pub mod proxy_header;
 pub mod resolver;
 pub mod room;
+pub mod tls;
 pub mod transport;
 pub mod tunnel;
 

@@ -1,0 +1,68 @@
+//! Properties that hold for every file and every list an operator writes for TLS, for the fuzz targets
+//! (`fuzz/`) and the property tests here.
+//!
+//! Touches: nothing; panics when a property does not hold.
+
+use super::encrypted_key::Costs;
+use super::pem::{self, Passwords};
+
+/// A few rounds of PBKDF2 only: fuzzing tries many files a second.
+const CHEAP: Costs =
+    Costs { pbkdf2_iterations_max: 10, scrypt_memory_bytes_max: 64 << 10, scrypt_parallelization_max: 1 };
+
+/// Reads `data` as each kind of PEM file: no panic, and what was found is DER that a PEM file of ours gives
+/// back.
+pub fn reads_pem(data: &[u8]) {
+    let passwords = Passwords::read(b"first\nsecond\r\n").expect("two short lines");
+    if let Ok(found) = pem::certificates(data) {
+        assert!(!found.is_empty() && found.iter().map(|der| der.len()).sum::<usize>() <= data.len());
+        let copy: Vec<u8> = found.iter().flat_map(|der| written("CERTIFICATE", der)).collect();
+        assert_eq!(pem::certificates(&copy).as_ref(), Ok(&found));
+    }
+    if let Ok(found) = pem::revocation_lists(data) {
+        let copy: Vec<u8> = found.iter().flat_map(|der| written("X509 CRL", der)).collect();
+        assert_eq!(pem::revocation_lists(&copy).as_ref(), Ok(&found));
+    }
+    for passwords in [Passwords::default(), passwords] {
+        if let Ok(key) = pem::private_key_within(data, &passwords, CHEAP) {
+            let label = match &*key {
+                rustls_pki_types::PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+                rustls_pki_types::PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+                _ => "PRIVATE KEY",
+            };
+            let copy = written(label, key.secret_der());
+            let again = pem::private_key(&copy, &Passwords::default()).expect("a copy in the clear");
+            assert_eq!(again.secret_der(), key.secret_der());
+        }
+    }
+    if let Ok(passwords) = Passwords::read(data) {
+        let clean = |line: &[u8]| !line.is_empty() && !line.contains(&b'\n');
+        assert!(passwords.iter().all(clean));
+    }
+}
+
+fn written(label: &str, der: &[u8]) -> Vec<u8> {
+    let mut out = format!("-----BEGIN {label}-----\n").into_bytes();
+    crate::base::base64::encode(der, &mut out);
+    out.extend_from_slice(format!("\n-----END {label}-----\n").as_bytes());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_read_as_pem(body in prop::collection::vec(any::<u8>(), 0..200), cut in 0_usize..400) {
+            reads_pem(&body);
+            for label in ["CERTIFICATE", "X509 CRL", "PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "EC PRIVATE KEY"] {
+                let text = written(label, &body);
+                reads_pem(&text);
+                reads_pem(&text[..cut.min(text.len())]);
+            }
+        }
+    }
+}
