@@ -7,3 +7,4 @@ pub mod encrypted_key;
 pub mod pem;
 #[cfg(any(test, feature = "property"))]
 pub mod property;
+pub mod verify;

@@ -1,0 +1,4 @@
+//! Verdicts on chains of every kind, each beside the verdict of `openssl verify` on the same files.
+
+mod agreement;
+mod lab;
