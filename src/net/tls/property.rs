@@ -5,6 +5,8 @@
 
 use super::encrypted_key::Costs;
 use super::pem::{self, Passwords};
+use super::settings::{self, Selected};
+use super::{ciphers, conf_command};
 
 /// A few rounds of PBKDF2 only: fuzzing tries many files a second.
 const CHEAP: Costs =
@@ -41,6 +43,33 @@ pub fn reads_pem(data: &[u8]) {
     }
 }
 
+/// Reads `text` as each kind of list in the configuration: no panic, nothing twice, and never an empty
+/// selection.
+pub fn reads_lists(text: &str) {
+    for list in [ciphers::ciphers(text), ciphers::ciphersuites(text)].into_iter().flatten() {
+        let suites = list.value.iter().map(|suite| suite.suite());
+        assert!(!list.value.is_empty() && is_distinct(suites));
+        assert!(list.dropped.len() <= text.len());
+    }
+    if let Ok(list) = settings::groups(text) {
+        assert!(!list.value.is_empty() && is_distinct(list.value.iter().map(|group| group.name())));
+    }
+    if let Ok(list) = settings::protocols(text.split(' ')) {
+        assert!(list.value.tls12 || list.value.tls13);
+    }
+    let (name, value) = text.split_once(' ').unwrap_or((text, ""));
+    let mut selected = Selected::default();
+    if conf_command::apply(&mut selected, name, value).is_ok() {
+        assert!(selected.protocols.tls12 || selected.protocols.tls13);
+        assert!(!selected.ciphers.is_empty() && !selected.groups.is_empty());
+    }
+}
+
+fn is_distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> bool {
+    let items: Vec<T> = items.collect();
+    items.iter().enumerate().all(|(index, item)| !items[..index].contains(item))
+}
+
 fn written(label: &str, der: &[u8]) -> Vec<u8> {
     let mut out = format!("-----BEGIN {label}-----\n").into_bytes();
     crate::base::base64::encode(der, &mut out);
@@ -55,6 +84,22 @@ mod tests {
     use super::*;
 
     proptest! {
+        #[test]
+        fn any_text_reads_as_lists(text in ".{0,60}") {
+            reads_lists(&text);
+        }
+
+        #[test]
+        fn words_of_lists_in_any_order(words in prop::collection::vec(
+            prop::sample::select(vec![
+                "HIGH", "!", "+", "-", "@STRENGTH", "@SECLEVEL=4", ":", " ", "AES", "ECDSA", "DEFAULT", "X25519", "?",
+                "TLSv1.2", "Options", "Protocol", "ALL", "MinProtocol", "P-256", "/", "é", ",", "NumTickets", "1",
+            ]),
+            0..12,
+        )) {
+            reads_lists(&words.concat());
+        }
+
         #[test]
         fn any_bytes_read_as_pem(body in prop::collection::vec(any::<u8>(), 0..200), cut in 0_usize..400) {
             reads_pem(&body);
