@@ -41,25 +41,9 @@ const TO_ELSEWHERE: &str = "only \"http\" is supported: leave this block to anot
 const UNPROTECTED: &str = "this access control is not available: do not serve what this line protects";
 const FOREIGN: &str = "a third-party module that is not available: remove this line";
 
-/// `listen … ssl` and the directives that go with it.
-pub static TLS: Feature = own(
-    "TLS",
-    &["ssl", "ssl_*"],
-    &["ssl"],
-    "there is no TLS: terminate it in front, and listen without \"ssl\" here",
-);
-pub static HTTP2: Feature = own(
-    "HTTP/2",
-    &["http2", "http2_*"],
-    &["http2"],
-    "only HTTP/1.1 is spoken: terminate HTTP/2 in front, and remove this line",
-);
-pub static HTTP3: Feature = own(
-    "HTTP/3",
-    &["http3", "http3_*", "quic_*"],
-    &[],
-    "only HTTP/1.1 is spoken: terminate HTTP/3 in front, and listen without \"quic\"",
-);
+pub static HTTP2: Feature = own("HTTP/2", &["http2", "http2_*"], &[], "clients get HTTP/1.1 instead");
+pub static HTTP3: Feature =
+    own("HTTP/3", &["http3", "http3_*", "quic_*"], &[], "clients get HTTP/1.1 over TCP instead");
 /// `proxy_pass https://…`
 pub static PROXY_TLS: Feature = own(
     "TLS to backends",
@@ -75,7 +59,6 @@ static FEATURES: &[&Feature] = &[
         &["*_by_lua", "*_by_lua_block", "*_by_lua_file", "lua_*", "rewrite_by_lua_no_postpone"],
         "Lua is not available: \"map\", \"auth_request\" and \"rewrite\" can do some of its work, a backend the rest",
     ),
-    &TLS,
     &HTTP2,
     &HTTP3,
     &PROXY_TLS,
@@ -149,7 +132,11 @@ static FEATURES: &[&Feature] = &[
     &foreign("PAM", &["auth_pam*"], UNPROTECTED),
     &foreign("Kerberos", &["auth_gss*", "auth_spnego*"], UNPROTECTED),
     &foreign("OpenID Connect", &["auth_oidc*", "oidc_provider"], UNPROTECTED),
-    &foreign("ACME", &["acme_*"], "there is no TLS: terminate it in front"),
+    &foreign(
+        "ACME",
+        &["acme_*"],
+        "certificates are not fetched: another ACME client can write the files of \"ssl_certificate\", whose changes are picked up",
+    ),
     &foreign("echo", &["echo", "echo_*"], "\"return\" can send a text"),
     &foreign("RTMP", &["rtmp", "rtmp_*"], TO_ELSEWHERE),
     &foreign("VOD", &["vod", "vod_*", "hls*", "f4f*"], TAKE_OUT),
@@ -279,6 +266,11 @@ pub fn module(file: &str) -> Option<&'static str> {
 }
 
 impl Feature {
+    /// True if its directives only choose how something is done that is done anyway.
+    pub fn never_acts(&self) -> bool {
+        self.acting.is_empty()
+    }
+
     /// True if the line would do something: not if the directive is `off`, nor if it is an empty block.
     pub fn acts(&self, node: &Node) -> bool {
         let is_off = node.args.len() == 1 && node.arg(0) == "off";
@@ -308,8 +300,7 @@ mod tests {
     #[test]
     fn names_and_families_are_found() {
         for (name, expected) in [
-            ("ssl", "TLS"),
-            ("ssl_certificate", "TLS"),
+            ("http2", "HTTP/2"),
             ("ssl_certificate_by_lua_block", "Lua"),
             ("content_by_lua", "Lua"),
             ("auth_jwt", "JWT"),

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::config::absent::{Feature, HTTP2, HTTP3, TLS};
+use crate::config::absent::Feature;
 use crate::config::{Diagnostic, Diagnostics, Node, Places, Span, Tree};
 
 /// One line that uses a missing feature.
@@ -54,7 +54,7 @@ impl Needs {
 
     /// Records another line that needs a missing feature.
     pub fn line(&mut self, feature: &'static Feature, span: Span, message: String) {
-        self.list.push(Need { feature, block: self.block, span, message, acts: true });
+        self.list.push(Need { feature, block: self.block, span, message, acts: !feature.never_acts() });
     }
 
     pub fn append(&mut self, other: &mut Self) {
@@ -70,14 +70,8 @@ impl Needs {
     pub fn report(&self) -> Vec<Diagnostic> {
         let mut groups: Vec<Vec<&Need>> = Vec::new();
         let mut known: HashMap<(&str, Option<Span>), usize> = HashMap::new();
-        let is_tls = |need: &&Need| need.acts && need.feature.name == TLS.name;
-        let with_tls: HashSet<Option<Span>> =
-            self.list.iter().filter(is_tls).map(|need| need.block).collect();
         for need in &self.list {
-            // HTTP/2 and HTTP/3 come with TLS, and are reported together with it.
-            let is_part =
-                [HTTP2.name, HTTP3.name].contains(&need.feature.name) && with_tls.contains(&need.block);
-            let name = if is_part { TLS.name } else { need.feature.name };
+            let name = need.feature.name;
             let index = *known.entry((name, need.block)).or_insert_with(|| {
                 groups.push(Vec::new());
                 groups.len() - 1
@@ -118,12 +112,9 @@ impl Needs {
 /// The finding for the lines of one feature in one block.
 fn finding(group: &[&Need], in_use: &HashSet<&str>) -> Option<Diagnostic> {
     let first = group.first()?;
-    let mut topics: Vec<&str> = group.iter().map(|need| need.feature.name).collect();
-    topics.sort_unstable_by_key(|name| (*name != TLS.name, *name));
-    topics.dedup();
-    let topic = Some(topics.join(", "));
-    let feature = if topics[0] == TLS.name { &TLS } else { first.feature };
-    let finding = match group.iter().find(|need| need.acts && need.feature.name == feature.name) {
+    let feature = first.feature;
+    let topic = Some(feature.name.to_owned());
+    let finding = match group.iter().find(|need| need.acts) {
         Some(acting) => Diagnostic::error(acting.span, acting.message.clone()).help(feature.help),
         // Settings for all servers are reported with the server that needs them.
         None if first.block.is_none() && in_use.contains(feature.name) => return None,
@@ -132,7 +123,11 @@ fn finding(group: &[&Need], in_use: &HashSet<&str>) -> Option<Diagnostic> {
                 Some(rest) => rest.replace(" directive is not available yet", " has no effect"),
                 None => first.message.clone(),
             };
-            let help = format!("{} is not available, and nothing here uses it", feature.name);
+            let help = if feature.never_acts() {
+                feature.help.to_owned()
+            } else {
+                format!("{} is not available, and nothing here uses it", feature.name)
+            };
             Diagnostic::warning(first.span, message).help(help)
         }
     };

@@ -4,6 +4,7 @@ pub mod client;
 pub mod config;
 pub mod downstream;
 pub mod h1;
+pub mod handshake;
 pub mod modules;
 pub mod nesting;
 pub mod pipeline;

@@ -57,10 +57,11 @@ pub mod secure_link;
 pub mod slice;
 pub mod split_clients;
 pub mod ssi;
+pub mod ssl;
 pub mod static_file;
 pub mod stub_status;
 pub mod sub_filter;
-pub mod tls;
+
 pub mod trace_context;
 pub mod try_files;
 pub mod upstream;
@@ -288,7 +289,7 @@ modules! {
     secure_link => [];
     browser     => [];
     trace_context => [];
-    tls         => [];
+    ssl         => [] draft Loaded;
     fastcgi     => [];
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];

@@ -182,6 +182,7 @@ pub(in crate::http) fn read(worker: &'static Worker, text: &str, body: Body) -> 
         probe: None,
         peer: address.into(),
         proxy: None,
+        tls: None,
         local: address.into(),
         listen: &worker.config.listens[0],
         requests: 1,

@@ -12,15 +12,17 @@ pub mod script;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::task::{Context, Poll};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
+use crate::net::tls::{Info, Session, Tls};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{Io, Waiting, relay};
 use crate::sys::address::SockAddr;
 use crate::sys::socket::{self, TcpInfo};
 
 /// Bytes of a file copied at a time if the kernel cannot send it.
-const FILE_BYTES: usize = 16 * 1024;
+const FILE_BYTES: usize = 64 * 1024;
 
 /// One connection, of a client or to an upstream server.
 ///
@@ -34,6 +36,7 @@ const FILE_BYTES: usize = 16 * 1024;
 #[derive(Debug)]
 pub enum Transport {
     Plain(Io),
+    Tls(Box<Tls>),
     /// Plays a test's script.
     #[cfg(test)]
     Scripted(script::Player),
@@ -44,6 +47,7 @@ macro_rules! each {
     ($transport:expr, $inner:ident => $call:expr) => {
         match $transport {
             Transport::Plain($inner) => $call,
+            Transport::Tls($inner) => $call,
             #[cfg(test)]
             Transport::Scripted($inner) => $call,
         }
@@ -102,6 +106,8 @@ impl Transport {
         offset: u64,
         length: u64,
     ) -> Poll<io::Result<usize>> {
+        // Nothing is read for a socket that takes nothing.
+        ready!(self.poll_flush(cx))?;
         let mut buffer = Buffer::take(FILE_BYTES);
         let room = buffer.space().len().min(usize::try_from(length).unwrap_or(usize::MAX));
         let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -118,8 +124,13 @@ impl Transport {
 
     /// Ready when the socket has taken all written bytes. A plain socket holds none back.
     #[inline]
-    pub fn poll_flush(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tls(tls) => tls.poll_flush(cx),
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            #[cfg(test)]
+            Self::Scripted(_) => Poll::Ready(Ok(())),
+        }
     }
 
     /// Ready when a read may return something: bytes already here, the end, or an error.
@@ -134,6 +145,7 @@ impl Transport {
     pub fn poll_waiting(&self, waiting: Waiting, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(io) => io.poll_waiting(waiting, cx),
+            Self::Tls(tls) => tls.poll_waiting(waiting, cx),
             #[cfg(test)]
             Self::Scripted(player) => player.poll_readable(cx),
         }
@@ -174,6 +186,7 @@ impl Transport {
     pub fn plain(&self) -> Option<&Io> {
         match self {
             Self::Plain(io) => Some(io).filter(|io| !io.is_shared()),
+            Self::Tls(_) => None,
             #[cfg(test)]
             Self::Scripted(_) => None,
         }
@@ -184,6 +197,25 @@ impl Transport {
     pub fn into_plain(self) -> Option<OwnedFd> {
         match self {
             Self::Plain(io) => Some(io.into_fd()),
+            Self::Tls(_) => None,
+            #[cfg(test)]
+            Self::Scripted(_) => None,
+        }
+    }
+
+    /// Puts TLS over the plain socket, whose handshake has been made.
+    pub fn secure(&mut self, session: Session) {
+        if let Self::Plain(io) = self {
+            *self = Self::Tls(Box::new(Tls::new(io.take(), session)));
+        }
+    }
+
+    /// What TLS has agreed on; `None`: the connection is plain.
+    #[inline]
+    pub fn tls(&self) -> Option<&Rc<Info>> {
+        match self {
+            Self::Tls(tls) => Some(tls.info()),
+            Self::Plain(_) => None,
             #[cfg(test)]
             Self::Scripted(_) => None,
         }
@@ -233,6 +265,7 @@ impl Transport {
     fn with_socket<T>(&self, ask: impl FnOnce(&Io) -> T) -> Option<T> {
         match self {
             Self::Plain(io) => Some(ask(io)),
+            Self::Tls(tls) => Some(ask(tls.io())),
             #[cfg(test)]
             Self::Scripted(_) => None,
         }

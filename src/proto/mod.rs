@@ -1,5 +1,6 @@
 //! Protocols as values: bytes and time in, bytes out; no socket, no clock.
 
+pub mod client_hello;
 pub mod dns;
 pub mod field_text;
 pub mod h1;

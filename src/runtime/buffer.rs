@@ -75,6 +75,10 @@ impl Buffer {
         &self.bytes[self.start as usize..self.end as usize]
     }
 
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start as usize..self.end as usize]
+    }
+
     /// The free space behind the data.
     pub fn space(&mut self) -> &mut [u8] {
         &mut self.bytes[self.end as usize..]

@@ -76,6 +76,12 @@ impl Io {
         self.fd.as_ref().expect("present until into_fd").as_fd()
     }
 
+    /// Moves the socket out, and leaves a value that can only be dropped: for an owner that goes on with the
+    /// socket in another layer.
+    pub fn take(&mut self) -> Self {
+        Self { fd: self.fd.take(), index: self.index }
+    }
+
     /// Removes the descriptor from the loop and returns it open.
     pub fn into_fd(mut self) -> OwnedFd {
         let fd = self.fd.take().expect("present until into_fd");

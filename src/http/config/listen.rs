@@ -24,6 +24,7 @@ pub struct Draft {
     has_options: bool,
     is_default: bool,
     proxy_protocol: bool,
+    ssl: bool,
     /// A QUIC port: UDP, so not an address for this server.
     is_datagram: bool,
     span: Span,
@@ -39,6 +40,7 @@ impl Draft {
             has_options: false,
             is_default: false,
             proxy_protocol: false,
+            ssl: false,
             is_datagram: false,
             span,
             is_implied: false,
@@ -84,6 +86,7 @@ const NAMES: &[&str] = &[
     "accept_filter=",
     "multipath",
     "proxy_protocol",
+    "ssl",
 ];
 
 fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Result<(), Diagnostic> {
@@ -102,6 +105,7 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
     match (name, value) {
         ("default_server" | "default", None) => draft.is_default = true,
         ("proxy_protocol", None) => draft.proxy_protocol = true,
+        ("ssl", None) => draft.ssl = true,
         ("bind" | "reuseport", None) => {} // always the case here
         ("backlog", Some(value)) => options.backlog = positive(value)?,
         ("rcvbuf", Some(value)) => options.rcvbuf = Some(bytes(value)?),
@@ -144,9 +148,8 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
             cx.diagnostics.push(Diagnostic::warning(span, message).help("on Linux use \"deferred\""));
         }
         // The address is kept for later checks, so that one mistake is not reported as several.
-        ("ssl" | "quic" | "http2" | "http3" | "spdy", None) => {
+        ("quic" | "http2" | "http3" | "spdy", None) => {
             let feature = match name {
-                "ssl" => &absent::TLS,
                 "quic" | "http3" => &absent::HTTP3,
                 _ => &absent::HTTP2,
             };
@@ -241,6 +244,7 @@ impl Places {
             listen.default = server;
         }
         listen.proxy_protocol |= draft.proxy_protocol;
+        listen.ssl |= draft.ssl;
         listen.span = listen.span.or((!draft.is_implied).then_some(draft.span));
         index
     }

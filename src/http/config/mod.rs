@@ -5,6 +5,7 @@ pub mod compile;
 pub mod listen;
 pub mod location;
 pub mod passes;
+pub mod secure;
 pub mod server;
 
 use crate::config::keywords;

@@ -6,6 +6,7 @@
 use crate::base::wildcard::{Conflict, NameTable};
 use crate::config::Span;
 use crate::http::config::location::Location;
+use crate::net::tls::server as tls;
 use crate::script::regex::{GaveUp, Regex};
 use crate::shm::counter::Slot;
 use crate::sys::address::SockAddr;
@@ -22,6 +23,8 @@ pub struct Server {
     pub named: Box<[Location]>,
     /// Its counters; `None` if no slot was left.
     pub slot: Option<Slot>,
+    /// What it offers to clients over TLS; `None`: nothing.
+    pub tls: Option<tls::Server>,
     pub span: Span,
 }
 
@@ -48,6 +51,8 @@ pub struct Listen {
     pub span: Option<Span>,
     /// Each connection starts with a header that names the client.
     pub proxy_protocol: bool,
+    /// Clients speak TLS (`listen … ssl`).
+    pub ssl: bool,
     /// Index of the server for hosts that match no name.
     pub default: usize,
     names: NameTable<u32>,
@@ -63,6 +68,7 @@ impl Listen {
             options,
             span: None,
             proxy_protocol: false,
+            ssl: false,
             default,
             names: NameTable::default(),
             nameless: None,

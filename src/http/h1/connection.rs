@@ -4,10 +4,14 @@
 //! future (`idle_connection_fits_its_budget`). RFC 9112; nginx.org, ngx_http_core_module (`keepalive_*`,
 //! `client_header_*`, `lingering_*`).
 
+mod prologue;
+
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+
+use prologue::{Security, read_proxy_header, secure};
 
 use crate::base::in_place::pinned;
 use crate::http::Service;
@@ -15,10 +19,11 @@ use crate::http::client::Client;
 use crate::http::config::server::{Listen, Server};
 use crate::http::downstream::Downstream;
 use crate::http::h1::Reader;
+use crate::http::handshake;
 use crate::http::modules::http_core;
 use crate::http::pipeline::{self, Entry};
 use crate::http::request::body::{self, Body};
-use crate::http::request::error::{During, Error, Kind, Limit};
+use crate::http::request::error::{During, Error, Limit};
 use crate::http::request::limit;
 use crate::http::request::target;
 use crate::http::request::termination::{How, Phase, Termination, Who};
@@ -70,6 +75,7 @@ pub struct Conn {
     is_spared: bool,
     /// The client's address as sent by a proxy in front (`listen … proxy_protocol`).
     proxy: Option<Rc<proxy_protocol::Header>>,
+    security: Security,
     held: Held,
     open: open::Guard,
 }
@@ -144,6 +150,7 @@ impl Conn {
             is_pipelined: false,
             is_spared: false,
             proxy: None,
+            security: Security::new(listen),
             held: Held::Nothing,
             open,
         }
@@ -276,6 +283,12 @@ pub fn serve(mut conn: Conn) -> impl Future<Output = ()> {
                 }
                 return;
             }
+            if conn.security == Security::Handshake {
+                if Box::pin(secure(&mut conn)).await {
+                    continue;
+                }
+                return;
+            }
             match pinned(|| one_request(&mut conn)).await {
                 After::Nothing | After::Partial if conn.transport.is_asked() && conn.gives_way() => return,
                 After::Nothing => conn.open.turn(Total::Waiting),
@@ -327,27 +340,6 @@ fn hand_over(conn: Conn, until_ms: u64) {
     if let Some(fd) = fd {
         // Refused: the connection closes, as any server may close an idle connection.
         drop(service.hand_over(fd, &handover));
-    }
-}
-
-/// Reads the PROXY header before the first request; false: the connection is over.
-async fn read_proxy_header(conn: &mut Conn) -> bool {
-    let core = &conn.default_server().root.confs.http_core;
-    let (buffer_size, wait_ms) = (core.client_header_buffer_size(), core.client_header_timeout_ms());
-    let who = proxy_header::Sender { number: conn.number, peer: &conn.peer, listener: &conn.listen.address };
-    let read = proxy_header::read(&conn.transport, buffer_size, core.log(), &who);
-    match timeout(room::shorten(wait_ms), read).await {
-        Ok(Some((header, rest))) => {
-            conn.transport.unlist();
-            conn.proxy = Some(Rc::new(header));
-            conn.held = if rest.data().is_empty() { Held::Nothing } else { Held::Ahead(rest) };
-            true
-        }
-        Ok(None) => false,
-        Err(_) => {
-            log::info!(core.log(), &who, "{}", Error::client(Kind::TimedOut));
-            false
-        }
     }
 }
 
@@ -616,6 +608,7 @@ fn connection(conn: &Conn) -> Connection {
         probe: conn.transport.probe(),
         peer: conn.peer.clone(),
         proxy: conn.proxy.clone(),
+        tls: conn.transport.tls().cloned(),
         local,
         listen: conn.listen,
         requests: conn.requests,
@@ -705,7 +698,10 @@ fn prepare(
         by_default_server(&mut request);
         return Err((request, status));
     }
-    Ok(request)
+    match handshake::refusal(&request, conn.security == Security::PlainInstead) {
+        Some(status) => Err((request, status)),
+        None => Ok(request),
+    }
 }
 
 /// True if the client asks for keep-alive; the location decides later (`target::bound_keepalive`).

@@ -36,6 +36,7 @@ use crate::http::upstream::proxied::Proxied;
 use crate::http::{Config, Worker};
 use crate::log::{self, Logger};
 use crate::net::budget::Share;
+use crate::net::tls;
 use crate::net::transport::Probe;
 use crate::proto::field_text::Token;
 use crate::proto::head::RequestHead;
@@ -61,6 +62,8 @@ pub struct Connection {
     pub peer: SockAddr,
     /// The addresses that a proxy in front has sent.
     pub proxy: Option<Rc<proxy_protocol::Header>>,
+    /// What TLS has agreed on; `None`: the connection is plain.
+    pub tls: Option<Rc<tls::Info>>,
     /// The address the client connected to.
     pub local: SockAddr,
     pub listen: &'static Listen,

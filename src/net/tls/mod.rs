@@ -1,14 +1,76 @@
-//! TLS on rustls: what operators write and keep in files, as values.
+//! TLS under any protocol: handshakes by rustls, a record layer that idle connections can afford, and
+//! certificates as nginx's directives describe them.
 //!
-//! Touches: rustls with its aws-lc-rs provider. No socket, no file, no clock.
+//! Knows no protocol above and no directive. `handshake` turns a plain socket into a [`Session`], `stream` goes
+//! on with it as the variant of `Transport` for TLS.
 
 pub mod certificate;
 pub mod certificate_compression;
 pub mod ciphers;
 pub mod conf_command;
 pub mod encrypted_key;
+pub mod handshake;
+pub mod names;
 pub mod pem;
 #[cfg(any(test, feature = "property"))]
 pub mod property;
+pub mod record;
+pub mod server;
 pub mod settings;
+pub mod stream;
 pub mod verify;
+
+use std::sync::Arc;
+
+use rustls::ProtocolVersion;
+use rustls::pki_types::CertificateDer;
+
+use crate::proto::client_hello::ClientHello;
+pub use stream::{Session, Tls};
+pub use verify::Refusal;
+
+/// What was agreed on in a handshake, for variables and logs.
+#[derive(Debug)]
+pub struct Info {
+    /// TLS 1.3, otherwise TLS 1.2.
+    pub is_tls13: bool,
+    /// IANA's number of the cipher suite.
+    pub cipher_suite: u16,
+    /// IANA's number of the key exchange's group.
+    pub group: Option<u16>,
+    /// IANA's number of the scheme of the server's signature; `None`: nothing was signed, as in a resumption.
+    pub signature_scheme: Option<u16>,
+    /// The protocol that ALPN selected; empty: none.
+    pub protocol: Box<[u8]>,
+    pub is_resumed: bool,
+    /// What the client offered; `None` on a connection to an upstream.
+    pub hello: Option<Box<ClientHello>>,
+    /// The peer's certificates, its own first.
+    pub peer_chain: Arc<[CertificateDer<'static>]>,
+    /// Whether the client's certificate is trusted; without one there is nothing to refuse.
+    pub verdict: Result<(), Refusal>,
+    /// What the verdict was reached with ([`server::Server::trust_id`]).
+    pub trust_id: u64,
+}
+
+impl Info {
+    /// The cipher suite's name, as OpenSSL and nginx write it.
+    pub fn cipher(&self) -> &'static str {
+        names::cipher(self.cipher_suite).unwrap_or_default()
+    }
+
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub fn version(&self) -> &'static str {
+        if self.is_tls13 { "TLSv1.3" } else { "TLSv1.2" }
+    }
+
+    /// The server name that the client asked for; empty: none.
+    pub fn server_name(&self) -> &str {
+        self.hello.as_deref().map_or("", |hello| &hello.server_name)
+    }
+}
+
+/// True if a version that rustls reports is TLS 1.3.
+fn is_tls13(version: Option<ProtocolVersion>) -> bool {
+    version == Some(ProtocolVersion::TLSv1_3)
+}

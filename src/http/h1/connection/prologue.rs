@@ -1,0 +1,73 @@
+//! What comes before the first request of a connection: the header of a proxy in front, and TLS.
+//!
+//! Touches: the client's connection.
+
+use std::rc::Rc;
+
+use super::{Conn, Held};
+use crate::http::config::server::Listen;
+use crate::http::handshake;
+use crate::http::request::error::{Error, Kind};
+use crate::log;
+use crate::net::{proxy_header, room};
+use crate::runtime::buffer::Buffer;
+use crate::runtime::timeout;
+
+/// What a connection's listener asks of it, and what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Security {
+    /// `listen` without `ssl`.
+    Plain,
+    /// The client's handshake is to come.
+    Handshake,
+    Tls,
+    /// The client speaks plain HTTP where TLS is spoken: it learns that, and nothing else.
+    PlainInstead,
+}
+
+impl Security {
+    pub(super) fn new(listen: &Listen) -> Self {
+        if listen.ssl { Self::Handshake } else { Self::Plain }
+    }
+}
+
+/// Reads the PROXY header before the first request; false: the connection is over.
+pub(super) async fn read_proxy_header(conn: &mut Conn) -> bool {
+    let core = &conn.default_server().root.confs.http_core;
+    let (buffer_size, wait_ms) = (core.client_header_buffer_size(), core.client_header_timeout_ms());
+    let who = proxy_header::Sender { number: conn.number, peer: &conn.peer, listener: &conn.listen.address };
+    let read = proxy_header::read(&conn.transport, buffer_size, core.log(), &who);
+    match timeout(room::shorten(wait_ms), read).await {
+        Ok(Some((header, rest))) => {
+            conn.transport.unlist();
+            conn.proxy = Some(Rc::new(header));
+            conn.held = if rest.data().is_empty() { Held::Nothing } else { Held::Ahead(rest) };
+            true
+        }
+        Ok(None) => false,
+        Err(_) => {
+            log::info!(core.log(), &who, "{}", Error::client(Kind::TimedOut));
+            false
+        }
+    }
+}
+
+/// Makes the handshake that the listener requires; false: the connection is over.
+pub(super) async fn secure(conn: &mut Conn) -> bool {
+    let first = match std::mem::take(&mut conn.held) {
+        Held::Ahead(first) => first,
+        Held::Nothing | Held::Head(_) => Buffer::default(),
+    };
+    let who = handshake::Client { number: conn.number, peer: &conn.peer, listen: conn.listen };
+    let outcome = handshake::secure(&mut conn.transport, first, conn.service.config(), &who).await;
+    conn.transport.unlist();
+    match outcome {
+        handshake::Outcome::Secured => conn.security = Security::Tls,
+        handshake::Outcome::Plain(first) => {
+            conn.security = Security::PlainInstead;
+            conn.held = Held::Ahead(first);
+        }
+        handshake::Outcome::Over => return false,
+    }
+    true
+}

@@ -1,0 +1,152 @@
+//! The TLS handshake of a client: which virtual server makes it, and which requests it permits.
+//!
+//! Runs before the first request of a connection whose listener has `ssl`. Touches: the client's connection.
+//! Behaviour: nginx.org, ngx_http_ssl_module; RFC 9110 §7.4 and §15.5.20 (421).
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::pki_types::UnixTime;
+
+use crate::http::Config;
+use crate::http::config::server::Listen;
+use crate::http::request::Request;
+use crate::log;
+use crate::net::tls::handshake::{self, Accepted, Choice, Error};
+use crate::net::{Transport, room};
+use crate::proto::client_hello::ClientHello;
+use crate::runtime::buffer::Buffer;
+use crate::runtime::timeout;
+use crate::sys::address::SockAddr;
+
+/// The client of a handshake, for log lines.
+pub struct Client<'a> {
+    pub number: u64,
+    pub peer: &'a SockAddr,
+    pub listen: &'static Listen,
+}
+
+impl log::Context for Client<'_> {
+    fn connection(&self) -> Option<u64> {
+        Some(self.number)
+    }
+
+    fn action(&self) -> Option<&str> {
+        Some("SSL handshaking")
+    }
+
+    fn fields(&self, fields: &mut log::Fields) {
+        match self.peer.ip() {
+            Some(ip) => fields.plain("client", ip),
+            None => fields.plain("client", "unix:"),
+        };
+        fields.plain("server", &self.listen.address);
+    }
+}
+
+/// The result of [`secure`].
+pub enum Outcome {
+    /// The transport is encrypted now.
+    Secured,
+    /// The client does not speak TLS; its first bytes.
+    Plain(Buffer),
+    /// The connection is over.
+    Over,
+}
+
+/// Makes the handshake. `first`: bytes of the client that have been read already.
+///
+/// The server is the one with the name that the client asks for. If it has no certificate, the default server
+/// of the address makes the handshake, as in nginx.
+pub async fn secure(
+    transport: &mut Transport,
+    first: Buffer,
+    config: &'static Config,
+    client: &Client<'_>,
+) -> Outcome {
+    let listen = client.listen;
+    let default = &config.servers[listen.default];
+    let choose = |hello: &ClientHello| {
+        let found = listen.server_for(hello.server_name.as_bytes());
+        let index = found.map_or(listen.default, |(index, _)| index);
+        let server = &config.servers[index];
+        if server.root.confs.ssl.rejects_handshakes() {
+            return None;
+        }
+        let tls = server.tls.as_ref().or(default.tls.as_ref())?;
+        Some(Choice { config: Arc::clone(tls.config()), record_bytes: tls.record_bytes(), chosen: tls })
+    };
+    let core = &default.root.confs.http_core;
+    let limit_ms = default.root.confs.ssl.handshake_timeout_ms();
+    let limit_ms = limit_ms.unwrap_or_else(|| core.client_header_timeout_ms());
+    let outcome = match transport.plain() {
+        Some(io) => timeout(room::shorten(limit_ms), handshake::accept(io, first, choose))
+            .await
+            .unwrap_or_else(|_| Err(Error::Io(io::ErrorKind::TimedOut.into()))),
+        None => Err(Error::Closed),
+    };
+    match outcome {
+        Ok(Accepted::Session(mut session, tls)) => {
+            session.info.verdict = tls.verdict(&session.info.peer_chain, UnixTime::now());
+            session.info.trust_id = tls.trust_id();
+            transport.secure(*session);
+            Outcome::Secured
+        }
+        Ok(Accepted::Plain(first)) => Outcome::Plain(first),
+        Err(Error::Closed) => {
+            log::info!(core.log(), client, "peer closed connection in SSL handshake");
+            Outcome::Over
+        }
+        Err(Error::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
+            log::info!(core.log(), client, "client timed out");
+            Outcome::Over
+        }
+        Err(error) => {
+            log::info!(core.log(), client, "SSL handshake failed: {error}");
+            Outcome::Over
+        }
+    }
+}
+
+/// The status of the refusal of a request that may not come over this connection; `None`: it may.
+///
+/// 497: it is plain where TLS is spoken. 421: the connection was made for another server, and this one asks
+/// for client certificates. 495 and 496: the client's certificate is not valid, or there is none.
+pub fn refusal(request: &Request, is_plain_instead: bool) -> Option<u16> {
+    if is_plain_instead {
+        log::info!(request.error_log(), request, "client sent plain HTTP request to HTTPS port");
+        return Some(497);
+    }
+    let info = request.connection.tls.as_deref()?;
+    let mode = request.server.root.confs.ssl.client_mode()?;
+    let name = info.server_name();
+    let is_other_name = !name.is_empty() && name.as_bytes() != &*request.host;
+    // nginx compares the names only; without SNI it lets a certificate pass that another server has checked.
+    if is_other_name || request.server.tls.as_ref().is_some_and(|tls| tls.trust_id() != info.trust_id) {
+        log::info!(
+            request.error_log(),
+            request,
+            "client attempted to request the server name different from the one that was negotiated"
+        );
+        return Some(421);
+    }
+    if info.peer_chain.is_empty() {
+        if !mode.refuses_none() {
+            return None;
+        }
+        log::info!(request.error_log(), request, "client sent no required SSL certificate");
+        return Some(496);
+    }
+    if mode.refuses(info.verdict) {
+        if let Err(refusal) = info.verdict {
+            log::info!(
+                request.error_log(),
+                request,
+                "client SSL certificate verify error: ({}:{refusal})",
+                refusal.number()
+            );
+        }
+        return Some(495);
+    }
+    None
+}

@@ -1,0 +1,446 @@
+//! TLS to clients (`ssl_*`): its directives, what becomes of them, and its variables.
+//!
+//! A server's settings become one `net::tls::server::Server` when the configuration has been read; handshakes
+//! are made by `http/h1/connection.rs`. Touches: files of certificates and keys, while the configuration is
+//! read. Behaviour: nginx.org, ngx_http_ssl_module, ngx_http_v2_module and ngx_http_v3_module.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use crate::config::directive::{Accepted, accepted, custom, flag, millis, number, one_of, size, text};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, Span, keywords, settings};
+use crate::http::config::compile::Cx;
+use crate::http::modules::{BlockConf, Directive};
+use crate::http::request::Request;
+use crate::http::scope::Variable;
+use crate::log;
+use crate::net::tls::certificate::Certificate;
+use crate::net::tls::pem::{self, Passwords};
+use crate::net::tls::server::{self, Clients, Server};
+use crate::net::tls::verify::{ClientVerifier, Mode, Purpose, Trust};
+use crate::net::tls::{Info, names};
+use crate::proto::client_hello::ClientHello;
+use crate::script::variable::{Argument, variable};
+
+/// The largest file of certificates, keys or passwords that is read.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// `ssl_verify_client`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifyClient {
+    Off,
+    On,
+    Optional,
+    OptionalNoCa,
+}
+keywords!(VerifyClient { "off" => Off, "on" => On, "optional" => Optional, "optional_no_ca" => OptionalNoCa });
+
+/// Words of a directive, with their place.
+#[derive(Clone, Debug)]
+pub struct Words {
+    words: Box<[Box<str>]>,
+    span: Span,
+}
+
+fn first_set(own: &mut Vec<Words>, outer: &Vec<Words>) {
+    if own.is_empty() {
+        own.clone_from(outer);
+    }
+}
+
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        certificates: Vec<Words> => first_set,
+        keys: Vec<Words> => first_set,
+        password_file: Inherit<Box<str>>,
+        protocols: Inherit<Words>,
+        ciphers: Inherit<Box<str>>,
+        prefer_server_ciphers: Setting<bool> = false,
+        ecdh_curve: Inherit<Box<str>>,
+        conf_commands: Vec<Words> => first_set,
+        verify_client: Setting<VerifyClient> = VerifyClient::Off,
+        verify_depth: Setting<u64> = 1,
+        client_certificate: Inherit<Box<str>>,
+        trusted_certificate: Inherit<Box<str>>,
+        crl: Inherit<Box<str>>,
+        session_cache: Inherit<Words>,
+        session_tickets: Setting<bool> = true,
+        ticket_keys: Vec<Words> => first_set,
+        session_timeout_ms: Setting<u64> = 300_000,
+        buffer_size: Setting<u64> = 16_384,
+        early_data: Setting<bool> = false,
+        reject_handshake: Setting<bool> = false,
+        certificate_compression: Setting<bool> = false,
+        handshake_timeout_ms: Inherit<u64>,
+        stapling: Setting<bool> = false,
+        stapling_file: Inherit<Box<str>>,
+        key_log: Inherit<Box<str>>,
+    }
+}
+
+const BOTH: Context = Context::HTTP.or(Context::SERVER);
+
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("ssl_certificate", BOTH, Arity::exactly(1), |c: &mut Conf, _, node| words(&mut c.certificates, node),
+        "Names a file with the server's certificate and the certificates of its chain, in PEM. Given several times, with keys of different kinds, each client \
+         gets one that it can check."),
+    custom("ssl_certificate_key", BOTH, Arity::exactly(1), |c: &mut Conf, _, node| words(&mut c.keys, node),
+        "Names the file with the private key of the ssl_certificate with the same position."),
+    text("ssl_password_file", BOTH, |c| &mut c.password_file, "Names a file with the passwords of encrypted private keys, one a line; they are tried in turn."),
+    custom("ssl_protocols", BOTH, Arity::at_least(1), |c: &mut Conf, _, node| c.protocols.put(Words::of(node), node),
+        "Enables these versions of TLS: TLSv1.2 and TLSv1.3. Older ones are not available.").default("TLSv1.2 TLSv1.3"),
+    text("ssl_ciphers", BOTH, |c| &mut c.ciphers,
+        "Sets the cipher suites of TLS 1.2 in OpenSSL's notation. There are six: ECDHE with ECDSA or RSA, and AES-128-GCM, AES-256-GCM or ChaCha20-Poly1305."),
+    flag("ssl_prefer_server_ciphers", BOTH, |c| &mut c.prefer_server_ciphers, "Chooses cipher suites in the server's order, not in the client's."),
+    text("ssl_ecdh_curve", BOTH, |c| &mut c.ecdh_curve,
+        "Sets the groups of the key exchange, first choice first: X25519MLKEM768, SecP256r1MLKEM768, X25519, prime256v1, secp384r1; auto selects all."),
+    custom("ssl_conf_command", BOTH, Arity::exactly(2), |c: &mut Conf, _, node| words(&mut c.conf_commands, node),
+        "Sets what OpenSSL's configuration command of this name sets; commands that mean nothing here are reported and ignored."),
+    one_of("ssl_verify_client", BOTH, |c| &mut c.verify_client,
+        "Asks clients for a certificate: on requires a valid one, optional accepts none, optional_no_ca also accepts one whose issuer is unknown; the result \
+         is in $ssl_client_verify."),
+    number("ssl_verify_depth", BOTH, (0, 100), |c| &mut c.verify_depth, "Limits how many intermediate certificates a client's chain may have."),
+    text("ssl_client_certificate", BOTH, |c| &mut c.client_certificate,
+        "Names a file with the CA certificates that clients' certificates are checked with; their names are sent to clients."),
+    text("ssl_trusted_certificate", BOTH, |c| &mut c.trusted_certificate,
+        "Names a file with CA certificates that clients' certificates are checked with; their names are not sent."),
+    text("ssl_crl", BOTH, |c| &mut c.crl, "Names a file with lists of revoked certificates, which clients' certificates are checked with."),
+    custom("ssl_session_cache", BOTH, Arity::between(1, 2), |c: &mut Conf, _, node| c.session_cache.put(Words::of(node), node),
+        "Keeps sessions for clients that come back: off, none, or shared:NAME:SIZE, which all workers share.").default("none"),
+    flag("ssl_session_tickets", BOTH, |c| &mut c.session_tickets, "Lets clients resume sessions with tickets."),
+    custom("ssl_session_ticket_key", BOTH, Arity::exactly(1), |c: &mut Conf, _, node| words(&mut c.ticket_keys, node),
+        "Names a file with a key for tickets, 48 or 80 random bytes. The first one encrypts, all decrypt. Without it the workers share keys that change \
+         by themselves."),
+    millis("ssl_session_timeout", BOTH, |c| &mut c.session_timeout_ms, "Sets how long a session can be resumed."),
+    size("ssl_buffer_size", BOTH, |c| &mut c.buffer_size, "Sets the maximum size of a record."),
+    flag("ssl_early_data", BOTH, |c| &mut c.early_data,
+        "Accepts requests in the first packet of a resumed TLS 1.3 session. Each session can do that once, so it requires ssl_session_cache shared:."),
+    flag("ssl_reject_handshake", BOTH, |c| &mut c.reject_handshake,
+        "Refuses handshakes for the names of this server; in the default server, for all unknown names."),
+    flag("ssl_certificate_compression", BOTH, |c| &mut c.certificate_compression, "Compresses certificates for clients that support it (RFC 8879)."),
+    millis("ssl_handshake_timeout", BOTH, |c| &mut c.handshake_timeout_ms,
+        "Sets how long a handshake may take. Default: client_header_timeout."),
+    flag("ssl_stapling", BOTH, |c| &mut c.stapling, "Sends the OCSP response of ssl_stapling_file with the certificate."),
+    text("ssl_stapling_file", BOTH, |c| &mut c.stapling_file, "Names a file with an OCSP response (DER) for the first certificate."),
+    text("ssl_key_log", BOTH, |c| &mut c.key_log,
+        "Names a file that the secrets of all connections are written to, for debugging with a packet analyzer. Whoever reads it can decrypt them."),
+    accepted("ssl_dhparam", BOTH, Arity::exactly(1), Accepted::Words, "No effect: key exchanges with finite-field Diffie-Hellman are not available."),
+];
+
+#[rustfmt::skip]
+pub static VARIABLES: &[Variable] = &[
+    variable("http2", empty, "The negotiated HTTP/2 protocol; always empty, since HTTP/2 is not available."),
+    variable("http3", empty, "The negotiated HTTP/3 protocol; always empty, since HTTP/3 is not available."),
+    variable("ssl_alpn_protocol", |r, _, out| info(r, |info| extend(out, &info.protocol)), "The protocol selected by ALPN."),
+    variable("ssl_cipher", |r, _, out| info(r, |info| extend(out, info.cipher().as_bytes())), "The cipher suite of the connection, in OpenSSL's words."),
+    variable("ssl_ciphers", |r, _, out| hello(r, |hello| list(out, &hello.cipher_suites, names::cipher)),
+        "The cipher suites that the client supports; those without a name in OpenSSL as hexadecimal numbers."),
+    variable("ssl_client_cert", none, "The client's certificate, with its lines indented; no value without TLS."),
+    variable("ssl_client_escaped_cert", none, "The client's certificate, URL-encoded; no value without TLS."),
+    variable("ssl_client_fingerprint", none, "The SHA-1 of the client's certificate; no value without TLS."),
+    variable("ssl_client_i_dn", none, "The issuer DN of the client's certificate; no value without TLS."),
+    variable("ssl_client_i_dn_legacy", none, "The issuer DN of the client's certificate, in the old format; no value without TLS."),
+    variable("ssl_client_raw_cert", none, "The client's certificate; no value without TLS."),
+    variable("ssl_client_s_dn", none, "The subject DN of the client's certificate; no value without TLS."),
+    variable("ssl_client_s_dn_legacy", none, "The subject DN of the client's certificate, in the old format; no value without TLS."),
+    variable("ssl_client_serial", none, "The serial number of the client's certificate; no value without TLS."),
+    variable("ssl_client_sigalg", none, "The signature algorithm of the client's certificate; no value without TLS."),
+    variable("ssl_client_v_end", none, "The date on which the client's certificate expires; no value without TLS."),
+    variable("ssl_client_v_remain", none, "The days until the client's certificate expires; no value without TLS."),
+    variable("ssl_client_v_start", none, "The date from which the client's certificate is valid; no value without TLS."),
+    variable("ssl_client_verify", |r, _, out| info(r, |info| verified(info, out)),
+        "The result of checking the client's certificate: SUCCESS, FAILED:reason, or NONE without a certificate."),
+    variable("ssl_curve", |r, _, out| info(r, |info| info.group.is_some_and(|group| name_or_number(out, group, names::group))),
+        "The group of the key exchange."),
+    variable("ssl_curves", |r, _, out| hello(r, |hello| list(out, &hello.groups, names::group)), "The groups that the client supports."),
+    variable("ssl_early_data", none, "1 if the request was sent as TLS 1.3 early data and the handshake is not complete."),
+    variable("ssl_ech_outer_server_name", none, "The public name of Encrypted Client Hello, which is not available: no value."),
+    variable("ssl_ech_status", none, "The result of Encrypted Client Hello, which is not available: no value."),
+    variable("ssl_protocol", |r, _, out| info(r, |info| extend(out, info.version().as_bytes())), "The TLS version of the connection: TLSv1.2 or TLSv1.3."),
+    variable("ssl_server_name", |r, _, out| hello(r, |hello| extend(out, hello.server_name.as_bytes())), "The server name that the client requested by SNI."),
+    variable("ssl_session_id", |r, _, out| hello(r, |hello| hex(out, &hello.session_id)),
+        "The id of the TLS session that the client sent, in hexadecimal digits."),
+    variable("ssl_session_reused", |r, _, out| info(r, |info| extend(out, if info.is_resumed { b"r" } else { b"." })),
+        "r if the TLS session was resumed, otherwise a dot."),
+    variable("ssl_sigalg", |r, _, out| info(r, |info| info.signature_scheme.is_some_and(|s| name_or_number(out, s, names::signature_scheme))),
+        "The algorithm of the server's signature; no value if a session was resumed."),
+    variable("ssl_sigalgs", |r, _, out| hello(r, |hello| list(out, &hello.signature_schemes, names::signature_scheme)),
+        "The signature algorithms that the client supports."),
+];
+
+impl BlockConf for Conf {}
+
+/// No value: `-` in the access log.
+fn none(_: &mut Request, _: &Argument, _: &mut Vec<u8>) -> bool {
+    false
+}
+
+/// An empty value.
+fn empty(_: &mut Request, _: &Argument, _: &mut Vec<u8>) -> bool {
+    true
+}
+
+/// Writes a value of the connection's TLS; false without TLS.
+fn info(request: &Request, write: impl FnOnce(&Info) -> bool) -> bool {
+    request.connection.tls.as_deref().is_some_and(write)
+}
+
+fn hello(request: &Request, write: impl FnOnce(&ClientHello) -> bool) -> bool {
+    info(request, |info| info.hello.as_deref().is_some_and(write))
+}
+
+/// An empty value is no value.
+fn extend(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
+    out.extend_from_slice(bytes);
+    !bytes.is_empty()
+}
+
+fn name_or_number(out: &mut Vec<u8>, number: u16, name: fn(u16) -> Option<&'static str>) -> bool {
+    match name(number) {
+        Some(name) => out.write_all(name.as_bytes()),
+        None => write!(out, "0x{number:04x}"),
+    }
+    .is_ok()
+}
+
+/// Writes names, or numbers without a name, with colons between. Values that clients send to keep servers
+/// tolerant (GREASE, RFC 8701) are included, as in nginx.
+fn list(out: &mut Vec<u8>, numbers: &[u16], name: fn(u16) -> Option<&'static str>) -> bool {
+    for (index, value) in numbers.iter().enumerate() {
+        if index > 0 {
+            out.push(b':');
+        }
+        name_or_number(out, *value, name);
+    }
+    !numbers.is_empty()
+}
+
+fn verified(info: &Info, out: &mut Vec<u8>) -> bool {
+    match info.verdict {
+        _ if info.peer_chain.is_empty() => out.extend_from_slice(b"NONE"),
+        Ok(()) => out.extend_from_slice(b"SUCCESS"),
+        Err(refusal) => out.extend_from_slice(format!("FAILED:{refusal}").as_bytes()),
+    }
+    true
+}
+
+fn hex(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
+    bytes.iter().for_each(|byte| out.extend_from_slice(format!("{byte:02x}").as_bytes()));
+    !bytes.is_empty()
+}
+
+impl Words {
+    fn of(node: &Node) -> Self {
+        let words = (0..node.args.len()).map(|index| node.arg(index).into()).collect();
+        Self { words, span: node.args.first().map_or(node.span, |word| word.span) }
+    }
+
+    fn first(&self) -> &str {
+        &self.words[0]
+    }
+}
+
+fn words(list: &mut Vec<Words>, node: &Node) -> Result<(), Diagnostic> {
+    list.push(Words::of(node));
+    Ok(())
+}
+
+/// The certificates that were loaded already, by the files of certificate and key: a thousand servers may share one.
+#[derive(Default)]
+pub struct Loaded {
+    certificates: HashMap<(String, String), Certificate>,
+}
+
+impl Conf {
+    /// `ssl_verify_client`; `None`: off.
+    pub fn client_mode(&self) -> Option<Mode> {
+        match self.verify_client.get() {
+            VerifyClient::Off => None,
+            VerifyClient::On => Some(Mode::On),
+            VerifyClient::Optional => Some(Mode::Optional),
+            VerifyClient::OptionalNoCa => Some(Mode::OptionalNoCa),
+        }
+    }
+
+    /// `ssl_reject_handshake`.
+    pub fn rejects_handshakes(&self) -> bool {
+        self.reject_handshake.get()
+    }
+
+    /// `ssl_handshake_timeout`; `None`: that of a request's head.
+    pub fn handshake_timeout_ms(&self) -> Option<u64> {
+        self.handshake_timeout_ms.as_ref().copied()
+    }
+
+    /// True if there is something to make a handshake with.
+    pub fn has_certificate(&self) -> bool {
+        !self.certificates.is_empty()
+    }
+
+    /// Makes the server's side of TLS from these settings. `None`: it has no certificate, or an error was
+    /// reported.
+    pub fn server(&self, cx: &mut Cx) -> Option<Server> {
+        let certificates = self.load(cx)?;
+        let settings = server::Settings {
+            provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+            versions: rustls::ALL_VERSIONS.to_vec(),
+            certificates,
+            prefers_own_order: self.prefer_server_ciphers.get(),
+            sessions: None,
+            tickets: None,
+            clients: self.clients(cx)?,
+            protocols: vec![b"http/1.1".to_vec(), b"http/1.0".to_vec(), b"http/0.9".to_vec()],
+            takes_early_data: self.early_data.get(),
+            key_log: None,
+            compressors: Vec::new(),
+            record_bytes: usize::try_from(self.buffer_size.get()).unwrap_or(usize::MAX),
+        };
+        match Server::new(settings) {
+            Ok(server) => Some(server),
+            Err(error) => {
+                cx.diagnostics.push(Diagnostic::error(self.certificates[0].span, error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// How clients are checked; the inner `None`: they are not asked. The outer one: an error was reported.
+    #[allow(clippy::option_option, reason = "one is a setting, the other an error")]
+    fn clients(&self, cx: &mut Cx) -> Option<Option<Clients>> {
+        let Some(mode) = self.client_mode() else { return Some(None) };
+        let mut known = DefaultHasher::new();
+        let mut list = |path: &Inherit<Box<str>>, cx: &mut Cx| {
+            let Some(name) = path.as_ref() else { return Some(Vec::new()) };
+            name.hash(&mut known);
+            let data = read(name, "certificate", path.span().unwrap_or_default(), cx)?;
+            data.hash(&mut known);
+            reported(pem::certificates(&data), "load", name, path.span(), cx)
+        };
+        let named = list(&self.client_certificate, cx)?;
+        let trusted = list(&self.trusted_certificate, cx)?;
+        if named.is_empty() && trusted.is_empty() && mode != Mode::OptionalNoCa {
+            let message = "no ssl_client_certificate or ssl_trusted_certificate for ssl_verify_client";
+            let help = "name a file with the CA certificates that clients' certificates are checked with";
+            let span = self.verify_client.span().unwrap_or_default();
+            cx.diagnostics.push(Diagnostic::error(span, message).help(help));
+            return None;
+        }
+        let lists = match self.crl.as_ref() {
+            Some(name) => {
+                let data = read(name, "CRL", self.crl.span().unwrap_or_default(), cx)?;
+                data.hash(&mut known);
+                reported(pem::revocation_lists(&data), "load", name, self.crl.span(), cx)?
+            }
+            None => Vec::new(),
+        };
+        let depth = usize::try_from(self.verify_depth.get()).unwrap_or(usize::MAX);
+        depth.hash(&mut known);
+        let trust = Trust::new(Purpose::Client, depth, named.iter().chain(&trusted), &lists);
+        let span = self.client_certificate.span().or(self.trusted_certificate.span());
+        let trust =
+            reported(trust, "use", self.client_certificate.as_ref().map_or("", |name| name), span, cx)?;
+        let id = known.finish().max(1);
+        Some(Some(Clients { verifier: ClientVerifier::new(&named), trust: Arc::new(trust), id }))
+    }
+
+    fn load(&self, cx: &mut Cx) -> Option<Vec<Certificate>> {
+        let passwords = self.passwords(cx)?;
+        let mut loaded = Vec::new();
+        for (index, certificate) in self.certificates.iter().enumerate() {
+            let Some(key) = self.keys.get(index) else {
+                let message = format!(
+                    "no \"ssl_certificate_key\" is defined for certificate \"{}\"",
+                    certificate.first()
+                );
+                cx.diagnostics.push(Diagnostic::error(certificate.span, message));
+                return None;
+            };
+            loaded.push(load_pair(certificate, key, &passwords, cx)?);
+        }
+        (!loaded.is_empty()).then_some(loaded)
+    }
+
+    fn passwords(&self, cx: &mut Cx) -> Option<Passwords> {
+        let Some(path) = self.password_file.as_ref() else { return Some(Passwords::default()) };
+        let span = self.password_file.span().unwrap_or_default();
+        let data = read(path, "passwords", span, cx)?;
+        match Passwords::read(&data) {
+            Ok(passwords) => Some(passwords),
+            Err(error) => {
+                cx.diagnostics.push(Diagnostic::error(span, format!("{error} in \"{path}\"")));
+                None
+            }
+        }
+    }
+}
+
+/// Loads a certificate and its key, unless another server has done so.
+fn load_pair(certificate: &Words, key: &Words, passwords: &Passwords, cx: &mut Cx) -> Option<Certificate> {
+    let names = (certificate.first().to_owned(), key.first().to_owned());
+    if let Some(known) = cx.drafts.ssl.certificates.get(&names) {
+        return Some(known.clone());
+    }
+    let chain = read(&names.0, "certificate", certificate.span, cx)?;
+    let key_data = read(&names.1, "certificate key", key.span, cx)?;
+    match Certificate::from_pem(&chain, &key_data, passwords) {
+        Ok(loaded) => {
+            cx.drafts.ssl.certificates.insert(names, loaded.clone());
+            Some(loaded)
+        }
+        Err(error) => {
+            let (what, words) =
+                if error.is_of_key() { ("certificate key", key) } else { ("certificate", certificate) };
+            let message = format!("cannot load {what} \"{}\": {error}", words.first());
+            cx.diagnostics.push(Diagnostic::error(words.span, message));
+            None
+        }
+    }
+}
+
+/// Reads a file that a directive names, or the text behind `data:`; reports what is wrong.
+fn read(name: &str, what: &str, span: Span, cx: &mut Cx) -> Option<Zeroizing<Vec<u8>>> {
+    if let Some(text) = name.strip_prefix("data:") {
+        return Some(Zeroizing::new(text.as_bytes().to_vec()));
+    }
+    let path = cx.options.folder.join(name);
+    let read = || {
+        let file = File::open(&path)?;
+        let mut data = Zeroizing::new(Vec::new());
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut data)?;
+        if data.len() as u64 > FILE_BYTES_MAX {
+            return Err(io::Error::other(format!("it is larger than {FILE_BYTES_MAX} bytes")));
+        }
+        Ok(data)
+    };
+    match read() {
+        Ok(data) => Some(data),
+        Err(error) => {
+            let message = format!("cannot load {what} \"{}\" {}", path.display(), log::Cause(&error));
+            cx.diagnostics.push(Diagnostic::error(span, message));
+            None
+        }
+    }
+}
+
+/// The value, or `None` after reporting the error.
+fn reported<T, E: std::fmt::Display>(
+    outcome: Result<T, E>,
+    what: &str,
+    name: &str,
+    span: Option<Span>,
+    cx: &mut Cx,
+) -> Option<T> {
+    outcome
+        .map_err(|error| {
+            let message = format!("cannot {what} \"{name}\": {error}");
+            cx.diagnostics.push(Diagnostic::error(span.unwrap_or_default(), message));
+        })
+        .ok()
+}

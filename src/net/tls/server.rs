@@ -1,0 +1,226 @@
+//! The server's side of TLS: what one virtual server has agreed to, ready for handshakes.
+//!
+//! A [`Server`] is made once, before the workers are forked, and never changes, except for its certificates:
+//! newer ones replace them while handshakes go on. Touches: nothing; rustls' settings are values.
+//! Directives: the `ssl_*` family.
+
+use std::fmt;
+use std::sync::{Arc, RwLock};
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, StoresServerSessions,
+    WebPkiClientVerifier,
+};
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::{KeyLog, ServerConfig, SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion, compress};
+
+use crate::net::tls::certificate::Certificate;
+use crate::net::tls::handshake::{Catcher, note_signature};
+use crate::net::tls::verify::{ClientVerifier, Refusal, Trust};
+
+/// The most early data of a client (`ssl_early_data`), as in OpenSSL.
+pub const EARLY_BYTES_MAX: u32 = 16 * 1024;
+
+/// Everything that a [`Server`] is made of.
+pub struct Settings {
+    pub provider: Arc<CryptoProvider>,
+    pub versions: Vec<&'static SupportedProtocolVersion>,
+    /// `ssl_certificate`, in the order of the configuration.
+    pub certificates: Vec<Certificate>,
+    /// `ssl_prefer_server_ciphers`.
+    pub prefers_own_order: bool,
+    /// `ssl_session_cache`.
+    pub sessions: Option<Arc<dyn StoresServerSessions>>,
+    /// `ssl_session_tickets`.
+    pub tickets: Option<Arc<dyn ProducesTickets>>,
+    /// `ssl_verify_client` other than off.
+    pub clients: Option<Clients>,
+    /// ALPN, in the order of preference.
+    pub protocols: Vec<Vec<u8>>,
+    /// `ssl_early_data`.
+    pub takes_early_data: bool,
+    /// `ssl_key_log`.
+    pub key_log: Option<Arc<dyn KeyLog>>,
+    /// `ssl_certificate_compression`.
+    pub compressors: Vec<&'static dyn compress::CertCompressor>,
+    /// `ssl_buffer_size`.
+    pub record_bytes: usize,
+}
+
+/// How clients' certificates are asked for and checked.
+pub struct Clients {
+    pub verifier: ClientVerifier,
+    pub trust: Arc<Trust>,
+    /// Distinguishes this trust from others: derived from what it is made of.
+    pub id: u64,
+}
+
+/// What one virtual server offers to clients.
+pub struct Server {
+    config: Arc<ServerConfig>,
+    certificates: Arc<Certificates>,
+    record_bytes: usize,
+    trust: Option<Arc<Trust>>,
+    trust_id: u64,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Server").field("record_bytes", &self.record_bytes).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Errors: rustls finds the settings contradictory, such as versions without a cipher suite.
+    pub fn new(settings: Settings) -> Result<Self, rustls::Error> {
+        let certificates = Arc::new(Certificates::new(settings.certificates));
+        let builder = ServerConfig::builder_with_provider(settings.provider)
+            .with_protocol_versions(&settings.versions)?;
+        let (verifier, trust, trust_id) = match settings.clients {
+            Some(Clients { verifier, trust, id }) => {
+                (Arc::new(verifier) as Arc<dyn ClientCertVerifier>, Some(trust), id)
+            }
+            None => (WebPkiClientVerifier::no_client_auth(), None, 0),
+        };
+        let resolver = Arc::clone(&certificates);
+        let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(resolver);
+        config.ignore_client_order = settings.prefers_own_order;
+        config.session_storage = settings.sessions.unwrap_or_else(|| Arc::new(NoServerSessionStorage {}));
+        if let Some(tickets) = settings.tickets {
+            config.ticketer = tickets;
+        }
+        config.alpn_protocols = settings.protocols;
+        config.max_early_data_size = if settings.takes_early_data { EARLY_BYTES_MAX } else { 0 };
+        config.key_log = Arc::new(Catcher { log: settings.key_log });
+        config.enable_secret_extraction = true;
+        config.cert_compressors = settings.compressors;
+        config.cert_decompressors = Vec::new();
+        Ok(Self {
+            config: Arc::new(config),
+            certificates,
+            record_bytes: settings.record_bytes,
+            trust,
+            trust_id,
+        })
+    }
+
+    pub fn config(&self) -> &Arc<ServerConfig> {
+        &self.config
+    }
+
+    /// `ssl_buffer_size`.
+    pub fn record_bytes(&self) -> usize {
+        self.record_bytes
+    }
+
+    /// Whether a client's chain is trusted here; without a chain, or where none is asked for, nothing is
+    /// refused.
+    pub fn verdict(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Refusal> {
+        match &self.trust {
+            Some(trust) if !chain.is_empty() => trust.check(chain, now),
+            _ => Ok(()),
+        }
+    }
+
+    /// Equal for servers that trust the same client certificates; 0: clients are not asked for one.
+    pub fn trust_id(&self) -> u64 {
+        self.trust_id
+    }
+
+    pub fn certificates(&self) -> &Arc<Certificates> {
+        &self.certificates
+    }
+}
+
+/// The certificates of a server, one for each kind of key; the client's signature schemes decide.
+pub struct Certificates(RwLock<Vec<Entry>>);
+
+struct Entry {
+    certificate: Certificate,
+    /// The same with a key that notes its signatures.
+    key: Arc<CertifiedKey>,
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Certificates")
+    }
+}
+
+impl Entry {
+    fn new(certificate: Certificate) -> Self {
+        let mut key = CertifiedKey::clone(certificate.certified_key());
+        key.key = Arc::new(NotingKey(key.key));
+        Self { certificate, key: Arc::new(key) }
+    }
+}
+
+impl Certificates {
+    pub fn new(certificates: Vec<Certificate>) -> Self {
+        Self(RwLock::new(certificates.into_iter().map(Entry::new).collect()))
+    }
+
+    /// The certificates in force.
+    pub fn current(&self) -> Vec<Certificate> {
+        let entries = self.0.read();
+        entries.map(|all| all.iter().map(|entry| entry.certificate.clone()).collect()).unwrap_or_default()
+    }
+
+    /// Puts a newer certificate in the place of one. False: there is no such place.
+    pub fn replace(&self, index: usize, certificate: Certificate) -> bool {
+        let Ok(mut all) = self.0.write() else { return false };
+        all.get_mut(index).map(|place| *place = Entry::new(certificate)).is_some()
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let all = self.0.read().ok()?;
+        let schemes = hello.signature_schemes();
+        // The client's first choice among the schemes that any key has, as OpenSSL does.
+        let rank = |entry: &&Entry| {
+            let scheme = entry.key.key.choose_scheme(schemes)?.scheme();
+            schemes.iter().position(|offered| *offered == scheme)
+        };
+        let found = match &**all {
+            [only] => Some(only),
+            _ => all.iter().filter(|entry| rank(entry).is_some()).min_by_key(rank),
+        };
+        found.map(|entry| Arc::clone(&entry.key))
+    }
+}
+
+/// A key that notes which scheme it signs with, for `$ssl_sigalg`.
+#[derive(Debug)]
+struct NotingKey(Arc<dyn SigningKey>);
+
+impl SigningKey for NotingKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        self.0.choose_scheme(offered).map(|signer| Box::new(NotingSigner(signer)) as Box<dyn Signer>)
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.0.algorithm()
+    }
+
+    fn public_key(&self) -> Option<rustls::pki_types::SubjectPublicKeyInfoDer<'_>> {
+        self.0.public_key()
+    }
+}
+
+#[derive(Debug)]
+struct NotingSigner(Box<dyn Signer>);
+
+impl Signer for NotingSigner {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        note_signature(self.0.scheme().into());
+        self.0.sign(message)
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.0.scheme()
+    }
+}

@@ -1,0 +1,709 @@
+//! An encrypted connection after its handshake: the variant of `Transport` for TLS.
+//!
+//! Between two messages it holds two cipher contexts and no buffer. Ciphertext that the socket has not taken
+//! waits in one buffer of at most [`OUT_BYTES`]; every poll of the connection goes on sending it, so that a
+//! task which only reads does not keep its peer waiting. Received records are decrypted where they arrived.
+//!
+//! Touches: the connection's socket. Truth: RFC 8446 §4.6, §5 and §6.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use smallvec::SmallVec;
+
+use crate::net::tls::Info;
+use crate::net::tls::record::{self, Content, Direction, HEAD_BYTES, OVERHEAD_BYTES, PLAIN_BYTES_MAX};
+use crate::runtime::buffer::Buffer;
+use crate::runtime::{Io, Waiting};
+
+/// The most ciphertext that waits for the socket, and the most that is sent at once.
+pub const OUT_BYTES: usize = 64 * 1024;
+/// The first read of a message; it has to be one that most requests fit in.
+const FIRST_READ_BYTES: usize = 4096;
+/// A read once records have been longer than that.
+const LONG_READ_BYTES: usize = 64 * 1024;
+/// The most records without content that are accepted one after the other: each costs a decryption and brings
+/// nothing.
+const EMPTY_RECORDS_MAX: u32 = 32;
+/// The most messages of the handshake protocol (KeyUpdate, tickets) that are accepted one after the other
+/// without data between them.
+const UPDATES_MAX: u32 = 32;
+/// Room kept in `out` for an alert behind the data.
+const ALERT_BYTES: usize = 2 + OVERHEAD_BYTES;
+
+const CLOSE_NOTIFY: u8 = 0;
+const USER_CANCELED: u8 = 90;
+const NO_RENEGOTIATION: u8 = 100;
+const WARNING: u8 = 1;
+const FATAL: u8 = 2;
+
+const HELLO_REQUEST: u8 = 0;
+const CLIENT_HELLO: u8 = 1;
+const NEW_SESSION_TICKET: u8 = 4;
+const KEY_UPDATE: u8 = 24;
+
+/// Takes the tickets that a server sends after the handshake (RFC 8446 §4.6.1).
+pub trait Tickets {
+    /// `message` is a NewSessionTicket without its header. False: it is malformed.
+    fn take(&mut self, message: &[u8]) -> bool;
+}
+
+/// What is left of a handshake: the keys, and bytes that belong to the connection.
+pub struct Session {
+    pub reading: Direction,
+    pub writing: Direction,
+    /// Ciphertext still to be sent, such as tickets for the client.
+    pub out: Buffer,
+    /// Data that arrived together with the end of the handshake, already decrypted.
+    pub plain: Buffer,
+    /// Ciphertext behind it.
+    pub input: Buffer,
+    /// The peer has sent its close_notify.
+    pub is_closed: bool,
+    pub info: Info,
+    /// A client's taker of tickets.
+    pub tickets: Option<Box<dyn Tickets>>,
+    /// `ssl_buffer_size`: the most plaintext of a record.
+    pub record_bytes: usize,
+}
+
+/// The receiving direction.
+struct Reader {
+    keys: Direction,
+    /// Ciphertext, in which the record being read has been decrypted.
+    input: Buffer,
+    /// The part of `input` that is plaintext not yet read: at its start, before `record_left` bytes more of
+    /// the same record.
+    plain: Range<usize>,
+    /// Length of the record in `input` that `plain` belongs to.
+    record_length: usize,
+    /// Data decrypted during the handshake, which comes first.
+    early: Option<Buffer>,
+    is_long: bool,
+    /// The peer will send no more.
+    is_closed: bool,
+    empty_count: u32,
+    update_count: u32,
+    /// The start of a handshake message that continues in the next record.
+    partial: Vec<u8>,
+    tickets: Option<Box<dyn Tickets>>,
+}
+
+/// The sending direction.
+struct Writer {
+    keys: Direction,
+    out: Buffer,
+    record_bytes: usize,
+    /// The sending direction is to be closed once `out` has been sent.
+    closes: bool,
+    is_closed: bool,
+}
+
+/// An encrypted connection. See `Transport` for the meaning of its methods.
+pub struct Tls {
+    io: Io,
+    reader: RefCell<Reader>,
+    writer: RefCell<Writer>,
+    /// `writer.out` is not empty.
+    has_output: Cell<bool>,
+    info: Rc<Info>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Tls({:?})", self.io)
+    }
+}
+
+fn would_block() -> io::Error {
+    io::ErrorKind::WouldBlock.into()
+}
+
+impl Tls {
+    /// Goes on with a connection whose handshake is complete.
+    pub fn new(io: Io, session: Session) -> Self {
+        let has_output = Cell::new(!session.out.data().is_empty());
+        Self {
+            io,
+            reader: RefCell::new(Reader {
+                keys: session.reading,
+                input: session.input,
+                plain: 0..0,
+                record_length: 0,
+                early: Some(session.plain).filter(|plain| !plain.data().is_empty()),
+                is_long: false,
+                is_closed: session.is_closed,
+                empty_count: 0,
+                update_count: 0,
+                partial: Vec::new(),
+                tickets: session.tickets,
+            }),
+            writer: RefCell::new(Writer {
+                keys: session.writing,
+                out: session.out,
+                record_bytes: session.record_bytes.clamp(1, PLAIN_BYTES_MAX),
+                closes: false,
+                is_closed: false,
+            }),
+            has_output,
+            info: Rc::new(session.info),
+        }
+    }
+
+    pub fn io(&self) -> &Io {
+        &self.io
+    }
+
+    pub fn info(&self) -> &Rc<Info> {
+        &self.info
+    }
+
+    /// Sends what waits, without waiting. Errors: `WouldBlock` if some is left.
+    fn send_output(&self) -> io::Result<()> {
+        let mut writer = self.writer.borrow_mut();
+        while !writer.out.data().is_empty() {
+            match self.io.try_write(writer.out.data()) {
+                Ok(count) => writer.out.consume(count),
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        self.has_output.set(false);
+                        writer.out = Buffer::default();
+                        writer.is_closed = true;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        writer.out = Buffer::default();
+        self.has_output.set(false);
+        if writer.closes {
+            writer.closes = false;
+            self.io.shutdown_write()?;
+        }
+        Ok(())
+    }
+
+    /// Ready when the socket has taken everything.
+    #[inline]
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.has_output.get() {
+            return Poll::Ready(Ok(()));
+        }
+        match self.send_output() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // The readiness was cleared, so this registers the task.
+                let _ = self.io.poll_writable(cx);
+                Poll::Pending
+            }
+            outcome => Poll::Ready(outcome),
+        }
+    }
+
+    /// Goes on sending while the caller waits for something else. A failure is reported by the next write.
+    #[inline]
+    fn drive(&self, cx: &mut Context<'_>) {
+        if self.has_output.get() {
+            let _ = self.poll_flush(cx);
+        }
+    }
+
+    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        ready!(self.io.poll_budget(cx));
+        match self.try_read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.drive(cx);
+                // Registers the reader; should bytes have arrived meanwhile, the task is polled again.
+                if self.io.poll_readable(cx).is_ready() {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
+            outcome => Poll::Ready(outcome),
+        }
+    }
+
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut reader = self.reader.borrow_mut();
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            if let Some(count) = reader.copy_plain(buffer) {
+                return Ok(count);
+            }
+            if reader.is_closed {
+                return Ok(0);
+            }
+            match reader.next_record() {
+                Ok(Some(Event::Data)) => {}
+                Ok(Some(Event::Closed)) => {
+                    reader.is_closed = true;
+                    reader.input = Buffer::default();
+                }
+                Ok(Some(Event::Updated { is_asked })) => {
+                    if is_asked {
+                        self.update_keys();
+                    }
+                }
+                Ok(Some(Event::Renegotiation)) => self.alert(WARNING, NO_RENEGOTIATION),
+                Ok(None) => reader.fill(&self.io)?,
+                Err(error) => {
+                    reader.is_closed = true;
+                    self.alert(FATAL, error.alert());
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    /// True if a read would return something without asking the socket.
+    fn has_input(&self) -> bool {
+        let reader = self.reader.borrow();
+        reader.is_closed || !reader.plain.is_empty() || reader.early.is_some() || reader.has_record()
+    }
+
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.drive(cx);
+        if self.has_input() { Poll::Ready(Ok(())) } else { self.io.poll_readable(cx) }
+    }
+
+    pub fn poll_waiting(&self, waiting: Waiting, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.has_input() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.has_output.get() {
+            // A listed connection has no place for a waiting writer.
+            self.drive(cx);
+            if self.has_output.get() {
+                return self.io.poll_readable(cx);
+            }
+        }
+        self.io.poll_waiting(waiting, cx)
+    }
+
+    pub fn poll_hangup(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.drive(cx);
+        self.io.poll_hangup(cx)
+    }
+
+    pub fn is_hung_up(&self) -> bool {
+        self.io.is_hung_up()
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        !self.has_input() && self.reader.borrow().input.data().is_empty() && self.io.is_quiet()
+    }
+
+    pub fn poll_budget(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.io.poll_budget(cx)
+    }
+
+    pub fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_slices(cx, &[data])
+    }
+
+    pub fn poll_write_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let slices: SmallVec<[&[u8]; 8]> = slices.iter().map(|slice| &**slice).collect();
+        self.poll_write_slices(cx, &slices)
+    }
+
+    fn poll_write_slices(&self, cx: &mut Context<'_>, slices: &[&[u8]]) -> Poll<io::Result<usize>> {
+        ready!(self.io.poll_budget(cx));
+        match self.try_write_slices(slices) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let _ = self.io.poll_writable(cx);
+                Poll::Pending
+            }
+            outcome => {
+                self.drive(cx); // what is left wakes the task, whatever it waits for next
+                Poll::Ready(outcome)
+            }
+        }
+    }
+
+    pub fn try_write(&self, data: &[u8]) -> io::Result<usize> {
+        self.try_write_slices(&[data])
+    }
+
+    /// Seals as much as fits in the buffer and sends it. What the socket does not take stays there, and counts
+    /// as written.
+    fn try_write_slices(&self, slices: &[&[u8]]) -> io::Result<usize> {
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        let taken = {
+            let mut writer = self.writer.borrow_mut();
+            if writer.is_closed || writer.closes {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            // Behind a few bytes, such as the tickets of the handshake, there is room; behind a backlog none.
+            if writer.out.data().len() > OUT_BYTES / 2 {
+                drop(writer);
+                self.send_output()?;
+                writer = self.writer.borrow_mut();
+            }
+            writer.seal(slices, total)?
+        };
+        self.has_output.set(true);
+        match self.send_output() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && taken > 0 => Ok(taken),
+            Err(error) => Err(error),
+            Ok(()) => Ok(taken),
+        }
+    }
+
+    /// Sends close_notify behind what waits, and then closes the sending direction.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        {
+            let mut writer = self.writer.borrow_mut();
+            if writer.is_closed || writer.closes {
+                return Ok(());
+            }
+            writer.alert(WARNING, CLOSE_NOTIFY);
+            writer.closes = true;
+        }
+        self.has_output.set(true);
+        match self.send_output() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    fn alert(&self, level: u8, description: u8) {
+        let mut writer = self.writer.borrow_mut();
+        if writer.is_closed {
+            return;
+        }
+        writer.alert(level, description);
+        writer.is_closed |= level == FATAL;
+        drop(writer);
+        self.has_output.set(true);
+        let _ = self.send_output(); // the next poll goes on, or reports the failure
+    }
+
+    /// Answers a KeyUpdate that asks for one, with the keys in force before (RFC 8446 §4.6.3).
+    fn update_keys(&self) {
+        let mut writer = self.writer.borrow_mut();
+        if writer.is_closed || writer.closes {
+            return;
+        }
+        writer.update_keys();
+        drop(writer);
+        self.has_output.set(true);
+        let _ = self.send_output();
+    }
+
+    /// The connection's secrets and position for another process. `None`: bytes are on their way, so it
+    /// cannot move now.
+    pub fn try_into_parts(self) -> Result<(Io, Direction, Direction, Rc<Info>), Self> {
+        {
+            let reader = self.reader.borrow();
+            let is_idle = !self.has_output.get()
+                && !reader.is_closed
+                && reader.plain.is_empty()
+                && reader.early.is_none()
+                && reader.input.data().is_empty()
+                && reader.partial.is_empty();
+            if !is_idle || self.writer.borrow().is_closed {
+                drop(reader);
+                return Err(self);
+            }
+        }
+        let mut whole = self;
+        whole.writer.borrow_mut().is_closed = true; // no close_notify from here
+        let io = whole.io.take();
+        let suite = whole.writer.borrow().keys.suite();
+        let take = |keys: &mut Direction| std::mem::replace(keys, Direction::blank(suite));
+        let reading = take(&mut whole.reader.borrow_mut().keys);
+        let writing = take(&mut whole.writer.borrow_mut().keys);
+        Ok((io, reading, writing, Rc::clone(&whole.info)))
+    }
+}
+
+impl Drop for Tls {
+    /// Tells the peer that nothing was cut off, if its socket takes it at once.
+    fn drop(&mut self) {
+        let mut writer = self.writer.borrow_mut();
+        if !writer.is_closed && !writer.closes {
+            writer.alert(WARNING, CLOSE_NOTIFY);
+            writer.is_closed = true;
+        }
+        drop(writer);
+        if !self.writer.borrow().out.data().is_empty() {
+            let _ = self.send_output();
+        }
+    }
+}
+
+/// The meaning of a record that was opened.
+#[derive(Debug)]
+enum Event {
+    /// Data to read, possibly none.
+    Data,
+    Closed,
+    /// The peer has new keys; `is_asked`: it wants us to follow.
+    Updated {
+        is_asked: bool,
+    },
+    /// A TLS 1.2 peer asks for another handshake.
+    Renegotiation,
+}
+
+impl Reader {
+    /// Copies decrypted data out; `None`: there is none.
+    fn copy_plain(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        if let Some(early) = &mut self.early {
+            let count = early.data().len().min(buffer.len());
+            buffer[..count].copy_from_slice(&early.data()[..count]);
+            early.consume(count);
+            if early.data().is_empty() {
+                self.early = None;
+            }
+            return Some(count);
+        }
+        if self.plain.is_empty() {
+            return None;
+        }
+        let count = self.plain.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.input.data()[self.plain.start..self.plain.start + count]);
+        self.plain.start += count;
+        if self.plain.is_empty() {
+            self.drop_record();
+        }
+        Some(count)
+    }
+
+    /// Drops the record that has been read; an empty buffer goes back to the pool.
+    fn drop_record(&mut self) {
+        self.input.consume(self.record_length);
+        self.record_length = 0;
+        self.plain = 0..0;
+        if self.input.data().is_empty() {
+            self.input = Buffer::default();
+        }
+    }
+
+    /// True if the input starts with a whole record, or with something that is none.
+    fn has_record(&self) -> bool {
+        match record::record_length(self.input.data()) {
+            Ok(Some(length)) => self.input.data().len() >= length,
+            Ok(None) => false,
+            Err(_) => true,
+        }
+    }
+
+    /// Opens the record at the start of the input; `None`: it has not arrived completely.
+    fn next_record(&mut self) -> Result<Option<Event>, record::Error> {
+        let Some(length) = record::record_length(self.input.data())? else { return Ok(None) };
+        self.is_long = length > FIRST_READ_BYTES;
+        let Some(bytes) = self.input.data_mut().get_mut(..length) else { return Ok(None) };
+        if length < HEAD_BYTES + 1 {
+            return Err(record::Error::Unexpected);
+        }
+        let (content, plain) = self.keys.open(bytes)?;
+        self.record_length = length;
+        if content == Content::Data {
+            if !self.partial.is_empty() {
+                return Err(record::Error::Unexpected);
+            }
+            if plain.is_empty() {
+                self.empty_count += 1;
+                if self.empty_count > EMPTY_RECORDS_MAX {
+                    return Err(record::Error::Unexpected);
+                }
+                self.drop_record();
+            } else {
+                (self.empty_count, self.update_count) = (0, 0);
+                self.plain = plain;
+            }
+            return Ok(Some(Event::Data));
+        }
+        let event = match content {
+            Content::Alert => match self.input.data()[plain] {
+                [_, CLOSE_NOTIFY] => Ok(Event::Closed),
+                // RFC 8446 §6.1: to be ignored, as are warnings of TLS 1.2. The count bounds them.
+                [WARNING, _] | [_, USER_CANCELED] => self.count_update().map(|()| Event::Data),
+                [_, _] => Ok(Event::Closed),
+                _ => Err(record::Error::Unexpected),
+            },
+            Content::Handshake => self.message(plain),
+            Content::Data | Content::ChangeCipherSpec => Err(record::Error::Unexpected),
+        };
+        self.drop_record();
+        event.map(Some)
+    }
+
+    fn count_update(&mut self) -> Result<(), record::Error> {
+        self.update_count += 1;
+        if self.update_count > UPDATES_MAX { Err(record::Error::Unexpected) } else { Ok(()) }
+    }
+
+    /// Handles the handshake messages of a record (RFC 8446 §4.6).
+    fn message(&mut self, plain: Range<usize>) -> Result<Event, record::Error> {
+        self.count_update()?;
+        if plain.is_empty() || self.partial.len() + plain.len() > 2 * PLAIN_BYTES_MAX {
+            return Err(record::Error::Unexpected);
+        }
+        self.partial.extend_from_slice(&self.input.data()[plain]);
+        let mut event = Event::Data;
+        loop {
+            let Some(head) = self.partial.get(..4) else { return Ok(event) };
+            let length = usize::from(head[1]) << 16 | usize::from(head[2]) << 8 | usize::from(head[3]);
+            if length > PLAIN_BYTES_MAX {
+                return Err(record::Error::TooLong);
+            }
+            let kind = head[0];
+            let Some(body) = self.partial.get(4..4 + length) else { return Ok(event) };
+            match (kind, self.keys.suite().is_tls13(), &mut self.tickets) {
+                (KEY_UPDATE, true, _) => {
+                    let &[asked @ (0 | 1)] = body else { return Err(record::Error::Unexpected) };
+                    // The next record has other keys, so nothing may follow in this one.
+                    if self.partial.len() != 5 {
+                        return Err(record::Error::Unexpected);
+                    }
+                    self.partial = Vec::new();
+                    self.keys.update();
+                    return Ok(Event::Updated { is_asked: asked == 1 });
+                }
+                (NEW_SESSION_TICKET, true, Some(tickets)) => {
+                    if !tickets.take(body) {
+                        return Err(record::Error::Unexpected);
+                    }
+                }
+                (CLIENT_HELLO, false, None) | (HELLO_REQUEST, false, Some(_)) => event = Event::Renegotiation,
+                _ => return Err(record::Error::Unexpected),
+            }
+            self.partial.drain(..4 + length);
+            if self.partial.is_empty() {
+                self.partial = Vec::new();
+            }
+        }
+    }
+
+    /// Reads from the socket. Errors: those of the socket, `WouldBlock` included. At the end of the peer's
+    /// data the connection counts as closed: as in nginx a missing close_notify is no error, since the length
+    /// of a message is part of HTTP.
+    fn fill(&mut self, io: &Io) -> io::Result<()> {
+        let wanted = if self.is_long { LONG_READ_BYTES } else { FIRST_READ_BYTES };
+        if self.input.data().is_empty() {
+            if io.is_quiet() {
+                return Err(would_block()); // no buffer is taken for nothing
+            }
+            self.input = Buffer::take(wanted);
+        } else if self.input.space().len() < wanted / 4 {
+            self.input.compact();
+            if self.input.space().len() < wanted / 4 || self.input.capacity() < wanted {
+                self.input.grow(wanted.max(self.input.data().len() + FIRST_READ_BYTES));
+            }
+        }
+        match io.try_read(self.input.space()) {
+            Ok(0) => {
+                self.is_closed = true;
+                self.input = Buffer::default();
+                Ok(())
+            }
+            Ok(count) => {
+                self.input.filled(count);
+                Ok(())
+            }
+            Err(error) => {
+                if self.input.data().is_empty() {
+                    self.input = Buffer::default();
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// Seals as much of the slices as fits. Returns the count of plaintext bytes.
+    fn seal(&mut self, slices: &[&[u8]], total: usize) -> Result<usize, record::Error> {
+        let waiting = self.out.data().len();
+        let record_count = total.div_ceil(self.record_bytes).max(1);
+        let needed = waiting + total + record_count * OVERHEAD_BYTES + ALERT_BYTES;
+        if self.keys.is_worn() && self.keys.suite().is_tls13() {
+            self.reserve(needed + ALERT_BYTES);
+            self.seal_key_update()?;
+        } else {
+            self.reserve(needed);
+        }
+        let mut rest = Slices { slices, at: 0 };
+        let mut taken = 0;
+        while taken < total {
+            let space = self.out.space().len().saturating_sub(OVERHEAD_BYTES + ALERT_BYTES);
+            let length = (total - taken).min(self.record_bytes).min(space);
+            if length == 0 {
+                break;
+            }
+            let parts = rest.take(length);
+            self.keys.seal(Content::Data, &parts, &mut self.out)?;
+            taken += length;
+        }
+        Ok(taken)
+    }
+
+    /// Makes room for up to `needed` bytes in all, at most [`OUT_BYTES`].
+    fn reserve(&mut self, needed: usize) {
+        let needed = needed.min(OUT_BYTES);
+        if self.out.capacity() == 0 {
+            self.out = Buffer::take(needed);
+        } else if self.out.space().len() + self.out.data().len() < needed
+            || self.out.space().len() < OVERHEAD_BYTES + ALERT_BYTES
+        {
+            self.out.compact();
+            self.out.grow(needed);
+        }
+    }
+
+    fn alert(&mut self, level: u8, description: u8) {
+        self.out.compact();
+        self.out.grow(self.out.data().len() + ALERT_BYTES);
+        let _ = self.keys.seal(Content::Alert, &[&[level, description]], &mut self.out);
+    }
+
+    fn update_keys(&mut self) {
+        self.out.compact();
+        self.out.grow(self.out.data().len() + ALERT_BYTES + OVERHEAD_BYTES);
+        let _ = self.seal_key_update();
+    }
+
+    fn seal_key_update(&mut self) -> Result<(), record::Error> {
+        self.keys.seal(Content::Handshake, &[&[KEY_UPDATE, 0, 0, 1, 0]], &mut self.out)?;
+        self.keys.update();
+        Ok(())
+    }
+}
+
+/// Bytes of several slices, taken in order.
+struct Slices<'a> {
+    slices: &'a [&'a [u8]],
+    /// Position in the first slice.
+    at: usize,
+}
+
+impl<'a> Slices<'a> {
+    /// The next `length` bytes; there are as many.
+    fn take(&mut self, mut length: usize) -> SmallVec<[&'a [u8]; 8]> {
+        let mut parts = SmallVec::new();
+        while length > 0 && !self.slices.is_empty() {
+            let rest = &self.slices[0][self.at..];
+            let count = rest.len().min(length);
+            if count > 0 {
+                parts.push(&rest[..count]);
+            }
+            length -= count;
+            self.at += count;
+            if self.at == self.slices[0].len() {
+                self.slices = &self.slices[1..];
+                self.at = 0;
+            }
+        }
+        parts
+    }
+}
