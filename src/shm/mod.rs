@@ -3,9 +3,9 @@
 //! One area holds the permanent tables: a lane per worker (`lanes`, `heartbeat`, `counter::Total`), counters
 //! by name (`counter::Slot`), the state of upstream peers (`peers`) and latency histograms (`histogram`). It
 //! is address space rather than memory: a page costs nothing until it is touched. Further zones (rate limits,
-//! caches) are separate `Zone`s (`named`): leaky buckets (`leaky_bucket`) and counts held by keys
-//! (`held_counts`). Names keep their counters across reloads, and across an upgrade whose new binary adopts
-//! the descriptor.
+//! caches) are separate `Zone`s (`named`): leaky buckets (`leaky_bucket`), counts held by keys
+//! (`held_counts`), TLS sessions (`tls_sessions`) and the keys of TLS tickets (`ticket_keys`). Names keep
+//! their counters across reloads, and across an upgrade whose new binary adopts the descriptor.
 
 mod area;
 pub mod behind;
@@ -18,6 +18,8 @@ pub mod lanes;
 pub mod leaky_bucket;
 pub mod named;
 pub mod peers;
+pub mod ticket_keys;
+pub mod tls_sessions;
 pub mod zone;
 
 use std::os::fd::{AsRawFd, RawFd};

@@ -52,6 +52,11 @@ impl Zone {
         Some(unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 2) })
     }
 
+    /// Keeps the zone out of core files. For zones that hold keys.
+    pub fn leave_out_of_dumps(&self) -> io::Result<()> {
+        self.shared.leave_out_of_dumps()
+    }
+
     /// Zeroes a range of words (whole pages) and gives its memory back.
     pub fn clear(&self, range: Range<usize>) -> io::Result<()> {
         self.shared.clear(range)

@@ -55,6 +55,15 @@ impl Shared {
         self.fd.as_fd()
     }
 
+    /// Keeps the mapping out of core files, in this process and those that it forks. For memory with keys.
+    pub fn leave_out_of_dumps(&self) -> io::Result<()> {
+        // SAFETY: advice on a whole mapping of ours; it changes no contents and no access.
+        unsafe {
+            madvise(NonNull::from(self.words).cast(), size_of_val(self.words), MmapAdvise::MADV_DONTDUMP)?
+        };
+        Ok(())
+    }
+
     /// Returns the memory of `range` (in words, on page boundaries) to the system, for all processes; the
     /// words read as zero from then on. Errors: the range is out of bounds, or not of whole pages.
     pub fn clear(&self, range: Range<usize>) -> io::Result<()> {
@@ -67,8 +76,9 @@ impl Shared {
         if part.is_empty() {
             return Ok(());
         }
-        // SAFETY: the range is whole pages of a mapping of ours that is never unmapped. MADV_REMOVE punches a hole
-        // into the memfd: the words become zero, a valid value of every atomic, and the addresses stay mapped.
+        // SAFETY: the range is whole pages of a mapping of ours that is never unmapped. MADV_REMOVE punches a
+        // hole into the memfd: the words become zero, a valid value of every atomic, and the addresses stay
+        // mapped.
         unsafe { madvise(start, size_of_val(part), MmapAdvise::MADV_REMOVE)? };
         Ok(())
     }
@@ -80,8 +90,8 @@ fn map(fd: OwnedFd, bytes: usize) -> io::Result<Shared> {
     // SAFETY: no address is requested, so no existing mapping is replaced.
     let start = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &fd, 0)? };
     let words = NonNull::slice_from_raw_parts(start.cast::<AtomicU64>(), bytes / size_of::<AtomicU64>());
-    // SAFETY: the mapping is page aligned, `bytes` long, readable and writable, never unmapped, and cannot shrink
-    // (sealed). All processes touch it through atomics only, and any bits are a valid AtomicU64.
+    // SAFETY: the mapping is page aligned, `bytes` long, readable and writable, never unmapped, and cannot
+    // shrink (sealed). All processes touch it through atomics only, and any bits are a valid AtomicU64.
     let words: &'static [AtomicU64] = unsafe { words.as_ref() };
     Ok(Shared { fd, words })
 }
@@ -117,6 +127,21 @@ mod tests {
         assert_eq!(first.words()[3].load(Relaxed), 0);
         assert!(second.clear(1..page_bytes() / 8).is_err());
         assert!(second.clear(0..usize::MAX).is_err());
+    }
+
+    /// The flags in smaps say it: "dd" is "do not include area into core dump" (proc(5)).
+    #[test]
+    fn secret_memory_is_not_in_core_files() {
+        let memory = shared("test-secret", 4096).expect("maps");
+        let flags = || {
+            let smaps = std::fs::read_to_string("/proc/self/smaps").expect("proc");
+            let start = format!("{:x}-", memory.words().as_ptr().addr());
+            let own = smaps.lines().skip_while(|line| !line.starts_with(&start));
+            own.map(str::to_owned).find(|line| line.starts_with("VmFlags:")).expect("flags")
+        };
+        assert!(!flags().contains(" dd"), "{}", flags());
+        memory.leave_out_of_dumps().expect("advised");
+        assert!(flags().contains(" dd"), "{}", flags());
     }
 
     #[test]
