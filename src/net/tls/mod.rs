@@ -4,6 +4,13 @@
 //! Knows no protocol above and no directive. `handshake` turns a plain socket into a [`Session`], `stream` goes
 //! on with it as the variant of `Transport` for TLS.
 
+pub mod client_sessions;
+pub mod context;
+#[cfg(test)]
+mod resumption;
+pub mod session_cache;
+pub mod ticket;
+
 pub mod certificate;
 pub mod certificate_compression;
 pub mod ciphers;
