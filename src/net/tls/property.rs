@@ -81,9 +81,57 @@ fn written(label: &str, der: &[u8]) -> Vec<u8> {
 mod tests {
     use proptest::prelude::*;
 
+    use std::process::Command;
+    use std::sync::LazyLock;
+
     use super::*;
 
+    /// Keys that were encrypted with few rounds and the password "first", as DER.
+    static SEALED: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("key.pem").display().to_string();
+        let openssl = |words: &str| {
+            let output = Command::new("openssl").args(words.split(' ')).output().expect("openssl runs");
+            assert!(output.status.success(), "{words}");
+            output.stdout
+        };
+        openssl(&format!("genpkey -algorithm ED25519 -out {path}"));
+        let schemes = ["-v2 aes-128-cbc -iter 2", "-v2 des3 -iter 1", "-scrypt -scrypt_N 16 -scrypt_r 1"];
+        let seal = |scheme: &str| {
+            openssl(&format!("pkcs8 -topk8 -in {path} {scheme} -passout pass:first -outform DER"))
+        };
+        schemes.into_iter().map(seal).collect()
+    });
+
+    #[test]
+    fn sealed_keys_open() {
+        let passwords = Passwords::read(b"first").expect("a short line");
+        for der in SEALED.iter() {
+            let text = written("ENCRYPTED PRIVATE KEY", der);
+            assert!(pem::private_key_within(&text, &passwords, CHEAP).is_ok());
+            reads_pem(&text);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn changed_sealed_keys_read_or_are_refused(
+            which in 0_usize..3,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            removed in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let mut der = SEALED[which].clone();
+            for (at, byte) in changes {
+                let at = at.index(der.len());
+                der[at] = byte;
+            }
+            if let Some(removed) = removed {
+                let at = removed.index(der.len());
+                der.remove(at);
+            }
+            reads_pem(&written("ENCRYPTED PRIVATE KEY", &der));
+        }
+
         #[test]
         fn any_text_reads_as_lists(text in ".{0,60}") {
             reads_lists(&text);
