@@ -25,6 +25,7 @@ pub mod record;
 pub mod server;
 pub mod settings;
 pub mod stream;
+pub mod subject;
 pub mod verify;
 
 use std::sync::Arc;

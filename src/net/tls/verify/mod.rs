@@ -14,12 +14,14 @@ mod crl;
 mod der;
 mod name;
 mod path;
+#[cfg(any(test, feature = "property"))]
+pub mod property;
 mod refusal;
 mod signature;
 mod verifier;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,9 +31,9 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor
 use self::certificate::Certificate;
 use self::crl::{Crl, Crls};
 
-pub use self::name::Names;
+pub use self::name::{Names, text};
 pub use self::refusal::Refusal;
-pub use self::signature::{supported, verify_tls12, verify_tls13};
+pub use self::signature::{supported, taken_scheme, verify_tls12, verify_tls13};
 pub use self::verifier::{ClientVerifier, Mode, Refused, ServerVerifier, verdict};
 
 /// Maximum number of certificates that we read of a peer. rustls limits their size together to 64 KiB.

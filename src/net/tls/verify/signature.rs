@@ -4,6 +4,7 @@
 //! certificate would fail before anyone could look whether it is trusted.
 //! Touches: nothing. Truth: RFC 8446 §4.4.3, RFC 5246 §4.7 and §7.4.8.
 
+use std::cell::Cell;
 use std::sync::LazyLock;
 
 use rustls::client::danger::HandshakeSignatureValid;
@@ -13,6 +14,18 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::certificate::{CERTIFICATE_BYTES_MAX, PublicKey};
+
+thread_local! {
+    /// The scheme of the last handshake signature that was verified.
+    static SCHEME: Cell<Option<SignatureScheme>> = const { Cell::new(None) };
+}
+
+/// Takes the scheme in which a peer signed, if this thread verified a signature since the last call
+/// (`$ssl_client_sigalg`). rustls keeps it to itself: call this right after each step of a handshake, before
+/// another connection gets its turn.
+pub fn taken_scheme() -> Option<SignatureScheme> {
+    SCHEME.take()
+}
 
 /// The signature algorithms of rustls on aws-lc-rs.
 pub fn supported() -> WebPkiSupportedAlgorithms {
@@ -80,6 +93,7 @@ fn verify(
     // At most one algorithm fits the key: one signature check.
     match algorithms.iter().find(|algorithm| key.fits(**algorithm)) {
         Some(algorithm) if key.verify(*algorithm, message, signed.signature()) => {
+            SCHEME.set(Some(signed.scheme));
             Ok(HandshakeSignatureValid::assertion())
         }
         _ => Err(CertificateError::BadSignature.into()),

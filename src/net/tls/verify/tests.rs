@@ -1,4 +1,6 @@
 //! Verdicts on chains of every kind, each beside the verdict of `openssl verify` on the same files.
 
 mod agreement;
-mod lab;
+mod handshake;
+pub mod lab;
+mod names;

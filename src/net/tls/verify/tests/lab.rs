@@ -67,7 +67,7 @@ fn leaf_params(name: &str) -> CertificateParams {
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-    params.subject_alt_names = vec![rcgen::SanType::DnsName(name.try_into().expect("ASCII"))];
+    params.subject_alt_names = name.try_into().map(rcgen::SanType::DnsName).into_iter().collect();
     params
 }
 
