@@ -33,7 +33,7 @@ use self::crl::{Crl, Crls};
 
 pub use self::name::{Names, text};
 pub use self::refusal::Refusal;
-pub use self::signature::{supported, taken_scheme, verify_tls12, verify_tls13};
+pub use self::signature::{scheme_name, supported, taken_scheme, verify_tls12, verify_tls13};
 pub use self::verifier::{ClientVerifier, Mode, Refused, ServerVerifier, verdict};
 
 /// Maximum number of certificates that we read of a peer. rustls limits their size together to 64 KiB.

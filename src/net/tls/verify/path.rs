@@ -133,7 +133,9 @@ fn build<'a>(trust: &'a Trust, leaf: &'a Certificate, sent: &'a [Certificate], n
         path.push(issuer);
         last = issuer;
     }
-    let fault = if path.len() >= longest(trust) {
+    // OpenSSL reports that the chain is too long, and then what else is missing, which is what nginx shows of a
+    // client. For an upstream we say what helps.
+    let fault = if path.len() >= longest(trust) && trust.purpose == Purpose::Server {
         Refusal::ChainTooLong
     } else if last.is_self_signed() {
         if path.len() == 1 { Refusal::SelfSigned } else { Refusal::SelfSignedInChain }

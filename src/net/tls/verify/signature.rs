@@ -27,6 +27,26 @@ pub fn taken_scheme() -> Option<SignatureScheme> {
     SCHEME.take()
 }
 
+/// The name of a scheme as OpenSSL shows it, which is IANA's; None for one that we do not take.
+pub fn scheme_name(scheme: SignatureScheme) -> Option<&'static str> {
+    Some(match scheme {
+        SignatureScheme::ECDSA_NISTP256_SHA256 => "ecdsa_secp256r1_sha256",
+        SignatureScheme::ECDSA_NISTP384_SHA384 => "ecdsa_secp384r1_sha384",
+        SignatureScheme::ECDSA_NISTP521_SHA512 => "ecdsa_secp521r1_sha512",
+        SignatureScheme::ED25519 => "ed25519",
+        SignatureScheme::RSA_PSS_SHA256 => "rsa_pss_rsae_sha256",
+        SignatureScheme::RSA_PSS_SHA384 => "rsa_pss_rsae_sha384",
+        SignatureScheme::RSA_PSS_SHA512 => "rsa_pss_rsae_sha512",
+        SignatureScheme::RSA_PKCS1_SHA256 => "rsa_pkcs1_sha256",
+        SignatureScheme::RSA_PKCS1_SHA384 => "rsa_pkcs1_sha384",
+        SignatureScheme::RSA_PKCS1_SHA512 => "rsa_pkcs1_sha512",
+        SignatureScheme::ML_DSA_44 => "mldsa44",
+        SignatureScheme::ML_DSA_65 => "mldsa65",
+        SignatureScheme::ML_DSA_87 => "mldsa87",
+        _ => return None,
+    })
+}
+
 /// The signature algorithms of rustls on aws-lc-rs.
 pub fn supported() -> WebPkiSupportedAlgorithms {
     static SUPPORTED: LazyLock<WebPkiSupportedAlgorithms> =

@@ -143,14 +143,20 @@ fn chains_and_their_depth() {
         case("root not trusted, sent", [&other.der], [&first.der, &one.der, &root.der], 19),
         case("nothing trusted", [], [&direct.der], 21).openssl(20),
         case("depth 0, none between", [&root.der], [&direct.der], 0).depth(0),
-        case("depth 0, one between", [&root.der], [&first.der, &one.der], 22).depth(0),
+        // OpenSSL says 22 first, then that an issuer is missing, or that the root is not trusted; nginx shows the last.
+        case("depth 0, one between", [&root.der], [&first.der, &one.der], 20).depth(0).openssl(22),
         case("depth 1, one between", [&root.der], [&first.der, &one.der], 0).depth(1),
-        case("depth 1, two between", [&root.der], [&second.der, &two.der, &one.der], 22).depth(1),
+        case("depth 1, two between", [&root.der], [&second.der, &two.der, &one.der], 20).depth(1).openssl(22),
         case("depth 2, two between", [&root.der], [&second.der, &two.der, &one.der], 0).depth(2),
-        case("depth 2, three between", [&root.der], [&third.der, &three.der, &two.der, &one.der], 22)
-            .depth(2),
+        case("depth 2, three between", [&root.der], [&third.der, &three.der, &two.der, &one.der], 20)
+            .depth(2)
+            .openssl(22),
         case("depth 3, three between", [&root.der], [&third.der, &three.der, &two.der, &one.der], 0).depth(3),
-        case("depth 1, untrusted and sent", [&other.der], [&first.der, &one.der, &root.der], 22).depth(1),
+        case("depth 1, untrusted and sent", [&other.der], [&first.der, &one.der, &root.der], 19)
+            .depth(1)
+            .openssl(22),
+        // For upstreams we keep the more helpful one.
+        case("depth 0, one between, server", [&root.der], [&first.der, &one.der], 22).depth(0).server(),
         case("depth 0, missing issuer", [&other.der], [&direct.der], 21).depth(0).openssl(20),
         case("a root of the same name", [&mimic.der], [&direct.der], 21).openssl(20),
         case("broken signature", [&root.der], [&broken], 7),

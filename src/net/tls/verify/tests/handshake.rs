@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, Error, ServerConfig, ServerConnection, SignatureScheme,
+    CertificateError, ClientConfig, ClientConnection, Error, ServerConfig, ServerConnection,
     SupportedProtocolVersion, version,
 };
 use rustls_pki_types::pem::PemObject;
@@ -13,7 +13,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::lab::{Entity, Folder, now, plain};
 use crate::net::tls::verify::{
-    ClientVerifier, Mode, Purpose, Refusal, Refused, ServerVerifier, Trust, taken_scheme, verdict,
+    ClientVerifier, Mode, Purpose, Refusal, Refused, ServerVerifier, Trust, scheme_name, taken_scheme,
+    verdict,
 };
 
 /// A chain with the key to its first certificate.
@@ -95,7 +96,8 @@ fn any_client_gets_through_and_its_verdict_follows() {
         let chain = shake(Some(&known));
         assert_eq!(chain, std::slice::from_ref(&known.der));
         assert_eq!(verdict(&trust, &chain, now()), Ok(()));
-        assert_eq!(taken_scheme(), Some(SignatureScheme::ECDSA_NISTP256_SHA256));
+        let scheme = taken_scheme().and_then(scheme_name);
+        assert_eq!(scheme, Some("ecdsa_secp256r1_sha256"));
         let refused = verdict(&trust, &shake(Some(&unknown)), now());
         assert_eq!(refused, Err(Refusal::SelfSigned));
         for (mode, refuses, refuses_none) in
