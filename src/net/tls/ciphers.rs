@@ -399,6 +399,11 @@ fn meaning(word: &str) -> Result<Meaning, Error> {
             return Ok(Meaning::Unknown);
         }
     }
+    // For OpenSSL both are strengths, and no suite has two.
+    let has = |name| word.split('+').any(|part| part == name);
+    if has("HIGH") && has("FIPS") {
+        set = 0;
+    }
     Ok(if set == 0 { Meaning::None(reason) } else { Meaning::Suites(set) })
 }
 
