@@ -35,6 +35,9 @@ const INPUT_BYTES_MAX: usize = 80 * 1024;
 const EARLY_BYTES_MAX: usize = 64 * 1024;
 /// About what a step with a signature or a key exchange costs, in microseconds of the task's budget.
 const STEP_COST: u32 = 200;
+/// The types of records that an alert may have: its own, or that of encrypted ones in TLS 1.3.
+const ALERT: u8 = 21;
+const ENCRYPTED: u8 = 23;
 /// The most tickets of one connection that are taken from a server.
 const TICKETS_MAX: u32 = 8;
 
@@ -356,8 +359,17 @@ async fn run<S: Side>(io: &Io, mut input: Buffer, mut connection: S) -> Result<D
                 Next::Step
             }
             Err(error) => {
-                while let Ok(ConnectionState::EncodeTlsData(mut alert)) = connection.step(&mut []).state {
-                    encode(&mut out, |space| alert.encode(space))?;
+                // rustls may have found further messages in the input, so it stays. It must not look at the
+                // input again once the alert has been encoded: a second fault would be a panic.
+                input.consume(discard);
+                while let Ok(ConnectionState::EncodeTlsData(mut record)) =
+                    connection.step(input.data_mut()).state
+                {
+                    let start = out.data().len();
+                    encode(&mut out, |space| record.encode(space))?;
+                    if matches!(out.data().get(start), Some(&(ALERT | ENCRYPTED))) {
+                        break;
+                    }
                 }
                 let _ = io.try_write(out.data());
                 return Err(error.into());
