@@ -44,14 +44,6 @@ const FOREIGN: &str = "a third-party module that is not available: remove this l
 pub static HTTP2: Feature = own("HTTP/2", &["http2", "http2_*"], &[], "clients get HTTP/1.1 instead");
 pub static HTTP3: Feature =
     own("HTTP/3", &["http3", "http3_*", "quic_*"], &[], "clients get HTTP/1.1 over TCP instead");
-/// `proxy_pass https://…`
-pub static PROXY_TLS: Feature = own(
-    "TLS to backends",
-    &["proxy_ssl_*"],
-    &[],
-    "there is no TLS to backends: use http:// in \"proxy_pass\", through a program that speaks TLS if need be",
-);
-
 /// The first pattern that matches counts.
 static FEATURES: &[&Feature] = &[
     &foreign(
@@ -61,7 +53,6 @@ static FEATURES: &[&Feature] = &[
     ),
     &HTTP2,
     &HTTP3,
-    &PROXY_TLS,
     &own(
         "a cache",
         &["proxy_cache", "proxy_cache_*", "proxy_no_cache"],

@@ -289,7 +289,7 @@ modules! {
     secure_link => [];
     browser     => [];
     trace_context => [];
-    ssl         => [] draft Loaded;
+    ssl         => [];
     fastcgi     => [];
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];

@@ -66,11 +66,6 @@ impl<S: Scope> Map<S> {
         Ok(map)
     }
 
-    /// The texts of its values as they are written, each once.
-    pub fn texts(&self) -> impl Iterator<Item = &[u8]> {
-        (0..self.values.len() as u32).map(|number| self.values.key(number))
-    }
-
     pub(super) fn name(&self) -> &str {
         &self.name
     }

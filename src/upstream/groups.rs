@@ -19,8 +19,12 @@ use crate::upstream::follow;
 use crate::upstream::group::{Group, Lookup};
 use crate::upstream::peer::Server;
 
-/// A lower-case name, and the port that was written with it.
-type Key = (Box<str>, Option<u16>);
+/// A lower-case name, and the port that was written with it; without one, whether the protocol's own is that
+/// of `https://`.
+type Key = (Box<str>, Option<u16>, bool);
+
+/// The default port of `https://`.
+const HTTPS_PORT: u16 = 443;
 
 /// The groups of a configuration while it is read: referenced and defined in any order.
 #[derive(Debug, Default)]
@@ -33,6 +37,8 @@ pub struct Draft {
 struct Entry {
     name: Box<str>,
     port: Option<u16>,
+    /// No port is written, and the protocol is `https://`.
+    is_tls: bool,
     host: Option<Host>,
     defined: Option<Defined>,
     span: Span,
@@ -49,11 +55,26 @@ pub struct Common {
 
 impl Draft {
     /// The index of the group for a host of `proxy_pass`, as written, with the port written with it; equal
-    /// hosts have the same group.
-    pub fn reference(&mut self, name: &str, port: Option<u16>, host: Host, span: Span) -> usize {
-        let (index, is_new) = self.index(name, port);
+    /// hosts have the same group. `is_tls`: the URL begins with `https://`, which has another default port.
+    pub fn reference(
+        &mut self,
+        name: &str,
+        port: Option<u16>,
+        is_tls: bool,
+        host: Host,
+        span: Span,
+    ) -> usize {
+        let is_tls = is_tls && port.is_none();
+        let (index, is_new) = self.index(name, port, is_tls);
         if is_new {
-            self.entries.push(Entry { name: name.into(), port, host: Some(host), defined: None, span });
+            self.entries.push(Entry {
+                name: name.into(),
+                port,
+                is_tls,
+                host: Some(host),
+                defined: None,
+                span,
+            });
         }
         index
     }
@@ -61,9 +82,10 @@ impl Draft {
     /// Adds the group of an `upstream` block. Fails if there is one of this name.
     pub fn define(&mut self, defined: Defined, span: Span) -> Result<(), Diagnostic> {
         let name = defined.group.name.clone();
-        let (index, is_new) = self.index(&name, None);
+        let (index, is_new) = self.index(&name, None, false);
         if is_new {
-            self.entries.push(Entry { name, port: None, host: None, defined: Some(defined), span });
+            let defined = Some(defined);
+            self.entries.push(Entry { name, port: None, is_tls: false, host: None, defined, span });
             return Ok(());
         }
         match self.entries.get_mut(index) {
@@ -75,18 +97,34 @@ impl Draft {
         }
     }
 
-    fn index(&mut self, name: &str, port: Option<u16>) -> (usize, bool) {
+    fn index(&mut self, name: &str, port: Option<u16>, is_tls: bool) -> (usize, bool) {
         let next = self.entries.len();
-        let index = *self.by_name.entry(key(name, port)).or_insert(next);
+        let index = *self.by_name.entry(key(name, port, is_tls)).or_insert(next);
         (index, index == next)
     }
 
     /// Makes a group from each referenced host that no block defines. Called when everything has been read.
-    pub fn finish(self, common: &Common, names: &Names, out: &mut Diagnostics) -> Groups {
+    pub fn finish(mut self, common: &Common, names: &Names, out: &mut Diagnostics) -> Groups {
         let defined = self.entries.iter().filter(|entry| entry.defined.is_some());
         let defined: HashSet<String> = defined.map(|entry| entry.name.to_ascii_lowercase()).collect();
+        // A block serves `https://` as well as `http://`.
+        let mut aliases = HashMap::new();
+        for (index, entry) in self.entries.iter().enumerate().filter(|(_, entry)| entry.is_tls) {
+            if let Some(&block) = self.by_name.get(&key(&entry.name, None, false))
+                && self.entries.get(block).is_some_and(|entry| entry.defined.is_some())
+            {
+                aliases.insert(index, block);
+            }
+        }
+        for (index, entry) in self.entries.iter().enumerate().filter(|(_, entry)| entry.defined.is_some()) {
+            self.by_name.insert(key(&entry.name, None, true), index);
+        }
         let mut groups = Vec::with_capacity(self.entries.len());
-        for entry in self.entries {
+        for (index, entry) in self.entries.into_iter().enumerate() {
+            if aliases.contains_key(&index) {
+                groups.push(Arc::new(Group::uncounted(&entry.name, Vec::new())));
+                continue;
+            }
             if let Some(port) = entry.port.filter(|_| defined.contains(&entry.name.to_ascii_lowercase())) {
                 let message = format!("upstream \"{}\" may not have port {port}", entry.name);
                 out.push(Diagnostic::error(entry.span, message));
@@ -94,7 +132,7 @@ impl Draft {
             let group = match (entry.defined, entry.host) {
                 (Some(defined), _) => common.complete(defined, entry.span, out),
                 (None, Some(host)) => {
-                    let name = with_port(&entry.name, entry.port);
+                    let name = with_port(&entry.name, entry.port.or(entry.is_tls.then_some(HTTPS_PORT)));
                     let mut server = Server::new(&name, host);
                     look_up(&mut server, entry.span, names, out);
                     Group::new(&name, vec![server])
@@ -104,7 +142,10 @@ impl Draft {
             warn_of_no_room(&group, entry.span, out);
             groups.push(Arc::new(group));
         }
-        Groups::new(groups, self.by_name, Some(common.log))
+        for (&index, &block) in &aliases {
+            groups[index] = Arc::clone(&groups[block]);
+        }
+        Groups::new(groups, aliases, self.by_name, Some(common.log))
     }
 }
 
@@ -146,6 +187,8 @@ fn warn_of_no_room(group: &Group, span: Span, out: &mut Diagnostics) {
 #[derive(Debug)]
 pub struct Groups {
     groups: Box<[Arc<Group>]>,
+    /// The groups that are another one under `https://`: its index.
+    aliases: HashMap<usize, usize>,
     by_name: HashMap<Key, usize>,
     /// The groups with names that did not resolve. The master lists them, so that no worker need search all
     /// groups.
@@ -156,14 +199,20 @@ pub struct Groups {
 }
 
 impl Groups {
-    fn new(groups: Vec<Arc<Group>>, by_name: HashMap<Key, usize>, log: Option<Logger>) -> Self {
+    fn new(
+        groups: Vec<Arc<Group>>,
+        aliases: HashMap<usize, usize>,
+        by_name: HashMap<Key, usize>,
+        log: Option<Logger>,
+    ) -> Self {
         let of = |is_wanted: fn(&Group) -> bool| {
-            let indexes = (0..groups.len()).filter(|index| is_wanted(&groups[*index]));
+            let indexes =
+                (0..groups.len()).filter(|index| !aliases.contains_key(index) && is_wanted(&groups[*index]));
             indexes.collect::<Box<[usize]>>()
         };
         let incomplete = of(|group| !group.unresolved().is_empty());
         let followed = of(|group| group.lookup.is_some());
-        Self { incomplete, followed, groups: groups.into(), by_name, log }
+        Self { incomplete, followed, groups: groups.into(), aliases, by_name, log }
     }
 
     pub fn len(&self) -> usize {
@@ -178,13 +227,19 @@ impl Groups {
         self.groups.get(index)
     }
 
+    /// The index of the group that this one is under `https://`.
+    pub fn alias(&self, index: usize) -> Option<usize> {
+        self.aliases.get(&index).copied()
+    }
+
     /// The index of the group for a host that was evaluated.
-    pub fn find(&self, name: &str, port: Option<u16>) -> Option<usize> {
-        self.by_name.get(&key(name, port)).copied()
+    pub fn find(&self, name: &str, port: Option<u16>, is_tls: bool) -> Option<usize> {
+        self.by_name.get(&key(name, port, is_tls && port.is_none())).copied()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Group> {
-        self.groups.iter().map(|group| &**group)
+        let all = self.groups.iter().enumerate();
+        all.filter(|(index, _)| !self.aliases.contains_key(index)).map(|(_, group)| &**group)
     }
 
     /// The groups of which no server has an address: every request passed to them fails.
@@ -229,8 +284,8 @@ impl Groups {
     }
 }
 
-fn key(name: &str, port: Option<u16>) -> Key {
-    (name.to_ascii_lowercase().into_boxed_str(), port)
+fn key(name: &str, port: Option<u16>, is_tls: bool) -> Key {
+    (name.to_ascii_lowercase().into_boxed_str(), port, is_tls)
 }
 
 pub(super) fn with_port(name: &str, port: Option<u16>) -> String {
@@ -272,16 +327,19 @@ mod tests {
     #[test]
     fn a_block_may_stand_behind_its_use_and_is_found_in_any_case() {
         let mut draft = Draft::default();
-        let used = draft.reference("Backend", None, host("backend"), Span::default());
+        let used = draft.reference("Backend", None, false, host("backend"), Span::default());
         draft.define(defined("backend", &["1.1.1.1:80", "1.1.1.2:80"]), Span::default()).unwrap();
-        let other = draft.reference("1.1.1.3", Some(8080), host("1.1.1.3:8080"), Span::default());
-        assert_eq!(draft.reference("1.1.1.3", Some(8080), host("1.1.1.3:8080"), Span::default()), other);
+        let other = draft.reference("1.1.1.3", Some(8080), false, host("1.1.1.3:8080"), Span::default());
+        assert_eq!(
+            draft.reference("1.1.1.3", Some(8080), false, host("1.1.1.3:8080"), Span::default()),
+            other
+        );
         let (groups, findings) = finish(draft);
         assert_eq!(findings, [""; 0]);
-        assert_eq!(groups.find("BACKEND", None), Some(used));
+        assert_eq!(groups.find("BACKEND", None, false), Some(used));
         assert_eq!(groups.get(used).map(|group| group.servers.len()), Some(2));
         assert_eq!(groups.get(other).map(|group| &*group.name), Some("1.1.1.3:8080"));
-        assert_eq!((groups.len(), groups.find("1.1.1.3", None)), (2, None));
+        assert_eq!((groups.len(), groups.find("1.1.1.3", None, false)), (2, None));
     }
 
     #[test]
@@ -290,7 +348,7 @@ mod tests {
         draft.define(defined("twice", &["1.1.1.1"]), Span::default()).unwrap();
         let second = draft.define(defined("Twice", &["1.1.1.1"]), Span::default()).unwrap_err();
         assert_eq!(second.message, "duplicate upstream \"Twice\"");
-        draft.reference("twice", Some(81), host("1.1.1.1:81"), Span::default());
+        draft.reference("twice", Some(81), false, host("1.1.1.1:81"), Span::default());
         assert_eq!(finish(draft).1, ["upstream \"twice\" may not have port 81"]);
     }
 
@@ -309,7 +367,7 @@ mod tests {
     fn groups_without_addresses_are_unreachable_and_tried_again() {
         let mut draft = Draft::default();
         draft.define(defined("half", &["nowhere.test", "1.1.1.1"]), Span::default()).unwrap();
-        let none = draft.reference("none.test", None, host("none.test"), Span::default());
+        let none = draft.reference("none.test", None, false, host("none.test"), Span::default());
         let (groups, findings) = finish(draft);
         assert_eq!(findings, ["host not found in upstream \"none.test\""]);
         assert_eq!(groups.incomplete().collect::<Vec<_>>(), [0, none]);

@@ -10,9 +10,11 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::net::open::Place;
+use crate::net::tls::client::Terms;
 use crate::net::{Transport, drain, room};
 use crate::runtime::{self, Timer};
 use crate::upstream::group::Keepalive;
@@ -30,6 +32,8 @@ pub struct Connection {
     pub peer: Rc<Peer>,
     /// The location that opened it, which alone may reuse it if connections are `local`.
     pub tag: u32,
+    /// The terms on which it is encrypted; `None`: it is plain. Only requests with equal terms may use it.
+    pub terms: Option<Arc<Terms>>,
     /// Number of requests so far, including the current one.
     pub requests: u64,
     pub opened_ms: u64,
@@ -106,11 +110,20 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Takes the most recently used connection to `peer` that is still good.
-    pub fn take(&self, peer: &Rc<Peer>, tag: u32, keepalive: &Keepalive) -> Option<Box<Connection>> {
+    /// Takes the most recently used connection to `peer`, on these terms, that is still good.
+    pub fn take(
+        &self,
+        peer: &Rc<Peer>,
+        tag: u32,
+        terms: Option<&Arc<Terms>>,
+        keepalive: &Keepalive,
+    ) -> Option<Box<Connection>> {
         loop {
             let fits = |idle: &Idle| {
-                Rc::ptr_eq(&idle.connection.peer, peer) && (!keepalive.local || idle.connection.tag == tag)
+                let kept = &idle.connection;
+                Rc::ptr_eq(&kept.peer, peer)
+                    && (!keepalive.local || kept.tag == tag)
+                    && are_equal(kept.terms.as_ref(), terms)
             };
             let idle = {
                 let mut list = self.state.idle.borrow_mut();
@@ -165,6 +178,15 @@ impl Pool {
             list.into_iter().partition(|idle| idle.connection.peer.is_retired());
         self.state.idle.replace(kept);
         drop(closed); // while nothing is borrowed
+    }
+}
+
+#[inline]
+fn are_equal(kept: Option<&Arc<Terms>>, wanted: Option<&Arc<Terms>>) -> bool {
+    match (kept, wanted) {
+        (None, None) => true,
+        (Some(kept), Some(wanted)) => Arc::ptr_eq(kept, wanted) || kept == wanted,
+        _ => false,
     }
 }
 

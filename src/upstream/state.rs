@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::net::address::Address;
 use crate::net::resolver::Resolvers;
+use crate::net::tls::client::Terms;
 use crate::upstream::balance::Method;
 use crate::upstream::follow::Names;
 use crate::upstream::group::Group;
@@ -66,9 +67,10 @@ impl GroupState {
         Rc::clone(&self.set.borrow())
     }
 
-    /// Takes a kept connection to `peer`, if there is a good one. `tag` is the location that asks.
-    pub fn take(&self, peer: &Rc<Peer>, tag: u32) -> Option<Box<Connection>> {
-        self.pool.take(peer, tag, &self.group.keepalive)
+    /// Takes a kept connection to `peer` on these terms, if there is a good one. `tag` is the location that
+    /// asks.
+    pub fn take(&self, peer: &Rc<Peer>, tag: u32, terms: Option<&Arc<Terms>>) -> Option<Box<Connection>> {
+        self.pool.take(peer, tag, terms, &self.group.keepalive)
     }
 
     /// Keeps a connection whose last response ended cleanly, unless it is used up or the worker is leaving.

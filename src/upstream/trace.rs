@@ -17,6 +17,8 @@ use crate::upstream::state::GroupState;
 pub enum Action {
     Resolving,
     Connecting,
+    /// Making the handshake of TLS.
+    Handshaking,
     Sending,
     ReadingHead,
     ReadingBody,
@@ -28,6 +30,7 @@ impl Action {
         match self {
             Self::Resolving => "resolving upstream",
             Self::Connecting => "connecting to upstream",
+            Self::Handshaking => "SSL handshaking to upstream",
             Self::Sending => "sending request to upstream",
             Self::ReadingHead => "reading response header from upstream",
             Self::ReadingBody => "reading upstream",

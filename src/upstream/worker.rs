@@ -81,13 +81,17 @@ impl Upstreams {
         index: usize,
         state: &'a OnceCell<Rc<GroupState>>,
     ) -> Option<&'a Rc<GroupState>> {
+        if let Some(other) = self.groups.alias(index) {
+            let other = Rc::clone(self.get(other)?);
+            return Some(state.get_or_init(|| other));
+        }
         let group = Arc::clone(self.groups.get(index)?);
         Some(state.get_or_init(|| Rc::new(GroupState::new(group, &self.resolvers))))
     }
 
     /// The group of the configuration for a host that was evaluated.
-    pub fn find(&self, name: &str, port: Option<u16>) -> Option<&Rc<GroupState>> {
-        self.get(self.groups.find(name, port)?)
+    pub fn find(&self, name: &str, port: Option<u16>, is_tls: bool) -> Option<&Rc<GroupState>> {
+        self.get(self.groups.find(name, port, is_tls)?)
     }
 
     /// The group that was made for a host before, and whether its addresses were looked up within `valid_ms`.
@@ -164,7 +168,7 @@ mod tests {
     fn with_groups(hosts: &[&str], test: impl FnOnce(&Upstreams) + 'static) {
         let mut draft = Draft::default();
         for name in hosts {
-            draft.reference(name, None, address::parse_upstream(name, 80).unwrap(), Span::default());
+            draft.reference(name, None, false, address::parse_upstream(name, 80).unwrap(), Span::default());
         }
         let common = Common { resolver: None, resolver_timeout_ms: 1000, log: log::process() };
         let groups = draft.finish(&common, &Names::default(), &mut Diagnostics::default());
@@ -182,9 +186,9 @@ mod tests {
         with_groups(&["1.1.1.1", "1.1.1.2"], |upstreams| {
             assert!(upstreams.states.iter().all(|state| state.get().is_none()));
             let first = Rc::clone(upstreams.get(0).unwrap());
-            assert!(Rc::ptr_eq(upstreams.find("1.1.1.1", None).unwrap(), &first));
+            assert!(Rc::ptr_eq(upstreams.find("1.1.1.1", None, false).unwrap(), &first));
             assert!(upstreams.states[1].get().is_none());
-            assert!(upstreams.get(2).is_none() && upstreams.find("1.1.1.3", None).is_none());
+            assert!(upstreams.get(2).is_none() && upstreams.find("1.1.1.3", None, false).is_none());
         });
     }
 

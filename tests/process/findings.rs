@@ -126,18 +126,8 @@ fn settings_of_what_is_not_in_use_are_warnings() {
     check(&[
         (
             "http",
-            "ssl_protocols TLSv1.3; ssl_prefer_server_ciphers on;",
-            &["[warn] \"ssl_protocols\" has no effect"],
-        ),
-        (
-            "http",
             "proxy_cache_path /tmp/c keys_zone=z:1m; server { proxy_cache off; proxy_cache_valid 1m; proxy_no_cache 1; }",
             &["[warn] \"proxy_cache_path\" has no effect", "[warn] \"proxy_cache\" has no effect"],
-        ),
-        (
-            "location",
-            "proxy_ssl_verify on; proxy_ssl_server_name on;",
-            &["[warn] \"proxy_ssl_verify\" has no effect"],
         ),
         ("server", "http2_max_requests 10; http2 off;", &["[warn] \"http2_max_requests\" has no effect"]),
         (
@@ -165,25 +155,11 @@ fn one_missing_feature_is_told_once_for_each_server() {
     check(&[
         (
             "http",
-            "ssl_protocols TLSv1.3; ssl_session_cache off;
-             server { listen 127.0.0.1:%%PORT_1%% ssl http2; server_name a; ssl_certificate a; ssl_certificate_key a; }
-             server { listen 127.0.0.1:%%PORT_1%% ssl; server_name b; http2 on;
-                      location / { ssl_nonsense on; http2_push /a; } }
-             server { listen 127.0.0.1:%%PORT_0%%; server_name a; }",
-            &["[emerg] the \"ssl\" parameter of \"listen\" is not available yet"; 2],
-        ),
-        (
-            "http",
             "server { listen 127.0.0.1:%%PORT_0%%; location /a { include /dev/null; fastcgi_pass 127.0.0.1:9; fastcgi_param A b; }
                       location /b { fastcgi_pass 127.0.0.1:9; fastcgi_param A b; } }",
             &["[emerg] the \"fastcgi_pass\" directive is not available yet"],
         ),
-        (
-            "server",
-            "location /a { proxy_pass https://127.0.0.1; proxy_ssl_name a; } location /b { proxy_pass HTTPS://127.0.0.1; }",
-            &["[emerg] https protocol requires TLS to upstreams, which is not available yet"],
-        ),
-        ("server", "http2 on;", &["[emerg] the \"http2\" directive is not available yet"]),
+        ("server", "http2 on;", &["[warn] \"http2\" has no effect"]),
         ("main", "stream { server { } }", &["[emerg] the \"stream\" directive is not available yet"]),
         (
             "location",
@@ -208,23 +184,24 @@ fn lines_are_counted_and_a_table_says_what_is_needed() {
     }
     let text = printed(
         "http {
-            ssl_protocols TLSv1.3;
+            uwsgi_read_timeout 1s;
             server {
-                listen 127.0.0.1:%%PORT_0%% ssl;
-                ssl_certificate a;
-                ssl_certificate_key b;
+                listen 127.0.0.1:%%PORT_0%%;
+                uwsgi_param A b;
+                uwsgi_param C d;
+                location /u { uwsgi_pass 127.0.0.1:9; }
                 location / { fastcgi_pass 127.0.0.1:9; }
             }
         }
         ",
     );
-    assert!(text.contains(" TLS: 3 lines, ") && !text.contains("FastCGI: "), "{text}");
+    assert!(text.contains(" uwsgi: 3 lines, ") && !text.contains("FastCGI: "), "{text}");
     let (_, table) =
         text.split_once("this configuration needs features that are not available yet:\n").expect("a table");
     let rows: Vec<&str> = table.lines().take(2).collect();
-    assert!(rows[0].starts_with("  TLS      4 lines in 1 server, /"), "{text}");
+    assert!(rows[0].starts_with("  uwsgi    4 lines in 1 server, /"), "{text}");
     assert!(rows[1].starts_with("  FastCGI  1 line in 1 server, /"), "{text}");
-    assert!(!printed("http { ssl_protocols TLSv1.3; }\n").contains("needs features that are not available"));
+    assert!(!printed("http { uwsgi_read_timeout 1s; }\n").contains("needs features that are not available"));
 }
 
 #[test]
@@ -256,10 +233,7 @@ fn the_configuration_of_debian_s_package_passes() {
     assert_eq!(code, 0, "{found:?}");
     assert_eq!(
         found,
-        [
-            "[warn] \"modules/ngx_http_image_filter_module.so\" is not loaded, modules of nginx cannot be",
-            "[warn] \"ssl_protocols\" has no effect",
-        ]
+        ["[warn] \"modules/ngx_http_image_filter_module.so\" is not loaded, modules of nginx cannot be"]
     );
 }
 
@@ -340,26 +314,47 @@ fn mistakes_have_nginx_s_words() {
 }
 
 #[test]
-fn https_is_followed_through_constants() {
-    const HTTPS: &str = "[emerg] https protocol requires TLS to upstreams, which is not available yet";
+fn tls_to_upstreams_is_checked_where_it_is_used() {
+    const NONE: &str = "[emerg] no proxy_ssl_trusted_certificate for proxy_ssl_verify";
     check(&[
-        ("location", "set $up https://127.0.0.1; proxy_pass $up;", &[HTTPS]),
-        ("server", "set $proto https; location / { proxy_pass $proto://127.0.0.1:81; }", &[HTTPS]),
-        ("http", "map $uri $up { default https://a; } server { location / { proxy_pass $up; } }", &[HTTPS]),
-        ("location", "proxy_pass https://$host;", &[HTTPS]),
-        ("location", "set $proto http; proxy_pass $proto://$host;", &[]),
+        ("location", "proxy_pass https://127.0.0.1; proxy_ssl_verify on;", &[NONE]),
+        ("location", "set $up https://127.0.0.1; proxy_pass $up; proxy_ssl_verify on;", &[NONE]),
+        ("location", "proxy_pass http://127.0.0.1; proxy_ssl_verify on;", &[]),
+        ("location", "set $up a; proxy_pass http://$up; proxy_ssl_verify on;", &[]),
+        (
+            "server",
+            "proxy_ssl_verify on; location /a { proxy_pass https://127.0.0.1; } location /b { proxy_pass https://127.0.0.1; }",
+            &[NONE; 2],
+        ),
         (
             "location",
-            "proxy_pass $scheme://$host; proxy_ssl_verify off;",
-            &["[warn] \"proxy_ssl_verify\" has no effect"],
+            "proxy_pass https://127.0.0.1; proxy_ssl_certificate data:x;",
+            &["[emerg] no \"proxy_ssl_certificate_key\" is defined for certificate \"data:x\""],
         ),
-        ("location", "proxy_pass $arg_url;", &[]),
         (
-            "http",
-            "map $uri $up { default http://a; /b https://b; } server { location / { proxy_pass $up; } }",
-            &["[warn] \"$up\" may lead to https://, for which there is no TLS to upstreams"],
+            "location",
+            "proxy_pass https://127.0.0.1; proxy_ssl_certificate data:x; proxy_ssl_certificate_key data:y;",
+            &[
+                "[emerg] cannot load certificate \"data:\": there is no certificate in it (\"-----BEGIN CERTIFICATE-----\")",
+            ],
         ),
-        ("server", "location /a { set $p https; } location /b { set $p http; proxy_pass $p://a; }", &[]),
+        (
+            "location",
+            "proxy_pass https://127.0.0.1; proxy_ssl_protocols TLSv1;",
+            &[
+                "[emerg] TLS before 1.2 is not supported, since its ciphers are broken: write \"TLSv1.2 TLSv1.3\"",
+            ],
+        ),
+        (
+            "location",
+            "proxy_pass https://127.0.0.1; proxy_ssl_certificate_cache inactive=1s;",
+            &["[emerg] \"proxy_ssl_certificate_cache\" must have the \"max\" parameter"],
+        ),
+        (
+            "location",
+            "proxy_pass https://$arg_host;",
+            &["[warn] the host of \"proxy_pass\" begins with \"$arg_host\", which a client chooses"],
+        ),
     ]);
 }
 

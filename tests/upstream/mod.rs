@@ -21,6 +21,7 @@ mod response_head;
 mod sockets;
 mod store;
 mod timeout_total;
+mod tls;
 mod trailers;
 mod tunnel;
 mod variables;

@@ -172,7 +172,11 @@ fn build_location(draft: LocationDraft, outer: &Confs, cx: &mut Cx) -> Location 
             modules::proxy_pass::check(own, &confs.proxy, &Kind::Named, cx);
         }
         let confs = Confs::complete_nameless(partial, &confs, cx);
-        Location::new(cx.location_id(), (kind.clone(), &name, span), confs, Locations::default())
+        let tls = modules::proxy_pass::layer(&confs.proxy_pass, &confs.proxy, cx);
+        let mut location =
+            Location::new(cx.location_id(), (kind.clone(), &name, span), confs, Locations::default());
+        location.tls = tls;
+        location
     };
     let ifs = inside.nameless.ifs.into_iter().map(|draft| nameless(draft.partial, draft.span)).collect();
     let limit_except = inside
@@ -180,10 +184,12 @@ fn build_location(draft: LocationDraft, outer: &Confs, cx: &mut Cx) -> Location 
         .limit_except
         .map(|(methods, partial, span)| LimitExcept { methods, location: nameless(partial, span) });
     let nested = build_locations(inside.locations, &confs, cx);
+    let tls = modules::proxy_pass::layer(&confs.proxy_pass, &confs.proxy, cx);
     let redirects_to_slash = name.ends_with('/') && confs.proxy_pass.is_set();
     let mut location = Location::new(cx.location_id(), (kind, &name, span), confs, nested)
         .with(Nameless { ifs, limit_except });
     location.redirects_to_slash = redirects_to_slash;
+    location.tls = tls;
     location
 }
 

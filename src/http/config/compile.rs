@@ -12,6 +12,7 @@ use crate::config::{Arity, Context, Diagnostic, Diagnostics, HasDiagnostics, Nod
 use crate::http::config::listen;
 use crate::http::config::location::{Kind, LocationId};
 use crate::http::config::passes::Passes;
+use crate::http::config::tls_files::Loaded;
 use crate::http::modules::{self, Confs, Directive, Drafts, Partial, table};
 use crate::http::scope::Registry;
 use crate::http::temp_file::TempPath;
@@ -66,16 +67,15 @@ pub struct Cx {
     pub(super) servers: Vec<ServerDraft>,
     /// The servers and locations being read, innermost last.
     open: Vec<Open>,
-    block_count: u32,
     location_count: u32,
     pub passes: Passes,
+    /// Certificates and settings of TLS that were loaded already.
+    pub tls_files: Loaded,
 }
 
 /// The contents of a block being read, apart from its settings.
 #[derive(Default)]
 pub(super) struct Open {
-    /// Distinguishes blocks.
-    pub(super) serial: u32,
     pub(super) locations: Vec<LocationDraft>,
     pub(super) nameless: NamelessDraft,
 }
@@ -125,9 +125,9 @@ impl Cx {
             has_passes_of_variables: false,
             servers: Vec::new(),
             open: Vec::new(),
-            block_count: 0,
             location_count: 0,
             passes: Passes::default(),
+            tls_files: Loaded::default(),
         }
     }
 
@@ -164,13 +164,7 @@ impl Cx {
     }
 
     fn open_block(&mut self) {
-        self.block_count += 1;
-        self.open.push(Open { serial: self.block_count, ..Open::default() });
-    }
-
-    /// The server and the locations being read, outermost first.
-    pub fn open_blocks(&self) -> Vec<u32> {
-        self.open.iter().map(|open| open.serial).collect()
+        self.open.push(Open::default());
     }
 
     /// The number of the server being read.

@@ -4,9 +4,12 @@
 //! Behaviour: nginx.org, ngx_http_core_module, `location`: an exact match ends the search; the longest prefix
 //! is remembered, and final with `^~`; otherwise the first regular expression of the file wins.
 
+use std::sync::Arc;
+
 use crate::base::foreign;
 use crate::config::Span;
 use crate::http::modules::Confs;
+use crate::http::upstream::tls::Layer;
 use crate::proto::message::Method;
 use crate::script::regex::hint::{Ends, Hint};
 use crate::script::regex::{GaveUp, Groups, Regex};
@@ -48,6 +51,8 @@ pub struct Location {
     nameless: Option<Box<Nameless>>,
     /// A request for the name without its final slash is redirected to it (the location is proxied).
     pub redirects_to_slash: bool,
+    /// TLS to its upstreams; `None`: they are all plain.
+    pub tls: Option<Arc<Layer>>,
 }
 
 /// The blocks in a location that replace its settings under a condition. They have its name, and no inner
@@ -132,6 +137,7 @@ impl Location {
             nested,
             nameless: None,
             redirects_to_slash: false,
+            tls: None,
         }
     }
 

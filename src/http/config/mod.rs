@@ -7,6 +7,7 @@ pub mod location;
 pub mod passes;
 pub mod secure;
 pub mod server;
+pub mod tls_files;
 
 use crate::config::keywords;
 use crate::proto::message::Version;

@@ -29,8 +29,5 @@ impl BlockConf for Conf {}
 
 fn map(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let map = Map::read(node, cx)?;
-    if let Some(name) = node.arg(1).strip_prefix('$') {
-        cx.note_map(name, map.texts());
-    }
     cx.variables.declare(&node.args[1], Definition::Map(Box::new(map)))
 }

@@ -5,17 +5,18 @@
 //! Behaviour: nginx.org, `proxy_pass` of ngx_http_proxy_module.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::config::directive::custom;
 use crate::config::inherit::{duplicate, own};
-use crate::config::{Arity, Context, Diagnostic, Node, Span, Word, absent, settings};
+use crate::config::{Arity, Context, Diagnostic, Node, Span, Word, settings};
 use crate::http::config::compile::Cx;
 use crate::http::config::location::Kind;
-use crate::http::config::passes::HTTPS;
 use crate::http::modules::{BlockConf, Directive, proxy};
 use crate::http::request::Request;
 use crate::http::scope::{Script, Variable};
 use crate::http::upstream::h1::HostLine;
+use crate::http::upstream::tls::Layer;
 use crate::http::verdict::{Reply, Verdict};
 use crate::log;
 use crate::net::address::{self, Host};
@@ -50,6 +51,8 @@ pub enum Pass {
 pub struct Target {
     /// The whole URL, for `proxy_redirect default`.
     pub url: Box<str>,
+    /// `https://`: the server speaks TLS.
+    pub is_tls: bool,
     /// The host as written, without the port; `unix:/path` for a unix socket.
     pub name: Box<str>,
     /// The port, if it is written.
@@ -86,7 +89,7 @@ impl Conf {
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("proxy_pass", Context::LOCATION.or(Context::LOCATION_IF).or(Context::LIMIT_EXCEPT), Arity::exactly(1), proxy_pass,
-        "Passes the requests of a location to a server or a group of servers: http://host:port/uri."),
+        "Passes the requests of a location to a server or a group of servers: http://host:port/uri, or https://host:port/uri to speak TLS."),
 ];
 
 #[rustfmt::skip]
@@ -129,29 +132,39 @@ pub fn check(conf: &Conf, redirects: &proxy::Conf, kind: &Kind, cx: &mut Cx) {
     }
 }
 
+/// TLS to the upstreams of a block, if its requests may go to `https://`.
+pub fn layer(conf: &Conf, proxy: &proxy::Conf, cx: &mut Cx) -> Option<Arc<Layer>> {
+    let (host, span) = match &conf.pass {
+        Some((Pass::Fixed { target, .. }, span)) if target.is_tls => (Some(target.tls_name()), *span),
+        Some((Pass::Script(script), span)) if !script.begins_with("http://") => (None, *span),
+        Some(_) | None => return None,
+    };
+    proxy.upstream.set.tls.layer(proxy.upstream.prefix(), host, span, cx)
+}
+
 impl Target {
-    /// Reads `http://host[:port][uri]` or `http://unix:/path[:uri]`. Errors: nginx's words.
+    /// Reads `http://host[:port][uri]` or `http://unix:/path[:uri]`, or the same with `https://`. Errors:
+    /// nginx's words.
     pub fn parse(url: &str) -> Result<Self, String> {
         let prefix =
             |scheme: &str| url.get(..scheme.len()).is_some_and(|text| text.eq_ignore_ascii_case(scheme));
-        if is_tls(url) {
-            return Err(HTTPS.to_owned());
-        }
-        if !prefix("http://") {
-            return Err("invalid URL prefix".to_owned());
-        }
-        let rest = &url["http://".len()..];
+        let (is_tls, rest) = match (prefix("http://"), prefix("https://")) {
+            (true, _) => (false, &url["http://".len()..]),
+            (_, true) => (true, &url["https://".len()..]),
+            _ => return Err("invalid URL prefix".to_owned()),
+        };
+        let default_port = default_port(is_tls);
         if let Some(rest) = rest.strip_prefix("unix:") {
             let (path, uri) = rest.split_once(':').map_or((rest, ""), |(path, uri)| (path, uri));
-            let host = address::parse_upstream(&format!("unix:{path}"), 80)
+            let host = address::parse_upstream(&format!("unix:{path}"), default_port)
                 .map_err(|bad| format!("{bad} in upstream \"{rest}\""))?;
             let name = format!("unix:{path}").into();
-            return Ok(Self { url: url.into(), name, port: None, host, uri: uri_part(uri) });
+            return Ok(Self { url: url.into(), is_tls, name, port: None, host, uri: uri_part(uri) });
         }
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, uri) = rest.split_at(end);
-        let host =
-            address::parse_upstream(authority, 80).map_err(|bad| format!("{bad} in upstream \"{rest}\""))?;
+        let host = address::parse_upstream(authority, default_port)
+            .map_err(|bad| format!("{bad} in upstream \"{rest}\""))?;
         let name_end = if authority.starts_with('[') {
             authority.find(']').map_or(authority.len(), |at| at + 1)
         } else {
@@ -161,16 +174,17 @@ impl Target {
             Host::Inet { port, .. } if name_end < authority.len() => Some(*port),
             Host::Inet { .. } | Host::Unix(_) => None,
         };
-        Ok(Self { url: url.into(), name: authority[..name_end].into(), port, host, uri: uri_part(uri) })
+        let name = authority[..name_end].into();
+        Ok(Self { url: url.into(), is_tls, name, port, host, uri: uri_part(uri) })
     }
 
-    /// Writes `$proxy_host`, which is the default `Host`: without the port if it is 80.
+    /// Writes `$proxy_host`, which is the default `Host`: without the port if it is the protocol's own.
     pub fn write_host(&self, out: &mut Vec<u8>) {
         if self.is_unix() {
             return out.extend_from_slice(b"localhost");
         }
         out.extend_from_slice(self.name.as_bytes());
-        if let Some(port) = self.port.filter(|&port| port != 80) {
+        if let Some(port) = self.port.filter(|&port| port != default_port(self.is_tls)) {
             out.push(b':');
             out.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
         }
@@ -179,8 +193,19 @@ impl Target {
     /// Writes `$proxy_port`; nothing for a unix socket.
     pub fn write_port(&self, out: &mut Vec<u8>) {
         if !self.is_unix() {
-            out.extend_from_slice(itoa::Buffer::new().format(self.port.unwrap_or(80)).as_bytes());
+            out.extend_from_slice(itoa::Buffer::new().format(self.own_port()).as_bytes());
         }
+    }
+
+    /// The port, written or not.
+    pub fn own_port(&self) -> u16 {
+        self.port.unwrap_or_else(|| default_port(self.is_tls))
+    }
+
+    /// The host that the server's certificate is for, unless `proxy_ssl_name` names another: that of
+    /// `$proxy_host`.
+    pub fn tls_name(&self) -> &str {
+        if self.is_unix() { "localhost" } else { &self.name }
     }
 
     fn is_unix(&self) -> bool {
@@ -188,8 +213,8 @@ impl Target {
     }
 }
 
-fn is_tls(url: &str) -> bool {
-    url.get(.."https://".len()).is_some_and(|start| start.eq_ignore_ascii_case("https://"))
+fn default_port(is_tls: bool) -> u16 {
+    if is_tls { 443 } else { 80 }
 }
 
 fn uri_part(text: &str) -> Option<Box<str>> {
@@ -205,18 +230,14 @@ fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
         return Err(duplicate(node));
     }
     let word = &node.args[0];
-    if is_tls(&word.text) {
-        cx.diagnostics.1.line(&absent::PROXY_TLS, word.span, HTTPS.to_owned());
-        return Ok(());
-    }
     let pass = if value::has_variables(&word.text) {
-        cx.note_script(&word.text, word.span);
         warn_of_clients_word(word, cx);
         cx.has_passes_of_variables = true;
         Pass::Script(Script::compile(word, cx)?)
     } else {
         let target = Target::parse(&word.text).map_err(|why| Diagnostic::error(word.span, why))?;
-        let group = cx.upstreams.reference(&target.name, target.port, target.host.clone(), word.span);
+        let group =
+            cx.upstreams.reference(&target.name, target.port, target.is_tls, target.host.clone(), word.span);
         cx.note_fixed(group, word.span);
         Pass::Fixed { group, host_line: HostLine::of(&target), target }
     };
@@ -227,9 +248,8 @@ fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
 /// Warns of a host taken from client input: it can be any host, including those that only this machine can
 /// reach.
 fn warn_of_clients_word(word: &Word, cx: &mut Cx) {
-    let Some(rest) = word.text.strip_prefix("http://").and_then(|host| host.strip_prefix('$')) else {
-        return;
-    };
+    let host = word.text.strip_prefix("http://").or_else(|| word.text.strip_prefix("https://"));
+    let Some(rest) = host.and_then(|host| host.strip_prefix('$')) else { return };
     let Ok((name, _)) = value::variable_name(rest, word.span) else { return };
     let is_whole = ["args", "query_string", "uri", "document_uri", "request_uri", "host"].contains(&name);
     let is_part = ["arg_", "http_", "cookie_"].iter().any(|start| name.starts_with(start));
@@ -303,6 +323,11 @@ mod tests {
             ("http://[::1]:81/x", "[::1] [::1]:81 81 /x"),
             ("http://[::1]", "[::1] [::1] 80 -"),
             ("http://unix:/run/a.sock", "unix:/run/a.sock localhost  -"),
+            ("https://backend", "backend backend 443 -"),
+            ("HTTPS://backend:443/a", "backend backend 443 /a"),
+            ("https://backend:80", "backend backend:80 80 -"),
+            ("https://[::1]:8443/x", "[::1] [::1]:8443 8443 /x"),
+            ("https://unix:/run/a.sock:/uri/", "unix:/run/a.sock localhost  /uri/"),
             ("http://unix:/run/a.sock:/uri/", "unix:/run/a.sock localhost  /uri/"),
         ];
         for (url, expected) in cases {
@@ -315,6 +340,6 @@ mod tests {
         assert_eq!(shown("backend"), "invalid URL prefix");
         assert_eq!(shown("http://:80/"), "no host in upstream \":80/\"");
         assert_eq!(shown("http://a:99999/"), "invalid port in upstream \"a:99999/\"");
-        assert!(shown("https://a").contains("not available yet"));
+        assert_eq!(shown("https:/a"), "invalid URL prefix");
     }
 }

@@ -89,10 +89,8 @@ impl Conf {
 
 fn set(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let word = &node.args[0];
-    let name = cx.variables.declared_name(word)?;
     let target = cx.variables.set_target(word)?;
     let value = Script::compile(&node.args[1], cx)?;
-    cx.note_set(name, node.arg(1));
     conf.steps.push(Step::Set { target, value });
     Ok(())
 }

@@ -4,31 +4,24 @@
 //! are made by `http/h1/connection.rs`. Touches: files of certificates and keys, while the configuration is
 //! read. Behaviour: nginx.org, ngx_http_ssl_module, ngx_http_v2_module and ngx_http_v3_module.
 
-use std::collections::HashMap;
-use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use crate::config::directive::{Accepted, accepted, custom, flag, millis, number, one_of, size, text};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, Span, keywords, settings};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Setting, keywords, settings};
 use crate::http::config::compile::Cx;
+use crate::http::config::tls_files::{Words, add_words, first_set, load_pair, passwords, read, reported};
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::scope::Variable;
-use crate::log;
 use crate::net::tls::certificate::Certificate;
-use crate::net::tls::pem::{self, Passwords};
+use crate::net::tls::pem;
 use crate::net::tls::server::{self, Clients, Server};
 use crate::net::tls::verify::{ClientVerifier, Mode, Purpose, Trust};
 use crate::net::tls::{Info, names};
 use crate::proto::client_hello::ClientHello;
 use crate::script::variable::{Argument, variable};
-
-/// The largest file of certificates, keys or passwords that is read.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// `ssl_verify_client`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,19 +32,6 @@ pub enum VerifyClient {
     OptionalNoCa,
 }
 keywords!(VerifyClient { "off" => Off, "on" => On, "optional" => Optional, "optional_no_ca" => OptionalNoCa });
-
-/// Words of a directive, with their place.
-#[derive(Clone, Debug)]
-pub struct Words {
-    words: Box<[Box<str>]>,
-    span: Span,
-}
-
-fn first_set(own: &mut Vec<Words>, outer: &Vec<Words>) {
-    if own.is_empty() {
-        own.clone_from(outer);
-    }
-}
 
 settings! {
     #[derive(Debug)]
@@ -88,10 +68,10 @@ const BOTH: Context = Context::HTTP.or(Context::SERVER);
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("ssl_certificate", BOTH, Arity::exactly(1), |c: &mut Conf, _, node| words(&mut c.certificates, node),
+    custom("ssl_certificate", BOTH, Arity::exactly(1), |c: &mut Conf, _, node| add_words(&mut c.certificates, node),
         "Names a file with the server's certificate and the certificates of its chain, in PEM. Given several times, with keys of different kinds, each client \
          gets one that it can check."),
-    custom("ssl_certificate_key", BOTH, Arity::exactly(1), |c: &mut Conf, _, node| words(&mut c.keys, node),
+    custom("ssl_certificate_key", BOTH, Arity::exactly(1), |c: &mut Conf, _, node| add_words(&mut c.keys, node),
         "Names the file with the private key of the ssl_certificate with the same position."),
     text("ssl_password_file", BOTH, |c| &mut c.password_file, "Names a file with the passwords of encrypted private keys, one a line; they are tried in turn."),
     custom("ssl_protocols", BOTH, Arity::at_least(1), |c: &mut Conf, _, node| c.protocols.put(Words::of(node), node),
@@ -101,7 +81,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("ssl_prefer_server_ciphers", BOTH, |c| &mut c.prefer_server_ciphers, "Chooses cipher suites in the server's order, not in the client's."),
     text("ssl_ecdh_curve", BOTH, |c| &mut c.ecdh_curve,
         "Sets the groups of the key exchange, first choice first: X25519MLKEM768, SecP256r1MLKEM768, X25519, prime256v1, secp384r1; auto selects all."),
-    custom("ssl_conf_command", BOTH, Arity::exactly(2), |c: &mut Conf, _, node| words(&mut c.conf_commands, node),
+    custom("ssl_conf_command", BOTH, Arity::exactly(2), |c: &mut Conf, _, node| add_words(&mut c.conf_commands, node),
         "Sets what OpenSSL's configuration command of this name sets; commands that mean nothing here are reported and ignored."),
     one_of("ssl_verify_client", BOTH, |c| &mut c.verify_client,
         "Asks clients for a certificate: on requires a valid one, optional accepts none, optional_no_ca also accepts one whose issuer is unknown; the result \
@@ -115,7 +95,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("ssl_session_cache", BOTH, Arity::between(1, 2), |c: &mut Conf, _, node| c.session_cache.put(Words::of(node), node),
         "Keeps sessions for clients that come back: off, none, or shared:NAME:SIZE, which all workers share.").default("none"),
     flag("ssl_session_tickets", BOTH, |c| &mut c.session_tickets, "Lets clients resume sessions with tickets."),
-    custom("ssl_session_ticket_key", BOTH, Arity::exactly(1), |c: &mut Conf, _, node| words(&mut c.ticket_keys, node),
+    custom("ssl_session_ticket_key", BOTH, Arity::exactly(1), |c: &mut Conf, _, node| add_words(&mut c.ticket_keys, node),
         "Names a file with a key for tickets, 48 or 80 random bytes. The first one encrypts, all decrypt. Without it the workers share keys that change \
          by themselves."),
     millis("ssl_session_timeout", BOTH, |c| &mut c.session_timeout_ms, "Sets how long a session can be resumed."),
@@ -236,28 +216,6 @@ fn hex(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
     !bytes.is_empty()
 }
 
-impl Words {
-    fn of(node: &Node) -> Self {
-        let words = (0..node.args.len()).map(|index| node.arg(index).into()).collect();
-        Self { words, span: node.args.first().map_or(node.span, |word| word.span) }
-    }
-
-    fn first(&self) -> &str {
-        &self.words[0]
-    }
-}
-
-fn words(list: &mut Vec<Words>, node: &Node) -> Result<(), Diagnostic> {
-    list.push(Words::of(node));
-    Ok(())
-}
-
-/// The certificates that were loaded already, by the files of certificate and key: a thousand servers may share one.
-#[derive(Default)]
-pub struct Loaded {
-    certificates: HashMap<(String, String), Certificate>,
-}
-
 impl Conf {
     /// `ssl_verify_client`; `None`: off.
     pub fn client_mode(&self) -> Option<Mode> {
@@ -351,7 +309,8 @@ impl Conf {
     }
 
     fn load(&self, cx: &mut Cx) -> Option<Vec<Certificate>> {
-        let passwords = self.passwords(cx)?;
+        let passwords =
+            passwords(self.password_file.as_ref().map(|name| &**name), self.password_file.span(), cx)?;
         let mut loaded = Vec::new();
         for (index, certificate) in self.certificates.iter().enumerate() {
             let Some(key) = self.keys.get(index) else {
@@ -362,85 +321,8 @@ impl Conf {
                 cx.diagnostics.push(Diagnostic::error(certificate.span, message));
                 return None;
             };
-            loaded.push(load_pair(certificate, key, &passwords, cx)?);
+            loaded.push(load_pair(certificate.into(), key.into(), &passwords, cx)?);
         }
         (!loaded.is_empty()).then_some(loaded)
     }
-
-    fn passwords(&self, cx: &mut Cx) -> Option<Passwords> {
-        let Some(path) = self.password_file.as_ref() else { return Some(Passwords::default()) };
-        let span = self.password_file.span().unwrap_or_default();
-        let data = read(path, "passwords", span, cx)?;
-        match Passwords::read(&data) {
-            Ok(passwords) => Some(passwords),
-            Err(error) => {
-                cx.diagnostics.push(Diagnostic::error(span, format!("{error} in \"{path}\"")));
-                None
-            }
-        }
-    }
-}
-
-/// Loads a certificate and its key, unless another server has done so.
-fn load_pair(certificate: &Words, key: &Words, passwords: &Passwords, cx: &mut Cx) -> Option<Certificate> {
-    let names = (certificate.first().to_owned(), key.first().to_owned());
-    if let Some(known) = cx.drafts.ssl.certificates.get(&names) {
-        return Some(known.clone());
-    }
-    let chain = read(&names.0, "certificate", certificate.span, cx)?;
-    let key_data = read(&names.1, "certificate key", key.span, cx)?;
-    match Certificate::from_pem(&chain, &key_data, passwords) {
-        Ok(loaded) => {
-            cx.drafts.ssl.certificates.insert(names, loaded.clone());
-            Some(loaded)
-        }
-        Err(error) => {
-            let (what, words) =
-                if error.is_of_key() { ("certificate key", key) } else { ("certificate", certificate) };
-            let message = format!("cannot load {what} \"{}\": {error}", words.first());
-            cx.diagnostics.push(Diagnostic::error(words.span, message));
-            None
-        }
-    }
-}
-
-/// Reads a file that a directive names, or the text behind `data:`; reports what is wrong.
-fn read(name: &str, what: &str, span: Span, cx: &mut Cx) -> Option<Zeroizing<Vec<u8>>> {
-    if let Some(text) = name.strip_prefix("data:") {
-        return Some(Zeroizing::new(text.as_bytes().to_vec()));
-    }
-    let path = cx.options.folder.join(name);
-    let read = || {
-        let file = File::open(&path)?;
-        let mut data = Zeroizing::new(Vec::new());
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut data)?;
-        if data.len() as u64 > FILE_BYTES_MAX {
-            return Err(io::Error::other(format!("it is larger than {FILE_BYTES_MAX} bytes")));
-        }
-        Ok(data)
-    };
-    match read() {
-        Ok(data) => Some(data),
-        Err(error) => {
-            let message = format!("cannot load {what} \"{}\" {}", path.display(), log::Cause(&error));
-            cx.diagnostics.push(Diagnostic::error(span, message));
-            None
-        }
-    }
-}
-
-/// The value, or `None` after reporting the error.
-fn reported<T, E: std::fmt::Display>(
-    outcome: Result<T, E>,
-    what: &str,
-    name: &str,
-    span: Option<Span>,
-    cx: &mut Cx,
-) -> Option<T> {
-    outcome
-        .map_err(|error| {
-            let message = format!("cannot {what} \"{name}\": {error}");
-            cx.diagnostics.push(Diagnostic::error(span.unwrap_or_default(), message));
-        })
-        .ok()
 }

@@ -85,6 +85,8 @@ pub enum Kind {
     Cut,
     /// A system call on an upstream's socket failed.
     Failed(Call, io::Error),
+    /// An upstream's connection could not be encrypted: the whole message.
+    Handshake(Box<str>),
     /// Nothing was transferred for the whole timeout.
     TimedOut,
     /// The response was not complete within `proxy_timeout_total`.
@@ -144,6 +146,7 @@ impl Kind {
             | Self::Lost(_)
             | Self::Cut
             | Self::Failed(..)
+            | Self::Handshake(_)
             | Self::BodyTooLarge { .. }
             | Self::BodySpent
             | Self::Unresolved(_)
@@ -160,6 +163,7 @@ impl Kind {
             Self::Gone | Self::Cut => write!(out, "{who} prematurely closed connection"),
             Self::Lost(error) => write!(out, "{who} closed connection ({error})"),
             Self::Failed(call, error) => write!(out, "{} failed {}", call.as_str(), Cause(error)),
+            Self::Handshake(text) => out.write_str(text),
             Self::TimedOut => write!(out, "{who} timed out (110: Connection timed out)"),
             Self::Late => write!(out, "{who} timed out: the answer was not complete in time"),
             Self::HeadTooBig => write!(out, "{who} sent too big header"),

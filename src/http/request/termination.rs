@@ -197,7 +197,7 @@ pub fn write(request: &Request, out: &mut Vec<u8>) {
 fn phase_of(action: Option<Action>) -> Phase {
     match action {
         Some(Action::Resolving) => Phase::Resolve,
-        Some(Action::Connecting) => Phase::Connect,
+        Some(Action::Connecting | Action::Handshaking) => Phase::Connect,
         Some(Action::Sending) => Phase::SendRequest,
         Some(Action::ReadingHead) | None => Phase::ResponseHead,
         Some(Action::ReadingBody) => Phase::ResponseBody,

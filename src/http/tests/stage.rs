@@ -89,7 +89,7 @@ impl Stage {
 
     /// The state of the upstream group `u`.
     pub fn group(&self) -> &'static Rc<GroupState> {
-        self.service.worker().upstreams.find("u", None).expect("an upstream block u")
+        self.service.worker().upstreams.find("u", None, false).expect("an upstream block u")
     }
 
     /// The peer's side of an idle connection to the first server of group `u`, which its next request will
@@ -107,6 +107,7 @@ impl Stage {
             transport,
             place: Place::new(),
             peer,
+            terms: None,
             tag: 0,
             requests: 1,
             opened_ms,

@@ -22,6 +22,7 @@ use crate::http::scope::Script;
 use crate::http::temp_file::TempPath;
 use crate::http::upstream::name::{Name, Prefix};
 use crate::http::upstream::store::Place;
+use crate::http::upstream::tls;
 use crate::net::Address;
 use crate::net::connect;
 use crate::net::pace::Pace;
@@ -118,6 +119,8 @@ settings! {
         pub store_access: Setting<u32> = 0o600,
         /// `proxy_set_body`, if the family has it.
         pub own_body: Inherit<Script>,
+        /// The directives of TLS.
+        pub tls: tls::Settings,
     }
 }
 
@@ -417,9 +420,10 @@ impl Merge for Conf {
 /// other row.
 macro_rules! upstream_rows {
     ($prefix:literal, $conf:ty, $field:ident, [$($own:expr),* $(,)?]) => {{
-        use $crate::config::directive::{Accepted, accepted, custom, flag, millis, number, size};
+        use $crate::config::directive::{Accepted, accepted, custom, flag, millis, number, size, text};
         use $crate::config::{Arity, Context};
-        use $crate::http::upstream::{conf, store};
+        use $crate::http::config::tls_files::{Words, add_words};
+        use $crate::http::upstream::{conf, store, tls};
         const ANY: Context = Context::ANY;
         const ONE: Arity = Arity::exactly(1);
         const MANY: Arity = Arity::at_least(1);
@@ -476,6 +480,43 @@ macro_rules! upstream_rows {
                 "Stores responses with status 200 as files: on (below root), or under a path with variables.").default("off"),
             custom(concat!($prefix, "store_access"), ANY, Arity::between(1, 3), |c: &mut $conf, _, node| store::access(&mut c.$field.set.store_access, node),
                 "Sets who may read and write these files: user:rw group:r all:r.").default("user:rw"),
+            flag(concat!($prefix, "ssl_session_reuse"), ANY, |c| &mut c.$field.set.tls.session_reuse, "Resumes TLS sessions with upstreams."),
+            custom(concat!($prefix, "ssl_protocols"), ANY, MANY, |c: &mut $conf, _, node| c.$field.set.tls.protocols.put(Words::of(node), node),
+                "Enables these versions of TLS to upstreams: TLSv1.2 and TLSv1.3. Older ones are not available.").default("TLSv1.2 TLSv1.3"),
+            text(concat!($prefix, "ssl_ciphers"), ANY, |c: &mut $conf| &mut c.$field.set.tls.ciphers,
+                "Sets the cipher suites of TLS 1.2 to upstreams in OpenSSL's notation. There are six: ECDHE with ECDSA or RSA, and AES-128-GCM, \
+                 AES-256-GCM or ChaCha20-Poly1305.").default("DEFAULT"),
+            custom(concat!($prefix, "ssl_conf_command"), ANY, Arity::exactly(2), |c: &mut $conf, _, node| add_words(&mut c.$field.set.tls.conf_commands, node),
+                "Sets what OpenSSL's configuration command of this name sets; commands that mean nothing here are reported and ignored."),
+            custom(concat!($prefix, "ssl_name"), ANY, ONE, |c: &mut $conf, cx, node| tls::script(&mut c.$field.set.tls.name, cx, node), concat!(
+                "Sets the name that the upstream's certificate must be for, and that is sent with ", $prefix, "ssl_server_name.")).default("$proxy_host"),
+            flag(concat!($prefix, "ssl_server_name"), ANY, |c| &mut c.$field.set.tls.server_name,
+                "Sends the name to upstreams in the handshake (SNI), for servers that choose their certificate by it."),
+            flag(concat!($prefix, "ssl_verify"), ANY, |c| &mut c.$field.set.tls.verify, concat!(
+                "Checks upstreams' certificates with ", $prefix, "ssl_trusted_certificate; one that is refused is answered with 502.")),
+            number(concat!($prefix, "ssl_verify_depth"), ANY, (0, 100), |c| &mut c.$field.set.tls.verify_depth,
+                "Limits how many intermediate certificates an upstream's chain may have."),
+            text(concat!($prefix, "ssl_trusted_certificate"), ANY, |c: &mut $conf| &mut c.$field.set.tls.trusted_certificate,
+                "Names a file with the CA certificates that upstreams' certificates are checked with. A copy of an upstream's own certificate in it is \
+                 accepted too."),
+            text(concat!($prefix, "ssl_crl"), ANY, |c: &mut $conf| &mut c.$field.set.tls.crl,
+                "Names a file with lists of revoked certificates, which upstreams' certificates are checked with."),
+            custom(concat!($prefix, "ssl_certificate"), ANY, ONE, |c: &mut $conf, cx, node| tls::script(&mut c.$field.set.tls.certificate, cx, node),
+                "Names a file with our certificate for upstreams that ask for one, in PEM; an empty value means none. With variables it is loaded while \
+                 serving."),
+            custom(concat!($prefix, "ssl_certificate_key"), ANY, ONE, |c: &mut $conf, cx, node| tls::script(&mut c.$field.set.tls.certificate_key, cx, node),
+                "Names the file with the private key of that certificate."),
+            custom(concat!($prefix, "ssl_certificate_cache"), ANY, Arity::between(1, 3), |c: &mut $conf, _, node|
+                tls::certificate_cache(&mut c.$field.set.tls.certificate_cache, node),
+                "Keeps certificates whose names have variables: at most max=, each until it has not been used for inactive= (10s). It is read \
+                 again after valid= (60s). With off, each new connection reads them.").default("off"),
+            text(concat!($prefix, "ssl_password_file"), ANY, |c: &mut $conf| &mut c.$field.set.tls.password_file,
+                "Names a file with the passwords of encrypted private keys, one a line; they are tried in turn."),
+            text(concat!($prefix, "ssl_key_log"), ANY, |c: &mut $conf| &mut c.$field.set.tls.key_log,
+                "Names a file that the secrets of connections to upstreams are written to, for debugging with a packet analyzer. Whoever reads it can \
+                 decrypt them."),
+            custom(concat!($prefix, "ssl_alpn"), ANY, MANY, |c: &mut $conf, _, node| tls::alpn(&mut c.$field.set.tls.alpn, node),
+                "Offers these protocols to upstreams by ALPN; without it the extension is not sent."),
             accepted(concat!($prefix, "busy_buffers_size"), ANY, ONE, Accepted::Size, "Data is always sent as soon as it arrives."),
             accepted(concat!($prefix, "temp_file_write_size"), ANY, ONE, Accepted::Size, "Temporary files are written one buffer at a time."),
             accepted(concat!($prefix, "send_lowat"), ANY, ONE, Accepted::Size, "Data is never held back to fill a packet.").default("0"),

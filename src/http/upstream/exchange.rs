@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::http::modules::early_hints;
@@ -16,11 +17,13 @@ use crate::http::upstream::Pass;
 use crate::http::upstream::carrier::Carrier;
 use crate::http::upstream::codec::{Decoder, Progress};
 use crate::http::upstream::conf::Conf;
+use crate::http::upstream::handshake;
 use crate::http::upstream::outgoing::SendFault;
 use crate::http::upstream::proxied::Head;
 use crate::log::{self, Cause};
 use crate::net::connect::{Options, connect};
 use crate::net::room;
+use crate::net::tls::client::Terms;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Timer, timeout};
 use crate::upstream::pool::Connection;
@@ -55,8 +58,12 @@ fn fail(kind: Kind) -> Stop {
     Stop::Peer(kind.into())
 }
 
-/// Opens a connection to `peer`.
-async fn connection(request: &mut Request, peer: &Rc<Peer>) -> Result<Box<Connection>, Stop> {
+/// Opens a connection to `peer`, encrypted if there are terms for that.
+async fn connection(
+    request: &mut Request,
+    peer: &Rc<Peer>,
+    terms: Option<&Arc<Terms>>,
+) -> Result<Box<Connection>, Stop> {
     let conf = request.passes();
     let tag = request.location.id.0;
     let local = conf.has_own_local().then(|| Box::new(own_local(request, conf)));
@@ -72,12 +79,17 @@ async fn connection(request: &mut Request, peer: &Rc<Peer>) -> Result<Box<Connec
     {
         connected = Box::pin(timeout(conf.connect_timeout_ms(), connect(&peer.address, options))).await;
     }
-    let transport = match connected {
+    let mut transport = match connected {
         Ok(Ok(transport)) => transport,
         Ok(Err(error)) if room::is_shortage(&error) => return Err(no_descriptors(&error)),
         Ok(Err(error)) => return Err(fail(Kind::Failed(Call::Connect, error))),
         Err(_) => return Err(fail(Kind::TimedOut)),
     };
+    if let Some(terms) = terms {
+        let spent_ms = runtime::now_us().saturating_sub(started_us) / 1000;
+        let left_ms = conf.connect_timeout_ms().saturating_sub(spent_ms);
+        Box::pin(handshake::secure(request, &mut transport, terms, peer, left_ms)).await?;
+    }
     request.upstream.last().connect_us = Some(runtime::now_us().saturating_sub(started_us));
     let opened_ms = runtime::now_ms();
     Ok(Box::new(Connection {
@@ -85,6 +97,7 @@ async fn connection(request: &mut Request, peer: &Rc<Peer>) -> Result<Box<Connec
         place,
         peer: Rc::clone(peer),
         tag,
+        terms: terms.cloned(),
         requests: 1,
         opened_ms,
         is_single,
@@ -130,14 +143,14 @@ impl Pass<'_, '_> {
         if self.request.passes().has_own_local() {
             return None;
         }
-        let connection = self.goal.group.take(peer, self.request.location.id.0)?;
+        let connection = self.goal.group.take(peer, self.request.location.id.0, self.goal.terms.as_ref())?;
         self.request.upstream.last().connect_us = Some(0);
         Some(Carrier::Own { connection, decoder: Decoder::new(self.outgoing.encoder()) })
     }
 
     /// Opens a new connection to `peer` for one exchange.
     pub(super) async fn open(&mut self, peer: &Rc<Peer>) -> Result<Carrier, Stop> {
-        let connection = connection(self.request, peer).await?;
+        let connection = connection(self.request, peer, self.goal.terms.as_ref()).await?;
         Ok(Carrier::Own { connection, decoder: Decoder::new(self.outgoing.encoder()) })
     }
 

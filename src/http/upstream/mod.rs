@@ -6,11 +6,13 @@
 
 mod answer;
 pub mod carrier;
+pub mod certificates;
 pub mod codec;
 pub mod conf;
 pub mod exchange;
 pub mod failover;
 pub mod h1;
+mod handshake;
 pub mod name;
 pub mod outgoing;
 pub mod proxied;
@@ -18,6 +20,7 @@ pub mod relay;
 pub mod retry;
 pub mod store;
 mod target;
+pub mod tls;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

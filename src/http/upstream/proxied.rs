@@ -29,6 +29,8 @@ pub struct Proxied {
     pub buffering: Option<bool>,
     /// `$proxy_host` and `$proxy_port`, if `proxy_pass` has variables.
     pub host: Option<(Vec<u8>, Vec<u8>)>,
+    /// The upstream speaks TLS.
+    pub is_tls: bool,
     /// The URL for the error log, starting with its path. `None`: the target that the client sent.
     pub uri: Option<Box<[u8]>>,
 }
@@ -37,6 +39,7 @@ impl Proxied {
     /// Starts a new pass of this request, without data of the last response.
     pub fn begin_pass(&mut self) {
         self.buffering = None;
+        self.is_tls = false;
         self.trailers.clear();
         self.head = None;
     }
@@ -57,11 +60,12 @@ impl Proxied {
     pub fn url(&self, trace: &Trace, received: &[u8]) -> Option<String> {
         trace.action?;
         let uri = String::from_utf8_lossy(self.uri.as_deref().unwrap_or(received));
+        let scheme = if self.is_tls { "https" } else { "http" };
         trace.peer_name().map(|name| {
             if name.starts_with("unix:") {
-                format!("http://{name}:{uri}")
+                format!("{scheme}://{name}:{uri}")
             } else {
-                format!("http://{name}{uri}")
+                format!("{scheme}://{name}{uri}")
             }
         })
     }

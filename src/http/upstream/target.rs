@@ -6,17 +6,20 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::http::downstream::Downstream;
 use crate::http::modules::proxy_pass::{Pass, Target};
 use crate::http::modules::resolver;
 use crate::http::request::Request;
 use crate::http::request::error::{During, Error, Kind};
+use crate::http::scope::Script;
 use crate::http::upstream::h1::HostLine;
 use crate::log;
 use crate::net::Address;
 use crate::net::address::Host;
 use crate::net::resolver::Resolver;
+use crate::net::tls::client::Terms;
 use crate::runtime::blocking::{self, Lane};
 use crate::runtime::{Either, race};
 use crate::upstream::GroupState;
@@ -36,6 +39,8 @@ pub struct Goal {
     target: Parts,
     /// The URL came from variables: its URI part is the whole URI.
     pub is_evaluated: bool,
+    /// The terms of its connections, for `https://`.
+    pub terms: Option<Arc<Terms>>,
 }
 
 #[derive(Debug)]
@@ -56,8 +61,10 @@ impl Goal {
                 if is_unsettled(group) {
                     settle(request, client, group).await?;
                 }
+                let group = Rc::clone(group);
+                let terms = if target.is_tls { Some(terms(request, target)?) } else { None };
                 let target = Parts::Fixed(target, host_line);
-                Ok(Self { group: Rc::clone(group), target, is_evaluated: false })
+                Ok(Self { group, target, is_evaluated: false, terms })
             }
             Some(Pass::Script(script)) => {
                 let url = String::from_utf8(script.to_vec(request))
@@ -66,7 +73,7 @@ impl Goal {
                 let target =
                     Target::parse(&url).map_err(|why| Error::ours(format!("{why} in \"{shown}\"")))?;
                 if let Host::Unix(path) = &target.host
-                    && !request.config.may_connect(path, script.begins_with("http://unix:"))
+                    && !request.config.may_connect(path, is_literal_socket(script))
                 {
                     let what = "a unix socket that the configuration does not name";
                     return Err(Error::ours(format!("\"proxy_pass\" has become \"{shown}\", {what}")));
@@ -103,7 +110,7 @@ impl Goal {
     }
 
     async fn evaluated(request: &mut Request, client: Downstream<'_>, target: Target) -> Result<Self, Error> {
-        let group = match request.worker.upstreams.find(&target.name, target.port) {
+        let group = match request.worker.upstreams.find(&target.name, target.port, target.is_tls) {
             Some(group) => {
                 if is_unsettled(group) {
                     settle(request, client, group).await?;
@@ -119,8 +126,21 @@ impl Goal {
         target.write_host(&mut host);
         target.write_port(&mut port);
         request.proxied.host = Some((host, port));
-        Ok(Self { group, target: Parts::Evaluated(Box::new(target)), is_evaluated: true })
+        let terms = if target.is_tls { Some(terms(request, &target)?) } else { None };
+        Ok(Self { group, target: Parts::Evaluated(Box::new(target)), is_evaluated: true, terms })
     }
+}
+
+/// The terms of a request's connection to an upstream that speaks TLS.
+fn terms(request: &mut Request, target: &Target) -> Result<Arc<Terms>, Error> {
+    request.proxied.is_tls = true;
+    let location = request.location;
+    let layer = location.tls.as_ref().ok_or_else(|| Error::ours("the location has no TLS to upstreams"))?;
+    Ok(layer.terms(request, target.tls_name()))
+}
+
+fn is_literal_socket(script: &Script) -> bool {
+    script.begins_with("http://unix:") || script.begins_with("https://unix:")
 }
 
 /// True for a group without peers whose names are looked up while serving and have no results yet.
@@ -161,12 +181,17 @@ fn unresolved(target: &Target, why: &dyn std::fmt::Display) -> Error {
     Error::upstream(Kind::Unresolved(Box::new((name, why.to_string()))))
 }
 
+/// The port in the name of a group that is made while serving: the two protocols have different default ones.
+fn port_of(target: &Target) -> Option<u16> {
+    target.port.or_else(|| target.is_tls.then(|| target.own_port()))
+}
+
 /// The group for a name without an `upstream` block: its addresses from the location's `resolver`, otherwise
 /// from the system's.
 async fn look_up(request: &Request, target: &Target) -> Result<Rc<GroupState>, Error> {
     let upstreams = &request.worker.upstreams;
     let make = |source: Option<&Rc<Resolver>>, addresses| {
-        upstreams.make(&target.name, target.port, source, &target.host, addresses)
+        upstreams.make(&target.name, port_of(target), source, &target.host, addresses)
     };
     let (Host::Inet { name, port }, None) = (&target.host, target.host.literal()) else {
         return Ok(make(None, target.host.literal().into_iter().collect()));
@@ -179,7 +204,7 @@ async fn look_up(request: &Request, target: &Target) -> Result<Rc<GroupState>, E
         let addresses = found.list.iter().map(|&ip| Address::Inet(SocketAddr::new(ip, *port)));
         return Ok(make(Some(&resolver), addresses.collect()));
     }
-    let known = upstreams.find_made(&target.name, target.port, None, SYSTEM_VALID_MS);
+    let known = upstreams.find_made(&target.name, port_of(target), None, SYSTEM_VALID_MS);
     if let Some((group, true)) = &known {
         return Ok(Rc::clone(group));
     }

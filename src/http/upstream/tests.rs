@@ -57,6 +57,7 @@ impl Pass<'_, '_> {
             place: Place::new(),
             peer,
             tag: 0,
+            terms: None,
             requests: 1,
             opened_ms: runtime::now_ms(),
             timer: Timer::new(),

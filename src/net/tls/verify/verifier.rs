@@ -139,30 +139,38 @@ pub struct Refused {
     prefix: &'static str,
 }
 
-impl fmt::Display for Refused {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (refusal, prefix, host) = (self.refusal, self.prefix, &self.host);
-        write!(out, "upstream certificate refused: ({}:{refusal})", refusal.number())?;
-        match refusal {
+impl Refused {
+    /// What may be done about it, for the log.
+    pub fn help(&self) -> Option<String> {
+        let prefix = self.prefix;
+        Some(match self.refusal {
             Refusal::SelfSigned => {
-                write!(out, "; add this certificate to {prefix}_ssl_trusted_certificate to accept it")
+                format!("add this certificate to \"{prefix}_ssl_trusted_certificate\" to accept it")
             }
-            Refusal::SelfSignedInChain => write!(out, "; add its root to {prefix}_ssl_trusted_certificate"),
+            Refusal::SelfSignedInChain => format!("add its root to \"{prefix}_ssl_trusted_certificate\""),
             Refusal::LocalIssuerMissing | Refusal::LeafSignatureUnverified | Refusal::IssuerMissing => {
-                write!(
-                    out,
-                    "; add its issuers up to the root, or the certificate itself, to {prefix}_ssl_trusted_certificate"
+                format!(
+                    "add its issuers up to the root, or the certificate itself, to \
+                 \"{prefix}_ssl_trusted_certificate\""
                 )
             }
-            Refusal::ChainTooLong => write!(out, "; raise {prefix}_ssl_verify_depth"),
+            Refusal::ChainTooLong => format!("raise \"{prefix}_ssl_verify_depth\""),
             Refusal::HostnameMismatch | Refusal::AddressMismatch => {
-                write!(out, " for \"{host}\"; set {prefix}_ssl_name to a name of the certificate")
+                format!("set \"{prefix}_ssl_name\" to a name of the certificate")
             }
             Refusal::CrlMissing | Refusal::CrlExpired | Refusal::CrlNotYetValid => {
-                write!(out, "; {prefix}_ssl_crl needs a current list of each issuer")
+                format!("\"{prefix}_ssl_crl\" needs a current list of each issuer")
             }
-            _ => Ok(()),
-        }
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (refusal, host) = (self.refusal, &self.host);
+        write!(out, "upstream certificate for \"{host}\" refused: ({}:{refusal})", refusal.number())?;
+        self.help().map_or(Ok(()), |help| write!(out, "; {help}"))
     }
 }
 

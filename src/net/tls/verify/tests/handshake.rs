@@ -167,13 +167,13 @@ fn a_refused_upstream_names_the_directive_that_helps() {
             &single,
             &by_root,
             "single.example",
-            "(18:self-signed certificate); add this certificate to proxy_ssl_trusted",
+            "(18:self-signed certificate); add this certificate to \"proxy_ssl_trusted",
         ),
         (
             &leaf,
             &by_root,
             "other.example",
-            "(62:hostname mismatch) for \"other.example\"; set proxy_ssl_name",
+            "for \"other.example\" refused: (62:hostname mismatch); set \"proxy_ssl_name",
         ),
         (&single, &by_both, "other.example", "(62:hostname mismatch)"),
         (

@@ -1,0 +1,174 @@
+//! The files of certificates, keys and lists that directives of TLS name, for both sides of a connection.
+//!
+//! Touches: these files, while the configuration is read. What is wrong is reported with the line of the
+//! directive. Behaviour: nginx.org, ngx_http_ssl_module and `proxy_ssl_*` of ngx_http_proxy_module.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use crate::config::{Diagnostic, Node, Span};
+use crate::http::config::compile::Cx;
+use crate::log;
+use crate::net::tls::certificate::Certificate;
+use crate::net::tls::client::Client;
+use crate::net::tls::pem::Passwords;
+
+/// The largest file of certificates, keys or passwords that is read.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Words of a directive, with their place.
+#[derive(Clone, Debug)]
+pub struct Words {
+    pub words: Box<[Box<str>]>,
+    pub span: Span,
+}
+
+impl Words {
+    pub fn of(node: &Node) -> Self {
+        let words = (0..node.args.len()).map(|index| node.arg(index).into()).collect();
+        Self { words, span: node.args.first().map_or(node.span, |word| word.span) }
+    }
+
+    pub fn first(&self) -> &str {
+        self.words.first().map_or("", |word| word)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.words.iter().map(|word| &**word)
+    }
+}
+
+/// Adds the words of a directive that may be given several times.
+pub fn add_words(list: &mut Vec<Words>, node: &Node) -> Result<(), Diagnostic> {
+    list.push(Words::of(node));
+    Ok(())
+}
+
+/// Inherits all lines of the outer block, or none.
+pub fn first_set(own: &mut Vec<Words>, outer: &Vec<Words>) {
+    if own.is_empty() {
+        own.clone_from(outer);
+    }
+}
+
+/// What was made of files already: a thousand servers may share one certificate.
+#[derive(Default)]
+pub struct Loaded {
+    /// By the files of certificate and key.
+    certificates: HashMap<(String, String), Certificate>,
+    /// By all settings of TLS to upstreams.
+    pub clients: HashMap<Vec<String>, Arc<Client>>,
+}
+
+/// The file of a certificate or a key, with its place.
+#[derive(Clone, Copy)]
+pub struct Name<'a> {
+    pub name: &'a str,
+    pub span: Span,
+}
+
+impl<'a> From<&'a Words> for Name<'a> {
+    fn from(words: &'a Words) -> Self {
+        Name { name: words.first(), span: words.span }
+    }
+}
+
+/// Loads a certificate and its key, unless this has been done before.
+pub fn load_pair(
+    certificate: Name<'_>,
+    key: Name<'_>,
+    passwords: &Passwords,
+    cx: &mut Cx,
+) -> Option<Certificate> {
+    let names = (certificate.name.to_owned(), key.name.to_owned());
+    if let Some(known) = cx.tls_files.certificates.get(&names) {
+        return Some(known.clone());
+    }
+    let chain = read(certificate.name, "certificate", certificate.span, cx)?;
+    let key_data = read(key.name, "certificate key", key.span, cx)?;
+    match Certificate::from_pem(&chain, &key_data, passwords) {
+        Ok(loaded) => {
+            cx.tls_files.certificates.insert(names, loaded.clone());
+            Some(loaded)
+        }
+        Err(error) => {
+            let (what, place) =
+                if error.is_of_key() { ("certificate key", key) } else { ("certificate", certificate) };
+            let message = format!("cannot load {what} \"{}\": {error}", shown(place.name));
+            cx.diagnostics.push(Diagnostic::error(place.span, message));
+            None
+        }
+    }
+}
+
+/// The passwords of `ssl_password_file` and similar directives; none without a file.
+pub fn passwords(file: Option<&str>, span: Option<Span>, cx: &mut Cx) -> Option<Passwords> {
+    let Some(name) = file else { return Some(Passwords::default()) };
+    let span = span.unwrap_or_default();
+    let data = read(name, "passwords", span, cx)?;
+    match Passwords::read(&data) {
+        Ok(passwords) => Some(passwords),
+        Err(error) => {
+            cx.diagnostics.push(Diagnostic::error(span, format!("{error} in \"{name}\"")));
+            None
+        }
+    }
+}
+
+/// Reads a file that a directive names, or the text behind `data:`; reports what is wrong.
+pub fn read(name: &str, what: &str, span: Span, cx: &mut Cx) -> Option<Zeroizing<Vec<u8>>> {
+    let (path, data) = read_at(&cx.options.folder, name);
+    match data {
+        Ok(data) => Some(data),
+        Err(error) => {
+            let message = format!("cannot load {what} \"{path}\" {}", log::Cause(&error));
+            cx.diagnostics.push(Diagnostic::error(span, message));
+            None
+        }
+    }
+}
+
+/// A name for messages: without the contents, which may be a key.
+pub fn shown(name: &str) -> &str {
+    if name.starts_with("data:") { "data:" } else { name }
+}
+
+/// Reads a file below `folder`, or the text behind `data:`. Also returns what to call it in messages.
+pub fn read_at(folder: &Path, name: &str) -> (String, io::Result<Zeroizing<Vec<u8>>>) {
+    if let Some(text) = name.strip_prefix("data:") {
+        return ("data:".to_owned(), Ok(Zeroizing::new(text.as_bytes().to_vec())));
+    }
+    let path = folder.join(name);
+    let read = || {
+        let file = File::open(&path)?;
+        let mut data = Zeroizing::new(Vec::new());
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut data)?;
+        if data.len() as u64 > FILE_BYTES_MAX {
+            return Err(io::Error::other(format!("it is larger than {FILE_BYTES_MAX} bytes")));
+        }
+        Ok(data)
+    };
+    let data = read();
+    (path.display().to_string(), data)
+}
+
+/// The value, or `None` after reporting the error.
+pub fn reported<T, E: std::fmt::Display>(
+    outcome: Result<T, E>,
+    what: &str,
+    name: &str,
+    span: Option<Span>,
+    cx: &mut Cx,
+) -> Option<T> {
+    outcome
+        .map_err(|error| {
+            let message = format!("cannot {what} \"{}\": {error}", shown(name));
+            cx.diagnostics.push(Diagnostic::error(span.unwrap_or_default(), message));
+        })
+        .ok()
+}
