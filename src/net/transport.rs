@@ -133,6 +133,11 @@ impl Transport {
         }
     }
 
+    /// True if the socket has taken some of the bytes held back since this was last asked.
+    pub fn took_some(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.took_some())
+    }
+
     /// Ready when a read may return something: bytes already here, the end, or an error.
     #[inline]
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -250,6 +255,9 @@ impl Transport {
 
     /// Makes the connection end with a reset when it is closed, discarding unsent data.
     pub fn reset_on_close(&self) {
+        if let Self::Tls(tls) = self {
+            tls.abandon();
+        }
         self.with_socket(|io| socket::reset_on_close(io.as_fd()));
     }
 

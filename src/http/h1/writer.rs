@@ -231,7 +231,7 @@ impl Writer {
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Error::gone(error))),
                 Poll::Pending => {
-                    if !self.timer.is_set() {
+                    if !self.timer.is_set() || transport.took_some() {
                         self.timer.set(runtime::now_ms() + self.timeout_ms);
                     }
                     if total - *done <= ahead {

@@ -100,6 +100,9 @@ struct Writer {
     /// The sending direction is to be closed once `out` has been sent.
     closes: bool,
     is_closed: bool,
+    /// A KeyUpdate waits in `out`: it answers all requests that arrive meanwhile (RFC 8446 §4.6.3), so that a
+    /// peer which asks and does not read fills no memory.
+    has_update: bool,
 }
 
 /// An encrypted connection. See `Transport` for the meaning of its methods.
@@ -109,6 +112,10 @@ pub struct Tls {
     writer: RefCell<Writer>,
     /// `writer.out` is not empty.
     has_output: Cell<bool>,
+    /// The socket has taken some of it since [`Tls::took_some`] was asked.
+    has_progress: Cell<bool>,
+    /// Sending has failed, so what was written is lost.
+    has_failed: Cell<bool>,
     info: Rc<Info>,
 }
 
@@ -147,8 +154,11 @@ impl Tls {
                 record_bytes: session.record_bytes.clamp(1, PLAIN_BYTES_MAX),
                 closes: false,
                 is_closed: false,
+                has_update: false,
             }),
             has_output,
+            has_progress: Cell::new(false),
+            has_failed: Cell::new(false),
             info: Rc::new(session.info),
         }
     }
@@ -166,10 +176,14 @@ impl Tls {
         let mut writer = self.writer.borrow_mut();
         while !writer.out.data().is_empty() {
             match self.io.try_write(writer.out.data()) {
-                Ok(count) => writer.out.consume(count),
+                Ok(count) => {
+                    writer.out.consume(count);
+                    self.has_progress.set(true);
+                }
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
                         self.has_output.set(false);
+                        self.has_failed.set(true);
                         writer.out = Buffer::default();
                         writer.is_closed = true;
                     }
@@ -178,19 +192,21 @@ impl Tls {
             }
         }
         writer.out = Buffer::default();
+        writer.has_update = false;
         self.has_output.set(false);
         if writer.closes {
-            writer.closes = false;
+            (writer.closes, writer.is_closed) = (false, true);
             self.io.shutdown_write()?;
         }
         Ok(())
     }
 
-    /// Ready when the socket has taken everything.
+    /// Ready when the socket has taken everything. Errors: it will not take what was written.
     #[inline]
     pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.has_output.get() {
-            return Poll::Ready(Ok(()));
+            let failed = || Err(io::ErrorKind::BrokenPipe.into());
+            return Poll::Ready(if self.has_failed.get() { failed() } else { Ok(()) });
         }
         match self.send_output() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -202,7 +218,22 @@ impl Tls {
         }
     }
 
-    /// Goes on sending while the caller waits for something else. A failure is reported by the next write.
+    /// True if the socket has taken bytes that waited since this was last asked: the peer reads, however
+    /// slowly.
+    pub fn took_some(&self) -> bool {
+        self.has_progress.replace(false)
+    }
+
+    /// Sends nothing more, not even close_notify: the peer must not take what it has for all.
+    pub fn abandon(&self) {
+        let mut writer = self.writer.borrow_mut();
+        writer.out = Buffer::default();
+        writer.is_closed = true;
+        self.has_failed.set(self.has_failed.get() | self.has_output.replace(false));
+    }
+
+    /// Goes on sending while the caller waits for something else. A failure is reported by the next write
+    /// or flush.
     #[inline]
     fn drive(&self, cx: &mut Context<'_>) {
         if self.has_output.get() {
@@ -248,7 +279,16 @@ impl Tls {
                         self.update_keys();
                     }
                 }
+                // One refusal answers all requests that arrive before the peer has read it.
+                Ok(Some(Event::Renegotiation)) if self.has_output.get() => {}
                 Ok(Some(Event::Renegotiation)) => self.alert(WARNING, NO_RENEGOTIATION),
+                Ok(Some(Event::Failed)) => {
+                    // The peer has given up: it reads no more, and what it sent may lack its end.
+                    reader.is_closed = true;
+                    reader.input = Buffer::default();
+                    self.abandon();
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
                 Ok(None) => reader.fill(&self.io)?,
                 Err(error) => {
                     reader.is_closed = true;
@@ -389,10 +429,11 @@ impl Tls {
     /// Answers a KeyUpdate that asks for one, with the keys in force before (RFC 8446 §4.6.3).
     fn update_keys(&self) {
         let mut writer = self.writer.borrow_mut();
-        if writer.is_closed || writer.closes {
+        if writer.is_closed || writer.closes || writer.has_update {
             return;
         }
         writer.update_keys();
+        writer.has_update = true;
         drop(writer);
         self.has_output.set(true);
         let _ = self.send_output();
@@ -446,6 +487,8 @@ enum Event {
     /// Data to read, possibly none.
     Data,
     Closed,
+    /// A fatal alert.
+    Failed,
     /// The peer has new keys; `is_asked`: it wants us to follow.
     Updated {
         is_asked: bool,
@@ -500,8 +543,9 @@ impl Reader {
     /// Opens the record at the start of the input; `None`: it has not arrived completely.
     fn next_record(&mut self) -> Result<Option<Event>, record::Error> {
         let Some(length) = record::record_length(self.input.data())? else { return Ok(None) };
-        self.is_long = length > FIRST_READ_BYTES;
         let Some(bytes) = self.input.data_mut().get_mut(..length) else { return Ok(None) };
+        // Only a complete record: its announcement alone must not make the peer's bytes cost more memory.
+        self.is_long = length > FIRST_READ_BYTES;
         if length < HEAD_BYTES + 1 {
             return Err(record::Error::Unexpected);
         }
@@ -527,8 +571,9 @@ impl Reader {
             Content::Alert => match self.input.data()[plain] {
                 [_, CLOSE_NOTIFY] => Ok(Event::Closed),
                 // RFC 8446 §6.1: to be ignored, as are warnings of TLS 1.2. The count bounds them.
-                [WARNING, _] | [_, USER_CANCELED] => self.count_update().map(|()| Event::Data),
-                [_, _] => Ok(Event::Closed),
+                [_, USER_CANCELED] => self.count_update().map(|()| Event::Data),
+                [WARNING, _] if !self.keys.suite().is_tls13() => self.count_update().map(|()| Event::Data),
+                [_, _] => Ok(Event::Failed),
                 _ => Err(record::Error::Unexpected),
             },
             Content::Handshake => self.message(plain),
@@ -558,6 +603,16 @@ impl Reader {
                 return Err(record::Error::TooLong);
             }
             let kind = head[0];
+            // Refused by its first bytes, so that nothing is kept of what cannot be of use.
+            let is_possible = match (kind, self.keys.suite().is_tls13(), &self.tickets) {
+                (KEY_UPDATE, true, _) => length == 1,
+                (HELLO_REQUEST, false, Some(_)) => length == 0,
+                (NEW_SESSION_TICKET, true, Some(_)) | (CLIENT_HELLO, false, None) => true,
+                _ => false,
+            };
+            if !is_possible {
+                return Err(record::Error::Unexpected);
+            }
             let Some(body) = self.partial.get(4..4 + length) else { return Ok(event) };
             match (kind, self.keys.suite().is_tls13(), &mut self.tickets) {
                 (KEY_UPDATE, true, _) => {
@@ -590,6 +645,10 @@ impl Reader {
     /// of a message is part of HTTP.
     fn fill(&mut self, io: &Io) -> io::Result<()> {
         let wanted = if self.is_long { LONG_READ_BYTES } else { FIRST_READ_BYTES };
+        let wanted = match record::record_length(self.input.data()) {
+            Ok(Some(length)) => wanted.max(length.min(2 * self.input.data().len())),
+            _ => wanted,
+        };
         if self.input.data().is_empty() {
             if io.is_quiet() {
                 return Err(would_block()); // no buffer is taken for nothing
@@ -707,3 +766,6 @@ impl<'a> Slices<'a> {
         parts
     }
 }
+
+#[cfg(test)]
+mod tests;
