@@ -18,12 +18,12 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedConnectionCommon, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, ExtractedSecrets, HandshakeKind, KeyLog, ServerConfig};
 
-use crate::net::tls::record::{Direction, PLAIN_BYTES_MAX, Secret, Suite};
+use crate::net::tls::record::{self, Direction, PLAIN_BYTES_MAX, Secret, Suite};
 use crate::net::tls::stream::{Session, Tickets};
 use crate::net::tls::{Info, is_tls13};
 use crate::proto::client_hello::{self, ClientHello};
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{self, Io};
+use crate::runtime::{self, Io, Waiting};
 
 /// First buffer of a handshake: a ClientHello with a post-quantum key share fits.
 const FIRST_BYTES: usize = 4096;
@@ -52,6 +52,8 @@ pub enum Error {
     Closed,
     /// More bytes than any handshake has.
     TooLarge,
+    /// The worker needed the place of the connection, which waited for its client.
+    GaveWay,
     Io(io::Error),
 }
 
@@ -62,6 +64,7 @@ impl fmt::Display for Error {
             Self::Refused => out.write_str("no certificate for this name"),
             Self::Closed => out.write_str("peer closed the connection"),
             Self::TooLarge => out.write_str("the handshake's messages are too large"),
+            Self::GaveWay => out.write_str("closed to make room for other connections"),
             Self::Io(error) => write!(out, "{error}"),
         }
     }
@@ -144,7 +147,7 @@ pub async fn accept<C>(
     let hello = loop {
         match client_hello::parse(input.data()) {
             Ok(Some(hello)) => break hello,
-            Ok(None) => read(io, &mut input).await?,
+            Ok(None) => read(io, &mut input, Role::Server).await?,
             Err(client_hello::Error::NotTls) => return Ok(Accepted::Plain(input)),
             // rustls finds the same fault, and has the alert for it.
             Err(client_hello::Error::Malformed | client_hello::Error::TooLarge) => {
@@ -157,7 +160,7 @@ pub async fn accept<C>(
         return Err(Error::Refused);
     };
     let connection = UnbufferedServerConnection::new(config)?;
-    let done = run(io, input, connection).await?;
+    let done = run(io, input, connection, Role::Server).await?;
     let facts = Facts::of(&done.connection, Some(hello), done.signature_scheme);
     let (secrets, _) = done.connection.dangerous_into_kernel_connection()?;
     let [client, server] = done.secrets;
@@ -172,7 +175,7 @@ pub async fn connect(
     name: ServerName<'static>,
 ) -> Result<Box<Session>, Error> {
     let connection = UnbufferedClientConnection::new(config, name)?;
-    let done = run(io, Buffer::default(), connection).await?;
+    let done = run(io, Buffer::default(), connection, Role::Client).await?;
     let facts = Facts::of(&done.connection, None, None);
     let (secrets, kernel) = done.connection.dangerous_into_kernel_connection()?;
     let tickets = Box::new(Kernel { connection: kernel, left: TICKETS_MAX });
@@ -258,23 +261,55 @@ fn session(
     })
 }
 
+/// Our side of a handshake.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Client,
+    /// While it waits it is one of the connections that give way when the worker is short of places.
+    Server,
+}
+
 /// Reads more of a handshake. Errors: the end of the peer's data, or too much of it.
-async fn read(io: &Io, input: &mut Buffer) -> Result<(), Error> {
-    if input.capacity() == 0 {
-        io.readable().await?; // take no buffer before there is something
-        *input = Buffer::take(FIRST_BYTES);
-    }
-    if input.space().is_empty() {
-        if input.capacity() >= INPUT_BYTES_MAX {
-            return Err(Error::TooLarge);
+async fn read(io: &Io, input: &mut Buffer, role: Role) -> Result<(), Error> {
+    loop {
+        match role {
+            Role::Client => io.readable().await?,
+            Role::Server if io.is_asked() => return Err(Error::GaveWay),
+            Role::Server => io.waiting(Waiting::Head).await?,
         }
-        input.compact();
-        input.grow((input.data().len() * 2).clamp(FIRST_BYTES, INPUT_BYTES_MAX));
+        if input.capacity() == 0 {
+            *input = Buffer::take(FIRST_BYTES); // not before there is something
+        }
+        if input.space().is_empty() {
+            input.compact();
+        }
+        if input.space().is_empty() {
+            if input.data().len() >= INPUT_BYTES_MAX {
+                return Err(Error::TooLarge);
+            }
+            input.grow((input.data().len() * 2).min(INPUT_BYTES_MAX));
+        }
+        match io.try_read(input.space()) {
+            Ok(0) => return Err(Error::Closed),
+            Ok(count) => {
+                input.filled(count);
+                return Ok(());
+            }
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),
+            Err(_) => {} // the worker asked, or there was nothing after all
+        }
     }
-    if io.read_buf(input).await? == 0 {
-        return Err(Error::Closed);
+}
+
+/// The end of the record that starts at `from`; `None`: it has not arrived completely. What is no record
+/// extends to the end, and rustls finds the fault.
+fn record_end(data: &[u8], from: usize) -> Option<usize> {
+    let rest = data.get(from..)?;
+    match record::record_length(rest) {
+        Ok(Some(length)) => Some(from + length).filter(|end| *end <= data.len()),
+        Ok(None) => None,
+        Err(_) => Some(data.len()).filter(|end| *end > from),
     }
-    Ok(())
 }
 
 /// A side of the unbuffered API.
@@ -321,14 +356,17 @@ enum Next {
     Complete,
 }
 
-async fn run<S: Side>(io: &Io, mut input: Buffer, mut connection: S) -> Result<Done<S>, Error> {
+async fn run<S: Side>(io: &Io, mut input: Buffer, mut connection: S, role: Role) -> Result<Done<S>, Error> {
     let (mut out, mut plain) = (Buffer::default(), Buffer::default());
     let mut is_closed = false;
     let mut secrets = [None, None];
     let mut signature_scheme = None;
+    // rustls gets one record at a time: those behind the handshake are left for `Tls`. They may contain a
+    // KeyUpdate, after which the secrets that were caught would not be those in force.
+    let mut shown = 0;
     SIGNED.set(None);
     loop {
-        let UnbufferedStatus { discard, state } = connection.step(input.data_mut());
+        let UnbufferedStatus { discard, state } = connection.step(&mut input.data_mut()[..shown]);
         let next = match state {
             Ok(ConnectionState::EncodeTlsData(mut data)) => {
                 encode(&mut out, |space| data.encode(space))?;
@@ -376,6 +414,7 @@ async fn run<S: Side>(io: &Io, mut input: Buffer, mut connection: S) -> Result<D
             }
         };
         input.consume(discard);
+        shown = shown.saturating_sub(discard);
         // The callbacks of this step have filled them.
         SECRETS.with_borrow_mut(|caught| {
             for (kept, caught) in secrets.iter_mut().zip(caught) {
@@ -390,14 +429,17 @@ async fn run<S: Side>(io: &Io, mut input: Buffer, mut connection: S) -> Result<D
             Next::Step => {}
             Next::Complete if !connection.is_handshaking() => break,
             Next::Read | Next::Complete => {
+                if let Some(end) = record_end(input.data(), shown) {
+                    shown = end;
+                    continue;
+                }
                 runtime::worked(STEP_COST).await;
                 io.write_all(out.data()).await?;
                 out = Buffer::default();
                 if is_closed {
                     return Err(Error::Closed);
                 }
-                read(io, &mut input).await?;
-                continue;
+                read(io, &mut input, role).await?;
             }
         }
     }
@@ -427,3 +469,6 @@ fn encode(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
