@@ -62,9 +62,9 @@ pub struct Conn {
     opened_ms: u64,
     /// The timer of waits for requests, reused from one to the next.
     timer: runtime::Timer,
-    /// The end of the wait that was handed over with the connection; `None`: the connection was accepted
-    /// here.
-    adopted_until_ms: Option<u64>,
+    /// The end of the wait for the next request that has begun already: it was handed over with the
+    /// connection, or bytes arrived that were no part of a request. `None`: a wait begins with its full time.
+    wait_until_ms: Option<u64>,
     /// `keepalive_timeout` of the last request's location, and the minimum for which the connection stays
     /// open (`keepalive_min_timeout`).
     keepalive_ms: u32,
@@ -144,7 +144,7 @@ impl Conn {
             requests: 0,
             opened_ms,
             timer: runtime::Timer::new(),
-            adopted_until_ms: None,
+            wait_until_ms: None,
             keepalive_ms: 0,
             keepalive_min_ms: 0,
             is_pipelined: false,
@@ -166,7 +166,7 @@ impl Conn {
         // It was idle between two requests, so it has had at least one, and it may have had many more.
         self.requests = handover.requests.clamp(1, u64::from(u32::MAX));
         self.opened_ms = now.saturating_sub(handover.opened_ms_ago);
-        self.adopted_until_ms = Some(now + handover.idle_ms_left.min(self.service.config().keepalive_ms_max));
+        self.wait_until_ms = Some(now + handover.idle_ms_left.min(self.service.config().keepalive_ms_max));
         Some(self)
     }
 
@@ -184,7 +184,7 @@ impl Conn {
     /// How long to wait for the next request.
     fn idle_ms(&self) -> u64 {
         let core = &self.default_server().root.confs.http_core;
-        match self.adopted_until_ms.and_then(|until_ms| until_ms.checked_sub(runtime::now_ms())) {
+        match self.wait_until_ms.map(|until_ms| until_ms.saturating_sub(runtime::now_ms())) {
             Some(left) => left.max(1),
             None if self.requests == 0 => room::shorten(core.client_header_timeout_ms()),
             None => room::shorten(u64::from(self.keepalive_ms)),
@@ -259,6 +259,8 @@ pub fn serve(mut conn: Conn) -> impl Future<Output = ()> {
             } else if matches!(conn.held, Held::Nothing) {
                 let wait = conn.idle_ms();
                 let until_ms = runtime::now_ms() + wait;
+                // TLS records without data, or a record that drips in, must not extend the wait.
+                conn.wait_until_ms = Some(until_ms);
                 let leaving = drain::reached(if conn.requests == 0 {
                     drain::Mode::Close
                 } else {
@@ -279,12 +281,14 @@ pub fn serve(mut conn: Conn) -> impl Future<Output = ()> {
             // Only before the first request: a reload may have turned `proxy_protocol` on since.
             if conn.listen.proxy_protocol && conn.proxy.is_none() && conn.requests == 0 {
                 if Box::pin(read_proxy_header(&mut conn)).await {
+                    conn.wait_until_ms = None;
                     continue;
                 }
                 return;
             }
             if conn.security == Security::Handshake {
                 if Box::pin(secure(&mut conn)).await {
+                    conn.wait_until_ms = None;
                     continue;
                 }
                 return;
@@ -295,7 +299,7 @@ pub fn serve(mut conn: Conn) -> impl Future<Output = ()> {
                 After::Partial => conn.open.rests(),
                 After::KeepAlive => {
                     conn.open.turn(Total::Waiting);
-                    conn.adopted_until_ms = None;
+                    conn.wait_until_ms = None;
                 }
                 // Flush first: a client that sees the close must already find its request in the access log.
                 After::Close => return access::flush_turn(),

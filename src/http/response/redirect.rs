@@ -28,7 +28,9 @@ pub fn absolute(request: &Request, target: &[u8]) -> Option<Vec<u8>> {
     if target.first() != Some(&b'/') || !core.absolute_redirect.get() {
         return None;
     }
-    let mut absolute = b"http://".to_vec();
+    let (scheme, default_port): (&[u8], u16) =
+        if request.connection.tls.is_some() { (b"https://", 443) } else { (b"http://", 80) };
+    let mut absolute = scheme.to_vec();
     // A client that sent no host gets the address that it knows, not a name that it may not.
     let named = core.server_name_in_redirect.get();
     let host = if named { request.server.name().as_bytes() } else { &request.host };
@@ -42,7 +44,7 @@ pub fn absolute(request: &Request, target: &[u8]) -> Option<Vec<u8>> {
         absolute.extend_from_slice(host);
     }
     if let Some(port) =
-        request.connection.local.port().filter(|port| *port != 80 && core.port_in_redirect.get())
+        request.connection.local.port().filter(|port| *port != default_port && core.port_in_redirect.get())
     {
         absolute.extend_from_slice(format!(":{port}").as_bytes());
     }
