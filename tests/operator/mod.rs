@@ -2,6 +2,7 @@
 
 mod completion;
 mod debian_package;
+mod dev_certificate;
 mod examples;
 mod init_script;
 mod install;
