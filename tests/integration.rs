@@ -7,4 +7,5 @@ mod http;
 mod operator;
 mod process;
 mod support;
+mod tls;
 mod upstream;

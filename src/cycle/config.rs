@@ -84,6 +84,11 @@ impl Config {
         self.http.as_ref().is_some_and(|http| http.is_transparent)
     }
 
+    /// True if this process has the keys of certificates in its memory.
+    pub fn has_keys(&self) -> bool {
+        self.http.as_ref().is_some_and(|http| http.servers.iter().any(|server| server.tls.is_some()))
+    }
+
     /// The user whose files logs and temporary files are; `None`: of the process.
     pub fn owner(&self) -> Option<Owner> {
         self.settings.user().map(|identity| (identity.uid, identity.gid))

@@ -3,20 +3,25 @@
 //! Runs before the first request of a connection whose listener has `ssl`. Touches: the client's connection.
 //! Behaviour: nginx.org, ngx_http_ssl_module; RFC 9110 §7.4 and §15.5.20 (421).
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::pki_types::UnixTime;
 
 use crate::http::Config;
 use crate::http::config::server::Listen;
+use crate::http::modules::https_redirect;
 use crate::http::request::Request;
 use crate::log;
 use crate::net::tls::handshake::{self, Accepted, Choice, Error};
 use crate::net::{Transport, room};
 use crate::proto::client_hello::ClientHello;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::timeout;
+use crate::runtime::channel::Notify;
+use crate::runtime::{self, Either, race, timeout};
 use crate::sys::address::SockAddr;
 
 /// The client of a handshake, for log lines.
@@ -41,6 +46,58 @@ impl log::Context for Client<'_> {
             None => fields.plain("client", "unix:"),
         };
         fields.plain("server", &self.listen.address);
+    }
+}
+
+/// Minimum time between two log lines about too many handshakes.
+const TELL_MS: u64 = 1000;
+
+thread_local! {
+    /// The handshakes under way in this worker, the oldest first.
+    static UNDER_WAY: RefCell<VecDeque<(u64, Rc<Notify>)>> = const { RefCell::new(VecDeque::new()) };
+    static NEXT: Cell<u64> = const { Cell::new(0) };
+    static TELL_AGAIN_MS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A handshake's place among those under way (`ssl_handshakes_max`).
+struct Place {
+    number: u64,
+    gives_way: Rc<Notify>,
+}
+
+impl Place {
+    /// Takes a place. If all are taken the oldest handshake has to give way: clients of good will need a few
+    /// round trips, those that stop in the middle collect at the front.
+    fn take(most: usize, log: log::Logger) -> Self {
+        let number = NEXT.replace(NEXT.get().wrapping_add(1));
+        let gives_way = Rc::new(Notify::new());
+        let oldest = UNDER_WAY.with_borrow_mut(|all| {
+            all.push_back((number, Rc::clone(&gives_way)));
+            if all.len() > most { all.pop_front() } else { None }
+        });
+        if let Some((_, oldest)) = oldest {
+            oldest.notify();
+            if runtime::now_ms() >= TELL_AGAIN_MS.get() {
+                TELL_AGAIN_MS.set(runtime::now_ms() + TELL_MS);
+                log::warn!(
+                    log,
+                    &(),
+                    "{most} TLS handshakes are under way, giving up the oldest: raise \"ssl_handshakes_max\" or shorten \
+                     \"ssl_handshake_timeout\""
+                );
+            }
+        }
+        Self { number, gives_way }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        UNDER_WAY.with_borrow_mut(|all| {
+            if let Ok(index) = all.binary_search_by_key(&self.number, |(number, _)| *number) {
+                all.remove(index);
+            }
+        });
     }
 }
 
@@ -79,12 +136,19 @@ pub async fn secure(
     let core = &default.root.confs.http_core;
     let limit_ms = default.root.confs.ssl.handshake_timeout_ms();
     let limit_ms = limit_ms.unwrap_or_else(|| core.client_header_timeout_ms());
+    let place = Place::take(config.root.ssl.handshakes_max(), core.log());
     let outcome = match transport.plain() {
-        Some(io) => timeout(room::shorten(limit_ms), handshake::accept(io, first, choose))
-            .await
-            .unwrap_or_else(|_| Err(Error::Io(io::ErrorKind::TimedOut.into()))),
+        Some(io) => {
+            let accepted = timeout(room::shorten(limit_ms), handshake::accept(io, first, choose));
+            match race(accepted, place.gives_way.notified()).await {
+                Either::First(Ok(accepted)) => accepted,
+                Either::First(Err(_)) => Err(Error::Io(io::ErrorKind::TimedOut.into())),
+                Either::Second(()) => Err(Error::GaveWay),
+            }
+        }
         None => Err(Error::Closed),
     };
+    drop(place);
     match outcome {
         Ok(Accepted::Session(mut session, tls)) => {
             session.info.verdict = tls.verdict(&session.info.peer_chain, UnixTime::now());
@@ -114,6 +178,9 @@ pub async fn secure(
 /// for client certificates. 495 and 496: the client's certificate is not valid, or there is none.
 pub fn refusal(request: &Request, is_plain_instead: bool) -> Option<u16> {
     if is_plain_instead {
+        if https_redirect::applies(request) {
+            return None; // it will be redirected
+        }
         log::info!(request.error_log(), request, "client sent plain HTTP request to HTTPS port");
         return Some(497);
     }

@@ -36,6 +36,7 @@ pub mod gzip_static;
 pub mod headers;
 pub mod headers_more;
 pub mod http_core;
+pub mod https_redirect;
 pub mod index;
 pub mod limit_conn;
 pub mod limit_rate;
@@ -318,6 +319,7 @@ modules! {
     slice       => [] head_step head state State;
     headers_more => [Rewrite rewrite] head_step head;
     headers     => [] head_step add trailer_step add_trailers;
+    https_redirect => [PostRead redirect] head_step add;
     userid      => [] head_step send state State;
     gunzip      => [] head_step head;
     addition    => [] head_step head;

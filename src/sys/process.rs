@@ -308,6 +308,12 @@ pub fn set_core(bytes: u64) -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(true)?)
 }
 
+/// Lets no other process of the same user read this one's memory, and lets the kernel write none of it into a
+/// core file.
+pub fn hide_memory() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
 /// Sets the scheduling priority, -20 to 20.
 pub fn set_priority(nice: i32) -> io::Result<()> {
     // SAFETY: a plain system call on this process.

@@ -35,8 +35,13 @@ pub fn settle(config: &Config, number: usize) -> Result<(), String> {
         process::become_user(identity, keeps_raw)
             .map_err(|e| why(&format!("becoming user \"{}\"", identity.user.to_string_lossy()), e))?;
     }
-    if let Some(bytes) = settings.worker_rlimit_core() {
-        process::set_core(bytes).map_err(|e| why(&format!("setrlimit(RLIMIT_CORE, {bytes})"), e))?;
+    match settings.worker_rlimit_core() {
+        // The operator wants core files, even if there are keys in them.
+        Some(bytes) => {
+            process::set_core(bytes).map_err(|e| why(&format!("setrlimit(RLIMIT_CORE, {bytes})"), e))?;
+        }
+        None if config.has_keys() => process::hide_memory().map_err(|e| why("prctl(PR_SET_DUMPABLE)", e))?,
+        None => {}
     }
     if let Some(directory) = settings.working_directory() {
         std::env::set_current_dir(directory).map_err(|e| why(&format!("chdir(\"{directory}\")"), e))?;

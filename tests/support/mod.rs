@@ -20,6 +20,7 @@ pub mod message;
 pub mod origin;
 pub mod port;
 pub mod process;
+pub mod tls;
 pub mod wire;
 
 pub use client::{Client, fetch, get};

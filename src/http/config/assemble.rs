@@ -38,7 +38,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         servers.push(build_server(confs, names, locations, slot, span, &mut cx));
     }
     let (listens, sharing) = places.finish(&mut cx);
-    secure::complete(&listens, &sharing, &mut servers, &mut cx);
+    secure::complete(&listens, &sharing, &mut servers, &root, &mut cx);
     let common = groups::Common {
         resolver: root.resolver.settings().cloned(),
         resolver_timeout_ms: root.resolver.timeout_ms(),
@@ -150,7 +150,7 @@ fn build_server(
     let nested = build_locations(other, &confs, cx);
     let root = Location::new(cx.location_id(), (Kind::Server, "", span), confs, nested);
     let names = names.into_iter().map(|(name, _)| name).collect();
-    Server { names, root, named: named.into(), slot, tls: None, span }
+    Server { names, root, named: named.into(), slot, tls: None, https_port: None, span }
 }
 
 fn build_locations(drafts: Vec<LocationDraft>, outer: &Confs, cx: &mut Cx) -> Locations {

@@ -3,12 +3,23 @@
 //! Runs when all servers are complete. Touches: the files of certificates and keys.
 //! Behaviour: nginx.org, ngx_http_ssl_module.
 
+use std::sync::Arc;
+
 use crate::config::Diagnostic;
 use crate::http::config::compile::Cx;
 use crate::http::config::server::{Listen, Server};
+use crate::http::modules::Confs;
 
 /// Makes the TLS side of every server that an address with `ssl` may lead to.
-pub fn complete(listens: &[Listen], sharing: &[Vec<usize>], servers: &mut [Server], cx: &mut Cx) {
+pub fn complete(
+    listens: &[Listen],
+    sharing: &[Vec<usize>],
+    servers: &mut [Server],
+    root: &Confs,
+    cx: &mut Cx,
+) {
+    set_ports(listens, sharing, servers);
+    check_redirects(servers, root, cx);
     for (listen, sharing) in listens.iter().zip(sharing) {
         if !listen.ssl {
             continue;
@@ -30,10 +41,36 @@ pub fn complete(listens: &[Listen], sharing: &[Vec<usize>], servers: &mut [Serve
             }
         }
         for &index in sharing {
-            let conf = std::sync::Arc::clone(&servers[index].root.confs.ssl);
+            let conf = Arc::clone(&servers[index].root.confs.ssl);
             if servers[index].tls.is_none() && conf.has_certificate() {
                 servers[index].tls = conf.server(cx);
             }
+        }
+    }
+}
+
+/// Notes the port that a redirect to HTTPS leads to.
+fn set_ports(listens: &[Listen], sharing: &[Vec<usize>], servers: &mut [Server]) {
+    for (listen, sharing) in listens.iter().zip(sharing).filter(|(listen, _)| listen.ssl) {
+        let port = listen.address.port().unwrap_or(443);
+        for &index in sharing {
+            let known = &mut servers[index].https_port;
+            if known.is_none() || port == 443 {
+                *known = Some(port);
+            }
+        }
+    }
+}
+
+/// A server that is told to redirect needs the port to redirect to. One that inherits the directive redirects
+/// only if it has one.
+fn check_redirects(servers: &[Server], root: &Confs, cx: &mut Cx) {
+    for server in servers.iter().filter(|server| server.https_port.is_none()) {
+        let conf = &server.root.confs.https_redirect;
+        if conf.is_on() && !Arc::ptr_eq(conf, &root.https_redirect) {
+            let message = "\"https_redirect\" needs a \"listen\" with \"ssl\" in the same server";
+            let help = "add \"listen 443 ssl;\", or write \"return 301 https://$host$request_uri;\" instead";
+            cx.diagnostics.push(Diagnostic::error(conf.span().unwrap_or(server.span), message).help(help));
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Server {
     pub slot: Option<Slot>,
     /// What it offers to clients over TLS; `None`: nothing.
     pub tls: Option<tls::Server>,
+    /// The port of its `listen` with `ssl`, 443 if there are several; `None`: it has none.
+    pub https_port: Option<u16>,
     pub span: Span,
 }
 

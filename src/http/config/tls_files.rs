@@ -114,7 +114,7 @@ pub fn passwords(file: Option<&str>, span: Option<Span>, cx: &mut Cx) -> Option<
     match Passwords::read(&data) {
         Ok(passwords) => Some(passwords),
         Err(error) => {
-            cx.diagnostics.push(Diagnostic::error(span, format!("{error} in \"{name}\"")));
+            cx.diagnostics.push(Diagnostic::error(span, format!("{error} in \"{}\"", shown(name))));
             None
         }
     }

@@ -4,14 +4,20 @@
 //! are made by `http/h1/connection.rs`. Touches: files of certificates and keys, while the configuration is
 //! read. Behaviour: nginx.org, ngx_http_ssl_module, ngx_http_v2_module and ngx_http_v3_module.
 
+mod client_certificate;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::sync::Arc;
 
+use client_certificate::{days_remaining, show};
+
 use crate::config::directive::{Accepted, accepted, custom, flag, millis, number, one_of, size, text};
 use crate::config::{Arity, Context, Diagnostic, Inherit, Setting, keywords, settings};
 use crate::http::config::compile::Cx;
-use crate::http::config::tls_files::{Words, add_words, first_set, load_pair, passwords, read, reported};
+use crate::http::config::tls_files::{
+    Words, add_words, first_set, load_pair, passwords, read, reported, shown,
+};
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::scope::Variable;
@@ -58,6 +64,7 @@ settings! {
         reject_handshake: Setting<bool> = false,
         certificate_compression: Setting<bool> = false,
         handshake_timeout_ms: Inherit<u64>,
+        handshakes_max: Setting<u64> = 1024,
         stapling: Setting<bool> = false,
         stapling_file: Inherit<Box<str>>,
         key_log: Inherit<Box<str>>,
@@ -107,6 +114,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("ssl_certificate_compression", BOTH, |c| &mut c.certificate_compression, "Compresses certificates for clients that support it (RFC 8879)."),
     millis("ssl_handshake_timeout", BOTH, |c| &mut c.handshake_timeout_ms,
         "Sets how long a handshake may take. Default: client_header_timeout."),
+    number("ssl_handshakes_max", Context::HTTP, (1, 1 << 20), |c| &mut c.handshakes_max,
+        "Limits how many handshakes a worker makes at a time. When one more client comes, the oldest is given up: its client may have stopped."),
     flag("ssl_stapling", BOTH, |c| &mut c.stapling, "Sends the OCSP response of ssl_stapling_file with the certificate."),
     text("ssl_stapling_file", BOTH, |c| &mut c.stapling_file, "Names a file with an OCSP response (DER) for the first certificate."),
     text("ssl_key_log", BOTH, |c| &mut c.key_log,
@@ -122,25 +131,28 @@ pub static VARIABLES: &[Variable] = &[
     variable("ssl_cipher", |r, _, out| info(r, |info| extend(out, info.cipher().as_bytes())), "The cipher suite of the connection, in OpenSSL's words."),
     variable("ssl_ciphers", |r, _, out| hello(r, |hello| list(out, &hello.cipher_suites, names::cipher)),
         "The cipher suites that the client supports; those without a name in OpenSSL as hexadecimal numbers."),
-    variable("ssl_client_cert", none, "The client's certificate, with its lines indented; no value without TLS."),
-    variable("ssl_client_escaped_cert", none, "The client's certificate, URL-encoded; no value without TLS."),
-    variable("ssl_client_fingerprint", none, "The SHA-1 of the client's certificate; no value without TLS."),
-    variable("ssl_client_i_dn", none, "The issuer DN of the client's certificate; no value without TLS."),
-    variable("ssl_client_i_dn_legacy", none, "The issuer DN of the client's certificate, in the old format; no value without TLS."),
-    variable("ssl_client_raw_cert", none, "The client's certificate; no value without TLS."),
-    variable("ssl_client_s_dn", none, "The subject DN of the client's certificate; no value without TLS."),
-    variable("ssl_client_s_dn_legacy", none, "The subject DN of the client's certificate, in the old format; no value without TLS."),
-    variable("ssl_client_serial", none, "The serial number of the client's certificate; no value without TLS."),
-    variable("ssl_client_sigalg", none, "The signature algorithm of the client's certificate; no value without TLS."),
-    variable("ssl_client_v_end", none, "The date on which the client's certificate expires; no value without TLS."),
-    variable("ssl_client_v_remain", none, "The days until the client's certificate expires; no value without TLS."),
-    variable("ssl_client_v_start", none, "The date from which the client's certificate is valid; no value without TLS."),
+    variable("ssl_client_cert", |r, _, out| show(r, out, |s| s.pem_folded()), "The client's certificate, with its lines indented; no value without one."),
+    variable("ssl_client_escaped_cert", |r, _, out| show(r, out, |s| s.pem_escaped()), "The client's certificate, URL-encoded; no value without one."),
+    variable("ssl_client_fingerprint", |r, _, out| show(r, out, |s| s.fingerprint()), "The SHA-1 of the client's certificate; no value without one."),
+    variable("ssl_client_i_dn", |r, _, out| show(r, out, |s| s.issuer_dn()), "The issuer DN of the client's certificate; no value without one."),
+    variable("ssl_client_i_dn_legacy", |r, _, out| show(r, out, |s| s.issuer_dn_legacy()),
+        "The issuer DN of the client's certificate, in the old format; no value without one."),
+    variable("ssl_client_raw_cert", |r, _, out| show(r, out, |s| s.pem()), "The client's certificate; no value without one."),
+    variable("ssl_client_s_dn", |r, _, out| show(r, out, |s| s.subject_dn()), "The subject DN of the client's certificate; no value without one."),
+    variable("ssl_client_s_dn_legacy", |r, _, out| show(r, out, |s| s.subject_dn_legacy()),
+        "The subject DN of the client's certificate, in the old format; no value without one."),
+    variable("ssl_client_serial", |r, _, out| show(r, out, |s| s.serial()), "The serial number of the client's certificate; no value without one."),
+    variable("ssl_client_sigalg", none, "The signature algorithm of the client's certificate; no value."),
+    variable("ssl_client_v_end", |r, _, out| show(r, out, |s| s.not_after()), "The date on which the client's certificate expires; no value without one."),
+    variable("ssl_client_v_remain", |r, _, out| show(r, out, days_remaining), "The days until the client's certificate expires; no value without one."),
+    variable("ssl_client_v_start", |r, _, out| show(r, out, |s| s.not_before()),
+        "The date from which the client's certificate is valid; no value without one."),
     variable("ssl_client_verify", |r, _, out| info(r, |info| verified(info, out)),
         "The result of checking the client's certificate: SUCCESS, FAILED:reason, or NONE without a certificate."),
     variable("ssl_curve", |r, _, out| info(r, |info| info.group.is_some_and(|group| name_or_number(out, group, names::group))),
         "The group of the key exchange."),
     variable("ssl_curves", |r, _, out| hello(r, |hello| list(out, &hello.groups, names::group)), "The groups that the client supports."),
-    variable("ssl_early_data", none, "1 if the request was sent as TLS 1.3 early data and the handshake is not complete."),
+    variable("ssl_early_data", none, "1 if the request is handled before its TLS handshake is complete. It never is, so early data has no value here either."),
     variable("ssl_ech_outer_server_name", none, "The public name of Encrypted Client Hello, which is not available: no value."),
     variable("ssl_ech_status", none, "The result of Encrypted Client Hello, which is not available: no value."),
     variable("ssl_protocol", |r, _, out| info(r, |info| extend(out, info.version().as_bytes())), "The TLS version of the connection: TLSv1.2 or TLSv1.3."),
@@ -237,6 +249,11 @@ impl Conf {
         self.handshake_timeout_ms.as_ref().copied()
     }
 
+    /// `ssl_handshakes_max`.
+    pub fn handshakes_max(&self) -> usize {
+        usize::try_from(self.handshakes_max.get()).unwrap_or(usize::MAX)
+    }
+
     /// True if there is something to make a handshake with.
     pub fn has_certificate(&self) -> bool {
         !self.certificates.is_empty()
@@ -316,7 +333,7 @@ impl Conf {
             let Some(key) = self.keys.get(index) else {
                 let message = format!(
                     "no \"ssl_certificate_key\" is defined for certificate \"{}\"",
-                    certificate.first()
+                    shown(certificate.first())
                 );
                 cx.diagnostics.push(Diagnostic::error(certificate.span, message));
                 return None;

@@ -41,6 +41,15 @@ const ENCRYPTED: u8 = 23;
 /// The most tickets of one connection that are taken from a server.
 const TICKETS_MAX: u32 = 8;
 
+const TLS12: u16 = 0x0303;
+const PROTOCOL_VERSION: u8 = 70;
+const UNRECOGNIZED_NAME: u8 = 112;
+
+/// A record with a fatal alert, in plain as before any keys.
+fn alert(description: u8) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, description]
+}
+
 /// The reason why there is no session.
 #[derive(Debug)]
 pub enum Error {
@@ -48,6 +57,8 @@ pub enum Error {
     Tls(rustls::Error),
     /// The caller found no settings for the name that the client asked for.
     Refused,
+    /// The client offers no version that there is.
+    Version,
     /// The peer closed the connection during the handshake.
     Closed,
     /// More bytes than any handshake has.
@@ -62,6 +73,7 @@ impl fmt::Display for Error {
         match self {
             Self::Tls(error) => write!(out, "{error}"),
             Self::Refused => out.write_str("no certificate for this name"),
+            Self::Version => out.write_str("the client supports TLS 1.1 at most"),
             Self::Closed => out.write_str("peer closed the connection"),
             Self::TooLarge => out.write_str("the handshake's messages are too large"),
             Self::GaveWay => out.write_str("closed to make room for other connections"),
@@ -155,8 +167,13 @@ pub async fn accept<C>(
             }
         }
     };
+    // rustls would miss the extensions of newer versions, and say so.
+    if !hello.versions.is_empty() && hello.versions.iter().all(|version| *version < TLS12) {
+        let _ = io.try_write(&alert(PROTOCOL_VERSION));
+        return Err(Error::Version);
+    }
     let Some(Choice { config, record_bytes, chosen }) = choose(&hello) else {
-        let _ = io.try_write(&[21, 3, 3, 0, 2, 2, 112]); // unrecognized_name, fatal
+        let _ = io.try_write(&alert(UNRECOGNIZED_NAME));
         return Err(Error::Refused);
     };
     let connection = UnbufferedServerConnection::new(config)?;
@@ -400,8 +417,9 @@ async fn run<S: Side>(io: &Io, mut input: Buffer, mut connection: S, role: Role)
                 // rustls may have found further messages in the input, so it stays. It must not look at the
                 // input again once the alert has been encoded: a second fault would be a panic.
                 input.consume(discard);
+                shown = shown.saturating_sub(discard);
                 while let Ok(ConnectionState::EncodeTlsData(mut record)) =
-                    connection.step(input.data_mut()).state
+                    connection.step(&mut input.data_mut()[..shown]).state
                 {
                     let start = out.data().len();
                     encode(&mut out, |space| record.encode(space))?;

@@ -1,3 +1,5 @@
+//! Handshakes between our side and another implementation, cut, dripped and broken off.
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! An encrypted connection against a peer that has the keys and may do anything with them.
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;

@@ -1,0 +1,8 @@
+//! TLS to clients.
+
+mod hostile;
+mod https_redirect;
+mod refusals;
+mod servers;
+mod transfer;
+mod variables;
