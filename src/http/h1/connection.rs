@@ -271,7 +271,10 @@ pub fn serve(mut conn: Conn) -> impl Future<Output = ()> {
                 match race(request, leaving).await {
                     Either::First(Ok(Ok(()))) => {}
                     Either::First(_) => return,
-                    Either::Second(()) if drain::mode() == drain::Mode::HandOver => {
+                    // The keys of an encrypted connection stay here: it ends, unless a request is on its way.
+                    Either::Second(())
+                        if drain::mode() == drain::Mode::HandOver && conn.transport.tls().is_none() =>
+                    {
                         return hand_over(conn, until_ms);
                     }
                     Either::Second(()) if Box::pin(conn.speaks_up(until_ms)).await => {}

@@ -441,6 +441,7 @@ impl Tls {
 
     /// The connection's secrets and position for another process. `None`: bytes are on their way, so it
     /// cannot move now.
+    #[expect(clippy::result_large_err, reason = "the refused connection goes on")]
     pub fn try_into_parts(self) -> Result<(Io, Direction, Direction, Rc<Info>), Self> {
         {
             let reader = self.reader.borrow();
