@@ -240,7 +240,7 @@ impl<'a> Client<'a> {
         };
         request.keep_alive &= is_whole;
         // Usually the last bytes of the body have been sent, and the head with them.
-        if self.output.pending_count() > 0 {
+        if self.output.pending_count() > 0 || !self.downstream.is_flushed() {
             self.send(request, b"", b"", true, 0).await?;
         }
         request.is_complete = is_whole;

@@ -66,6 +66,15 @@ impl<'a> Downstream<'a> {
         }
     }
 
+    /// False if the transport holds bytes back that the socket has not taken.
+    #[inline]
+    pub fn is_flushed(self) -> bool {
+        match self {
+            Self::H1(transport) => transport.is_flushed(),
+            Self::Nobody => true,
+        }
+    }
+
     /// The client's socket, if bytes of a body may be moved between it and another one inside the kernel.
     #[inline]
     pub fn plain(self) -> Option<&'a Io> {

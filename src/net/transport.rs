@@ -133,6 +133,12 @@ impl Transport {
         }
     }
 
+    /// True if no written bytes are held back.
+    #[inline]
+    pub fn is_flushed(&self) -> bool {
+        !matches!(self, Self::Tls(tls) if !tls.is_flushed())
+    }
+
     /// True if the socket has taken some of the bytes held back since this was last asked.
     pub fn took_some(&self) -> bool {
         matches!(self, Self::Tls(tls) if tls.took_some())

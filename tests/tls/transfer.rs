@@ -21,6 +21,8 @@ http {
     server {
         listen 127.0.0.1:%%PORT_0%% ssl;
         listen 127.0.0.1:%%PORT_1%% ssl proxy_protocol;
+        listen 127.0.0.1:%%PORT_2%% ssl sndbuf=16k;
+        send_timeout %%SEND%%;
         server_name site.test;
         root %%DIR%%;
         location = /number { return 200 "$connection_requests"; }
@@ -38,10 +40,15 @@ http {
 "#;
 
 fn start(origin: &Origin) -> (Daemon, Arc<ClientConfig>, Authority) {
+    start_with(origin, "60s")
+}
+
+fn start_with(origin: &Origin, send_timeout: &str) -> (Daemon, Arc<ClientConfig>, Authority) {
     let authority = Authority::new("test");
     let pair = authority.issue(&["site.test"]);
     let setup = Setup::new(CONF)
         .set("ORIGIN", origin.address())
+        .set("SEND", send_timeout)
         .level("info")
         .file("ca.pem", authority.certificate());
     let daemon = setup.file("site.pem", pair.certificate).file("site.key", pair.key).start();
@@ -125,19 +132,70 @@ fn readers_that_stop_cost_a_bounded_amount_of_memory() {
         client.send("GET /large HTTP/1.1\r\nHost: site.test\r\nConnection: close\r\n\r\n");
         client.response_head();
     }
-    // An idle worker has filled all buffers.
-    let ticks = || process::cpu_ticks(daemon.worker());
-    wait_for("the worker to rest", || {
-        let before = ticks();
-        std::thread::sleep(Duration::from_millis(200));
-        (ticks() == before).then_some(())
-    });
+    wait_for_rest(&daemon); // then it has filled all buffers
     let grown = process::private_kib(daemon.worker()).saturating_sub(before);
     assert!(grown < 20 * 512, "{grown} KiB for 20 clients");
     // The end is not cut off for who reads late.
     let mut client = clients.pop().expect("there are 20");
     assert_eq!(client.exactly(64 << 20).len(), 64 << 20);
     assert!(client.rest().is_empty());
+}
+
+/// Connects with a small receive buffer, and asks for a file without reading the answer.
+fn lazy(daemon: &Daemon, config: &Arc<ClientConfig>, path: &str) -> TlsClient {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt::RcvBuf,
+    };
+    use std::os::fd::AsRawFd;
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    setsockopt(&fd, RcvBuf, &8192).expect("an option");
+    connect(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, daemon.port(2))).expect("the daemon listens");
+    let mut client = TlsClient::try_over(fd.into(), config, "site.test").expect("a handshake");
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: site.test\r\nConnection: close\r\n\r\n"));
+    client
+}
+
+fn wait_for_rest(daemon: &Daemon) {
+    wait_for("the worker to rest", || {
+        let before = process::cpu_ticks(daemon.worker());
+        std::thread::sleep(Duration::from_millis(200));
+        (process::cpu_ticks(daemon.worker()) == before).then_some(())
+    });
+}
+
+#[test]
+fn the_end_is_not_cut_off_for_a_client_that_reads_late() {
+    let (daemon, config, _) = start(&Origin::saying("x"));
+    // Some of these ends wait in the connection's buffer, behind full sockets.
+    let mut clients: Vec<(usize, TlsClient)> = (1..40)
+        .map(|index| {
+            let length = index * 7000;
+            daemon.write(&format!("file{index}"), noise(length));
+            (length, lazy(&daemon, &config, &format!("/file{index}")))
+        })
+        .collect();
+    wait_for_rest(&daemon);
+    for (length, client) in &mut clients {
+        let response = client.response();
+        assert_eq!(response.body.len(), *length);
+        assert!(client.rest().is_empty());
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_the_end_is_dropped_in_time() {
+    let (daemon, config, _) = start_with(&Origin::saying("x"), "500ms");
+    let clients: Vec<TlsClient> = (1..40)
+        .map(|index| {
+            daemon.write(&format!("file{index}"), noise(index * 7000));
+            lazy(&daemon, &config, &format!("/file{index}"))
+        })
+        .collect();
+    wait_for("every connection to end", || {
+        let lines = daemon.read("access.log").lines().count();
+        (lines == clients.len()).then_some(())
+    });
+    daemon.wait_log("client timed out");
 }
 
 #[test]
@@ -209,6 +267,27 @@ fn a_client_that_has_closed_its_side_gets_its_answer() {
         let response = client.response();
         assert_eq!(response.text(), "late");
     }
+}
+
+#[test]
+fn a_reload_loses_no_request() {
+    let (go, origin) = Origin::in_two_parts();
+    let (daemon, config, _) = start(&origin);
+    let mut idle = TlsClient::connect(daemon.port(0), &config, "site.test");
+    assert_eq!(idle.get("site.test", "/number").text(), "1");
+    let mut busy = TlsClient::connect(daemon.port(0), &config, "site.test");
+    busy.send("GET /app/ HTTP/1.1\r\nHost: site.test\r\n\r\n");
+    let response = busy.response_head();
+    let old = daemon.worker();
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    // The idle connection ends with its close announced; the other one gets its whole answer.
+    assert!(idle.rest().is_empty());
+    assert!(idle.some().is_ok_and(|some| some.is_empty()));
+    go.send(()).expect("the origin waits");
+    assert_eq!(busy.exactly(response.length().expect("a length")), b"first-last");
+    wait_for("the old worker to end", || (!process::is_alive(old)).then_some(()));
+    let mut next = TlsClient::connect(daemon.port(0), &config, "site.test");
+    assert_eq!(next.get("site.test", "/number").text(), "1");
 }
 
 #[test]

@@ -210,7 +210,10 @@ impl Writer {
             let first = self.pending.get(*done..).unwrap_or(&[]);
             let written = if *done == total {
                 match transport.poll_flush(cx) {
-                    Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                    Poll::Ready(Ok(())) => {
+                        self.timer.cancel();
+                        return Poll::Ready(Ok(()));
+                    }
                     Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                     Poll::Pending => Poll::Pending,
                 }
@@ -234,7 +237,9 @@ impl Writer {
                     if !self.timer.is_set() || transport.took_some() {
                         self.timer.set(runtime::now_ms() + self.timeout_ms);
                     }
-                    if total - *done <= ahead {
+                    // Without `ahead` the bytes that the transport holds back count as well: what follows may
+                    // be the end of the connection.
+                    if total - *done <= ahead && (ahead > 0 || *done < total) {
                         return Poll::Ready(Ok(()));
                     }
                     ready!(self.timer.poll_expired(cx));

@@ -218,6 +218,11 @@ impl Tls {
         }
     }
 
+    /// True if nothing waits to be sent.
+    pub fn is_flushed(&self) -> bool {
+        !self.has_output.get()
+    }
+
     /// True if the socket has taken bytes that waited since this was last asked: the peer reads, however
     /// slowly.
     pub fn took_some(&self) -> bool {
