@@ -1,6 +1,6 @@
 //! Requests that may not come over their connection: 400 and 497 for plain HTTP, 421, 495 and 496.
 
-use crate::support::tls::{Authority, Pair, TlsClient, client_config, trusting};
+use crate::support::tls::{Authority, Pair, TlsClient, client_config};
 use crate::support::{Daemon, Setup, fetch};
 
 const CONF: &str = r#"
@@ -13,6 +13,7 @@ http {
         server_name site.test;
         %%MORE%%
         location / { return 200 "$ssl_client_verify"; }
+        location /algorithm { return 200 $ssl_client_sigalg; }
         location = /page { internal; return 200 "page $status"; }
     }
     server { listen 127.0.0.1:%%PORT_0%% ssl; server_name open.test; return 200 "open $ssl_client_verify"; }
@@ -146,9 +147,11 @@ fn a_connection_for_another_name_does_not_get_behind_a_verified_one() {
     let mut client = TlsClient::connect(site.daemon.port(0), &config, "open.test");
     assert_eq!(client.get("open.test", "/").text(), "open NONE");
     assert_eq!(client.get("site.test", "/").status, 421);
+    let text = client_config(&site.authority, Some(&own), &[&rustls::version::TLS13]);
+    let mut client = TlsClient::connect(site.daemon.port(0), &text, "site.test");
+    assert_eq!(client.get("site.test", "/algorithm").text(), "ecdsa_secp256r1_sha256");
     // The other way round nothing is to be protected.
     let mut client = TlsClient::connect(site.daemon.port(0), &config, "site.test");
     assert_eq!(client.get("site.test", "/").status, 200);
     assert_eq!(client.get("open.test", "/").status, 200);
-    let _ = trusting(&site.authority);
 }

@@ -20,6 +20,7 @@ use rustls::{ClientConfig, CommonState, ExtractedSecrets, HandshakeKind, KeyLog,
 
 use crate::net::tls::record::{self, Direction, PLAIN_BYTES_MAX, Secret, Suite};
 use crate::net::tls::stream::{Session, Tickets};
+use crate::net::tls::verify::taken_scheme;
 use crate::net::tls::{Info, is_tls13};
 use crate::proto::client_hello::{self, ClientHello};
 use crate::runtime::buffer::Buffer;
@@ -178,7 +179,7 @@ pub async fn accept<C>(
     };
     let connection = UnbufferedServerConnection::new(config)?;
     let done = run(io, input, connection, Role::Server).await?;
-    let facts = Facts::of(&done.connection, Some(hello), done.signature_scheme);
+    let facts = Facts::of(&done.connection, Some(hello), done.schemes);
     let (secrets, _) = done.connection.dangerous_into_kernel_connection()?;
     let [client, server] = done.secrets;
     let session = session((facts, secrets), (client, server), done.rest, None, record_bytes)?;
@@ -193,7 +194,7 @@ pub async fn connect(
 ) -> Result<Box<Session>, Error> {
     let connection = UnbufferedClientConnection::new(config, name)?;
     let done = run(io, Buffer::default(), connection, Role::Client).await?;
-    let facts = Facts::of(&done.connection, None, None);
+    let facts = Facts::of(&done.connection, None, [None; 2]);
     let (secrets, kernel) = done.connection.dangerous_into_kernel_connection()?;
     let tickets = Box::new(Kernel { connection: kernel, left: TICKETS_MAX });
     let [client, server] = done.secrets;
@@ -220,12 +221,13 @@ impl Tickets for Kernel {
 struct Facts(Info);
 
 impl Facts {
-    fn of(common: &CommonState, hello: Option<ClientHello>, signature_scheme: Option<u16>) -> Self {
+    fn of(common: &CommonState, hello: Option<ClientHello>, schemes: [Option<u16>; 2]) -> Self {
         Self(Info {
             is_tls13: is_tls13(common.protocol_version()),
             cipher_suite: common.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into()),
             group: common.negotiated_key_exchange_group().map(|group| group.name().into()),
-            signature_scheme,
+            signature_scheme: schemes[0],
+            client_signature_scheme: schemes[1],
             protocol: common.alpn_protocol().unwrap_or_default().into(),
             is_resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
             hello: hello.map(Box::new),
@@ -248,7 +250,8 @@ struct Rest {
 struct Done<C> {
     connection: C,
     secrets: [Option<Secret>; 2],
-    signature_scheme: Option<u16>,
+    /// Of the server's signature and of the client's.
+    schemes: [Option<u16>; 2],
     rest: Rest,
 }
 
@@ -377,7 +380,7 @@ async fn run<S: Side>(io: &Io, mut input: Buffer, mut connection: S, role: Role)
     let (mut out, mut plain) = (Buffer::default(), Buffer::default());
     let mut is_closed = false;
     let mut secrets = [None, None];
-    let mut signature_scheme = None;
+    let mut schemes = [None; 2];
     // rustls gets one record at a time: those behind the handshake are left for `Tls`. They may contain a
     // KeyUpdate, after which the secrets that were caught would not be those in force.
     let mut shown = 0;
@@ -439,7 +442,7 @@ async fn run<S: Side>(io: &Io, mut input: Buffer, mut connection: S, role: Role)
                 *kept = caught.take().or(kept.take());
             }
         });
-        signature_scheme = SIGNED.take().or(signature_scheme);
+        schemes = [SIGNED.take().or(schemes[0]), taken_scheme().map(u16::from).or(schemes[1])];
         if plain.data().len() > EARLY_BYTES_MAX {
             return Err(Error::TooLarge);
         }
@@ -462,7 +465,7 @@ async fn run<S: Side>(io: &Io, mut input: Buffer, mut connection: S, role: Role)
         }
     }
     let rest = Rest { out, plain, input, is_closed };
-    Ok(Done { connection, secrets, signature_scheme, rest })
+    Ok(Done { connection, secrets, schemes, rest })
 }
 
 /// Appends what rustls has to send.

@@ -49,6 +49,8 @@ pub struct Info {
     pub group: Option<u16>,
     /// IANA's number of the scheme of the server's signature; `None`: nothing was signed, as in a resumption.
     pub signature_scheme: Option<u16>,
+    /// The same of the client's signature; `None`: it has sent no certificate in this handshake.
+    pub client_signature_scheme: Option<u16>,
     /// The protocol that ALPN selected; empty: none.
     pub protocol: Box<[u8]>,
     pub is_resumed: bool,

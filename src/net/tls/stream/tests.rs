@@ -82,6 +82,7 @@ fn pair(suite: u16) -> (Tls, Peer) {
             cipher_suite: suite.number,
             group: None,
             signature_scheme: None,
+            client_signature_scheme: None,
             protocol: Box::default(),
             is_resumed: false,
             hello: None,
