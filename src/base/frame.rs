@@ -67,6 +67,14 @@ impl<'a> Fields<'a> {
         self.chunk().map(u64::from_le_bytes)
     }
 
+    /// Bytes with their count, of 16 bits, in front.
+    pub fn vector16(&mut self) -> Option<&'a [u8]> {
+        let count = usize::from(self.u16()?);
+        let (bytes, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
     /// A byte that is 0 or 1.
     pub fn flag(&mut self) -> Option<bool> {
         match self.u8()? {

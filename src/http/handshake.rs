@@ -16,7 +16,10 @@ use crate::http::config::server::Listen;
 use crate::http::modules::https_redirect;
 use crate::http::request::Request;
 use crate::log;
+use crate::net::handover::TlsState;
+use crate::net::tls::Session;
 use crate::net::tls::handshake::{self, Accepted, Choice, Error};
+use crate::net::tls::moved::Moved;
 use crate::net::{Transport, room};
 use crate::proto::client_hello::ClientHello;
 use crate::runtime::buffer::Buffer;
@@ -150,9 +153,8 @@ pub async fn secure(
     };
     drop(place);
     match outcome {
-        Ok(Accepted::Session(mut session, tls)) => {
-            session.info.verdict = tls.verdict(&session.info.peer_chain, UnixTime::now());
-            session.info.trust_id = tls.trust_id();
+        Ok(Accepted::Session(session, tls)) => {
+            session.info.verdict.set(tls.verdict(&session.info.peer_chain, UnixTime::now()));
             transport.secure(*session);
             Outcome::Secured
         }
@@ -172,6 +174,29 @@ pub async fn secure(
     }
 }
 
+/// Goes on with the TLS of a connection from a worker of an older generation. False: it cannot be continued,
+/// or the listener asks for something else now.
+///
+/// That worker is not trusted: the client's certificate is judged by this configuration.
+pub fn resume(
+    transport: &mut Transport,
+    state: &TlsState,
+    config: &'static Config,
+    listen: &'static Listen,
+) -> bool {
+    if !listen.ssl || state.0.is_empty() {
+        return listen.ssl != state.0.is_empty();
+    }
+    let Some(moved) = Moved::from_bytes(&state.0) else { return false };
+    let found = listen.server_for(moved.info.server_name().as_bytes());
+    let index = found.map_or(listen.default, |(index, _)| index);
+    let default = &config.servers[listen.default];
+    let Some(tls) = config.servers[index].tls.as_ref().or(default.tls.as_ref()) else { return false };
+    moved.info.verdict.set(tls.verdict(&moved.info.peer_chain, UnixTime::now()));
+    transport.secure(Session::moved(moved));
+    true
+}
+
 /// The status of the refusal of a request that may not come over this connection; `None`: it may.
 ///
 /// 497: it is plain where TLS is spoken. 421: the connection was made for another server, and this one asks
@@ -186,10 +211,11 @@ pub fn refusal(request: &Request, is_plain_instead: bool) -> Option<u16> {
     }
     let info = request.connection.tls.as_deref()?;
     let mode = request.server.root.confs.ssl.client_mode()?;
+    let verdict = info.verdict.get();
     let name = info.server_name();
     let is_other_name = !name.is_empty() && name.as_bytes() != &*request.host;
     // nginx compares the names only; without SNI it lets a certificate pass that another server has checked.
-    if is_other_name || request.server.tls.as_ref().is_some_and(|tls| tls.trust_id() != info.trust_id) {
+    if is_other_name || request.server.tls.as_ref().is_some_and(|tls| tls.trust_id() != verdict.trust_id) {
         log::info!(
             request.error_log(),
             request,
@@ -204,8 +230,8 @@ pub fn refusal(request: &Request, is_plain_instead: bool) -> Option<u16> {
         log::info!(request.error_log(), request, "client sent no required SSL certificate");
         return Some(496);
     }
-    if mode.refuses(info.verdict) {
-        if let Err(refusal) = info.verdict {
+    if mode.refuses(verdict.outcome) {
+        if let Err(refusal) = verdict.outcome {
             log::info!(
                 request.error_log(),
                 request,

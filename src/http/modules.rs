@@ -290,7 +290,7 @@ modules! {
     secure_link => [];
     browser     => [];
     trace_context => [];
-    ssl         => [];
+    ssl         => [] draft Loaded table Table;
     fastcgi     => [];
     rewrite     => [ServerRewrite server_rewrite, Rewrite rewrite];
     rewrite_log => [];

@@ -14,7 +14,7 @@ use crate::sys::msg;
 use crate::worker::messages::{BYTES_MAX, read_handover, write_handover};
 
 /// The version of the link's messages and of `PRONGHORN_FDS`. It changes with the meaning of any of them.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Maximum number of messages read in one turn of the master's loop.
 const A_TURN_MAX: usize = 256;
@@ -158,6 +158,7 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::handover::TlsState;
 
     fn workers() -> Message {
         let lane = |number| Lane::of_number(number).expect("a lane");
@@ -177,6 +178,7 @@ mod tests {
             opened_ms_ago: 3,
             number: 4,
             proxy: Box::default(),
+            tls: TlsState::default(),
         };
         for message in [hello(VERSION), Message::HandOver(handover), workers(), Message::Workers(Vec::new())]
         {

@@ -335,7 +335,7 @@ pub mod property {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::handover::Handover;
+    use crate::net::handover::{Handover, TlsState};
     use crate::worker::messages::Learned;
 
     const STATES: [State; 4] = [State::Starting, State::Ready, State::Draining, State::Quitting];
@@ -353,6 +353,7 @@ mod tests {
             opened_ms_ago,
             number,
             proxy: Box::default(),
+            tls: TlsState::default(),
         })
     }
 

@@ -4,9 +4,24 @@
 //! may be hostile, so the receiving worker accepts none of these numbers beyond what its configuration
 //! allows.
 
+use std::fmt;
+
+use zeroize::Zeroizing;
+
 /// The longest PROXY protocol header that is handed over; a connection with kilobytes of TLVs is closed
 /// instead.
 pub const PROXY_BYTES_MAX: usize = 3000;
+
+/// The state of a connection's TLS (`net/tls/moved.rs`); empty: the connection is plain. It contains keys, so it is
+/// erased when dropped and not printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct TlsState(pub Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for TlsState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "TlsState({} bytes)", self.0.len())
+    }
+}
 
 /// The facts about a connection that the new worker needs in addition to its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,4 +37,5 @@ pub struct Handover {
     pub number: u64,
     /// The PROXY protocol header as it was received; empty without one.
     pub proxy: Box<[u8]>,
+    pub tls: TlsState,
 }

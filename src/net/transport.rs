@@ -3,7 +3,7 @@
 //! The layer underneath, a plain socket or an encrypted session, is chosen once, when the connection is
 //! opened. Everything above `net/` that reads or writes a connection takes a [`Transport`]. Bytes can be
 //! moved inside the kernel only on a plain socket: [`Transport::plain`] is the only way to that, and
-//! `into_plain` the only way to give the socket away.
+//! `into_parts` the only way to give the socket away.
 //! Touches: the connection's socket.
 
 #[cfg(test)]
@@ -15,6 +15,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use crate::net::handover::TlsState;
 use crate::net::tls::{Info, Session, Tls};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{Io, Waiting, relay};
@@ -22,7 +23,8 @@ use crate::sys::address::SockAddr;
 use crate::sys::socket::{self, TcpInfo};
 
 /// Bytes of a file copied at a time if the kernel cannot send it.
-const FILE_BYTES: usize = 64 * 1024;
+/// With TLS: four records and their overhead fit what is sent at once.
+const FILE_BYTES: usize = 65_280;
 
 /// One connection, of a client or to an upstream server.
 ///
@@ -203,14 +205,18 @@ impl Transport {
         }
     }
 
-    /// Removes the descriptor from the loop and returns it open, for another process. `None`: no other
-    /// process can continue this connection, which is now closed.
-    pub fn into_plain(self) -> Option<OwnedFd> {
+    /// Removes the descriptor from the loop and returns it open, for another process, with the state of its
+    /// TLS. Errors: the connection, if it cannot move now because bytes of it are on their way.
+    pub fn into_parts(self) -> Result<(OwnedFd, TlsState), Self> {
         match self {
-            Self::Plain(io) => Some(io.into_fd()),
-            Self::Tls(_) => None,
+            Self::Plain(io) => Ok((io.into_fd(), TlsState::default())),
+            Self::Tls(tls) => {
+                let (io, moved) = tls.into_moved().map_err(Self::Tls)?;
+                let bytes = moved.to_bytes().unwrap_or_default();
+                Ok((io.into_fd(), TlsState(bytes)))
+            }
             #[cfg(test)]
-            Self::Scripted(_) => None,
+            Self::Scripted(_) => Err(self),
         }
     }
 
@@ -360,7 +366,7 @@ mod tests {
             assert!(transport.plain().is_some());
             transport.share();
             assert!(transport.plain().is_none());
-            assert!(transport.into_plain().is_some());
+            assert!(transport.into_parts().is_ok());
             assert_eq!(registration_count(), 0);
         });
     }
@@ -394,7 +400,7 @@ mod tests {
             assert!(transport.plain().is_none() && transport.probe().is_none());
             assert!(transport.local_addr().is_none() && !transport.is_asked());
             assert_eq!(transport.advance(100, 2), 102);
-            assert!(transport.into_plain().is_none());
+            assert!(transport.into_parts().is_err());
         });
     }
 }

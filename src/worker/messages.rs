@@ -8,8 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::base::frame::{self, Fields, Frame};
 use crate::net::Address;
-use crate::net::handover::Handover;
-use crate::net::handover::PROXY_BYTES_MAX;
+use zeroize::Zeroizing;
+
+use crate::net::handover::{Handover, PROXY_BYTES_MAX, TlsState};
+use crate::net::tls::moved::TLS_BYTES_MAX;
 use crate::upstream::known::{SPOTS_MAX, Spot};
 
 /// The number of a listening socket in the list of a worker, the same in all of one generation.
@@ -63,16 +65,16 @@ pub struct Learned {
 }
 
 /// The longest frame.
-pub const BYTES_MAX: usize = 4096;
+pub const BYTES_MAX: usize = 16 * 1024;
 
 /// The most slots in one message.
 pub const SLOTS_MAX: usize = (BYTES_MAX - frame::HEAD_BYTES) / size_of::<SlotIndex>();
 
 /// Bytes of an address: family, backup, weight, port, IP.
 const SPOT_BYTES: usize = 22;
-const HANDOVER_BYTES: usize = 36;
+const HANDOVER_BYTES: usize = 38;
 
-const _: () = assert!(frame::HEAD_BYTES + HANDOVER_BYTES + PROXY_BYTES_MAX <= BYTES_MAX);
+const _: () = assert!(frame::HEAD_BYTES + HANDOVER_BYTES + PROXY_BYTES_MAX + TLS_BYTES_MAX <= BYTES_MAX);
 const _: () = assert!(frame::HEAD_BYTES + 8 + SPOTS_MAX * SPOT_BYTES <= BYTES_MAX);
 
 impl ToWorker {
@@ -139,15 +141,18 @@ impl ToMaster {
 
 /// Also for the link between two masters.
 pub fn write_handover(handover: &Handover, out: &mut Vec<u8>) {
-    let Handover { listen, requests, idle_ms_left, opened_ms_ago, number, proxy } = handover;
+    let Handover { listen, requests, idle_ms_left, opened_ms_ago, number, proxy, tls } = handover;
     out.extend_from_slice(&listen.to_le_bytes());
     for value in [requests, idle_ms_left, opened_ms_ago, number] {
         out.extend_from_slice(&value.to_le_bytes());
     }
-    out.extend_from_slice(&proxy[..proxy.len().min(PROXY_BYTES_MAX)]);
+    let proxy = &proxy[..proxy.len().min(PROXY_BYTES_MAX)];
+    out.extend_from_slice(&(proxy.len() as u16).to_le_bytes());
+    out.extend_from_slice(proxy);
+    out.extend_from_slice(&tls.0[..tls.0.len().min(TLS_BYTES_MAX)]);
 }
 
-/// `None` also if the PROXY protocol header is longer than allowed.
+/// `None` also if the PROXY protocol header or the state of TLS is longer than allowed.
 pub fn read_handover(mut fields: Fields<'_>) -> Option<Handover> {
     let handover = Handover {
         listen: fields.u32()?,
@@ -155,9 +160,11 @@ pub fn read_handover(mut fields: Fields<'_>) -> Option<Handover> {
         idle_ms_left: fields.u64()?,
         opened_ms_ago: fields.u64()?,
         number: fields.u64()?,
-        proxy: fields.rest().into(),
+        proxy: fields.vector16()?.into(),
+        tls: TlsState(Zeroizing::new(fields.rest().to_vec())),
     };
-    (handover.proxy.len() <= PROXY_BYTES_MAX).then_some(handover)
+    let fits = handover.proxy.len() <= PROXY_BYTES_MAX && handover.tls.0.len() <= TLS_BYTES_MAX;
+    fits.then_some(handover)
 }
 
 fn write_slots(slots: &[SlotIndex], out: &mut Vec<u8>) {
@@ -238,6 +245,7 @@ mod tests {
             opened_ms_ago: 3,
             number: 4,
             proxy: b"PROXY"[..].into(),
+            tls: TlsState(Zeroizing::new(b"keys".to_vec())),
         }
     }
 
@@ -292,7 +300,11 @@ mod tests {
 
     #[test]
     fn the_longest_messages_fit_and_longer_ones_are_none() {
-        let longest = |count: usize| Handover { proxy: vec![b'x'; count].into(), ..handover() };
+        let longest = |count: usize| Handover {
+            proxy: vec![b'x'; count].into(),
+            tls: TlsState(Zeroizing::new(vec![b'y'; TLS_BYTES_MAX])),
+            ..handover()
+        };
         let bytes = ToMaster::HandOver(longest(PROXY_BYTES_MAX)).to_bytes(1);
         assert!(bytes.len() <= BYTES_MAX && ToMaster::from_bytes(&bytes).is_some());
         let bytes = frame::write(b'H', 1, |out| {

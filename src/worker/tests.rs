@@ -158,7 +158,15 @@ async fn is_ignored(stream: &UnixStream, bytes: &[u8]) -> bool {
 }
 
 fn handover(listen: u32) -> Handover {
-    Handover { listen, requests: 1, idle_ms_left: 5_000, opened_ms_ago: 0, number: 1, proxy: Box::default() }
+    Handover {
+        listen,
+        requests: 1,
+        idle_ms_left: 5_000,
+        opened_ms_ago: 0,
+        number: 1,
+        proxy: Box::default(),
+        tls: Default::default(),
+    }
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub fn complete(
         for &index in sharing {
             let conf = Arc::clone(&servers[index].root.confs.ssl);
             if servers[index].tls.is_none() && conf.has_certificate() {
-                servers[index].tls = conf.server(cx);
+                servers[index].tls = conf.server(&servers[index].names, cx);
             }
         }
     }

@@ -162,6 +162,10 @@ impl Conn {
     pub fn adopted(mut self, handover: &Handover) -> Option<Self> {
         let now = runtime::now_ms();
         self.transport.share();
+        if !handshake::resume(&mut self.transport, &handover.tls, self.service.config(), self.listen) {
+            return None;
+        }
+        self.security = if self.transport.tls().is_some() { Security::Tls } else { Security::Plain };
         self.proxy = proxy_header::of_handover(&handover.proxy).ok()?.map(Rc::new);
         // It was idle between two requests, so it has had at least one, and it may have had many more.
         self.requests = handover.requests.clamp(1, u64::from(u32::MAX));
@@ -218,7 +222,15 @@ impl Conn {
         false
     }
 
-    fn into_handover(self, idle_ms_left: u64) -> (Service, Option<OwnedFd>, Handover) {
+    /// Errors: the connection, if bytes of it are on their way, so that it cannot move now.
+    fn into_handover(mut self, idle_ms_left: u64) -> Result<(Service, OwnedFd, Handover), Self> {
+        let (fd, tls) = match self.transport.into_parts() {
+            Ok(parts) => parts,
+            Err(transport) => {
+                self.transport = transport;
+                return Err(self);
+            }
+        };
         let handover = Handover {
             listen: self.service.listen_index(self.listen),
             requests: self.requests,
@@ -226,8 +238,9 @@ impl Conn {
             opened_ms_ago: runtime::now_ms().saturating_sub(self.opened_ms),
             number: self.number,
             proxy: self.proxy.as_deref().map(proxy_header::for_handover).unwrap_or_default(),
+            tls,
         };
-        (self.service, self.transport.into_plain(), handover)
+        Ok((self.service, fd, handover))
     }
 }
 
@@ -271,11 +284,15 @@ pub fn serve(mut conn: Conn) -> impl Future<Output = ()> {
                 match race(request, leaving).await {
                     Either::First(Ok(Ok(()))) => {}
                     Either::First(_) => return,
-                    // The keys of an encrypted connection stay here: it ends, unless a request is on its way.
-                    Either::Second(())
-                        if drain::mode() == drain::Mode::HandOver && conn.transport.tls().is_none() =>
-                    {
-                        return hand_over(conn, until_ms);
+                    Either::Second(()) if drain::mode() == drain::Mode::HandOver => {
+                        match hand_over(conn, until_ms) {
+                            None => return,
+                            // Part of a record has arrived: a request is on its way.
+                            Some(kept) => conn = kept,
+                        }
+                        if !Box::pin(conn.speaks_up(until_ms)).await {
+                            return;
+                        }
                     }
                     Either::Second(()) if Box::pin(conn.speaks_up(until_ms)).await => {}
                     Either::Second(()) => return,
@@ -338,16 +355,19 @@ impl Conn {
     }
 }
 
-fn hand_over(conn: Conn, until_ms: u64) {
+/// Gives an idle connection away. Returns it if it cannot move now.
+fn hand_over(conn: Conn, until_ms: u64) -> Option<Conn> {
     let left = until_ms.saturating_sub(runtime::now_ms());
-    let (service, fd, handover) = conn.into_handover(left);
+    let (service, fd, handover) = match conn.into_handover(left) {
+        Ok(parts) => parts,
+        Err(kept) => return Some(kept),
+    };
     if handover.proxy.len() > PROXY_BYTES_MAX {
-        return; // kilobytes of TLVs: it closes, as any idle connection may
+        return None; // kilobytes of TLVs: it closes, as any idle connection may
     }
-    if let Some(fd) = fd {
-        // Refused: the connection closes, as any server may close an idle connection.
-        drop(service.hand_over(fd, &handover));
-    }
+    // Refused: the connection closes, as any server may close an idle connection.
+    drop(service.hand_over(fd, &handover));
+    None
 }
 
 /// Reads one request and answers it.

@@ -6,26 +6,33 @@
 
 mod client_certificate;
 
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use client_certificate::{days_remaining, show};
+use rustls::server::ProducesTickets;
 
 use crate::config::directive::{Accepted, accepted, custom, flag, millis, number, one_of, size, text};
-use crate::config::{Arity, Context, Diagnostic, Inherit, Setting, keywords, settings};
+use crate::config::{self, Arity, Diagnostic, Inherit, Keyword, Setting, Span, keywords, settings};
 use crate::http::config::compile::Cx;
 use crate::http::config::tls_files::{
     Words, add_words, first_set, load_pair, passwords, read, reported, shown,
 };
-use crate::http::modules::{BlockConf, Directive};
+use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::Request;
 use crate::http::scope::Variable;
 use crate::net::tls::certificate::Certificate;
+use crate::net::tls::context::{self, Context};
 use crate::net::tls::pem;
 use crate::net::tls::server::{self, Clients, Server};
+use crate::net::tls::session_cache::{self, SessionCache, Zone, Zones};
+use crate::net::tls::settings::{self as selection, Choice, Selected};
+use crate::net::tls::ticket::{Keys, SharedKeys, TicketKey, Ticketer};
 use crate::net::tls::verify::{ClientVerifier, Mode, Purpose, Trust};
-use crate::net::tls::{Info, names};
+use crate::net::tls::{Info, certificate_compression, ciphers, conf_command, names};
 use crate::proto::client_hello::ClientHello;
 use crate::script::variable::{Argument, variable};
 
@@ -71,7 +78,7 @@ settings! {
     }
 }
 
-const BOTH: Context = Context::HTTP.or(Context::SERVER);
+const BOTH: config::Context = config::Context::HTTP.or(config::Context::SERVER);
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
@@ -114,7 +121,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     flag("ssl_certificate_compression", BOTH, |c| &mut c.certificate_compression, "Compresses certificates for clients that support it (RFC 8879)."),
     millis("ssl_handshake_timeout", BOTH, |c| &mut c.handshake_timeout_ms,
         "Sets how long a handshake may take. Default: client_header_timeout."),
-    number("ssl_handshakes_max", Context::HTTP, (1, 1 << 20), |c| &mut c.handshakes_max,
+    number("ssl_handshakes_max", config::Context::HTTP, (1, 1 << 20), |c| &mut c.handshakes_max,
         "Limits how many handshakes a worker makes at a time. When one more client comes, the oldest is given up: its client may have stopped."),
     flag("ssl_stapling", BOTH, |c| &mut c.stapling, "Sends the OCSP response of ssl_stapling_file with the certificate."),
     text("ssl_stapling_file", BOTH, |c| &mut c.stapling_file, "Names a file with an OCSP response (DER) for the first certificate."),
@@ -216,7 +223,7 @@ fn list(out: &mut Vec<u8>, numbers: &[u16], name: fn(u16) -> Option<&'static str
 }
 
 fn verified(info: &Info, out: &mut Vec<u8>) -> bool {
-    match info.verdict {
+    match info.verdict.get().outcome {
         _ if info.peer_chain.is_empty() => out.extend_from_slice(b"NONE"),
         Ok(()) => out.extend_from_slice(b"SUCCESS"),
         Err(refusal) => out.extend_from_slice(format!("FAILED:{refusal}").as_bytes()),
@@ -227,6 +234,46 @@ fn verified(info: &Info, out: &mut Vec<u8>) -> bool {
 fn hex(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
     bytes.iter().for_each(|byte| out.extend_from_slice(format!("{byte:02x}").as_bytes()));
     !bytes.is_empty()
+}
+
+/// What servers share while the configuration is read.
+#[derive(Default)]
+pub struct Loaded {
+    zones: Zones,
+    /// By the lifetime of the tickets, in seconds.
+    ticket_keys: HashMap<u32, Arc<SharedKeys>>,
+    /// Directives that were reported already: servers inherit them.
+    noted: HashSet<Span>,
+}
+
+/// The memory that TLS shares between the workers.
+#[derive(Debug)]
+pub struct Table {
+    zones: Vec<Arc<Zone>>,
+    ticket_keys: Vec<Arc<SharedKeys>>,
+}
+
+impl ModuleTable for Table {
+    fn open(cx: &mut Cx) -> Self {
+        let loaded = std::mem::take(&mut cx.drafts.ssl);
+        let table = Self {
+            zones: loaded.zones.iter().cloned().collect(),
+            ticket_keys: loaded.ticket_keys.into_values().collect(),
+        };
+        if !cx.options.test_only {
+            let zones = table.zones.iter().map(|zone| (zone.open(), zone.name()));
+            let keys = table.ticket_keys.iter().map(|keys| (keys.open(), "ssl_session_tickets"));
+            for (outcome, name) in zones.chain(keys).collect::<Vec<_>>() {
+                reported(outcome, "map the memory of", name, None, cx);
+            }
+        }
+        table
+    }
+
+    fn add_zones(&self, zones: &mut Vec<u64>) {
+        zones.extend(self.zones.iter().map(|zone| zone.id()));
+        zones.extend(self.ticket_keys.iter().map(|keys| keys.id()));
+    }
 }
 
 impl Conf {
@@ -262,20 +309,42 @@ impl Conf {
 
     /// Makes the server's side of TLS from these settings. `None`: it has no certificate, or an error was
     /// reported.
-    pub fn server(&self, cx: &mut Cx) -> Option<Server> {
+    pub fn server(&self, names: &[Box<str>], cx: &mut Cx) -> Option<Server> {
         let certificates = self.load(cx)?;
+        let selected = self.selected(cx)?;
+        let compresses = selected.certificate_compression.unwrap_or(self.certificate_compression.get());
+        let (clients, trusted) = self.clients(cx)?;
+        let own_name = certificates.first().map(|certificate| *certificate.fingerprint()).unwrap_or_default();
+        let names: Vec<&[u8]> = match names {
+            [] => vec![&own_name],
+            names => names.iter().map(|name| name.as_bytes()).collect(),
+        };
+        let context = Context::new(&context::Settings {
+            server: &names,
+            verify: self.verify_client.get().word(),
+            depth: u32::try_from(self.verify_depth.get()).unwrap_or(u32::MAX),
+            trusted: &trusted,
+            crls: &[],
+        });
+        let issues_tickets = selected.session_tickets.unwrap_or(self.session_tickets.get());
         let settings = server::Settings {
-            provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
-            versions: rustls::ALL_VERSIONS.to_vec(),
+            provider: selection::provider(&selected),
+            versions: selected.protocols.versions().to_vec(),
             certificates,
-            prefers_own_order: self.prefer_server_ciphers.get(),
-            sessions: None,
-            tickets: None,
-            clients: self.clients(cx)?,
+            prefers_own_order: selected.server_preference.unwrap_or(self.prefer_server_ciphers.get()),
+            sessions: Some(Arc::new(self.session_cache(context, cx)?)),
+            // Early data is accepted once for each session, so sessions are kept instead.
+            tickets: if issues_tickets && !self.early_data.get() {
+                self.ticketer(context, cx)?
+            } else {
+                None
+            },
+            ticket_count: selected.ticket_count,
+            clients,
             protocols: vec![b"http/1.1".to_vec(), b"http/1.0".to_vec(), b"http/0.9".to_vec()],
             takes_early_data: self.early_data.get(),
             key_log: None,
-            compressors: Vec::new(),
+            compressors: if compresses { certificate_compression::compressors() } else { Vec::new() },
             record_bytes: usize::try_from(self.buffer_size.get()).unwrap_or(usize::MAX),
         };
         match Server::new(settings) {
@@ -287,16 +356,95 @@ impl Conf {
         }
     }
 
-    /// How clients are checked; the inner `None`: they are not asked. The outer one: an error was reported.
+    /// Protocols, cipher suites and groups; reports words without effect. `None`: an error was reported.
+    fn selected(&self, cx: &mut Cx) -> Option<Selected> {
+        let mut selected = Selected::default();
+        if let Some(words) = self.protocols.as_ref() {
+            let choice = selection::protocols(words.words.iter().map(|word| &**word));
+            selected.protocols = chosen(choice, words.span, cx)?;
+        }
+        if let Some(list) = self.ciphers.as_ref() {
+            selected.ciphers = chosen(ciphers::ciphers(list), self.ciphers.span().unwrap_or_default(), cx)?;
+        }
+        if let Some(list) = self.ecdh_curve.as_ref() {
+            selected.groups =
+                chosen(selection::groups(list), self.ecdh_curve.span().unwrap_or_default(), cx)?;
+        }
+        for command in &self.conf_commands {
+            let dropped = conf_command::apply(&mut selected, &command.words[0], &command.words[1]);
+            chosen(dropped.map(|dropped| Choice { value: (), dropped }), command.span, cx)?;
+        }
+        Some(selected)
+    }
+
+    fn session_timeout_s(&self) -> u32 {
+        u32::try_from(self.session_timeout_ms.get() / 1000).unwrap_or(u32::MAX)
+    }
+
+    /// `None`: an error was reported.
+    fn session_cache(&self, context: Context, cx: &mut Cx) -> Option<SessionCache> {
+        let Some(words) = self.session_cache.as_ref() else { return Some(SessionCache::none(context)) };
+        let directive = match session_cache::Directive::parse(words.words.iter().map(|word| &**word)) {
+            Ok(directive) => directive,
+            Err(error) => {
+                let diagnostic = Diagnostic::error(words.span, error.to_string()).help(error.help());
+                cx.diagnostics.push(diagnostic);
+                return None;
+            }
+        };
+        if directive.builtin && cx.drafts.ssl.noted.insert(words.span) {
+            let message = "\"builtin\" is ignored: a worker has no cache of its own";
+            let help = "write \"shared:SSL:10m\", which all workers share";
+            cx.diagnostics.push(Diagnostic::warning(words.span, message).help(help));
+        }
+        match directive.kind {
+            session_cache::Kind::Off => Some(SessionCache::off(context)),
+            session_cache::Kind::None => Some(SessionCache::none(context)),
+            session_cache::Kind::Shared { zone, bytes } => {
+                let declared = cx.drafts.ssl.zones.declare(&zone, bytes);
+                let zone = declared.map_err(|error| Diagnostic::error(words.span, error.to_string()));
+                match zone {
+                    Ok(zone) => Some(SessionCache::shared(zone, context, self.session_timeout_s())),
+                    Err(diagnostic) => {
+                        cx.diagnostics.push(diagnostic);
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    /// The outer `None`: an error was reported.
     #[allow(clippy::option_option, reason = "one is a setting, the other an error")]
-    fn clients(&self, cx: &mut Cx) -> Option<Option<Clients>> {
-        let Some(mode) = self.client_mode() else { return Some(None) };
+    fn ticketer(&self, context: Context, cx: &mut Cx) -> Option<Option<Arc<dyn ProducesTickets>>> {
+        let timeout_s = self.session_timeout_s();
+        let keys = if self.ticket_keys.is_empty() {
+            let shared = cx.drafts.ssl.ticket_keys.entry(timeout_s);
+            Keys::Shared(Arc::clone(shared.or_insert_with(|| Arc::new(SharedKeys::new(timeout_s)))))
+        } else {
+            let mut keys = Vec::new();
+            for words in &self.ticket_keys {
+                let path = cx.options.folder.join(words.first());
+                let key = TicketKey::read(&path);
+                keys.push(reported(key, "use", &path.to_string_lossy(), Some(words.span), cx)?);
+            }
+            Keys::Files(keys.into())
+        };
+        Some(Some(Arc::new(Ticketer::new(keys, context, timeout_s))))
+    }
+
+    /// How clients are checked, and the digests of what they are checked with; the inner `None`: they are not
+    /// asked. The outer one: an error was reported.
+    fn clients(&self, cx: &mut Cx) -> Option<(Option<Clients>, Vec<[u8; 32]>)> {
+        let Some(mode) = self.client_mode() else { return Some((None, Vec::new())) };
+        let mut digests = Vec::new();
         let mut known = DefaultHasher::new();
         let mut list = |path: &Inherit<Box<str>>, cx: &mut Cx| {
             let Some(name) = path.as_ref() else { return Some(Vec::new()) };
             name.hash(&mut known);
             let data = read(name, "certificate", path.span().unwrap_or_default(), cx)?;
             data.hash(&mut known);
+            digests.push(sha256(&data));
             reported(pem::certificates(&data), "load", name, path.span(), cx)
         };
         let named = list(&self.client_certificate, cx)?;
@@ -312,6 +460,7 @@ impl Conf {
             Some(name) => {
                 let data = read(name, "CRL", self.crl.span().unwrap_or_default(), cx)?;
                 data.hash(&mut known);
+                digests.push(sha256(&data));
                 reported(pem::revocation_lists(&data), "load", name, self.crl.span(), cx)?
             }
             None => Vec::new(),
@@ -323,7 +472,8 @@ impl Conf {
         let trust =
             reported(trust, "use", self.client_certificate.as_ref().map_or("", |name| name), span, cx)?;
         let id = known.finish().max(1);
-        Some(Some(Clients { verifier: ClientVerifier::new(&named), trust: Arc::new(trust), id }))
+        let verifier = ClientVerifier::new(&named);
+        Some((Some(Clients { verifier, trust: Arc::new(trust), id }), digests))
     }
 
     fn load(&self, cx: &mut Cx) -> Option<Vec<Certificate>> {
@@ -342,5 +492,28 @@ impl Conf {
             loaded.push(load_pair(certificate.into(), key.into(), &passwords, cx)?);
         }
         (!loaded.is_empty()).then_some(loaded)
+    }
+}
+
+fn sha256(data: &[u8]) -> [u8; 32] {
+    digest::digest(&digest::SHA256, data).as_ref().try_into().unwrap_or_default()
+}
+
+/// A selection, after reporting once what has no effect; `None` after reporting the error.
+fn chosen<T>(choice: Result<Choice<T>, selection::Error>, span: Span, cx: &mut Cx) -> Option<T> {
+    match choice {
+        Ok(Choice { value, dropped }) => {
+            if !dropped.is_empty() && cx.drafts.ssl.noted.insert(span) {
+                let notes: Vec<String> = dropped.iter().map(ToString::to_string).collect();
+                cx.diagnostics.push(Diagnostic::warning(span, notes.join("; ")));
+            }
+            Some(value)
+        }
+        Err(error) => {
+            if cx.drafts.ssl.noted.insert(span) {
+                cx.diagnostics.push(Diagnostic::error(span, error.to_string()));
+            }
+            None
+        }
     }
 }

@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
@@ -232,8 +233,7 @@ impl Facts {
             is_resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
             hello: hello.map(Box::new),
             peer_chain: common.peer_certificates().unwrap_or_default().into(),
-            verdict: Ok(()),
-            trust_id: 0,
+            verdict: Default::default(),
         })
     }
 }
@@ -275,7 +275,7 @@ fn session(
         plain: rest.plain,
         input: rest.input,
         is_closed: rest.is_closed,
-        info: facts.0,
+        info: Rc::new(facts.0),
         tickets,
         record_bytes,
     })

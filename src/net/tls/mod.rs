@@ -18,6 +18,7 @@ pub mod ciphers;
 pub mod conf_command;
 pub mod encrypted_key;
 pub mod handshake;
+pub mod moved;
 pub mod names;
 pub mod pem;
 #[cfg(any(test, feature = "property"))]
@@ -29,6 +30,7 @@ pub mod stream;
 pub mod subject;
 pub mod verify;
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use rustls::ProtocolVersion;
@@ -58,10 +60,23 @@ pub struct Info {
     pub hello: Option<Box<ClientHello>>,
     /// The peer's certificates, its own first.
     pub peer_chain: Arc<[CertificateDer<'static>]>,
-    /// Whether the client's certificate is trusted; without one there is nothing to refuse.
-    pub verdict: Result<(), Refusal>,
-    /// What the verdict was reached with ([`server::Server::trust_id`]).
+    /// Filled in by whoever knows which server the client has reached.
+    pub verdict: Cell<Verdict>,
+}
+
+/// What a client's certificate is worth.
+#[derive(Clone, Copy, Debug)]
+pub struct Verdict {
+    /// Without a certificate there is nothing to refuse.
+    pub outcome: Result<(), Refusal>,
+    /// What it was judged by ([`server::Server::trust_id`]).
     pub trust_id: u64,
+}
+
+impl Default for Verdict {
+    fn default() -> Self {
+        Self { outcome: Ok(()), trust_id: 0 }
+    }
 }
 
 impl Info {
@@ -85,3 +100,6 @@ impl Info {
 fn is_tls13(version: Option<ProtocolVersion>) -> bool {
     version == Some(ProtocolVersion::TLSv1_3)
 }
+
+#[cfg(test)]
+mod tests;

@@ -154,7 +154,7 @@ impl Suite {
     }
 
     /// Bytes of a direction's secret.
-    fn secret_bytes(&self) -> usize {
+    pub fn secret_bytes(&self) -> usize {
         match self.form {
             Form::Tls13 => self.hash.digest_algorithm().output_len(),
             Form::Tls12Gcm | Form::Tls12ChaCha => self.aead.key_len() + aead::NONCE_LEN,

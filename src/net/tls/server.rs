@@ -17,9 +17,10 @@ use rustls::server::{
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{KeyLog, ServerConfig, SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion, compress};
 
+use crate::net::tls::Verdict;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::handshake::{Catcher, note_signature};
-use crate::net::tls::verify::{ClientVerifier, Refusal, Trust};
+use crate::net::tls::verify::{ClientVerifier, Trust};
 
 /// The most early data of a client (`ssl_early_data`), as in OpenSSL.
 pub const EARLY_BYTES_MAX: u32 = 16 * 1024;
@@ -36,6 +37,8 @@ pub struct Settings {
     pub sessions: Option<Arc<dyn StoresServerSessions>>,
     /// `ssl_session_tickets`.
     pub tickets: Option<Arc<dyn ProducesTickets>>,
+    /// Tickets after a handshake of TLS 1.3; `None`: two, as in OpenSSL.
+    pub ticket_count: Option<usize>,
     /// `ssl_verify_client` other than off.
     pub clients: Option<Clients>,
     /// ALPN, in the order of preference.
@@ -92,6 +95,7 @@ impl Server {
         if let Some(tickets) = settings.tickets {
             config.ticketer = tickets;
         }
+        config.send_tls13_tickets = settings.ticket_count.unwrap_or(config.send_tls13_tickets);
         config.alpn_protocols = settings.protocols;
         config.max_early_data_size = if settings.takes_early_data { EARLY_BYTES_MAX } else { 0 };
         config.key_log = Arc::new(Catcher { log: settings.key_log });
@@ -116,13 +120,13 @@ impl Server {
         self.record_bytes
     }
 
-    /// Whether a client's chain is trusted here; without a chain, or where none is asked for, nothing is
-    /// refused.
-    pub fn verdict(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Refusal> {
-        match &self.trust {
+    /// Judges a client's chain; without a chain, or where none is asked for, nothing is refused.
+    pub fn verdict(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Verdict {
+        let outcome = match &self.trust {
             Some(trust) if !chain.is_empty() => trust.check(chain, now),
             _ => Ok(()),
-        }
+        };
+        Verdict { outcome, trust_id: self.trust_id }
     }
 
     /// Equal for servers that trust the same client certificates; 0: clients are not asked for one.

@@ -15,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use smallvec::SmallVec;
 
 use crate::net::tls::Info;
+use crate::net::tls::moved::Moved;
 use crate::net::tls::record::{self, Content, Direction, HEAD_BYTES, OVERHEAD_BYTES, PLAIN_BYTES_MAX};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{Io, Waiting};
@@ -63,7 +64,7 @@ pub struct Session {
     pub input: Buffer,
     /// The peer has sent its close_notify.
     pub is_closed: bool,
-    pub info: Info,
+    pub info: Rc<Info>,
     /// A client's taker of tickets.
     pub tickets: Option<Box<dyn Tickets>>,
     /// `ssl_buffer_size`: the most plaintext of a record.
@@ -129,6 +130,23 @@ fn would_block() -> io::Error {
     io::ErrorKind::WouldBlock.into()
 }
 
+impl Session {
+    /// Goes on where another process stopped.
+    pub fn moved(moved: Moved) -> Self {
+        Self {
+            reading: moved.reading,
+            writing: moved.writing,
+            out: Buffer::default(),
+            plain: Buffer::default(),
+            input: Buffer::default(),
+            is_closed: false,
+            info: moved.info,
+            tickets: None,
+            record_bytes: moved.record_bytes,
+        }
+    }
+}
+
 impl Tls {
     /// Goes on with a connection whose handshake is complete.
     pub fn new(io: Io, session: Session) -> Self {
@@ -159,7 +177,7 @@ impl Tls {
             has_output,
             has_progress: Cell::new(false),
             has_failed: Cell::new(false),
-            info: Rc::new(session.info),
+            info: session.info,
         }
     }
 
@@ -444,31 +462,50 @@ impl Tls {
         let _ = self.send_output();
     }
 
-    /// The connection's secrets and position for another process. `None`: bytes are on their way, so it
-    /// cannot move now.
-    #[expect(clippy::result_large_err, reason = "the refused connection goes on")]
-    pub fn try_into_parts(self) -> Result<(Io, Direction, Direction, Rc<Info>), Self> {
-        {
-            let reader = self.reader.borrow();
-            let is_idle = !self.has_output.get()
-                && !reader.is_closed
-                && reader.plain.is_empty()
-                && reader.early.is_none()
-                && reader.input.data().is_empty()
-                && reader.partial.is_empty();
-            if !is_idle || self.writer.borrow().is_closed {
-                drop(reader);
-                return Err(self);
-            }
+    /// The socket and what another process needs to go on with it. Errors: the connection, if it cannot move
+    /// now because bytes of it are on their way.
+    pub fn into_moved(mut self: Box<Self>) -> Result<(Io, Moved), Box<Self>> {
+        let _ = self.send_output();
+        let reader = self.reader.get_mut();
+        let is_idle = !self.has_output.get()
+            && !reader.is_closed
+            && reader.plain.is_empty()
+            && reader.early.is_none()
+            && reader.input.data().is_empty()
+            && reader.partial.is_empty()
+            && reader.tickets.is_none();
+        let writer = self.writer.get_mut();
+        if !is_idle || writer.is_closed || writer.closes {
+            return Err(self);
         }
-        let mut whole = self;
-        whole.writer.borrow_mut().is_closed = true; // no close_notify from here
-        let io = whole.io.take();
-        let suite = whole.writer.borrow().keys.suite();
+        writer.is_closed = true; // no close_notify from here
+        let suite = writer.keys.suite();
         let take = |keys: &mut Direction| std::mem::replace(keys, Direction::blank(suite));
-        let reading = take(&mut whole.reader.borrow_mut().keys);
-        let writing = take(&mut whole.writer.borrow_mut().keys);
-        Ok((io, reading, writing, Rc::clone(&whole.info)))
+        let (reading, writing) = (take(&mut reader.keys), take(&mut writer.keys));
+        let record_bytes = writer.record_bytes;
+        let moved = Moved { reading, writing, info: Rc::clone(&self.info), record_bytes };
+        Ok((self.io.take(), moved))
+    }
+}
+
+#[cfg(test)]
+impl Tls {
+    /// Sends a KeyUpdate that asks for one in return.
+    pub fn update_keys_and_ask(&self) {
+        let mut writer = self.writer.borrow_mut();
+        writer.reserve(ALERT_BYTES * 2);
+        let Writer { keys, out, .. } = &mut *writer;
+        keys.seal(Content::Handshake, &[&[KEY_UPDATE, 0, 0, 1, 1]], out).unwrap();
+        keys.update();
+        drop(writer);
+        self.has_output.set(true);
+        let _ = self.send_output();
+    }
+
+    /// Bytes of all buffers.
+    pub fn held_bytes(&self) -> usize {
+        let reader = self.reader.borrow();
+        reader.input.capacity() + reader.partial.capacity() + self.writer.borrow().out.capacity()
     }
 }
 

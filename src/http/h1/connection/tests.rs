@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::http::tests::stage::{Stage, answers, dropped_at_every_wait, run, statuses};
+use crate::net::handover::TlsState;
 use crate::net::transport::script::{Script, play};
 use crate::runtime::{registration_count, spawn};
 
@@ -312,6 +313,7 @@ fn what_another_worker_says_of_a_connection_is_bounded() {
         opened_ms_ago,
         number: u64::MAX,
         proxy: proxy.into(),
+        tls: TlsState::default(),
     };
     run(KEPT, async move |stage: Stage| {
         for (handover, stays_ms) in [

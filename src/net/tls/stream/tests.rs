@@ -77,7 +77,7 @@ fn pair(suite: u16) -> (Tls, Peer) {
         plain: Buffer::default(),
         input: Buffer::default(),
         is_closed: false,
-        info: Info {
+        info: Rc::new(Info {
             is_tls13: suite.is_tls13(),
             cipher_suite: suite.number,
             group: None,
@@ -87,9 +87,8 @@ fn pair(suite: u16) -> (Tls, Peer) {
             is_resumed: false,
             hello: None,
             peer_chain: Vec::new().into(),
-            verdict: Ok(()),
-            trust_id: 0,
-        },
+            verdict: Default::default(),
+        }),
         tickets: None,
         record_bytes: PLAIN_BYTES_MAX,
     };
