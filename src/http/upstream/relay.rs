@@ -97,7 +97,17 @@ impl<'c> Pass<'_, 'c> {
         let spill = conf.temp_path().filter(|_| ahead > 0 && conf.temp_file_bytes_max() > 0);
         let spill = spill.map(|place| Spill::new(place, conf.temp_file_bytes_max()));
         let (wait, taps, pause) = (Wait::new(conf, Timer::new()), Vec::new(), Timer::new());
-        let stream = Box::new(Stream { carrier, buffer: None, wait, ahead, pace, spill, taps, pause });
+        let stream = Box::new(Stream {
+            carrier,
+            buffer: None,
+            wait,
+            read_bytes: READ_BYTES,
+            ahead,
+            pace,
+            spill,
+            taps,
+            pause,
+        });
         Ok(Begun { head, head_length, rest: Some((stream, used)) })
     }
 
@@ -413,7 +423,8 @@ impl Stream {
         let polled = self.wait.poll(cx, pass, &self.carrier, &mut self.buffer, wanted);
         if let Poll::Ready(Ok(count)) = &polled {
             let is_encrypted = pass.request.connection.tls.is_some();
-            self.read_bytes = if is_encrypted && *count == wanted { LONG_READ_BYTES } else { self.read_bytes };
+            self.read_bytes =
+                if is_encrypted && *count == wanted { LONG_READ_BYTES } else { self.read_bytes };
         }
         if polled.is_ready() {
             self.pause.cancel();
