@@ -93,7 +93,7 @@ fn a_worker_that_breaks_a_rule_is_killed_and_replaced() {
         ("no message", Box::new(|worker| worker.say(b'x', b"", &[]))),
         ("no message", Box::new(|worker| worker.say(b'C', b"tail", &[]))),
         ("no message", Box::new(|worker| worker.send(b"H127.0.0.1:80\n1\n2\n3\n4\n", &[null]))),
-        ("at most 4096 bytes", Box::new(|worker| worker.say(b'H', &[0; 5000], &[null]))),
+        ("at most 16384 bytes", Box::new(|worker| worker.say(b'H', &[0; 17_000], &[null]))),
         ("shut it down or send empty", Box::new(|worker| worker.send(b"", &[]))),
         ("shut it down or send empty", Box::new(|worker| worker.send(b"", &many))),
         (

@@ -135,7 +135,7 @@ pub fn frame(tag: u8, sequence: u32, payload: &[u8]) -> Vec<u8> {
 /// opened.
 pub fn handover(listen: u32, idle_ms: u64) -> Vec<u8> {
     let numbers = [1, idle_ms, 1, u64::MAX];
-    [&listen.to_le_bytes()[..], &numbers.map(u64::to_le_bytes).concat()].concat()
+    [&listen.to_le_bytes()[..], &numbers.map(u64::to_le_bytes).concat(), &[0, 0]].concat() // no PROXY header, no TLS
 }
 
 /// Writes one word.

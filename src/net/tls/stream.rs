@@ -6,6 +6,8 @@
 //!
 //! Touches: the connection's socket. Truth: RFC 8446 §4.6, §5 and §6.
 
+mod writer;
+
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -13,6 +15,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use smallvec::SmallVec;
+use writer::Writer;
 
 use crate::net::tls::Info;
 use crate::net::tls::moved::Moved;
@@ -91,19 +94,6 @@ struct Reader {
     /// The start of a handshake message that continues in the next record.
     partial: Vec<u8>,
     tickets: Option<Box<dyn Tickets>>,
-}
-
-/// The sending direction.
-struct Writer {
-    keys: Direction,
-    out: Buffer,
-    record_bytes: usize,
-    /// The sending direction is to be closed once `out` has been sent.
-    closes: bool,
-    is_closed: bool,
-    /// A KeyUpdate waits in `out`: it answers all requests that arrive meanwhile (RFC 8446 §4.6.3), so that a
-    /// peer which asks and does not read fills no memory.
-    has_update: bool,
 }
 
 /// An encrypted connection. See `Transport` for the meaning of its methods.
@@ -720,93 +710,6 @@ impl Reader {
                 Err(error)
             }
         }
-    }
-}
-
-impl Writer {
-    /// Seals as much of the slices as fits. Returns the count of plaintext bytes.
-    fn seal(&mut self, slices: &[&[u8]], total: usize) -> Result<usize, record::Error> {
-        let waiting = self.out.data().len();
-        let record_count = total.div_ceil(self.record_bytes).max(1);
-        let needed = waiting + total + record_count * OVERHEAD_BYTES + ALERT_BYTES;
-        if self.keys.is_worn() && self.keys.suite().is_tls13() {
-            self.reserve(needed + ALERT_BYTES);
-            self.seal_key_update()?;
-        } else {
-            self.reserve(needed);
-        }
-        let mut rest = Slices { slices, at: 0 };
-        let mut taken = 0;
-        while taken < total {
-            let space = self.out.space().len().saturating_sub(OVERHEAD_BYTES + ALERT_BYTES);
-            let length = (total - taken).min(self.record_bytes).min(space);
-            if length == 0 {
-                break;
-            }
-            let parts = rest.take(length);
-            self.keys.seal(Content::Data, &parts, &mut self.out)?;
-            taken += length;
-        }
-        Ok(taken)
-    }
-
-    /// Makes room for up to `needed` bytes in all, at most [`OUT_BYTES`].
-    fn reserve(&mut self, needed: usize) {
-        let needed = needed.min(OUT_BYTES);
-        if self.out.capacity() == 0 {
-            self.out = Buffer::take(needed);
-        } else if self.out.space().len() + self.out.data().len() < needed
-            || self.out.space().len() < OVERHEAD_BYTES + ALERT_BYTES
-        {
-            self.out.compact();
-            self.out.grow(needed);
-        }
-    }
-
-    fn alert(&mut self, level: u8, description: u8) {
-        self.out.compact();
-        self.out.grow(self.out.data().len() + ALERT_BYTES);
-        let _ = self.keys.seal(Content::Alert, &[&[level, description]], &mut self.out);
-    }
-
-    fn update_keys(&mut self) {
-        self.out.compact();
-        self.out.grow(self.out.data().len() + ALERT_BYTES + OVERHEAD_BYTES);
-        let _ = self.seal_key_update();
-    }
-
-    fn seal_key_update(&mut self) -> Result<(), record::Error> {
-        self.keys.seal(Content::Handshake, &[&[KEY_UPDATE, 0, 0, 1, 0]], &mut self.out)?;
-        self.keys.update();
-        Ok(())
-    }
-}
-
-/// Bytes of several slices, taken in order.
-struct Slices<'a> {
-    slices: &'a [&'a [u8]],
-    /// Position in the first slice.
-    at: usize,
-}
-
-impl<'a> Slices<'a> {
-    /// The next `length` bytes; there are as many.
-    fn take(&mut self, mut length: usize) -> SmallVec<[&'a [u8]; 8]> {
-        let mut parts = SmallVec::new();
-        while length > 0 && !self.slices.is_empty() {
-            let rest = &self.slices[0][self.at..];
-            let count = rest.len().min(length);
-            if count > 0 {
-                parts.push(&rest[..count]);
-            }
-            length -= count;
-            self.at += count;
-            if self.at == self.slices[0].len() {
-                self.slices = &self.slices[1..];
-                self.at = 0;
-            }
-        }
-        parts
     }
 }
 
