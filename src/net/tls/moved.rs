@@ -35,7 +35,7 @@ pub struct Moved {
 
 impl Moved {
     /// Version; cipher suite; for each direction the next sequence number and the secret; size of records;
-    /// group, signature scheme, flags; then, each with its length, the protocol, the lists of the ClientHello
+    /// group, signature schemes of server and client, flags; then, each with its length, the protocol, the lists of the ClientHello
     /// and the client's certificates.
     ///
     /// `None`: it is longer than [`TLS_BYTES_MAX`].
@@ -52,6 +52,7 @@ impl Moved {
         out.extend_from_slice(&(self.record_bytes as u32).to_le_bytes());
         out.extend_from_slice(&info.group.unwrap_or(0).to_le_bytes());
         out.extend_from_slice(&info.signature_scheme.unwrap_or(0).to_le_bytes());
+        out.extend_from_slice(&info.client_signature_scheme.unwrap_or(0).to_le_bytes());
         out.push(u8::from(info.is_resumed));
         let default = ClientHello::default();
         let hello = info.hello.as_deref().unwrap_or(&default);
@@ -95,7 +96,8 @@ impl Moved {
         };
         let (reading, writing) = (direction()?, direction()?);
         let record_bytes = fields.u32()? as usize;
-        let (group, signature_scheme) = (fields.u16()?, fields.u16()?);
+        let mut number = || fields.u16().map(|number| Some(number).filter(|number| *number != 0));
+        let (group, signature_scheme, client_signature_scheme) = (number()?, number()?, number()?);
         let is_resumed = fields.flag()?;
         let mut vector = || fields.vector16();
         let numbers = |bytes: &[u8]| -> Option<Box<[u16]>> {
@@ -123,8 +125,9 @@ impl Moved {
         let info = Info {
             is_tls13: suite.is_tls13(),
             cipher_suite: suite.number,
-            group: Some(group).filter(|group| *group != 0),
-            signature_scheme: Some(signature_scheme).filter(|scheme| *scheme != 0),
+            group,
+            signature_scheme,
+            client_signature_scheme,
             protocol,
             is_resumed,
             hello: Some(Box::new(hello)),
