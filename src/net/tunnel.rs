@@ -113,13 +113,23 @@ impl Tunneling {
             Err((side, error)) => {
                 return Poll::Ready(Err(RelayError { side, cause: Cause::Io(error), moved }));
             }
-            Ok(_) if forth.is_done && back.is_done => return Poll::Ready(Ok((forth.moved, back.moved))),
-            Ok(progress) if progress || !timer.is_set() => timer.set(now_ms().saturating_add(*idle_ms)),
+            // What a transport holds back has been counted as moved, but is lost when the transport is dropped.
+            Ok(_) if forth.is_done && back.is_done && has_flushed(a, cx) && has_flushed(b, cx) => {
+                return Poll::Ready(Ok((forth.moved, back.moved)));
+            }
+            Ok(progress) if progress | a.took_some() | b.took_some() || !timer.is_set() => {
+                timer.set(now_ms().saturating_add(*idle_ms));
+            }
             Ok(_) => {}
         }
         ready!(timer.poll_expired(cx));
         Poll::Ready(Err(RelayError { side: Side::Source, cause: Cause::TimedOut, moved }))
     }
+}
+
+/// True if everything written has been sent, or never will be.
+fn has_flushed(transport: &Transport, cx: &mut Context<'_>) -> bool {
+    transport.poll_flush(cx).is_ready()
 }
 
 fn opposite(side: Side) -> Side {

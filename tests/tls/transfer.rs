@@ -143,6 +143,14 @@ fn readers_that_stop_cost_a_bounded_amount_of_memory() {
 
 /// Connects with a small receive buffer, and asks for a file without reading the answer.
 fn lazy(daemon: &Daemon, config: &Arc<ClientConfig>, path: &str) -> TlsClient {
+    lazy_request(
+        daemon,
+        config,
+        &format!("GET {path} HTTP/1.1\r\nHost: site.test\r\nConnection: close\r\n\r\n"),
+    )
+}
+
+fn lazy_request(daemon: &Daemon, config: &Arc<ClientConfig>, request: &str) -> TlsClient {
     use nix::sys::socket::{
         AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt::RcvBuf,
     };
@@ -151,7 +159,7 @@ fn lazy(daemon: &Daemon, config: &Arc<ClientConfig>, path: &str) -> TlsClient {
     setsockopt(&fd, RcvBuf, &8192).expect("an option");
     connect(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, daemon.port(2))).expect("the daemon listens");
     let mut client = TlsClient::try_over(fd.into(), config, "site.test").expect("a handshake");
-    client.send(format!("GET {path} HTTP/1.1\r\nHost: site.test\r\nConnection: close\r\n\r\n"));
+    client.send(request);
     client
 }
 
@@ -242,6 +250,35 @@ fn tunnels_carry_bytes_both_ways_until_both_ends_close() {
     client.tls.send_close_notify();
     let _ = client.tls.complete_io(&mut client.socket);
     assert!(client.rest().is_empty());
+}
+
+#[test]
+fn the_end_of_a_tunnel_is_not_cut_off() {
+    let length =
+        |target: &str| target.rsplit('/').next().and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
+    let origin = Origin::start(move |peer| {
+        let Some(request) = peer.head() else { return };
+        peer.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+        peer.send(noise(length(&request.target)));
+    });
+    let (daemon, config, _) = start(&origin);
+    let mut clients: Vec<(usize, TlsClient)> = (1..40)
+        .map(|index| {
+            let length = index * 7000;
+            let upgrade = format!(
+                "/app/{length} HTTP/1.1\r\nUpgrade: echo\r\nHost: site.test\r\nConnection: upgrade\r\n\r\n"
+            );
+            let mut client = lazy_request(&daemon, &config, &format!("GET {upgrade}"));
+            client.tls.send_close_notify();
+            client.tls.write_tls(&mut client.socket).expect("a socket");
+            (length, client)
+        })
+        .collect();
+    wait_for_rest(&daemon);
+    for (length, client) in &mut clients {
+        assert_eq!(client.response_head().status, 101);
+        assert_eq!(client.rest().len(), *length);
+    }
 }
 
 #[test]
