@@ -4,6 +4,7 @@
 use crate::http::configurations::{ask, echo, example};
 use crate::support::dns::{A, AAAA, NXDOMAIN, SRV};
 use crate::support::origin::ok;
+use crate::support::tls::{Authority, TlsClient, client_config};
 use crate::support::{Client, Daemon, Dns, Origin, fetch, get, wait_for};
 
 use super::place::shipped;
@@ -11,7 +12,7 @@ use super::place::shipped;
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "balanced behind-proxy canary compression container discovery failover files \
                       json-log legacy-pages limits maintenance redirects shadow status streams subpath \
-                      uploads vhosts websocket";
+                      tls-internal uploads vhosts websocket";
 
 #[test]
 fn every_example_has_its_test() {
@@ -565,4 +566,38 @@ fn legacy_pages() {
     assert_eq!(response.text(), format!("head <head>{link}</head>абв https://new.example/a часть foot"));
     let film = get(daemon.port(0), "/films/a");
     assert_eq!((film.status, film.text()), (200, "film".into()));
+}
+
+#[test]
+fn tls_internal() {
+    let origin = echo("service");
+    let (own, clients) = (Authority::new("services"), Authority::new("clients"));
+    let pair = own.issue(&["service.internal"]);
+    let changes = [
+        ("127.0.0.1:3000", &*origin.address()),
+        ("listen     127.0.0.1:8080;", "listen 127.0.0.1:%%PORT_0%%;"),
+        ("listen      8443 ssl;", "listen 127.0.0.1:%%PORT_1%% ssl;"),
+    ];
+    let setup = example("tls-internal.conf", &changes).file("tls/clients-ca.pem", clients.certificate());
+    let setup = setup.file("tls/clients-crl.pem", clients.revoke(&[7]));
+    let daemon = setup.file("tls/service.pem", pair.certificate).file("tls/service.key", pair.key).start();
+    let request = |pair: Option<&crate::support::tls::Pair>, method: &str| {
+        let config = client_config(&own, pair, rustls::ALL_VERSIONS);
+        let mut client = TlsClient::connect(daemon.port(1), &config, "service.internal");
+        client.send(format!(
+            "{method} / HTTP/1.1\r\nHost: service.internal\r\nX-Client-Subject: CN=root\r\n\r\n"
+        ));
+        client.response().status
+    };
+    assert_eq!(request(None, "GET"), 400);
+    let reader = clients.issue(&["reader.internal"]);
+    assert_eq!((request(Some(&reader), "GET"), request(Some(&reader), "DELETE")), (200, 403));
+    assert_eq!(origin.last().header("x-client-subject"), Some("CN=reader.internal"));
+    let escaped = origin.last().header("x-client-certificate").map(str::to_owned);
+    assert!(escaped.is_some_and(|text| text.starts_with("-----BEGIN%20CERTIFICATE-----%0AMII")));
+    assert_eq!(request(Some(&clients.issue(&["deploy.internal"])), "DELETE"), 200);
+    let revoked = clients.issue_with(&["deploy.internal"], |params| params.serial_number = Some(7.into()));
+    assert_eq!(request(Some(&revoked), "GET"), 400);
+    assert_eq!(get(daemon.port(0), "/").text(), "ok\n");
+    daemon.wait_line("logs/access.log", "\"CN=deploy.internal\" .*\"DELETE / HTTP/1.1\" 200");
 }
