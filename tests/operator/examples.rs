@@ -573,12 +573,23 @@ fn tls_internal() {
     let origin = echo("service");
     let (own, clients) = (Authority::new("services"), Authority::new("clients"));
     let pair = own.issue(&["service.internal"]);
+    let conf = r#"http { server { listen 127.0.0.1:%%PORT_0%% ssl; ssl_certificate own.pem; ssl_certificate_key own.key;
+        ssl_verify_client on; ssl_client_certificate ca.pem; return 200 "backend $ssl_client_s_dn"; } }"#;
+    let self_signed =
+        rcgen::generate_simple_self_signed(["backend.internal".to_owned()]).expect("a certificate");
+    let backend = crate::support::Setup::new(conf).file("own.pem", self_signed.cert.pem());
+    let backend = backend.file("own.key", self_signed.signing_key.serialize_pem());
+    let backend = backend.file("ca.pem", own.certificate()).start();
     let changes = [
         ("127.0.0.1:3000", &*origin.address()),
         ("listen     127.0.0.1:8080;", "listen 127.0.0.1:%%PORT_0%%;"),
         ("listen      8443 ssl;", "listen 127.0.0.1:%%PORT_1%% ssl;"),
+        ("listen      8444 ssl;", "listen 127.0.0.1:%%PORT_2%% ssl;"),
+        ("127.0.0.1:3443", &*format!("127.0.0.1:{}", backend.port(0))),
     ];
-    let setup = example("tls-internal.conf", &changes).file("tls/clients-ca.pem", clients.certificate());
+    let setup = example("tls-internal.conf", &changes)
+        .file("tls/backend.pem", self_signed.cert.pem())
+        .file("tls/clients-ca.pem", clients.certificate());
     let setup = setup.file("tls/clients-crl.pem", clients.revoke(&[7]));
     let daemon = setup.file("tls/service.pem", pair.certificate).file("tls/service.key", pair.key).start();
     let request = |pair: Option<&crate::support::tls::Pair>, method: &str| {
@@ -599,5 +610,8 @@ fn tls_internal() {
     let revoked = clients.issue_with(&["deploy.internal"], |params| params.serial_number = Some(7.into()));
     assert_eq!(request(Some(&revoked), "GET"), 400);
     assert_eq!(get(daemon.port(0), "/").text(), "ok\n");
+    let config = client_config(&own, Some(&reader), rustls::ALL_VERSIONS);
+    let mut client = TlsClient::connect(daemon.port(2), &config, "service.internal");
+    assert_eq!(client.get("service.internal", "/").text(), "backend CN=service.internal");
     daemon.wait_line("logs/access.log", "\"CN=deploy.internal\" .*\"DELETE / HTTP/1.1\" 200");
 }
