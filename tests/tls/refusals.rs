@@ -1,5 +1,6 @@
 //! Requests that may not come over their connection: 400 and 497 for plain HTTP, 421, 495 and 496.
 
+use super::servers::s_client;
 use crate::support::tls::{Authority, Pair, TlsClient, client_config};
 use crate::support::{Daemon, Setup, fetch};
 
@@ -154,4 +155,14 @@ fn a_connection_for_another_name_does_not_get_behind_a_verified_one() {
     let mut client = TlsClient::connect(site.daemon.port(0), &config, "site.test");
     assert_eq!(client.get("site.test", "/").status, 200);
     assert_eq!(client.get("open.test", "/").status, 200);
+}
+
+#[test]
+fn authorities_are_named_once() {
+    let twice = |ca: &Authority| vec![("twice.pem", ca.certificate().repeat(2))];
+    let site = Site::start_with("ssl_verify_client on; ssl_client_certificate twice.pem;", twice);
+    let shown = s_client(site.daemon.port(0), &["-servername", "site.test"]);
+    let names = shown.split("Acceptable client certificate CA names\n").nth(1).expect("a list");
+    let names: Vec<&str> = names.lines().take_while(|line| line.starts_with("CN")).collect();
+    assert_eq!(names, ["CN = test"]);
 }

@@ -5,6 +5,7 @@
 //! upstream's handshake fails, and the error says which directive would help.
 //! Touches: nothing. Truth: ngx_http_ssl_module, ngx_http_proxy_module (`proxy_ssl_verify`).
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -57,9 +58,11 @@ pub struct ClientVerifier {
 
 impl ClientVerifier {
     /// `certificates` are those of `ssl_client_certificate`: their names are sent to the client as a hint which
-    /// certificate to choose. Those of `ssl_trusted_certificate` are not.
+    /// certificate to choose, each once. Those of `ssl_trusted_certificate` are not.
     pub fn new<'a>(certificates: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> Self {
-        Self { hints: certificates.into_iter().filter_map(|der| subject(der)).collect() }
+        let mut seen = HashSet::new();
+        let hints = certificates.into_iter().filter_map(|der| subject(der));
+        Self { hints: hints.filter(|name| seen.insert(name.as_ref().to_vec())).collect() }
     }
 }
 
