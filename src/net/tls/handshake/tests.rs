@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use proptest::prelude::*;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConnection, RootCertStore};
 
@@ -197,4 +198,115 @@ fn a_handshake_that_waits_gives_way_to_other_connections() {
         let accepted = accept(&io, Buffer::default(), choose).await;
         assert!(matches!(accepted, Err(Error::GaveWay)));
     });
+}
+
+/// Changes bytes, cuts the end off, and appends more.
+fn damaged(mut bytes: Vec<u8>, changes: &[(usize, u8)], cut: usize, more: &[u8]) -> Vec<u8> {
+    bytes.truncate(bytes.len() - cut.min(bytes.len()));
+    for &(at, value) in changes {
+        let length = bytes.len().max(1);
+        if let Some(byte) = bytes.get_mut(at % length) {
+            *byte = value;
+        }
+    }
+    bytes.extend_from_slice(more);
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Damage to either flight of a client ends the handshake or does not, and never ends the task.
+    #[test]
+    fn damaged_handshakes_are_survived(
+        is_second in any::<bool>(),
+        is_tls12 in any::<bool>(),
+        changes in prop::collection::vec((any::<usize>(), any::<u8>()), 0..4),
+        cut in prop::sample::select(vec![0_usize, 0, 0, 1, 5, 50]),
+        more in prop::sample::select(vec![
+            vec![], vec![22, 3, 3, 0, 4, 1, 0, 0, 0], vec![21, 3, 3, 0, 2, 2, 40], vec![20, 3, 3, 0, 1, 1],
+            vec![22, 3, 3, 0, 4, 11, 0, 0, 0, 22, 3, 3, 0, 4, 14, 0, 0, 0], vec![23, 3, 3, 0, 1, 0], vec![0; 40],
+            vec![22, 3, 1, 255, 255],
+        ]),
+    ) {
+        let (server, config) = configs();
+        let send = move |mut socket: UnixStream| {
+            let mut config = ClientConfig::clone(&config);
+            if is_tls12 {
+                let provider = Arc::clone(config.crypto_provider());
+                config = ClientConfig::builder_with_provider(provider)
+                    .with_protocol_versions(&[&rustls::version::TLS12])
+                    .unwrap()
+                    .dangerous()
+                    .with_custom_certificate_verifier(Arc::new(Anyone))
+                    .with_no_client_auth();
+            }
+            let mut tls = client(&Arc::new(config));
+            let mut first = Vec::new();
+            tls.write_tls(&mut first).unwrap();
+            if !is_second {
+                socket.write_all(&damaged(first, &changes, cut, &more)).unwrap();
+            } else {
+                socket.write_all(&first).unwrap();
+                while tls.is_handshaking() && !tls.wants_write() {
+                    tls.read_tls(&mut socket).unwrap();
+                    tls.process_new_packets().unwrap();
+                }
+                let mut second = Vec::new();
+                while tls.wants_write() {
+                    tls.write_tls(&mut second).unwrap();
+                }
+                socket.write_all(&damaged(second, &changes, cut, &more)).unwrap();
+            }
+            socket.shutdown(std::net::Shutdown::Write).unwrap();
+            let _ = socket.read_to_end(&mut Vec::new());
+        };
+        serve(server, send, async |io, accepted| {
+            if let Ok(Accepted::Session(session, ())) = accepted {
+                let mut transport = Transport::from(io);
+                transport.secure(*session);
+                let mut some = [0; 1000];
+                while std::future::poll_fn(|cx| transport.poll_read(cx, &mut some)).await.is_ok_and(|count| count > 0) {}
+            }
+        });
+    }
+}
+
+/// Accepts any certificate: what is damaged is the client's part.
+#[derive(Debug)]
+struct Anyone;
+
+impl rustls::client::danger::ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        self.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
 }

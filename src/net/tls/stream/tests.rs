@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::net::tls::record::{Secret, Suite};
 use crate::runtime::Runtime;
@@ -332,6 +334,62 @@ fn a_changed_record_ends_the_connection_with_an_alert() {
             peer.socket.write_all(&record).unwrap();
             assert!(read(&tls).await.is_err());
             assert_eq!(peer.next(), Some((Content::Alert, vec![FATAL, 20])));
+        });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// Whatever records a peer with the keys sends, cut anywhere: the data comes through up to the first fault,
+    /// and what waits to be sent is bounded.
+    #[test]
+    fn any_records_in_any_pieces(
+        suite in prop::sample::select(vec![TLS13, TLS12, 0xcca8]),
+        records in prop::collection::vec((0..7, prop::collection::vec(any::<u8>(), 0..30)), 0..60),
+        cut in 1_usize..300,
+    ) {
+        run(suite, async move |tls, mut peer| {
+            let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+            let mut is_all_data = true;
+            for (kind, data) in records {
+                is_all_data &= kind < 3 && !data.is_empty();
+                bytes.extend(match kind {
+                    0..3 => {
+                        expected.extend_from_slice(&data);
+                        peer.record(Content::Data, &data)
+                    }
+                    3 => peer.record(Content::Alert, &data),
+                    4 => peer.record(Content::Handshake, &data),
+                    5 => peer.record(Content::ChangeCipherSpec, &data),
+                    _ => {
+                        let record = peer.record(Content::Handshake, &[KEY_UPDATE, 0, 0, 1, 1]);
+                        if suite == TLS13 {
+                            peer.sending.update();
+                        }
+                        record
+                    }
+                });
+            }
+            let mut text = Vec::new();
+            'pieces: for piece in bytes.chunks(cut) {
+                if peer.socket.write_all(piece).is_err() {
+                    break;
+                }
+                std::future::poll_fn(|cx| tls.poll_readable(cx)).await.unwrap();
+                loop {
+                    let mut some = [0; 50];
+                    match tls.try_read(&mut some) {
+                        Ok(0) => break 'pieces,
+                        Ok(count) => text.extend_from_slice(&some[..count]),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(_) => break 'pieces,
+                    }
+                }
+                assert!(tls.writer.borrow().out.data().len() <= OUT_BYTES);
+            }
+            assert!(expected.starts_with(&text), "{text:?} of {expected:?}");
+            assert!(!is_all_data || text == expected);
         });
     }
 }
