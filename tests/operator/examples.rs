@@ -4,7 +4,7 @@
 use crate::http::configurations::{ask, echo, example};
 use crate::support::dns::{A, AAAA, NXDOMAIN, SRV};
 use crate::support::origin::ok;
-use crate::support::tls::{Authority, TlsClient, client_config};
+use crate::support::tls::{Authority, TlsClient, client_config, trusting};
 use crate::support::{Client, Daemon, Dns, Origin, fetch, get, wait_for};
 
 use super::place::shipped;
@@ -12,7 +12,7 @@ use super::place::shipped;
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "balanced behind-proxy canary compression container discovery failover files \
                       json-log legacy-pages limits maintenance redirects shadow status streams subpath \
-                      tls-internal uploads vhosts websocket";
+                      tls-intermediate tls-internal tls-modern uploads vhosts websocket";
 
 #[test]
 fn every_example_has_its_test() {
@@ -566,6 +566,67 @@ fn legacy_pages() {
     assert_eq!(response.text(), format!("head <head>{link}</head>абв https://new.example/a часть foot"));
     let film = get(daemon.port(0), "/films/a");
     assert_eq!((film.status, film.text()), (200, "film".into()));
+}
+
+#[test]
+fn tls_modern() {
+    let origin = echo("application");
+    let authority = Authority::new("test");
+    let pair = authority.issue(&["example.com"]);
+    let changes = [
+        ("127.0.0.1:3000", &*origin.address()),
+        ("listen      80;", "listen 127.0.0.1:%%PORT_0%%;"),
+        ("listen      443 ssl;", "listen 127.0.0.1:%%PORT_1%% ssl;"),
+        ("listen               443 ssl default_server;", "listen 127.0.0.1:%%PORT_1%% ssl default_server;"),
+    ];
+    let setup = example("tls-modern.conf", &changes);
+    let daemon = setup.file("tls/cert.pem", &pair.certificate).file("tls/key.pem", &pair.key).start();
+    let moved = ask(&daemon, "example.com", "/a?b");
+    let expected = format!("https://example.com:{}/a?b", daemon.port(1));
+    assert_eq!((moved.status, moved.header("location")), (301, Some(&*expected)));
+    let mut client = TlsClient::connect(daemon.port(1), &trusting(&authority), "example.com");
+    let response = client.get("example.com", "/a");
+    assert_eq!(response.text(), "application /a example.com");
+    assert_eq!(response.header("strict-transport-security"), Some("max-age=86400"));
+    assert_eq!(origin.last().header("x-forwarded-proto"), Some("https"));
+    assert!(TlsClient::try_connect(daemon.port(1), &trusting(&authority), "other.com").is_err());
+    let old = client_config(&authority, None, &[&rustls::version::TLS12]);
+    let refused =
+        TlsClient::try_connect(daemon.port(1), &old, "example.com").err().map(|error| error.to_string());
+    assert!(refused.is_some_and(|error| error.contains("ProtocolVersion")));
+}
+
+#[test]
+fn tls_intermediate() {
+    let authority = Authority::new("test");
+    let changes = [
+        ("listen      80 default_server;", "listen 127.0.0.1:%%PORT_0%% default_server;"),
+        ("listen      443 ssl default_server;", "listen 127.0.0.1:%%PORT_1%% ssl default_server;"),
+        ("listen      80;", "listen 127.0.0.1:%%PORT_0%%;"),
+        ("listen      443 ssl;", "listen 127.0.0.1:%%PORT_1%% ssl;"),
+    ];
+    let mut setup = example("tls-intermediate.conf", &changes);
+    let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key");
+    for (name, pair) in [
+        ("ecdsa", authority.issue(&["example.com", "www.example.com"])),
+        ("rsa", authority.issue_for(&rsa, &["example.com", "www.example.com"], |_| {})),
+        ("shop", authority.issue(&["shop.example.com"])),
+    ] {
+        setup = setup.file(&format!("tls/{name}.pem"), pair.certificate);
+        setup = setup.file(&format!("tls/{name}.key"), pair.key);
+    }
+    let daemon = setup.start();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let config = client_config(&authority, None, &[version]);
+        for (name, text) in [("www.example.com", "main site\n"), ("shop.example.com", "shop\n")] {
+            assert_eq!(TlsClient::connect(daemon.port(1), &config, name).get(name, "/").text(), text);
+        }
+        // It has a session now.
+        TlsClient::connect(daemon.port(1), &config, "shop.example.com").get("shop.example.com", "/");
+    }
+    assert_eq!(ask(&daemon, "shop.example.com", "/").status, 308);
+    daemon.wait_line("logs/access.log", "200 TLSv1.2 ECDHE-ECDSA-AES(128|256)-GCM-SHA(256|384) r$");
+    daemon.wait_line("logs/access.log", "200 TLSv1.3 TLS_AES_256_GCM_SHA384 r$");
 }
 
 #[test]

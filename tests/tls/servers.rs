@@ -138,6 +138,9 @@ fn other_implementations_are_served_with_both_versions() {
 
 #[test]
 fn clients_without_a_common_version_or_suite_are_told() {
+    let (daemon, _) = start("ssl_protocols TLSv1.3;");
+    let text = s_client(daemon.port(0), &["-tls1_2"]);
+    assert!(text.contains("alert protocol version"), "{text}");
     let (daemon, _) = start("");
     let text = s_client(daemon.port(0), &["-tls1_1", "-cipher", "ALL@SECLEVEL=0"]);
     assert!(text.contains("alert protocol version"), "{text}");

@@ -10,6 +10,7 @@ use crate::support::{Daemon, Setup, daemon};
 const CONF: &str = r#"
 http {
     ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_ecdh_curve X25519:prime256v1;
     ssl_certificate site.pem;
     ssl_certificate_key site.key;
     ssl_client_certificate ca.pem;
@@ -33,7 +34,7 @@ raw=$ssl_client_raw_cert
 escaped=$ssl_client_escaped_cert
 cert=$ssl_client_cert
 scheme=$scheme https=$https protocol=$ssl_protocol cipher=$ssl_cipher
-name=$ssl_server_name reused=$ssl_session_reused early=$ssl_early_data alpn=$ssl_alpn_protocol
+name=$ssl_server_name reused=$ssl_session_reused curve=$ssl_curve early=$ssl_early_data alpn=$ssl_alpn_protocol
 "; }
     }
 }
