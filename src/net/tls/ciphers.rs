@@ -95,7 +95,7 @@ const CLASSES: [(&str, Set); 19] = [
 
 /// Words of some release of OpenSSL that mean none of the six, for their way to exchange keys or to identify
 /// the server.
-const OTHER_KEY_EXCHANGES: [&str; 50] = [
+const OTHER_KEY_EXCHANGES: [&str; 51] = [
     "RSA",
     "kRSA",
     "DH",
@@ -146,6 +146,7 @@ const OTHER_KEY_EXCHANGES: [&str; 50] = [
     "SSLv2",
     "RSAPSK",
     "DHEPSK",
+    "ECCdraft",
 ];
 
 /// The same for their cipher or digest.
