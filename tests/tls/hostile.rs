@@ -289,3 +289,22 @@ fn the_memory_of_workers_with_keys_is_hidden() {
     assert_eq!(owner_of_memory(TLS, true), 0);
     assert_ne!(owner_of_memory(&format!("worker_rlimit_core 1m;\n{TLS}"), true), 0, "core files are wanted");
 }
+
+#[test]
+fn handshakes_that_wait_give_way_when_a_worker_is_full() {
+    let authority = Authority::new("test");
+    let pair = authority.issue(&["site.test"]);
+    let conf = format!("worker_processes 1;\nevents {{ worker_connections 32; }}\n{CONF}");
+    let setup = Setup::new(&conf).set("MORE", "").file("site.pem", pair.certificate);
+    let daemon = setup.file("site.key", pair.key).start();
+    let stalled: Vec<TcpStream> = (0..60)
+        .map(|_| {
+            let mut socket = connect_tcp(daemon.port(0));
+            socket.write_all(&[22, 3, 1, 2]).expect("a socket");
+            socket
+        })
+        .collect();
+    is_fine(&daemon, &trusting(&authority));
+    daemon.wait_log("32 worker_connections are not enough, reusing connections");
+    rest(&stalled[0]);
+}
