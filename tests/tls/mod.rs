@@ -3,6 +3,7 @@
 mod hostile;
 mod https_redirect;
 mod refusals;
+mod reload;
 mod servers;
 mod transfer;
 mod variables;
