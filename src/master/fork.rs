@@ -10,6 +10,7 @@ use crate::master::supervisor::{Event, WorkerId};
 use crate::master::upgrade::OtherWorkers;
 use crate::master::{Master, notify, slots};
 use crate::net::listener::Listener;
+use crate::net::tls::key_log;
 use crate::shm::lanes;
 use crate::sys::process::{self, Forked};
 use crate::sys::signal::{Blocked, Signals};
@@ -156,6 +157,7 @@ impl Master {
         let mut keep: Vec<RawFd> = slots.iter().map(|slot| slot.fd.as_raw_fd()).collect();
         keep.push(control.as_raw_fd());
         keep.extend(log::descriptors());
+        keep.extend(key_log::descriptors());
         keep.extend(crate::shm::descriptors());
         process::close_others(&keep);
         let is_alone = false;

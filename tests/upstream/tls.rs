@@ -3,6 +3,7 @@
 //! Certificates are made for each test. The log's words are nginx's.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use rcgen::{
@@ -10,7 +11,7 @@ use rcgen::{
     KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 
-use crate::support::{Client, Daemon, Origin, Response, Setup, fetch, get};
+use crate::support::{Client, Daemon, Origin, Response, Setup, fetch, get, wait_for};
 
 const NGINX: &str = "/usr/sbin/nginx";
 
@@ -142,7 +143,7 @@ fn text(response: &Response) -> (u16, String) {
 }
 
 const SAY: &str = "location / { return 200 \
-    \"$ssl_server_name|$ssl_protocol|$ssl_session_reused|$ssl_client_s_dn|$connection\"; }";
+    \"$ssl_server_name|$ssl_protocol|$ssl_session_reused|$ssl_client_s_dn|$connection|$ssl_alpn_protocol\"; }";
 
 /// One of the values of [`SAY`].
 fn said(response: &Response, index: usize) -> String {
@@ -250,6 +251,7 @@ fn the_name_is_sent_only_if_that_is_on() {
             location /on { proxy_pass https://named.test; proxy_ssl_server_name on; }
             location /own { proxy_pass https://named.test; proxy_ssl_server_name on; proxy_ssl_name $arg_n; }
             location /address { proxy_pass https://%%UP_0%%; proxy_ssl_server_name on; }
+            location /alpn { proxy_pass https://named.test; proxy_ssl_alpn h3 http/1.1; }
             location /script { proxy_pass https://$arg_up; proxy_ssl_server_name on; }
          }",
         &[upstream.port(0)],
@@ -268,6 +270,8 @@ fn the_name_is_sent_only_if_that_is_on() {
     ] {
         assert_eq!(said(&get(daemon.port(0), path), 0), name, "{path}");
     }
+    assert_eq!(said(&get(daemon.port(0), "/off"), 5), "", "no ALPN");
+    assert_eq!(said(&get(daemon.port(0), "/alpn"), 5), "http/1.1");
     assert_eq!(get(daemon.port(0), "/own?n=no%20name").status, 200, "sent to no one");
 }
 
@@ -501,4 +505,58 @@ fn https_has_a_port_of_its_own() {
     assert_eq!((seen("/default"), seen("/plain")), ("127.0.0.7,443".into(), "127.0.0.7,80".into()));
     daemon.wait_log("upstream: \"https://127.0.0.7:443/default\"");
     daemon.wait_log("upstream: \"http://127.0.0.7:80/plain\"");
+}
+
+#[test]
+fn a_key_log_has_the_secrets_of_each_connection() {
+    let upstream = nginx(&[&self_signed("up.test")], &format!("ssl_protocols TLSv1.2 TLSv1.3; {SAY}"));
+    let daemon = proxy(
+        "location /a { proxy_pass https://%%UP_0%%; proxy_ssl_key_log keys.log; proxy_ssl_protocols TLSv1.2; }
+         location /b { proxy_pass https://%%UP_0%%; proxy_ssl_key_log keys.log; }",
+        &[upstream.port(0)],
+        &[],
+    );
+    assert_eq!((get(daemon.port(0), "/a").status, get(daemon.port(0), "/b").status), (200, 200));
+    let keys = daemon.read("keys.log");
+    for label in ["CLIENT_RANDOM ", "CLIENT_TRAFFIC_SECRET_0 ", "SERVER_HANDSHAKE_TRAFFIC_SECRET "] {
+        assert!(keys.lines().any(|line| line.starts_with(label)), "{label}: {keys}");
+    }
+}
+
+#[test]
+fn openssl_s_server_sees_the_settings_and_its_tickets() {
+    // OpenSSL's server tells what it has agreed to.
+    let port = crate::support::port::free();
+    let folder = tempfile::tempdir().unwrap();
+    let pair = self_signed("up.test");
+    std::fs::write(folder.path().join("pair.pem"), pair.certificate + &pair.key).unwrap();
+    let mut server = Command::new("openssl")
+        .args(["s_server", "-www", "-cert", "pair.pem", "-accept", &port.to_string()])
+        .current_dir(folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("a server that listens", || crate::support::process::is_listening(port).then_some(()));
+    let daemon = proxy(
+        "location /plain { proxy_pass https://%%UP_0%%/; proxy_ssl_session_reuse on; }
+         location /old { proxy_pass https://%%UP_0%%/; proxy_ssl_session_reuse on; proxy_ssl_protocols TLSv1.2;
+                         proxy_ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256; }
+         location /suite { proxy_pass https://%%UP_0%%/; proxy_ssl_conf_command Ciphersuites TLS_CHACHA20_POLY1305_SHA256; }",
+        &[port],
+        &[],
+    );
+    for (path, words) in [
+        ("/plain", "New, TLSv1.3"),
+        ("/plain", "Reused, TLSv1.3"),
+        ("/old", "New, TLSv1.2, Cipher is ECDHE-ECDSA-AES128-GCM-SHA256"),
+        ("/old", "Reused, TLSv1.2"),
+        ("/suite", "Cipher is TLS_CHACHA20_POLY1305_SHA256"),
+    ] {
+        let response = get(daemon.port(0), path);
+        assert!(response.status == 200 && response.text().contains(words), "{path}: {}", response.text());
+    }
+    server.kill().unwrap();
+    server.wait().unwrap();
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -16,6 +16,7 @@ use crate::http::config::compile::Cx;
 use crate::log;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::client::Client;
+use crate::net::tls::key_log::KeyLogFile;
 use crate::net::tls::pem::Passwords;
 
 /// The largest file of certificates, keys or passwords that is read.
@@ -61,6 +62,8 @@ pub fn first_set(own: &mut Vec<Words>, outer: &Vec<Words>) {
 pub struct Loaded {
     /// By the files of certificate and key.
     certificates: HashMap<(String, String), Certificate>,
+    /// By path.
+    key_logs: HashMap<PathBuf, Arc<KeyLogFile>>,
     /// By all settings of TLS to upstreams.
     pub clients: HashMap<Vec<String>, Arc<Client>>,
 }
@@ -118,6 +121,21 @@ pub fn passwords(file: Option<&str>, span: Option<Span>, cx: &mut Cx) -> Option<
             None
         }
     }
+}
+
+/// Opens a file for the secrets of connections (`ssl_key_log`), once for each path. With `-t` it is not opened.
+/// The outer `None`: an error was reported.
+#[allow(clippy::option_option, reason = "one is a setting, the other an error")]
+pub fn key_log(file: Option<&str>, span: Option<Span>, cx: &mut Cx) -> Option<Option<Arc<KeyLogFile>>> {
+    let Some(name) = file.filter(|_| !cx.options.test_only) else { return Some(None) };
+    let path = cx.path(name);
+    if let Some(known) = cx.tls_files.key_logs.get(&path) {
+        return Some(Some(Arc::clone(known)));
+    }
+    let opened = KeyLogFile::open(&path).map_err(|error| log::Cause(&error).to_string());
+    let opened = Arc::new(reported(opened, "open", name, span, cx)?);
+    cx.tls_files.key_logs.insert(path, Arc::clone(&opened));
+    Some(Some(opened))
 }
 
 /// Reads a file that a directive names, or the text behind `data:`; reports what is wrong.

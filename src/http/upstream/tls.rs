@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use rustls::KeyLog;
+
 use crate::base::number::parse_millis;
 use crate::config::{Diagnostic, Inherit, Node, Setting, Span, Word, params, settings};
 use crate::http::config::compile::Cx;
@@ -141,6 +143,8 @@ impl Settings {
             return Some(Arc::clone(known));
         }
         let selected = self.selected(cx)?;
+        let key_log = self.key_log.as_ref().map(|name| &**name);
+        let key_log = tls_files::key_log(key_log, self.key_log.span(), cx)?;
         let settings = client::Settings {
             provider: selection::provider(&selected),
             versions: selected.protocols.versions(),
@@ -155,7 +159,7 @@ impl Settings {
                 .as_ref()
                 .map_or_else(Vec::new, |words| words.iter().map(|word| word.as_bytes().to_vec()).collect()),
             reuses_sessions: self.session_reuse.get(),
-            key_log: None,
+            key_log: key_log.map(|file| file as Arc<dyn KeyLog>),
             prefix: prefix.0.trim_end_matches('_'),
         };
         let client = Arc::new(reported(Client::new(settings), "use", "https", Some(span), cx)?);

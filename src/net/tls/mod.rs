@@ -18,6 +18,7 @@ pub mod ciphers;
 pub mod conf_command;
 pub mod encrypted_key;
 pub mod handshake;
+pub mod key_log;
 pub mod moved;
 pub mod names;
 pub mod pem;
