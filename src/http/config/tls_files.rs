@@ -3,7 +3,7 @@
 //! Touches: these files, while the configuration is read. What is wrong is reported with the line of the
 //! directive. Behaviour: nginx.org, ngx_http_ssl_module and `proxy_ssl_*` of ngx_http_proxy_module.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use crate::net::tls::certificate::Certificate;
 use crate::net::tls::client::Client;
 use crate::net::tls::key_log::KeyLogFile;
 use crate::net::tls::pem::Passwords;
+use crate::net::tls::settings::{self as selection, Choice};
 
 /// The largest file of certificates, keys or passwords that is read.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -62,6 +63,8 @@ pub fn first_set(own: &mut Vec<Words>, outer: &Vec<Words>) {
 pub struct Loaded {
     /// By the files of certificate and key.
     certificates: HashMap<(String, String), Certificate>,
+    /// The places about which something was reported already.
+    pub noted: HashSet<Span>,
     /// By path.
     key_logs: HashMap<PathBuf, Arc<KeyLogFile>>,
     /// By all settings of TLS to upstreams.
@@ -126,7 +129,7 @@ pub fn passwords(file: Option<&str>, span: Option<Span>, cx: &mut Cx) -> Option<
 /// Opens a file for the secrets of connections (`ssl_key_log`), once for each path. With `-t` it is not opened.
 /// The outer `None`: an error was reported.
 #[allow(clippy::option_option, reason = "one is a setting, the other an error")]
-pub fn key_log(file: Option<&str>, span: Option<Span>, cx: &mut Cx) -> Option<Option<Arc<KeyLogFile>>> {
+pub fn key_log_file(file: Option<&str>, span: Option<Span>, cx: &mut Cx) -> Option<Option<Arc<KeyLogFile>>> {
     let Some(name) = file.filter(|_| !cx.options.test_only) else { return Some(None) };
     let path = cx.path(name);
     if let Some(known) = cx.tls_files.key_logs.get(&path) {
@@ -189,4 +192,23 @@ pub fn reported<T, E: std::fmt::Display>(
             cx.diagnostics.push(Diagnostic::error(span.unwrap_or_default(), message));
         })
         .ok()
+}
+
+/// A selection, after reporting once what has no effect; `None` after reporting the error.
+pub fn chosen<T>(choice: Result<Choice<T>, selection::Error>, span: Span, cx: &mut Cx) -> Option<T> {
+    match choice {
+        Ok(Choice { value, dropped }) => {
+            if !dropped.is_empty() && cx.tls_files.noted.insert(span) {
+                let notes: Vec<String> = dropped.iter().map(ToString::to_string).collect();
+                cx.diagnostics.push(Diagnostic::warning(span, notes.join("; ")));
+            }
+            Some(value)
+        }
+        Err(error) => {
+            if cx.tls_files.noted.insert(span) {
+                cx.diagnostics.push(Diagnostic::error(span, error.to_string()));
+            }
+            None
+        }
+    }
 }

@@ -6,20 +6,21 @@
 
 mod client_certificate;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use client_certificate::{days_remaining, show};
+use rustls::KeyLog;
 use rustls::server::ProducesTickets;
 
 use crate::config::directive::{Accepted, accepted, custom, flag, millis, number, one_of, size, text};
-use crate::config::{self, Arity, Diagnostic, Inherit, Keyword, Setting, Span, keywords, settings};
+use crate::config::{self, Arity, Diagnostic, Inherit, Keyword, Setting, keywords, settings};
 use crate::http::config::compile::Cx;
 use crate::http::config::tls_files::{
-    Words, add_words, first_set, load_pair, passwords, read, reported, shown,
+    Words, add_words, chosen, first_set, key_log_file, load_pair, passwords, read, reported, shown,
 };
 use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::Request;
@@ -242,8 +243,6 @@ pub struct Loaded {
     zones: Zones,
     /// By the lifetime of the tickets, in seconds.
     ticket_keys: HashMap<u32, Arc<SharedKeys>>,
-    /// Directives that were reported already: servers inherit them.
-    noted: HashSet<Span>,
 }
 
 /// The memory that TLS shares between the workers.
@@ -327,6 +326,8 @@ impl Conf {
             crls: &[],
         });
         let issues_tickets = selected.session_tickets.unwrap_or(self.session_tickets.get());
+        let key_log = self.key_log.as_ref().map(|name| &**name);
+        let key_log = key_log_file(key_log, self.key_log.span(), cx)?;
         let settings = server::Settings {
             provider: selection::provider(&selected),
             versions: selected.protocols.versions().to_vec(),
@@ -343,7 +344,7 @@ impl Conf {
             clients,
             protocols: vec![b"http/1.1".to_vec(), b"http/1.0".to_vec(), b"http/0.9".to_vec()],
             takes_early_data: self.early_data.get(),
-            key_log: None,
+            key_log: key_log.map(|file| file as Arc<dyn KeyLog>),
             compressors: if compresses { certificate_compression::compressors() } else { Vec::new() },
             record_bytes: usize::try_from(self.buffer_size.get()).unwrap_or(usize::MAX),
         };
@@ -392,7 +393,7 @@ impl Conf {
                 return None;
             }
         };
-        if directive.builtin && cx.drafts.ssl.noted.insert(words.span) {
+        if directive.builtin && cx.tls_files.noted.insert(words.span) {
             let message = "\"builtin\" is ignored: a worker has no cache of its own";
             let help = "write \"shared:SSL:10m\", which all workers share";
             cx.diagnostics.push(Diagnostic::warning(words.span, message).help(help));
@@ -497,23 +498,4 @@ impl Conf {
 
 fn sha256(data: &[u8]) -> [u8; 32] {
     digest::digest(&digest::SHA256, data).as_ref().try_into().unwrap_or_default()
-}
-
-/// A selection, after reporting once what has no effect; `None` after reporting the error.
-fn chosen<T>(choice: Result<Choice<T>, selection::Error>, span: Span, cx: &mut Cx) -> Option<T> {
-    match choice {
-        Ok(Choice { value, dropped }) => {
-            if !dropped.is_empty() && cx.drafts.ssl.noted.insert(span) {
-                let notes: Vec<String> = dropped.iter().map(ToString::to_string).collect();
-                cx.diagnostics.push(Diagnostic::warning(span, notes.join("; ")));
-            }
-            Some(value)
-        }
-        Err(error) => {
-            if cx.drafts.ssl.noted.insert(span) {
-                cx.diagnostics.push(Diagnostic::error(span, error.to_string()));
-            }
-            None
-        }
-    }
 }

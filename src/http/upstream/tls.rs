@@ -12,7 +12,7 @@ use rustls::KeyLog;
 use crate::base::number::parse_millis;
 use crate::config::{Diagnostic, Inherit, Node, Setting, Span, Word, params, settings};
 use crate::http::config::compile::Cx;
-use crate::http::config::tls_files::{self, Words, first_set, load_pair, reported};
+use crate::http::config::tls_files::{self, Words, chosen, first_set, load_pair, reported};
 use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::scope::Script;
@@ -21,7 +21,7 @@ use crate::http::upstream::name::Prefix;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::client::{self, Client, Terms};
 use crate::net::tls::pem;
-use crate::net::tls::settings::{self as selection, Selected};
+use crate::net::tls::settings::{self as selection, Choice, Selected};
 use crate::net::tls::verify::{Purpose, Trust};
 use crate::net::tls::{ciphers, conf_command};
 
@@ -144,7 +144,7 @@ impl Settings {
         }
         let selected = self.selected(cx)?;
         let key_log = self.key_log.as_ref().map(|name| &**name);
-        let key_log = tls_files::key_log(key_log, self.key_log.span(), cx)?;
+        let key_log = tls_files::key_log_file(key_log, self.key_log.span(), cx)?;
         let settings = client::Settings {
             provider: selection::provider(&selected),
             versions: selected.protocols.versions(),
@@ -195,36 +195,24 @@ impl Settings {
         load_pair(certificate, key, &passwords, cx)
     }
 
-    /// The protocols, ciphers and groups; notes about words without effect are warnings.
+    /// The protocols, ciphers and groups.
     fn selected(&self, cx: &mut Cx) -> Option<Selected> {
         let mut selected = Selected::default();
-        let mut notes = Vec::new();
         if let Some(words) = self.protocols.as_ref() {
-            let choice = choice(selection::protocols(words.iter()), words.span, cx)?;
-            selected.protocols = choice.value;
-            notes.push((words.span, choice.dropped));
+            selected.protocols = chosen(selection::protocols(words.iter()), words.span, cx)?;
         }
         if let Some(list) = self.ciphers.as_ref() {
             let span = self.ciphers.span().unwrap_or_default();
             match ciphers::ciphers(list) {
-                Ok(choice) => {
-                    selected.ciphers = choice.value;
-                    notes.push((span, choice.dropped));
-                }
                 // Without TLS 1.2 its ciphers do not matter.
                 Err(selection::Error::NoCipher) if !selected.protocols.tls12 => {}
-                outcome => drop(choice(outcome, span, cx)?),
+                choice => selected.ciphers = chosen(choice, span, cx)?,
             }
         }
         for words in &self.conf_commands {
             let (name, value) = (words.first(), words.words.get(1).map_or("", |word| word));
-            notes
-                .push((words.span, choice(conf_command::apply(&mut selected, name, value), words.span, cx)?));
-        }
-        for (span, dropped) in notes {
-            for dropped in dropped {
-                cx.diagnostics.push(Diagnostic::warning(span, dropped.to_string()));
-            }
+            let dropped = conf_command::apply(&mut selected, name, value);
+            chosen(dropped.map(|dropped| Choice { value: (), dropped }), words.span, cx)?;
         }
         Some(selected)
     }
@@ -255,11 +243,6 @@ impl Settings {
         let trust = Trust::new(Purpose::Server, depth, &trusted, &lists);
         reported(trust, "use", name, span, cx).map(Arc::new)
     }
-}
-
-/// The value, or `None` after reporting the error.
-fn choice<T>(outcome: Result<T, selection::Error>, span: Span, cx: &mut Cx) -> Option<T> {
-    outcome.map_err(|error| cx.diagnostics.push(Diagnostic::error(span, error.to_string()))).ok()
 }
 
 /// Reads a value that may have variables.

@@ -155,7 +155,7 @@ fn a_server_that_lies_breaks_off_or_babbles_ends_the_handshake_and_nothing_else(
                 // Whatever it is: an error, never a panic.
                 let _ = lab
                     .shake(move |flight| {
-                        flight.get_mut(at).map(|byte| *byte ^= 0x40);
+                        flight.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 0x40);
                         true
                     })
                     .await;
