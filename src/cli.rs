@@ -3,6 +3,7 @@
 //! Output and exit codes of nginx's flags are the same to the byte wherever scripts may depend on them
 //! (`pronghorn(8)`).
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -11,11 +12,12 @@ use lexopt::Arg;
 use serde::Serialize;
 
 use crate::config::needs::Total;
-use crate::config::{self, Severity, Tree, convert, render};
+use crate::config::{self, Severity, Span, Tree, convert, render};
 use crate::cycle::{self, Config, Loaded, Source, default_pid};
 use crate::log;
 use crate::master::{pid, problem};
-use crate::sys::{signal, socket, terminal};
+use crate::net::tls::watch;
+use crate::sys::{clock, signal, socket, terminal};
 
 /// The built-in demonstration configuration.
 pub const DEMO: &str = include_str!("../conf/demo.conf");
@@ -232,6 +234,9 @@ fn test(options: &Options) -> i32 {
         problems.extend(unusable_pid(config, &loaded.tree));
     }
     is_good &= problems.is_empty() && (warnings.is_empty() || !options.strict);
+    // These come and go with time: a configuration is not worse for them.
+    let endings = loaded.config.iter().flat_map(|config| config.endings(clock::wall_seconds()));
+    warnings.extend(endings.map(|ending| ending.text));
     if options.json {
         print_json(&loaded, &problems, &warnings, is_good);
     } else {
@@ -249,7 +254,8 @@ fn test(options: &Options) -> i32 {
     }
     if options.action == Action::Dump {
         let text = if options.effective {
-            config::effective(&loaded.tree, &cycle::find_row).into_bytes()
+            let ends = loaded.config.as_ref().map(ends).unwrap_or_default();
+            config::effective(&loaded.tree, &cycle::find_row, &|span| ends.get(&span).cloned()).into_bytes()
         } else {
             config::dump(&loaded.tree)
         };
@@ -276,6 +282,17 @@ fn summary(loaded: &Loaded) -> String {
         out += &format!("  {name:width$}  {lines}{servers}{place}\n");
     }
     out
+}
+
+/// When certificates expire, by the places of their names.
+fn ends(config: &Config) -> HashMap<Span, String> {
+    let mut ends = HashMap::new();
+    for (index, pair) in config.certificates().iter().enumerate() {
+        let Some(certificate) = config.certificate(index) else { continue };
+        let (date, names) = (watch::date(certificate.not_after_s()), watch::names(&certificate));
+        ends.extend(pair.spans.iter().map(|span| (*span, format!("expires on {date} ({names})"))));
+    }
+    ends
 }
 
 /// Finds addresses that cannot be bound. An address in use is no problem: the running daemon uses it.

@@ -36,7 +36,7 @@ fn both_spellings_of_the_example_say_the_same() {
 fn effective(name: &str) -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
     let (tree, _) = config::load(&folder.join(name), &LoadOptions::default());
-    let text = config::effective(&tree, &find_row);
+    let text = config::effective(&tree, &find_row, &|_| None);
     let value = |line: &str| line.rsplit_once(" # ").map_or(line, |(value, _)| value).to_owned();
     text.lines().map(value).collect()
 }

@@ -11,9 +11,12 @@ const INDENT: &str = "    ";
 /// Finds the row of a directive in a block, among the tables of all language parts.
 pub type Find<'a> = &'a dyn Fn(&str, Context) -> Option<RowInfo>;
 
-/// Writes the tree in nginx's spelling, adding the directives that each block inherits.
-pub fn effective(tree: &Tree, find: Find<'_>) -> String {
-    let mut writer = Writer { places: tree.places(), find, out: String::new() };
+/// What to say behind a directive, by the place of its first argument.
+pub type Remark<'a> = &'a dyn Fn(Span) -> Option<String>;
+
+/// Writes the tree in nginx's spelling, adding the directives that each block inherits, and remarks.
+pub fn effective(tree: &Tree, find: Find<'_>, remark: Remark<'_>) -> String {
+    let mut writer = Writer { places: tree.places(), find, remark, out: String::new() };
     writer.block(&tree.nodes, Context::MAIN, &[], 0);
     writer.out
 }
@@ -28,6 +31,7 @@ struct Setting<'a> {
 struct Writer<'a> {
     places: Places,
     find: Find<'a>,
+    remark: Remark<'a>,
     out: String,
 }
 
@@ -114,6 +118,12 @@ impl Writer<'_> {
     fn directive(&mut self, node: &Node, depth: usize, remark: &str) {
         self.head(node, depth);
         self.end(node.span, remark);
+        if let Some(remark) = node.args.first().and_then(|word| (self.remark)(word.span)) {
+            self.out.truncate(self.out.trim_end().len());
+            self.out.push_str(", ");
+            self.out.push_str(&remark);
+            self.out.push('\n');
+        }
     }
 
     fn end(&mut self, span: Span, remark: &str) {
@@ -222,7 +232,7 @@ if ($a) { set $b 1; } } } }";
     }
 }
 ";
-        assert_eq!(effective(&tree, &find), expected);
+        assert_eq!(effective(&tree, &find, &|_| None), expected);
         let (again, found) = load_text("t", expected, &LoadOptions::default());
         assert!(found.0.is_empty() && again.nodes.len() == 1);
     }

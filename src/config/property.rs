@@ -18,7 +18,7 @@ pub fn reads_and_converts(name: &str, text: &str) {
         assert!(diagnostic.span.is_none_or(|span| is_within(&tree, span)), "{diagnostic:?}");
     }
     render(&found, &tree, true);
-    effective(&tree, &|_, _| None);
+    effective(&tree, &|_, _| None, &|_| None);
     if found.has_errors() {
         return;
     }

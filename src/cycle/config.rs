@@ -6,6 +6,8 @@ use crate::cycle::settings::Settings;
 use crate::http;
 use crate::log::Owner;
 use crate::net::listener::{Listener, Serves};
+use crate::net::tls::certificate::Certificate;
+use crate::net::tls::watch::{self, Pair};
 
 /// A compiled configuration.
 ///
@@ -64,6 +66,12 @@ impl Config {
         self.http.iter().flat_map(http::Config::zones)
     }
 
+    /// Forgets what is out of date in the memory that the workers share, such as old keys. For the master, once a
+    /// minute.
+    pub fn tidy(&self) {
+        self.http.iter().for_each(|http| http.tables.tidy());
+    }
+
     /// The servers whose names workers follow: index of the group, of the server in it, and the name for
     /// `upstream::known`.
     pub fn followed_servers(&self) -> impl Iterator<Item = (usize, usize, String)> {
@@ -87,6 +95,30 @@ impl Config {
     /// True if this process has the keys of certificates in its memory.
     pub fn has_keys(&self) -> bool {
         self.http.as_ref().is_some_and(|http| http.servers.iter().any(|server| server.tls.is_some()))
+    }
+
+    /// The certificates of all protocols that come from files, to be watched for changes. Messages between
+    /// processes name one by its index here.
+    pub fn certificates(&self) -> &[Pair] {
+        self.http.as_ref().map_or(&[], |http| &http.pairs)
+    }
+
+    /// The certificate of a pair that is in force.
+    pub fn certificate(&self, pair: usize) -> Option<Certificate> {
+        self.http.as_ref()?.certificate(pair)
+    }
+
+    /// Puts a newer certificate in force, in this process, wherever this pair is used.
+    pub fn replace_certificate(&self, pair: usize, certificate: &Certificate) {
+        self.http.iter().for_each(|http| http.replace_certificate(pair, certificate));
+    }
+
+    /// What to say at `now_s` about certificates that expire soon.
+    pub fn endings(&self, now_s: i64) -> impl Iterator<Item = watch::Ending> {
+        let pairs = self.certificates().iter().enumerate();
+        pairs.filter_map(move |(index, pair)| {
+            watch::ending(&pair.files.certificate, &self.certificate(index)?, now_s)
+        })
     }
 
     /// The user whose files logs and temporary files are; `None`: of the process.

@@ -33,6 +33,8 @@ pub use service::{Hooks, Service};
 use crate::config::Places;
 use crate::net::listener::{Listener, Serves};
 use crate::net::resolver::Resolvers;
+use crate::net::tls::certificate::Certificate;
+use crate::net::tls::watch::Pair;
 use crate::script::registry::Variables;
 use crate::shm::counter::{self};
 use crate::upstream::{Groups, Upstreams};
@@ -69,6 +71,8 @@ pub struct Config {
     pub wanted_folder: Option<PathBuf>,
     /// The default of `client_body_temp_path`.
     pub client_body_temp_path: temp_file::TempPath,
+    /// The servers' certificates that come from files.
+    pub pairs: Vec<Pair>,
 }
 
 impl Config {
@@ -95,6 +99,22 @@ impl Config {
     pub fn may_connect(&self, path: &Path, is_literal: bool) -> bool {
         let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
         self.sockets.contains(path) || is_literal && !climbs
+    }
+
+    /// The certificate of a pair that is in force.
+    pub fn certificate(&self, pair: usize) -> Option<Certificate> {
+        let place = self.pairs.get(pair)?.uses.first()?;
+        let certificates = self.servers.get(place.server)?.tls.as_ref()?.certificates();
+        certificates.current().get(place.position).cloned()
+    }
+
+    /// Puts a newer certificate in force for all servers that use this pair.
+    pub fn replace_certificate(&self, pair: usize, certificate: &Certificate) {
+        for place in self.pairs.get(pair).iter().flat_map(|pair| &pair.uses) {
+            if let Some(tls) = self.servers.get(place.server).and_then(|server| server.tls.as_ref()) {
+                tls.certificates().replace(place.position, certificate.clone());
+            }
+        }
     }
 
     /// The names of the shared memory zones in use, for `shm::named::sweep`.

@@ -116,6 +116,9 @@ pub trait ModuleTable: Sized {
 
     /// Adds the names of the shared memory zones that it uses.
     fn add_zones(&self, _zones: &mut Vec<u64>) {}
+
+    /// Forgets what is out of date in the memory that the workers share. Called by the master once a minute.
+    fn tidy(&self) {}
 }
 
 /// A point of a request's processing at which modules decide.
@@ -245,6 +248,11 @@ macro_rules! modules {
                 let mut zones = Vec::new();
                 $($(<$name::$table as ModuleTable>::add_zones(&self.$name, &mut zones);)?)*
                 zones
+            }
+
+            /// Forgets what is out of date in shared memory.
+            pub fn tidy(&self) {
+                $($(<$name::$table as ModuleTable>::tidy(&self.$name);)?)*
             }
         }
 

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
 use crate::log;
+use crate::master::certificates::Certificates;
 use crate::master::rules::Ledger;
 use crate::master::seat::{Roster, Worker};
 use crate::master::supervisor::{Event, WorkerId};
@@ -144,6 +145,7 @@ impl Master {
         self.pending.clear();
         self.removed.clear();
         self.reading = None;
+        self.certificates = Certificates::default();
         self.pid_file = None;
         self.elder = None;
         self.successor = None;

@@ -8,6 +8,7 @@
 //! then:  wait → what has happened → Supervisor::on → actions → what came of them → … → wait
 //! ```
 
+mod certificates;
 mod daemon;
 mod fork;
 mod generation;
@@ -42,6 +43,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cycle::{self, Cycle, Settings, Source};
 use crate::log;
+use crate::master::certificates::Certificates;
 use crate::master::daemon::Starter;
 use crate::master::inherit::Inherited;
 use crate::master::lanes::Lanes;
@@ -117,6 +119,8 @@ struct Master {
     removed: Vec<Group>,
     retired_ms: u64,
     notified_ms: u64,
+    /// Those of the configuration in force, watched for changes.
+    certificates: Certificates,
 }
 
 /// Maximum number of connections that wait in the master; beyond it the workers wait.
@@ -223,15 +227,18 @@ impl Master {
             removed: Vec::new(),
             retired_ms: now_ms,
             notified_ms: now_ms,
+            certificates: Certificates::default(),
         })
     }
 
     fn supervise(&mut self) -> i32 {
         log::notice!(log::process(), &(), "pronghorn/{}", env!("CARGO_PKG_VERSION"));
         if !self.settings().master_process() {
+            self.tell_expiry();
             return self.serve_alone();
         }
         self.set_title();
+        self.watch_certificates(false);
         self.greet_elder();
         self.happen(Event::Started);
         loop {
@@ -245,6 +252,7 @@ impl Master {
             self.hear_workers();
             self.hear_masters();
             self.hear_names();
+            self.renew_certificates();
             self.happen(Event::Tick);
             self.deliver();
             self.tell_workers();
@@ -353,6 +361,7 @@ impl Master {
             (!self.removed.is_empty()).then_some(now_ms + SHUT_LOOK_MS),
             self.reading.as_ref().map(|reading| reading.lookup.deadline_ms()),
             notify::watchdog_ms().map(|ms| self.notified_ms + ms),
+            self.certificates.due_ms(now_ms),
         ];
         let wait_ms = due_ms.into_iter().flatten().min().map_or(250, |due_ms| due_ms.saturating_sub(now_ms));
         let mut fds: Vec<BorrowedFd<'_>> = self.signals.iter().map(Signals::as_fd).collect();
@@ -365,6 +374,7 @@ impl Master {
         fds.extend(self.others.orphans());
         fds.extend(self.workers.iter().filter(|it| self.is_heard(it)).map(|it| it.control.as_fd()));
         fds.extend(self.reading.iter().filter_map(|reading| reading.lookup.as_fd()));
+        fds.extend(self.certificates.as_fd());
         let listeners_from = fds.len();
         if self.supervisor.is_quiet() {
             // A new connection wakes the master too, so that it need not check while there is none.

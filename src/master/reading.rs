@@ -72,6 +72,7 @@ impl Master {
         };
         self.previous = Some(Box::new(std::mem::replace(&mut self.cycle, next)));
         log::set_process(self.settings().error_log());
+        self.watch_certificates(false);
         Event::Opened(limits(self.settings()))
     }
 

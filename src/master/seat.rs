@@ -110,6 +110,11 @@ impl Worker {
         self.send_with(&message, Some(&connection.fd))
     }
 
+    /// Sends a newer certificate in sealed memory; false if its socket is full or gone.
+    pub fn replace_certificate(&mut self, pair: u32, parcel: &OwnedFd) -> bool {
+        self.send_with(&ToWorker::Certificate(pair), Some(parcel))
+    }
+
     /// Sends a ping; false if there was no room for it.
     pub fn ping(&mut self) -> bool {
         let is_sent = self.send(&ToWorker::Ping);

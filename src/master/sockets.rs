@@ -180,6 +180,7 @@ impl Master {
             log::warn!(log::process(), &(), "{complaint}");
         }
         log::set_process(self.settings().error_log());
+        self.watch_certificates(true);
         self.steer();
     }
 }

@@ -16,6 +16,7 @@ pub mod pair;
 pub mod process;
 pub mod random;
 pub mod retire;
+pub mod sealed;
 pub mod signal;
 pub mod socket;
 pub mod terminal;
@@ -23,4 +24,5 @@ pub mod transfer;
 pub mod trusted;
 #[cfg(test)]
 pub mod valgrind;
+pub mod watcher;
 pub mod wide;

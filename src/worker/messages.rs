@@ -32,6 +32,9 @@ pub enum ToWorker {
     Release(Vec<SlotIndex>),
     /// Reopen the logs.
     Reopen,
+    /// Use a newer certificate for this pair, by its index in the configuration; the certificate and its key come
+    /// in sealed memory (`net/tls/parcel.rs`).
+    Certificate(u32),
     /// Give a sign of life: a `Pong` with the sequence number of this message.
     Ping,
 }
@@ -86,6 +89,9 @@ impl ToWorker {
             Self::Lease(slots) => frame::write(b'L', sequence, |out| write_slots(slots, out)),
             Self::Release(slots) => frame::write(b'U', sequence, |out| write_slots(slots, out)),
             Self::Reopen => frame::write(b'O', sequence, |_| {}),
+            Self::Certificate(pair) => {
+                frame::write(b'K', sequence, |out| out.extend_from_slice(&pair.to_le_bytes()))
+            }
             Self::Ping => frame::write(b'I', sequence, |_| {}),
         }
     }
@@ -93,7 +99,7 @@ impl ToWorker {
     /// The sequence number and the message; `None` if this version knows no such message.
     pub fn from_bytes(bytes: &[u8]) -> Option<(u32, Self)> {
         let Frame { tag, sequence, payload } = Frame::parse(bytes)?;
-        let fields = Fields(payload);
+        let mut fields = Fields(payload);
         let message = match tag {
             b'D' => fields.end(Self::Drain),
             b'Q' => fields.end(Self::Quit),
@@ -101,6 +107,7 @@ impl ToWorker {
             b'L' => read_slots(fields).map(Self::Lease),
             b'U' => read_slots(fields).map(Self::Release),
             b'O' => fields.end(Self::Reopen),
+            b'K' => fields.u32().and_then(|pair| fields.end(Self::Certificate(pair))),
             b'I' => fields.end(Self::Ping),
             _ => None,
         };
@@ -275,6 +282,7 @@ mod tests {
             ToWorker::Release(vec![]),
             ToWorker::Reopen,
             ToWorker::Ping,
+            ToWorker::Certificate(7),
         ]
     }
 

@@ -28,11 +28,13 @@ use crate::log;
 use crate::net::budget;
 use crate::net::drain::{self, Mode};
 use crate::net::handover::Handover;
+use crate::net::tls::parcel;
 use crate::net::{open, room};
 use crate::runtime::{self, Io, Runtime, Timer};
 use crate::shm::{behind, heartbeat};
 use crate::sys::msg;
 use crate::sys::process;
+use crate::sys::sealed;
 use crate::sys::signal::Signals;
 use crate::sys::terminal;
 use crate::upstream::known::Spot;
@@ -228,6 +230,13 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
             Event::Message(_, ToWorker::Reopen, _) | Event::Signal(SIGUSR1) => reopen_logs(),
             Event::Message(number, ToWorker::Ping, _) => control.send(ToMaster::Pong(number)),
             Event::Message(_, ToWorker::Adopt(_), None) => {}
+            Event::Message(_, ToWorker::Certificate(pair), parcel) => {
+                if let Err(why) = replace_certificate(config, pair, parcel) {
+                    let what = "a newer certificate could not be taken over";
+                    log::error!(log::process(), &(), "{what}: {why}; this worker will be replaced");
+                    control.ask_for_replacement();
+                }
+            }
             Event::Signal(SIGTERM | SIGINT) | Event::Empty => break,
             Event::Expired => {
                 let count = open::count();
@@ -420,6 +429,15 @@ fn reopen_logs() {
     for error in log::reopen(None).err().unwrap_or_default() {
         log::emerg!(log::process(), &(), "{error}");
     }
+}
+
+/// Takes over a certificate that the master has read. Errors: the worker goes on with the old one.
+fn replace_certificate(config: &Config, pair: u32, parcel: Option<OwnedFd>) -> Result<(), &'static str> {
+    let parcel = parcel.ok_or("there was no room for its descriptor, raise the limit of open files")?;
+    let bytes = sealed::read(parcel, parcel::BYTES_MAX).map_err(|_| "it cannot be read")?;
+    let certificate = parcel::read(&bytes).ok_or("it is damaged")?;
+    config.replace_certificate(pair as usize, &certificate);
+    Ok(())
 }
 
 /// Called at the end of a turn: writes the log lines; those that wait for `flush=` get a timer.

@@ -4,6 +4,7 @@ mod hostile;
 mod https_redirect;
 mod refusals;
 mod reload;
+mod rotation;
 mod servers;
 mod transfer;
 mod variables;

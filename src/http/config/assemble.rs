@@ -57,6 +57,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         is_transparent,
         has_passes_of_variables,
         mut folders,
+        pairs,
         ..
     } = cx;
     let variables = variables.freeze(modules::rewrite::warn_uninitialized, &mut diagnostics);
@@ -86,6 +87,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         folders,
         wanted_folder,
         client_body_temp_path,
+        pairs: pairs.finish(),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::http::modules::{self, Confs, Directive, Drafts, Partial, table};
 use crate::http::scope::Registry;
 use crate::http::temp_file::TempPath;
 use crate::log::Logger;
+use crate::net::tls::watch::Pairs;
 use crate::proto::message::Method;
 use crate::script::regex::Pattern;
 use crate::sys::names::{self, Names};
@@ -71,6 +72,8 @@ pub struct Cx {
     pub passes: Passes,
     /// Certificates and settings of TLS that were loaded already.
     pub tls_files: Loaded,
+    /// The certificates of servers, to be watched for changes.
+    pub pairs: Pairs,
 }
 
 /// The contents of a block being read, apart from its settings.
@@ -128,6 +131,7 @@ impl Cx {
             location_count: 0,
             passes: Passes::default(),
             tls_files: Loaded::default(),
+            pairs: Pairs::default(),
         }
     }
 

@@ -9,6 +9,7 @@ use crate::config::Diagnostic;
 use crate::http::config::compile::Cx;
 use crate::http::config::server::{Listen, Server};
 use crate::http::modules::Confs;
+use crate::net::tls::watch::Use;
 
 /// Makes the TLS side of every server that an address with `ssl` may lead to.
 pub fn complete(
@@ -43,7 +44,14 @@ pub fn complete(
         for &index in sharing {
             let conf = Arc::clone(&servers[index].root.confs.ssl);
             if servers[index].tls.is_none() && conf.has_certificate() {
+                let folder = cx.options.folder.clone();
+                let files = conf.files(&folder).map(|(files, span)| (files.map(|it| cx.pairs.add(it)), span));
+                let pairs: Vec<_> = files.collect();
                 servers[index].tls = conf.server(&servers[index].names, cx);
+                for (position, (pair, span)) in pairs.into_iter().enumerate() {
+                    let place = Use { server: index, position };
+                    pair.into_iter().for_each(|pair| cx.pairs.add_use(pair, place, span));
+                }
             }
         }
     }

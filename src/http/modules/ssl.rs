@@ -9,6 +9,7 @@ mod client_certificate;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
@@ -17,7 +18,7 @@ use rustls::KeyLog;
 use rustls::server::ProducesTickets;
 
 use crate::config::directive::{Accepted, accepted, custom, flag, millis, number, one_of, size, text};
-use crate::config::{self, Arity, Diagnostic, Inherit, Keyword, Setting, keywords, settings};
+use crate::config::{self, Arity, Diagnostic, Inherit, Keyword, Setting, Span, keywords, settings};
 use crate::http::config::compile::Cx;
 use crate::http::config::tls_files::{
     Words, add_words, chosen, first_set, key_log_file, load_pair, passwords, read, reported, shown,
@@ -33,6 +34,7 @@ use crate::net::tls::session_cache::{self, SessionCache, Zone, Zones};
 use crate::net::tls::settings::{self as selection, Choice, Selected};
 use crate::net::tls::ticket::{Keys, SharedKeys, TicketKey, Ticketer};
 use crate::net::tls::verify::{ClientVerifier, Mode, Purpose, Trust};
+use crate::net::tls::watch::{Files, is_ocsp_response};
 use crate::net::tls::{Info, certificate_compression, ciphers, conf_command, names};
 use crate::proto::client_hello::ClientHello;
 use crate::script::variable::{Argument, variable};
@@ -85,7 +87,8 @@ const BOTH: config::Context = config::Context::HTTP.or(config::Context::SERVER);
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("ssl_certificate", BOTH, Arity::exactly(1), |c: &mut Conf, _, node| add_words(&mut c.certificates, node),
         "Names a file with the server's certificate and the certificates of its chain, in PEM. Given several times, with keys of different kinds, each client \
-         gets one that it can check."),
+         gets one that it can check. Certificates and keys in files are used anew when the files change, without a reload; a pair that does not fit, or is not \
+         valid today, is reported, and the old one stays. Warnings in the log and of -t come 14 days before a certificate expires."),
     custom("ssl_certificate_key", BOTH, Arity::exactly(1), |c: &mut Conf, _, node| add_words(&mut c.keys, node),
         "Names the file with the private key of the ssl_certificate with the same position."),
     text("ssl_password_file", BOTH, |c| &mut c.password_file, "Names a file with the passwords of encrypted private keys, one a line; they are tried in turn."),
@@ -124,8 +127,12 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Sets how long a handshake may take. Default: client_header_timeout."),
     number("ssl_handshakes_max", config::Context::HTTP, (1, 1 << 20), |c| &mut c.handshakes_max,
         "Limits how many handshakes a worker makes at a time. When one more client comes, the oldest is given up: its client may have stopped."),
-    flag("ssl_stapling", BOTH, |c| &mut c.stapling, "Sends the OCSP response of ssl_stapling_file with the certificate."),
-    text("ssl_stapling_file", BOTH, |c| &mut c.stapling_file, "Names a file with an OCSP response (DER) for the first certificate."),
+    flag("ssl_stapling", BOTH, |c| &mut c.stapling,
+        "Sends the OCSP response of ssl_stapling_file with the first certificate. Nothing is fetched from responders."),
+    text("ssl_stapling_file", BOTH, |c| &mut c.stapling_file,
+        "Names a file with an OCSP response (DER) for the first certificate. It is used anew when it changes, as certificates are."),
+    accepted("ssl_stapling_responder", BOTH, Arity::exactly(1), Accepted::Words, "No effect: OCSP responses come from ssl_stapling_file only."),
+    accepted("ssl_stapling_verify", BOTH, Arity::exactly(1), Accepted::Flag, "No effect: clients check the OCSP response themselves."),
     text("ssl_key_log", BOTH, |c| &mut c.key_log,
         "Names a file that the secrets of all connections are written to, for debugging with a packet analyzer. Whoever reads it can decrypt them."),
     accepted("ssl_dhparam", BOTH, Arity::exactly(1), Accepted::Words, "No effect: key exchanges with finite-field Diffie-Hellman are not available."),
@@ -272,6 +279,10 @@ impl ModuleTable for Table {
     fn add_zones(&self, zones: &mut Vec<u64>) {
         zones.extend(self.zones.iter().map(|zone| zone.id()));
         zones.extend(self.ticket_keys.iter().map(|keys| keys.id()));
+    }
+
+    fn tidy(&self) {
+        self.ticket_keys.iter().for_each(|keys| keys.erase_expired());
     }
 }
 
@@ -477,6 +488,42 @@ impl Conf {
         Some((Some(Clients { verifier, trust: Arc::new(trust), id }), digests))
     }
 
+    /// The files of each certificate, in their order, each with its directive; `None`: it is not in files.
+    pub fn files(&self, folder: &Path) -> impl Iterator<Item = (Option<Files>, Span)> {
+        let path = |name: &str| folder.join(name);
+        let passwords = self.password_file.as_ref().map(|name| path(name));
+        let ocsp = self.stapled_file().map(path);
+        let is_file = |words: &Words| !words.first().starts_with("data:");
+        self.certificates.iter().zip(&self.keys).enumerate().map(move |(index, (certificate, key))| {
+            let files = (is_file(certificate) && is_file(key)).then(|| Files {
+                certificate: path(certificate.first()),
+                key: path(key.first()),
+                passwords: passwords.clone(),
+                ocsp: ocsp.clone().filter(|_| index == 0),
+            });
+            (files, certificate.span)
+        })
+    }
+
+    /// `ssl_stapling_file`, with `ssl_stapling on`.
+    fn stapled_file(&self) -> Option<&str> {
+        self.stapling_file.as_ref().map(|name| &**name).filter(|_| self.stapling.get())
+    }
+
+    /// The OCSP response for the first certificate; empty: none. `None`: an error was reported.
+    fn ocsp(&self, cx: &mut Cx) -> Option<Vec<u8>> {
+        let Some(name) = self.stapled_file() else { return Some(Vec::new()) };
+        let span = self.stapling_file.span().unwrap_or_default();
+        let response = read(name, "OCSP response", span, cx)?.to_vec();
+        if !is_ocsp_response(&response) {
+            let message = format!("\"{name}\" is no successful OCSP response");
+            let help = "write one in DER, as \"openssl ocsp -respout\" does";
+            cx.diagnostics.push(Diagnostic::error(span, message).help(help));
+            return None;
+        }
+        Some(response)
+    }
+
     fn load(&self, cx: &mut Cx) -> Option<Vec<Certificate>> {
         let passwords =
             passwords(self.password_file.as_ref().map(|name| &**name), self.password_file.span(), cx)?;
@@ -491,6 +538,10 @@ impl Conf {
                 return None;
             };
             loaded.push(load_pair(certificate.into(), key.into(), &passwords, cx)?);
+        }
+        let ocsp = self.ocsp(cx)?;
+        if let Some(first) = loaded.first_mut().filter(|_| !ocsp.is_empty()) {
+            *first = first.clone().with_ocsp(ocsp);
         }
         (!loaded.is_empty()).then_some(loaded)
     }

@@ -110,9 +110,13 @@ impl Certificate {
     pub fn from_pem(certificates: &[u8], key: &[u8], passwords: &Passwords) -> Result<Self, Error> {
         let chain = pem::certificates(certificates).map_err(Error::Certificate)?;
         let der = pem::private_key(key, passwords).map_err(Error::Key)?;
+        Self::from_der(chain, &der)
+    }
+
+    /// The same of DER: a chain, and a key that is not encrypted.
+    pub fn from_der(chain: Vec<CertificateDer<'static>>, der: &PrivateKeyDer<'_>) -> Result<Self, Error> {
         let mut facts = Facts::of(&chain)?;
-        let key = signing_key(&der, facts.kind)?;
-        drop(der);
+        let key = signing_key(der, facts.kind)?;
         if let Some(public) = key.public_key() {
             let (_, public) = SubjectPublicKeyInfo::from_der(&public).map_err(|_| Error::Mismatch)?;
             // The algorithm is not compared: people write its parameters in several ways.

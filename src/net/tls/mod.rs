@@ -21,6 +21,7 @@ pub mod handshake;
 pub mod key_log;
 pub mod moved;
 pub mod names;
+pub mod parcel;
 pub mod pem;
 #[cfg(any(test, feature = "property"))]
 pub mod property;
@@ -30,6 +31,7 @@ pub mod settings;
 pub mod stream;
 pub mod subject;
 pub mod verify;
+pub mod watch;
 
 use std::cell::Cell;
 use std::sync::Arc;
