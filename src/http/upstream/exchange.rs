@@ -28,7 +28,7 @@ use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Timer, timeout};
 use crate::upstream::pool::Connection;
 use crate::upstream::trace::Action;
-use crate::upstream::{Fault, Peer};
+use crate::upstream::{Fault, GroupState, Peer};
 
 /// Size of the buffer for a response head and the start of the body.
 const READ_BYTES: usize = 16 * 1024;
@@ -62,7 +62,7 @@ fn fail(kind: Kind) -> Stop {
 async fn connection(
     request: &mut Request,
     peer: &Rc<Peer>,
-    terms: Option<&Arc<Terms>>,
+    (group, terms): (&GroupState, Option<&Arc<Terms>>),
 ) -> Result<Box<Connection>, Stop> {
     let conf = request.passes();
     let tag = request.location.id.0;
@@ -88,7 +88,7 @@ async fn connection(
     if let Some(terms) = terms {
         let spent_ms = runtime::now_us().saturating_sub(started_us) / 1000;
         let left_ms = conf.connect_timeout_ms().saturating_sub(spent_ms);
-        Box::pin(handshake::secure(request, &mut transport, terms, peer, left_ms)).await?;
+        Box::pin(handshake::secure(request, &mut transport, terms, (group, peer), left_ms)).await?;
     }
     request.upstream.last().connect_us = Some(runtime::now_us().saturating_sub(started_us));
     let opened_ms = runtime::now_ms();
@@ -150,7 +150,7 @@ impl Pass<'_, '_> {
 
     /// Opens a new connection to `peer` for one exchange.
     pub(super) async fn open(&mut self, peer: &Rc<Peer>) -> Result<Carrier, Stop> {
-        let connection = connection(self.request, peer, self.goal.terms.as_ref()).await?;
+        let connection = connection(self.request, peer, (&self.goal.group, self.goal.terms.as_ref())).await?;
         Ok(Carrier::Own { connection, decoder: Decoder::new(self.outgoing.encoder()) })
     }
 

@@ -18,8 +18,8 @@ use crate::net::tls::client::{self, Client, Terms};
 use crate::net::tls::handshake;
 use crate::net::tls::verify::Refusal;
 use crate::runtime::timeout;
-use crate::upstream::Peer;
 use crate::upstream::trace::Action;
+use crate::upstream::{GroupState, Peer};
 
 /// Encrypts a new connection. As in nginx, connecting and the handshake share `proxy_connect_timeout`, of
 /// which `left_ms` is left.
@@ -30,7 +30,7 @@ pub async fn secure(
     request: &mut Request,
     transport: &mut Transport,
     terms: &Arc<Terms>,
-    peer: &Rc<Peer>,
+    (group, peer): (&GroupState, &Rc<Peer>),
     left_ms: u64,
 ) -> Result<(), Stop> {
     request.upstream.action = Some(Action::Handshaking);
@@ -38,7 +38,9 @@ pub async fn secure(
     let Some(io) = transport.plain() else {
         return Err(Stop::Request(Error::ours("TLS over a connection that is no socket")));
     };
-    let made = timeout(left_ms, client.connect(io, terms, &peer.name)).await;
+    // As in nginx, groups that have a server in common do not share its sessions.
+    let place = format!("{} {}", group.group.name, peer.name);
+    let made = timeout(left_ms, client.connect(io, terms, &place)).await;
     match made {
         Ok(Ok(session)) => {
             transport.secure(*session);
