@@ -11,15 +11,18 @@ use std::sync::Arc;
 
 use rustls::pki_types::UnixTime;
 
-use crate::http::Config;
-use crate::http::config::server::Listen;
+use crate::http::config::server::{Listen, Server};
 use crate::http::modules::https_redirect;
-use crate::http::request::Request;
+use crate::http::request::body::Body;
+use crate::http::request::{Connection, Request};
+use crate::http::{Config, Worker};
 use crate::log;
 use crate::net::handover::TlsState;
-use crate::net::tls::Session;
+use crate::net::tls::certificate::Certificate;
 use crate::net::tls::handshake::{self, Accepted, Choice, Error};
 use crate::net::tls::moved::Moved;
+use crate::net::tls::{Info, Session};
+use crate::net::transport::Probe;
 use crate::net::{Transport, room};
 use crate::proto::client_hello::ClientHello;
 use crate::runtime::buffer::Buffer;
@@ -121,10 +124,10 @@ pub enum Outcome {
 pub async fn secure(
     transport: &mut Transport,
     first: Buffer,
-    config: &'static Config,
+    worker: &'static Worker,
     client: &Client<'_>,
 ) -> Outcome {
-    let listen = client.listen;
+    let (config, listen, probe) = (worker.config, client.listen, transport.probe());
     let default = &config.servers[listen.default];
     let choose = |hello: &ClientHello| {
         let found = listen.server_for(hello.server_name.as_bytes());
@@ -133,8 +136,15 @@ pub async fn secure(
         if server.root.confs.ssl.rejects_handshakes() {
             return None;
         }
-        let tls = server.tls.as_ref().or(default.tls.as_ref())?;
-        Some(Choice { config: Arc::clone(tls.config()), record_bytes: tls.record_bytes(), chosen: tls })
+        let (server, tls) = match &server.tls {
+            Some(tls) => (server, tls),
+            None => (default, default.tls.as_ref()?),
+        };
+        let config = match server.root.confs.ssl.is_dynamic() {
+            false => Arc::clone(tls.config()),
+            true => tls.config_with(load_for(hello, server, worker, client, probe)?),
+        };
+        Some(Choice { config, record_bytes: tls.record_bytes(), chosen: tls })
     };
     let core = &default.root.confs.http_core;
     let limit_ms = default.root.confs.ssl.handshake_timeout_ms();
@@ -172,6 +182,33 @@ pub async fn secure(
             Outcome::Over
         }
     }
+}
+
+/// Loads the certificates whose names depend on the client: variables are evaluated as in a request that has
+/// nothing but its connection. The files are read in the loop, as in nginx.
+fn load_for(
+    hello: &ClientHello,
+    server: &'static Server,
+    worker: &'static Worker,
+    client: &Client<'_>,
+    probe: Option<Probe>,
+) -> Option<Vec<Certificate>> {
+    let connection = Connection {
+        number: client.number,
+        probe,
+        peer: client.peer.clone(),
+        proxy: None,
+        tls: Some(Rc::new(Info::offered(hello.clone()))),
+        local: client.listen.address.clone(),
+        listen: client.listen,
+        requests: 0,
+        opened_ms: runtime::now_ms(),
+        is_pipelined: false,
+    };
+    let mut request = Request::new(worker, server, connection, Buffer::default(), Box::default(), Body::none);
+    let loaded = server.root.confs.ssl.load_for(&mut request);
+    request.is_parked = true; // nobody asked for anything: nothing to log
+    loaded.map_err(|error| log::error!(request.error_log(), client, "{error}")).ok()
 }
 
 /// Goes on with the TLS of a connection from a worker of an older generation. False: it cannot be continued,

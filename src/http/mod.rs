@@ -58,6 +58,8 @@ pub struct Config {
     /// `proxy_pass` has variables.
     pub sockets: HashSet<PathBuf>,
     pub prefix: PathBuf,
+    /// The base of relative names of certificates.
+    pub folder: PathBuf,
     /// The lines of the configuration's files, to tell where directives are.
     pub places: Places,
     /// True if some `proxy_bind` is `transparent`: the workers need CAP_NET_RAW.

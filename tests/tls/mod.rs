@@ -1,5 +1,6 @@
 //! TLS to clients.
 
+mod dynamic;
 mod hostile;
 mod https_redirect;
 mod refusals;

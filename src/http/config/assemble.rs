@@ -81,6 +81,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         upstreams,
         sockets,
         prefix: options.prefix.clone(),
+        folder: options.folder.clone(),
         places: crate::config::Places::default(),
         is_transparent,
         is_unlogged,

@@ -223,6 +223,7 @@ impl Conn {
     }
 
     /// Errors: the connection, if bytes of it are on their way, so that it cannot move now.
+    #[expect(clippy::result_large_err, reason = "the connection that stays goes on")]
     fn into_handover(mut self, idle_ms_left: u64) -> Result<(Service, OwnedFd, Handover), Self> {
         let (fd, tls) = match self.transport.into_parts() {
             Ok(parts) => parts,

@@ -16,19 +16,21 @@ use aws_lc_rs::digest;
 use client_certificate::{days_remaining, show};
 use rustls::KeyLog;
 use rustls::server::ProducesTickets;
+use zeroize::Zeroizing;
 
 use crate::config::directive::{Accepted, accepted, custom, flag, millis, number, one_of, size, text};
-use crate::config::{self, Arity, Diagnostic, Inherit, Keyword, Setting, Span, keywords, settings};
+use crate::config::{self, Arity, Diagnostic, Inherit, Keyword, Node, Setting, Span, keywords, settings};
 use crate::http::config::compile::Cx;
 use crate::http::config::tls_files::{
-    Words, add_words, chosen, first_set, key_log_file, load_pair, passwords, read, reported, shown,
+    Words, add_words, chosen, first_set, key_log_file, load_pair, passwords, read, read_at, reported, shown,
 };
 use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::Request;
-use crate::http::scope::Variable;
+use crate::http::scope::{Script, Variable};
+use crate::log;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::context::{self, Context};
-use crate::net::tls::pem;
+use crate::net::tls::pem::{self, Passwords};
 use crate::net::tls::server::{self, Clients, Server};
 use crate::net::tls::session_cache::{self, SessionCache, Zone, Zones};
 use crate::net::tls::settings::{self as selection, Choice, Selected};
@@ -37,6 +39,7 @@ use crate::net::tls::verify::{ClientVerifier, Mode, Purpose, Trust};
 use crate::net::tls::watch::{Files, is_ocsp_response};
 use crate::net::tls::{Info, certificate_compression, ciphers, conf_command, names};
 use crate::proto::client_hello::ClientHello;
+use crate::script::value;
 use crate::script::variable::{Argument, variable};
 
 /// `ssl_verify_client`.
@@ -54,6 +57,9 @@ settings! {
     pub struct Conf {
         certificates: Vec<Words> => first_set,
         keys: Vec<Words> => first_set,
+        /// The values of both, in the same order, for names with variables.
+        certificate_scripts: Vec<Arc<Script>> => all_or_none,
+        key_scripts: Vec<Arc<Script>> => all_or_none,
         password_file: Inherit<Box<str>>,
         protocols: Inherit<Words>,
         ciphers: Inherit<Box<str>>,
@@ -85,11 +91,11 @@ const BOTH: config::Context = config::Context::HTTP.or(config::Context::SERVER);
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    custom("ssl_certificate", BOTH, Arity::exactly(1), |c: &mut Conf, _, node| add_words(&mut c.certificates, node),
+    custom("ssl_certificate", BOTH, Arity::exactly(1), |c: &mut Conf, cx, node| add_file((&mut c.certificates, &mut c.certificate_scripts), cx, node),
         "Names a file with the server's certificate and the certificates of its chain, in PEM. Given several times, with keys of different kinds, each client \
          gets one that it can check. Certificates and keys in files are used anew when the files change, without a reload; a pair that does not fit, or is not \
          valid today, is reported, and the old one stays. Warnings in the log and of -t come 14 days before a certificate expires."),
-    custom("ssl_certificate_key", BOTH, Arity::exactly(1), |c: &mut Conf, _, node| add_words(&mut c.keys, node),
+    custom("ssl_certificate_key", BOTH, Arity::exactly(1), |c: &mut Conf, cx, node| add_file((&mut c.keys, &mut c.key_scripts), cx, node),
         "Names the file with the private key of the ssl_certificate with the same position."),
     text("ssl_password_file", BOTH, |c| &mut c.password_file, "Names a file with the passwords of encrypted private keys, one a line; they are tried in turn."),
     custom("ssl_protocols", BOTH, Arity::at_least(1), |c: &mut Conf, _, node| c.protocols.put(Words::of(node), node),
@@ -320,17 +326,15 @@ impl Conf {
     /// Makes the server's side of TLS from these settings. `None`: it has no certificate, or an error was
     /// reported.
     pub fn server(&self, names: &[Box<str>], cx: &mut Cx) -> Option<Server> {
-        let certificates = self.load(cx)?;
+        let certificates = if self.is_dynamic() { Vec::new() } else { self.load(cx)? };
         let selected = self.selected(cx)?;
         let compresses = selected.certificate_compression.unwrap_or(self.certificate_compression.get());
         let (clients, trusted) = self.clients(cx)?;
-        let own_name = certificates.first().map(|certificate| *certificate.fingerprint()).unwrap_or_default();
-        let names: Vec<&[u8]> = match names {
-            [] => vec![&own_name],
-            names => names.iter().map(|name| name.as_bytes()).collect(),
-        };
+        // Servers with the same name on other addresses differ by their certificates' files.
+        let mut identity: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+        identity.extend(self.certificates.iter().map(|name| name.first().as_bytes()));
         let context = Context::new(&context::Settings {
-            server: &names,
+            server: &identity,
             verify: self.verify_client.get().word(),
             depth: u32::try_from(self.verify_depth.get()).unwrap_or(u32::MAX),
             trusted: &trusted,
@@ -493,7 +497,8 @@ impl Conf {
         let path = |name: &str| folder.join(name);
         let passwords = self.password_file.as_ref().map(|name| path(name));
         let ocsp = self.stapled_file().map(path);
-        let is_file = |words: &Words| !words.first().starts_with("data:");
+        let is_file =
+            |words: &Words| !words.first().starts_with("data:") && !value::has_variables(words.first());
         self.certificates.iter().zip(&self.keys).enumerate().map(move |(index, (certificate, key))| {
             let files = (is_file(certificate) && is_file(key)).then(|| Files {
                 certificate: path(certificate.first()),
@@ -524,6 +529,37 @@ impl Conf {
         Some(response)
     }
 
+    /// True if names of certificates or keys have variables: they are loaded for each handshake.
+    pub fn is_dynamic(&self) -> bool {
+        let mut names = self.certificates.iter().chain(&self.keys);
+        names.any(|name| value::has_variables(name.first()))
+    }
+
+    /// Loads the certificates whose names depend on the client. Errors: the message for the log.
+    pub fn load_for(&self, request: &mut Request) -> Result<Vec<Certificate>, String> {
+        let folder = &request.config.folder;
+        let read = |script: &Script, request: &mut Request| {
+            let name = Zeroizing::new(String::from_utf8_lossy(&script.to_vec(request)).into_owned());
+            let (shown, data) = read_at(folder, &name);
+            data.map_err(|error| format!("cannot load certificate \"{shown}\" {}", log::Cause(&error)))
+        };
+        let passwords = match self.password_file.as_ref() {
+            Some(name) => {
+                let (shown, data) = read_at(folder, name);
+                let data = data.map_err(|error| format!("cannot read \"{shown}\" {}", log::Cause(&error)))?;
+                Passwords::read(&data).map_err(|error| format!("{error} in \"{shown}\""))?
+            }
+            None => Passwords::default(),
+        };
+        let pairs = self.certificate_scripts.iter().zip(&self.key_scripts);
+        pairs
+            .map(|(certificate, key)| {
+                let (chain, key) = (read(certificate, request)?, read(key, request)?);
+                Certificate::from_pem(&chain, &key, &passwords).map_err(|error| error.to_string())
+            })
+            .collect()
+    }
+
     fn load(&self, cx: &mut Cx) -> Option<Vec<Certificate>> {
         let passwords =
             passwords(self.password_file.as_ref().map(|name| &**name), self.password_file.span(), cx)?;
@@ -545,6 +581,23 @@ impl Conf {
         }
         (!loaded.is_empty()).then_some(loaded)
     }
+}
+
+/// Inherits all lines of the outer block, or none.
+fn all_or_none<T: Clone>(own: &mut Vec<T>, outer: &Vec<T>) {
+    if own.is_empty() {
+        own.clone_from(outer);
+    }
+}
+
+/// Adds the name of a file, which may have variables.
+fn add_file(
+    (names, scripts): (&mut Vec<Words>, &mut Vec<Arc<Script>>),
+    cx: &mut Cx,
+    node: &Node,
+) -> Result<(), Diagnostic> {
+    scripts.push(Arc::new(Script::compile(&node.args[0], cx)?));
+    add_words(names, node)
 }
 
 fn sha256(data: &[u8]) -> [u8; 32] {

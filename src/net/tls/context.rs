@@ -19,8 +19,8 @@ pub struct Context([u8; 32]);
 /// The settings that a session depends on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings<'a> {
-    /// The identity of the server block: the names of its `server_name`, or, for a server without names, the
-    /// SHA-256 of its certificate. In any order.
+    /// The identity of the server block: the names of its `server_name` and of the files of its certificates.
+    /// In any order.
     pub server: &'a [&'a [u8]],
     /// The value of `ssl_verify_client`; empty means `off`. With `off` the settings below do not count.
     pub verify: &'a str,

@@ -83,6 +83,22 @@ impl Default for Verdict {
 }
 
 impl Info {
+    /// What is known when the client has spoken, and nothing has been agreed on.
+    pub fn offered(hello: ClientHello) -> Self {
+        Self {
+            is_tls13: false,
+            cipher_suite: 0,
+            group: None,
+            signature_scheme: None,
+            client_signature_scheme: None,
+            protocol: Box::default(),
+            is_resumed: false,
+            hello: Some(Box::new(hello)),
+            peer_chain: Arc::default(),
+            verdict: Cell::default(),
+        }
+    }
+
     /// The cipher suite's name, as OpenSSL and nginx write it.
     pub fn cipher(&self) -> &'static str {
         names::cipher(self.cipher_suite).unwrap_or_default()

@@ -134,6 +134,13 @@ impl Server {
         self.trust_id
     }
 
+    /// The same with other certificates, for one client: names of files may depend on the ClientHello.
+    pub fn config_with(&self, certificates: Vec<Certificate>) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(&self.config);
+        config.cert_resolver = Arc::new(Certificates::new(certificates));
+        Arc::new(config)
+    }
+
     pub fn certificates(&self) -> &Arc<Certificates> {
         &self.certificates
     }

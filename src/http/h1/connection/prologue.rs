@@ -59,7 +59,7 @@ pub(super) async fn secure(conn: &mut Conn) -> bool {
         Held::Nothing | Held::Head(_) => Buffer::default(),
     };
     let who = handshake::Client { number: conn.number, peer: &conn.peer, listen: conn.listen };
-    let outcome = handshake::secure(&mut conn.transport, first, conn.service.config(), &who).await;
+    let outcome = handshake::secure(&mut conn.transport, first, conn.service.worker(), &who).await;
     conn.transport.unlist();
     match outcome {
         handshake::Outcome::Secured => conn.security = Security::Tls,
