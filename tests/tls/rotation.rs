@@ -213,6 +213,26 @@ fn workers_that_are_forked_later_have_the_newer_certificate() {
     assert_eq!(site.taken(), 2);
 }
 
+/// The configuration that comes back had been left alone while the files changed.
+#[test]
+fn a_reload_that_fails_does_not_bring_back_the_old_certificate() {
+    let site = Site::start(&CONF.replacen(
+        "worker_processes 3;",
+        "worker_processes 3;\nworking_directory %%DIR%%;",
+        1,
+    ));
+    let pair = site.issue();
+    let folder = site.daemon.folder().display().to_string();
+    site.daemon.rewrite(|text| {
+        text.replacen(&format!("working_directory {folder};"), "working_directory /nonexistent/folder;", 1)
+    });
+    put(&site.daemon, "a.key", &pair.key);
+    put(&site.daemon, "a.pem", &pair.certificate);
+    site.daemon.signal(Signal::SIGHUP);
+    site.daemon.wait_log("the previous one stays in force");
+    site.wait_for_all(&pair);
+}
+
 /// certbot's `live` leads to the newest file of `archive`, Kubernetes' `..data` to the newest folder.
 #[test]
 fn links_that_are_switched_are_followed() {
