@@ -84,9 +84,10 @@ fn a_full_table_forgets_the_oldest_and_says_when_they_were_live() {
     let least = table.capacity() * 98 / 100;
     assert!(known.len() >= least, "{} of {}", known.len(), table.capacity());
     assert!(known.iter().all(|n| *n >= count - table.capacity() as u64 - 1));
-    // Later all have expired: nobody misses them.
+    // Later all have expired: nobody misses them. So few that no bucket of the index, whose hash is random,
+    // overflows with newer ones.
     let later = (0..count).map(|n| table.put(&key(n), &[1; 100], 300, 1000).expect("stored").evicted);
-    let first: u32 = later.take(table.capacity() / 2).sum();
+    let first: u32 = later.take(table.capacity() / 16).sum();
     assert_eq!(first, 0);
 }
 
