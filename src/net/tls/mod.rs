@@ -4,18 +4,13 @@
 //! Knows no protocol above and no directive. `handshake` turns a plain socket into a [`Session`], `stream` goes
 //! on with it as the variant of `Transport` for TLS.
 
-pub mod client;
-pub mod client_sessions;
-pub mod context;
-#[cfg(test)]
-mod resumption;
-pub mod session_cache;
-pub mod ticket;
-
 pub mod certificate;
 pub mod certificate_compression;
 pub mod ciphers;
+pub mod client;
+pub mod client_sessions;
 pub mod conf_command;
+pub mod context;
 pub mod encrypted_key;
 pub mod handshake;
 pub mod key_log;
@@ -26,10 +21,16 @@ pub mod pem;
 #[cfg(any(test, feature = "property"))]
 pub mod property;
 pub mod record;
+#[cfg(test)]
+mod resumption;
 pub mod server;
+pub mod session_cache;
 pub mod settings;
 pub mod stream;
 pub mod subject;
+#[cfg(test)]
+mod tests;
+pub mod ticket;
 pub mod verify;
 pub mod watch;
 
@@ -119,6 +120,3 @@ impl Info {
 fn is_tls13(version: Option<ProtocolVersion>) -> bool {
     version == Some(ProtocolVersion::TLSv1_3)
 }
-
-#[cfg(test)]
-mod tests;
