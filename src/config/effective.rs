@@ -11,7 +11,7 @@ const INDENT: &str = "    ";
 /// Finds the row of a directive in a block, among the tables of all language parts.
 pub type Find<'a> = &'a dyn Fn(&str, Context) -> Option<RowInfo>;
 
-/// What to say behind a directive, by the place of its first argument.
+/// A remark behind a directive, by the place of its first argument.
 pub type Remark<'a> = &'a dyn Fn(Span) -> Option<String>;
 
 /// Writes the tree in nginx's spelling, adding the directives that each block inherits, and remarks.

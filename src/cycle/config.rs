@@ -113,7 +113,7 @@ impl Config {
         self.http.iter().for_each(|http| http.replace_certificate(pair, certificate));
     }
 
-    /// What to say at `now_s` about certificates that expire soon.
+    /// The warnings due at `now_s` about certificates that expire soon.
     pub fn endings(&self, now_s: i64) -> impl Iterator<Item = watch::Ending> {
         let pairs = self.certificates().iter().enumerate();
         pairs.filter_map(move |(index, pair)| {

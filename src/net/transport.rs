@@ -227,7 +227,7 @@ impl Transport {
         }
     }
 
-    /// What TLS has agreed on; `None`: the connection is plain.
+    /// The result of the TLS handshake; `None`: the connection is plain.
     #[inline]
     pub fn tls(&self) -> Option<&Rc<Info>> {
         match self {

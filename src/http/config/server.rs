@@ -23,7 +23,7 @@ pub struct Server {
     pub named: Box<[Location]>,
     /// Its counters; `None` if no slot was left.
     pub slot: Option<Slot>,
-    /// What it offers to clients over TLS; `None`: nothing.
+    /// Its side of TLS with clients; `None`: it has no certificate.
     pub tls: Option<tls::Server>,
     /// The port of its `listen` with `ssl`, 443 if there are several; `None`: it has none.
     pub https_port: Option<u16>,

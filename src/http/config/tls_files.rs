@@ -51,14 +51,7 @@ pub fn add_words(list: &mut Vec<Words>, node: &Node) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// Inherits all lines of the outer block, or none.
-pub fn first_set(own: &mut Vec<Words>, outer: &Vec<Words>) {
-    if own.is_empty() {
-        own.clone_from(outer);
-    }
-}
-
-/// What was made of files already: a thousand servers may share one certificate.
+/// Results of reading files, by their names: a thousand servers may share one certificate.
 #[derive(Default)]
 pub struct Loaded {
     /// By the files of certificate and key.

@@ -27,7 +27,7 @@ const HSTS_MS_DEFAULT: u64 = 86_400_000;
 /// The least that browsers' preload lists accept.
 const PRELOAD_MS_MIN: u64 = 365 * 86_400_000;
 
-/// What `https_redirect` says.
+/// The value of `https_redirect`.
 #[derive(Clone, Debug)]
 struct Redirect {
     is_on: bool,

@@ -1,7 +1,7 @@
 //! TLS to clients (`ssl_*`): its directives, what becomes of them, and its variables.
 //!
 //! A server's settings become one `net::tls::server::Server` when the configuration has been read; handshakes
-//! are made by `http/h1/connection.rs`. Touches: files of certificates and keys, while the configuration is
+//! are made by `http/handshake.rs`. Touches: files of certificates and keys, while the configuration is
 //! read. Behaviour: nginx.org, ngx_http_ssl_module, ngx_http_v2_module and ngx_http_v3_module.
 
 mod client_certificate;
@@ -19,10 +19,11 @@ use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 
 use crate::config::directive::{Accepted, accepted, custom, flag, millis, number, one_of, size, text};
+use crate::config::inherit::replace;
 use crate::config::{self, Arity, Diagnostic, Inherit, Keyword, Node, Setting, Span, keywords, settings};
 use crate::http::config::compile::Cx;
 use crate::http::config::tls_files::{
-    Words, add_words, chosen, first_set, key_log_file, load_pair, passwords, read, read_at, reported, shown,
+    Words, add_words, chosen, key_log_file, load_pair, passwords, read, read_at, reported, shown,
 };
 use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::Request;
@@ -55,17 +56,17 @@ keywords!(VerifyClient { "off" => Off, "on" => On, "optional" => Optional, "opti
 settings! {
     #[derive(Debug)]
     pub struct Conf {
-        certificates: Vec<Words> => first_set,
-        keys: Vec<Words> => first_set,
+        certificates: Vec<Words> => replace,
+        keys: Vec<Words> => replace,
         /// The values of both, in the same order, for names with variables.
-        certificate_scripts: Vec<Arc<Script>> => all_or_none,
-        key_scripts: Vec<Arc<Script>> => all_or_none,
+        certificate_scripts: Vec<Arc<Script>> => replace,
+        key_scripts: Vec<Arc<Script>> => replace,
         password_file: Inherit<Box<str>>,
         protocols: Inherit<Words>,
         ciphers: Inherit<Box<str>>,
         prefer_server_ciphers: Setting<bool> = false,
         ecdh_curve: Inherit<Box<str>>,
-        conf_commands: Vec<Words> => first_set,
+        conf_commands: Vec<Words> => replace,
         verify_client: Setting<VerifyClient> = VerifyClient::Off,
         verify_depth: Setting<u64> = 1,
         client_certificate: Inherit<Box<str>>,
@@ -73,7 +74,7 @@ settings! {
         crl: Inherit<Box<str>>,
         session_cache: Inherit<Words>,
         session_tickets: Setting<bool> = true,
-        ticket_keys: Vec<Words> => first_set,
+        ticket_keys: Vec<Words> => replace,
         session_timeout_ms: Setting<u64> = 300_000,
         buffer_size: Setting<u64> = 16_384,
         early_data: Setting<bool> = false,
@@ -140,7 +141,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     accepted("ssl_stapling_responder", BOTH, Arity::exactly(1), Accepted::Words, "No effect: OCSP responses come from ssl_stapling_file only."),
     accepted("ssl_stapling_verify", BOTH, Arity::exactly(1), Accepted::Flag, "No effect: clients check the OCSP response themselves."),
     text("ssl_key_log", BOTH, |c| &mut c.key_log,
-        "Names a file that the secrets of all connections are written to, for debugging with a packet analyzer. Whoever reads it can decrypt them."),
+        "Names a file that the secrets of all connections are written to, for debugging with a packet analyzer. Anyone who reads it can decrypt them."),
     accepted("ssl_dhparam", BOTH, Arity::exactly(1), Accepted::Words, "No effect: key exchanges with finite-field Diffie-Hellman are not available."),
 ];
 
@@ -246,11 +247,11 @@ fn verified(info: &Info, out: &mut Vec<u8>) -> bool {
 }
 
 fn hex(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
-    bytes.iter().for_each(|byte| out.extend_from_slice(format!("{byte:02x}").as_bytes()));
+    bytes.iter().for_each(|byte| write!(out, "{byte:02x}").unwrap_or_default());
     !bytes.is_empty()
 }
 
-/// What servers share while the configuration is read.
+/// The memory that servers share, as declared while the configuration is read.
 #[derive(Default)]
 pub struct Loaded {
     zones: Zones,
@@ -351,7 +352,7 @@ impl Conf {
             sessions: Some(Arc::new(self.session_cache(context, cx)?)),
             // Early data is accepted once for each session, so sessions are kept instead.
             tickets: if issues_tickets && !self.early_data.get() {
-                self.ticketer(context, cx)?
+                Some(self.ticketer(context, cx)?)
             } else {
                 None
             },
@@ -430,9 +431,8 @@ impl Conf {
         }
     }
 
-    /// The outer `None`: an error was reported.
-    #[allow(clippy::option_option, reason = "one is a setting, the other an error")]
-    fn ticketer(&self, context: Context, cx: &mut Cx) -> Option<Option<Arc<dyn ProducesTickets>>> {
+    /// `None`: an error was reported.
+    fn ticketer(&self, context: Context, cx: &mut Cx) -> Option<Arc<dyn ProducesTickets>> {
         let timeout_s = self.session_timeout_s();
         let keys = if self.ticket_keys.is_empty() {
             let shared = cx.drafts.ssl.ticket_keys.entry(timeout_s);
@@ -446,7 +446,7 @@ impl Conf {
             }
             Keys::Files(keys.into())
         };
-        Some(Some(Arc::new(Ticketer::new(keys, context, timeout_s))))
+        Some(Arc::new(Ticketer::new(keys, context, timeout_s)))
     }
 
     /// How clients are checked, and the digests of what they are checked with; the inner `None`: they are not
@@ -580,13 +580,6 @@ impl Conf {
             *first = first.clone().with_ocsp(ocsp);
         }
         (!loaded.is_empty()).then_some(loaded)
-    }
-}
-
-/// Inherits all lines of the outer block, or none.
-fn all_or_none<T: Clone>(own: &mut Vec<T>, outer: &Vec<T>) {
-    if own.is_empty() {
-        own.clone_from(outer);
     }
 }
 

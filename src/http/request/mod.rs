@@ -62,7 +62,7 @@ pub struct Connection {
     pub peer: SockAddr,
     /// The addresses that a proxy in front has sent.
     pub proxy: Option<Rc<proxy_protocol::Header>>,
-    /// What TLS has agreed on; `None`: the connection is plain.
+    /// The result of the TLS handshake; `None`: the connection is plain.
     pub tls: Option<Rc<tls::Info>>,
     /// The address the client connected to.
     pub local: SockAddr,

@@ -513,7 +513,7 @@ macro_rules! upstream_rows {
             text(concat!($prefix, "ssl_password_file"), ANY, |c: &mut $conf| &mut c.$field.set.tls.password_file,
                 "Names a file with the passwords of encrypted private keys, one a line; they are tried in turn."),
             text(concat!($prefix, "ssl_key_log"), ANY, |c: &mut $conf| &mut c.$field.set.tls.key_log,
-                "Names a file that the secrets of connections to upstreams are written to, for debugging with a packet analyzer. Whoever reads it can \
+                "Names a file that the secrets of connections to upstreams are written to, for debugging with a packet analyzer. Anyone who reads it can \
                  decrypt them."),
             custom(concat!($prefix, "ssl_alpn"), ANY, MANY, |c: &mut $conf, _, node| tls::alpn(&mut c.$field.set.tls.alpn, node),
                 "Offers these protocols to upstreams by ALPN; without it the extension is not sent."),

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use rustls::KeyLog;
 
 use crate::base::number::parse_millis;
+use crate::config::inherit::replace;
 use crate::config::{Diagnostic, Inherit, Node, Setting, Span, Word, params, settings};
 use crate::http::config::compile::Cx;
-use crate::http::config::tls_files::{self, Words, chosen, first_set, load_pair, reported};
+use crate::http::config::tls_files::{self, Words, chosen, load_pair, reported};
 use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::scope::Script;
@@ -32,7 +33,7 @@ settings! {
         pub session_reuse: Setting<bool> = true,
         pub protocols: Inherit<Words>,
         pub ciphers: Inherit<Box<str>>,
-        pub conf_commands: Vec<Words> => first_set,
+        pub conf_commands: Vec<Words> => replace,
         pub name: Inherit<Script>,
         pub server_name: Setting<bool> = false,
         pub verify: Setting<bool> = false,

@@ -79,8 +79,7 @@ struct Reader {
     keys: Direction,
     /// Ciphertext, in which the record being read has been decrypted.
     input: Buffer,
-    /// The part of `input` that is plaintext not yet read: at its start, before `record_left` bytes more of
-    /// the same record.
+    /// The part of `input` that is plaintext not yet read, within the record at its start.
     plain: Range<usize>,
     /// Length of the record in `input` that `plain` belongs to.
     record_length: usize,

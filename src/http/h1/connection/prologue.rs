@@ -1,4 +1,4 @@
-//! What comes before the first request of a connection: the header of a proxy in front, and TLS.
+//! The beginning of a connection, before its first request: the header of a proxy in front, and TLS.
 //!
 //! Touches: the client's connection.
 
@@ -13,7 +13,7 @@ use crate::net::{proxy_header, room};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::timeout;
 
-/// What a connection's listener asks of it, and what it is.
+/// The state of a connection's TLS: required by its listener, made, or missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Security {
     /// `listen` without `ssl`.
