@@ -309,7 +309,7 @@ modules! {
     auth_request => [Access access];
     try_files   => [Precontent precontent];
     mirror      => [Precontent precontent];
-    upstream    => [];
+    upstream    => [] draft Selections table Table;
     request_body => [];
     limit_rate  => [] state State;
     early_hints => [];

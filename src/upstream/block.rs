@@ -13,7 +13,7 @@ use crate::net::resolver::Settings;
 use crate::sys::names::Names;
 use crate::upstream::balance::Method;
 use crate::upstream::group::{Group, Keepalive};
-use crate::upstream::peer::Server;
+use crate::upstream::peer::{BACKUP, Server};
 
 /// The settings of one block while it is read.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ pub struct Defined {
 impl Block {
     /// Makes the group, once the whole block has been read. `None` if it has no servers other than backups.
     pub fn into_group(self, name: &str) -> Option<Defined> {
-        if self.servers.iter().all(|server| server.backup) {
+        if self.servers.iter().all(|server| server.priority != 0) {
             return None;
         }
         let defaults = Keepalive::default();
@@ -146,13 +146,14 @@ fn parameter(server: &mut Server, text: &str) -> Result<(), String> {
         ("fail_timeout", value) => {
             server.fail_timeout_ms = number::parse_millis(value).ok_or_else(invalid)?
         }
-        ("backup", "") => server.backup = true,
+        ("backup", "") => server.priority = BACKUP,
+        ("priority", value) => server.priority = positive(value).ok_or_else(invalid)?,
         ("down", "") => server.down = true,
+        ("drain", "") => server.drain = true,
+        ("slow_start", value) => server.slow_start_ms = number::parse_millis(value).ok_or_else(invalid)?,
+        ("route", value) if !value.is_empty() => server.route = Some(value.into()),
         ("resolve", "") => server.resolve = true,
         ("service", value) if !value.is_empty() => server.service = Some(value.into()),
-        ("drain" | "slow_start" | "route", _) => {
-            return Err(format!("the \"{name}\" parameter of \"server\" is not available yet"));
-        }
         _ => return Err(invalid()),
     }
     Ok(())
@@ -196,10 +197,10 @@ mod tests {
         let group = block.unwrap().into_group("g").unwrap().group;
         let first = &group.servers[0];
         assert_eq!((first.weight, first.fails_max, first.fail_timeout_ms), (5, 3, 30_000));
-        assert_eq!((first.conns_max, first.backup, first.down), (7, true, false));
+        assert_eq!((first.conns_max, first.priority, first.down), (7, BACKUP, false));
         let second = &group.servers[1];
         assert_eq!((second.weight, second.fails_max, second.fail_timeout_ms), (1, 1, 10_000));
-        assert_eq!((second.conns_max, second.backup, second.down), (0, false, true));
+        assert_eq!((second.conns_max, second.priority, second.down), (0, 0, true));
         assert_eq!(&*group.servers[2].name, "unix:/run/a.sock");
     }
 
@@ -218,10 +219,10 @@ mod tests {
                 "server a.test:80 service=http resolve;",
                 "\"service\" upstream server \"a.test:80\" may not have port",
             ),
-            (
-                "server 1.1.1.1 slow_start=5s;",
-                "the \"slow_start\" parameter of \"server\" is not available yet",
-            ),
+            ("server 1.1.1.1 slow_start=x;", "invalid parameter \"slow_start=x\""),
+            ("server 1.1.1.1 route=;", "invalid parameter \"route=\""),
+            ("server 1.1.1.1 drain=1;", "invalid parameter \"drain=1\""),
+            ("server 1.1.1.1 priority=x;", "invalid parameter \"priority=x\""),
             ("keepalive x;", "invalid value \"x\" in \"keepalive\" directive"),
             ("keepalive 5 far;", "invalid parameter \"far\""),
             ("zone a x;", "invalid zone size \"x\""),

@@ -50,6 +50,9 @@ pub struct Lookup {
 #[derive(Debug)]
 pub struct Group {
     pub name: Box<str>,
+    /// Its index in the configuration, by which a language part finds what it knows of the group; `None`: it was
+    /// made while serving.
+    pub index: Option<usize>,
     pub servers: Vec<Server>,
     pub method: Method,
     pub keepalive: Keepalive,
@@ -93,6 +96,7 @@ impl Group {
         servers.shrink_to_fit(); // there may be thousands of groups
         Self {
             name: name.into(),
+            index: None,
             servers,
             method: Method::default(),
             keepalive: Keepalive::default(),

@@ -79,19 +79,19 @@ impl Draft {
         index
     }
 
-    /// Adds the group of an `upstream` block. Fails if there is one of this name.
-    pub fn define(&mut self, defined: Defined, span: Span) -> Result<(), Diagnostic> {
+    /// Adds the group of an `upstream` block, and returns its index. Fails if there is one of this name.
+    pub fn define(&mut self, defined: Defined, span: Span) -> Result<usize, Diagnostic> {
         let name = defined.group.name.clone();
         let (index, is_new) = self.index(&name, None, false);
         if is_new {
             let defined = Some(defined);
             self.entries.push(Entry { name, port: None, is_tls: false, host: None, defined, span });
-            return Ok(());
+            return Ok(index);
         }
         match self.entries.get_mut(index) {
             Some(entry) if entry.defined.is_none() => {
                 (entry.defined, entry.span) = (Some(defined), span);
-                Ok(())
+                Ok(index)
             }
             _ => Err(Diagnostic::error(span, format!("duplicate upstream \"{name}\""))),
         }
@@ -129,7 +129,7 @@ impl Draft {
                 let message = format!("upstream \"{}\" may not have port {port}", entry.name);
                 out.push(Diagnostic::error(entry.span, message));
             }
-            let group = match (entry.defined, entry.host) {
+            let mut group = match (entry.defined, entry.host) {
                 (Some(defined), _) => common.complete(defined, entry.span, out),
                 (None, Some(host)) => {
                     let name = with_port(&entry.name, entry.port.or(entry.is_tls.then_some(HTTPS_PORT)));
@@ -139,6 +139,7 @@ impl Draft {
                 }
                 (None, None) => Group::new(&entry.name, Vec::new()),
             };
+            group.index = Some(index);
             warn_of_no_room(&group, entry.span, out);
             groups.push(Arc::new(group));
         }

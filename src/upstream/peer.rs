@@ -11,11 +11,14 @@ use std::sync::atomic::fence;
 
 use crate::net::address::{Address, Host};
 use crate::shm::counter::{self, Slot};
-use crate::shm::peers::{self, Place, Word};
+use crate::shm::peers::{self, Health, Place, Word};
 use crate::sys::names::Names;
 
 /// Number of times that a worker tries to get the last free connection before it leaves it to the others.
 const OPEN_TRIES: usize = 3;
+
+/// The priority of `backup` servers.
+pub const BACKUP: u32 = 1;
 
 /// A `server` line of an `upstream` block, or the single server of `proxy_pass http://host`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +33,16 @@ pub struct Server {
     pub fail_timeout_ms: u64,
     /// Maximum number of connections to one peer, not counting idle ones; 0: no limit.
     pub conns_max: i64,
-    pub backup: bool,
+    /// The peers of a priority are used while none of a lower number may be: 0 is the default, `backup` is
+    /// [`BACKUP`].
+    pub priority: u32,
     pub down: bool,
+    /// `drain`: it gets only requests that are bound to it.
+    pub drain: bool,
+    /// The time in which the weight of a peer that comes back grows from 1 to what is configured; 0: at once.
+    pub slow_start_ms: u64,
+    /// `route`: the name by which a sticky session refers to it.
+    pub route: Option<Box<str>>,
     /// The name is looked up while serving, by the group's resolver.
     pub resolve: bool,
     /// The service whose SRV records have the ports: `http` or `_http._tcp`. Only with `resolve`.
@@ -51,8 +62,11 @@ impl Server {
             fails_max: 1,
             fail_timeout_ms: 10_000,
             conns_max: 0,
-            backup: false,
+            priority: 0,
             down: false,
+            drain: false,
+            slow_start_ms: 0,
+            route: None,
             resolve: false,
             service: None,
             addresses,
@@ -100,6 +114,7 @@ pub struct Peer {
     fail_timeout_ms: u64,
     conns_max: i64,
     down: bool,
+    drain: bool,
     current_weight: Cell<i64>,
     effective_weight: Cell<i64>,
     conns: Cell<i64>,
@@ -126,6 +141,7 @@ impl Peer {
             fail_timeout_ms: server.fail_timeout_ms,
             conns_max: server.conns_max,
             down: server.down,
+            drain: server.drain,
             current_weight: Cell::new(0),
             effective_weight: Cell::new(server.weight),
             conns: Cell::new(0),
@@ -150,8 +166,20 @@ impl Peer {
         self.is_retired.get()
     }
 
+    /// True if it gets no requests at all: by its `server` line, or by an operator's order.
     pub fn is_down(&self) -> bool {
-        self.down
+        self.down || self.common().is_some_and(|place| place.orders().down)
+    }
+
+    /// True if it gets only requests that are bound to it.
+    pub fn is_draining(&self) -> bool {
+        self.drain || self.common().is_some_and(|place| place.orders().drain)
+    }
+
+    /// True unless its active checks say otherwise, or have still to say so where they are `mandatory`.
+    pub fn is_healthy(&self, now_ms: u64) -> bool {
+        let health = self.common().map(|place| place.health(now_ms).0);
+        !matches!(health, Some(Health::Unhealthy | Health::Checking))
     }
 
     /// Number of connections in use.
@@ -180,10 +208,16 @@ impl Peer {
         self.conns_max != 0 && self.conns() >= self.conns_max
     }
 
-    /// True if it may be given a request now.
+    /// True if it may be given a new client's request now.
     #[inline]
     pub(super) fn is_usable(&self, now_ms: u64) -> bool {
-        !self.is_down() && !self.is_failed(now_ms) && !self.is_full()
+        self.can_serve(now_ms) && !self.is_draining()
+    }
+
+    /// True if it may be given a request that is bound to it now.
+    #[inline]
+    pub(super) fn can_serve(&self, now_ms: u64) -> bool {
+        !self.is_down() && !self.is_failed(now_ms) && !self.is_full() && self.is_healthy(now_ms)
     }
 
     /// Gives the peer its share of one round; returns `(current, share)`. After a failure its effective

@@ -31,10 +31,10 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Session {
     set: Rc<Set>,
-    /// The peers tried, of the current list.
+    /// The peers tried, of the current level.
     tried: Tried,
-    /// The primary peers are used up.
-    backup: bool,
+    /// Index of the level in use: the peers of those before it are used up.
+    level: usize,
     current: Option<InUse>,
     tries_left: u32,
     key: Box<[u8]>,
@@ -45,8 +45,8 @@ impl Session {
     pub fn new(group: &GroupState, tries_max: u32) -> Self {
         let set = group.set();
         let tries = if tries_max == 0 { set.tries } else { set.tries.min(tries_max) };
-        let tried = Tried::new(set.primary.len().max(set.backup.len()));
-        Self { set, tried, backup: false, current: None, tries_left: tries, key: Box::default() }
+        let tried = Tried::new(set.levels.iter().map(|list| list.peers.len()).max().unwrap_or(0));
+        Self { set, tried, level: 0, current: None, tries_left: tries, key: Box::default() }
     }
 
     /// Sets the key by which the group's balancer chooses: the value of `hash`, or the client's address for
@@ -62,11 +62,11 @@ impl Session {
     pub fn pick(&mut self, now_ms: u64) -> Option<Rc<Peer>> {
         debug_assert!(self.current.is_none(), "the turn before this one has not ended");
         loop {
-            let mut picked = self.pick_from_list(now_ms);
-            if picked.is_none() && !self.backup && !self.set.backup.is_empty() {
-                self.backup = true;
+            let mut picked = self.pick_from_level(now_ms);
+            while picked.is_none() && self.level + 1 < self.set.levels.len() {
+                self.level += 1;
                 self.tried.clear();
-                picked = self.pick_from_list(now_ms);
+                picked = self.pick_from_level(now_ms);
             }
             let peer = picked?;
             self.current = peer.try_open();
@@ -115,17 +115,15 @@ impl Session {
         self.tries_left
     }
 
-    fn list(&self) -> &[Rc<Peer>] {
-        if self.backup { &self.set.backup } else { &self.set.primary }
-    }
-
-    fn pick_from_list(&mut self, now_ms: u64) -> Option<Rc<Peer>> {
-        if let ([only], true) = (self.list(), self.set.is_single()) {
-            return (!only.is_down() && !only.is_full()).then(|| Rc::clone(only));
+    fn pick_from_level(&mut self, now_ms: u64) -> Option<Rc<Peer>> {
+        let list = self.set.levels.get(self.level)?;
+        if let ([only], true) = (&*list.peers, self.set.is_single()) {
+            let is_usable = !only.is_down() && !only.is_full() && only.is_healthy(now_ms);
+            return is_usable.then(|| Rc::clone(only));
         }
-        let eligible = Eligible::new(self.list(), &self.tried, now_ms);
+        let eligible = Eligible::new(&list.peers, &self.tried, now_ms);
         let index = self.set.method.pick(&eligible, &self.key)?;
-        let peer = Rc::clone(self.list().get(index)?);
+        let peer = Rc::clone(list.peers.get(index)?);
         self.tried.add(index);
         peer.begin_turn(now_ms);
         Some(peer)
@@ -143,7 +141,7 @@ impl Drop for Session {
 mod tests {
     use super::*;
     use crate::net::address;
-    use crate::upstream::peer::Server;
+    use crate::upstream::peer::{BACKUP, Server};
     use crate::upstream::state::tests::state;
 
     type Line<'a> = (&'a str, &'a dyn Fn(&mut Server));
@@ -264,7 +262,7 @@ mod tests {
 
     #[test]
     fn backups_serve_only_when_no_primary_can() {
-        let group = group(&[("1.1.1.1:81", &plain), ("1.1.1.1:82", &|s| s.backup = true)]);
+        let group = group(&[("1.1.1.1:81", &plain), ("1.1.1.1:82", &|s| s.priority = BACKUP)]);
         assert_eq!(turns(&group, 3, 0), "111");
         let mut session = Session::new(&group, 0);
         assert_eq!(turn(&mut session, 0), '1');

@@ -14,28 +14,54 @@ use crate::upstream::balance::Method;
 use crate::upstream::follow::Names;
 use crate::upstream::group::Group;
 use crate::upstream::known::Spot;
-use crate::upstream::peer::{Peer, Server};
+use crate::upstream::peer::{BACKUP, Peer, Server};
 use crate::upstream::pool::{Connection, Pool};
 
 /// The peers at one moment. A request keeps the set with which it began.
 #[derive(Debug, Default)]
 pub struct Set {
-    pub primary: Vec<Rc<Peer>>,
-    pub backup: Vec<Rc<Peer>>,
-    /// Number of peers that are not `down`, including backups: the number of turns that a request may take.
+    /// One list for each priority, the most preferred first. None of them is empty.
+    pub levels: Vec<List>,
+    /// Number of peers that are not `down`, at all levels: the number of turns that a request may take.
     pub tries: u32,
-    /// The balancer that chooses among them.
+    /// The balancer that chooses among the peers of a level.
     pub method: Method,
+}
+
+/// The peers of one priority, between which the balancer chooses.
+#[derive(Debug)]
+pub struct List {
+    /// 0 for ordinary servers, 1 for `backup`.
+    pub priority: u32,
+    pub peers: Vec<Rc<Peer>>,
 }
 
 impl Set {
     /// True if there is a single peer.
     pub fn is_single(&self) -> bool {
-        self.primary.len() == 1 && self.backup.is_empty()
+        matches!(&*self.levels, [only] if only.peers.len() == 1)
     }
 
-    fn all(&self) -> impl Iterator<Item = &Rc<Peer>> {
-        self.primary.iter().chain(&self.backup)
+    pub fn is_empty(&self) -> bool {
+        self.levels.is_empty()
+    }
+
+    /// Every peer, in order of priority.
+    pub fn all(&self) -> impl Iterator<Item = &Rc<Peer>> {
+        self.levels.iter().flat_map(|list| &list.peers)
+    }
+
+    /// Every peer with its priority.
+    fn ranked(&self) -> impl Iterator<Item = (u32, &Rc<Peer>)> {
+        self.levels.iter().flat_map(|list| list.peers.iter().map(|peer| (list.priority, peer)))
+    }
+
+    fn add(&mut self, priority: u32, peer: Rc<Peer>) {
+        let index = self.levels.partition_point(|list| list.priority < priority);
+        if self.levels.get(index).is_none_or(|list| list.priority != priority) {
+            self.levels.insert(index, List { priority, peers: Vec::new() });
+        }
+        self.levels[index].peers.push(peer);
     }
 }
 
@@ -92,14 +118,10 @@ impl GroupState {
     fn is_at(&self, server_index: usize, spots: &[Spot]) -> bool {
         let Some(server) = self.group.servers.get(server_index) else { return true };
         let set = self.set();
-        let listed = |list: &[Rc<Peer>], is_backup: bool| {
-            let of_server = list.iter().filter(|peer| peer.server == server_index);
-            of_server.map(|peer| (Rc::clone(peer), is_backup)).collect::<Vec<_>>()
-        };
-        let mut peers = [listed(&set.primary, false), listed(&set.backup, true)].concat();
+        let mut peers: Vec<_> = set.ranked().filter(|(_, peer)| peer.server == server_index).collect();
         let is_known = |spot: &Spot| {
-            let is_it = |(peer, is_backup): &(Rc<Peer>, bool)| {
-                *is_backup == (server.backup || spot.is_backup)
+            let is_it = |(rank, peer): &(u32, &Rc<Peer>)| {
+                *rank == priority(server, spot)
                     && peer.address == spot.address
                     && peer.has_weight(weight(server, spot))
             };
@@ -111,8 +133,7 @@ impl GroupState {
 
     /// True if there is no peer at all.
     pub fn is_empty(&self) -> bool {
-        let set = self.set.borrow();
-        set.primary.is_empty() && set.backup.is_empty()
+        self.set.borrow().is_empty()
     }
 
     pub fn has_peers(&self, server_index: usize) -> bool {
@@ -145,11 +166,10 @@ impl GroupState {
                     peer.server == index && peer.address == spot.address && peer.has_weight(weight)
                 };
                 let kept = left.iter().position(is_it).map(|at| Rc::clone(left.swap_remove(at)));
-                let is_backup = server.backup || spot.is_backup;
+                let rank = priority(server, &spot);
                 let peer = kept.unwrap_or_else(|| Rc::new(self.peer(index, server, spot)));
                 set.tries += u32::from(!server.down);
-                let list = if is_backup { &mut set.backup } else { &mut set.primary };
-                list.push(peer);
+                set.add(rank, peer);
             }
         }
         let stays = |peer: &&Rc<Peer>| set.all().any(|other| Rc::ptr_eq(peer, other));
@@ -177,17 +197,19 @@ impl GroupState {
 impl Set {
     /// Takes over the peers of one server.
     fn keep(&mut self, old: &Set, server_index: usize, is_down: bool) {
-        let of_server = |peer: &&Rc<Peer>| peer.server == server_index;
-        let before = self.all().count();
-        self.primary.extend(old.primary.iter().filter(of_server).cloned());
-        self.backup.extend(old.backup.iter().filter(of_server).cloned());
-        let kept = self.all().count() - before;
-        self.tries += if is_down { 0 } else { kept as u32 };
+        for (priority, peer) in old.ranked().filter(|(_, peer)| peer.server == server_index) {
+            self.add(priority, Rc::clone(peer));
+            self.tries += u32::from(!is_down);
+        }
     }
 }
 
 fn spots(addresses: &[Address]) -> Vec<Spot> {
     addresses.iter().cloned().map(Spot::from).collect()
+}
+
+fn priority(server: &Server, spot: &Spot) -> u32 {
+    if spot.is_backup { server.priority.max(BACKUP) } else { server.priority }
 }
 
 fn weight(server: &Server, spot: &Spot) -> i64 {
@@ -219,7 +241,7 @@ pub(super) mod tests {
         many.addresses = addresses(&["1.1.1.1:80", "1.1.1.2:80"]);
         many.weight = 2;
         let group = state(vec![many, server("1.1.1.3")]);
-        let names: Vec<String> = group.set().primary.iter().map(|peer| peer.name.to_string()).collect();
+        let names: Vec<String> = group.set().all().map(|peer| peer.name.to_string()).collect();
         assert_eq!(names, ["1.1.1.1:80", "1.1.1.2:80", "1.1.1.3:80"]);
         assert_eq!(group.set().tries, 3);
     }
@@ -230,15 +252,15 @@ pub(super) mod tests {
         assert_eq!(group.unresolved(), [0]);
         let mut session = Session::new(&group, 0);
         session.pick(1000).unwrap();
-        let survivor = Rc::clone(&group.set().primary[0]);
+        let survivor = Rc::clone(group.set().all().next().unwrap());
 
         let now = spots(&addresses(&["1.1.1.1:80", "1.1.1.2:80"]));
         assert!(group.learn(0, &now) && !group.learn(0, &now));
 
         assert_eq!(group.unresolved(), [0usize; 0]);
         let set = group.set();
-        assert_eq!(set.primary.len(), 3);
-        assert!(Rc::ptr_eq(&set.primary[2], &survivor), "a peer that stays keeps its words");
+        assert_eq!(set.all().count(), 3);
+        assert!(Rc::ptr_eq(set.all().last().unwrap(), &survivor), "a peer that stays keeps its words");
         session.finish(Outcome::Failed, 1000);
         assert_eq!(survivor.conns(), 0);
     }
@@ -256,8 +278,10 @@ pub(super) mod tests {
         };
         assert!(group.learn(0, &[spot(1, 5, false), spot(1, 5, false), spot(2, 5, true)]));
         let before = group.set();
-        assert_eq!((before.primary.len(), before.backup.len(), before.tries), (2, 1, 3));
-        assert!(!Rc::ptr_eq(&before.primary[0], &before.primary[1]), "two records are two peers");
+        let sizes = |set: &Set| set.levels.iter().map(|list| list.peers.len()).collect::<Vec<_>>();
+        assert_eq!((sizes(&before), before.tries), (vec![2, 1], 3));
+        let primary = &before.levels[0].peers;
+        assert!(!Rc::ptr_eq(&primary[0], &primary[1]), "two records are two peers");
         assert!(
             !group.learn(0, &[spot(2, 5, true), spot(1, 5, false), spot(1, 5, false)]),
             "order is nothing"
@@ -265,11 +289,12 @@ pub(super) mod tests {
 
         assert!(group.learn(0, &[spot(1, 6, false), spot(1, 5, false), spot(2, 5, false)]));
         let after = group.set();
-        assert_eq!((after.primary.len(), after.backup.len()), (3, 0));
-        assert!(!before.primary.iter().any(|old| Rc::ptr_eq(old, &after.primary[0])), "another weight");
-        assert!(before.primary.iter().any(|old| Rc::ptr_eq(old, &after.primary[1])));
+        assert_eq!(sizes(&after), [3]);
+        let now = &after.levels[0].peers;
+        assert!(!primary.iter().any(|old| Rc::ptr_eq(old, &now[0])), "another weight");
+        assert!(primary.iter().any(|old| Rc::ptr_eq(old, &now[1])));
         assert!(
-            Rc::ptr_eq(&before.backup[0], &after.primary[2]),
+            Rc::ptr_eq(&before.levels[1].peers[0], &now[2]),
             "the state is the peer's, whatever its list"
         );
         assert!(group.learn(0, &[]) && !group.has_peers(0));
@@ -284,7 +309,7 @@ pub(super) mod tests {
     #[test]
     fn tries_count_the_servers_that_are_not_down() {
         let down = Server { down: true, ..server("1.1.1.1") };
-        let backup = Server { backup: true, ..server("1.1.1.2") };
+        let backup = Server { priority: BACKUP, ..server("1.1.1.2") };
         assert_eq!(state(vec![down, backup, server("1.1.1.3")]).set().tries, 2);
     }
 }

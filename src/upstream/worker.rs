@@ -209,7 +209,7 @@ mod tests {
             assert!(!Rc::ptr_eq(&other, &made));
             let again = upstreams.make("a.test", Some(80), None, &host, vec![inet("1.1.1.3:80")]);
             assert!(Rc::ptr_eq(&again, &made), "its connections stay");
-            assert_eq!(again.set().primary[0].address, inet("1.1.1.3:80"));
+            assert_eq!(again.set().all().next().unwrap().address, inet("1.1.1.3:80"));
         });
     }
 

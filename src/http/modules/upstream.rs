@@ -3,29 +3,56 @@
 //! The parser of the block, the groups and their state are in `src/upstream/`.
 //! Behaviour: nginx.org, ngx_http_upstream_module.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::directive::{block, custom, millis, number};
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
 use crate::http::config::compile::Cx;
-use crate::http::modules::{BlockConf, Directive};
+use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::Request;
 use crate::http::response::headers::trailer;
 use crate::http::scope::Variable;
+use crate::http::upstream::selection::Selection;
 use crate::script::variable::{Argument, prefix, variable};
 use crate::shared::resolver;
-use crate::upstream::Block;
 use crate::upstream::trace::Attempt;
+use crate::upstream::{Block, Group};
 
-/// The settings of one `upstream` block.
-pub type Conf = Block;
+/// The settings of one `upstream` block: the group's, and those that need a request.
+#[derive(Debug, Default)]
+pub struct Conf {
+    block: Block,
+    selection: Selection,
+}
 
-impl Merge for Block {
+impl Merge for Conf {
     fn merge(&mut self, _: &Self) {}
 }
 
-impl BlockConf for Block {
+impl BlockConf for Conf {
     const INHERITS: bool = false;
+}
+
+/// The selections of the groups that have one, by the index of the group.
+pub type Selections = HashMap<usize, Selection>;
+
+/// The same, once everything is read.
+#[derive(Debug)]
+pub struct Table(Selections);
+
+impl Table {
+    /// What a group takes from a request to choose a peer; `None`: nothing.
+    #[inline]
+    pub fn selection(&self, group: &Group) -> Option<&Selection> {
+        if self.0.is_empty() { None } else { self.0.get(&group.index?) }
+    }
+}
+
+impl ModuleTable for Table {
+    fn open(cx: &mut Cx) -> Self {
+        Self(std::mem::take(&mut cx.drafts.upstream))
+    }
 }
 
 const UPSTREAM: Context = Context::UPSTREAM;
@@ -35,14 +62,16 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     block("upstream", Context::HTTP, Arity::exactly(1), upstream,
         "Declares a named group of servers that share the load.").opens(&[(Context::HTTP, Context::UPSTREAM)]),
     custom("server", UPSTREAM, Arity::at_least(1), server,
-        "Adds a server to the group, with the parameters weight, max_fails, fail_timeout, max_conns, backup and down. With resolve the server follows its \
-         name while serving; with service= by SRV records."),
+        "Adds a server to the group, with the parameters weight, max_fails, fail_timeout, max_conns, backup, down, drain, slow_start and route. With \
+         priority=N it is used while no server of a lower number can be; backup is priority 1. With resolve the server follows its name while \
+         serving; with service= by SRV records."),
     custom("keepalive", UPSTREAM, Arity::between(1, 2), keepalive,
         "Sets how many idle connections each worker keeps; \"local\" restricts them to the location that opened them.").default("32 local"),
-    number("keepalive_requests", UPSTREAM, (0, u32::MAX as u64), |conf: &mut Conf| &mut conf.keepalive_requests,
+    number("keepalive_requests", UPSTREAM, (0, u32::MAX as u64), |conf: &mut Conf| &mut conf.block.keepalive_requests,
         "Limits the number of requests on one connection.").default("1000"),
-    millis("keepalive_time", UPSTREAM, |conf: &mut Conf| &mut conf.keepalive_time, "Sets the age after which a connection is no longer kept.").default("1h"),
-    millis("keepalive_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.keepalive_timeout, "Sets how long an idle connection is kept.").default("60s"),
+    millis("keepalive_time", UPSTREAM, |conf: &mut Conf| &mut conf.block.keepalive_time,
+        "Sets the age after which a connection is no longer kept.").default("1h"),
+    millis("keepalive_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.block.keepalive_timeout, "Sets how long an idle connection is kept.").default("60s"),
     custom("zone", UPSTREAM, Arity::between(1, 2), zone, "Shares the failures and connection counts of peers among all workers. The size is not needed."),
     custom("least_conn", UPSTREAM, Arity::exactly(0), unavailable, "Selects the server with the fewest connections. Not available yet."),
     custom("ip_hash", UPSTREAM, Arity::exactly(0), unavailable, "Selects a server by the client's address. Not available yet."),
@@ -52,7 +81,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("sticky", UPSTREAM, Arity::at_least(1), unavailable, "Keeps each client on one server. Not available yet."),
     custom("queue", UPSTREAM, Arity::between(1, 2), unavailable, "Lets requests wait until a server is available. Not available yet."),
     custom("resolver", UPSTREAM, Arity::at_least(1), own_resolver, "Sets the name servers for servers with \"resolve\".").default("those of the http block"),
-    millis("resolver_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.resolver_timeout,
+    millis("resolver_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.block.resolver_timeout,
         "Limits how long a lookup may take, and sets the pause after a failed one.").default("that of the http block"),
     custom("ntlm", UPSTREAM, Arity::exactly(0), unavailable, "Allows NTLM authentication over kept connections. Not available yet."),
     custom("state", UPSTREAM, Arity::exactly(1), unavailable, "Keeps the list of servers in a file. Not available yet."),
@@ -95,29 +124,35 @@ pub static VARIABLES: &[Variable] = &[
 fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let before = cx.diagnostics.error_count();
     let partial = cx.block(node, Context::UPSTREAM);
-    let block = partial.upstream.map(|block| *block).unwrap_or_default();
+    let Conf { block, selection } = partial.upstream.map(|conf| *conf).unwrap_or_default();
     match block.into_group(node.arg(0)) {
-        Some(defined) => cx.upstreams.define(defined, node.arg_span(0)),
+        Some(defined) => {
+            let index = cx.upstreams.define(defined, node.arg_span(0))?;
+            if !selection.is_empty() {
+                cx.drafts.upstream.insert(index, selection);
+            }
+            Ok(())
+        }
         // A refused server has been reported; do not also report an empty group.
         None if cx.diagnostics.error_count() > before => Ok(()),
         None => Err(Diagnostic::error(node.span, "no servers are inside upstream")),
     }
 }
 
-fn server(block: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    block.add_server(node, &cx.options.names, &mut cx.diagnostics)
+fn server(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.block.add_server(node, &cx.options.names, &mut cx.diagnostics)
 }
 
-fn keepalive(block: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    block.set_keepalive(node)
+fn keepalive(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.block.set_keepalive(node)
 }
 
-fn zone(block: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    block.set_zone(node)
+fn zone(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.block.set_zone(node)
 }
 
-fn own_resolver(block: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    block.resolver.put(Arc::new(resolver::read(node, &cx.options.names)?), node)
+fn own_resolver(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.block.resolver.put(Arc::new(resolver::read(node, &cx.options.names)?), node)
 }
 
 fn unavailable(_: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -101,7 +101,7 @@ impl Stage {
     /// The same for another server of the group.
     pub fn upstream_at(&self, index: usize) -> Script {
         let (transport, upstream) = play();
-        let peer = Rc::clone(&self.group().set().primary[index]);
+        let peer = Rc::clone(&self.group().set().levels[0].peers[index]);
         let opened_ms = runtime::now_ms();
         self.group().give(Box::new(Connection {
             transport,

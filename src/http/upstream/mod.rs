@@ -18,6 +18,7 @@ pub mod outgoing;
 pub mod proxied;
 pub mod relay;
 pub mod retry;
+pub mod selection;
 pub mod store;
 mod target;
 pub mod tls;
@@ -60,7 +61,7 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
         outgoing.give_back(&mut request.body);
         return Ok(Some(Reply::Status(500)));
     }
-    let session = Session::new(&goal.group, request.passes().next_tries());
+    let session = selection::session(request, &goal.group);
     let total_ms = request.passes().timeout_total_ms();
     let mut deadline = Timer::new();
     if total_ms > 0 {
