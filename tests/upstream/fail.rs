@@ -133,12 +133,13 @@ fn a_peer_that_breaks_its_answers_off_is_left_out() {
     if crate::support::daemon::is_stand_in() {
         return; // nginx does not count it
     }
+    // A request whose response was cut off is repeated; one that cannot be decoded is not, without invalid_header.
     let broken = [
-        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nwhat\r\n",
+        ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", 10),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", 10),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nwhat\r\n", 9),
     ];
-    for answer in broken {
+    for (answer, served) in broken {
         let bad = Origin::start(move |peer| {
             if peer.request().is_some() {
                 peer.send(answer);
@@ -156,7 +157,7 @@ fn a_peer_that_breaks_its_answers_off_is_left_out() {
             client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
             client.rest();
         }
-        assert_eq!((bad.requests().len(), good.requests().len()), (1, 9), "{answer}");
+        assert_eq!((bad.requests().len(), good.requests().len()), (1, served), "{answer}");
         daemon.wait_log("upstream server temporarily disabled");
     }
 }

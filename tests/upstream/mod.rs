@@ -5,6 +5,7 @@ mod buffering;
 mod disconnect;
 mod fail;
 mod failover;
+mod hold;
 mod hops;
 mod keepalive;
 mod max_conns;

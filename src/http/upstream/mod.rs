@@ -13,6 +13,7 @@ pub mod exchange;
 pub mod failover;
 pub mod h1;
 mod handshake;
+mod hold;
 pub mod name;
 pub mod outgoing;
 pub mod proxied;
@@ -168,12 +169,23 @@ impl Pass<'_, '_> {
             };
             self.request.upstream.begin(Some(peer.clone()), &self.goal.group);
             let stop = match self.turn(&peer).await {
-                Ok(answer) => {
+                Ok(mut answer) => {
                     let status = answer.head.head.status;
-                    if !self.chance().refuses(status) {
+                    if self.chance().refuses(status) {
+                        Stop::Peer(Kind::Status(status).into())
+                    } else if !self.may_hold() {
                         return Ok(Ok(answer));
+                    } else {
+                        let held = match self.incomplete(&mut answer) {
+                            Ok(Some(ahead)) => Box::pin(self.hold(&mut answer, ahead)).await,
+                            Ok(None) => Ok(()),
+                            Err(stop) => Err(stop),
+                        };
+                        match held {
+                            Ok(()) => return Ok(Ok(answer)),
+                            Err(stop) => stop,
+                        }
                     }
-                    Stop::Peer(Kind::Status(status).into())
                 }
                 Err(stop) => stop,
             };

@@ -43,6 +43,12 @@ impl Chance {
             && self.permitted.permits(Fault::Status(status), self.is_non_idempotent)
     }
 
+    /// True if another server is tried should this turn, which has not ended, end with this fault.
+    #[inline]
+    pub fn would_go_on_after(&self, fault: Fault) -> bool {
+        self.tries_left > 1 && Self { tries_left: self.tries_left - 1, ..*self }.goes_on_after(fault)
+    }
+
     /// True if the request is sent to the same peer again after a kept connection turned out to be closed:
     /// nothing of it was sent, or repeating it is harmless, or the configuration declares it harmless.
     pub fn repeats(&self) -> bool {
