@@ -110,6 +110,14 @@ impl Session {
         self.finish(Outcome::Failed, now_ms)
     }
 
+    /// Counts a failure of the current peer, whose turn goes on. True if because of it the peer is now left out.
+    ///
+    /// For responses that the client gets although they tell that the peer is not well.
+    pub fn blame(&mut self, now_ms: u64) -> bool {
+        let peer = self.current.as_ref().map(InUse::peer);
+        peer.is_some_and(|peer| !self.set.is_single() && peer.fail(now_ms))
+    }
+
     /// Number of turns left after the current one has ended.
     pub fn tries_left(&self) -> u32 {
         self.tries_left

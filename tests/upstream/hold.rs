@@ -132,3 +132,41 @@ fn a_long_response_is_passed_on_at_once() {
     go.send(()).expect("the server waits");
     assert!(client.rest().0.ends_with(b"xxx"));
 }
+
+const BLAMED: &str = r#"
+http {
+    upstream pair { server %%BAD%% fail_timeout=1h; server %%GOOD%%; }
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        proxy_read_timeout 300ms;
+        proxy_next_upstream error timeout http_500;
+        location / { proxy_pass http://pair; }
+    }
+}
+"#;
+
+#[test]
+fn a_request_that_may_not_be_repeated_still_tells_who_fails() {
+    let dripping = Origin::start(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
+        while peer.try_send(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let broken = Origin::replying(|_| b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops".to_vec());
+    for (bad, told) in [(dripping, "which counts as a failure"), (broken, "")] {
+        let good = Origin::saying("good");
+        let daemon =
+            Setup::new(BLAMED).set("BAD", bad.address()).set("GOOD", good.address()).level("info").start();
+        let mut client = Client::connect(daemon.port(0));
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+        client.response_head();
+        daemon.wait_log("upstream server temporarily disabled");
+        assert!(daemon.log().contains(told), "{}", daemon.log());
+        for _ in 0..4 {
+            assert!(all(&daemon, "POST", "/").ends_with("good"));
+        }
+        assert_eq!((bad.requests().len(), good.requests().len()), (1, 4));
+    }
+}

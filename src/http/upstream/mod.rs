@@ -173,6 +173,9 @@ impl Pass<'_, '_> {
                     let status = answer.head.head.status;
                     if self.chance().refuses(status) {
                         Stop::Peer(Kind::Status(status).into())
+                    } else if self.chance().blames(status) {
+                        self.note_failure();
+                        return Ok(Ok(answer));
                     } else if !self.may_hold() {
                         return Ok(Ok(answer));
                     } else {
@@ -279,6 +282,14 @@ impl Pass<'_, '_> {
     fn tell_disabled(&self) {
         let request = &*self.request;
         log::warn!(request.error_log(), request, "upstream server temporarily disabled");
+    }
+
+    /// Counts a failure of the peer whose response the client gets all the same.
+    #[cold]
+    fn note_failure(&mut self) {
+        if self.session.blame(runtime::now_ms()) {
+            self.tell_disabled();
+        }
     }
 
     /// The peer cut its response off: later requests should prefer another peer.

@@ -24,6 +24,7 @@ use crate::http::upstream::exchange::{Answer, Stop, Wait};
 use crate::http::upstream::h1;
 use crate::http::upstream::proxied::Head;
 use crate::http::upstream::store::{self, Store};
+use crate::log;
 use crate::net::pace::Pace;
 use crate::proto::head::ResponseHead;
 use crate::proto::header::Id;
@@ -107,8 +108,22 @@ impl<'c> Pass<'_, 'c> {
             spill,
             taps,
             pause,
+            drip: Drip::default(),
         });
         Ok(Begun { head, head_length, rest: Some((stream, used)) })
+    }
+
+    /// Counts a failure of the server that sends this body.
+    #[cold]
+    fn tell_drip(&mut self, drip: &Drip) {
+        let (request, seconds) = (&*self.request, drip.waited_ms / 1000);
+        log::warn!(
+            request.error_log(),
+            request,
+            "upstream sent {} bytes of its response in {seconds} s, which counts as a failure",
+            drip.bytes
+        );
+        self.note_failure();
     }
 
     /// Sends bytes of a body. Not `async`: its future would be moved twice.
@@ -265,6 +280,32 @@ struct Stream {
     taps: Vec<Tap>,
     /// Runs while the upstream pauses and something is held back.
     pause: Timer,
+    drip: Drip,
+}
+
+/// The rate in bytes a second below which a body of known length drips: its server counts as failed, although no
+/// read has timed out. The client gets the response nevertheless.
+const DRIP_BYTES_PER_S: u64 = 100;
+
+/// How fast a body of known length has arrived, in the time that was spent waiting for it.
+#[derive(Debug, Default)]
+struct Drip {
+    waited_ms: u64,
+    bytes: u64,
+    /// It has just been found to drip.
+    has_begun: bool,
+    is_told: bool,
+}
+
+impl Drip {
+    /// `read_timeout_ms` is the time that it must have dripped for.
+    fn count(&mut self, waited_ms: u64, bytes: u64, read_timeout_ms: u64) {
+        self.waited_ms += waited_ms;
+        self.bytes += bytes;
+        let is_dripping =
+            self.waited_ms >= read_timeout_ms && self.bytes < self.waited_ms * DRIP_BYTES_PER_S / 1000;
+        self.has_begun = is_dripping && !std::mem::replace(&mut self.is_told, true);
+    }
 }
 
 /// A copy of a body on its way to the client. A tap can delay the body only for the time of its own writing,
@@ -320,6 +361,9 @@ impl Stream {
                 return self.end(pass.request);
             }
             pass.request.upstream.last().received += count as u64;
+            if std::mem::take(&mut self.drip.has_begun) {
+                pass.tell_drip(&self.drip);
+            }
             let Some(mut buffer) = self.buffer.take() else { continue };
             let used = decode(self.carrier.decoder(), buffer.data(), &mut pieces, pass.request)?;
             if !self.taps.is_empty() || self.spill.is_some() {
@@ -385,6 +429,7 @@ impl Stream {
 
     async fn read(&mut self, pass: &mut Pass<'_, '_>) -> Result<usize, Error> {
         let left = self.carrier.decoder().raw_left();
+        let asked_ms = runtime::now_ms();
         let mut limit = left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
         if self.pace.is_some() {
             limit = limit.min(self.pause(pass).await?);
@@ -396,6 +441,9 @@ impl Stream {
                 Ok(Some(count)) => {
                     if let Some(pace) = &mut self.pace {
                         pace.pass(count as u64);
+                    } else if left.is_some() && pass.client.pending() == 0 {
+                        let waited_ms = runtime::now_ms().saturating_sub(asked_ms);
+                        self.drip.count(waited_ms, count as u64, pass.request.passes().read_timeout_ms());
                     }
                     return Ok(count);
                 }

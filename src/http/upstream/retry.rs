@@ -43,6 +43,17 @@ impl Chance {
             && self.permitted.permits(Fault::Status(status), self.is_non_idempotent)
     }
 
+    /// True if a response with this status would be dropped if the request could be repeated: its server counts as
+    /// failed all the same.
+    #[inline]
+    pub fn blames(&self, status: u16) -> bool {
+        let fault = Fault::Status(status);
+        self.tries_left > 1
+            && (self.is_non_idempotent || !self.can_repeat)
+            && fault.is_failure()
+            && self.permitted.permits(fault, false)
+    }
+
     /// True if another server is tried should this turn, which has not ended, end with this fault.
     #[inline]
     pub fn would_go_on_after(&self, fault: Fault) -> bool {
