@@ -11,6 +11,7 @@
 
 pub mod balance;
 pub mod block;
+pub mod budget;
 pub mod fault;
 pub mod follow;
 pub mod group;

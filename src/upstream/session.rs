@@ -49,6 +49,27 @@ impl Session {
         Self { set, tried, level: 0, current: None, tries_left: tries, key: Box::default() }
     }
 
+    /// A course of one turn with a peer that this one has not tried, beside its current turn.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self {
+            set: Rc::clone(&self.set),
+            tried: self.tried.clone(),
+            level: self.level,
+            current: None,
+            tries_left: 1,
+            key: self.key.clone(),
+        }
+    }
+
+    /// Goes on with the current turn of a course that began [beside](Session::beside) this one, whose own turn has
+    /// ended.
+    pub fn take_over(&mut self, mut other: Self) {
+        debug_assert!(self.current.is_none(), "the turn before this one has not ended");
+        self.current = other.current.take();
+        (self.tried, self.level) = (other.tried.clone(), other.level);
+    }
+
     /// Sets the key by which the group's balancer chooses: the value of `hash`, or the client's address for
     /// `ip_hash`.
     #[must_use]

@@ -11,6 +11,7 @@ use crate::net::address::Address;
 use crate::net::resolver::Resolvers;
 use crate::net::tls::client::Terms;
 use crate::upstream::balance::Method;
+use crate::upstream::budget::Budget;
 use crate::upstream::follow::Names;
 use crate::upstream::group::Group;
 use crate::upstream::known::Spot;
@@ -75,6 +76,8 @@ pub struct GroupState {
     pub group: Arc<Group>,
     /// The resolver of its servers' names; `None` if no server has `resolve`.
     pub names: Option<Names>,
+    /// The requests that went to a second server in parallel.
+    pub hedges: Budget,
     pool: Pool,
     set: RefCell<Rc<Set>>,
 }
@@ -84,7 +87,8 @@ impl GroupState {
     pub fn new(group: Arc<Group>, resolvers: &Resolvers) -> Self {
         let names = group.lookup.as_ref();
         let names = names.map(|lookup| Names::new(resolvers.get(&lookup.resolver), lookup.timeout_ms));
-        let state = Self { group, names, pool: Pool::default(), set: RefCell::default() };
+        let state =
+            Self { group, names, hedges: Budget::default(), pool: Pool::default(), set: RefCell::default() };
         state.rebuild(|_, server| Some(spots(&server.addresses)));
         state
     }

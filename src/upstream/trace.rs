@@ -124,6 +124,18 @@ impl Trace {
         self.last()
     }
 
+    /// Adds the turns of a course beside this one, of which the last is now the current one.
+    pub fn add(&mut self, other: Self) {
+        self.attempts.extend(other.attempts);
+        self.action = other.action;
+    }
+
+    /// Adds the turns of a course beside this one, whose own turn stays the current one.
+    pub fn add_before(&mut self, other: Self) {
+        let at = self.attempts.len().saturating_sub(1);
+        self.attempts.splice(at..at, other.attempts);
+    }
+
     /// The current turn.
     #[inline]
     pub fn last(&mut self) -> &mut Attempt {

@@ -241,6 +241,16 @@ impl Request {
         fork
     }
 
+    /// The same request again, without its body, for a second exchange with an upstream. Like every subrequest it
+    /// is not logged.
+    pub fn again(&self) -> Box<Self> {
+        let mut again = self.apart(self.uri.clone(), self.args.clone(), Body::without(&self.body));
+        (again.method, again.location) = (self.method, self.location);
+        again.values.captures = self.values.captures.clone();
+        again.proxied.begin_like(&self.proxied);
+        again
+    }
+
     /// A subrequest with copies of the variables, which may outlive this request and its client.
     fn apart(&self, uri: Vec<u8>, args: Vec<u8>, body: Body) -> Box<Self> {
         let mut sub = self.inner(uri, args, body);

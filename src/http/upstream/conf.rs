@@ -95,6 +95,8 @@ settings! {
         pub next_timeout: Setting<u64> = 0,
         bind: Inherit<Bind>,
         pub timeout_total: Setting<u64> = 0,
+        /// 0: never.
+        pub hedge_after: Setting<u64> = 0,
         /// Maximum length of a response head. The default is larger than nginx's buffer; a configured value
         /// is the exact limit.
         pub buffer_size: Setting<u64> = 64 * 1024,
@@ -291,6 +293,12 @@ impl Conf {
         self.set.next_timeout.get()
     }
 
+    /// The time after which a second server is asked too; 0: never.
+    #[inline]
+    pub fn hedge_after_ms(&self) -> u64 {
+        self.set.hedge_after.get()
+    }
+
     /// Maximum length of a response head.
     pub fn head_bytes_max(&self) -> usize {
         self.set.buffer_size.get() as usize
@@ -453,6 +461,9 @@ macro_rules! upstream_rows {
             millis(concat!($prefix, "send_timeout"), ANY, |c| &mut c.$field.set.send_timeout, "Limits the time between two writes to the upstream."),
             millis(concat!($prefix, "read_timeout"), ANY, |c| &mut c.$field.set.read_timeout,
                 "Limits the time between two reads from the upstream, and that for the whole of a short response whose server could still be replaced."),
+            millis(concat!($prefix, "hedge_after"), ANY, |c| &mut c.$field.set.hedge_after,
+                "Sends GET, HEAD and OPTIONS requests without a body to a second server too if the first one has not answered by then; the first \
+                response is used. At most a tenth of the requests to a group are sent twice. 0: never."),
             millis(concat!($prefix, "timeout_total"), ANY, |c| &mut c.$field.set.timeout_total,
                 "Limits the time from choosing the first upstream to the end of the response, over all tries; 0 sets no limit."),
             flag(concat!($prefix, "pass_trailers"), ANY, |c| &mut c.$field.set.pass_trailers,

@@ -13,6 +13,7 @@ pub mod exchange;
 pub mod failover;
 pub mod h1;
 mod handshake;
+mod hedge;
 mod hold;
 pub mod name;
 pub mod outgoing;
@@ -168,7 +169,11 @@ impl Pass<'_, '_> {
                 return Ok(Err(self.no_peer()));
             };
             self.request.upstream.begin(Some(peer.clone()), &self.goal.group);
-            let stop = match self.turn(&peer).await {
+            let turn = match self.hedge_after_ms() {
+                None => self.turn(&peer).await,
+                Some(after_ms) => Box::pin(self.hedged_turn(&peer, after_ms)).await,
+            };
+            let stop = match turn {
                 Ok(mut answer) => {
                     let status = answer.head.head.status;
                     if self.chance().refuses(status) {

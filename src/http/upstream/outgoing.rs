@@ -183,6 +183,29 @@ impl Outgoing {
         !self.is_spent
     }
 
+    /// True if it is only a head.
+    pub fn has_no_body(&self) -> bool {
+        self.rest == Rest::Nothing && self.kept.as_ref().is_none_or(Range::is_empty)
+    }
+
+    /// The same again, for a second server. Only for one that [has no body](Outgoing::has_no_body).
+    pub fn copy(&self) -> Box<Self> {
+        debug_assert!(self.has_no_body());
+        Box::new(Self {
+            encoder: self.encoder,
+            bytes: self.bytes.clone(),
+            at: 0,
+            kept: self.kept.clone(),
+            rest: Rest::Nothing,
+            file_left: 0..0,
+            pipe: None,
+            is_copied: false,
+            is_spent: false,
+            waits_for_upstream: false,
+            sent: 0,
+        })
+    }
+
     /// Returns the part of the client's body that was read, for another location.
     pub fn give_back(mut self, body: &mut Body) {
         let Some(kept) = self.kept else { return };

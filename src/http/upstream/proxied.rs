@@ -44,6 +44,11 @@ impl Proxied {
         self.head = None;
     }
 
+    /// Starts with what is known of another pass before its first response.
+    pub fn begin_like(&mut self, other: &Self) {
+        (self.host, self.is_tls, self.uri) = (other.host.clone(), other.is_tls, other.uri.clone());
+    }
+
     pub fn set_head(&mut self, head: Rc<Head>) {
         self.head = Some(head);
     }

@@ -65,7 +65,7 @@ impl<'a> Eligible<'a> {
 }
 
 /// The peers of a list that a request has tried, as a bit set.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tried(SmallVec<[u64; 1]>);
 
 impl Tried {

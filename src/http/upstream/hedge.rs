@@ -1,0 +1,170 @@
+//! Hedged requests (`proxy_hedge_after`): a server that takes long is not waited for alone.
+//!
+//! If the head of a response has not come by then, the same request also goes to another server of the group, and
+//! the response that comes first is used; the other exchange ends with its connection. Only requests that change
+//! nothing (RFC 9110 §9.2.1) and have no body are hedged, and not more than a share of a group's requests
+//! (`upstream/budget.rs`). The second exchange is a [`Pass`] of its own with a copy of the request; its turn is
+//! then added to the record of the first. Touches: the sockets of both exchanges.
+
+use std::cell::Cell;
+use std::future::{pending, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use crate::http::client::Client;
+use crate::http::request::error::{Failure, Kind};
+use crate::http::upstream::Pass;
+use crate::http::upstream::exchange::{Answer, Stop};
+use crate::log;
+use crate::proto::message::Method;
+use crate::runtime::{self, sleep};
+use crate::upstream::{Fault, Outcome, Peer, budget};
+
+/// The share of a group's requests that may go to a second server. One that is slow for all of them has too much to
+/// do already.
+const SHARE: budget::Rule = budget::Rule { percent: 10, min_per_s: 1 };
+
+/// The way in which a hedged turn ended.
+enum End {
+    /// By the server that was asked first, with the failure of the second.
+    First(Result<Answer, Stop>, Option<Failure>),
+    /// By the second one, with the failure of the first.
+    Second(Answer, Option<Failure>),
+}
+
+impl Pass<'_, '_> {
+    /// The time after which the request goes to a second server too; `None`: never.
+    #[inline]
+    pub(super) fn hedge_after_ms(&self) -> Option<u64> {
+        let after_ms = self.request.passes().hedge_after_ms();
+        (after_ms > 0 && self.may_hedge()).then_some(after_ms)
+    }
+
+    #[cold]
+    fn may_hedge(&self) -> bool {
+        self.goal.group.hedges.earn(SHARE);
+        matches!(self.request.method, Method::Get | Method::Head | Method::Options)
+            && self.outgoing.has_no_body()
+            && self.session.tries_left() > 1
+    }
+
+    /// One turn of `peer`, and after `after_ms` of another peer too. On return the session's current peer is the one
+    /// that the result comes from.
+    pub(super) async fn hedged_turn(&mut self, peer: &Rc<Peer>, after_ms: u64) -> Result<Answer, Stop> {
+        // Made in advance: the first exchange has the request until it ends.
+        let mut copy = self.request.again();
+        let mut nobody = Client::nobody();
+        let mut other = Pass {
+            request: &mut copy,
+            client: &mut nobody,
+            goal: self.goal,
+            outgoing: self.outgoing.copy(),
+            session: self.session.beside(),
+            started_ms: self.started_ms,
+        };
+        let permitted = self.request.passes().next();
+        let is_good = |answer: &Answer| !permitted.permits(Fault::Status(answer.head.head.status), false);
+        let is_asked = Cell::new(false);
+        let end = {
+            let (mut first, mut second) = (pin!(self.turn(peer)), pin!(other.hedge(after_ms, &is_asked)));
+            let (mut first_failure, mut second_failure) = (None, None);
+            poll_fn(|cx| {
+                if first_failure.is_none()
+                    && let Poll::Ready(ended) = first.as_mut().poll(cx)
+                {
+                    match ended {
+                        Err(Stop::Peer(failure)) if is_asked.get() && second_failure.is_none() => {
+                            first_failure = Some(failure);
+                        }
+                        ended => return Poll::Ready(End::First(ended, second_failure.take())),
+                    }
+                }
+                if second_failure.is_none()
+                    && let Poll::Ready(ended) = second.as_mut().poll(cx)
+                {
+                    match (ended, first_failure.take()) {
+                        (Ok(answer), failure) if is_good(&answer) || failure.is_some() => {
+                            return Poll::Ready(End::Second(answer, failure));
+                        }
+                        (Err(Stop::Peer(failed)), Some(failure)) => {
+                            return Poll::Ready(End::First(Err(Stop::Peer(failure)), Some(failed)));
+                        }
+                        (Err(stop @ Stop::Request(_)), _) => return Poll::Ready(End::First(Err(stop), None)),
+                        (Err(Stop::Peer(failed)), None) => second_failure = Some(failed),
+                        (Ok(answer), _) => {
+                            let status = answer.head.head.status;
+                            second_failure = Some(Kind::Status(status).into());
+                        }
+                    }
+                }
+                Poll::Pending
+            })
+            .await
+        };
+        let now_ms = runtime::now_ms();
+        match end {
+            End::First(result, failure) => {
+                if let Some(failure) = failure {
+                    other.tell(&failure);
+                    other.session.finish(outcome(&failure), now_ms);
+                }
+                if is_asked.get() {
+                    other.request.upstream.end();
+                    self.request.upstream.add_before(std::mem::take(&mut other.request.upstream));
+                }
+                result
+            }
+            End::Second(answer, failure) => {
+                let attempt = self.request.upstream.last();
+                attempt.sent = self.outgoing.sent;
+                let outcome = match failure {
+                    Some(failure) => {
+                        attempt.status = failure.kind.fault().status();
+                        self.tell(&failure);
+                        outcome(&failure)
+                    }
+                    None => Outcome::Good,
+                };
+                self.request.upstream.end();
+                if self.session.finish(outcome, now_ms) {
+                    self.tell_disabled();
+                }
+                let Pass { request, outgoing, session, .. } = other;
+                self.request.upstream.add(std::mem::take(&mut request.upstream));
+                self.outgoing = outgoing;
+                self.session.take_over(session);
+                Ok(answer)
+            }
+        }
+    }
+
+    /// Asks another server, once `after_ms` have passed. Never ready if there is none, or the group has had its share.
+    async fn hedge(&mut self, after_ms: u64, is_asked: &Cell<bool>) -> Result<Answer, Stop> {
+        sleep(after_ms).await;
+        let now_ms = runtime::now_ms();
+        let group = &self.goal.group;
+        if !group.hedges.is_left(SHARE, now_ms) {
+            let request = &*self.request;
+            log::info!(
+                request.error_log(),
+                request,
+                "no second server is asked: more than {} % of the requests to \"{}\" are slow",
+                SHARE.percent,
+                group.group.name
+            );
+            return pending().await;
+        }
+        let Some(peer) = self.session.pick(now_ms) else { return pending().await };
+        group.hedges.spend(SHARE, now_ms);
+        is_asked.set(true);
+        self.request.upstream.begin(Some(peer.clone()), group);
+        let request = &*self.request;
+        log::info!(request.error_log(), request, "a second server is asked after {} ms", after_ms);
+        self.turn(&peer).await
+    }
+}
+
+fn outcome(failure: &Failure) -> Outcome {
+    if failure.kind.fault().is_failure() { Outcome::Failed } else { Outcome::Next }
+}
