@@ -82,9 +82,30 @@ impl Signed {
         Some(Self { der: der.to_vec(), body, algorithm, signature })
     }
 
+    /// Splits a structure that may go on behind the signature, and whose body has no copy of the algorithm (an
+    /// OCSP response, RFC 6960 §4.2.1). Also returns the rest.
+    pub fn split_open(der: &[u8]) -> Option<(Self, &[u8])> {
+        let mut input = der;
+        let mut parts = der::expect(&mut input, der::SEQUENCE)?.value;
+        let body = der::expect(&mut parts, der::SEQUENCE)?.whole;
+        let algorithm = der::expect(&mut parts, der::SEQUENCE)?.value;
+        let signature = der::whole_bits(&mut parts)?;
+        let range = |part: &[u8]| {
+            let start = (part.as_ptr() as usize).checked_sub(der.as_ptr() as usize)?;
+            Some(start..start + part.len())
+        };
+        let (body, algorithm, signature) = (range(body)?, range(algorithm)?, range(signature)?);
+        input.is_empty().then_some((Self { der: der.to_vec(), body, algorithm, signature }, parts))
+    }
+
     /// The whole structure.
     pub fn der(&self) -> &[u8] {
         &self.der
+    }
+
+    /// What is signed.
+    pub fn body(&self) -> &[u8] {
+        self.part(&self.body)
     }
 
     fn part(&self, range: &std::ops::Range<usize>) -> &[u8] {
@@ -116,7 +137,7 @@ fn algorithms() -> &'static [&'static dyn SignatureVerificationAlgorithm] {
 }
 
 /// A SubjectPublicKeyInfo.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
     algorithm: Vec<u8>,
     bits: Vec<u8>,
@@ -129,6 +150,11 @@ impl PublicKey {
         let algorithm = der::expect(&mut parts, der::SEQUENCE)?.value.to_vec();
         let bits = der::whole_bits(&mut parts)?.to_vec();
         parts.is_empty().then_some(Self { algorithm, bits })
+    }
+
+    /// The key itself, without its algorithm.
+    pub fn bits(&self) -> &[u8] {
+        &self.bits
     }
 
     /// Whether this key made `signature` over `message` by `algorithm`. False if the key is of another kind.
@@ -178,6 +204,8 @@ pub struct ExtendedUsage {
     pub is_client: bool,
     /// id-kp-serverAuth, or its predecessors.
     pub is_server: bool,
+    /// id-kp-OCSPSigning.
+    pub is_ocsp_signer: bool,
 }
 
 /// The kinds of name constraints of a certificate.
@@ -325,7 +353,8 @@ impl Certificate {
             ParsedExtension::ExtendedKeyUsage(usage) => {
                 let is_gated = usage.other.iter().any(|oid| GATED.contains(&oid.as_bytes()));
                 let is_server = usage.server_auth || is_gated;
-                self.extended = Some(ExtendedUsage { is_client: usage.client_auth, is_server });
+                let (is_client, is_ocsp_signer) = (usage.client_auth, usage.ocsp_signing);
+                self.extended = Some(ExtendedUsage { is_client, is_server, is_ocsp_signer });
             }
             ParsedExtension::BasicConstraints(constraints) => {
                 self.is_ca = Some(constraints.ca);
@@ -386,6 +415,11 @@ impl Certificate {
     /// Whether `now` is within its dates.
     pub fn is_valid_at(&self, now: i64) -> bool {
         self.not_before <= now && now < self.not_after
+    }
+
+    /// Whether its issuer lets it sign OCSP responses (RFC 6960 §4.2.2.2).
+    pub fn is_ocsp_signer(&self) -> bool {
+        self.extended.is_some_and(|usage| usage.is_ocsp_signer)
     }
 
     /// Whether key usage, where there is one, has this bit.

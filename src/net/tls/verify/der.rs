@@ -9,6 +9,36 @@ pub const INTEGER: u8 = 0x02;
 /// Tag of BIT STRING.
 pub const BIT_STRING: u8 = 0x03;
 
+/// Tag of OCTET STRING.
+pub const OCTET_STRING: u8 = 0x04;
+/// Tag of OBJECT IDENTIFIER.
+pub const OBJECT_IDENTIFIER: u8 = 0x06;
+/// Tag of ENUMERATED.
+pub const ENUMERATED: u8 = 0x0a;
+/// Tag of GeneralizedTime.
+pub const GENERALIZED_TIME: u8 = 0x18;
+
+/// The tag of an explicit or constructed element that the context numbers.
+pub const fn explicit(number: u8) -> u8 {
+    0xa0 | number
+}
+
+/// Appends an element: its tag, its length, and the parts of its value.
+pub fn write(tag: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    out.push(tag);
+    let digits = length.to_be_bytes();
+    let digits = &digits[digits.iter().take_while(|digit| **digit == 0).count()..];
+    match length {
+        0..0x80 => out.push(length as u8),
+        _ => {
+            out.push(0x80 | digits.len() as u8);
+            out.extend_from_slice(digits);
+        }
+    }
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+}
+
 /// One element: its tag, its value, and all of its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Element<'a> {
@@ -72,6 +102,13 @@ mod tests {
             [&[0x30][..], &[0x30, 0x80, 0, 0], &[0x30, 0x02, 0], &[0x30, 0x85, 0, 0, 0, 0, 0], &[0x1f, 0]]
         {
             assert!(take(&mut &*bad).is_none(), "{bad:x?}");
+        }
+        for length in [0, 1, 127, 128, 255, 256, 65_535, 65_536] {
+            let mut written = Vec::new();
+            write(SEQUENCE, &[&vec![7; length / 2], &vec![7; length - length / 2]], &mut written);
+            let mut input = &written[..];
+            assert_eq!(take(&mut input).expect("an element").value, vec![7; length]);
+            assert!(input.is_empty());
         }
         assert_eq!(whole_bits(&mut &[3, 2, 0, 7][..]), Some(&[7][..]));
         assert_eq!(whole_bits(&mut &[3, 2, 1, 7][..]), None);

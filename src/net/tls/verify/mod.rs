@@ -13,6 +13,7 @@ mod certificate;
 mod crl;
 mod der;
 mod name;
+pub mod ocsp;
 mod path;
 #[cfg(any(test, feature = "property"))]
 pub mod property;
@@ -46,6 +47,8 @@ pub enum Purpose {
     Client,
     /// An upstream server, to us.
     Server,
+    /// Whoever has signed an OCSP response.
+    OcspSigner,
 }
 
 /// Trusted certificates and CRLs, read once for a configuration.
@@ -141,6 +144,15 @@ impl Trust {
     /// Cost: at most one signature check for each certificate of a path and each of its CRLs, and webpki's
     /// own limits (100 signature checks).
     pub fn check(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Refusal> {
+        self.path(chain, now).map(|_| ())
+    }
+
+    /// Does the same, and returns the path: the peer's certificate, its issuers, and the root.
+    pub fn path(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Vec<CertificateDer<'static>>, Refusal> {
         if chain.is_empty() {
             return Err(Refusal::Unspecified);
         }
@@ -149,7 +161,8 @@ impl Trust {
         }
         let parsed: Result<Vec<Certificate>, _> = chain.iter().map(|der| Certificate::parse(der)).collect();
         let parsed = parsed.map_err(|_| Refusal::Unspecified)?;
-        path::check(self, &parsed, chain, now)
+        let path = path::find(self, &parsed, chain, now)?;
+        Ok(path.iter().map(|certificate| certificate.der().into_owned()).collect())
     }
 
     /// Whether the certificate is for `host`: a DNS name, or an address as text (`proxy_ssl_name`).

@@ -7,6 +7,8 @@
 //!
 //! Touches: nothing. Truth: RFC 5280 §6.1; OpenSSL 3.0, X509_verify_cert(3).
 
+use std::cell::RefCell;
+
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
 
@@ -14,29 +16,30 @@ use super::certificate::{CaKind, Certificate, KEY_CERT_SIGN};
 use super::refusal::Refusal;
 use super::{CHAIN_CERTIFICATES_MAX, Purpose, Trust, signature};
 
-/// Checks a chain, whose certificates are given both read and as DER. It is not empty.
-pub fn check(
-    trust: &Trust,
-    chain: &[Certificate],
+/// Checks a chain, whose certificates are given both read and as DER. It is not empty. Returns the path.
+pub fn find<'a>(
+    trust: &'a Trust,
+    chain: &'a [Certificate],
     ders: &[CertificateDer<'_>],
     now: UnixTime,
-) -> Result<(), Refusal> {
+) -> Result<Vec<&'a Certificate>, Refusal> {
     let Some((leaf, sent)) = chain.split_first() else { return Err(Refusal::Unspecified) };
     let now_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let by_webpki = ask_webpki(trust, chain, ders, now);
-    if by_webpki.is_ok() {
-        return Ok(());
-    }
+    let by_webpki = match ask_webpki(trust, chain, ders, now) {
+        Ok(path) => return Ok(path),
+        Err(error) => error,
+    };
     let found = build(trust, leaf, sent, now_s);
     let is_pinned = trust.purpose == Purpose::Server && found.fault.is_some() && trust.is_pinned(&leaf.der());
     let (path, fault) = if is_pinned { (vec![leaf], None) } else { (found.path, found.fault) };
     let constraints = match by_webpki {
-        Err(Error::CertDistrusted) => return Err(Refusal::Rejected),
-        Err(Error::NameConstraintViolation) => Constraints::Violated,
+        Error::CertDistrusted => return Err(Refusal::Rejected),
+        Error::NameConstraintViolation => Constraints::Violated,
         _ => Constraints::Unknown,
     };
     let origin = if is_pinned { Origin::Pinned } else { Origin::Built(constraints) };
-    inspect(trust, &path, fault, now_s, origin)
+    inspect(trust, &path, fault, now_s, origin)?;
+    Ok(path)
 }
 
 /// What was checked of a path before [`inspect`].
@@ -57,12 +60,12 @@ enum Constraints {
 }
 
 /// Lets webpki find a path that also passes our checks.
-fn ask_webpki(
-    trust: &Trust,
-    chain: &[Certificate],
+fn ask_webpki<'a>(
+    trust: &'a Trust,
+    chain: &'a [Certificate],
     ders: &[CertificateDer<'_>],
     now: UnixTime,
-) -> Result<(), Error> {
+) -> Result<Vec<&'a Certificate>, Error> {
     let (Some((leaf, sent)), [leaf_der, sent_ders @ ..]) = (chain.split_first(), ders) else {
         return Err(Error::UnknownIssuer);
     };
@@ -74,7 +77,10 @@ fn ask_webpki(
     let usage = match trust.purpose {
         Purpose::Client => KeyUsage::client_auth(),
         Purpose::Server => KeyUsage::server_auth(),
+        // webpki would want the usage in each certificate, the issuer's too.
+        Purpose::OcspSigner => return Err(Error::UnknownIssuer),
     };
+    let accepted = RefCell::default();
     let accept = |found: &VerifiedPath<'_>| -> Result<(), Error> {
         let own = |der: &CertificateDer<'_>| {
             sent.iter().chain(&trust.certificates).find(|known| known.signed.der() == der.as_ref())
@@ -89,12 +95,13 @@ fn ask_webpki(
         if path.len() > longest(trust) {
             return Err(Error::MaximumPathDepthExceeded);
         }
-        inspect(trust, &path, None, now_s, Origin::Webpki).map_err(|_| Error::UnknownIssuer)
+        inspect(trust, &path, None, now_s, Origin::Webpki).map_err(|_| Error::UnknownIssuer)?;
+        accepted.replace(path);
+        Ok(())
     };
     let algorithms = signature::supported().all;
-    end_entity
-        .verify_for_usage(algorithms, &trust.anchors, &issuers, now, usage, None, Some(&accept))
-        .map(|_| ())
+    end_entity.verify_for_usage(algorithms, &trust.anchors, &issuers, now, usage, None, Some(&accept))?;
+    Ok(accepted.into_inner())
 }
 
 /// A path, peer first, and why it does not end at a trusted root.
@@ -214,13 +221,20 @@ fn inspect(
     inspect_signatures(path, fault, now, origin, &mut report);
     match last {
         Some(refusal) => Err(refusal),
+        // The constraints are those of hosts; a signer of OCSP responses is known by its issuer.
+        None if trust.purpose == Purpose::OcspSigner => Ok(()),
         None => inspect_names(path, origin),
     }
 }
 
 /// Basic constraints, key usage, and what the extensions say of a certificate's place in a path.
 fn inspect_extensions(trust: &Trust, path: &[&Certificate], mut report: impl FnMut(Refusal)) {
-    let is_client = trust.purpose == Purpose::Client;
+    let suits = |certificate: &Certificate, is_issuer| match trust.purpose {
+        Purpose::Client => certificate.suits(true, is_issuer),
+        Purpose::Server => certificate.suits(false, is_issuer),
+        // Who may sign for which certificate is for `ocsp` to say.
+        Purpose::OcspSigner => true,
+    };
     // Issuers below the certificate that are not self-issued (RFC 5280 §4.2.1.9).
     let mut issuers_below = 0;
     for (index, certificate) in path.iter().enumerate() {
@@ -242,7 +256,7 @@ fn inspect_extensions(trust: &Trust, path: &[&Certificate], mut report: impl FnM
         if certificate.has_invalid_extension {
             report(Refusal::InvalidExtension);
         }
-        if !certificate.suits(is_client, is_issuer) {
+        if !suits(certificate, is_issuer) {
             report(Refusal::InvalidPurpose);
         }
         if index > 1 && certificate.path_length.is_some_and(|max| issuers_below > max) {

@@ -4,3 +4,4 @@ mod agreement;
 mod handshake;
 pub mod lab;
 mod names;
+mod ocsp;
