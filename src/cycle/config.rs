@@ -7,6 +7,7 @@ use crate::http;
 use crate::log::Owner;
 use crate::net::listener::{Listener, Serves};
 use crate::net::tls::certificate::Certificate;
+use crate::net::tls::ocsp::stapling::Ignored;
 use crate::net::tls::watch::{self, Pair};
 
 /// A compiled configuration.
@@ -108,9 +109,10 @@ impl Config {
         self.http.as_ref()?.certificate(pair)
     }
 
-    /// Puts a newer certificate in force, in this process, wherever this pair is used.
-    pub fn replace_certificate(&self, pair: usize, certificate: &Certificate) {
-        self.http.iter().for_each(|http| http.replace_certificate(pair, certificate));
+    /// Puts a newer certificate in force, in this process, wherever this pair is used. Returns why nothing is
+    /// stapled with it although it should be.
+    pub fn replace_certificate(&self, pair: usize, certificate: &Certificate) -> Option<Ignored> {
+        self.http.as_ref().and_then(|http| http.replace_certificate(pair, certificate))
     }
 
     /// The warnings due at `now_s` about certificates that expire soon.

@@ -21,7 +21,11 @@ use crate::net::handover::TlsState;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::handshake::{self, Accepted, Choice, Error};
 use crate::net::tls::moved::Moved;
-use crate::net::tls::{Info, Session};
+use crate::net::tls::ocsp::clients::Denial;
+use crate::net::tls::ocsp::exchange::Lookup;
+use crate::net::tls::ocsp::stapling;
+use crate::net::tls::server::{self, Path};
+use crate::net::tls::{Info, Session, Verdict};
 use crate::net::transport::Probe;
 use crate::net::{Transport, room};
 use crate::proto::client_hello::ClientHello;
@@ -144,7 +148,8 @@ pub async fn secure(
             false => Arc::clone(tls.config()),
             true => tls.config_with(load_for(hello, server, worker, client, probe)?),
         };
-        Some(Choice { config, record_bytes: tls.record_bytes(), chosen: tls })
+        stapling::refresh(tls.certificates(), || lookup(worker, server));
+        Some(Choice { config, record_bytes: tls.record_bytes(), chosen: (server, tls) })
     };
     let core = &default.root.confs.http_core;
     let limit_ms = default.root.confs.ssl.handshake_timeout_ms();
@@ -163,9 +168,12 @@ pub async fn secure(
     };
     drop(place);
     match outcome {
-        Ok(Accepted::Session(session, tls)) => {
-            session.info.verdict.set(tls.verdict(&session.info.peer_chain, UnixTime::now()));
+        Ok(Accepted::Session(session, (server, tls))) => {
+            let info = Rc::clone(&session.info);
             transport.secure(*session);
+            if let Some(path) = judge(&info, tls) {
+                Box::pin(ask_status(&info, (server, tls), &path, worker, client, limit_ms)).await;
+            }
             Outcome::Secured
         }
         Ok(Accepted::Plain(first)) => Outcome::Plain(first),
@@ -182,6 +190,63 @@ pub async fn secure(
             Outcome::Over
         }
     }
+}
+
+/// How names are looked up for this server.
+fn lookup(worker: &Worker, server: &Server) -> Lookup {
+    let conf = &server.root.confs.resolver;
+    let resolver = conf.settings().map(|settings| worker.resolvers.get(settings));
+    Lookup { resolver, timeout_ms: conf.timeout_ms() }
+}
+
+/// Judges the client's certificate. Returns the path that responders have to be asked about.
+fn judge(info: &Info, tls: &server::Server) -> Option<Path> {
+    let (verdict, path) = tls.verdict(&info.peer_chain, UnixTime::now());
+    info.verdict.set(verdict);
+    path
+}
+
+/// Asks the responders of a client's certificate (`ssl_ocsp`); what they say becomes a part of the verdict.
+async fn ask_status(
+    info: &Info,
+    (server, tls): (&'static Server, &server::Server),
+    path: &Path,
+    worker: &Worker,
+    client: &Client<'_>,
+    limit_ms: u64,
+) {
+    let Some(check) = tls.status_check() else { return };
+    let (lookup, log) = (lookup(worker, server), server.root.confs.http_core.log());
+    let asked = timeout(limit_ms, check.check(path, &lookup, log, client.number)).await;
+    let status = asked.unwrap_or_else(|_| {
+        log::error!(log, client, "OCSP responders did not answer within {limit_ms} ms");
+        Err(Denial::RequestFailed)
+    });
+    info.verdict.set(Verdict { status, ..info.verdict.get() });
+}
+
+/// Asks the responders again for a connection that was continued by [`resume`]: its client must be good by
+/// this configuration.
+pub async fn ask_status_again(transport: &Transport, worker: &'static Worker, client: &Client<'_>) {
+    let Some(info) = transport.tls() else { return };
+    let default = &worker.config.servers[client.listen.default];
+    let Some((server, tls)) = resumed_by(info, worker.config, client.listen) else { return };
+    if let Some(path) = judge(info, tls) {
+        let limit_ms = default.root.confs.http_core.client_header_timeout_ms();
+        ask_status(info, (server, tls), &path, worker, client, limit_ms).await;
+    }
+}
+
+/// The server that has made the handshake of a connection, in this configuration.
+fn resumed_by(
+    info: &Info,
+    config: &'static Config,
+    listen: &Listen,
+) -> Option<(&'static Server, &'static server::Server)> {
+    let found = listen.server_for(info.server_name().as_bytes());
+    let own = &config.servers[found.map_or(listen.default, |(index, _)| index)];
+    let default = &config.servers[listen.default];
+    [own, default].into_iter().find_map(|server| Some((server, server.tls.as_ref()?)))
 }
 
 /// Loads the certificates whose names depend on the client: variables are evaluated as in a request that has
@@ -214,7 +279,8 @@ fn load_for(
 /// Goes on with the TLS of a connection from a worker of an older generation. False: it cannot be continued,
 /// or the listener asks for something else now.
 ///
-/// That worker is not trusted: the client's certificate is judged by this configuration.
+/// That worker is not trusted: the client's certificate is judged by this configuration. Responders are asked
+/// by [`ask_status_again`], before the next request; until then the certificate has no good status.
 pub fn resume(
     transport: &mut Transport,
     state: &TlsState,
@@ -225,11 +291,8 @@ pub fn resume(
         return listen.ssl != state.0.is_empty();
     }
     let Some(moved) = Moved::from_bytes(&state.0) else { return false };
-    let found = listen.server_for(moved.info.server_name().as_bytes());
-    let index = found.map_or(listen.default, |(index, _)| index);
-    let default = &config.servers[listen.default];
-    let Some(tls) = config.servers[index].tls.as_ref().or(default.tls.as_ref()) else { return false };
-    moved.info.verdict.set(tls.verdict(&moved.info.peer_chain, UnixTime::now()));
+    let Some((_, tls)) = resumed_by(&moved.info, config, listen) else { return false };
+    judge(&moved.info, tls);
     transport.secure(Session::moved(moved));
     true
 }
@@ -276,6 +339,10 @@ pub fn refusal(request: &Request, is_plain_instead: bool) -> Option<u16> {
                 refusal.number()
             );
         }
+        return Some(495);
+    }
+    if let Err(denial) = verdict.status {
+        log::info!(request.error_log(), request, "client SSL certificate verify error: {denial}");
         return Some(495);
     }
     None

@@ -34,6 +34,7 @@ use crate::config::Places;
 use crate::net::listener::{Listener, Serves};
 use crate::net::resolver::Resolvers;
 use crate::net::tls::certificate::Certificate;
+use crate::net::tls::ocsp::stapling::Ignored;
 use crate::net::tls::watch::Pair;
 use crate::script::registry::Variables;
 use crate::shm::counter::{self};
@@ -110,13 +111,19 @@ impl Config {
         certificates.current().get(place.position).cloned()
     }
 
-    /// Puts a newer certificate in force for all servers that use this pair.
-    pub fn replace_certificate(&self, pair: usize, certificate: &Certificate) {
+    /// Puts a newer certificate in force for all servers that use this pair. Returns why nothing is stapled
+    /// with it although it should be.
+    pub fn replace_certificate(&self, pair: usize, certificate: &Certificate) -> Option<Ignored> {
+        let mut ignored = None;
         for place in self.pairs.get(pair).iter().flat_map(|pair| &pair.uses) {
             if let Some(tls) = self.servers.get(place.server).and_then(|server| server.tls.as_ref()) {
                 tls.certificates().replace(place.position, certificate.clone());
+                let unstapled = tls.certificates().unstapled().into_iter();
+                let own = unstapled.filter(|(position, _)| *position == place.position);
+                ignored = ignored.or(own.map(|(_, ignored)| ignored).next());
             }
         }
+        ignored
     }
 
     /// The names of the shared memory zones in use, for `shm::named::sweep`.

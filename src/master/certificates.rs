@@ -161,7 +161,9 @@ impl Master {
                 return;
             }
         };
-        self.cycle.config.replace_certificate(index, &loaded.certificate);
+        if let Some(ignored) = self.cycle.config.replace_certificate(index, &loaded.certificate) {
+            log::warn!(log::process(), &(), "{ignored}");
+        }
         let (names, until) =
             (watch::names(&loaded.certificate), watch::date(loaded.certificate.not_after_s()));
         log::notice!(

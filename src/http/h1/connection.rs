@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use prologue::{Security, read_proxy_header, secure};
+use prologue::{Security, check_status, read_proxy_header, secure};
 
 use crate::base::in_place::pinned;
 use crate::http::Service;
@@ -165,7 +165,7 @@ impl Conn {
         if !handshake::resume(&mut self.transport, &handover.tls, self.service.config(), self.listen) {
             return None;
         }
-        self.security = if self.transport.tls().is_some() { Security::Tls } else { Security::Plain };
+        self.security = Security::of_adopted(&self.transport);
         self.proxy = proxy_header::of_handover(&handover.proxy).ok()?.map(Rc::new);
         // It was idle between two requests, so it has had at least one, and it may have had many more.
         self.requests = handover.requests.clamp(1, u64::from(u32::MAX));
@@ -313,6 +313,9 @@ pub fn serve(mut conn: Conn) -> impl Future<Output = ()> {
                     continue;
                 }
                 return;
+            }
+            if conn.security == Security::Status {
+                Box::pin(check_status(&mut conn)).await;
             }
             match pinned(|| one_request(&mut conn)).await {
                 After::Nothing | After::Partial if conn.transport.is_asked() && conn.gives_way() => return,

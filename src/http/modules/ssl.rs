@@ -5,6 +5,7 @@
 //! read. Behaviour: nginx.org, ngx_http_ssl_module, ngx_http_v2_module and ngx_http_v3_module.
 
 mod client_certificate;
+mod status;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -31,6 +32,7 @@ use crate::http::scope::{Script, Variable};
 use crate::log;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::context::{self, Context};
+use crate::net::tls::ocsp::cache;
 use crate::net::tls::pem::{self, Passwords};
 use crate::net::tls::server::{self, Clients, Server};
 use crate::net::tls::session_cache::{self, SessionCache, Zone, Zones};
@@ -52,6 +54,15 @@ pub enum VerifyClient {
     OptionalNoCa,
 }
 keywords!(VerifyClient { "off" => Off, "on" => On, "optional" => Optional, "optional_no_ca" => OptionalNoCa });
+
+/// `ssl_ocsp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ocsp {
+    Off,
+    On,
+    Leaf,
+}
+keywords!(Ocsp { "off" => Off, "on" => On, "leaf" => Leaf });
 
 settings! {
     #[derive(Debug)]
@@ -84,6 +95,11 @@ settings! {
         handshakes_max: Setting<u64> = 1024,
         stapling: Setting<bool> = false,
         stapling_file: Inherit<Box<str>>,
+        stapling_responder: Inherit<Box<str>>,
+        stapling_verify: Setting<bool> = false,
+        ocsp: Setting<Ocsp> = Ocsp::Off,
+        ocsp_responder: Inherit<Box<str>>,
+        ocsp_cache: Inherit<cache::Directive>,
         key_log: Inherit<Box<str>>,
     }
 }
@@ -134,12 +150,24 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Sets how long a handshake may take. Default: client_header_timeout."),
     number("ssl_handshakes_max", config::Context::HTTP, (1, 1 << 20), |c| &mut c.handshakes_max,
         "Limits how many handshakes a worker makes at a time. When one more client comes, the oldest is given up: its client may have stopped."),
+    one_of("ssl_ocsp", BOTH, |c| &mut c.ocsp,
+        "Asks the OCSP responders of clients' certificates whether they have been revoked: on for all certificates of the chain, leaf for the client's own. \
+         A client is refused if its certificate is not good, or if no responder tells."),
+    text("ssl_ocsp_responder", BOTH, |c| &mut c.ocsp_responder,
+        "Sets the URL (http://) of the OCSP responder to ask about clients' certificates, instead of the one that each certificate names."),
+    custom("ssl_ocsp_cache", BOTH, Arity::exactly(1), |c: &mut Conf, _, node| status::set_cache(c, node),
+        "Keeps the status of clients' certificates for as long as the OCSP response is valid: off, or shared:NAME:SIZE, which all workers share.")
+        .default("off"),
     flag("ssl_stapling", BOTH, |c| &mut c.stapling,
-        "Sends the OCSP response of ssl_stapling_file with the first certificate. Nothing is fetched from responders."),
+        "Sends OCSP responses for the server's certificates. They come from ssl_stapling_file, or from the responder that the certificate names, which is \
+         asked by the first handshake and then every hour. A handshake does not wait for it. The certificate's issuer must follow it in its file, or be in \
+         ssl_trusted_certificate."),
     text("ssl_stapling_file", BOTH, |c| &mut c.stapling_file,
         "Names a file with an OCSP response (DER) for the first certificate. It is used anew when it changes, as certificates are."),
-    accepted("ssl_stapling_responder", BOTH, Arity::exactly(1), Accepted::Words, "No effect: OCSP responses come from ssl_stapling_file only."),
-    accepted("ssl_stapling_verify", BOTH, Arity::exactly(1), Accepted::Flag, "No effect: clients check the OCSP response themselves."),
+    text("ssl_stapling_responder", BOTH, |c| &mut c.stapling_responder,
+        "Sets the URL (http://) of the OCSP responder for ssl_stapling, instead of the one that each certificate names."),
+    flag("ssl_stapling_verify", BOTH, |c| &mut c.stapling_verify,
+        "Sends an OCSP response only if it is signed for the certificate's issuer, whose chain must end at a root in ssl_trusted_certificate."),
     text("ssl_key_log", BOTH, |c| &mut c.key_log,
         "Names a file that the secrets of all connections are written to, for debugging with a packet analyzer. Anyone who reads it can decrypt them."),
     accepted("ssl_dhparam", BOTH, Arity::exactly(1), Accepted::Words, "No effect: key exchanges with finite-field Diffie-Hellman are not available."),
@@ -238,10 +266,12 @@ fn list(out: &mut Vec<u8>, numbers: &[u16], name: fn(u16) -> Option<&'static str
 }
 
 fn verified(info: &Info, out: &mut Vec<u8>) -> bool {
-    match info.verdict.get().outcome {
+    let verdict = info.verdict.get();
+    match (verdict.outcome, verdict.status) {
         _ if info.peer_chain.is_empty() => out.extend_from_slice(b"NONE"),
-        Ok(()) => out.extend_from_slice(b"SUCCESS"),
-        Err(refusal) => out.extend_from_slice(format!("FAILED:{refusal}").as_bytes()),
+        (Ok(()), Ok(())) => out.extend_from_slice(b"SUCCESS"),
+        (Err(refusal), _) => out.extend_from_slice(format!("FAILED:{refusal}").as_bytes()),
+        (Ok(()), Err(denial)) => out.extend_from_slice(format!("FAILED:{denial}").as_bytes()),
     }
     true
 }
@@ -255,6 +285,9 @@ fn hex(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
 #[derive(Default)]
 pub struct Loaded {
     zones: Zones,
+    ocsp_zones: cache::Zones,
+    /// By the names of their files.
+    stapling: HashMap<Vec<Box<str>>, status::Trusted>,
     /// By the lifetime of the tickets, in seconds.
     ticket_keys: HashMap<u32, Arc<SharedKeys>>,
 }
@@ -263,6 +296,7 @@ pub struct Loaded {
 #[derive(Debug)]
 pub struct Table {
     zones: Vec<Arc<Zone>>,
+    ocsp_zones: Vec<Arc<cache::Zone>>,
     ticket_keys: Vec<Arc<SharedKeys>>,
 }
 
@@ -271,12 +305,14 @@ impl ModuleTable for Table {
         let loaded = std::mem::take(&mut cx.drafts.ssl);
         let table = Self {
             zones: loaded.zones.iter().cloned().collect(),
+            ocsp_zones: loaded.ocsp_zones.iter().cloned().collect(),
             ticket_keys: loaded.ticket_keys.into_values().collect(),
         };
         if !cx.options.test_only {
             let zones = table.zones.iter().map(|zone| (zone.open(), zone.name()));
             let keys = table.ticket_keys.iter().map(|keys| (keys.open(), "ssl_session_tickets"));
-            for (outcome, name) in zones.chain(keys).collect::<Vec<_>>() {
+            let caches = table.ocsp_zones.iter().map(|zone| (zone.open(), zone.name()));
+            for (outcome, name) in zones.chain(keys).chain(caches).collect::<Vec<_>>() {
                 reported(outcome, "map the memory of", name, None, cx);
             }
         }
@@ -285,6 +321,7 @@ impl ModuleTable for Table {
 
     fn add_zones(&self, zones: &mut Vec<u64>) {
         zones.extend(self.zones.iter().map(|zone| zone.id()));
+        zones.extend(self.ocsp_zones.iter().map(|zone| zone.id()));
         zones.extend(self.ticket_keys.iter().map(|keys| keys.id()));
     }
 
@@ -348,6 +385,7 @@ impl Conf {
             provider: selection::provider(&selected),
             versions: selected.protocols.versions().to_vec(),
             certificates,
+            stapling: self.stapling_settings(cx)?,
             prefers_own_order: selected.server_preference.unwrap_or(self.prefer_server_ciphers.get()),
             sessions: Some(Arc::new(self.session_cache(context, cx)?)),
             // Early data is accepted once for each session, so sessions are kept instead.
@@ -365,7 +403,10 @@ impl Conf {
             record_bytes: usize::try_from(self.buffer_size.get()).unwrap_or(usize::MAX),
         };
         match Server::new(settings) {
-            Ok(server) => Some(server),
+            Ok(server) => {
+                self.report_unstapled(&server, cx);
+                Some(server)
+            }
             Err(error) => {
                 cx.diagnostics.push(Diagnostic::error(self.certificates[0].span, error.to_string()));
                 None
@@ -487,9 +528,13 @@ impl Conf {
         let span = self.client_certificate.span().or(self.trusted_certificate.span());
         let trust =
             reported(trust, "use", self.client_certificate.as_ref().map_or("", |name| name), span, cx)?;
+        // A server that asks responders does not take clients of another one that does not.
+        self.ocsp.get().word().hash(&mut known);
+        self.ocsp_responder.as_ref().hash(&mut known);
         let id = known.finish().max(1);
         let verifier = ClientVerifier::new(&named);
-        Some((Some(Clients { verifier, trust: Arc::new(trust), id }), digests))
+        let status = self.status_check(mode, cx)?;
+        Some((Some(Clients { verifier, trust: Arc::new(trust), status, id }), digests))
     }
 
     /// The files of each certificate, in their order, each with its directive; `None`: it is not in files.

@@ -16,6 +16,7 @@ pub mod handshake;
 pub mod key_log;
 pub mod moved;
 pub mod names;
+pub mod ocsp;
 pub mod parcel;
 pub mod pem;
 #[cfg(any(test, feature = "property"))]
@@ -40,6 +41,7 @@ use std::sync::Arc;
 use rustls::ProtocolVersion;
 use rustls::pki_types::CertificateDer;
 
+use crate::net::tls::ocsp::clients::Denial;
 use crate::proto::client_hello::ClientHello;
 pub use stream::{Session, Tls};
 pub use verify::Refusal;
@@ -73,13 +75,15 @@ pub struct Info {
 pub struct Verdict {
     /// Without a certificate there is nothing to refuse.
     pub outcome: Result<(), Refusal>,
+    /// What responders say of a certificate that is trusted (`ssl_ocsp`).
+    pub status: Result<(), Denial>,
     /// What it was judged by ([`server::Server::trust_id`]).
     pub trust_id: u64,
 }
 
 impl Default for Verdict {
     fn default() -> Self {
-        Self { outcome: Ok(()), trust_id: 0 }
+        Self { outcome: Ok(()), status: Ok(()), trust_id: 0 }
     }
 }
 

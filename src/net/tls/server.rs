@@ -16,11 +16,15 @@ use rustls::server::{
 };
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{KeyLog, ServerConfig, SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion, compress};
+use smallvec::SmallVec;
 
 use crate::net::tls::Verdict;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::handshake::{Catcher, note_signature};
+use crate::net::tls::ocsp::clients::{Denial, StatusCheck};
+use crate::net::tls::ocsp::stapling::{self, Ignored, Staple, Stapling};
 use crate::net::tls::verify::{ClientVerifier, Trust};
+use crate::sys::clock;
 
 /// The most early data of a client (`ssl_early_data`), as in OpenSSL.
 pub const EARLY_BYTES_MAX: u32 = 16 * 1024;
@@ -31,6 +35,8 @@ pub struct Settings {
     pub versions: Vec<&'static SupportedProtocolVersion>,
     /// `ssl_certificate`, in the order of the configuration.
     pub certificates: Vec<Certificate>,
+    /// `ssl_stapling` without a file.
+    pub stapling: Option<Arc<stapling::Settings>>,
     /// `ssl_prefer_server_ciphers`.
     pub prefers_own_order: bool,
     /// `ssl_session_cache`.
@@ -57,9 +63,14 @@ pub struct Settings {
 pub struct Clients {
     pub verifier: ClientVerifier,
     pub trust: Arc<Trust>,
+    /// `ssl_ocsp`.
+    pub status: Option<StatusCheck>,
     /// Distinguishes this trust from others: derived from what it is made of.
     pub id: u64,
 }
+
+/// A client's certificate, its issuers, and the root.
+pub type Path = Vec<CertificateDer<'static>>;
 
 /// What one virtual server offers to clients.
 pub struct Server {
@@ -67,6 +78,7 @@ pub struct Server {
     certificates: Arc<Certificates>,
     record_bytes: usize,
     trust: Option<Arc<Trust>>,
+    status: Option<StatusCheck>,
     trust_id: u64,
 }
 
@@ -79,14 +91,14 @@ impl fmt::Debug for Server {
 impl Server {
     /// Errors: rustls finds the settings contradictory, such as versions without a cipher suite.
     pub fn new(settings: Settings) -> Result<Self, rustls::Error> {
-        let certificates = Arc::new(Certificates::new(settings.certificates));
+        let certificates = Arc::new(Certificates::new(settings.certificates, settings.stapling));
         let builder = ServerConfig::builder_with_provider(settings.provider)
             .with_protocol_versions(&settings.versions)?;
-        let (verifier, trust, trust_id) = match settings.clients {
-            Some(Clients { verifier, trust, id }) => {
-                (Arc::new(verifier) as Arc<dyn ClientCertVerifier>, Some(trust), id)
+        let (verifier, trust, status, trust_id) = match settings.clients {
+            Some(Clients { verifier, trust, status, id }) => {
+                (Arc::new(verifier) as Arc<dyn ClientCertVerifier>, Some(trust), status, id)
             }
-            None => (WebPkiClientVerifier::no_client_auth(), None, 0),
+            None => (WebPkiClientVerifier::no_client_auth(), None, None, 0),
         };
         let resolver = Arc::clone(&certificates);
         let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(resolver);
@@ -107,6 +119,7 @@ impl Server {
             certificates,
             record_bytes: settings.record_bytes,
             trust,
+            status,
             trust_id,
         })
     }
@@ -121,12 +134,28 @@ impl Server {
     }
 
     /// Judges a client's chain; without a chain, or where none is asked for, nothing is refused.
-    pub fn verdict(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Verdict {
-        let outcome = match &self.trust {
-            Some(trust) if !chain.is_empty() => trust.check(chain, now),
-            _ => Ok(()),
+    ///
+    /// If responders have to be asked too, the path is returned for [`Server::status_check`]; until then the
+    /// verdict is that this has failed.
+    pub fn verdict(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> (Verdict, Option<Path>) {
+        let trust_id = self.trust_id;
+        let Some(trust) = self.trust.as_ref().filter(|_| !chain.is_empty()) else {
+            return (Verdict { trust_id, ..Verdict::default() }, None);
         };
-        Verdict { outcome, trust_id: self.trust_id }
+        let (outcome, path) = match &self.status {
+            None => (trust.check(chain, now), None),
+            Some(_) => match trust.path(chain, now) {
+                Ok(path) => (Ok(()), Some(path)),
+                Err(refusal) => (Err(refusal), None),
+            },
+        };
+        let status = if path.is_some() { Err(Denial::RequestFailed) } else { Ok(()) };
+        (Verdict { outcome, status, trust_id }, path)
+    }
+
+    /// `ssl_ocsp`, for the paths of clients.
+    pub fn status_check(&self) -> Option<&StatusCheck> {
+        self.status.as_ref()
     }
 
     /// Equal for servers that trust the same client certificates; 0: clients are not asked for one.
@@ -137,7 +166,7 @@ impl Server {
     /// The same with other certificates, for one client: names of files may depend on the ClientHello.
     pub fn config_with(&self, certificates: Vec<Certificate>) -> Arc<ServerConfig> {
         let mut config = ServerConfig::clone(&self.config);
-        config.cert_resolver = Arc::new(Certificates::new(certificates));
+        config.cert_resolver = Arc::new(Certificates::new(certificates, None));
         Arc::new(config)
     }
 
@@ -147,12 +176,19 @@ impl Server {
 }
 
 /// The certificates of a server, one for each kind of key; the client's signature schemes decide.
-pub struct Certificates(RwLock<Vec<Entry>>);
+pub struct Certificates {
+    entries: RwLock<Vec<Entry>>,
+    stapling: Option<Arc<stapling::Settings>>,
+}
 
 struct Entry {
     certificate: Certificate,
     /// The same with a key that notes its signatures.
     key: Arc<CertifiedKey>,
+    /// Where its OCSP responses come from.
+    stapling: Option<Result<Arc<Stapling>, Ignored>>,
+    /// The same with a response, and the end of its validity in seconds since 1970.
+    stapled: Option<(Arc<CertifiedKey>, i64)>,
 }
 
 impl fmt::Debug for Certificates {
@@ -162,34 +198,81 @@ impl fmt::Debug for Certificates {
 }
 
 impl Entry {
-    fn new(certificate: Certificate) -> Self {
+    fn new(certificate: Certificate, position: usize, settings: Option<&Arc<stapling::Settings>>) -> Self {
         let mut key = CertifiedKey::clone(certificate.certified_key());
         key.key = Arc::new(NotingKey(key.key));
-        Self { certificate, key: Arc::new(key) }
+        let stapling = settings.map(|settings| Stapling::new(&certificate, position, settings).map(Arc::new));
+        Self { certificate, key: Arc::new(key), stapling, stapled: None }
+    }
+
+    /// The key with a response that is still valid, or without one.
+    fn offered(&self) -> &Arc<CertifiedKey> {
+        match &self.stapled {
+            Some((key, valid_until_s)) if *valid_until_s >= clock::wall_seconds() => key,
+            _ => &self.key,
+        }
     }
 }
 
 impl Certificates {
-    pub fn new(certificates: Vec<Certificate>) -> Self {
-        Self(RwLock::new(certificates.into_iter().map(Entry::new).collect()))
+    /// `stapling`: OCSP responses are asked of responders.
+    pub fn new(certificates: Vec<Certificate>, stapling: Option<Arc<stapling::Settings>>) -> Self {
+        let entry = |(position, certificate)| Entry::new(certificate, position, stapling.as_ref());
+        let entries = RwLock::new(certificates.into_iter().enumerate().map(entry).collect());
+        Self { entries, stapling }
     }
 
     /// The certificates in force.
     pub fn current(&self) -> Vec<Certificate> {
-        let entries = self.0.read();
+        let entries = self.entries.read();
         entries.map(|all| all.iter().map(|entry| entry.certificate.clone()).collect()).unwrap_or_default()
     }
 
     /// Puts a newer certificate in the place of one. False: there is no such place.
     pub fn replace(&self, index: usize, certificate: Certificate) -> bool {
-        let Ok(mut all) = self.0.write() else { return false };
-        all.get_mut(index).map(|place| *place = Entry::new(certificate)).is_some()
+        let Ok(mut all) = self.entries.write() else { return false };
+        let place = all.get_mut(index);
+        place.map(|place| *place = Entry::new(certificate, index, self.stapling.as_ref())).is_some()
+    }
+
+    /// Why nothing is stapled with some of the certificates although it should be, by their positions.
+    pub fn unstapled(&self) -> Vec<(usize, Ignored)> {
+        let Ok(all) = self.entries.read() else { return Vec::new() };
+        let ignored = |entry: &Entry| entry.stapling.as_ref()?.as_ref().err().cloned();
+        all.iter().enumerate().filter_map(|(index, entry)| Some((index, ignored(entry)?))).collect()
+    }
+
+    /// The responders that it is time to ask, each with the position of its certificate. Each is returned
+    /// once.
+    pub fn due(&self, now_s: i64) -> impl Iterator<Item = (usize, Arc<Stapling>)> + use<> {
+        let mut due: SmallVec<[_; 2]> = SmallVec::new();
+        if let (Some(_), Ok(all)) = (&self.stapling, self.entries.read()) {
+            for (index, entry) in all.iter().enumerate() {
+                if let Some(Ok(stapling)) = &entry.stapling
+                    && stapling.is_due(now_s)
+                {
+                    due.push((index, Arc::clone(stapling)));
+                }
+            }
+        }
+        due.into_iter()
+    }
+
+    /// Staples a response from now on, unless the certificate has been replaced meanwhile.
+    pub fn staple(&self, index: usize, fingerprint: &[u8; 32], staple: Staple) {
+        let Ok(mut all) = self.entries.write() else { return };
+        if let Some(entry) = all.get_mut(index).filter(|entry| entry.certificate.fingerprint() == fingerprint)
+        {
+            let mut key = CertifiedKey::clone(&entry.key);
+            key.ocsp = Some(staple.response);
+            entry.stapled = Some((Arc::new(key), staple.valid_until_s));
+        }
     }
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let all = self.0.read().ok()?;
+        let all = self.entries.read().ok()?;
         let schemes = hello.signature_schemes();
         // The client's first choice among the schemes that any key has, as OpenSSL does.
         let rank = |entry: &&Entry| {
@@ -200,7 +283,7 @@ impl ResolvesServerCert for Certificates {
             [only] => Some(only),
             _ => all.iter().filter(|entry| rank(entry).is_some()).min_by_key(rank),
         };
-        found.map(|entry| Arc::clone(&entry.key))
+        found.map(|entry| Arc::clone(entry.offered()))
     }
 }
 

@@ -33,6 +33,7 @@ fn server(selected: &Selected) -> Server {
     Server::new(Settings {
         provider: provider(selected),
         versions: selected.protocols.versions().to_vec(),
+        stapling: None,
         certificates: vec![
             Certificate::from_pem(chain.as_bytes(), key.as_bytes(), &Passwords::default()).unwrap(),
         ],

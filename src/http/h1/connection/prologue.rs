@@ -9,7 +9,7 @@ use crate::http::config::server::Listen;
 use crate::http::handshake;
 use crate::http::request::error::{Error, Kind};
 use crate::log;
-use crate::net::{proxy_header, room};
+use crate::net::{Transport, proxy_header, room};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::timeout;
 
@@ -20,6 +20,8 @@ pub(super) enum Security {
     Plain,
     /// The client's handshake is to come.
     Handshake,
+    /// The connection came from another worker, and the status of its client's certificate is unknown.
+    Status,
     Tls,
     /// The client speaks plain HTTP where TLS is spoken: it learns that, and nothing else.
     PlainInstead,
@@ -28,6 +30,15 @@ pub(super) enum Security {
 impl Security {
     pub(super) fn new(listen: &Listen) -> Self {
         if listen.ssl { Self::Handshake } else { Self::Plain }
+    }
+
+    /// Of a connection that came from another worker.
+    pub(super) fn of_adopted(transport: &Transport) -> Self {
+        match transport.tls() {
+            None => Self::Plain,
+            Some(info) if info.verdict.get().status.is_err() => Self::Status,
+            Some(_) => Self::Tls,
+        }
     }
 }
 
@@ -70,4 +81,11 @@ pub(super) async fn secure(conn: &mut Conn) -> bool {
         handshake::Outcome::Over => return false,
     }
     true
+}
+
+/// Asks for the status of the client's certificate before the next request.
+pub(super) async fn check_status(conn: &mut Conn) {
+    let who = handshake::Client { number: conn.number, peer: &conn.peer, listen: conn.listen };
+    handshake::ask_status_again(&conn.transport, conn.service.worker(), &who).await;
+    conn.security = Security::Tls;
 }
