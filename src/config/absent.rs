@@ -96,12 +96,6 @@ static FEATURES: &[&Feature] = &[
     ),
     &own("stream", &["stream"], &["stream"], TO_ELSEWHERE),
     &own("mail", &["mail"], &["mail"], TO_ELSEWHERE),
-    &own(
-        "health checks",
-        &["health_check*", "match"],
-        &["health_check"],
-        "\"max_fails\" and \"fail_timeout\" watch the servers instead",
-    ),
     &own("a status interface", &["status_zone", "api"], &["api"], "\"stub_status\" shows the totals"),
     &foreign("GeoIP2", &["geoip2*"], "\"map\" or \"geo\" may do instead"),
     &foreign("ModSecurity", &["modsecurity*"], "this firewall is not available: filter in front"),
@@ -144,11 +138,7 @@ static FEATURES: &[&Feature] = &[
     ),
     &foreign("statistics", &["vhost_traffic_status*", "stream_server_traffic_status*"], FOREIGN),
     &foreign("tracing", &["otel_*", "opentracing*", "opentelemetry*"], "\"$traceparent\" passes a trace on"),
-    &foreign(
-        "checks of backends",
-        &["check", "check_*"],
-        "\"max_fails\" and \"fail_timeout\" watch the servers instead",
-    ),
+    &foreign("checks of backends", &["check", "check_*"], "\"health_check\" and \"match\" do the same"),
     &foreign(
         "set-misc",
         &[
@@ -216,7 +206,6 @@ pub fn feature_of_variable(name: &str) -> Option<&'static Feature> {
             of(name).or_else(|| of(if name.starts_with("jwt_") { "auth_jwt" } else { "echo" }))
         }
         "spdy" | "http2_stream_id" => Some(&HTTP2),
-        "upstream_last_server_name" => of("health_check"),
         _ => None,
     }
 }

@@ -27,6 +27,7 @@ impl Context {
     /// Blocks that replace the location around them under a condition.
     pub const CONDITIONAL: Self = Self::LOCATION_IF.or(Self::LIMIT_EXCEPT);
     pub const UPSTREAM: Self = Self(1 << 8);
+    pub const MATCH: Self = Self(1 << 9);
     /// http, server and location: the contexts of most directives.
     pub const ANY: Self = Self::HTTP.or(Self::SERVER).or(Self::LOCATION);
 
@@ -40,11 +41,12 @@ impl Context {
 
     /// nginx's names of the contexts in this set, outermost first.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Context, &str); 9] = [
+        const NAMES: [(Context, &str); 10] = [
             (Context::MAIN, "main"),
             (Context::EVENTS, "events"),
             (Context::HTTP, "http"),
             (Context::UPSTREAM, "upstream"),
+            (Context::MATCH, "match"),
             (Context::SERVER, "server"),
             (Context::SERVER_IF, "if in server"),
             (Context::LOCATION, "location"),

@@ -88,6 +88,17 @@ impl Config {
         groups.filter_map(|group| Some(&*group.servers.first()?.name))
     }
 
+    /// True if there is anything for a prober to do.
+    pub fn has_probes(&self) -> bool {
+        self.http.as_ref().is_some_and(|http| http.upstreams.has_checks())
+    }
+
+    /// Brings the health of upstreams' peers in shared memory to where this configuration has its checks begin.
+    /// For the master, before the workers start. `is_new`: a prober of another generation is about to start.
+    pub fn forget_health(&self, is_new: bool) {
+        self.http.iter().for_each(|http| http.upstreams.forget_health(is_new));
+    }
+
     /// True if workers bind to addresses that do not belong to this machine, which needs CAP_NET_RAW.
     pub fn is_transparent(&self) -> bool {
         self.http.as_ref().is_some_and(|http| http.is_transparent)

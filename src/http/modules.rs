@@ -35,6 +35,7 @@ pub mod gzip;
 pub mod gzip_static;
 pub mod headers;
 pub mod headers_more;
+pub mod health_check;
 pub mod http_core;
 pub mod https_redirect;
 pub mod index;
@@ -310,6 +311,7 @@ modules! {
     try_files   => [Precontent precontent];
     mirror      => [Precontent precontent];
     upstream    => [] draft Selections table Table;
+    health_check => [] draft Draft table Table;
     request_body => [];
     limit_rate  => [] state State;
     early_hints => [];

@@ -1,10 +1,11 @@
-//! Forks a worker: which of the master's descriptors and facts it gets.
+//! Forks workers and the prober: which of the master's descriptors and facts it gets.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
 use crate::log;
 use crate::master::certificates::Certificates;
+use crate::master::roles::{Place, Role};
 use crate::master::rules::Ledger;
 use crate::master::seat::{Roster, Worker};
 use crate::master::supervisor::{Event, WorkerId};
@@ -17,12 +18,16 @@ use crate::sys::process::{self, Forked};
 use crate::sys::signal::{Blocked, Signals};
 use crate::sys::{msg, signal, socket, terminal};
 use crate::worker::messages::SlotIndex;
-use crate::worker::{self, Seat, Slot};
+use crate::worker::{self, Duty, Seat, Slot};
 
 impl Master {
-    /// Forks one worker. A failure leaves its place vacant for a while.
-    pub(super) fn fork(&mut self, worker: WorkerId, number: usize, generation: u64) -> Event {
-        let leased = self.leases(number);
+    /// Forks the process of a place. A failure leaves the place vacant for a while.
+    pub(super) fn fork(&mut self, worker: WorkerId, place: Place, generation: u64) -> Event {
+        let Place { role, number } = place;
+        let leased = if role.accepts() { self.leases(number) } else { Vec::new() };
+        if role == Role::Prober && self.probed_generation.replace(generation) != Some(generation) {
+            self.cycle.config.forget_health(true);
+        }
         let mut call = "socketpair()";
         let outcome = (|| {
             let (control, far_end) = msg::pair()?;
@@ -37,7 +42,7 @@ impl Master {
                     // First of all: until then a signal for this process would reach the master's socket.
                     drop(self.signals.take());
                     lanes::enter(lane);
-                    let seat = self.become_seat(number, generation, far_end, leased.clone());
+                    let seat = self.become_seat(place, generation, far_end, leased.clone());
                     // Signals stay blocked until the worker can handle them.
                     let code = self.serve(seat);
                     std::process::exit(code);
@@ -46,12 +51,13 @@ impl Master {
         })();
         match outcome {
             Ok((pid, lane, control, far_end)) => {
-                log::notice!(log::process(), &(), "start worker process {pid}");
+                log::notice!(log::process(), &(), "start {} {pid}", role.title());
                 let roster = Rc::clone(&self.roster);
                 let ledger = Ledger::default();
                 self.workers.push(Worker {
                     id: worker,
                     pid,
+                    role,
                     roster,
                     lane,
                     control,
@@ -62,7 +68,8 @@ impl Master {
                 Event::Forked { worker, pid, leased }
             }
             Err(error) => {
-                let why = format!("{call} failed while spawning a worker process {}", log::Cause(&error));
+                let what = role.title();
+                let why = format!("{call} failed while spawning a {what} {}", log::Cause(&error));
                 log::alert!(log::process(), &(), "{why}");
                 let remedy = match error.raw_os_error() {
                     Some(nix::libc::EAGAIN) => {
@@ -97,6 +104,7 @@ impl Master {
 
     /// `master_process off`: serves in this process.
     pub(super) fn serve_alone(&mut self) -> i32 {
+        self.cycle.config.forget_health(true);
         let leased = self.leases(0);
         let prepared = msg::pair().and_then(|pair| Ok((pair, Blocked::new()?)));
         let ((_master_end, far_end), _blocked) = match prepared {
@@ -118,9 +126,8 @@ impl Master {
         let copies = paths.try_clone();
         let slots = self.seat_slots(copies);
         let leaves_terminal = false; // the starter is told here, before it serves
-        let is_alone = true;
-        let seat =
-            Seat { number: 0, generation: 1, control: far_end, slots, leased, leaves_terminal, is_alone };
+        let duty = Duty::Alone;
+        let seat = Seat { number: 0, generation: 1, control: far_end, slots, leased, leaves_terminal, duty };
         if let Some(starter) = starter {
             starter.ready();
         }
@@ -133,10 +140,10 @@ impl Master {
         code
     }
 
-    /// In a child: keeps the descriptors that a worker needs.
+    /// In a child: keeps the descriptors that its role needs.
     fn become_seat(
         &mut self,
-        number: usize,
+        Place { role, number }: Place,
         generation: u64,
         control: OwnedFd,
         leased: Vec<SlotIndex>,
@@ -153,7 +160,12 @@ impl Master {
         self.change = None;
         self.others = OtherWorkers::default();
         let slots = std::mem::take(&mut self.slots);
-        let slots = self.seat_slots(slots);
+        let slots = if role.accepts() {
+            self.seat_slots(slots)
+        } else {
+            drop(slots); // before they are closed below
+            Vec::new()
+        };
         // Close everything else, wherever the master got it from: a worker starts with the descriptors on
         // this list.
         let mut keep: Vec<RawFd> = slots.iter().map(|slot| slot.fd.as_raw_fd()).collect();
@@ -162,8 +174,11 @@ impl Master {
         keep.extend(key_log::descriptors());
         keep.extend(crate::shm::descriptors());
         process::close_others(&keep);
-        let is_alone = false;
-        Seat { number, generation, control, slots, leased, leaves_terminal, is_alone }
+        let duty = match role {
+            Role::Worker => Duty::Serve,
+            Role::Prober => Duty::Probe,
+        };
+        Seat { number, generation, control, slots, leased, leaves_terminal, duty }
     }
 
     /// The list of slots that leases index: address by address, slot by slot.

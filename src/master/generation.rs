@@ -57,7 +57,7 @@ impl Supervisor {
         self.switch = Some(Switch { previous });
         self.renewal_is_wanted = false; // every socket is looked at before the forks
         self.act(Action::Prepare);
-        self.limits.places().for_each(|place| self.fork(place));
+        self.limits.places().filter(|place| place.role.is_awaited()).for_each(|place| self.fork(place));
     }
 
     /// True if living workers lack sockets that were opened anew: all are then replaced, with the same
@@ -99,7 +99,21 @@ impl Supervisor {
         }
         self.first = None;
         self.act(Action::Serve);
+        self.start_others();
         self.reload_if_wanted(now_ms);
+    }
+
+    /// Starts the processes that no change of generations waits for, each once the one before it has ended.
+    pub(super) fn start_others(&mut self) {
+        if self.switch.is_some() || self.phase != Phase::Serving {
+            return;
+        }
+        for place in self.limits.places().filter(|place| !place.role.is_awaited()) {
+            let is_there = self.members.iter().any(|member| member.place == place);
+            if !is_there && !self.vacancies.iter().any(|vacancy| vacancy.place == place) {
+                self.fork(place);
+            }
+        }
     }
 
     /// True when no worker of the first generation can run.
@@ -154,7 +168,7 @@ impl Supervisor {
             member.generation = generation;
         }
         self.act(Action::Restore);
-        for place in self.limits.places() {
+        for place in self.limits.places().filter(|place| place.role.is_awaited()) {
             let mut members = self.members.iter();
             let is_there = members.any(|member| {
                 member.place == place && member.generation == generation && !member.state.is_leaving()
@@ -163,5 +177,6 @@ impl Supervisor {
                 self.fork(place);
             }
         }
+        self.start_others();
     }
 }

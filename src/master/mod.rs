@@ -51,7 +51,6 @@ use crate::master::link::{Link, Message};
 use crate::master::pid::PidFile;
 use crate::master::reading::Reading;
 use crate::master::respawn::parts;
-use crate::master::roles::Role;
 use crate::master::rules::LEFT_MAX;
 use crate::master::seat::{Connection, Roster, Worker};
 use crate::master::slots::{Group, Slots};
@@ -109,6 +108,8 @@ struct Master {
     turn: usize,
     /// The reload under way, until the names of its configuration are known.
     reading: Option<Reading>,
+    /// The generation of the last prober.
+    probed_generation: Option<u64>,
     /// The generation for which the lanes of others were last cleared of stray counts.
     cleared_generation: u64,
     /// The master knows which addresses have a steering program. After sockets were inherited it does not,
@@ -201,7 +202,7 @@ impl Master {
         }
         let program = program(&start.arguments);
         let now_ms = clock::monotonic_ms();
-        let limits = reading::limits(&cycle.config.settings);
+        let limits = reading::limits(&cycle.config);
         Some(Self {
             start,
             program,
@@ -222,6 +223,7 @@ impl Master {
             pending: VecDeque::new(),
             turn: 0,
             reading: None,
+            probed_generation: None,
             cleared_generation: 0,
             knows_steering: false,
             removed: Vec::new(),
@@ -276,9 +278,7 @@ impl Master {
     fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Prepare => self.prepare(),
-            Action::Fork { worker, place, generation } => match place.role {
-                Role::Worker => return Some(self.fork(worker, place.number, generation)),
-            },
+            Action::Fork { worker, place, generation } => return Some(self.fork(worker, place, generation)),
             Action::Send(worker, message) => {
                 // A worker whose socket is full or gone is noticed by its silence, or by its end.
                 let _ = self.worker_mut(worker).map(|worker| worker.send(&message));
@@ -480,7 +480,7 @@ impl Master {
                 tell("new binary process", pid, ended);
                 self.successor_ended();
             } else if let Some(index) = self.workers.iter().position(|worker| worker.pid == pid) {
-                tell("worker process", pid, ended);
+                tell(self.workers[index].role.title(), pid, ended);
                 self.worker_ended(index, ended);
             }
         }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::log::{self, Level};
 use crate::master::respawn::Cause;
+use crate::master::roles::{Place, Role};
 use crate::master::rules::Fault;
 use crate::shm::heartbeat::{self, Heartbeat};
 use crate::sys::process;
@@ -12,15 +13,15 @@ use crate::sys::process;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     StartWorkers,
-    BrokeRule { pid: i32, number: usize, fault: Fault },
-    Late { pid: i32 },
-    Fatal { pid: i32, code: i32 },
-    DiedYoung { number: usize, cause: Cause, wait_ms: u64 },
-    Replaced { pid: i32 },
-    NeverStarted { pid: i32, limit_ms: u64 },
-    KilledStuck { pid: i32, limit_ms: u64 },
-    Stuck { pid: i32, number: usize, silent_ms: u64, beat: Heartbeat },
-    MovesAgain { pid: i32, after_ms: u64 },
+    BrokeRule { pid: i32, place: Place, fault: Fault },
+    Late { pid: i32, role: Role },
+    Fatal { pid: i32, role: Role, code: i32 },
+    DiedYoung { place: Place, cause: Cause, wait_ms: u64 },
+    Replaced { pid: i32, role: Role },
+    NeverStarted { pid: i32, role: Role, limit_ms: u64 },
+    KilledStuck { pid: i32, role: Role, limit_ms: u64 },
+    Stuck { pid: i32, place: Place, silent_ms: u64, beat: Heartbeat },
+    MovesAgain { pid: i32, role: Role, after_ms: u64 },
     Full { pid: i32, number: usize },
     HasRoom { pid: i32 },
     FellBack,
@@ -49,8 +50,9 @@ impl Notice {
     /// Writes it to the error log. For a stuck worker, asks the system what its process is waiting for.
     pub fn tell(&self) {
         let state = match self {
-            Self::Stuck { pid, .. } => {
-                format!("; its state is {}; its siblings take its new connections", process::state(*pid))
+            Self::Stuck { pid, place, .. } => {
+                let help = if place.role.accepts() { "; its siblings take its new connections" } else { "" };
+                format!("; its state is {}{help}", process::state(*pid))
             }
             Self::NeverStarted { pid, .. } => format!("; its state is {}", process::state(*pid)),
             _ => String::new(),
@@ -63,47 +65,47 @@ impl fmt::Display for Notice {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::StartWorkers => write!(out, "start worker processes"),
-            Self::BrokeRule { pid, number, fault } => write!(
-                out,
-                "worker process {pid} (worker {number}) breaks a rule of its control socket and is killed: {fault}"
-            ),
-            Self::Late { pid } => write!(out, "worker process {pid} has not left in time and is killed"),
-            Self::Fatal { pid, code } => {
-                write!(out, "worker process {pid} exited with fatal code {code} and cannot be respawned")
+            Self::BrokeRule { pid, place, fault } => {
+                let who = who(*pid, *place);
+                write!(out, "{who} breaks a rule of its control socket and is killed: {fault}")
             }
-            Self::DiedYoung { number, cause, wait_ms } => {
+            Self::Late { pid, role } => {
+                write!(out, "{} {pid} has not left in time and is killed", role.title())
+            }
+            Self::Fatal { pid, role, code } => {
+                let title = role.title();
+                write!(out, "{title} {pid} exited with fatal code {code} and cannot be respawned")
+            }
+            Self::DiedYoung { place, cause, wait_ms } => {
                 let what = match cause {
                     Cause::Condemned { .. } => "was killed soon after it was born",
                     Cause::Replaced { .. } => "asked to be replaced as soon as it was born",
                     Cause::NotForked => "could not be forked",
                     Cause::Ended { .. } | Cause::Fatal => "died as soon as it was born",
                 };
-                write!(out, "worker {number} {what}, the next one starts in {wait_ms} ms")
+                let who = match place.role {
+                    Role::Worker => format!("worker {}", place.number),
+                    Role::Prober => "the prober".into(),
+                };
+                write!(out, "{who} {what}, the next one starts in {wait_ms} ms")
             }
-            Self::Replaced { pid } => write!(out, "worker process {pid} is replaced"),
-            Self::NeverStarted { pid, limit_ms } => {
-                write!(
-                    out,
-                    "worker process {pid} has not started in {limit_ms} ms and is killed and replaced"
-                )
+            Self::Replaced { pid, role } => write!(out, "{} {pid} is replaced", role.title()),
+            Self::NeverStarted { pid, role, limit_ms } => {
+                let title = role.title();
+                write!(out, "{title} {pid} has not started in {limit_ms} ms and is killed and replaced")
             }
-            Self::KilledStuck { pid, limit_ms } => {
-                write!(
-                    out,
-                    "worker process {pid} has been stuck for {limit_ms} ms and is killed and replaced"
-                )
+            Self::KilledStuck { pid, role, limit_ms } => {
+                let title = role.title();
+                write!(out, "{title} {pid} has been stuck for {limit_ms} ms and is killed and replaced")
             }
-            Self::Stuck { pid, number, silent_ms, beat } => {
-                let place = place(beat);
-                write!(
-                    out,
-                    "worker process {pid} (worker {number}) is stuck: no answer for {silent_ms} ms {place}"
-                )
+            Self::Stuck { pid, place, silent_ms, beat } => {
+                let (who, position) = (who(*pid, *place), position(beat));
+                write!(out, "{who} is stuck: no answer for {silent_ms} ms {position}")
             }
-            Self::MovesAgain { pid, after_ms } => write!(
-                out,
-                "worker process {pid} responds again after {after_ms} ms and takes its connections back"
-            ),
+            Self::MovesAgain { pid, role, after_ms } => {
+                let what = if role.accepts() { " and takes its connections back" } else { "" };
+                write!(out, "{} {pid} responds again after {after_ms} ms{what}", role.title())
+            }
             Self::Full { pid, number } => write!(
                 out,
                 "worker process {pid} (worker {number}) can take no more connections; siblings with room take new \
@@ -122,8 +124,16 @@ impl fmt::Display for Notice {
     }
 }
 
+/// `worker process 7 (worker 0)`
+fn who(pid: i32, place: Place) -> String {
+    match place.role {
+        Role::Worker => format!("worker process {pid} (worker {})", place.number),
+        Role::Prober => format!("prober process {pid}"),
+    }
+}
+
 /// The worker's position in its loop, by its own account.
-fn place(beat: &Heartbeat) -> String {
+fn position(beat: &Heartbeat) -> String {
     let place = match beat.state {
         heartbeat::State::Starting => "while starting",
         heartbeat::State::Awake => "within one turn of its loop",

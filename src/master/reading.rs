@@ -1,6 +1,6 @@
 //! A configuration on its way from the files into service: read, opened, put in force, announced.
 
-use crate::cycle::{Compiled, Draft, Loaded, Settings};
+use crate::cycle::{Compiled, Config, Draft, Loaded};
 use crate::log;
 use crate::master::pid::PidFile;
 use crate::master::slots::Group;
@@ -17,9 +17,11 @@ pub struct Reading {
     pub lookup: Lookup,
 }
 
-/// The settings of a configuration that concern processes.
-pub fn limits(settings: &Settings) -> Limits {
+/// What a configuration says of processes.
+pub fn limits(config: &Config) -> Limits {
+    let settings = &config.settings;
     Limits {
+        has_prober: config.has_probes(),
         worker_count: settings.worker_processes(),
         watchdog_ms: settings.worker_watchdog_ms(),
         shutdown_ms: settings.worker_shutdown_timeout_ms(),
@@ -73,7 +75,7 @@ impl Master {
         self.previous = Some(Box::new(std::mem::replace(&mut self.cycle, next)));
         log::set_process(self.settings().error_log());
         self.watch_certificates(false);
-        Event::Opened(limits(self.settings()))
+        Event::Opened(limits(&self.cycle.config))
     }
 
     /// Drops the configuration that is being read.

@@ -95,15 +95,17 @@ impl Supervisor {
         self.act(Action::Sweep);
         let is_expected = member.state.is_leaving() || member.generation != self.generation;
         if is_expected || self.phase != Phase::Serving {
+            self.start_others();
             return;
         }
-        let (pid, after_ms) = (member.pid, now_ms.saturating_sub(member.born_ms));
+        let (pid, role) = (member.pid, member.place.role);
+        let after_ms = now_ms.saturating_sub(member.born_ms);
         self.note_first_failure(|| match ended {
             Ended::Exited(code) => {
-                format!("worker process {pid} exited with code {code} as soon as it was born")
+                format!("{} {pid} exited with code {code} as soon as it was born", role.title())
             }
             Ended::Signaled { number, .. } => {
-                format!("worker process {pid} exited on signal {number} as soon as it was born")
+                format!("{} {pid} exited on signal {number} as soon as it was born", role.title())
             }
         });
         // The code is fatal only during its start: a worker that has served ends with it for another reason.
@@ -115,7 +117,7 @@ impl Supervisor {
         let cause = match fatal_code {
             _ if member.is_condemned => Cause::Condemned { after_ms },
             Some(code) => {
-                self.act(Action::Tell(Notice::Fatal { pid, code }));
+                self.act(Action::Tell(Notice::Fatal { pid, role, code }));
                 Cause::Fatal
             }
             None => Cause::Ended { after_ms },
@@ -132,9 +134,10 @@ impl Supervisor {
         let delay_ms = self.delays_ms.entry(place).or_insert(0);
         let wait_ms = place.role.respawn().wait_ms(cause, delay_ms);
         if let Some(wait_ms) = wait_ms.filter(|wait_ms| *wait_ms > 0) {
-            self.act(Action::Tell(Notice::DiedYoung { number: place.number, cause, wait_ms }));
+            self.act(Action::Tell(Notice::DiedYoung { place, cause, wait_ms }));
         }
-        let loan = if wait_ms == Some(0) { None } else { self.lend(&leased) };
+        let needs_loan = wait_ms != Some(0) && place.role.accepts();
+        let loan = if needs_loan { self.lend(&leased) } else { None };
         self.vacancies.push(Vacancy { place, leased, due_ms: wait_ms.map(|ms| now_ms + ms), loan });
     }
 
@@ -142,7 +145,7 @@ impl Supervisor {
     pub(super) fn fill_vacancies(&mut self, now_ms: u64) {
         let is_due = |vacancy: &mut Vacancy| vacancy.due_ms.is_some_and(|due_ms| due_ms <= now_ms);
         let due: Vec<Vacancy> = self.vacancies.extract_if(.., is_due).collect();
-        if !due.is_empty() {
+        if due.iter().any(|vacancy| vacancy.place.role.accepts()) {
             self.act(Action::CheckSockets);
         }
         for vacancy in due {
@@ -157,7 +160,8 @@ impl Supervisor {
         }
         for index in 0..self.vacancies.len() {
             let vacancy = &self.vacancies[index];
-            if !vacancy.loan.as_ref().is_some_and(|loan| self.can_lend(loan.helper)) {
+            let is_lent = vacancy.loan.as_ref().is_some_and(|loan| self.can_lend(loan.helper));
+            if !is_lent && vacancy.place.role.accepts() {
                 let leased = self.vacancies[index].leased.clone();
                 self.vacancies[index].loan = self.lend(&leased);
             }
@@ -224,7 +228,7 @@ impl Supervisor {
         }
         let (place, pid, leased) = (member.place, member.pid, member.leased.clone());
         let after_ms = now_ms.saturating_sub(member.born_ms);
-        self.act(Action::Tell(Notice::Replaced { pid }));
+        self.act(Action::Tell(Notice::Replaced { pid, role: place.role }));
         self.dismiss(index, &ToWorker::Drain, now_ms);
         if self.phase == Phase::Serving {
             // A worker that panics as soon as it serves is replaced with growing delays, like one that dies.

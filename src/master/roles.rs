@@ -9,6 +9,8 @@ use crate::master::respawn::Cause;
 pub enum Role {
     /// Serves clients: it has listening sockets, and siblings that accept for it while it cannot.
     Worker,
+    /// Checks the servers of upstreams, for all workers. There is none if there is nothing to check.
+    Prober,
 }
 
 /// One place to be filled by a process of a role.
@@ -24,14 +26,34 @@ impl Role {
     pub fn respawn(self) -> &'static Respawn {
         match self {
             Self::Worker => &WORKER,
+            Self::Prober => &PROBER,
         }
     }
 
     /// True if a change of generations waits for this role: it is complete when all its processes are ready,
-    /// and has failed if none of them can run.
+    /// and has failed if none of them can run. Those of another role start after the change, when those before
+    /// them have ended, so that there are never two of one place.
     pub fn is_awaited(self) -> bool {
         match self {
             Self::Worker => true,
+            Self::Prober => false,
+        }
+    }
+
+    /// The term for its processes in logs.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Worker => "worker process",
+            Self::Prober => "prober process",
+        }
+    }
+
+    /// The time in which a process that was told to leave must have left, by the limit of its configuration
+    /// (`worker_shutdown_timeout`).
+    pub fn shutdown_ms(self, configured: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Worker => configured,
+            Self::Prober => Some(0), // it has no clients
         }
     }
 
@@ -39,6 +61,7 @@ impl Role {
     pub fn accepts(self) -> bool {
         match self {
             Self::Worker => true,
+            Self::Prober => false,
         }
     }
 }
@@ -70,6 +93,8 @@ const WORKER: Respawn = Respawn {
     delay_max_ms: 30_000,
     fatal_code: FATAL,
 };
+
+const PROBER: Respawn = Respawn { ..WORKER };
 
 impl Respawn {
     /// True if a process that ends with this code while it starts must not be tried again.

@@ -1,4 +1,4 @@
-//! The messages that a worker may send to the master, and how often.
+//! The messages that a worker, or the prober, may send to the master, and how often.
 //!
 //! A worker may be hostile: an attacker's code may run in it. One table says, for each state of a worker and
 //! each kind of message, whether it is allowed and within which bounds; a [`Ledger`] for each worker keeps
@@ -12,6 +12,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use crate::master::roles::Role;
 use crate::worker::messages::{BYTES_MAX, ToMaster};
 
 /// Maximum number of messages read from one worker in one turn of the master's loop.
@@ -89,11 +90,13 @@ pub struct Terms {
     pub fds: usize,
 }
 
-/// The table: the terms on which a worker in this state may send such a message; `None`: it may not.
-pub fn terms(state: State, kind: Kind) -> Option<Terms> {
+/// The table: the terms on which a process of this role, in this state, may send such a message; `None`: it may not.
+pub fn terms(role: Role, state: State, kind: Kind) -> Option<Terms> {
     use State::{Draining, Quitting, Ready, Starting};
     let on = |budget, fds| Some(Terms { budget, fds });
     match (kind, state) {
+        // It has no connections, and accepts none.
+        (Kind::HandOver | Kind::Closed, _) if role == Role::Prober => None,
         // The first message of each worker. One that was told to leave while it started sends it later.
         (Kind::Ready, Starting | Draining | Quitting) => on(Budget::Once, 0),
         (Kind::Ready, Ready) => None,
@@ -143,7 +146,7 @@ pub enum Fault {
     /// Expected, received.
     Sequence(u32, u32),
     /// The message is not allowed in this state.
-    NotNow(Kind, State),
+    NotNow(Role, Kind, State),
     /// Descriptors that must come with it, and that came.
     Descriptors(Kind, usize, usize),
     TooOften(Kind),
@@ -164,8 +167,8 @@ impl fmt::Display for Fault {
             Self::TooLong => write!(out, "messages have at most {BYTES_MAX} bytes"),
             Self::Malformed => write!(out, "a message is no message"),
             Self::Sequence(expected, got) => write!(out, "message {got} came where {expected} is next"),
-            Self::NotNow(kind, state) => {
-                write!(out, "{kind:?} must not come from a worker that is {state:?}")
+            Self::NotNow(role, kind, state) => {
+                write!(out, "{kind:?} must not come from a {} that is {state:?}", role.title())
             }
             Self::Descriptors(kind, expected, got) => {
                 write!(out, "{kind:?} brings {expected} descriptors, it came with {got}")
@@ -214,6 +217,7 @@ impl Ledger {
     /// Judges a message. `Ok(None)`: it breaks no rule but cannot be used.
     pub fn judge(
         &mut self,
+        role: Role,
         state: State,
         facts: &Facts,
         received: Received<'_>,
@@ -232,7 +236,7 @@ impl Ledger {
         }
         self.last = sequence;
         let kind = Kind::of(&message);
-        let terms = terms(state, kind).ok_or(Fault::NotNow(kind, state))?;
+        let terms = terms(role, state, kind).ok_or(Fault::NotNow(role, kind, state))?;
         if received.fd_count != terms.fds && !(received.has_lost_fds && received.fd_count < terms.fds) {
             return Err(Fault::Descriptors(kind, terms.fds, received.fd_count));
         }
@@ -292,6 +296,7 @@ pub mod property {
     use std::os::fd::AsFd;
 
     use super::{Facts, Ledger, Received, State};
+    use crate::master::roles::Role;
     use crate::sys::msg;
     use crate::worker::messages::{self, BYTES_MAX};
 
@@ -322,7 +327,7 @@ pub mod property {
         };
         let facts = Facts { listen_count: 2, connections_max: 10, followed: HashSet::from([(0, 0)]) };
         for state in [State::Starting, State::Ready, State::Draining, State::Quitting] {
-            if let Ok(Some(_)) = Ledger::default().judge(state, &facts, received, 0) {
+            if let Ok(Some(_)) = Ledger::default().judge(Role::Worker, state, &facts, received, 0) {
                 assert!(received.fd_count <= 1, "no message has more");
             }
         }
@@ -373,7 +378,7 @@ mod tests {
     fn judge(state: State, message: &ToMaster, fds: usize) -> Result<Option<ToMaster>, Fault> {
         let mut ledger = Ledger::default();
         ledger.ask(7);
-        ledger.judge(state, &facts(), with(&message.to_bytes(1), fds), 0)
+        ledger.judge(Role::Worker, state, &facts(), with(&message.to_bytes(1), fds), 0)
     }
 
     #[test]
@@ -393,7 +398,7 @@ mod tests {
             for (state, cell) in STATES.into_iter().zip(row.chars()) {
                 for fds in [0, 1, 2, 253] {
                     let expected = match cell.to_digit(10) {
-                        None => Err(Fault::NotNow(*kind, state)),
+                        None => Err(Fault::NotNow(Role::Worker, *kind, state)),
                         Some(wanted) if wanted as usize == fds => Ok(Some(message.clone())),
                         Some(wanted) => Err(Fault::Descriptors(*kind, wanted as usize, fds)),
                     };
@@ -411,8 +416,8 @@ mod tests {
             (ToMaster::Closed, State::Draining, State::Quitting),
         ] {
             let mut ledger = Ledger::default();
-            assert!(ledger.judge(first, &facts(), with(&message.to_bytes(1), 0), 0).is_ok());
-            let again = ledger.judge(second, &facts(), with(&message.to_bytes(2), 0), u64::MAX);
+            assert!(ledger.judge(Role::Worker, first, &facts(), with(&message.to_bytes(1), 0), 0).is_ok());
+            let again = ledger.judge(Role::Worker, second, &facts(), with(&message.to_bytes(2), 0), u64::MAX);
             assert_eq!(again, Err(Fault::TooOften(Kind::of(&message))));
         }
     }
@@ -420,7 +425,13 @@ mod tests {
     #[test]
     fn a_pong_answers_one_ping() {
         let pong = |ledger: &mut Ledger, number, ping| {
-            ledger.judge(State::Ready, &facts(), with(&ToMaster::Pong(ping).to_bytes(number), 0), 0)
+            ledger.judge(
+                Role::Worker,
+                State::Ready,
+                &facts(),
+                with(&ToMaster::Pong(ping).to_bytes(number), 0),
+                0,
+            )
         };
         let mut ledger = Ledger::default();
         assert_eq!(pong(&mut ledger, 1, 0), Err(Fault::NotAsked));
@@ -437,7 +448,7 @@ mod tests {
         let most = facts().connections_max + HANDED_OVER_SPARE;
         let mut next = |number: u64| {
             let bytes = hand_over(1).to_bytes(number as u32);
-            ledger.judge(State::Draining, &facts(), with(&bytes, 1), 0)
+            ledger.judge(Role::Worker, State::Draining, &facts(), with(&bytes, 1), 0)
         };
         assert!((1..=most).all(|number| next(number).is_ok()));
         assert_eq!(next(most + 1), Err(Fault::TooOften(Kind::HandOver)));
@@ -449,7 +460,13 @@ mod tests {
         let mut number = 0;
         let mut tell = |now_ms| {
             number += 1;
-            ledger.judge(State::Ready, &facts(), with(&learned(3, 0).to_bytes(number), 0), now_ms)
+            ledger.judge(
+                Role::Worker,
+                State::Ready,
+                &facts(),
+                with(&learned(3, 0).to_bytes(number), 0),
+                now_ms,
+            )
         };
         let burst = 2 * facts().followed.len() as u64 + LEARNED_SPARE;
         assert!((0..burst).all(|_| tell(1000).is_ok()), "after the master was busy for a while");
@@ -483,7 +500,7 @@ mod tests {
     fn messages_come_in_their_order() {
         let mut ledger = Ledger::default();
         let mut come = |state, message: ToMaster, number| {
-            ledger.judge(state, &facts(), with(&message.to_bytes(number), 0), 0).map(drop)
+            ledger.judge(Role::Worker, state, &facts(), with(&message.to_bytes(number), 0), 0).map(drop)
         };
         assert_eq!(come(State::Starting, ToMaster::Ready, 1), Ok(()));
         assert_eq!(come(State::Ready, learned(0, 1), 2), Ok(()));
@@ -498,7 +515,7 @@ mod tests {
     #[test]
     fn what_is_no_message_breaks_a_rule() {
         let mut ledger = Ledger::default();
-        let mut come = |received| ledger.judge(State::Draining, &facts(), received, 0);
+        let mut come = |received| ledger.judge(Role::Worker, State::Draining, &facts(), received, 0);
         assert_eq!(come(with(b"", 0)), Err(Fault::Ended));
         assert_eq!(come(with(b"", 3)), Err(Fault::Ended));
         assert_eq!(come(with(b"I", 0)), Err(Fault::Malformed));
@@ -511,13 +528,13 @@ mod tests {
     fn a_connection_that_the_master_had_no_room_for_is_nobody_s_fault() {
         let bytes = hand_over(0).to_bytes(1);
         let lost = Received { has_lost_fds: true, ..with(&bytes, 0) };
-        assert_eq!(Ledger::default().judge(State::Draining, &facts(), lost, 0), Ok(None));
+        assert_eq!(Ledger::default().judge(Role::Worker, State::Draining, &facts(), lost, 0), Ok(None));
         let many = Received { has_lost_fds: true, ..with(&bytes, 2) };
         let fault = Fault::Descriptors(Kind::HandOver, 1, 2);
-        assert_eq!(Ledger::default().judge(State::Draining, &facts(), many, 0), Err(fault));
+        assert_eq!(Ledger::default().judge(Role::Worker, State::Draining, &facts(), many, 0), Err(fault));
         let elsewhere = Received { has_lost_fds: true, ..with(&bytes, 0) };
-        let fault = Fault::NotNow(Kind::HandOver, State::Ready);
-        assert_eq!(Ledger::default().judge(State::Ready, &facts(), elsewhere, 0), Err(fault));
+        let fault = Fault::NotNow(Role::Worker, Kind::HandOver, State::Ready);
+        assert_eq!(Ledger::default().judge(Role::Worker, State::Ready, &facts(), elsewhere, 0), Err(fault));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use crate::master::roles::Role;
 use crate::master::rules::{Facts, Fault, LEFT_MAX, Ledger, Received, State};
 use crate::master::supervisor::WorkerId;
 use crate::net::handover::Handover;
@@ -83,11 +84,12 @@ fn wildcards(local: &SockAddr) -> Vec<SockAddr> {
     }
 }
 
-/// The process and the socket of a worker. Decisions about it are in its `Member` (`supervisor.rs`).
+/// The process and the socket of a worker, or of the prober. Decisions about it are in its `Member` (`supervisor.rs`).
 #[derive(Debug)]
 pub struct Worker {
     pub id: WorkerId,
     pub pid: i32,
+    pub role: Role,
     pub roster: Rc<Roster>,
     pub lane: Lane,
     pub control: OwnedFd,
@@ -155,7 +157,7 @@ impl Worker {
             is_cut: message.is_cut,
             has_lost_fds: message.has_lost_fds,
         };
-        let judged = self.ledger.judge(state, &self.roster.facts, received, now_ms);
+        let judged = self.ledger.judge(self.role, state, &self.roster.facts, received, now_ms);
         Some(judged.map(|heard| heard.map(|heard| (heard, message.fds.pop()))))
     }
 

@@ -33,6 +33,7 @@ impl Master {
     /// Prepares the sockets for the next generation. Its forks follow.
     pub(super) fn prepare(&mut self) {
         self.roster = Rc::new(self.roster());
+        self.cycle.config.forget_health(false);
         let previous = self.previous.take();
         let slot_counts = self.slots.groups().map(|group| (group.address.clone(), group.fds.len()));
         let served = slot_counts.filter(|_| previous.is_some()).collect();

@@ -31,6 +31,8 @@ pub type WorkerId = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub worker_count: usize,
+    /// There are servers to check.
+    pub has_prober: bool,
     /// `worker_watchdog`; 0: a worker is never killed for being stuck.
     pub watchdog_ms: u64,
     /// `worker_shutdown_timeout`.
@@ -41,7 +43,8 @@ pub struct Limits {
 impl Limits {
     /// All processes that a generation has.
     pub fn places(&self) -> impl Iterator<Item = Place> + use<> {
-        (0..self.worker_count).map(|number| Place { role: Role::Worker, number })
+        let workers = (0..self.worker_count).map(|number| Place { role: Role::Worker, number });
+        workers.chain(self.has_prober.then_some(Place { role: Role::Prober, number: 0 }))
     }
 }
 
@@ -447,8 +450,8 @@ impl Supervisor {
     fn condemn(&mut self, worker: WorkerId, fault: Fault) {
         let Some(member) = self.member_mut(worker) else { return };
         if !std::mem::replace(&mut member.is_condemned, true) {
-            let (pid, number) = (member.pid, member.place.number);
-            self.act(Action::Tell(Notice::BrokeRule { pid, number, fault }));
+            let (pid, place) = (member.pid, member.place);
+            self.act(Action::Tell(Notice::BrokeRule { pid, place, fault }));
             self.act(Action::Kill(worker));
         }
     }
@@ -465,7 +468,7 @@ impl Supervisor {
             state: State::Starting,
             is_condemned: false,
             born_ms: 0,
-            shutdown_ms: self.limits.shutdown_ms,
+            shutdown_ms: place.role.shutdown_ms(self.limits.shutdown_ms),
             leave_by_ms: None,
             has_closed: false,
             leased: Vec::new(),
@@ -485,11 +488,11 @@ impl Supervisor {
         for member in &mut self.members {
             if now_ms >= member.leave_by_ms.unwrap_or(u64::MAX).min(all_from) {
                 member.leave_by_ms = None;
-                late.push((member.id, member.pid));
+                late.push((member.id, member.pid, member.place.role));
             }
         }
-        for (worker, pid) in late {
-            self.act(Action::Tell(Notice::Late { pid }));
+        for (worker, pid, role) in late {
+            self.act(Action::Tell(Notice::Late { pid, role }));
             self.act(Action::Kill(worker));
         }
         if let Phase::Stopping { kill_ms } = &mut self.phase
@@ -550,7 +553,7 @@ impl Supervisor {
     /// True if some worker still accepts from addresses that are being retired.
     pub fn is_somebody_closing(&self) -> bool {
         let is_own_kept = matches!(self.phase, Phase::Serving | Phase::Drained);
-        let mut members = self.members.iter();
+        let mut members = self.members.iter().filter(|member| member.place.role.accepts());
         members.any(|member| !member.has_closed && (member.generation != self.generation || !is_own_kept))
     }
 
@@ -569,7 +572,8 @@ impl Supervisor {
     /// True unless some worker is stuck without a sibling that accepts for it.
     pub fn is_well(&self) -> bool {
         let is_helped = |stuck: &Stuck| stuck.helper.as_ref().is_some_and(|loan| self.can_lend(loan.helper));
-        self.members.iter().all(|member| member.stuck.as_ref().is_none_or(is_helped))
+        let mut members = self.members.iter().filter(|member| member.place.role.accepts());
+        members.all(|member| member.stuck.as_ref().is_none_or(is_helped))
     }
 
     /// The time of the next timed event: a look, a respawn, a kill.

@@ -64,14 +64,15 @@ impl Supervisor {
     }
 
     fn is_watched(&self, member: &Member) -> bool {
-        member.place.role.accepts() && member.generation == self.generation && member.state == State::Ready
+        member.generation == self.generation && member.state == State::Ready
     }
 
     fn note_signs(&mut self, sights: &[(WorkerId, Sight)]) {
         let mut signs: u64 = 0;
         let mut is_quiet = self.switch.is_none();
         for (worker, Sight { beat, .. }) in sights {
-            let Some(member) = self.member(*worker) else { continue };
+            // A prober is at work as long as it lives, and clients do not wait for it.
+            let Some(member) = self.member(*worker).filter(|it| it.place.role.accepts()) else { continue };
             signs =
                 signs.wrapping_mul(31).wrapping_add(beat.since_ms).wrapping_add(u64::from(beat.pid) << 20);
             let is_asleep = beat.state == heartbeat::State::Asleep;
@@ -90,10 +91,10 @@ impl Supervisor {
         for (worker, sight) in sights {
             let Some(index) = self.index(*worker) else { continue };
             let member = &self.members[index];
-            let pid = member.pid;
+            let (pid, role) = (member.pid, member.place.role);
             if member.state == State::Starting && limit_ms > 0 && now_ms >= member.born_ms + limit_ms {
                 // A change of generations waits for it, and a reload for that.
-                self.act(Action::Tell(Notice::NeverStarted { pid, limit_ms }));
+                self.act(Action::Tell(Notice::NeverStarted { pid, role, limit_ms }));
                 self.act(Action::Kill(*worker));
             }
             let member = &self.members[index];
@@ -109,7 +110,7 @@ impl Supervisor {
                     }
                 }
                 Some(stuck) if limit_ms > 0 && now_ms - stuck.since_ms >= limit_ms => {
-                    self.act(Action::Tell(Notice::KilledStuck { pid, limit_ms }));
+                    self.act(Action::Tell(Notice::KilledStuck { pid, role, limit_ms }));
                     self.act(Action::Kill(*worker));
                 }
                 Some(_) => {
@@ -155,16 +156,19 @@ impl Supervisor {
         }
         let member = &mut self.members[index];
         member.stuck = Some(Stuck { since_ms: now_ms - silent_ms, helper: None });
-        let (pid, number, beat) = (member.pid, member.place.number, sight.beat);
-        self.act(Action::Tell(Notice::Stuck { pid, number, silent_ms, beat }));
-        self.act(Action::Steer);
-        self.assign_helper(index);
+        let (pid, place, beat) = (member.pid, member.place, sight.beat);
+        self.act(Action::Tell(Notice::Stuck { pid, place, silent_ms, beat }));
+        if place.role.accepts() {
+            self.act(Action::Steer);
+            self.assign_helper(index);
+        }
     }
 
     /// Lets a sibling accept from the slots of a stuck worker, unless a living one does already.
     fn assign_helper(&mut self, index: usize) {
         let Some(Stuck { helper, .. }) = &self.members[index].stuck else { return };
-        if helper.as_ref().is_some_and(|loan| self.can_lend(loan.helper)) {
+        let is_helped = helper.as_ref().is_some_and(|loan| self.can_lend(loan.helper));
+        if is_helped || !self.members[index].place.role.accepts() {
             return;
         }
         let leased = self.members[index].leased.clone();
@@ -179,15 +183,16 @@ impl Supervisor {
         let Some(member) = self.member_mut(worker) else { return };
         member.asked = None;
         let Some(stuck) = member.stuck.take() else { return };
-        let (pid, after_ms) = (member.pid, now_ms.saturating_sub(stuck.since_ms));
-        self.act(Action::Tell(Notice::MovesAgain { pid, after_ms }));
+        let (pid, role) = (member.pid, member.place.role);
+        let after_ms = now_ms.saturating_sub(stuck.since_ms);
+        self.act(Action::Tell(Notice::MovesAgain { pid, role, after_ms }));
         self.release_helper(stuck);
         self.act(Action::Steer);
     }
 
     /// Checks whether a worker that makes progress has room.
     fn relieve(&mut self, index: usize, sight: &Sight, now_ms: u64) {
-        if self.limits.worker_count < 2 {
+        if self.limits.worker_count < 2 || !self.members[index].place.role.accepts() {
             return; // there is no sibling to take them
         }
         let member = &mut self.members[index];

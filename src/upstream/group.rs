@@ -12,6 +12,7 @@ use crate::net::resolver::Settings;
 use crate::shm::counter::{self, Slot};
 use crate::shm::peers::{self, Place};
 use crate::upstream::balance::Method;
+use crate::upstream::check::Checks;
 use crate::upstream::peer::{Server, Shared};
 
 /// The rules for keeping connections to a group's peers (`keepalive` and related directives).
@@ -58,6 +59,8 @@ pub struct Group {
     pub keepalive: Keepalive,
     /// `zone`: all workers count its peers' failures together.
     pub is_shared: bool,
+    /// The active checks of its peers, whose results all workers heed; `None`: there are none.
+    pub checks: Option<Checks>,
     /// `None` if it has no server with `resolve`.
     pub lookup: Option<Lookup>,
     /// Its counters; `None` if it is not counted, or if no slot was left.
@@ -101,6 +104,7 @@ impl Group {
             method: Method::default(),
             keepalive: Keepalive::default(),
             is_shared: false,
+            checks: None,
             lookup: None,
             slot: None,
             shared: Box::default(),

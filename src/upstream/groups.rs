@@ -13,8 +13,11 @@ use crate::log::{self, Logger};
 use crate::net::address::Host;
 use crate::net::resolver::Settings;
 use crate::shm::counter::Slot;
+use crate::shm::peers::Health;
+use crate::sys::clock;
 use crate::sys::names::Names;
 use crate::upstream::block::{Defined, look_up};
+use crate::upstream::check::{Checks, Rules};
 use crate::upstream::follow;
 use crate::upstream::group::{Group, Lookup};
 use crate::upstream::peer::Server;
@@ -40,6 +43,7 @@ struct Entry {
     /// No port is written, and the protocol is `https://`.
     is_tls: bool,
     host: Option<Host>,
+    checks: Option<Checks>,
     defined: Option<Defined>,
     span: Span,
 }
@@ -72,6 +76,7 @@ impl Draft {
                 port,
                 is_tls,
                 host: Some(host),
+                checks: None,
                 defined: None,
                 span,
             });
@@ -85,7 +90,8 @@ impl Draft {
         let (index, is_new) = self.index(&name, None, false);
         if is_new {
             let defined = Some(defined);
-            self.entries.push(Entry { name, port: None, is_tls: false, host: None, defined, span });
+            let (host, checks) = (None, None);
+            self.entries.push(Entry { name, port: None, is_tls: false, host, checks, defined, span });
             return Ok(index);
         }
         match self.entries.get_mut(index) {
@@ -94,6 +100,14 @@ impl Draft {
                 Ok(index)
             }
             _ => Err(Diagnostic::error(span, format!("duplicate upstream \"{name}\""))),
+        }
+    }
+
+    /// Notes that the peers of a group are checked.
+    pub fn check(&mut self, index: usize, rules: &Rules) {
+        if let Some(entry) = self.entries.get_mut(index) {
+            let own = Checks::of(rules);
+            entry.checks = Some(entry.checks.map_or(own, |checks| checks.and(own)));
         }
     }
 
@@ -114,6 +128,12 @@ impl Draft {
                 && self.entries.get(block).is_some_and(|entry| entry.defined.is_some())
             {
                 aliases.insert(index, block);
+            }
+        }
+        for (&index, &block) in &aliases {
+            let checks = [index, block].map(|index| self.entries.get(index).and_then(|entry| entry.checks));
+            if let Some(entry) = self.entries.get_mut(block) {
+                entry.checks = checks.into_iter().flatten().reduce(Checks::and);
             }
         }
         for (index, entry) in self.entries.iter().enumerate().filter(|(_, entry)| entry.defined.is_some()) {
@@ -140,6 +160,7 @@ impl Draft {
                 (None, None) => Group::new(&entry.name, Vec::new()),
             };
             group.index = Some(index);
+            group.checks = entry.checks;
             warn_of_no_room(&group, entry.span, out);
             groups.push(Arc::new(group));
         }
@@ -277,6 +298,31 @@ impl Groups {
     /// The indexes of the groups with names that did not resolve.
     pub fn incomplete(&self) -> impl Iterator<Item = usize> {
         self.incomplete.iter().copied()
+    }
+
+    /// True if some group has active checks.
+    pub fn has_checks(&self) -> bool {
+        self.iter().any(|group| group.checks.is_some())
+    }
+
+    /// Brings the health of peers in shared memory to where their checks begin. `is_new`: a prober of another
+    /// configuration is about to start.
+    pub fn forget_health(&self, is_new: bool) {
+        let now_ms = clock::monotonic_ms();
+        for group in self.iter() {
+            for place in group.places() {
+                let health = place.health(now_ms).0;
+                let begins = match group.checks {
+                    Some(checks) => checks.begin(health, is_new),
+                    // A later configuration may check it again.
+                    None if is_new => Health::Unknown,
+                    None => health,
+                };
+                if begins != health {
+                    place.set_health(begins, now_ms);
+                }
+            }
+        }
     }
 
     /// The log for news about names.

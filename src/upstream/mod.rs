@@ -6,12 +6,14 @@
 //! configuration (plain data, made by the master)    block → groups → group
 //! one worker (made after the fork)                  worker → state → peer, pool; follow, unresolved: names
 //! one request                                       session → balance; trace: its record
+//! the prober (one process for all workers)          prober: checks; check: their rules
 //! all processes (words in shared memory)            shm/peers.rs
 //! ```
 
 pub mod balance;
 pub mod block;
 pub mod budget;
+pub mod check;
 pub mod fault;
 pub mod follow;
 pub mod group;
@@ -19,6 +21,7 @@ pub mod groups;
 pub mod known;
 pub mod peer;
 pub mod pool;
+pub mod prober;
 pub mod session;
 pub mod state;
 pub mod trace;

@@ -5,6 +5,7 @@
 //! nginx.org, `server` of ngx_http_upstream_module.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::fence;
@@ -109,6 +110,8 @@ pub struct Peer {
     /// Its counters in the whole process tree.
     pub shared: Shared,
     is_shared: bool,
+    /// The place where a prober writes its health; `None`: it is not checked.
+    checked: Option<Place>,
     weight: i64,
     fails_max: u64,
     fail_timeout_ms: u64,
@@ -136,6 +139,7 @@ impl Peer {
             server: index,
             shared,
             is_shared: is_shared && shared.place.is_some(),
+            checked: None,
             weight: server.weight,
             fails_max: server.fails_max,
             fail_timeout_ms: server.fail_timeout_ms,
@@ -150,6 +154,18 @@ impl Peer {
             failed_ms: Cell::new(0),
             checked_ms: Cell::new(0),
         }
+    }
+
+    /// The same peer, whose health a prober tells if `is_checked`.
+    #[must_use]
+    pub(super) fn with_checks(self, is_checked: bool) -> Self {
+        Self { checked: self.shared.place.filter(|_| is_checked), ..self }
+    }
+
+    /// A peer at another port of this one's address, for checks: it shares nothing with this one.
+    pub(super) fn at_port(&self, server: &Server, address: SocketAddr, port: u16) -> Self {
+        let address = Address::Inet(SocketAddr::new(address.ip(), port));
+        Self::new(server, self.server, address, Shared::default(), false)
     }
 
     /// True if it has this weight.
@@ -178,7 +194,7 @@ impl Peer {
 
     /// True unless its active checks say otherwise, or have still to say so where they are `mandatory`.
     pub fn is_healthy(&self, now_ms: u64) -> bool {
-        let health = self.common().map(|place| place.health(now_ms).0);
+        let health = self.checked.map(|place| place.health(now_ms).0);
         !matches!(health, Some(Health::Unhealthy | Health::Checking))
     }
 

@@ -190,7 +190,10 @@ impl GroupState {
 
     fn peer(&self, index: usize, server: &Server, spot: Spot) -> Peer {
         let shared = self.group.shared(index, &spot.address);
-        let peer = |server: &Server| Peer::new(server, index, spot.address, shared, self.group.is_shared);
+        let peer = |server: &Server| {
+            let peer = Peer::new(server, index, spot.address, shared, self.group.is_shared);
+            peer.with_checks(self.group.checks.is_some())
+        };
         match spot.weight {
             Some(weight) => peer(&Server { weight: i64::from(weight), ..server.clone() }),
             None => peer(server),

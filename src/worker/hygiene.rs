@@ -3,8 +3,10 @@
 use crate::cycle::Config;
 use crate::sys::process;
 
-/// Settles the process. Errors: what failed, in nginx's words; running on as the wrong user is not an option.
-pub fn settle(config: &Config, number: usize) -> Result<(), String> {
+/// Settles the process. `number`: the worker's, by which it has its processors; the prober has none.
+///
+/// Errors: what failed, in nginx's words; running on as the wrong user is not an option.
+pub fn settle(config: &Config, number: Option<usize>) -> Result<(), String> {
     let settings = &config.settings;
     let why = |call: &str, error: std::io::Error| format!("{call} failed {}", crate::log::Cause(&error));
     match settings.worker_rlimit_nofile() {
@@ -17,7 +19,7 @@ pub fn settle(config: &Config, number: usize) -> Result<(), String> {
     if let Some(nice) = settings.worker_priority() {
         process::set_priority(nice).map_err(|e| why(&format!("setpriority({nice})"), e))?;
     }
-    if let Some(cpus) = settings.cpus(number)
+    if let Some(cpus) = number.and_then(|number| settings.cpus(number))
         && let Err(error) = process::set_affinity(cpus)
     {
         // A mask written for another machine: the worker runs anywhere, as nginx's does.

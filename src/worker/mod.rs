@@ -1,6 +1,7 @@
-//! A worker process, after the fork. Never creates a listener.
+//! A worker process, after the fork, or the prober. Never creates a listener.
 //!
-//! Touches: everything a worker is: its limits, user, loop, leases, and the socket to its master.
+//! Touches: everything a worker is: its limits, user, loop, leases, and the socket to its master. The prober is a
+//! worker without listeners and clients: it checks the servers of upstreams for all workers.
 //!
 //! ```text
 //! serving ─Drain→ handing over ─no connection left→ exit 0
@@ -55,8 +56,36 @@ pub struct Seat {
     pub leased: Vec<messages::SlotIndex>,
     /// The worker releases the starter's terminal when it is ready.
     pub leaves_terminal: bool,
-    /// `master_process off`: no other process has these slots, or heeds the signals of a master.
-    pub is_alone: bool,
+    pub duty: Duty,
+}
+
+/// The work of a process that the master has forked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// It serves clients.
+    Serve,
+    /// It checks the servers of upstreams.
+    Probe,
+    /// `master_process off`: it does both, and no other process has its slots, or heeds the signals of a master.
+    Alone,
+}
+
+impl Duty {
+    fn serves(self) -> bool {
+        self != Self::Probe
+    }
+
+    fn probes(self) -> bool {
+        self != Self::Serve
+    }
+
+    /// The term in the titles of processes.
+    fn title(self) -> &'static str {
+        match self {
+            Self::Serve | Self::Alone => "worker process",
+            Self::Probe => "prober process",
+        }
+    }
 }
 
 /// Descriptors that a worker needs in addition to its own: for a client, an upstream server, and a pipe between them.
@@ -66,11 +95,11 @@ const DESCRIPTORS_MIN: usize = 4;
 ///
 /// Code 2: the worker cannot run as configured, and trying again would not help.
 pub fn run(config: Config, seat: Seat) -> i32 {
-    if let Err(why) = hygiene::settle(&config, seat.number) {
+    if let Err(why) = hygiene::settle(&config, seat.duty.serves().then_some(seat.number)) {
         return cannot_run(&why, seat.number);
     }
     let number = seat.number;
-    process::set_title(&format!("pronghorn: worker process (generation {})", seat.generation));
+    process::set_title(&format!("pronghorn: {} (generation {})", seat.duty.title(), seat.generation));
     crate::sys::alloc::keep_blocks();
     // The configuration lives as long as the process: plain references, no counts to touch.
     let config: &'static Config = Box::leak(Box::new(config));
@@ -80,7 +109,7 @@ pub fn run(config: Config, seat: Seat) -> i32 {
         // that.
         let taken = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGPIPE, SIGXFSZ];
         // Process 1 of a container gets every orphan, and there is no master that would collect them.
-        let children: &[i32] = if seat.is_alone { &[SIGCHLD] } else { &[] };
+        let children: &[i32] = if seat.duty == Duty::Alone { &[SIGCHLD] } else { &[] };
         let signals = Signals::new(&[&taken, children].concat())?;
         crate::sys::signal::unblock_all();
         runtime.block_on(serve(config, seat, signals))
@@ -143,7 +172,9 @@ enum Event {
 async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io::Result<()> {
     runtime::set_wait_hooks(heartbeat::asleep, || heartbeat::awake(runtime::now_ms()));
     room::probe(DESCRIPTORS_MIN)?;
-    if seat.is_alone {
+    let duty = seat.duty;
+    let is_alone = duty == Duty::Alone;
+    if is_alone {
         while process::reap().is_some() {} // those that ended before their signal was handled
     }
     runtime::at_turn_end(flush_logs);
@@ -165,7 +196,6 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         }
         Ok(())
     };
-    let is_alone = seat.is_alone;
     let mailed = outbox.clone();
     let learned = move |group: usize, server: usize, spots: &[Spot]| {
         let index = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
@@ -176,11 +206,14 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         }
     };
     let hooks = Hooks { hand_over: Box::new(hand_over), learned: Rc::new(learned) };
-    let services = Services::new(config, hooks);
+    let services = if duty.serves() { Services::new(config, hooks) } else { None };
     room::set_limits(connection_limit(config), process::nofile());
     let leases = Rc::new(Leases::new(seat.slots));
     if let Some(services) = services {
         seat.leased.iter().for_each(|slot| leases.add(*slot, services));
+    }
+    if duty.probes() {
+        services::probe(config);
     }
     if seat.leaves_terminal {
         log::take_stderr();
@@ -212,6 +245,12 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
             Event::Message(_, ToWorker::Release(slots), _) => {
                 slots.iter().for_each(|slot| leases.remove(*slot))
             }
+            Event::Message(_, ToWorker::Drain | ToWorker::Quit, _) | Event::MasterGone
+                if duty == Duty::Probe =>
+            {
+                break;
+            }
+            Event::Signal(SIGQUIT | SIGWINCH) if duty == Duty::Probe => break,
             Event::Message(_, ToWorker::Drain, _) => {
                 control.leave(Mode::HandOver, config, &leases, services);
                 control.is_dismissed = true;

@@ -18,6 +18,13 @@ pub struct Services {
     http: http::Service,
 }
 
+/// Starts to check the servers of upstreams. Called once, inside the runtime of the process that does it.
+pub fn probe(config: &'static Config) {
+    if let Some(http) = &config.http {
+        http::upstream::probe::start(http);
+    }
+}
+
 impl Services {
     /// Called once per worker, inside its runtime. `None`: the configuration serves nothing.
     pub fn new(config: &'static Config, hooks: Hooks) -> Option<Self> {

@@ -94,7 +94,7 @@ fn run(test: impl AsyncFnOnce(Master) + Send + 'static) {
                 slots: vec![Slot { listen: 0, fd: listener.into(), is_lent: false }],
                 leased: vec![0],
                 leaves_terminal: false,
-                is_alone: false,
+                duty: Duty::Serve,
             };
             let config: &'static Config = Box::leak(Box::new(config()));
             let signals = Signals::new(&[]).unwrap();

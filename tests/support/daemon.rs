@@ -369,7 +369,21 @@ impl Daemon {
     /// The worker processes at this moment, including those that are leaving; there may be none.
     pub fn workers_now(&self) -> Vec<i32> {
         let children = process::children(self.pid());
-        children.into_iter().filter(|&pid| process::is_alive(pid)).collect()
+        children.into_iter().filter(|&pid| process::is_alive(pid) && !is_prober(pid)).collect()
+    }
+
+    /// The prober processes at this moment.
+    pub fn probers_now(&self) -> Vec<i32> {
+        let children = process::children(self.pid());
+        children.into_iter().filter(|&pid| process::is_alive(pid) && is_prober(pid)).collect()
+    }
+
+    /// The prober. Waits until there is one, and no other.
+    pub fn prober(&self) -> i32 {
+        wait_for("a prober", || match self.probers_now()[..] {
+            [only] => Some(only),
+            _ => None,
+        })
     }
 
     /// The only worker; panics if there are several.
@@ -525,6 +539,10 @@ impl Drop for Daemon {
 fn with_arguments(mut outer: Command, inner: &Command) -> Command {
     outer.arg(inner.get_program()).args(inner.get_args());
     outer
+}
+
+fn is_prober(pid: i32) -> bool {
+    process::title(pid).contains("prober process")
 }
 
 /// Sends a signal to one process; ignores one that is gone.

@@ -5,6 +5,7 @@ mod buffering;
 mod disconnect;
 mod fail;
 mod failover;
+mod health;
 mod hedge;
 mod hold;
 mod hops;

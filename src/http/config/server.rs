@@ -36,6 +36,18 @@ impl Server {
         self.names.first().map_or("", |name| name.strip_prefix('.').unwrap_or(name))
     }
 
+    /// All its locations, itself included, except those of `if` and `limit_except`.
+    pub fn locations(&self) -> Vec<&Location> {
+        let mut all: Vec<&Location> = self.named.iter().chain([&self.root]).collect();
+        let mut at = 0;
+        while let Some(location) = all.get(at) {
+            let nested = location.nested();
+            all.extend(nested.into_iter().flat_map(|nested| nested.iter()));
+            at += 1;
+        }
+        all
+    }
+
     pub fn named(&self, name: &str) -> Option<&Location> {
         self.named.iter().find(|location| *location.name == *name)
     }

@@ -125,9 +125,11 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let before = cx.diagnostics.error_count();
     let partial = cx.block(node, Context::UPSTREAM);
     let Conf { block, selection } = partial.upstream.map(|conf| *conf).unwrap_or_default();
+    let health_check = partial.health_check.map(|conf| *conf).unwrap_or_default();
     match block.into_group(node.arg(0)) {
         Some(defined) => {
             let index = cx.upstreams.define(defined, node.arg_span(0))?;
+            health_check.add_to_group(index, cx);
             if !selection.is_empty() {
                 cx.drafts.upstream.insert(index, selection);
             }

@@ -60,14 +60,5 @@ pub fn may_need_files(servers: &[Server], upstreams: &Groups) -> bool {
         };
         !streams && (is_spread || error_page_is_proxied(server, location, None))
     };
-    servers.iter().any(|server| {
-        let mut open: Vec<&Location> = server.named.iter().chain([&server.root]).collect();
-        while let Some(location) = open.pop() {
-            if buffers(server, location) {
-                return true;
-            }
-            open.extend(location.nested().into_iter().flat_map(|nested| nested.iter()));
-        }
-        false
-    })
+    servers.iter().any(|server| server.locations().into_iter().any(|location| buffers(server, location)))
 }

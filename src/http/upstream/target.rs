@@ -46,6 +46,8 @@ pub struct Goal {
 #[derive(Debug)]
 enum Parts {
     Fixed(&'static Target, &'static HostLine),
+    /// Of a request of our own, which has the whole URI.
+    Own(&'static Target, &'static HostLine),
     Evaluated(Box<Target>),
 }
 
@@ -84,6 +86,18 @@ impl Goal {
         }
     }
 
+    /// The goal of a request that no client has sent, whose URI is sent as it is. Errors: its location has no TLS.
+    pub fn own(
+        request: &mut Request,
+        group: &Rc<GroupState>,
+        target: &'static Target,
+        host_line: &'static HostLine,
+    ) -> Result<Self, Error> {
+        let terms = if target.is_tls { Some(terms(request, target)?) } else { None };
+        let (group, target) = (Rc::clone(group), Parts::Own(target, host_line));
+        Ok(Self { group, target, is_evaluated: false, terms })
+    }
+
     /// The value of `$proxy_host`.
     pub fn write_host(&self, out: &mut Vec<u8>) {
         self.target().write_host(out);
@@ -92,19 +106,22 @@ impl Goal {
     /// The whole line of that `Host`, if it was known with the configuration.
     pub fn host_line(&self) -> Option<&'static HostLine> {
         match self.target {
-            Parts::Fixed(_, line) => Some(line),
+            Parts::Fixed(_, line) | Parts::Own(_, line) => Some(line),
             Parts::Evaluated(_) => None,
         }
     }
 
     /// The replacement for the location's name in the URI; `None`: the URI is passed on unchanged.
     pub fn uri(&self) -> Option<&str> {
-        self.target().uri.as_deref()
+        match self.target {
+            Parts::Own(..) => None,
+            Parts::Fixed(..) | Parts::Evaluated(_) => self.target().uri.as_deref(),
+        }
     }
 
     fn target(&self) -> &Target {
         match &self.target {
-            Parts::Fixed(target, _) => target,
+            Parts::Fixed(target, _) | Parts::Own(target, _) => target,
             Parts::Evaluated(target) => target,
         }
     }

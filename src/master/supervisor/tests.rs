@@ -1,11 +1,21 @@
 //! Histories of workers, played in virtual time.
 
+mod prober;
+
 use super::*;
 use crate::master::respawn::Cause;
 use crate::shm::heartbeat::State as Beat;
 
-const LIMITS: Limits =
-    Limits { worker_count: 2, watchdog_ms: 30_000, shutdown_ms: Some(5_000), fast_stop_ms: 1_000 };
+const LIMITS: Limits = Limits {
+    worker_count: 2,
+    has_prober: false,
+    watchdog_ms: 30_000,
+    shutdown_ms: Some(5_000),
+    fast_stop_ms: 1_000,
+};
+
+/// The first worker's.
+const PLACE: Place = Place { role: Role::Worker, number: 0 };
 
 /// A master whose actions are recorded instead of performed. Forks succeed unless told otherwise, and worker
 /// `number` has the slot `number`.
@@ -169,7 +179,7 @@ fn workers_that_die_young_come_ever_later() {
         play.now_ms += 149;
         let mut actions = play.ended(worker, 1);
         let wait_ms = notices(&actions).iter().find_map(|notice| match notice {
-            Notice::DiedYoung { number: 0, cause: Cause::Ended { .. }, wait_ms } => Some(*wait_ms),
+            Notice::DiedYoung { place: PLACE, cause: Cause::Ended { .. }, wait_ms } => Some(*wait_ms),
             _ => None,
         });
         waits.push(wait_ms.unwrap_or(0));
@@ -214,7 +224,7 @@ fn a_worker_that_cannot_run_as_configured_waits_for_the_next_reload() {
     play.now_ms += 1000;
     let [(worker, ..)] = forks(&play.ended(1, 1))[..] else { panic!("one") };
     let actions = play.ended(worker, 2);
-    assert_eq!(notices(&actions), [Notice::Fatal { pid: pid(worker), code: 2 }]);
+    assert_eq!(notices(&actions), [Notice::Fatal { pid: pid(worker), role: Role::Worker, code: 2 }]);
     assert_eq!(forks(&play.wait(1_000_000)), []);
     assert!(play.supervisor.end(false).is_none(), "its sibling serves");
     // After it was ready, the same code is not fatal.
@@ -228,9 +238,9 @@ fn a_fork_that_fails_is_tried_again_later() {
     play.now_ms += 1000;
     let actions = play.ended(1, 1);
     let cause = Cause::NotForked;
-    assert_eq!(notices(&actions), [Notice::DiedYoung { number: 0, cause, wait_ms: 100 }]);
+    assert_eq!(notices(&actions), [Notice::DiedYoung { place: PLACE, cause, wait_ms: 100 }]);
     assert_eq!(forks(&play.wait(99)), []);
-    assert_eq!(notices(&play.wait(1)), [Notice::DiedYoung { number: 0, cause, wait_ms: 100 }]);
+    assert_eq!(notices(&play.wait(1)), [Notice::DiedYoung { place: PLACE, cause, wait_ms: 100 }]);
     play.can_fork = true;
     assert_eq!(forks(&play.wait(100)).len(), 1);
 }
@@ -298,7 +308,8 @@ fn a_worker_that_does_not_leave_in_time_is_killed() {
     assert_eq!(play.wait(5_999), [], "a second more than its own configuration says");
     play.look(asleep);
     assert_eq!(play.supervisor.due_ms(play.now_ms), play.now_ms + 1);
-    let killed = |worker| [Action::Tell(Notice::Late { pid: pid(worker) }), Action::Kill(worker)];
+    let killed =
+        |worker| [Action::Tell(Notice::Late { pid: pid(worker), role: Role::Worker }), Action::Kill(worker)];
     assert_eq!(play.wait(1), [killed(1), killed(2)].concat());
     assert_eq!(play.wait(100_000), [], "once");
     play.reload(LIMITS);
@@ -388,7 +399,7 @@ fn a_stuck_worker_is_asked_relieved_and_taken_back() {
     assert_eq!(play.look(awake), []);
     play.now_ms += 1;
     let actions = play.look(awake);
-    let [Notice::Stuck { pid: 1001, number: 0, silent_ms: 450, .. }] = notices(&actions)[..] else {
+    let [Notice::Stuck { pid: 1001, place: PLACE, silent_ms: 450, .. }] = notices(&actions)[..] else {
         panic!("{actions:?}")
     };
     assert_eq!(actions[1..], [Action::Steer, Action::Lend { helper: 2, slots: vec![0] }]);
@@ -398,7 +409,7 @@ fn a_stuck_worker_is_asked_relieved_and_taken_back() {
     play.now_ms += 250;
     assert_eq!(play.look(awake), [], "asked and helped already");
     play.on(Event::Pong(1));
-    let moves = Notice::MovesAgain { pid: 1001, after_ms: 700 };
+    let moves = Notice::MovesAgain { pid: 1001, role: Role::Worker, after_ms: 700 };
     let released = Action::Send(2, ToWorker::Release(vec![0]));
     assert_eq!(play.take(), [Action::Tell(moves), released, Action::Steer]);
     assert!(play.supervisor.closed_slots().0.is_empty());
@@ -439,7 +450,7 @@ fn a_worker_that_stays_stuck_is_killed_and_replaced() {
     play.now_ms += 30_000 - 451;
     assert_eq!(play.look(awake), []);
     play.now_ms += 1;
-    let killed = Notice::KilledStuck { pid: 1001, limit_ms: 30_000 };
+    let killed = Notice::KilledStuck { pid: 1001, role: Role::Worker, limit_ms: 30_000 };
     assert_eq!(play.look(awake), [Action::Tell(killed), Action::Kill(1)]);
     play.on(Event::Ended(1, Ended::Signaled { number: 9, core: false }));
     let actions = play.take();
@@ -473,7 +484,7 @@ fn a_worker_that_never_starts_is_killed() {
     play.now_ms += 29_999;
     assert_eq!(play.look(asleep), []);
     play.now_ms += 1;
-    let never = Notice::NeverStarted { pid: 1002, limit_ms: 30_000 };
+    let never = Notice::NeverStarted { pid: 1002, role: Role::Worker, limit_ms: 30_000 };
     assert_eq!(play.look(asleep), [Action::Tell(never), Action::Kill(2)]);
 }
 
@@ -530,7 +541,7 @@ fn a_worker_that_breaks_a_rule_is_killed_and_its_place_waits() {
     play.now_ms += 1000;
     play.on(Event::BrokeRule(1, Fault::Malformed));
     play.on(Event::BrokeRule(1, Fault::Ended));
-    let told = Notice::BrokeRule { pid: 1001, number: 0, fault: Fault::Malformed };
+    let told = Notice::BrokeRule { pid: 1001, place: PLACE, fault: Fault::Malformed };
     assert_eq!(play.take(), [Action::Tell(told), Action::Kill(1)], "once");
     assert_eq!((play.supervisor.hears(1), play.supervisor.hears(2)), (None, Some(State::Ready)));
     assert_eq!(play.supervisor.takers().collect::<Vec<_>>(), [2]);
@@ -539,7 +550,7 @@ fn a_worker_that_breaks_a_rule_is_killed_and_its_place_waits() {
     play.on(Event::BrokeRule(next, Fault::TooLong));
     play.take();
     let cause = Cause::Condemned { after_ms: 59_999 };
-    let waits = Notice::DiedYoung { number: 0, cause, wait_ms: 100 };
+    let waits = Notice::DiedYoung { place: PLACE, cause, wait_ms: 100 };
     assert_eq!(notices(&play.ended(next, 9)), [waits]);
 }
 
@@ -551,7 +562,7 @@ fn a_worker_that_panicked_leaves_and_is_replaced() {
     let actions = play.take();
     assert_eq!(
         actions[..2],
-        [Action::Tell(Notice::Replaced { pid: 1001 }), Action::Send(1, ToWorker::Drain)]
+        [Action::Tell(Notice::Replaced { pid: 1001, role: Role::Worker }), Action::Send(1, ToWorker::Drain)]
     );
     assert_eq!(forks(&actions), [(3, 0, 1)]);
     play.on(Event::Replace(1));
@@ -604,7 +615,7 @@ fn term_kills_those_that_stay() {
     assert_eq!(play.order(Order::Stop), []);
     play.ended(1, 0);
     assert_eq!(play.wait(999), []);
-    let killed = [Action::Tell(Notice::Late { pid: 1002 }), Action::Kill(2)];
+    let killed = [Action::Tell(Notice::Late { pid: 1002, role: Role::Worker }), Action::Kill(2)];
     assert_eq!(play.wait(1), killed);
     assert_eq!(play.wait(999), []);
     assert_eq!(play.wait(1), killed, "again each second");

@@ -1,0 +1,222 @@
+//! Active health checks of upstream servers (`health_check`), and the conditions for their responses (`match`).
+//!
+//! A check is written in a location that passes to the group, or in the `upstream` block itself. The prober makes
+//! them (`http/upstream/probe.rs`, `upstream/prober.rs`). Touches: nothing.
+//! Behaviour: nginx.org, ngx_http_upstream_hc_module.
+
+use std::collections::HashMap;
+
+use crate::base::number;
+use crate::config::directive::{block, custom};
+use crate::config::inherit::{duplicate, own};
+use crate::config::{Arity, Context, Diagnostic, Node, Span, params, settings};
+use crate::http::config::compile::Cx;
+use crate::http::config::server::Server;
+use crate::http::modules::proxy_pass::Pass;
+use crate::http::modules::{BlockConf, Directive, ModuleTable};
+use crate::http::scope::Variable;
+use crate::http::upstream::matching::Match;
+use crate::upstream::check::Rules;
+
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        check: Option<Check> => own,
+        /// The block is a `match`.
+        conditions: Match => own,
+    }
+}
+
+/// One `health_check`.
+#[derive(Debug)]
+pub struct Check {
+    pub rules: Rules,
+    /// The target of its requests.
+    pub uri: Box<str>,
+    /// The age up to which a connection is kept for the next probe; 0: none is kept.
+    pub keepalive_ms: u64,
+    matching: Option<(Box<str>, Span)>,
+    span: Span,
+}
+
+impl Check {
+    /// The name of its `match`.
+    pub fn matching(&self) -> Option<&str> {
+        self.matching.as_ref().map(|(name, _)| &**name)
+    }
+}
+
+/// What the whole block has, while it is read.
+#[derive(Debug, Default)]
+pub struct Draft {
+    matches: HashMap<Box<str>, Match>,
+    /// The names that checks refer to.
+    used: Vec<(Box<str>, Span)>,
+    /// The checks of `upstream` blocks, with the indexes of their groups.
+    of_groups: Vec<(usize, Check)>,
+}
+
+/// The same, once everything is read.
+#[derive(Debug)]
+pub struct Table {
+    matches: HashMap<Box<str>, Match>,
+    of_groups: Vec<(usize, Check)>,
+}
+
+impl Table {
+    /// The conditions for the responses to a check.
+    pub fn conditions(&self, check: &Check) -> Option<&Match> {
+        self.matches.get(check.matching()?)
+    }
+
+    /// The checks of `upstream` blocks, with the indexes of their groups.
+    pub fn of_groups(&self) -> impl Iterator<Item = (usize, &Check)> {
+        self.of_groups.iter().map(|(index, check)| (*index, check))
+    }
+}
+
+impl ModuleTable for Table {
+    fn open(cx: &mut Cx) -> Self {
+        let Draft { matches, used, of_groups } = std::mem::take(&mut cx.drafts.health_check);
+        for (name, span) in used.iter().filter(|(name, _)| !matches.contains_key(name)) {
+            let message = format!("\"match\" block \"{name}\" is not defined");
+            cx.diagnostics.push(Diagnostic::error(*span, message));
+        }
+        Self { matches, of_groups }
+    }
+}
+
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("health_check", Context::LOCATION.or(Context::UPSTREAM), Arity::at_least(0), health_check,
+        "Checks the servers of the group that the location passes to, or of the upstream block that it stands in, and leaves unhealthy ones out: \
+         interval=, jitter=, fails=, passes=, uri=, port=, match=, keepalive_time=, mandatory, persistent. One process checks for all workers. Requests of \
+         a location's check have the location's settings (proxy_set_header, proxy_ssl_*, timeouts), others those of the http block."),
+    block("match", Context::HTTP, Arity::exactly(1), matching, "Names the conditions that the response to a health check must meet; all must hold.")
+        .opens(&[(Context::HTTP, Context::MATCH)]),
+    custom("status", Context::MATCH, Arity::at_least(1), status, "Requires one of these status codes: 200, 200-399; with \"!\" before them, none of them."),
+    custom("header", Context::MATCH, Arity::between(1, 3), header,
+        "Requires a field of the response (NAME), that there is none (! NAME), or that its value compares: NAME = value, with =, !=, ~ or !~."),
+    custom("body", Context::MATCH, Arity::exactly(2), body,
+        "Requires that the first 256 KB of the body match a regular expression (~), or do not (!~)."),
+    custom("require", Context::MATCH, Arity::at_least(1), require, "Requires that all these values are neither empty nor 0."),
+];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl BlockConf for Conf {
+    const INHERITS: bool = false;
+}
+
+impl Conf {
+    /// The check of a location.
+    pub fn check(&self) -> Option<&Check> {
+        self.check.as_ref()
+    }
+
+    /// Adds the check of an `upstream` block to its group.
+    pub fn add_to_group(self, index: usize, cx: &mut Cx) {
+        if let Some(check) = self.check {
+            cx.upstreams.check(index, &check.rules);
+            cx.drafts.health_check.of_groups.push((index, check));
+        }
+    }
+}
+
+/// Tells the groups of locations with checks that they are checked, before the groups are made.
+pub fn tell_groups(servers: &[Server], cx: &mut Cx) {
+    for location in servers.iter().flat_map(Server::locations) {
+        let Some(check) = location.confs.health_check.check() else { continue };
+        match location.confs.proxy_pass.pass() {
+            Some(Pass::Fixed { group, .. }) => cx.upstreams.check(*group, &check.rules),
+            Some(Pass::Script(_)) => {
+                let message = "\"health_check\" cannot be used with \"proxy_pass\" directive with variables";
+                let help = "write it in the \"upstream\" block instead";
+                cx.diagnostics.push(Diagnostic::error(check.span, message).help(help));
+            }
+            None => {
+                let message = "\"health_check\" in a location without \"proxy_pass\" has nothing to check";
+                cx.diagnostics.push(Diagnostic::error(check.span, message));
+            }
+        }
+    }
+}
+
+const PARAMETERS: &[&str] = &[
+    "interval=",
+    "jitter=",
+    "fails=",
+    "passes=",
+    "uri=",
+    "port=",
+    "match=",
+    "keepalive_time=",
+    "type=",
+    "mandatory",
+    "persistent",
+];
+
+fn health_check(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if conf.check.is_some() {
+        return Err(duplicate(node));
+    }
+    let mut check =
+        Check { rules: Rules::default(), uri: "/".into(), keepalive_ms: 0, matching: None, span: node.span };
+    for word in &node.args {
+        let invalid = || params::invalid_parameter(word, PARAMETERS);
+        if check.rules.take(word)? {
+            continue;
+        }
+        let (name, value) = word.text.split_once('=').ok_or_else(invalid)?;
+        match name {
+            "uri" => {
+                let is_plain = value.bytes().all(|byte| byte.is_ascii_graphic());
+                check.uri =
+                    Some(value).filter(|uri| uri.starts_with('/') && is_plain).ok_or_else(invalid)?.into();
+            }
+            "match" => {
+                check.matching = Some((value.into(), word.span));
+                cx.drafts.health_check.used.push((value.into(), word.span));
+            }
+            "keepalive_time" => check.keepalive_ms = number::parse_millis(value).ok_or_else(invalid)?,
+            "type" if value == "http" => {}
+            "type" if value == "grpc" => {
+                let message = "health checks of \"type=grpc\" are not available yet";
+                return Err(Diagnostic::error(word.span, message).help("\"type=http\" is the default"));
+            }
+            _ => return Err(invalid()),
+        }
+    }
+    if check.rules.is_persistent && !check.rules.is_mandatory {
+        let message = "\"persistent\" requires \"mandatory\" parameter";
+        return Err(Diagnostic::error(node.span, message));
+    }
+    conf.check = Some(check);
+    Ok(())
+}
+
+fn matching(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let name = node.arg(0);
+    let partial = cx.block(node, Context::MATCH);
+    let conditions = partial.health_check.map(|conf| conf.conditions).unwrap_or_default();
+    match cx.drafts.health_check.matches.insert(name.into(), conditions) {
+        None => Ok(()),
+        Some(_) => Err(Diagnostic::error(node.span, format!("duplicate match \"{name}\""))),
+    }
+}
+
+fn status(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.conditions.add_statuses(node)
+}
+
+fn header(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.conditions.add_field(node, cx)
+}
+
+fn body(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.conditions.add_body(node, cx)
+}
+
+fn require(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.conditions.require(node, cx)
+}

@@ -1,0 +1,300 @@
+//! Health checks over HTTP: each probe is a request of our own to one peer.
+//!
+//! A check belongs to a location, whose settings its requests have (`proxy_set_header`, timeouts, TLS), or to an
+//! `upstream` block, and then has those of the `http` block. When and how often a peer is probed is decided in
+//! `upstream/prober.rs`. Touches: the peer's socket. Bounded: the time by the location's timeouts, the head by its
+//! buffer, the body by [`BODY_BYTES_MAX`]. Behaviour: nginx.org, ngx_http_upstream_hc_module.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::rc::Rc;
+
+use crate::base::path::normalize_uri;
+use crate::http::client::Client;
+use crate::http::config::location::{Kind, Location, LocationId, Locations};
+use crate::http::config::server::Server;
+use crate::http::downstream::Downstream;
+use crate::http::modules::health_check::Check;
+use crate::http::modules::proxy_pass;
+use crate::http::request::body::Body;
+use crate::http::request::error::Failure;
+use crate::http::request::{Connection, Request};
+use crate::http::upstream::Pass;
+use crate::http::upstream::carrier::Carrier;
+use crate::http::upstream::codec::{Decoder, Pieces};
+use crate::http::upstream::exchange::{Answer, Stop};
+use crate::http::upstream::h1::HostLine;
+use crate::http::upstream::matching::{BODY_BYTES_MAX, Match, judge_status};
+use crate::http::upstream::outgoing::Outgoing;
+use crate::http::upstream::target::Goal;
+use crate::http::{Config, Worker};
+use crate::proto::head::RequestHead;
+use crate::proto::message::{Method, Version};
+use crate::runtime::buffer::Buffer;
+use crate::runtime::{self, timeout};
+use crate::sys::address::SockAddr;
+use crate::upstream::pool;
+use crate::upstream::prober::{self, Outcome, Permits, Watched};
+use crate::upstream::{GroupState, Session};
+
+/// The name under which requests of checks introduce themselves, unless `proxy_set_header` gives another.
+const AGENT: &[u8] = b"pronghorn (health check)";
+
+/// How much of a body is read at a time.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Bytes of a body that a judge does not need, but that must be read for the connection to be kept.
+const SKIPPED_BYTES_MAX: usize = 64 * 1024;
+
+/// What the probes of one check have in common.
+struct Plan {
+    worker: &'static Worker,
+    check: &'static Check,
+    conditions: Option<&'static Match>,
+    server: &'static Server,
+    location: &'static Location,
+    target: &'static proxy_pass::Target,
+    host_line: &'static HostLine,
+    group: Rc<GroupState>,
+}
+
+/// Starts all health checks of a configuration. Called once, inside the runtime of the process that makes them.
+pub fn start(config: &'static Config) {
+    let worker: &'static Worker = Box::leak(Box::new(Worker::new(config)));
+    let mut groups: BTreeMap<usize, Vec<prober::Check>> = BTreeMap::new();
+    for (index, plan) in plans(worker) {
+        groups.entry(index).or_default().push(checker(plan));
+    }
+    let permits = Rc::<Permits>::default();
+    for (index, checks) in groups {
+        if let Some(state) = worker.upstreams.get(index) {
+            Watched::new(Rc::clone(state), checks, Rc::clone(&permits)).follow();
+        }
+    }
+}
+
+/// The checks of locations, then those of `upstream` blocks, each with the index of its group.
+fn plans(worker: &'static Worker) -> Vec<(usize, Plan)> {
+    let config = worker.config;
+    let table = &config.tables.health_check;
+    let plan = |index: usize, check: &'static Check, (server, location), target, host_line| {
+        let index = config.upstreams.alias(index).unwrap_or(index);
+        let group = Rc::clone(worker.upstreams.get(index)?);
+        let conditions = table.conditions(check);
+        Some((index, Plan { worker, check, conditions, server, location, target, host_line, group }))
+    };
+    let locations = config.servers.iter().flat_map(|server| {
+        server.locations().into_iter().filter_map(move |location: &'static Location| {
+            let check = location.confs.health_check.check()?;
+            match location.confs.proxy_pass.pass()? {
+                proxy_pass::Pass::Fixed { group, target, host_line } => {
+                    plan(*group, check, (server, location), target, host_line)
+                }
+                proxy_pass::Pass::Script(_) => None,
+            }
+        })
+    });
+    let of_blocks = config.servers.first().into_iter().flat_map(|server| {
+        table.of_groups().filter_map(move |(index, check)| {
+            let url = format!("http://{}", config.upstreams.get(index)?.name);
+            let target: &'static _ = Box::leak(Box::new(proxy_pass::Target::parse(&url).ok()?));
+            let host_line = Box::leak(Box::new(HostLine::of(target)));
+            let place = (Kind::Server, "", server.span);
+            let location =
+                Location::new(LocationId::default(), place, config.root.clone(), Locations::default());
+            plan(index, check, (server, &*Box::leak(Box::new(location))), target, host_line)
+        })
+    });
+    locations.chain(of_blocks).collect()
+}
+
+fn checker(plan: Plan) -> prober::Check {
+    let plan: &'static Plan = Box::leak(Box::new(plan));
+    let probe = move |target: Rc<prober::Target>| -> std::pin::Pin<Box<dyn Future<Output = Outcome>>> {
+        Box::pin(async move { plan.probe(&target).await })
+    };
+    let name = plan.check.matching().unwrap_or("");
+    let log = plan.location.confs.http_core.log();
+    prober::Check { rules: &plan.check.rules, name, log, probe: Box::new(probe) }
+}
+
+impl Plan {
+    /// Probes a peer once.
+    async fn probe(&'static self, target: &prober::Target) -> Outcome {
+        let Some(mut request) = self.request() else {
+            return Outcome::Undecided("the configuration has no address".into());
+        };
+        let conf = request.passes();
+        let limit_ms = conf.connect_timeout_ms().saturating_add(conf.read_timeout_ms());
+        let asked = timeout(limit_ms, Box::pin(self.ask(&mut request, target))).await;
+        let outcome = asked.unwrap_or_else(|_| failed(&request, format!("no response within {limit_ms} ms")));
+        // A request of our own has no log line, and counts for nothing.
+        request.is_parked = true;
+        outcome
+    }
+
+    /// A request that no client has sent. `None`: there is no server that it could be for.
+    fn request(&self) -> Option<Box<Request>> {
+        let uri = self.check.uri.as_bytes();
+        let mut input = Buffer::take(uri.len() + 64);
+        [b"GET ", uri, b" HTTP/1.1\r\n"].into_iter().for_each(|part| input.extend(part));
+        let head = RequestHead {
+            method: Method::Get,
+            method_range: 0..3,
+            target: 4..4 + uri.len(),
+            version: Version::Http11,
+            ..RequestHead::default()
+        };
+        let nobody = SockAddr::Unix(std::path::PathBuf::new());
+        let connection = Connection {
+            number: 0,
+            probe: None,
+            peer: nobody.clone(),
+            proxy: None,
+            tls: None,
+            local: nobody,
+            listen: self.worker.config.listens.first()?,
+            requests: 1,
+            opened_ms: runtime::now_ms(),
+            is_pipelined: false,
+        };
+        let head = Box::new(head);
+        let mut request = Request::new(self.worker, self.server, connection, input, head, Body::none);
+        request.location = self.location;
+        if let Ok(parsed) = normalize_uri(uri, true, &mut request.uri) {
+            request.args = parsed.args.and_then(|args| uri.get(args)).unwrap_or(b"").to_vec();
+        }
+        request.set_field(|name| name.eq_ignore_ascii_case(b"user-agent"), b"User-Agent", AGENT, false);
+        Some(request)
+    }
+
+    /// Sends the request and judges the response.
+    async fn ask(&'static self, request: &mut Request, target: &prober::Target) -> Outcome {
+        let goal = Goal::own(request, &self.group, self.target, self.host_line);
+        let goal = match goal {
+            Ok(goal) => goal,
+            Err(error) => return Outcome::Undecided(error.to_string()),
+        };
+        let outgoing = match Outgoing::prepare(request, Downstream::Nobody, &goal).await {
+            Ok(outgoing) => outgoing,
+            Err(error) => return Outcome::Undecided(error.to_string()),
+        };
+        let mut client = Client::nobody();
+        let session = Session::new(&goal.group, 0);
+        let started_ms = runtime::now_ms();
+        request.upstream.begin_pass();
+        request.upstream.begin(Some(Rc::clone(&target.peer)), &goal.group);
+        let mut pass =
+            Pass { request: &mut *request, client: &mut client, goal: &goal, outgoing, session, started_ms };
+        let answered = pass.answer(target, self.check.keepalive_ms).await;
+        drop(pass);
+        let answer = match answered {
+            Ok(answer) => answer,
+            Err(Stop::Request(error)) => return Outcome::Undecided(error.to_string()),
+            Err(Stop::Peer(failure)) => return failed(request, failure.to_string()),
+        };
+        self.judge(request, answer, target).await
+    }
+
+    async fn judge(&self, request: &mut Request, answer: Answer, target: &prober::Target) -> Outcome {
+        let Answer { mut carrier, head, head_length } = answer;
+        request.proxied.set_head(Rc::clone(&head));
+        let reads_body = self.conditions.is_some_and(Match::reads_body);
+        let wanted = match (reads_body, self.check.keepalive_ms) {
+            (true, _) => BODY_BYTES_MAX,
+            (false, 0) => 0,
+            (false, _) => SKIPPED_BYTES_MAX,
+        };
+        let mut body = Vec::new();
+        if wanted > 0 {
+            request.upstream.action = Some(crate::upstream::trace::Action::ReadingBody);
+            let data = head.buffer.data();
+            let begun = carrier.decoder().begin_body(&head.head, data, request.method);
+            let rest = data.get(head_length..).unwrap_or(b"");
+            let read = match begun {
+                Ok(_) => read_body(&mut carrier, rest, wanted, &mut body).await,
+                Err(kind) => Err(Failure::from(kind).to_string()),
+            };
+            if let Err(why) = read {
+                return failed(request, why);
+            }
+        }
+        let judged = match self.conditions {
+            Some(conditions) => conditions.judge(request, &head, &body),
+            None => judge_status(head.head.status),
+        };
+        if self.check.keepalive_ms > 0 {
+            keep(carrier, target);
+        }
+        match judged {
+            Ok(()) => Outcome::Passed { doing: "checking response" },
+            Err((doing, why)) => Outcome::Failed { doing, why },
+        }
+    }
+}
+
+/// Reads a body until it ends, or has as many bytes as are wanted. Errors: it breaks off, or has no proper end.
+async fn read_body(
+    carrier: &mut Carrier,
+    arrived: &[u8],
+    wanted: usize,
+    body: &mut Vec<u8>,
+) -> Result<(), String> {
+    let mut held = None;
+    let mut pending = Buffer::take(arrived.len().max(1));
+    pending.extend(arrived);
+    loop {
+        let mut pieces = Pieces::new();
+        let used = carrier.decoder().body(pending.data(), &mut pieces, &mut Vec::new());
+        let used = used.map_err(|kind| Failure::from(kind).to_string())?;
+        for piece in pieces {
+            let piece = pending.data().get(piece).unwrap_or(b"");
+            body.extend_from_slice(&piece[..piece.len().min(wanted - body.len().min(wanted))]);
+        }
+        pending.consume(used);
+        if carrier.decoder().is_done() || body.len() >= wanted {
+            return Ok(());
+        }
+        let count = poll_fn(|cx| carrier.poll_read(cx, &mut held, READ_BYTES)).await;
+        if count.map_err(|error| error.to_string())? == 0 {
+            return carrier.decoder().closed().map_err(|kind| Failure::from(kind).to_string());
+        }
+        if let Some(buffer) = held.take() {
+            pending.extend(buffer.data());
+        }
+    }
+}
+
+/// Keeps the connection for the next probe of this peer.
+fn keep(carrier: Carrier, target: &prober::Target) {
+    let Carrier::Own { mut connection, decoder } = carrier;
+    if decoder.is_done() && decoder.may_keep() {
+        connection.reused = true;
+        connection.requests += 1;
+        target.kept.replace(Some(connection));
+    }
+}
+
+fn failed(request: &Request, why: String) -> Outcome {
+    let action = request.upstream.action;
+    let doing = action.map_or("connecting to upstream", crate::upstream::trace::Action::as_str);
+    Outcome::Failed { doing, why }
+}
+
+impl Pass<'_, '_> {
+    /// The head of the response of one peer, over the connection that its last probe has left, or a new one.
+    async fn answer(&mut self, target: &prober::Target, keepalive_ms: u64) -> Result<Answer, Stop> {
+        let kept = target.kept.take().filter(|kept: &Box<pool::Connection>| {
+            runtime::now_ms().saturating_sub(kept.opened_ms) < keepalive_ms
+        });
+        if let Some(connection) = kept {
+            let decoder = Decoder::new(self.outgoing.encoder());
+            match self.run(Carrier::Own { connection, decoder }).await {
+                Err(Stop::Peer(failure)) if failure.is_stale => self.outgoing.rewind(),
+                answered => return answered,
+            }
+        }
+        let carrier = self.open(&target.peer).await?;
+        self.run(carrier).await
+    }
+}

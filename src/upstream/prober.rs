@@ -1,0 +1,328 @@
+//! Runs the active checks of groups, and tells all workers their results through shared memory.
+//!
+//! One process does this for the whole machine. It has a task for each check of each peer; a probe is what the
+//! protocol's room makes of it (`http/upstream/probe.rs`), and this room decides when one starts and what its
+//! result means. At most [`AT_ONCE_MAX`] probes are in progress. Touches: the peers' words in shared memory, the
+//! error log. Behaviour: nginx.org, ngx_http_upstream_hc_module.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use crate::log::{self, Logger};
+use crate::runtime::{self, sleep};
+use crate::shm::peers::{Health, Word};
+use crate::sys::random;
+use crate::upstream::check::{Course, Rules, combined};
+use crate::upstream::peer::Peer;
+use crate::upstream::pool::Connection;
+use crate::upstream::state::GroupState;
+
+/// Maximum number of simultaneous probes. Each has one peer, and its own limit of time, so that slow peers keep
+/// few of these for long.
+const AT_ONCE_MAX: usize = 512;
+
+/// Minimum pause between two checks of a peer: one that takes longer than the interval must not follow itself at
+/// once.
+const PAUSE_MS_MIN: u64 = 10;
+
+/// The result of one probe. `doing`: nginx's words for what was going on, to follow `while`.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Passed {
+        doing: &'static str,
+    },
+    Failed {
+        doing: &'static str,
+        why: String,
+    },
+    /// Nothing was found out about the peer, for a reason of our own.
+    Undecided(String),
+}
+
+/// One peer as a check sees it.
+#[derive(Debug)]
+pub struct Target {
+    /// At the port that the check asks for.
+    pub peer: Rc<Peer>,
+    /// The connection that is kept for the next probe (`keepalive_time`).
+    pub kept: RefCell<Option<Box<Connection>>>,
+}
+
+/// Starts a probe of a peer.
+pub type Probe = Box<dyn Fn(Rc<Target>) -> Pin<Box<dyn Future<Output = Outcome>>>>;
+
+/// A check of all peers of a group.
+pub struct Check {
+    pub rules: &'static Rules,
+    /// The name of its `match`, for the log; may be empty.
+    pub name: &'static str,
+    pub log: Logger,
+    pub probe: Probe,
+}
+
+/// The checks of one group, and its peers.
+pub struct Watched {
+    state: Rc<GroupState>,
+    checks: Vec<Check>,
+    permits: Rc<Permits>,
+    /// By the name of the peer: a peer that two servers lead to is checked once.
+    subjects: RefCell<HashMap<Box<str>, Rc<Subject>>>,
+}
+
+/// A peer, and what each check knows of it.
+struct Subject {
+    peer: Rc<Peer>,
+    courses: RefCell<Vec<Course>>,
+    health: Cell<Health>,
+}
+
+/// The limit of simultaneous probes; those that wait go in order.
+pub struct Permits {
+    free: Cell<usize>,
+    waiting: RefCell<VecDeque<Waker>>,
+}
+
+impl Default for Permits {
+    fn default() -> Self {
+        Self { free: Cell::new(AT_ONCE_MAX), waiting: RefCell::default() }
+    }
+}
+
+/// One of the probes in progress.
+struct Permit<'a>(&'a Permits);
+
+impl Permits {
+    async fn take(&self) -> Permit<'_> {
+        poll_fn(|cx| match self.free.get() {
+            0 => {
+                self.waiting.borrow_mut().push_back(cx.waker().clone());
+                Poll::Pending
+            }
+            free => {
+                self.free.set(free - 1);
+                Poll::Ready(())
+            }
+        })
+        .await;
+        Permit(self)
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.0.free.set(self.0.free.get() + 1);
+        let next = self.0.waiting.borrow_mut().pop_front();
+        if let Some(waker) = next {
+            waker.wake();
+        }
+    }
+}
+
+impl Watched {
+    /// The checks of a group, whose peers are those of `state`. All groups of a process share `permits`.
+    pub fn new(state: Rc<GroupState>, checks: Vec<Check>, permits: Rc<Permits>) -> Rc<Self> {
+        Rc::new(Self { state, checks, permits, subjects: RefCell::default() })
+    }
+
+    /// Starts to check the peers that are not checked yet. Called at the start, and whenever names lead to other
+    /// addresses; the checks of peers that are gone end by themselves.
+    pub fn follow(self: &Rc<Self>) {
+        self.subjects.borrow_mut().retain(|_, subject| !subject.peer.is_retired());
+        for peer in self.state.set().all() {
+            let is_down = self.state.group.servers.get(peer.server).is_some_and(|server| server.down);
+            let Some(place) = peer.shared.place.filter(|_| !is_down) else { continue };
+            if self.subjects.borrow().contains_key(&peer.name) {
+                continue;
+            }
+            let health = place.health(runtime::now_ms()).0;
+            let courses = self.checks.iter().map(|_| Course::new(health)).collect();
+            let (courses, health) = (RefCell::new(courses), Cell::new(health));
+            let subject = Rc::new(Subject { peer: Rc::clone(peer), courses, health });
+            self.subjects.borrow_mut().insert(peer.name.clone(), Rc::clone(&subject));
+            for number in 0..self.checks.len() {
+                runtime::spawn(Rc::clone(self).check(Rc::clone(&subject), number));
+            }
+        }
+    }
+
+    /// Checks one peer again and again, until it is gone.
+    async fn check(self: Rc<Self>, subject: Rc<Subject>, number: usize) {
+        let Some(Check { rules, probe, .. }) = self.checks.get(number) else { return };
+        let peer = self.target(&subject.peer, rules);
+        let target = Rc::new(Target { peer, kept: RefCell::default() });
+        // What is known stays known for a while, so that a reload causes no burst.
+        let mut wait_ms = match subject.health.get() {
+            Health::Unknown | Health::Checking => up_to(rules.jitter_ms),
+            Health::Healthy | Health::Unhealthy => up_to(rules.interval_ms),
+        };
+        loop {
+            sleep(wait_ms).await;
+            if subject.peer.is_retired() {
+                return;
+            }
+            let permit = self.permits.take().await;
+            let due_ms = runtime::now_ms() + rules.interval_ms + up_to(rules.jitter_ms);
+            let outcome = probe(Rc::clone(&target)).await;
+            drop(permit);
+            if subject.peer.is_retired() {
+                return;
+            }
+            self.note(&subject, number, outcome);
+            wait_ms = due_ms.saturating_sub(runtime::now_ms()).max(PAUSE_MS_MIN);
+        }
+    }
+
+    /// The peer at the port that a check asks for.
+    fn target(&self, peer: &Rc<Peer>, rules: &Rules) -> Rc<Peer> {
+        let group = &self.state.group;
+        match (rules.port, peer.address.inet(), group.servers.get(peer.server)) {
+            (Some(port), Some(inet), Some(server)) => Rc::new(peer.at_port(server, *inet, port)),
+            _ => Rc::clone(peer),
+        }
+    }
+
+    /// Notes a result: in the log if the peer's health changes, and in shared memory.
+    fn note(&self, subject: &Subject, number: usize, outcome: Outcome) {
+        let Some(Check { rules, name, log, .. }) = self.checks.get(number) else { return };
+        let (peer, group) = (&subject.peer.name, &self.state.group.name);
+        let (has_passed, doing, why) = match outcome {
+            Outcome::Passed { doing } => (true, doing, String::new()),
+            Outcome::Failed { doing, why } => (false, doing, why),
+            Outcome::Undecided(why) => {
+                let what = "could not be made";
+                log::error!(
+                    log,
+                    &(),
+                    "health check \"{name}\" of peer {peer} in upstream \"{group}\" {what}: {why}"
+                );
+                return;
+            }
+        };
+        let mut courses = subject.courses.borrow_mut();
+        let Some(course) = courses.get_mut(number) else { return };
+        let before = course.health();
+        let has_changed = course.note(has_passed, rules);
+        let health = combined(&courses);
+        drop(courses);
+        self.publish(subject, health);
+        match (has_changed, has_passed) {
+            (true, false) => log::warn!(
+                log,
+                &(),
+                "peer is unhealthy while {doing}, health check \"{name}\" of peer {peer} in upstream \"{group}\": {why}"
+            ),
+            (true, true) if before != Health::Unknown => log::notice!(
+                log,
+                &(),
+                "peer is healthy while {doing}, health check \"{name}\" of peer {peer} in upstream \"{group}\""
+            ),
+            _ => {}
+        }
+    }
+
+    fn publish(&self, subject: &Subject, health: Health) {
+        let Some(place) = subject.peer.shared.place else { return };
+        let now_ms = runtime::now_ms();
+        let before = subject.health.replace(health);
+        // A worker gone wrong may have written there: each result puts the word right again.
+        if place.health(now_ms).0 != health {
+            place.set_health(health, now_ms);
+        }
+        if health == Health::Healthy && matches!(before, Health::Unhealthy | Health::Checking) {
+            place.set_ms(Word::ReturnedMs, now_ms);
+            if self.state.group.is_shared {
+                place.set_number(Word::Fails, 0);
+            }
+        }
+    }
+}
+
+/// A random time below this.
+fn up_to(ms: u64) -> u64 {
+    if ms == 0 { 0 } else { random::number() % ms }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::net::address;
+    use crate::net::resolver::Resolvers;
+    use crate::runtime::Runtime;
+    use crate::upstream::group::Group;
+    use crate::upstream::peer::Server;
+
+    fn state(name: &str, servers: &[&str]) -> Rc<GroupState> {
+        let server = |text: &&str| Server::new(text, address::parse_upstream(text, 80).unwrap());
+        let group = Group::new(name, servers.iter().map(server).collect());
+        Rc::new(GroupState::new(Arc::new(group), &Resolvers::default()))
+    }
+
+    fn check(rules: Rules, probe: impl Fn(&Target) -> Outcome + 'static) -> Check {
+        let rules = Box::leak(Box::new(rules));
+        let probe = move |target: Rc<Target>| {
+            let outcome = probe(&target);
+            Box::pin(async move { outcome }) as Pin<Box<dyn Future<Output = Outcome>>>
+        };
+        Check { rules, name: "", log: Logger::none(), probe: Box::new(probe) }
+    }
+
+    fn failed() -> Outcome {
+        Outcome::Failed { doing: "checking", why: "it is a test".into() }
+    }
+
+    #[test]
+    fn a_peer_is_checked_once_an_interval_and_its_health_is_told() {
+        Runtime::new().unwrap().block_on(async {
+            let state = state("prober.turns", &["1.1.1.1:81", "1.1.1.1:82", "1.1.1.1:82"]);
+            let count = Rc::new(Cell::new(0));
+            let counted = Rc::clone(&count);
+            let rules = Rules { interval_ms: 40, fails: 2, port: Some(99), ..Rules::default() };
+            let probe = move |target: &Target| {
+                counted.set(counted.get() + 1);
+                assert_eq!(&*target.peer.name, "1.1.1.1:99");
+                failed()
+            };
+            let watched = Watched::new(Rc::clone(&state), vec![check(rules, probe)], Rc::default());
+            watched.follow();
+            watched.follow();
+            sleep(20).await;
+            assert_eq!(count.get(), 2, "each address at once, and once");
+            let health = || -> Vec<Health> {
+                let set = state.set();
+                set.all().map(|peer| peer.shared.place.unwrap().health(runtime::now_ms()).0).collect()
+            };
+            assert_eq!(health(), [Health::Unknown; 3]);
+            sleep(40).await;
+            assert_eq!((count.get(), health()), (4, vec![Health::Unhealthy; 3]));
+        });
+    }
+
+    #[test]
+    fn no_more_than_so_many_probes_are_in_progress() {
+        Runtime::new().unwrap().block_on(async {
+            let permits = Rc::new(Permits::default());
+            let running = Rc::new(Cell::new(0));
+            for _ in 0..3 * AT_ONCE_MAX {
+                let (permits, running) = (Rc::clone(&permits), Rc::clone(&running));
+                runtime::spawn(async move {
+                    let permit = permits.take().await;
+                    running.set(running.get() + 1);
+                    assert!(running.get() <= AT_ONCE_MAX);
+                    sleep(1).await;
+                    running.set(running.get() - 1);
+                    drop(permit);
+                });
+            }
+            while runtime::task_count() > 1 {
+                sleep(1).await;
+            }
+            assert_eq!((permits.free.get(), permits.waiting.borrow().len()), (AT_ONCE_MAX, 0));
+        });
+    }
+}

@@ -1,0 +1,204 @@
+//! `health_check`: who is asked, how often, and what becomes of those that fail. The backends are scripted; each
+//! test waits for the log line about a change of health, or for the requests that a backend has got.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::support::daemon::send;
+use crate::support::deadline::wait_for;
+use crate::support::origin::ok;
+use crate::support::{Daemon, Origin, Setup, get, port, process};
+
+/// A backend that says its name, or 503 while it is told to be ill.
+struct Backend {
+    origin: Origin,
+    is_ill: Arc<AtomicBool>,
+    checks: Arc<AtomicUsize>,
+}
+
+impl Backend {
+    fn named(name: &'static str) -> Self {
+        let (is_ill, checks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (ill, count) = (Arc::clone(&is_ill), Arc::clone(&checks));
+        let origin = Origin::replying(move |request| {
+            let is_check = request.header("User-Agent") == Some("pronghorn (health check)");
+            count.fetch_add(usize::from(is_check), Ordering::SeqCst);
+            match ill.load(Ordering::SeqCst) {
+                true => b"HTTP/1.1 503 Ill\r\nContent-Length: 3\r\n\r\nill".to_vec(),
+                false => ok(name.as_bytes()),
+            }
+        });
+        Self { origin, is_ill, checks }
+    }
+
+    fn is_ill(&self, ill: bool) {
+        self.is_ill.store(ill, Ordering::SeqCst);
+    }
+
+    /// The number of checks so far.
+    fn checked(&self) -> usize {
+        self.checks.load(Ordering::SeqCst)
+    }
+}
+
+/// The bodies of so many answers.
+fn bodies(daemon: &Daemon, count: usize) -> Vec<String> {
+    (0..count).map(|_| get(daemon.port(0), "/").text()).collect()
+}
+
+fn start(workers: usize, check: &str, backends: &[&Backend]) -> Daemon {
+    let servers: String =
+        backends.iter().map(|backend| format!("server {};", backend.origin.address())).collect();
+    let conf = format!(
+        "worker_processes {workers}; http {{ upstream app {{ {servers} }} server {{ listen 127.0.0.1:%%PORT_0%%; \
+         location / {{ proxy_pass http://app; {check} }} }} \
+         match welcome {{ status 200-299; header Content-Length ~ [0-9]; body ~ ^one; }} }}"
+    );
+    Setup::new(&conf).level("info").start()
+}
+
+#[test]
+fn an_unhealthy_server_gets_no_requests_until_it_is_healthy_again() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    two.is_ill(true);
+    let daemon = start(2, "health_check interval=50ms fails=2 passes=2;", &[&one, &two]);
+    let peer = two.origin.address();
+    let line = daemon.wait_log("peer is unhealthy");
+    let expected = format!(
+        "peer is unhealthy while checking status code, health check \"\" of peer {peer} in upstream \"app\": 503"
+    );
+    assert!(line.contains("[warn]") && line.contains(&expected), "{line}");
+    assert!(two.checked() >= 2);
+    assert_eq!(bodies(&daemon, 8), ["one"; 8]);
+    two.is_ill(false);
+    daemon.wait_log("peer is healthy while checking response, health check \"\" of peer");
+    assert!(bodies(&daemon, 8).contains(&"two".to_owned()));
+    assert_eq!(daemon.log_count("peer is (un)?healthy"), 2, "each change is logged once");
+}
+
+#[test]
+fn a_server_that_refuses_connections_is_unhealthy() {
+    let one = Backend::named("one");
+    let conf = "http { upstream app { server %%GOOD%%; server %%CLOSED%%; health_check interval=50ms; }
+        server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://app; } } }";
+    let closed = format!("127.0.0.1:{}", port::free());
+    let daemon =
+        Setup::new(conf).set("GOOD", one.origin.address()).set("CLOSED", closed).level("info").start();
+    daemon.wait_log("peer is unhealthy while connecting to upstream.*connect\\(\\) failed \\(111");
+    assert_eq!(bodies(&daemon, 6), ["one"; 6]);
+    assert_eq!(daemon.log_count("temporarily disabled"), 0, "no request has found out");
+    assert!(one.checked() > 0);
+}
+
+#[test]
+fn a_check_has_the_settings_of_its_location() {
+    let one = Backend::named("one");
+    let other = Backend::named("other");
+    let check = format!(
+        "proxy_set_header Host check.example; proxy_set_header X-Check $proxy_host,$uri,$arg_a; \
+         health_check interval=50ms uri=/health%20y?a=b port={};",
+        other.origin.port()
+    );
+    let daemon = start(1, &check, &[&one]);
+    other.origin.wait_requests(2);
+    let request = other.origin.last();
+    assert_eq!((request.method.as_str(), request.target.as_str()), ("GET", "/health%20y?a=b"));
+    assert_eq!(request.header("Host"), Some("check.example"));
+    assert_eq!(request.header("X-Check"), Some("app,/health y,b"));
+    assert_eq!(request.header("User-Agent"), Some("pronghorn (health check)"));
+    assert_eq!((one.checked(), bodies(&daemon, 1)), (0, vec!["one".to_owned()]));
+}
+
+#[test]
+fn a_match_block_decides() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    let daemon = start(1, "health_check interval=50ms match=welcome keepalive_time=60s;", &[&one, &two]);
+    let line = daemon.wait_log("peer is unhealthy while checking response body, health check \"welcome\"");
+    assert!(line.contains(&two.origin.address()), "{line}");
+    assert_eq!(bodies(&daemon, 6), ["one"; 6]);
+    let (before, accepted) = (one.checked(), one.origin.accepted());
+    wait_for("more checks", || (one.checked() > before + 3).then_some(()));
+    assert_eq!(one.origin.accepted(), accepted, "its connection is kept");
+}
+
+/// Checks that a backend gets in 1.2 seconds.
+fn rate(workers: usize) -> usize {
+    let one = Backend::named("one");
+    let daemon = start(workers, "health_check interval=100ms;", &[&one]);
+    assert_eq!(daemon.workers().len(), workers);
+    one.origin.wait_requests(1);
+    let (before, began) = (one.checked(), Instant::now());
+    wait_for("the time to pass", || (began.elapsed() >= Duration::from_millis(1200)).then_some(()));
+    one.checked() - before
+}
+
+#[test]
+fn the_number_of_checks_does_not_depend_on_the_number_of_workers() {
+    let (alone, many) = (rate(1), rate(8));
+    assert!((6..=13).contains(&alone) && (6..=13).contains(&many), "{alone} {many}");
+}
+
+#[test]
+fn no_request_goes_to_a_server_before_its_mandatory_check() {
+    let one = Backend::named("one");
+    one.is_ill(true);
+    let daemon = start(2, "health_check interval=50ms mandatory;", &[&one]);
+    assert_eq!(get(daemon.port(0), "/").status, 502);
+    daemon.wait_log("no live upstreams");
+    assert!(one.origin.requests().iter().all(|request| request.header("User-Agent").is_some()));
+    one.is_ill(false);
+    daemon.wait_log("peer is healthy");
+    assert_eq!(bodies(&daemon, 1), ["one"]);
+}
+
+#[test]
+fn a_prober_that_is_killed_is_replaced_and_no_client_notices() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    two.is_ill(true);
+    let daemon = start(2, "health_check interval=100ms;", &[&one, &two]);
+    daemon.wait_log("peer is unhealthy");
+    for _ in 0..3 {
+        let prober = daemon.prober();
+        send(prober, Signal::SIGKILL);
+        wait_for("another prober", || daemon.probers_now().iter().any(|pid| *pid != prober).then_some(()));
+        assert_eq!(bodies(&daemon, 4), ["one"; 4]);
+    }
+    let before = two.checked();
+    wait_for("checks to go on", || (two.checked() > before + 2).then_some(()));
+    assert_eq!(daemon.log_count("peer is unhealthy"), 1, "what was known stays known");
+    two.is_ill(false);
+    daemon.wait_log("peer is healthy");
+}
+
+#[test]
+fn a_reload_keeps_what_is_known_and_has_one_prober() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    two.is_ill(true);
+    let daemon = start(2, "health_check interval=100ms;", &[&one, &two]);
+    daemon.wait_log("peer is unhealthy");
+    let before = daemon.prober();
+    daemon.reload();
+    let after = wait_for("the next prober", || Some(daemon.prober()).filter(|pid| *pid != before));
+    assert_eq!(bodies(&daemon, 4), ["one"; 4]);
+    assert!(process::is_alive(after) && !process::is_alive(before));
+    // Without checks nobody is unhealthy, and there is no prober.
+    daemon.rewrite(|text| text.replace("health_check interval=100ms;", ""));
+    daemon.reload();
+    wait_for("no prober", || daemon.probers_now().is_empty().then_some(()));
+    wait_for("the other server", || bodies(&daemon, 2).contains(&"ill".to_owned()).then_some(()));
+}
+
+#[test]
+fn without_a_master_the_only_process_checks() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    two.is_ill(true);
+    let conf = "http { upstream app { server %%ONE%%; server %%TWO%%; health_check interval=50ms; }
+        server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://app; } } }";
+    let daemon = Setup::new(conf).set("ONE", one.origin.address()).set("TWO", two.origin.address());
+    let daemon = daemon.level("info").alone().start();
+    daemon.wait_log("peer is unhealthy");
+    assert_eq!(bodies(&daemon, 6), ["one"; 6]);
+}
