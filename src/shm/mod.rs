@@ -3,10 +3,12 @@
 //! One area holds the permanent tables: a lane per worker (`lanes`, `heartbeat`, `counter::Total`), counters
 //! by name (`counter::Slot`), the state of upstream peers (`peers`) and latency histograms (`histogram`). It
 //! is address space rather than memory: a page costs nothing until it is touched. Further zones (rate limits,
-//! caches) are separate `Zone`s (`named`): leaky buckets (`leaky_bucket`), counts held by keys
-//! (`held_counts`), TLS sessions (`tls_sessions`) and the keys of TLS tickets (`ticket_keys`). Names keep
-//! their counters across reloads, and across an upgrade whose new binary adopts the descriptor.
+//! caches) are separate `Zone`s (`named`): leaky buckets (`leaky_bucket`), the peers to which keys are bound
+//! (`affinity`), counts held by keys (`held_counts`), TLS sessions (`tls_sessions`) and the keys of TLS tickets
+//! (`ticket_keys`). Names keep their counters across reloads, and across an upgrade whose new binary adopts the
+//! descriptor.
 
+pub mod affinity;
 mod area;
 pub mod behind;
 pub mod counter;
