@@ -53,6 +53,19 @@ pub fn http_date(secs: i64, out: &mut Vec<u8>) {
     cached(secs, |times| out.extend_from_slice(times.http.as_bytes()));
 }
 
+/// Appends a time in the cookies' original form: `Thu, 31-Dec-37 23:55:55 GMT`, with four-digit years from 2038
+/// on. Other than the present time it is not remembered.
+pub fn cookie_date(secs: i64, out: &mut Vec<u8>) {
+    let date = http(secs).to_string(); // Sun, 06 Nov 1994 08:49:37 GMT
+    let [part @ .., _, _, _, _] = date.as_bytes() else { return };
+    let year = if part.get(12..16) > Some(b"2037") { part.get(12..16) } else { part.get(14..16) };
+    let parts = [part.get(..5), part.get(5..7), part.get(8..11), year, part.get(17..)];
+    let [Some(week), Some(day), Some(month), Some(year), Some(time)] = parts else { return };
+    for text in [week, day, b"-", month, b"-", year, b" ", time, b" GMT"] {
+        out.extend_from_slice(text);
+    }
+}
+
 /// Appends `1795242672.045`: nginx's `$msec`.
 pub fn msec(secs: i64, nanos: u32, out: &mut Vec<u8>) {
     let millis = nanos / 1_000_000 % 1000;
@@ -101,11 +114,14 @@ fn fill(secs: i64, times: &mut Times) {
         at.month
     );
     let _ = write!(times.syslog, "{month} {day:2} {hour:02}:{minute:02}:{second:02}");
-    // httpdate supports the years 1970 to 9999; other times are clamped.
-    let since = Duration::from_secs(secs.clamp(0, 253_402_300_799) as u64);
-    let _ = write!(times.http, "{}", httpdate::HttpDate::from(UNIX_EPOCH + since));
+    let _ = write!(times.http, "{}", http(secs));
     times.secs = secs;
     times.filled = true;
+}
+
+fn http(secs: i64) -> httpdate::HttpDate {
+    // httpdate supports the years 1970 to 9999; other times are clamped.
+    httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_secs(secs.clamp(0, 253_402_300_799) as u64))
 }
 
 #[cfg(test)]
@@ -116,6 +132,18 @@ mod tests {
         let mut out = Vec::new();
         write(&mut out);
         String::from_utf8(out).expect("times are ASCII")
+    }
+
+    #[test]
+    fn cookie_dates_have_two_digits_until_2037() {
+        let cases = [
+            (0, "Thu, 01-Jan-70 00:00:00 GMT"),
+            (2_145_916_555, "Thu, 31-Dec-37 23:55:55 GMT"),
+            (2_145_916_800, "Fri, 01-Jan-2038 00:00:00 GMT"),
+        ];
+        for (secs, expected) in cases {
+            assert_eq!(text(|out| cookie_date(secs, out)), expected);
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::http::modules::{BlockConf, Directive, http_core};
 use crate::http::request::{Request, states};
 use crate::http::scope::Variable;
 use crate::log;
+use crate::log::format::cookie_date;
 use crate::script::Scope;
 use crate::script::variable::{Change, VariableId, changeable, variable};
 use crate::sys::clock;
@@ -232,7 +233,7 @@ fn set_cookie(request: &mut Request, conf: &'static Conf) {
         Expires::Max => cookie.extend_from_slice(b"; expires=Thu, 31-Dec-37 23:55:55 GMT"),
         Expires::Seconds(seconds) => {
             cookie.extend_from_slice(b"; expires=");
-            cookie_time(clock::wall_seconds().saturating_add(seconds), &mut cookie);
+            cookie_date(clock::wall_seconds().saturating_add(seconds), &mut cookie);
         }
     }
     for part in [&conf.domain, &conf.path, &conf.flags] {
@@ -362,37 +363,4 @@ fn show(conf: &Conf, uid: Option<Uid>, out: &mut Vec<u8>) -> bool {
         let _ = write!(out, "{word:08X}"); // writing to memory does not fail
     }
     true
-}
-
-/// Formats a time in the cookies' original form: `Thu, 31-Dec-37 23:55:55 GMT`, with four-digit years from
-/// 2038 on.
-fn cookie_time(secs: i64, out: &mut Vec<u8>) {
-    let mut date = Vec::new();
-    log::format::http_date(secs, &mut date); // Sun, 06 Nov 1994 08:49:37 GMT
-    let [part @ .., _, _, _, _] = &date[..] else { return };
-    let year = if part.get(12..16) > Some(b"2037") { part.get(12..16) } else { part.get(14..16) };
-    let parts = [part.get(..5), part.get(5..7), part.get(8..11), year, part.get(17..)];
-    let [Some(week), Some(day), Some(month), Some(year), Some(time)] = parts else { return };
-    for text in [week, day, b"-", month, b"-", year, b" ", time, b" GMT"] {
-        out.extend_from_slice(text);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cookie_times_have_two_digits_until_2037() {
-        let cases = [
-            (0, "Thu, 01-Jan-70 00:00:00 GMT"),
-            (2_145_916_555, "Thu, 31-Dec-37 23:55:55 GMT"),
-            (2_145_916_800, "Fri, 01-Jan-2038 00:00:00 GMT"),
-        ];
-        for (secs, expected) in cases {
-            let mut out = Vec::new();
-            cookie_time(secs, &mut out);
-            assert_eq!(String::from_utf8_lossy(&out), expected);
-        }
-    }
 }
