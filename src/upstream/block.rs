@@ -21,6 +21,7 @@ pub struct Block {
     servers: Vec<Server>,
     idle: Option<(usize, bool)>,
     has_zone: bool,
+    is_sticky: bool,
     method: Method,
     pub keepalive_requests: Inherit<u64>,
     pub keepalive_time: Inherit<u64>,
@@ -52,7 +53,8 @@ impl Block {
             time_ms: self.keepalive_time.get(defaults.time_ms),
             timeout_ms: self.keepalive_timeout.get(defaults.timeout_ms),
         };
-        let group = Group::with(name, self.servers, self.method, keepalive, self.has_zone);
+        let mut group = Group::with(name, self.servers, self.method, keepalive, self.has_zone);
+        group.is_sticky = self.is_sticky;
         let (resolver, timeout_ms) = (self.resolver.as_ref().cloned(), self.resolver_timeout.as_ref());
         Some(Defined { group, resolver, resolver_timeout_ms: timeout_ms.copied() })
     }
@@ -104,6 +106,14 @@ impl Block {
             }
         }
         self.idle = Some((idle_max, node.args.len() == 2));
+        Ok(())
+    }
+
+    /// `sticky`. Fails if it was set before.
+    pub fn set_sticky(&mut self, node: &Node) -> Result<(), Diagnostic> {
+        if std::mem::replace(&mut self.is_sticky, true) {
+            return Err(duplicate(node));
+        }
         Ok(())
     }
 

@@ -61,6 +61,8 @@ pub struct Group {
     pub is_shared: bool,
     /// The active checks of its peers, whose results all workers heed; `None`: there are none.
     pub checks: Option<Checks>,
+    /// `sticky`: its peers have ids.
+    pub is_sticky: bool,
     /// `None` if it has no server with `resolve`.
     pub lookup: Option<Lookup>,
     /// Its counters; `None` if it is not counted, or if no slot was left.
@@ -105,6 +107,7 @@ impl Group {
             keepalive: Keepalive::default(),
             is_shared: false,
             checks: None,
+            is_sticky: false,
             lookup: None,
             slot: None,
             shared: Box::default(),

@@ -7,7 +7,7 @@
 //! one worker (made after the fork)                  worker → state → peer, pool; follow, unresolved: names
 //! one request                                       session → balance; trace: its record
 //! the prober (one process for all workers)          prober: checks; check: their rules
-//! all processes (words in shared memory)            shm/peers.rs
+//! all processes (words in shared memory)            shm/peers.rs, sticky → shm/affinity.rs
 //! ```
 
 pub mod balance;
@@ -24,6 +24,7 @@ pub mod pool;
 pub mod prober;
 pub mod session;
 pub mod state;
+pub mod sticky;
 pub mod trace;
 pub mod unresolved;
 pub mod worker;

@@ -14,6 +14,7 @@ use crate::net::address::{Address, Host};
 use crate::shm::counter::{self, Slot};
 use crate::shm::peers::{self, Health, Place, Word};
 use crate::sys::names::Names;
+use crate::upstream::sticky::Id;
 
 /// Number of times that a worker tries to get the last free connection before it leaves it to the others.
 const OPEN_TRIES: usize = 3;
@@ -109,6 +110,8 @@ pub struct Peer {
     pub server: usize,
     /// Its counters in the whole process tree.
     pub shared: Shared,
+    /// `None`: the group is not sticky.
+    id: Option<Box<Id>>,
     is_shared: bool,
     /// The place where a prober writes its health; `None`: it is not checked.
     checked: Option<Place>,
@@ -138,6 +141,7 @@ impl Peer {
             address,
             server: index,
             shared,
+            id: None,
             is_shared: is_shared && shared.place.is_some(),
             checked: None,
             weight: server.weight,
@@ -166,6 +170,17 @@ impl Peer {
     pub(super) fn at_port(&self, server: &Server, address: SocketAddr, port: u16) -> Self {
         let address = Address::Inet(SocketAddr::new(address.ip(), port));
         Self::new(server, self.server, address, Shared::default(), false)
+    }
+
+    /// Gives the peer of a sticky group its id.
+    #[must_use]
+    pub(super) fn with_id(self, id: Id) -> Self {
+        Self { id: Some(Box::new(id)), ..self }
+    }
+
+    /// The id by which clients are bound to it; `None`: the group is not sticky.
+    pub fn id(&self) -> Option<&Id> {
+        self.id.as_deref()
     }
 
     /// True if it has this weight.

@@ -9,7 +9,8 @@ use std::rc::Rc;
 
 use crate::upstream::balance::{Eligible, Tried};
 use crate::upstream::peer::{InUse, Peer};
-use crate::upstream::state::{GroupState, Set};
+use crate::upstream::state::{GroupState, List, Set};
+use crate::upstream::sticky::Bound;
 
 /// The outcome of a peer's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Session {
     current: Option<InUse>,
     tries_left: u32,
     key: Box<[u8]>,
+    /// The peer to use before any that the balancer chooses.
+    bound: Option<Box<Bound>>,
 }
 
 impl Session {
@@ -46,7 +49,7 @@ impl Session {
         let set = group.set();
         let tries = if tries_max == 0 { set.tries } else { set.tries.min(tries_max) };
         let tried = Tried::new(set.levels.iter().map(|list| list.peers.len()).max().unwrap_or(0));
-        Self { set, tried, level: 0, current: None, tries_left: tries, key: Box::default() }
+        Self { set, tried, level: 0, current: None, tries_left: tries, key: Box::default(), bound: None }
     }
 
     /// A course of one turn with a peer that this one has not tried, beside its current turn.
@@ -75,6 +78,15 @@ impl Session {
     #[must_use]
     pub fn with_key(mut self, key: Box<[u8]>) -> Self {
         self.key = key;
+        self
+    }
+
+    /// Sets the peer that the request is bound to (`sticky`). It is used if it can serve and belongs to the
+    /// level in use, even while it drains; otherwise the balancer chooses, which is not told of bound requests.
+    /// If several peers have that id, each has its turn before the balancer is asked.
+    #[must_use]
+    pub fn prefer(mut self, bound: Bound) -> Self {
+        self.bound = Some(Box::new(bound));
         self
     }
 
@@ -146,16 +158,34 @@ impl Session {
 
     fn pick_from_level(&mut self, now_ms: u64) -> Option<Rc<Peer>> {
         let list = self.set.levels.get(self.level)?;
+        let bound = self.bound.as_deref().and_then(|bound| self.find(bound, list, now_ms));
         if let ([only], true) = (&*list.peers, self.set.is_single()) {
-            let is_usable = !only.is_down() && !only.is_full() && only.is_healthy(now_ms);
+            let can_serve = !only.is_down() && !only.is_full() && only.is_healthy(now_ms);
+            let is_usable = bound.is_some() || (can_serve && !only.is_draining());
             return is_usable.then(|| Rc::clone(only));
         }
-        let eligible = Eligible::new(&list.peers, &self.tried, now_ms);
-        let index = self.set.method.pick(&eligible, &self.key)?;
+        let index = match bound {
+            Some(index) => index,
+            None => {
+                let eligible = Eligible::new(&list.peers, &self.tried, now_ms);
+                self.set.method.pick(&eligible, &self.key)?
+            }
+        };
         let peer = Rc::clone(list.peers.get(index)?);
         self.tried.add(index);
         peer.begin_turn(now_ms);
         Some(peer)
+    }
+}
+
+impl Session {
+    /// The peer that the request is bound to, if it can serve.
+    #[cold]
+    fn find(&self, bound: &Bound, list: &List, now_ms: u64) -> Option<usize> {
+        let mut peers = list.peers.iter().enumerate();
+        let found =
+            peers.find(|(index, peer)| !self.tried.has(*index) && bound.is(peer) && peer.can_serve(now_ms));
+        found.map(|(index, _)| index)
     }
 }
 
@@ -168,8 +198,12 @@ impl Drop for Session {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::net::address;
+    use crate::net::resolver::Resolvers;
+    use crate::upstream::group::Group;
     use crate::upstream::peer::{BACKUP, Server};
     use crate::upstream::state::tests::state;
 
@@ -321,6 +355,89 @@ mod tests {
         assert_eq!(turns(&group, 1, 0), "-");
         drop(first);
         assert_eq!(turns(&group, 1, 0), "1");
+    }
+
+    /// A sticky group whose peers have the routes a, b, c.
+    fn sticky(lines: &[Line<'_>]) -> GroupState {
+        let servers = lines.iter().zip("abc".chars()).map(|((name, set), route)| {
+            let mut server = Server::new(name, address::parse_upstream(name, 80).unwrap());
+            server.route = Some(route.to_string().into());
+            set(&mut server);
+            server
+        });
+        let mut group = Group::uncounted("test", servers.collect());
+        group.is_sticky = true;
+        GroupState::new(Arc::new(group), &Resolvers::default())
+    }
+
+    fn bound(group: &GroupState, route: &str) -> Session {
+        Session::new(group, 0).prefer(Bound::Id(route.as_bytes().into()))
+    }
+
+    #[test]
+    fn a_bound_request_goes_to_its_peer_and_the_others_take_turns() {
+        let group = sticky(&[("1.1.1.1:81", &plain), ("1.1.1.1:82", &plain), ("1.1.1.1:83", &plain)]);
+        for expected in ["123", "123", "123"] {
+            assert_eq!(turn(&mut bound(&group, "b"), 0), '2');
+            assert_eq!(turns(&group, 3, 0), expected, "new clients are spread as if there were no others");
+        }
+        let ids = ["", "B", "bb", "4", "a\0"];
+        let strangers: String = ids.iter().map(|id| turn(&mut bound(&group, id), 0)).collect();
+        assert_eq!(strangers, "12312", "an id of no peer");
+    }
+
+    #[test]
+    fn a_bound_request_is_balanced_when_its_peer_cannot_serve() {
+        let group = sticky(&[
+            ("1.1.1.1:81", &|s| s.down = true),
+            ("1.1.1.1:82", &plain),
+            ("1.1.1.1:83", &|s| s.conns_max = 1),
+        ]);
+        assert_eq!(turn(&mut bound(&group, "a"), 0), '2', "down");
+        let mut full = bound(&group, "c");
+        assert_eq!(turn(&mut full, 0), '3');
+        assert_eq!(turn(&mut bound(&group, "c"), 0), '2', "full");
+        assert!(full.finish(Outcome::Failed, 0));
+        assert_eq!(turn(&mut full, 0), '2', "the next one, since its own has failed");
+        assert_eq!(turn(&mut bound(&group, "c"), 10_000), '2', "left out");
+        assert_eq!(turn(&mut bound(&group, "c"), 10_001), '3');
+    }
+
+    #[test]
+    fn a_draining_peer_gets_bound_requests_only() {
+        let group = sticky(&[("1.1.1.1:81", &|s| s.drain = true), ("1.1.1.1:82", &plain)]);
+        assert_eq!(turns(&group, 4, 0), "2222");
+        assert_eq!(turn(&mut bound(&group, "a"), 0), '1');
+        let mut session = bound(&group, "b");
+        assert_eq!(turn(&mut session, 0), '2');
+        session.finish(Outcome::Failed, 0);
+        assert_eq!(turn(&mut session, 0), '-', "not even as the next one");
+
+        let single = sticky(&[("1.1.1.1:81", &|s| s.drain = true)]);
+        assert_eq!((turn(&mut bound(&single, "a"), 0), turns(&single, 1, 0)), ('1', "-".to_owned()));
+    }
+
+    #[test]
+    fn a_bound_peer_among_the_backups_waits_for_its_level() {
+        let backup = |s: &mut Server| s.priority = BACKUP;
+        let group = sticky(&[("1.1.1.1:81", &plain), ("1.1.1.1:82", &backup), ("1.1.1.1:83", &backup)]);
+        let mut session = bound(&group, "c");
+        assert_eq!(turn(&mut session, 0), '1');
+        session.finish(Outcome::Failed, 0);
+        assert_eq!(turn(&mut session, 0), '3', "of the backups its own");
+    }
+
+    #[test]
+    fn peers_with_one_route_serve_a_client_in_turn() {
+        let twin = |s: &mut Server| s.route = Some("a".into());
+        let group = sticky(&[("1.1.1.1:81", &plain), ("1.1.1.1:82", &plain), ("1.1.1.1:83", &twin)]);
+        let mut session = bound(&group, "a");
+        let mut seen = String::new();
+        for _ in 0..4 {
+            seen.push(turn(&mut session, 0));
+            session.finish(Outcome::Next, 0);
+        }
+        assert_eq!(seen, "132-");
     }
 
     #[test]

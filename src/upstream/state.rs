@@ -17,6 +17,7 @@ use crate::upstream::group::Group;
 use crate::upstream::known::Spot;
 use crate::upstream::peer::{BACKUP, Peer, Server};
 use crate::upstream::pool::{Connection, Pool};
+use crate::upstream::sticky::Id;
 
 /// The peers at one moment. A request keeps the set with which it began.
 #[derive(Debug, Default)]
@@ -194,10 +195,15 @@ impl GroupState {
             let peer = Peer::new(server, index, spot.address, shared, self.group.is_shared);
             peer.with_checks(self.group.checks.is_some())
         };
-        match spot.weight {
+        let peer = match spot.weight {
             Some(weight) => peer(&Server { weight: i64::from(weight), ..server.clone() }),
             None => peer(server),
+        };
+        if self.group.is_sticky {
+            let id = Id::new(server.route.as_deref(), &peer.name);
+            return peer.with_id(id);
         }
+        peer
     }
 }
 
