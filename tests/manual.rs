@@ -133,6 +133,8 @@ const NO_DIRECTIVES: &[&str] = &[
     "max_fails",
     "fail_timeout",
     "max_conns",
+    "drain",
+    "route",
     "resolve",
     "reuseport",
     "auto",

@@ -112,6 +112,7 @@ impl<'a> Client<'a> {
         }
         request.response = response;
         request.restore_kept();
+        request.proxied.add_cookies(&mut request.response.headers);
         run_heads(request);
         if request.response.is_current {
             request.response.leave_out_body();
@@ -143,6 +144,7 @@ impl<'a> Client<'a> {
     /// Sends the 101 head of an upgrade, made by the caller; afterwards the connection is a tunnel.
     pub fn start_tunnel(&mut self, request: &mut Request, response: Response) {
         request.response = response;
+        request.proxied.add_cookies(&mut request.response.headers);
         run_heads(request);
         self.has_started = true;
         let started = self.output.start_tunnel(&request.response, &terms(request));

@@ -47,7 +47,7 @@ pub(in crate::http) fn with_request(text: &str, target: &str, act: fn(&mut Reque
     })
 }
 
-fn findings(text: &str) -> Diagnostics {
+pub(in crate::http) fn findings(text: &str) -> Diagnostics {
     let options = config::load::LoadOptions::default();
     let (tree, mut out) = config::load::load_text("test.conf", text, &options);
     let options = CompileOptions {

@@ -11,7 +11,7 @@ use super::place::shipped;
 
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "balanced behind-proxy canary compression container discovery failover files \
-                      json-log legacy-pages limits maintenance redirects shadow status streams subpath \
+                      json-log legacy-pages limits maintenance redirects shadow status sticky streams subpath \
                       tls-intermediate tls-internal tls-modern uploads vhosts websocket";
 
 #[test]
@@ -675,4 +675,40 @@ fn tls_internal() {
     let mut client = TlsClient::connect(daemon.port(2), &config, "service.internal");
     assert_eq!(client.get("service.internal", "/").text(), "backend CN=service.internal");
     daemon.wait_line("logs/access.log", "\"CN=deploy.internal\" .*\"DELETE / HTTP/1.1\" 200");
+}
+
+#[test]
+fn sticky() {
+    let names = ["one", "two", "three", "four", "five", "six", "seven"];
+    let origins = names.map(|name| {
+        Origin::replying(move |request| {
+            let session =
+                if request.header("cookie").is_none() { "Set-Cookie: JSESSIONID=s1\r\n" } else { "" };
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{session}\r\n", name.len());
+            format!("{head}{name}").into_bytes()
+        })
+    });
+    let shipped =
+        ["3001", "3002", "3003", "4001", "4002", "5001", "5002"].map(|port| format!("127.0.0.1:{port}"));
+    let addresses = origins.each_ref().map(Origin::address);
+    let mut changes: Vec<(&str, &str)> =
+        shipped.iter().zip(&addresses).map(|(from, to)| (&**from, &**to)).collect();
+    changes.push(("listen 80;", "listen 127.0.0.1:%%PORT_0%%;"));
+    let daemon = example("sticky.conf", &changes).start();
+    let ask =
+        |path: &str, cookie: &str| send(&daemon, &format!("GET {path} HTTP/1.1\r\nHost: a\r\n{cookie}"));
+    for _ in 0..4 {
+        let first = ask("/", "X-New: 1");
+        let set = first.all("set-cookie")[0].to_owned();
+        assert!(set.starts_with(&format!("server={}; expires=", first.text())), "{set}");
+        assert_ne!(first.text(), "three", "it drains");
+        assert_eq!(ask("/", "Cookie: server=three").text(), "three");
+        assert_eq!(ask("/", &format!("Cookie: {}", set.split(';').next().unwrap())).text(), first.text());
+    }
+    let made = ask("/backoffice/", "X-New: 1").text();
+    let device = ask("/devices/", "X-New: 1").text();
+    for _ in 0..4 {
+        assert_eq!(ask("/backoffice/", "Cookie: JSESSIONID=s1").text(), made);
+        assert_eq!(ask("/devices/", "X-New: 1").text(), device);
+    }
 }

@@ -32,7 +32,7 @@ mod start;
 mod syscalls;
 mod test_configuration;
 mod unix_socket;
-mod upgrade;
+pub mod upgrade;
 mod upgrade_fails;
 mod upgrade_load;
 mod watchdog;

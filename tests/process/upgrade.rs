@@ -20,7 +20,7 @@ fn start() -> Daemon {
 }
 
 /// Sends USR2 and waits for both pid files and the new workers; returns the new master.
-pub(super) fn upgrade(daemon: &Daemon) -> i32 {
+pub fn upgrade(daemon: &Daemon) -> i32 {
     daemon.signal(Signal::SIGUSR2);
     upgraded(daemon)
 }
@@ -37,7 +37,7 @@ pub(super) fn upgraded(daemon: &Daemon) -> i32 {
 }
 
 /// The workers of a master that may have the other one as a child.
-pub(super) fn workers_of(master: i32, other: i32) -> Vec<i32> {
+pub fn workers_of(master: i32, other: i32) -> Vec<i32> {
     let children = process::children(master).into_iter();
     children.filter(|&pid| pid != other && process::is_alive(pid)).collect()
 }

@@ -22,6 +22,7 @@ mod resolver;
 mod response_framing;
 mod response_head;
 mod sockets;
+mod sticky;
 mod store;
 mod timeout_total;
 mod tls;

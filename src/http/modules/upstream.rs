@@ -14,8 +14,11 @@ use crate::http::request::Request;
 use crate::http::response::headers::trailer;
 use crate::http::scope::Variable;
 use crate::http::upstream::selection::Selection;
+use crate::http::upstream::sticky::Sticky;
+use crate::log;
 use crate::script::variable::{Argument, prefix, variable};
-use crate::shared::resolver;
+use crate::shared::{Environment, resolver};
+use crate::upstream::sticky::Bindings;
 use crate::upstream::trace::Attempt;
 use crate::upstream::{Block, Group};
 
@@ -34,12 +37,18 @@ impl BlockConf for Conf {
     const INHERITS: bool = false;
 }
 
-/// The selections of the groups that have one, by the index of the group.
-pub type Selections = HashMap<usize, Selection>;
+/// The selections of the groups that have one, while everything is read.
+#[derive(Debug, Default)]
+pub struct Selections {
+    /// By the index of the group.
+    groups: HashMap<usize, Selection>,
+    /// The zones of `sticky`, and the `upstream` of each.
+    zones: HashMap<Box<str>, Box<str>>,
+}
 
-/// The same, once everything is read.
+/// The selections of the groups that have one, by the index of the group.
 #[derive(Debug)]
-pub struct Table(Selections);
+pub struct Table(HashMap<usize, Selection>);
 
 impl Table {
     /// What a group takes from a request to choose a peer; `None`: nothing.
@@ -51,7 +60,25 @@ impl Table {
 
 impl ModuleTable for Table {
     fn open(cx: &mut Cx) -> Self {
-        Self(std::mem::take(&mut cx.drafts.upstream))
+        let table = Self(std::mem::take(&mut cx.drafts.upstream).groups);
+        if !cx.is_test() && !cx.diagnostics.has_errors() {
+            for sticky in table.stickies() {
+                let Err(error) = sticky.bindings().map_or(Ok(()), Bindings::open) else { continue };
+                let message = format!("no memory for \"sticky\" {}", log::Cause(&error));
+                cx.diagnostics.push(Diagnostic::error(sticky.span, message));
+            }
+        }
+        table
+    }
+
+    fn add_zones(&self, zones: &mut Vec<u64>) {
+        zones.extend(self.stickies().filter_map(Sticky::bindings).map(Bindings::memory));
+    }
+}
+
+impl Table {
+    fn stickies(&self) -> impl Iterator<Item = &Sticky> {
+        self.0.values().filter_map(|selection| selection.sticky.as_ref())
     }
 }
 
@@ -78,7 +105,12 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("hash", UPSTREAM, Arity::between(1, 2), unavailable, "Selects a server by the hash of a key. Not available yet."),
     custom("random", UPSTREAM, Arity::between(0, 2), unavailable, "Selects a server at random. Not available yet."),
     custom("least_time", UPSTREAM, Arity::between(1, 2), unavailable, "Selects the server with the shortest response time. Not available yet."),
-    custom("sticky", UPSTREAM, Arity::at_least(1), unavailable, "Keeps each client on one server. Not available yet."),
+    custom("sticky", UPSTREAM, Arity::at_least(2), sticky,
+        "Keeps each client on one server while that can serve. cookie NAME [expires=TIME|max] [domain=] [path=] [httponly] [secure] [samesite=] \
+         sets a cookie with the id of the server: its route= or a digest of its address. route $VARIABLE … takes the id from the request. learn \
+         create=$VARIABLE lookup=$VARIABLE zone=NAME:SIZE [timeout=10m] [header] remembers which server made a session; with header it does so as \
+         soon as the head of the response is there. source zone=NAME:SIZE [timeout=10m] [prefix4=32] [prefix6=64] remembers the client's address, \
+         or the first bits of it. A client of a zone takes 16 bytes."),
     custom("queue", UPSTREAM, Arity::between(1, 2), unavailable, "Lets requests wait until a server is available. Not available yet."),
     custom("resolver", UPSTREAM, Arity::at_least(1), own_resolver, "Sets the name servers for servers with \"resolve\".").default("those of the http block"),
     millis("resolver_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.block.resolver_timeout,
@@ -130,8 +162,11 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
         Some(defined) => {
             let index = cx.upstreams.define(defined, node.arg_span(0))?;
             health_check.add_to_group(index, cx);
+            if let Some(sticky) = &selection.sticky {
+                claim_zone(&mut cx.drafts.upstream, sticky, node.arg(0))?;
+            }
             if !selection.is_empty() {
-                cx.drafts.upstream.insert(index, selection);
+                cx.drafts.upstream.groups.insert(index, selection);
             }
             Ok(())
         }
@@ -151,6 +186,23 @@ fn keepalive(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic>
 
 fn zone(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.block.set_zone(node)
+}
+
+fn sticky(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.block.set_sticky(node)?;
+    conf.selection.sticky = Some(Sticky::read(node, cx)?);
+    Ok(())
+}
+
+/// Notes whose zone it is. Errors: another `upstream` has it.
+fn claim_zone(drafts: &mut Selections, sticky: &Sticky, upstream: &str) -> Result<(), Diagnostic> {
+    let Some(bindings) = sticky.bindings() else { return Ok(()) };
+    let zone = bindings.zone();
+    if let Some(other) = drafts.zones.insert(zone.into(), upstream.into()) {
+        let message = format!("sticky zone \"{zone}\" is already used in upstream \"{other}\"");
+        return Err(Diagnostic::error(sticky.span, message));
+    }
+    Ok(())
 }
 
 fn own_resolver(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -23,6 +23,7 @@ pub mod proxied;
 pub mod relay;
 pub mod retry;
 pub mod selection;
+pub mod sticky;
 pub mod store;
 mod target;
 pub mod tls;
@@ -47,6 +48,7 @@ use answer::Next;
 use exchange::{Answer, Stop};
 use outgoing::Outgoing;
 use retry::Chance;
+use sticky::Binding;
 use target::Goal;
 
 /// Passes a request to the upstream of its location, and the response to the client.
@@ -65,13 +67,14 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
         outgoing.give_back(&mut request.body);
         return Ok(Some(Reply::Status(500)));
     }
-    let session = selection::session(request, &goal.group);
+    let (session, binding) = selection::session(request, &goal.group);
     let total_ms = request.passes().timeout_total_ms();
     let mut deadline = Timer::new();
     if total_ms > 0 {
         deadline.set(runtime::now_ms() + total_ms);
     }
-    let mut pass = Pass { request, client, goal: &goal, outgoing, session, started_ms: runtime::now_ms() };
+    let started_ms = runtime::now_ms();
+    let mut pass = Pass { request, client, goal: &goal, outgoing, session, binding, started_ms };
     // Awaited in one place, timed or not, so that it is inlined into this future.
     let outcome = {
         let mut responding = pin!(pass.respond());
@@ -82,8 +85,13 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
         .await
     };
     let outcome = outcome.unwrap_or_else(|| Err(pass.too_late()));
-    let Pass { request, client, outgoing, .. } = pass;
+    let Pass { request, client, outgoing, binding, .. } = pass;
     let outcome = outcome.map_err(|error| noted(request, client, error));
+    if let Some(binding) = binding
+        && !outcome.as_ref().is_err_and(|error| error.side == Side::Upstream)
+    {
+        binding.ended(request);
+    }
     request.upstream.end();
     if let Ok(Some(_)) = &outcome {
         outgoing.give_back(&mut request.body);
@@ -112,6 +120,8 @@ pub struct Pass<'a, 'c> {
     goal: &'a Goal,
     outgoing: Box<Outgoing>,
     session: Session,
+    /// For a sticky group.
+    binding: Option<Box<Binding>>,
     started_ms: u64,
 }
 
@@ -128,6 +138,10 @@ impl Pass<'_, '_> {
             Ok(answer) => answer,
             Err(status) => return Ok(Some(Reply::Status(status))),
         };
+        if let Some(binding) = &mut self.binding {
+            self.request.proxied.set_head(Rc::clone(&answer.head));
+            binding.answered(self.request);
+        }
         // Await outside the `match`: its scrutinee would live in the future across the await.
         let step = self.start(&mut answer);
         if step.as_ref().is_err_and(|error| error.side == Side::Upstream) {
@@ -170,6 +184,9 @@ impl Pass<'_, '_> {
             let Some(peer) = self.session.pick(runtime::now_ms()) else {
                 return Ok(Err(self.no_peer()));
             };
+            if let Some(binding) = &mut self.binding {
+                binding.picked(self.request, &peer);
+            }
             self.request.upstream.begin(Some(peer.clone()), &self.goal.group);
             let turn = match self.hedge_after_ms() {
                 None => self.turn(&peer).await,

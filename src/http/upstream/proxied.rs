@@ -3,9 +3,11 @@
 
 use std::rc::Rc;
 
+use crate::http::response::headers::Headers;
 use crate::net::Transport;
 use crate::net::open::Place;
 use crate::proto::head::ResponseHead;
+use crate::proto::header::Id;
 use crate::runtime::buffer::Buffer;
 use crate::upstream::Trace;
 
@@ -31,6 +33,8 @@ pub struct Proxied {
     pub host: Option<(Vec<u8>, Vec<u8>)>,
     /// The upstream speaks TLS.
     pub is_tls: bool,
+    /// The cookies of sticky groups, for the response to the client; no two have the same name.
+    cookies: Option<Box<Vec<Vec<u8>>>>,
     /// The URL for the error log, starting with its path. `None`: the target that the client sent.
     pub uri: Option<Box<[u8]>>,
 }
@@ -59,6 +63,23 @@ impl Proxied {
 
     pub fn head(&self) -> Option<&Head> {
         self.head.as_deref()
+    }
+
+    /// Has the response to the client set a cookie, whichever response that will be. It replaces one of the
+    /// same name. `text` is `name=value` and the attributes.
+    pub fn set_cookie(&mut self, text: &[u8]) {
+        let name = |text: &[u8]| text.iter().position(|byte| *byte == b'=').unwrap_or(text.len());
+        let cookies = self.cookies.get_or_insert_default();
+        cookies.retain(|known| known[..name(known)] != text[..name(text)]);
+        cookies.push(text.to_vec());
+    }
+
+    /// Those cookies, before the response's own fields.
+    #[inline]
+    pub fn add_cookies(&mut self, headers: &mut Headers) {
+        for cookie in self.cookies.take().into_iter().flat_map(|cookies| cookies.into_iter().rev()) {
+            headers.push_first(Id::SetCookie, &cookie);
+        }
     }
 
     /// `http://127.0.0.1:8080/uri`, for the error log, while a try is in progress. `received`: the client's target.

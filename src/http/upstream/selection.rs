@@ -3,8 +3,10 @@
 //! The group itself knows no protocol; its balancers get bytes (`upstream/balance/`). Touches: the request's
 //! variables. Behaviour: nginx.org, ngx_http_upstream_module.
 
+use crate::http::Config;
 use crate::http::request::Request;
 use crate::http::scope::Script;
+use crate::http::upstream::sticky::{Binding, Sticky};
 use crate::script::Scope;
 use crate::sys::address::SockAddr;
 use crate::upstream::{GroupState, Session};
@@ -13,6 +15,7 @@ use crate::upstream::{GroupState, Session};
 #[derive(Debug, Default)]
 pub struct Selection {
     pub key: Key,
+    pub sticky: Option<Sticky>,
 }
 
 /// The source of the key by which a balancer chooses.
@@ -29,25 +32,36 @@ pub enum Key {
 impl Selection {
     /// True if the group needs nothing of the request.
     pub fn is_empty(&self) -> bool {
-        matches!(self.key, Key::None)
+        matches!(self.key, Key::None) && self.sticky.is_none()
     }
 }
 
-/// Begins a request's course through a group.
-pub fn session(request: &mut Request, group: &GroupState) -> Session {
+/// Begins a request's course through a group; for a sticky one, with what binds the request to a peer.
+pub fn session(request: &mut Request, group: &GroupState) -> (Session, Option<Box<Binding>>) {
     let session = Session::new(group, request.passes().next_tries());
-    let Some(selection) = request.config.tables.upstream.selection(&group.group) else { return session };
+    let config: &'static Config = request.config;
+    let Some(selection) = config.tables.upstream.selection(&group.group) else { return (session, None) };
     begin(request, selection, session)
 }
 
 #[cold]
-fn begin(request: &mut Request, selection: &Selection, session: Session) -> Session {
-    let key = match &selection.key {
-        Key::None => return session,
-        Key::Address => network(request.peer()),
-        Key::Script(script) => script.to_vec(request),
+fn begin(
+    request: &mut Request,
+    selection: &'static Selection,
+    session: Session,
+) -> (Session, Option<Box<Binding>>) {
+    let session = match &selection.key {
+        Key::None => session,
+        Key::Address => session.with_key(network(request.peer()).into()),
+        Key::Script(script) => session.with_key(script.to_vec(request).into()),
     };
-    session.with_key(key.into())
+    match &selection.sticky {
+        None => (session, None),
+        Some(sticky) => {
+            let (session, binding) = sticky.begin(request, session);
+            (session, Some(binding))
+        }
+    }
 }
 
 /// The network of a client: as nginx's `ip_hash` has it, three zeroes for a unix socket.

@@ -109,8 +109,15 @@ async fn pass(
     let outgoing = Outgoing::prepare(&mut request, downstream, &goal).await.unwrap();
     let session = Session::new(&goal.group, 0);
     let started_ms = runtime::now_ms();
-    let mut pass =
-        Pass { request: &mut request, client: &mut client, goal: &goal, outgoing, session, started_ms };
+    let mut pass = Pass {
+        request: &mut request,
+        client: &mut client,
+        goal: &goal,
+        outgoing,
+        session,
+        binding: None,
+        started_ms,
+    };
     let mut outcome = pass.over(upstream_end).await;
     drop(pass);
     if outcome.is_ok() {
