@@ -62,6 +62,7 @@ impl Session {
             current: None,
             tries_left: 1,
             key: self.key.clone(),
+            bound: None,
         }
     }
 

@@ -2,9 +2,9 @@
 //!
 //! If the head of a response has not come by then, the same request also goes to another server of the group, and
 //! the response that comes first is used; the other exchange ends with its connection. Only requests that change
-//! nothing (RFC 9110 §9.2.1) and have no body are hedged, and not more than a share of a group's requests
-//! (`upstream/budget.rs`). The second exchange is a [`Pass`] of its own with a copy of the request; its turn is
-//! then added to the record of the first. Touches: the sockets of both exchanges.
+//! nothing (RFC 9110 §9.2.1) and have no body are hedged, in groups that are not sticky, and not more than a share
+//! of a group's requests (`upstream/budget.rs`). The second exchange is a [`Pass`] of its own with a copy of the
+//! request; its turn is then added to the record of the first. Touches: the sockets of both exchanges.
 
 use std::cell::Cell;
 use std::future::{pending, poll_fn};
@@ -45,6 +45,7 @@ impl Pass<'_, '_> {
     fn may_hedge(&self) -> bool {
         self.goal.group.hedges.earn(SHARE);
         matches!(self.request.method, Method::Get | Method::Head | Method::Options)
+            && self.binding.is_none() // a sticky group: only one server knows the client
             && self.outgoing.has_no_body()
             && self.session.tries_left() > 1
     }
@@ -61,6 +62,7 @@ impl Pass<'_, '_> {
             goal: self.goal,
             outgoing: self.outgoing.copy(),
             session: self.session.beside(),
+            binding: None,
             started_ms: self.started_ms,
         };
         let permitted = self.request.passes().next();
