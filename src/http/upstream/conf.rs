@@ -463,7 +463,7 @@ macro_rules! upstream_rows {
                 "Limits the time between two reads from the upstream, and that for the whole of a short response whose server could still be replaced."),
             millis(concat!($prefix, "hedge_after"), ANY, |c| &mut c.$field.set.hedge_after,
                 "Sends GET, HEAD and OPTIONS requests without a body to a second server too if the first one has not answered by then; the first \
-                response is used. At most a tenth of the requests to a group are sent twice. 0: never."),
+                response is used. At most a tenth of the requests to a group are sent twice, and none to a group with sticky. 0: never."),
             millis(concat!($prefix, "timeout_total"), ANY, |c| &mut c.$field.set.timeout_total,
                 "Limits the time from choosing the first upstream to the end of the response, over all tries; 0 sets no limit."),
             flag(concat!($prefix, "pass_trailers"), ANY, |c| &mut c.$field.set.pass_trailers,
