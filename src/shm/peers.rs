@@ -42,8 +42,8 @@ pub enum Word {
     ReturnedMs = 6,
     /// Signed: the peer's current weight in smooth weighted round robin.
     CurrentWeight = 7,
-    /// Its weight, lowered by recent failures.
-    EffectiveWeight = 8,
+    /// The part of its weight that recent failures have cost.
+    LostWeight = 8,
     /// Moving averages of the times to the head and to the end of its responses, in microseconds, and the
     /// time of their last change.
     HeadUs = 9,
@@ -164,6 +164,13 @@ impl Place {
     pub fn weight(self, word: Word, max: i64) -> i64 {
         let max = max.max(0);
         self.load(word).cast_signed().clamp(-max, max)
+    }
+
+    /// Adds to a weight, which other workers may change at the same time. Returns the sum, which wraps.
+    #[inline]
+    pub fn add_weight(self, word: Word, change: i64) -> i64 {
+        let before = self.words[word as usize].fetch_add(change.cast_unsigned(), Relaxed);
+        before.cast_signed().wrapping_add(change)
     }
 
     pub fn set_weight(self, word: Word, weight: i64) {
@@ -332,7 +339,7 @@ mod tests {
             }
             assert!(place.number(Word::ResponseUs, 60_000_000) <= 60_000_000);
             assert!((-10..=10).contains(&place.weight(Word::CurrentWeight, 10)));
-            assert_eq!(place.weight(Word::EffectiveWeight, -5), 0);
+            assert_eq!(place.weight(Word::LostWeight, -5), 0);
             assert_eq!(place.past_ms(Word::CheckedMs, 5000), 5000);
             assert_eq!(place.past_ms(Word::CheckedMs, 6000), 5000, "it was put right, and passes");
             assert_eq!(place.health(5000), (Health::Unknown, 5000));
@@ -355,9 +362,11 @@ mod tests {
             assert_eq!(place.health(5000), (health, 1234));
         }
         place.set_weight(Word::CurrentWeight, -7);
-        place.set_weight(Word::EffectiveWeight, 3);
+        place.set_weight(Word::LostWeight, 3);
         place.set_ms(Word::ReturnedMs, 77);
-        let weights = [Word::CurrentWeight, Word::EffectiveWeight].map(|word| place.weight(word, 100));
+        assert_eq!(place.add_weight(Word::CurrentWeight, 10), 3);
+        assert_eq!(place.add_weight(Word::CurrentWeight, -10), -7);
+        let weights = [Word::CurrentWeight, Word::LostWeight].map(|word| place.weight(word, 100));
         assert_eq!((weights, place.past_ms(Word::ReturnedMs, 100)), ([-7, 3], 77));
     }
 }

@@ -11,7 +11,7 @@ use crate::config::{Diagnostic, Diagnostics, Inherit, Node, Span};
 use crate::net::address;
 use crate::net::resolver::Settings;
 use crate::sys::names::Names;
-use crate::upstream::balance::Method;
+use crate::upstream::balance::{By, Method, Time};
 use crate::upstream::group::{Group, Keepalive};
 use crate::upstream::peer::{BACKUP, Server};
 
@@ -22,7 +22,7 @@ pub struct Block {
     idle: Option<(usize, bool)>,
     has_zone: bool,
     is_sticky: bool,
-    method: Method,
+    method: Option<Method>,
     pub keepalive_requests: Inherit<u64>,
     pub keepalive_time: Inherit<u64>,
     pub keepalive_timeout: Inherit<u64>,
@@ -53,7 +53,8 @@ impl Block {
             time_ms: self.keepalive_time.get(defaults.time_ms),
             timeout_ms: self.keepalive_timeout.get(defaults.timeout_ms),
         };
-        let mut group = Group::with(name, self.servers, self.method, keepalive, self.has_zone);
+        let method = self.method.unwrap_or_default();
+        let mut group = Group::with(name, self.servers, method, keepalive, self.has_zone);
         group.is_sticky = self.is_sticky;
         let (resolver, timeout_ms) = (self.resolver.as_ref().cloned(), self.resolver_timeout.as_ref());
         Some(Defined { group, resolver, resolver_timeout_ms: timeout_ms.copied() })
@@ -87,6 +88,13 @@ impl Block {
         }
         self.servers.push(server);
         Ok(())
+    }
+
+    /// The balancer. As in nginx the last one counts, with a warning if there are several.
+    pub fn set_method(&mut self, method: Method, node: &Node, out: &mut Diagnostics) {
+        if self.method.replace(method).is_some() {
+            out.push(Diagnostic::warning(node.span, "load balancing method redefined"));
+        }
     }
 
     /// `keepalive`
@@ -142,6 +150,66 @@ pub(super) fn look_up(server: &mut Server, span: Span, names: &Names, out: &mut 
         let help = "the server counts as down until the name resolves; it is tried again while serving";
         Diagnostic::warning(span, message).help(help)
     });
+}
+
+/// The method of `hash`, whose first argument is the key.
+pub fn hash(node: &Node) -> Result<Method, Diagnostic> {
+    let mut words = node.args.iter().skip(1);
+    let is_consistent = match words.next() {
+        None => return Ok(Method::Hash),
+        Some(word) => &*word.text == "consistent",
+    };
+    let bound = words.next();
+    let bounded_x1000 = bound.map_or(Some(0), |word| {
+        let factor = word.text.strip_prefix("bounded=")?.parse::<f64>().ok()?;
+        ((1.001..=1000.0).contains(&factor)).then_some((factor * 1000.0).round() as u32)
+    });
+    match bounded_x1000 {
+        Some(bounded_x1000) if is_consistent => Ok(Method::Consistent { bounded_x1000 }),
+        _ => {
+            let wrong = if is_consistent { 2 } else { 1 };
+            let message = format!("invalid parameter \"{}\"", node.arg(wrong));
+            Err(Diagnostic::error(node.arg_span(wrong), message).help(
+                "the parameters are \"consistent\", and after it \"bounded=C\" with C from 1.001 to 1000",
+            ))
+        }
+    }
+}
+
+/// The method of `random`.
+pub fn random(node: &Node) -> Result<Method, Diagnostic> {
+    let invalid = |index| {
+        let message = format!("invalid parameter \"{}\"", node.arg(index));
+        let help = "the parameters are \"two\", and after it \"least_conn\" or \"least_time=header\", \"=last_byte\" or \"=ewma\"";
+        Diagnostic::error(node.arg_span(index), message).help(help)
+    };
+    let two = match (node.arg(0), node.arg(1)) {
+        ("", _) => None,
+        ("two", "" | "least_conn") => Some(By::Conns),
+        ("two", by) => {
+            let time = by.strip_prefix("least_time=").and_then(Time::parse);
+            Some(By::Time(time.ok_or_else(|| invalid(1))?))
+        }
+        _ => return Err(invalid(0)),
+    };
+    Ok(Method::Random { two })
+}
+
+/// The method of `least_time`.
+pub fn least_time(node: &Node) -> Result<Method, Diagnostic> {
+    let word = node.arg(0);
+    let Some(time) = Time::parse(word) else {
+        let help = "the times are \"header\", \"last_byte\" and \"ewma\"";
+        return Err(Diagnostic::error(node.arg_span(0), format!("invalid value \"{word}\"")).help(help));
+    };
+    let inflight = match node.arg(1) {
+        "" => false,
+        "inflight" if time != Time::Ewma => true,
+        other => {
+            return Err(Diagnostic::error(node.arg_span(1), format!("invalid parameter \"{other}\"")));
+        }
+    };
+    Ok(Method::LeastTime { time, inflight })
 }
 
 fn parameter(server: &mut Server, text: &str) -> Result<(), String> {

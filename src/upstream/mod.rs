@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! configuration (plain data, made by the master)    block → groups → group
-//! one worker (made after the fork)                  worker → state → peer, pool; follow, unresolved: names
+//! one worker (made after the fork)                  worker → state → peer → load, timing; pool; follow, unresolved: names
 //! one request                                       session → balance; trace: its record
 //! the prober (one process for all workers)          prober: checks; check: their rules
 //! all processes (words in shared memory)            shm/peers.rs, sticky → shm/affinity.rs
@@ -19,12 +19,14 @@ pub mod follow;
 pub mod group;
 pub mod groups;
 pub mod known;
+pub mod load;
 pub mod peer;
 pub mod pool;
 pub mod prober;
 pub mod session;
 pub mod state;
 pub mod sticky;
+pub mod timing;
 pub mod trace;
 pub mod unresolved;
 pub mod worker;

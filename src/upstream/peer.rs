@@ -4,7 +4,7 @@
 //! (`shm/peers.rs`). There is no lock, so a worker that dies leaves valid words behind. Parameters:
 //! nginx.org, `server` of ngx_http_upstream_module.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -14,7 +14,10 @@ use crate::net::address::{Address, Host};
 use crate::shm::counter::{self, Slot};
 use crate::shm::peers::{self, Health, Place, Word};
 use crate::sys::names::Names;
+use crate::upstream::balance::Time;
+use crate::upstream::load::{Load, Loads};
 use crate::upstream::sticky::Id;
+use crate::upstream::timing::Timing;
 
 /// Number of times that a worker tries to get the last free connection before it leaves it to the others.
 const OPEN_TRIES: usize = 3;
@@ -108,6 +111,8 @@ pub struct Peer {
     pub name: Box<str>,
     /// Index of its line in [`crate::upstream::Group::servers`].
     pub server: usize,
+    /// Equal for the peers of a group that have the same address.
+    pub address_id: u32,
     /// Its counters in the whole process tree.
     pub shared: Shared,
     /// `None`: the group is not sticky.
@@ -121,9 +126,8 @@ pub struct Peer {
     conns_max: i64,
     down: bool,
     drain: bool,
-    current_weight: Cell<i64>,
-    effective_weight: Cell<i64>,
-    conns: Cell<i64>,
+    seat: RefCell<Seat>,
+    timing: Timing,
     /// Its name no longer resolves to this address.
     is_retired: Cell<bool>,
     fails: Cell<u64>,
@@ -133,13 +137,29 @@ pub struct Peer {
     checked_ms: Cell<u64>,
 }
 
+/// Where a peer's [`Load`] is: among those of its list.
+#[derive(Debug)]
+struct Seat {
+    loads: Rc<Loads>,
+    index: usize,
+}
+
+impl Seat {
+    fn load(&self) -> &Load {
+        self.loads.get(self.index).expect("a seat is made with an index of its loads")
+    }
+}
+
 impl Peer {
     /// `is_shared`: failures and connections count for all workers, at the place of `shared` if it has one.
     pub fn new(server: &Server, index: usize, address: Address, shared: Shared, is_shared: bool) -> Self {
+        let load = Load::new(server.weight, shared.place.filter(|_| is_shared));
+        let seat = Seat { loads: Rc::new(Loads::new([load].into_iter())), index: 0 };
         Self {
             name: address.to_string().into(),
             address,
             server: index,
+            address_id: 0,
             shared,
             id: None,
             is_shared: is_shared && shared.place.is_some(),
@@ -150,9 +170,8 @@ impl Peer {
             conns_max: server.conns_max,
             down: server.down,
             drain: server.drain,
-            current_weight: Cell::new(0),
-            effective_weight: Cell::new(server.weight),
-            conns: Cell::new(0),
+            seat: RefCell::new(seat),
+            timing: Timing::default(),
             is_retired: Cell::new(false),
             fails: Cell::new(0),
             failed_ms: Cell::new(0),
@@ -181,6 +200,27 @@ impl Peer {
     /// The id by which clients are bound to it; `None`: the group is not sticky.
     pub fn id(&self) -> Option<&Id> {
         self.id.as_deref()
+    }
+
+    /// A copy of its load, for another list.
+    pub(super) fn load(&self) -> Load {
+        self.seat.borrow().load().clone()
+    }
+
+    /// Moves its load to `loads`, where it has the number `index`.
+    pub(super) fn sit(&self, loads: &Rc<Loads>, index: usize) {
+        assert!(index < loads.len(), "a peer sits in its own list");
+        self.seat.replace(Seat { loads: Rc::clone(loads), index });
+        self.refresh();
+    }
+
+    /// Says to the list whether [`Peer::can_serve`] must be asked before the peer is used. Call it after every
+    /// change that may make the answer false; until it is called again, the list asks, or does not.
+    fn refresh(&self) {
+        let is_asked =
+            self.is_shared || self.down || self.drain || self.conns_max != 0 || self.fails.get() != 0;
+        let seat = self.seat.borrow();
+        seat.loads.set_asked(seat.index, is_asked);
     }
 
     /// True if it has this weight.
@@ -215,10 +255,7 @@ impl Peer {
 
     /// Number of connections in use.
     pub fn conns(&self) -> i64 {
-        match self.common() {
-            Some(place) => i64::from(place.in_use()),
-            None => self.conns.get(),
-        }
+        self.seat.borrow().load().conns()
     }
 
     pub fn fails(&self) -> u64 {
@@ -251,20 +288,43 @@ impl Peer {
         !self.is_down() && !self.is_failed(now_ms) && !self.is_full() && self.is_healthy(now_ms)
     }
 
-    /// Gives the peer its share of one round; returns `(current, share)`. After a failure its effective
-    /// weight grows back by one each round.
-    pub(super) fn weigh(&self) -> (i64, i64) {
-        let share = self.effective_weight.get();
-        if share < self.weight {
-            self.effective_weight.set(share + 1);
-        }
-        self.current_weight.set(self.current_weight.get() + share);
-        (self.current_weight.get(), share)
+    /// Its waiting requests; averages are asked for below.
+    pub(super) fn timing(&self) -> &Timing {
+        &self.timing
     }
 
-    /// Pays the sum of the round's shares: the peer was chosen.
-    pub(super) fn pay(&self, total: i64) {
-        self.current_weight.set(self.current_weight.get() - total);
+    /// The average of a time, in microseconds.
+    pub(super) fn average_us(&self, time: Time) -> u64 {
+        match time {
+            Time::Header | Time::Ewma => self.timing.head_us(self.common()),
+            Time::LastByte => self.timing.response_us(self.common()),
+        }
+    }
+
+    pub(super) fn peak_us(&self, now_ms: u64) -> u64 {
+        self.timing.peak_us(self.common(), now_ms)
+    }
+
+    pub(super) fn note_head(&self, us: u64) {
+        self.timing.average_head(self.common(), us);
+    }
+
+    pub(super) fn note_response(&self, us: u64) {
+        self.timing.average_response(self.common(), us);
+    }
+
+    pub(super) fn note_peak(&self, us: u64, now_ms: u64) {
+        self.timing.peak(self.common(), us, now_ms);
+    }
+
+    /// Number of times that its `fail_timeout` has passed since a turn last began a window. nginx counts whole
+    /// seconds, so that a timeout of zero is one second long.
+    pub(super) fn timeouts_alone(&self, now_ms: u64) -> u32 {
+        let alone_ms = now_ms - self.past(Word::CheckedMs, &self.checked_ms, now_ms);
+        if alone_ms <= self.fail_timeout_ms {
+            return 0;
+        }
+        u32::try_from(alone_ms / self.fail_timeout_ms.saturating_add(1000)).unwrap_or(u32::MAX)
     }
 
     /// Begins a turn, and a new window of failures if the last one is over.
@@ -277,7 +337,7 @@ impl Peer {
 
     /// Counts a connection in use until the guard is dropped.
     pub(super) fn open(self: &Rc<Self>) -> InUse {
-        self.conns.set(self.conns.get() + 1);
+        self.seat.borrow().load().add_conns(1);
         InUse { peer: Rc::clone(self), _counted: self.shared.place.map(Place::enter) }
     }
 
@@ -316,8 +376,8 @@ impl Peer {
         if self.fails_max == 0 {
             return false;
         }
-        let lost = self.weight / i64::try_from(self.fails_max).unwrap_or(i64::MAX);
-        self.effective_weight.set((self.effective_weight.get() - lost).max(0));
+        self.refresh();
+        self.seat.borrow().load().lose(self.weight / i64::try_from(self.fails_max).unwrap_or(i64::MAX));
         fails >= self.fails_max
     }
 
@@ -335,6 +395,7 @@ impl Peer {
     pub(super) fn forget_failures(&self) {
         if self.fails() != 0 {
             self.set(Word::Fails, &self.fails, 0);
+            self.refresh();
         }
     }
 
@@ -374,7 +435,7 @@ impl InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.peer.conns.set(self.peer.conns.get() - 1);
+        self.peer.seat.borrow().load().add_conns(-1);
     }
 }
 
@@ -418,14 +479,15 @@ mod tests {
             assert!(!peer.fail(1000));
         }
         assert!(!peer.is_failed(1000));
-        assert_eq!(peer.weigh(), (4, 4), "nor cost it weight");
+        assert_eq!(peer.load().weigh(100), (4, 4), "nor cost it weight");
     }
 
     #[test]
     fn weight_lost_by_a_failure_grows_back() {
         let peer = peer(2);
         peer.fail(1000);
-        let shares: Vec<i64> = (0..4).map(|_| peer.weigh().1).collect();
+        let load = peer.load();
+        let shares: Vec<i64> = (0..4).map(|_| load.weigh(100).1).collect();
         assert_eq!(shares, [2, 3, 4, 4]);
     }
 

@@ -57,6 +57,8 @@ impl Connection {
 #[derive(Debug)]
 struct Idle {
     connection: Box<Connection>,
+    /// [`Peer::address_id`] of its peer, here so that a search reads one array.
+    address_id: u32,
     since_ms: u64,
 }
 
@@ -110,7 +112,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Takes the most recently used connection to `peer`, on these terms, that is still good.
+    /// Takes the most recently used connection to `peer`, on these terms, that is still good. As in nginx it may
+    /// have been opened for another peer of the group with the same address.
     pub fn take(
         &self,
         peer: &Rc<Peer>,
@@ -120,10 +123,10 @@ impl Pool {
     ) -> Option<Box<Connection>> {
         loop {
             let fits = |idle: &Idle| {
-                let kept = &idle.connection;
-                Rc::ptr_eq(&kept.peer, peer)
-                    && (!keepalive.local || kept.tag == tag)
-                    && are_equal(kept.terms.as_ref(), terms)
+                idle.address_id == peer.address_id && {
+                    let kept = &idle.connection;
+                    (!keepalive.local || kept.tag == tag) && are_equal(kept.terms.as_ref(), terms)
+                }
             };
             let idle = {
                 let mut list = self.state.idle.borrow_mut();
@@ -132,6 +135,9 @@ impl Pool {
             };
             let mut connection = idle.connection;
             if connection.transport.is_quiet() || is_empty(&connection.transport) {
+                if !Rc::ptr_eq(&connection.peer, peer) {
+                    connection.peer = Rc::clone(peer);
+                }
                 connection.reused = true;
                 connection.requests += 1;
                 return Some(connection);
@@ -163,7 +169,8 @@ impl Pool {
         let evicted = {
             let mut list = self.state.idle.borrow_mut();
             let evicted = (list.len() >= keepalive.idle_max).then(|| list.remove(0));
-            list.push(Idle { connection, since_ms: now_ms });
+            let address_id = connection.peer.address_id;
+            list.push(Idle { connection, address_id, since_ms: now_ms });
             evicted
         };
         drop(evicted);

@@ -7,7 +7,7 @@
 
 use std::rc::Rc;
 
-use crate::upstream::balance::{Eligible, Tried};
+use crate::upstream::balance::{Cursor, Eligible, Method, Time, Tried};
 use crate::upstream::peer::{InUse, Peer};
 use crate::upstream::state::{GroupState, List, Set};
 use crate::upstream::sticky::Bound;
@@ -38,7 +38,9 @@ pub struct Session {
     level: usize,
     current: Option<InUse>,
     tries_left: u32,
-    key: Box<[u8]>,
+    cursor: Cursor,
+    /// The beginning of the current turn, if it counts among the waiting requests of its peer.
+    waits_since_ms: Option<u64>,
     /// The peer to use before any that the balancer chooses.
     bound: Option<Box<Bound>>,
 }
@@ -49,7 +51,9 @@ impl Session {
         let set = group.set();
         let tries = if tries_max == 0 { set.tries } else { set.tries.min(tries_max) };
         let tried = Tried::new(set.levels.iter().map(|list| list.peers.len()).max().unwrap_or(0));
-        Self { set, tried, level: 0, current: None, tries_left: tries, key: Box::default(), bound: None }
+        let cursor = Cursor::default();
+        let (current, waits_since_ms, bound) = (None, None, None);
+        Self { set, tried, level: 0, current, tries_left: tries, cursor, waits_since_ms, bound }
     }
 
     /// A course of one turn with a peer that this one has not tried, beside its current turn.
@@ -61,7 +65,8 @@ impl Session {
             level: self.level,
             current: None,
             tries_left: 1,
-            key: self.key.clone(),
+            cursor: self.cursor.clone(),
+            waits_since_ms: None,
             bound: None,
         }
     }
@@ -71,14 +76,15 @@ impl Session {
     pub fn take_over(&mut self, mut other: Self) {
         debug_assert!(self.current.is_none(), "the turn before this one has not ended");
         self.current = other.current.take();
-        (self.tried, self.level) = (other.tried.clone(), other.level);
+        self.waits_since_ms = other.waits_since_ms.take();
+        (self.tried, self.level, self.cursor) = (other.tried.clone(), other.level, other.cursor.clone());
     }
 
     /// Sets the key by which the group's balancer chooses: the value of `hash`, or the client's address for
     /// `ip_hash`.
     #[must_use]
     pub fn with_key(mut self, key: Box<[u8]>) -> Self {
-        self.key = key;
+        self.cursor = Cursor::new(key);
         self
     }
 
@@ -100,11 +106,16 @@ impl Session {
             while picked.is_none() && self.level + 1 < self.set.levels.len() {
                 self.level += 1;
                 self.tried.clear();
+                self.cursor.restart();
                 picked = self.pick_from_level(now_ms);
             }
             let peer = picked?;
             self.current = peer.try_open();
             if self.current.is_some() {
+                if self.method().counts_waiting() {
+                    peer.timing().begin_waiting(now_ms);
+                    self.waits_since_ms = Some(now_ms);
+                }
                 return Some(peer);
             }
             // Another worker was faster. If there are several peers, this one now counts as tried.
@@ -116,6 +127,7 @@ impl Session {
 
     /// Ends the turn of the current peer. True if because of this failure it is now left out.
     pub fn finish(&mut self, outcome: Outcome, now_ms: u64) -> bool {
+        self.stop_waiting();
         let Some(used) = self.current.take() else { return false };
         let peer = used.peer();
         if self.set.is_single() {
@@ -152,6 +164,47 @@ impl Session {
         peer.is_some_and(|peer| !self.set.is_single() && peer.fail(now_ms))
     }
 
+    /// True if the balancer compares times: [`Session::note_head`] and [`Session::note_end`] are needed.
+    #[inline]
+    pub fn is_timed(&self) -> bool {
+        self.method().time().is_some()
+    }
+
+    /// The head of a response that is not refused has arrived, `head_us` after the turn began.
+    pub fn note_head(&mut self, head_us: u64, now_ms: u64) {
+        let (Some(time), Some(used)) = (self.method().time(), &self.current) else { return };
+        match time {
+            Time::Ewma => used.peer().note_peak(head_us, now_ms),
+            Time::Header if self.waits_since_ms.is_some() => used.peer().note_head(head_us),
+            Time::Header | Time::LastByte => return,
+        }
+        self.stop_waiting();
+    }
+
+    /// A response has gone well up to its end, `response_us` after the turn began. `head_us`: when its head
+    /// had arrived.
+    pub fn note_end(&mut self, head_us: u64, response_us: u64) {
+        let (Some(time), Some(used)) = (self.method().time(), &self.current) else { return };
+        let is_noted = time == Time::Ewma || time == Time::Header && self.method().counts_waiting();
+        if !is_noted {
+            used.peer().note_head(head_us);
+        }
+        used.peer().note_response(response_us);
+    }
+
+    #[inline]
+    fn method(&self) -> Method {
+        self.set.group.method
+    }
+
+    /// The current turn no longer counts among the waiting requests of its peer.
+    #[inline]
+    fn stop_waiting(&mut self) {
+        if let (Some(begun_ms), Some(used)) = (self.waits_since_ms.take(), &self.current) {
+            used.peer().timing().end_waiting(begun_ms);
+        }
+    }
+
     /// Number of turns left after the current one has ended.
     pub fn tries_left(&self) -> u32 {
         self.tries_left
@@ -168,8 +221,8 @@ impl Session {
         let index = match bound {
             Some(index) => index,
             None => {
-                let eligible = Eligible::new(&list.peers, &self.tried, now_ms);
-                self.set.method.pick(&eligible, &self.key)?
+                let eligible = Eligible::new(list, &self.tried, now_ms);
+                self.set.group.method.pick(&eligible, &mut self.cursor)?
             }
         };
         let peer = Rc::clone(list.peers.get(index)?);

@@ -3,31 +3,33 @@
 //! Made from the configuration the first time that the worker needs the group. The set of peers is replaced
 //! as a whole when a name's addresses change; a request keeps the set with which it began.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::net::address::Address;
 use crate::net::resolver::Resolvers;
 use crate::net::tls::client::Terms;
-use crate::upstream::balance::Method;
+use crate::upstream::balance::Ring;
 use crate::upstream::budget::Budget;
 use crate::upstream::follow::Names;
 use crate::upstream::group::Group;
 use crate::upstream::known::Spot;
+use crate::upstream::load::Loads;
 use crate::upstream::peer::{BACKUP, Peer, Server};
 use crate::upstream::pool::{Connection, Pool};
 use crate::upstream::sticky::Id;
 
 /// The peers at one moment. A request keeps the set with which it began.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Set {
+    /// The group whose peers they are.
+    pub group: Arc<Group>,
     /// One list for each priority, the most preferred first. None of them is empty.
     pub levels: Vec<List>,
     /// Number of peers that are not `down`, at all levels: the number of turns that a request may take.
     pub tries: u32,
-    /// The balancer that chooses among the peers of a level.
-    pub method: Method,
 }
 
 /// The peers of one priority, between which the balancer chooses.
@@ -36,9 +38,56 @@ pub struct List {
     /// 0 for ordinary servers, 1 for `backup`.
     pub priority: u32,
     pub peers: Vec<Rc<Peer>>,
+    /// The peers' loads, in the same order.
+    pub loads: Rc<Loads>,
+    group: Option<Arc<Group>>,
+    /// Sums of the weights up to and including each peer; made when a balancer first asks.
+    ends: OnceCell<Box<[i64]>>,
+    ring: OnceCell<Ring>,
+}
+
+impl List {
+    /// Gives each of these peers its seat. `group` has the names of their servers.
+    pub fn of(priority: u32, peers: Vec<Rc<Peer>>, group: Option<Arc<Group>>) -> Self {
+        let loads = Rc::new(Loads::new(peers.iter().map(|peer| peer.load())));
+        peers.iter().enumerate().for_each(|(index, peer)| peer.sit(&loads, index));
+        Self { priority, peers, loads, group, ends: OnceCell::new(), ring: OnceCell::new() }
+    }
+
+    /// The peer that owns a unit of the sum of all weights. One past the last peer beyond that sum.
+    pub(super) fn at_weight(&self, unit: i64) -> usize {
+        let ends = self.ends.get_or_init(|| {
+            let add = |end: &mut i64, load: &crate::upstream::load::Load| {
+                *end = end.saturating_add(load.weight);
+                Some(*end)
+            };
+            self.loads.iter().scan(0, add).collect()
+        });
+        ends.partition_point(|&end| end <= unit)
+    }
+
+    /// The ring of consistent hashing: made when a request first needs it.
+    pub(super) fn ring(&self) -> &Ring {
+        self.ring.get_or_init(|| {
+            Ring::new(
+                self.peers.iter().zip(self.loads.iter()).map(|(peer, load)| (self.name(peer), load.weight)),
+            )
+        })
+    }
+
+    /// The name that places a peer on the ring: its server's as written, or, for one of a service's servers,
+    /// its own.
+    fn name<'a>(&'a self, peer: &'a Peer) -> &'a str {
+        let server = self.group.as_ref().and_then(|group| group.servers.get(peer.server));
+        server.filter(|server| server.service.is_none()).map_or(&peer.name, |server| &server.name)
+    }
 }
 
 impl Set {
+    fn empty(group: Arc<Group>) -> Self {
+        Self { group, levels: Vec::new(), tries: 0 }
+    }
+
     /// True if there is a single peer.
     pub fn is_single(&self) -> bool {
         matches!(&*self.levels, [only] if only.peers.len() == 1)
@@ -56,14 +105,6 @@ impl Set {
     /// Every peer with its priority.
     fn ranked(&self) -> impl Iterator<Item = (u32, &Rc<Peer>)> {
         self.levels.iter().flat_map(|list| list.peers.iter().map(|peer| (list.priority, peer)))
-    }
-
-    fn add(&mut self, priority: u32, peer: Rc<Peer>) {
-        let index = self.levels.partition_point(|list| list.priority < priority);
-        if self.levels.get(index).is_none_or(|list| list.priority != priority) {
-            self.levels.insert(index, List { priority, peers: Vec::new() });
-        }
-        self.levels[index].peers.push(peer);
     }
 }
 
@@ -88,8 +129,8 @@ impl GroupState {
     pub fn new(group: Arc<Group>, resolvers: &Resolvers) -> Self {
         let names = group.lookup.as_ref();
         let names = names.map(|lookup| Names::new(resolvers.get(&lookup.resolver), lookup.timeout_ms));
-        let state =
-            Self { group, names, hedges: Budget::default(), pool: Pool::default(), set: RefCell::default() };
+        let set = RefCell::new(Rc::new(Set::empty(Arc::clone(&group))));
+        let state = Self { group, names, hedges: Budget::default(), pool: Pool::default(), set };
         state.rebuild(|_, server| Some(spots(&server.addresses)));
         state
     }
@@ -159,10 +200,13 @@ impl GroupState {
         let old = self.set();
         // Reuse each peer only once: two SRV records may name the same address.
         let mut left: Vec<&Rc<Peer>> = old.all().collect();
-        let mut set = Set { method: self.group.method.clone(), ..Set::default() };
+        let mut draft = Draft::default();
+        let mut ids: HashMap<Address, u32> =
+            old.all().map(|peer| (peer.address.clone(), peer.address_id)).collect();
+        let mut next_id = ids.values().max().map_or(0, |last| last + 1);
         for (index, server) in self.group.servers.iter().enumerate() {
             let Some(spots) = spots_of(index, server) else {
-                set.keep(&old, index, server.down);
+                draft.keep(&old, index, server.down);
                 continue;
             };
             for spot in spots {
@@ -172,11 +216,19 @@ impl GroupState {
                 };
                 let kept = left.iter().position(is_it).map(|at| Rc::clone(left.swap_remove(at)));
                 let rank = priority(server, &spot);
-                let peer = kept.unwrap_or_else(|| Rc::new(self.peer(index, server, spot)));
-                set.tries += u32::from(!server.down);
-                set.add(rank, peer);
+                let peer = kept.unwrap_or_else(|| {
+                    let address_id = *ids.entry(spot.address.clone()).or_insert(next_id);
+                    next_id = next_id.max(address_id + 1);
+                    let mut peer = self.peer(index, server, spot);
+                    peer.address_id = address_id;
+                    Rc::new(peer)
+                });
+                draft.tries += u32::from(!server.down);
+                draft.add(rank, peer);
             }
         }
+        let set = draft.finish(&self.group);
+        old.levels.iter().for_each(|list| list.loads.retire());
         let stays = |peer: &&Rc<Peer>| set.all().any(|other| Rc::ptr_eq(peer, other));
         let mut has_retired = false;
         for peer in old.all().filter(|peer| !stays(peer)) {
@@ -207,7 +259,28 @@ impl GroupState {
     }
 }
 
-impl Set {
+/// A set while it is put together.
+#[derive(Debug, Default)]
+struct Draft {
+    levels: Vec<(u32, Vec<Rc<Peer>>)>,
+    tries: u32,
+}
+
+impl Draft {
+    fn add(&mut self, priority: u32, peer: Rc<Peer>) {
+        let index = self.levels.partition_point(|(other, _)| *other < priority);
+        if self.levels.get(index).is_none_or(|(other, _)| *other != priority) {
+            self.levels.insert(index, (priority, Vec::new()));
+        }
+        self.levels[index].1.push(peer);
+    }
+
+    fn finish(self, group: &Arc<Group>) -> Set {
+        let list = |(priority, peers)| List::of(priority, peers, Some(Arc::clone(group)));
+        let levels = self.levels.into_iter().map(list).collect();
+        Set { group: Arc::clone(group), levels, tries: self.tries }
+    }
+
     /// Takes over the peers of one server.
     fn keep(&mut self, old: &Set, server_index: usize, is_down: bool) {
         for (priority, peer) in old.ranked().filter(|(_, peer)| peer.server == server_index) {

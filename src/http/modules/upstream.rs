@@ -6,18 +6,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::directive::{block, custom, millis, number};
+use crate::config::directive::{block as opens, custom, millis, number};
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::Request;
 use crate::http::response::headers::trailer;
-use crate::http::scope::Variable;
-use crate::http::upstream::selection::Selection;
+use crate::http::scope::{Script, Variable};
+use crate::http::upstream::selection::{Key, Selection};
 use crate::http::upstream::sticky::Sticky;
 use crate::log;
 use crate::script::variable::{Argument, prefix, variable};
 use crate::shared::{Environment, resolver};
+use crate::upstream::balance::Method;
+use crate::upstream::block;
 use crate::upstream::sticky::Bindings;
 use crate::upstream::trace::Attempt;
 use crate::upstream::{Block, Group};
@@ -86,7 +88,7 @@ const UPSTREAM: Context = Context::UPSTREAM;
 
 #[rustfmt::skip]
 pub static DIRECTIVES: &[Directive<Conf>] = &[
-    block("upstream", Context::HTTP, Arity::exactly(1), upstream,
+    opens("upstream", Context::HTTP, Arity::exactly(1), upstream,
         "Declares a named group of servers that share the load.").opens(&[(Context::HTTP, Context::UPSTREAM)]),
     custom("server", UPSTREAM, Arity::at_least(1), server,
         "Adds a server to the group, with the parameters weight, max_fails, fail_timeout, max_conns, backup, down, drain, slow_start and route. With \
@@ -100,11 +102,21 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Sets the age after which a connection is no longer kept.").default("1h"),
     millis("keepalive_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.block.keepalive_timeout, "Sets how long an idle connection is kept.").default("60s"),
     custom("zone", UPSTREAM, Arity::between(1, 2), zone, "Shares the failures and connection counts of peers among all workers. The size is not needed."),
-    custom("least_conn", UPSTREAM, Arity::exactly(0), unavailable, "Selects the server with the fewest connections. Not available yet."),
-    custom("ip_hash", UPSTREAM, Arity::exactly(0), unavailable, "Selects a server by the client's address. Not available yet."),
-    custom("hash", UPSTREAM, Arity::between(1, 2), unavailable, "Selects a server by the hash of a key. Not available yet."),
-    custom("random", UPSTREAM, Arity::between(0, 2), unavailable, "Selects a server at random. Not available yet."),
-    custom("least_time", UPSTREAM, Arity::between(1, 2), unavailable, "Selects the server with the shortest response time. Not available yet."),
+    custom("least_conn", UPSTREAM, Arity::exactly(0), |conf, cx, node| method(conf, cx, node, Method::LeastConn, Key::None),
+        "Selects the server with the fewest connections in use for its weight; with a zone, those of all workers."),
+    custom("ip_hash", UPSTREAM, Arity::exactly(0), |conf, cx, node| method(conf, cx, node, Method::IpHash, Key::Address),
+        "Selects a server by the client's network: the first three octets of an IPv4 address, or the whole IPv6 address."),
+    custom("hash", UPSTREAM, Arity::between(1, 3), hash,
+        "Selects a server by the hash of a key, which may have variables. With consistent few keys move when servers come or go; \
+         with bounded=C a server gets at most C times its share of the connections in use, and further requests go to the next on the ring. \
+         Weights on a ring count up to a sum of 65536, and in proportion beyond it."),
+    custom("random", UPSTREAM, Arity::between(0, 2), |conf, cx, node| method(conf, cx, node, block::random(node)?, Key::None),
+        "Selects a server at random, by weight. With two it selects the better of two: by the fewest connections (least_conn, the default), or \
+         by least_time=header, last_byte or ewma."),
+    custom("least_time", UPSTREAM, Arity::between(1, 2), |conf, cx, node| method(conf, cx, node, block::least_time(node)?, Key::None),
+        "Selects the server with the lowest average time for its connections in use and its weight: to the head of a response (header) or to its \
+         end (last_byte); with inflight, requests that still wait count too. With ewma, an average of the time to the head that rises at once \
+         with a slow response and falls by half every five seconds."),
     custom("sticky", UPSTREAM, Arity::at_least(2), sticky,
         "Keeps each client on one server while that can serve. cookie NAME [expires=TIME|max] [domain=] [path=] [httponly] [secure] [samesite=] \
          sets a cookie with the id of the server: its route= or a digest of its address. route $VARIABLE … takes the id from the request. learn \
@@ -178,6 +190,17 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
 
 fn server(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.block.add_server(node, &cx.options.names, &mut cx.diagnostics)
+}
+
+fn method(conf: &mut Conf, cx: &mut Cx, node: &Node, method: Method, key: Key) -> Result<(), Diagnostic> {
+    conf.block.set_method(method, node, &mut cx.diagnostics);
+    conf.selection.key = key;
+    Ok(())
+}
+
+fn hash(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let key = Key::Script(Script::compile(&node.args[0], cx)?);
+    method(conf, cx, node, block::hash(node)?, key)
 }
 
 fn keepalive(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -85,6 +85,9 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
         .await
     };
     let outcome = outcome.unwrap_or_else(|| Err(pass.too_late()));
+    if pass.session.is_timed() && outcome.is_ok() {
+        pass.note_times();
+    }
     let Pass { request, client, outgoing, binding, .. } = pass;
     let outcome = outcome.map_err(|error| noted(request, client, error));
     if let Some(binding) = binding
@@ -195,7 +198,11 @@ impl Pass<'_, '_> {
             let stop = match turn {
                 Ok(mut answer) => {
                     let status = answer.head.head.status;
-                    if self.chance().refuses(status) {
+                    let is_refused = self.chance().refuses(status);
+                    if !is_refused && self.session.is_timed() {
+                        self.note_head();
+                    }
+                    if is_refused {
                         Stop::Peer(Kind::Status(status).into())
                     } else if self.chance().blames(status) {
                         self.note_failure();
@@ -313,6 +320,22 @@ impl Pass<'_, '_> {
     fn note_failure(&mut self) {
         if self.session.blame(runtime::now_ms()) {
             self.tell_disabled();
+        }
+    }
+
+    /// Tells the balancer when the head of a response has arrived.
+    #[cold]
+    fn note_head(&mut self) {
+        let head_us = self.request.upstream.last().header_us.unwrap_or(0);
+        self.session.note_head(head_us, runtime::now_ms());
+    }
+
+    /// Tells the balancer the times of a response that went well.
+    #[cold]
+    fn note_times(&mut self) {
+        let attempt = self.request.upstream.last();
+        if let Some(head_us) = attempt.header_us {
+            self.session.note_end(head_us, attempt.response_us());
         }
     }
 

@@ -1,37 +1,144 @@
 //! Balancers: the ways in which a group chooses among its peers. Each is one file and one variant of
 //! [`Method`].
 //!
-//! A balancer receives the peers that a request may still use ([`Eligible`]) and the request's key, and
-//! returns the index of one peer. The session counts a peer's turn and decides when it ends
+//! A balancer receives the peers that a request may still use ([`Eligible`]) and what it keeps of the request
+//! ([`Cursor`]), and returns the index of one peer. The session counts a peer's turn and decides when it ends
 //! (`upstream/session.rs`); the peer itself knows the reasons to leave it out (`upstream/peer.rs`). A
-//! balancer keeps its state in the peers, so that it stays with a peer when the set around it changes. No
-//! clock, no socket: the time is an argument.
+//! balancer keeps its state in the peers, so that it stays with a peer when the set around it changes; tables
+//! that depend on the set belong to its lists (`upstream/state.rs`). No clock, no socket: the time is an
+//! argument.
 
+mod consistent;
+mod hash;
+mod ip_hash;
+mod least_conn;
+mod least_time;
+mod random;
 mod round_robin;
-
-use std::rc::Rc;
 
 use smallvec::{SmallVec, smallvec};
 
+pub use consistent::Ring;
+
+use crate::upstream::load::Load;
 use crate::upstream::peer::Peer;
+use crate::upstream::state::List;
+
+/// Number of misses after which a balancer that selects by key or at random leaves the choice to round robin;
+/// nginx's.
+const TRIES_MAX: u32 = 20;
 
 /// The balancer of a group. Plain data, part of the configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Method {
     /// Smooth weighted round robin: nginx's default.
     #[default]
     RoundRobin,
+    LeastConn,
+    /// The key is the client's network.
+    IpHash,
+    Hash,
+    /// `hash … consistent`
+    Consistent {
+        /// `bounded=`, in thousandths; 0: no bound.
+        bounded_x1000: u32,
+    },
+    Random {
+        /// `two`: the better of two peers.
+        two: Option<By>,
+    },
+    LeastTime {
+        time: Time,
+        /// Requests that still wait for the peer count.
+        inflight: bool,
+    },
+}
+
+/// What makes one of two peers the better one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    Conns,
+    Time(Time),
+}
+
+/// The time by which peers are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// The average time to the head of a response.
+    Header,
+    /// The average time to its end.
+    LastByte,
+    /// The average time to the head, which follows a slow response at once.
+    Ewma,
+}
+
+impl Time {
+    /// The directive's words.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "header" => Some(Self::Header),
+            "last_byte" => Some(Self::LastByte),
+            "ewma" => Some(Self::Ewma),
+            _ => None,
+        }
+    }
 }
 
 impl Method {
     /// The index of the peer to use next; `None` if no peer may be used.
-    ///
-    /// `key` is the request's, for methods that send equal keys to the same peer; empty for others.
     #[inline]
-    pub(super) fn pick(&self, eligible: &Eligible<'_>, _key: &[u8]) -> Option<usize> {
+    pub(super) fn pick(self, eligible: &Eligible<'_>, cursor: &mut Cursor) -> Option<usize> {
         match self {
             Self::RoundRobin => round_robin::pick(eligible),
+            Self::LeastConn => least_conn::pick(eligible),
+            Self::IpHash => ip_hash::pick(eligible, cursor),
+            Self::Hash => hash::pick(eligible, cursor),
+            Self::Consistent { bounded_x1000 } => consistent::pick(eligible, cursor, bounded_x1000),
+            Self::Random { two } => random::pick(eligible, cursor, two),
+            Self::LeastTime { time, inflight } => least_time::pick(eligible, time, inflight),
         }
+    }
+
+    /// The time by which it compares peers, if it does.
+    #[inline]
+    pub fn time(self) -> Option<Time> {
+        match self {
+            Self::LeastTime { time, .. } | Self::Random { two: Some(By::Time(time)) } => Some(time),
+            _ => None,
+        }
+    }
+
+    /// True if requests that still wait for a peer count.
+    #[inline]
+    pub fn counts_waiting(self) -> bool {
+        matches!(self, Self::LeastTime { inflight: true, .. })
+    }
+}
+
+/// What a balancer keeps of one request, from turn to turn.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cursor {
+    /// For methods that send equal keys to the same peer; empty for others.
+    key: Box<[u8]>,
+    hash: u32,
+    rehash: u32,
+    /// Misses so far.
+    tries: u32,
+    has_begun: bool,
+}
+
+impl Cursor {
+    pub(super) fn new(key: Box<[u8]>) -> Self {
+        Self { key, ..Self::default() }
+    }
+
+    /// Begins again, for another list.
+    pub(super) fn restart(&mut self) {
+        (self.hash, self.rehash, self.tries, self.has_begun) = (0, 0, 0, false);
+    }
+
+    fn may_try(&self) -> bool {
+        self.tries <= TRIES_MAX
     }
 }
 
@@ -39,28 +146,89 @@ impl Method {
 /// failures, and below their `max_conns`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Eligible<'a> {
-    peers: &'a [Rc<Peer>],
+    list: &'a List,
     tried: &'a Tried,
     now_ms: u64,
 }
 
 impl<'a> Eligible<'a> {
-    pub(super) fn new(peers: &'a [Rc<Peer>], tried: &'a Tried, now_ms: u64) -> Self {
-        Self { peers, tried, now_ms }
+    pub(super) fn new(list: &'a List, tried: &'a Tried, now_ms: u64) -> Self {
+        Self { list, tried, now_ms }
     }
 
-    /// The peer with this index, if it may be used: for balancers that select by key.
-    #[inline]
-    pub(super) fn get(&self, index: usize) -> Option<&'a Peer> {
-        let peer = self.peers.get(index)?;
-        let is_usable = !self.tried.has(index) && peer.is_usable(self.now_ms);
-        is_usable.then_some(&**peer)
+    fn now_ms(&self) -> u64 {
+        self.now_ms
     }
 
-    /// Every peer that may be used, with its index.
+    /// Number of peers in the list, whether they may be used or not.
+    fn len(&self) -> usize {
+        self.list.peers.len()
+    }
+
+    /// True if the peer with this index may be used: for balancers that select by key.
     #[inline]
-    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &'a Peer)> {
-        (0..self.peers.len()).filter_map(|index| Some((index, self.get(index)?)))
+    pub(super) fn has(&self, index: usize) -> bool {
+        if self.tried.has(index) {
+            return false;
+        }
+        let peer = self.list.peers.get(index);
+        peer.is_some_and(|peer| !self.list.loads.is_asked(index) || peer.is_usable(self.now_ms))
+    }
+
+    /// The load of a peer that may be used.
+    #[inline]
+    fn get(&self, index: usize) -> Option<&'a Load> {
+        if self.has(index) { self.load(index) } else { None }
+    }
+
+    /// The load of a peer, whether it may be used or not.
+    #[inline]
+    fn load(&self, index: usize) -> Option<&'a Load> {
+        self.list.loads.get(index)
+    }
+
+    fn peer(&self, index: usize) -> Option<&'a Peer> {
+        self.list.peers.get(index).map(|peer| &**peer)
+    }
+
+    /// Every peer that may be used: its index and its load.
+    #[inline]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &'a Load)> + Clone {
+        let this = *self;
+        (0..self.len()).filter_map(move |index| Some((index, this.get(index)?)))
+    }
+
+    /// True if every peer of the list may be used, without asking any: the usual case.
+    #[inline]
+    fn is_everyone(&self) -> bool {
+        !self.tried.has_any() && !self.list.loads.has_asked()
+    }
+
+    /// Every peer of the list.
+    #[inline]
+    fn everyone(&self) -> impl Iterator<Item = (usize, &'a Load)> + Clone {
+        self.list.loads.iter().enumerate()
+    }
+
+    /// [`Loads::bound`](crate::upstream::load::Loads::bound).
+    #[inline]
+    fn bound(&self) -> i64 {
+        self.list.loads.bound()
+    }
+
+    /// The peer that owns this unit of the sum of all weights, modulo that sum.
+    fn at_weight(&self, unit: u32) -> usize {
+        self.list.at_weight(i64::from(unit).checked_rem(self.list.loads.total_weight).unwrap_or(0))
+    }
+
+    /// A peer by its weight, from a number that is uniform over all 64 bits.
+    fn at_random_weight(&self, number: u64) -> usize {
+        let total = u128::from(self.list.loads.total_weight.unsigned_abs());
+        self.list.at_weight(((u128::from(number) * total) >> 64) as i64)
+    }
+
+    fn ring(&self) -> &'a Ring {
+        self.list.ring()
     }
 }
 
@@ -80,6 +248,11 @@ impl Tried {
     }
 
     #[inline]
+    pub(super) fn has_any(&self) -> bool {
+        self.0.iter().any(|word| *word != 0)
+    }
+
+    #[inline]
     pub(super) fn add(&mut self, index: usize) {
         if let Some(word) = self.0.get_mut(index / 64) {
             *word |= 1 << (index % 64);
@@ -93,6 +266,8 @@ impl Tried {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::rc::Rc;
+
     use super::*;
     use crate::net::address;
     use crate::upstream::peer::{Server, Shared};
@@ -114,25 +289,30 @@ pub(super) mod tests {
         (0..count).map(peer).collect()
     }
 
+    /// The same, as a list.
+    pub(in crate::upstream) fn list(count: u16, set: impl Fn(u16, &mut Server)) -> List {
+        List::of(0, peers(count, set), None)
+    }
+
     #[test]
     fn peers_that_are_tried_down_failed_or_full_are_not_eligible() {
-        let peers = peers(5, |index, server| {
+        let list = list(5, |index, server| {
             server.down = index == 1;
             server.conns_max = i64::from(index == 3);
         });
-        let mut tried = Tried::new(peers.len());
+        let mut tried = Tried::new(5);
         tried.add(0);
-        peers[2].fail(1000);
-        let used = peers[3].open();
+        list.peers[2].fail(1000);
+        let used = list.peers[3].open();
         let indexes = |tried: &Tried, now_ms| -> Vec<usize> {
-            Eligible::new(&peers, tried, now_ms).iter().map(|(index, _)| index).collect()
+            Eligible::new(&list, tried, now_ms).iter().map(|(index, _)| index).collect()
         };
         assert_eq!(indexes(&tried, 1000), [4]);
         assert_eq!(indexes(&tried, 11_001), [2, 4], "its time is over");
         drop(used);
         tried.clear();
         assert_eq!(indexes(&tried, 11_001), [0, 2, 3, 4]);
-        assert!(Eligible::new(&peers, &tried, 0).get(5).is_none(), "beyond the list");
+        assert!(Eligible::new(&list, &tried, 0).get(5).is_none(), "beyond the list");
     }
 
     #[test]

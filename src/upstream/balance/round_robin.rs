@@ -1,4 +1,4 @@
-//! Smooth weighted round robin: the default balancer.
+//! Smooth weighted round robin: the default balancer, and the choice between equals of the others.
 //!
 //! In each round every peer that may be used gains its effective weight; the peer with the highest total is
 //! chosen and pays the sum of all gains. So weights 5, 1, 1 give a a b a c a a, not a a a a a b c. A failure
@@ -6,26 +6,40 @@
 //! ngx_http_upstream_get_peer (ngx_http_upstream_round_robin.c).
 
 use crate::upstream::balance::Eligible;
-use crate::upstream::peer::Peer;
+use crate::upstream::load::Load;
 
+#[inline]
 pub(super) fn pick(eligible: &Eligible<'_>) -> Option<usize> {
-    among(eligible.iter())
+    if eligible.is_everyone() {
+        return among(eligible, eligible.everyone());
+    }
+    among(eligible, eligible.iter())
 }
 
-/// Chooses among some of the peers: other balancers use it to decide between equals.
-pub(super) fn among<'a>(peers: impl Iterator<Item = (usize, &'a Peer)>) -> Option<usize> {
-    let mut best: Option<(usize, i64, &Peer)> = None;
+/// Chooses among some of the peers of a list.
+#[inline]
+pub(super) fn among<'a>(
+    eligible: &Eligible<'_>,
+    loads: impl Iterator<Item = (usize, &'a Load)> + Clone,
+) -> Option<usize> {
+    let bound = eligible.bound();
+    let mut best: Option<(usize, i64, &Load)> = None;
     let mut total = 0;
-    for (index, peer) in peers {
-        let (current, share) = peer.weigh();
+    for (index, load) in loads.clone() {
+        let (current, share) = load.weigh(bound);
         total += share;
         // Among equals the first wins.
         if best.is_none_or(|(_, most, _)| current > most) {
-            best = Some((index, current, peer));
+            best = Some((index, current, load));
         }
     }
-    let (index, _, peer) = best?;
-    peer.pay(total);
+    let (index, most, load) = best?;
+    if most > bound {
+        // An error in shared memory, or thousands of workers that died in the middle of a round.
+        loads.for_each(|(_, load)| load.restart());
+    } else {
+        load.pay(total);
+    }
     Some(index)
 }
 
@@ -33,13 +47,13 @@ pub(super) fn among<'a>(peers: impl Iterator<Item = (usize, &'a Peer)>) -> Optio
 mod tests {
     use super::*;
     use crate::upstream::balance::Tried;
-    use crate::upstream::balance::tests::peers;
+    use crate::upstream::balance::tests::list;
 
     /// The peers chosen one after the other, as digits from 0.
     fn turns(weights: &[i64], count: usize) -> String {
-        let peers = peers(weights.len() as u16, |index, server| server.weight = weights[usize::from(index)]);
-        let tried = Tried::new(peers.len());
-        let turn = |_| pick(&Eligible::new(&peers, &tried, 0)).unwrap().to_string();
+        let list = list(weights.len() as u16, |index, server| server.weight = weights[usize::from(index)]);
+        let tried = Tried::new(list.peers.len());
+        let turn = |_| pick(&Eligible::new(&list, &tried, 0)).unwrap().to_string();
         (0..count).map(turn).collect()
     }
 
@@ -60,10 +74,10 @@ mod tests {
 
     #[test]
     fn a_peer_that_failed_comes_back_slowly() {
-        let peers = peers(2, |_, server| server.weight = 4);
-        let tried = Tried::new(peers.len());
-        peers[0].fail(1000);
-        let turn = |_| pick(&Eligible::new(&peers, &tried, 20_000)).unwrap().to_string();
+        let list = list(2, |_, server| server.weight = 4);
+        let tried = Tried::new(list.peers.len());
+        list.peers[0].fail(1000);
+        let turn = |_| pick(&Eligible::new(&list, &tried, 20_000)).unwrap().to_string();
         let chosen: String = (0..16).map(turn).collect();
         // The other peer wins the first rounds, until the lost weight has grown back.
         assert!(chosen.starts_with("11"), "{chosen}");
@@ -72,8 +86,11 @@ mod tests {
 
     #[test]
     fn no_peer_is_chosen_where_none_may_be_used() {
-        let peers = peers(2, |_, server| server.down = true);
-        assert_eq!(pick(&Eligible::new(&peers, &Tried::new(2), 0)), None);
-        assert_eq!(pick(&Eligible::new(&[], &Tried::new(0), 0)), None);
+        let list = list(2, |_, server| server.down = true);
+        assert_eq!(pick(&Eligible::new(&list, &Tried::new(2), 0)), None);
+        assert_eq!(
+            pick(&Eligible::new(&crate::upstream::balance::tests::list(0, |_, _| {}), &Tried::new(0), 0)),
+            None
+        );
     }
 }

@@ -1,0 +1,219 @@
+//! The part of each peer's state that balancers read for every request: its weights and its connections.
+//!
+//! A list keeps its peers' loads side by side ([`Loads`]), so that choosing among a hundred peers reads a few
+//! cache lines instead of a hundred peers scattered over the heap. A bit for each peer says whether the peer
+//! itself must be asked before it is used; it is clear for a peer against which nothing is known.
+//!
+//! In a group with `zone` the weights are words that all workers add to, without a lock. What all workers
+//! together add in a round and what the chosen peer pays is equal, however their instructions interleave, so
+//! the shares are exact in the long run. A worker that dies between the two distorts one round. Touches: the
+//! peers' words in shared memory.
+
+use std::cell::Cell;
+
+use crate::shm::peers::{Place, Word};
+
+/// Limit of a current weight in shared memory, as a multiple of the sum of all weights. Without errors it is
+/// below the sum times the number of workers that choose at the same moment.
+const BOUND_ROUNDS: i64 = 64;
+
+/// The weights and connections of one peer.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// As configured; at least 1.
+    pub weight: i64,
+    current: Cell<i64>,
+    /// The part of the weight that failures have cost; it comes back by one each round.
+    lost: Cell<i64>,
+    conns: Cell<i64>,
+    /// The words that count instead of these cells in a group with `zone`.
+    place: Option<Place>,
+}
+
+impl Load {
+    /// `place`: the words that it shares with the other workers, in a group with `zone`.
+    pub fn new(weight: i64, place: Option<Place>) -> Self {
+        let (current, lost, conns) = Default::default();
+        Self { weight, current, lost, conns, place }
+    }
+
+    /// Number of connections in use, in a group with `zone` those of all workers.
+    #[inline]
+    pub fn conns(&self) -> i64 {
+        match self.place {
+            Some(place) => i64::from(place.in_use()),
+            None => self.conns.get(),
+        }
+    }
+
+    /// Counts a connection of this worker. Connections in shared memory are counted by
+    /// [`Place::enter`](crate::shm::peers::Place::enter).
+    pub fn add_conns(&self, change: i64) {
+        self.conns.set(self.conns.get() + change);
+    }
+
+    /// Gives the peer its share of one round; returns `(current, share)`. `bound` is [`Loads::bound`].
+    #[inline]
+    pub fn weigh(&self, bound: i64) -> (i64, i64) {
+        if let Some(place) = self.place {
+            return self.weigh_shared(place, bound);
+        }
+        let lost = self.lost.get();
+        let share = self.weight - lost;
+        if lost > 0 {
+            self.lost.set(lost - 1);
+        }
+        let current = self.current.get() + share;
+        self.current.set(current);
+        (current, share)
+    }
+
+    fn weigh_shared(&self, place: Place, bound: i64) -> (i64, i64) {
+        let lost = place.number(Word::LostWeight, self.weight.cast_unsigned()).cast_signed();
+        let share = self.weight - lost;
+        if lost > 0 {
+            place.set_number(Word::LostWeight, lost.cast_unsigned() - 1);
+        }
+        let current = place.add_weight(Word::CurrentWeight, share);
+        if current < -bound {
+            self.restart();
+            return (0, share);
+        }
+        (current, share)
+    }
+
+    /// Pays the sum of the round's shares: the peer was chosen.
+    #[inline]
+    pub fn pay(&self, total: i64) {
+        match self.place {
+            Some(place) => _ = place.add_weight(Word::CurrentWeight, -total),
+            None => self.current.set(self.current.get() - total),
+        }
+    }
+
+    /// Forgets the rounds so far.
+    pub fn restart(&self) {
+        match self.place {
+            Some(place) => place.set_weight(Word::CurrentWeight, 0),
+            None => self.current.set(0),
+        }
+    }
+
+    /// Takes a part of its weight away for a failure; at most all of it.
+    pub fn lose(&self, part: i64) {
+        match self.place {
+            Some(place) => {
+                let lost = place.number(Word::LostWeight, self.weight.cast_unsigned()).cast_signed();
+                place.set_number(Word::LostWeight, (lost + part).min(self.weight).cast_unsigned());
+            }
+            None => self.lost.set((self.lost.get() + part).min(self.weight)),
+        }
+    }
+}
+
+/// The loads of a list's peers, in their order.
+#[derive(Debug, Default)]
+pub struct Loads {
+    loads: Box<[Load]>,
+    /// A bit for each peer: it must be asked whether it may be used.
+    asked: Box<[Cell<u64>]>,
+    /// Sum of all weights.
+    pub total_weight: i64,
+}
+
+impl Loads {
+    pub fn new(loads: impl Iterator<Item = Load>) -> Self {
+        let loads: Box<[Load]> = loads.collect();
+        let asked = vec![Cell::new(u64::MAX); loads.len().div_ceil(64)].into();
+        let total_weight = loads.iter().fold(0, |sum, load| load.weight.saturating_add(sum));
+        Self { loads, asked, total_weight }
+    }
+
+    #[inline]
+    pub fn get(&self, index: usize) -> Option<&Load> {
+        self.loads.get(index)
+    }
+
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = &Load> + Clone {
+        self.loads.iter()
+    }
+
+    pub fn len(&self) -> usize {
+        self.loads.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.loads.is_empty()
+    }
+
+    /// A current weight beyond this is an error.
+    #[inline]
+    pub fn bound(&self) -> i64 {
+        self.total_weight.saturating_mul(BOUND_ROUNDS)
+    }
+
+    /// True if the peer itself must be asked whether it may be used.
+    #[inline]
+    pub fn is_asked(&self, index: usize) -> bool {
+        self.asked.get(index / 64).is_none_or(|word| word.get() & (1 << (index % 64)) != 0)
+    }
+
+    /// True if some peer must be asked.
+    #[inline]
+    pub fn has_asked(&self) -> bool {
+        self.asked.iter().any(|word| word.get() != 0)
+    }
+
+    pub fn set_asked(&self, index: usize, is_asked: bool) {
+        let Some(word) = self.asked.get(index / 64) else { return };
+        let bit = 1 << (index % 64);
+        word.set(if is_asked { word.get() | bit } else { word.get() & !bit });
+    }
+
+    /// The peers have moved to another list: from now on the facts are theirs alone.
+    pub fn retire(&self) {
+        self.asked.iter().for_each(|word| word.set(u64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::peers;
+
+    #[test]
+    fn bits_of_peers_are_their_own() {
+        let loads = Loads::new((0..70).map(|_| Load::new(2, None)));
+        assert_eq!((loads.total_weight, loads.len()), (140, 70));
+        assert!(loads.is_asked(69), "until it is known that nothing is against it");
+        (0..70).for_each(|index| loads.set_asked(index, index == 65));
+        assert!((0..70).all(|index| loads.is_asked(index) == (index == 65)));
+        assert!(loads.is_asked(1000), "beyond the list");
+        loads.retire();
+        assert!(loads.is_asked(3));
+    }
+
+    #[test]
+    fn shared_weights_are_those_of_all_workers_and_bounded() {
+        let place = peers::place("load.test", "shared").expect("room");
+        let (first, second) = (Load::new(5, Some(place)), Load::new(5, Some(place)));
+        assert_eq!((first.weigh(100), second.weigh(100)), ((5, 5), (10, 5)));
+        first.pay(7);
+        assert_eq!(second.weigh(100), (8, 5));
+        second.lose(3);
+        assert_eq!((first.weigh(100), first.weigh(100)), ((10, 2), (13, 3)), "and grows back");
+        second.lose(i64::MAX / 2);
+        assert_eq!(first.weigh(100).1, 0, "never less than nothing");
+        for hostile in [i64::MIN, i64::MIN + 1, -101 - 5] {
+            place.set_weight(Word::CurrentWeight, hostile);
+            place.set_number(Word::LostWeight, u64::MAX);
+            assert_eq!(first.weigh(100), (0, 0));
+            assert_eq!(place.weight(Word::CurrentWeight, i64::MAX), 0, "it begins again");
+        }
+        place.set_weight(Word::CurrentWeight, i64::MAX);
+        place.set_number(Word::LostWeight, 0);
+        assert_eq!(first.weigh(100), (0, 5), "it wrapped");
+        assert_eq!(first.weigh(100), (5, 5));
+    }
+}
