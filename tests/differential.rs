@@ -23,6 +23,8 @@ mod case;
 mod diff;
 #[path = "differential/nginx.rs"]
 mod nginx;
+#[path = "differential/placement.rs"]
+mod placement;
 #[path = "differential/side.rs"]
 mod side;
 mod support;

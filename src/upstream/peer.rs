@@ -435,7 +435,8 @@ impl InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.peer.seat.borrow().load().add_conns(-1);
+        let seat = self.peer.seat.borrow();
+        seat.loads.free(seat.index);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Backends: choosing, reusing, retrying, relaying.
 
 mod balance;
+mod balancers;
 mod buffering;
 mod disconnect;
 mod fail;

@@ -13,6 +13,8 @@ mod hash;
 mod ip_hash;
 mod least_conn;
 mod least_time;
+#[cfg(test)]
+mod properties;
 mod random;
 mod round_robin;
 
@@ -225,6 +227,11 @@ impl<'a> Eligible<'a> {
     fn at_random_weight(&self, number: u64) -> usize {
         let total = u128::from(self.list.loads.total_weight.unsigned_abs());
         self.list.at_weight(((u128::from(number) * total) >> 64) as i64)
+    }
+
+    /// The peers whose connections have ended lately.
+    fn freed(&self) -> impl Iterator<Item = usize> {
+        self.list.loads.freed()
     }
 
     fn ring(&self) -> &'a Ring {

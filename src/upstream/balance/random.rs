@@ -3,6 +3,10 @@
 //! After too many misses round robin chooses. Of two, the one with the fewer connections for its weight is
 //! better, or the one with the lower time ([`By`]). Touches: a random seed of the kernel, once for each
 //! thread. Behaviour: nginx's ngx_http_upstream_random_module.c.
+//!
+//! Where connections decide, the peers to which a connection has just ended are compared too, and win if they
+//! have fewer than both. Otherwise a peer that has lost several connections gets new ones only when chance finds it, and
+//! of many peers some would have twice the connections of others.
 
 use std::cell::Cell;
 
@@ -23,7 +27,7 @@ pub(super) fn pick(eligible: &Eligible<'_>, cursor: &mut Cursor, two: Option<By>
         match (two, first) {
             (None, _) => return Some(index),
             (Some(_), None) => first = Some(index),
-            (Some(by), Some(other)) => return Some(better(eligible, by, other, index)),
+            (Some(by), Some(other)) => return Some(best(eligible, by, better(eligible, by, other, index))),
         }
     }
     round_robin::pick(eligible)
@@ -40,6 +44,21 @@ fn better(eligible: &Eligible<'_>, by: By, first: usize, second: usize) -> usize
         }
     };
     if least_conn::is_more(other_cost, other.weight, cost, one.weight) { first } else { second }
+}
+
+/// `chosen`, or a peer that has lost a connection lately and has fewer.
+fn best(eligible: &Eligible<'_>, by: By, chosen: usize) -> usize {
+    let (By::Conns, Some(load)) = (by, eligible.load(chosen)) else { return chosen };
+    let mut least = (chosen, load.conns(), load.weight);
+    for index in eligible.freed() {
+        if let Some(load) = eligible.load(index)
+            && least_conn::is_more(least.1, least.2, load.conns(), load.weight)
+            && eligible.has(index)
+        {
+            least = (index, load.conns(), load.weight);
+        }
+    }
+    least.0
 }
 
 thread_local! {
