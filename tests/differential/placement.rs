@@ -13,6 +13,7 @@ const CONF: &str = r#"
 worker_processes 1;
 http {
     proxy_connect_timeout 5s;
+    keepalive_requests 100000;
     proxy_next_upstream_tries 0;
     proxy_http_version 1.1;
     proxy_set_header Connection "";
