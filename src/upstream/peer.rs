@@ -217,8 +217,12 @@ impl Peer {
     /// Says to the list whether [`Peer::can_serve`] must be asked before the peer is used. Call it after every
     /// change that may make the answer false; until it is called again, the list asks, or does not.
     fn refresh(&self) {
-        let is_asked =
-            self.is_shared || self.down || self.drain || self.conns_max != 0 || self.fails.get() != 0;
+        let is_asked = self.is_shared
+            || self.checked.is_some()
+            || self.down
+            || self.drain
+            || self.conns_max != 0
+            || self.fails.get() != 0;
         let seat = self.seat.borrow();
         seat.loads.set_asked(seat.index, is_asked);
     }

@@ -184,8 +184,15 @@ impl Plan {
         let started_ms = runtime::now_ms();
         request.upstream.begin_pass();
         request.upstream.begin(Some(Rc::clone(&target.peer)), &goal.group);
-        let mut pass =
-            Pass { request: &mut *request, client: &mut client, goal: &goal, outgoing, session, started_ms };
+        let mut pass = Pass {
+            request: &mut *request,
+            client: &mut client,
+            goal: &goal,
+            outgoing,
+            session,
+            started_ms,
+            binding: None,
+        };
         let answered = pass.answer(target, self.check.keepalive_ms).await;
         drop(pass);
         let answer = match answered {
