@@ -34,12 +34,23 @@ impl Authority {
 
     /// An authority below this one.
     pub fn intermediate(&self, name: &str) -> Self {
+        self.intermediate_with(name, |_| {})
+    }
+
+    pub fn intermediate_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
-        Self(CertifiedIssuer::signed_by(authority(name), key, &self.0).expect("a certificate"))
+        let mut params = authority(name);
+        change(&mut params);
+        Self(CertifiedIssuer::signed_by(params, key, &self.0).expect("a certificate"))
     }
 
     pub fn certificate(&self) -> String {
         self.0.as_ref().pem()
+    }
+
+    /// Its private key, in PEM.
+    pub fn key(&self) -> String {
+        self.0.key().serialize_pem()
     }
 
     /// A certificate for these names and addresses.

@@ -3,6 +3,7 @@
 mod dynamic;
 mod hostile;
 mod https_redirect;
+mod ocsp;
 mod refusals;
 mod reload;
 mod rotation;
