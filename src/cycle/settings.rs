@@ -129,6 +129,8 @@ pub static MAIN: &[Row] = &[
     accepted("thread_pool", Context::MAIN, Arity::between(2, 3), Accepted::Named("thread pool"), "Each worker has its own small thread pools."),
     accepted("worker_aio_requests", Context::EVENTS, Arity::exactly(1), Accepted::Number,
         "Files are sent by sendfile(2) in the event loop of the worker.").default("32"),
+    accepted("ssl_object_cache_inheritable", Context::MAIN, Arity::exactly(1), Accepted::Flag,
+        "A reload reads all certificates; those that change on disk are used without a reload.").default("off"),
     accepted("debug_points", Context::MAIN, Arity::exactly(1), Accepted::Keyword(&["stop", "abort"]), "These are debugging aids of nginx itself."),
     custom("worker_connections", Context::EVENTS, Arity::exactly(1), worker_connections,
         "Limits the connections of a worker, including those to upstream servers. At the limit idle connections are closed, oldest first, and the last \

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use crate::config::{Diagnostic, Node, Span};
+use crate::base::number::parse_millis;
+use crate::config::{Diagnostic, Node, Span, Word, params};
 use crate::http::config::compile::Cx;
 use crate::log;
 use crate::net::tls::certificate::Certificate;
@@ -49,6 +50,19 @@ impl Words {
 pub fn add_words(list: &mut Vec<Words>, node: &Node) -> Result<(), Diagnostic> {
     list.push(Words::of(node));
     Ok(())
+}
+
+/// The cache of certificates whose names have variables (`ssl_certificate_cache`, `proxy_ssl_certificate_cache`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cache {
+    #[default]
+    Off,
+    On {
+        /// Certificates with their keys; nginx counts each of both (`max`).
+        pairs_max: usize,
+        inactive_ms: u64,
+        valid_ms: u64,
+    },
 }
 
 /// Results of reading files, by their names: a thousand servers may share one certificate.
@@ -202,6 +216,40 @@ pub fn chosen<T>(choice: Result<Choice<T>, selection::Error>, span: Span, cx: &m
                 cx.diagnostics.push(Diagnostic::error(span, error.to_string()));
             }
             None
+        }
+    }
+}
+
+/// `off`, or `max=N [inactive=time] [valid=time]`.
+pub fn certificate_cache(node: &Node) -> Result<Cache, Diagnostic> {
+    let (mut max, mut inactive_ms, mut valid_ms) = (None, 10_000, 60_000);
+    let time = |word: &Word, text: &str| {
+        parse_millis(text)
+            .ok_or_else(|| Diagnostic::error(word.span, format!("invalid parameter \"{}\"", word.text)))
+    };
+    let mut is_off = false;
+    for word in &node.args {
+        if &*word.text == "off" {
+            is_off = true;
+        } else if let Some(text) = params::value(word, "max") {
+            max = text.parse().ok().filter(|max: &usize| *max > 0);
+            if max.is_none() {
+                return Err(Diagnostic::error(word.span, format!("invalid parameter \"{}\"", word.text)));
+            }
+        } else if let Some(text) = params::value(word, "inactive") {
+            inactive_ms = time(word, text)?;
+        } else if let Some(text) = params::value(word, "valid") {
+            valid_ms = time(word, text)?;
+        } else {
+            return Err(params::invalid_parameter(word, &["max=", "inactive=", "valid="]));
+        }
+    }
+    match (is_off, max) {
+        (true, _) => Ok(Cache::Off),
+        (false, Some(max)) => Ok(Cache::On { pairs_max: usize::max(max / 2, 1), inactive_ms, valid_ms }),
+        (false, None) => {
+            let message = format!("\"{}\" must have the \"max\" parameter", node.name.text);
+            Err(Diagnostic::error(node.span, message))
         }
     }
 }

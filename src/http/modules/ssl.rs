@@ -5,6 +5,7 @@
 //! read. Behaviour: nginx.org, ngx_http_ssl_module, ngx_http_v2_module and ngx_http_v3_module.
 
 mod client_certificate;
+mod dynamic;
 mod status;
 
 use std::collections::HashMap;
@@ -17,23 +18,21 @@ use aws_lc_rs::digest;
 use client_certificate::{days_remaining, show};
 use rustls::KeyLog;
 use rustls::server::ProducesTickets;
-use zeroize::Zeroizing;
 
 use crate::config::directive::{Accepted, accepted, custom, flag, millis, number, one_of, size, text};
 use crate::config::inherit::replace;
 use crate::config::{self, Arity, Diagnostic, Inherit, Keyword, Node, Setting, Span, keywords, settings};
 use crate::http::config::compile::Cx;
 use crate::http::config::tls_files::{
-    Words, add_words, chosen, key_log_file, load_pair, passwords, read, read_at, reported, shown,
+    Words, add_words, chosen, key_log_file, load_pair, passwords, read, reported, shown,
 };
 use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::Request;
 use crate::http::scope::{Script, Variable};
-use crate::log;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::context::{self, Context};
 use crate::net::tls::ocsp::cache;
-use crate::net::tls::pem::{self, Passwords};
+use crate::net::tls::pem;
 use crate::net::tls::server::{self, Clients, Server};
 use crate::net::tls::session_cache::{self, SessionCache, Zone, Zones};
 use crate::net::tls::settings::{self as selection, Choice, Selected};
@@ -72,6 +71,7 @@ settings! {
         /// The values of both, in the same order, for names with variables.
         certificate_scripts: Vec<Arc<Script>> => replace,
         key_scripts: Vec<Arc<Script>> => replace,
+        certificate_cache: Inherit<Arc<dynamic::Cache>>,
         password_file: Inherit<Box<str>>,
         protocols: Inherit<Words>,
         ciphers: Inherit<Box<str>>,
@@ -114,6 +114,9 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
          valid today, is reported, and the old one stays. Warnings in the log and of -t come 14 days before a certificate expires."),
     custom("ssl_certificate_key", BOTH, Arity::exactly(1), |c: &mut Conf, cx, node| add_file((&mut c.keys, &mut c.key_scripts), cx, node),
         "Names the file with the private key of the ssl_certificate with the same position."),
+    custom("ssl_certificate_cache", BOTH, Arity::between(1, 3), |c: &mut Conf, _, node| dynamic::set_cache(c, node),
+        "Keeps certificates whose names have variables: at most max= certificates and keys, until they have not been used for inactive= (10s). They are read \
+         again after valid= (60s). With off, each handshake reads them.").default("off"),
     text("ssl_password_file", BOTH, |c| &mut c.password_file, "Names a file with the passwords of encrypted private keys, one a line; they are tried in turn."),
     custom("ssl_protocols", BOTH, Arity::at_least(1), |c: &mut Conf, _, node| c.protocols.put(Words::of(node), node),
         "Enables these versions of TLS: TLSv1.2 and TLSv1.3. Older ones are not available.").default("TLSv1.2 TLSv1.3"),
@@ -578,31 +581,6 @@ impl Conf {
     pub fn is_dynamic(&self) -> bool {
         let mut names = self.certificates.iter().chain(&self.keys);
         names.any(|name| value::has_variables(name.first()))
-    }
-
-    /// Loads the certificates whose names depend on the client. Errors: the message for the log.
-    pub fn load_for(&self, request: &mut Request) -> Result<Vec<Certificate>, String> {
-        let folder = &request.config.folder;
-        let read = |script: &Script, request: &mut Request| {
-            let name = Zeroizing::new(String::from_utf8_lossy(&script.to_vec(request)).into_owned());
-            let (shown, data) = read_at(folder, &name);
-            data.map_err(|error| format!("cannot load certificate \"{shown}\" {}", log::Cause(&error)))
-        };
-        let passwords = match self.password_file.as_ref() {
-            Some(name) => {
-                let (shown, data) = read_at(folder, name);
-                let data = data.map_err(|error| format!("cannot read \"{shown}\" {}", log::Cause(&error)))?;
-                Passwords::read(&data).map_err(|error| format!("{error} in \"{shown}\""))?
-            }
-            None => Passwords::default(),
-        };
-        let pairs = self.certificate_scripts.iter().zip(&self.key_scripts);
-        pairs
-            .map(|(certificate, key)| {
-                let (chain, key) = (read(certificate, request)?, read(key, request)?);
-                Certificate::from_pem(&chain, &key, &passwords).map_err(|error| error.to_string())
-            })
-            .collect()
     }
 
     fn load(&self, cx: &mut Cx) -> Option<Vec<Certificate>> {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zeroize::Zeroizing;
 
-use crate::http::config::tls_files::{read_at, shown};
+use crate::http::config::tls_files::{Cache, read_at, shown};
 use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::scope::Script;
@@ -26,18 +26,6 @@ use crate::runtime::blocking::{self, Lane};
 /// Certificates that are kept without a cache. They are read anew for each connection, but a certificate that
 /// has not changed keeps its sessions.
 const KEPT_MAX: usize = 64;
-
-/// `proxy_ssl_certificate_cache`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Cache {
-    #[default]
-    Off,
-    On {
-        max: usize,
-        inactive_ms: u64,
-        valid_ms: u64,
-    },
-}
 
 /// The certificates that a location has loaded.
 pub struct Certificates {
@@ -126,7 +114,7 @@ impl Certificates {
     /// Keeps a certificate that was loaded; if it is the known one, its client stays.
     fn keep(&self, base: &Client, names: &Names, certificate: Certificate) -> Arc<Client> {
         let now_ms = runtime::now_ms();
-        let max = if let Cache::On { max, .. } = self.cache { max } else { KEPT_MAX };
+        let max = if let Cache::On { pairs_max, .. } = self.cache { pairs_max } else { KEPT_MAX };
         let fingerprint = *certificate.fingerprint();
         let mut kept = self.kept();
         let known = kept.iter().position(|kept| kept.names == *names).map(|index| kept.remove(index));

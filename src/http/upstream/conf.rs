@@ -430,7 +430,7 @@ macro_rules! upstream_rows {
     ($prefix:literal, $conf:ty, $field:ident, [$($own:expr),* $(,)?]) => {{
         use $crate::config::directive::{Accepted, accepted, custom, flag, millis, number, size, text};
         use $crate::config::{Arity, Context};
-        use $crate::http::config::tls_files::{Words, add_words};
+        use $crate::http::config::tls_files::{Words, add_words, certificate_cache};
         use $crate::http::upstream::{conf, store, tls};
         const ANY: Context = Context::ANY;
         const ONE: Arity = Arity::exactly(1);
@@ -520,9 +520,9 @@ macro_rules! upstream_rows {
             custom(concat!($prefix, "ssl_certificate_key"), ANY, ONE, |c: &mut $conf, cx, node| tls::script(&mut c.$field.set.tls.certificate_key, cx, node),
                 "Names the file with the private key of that certificate."),
             custom(concat!($prefix, "ssl_certificate_cache"), ANY, Arity::between(1, 3), |c: &mut $conf, _, node|
-                tls::certificate_cache(&mut c.$field.set.tls.certificate_cache, node),
-                "Keeps certificates whose names have variables: at most max=, each until it has not been used for inactive= (10s). It is read \
-                 again after valid= (60s). With off, each new connection reads them.").default("off"),
+                c.$field.set.tls.certificate_cache.put(certificate_cache(node)?, node),
+                "Keeps certificates whose names have variables: at most max= certificates and keys, until they have not been used for inactive= \
+                 (10s). They are read again after valid= (60s). With off, each new connection reads them.").default("off"),
             text(concat!($prefix, "ssl_password_file"), ANY, |c: &mut $conf| &mut c.$field.set.tls.password_file,
                 "Names a file with the passwords of encrypted private keys, one a line; they are tried in turn."),
             text(concat!($prefix, "ssl_key_log"), ANY, |c: &mut $conf| &mut c.$field.set.tls.key_log,

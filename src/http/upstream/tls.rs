@@ -9,15 +9,14 @@ use std::sync::Arc;
 
 use rustls::KeyLog;
 
-use crate::base::number::parse_millis;
 use crate::config::inherit::replace;
-use crate::config::{Diagnostic, Inherit, Node, Setting, Span, Word, params, settings};
+use crate::config::{Diagnostic, Inherit, Node, Setting, Span, settings};
 use crate::http::config::compile::Cx;
-use crate::http::config::tls_files::{self, Words, chosen, load_pair, reported};
+use crate::http::config::tls_files::{self, Cache, Words, chosen, load_pair, reported};
 use crate::http::request::Request;
 use crate::http::request::error::Error;
 use crate::http::scope::Script;
-use crate::http::upstream::certificates::{Cache, Certificates};
+use crate::http::upstream::certificates::Certificates;
 use crate::http::upstream::name::Prefix;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::client::{self, Client, Terms};
@@ -109,7 +108,9 @@ impl Settings {
         let certificates = match pair.filter(|_| fixed.is_none()) {
             Some((certificate, key)) => {
                 let passwords = self.passwords(cx)?;
-                let cache = self.certificate_cache.as_ref().copied().unwrap_or_default();
+                let cache = self.certificate_cache.as_ref().copied();
+                // As in nginx, a key that may be encrypted is read each time.
+                let cache = cache.filter(|_| self.password_file.as_ref().is_none()).unwrap_or_default();
                 let folder = cx.options.folder.clone();
                 Some(Certificates::new(certificate.clone(), key.clone(), passwords, cache, folder))
             }
@@ -258,39 +259,4 @@ pub fn alpn(slot: &mut Inherit<Words>, node: &Node) -> Result<(), Diagnostic> {
         return Err(Diagnostic::error(word.span, format!("invalid protocol \"{}\"", word.text)));
     }
     slot.put(Words::of(node), node)
-}
-
-/// `off`, or `max=N [inactive=time] [valid=time]`.
-pub fn certificate_cache(slot: &mut Inherit<Cache>, node: &Node) -> Result<(), Diagnostic> {
-    let (mut max, mut inactive_ms, mut valid_ms) = (None, 10_000, 60_000);
-    let time = |word: &Word, text: &str| {
-        parse_millis(text)
-            .ok_or_else(|| Diagnostic::error(word.span, format!("invalid parameter \"{}\"", word.text)))
-    };
-    let mut is_off = false;
-    for word in &node.args {
-        if &*word.text == "off" {
-            is_off = true;
-        } else if let Some(text) = params::value(word, "max") {
-            max = text.parse().ok().filter(|max| *max > 0);
-            if max.is_none() {
-                return Err(Diagnostic::error(word.span, format!("invalid parameter \"{}\"", word.text)));
-            }
-        } else if let Some(text) = params::value(word, "inactive") {
-            inactive_ms = time(word, text)?;
-        } else if let Some(text) = params::value(word, "valid") {
-            valid_ms = time(word, text)?;
-        } else {
-            return Err(params::invalid_parameter(word, &["max=", "inactive=", "valid="]));
-        }
-    }
-    let cache = match (is_off, max) {
-        (true, _) => Cache::Off,
-        (false, Some(max)) => Cache::On { max, inactive_ms, valid_ms },
-        (false, None) => {
-            let message = format!("\"{}\" must have the \"max\" parameter", node.name.text);
-            return Err(Diagnostic::error(node.span, message));
-        }
-    };
-    slot.put(cache, node)
 }
