@@ -122,6 +122,7 @@ fn issue(authority: &Authority, name: &str, serial: u64, url: &str) -> Pair {
 }
 
 const STAPLING: &str = r#"
+worker_processes %%WORKERS%%;
 http {
     ssl_stapling on;
     ssl_trusted_certificate ca.pem;
@@ -139,6 +140,11 @@ http {
 fn stapling(more: &str, authority: &Authority, pair: &Pair) -> Setup {
     let setup = Setup::new(STAPLING).set("MORE", more).file("ca.pem", authority.certificate());
     setup.file("a.pem", &pair.certificate).file("a.key", &pair.key)
+}
+
+/// With one worker.
+fn start(more: &str, authority: &Authority, pair: &Pair) -> Daemon {
+    stapling(more, authority, pair).set("WORKERS", 1).start()
 }
 
 /// The response that is stapled, as text.
@@ -163,7 +169,7 @@ fn handshakes_staple_what_the_responder_says() {
     let mut pair = issue(&authority, "a.test", 0x1001, &responder.url());
     pair.certificate.push_str(&authority.certificate()); // curl looks for the issuer in the chain
     for more in ["", "ssl_stapling_verify on;"] {
-        let daemon = stapling(more, &authority, &pair).start();
+        let daemon = start(more, &authority, &pair);
         assert_eq!(staple(&daemon), None, "the first handshake does not wait");
         wait_staple(&daemon, 0x1001);
         let (port, ca) = (daemon.port(0), daemon.path("ca.pem").display().to_string());
@@ -183,7 +189,7 @@ fn a_certificate_that_is_not_good_is_not_stapled() {
     let authority = Authority::new("test");
     let responder = Responder::start(&authority, &[State::Revoked(0x1001)]);
     for (serial, status) in [(0x1001, "revoked"), (0x1002, "unknown")] {
-        let daemon = stapling("", &authority, &issue(&authority, "a.test", serial, &responder.url())).start();
+        let daemon = start("", &authority, &issue(&authority, "a.test", serial, &responder.url()));
         assert_eq!(staple(&daemon), None);
         let line = daemon.wait_log(r"\[error\].*certificate status");
         for words in [
@@ -205,14 +211,14 @@ fn a_responder_that_is_down_holds_up_no_handshake() {
     let authority = Authority::new("test");
     let port = port::free();
     let pair = issue(&authority, "a.test", 0x1001, &format!("http://127.0.0.1:{port}"));
-    let daemon = stapling("", &authority, &pair).start();
+    let daemon = start("", &authority, &pair);
     assert_eq!(staple(&daemon), None);
     daemon.wait_log(
         r"\[error\].*connect\(\) failed \(111: Connection refused\) while requesting certificate status",
     );
     // One that accepts and says nothing.
     let listener = port::listen(Ipv4Addr::LOCALHOST, port);
-    let daemon = stapling("", &authority, &pair).start();
+    let daemon = start("", &authority, &pair);
     assert_eq!(staple(&daemon), None);
     let (mut silent, _) = listener.accept().expect("a connection");
     let mut head = [0; 4];
@@ -226,11 +232,11 @@ fn a_response_of_a_stranger_is_not_stapled_with_verification() {
     let (authority, stranger) = (Authority::new("test"), Authority::new("stranger"));
     let responder = Responder::start(&stranger, &[State::Good(0x1001)]);
     let pair = issue(&authority, "a.test", 0x1001, &responder.url());
-    let daemon = stapling("ssl_stapling_verify on;", &authority, &pair).start();
+    let daemon = start("ssl_stapling_verify on;", &authority, &pair);
     assert_eq!(staple(&daemon), None);
     // It is about another issuer, too, but its signer is looked at first.
     daemon.wait_log(r"\[error\].*OCSP_basic_verify\(\) failed \(root ca not trusted\)");
-    let daemon = stapling("", &authority, &pair).start();
+    let daemon = start("", &authority, &pair);
     assert_eq!(staple(&daemon), None);
     daemon.wait_log(r#"\[error\].*certificate status "unknown" in the OCSP response"#);
 }
@@ -239,7 +245,7 @@ fn a_response_of_a_stranger_is_not_stapled_with_verification() {
 fn a_newer_certificate_gets_a_response_of_its_own() {
     let authority = Authority::new("test");
     let responder = Responder::start(&authority, &[State::Good(0x1001), State::Good(0x1002)]);
-    let daemon = stapling("", &authority, &issue(&authority, "a.test", 0x1001, &responder.url())).start();
+    let daemon = start("", &authority, &issue(&authority, "a.test", 0x1001, &responder.url()));
     wait_staple(&daemon, 0x1001);
     let newer = issue(&authority, "a.test", 0x1002, &responder.url());
     daemon.write("a.key", &newer.key);
@@ -256,6 +262,34 @@ fn a_newer_certificate_gets_a_response_of_its_own() {
 }
 
 #[test]
+fn workers_share_responses_and_later_ones_have_them_at_once() {
+    let authority = Authority::new("test");
+    let mut responder = Responder::start(&authority, &[State::Good(0x1001)]);
+    let pair = issue(&authority, "a.test", 0x1001, &responder.url());
+    let daemon = stapling("", &authority, &pair).set("WORKERS", 2).start();
+    wait_staple(&daemon, 0x1001);
+    responder.stop();
+    for round in 0..2 {
+        for _ in 0..10 {
+            assert!(staple(&daemon).is_some(), "every worker, round {round}");
+        }
+        if round == 0 {
+            daemon.reload();
+        }
+    }
+    let old = daemon.workers();
+    send(old[0], Signal::SIGKILL);
+    wait_for("a new worker", || {
+        let now = daemon.workers_now();
+        (now.len() == 2 && !now.contains(&old[0])).then_some(())
+    });
+    for _ in 0..10 {
+        assert!(staple(&daemon).is_some(), "the new worker too");
+    }
+    assert_eq!(daemon.log_count(r"\[error\]"), 0, "the responder is not asked again");
+}
+
+#[test]
 fn names_of_responders_are_asked_of_the_resolver() {
     let authority = Authority::new("test");
     let responder = Responder::start(&authority, &[State::Good(0x1001)]);
@@ -264,7 +298,7 @@ fn names_of_responders_are_asked_of_the_resolver() {
     let dns = Dns::knowing(&[("ocsp.test", "127.0.0.1")]);
     let with = |url: &str| {
         let more = format!("ssl_stapling_responder {url}; resolver {} ipv6=off;", dns.address());
-        stapling(&more, &authority, &pair).start()
+        start(&more, &authority, &pair)
     };
     wait_staple(&with(&url), 0x1001);
     let daemon = with("http://gone.test/");
@@ -294,7 +328,7 @@ fn a_certificate_that_cannot_be_asked_about_is_reported() {
     ];
     for (issuer, url, more, words) in cases {
         let pair = issue(issuer, "a.test", 0x1001, url);
-        let setup = stapling(more, &authority, &pair);
+        let setup = stapling(more, &authority, &pair).set("WORKERS", 1);
         let tested = setup.run(&["-t"]);
         let shown = String::from_utf8_lossy(&tested.stderr).into_owned();
         let name = setup.folder().join("a.pem").display().to_string();

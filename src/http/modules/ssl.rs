@@ -32,6 +32,7 @@ use crate::http::scope::{Script, Variable};
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::context::{self, Context};
 use crate::net::tls::ocsp::cache;
+use crate::net::tls::ocsp::staples::Staples;
 use crate::net::tls::pem;
 use crate::net::tls::server::{self, Clients, Server};
 use crate::net::tls::session_cache::{self, SessionCache, Zone, Zones};
@@ -163,8 +164,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         .default("off"),
     flag("ssl_stapling", BOTH, |c| &mut c.stapling,
         "Sends OCSP responses for the server's certificates. They come from ssl_stapling_file, or from the responder that the certificate names, which is \
-         asked by the first handshake and then every hour. A handshake does not wait for it. The certificate's issuer must follow it in its file, or be in \
-         ssl_trusted_certificate."),
+         asked by the first handshake and then every hour, for all workers; a handshake does not wait for it. The certificate's issuer must follow it in its \
+         file, or be in ssl_trusted_certificate."),
     text("ssl_stapling_file", BOTH, |c| &mut c.stapling_file,
         "Names a file with an OCSP response (DER) for the first certificate. It is used anew when it changes, as certificates are."),
     text("ssl_stapling_responder", BOTH, |c| &mut c.stapling_responder,
@@ -291,8 +292,19 @@ pub struct Loaded {
     ocsp_zones: cache::Zones,
     /// By the names of their files.
     stapling: HashMap<Vec<Box<str>>, status::Trusted>,
+    staples: Arc<Staples>,
+    /// The certificates that share them.
+    stapled_count: usize,
     /// By the lifetime of the tickets, in seconds.
     ticket_keys: HashMap<u32, Arc<SharedKeys>>,
+}
+
+impl Loaded {
+    /// Counts certificates whose OCSP responses workers share.
+    fn add_stapled(&mut self, count: usize) -> Arc<Staples> {
+        self.stapled_count += count;
+        Arc::clone(&self.staples)
+    }
 }
 
 /// The memory that TLS shares between the workers.
@@ -300,6 +312,7 @@ pub struct Loaded {
 pub struct Table {
     zones: Vec<Arc<Zone>>,
     ocsp_zones: Vec<Arc<cache::Zone>>,
+    staples: Arc<Staples>,
     ticket_keys: Vec<Arc<SharedKeys>>,
 }
 
@@ -309,13 +322,16 @@ impl ModuleTable for Table {
         let table = Self {
             zones: loaded.zones.iter().cloned().collect(),
             ocsp_zones: loaded.ocsp_zones.iter().cloned().collect(),
+            staples: loaded.staples,
             ticket_keys: loaded.ticket_keys.into_values().collect(),
         };
         if !cx.options.test_only {
             let zones = table.zones.iter().map(|zone| (zone.open(), zone.name()));
             let keys = table.ticket_keys.iter().map(|keys| (keys.open(), "ssl_session_tickets"));
             let caches = table.ocsp_zones.iter().map(|zone| (zone.open(), zone.name()));
-            for (outcome, name) in zones.chain(keys).chain(caches).collect::<Vec<_>>() {
+            let count = loaded.stapled_count;
+            let staples = (count > 0).then(|| (table.staples.open(count), "ssl_stapling"));
+            for (outcome, name) in zones.chain(keys).chain(caches).chain(staples).collect::<Vec<_>>() {
                 reported(outcome, "map the memory of", name, None, cx);
             }
         }
@@ -325,6 +341,7 @@ impl ModuleTable for Table {
     fn add_zones(&self, zones: &mut Vec<u64>) {
         zones.extend(self.zones.iter().map(|zone| zone.id()));
         zones.extend(self.ocsp_zones.iter().map(|zone| zone.id()));
+        zones.extend(self.staples.id());
         zones.extend(self.ticket_keys.iter().map(|keys| keys.id()));
     }
 

@@ -58,6 +58,7 @@ impl Conf {
             trusted: certificates,
             trust,
             names: self.certificates.iter().map(|words| name(words.first())).collect(),
+            staples: cx.drafts.ssl.add_stapled(self.certificates.len()),
         })))
     }
 

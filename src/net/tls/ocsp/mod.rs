@@ -8,4 +8,5 @@ pub mod cache;
 pub mod clients;
 pub mod exchange;
 pub mod responder;
+pub mod staples;
 pub mod stapling;

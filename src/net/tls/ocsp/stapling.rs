@@ -2,8 +2,9 @@
 //! certificates.
 //!
 //! A handshake never waits: one that comes before the first response goes without. A response is renewed when
-//! a handshake finds it older than an hour, as in nginx, and used for as long as it is valid.
-//! Touches: responders, by `exchange`; the certificates in use.
+//! a handshake finds it older than an hour, as in nginx, and used for as long as it is valid. Workers share
+//! their responses, so that one of them asks.
+//! Touches: responders, by `exchange`; the certificates in use; shared memory, by `staples`.
 //! Behaviour: nginx.org, `ssl_stapling`, `ssl_stapling_responder`, `ssl_stapling_verify`.
 
 use std::fmt;
@@ -17,6 +18,7 @@ use crate::log;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::exchange::{self, EXCHANGE_MS_MAX, Lookup, Subject};
 use crate::net::tls::ocsp::responder::{BadUrl, Responder};
+use crate::net::tls::ocsp::staples::{Shared, Staples};
 use crate::net::tls::server::Certificates;
 use crate::net::tls::verify::Trust;
 use crate::net::tls::verify::ocsp::{self, Question, Signers, Status};
@@ -42,6 +44,8 @@ pub struct Settings {
     pub trust: Arc<Trust>,
     /// The names of the certificates' files, in the order of the configuration.
     pub names: Vec<Box<str>>,
+    /// The responses that the workers share.
+    pub staples: Arc<Staples>,
 }
 
 /// Why nothing is stapled with a certificate. Displayed in nginx's words.
@@ -144,10 +148,27 @@ impl Stapling {
         let asked = exchange::ask(&self.responder, &self.question.request(), lookup, &subject).await;
         let now_s = clock::wall_seconds();
         let staple = asked.and_then(|response| {
-            self.checked(response, now_s).map_err(|why| log::error!(subject.log, &subject, "{why}")).ok()
+            let checked = self.checked(response, now_s);
+            checked.map_err(|why| log::error!(subject.log, &subject, "{why}")).ok()
         });
-        self.due_s.store(refresh_s(now_s, staple.as_ref()), Relaxed);
+        let due_s = refresh_s(now_s, staple.as_ref());
+        self.due_s.store(due_s, Relaxed);
+        if let Some(Staple { response, valid_until_s }) = &staple {
+            let shared = Shared { response: response.clone(), due_s };
+            self.settings.staples.put(&self.question.key(), &shared, valid_until_s.saturating_sub(now_s));
+        }
         staple
+    }
+
+    /// The response of another worker, if there is a valid one. Also returns whether it has to be renewed.
+    fn shared(&self, now_s: i64) -> Option<(Staple, bool)> {
+        let Shared { response, due_s } = self.settings.staples.get(&self.question.key())?;
+        let staple = self.checked(response, now_s).ok()?;
+        let is_due = due_s <= now_s;
+        if !is_due {
+            self.due_s.store(due_s.min(now_s + REFRESH_S_MAX), Relaxed);
+        }
+        Some((staple, is_due))
     }
 
     /// The response as a staple. Errors: the message for the log.
@@ -171,15 +192,24 @@ fn refresh_s(now_s: i64, staple: Option<&Staple>) -> i64 {
     (valid_until_s.saturating_sub(AHEAD_S)).clamp(now_s + REFRESH_S_MIN, now_s + REFRESH_S_MAX)
 }
 
-/// Asks for the responses that it is time to ask for, without waiting for them. For each handshake.
+/// Takes the responses that other workers have, and asks for those that have to be renewed, without waiting for
+/// them. For each handshake, before it looks for a certificate.
 pub fn refresh(certificates: &Arc<Certificates>, lookup: impl Fn() -> Lookup) {
-    for (position, stapling) in certificates.due(clock::wall_seconds()) {
-        let (certificates, lookup) = (Arc::clone(certificates), lookup());
-        runtime::spawn(async move {
-            if let Some(staple) = stapling.ask(&lookup).await {
-                certificates.staple(position, stapling.fingerprint(), staple);
-            }
-        });
+    let now_s = clock::wall_seconds();
+    for (position, stapling) in certificates.due(now_s) {
+        let mut is_due = true;
+        if let Some((staple, is_old)) = stapling.shared(now_s) {
+            certificates.staple(position, stapling.fingerprint(), staple);
+            is_due = is_old;
+        }
+        if is_due {
+            let (certificates, lookup) = (Arc::clone(certificates), lookup());
+            runtime::spawn(async move {
+                if let Some(staple) = stapling.ask(&lookup).await {
+                    certificates.staple(position, stapling.fingerprint(), staple);
+                }
+            });
+        }
     }
 }
 
