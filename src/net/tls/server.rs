@@ -246,7 +246,9 @@ impl Certificates {
     /// once.
     pub fn due(&self, now_s: i64) -> impl Iterator<Item = (usize, Arc<Stapling>)> + use<> {
         let mut due: SmallVec<[_; 2]> = SmallVec::new();
-        if let (Some(_), Ok(all)) = (&self.stapling, self.entries.read()) {
+        if self.stapling.is_some()
+            && let Ok(all) = self.entries.read()
+        {
             for (index, entry) in all.iter().enumerate() {
                 if let Some(Ok(stapling)) = &entry.stapling
                     && stapling.is_due(now_s)

@@ -13,7 +13,7 @@ use crate::shm::named;
 use crate::shm::tls_sessions::{Key, Table};
 use crate::sys::clock;
 
-/// Room for one response, with room to spare: most have 500 to 2500 bytes.
+/// Memory for each certificate: most responses have 500 to 2500 bytes.
 const RESPONSE_BYTES: usize = 8 * 1024;
 const BYTES_MIN: usize = 64 * 1024;
 const BYTES_MAX: usize = 16 * 1024 * 1024;
