@@ -154,7 +154,7 @@ impl<'a> Client<'a> {
     /// How many more body bytes may bypass [`Client::write`]; `None`: they must be framed or changed, or
     /// another process may own the socket too.
     pub fn raw_room(&self) -> Option<u64> {
-        self.downstream.plain().filter(|_| self.filters.is_none()).and_then(|_| self.output.raw_room())
+        self.downstream.raw().filter(|_| self.filters.is_none()).and_then(|_| self.output.raw_room())
     }
 
     /// True if the body is changed on its way, or other responses become part of it.

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use crate::http::h1;
 use crate::http::request::error::Error;
 use crate::net::Transport;
+use crate::net::transport::Raw;
 use crate::proto::field_text::Lines;
 use crate::runtime::Io;
 
@@ -83,6 +84,15 @@ impl<'a> Downstream<'a> {
             Self::Nobody => None,
         }
     }
+
+    /// The client's connection, if bytes of a body may be moved to it without a buffer between.
+    #[inline]
+    pub fn raw(self) -> Option<Raw<'a>> {
+        match self {
+            Self::H1(transport) => transport.raw(),
+            Self::Nobody => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -101,9 +111,9 @@ mod tests {
             script.sends(b"next request").pauses().ends();
             assert!(!client.is_gone());
             client.gone().await;
-            assert!(client.is_gone() && client.plain().is_none());
+            assert!(client.is_gone() && client.raw().is_none());
             assert_eq!(timeout(1, Downstream::Nobody.gone()).await, Err(TimedOut));
-            assert!(!Downstream::Nobody.is_gone() && Downstream::Nobody.plain().is_none());
+            assert!(!Downstream::Nobody.is_gone() && Downstream::Nobody.raw().is_none());
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Sends a file to the client: from memory, by sendfile(2), or through buffers.
+//! Sends a file to the client: from memory, by sendfile(2), read into the records of TLS, or through buffers.
 //!
 //! Never waits for a disk: data that is not in the page cache is first read on the blocking pool.
 
@@ -8,11 +8,13 @@ use std::sync::Arc;
 use crate::http::client::Client;
 use crate::http::modules::ranges::{self, Parts, Plan};
 use crate::http::request::Request;
-use crate::http::request::error::Error;
+use crate::http::request::error::{During, Error, Limit};
 use crate::http::response::file::{Answer, Content, OnDisk};
 use crate::log;
+use crate::net::transport::Raw;
+use crate::runtime;
 use crate::runtime::blocking::{self, Lane};
-use crate::runtime::{self, relay};
+use crate::runtime::relay::{Cause, Limits, Side};
 use crate::sys::file;
 
 /// A part of this length or less is read instead of moved: sendfile(2) would need a call of its own.
@@ -87,14 +89,15 @@ async fn send_file(
     length: u64,
 ) -> Result<(), Error> {
     let conf = &request.location.confs.static_file;
-    let room = client.raw_room().filter(|_| conf.sendfile() && length > READ_MAX);
-    let (Some(room), Some(socket)) = (room, client.downstream().plain()) else {
+    let target = client.downstream().raw().filter(|target| conf.sendfile() || matches!(target, Raw::Tls(_)));
+    let room = client.raw_room().filter(|_| length > READ_MAX);
+    let (Some(room), Some(target)) = (room, target) else {
         return copy(request, client, file, offset, length).await;
     };
     let room = room.min(length);
     client.flush(request).await?;
     let timeout = request.location.confs.http_core.send_timeout_ms();
-    let limits = relay::Limits { read_timeout_ms: timeout, write_timeout_ms: timeout };
+    let limits = Limits { read_timeout_ms: timeout, write_timeout_ms: timeout };
     let chunk = conf.sendfile_max_chunk();
     let (began_ms, mut was_cold) = (runtime::now_ms(), false);
     let mut done = 0;
@@ -114,13 +117,16 @@ async fn send_file(
             }
             cached => cached,
         };
-        let sent = relay::sendfile(file.as_fd(), (at, part), request.bytes_sent, socket, &limits).await;
+        let sent = target.send_file(file.as_fd(), (at, part), request.bytes_sent, &limits).await;
         let moved = sent.as_ref().map_or_else(|error| error.moved, |moved| *moved);
         client.moved(request, moved);
         done += moved;
-        sent.map_err(|error| match error.side {
-            relay::Side::Target => Error::gone(std::io::Error::other(error.to_string())),
-            relay::Side::Source => Error::ours(format!("sendfile() failed ({error})")),
+        sent.map_err(|error| match (error.side, error.cause) {
+            (Side::Target, Cause::TimedOut) => {
+                Error::client_timed_out(During::SendResponse, Limit::SendTimeout)
+            }
+            (Side::Target, Cause::Io(cause)) => Error::gone(cause),
+            (_, cause) => Error::ours(format!("sendfile() failed ({cause})")),
         })?;
         if done < room {
             // Others get their turn, and the client reads what has been sent, which saves a tenth of the CPU

@@ -61,7 +61,7 @@ fn end(request: Parked, outcome: Option<Result<(u64, u64), RelayError>>) {
         Some(Err(error)) => {
             request.termination = Some(reason(&error, request.passes()));
             count(&mut request, error.moved, 0);
-            log::info!(request.error_log(), &request, "the upgraded connection ended: {}", error);
+            log::info!(request.error_log(), &request, "the upgraded connection ended: {}", error.cause);
         }
         None => {}
     }

@@ -205,6 +205,18 @@ impl Transport {
         }
     }
 
+    /// What the bytes of a long body can be moved to without a buffer of the caller's. `None`: another process
+    /// may share the socket.
+    #[inline]
+    pub fn raw(&self) -> Option<Raw<'_>> {
+        match self {
+            Self::Plain(_) => self.plain().map(Raw::Plain),
+            Self::Tls(tls) => Some(Raw::Tls(tls)),
+            #[cfg(test)]
+            Self::Scripted(_) => None,
+        }
+    }
+
     /// Removes the descriptor from the loop and returns it open, for another process, with the state of its
     /// TLS. Errors: the connection, if it cannot move now because bytes of it are on their way.
     pub fn into_parts(self) -> Result<(OwnedFd, TlsState), Self> {
@@ -316,6 +328,44 @@ impl Transport {
             data = &data[count..];
         }
         poll_fn(|cx| self.poll_flush(cx)).await
+    }
+}
+
+/// The target of a long body: a socket that the kernel moves bytes to, or a connection into whose records they
+/// are read.
+#[derive(Clone, Copy, Debug)]
+pub enum Raw<'a> {
+    Plain(&'a Io),
+    Tls(&'a Tls),
+}
+
+impl Raw<'_> {
+    /// Moves `length` bytes that a socket receives. Errors: as for [`relay::splice`].
+    pub async fn splice(
+        self,
+        source: &Io,
+        length: u64,
+        limits: &relay::Limits,
+    ) -> Result<u64, relay::RelayError> {
+        match self {
+            Self::Plain(io) => relay::splice(source, io, length, limits).await,
+            // Boxed: its future is larger than the other's.
+            Self::Tls(tls) => Box::pin(tls.splice(source, length, limits)).await,
+        }
+    }
+
+    /// Sends a part of a file that is in memory; see [`relay::sendfile`].
+    pub async fn send_file(
+        self,
+        file: BorrowedFd<'_>,
+        range: (u64, u64),
+        before: u64,
+        limits: &relay::Limits,
+    ) -> Result<u64, relay::RelayError> {
+        match self {
+            Self::Plain(io) => relay::sendfile(file, range, before, io, limits).await,
+            Self::Tls(tls) => Box::pin(tls.send_file(file, range, before, limits)).await,
+        }
     }
 }
 

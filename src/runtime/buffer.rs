@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 
 /// Pooled sizes; buffers of other sizes come from the allocator.
-const CLASSES: [usize; 4] = [1024, 4096, 16 * 1024, 64 * 1024];
+const CLASSES: [usize; 5] = [1024, 4096, 16 * 1024, 64 * 1024, 132 * 1024];
 /// Maximum number of free bytes that a worker keeps.
 const KEPT_BYTES_MAX: usize = 2 * 1024 * 1024;
 
@@ -16,6 +16,7 @@ fn class_for(bytes: usize) -> Option<usize> {
         1025..=4096 => Some(1),
         4097..=16_384 => Some(2),
         16_385..=65_536 => Some(3),
+        65_537..=135_168 => Some(4),
         _ => None,
     }
 }

@@ -7,7 +7,7 @@
 //! come in one event.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
@@ -162,15 +162,32 @@ impl Io {
 
     /// Reads without waiting. `WouldBlock`: there is nothing yet, and an event will report the next bytes.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let room = buffer.len();
+        self.try_read_with(room, |fd| recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT))
+    }
+
+    /// Does the same into several slices, one after the other.
+    pub fn try_read_vectored(&self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let room = slices.iter().map(|slice| slice.len()).sum();
+        self.try_read_with(room, |fd| socket::receive_vectored(fd, slices))
+    }
+
+    /// Runs a system call that reads; a short count or EAGAIN clears the cached readiness.
+    #[inline]
+    fn try_read_with(
+        &self,
+        room: usize,
+        mut call: impl FnMut(BorrowedFd<'_>) -> nix::Result<usize>,
+    ) -> io::Result<usize> {
         let flags = self.flags();
         if flags & (READ | HANGUP) == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         loop {
-            match recv(self.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            match call(self.as_fd()) {
                 Ok(count) => {
                     // RDHUP came with the data: keep READ set (tests: eof_with_data).
-                    if count < buffer.len() && flags & HANGUP == 0 {
+                    if count < room && flags & HANGUP == 0 {
                         self.clear(READ);
                     }
                     return Ok(count);

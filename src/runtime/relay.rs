@@ -50,12 +50,12 @@ pub struct RelayError {
     pub moved: u64,
 }
 
-impl fmt::Display for RelayError {
+impl fmt::Display for Cause {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.cause {
-            Cause::Io(error) => error.fmt(out),
-            Cause::TimedOut => out.write_str("110: Connection timed out"),
-            Cause::Eof => out.write_str("unexpected end"),
+        match self {
+            Self::Io(error) => error.fmt(out),
+            Self::TimedOut => out.write_str("110: Connection timed out"),
+            Self::Eof => out.write_str("unexpected end"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -402,6 +402,19 @@ pub fn send_vectored(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> nix::Result<
         libc::sendmsg(fd.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
     };
     usize::try_from(sent).map_err(|_| nix::Error::last())
+}
+
+/// Reads into several slices at once, like readv(2), but never waits.
+pub fn receive_vectored(fd: BorrowedFd<'_>, slices: &mut [IoSliceMut<'_>]) -> nix::Result<usize> {
+    // SAFETY: a msghdr of zeroes is valid. IoSliceMut has the layout of iovec (std); the slices are borrowed
+    // mutably until the call returns.
+    let received = unsafe {
+        let mut header: libc::msghdr = std::mem::zeroed();
+        header.msg_iov = slices.as_mut_ptr().cast();
+        header.msg_iovlen = slices.len() as _;
+        libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT)
+    };
+    usize::try_from(received).map_err(|_| nix::Error::last())
 }
 
 /// Looks for damage to a listening socket: states that this program never causes, but any other process that

@@ -112,6 +112,31 @@ fn large_bodies_arrive_unchanged_in_both_directions() {
     }
 }
 
+#[test]
+fn proxied_bodies_arrive_unchanged_and_a_cut_one_does_not_look_complete() {
+    const LENGTH: usize = 5_000_000;
+    let origin = Origin::start(|peer| {
+        while let Some(request) = peer.request() {
+            peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"));
+            let is_cut = request.target == "/app/cut";
+            peer.send(&noise(LENGTH)[..if is_cut { LENGTH / 2 } else { LENGTH }]);
+            if is_cut {
+                return;
+            }
+        }
+    });
+    let (daemon, config, _) = start(&origin);
+    let mut client = TlsClient::connect(daemon.port(0), &config, "site.test");
+    for _ in 0..3 {
+        let answer = client.get("site.test", "/app/whole");
+        assert_eq!((answer.body.len(), checksum(&answer.body)), (LENGTH, checksum(&noise(LENGTH))));
+    }
+    client.send("GET /app/cut HTTP/1.1\r\nHost: site.test\r\n\r\n");
+    client.response_head();
+    assert!(client.rest() == noise(LENGTH)[..LENGTH / 2]);
+    daemon.wait_log("upstream prematurely closed connection");
+}
+
 /// FNV-1a over words.
 fn checksum(data: &[u8]) -> u64 {
     data.chunks(8).fold(0xcbf2_9ce4_8422_2325, |sum, chunk| {

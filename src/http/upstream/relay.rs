@@ -26,13 +26,14 @@ use crate::http::upstream::proxied::Head;
 use crate::http::upstream::store::{self, Store};
 use crate::log;
 use crate::net::pace::Pace;
+use crate::net::transport::Raw;
 use crate::proto::head::ResponseHead;
 use crate::proto::header::Id;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, Either, Io, Timer, race, relay};
 use crate::upstream::trace::Action;
 
-/// A remaining body of at least this length is moved inside the kernel.
+/// A remaining body of at least this length is moved inside the kernel, or read into the client's records.
 const SPLICE_BYTES_MIN: u64 = 64 * 1024;
 
 /// Size of a read.
@@ -513,19 +514,19 @@ impl Stream {
 
     /// How much may be moved without a copy, and between which sockets: a long remaining body of known length
     /// that needs no framing, while nothing is left to send to the upstream.
-    fn spliceable<'s, 'c>(&'s self, pass: &Pass<'_, 'c>) -> Option<(u64, (&'s Io, &'c Io))> {
+    fn spliceable<'s, 'c>(&'s self, pass: &Pass<'_, 'c>) -> Option<(u64, (&'s Io, Raw<'c>))> {
         let (left, source) = self.carrier.raw()?;
         let is_plain = self.pace.is_none() && self.spill.is_none() && self.taps.is_empty();
         let fits = left >= SPLICE_BYTES_MIN && self.buffer.is_none() && is_plain && pass.outgoing.is_done();
         if !fits || pass.client.raw_room().is_none_or(|room| room < left) {
             return None;
         }
-        Some((left, (source, pass.client.downstream().plain()?)))
+        Some((left, (source, pass.client.downstream().raw()?)))
     }
 }
 
-/// Moves `left` bytes of a body between two sockets inside the kernel.
-async fn splice(pass: &mut Pass<'_, '_>, (source, target): (&Io, &Io), left: u64) -> Result<(), Error> {
+/// Moves `left` bytes of a body from one connection to the other: inside the kernel, or into the client's records.
+async fn splice(pass: &mut Pass<'_, '_>, (source, target): (&Io, Raw<'_>), left: u64) -> Result<(), Error> {
     let (request, client) = (&mut *pass.request, &mut *pass.client);
     client.flush(request).await?;
     let conf = request.passes();
@@ -545,7 +546,7 @@ async fn splice(pass: &mut Pass<'_, '_>, (source, target): (&Io, &Io), left: u64
     let mut left = left;
     while left > 0 {
         let part = if client.is_paced() { left.min(client.pace().await?) } else { left };
-        let moving = relay::splice(source, target, part, &limits);
+        let moving = target.splice(source, part, &limits);
         let (count, error) = match race(moving, gone.as_mut()).await {
             Either::First(Ok(count)) => (count, None),
             Either::First(Err(error)) => (error.moved, Some(relay_error(error))),

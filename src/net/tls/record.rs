@@ -153,6 +153,16 @@ impl Suite {
         self.form == Form::Tls13
     }
 
+    /// Bytes of a record in front of its plaintext: the header, and the nonce if the record carries it.
+    pub fn head_bytes(&self) -> usize {
+        HEAD_BYTES + if self.form == Form::Tls12Gcm { EXPLICIT_BYTES } else { 0 }
+    }
+
+    /// Bytes of a record behind its plaintext: the type of TLS 1.3, and the tag.
+    pub fn tail_bytes(&self) -> usize {
+        usize::from(self.is_tls13()) + TAG_BYTES
+    }
+
     /// Bytes of a direction's secret.
     pub fn secret_bytes(&self) -> usize {
         match self.form {
@@ -280,6 +290,12 @@ impl Direction {
         self.sequence >= RECORDS_MAX - 1024
     }
 
+    /// As after many records.
+    #[cfg(test)]
+    pub fn wear(&mut self) {
+        self.sequence = RECORDS_MAX - 1024;
+    }
+
     fn nonce(&self) -> [u8; aead::NONCE_LEN] {
         let mut nonce = self.iv;
         for (byte, sequence) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
@@ -292,35 +308,47 @@ impl Direction {
     ///
     /// Errors: the key is worn. In TLS 1.2 the connection has then to end, since nothing replaces its key.
     pub fn seal(&mut self, content: Content, parts: &[&[u8]], out: &mut Buffer) -> Result<(), Error> {
+        let start = self.suite.head_bytes();
+        let mut end = start;
+        for part in parts {
+            out.space()[end..end + part.len()].copy_from_slice(part);
+            end += part.len();
+        }
+        let count = self.seal_in_place(content, out.space(), end - start)?;
+        out.filled(count);
+        Ok(())
+    }
+
+    /// Makes a record at the start of `space`, whose plaintext of `length` bytes is in its place already: behind
+    /// [`Suite::head_bytes`], with room for [`Suite::tail_bytes`] after it. Returns the length of the record.
+    ///
+    /// Errors: as for [`Direction::seal`].
+    pub fn seal_in_place(
+        &mut self,
+        content: Content,
+        space: &mut [u8],
+        length: usize,
+    ) -> Result<usize, Error> {
         if self.sequence >= RECORDS_MAX {
             return Err(Error::KeyIsWorn);
         }
-        let length: usize = parts.iter().map(|part| part.len()).sum();
         let nonce = self.nonce();
-        let (explicit_bytes, type_bytes) = match self.suite.form {
-            Form::Tls13 => (0, 1),
-            Form::Tls12Gcm => (EXPLICIT_BYTES, 0),
-            Form::Tls12ChaCha => (0, 0),
-        };
-        let follows = explicit_bytes + length + type_bytes + TAG_BYTES;
+        let (head_bytes, tail_bytes) = (self.suite.head_bytes(), self.suite.tail_bytes());
+        let whole = head_bytes + length + tail_bytes;
+        let follows = whole - HEAD_BYTES;
         let outer = if self.suite.is_tls13() { Content::Data } else { content };
-        let space = &mut out.space()[..HEAD_BYTES + follows];
-        space[..3].copy_from_slice(&[outer.number(), 3, 3]);
-        space[3..HEAD_BYTES].copy_from_slice(&(follows as u16).to_be_bytes());
-        space[HEAD_BYTES..HEAD_BYTES + explicit_bytes].copy_from_slice(&nonce[4..4 + explicit_bytes]);
-        let mut at = HEAD_BYTES + explicit_bytes;
-        for part in parts {
-            space[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        }
-        if type_bytes == 1 {
-            space[at] = content.number();
-        }
-        let (head, body) = space.split_at_mut(HEAD_BYTES + explicit_bytes);
-        let (text, tag_space) = body.split_at_mut(length + type_bytes);
+        let (head, body) = space[..whole].split_at_mut(head_bytes);
+        head[..3].copy_from_slice(&[outer.number(), 3, 3]);
+        head[3..HEAD_BYTES].copy_from_slice(&(follows as u16).to_be_bytes());
+        let explicit = &mut head[HEAD_BYTES..];
+        explicit.copy_from_slice(&nonce[4..4 + explicit.len()]);
+        let (text, tag_space) = body.split_at_mut(length + tail_bytes - TAG_BYTES);
         let nonce = Nonce::assume_unique_for_key(nonce);
         let tag = match self.suite.form {
-            Form::Tls13 => self.key.seal_in_place_separate_tag(nonce, Aad::from(&head[..HEAD_BYTES]), text),
+            Form::Tls13 => {
+                text[length] = content.number();
+                self.key.seal_in_place_separate_tag(nonce, Aad::from(&head[..HEAD_BYTES]), text)
+            }
             Form::Tls12Gcm | Form::Tls12ChaCha => {
                 let aad = aad12(self.sequence, content.number(), length);
                 self.key.seal_in_place_separate_tag(nonce, Aad::from(aad), text)
@@ -329,8 +357,7 @@ impl Direction {
         let tag = tag.map_err(|_| Error::KeyIsWorn)?; // it fails for lengths that no record has
         tag_space.copy_from_slice(tag.as_ref());
         self.sequence += 1;
-        out.filled(HEAD_BYTES + follows);
-        Ok(())
+        Ok(whole)
     }
 
     /// Decrypts a record in place. Returns its content and the range of its plaintext in `record`.

@@ -6,6 +6,7 @@
 //!
 //! Touches: the connection's socket. Truth: RFC 8446 §4.6, §5 and §6.
 
+mod pass;
 mod writer;
 
 use std::cell::{Cell, RefCell};
@@ -25,6 +26,8 @@ use crate::runtime::{Io, Waiting};
 
 /// The most ciphertext that waits for the socket, and the most that is sent at once.
 pub const OUT_BYTES: usize = 64 * 1024;
+/// The most ciphertext that waits if it was read straight into the records: 8 of the longest ones.
+pub const FILL_BYTES: usize = 132 * 1024;
 /// The first read of a message; it has to be one that most requests fit in.
 const FIRST_READ_BYTES: usize = 4096;
 /// A read once records have been longer than that.

@@ -10,14 +10,14 @@ use super::*;
 use crate::net::tls::record::{Secret, Suite};
 use crate::runtime::Runtime;
 
-const TLS13: u16 = 0x1301;
-const TLS12: u16 = 0xc02f;
+pub(super) const TLS13: u16 = 0x1301;
+pub(super) const TLS12: u16 = 0xc02f;
 
 /// The other end: a socket, and the keys to write and read records with.
-struct Peer {
+pub(super) struct Peer {
     socket: UnixStream,
     sending: Direction,
-    receiving: Direction,
+    pub(super) receiving: Direction,
     input: Vec<u8>,
 }
 
@@ -39,7 +39,7 @@ impl Peer {
     }
 
     /// The next record; `None`: the end.
-    fn next(&mut self) -> Option<(Content, Vec<u8>)> {
+    pub(super) fn next(&mut self) -> Option<(Content, Vec<u8>)> {
         loop {
             if let Some(length) = record::record_length(&self.input).unwrap()
                 && self.input.len() >= length
@@ -61,12 +61,12 @@ impl Peer {
         }
     }
 
-    fn rest(&mut self) -> Vec<(Content, Vec<u8>)> {
+    pub(super) fn rest(&mut self) -> Vec<(Content, Vec<u8>)> {
         std::iter::from_fn(|| self.next()).collect()
     }
 }
 
-fn pair(suite: u16) -> (Tls, Peer) {
+fn pair(suite: u16, record_bytes: usize) -> (Tls, Peer) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -92,15 +92,19 @@ fn pair(suite: u16) -> (Tls, Peer) {
             verdict: Default::default(),
         }),
         tickets: None,
-        record_bytes: PLAIN_BYTES_MAX,
+        record_bytes,
     };
     let peer = Peer { socket: theirs, sending: direction(1), receiving: direction(2), input: Vec::new() };
     (Tls::new(Io::register(ours.into()).unwrap(), session), peer)
 }
 
 fn run(suite: u16, test: impl AsyncFnOnce(Tls, Peer) + 'static) {
+    run_with(suite, PLAIN_BYTES_MAX, test);
+}
+
+pub(super) fn run_with(suite: u16, record_bytes: usize, test: impl AsyncFnOnce(Tls, Peer) + 'static) {
     Runtime::new().unwrap().block_on(async move {
-        let (tls, peer) = pair(suite);
+        let (tls, peer) = pair(suite, record_bytes);
         test(tls, peer).await;
     });
 }

@@ -2,9 +2,11 @@
 //!
 //! Touches: nothing; bytes in, bytes out.
 
+use std::io::{self, IoSliceMut};
+
 use smallvec::SmallVec;
 
-use super::{ALERT_BYTES, KEY_UPDATE, OUT_BYTES};
+use super::{ALERT_BYTES, FILL_BYTES, KEY_UPDATE, OUT_BYTES};
 use crate::net::tls::record::{self, Content, Direction, OVERHEAD_BYTES};
 use crate::runtime::buffer::Buffer;
 
@@ -48,6 +50,37 @@ impl Writer {
         Ok(taken)
     }
 
+    /// Has `fill` put plaintext into the places of the next records, `length` bytes or fewer, and seals it there.
+    /// Nothing else waits in `out`. Returns the count of plaintext bytes; 0 if `fill` found no more.
+    ///
+    /// Errors: those of `fill`, when nothing has been sealed; or the key is worn.
+    pub(super) fn fill(
+        &mut self,
+        length: usize,
+        fill: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let (head, tail) = (self.keys.suite().head_bytes(), self.keys.suite().tail_bytes());
+        let record_count = length.div_ceil(self.record_bytes).min(PLACES_MAX);
+        let needed = length + record_count * (head + tail) + 2 * ALERT_BYTES;
+        self.out = Buffer::take(needed.min(FILL_BYTES));
+        if self.keys.is_worn() && self.keys.suite().is_tls13() {
+            self.seal_key_update()?;
+        }
+        let outcome = fill(&mut places(self.out.space(), length, self.record_bytes, (head, tail)));
+        let filled = *outcome.as_ref().unwrap_or(&0);
+        let mut sealed = 0;
+        while sealed < filled {
+            let size = (filled - sealed).min(self.record_bytes);
+            let count = self.keys.seal_in_place(Content::Data, self.out.space(), size)?;
+            self.out.filled(count);
+            sealed += size;
+        }
+        if self.out.data().is_empty() {
+            self.out = Buffer::default();
+        }
+        outcome
+    }
+
     /// Makes room for up to `needed` bytes in all, at most [`OUT_BYTES`].
     pub(super) fn reserve(&mut self, needed: usize) {
         let needed = needed.min(OUT_BYTES);
@@ -78,6 +111,29 @@ impl Writer {
         self.keys.update();
         Ok(())
     }
+}
+
+/// The most records that are filled at once.
+const PLACES_MAX: usize = 64;
+
+/// The places of the plaintext of records that stand one after the other in `space`, for up to `length` bytes.
+/// Room for an alert is left behind them.
+fn places(
+    space: &mut [u8],
+    mut length: usize,
+    record_bytes: usize,
+    (head, tail): (usize, usize),
+) -> SmallVec<[IoSliceMut<'_>; 16]> {
+    let mut places = SmallVec::new();
+    let room = space.len().saturating_sub(ALERT_BYTES);
+    let mut rest = &mut space[..room];
+    while length > 0 && rest.len() > head + tail && places.len() < PLACES_MAX {
+        let size = length.min(record_bytes).min(rest.len() - head - tail);
+        let (record, behind) = rest.split_at_mut(head + size + tail);
+        places.push(IoSliceMut::new(&mut record[head..head + size]));
+        (rest, length) = (behind, length - size);
+    }
+    places
 }
 
 /// Bytes of several slices, taken in order.
