@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::base::frame::Fields;
 use crate::net::tls::Info;
-use crate::net::tls::record::{Direction, Secret, Suite};
+use crate::net::tls::record::{Direction, PLAIN_BYTES_MAX, Secret, Suite};
 use crate::proto::client_hello::ClientHello;
 
 /// The most bytes of a connection's TLS that are handed over; a connection with a longer chain of client
@@ -22,6 +22,8 @@ use crate::proto::client_hello::ClientHello;
 pub const TLS_BYTES_MAX: usize = 12 * 1024;
 /// The most certificates of a client.
 const CERTIFICATES_MAX: usize = 10;
+/// No connection lasts for as many records; the numbers of further ones cannot overflow.
+const SEQUENCE_MAX: u64 = 1 << 62;
 const VERSION: u8 = 1;
 
 /// The state of a connection that is idle.
@@ -89,13 +91,16 @@ impl Moved {
         }
         let suite = Suite::of(fields.u16()?)?;
         let mut direction = || {
-            let sequence = fields.u64()?;
+            let sequence = fields.u64().filter(|sequence| *sequence <= SEQUENCE_MAX)?;
             let (secret, rest) = fields.0.split_at_checked(suite.secret_bytes())?;
             fields.0 = rest;
             Some(Direction::new(suite, Secret::of_traffic(secret)?, sequence))
         };
         let (reading, writing) = (direction()?, direction()?);
         let record_bytes = fields.u32()? as usize;
+        if !(1..=PLAIN_BYTES_MAX).contains(&record_bytes) {
+            return None;
+        }
         let mut number = || fields.u16().map(|number| Some(number).filter(|number| *number != 0));
         let (group, signature_scheme, client_signature_scheme) = (number()?, number()?, number()?);
         let is_resumed = fields.flag()?;

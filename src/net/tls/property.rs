@@ -1,10 +1,12 @@
-//! Properties that hold for every file and every list an operator writes for TLS, for the fuzz targets
-//! (`fuzz/`) and the property tests here.
+//! Properties that hold for every file and every list an operator writes for TLS, and for every connection that
+//! another process hands over, for the fuzz targets (`fuzz/`) and the property tests here.
 //!
 //! Touches: nothing; panics when a property does not hold.
 
 use super::encrypted_key::Costs;
+use super::moved::{Moved, TLS_BYTES_MAX};
 use super::pem::{self, Passwords};
+use super::record::PLAIN_BYTES_MAX;
 use super::settings::{self, Selected};
 use super::{ciphers, conf_command};
 
@@ -63,6 +65,18 @@ pub fn reads_lists(text: &str) {
         assert!(selected.protocols.tls12 || selected.protocols.tls13);
         assert!(!selected.ciphers.is_empty() && !selected.groups.is_empty());
     }
+}
+
+/// Reads `data` as a connection from a hostile process: no panic, nothing longer than the limit, and what is
+/// accepted is written as it was read.
+pub fn reads_moved(data: &[u8]) {
+    let Some(moved) = Moved::from_bytes(data) else { return };
+    assert!(data.len() <= TLS_BYTES_MAX);
+    assert!((1..=PLAIN_BYTES_MAX).contains(&moved.record_bytes), "records of {}", moved.record_bytes);
+    let copy = moved.to_bytes().expect("as short as it was");
+    assert!(*copy == data, "another connection");
+    let info = &moved.info;
+    let _ = (info.server_name(), info.is_tls13, format!("{moved:?}"));
 }
 
 fn is_distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> bool {
@@ -130,6 +144,21 @@ mod tests {
                 der.remove(at);
             }
             reads_pem(&written("ENCRYPTED PRIVATE KEY", &der));
+        }
+
+        #[test]
+        fn any_bytes_behind_a_suite_read_as_a_connection(
+            suite in prop::sample::select(vec![0x1301_u16, 0x1302, 0x1303, 0xc02f, 0xcca8]),
+            body in prop::collection::vec(any::<u8>(), 0..300),
+            is_padded in any::<bool>(),
+        ) {
+            let mut data = vec![1];
+            data.extend_from_slice(&suite.to_le_bytes());
+            data.extend_from_slice(&body);
+            if is_padded {
+                data.resize(data.len() + 200, 0);
+            }
+            reads_moved(&data);
         }
 
         #[test]
