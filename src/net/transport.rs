@@ -206,12 +206,12 @@ impl Transport {
     }
 
     /// What the bytes of a long body can be moved to without a buffer of the caller's. `None`: another process
-    /// may share the socket.
+    /// may share the socket, or the handshake is not complete.
     #[inline]
     pub fn raw(&self) -> Option<Raw<'_>> {
         match self {
             Self::Plain(_) => self.plain().map(Raw::Plain),
-            Self::Tls(tls) => Some(Raw::Tls(tls)),
+            Self::Tls(tls) => Some(Raw::Tls(tls)).filter(|_| !tls.is_early()),
             #[cfg(test)]
             Self::Scripted(_) => None,
         }
@@ -248,6 +248,11 @@ impl Transport {
             #[cfg(test)]
             Self::Scripted(_) => None,
         }
+    }
+
+    /// True while the client's handshake is not complete: what it has sent is early data.
+    pub fn is_early(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.is_early())
     }
 
     /// Notes that another process may share the socket.

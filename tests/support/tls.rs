@@ -171,6 +171,11 @@ impl TlsClient {
         Ok(Self { tls, socket, input: Vec::new() })
     }
 
+    /// Goes on with a connection whose handshake may be under way.
+    pub fn over(tls: ClientConnection, socket: TcpStream) -> Self {
+        Self { tls, socket, input: Vec::new() }
+    }
+
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.try_send(bytes.as_ref()).expect("the daemon reads");
         self

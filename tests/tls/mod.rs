@@ -1,6 +1,7 @@
 //! TLS to clients.
 
 mod dynamic;
+mod early_data;
 mod hostile;
 mod https_redirect;
 mod ocsp;

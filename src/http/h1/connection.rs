@@ -326,7 +326,14 @@ pub fn serve(mut conn: Conn) -> impl Future<Output = ()> {
                     conn.wait_until_ms = None;
                 }
                 // Flush first: a client that sees the close must already find its request in the access log.
-                After::Close => return access::flush_turn(),
+                After::Close => {
+                    access::flush_turn();
+                    if conn.transport.is_early() {
+                        let core = &conn.default_server().root.confs.http_core;
+                        Box::pin(linger(&conn, core)).await; // the end of its handshake is on its way
+                    }
+                    return;
+                }
                 // Boxed, like the request: a future that is awaited here would make every idle connection larger.
                 After::Linger(core) => {
                     access::flush_turn();
@@ -770,8 +777,9 @@ async fn linger(conn: &Conn, core: &http_core::Conf) {
     }
     let (timeout_ms, time_ms) = (core.lingering_timeout_ms(), core.lingering_time_ms());
     conn.open.rests();
+    let was_early = conn.transport.is_early();
     let read = async {
-        loop {
+        while !was_early || conn.transport.is_early() {
             if timeout(timeout_ms, conn.transport.waiting(Waiting::Idle)).await.is_err() {
                 return;
             }

@@ -6,22 +6,25 @@
 //!
 //! Touches: the connection's socket. Truth: RFC 8446 §2 and §6.
 
-use std::cell::RefCell;
+mod course;
+mod early;
+
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use course::{Course, Side, Stop};
+pub use early::Unfinished;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
 use rustls::pki_types::ServerName;
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedConnectionCommon, UnbufferedStatus};
+use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, CommonState, ExtractedSecrets, HandshakeKind, KeyLog, ServerConfig};
 
-use crate::net::tls::record::{self, Direction, PLAIN_BYTES_MAX, Secret, Suite};
+use crate::net::tls::record::{Direction, PLAIN_BYTES_MAX, Secret, Suite};
 use crate::net::tls::stream::{Session, Tickets};
-use crate::net::tls::verify::taken_scheme;
 use crate::net::tls::{Info, is_tls13};
 use crate::proto::client_hello::{self, ClientHello};
 use crate::runtime::buffer::Buffer;
@@ -32,14 +35,8 @@ const FIRST_BYTES: usize = 4096;
 /// The most bytes of a handshake that wait to be understood: one message of 64 KiB, the longest that rustls
 /// takes, in records.
 const INPUT_BYTES_MAX: usize = 80 * 1024;
-/// The most data that is taken before the handshake is complete (0-RTT, or data in the packet of the last
-/// flight).
-const EARLY_BYTES_MAX: usize = 64 * 1024;
 /// About what a step with a signature or a key exchange costs, in microseconds of the task's budget.
 const STEP_COST: u32 = 200;
-/// The types of records that an alert may have: its own, or that of encrypted ones in TLS 1.3.
-const ALERT: u8 = 21;
-const ENCRYPTED: u8 = 23;
 /// The most tickets of one connection that are taken from a server.
 const TICKETS_MAX: u32 = 8;
 
@@ -117,7 +114,7 @@ thread_local! {
     /// step, so handshakes of other tasks do not meet.
     static SECRETS: RefCell<[Option<Secret>; 2]> = const { RefCell::new([None, None]) };
     /// The scheme of the signature in the handshake step in progress.
-    static SIGNED: std::cell::Cell<Option<u16>> = const { std::cell::Cell::new(None) };
+    static SIGNED: Cell<Option<u16>> = const { Cell::new(None) };
 }
 
 /// Catches the traffic secrets of TLS 1.3, which a connection needs for KeyUpdate and to move to another
@@ -179,11 +176,13 @@ pub async fn accept<C>(
         return Err(Error::Refused);
     };
     let connection = UnbufferedServerConnection::new(config)?;
-    let done = run(io, input, connection, Role::Server).await?;
-    let facts = Facts::of(&done.connection, Some(hello), done.schemes);
-    let (secrets, _) = done.connection.dangerous_into_kernel_connection()?;
-    let [client, server] = done.secrets;
-    let session = session((facts, secrets), (client, server), done.rest, None, record_bytes)?;
+    let course = run(io, input, connection, Role::Server).await?;
+    let info = info(&course, Some(hello));
+    let session = if course.is_complete() {
+        complete(course, Ends::Client, info, record_bytes)?.0
+    } else {
+        early::session(course, info, record_bytes)?
+    };
     Ok(Accepted::Session(Box::new(session), chosen))
 }
 
@@ -194,12 +193,10 @@ pub async fn connect(
     name: ServerName<'static>,
 ) -> Result<Box<Session>, Error> {
     let connection = UnbufferedClientConnection::new(config, name)?;
-    let done = run(io, Buffer::default(), connection, Role::Client).await?;
-    let facts = Facts::of(&done.connection, None, [None; 2]);
-    let (secrets, kernel) = done.connection.dangerous_into_kernel_connection()?;
-    let tickets = Box::new(Kernel { connection: kernel, left: TICKETS_MAX });
-    let [client, server] = done.secrets;
-    let session = session((facts, secrets), (server, client), done.rest, Some(tickets), PLAIN_BYTES_MAX)?;
+    let course = run(io, Buffer::default(), connection, Role::Client).await?;
+    let info = info(&course, None);
+    let (mut session, kernel) = complete(course, Ends::Server, info, PLAIN_BYTES_MAX)?;
+    session.tickets = Some(Box::new(Kernel { connection: kernel, left: TICKETS_MAX }));
     Ok(Box::new(session))
 }
 
@@ -218,67 +215,71 @@ impl Tickets for Kernel {
     }
 }
 
-/// The values of [`Info`] that rustls knows.
-struct Facts(Info);
-
-impl Facts {
-    fn of(common: &CommonState, hello: Option<ClientHello>, schemes: [Option<u16>; 2]) -> Self {
-        Self(Info {
-            is_tls13: is_tls13(common.protocol_version()),
-            cipher_suite: common.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into()),
-            group: common.negotiated_key_exchange_group().map(|group| group.name().into()),
-            signature_scheme: schemes[0],
-            client_signature_scheme: schemes[1],
-            protocol: common.alpn_protocol().unwrap_or_default().into(),
-            is_resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
-            hello: hello.map(Box::new),
-            peer_chain: common.peer_certificates().unwrap_or_default().into(),
-            verdict: Default::default(),
-        })
+/// What rustls knows.
+fn info<S: Side>(course: &Course<S>, hello: Option<ClientHello>) -> Info {
+    let common: &CommonState = &course.connection;
+    let schemes = if hello.is_some() { course.schemes } else { [None; 2] };
+    Info {
+        is_tls13: is_tls13(common.protocol_version()),
+        cipher_suite: common.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into()),
+        group: common.negotiated_key_exchange_group().map(|group| group.name().into()),
+        signature_scheme: schemes[0],
+        client_signature_scheme: schemes[1],
+        protocol: common.alpn_protocol().unwrap_or_default().into(),
+        is_resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
+        is_early: Cell::new(!course.is_complete()),
+        hello: hello.map(Box::new),
+        peer_chain: common.peer_certificates().unwrap_or_default().into(),
+        verdict: Default::default(),
     }
 }
 
-/// The bytes that belong to the session.
-struct Rest {
-    out: Buffer,
-    plain: Buffer,
-    input: Buffer,
-    is_closed: bool,
+/// The end that sends to us.
+enum Ends {
+    Client,
+    Server,
 }
 
-/// A handshake that is complete.
-struct Done<C> {
-    connection: C,
-    secrets: [Option<Secret>; 2],
-    /// Of the server's signature and of the client's.
-    schemes: [Option<u16>; 2],
-    rest: Rest,
-}
-
-fn session(
-    (facts, extracted): (Facts, ExtractedSecrets),
-    (reading, writing): (Option<Secret>, Option<Secret>),
-    rest: Rest,
-    tickets: Option<Box<dyn Tickets>>,
+/// The session of a handshake that is complete, and what is left of rustls' state.
+fn complete<S: Side>(
+    course: Course<S>,
+    peer: Ends,
+    info: Info,
     record_bytes: usize,
-) -> Result<Session, Error> {
-    let missing = || Error::Tls(rustls::Error::General("a cipher suite without a record layer".into()));
-    let suite = Suite::of(facts.0.cipher_suite).ok_or_else(missing)?;
+) -> Result<(Session, KernelConnection<S::Data>), Error> {
+    let Course { connection, input, out, plain, is_closed, secrets: [client, server], .. } = course;
+    let (extracted, kernel) = connection.into_kernel()?;
+    let secrets = match peer {
+        Ends::Client => (client, server),
+        Ends::Server => (server, client),
+    };
+    let (reading, writing) = directions(info.cipher_suite, extracted, secrets)?;
+    let (info, tickets, unfinished) = (Rc::new(info), None, None);
+    let session =
+        Session { reading, writing, out, plain, input, is_closed, info, tickets, unfinished, record_bytes };
+    Ok((session, kernel))
+}
+
+/// The keys of both directions, the peer's first.
+fn directions(
+    number: u16,
+    extracted: ExtractedSecrets,
+    (reading, writing): (Option<Secret>, Option<Secret>),
+) -> Result<(Direction, Direction), Error> {
+    let suite = suite_of(number)?;
     let direction = |caught: Option<Secret>, (sequence, keys): (u64, rustls::ConnectionTrafficSecrets)| {
         let secret = if suite.is_tls13() { caught } else { Secret::of_key(&keys) };
-        secret.map(|secret| Direction::new(suite, secret, sequence)).ok_or_else(missing)
+        secret.map(|secret| Direction::new(suite, secret, sequence)).ok_or_else(without_layer)
     };
-    Ok(Session {
-        reading: direction(reading, extracted.rx)?,
-        writing: direction(writing, extracted.tx)?,
-        out: rest.out,
-        plain: rest.plain,
-        input: rest.input,
-        is_closed: rest.is_closed,
-        info: Rc::new(facts.0),
-        tickets,
-        record_bytes,
-    })
+    Ok((direction(reading, extracted.rx)?, direction(writing, extracted.tx)?))
+}
+
+fn suite_of(number: u16) -> Result<&'static Suite, Error> {
+    Suite::of(number).ok_or_else(without_layer)
+}
+
+fn without_layer() -> Error {
+    Error::Tls(rustls::Error::General("a cipher suite without a record layer".into()))
 }
 
 /// Our side of a handshake.
@@ -297,18 +298,7 @@ async fn read(io: &Io, input: &mut Buffer, role: Role) -> Result<(), Error> {
             Role::Server if io.is_asked() => return Err(Error::GaveWay),
             Role::Server => io.waiting(Waiting::Head).await?,
         }
-        if input.capacity() == 0 {
-            *input = Buffer::take(FIRST_BYTES); // not before there is something
-        }
-        if input.space().is_empty() {
-            input.compact();
-        }
-        if input.space().is_empty() {
-            if input.data().len() >= INPUT_BYTES_MAX {
-                return Err(Error::TooLarge);
-            }
-            input.grow((input.data().len() * 2).min(INPUT_BYTES_MAX));
-        }
+        make_room(input)?;
         match io.try_read(input.space()) {
             Ok(0) => return Err(Error::Closed),
             Ok(count) => {
@@ -321,172 +311,49 @@ async fn read(io: &Io, input: &mut Buffer, role: Role) -> Result<(), Error> {
     }
 }
 
-/// The end of the record that starts at `from`; `None`: it has not arrived completely. What is no record
-/// extends to the end, and rustls finds the fault.
-fn record_end(data: &[u8], from: usize) -> Option<usize> {
-    let rest = data.get(from..)?;
-    match record::record_length(rest) {
-        Ok(Some(length)) => Some(from + length).filter(|end| *end <= data.len()),
-        Ok(None) => None,
-        Err(_) => Some(data.len()).filter(|end| *end > from),
+/// Makes room for more of a handshake. Errors: there is too much of it.
+fn make_room(input: &mut Buffer) -> Result<(), Error> {
+    if input.capacity() == 0 {
+        *input = Buffer::take(FIRST_BYTES); // not before there is something
     }
-}
-
-/// A side of the unbuffered API.
-trait Side: std::ops::DerefMut<Target = UnbufferedConnectionCommon<Self::Data>> {
-    type Data: 'static;
-    fn step<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
-    /// Data sent before the handshake was complete.
-    fn early(state: ConnectionState<'_, '_, Self::Data>, plain: &mut Buffer) -> Result<bool, Error>;
-}
-
-impl Side for UnbufferedServerConnection {
-    type Data = ServerConnectionData;
-
-    fn step<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(input)
+    if input.space().is_empty() {
+        input.compact();
     }
-
-    fn early(state: ConnectionState<'_, '_, Self::Data>, plain: &mut Buffer) -> Result<bool, Error> {
-        let ConnectionState::ReadEarlyData(mut early) = state else { return Ok(false) };
-        while let Some(record) = early.next_record() {
-            plain.extend(record?.payload);
-        }
-        Ok(true)
-    }
-}
-
-impl Side for UnbufferedClientConnection {
-    type Data = ClientConnectionData;
-
-    fn step<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(input)
-    }
-
-    fn early(_: ConnectionState<'_, '_, Self::Data>, _: &mut Buffer) -> Result<bool, Error> {
-        Ok(false)
-    }
-}
-
-/// What to do after a step.
-enum Next {
-    Step,
-    /// The peer has to say more.
-    Read,
-    Complete,
-}
-
-async fn run<S: Side>(io: &Io, mut input: Buffer, mut connection: S, role: Role) -> Result<Done<S>, Error> {
-    let (mut out, mut plain) = (Buffer::default(), Buffer::default());
-    let mut is_closed = false;
-    let mut secrets = [None, None];
-    let mut schemes = [None; 2];
-    // rustls gets one record at a time: those behind the handshake are left for `Tls`. They may contain a
-    // KeyUpdate, after which the secrets that were caught would not be those in force.
-    let mut shown = 0;
-    SIGNED.set(None);
-    loop {
-        let UnbufferedStatus { discard, state } = connection.step(&mut input.data_mut()[..shown]);
-        let next = match state {
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                encode(&mut out, |space| data.encode(space))?;
-                Next::Step
-            }
-            // It is sent before the next read: several messages leave at once.
-            Ok(ConnectionState::TransmitTlsData(data)) => {
-                data.done();
-                Next::Step
-            }
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                while let Some(record) = traffic.next_record() {
-                    plain.extend(record?.payload);
-                }
-                Next::Step
-            }
-            Ok(ConnectionState::BlockedHandshake) => Next::Read,
-            Ok(ConnectionState::WriteTraffic(_)) => Next::Complete,
-            Ok(ConnectionState::PeerClosed) => {
-                is_closed = true;
-                Next::Step
-            }
-            Ok(ConnectionState::Closed) => return Err(Error::Closed),
-            Ok(other) => {
-                if !S::early(other, &mut plain)? {
-                    return Err(Error::Closed);
-                }
-                Next::Step
-            }
-            Err(error) => {
-                // rustls may have found further messages in the input, so it stays. It must not look at the
-                // input again once the alert has been encoded: a second fault would be a panic.
-                input.consume(discard);
-                shown = shown.saturating_sub(discard);
-                while let Ok(ConnectionState::EncodeTlsData(mut record)) =
-                    connection.step(&mut input.data_mut()[..shown]).state
-                {
-                    let start = out.data().len();
-                    encode(&mut out, |space| record.encode(space))?;
-                    if matches!(out.data().get(start), Some(&(ALERT | ENCRYPTED))) {
-                        break;
-                    }
-                }
-                let _ = io.try_write(out.data());
-                return Err(error.into());
-            }
-        };
-        input.consume(discard);
-        shown = shown.saturating_sub(discard);
-        // The callbacks of this step have filled them.
-        SECRETS.with_borrow_mut(|caught| {
-            for (kept, caught) in secrets.iter_mut().zip(caught) {
-                *kept = caught.take().or(kept.take());
-            }
-        });
-        schemes = [SIGNED.take().or(schemes[0]), taken_scheme().map(u16::from).or(schemes[1])];
-        if plain.data().len() > EARLY_BYTES_MAX {
+    if input.space().is_empty() {
+        if input.data().len() >= INPUT_BYTES_MAX {
             return Err(Error::TooLarge);
         }
-        match next {
-            Next::Step => {}
-            Next::Complete if !connection.is_handshaking() => break,
-            Next::Read | Next::Complete => {
-                if let Some(end) = record_end(input.data(), shown) {
-                    shown = end;
-                    continue;
-                }
-                runtime::worked(STEP_COST).await;
-                io.write_all(out.data()).await?;
-                out = Buffer::default();
-                if is_closed {
-                    return Err(Error::Closed);
-                }
-                read(io, &mut input, role).await?;
-            }
-        }
+        input.grow((input.data().len() * 2).min(INPUT_BYTES_MAX));
     }
-    let rest = Rest { out, plain, input, is_closed };
-    Ok(Done { connection, secrets, schemes, rest })
+    Ok(())
 }
 
-/// Appends what rustls has to send.
-fn encode(
-    out: &mut Buffer,
-    mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-) -> Result<(), Error> {
-    if out.capacity() == 0 {
-        *out = Buffer::take(FIRST_BYTES);
-    }
+/// Goes on until the handshake is complete, or a client's early data can be answered.
+async fn run<S: Side>(io: &Io, input: Buffer, connection: S, role: Role) -> Result<Course<S>, Error> {
+    let mut course = Course::new(connection, input);
     loop {
-        match encode(out.space()) {
-            Ok(count) => {
-                out.filled(count);
-                return Ok(());
+        match course.advance() {
+            Ok(Stop::Complete) => return Ok(course),
+            Ok(Stop::Blocked) if course.may_answer() => {
+                // The client goes on at once, whatever its request waits for.
+                if let Ok(count) = io.try_write(course.out.data()) {
+                    course.out.consume(count);
+                }
+                return Ok(course);
             }
-            Err(EncodeError::InsufficientSize(needed)) => {
-                out.compact();
-                out.grow(out.data().len() + needed.required_size);
+            Ok(Stop::Blocked) => {
+                runtime::worked(STEP_COST).await;
+                io.write_all(course.out.data()).await?;
+                course.out = Buffer::default();
+                if course.is_closed {
+                    return Err(Error::Closed);
+                }
+                read(io, &mut course.input, role).await?;
             }
-            Err(EncodeError::AlreadyEncoded) => return Ok(()),
+            Err(error) => {
+                let _ = io.try_write(course.out.data());
+                return Err(error);
+            }
         }
     }
 }

@@ -62,6 +62,9 @@ pub struct Info {
     /// The protocol that ALPN selected; empty: none.
     pub protocol: Box<[u8]>,
     pub is_resumed: bool,
+    /// The handshake is not complete: what has been received is early data, which may be a copy of what an
+    /// earlier connection has sent.
+    pub is_early: Cell<bool>,
     /// What the client offered; `None` on a connection to an upstream.
     pub hello: Option<Box<ClientHello>>,
     /// The peer's certificates, its own first.
@@ -98,6 +101,7 @@ impl Info {
             client_signature_scheme: None,
             protocol: Box::default(),
             is_resumed: false,
+            is_early: Cell::new(false),
             hello: Some(Box::new(hello)),
             peer_chain: Arc::default(),
             verdict: Cell::default(),

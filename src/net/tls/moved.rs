@@ -6,6 +6,7 @@
 //!
 //! Touches: nothing. Layout: little-endian; see [`Moved::to_bytes`].
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -135,6 +136,7 @@ impl Moved {
             client_signature_scheme,
             protocol,
             is_resumed,
+            is_early: Cell::new(false),
             hello: Some(Box::new(hello)),
             peer_chain: Arc::from(chain),
             verdict: Default::default(),

@@ -110,6 +110,7 @@ impl Server {
         config.send_tls13_tickets = settings.ticket_count.unwrap_or(config.send_tls13_tickets);
         config.alpn_protocols = settings.protocols;
         config.max_early_data_size = if settings.takes_early_data { EARLY_BYTES_MAX } else { 0 };
+        config.send_half_rtt_data = settings.takes_early_data; // its answer does not wait for the client's Finished
         config.key_log = Arc::new(Catcher { log: settings.key_log });
         config.enable_secret_extraction = true;
         config.cert_compressors = settings.compressors;

@@ -6,6 +6,7 @@
 //!
 //! Touches: the connection's socket. Truth: RFC 8446 §4.6, §5 and §6.
 
+mod early;
 mod pass;
 mod writer;
 
@@ -15,10 +16,12 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use early::Early;
 use smallvec::SmallVec;
 use writer::Writer;
 
 use crate::net::tls::Info;
+use crate::net::tls::handshake::Unfinished;
 use crate::net::tls::moved::Moved;
 use crate::net::tls::record::{self, Content, Direction, HEAD_BYTES, OVERHEAD_BYTES, PLAIN_BYTES_MAX};
 use crate::runtime::buffer::Buffer;
@@ -73,6 +76,8 @@ pub struct Session {
     pub info: Rc<Info>,
     /// A client's taker of tickets.
     pub tickets: Option<Box<dyn Tickets>>,
+    /// The handshake, if it is not complete: until it is, `reading` and `writing` protect nothing.
+    pub unfinished: Option<Box<Unfinished>>,
     /// `ssl_buffer_size`: the most plaintext of a record.
     pub record_bytes: usize,
 }
@@ -86,8 +91,8 @@ struct Reader {
     plain: Range<usize>,
     /// Length of the record in `input` that `plain` belongs to.
     record_length: usize,
-    /// Data decrypted during the handshake, which comes first.
-    early: Option<Buffer>,
+    /// Data decrypted during the handshake, which comes first, and the rest of the handshake.
+    early: Option<Box<Early>>,
     is_long: bool,
     /// The peer will send no more.
     is_closed: bool,
@@ -134,6 +139,7 @@ impl Session {
             is_closed: false,
             info: moved.info,
             tickets: None,
+            unfinished: None,
             record_bytes: moved.record_bytes,
         }
     }
@@ -150,7 +156,7 @@ impl Tls {
                 input: session.input,
                 plain: 0..0,
                 record_length: 0,
-                early: Some(session.plain).filter(|plain| !plain.data().is_empty()),
+                early: Early::of(session.plain, session.unfinished),
                 is_long: false,
                 is_closed: session.is_closed,
                 empty_count: 0,
@@ -283,6 +289,10 @@ impl Tls {
             if reader.is_closed {
                 return Ok(0);
             }
+            if self.is_early() {
+                self.go_on(&mut reader)?;
+                continue;
+            }
             match reader.next_record() {
                 Ok(Some(Event::Data)) => {}
                 Ok(Some(Event::Closed)) => {
@@ -317,7 +327,8 @@ impl Tls {
     /// True if a read would return something without asking the socket.
     fn has_input(&self) -> bool {
         let reader = self.reader.borrow();
-        reader.is_closed || !reader.plain.is_empty() || reader.early.is_some() || reader.has_record()
+        let has_early = reader.early.as_deref().is_some_and(Early::has_plain);
+        reader.is_closed || !reader.plain.is_empty() || has_early || reader.has_record()
     }
 
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -349,7 +360,11 @@ impl Tls {
     }
 
     pub fn is_quiet(&self) -> bool {
-        !self.has_input() && self.reader.borrow().input.data().is_empty() && self.io.is_quiet()
+        let has_part = || {
+            let reader = self.reader.borrow();
+            !reader.input.data().is_empty() || reader.early.as_deref().is_some_and(Early::has_input)
+        };
+        !self.has_input() && !has_part() && self.io.is_quiet()
     }
 
     pub fn poll_budget(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -391,6 +406,13 @@ impl Tls {
     /// as written.
     fn try_write_slices(&self, slices: &[&[u8]]) -> io::Result<usize> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        // A client that has finished the handshake meanwhile gets the rest through our records.
+        if self.is_early()
+            && let Err(error) = self.go_on(&mut self.reader.borrow_mut())
+            && error.kind() != io::ErrorKind::WouldBlock
+        {
+            return Err(error);
+        }
         let taken = {
             let mut writer = self.writer.borrow_mut();
             if writer.is_closed || writer.closes {
@@ -402,7 +424,10 @@ impl Tls {
                 self.send_output()?;
                 writer = self.writer.borrow_mut();
             }
-            writer.seal(slices, total)?
+            match self.is_early() {
+                false => writer.seal(slices, total)?,
+                true => self.seal_early(&mut writer, slices)?,
+            }
         };
         self.has_output.set(true);
         match self.send_output() {
@@ -419,7 +444,7 @@ impl Tls {
             if writer.is_closed || writer.closes {
                 return Ok(());
             }
-            writer.alert(WARNING, CLOSE_NOTIFY);
+            self.seal_close(&mut writer);
             writer.closes = true;
         }
         self.has_output.set(true);
@@ -506,7 +531,7 @@ impl Drop for Tls {
     fn drop(&mut self) {
         let mut writer = self.writer.borrow_mut();
         if !writer.is_closed && !writer.closes {
-            writer.alert(WARNING, CLOSE_NOTIFY);
+            self.seal_close(&mut writer);
             writer.is_closed = true;
         }
         drop(writer);
@@ -535,11 +560,10 @@ enum Event {
 impl Reader {
     /// Copies decrypted data out; `None`: there is none.
     fn copy_plain(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        if let Some(early) = &mut self.early {
-            let count = early.data().len().min(buffer.len());
-            buffer[..count].copy_from_slice(&early.data()[..count]);
-            early.consume(count);
-            if early.data().is_empty() {
+        if let Some(early) = &mut self.early
+            && let Some(count) = early.copy(buffer)
+        {
+            if early.is_over() {
                 self.early = None;
             }
             return Some(count);

@@ -87,11 +87,13 @@ fn pair(suite: u16, record_bytes: usize) -> (Tls, Peer) {
             client_signature_scheme: None,
             protocol: Box::default(),
             is_resumed: false,
+            is_early: Cell::new(false),
             hello: None,
             peer_chain: Vec::new().into(),
             verdict: Default::default(),
         }),
         tickets: None,
+        unfinished: None,
         record_bytes,
     };
     let peer = Peer { socket: theirs, sending: direction(1), receiving: direction(2), input: Vec::new() };
