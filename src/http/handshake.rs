@@ -18,6 +18,7 @@ use crate::http::request::{Connection, Request};
 use crate::http::{Config, Worker};
 use crate::log;
 use crate::net::handover::TlsState;
+use crate::net::newcomer::Newcomer;
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::handshake::{self, Accepted, Choice, Error};
 use crate::net::tls::moved::Moved;
@@ -32,32 +33,6 @@ use crate::proto::client_hello::ClientHello;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::channel::Notify;
 use crate::runtime::{self, Either, race, timeout};
-use crate::sys::address::SockAddr;
-
-/// The client of a handshake, for log lines.
-pub struct Client<'a> {
-    pub number: u64,
-    pub peer: &'a SockAddr,
-    pub listen: &'static Listen,
-}
-
-impl log::Context for Client<'_> {
-    fn connection(&self) -> Option<u64> {
-        Some(self.number)
-    }
-
-    fn action(&self) -> Option<&str> {
-        Some("SSL handshaking")
-    }
-
-    fn fields(&self, fields: &mut log::Fields) {
-        match self.peer.ip() {
-            Some(ip) => fields.plain("client", ip),
-            None => fields.plain("client", "unix:"),
-        };
-        fields.plain("server", &self.listen.address);
-    }
-}
 
 /// Minimum time between two log lines about too many handshakes.
 const TELL_MS: u64 = 1000;
@@ -129,9 +104,10 @@ pub async fn secure(
     transport: &mut Transport,
     first: Buffer,
     worker: &'static Worker,
-    client: &Client<'_>,
+    listen: &'static Listen,
+    client: &Newcomer<'_>,
 ) -> Outcome {
-    let (config, listen, probe) = (worker.config, client.listen, transport.probe());
+    let (config, probe) = (worker.config, transport.probe());
     let default = &config.servers[listen.default];
     let choose = |hello: &ClientHello| {
         let found = listen.server_for(hello.server_name.as_bytes());
@@ -146,7 +122,7 @@ pub async fn secure(
         };
         let config = match server.root.confs.ssl.is_dynamic() {
             false => Arc::clone(tls.config()),
-            true => tls.config_with(load_for(hello, server, worker, client, probe)?),
+            true => tls.config_with(load_for(hello, server, worker, (listen, client), probe)?),
         };
         stapling::refresh(tls.certificates(), || lookup(worker, server));
         Some(Choice { config, record_bytes: tls.record_bytes(), chosen: (server, tls) })
@@ -212,7 +188,7 @@ async fn ask_status(
     (server, tls): (&'static Server, &server::Server),
     path: &Path,
     worker: &Worker,
-    client: &Client<'_>,
+    client: &Newcomer<'_>,
     limit_ms: u64,
 ) {
     let Some(check) = tls.status_check() else { return };
@@ -227,10 +203,15 @@ async fn ask_status(
 
 /// Asks the responders again for a connection that was continued by [`resume`]: its client must be good by
 /// this configuration.
-pub async fn ask_status_again(transport: &Transport, worker: &'static Worker, client: &Client<'_>) {
+pub async fn ask_status_again(
+    transport: &Transport,
+    worker: &'static Worker,
+    listen: &'static Listen,
+    client: &Newcomer<'_>,
+) {
     let Some(info) = transport.tls() else { return };
-    let default = &worker.config.servers[client.listen.default];
-    let Some((server, tls)) = resumed_by(info, worker.config, client.listen) else { return };
+    let default = &worker.config.servers[listen.default];
+    let Some((server, tls)) = resumed_by(info, worker.config, listen) else { return };
     if let Some(path) = judge(info, tls) {
         let limit_ms = default.root.confs.http_core.client_header_timeout_ms();
         ask_status(info, (server, tls), &path, worker, client, limit_ms).await;
@@ -255,7 +236,7 @@ fn load_for(
     hello: &ClientHello,
     server: &'static Server,
     worker: &'static Worker,
-    client: &Client<'_>,
+    (listen, client): (&'static Listen, &Newcomer<'_>),
     probe: Option<Probe>,
 ) -> Option<Vec<Certificate>> {
     let connection = Connection {
@@ -264,8 +245,8 @@ fn load_for(
         peer: client.peer.clone(),
         proxy: None,
         tls: Some(Rc::new(Info::offered(hello.clone()))),
-        local: client.listen.address.clone(),
-        listen: client.listen,
+        local: listen.address.clone(),
+        listen,
         requests: 0,
         opened_ms: runtime::now_ms(),
         is_pipelined: false,

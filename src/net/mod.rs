@@ -7,6 +7,7 @@ pub mod connect;
 pub mod drain;
 pub mod handover;
 pub mod listener;
+pub mod newcomer;
 pub mod open;
 pub mod pace;
 pub mod proxy_header;

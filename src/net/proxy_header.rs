@@ -7,37 +7,10 @@ use std::io;
 
 use crate::log::{self, Logger};
 use crate::net::Transport;
+use crate::net::newcomer::Newcomer;
 use crate::proto::proxy_protocol::{self, Error, Header};
 use crate::runtime::Waiting;
 use crate::runtime::buffer::Buffer;
-use crate::sys::address::SockAddr;
-
-/// A connection that begins with a header, as the log names it.
-#[derive(Debug)]
-pub struct Sender<'a> {
-    pub number: u64,
-    pub peer: &'a SockAddr,
-    /// The address of the listener that accepted it.
-    pub listener: &'a SockAddr,
-}
-
-impl log::Context for Sender<'_> {
-    fn connection(&self) -> Option<u64> {
-        Some(self.number)
-    }
-
-    fn action(&self) -> Option<&str> {
-        Some("reading PROXY protocol")
-    }
-
-    fn fields(&self, fields: &mut log::Fields) {
-        match self.peer.ip() {
-            Some(ip) => fields.plain("client", ip),
-            None => fields.plain("client", "unix:"),
-        };
-        fields.plain("server", self.listener);
-    }
-}
 
 /// Reads the header; returns it and the bytes that came after it. `None`: there is none, and the log says
 /// why.
@@ -45,7 +18,7 @@ pub async fn read(
     transport: &Transport,
     buffer_size: usize,
     log: Logger,
-    who: &Sender<'_>,
+    who: &Newcomer<'_>,
 ) -> Option<(Header, Buffer)> {
     let mut input = Buffer::take(buffer_size);
     loop {
@@ -92,7 +65,7 @@ async fn arrived(transport: &Transport, input: &mut Buffer) -> io::Result<usize>
     }
 }
 
-fn report(error: Error, data: &[u8], log: Logger, who: &Sender<'_>) {
+fn report(error: Error, data: &[u8], log: Logger, who: &Newcomer<'_>) {
     match error {
         Error::Broken => {
             let end = memchr::memchr2(b'\r', b'\n', data).unwrap_or(data.len());

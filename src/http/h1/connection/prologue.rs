@@ -9,6 +9,7 @@ use crate::http::config::server::Listen;
 use crate::http::handshake;
 use crate::http::request::error::{Error, Kind};
 use crate::log;
+use crate::net::newcomer::Newcomer;
 use crate::net::{Transport, proxy_header, room};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::timeout;
@@ -46,7 +47,8 @@ impl Security {
 pub(super) async fn read_proxy_header(conn: &mut Conn) -> bool {
     let core = &conn.default_server().root.confs.http_core;
     let (buffer_size, wait_ms) = (core.client_header_buffer_size(), core.client_header_timeout_ms());
-    let who = proxy_header::Sender { number: conn.number, peer: &conn.peer, listener: &conn.listen.address };
+    let (number, peer, listener) = (conn.number, &conn.peer, &conn.listen.address);
+    let who = Newcomer { number, peer, listener, action: "reading PROXY protocol" };
     let read = proxy_header::read(&conn.transport, buffer_size, core.log(), &who);
     match timeout(room::shorten(wait_ms), read).await {
         Ok(Some((header, rest))) => {
@@ -69,8 +71,10 @@ pub(super) async fn secure(conn: &mut Conn) -> bool {
         Held::Ahead(first) => first,
         Held::Nothing | Held::Head(_) => Buffer::default(),
     };
-    let who = handshake::Client { number: conn.number, peer: &conn.peer, listen: conn.listen };
-    let outcome = handshake::secure(&mut conn.transport, first, conn.service.worker(), &who).await;
+    let (number, peer, listener) = (conn.number, &conn.peer, &conn.listen.address);
+    let who = Newcomer { number, peer, listener, action: "SSL handshaking" };
+    let outcome =
+        handshake::secure(&mut conn.transport, first, conn.service.worker(), conn.listen, &who).await;
     conn.transport.unlist();
     match outcome {
         handshake::Outcome::Secured => conn.security = Security::Tls,
@@ -85,7 +89,8 @@ pub(super) async fn secure(conn: &mut Conn) -> bool {
 
 /// Asks for the status of the client's certificate before the next request.
 pub(super) async fn check_status(conn: &mut Conn) {
-    let who = handshake::Client { number: conn.number, peer: &conn.peer, listen: conn.listen };
-    handshake::ask_status_again(&conn.transport, conn.service.worker(), &who).await;
+    let (number, peer, listener) = (conn.number, &conn.peer, &conn.listen.address);
+    let who = Newcomer { number, peer, listener, action: "SSL handshaking" };
+    handshake::ask_status_again(&conn.transport, conn.service.worker(), conn.listen, &who).await;
     conn.security = Security::Tls;
 }
