@@ -1,6 +1,9 @@
-//! OpenSSL's names of what IANA's TLS registries number: cipher suites, groups, signature schemes.
+//! Names of what IANA's TLS registries number: OpenSSL's of cipher suites, groups and signature schemes, and those
+//! of alerts.
 //!
 //! Those that clients of the last fifteen years offer; nginx shows the others as numbers too. Touches: nothing.
+
+use std::fmt;
 
 /// The name of a cipher suite.
 pub fn cipher(number: u16) -> Option<&'static str> {
@@ -107,4 +110,29 @@ static SIGNATURE_SCHEMES: &[(u16, &str)] = &[
     (0x0904, "mldsa44"),
     (0x0905, "mldsa65"),
     (0x0906, "mldsa87"),
+];
+/// An alert by its number, for messages: `certificate_required (116)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Alert(pub u8);
+
+impl fmt::Display for Alert {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match find(ALERTS, u16::from(self.0)) {
+            Some(name) => write!(out, "{name} ({})", self.0),
+            None => write!(out, "{}", self.0),
+        }
+    }
+}
+
+/// RFC 8446 §6 and RFC 5246 §7.2.
+#[rustfmt::skip]
+static ALERTS: &[(u16, &str)] = &[
+    (0, "close_notify"), (10, "unexpected_message"), (20, "bad_record_mac"), (21, "decryption_failed"), (22, "record_overflow"),
+    (30, "decompression_failure"), (40, "handshake_failure"), (41, "no_certificate"), (42, "bad_certificate"),
+    (43, "unsupported_certificate"), (44, "certificate_revoked"), (45, "certificate_expired"), (46, "certificate_unknown"),
+    (47, "illegal_parameter"), (48, "unknown_ca"), (49, "access_denied"), (50, "decode_error"), (51, "decrypt_error"),
+    (60, "export_restriction"), (70, "protocol_version"), (71, "insufficient_security"), (80, "internal_error"),
+    (86, "inappropriate_fallback"), (90, "user_canceled"), (100, "no_renegotiation"), (109, "missing_extension"),
+    (110, "unsupported_extension"), (112, "unrecognized_name"), (113, "bad_certificate_status_response"),
+    (115, "unknown_psk_identity"), (116, "certificate_required"), (120, "no_application_protocol"),
 ];

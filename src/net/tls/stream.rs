@@ -20,10 +20,10 @@ use early::Early;
 use smallvec::SmallVec;
 use writer::Writer;
 
-use crate::net::tls::Info;
 use crate::net::tls::handshake::Unfinished;
 use crate::net::tls::moved::Moved;
 use crate::net::tls::record::{self, Content, Direction, HEAD_BYTES, OVERHEAD_BYTES, PLAIN_BYTES_MAX};
+use crate::net::tls::{Info, names};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{Io, Waiting};
 
@@ -307,12 +307,13 @@ impl Tls {
                 // One refusal answers all requests that arrive before the peer has read it.
                 Ok(Some(Event::Renegotiation)) if self.has_output.get() => {}
                 Ok(Some(Event::Renegotiation)) => self.alert(WARNING, NO_RENEGOTIATION),
-                Ok(Some(Event::Failed)) => {
+                Ok(Some(Event::Failed(alert))) => {
                     // The peer has given up: it reads no more, and what it sent may lack its end.
                     reader.is_closed = true;
                     reader.input = Buffer::default();
                     self.abandon();
-                    return Err(io::ErrorKind::ConnectionAborted.into());
+                    let text = format!("the peer sent the alert {}", names::Alert(alert));
+                    return Err(io::Error::new(io::ErrorKind::ConnectionAborted, text));
                 }
                 Ok(None) => reader.fill(&self.io)?,
                 Err(error) => {
@@ -547,8 +548,8 @@ enum Event {
     /// Data to read, possibly none.
     Data,
     Closed,
-    /// A fatal alert.
-    Failed,
+    /// A fatal alert, with its number.
+    Failed(u8),
     /// The peer has new keys; `is_asked`: it wants us to follow.
     Updated {
         is_asked: bool,
@@ -632,7 +633,7 @@ impl Reader {
                 // RFC 8446 §6.1: to be ignored, as are warnings of TLS 1.2. The count bounds them.
                 [_, USER_CANCELED] => self.count_update().map(|()| Event::Data),
                 [WARNING, _] if !self.keys.suite().is_tls13() => self.count_update().map(|()| Event::Data),
-                [_, _] => Ok(Event::Failed),
+                [_, number] => Ok(Event::Failed(number)),
                 _ => Err(record::Error::Unexpected),
             },
             Content::Handshake => self.message(plain),

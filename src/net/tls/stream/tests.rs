@@ -196,6 +196,8 @@ fn close_notify_is_the_end_and_a_fatal_alert_is_an_error() {
             assert_eq!(read(&tls).await.unwrap(), b"some");
             let error = read(&tls).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+            let name = if alert[1] == 20 { "bad_record_mac (20)" } else { "certificate_unknown (46)" };
+            assert_eq!(error.to_string(), format!("the peer sent the alert {name}"));
             assert!(tls.try_write(b"x").is_err());
             drop(tls);
             assert_eq!(peer.rest(), []);
