@@ -118,8 +118,11 @@ pub trait ModuleTable: Sized {
     /// Adds the names of the shared memory zones that it uses.
     fn add_zones(&self, _zones: &mut Vec<u64>) {}
 
-    /// Forgets what is out of date in the memory that the workers share. Called by the master once a minute.
-    fn tidy(&self) {}
+    /// Forgets what is out of date in the memory that the workers share. Called by the master once a minute, as
+    /// long as the answer is true: something may get out of date.
+    fn tidy(&self) -> bool {
+        false
+    }
 }
 
 /// A point of a request's processing at which modules decide.
@@ -251,9 +254,9 @@ macro_rules! modules {
                 zones
             }
 
-            /// Forgets what is out of date in shared memory.
-            pub fn tidy(&self) {
-                $($(<$name::$table as ModuleTable>::tidy(&self.$name);)?)*
+            /// Forgets what is out of date in shared memory. False: nothing ever is.
+            pub fn tidy(&self) -> bool {
+                [$($(<$name::$table as ModuleTable>::tidy(&self.$name),)?)*].contains(&true)
             }
         }
 

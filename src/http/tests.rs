@@ -36,6 +36,21 @@ fn config(text: &str) -> Config {
     compiled
 }
 
+#[test]
+fn keys_of_tickets_get_out_of_date_wherever_the_certificate_comes_from() {
+    let made = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap();
+    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let encrypted = |directives: &str| {
+        format!(
+            "http {{ server {{ listen 127.0.0.1:1 ssl; ssl_certificate \"data:{certificate}\"; \
+             ssl_certificate_key \"data:{key}\"; {directives} }} }}"
+        )
+    };
+    assert!(config(&encrypted("")).tables.tidy());
+    assert!(!config(&encrypted("ssl_session_tickets off;")).tables.tidy());
+    assert!(!config("http { server { listen 127.0.0.1:1; } }").tables.tidy());
+}
+
 /// Calls `act` with a request for a target of the first server of a configuration, inside a runtime.
 pub(in crate::http) fn with_request(text: &str, target: &str, act: fn(&mut Request)) {
     let config: &'static Config = Box::leak(Box::new(config(text)));

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::log;
 use crate::master::Master;
 use crate::master::supervisor::WorkerId;
-use crate::net::tls::watch::{self, Expiry, Files, Pair, Stamp, Watch};
+use crate::net::tls::watch::{self, Expiry, Files, LOOK_MS, Pair, Stamp, Watch};
 use crate::sys::watcher::Watcher;
 use crate::sys::{clock, sealed};
 
@@ -24,6 +24,8 @@ pub struct Certificates {
     watcher: Option<Watcher>,
     parcels: Vec<Parcel>,
     has_complained: bool,
+    /// When to forget again what is out of date in shared memory, such as keys of tickets; `None`: nothing is.
+    tidy_ms: Option<u64>,
 }
 
 /// A newer certificate that some workers do not have yet.
@@ -42,6 +44,7 @@ impl Default for Certificates {
             watcher: None,
             parcels: Vec::new(),
             has_complained: false,
+            tidy_ms: None,
         }
     }
 }
@@ -54,7 +57,7 @@ impl Certificates {
     /// When to look at the files or send again.
     pub fn due_ms(&self, now_ms: u64) -> Option<u64> {
         let send_ms = (!self.parcels.is_empty()).then_some(now_ms + SEND_AGAIN_MS);
-        [self.watch.due_ms(), send_ms].into_iter().flatten().min()
+        [self.watch.due_ms(), send_ms, self.tidy_ms].into_iter().flatten().min()
     }
 
     /// Watches wherever the paths lead now.
@@ -95,6 +98,12 @@ impl Master {
         self.certificates.parcels.clear();
         self.certificates.follow(pairs);
         self.tell_expiry();
+        self.tidy();
+    }
+
+    fn tidy(&mut self) {
+        let next_ms = clock::monotonic_ms() + LOOK_MS;
+        self.certificates.tidy_ms = Some(next_ms).filter(|_| self.cycle.config.tidy());
     }
 
     /// Reads certificates that have changed, and gives them to the workers.
@@ -105,6 +114,9 @@ impl Master {
         let now_ms = clock::monotonic_ms();
         if self.certificates.watch.due_ms().is_some_and(|due_ms| due_ms <= now_ms) {
             self.look_at_certificates(now_ms);
+        }
+        if self.certificates.tidy_ms.is_some_and(|due_ms| due_ms <= now_ms) {
+            self.tidy();
         }
         self.send_certificates();
     }
@@ -130,7 +142,6 @@ impl Master {
         }
         if is_regular {
             self.tell_expiry();
-            self.cycle.config.tidy();
         }
     }
 

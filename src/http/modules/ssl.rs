@@ -347,8 +347,9 @@ impl ModuleTable for Table {
         zones.extend(self.ticket_keys.iter().map(|keys| keys.id()));
     }
 
-    fn tidy(&self) {
+    fn tidy(&self) -> bool {
         self.ticket_keys.iter().for_each(|keys| keys.erase_expired());
+        !self.ticket_keys.is_empty()
     }
 }
 
