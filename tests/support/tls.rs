@@ -98,6 +98,15 @@ impl Authority {
     }
 }
 
+/// A certificate for a name, with no authority behind it.
+pub fn self_signed(name: &str) -> Pair {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+    let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+    params.distinguished_name.push(DnType::CommonName, name);
+    let certificate = params.self_signed(&key).expect("a certificate");
+    Pair { certificate: certificate.pem(), key: key.serialize_pem() }
+}
+
 fn authority(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names");
     params.distinguished_name.push(DnType::CommonName, name);

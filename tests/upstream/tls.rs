@@ -6,92 +6,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
-};
+use rcgen::{SerialNumber, date_time_ymd};
 
+use crate::support::tls::{Authority, Pair, self_signed};
 use crate::support::{Client, Daemon, Origin, Response, Setup, fetch, get, wait_for};
 
 const NGINX: &str = "/usr/sbin/nginx";
-
-/// A certificate and its key, in PEM.
-struct Pair {
-    certificate: String,
-    key: String,
-}
-
-/// A certificate authority.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-fn params(name: &str) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2100, 1, 1));
-    params.use_authority_key_identifier_extension = true;
-    params
-}
-
-fn leaf(name: &str) -> CertificateParams {
-    let mut params = params(name);
-    params.subject_alt_names.push(rcgen::SanType::DnsName(name.try_into().unwrap()));
-    params
-}
-
-fn authority(name: &str) -> CertificateParams {
-    let mut params = params(name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params
-}
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        Self(CertifiedIssuer::self_signed(authority(name), KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn below(&self, name: &str) -> Self {
-        Self(CertifiedIssuer::signed_by(authority(name), KeyPair::generate().unwrap(), &self.0).unwrap())
-    }
-
-    fn certificate(&self) -> String {
-        self.0.as_ref().pem()
-    }
-
-    fn issue(&self, name: &str) -> Pair {
-        self.issue_with(leaf(name))
-    }
-
-    fn issue_with(&self, params: CertificateParams) -> Pair {
-        let key = KeyPair::generate().unwrap();
-        Pair { certificate: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem() }
-    }
-
-    /// A list that revokes the certificate with this number.
-    fn revoke(&self, number: u64) -> String {
-        let revoked = RevokedCertParams {
-            serial_number: SerialNumber::from(number),
-            revocation_time: date_time_ymd(2021, 1, 1),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let list = CertificateRevocationListParams {
-            this_update: date_time_ymd(2021, 1, 1),
-            next_update: date_time_ymd(2100, 1, 1),
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
-            revoked_certs: vec![revoked],
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        list.signed_by(&self.0).unwrap().pem().unwrap()
-    }
-}
-
-fn self_signed(name: &str) -> Pair {
-    let key = KeyPair::generate().unwrap();
-    Pair { certificate: leaf(name).self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
-}
 
 /// An nginx with servers that have these certificates, in this order, and these directives.
 fn nginx(pairs: &[&Pair], directives: &str) -> Daemon {
@@ -154,20 +74,12 @@ fn said(response: &Response, index: usize) -> String {
 #[test]
 fn a_certificate_is_checked_against_the_trusted_ones() {
     let (ca, other) = (Authority::new("CA"), Authority::new("Other CA"));
-    let between = ca.below("Intermediate");
-    let mut expired = leaf("up.test");
-    expired.not_after = date_time_ymd(2021, 1, 1);
-    let mut numbered = leaf("up.test");
-    numbered.serial_number = Some(SerialNumber::from(77));
-    let mut deep = between.issue("up.test");
+    let between = ca.intermediate("Intermediate");
+    let expired = ca.issue_with(&["up.test"], |params| params.not_after = date_time_ymd(2021, 1, 1));
+    let numbered = ca.issue_with(&["up.test"], |params| params.serial_number = Some(SerialNumber::from(77)));
+    let mut deep = between.issue(&["up.test"]);
     deep.certificate.push_str(&between.certificate());
-    let pairs = [
-        &ca.issue("up.test"),
-        &ca.issue_with(expired),
-        &self_signed("up.test"),
-        &ca.issue_with(numbered),
-        &deep,
-    ];
+    let pairs = [&ca.issue(&["up.test"]), &expired, &self_signed("up.test"), &numbered, &deep];
     let upstream = nginx(&pairs, SAY);
     let ports: Vec<u16> = (0..pairs.len()).map(|index| upstream.port(index)).collect();
     let daemon = proxy(
@@ -190,7 +102,7 @@ fn a_certificate_is_checked_against_the_trusted_ones() {
             ("ca.pem", &ca.certificate()),
             ("other.pem", &other.certificate()),
             ("self.pem", &pairs[2].certificate),
-            ("ca.crl", &ca.revoke(77)),
+            ("ca.crl", &ca.revoke(&[77])),
         ],
     );
     for path in ["/good", "/off", "/port?n=up.test", "/pinned", "/unrevoked", "/deep"] {
@@ -283,7 +195,7 @@ fn a_client_certificate_is_shown_to_upstreams_that_ask() {
         &format!("keepalive_timeout 0; ssl_client_certificate %%DIR%%/ca.pem; ssl_verify_client on; {SAY}"),
         &[("ca.pem", &ca.certificate())],
     );
-    let (one, two) = (ca.issue("one.test"), ca.issue("two.test"));
+    let (one, two) = (ca.issue(&["one.test"]), ca.issue(&["two.test"]));
     let daemon = proxy(
         "proxy_ssl_certificate one.crt; proxy_ssl_certificate_key one.key;
          location /fixed { proxy_pass https://%%UP_0%%; }
