@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use prologue::{Security, check_status, read_proxy_header, secure};
+use prologue::{Security, check_status, close_early, read_proxy_header, secure};
 
 use crate::base::in_place::pinned;
 use crate::http::Service;
@@ -326,14 +326,8 @@ pub fn serve(mut conn: Conn) -> impl Future<Output = ()> {
                     conn.wait_until_ms = None;
                 }
                 // Flush first: a client that sees the close must already find its request in the access log.
-                After::Close => {
-                    access::flush_turn();
-                    if conn.transport.is_early() {
-                        let core = &conn.default_server().root.confs.http_core;
-                        Box::pin(linger(&conn, core)).await; // the end of its handshake is on its way
-                    }
-                    return;
-                }
+                After::Close if conn.transport.is_early() => return Box::pin(close_early(&conn)).await,
+                After::Close => return access::flush_turn(),
                 // Boxed, like the request: a future that is awaited here would make every idle connection larger.
                 After::Linger(core) => {
                     access::flush_turn();

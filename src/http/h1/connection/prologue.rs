@@ -4,11 +4,11 @@
 
 use std::rc::Rc;
 
-use super::{Conn, Held};
+use super::{Conn, Held, linger};
 use crate::http::config::server::Listen;
 use crate::http::handshake;
 use crate::http::request::error::{Error, Kind};
-use crate::log;
+use crate::log::{self, access};
 use crate::net::newcomer::Newcomer;
 use crate::net::{Transport, proxy_header, room};
 use crate::runtime::buffer::Buffer;
@@ -93,4 +93,11 @@ pub(super) async fn check_status(conn: &mut Conn) {
     let who = Newcomer { number, peer, listener, action: "SSL handshaking" };
     handshake::ask_status_again(&conn.transport, conn.service.worker(), conn.listen, &who).await;
     conn.security = Security::Tls;
+}
+
+/// Ends a connection whose client has not finished its handshake. What it still has to send for that would be
+/// answered with a reset, which could destroy the response.
+pub(super) async fn close_early(conn: &Conn) {
+    access::flush_turn();
+    linger(conn, &conn.default_server().root.confs.http_core).await;
 }
