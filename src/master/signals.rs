@@ -5,6 +5,7 @@ use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGSYS, SIGTERM, SIGU
 use crate::log;
 use crate::master::Master;
 use crate::master::supervisor::{Event, Order};
+use crate::net::tls::key_log;
 use crate::sys::signal;
 use crate::worker::messages::ToWorker;
 
@@ -55,7 +56,9 @@ impl Master {
     }
 
     pub(super) fn reopen_logs(&mut self) {
-        for error in log::reopen(self.cycle.config.owner()).err().unwrap_or_default() {
+        let owner = self.cycle.config.owner();
+        let outcomes = [log::reopen(owner), key_log::reopen(owner)];
+        for error in outcomes.into_iter().filter_map(Result::err).flatten() {
             log::emerg!(log::process(), &(), "{error}");
         }
         for worker in &mut self.workers {

@@ -29,7 +29,7 @@ use crate::log;
 use crate::net::budget;
 use crate::net::drain::{self, Mode};
 use crate::net::handover::Handover;
-use crate::net::tls::parcel;
+use crate::net::tls::{key_log, parcel};
 use crate::net::{open, room};
 use crate::runtime::{self, Io, Runtime, Timer};
 use crate::shm::{behind, heartbeat};
@@ -465,7 +465,8 @@ fn connection_limit(config: &Config) -> usize {
 
 fn reopen_logs() {
     log::notice!(log::process(), &(), "reopening logs");
-    for error in log::reopen(None).err().unwrap_or_default() {
+    let outcomes = [log::reopen(None), key_log::reopen(None)];
+    for error in outcomes.into_iter().filter_map(Result::err).flatten() {
         log::emerg!(log::process(), &(), "{error}");
     }
 }

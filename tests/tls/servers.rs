@@ -2,10 +2,11 @@
 
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::Signal;
 use rcgen::KeyPair;
 
 use crate::support::tls::{Authority, TlsClient, client_config, trusting};
-use crate::support::{Daemon, Setup};
+use crate::support::{Daemon, Setup, wait_for};
 
 /// Runs a command with the standard input closed, and returns both its outputs.
 pub fn output(program: &str, words: &[&str]) -> String {
@@ -238,4 +239,28 @@ fn keys_are_never_shown() {
     let output = Setup::new(&conf).run(&["-t"]);
     assert!(!output.status.success());
     assert_shows_no_key(&String::from_utf8_lossy(&output.stderr), &key);
+}
+
+#[test]
+fn key_logs_are_reopened_like_other_logs() {
+    let authority = Authority::new("test");
+    let pair = authority.issue(&["site.test"]);
+    let conf = "worker_processes 1; http { server { listen 127.0.0.1:%%PORT_0%% ssl; server_name site.test; \
+                ssl_certificate site.pem; ssl_certificate_key site.key; ssl_key_log %%DIR%%/keys; return 200 ok; } }";
+    let setup = Setup::new(conf).file("site.pem", pair.certificate).file("site.key", pair.key);
+    let daemon = setup.start();
+    let config = trusting(&authority);
+    let visit = || TlsClient::connect(daemon.port(0), &config, "site.test").get("site.test", "/").text();
+    assert_eq!(visit(), "ok");
+    let before = daemon.read("keys");
+    assert!(before.contains("SERVER_TRAFFIC_SECRET_0 "));
+    std::fs::rename(daemon.path("keys"), daemon.path("keys.1")).expect("the file is there");
+    daemon.signal(Signal::SIGUSR1);
+    // The worker reopens it a moment after the master.
+    wait_for("secrets in the new file", || {
+        assert_eq!(visit(), "ok");
+        (!daemon.read("keys").is_empty()).then_some(())
+    });
+    let (moved, since) = (daemon.read("keys.1"), daemon.read("keys"));
+    assert!(moved.starts_with(&before) && !moved.contains(&since));
 }

@@ -143,7 +143,7 @@ pub fn key_log_file(file: Option<&str>, span: Option<Span>, cx: &mut Cx) -> Opti
         return Some(Some(Arc::clone(known)));
     }
     let opened = KeyLogFile::open(&path).map_err(|error| log::Cause(&error).to_string());
-    let opened = Arc::new(reported(opened, "open", name, span, cx)?);
+    let opened = reported(opened, "open", name, span, cx)?;
     cx.tls_files.key_logs.insert(path, Arc::clone(&opened));
     Some(Some(opened))
 }
