@@ -310,6 +310,66 @@ mod tests {
         assert!(read("keepalive 5; keepalive 6;").is_err() && read("zone a; zone a;").is_err());
     }
 
+    /// The method of a directive, or its message.
+    fn method(text: &str) -> Result<Method, String> {
+        let (tree, findings) = load_text("test.conf", text, &LoadOptions::default());
+        assert!(!findings.has_errors(), "{text}");
+        let node = &tree.nodes[0];
+        let method = match &*node.name.text {
+            "hash" => hash(node),
+            "random" => random(node),
+            _ => least_time(node),
+        };
+        method.map_err(|diagnostic| diagnostic.message)
+    }
+
+    #[test]
+    fn balancers_have_their_parameters() {
+        let time = |time, inflight| Method::LeastTime { time, inflight };
+        for (text, expected) in [
+            ("hash $uri;", Method::Hash),
+            ("hash $uri consistent;", Method::Consistent { bounded_x1000: 0 }),
+            ("hash $uri consistent bounded=1.25;", Method::Consistent { bounded_x1000: 1250 }),
+            ("hash $uri consistent bounded=1000;", Method::Consistent { bounded_x1000: 1_000_000 }),
+            ("random;", Method::Random { two: None }),
+            ("random two;", Method::Random { two: Some(By::Conns) }),
+            ("random two least_conn;", Method::Random { two: Some(By::Conns) }),
+            ("random two least_time=header;", Method::Random { two: Some(By::Time(Time::Header)) }),
+            ("random two least_time=ewma;", Method::Random { two: Some(By::Time(Time::Ewma)) }),
+            ("least_time header;", time(Time::Header, false)),
+            ("least_time last_byte inflight;", time(Time::LastByte, true)),
+            ("least_time ewma;", time(Time::Ewma, false)),
+        ] {
+            assert_eq!(method(text).as_ref(), Ok(&expected), "{text}");
+        }
+        for (text, wrong) in [
+            ("hash $uri often;", "invalid parameter \"often\""),
+            ("hash $uri often bounded=2;", "invalid parameter \"often\""),
+            ("hash $uri consistent bounded=1;", "invalid parameter \"bounded=1\""),
+            ("hash $uri consistent bounded=nan;", "invalid parameter \"bounded=nan\""),
+            ("hash $uri consistent bounded=1001;", "invalid parameter \"bounded=1001\""),
+            ("hash $uri consistent twice;", "invalid parameter \"twice\""),
+            ("random three;", "invalid parameter \"three\""),
+            ("random two least_time=x;", "invalid parameter \"least_time=x\""),
+            ("least_time first;", "invalid value \"first\""),
+            ("least_time header fast;", "invalid parameter \"fast\""),
+            ("least_time ewma inflight;", "invalid parameter \"inflight\""),
+        ] {
+            assert_eq!(method(text), Err(wrong.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_several_methods_counts() {
+        let (tree, _) = load_text("test.conf", "a; b;", &LoadOptions::default());
+        let (mut block, mut out) = (read("server 1.1.1.1;").unwrap(), Diagnostics::default());
+        block.set_method(Method::LeastConn, &tree.nodes[0], &mut out);
+        assert!(out.0.is_empty());
+        block.set_method(Method::Hash, &tree.nodes[1], &mut out);
+        assert_eq!(out.0[0].message, "load balancing method redefined");
+        assert_eq!(block.into_group("g").unwrap().group.method, Method::Hash);
+    }
+
     #[test]
     fn a_block_without_primary_servers_makes_no_group() {
         assert!(read("server 1.1.1.1 backup;").unwrap().into_group("g").is_none());

@@ -14,11 +14,19 @@ worker_processes 4;
 http {
     upstream shared { zone shared 64k; server %%ORIGIN%% max_conns=2; }
     upstream spread { zone spread 64k; server %%ORIGIN%% max_conns=1; server %%SECOND%% max_conns=1; }
+    upstream least { zone least 64k; least_conn; server %%ORIGIN%% max_conns=1; server %%SECOND%% max_conns=1; }
+    upstream key { zone key 64k; hash $uri; server %%ORIGIN%% max_conns=1; server %%SECOND%% max_conns=1; }
+    upstream ring { zone ring 64k; hash $uri consistent; server %%ORIGIN%% max_conns=1; server %%SECOND%% max_conns=1; }
+    upstream network { zone network 64k; ip_hash; server %%ORIGIN%% max_conns=1; server %%SECOND%% max_conns=1; }
+    upstream any { zone any 64k; random; server %%ORIGIN%% max_conns=1; server %%SECOND%% max_conns=1; }
+    upstream two { zone two 64k; random two; server %%ORIGIN%% max_conns=1; server %%SECOND%% max_conns=1; }
+    upstream time { zone time 64k; least_time header; server %%ORIGIN%% max_conns=1; server %%SECOND%% max_conns=1; }
     upstream apart { server %%ORIGIN%% max_conns=1; }
     server {
         listen 127.0.0.1:%%PORT_0%%;
         location /shared { proxy_pass http://shared; }
         location /spread { proxy_pass http://spread; }
+        location ~ ^/by/(\w+) { proxy_pass http://$1; }
         location /apart { proxy_pass http://apart; }
     }
 }
@@ -98,6 +106,33 @@ fn a_full_server_leaves_requests_to_the_next() {
     let clients = ask(&daemon, "/spread", 16);
     assert_eq!(answered(&daemon, clients, &[&first, &second], 2), 2);
     assert_eq!((first.most.load(Ordering::SeqCst), second.most.load(Ordering::SeqCst)), (1, 1));
+}
+
+#[test]
+fn every_balancer_keeps_the_cap_of_all_workers_together() {
+    for method in ["least", "key", "ring", "network", "any", "two", "time"] {
+        let (first, second) = (held(), held());
+        let daemon = start(&first, &second);
+        let clients = ask(&daemon, &format!("/by/{method}"), 16);
+        assert_eq!(answered(&daemon, clients, &[&first, &second], 2), 2, "{method}");
+        let most = [&first, &second].map(|held| held.most.load(Ordering::SeqCst));
+        assert_eq!(most, [1, 1], "{method}");
+    }
+}
+
+/// As in nginx a connection counts while a request uses it, not while it is kept.
+#[test]
+fn kept_connections_do_not_count() {
+    let (first, second) = (held(), held());
+    let daemon = start(&first, &second);
+    // more than two workers keep one, once they have all started
+    wait_for("a third kept connection", || {
+        let mut client = Client::connect(daemon.port(0));
+        client.send("GET /shared HTTP/1.1\r\nHost: a\r\n\r\n");
+        first.release.send(()).unwrap();
+        assert_eq!(client.response().status, 200);
+        (first.origin.accepted() - first.origin.ended() > 2).then_some(())
+    });
 }
 
 #[test]
