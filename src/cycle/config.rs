@@ -9,6 +9,7 @@ use crate::net::listener::{Listener, Serves};
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
 use crate::net::tls::watch::{self, Pair};
+use crate::upstream::groups::Followed;
 
 /// A compiled configuration.
 ///
@@ -73,9 +74,8 @@ impl Config {
         self.http.as_ref().is_some_and(|http| http.tables.tidy())
     }
 
-    /// The servers whose names workers follow: index of the group, of the server in it, and the name for
-    /// `upstream::known`.
-    pub fn followed_servers(&self) -> impl Iterator<Item = (usize, usize, String)> {
+    /// The servers whose names the prober looks up.
+    pub fn followed_servers(&self) -> impl Iterator<Item = Followed> {
         self.http.iter().flat_map(|http| http.upstreams.followed_servers())
     }
 
@@ -91,6 +91,7 @@ impl Config {
     /// True if there is anything for a prober to do.
     pub fn has_probes(&self) -> bool {
         self.http.as_ref().is_some_and(|http| http.upstreams.has_checks())
+            || self.followed_servers().next().is_some()
     }
 
     /// Brings the health of upstreams' peers in shared memory to where this configuration has its checks begin.

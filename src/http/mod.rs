@@ -149,7 +149,7 @@ pub struct Worker {
 impl Worker {
     pub fn new(config: &'static Config) -> Self {
         let resolvers = Rc::<Resolvers>::default();
-        let upstreams = Upstreams::new(&config.upstreams, Rc::clone(&resolvers));
+        let upstreams = Upstreams::new(&config.upstreams);
         Self { config, upstreams, resolvers }
     }
 }

@@ -22,8 +22,6 @@ pub struct Hooks {
     /// handed over.
     #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
     pub hand_over: Box<dyn Fn(OwnedFd, &Handover) -> Result<(), OwnedFd>>,
-    /// Reports new addresses of an upstream's name, for workers that start later.
-    pub learned: crate::upstream::follow::Tell,
 }
 
 struct Inner {
@@ -50,7 +48,7 @@ impl Service {
     /// Called once per worker, inside its runtime.
     pub fn new(config: &'static Config, hooks: Hooks) -> Self {
         let worker = Worker::new(config);
-        worker.upstreams.start(&hooks.learned);
+        worker.upstreams.recall();
         Self(Box::leak(Box::new(Inner { worker, hooks, next_number: Cell::new(1) })))
     }
 

@@ -6,7 +6,6 @@ pub(super) mod stage;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::rc::Rc;
 use std::time::Duration;
 
 use crate::config::{self, Diagnostics};
@@ -86,10 +85,7 @@ fn serve<T: Send + 'static>(text: &str, client: impl FnOnce(SocketAddr) -> T + S
         let listen = socket::listen(&config.listens[0].address, &config.listens[0].options).unwrap();
         let address = *socket::local_addr(&listen).unwrap().inet().unwrap();
         let acceptor = Acceptor::register(listen).unwrap();
-        let service = Service::new(
-            config,
-            Hooks { hand_over: Box::new(|fd, _| Err(fd)), learned: Rc::new(|_, _, _| {}) },
-        );
+        let service = Service::new(config, Hooks { hand_over: Box::new(|fd, _| Err(fd)) });
         let accepting = async {
             loop {
                 let (fd, peer) = acceptor.accept().await.unwrap();

@@ -1,5 +1,6 @@
 //! Forks workers and the prober: which of the master's descriptors and facts it gets.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
@@ -7,7 +8,7 @@ use crate::log;
 use crate::master::certificates::Certificates;
 use crate::master::roles::{Place, Role};
 use crate::master::rules::Ledger;
-use crate::master::seat::{Roster, Worker};
+use crate::master::seat::{Name, Roster, Worker};
 use crate::master::supervisor::{Event, WorkerId};
 use crate::master::upgrade::OtherWorkers;
 use crate::master::{Master, notify, slots};
@@ -17,6 +18,7 @@ use crate::shm::lanes;
 use crate::sys::process::{self, Forked};
 use crate::sys::signal::{Blocked, Signals};
 use crate::sys::{msg, signal, socket, terminal};
+use crate::upstream::groups::Followed;
 use crate::worker::messages::SlotIndex;
 use crate::worker::{self, Duty, Seat, Slot};
 
@@ -64,6 +66,7 @@ impl Master {
                     far_end,
                     ledger,
                     sent: 0,
+                    news: BTreeSet::new(),
                 });
                 Event::Forked { worker, pid, leased }
             }
@@ -88,7 +91,9 @@ impl Master {
         let addresses = self.listeners().iter().map(|listen| listen.address.clone()).collect();
         let servers = self.cycle.config.followed_servers();
         let index = |index| u32::try_from(index).unwrap_or(u32::MAX);
-        let names = servers.map(|(group, server, name)| ((index(group), index(server)), name)).collect();
+        let name =
+            |it: Followed| ((index(it.group), index(it.server)), Name { key: it.key, placed: it.placed });
+        let names = servers.map(name).collect();
         let is_dual_stack =
             |listen: &&Listener| socket::Make::wanted(&listen.address, &listen.options).is_dual_stack;
         let ports = self.listeners().iter().filter(is_dual_stack).filter_map(|listen| listen.address.port());

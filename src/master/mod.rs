@@ -15,6 +15,7 @@ mod generation;
 mod inherit;
 mod lanes;
 mod link;
+mod names;
 mod notice;
 mod notify;
 mod opening;
@@ -63,7 +64,7 @@ use crate::sys::process::Ended;
 use crate::sys::signal::Signals;
 use crate::sys::{clock, process, signal, socket, terminal};
 use crate::upstream::known;
-use crate::worker::messages::{Learned, ToMaster, ToWorker};
+use crate::worker::messages::{ToMaster, ToWorker};
 
 /// The parameters of a start, from the command line.
 #[derive(Debug)]
@@ -257,6 +258,7 @@ impl Master {
             self.renew_certificates();
             self.happen(Event::Tick);
             self.deliver();
+            self.send_names();
             self.tell_workers();
             self.shut_removed();
             self.look();
@@ -358,6 +360,7 @@ impl Master {
         let due_ms = [
             Some(self.supervisor.due_ms(now_ms)),
             (!self.pending.is_empty()).then_some(now_ms + 5),
+            self.has_unsent_names().then_some(now_ms + 5),
             (!self.removed.is_empty()).then_some(now_ms + SHUT_LOOK_MS),
             self.reading.as_ref().map(|reading| reading.lookup.deadline_ms()),
             notify::watchdog_ms().map(|ms| self.notified_ms + ms),
@@ -449,27 +452,6 @@ impl Master {
         true
     }
 
-    /// Records the addresses of a followed name, as reported by a worker of this generation.
-    fn learn(&mut self, index: usize, learned: &Learned) {
-        let worker = &self.workers[index];
-        let Some(name) = worker.roster.names.get(&(learned.group, learned.server)) else { return };
-        let is_of_generation = self.supervisor.is_of_generation(worker.id);
-        if !is_of_generation || !known::remember(name, &learned.spots, worker.pid) {
-            return;
-        }
-        let addresses: Vec<String> =
-            learned.spots.iter().take(8).map(|spot| spot.address.to_string()).collect();
-        let more = if learned.spots.len() > addresses.len() { ", …" } else { "" };
-        log::notice!(
-            log::process(),
-            &(),
-            "worker process {}: \"{name}\" leads to {} addresses now: {}{more}",
-            worker.pid,
-            learned.spots.len(),
-            addresses.join(", ")
-        );
-    }
-
     /// Reaps every child that has ended.
     pub(super) fn reap(&mut self) {
         while let Some((pid, ended)) = process::reap() {
@@ -497,9 +479,8 @@ impl Master {
         let worker = self.workers.remove(index);
         self.give_lane(worker.lane);
         self.pending.extend(worker.unread());
-        // The reports of a worker that exited properly stay valid.
-        let is_trusted = self.supervisor.hears(worker.id).is_some() && matches!(ended, Ended::Exited(0));
-        known::end(worker.pid, is_trusted);
+        // The reports of a prober that has broken no rule stay valid; the next one looks at once.
+        known::end(worker.pid, self.supervisor.hears(worker.id).is_some());
         self.happen(Event::Ended(worker.id, ended));
     }
 

@@ -88,7 +88,7 @@ impl Master {
     /// Announces that all workers of this generation are ready and the previous ones leave.
     pub(super) fn announce(&mut self) {
         self.shut_removed();
-        known::retain(&self.roster.names.values().cloned().collect());
+        known::retain(&self.roster.names.values().map(|name| name.key.clone()).collect());
         self.steer();
         // The previous workers may all have died meanwhile.
         self.sweep_counters();
@@ -118,7 +118,8 @@ impl Master {
         let is_alone = self.elder.is_none() && self.successor.is_none();
         if is_alone && self.supervisor.is_settled() {
             counter::sweep(&self.cycle.config.slots().collect());
-            peers::sweep(&self.cycle.config.peers().collect());
+            let found = known::places(self.supervisor.generation());
+            peers::sweep(&self.cycle.config.peers().chain(found).collect());
             named::sweep(&self.cycle.config.zones().collect());
             if self.cleared_generation != self.supervisor.generation() {
                 self.cleared_generation = self.supervisor.generation();

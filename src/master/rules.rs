@@ -78,7 +78,7 @@ pub enum Budget {
     /// As often as the worker can hold connections. While many wait, the master does not read the worker's
     /// messages.
     AConnection,
-    /// Once a second for each followed name: a worker looks names up no more often.
+    /// Once a second for each followed name: the prober looks names up no more often.
     ANameAndSecond,
 }
 
@@ -97,6 +97,8 @@ pub fn terms(role: Role, state: State, kind: Kind) -> Option<Terms> {
     match (kind, state) {
         // It has no connections, and accepts none.
         (Kind::HandOver | Kind::Closed, _) if role == Role::Prober => None,
+        // The prober asks for all workers.
+        (Kind::Learned, _) if role == Role::Worker => None,
         // The first message of each worker. One that was told to leave while it started sends it later.
         (Kind::Ready, Starting | Draining | Quitting) => on(Budget::Once, 0),
         (Kind::Ready, Ready) => None,
@@ -168,7 +170,8 @@ impl fmt::Display for Fault {
             Self::Malformed => write!(out, "a message is no message"),
             Self::Sequence(expected, got) => write!(out, "message {got} came where {expected} is next"),
             Self::NotNow(role, kind, state) => {
-                write!(out, "{kind:?} must not come from a {} that is {state:?}", role.title())
+                let role = format!("{role:?}").to_lowercase();
+                write!(out, "{kind:?} must not come from a {role} that is {state:?}")
             }
             Self::Descriptors(kind, expected, got) => {
                 write!(out, "{kind:?} brings {expected} descriptors, it came with {got}")
@@ -374,35 +377,42 @@ mod tests {
         Received { bytes, fd_count, is_cut: false, has_lost_fds: false }
     }
 
-    /// Judges one message with a new ledger.
+    /// Judges one message of a worker with a new ledger.
     fn judge(state: State, message: &ToMaster, fds: usize) -> Result<Option<ToMaster>, Fault> {
+        judge_of(Role::Worker, state, message, fds)
+    }
+
+    fn judge_of(role: Role, state: State, message: &ToMaster, fds: usize) -> Result<Option<ToMaster>, Fault> {
         let mut ledger = Ledger::default();
         ledger.ask(7);
-        ledger.judge(Role::Worker, state, &facts(), with(&message.to_bytes(1), fds), 0)
+        ledger.judge(role, state, &facts(), with(&message.to_bytes(1), fds), 0)
     }
 
     #[test]
     fn each_message_in_each_state() {
-        // Starting, Ready, Draining, Quitting; `-`: not allowed; a digit: the number of descriptors that come
-        // with it.
+        // For a worker and for the prober: Starting, Ready, Draining, Quitting; `-`: not allowed; a digit: the number
+        // of descriptors that come with it.
         let table = [
-            (Kind::Ready, "0-00"),
-            (Kind::HandOver, "--1-"),
-            (Kind::Replace, "-000"),
-            (Kind::Pong, "-000"),
-            (Kind::Closed, "--00"),
-            (Kind::Learned, "-000"),
+            (Kind::Ready, "0-00", "0-00"),
+            (Kind::HandOver, "--1-", "----"),
+            (Kind::Replace, "-000", "-000"),
+            (Kind::Pong, "-000", "-000"),
+            (Kind::Closed, "--00", "----"),
+            (Kind::Learned, "----", "-000"),
         ];
-        for ((kind, row), message) in table.iter().zip(all()) {
+        for ((kind, of_worker, of_prober), message) in table.iter().zip(all()) {
             assert_eq!(Kind::of(&message), *kind);
-            for (state, cell) in STATES.into_iter().zip(row.chars()) {
-                for fds in [0, 1, 2, 253] {
-                    let expected = match cell.to_digit(10) {
-                        None => Err(Fault::NotNow(Role::Worker, *kind, state)),
-                        Some(wanted) if wanted as usize == fds => Ok(Some(message.clone())),
-                        Some(wanted) => Err(Fault::Descriptors(*kind, wanted as usize, fds)),
-                    };
-                    assert_eq!(judge(state, &message, fds), expected, "{kind:?} {state:?} {fds}");
+            for (role, row) in [(Role::Worker, of_worker), (Role::Prober, of_prober)] {
+                for (state, cell) in STATES.into_iter().zip(row.chars()) {
+                    for fds in [0, 1, 2, 253] {
+                        let expected = match cell.to_digit(10) {
+                            None => Err(Fault::NotNow(role, *kind, state)),
+                            Some(wanted) if wanted as usize == fds => Ok(Some(message.clone())),
+                            Some(wanted) => Err(Fault::Descriptors(*kind, wanted as usize, fds)),
+                        };
+                        let judged = judge_of(role, state, &message, fds);
+                        assert_eq!(judged, expected, "{role:?} {kind:?} {state:?} {fds}");
+                    }
                 }
             }
         }
@@ -461,7 +471,7 @@ mod tests {
         let mut tell = |now_ms| {
             number += 1;
             ledger.judge(
-                Role::Worker,
+                Role::Prober,
                 State::Ready,
                 &facts(),
                 with(&learned(3, 0).to_bytes(number), 0),
@@ -490,7 +500,7 @@ mod tests {
         assert_eq!(judge(State::Draining, &hand_over(u32::MAX), 1), Err(Fault::UnknownListener(u32::MAX)));
         for (group, server) in [(0, 0), (1, 1), (u32::MAX, u32::MAX)] {
             assert_eq!(
-                judge(State::Ready, &learned(group, server), 0),
+                judge_of(Role::Prober, State::Ready, &learned(group, server), 0),
                 Err(Fault::UnknownServer(group, server))
             );
         }
@@ -500,7 +510,7 @@ mod tests {
     fn messages_come_in_their_order() {
         let mut ledger = Ledger::default();
         let mut come = |state, message: ToMaster, number| {
-            ledger.judge(Role::Worker, state, &facts(), with(&message.to_bytes(number), 0), 0).map(drop)
+            ledger.judge(Role::Prober, state, &facts(), with(&message.to_bytes(number), 0), 0).map(drop)
         };
         assert_eq!(come(State::Starting, ToMaster::Ready, 1), Ok(()));
         assert_eq!(come(State::Ready, learned(0, 1), 2), Ok(()));

@@ -1,7 +1,7 @@
 //! The master's view of one worker: its process, its socket, and the listeners and names of its
 //! configuration.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
@@ -25,17 +25,37 @@ pub struct Roster {
     listens: HashMap<SockAddr, u32>,
     /// By port, the listeners on all IPv6 addresses that accept IPv4 too.
     dual_stack: HashMap<u16, u32>,
-    /// The servers whose names are followed, with their keys in `upstream/known.rs`.
-    pub names: HashMap<(u32, u32), String>,
+    /// The servers whose names are looked up.
+    pub names: HashMap<(u32, u32), Name>,
+    /// Their indexes, by their keys.
+    indexes: HashMap<String, Vec<(u32, u32)>>,
+}
+
+/// A name that the prober looks up.
+#[derive(Clone, Debug)]
+pub struct Name {
+    /// Its key in `upstream/known.rs`.
+    pub key: String,
+    /// The name of its group, if its addresses have places in shared memory.
+    pub placed: Option<Box<str>>,
 }
 
 impl Roster {
-    pub fn new(addresses: Vec<SockAddr>, names: HashMap<(u32, u32), String>, connections_max: u64) -> Self {
+    pub fn new(addresses: Vec<SockAddr>, names: HashMap<(u32, u32), Name>, connections_max: u64) -> Self {
         let indexes = 0..u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         let listens = addresses.iter().cloned().zip(indexes).collect();
         let followed = names.keys().copied().collect();
         let facts = Facts { listen_count: addresses.len(), connections_max, followed };
-        Self { facts, addresses, listens, dual_stack: HashMap::new(), names }
+        let mut by_key: HashMap<String, Vec<(u32, u32)>> = HashMap::new();
+        for (index, name) in &names {
+            by_key.entry(name.key.clone()).or_default().push(*index);
+        }
+        Self { facts, addresses, listens, dual_stack: HashMap::new(), names, indexes: by_key }
+    }
+
+    /// The servers whose name has this key.
+    pub fn named(&self, key: &str) -> &[(u32, u32)] {
+        self.indexes.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// Adds the ports on which sockets of both families listen.
@@ -98,6 +118,8 @@ pub struct Worker {
     pub ledger: Ledger,
     /// The sequence number of the last message that was sent to it.
     pub sent: u32,
+    /// The names about which there is news for it.
+    pub news: BTreeSet<(u32, u32)>,
 }
 
 impl Worker {

@@ -11,6 +11,7 @@ pub mod newcomer;
 pub mod open;
 pub mod pace;
 pub mod proxy_header;
+pub mod resolv_conf;
 pub mod resolver;
 pub mod room;
 pub mod tls;

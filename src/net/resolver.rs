@@ -5,6 +5,7 @@
 //! Behaviour: nginx.org, `resolver` of ngx_http_core_module; RFC 2308 for negative answers.
 
 mod exchange;
+mod source;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use crate::runtime::channel::Notify;
 use crate::runtime::{self, timeout};
 use crate::sys::random;
 use exchange::Exchange;
+pub use source::Source;
 
 /// Maximum number of cached names; beyond it, those that expire first are dropped.
 const CACHE_MAX: usize = 4096;

@@ -63,6 +63,7 @@ pub struct Orders {
 impl Orders {
     const DOWN: u64 = 1;
     const DRAIN: u64 = 1 << 1;
+    const BITS: u64 = Self::DOWN | Self::DRAIN;
 
     fn to_word(self) -> u64 {
         (u64::from(self.down) * Self::DOWN) | (u64::from(self.drain) * Self::DRAIN)
@@ -71,6 +72,54 @@ impl Orders {
     fn from_word(word: u64) -> Self {
         Self { down: word & Self::DOWN != 0, drain: word & Self::DRAIN != 0 }
     }
+}
+
+/// What a peer's agent has said of it. It is in the word of the orders, in other bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advice {
+    /// It gets no requests: it says that it is down.
+    pub is_down: bool,
+    /// It gets no requests: it is being maintained.
+    pub is_in_maintenance: bool,
+    /// It gets only requests that are bound to it.
+    pub drains: bool,
+    /// The share of its weight that it gets, 0 to 100.
+    pub percent: u8,
+}
+
+impl Default for Advice {
+    fn default() -> Self {
+        Self { is_down: false, is_in_maintenance: false, drains: false, percent: 100 }
+    }
+}
+
+impl Advice {
+    const DOWN: u64 = 1 << 2;
+    const MAINTENANCE: u64 = 1 << 3;
+    const DRAINS: u64 = 1 << 4;
+    /// 100 less the percent, so that an empty word means nothing.
+    const LESS: u32 = 8;
+    const BITS: u64 = Self::DOWN | Self::MAINTENANCE | Self::DRAINS | (0xff << Self::LESS);
+
+    fn to_word(self) -> u64 {
+        (u64::from(self.is_down) * Self::DOWN)
+            | (u64::from(self.is_in_maintenance) * Self::MAINTENANCE)
+            | (u64::from(self.drains) * Self::DRAINS)
+            | u64::from(100 - self.percent.min(100)) << Self::LESS
+    }
+
+    fn from_word(word: u64) -> Self {
+        Self {
+            is_down: word & Self::DOWN != 0,
+            is_in_maintenance: word & Self::MAINTENANCE != 0,
+            drains: word & Self::DRAINS != 0,
+            percent: 100 - (word >> Self::LESS & 0xff).min(100) as u8,
+        }
+    }
+}
+
+fn valid_orders(word: u64) -> u64 {
+    if word & !(Orders::BITS | Advice::BITS) == 0 { word } else { 0 }
 }
 
 /// The result of a peer's active checks.
@@ -83,6 +132,8 @@ pub enum Health {
     Unhealthy = 2,
     /// Not to be used before its first check (`mandatory`).
     Checking = 3,
+    /// Unhealthy, but so are all others of its group, which therefore are all used (`fail_open`).
+    Spare = 4,
 }
 
 impl Health {
@@ -91,6 +142,7 @@ impl Health {
             1 => Self::Healthy,
             2 => Self::Unhealthy,
             3 => Self::Checking,
+            4 => Self::Spare,
             _ => Self::Unknown,
         }
     }
@@ -145,7 +197,12 @@ impl Place {
         Self { words: area.peer(index as usize), index }
     }
 
-    /// Its number, for [`sweep`].
+    /// The place with this number, which the master has assigned; `None`: there is no such place.
+    pub fn of_index(index: u32) -> Option<Self> {
+        ((index as usize) < PEERS).then(|| Self::at(area(), index))
+    }
+
+    /// Its number, for [`sweep`] and [`Place::of_index`].
     pub fn index(self) -> u32 {
         self.index
     }
@@ -194,11 +251,31 @@ impl Place {
     }
 
     pub fn orders(self) -> Orders {
-        Orders::from_word(self.load(Word::Orders))
+        Orders::from_word(self.orders_word())
     }
 
     pub fn set_orders(self, orders: Orders) {
-        self.store(Word::Orders, orders.to_word());
+        self.change_orders(Orders::BITS, orders.to_word());
+    }
+
+    pub fn advice(self) -> Advice {
+        Advice::from_word(self.orders_word())
+    }
+
+    /// The word of orders and advice; nothing if it has a bit that neither has, since a worker gone wrong wrote it.
+    #[inline]
+    fn orders_word(self) -> u64 {
+        valid_orders(self.load(Word::Orders))
+    }
+
+    pub fn set_advice(self, advice: Advice) {
+        self.change_orders(Advice::BITS, advice.to_word());
+    }
+
+    /// Sets some bits of the word; another process may set the others at the same time.
+    fn change_orders(self, bits: u64, value: u64) {
+        let changed = |old| Some(valid_orders(old) & !bits | value & bits);
+        let _ = self.words[Word::Orders as usize].fetch_update(Relaxed, Relaxed, changed);
     }
 
     /// The result of the checks, and the time since which it holds.
@@ -343,7 +420,7 @@ mod tests {
             assert_eq!(place.past_ms(Word::CheckedMs, 5000), 5000);
             assert_eq!(place.past_ms(Word::CheckedMs, 6000), 5000, "it was put right, and passes");
             assert_eq!(place.health(5000), (Health::Unknown, 5000));
-            let _: Orders = place.orders(); // any bits are valid orders
+            assert_eq!((place.orders(), place.advice()), (Orders::default(), Advice::default()));
         }
     }
 
@@ -356,8 +433,13 @@ mod tests {
             let orders = Orders { down: orders.0, drain: orders.1 };
             place.set_orders(orders);
             assert_eq!(place.orders(), orders);
+            let advice = Advice { drains: orders.down, percent: 30, ..Advice::default() };
+            place.set_advice(advice);
+            assert_eq!((place.orders(), place.advice()), (orders, advice));
         }
-        for health in [Health::Healthy, Health::Unhealthy, Health::Checking, Health::Unknown] {
+        place.set_orders(Orders::default());
+        assert_eq!(place.advice().percent, 30, "the one does not change the other");
+        for health in [Health::Healthy, Health::Unhealthy, Health::Checking, Health::Spare, Health::Unknown] {
             place.set_health(health, 1234);
             assert_eq!(place.health(5000), (health, 1234));
         }

@@ -23,6 +23,7 @@ pub struct Block {
     has_zone: bool,
     is_sticky: bool,
     method: Option<Method>,
+    pub fail_open: Inherit<bool>,
     pub keepalive_requests: Inherit<u64>,
     pub keepalive_time: Inherit<u64>,
     pub keepalive_timeout: Inherit<u64>,
@@ -56,6 +57,7 @@ impl Block {
         let method = self.method.unwrap_or_default();
         let mut group = Group::with(name, self.servers, method, keepalive, self.has_zone);
         group.is_sticky = self.is_sticky;
+        group.fails_open = self.fail_open.get(false);
         let (resolver, timeout_ms) = (self.resolver.as_ref().cloned(), self.resolver_timeout.as_ref());
         Some(Defined { group, resolver, resolver_timeout_ms: timeout_ms.copied() })
     }

@@ -106,6 +106,8 @@ pub struct Course {
 impl Course {
     /// `health`: the peer's in shared memory, which a prober before this one may have found.
     pub fn new(health: Health) -> Self {
+        // Whether all others are unhealthy too is not for one peer to say.
+        let health = if health == Health::Spare { Health::Unhealthy } else { health };
         Self { health, run: 0 }
     }
 
@@ -136,8 +138,8 @@ impl Course {
 }
 
 /// The health of a peer by all its checks: each of them can make it unhealthy.
-pub fn combined(courses: &[Course]) -> Health {
-    let has = |health| courses.iter().any(|course| course.health == health);
+pub fn combined<'a>(courses: impl Iterator<Item = &'a Course> + Clone) -> Health {
+    let has = |health| courses.clone().any(|course| course.health == health);
     let gravest = [Health::Unhealthy, Health::Checking, Health::Unknown];
     gravest.into_iter().find(|health| has(*health)).unwrap_or(Health::Healthy)
 }
@@ -159,7 +161,7 @@ mod tests {
             match course.health() {
                 Health::Unknown => '?',
                 Health::Healthy => 'h',
-                Health::Unhealthy => 'u',
+                Health::Unhealthy | Health::Spare => 'u',
                 Health::Checking => 'c',
             }
         };
@@ -175,6 +177,7 @@ mod tests {
             (Unhealthy, 3, 2, "+-++", "uuuh"),
             (Unknown, 2, 2, "-+", "?h"),
             (Unknown, 2, 2, "--++", "?uuh"),
+            (Health::Spare, 1, 2, "++", "uh"),
             (Checking, 3, 3, "+-", "hh"),
             (Checking, 3, 3, "-+++", "uuuh"),
         ] {
@@ -193,7 +196,7 @@ mod tests {
             (&[Unknown, Healthy], Unknown),
         ] {
             let courses: Vec<Course> = all.iter().map(|health| Course::new(*health)).collect();
-            assert_eq!(combined(&courses), expected, "{all:?}");
+            assert_eq!(combined(courses.iter()), expected, "{all:?}");
         }
     }
 

@@ -38,7 +38,8 @@ impl Default for Keepalive {
 /// The parameters for looking up, while serving, the names of a group's servers with `resolve`.
 #[derive(Clone, Debug)]
 pub struct Lookup {
-    pub resolver: Arc<Settings>,
+    /// `None`: the system's name servers.
+    pub resolver: Option<Arc<Settings>>,
     /// `resolver_timeout`: the time limit of a lookup, and the pause after one that failed.
     pub timeout_ms: u64,
 }
@@ -59,10 +60,14 @@ pub struct Group {
     pub keepalive: Keepalive,
     /// `zone`: all workers count its peers' failures together.
     pub is_shared: bool,
+    /// `fail_open`: if no peer may be used because all are unhealthy or have failed, all of them are used.
+    pub fails_open: bool,
     /// The active checks of its peers, whose results all workers heed; `None`: there are none.
     pub checks: Option<Checks>,
     /// `sticky`: its peers have ids.
     pub is_sticky: bool,
+    /// `agent_check`: an agent of each peer tells how it is.
+    pub has_agent: bool,
     /// `None` if it has no server with `resolve`.
     pub lookup: Option<Lookup>,
     /// Its counters; `None` if it is not counted, or if no slot was left.
@@ -106,8 +111,10 @@ impl Group {
             method: Method::default(),
             keepalive: Keepalive::default(),
             is_shared: false,
+            fails_open: false,
             checks: None,
             is_sticky: false,
+            has_agent: false,
             lookup: None,
             slot: None,
             shared: Box::default(),

@@ -5,7 +5,7 @@
 //! its server counts as down until it does (`upstream/unresolved.rs`). Behaviour: nginx.org,
 //! ngx_http_upstream_module.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::{Diagnostic, Diagnostics, Span};
@@ -44,6 +44,7 @@ struct Entry {
     is_tls: bool,
     host: Option<Host>,
     checks: Option<Checks>,
+    has_agent: bool,
     defined: Option<Defined>,
     span: Span,
 }
@@ -77,6 +78,7 @@ impl Draft {
                 is_tls,
                 host: Some(host),
                 checks: None,
+                has_agent: false,
                 defined: None,
                 span,
             });
@@ -90,8 +92,17 @@ impl Draft {
         let (index, is_new) = self.index(&name, None, false);
         if is_new {
             let defined = Some(defined);
-            let (host, checks) = (None, None);
-            self.entries.push(Entry { name, port: None, is_tls: false, host, checks, defined, span });
+            let (host, checks, has_agent) = (None, None, false);
+            self.entries.push(Entry {
+                name,
+                port: None,
+                is_tls: false,
+                host,
+                checks,
+                has_agent,
+                defined,
+                span,
+            });
             return Ok(index);
         }
         match self.entries.get_mut(index) {
@@ -108,6 +119,13 @@ impl Draft {
         if let Some(entry) = self.entries.get_mut(index) {
             let own = Checks::of(rules);
             entry.checks = Some(entry.checks.map_or(own, |checks| checks.and(own)));
+        }
+    }
+
+    /// Notes that the peers of a group have agents.
+    pub fn advise(&mut self, index: usize) {
+        if let Some(entry) = self.entries.get_mut(index) {
+            entry.has_agent = true;
         }
     }
 
@@ -150,7 +168,7 @@ impl Draft {
                 out.push(Diagnostic::error(entry.span, message));
             }
             let mut group = match (entry.defined, entry.host) {
-                (Some(defined), _) => common.complete(defined, entry.span, out),
+                (Some(defined), _) => common.complete(defined),
                 (None, Some(host)) => {
                     let name = with_port(&entry.name, entry.port.or(entry.is_tls.then_some(HTTPS_PORT)));
                     let mut server = Server::new(&name, host);
@@ -160,7 +178,7 @@ impl Draft {
                 (None, None) => Group::new(&entry.name, Vec::new()),
             };
             group.index = Some(index);
-            group.checks = entry.checks;
+            (group.checks, group.has_agent) = (entry.checks, entry.has_agent);
             warn_of_no_room(&group, entry.span, out);
             groups.push(Arc::new(group));
         }
@@ -173,20 +191,14 @@ impl Draft {
 
 impl Common {
     /// Sets the resolver of a group that has servers with `resolve`.
-    fn complete(&self, defined: Defined, span: Span, out: &mut Diagnostics) -> Group {
+    fn complete(&self, defined: Defined) -> Group {
         let Defined { mut group, resolver, resolver_timeout_ms } = defined;
         if !group.servers.iter().any(|server| server.resolve) {
             return group;
         }
         let timeout_ms = resolver_timeout_ms.unwrap_or(self.resolver_timeout_ms);
-        match resolver.or_else(|| self.resolver.clone()) {
-            Some(resolver) => group.lookup = Some(Lookup { resolver, timeout_ms }),
-            None => {
-                let what = "no resolver defined to resolve names at run time in upstream";
-                let help = "add a \"resolver\" to the http block, or to this one";
-                out.push(Diagnostic::error(span, format!("{what} \"{}\"", group.name)).help(help));
-            }
-        }
+        let resolver = resolver.or_else(|| self.resolver.clone());
+        group.lookup = Some(Lookup { resolver, timeout_ms });
         group
     }
 }
@@ -202,6 +214,18 @@ fn warn_of_no_room(group: &Group, span: Span, out: &mut Diagnostics) {
             "it has room for 65536 servers of all groups; workers do not share what they know of the others";
         out.push(Diagnostic::warning(span, message).help(help));
     }
+}
+
+/// A server whose name the prober looks up.
+#[derive(Debug)]
+pub struct Followed {
+    /// The index of its group, and its own in it.
+    pub group: usize,
+    pub server: usize,
+    /// Its key in [`crate::upstream::known`].
+    pub key: String,
+    /// The name of its group, if the group's peers have places in shared memory that matter.
+    pub placed: Option<Box<str>>,
 }
 
 /// The groups of a configuration, ready to serve. Plain data: state that changes while serving is in each
@@ -281,12 +305,19 @@ impl Groups {
         self.iter().flat_map(Group::places).map(|place| place.index())
     }
 
-    /// The servers whose names are looked up while serving: the index of the group, the index of the server
-    /// in it, and the key for [`crate::upstream::known`].
-    pub fn followed_servers(&self) -> impl Iterator<Item = (usize, usize, String)> {
-        self.followed().flat_map(|(index, group)| {
-            let servers = group.servers.iter().enumerate().filter(|(_, server)| server.resolve);
-            servers.map(move |(server, _)| (index, server, follow::key(group, server)))
+    /// The servers whose names the prober looks up: those that are followed, and those that did not resolve.
+    pub fn followed_servers(&self) -> impl Iterator<Item = Followed> {
+        let indexes = self.followed.iter().chain(self.incomplete.iter()).copied().collect::<BTreeSet<_>>();
+        let groups = indexes.into_iter().filter_map(|index| Some((index, self.groups.get(index)?)));
+        groups.flat_map(|(index, group)| {
+            let servers = group.servers.iter().enumerate().filter(|(_, server)| follow::is_followed(server));
+            let is_placed = group.is_shared || group.checks.is_some() || group.has_agent;
+            servers.map(move |(server, _)| Followed {
+                group: index,
+                server,
+                key: follow::key(group, server),
+                placed: is_placed.then(|| group.name.clone()),
+            })
         })
     }
 
@@ -300,9 +331,9 @@ impl Groups {
         self.incomplete.iter().copied()
     }
 
-    /// True if some group has active checks.
+    /// True if some group has active checks, or agents.
     pub fn has_checks(&self) -> bool {
-        self.iter().any(|group| group.checks.is_some())
+        self.iter().any(|group| group.checks.is_some() || group.has_agent)
     }
 
     /// Brings the health of peers in shared memory to where their checks begin. `is_new`: a prober of another
@@ -400,14 +431,18 @@ mod tests {
     }
 
     #[test]
-    fn names_to_resolve_want_a_resolver() {
+    fn names_to_resolve_are_asked_of_the_system_without_a_resolver() {
         let mut draft = Draft::default();
         let mut later = defined("later", &["later.test:80"]);
         later.group.servers[0].resolve = true;
         draft.define(later, Span::default()).unwrap();
         let (groups, findings) = finish(draft);
-        assert_eq!(findings, ["no resolver defined to resolve names at run time in upstream \"later\""]);
-        assert_eq!((groups.followed().count(), groups.incomplete().count()), (0, 0));
+        assert!(findings.is_empty(), "{findings:?}");
+        assert_eq!((groups.followed().count(), groups.incomplete().count()), (1, 0));
+        let (_, group) = groups.followed().next().unwrap();
+        assert!(group.lookup.as_ref().is_some_and(|lookup| lookup.resolver.is_none()));
+        let followed: Vec<_> = groups.followed_servers().map(|it| (it.group, it.server, it.key)).collect();
+        assert_eq!(followed, [(0, 0, "later later.test ".to_owned())]);
     }
 
     #[test]

@@ -1,19 +1,20 @@
 //! The last known addresses of names, for new workers: those of a new generation, and those that replace a
 //! dead one.
 //!
-//! Workers report each change to the master (`worker/messages.rs`), and every worker forked later inherits
-//! this memory. So a reload while the name servers are down continues with the previous addresses. Names come
-//! only from the master's own configuration, and the reports of a worker that did not exit properly are
-//! forgotten with it.
+//! The prober reports each change to the master (`worker/messages.rs`), which tells all workers; those forked later,
+//! and the next prober, inherit this memory. So a reload while the name servers are down continues with the previous
+//! addresses. Names come only from the master's own configuration, and the reports of a prober that has broken a rule
+//! are forgotten with it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::net::Address;
+use crate::shm::peers;
 
 /// Maximum number of addresses of one name: as many as fit into a message.
 pub const SPOTS_MAX: usize = 100;
-/// Maximum number of workers whose reports about one name are kept; the latest counts.
+/// Maximum number of probers whose reports about one name are kept; the latest counts.
 const TELLERS_MAX: usize = 4;
 
 /// One address of a server, with the parameters of its SRV record.
@@ -24,21 +25,27 @@ pub struct Spot {
     pub weight: Option<u16>,
     /// Makes it a backup, as does `backup` on the server's line.
     pub is_backup: bool,
+    /// The number of its place in shared memory, which the master assigns.
+    pub place: Option<u32>,
 }
 
 impl From<Address> for Spot {
     fn from(address: Address) -> Self {
-        Self { address, weight: None, is_backup: false }
+        Self { address, weight: None, is_backup: false, place: None }
     }
 }
 
-/// The reports of workers about each name, the latest last.
 #[derive(Debug, Default)]
-struct Known(HashMap<String, Vec<Telling>>);
+struct Known {
+    /// The reports of probers about each name, the latest last.
+    tellings: HashMap<String, Vec<Telling>>,
+    /// The places in shared memory of addresses that were reported, by the generation that may still use them.
+    places: HashMap<u32, u64>,
+}
 
 #[derive(Debug)]
 struct Telling {
-    /// The worker's process id; `None` once it has exited properly.
+    /// The prober's process id; `None` once it has exited properly.
     teller: Option<i32>,
     spots: Vec<Spot>,
 }
@@ -54,14 +61,25 @@ pub fn recall(key: &str) -> Option<Vec<Spot>> {
     known().as_ref()?.recall(key)
 }
 
-/// Records the addresses of a name as reported by a worker. The master calls it, and has checked the name.
-/// False if they are not news.
-pub fn remember(key: &str, spots: &[Spot], teller: i32) -> bool {
-    known().get_or_insert_default().remember(key, spots, teller)
+/// Records the addresses of a name as reported by a prober. The master calls it, and has checked the name.
+/// False if they are not news. `generation`: that of the workers that are told.
+pub fn remember(key: &str, spots: &[Spot], teller: i32, generation: u64) -> bool {
+    known().get_or_insert_default().remember(key, spots, teller, generation)
 }
 
-/// Notes that a worker has ended. `is_trusted`: it exited properly; otherwise its reports are forgotten, and
-/// those of other workers count again.
+/// The places of the addresses that workers of this generation may use, for `shm::peers::sweep`. Others are forgotten.
+pub fn places(generation: u64) -> Vec<u32> {
+    known().as_mut().map(|known| known.places(generation)).unwrap_or_default()
+}
+
+/// Gives each address its place in shared memory, if there is room. For the process that assigns places.
+pub fn place(group: &str, spots: &mut [Spot]) {
+    for spot in spots {
+        spot.place = peers::place(group, &spot.address.to_string()).map(|place| place.index());
+    }
+}
+
+/// Notes that a prober has ended. If it is not trusted its reports are forgotten, and those of others count again.
 pub fn end(teller: i32, is_trusted: bool) {
     if let Some(known) = known().as_mut() {
         known.end(teller, is_trusted);
@@ -71,20 +89,28 @@ pub fn end(teller: i32, is_trusted: bool) {
 /// Forgets the names that are no longer in the configuration.
 pub fn retain(keys: &HashSet<String>) {
     if let Some(known) = known().as_mut() {
-        known.0.retain(|key, _| keys.contains(key));
+        known.tellings.retain(|key, _| keys.contains(key));
     }
 }
 
 impl Known {
     fn recall(&self, key: &str) -> Option<Vec<Spot>> {
-        let latest = self.0.get(key)?.last()?;
-        // A name that no longer exists has no addresses, and those are of no use to a new worker.
-        Some(latest.spots.clone()).filter(|spots| !spots.is_empty())
+        Some(self.tellings.get(key)?.last()?.spots.clone())
     }
 
-    fn remember(&mut self, key: &str, spots: &[Spot], teller: i32) -> bool {
+    fn places(&mut self, generation: u64) -> Vec<u32> {
+        let latest = self.tellings.values().filter_map(|tellings| tellings.last());
+        let present: HashSet<u32> =
+            latest.flat_map(|telling| &telling.spots).filter_map(|spot| spot.place).collect();
+        self.places.retain(|place, last| *last >= generation || present.contains(place));
+        self.places.keys().copied().collect()
+    }
+
+    fn remember(&mut self, key: &str, spots: &[Spot], teller: i32, generation: u64) -> bool {
         let spots = &spots[..spots.len().min(SPOTS_MAX)];
-        let tellings = self.0.entry(key.to_owned()).or_default();
+        let placed = spots.iter().filter_map(|spot| spot.place);
+        self.places.extend(placed.map(|place| (place, generation)));
+        let tellings = self.tellings.entry(key.to_owned()).or_default();
         let is_news = tellings.last().is_none_or(|latest| latest.spots != spots);
         tellings.retain(|telling| telling.teller != Some(teller));
         if tellings.len() == TELLERS_MAX {
@@ -95,7 +121,7 @@ impl Known {
     }
 
     fn end(&mut self, teller: i32, is_trusted: bool) {
-        self.0.retain(|_, tellings| {
+        self.tellings.retain(|_, tellings| {
             if is_trusted {
                 let own = tellings.iter_mut().filter(|telling| telling.teller == Some(teller));
                 own.for_each(|telling| telling.teller = None);
@@ -116,25 +142,25 @@ mod tests {
     }
 
     #[test]
-    fn what_a_worker_tells_the_next_one_knows() {
+    fn what_a_prober_tells_the_next_process_knows() {
         let (first, second) = (spots(&["10.0.0.1:80"]), spots(&["10.0.0.2:80", "[fe80::1]:80"]));
         let mut known = Known::default();
         assert_eq!(known.recall("group a.test"), None);
-        assert!(known.remember("group a.test", &first, 7));
-        assert!(!known.remember("group a.test", &first, 8), "no news");
-        assert!(known.remember("group a.test", &second, 7));
+        assert!(known.remember("group a.test", &first, 7, 1));
+        assert!(!known.remember("group a.test", &first, 8, 1), "no news");
+        assert!(known.remember("group a.test", &second, 7, 1));
         assert_eq!(known.recall("group a.test"), Some(second));
-        known.remember("group a.test", &[], 8);
-        assert_eq!(known.recall("group a.test"), None, "it does not exist any more");
+        known.remember("group a.test", &[], 8, 1);
+        assert_eq!(known.recall("group a.test"), Some(Vec::new()), "it does not exist any more");
     }
 
     #[test]
-    fn the_words_of_a_worker_that_went_wrong_are_forgotten() {
+    fn the_words_of_a_prober_that_went_wrong_are_forgotten() {
         let (good, evil) = (spots(&["10.0.0.1:80"]), spots(&["10.6.6.6:80"]));
         let mut known = Known::default();
-        known.remember("a", &good, 7);
-        known.remember("a", &evil, 8);
-        known.remember("b", &evil, 8);
+        known.remember("a", &good, 7, 1);
+        known.remember("a", &evil, 8, 1);
+        known.remember("b", &evil, 8, 1);
         assert_eq!(known.recall("a"), Some(evil.clone()));
         known.end(8, false);
         assert_eq!((known.recall("a"), known.recall("b")), (Some(good.clone()), None));
@@ -148,11 +174,26 @@ mod tests {
         let mut known = Known::default();
         let many = vec![spots(&["10.0.0.1:80"]).remove(0); 1000];
         assert_eq!(
-            (0..100).filter(|teller| known.remember("a", &many, *teller)).count(),
+            (0..100).filter(|teller| known.remember("a", &many, *teller, 1)).count(),
             1,
             "the first is news"
         );
-        assert_eq!(known.0["a"].len(), TELLERS_MAX);
+        assert_eq!(known.tellings["a"].len(), TELLERS_MAX);
         assert_eq!(known.recall("a").map(|spots| spots.len()), Some(SPOTS_MAX));
+    }
+
+    #[test]
+    fn places_are_kept_while_somebody_may_use_them() {
+        let placed = |text: &str, place| vec![Spot { place: Some(place), ..spots(&[text]).remove(0) }];
+        let mut known = Known::default();
+        known.remember("a", &placed("10.0.0.1:80", 5), 7, 1);
+        known.remember("a", &placed("10.0.0.2:80", 6), 7, 1);
+        let sorted = |mut places: Vec<u32>| {
+            places.sort_unstable();
+            places
+        };
+        assert_eq!(sorted(known.places(1)), [5, 6], "requests of this generation may use the first one");
+        assert_eq!(sorted(known.places(2)), [6]);
+        assert_eq!(sorted(known.places(3)), [6], "it is in use");
     }
 }

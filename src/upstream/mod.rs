@@ -26,6 +26,7 @@ pub mod prober;
 pub mod session;
 pub mod state;
 pub mod sticky;
+pub mod tcp_check;
 pub mod timing;
 pub mod trace;
 pub mod unresolved;

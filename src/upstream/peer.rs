@@ -120,6 +120,8 @@ pub struct Peer {
     is_shared: bool,
     /// The place where a prober writes its health; `None`: it is not checked.
     checked: Option<Place>,
+    /// The place where its agent's words are; `None`: it has no agent.
+    advised: Option<Place>,
     weight: i64,
     fails_max: u64,
     fail_timeout_ms: u64,
@@ -164,6 +166,7 @@ impl Peer {
             id: None,
             is_shared: is_shared && shared.place.is_some(),
             checked: None,
+            advised: None,
             weight: server.weight,
             fails_max: server.fails_max,
             fail_timeout_ms: server.fail_timeout_ms,
@@ -183,6 +186,12 @@ impl Peer {
     #[must_use]
     pub(super) fn with_checks(self, is_checked: bool) -> Self {
         Self { checked: self.shared.place.filter(|_| is_checked), ..self }
+    }
+
+    /// The same peer, which heeds what its agent says if there is one.
+    #[must_use]
+    pub(super) fn with_agent(self, has_agent: bool) -> Self {
+        Self { advised: self.shared.place.filter(|_| has_agent), ..self }
     }
 
     /// A peer at another port of this one's address, for checks: it shares nothing with this one.
@@ -219,6 +228,7 @@ impl Peer {
     fn refresh(&self) {
         let is_asked = self.is_shared
             || self.checked.is_some()
+            || self.advised.is_some()
             || self.down
             || self.drain
             || self.conns_max != 0
@@ -241,14 +251,22 @@ impl Peer {
         self.is_retired.get()
     }
 
-    /// True if it gets no requests at all: by its `server` line, or by an operator's order.
+    /// True if it gets no requests at all: by its `server` line, by an operator's order, or by its agent's word.
     pub fn is_down(&self) -> bool {
-        self.down || self.common().is_some_and(|place| place.orders().down)
+        let is_out = |place: Place| {
+            let advice = place.advice();
+            advice.is_down || advice.is_in_maintenance || advice.percent == 0
+        };
+        self.down
+            || self.common().is_some_and(|place| place.orders().down)
+            || self.advised.is_some_and(is_out)
     }
 
     /// True if it gets only requests that are bound to it.
     pub fn is_draining(&self) -> bool {
-        self.drain || self.common().is_some_and(|place| place.orders().drain)
+        self.drain
+            || self.common().is_some_and(|place| place.orders().drain)
+            || self.advised.is_some_and(|place| place.advice().drains)
     }
 
     /// True unless its active checks say otherwise, or have still to say so where they are `mandatory`.

@@ -14,7 +14,7 @@ use std::task::{Poll, Waker};
 
 use crate::log::{self, Logger};
 use crate::runtime::{self, sleep};
-use crate::shm::peers::{Health, Word};
+use crate::shm::peers::{Advice, Health, Place, Word};
 use crate::sys::random;
 use crate::upstream::check::{Course, Rules, combined};
 use crate::upstream::peer::Peer;
@@ -41,6 +41,8 @@ pub enum Outcome {
     },
     /// Nothing was found out about the peer, for a reason of our own.
     Undecided(String),
+    /// The peer's agent has answered.
+    Advised(Advice),
 }
 
 /// One peer as a check sees it.
@@ -50,6 +52,15 @@ pub struct Target {
     pub peer: Rc<Peer>,
     /// The connection that is kept for the next probe (`keepalive_time`).
     pub kept: RefCell<Option<Box<Connection>>>,
+    /// The place of the peer itself.
+    place: Option<Place>,
+}
+
+impl Target {
+    /// What the peer's agent has said last.
+    pub fn advice(&self) -> Advice {
+        self.place.map(Place::advice).unwrap_or_default()
+    }
 }
 
 /// Starts a probe of a peer.
@@ -61,6 +72,8 @@ pub struct Check {
     /// The name of its `match`, for the log; may be empty.
     pub name: &'static str,
     pub log: Logger,
+    /// It asks the peer's agent: its results are no health.
+    pub is_agent: bool,
     pub probe: Probe,
 }
 
@@ -71,6 +84,8 @@ pub struct Watched {
     permits: Rc<Permits>,
     /// By the name of the peer: a peer that two servers lead to is checked once.
     subjects: RefCell<HashMap<Box<str>, Rc<Subject>>>,
+    /// All peers are unhealthy, and used nevertheless (`fail_open`).
+    is_open: Cell<bool>,
 }
 
 /// A peer, and what each check knows of it.
@@ -125,7 +140,7 @@ impl Drop for Permit<'_> {
 impl Watched {
     /// The checks of a group, whose peers are those of `state`. All groups of a process share `permits`.
     pub fn new(state: Rc<GroupState>, checks: Vec<Check>, permits: Rc<Permits>) -> Rc<Self> {
-        Rc::new(Self { state, checks, permits, subjects: RefCell::default() })
+        Rc::new(Self { state, checks, permits, subjects: RefCell::default(), is_open: Cell::new(false) })
     }
 
     /// Starts to check the peers that are not checked yet. Called at the start, and whenever names lead to other
@@ -139,8 +154,10 @@ impl Watched {
                 continue;
             }
             let health = place.health(runtime::now_ms()).0;
-            let courses = self.checks.iter().map(|_| Course::new(health)).collect();
-            let (courses, health) = (RefCell::new(courses), Cell::new(health));
+            let course = |check: &Check| Course::new(if check.is_agent { Health::Healthy } else { health });
+            let courses: Vec<Course> = self.checks.iter().map(course).collect();
+            let health = Cell::new(combined(courses.iter()));
+            let courses = RefCell::new(courses);
             let subject = Rc::new(Subject { peer: Rc::clone(peer), courses, health });
             self.subjects.borrow_mut().insert(peer.name.clone(), Rc::clone(&subject));
             for number in 0..self.checks.len() {
@@ -153,11 +170,11 @@ impl Watched {
     async fn check(self: Rc<Self>, subject: Rc<Subject>, number: usize) {
         let Some(Check { rules, probe, .. }) = self.checks.get(number) else { return };
         let peer = self.target(&subject.peer, rules);
-        let target = Rc::new(Target { peer, kept: RefCell::default() });
+        let target = Rc::new(Target { peer, kept: RefCell::default(), place: subject.peer.shared.place });
         // What is known stays known for a while, so that a reload causes no burst.
         let mut wait_ms = match subject.health.get() {
             Health::Unknown | Health::Checking => up_to(rules.jitter_ms),
-            Health::Healthy | Health::Unhealthy => up_to(rules.interval_ms),
+            Health::Healthy | Health::Unhealthy | Health::Spare => up_to(rules.interval_ms),
         };
         loop {
             sleep(wait_ms).await;
@@ -187,11 +204,15 @@ impl Watched {
 
     /// Notes a result: in the log if the peer's health changes, and in shared memory.
     fn note(&self, subject: &Subject, number: usize, outcome: Outcome) {
-        let Some(Check { rules, name, log, .. }) = self.checks.get(number) else { return };
+        let Some(Check { rules, name, log, is_agent, .. }) = self.checks.get(number) else { return };
+        if *is_agent {
+            return self.note_advice(subject, number, outcome);
+        }
         let (peer, group) = (&subject.peer.name, &self.state.group.name);
         let (has_passed, doing, why) = match outcome {
             Outcome::Passed { doing } => (true, doing, String::new()),
             Outcome::Failed { doing, why } => (false, doing, why),
+            Outcome::Advised(_) => return,
             Outcome::Undecided(why) => {
                 let what = "could not be made";
                 log::error!(
@@ -206,7 +227,8 @@ impl Watched {
         let Some(course) = courses.get_mut(number) else { return };
         let before = course.health();
         let has_changed = course.note(has_passed, rules);
-        let health = combined(&courses);
+        let healths = self.checks.iter().zip(courses.iter()).filter(|(check, _)| !check.is_agent);
+        let health = combined(healths.map(|(_, course)| course));
         drop(courses);
         self.publish(subject, health);
         match (has_changed, has_passed) {
@@ -224,14 +246,53 @@ impl Watched {
         }
     }
 
+    /// Notes what an agent has said. While it cannot be asked, what it has said before holds.
+    fn note_advice(&self, subject: &Subject, number: usize, outcome: Outcome) {
+        let Some(Check { rules, log, .. }) = self.checks.get(number) else { return };
+        let (peer, group) = (&subject.peer.name, &self.state.group.name);
+        let mut courses = subject.courses.borrow_mut();
+        let Some(course) = courses.get_mut(number) else { return };
+        match outcome {
+            Outcome::Advised(advice) => {
+                course.note(true, rules);
+                drop(courses);
+                let Some(place) = subject.peer.shared.place else { return };
+                let before = place.advice();
+                if before != advice {
+                    place.set_advice(advice);
+                    if before.percent == 0 || before.is_down || before.is_in_maintenance {
+                        place.set_ms(Word::ReturnedMs, runtime::now_ms());
+                    }
+                    log::notice!(
+                        log,
+                        &(),
+                        "agent of peer {peer} in upstream \"{group}\" says: {}",
+                        said(advice)
+                    );
+                }
+            }
+            Outcome::Failed { doing, why } => {
+                // Its course only tells whether this was logged already.
+                if course.note(false, rules) {
+                    log::warn!(
+                        log,
+                        &(),
+                        "agent of peer {peer} in upstream \"{group}\" does not answer while {doing}: {why}"
+                    );
+                }
+            }
+            Outcome::Passed { .. } | Outcome::Undecided(_) => {}
+        }
+    }
+
     fn publish(&self, subject: &Subject, health: Health) {
         let Some(place) = subject.peer.shared.place else { return };
         let now_ms = runtime::now_ms();
         let before = subject.health.replace(health);
-        // A worker gone wrong may have written there: each result puts the word right again.
-        if place.health(now_ms).0 != health {
-            place.set_health(health, now_ms);
+        if before != health && self.state.group.fails_open {
+            self.open_or_close();
         }
+        self.write(subject);
         if health == Health::Healthy && matches!(before, Health::Unhealthy | Health::Checking) {
             place.set_ms(Word::ReturnedMs, now_ms);
             if self.state.group.is_shared {
@@ -239,6 +300,56 @@ impl Watched {
             }
         }
     }
+
+    /// Decides anew whether all peers are to be used because all are unhealthy.
+    fn open_or_close(&self) {
+        let subjects: Vec<Rc<Subject>> = self.subjects.borrow().values().cloned().collect();
+        let is_open = subjects.iter().all(|subject| subject.health.get() == Health::Unhealthy);
+        if self.is_open.replace(is_open) != is_open {
+            let name = &self.state.group.name;
+            match (self.checks.first(), is_open) {
+                (Some(Check { log, .. }), true) => {
+                    log::error!(
+                        log,
+                        &(),
+                        "all peers of upstream \"{name}\" are unhealthy: all are used (fail_open)"
+                    );
+                }
+                (Some(Check { log, .. }), false) => {
+                    log::notice!(log, &(), "not all peers of upstream \"{name}\" are unhealthy any more");
+                }
+                (None, _) => {}
+            }
+            subjects.iter().for_each(|subject| self.write(subject));
+        }
+    }
+
+    /// Writes the health of a peer where the workers read it. A worker gone wrong may have written there: each result
+    /// puts the word right again.
+    fn write(&self, subject: &Subject) {
+        let Some(place) = subject.peer.shared.place else { return };
+        let health = match subject.health.get() {
+            Health::Unhealthy if self.is_open.get() => Health::Spare,
+            health => health,
+        };
+        let now_ms = runtime::now_ms();
+        if place.health(now_ms).0 != health {
+            place.set_health(health, now_ms);
+        }
+    }
+}
+
+/// An agent's words, as it would say them.
+fn said(advice: Advice) -> String {
+    let mut words = vec![if advice.is_down { "down" } else { "up" }.to_owned()];
+    if advice.is_in_maintenance {
+        words.push("maint".into());
+    }
+    if advice.drains {
+        words.push("drain".into());
+    }
+    words.push(format!("{}%", advice.percent));
+    words.join(" ")
 }
 
 /// A random time below this.
@@ -252,7 +363,6 @@ mod tests {
 
     use super::*;
     use crate::net::address;
-    use crate::net::resolver::Resolvers;
     use crate::runtime::Runtime;
     use crate::upstream::group::Group;
     use crate::upstream::peer::Server;
@@ -260,7 +370,7 @@ mod tests {
     fn state(name: &str, servers: &[&str]) -> Rc<GroupState> {
         let server = |text: &&str| Server::new(text, address::parse_upstream(text, 80).unwrap());
         let group = Group::new(name, servers.iter().map(server).collect());
-        Rc::new(GroupState::new(Arc::new(group), &Resolvers::default()))
+        Rc::new(GroupState::new(Arc::new(group)))
     }
 
     fn check(rules: Rules, probe: impl Fn(&Target) -> Outcome + 'static) -> Check {
@@ -269,7 +379,7 @@ mod tests {
             let outcome = probe(&target);
             Box::pin(async move { outcome }) as Pin<Box<dyn Future<Output = Outcome>>>
         };
-        Check { rules, name: "", log: Logger::none(), probe: Box::new(probe) }
+        Check { rules, name: "", log: Logger::none(), is_agent: false, probe: Box::new(probe) }
     }
 
     fn failed() -> Outcome {

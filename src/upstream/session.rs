@@ -256,7 +256,6 @@ mod tests {
 
     use super::*;
     use crate::net::address;
-    use crate::net::resolver::Resolvers;
     use crate::upstream::group::Group;
     use crate::upstream::peer::{BACKUP, Server};
     use crate::upstream::state::tests::state;
@@ -421,7 +420,7 @@ mod tests {
         });
         let mut group = Group::uncounted("test", servers.collect());
         group.is_sticky = true;
-        GroupState::new(Arc::new(group), &Resolvers::default())
+        GroupState::new(Arc::new(group))
     }
 
     fn bound(group: &GroupState, route: &str) -> Session {

@@ -9,15 +9,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::net::address::Address;
-use crate::net::resolver::Resolvers;
 use crate::net::tls::client::Terms;
+use crate::shm::peers::Place;
 use crate::upstream::balance::Ring;
 use crate::upstream::budget::Budget;
 use crate::upstream::follow::Names;
 use crate::upstream::group::Group;
 use crate::upstream::known::Spot;
 use crate::upstream::load::Loads;
-use crate::upstream::peer::{BACKUP, Peer, Server};
+use crate::upstream::peer::{BACKUP, Peer, Server, Shared};
 use crate::upstream::pool::{Connection, Pool};
 use crate::upstream::sticky::Id;
 
@@ -116,7 +116,7 @@ impl Set {
 #[derive(Debug)]
 pub struct GroupState {
     pub group: Arc<Group>,
-    /// The resolver of its servers' names; `None` if no server has `resolve`.
+    /// The first lookups of its servers' names; `None` if no server has `resolve`.
     pub names: Option<Names>,
     /// The requests that went to a second server in parallel.
     pub hedges: Budget,
@@ -125,10 +125,8 @@ pub struct GroupState {
 }
 
 impl GroupState {
-    /// `resolvers` are this worker's.
-    pub fn new(group: Arc<Group>, resolvers: &Resolvers) -> Self {
-        let names = group.lookup.as_ref();
-        let names = names.map(|lookup| Names::new(resolvers.get(&lookup.resolver), lookup.timeout_ms));
+    pub fn new(group: Arc<Group>) -> Self {
+        let names = group.lookup.as_ref().map(|lookup| Names::new(&group, lookup.timeout_ms));
         let set = RefCell::new(Rc::new(Set::empty(Arc::clone(&group))));
         let state = Self { group, names, hedges: Budget::default(), pool: Pool::default(), set };
         state.rebuild(|_, server| Some(spots(&server.addresses)));
@@ -242,10 +240,12 @@ impl GroupState {
     }
 
     fn peer(&self, index: usize, server: &Server, spot: Spot) -> Peer {
-        let shared = self.group.shared(index, &spot.address);
+        let configured = self.group.shared(index, &spot.address);
+        let place = configured.place.or_else(|| Place::of_index(spot.place?));
+        let shared = Shared { place, ..configured };
         let peer = |server: &Server| {
             let peer = Peer::new(server, index, spot.address, shared, self.group.is_shared);
-            peer.with_checks(self.group.checks.is_some())
+            peer.with_checks(self.group.checks.is_some()).with_agent(self.group.has_agent)
         };
         let peer = match spot.weight {
             Some(weight) => peer(&Server { weight: i64::from(weight), ..server.clone() }),
@@ -318,7 +318,7 @@ pub(super) mod tests {
 
     /// A group without places in shared memory.
     pub(in crate::upstream) fn state(servers: Vec<Server>) -> GroupState {
-        GroupState::new(Arc::new(Group::uncounted("test", servers)), &Resolvers::default())
+        GroupState::new(Arc::new(Group::uncounted("test", servers)))
     }
 
     #[test]
@@ -361,6 +361,7 @@ pub(super) mod tests {
             address: Address::Inet(([1, 1, 1, 1], port).into()),
             weight: Some(weight),
             is_backup,
+            place: None,
         };
         assert!(group.learn(0, &[spot(1, 5, false), spot(1, 5, false), spot(2, 5, true)]));
         let before = group.set();

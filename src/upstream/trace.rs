@@ -241,7 +241,7 @@ mod tests {
             let (peer_slot, slot) = (shared.slot.unwrap(), group.slot.unwrap());
             let shared = Shared { place: None, ..shared };
             let peer = Rc::new(Peer::new(&server, 0, server.addresses[0].clone(), shared, false));
-            let state = GroupState::new(std::sync::Arc::new(group), &Default::default());
+            let state = GroupState::new(std::sync::Arc::new(group));
             let mut trace = Trace::default();
             for status in [502, 200] {
                 trace.begin(Some(peer.clone()), &state);

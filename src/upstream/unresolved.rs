@@ -1,11 +1,11 @@
-//! Retries names that did not resolve at the start, while the worker serves.
+//! Retries names that did not resolve at the start, for all workers.
 //!
-//! One task per worker, only if there is such a name. The lookups run on the blocking pool, several at a
-//! time, and each name only once, however many servers have it.
+//! One task, in the prober, only if there is such a name. The lookups run on the blocking pool, several at a
+//! time, and each name only once, however many servers have it. The master is told of those that resolve, and tells
+//! the workers.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -13,9 +13,9 @@ use std::task::Poll;
 use crate::log::{self, Logger};
 use crate::net::Address;
 use crate::net::address::Host;
-use crate::net::drain;
 use crate::runtime::blocking::{self, Lane};
-use crate::runtime::{Either, race, sleep};
+use crate::runtime::sleep;
+use crate::upstream::follow::Tell;
 use crate::upstream::known::Spot;
 use crate::upstream::state::GroupState;
 
@@ -24,30 +24,28 @@ const RETRY_MS: u64 = 5_000;
 /// Maximum number of simultaneous lookups: a name whose name server is silent holds up no other.
 const AT_ONCE_MAX: usize = 4;
 
-/// A server whose name has no address yet.
-type Waiting = (Rc<GroupState>, usize);
+/// A group, with its index in the configuration.
+type Indexed = (usize, Rc<GroupState>);
 
-/// Retries until every server of `groups` has an address, or the worker leaves.
-pub async fn retry(groups: Vec<Rc<GroupState>>, log: Logger) {
+/// Retries until every server of `groups` has an address.
+pub async fn retry(groups: Vec<Indexed>, log: Logger, tell: Tell) {
     let mut waiting = groups;
     loop {
-        waiting.retain(|state| !state.unresolved().is_empty());
+        waiting.retain(|(_, state)| !state.unresolved().is_empty());
         if waiting.is_empty() {
             return;
         }
-        let mut names: BTreeMap<Box<str>, Vec<Waiting>> = BTreeMap::new();
-        for state in &waiting {
+        let mut names: BTreeMap<Box<str>, Vec<(Indexed, usize)>> = BTreeMap::new();
+        for (group, state) in &waiting {
             for index in state.unresolved() {
                 let server = state.group.servers.get(index);
                 if let Some(Host::Inet { name, .. }) = server.map(|server| &server.host) {
-                    names.entry(name.clone()).or_default().push((Rc::clone(state), index));
+                    names.entry(name.clone()).or_default().push(((*group, Rc::clone(state)), index));
                 }
             }
         }
-        all(names.into_iter().map(|(name, servers)| try_name(name, servers, log))).await;
-        if let Either::Second(()) = race(sleep(RETRY_MS), drain::reached(drain::Mode::HandOver)).await {
-            return;
-        }
+        all(names.into_iter().map(|(name, servers)| try_name(name, servers, log, &tell))).await;
+        sleep(RETRY_MS).await;
     }
 }
 
@@ -71,23 +69,19 @@ async fn all(futures: impl Iterator<Item = impl Future<Output = ()>>) {
     .await;
 }
 
-async fn try_name(name: Box<str>, servers: Vec<Waiting>, log: Logger) {
+async fn try_name(name: Box<str>, servers: Vec<(Indexed, usize)>, log: Logger, tell: &Tell) {
     let host = Host::Inet { name, port: 0 };
     let Ok(addresses) = blocking::run(Lane::Names, move || host.resolve()).await else { return };
-    for (state, index) in servers {
+    for ((group_index, state), index) in servers {
         let group = &state.group;
         let Some(server) = group.servers.get(index) else { continue };
         let Host::Inet { port, .. } = server.host else { continue };
         let spot = |address: &Address| {
-            let ip = address.inet().copied()?;
-            Some(Spot::from(Address::Inet(with_port(ip, port))))
+            let mut inet = address.inet().copied()?;
+            inet.set_port(port);
+            Some(Spot::from(Address::Inet(inet)))
         };
-        state.learn(index, &addresses.iter().filter_map(spot).collect::<Vec<_>>());
+        tell(group_index, index, &addresses.iter().filter_map(spot).collect::<Vec<_>>());
         log::notice!(log, &(), "upstream server \"{}\" of \"{}\" resolves now", server.name, group.name);
     }
-}
-
-fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
-    address.set_port(port);
-    address
 }

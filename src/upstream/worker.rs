@@ -1,14 +1,16 @@
 //! The groups of a configuration in one worker, and those it makes for names that come from requests.
 //!
-//! Touches: names of groups that did not resolve yet or are followed while serving (`unresolved.rs`,
-//! `follow.rs`).
+//! Touches: the memory of names, for the addresses that were known before the fork (`known.rs`).
 
 use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::net::address::{Address, Host};
-use crate::net::resolver::{Resolver, Resolvers};
+use crate::net::resolv_conf;
+use crate::net::resolver::{Resolver, Source};
 use crate::runtime;
 use crate::upstream::follow::{self, Tell};
 use crate::upstream::group::Group;
@@ -32,7 +34,6 @@ pub struct Upstreams {
     states: Box<[OnceCell<Rc<GroupState>>]>,
     /// The most recently used last.
     made: RefCell<Vec<Made>>,
-    resolvers: Rc<Resolvers>,
 }
 
 /// A group that was made while serving.
@@ -45,23 +46,44 @@ struct Made {
 }
 
 impl Upstreams {
-    /// `resolvers` are this worker's.
-    pub fn new(groups: &'static Groups, resolvers: Rc<Resolvers>) -> Self {
+    pub fn new(groups: &'static Groups) -> Self {
         let states = (0..groups.len()).map(|_| OnceCell::new()).collect();
-        Self { groups, states, made: RefCell::default(), resolvers }
+        Self { groups, states, made: RefCell::default() }
     }
 
-    /// Starts to retry the names that did not resolve, and to follow those with `resolve`. Called once per
-    /// worker, inside its runtime. `tell` is called with changes of the latter.
-    pub fn start(&self, tell: &Tell) {
-        let log = self.groups.log();
-        for (index, _) in self.groups.followed() {
-            self.get(index).into_iter().for_each(|state| follow::start(state, index, log, tell));
+    /// Takes over the addresses of names that were known when the process was forked. Called once.
+    pub fn recall(&self) {
+        let followed = self.groups.followed().map(|(index, _)| index);
+        let indexes: Vec<usize> = followed.chain(self.groups.incomplete()).collect();
+        indexes.into_iter().filter_map(|index| self.get(index)).for_each(|state| follow::recall(state));
+    }
+
+    /// Takes over the addresses of a server's name that the prober has found.
+    pub fn learn(&self, group_index: usize, server_index: usize, spots: &[Spot]) {
+        if let Some(state) = self.get(group_index) {
+            follow::learn(state, server_index, spots);
         }
-        let waiting: Vec<Rc<GroupState>> =
-            self.groups.incomplete().filter_map(|index| self.get(index).cloned()).collect();
+    }
+
+    /// Starts to retry the names that did not resolve, and to follow those with `resolve`. Called once, in the prober.
+    pub fn follow(&self, tell: &Tell) {
+        let log = self.groups.log();
+        let mut sources: HashMap<usize, Rc<Source>> = HashMap::new();
+        for (index, group) in self.groups.followed() {
+            let resolver = group.lookup.as_ref().and_then(|lookup| lookup.resolver.as_ref());
+            let key = resolver.map_or(0, |settings| Arc::as_ptr(settings).addr());
+            let source = sources.entry(key).or_insert_with(|| {
+                Rc::new(match resolver {
+                    Some(settings) => Source::of_directive(settings),
+                    None => Source::of_system(Path::new(resolv_conf::PATH)),
+                })
+            });
+            follow::start(group, index, source, log, tell);
+        }
+        let waiting: Vec<_> =
+            self.groups.incomplete().filter_map(|index| Some((index, self.get(index)?.clone()))).collect();
         if !waiting.is_empty() {
-            runtime::spawn(unresolved::retry(waiting, log));
+            runtime::spawn(unresolved::retry(waiting, log, Rc::clone(tell)));
         }
     }
 
@@ -86,7 +108,7 @@ impl Upstreams {
             return Some(state.get_or_init(|| other));
         }
         let group = Arc::clone(self.groups.get(index)?);
-        Some(state.get_or_init(|| Rc::new(GroupState::new(group, &self.resolvers))))
+        Some(state.get_or_init(|| Rc::new(GroupState::new(group))))
     }
 
     /// The group of the configuration for a host that was evaluated.
@@ -141,7 +163,7 @@ impl Upstreams {
         // As in nginx, failures of an address are forgotten after each request.
         let server = Server { addresses, fails_max: 0, ..Server::new(name, host.clone()) };
         let group = Arc::new(Group::uncounted(&with_port(name, port), vec![server]));
-        let state = Rc::new(GroupState::new(group, &self.resolvers));
+        let state = Rc::new(GroupState::new(group));
         let made = Made { state: Rc::clone(&state), source: source.cloned(), asked_ms: runtime::now_ms() };
         let oldest = {
             let mut list = self.made.borrow_mut();
@@ -159,7 +181,7 @@ mod tests {
     use crate::config::{Diagnostics, Span};
     use crate::log;
     use crate::net::address;
-    use crate::net::resolver::Settings;
+    use crate::net::resolver::{Resolvers, Settings};
     use crate::runtime::Runtime;
     use crate::sys::names::Names;
     use crate::upstream::groups::{Common, Draft};
@@ -174,7 +196,7 @@ mod tests {
         let groups = draft.finish(&common, &Names::default(), &mut Diagnostics::default());
         let groups: &'static Groups = Box::leak(Box::new(groups));
         let mut runtime = Runtime::new().expect("a loop");
-        runtime.block_on(async move { test(&Upstreams::new(groups, Rc::default())) });
+        runtime.block_on(async move { test(&Upstreams::new(groups)) });
     }
 
     fn inet(text: &str) -> Address {
@@ -197,7 +219,7 @@ mod tests {
         with_groups(&[], |upstreams| {
             let host = address::parse_upstream("a.test", 80).unwrap();
             let settings = Settings { servers: Vec::new(), valid_ms: None, ipv4: true, ipv6: true };
-            let resolver = upstreams.resolvers.get(&Arc::new(settings));
+            let resolver = Resolvers::default().get(&Arc::new(settings));
             let made = upstreams.make("a.test", Some(80), None, &host, vec![inet("1.1.1.1:80")]);
             let (found, is_fresh) = upstreams.find_made("A.test", Some(80), None, 1000).unwrap();
             assert!(Rc::ptr_eq(&found, &made) && is_fresh);

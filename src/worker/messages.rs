@@ -35,6 +35,8 @@ pub enum ToWorker {
     /// Use a newer certificate for this pair, by its index in the configuration; the certificate and its key come
     /// in sealed memory (`net/tls/parcel.rs`).
     Certificate(u32),
+    /// The present addresses of an upstream's name.
+    Learned(Learned),
     /// Give a sign of life: a `Pong` with the sequence number of this message.
     Ping,
 }
@@ -53,12 +55,12 @@ pub enum ToMaster {
     /// The answer to the first `Drain` or `Quit`: it accepts no more, and has accepted the connections in its
     /// queues.
     Closed,
-    /// The present addresses of an upstream's name, for workers forked later (`upstream/known.rs`).
+    /// From the prober: the present addresses of an upstream's name, for all workers.
     Learned(Learned),
 }
 
-/// The addresses of a server whose name is followed, by the index of its group in the configuration and its
-/// own in the group.
+/// The addresses of a server whose name is looked up, by the index of its group in the configuration and its own in
+/// the group. The master adds their places in shared memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Learned {
     pub group: u32,
@@ -73,8 +75,8 @@ pub const BYTES_MAX: usize = 16 * 1024;
 /// The most slots in one message.
 pub const SLOTS_MAX: usize = (BYTES_MAX - frame::HEAD_BYTES) / size_of::<SlotIndex>();
 
-/// Bytes of an address: family, backup, weight, port, IP.
-const SPOT_BYTES: usize = 22;
+/// Bytes of an address: family, backup, weight, port, IP, and one more than the number of its place.
+const SPOT_BYTES: usize = 26;
 const HANDOVER_BYTES: usize = 38;
 
 const _: () = assert!(frame::HEAD_BYTES + HANDOVER_BYTES + PROXY_BYTES_MAX + TLS_BYTES_MAX <= BYTES_MAX);
@@ -92,6 +94,7 @@ impl ToWorker {
             Self::Certificate(pair) => {
                 frame::write(b'K', sequence, |out| out.extend_from_slice(&pair.to_le_bytes()))
             }
+            Self::Learned(learned) => frame::write(b'N', sequence, |out| write_learned(learned, out)),
             Self::Ping => frame::write(b'I', sequence, |_| {}),
         }
     }
@@ -108,6 +111,7 @@ impl ToWorker {
             b'U' => read_slots(fields).map(Self::Release),
             b'O' => fields.end(Self::Reopen),
             b'K' => fields.u32().and_then(|pair| fields.end(Self::Certificate(pair))),
+            b'N' => read_learned(fields).map(Self::Learned),
             b'I' => fields.end(Self::Ping),
             _ => None,
         };
@@ -139,7 +143,7 @@ impl ToMaster {
             b'P' => fields.end(Self::Replace),
             b'I' => fields.u32().and_then(|ping| fields.end(Self::Pong(ping))),
             b'C' => fields.end(Self::Closed),
-            b'N' => read_learned(fields).map(Self::Learned),
+            b'N' => read_learned(fields).filter(Learned::has_no_place).map(Self::Learned),
             _ => None,
         };
         Some((sequence, message?))
@@ -196,6 +200,14 @@ fn write_learned(learned: &Learned, out: &mut Vec<u8>) {
         out.extend_from_slice(&spot.weight.unwrap_or(0).to_le_bytes());
         out.extend_from_slice(&address.port().to_le_bytes());
         out.extend_from_slice(&ip.to_le_bytes());
+        out.extend_from_slice(&spot.place.map_or(0, |place| place.saturating_add(1)).to_le_bytes());
+    }
+}
+
+impl Learned {
+    /// Only the master assigns places.
+    fn has_no_place(&self) -> bool {
+        self.spots.iter().all(|spot| spot.place.is_none())
     }
 }
 
@@ -213,13 +225,14 @@ fn read_spot(mut fields: Fields<'_>) -> Option<Spot> {
     let (family, is_backup) = (fields.u8()?, fields.flag()?);
     let (weight, port) = (fields.u16()?, fields.u16()?);
     let bits = u128::from_le_bytes(fields.bytes()?);
+    let place = fields.u32()?.checked_sub(1);
     let ip = match family {
         4 => IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits).ok()?)),
         6 => IpAddr::V6(Ipv6Addr::from_bits(bits)),
         _ => return None,
     };
     let address = Address::Inet(SocketAddr::new(ip, port));
-    fields.end(Spot { address, weight: (weight > 0).then_some(weight), is_backup })
+    fields.end(Spot { address, weight: (weight > 0).then_some(weight), is_backup, place })
 }
 
 /// Properties that hold for any bytes, for the fuzz target `control` and the test here.
@@ -260,7 +273,7 @@ mod tests {
         let address = |text: &str| Address::Inet(text.parse().expect("an address"));
         let spots = vec![
             Spot::from(address("10.0.0.1:80")),
-            Spot { address: address("[fe80::1]:8080"), weight: Some(5), is_backup: true },
+            Spot { address: address("[fe80::1]:8080"), weight: Some(5), is_backup: true, place: None },
         ];
         vec![
             ToMaster::Ready,
@@ -283,6 +296,14 @@ mod tests {
             ToWorker::Reopen,
             ToWorker::Ping,
             ToWorker::Certificate(7),
+            ToWorker::Learned(Learned {
+                group: 1,
+                server: 2,
+                spots: vec![Spot {
+                    place: Some(9),
+                    ..Address::Inet("10.0.0.1:80".parse().expect("an address")).into()
+                }],
+            }),
         ]
     }
 
@@ -332,6 +353,7 @@ mod tests {
             ),
             weight: Some(u16::MAX),
             is_backup: true,
+            place: None,
         };
         let learned = Learned { group: u32::MAX, server: u32::MAX, spots: vec![widest; 1000] };
         let bytes = ToMaster::Learned(learned).to_bytes(1);

@@ -38,7 +38,9 @@ use crate::sys::process;
 use crate::sys::sealed;
 use crate::sys::signal::Signals;
 use crate::sys::terminal;
-use crate::upstream::known::Spot;
+use crate::upstream::follow::Tell;
+use crate::upstream::groups::Followed;
+use crate::upstream::known::{self, Spot};
 use accept::Leases;
 pub use accept::Slot;
 use messages::{Learned, ToMaster, ToWorker};
@@ -161,6 +163,8 @@ enum Event {
     /// With its sequence number.
     Message(u32, ToWorker, Option<OwnedFd>),
     Signal(i32),
+    /// Without a master: news about a name.
+    Learned(Learned),
     MasterGone,
     /// The last connection has ended while the worker is leaving.
     Empty,
@@ -197,24 +201,25 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         Ok(())
     };
     let mailed = outbox.clone();
-    let learned = move |group: usize, server: usize, spots: &[Spot]| {
+    let tell = move |group: usize, server: usize, spots: &[Spot]| {
         let index = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
         let learned = Learned { group: index(group), server: index(server), spots: spots.to_vec() };
-        if !is_alone {
-            put_learned(&mut mailed.borrow_mut(), learned);
-            runtime::wake_all();
-        }
+        put_learned(&mut mailed.borrow_mut(), learned);
+        runtime::wake_all();
     };
-    let hooks = Hooks { hand_over: Box::new(hand_over), learned: Rc::new(learned) };
+    let hooks = Hooks { hand_over: Box::new(hand_over) };
     let services = if duty.serves() { Services::new(config, hooks) } else { None };
     room::set_limits(connection_limit(config), process::nofile());
     let leases = Rc::new(Leases::new(seat.slots));
     if let Some(services) = services {
         seat.leased.iter().for_each(|slot| leases.add(*slot, services));
     }
-    if duty.probes() {
-        services::probe(config);
-    }
+    let prober = if duty.probes() { services::probe(config, &(Rc::new(tell) as Tell)) } else { None };
+    let learn = |learned: Learned| {
+        let (group, server) = (learned.group as usize, learned.server as usize);
+        services.iter().for_each(|services| services.learn(group, server, &learned.spots));
+        prober.iter().for_each(|prober| prober.learn(group, server, &learned.spots));
+    };
     if seat.leaves_terminal {
         log::take_stderr();
     }
@@ -225,6 +230,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         signals,
         outbox,
         sent: 0,
+        is_alone,
         is_dismissed: false,
         is_to_be_replaced: false,
         deadline: Timer::new(),
@@ -267,6 +273,8 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
                 control.leave(Mode::Close, config, &leases, services);
             }
             Event::Message(_, ToWorker::Reopen, _) | Event::Signal(SIGUSR1) => reopen_logs(),
+            Event::Message(_, ToWorker::Learned(learned), _) => learn(learned),
+            Event::Learned(learned) => learn(place(config, learned)),
             Event::Message(number, ToWorker::Ping, _) => control.send(ToMaster::Pong(number)),
             Event::Message(_, ToWorker::Adopt(_), None) => {}
             Event::Message(_, ToWorker::Certificate(pair), parcel) => {
@@ -302,6 +310,7 @@ struct Control {
     outbox: Outbox,
     /// The sequence number of the last message that was sent.
     sent: u32,
+    is_alone: bool,
     /// The master has told it to leave.
     is_dismissed: bool,
     is_to_be_replaced: bool,
@@ -330,6 +339,9 @@ impl Control {
         if self.is_dismissed && !self.has_told_closed && leases.are_closed() {
             self.has_told_closed = true;
             self.send(ToMaster::Closed);
+        }
+        if let Some(learned) = self.take_own_news() {
+            return Poll::Ready(Event::Learned(learned));
         }
         self.poll_send(cx);
         if let Poll::Ready(event) = self.poll_message(cx, leases) {
@@ -364,6 +376,17 @@ impl Control {
             }
         }
         Poll::Pending
+    }
+
+    /// Without a master, the next news about a name, which would have come back from it.
+    fn take_own_news(&self) -> Option<Learned> {
+        let mut outbox = self.outbox.borrow_mut();
+        let is_news = |(message, _): &(ToMaster, Option<OwnedFd>)| matches!(message, ToMaster::Learned(_));
+        let index = outbox.iter().position(is_news).filter(|_| self.is_alone)?;
+        match outbox.remove(index) {
+            Some((ToMaster::Learned(learned), _)) => Some(learned),
+            _ => None,
+        }
     }
 
     /// Sends the messages of the outbox; those that the master cannot take now stay in it.
@@ -414,6 +437,15 @@ impl Control {
         leases.close(services);
         drain::begin(mode);
     }
+}
+
+/// Without a master: gives the addresses of a name the places in shared memory that their group needs.
+fn place(config: &Config, mut learned: Learned) -> Learned {
+    let is_it = |it: &Followed| (it.group, it.server) == (learned.group as usize, learned.server as usize);
+    if let Some(group) = config.followed_servers().find(is_it).and_then(|it| it.placed) {
+        known::place(&group, &mut learned.spots);
+    }
+    learned
 }
 
 /// Puts news about a name into the outbox, replacing unsent news about the same name: while the master is

@@ -3,10 +3,13 @@
 use std::os::fd::OwnedFd;
 
 use crate::cycle::Config;
+use crate::http::upstream::probe::Prober;
 use crate::http::{self, Hooks};
 use crate::net::handover::Handover;
 use crate::net::listener::{Listener, Serves};
 use crate::sys::address::SockAddr;
+use crate::upstream::follow::Tell;
+use crate::upstream::known::Spot;
 
 /// The destination of a worker's connections.
 ///
@@ -18,11 +21,10 @@ pub struct Services {
     http: http::Service,
 }
 
-/// Starts to check the servers of upstreams. Called once, inside the runtime of the process that does it.
-pub fn probe(config: &'static Config) {
-    if let Some(http) = &config.http {
-        http::upstream::probe::start(http);
-    }
+/// Starts to check the servers of upstreams, and to look their names up. Called once, inside the runtime of the process
+/// that does it; `tell` gets news about names. `None`: the configuration has no upstreams.
+pub fn probe(config: &'static Config, tell: &Tell) -> Option<Prober> {
+    Some(http::upstream::probe::start(config.http.as_ref()?, tell))
 }
 
 impl Services {
@@ -34,9 +36,14 @@ impl Services {
             let listen = u32::try_from(listen).unwrap_or(u32::MAX);
             hand_over(fd, &Handover { listen, ..handover.clone() })
         };
-        let hooks = Hooks { hand_over: Box::new(hand_over), ..hooks };
+        let hooks = Hooks { hand_over: Box::new(hand_over) };
         let http = http::Service::new(config.http.as_ref()?, hooks);
         Some(Self { listeners: config.listeners(), http })
+    }
+
+    /// Takes over the addresses of a server's name.
+    pub fn learn(self, group: usize, server: usize, spots: &[Spot]) {
+        self.http.worker().upstreams.learn(group, server, spots);
     }
 
     /// Serves a connection that this listener has accepted.

@@ -10,7 +10,7 @@ use crate::support::{Client, Daemon, Dns, Origin, fetch, get, wait_for};
 use super::place::shipped;
 
 /// The names of all tests here and there: an example without a test is not shipped.
-const TESTED: &str = "balanced behind-proxy canary compression container discovery failover files \
+const TESTED: &str = "balanced behind-proxy canary compression container discovery failover files health-checks \
                       json-log legacy-pages limits maintenance redirects shadow status sticky streams subpath \
                       tls-intermediate tls-internal tls-modern uploads vhosts websocket";
 
@@ -134,6 +134,39 @@ fn discovery() {
     assert!(get(daemon.port(0), "/shop/").text().starts_with("shop /shop/"));
     assert!(get(daemon.port(0), "/tenant/blue/x").text().starts_with("application /tenant/blue/x"));
     assert_eq!(get(daemon.port(0), "/tenant/red/x").status, 502);
+}
+
+#[test]
+fn health_checks() {
+    let says = |text: &'static str| {
+        Origin::replying(move |_| {
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{text}",
+                text.len()
+            )
+            .into_bytes()
+        })
+    };
+    let (ready, busy, api) = (says("ready"), says("busy"), echo("api"));
+    let changes = [
+        ("10.0.0.1:3000", &*ready.address()),
+        ("10.0.0.2:3000", &*busy.address()),
+        ("10.0.0.3:3000", "127.0.0.1:1"),
+        ("10.0.1.1:5000", &*api.address()),
+        ("10.0.1.2:5000", "127.0.0.1:1"),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+    ];
+    let daemon = example("health-checks.conf", &changes).start();
+    wait_for("the first check", || (get(daemon.port(0), "/").status == 200).then_some(()));
+    ready.wait_requests(2);
+    assert!(ready.requests().iter().any(|request| request.target == "/health"));
+    assert!((0..6).all(|_| get(daemon.port(0), "/").text() == "ready"));
+    assert!(
+        busy.requests().iter().all(|request| request.target == "/health"),
+        "it has failed its first check"
+    );
+    wait_for("the other group", || get(daemon.port(0), "/api/").text().starts_with("api").then_some(()));
+    assert!(get(daemon.port(0), "/reports/").text().starts_with("api /reports/"));
 }
 
 #[test]

@@ -106,7 +106,10 @@ fn a_worker_that_breaks_a_rule_is_killed_and_replaced() {
         ("Closed must not come from a worker that is Ready", Box::new(|worker| worker.say(b'C', b"", &[]))),
         ("HandOver must not come .* Ready", Box::new(|worker| worker.say(b'H', &handover(0, 1), &[null]))),
         ("Pong came without a ping", Box::new(|worker| worker.say(b'I', &1_u32.to_le_bytes(), &[]))),
-        ("there is no server 0", Box::new(|worker| worker.say(b'N', &[0; 8], &[]))),
+        (
+            "Learned must not come from a worker that is Ready",
+            Box::new(|worker| worker.say(b'N', &[0; 8], &[])),
+        ),
         ("Replace brings 0 descriptors, it came with 1", Box::new(|worker| worker.say(b'P', b"", &[null]))),
         (
             "message 7 came where 2 is next",

@@ -202,3 +202,83 @@ fn without_a_master_the_only_process_checks() {
     daemon.wait_log("peer is unhealthy");
     assert_eq!(bodies(&daemon, 6), ["one"; 6]);
 }
+
+#[test]
+fn a_group_that_fails_open_uses_all_its_servers_when_all_are_unhealthy() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    let conf =
+        "http { upstream app { server %%ONE%%; server %%TWO%%; health_check interval=50ms; fail_open on; }
+        server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://app; } } }";
+    let setup = Setup::new(conf).set("ONE", one.origin.address()).set("TWO", two.origin.address());
+    let daemon = setup.level("info").start();
+    two.is_ill(true);
+    daemon.wait_log("peer is unhealthy");
+    assert_eq!(bodies(&daemon, 6), ["one"; 6], "one is healthy");
+    one.is_ill(true);
+    daemon.wait_log("all peers of upstream \"app\" are unhealthy: all are used");
+    wait_for("both to be used", || (bodies(&daemon, 4) == ["ill"; 4]).then_some(()));
+    one.is_ill(false);
+    daemon.wait_log("not all peers of upstream \"app\" are unhealthy any more");
+    assert_eq!(bodies(&daemon, 6), ["one"; 6]);
+}
+
+#[test]
+fn a_check_over_tcp_connects_and_may_talk() {
+    let one = Backend::named("one");
+    // It says something else than what is expected.
+    let rude = Origin::start(|peer| {
+        let _ = peer.try_send(b"220 go away\r\n");
+    });
+    let polite = Origin::start(|peer| {
+        let _ = peer.try_send(b"220 welcome\r\n");
+    });
+    let conf = "http {
+        upstream plain { server %%ONE%%; server %%CLOSED%%; health_check type=tcp interval=50ms; }
+        upstream talk { server %%RUDE%%; server %%POLITE%%; health_check type=tcp interval=50ms match=smtp; }
+        match smtp { send \"EHLO a\\r\\n\"; expect ~ ^220.*welcome; }
+        server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://plain; } } }";
+    let setup = Setup::new(conf).set("ONE", one.origin.address()).set("RUDE", rude.address());
+    let setup = setup.set("POLITE", polite.address()).set("CLOSED", format!("127.0.0.1:{}", port::free()));
+    let daemon = setup.level("info").start();
+    daemon.wait_log("peer is unhealthy while connecting to upstream.* upstream \"plain\"");
+    let line = daemon.wait_log("peer is unhealthy while .* upstream \"talk\"");
+    assert!(line.contains(&rude.address()) && line.contains("\"smtp\""), "{line}");
+    assert_eq!(bodies(&daemon, 4), ["one"; 4]);
+    assert_eq!(daemon.log_count("peer is unhealthy"), 2);
+}
+
+#[test]
+fn an_agent_tells_how_its_server_is() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    let line = Arc::new(std::sync::Mutex::new("up 100%\n"));
+    let said = Arc::clone(&line);
+    // Both servers have the same address, so one agent answers for both; the other group has none.
+    let agent = Origin::start(move |peer| {
+        let _ = peer.try_send(said.lock().unwrap().as_bytes());
+    });
+    let conf = "http {
+        upstream app { server %%ONE%%; server 127.0.0.2:1 backup; agent_check port=%%AGENT%% interval=50ms; }
+        upstream other { server %%TWO%%; }
+        server { listen 127.0.0.1:%%PORT_0%%; location / { error_page 502 = @other; proxy_pass http://app; }
+            location @other { proxy_pass http://other; } } }";
+    let setup = Setup::new(conf).set("ONE", one.origin.address()).set("TWO", two.origin.address());
+    let daemon = setup.set("AGENT", agent.port()).level("info").start();
+    assert_eq!(bodies(&daemon, 2), ["one"; 2]);
+    for (now, expected) in [
+        ("down # backup runs\n", "two"),
+        ("up\n", "one"),
+        ("drain\n", "two"),
+        ("ready\n", "one"),
+        ("0%\n", "two"),
+        ("100%\n", "one"),
+    ] {
+        *line.lock().unwrap() = now;
+        wait_for(now, || (bodies(&daemon, 1) == [expected]).then_some(()));
+    }
+    let logged = daemon.wait_log("agent of peer .* says: down 100%");
+    assert!(
+        logged.contains(&format!("agent of peer {} in upstream \"app\"", one.origin.address())),
+        "{logged}"
+    );
+    daemon.wait_log("agent of peer 127.0.0.2:1 .* does not answer while connecting to upstream");
+}

@@ -4,6 +4,7 @@ mod balance;
 mod balancers;
 mod buffering;
 mod disconnect;
+mod discovery;
 mod fail;
 mod failover;
 mod health;

@@ -184,7 +184,6 @@ fn service_records_give_ports_weights_and_backups() {
 #[test]
 fn mistakes_are_named() {
     for (server, message) in [
-        ("server a.test resolve;", "no resolver defined to resolve names at run time in upstream \"u\""),
         ("resolver 127.0.0.1; server a.test service=http;", "requires \"resolve\" parameter"),
         ("resolver 127.0.0.1; server a.test:80 resolve service=http;", "may not have port"),
         ("resolver 127.0.0.1; resolver 127.0.0.1; server a.test resolve;", "directive is duplicate"),

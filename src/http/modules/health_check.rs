@@ -22,6 +22,8 @@ settings! {
     #[derive(Debug)]
     pub struct Conf {
         check: Option<Check> => own,
+        /// `agent_check`
+        agent: Option<Agent> => own,
         /// The block is a `match`.
         conditions: Match => own,
     }
@@ -35,8 +37,26 @@ pub struct Check {
     pub uri: Box<str>,
     /// The age up to which a connection is kept for the next probe; 0: none is kept.
     pub keepalive_ms: u64,
+    pub kind: Kind,
     matching: Option<(Box<str>, Span)>,
     span: Span,
+}
+
+/// What a check does with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Http,
+    /// It connects, and talks as its `match` says.
+    Tcp,
+}
+
+/// An `agent_check`.
+#[derive(Debug)]
+pub struct Agent {
+    /// They have the port.
+    pub rules: Rules,
+    /// Sent before the agent answers.
+    pub send: Box<[u8]>,
 }
 
 impl Check {
@@ -54,6 +74,7 @@ pub struct Draft {
     used: Vec<(Box<str>, Span)>,
     /// The checks of `upstream` blocks, with the indexes of their groups.
     of_groups: Vec<(usize, Check)>,
+    agents: Vec<(usize, Agent)>,
 }
 
 /// The same, once everything is read.
@@ -61,9 +82,15 @@ pub struct Draft {
 pub struct Table {
     matches: HashMap<Box<str>, Match>,
     of_groups: Vec<(usize, Check)>,
+    agents: Vec<(usize, Agent)>,
 }
 
 impl Table {
+    /// The agents of groups, with the indexes of these.
+    pub fn agents(&self) -> impl Iterator<Item = (usize, &Agent)> {
+        self.agents.iter().map(|(index, agent)| (*index, agent))
+    }
+
     /// The conditions for the responses to a check.
     pub fn conditions(&self, check: &Check) -> Option<&Match> {
         self.matches.get(check.matching()?)
@@ -77,12 +104,12 @@ impl Table {
 
 impl ModuleTable for Table {
     fn open(cx: &mut Cx) -> Self {
-        let Draft { matches, used, of_groups } = std::mem::take(&mut cx.drafts.health_check);
+        let Draft { matches, used, of_groups, agents } = std::mem::take(&mut cx.drafts.health_check);
         for (name, span) in used.iter().filter(|(name, _)| !matches.contains_key(name)) {
             let message = format!("\"match\" block \"{name}\" is not defined");
             cx.diagnostics.push(Diagnostic::error(*span, message));
         }
-        Self { matches, of_groups }
+        Self { matches, of_groups, agents }
     }
 }
 
@@ -90,8 +117,11 @@ impl ModuleTable for Table {
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("health_check", Context::LOCATION.or(Context::UPSTREAM), Arity::at_least(0), health_check,
         "Checks the servers of the group that the location passes to, or of the upstream block that it stands in, and leaves unhealthy ones out: \
-         interval=, jitter=, fails=, passes=, uri=, port=, match=, keepalive_time=, mandatory, persistent. One process checks for all workers. Requests of \
-         a location's check have the location's settings (proxy_set_header, proxy_ssl_*, timeouts), others those of the http block."),
+         interval=, jitter=, fails=, passes=, uri=, port=, match=, keepalive_time=, type=http or tcp, mandatory, persistent. One process checks for all \
+         workers. Requests of a location's check have the location's settings (proxy_set_header, proxy_ssl_*, timeouts), others those of the http block."),
+    custom("agent_check", Context::UPSTREAM, Arity::at_least(1), agent_check,
+        "Asks an agent on each server of the group at port=, every interval= (5s), after send=, for a line that says how the server is: up, down, ready, \
+         drain, maint, or 50% of its weight. While an agent does not answer, what it has said holds."),
     block("match", Context::HTTP, Arity::exactly(1), matching, "Names the conditions that the response to a health check must meet; all must hold.")
         .opens(&[(Context::HTTP, Context::MATCH)]),
     custom("status", Context::MATCH, Arity::at_least(1), status, "Requires one of these status codes: 200, 200-399; with \"!\" before them, none of them."),
@@ -99,6 +129,10 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Requires a field of the response (NAME), that there is none (! NAME), or that its value compares: NAME = value, with =, !=, ~ or !~."),
     custom("body", Context::MATCH, Arity::exactly(2), body,
         "Requires that the first 256 KB of the body match a regular expression (~), or do not (!~)."),
+    custom("send", Context::MATCH, Arity::exactly(1), send,
+        "Sets what a check with type=tcp sends first. \\r, \\n, \\t, \\\\ and \\xHH are single bytes."),
+    custom("expect", Context::MATCH, Arity::between(1, 2), expect,
+        "Requires that the answer to a check with type=tcp contains these bytes, or that its first 16 KB match a regular expression (~)."),
     custom("require", Context::MATCH, Arity::at_least(1), require, "Requires that all these values are neither empty nor 0."),
 ];
 
@@ -114,11 +148,15 @@ impl Conf {
         self.check.as_ref()
     }
 
-    /// Adds the check of an `upstream` block to its group.
+    /// Adds the checks of an `upstream` block to its group.
     pub fn add_to_group(self, index: usize, cx: &mut Cx) {
         if let Some(check) = self.check {
             cx.upstreams.check(index, &check.rules);
             cx.drafts.health_check.of_groups.push((index, check));
+        }
+        if let Some(agent) = self.agent {
+            cx.upstreams.advise(index);
+            cx.drafts.health_check.agents.push((index, agent));
         }
     }
 }
@@ -160,8 +198,14 @@ fn health_check(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnos
     if conf.check.is_some() {
         return Err(duplicate(node));
     }
-    let mut check =
-        Check { rules: Rules::default(), uri: "/".into(), keepalive_ms: 0, matching: None, span: node.span };
+    let mut check = Check {
+        rules: Rules::default(),
+        uri: "/".into(),
+        keepalive_ms: 0,
+        kind: Kind::Http,
+        matching: None,
+        span: node.span,
+    };
     for word in &node.args {
         let invalid = || params::invalid_parameter(word, PARAMETERS);
         if check.rules.take(word)? {
@@ -179,7 +223,8 @@ fn health_check(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnos
                 cx.drafts.health_check.used.push((value.into(), word.span));
             }
             "keepalive_time" => check.keepalive_ms = number::parse_millis(value).ok_or_else(invalid)?,
-            "type" if value == "http" => {}
+            "type" if value == "http" => check.kind = Kind::Http,
+            "type" if value == "tcp" => check.kind = Kind::Tcp,
             "type" if value == "grpc" => {
                 let message = "health checks of \"type=grpc\" are not available yet";
                 return Err(Diagnostic::error(word.span, message).help("\"type=http\" is the default"));
@@ -193,6 +238,35 @@ fn health_check(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnos
     }
     conf.check = Some(check);
     Ok(())
+}
+
+fn agent_check(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if conf.agent.is_some() {
+        return Err(duplicate(node));
+    }
+    let mut agent = Agent { rules: Rules::default(), send: Box::default() };
+    for word in &node.args {
+        let invalid = || params::invalid_parameter(word, &["port=", "interval=", "send="]);
+        let (name, value) = word.text.split_once('=').ok_or_else(invalid)?;
+        match name {
+            "port" | "interval" => drop(agent.rules.take(word)?),
+            "send" => agent.send = value.as_bytes().into(),
+            _ => return Err(invalid()),
+        }
+    }
+    if agent.rules.port.is_none() {
+        return Err(Diagnostic::error(node.span, "\"agent_check\" must have the \"port\" parameter"));
+    }
+    conf.agent = Some(agent);
+    Ok(())
+}
+
+fn send(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.conditions.set_send(node)
+}
+
+fn expect(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    conf.conditions.set_expect(node, cx)
 }
 
 fn matching(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

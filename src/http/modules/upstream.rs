@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::directive::{block as opens, custom, millis, number};
+use crate::config::directive::{block as opens, custom, flag, millis, number};
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, ModuleTable};
@@ -93,7 +93,7 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("server", UPSTREAM, Arity::at_least(1), server,
         "Adds a server to the group, with the parameters weight, max_fails, fail_timeout, max_conns, backup, down, drain, slow_start and route. With \
          priority=N it is used while no server of a lower number can be; backup is priority 1. With resolve the server follows its name while \
-         serving; with service= by SRV records."),
+         serving, at the name servers of resolver or else of /etc/resolv.conf; with service= by SRV records."),
     custom("keepalive", UPSTREAM, Arity::between(1, 2), keepalive,
         "Sets how many idle connections each worker keeps; \"local\" restricts them to the location that opened them.").default("32 local"),
     number("keepalive_requests", UPSTREAM, (0, u32::MAX as u64), |conf: &mut Conf| &mut conf.block.keepalive_requests,
@@ -102,6 +102,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
         "Sets the age after which a connection is no longer kept.").default("1h"),
     millis("keepalive_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.block.keepalive_timeout, "Sets how long an idle connection is kept.").default("60s"),
     custom("zone", UPSTREAM, Arity::between(1, 2), zone, "Shares the failures and connection counts of peers among all workers. The size is not needed."),
+    flag("fail_open", UPSTREAM, |conf: &mut Conf| &mut conf.block.fail_open,
+        "Uses all servers of the group when its health checks find all of them unhealthy, instead of responding with 502.").default("off"),
     custom("least_conn", UPSTREAM, Arity::exactly(0), |conf, cx, node| method(conf, cx, node, Method::LeastConn, Key::None),
         "Selects the server with the fewest connections in use for its weight; with a zone, those of all workers."),
     custom("ip_hash", UPSTREAM, Arity::exactly(0), |conf, cx, node| method(conf, cx, node, Method::IpHash, Key::Address),

@@ -15,7 +15,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -487,7 +486,7 @@ fn byte_by_byte() {
         server { listen 127.0.0.1:1; return 200 ok; } }";
     let config: &'static Config = Box::leak(Box::new(config(text)));
     let mut runtime = Runtime::new().expect("an epoll instance");
-    let hooks = Hooks { hand_over: Box::new(|fd, _| Err(fd)), learned: Rc::new(|_, _, _| {}) };
+    let hooks = Hooks { hand_over: Box::new(|fd, _| Err(fd)) };
     let service = Service::new(config, hooks);
     let builds: [(&str, Build); 3] = [
         ("fields", |size| get("/", &filled("a:\r\n", size / 4))),

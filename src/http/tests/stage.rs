@@ -60,7 +60,7 @@ impl Stage {
             list.borrow_mut().push(handover.clone());
             Ok(())
         };
-        let hooks = Hooks { hand_over: Box::new(hand_over), learned: Rc::new(|_, _, _| {}) };
+        let hooks = Hooks { hand_over: Box::new(hand_over) };
         Self { service: Service::new(config, hooks), handed_over }
     }
 

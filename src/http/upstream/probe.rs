@@ -1,4 +1,5 @@
-//! Health checks over HTTP: each probe is a request of our own to one peer.
+//! The prober's work for HTTP: health checks, each probe of which is a request of our own to one peer, and the names of
+//! upstreams.
 //!
 //! A check belongs to a location, whose settings its requests have (`proxy_set_header`, timeouts, TLS), or to an
 //! `upstream` block, and then has those of the `http` block. When and how often a peer is probed is decided in
@@ -14,7 +15,7 @@ use crate::http::client::Client;
 use crate::http::config::location::{Kind, Location, LocationId, Locations};
 use crate::http::config::server::Server;
 use crate::http::downstream::Downstream;
-use crate::http::modules::health_check::Check;
+use crate::http::modules::health_check::{self, Agent, Check};
 use crate::http::modules::proxy_pass;
 use crate::http::request::body::Body;
 use crate::http::request::error::Failure;
@@ -33,12 +34,18 @@ use crate::proto::message::{Method, Version};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, timeout};
 use crate::sys::address::SockAddr;
+use crate::upstream::follow::Tell;
+use crate::upstream::known::Spot;
 use crate::upstream::pool;
 use crate::upstream::prober::{self, Outcome, Permits, Watched};
+use crate::upstream::tcp_check::{self, Talk};
 use crate::upstream::{GroupState, Session};
 
 /// The name under which requests of checks introduce themselves, unless `proxy_set_header` gives another.
 const AGENT: &[u8] = b"pronghorn (health check)";
+
+/// Minimum time that an agent has for its line.
+const AGENT_MS_MIN: u64 = 1_000;
 
 /// How much of a body is read at a time.
 const READ_BYTES: usize = 16 * 1024;
@@ -58,19 +65,53 @@ struct Plan {
     group: Rc<GroupState>,
 }
 
-/// Starts all health checks of a configuration. Called once, inside the runtime of the process that makes them.
-pub fn start(config: &'static Config) {
+/// The work of the prober for an `http` block: health checks, and names that are followed.
+#[derive(Clone, Copy)]
+pub struct Prober(&'static Inner);
+
+struct Inner {
+    worker: &'static Worker,
+    /// The groups with checks, by their index.
+    watched: BTreeMap<usize, Rc<Watched>>,
+}
+
+impl std::fmt::Debug for Prober {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Prober")
+    }
+}
+
+impl Prober {
+    /// Takes over the addresses of a server's name, and starts to check those that are new.
+    pub fn learn(self, group_index: usize, server_index: usize, spots: &[Spot]) {
+        self.0.worker.upstreams.learn(group_index, server_index, spots);
+        if let Some(watched) = self.0.watched.get(&group_index) {
+            watched.follow();
+        }
+    }
+}
+
+/// Starts all health checks and lookups of a configuration. Called once, inside the runtime of the process that makes
+/// them. `tell` is called with news about names; the same addresses come back by [`Prober::learn`].
+pub fn start(config: &'static Config, tell: &Tell) -> Prober {
     let worker: &'static Worker = Box::leak(Box::new(Worker::new(config)));
+    worker.upstreams.recall();
     let mut groups: BTreeMap<usize, Vec<prober::Check>> = BTreeMap::new();
     for (index, plan) in plans(worker) {
         groups.entry(index).or_default().push(checker(plan));
     }
-    let permits = Rc::<Permits>::default();
-    for (index, checks) in groups {
-        if let Some(state) = worker.upstreams.get(index) {
-            Watched::new(Rc::clone(state), checks, Rc::clone(&permits)).follow();
-        }
+    for (index, agent) in config.tables.health_check.agents() {
+        groups.entry(index).or_default().push(asker(agent, config));
     }
+    let permits = Rc::<Permits>::default();
+    let watched = groups.into_iter().filter_map(|(index, checks)| {
+        let state = Rc::clone(worker.upstreams.get(index)?);
+        Some((index, Watched::new(state, checks, Rc::clone(&permits))))
+    });
+    let watched: BTreeMap<_, _> = watched.collect();
+    watched.values().for_each(Watched::follow);
+    worker.upstreams.follow(tell);
+    Prober(Box::leak(Box::new(Inner { worker, watched })))
 }
 
 /// The checks of locations, then those of `upstream` blocks, each with the index of its group.
@@ -115,12 +156,28 @@ fn checker(plan: Plan) -> prober::Check {
     };
     let name = plan.check.matching().unwrap_or("");
     let log = plan.location.confs.http_core.log();
-    prober::Check { rules: &plan.check.rules, name, log, probe: Box::new(probe) }
+    prober::Check { rules: &plan.check.rules, name, log, is_agent: false, probe: Box::new(probe) }
+}
+
+/// Asks the agents of a group's peers.
+fn asker(agent: &'static Agent, config: &'static Config) -> prober::Check {
+    let limit_ms = agent.rules.interval_ms.max(AGENT_MS_MIN);
+    let probe = move |target: Rc<prober::Target>| -> std::pin::Pin<Box<dyn Future<Output = Outcome>>> {
+        Box::pin(async move {
+            let before = target.advice();
+            tcp_check::ask_agent(&target.peer.address, &agent.send, before, limit_ms).await
+        })
+    };
+    let log = config.root.http_core.log();
+    prober::Check { rules: &agent.rules, name: "", log, is_agent: true, probe: Box::new(probe) }
 }
 
 impl Plan {
     /// Probes a peer once.
     async fn probe(&'static self, target: &prober::Target) -> Outcome {
+        if self.check.kind == health_check::Kind::Tcp {
+            return self.talk(target).await;
+        }
         let Some(mut request) = self.request() else {
             return Outcome::Undecided("the configuration has no address".into());
         };
@@ -131,6 +188,19 @@ impl Plan {
         // A request of our own has no log line, and counts for nothing.
         request.is_parked = true;
         outcome
+    }
+
+    /// Checks a peer over a plain connection.
+    async fn talk(&self, target: &prober::Target) -> Outcome {
+        let conf = self.location.passes();
+        let limit_ms = conf.connect_timeout_ms().saturating_add(conf.read_timeout_ms());
+        let expected = |bytes: &[u8]| self.conditions.is_none_or(|conditions| conditions.is_expected(bytes));
+        let awaits = self.conditions.is_some_and(Match::expects);
+        let talk = Talk {
+            send: self.conditions.map_or(b"", Match::sent),
+            expect: awaits.then_some(&expected as &dyn Fn(&[u8]) -> bool),
+        };
+        tcp_check::check(&target.peer.address, conf.connect_options(), talk, limit_ms).await
     }
 
     /// A request that no client has sent. `None`: there is no server that it could be for.

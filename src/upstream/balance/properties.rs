@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::{By, Cursor, Eligible, Method, Time, Tried};
 use crate::net::address;
-use crate::net::resolver::Resolvers;
 use crate::shm::peers::Word;
 use crate::upstream::group::{Group, Keepalive};
 use crate::upstream::peer::{InUse, Server};
@@ -20,7 +19,7 @@ fn server(index: usize, weight: i64) -> Server {
 fn worker(name: &str, weights: &[i64], method: Method, has_zone: bool) -> GroupState {
     let servers = weights.iter().enumerate().map(|(index, &weight)| server(index, weight)).collect();
     let group = Group::with(name, servers, method, Keepalive::default(), has_zone);
-    GroupState::new(Arc::new(group), &Resolvers::default())
+    GroupState::new(Arc::new(group))
 }
 
 /// The index that one request is given, alone.
@@ -178,7 +177,7 @@ fn keys_of_a_peer_that_goes_are_all_that_move() {
     for gone in 0..count {
         let servers = (0..count).filter(|index| *index != gone).map(|index| server(index, 1)).collect();
         let group = Group::with("properties.ring", servers, method, Keepalive::default(), false);
-        let without = GroupState::new(Arc::new(group), &Resolvers::default());
+        let without = GroupState::new(Arc::new(group));
         let peers: Vec<Rc<_>> = without.set().all().cloned().collect();
         let all: Vec<Rc<_>> = state.set().all().cloned().collect();
         let moved = keys.iter().zip(&before).filter(|(key, index)| {
