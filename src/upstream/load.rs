@@ -28,13 +28,31 @@ pub struct Load {
     conns: Cell<i64>,
     /// The words that count instead of these cells in a group with `zone`.
     place: Option<Place>,
+    /// The place where its agent says which percentage of its weight it gets. Then shares are in percents, for the
+    /// whole list.
+    advised: Option<Place>,
 }
+
+/// Shares are this many times as large in a list whose peers have agents.
+const PERCENTS: i64 = 100;
 
 impl Load {
     /// `place`: the words that it shares with the other workers, in a group with `zone`.
     pub fn new(weight: i64, place: Option<Place>) -> Self {
         let (current, lost, conns) = Default::default();
-        Self { weight, current, lost, conns, place }
+        Self { weight, current, lost, conns, place, advised: None }
+    }
+
+    /// The same load, of which the peer's agent tells the share.
+    #[must_use]
+    pub fn with_agent(self, place: Place) -> Self {
+        Self { advised: Some(place), ..self }
+    }
+
+    /// The part of a weight that its agent leaves to it.
+    #[inline]
+    fn advised(&self, weight: i64) -> i64 {
+        self.advised.map_or(weight, |place| weight.saturating_mul(i64::from(place.advice().percent)))
     }
 
     /// Number of connections in use, in a group with `zone` those of all workers.
@@ -59,7 +77,7 @@ impl Load {
             return self.weigh_shared(place, bound);
         }
         let lost = self.lost.get();
-        let share = self.weight - lost;
+        let share = self.advised(self.weight - lost);
         if lost > 0 {
             self.lost.set(lost - 1);
         }
@@ -70,7 +88,8 @@ impl Load {
 
     fn weigh_shared(&self, place: Place, bound: i64) -> (i64, i64) {
         let lost = place.number(Word::LostWeight, self.weight.cast_unsigned()).cast_signed();
-        let share = self.weight - lost;
+        let share = self.advised(self.weight - lost);
+        let bound = if self.advised.is_some() { bound.saturating_mul(PERCENTS) } else { bound };
         if lost > 0 {
             place.set_number(Word::LostWeight, lost.cast_unsigned() - 1);
         }
@@ -238,5 +257,20 @@ mod tests {
         place.set_number(Word::LostWeight, 0);
         assert_eq!(first.weigh(100), (0, 5), "it wrapped");
         assert_eq!(first.weigh(100), (5, 5));
+    }
+
+    #[test]
+    fn an_agent_lowers_the_share_of_its_peer() {
+        let place = |name: &str| peers::place("load.agent", name).expect("room");
+        let loads = ["a", "b"].map(|name| Load::new(1, None).with_agent(place(name)));
+        place("a").set_advice(peers::Advice { percent: 25, ..peers::Advice::default() });
+        let mut counts = [0, 0];
+        for _ in 0..100 {
+            let shares = [loads[0].weigh(64), loads[1].weigh(64)];
+            let chosen = usize::from(shares[1].0 > shares[0].0);
+            counts[chosen] += 1;
+            loads[chosen].pay(shares[0].1 + shares[1].1);
+        }
+        assert_eq!(counts, [20, 80]);
     }
 }

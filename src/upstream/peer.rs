@@ -191,7 +191,10 @@ impl Peer {
     /// The same peer, which heeds what its agent says if there is one.
     #[must_use]
     pub(super) fn with_agent(self, has_agent: bool) -> Self {
-        Self { advised: self.shared.place.filter(|_| has_agent), ..self }
+        let Some(place) = self.shared.place.filter(|_| has_agent) else { return self };
+        let load = self.load().with_agent(place);
+        let seat = Seat { loads: Rc::new(Loads::new([load].into_iter())), index: 0 };
+        Self { advised: Some(place), seat: RefCell::new(seat), ..self }
     }
 
     /// A peer at another port of this one's address, for checks: it shares nothing with this one.
