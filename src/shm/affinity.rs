@@ -71,6 +71,14 @@ pub struct Table {
 /// A place of a key: the key and its state.
 type Way = &'static [AtomicU64];
 
+/// A place, and the words that were read there.
+#[derive(Clone, Copy)]
+struct Place {
+    way: Way,
+    owner: u64,
+    state: u64,
+}
+
 impl Table {
     /// Opens the table in the zone of this name, which is created if there is none. For the master.
     pub fn open(name: u64, bytes: usize) -> io::Result<Self> {
@@ -113,7 +121,9 @@ impl Table {
                 }
                 continue;
             }
-            let Some((way, owner, before)) = self.place(key, timeout_ms, now) else { continue };
+            let Some(Place { way, owner, state: before }) = self.place(key, timeout_ms, now) else {
+                continue;
+            };
             let is_live = owner != 0 && !is_over(before, timeout_ms, now);
             // Unbind the old key first, so that the new one never has its state.
             if !replace(way, before, 0) || way[0].compare_exchange(owner, key.0, Release, Relaxed).is_err() {
@@ -157,23 +167,26 @@ impl Table {
         self.buckets(key).into_iter().flatten()
     }
 
-    /// The place for a new key, with its owner and state. Free places come first, those of the emptier bucket
+    /// The place for a new key. Free places come first, those of the emptier bucket
     /// before others; if there are none, the one whose last use is the longest ago.
-    fn place(&self, key: Key, timeout_ms: u64, now: u64) -> Option<(Way, u64, u64)> {
-        let mut best: Option<((usize, u64), (Way, u64, u64))> = None;
+    fn place(&self, key: Key, timeout_ms: u64, now: u64) -> Option<Place> {
+        let mut best: Option<((usize, u64), Place)> = None;
         for bucket in self.buckets(key) {
-            let ways: [_; WAYS] = bucket.map(|way| (way, way[0].load(Acquire), way[1].load(Relaxed)));
-            let is_free =
-                |(_, owner, state): &(Way, u64, u64)| *owner == 0 || is_over(*state, timeout_ms, now);
-            let free = ways.iter().filter(|way| is_free(way)).count();
-            for way in ways {
-                let worth = if is_free(&way) { (free, 0) } else { (0, age(way.2, now).unwrap_or(0)) };
+            let places: [_; WAYS] = bucket.map(|way| {
+                let (owner, state) = (way[0].load(Acquire), way[1].load(Relaxed));
+                Place { way, owner, state }
+            });
+            let is_free = |place: &Place| place.owner == 0 || is_over(place.state, timeout_ms, now);
+            let free = places.iter().filter(|place| is_free(place)).count();
+            for place in places {
+                let age = || age(place.state, now).unwrap_or(0);
+                let worth = if is_free(&place) { (free, 0) } else { (0, age()) };
                 if best.is_none_or(|(known, _)| worth > known) {
-                    best = Some((worth, way));
+                    best = Some((worth, place));
                 }
             }
         }
-        best.map(|(_, way)| way)
+        best.map(|(_, place)| place)
     }
 
     /// The two buckets of a key.
@@ -350,7 +363,7 @@ mod tests {
         let mut seed = 1_u64;
         let mut random = || {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            seed >> 11 | seed << 53
+            seed.rotate_right(11)
         };
         for round in 0..2000_u64 {
             let now_ms = round * 97;

@@ -230,9 +230,7 @@ impl Session {
         peer.begin_turn(now_ms);
         Some(peer)
     }
-}
 
-impl Session {
     /// The peer that the request is bound to, if it can serve.
     #[cold]
     fn find(&self, bound: &Bound, list: &List, now_ms: u64) -> Option<usize> {

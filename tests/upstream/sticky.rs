@@ -44,6 +44,9 @@ fn reply(name: &str, target: &str) -> Vec<u8> {
     }
     match target.split('?').next().unwrap_or_default() {
         "/accel" => of("X-Accel-Redirect: /inner\r\nSet-Cookie: app=1\r\n"),
+        "/switch" => {
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\nConnection: upgrade\r\n\r\n".to_vec()
+        }
         "/only-b" if name != "b" => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
         _ => ok(name.as_bytes()),
     }
@@ -95,6 +98,7 @@ const LOCATIONS: &str = "
     location /none/ { proxy_pass http://none/; }
     location /hidden/ { proxy_hide_header Set-Cookie; proxy_pass http://named/; }
     location /variable/ { proxy_pass http://$arg_to/; }
+    location /chat/ { proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; proxy_pass http://named/; }
     location = /inner { proxy_pass http://other/; }
 ";
 
@@ -162,6 +166,11 @@ fn the_cookie_goes_out_with_whatever_response_there_is() {
     assert_eq!((none.text(), cookies(&none)), ("page".to_owned(), vec![]), "no server was chosen");
     let hidden = scene.ask("/hidden/session-1", "Cookie: srv=b\r\n");
     assert_eq!(cookies(&hidden), ["srv=b"], "proxy_hide_header means those of the application");
+    let upgraded = "Upgrade: chat\r\nConnection: upgrade\r\nCookie: srv=b\r\n";
+    let mut client = Client::connect(scene.daemon.port(0));
+    client.send(format!("GET /chat/switch HTTP/1.1\r\nHost: localhost\r\n{upgraded}\r\n"));
+    let switched = client.response_head();
+    assert_eq!((switched.status, cookies(&switched)), (101, vec!["srv=b"]), "a tunnel");
     let both = scene.ask("/named/session-1", "Cookie: srv=b\r\n");
     assert_eq!(cookies(&both), ["srv=b", "app=1"]);
 }
@@ -215,7 +224,8 @@ fn a_session_is_learned_by_all_workers_and_outlives_a_reload() {
     let bound = |count| scene.answers("/", "Cookie: app=1\r\n", count);
     assert_eq!(bound(8), server.repeat(8));
     assert_eq!(scene.answers("/?app=1", "", 4), server.repeat(4), "by another variable");
-    assert_eq!(scene.answers("/", "Cookie: app=2\r\n", 40).matches(&server).count() < 40, true, "unknown");
+    let unknown = scene.answers("/", "Cookie: app=2\r\n", 40);
+    assert!(unknown.matches(&server).count() < 40, "{unknown}");
     scene.daemon.rewrite(|conf| conf.replace("timeout=1h", "timeout=2h"));
     scene.daemon.reload();
     assert_eq!(bound(8), server.repeat(8));

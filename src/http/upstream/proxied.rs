@@ -34,10 +34,14 @@ pub struct Proxied {
     /// The upstream speaks TLS.
     pub is_tls: bool,
     /// The cookies of sticky groups, for the response to the client; no two have the same name.
-    cookies: Option<Box<Vec<Vec<u8>>>>,
+    cookies: Option<Box<Cookies>>,
     /// The URL for the error log, starting with its path. `None`: the target that the client sent.
     pub uri: Option<Box<[u8]>>,
 }
+
+/// Cookies as text; boxed as a whole, since few requests have one.
+#[derive(Debug, Default)]
+struct Cookies(Vec<Vec<u8>>);
 
 impl Proxied {
     /// Starts a new pass of this request, without data of the last response.
@@ -69,7 +73,7 @@ impl Proxied {
     /// same name. `text` is `name=value` and the attributes.
     pub fn set_cookie(&mut self, text: &[u8]) {
         let name = |text: &[u8]| text.iter().position(|byte| *byte == b'=').unwrap_or(text.len());
-        let cookies = self.cookies.get_or_insert_default();
+        let Cookies(cookies) = &mut **self.cookies.get_or_insert_default();
         cookies.retain(|known| known[..name(known)] != text[..name(text)]);
         cookies.push(text.to_vec());
     }
@@ -77,7 +81,7 @@ impl Proxied {
     /// Those cookies, before the response's own fields.
     #[inline]
     pub fn add_cookies(&mut self, headers: &mut Headers) {
-        for cookie in self.cookies.take().into_iter().flat_map(|cookies| cookies.into_iter().rev()) {
+        for cookie in self.cookies.take().into_iter().flat_map(|cookies| cookies.0.into_iter().rev()) {
             headers.push_first(Id::SetCookie, &cookie);
         }
     }
