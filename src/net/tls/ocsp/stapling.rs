@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::Relaxed;
 
+use aws_lc_rs::digest;
 use rustls_pki_types::CertificateDer;
 
 use crate::log;
@@ -91,6 +92,8 @@ pub struct Stapling {
     chain: Vec<CertificateDer<'static>>,
     name: Box<str>,
     fingerprint: [u8; 32],
+    /// Of the response among those that workers share: servers with other responders have other ones.
+    key: [u8; 32],
     /// When to ask, in seconds since 1970.
     due_s: AtomicI64,
 }
@@ -119,8 +122,12 @@ impl Stapling {
         let url = settings.responder.as_deref().map(str::to_owned).or_else(|| ocsp::responder(own));
         let url = url.ok_or_else(|| ignored(Why::NoResponder))?;
         let responder = Responder::parse(&url).map_err(|bad| ignored(Why::BadResponder(bad)))?;
+        let mut key = [0; 32];
+        let named = [&question.key()[..], url.as_bytes()].concat();
+        key.copy_from_slice(digest::digest(&digest::SHA256, &named).as_ref());
         Ok(Self {
             settings: Arc::clone(settings),
+            key,
             question,
             responder,
             chain: chain.to_vec(),
@@ -155,14 +162,14 @@ impl Stapling {
         self.due_s.store(due_s, Relaxed);
         if let Some(Staple { response, valid_until_s }) = &staple {
             let shared = Shared { response: response.clone(), due_s };
-            self.settings.staples.put(&self.question.key(), &shared, valid_until_s.saturating_sub(now_s));
+            self.settings.staples.put(&self.key, &shared, valid_until_s.saturating_sub(now_s));
         }
         staple
     }
 
     /// The response of another worker, if there is a valid one. Also returns whether it has to be renewed.
     fn shared(&self, now_s: i64) -> Option<(Staple, bool)> {
-        let Shared { response, due_s } = self.settings.staples.get(&self.question.key())?;
+        let Shared { response, due_s } = self.settings.staples.get(&self.key)?;
         let staple = self.checked(response, now_s).ok()?;
         let is_due = due_s <= now_s;
         if !is_due {
