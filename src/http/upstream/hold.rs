@@ -54,8 +54,7 @@ impl Pass<'_, '_> {
         let mut limit = Timer::new();
         limit.set(runtime::now_ms() + patience_ms);
         let mut wait = Wait::new(conf, answer.carrier.take_timer());
-        loop {
-            let Some(head) = Rc::get_mut(&mut answer.head) else { break };
+        while let Some(head) = Rc::get_mut(&mut answer.head) {
             let capacity = head.buffer.capacity();
             let mut held = Some(std::mem::take(&mut head.buffer));
             let read = poll_fn(|cx| match wait.poll(cx, self, &answer.carrier, &mut held, capacity) {
