@@ -20,6 +20,7 @@ pub mod group;
 pub mod groups;
 pub mod known;
 pub mod load;
+pub mod outlier;
 pub mod peer;
 pub mod pool;
 pub mod prober;
@@ -30,6 +31,7 @@ pub mod tcp_check;
 pub mod timing;
 pub mod trace;
 pub mod unresolved;
+pub mod waiting;
 pub mod worker;
 
 pub use block::Block;
