@@ -49,6 +49,14 @@ pub enum Word {
     HeadUs = 9,
     ResponseUs = 10,
     AverageMs = 11,
+    /// Start of the interval whose requests are in `Tally`.
+    TallyMs = 12,
+    /// Requests and errors of an interval, two halves of a word (`upstream/outlier.rs`).
+    Tally = 13,
+    /// Up to when the peer is ejected.
+    EjectedMs = 14,
+    /// Number of ejections in a short time.
+    Ejections = 15,
 }
 
 /// An operator's orders about a peer.

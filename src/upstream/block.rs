@@ -14,6 +14,12 @@ use crate::sys::names::Names;
 use crate::upstream::balance::{By, Method, Time};
 use crate::upstream::group::{Group, Keepalive};
 use crate::upstream::peer::{BACKUP, Server};
+use crate::upstream::{budget, outlier, waiting};
+
+/// The default time that a request waits in a queue; nginx's.
+const QUEUE_MS: u64 = 60_000;
+/// The number of retries a second that a budget does not count by default.
+const RETRIES_PER_S: u32 = 10;
 
 /// The settings of one block while it is read.
 #[derive(Debug, Default)]
@@ -24,6 +30,9 @@ pub struct Block {
     is_sticky: bool,
     method: Option<Method>,
     pub fail_open: Inherit<bool>,
+    outliers: Option<outlier::Rules>,
+    queue: Option<waiting::Rule>,
+    retries: Option<budget::Rule>,
     pub keepalive_requests: Inherit<u64>,
     pub keepalive_time: Inherit<u64>,
     pub keepalive_timeout: Inherit<u64>,
@@ -58,6 +67,8 @@ impl Block {
         let mut group = Group::with(name, self.servers, method, keepalive, self.has_zone);
         group.is_sticky = self.is_sticky;
         group.fails_open = self.fail_open.get(false);
+        (group.queue, group.retries) = (self.queue, self.retries);
+        group.outliers = self.outliers;
         let (resolver, timeout_ms) = (self.resolver.as_ref().cloned(), self.resolver_timeout.as_ref());
         Some(Defined { group, resolver, resolver_timeout_ms: timeout_ms.copied() })
     }
@@ -125,6 +136,49 @@ impl Block {
             return Err(duplicate(node));
         }
         Ok(())
+    }
+
+    /// `outlier_ejection`
+    pub fn set_outliers(&mut self, node: &Node) -> Result<(), Diagnostic> {
+        self.outliers.replace(outlier::Rules::read(node)?).map_or(Ok(()), |_| Err(duplicate(node)))
+    }
+
+    /// `queue NUMBER [timeout=TIME]`
+    pub fn set_queue(&mut self, node: &Node) -> Result<(), Diagnostic> {
+        let invalid = |index: usize, what: &str| {
+            let message = format!("invalid {what} \"{}\"", node.arg(index));
+            Diagnostic::error(node.arg_span(index), message)
+        };
+        let max = node.arg(0).parse().ok().filter(|max| *max > 0).ok_or_else(|| invalid(0, "value"))?;
+        let timeout_ms = match node.arg(1) {
+            "" => QUEUE_MS,
+            word => word
+                .strip_prefix("timeout=")
+                .and_then(number::parse_millis)
+                .ok_or_else(|| invalid(1, "parameter"))?,
+        };
+        let rule = waiting::Rule { max, timeout_ms };
+        self.queue.replace(rule).map_or(Ok(()), |_| Err(duplicate(node)))
+    }
+
+    /// `retry_budget PERCENT% [min=NUMBER]`
+    pub fn set_retry_budget(&mut self, node: &Node) -> Result<(), Diagnostic> {
+        let invalid = |index: usize| {
+            let message = format!("invalid value \"{}\" in \"retry_budget\" directive", node.arg(index));
+            Diagnostic::error(node.arg_span(index), message).help(
+                "write a share of the requests, such as 20%, and perhaps how many a second are free: min=10",
+            )
+        };
+        let percent = node.arg(0).strip_suffix('%').and_then(|digits| digits.parse().ok());
+        let percent = percent.filter(|percent| *percent <= 100).ok_or_else(|| invalid(0))?;
+        let min_per_s = match node.arg(1) {
+            "" => RETRIES_PER_S,
+            word => {
+                word.strip_prefix("min=").and_then(|digits| digits.parse().ok()).ok_or_else(|| invalid(1))?
+            }
+        };
+        let rule = budget::Rule { percent, min_per_s };
+        self.retries.replace(rule).map_or(Ok(()), |_| Err(duplicate(node)))
     }
 
     /// `zone`
@@ -258,6 +312,8 @@ mod tests {
                 "server" => block.add_server(node, &Names::default(), &mut Diagnostics::default())?,
                 "keepalive" => block.set_keepalive(node)?,
                 "zone" => block.set_zone(node)?,
+                "queue" => block.set_queue(node)?,
+                "retry_budget" => block.set_retry_budget(node)?,
                 other => panic!("{other}"),
             }
         }
@@ -306,6 +362,12 @@ mod tests {
             ("keepalive x;", "invalid value \"x\" in \"keepalive\" directive"),
             ("keepalive 5 far;", "invalid parameter \"far\""),
             ("zone a x;", "invalid zone size \"x\""),
+            ("queue 0;", "invalid value \"0\""),
+            ("queue 5 timeout=x;", "invalid parameter \"timeout=x\""),
+            ("queue 5 5s;", "invalid parameter \"5s\""),
+            ("retry_budget 20;", "invalid value \"20\" in \"retry_budget\" directive"),
+            ("retry_budget 101%;", "invalid value \"101%\" in \"retry_budget\" directive"),
+            ("retry_budget 20% max=2;", "invalid value \"max=2\" in \"retry_budget\" directive"),
         ] {
             assert_eq!(error(text), message, "{text}");
         }
@@ -370,6 +432,20 @@ mod tests {
         block.set_method(Method::Hash, &tree.nodes[1], &mut out);
         assert_eq!(out.0[0].message, "load balancing method redefined");
         assert_eq!(block.into_group("g").unwrap().group.method, Method::Hash);
+    }
+
+    #[test]
+    fn extra_and_waiting_requests_are_bounded_as_the_block_says() {
+        let group = |text| read(text).unwrap().into_group("g").unwrap().group;
+        let set = group("server 1.1.1.1; queue 70 timeout=5s; retry_budget 20% min=3;");
+        assert_eq!(set.queue, Some(waiting::Rule { max: 70, timeout_ms: 5000 }));
+        assert_eq!(set.retries, Some(budget::Rule { percent: 20, min_per_s: 3 }));
+        let set = group("server 1.1.1.1; queue 1; retry_budget 0%;");
+        assert_eq!(set.queue, Some(waiting::Rule { max: 1, timeout_ms: 60_000 }));
+        assert_eq!(set.retries, Some(budget::Rule { percent: 0, min_per_s: 10 }));
+        let set = group("server 1.1.1.1;");
+        assert_eq!((set.queue, set.retries), (None, None));
+        assert!(read("queue 1; queue 1;").is_err() && read("retry_budget 1%; retry_budget 1%;").is_err());
     }
 
     #[test]

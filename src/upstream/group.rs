@@ -14,6 +14,10 @@ use crate::shm::peers::{self, Place};
 use crate::upstream::balance::Method;
 use crate::upstream::check::Checks;
 use crate::upstream::peer::{Server, Shared};
+use crate::upstream::{budget, outlier, waiting};
+
+/// The number of steps in which a weight of 1 grows during a slow start.
+const SLOW_START_SCALE: i64 = 100;
 
 /// The rules for keeping connections to a group's peers (`keepalive` and related directives).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +72,12 @@ pub struct Group {
     pub is_sticky: bool,
     /// `agent_check`: an agent of each peer tells how it is.
     pub has_agent: bool,
+    /// `outlier_ejection`
+    pub outliers: Option<outlier::Rules>,
+    /// `queue`: how many requests may wait for a peer.
+    pub queue: Option<waiting::Rule>,
+    /// `retry_budget`: how many repeated requests it may get; `None`: any number.
+    pub retries: Option<budget::Rule>,
     /// `None` if it has no server with `resolve`.
     pub lookup: Option<Lookup>,
     /// Its counters; `None` if it is not counted, or if no slot was left.
@@ -115,10 +125,19 @@ impl Group {
             checks: None,
             is_sticky: false,
             has_agent: false,
+            outliers: None,
+            queue: None,
+            retries: None,
             lookup: None,
             slot: None,
             shared: Box::default(),
         }
+    }
+
+    /// The factor of all weights: a slow start needs smaller parts of a weight than 1.
+    pub fn weight_scale(&self) -> i64 {
+        let has_slow_start = self.servers.iter().any(|server| server.slow_start_ms != 0);
+        if has_slow_start && self.method.has_slow_start() { SLOW_START_SCALE } else { 1 }
     }
 
     /// The slot and the place of one of its servers at one of its addresses.

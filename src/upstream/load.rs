@@ -23,6 +23,8 @@ pub struct Load {
     /// As configured; at least 1.
     pub weight: i64,
     current: Cell<i64>,
+    /// What a slow start permits of it at present.
+    permitted: Cell<i64>,
     /// The part of the weight that failures have cost; it comes back by one each round.
     lost: Cell<i64>,
     conns: Cell<i64>,
@@ -40,7 +42,7 @@ impl Load {
     /// `place`: the words that it shares with the other workers, in a group with `zone`.
     pub fn new(weight: i64, place: Option<Place>) -> Self {
         let (current, lost, conns) = Default::default();
-        Self { weight, current, lost, conns, place, advised: None }
+        Self { weight, current, permitted: Cell::new(weight), lost, conns, place, advised: None }
     }
 
     /// The same load, of which the peer's agent tells the share.
@@ -53,6 +55,17 @@ impl Load {
     #[inline]
     fn advised(&self, weight: i64) -> i64 {
         self.advised.map_or(weight, |place| weight.saturating_mul(i64::from(place.advice().percent)))
+    }
+
+    /// The weight without the part that a slow start holds back.
+    #[inline]
+    pub fn present_weight(&self) -> i64 {
+        self.permitted.get()
+    }
+
+    /// Sets the part of the weight that counts at present; at least 1.
+    pub fn permit(&self, weight: i64) {
+        self.permitted.set(weight.clamp(1, self.weight.max(1)));
     }
 
     /// Number of connections in use, in a group with `zone` those of all workers.
@@ -77,7 +90,7 @@ impl Load {
             return self.weigh_shared(place, bound);
         }
         let lost = self.lost.get();
-        let share = self.advised(self.weight - lost);
+        let share = self.advised(self.permitted.get().min(self.weight - lost));
         if lost > 0 {
             self.lost.set(lost - 1);
         }
@@ -88,7 +101,7 @@ impl Load {
 
     fn weigh_shared(&self, place: Place, bound: i64) -> (i64, i64) {
         let lost = place.number(Word::LostWeight, self.weight.cast_unsigned()).cast_signed();
-        let share = self.advised(self.weight - lost);
+        let share = self.advised(self.permitted.get().min(self.weight - lost));
         let bound = if self.advised.is_some() { bound.saturating_mul(PERCENTS) } else { bound };
         if lost > 0 {
             place.set_number(Word::LostWeight, lost.cast_unsigned() - 1);

@@ -16,8 +16,10 @@ use crate::shm::peers::{self, Health, Place, Word};
 use crate::sys::names::Names;
 use crate::upstream::balance::Time;
 use crate::upstream::load::{Load, Loads};
+use crate::upstream::outlier::{self, Tally};
 use crate::upstream::sticky::Id;
 use crate::upstream::timing::Timing;
+use crate::upstream::waiting::Waiting;
 
 /// Number of times that a worker tries to get the last free connection before it leaves it to the others.
 const OPEN_TRIES: usize = 3;
@@ -117,6 +119,10 @@ pub struct Peer {
     pub shared: Shared,
     /// `None`: the group is not sticky.
     id: Option<Box<Id>>,
+    /// The requests that wait for a peer of its group.
+    pub(super) waiting: Option<Rc<Waiting>>,
+    /// The group's rules for outliers.
+    pub(super) outliers: Option<outlier::Rules>,
     is_shared: bool,
     /// The place where a prober writes its health; `None`: it is not checked.
     checked: Option<Place>,
@@ -128,6 +134,7 @@ pub struct Peer {
     conns_max: i64,
     down: bool,
     drain: bool,
+    slow_start_ms: u64,
     seat: RefCell<Seat>,
     timing: Timing,
     /// Its name no longer resolves to this address.
@@ -137,6 +144,13 @@ pub struct Peer {
     failed_ms: Cell<u64>,
     /// Start of the current window, or time of the last failure.
     checked_ms: Cell<u64>,
+    /// Time at which it came back; 0: its slow start is over.
+    returned_ms: Cell<u64>,
+    /// The present interval of `outliers`, its start, and the end of the last ejection with its repeats.
+    tally: Cell<u64>,
+    tally_ms: Cell<u64>,
+    ejected_ms: Cell<u64>,
+    ejections: Cell<u64>,
 }
 
 /// Where a peer's [`Load`] is: among those of its list.
@@ -164,6 +178,8 @@ impl Peer {
             address_id: 0,
             shared,
             id: None,
+            waiting: None,
+            outliers: None,
             is_shared: is_shared && shared.place.is_some(),
             checked: None,
             advised: None,
@@ -173,12 +189,18 @@ impl Peer {
             conns_max: server.conns_max,
             down: server.down,
             drain: server.drain,
+            slow_start_ms: server.slow_start_ms,
             seat: RefCell::new(seat),
             timing: Timing::default(),
             is_retired: Cell::new(false),
             fails: Cell::new(0),
             failed_ms: Cell::new(0),
             checked_ms: Cell::new(0),
+            returned_ms: Cell::new(0),
+            tally: Cell::new(0),
+            tally_ms: Cell::new(0),
+            ejected_ms: Cell::new(0),
+            ejections: Cell::new(0),
         }
     }
 
@@ -235,7 +257,9 @@ impl Peer {
             || self.down
             || self.drain
             || self.conns_max != 0
-            || self.fails.get() != 0;
+            || self.fails.get() != 0
+            || self.returned_ms.get() != 0
+            || self.ejected_ms.get() != 0;
         let seat = self.seat.borrow();
         seat.loads.set_asked(seat.index, is_asked);
     }
@@ -310,7 +334,100 @@ impl Peer {
     /// True if it may be given a request that is bound to it now.
     #[inline]
     pub(super) fn can_serve(&self, now_ms: u64) -> bool {
-        !self.is_down() && !self.is_failed(now_ms) && !self.is_full() && self.is_healthy(now_ms)
+        let can_serve =
+            self.has_room() && !self.is_failed(now_ms) && !self.is_ejected(now_ms) && self.is_healthy(now_ms);
+        if can_serve && self.slow_start_ms != 0 {
+            self.ramp(now_ms);
+        }
+        can_serve
+    }
+
+    /// True if nothing but its health and its failures can be against it.
+    pub(super) fn has_room(&self) -> bool {
+        !self.is_down() && !self.is_full()
+    }
+
+    /// Sets the part of its weight that its slow start permits now.
+    fn ramp(&self, now_ms: u64) {
+        let returned_ms = self.past(Word::ReturnedMs, &self.returned_ms, now_ms);
+        let seat = self.seat.borrow();
+        let (load, elapsed_ms) = (seat.load(), now_ms - returned_ms);
+        if returned_ms == 0 || elapsed_ms >= self.slow_start_ms {
+            load.permit(self.weight);
+            drop(seat);
+            if self.returned_ms.replace(0) != 0 {
+                self.refresh();
+            }
+        } else {
+            let part = i128::from(self.weight) * i128::from(elapsed_ms) / i128::from(self.slow_start_ms);
+            load.permit(part as i64);
+        }
+    }
+
+    /// Begins a slow start.
+    fn come_back(&self, at_ms: u64) {
+        if self.slow_start_ms != 0 {
+            self.set(Word::ReturnedMs, &self.returned_ms, at_ms.max(1));
+        }
+    }
+
+    /// True while it is ejected as an outlier.
+    pub fn is_ejected(&self, now_ms: u64) -> bool {
+        let Some(rules) = self.outliers else { return false };
+        let until_ms = match self.common() {
+            // No worker can keep a peer out for longer than the rules permit.
+            Some(place) => place.number(Word::EjectedMs, now_ms.saturating_add(rules.time_max_ms())),
+            None => self.ejected_ms.get(),
+        };
+        if now_ms < until_ms {
+            return true;
+        }
+        if until_ms != 0 {
+            self.come_back(until_ms);
+            self.set(Word::EjectedMs, &self.ejected_ms, 0);
+            self.refresh();
+        }
+        false
+    }
+
+    /// Ejects it. Returns for how long, in milliseconds.
+    pub(super) fn eject(&self, rules: outlier::Rules, now_ms: u64) -> u64 {
+        let repeats = self.get(Word::Ejections, &self.ejections);
+        let time_ms = rules.time_ms(repeats);
+        let until_ms = now_ms.saturating_add(time_ms);
+        self.set(Word::Ejections, &self.ejections, repeats.saturating_add(1));
+        self.set(Word::EjectedMs, &self.ejected_ms, until_ms);
+        self.refresh();
+        time_ms
+    }
+
+    /// Notes that it has behaved well for an interval: the next ejection is shorter.
+    pub(super) fn behave(&self) {
+        let repeats = self.get(Word::Ejections, &self.ejections);
+        if repeats > 0 {
+            self.set(Word::Ejections, &self.ejections, repeats - 1);
+        }
+    }
+
+    /// Counts a turn for `outliers`.
+    pub(super) fn count_turn(&self, is_error: bool) {
+        let one = Tally { requests: 1, errors: u32::from(is_error) }.to_word();
+        match self.common() {
+            Some(place) => _ = place.add_weight(Word::Tally, one.cast_signed()),
+            None => self.tally.set(self.tally.get().wrapping_add(one)),
+        }
+    }
+
+    /// The tally of an interval that is over; another one begins.
+    pub(super) fn take_tally(&self, interval_ms: u64, now_ms: u64) -> Option<Tally> {
+        let begun_ms = self.past(Word::TallyMs, &self.tally_ms, now_ms);
+        if now_ms - begun_ms < interval_ms {
+            return None;
+        }
+        self.set(Word::TallyMs, &self.tally_ms, now_ms);
+        let tally = Tally::from_word(self.get(Word::Tally, &self.tally));
+        self.set(Word::Tally, &self.tally, 0);
+        Some(tally)
     }
 
     /// Its waiting requests; averages are asked for below.
@@ -409,10 +526,11 @@ impl Peer {
     /// Notes a success: forgets failures older than the current window. Both times are in the past, or were
     /// corrected when the turn began.
     pub(super) fn succeed(&self) {
-        let get =
-            |word, own: &Cell<u64>| self.common().map_or(own.get(), |place| place.number(word, u64::MAX));
-        if self.fails() != 0 && get(Word::FailedMs, &self.failed_ms) < get(Word::CheckedMs, &self.checked_ms)
-        {
+        let checked_ms = self.get(Word::CheckedMs, &self.checked_ms);
+        if self.fails() != 0 && self.get(Word::FailedMs, &self.failed_ms) < checked_ms {
+            if self.fails_max != 0 && self.fails() >= self.fails_max {
+                self.come_back(checked_ms);
+            }
             self.forget_failures();
         }
     }
@@ -435,6 +553,10 @@ impl Peer {
             Some(place) => place.past_ms(word, now_ms),
             None => own.get().min(now_ms),
         }
+    }
+
+    fn get(&self, word: Word, own: &Cell<u64>) -> u64 {
+        self.common().map_or(own.get(), |place| place.number(word, u64::MAX))
     }
 
     fn set(&self, word: Word, own: &Cell<u64>, value: u64) {
@@ -460,6 +582,9 @@ impl InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
+        if let Some(waiting) = &self.peer.waiting {
+            waiting.note_freed();
+        }
         let seat = self.peer.seat.borrow();
         seat.loads.free(seat.index);
     }

@@ -8,6 +8,7 @@
 use std::rc::Rc;
 
 use crate::upstream::balance::{Cursor, Eligible, Method, Time, Tried};
+use crate::upstream::outlier::{self, Others};
 use crate::upstream::peer::{InUse, Peer};
 use crate::upstream::state::{GroupState, List, Set};
 use crate::upstream::sticky::Bound;
@@ -21,6 +22,14 @@ pub enum Outcome {
     Failed,
     /// Its response sends the request to another peer, but it is healthy (403, 404).
     Next,
+}
+
+/// A peer that has been ejected as an outlier.
+#[derive(Debug)]
+pub struct Ejection {
+    pub peer: Rc<Peer>,
+    pub reason: outlier::Reason,
+    pub time_ms: u64,
 }
 
 /// One request's course through a group.
@@ -39,6 +48,14 @@ pub struct Session {
     current: Option<InUse>,
     tries_left: u32,
     cursor: Cursor,
+    /// No peer is well, and the group is to use them nevertheless (`fail_open`).
+    is_open: bool,
+    /// The current turn has shown an error that does not end it.
+    has_error: bool,
+    /// The last peer that was ejected as an outlier.
+    ejection: Option<Ejection>,
+    /// The beginning of the current turn.
+    begun_ms: u64,
     /// The beginning of the current turn, if it counts among the waiting requests of its peer.
     waits_since_ms: Option<u64>,
     /// The peer to use before any that the balancer chooses.
@@ -51,9 +68,20 @@ impl Session {
         let set = group.set();
         let tries = if tries_max == 0 { set.tries } else { set.tries.min(tries_max) };
         let tried = Tried::new(set.levels.iter().map(|list| list.peers.len()).max().unwrap_or(0));
-        let cursor = Cursor::default();
-        let (current, waits_since_ms, bound) = (None, None, None);
-        Self { set, tried, level: 0, current, tries_left: tries, cursor, waits_since_ms, bound }
+        Self {
+            set,
+            tried,
+            level: 0,
+            current: None,
+            tries_left: tries,
+            cursor: Cursor::default(),
+            is_open: false,
+            has_error: false,
+            ejection: None,
+            begun_ms: 0,
+            waits_since_ms: None,
+            bound: None,
+        }
     }
 
     /// A course of one turn with a peer that this one has not tried, beside its current turn.
@@ -66,6 +94,10 @@ impl Session {
             current: None,
             tries_left: 1,
             cursor: self.cursor.clone(),
+            is_open: self.is_open,
+            has_error: false,
+            ejection: None,
+            begun_ms: 0,
             waits_since_ms: None,
             bound: None,
         }
@@ -76,6 +108,7 @@ impl Session {
     pub fn take_over(&mut self, mut other: Self) {
         debug_assert!(self.current.is_none(), "the turn before this one has not ended");
         self.current = other.current.take();
+        (self.begun_ms, self.has_error) = (other.begun_ms, other.has_error);
         self.waits_since_ms = other.waits_since_ms.take();
         (self.tried, self.level, self.cursor) = (other.tried.clone(), other.level, other.cursor.clone());
     }
@@ -102,16 +135,21 @@ impl Session {
     pub fn pick(&mut self, now_ms: u64) -> Option<Rc<Peer>> {
         debug_assert!(self.current.is_none(), "the turn before this one has not ended");
         loop {
-            let mut picked = self.pick_from_level(now_ms);
-            while picked.is_none() && self.level + 1 < self.set.levels.len() {
-                self.level += 1;
-                self.tried.clear();
-                self.cursor.restart();
-                picked = self.pick_from_level(now_ms);
+            let picked = self.pick_from_levels(now_ms);
+            let peer = match picked {
+                None if self.set.group.fails_open && !self.is_open => {
+                    self.start_over();
+                    self.is_open = true;
+                    self.pick_from_levels(now_ms)?
+                }
+                picked => picked?,
+            };
+            if !self.is_open && self.ejects(&peer, now_ms) {
+                continue;
             }
-            let peer = picked?;
             self.current = peer.try_open();
             if self.current.is_some() {
+                (self.begun_ms, self.has_error) = (now_ms, false);
                 if self.method().counts_waiting() {
                     peer.timing().begin_waiting(now_ms);
                     self.waits_since_ms = Some(now_ms);
@@ -123,6 +161,68 @@ impl Session {
                 return None;
             }
         }
+    }
+
+    /// Picks from the first level that has a peer.
+    fn pick_from_levels(&mut self, now_ms: u64) -> Option<Rc<Peer>> {
+        let mut picked = self.pick_from_level(now_ms);
+        while picked.is_none() && self.level + 1 < self.set.levels.len() {
+            self.level += 1;
+            self.tried.clear();
+            self.cursor.restart();
+            picked = self.pick_from_level(now_ms);
+        }
+        picked
+    }
+
+    /// Judges a peer whose interval is over by the group's rules for outliers. True if it is ejected.
+    #[inline]
+    fn ejects(&mut self, peer: &Rc<Peer>, now_ms: u64) -> bool {
+        match self.set.group.outliers {
+            Some(rules) if !self.set.is_single() => self.judge(rules, peer, now_ms),
+            _ => false,
+        }
+    }
+
+    fn judge(&mut self, rules: outlier::Rules, peer: &Rc<Peer>, now_ms: u64) -> bool {
+        let Some(tally) = peer.take_tally(rules.interval_ms, now_ms) else { return false };
+        let Some(list) = self.set.levels.get(self.level) else { return false };
+        let others = || list.peers.iter().filter(|other| !Rc::ptr_eq(other, peer));
+        let times = match rules.latency_x100 {
+            Some(_) => others().map(|other| other.average_us(Time::Header)).filter(|us| *us > 0).collect(),
+            None => Vec::new(),
+        };
+        let all = Others {
+            count: others().count(),
+            ejected: others().filter(|other| other.is_ejected(now_ms)).count(),
+            median_us: outlier::median_us(times),
+        };
+        let Some(reason) = rules.judge(tally, peer.average_us(Time::Header), all) else {
+            if tally.requests >= rules.requests_min {
+                peer.behave();
+            }
+            return false;
+        };
+        let time_ms = peer.eject(rules, now_ms);
+        self.ejection = Some(Ejection { peer: Rc::clone(peer), reason, time_ms });
+        true
+    }
+
+    /// The peer that the last pick has ejected as an outlier, for the log.
+    pub fn take_ejection(&mut self) -> Option<Ejection> {
+        self.ejection.take()
+    }
+
+    /// Notes that the current peer's response is an error, even if the client gets it: it counts for outliers.
+    pub fn note_error(&mut self) {
+        self.has_error = true;
+    }
+
+    /// Forgets which peers have been tried: after a wait others may be usable.
+    pub fn start_over(&mut self) {
+        self.tried.clear();
+        self.cursor.restart();
+        (self.level, self.is_open) = (0, false);
     }
 
     /// Ends the turn of the current peer. True if because of this failure it is now left out.
@@ -137,6 +237,9 @@ impl Session {
             return false;
         }
         self.tries_left = self.tries_left.saturating_sub(1);
+        if self.set.group.outliers.is_some() {
+            peer.count_turn(outcome == Outcome::Failed || self.has_error);
+        }
         match outcome {
             Outcome::Failed => peer.fail(now_ms),
             Outcome::Good | Outcome::Next => {
@@ -167,12 +270,19 @@ impl Session {
     /// True if the balancer compares times: [`Session::note_head`] and [`Session::note_end`] are needed.
     #[inline]
     pub fn is_timed(&self) -> bool {
-        self.method().time().is_some()
+        self.method().time().is_some() || self.compares_latency()
+    }
+
+    fn compares_latency(&self) -> bool {
+        self.set.group.outliers.is_some_and(|rules| rules.latency_x100.is_some())
     }
 
     /// The head of a response that is not refused has arrived, `head_us` after the turn began.
     pub fn note_head(&mut self, head_us: u64, now_ms: u64) {
-        let (Some(time), Some(used)) = (self.method().time(), &self.current) else { return };
+        let Some(used) = &self.current else { return };
+        let Some(time) = self.method().time() else {
+            return used.peer().note_head(head_us); // for outliers
+        };
         match time {
             Time::Ewma => used.peer().note_peak(head_us, now_ms),
             Time::Header if self.waits_since_ms.is_some() => used.peer().note_head(head_us),
@@ -214,14 +324,14 @@ impl Session {
         let list = self.set.levels.get(self.level)?;
         let bound = self.bound.as_deref().and_then(|bound| self.find(bound, list, now_ms));
         if let ([only], true) = (&*list.peers, self.set.is_single()) {
-            let can_serve = !only.is_down() && !only.is_full() && only.is_healthy(now_ms);
+            let can_serve = only.has_room() && (self.is_open || only.is_healthy(now_ms));
             let is_usable = bound.is_some() || (can_serve && !only.is_draining());
             return is_usable.then(|| Rc::clone(only));
         }
         let index = match bound {
             Some(index) => index,
             None => {
-                let eligible = Eligible::new(list, &self.tried, now_ms);
+                let eligible = Eligible::new(list, &self.tried, now_ms).opened(self.is_open);
                 self.set.group.method.pick(&eligible, &mut self.cursor)?
             }
         };
@@ -385,6 +495,84 @@ mod tests {
         drop(session);
         assert_eq!(turns(&group, 2, 10_000), "22");
         assert_eq!(turns(&group, 1, 10_001), "1");
+    }
+
+    /// Two peers in a group with these rules; the requests of `failing` are errors.
+    fn outliers(text: &str) -> GroupState {
+        let (tree, _) = crate::config::load_text("test.conf", text, &Default::default());
+        let host = |name| address::parse_upstream(name, 80).unwrap();
+        let names = ["1.1.1.1:81", "1.1.1.1:82"];
+        let servers = names.map(|name| Server { fails_max: 0, ..Server::new(name, host(name)) });
+        let mut group = crate::upstream::Group::uncounted("test", servers.into());
+        group.outliers = Some(outlier::Rules::read(&tree.nodes[0]).unwrap());
+        GroupState::new(std::sync::Arc::new(group))
+    }
+
+    #[test]
+    fn an_outlier_is_left_out_until_its_time_is_over() {
+        let group = outliers("outlier_ejection errors=50% requests=4 interval=1s time=5s;");
+        let ask = |now_ms| {
+            let mut session = Session::new(&group, 0);
+            let peer = turn(&mut session, now_ms);
+            if peer == '1' {
+                session.note_error();
+            }
+            let told = session.take_ejection().map(|told| (told.reason.to_string(), told.time_ms));
+            (peer, told)
+        };
+        // The first interval is over at once, since nothing has been counted before it.
+        let first: String = (0..8).map(|_| ask(10_000).0).collect();
+        assert_eq!(first, "12121212");
+        assert_eq!(ask(11_000), ('2', Some(("4 of 4 requests failed".to_owned(), 5000))));
+        let left: String = (0..4).map(|_| ask(15_999).0).collect();
+        assert_eq!(left, "2222");
+        let back: String = (0..9).map(|_| ask(16_000).0).collect();
+        assert!(back.contains('1'), "{back}");
+        assert_eq!(
+            ask(17_000).1.map(|(_, time_ms)| time_ms),
+            Some(10_000),
+            "it has not changed: twice as long"
+        );
+    }
+
+    #[test]
+    fn all_peers_are_used_if_none_is_well_and_the_group_says_so() {
+        for fail_open in [true, false] {
+            let host = |name| address::parse_upstream(name, 80).unwrap();
+            let names = ["1.1.1.1:81", "1.1.1.1:82", "1.1.1.1:83"];
+            let mut servers = names.map(|name| Server::new(name, host(name))).to_vec();
+            servers[2].down = true;
+            let mut group = crate::upstream::Group::uncounted("test", servers);
+            group.fails_open = fail_open;
+            let group = GroupState::new(std::sync::Arc::new(group));
+            let mut session = Session::new(&group, 0);
+            for _ in 0..2 {
+                turn(&mut session, 1000);
+                session.finish(Outcome::Failed, 1000);
+            }
+            drop(session);
+            let seen = turns(&group, 4, 1000);
+            assert_eq!(seen.chars().all(|peer| peer == '-'), !fail_open, "{seen}");
+            assert!(!seen.contains('3'), "down stays down: {seen}");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_comes_back_gets_more_and_more() {
+        let slow = |server: &mut Server| (server.slow_start_ms, server.fail_timeout_ms) = (10_000, 1000);
+        let group = group(&[("1.1.1.1:81", &slow), ("1.1.1.1:82", &plain)]);
+        let mut session = Session::new(&group, 0);
+        assert_eq!(turn(&mut session, 1000), '1');
+        session.finish(Outcome::Failed, 1000);
+        drop(session);
+        assert_eq!(turns(&group, 3, 1500), "222");
+        let count = |now_ms| turns(&group, 100, now_ms).matches('1').count();
+        turns(&group, 110, 2100); // it is tried, and answers
+        let shares = [2100, 4600, 7100, 12_200].map(count);
+        assert!(shares[0] <= 5, "{shares:?}");
+        assert!((15..=25).contains(&shares[1]), "{shares:?}");
+        assert!((28..=38).contains(&shares[2]), "{shares:?}");
+        assert_eq!(shares[3], 50);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::upstream::load::Loads;
 use crate::upstream::peer::{BACKUP, Peer, Server, Shared};
 use crate::upstream::pool::{Connection, Pool};
 use crate::upstream::sticky::Id;
+use crate::upstream::waiting::Waiting;
 
 /// The peers at one moment. A request keeps the set with which it began.
 #[derive(Debug)]
@@ -120,6 +121,10 @@ pub struct GroupState {
     pub names: Option<Names>,
     /// The requests that went to a second server in parallel.
     pub hedges: Budget,
+    /// The requests that were repeated.
+    pub retries: Budget,
+    /// The requests that wait for a peer; `None`: none does.
+    pub waiting: Option<Rc<Waiting>>,
     pool: Pool,
     set: RefCell<Rc<Set>>,
 }
@@ -128,7 +133,10 @@ impl GroupState {
     pub fn new(group: Arc<Group>) -> Self {
         let names = group.lookup.as_ref().map(|lookup| Names::new(&group, lookup.timeout_ms));
         let set = RefCell::new(Rc::new(Set::empty(Arc::clone(&group))));
-        let state = Self { group, names, hedges: Budget::default(), pool: Pool::default(), set };
+        let waiting = group.queue.is_some().then(Rc::default);
+        let (hedges, retries) = (Budget::default(), Budget::default());
+        let pool = Pool::default();
+        let state = Self { group, names, hedges, retries, waiting, pool, set };
         state.rebuild(|_, server| Some(spots(&server.addresses)));
         state
     }
@@ -167,7 +175,7 @@ impl GroupState {
             let is_it = |(rank, peer): &(u32, &Rc<Peer>)| {
                 *rank == priority(server, spot)
                     && peer.address == spot.address
-                    && peer.has_weight(weight(server, spot))
+                    && peer.has_weight(self.weight(server, spot))
             };
             // Each peer matches one address.
             peers.iter().position(is_it).map(|index| peers.swap_remove(index)).is_some()
@@ -208,7 +216,7 @@ impl GroupState {
                 continue;
             };
             for spot in spots {
-                let weight = weight(server, &spot);
+                let weight = self.weight(server, &spot);
                 let is_it = |peer: &&Rc<Peer>| {
                     peer.server == index && peer.address == spot.address && peer.has_weight(weight)
                 };
@@ -239,18 +247,28 @@ impl GroupState {
         }
     }
 
+    /// The weight of a server at one of its addresses, in the group's scale.
+    fn weight(&self, server: &Server, spot: &Spot) -> i64 {
+        let weight = spot.weight.map_or(server.weight, i64::from);
+        weight.saturating_mul(self.group.weight_scale())
+    }
+
     fn peer(&self, index: usize, server: &Server, spot: Spot) -> Peer {
         let configured = self.group.shared(index, &spot.address);
         let place = configured.place.or_else(|| Place::of_index(spot.place?));
         let shared = Shared { place, ..configured };
-        let peer = |server: &Server| {
+        let peer = |server: &Server, spot: Spot| {
             let peer = Peer::new(server, index, spot.address, shared, self.group.is_shared);
             peer.with_checks(self.group.checks.is_some()).with_agent(self.group.has_agent)
         };
-        let peer = match spot.weight {
-            Some(weight) => peer(&Server { weight: i64::from(weight), ..server.clone() }),
-            None => peer(server),
+        let weight = self.weight(server, &spot);
+        let mut peer = if weight == server.weight {
+            peer(server, spot)
+        } else {
+            peer(&Server { weight, ..server.clone() }, spot)
         };
+        peer.waiting.clone_from(&self.waiting);
+        peer.outliers = self.group.outliers;
         if self.group.is_sticky {
             let id = Id::new(server.route.as_deref(), &peer.name);
             return peer.with_id(id);
@@ -296,10 +314,6 @@ fn spots(addresses: &[Address]) -> Vec<Spot> {
 
 fn priority(server: &Server, spot: &Spot) -> u32 {
     if spot.is_backup { server.priority.max(BACKUP) } else { server.priority }
-}
-
-fn weight(server: &Server, spot: &Spot) -> i64 {
-    spot.weight.map_or(server.weight, i64::from)
 }
 
 #[cfg(test)]

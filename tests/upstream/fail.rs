@@ -129,6 +129,47 @@ fn a_status_may_send_the_request_to_the_next_server() {
 }
 
 #[test]
+fn a_server_that_fails_more_than_others_is_ejected() {
+    let bad = Origin::replying(|_| b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n".to_vec());
+    let good = Origin::saying("good");
+    let conf = "http {
+        upstream mixed {
+            zone mixed; server %%BAD%%; server %%GOOD%%;
+            outlier_ejection errors=50% requests=5 interval=100ms time=1h;
+        }
+        server { listen 127.0.0.1:%%PORT_0%%; location / { proxy_pass http://mixed; } }
+    }";
+    let daemon = Setup::new(conf).set("BAD", bad.address()).set("GOOD", good.address()).start();
+    let told = format!("upstream server {} of \"mixed\" is ejected for 3600 s", bad.address());
+    crate::support::wait_for("the ejection", || {
+        get(daemon.port(0), "/");
+        daemon.log().contains(&told).then_some(())
+    });
+    let before = bad.requests().len();
+    assert!((0..20).all(|_| get(daemon.port(0), "/").text() == "good"));
+    assert_eq!(bad.requests().len(), before);
+}
+
+#[test]
+fn a_group_may_fail_open() {
+    let closed = port::free();
+    let conf = format!(
+        "http {{
+            upstream open {{ server 127.0.0.1:{closed} fail_timeout=1h; server 127.0.0.1:{closed} fail_timeout=1h; fail_open on; }}
+            server {{ listen 127.0.0.1:%%PORT_0%%; location / {{ proxy_pass http://open; }} }}
+        }}"
+    );
+    let daemon = Setup::new(&conf).start();
+    assert_eq!(get(daemon.port(0), "/").status, 502);
+    let _back = Origin::start_on(closed, |peer| {
+        while peer.request().is_some() {
+            peer.send(ok(b"back"));
+        }
+    });
+    assert_eq!(get(daemon.port(0), "/").text(), "back", "although both are left out for an hour");
+}
+
+#[test]
 fn a_peer_that_breaks_its_answers_off_is_left_out() {
     if crate::support::daemon::is_stand_in() {
         return; // nginx does not count it

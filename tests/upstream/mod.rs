@@ -16,6 +16,7 @@ mod max_conns;
 mod proxy_bind;
 mod proxy_pass;
 mod proxy_set_header;
+mod queue;
 mod ranges;
 mod relay;
 mod request_body;

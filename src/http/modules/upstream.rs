@@ -103,7 +103,8 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     millis("keepalive_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.block.keepalive_timeout, "Sets how long an idle connection is kept.").default("60s"),
     custom("zone", UPSTREAM, Arity::between(1, 2), zone, "Shares the failures and connection counts of peers among all workers. The size is not needed."),
     flag("fail_open", UPSTREAM, |conf: &mut Conf| &mut conf.block.fail_open,
-        "Uses all servers of the group when its health checks find all of them unhealthy, instead of responding with 502.").default("off"),
+        "Uses all servers if none of them is well: those that have failed, were ejected or failed their checks, but not those that are down \
+         or full.").default("off"),
     custom("least_conn", UPSTREAM, Arity::exactly(0), |conf, cx, node| method(conf, cx, node, Method::LeastConn, Key::None),
         "Selects the server with the fewest connections in use for its weight; with a zone, those of all workers."),
     custom("ip_hash", UPSTREAM, Arity::exactly(0), |conf, cx, node| method(conf, cx, node, Method::IpHash, Key::Address),
@@ -125,7 +126,16 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
          create=$VARIABLE lookup=$VARIABLE zone=NAME:SIZE [timeout=10m] [header] remembers which server made a session; with header it does so as \
          soon as the head of the response is there. source zone=NAME:SIZE [timeout=10m] [prefix4=32] [prefix6=64] remembers the client's address, \
          or the first bits of it. A client of a zone takes 16 bytes."),
-    custom("queue", UPSTREAM, Arity::between(1, 2), unavailable, "Lets requests wait until a server is available. Not available yet."),
+    custom("queue", UPSTREAM, Arity::between(1, 2), |conf: &mut Conf, _, node| conf.block.set_queue(node),
+        "Lets so many requests in each worker wait until a server may be used, each of them for up to timeout=TIME (60s); without it, or beyond it, the \
+         response is 502."),
+    custom("outlier_ejection", UPSTREAM, Arity::at_least(1), |conf: &mut Conf, _, node| conf.block.set_outliers(node),
+        "Leaves a server out for time=TIME (30s) after an interval=TIME (10s) with at least requests=NUMBER (20) in which errors=PERCENT% of them failed, or \
+         after which it takes latency=FACTOR times as long to respond as the others. Each further time is longer, up to ten times. Not more than \
+         max=PERCENT% (50%) of the servers are left out.").default("off"),
+    custom("retry_budget", UPSTREAM, Arity::between(1, 2), |conf: &mut Conf, _, node| conf.block.set_retry_budget(node),
+        "Limits how many requests a worker may send to a further server after a failure, as a share of its requests to the group: 20%. min=NUMBER a second \
+         (10) are free.").default("no limit"),
     custom("resolver", UPSTREAM, Arity::at_least(1), own_resolver, "Sets the name servers for servers with \"resolve\".").default("those of the http block"),
     millis("resolver_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.block.resolver_timeout,
         "Limits how long a lookup may take, and sets the pause after a failed one.").default("that of the http block"),
@@ -174,6 +184,12 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let health_check = partial.health_check.map(|conf| *conf).unwrap_or_default();
     match block.into_group(node.arg(0)) {
         Some(defined) => {
+            let group = &defined.group;
+            if group.servers.iter().any(|server| server.slow_start_ms != 0) && !group.method.has_slow_start()
+            {
+                let message = "\"slow_start\" has no effect with \"hash\", \"ip_hash\" and \"random\"";
+                cx.diagnostics.push(Diagnostic::warning(node.arg_span(0), message));
+            }
             let index = cx.upstreams.define(defined, node.arg_span(0))?;
             health_check.add_to_group(index, cx);
             if let Some(sticky) = &selection.sticky {

@@ -20,6 +20,7 @@ pub mod name;
 pub mod outgoing;
 pub mod probe;
 pub mod proxied;
+mod queue;
 pub mod relay;
 pub mod retry;
 pub mod selection;
@@ -42,6 +43,7 @@ use crate::http::response::Response;
 use crate::http::verdict::Reply;
 use crate::log;
 use crate::runtime::{self, Timer};
+use crate::upstream::session::Ejection;
 use crate::upstream::trace::Action;
 use crate::upstream::{Outcome, Peer, Session};
 use answer::Next;
@@ -68,6 +70,9 @@ pub async fn proxy(request: &mut Request, client: &mut Client<'_>) -> Result<Opt
         return Ok(Some(Reply::Status(500)));
     }
     let (session, binding) = selection::session(request, &goal.group);
+    if let Some(rule) = goal.group.group.retries {
+        goal.group.retries.earn(rule);
+    }
     let total_ms = request.passes().timeout_total_ms();
     let mut deadline = Timer::new();
     if total_ms > 0 {
@@ -184,7 +189,14 @@ impl Pass<'_, '_> {
     /// Tries peers until one answers. `Err(status)`: none did.
     async fn exchange(&mut self) -> Result<Result<Answer, u16>, Error> {
         loop {
-            let Some(peer) = self.session.pick(runtime::now_ms()) else {
+            let picked = match &self.goal.group.waiting {
+                None => self.session.pick(runtime::now_ms()),
+                Some(waiting) => self.pick_or_wait(waiting).await?,
+            };
+            if let Some(ejection) = self.session.take_ejection() {
+                self.tell_ejection(&ejection);
+            }
+            let Some(peer) = picked else {
                 return Ok(Err(self.no_peer()));
             };
             if let Some(binding) = &mut self.binding {
@@ -198,7 +210,10 @@ impl Pass<'_, '_> {
             let stop = match turn {
                 Ok(mut answer) => {
                     let status = answer.head.head.status;
-                    let is_refused = self.chance().refuses(status);
+                    let is_refused = self.chance().refuses(status) && self.may_retry();
+                    if status >= 500 {
+                        self.session.note_error();
+                    }
                     if !is_refused && self.session.is_timed() {
                         self.note_head();
                     }
@@ -280,13 +295,37 @@ impl Pass<'_, '_> {
         if self.session.finish(outcome, runtime::now_ms()) {
             self.tell_disabled();
         }
-        if !self.chance().goes_on_after(fault) {
+        if !self.chance().goes_on_after(fault) || !self.retries() {
             let (action, conf) = (self.request.upstream.action, self.request.passes());
             self.request.termination = Termination::of_failure(&failure, action, conf.prefix());
             return Ok(Some(status));
         }
         self.outgoing.rewind();
         Ok(None)
+    }
+
+    /// True if the group's budget permits another retry.
+    fn may_retry(&self) -> bool {
+        let group = &self.goal.group;
+        group.group.retries.is_none_or(|rule| group.retries.is_left(rule, runtime::now_ms()))
+    }
+
+    /// Counts a retry. False: the group has had its share.
+    fn retries(&self) -> bool {
+        let group = &self.goal.group;
+        let Some(rule) = group.group.retries else { return true };
+        let is_left = group.retries.spend(rule, runtime::now_ms());
+        if !is_left {
+            let (request, name) = (&*self.request, &group.group.name);
+            log::warn!(
+                request.error_log(),
+                request,
+                "no other server is tried: more than {} % of the requests to \"{name}\" were repeated; \
+                 \"retry_budget\" permits no more",
+                rule.percent
+            );
+        }
+        is_left
     }
 
     #[cold]
@@ -308,6 +347,19 @@ impl Pass<'_, '_> {
             _ => String::new(),
         };
         log::error!(request.error_log(), request, "{failure}{told}");
+    }
+
+    #[cold]
+    fn tell_ejection(&self, ejection: &Ejection) {
+        let (request, Ejection { peer, reason, time_ms }) = (&*self.request, ejection);
+        log::warn!(
+            request.error_log(),
+            request,
+            "upstream server {} of \"{}\" is ejected for {} s: {reason}",
+            peer.name,
+            self.goal.group.group.name,
+            time_ms / 1000
+        );
     }
 
     fn tell_disabled(&self) {

@@ -35,9 +35,11 @@ pub(super) fn least<'a>(
     for (index, load) in loads.clone() {
         let own = cost(index, load);
         match best {
-            Some((_, lowest, weight)) if is_more(own, load.weight, lowest, weight) => {}
-            Some((_, lowest, weight)) if !is_more(lowest, weight, own, load.weight) => has_equals = true,
-            _ => (best, has_equals) = (Some((index, own, load.weight)), false),
+            Some((_, lowest, weight)) if is_more(own, load.present_weight(), lowest, weight) => {}
+            Some((_, lowest, weight)) if !is_more(lowest, weight, own, load.present_weight()) => {
+                has_equals = true
+            }
+            _ => (best, has_equals) = (Some((index, own, load.present_weight())), false),
         }
     }
     let (first, lowest, weight) = best?;
@@ -47,7 +49,8 @@ pub(super) fn least<'a>(
     let equals = loads.filter(|&(index, load)| {
         index >= first && {
             let own = cost(index, load);
-            !is_more(own, load.weight, lowest, weight) && !is_more(lowest, weight, own, load.weight)
+            !is_more(own, load.present_weight(), lowest, weight)
+                && !is_more(lowest, weight, own, load.present_weight())
         }
     });
     // Connections of other workers may have changed: if nobody is left, the first one was the best just now.

@@ -110,6 +110,11 @@ impl Method {
         }
     }
 
+    /// True if it can give a peer a part of its weight; nginx too excludes methods by key and by chance.
+    pub fn has_slow_start(self) -> bool {
+        matches!(self, Self::RoundRobin | Self::LeastConn | Self::LeastTime { .. })
+    }
+
     /// True if requests that still wait for a peer count.
     #[inline]
     pub fn counts_waiting(self) -> bool {
@@ -151,11 +156,18 @@ pub(super) struct Eligible<'a> {
     list: &'a List,
     tried: &'a Tried,
     now_ms: u64,
+    /// Failures and health do not matter.
+    is_open: bool,
 }
 
 impl<'a> Eligible<'a> {
     pub(super) fn new(list: &'a List, tried: &'a Tried, now_ms: u64) -> Self {
-        Self { list, tried, now_ms }
+        Self { list, tried, now_ms, is_open: false }
+    }
+
+    /// The same, whether the peers are well or not (`fail_open`).
+    pub(super) fn opened(self, is_open: bool) -> Self {
+        Self { is_open, ..self }
     }
 
     fn now_ms(&self) -> u64 {
@@ -174,7 +186,11 @@ impl<'a> Eligible<'a> {
             return false;
         }
         let peer = self.list.peers.get(index);
-        peer.is_some_and(|peer| !self.list.loads.is_asked(index) || peer.is_usable(self.now_ms))
+        peer.is_some_and(|peer| {
+            !self.list.loads.is_asked(index)
+                || peer.is_usable(self.now_ms)
+                || self.is_open && peer.has_room() && !peer.is_draining()
+        })
     }
 
     /// The load of a peer that may be used.
