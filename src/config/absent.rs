@@ -96,7 +96,12 @@ static FEATURES: &[&Feature] = &[
     ),
     &own("stream", &["stream"], &["stream"], TO_ELSEWHERE),
     &own("mail", &["mail"], &["mail"], TO_ELSEWHERE),
-    &own("a status interface", &["status_zone", "api"], &["api"], "\"stub_status\" shows the totals"),
+    &own(
+        "a status interface",
+        &["status_zone", "api"],
+        &["api"],
+        "\"status\" shows every server and upstream",
+    ),
     &foreign("GeoIP2", &["geoip2*"], "\"map\" or \"geo\" may do instead"),
     &foreign("ModSecurity", &["modsecurity*"], "this firewall is not available: filter in front"),
     &foreign(

@@ -61,6 +61,7 @@ pub mod split_clients;
 pub mod ssi;
 pub mod ssl;
 pub mod static_file;
+pub mod status;
 pub mod stub_status;
 pub mod sub_filter;
 
@@ -320,6 +321,7 @@ modules! {
     early_hints => [];
     proxy       => [];
     proxy_pass  => [Content content];
+    status      => [Content content];
     stub_status => [Content content];
     empty_gif   => [Content content];
     random_index => [Content content];

@@ -12,7 +12,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::area::{Area, Header, SLOT_WORDS, SLOTS, area, fingerprint};
 use super::index::{Index, Table};
-use super::lanes::{self, TOTALS};
+use super::lanes::{self, Lane, TOTALS};
 
 /// Counters of the whole process tree. `Active` to `Waiting` and `Drawn` are gauges: the present number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +81,11 @@ pub fn pass(from: Total, to: Total) {
 /// The sum of a counter over all workers, including those that have exited.
 pub fn total(total: Total) -> u64 {
     total_in(area(), total)
+}
+
+/// The part of a counter that belongs to a lane.
+pub fn total_of(lane: Lane, total: Total) -> u64 {
+    area().lane(lane.number())[TOTALS + total as usize].load(Relaxed)
 }
 
 fn total_in(area: &Area, total: Total) -> u64 {

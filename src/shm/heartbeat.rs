@@ -76,6 +76,11 @@ pub fn longest_turn_us() -> u64 {
     longest_turn_in(area())
 }
 
+/// The longest turn of the worker of a lane, in microseconds.
+pub fn longest_turn_us_of(lane: Lane) -> u64 {
+    area().lane(lane.number())[TURN].load(Relaxed)
+}
+
 pub fn read(lane: Lane) -> Heartbeat {
     read_words(area().lane(lane.number()))
 }

@@ -75,6 +75,14 @@ pub fn worker(lane: Lane) -> u32 {
     area().lane(lane.number())[WORKER].load(Relaxed) as u32
 }
 
+/// The lanes of the processes that live, by what they say of themselves.
+pub fn living() -> impl Iterator<Item = Lane> {
+    let master = u64::from(nix::unistd::getppid().as_raw().cast_unsigned());
+    let owner = |lane: usize| area().lane(lane)[OWNER].load(Relaxed);
+    let lives = move |lane: &usize| owner(*lane) != 0 && owner(*lane) != master;
+    (1..used(area())).filter(lives).filter_map(Lane::of_number)
+}
+
 /// This process's lane.
 #[inline]
 pub fn mine() -> Lane {

@@ -51,6 +51,7 @@ mod slow;
 mod splitting;
 mod ssi;
 mod ssi_bounds;
+mod status;
 mod stub_status;
 mod sub_filter;
 mod termination;

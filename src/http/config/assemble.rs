@@ -33,9 +33,10 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     for (index, draft) in std::mem::take(&mut cx.servers).into_iter().enumerate() {
         let ServerDraft { partial, listens, names, locations, span } = draft;
         let confs = Confs::complete(partial, &root, &mut cx);
-        let slot = server_slot(&names, &listens, options);
+        let address = first_address(&listens);
+        let slot = server_slot(&names, &address, options);
         places.add(index, listens, &names, span, &mut cx);
-        servers.push(build_server(confs, names, locations, slot, span, &mut cx));
+        servers.push(build_server(confs, (names, address), locations, slot, span, &mut cx));
     }
     let (listens, sharing) = places.finish(&mut cx);
     secure::complete(&listens, &sharing, &mut servers, &root, &mut cx);
@@ -122,20 +123,20 @@ fn sockets(block: &Node) -> HashSet<PathBuf> {
 }
 
 /// The counters of the server with this name on its first address, by which a reload finds them again.
-fn server_slot(
-    names: &[(Box<str>, Span)],
-    listens: &[listen::Draft],
-    options: &CompileOptions,
-) -> Option<Slot> {
-    let name = names.first().map_or("", |(name, _)| name);
+/// The first address of a server, as its counters are named.
+fn first_address(listens: &[listen::Draft]) -> String {
     let address = listens.first().and_then(|listen| listen.addresses.first());
-    let address = address.map_or_else(|| "*:80".to_owned(), ToString::to_string);
+    address.map_or_else(|| "*:80".to_owned(), ToString::to_string)
+}
+
+fn server_slot(names: &[(Box<str>, Span)], address: &str, options: &CompileOptions) -> Option<Slot> {
+    let name = names.first().map_or("", |(name, _)| name);
     if options.test_only { None } else { counter::slot(counter::Kind::Server, &format!("{address} {name}")) }
 }
 
 fn build_server(
     confs: Confs,
-    names: Vec<(Box<str>, Span)>,
+    (names, address): (Vec<(Box<str>, Span)>, String),
     drafts: Vec<LocationDraft>,
     slot: Option<Slot>,
     span: Span,
@@ -154,7 +155,8 @@ fn build_server(
     let nested = build_locations(other, &confs, cx);
     let root = Location::new(cx.location_id(), (Kind::Server, "", span), confs, nested);
     let names = names.into_iter().map(|(name, _)| name).collect();
-    Server { names, root, named: named.into(), slot, tls: None, https_port: None, span }
+    let address = address.into();
+    Server { names, address, root, named: named.into(), slot, tls: None, https_port: None, span }
 }
 
 fn build_locations(drafts: Vec<LocationDraft>, outer: &Confs, cx: &mut Cx) -> Locations {

@@ -17,6 +17,8 @@ use crate::sys::socket::ListenOptions;
 pub struct Server {
     /// As written; the first one is `$server_name`.
     pub names: Box<[Box<str>]>,
+    /// The first address that it listens on.
+    pub address: Box<str>,
     /// The settings of the server outside any location.
     pub root: Location,
     /// `@name` locations.

@@ -1,0 +1,131 @@
+//! The metrics that there are: names, kinds and meanings, and where each value comes from.
+//!
+//! JSON, Prometheus' text and the manual are written from these tables. Names follow Prometheus' conventions
+//! (prometheus.io, "Metric and label naming"): base units, `_total` for what only grows. Touches: shared memory.
+
+use crate::http::modules::status::view::{Peer, Process, Server, Upstream, Worker};
+use crate::shm::counter::{Slot, Total, Word, total};
+use crate::shm::heartbeat;
+
+/// The way in which a value changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows, over reloads and upgrades too.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// One number about an `E`.
+pub struct Metric<E> {
+    /// Its name in Prometheus' text, after `pronghorn_` and the name of what it is about.
+    pub name: &'static str,
+    /// Its key in JSON.
+    pub key: &'static str,
+    pub kind: Kind,
+    pub help: &'static str,
+    /// Seconds are given in microseconds.
+    pub value: fn(&E) -> Value,
+}
+
+/// A value with its unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    Number(u64),
+    /// Written as seconds.
+    Us(u64),
+}
+
+const fn counter<E>(
+    name: &'static str,
+    key: &'static str,
+    value: fn(&E) -> Value,
+    help: &'static str,
+) -> Metric<E> {
+    Metric { name, key, kind: Kind::Counter, help, value }
+}
+
+const fn gauge<E>(
+    name: &'static str,
+    key: &'static str,
+    value: fn(&E) -> Value,
+    help: &'static str,
+) -> Metric<E> {
+    Metric { name, key, kind: Kind::Gauge, help, value }
+}
+
+fn of(slot: Option<Slot>, word: Word) -> Value {
+    Value::Number(slot.map_or(0, |slot| slot.get(word)))
+}
+
+fn us_of(slot: Option<Slot>, word: Word) -> Value {
+    Value::Us(slot.map_or(0, |slot| slot.get(word)))
+}
+
+fn sum(of: Total) -> Value {
+    Value::Number(total(of))
+}
+
+/// The counts of statuses by class, for anything with a slot.
+macro_rules! with_statuses {
+    ($entity:ty; $($others:expr),* $(,)?) => { &[
+        counter("requests_total", "requests", |e: &$entity| of(e.slot, Word::Requests), "Requests that have been answered."),
+        counter("responses_1xx_total", "responses_1xx", |e: &$entity| of(e.slot, Word::Status1xx), "Responses with a status from 100 to 199."),
+        counter("responses_2xx_total", "responses_2xx", |e: &$entity| of(e.slot, Word::Status2xx), "Responses with a status from 200 to 299."),
+        counter("responses_3xx_total", "responses_3xx", |e: &$entity| of(e.slot, Word::Status3xx), "Responses with a status from 300 to 399."),
+        counter("responses_4xx_total", "responses_4xx", |e: &$entity| of(e.slot, Word::Status4xx), "Responses with a status from 400 to 499."),
+        counter("responses_5xx_total", "responses_5xx", |e: &$entity| of(e.slot, Word::Status5xx), "Responses with a status from 500 to 599."),
+        $($others),*
+    ] };
+}
+
+#[rustfmt::skip]
+pub static PROCESS: &[Metric<Process>] = &[
+    counter("connections_accepted_total", "connections_accepted", |_| sum(Total::Accepted), "Client connections that have been accepted."),
+    counter("connections_handled_total", "connections_handled", |_| sum(Total::Handled), "Client connections that have been served."),
+    counter("connections_reused_total", "connections_reused", |_| sum(Total::Reused),
+        "Idle connections that were asked to close because others needed their places."),
+    counter("requests_total", "requests", |_| sum(Total::Requests), "Requests of clients."),
+    gauge("connections_active", "connections_active", |_| sum(Total::Active), "Client connections now, including idle ones."),
+    gauge("connections_reading", "connections_reading", |_| sum(Total::Reading), "Connections whose request head is being read."),
+    gauge("connections_writing", "connections_writing", |_| sum(Total::Writing), "Connections whose request is being answered."),
+    gauge("connections_waiting", "connections_waiting", |_| sum(Total::Waiting), "Idle connections."),
+    gauge("memory_drawn_bytes", "memory_drawn_bytes", |_| sum(Total::Drawn), "Memory that requests draw from their budgets."),
+    counter("memory_degraded_total", "memory_degraded", |_| sum(Total::Degraded), "Requests that had to make do with less memory."),
+    gauge("loop_turn_max_seconds", "loop_turn_max_seconds", |_| Value::Us(heartbeat::longest_turn_us()),
+        "The longest turn of an event loop of any running worker."),
+];
+
+#[rustfmt::skip]
+pub static WORKER: &[Metric<Worker>] = &[
+    counter("connections_accepted_total", "connections_accepted", |w| w.total(Total::Accepted),
+        "Client connections that the workers of this lane have accepted."),
+    counter("requests_total", "requests", |w| w.total(Total::Requests), "Requests that the workers of this lane have answered."),
+    gauge("connections_active", "connections_active", |w| w.total(Total::Active), "Client connections of the worker now."),
+    gauge("connections_waiting", "connections_waiting", |w| w.total(Total::Waiting), "Idle connections of the worker."),
+    gauge("full", "full", |w| Value::Number(u64::from(w.heartbeat.is_full)), "1 if the worker can take no more connections."),
+    gauge("loop_turn_max_seconds", "loop_turn_max_seconds", |w| Value::Us(w.longest_turn_us), "The longest turn of the worker's event loop."),
+];
+
+#[rustfmt::skip]
+pub static SERVER: &[Metric<Server>] = with_statuses![Server;
+    counter("received_bytes_total", "received_bytes", |e| of(e.slot, Word::BytesIn), "Bytes received from clients."),
+    counter("sent_bytes_total", "sent_bytes", |e| of(e.slot, Word::BytesOut), "Bytes sent to clients."),
+];
+
+#[rustfmt::skip]
+pub static UPSTREAM: &[Metric<Upstream>] = with_statuses![Upstream;
+    counter("retries_total", "retries", |e| of(e.slot, Word::Retries), "Requests that were passed on to another server after a failure."),
+    counter("response_seconds_total", "response_seconds", |e| us_of(e.slot, Word::ResponseUs), "Sum of the times to the end of the responses."),
+];
+
+#[rustfmt::skip]
+pub static PEER: &[Metric<Peer>] = with_statuses![Peer;
+    counter("received_bytes_total", "received_bytes", |e| of(e.slot, Word::BytesIn), "Bytes received from the server."),
+    counter("sent_bytes_total", "sent_bytes", |e| of(e.slot, Word::BytesOut), "Bytes sent to the server."),
+    counter("response_seconds_total", "response_seconds", |e| us_of(e.slot, Word::ResponseUs), "Sum of the times to the end of the responses."),
+    counter("failures_total", "failures", |e| of(e.slot, Word::Failures), "Failed attempts (max_fails)."),
+    gauge("connections_active", "connections_active", |e| Value::Number(e.active()), "Connections in use."),
+    gauge("weight", "weight", |e| Value::Number(e.weight), "The weight in force."),
+    gauge("up", "up", |e| Value::Number(u64::from(e.state().is_up())), "1 unless the server is down, draining, unhealthy or left out for its failures."),
+];

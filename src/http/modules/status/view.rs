@@ -1,0 +1,204 @@
+//! The things that metrics are about, as one configuration and shared memory have them at a moment.
+//!
+//! Touches: shared memory. Nothing in it is trusted: a worker may have written anything there.
+
+use crate::http::Config;
+use crate::http::modules::counters::Durations;
+use crate::http::modules::status::metrics::Value;
+use crate::shm::counter::{self, Slot, Total};
+use crate::shm::heartbeat::{self, Heartbeat};
+use crate::shm::histogram::{Histogram, Snapshot};
+use crate::shm::lanes::{self, Lane};
+use crate::shm::peers::{Health, Place, Word};
+use crate::sys::clock;
+use crate::upstream::Group;
+
+/// Times in shared memory are at most this far back or ahead.
+const AGE_MS_MAX: u64 = u64::MAX;
+
+/// All workers together.
+#[derive(Debug)]
+pub struct Process;
+
+#[derive(Debug)]
+pub struct Worker {
+    lane: Lane,
+    /// From 0 within its generation.
+    pub number: u32,
+    pub heartbeat: Heartbeat,
+    pub longest_turn_us: u64,
+}
+
+impl Worker {
+    pub fn total(&self, of: Total) -> Value {
+        Value::Number(counter::total_of(self.lane, of))
+    }
+}
+
+/// A `server` block; those with the same name and the same first address count together.
+#[derive(Debug)]
+pub struct Server<'a> {
+    pub name: &'a str,
+    pub address: &'a str,
+    pub slot: Option<Slot>,
+}
+
+#[derive(Debug)]
+pub struct Upstream<'a> {
+    pub group: &'a Group,
+    pub slot: Option<Slot>,
+}
+
+/// One address of a server of an upstream group.
+#[derive(Debug)]
+pub struct Peer<'a> {
+    pub group: &'a Group,
+    /// As it is written in the configuration.
+    pub server: &'a str,
+    pub name: String,
+    pub slot: Option<Slot>,
+    place: Option<Place>,
+    pub weight: u64,
+    pub is_backup: bool,
+    is_down: bool,
+    is_draining: bool,
+    fails_max: u64,
+    fail_timeout_ms: u64,
+    now_ms: u64,
+}
+
+/// Whether a peer gets requests, in nginx Plus' words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Up,
+    Down,
+    Draining,
+    /// Left out for its failures (`max_fails`).
+    Unavailable,
+    Unhealthy,
+    Checking,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Unavailable => "unavail",
+            Self::Unhealthy => "unhealthy",
+            Self::Checking => "checking",
+        }
+    }
+
+    pub fn is_up(self) -> bool {
+        self == Self::Up
+    }
+}
+
+impl Peer<'_> {
+    /// Number of connections in use in all workers.
+    pub fn active(&self) -> u64 {
+        self.place.map_or(0, |place| u64::from(place.in_use()))
+    }
+
+    pub fn state(&self) -> State {
+        let orders = self.place.map(Place::orders).unwrap_or_default();
+        let health = self.place.map_or(Health::Unknown, |place| place.health(self.now_ms).0);
+        let has_failed = self.place.is_some_and(|place| {
+            let age_ms = self.now_ms - place.past_ms(Word::CheckedMs, self.now_ms);
+            self.fails_max != 0
+                && place.number(Word::Fails, AGE_MS_MAX) >= self.fails_max
+                && age_ms <= self.fail_timeout_ms
+        });
+        match health {
+            _ if self.is_down || orders.down => State::Down,
+            Health::Unhealthy => State::Unhealthy,
+            Health::Checking => State::Checking,
+            _ if has_failed => State::Unavailable,
+            _ if self.is_draining || orders.drain => State::Draining,
+            _ => State::Up,
+        }
+    }
+}
+
+/// What the metrics of one response are taken from.
+#[derive(Debug)]
+pub struct View {
+    config: &'static Config,
+    pub workers: Vec<Worker>,
+    pub durations: Vec<(&'static str, &'static str, Snapshot)>,
+    now_ms: u64,
+}
+
+impl View {
+    pub fn new(config: &'static Config) -> Self {
+        let workers = lanes::living().map(|lane| Worker {
+            lane,
+            number: lanes::worker(lane),
+            heartbeat: heartbeat::read(lane),
+            longest_turn_us: heartbeat::longest_turn_us_of(lane),
+        });
+        let Durations { request, connect, header, response } = config.tables.counters;
+        let snapshot = |histogram: Option<Histogram>| histogram.map(Histogram::snapshot);
+        let durations = [
+            ("request", "Time from the first byte of a request to the end of its response.", request),
+            ("upstream_connect", "Time to connect to a server of an upstream.", connect),
+            ("upstream_header", "Time from the choice of a server to the end of its response head.", header),
+            ("upstream_response", "Time from the choice of a server to the end of its response.", response),
+        ];
+        let durations = durations
+            .into_iter()
+            .filter_map(|(name, help, histogram)| Some((name, help, snapshot(histogram)?)))
+            .collect();
+        Self { config, workers: workers.collect(), durations, now_ms: clock::monotonic_ms() }
+    }
+
+    /// The servers, each counter once.
+    pub fn servers(&self) -> impl Iterator<Item = Server<'static>> + use<> {
+        let mut seen = std::collections::HashSet::new();
+        let config = self.config;
+        let counted = config.servers.iter().filter_map(move |server| {
+            let slot = server.slot?;
+            seen.insert(slot.index()).then_some((server, slot))
+        });
+        counted.map(|(server, slot)| Server {
+            name: server.name(),
+            address: &server.address,
+            slot: Some(slot),
+        })
+    }
+
+    pub fn upstreams(&self) -> impl Iterator<Item = Upstream<'static>> + use<> {
+        let config = self.config;
+        config.upstreams.iter().map(|group| Upstream { group, slot: group.slot })
+    }
+
+    /// The peers of a group whose addresses the configuration knows, each once.
+    pub fn peers(&self, group: &'static Group) -> impl Iterator<Item = Peer<'static>> + use<> {
+        let now_ms = self.now_ms;
+        let mut seen = std::collections::HashSet::new();
+        let all =
+            group.servers.iter().enumerate().flat_map(|(index, server)| {
+                server.addresses.iter().map(move |address| (index, server, address))
+            });
+        all.filter_map(move |(index, server, address)| {
+            let shared = group.shared(index, address);
+            let name = address.to_string();
+            seen.insert(name.clone()).then(|| Peer {
+                group,
+                server: &server.name,
+                name,
+                slot: shared.slot,
+                place: shared.place,
+                weight: server.weight.unsigned_abs(),
+                is_backup: server.priority != 0,
+                is_down: server.down,
+                is_draining: server.drain,
+                fails_max: server.fails_max,
+                fail_timeout_ms: server.fail_timeout_ms,
+                now_ms,
+            })
+        })
+    }
+}
