@@ -227,7 +227,7 @@ mod tests {
         for text in
             ["interval=2s", "jitter=100ms", "fails=3", "passes=2", "port=81", "mandatory", "persistent"]
         {
-            assert_eq!(read.take(&word(text)).expect("valid"), true, "{text}");
+            assert!(read.take(&word(text)).expect("valid"), "{text}");
         }
         let expected = Rules {
             interval_ms: 2000,

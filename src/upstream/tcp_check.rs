@@ -24,13 +24,16 @@ const CONNECTING: &str = "connecting to upstream";
 const SENDING: &str = "sending to upstream";
 const READING: &str = "reading from upstream";
 
+/// True for bytes that are what was expected.
+pub type Expect<'a> = dyn Fn(&[u8]) -> bool + 'a;
+
 /// A conversation with a peer.
 #[derive(Clone, Copy)]
 pub struct Talk<'a> {
     /// Sent first; may be empty.
     pub send: &'a [u8],
     /// Judges the bytes that have come so far; `None`: nothing is awaited.
-    pub expect: Option<&'a dyn Fn(&[u8]) -> bool>,
+    pub expect: Option<&'a Expect<'a>>,
 }
 
 /// Connects to a peer and talks to it, in `limit_ms`.
@@ -59,7 +62,7 @@ async fn converse(
         *doing = SENDING;
         transport.write_all(talk.send).await?;
     }
-    let Some(expect) = talk.expect else { return Ok(Outcome::Passed { doing: *doing }) };
+    let Some(expect) = talk.expect else { return Ok(Outcome::Passed { doing }) };
     *doing = READING;
     let mut found = Vec::new();
     loop {

@@ -314,8 +314,7 @@ mod tests {
     }
 
     fn head(request: &Request, text: &str) -> Head {
-        let mut head = Head::default();
-        head.buffer = Buffer::take(text.len());
+        let mut head = Head { buffer: Buffer::take(text.len()), ..Head::default() };
         head.buffer.extend(text.as_bytes());
         let mut decoder = Decoder::new(Encoder::of(request.location));
         decoder.head(&mut head.buffer, text.len(), &mut head.head).expect("a head");

@@ -36,7 +36,6 @@ use crate::runtime::{self, timeout};
 use crate::sys::address::SockAddr;
 use crate::upstream::follow::Tell;
 use crate::upstream::known::Spot;
-use crate::upstream::pool;
 use crate::upstream::prober::{self, Outcome, Permits, Watched};
 use crate::upstream::tcp_check::{self, Talk};
 use crate::upstream::{GroupState, Session};
@@ -198,7 +197,7 @@ impl Plan {
         let awaits = self.conditions.is_some_and(Match::expects);
         let talk = Talk {
             send: self.conditions.map_or(b"", Match::sent),
-            expect: awaits.then_some(&expected as &dyn Fn(&[u8]) -> bool),
+            expect: awaits.then_some(&expected as &tcp_check::Expect<'_>),
         };
         tcp_check::check(&target.peer.address, conf.connect_options(), talk, limit_ms).await
     }
@@ -361,9 +360,8 @@ fn failed(request: &Request, why: String) -> Outcome {
 impl Pass<'_, '_> {
     /// The head of the response of one peer, over the connection that its last probe has left, or a new one.
     async fn answer(&mut self, target: &prober::Target, keepalive_ms: u64) -> Result<Answer, Stop> {
-        let kept = target.kept.take().filter(|kept: &Box<pool::Connection>| {
-            runtime::now_ms().saturating_sub(kept.opened_ms) < keepalive_ms
-        });
+        let is_young = |opened_ms: u64| runtime::now_ms().saturating_sub(opened_ms) < keepalive_ms;
+        let kept = target.kept.take().filter(|kept| is_young(kept.opened_ms));
         if let Some(connection) = kept {
             let decoder = Decoder::new(self.outgoing.encoder());
             match self.run(Carrier::Own { connection, decoder }).await {
