@@ -134,6 +134,7 @@ const NO_DIRECTIVES: &[&str] = &[
     "fail_timeout",
     "max_conns",
     "drain",
+    "source",
     "route",
     "resolve",
     "reuseport",

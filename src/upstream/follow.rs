@@ -105,8 +105,11 @@ pub fn is_followed(server: &Server) -> bool {
 fn localized(server: &Server, mut spots: Vec<Spot>) -> Vec<Spot> {
     if let (None, Host::Inet { port, .. }) = (&server.service, &server.host) {
         for spot in &mut spots {
-            if let Address::Inet(inet) = &mut spot.address {
+            if let Address::Inet(inet) = &mut spot.address
+                && inet.port() != *port
+            {
                 inet.set_port(*port);
+                spot.place = None; // it belongs to the peer at the other port
             }
         }
     }

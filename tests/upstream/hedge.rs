@@ -142,7 +142,8 @@ fn a_client_that_leaves_ends_both_exchanges() {
     drop(client);
     assert!(line(&daemon).contains("GET 499"), "{}", line(&daemon));
     drop((go, other_go));
-    (slow.wait_ended(1), other.wait_ended(1));
+    slow.wait_ended(1);
+    other.wait_ended(1);
 }
 
 #[test]
