@@ -386,11 +386,12 @@ impl Daemon {
         })
     }
 
-    /// The only worker; panics if there are several.
+    /// The only worker. Waits until there is one, and no other: a prober that has just been forked looks like one.
     pub fn worker(&self) -> i32 {
-        let workers = self.workers();
-        assert_eq!(workers.len(), 1, "one worker");
-        workers[0]
+        wait_for("a single worker", || match self.workers_now()[..] {
+            [only] => Some(only),
+            _ => None,
+        })
     }
 
     /// Sends a signal to the master.
