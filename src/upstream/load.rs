@@ -163,7 +163,9 @@ pub struct Loads {
 impl Loads {
     pub fn new(loads: impl Iterator<Item = Load>) -> Self {
         let loads: Box<[Load]> = loads.collect();
-        let asked = vec![Cell::new(u64::MAX); loads.len().div_ceil(64)].into();
+        // No bit beyond the last peer: `has_asked` looks at whole words.
+        let bits = |word: usize| u64::MAX >> (64 - (loads.len() - word * 64).min(64));
+        let asked = (0..loads.len().div_ceil(64)).map(|word| Cell::new(bits(word))).collect();
         let total_weight = loads.iter().fold(0, |sum, load| load.weight.saturating_add(sum));
         let freed = [const { Cell::new(u32::MAX) }; FREED_MAX];
         Self { loads, asked, total_weight, freed, next_freed: Cell::new(0) }
@@ -247,6 +249,16 @@ mod tests {
         assert!(loads.is_asked(1000), "beyond the list");
         loads.retire();
         assert!(loads.is_asked(3));
+    }
+
+    #[test]
+    fn no_peer_need_be_asked_once_nothing_is_against_any() {
+        for count in [0, 1, 63, 64, 65, 100, 128] {
+            let loads = Loads::new((0..count).map(|_| Load::new(1, None)));
+            assert_eq!(loads.has_asked(), count > 0, "{count}");
+            (0..count).for_each(|index| loads.set_asked(index, false));
+            assert!(!loads.has_asked(), "{count}");
+        }
     }
 
     #[test]
