@@ -267,6 +267,10 @@ fn a_session_outlives_an_upgrade() {
 fn a_killed_worker_takes_no_session_with_it() {
     let scene = scene(LEARN, "location / { proxy_pass http://u; }");
     let server = scene.ask("/session-1", "").text();
+    // A session is learned once the response is complete; its client may have it a moment before that.
+    wait_for("the session", || {
+        (scene.answers("/", "Cookie: app=1\r\n", 8) == server.repeat(8)).then_some(())
+    });
     let old = scene.daemon.workers();
     old.iter().for_each(|pid| send(*pid, Signal::SIGKILL));
     wait_for("other workers", || {
