@@ -8,6 +8,7 @@
 use std::rc::Rc;
 
 use crate::upstream::balance::{Cursor, Eligible, Method, Time, Tried};
+use crate::upstream::fault::Fault;
 use crate::upstream::outlier::{self, Others};
 use crate::upstream::peer::{InUse, Peer};
 use crate::upstream::state::{GroupState, List, Set};
@@ -22,6 +23,12 @@ pub enum Outcome {
     Failed,
     /// Its response sends the request to another peer, but it is healthy (403, 404).
     Next,
+}
+
+impl From<Fault> for Outcome {
+    fn from(fault: Fault) -> Self {
+        if fault.is_failure() { Self::Failed } else { Self::Next }
+    }
 }
 
 /// A peer that has been ejected as an outlier.

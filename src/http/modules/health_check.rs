@@ -42,7 +42,7 @@ pub struct Check {
     span: Span,
 }
 
-/// What a check does with a peer.
+/// The exchange of a check with a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Http,
@@ -66,7 +66,7 @@ impl Check {
     }
 }
 
-/// What the whole block has, while it is read.
+/// The checks of the whole block, while it is read.
 #[derive(Debug, Default)]
 pub struct Draft {
     matches: HashMap<Box<str>, Match>,

@@ -1,4 +1,4 @@
-//! What a machine does, as numbers: `status` serves JSON, Prometheus' text and a page that shows them.
+//! The numbers of all workers, servers and upstreams: `status` serves JSON, Prometheus' text and a page that shows them.
 //!
 //! Runs in the content phase. One table of metrics (`status/metrics.rs`) says what there is; JSON and text are
 //! written from it. Touches: shared memory, on another thread, since there may be ten thousand servers: the

@@ -53,7 +53,7 @@ pub struct Selections {
 pub struct Table(HashMap<usize, Selection>);
 
 impl Table {
-    /// What a group takes from a request to choose a peer; `None`: nothing.
+    /// The selection of a group, which takes from a request what chooses a peer; `None`: nothing.
     #[inline]
     pub fn selection(&self, group: &Group) -> Option<&Selection> {
         if self.0.is_empty() { None } else { self.0.get(&group.index?) }

@@ -83,14 +83,22 @@ fn wants_body(request: &Request, status: u16) -> bool {
     wants
 }
 
+/// `X-Accel-Buffering: yes` or `no`, unless it is ignored.
+pub fn told_buffering(answer: &Answer, conf: &Conf) -> Option<bool> {
+    if conf.ignores(Id::XAccelBuffering) {
+        return None;
+    }
+    let data = answer.head.buffer.data();
+    let value = answer.head.head.fields.value(data, Id::XAccelBuffering)?;
+    let is = |word: &[u8]| value.eq_ignore_ascii_case(word);
+    is(b"yes").then_some(true).or(is(b"no").then_some(false))
+}
+
 /// Applies the fields that control the relay. Invalid values are ignored, as in nginx.
 fn obey(request: &mut Request, answer: &Answer, conf: &Conf) {
     let (fields, data) = (&answer.head.head.fields, answer.head.buffer.data());
     let value = |id| fields.value(data, id).filter(|_| !conf.ignores(id));
-    if let Some(value) = value(Id::XAccelBuffering) {
-        let is = |word: &[u8]| value.eq_ignore_ascii_case(word);
-        request.proxied.buffering = is(b"yes").then_some(true).or(is(b"no").then_some(false));
-    }
+    request.proxied.buffering = told_buffering(answer, conf);
     if let Some(rate) = value(Id::XAccelLimitRate).and_then(parse_u64) {
         request.states.limit_rate.told = Some(rate);
     }

@@ -109,7 +109,7 @@ impl Pass<'_, '_> {
             End::First(result, failure) => {
                 if let Some(failure) = failure {
                     other.tell(&failure);
-                    other.session.finish(outcome(&failure), now_ms);
+                    other.session.finish(failure.kind.fault().into(), now_ms);
                 }
                 if is_asked.get() {
                     other.request.upstream.end();
@@ -122,9 +122,10 @@ impl Pass<'_, '_> {
                 attempt.sent = self.outgoing.sent;
                 let outcome = match failure {
                     Some(failure) => {
-                        attempt.status = failure.kind.fault().status();
+                        let fault = failure.kind.fault();
+                        attempt.status = fault.status();
                         self.tell(&failure);
-                        outcome(&failure)
+                        fault.into()
                     }
                     None => Outcome::Good,
                 };
@@ -165,8 +166,4 @@ impl Pass<'_, '_> {
         log::info!(request.error_log(), request, "a second server is asked after {} ms", after_ms);
         self.turn(&peer).await
     }
-}
-
-fn outcome(failure: &Failure) -> Outcome {
-    if failure.kind.fault().is_failure() { Outcome::Failed } else { Outcome::Next }
 }

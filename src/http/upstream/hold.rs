@@ -11,10 +11,9 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use crate::http::request::error::Kind;
-use crate::http::upstream::Pass;
 use crate::http::upstream::codec::{Decoder, Pieces};
 use crate::http::upstream::exchange::{Answer, Stop, Wait};
-use crate::proto::header::Id;
+use crate::http::upstream::{Pass, answer};
 use crate::runtime::{self, Timer};
 use crate::upstream::Fault;
 
@@ -39,12 +38,6 @@ impl Lookahead {
 }
 
 impl Pass<'_, '_> {
-    /// True if another server could still be tried in place of this one.
-    #[inline]
-    pub(super) fn may_hold(&self) -> bool {
-        self.chance().would_go_on_after(Fault::Error)
-    }
-
     /// Reads on until the response is complete, or there is a reason to pass on what has arrived. `Err`: the
     /// server has failed.
     pub(super) async fn hold(&mut self, answer: &mut Answer, ahead: Lookahead) -> Result<(), Stop> {
@@ -91,14 +84,8 @@ impl Pass<'_, '_> {
     fn lookahead(&self, answer: &Answer) -> Option<Lookahead> {
         let (head, data) = (&answer.head.head, answer.head.buffer.data());
         let conf = self.request.passes();
-        let told =
-            head.fields.value(data, Id::XAccelBuffering).filter(|_| !conf.ignores(Id::XAccelBuffering));
-        let is_streamed = match told {
-            Some(word) if word.eq_ignore_ascii_case(b"no") => true,
-            Some(word) if word.eq_ignore_ascii_case(b"yes") => false,
-            _ => !conf.is_buffering(),
-        };
-        if is_streamed || head.status == 101 {
+        let is_buffered = answer::told_buffering(answer, conf).unwrap_or(conf.is_buffering());
+        if !is_buffered || head.status == 101 {
             return None;
         }
         let mut decoder = Decoder::new(self.outgoing.encoder());

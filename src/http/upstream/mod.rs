@@ -45,7 +45,7 @@ use crate::log;
 use crate::runtime::{self, Timer};
 use crate::upstream::session::Ejection;
 use crate::upstream::trace::Action;
-use crate::upstream::{Outcome, Peer, Session};
+use crate::upstream::{Fault, Peer, Session};
 use answer::Next;
 use exchange::{Answer, Stop};
 use outgoing::Outgoing;
@@ -210,7 +210,8 @@ impl Pass<'_, '_> {
             let stop = match turn {
                 Ok(mut answer) => {
                     let status = answer.head.head.status;
-                    let is_refused = self.chance().refuses(status) && self.may_retry();
+                    let chance = self.chance();
+                    let is_refused = chance.refuses(status) && self.may_retry();
                     if status >= 500 {
                         self.session.note_error();
                     }
@@ -219,10 +220,10 @@ impl Pass<'_, '_> {
                     }
                     if is_refused {
                         Stop::Peer(Kind::Status(status).into())
-                    } else if self.chance().blames(status) {
+                    } else if chance.blames(status) {
                         self.note_failure();
                         return Ok(Ok(answer));
-                    } else if !self.may_hold() {
+                    } else if !chance.would_go_on_after(Fault::Error) {
                         return Ok(Ok(answer));
                     } else {
                         let held = match self.incomplete(&mut answer) {
@@ -291,8 +292,7 @@ impl Pass<'_, '_> {
         attempt.status = status;
         attempt.sent = self.outgoing.sent;
         self.request.upstream.end();
-        let outcome = if fault.is_failure() { Outcome::Failed } else { Outcome::Next };
-        if self.session.finish(outcome, runtime::now_ms()) {
+        if self.session.finish(fault.into(), runtime::now_ms()) {
             self.tell_disabled();
         }
         if !self.chance().goes_on_after(fault) || !self.retries() {

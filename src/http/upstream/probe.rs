@@ -52,7 +52,7 @@ const READ_BYTES: usize = 16 * 1024;
 /// Bytes of a body that a judge does not need, but that must be read for the connection to be kept.
 const SKIPPED_BYTES_MAX: usize = 64 * 1024;
 
-/// What the probes of one check have in common.
+/// The common part of the probes of one check.
 struct Plan {
     worker: &'static Worker,
     check: &'static Check,

@@ -6,8 +6,9 @@ use std::rc::Rc;
 
 use crate::http::request::error::{During, Error};
 use crate::http::upstream::Pass;
+use crate::http::upstream::target::patiently;
 use crate::log;
-use crate::runtime::{self, Either, race, timeout};
+use crate::runtime::{self, timeout};
 use crate::upstream::Peer;
 use crate::upstream::trace::Action;
 use crate::upstream::waiting::{Rule, Ticket, Waiting};
@@ -29,14 +30,6 @@ impl Pass<'_, '_> {
     }
 
     async fn wait(&mut self, mut ticket: Ticket, rule: Rule) -> Result<Option<Rc<Peer>>, Error> {
-        let ignores_client = self.request.passes().ignore_client_abort();
-        let downstream = self.client.downstream();
-        let gone = async {
-            match ignores_client {
-                true => std::future::pending().await,
-                false => downstream.gone().await,
-            }
-        };
         let session = &mut self.session;
         let picked = async {
             loop {
@@ -47,13 +40,14 @@ impl Pass<'_, '_> {
                 }
             }
         };
-        match race(timeout(rule.timeout_ms, picked), gone).await {
-            Either::First(Ok(peer)) => Ok(Some(peer)),
-            Either::First(Err(_)) => {
+        let waited = timeout(rule.timeout_ms, picked);
+        match patiently(self.request, self.client.downstream(), waited).await {
+            Some(Ok(peer)) => Ok(Some(peer)),
+            Some(Err(_)) => {
                 self.tell_queue("has been waited in for too long");
                 Ok(None)
             }
-            Either::Second(()) => {
+            None => {
                 self.request.upstream.action = Some(Action::Connecting);
                 Err(Error::left().during(During::Upstream(Action::Connecting)))
             }

@@ -1,4 +1,4 @@
-//! What an upstream group takes from a request to choose a peer for it: the key of `hash`, the client's address.
+//! The parts of a request by which an upstream group chooses a peer for it: the key of `hash`, the client's address.
 //!
 //! The group itself knows no protocol; its balancers get bytes (`upstream/balance/`). Touches: the request's
 //! variables. Behaviour: nginx.org, ngx_http_upstream_module.

@@ -173,7 +173,7 @@ async fn settle(request: &mut Request, client: Downstream<'_>, group: &GroupStat
 }
 
 /// `None`: the client left first.
-async fn patiently<T>(
+pub(super) async fn patiently<T>(
     request: &Request,
     client: Downstream<'_>,
     lookup: impl Future<Output = T>,

@@ -13,7 +13,7 @@ pub(super) fn pick(eligible: &Eligible<'_>, cursor: &mut Cursor) -> Option<usize
     if eligible.len() < 2 || cursor.key.is_empty() {
         return round_robin::pick(eligible);
     }
-    while cursor.may_try() {
+    by_hash(eligible, cursor, |cursor| {
         let mut crc = 0;
         if cursor.rehash > 0 {
             crc = crc32(crc, itoa::Buffer::new().format(cursor.rehash).as_bytes());
@@ -21,6 +21,18 @@ pub(super) fn pick(eligible: &Eligible<'_>, cursor: &mut Cursor) -> Option<usize
         crc = crc32(crc, &cursor.key);
         cursor.hash = cursor.hash.wrapping_add(crc >> 16 & 0x7fff);
         cursor.rehash += 1;
+    })
+}
+
+/// The peer that the hash of a request falls on; if that may not be used, the one of the next hash, and after
+/// some misses the one that round robin chooses. `advance` makes the next hash.
+pub(super) fn by_hash(
+    eligible: &Eligible<'_>,
+    cursor: &mut Cursor,
+    advance: impl Fn(&mut Cursor),
+) -> Option<usize> {
+    while cursor.may_try() {
+        advance(cursor);
         let index = eligible.at_weight(cursor.hash);
         if eligible.has(index) {
             return Some(index);

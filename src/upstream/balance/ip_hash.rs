@@ -4,7 +4,7 @@
 //! goes on over the same bytes, and after too many misses round robin chooses. Peers that are `down` keep
 //! their part of the networks. Behaviour: nginx's ngx_http_upstream_ip_hash_module.c, with equal results.
 
-use crate::upstream::balance::{Cursor, Eligible, round_robin};
+use crate::upstream::balance::{Cursor, Eligible, hash, round_robin};
 
 /// nginx's first value.
 const START: u32 = 89;
@@ -16,17 +16,11 @@ pub(super) fn pick(eligible: &Eligible<'_>, cursor: &mut Cursor) -> Option<usize
     if !std::mem::replace(&mut cursor.has_begun, true) {
         cursor.hash = START;
     }
-    while cursor.may_try() {
+    hash::by_hash(eligible, cursor, |cursor| {
         for &byte in &*cursor.key {
             cursor.hash = (cursor.hash * 113 + u32::from(byte)) % 6271;
         }
-        let index = eligible.at_weight(cursor.hash);
-        if eligible.has(index) {
-            return Some(index);
-        }
-        cursor.tries += 1;
-    }
-    round_robin::pick(eligible)
+    })
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub(super) fn set_cache(conf: &mut Conf, node: &Node) -> Result<(), Diagnostic> 
 }
 
 impl Conf {
-    /// What asking for OCSP responses to staple needs; the inner `None`: they are not asked for. The outer
+    /// The needs of asking for OCSP responses to staple; the inner `None`: they are not asked for. The outer
     /// one: an error was reported.
     #[allow(clippy::option_option, reason = "one is a setting, the other an error")]
     pub(super) fn stapling_settings(&self, cx: &mut Cx) -> Option<Option<Arc<stapling::Settings>>> {

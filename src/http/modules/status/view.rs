@@ -13,9 +13,6 @@ use crate::shm::peers::{Health, Place, Word};
 use crate::sys::clock;
 use crate::upstream::Group;
 
-/// Times in shared memory are at most this far back or ahead.
-const AGE_MS_MAX: u64 = u64::MAX;
-
 /// All workers together.
 #[derive(Debug)]
 pub struct Process;
@@ -108,7 +105,7 @@ impl Peer<'_> {
         let has_failed = self.place.is_some_and(|place| {
             let age_ms = self.now_ms - place.past_ms(Word::CheckedMs, self.now_ms);
             self.fails_max != 0
-                && place.number(Word::Fails, AGE_MS_MAX) >= self.fails_max
+                && place.number(Word::Fails, u64::MAX) >= self.fails_max
                 && age_ms <= self.fail_timeout_ms
         });
         match health {
@@ -122,7 +119,7 @@ impl Peer<'_> {
     }
 }
 
-/// What the metrics of one response are taken from.
+/// The source of the metrics of one response.
 #[derive(Debug)]
 pub struct View {
     config: &'static Config,

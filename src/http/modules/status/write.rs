@@ -106,7 +106,7 @@ impl Json {
     }
 
     fn key(&mut self, key: &str) -> &mut Self {
-        self.item().quoted(key).text.push(':');
+        self.item().string(key).text.push(':');
         self
     }
 
@@ -116,8 +116,7 @@ impl Json {
     }
 
     fn number(&mut self, number: u64) -> &mut Self {
-        let text = itoa::Buffer::new().format(number).to_owned();
-        self.raw(&text)
+        self.raw(itoa::Buffer::new().format(number))
     }
 
     fn value(&mut self, value: Value) -> &mut Self {
@@ -131,24 +130,7 @@ impl Json {
     }
 
     fn string(&mut self, text: &str) -> &mut Self {
-        self.quoted(text)
-    }
-
-    /// RFC 8259 §7.
-    fn quoted(&mut self, text: &str) -> &mut Self {
-        self.text.push('"');
-        for letter in text.chars() {
-            match letter {
-                '"' => self.text.push_str("\\\""),
-                '\\' => self.text.push_str("\\\\"),
-                '\n' => self.text.push_str("\\n"),
-                control if control < ' ' => {
-                    let _ = write!(self.text, "\\u{:04x}", u32::from(control));
-                }
-                letter => self.text.push(letter),
-            }
-        }
-        self.text.push('"');
+        let _ = write!(self.text, "{}", serde_json::Value::from(text));
         self
     }
 
