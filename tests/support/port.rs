@@ -5,11 +5,14 @@
 //! process ends.
 
 use std::fs::{File, OpenOptions};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Mutex;
+
+use socket2::{Domain, Socket, Type};
 
 use super::deadline::wait_for;
 
+const BACKLOG: i32 = 4_096;
 const FIRST: u16 = 12_000;
 const BLOCK: u16 = 16;
 const BLOCKS: u16 = 1_200; // up to 31,200; the ephemeral range begins at 32,768
@@ -41,9 +44,19 @@ pub fn free() -> u16 {
 }
 
 /// Listens on a port from [`free`]. A process that another thread has just forked may still hold the socket
-/// with which `free` tested the port, until it executes its program.
+/// with which `free` tested the port, until it executes its program. The queue is long enough for a test that
+/// connects a thousand clients at once: when it overflows, the kernel falls back to SYN cookies and may reset
+/// a connection that its peer takes for established.
 pub fn listen(address: Ipv4Addr, port: u16) -> TcpListener {
-    wait_for("the port to be free", || TcpListener::bind((address, port)).ok())
+    wait_for("the port to be free", || try_listen(address, port).ok())
+}
+
+fn try_listen(address: Ipv4Addr, port: u16) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((address, port)).into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 fn claim() -> (File, u16) {
