@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::config::needs::Total;
 use crate::config::{self, Severity, Span, Tree, convert, render};
+use crate::ctl;
 use crate::cycle::{self, Config, Loaded, Source, default_pid};
 use crate::log;
 use crate::master::{pid, problem};
@@ -29,7 +30,8 @@ const PREFIX: &str = match option_env!("PRONGHORN_PREFIX") {
 };
 
 const HELP: &str = "\
-Usage: pronghorn [-?hvVtTq] [-s signal] [-p prefix] [-e filename] [-c filename] [-g directives]
+Usage: pronghorn [-?hvVtTq] [-s signal] [-p prefix] [-e filename] [-c filename] [-g directives] [-l socket]
+       pronghorn [-p prefix] [-c filename] ctl command
 
 Options:
   -?,-h         : this help
@@ -43,12 +45,15 @@ Options:
   -e filename   : set error log file (default: logs/error.log)
   -c filename   : set configuration file (default: pronghorn.conf, else pronghorn.toml, else a demonstration)
   -g directives : set global directives out of configuration file
+  -l socket     : open this control socket (unix:path)
 
   --effective   : with -T: print the settings in force in each block, and where they were set
   --format=json : with -t: print the findings as JSON
   --strict      : with -t: treat warnings as errors
   --convert file: print a configuration in the other syntax, TOML or nginx's
   --pid-path    : print the path of the pid file, even if the configuration has errors
+
+  ctl command   : show and change what runs, through the control socket; see pronghorn ctl help
 ";
 
 /// The task that the command line asks for.
@@ -62,6 +67,7 @@ pub enum Action {
     Signal(i32),
     Convert,
     PidPath,
+    Ctl,
 }
 
 /// The parsed command line.
@@ -72,6 +78,10 @@ pub struct Options {
     pub prefix: PathBuf,
     pub error_log: Option<String>,
     pub globals: Vec<String>,
+    /// `-l`: the control socket.
+    pub control: Option<String>,
+    /// The words after `ctl`.
+    pub words: Vec<String>,
     pub quiet: bool,
     effective: bool,
     json: bool,
@@ -87,6 +97,8 @@ impl Options {
             prefix: PREFIX.into(),
             error_log: None,
             globals: Vec::new(),
+            control: None,
+            words: Vec::new(),
             quiet: false,
             effective: false,
             json: false,
@@ -107,6 +119,7 @@ impl Options {
                 Arg::Short('c') => options.conf = Some(text(&mut parser, "-c")?.into()),
                 Arg::Short('e') => options.error_log = Some(text(&mut parser, "-e")?),
                 Arg::Short('g') => options.globals.push(text(&mut parser, "-g")?),
+                Arg::Short('l') => options.control = Some(text(&mut parser, "-l")?),
                 Arg::Long("effective") => options.effective = true,
                 Arg::Long("strict") => options.strict = true,
                 Arg::Long("format") => match &*text(&mut parser, "--format")? {
@@ -119,6 +132,13 @@ impl Options {
                     options.conf = Some(text(&mut parser, "--convert")?.into());
                 }
                 Arg::Long("pid-path") => options.action = Action::PidPath,
+                Arg::Value(value) if value == "ctl" => {
+                    options.action = Action::Ctl;
+                    let words = parser.raw_args().map_err(|error| format!("invalid option: {error}"))?;
+                    let words = words
+                        .map(|word| word.into_string().map_err(|_| "invalid option: not UTF-8".to_owned()));
+                    options.words = words.collect::<Result<_, _>>()?;
+                }
                 Arg::Short(flag) => return Err(format!("invalid option: \"{flag}\"")),
                 Arg::Long(name) => return Err(format!("invalid option: \"--{name}\"")),
                 Arg::Value(value) => return Err(format!("invalid option: \"{}\"", value.to_string_lossy())),
@@ -145,6 +165,7 @@ impl Options {
             globals: self.globals.clone(),
             error_log: self.error_log.clone(),
             embedded: is_missing.then_some(DEMO),
+            control: self.control.clone(),
         }
     }
 }
@@ -187,7 +208,17 @@ pub fn run(options: &Options) -> Option<i32> {
             Some(0)
         }
         Action::Test | Action::Dump => Some(test(options)),
+        Action::Signal(nix::libc::SIGHUP) => {
+            let socket = control_path(options);
+            // Without a socket, or if nobody is there, the signal says nothing about the outcome.
+            Some(
+                socket
+                    .and_then(|socket| ctl::reload(&socket))
+                    .unwrap_or_else(|| send(options, nix::libc::SIGHUP)),
+            )
+        }
         Action::Signal(number) => Some(send(options, number)),
+        Action::Ctl => Some(ctl::run(&options.words, control_path(options))),
         Action::Convert => Some(convert(options)),
         Action::PidPath => {
             terminal::show(pid_path(options).display());
@@ -388,6 +419,22 @@ fn pid_path(options: &Options) -> PathBuf {
     let (tree, _) = cycle::read_tree(&source);
     let named = tree.nodes.iter().rfind(|node| &*node.name.text == "pid").map(|node| node.arg(0));
     named.map_or_else(|| default_pid(&source.prefix), |path| source.prefix.join(path))
+}
+
+/// The path of the control socket, found like that of the pid file.
+fn control_path(options: &Options) -> Option<PathBuf> {
+    let source = options.source();
+    let word = match &options.control {
+        Some(word) => word.clone(),
+        None => {
+            let (tree, _) = cycle::read_tree(&source);
+            tree.nodes
+                .iter()
+                .rfind(|node| &*node.name.text == "control")
+                .map(|node| node.arg(0).to_owned())?
+        }
+    };
+    Some(source.prefix.join(word.strip_prefix("unix:").unwrap_or(&word)))
 }
 
 /// Sends a signal to the process named in the pid file.

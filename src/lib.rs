@@ -7,6 +7,7 @@
 pub mod base;
 pub mod cli;
 pub mod config;
+pub mod ctl;
 pub mod cycle;
 pub mod http;
 pub mod log;

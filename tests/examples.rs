@@ -83,7 +83,14 @@ fn every_shipped_configuration_compiles_without_a_finding() {
     for name in ["demo.conf", "pronghorn.conf", "pronghorn.toml"] {
         let prefix = std::env::temp_dir();
         let globals = Vec::new();
-        let source = Source { path: folder.join(name), prefix, globals, error_log: None, embedded: None };
+        let source = Source {
+            path: folder.join(name),
+            prefix,
+            globals,
+            error_log: None,
+            embedded: None,
+            control: None,
+        };
         let loaded = read(&source, true);
         let findings = config::render(&loaded.diagnostics, &loaded.tree, false);
         assert!(loaded.config.is_some() && findings.is_empty(), "{name}: {findings}");

@@ -14,7 +14,7 @@ use regex::Regex;
 /// From the top; the folders on one line are siblings. A file imports only from its own folder and lower
 /// lines.
 const FLOORS: [&[&str]; 11] = [
-    &["main", "lib", "cli"],
+    &["main", "lib", "cli", "ctl"],
     &["master"],
     &["worker"],
     &["cycle"],

@@ -9,6 +9,11 @@ _pronghorn() {
     fi
     COMPREPLY=()
     case $before in
+        ctl)
+            mapfile -t COMPREPLY < <(compgen -W 'list add set weigh drain disable enable remove diff processes reload
+                status help' -- "$word")
+            return
+            ;;
         -s)
             mapfile -t COMPREPLY < <(compgen -W 'stop quit reopen reload' -- "$word")
             return
@@ -22,14 +27,14 @@ _pronghorn() {
             mapfile -t COMPREPLY < <(compgen -d -- "$word")
             return
             ;;
-        -c | -e | --convert)
+        -c | -e | -l | --convert)
             compopt -o filenames 2>/dev/null
             mapfile -t COMPREPLY < <(compgen -f -- "$word")
             return
             ;;
         -g) return ;;
     esac
-    mapfile -t COMPREPLY < <(compgen -W '-? -h -v -V -t -T -q -s -p -e -c -g
+    mapfile -t COMPREPLY < <(compgen -W '-? -h -v -V -t -T -q -s -p -e -c -g -l ctl
         --effective --format= --strict --convert --pid-path' -- "$word")
     if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]]; then
         compopt -o nospace 2>/dev/null

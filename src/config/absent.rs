@@ -98,8 +98,8 @@ static FEATURES: &[&Feature] = &[
     &own("mail", &["mail"], &["mail"], TO_ELSEWHERE),
     &own(
         "a status interface",
-        &["status_zone", "api"],
-        &["api"],
+        &["status_zone"],
+        &["status_zone"],
         "\"status\" shows every server and upstream",
     ),
     &foreign("GeoIP2", &["geoip2*"], "\"map\" or \"geo\" may do instead"),

@@ -233,6 +233,12 @@ impl Tree {
         Some(Place { path: &source.path, line, column })
     }
 
+    /// The name and the content of each file.
+    pub fn texts(&self) -> Vec<(String, String)> {
+        let text = |source: &Source| (source.path.to_string_lossy().into_owned(), source.text.to_string());
+        self.sources.iter().map(text).collect()
+    }
+
     /// The start of each line of each source, to give `file:line` after the tree is gone.
     pub fn places(&self) -> Places {
         let file = |source: &Source| {

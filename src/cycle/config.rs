@@ -1,6 +1,7 @@
 //! A compiled configuration: the settings of the process, and the blocks of the protocols.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::cycle::settings::Settings;
 use crate::http;
@@ -9,7 +10,10 @@ use crate::net::listener::{Listener, Serves};
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
 use crate::net::tls::watch::{self, Pair};
-use crate::upstream::groups::Followed;
+use crate::sys::socket::ListenOptions;
+use crate::upstream::Group;
+use crate::upstream::edits::{Difference, Edit, Edits, Made, Refusal};
+use crate::upstream::groups::{Followed, Groups};
 
 /// A compiled configuration.
 ///
@@ -19,15 +23,30 @@ use crate::upstream::groups::Followed;
 pub struct Config {
     pub settings: Settings,
     pub http: Option<http::Config>,
+    /// The server of the control socket.
+    pub control: Option<http::Config>,
     pub prefix: PathBuf,
     /// Those of all protocols.
     listeners: Vec<Listener>,
 }
 
 impl Config {
-    pub fn new(settings: Settings, http: Option<http::Config>, prefix: PathBuf) -> Self {
-        let listeners = http.iter().flat_map(http::Config::listeners).collect();
-        Self { settings, http, prefix, listeners }
+    pub fn new(
+        settings: Settings,
+        http: Option<http::Config>,
+        control: Option<http::Config>,
+        prefix: PathBuf,
+    ) -> Self {
+        let of_operators = |listener: Listener| {
+            let serves = match listener.serves {
+                Serves::Http(index) | Serves::Control(index) => Serves::Control(index),
+            };
+            let options = ListenOptions { mode: settings.control_mode(), ..listener.options };
+            Listener { serves, options, span: settings.control_span(), ..listener }
+        };
+        let operators = control.iter().flat_map(http::Config::listeners).map(of_operators);
+        let listeners = http.iter().flat_map(http::Config::listeners).chain(operators).collect();
+        Self { settings, http, control, prefix, listeners }
     }
 
     /// Each address once. Messages between processes name a listener by its index here.
@@ -39,6 +58,7 @@ impl Config {
     pub fn listener_index(&self, serves: Serves) -> usize {
         match serves {
             Serves::Http(index) => index, // HTTP's listeners come first
+            Serves::Control(index) => self.http.as_ref().map_or(0, |http| http.listens.len()) + index,
         }
     }
 
@@ -55,7 +75,7 @@ impl Config {
 
     /// The counters' slots in use, for `shm::counter::sweep`.
     pub fn slots(&self) -> impl Iterator<Item = u32> {
-        self.http.iter().flat_map(http::Config::slots)
+        self.http.iter().chain(&self.control).flat_map(http::Config::slots)
     }
 
     /// The places of upstreams' peers in use, for `shm::peers::sweep`.
@@ -65,7 +85,7 @@ impl Config {
 
     /// The zones of shared memory in use, for `shm::named::sweep`.
     pub fn zones(&self) -> impl Iterator<Item = u64> {
-        self.http.iter().flat_map(http::Config::zones)
+        self.http.iter().chain(&self.control).flat_map(http::Config::zones)
     }
 
     /// Forgets what is out of date in the memory that the workers share, such as old keys. For the master, once a
@@ -86,6 +106,45 @@ impl Config {
         let was_so = move |name: &str| unreachable(before).any(|group| *group.name == *name);
         let groups = unreachable(self).filter(move |group| !was_so(&group.name));
         groups.filter_map(|group| Some(&*group.servers.first()?.name))
+    }
+
+    /// Changes a server of an upstream group. For the master, before it tells the processes that are alive.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub fn edit_upstream(
+        &mut self,
+        edits: &mut Edits,
+        upstream: &str,
+        edit: &Edit,
+    ) -> Result<(Made, Difference), Refusal> {
+        let http = self.http.as_mut().ok_or(Refusal::NoGroup)?;
+        edits.make(&mut http.upstreams, upstream, edit)
+    }
+
+    /// Puts a group back as it was before a change.
+    pub fn put_upstream_back(&mut self, made: &Made) {
+        if let Some(http) = &mut self.http {
+            http.upstreams.replace(made.group, Arc::clone(&made.before));
+        }
+    }
+
+    /// Makes earlier changes of upstream groups. Returns what is forgotten because it does not fit, and why.
+    pub fn apply_edits(&mut self, edits: &mut Edits) -> Vec<String> {
+        match &mut self.http {
+            Some(http) => edits.apply(&mut http.upstreams),
+            None => edits.apply(&mut Groups::default()),
+        }
+    }
+
+    /// An upstream group, by its index in messages.
+    pub fn upstream(&self, index: usize) -> Option<&Arc<Group>> {
+        self.http.as_ref()?.upstreams.get(index)
+    }
+
+    /// True if some location lets the clients of workers change something (`api write=on`).
+    pub fn takes_orders(&self) -> bool {
+        self.http.as_ref().is_some_and(|http| http.tables.api.takes_orders)
     }
 
     /// True if there is anything for a prober to do.
@@ -153,6 +212,7 @@ mod tests {
             globals: Vec::new(),
             error_log: None,
             embedded: Some(text),
+            control: None,
         };
         let loaded = crate::cycle::read(&source, true);
         loaded.config.unwrap_or_else(|| panic!("refused: {:?}", loaded.diagnostics))
@@ -167,7 +227,7 @@ mod tests {
         assert_eq!(ports, [81, 82, 83], "each address once");
         for (index, listener) in config.listeners().iter().enumerate() {
             assert_eq!(config.listener_index(listener.serves), index);
-            let Serves::Http(place) = listener.serves;
+            let Serves::Http(place) = listener.serves else { panic!("{listener:?}") };
             let http = config.http.as_ref().map(|http| &http.listens[place].address);
             assert_eq!(http, Some(&listener.address));
             let span = listener.span.expect("a line");

@@ -48,8 +48,23 @@ settings! {
         error_log: Inherit<Logger> => own,
         log_targets: Vec<(Target, Level)> => own,
         use_: Inherit<()> => own,
+        control: Inherit<Control> => own,
+        control_state: Inherit<Box<str>> => own,
     }
 }
+
+/// `control`: the socket at which operators ask for changes.
+#[derive(Clone, Debug)]
+struct Control {
+    path: Box<str>,
+    /// The permissions of its file.
+    mode: u32,
+    /// `None`: it comes from the command line.
+    span: Option<Span>,
+}
+
+/// The permissions of the control socket: its owner and group may connect.
+const CONTROL_MODE: u32 = 0o660;
 
 /// Context of compiling the main block.
 pub struct Cx {
@@ -120,6 +135,11 @@ pub static MAIN: &[Row] = &[
     custom("error_log", Context::MAIN, Arity::at_least(1), error_log,
         "Sets where errors are logged, and from which level on. Several directives log to several places.")
         .default("logs/error.log error, or stderr if the prefix has no logs directory"),
+    custom("control", Context::MAIN, Arity::between(1, 2), control,
+        "Opens a unix socket at which `pronghorn ctl`, and tools written for the control API of nginx and the API of nginx Plus, see and change what runs. \
+         mode= sets the permissions of its file, 0660 by default. Whoever may connect may change everything.").default("none"),
+    text("control_state", Context::MAIN, |s: &mut Settings| &mut s.control_state,
+        "Names the file in which changes to upstreams survive a restart; without it they survive reloads and upgrades only.").default("none"),
     custom("load_module", Context::MAIN, Arity::exactly(1), load_module,
         "Loads nothing, since modules are built in. Warns if the named module is not one of them."),
     accepted("lock_file", Context::MAIN, Arity::exactly(1), Accepted::Words, "Accepting connections takes no lock."),
@@ -267,6 +287,32 @@ impl Settings {
         Ok(())
     }
 
+    /// Takes the control socket of the command line, which overrides the configuration's.
+    pub fn or_control(&mut self, word: &str) -> Result<(), String> {
+        let path = control_address(word)?.into();
+        self.control = Inherit::default();
+        let _ = self.control.set(Control { path, mode: CONTROL_MODE, span: None }, Span::default());
+        Ok(())
+    }
+
+    /// The path of the control socket; `None`: there is none.
+    pub fn control_path(&self, prefix: &Path) -> Option<PathBuf> {
+        self.control.as_ref().map(|control| prefix.join(&*control.path))
+    }
+
+    pub fn control_mode(&self) -> u32 {
+        self.control.as_ref().map_or(CONTROL_MODE, |control| control.mode)
+    }
+
+    pub fn control_span(&self) -> Option<Span> {
+        self.control.as_ref().and_then(|control| control.span)
+    }
+
+    /// The file in which changes survive a restart.
+    pub fn control_state(&self, prefix: &Path) -> Option<PathBuf> {
+        self.control_state.as_ref().map(|path| prefix.join(&**path))
+    }
+
     pub fn working_directory(&self) -> Option<&str> {
         self.working_directory.as_ref().map(|path| &**path)
     }
@@ -317,6 +363,36 @@ fn http_block(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), D
     cx.http = Some(http::compile(node, &options, &mut found));
     cx.diagnostics.append(found);
     Ok(())
+}
+
+/// The path of a control socket.
+fn control_address(word: &str) -> Result<&str, String> {
+    let path = word.strip_prefix("unix:").or_else(|| word.starts_with('/').then_some(word));
+    path.filter(|path| !path.is_empty() && path.len() <= SOCKET_PATH_BYTES_MAX).ok_or_else(|| {
+        format!("invalid control socket \"{word}\": write unix: and a path of at most {SOCKET_PATH_BYTES_MAX} bytes")
+    })
+}
+
+/// The longest path of a unix socket: the kernel's 108 bytes end with a zero (unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+fn control(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let path = control_address(node.arg(0)).map_err(|why| {
+        Diagnostic::error(node.arg_span(0), why)
+            .help("for a TCP address, use \"api write=on;\" in a location with access rules")
+    })?;
+    let mode = match node.arg(1) {
+        "" => CONTROL_MODE,
+        word => {
+            let digits = word.strip_prefix("mode=").filter(|digits| digits.len() <= 4);
+            let mode = digits.and_then(|digits| u32::from_str_radix(digits, 8).ok());
+            mode.filter(|mode| *mode <= 0o777).ok_or_else(|| {
+                let message = format!("invalid parameter \"{word}\"");
+                Diagnostic::error(node.arg_span(1), message).help("write the permissions in octal: mode=0660")
+            })?
+        }
+    };
+    settings.control.put(Control { path: path.into(), mode, span: Some(node.arg_span(0)) }, node)
 }
 
 fn worker_processes(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

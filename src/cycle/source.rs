@@ -14,6 +14,7 @@ use crate::cycle::Config;
 use crate::cycle::settings::{self, NAMES_TIMEOUT_MS, Settings};
 use crate::http;
 use crate::log::{self, Lease, Logger, OpenError};
+use crate::sys::address::SockAddr;
 use crate::sys::lookup::Lookup;
 use crate::sys::names::{Answer, Names};
 use crate::sys::{clock, terminal};
@@ -30,6 +31,8 @@ pub struct Source {
     pub error_log: Option<String>,
     /// The text itself, for the demonstration that is built in.
     pub embedded: Option<&'static str>,
+    /// `-l`: the control socket, instead of the one that the configuration names.
+    pub control: Option<String>,
 }
 
 /// The outcome of reading: the tree for messages, the findings, and the configuration unless there were errors.
@@ -167,6 +170,7 @@ struct Pass {
     settings: Settings,
     diagnostics: Diagnostics,
     http: Option<http::Config>,
+    control: Option<http::Config>,
     lease: Lease,
 }
 
@@ -183,7 +187,7 @@ impl Pass {
             names: draft.names.clone(),
             test_only: draft.test_only,
         };
-        let mut cx = settings::Cx::new(compile);
+        let mut cx = settings::Cx::new(compile.clone());
         let mut settings = Settings::default();
         // Set up the process's log before anything is compiled that may log.
         let (blocks, plain): (Vec<&Node>, _) = tree.nodes.iter().partition(|node| &*node.name.text == "http");
@@ -215,15 +219,22 @@ impl Pass {
             let missing = missing.help("add `events { }`");
             cx.diagnostics.push(missing);
         }
+        if let Some(path) = &source.control
+            && let Err(why) = settings.or_control(path)
+        {
+            cx.diagnostics.push(Diagnostic::global(format!("{why} in the option -l")));
+        }
+        let socket = settings.control_path(&source.prefix);
+        let control = socket.map(|path| control_server(&path, &compile, &mut cx.diagnostics));
         let mut diagnostics = draft.findings.clone();
         let http = cx.http.take();
         diagnostics.append(cx.diagnostics);
-        Self { settings, diagnostics, http, lease }
+        Self { settings, diagnostics, http, control, lease }
     }
 
     /// The outcome of the reading.
     fn loaded(self, draft: Draft) -> Loaded {
-        let Self { settings, mut diagnostics, http, lease } = self;
+        let Self { settings, mut diagnostics, http, control, lease } = self;
         let Draft { tree, source, names, .. } = draft;
         diagnostics.report_needs();
         needs::complete(&mut diagnostics, &tree);
@@ -231,11 +242,36 @@ impl Pass {
         diagnostics.sort();
         diagnostics.cut(FINDINGS_SHOWN_MAX);
         let config = (!diagnostics.has_errors()).then(|| {
+            let sources = if control.is_some() { tree.texts() } else { Vec::new() };
             let http = http.map(|http| http::Config { places: tree.places(), ..http });
-            Config::new(settings, http, source.prefix)
+            let control = control.map(|control| http::Config { is_control: true, sources, ..control });
+            Config::new(settings, http, control, source.prefix)
         });
         Loaded { tree, diagnostics, config, lease, names }
     }
+}
+
+/// The HTTP server behind the control socket, whose configuration nobody writes.
+fn control_server(path: &Path, options: &http::CompileOptions, out: &mut Diagnostics) -> http::Config {
+    // The address is put in below: a path may contain anything.
+    let text = "http { access_log off; server_tokens off; keepalive_timeout 5s; client_header_timeout 5s; \
+                client_body_timeout 5s; send_timeout 5s; client_body_buffer_size 1m; client_max_body_size 1m; \
+                server { listen unix:/; server_name control; location / { api write=on; } } }";
+    let load = LoadOptions {
+        prefix: options.prefix.clone(),
+        globals: Vec::new(),
+        keep_includes: false,
+        data_blocks: http::modules::DATA_BLOCKS,
+    };
+    let (tree, mut found) = load_text("control", text, &load);
+    let block = tree.nodes.first().expect("the text has a block");
+    let mut config = http::compile(block, options, &mut found);
+    // Its warnings are about lines that nobody has written.
+    if found.has_errors() {
+        out.append(found);
+    }
+    config.listens.iter_mut().for_each(|listen| listen.address = SockAddr::Unix(path.to_owned()));
+    config
 }
 
 /// The names that got no answer in time, in one finding.

@@ -37,6 +37,7 @@ use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
 use crate::net::tls::watch::Pair;
 use crate::script::registry::Variables;
+use crate::shared::control::Desk;
 use crate::shm::counter::{self};
 use crate::upstream::{Groups, Upstreams};
 
@@ -63,6 +64,12 @@ pub struct Config {
     pub folder: PathBuf,
     /// The lines of the configuration's files, to tell where directives are.
     pub places: Places,
+    /// It is the server of the control socket.
+    pub is_control: bool,
+    /// Time at which it was read, in seconds since 1970.
+    pub loaded_s: i64,
+    /// The files of the whole configuration with their contents; kept only if there is a control socket.
+    pub sources: Vec<(String, String)>,
     /// True if some `proxy_bind` is `transparent`: the workers need CAP_NET_RAW.
     pub is_transparent: bool,
     /// True if requests are not logged by default: no log is configured, and the prefix has no directory for
@@ -144,13 +151,17 @@ pub struct Worker {
     pub config: &'static Config,
     pub upstreams: Upstreams,
     pub resolvers: Rc<Resolvers>,
+    /// Where the orders of operators go.
+    pub desk: Desk,
+    /// The worker whose state the control interface shows; `None`: this one.
+    pub subject: Option<&'static Worker>,
 }
 
 impl Worker {
     pub fn new(config: &'static Config) -> Self {
         let resolvers = Rc::<Resolvers>::default();
         let upstreams = Upstreams::new(&config.upstreams);
-        Self { config, upstreams, resolvers }
+        Self { config, upstreams, resolvers, desk: Desk::default(), subject: None }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::http::verdict::Verdict;
 pub mod access;
 pub mod access_log;
 pub mod addition;
+pub mod api;
 pub mod auth_basic;
 pub mod auth_request;
 pub mod autoindex;
@@ -322,6 +323,7 @@ modules! {
     proxy       => [];
     proxy_pass  => [Content content];
     status      => [Content content];
+    api         => [Content content] draft Table table Table;
     stub_status => [Content content];
     empty_gif   => [Content content];
     random_index => [Content content];

@@ -12,6 +12,7 @@ use crate::log;
 use crate::net::handover::Handover;
 use crate::net::room;
 use crate::runtime::{self};
+use crate::shared::control::Desk;
 use crate::shm::counter::{self, Total};
 use crate::sys::address::SockAddr;
 use crate::sys::socket;
@@ -47,7 +48,18 @@ impl fmt::Debug for Service {
 impl Service {
     /// Called once per worker, inside its runtime.
     pub fn new(config: &'static Config, hooks: Hooks) -> Self {
-        let worker = Worker::new(config);
+        Self::with_orders(config, hooks, Desk::default(), None)
+    }
+
+    /// The same for a service whose clients give orders. `subject`: the worker whose upstreams they see and change, if
+    /// it is another one.
+    pub fn with_orders(
+        config: &'static Config,
+        hooks: Hooks,
+        desk: Desk,
+        subject: Option<&'static Worker>,
+    ) -> Self {
+        let worker = Worker { desk, subject, ..Worker::new(config) };
         worker.upstreams.recall();
         Self(Box::leak(Box::new(Inner { worker, hooks, next_number: Cell::new(1) })))
     }

@@ -31,7 +31,7 @@ pub use self::lease::{Lease, OpenError, Owner};
 pub use self::level::Level;
 pub use self::macros::*;
 #[doc(hidden)]
-pub use self::sink::emit;
+pub use self::sink::{begin_capture, capture, emit, end_capture};
 pub use self::target::{Logger, Target};
 
 /// The id of the process's logger, plus one; 0 means stderr.

@@ -28,7 +28,11 @@ thread_local! {
     /// Buffer for one line, kept between lines. It is taken out while in use, so that a context that logs
     /// gets another.
     static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static CAPTURED: Cell<Option<Vec<String>>> = const { Cell::new(None) };
 }
+
+/// The number of messages that are captured.
+const CAPTURED_MAX: usize = 200;
 
 /// Seconds since 1970 by the wall clock.
 pub(super) fn wall_secs() -> i64 {
@@ -49,6 +53,7 @@ pub fn emit(
     message: &fmt::Arguments<'_>,
     pairs: &dyn KV,
 ) {
+    capture(level, message);
     let now_ms = repeat::now_ms();
     let (write, summary) = repeat::admit(*logger, level, std::ptr::from_ref(place).addr(), text, now_ms);
     if let Some(summary) = summary {
@@ -57,6 +62,29 @@ pub fn emit(
     if write {
         send(*logger, level, context, (place, text), message, pairs);
     }
+}
+
+/// Keeps the messages of this thread from here on, in addition to logging them: those of level `warn` and graver, up to
+/// a bound. Returned by [`end_capture`].
+pub fn begin_capture() {
+    CAPTURED.set(Some(Vec::new()));
+}
+
+/// The messages since [`begin_capture`], each as `[level] text`.
+pub fn end_capture() -> Vec<String> {
+    CAPTURED.take().unwrap_or_default()
+}
+
+/// Adds a message that is captured even if no log takes it.
+pub fn capture(level: Level, message: &fmt::Arguments<'_>) {
+    if level > Level::Warn {
+        return;
+    }
+    let Some(mut captured) = CAPTURED.take() else { return };
+    if captured.len() < CAPTURED_MAX {
+        captured.push(format!("[{}] {message}", level.name()));
+    }
+    CAPTURED.set(Some(captured));
 }
 
 /// Reports suppressed repeats: the message's constant text with a count.

@@ -26,7 +26,7 @@ impl Master {
     /// Forks the process of a place. A failure leaves the place vacant for a while.
     pub(super) fn fork(&mut self, worker: WorkerId, place: Place, generation: u64) -> Event {
         let Place { role, number } = place;
-        let leased = if role.accepts() { self.leases(number) } else { Vec::new() };
+        let leased = self.leases(place);
         if role == Role::Prober && self.probed_generation.replace(generation) != Some(generation) {
             self.cycle.config.forget_health(true);
         }
@@ -36,7 +36,8 @@ impl Master {
             call = "fork()";
             let _blocked = Blocked::new()?;
             let lane = self.lanes.take().ok_or_else(|| std::io::Error::other("too many workers live"))?;
-            lanes::prepare(lane, number as u32, generation);
+            let worker = if role.accepts() { number as u32 } else { lanes::NO_WORKER };
+            lanes::prepare(lane, worker, generation);
             match process::fork().inspect_err(|_| self.give_lane(lane))? {
                 Forked::Parent { child } => Ok((child, lane, control, far_end)),
                 Forked::Child => {
@@ -67,6 +68,7 @@ impl Master {
                     ledger,
                     sent: 0,
                     news: BTreeSet::new(),
+                    edited: BTreeSet::new(),
                 });
                 Event::Forked { worker, pid, leased }
             }
@@ -97,7 +99,9 @@ impl Master {
         let is_dual_stack =
             |listen: &&Listener| socket::Make::wanted(&listen.address, &listen.options).is_dual_stack;
         let ports = self.listeners().iter().filter(is_dual_stack).filter_map(|listen| listen.address.port());
-        let roster = Roster::new(addresses, names, self.settings().worker_connections() as u64);
+        let connections_max = self.settings().worker_connections() as u64;
+        let workers_order = self.cycle.config.takes_orders();
+        let roster = Roster::new(addresses, names, connections_max, workers_order);
         roster.with_dual_stack(ports)
     }
 
@@ -110,7 +114,7 @@ impl Master {
     /// `master_process off`: serves in this process.
     pub(super) fn serve_alone(&mut self) -> i32 {
         self.cycle.config.forget_health(true);
-        let leased = self.leases(0);
+        let leased = self.leases(Place { role: Role::Worker, number: 0 });
         let prepared = msg::pair().and_then(|pair| Ok((pair, Blocked::new()?)));
         let ((_master_end, far_end), _blocked) = match prepared {
             Ok(prepared) => prepared,
@@ -165,11 +169,12 @@ impl Master {
         self.change = None;
         self.others = OtherWorkers::default();
         let slots = std::mem::take(&mut self.slots);
-        let slots = if role.accepts() {
-            self.seat_slots(slots)
-        } else {
-            drop(slots); // before they are closed below
-            Vec::new()
+        let slots = match role {
+            Role::Worker | Role::Controller => self.seat_slots(slots),
+            Role::Prober => {
+                drop(slots); // before they are closed below
+                Vec::new()
+            }
         };
         // Close everything else, wherever the master got it from: a worker starts with the descriptors on
         // this list.
@@ -182,6 +187,7 @@ impl Master {
         let duty = match role {
             Role::Worker => Duty::Serve,
             Role::Prober => Duty::Probe,
+            Role::Controller => Duty::Control,
         };
         Seat { number, generation, control, slots, leased, leaves_terminal, duty }
     }
@@ -214,14 +220,20 @@ impl Master {
         [("TZ", None), ("RUST_BACKTRACE", None)].into_iter().chain(listed).filter_map(kept).collect()
     }
 
-    /// The slots that worker `number` accepts from: every `workers`-th of each address, but at least one.
-    fn leases(&self, number: usize) -> Vec<SlotIndex> {
+    /// The slots that a process accepts from. A worker: every `workers`-th of each address, but at least one; the
+    /// controller: those of the control socket.
+    fn leases(&self, Place { role, number }: Place) -> Vec<SlotIndex> {
         let workers = self.settings().worker_processes().max(1);
         let mut leased = Vec::new();
         let mut first = 0;
         for listen in self.listeners() {
             let count = self.slots.group(&listen.address).map_or(0, |group| group.fds.len());
-            let is_mine = |slot: &usize| slot % workers == number || number % count == *slot;
+            let is_mine = |slot: &usize| match role {
+                Role::Worker if listen.serves.is_control() => false,
+                Role::Worker => slot % workers == number || number % count == *slot,
+                Role::Controller => listen.serves.is_control(),
+                Role::Prober => false,
+            };
             leased.extend((0..count).filter(is_mine).map(|slot| (first + slot) as SlotIndex));
             first += count;
         }

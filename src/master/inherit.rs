@@ -1,7 +1,7 @@
 //! Descriptors inherited from the process that started this one: an older master, or a service manager.
 //!
 //! An older master names them in `PRONGHORN_FDS`, one a line: `link 5`, `lock 6`, `shm 7`, `generation 3`,
-//! `background 1`, `slot 8 127.0.0.1:80`, `lent 9 127.0.0.1:81`, `zone 10 9f3a6c`. A service manager counts them in `LISTEN_FDS`
+//! `background 1`, `edits 11`, `slot 8 127.0.0.1:80`, `lent 9 127.0.0.1:81`, `zone 10 9f3a6c`. A service manager counts them in `LISTEN_FDS`
 //! (sd_listen_fds(3)); those are lent, which an older master says of them too. Each number counts once.
 
 use std::collections::HashSet;
@@ -31,6 +31,8 @@ pub struct Inherited {
     pub generation: u64,
     /// The older master runs in the background.
     pub is_in_background: bool,
+    /// The changes that the older master's operators have made, in sealed memory.
+    pub edits: Option<OwnedFd>,
     /// Messages about descriptors that cannot be used.
     pub refused: Vec<String>,
 }
@@ -47,6 +49,7 @@ impl Inherited {
             shm: None,
             generation: 0,
             is_in_background: false,
+            edits: None,
             refused: Vec::new(),
         };
         let text = std::env::var_os(VARIABLE).unwrap_or_default();
@@ -89,6 +92,7 @@ impl Inherited {
             b"link" => self.link = Some(Link::new(fd)),
             b"lock" => self.lock = Some(fd),
             b"shm" => self.shm = Some(fd),
+            b"edits" => self.edits = Some(fd),
             b"zone" => {
                 let name = words.next().and_then(|name| std::str::from_utf8(name).ok());
                 zones.extend(name.and_then(|name| u64::from_str_radix(name, 16).ok()).map(|name| (name, fd)));
@@ -122,7 +126,8 @@ impl Inherited {
     }
 
     fn numbers(&self) -> Vec<RawFd> {
-        let single = [self.link.as_ref().map(|link| &link.fd), self.lock.as_ref(), self.shm.as_ref()];
+        let link = self.link.as_ref().map(|link| &link.fd);
+        let single = [link, self.lock.as_ref(), self.shm.as_ref(), self.edits.as_ref()];
         let slots = self.slots.groups().flat_map(|group| &group.fds);
         let zones = named::all().into_iter().map(|(_, fd)| fd.as_raw_fd());
         single.into_iter().flatten().chain(slots).map(AsRawFd::as_raw_fd).chain(zones).collect()
@@ -145,6 +150,7 @@ pub fn bequeath<'a>(
     slots: &'a Slots,
     link: BorrowedFd<'a>,
     lock: Option<BorrowedFd<'a>>,
+    edits: Option<BorrowedFd<'a>>,
     shm: BorrowedFd<'a>,
     generation: u64,
 ) -> (Vec<BorrowedFd<'a>>, Vec<CString>) {
@@ -155,6 +161,10 @@ pub fn bequeath<'a>(
     if let Some(lock) = lock {
         fds.push(lock);
         let _ = writeln!(text, "lock {}", lock.as_raw_fd());
+    }
+    if let Some(edits) = edits {
+        fds.push(edits);
+        let _ = writeln!(text, "edits {}", edits.as_raw_fd());
     }
     for (name, fd) in named::all() {
         fds.push(fd);

@@ -19,6 +19,7 @@ mod names;
 mod notice;
 mod notify;
 mod opening;
+mod orders;
 pub mod pid;
 pub mod problem;
 mod reading;
@@ -49,6 +50,7 @@ use crate::master::daemon::Starter;
 use crate::master::inherit::Inherited;
 use crate::master::lanes::Lanes;
 use crate::master::link::{Link, Message};
+use crate::master::orders::Orders;
 use crate::master::pid::PidFile;
 use crate::master::reading::Reading;
 use crate::master::respawn::parts;
@@ -123,6 +125,10 @@ struct Master {
     notified_ms: u64,
     /// Those of the configuration in force, watched for changes.
     certificates: Certificates,
+    /// Number of processes that ended in another way than they should.
+    respawned: u64,
+    /// The operators' orders, and the changes that they have made.
+    orders: Orders,
 }
 
 /// Maximum number of connections that wait in the master; beyond it the workers wait.
@@ -144,7 +150,7 @@ pub fn run(start: Start) -> i32 {
 impl Master {
     /// Does everything up to the first fork. `None`: the start was refused, and the reason reported.
     fn open(start: Start, inherited: Inherited) -> Option<Self> {
-        let Inherited { mut slots, link, lock, shm, generation, is_in_background, refused, lanes } =
+        let Inherited { mut slots, link, lock, shm, generation, is_in_background, refused, lanes, edits } =
             inherited;
         let claim = |path: &Path| match lock {
             Some(lock) => Ok(PidFile::inherited(path, lock)),
@@ -158,7 +164,9 @@ impl Master {
             log::emerg!(early, &(), "{why}");
             return None;
         }
-        let (cycle, pid_file) = opening::start(&start.source, &mut slots, claim)?;
+        let (mut cycle, pid_file) = opening::start(&start.source, &mut slots, claim)?;
+        let state = cycle.config.settings.control_state(&cycle.config.prefix);
+        let orders = Orders::open(state, edits, &mut cycle.config);
         if is_in_background {
             log::take_stderr();
         }
@@ -231,6 +239,8 @@ impl Master {
             retired_ms: now_ms,
             notified_ms: now_ms,
             certificates: Certificates::default(),
+            orders,
+            respawned: 0,
         })
     }
 
@@ -259,6 +269,7 @@ impl Master {
             self.happen(Event::Tick);
             self.deliver();
             self.send_names();
+            self.carry_out_orders();
             self.tell_workers();
             self.shut_removed();
             self.look();
@@ -361,6 +372,7 @@ impl Master {
             Some(self.supervisor.due_ms(now_ms)),
             (!self.pending.is_empty()).then_some(now_ms + 5),
             self.has_unsent_names().then_some(now_ms + 5),
+            self.orders.has_unsent(&self.workers).then_some(now_ms + 5),
             (!self.removed.is_empty()).then_some(now_ms + SHUT_LOOK_MS),
             self.reading.as_ref().map(|reading| reading.lookup.deadline_ms()),
             notify::watchdog_ms().map(|ms| self.notified_ms + ms),
@@ -448,6 +460,7 @@ impl Master {
             Some((ToMaster::Pong(_), _)) => self.happen(Event::Pong(id)),
             Some((ToMaster::Closed, _)) => self.happen(Event::Closed(id)),
             Some((ToMaster::Learned(learned), _)) => self.learn(index, &learned),
+            Some((ToMaster::Order(number, order), _)) => self.orders.take(id, number, order),
         }
         true
     }
@@ -476,6 +489,7 @@ impl Master {
                 break;
             }
         }
+        self.respawned += u64::from(ended != Ended::Exited(0));
         let worker = self.workers.remove(index);
         self.give_lane(worker.lane);
         self.pending.extend(worker.unread());

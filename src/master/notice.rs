@@ -86,6 +86,7 @@ impl fmt::Display for Notice {
                 let who = match place.role {
                     Role::Worker => format!("worker {}", place.number),
                     Role::Prober => "the prober".into(),
+                    Role::Controller => "the controller".into(),
                 };
                 write!(out, "{who} {what}, the next one starts in {wait_ms} ms")
             }
@@ -128,7 +129,7 @@ impl fmt::Display for Notice {
 fn who(pid: i32, place: Place) -> String {
     match place.role {
         Role::Worker => format!("worker process {pid} (worker {})", place.number),
-        Role::Prober => format!("prober process {pid}"),
+        Role::Prober | Role::Controller => format!("{} {pid}", place.role.title()),
     }
 }
 

@@ -84,6 +84,9 @@ fn open(cycle: &Cycle, slots: &mut Slots, tree: &Tree, tell: &dyn Fn(&str)) -> b
 /// unless it was so before: requests that are served now would fail.
 pub fn next(loaded: Loaded, slots: &mut Slots, current: &Config) -> Option<Cycle> {
     for (level, line) in loaded.lines() {
+        if !log::process().accepts(level) {
+            log::capture(level, &format_args!("{line}")); // whoever has asked for the reload wants to know
+        }
         log::at!(level, log::process(), &(), "{line}");
     }
     let cycle = Cycle { config: loaded.config?, lease: loaded.lease };

@@ -79,9 +79,9 @@ pub fn exposed(config: &Config, tree: &Tree) -> Vec<String> {
     let mut warnings = Vec::new();
     look(&tree.nodes, &mut |node| {
         let path = match &*node.name.text {
-            "error_log" | "access_log" | "pid" => node.arg(0),
+            "error_log" | "access_log" | "pid" | "control_state" => node.arg(0),
             name if name.ends_with("_temp_path") => node.arg(0),
-            "listen" => node.arg(0).strip_prefix("unix:").unwrap_or_default(),
+            "listen" | "control" => node.arg(0).strip_prefix("unix:").unwrap_or_default(),
             _ => return,
         };
         if path.is_empty() || path.contains(['$', ':']) || matches!(path, "off" | "stderr") {

@@ -22,6 +22,7 @@ pub fn limits(config: &Config) -> Limits {
     let settings = &config.settings;
     Limits {
         has_prober: config.has_probes(),
+        has_controller: config.control.is_some(),
         worker_count: settings.worker_processes(),
         watchdog_ms: settings.worker_watchdog_ms(),
         shutdown_ms: settings.worker_shutdown_timeout_ms(),
@@ -66,12 +67,14 @@ impl Master {
         let lent: Vec<_> = self.removed.iter_mut().filter_map(Group::split_lent).collect();
         lent.into_iter().for_each(|group| self.slots.add(group));
         self.slots.note_leaving(&self.removed);
-        let Some(next) = opening::next(loaded, &mut self.slots, &self.cycle.config) else {
+        let Some(mut next) = opening::next(loaded, &mut self.slots, &self.cycle.config) else {
             let removed = self.slots.remove_others(self.cycle.config.listeners());
             self.retire(removed);
             notify::refused();
+            self.orders.is_refused();
             return Event::Refused;
         };
+        self.orders.carry_over(&mut next.config);
         self.previous = Some(Box::new(std::mem::replace(&mut self.cycle, next)));
         log::set_process(self.settings().error_log());
         self.watch_certificates(false);
@@ -83,6 +86,7 @@ impl Master {
         self.reading = None;
         log::notice!(log::process(), &(), "the configuration that was being read is given up");
         notify::refused();
+        self.orders.is_refused();
     }
 
     /// Announces that all workers of this generation are ready and the previous ones leave.
@@ -92,6 +96,8 @@ impl Master {
         self.steer();
         // The previous workers may all have died meanwhile.
         self.sweep_counters();
+        let state = self.settings().control_state(&self.cycle.config.prefix);
+        self.orders.is_in_force(state);
         notify::ready();
         if let Some(starter) = self.starter.take() {
             starter.ready();

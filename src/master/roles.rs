@@ -11,6 +11,8 @@ pub enum Role {
     Worker,
     /// Checks the servers of upstreams, for all workers. There is none if there is nothing to check.
     Prober,
+    /// Serves operators at the control socket. There is none if there is no such socket.
+    Controller,
 }
 
 /// One place to be filled by a process of a role.
@@ -27,6 +29,7 @@ impl Role {
         match self {
             Self::Worker => &WORKER,
             Self::Prober => &PROBER,
+            Self::Controller => &CONTROLLER,
         }
     }
 
@@ -36,7 +39,7 @@ impl Role {
     pub fn is_awaited(self) -> bool {
         match self {
             Self::Worker => true,
-            Self::Prober => false,
+            Self::Prober | Self::Controller => false,
         }
     }
 
@@ -45,6 +48,7 @@ impl Role {
         match self {
             Self::Worker => "worker process",
             Self::Prober => "prober process",
+            Self::Controller => "controller process",
         }
     }
 
@@ -54,6 +58,7 @@ impl Role {
         match self {
             Self::Worker => configured,
             Self::Prober => Some(0), // it has no clients
+            Self::Controller => Some(CONTROLLER_SHUTDOWN_MS),
         }
     }
 
@@ -61,10 +66,13 @@ impl Role {
     pub fn accepts(self) -> bool {
         match self {
             Self::Worker => true,
-            Self::Prober => false,
+            Self::Prober | Self::Controller => false,
         }
     }
 }
+
+/// The time in which a controller sends the answers that operators wait for: the next one starts after it.
+const CONTROLLER_SHUTDOWN_MS: u64 = 3_000;
 
 /// Rules for the delay before a vacant place is filled.
 ///
@@ -95,6 +103,7 @@ const WORKER: Respawn = Respawn {
 };
 
 const PROBER: Respawn = Respawn { ..WORKER };
+const CONTROLLER: Respawn = Respawn { ..WORKER };
 
 impl Respawn {
     /// True if a process that ends with this code while it starts must not be tried again.

@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use crate::master::roles::Role;
+use crate::shared::control::ORDERS_MAX;
 use crate::worker::messages::{BYTES_MAX, ToMaster};
 
 /// Maximum number of messages read from one worker in one turn of the master's loop.
@@ -53,6 +54,7 @@ pub enum Kind {
     Pong,
     Closed,
     Learned,
+    Order,
 }
 
 impl Kind {
@@ -64,6 +66,7 @@ impl Kind {
             ToMaster::Pong(_) => Self::Pong,
             ToMaster::Closed => Self::Closed,
             ToMaster::Learned(_) => Self::Learned,
+            ToMaster::Order(..) => Self::Order,
         }
     }
 }
@@ -80,6 +83,8 @@ pub enum Budget {
     AConnection,
     /// Once a second for each followed name: the prober looks names up no more often.
     ANameAndSecond,
+    /// As long as fewer than [`ORDERS_MAX`] are unanswered.
+    AnAnswer,
 }
 
 /// The conditions for a message that is allowed.
@@ -97,8 +102,14 @@ pub fn terms(role: Role, state: State, kind: Kind) -> Option<Terms> {
     match (kind, state) {
         // It has no connections, and accepts none.
         (Kind::HandOver | Kind::Closed, _) if role == Role::Prober => None,
+        // The connections of operators do not move.
+        (Kind::HandOver, _) if role == Role::Controller => None,
         // The prober asks for all workers.
-        (Kind::Learned, _) if role == Role::Worker => None,
+        (Kind::Learned, _) if role != Role::Prober => None,
+        // Nobody gives orders to the prober.
+        (Kind::Order, _) if role == Role::Prober => None,
+        (Kind::Order, Ready | Draining | Quitting) => on(Budget::AnAnswer, 0),
+        (Kind::Order, Starting) => None,
         // The first message of each worker. One that was told to leave while it started sends it later.
         (Kind::Ready, Starting | Draining | Quitting) => on(Budget::Once, 0),
         (Kind::Ready, Ready) => None,
@@ -125,6 +136,8 @@ pub struct Facts {
     pub connections_max: u64,
     /// Servers whose names are followed: index of the group, index of the server.
     pub followed: HashSet<(u32, u32)>,
+    /// Some location lets clients of workers change something (`api write=on`).
+    pub workers_order: bool,
 }
 
 /// A message as received, before any of it is trusted.
@@ -156,6 +169,8 @@ pub enum Fault {
     NotAsked,
     UnknownListener(u32),
     UnknownServer(u32, u32),
+    /// No location lets clients give orders.
+    NotEntitled,
     /// The descriptor is not a connection but this.
     NoConnection(&'static str),
     /// The connection has another address than the listener.
@@ -182,6 +197,7 @@ impl fmt::Display for Fault {
             Self::UnknownServer(group, server) => {
                 write!(out, "there is no server {server} with a followed name in group {group}")
             }
+            Self::NotEntitled => write!(out, "Order came, and no location has \"api write=on\""),
             Self::NoConnection(what) => {
                 write!(out, "HandOver brings a client's connection, it came with {what}")
             }
@@ -201,6 +217,8 @@ pub struct Ledger {
     handed_over: u64,
     /// The number of names it may still report, in thousandths, and the time of that number.
     learned: Option<(u64, u64)>,
+    /// Orders that were not answered yet.
+    orders: usize,
 }
 
 /// Messages that are allowed once.
@@ -215,6 +233,11 @@ impl Ledger {
     /// Notes that it is about to be pinged.
     pub fn ask(&mut self, ping: u32) {
         self.ping = Some(ping);
+    }
+
+    /// Notes that one of its orders is answered.
+    pub fn answer(&mut self) {
+        self.orders = self.orders.saturating_sub(1);
     }
 
     /// Judges a message. `Ok(None)`: it breaks no rule but cannot be used.
@@ -251,6 +274,7 @@ impl Ledger {
             ToMaster::Learned(learned) if !facts.followed.contains(&(learned.group, learned.server)) => {
                 Err(Fault::UnknownServer(learned.group, learned.server))
             }
+            ToMaster::Order(..) if role == Role::Worker && !facts.workers_order => Err(Fault::NotEntitled),
             _ => Ok((received.fd_count == terms.fds).then_some(message)),
         }
     }
@@ -276,6 +300,10 @@ impl Ledger {
                 self.handed_over <= facts.connections_max.saturating_add(HANDED_OVER_SPARE)
             }
             Budget::ANameAndSecond => self.may_learn(facts, now_ms),
+            Budget::AnAnswer => {
+                self.orders += 1;
+                self.orders <= ORDERS_MAX
+            }
         };
         if is_within { Ok(()) } else { Err(Fault::TooOften(kind)) }
     }
@@ -328,7 +356,12 @@ pub mod property {
             is_cut: message.is_cut,
             has_lost_fds: message.has_lost_fds,
         };
-        let facts = Facts { listen_count: 2, connections_max: 10, followed: HashSet::from([(0, 0)]) };
+        let facts = Facts {
+            listen_count: 2,
+            connections_max: 10,
+            followed: HashSet::from([(0, 0)]),
+            workers_order: true,
+        };
         for state in [State::Starting, State::Ready, State::Draining, State::Quitting] {
             if let Ok(Some(_)) = Ledger::default().judge(Role::Worker, state, &facts, received, 0) {
                 assert!(received.fd_count <= 1, "no message has more");
@@ -344,12 +377,14 @@ pub mod property {
 mod tests {
     use super::*;
     use crate::net::handover::{Handover, TlsState};
+    use crate::shared::control::Order;
     use crate::worker::messages::Learned;
 
     const STATES: [State; 4] = [State::Starting, State::Ready, State::Draining, State::Quitting];
 
     fn facts() -> Facts {
-        Facts { listen_count: 2, connections_max: 10, followed: HashSet::from([(0, 1), (3, 0)]) }
+        let followed = HashSet::from([(0, 1), (3, 0)]);
+        Facts { listen_count: 2, connections_max: 10, followed, workers_order: true }
     }
 
     fn hand_over(listen: u32) -> ToMaster {
@@ -369,8 +404,16 @@ mod tests {
         ToMaster::Learned(Learned { group, server, spots: Vec::new() })
     }
 
-    fn all() -> [ToMaster; 6] {
-        [ToMaster::Ready, hand_over(0), ToMaster::Replace, ToMaster::Pong(7), ToMaster::Closed, learned(0, 1)]
+    fn all() -> [ToMaster; 7] {
+        [
+            ToMaster::Ready,
+            hand_over(0),
+            ToMaster::Replace,
+            ToMaster::Pong(7),
+            ToMaster::Closed,
+            learned(0, 1),
+            ToMaster::Order(3, Order::Processes),
+        ]
     }
 
     fn with(bytes: &[u8], fd_count: usize) -> Received<'_> {
@@ -390,19 +433,22 @@ mod tests {
 
     #[test]
     fn each_message_in_each_state() {
-        // For a worker and for the prober: Starting, Ready, Draining, Quitting; `-`: not allowed; a digit: the number
-        // of descriptors that come with it.
+        // For a worker, the prober and the controller: Starting, Ready, Draining, Quitting; `-`: not allowed; a digit:
+        // the number of descriptors that come with it.
         let table = [
-            (Kind::Ready, "0-00", "0-00"),
-            (Kind::HandOver, "--1-", "----"),
-            (Kind::Replace, "-000", "-000"),
-            (Kind::Pong, "-000", "-000"),
-            (Kind::Closed, "--00", "----"),
-            (Kind::Learned, "----", "-000"),
+            (Kind::Ready, "0-00", "0-00", "0-00"),
+            (Kind::HandOver, "--1-", "----", "----"),
+            (Kind::Replace, "-000", "-000", "-000"),
+            (Kind::Pong, "-000", "-000", "-000"),
+            (Kind::Closed, "--00", "----", "--00"),
+            (Kind::Learned, "----", "-000", "----"),
+            (Kind::Order, "-000", "----", "-000"),
         ];
-        for ((kind, of_worker, of_prober), message) in table.iter().zip(all()) {
+        for ((kind, of_worker, of_prober, of_controller), message) in table.iter().zip(all()) {
             assert_eq!(Kind::of(&message), *kind);
-            for (role, row) in [(Role::Worker, of_worker), (Role::Prober, of_prober)] {
+            let rows =
+                [(Role::Worker, of_worker), (Role::Prober, of_prober), (Role::Controller, of_controller)];
+            for (role, row) in rows {
                 for (state, cell) in STATES.into_iter().zip(row.chars()) {
                     for fds in [0, 1, 2, 253] {
                         let expected = match cell.to_digit(10) {

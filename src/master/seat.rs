@@ -41,11 +41,16 @@ pub struct Name {
 }
 
 impl Roster {
-    pub fn new(addresses: Vec<SockAddr>, names: HashMap<(u32, u32), Name>, connections_max: u64) -> Self {
+    pub fn new(
+        addresses: Vec<SockAddr>,
+        names: HashMap<(u32, u32), Name>,
+        connections_max: u64,
+        workers_order: bool,
+    ) -> Self {
         let indexes = 0..u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         let listens = addresses.iter().cloned().zip(indexes).collect();
         let followed = names.keys().copied().collect();
-        let facts = Facts { listen_count: addresses.len(), connections_max, followed };
+        let facts = Facts { listen_count: addresses.len(), connections_max, followed, workers_order };
         let mut by_key: HashMap<String, Vec<(u32, u32)>> = HashMap::new();
         for (index, name) in &names {
             by_key.entry(name.key.clone()).or_default().push(*index);
@@ -120,6 +125,8 @@ pub struct Worker {
     pub sent: u32,
     /// The names about which there is news for it.
     pub news: BTreeSet<(u32, u32)>,
+    /// The positions of upstream groups whose servers were changed, and it does not know yet.
+    pub edited: BTreeSet<(u32, u32)>,
 }
 
 impl Worker {
@@ -247,7 +254,7 @@ mod tests {
     #[test]
     fn a_connection_belongs_to_the_closest_listener() {
         let addresses = ["0.0.0.0:80", "127.0.0.1:80", "[::]:81"].map(inet).to_vec();
-        let roster = Roster::new(addresses, HashMap::new(), 1);
+        let roster = Roster::new(addresses, HashMap::new(), 1, false);
         let of = |text| roster.listener_of(&inet(text));
         assert_eq!((of("127.0.0.1:80"), of("127.0.0.2:80")), (Some(1), Some(0)));
         assert_eq!((of("[::1]:81"), of("[::ffff:127.0.0.1]:81")), (Some(2), Some(2)));

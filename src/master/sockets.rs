@@ -174,6 +174,7 @@ impl Master {
             group.fds.truncate(change.served_count(&group.address).unwrap_or(group.fds.len()));
         }
         self.cycle = *previous;
+        self.orders.is_undone();
         self.roster = Rc::new(self.roster());
         removed.extend(self.slots.remove_others(self.cycle.config.listeners()));
         self.retire(removed);

@@ -33,6 +33,8 @@ pub struct Limits {
     pub worker_count: usize,
     /// There are servers to check.
     pub has_prober: bool,
+    /// There is a control socket.
+    pub has_controller: bool,
     /// `worker_watchdog`; 0: a worker is never killed for being stuck.
     pub watchdog_ms: u64,
     /// `worker_shutdown_timeout`.
@@ -44,7 +46,9 @@ impl Limits {
     /// All processes that a generation has.
     pub fn places(&self) -> impl Iterator<Item = Place> + use<> {
         let workers = (0..self.worker_count).map(|number| Place { role: Role::Worker, number });
-        workers.chain(self.has_prober.then_some(Place { role: Role::Prober, number: 0 }))
+        let prober = self.has_prober.then_some(Place { role: Role::Prober, number: 0 });
+        let controller = self.has_controller.then_some(Place { role: Role::Controller, number: 0 });
+        workers.chain(prober).chain(controller)
     }
 }
 
@@ -540,9 +544,33 @@ impl Supervisor {
         self.member(worker).is_some_and(|member| member.generation == self.generation)
     }
 
+    /// The generation of a process; 0 if it is not there.
+    pub fn generation_of(&self, worker: WorkerId) -> u64 {
+        self.member(worker).map_or(0, |member| member.generation)
+    }
+
     /// True if no worker of another generation is alive, and none will be returned to.
     pub fn is_settled(&self) -> bool {
         self.switch.is_none() && self.members.iter().all(|member| member.generation == self.generation)
+    }
+
+    /// True if the configuration in force is the one that all new processes get: upstreams may be changed, and a reload
+    /// may begin.
+    pub fn is_at_rest(&self) -> bool {
+        self.switch.is_none() && !self.is_reading && !self.reload_is_wanted && self.phase == Phase::Serving
+    }
+
+    /// True if workers of an earlier generation may still accept clients. Stuck ones do not count: nobody knows when.
+    pub fn do_former_ones_accept(&self) -> bool {
+        self.members.iter().any(|member| {
+            let accepts = member.place.role.accepts() && !member.has_closed;
+            accepts && member.generation != self.generation && member.stuck.is_none() && !member.is_condemned
+        })
+    }
+
+    /// True if no order can be carried out any more.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Leaving | Phase::Stopping { .. })
     }
 
     /// The workers that take over connections of others, in the order of their ids.

@@ -25,4 +25,13 @@ pub struct Listener {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serves {
     Http(usize),
+    /// Operators: the process that speaks the control protocol accepts from it, and no worker does.
+    Control(usize),
+}
+
+impl Serves {
+    /// True if the clients are operators.
+    pub fn is_control(self) -> bool {
+        matches!(self, Self::Control(_))
+    }
 }

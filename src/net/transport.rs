@@ -386,6 +386,11 @@ impl Probe {
     pub fn tcp_info(self) -> Option<TcpInfo> {
         socket::tcp_info(self.0)
     }
+
+    /// The process and the user of a client of a unix socket.
+    pub fn peer_credentials(self) -> Option<(u32, u32)> {
+        socket::peer_credentials(self.0)
+    }
 }
 
 impl From<Io> for Transport {

@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod access_log;
+pub mod control;
 pub mod limit_conn;
 pub mod limit_req;
 pub mod log_format;

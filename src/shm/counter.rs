@@ -52,7 +52,7 @@ impl Total {
 /// writes to its lane, so no locked instruction is needed.
 #[inline]
 pub fn add(total: Total, count: u64) {
-    let word = &lanes::my_words()[TOTALS + total as usize];
+    let word = &lanes::my_counts()[TOTALS + total as usize];
     word.store(word.load(Relaxed).wrapping_add(count), Relaxed);
 }
 
@@ -71,7 +71,7 @@ pub fn leave(gauge: Total) {
 /// Moves one from the gauge `from` to the gauge `to`.
 #[inline]
 pub fn pass(from: Total, to: Total) {
-    let words = lanes::my_words();
+    let words = lanes::my_counts();
     for (gauge, change) in [(from, 1u64.wrapping_neg()), (to, 1)] {
         let word = &words[TOTALS + gauge as usize];
         word.store(word.load(Relaxed).wrapping_add(change), Relaxed);
@@ -174,7 +174,12 @@ impl Slot {
         Slot { words: area.slot(index as usize), index }
     }
 
-    /// Its number, for [`sweep`].
+    /// The slot with this number, which the master has assigned; `None`: there is no such slot.
+    pub fn of_index(index: u32) -> Option<Slot> {
+        ((index as usize) < SLOTS).then(|| Self::at(area(), index))
+    }
+
+    /// Its number, for [`sweep`] and [`Slot::of_index`].
     pub fn index(self) -> u32 {
         self.index
     }

@@ -11,7 +11,7 @@
 //! ```
 
 use std::sync::atomic::Ordering::{Relaxed, Release};
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 pub use super::area::LANES;
 use super::area::{Area, Header, LANE_WORDS, area};
@@ -27,6 +27,11 @@ pub(super) const TOTALS: usize = 8;
 
 /// The lane of this process; 0, the master's, until `enter`.
 static MINE: AtomicUsize = AtomicUsize::new(0);
+static IS_APART: AtomicBool = AtomicBool::new(false);
+static APART: [AtomicU64; LANE_WORDS] = [const { AtomicU64::new(0) }; LANE_WORDS];
+
+/// The number of a worker in the lanes of other processes.
+pub const NO_WORKER: u32 = u32::MAX;
 
 /// The number of a lane: from 1 for workers, 0 for the master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,6 +61,11 @@ pub fn enter(lane: Lane) {
     MINE.store(lane.number(), Relaxed);
 }
 
+/// From here on this process counts for itself only: its clients are operators, not those of the service.
+pub fn count_apart() {
+    IS_APART.store(true, Relaxed);
+}
+
 /// Zeroes what the process of `lane` held, and frees the lane. The master calls it when that process is gone.
 pub fn give(lane: Lane) {
     held_counts::give_back(lane);
@@ -75,12 +85,13 @@ pub fn worker(lane: Lane) -> u32 {
     area().lane(lane.number())[WORKER].load(Relaxed) as u32
 }
 
-/// The lanes of the processes that live, by what they say of themselves.
+/// The lanes of the workers that live, by what they say of themselves.
 pub fn living() -> impl Iterator<Item = Lane> {
     let master = u64::from(nix::unistd::getppid().as_raw().cast_unsigned());
     let owner = |lane: usize| area().lane(lane)[OWNER].load(Relaxed);
     let lives = move |lane: &usize| owner(*lane) != 0 && owner(*lane) != master;
-    (1..used(area())).filter(lives).filter_map(Lane::of_number)
+    let lanes = (1..used(area())).filter(lives).filter_map(Lane::of_number);
+    lanes.filter(|lane| worker(*lane) != NO_WORKER)
 }
 
 /// This process's lane.
@@ -92,6 +103,12 @@ pub fn mine() -> Lane {
 #[inline]
 pub(super) fn my_words() -> &'static [AtomicU64; LANE_WORDS] {
     area().lane(MINE.load(Relaxed))
+}
+
+/// The words that this process counts in.
+#[inline]
+pub(super) fn my_counts() -> &'static [AtomicU64; LANE_WORDS] {
+    if IS_APART.load(Relaxed) { &APART } else { my_words() }
 }
 
 /// One past the highest lane ever used. Sums stop there, so that unused memory is not touched.

@@ -408,6 +408,11 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// The process that has started this one, while it lives.
+pub fn parent_pid() -> i32 {
+    nix::unistd::getppid().as_raw()
+}
+
 pub fn pid() -> i32 {
     nix::unistd::getpid().as_raw()
 }

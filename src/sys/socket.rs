@@ -28,6 +28,8 @@ pub struct ListenOptions {
     pub keepalive: Option<Probes>,
     /// Multipath TCP (RFC 8684).
     pub multipath: bool,
+    /// The permissions of a unix socket's file.
+    pub mode: u32,
 }
 
 /// TCP keepalive probes (tcp(7)): when the first one is sent to a silent peer, and how often; `None`: the
@@ -51,6 +53,7 @@ impl Default for ListenOptions {
             fastopen: None,
             keepalive: None,
             multipath: false,
+            mode: 0o666,
         }
     }
 }
@@ -110,19 +113,19 @@ fn bind(address: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
     }
     set_options(SockRef::from(&socket), address, &ListenOptions::default(), options)?;
     if address.path().is_some() {
-        bind_for_all(&socket, &raw(address)?)?;
+        bind_with(options.mode, &socket, &raw(address)?)?;
     } else {
         socket.bind(&raw(address)?)?;
     }
     Ok(socket.into())
 }
 
-/// Binds to a path with mode 0666, so that every local user can connect.
+/// Binds to a path with this mode.
 ///
 /// When it is bound, the file gets the mode of the socket, less the umask. Changing the mode afterwards by
 /// path would be a race: another file may have that name by then.
-fn bind_for_all(socket: &Socket, address: &RawAddr) -> io::Result<()> {
-    nix::sys::stat::fchmod(socket, Mode::from_bits_truncate(0o666))?;
+fn bind_with(mode: u32, socket: &Socket, address: &RawAddr) -> io::Result<()> {
+    nix::sys::stat::fchmod(socket, Mode::from_bits_truncate(mode))?;
     let umask = nix::sys::stat::umask(Mode::empty());
     let bound = socket.bind(address);
     nix::sys::stat::umask(umask);
@@ -462,6 +465,15 @@ fn disconnect(fd: BorrowedFd<'_>) {
         let length = size_of_val(&nowhere) as libc::socklen_t;
         libc::connect(fd.as_raw_fd(), &raw const nowhere, length);
     }
+}
+
+/// The process and the user at the other end of a unix socket; `None` for other sockets.
+pub fn peer_credentials(fd: RawFd) -> Option<(u32, u32)> {
+    // SAFETY: the descriptor is only asked, and a number that is not open is an error.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let found = nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::PeerCredentials).ok()?;
+    let pid = u32::try_from(found.pid()).ok().filter(|pid| *pid != 0)?;
+    Some((pid, found.uid()))
 }
 
 /// Detects a unix socket that was shut down: it still counts as listening.

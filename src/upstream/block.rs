@@ -80,22 +80,11 @@ impl Block {
         names: &Names,
         out: &mut Diagnostics,
     ) -> Result<(), Diagnostic> {
-        let name = node.arg(0);
-        let host = address::parse_upstream(name, 80)
-            .map_err(|bad| Diagnostic::error(node.arg_span(0), format!("{bad} in upstream \"{name}\"")))?;
-        let mut server = Server::new(name, host);
-        for word in node.args.iter().skip(1) {
-            parameter(&mut server, &word.text).map_err(|why| Diagnostic::error(word.span, why))?;
-        }
-        if let (Some(_), false) = (&server.service, server.resolve) {
-            let message = format!("\"service\" upstream server \"{name}\" requires \"resolve\" parameter");
-            return Err(Diagnostic::error(node.span, message));
-        }
-        if server.service.is_some() && name.contains(':') {
-            let message = format!("\"service\" upstream server \"{name}\" may not have port");
-            return Err(Diagnostic::error(node.arg_span(0), message));
-        }
-        server.resolve &= server.host.literal().is_none(); // an address needs no lookup
+        let words = node.args.iter().map(|word| &*word.text);
+        let mut server = server(words).map_err(|(wrong, why)| {
+            let span = wrong.map_or(node.span, |index| node.arg_span(index));
+            Diagnostic::error(span, why)
+        })?;
         if !server.resolve {
             look_up(&mut server, node.arg_span(0), names, out);
         }
@@ -266,6 +255,58 @@ pub fn least_time(node: &Node) -> Result<Method, Diagnostic> {
         }
     };
     Ok(Method::LeastTime { time, inflight })
+}
+
+/// A server from the words of its line, without its addresses unless it is an address itself. The error is the number
+/// of the word that is wrong, if it is one word, and why.
+pub fn server<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Server, (Option<usize>, String)> {
+    let mut words = words.into_iter();
+    let name = words.next().unwrap_or_default();
+    let host = address::parse_upstream(name, 80)
+        .map_err(|bad| (Some(0), format!("{bad} in upstream \"{name}\"")))?;
+    let mut server = Server::new(name, host);
+    for (index, word) in words.enumerate() {
+        parameter(&mut server, word).map_err(|why| (Some(index + 1), why))?;
+    }
+    if let (Some(_), false) = (&server.service, server.resolve) {
+        let message = format!("\"service\" upstream server \"{name}\" requires \"resolve\" parameter");
+        return Err((None, message));
+    }
+    if server.service.is_some() && name.contains(':') {
+        return Err((Some(0), format!("\"service\" upstream server \"{name}\" may not have port")));
+    }
+    server.resolve &= server.host.literal().is_none(); // an address needs no lookup
+    Ok(server)
+}
+
+/// The words of a server's line, the inverse of [`server`]: its name and the parameters that differ from their
+/// defaults.
+pub fn words(server: &Server) -> Vec<String> {
+    let default = Server::new(&server.name, server.host.clone());
+    let mut words = vec![server.name.to_string()];
+    let mut number = |name: &str, value: i128, default: i128, unit: &str| {
+        if value != default {
+            words.push(format!("{name}={value}{unit}"));
+        }
+    };
+    number("weight", server.weight.into(), default.weight.into(), "");
+    number("max_conns", server.conns_max.into(), default.conns_max.into(), "");
+    number("max_fails", server.fails_max.into(), default.fails_max.into(), "");
+    number("fail_timeout", server.fail_timeout_ms.into(), default.fail_timeout_ms.into(), "ms");
+    number("slow_start", server.slow_start_ms.into(), default.slow_start_ms.into(), "ms");
+    if server.priority > BACKUP {
+        number("priority", server.priority.into(), 0, "");
+    }
+    words.extend(server.route.iter().map(|route| format!("route={route}")));
+    words.extend(server.service.iter().map(|service| format!("service={service}")));
+    let flags = [
+        ("backup", server.priority == BACKUP),
+        ("down", server.down),
+        ("drain", server.drain),
+        ("resolve", server.resolve),
+    ];
+    words.extend(flags.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name.to_owned()));
+    words
 }
 
 fn parameter(server: &mut Server, text: &str) -> Result<(), String> {

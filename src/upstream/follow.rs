@@ -79,7 +79,7 @@ impl Names {
 
 /// Takes over the addresses of a server's name that the prober has found.
 pub fn learn(state: &GroupState, server_index: usize, spots: &[Spot]) {
-    if let Some(server) = state.group.servers.get(server_index) {
+    if let Some(server) = state.set().group.servers.get(server_index) {
         state.learn(server_index, &localized(server, spots.to_vec()));
     }
     state.names.iter().for_each(|names| names.hear(server_index));
@@ -87,7 +87,7 @@ pub fn learn(state: &GroupState, server_index: usize, spots: &[Spot]) {
 
 /// Takes over the addresses that were known when this process was forked.
 pub fn recall(state: &GroupState) {
-    for (index, server) in state.group.servers.iter().enumerate() {
+    for (index, server) in state.set().group.present() {
         if is_followed(server)
             && let Some(spots) = known::recall(&key(&state.group, index))
         {

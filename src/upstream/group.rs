@@ -5,6 +5,7 @@
 //! [`GroupState`](crate::upstream::GroupState); the state common to all workers is in shared memory, at the
 //! places that are assigned here.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::net::address::Address;
@@ -53,13 +54,17 @@ pub struct Lookup {
 /// The configuration owns it, or the worker that made it for a name in a request; the states of workers refer
 /// to it and keep it alive. Creating one assigns its counters and its peers' places in shared memory; when
 /// these are used up, the group works without them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Group {
     pub name: Box<str>,
     /// Its index in the configuration, by which a language part finds what it knows of the group; `None`: it was
     /// made while serving.
     pub index: Option<usize>,
-    pub servers: Vec<Server>,
+    /// An `upstream` block defines it; otherwise it is the host of a `proxy_pass`.
+    pub is_block: bool,
+    /// By their positions, which never change: a server that was removed leaves an empty one, and one that was
+    /// added takes an empty position or a new one.
+    pub servers: Vec<Arc<Server>>,
     pub method: Method,
     pub keepalive: Keepalive,
     /// `zone`: all workers count its peers' failures together.
@@ -80,10 +85,17 @@ pub struct Group {
     pub retries: Option<budget::Rule>,
     /// `None` if it has no server with `resolve`.
     pub lookup: Option<Lookup>,
+    /// Number of servers that the configuration has; those behind them were added while serving.
+    pub configured_count: usize,
+    /// The id of the next server that is added.
+    pub next_id: u32,
+    /// A configured server has `slow_start`. What is added later does not change it: all workers count in the same
+    /// scale.
+    has_slow_start: bool,
     /// Its counters; `None` if it is not counted, or if no slot was left.
     pub slot: Option<Slot>,
     /// For each server, in the order of its addresses.
-    shared: Box<[Box<[Shared]>]>,
+    shared: Vec<Arc<[Shared]>>,
 }
 
 impl Group {
@@ -100,23 +112,83 @@ impl Group {
         keepalive: Keepalive,
         is_shared: bool,
     ) -> Self {
+        let slot = counter::slot(counter::Kind::Upstream, name);
+        let shared = servers.iter().map(|server| Self::assign(name, server)).collect();
+        Self { method, keepalive, is_shared, slot, shared, ..Self::uncounted(name, servers) }
+    }
+
+    /// Assigns the counters and places of a server's addresses, as only a master may.
+    fn assign(group: &str, server: &Server) -> Arc<[Shared]> {
         let shared = |address: &Address| {
             let peer = address.to_string();
-            let slot = counter::slot(counter::Kind::Peer, &format!("{name}/{peer}"));
-            Shared { slot, place: peers::place(name, &peer) }
+            let slot = counter::slot(counter::Kind::Peer, &format!("{group}/{peer}"));
+            Shared { slot, place: peers::place(group, &peer) }
         };
-        let slot = counter::slot(counter::Kind::Upstream, name);
-        let shared = servers.iter().map(|server| server.addresses.iter().map(shared).collect()).collect();
-        Self { method, keepalive, is_shared, slot, shared, ..Self::uncounted(name, servers) }
+        server.addresses.iter().map(shared).collect()
+    }
+
+    /// The same group with another server at `position`, or with one more if that is the number of its servers.
+    /// `None`: it has no such position. `shared`: the counters and places that the master has assigned to the
+    /// server's addresses; `None`: this is the master, and assigns them.
+    #[must_use]
+    pub fn with_server(
+        &self,
+        position: usize,
+        server: Server,
+        shared: Option<Arc<[Shared]>>,
+    ) -> Option<Self> {
+        let shared = shared.unwrap_or_else(|| Self::assign(&self.name, &server));
+        let mut group = self.clone();
+        group.next_id = group.next_id.max(server.id.saturating_add(1));
+        match position.cmp(&group.servers.len()) {
+            Ordering::Less => {
+                group.servers[position] = Arc::new(server);
+                group.shared[position] = shared;
+            }
+            Ordering::Equal => {
+                group.servers.push(Arc::new(server));
+                group.shared.push(shared);
+            }
+            Ordering::Greater => return None,
+        }
+        Some(group)
+    }
+
+    /// The position of the server with this id.
+    pub fn position(&self, id: u32) -> Option<usize> {
+        // Positions are ids unless servers were added.
+        let is_it = |server: &Arc<Server>| server.id == id && !server.is_removed;
+        let guess = usize::try_from(id).ok()?;
+        match self.servers.get(guess) {
+            Some(server) if is_it(server) => Some(guess),
+            _ => self.servers.iter().position(is_it),
+        }
+    }
+
+    /// Its servers with their positions, without those that were removed.
+    pub fn present(&self) -> impl Iterator<Item = (usize, &Server)> {
+        let all = self.servers.iter().map(|server| &**server).enumerate();
+        all.filter(|(_, server)| !server.is_removed)
+    }
+
+    /// The counters and places of a server's addresses, in their order.
+    pub fn shared_of(&self, position: usize) -> &[Shared] {
+        self.shared.get(position).map_or(&[], |shared| shared)
     }
 
     /// A group that a worker makes while it serves. It counts nothing in shared memory: names that come from
     /// requests would use up the tables, and only the master assigns places.
     pub fn uncounted(name: &str, mut servers: Vec<Server>) -> Self {
-        servers.shrink_to_fit(); // there may be thousands of groups
+        for (server, id) in servers.iter_mut().zip(0..) {
+            server.id = id;
+        }
+        let configured_count = servers.len();
+        let has_slow_start = servers.iter().any(|server| server.slow_start_ms != 0);
+        let servers = servers.into_iter().map(Arc::new).collect();
         Self {
             name: name.into(),
             index: None,
+            is_block: false,
             servers,
             method: Method::default(),
             keepalive: Keepalive::default(),
@@ -129,15 +201,17 @@ impl Group {
             queue: None,
             retries: None,
             lookup: None,
+            configured_count,
+            next_id: u32::try_from(configured_count).unwrap_or(u32::MAX),
+            has_slow_start,
             slot: None,
-            shared: Box::default(),
+            shared: Vec::new(),
         }
     }
 
     /// The factor of all weights: a slow start needs smaller parts of a weight than 1.
     pub fn weight_scale(&self) -> i64 {
-        let has_slow_start = self.servers.iter().any(|server| server.slow_start_ms != 0);
-        if has_slow_start && self.method.has_slow_start() { SLOW_START_SCALE } else { 1 }
+        if self.has_slow_start && self.method.has_slow_start() { SLOW_START_SCALE } else { 1 }
     }
 
     /// The slot and the place of one of its servers at one of its addresses.
@@ -151,23 +225,23 @@ impl Group {
 
     /// Its counters and those of its peers.
     pub fn slots(&self) -> impl Iterator<Item = Slot> {
-        self.shared.iter().flatten().filter_map(|shared| shared.slot).chain(self.slot)
+        self.shared.iter().flat_map(|shared| &**shared).filter_map(|shared| shared.slot).chain(self.slot)
     }
 
     /// The places of its peers.
     pub fn places(&self) -> impl Iterator<Item = Place> {
-        self.shared.iter().flatten().filter_map(|shared| shared.place)
+        self.shared.iter().flat_map(|shared| &**shared).filter_map(|shared| shared.place)
     }
 
     /// Number of peers for which no place was left.
     pub fn peers_without_place(&self) -> usize {
-        self.shared.iter().flatten().filter(|shared| shared.place.is_none()).count()
+        self.shared.iter().flat_map(|shared| &**shared).filter(|shared| shared.place.is_none()).count()
     }
 
     /// Indexes of the servers whose names did not resolve, except those with `resolve`.
     pub fn unresolved(&self) -> Vec<usize> {
         let waits = |(_, server): &(usize, &Server)| !server.resolve && server.addresses.is_empty();
-        self.servers.iter().enumerate().filter(waits).map(|(index, _)| index).collect()
+        self.present().filter(waits).map(|(position, _)| position).collect()
     }
 }
 

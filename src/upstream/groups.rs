@@ -167,6 +167,7 @@ impl Draft {
                 let message = format!("upstream \"{}\" may not have port {port}", entry.name);
                 out.push(Diagnostic::error(entry.span, message));
             }
+            let is_block = entry.defined.is_some();
             let mut group = match (entry.defined, entry.host) {
                 (Some(defined), _) => common.complete(defined),
                 (None, Some(host)) => {
@@ -177,7 +178,7 @@ impl Draft {
                 }
                 (None, None) => Group::new(&entry.name, Vec::new()),
             };
-            group.index = Some(index);
+            (group.index, group.is_block) = (Some(index), is_block);
             (group.checks, group.has_agent) = (entry.checks, entry.has_agent);
             warn_of_no_room(&group, entry.span, out);
             groups.push(Arc::new(group));
@@ -230,7 +231,7 @@ pub struct Followed {
 
 /// The groups of a configuration, ready to serve. Plain data: state that changes while serving is in each
 /// worker's [`Upstreams`](crate::upstream::Upstreams), and in shared memory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Groups {
     groups: Box<[Arc<Group>]>,
     /// The groups that are another one under `https://`: its index.
@@ -271,6 +272,16 @@ impl Groups {
 
     pub fn get(&self, index: usize) -> Option<&Arc<Group>> {
         self.groups.get(index)
+    }
+
+    /// Puts another group in the place of one, which has the same names. For the master, between two forks.
+    pub fn replace(&mut self, index: usize, group: Arc<Group>) {
+        let same = self.aliases.iter().filter(|(_, block)| **block == index).map(|(alias, _)| *alias);
+        for index in same.chain([index]) {
+            if let Some(place) = self.groups.get_mut(index) {
+                *place = Arc::clone(&group);
+            }
+        }
     }
 
     /// The index of the group that this one is under `https://`.
@@ -434,7 +445,7 @@ mod tests {
     fn names_to_resolve_are_asked_of_the_system_without_a_resolver() {
         let mut draft = Draft::default();
         let mut later = defined("later", &["later.test:80"]);
-        later.group.servers[0].resolve = true;
+        Arc::make_mut(&mut later.group.servers[0]).resolve = true;
         draft.define(later, Span::default()).unwrap();
         let (groups, findings) = finish(draft);
         assert!(findings.is_empty(), "{findings:?}");

@@ -14,6 +14,7 @@ pub mod balance;
 pub mod block;
 pub mod budget;
 pub mod check;
+pub mod edits;
 pub mod fault;
 pub mod follow;
 pub mod group;

@@ -56,6 +56,10 @@ pub struct Server {
     pub service: Option<Box<str>>,
     /// The addresses of the name. Empty: it did not resolve yet, and the server is down until it does.
     pub addresses: Vec<Address>,
+    /// Names the server in the control interface; unique in its group.
+    pub id: u32,
+    /// It was removed while serving: its position in the group is empty.
+    pub is_removed: bool,
 }
 
 impl Server {
@@ -77,6 +81,20 @@ impl Server {
             resolve: false,
             service: None,
             addresses,
+            id: 0,
+            is_removed: false,
+        }
+    }
+
+    /// What is left of a server that was removed.
+    #[must_use]
+    pub fn removed(&self) -> Self {
+        Self {
+            is_removed: true,
+            id: self.id,
+            resolve: false,
+            addresses: Vec::new(),
+            ..Self::new(&self.name, self.host.clone())
         }
     }
 
@@ -264,9 +282,18 @@ impl Peer {
         seat.loads.set_asked(seat.index, is_asked);
     }
 
-    /// True if it has this weight.
-    pub(super) fn has_weight(&self, weight: i64) -> bool {
-        self.weight == weight
+    /// True if it is what a server makes of one of its addresses at this weight.
+    pub(super) fn is_of(&self, server: &Server, weight: i64) -> bool {
+        let own = (self.weight, self.fails_max, self.fail_timeout_ms, self.conns_max, self.slow_start_ms);
+        let wanted =
+            (weight, server.fails_max, server.fail_timeout_ms, server.conns_max, server.slow_start_ms);
+        let has_id = self.id.as_ref().is_none_or(|id| **id == Id::new(server.route.as_deref(), &self.name));
+        own == wanted && (self.down, self.drain) == (server.down, server.drain) && has_id
+    }
+
+    /// In the scale of its group.
+    pub(super) fn weight(&self) -> i64 {
+        self.weight
     }
 
     /// Stops keeping its connections.

@@ -147,8 +147,9 @@ impl Watched {
     /// addresses; the checks of peers that are gone end by themselves.
     pub fn follow(self: &Rc<Self>) {
         self.subjects.borrow_mut().retain(|_, subject| !subject.peer.is_retired());
-        for peer in self.state.set().all() {
-            let is_down = self.state.group.servers.get(peer.server).is_some_and(|server| server.down);
+        let set = self.state.set();
+        for peer in set.all() {
+            let is_down = set.group.servers.get(peer.server).is_some_and(|server| server.down);
             let Some(place) = peer.shared.place.filter(|_| !is_down) else { continue };
             if self.subjects.borrow().contains_key(&peer.name) {
                 continue;
@@ -195,8 +196,8 @@ impl Watched {
 
     /// The peer at the port that a check asks for.
     fn target(&self, peer: &Rc<Peer>, rules: &Rules) -> Rc<Peer> {
-        let group = &self.state.group;
-        match (rules.port, peer.address.inet(), group.servers.get(peer.server)) {
+        let set = self.state.set();
+        match (rules.port, peer.address.inet(), set.group.servers.get(peer.server)) {
             (Some(port), Some(inet), Some(server)) => Rc::new(peer.at_port(server, *inet, port)),
             _ => Rc::clone(peer),
         }

@@ -4,7 +4,7 @@
 //! as a whole when a name's addresses change; a request keeps the set with which it began.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -137,7 +137,7 @@ impl GroupState {
         let (hedges, retries) = (Budget::default(), Budget::default());
         let pool = Pool::default();
         let state = Self { group, names, hedges, retries, waiting, pool, set };
-        state.rebuild(|_, server| Some(spots(&server.addresses)));
+        state.rebuild(state.group.clone(), |_, server| Some(spots(&server.addresses)));
         state
     }
 
@@ -162,20 +162,49 @@ impl GroupState {
         if self.is_at(server_index, spots) {
             return false;
         }
-        self.rebuild(|index, _| (index == server_index).then(|| spots.to_vec()));
+        self.rebuild(self.set().group.clone(), |index, _| (index == server_index).then(|| spots.to_vec()));
         true
+    }
+
+    /// Puts another server at a position of the group. False if the group has no such position. The peers of the
+    /// other servers, and those of this one that stay as they are, keep their state.
+    pub fn edit(&self, position: usize, server: Server, shared: Arc<[Shared]>) -> bool {
+        let old = self.set();
+        // The addresses of a name that is followed are known here, not to the master.
+        let found = (server.resolve && !server.is_removed).then(|| self.found(&old, position));
+        let Some(group) = old.group.with_server(position, server, Some(shared)) else { return false };
+        self.rebuild(Arc::new(group), |index, server| {
+            (index == position).then(|| found.clone().unwrap_or_else(|| spots(&server.addresses)))
+        });
+        true
+    }
+
+    /// The addresses at which a server has peers now.
+    fn found(&self, set: &Set, position: usize) -> Vec<Spot> {
+        let Some(server) = set.group.servers.get(position) else { return Vec::new() };
+        let scale = self.group.weight_scale().max(1);
+        let own = set.ranked().filter(|(_, peer)| peer.server == position);
+        own.map(|(rank, peer)| Spot {
+            // An SRV record has a weight and a priority of its own.
+            weight: server.service.as_ref().and_then(|_| u16::try_from(peer.weight() / scale).ok()),
+            is_backup: rank > server.priority,
+            place: peer.shared.place.map(Place::index),
+            ..Spot::from(peer.address.clone())
+        })
+        .collect()
     }
 
     /// True if the server has exactly these peers, in any order.
     fn is_at(&self, server_index: usize, spots: &[Spot]) -> bool {
-        let Some(server) = self.group.servers.get(server_index) else { return true };
         let set = self.set();
+        let server = set.group.servers.get(server_index).filter(|server| !server.is_removed);
+        let Some(server) = server else { return true };
         let mut peers: Vec<_> = set.ranked().filter(|(_, peer)| peer.server == server_index).collect();
         let is_known = |spot: &Spot| {
             let is_it = |(rank, peer): &(u32, &Rc<Peer>)| {
                 *rank == priority(server, spot)
                     && peer.address == spot.address
-                    && peer.has_weight(self.weight(server, spot))
+                    && peer.is_of(server, self.weight(server, spot))
             };
             // Each peer matches one address.
             peers.iter().position(is_it).map(|index| peers.swap_remove(index)).is_some()
@@ -195,37 +224,40 @@ impl GroupState {
     /// Indexes of the servers without a peer because their name did not resolve at the start, except those
     /// with `resolve`.
     pub fn unresolved(&self) -> Vec<usize> {
-        let mut waiting = self.group.unresolved();
+        let mut waiting = self.set().group.unresolved();
         waiting.retain(|index| !self.has_peers(*index));
         waiting
     }
 
-    /// Replaces the set of peers. `spots_of` returns a server's present addresses; `None`: it keeps its
-    /// peers.
-    fn rebuild(&self, spots_of: impl Fn(usize, &Server) -> Option<Vec<Spot>>) {
+    /// Replaces the set of peers by those of `group`, which is the present one, perhaps with another server.
+    /// `spots_of` returns a server's present addresses; `None`: it keeps its peers.
+    fn rebuild(&self, group: Arc<Group>, spots_of: impl Fn(usize, &Server) -> Option<Vec<Spot>>) {
         let old = self.set();
-        // Reuse each peer only once: two SRV records may name the same address.
-        let mut left: Vec<&Rc<Peer>> = old.all().collect();
+        let mut old_peers: Vec<Vec<Ranked<'_>>> = vec![Vec::new(); group.servers.len()];
+        for (rank, peer) in old.ranked() {
+            old_peers[peer.server].push((rank, peer));
+        }
         let mut draft = Draft::default();
         let mut ids: HashMap<Address, u32> =
             old.all().map(|peer| (peer.address.clone(), peer.address_id)).collect();
         let mut next_id = ids.values().max().map_or(0, |last| last + 1);
-        for (index, server) in self.group.servers.iter().enumerate() {
+        for (index, server) in group.servers.iter().enumerate() {
+            let mut left = std::mem::take(&mut old_peers[index]);
             let Some(spots) = spots_of(index, server) else {
-                draft.keep(&old, index, server.down);
+                draft.keep(&left, server.down);
                 continue;
             };
             for spot in spots {
                 let weight = self.weight(server, &spot);
-                let is_it = |peer: &&Rc<Peer>| {
-                    peer.server == index && peer.address == spot.address && peer.has_weight(weight)
-                };
-                let kept = left.iter().position(is_it).map(|at| Rc::clone(left.swap_remove(at)));
+                let is_it =
+                    |(_, peer): &Ranked<'_>| peer.address == spot.address && peer.is_of(server, weight);
+                // Reuse each peer only once: two SRV records may name the same address.
+                let kept = left.iter().position(is_it).map(|at| Rc::clone(left.swap_remove(at).1));
                 let rank = priority(server, &spot);
                 let peer = kept.unwrap_or_else(|| {
                     let address_id = *ids.entry(spot.address.clone()).or_insert(next_id);
                     next_id = next_id.max(address_id + 1);
-                    let mut peer = self.peer(index, server, spot);
+                    let mut peer = self.peer(&group, index, server, spot);
                     peer.address_id = address_id;
                     Rc::new(peer)
                 });
@@ -233,11 +265,11 @@ impl GroupState {
                 draft.add(rank, peer);
             }
         }
-        let set = draft.finish(&self.group);
+        let set = draft.finish(&group);
         old.levels.iter().for_each(|list| list.loads.retire());
-        let stays = |peer: &&Rc<Peer>| set.all().any(|other| Rc::ptr_eq(peer, other));
+        let staying: HashSet<*const Peer> = set.all().map(Rc::as_ptr).collect();
         let mut has_retired = false;
-        for peer in old.all().filter(|peer| !stays(peer)) {
+        for peer in old.all().filter(|peer| !staying.contains(&Rc::as_ptr(peer))) {
             peer.retire();
             has_retired = true;
         }
@@ -253,8 +285,8 @@ impl GroupState {
         weight.saturating_mul(self.group.weight_scale())
     }
 
-    fn peer(&self, index: usize, server: &Server, spot: Spot) -> Peer {
-        let configured = self.group.shared(index, &spot.address);
+    fn peer(&self, group: &Group, index: usize, server: &Server, spot: Spot) -> Peer {
+        let configured = group.shared(index, &spot.address);
         let place = configured.place.or_else(|| Place::of_index(spot.place?));
         let shared = Shared { place, ..configured };
         let peer = |server: &Server, spot: Spot| {
@@ -276,6 +308,9 @@ impl GroupState {
         peer
     }
 }
+
+/// A peer with its priority.
+type Ranked<'a> = (u32, &'a Rc<Peer>);
 
 /// A set while it is put together.
 #[derive(Debug, Default)]
@@ -300,9 +335,9 @@ impl Draft {
     }
 
     /// Takes over the peers of one server.
-    fn keep(&mut self, old: &Set, server_index: usize, is_down: bool) {
-        for (priority, peer) in old.ranked().filter(|(_, peer)| peer.server == server_index) {
-            self.add(priority, Rc::clone(peer));
+    fn keep(&mut self, peers: &[Ranked<'_>], is_down: bool) {
+        for (priority, peer) in peers {
+            self.add(*priority, Rc::clone(peer));
             self.tries += u32::from(!is_down);
         }
     }

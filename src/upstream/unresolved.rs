@@ -38,7 +38,8 @@ pub async fn retry(groups: Vec<Indexed>, log: Logger, tell: Tell) {
         let mut names: BTreeMap<Box<str>, Vec<(Indexed, usize)>> = BTreeMap::new();
         for (group, state) in &waiting {
             for index in state.unresolved() {
-                let server = state.group.servers.get(index);
+                let set = state.set();
+                let server = set.group.servers.get(index);
                 if let Some(Host::Inet { name, .. }) = server.map(|server| &server.host) {
                     names.entry(name.clone()).or_default().push(((*group, Rc::clone(state)), index));
                 }
@@ -73,7 +74,7 @@ async fn try_name(name: Box<str>, servers: Vec<(Indexed, usize)>, log: Logger, t
     let host = Host::Inet { name, port: 0 };
     let Ok(addresses) = blocking::run(Lane::Names, move || host.resolve()).await else { return };
     for ((group_index, state), index) in servers {
-        let group = &state.group;
+        let group = &state.set().group;
         let Some(server) = group.servers.get(index) else { continue };
         let Host::Inet { port, .. } = server.host else { continue };
         let spot = |address: &Address| {

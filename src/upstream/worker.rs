@@ -16,7 +16,7 @@ use crate::upstream::follow::{self, Tell};
 use crate::upstream::group::Group;
 use crate::upstream::groups::{Groups, with_port};
 use crate::upstream::known::Spot;
-use crate::upstream::peer::Server;
+use crate::upstream::peer::{Server, Shared};
 use crate::upstream::state::GroupState;
 use crate::upstream::unresolved;
 
@@ -63,6 +63,22 @@ impl Upstreams {
         if let Some(state) = self.get(group_index) {
             follow::learn(state, server_index, spots);
         }
+    }
+
+    /// Puts another server at a position of a group, as the master says. False if there is no such position: this
+    /// process is out of step with the master's configuration.
+    pub fn edit(&self, group_index: usize, position: usize, server: Server, shared: Arc<[Shared]>) -> bool {
+        self.get(group_index).is_some_and(|state| state.edit(position, server, shared))
+    }
+
+    /// Every group of the configuration once, with the servers that it has now.
+    pub fn present(&self) -> Vec<Arc<Group>> {
+        let own = (0..self.groups.len()).filter(|index| self.groups.alias(*index).is_none());
+        let now = |index: usize| match self.states.get(index).and_then(OnceCell::get) {
+            Some(state) => Some(Arc::clone(&state.set().group)),
+            None => self.groups.get(index).cloned(),
+        };
+        own.filter_map(now).collect()
     }
 
     /// Starts to retry the names that did not resolve, and to follow those with `resolve`. Called once, in the prober.

@@ -12,6 +12,8 @@ use zeroize::Zeroizing;
 
 use crate::net::handover::{Handover, PROXY_BYTES_MAX, TlsState};
 use crate::net::tls::moved::TLS_BYTES_MAX;
+use crate::shared::control::Order;
+use crate::upstream::edits::LINE_BYTES_MAX;
 use crate::upstream::known::{SPOTS_MAX, Spot};
 
 /// The number of a listening socket in the list of a worker, the same in all of one generation.
@@ -37,6 +39,10 @@ pub enum ToWorker {
     Certificate(u32),
     /// The present addresses of an upstream's name.
     Learned(Learned),
+    /// The server at a position of an upstream group is another one now.
+    Edited(Edited),
+    /// A part of the answer to an order.
+    Answer(Part),
     /// Give a sign of life: a `Pong` with the sequence number of this message.
     Ping,
 }
@@ -57,7 +63,35 @@ pub enum ToMaster {
     Closed,
     /// From the prober: the present addresses of an upstream's name, for all workers.
     Learned(Learned),
+    /// An operator's order, with a number that comes back in the answer.
+    Order(u32, Order),
 }
+
+/// A server that was changed while it serves: its group by the index in the configuration, and its position there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edited {
+    pub group: u32,
+    pub position: u32,
+    pub id: u32,
+    /// The words of its line; of one that was removed its name.
+    pub line: Box<str>,
+    pub is_removed: bool,
+    /// For each of its addresses, the numbers of its counters and of its place.
+    pub shared: Vec<(Option<u32>, Option<u32>)>,
+}
+
+/// A part of the answer to an order. The parts come in their order, and each has the status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub number: u32,
+    pub status: u16,
+    pub is_last: bool,
+    /// At most [`PART_BYTES_MAX`].
+    pub body: Vec<u8>,
+}
+
+/// The longest body of a part.
+pub const PART_BYTES_MAX: usize = BYTES_MAX - frame::HEAD_BYTES - 8;
 
 /// The addresses of a server whose name is looked up, by the index of its group in the configuration and its own in
 /// the group. The master adds their places in shared memory.
@@ -95,6 +129,13 @@ impl ToWorker {
                 frame::write(b'K', sequence, |out| out.extend_from_slice(&pair.to_le_bytes()))
             }
             Self::Learned(learned) => frame::write(b'N', sequence, |out| write_learned(learned, out)),
+            Self::Edited(edited) => frame::write(b'E', sequence, |out| write_edited(edited, out)),
+            Self::Answer(part) => frame::write(b'W', sequence, |out| {
+                out.extend_from_slice(&part.number.to_le_bytes());
+                out.extend_from_slice(&part.status.to_le_bytes());
+                out.push(u8::from(part.is_last));
+                out.extend_from_slice(&part.body[..part.body.len().min(PART_BYTES_MAX)]);
+            }),
             Self::Ping => frame::write(b'I', sequence, |_| {}),
         }
     }
@@ -112,6 +153,8 @@ impl ToWorker {
             b'O' => fields.end(Self::Reopen),
             b'K' => fields.u32().and_then(|pair| fields.end(Self::Certificate(pair))),
             b'N' => read_learned(fields).map(Self::Learned),
+            b'E' => read_edited(fields).map(Self::Edited),
+            b'W' => read_part(fields).map(Self::Answer),
             b'I' => fields.end(Self::Ping),
             _ => None,
         };
@@ -130,6 +173,10 @@ impl ToMaster {
             }
             Self::Closed => frame::write(b'C', sequence, |_| {}),
             Self::Learned(learned) => frame::write(b'N', sequence, |out| write_learned(learned, out)),
+            Self::Order(number, order) => frame::write(b'X', sequence, |out| {
+                out.extend_from_slice(&number.to_le_bytes());
+                order.write(out);
+            }),
         }
     }
 
@@ -144,6 +191,7 @@ impl ToMaster {
             b'I' => fields.u32().and_then(|ping| fields.end(Self::Pong(ping))),
             b'C' => fields.end(Self::Closed),
             b'N' => read_learned(fields).filter(Learned::has_no_place).map(Self::Learned),
+            b'X' => fields.u32().and_then(|number| Some(Self::Order(number, Order::read(fields)?))),
             _ => None,
         };
         Some((sequence, message?))
@@ -202,6 +250,40 @@ fn write_learned(learned: &Learned, out: &mut Vec<u8>) {
         out.extend_from_slice(&ip.to_le_bytes());
         out.extend_from_slice(&spot.place.map_or(0, |place| place.saturating_add(1)).to_le_bytes());
     }
+}
+
+fn write_edited(edited: &Edited, out: &mut Vec<u8>) {
+    for value in [edited.group, edited.position, edited.id] {
+        out.extend_from_slice(&value.to_le_bytes());
+    }
+    out.push(u8::from(edited.is_removed));
+    let line = &edited.line.as_bytes()[..edited.line.len().min(LINE_BYTES_MAX)];
+    out.extend_from_slice(&(line.len() as u16).to_le_bytes());
+    out.extend_from_slice(line);
+    for (slot, place) in edited.shared.iter().take(SPOTS_MAX) {
+        for number in [slot, place] {
+            out.extend_from_slice(&number.map_or(0, |number| number.saturating_add(1)).to_le_bytes());
+        }
+    }
+}
+
+fn read_edited(mut fields: Fields<'_>) -> Option<Edited> {
+    let (group, position, id, is_removed) = (fields.u32()?, fields.u32()?, fields.u32()?, fields.flag()?);
+    let line = fields.vector16().filter(|line| line.len() <= LINE_BYTES_MAX)?;
+    let line = std::str::from_utf8(line).ok()?.into();
+    let (numbers, rest) = fields.rest().as_chunks::<4>();
+    if !rest.is_empty() || numbers.len() % 2 != 0 || numbers.len() > 2 * SPOTS_MAX {
+        return None;
+    }
+    let number = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes).checked_sub(1);
+    let shared = numbers.chunks(2).map(|pair| (number(&pair[0]), number(&pair[1]))).collect();
+    Some(Edited { group, position, id, line, is_removed, shared })
+}
+
+fn read_part(mut fields: Fields<'_>) -> Option<Part> {
+    let (number, status, is_last) = (fields.u32()?, fields.u16()?, fields.flag()?);
+    let body = fields.rest().to_vec();
+    (body.len() <= PART_BYTES_MAX).then_some(Part { number, status, is_last, body })
 }
 
 impl Learned {

@@ -32,7 +32,8 @@ use crate::net::handover::Handover;
 use crate::net::tls::{key_log, parcel};
 use crate::net::{open, room};
 use crate::runtime::{self, Io, Runtime, Timer};
-use crate::shm::{behind, heartbeat};
+use crate::shared::control::Desk;
+use crate::shm::{behind, heartbeat, lanes};
 use crate::sys::msg;
 use crate::sys::process;
 use crate::sys::sealed;
@@ -70,15 +71,17 @@ pub enum Duty {
     Probe,
     /// `master_process off`: it does both, and no other process has its slots, or heeds the signals of a master.
     Alone,
+    /// It serves operators.
+    Control,
 }
 
 impl Duty {
     fn serves(self) -> bool {
-        self != Self::Probe
+        matches!(self, Self::Serve | Self::Alone)
     }
 
     fn probes(self) -> bool {
-        self != Self::Serve
+        matches!(self, Self::Probe | Self::Alone)
     }
 
     /// The term in the titles of processes.
@@ -86,6 +89,7 @@ impl Duty {
         match self {
             Self::Serve | Self::Alone => "worker process",
             Self::Probe => "prober process",
+            Self::Control => "controller process",
         }
     }
 }
@@ -208,7 +212,22 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         runtime::wake_all();
     };
     let hooks = Hooks { hand_over: Box::new(hand_over) };
-    let services = if duty.serves() { Services::new(config, hooks) } else { None };
+    let mailed = outbox.clone();
+    let desk = match is_alone {
+        true => Desk::default(), // it has no master
+        false => Desk::new(move |number, order| {
+            mailed.borrow_mut().push_back((ToMaster::Order(number, order), None));
+            runtime::wake_all();
+        }),
+    };
+    let services = match duty {
+        Duty::Serve | Duty::Alone => Services::new(config, hooks, desk.clone()),
+        Duty::Control => {
+            lanes::count_apart();
+            Services::for_operators(config, desk.clone())
+        }
+        Duty::Probe => None,
+    };
     room::set_limits(connection_limit(config), process::nofile());
     let leases = Rc::new(Leases::new(seat.slots));
     if let Some(services) = services {
@@ -235,6 +254,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
         is_to_be_replaced: false,
         deadline: Timer::new(),
         has_told_closed: false,
+        title: duty.title(),
     };
     loop {
         match poll_fn(|cx| control.poll_event(cx, &leases)).await {
@@ -251,12 +271,20 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
             Event::Message(_, ToWorker::Release(slots), _) => {
                 slots.iter().for_each(|slot| leases.remove(*slot))
             }
+            Event::MasterGone if duty == Duty::Control => {
+                desk.close();
+                break;
+            }
             Event::Message(_, ToWorker::Drain | ToWorker::Quit, _) | Event::MasterGone
                 if duty == Duty::Probe =>
             {
                 break;
             }
             Event::Signal(SIGQUIT | SIGWINCH) if duty == Duty::Probe => break,
+            Event::Message(_, ToWorker::Drain, _) if duty == Duty::Control => {
+                control.leave(Mode::Close, config, &leases, services);
+                control.is_dismissed = true;
+            }
             Event::Message(_, ToWorker::Drain, _) => {
                 control.leave(Mode::HandOver, config, &leases, services);
                 control.is_dismissed = true;
@@ -264,6 +292,19 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
             Event::Message(_, ToWorker::Quit, _) => {
                 control.leave(Mode::Close, config, &leases, services);
                 control.is_dismissed = true;
+            }
+            Event::Message(_, ToWorker::Edited(edited), _) => {
+                let is_known = services.is_none_or(|services| services.edit(&edited))
+                    && prober.as_ref().is_none_or(|prober| services::edit(prober.upstreams(), &edited));
+                prober.iter().for_each(|prober| prober.follow());
+                if !is_known {
+                    let what = "a change of an upstream could not be taken over";
+                    log::error!(log::process(), &(), "{what}; this process will be replaced");
+                    control.ask_for_replacement();
+                }
+            }
+            Event::Message(_, ToWorker::Answer(part), _) => {
+                desk.hear(part.number, part.status, part.is_last, &part.body);
             }
             Event::Signal(SIGQUIT | SIGWINCH) | Event::MasterGone => {
                 if is_alone && drain::mode() < Mode::Close {
@@ -317,6 +358,8 @@ struct Control {
     deadline: Timer,
     /// The master knows that nothing is accepted any more.
     has_told_closed: bool,
+    /// The term for this process in its title.
+    title: &'static str,
 }
 
 impl Control {
@@ -429,7 +472,7 @@ impl Control {
         }
         if drain::mode() == Mode::Serving {
             log::notice!(log::process(), &(), "gracefully shutting down");
-            process::set_title("pronghorn: worker process is shutting down");
+            process::set_title(&format!("pronghorn: {} is shutting down", self.title));
             if let Some(ms) = config.settings.worker_shutdown_timeout_ms() {
                 self.deadline.set(runtime::now_ms() + ms);
             }

@@ -127,7 +127,7 @@ fn config() -> Config {
     };
     let http = compile(&tree.nodes[0], &options, &mut out);
     assert!(!out.has_errors(), "{:?}", out.0);
-    Config::new(Settings::default(), Some(http), std::env::temp_dir())
+    Config::new(Settings::default(), Some(http), None, std::env::temp_dir())
 }
 
 /// Sends `bytes` and reads an answer, or up to the end of the connection. `None`: nothing comes for so long.

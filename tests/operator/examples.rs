@@ -10,7 +10,7 @@ use crate::support::{Client, Daemon, Dns, Origin, fetch, get, wait_for};
 use super::place::shipped;
 
 /// The names of all tests here and there: an example without a test is not shipped.
-const TESTED: &str = "balanced behind-proxy canary compression container discovery failover files health-checks \
+const TESTED: &str = "balanced behind-proxy canary compression container control discovery failover files health-checks \
                       json-log legacy-pages limits maintenance redirects shadow status sticky streams subpath \
                       tls-intermediate tls-internal tls-modern uploads vhosts websocket";
 
@@ -134,6 +134,27 @@ fn discovery() {
     assert!(get(daemon.port(0), "/shop/").text().starts_with("shop /shop/"));
     assert!(get(daemon.port(0), "/tenant/blue/x").text().starts_with("application /tenant/blue/x"));
     assert_eq!(get(daemon.port(0), "/tenant/red/x").status, 502);
+}
+
+#[test]
+fn control() {
+    let (first, second) = (echo("first"), echo("second"));
+    let changes = [
+        ("10.0.0.1:3000", &*first.address()),
+        ("10.0.0.2:3000", &*second.address()),
+        ("/run/pronghorn.sock", "%%DIR%%/ctl"),
+        ("/var/lib/pronghorn/changes", "%%DIR%%/changes"),
+        ("listen 80", "listen 127.0.0.1:%%PORT_0%%"),
+        ("127.0.0.1:8081", "127.0.0.1:%%PORT_1%%"),
+    ];
+    let daemon = example("control.conf", &changes).start();
+    let (code, _, err) = crate::control::ctl(&daemon, &["disable", "application", &first.address()]);
+    assert_eq!(code, 0, "{err}");
+    wait_for("no worker to ask the first one", || {
+        (0..8).all(|_| get(daemon.port(0), "/").text().starts_with("second")).then_some(())
+    });
+    assert!(get(daemon.port(1), "/api/9/http/upstreams").text().contains(&first.address()));
+    assert!(daemon.read("changes").contains("down"));
 }
 
 #[test]

@@ -369,13 +369,30 @@ impl Daemon {
     /// The worker processes at this moment, including those that are leaving; there may be none.
     pub fn workers_now(&self) -> Vec<i32> {
         let children = process::children(self.pid());
-        children.into_iter().filter(|&pid| process::is_alive(pid) && !is_prober(pid)).collect()
+        children
+            .into_iter()
+            .filter(|&pid| process::is_alive(pid) && !is_prober(pid) && !is_controller(pid))
+            .collect()
     }
 
     /// The prober processes at this moment.
     pub fn probers_now(&self) -> Vec<i32> {
         let children = process::children(self.pid());
         children.into_iter().filter(|&pid| process::is_alive(pid) && is_prober(pid)).collect()
+    }
+
+    /// The controller processes at this moment.
+    pub fn controllers_now(&self) -> Vec<i32> {
+        let children = process::children(self.pid());
+        children.into_iter().filter(|&pid| process::is_alive(pid) && is_controller(pid)).collect()
+    }
+
+    /// The controller. Waits until there is one, and no other.
+    pub fn controller(&self) -> i32 {
+        wait_for("a controller", || match self.controllers_now()[..] {
+            [only] => Some(only),
+            _ => None,
+        })
     }
 
     /// The prober. Waits until there is one, and no other.
@@ -540,6 +557,10 @@ impl Drop for Daemon {
 fn with_arguments(mut outer: Command, inner: &Command) -> Command {
     outer.arg(inner.get_program()).args(inner.get_args());
     outer
+}
+
+fn is_controller(pid: i32) -> bool {
+    process::title(pid).contains("controller process")
 }
 
 fn is_prober(pid: i32) -> bool {

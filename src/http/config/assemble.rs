@@ -49,6 +49,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
     let upstreams = std::mem::take(&mut cx.upstreams);
     let upstreams = upstreams.finish(&common, &options.names, &mut cx.diagnostics);
     passes::check(&listens, &sharing, &upstreams, &mut cx);
+    modules::api::warn_of_open_doors(&servers, &mut cx.diagnostics);
     let tables = Tables::open(&mut cx);
     let Cx {
         variables,
@@ -85,6 +86,9 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         prefix: options.prefix.clone(),
         folder: options.folder.clone(),
         places: crate::config::Places::default(),
+        is_control: false,
+        loaded_s: crate::sys::clock::wall().0,
+        sources: Vec::new(),
         is_transparent,
         is_unlogged,
         folders,

@@ -5,8 +5,8 @@
 //! worker's own requests do not wait for it.
 
 pub mod metrics;
-mod view;
-mod write;
+pub mod view;
+pub mod write;
 
 use std::borrow::Cow;
 
@@ -93,9 +93,9 @@ pub fn content(request: &mut Request) -> Verdict {
         let page = include_str!("status/page.html").as_bytes();
         return Verdict::Done(reply(b"text/html; charset=utf-8", Cow::Borrowed(page)));
     }
-    let config = request.config;
+    let (config, groups) = (request.config, request.worker.upstreams.present());
     Work::on_files(move || -> Then {
-        let view = View::new(config);
+        let view = View::new(config, groups);
         let (kind, text): (&'static [u8], _) = match format {
             Format::Prometheus => (b"text/plain; version=0.0.4; charset=utf-8", write::prometheus(&view)),
             _ => (b"application/json", write::json(&view)),

@@ -34,6 +34,7 @@ use crate::proto::message::{Method, Version};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::{self, timeout};
 use crate::sys::address::SockAddr;
+use crate::upstream::Upstreams;
 use crate::upstream::follow::Tell;
 use crate::upstream::known::Spot;
 use crate::upstream::prober::{self, Outcome, Permits, Watched};
@@ -81,6 +82,16 @@ impl std::fmt::Debug for Prober {
 }
 
 impl Prober {
+    /// The state of the upstreams in this process.
+    pub fn upstreams(self) -> &'static Upstreams {
+        &self.0.worker.upstreams
+    }
+
+    /// Starts to check peers that are new.
+    pub fn follow(self) {
+        self.0.watched.values().for_each(Watched::follow);
+    }
+
     /// Takes over the addresses of a server's name, and starts to check those that are new.
     pub fn learn(self, group_index: usize, server_index: usize, spots: &[Spot]) {
         self.0.worker.upstreams.learn(group_index, server_index, spots);

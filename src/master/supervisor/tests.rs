@@ -7,6 +7,7 @@ use crate::master::respawn::Cause;
 use crate::shm::heartbeat::State as Beat;
 
 const LIMITS: Limits = Limits {
+    has_controller: false,
     worker_count: 2,
     has_prober: false,
     watchdog_ms: 30_000,

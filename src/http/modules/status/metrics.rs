@@ -3,7 +3,7 @@
 //! JSON, Prometheus' text and the manual are written from these tables. Names follow Prometheus' conventions
 //! (prometheus.io, "Metric and label naming"): base units, `_total` for what only grows. Touches: shared memory.
 
-use crate::http::modules::status::view::{Peer, Process, Server, Upstream, Worker};
+use crate::http::modules::status::view::{Peer, Process, Upstream, Worker, Zone};
 use crate::shm::counter::{Slot, Total, Word, total};
 use crate::shm::heartbeat;
 
@@ -108,7 +108,7 @@ pub static WORKER: &[Metric<Worker>] = &[
 ];
 
 #[rustfmt::skip]
-pub static SERVER: &[Metric<Server>] = with_statuses![Server;
+pub static SERVER: &[Metric<Zone>] = with_statuses![Zone;
     counter("received_bytes_total", "received_bytes", |e| of(e.slot, Word::BytesIn), "Bytes received from clients."),
     counter("sent_bytes_total", "sent_bytes", |e| of(e.slot, Word::BytesOut), "Bytes sent to clients."),
 ];

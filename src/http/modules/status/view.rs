@@ -2,6 +2,8 @@
 //!
 //! Touches: shared memory. Nothing in it is trusted: a worker may have written anything there.
 
+use std::sync::Arc;
+
 use crate::http::Config;
 use crate::http::modules::counters::Durations;
 use crate::http::modules::status::metrics::Value;
@@ -12,6 +14,7 @@ use crate::shm::lanes::{self, Lane};
 use crate::shm::peers::{Health, Place, Word};
 use crate::sys::clock;
 use crate::upstream::Group;
+use crate::upstream::peer::Server;
 
 /// All workers together.
 #[derive(Debug)]
@@ -28,30 +31,34 @@ pub struct Worker {
 
 impl Worker {
     pub fn total(&self, of: Total) -> Value {
-        Value::Number(counter::total_of(self.lane, of))
+        Value::Number(self.number_of(of))
+    }
+
+    pub fn number_of(&self, of: Total) -> u64 {
+        counter::total_of(self.lane, of)
     }
 }
 
 /// A `server` block; those with the same name and the same first address count together.
 #[derive(Debug)]
-pub struct Server<'a> {
+pub struct Zone<'a> {
     pub name: &'a str,
     pub address: &'a str,
     pub slot: Option<Slot>,
 }
 
 #[derive(Debug)]
-pub struct Upstream<'a> {
-    pub group: &'a Group,
+pub struct Upstream {
+    pub group: Arc<Group>,
     pub slot: Option<Slot>,
 }
 
 /// One address of a server of an upstream group.
 #[derive(Debug)]
-pub struct Peer<'a> {
-    pub group: &'a Group,
-    /// As it is written in the configuration.
-    pub server: &'a str,
+pub struct Peer {
+    pub group: Arc<Group>,
+    /// The position of its server in the group.
+    pub position: usize,
     pub name: String,
     pub slot: Option<Slot>,
     place: Option<Place>,
@@ -93,10 +100,25 @@ impl State {
     }
 }
 
-impl Peer<'_> {
+impl Peer {
+    /// Its server as it is written in the configuration.
+    pub fn server(&self) -> &Server {
+        &self.group.servers[self.position]
+    }
+
     /// Number of connections in use in all workers.
     pub fn active(&self) -> u64 {
         self.place.map_or(0, |place| u64::from(place.in_use()))
+    }
+
+    /// The average time to the head of its responses, in microseconds; 0: unknown.
+    pub fn head_us(&self) -> u64 {
+        self.place.map_or(0, |place| place.number(Word::HeadUs, u64::MAX))
+    }
+
+    /// The same for the end of its responses.
+    pub fn response_us(&self) -> u64 {
+        self.place.map_or(0, |place| place.number(Word::ResponseUs, u64::MAX))
     }
 
     pub fn state(&self) -> State {
@@ -123,13 +145,15 @@ impl Peer<'_> {
 #[derive(Debug)]
 pub struct View {
     config: &'static Config,
+    /// The upstreams with the servers that they have now.
+    groups: Vec<Arc<Group>>,
     pub workers: Vec<Worker>,
     pub durations: Vec<(&'static str, &'static str, Snapshot)>,
     now_ms: u64,
 }
 
 impl View {
-    pub fn new(config: &'static Config) -> Self {
+    pub fn new(config: &'static Config, groups: Vec<Arc<Group>>) -> Self {
         let workers = lanes::living().map(|lane| Worker {
             lane,
             number: lanes::worker(lane),
@@ -148,43 +172,37 @@ impl View {
             .into_iter()
             .filter_map(|(name, help, histogram)| Some((name, help, snapshot(histogram)?)))
             .collect();
-        Self { config, workers: workers.collect(), durations, now_ms: clock::monotonic_ms() }
+        Self { config, groups, workers: workers.collect(), durations, now_ms: clock::monotonic_ms() }
     }
 
     /// The servers, each counter once.
-    pub fn servers(&self) -> impl Iterator<Item = Server<'static>> + use<> {
+    pub fn servers(&self) -> impl Iterator<Item = Zone<'static>> + use<> {
         let mut seen = std::collections::HashSet::new();
         let config = self.config;
         let counted = config.servers.iter().filter_map(move |server| {
             let slot = server.slot?;
             seen.insert(slot.index()).then_some((server, slot))
         });
-        counted.map(|(server, slot)| Server {
-            name: server.name(),
-            address: &server.address,
-            slot: Some(slot),
-        })
+        counted.map(|(server, slot)| Zone { name: server.name(), address: &server.address, slot: Some(slot) })
     }
 
-    pub fn upstreams(&self) -> impl Iterator<Item = Upstream<'static>> + use<> {
-        let config = self.config;
-        config.upstreams.iter().map(|group| Upstream { group, slot: group.slot })
+    pub fn upstreams(&self) -> impl Iterator<Item = Upstream> {
+        self.groups.iter().map(|group| Upstream { group: Arc::clone(group), slot: group.slot })
     }
 
     /// The peers of a group whose addresses the configuration knows, each once.
-    pub fn peers(&self, group: &'static Group) -> impl Iterator<Item = Peer<'static>> + use<> {
+    pub fn peers<'a>(&self, group: &'a Arc<Group>) -> impl Iterator<Item = Peer> + use<'a> {
         let now_ms = self.now_ms;
         let mut seen = std::collections::HashSet::new();
-        let all =
-            group.servers.iter().enumerate().flat_map(|(index, server)| {
-                server.addresses.iter().map(move |address| (index, server, address))
-            });
-        all.filter_map(move |(index, server, address)| {
-            let shared = group.shared(index, address);
+        let all = group.present().flat_map(|(position, server)| {
+            server.addresses.iter().map(move |address| (position, server, address))
+        });
+        all.filter_map(move |(position, server, address)| {
+            let shared = group.shared(position, address);
             let name = address.to_string();
             seen.insert(name.clone()).then(|| Peer {
-                group,
-                server: &server.name,
+                group: Arc::clone(group),
+                position,
                 name,
                 slot: shared.slot,
                 place: shared.place,

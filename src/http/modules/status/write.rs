@@ -60,10 +60,10 @@ pub fn json(view: &View) -> Vec<u8> {
         out.key("name").string(&upstream.group.name);
         out.members(metrics::UPSTREAM, &upstream);
         out.key("peers").open('[');
-        for peer in view.peers(upstream.group) {
+        for peer in view.peers(&upstream.group) {
             out.item().open('{');
             out.key("name").string(&peer.name);
-            out.key("server").string(peer.server);
+            out.key("server").string(&peer.server().name);
             out.key("backup").raw(if peer.is_backup { "true" } else { "false" });
             out.key("state").string(peer.state().as_str());
             out.members(metrics::PEER, &peer);
@@ -180,7 +180,7 @@ pub fn prometheus(view: &View) -> Vec<u8> {
     family(&mut out, "upstream_", metrics::UPSTREAM, &upstreams);
     let peers: Vec<_> = view
         .upstreams()
-        .flat_map(|upstream| view.peers(upstream.group))
+        .flat_map(|upstream| view.peers(&upstream.group).collect::<Vec<_>>())
         .map(|peer| (Labels::default().with("upstream", &peer.group.name).with("peer", &peer.name), peer))
         .collect();
     family(&mut out, "upstream_peer_", metrics::PEER, &peers);

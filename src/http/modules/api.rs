@@ -1,0 +1,214 @@
+//! The control interface over HTTP: `api` serves nginx Plus' API, and lets clients change upstreams with `write=on`.
+//!
+//! Runs in the content phase. At the control socket (`control`) the same module also speaks nginx's control API and
+//! serves what `pronghorn ctl` asks for (`api/control.rs`). Numbers come from shared memory and this process' state of
+//! the upstreams, on another thread; changes are orders to the master. Behaviour: nginx.org, ngx_http_api_module; the
+//! description of nginx's control API.
+
+mod change;
+mod control;
+mod plus;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::config::directive::custom;
+use crate::config::inherit::own;
+use crate::config::{Arity, Context, Diagnostic, Diagnostics, Node, Span, settings};
+use crate::http::config::compile::Cx;
+use crate::http::config::server::Server;
+use crate::http::modules::status::{view::View, write};
+use crate::http::modules::{BlockConf, Directive, ModuleTable};
+use crate::http::request::Request;
+use crate::http::response::{Body, Response};
+use crate::http::scope::Variable;
+use crate::http::verdict::{Reply, Then, Verdict, Work};
+use crate::http::{Config, Worker};
+use crate::net::transport::Probe;
+use crate::proto::header::Id;
+use crate::runtime::blocking::Lane;
+use crate::shared::control::{Answer, Operator, Order};
+use crate::upstream::Group;
+
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        access: Option<Access> => own,
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Access {
+    may_write: bool,
+    span: Span,
+}
+
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("api", Context::LOCATION, Arity::between(0, 1), api,
+        "Serves the API of nginx Plus, versions 1 to 9, below this location: connections, requests, servers, upstreams, workers. With write=on clients may \
+         add, change and remove the servers of upstreams, so the location needs access rules."),
+];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl BlockConf for Conf {
+    const INHERITS: bool = false; // it is the content of its own block only
+    const INHERITS_NAMELESS: bool = true;
+
+    fn freeze(&mut self, cx: &mut Cx) {
+        cx.drafts.api.takes_orders |= self.access.is_some_and(|access| access.may_write);
+    }
+
+    fn acts(&self) -> bool {
+        self.access.is_some()
+    }
+}
+
+/// What the whole block has to say about its locations.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Table {
+    /// Some location lets clients change something.
+    pub takes_orders: bool,
+}
+
+impl ModuleTable for Table {
+    fn open(cx: &mut Cx) -> Self {
+        cx.drafts.api
+    }
+}
+
+/// Warns of locations in which everybody may change upstreams.
+pub fn warn_of_open_doors(servers: &[Server], out: &mut Diagnostics) {
+    for location in servers.iter().flat_map(Server::locations) {
+        let confs = &location.confs;
+        let is_guarded = confs.access.acts() || confs.auth_basic.acts() || confs.auth_request.acts();
+        if let Some(access) = confs.api.access.filter(|access| access.may_write && !is_guarded) {
+            let message = "every client of this location may change upstreams";
+            let help = "add access rules, such as \"allow 127.0.0.1; deny all;\", or leave \"write=on\" out";
+            out.push(Diagnostic::warning(access.span, message).help(help));
+        }
+    }
+}
+
+fn api(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let may_write = match node.arg(0) {
+        "" | "write=off" => false,
+        "write=on" => true,
+        word => {
+            let message = format!("invalid parameter \"{word}\"");
+            return Err(
+                Diagnostic::error(node.arg_span(0), message).help("write \"write=on\" or \"write=off\"")
+            );
+        }
+    };
+    match conf.access.replace(Access { may_write, span: node.span }) {
+        None => Ok(()),
+        Some(_) => Err(crate::config::inherit::duplicate(node)),
+    }
+}
+
+pub fn content(request: &mut Request) -> Verdict {
+    let Some(access) = request.location.confs.api.access else { return Verdict::Next };
+    let rest = request.uri.strip_prefix(request.location.name.as_bytes()).unwrap_or(&request.uri);
+    let Ok(rest) = std::str::from_utf8(rest) else { return plus::failure(request, &plus::PATH_NOT_FOUND) };
+    let path: Vec<Box<str>> = rest.split('/').filter(|part| !part.is_empty()).map(Box::from).collect();
+    let path: Vec<&str> = path.iter().map(|part| &**part).collect();
+    if request.config.is_control {
+        control::serve(request, &path)
+    } else {
+        plus::serve(request, &path, access.may_write)
+    }
+}
+
+/// The worker whose upstreams are shown and changed.
+fn subject(request: &Request) -> &'static Worker {
+    request.worker.subject.unwrap_or(request.worker)
+}
+
+/// What documents are made of, on another thread.
+struct Source {
+    config: &'static Config,
+    groups: Vec<Arc<Group>>,
+    fields: Option<String>,
+    /// The address that the client has asked.
+    address: String,
+}
+
+impl Source {
+    fn of(request: &Request) -> Self {
+        let subject = subject(request);
+        let fields = request.args.split(|byte| *byte == b'&').find_map(|pair| pair.strip_prefix(b"fields="));
+        Self {
+            config: subject.config,
+            groups: subject.upstreams.present(),
+            fields: fields.map(|fields| String::from_utf8_lossy(fields).into_owned()),
+            address: request.connection.local.to_string(),
+        }
+    }
+
+    fn view(&self) -> View {
+        View::new(self.config, self.groups.clone())
+    }
+
+    /// The upstream block of a name.
+    fn group(&self, name: &str) -> Option<&Arc<Group>> {
+        self.groups.iter().find(|group| group.is_block && *group.name == *name)
+    }
+}
+
+/// Makes a document on another thread.
+fn made(request: &Request, make: impl FnOnce(&Source) -> Verdict + Send + 'static) -> Verdict {
+    let source = Source::of(request);
+    Work::on_files(move || -> Then {
+        let verdict = make(&source);
+        let Verdict::Done(reply) = verdict else { return Box::new(|_| Verdict::Next) };
+        Box::new(move |_| Verdict::Done(reply))
+    })
+    .into()
+}
+
+/// Gives an order to the master, and decides by its answer.
+fn ordered(
+    request: &Request,
+    order: Order,
+    then: impl FnOnce(&mut Request, Answer) -> Verdict + Send + 'static,
+) -> Verdict {
+    let desk = request.worker.desk.clone();
+    let run = async move {
+        let answer = desk.give(order).await;
+        let then: Then = Box::new(move |request| then(request, answer));
+        then
+    };
+    Work { run: Box::pin(run), lane: Lane::Files }.into()
+}
+
+/// Whoever gives orders over this connection.
+fn operator(request: &Request) -> Operator {
+    let peer = request.connection.probe.and_then(Probe::peer_credentials);
+    peer.map_or(Operator::UNKNOWN, |(pid, uid)| Operator { pid, uid })
+}
+
+fn document(status: u16, value: &Value) -> Verdict {
+    let mut text = value.to_string();
+    text.push('\n');
+    reply(status, b"application/json", text.into_bytes())
+}
+
+fn reply(status: u16, content_type: &[u8], body: Vec<u8>) -> Verdict {
+    let mut response = Response::with_type(status, content_type);
+    response.headers.push_id(Id::CacheControl, b"no-store");
+    let body = if body.is_empty() { Body::Empty } else { Body::Bytes(Cow::Owned(body)) };
+    Verdict::Done(Reply::Response(Box::new(response), body))
+}
+
+/// The whole body of a request that was read; `None`: it is longer than `client_body_buffer_size`.
+fn body(request: &Request) -> Option<&[u8]> {
+    if request.body.file().is_some() {
+        return None;
+    }
+    let kept = request.body.kept();
+    Some(if kept.is_empty() { request.body.data() } else { kept })
+}

@@ -1,0 +1,323 @@
+//! Nginx Plus' API, versions 1 to 9: documents about what runs.
+//!
+//! A field that Plus has and we do not count is left out. Behaviour: nginx.org, ngx_http_api_module.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::{Source, Verdict, change, document, made, ordered};
+use crate::http::modules::status::view::{Peer, View, Zone};
+use crate::http::request::Request;
+use crate::log::format::time_iso8601;
+use crate::proto::message::Method;
+use crate::shared::control::Order;
+use crate::shm::counter::{self, Slot, Total, Word};
+use crate::shm::{heartbeat, lanes};
+use crate::sys::{clock, process};
+use crate::upstream::Group;
+use crate::upstream::peer::Server;
+
+/// The last version that we speak; each is a superset of those before.
+const VERSION: u8 = 9;
+
+const HREF: &str = "https://nginx.org/en/docs/http/ngx_http_api_module.html";
+
+/// An error, in Plus' words.
+pub(super) struct Failure {
+    pub status: u16,
+    pub text: &'static str,
+    pub code: &'static str,
+}
+
+const fn fails(status: u16, text: &'static str, code: &'static str) -> Failure {
+    Failure { status, text, code }
+}
+
+pub(super) const PATH_NOT_FOUND: Failure = fails(404, "path not found", "PathNotFound");
+pub(super) const METHOD_DISABLED: Failure = fails(405, "method disabled", "MethodDisabled");
+pub(super) const UNKNOWN_VERSION: Failure = fails(404, "unknown version", "UnknownVersion");
+pub(super) const NO_UPSTREAM: Failure = fails(404, "upstream not found", "UpstreamNotFound");
+pub(super) const NO_SERVER: Failure = fails(404, "server not found", "UpstreamServerNotFound");
+pub(super) const BAD_ID: Failure = fails(400, "invalid server id", "UpstreamBadServerId");
+pub(super) const JSON_ERROR: Failure = fails(415, "the body is not valid JSON", "JsonError");
+pub(super) const TOO_LONG: Failure =
+    fails(413, "the body exceeds client_body_buffer_size", "RequestEntityTooLarge");
+
+/// The response to a request that fails.
+pub(super) fn failure(request: &mut Request, failure: &Failure) -> Verdict {
+    failure_because(request, failure, failure.text)
+}
+
+/// The same with another text.
+pub(super) fn failure_because(request: &mut Request, failure: &Failure, text: &str) -> Verdict {
+    let (high, low) = crate::http::modules::http_core::request_id(request);
+    let error = json!({ "status": failure.status, "text": text, "code": failure.code });
+    document(
+        failure.status,
+        &json!({ "error": error, "request_id": format!("{high:016x}{low:016x}"), "href": HREF }),
+    )
+}
+
+/// Serves a path below the location: `9/http/upstreams`.
+pub(super) fn serve(request: &mut Request, path: &[&str], may_write: bool) -> Verdict {
+    let Some((version, path)) = path.split_first() else {
+        return document(200, &json!((1..=VERSION).collect::<Vec<_>>()));
+    };
+    if !version.parse::<u8>().is_ok_and(|version| (1..=VERSION).contains(&version)) {
+        return failure(request, &UNKNOWN_VERSION);
+    }
+    match (&request.method, path) {
+        (method, _) if method.is_get_or_head() => get(request, path),
+        _ if !may_write => failure(request, &METHOD_DISABLED),
+        (Method::Post, ["http", "upstreams", name, "servers"]) => change::add(request, name),
+        (Method::Patch, ["http", "upstreams", name, "servers", id]) => change::set(request, name, id),
+        (Method::Delete, ["http", "upstreams", name, "servers", id]) => change::remove(request, name, id),
+        _ => failure(request, &METHOD_DISABLED),
+    }
+}
+
+fn get(request: &mut Request, path: &[&str]) -> Verdict {
+    let names = |names: &[&str]| document(200, &json!(names));
+    match path {
+        [] => names(&["nginx", "processes", "connections", "slabs", "http", "resolvers", "ssl", "workers"]),
+        ["http"] => names(&[
+            "requests",
+            "server_zones",
+            "location_zones",
+            "caches",
+            "limit_conns",
+            "limit_reqs",
+            "upstreams",
+            "keyvals",
+        ]),
+        ["processes"] => ordered(request, Order::Processes, |request, answer| {
+            let found = serde_json::from_slice::<Value>(&answer.body).ok().filter(|_| answer.status == 200);
+            match found {
+                Some(found) => document(200, &json!({ "respawned": found["respawned"] })),
+                None => failure(request, &fails(503, "the master does not answer", "Unavailable")),
+            }
+        }),
+        ["nginx"] => made(request, |source| filtered(source, nginx(source))),
+        ["connections"] => made(request, |source| filtered(source, connections(counter::total))),
+        ["http", "requests"] => made(request, |source| {
+            let current = counter::total(Total::Reading) + counter::total(Total::Writing);
+            filtered(source, json!({ "total": counter::total(Total::Requests), "current": current }))
+        }),
+        // There is nothing of the kind.
+        ["slabs" | "resolvers" | "ssl"]
+        | ["http", "location_zones" | "caches" | "limit_conns" | "limit_reqs" | "keyvals"] => {
+            document(200, &json!({}))
+        }
+        ["workers"] => made(request, |source| {
+            let list: Vec<Value> = source.view().workers.iter().map(|worker| {
+                let of = |total| worker.number_of(total);
+                let requests = json!({ "total": of(Total::Requests), "current": of(Total::Reading) + of(Total::Writing) });
+                json!({
+                    "id": worker.number,
+                    "pid": worker.heartbeat.pid,
+                    "connections": connections(of),
+                    "http": { "requests": requests },
+                })
+            }).collect();
+            document(200, &Value::from(list))
+        }),
+        ["http", "server_zones"] => {
+            made(request, |source| filtered(source, Value::from(server_zones(&source.view()))))
+        }
+        ["http", "server_zones", name] => {
+            let name = (*name).to_owned();
+            made(request, move |source| match server_zones(&source.view()).remove(&name) {
+                Some(zone) => filtered(source, zone),
+                None => missing(&fails(404, "server zone not found", "ServerZoneNotFound")),
+            })
+        }
+        ["http", "upstreams"] => made(request, |source| {
+            let view = source.view();
+            let all = source.groups.iter().filter(|group| group.is_block);
+            let all: Map<String, Value> =
+                all.map(|group| (group.name.to_string(), upstream(&view, group))).collect();
+            filtered(source, Value::from(all))
+        }),
+        ["http", "upstreams", name] => {
+            let name = (*name).to_owned();
+            made(request, move |source| match source.group(&name) {
+                Some(group) => filtered(source, upstream(&source.view(), group)),
+                None => missing(&NO_UPSTREAM),
+            })
+        }
+        ["http", "upstreams", name, "servers"] => {
+            let name = (*name).to_owned();
+            made(request, move |source| match source.group(&name) {
+                Some(group) => document(200, &servers(group)),
+                None => missing(&NO_UPSTREAM),
+            })
+        }
+        ["http", "upstreams", name, "servers", id] => {
+            let Ok(id) = id.parse::<u32>() else { return failure(request, &BAD_ID) };
+            let name = (*name).to_owned();
+            made(request, move |source| {
+                let Some(group) = source.group(&name) else { return missing(&NO_UPSTREAM) };
+                match group.position(id).and_then(|position| group.servers.get(position)) {
+                    Some(found) => document(200, &server(found)),
+                    None => missing(&NO_SERVER),
+                }
+            })
+        }
+        _ => failure(request, &PATH_NOT_FOUND),
+    }
+}
+
+/// A failure without the id of its request, from another thread.
+fn missing(failure: &Failure) -> Verdict {
+    let error = json!({ "status": failure.status, "text": failure.text, "code": failure.code });
+    document(failure.status, &json!({ "error": error, "href": HREF }))
+}
+
+/// The document, with the fields only that the client asks for (`?fields=a,b`).
+fn filtered(source: &Source, mut value: Value) -> Verdict {
+    if let (Some(fields), Value::Object(object)) = (&source.fields, &mut value) {
+        let wanted: Vec<&str> = fields.split(',').collect();
+        object.retain(|key, _| wanted.contains(&key.as_str()));
+    }
+    document(200, &value)
+}
+
+fn nginx(source: &Source) -> Value {
+    let (now_s, nanos) = clock::wall();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "build": "pronghorn",
+        "address": source.address,
+        "generation": heartbeat::read(lanes::mine()).generation,
+        "load_timestamp": time(source.config.loaded_s, 0),
+        "timestamp": time(now_s, nanos / 1_000_000),
+        "pid": process::pid(),
+        "ppid": process::parent_pid(),
+    })
+}
+
+/// ISO 8601 with milliseconds, such as `2026-11-21T06:31:12.345+00:00`.
+fn time(secs: i64, millis: u32) -> String {
+    let mut text = Vec::new();
+    time_iso8601(secs, &mut text);
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    let fraction = format!(".{millis:03}");
+    text.insert_str("2026-11-21T06:31:12".len().min(text.len()), &fraction);
+    text
+}
+
+fn connections(of: impl Fn(Total) -> u64) -> Value {
+    let (accepted, active, idle) = (of(Total::Accepted), of(Total::Active), of(Total::Waiting));
+    json!({
+        "accepted": accepted,
+        "dropped": accepted.saturating_sub(of(Total::Handled)),
+        "active": active.saturating_sub(idle),
+        "idle": idle,
+    })
+}
+
+/// The numbers of all servers that have the same name, under that name.
+fn server_zones(view: &View) -> Map<String, Value> {
+    let mut zones = Map::new();
+    for server in view.servers() {
+        let Zone { name, address, slot } = &server;
+        let numbers = numbers(*slot, "received", "sent");
+        let name = match *name {
+            "" => (*address).to_owned(),
+            name if zones.contains_key(name) => format!("{name} {address}"),
+            name => name.to_owned(),
+        };
+        zones.insert(name, numbers);
+    }
+    zones
+}
+
+/// The counts of a slot, with Plus' names for the bytes from and to the other side.
+fn numbers(slot: Option<Slot>, bytes_in: &str, bytes_out: &str) -> Value {
+    let of = |word| slot.map_or(0, |slot| slot.get(word));
+    let classes = [Word::Status1xx, Word::Status2xx, Word::Status3xx, Word::Status4xx, Word::Status5xx];
+    let mut responses = Map::new();
+    let mut answered = 0;
+    for (index, word) in classes.into_iter().enumerate() {
+        let count = of(word);
+        answered += count;
+        responses.insert(format!("{}xx", index + 1), json!(count));
+    }
+    responses.insert("total".to_owned(), json!(answered));
+    let requests = of(Word::Requests);
+    let mut object = Map::new();
+    object.insert("requests".to_owned(), json!(requests));
+    object.insert("responses".to_owned(), Value::from(responses));
+    object.insert("discarded".to_owned(), json!(requests.saturating_sub(answered)));
+    object.insert(bytes_in.to_owned(), json!(of(Word::BytesIn)));
+    object.insert(bytes_out.to_owned(), json!(of(Word::BytesOut)));
+    Value::from(object)
+}
+
+fn upstream(view: &View, group: &Arc<Group>) -> Value {
+    let peers: Vec<Value> = view.peers(group).map(|found| peer(&found)).collect();
+    let mut object = Map::new();
+    object.insert("peers".to_owned(), Value::from(peers));
+    if group.is_shared {
+        object.insert("zone".to_owned(), json!(group.name));
+    }
+    Value::from(object)
+}
+
+fn peer(peer: &Peer) -> Value {
+    let mut value = numbers(peer.slot, "received", "sent");
+    let Value::Object(object) = &mut value else { return value };
+    object.remove("discarded");
+    let server = peer.server();
+    let mut put = |key: &str, value: Value| object.insert(key.to_owned(), value);
+    put("id", json!(server.id));
+    put("server", json!(peer.name));
+    put("name", json!(server.name));
+    put("backup", json!(peer.is_backup));
+    put("weight", json!(peer.weight));
+    put("state", json!(peer.state().as_str()));
+    put("active", json!(peer.active()));
+    put("fails", json!(peer.slot.map_or(0, |slot| slot.get(Word::Failures))));
+    if server.conns_max != 0 {
+        put("max_conns", json!(server.conns_max));
+    }
+    for (key, us) in [("header_time", peer.head_us()), ("response_time", peer.response_us())] {
+        if us != 0 {
+            put(key, json!(us / 1000));
+        }
+    }
+    value
+}
+
+/// The servers of an upstream, as they are configured now.
+pub(super) fn servers(group: &Group) -> Value {
+    group.present().map(|(_, found)| server(found)).collect()
+}
+
+pub(super) fn server(server: &Server) -> Value {
+    let mut value = json!({
+        "id": server.id,
+        "server": server.name,
+        "weight": server.weight,
+        "max_conns": server.conns_max,
+        "max_fails": server.fails_max,
+        "fail_timeout": duration(server.fail_timeout_ms),
+        "slow_start": duration(server.slow_start_ms),
+        "route": server.route.as_deref().unwrap_or(""),
+        "backup": server.priority != 0,
+        "down": server.down,
+    });
+    if server.drain {
+        value["drain"] = json!(true);
+    }
+    if let Some(service) = &server.service {
+        value["service"] = json!(service);
+    }
+    value
+}
+
+/// A time as in a configuration.
+fn duration(ms: u64) -> String {
+    if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
+}

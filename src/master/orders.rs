@@ -1,0 +1,457 @@
+//! Orders of operators: changes of upstreams, reloads, questions that only the master can answer.
+//!
+//! They come from the controller, and from workers if a location has `api write=on` (`rules.rs`). A change is made in
+//! the configuration in force first, written to the state file, and then told to every process; only then is it
+//! answered. While a configuration is being read or its workers start, changes wait: so every process has either the
+//! configuration that was changed, or is told.
+//!
+//! Touches: the state file, the configuration in force, the control sockets.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::cycle::Config;
+use crate::log;
+use crate::master::Master;
+use crate::master::seat::Worker;
+use crate::master::supervisor::{Event, Order as Request, WorkerId};
+use crate::shared::control::{Operator, Order};
+use crate::sys::sealed;
+use crate::upstream::edits::{Difference, Edit, Edits, Kind, Refusal};
+use crate::worker::messages::{Edited, PART_BYTES_MAX, Part, ToWorker};
+
+/// Maximum size of a state file, and of the changes that go to the next binary.
+const STATE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The state file is written anew when it has this many lines more than twice the differences.
+const STALE_LINES_MAX: usize = 1000;
+
+/// The orders that were not answered yet, and the changes that were made.
+#[derive(Debug, Default)]
+pub struct Orders {
+    edits: Edits,
+    /// The changes in the configuration before this one, until this one is sure to stay.
+    edits_before: Option<Edits>,
+    state: Option<State>,
+    waiting: VecDeque<Waiting>,
+    /// Those who wait for the outcome of the reload under way.
+    reloading: Vec<(WorkerId, u32)>,
+    /// The outcome of that reload, once it is known.
+    verdict: Option<bool>,
+    /// Parts of answers that found no room in their sockets.
+    unsent: VecDeque<(WorkerId, Part)>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    worker: WorkerId,
+    number: u32,
+    order: Order,
+}
+
+/// The file in which the changes survive a restart.
+#[derive(Debug)]
+struct State {
+    path: PathBuf,
+    file: File,
+    lines: usize,
+}
+
+/// A process in the answer to [`Order::Processes`]; the first three fields are those of nginx's control API.
+#[derive(Serialize)]
+struct Process {
+    name: &'static str,
+    pid: i32,
+    exiting: bool,
+    generation: u64,
+}
+
+impl Orders {
+    /// Takes over the changes that were made before: those of the older master, or those in the state file. Makes them
+    /// in `config`.
+    pub fn open(state: Option<PathBuf>, inherited: Option<OwnedFd>, config: &mut Config) -> Self {
+        let mut orders = Self::default();
+        let text = match inherited {
+            Some(fd) => sealed::read(fd, STATE_BYTES_MAX).map(|bytes| bytes.to_vec()).ok(),
+            None => state.as_deref().and_then(read_state),
+        };
+        orders.edits = parse(&text.unwrap_or_default(), state.as_deref());
+        forgotten(&config.apply_edits(&mut orders.edits));
+        orders.use_state(state);
+        orders
+    }
+
+    /// The changes in sealed memory, for the next binary.
+    pub fn sealed(&self) -> Option<OwnedFd> {
+        if self.edits.is_empty() {
+            return None;
+        }
+        let why = |error: &io::Error| {
+            log::alert!(
+                log::process(),
+                &(),
+                "memfd_create() failed {}: changes of upstreams do not reach the new binary",
+                log::Cause(error)
+            );
+        };
+        sealed::seal("edits", &text(&self.edits)).inspect_err(why).ok()
+    }
+
+    /// Takes an order.
+    pub fn take(&mut self, worker: WorkerId, number: u32, order: Order) {
+        self.waiting.push_back(Waiting { worker, number, order });
+    }
+
+    /// Makes the changes in the next configuration.
+    pub fn carry_over(&mut self, next: &mut Config) {
+        self.edits_before = Some(self.edits.clone());
+        forgotten(&next.apply_edits(&mut self.edits));
+    }
+
+    /// The configuration that was read is not used.
+    pub fn is_refused(&mut self) {
+        self.verdict = Some(false);
+    }
+
+    /// The configuration before is in force again.
+    pub fn is_undone(&mut self) {
+        if let Some(edits) = self.edits_before.take() {
+            self.edits = edits;
+        }
+        self.verdict = Some(false);
+    }
+
+    /// The configuration is in force, and stays. `state`: its state file.
+    pub fn is_in_force(&mut self, state: Option<PathBuf>) {
+        self.verdict = Some(true);
+        if self.edits_before.take().is_some() {
+            self.use_state(state);
+        }
+    }
+
+    /// True if something waits for room in a socket.
+    pub fn has_unsent(&self, workers: &[Worker]) -> bool {
+        !self.unsent.is_empty() || workers.iter().any(|worker| !worker.edited.is_empty())
+    }
+
+    /// Writes the state file anew, so that it has only what is different.
+    fn use_state(&mut self, path: Option<PathBuf>) {
+        self.state = None;
+        let Some(path) = path else { return };
+        match State::create(path, &self.edits) {
+            Ok(state) => self.state = Some(state),
+            Err((path, error)) => {
+                let (path, cause) = (path.display(), log::Cause(&error));
+                log::alert!(
+                    log::process(),
+                    &(),
+                    "writing the state file \"{path}\" failed {cause}: changes are refused until it can be written"
+                );
+            }
+        }
+    }
+}
+
+impl State {
+    /// Replaces the file as a whole, so that a full disk leaves the old one.
+    fn create(path: PathBuf, edits: &Edits) -> Result<Self, (PathBuf, io::Error)> {
+        let write = || {
+            let mut name = path.file_name().unwrap_or_default().to_owned();
+            name.push(".new");
+            let next = path.with_file_name(name);
+            let _ = std::fs::remove_file(&next);
+            // It must be ours alone: whoever can write to it can send requests anywhere after the next start.
+            let mut options = File::options();
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            let mut file = options.append(true).create_new(true).open(&next)?;
+            file.write_all(&text(edits))?;
+            std::fs::rename(&next, &path)?;
+            Ok(file)
+        };
+        match write() {
+            Ok(file) => Ok(Self { lines: edits.len(), file, path }),
+            Err(error) => Err((path, error)),
+        }
+    }
+
+    /// Appends a line; if only a part of it finds room, it is taken back.
+    fn append(&mut self, difference: &Difference) -> io::Result<()> {
+        let length = self.file.metadata()?.len();
+        let appended = self.file.write_all(&line(difference));
+        if appended.is_err() {
+            let _ = self.file.set_len(length);
+        } else {
+            self.lines += 1;
+        }
+        appended
+    }
+}
+
+impl Master {
+    /// Carries out the orders that can be carried out now, and sends what could not be sent before.
+    pub(super) fn carry_out_orders(&mut self) {
+        self.tell_verdict();
+        while let Some(Waiting { order, .. }) = self.orders.waiting.front() {
+            let is_question = matches!(order, Order::Processes | Order::Differences);
+            if !is_question
+                && !self.supervisor.is_at_rest()
+                && !self.supervisor.is_ending()
+                && !self.is_upgrading()
+            {
+                break;
+            }
+            let Some(Waiting { worker, number, order }) = self.orders.waiting.pop_front() else { break };
+            let (status, body) = match order {
+                Order::Processes => (200, self.processes()),
+                Order::Differences => (
+                    200,
+                    serde_json::to_vec(&self.orders.edits.iter().collect::<Vec<_>>()).unwrap_or_default(),
+                ),
+                _ if self.supervisor.is_ending() => (503, b"the server is shutting down".to_vec()),
+                _ if self.is_upgrading() => {
+                    (409, b"the binary is being upgraded: end one of the two masters first".to_vec())
+                }
+                Order::Edit { upstream, edit, by } => self.edit(&upstream, &edit, by),
+                Order::Reload { by } => {
+                    self.reload_for(worker, number, by);
+                    continue;
+                }
+            };
+            self.answer(worker, number, status, &body);
+        }
+        self.send_edits();
+        self.send_answers();
+    }
+
+    /// Two masters serve: a change would reach the processes of one of them only.
+    fn is_upgrading(&self) -> bool {
+        self.elder.is_some() || self.successor.is_some()
+    }
+
+    /// Starts a reload whose outcome a process waits for.
+    fn reload_for(&mut self, worker: WorkerId, number: u32, by: Operator) {
+        log::notice!(log::process(), &(), "reload ordered by {by}");
+        self.orders.reloading.push((worker, number));
+        self.orders.verdict = None;
+        log::begin_capture();
+        self.happen(Event::Ordered { order: Request::Reload, is_followed: false });
+        self.tell_verdict();
+    }
+
+    /// Answers those who wait for the outcome of a reload, once it is known.
+    fn tell_verdict(&mut self) {
+        // A client that comes after the answer meets the new configuration.
+        if self.orders.verdict == Some(true) && self.supervisor.do_former_ones_accept() {
+            return;
+        }
+        let Some(is_accepted) = self.orders.verdict.take() else { return };
+        let lines = log::end_capture();
+        let body = serde_json::json!({ "logs": lines, "generation": self.supervisor.generation() });
+        let status = if is_accepted { 200 } else { 422 };
+        for (worker, number) in std::mem::take(&mut self.orders.reloading) {
+            self.answer(worker, number, status, body.to_string().as_bytes());
+        }
+    }
+
+    fn processes(&self) -> Vec<u8> {
+        let process = |worker: &Worker| Process {
+            name: worker.role.title(),
+            pid: worker.pid,
+            exiting: self.supervisor.hears(worker.id).is_none_or(|state| state.is_leaving()),
+            generation: self.supervisor.generation_of(worker.id),
+        };
+        let processes: Vec<Process> = self.workers.iter().map(process).collect();
+        let respawned = self.respawned;
+        serde_json::json!({ "processes": processes, "respawned": respawned }).to_string().into_bytes()
+    }
+
+    /// Changes a server of an upstream, and tells all processes.
+    fn edit(&mut self, upstream: &str, edit: &Edit, by: Operator) -> (u16, Vec<u8>) {
+        let refused = |status, why: String| (status, why.into_bytes());
+        let edited = self.cycle.config.edit_upstream(&mut self.orders.edits, upstream, edit);
+        let (made, difference) = match edited {
+            Ok(edited) => edited,
+            Err(why @ (Refusal::NoGroup | Refusal::NoServer)) => return refused(404, why.to_string()),
+            Err(why @ Refusal::Line(_)) => return refused(400, why.to_string()),
+            Err(why @ Refusal::Full) => return refused(507, why.to_string()),
+        };
+        if let Err((path, error)) = self.write_state(&difference) {
+            self.orders.edits.forget(&made, &difference);
+            self.cycle.config.put_upstream_back(&made);
+            let cause = log::Cause(&error);
+            let why = format!("writing the state file \"{}\" failed {cause}", path.display());
+            log::alert!(log::process(), &(), "{why}: a change of upstream \"{upstream}\" is refused");
+            return refused(507, why);
+        }
+        let what = match difference.change {
+            Kind::Add => "added",
+            Kind::Set => "changed",
+            Kind::Remove | Kind::Undo => "removed",
+        };
+        log::notice!(
+            log::process(),
+            &(),
+            "server \"{}\" of upstream \"{upstream}\" {what} by {by}",
+            difference.server
+        );
+        let position = (index(made.group), index(made.position));
+        for worker in &mut self.workers {
+            if self.supervisor.is_of_generation(worker.id) {
+                worker.edited.insert(position);
+            }
+        }
+        self.send_edits();
+        (200, serde_json::json!({ "id": made.server.id }).to_string().into_bytes())
+    }
+
+    /// Makes a change survive a restart, if the configuration names a state file.
+    fn write_state(&mut self, difference: &Difference) -> Result<(), (PathBuf, io::Error)> {
+        let Some(path) = self.settings().control_state(&self.cycle.config.prefix) else { return Ok(()) };
+        let is_stale = |state: &State| state.lines > 2 * self.orders.edits.len() + STALE_LINES_MAX;
+        match &mut self.orders.state {
+            Some(state) if state.path == path && !is_stale(state) => {
+                state.append(difference).map_err(|error| (path, error))
+            }
+            // It could not be written before, or has grown long.
+            _ => {
+                self.orders.state = Some(State::create(path, &self.orders.edits)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells the processes which servers were changed; one whose socket is full is told later.
+    fn send_edits(&mut self) {
+        let config = &self.cycle.config;
+        for worker in &mut self.workers {
+            let mut edited: BTreeSet<_> = std::mem::take(&mut worker.edited);
+            while let Some((group, position)) = edited.pop_first() {
+                let Some(message) = message(config, group, position) else { continue };
+                if !worker.send(&ToWorker::Edited(message)) {
+                    edited.insert((group, position));
+                    break;
+                }
+            }
+            worker.edited = edited;
+        }
+    }
+
+    fn answer(&mut self, worker: WorkerId, number: u32, status: u16, body: &[u8]) {
+        if let Some(worker) = self.worker_mut(worker) {
+            worker.ledger.answer();
+        }
+        let mut rest = body;
+        loop {
+            let (part, next) = rest.split_at(rest.len().min(PART_BYTES_MAX));
+            let part = Part { number, status, is_last: next.is_empty(), body: part.to_vec() };
+            self.orders.unsent.push_back((worker, part));
+            rest = next;
+            if rest.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn send_answers(&mut self) {
+        for _ in 0..self.orders.unsent.len() {
+            let Some((id, part)) = self.orders.unsent.pop_front() else { return };
+            // A change is told before it is answered, so that whoever asked sees it.
+            let is_first_told = |worker: &mut Worker| worker.edited.is_empty();
+            match self.worker_mut(id) {
+                None => {} // it is gone, and so is its client
+                Some(worker) => {
+                    let message = ToWorker::Answer(part);
+                    if !is_first_told(worker) || !worker.send(&message) {
+                        let ToWorker::Answer(part) = message else { return };
+                        self.orders.unsent.push_front((id, part));
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn index(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+/// The message about the server at a position of a group.
+fn message(config: &Config, group: u32, position: u32) -> Option<Edited> {
+    let found = config.upstream(group as usize)?;
+    let server = found.servers.get(position as usize)?;
+    let line = match server.is_removed {
+        true => server.name.to_string(),
+        false => crate::upstream::block::words(server).join(" "),
+    };
+    let shared = found.shared_of(position as usize).iter();
+    let shared = shared.map(|it| (it.slot.map(|slot| slot.index()), it.place.map(|place| place.index())));
+    let (id, is_removed, line) = (server.id, server.is_removed, line.into());
+    Some(Edited { group, position, id, line, is_removed, shared: shared.collect() })
+}
+
+fn forgotten(messages: &[String]) {
+    for message in messages {
+        log::warn!(log::process(), &(), "{message}");
+    }
+}
+
+/// The contents of the state file; `None`: there is none, or it cannot be read, which was reported.
+fn read_state(path: &Path) -> Option<Vec<u8>> {
+    let read = std::fs::metadata(path).and_then(|file| {
+        if file.len() > STATE_BYTES_MAX as u64 {
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
+        std::fs::read(path)
+    });
+    match read {
+        Ok(bytes) => Some(bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            let (path, cause) = (path.display(), log::Cause(&error));
+            log::alert!(
+                log::process(),
+                &(),
+                "reading the state file \"{path}\" failed {cause}: upstreams are as configured"
+            );
+            None
+        }
+    }
+}
+
+/// The differences in a state file. A line that is none is reported and left out.
+fn parse(text: &[u8], path: Option<&Path>) -> Edits {
+    let mut edits = Edits::default();
+    for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        if line.is_empty() {
+            continue;
+        }
+        match serde_json::from_slice::<Difference>(line) {
+            Ok(difference) => _ = edits.remember(difference),
+            Err(error) => {
+                let path = path.unwrap_or(Path::new("")).display();
+                let number = index + 1;
+                log::alert!(
+                    log::process(),
+                    &(),
+                    "line {number} of the state file \"{path}\" is ignored: {error}"
+                );
+            }
+        }
+    }
+    edits
+}
+
+fn text(edits: &Edits) -> Vec<u8> {
+    edits.iter().flat_map(line).collect()
+}
+
+fn line(difference: &Difference) -> Vec<u8> {
+    let mut line = serde_json::to_vec(difference).unwrap_or_default();
+    line.push(b'\n');
+    line
+}

@@ -1,0 +1,280 @@
+//! Orders of operators, as they travel from the process that serves the operator to the master, and their answers.
+//!
+//! Pure data and text. The master carries out an order and answers it; nothing that a worker can read by itself is an
+//! order.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::base::frame::Fields;
+use crate::runtime::channel::{OnceReceiver, OnceSender, oneshot};
+use crate::upstream::edits::{Edit, LINE_BYTES_MAX};
+
+/// Maximum number of orders of one process that the master has not answered.
+pub const ORDERS_MAX: usize = 64;
+/// The longest name of an upstream in an order.
+pub const NAME_BYTES_MAX: usize = 1024;
+/// The longest answer that a process waits for; what is longer is cut.
+pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+/// A request to the master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Change a server of the upstream of this name.
+    Edit { upstream: Box<str>, edit: Edit, by: Operator },
+    /// Read the configuration again, and say what came of it.
+    Reload { by: Operator },
+    /// Say which processes there are.
+    Processes,
+    /// Say what is different from the configuration.
+    Differences,
+}
+
+/// Whoever gave an order, for the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Operator {
+    /// The process and user at the other end of a unix socket; 0 for other connections.
+    pub pid: u32,
+    /// `u32::MAX`: unknown.
+    pub uid: u32,
+}
+
+impl Operator {
+    /// A client whose process is not known.
+    pub const UNKNOWN: Self = Self { pid: 0, uid: u32::MAX };
+}
+
+impl std::fmt::Display for Operator {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.pid, self.uid) {
+            (_, u32::MAX) => write!(out, "a client"),
+            (pid, uid) => write!(out, "process {pid} of user {uid}"),
+        }
+    }
+}
+
+/// The answer to an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// An HTTP status.
+    pub status: u16,
+    /// JSON, or the text of an error.
+    pub body: Vec<u8>,
+}
+
+impl Order {
+    /// Appends it to the payload of a message.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        fn text(out: &mut Vec<u8>, text: &str, max: usize) {
+            let bytes = &text.as_bytes()[..text.len().min(max)];
+            out.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
+            out.extend_from_slice(bytes);
+        }
+        fn operator(out: &mut Vec<u8>, by: Operator) {
+            out.extend_from_slice(&by.pid.to_le_bytes());
+            out.extend_from_slice(&by.uid.to_le_bytes());
+        }
+        match self {
+            Self::Edit { upstream, edit, by } => {
+                let (tag, id, line) = match edit {
+                    Edit::Add { line } => (b'a', 0, &**line),
+                    Edit::Set { id, line } => (b's', *id, &**line),
+                    Edit::Remove { id } => (b'r', *id, ""),
+                };
+                out.push(tag);
+                operator(out, *by);
+                text(out, upstream, NAME_BYTES_MAX);
+                if tag != b'a' {
+                    out.extend_from_slice(&id.to_le_bytes());
+                }
+                if tag != b'r' {
+                    text(out, line, LINE_BYTES_MAX);
+                }
+            }
+            Self::Reload { by } => {
+                out.push(b'l');
+                operator(out, *by);
+            }
+            Self::Processes => out.push(b'p'),
+            Self::Differences => out.push(b'd'),
+        }
+    }
+
+    /// Reads a whole payload; `None` unless it is exactly one order.
+    pub fn read(mut fields: Fields<'_>) -> Option<Self> {
+        fn text<'a>(fields: &mut Fields<'a>, max: usize) -> Option<&'a str> {
+            std::str::from_utf8(fields.vector16().filter(|bytes| bytes.len() <= max)?).ok()
+        }
+        fn operator(fields: &mut Fields<'_>) -> Option<Operator> {
+            Some(Operator { pid: fields.u32()?, uid: fields.u32()? })
+        }
+        let order = match fields.u8()? {
+            tag @ (b'a' | b's' | b'r') => {
+                let by = operator(&mut fields)?;
+                let upstream = text(&mut fields, NAME_BYTES_MAX)?.into();
+                let id = if tag == b'a' { 0 } else { fields.u32()? };
+                let line = if tag == b'r' { "" } else { text(&mut fields, LINE_BYTES_MAX)? }.into();
+                let edit = match tag {
+                    b'a' => Edit::Add { line },
+                    b's' => Edit::Set { id, line },
+                    _ => Edit::Remove { id },
+                };
+                Self::Edit { upstream, edit, by }
+            }
+            b'l' => Self::Reload { by: operator(&mut fields)? },
+            b'p' => Self::Processes,
+            b'd' => Self::Differences,
+            _ => return None,
+        };
+        fields.end(order)
+    }
+}
+
+/// The orders of a process that wait to be sent, and those that wait for their answers.
+///
+/// A copy is one pointer to the same orders.
+#[derive(Clone, Default)]
+pub struct Desk(Rc<RefCell<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    /// `None`: nobody carries orders out.
+    send: Option<Box<dyn Fn(u32, Order)>>,
+    last: u32,
+    waiting: HashMap<u32, Waiting>,
+}
+
+struct Waiting {
+    to: OnceSender<Answer>,
+    body: Vec<u8>,
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Desk({})", self.0.borrow().waiting.len())
+    }
+}
+
+impl Desk {
+    /// `send` puts an order on its way to the master.
+    pub fn new(send: impl Fn(u32, Order) + 'static) -> Self {
+        let inner = Inner { send: Some(Box::new(send)), ..Inner::default() };
+        Self(Rc::new(RefCell::new(inner)))
+    }
+
+    /// Gives an order, and waits for the answer.
+    pub async fn give(&self, order: Order) -> Answer {
+        let unavailable = |why: &str| Answer { status: 503, body: why.as_bytes().to_vec() };
+        match self.send(order) {
+            Ok(receiver) => receiver.recv().await.unwrap_or_else(|| unavailable("the master is gone")),
+            Err(why) => unavailable(why),
+        }
+    }
+
+    fn send(&self, order: Order) -> Result<OnceReceiver<Answer>, &'static str> {
+        let mut inner = self.0.borrow_mut();
+        if inner.send.is_none() {
+            return Err("there is no master process that could do it");
+        }
+        if inner.waiting.len() >= ORDERS_MAX {
+            return Err("too many changes wait for the master");
+        }
+        inner.last = inner.last.wrapping_add(1);
+        let number = inner.last;
+        let (to, receiver) = oneshot();
+        inner.waiting.insert(number, Waiting { to, body: Vec::new() });
+        if let Some(send) = &inner.send {
+            send(number, order);
+        }
+        Ok(receiver)
+    }
+
+    /// Takes a part of an answer.
+    pub fn hear(&self, number: u32, status: u16, is_last: bool, part: &[u8]) {
+        let mut inner = self.0.borrow_mut();
+        let Some(waiting) = inner.waiting.get_mut(&number) else { return };
+        let room = ANSWER_BYTES_MAX - waiting.body.len();
+        waiting.body.extend_from_slice(&part[..part.len().min(room)]);
+        if is_last && let Some(Waiting { to, body }) = inner.waiting.remove(&number) {
+            drop(inner);
+            let _ = to.send(Answer { status, body }); // the client may be gone
+        }
+    }
+
+    /// Ends the wait of all: the master is gone.
+    pub fn close(&self) {
+        let mut inner = self.0.borrow_mut();
+        inner.send = None;
+        let waiting = std::mem::take(&mut inner.waiting);
+        drop(inner);
+        drop(waiting);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{self, Runtime};
+
+    fn orders() -> Vec<Order> {
+        let by = Operator { pid: 7, uid: 1000 };
+        let edit = |edit| Order::Edit { upstream: "u".into(), edit, by };
+        vec![
+            edit(Edit::Add { line: "10.0.0.1:80 weight=2".into() }),
+            edit(Edit::Set { id: 3, line: "10.0.0.1:80 down".into() }),
+            edit(Edit::Remove { id: u32::MAX }),
+            Order::Reload { by: Operator::UNKNOWN },
+            Order::Processes,
+            Order::Differences,
+        ]
+    }
+
+    #[test]
+    fn an_order_is_read_as_it_was_written_and_no_part_of_it_is_one() {
+        for order in orders() {
+            let mut bytes = Vec::new();
+            order.write(&mut bytes);
+            assert_eq!(Order::read(Fields(&bytes)), Some(order.clone()));
+            for length in 0..bytes.len() {
+                assert_eq!(Order::read(Fields(&bytes[..length])), None, "{order:?} {length}");
+            }
+            bytes.push(0);
+            assert_eq!(Order::read(Fields(&bytes)), None);
+        }
+    }
+
+    #[test]
+    fn an_answer_comes_in_parts() {
+        let sent = Rc::new(RefCell::new(Vec::new()));
+        let log = Rc::clone(&sent);
+        let desk = Desk::new(move |number, order| log.borrow_mut().push((number, order)));
+        Runtime::new().expect("a loop").block_on(async move {
+            let other = desk.clone();
+            runtime::spawn(async move {
+                let numbers: Vec<u32> = sent.borrow().iter().map(|(number, _)| *number).collect();
+                assert_eq!(numbers, [1]);
+                other.hear(9, 200, true, b"nobody's");
+                other.hear(1, 200, false, b"one ");
+                other.hear(1, 201, true, b"two");
+            });
+            let answer = desk.give(Order::Processes).await;
+            assert_eq!(answer, Answer { status: 201, body: b"one two".to_vec() });
+        });
+    }
+
+    #[test]
+    fn without_a_master_and_beyond_the_limit_orders_are_refused() {
+        Runtime::new().expect("a loop").block_on(async {
+            assert_eq!(Desk::default().give(Order::Processes).await.status, 503);
+            let desk = Desk::new(|_, _| {});
+            let waiting: Vec<_> = (0..ORDERS_MAX).map(|_| desk.send(Order::Processes)).collect();
+            assert!(waiting.iter().all(Result::is_ok));
+            assert_eq!(desk.give(Order::Processes).await.status, 503);
+            desk.close();
+            for receiver in waiting.into_iter().flatten() {
+                assert!(receiver.recv().await.is_none());
+            }
+        });
+    }
+}
