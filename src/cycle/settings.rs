@@ -13,6 +13,7 @@ use crate::config::{
 use crate::http;
 use crate::log::{Level, Logger, Target};
 use crate::net::budget;
+use crate::shared::error_log;
 use crate::sys::names::Names;
 use crate::sys::process;
 use std::path::{Path, PathBuf};
@@ -494,7 +495,10 @@ fn env(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagnosti
 }
 
 fn error_log(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let (target, level) = http::modules::http_core::log_target(node, &cx.options, &mut cx.diagnostics)?;
+    if let Some(warning) = error_log::misread_off(node) {
+        cx.diagnostics.push(warning);
+    }
+    let (target, level) = error_log::log_target(node, &cx.options.prefix, &cx.options.names)?;
     settings.log_targets.push((target, level));
     settings.error_log = Inherit::default();
     let _ = settings.error_log.set(Logger::of(&settings.log_targets), node.span);

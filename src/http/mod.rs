@@ -26,7 +26,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 pub use config::assemble::compile;
-pub use config::compile::CompileOptions;
 pub use config::server::{Listen, Server};
 pub use service::{Hooks, Service};
 
@@ -37,6 +36,7 @@ use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
 use crate::net::tls::watch::Pair;
 use crate::script::registry::Variables;
+pub use crate::shared::CompileOptions;
 use crate::shared::control::Desk;
 use crate::shm::counter::{self};
 use crate::upstream::{Groups, Upstreams};

@@ -14,6 +14,7 @@ use crate::http::request::Request;
 use crate::http::request::states::State;
 use crate::http::scope::Variable;
 use crate::http::verdict::Verdict;
+use crate::shared::connection;
 
 pub mod access;
 pub mod access_log;
@@ -278,7 +279,7 @@ macro_rules! modules {
         ];
 
         /// The variables that modules declare.
-        pub static VARIABLES: &[&[Variable]] = &[$($name::VARIABLES,)*];
+        pub static VARIABLES: &[&[Variable]] = &[&connection::variables(), $($name::VARIABLES,)*];
 
         const HANDLERS: &[(Phase, Handler)] = &[$($((Phase::$phase, $name::$handler as Handler),)*)*];
 

@@ -11,9 +11,12 @@ use crate::http::Config;
 use crate::http::config::compile::Cx;
 use crate::http::request::Request;
 use crate::log::Logger;
+use crate::net::transport::Probe;
+use crate::proto::proxy_protocol::Header;
 use crate::script::registry::{self, Variables};
 use crate::script::{Compile, Scope, Values, value, variable};
 use crate::shared::Environment;
+use crate::shared::connection::Connected;
 use crate::sys::address::SockAddr;
 use crate::sys::names::Names;
 
@@ -57,6 +60,24 @@ impl Scope for Request {
 
     fn named_client(&self, trusted: &[Network], is_recursive: bool, peer: Option<IpAddr>) -> Option<IpAddr> {
         self.forwarded_client(b"X-Forwarded-For", trusted, is_recursive, peer).map(|client| client.ip())
+    }
+}
+
+impl Connected for Request {
+    fn number(&self) -> u64 {
+        self.connection.number
+    }
+
+    fn local(&self) -> &SockAddr {
+        &self.connection.local
+    }
+
+    fn proxy_header(&self) -> Option<&Header> {
+        self.connection.proxy.as_deref()
+    }
+
+    fn probe(&self) -> Option<Probe> {
+        self.connection.probe
     }
 }
 

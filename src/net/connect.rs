@@ -3,11 +3,14 @@
 //! Waits only for the handshake, without a limit: the caller sets one (`runtime::timeout`). Dropping the
 //! future closes the socket.
 
+use std::fmt;
 use std::io;
 
-use crate::net::Transport;
+use crate::log::Cause;
 use crate::net::address::Address;
-use crate::runtime::Io;
+use crate::net::open::Place;
+use crate::net::{Transport, room};
+use crate::runtime::{Io, timeout};
 use crate::sys::socket;
 
 /// Options of a new connection.
@@ -19,6 +22,69 @@ pub struct Options {
     pub is_transparent: bool,
     /// Send TCP keepalive probes while the connection lives (`proxy_socket_keepalive`).
     pub probes: bool,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum Refusal {
+    /// All places of the worker are in use, and no connection gives way.
+    NoPlace,
+    /// No descriptor can be had.
+    Shortage(io::Error),
+    Failed(io::Error),
+    TimedOut,
+}
+
+impl Refusal {
+    /// True if the worker lacks room, so that another address would not help.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::NoPlace | Self::Shortage(_))
+    }
+}
+
+/// The text for the log if the worker lacks room, with what to change.
+impl fmt::Display for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPlace => {
+                let limit = room::limit();
+                write!(
+                    out,
+                    "{limit} worker_connections are not enough while connecting to upstream: raise \
+                     \"worker_connections\" or \"worker_rlimit_nofile\""
+                )
+            }
+            Self::Shortage(error) => {
+                let remedy = room::remedy(error.raw_os_error().unwrap_or(0));
+                write!(out, "socket() failed {} while connecting to upstream: {remedy}", Cause(error))
+            }
+            Self::Failed(error) => write!(out, "connect() failed {}", Cause(error)),
+            Self::TimedOut => out.write_str("upstream timed out (110: Connection timed out)"),
+        }
+    }
+}
+
+/// Connects within a time, in a place among the worker's connections. Where places or descriptors are short, waiting
+/// connections give way.
+pub async fn open(
+    address: &Address,
+    options: &Options,
+    timeout_ms: u64,
+) -> Result<(Transport, Place), Refusal> {
+    let Some(place) = room::for_upstream().await else { return Err(Refusal::NoPlace) };
+    let mut connected = timeout(timeout_ms, connect(address, options)).await;
+    if let Ok(Err(error)) = &connected
+        && room::is_shortage(error)
+        && Box::pin(room::free_descriptors(error)).await
+    {
+        connected = Box::pin(timeout(timeout_ms, connect(address, options))).await;
+    }
+    match connected {
+        Ok(Ok(transport)) => Ok((transport, place)),
+        Ok(Err(error)) if room::is_shortage(&error) => Err(Refusal::Shortage(error)),
+        Ok(Err(error)) => Err(Refusal::Failed(error)),
+        Err(_) => Err(Refusal::TimedOut),
+    }
 }
 
 /// Connects, with Nagle's algorithm off. Fails with the system call's error, such as connection refused.

@@ -6,20 +6,43 @@
 
 pub mod access;
 pub mod access_log;
+pub mod balance_key;
+pub mod bind;
+pub mod connection;
 pub mod control;
+pub mod error_log;
 pub mod limit_conn;
 pub mod limit_req;
+pub mod listen;
 pub mod log_format;
+pub mod lookup;
 pub mod realip;
 pub mod resolver;
+pub mod upstream_rows;
 pub mod zone;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use crate::config::{Span, keywords};
-use crate::log::{self, Level};
+use crate::log::{self, Level, Logger};
 use crate::script::{Compile, Scope};
 use crate::sys::names::Names;
+
+/// Input to the compilation of a protocol's block from outside of it.
+#[derive(Clone, Debug)]
+pub struct CompileOptions {
+    /// The base of relative paths of logs, roots and temporary files.
+    pub prefix: PathBuf,
+    /// The base of relative paths of files that belong to the configuration: the directory of the main file.
+    pub folder: PathBuf,
+    /// The main block's log, in force where no `error_log` is set.
+    pub error_log: Logger,
+    /// The addresses of names, and the names that still need a lookup.
+    pub names: Rc<Names>,
+    /// `-t`: nothing is created.
+    pub test_only: bool,
+}
 
 /// A compile context whose directives name files, hosts and memory.
 pub trait Environment: Compile {

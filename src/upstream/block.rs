@@ -8,10 +8,10 @@ use std::sync::Arc;
 use crate::base::number;
 use crate::config::inherit::duplicate;
 use crate::config::{Diagnostic, Diagnostics, Inherit, Node, Span};
-use crate::net::address;
+use crate::net::address::{self, Host};
 use crate::net::resolver::Settings;
 use crate::sys::names::Names;
-use crate::upstream::balance::{By, Method, Time};
+use crate::upstream::balance::{By, Method, Time, Times};
 use crate::upstream::group::{Group, Keepalive};
 use crate::upstream::peer::{BACKUP, Server};
 use crate::upstream::{budget, outlier, waiting};
@@ -73,15 +73,16 @@ impl Block {
         Some(Defined { group, resolver, resolver_timeout_ms: timeout_ms.copied() })
     }
 
-    /// `server`
+    /// `server`. Without a `default_port` each server that is not a service has one of its own.
     pub fn add_server(
         &mut self,
         node: &Node,
+        default_port: Option<u16>,
         names: &Names,
         out: &mut Diagnostics,
     ) -> Result<(), Diagnostic> {
         let words = node.args.iter().map(|word| &*word.text);
-        let mut server = server(words).map_err(|(wrong, why)| {
+        let mut server = server(words, default_port).map_err(|(wrong, why)| {
             let span = wrong.map_or(node.span, |index| node.arg_span(index));
             Diagnostic::error(span, why)
         })?;
@@ -222,17 +223,19 @@ pub fn hash(node: &Node) -> Result<Method, Diagnostic> {
 }
 
 /// The method of `random`.
-pub fn random(node: &Node) -> Result<Method, Diagnostic> {
+pub fn random(node: &Node, times: Times) -> Result<Method, Diagnostic> {
     let invalid = |index| {
         let message = format!("invalid parameter \"{}\"", node.arg(index));
-        let help = "the parameters are \"two\", and after it \"least_conn\" or \"least_time=header\", \"=last_byte\" or \"=ewma\"";
+        let words: Vec<String> = times.iter().map(|(word, _)| format!("\"least_time={word}\"")).collect();
+        let help =
+            format!("the parameters are \"two\", and after it \"least_conn\" or one of {}", words.join(", "));
         Diagnostic::error(node.arg_span(index), message).help(help)
     };
     let two = match (node.arg(0), node.arg(1)) {
         ("", _) => None,
         ("two", "" | "least_conn") => Some(By::Conns),
         ("two", by) => {
-            let time = by.strip_prefix("least_time=").and_then(Time::parse);
+            let time = by.strip_prefix("least_time=").and_then(|word| Time::parse(word, times));
             Some(By::Time(time.ok_or_else(|| invalid(1))?))
         }
         _ => return Err(invalid(0)),
@@ -241,10 +244,11 @@ pub fn random(node: &Node) -> Result<Method, Diagnostic> {
 }
 
 /// The method of `least_time`.
-pub fn least_time(node: &Node) -> Result<Method, Diagnostic> {
+pub fn least_time(node: &Node, times: Times) -> Result<Method, Diagnostic> {
     let word = node.arg(0);
-    let Some(time) = Time::parse(word) else {
-        let help = "the times are \"header\", \"last_byte\" and \"ewma\"";
+    let Some(time) = Time::parse(word, times) else {
+        let words: Vec<String> = times.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        let help = format!("the times are {}", words.join(", "));
         return Err(Diagnostic::error(node.arg_span(0), format!("invalid value \"{word}\"")).help(help));
     };
     let inflight = match node.arg(1) {
@@ -259,10 +263,15 @@ pub fn least_time(node: &Node) -> Result<Method, Diagnostic> {
 
 /// A server from the words of its line, without its addresses unless it is an address itself. The error is the number
 /// of the word that is wrong, if it is one word, and why.
-pub fn server<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Server, (Option<usize>, String)> {
+///
+/// `default_port`: that of a name without one; `None`: each name needs one.
+pub fn server<'a>(
+    words: impl IntoIterator<Item = &'a str>,
+    default_port: Option<u16>,
+) -> Result<Server, (Option<usize>, String)> {
     let mut words = words.into_iter();
     let name = words.next().unwrap_or_default();
-    let host = address::parse_upstream(name, 80)
+    let host = address::parse_upstream(name, default_port.unwrap_or(0))
         .map_err(|bad| (Some(0), format!("{bad} in upstream \"{name}\"")))?;
     let mut server = Server::new(name, host);
     for (index, word) in words.enumerate() {
@@ -274,6 +283,9 @@ pub fn server<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Server, (O
     }
     if server.service.is_some() && name.contains(':') {
         return Err((Some(0), format!("\"service\" upstream server \"{name}\" may not have port")));
+    }
+    if matches!(server.host, Host::Inet { port: 0, .. }) && server.service.is_none() {
+        return Err((Some(0), format!("no port in upstream \"{name}\"")));
     }
     server.resolve &= server.host.literal().is_none(); // an address needs no lookup
     Ok(server)
@@ -343,6 +355,8 @@ mod tests {
     use super::*;
     use crate::config::{LoadOptions, load_text};
 
+    const TIMES: Times = &[("header", Time::Header), ("last_byte", Time::LastByte), ("ewma", Time::Ewma)];
+
     /// Parses a block's directives.
     fn read(text: &str) -> Result<Block, Diagnostic> {
         let (tree, findings) = load_text("test.conf", text, &LoadOptions::default());
@@ -350,7 +364,9 @@ mod tests {
         let mut block = Block::default();
         for node in &tree.nodes {
             match &*node.name.text {
-                "server" => block.add_server(node, &Names::default(), &mut Diagnostics::default())?,
+                "server" => {
+                    block.add_server(node, Some(80), &Names::default(), &mut Diagnostics::default())?
+                }
                 "keepalive" => block.set_keepalive(node)?,
                 "zone" => block.set_zone(node)?,
                 "queue" => block.set_queue(node)?,
@@ -422,8 +438,8 @@ mod tests {
         let node = &tree.nodes[0];
         let method = match &*node.name.text {
             "hash" => hash(node),
-            "random" => random(node),
-            _ => least_time(node),
+            "random" => random(node, TIMES),
+            _ => least_time(node, TIMES),
         };
         method.map_err(|diagnostic| diagnostic.message)
     }

@@ -330,7 +330,7 @@ fn read(line: &str) -> Result<Server, Refusal> {
     if let Some(byte) = line.bytes().find(is_bad) {
         return Err(Refusal::Line(format!("a server's line must not contain {:?}", char::from(byte))));
     }
-    block::server(line.split(' ').filter(|word| !word.is_empty())).map_err(|(_, why)| Refusal::Line(why))
+    block::server(line.split(' ').filter(|word| !word.is_empty()), Some(80)).map_err(|(_, why)| Refusal::Line(why))
 }
 
 /// What a server must not be that is added, or that replaces `old`.

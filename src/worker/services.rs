@@ -37,7 +37,7 @@ pub fn probe(config: &'static Config, tell: &Tell) -> Option<Prober> {
 
 /// Takes over a server that was changed.
 pub fn edit(upstreams: &Upstreams, edited: &Edited) -> bool {
-    let Ok(server) = block::server(edited.line.split(' ')) else { return false };
+    let Ok(server) = block::server(edited.line.split(' '), Some(80)) else { return false };
     let server = Server { id: edited.id, ..server };
     let server = if edited.is_removed { server.removed() } else { server };
     let shared = |(slot, place): &(Option<u32>, Option<u32>)| Shared {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::config::{Context, Diagnostic, Diagnostics, Node, Span};
 use crate::http::Config;
-use crate::http::config::compile::{CompileOptions, Cx, LocationDraft, ServerDraft};
+use crate::http::config::compile::{Cx, LocationDraft, ServerDraft};
 use crate::http::config::listen::{self, Places};
 use crate::http::config::location::{Kind, LimitExcept, Location, Locations, Nameless};
 use crate::http::config::passes;
@@ -18,6 +18,7 @@ use crate::http::modules::rewrite::traps;
 use crate::http::modules::{self, Confs, Partial, Tables};
 use crate::http::request::body_file;
 use crate::http::upstream::failover;
+use crate::shared::CompileOptions;
 use crate::shm::counter::{self, Slot};
 use crate::upstream::groups;
 

@@ -4,7 +4,6 @@
 //! becomes settings in `assemble.rs`. Opens nothing.
 
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::directive::{block, custom};
@@ -16,27 +15,12 @@ use crate::http::config::tls_files::Loaded;
 use crate::http::modules::{self, Confs, Directive, Drafts, Partial, table};
 use crate::http::scope::Registry;
 use crate::http::temp_file::TempPath;
-use crate::log::Logger;
 use crate::net::tls::watch::Pairs;
 use crate::proto::message::Method;
 use crate::script::regex::Pattern;
-use crate::sys::names::{self, Names};
+use crate::shared::CompileOptions;
+use crate::sys::names;
 use crate::upstream::groups;
-
-/// Input to the compilation from outside the `http` block.
-#[derive(Clone, Debug)]
-pub struct CompileOptions {
-    /// The base of relative paths of logs, roots and temporary files.
-    pub prefix: PathBuf,
-    /// The base of relative paths of files that belong to the configuration: the directory of the main file.
-    pub folder: PathBuf,
-    /// The main block's log, in force where no `error_log` is set.
-    pub error_log: Logger,
-    /// The addresses of names, and the names that still need a lookup.
-    pub names: Rc<Names>,
-    /// `-t`: nothing is created.
-    pub test_only: bool,
-}
 
 /// The state that setters share while an `http` block is read.
 ///

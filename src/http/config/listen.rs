@@ -5,15 +5,15 @@
 
 use std::collections::HashMap;
 
-use crate::base::number::{parse_millis, parse_size};
 use crate::base::wildcard::Conflict;
 use crate::config::{Diagnostic, Node, Severity, Span, absent, params};
 use crate::http::config::compile::Cx;
 use crate::http::config::server::Listen;
 use crate::net::address::parse_listen;
 use crate::script::regex::Pattern;
+use crate::shared::listen::socket_parameter;
 use crate::sys::address::SockAddr;
-use crate::sys::socket::{self, ListenOptions, Probes};
+use crate::sys::socket::ListenOptions;
 
 /// One `listen` of a server.
 #[derive(Debug)]
@@ -93,11 +93,6 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
     let text = node.arg(index);
     let span = node.arg_span(index);
     let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
-    let invalid = || Diagnostic::error(span, format!("invalid {name} \"{text}\""));
-    let positive = |value: &str| value.parse().ok().filter(|number: &i32| *number > 0).ok_or_else(invalid);
-    let bytes =
-        |value: &str| parse_size(value).and_then(|size| usize::try_from(size).ok()).ok_or_else(invalid);
-    let options = &mut draft.options;
     draft.has_options |= !matches!(
         name,
         "default_server" | "default" | "proxy_protocol" | "ssl" | "quic" | "http2" | "http3" | "spdy"
@@ -106,47 +101,6 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
         ("default_server" | "default", None) => draft.is_default = true,
         ("proxy_protocol", None) => draft.proxy_protocol = true,
         ("ssl", None) => draft.ssl = true,
-        ("bind" | "reuseport", None) => {} // always the case here
-        ("backlog", Some(value)) => options.backlog = positive(value)?,
-        ("rcvbuf", Some(value)) => options.rcvbuf = Some(bytes(value)?),
-        ("sndbuf", Some(value)) => options.sndbuf = Some(bytes(value)?),
-        ("fastopen", Some(value)) => options.fastopen = Some(positive(value)?),
-        ("deferred", None) => options.deferred = true,
-        ("ipv6only", Some(value)) => {
-            if let Some(address) =
-                draft.addresses.iter().find(|address| !address.ip().is_some_and(|ip| ip.is_ipv6()))
-            {
-                return Err(Diagnostic::error(
-                    span,
-                    format!("ipv6only is not supported on addr \"{address}\""),
-                ));
-            }
-            options.ipv6only = match value {
-                "on" => true,
-                "off" => false,
-                _ => return Err(Diagnostic::error(span, format!("invalid ipv6only flags \"{value}\""))),
-            };
-        }
-        ("so_keepalive", Some(value)) => {
-            let probes = probes(value);
-            let help =
-                "on, off, or TCP_KEEPIDLE:TCP_KEEPINTVL:TCP_KEEPCNT with any of them left out: 30m::10";
-            let message = || format!("invalid so_keepalive value: \"{value}\"");
-            options.keepalive = probes.ok_or_else(|| Diagnostic::error(span, message()).help(help))?;
-        }
-        ("multipath", None) if socket::has_multipath() => options.multipath = true,
-        ("multipath", None) => {
-            let message = "the kernel has no Multipath TCP, \"multipath\" ignored";
-            cx.diagnostics.push(Diagnostic::warning(span, message));
-        }
-        ("setfib", Some(_)) => {
-            let message = "Linux has no routing tables for sockets, \"setfib\" ignored";
-            cx.diagnostics.push(Diagnostic::warning(span, message));
-        }
-        ("accept_filter", Some(value)) => {
-            let message = format!("accept filters \"{value}\" are not supported on this platform, ignored");
-            cx.diagnostics.push(Diagnostic::warning(span, message).help("on Linux use \"deferred\""));
-        }
         // The address is kept for later checks, so that one mistake is not reported as several.
         ("quic" | "http2" | "http3" | "spdy", None) => {
             let feature = match name {
@@ -157,31 +111,14 @@ fn parameter(draft: &mut Draft, cx: &mut Cx, node: &Node, index: usize) -> Resul
             cx.diagnostics.1.line(feature, span, message);
             draft.is_datagram |= name == "quic";
         }
-        _ => return Err(params::invalid_parameter(&node.args[index], NAMES)),
+        _ => {
+            let (addresses, options) = (&draft.addresses, &mut draft.options);
+            if !socket_parameter(&node.args[index], addresses, options, &mut cx.diagnostics)? {
+                return Err(params::invalid_parameter(&node.args[index], NAMES));
+            }
+        }
     }
     Ok(())
-}
-
-/// Parses `on`, `off`, or `idle:interval:count`, where some parts but not all may be missing.
-fn probes(text: &str) -> Option<Option<Probes>> {
-    match text {
-        "on" => return Some(Some(Probes::default())),
-        "off" => return Some(None),
-        _ => {}
-    }
-    let mut parts = text.split(':');
-    let (idle, interval, count) = (parts.next()?, parts.next()?, parts.next()?);
-    let seconds = |text: &str| match text {
-        "" => Some(None),
-        // A bare number is seconds; the kernel accepts nothing shorter.
-        _ => parse_millis(text).and_then(|ms| u32::try_from(ms / 1000).ok()).filter(|s| *s > 0).map(Some),
-    };
-    let count = match count {
-        "" => None,
-        _ => Some(count.parse().ok().filter(|count| *count > 0)?),
-    };
-    let probes = Probes { idle_s: seconds(idle)?, interval_s: seconds(interval)?, count };
-    (parts.next().is_none() && probes != Probes::default()).then_some(Some(probes))
 }
 
 /// The addresses of all servers, without duplicates.
@@ -298,32 +235,5 @@ impl Places {
             }
         }
         (self.listens, self.servers)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keepalive_values_are_nginx_s() {
-        let some = |idle_s, interval_s, count| Some(Some(Probes { idle_s, interval_s, count }));
-        for (text, expected) in [
-            ("on", Some(Some(Probes::default()))),
-            ("off", Some(None)),
-            ("30m::10", some(Some(1800), None, Some(10))),
-            (":5:", some(None, Some(5), None)),
-            ("60:10:3", some(Some(60), Some(10), Some(3))),
-            ("::", None),
-            ("", None),
-            ("1:2", None),
-            ("1:2:3:4", None),
-            ("x:2:3", None),
-            ("1:2:-3", None),
-            ("0:2:3", None),
-            ("500ms:2:3", None),
-        ] {
-            assert_eq!(probes(text), expected, "{text}");
-        }
     }
 }

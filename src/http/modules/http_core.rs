@@ -20,20 +20,20 @@ use crate::base::path::steps_up;
 use crate::config::directive::{
     Accepted, accepted, block, buffers, custom, flag, millis, number, one_of, size, text,
 };
-use crate::config::inherit::{own, replace};
+use crate::config::inherit::replace;
 use crate::config::{
-    Arity, Context, Diagnostic, Diagnostics, Inherit, Inherits, Node, Setting, Span, keywords, params,
-    settings,
+    Arity, Context, Diagnostic, Inherit, Inherits, Node, Setting, Span, keywords, params, settings,
 };
-use crate::http::config::compile::{CompileOptions, Cx};
+use crate::http::config::compile::Cx;
 use crate::http::config::location::Kind;
 use crate::http::modules::{BlockConf, Directive};
 use crate::http::request::Request;
 use crate::http::request::body::MinRate;
 use crate::http::scope::Script;
-use crate::log::{Level, Logger, Target};
+use crate::log::Logger;
 use crate::proto::h1::request::Limits;
 use crate::script::value;
+use crate::shared::error_log;
 
 /// The default of `keepalive_timeout`.
 const KEEPALIVE_MS: u64 = 75_000;
@@ -126,9 +126,7 @@ settings! {
         types: Inherit<Arc<HashMap<Box<str>, Box<str>>>>,
         root: Inherit<Root>,
         error_pages: Vec<ErrorPage> => replace,
-        error_log: Inherit<Logger>,
-        /// The targets of this block's `error_log` directives while it is being read.
-        log_targets: Vec<(Target, Level)> => own,
+        error_log: error_log::Conf,
     }
 }
 
@@ -437,7 +435,7 @@ impl Conf {
 
     /// The error log in force.
     pub fn log(&self) -> Logger {
-        self.error_log.as_ref().copied().unwrap_or_else(crate::log::process)
+        self.error_log.log()
     }
 
     /// Browsers whose connections are not kept.
@@ -589,38 +587,7 @@ fn error_page(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnosti
 }
 
 fn set_error_log(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.log_targets.push(log_target(node, &cx.options, &mut cx.diagnostics)?);
-    conf.error_log = Inherit::default();
-    let _ = conf.error_log.set(Logger::of(&conf.log_targets), node.span);
-    Ok(())
-}
-
-/// The arguments of an `error_log`: target and level.
-pub fn log_target(
-    node: &Node,
-    options: &CompileOptions,
-    out: &mut Diagnostics,
-) -> Result<(Target, Level), Diagnostic> {
-    if node.arg(0) == "off" {
-        let message = "\"error_log off\" writes to a file named \"off\"";
-        let help = "to log nothing but emergencies, write: error_log /dev/null emerg;";
-        out.push(Diagnostic::warning(node.arg_span(0), message).help(help));
-    }
-    let target = Target::parse(node.arg(0), &options.prefix, &options.names)
-        .map_err(|why| Diagnostic::error(node.arg_span(0), why))?;
-    let mut level = None;
-    for word in node.args.iter().skip(1) {
-        let named = Level::parse(&word.text).ok_or_else(|| {
-            Diagnostic::error(word.span, format!("invalid log level \"{}\"", word.text))
-                .help("one of debug, info, notice, warn, error, crit, alert, emerg")
-        })?;
-        let is_mask = |text: &str| text.starts_with("debug");
-        if level.replace(named).is_some() && !is_mask(&word.text) {
-            return Err(Diagnostic::error(word.span, format!("duplicate log level \"{}\"", word.text)));
-        }
-    }
-    let level = level.unwrap_or(Level::Error);
-    Ok((target, level))
+    conf.error_log.add(node, cx)
 }
 
 fn status_code(text: &str, span: Span) -> Result<u16, Diagnostic> {

@@ -4,22 +4,22 @@
 //! Behaviour: nginx.org, ngx_http_upstream_module.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use crate::config::directive::{block as opens, custom, flag, millis, number};
+use crate::config::directive::{block as opens, custom, millis, number};
 use crate::config::{Arity, Context, Diagnostic, Merge, Node};
 use crate::http::config::compile::Cx;
 use crate::http::modules::{BlockConf, Directive, ModuleTable};
 use crate::http::request::Request;
 use crate::http::response::headers::trailer;
-use crate::http::scope::{Script, Variable};
-use crate::http::upstream::selection::{Key, Selection};
+use crate::http::scope::Variable;
+use crate::http::upstream::selection::Selection;
 use crate::http::upstream::sticky::Sticky;
 use crate::log;
 use crate::script::variable::{Argument, prefix, variable};
-use crate::shared::{Environment, resolver};
-use crate::upstream::balance::Method;
-use crate::upstream::block;
+use crate::shared::Environment;
+use crate::shared::balance_key::Key;
+use crate::shared::upstream_rows::{self as rows, Draft};
+use crate::upstream::balance::{Time, Times};
 use crate::upstream::sticky::Bindings;
 use crate::upstream::trace::Attempt;
 use crate::upstream::{Block, Group};
@@ -33,6 +33,20 @@ pub struct Conf {
 
 impl Merge for Conf {
     fn merge(&mut self, _: &Self) {}
+}
+
+impl Draft for Conf {
+    type Scope = Request;
+    const DEFAULT_PORT: Option<u16> = Some(80);
+    const TIMES: Times = &[("header", Time::Header), ("last_byte", Time::LastByte), ("ewma", Time::Ewma)];
+
+    fn block(&mut self) -> &mut Block {
+        &mut self.block
+    }
+
+    fn key(&mut self) -> &mut Key<Request> {
+        &mut self.selection.key
+    }
 }
 
 impl BlockConf for Conf {
@@ -90,10 +104,7 @@ const UPSTREAM: Context = Context::UPSTREAM;
 pub static DIRECTIVES: &[Directive<Conf>] = &[
     opens("upstream", Context::HTTP, Arity::exactly(1), upstream,
         "Declares a named group of servers that share the load.").opens(&[(Context::HTTP, Context::UPSTREAM)]),
-    custom("server", UPSTREAM, Arity::at_least(1), server,
-        "Adds a server to the group, with the parameters weight, max_fails, fail_timeout, max_conns, backup, down, drain, slow_start and route. With \
-         priority=N it is used while no server of a lower number can be; backup is priority 1. With resolve the server follows its name while \
-         serving, at the name servers of resolver or else of /etc/resolv.conf; with service= by SRV records."),
+    rows::server(UPSTREAM),
     custom("keepalive", UPSTREAM, Arity::between(1, 2), keepalive,
         "Sets how many idle connections each worker keeps; \"local\" restricts them to the location that opened them.").default("32 local"),
     number("keepalive_requests", UPSTREAM, (0, u32::MAX as u64), |conf: &mut Conf| &mut conf.block.keepalive_requests,
@@ -101,22 +112,15 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     millis("keepalive_time", UPSTREAM, |conf: &mut Conf| &mut conf.block.keepalive_time,
         "Sets the age after which a connection is no longer kept.").default("1h"),
     millis("keepalive_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.block.keepalive_timeout, "Sets how long an idle connection is kept.").default("60s"),
-    custom("zone", UPSTREAM, Arity::between(1, 2), zone, "Shares the failures and connection counts of peers among all workers. The size is not needed."),
-    flag("fail_open", UPSTREAM, |conf: &mut Conf| &mut conf.block.fail_open,
-        "Uses all servers if none of them is well: those that have failed, were ejected or failed their checks, but not those that are down \
-         or full.").default("off"),
-    custom("least_conn", UPSTREAM, Arity::exactly(0), |conf, cx, node| method(conf, cx, node, Method::LeastConn, Key::None),
-        "Selects the server with the fewest connections in use for its weight; with a zone, those of all workers."),
-    custom("ip_hash", UPSTREAM, Arity::exactly(0), |conf, cx, node| method(conf, cx, node, Method::IpHash, Key::Address),
-        "Selects a server by the client's network: the first three octets of an IPv4 address, or the whole IPv6 address."),
-    custom("hash", UPSTREAM, Arity::between(1, 3), hash,
-        "Selects a server by the hash of a key, which may have variables. With consistent few keys move when servers come or go; \
-         with bounded=C a server gets at most C times its share of the connections in use, and further requests go to the next on the ring. \
-         Weights on a ring count up to a sum of 65536, and in proportion beyond it."),
-    custom("random", UPSTREAM, Arity::between(0, 2), |conf, cx, node| method(conf, cx, node, block::random(node)?, Key::None),
+    rows::zone(UPSTREAM),
+    rows::fail_open(UPSTREAM),
+    rows::least_conn(UPSTREAM),
+    rows::ip_hash(UPSTREAM),
+    rows::hash(UPSTREAM),
+    rows::random(UPSTREAM,
         "Selects a server at random, by weight. With two it selects the better of two: by the fewest connections (least_conn, the default), or \
          by least_time=header, last_byte or ewma."),
-    custom("least_time", UPSTREAM, Arity::between(1, 2), |conf, cx, node| method(conf, cx, node, block::least_time(node)?, Key::None),
+    rows::least_time(UPSTREAM,
         "Selects the server with the lowest average time for its connections in use and its weight: to the head of a response (header) or to its \
          end (last_byte); with inflight, requests that still wait count too. With ewma, an average of the time to the head that rises at once \
          with a slow response and falls by half every five seconds."),
@@ -129,16 +133,10 @@ pub static DIRECTIVES: &[Directive<Conf>] = &[
     custom("queue", UPSTREAM, Arity::between(1, 2), |conf: &mut Conf, _, node| conf.block.set_queue(node),
         "Lets so many requests in each worker wait until a server may be used, each of them for up to timeout=TIME (60s); without it, or beyond it, the \
          response is 502."),
-    custom("outlier_ejection", UPSTREAM, Arity::at_least(1), |conf: &mut Conf, _, node| conf.block.set_outliers(node),
-        "Leaves a server out for time=TIME (30s) after an interval=TIME (10s) with at least requests=NUMBER (20) in which errors=PERCENT% of them failed, or \
-         after which it takes latency=FACTOR times as long to respond as the others. Each further time is longer, up to ten times. Not more than \
-         max=PERCENT% (50%) of the servers are left out.").default("off"),
-    custom("retry_budget", UPSTREAM, Arity::between(1, 2), |conf: &mut Conf, _, node| conf.block.set_retry_budget(node),
-        "Limits how many requests a worker may send to a further server after a failure, as a share of its requests to the group: 20%. min=NUMBER a second \
-         (10) are free.").default("no limit"),
-    custom("resolver", UPSTREAM, Arity::at_least(1), own_resolver, "Sets the name servers for servers with \"resolve\".").default("those of the http block"),
-    millis("resolver_timeout", UPSTREAM, |conf: &mut Conf| &mut conf.block.resolver_timeout,
-        "Limits how long a lookup may take, and sets the pause after a failed one.").default("that of the http block"),
+    rows::outlier_ejection(UPSTREAM),
+    rows::retry_budget(UPSTREAM),
+    rows::own_resolver(UPSTREAM, "those of the http block"),
+    rows::resolver_timeout(UPSTREAM, "that of the http block"),
     custom("ntlm", UPSTREAM, Arity::exactly(0), unavailable, "Allows NTLM authentication over kept connections. Not available yet."),
     custom("state", UPSTREAM, Arity::exactly(1), unavailable, "Keeps the list of servers in a file. Not available yet."),
 ];
@@ -206,27 +204,8 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     }
 }
 
-fn server(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.block.add_server(node, &cx.options.names, &mut cx.diagnostics)
-}
-
-fn method(conf: &mut Conf, cx: &mut Cx, node: &Node, method: Method, key: Key) -> Result<(), Diagnostic> {
-    conf.block.set_method(method, node, &mut cx.diagnostics);
-    conf.selection.key = key;
-    Ok(())
-}
-
-fn hash(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let key = Key::Script(Script::compile(&node.args[0], cx)?);
-    method(conf, cx, node, block::hash(node)?, key)
-}
-
 fn keepalive(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     conf.block.set_keepalive(node)
-}
-
-fn zone(conf: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.block.set_zone(node)
 }
 
 fn sticky(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -244,10 +223,6 @@ fn claim_zone(drafts: &mut Selections, sticky: &Sticky, upstream: &str) -> Resul
         return Err(Diagnostic::error(sticky.span, message));
     }
     Ok(())
-}
-
-fn own_resolver(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    conf.block.resolver.put(Arc::new(resolver::read(node, &cx.options.names)?), node)
 }
 
 fn unavailable(_: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

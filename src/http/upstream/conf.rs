@@ -8,7 +8,6 @@
 //! Behaviour: nginx.org, ngx_http_proxy_module; unlike nginx, nothing is written to disk unless the
 //! configuration asks for it.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use crate::config::inherit::{Initial, replace};
@@ -23,11 +22,10 @@ use crate::http::temp_file::TempPath;
 use crate::http::upstream::name::{Name, Prefix};
 use crate::http::upstream::store::Place;
 use crate::http::upstream::tls;
-use crate::net::Address;
 use crate::net::connect;
 use crate::net::pace::Pace;
 use crate::proto::header::Id;
-use crate::script::value;
+use crate::shared::bind::Bind;
 use crate::upstream::Faults;
 
 /// The words of `proxy_ignore_headers`.
@@ -93,7 +91,7 @@ settings! {
         pub next: Inherit<Faults>,
         pub next_tries: Setting<u64> = 0,
         pub next_timeout: Setting<u64> = 0,
-        bind: Inherit<Bind>,
+        bind: Inherit<Bind<Request>>,
         pub timeout_total: Setting<u64> = 0,
         /// 0: never.
         pub hedge_after: Setting<u64> = 0,
@@ -148,21 +146,6 @@ struct Frozen {
 pub struct Names {
     ids: Vec<bool>,
     others: Vec<Box<[u8]>>,
-}
-
-/// One `proxy_bind`.
-#[derive(Clone, Debug)]
-enum Bind {
-    Off,
-    Fixed {
-        address: Address,
-        is_transparent: bool,
-    },
-    /// Evaluated for each request.
-    Script {
-        address: Script,
-        is_transparent: bool,
-    },
 }
 
 impl Names {
@@ -270,15 +253,13 @@ impl Conf {
 
     /// True if the local address has variables, so that each request has its own.
     pub fn has_own_local(&self) -> bool {
-        matches!(self.set.bind.as_ref(), Some(Bind::Script { .. }))
+        self.set.bind.as_ref().is_some_and(Bind::is_evaluated)
     }
 
-    /// Evaluates a `proxy_bind` with variables: its text, and the address if it is valid.
-    pub fn own_local(&self, request: &mut Request) -> (Vec<u8>, Option<Address>) {
-        let Some(Bind::Script { address, .. }) = self.set.bind.as_ref() else { return (Vec::new(), None) };
-        let value = address.to_vec(request);
-        let parsed = std::str::from_utf8(&value).ok().and_then(parse_local);
-        (value, parsed)
+    /// The connect options of one request if `proxy_bind` has variables.
+    pub fn own_options(&self, request: &mut Request) -> connect::Options {
+        let own = self.set.bind.as_ref().and_then(|bind| bind.evaluate(request));
+        connect::Options { bind: own, ..self.connect_options().clone() }
     }
 
     pub fn next(&self) -> Faults {
@@ -547,11 +528,7 @@ fn freeze(conf: &Conf) -> Frozen {
     let omits = Omits { server: passes(Id::Server), date: passes(Id::Date) };
     let mut ignored = Names::default();
     conf.set.ignore.iter().for_each(|name| ignored.insert(name));
-    let (bind, is_transparent) = match conf.set.bind.as_ref() {
-        None | Some(Bind::Off) => (None, false),
-        Some(Bind::Fixed { address, is_transparent }) => (Some(address.clone()), *is_transparent),
-        Some(Bind::Script { is_transparent, .. }) => (None, *is_transparent),
-    };
+    let (bind, is_transparent) = conf.set.bind.as_ref().map_or((None, false), Bind::fixed);
     let connect = connect::Options { bind, is_transparent, probes: conf.set.socket_keepalive.get() };
     Frozen { hidden, omits, ignored, connect }
 }
@@ -599,29 +576,9 @@ pub fn next_upstream(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Di
 }
 
 pub fn bind(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
-    let text = node.arg(0);
-    let is_transparent = match node.arg(1) {
-        "" => false,
-        "transparent" => true,
-        other => return Err(Diagnostic::error(node.arg_span(1), format!("invalid parameter \"{other}\""))),
-    };
-    let bind = if text == "off" && node.args.len() == 1 {
-        Bind::Off
-    } else if value::has_variables(text) {
-        Bind::Script { address: Script::compile(&node.args[0], cx)?, is_transparent }
-    } else {
-        let invalid = || Diagnostic::error(node.arg_span(0), format!("invalid address \"{text}\""));
-        Bind::Fixed { address: parse_local(text).ok_or_else(invalid)?, is_transparent }
-    };
-    cx.is_transparent |= is_transparent;
+    let bind = Bind::read(node, cx)?;
+    cx.is_transparent |= bind.is_transparent();
     conf.set.bind.put(bind, node)
-}
-
-/// Parses an address with an optional port; without one the kernel chooses it.
-fn parse_local(text: &str) -> Option<Address> {
-    let ip = || text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
-    let address = text.parse().ok().or_else(|| Some(SocketAddr::new(ip()?, 0)));
-    address.map(Address::Inet)
 }
 
 pub fn temp_path(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
@@ -707,7 +664,7 @@ mod tests {
         assert!(conf.next().permits(crate::upstream::Fault::Status(503), false));
         assert!(conf.hides(None, b"x-own") && !conf.hides(None, b"X-Toy"));
         assert!(conf.ignores(Id::XAccelBuffering) && !conf.ignores(Id::XAccelRedirect));
-        assert_eq!(conf.connect_options().bind, parse_local("127.0.0.1"));
+        assert_eq!(conf.connect_options().bind, "127.0.0.1:0".parse().ok().map(crate::net::Address::Inet));
         assert!(conf.temp_path().is_some_and(|temp| temp.path == Path::new("/srv/toy_temp")));
         assert_eq!(conf.directive("read_timeout").to_string(), "toy_read_timeout");
     }

@@ -20,12 +20,10 @@ use crate::http::upstream::conf::Conf;
 use crate::http::upstream::handshake;
 use crate::http::upstream::outgoing::SendFault;
 use crate::http::upstream::proxied::Head;
-use crate::log::{self, Cause};
-use crate::net::connect::{Options, connect};
-use crate::net::room;
+use crate::net::connect::{self, Refusal};
 use crate::net::tls::client::Terms;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::{self, Timer, timeout};
+use crate::runtime::{self, Timer};
 use crate::upstream::pool::Connection;
 use crate::upstream::trace::Action;
 use crate::upstream::{Fault, GroupState, Peer};
@@ -66,25 +64,13 @@ async fn connection(
 ) -> Result<Box<Connection>, Stop> {
     let conf = request.passes();
     let tag = request.location.id.0;
-    let local = conf.has_own_local().then(|| Box::new(own_local(request, conf)));
+    let local = conf.has_own_local().then(|| Box::new(conf.own_options(request)));
     let is_single = local.is_some();
     request.upstream.action = Some(Action::Connecting);
     let started_us = runtime::now_us();
     let options = local.as_deref().unwrap_or(conf.connect_options());
-    let Some(place) = room::for_upstream().await else { return Err(no_place()) };
-    let mut connected = timeout(conf.connect_timeout_ms(), connect(&peer.address, options)).await;
-    if let Ok(Err(error)) = &connected
-        && room::is_shortage(error)
-        && Box::pin(room::free_descriptors(error)).await
-    {
-        connected = Box::pin(timeout(conf.connect_timeout_ms(), connect(&peer.address, options))).await;
-    }
-    let mut transport = match connected {
-        Ok(Ok(transport)) => transport,
-        Ok(Err(error)) if room::is_shortage(&error) => return Err(no_descriptors(&error)),
-        Ok(Err(error)) => return Err(fail(Kind::Failed(Call::Connect, error))),
-        Err(_) => return Err(fail(Kind::TimedOut)),
-    };
+    let opened = connect::open(&peer.address, options, conf.connect_timeout_ms()).await;
+    let (mut transport, place) = opened.map_err(refused)?;
     if let Some(terms) = terms {
         let spent_ms = runtime::now_us().saturating_sub(started_us) / 1000;
         let left_ms = conf.connect_timeout_ms().saturating_sub(spent_ms);
@@ -106,33 +92,14 @@ async fn connection(
     }))
 }
 
-/// The worker cannot hold more connections. Another peer could not help, and this one has not failed.
+/// If the worker lacks room, another peer could not help, and this one has not failed.
 #[cold]
-fn no_place() -> Stop {
-    let limit = room::limit();
-    Stop::Request(Error::ours(format!(
-        "{limit} worker_connections are not enough while connecting to upstream: raise \"worker_connections\" or \
-         \"worker_rlimit_nofile\""
-    )))
-}
-
-#[cold]
-fn no_descriptors(error: &io::Error) -> Stop {
-    let remedy = room::remedy(error.raw_os_error().unwrap_or(0));
-    let cause = format!("socket() failed {} while connecting to upstream: {remedy}", Cause(error));
-    Stop::Request(Error::ours(cause))
-}
-
-/// The connect options of one request if `proxy_bind` has variables. As in nginx, an empty value binds
-/// nothing; an invalid address is logged and binds nothing.
-#[cold]
-fn own_local(request: &mut Request, conf: &'static Conf) -> Options {
-    let (value, bind) = conf.own_local(request);
-    if bind.is_none() && !value.is_empty() {
-        let value = log::Text(&value);
-        log::error!(request.error_log(), &*request, "invalid local address \"{value}\"");
+fn refused(refusal: Refusal) -> Stop {
+    match refusal {
+        Refusal::NoPlace | Refusal::Shortage(_) => Stop::Request(Error::ours(refusal.to_string())),
+        Refusal::Failed(error) => fail(Kind::Failed(Call::Connect, error)),
+        Refusal::TimedOut => fail(Kind::TimedOut),
     }
-    Options { bind, ..conf.connect_options().clone() }
 }
 
 impl Pass<'_, '_> {

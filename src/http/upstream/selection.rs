@@ -5,28 +5,15 @@
 
 use crate::http::Config;
 use crate::http::request::Request;
-use crate::http::scope::Script;
 use crate::http::upstream::sticky::{Binding, Sticky};
-use crate::script::Scope;
-use crate::sys::address::SockAddr;
+use crate::shared::balance_key::Key;
 use crate::upstream::{GroupState, Session};
 
 /// The part of an `upstream` block that needs a request.
 #[derive(Debug, Default)]
 pub struct Selection {
-    pub key: Key,
+    pub key: Key<Request>,
     pub sticky: Option<Sticky>,
-}
-
-/// The source of the key by which a balancer chooses.
-#[derive(Debug, Default)]
-pub enum Key {
-    #[default]
-    None,
-    /// The client's network (`ip_hash`): the first three octets of IPv4, all sixteen of IPv6.
-    Address,
-    /// `hash`.
-    Script(Script),
 }
 
 impl Selection {
@@ -50,25 +37,12 @@ fn begin(
     selection: &'static Selection,
     session: Session,
 ) -> (Session, Option<Box<Binding>>) {
-    let session = match &selection.key {
-        Key::None => session,
-        Key::Address => session.with_key(network(request.peer()).into()),
-        Key::Script(script) => session.with_key(script.to_vec(request).into()),
-    };
+    let session = selection.key.give(request, session);
     match &selection.sticky {
         None => (session, None),
         Some(sticky) => {
             let (session, binding) = sticky.begin(request, session);
             (session, Some(binding))
         }
-    }
-}
-
-/// The network of a client: as nginx's `ip_hash` has it, three zeroes for a unix socket.
-fn network(client: &SockAddr) -> Vec<u8> {
-    match client.ip() {
-        Some(std::net::IpAddr::V4(ip)) => ip.octets()[..3].to_vec(),
-        Some(std::net::IpAddr::V6(ip)) => ip.octets().to_vec(),
-        None => vec![0; 3],
     }
 }

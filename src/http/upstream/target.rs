@@ -3,8 +3,6 @@
 //! Touches: name servers, for names that come from variables; the system's resolver (on the blocking pool) if
 //! no `resolver` is configured, where nginx answers 502.
 
-use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,21 +14,12 @@ use crate::http::request::error::{During, Error, Kind};
 use crate::http::scope::Script;
 use crate::http::upstream::h1::HostLine;
 use crate::log;
-use crate::net::Address;
 use crate::net::address::Host;
-use crate::net::resolver::Resolver;
 use crate::net::tls::client::Terms;
-use crate::runtime::blocking::{self, Lane};
 use crate::runtime::{Either, race};
+use crate::shared::lookup;
 use crate::upstream::GroupState;
 use crate::upstream::trace::Action;
-
-/// How long to use addresses from the system's resolver, which does not tell their lifetime.
-const SYSTEM_VALID_MS: u64 = 30_000;
-
-/// Why lookups beyond `blocking::NAMES_WAITING_MAX` are refused.
-const NAMES_WAIT: &str =
-    "too many names wait for the system's resolver; \"resolver\" has name servers asked without waiting";
 
 /// The group to which a request is passed, and the replacement for its URI.
 #[derive(Debug)]
@@ -203,37 +192,10 @@ fn port_of(target: &Target) -> Option<u16> {
     target.port.or_else(|| target.is_tls.then(|| target.own_port()))
 }
 
-/// The group for a name without an `upstream` block: its addresses from the location's `resolver`, otherwise
-/// from the system's.
+/// The group for a name without an `upstream` block.
 async fn look_up(request: &Request, target: &Target) -> Result<Rc<GroupState>, Error> {
-    let upstreams = &request.worker.upstreams;
-    let make = |source: Option<&Rc<Resolver>>, addresses| {
-        upstreams.make(&target.name, port_of(target), source, &target.host, addresses)
-    };
-    let (Host::Inet { name, port }, None) = (&target.host, target.host.literal()) else {
-        return Ok(make(None, target.host.literal().into_iter().collect()));
-    };
     let conf: &'static resolver::Conf = &request.location.confs.resolver;
-    if let Some(settings) = conf.settings() {
-        let resolver = request.worker.resolvers.get(settings);
-        let found = resolver.addresses(name, conf.timeout_ms()).await;
-        let found = found.map_err(|why| unresolved(target, &why))?;
-        let addresses = found.list.iter().map(|&ip| Address::Inet(SocketAddr::new(ip, *port)));
-        return Ok(make(Some(&resolver), addresses.collect()));
-    }
-    let known = upstreams.find_made(&target.name, port_of(target), None, SYSTEM_VALID_MS);
-    if let Some((group, true)) = &known {
-        return Ok(Rc::clone(group));
-    }
-    let host = target.host.clone();
-    let looking = blocking::try_run(Lane::Names, move || host.resolve());
-    let looked = match looking {
-        Ok(looking) => looking.await,
-        Err(blocking::Busy) => Err(io::Error::other(NAMES_WAIT)),
-    };
-    match (looked, known) {
-        (Ok(addresses), _) => Ok(make(None, addresses)),
-        (Err(_), Some((group, _))) => Ok(group),
-        (Err(error), None) => Err(unresolved(target, &format_args!("({error})"))),
-    }
+    let (worker, wanted) = (request.worker, (&*target.name, port_of(target)));
+    let found = lookup::group(&worker.upstreams, &worker.resolvers, conf, wanted, &target.host).await;
+    found.map_err(|why| unresolved(target, &why))
 }

@@ -74,15 +74,13 @@ pub enum Time {
     Ewma,
 }
 
+/// The words of a language part for the times by which it compares peers.
+pub type Times = &'static [(&'static str, Time)];
+
 impl Time {
-    /// The directive's words.
-    pub fn parse(word: &str) -> Option<Self> {
-        match word {
-            "header" => Some(Self::Header),
-            "last_byte" => Some(Self::LastByte),
-            "ewma" => Some(Self::Ewma),
-            _ => None,
-        }
+    /// The time that a word means.
+    pub fn parse(word: &str, times: Times) -> Option<Self> {
+        times.iter().find(|(name, _)| *name == word).map(|(_, time)| *time)
     }
 }
 

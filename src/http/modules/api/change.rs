@@ -36,7 +36,7 @@ fn added(request: &mut Request) -> Verdict {
         return failure_because(request, &FORMAT_ERROR, "missing \"server\" argument");
     };
     // Its other words come from the fields.
-    let server = block::server([address.as_str()]).map_err(|(_, why)| why);
+    let server = block::server([address.as_str()], Some(80)).map_err(|(_, why)| why);
     let server = match server.and_then(|server| with_fields(server, &fields)) {
         Ok(server) => server,
         Err(why) => return failure_because(request, &FORMAT_ERROR, &why),

@@ -5,7 +5,6 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::base::base64;
@@ -14,17 +13,13 @@ use crate::http::request::Request;
 use crate::http::response::headers::trailer;
 use crate::http::response::reason;
 use crate::http::scope::Variable;
-use crate::log::{self, format};
-use crate::net::transport::Probe;
+use crate::log;
 use crate::proto::header::Id;
 use crate::proto::message::BodyLength;
 use crate::proto::message::Version;
-use crate::proto::proxy_protocol::Tlv;
 use crate::script::nested;
 use crate::script::variable::{Argument, Change, changeable, prefix, variable};
 use crate::sys::clock;
-use crate::sys::names;
-use crate::sys::socket::TcpInfo;
 
 type Out<'a> = &'a mut Vec<u8>;
 
@@ -44,20 +39,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("host", |r, _, out| text(r.host_or_name(), out),
         "The host of the request line, otherwise that of the Host field, otherwise the first name of the server; in lower case, without the port."),
     variable("server_name", |r, _, out| text(r.server.name().as_bytes(), out), "The first name of the server that handles the request."),
-    variable("server_addr", server_addr, "The address that accepted the request."),
-    variable("server_port", |r, _, out| port(r.connection.local.port(), out), "The port that accepted the request."),
     variable("server_protocol", |r, _, out| some(protocol(r), out), "HTTP/1.0 or HTTP/1.1."),
-    variable("remote_addr", remote_addr, "The client's address."),
-    variable("remote_port", |r, _, out| port(r.connection.peer.port(), out), "The client's port."),
-    variable("proxy_protocol_addr", |r, _, out| proxy_address(r, |(source, _)| source, out), "The client's address from the PROXY header."),
-    variable("proxy_protocol_port", |r, _, out| proxy_port(r, |(source, _)| source, out), "The client's port from the PROXY header."),
-    variable("proxy_protocol_server_addr", |r, _, out| proxy_address(r, |(_, target)| target, out),
-        "The address that the client connected to, from the PROXY header."),
-    variable("proxy_protocol_server_port", |r, _, out| proxy_port(r, |(_, target)| target, out),
-        "The port that the client connected to, from the PROXY header."),
-    prefix("proxy_protocol_tlv_", proxy_tlv, "The TLV of this name or number from the PROXY header."),
-    variable("binary_remote_addr", binary_remote_addr, "The client's address in binary form, 4 or 16 bytes, for keys."),
-    variable("connection", |r, _, out| decimal(r.connection.number, out), "The serial number of the connection, unique within its worker."),
     variable("connection_requests", |r, _, out| decimal(r.connection.requests, out), "The number of requests on the connection so far, including this one."),
     variable("connection_time", |r, _, out| seconds(clock::monotonic_ms().saturating_sub(r.connection.opened_ms), out),
         "The age of the connection, in seconds."),
@@ -69,11 +51,6 @@ pub static VARIABLES: &[Variable] = &[
         "The port of the request line, otherwise that of the Host field."),
     variable("is_request_port", |r, _, out| text(if request_port(r).is_some() { b":" } else { b"" }, out),
         "A colon if $request_port has a value, otherwise empty."),
-    variable("tcpinfo_rtt", |r, _, out| tcp_info(r, |info| info.rtt_us, out), "The round trip time of the client's connection, in microseconds."),
-    variable("tcpinfo_rttvar", |r, _, out| tcp_info(r, |info| info.rtt_variance_us, out),
-        "The variance of the round trip time of the client's connection, in microseconds."),
-    variable("tcpinfo_snd_cwnd", |r, _, out| tcp_info(r, |info| info.congestion_window, out), "The congestion window of the client's connection, in segments."),
-    variable("tcpinfo_rcv_space", |r, _, out| tcp_info(r, |info| info.receive_space, out), "The receive window of the client's connection, in bytes."),
     prefix("cookie_", cookie, "The cookie of this name."),
     variable("content_length", |r, _, out| field(r, Id::ContentLength, out), "The Content-Length field of the request."),
     variable("content_type", |r, _, out| field(r, Id::ContentType, out), "The Content-Type field of the request."),
@@ -89,14 +66,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("realpath_root", realpath_root, "The directory set by root or alias, with its symbolic links resolved."),
     variable("request_filename", request_filename, "The path of the file for the request."),
     variable("remote_user", remote_user, "The user name of Basic authentication."),
-    variable("hostname", |_, _, out| text(names::hostname().as_bytes(), out), "The host name of the machine."),
-    variable("pid", |_, _, out| decimal(u64::from(std::process::id()), out), "The process id of the worker."),
     variable("pipe", |r, _, out| text(if r.connection.is_pipelined { b"p" } else { b"." }, out), "p if the request was pipelined, otherwise a dot."),
-    variable("msec", |_, _, out| now(format_msec, out), "The current time in seconds since 1970, with milliseconds."),
-    variable("time_local", |_, _, out| now(|secs, _, out| format::time_local(secs, out), out), "The local time, such as 31/Jan/2026:23:59:59 +0000."),
-    variable("time_iso8601", |_, _, out| now(|secs, _, out| format::time_iso8601(secs, out), out), "The local time, such as 2026-01-31T23:59:59+00:00."),
-    variable("nginx_version", |_, _, out| text(env!("CARGO_PKG_VERSION").as_bytes(), out), "The version of pronghorn."),
-    variable("pronghorn_version", |_, _, out| text(env!("CARGO_PKG_VERSION").as_bytes(), out), "The version of pronghorn."),
 ];
 
 fn text(value: &[u8], out: Out) -> bool {
@@ -122,13 +92,6 @@ fn decimal(value: u64, out: Out) -> bool {
 /// Milliseconds as seconds with three decimals.
 fn seconds(ms: u64, out: Out) -> bool {
     write!(out, "{}.{:03}", ms / 1000, ms % 1000).is_ok()
-}
-
-fn port(port: Option<u16>, out: Out) -> bool {
-    match port {
-        Some(port) if port != 0 => decimal(u64::from(port), out),
-        _ => true, // unknown: a unix socket, or a proxy that sent only the address
-    }
 }
 
 fn protocol(request: &Request) -> &'static [u8] {
@@ -250,53 +213,6 @@ pub fn cookie_value<'a>(request: &'a Request, wanted: &str) -> Option<&'a [u8]> 
     })
 }
 
-fn remote_addr(request: &mut Request, _: &Argument, out: Out) -> bool {
-    match request.connection.peer.ip() {
-        Some(ip) => write!(out, "{ip}").is_ok(),
-        None => text(b"unix:", out),
-    }
-}
-
-fn binary_remote_addr(request: &mut Request, _: &Argument, out: Out) -> bool {
-    match request.connection.peer.ip() {
-        Some(IpAddr::V4(ip)) => text(&ip.octets(), out),
-        Some(IpAddr::V6(ip)) => text(&ip.octets(), out),
-        None => text(b"unix:", out),
-    }
-}
-
-/// The source and target that a proxy in front of us has sent.
-fn proxy_addresses(request: &Request) -> Option<(SocketAddr, SocketAddr)> {
-    request.connection.proxy.as_ref()?.addresses
-}
-
-fn proxy_address(request: &Request, which: fn((SocketAddr, SocketAddr)) -> SocketAddr, out: Out) -> bool {
-    proxy_addresses(request).is_some_and(|both| write!(out, "{}", which(both).ip()).is_ok())
-}
-
-fn proxy_port(request: &Request, which: fn((SocketAddr, SocketAddr)) -> SocketAddr, out: Out) -> bool {
-    proxy_addresses(request).is_some_and(|both| decimal(u64::from(which(both).port()), out))
-}
-
-fn proxy_tlv(request: &mut Request, argument: &Argument, out: Out) -> bool {
-    let header = request.connection.proxy.as_ref().filter(|header| header.addresses.is_some());
-    match (header, Tlv::of(&argument.name)) {
-        (Some(header), Some(tlv)) => header.write_tlv(tlv, out),
-        (Some(_), None) => {
-            log::error!(request.error_log(), &*request, "unknown PROXY protocol TLV \"{}\"", argument.name);
-            false
-        }
-        (None, _) => false,
-    }
-}
-
-fn server_addr(request: &mut Request, _: &Argument, out: Out) -> bool {
-    match request.connection.local.ip() {
-        Some(ip) => write!(out, "{ip}").is_ok(),
-        None => write!(out, "{}", request.connection.local).is_ok(),
-    }
-}
-
 fn status(request: &mut Request, _: &Argument, out: Out) -> bool {
     let status = match (request.response.status, request.error_page.status) {
         (0, Some(status)) => status,
@@ -339,12 +255,6 @@ fn request_port(request: &Request) -> Option<&[u8]> {
     let colon = memchr::memrchr(b':', authority)?;
     let port = &authority[colon + 1..];
     (!port.is_empty() && port.iter().all(u8::is_ascii_digit)).then_some(port)
-}
-
-/// The kernel's information about the client's connection; no value unless it is TCP.
-fn tcp_info(request: &Request, word: fn(&TcpInfo) -> u32, out: Out) -> bool {
-    let info = request.connection.probe.and_then(Probe::tcp_info);
-    info.is_some_and(|info| decimal(u64::from(word(&info)), out))
 }
 
 /// Appends the directory of `root` or `alias`.
@@ -394,14 +304,4 @@ pub fn request_id(request: &mut Request) -> (u64, u64) {
         request.id = Some((half(1), half(2)));
     }
     request.id.unwrap_or_default()
-}
-
-fn now(render: fn(i64, u32, Out), out: Out) -> bool {
-    let (secs, nanos) = clock::wall();
-    render(secs, nanos, out);
-    true
-}
-
-fn format_msec(secs: i64, nanos: u32, out: Out) {
-    format::msec(secs, nanos, out);
 }
