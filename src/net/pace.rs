@@ -19,16 +19,30 @@ pub struct Pace {
     free: u64,
     started_ms: u64,
     passed: u64,
+    /// Only for turns: when the next one begins, in microseconds, since short turns take less than a tick.
+    next_us: Option<u64>,
 }
 
 impl Pace {
     /// `None` for a rate of 0: no limit.
     pub fn new(rate: u64, free: u64) -> Option<Self> {
-        (rate > 0).then(|| Self { rate, free, started_ms: runtime::now_ms(), passed: 0 })
+        (rate > 0).then(|| Self { rate, free, started_ms: runtime::now_ms(), passed: 0, next_us: None })
+    }
+
+    /// The rate of a stream, as nginx has it: the bytes of a second may pass at once, and then nothing passes for as long
+    /// as they take at this rate.
+    pub fn by_turns(rate: u64) -> Option<Self> {
+        Some(Self { next_us: Some(0), ..Self::new(rate, 0)? })
     }
 
     /// The bytes that may pass now, at least 1, or, as the error, the milliseconds to wait for some.
     pub fn allowance(&self) -> Result<u64, u64> {
+        if let Some(next_us) = self.next_us {
+            return match next_us.saturating_sub(runtime::now_ms() * 1000) {
+                0 => Ok(self.rate),
+                us => Err(us.div_ceil(1000)),
+            };
+        }
         let elapsed_ms = runtime::now_ms().saturating_sub(self.started_ms);
         let earned = u128::from(self.rate) * u128::from(elapsed_ms + 1000) / 1000;
         let allowed = u64::try_from(earned).unwrap_or(u64::MAX).saturating_add(self.free);
@@ -41,6 +55,10 @@ impl Pace {
 
     pub fn pass(&mut self, count: u64) {
         self.passed += count;
+        if let Some(next_us) = &mut self.next_us {
+            let begun_us = (*next_us).max(runtime::now_ms() * 1000);
+            *next_us = begun_us.saturating_add(count.saturating_mul(1_000_000) / self.rate);
+        }
     }
 
     /// Ready with the number of bytes that may pass, once there are some.

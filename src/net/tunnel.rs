@@ -1,26 +1,54 @@
 //! A tunnel: relays bytes in both directions between two connections, without looking at them.
 //!
-//! Bounded: each direction has one buffer while it holds bytes, so that a slow reader stops its writer; an
-//! idle tunnel has none. Touches: the two connections.
+//! Bounded: each direction has one buffer, or one pipe of the worker's pool, while it holds bytes, so that a slow
+//! reader stops its writer; an idle tunnel has none. Bytes that arrive faster than a buffer holds are moved inside the
+//! kernel (splice(2)) if both connections are plain. Touches: the two connections.
 
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, ready};
 
 use crate::net::Transport;
+use crate::net::pace::Pace;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::relay::{Cause, RelayError, Side};
-use crate::runtime::{Timer, now_ms};
+use crate::runtime::relay::{self, Cause, RelayError, Side};
+use crate::runtime::{self, Timer, now_ms};
+use crate::sys::transfer::Pipe;
 
 /// Buffer size of one direction, while it holds bytes.
 const TUNNEL_BYTES: usize = 16 * 1024;
 
+/// A direction whose pipe got less than this goes back to its buffer: for short messages two copies cost less than
+/// two moves of pages.
+const BULK_BYTES_MIN: usize = 8 * 1024;
+
+/// Bytes on their way.
+#[derive(Debug)]
+enum Held {
+    Buffer(Buffer),
+    Pipe(Pipe),
+}
+
+/// The rate of one direction.
+#[derive(Debug)]
+struct Paced {
+    pace: Pace,
+    timer: Timer,
+}
+
 /// One direction of a tunnel.
 #[derive(Debug, Default)]
 struct Half {
-    buffer: Option<Buffer>,
+    held: Option<Held>,
     moved: u64,
+    /// When the first byte arrived, in terms of `runtime::now_us`; 0: none has.
+    first_us: u64,
+    paced: Option<Box<Paced>>,
     is_done: bool,
+    /// The last read has filled a buffer.
+    is_bulk: bool,
+    /// The end of the source is not passed on.
+    keeps_open: bool,
 }
 
 impl Half {
@@ -33,42 +61,103 @@ impl Half {
     ) -> Result<bool, (Side, io::Error)> {
         let mut progress = false;
         while !self.is_done {
-            if let Some(buffer) = &mut self.buffer {
-                match target.poll_write(cx, buffer.data()) {
+            if self.held.is_some() {
+                match self.poll_send(target, cx) {
                     Poll::Pending => return Ok(progress),
                     Poll::Ready(Err(error)) => return Err((Side::Target, error)),
-                    Poll::Ready(Ok(count)) => {
-                        progress = true;
-                        self.moved += count as u64;
-                        buffer.consume(count);
-                        if buffer.data().is_empty() {
-                            self.buffer = None;
-                        }
-                    }
+                    Poll::Ready(Ok(())) => progress = true,
                 }
                 continue;
             }
-            if source.poll_readable(cx).is_pending() {
-                return Ok(progress);
-            }
-            let mut buffer = Buffer::take(TUNNEL_BYTES);
-            match source.poll_read(cx, buffer.space()) {
+            match self.poll_receive(source, target, cx) {
                 Poll::Pending => return Ok(progress),
                 Poll::Ready(Err(error)) => return Err((Side::Source, error)),
                 Poll::Ready(Ok(0)) => {
                     self.is_done = true;
                     progress = true;
-                    // The target may already be gone: ignore the error.
-                    let _ = target.shutdown();
+                    if !self.keeps_open {
+                        // The target may already be gone: ignore the error.
+                        let _ = target.shutdown();
+                    }
                 }
                 Poll::Ready(Ok(count)) => {
                     progress = true;
-                    buffer.filled(count);
-                    self.buffer = Some(buffer);
+                    if let Some(paced) = &mut self.paced {
+                        paced.pace.pass(count as u64);
+                    }
+                    if self.first_us == 0 {
+                        self.first_us = runtime::now_us();
+                    }
                 }
             }
         }
         Ok(progress)
+    }
+
+    fn held_bytes(&self) -> u64 {
+        match &self.held {
+            Some(Held::Buffer(buffer)) => buffer.data().len() as u64,
+            Some(Held::Pipe(pipe)) => pipe.held() as u64,
+            None => 0,
+        }
+    }
+
+    fn poll_send(&mut self, target: &Transport, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (count, is_empty) = match &mut self.held {
+            Some(Held::Buffer(buffer)) => {
+                let count = ready!(target.poll_write(cx, buffer.data()))?;
+                buffer.consume(count);
+                (count, buffer.data().is_empty())
+            }
+            Some(Held::Pipe(pipe)) => {
+                let Some(io) = target.plain() else {
+                    return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
+                };
+                let count = ready!(relay::poll_drain(io, pipe, cx))?;
+                (count, pipe.held() == 0)
+            }
+            None => (0, true),
+        };
+        self.moved += count as u64;
+        if is_empty {
+            self.held = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready with the number of bytes that are held now; 0 at the source's end.
+    fn poll_receive(
+        &mut self,
+        source: &Transport,
+        target: &Transport,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        // Wait for the source first, so that a waiting tunnel needs no timer for its rate.
+        ready!(source.poll_readable(cx))?;
+        let allowed = match &mut self.paced {
+            Some(paced) => ready!(paced.pace.poll_wait(cx, &mut paced.timer)),
+            None => u64::MAX,
+        };
+        if self.is_bulk
+            && let (Some(from), Some(_)) = (source.plain(), target.plain())
+            && let Ok(mut pipe) = Pipe::take()
+        {
+            let count = ready!(relay::poll_fill(from, &mut pipe, allowed, cx))?;
+            self.is_bulk = count >= BULK_BYTES_MIN;
+            if count > 0 {
+                self.held = Some(Held::Pipe(pipe));
+            }
+            return Poll::Ready(Ok(count));
+        }
+        let mut buffer = Buffer::take(TUNNEL_BYTES);
+        let room = buffer.space().len().min(usize::try_from(allowed).unwrap_or(usize::MAX));
+        let count = ready!(source.poll_read(cx, &mut buffer.space()[..room]))?;
+        self.is_bulk = count == TUNNEL_BYTES;
+        if count > 0 {
+            buffer.filled(count);
+            self.held = Some(Held::Buffer(buffer));
+        }
+        Poll::Ready(Ok(count))
     }
 }
 
@@ -88,11 +177,68 @@ pub struct Tunneling {
     back: Half,
     timer: Timer,
     idle_ms: u64,
+    /// The tunnel is over as soon as one side has ended and its bytes have reached the other.
+    ends_together: bool,
 }
 
 impl Tunneling {
     pub fn new(idle_ms: u64) -> Self {
-        Self { forth: Half::default(), back: Half::default(), timer: Timer::new(), idle_ms }
+        Self {
+            forth: Half::default(),
+            back: Half::default(),
+            timer: Timer::new(),
+            idle_ms,
+            ends_together: false,
+        }
+    }
+
+    /// Ends both directions with the first side that ends, once the bytes on their way have arrived; neither side
+    /// gets the end of the other before both connections are closed.
+    #[must_use]
+    pub fn ending_together(mut self) -> Self {
+        self.ends_together = true;
+        (self.forth.keeps_open, self.back.keeps_open) = (true, true);
+        self
+    }
+
+    /// Limits the rates of both directions.
+    #[must_use]
+    pub fn paced(mut self, forth: Option<Pace>, back: Option<Pace>) -> Self {
+        let paced = |pace| Box::new(Paced { pace, timer: Timer::new() });
+        (self.forth.paced, self.back.paced) = (forth.map(paced), back.map(paced));
+        self
+    }
+
+    /// Sends these bytes to `b` before any others. They count as received.
+    #[must_use]
+    pub fn beginning_with(mut self, bytes: Buffer) -> Self {
+        if !bytes.data().is_empty() {
+            if let Some(paced) = &mut self.forth.paced {
+                paced.pace.pass(bytes.data().len() as u64);
+            }
+            self.forth.held = Some(Held::Buffer(bytes));
+        }
+        self
+    }
+
+    /// The bytes that have reached `b`, and those that have reached `a`.
+    pub fn moved(&self) -> (u64, u64) {
+        (self.forth.moved, self.back.moved)
+    }
+
+    /// The bytes that were read from `a`, and those from `b`.
+    pub fn received(&self) -> (u64, u64) {
+        (self.forth.moved + self.forth.held_bytes(), self.back.moved + self.back.held_bytes())
+    }
+
+    /// When the first byte of `b` arrived, in terms of `runtime::now_us`.
+    pub fn answered_us(&self) -> Option<u64> {
+        Some(self.back.first_us).filter(|us| *us > 0)
+    }
+
+    /// True if `a` was the side that ended first.
+    pub fn a_has_ended(&self) -> bool {
+        self.forth.is_done
     }
 
     /// The poll function of [`tunnel`].
@@ -102,28 +248,35 @@ impl Tunneling {
         b: &Transport,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(u64, u64), RelayError>> {
-        let Self { forth, back, timer, idle_ms } = self;
-        let outcome = match (forth.poll(a, b, cx), back.poll(b, a, cx)) {
+        let outcome = match (self.forth.poll(a, b, cx), self.back.poll(b, a, cx)) {
             (Ok(first), Ok(second)) => Ok(first || second),
             (Err((side, error)), _) => Err((side, error)),
             (_, Err((side, error))) => Err((opposite(side), error)),
         };
-        let moved = forth.moved + back.moved;
+        let moved = self.forth.moved + self.back.moved;
         match outcome {
             Err((side, error)) => {
                 return Poll::Ready(Err(RelayError { side, cause: Cause::Io(error), moved }));
             }
             // What a transport holds back has been counted as moved, but is lost when the transport is dropped.
-            Ok(_) if forth.is_done && back.is_done && has_flushed(a, cx) && has_flushed(b, cx) => {
-                return Poll::Ready(Ok((forth.moved, back.moved)));
+            Ok(_) if self.is_over() && has_flushed(a, cx) && has_flushed(b, cx) => {
+                return Poll::Ready(Ok(self.moved()));
             }
-            Ok(progress) if progress | a.took_some() | b.took_some() || !timer.is_set() => {
-                timer.set(now_ms().saturating_add(*idle_ms));
+            Ok(progress) if progress | a.took_some() | b.took_some() || !self.timer.is_set() => {
+                self.timer.set(now_ms().saturating_add(self.idle_ms));
             }
             Ok(_) => {}
         }
-        ready!(timer.poll_expired(cx));
+        ready!(self.timer.poll_expired(cx));
         Poll::Ready(Err(RelayError { side: Side::Source, cause: Cause::TimedOut, moved }))
+    }
+
+    fn is_over(&self) -> bool {
+        let Self { forth, back, .. } = self;
+        match self.ends_together {
+            false => forth.is_done && back.is_done,
+            true => (forth.is_done || back.is_done) && forth.held.is_none() && back.held.is_none(),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 
 use nix::sys::socket::{MsgFlags, send};
 
@@ -164,6 +164,16 @@ pub fn advance(target: &Io, moved: u64, count: usize) -> u64 {
     total
 }
 
+/// Moves up to `length` bytes from a socket into an empty pipe. Ready with 0 at the end of the peer's data.
+pub fn poll_fill(source: &Io, pipe: &mut Pipe, length: u64, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    poll_transfer(source, READ, cx, &mut || pipe.fill(source.as_fd(), length))
+}
+
+/// Moves the bytes of a pipe to a socket; may move fewer than there are.
+pub fn poll_drain(target: &Io, pipe: &mut Pipe, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    poll_transfer(target, WRITE, cx, &mut || pipe.drain(target.as_fd()))
+}
+
 /// Makes one transfer, waiting while the descriptor says EAGAIN.
 async fn transfer(
     io: &Io,
@@ -173,30 +183,13 @@ async fn transfer(
     mut call: impl FnMut() -> nix::Result<usize>,
 ) -> Result<usize, Cause> {
     poll_fn(|cx| {
-        ready!(io.poll_budget(cx));
-        loop {
-            let is_ready = match direction {
-                READ => io.poll_readable(cx).is_ready(),
-                _ => io.poll_writable(cx).is_ready(),
-            };
-            if !is_ready {
-                break;
+        match poll_transfer(io, direction, cx, &mut call) {
+            Poll::Ready(Ok(count)) => {
+                timer.cancel();
+                return Poll::Ready(Ok(count));
             }
-            match call() {
-                Ok(count) => {
-                    work::transferred(count);
-                    timer.cancel();
-                    return Poll::Ready(Ok(count));
-                }
-                Err(nix::Error::EINTR) => {}
-                Err(nix::Error::EAGAIN) if io.is_hung_up() && direction == READ => {
-                    // No edge comes after a hang-up, so only the call itself can find the end.
-                    io.clear(READ);
-                    return Poll::Ready(Ok(0));
-                }
-                Err(nix::Error::EAGAIN) => io.clear(direction),
-                Err(error) => return Poll::Ready(Err(Cause::Io(error.into()))),
-            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(Cause::Io(error))),
+            Poll::Pending => {}
         }
         if !timer.is_set() {
             timer.set(now_ms().saturating_add(timeout_ms));
@@ -205,6 +198,39 @@ async fn transfer(
         Poll::Ready(Err(Cause::TimedOut))
     })
     .await
+}
+
+/// Makes one transfer; pending while the descriptor says EAGAIN, or the task has used up its budget.
+fn poll_transfer(
+    io: &Io,
+    direction: u8,
+    cx: &mut Context<'_>,
+    call: &mut impl FnMut() -> nix::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    ready!(io.poll_budget(cx));
+    loop {
+        let is_ready = match direction {
+            READ => io.poll_readable(cx).is_ready(),
+            _ => io.poll_writable(cx).is_ready(),
+        };
+        if !is_ready {
+            return Poll::Pending;
+        }
+        match call() {
+            Ok(count) => {
+                work::transferred(count);
+                return Poll::Ready(Ok(count));
+            }
+            Err(nix::Error::EINTR) => {}
+            Err(nix::Error::EAGAIN) if io.is_hung_up() && direction == READ => {
+                // No edge comes after a hang-up, so only the call itself can find the end.
+                io.clear(READ);
+                return Poll::Ready(Ok(0));
+            }
+            Err(nix::Error::EAGAIN) => io.clear(direction),
+            Err(error) => return Poll::Ready(Err(error.into())),
+        }
+    }
 }
 
 #[cfg(test)]
