@@ -1,7 +1,7 @@
 //! pronghorn: a multi-worker reverse proxy and load balancer that reads nginx's configuration language.
 //!
 //! Each folder is a floor; a file imports its own folder and lower floors only (`docs/architecture.md`,
-//! checked by `tests/tidy.rs`). From the top: master, worker, cycle, http, shared, script and upstream,
+//! checked by `tests/tidy.rs`). From the top: master, worker, cycle, http and stream, shared, script and upstream,
 //! net, config and proto, runtime and shm and log, sys and base.
 
 pub mod base;
@@ -18,6 +18,7 @@ pub mod runtime;
 pub mod script;
 pub mod shared;
 pub mod shm;
+pub mod stream;
 pub mod sys;
 pub mod upstream;
 pub mod worker;

@@ -7,6 +7,7 @@ mod control;
 mod http;
 mod operator;
 mod process;
+mod stream;
 mod support;
 mod tls;
 mod upstream;

@@ -2,16 +2,22 @@
 //!
 //! After a change of a row: `PRONGHORN_WRITE_MANUAL=1 cargo test --test manual`.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use pronghorn::config::{RowInfo, Shape, absent, document};
 use pronghorn::cycle;
 use pronghorn::http::modules;
+use pronghorn::stream;
 
 fn variables() -> String {
-    let all = modules::VARIABLES.iter().flat_map(|list| list.iter());
     let name = |name: &str, prefix| if prefix { format!("{name}NAME") } else { name.to_owned() };
-    let mut rows: Vec<(String, &str)> = all.map(|v| (name(v.name, v.prefix), v.doc)).collect();
+    let http = modules::VARIABLES.iter().flat_map(|list| list.iter());
+    let mut rows: Vec<(String, &str)> = http.map(|v| (name(v.name, v.prefix), v.doc)).collect();
+    let known: HashSet<String> = rows.iter().map(|(name, _)| name.clone()).collect();
+    let stream = stream::modules::VARIABLES.iter().flat_map(|list| list.iter());
+    let stream = stream.map(|v| (name(v.name, v.prefix), v.doc));
+    rows.extend(stream.filter(|(name, _)| !known.contains(name)));
     rows.sort();
     rows.dedup_by(|a, b| a.0 == b.0);
     let mut out = String::from(".Bl -tag -width Ds -compact\n");

@@ -94,7 +94,6 @@ static FEATURES: &[&Feature] = &[
         ],
         TAKE_OUT,
     ),
-    &own("stream", &["stream"], &["stream"], TO_ELSEWHERE),
     &own("mail", &["mail"], &["mail"], TO_ELSEWHERE),
     &own(
         "a status interface",
@@ -218,7 +217,6 @@ pub fn feature_of_variable(name: &str) -> Option<&'static Feature> {
 /// The name of the feature in a module's file name, which comes without `ngx_http_` and `_module.so`.
 pub fn module(file: &str) -> Option<&'static str> {
     const MODULES: &[(&str, &str)] = &[
-        ("stream", "stream"),
         ("mail", "mail"),
         ("image_filter", "images"),
         ("xslt", "XSLT"),
@@ -259,8 +257,7 @@ impl Feature {
     /// True if the line would do something: not if the directive is `off`, nor if it is an empty block.
     pub fn acts(&self, node: &Node) -> bool {
         let is_off = node.args.len() == 1 && node.arg(0) == "off";
-        let is_empty =
-            node.block.is_some() && node.children().is_empty() && matches!(self.name, "stream" | "mail");
+        let is_empty = node.block.is_some() && node.children().is_empty() && self.name == "mail";
         is_among(&node.name.text, self.acting) && !is_off && !is_empty
     }
 

@@ -28,6 +28,11 @@ impl Context {
     pub const CONDITIONAL: Self = Self::LOCATION_IF.or(Self::LIMIT_EXCEPT);
     pub const UPSTREAM: Self = Self(1 << 8);
     pub const MATCH: Self = Self(1 << 9);
+    pub const STREAM: Self = Self(1 << 16);
+    pub const STREAM_SERVER: Self = Self(1 << 17);
+    pub const STREAM_UPSTREAM: Self = Self(1 << 18);
+    /// stream and its servers: the contexts of most directives of that block.
+    pub const IN_STREAM: Self = Self::STREAM.or(Self::STREAM_SERVER);
     /// http, server and location: the contexts of most directives.
     pub const ANY: Self = Self::HTTP.or(Self::SERVER).or(Self::LOCATION);
 
@@ -41,7 +46,7 @@ impl Context {
 
     /// nginx's names of the contexts in this set, outermost first.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Context, &str); 10] = [
+        const NAMES: [(Context, &str); 13] = [
             (Context::MAIN, "main"),
             (Context::EVENTS, "events"),
             (Context::HTTP, "http"),
@@ -52,6 +57,9 @@ impl Context {
             (Context::LOCATION, "location"),
             (Context::LOCATION_IF, "if in location"),
             (Context::LIMIT_EXCEPT, "limit_except"),
+            (Context::STREAM, "stream"),
+            (Context::STREAM_UPSTREAM, "upstream in stream"),
+            (Context::STREAM_SERVER, "server in stream"),
         ];
         NAMES.into_iter().filter(move |(context, _)| self.contains(*context)).map(|(_, name)| name)
     }

@@ -10,6 +10,7 @@ use crate::net::listener::{Listener, Serves};
 use crate::net::tls::certificate::Certificate;
 use crate::net::tls::ocsp::stapling::Ignored;
 use crate::net::tls::watch::{self, Pair};
+use crate::stream;
 use crate::sys::socket::ListenOptions;
 use crate::upstream::Group;
 use crate::upstream::edits::{Difference, Edit, Edits, Made, Refusal};
@@ -23,6 +24,7 @@ use crate::upstream::groups::{Followed, Groups};
 pub struct Config {
     pub settings: Settings,
     pub http: Option<http::Config>,
+    pub stream: Option<stream::Config>,
     /// The server of the control socket.
     pub control: Option<http::Config>,
     pub prefix: PathBuf,
@@ -39,14 +41,23 @@ impl Config {
     ) -> Self {
         let of_operators = |listener: Listener| {
             let serves = match listener.serves {
-                Serves::Http(index) | Serves::Control(index) => Serves::Control(index),
+                Serves::Http(index) | Serves::Control(index) | Serves::Stream(index) => {
+                    Serves::Control(index)
+                }
             };
             let options = ListenOptions { mode: settings.control_mode(), ..listener.options };
             Listener { serves, options, span: settings.control_span(), ..listener }
         };
         let operators = control.iter().flat_map(http::Config::listeners).map(of_operators);
         let listeners = http.iter().flat_map(http::Config::listeners).chain(operators).collect();
-        Self { settings, http, control, prefix, listeners }
+        Self { settings, http, stream: None, control, prefix, listeners }
+    }
+
+    /// Adds the `stream` block.
+    #[must_use]
+    pub fn with_stream(mut self, stream: Option<stream::Config>) -> Self {
+        self.listeners.extend(stream.iter().flat_map(stream::Config::listeners));
+        Self { stream, ..self }
     }
 
     /// Each address once. Messages between processes name a listener by its index here.
@@ -56,10 +67,18 @@ impl Config {
 
     /// The index of the listener that serves this.
     pub fn listener_index(&self, serves: Serves) -> usize {
+        let count = |http: &Option<http::Config>| http.as_ref().map_or(0, |http| http.listens.len());
         match serves {
             Serves::Http(index) => index, // HTTP's listeners come first
-            Serves::Control(index) => self.http.as_ref().map_or(0, |http| http.listens.len()) + index,
+            Serves::Control(index) => count(&self.http) + index,
+            Serves::Stream(index) => count(&self.http) + count(&self.control) + index,
         }
+    }
+
+    /// The index of the first group of `stream` among those of all protocols: messages between processes name a group
+    /// by its index there.
+    pub fn stream_groups(&self) -> usize {
+        self.http.as_ref().map_or(0, |http| http.upstreams.len())
     }
 
     /// Directories that must be there before anything is served.
@@ -75,17 +94,19 @@ impl Config {
 
     /// The counters' slots in use, for `shm::counter::sweep`.
     pub fn slots(&self) -> impl Iterator<Item = u32> {
-        self.http.iter().chain(&self.control).flat_map(http::Config::slots)
+        let http = self.http.iter().chain(&self.control).flat_map(http::Config::slots);
+        http.chain(self.stream.iter().flat_map(stream::Config::slots))
     }
 
     /// The places of upstreams' peers in use, for `shm::peers::sweep`.
     pub fn peers(&self) -> impl Iterator<Item = u32> {
-        self.http.iter().flat_map(|http| http.upstreams.places())
+        self.upstreams().flat_map(Groups::places)
     }
 
     /// The zones of shared memory in use, for `shm::named::sweep`.
     pub fn zones(&self) -> impl Iterator<Item = u64> {
-        self.http.iter().chain(&self.control).flat_map(http::Config::zones)
+        let http = self.http.iter().chain(&self.control).flat_map(http::Config::zones);
+        http.chain(self.stream.iter().flat_map(stream::Config::zones))
     }
 
     /// Forgets what is out of date in the memory that the workers share, such as old keys. For the master, once a
@@ -96,15 +117,24 @@ impl Config {
 
     /// The servers whose names the prober looks up.
     pub fn followed_servers(&self) -> impl Iterator<Item = Followed> {
-        self.http.iter().flat_map(|http| http.upstreams.followed_servers())
+        let first = self.stream_groups();
+        let stream = self.stream.iter().flat_map(|stream| stream.upstreams.followed_servers());
+        let stream = stream.map(move |server| Followed { group: first + server.group, ..server });
+        self.http.iter().flat_map(|http| http.upstreams.followed_servers()).chain(stream)
+    }
+
+    /// The upstream groups of all protocols.
+    fn upstreams(&self) -> impl Iterator<Item = &Groups> {
+        let http = self.http.iter().map(|http| &http.upstreams);
+        http.chain(self.stream.iter().map(|stream| &stream.upstreams))
     }
 
     /// A server of each upstream that could be reached with the configuration `before` this one, and cannot
     /// be now.
     pub fn newly_unreachable<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a str> {
-        let unreachable = |config: &'a Self| config.http.iter().flat_map(|http| http.upstreams.unreachable());
-        let was_so = move |name: &str| unreachable(before).any(|group| *group.name == *name);
-        let groups = unreachable(self).filter(move |group| !was_so(&group.name));
+        let unreachable = |config: &'a Self| config.upstreams().flat_map(Groups::unreachable);
+        let was_so = move |name: &str| unreachable(before).any(|group| group.full_name() == name);
+        let groups = unreachable(self).filter(move |group| !was_so(&group.full_name()));
         groups.filter_map(|group| Some(&*group.servers.first()?.name))
     }
 
@@ -139,7 +169,10 @@ impl Config {
 
     /// An upstream group, by its index in messages.
     pub fn upstream(&self, index: usize) -> Option<&Arc<Group>> {
-        self.http.as_ref()?.upstreams.get(index)
+        match index.checked_sub(self.stream_groups()) {
+            Some(index) => self.stream.as_ref()?.upstreams.get(index),
+            None => self.http.as_ref()?.upstreams.get(index),
+        }
     }
 
     /// True if some location lets the clients of workers change something (`api write=on`).
@@ -149,19 +182,19 @@ impl Config {
 
     /// True if there is anything for a prober to do.
     pub fn has_probes(&self) -> bool {
-        self.http.as_ref().is_some_and(|http| http.upstreams.has_checks())
-            || self.followed_servers().next().is_some()
+        self.upstreams().any(Groups::has_checks) || self.followed_servers().next().is_some()
     }
 
     /// Brings the health of upstreams' peers in shared memory to where this configuration has its checks begin.
     /// For the master, before the workers start. `is_new`: a prober of another generation is about to start.
     pub fn forget_health(&self, is_new: bool) {
-        self.http.iter().for_each(|http| http.upstreams.forget_health(is_new));
+        self.upstreams().for_each(|groups| groups.forget_health(is_new));
     }
 
     /// True if workers bind to addresses that do not belong to this machine, which needs CAP_NET_RAW.
     pub fn is_transparent(&self) -> bool {
         self.http.as_ref().is_some_and(|http| http.is_transparent)
+            || self.stream.as_ref().is_some_and(|stream| stream.is_transparent)
     }
 
     /// True if this process has the keys of certificates in its memory.

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use crate::config::{Context, RowInfo};
 use crate::http;
 use crate::log::Lease;
+use crate::stream;
 
 /// A configuration in force, and its claim on its logs.
 ///
@@ -36,10 +37,12 @@ impl Cycle {
 
 /// The row of a directive in a block, of all parts of the language.
 pub fn find_row(name: &str, context: Context) -> Option<RowInfo> {
-    settings::table().find(name, context).or_else(|| http::modules::table().find(name, context)).cloned()
+    let http = || http::modules::table().find(name, context);
+    let stream = || stream::modules::table().find(name, context);
+    settings::table().find(name, context).or_else(http).or_else(stream).cloned()
 }
 
 /// Every row, for the manual.
 pub fn rows() -> impl Iterator<Item = &'static RowInfo> {
-    settings::table().rows().chain(http::modules::table().rows())
+    settings::table().rows().chain(http::modules::table().rows()).chain(stream::modules::table().rows())
 }

@@ -7,13 +7,14 @@ use crate::config::directive::{Accepted, accepted, block, custom, flag, millis, 
 use crate::config::inherit::{duplicate, own};
 use crate::config::table::{Module, Slot, Table};
 use crate::config::{
-    Arity, Context, Diagnostic, Diagnostics, Directive, HasDiagnostics, Inherit, Inherits, Node, Setting,
-    Severity, Span, absent, params, settings,
+    Arity, Context, Diagnostic, Diagnostics, Directive, HasDiagnostics, Inherit, Inherits, Node, RowInfo,
+    Setting, Severity, Span, absent, params, settings,
 };
 use crate::http;
 use crate::log::{Level, Logger, Target};
 use crate::net::budget;
-use crate::shared::error_log;
+use crate::shared::{CompileOptions, error_log};
+use crate::stream;
 use crate::sys::names::Names;
 use crate::sys::process;
 use std::path::{Path, PathBuf};
@@ -69,15 +70,16 @@ const CONTROL_MODE: u32 = 0o660;
 
 /// Context of compiling the main block.
 pub struct Cx {
-    pub options: http::CompileOptions,
+    pub options: CompileOptions,
     pub diagnostics: Diagnostics,
     pub http: Option<http::Config>,
+    pub stream: Option<stream::Config>,
     has_events: bool,
 }
 
 impl Cx {
-    pub fn new(options: http::CompileOptions) -> Self {
-        Self { options, diagnostics: Diagnostics::default(), http: None, has_events: false }
+    pub fn new(options: CompileOptions) -> Self {
+        Self { options, diagnostics: Diagnostics::default(), http: None, stream: None, has_events: false }
     }
 
     pub fn has_events(&self) -> bool {
@@ -103,6 +105,8 @@ const BUILT_IN: [&str; 3] = ["brotli", "headers_more", "zstd"];
 pub static MAIN: &[Row] = &[
     block("events", Context::MAIN, Arity::exactly(0), events, "Holds the settings of connection processing.").opens(&[(Context::MAIN, Context::EVENTS)]),
     block("http", Context::MAIN, Arity::exactly(0), http_block, "Holds the HTTP servers.").opens(&[(Context::MAIN, Context::HTTP)]),
+    block("stream", Context::MAIN, Arity::exactly(0), stream_block, "Holds the servers that pass connections of any protocol on.")
+        .opens(&[(Context::MAIN, Context::STREAM)]),
     custom("worker_processes", Context::MAIN, Arity::exactly(1), worker_processes,
         "Sets the number of workers, up to 256, or auto for one per processor.").default("1"),
     millis("worker_shutdown_timeout", Context::MAIN, |s| &mut s.worker_shutdown_timeout,
@@ -176,8 +180,11 @@ pub fn table() -> &'static Table<Settings, Cx> {
     static TABLE: OnceLock<Table<Settings, Cx>> = OnceLock::new();
     TABLE.get_or_init(|| {
         let table = Table::new(SLOTS.to_vec());
-        http::modules::know_elsewhere(table.rows().cloned().collect());
-        table.elsewhere(http::modules::table().rows().cloned())
+        let (own, streams) = (|| table.rows().cloned(), stream::modules::rows());
+        http::modules::know_elsewhere(own().chain(streams.iter().cloned()).collect());
+        let http: Vec<RowInfo> = http::modules::table().rows().cloned().collect();
+        stream::modules::know_elsewhere(own().chain(http.iter().cloned()).collect());
+        table.elsewhere(http.into_iter().chain(streams))
     })
 }
 
@@ -359,7 +366,7 @@ fn http_block(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), D
     if cx.http.is_some() {
         return Err(duplicate(node));
     }
-    let options = http::CompileOptions { error_log: settings.error_log(), ..cx.options.clone() };
+    let options = CompileOptions { error_log: settings.error_log(), ..cx.options.clone() };
     let mut found = Diagnostics::default();
     cx.http = Some(http::compile(node, &options, &mut found));
     cx.diagnostics.append(found);
@@ -394,6 +401,17 @@ fn control(settings: &mut Settings, _: &mut Cx, node: &Node) -> Result<(), Diagn
         }
     };
     settings.control.put(Control { path: path.into(), mode, span: Some(node.arg_span(0)) }, node)
+}
+
+fn stream_block(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if cx.stream.is_some() {
+        return Err(duplicate(node));
+    }
+    let options = CompileOptions { error_log: settings.error_log(), ..cx.options.clone() };
+    let mut found = Diagnostics::default();
+    cx.stream = Some(stream::compile(node, &options, &mut found));
+    cx.diagnostics.append(found);
+    Ok(())
 }
 
 fn worker_processes(settings: &mut Settings, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {

@@ -3,6 +3,7 @@
 //! Touches the file system while reading; opens nothing. Names are looked up by a process of their own, for which
 //! a start waits, and the master's loop does not.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -14,6 +15,8 @@ use crate::cycle::Config;
 use crate::cycle::settings::{self, NAMES_TIMEOUT_MS, Settings};
 use crate::http;
 use crate::log::{self, Lease, Logger, OpenError};
+use crate::shared::CompileOptions;
+use crate::stream;
 use crate::sys::address::SockAddr;
 use crate::sys::lookup::Lookup;
 use crate::sys::names::{Answer, Names};
@@ -171,6 +174,7 @@ struct Pass {
     diagnostics: Diagnostics,
     http: Option<http::Config>,
     control: Option<http::Config>,
+    stream: Option<stream::Config>,
     lease: Lease,
 }
 
@@ -180,7 +184,7 @@ impl Pass {
         let lease = Lease::begin();
         let Draft { tree, source, .. } = draft;
         let main = source.prefix.join(&source.path);
-        let compile = http::CompileOptions {
+        let compile = CompileOptions {
             prefix: source.prefix.clone(),
             folder: folder_of(&main),
             error_log: log::process(),
@@ -190,7 +194,8 @@ impl Pass {
         let mut cx = settings::Cx::new(compile.clone());
         let mut settings = Settings::default();
         // Set up the process's log before anything is compiled that may log.
-        let (blocks, plain): (Vec<&Node>, _) = tree.nodes.iter().partition(|node| &*node.name.text == "http");
+        let (blocks, plain): (Vec<&Node>, _) =
+            tree.nodes.iter().partition(|node| matches!(&*node.name.text, "http" | "stream"));
         settings::table().apply_all(plain, Context::MAIN, &mut settings, &mut cx);
         let error_log = match &source.error_log {
             Some(word) => word,
@@ -203,7 +208,8 @@ impl Pass {
         }
         settings.or_error_log(error_log, &source.prefix, &draft.names);
         settings::table().apply_all(blocks.iter().copied(), Context::MAIN, &mut settings, &mut cx);
-        if let (Some(node), true) = (blocks.first(), cx.http.as_ref().is_some_and(|http| http.is_unlogged)) {
+        let http_block = blocks.iter().find(|node| &*node.name.text == "http");
+        if let (Some(node), true) = (http_block, cx.http.as_ref().is_some_and(|http| http.is_unlogged)) {
             let message =
                 "requests are not logged: there is no \"access_log\", and the prefix has no folder \"logs\"";
             let warning = Diagnostic::warning(node.name.span, message);
@@ -227,14 +233,17 @@ impl Pass {
         let socket = settings.control_path(&source.prefix);
         let control = socket.map(|path| control_server(&path, &compile, &mut cx.diagnostics));
         let mut diagnostics = draft.findings.clone();
-        let http = cx.http.take();
+        let (http, stream) = (cx.http.take(), cx.stream.take());
         diagnostics.append(cx.diagnostics);
-        Self { settings, diagnostics, http, control, lease }
+        if let (Some(http), Some(stream)) = (&http, &stream) {
+            diagnostics.0.extend(shared_addresses(http, stream));
+        }
+        Self { settings, diagnostics, http, stream, control, lease }
     }
 
     /// The outcome of the reading.
     fn loaded(self, draft: Draft) -> Loaded {
-        let Self { settings, mut diagnostics, http, control, lease } = self;
+        let Self { settings, mut diagnostics, http, stream, control, lease } = self;
         let Draft { tree, source, names, .. } = draft;
         diagnostics.report_needs();
         needs::complete(&mut diagnostics, &tree);
@@ -244,8 +253,9 @@ impl Pass {
         let config = (!diagnostics.has_errors()).then(|| {
             let sources = if control.is_some() { tree.texts() } else { Vec::new() };
             let http = http.map(|http| http::Config { places: tree.places(), ..http });
+            let stream = stream.map(|stream| stream::Config { places: tree.places(), ..stream });
             let control = control.map(|control| http::Config { is_control: true, sources, ..control });
-            Config::new(settings, http, control, source.prefix)
+            Config::new(settings, http, control, source.prefix).with_stream(stream)
         });
         Loaded { tree, diagnostics, config, lease, names }
     }
@@ -272,6 +282,17 @@ fn control_server(path: &Path, options: &http::CompileOptions, out: &mut Diagnos
     }
     config.listens.iter_mut().for_each(|listen| listen.address = SockAddr::Unix(path.to_owned()));
     config
+}
+
+/// Addresses that both protocols listen on, which cannot be.
+fn shared_addresses(http: &http::Config, stream: &stream::Config) -> Vec<Diagnostic> {
+    let known: HashSet<_> = http.listens.iter().map(|listen| &listen.address).collect();
+    let both = stream.listens.iter().filter(|listen| known.contains(&listen.address));
+    both.map(|listen| {
+        let message = format!("duplicate \"{}\" address and port pair", listen.address);
+        Diagnostic::error(listen.span, message).help("a server of the http block listens there already")
+    })
+    .collect()
 }
 
 /// The names that got no answer in time, in one finding.

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use crate::http::{Config, Listen, Worker, h1};
 use crate::log;
 use crate::net::handover::Handover;
-use crate::net::room;
-use crate::runtime::{self};
+use crate::net::{Transport, room};
+use crate::runtime;
+use crate::runtime::buffer::Buffer;
 use crate::shared::control::Desk;
 use crate::shm::counter::{self, Total};
 use crate::sys::address::SockAddr;
@@ -82,6 +83,20 @@ impl Service {
         }
     }
 
+    /// Serves a connection that a listener of another protocol has accepted for this one. `ahead`: the client's bytes
+    /// that have been read already.
+    pub fn take(self, transport: Transport, peer: SockAddr, ahead: Buffer, listen: usize) {
+        let number = self.next_number();
+        let conn = h1::Conn::new(transport, self, &self.config().listens[listen], peer, number);
+        runtime::spawn(h1::serve(conn.with_ahead(ahead)));
+    }
+
+    fn next_number(self) -> u64 {
+        let number = self.0.next_number.get();
+        self.0.next_number.set(number + 1);
+        number
+    }
+
     /// Continues with an idle connection from a worker of an older generation; `handover.listen` is an index
     /// into this configuration.
     ///
@@ -113,8 +128,7 @@ impl Service {
     }
 
     fn connection(self, fd: OwnedFd, peer: SockAddr, listen: &'static Listen) -> Option<h1::Conn> {
-        let number = self.0.next_number.get();
-        self.0.next_number.set(number + 1);
+        let number = self.next_number();
         match h1::Conn::open(fd, self, listen, peer, number) {
             Ok(conn) => Some(conn),
             Err(error) => {

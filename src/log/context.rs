@@ -55,6 +55,12 @@ impl<'a> Fields<'a> {
         self
     }
 
+    /// Appends `, name:value`, which is how nginx writes counts of bytes.
+    pub fn count(&mut self, name: &str, value: impl fmt::Display) -> &mut Self {
+        let _ = write!(self.out, ", {name}:{value}");
+        self
+    }
+
     /// Appends `, name: "value"`, for bytes that a peer chose.
     pub fn quoted(&mut self, name: &str, value: &[u8]) -> &mut Self {
         let _ = write!(self.out, ", {name}: \"{}\"", Text(value));

@@ -25,6 +25,7 @@ pub struct Listener {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serves {
     Http(usize),
+    Stream(usize),
     /// Operators: the process that speaks the control protocol accepts from it, and no worker does.
     Control(usize),
 }

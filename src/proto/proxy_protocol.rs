@@ -51,6 +51,11 @@ pub fn parse(data: &[u8]) -> Result<Option<(Header, usize)>, Error> {
 fn line(data: &[u8]) -> Result<Option<(Header, usize)>, Error> {
     let begin = &data[..data.len().min(LINE_BYTES_MAX)];
     let Some(end) = memchr::memchr(b'\n', begin) else {
+        let family = begin.get(b"PROXY ".len()..).unwrap_or_default();
+        let may_be = |name: &[u8]| name.starts_with(family) || family.starts_with(name);
+        if ![&b"TCP4 "[..], b"TCP6 ", b"UNKNOWN"].into_iter().any(may_be) {
+            return Err(Error::Broken);
+        }
         return if begin.len() == LINE_BYTES_MAX { Err(Error::Broken) } else { Ok(None) };
     };
     let text = begin[..end].strip_suffix(b"\r").ok_or(Error::Broken)?;
@@ -201,6 +206,23 @@ impl Header {
         value.is_some()
     }
 
+    /// Writes the header in version 1. Addresses of two families are both written as IPv6, as nginx does.
+    pub fn write_line(&self, out: &mut Vec<u8>) {
+        let line = match self.addresses {
+            None => "PROXY UNKNOWN\r\n".to_owned(),
+            Some((source, target)) => {
+                let (family, source_ip, target_ip) = match (source.ip(), target.ip()) {
+                    (IpAddr::V4(source), IpAddr::V4(target)) => {
+                        ("TCP4", source.to_string(), target.to_string())
+                    }
+                    (source, target) => ("TCP6", mapped(source).to_string(), mapped(target).to_string()),
+                };
+                format!("PROXY {family} {source_ip} {target_ip} {} {}\r\n", source.port(), target.port())
+            }
+        };
+        out.extend_from_slice(line.as_bytes());
+    }
+
     /// Writes the header in version 2.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut rest = Vec::new();
@@ -223,6 +245,14 @@ impl Header {
         out.extend_from_slice(&[0x20 | u8::from(family != 0), family]);
         out.extend_from_slice(&u16::try_from(rest.len()).unwrap_or(0).to_be_bytes());
         out.extend_from_slice(&rest);
+    }
+}
+
+/// The address in IPv6.
+fn mapped(ip: IpAddr) -> Ipv6Addr {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
     }
 }
 

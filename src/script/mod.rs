@@ -1,6 +1,6 @@
 //! Scripts: variables, values made of them, regular expressions and the groups they capture.
 //!
-//! Knows no protocol. A language part (`http`, later `stream`) says what its variables are asked of by implementing
+//! Knows no protocol. A language part (`http`, `stream`) says what its variables are asked of by implementing
 //! [`Scope`], and what its directives are read into by implementing [`Compile`]; the types here are generic over the first,
 //! the functions that read a configuration over the second. A part fixes `S` once, so that nothing is looked up at run time.
 //! Touches: the scope's values and logger. Behaviour: nginx's ngx_http_script.c, ngx_http_variables.c and their twins of

@@ -18,6 +18,7 @@ pub mod log_format;
 pub mod lookup;
 pub mod realip;
 pub mod resolver;
+pub mod sockets;
 pub mod upstream_rows;
 pub mod zone;
 

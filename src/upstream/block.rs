@@ -50,7 +50,7 @@ pub struct Defined {
 
 impl Block {
     /// Makes the group, once the whole block has been read. `None` if it has no servers other than backups.
-    pub fn into_group(self, name: &str) -> Option<Defined> {
+    pub fn into_group(self, name: &str, part: &'static str) -> Option<Defined> {
         if self.servers.iter().all(|server| server.priority != 0) {
             return None;
         }
@@ -64,7 +64,7 @@ impl Block {
             timeout_ms: self.keepalive_timeout.get(defaults.timeout_ms),
         };
         let method = self.method.unwrap_or_default();
-        let mut group = Group::with(name, self.servers, method, keepalive, self.has_zone);
+        let mut group = Group::with((part, name), self.servers, method, keepalive, self.has_zone);
         group.is_sticky = self.is_sticky;
         group.fails_open = self.fail_open.get(false);
         (group.queue, group.retries) = (self.queue, self.retries);
@@ -387,7 +387,7 @@ mod tests {
             "server 1.1.1.1:81 weight=5 max_fails=3 fail_timeout=30s max_conns=7 backup; \
              server 1.1.1.2 down; server unix:/run/a.sock;",
         );
-        let group = block.unwrap().into_group("g").unwrap().group;
+        let group = block.unwrap().into_group("g", "").unwrap().group;
         let first = &group.servers[0];
         assert_eq!((first.weight, first.fails_max, first.fail_timeout_ms), (5, 3, 30_000));
         assert_eq!((first.conns_max, first.priority, first.down), (7, BACKUP, false));
@@ -488,12 +488,12 @@ mod tests {
         assert!(out.0.is_empty());
         block.set_method(Method::Hash, &tree.nodes[1], &mut out);
         assert_eq!(out.0[0].message, "load balancing method redefined");
-        assert_eq!(block.into_group("g").unwrap().group.method, Method::Hash);
+        assert_eq!(block.into_group("g", "").unwrap().group.method, Method::Hash);
     }
 
     #[test]
     fn extra_and_waiting_requests_are_bounded_as_the_block_says() {
-        let group = |text| read(text).unwrap().into_group("g").unwrap().group;
+        let group = |text| read(text).unwrap().into_group("g", "").unwrap().group;
         let set = group("server 1.1.1.1; queue 70 timeout=5s; retry_budget 20% min=3;");
         assert_eq!(set.queue, Some(waiting::Rule { max: 70, timeout_ms: 5000 }));
         assert_eq!(set.retries, Some(budget::Rule { percent: 20, min_per_s: 3 }));
@@ -507,13 +507,13 @@ mod tests {
 
     #[test]
     fn a_block_without_primary_servers_makes_no_group() {
-        assert!(read("server 1.1.1.1 backup;").unwrap().into_group("g").is_none());
-        assert!(Block::default().into_group("g").is_none());
+        assert!(read("server 1.1.1.1 backup;").unwrap().into_group("g", "").is_none());
+        assert!(Block::default().into_group("g", "").is_none());
     }
 
     #[test]
     fn connections_are_kept_as_the_block_says() {
-        let keepalive = |text| read(text).unwrap().into_group("g").unwrap().group.keepalive;
+        let keepalive = |text| read(text).unwrap().into_group("g", "").unwrap().group.keepalive;
         assert_eq!(keepalive("server 1.1.1.1;"), Keepalive::default());
         let kept = keepalive("server 1.1.1.1; keepalive 7;");
         assert_eq!((kept.idle_max, kept.local), (7, false));

@@ -330,7 +330,8 @@ fn read(line: &str) -> Result<Server, Refusal> {
     if let Some(byte) = line.bytes().find(is_bad) {
         return Err(Refusal::Line(format!("a server's line must not contain {:?}", char::from(byte))));
     }
-    block::server(line.split(' ').filter(|word| !word.is_empty()), Some(80)).map_err(|(_, why)| Refusal::Line(why))
+    block::server(line.split(' ').filter(|word| !word.is_empty()), Some(80))
+        .map_err(|(_, why)| Refusal::Line(why))
 }
 
 /// What a server must not be that is added, or that replaces `old`.
@@ -369,7 +370,7 @@ mod tests {
         let mut draft = Draft::default();
         let servers = lines.iter().map(|line| read(line).expect("a line")).collect();
         let group = Group::with(
-            "u",
+            ("", "u"),
             servers,
             crate::upstream::balance::Method::default(),
             Keepalive::default(),

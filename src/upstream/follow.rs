@@ -212,10 +212,10 @@ async fn ask(server: &Server, source: &Source, timeout_ms: u64) -> Result<(Vec<S
 /// The key of a server in [`known`]: without the port, which belongs to the configuration.
 pub fn key(group: &Group, index: usize) -> String {
     let Some(Host::Inet { name, .. }) = group.servers.get(index).map(|server| &server.host) else {
-        return group.name.to_string();
+        return group.full_name().into_owned();
     };
     let service = group.servers[index].service.as_deref().unwrap_or("");
-    format!("{} {name} {service}", group.name)
+    format!("{} {name} {service}", group.full_name())
 }
 
 #[cfg(test)]

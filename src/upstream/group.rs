@@ -5,6 +5,7 @@
 //! [`GroupState`](crate::upstream::GroupState); the state common to all workers is in shared memory, at the
 //! places that are assigned here.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
@@ -57,6 +58,8 @@ pub struct Lookup {
 #[derive(Clone, Debug)]
 pub struct Group {
     pub name: Box<str>,
+    /// The language part that it belongs to, if that is not `http`: groups of the same name in two parts are two.
+    pub part: &'static str,
     /// Its index in the configuration, by which a language part finds what it knows of the group; `None`: it was
     /// made while serving.
     pub index: Option<usize>,
@@ -101,20 +104,26 @@ pub struct Group {
 impl Group {
     /// `servers` have the addresses known so far; a server without any gets peers when a worker learns some.
     pub fn new(name: &str, servers: Vec<Server>) -> Self {
-        Self::with(name, servers, Method::default(), Keepalive::default(), false)
+        Self::of("", name, servers)
     }
 
-    /// Like [`Group::new`], with the settings of an `upstream` block. `is_shared`: it has a `zone`.
+    /// The same in a language part (`part` of the group).
+    pub fn of(part: &'static str, name: &str, servers: Vec<Server>) -> Self {
+        Self::with((part, name), servers, Method::default(), Keepalive::default(), false)
+    }
+
+    /// Like [`Group::of`], with the settings of an `upstream` block. `is_shared`: it has a `zone`.
     pub fn with(
-        name: &str,
+        (part, name): (&'static str, &str),
         servers: Vec<Server>,
         method: Method,
         keepalive: Keepalive,
         is_shared: bool,
     ) -> Self {
-        let slot = counter::slot(counter::Kind::Upstream, name);
-        let shared = servers.iter().map(|server| Self::assign(name, server)).collect();
-        Self { method, keepalive, is_shared, slot, shared, ..Self::uncounted(name, servers) }
+        let full = full_name(part, name);
+        let slot = counter::slot(counter::Kind::Upstream, &full);
+        let shared = servers.iter().map(|server| Self::assign(&full, server)).collect();
+        Self { part, method, keepalive, is_shared, slot, shared, ..Self::uncounted(name, servers) }
     }
 
     /// Assigns the counters and places of a server's addresses, as only a master may.
@@ -137,7 +146,7 @@ impl Group {
         server: Server,
         shared: Option<Arc<[Shared]>>,
     ) -> Option<Self> {
-        let shared = shared.unwrap_or_else(|| Self::assign(&self.name, &server));
+        let shared = shared.unwrap_or_else(|| Self::assign(&self.full_name(), &server));
         let mut group = self.clone();
         group.next_id = group.next_id.max(server.id.saturating_add(1));
         match position.cmp(&group.servers.len()) {
@@ -176,6 +185,11 @@ impl Group {
         self.shared.get(position).map_or(&[], |shared| shared)
     }
 
+    /// Its name in memory that all language parts share.
+    pub fn full_name(&self) -> Cow<'_, str> {
+        full_name(self.part, &self.name)
+    }
+
     /// A group that a worker makes while it serves. It counts nothing in shared memory: names that come from
     /// requests would use up the tables, and only the master assigns places.
     pub fn uncounted(name: &str, mut servers: Vec<Server>) -> Self {
@@ -187,6 +201,7 @@ impl Group {
         let servers = servers.into_iter().map(Arc::new).collect();
         Self {
             name: name.into(),
+            part: "",
             index: None,
             is_block: false,
             servers,
@@ -243,6 +258,10 @@ impl Group {
         let waits = |(_, server): &(usize, &Server)| !server.resolve && server.addresses.is_empty();
         self.present().filter(waits).map(|(position, _)| position).collect()
     }
+}
+
+fn full_name<'a>(part: &str, name: &'a str) -> Cow<'a, str> {
+    if part.is_empty() { name.into() } else { format!("{part} {name}").into() }
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ const HTTPS_PORT: u16 = 443;
 /// The groups of a configuration while it is read: referenced and defined in any order.
 #[derive(Debug, Default)]
 pub struct Draft {
+    /// The language part, if it is not `http`.
+    part: &'static str,
     entries: Vec<Entry>,
     by_name: HashMap<Key, usize>,
 }
@@ -59,6 +61,16 @@ pub struct Common {
 }
 
 impl Draft {
+    /// The draft of a language part ([`Group::part`]).
+    pub fn of(part: &'static str) -> Self {
+        Self { part, ..Self::default() }
+    }
+
+    /// True if an `upstream` block defines the group with this index.
+    pub fn is_defined(&self, index: usize) -> bool {
+        self.entries.get(index).is_some_and(|entry| entry.defined.is_some())
+    }
+
     /// The index of the group for a host of `proxy_pass`, as written, with the port written with it; equal
     /// hosts have the same group. `is_tls`: the URL begins with `https://`, which has another default port.
     pub fn reference(
@@ -174,9 +186,9 @@ impl Draft {
                     let name = with_port(&entry.name, entry.port.or(entry.is_tls.then_some(HTTPS_PORT)));
                     let mut server = Server::new(&name, host);
                     look_up(&mut server, entry.span, names, out);
-                    Group::new(&name, vec![server])
+                    Group::of(self.part, &name, vec![server])
                 }
-                (None, None) => Group::new(&entry.name, Vec::new()),
+                (None, None) => Group::of(self.part, &entry.name, Vec::new()),
             };
             (group.index, group.is_block) = (Some(index), is_block);
             (group.checks, group.has_agent) = (entry.checks, entry.has_agent);
@@ -327,7 +339,7 @@ impl Groups {
                 group: index,
                 server,
                 key: follow::key(group, server),
-                placed: is_placed.then(|| group.name.clone()),
+                placed: is_placed.then(|| group.full_name().into()),
             })
         })
     }

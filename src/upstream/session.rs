@@ -256,6 +256,15 @@ impl Session {
         }
     }
 
+    /// The current peer has accepted a connection, which may be open for long: it counts as well again at once.
+    ///
+    /// For protocols that do not know whether a peer answers well.
+    pub fn note_connected(&mut self) {
+        if let Some(used) = self.current.as_ref().filter(|_| !self.set.is_single()) {
+            used.peer().succeed();
+        }
+    }
+
     /// Ends the turn of a peer that broke off its response: this counts against it like a fault before its
     /// head. True if because of this failure it is now left out.
     ///

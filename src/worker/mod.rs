@@ -295,8 +295,7 @@ async fn serve(config: &'static Config, seat: Seat, signals: Signals) -> std::io
             }
             Event::Message(_, ToWorker::Edited(edited), _) => {
                 let is_known = services.is_none_or(|services| services.edit(&edited))
-                    && prober.as_ref().is_none_or(|prober| services::edit(prober.upstreams(), &edited));
-                prober.iter().for_each(|prober| prober.follow());
+                    && prober.is_none_or(|prober| prober.edit(&edited));
                 if !is_known {
                     let what = "a change of an upstream could not be taken over";
                     log::error!(log::process(), &(), "{what}; this process will be replaced");

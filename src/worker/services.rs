@@ -1,15 +1,17 @@
 //! The services of a worker, one for each protocol, and the listeners that say which of them a connection is for.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use crate::cycle::Config;
-use crate::http::upstream::probe::Prober;
 use crate::http::{self, Hooks};
 use crate::net::handover::Handover;
 use crate::net::listener::{Listener, Serves};
 use crate::shared::control::Desk;
 use crate::shm::counter::Slot;
 use crate::shm::peers::Place;
+use crate::stream::{self, Passed};
 use crate::sys::address::SockAddr;
 use crate::upstream::follow::Tell;
 use crate::upstream::known::Spot;
@@ -24,19 +26,76 @@ use crate::worker::messages::Edited;
 #[derive(Clone, Copy, Debug)]
 pub struct Services {
     listeners: &'static [Listener],
-    http: http::Service,
-    /// The state of the upstreams that the clients of `http` use or, in the controller, see.
-    upstreams: &'static http::Worker,
+    http: Option<http::Service>,
+    stream: Option<stream::Service>,
+    /// The upstreams of `http` as the clients use them or, in the controller, see them.
+    http_upstreams: Option<&'static Upstreams>,
+    stream_upstreams: Option<&'static Upstreams>,
+    /// The index of the first group of `stream` among those of all protocols.
+    stream_groups: usize,
+}
+
+thread_local! {
+    /// Those of this worker, for connections that one listener passes on to another.
+    static OWN: Cell<Option<Services>> = const { Cell::new(None) };
+}
+
+/// The prober's work for all protocols.
+#[derive(Clone, Copy, Debug)]
+pub struct Prober {
+    http: Option<http::upstream::probe::Prober>,
+    stream: Option<stream::probe::Prober>,
+    stream_groups: usize,
 }
 
 /// Starts to check the servers of upstreams, and to look their names up. Called once, inside the runtime of the process
 /// that does it; `tell` gets news about names. `None`: the configuration has no upstreams.
 pub fn probe(config: &'static Config, tell: &Tell) -> Option<Prober> {
-    Some(http::upstream::probe::start(config.http.as_ref()?, tell))
+    let first = config.stream_groups();
+    let shared = Rc::clone(tell);
+    let tell_of_stream: Tell =
+        Rc::new(move |group, server, spots: &[Spot]| shared(first + group, server, spots));
+    let http = config.http.as_ref().map(|http| http::upstream::probe::start(http, tell));
+    let stream = config.stream.as_ref().map(|stream| stream::probe::start(stream, &tell_of_stream));
+    (http.is_some() || stream.is_some()).then_some(Prober { http, stream, stream_groups: first })
 }
 
-/// Takes over a server that was changed.
-pub fn edit(upstreams: &Upstreams, edited: &Edited) -> bool {
+impl Prober {
+    /// Takes over a server that was changed, and starts to check its peers.
+    pub fn edit(self, edited: &Edited) -> bool {
+        let http = self.http.map(http::upstream::probe::Prober::upstreams);
+        let stream = self.stream.map(stream::probe::Prober::upstreams);
+        let is_known = edit_in(http, stream, self.stream_groups, edited);
+        self.http.iter().for_each(|http| http.follow());
+        is_known
+    }
+
+    /// Takes over the addresses of a server's name.
+    pub fn learn(self, group: usize, server: usize, spots: &[Spot]) {
+        match group.checked_sub(self.stream_groups) {
+            Some(group) => self.stream.iter().for_each(|stream| stream.learn(group, server, spots)),
+            None => self.http.iter().for_each(|http| http.learn(group, server, spots)),
+        }
+    }
+}
+
+/// Takes over a server that was changed, in the upstreams of the protocol that has it.
+fn edit_in(
+    http: Option<&Upstreams>,
+    stream: Option<&Upstreams>,
+    stream_groups: usize,
+    edited: &Edited,
+) -> bool {
+    let group = edited.group as usize;
+    let (upstreams, group) = match group.checked_sub(stream_groups) {
+        Some(group) => (stream, group),
+        None => (http, group),
+    };
+    // A process that has no state of this protocol has nothing to change.
+    upstreams.is_none_or(|upstreams| edit(upstreams, group, edited))
+}
+
+fn edit(upstreams: &Upstreams, group: usize, edited: &Edited) -> bool {
     let Ok(server) = block::server(edited.line.split(' '), Some(80)) else { return false };
     let server = Server { id: edited.id, ..server };
     let server = if edited.is_removed { server.removed() } else { server };
@@ -45,7 +104,7 @@ pub fn edit(upstreams: &Upstreams, edited: &Edited) -> bool {
         place: place.and_then(Place::of_index),
     };
     let shared = edited.shared.iter().map(shared).collect();
-    upstreams.edit(edited.group as usize, edited.position as usize, server, shared)
+    upstreams.edit(group, edited.position as usize, server, shared)
 }
 
 impl Services {
@@ -58,8 +117,22 @@ impl Services {
             hand_over(fd, &Handover { listen, ..handover.clone() })
         };
         let hooks = Hooks { hand_over: Box::new(hand_over) };
-        let http = http::Service::with_orders(config.http.as_ref()?, hooks, desk, None);
-        Some(Self { listeners: config.listeners(), http, upstreams: http.worker() })
+        let http = config.http.as_ref().map(|http| http::Service::with_orders(http, hooks, desk, None));
+        let hooks = stream::Hooks { pass: Box::new(pass) };
+        let stream = config.stream.as_ref().map(|stream| stream::Service::new(stream, hooks));
+        if http.is_none() && stream.is_none() {
+            return None;
+        }
+        let services = Self {
+            listeners: config.listeners(),
+            http,
+            stream,
+            http_upstreams: http.map(|http| &http.worker().upstreams),
+            stream_upstreams: stream.map(|stream| &stream.worker().upstreams),
+            stream_groups: config.stream_groups(),
+        };
+        OWN.set(Some(services));
+        Some(services)
     }
 
     /// Serves operators, in the controller. `None`: there is no control socket.
@@ -72,35 +145,72 @@ impl Services {
             &*Box::leak(Box::new(worker))
         });
         let http = http::Service::with_orders(config.control.as_ref()?, hooks, desk, subject);
-        Some(Self { listeners: config.listeners(), http, upstreams: subject.unwrap_or(http.worker()) })
+        Some(Self {
+            listeners: config.listeners(),
+            http: Some(http),
+            stream: None,
+            http_upstreams: subject.map(|subject| &subject.upstreams),
+            stream_upstreams: None,
+            stream_groups: config.stream_groups(),
+        })
     }
 
     /// Takes over the addresses of a server's name.
     pub fn learn(self, group: usize, server: usize, spots: &[Spot]) {
-        self.upstreams.upstreams.learn(group, server, spots);
+        match group.checked_sub(self.stream_groups) {
+            Some(group) => self.stream_upstreams.iter().for_each(|it| it.learn(group, server, spots)),
+            None => self.http_upstreams.iter().for_each(|it| it.learn(group, server, spots)),
+        }
     }
 
     /// Takes over a server that was changed. False if this process is out of step with the master's configuration.
     pub fn edit(self, edited: &Edited) -> bool {
-        edit(&self.upstreams.upstreams, edited)
+        edit_in(self.http_upstreams, self.stream_upstreams, self.stream_groups, edited)
     }
 
     /// Serves a connection that this listener has accepted.
     pub fn open(self, fd: OwnedFd, peer: SockAddr, listener: usize) {
         match self.listeners[listener].serves {
-            Serves::Http(listen) | Serves::Control(listen) => self.http.open(fd, peer, listen),
+            Serves::Http(listen) | Serves::Control(listen) => {
+                self.http.expect("it has a listener").open(fd, peer, listen);
+            }
+            Serves::Stream(listen) => self.stream.expect("it has a listener").open(fd, peer, listen),
         }
     }
 
     /// Takes over an idle connection of another worker; closes it if its listener does not exist any more.
     pub fn adopt(self, fd: OwnedFd, handover: &Handover) {
         let Some(listener) = self.listeners.get(handover.listen as usize) else { return };
-        match listener.serves {
-            Serves::Http(listen) => {
+        match (listener.serves, self.http) {
+            (Serves::Http(listen), Some(http)) => {
                 let listen = u32::try_from(listen).unwrap_or(u32::MAX);
-                self.http.adopt(fd, &Handover { listen, ..handover.clone() });
+                http.adopt(fd, &Handover { listen, ..handover.clone() });
             }
-            Serves::Control(_) => {} // they do not move
+            // A session is never idle between two requests, and operators stay.
+            (Serves::Http(_) | Serves::Stream(_) | Serves::Control(_), _) => {}
         }
     }
+}
+
+/// Hands a connection to the listener that accepts connections to this address. The error: there is none.
+fn pass(passed: Passed, address: &SockAddr) -> Result<(), Passed> {
+    let Some(services) = OWN.get() else { return Err(passed) };
+    let covers = |listener: &&Listener| {
+        let own = &listener.address;
+        let is_wildcard = own.ip().zip(address.ip()).is_some_and(|(own, ip)| {
+            own.is_unspecified() && own.is_ipv4() == ip.is_ipv4() && listener.address.port() == address.port()
+        });
+        own == address || is_wildcard
+    };
+    let exact = services.listeners.iter().find(|listener| listener.address == *address);
+    let Some(listener) = exact.or_else(|| services.listeners.iter().find(covers)) else { return Err(passed) };
+    match (listener.serves, services.http, services.stream) {
+        (Serves::Http(listen), Some(http), _) => {
+            let Passed { transport, peer, ahead, hops: _ } = passed;
+            http.take(transport, peer, ahead, listen);
+        }
+        (Serves::Stream(listen), _, Some(stream)) => stream.take(passed, listen),
+        _ => return Err(passed),
+    }
+    Ok(())
 }

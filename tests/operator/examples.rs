@@ -11,7 +11,7 @@ use super::place::shipped;
 
 /// The names of all tests here and there: an example without a test is not shipped.
 const TESTED: &str = "balanced behind-proxy canary compression container control discovery failover files health-checks \
-                      json-log legacy-pages limits maintenance redirects shadow status sticky streams subpath \
+                      json-log legacy-pages limits maintenance redirects shadow status sticky streams subpath tcp \
                       tls-intermediate tls-internal tls-modern uploads vhosts websocket";
 
 #[test]
@@ -239,6 +239,37 @@ fn streams() {
         b"0\r\n\r\n",
         "all of it: a client that left would end the origin's script"
     );
+}
+
+#[test]
+fn tcp() {
+    let talk = |name: &'static str| {
+        Origin::start(move |peer| {
+            peer.send(name);
+            peer.rest();
+        })
+    };
+    let (standby, mail) =
+        (talk("standby"), Origin::start(|peer| assert!(peer.line().starts_with(b"PROXY TCP4 "))));
+    let (one, other) = (talk("game one"), talk("game two"));
+    let changes = [
+        ("10.0.0.1:5432", "127.0.0.1:1"),
+        ("10.0.0.2:5432", &*standby.address()),
+        ("10.0.0.11:7777", &*one.address()),
+        ("10.0.0.12:7777", &*other.address()),
+        ("10.0.0.21:25", &*mail.address()),
+        ("10.0.0.0/8", "127.0.0.0/8"),
+        ("listen 5432", "listen 127.0.0.1:%%PORT_0%%"),
+        ("listen 25", "listen 127.0.0.1:%%PORT_1%%"),
+        ("listen 7777", "listen 127.0.0.1:%%PORT_2%%"),
+    ];
+    let daemon = example("tcp.conf", &changes).start();
+    let greeting = |port| String::from_utf8(Client::connect(port).some(16)).expect("text");
+    assert_eq!(greeting(daemon.port(0)), "standby");
+    let first = greeting(daemon.port(2));
+    assert!((0..5).all(|_| greeting(daemon.port(2)) == first), "a client comes back to its server");
+    Client::connect(daemon.port(1)).expect_end();
+    daemon.wait_line("logs/sessions.log", r"TCP 200 \d+ 0 \d\.\d+ ");
 }
 
 #[test]

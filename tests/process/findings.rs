@@ -140,7 +140,7 @@ fn settings_of_what_is_not_in_use_are_warnings() {
                 "[warn] \"grpc_set_header\" has no effect",
             ],
         ),
-        ("main", "stream { }", &["[warn] \"stream\" has no effect"]),
+        ("main", "mail { }", &["[warn] \"mail\" has no effect"]),
         ("main", "load_module modules/ngx_http_brotli_filter_module.so;", &[]),
         (
             "main",
@@ -160,7 +160,7 @@ fn one_missing_feature_is_told_once_for_each_server() {
             &["[emerg] the \"fastcgi_pass\" directive is not available yet"],
         ),
         ("server", "http2 on;", &["[warn] \"http2\" has no effect"]),
-        ("main", "stream { server { } }", &["[emerg] the \"stream\" directive is not available yet"]),
+        ("main", "mail { server { } }", &["[emerg] the \"mail\" directive is not available yet"]),
         (
             "location",
             "content_by_lua_block { local t = { a = \"x}\", b = '{' } -- it's

@@ -4,7 +4,6 @@
 //! Touches: the counters of servers, shared memory's zones (not with `-t`).
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 
 use crate::config::{Context, Diagnostic, Diagnostics, Node, Span};
 use crate::http::Config;
@@ -18,7 +17,7 @@ use crate::http::modules::rewrite::traps;
 use crate::http::modules::{self, Confs, Partial, Tables};
 use crate::http::request::body_file;
 use crate::http::upstream::failover;
-use crate::shared::CompileOptions;
+use crate::shared::{CompileOptions, sockets};
 use crate::shm::counter::{self, Slot};
 use crate::upstream::groups;
 
@@ -65,7 +64,7 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         ..
     } = cx;
     let variables = variables.freeze(modules::rewrite::warn_uninitialized, &mut diagnostics);
-    let sockets = if has_passes_of_variables { sockets(http_block) } else { HashSet::new() };
+    let sockets = if has_passes_of_variables { sockets::named_in(http_block) } else { HashSet::new() };
     let client_body_temp_path = body_file::default_folder(&options.prefix);
     if (body_files || variables.is_used("request_body_file")) && root.request_body.temp_path().is_none() {
         folders.push(client_body_temp_path.path.clone());
@@ -97,34 +96,6 @@ pub fn compile(http_block: &Node, options: &CompileOptions, out: &mut Diagnostic
         client_body_temp_path,
         pairs: pairs.finish(),
     }
-}
-
-/// Directives whose words become values of variables, or the URL of a `proxy_pass`.
-const GIVE_VALUES: &[&str] = &["map", "set", "geo", "split_clients", "proxy_pass"];
-
-/// The paths after each `unix:` in the values that a block gives to variables.
-fn sockets(block: &Node) -> HashSet<PathBuf> {
-    let mut found = HashSet::new();
-    let mut add = |text: &str| {
-        for rest in text.split("unix:").skip(1) {
-            let end = rest.find([':', '$']).unwrap_or(rest.len());
-            // a path that continues with a variable is not known here
-            if end > 0 && !rest[end..].starts_with('$') {
-                found.insert(PathBuf::from(&rest[..end]));
-            }
-        }
-    };
-    let mut open = vec![block];
-    while let Some(node) = open.pop() {
-        if GIVE_VALUES.contains(&&*node.name.text) {
-            node.args.iter().for_each(|word| add(&word.text));
-            for entry in node.entries() {
-                entry.args.iter().for_each(|word| add(word.text));
-            }
-        }
-        open.extend(node.children());
-    }
-    found
 }
 
 /// The counters of the server with this name on its first address, by which a reload finds them again.

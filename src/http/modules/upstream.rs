@@ -180,7 +180,7 @@ fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
     let partial = cx.block(node, Context::UPSTREAM);
     let Conf { block, selection } = partial.upstream.map(|conf| *conf).unwrap_or_default();
     let health_check = partial.health_check.map(|conf| *conf).unwrap_or_default();
-    match block.into_group(node.arg(0)) {
+    match block.into_group(node.arg(0), "") {
         Some(defined) => {
             let group = &defined.group;
             if group.servers.iter().any(|server| server.slow_start_ms != 0) && !group.method.has_slow_start()

@@ -18,7 +18,7 @@ fn server(index: usize, weight: i64) -> Server {
 /// A worker's state of the group `name`; with a zone, workers of one name share its words.
 fn worker(name: &str, weights: &[i64], method: Method, has_zone: bool) -> GroupState {
     let servers = weights.iter().enumerate().map(|(index, &weight)| server(index, weight)).collect();
-    let group = Group::with(name, servers, method, Keepalive::default(), has_zone);
+    let group = Group::with(("", name), servers, method, Keepalive::default(), has_zone);
     GroupState::new(Arc::new(group))
 }
 
@@ -176,7 +176,7 @@ fn keys_of_a_peer_that_goes_are_all_that_move() {
     let before: Vec<usize> = keys.iter().map(|key| pick(&state, key)).collect();
     for gone in 0..count {
         let servers = (0..count).filter(|index| *index != gone).map(|index| server(index, 1)).collect();
-        let group = Group::with("properties.ring", servers, method, Keepalive::default(), false);
+        let group = Group::with(("", "properties.ring"), servers, method, Keepalive::default(), false);
         let without = GroupState::new(Arc::new(group));
         let peers: Vec<Rc<_>> = without.set().all().cloned().collect();
         let all: Vec<Rc<_>> = state.set().all().cloned().collect();

@@ -43,6 +43,17 @@ impl Security {
     }
 }
 
+impl Conn {
+    /// Begins with bytes of the client that have been read already.
+    #[must_use]
+    pub(in crate::http) fn with_ahead(mut self, ahead: Buffer) -> Self {
+        if !ahead.data().is_empty() {
+            self.held = Held::Ahead(ahead);
+        }
+        self
+    }
+}
+
 /// Reads the PROXY header before the first request; false: the connection is over.
 pub(super) async fn read_proxy_header(conn: &mut Conn) -> bool {
     let core = &conn.default_server().root.confs.http_core;

@@ -1,0 +1,63 @@
+//! The servers of a `stream` block, and the addresses that they listen on.
+//!
+//! Pure: no I/O. Behaviour: nginx.org, ngx_stream_core_module (`listen`, `server`).
+
+use crate::config::Span;
+use crate::shm::counter::Slot;
+use crate::stream::modules::Confs;
+use crate::sys::address::SockAddr;
+use crate::sys::socket::ListenOptions;
+
+/// What a server does with a connection, by the directive that was given last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// `proxy_pass`
+    Proxy,
+    /// `return`
+    Return,
+    /// `pass`
+    Pass,
+}
+
+/// One `server` block.
+#[derive(Debug)]
+pub struct Server {
+    /// As written; the first one is `$server_name`.
+    pub names: Box<[Box<str>]>,
+    /// The first address that it listens on.
+    pub address: Box<str>,
+    pub confs: Confs,
+    pub content: Content,
+    /// Its counters; `None` if no slot was left.
+    pub slot: Option<Slot>,
+    pub span: Span,
+}
+
+impl Server {
+    /// `$server_name`: the first name; for `.example.org` without the dot.
+    pub fn name(&self) -> &str {
+        self.names.first().map_or("", |name| name.strip_prefix('.').unwrap_or(name))
+    }
+}
+
+/// One address to listen on, and its servers.
+///
+/// The master opens its sockets; a worker starts each session with the `Listen` that accepted its connection.
+#[derive(Debug)]
+pub struct Listen {
+    pub address: SockAddr,
+    pub options: ListenOptions,
+    /// The first `listen` with this address.
+    pub span: Span,
+    /// Each connection starts with a header that names the client.
+    pub proxy_protocol: bool,
+    /// Index of its server.
+    pub default: usize,
+}
+
+impl Listen {
+    /// True if it listens on every address of this port: a connection's local address must then be asked for.
+    pub fn is_wildcard(&self) -> bool {
+        self.address.ip().is_some_and(|ip| ip.is_unspecified())
+    }
+}

@@ -1,0 +1,236 @@
+//! Passing sessions on (`proxy_pass` and the directives about connections to upstreams).
+//!
+//! What is done with these settings is in `stream/proxy/`. Touches: nothing; the groups of peers are made after the whole
+//! configuration has been read. Behaviour: nginx.org, ngx_stream_proxy_module.
+
+use crate::base::number::parse_size;
+use crate::config::directive::{custom, flag, millis, number, one_of, size};
+use crate::config::inherit::{duplicate, own};
+use crate::config::{Arity, Context, Diagnostic, Inherit, Node, Setting, keywords, settings};
+use crate::net::address::{self, Host};
+use crate::net::connect;
+use crate::net::pace::Pace;
+use crate::script::value;
+use crate::shared::bind::Bind;
+use crate::stream::config::compile::Cx;
+use crate::stream::config::server::Content;
+use crate::stream::modules::{BlockConf, Directive};
+use crate::stream::scope::{Script, Variable};
+use crate::stream::session::Session;
+
+/// Where connections go.
+#[derive(Debug)]
+pub enum Pass {
+    /// Index of the group in the configuration's `Groups`.
+    Fixed(usize),
+    /// Evaluated for each session.
+    Script(Script),
+}
+
+/// The version of the PROXY header for upstreams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderVersion {
+    One,
+    Two,
+}
+keywords!(HeaderVersion { "1" => One, "2" => Two });
+
+settings! {
+    #[derive(Debug)]
+    pub struct Conf {
+        pass: Option<Pass> => own,
+        bind: Inherit<Bind<Session>>,
+        connect_timeout: Setting<u64> = 60_000,
+        timeout: Setting<u64> = 600_000,
+        /// Read as nginx's; memory is taken as needed.
+        buffer_size: Setting<u64> = 16 * 1024,
+        half_close: Setting<bool> = false,
+        next_upstream: Setting<bool> = true,
+        next_upstream_tries: Setting<u64> = 0,
+        next_upstream_timeout: Setting<u64> = 0,
+        proxy_protocol: Setting<bool> = false,
+        proxy_protocol_version: Setting<HeaderVersion> = HeaderVersion::One,
+        socket_keepalive: Setting<bool> = false,
+        upload_rate: Inherit<Script>,
+        download_rate: Inherit<Script>,
+    }
+}
+
+const BOTH: Context = Context::IN_STREAM;
+const ONE: Arity = Arity::exactly(1);
+
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    custom("proxy_pass", Context::STREAM_SERVER, ONE, proxy_pass,
+        "Passes connections to a server or a group of servers: host:port, unix:/path or the name of an upstream block; it may have variables."),
+    custom("proxy_bind", BOTH, Arity::between(1, 2), bind,
+        "Sets the local address of connections to upstreams, with an optional port. With transparent it may be any address, such as \
+         $remote_addr.").default("off"),
+    millis("proxy_connect_timeout", BOTH, |c| &mut c.connect_timeout, "Limits the time for connecting to an upstream."),
+    millis("proxy_timeout", BOTH, |c| &mut c.timeout, "Ends a session after this time without a byte in either direction."),
+    size("proxy_buffer_size", BOTH, |c| &mut c.buffer_size, "Accepted as in nginx; a direction holds up to 16k, or a pipe of the kernel."),
+    flag("proxy_half_close", BOTH, |c| &mut c.half_close,
+        "Lets each direction of a session end on its own. With off the first side that closes ends the session."),
+    flag("proxy_next_upstream", BOTH, |c| &mut c.next_upstream, "Tries another server if a connection cannot be made."),
+    number("proxy_next_upstream_tries", BOTH, (0, u32::MAX as u64), |c| &mut c.next_upstream_tries,
+        "Limits how many servers are tried for one session; 0 tries all."),
+    millis("proxy_next_upstream_timeout", BOTH, |c| &mut c.next_upstream_timeout,
+        "Limits the time during which another server may be tried; 0 sets no limit."),
+    flag("proxy_protocol", BOTH, |c| &mut c.proxy_protocol, "Sends upstreams a PROXY header that names the client."),
+    one_of("proxy_protocol_version", BOTH, |c| &mut c.proxy_protocol_version, "Sets the version of that header: 1, a line of text, or 2, binary."),
+    flag("proxy_socket_keepalive", BOTH, |c| &mut c.socket_keepalive, "Sends TCP keepalive probes to upstreams."),
+    custom("proxy_upload_rate", BOTH, ONE, |c: &mut Conf, cx, node| rate(&mut c.upload_rate, cx, node),
+        "Limits the rate at which a client's bytes are read, in bytes a second; 0 sets no limit. The value may have variables.").default("0"),
+    custom("proxy_download_rate", BOTH, ONE, |c: &mut Conf, cx, node| rate(&mut c.download_rate, cx, node),
+        "Limits the rate at which an upstream's bytes are read, in bytes a second; 0 sets no limit. The value may have variables.").default("0"),
+];
+
+pub static VARIABLES: &[Variable] = &[];
+
+impl BlockConf for Conf {}
+
+impl Conf {
+    pub fn pass(&self) -> Option<&Pass> {
+        self.pass.as_ref()
+    }
+
+    pub fn connect_timeout_ms(&self) -> u64 {
+        self.connect_timeout.get()
+    }
+
+    /// `proxy_timeout`
+    pub fn timeout_ms(&self) -> u64 {
+        self.timeout.get()
+    }
+
+    pub fn half_close(&self) -> bool {
+        self.half_close.get()
+    }
+
+    pub fn next_upstream(&self) -> bool {
+        self.next_upstream.get()
+    }
+
+    /// 0: all.
+    pub fn next_upstream_tries(&self) -> u32 {
+        u32::try_from(self.next_upstream_tries.get()).unwrap_or(u32::MAX)
+    }
+
+    /// 0: no limit.
+    pub fn next_upstream_timeout_ms(&self) -> u64 {
+        self.next_upstream_timeout.get()
+    }
+
+    /// `None`: no header is sent.
+    pub fn header_version(&self) -> Option<HeaderVersion> {
+        self.proxy_protocol.get().then(|| self.proxy_protocol_version.get())
+    }
+
+    /// The options of one session's connection.
+    pub fn connect_options(&self, session: &mut Session) -> connect::Options {
+        let (fixed, is_transparent) = self.bind.as_ref().map_or((None, false), Bind::fixed);
+        let own = self.bind.as_ref().and_then(|bind| bind.evaluate(session));
+        connect::Options { bind: fixed.or(own), is_transparent, probes: self.socket_keepalive.get() }
+    }
+
+    /// The rates of both directions: from the client, and to it.
+    pub fn paces(&self, session: &mut Session) -> (Option<Pace>, Option<Pace>) {
+        let pace = |script: &Inherit<Script>, session: &mut Session| {
+            let value = script.as_ref()?.to_vec(session);
+            let text = std::str::from_utf8(&value).ok()?;
+            Pace::by_turns(parse_size(text)?)
+        };
+        (pace(&self.upload_rate, session), pace(&self.download_rate, session))
+    }
+}
+
+/// The parts of a destination as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// As written, without the port; `unix:/path` for a unix socket.
+    pub name: Box<str>,
+    /// `None`: none is written.
+    pub port: Option<u16>,
+    pub host: Host,
+}
+
+impl Destination {
+    /// Reads `host:port`, `unix:/path`, or the name of a group. Errors: nginx's words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let host = address::parse_upstream(text, 0).map_err(|bad| format!("{bad} in upstream \"{text}\""))?;
+        let port = match &host {
+            Host::Inet { port, .. } => Some(*port).filter(|port| *port != 0),
+            Host::Unix(_) => None,
+        };
+        let name = match port {
+            Some(_) => text.rsplit_once(':').map_or(text, |(name, _)| name),
+            None => text,
+        };
+        Ok(Self { name: name.into(), port, host })
+    }
+
+    /// True if it can only be the name of a group.
+    pub fn is_portless(&self) -> bool {
+        self.port.is_none() && matches!(self.host, Host::Inet { .. })
+    }
+}
+
+fn proxy_pass(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    if conf.pass.is_some() {
+        return Err(duplicate(node));
+    }
+    let word = &node.args[0];
+    cx.set_content(Content::Proxy);
+    conf.pass = Some(if value::has_variables(&word.text) {
+        cx.has_passes_of_variables = true;
+        Pass::Script(Script::compile(word, cx)?)
+    } else {
+        let target = Destination::parse(&word.text).map_err(|why| Diagnostic::error(word.span, why))?;
+        let (name, is_portless) = (target.name.clone(), target.is_portless());
+        let group = cx.upstreams.reference(&target.name, target.port, false, target.host, word.span);
+        if is_portless {
+            cx.portless.push((group, name, word.span));
+        }
+        Pass::Fixed(group)
+    });
+    Ok(())
+}
+
+fn bind(conf: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let bind = Bind::read(node, cx)?;
+    cx.is_transparent |= bind.is_transparent();
+    conf.bind.put(bind, node)
+}
+
+fn rate(slot: &mut Inherit<Script>, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let text = node.arg(0);
+    if !value::has_variables(text) && parse_size(text).is_none() {
+        return Err(Diagnostic::error(node.arg_span(0), format!("invalid value \"{text}\"")));
+    }
+    slot.put(Script::compile(&node.args[0], cx)?, node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_is_a_name_and_perhaps_a_port() {
+        let shown = |text: &str| match Destination::parse(text) {
+            Ok(target) => format!("{} {:?} {}", target.name, target.port, target.is_portless()),
+            Err(why) => why,
+        };
+        for (text, expected) in [
+            ("127.0.0.1:80", "127.0.0.1 Some(80) false"),
+            ("[::1]:80", "[::1] Some(80) false"),
+            ("backend", "backend None true"),
+            ("[::1]", "[::1] None true"),
+            ("unix:/run/a.sock", "unix:/run/a.sock None false"),
+            (":80", "no host in upstream \":80\""),
+            ("a:0", "invalid port in upstream \"a:0\""),
+            ("", "no host in upstream \"\""),
+        ] {
+            assert_eq!(shown(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The rows of the `upstream` block, and the variables about a session's tries of its peers.
+//!
+//! The parser of the block, the groups and their state are in `src/upstream/`; most rows in `shared/upstream_rows.rs`.
+//! Behaviour: nginx.org, ngx_stream_upstream_module.
+
+use std::collections::HashMap;
+
+use crate::config::directive::{block as opens, custom};
+use crate::config::{Arity, Context, Diagnostic, Merge, Node};
+use crate::script::variable::variable;
+use crate::shared::balance_key::Key;
+use crate::shared::upstream_rows::{self as rows, Draft};
+use crate::stream::config::compile::Cx;
+use crate::stream::modules::{BlockConf, Directive, ModuleTable};
+use crate::stream::scope::Variable;
+use crate::stream::session::Session;
+use crate::upstream::balance::{Time, Times};
+use crate::upstream::trace::Attempt;
+use crate::upstream::{Block, Group};
+
+/// The settings of one `upstream` block: the group's, and those that need a session.
+#[derive(Debug, Default)]
+pub struct Conf {
+    block: Block,
+    selection: Selection,
+}
+
+/// What a group's balancer takes from a session.
+#[derive(Debug, Default)]
+pub struct Selection {
+    pub key: Key<Session>,
+    /// Peers are compared by the time to connect, instead of that to their first byte.
+    pub by_connect: bool,
+}
+
+impl Merge for Conf {
+    fn merge(&mut self, _: &Self) {}
+}
+
+impl BlockConf for Conf {
+    const INHERITS: bool = false;
+}
+
+impl Draft for Conf {
+    type Scope = Session;
+    const DEFAULT_PORT: Option<u16> = None;
+    const TIMES: Times =
+        &[("connect", Time::Header), ("first_byte", Time::Header), ("last_byte", Time::LastByte)];
+
+    fn block(&mut self) -> &mut Block {
+        &mut self.block
+    }
+
+    fn key(&mut self) -> &mut Key<Session> {
+        &mut self.selection.key
+    }
+}
+
+/// The selections of the groups, by the index of the group.
+#[derive(Debug, Default)]
+pub struct Selections(HashMap<usize, Selection>);
+
+/// The selections of the groups, by the index of the group.
+#[derive(Debug)]
+pub struct Table(HashMap<usize, Selection>);
+
+impl Table {
+    /// What a group's balancer takes from a session; `None`: nothing.
+    pub fn selection(&self, group: &Group) -> Option<&Selection> {
+        self.0.get(&group.index?)
+    }
+}
+
+impl ModuleTable for Table {
+    fn open(cx: &mut Cx) -> Self {
+        Self(std::mem::take(&mut cx.drafts.upstream).0)
+    }
+}
+
+const UPSTREAM: Context = Context::STREAM_UPSTREAM;
+
+#[rustfmt::skip]
+pub static DIRECTIVES: &[Directive<Conf>] = &[
+    opens("upstream", Context::STREAM, Arity::exactly(1), upstream,
+        "Declares a named group of servers that share the load.").opens(&[(Context::STREAM, Context::STREAM_UPSTREAM)]),
+    rows::server(UPSTREAM),
+    rows::zone(UPSTREAM),
+    rows::fail_open(UPSTREAM),
+    rows::least_conn(UPSTREAM),
+    rows::ip_hash(UPSTREAM),
+    rows::hash(UPSTREAM),
+    rows::random(UPSTREAM,
+        "Selects a server at random, by weight. With two it selects the better of two: by the fewest connections (least_conn, the default), or \
+         by least_time=connect, first_byte or last_byte."),
+    rows::least_time(UPSTREAM,
+        "Selects the server with the lowest average time for its connections in use and its weight: to connect (connect), to its first byte \
+         (first_byte) or to the end of the session (last_byte); with inflight, sessions that still wait count too."),
+    rows::outlier_ejection(UPSTREAM),
+    rows::retry_budget(UPSTREAM),
+    rows::own_resolver(UPSTREAM, "those of the stream block"),
+    rows::resolver_timeout(UPSTREAM, "that of the stream block"),
+    custom("state", UPSTREAM, Arity::exactly(1), unavailable, "Keeps the list of servers in a file. Not available yet."),
+];
+
+#[rustfmt::skip]
+pub static VARIABLES: &[Variable] = &[
+    variable("upstream_addr", |s, _, out| each(s, out, |attempt, out| out.extend_from_slice(attempt.name())),
+        "The addresses of the servers tried, with commas between."),
+    variable("upstream_connect_time", |s, _, out| each(s, out, |attempt, out| seconds(attempt.connect_us, out)),
+        "The time to connect to each server, in seconds."),
+    variable("upstream_first_byte_time", |s, _, out| each(s, out, |attempt, out| seconds(attempt.header_us, out)),
+        "The time to the first byte of each server, in seconds."),
+    variable("upstream_session_time", |s, _, out| each(s, out, |attempt, out| seconds(attempt.ended_us.map(|_| attempt.response_us()), out)),
+        "The duration of the session with each server, in seconds."),
+    variable("upstream_bytes_received", |s, _, out| each(s, out, |attempt, out| count(attempt.received, out)), "The bytes received from each server."),
+    variable("upstream_bytes_sent", |s, _, out| each(s, out, |attempt, out| count(attempt.sent, out)), "The bytes sent to each server."),
+];
+
+fn upstream(_: &mut Conf, cx: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    let before = cx.diagnostics.error_count();
+    let partial = cx.block(node, UPSTREAM);
+    let Conf { block, mut selection } = partial.upstream.map(|conf| *conf).unwrap_or_default();
+    selection.by_connect = node.children().iter().any(|child| {
+        let words = [&*child.name.text, child.arg(0), child.arg(1)];
+        matches!(words, ["least_time", "connect", _] | ["random", _, "least_time=connect"])
+    });
+    match block.into_group(node.arg(0), "stream") {
+        Some(defined) => {
+            let index = cx.upstreams.define(defined, node.arg_span(0))?;
+            cx.drafts.upstream.0.insert(index, selection);
+            Ok(())
+        }
+        // A refused server has been reported; do not also report an empty group.
+        None if cx.diagnostics.error_count() > before => Ok(()),
+        None => Err(Diagnostic::error(node.span, "no servers are inside upstream")),
+    }
+}
+
+fn unavailable(_: &mut Conf, _: &mut Cx, node: &Node) -> Result<(), Diagnostic> {
+    Err(Diagnostic::error(node.span, format!("\"{}\" is not available yet", node.name.text)))
+}
+
+/// Writes a value for each try; false: there was none.
+fn each(session: &Session, out: &mut Vec<u8>, write: impl Fn(&Attempt, &mut Vec<u8>)) -> bool {
+    for (index, attempt) in session.upstream.attempts().iter().enumerate() {
+        if index > 0 {
+            out.extend_from_slice(b", ");
+        }
+        write(attempt, out);
+    }
+    !session.upstream.attempts().is_empty()
+}
+
+fn seconds(us: Option<u64>, out: &mut Vec<u8>) {
+    match us {
+        Some(us) => {
+            let ms = us / 1000;
+            out.extend_from_slice(format!("{}.{:03}", ms / 1000, ms % 1000).as_bytes());
+        }
+        None => out.push(b'-'),
+    }
+}
+
+fn count(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}

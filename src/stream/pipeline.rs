@@ -1,0 +1,268 @@
+//! The course of a session, read top to bottom: the header of a proxy in front, the phases, the content.
+//!
+//! Touches: the client's connection. Everything before the relay is boxed and gone once bytes flow, so that an open
+//! session costs its relay only. Behaviour: nginx.org, "Stream Processing" (ngx_stream_processing).
+
+use std::io;
+
+use crate::log::{self, access};
+use crate::net::newcomer::Newcomer;
+use crate::net::{Transport, open, proxy_header, room};
+use crate::runtime::buffer::Buffer;
+use crate::runtime::{Either, race, timeout};
+use crate::script::Scope;
+use crate::shm::counter::Total;
+use crate::stream::config::server::Content;
+use crate::stream::modules::{self, Phase};
+use crate::stream::proxy;
+use crate::stream::service::{Passed, Service};
+use crate::stream::session::Session;
+use crate::stream::verdict::Verdict;
+use crate::sys::address::SockAddr;
+
+/// How often a connection may be passed from listener to listener.
+const HOPS_MAX: u8 = 10;
+
+/// The longest that the text of `return` may take to be sent to a client that does not read.
+const RETURN_MS: u64 = 60_000;
+
+/// What is left to do once the phases are over.
+enum Next {
+    /// Nothing: the session is over.
+    End,
+    Relay(Box<proxy::Upstream>),
+    Pass(SockAddr),
+}
+
+/// Runs a session to its end.
+pub async fn serve(
+    service: Service,
+    mut transport: Transport,
+    mut session: Box<Session>,
+    mut open: open::Guard,
+) {
+    open.turn(Total::Writing);
+    let next = Box::pin(prepare(&mut session, &mut transport)).await;
+    match next {
+        Next::End => {}
+        Next::Relay(upstream) => {
+            proxy::relay::run(&mut session, transport, *upstream).await;
+            end(session);
+            return;
+        }
+        Next::Pass(address) => pass(service, &mut session, transport, &address),
+    }
+    end(session);
+}
+
+/// Ends a session before its connection is closed: a client that sees the close must already find its line in the log.
+fn end(session: Box<Session>) {
+    drop(session);
+    access::flush_turn();
+}
+
+async fn prepare(session: &mut Session, transport: &mut Transport) -> Next {
+    log::info!(
+        session.logger(),
+        &Plain(session),
+        "client {} connected to {}",
+        Shown(session.socket_peer()),
+        session.local
+    );
+    if session.listen.proxy_protocol
+        && let Err(status) = Box::pin(read_proxy_header(session, transport)).await
+    {
+        session.status = status;
+        return Next::End;
+    }
+    for phase in [Phase::PostAccept, Phase::Preaccess, Phase::Access] {
+        if let Err(status) = run(session, phase) {
+            session.status = status;
+            return Next::End;
+        }
+    }
+    if let Err(status) = Box::pin(preread(session, transport)).await {
+        session.status = status;
+        return Next::End;
+    }
+    content(session, transport).await
+}
+
+/// Runs the handlers of a phase. Errors: the status with which one of them ends the session.
+fn run(session: &mut Session, phase: Phase) -> Result<(), u16> {
+    for (_, handler) in modules::HANDLERS.iter().filter(|(of, _)| *of == phase) {
+        if let Verdict::Done(status) = decide(session, *handler)? {
+            return Err(status);
+        }
+    }
+    Ok(())
+}
+
+/// The verdict of a handler; the error is the status of a session whose variables could not be evaluated.
+fn decide(session: &mut Session, handler: modules::Handler) -> Result<Verdict, u16> {
+    let verdict = handler(session);
+    if std::mem::take(&mut session.values.gave_up) { Err(500) } else { Ok(verdict) }
+}
+
+async fn read_proxy_header(session: &mut Session, transport: &Transport) -> Result<(), u16> {
+    let core = &session.server.confs.core;
+    let (log, wait_ms) = (core.log(), core.proxy_protocol_timeout_ms());
+    let who = Newcomer {
+        number: session.number,
+        peer: &session.peer,
+        listener: &session.listen.address,
+        action: "reading PROXY protocol",
+    };
+    let read = proxy_header::read(transport, HEADER_BYTES, log, &who);
+    match timeout(room::shorten(wait_ms), read).await {
+        Ok(Some((header, rest))) => {
+            transport.unlist();
+            session.received += rest.data().len() as u64;
+            session.preread = rest;
+            session.proxy = Some(Box::new(header));
+            Ok(())
+        }
+        Ok(None) if transport.is_gone() => Err(200),
+        Ok(None) => Err(400),
+        Err(_) => {
+            log::info!(log, &who, "client timed out");
+            Err(200)
+        }
+    }
+}
+
+/// The buffer for a PROXY header: more than most have.
+const HEADER_BYTES: usize = 512;
+
+/// Reads the client's first bytes for as long as a handler needs more of them.
+async fn preread(session: &mut Session, transport: &Transport) -> Result<(), u16> {
+    let handlers = modules::HANDLERS.iter().filter(|(phase, _)| *phase == Phase::Preread);
+    let core = &session.server.confs.core;
+    for (_, handler) in handlers {
+        let deciding = async {
+            loop {
+                match decide(session, *handler)? {
+                    Verdict::Next => return Ok(()),
+                    Verdict::Done(status) => return Err(status),
+                    Verdict::More => {}
+                }
+                let held = session.preread.data().len();
+                if held >= core.preread_bytes_max() {
+                    log::error!(
+                        session.logger(),
+                        &*session,
+                        "preread buffer full: raise \"preread_buffer_size\""
+                    );
+                    return Err(400);
+                }
+                session.preread.grow(core.preread_bytes_max());
+                let room = core.preread_bytes_max() - held;
+                let space = session.preread.space();
+                let room = room.min(space.len());
+                transport.readable().await.map_err(|_| 200u16)?;
+                match transport.try_read(&mut session.preread.space()[..room]) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Ok(0) | Err(_) => return Err(200),
+                    Ok(count) => {
+                        session.preread.filled(count);
+                        session.received += count as u64;
+                    }
+                }
+            }
+        };
+        match timeout(core.preread_timeout_ms(), deciding).await {
+            Ok(decided) => decided?,
+            Err(_) => {
+                log::info!(session.logger(), &*session, "client timed out");
+                return Err(200);
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn content(session: &mut Session, transport: &Transport) -> Next {
+    match session.server.content {
+        Content::Proxy => match Box::pin(proxy::connect(session, transport)).await {
+            Ok(upstream) => return Next::Relay(upstream),
+            Err(status) => session.status = status,
+        },
+        Content::Return => {
+            let text = session.server.confs.return_text.text().map(|text| text.to_vec(session));
+            let text = text.unwrap_or_default();
+            session.status = 200;
+            session.action = "sending text to client";
+            let sent = Box::pin(timeout(RETURN_MS, transport.write_all(&text))).await;
+            if let Ok(Ok(())) = sent {
+                session.sent += text.len() as u64;
+            }
+            let _ = transport.shutdown();
+            discard(transport);
+        }
+        Content::Pass => match modules::pass::target(session) {
+            Some(address) => return Next::Pass(address),
+            None => session.status = 500,
+        },
+    }
+    Next::End
+}
+
+/// Reads what a client has sent: closing a socket with unread bytes resets the connection, which could destroy the text
+/// on its way.
+fn discard(transport: &Transport) {
+    let mut buffer = Buffer::take(16 * 1024);
+    while matches!(transport.try_read(buffer.space()), Ok(1..)) {
+        if transport.is_gone() {
+            return;
+        }
+    }
+}
+
+fn pass(service: Service, session: &mut Session, transport: Transport, address: &SockAddr) {
+    if session.hops >= HOPS_MAX {
+        log::error!(
+            session.logger(),
+            &*session,
+            "\"pass\" leads in a circle: {HOPS_MAX} listeners were passed"
+        );
+        session.status = 500;
+        return;
+    }
+    session.status = 200;
+    let passed = Passed {
+        transport,
+        peer: session.peer.clone(),
+        ahead: std::mem::take(&mut session.preread),
+        hops: session.hops + 1,
+    };
+    if service.pass(passed, address).is_err() {
+        log::error!(session.logger(), &*session, "port not found for \"{address}\"");
+        session.status = 500;
+    }
+}
+
+/// Waits for `future`, but not longer than the client is there. `None`: it has gone.
+pub async fn patiently<T>(transport: &Transport, future: impl Future<Output = T>) -> Option<T> {
+    match race(future, transport.gone()).await {
+        Either::First(value) => Some(value),
+        Either::Second(()) => None,
+    }
+}
+
+/// The context of the lines about the beginning and the end of a session, which name its ends themselves.
+pub struct Plain<'a>(pub &'a Session);
+
+impl log::Context for Plain<'_> {
+    fn connection(&self) -> Option<u64> {
+        Some(self.0.number)
+    }
+}
+
+/// An address in such a line.
+struct Shown<'a>(&'a SockAddr);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.is_unix() { out.write_str("unix:") } else { self.0.fmt(out) }
+    }
+}

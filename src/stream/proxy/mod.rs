@@ -1,0 +1,176 @@
+//! Passing a session on: a group, a peer, a connection to it; then bytes in both directions (`relay.rs`).
+//!
+//! Touches: the upstream's socket, and the client's to notice that it has gone.
+//! Behaviour: nginx.org, ngx_stream_proxy_module.
+
+pub mod relay;
+mod target;
+
+use std::rc::Rc;
+
+use crate::log;
+use crate::net::connect;
+use crate::net::open::Place;
+use crate::net::transport::Transport;
+use crate::proto::proxy_protocol::Header;
+use crate::runtime::{self, timeout};
+use crate::script::Scope;
+use crate::stream::modules::proxy::{Conf, HeaderVersion};
+use crate::stream::pipeline::Plain;
+use crate::stream::session::Session;
+use crate::upstream::session::Outcome;
+use crate::upstream::trace::Action;
+use crate::upstream::{self, GroupState, Peer};
+
+/// A connection to the peer that serves a session.
+pub struct Upstream {
+    pub transport: Transport,
+    pub place: Place,
+    /// The session's course through its group: it counts the connection, and hears how long it took.
+    pub course: upstream::Session,
+    /// Peers are compared by the time to connect.
+    by_connect: bool,
+}
+
+/// Connects a session to a peer of its server's upstream. Errors: the status with which the session ends.
+pub async fn connect(session: &mut Session, client: &Transport) -> Result<Box<Upstream>, u16> {
+    let conf: &'static Conf = &session.server.confs.proxy;
+    let group = target::find(session, client).await?;
+    session.upstream.begin_pass();
+    let mut course = upstream::Session::new(&group, conf.next_upstream_tries());
+    let selection = session.config().tables.upstream.selection(&group.group);
+    if let Some(selection) = selection {
+        course = selection.key.give(session, course);
+    }
+    if std::mem::take(&mut session.values.gave_up) {
+        return Err(500);
+    }
+    if let Some(rule) = group.group.retries {
+        group.retries.earn(rule);
+    }
+    let started_ms = runtime::now_ms();
+    loop {
+        let picked = course.pick(runtime::now_ms());
+        if let Some(ejection) = course.take_ejection() {
+            let (seconds, reason) = (ejection.time_ms / 1000, ejection.reason);
+            let (peer, name) = (&ejection.peer.name, &group.group.name);
+            log::warn!(
+                session.logger(),
+                &*session,
+                "upstream server {peer} of \"{name}\" is ejected for {seconds} s: {reason}"
+            );
+        }
+        let Some(peer) = picked else {
+            session.upstream.begin(None, &group).status = 502;
+            session.upstream.action = Some(Action::Connecting);
+            log::error!(session.logger(), &*session, "no live upstreams");
+            return Err(502);
+        };
+        session.upstream.begin(Some(Rc::clone(&peer)), &group);
+        session.upstream.action = Some(Action::Connecting);
+        match attempt(session, conf, &peer).await {
+            Ok((transport, place)) => {
+                let by_connect = selection.is_some_and(|selection| selection.by_connect);
+                let mut upstream = Box::new(Upstream { transport, place, course, by_connect });
+                upstream.connected(session);
+                return Ok(upstream);
+            }
+            Err(Failure::Ours(status)) => return Err(status),
+            Err(Failure::Peer) => {}
+        }
+        session.upstream.last().status = 502;
+        session.upstream.end();
+        if course.finish(Outcome::Failed, runtime::now_ms()) {
+            log::warn!(session.logger(), &*session, "upstream server temporarily disabled");
+        }
+        let limit_ms = conf.next_upstream_timeout_ms();
+        let is_late = limit_ms > 0 && runtime::now_ms().saturating_sub(started_ms) >= limit_ms;
+        if course.tries_left() == 0 || !conf.next_upstream() || is_late || !retries(session, &group) {
+            return Err(502);
+        }
+    }
+}
+
+/// Counts a retry. False: the group has had its share.
+fn retries(session: &Session, group: &GroupState) -> bool {
+    let Some(rule) = group.group.retries else { return true };
+    let is_left = group.retries.spend(rule, runtime::now_ms());
+    if !is_left {
+        let name = &group.group.name;
+        log::warn!(
+            session.logger(),
+            session,
+            "no other server is tried: more than {} % of the sessions of \"{name}\" were repeated; \"retry_budget\" \
+             permits no more",
+            rule.percent
+        );
+    }
+    is_left
+}
+
+/// Why a peer's turn is over before it began.
+enum Failure {
+    /// This worker is to blame, and another peer would not help.
+    Ours(u16),
+    Peer,
+}
+
+/// Opens a connection to a peer, up to the first byte that is the client's.
+async fn attempt(session: &mut Session, conf: &Conf, peer: &Rc<Peer>) -> Result<(Transport, Place), Failure> {
+    let options = Box::new(conf.connect_options(session));
+    let started_us = runtime::now_us();
+    let opened = connect::open(&peer.address, &options, conf.connect_timeout_ms()).await;
+    let (transport, place) = match opened {
+        Ok(opened) => opened,
+        Err(refusal) => {
+            log::error!(session.logger(), &*session, "{refusal}");
+            return Err(if refusal.is_ours() { Failure::Ours(500) } else { Failure::Peer });
+        }
+    };
+    if let Some(version) = conf.header_version() {
+        let header = proxy_header(session, version);
+        let sent = timeout(conf.timeout_ms(), transport.write_all(&header)).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            log::error!(session.logger(), &*session, "the PROXY header could not be sent");
+            return Err(Failure::Peer);
+        }
+        session.upstream.last().sent += header.len() as u64;
+    }
+    session.upstream.last().connect_us = Some(runtime::now_us().saturating_sub(started_us));
+    Ok((transport, place))
+}
+
+impl Upstream {
+    /// The connection is there: the log and the balancer hear of it.
+    fn connected(&mut self, session: &mut Session) {
+        let attempt = session.upstream.last();
+        attempt.status = 200;
+        self.course.note_connected();
+        let connect_us = attempt.connect_us.unwrap_or(0);
+        if self.by_connect {
+            self.course.note_head(connect_us, runtime::now_ms());
+        }
+        session.upstream.action = None;
+        session.action = "proxying connection";
+        let local = self.transport.local_addr();
+        let name = session.upstream.peer_name().unwrap_or_default().to_owned();
+        log::info!(
+            session.logger(),
+            &Plain(session),
+            "proxy {} connected to {name}",
+            local.map_or_else(String::new, |local| local.to_string())
+        );
+    }
+}
+
+/// The header that names the client to a peer, in nginx's words.
+fn proxy_header(session: &Session, version: HeaderVersion) -> Vec<u8> {
+    let addresses = session.peer.inet().copied().zip(session.local.inet().copied());
+    let header = Header { addresses, tlvs: Box::default() };
+    let mut out = Vec::new();
+    match version {
+        HeaderVersion::One => header.write_line(&mut out),
+        HeaderVersion::Two => header.write(&mut out),
+    }
+    out
+}

@@ -1,0 +1,91 @@
+//! A stream session as a scope of variables: they are evaluated for a session, and compiled with a [`Cx`].
+//!
+//! Touches: nothing. Defines short names of `script/` types for streams, for all modules.
+
+use std::path::Path;
+
+use crate::config::Places;
+use crate::log::Logger;
+use crate::net::transport::Probe;
+use crate::proto::proxy_protocol::Header;
+use crate::script::registry::{self, Variables};
+use crate::script::{Compile, Scope, Values, value, variable};
+use crate::shared::Environment;
+use crate::shared::connection::Connected;
+use crate::stream::config::compile::Cx;
+use crate::stream::session::Session;
+use crate::sys::address::SockAddr;
+use crate::sys::names::Names;
+
+pub type Script = value::Script<Session>;
+pub type Variable = variable::Variable<Session>;
+pub type Registry = registry::Registry<Session>;
+pub type Target = registry::Target<Session>;
+
+impl Scope for Session {
+    fn variables(&self) -> &'static Variables<Self> {
+        &self.config().variables
+    }
+
+    fn values(&self) -> &Values {
+        &self.values
+    }
+
+    fn values_mut(&mut self) -> &mut Values {
+        &mut self.values
+    }
+
+    fn peer(&self) -> &SockAddr {
+        &self.peer
+    }
+
+    fn logger(&self) -> Logger {
+        self.server.confs.core.log()
+    }
+
+    fn places(&self) -> &'static Places {
+        &self.config().places
+    }
+}
+
+impl Connected for Session {
+    fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn local(&self) -> &SockAddr {
+        &self.local
+    }
+
+    fn proxy_header(&self) -> Option<&Header> {
+        self.proxy.as_deref()
+    }
+
+    fn probe(&self) -> Option<Probe> {
+        self.probe
+    }
+}
+
+impl Compile for Cx {
+    type Scope = Session;
+
+    fn variables(&mut self) -> &mut Registry {
+        &mut self.variables
+    }
+}
+
+impl Environment for Cx {
+    const BLOCK: &'static str = "stream";
+
+    fn prefix(&self) -> &Path {
+        &self.options.prefix
+    }
+
+    fn names(&self) -> &Names {
+        &self.options.names
+    }
+
+    fn is_test(&self) -> bool {
+        self.options.test_only
+    }
+}

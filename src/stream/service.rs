@@ -1,0 +1,117 @@
+//! The stream service of one worker: connections come in, and some are handed to other listeners.
+//!
+//! Touches: sockets that were accepted elsewhere. One per worker, for its whole life.
+
+use std::cell::Cell;
+use std::fmt;
+use std::os::fd::OwnedFd;
+
+use crate::log;
+use crate::net::Transport;
+use crate::net::open;
+use crate::runtime::buffer::Buffer;
+use crate::runtime::{self, Io};
+use crate::shm::counter::{self, Total};
+use crate::stream::pipeline;
+use crate::stream::{Config, Listen, Session, Worker};
+use crate::sys::address::SockAddr;
+
+/// A connection on its way to another listener (`pass`).
+pub struct Passed {
+    pub transport: Transport,
+    pub peer: SockAddr,
+    /// The client's bytes that have been read already.
+    pub ahead: Buffer,
+    /// How often it has been passed on, this time included.
+    pub hops: u8,
+}
+
+impl fmt::Debug for Passed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Passed").field("peer", &self.peer).field("hops", &self.hops).finish_non_exhaustive()
+    }
+}
+
+/// Callbacks from the stream service to its worker.
+pub struct Hooks {
+    /// Hands a connection to the listener with this address. The error: there is none.
+    #[allow(clippy::type_complexity, reason = "one hook, named by its field")]
+    pub pass: Box<dyn Fn(Passed, &SockAddr) -> Result<(), Passed>>,
+}
+
+struct Inner {
+    worker: Worker,
+    hooks: Hooks,
+    next_number: Cell<u64>,
+}
+
+/// The stream service of one worker.
+///
+/// The worker makes one inside its runtime, and calls [`Service::open`] for each accepted connection; each becomes a
+/// task. A copy is one pointer, to state that lives as long as the process.
+#[derive(Clone, Copy)]
+pub struct Service(&'static Inner);
+
+impl fmt::Debug for Service {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Service")
+    }
+}
+
+impl Service {
+    /// Called once per worker, inside its runtime.
+    pub fn new(config: &'static Config, hooks: Hooks) -> Self {
+        let worker = Worker::new(config);
+        worker.upstreams.recall();
+        Self(Box::leak(Box::new(Inner { worker, hooks, next_number: Cell::new(1) })))
+    }
+
+    pub fn config(self) -> &'static Config {
+        self.0.worker.config
+    }
+
+    /// The state of this worker.
+    pub fn worker(self) -> &'static Worker {
+        &self.0.worker
+    }
+
+    /// Serves a connection that `config.listens[listen]` has accepted.
+    pub fn open(self, fd: OwnedFd, peer: SockAddr, listen: usize) {
+        counter::add(Total::Accepted, 1);
+        match Io::register(fd) {
+            Ok(io) => {
+                let passed = Passed { transport: io.into(), peer, ahead: Buffer::default(), hops: 0 };
+                self.take(passed, listen);
+            }
+            Err(error) => log::error!(
+                log::process(),
+                &(),
+                "epoll_ctl() failed for a client connection {}",
+                log::Cause(&error)
+            ),
+        }
+        counter::add(Total::Handled, 1);
+    }
+
+    /// Serves a connection that another listener has passed on to this one.
+    pub fn take(self, passed: Passed, listen: usize) {
+        let listen: &'static Listen = &self.config().listens[listen];
+        let number = self.0.next_number.get();
+        self.0.next_number.set(number + 1);
+        let Passed { transport, peer, ahead, hops } = passed;
+        let mut local = listen.address.clone();
+        if listen.is_wildcard() || hops > 0 {
+            local = transport.local_addr().unwrap_or(local);
+        }
+        let mut session = Session::new(self.worker(), listen, number, peer, local);
+        session.probe = transport.probe();
+        session.preread = ahead;
+        session.hops = hops;
+        runtime::spawn(pipeline::serve(self, transport, Box::new(session), open::Guard::new()));
+    }
+
+    /// Hands a connection to another listener.
+    pub fn pass(self, passed: Passed, address: &SockAddr) -> Result<(), Passed> {
+        (self.0.hooks.pass)(passed, address)
+    }
+}

@@ -1,0 +1,8 @@
+//! The `stream` block: servers that pass connections of any protocol on.
+
+mod balance;
+mod modules;
+mod pass;
+mod proxy;
+mod proxy_protocol;
+mod reload;
