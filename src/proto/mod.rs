@@ -1,7 +1,9 @@
 //! Protocols as values: bytes and time in, bytes out; no socket, no clock.
 
+pub mod cgi;
 pub mod client_hello;
 pub mod dns;
+pub mod fastcgi;
 pub mod field_text;
 pub mod h1;
 pub mod head;

@@ -41,7 +41,7 @@ impl FirstLine {
 
 /// The rules for field lines.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
+pub(in crate::proto) struct Rules {
     pub line_bytes_max: usize,
     pub count_max: usize,
     /// Drop fields whose names have characters other than letters, digits and `-`.
@@ -70,7 +70,7 @@ pub struct Seen {
 impl Seen {
     /// True if a head must now be parsed from its beginning: it may be complete, or it has an error for the
     /// parser to report. False: more bytes are needed.
-    pub(super) fn wants_parse(&mut self, buf: &[u8], rules: &Rules, scratch: &mut Fields) -> bool {
+    pub(in crate::proto) fn wants_parse(&mut self, buf: &[u8], rules: &Rules, scratch: &mut Fields) -> bool {
         let (before, line) = (self.bytes, self.line);
         let Some(new) = buf.get(before..).filter(|_| before > 0) else { return true };
         self.bytes = buf.len();
@@ -88,7 +88,7 @@ impl Seen {
     }
 
     /// Notes that the head was parsed from its beginning and is incomplete.
-    pub(super) fn is_partial(&mut self, buf: &[u8]) {
+    pub(in crate::proto) fn is_partial(&mut self, buf: &[u8]) {
         self.bytes = buf.len();
         self.line = memchr::memrchr(b'\n', buf).map_or(0, |last| last + 1);
     }
@@ -119,7 +119,7 @@ const fn classes() -> [u8; 256] {
 
 /// Parses field lines from `at` to the empty line that ends them. Returns the position after it, or `None` if
 /// more bytes are needed. Lines may end with a lone LF, as in nginx, unless the rules forbid it.
-pub(super) fn parse(
+pub(in crate::proto) fn parse(
     buf: &[u8],
     mut at: usize,
     rules: &Rules,
